@@ -1,0 +1,46 @@
+"""One GPU kernel as the model sees it: shapes, FLOPs, bytes; no seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One kernel launch (or `count` equal launches in a row).
+
+    Attributes
+    ----------
+    name : str
+        What it computes, e.g. ``"wq"``, ``"rope.q"``.
+    module : str
+        The leaf module it belongs to (a name of `Block.forward_order`), by which schedules
+        that fetch per module slice a block.
+    kind : str
+        ``gemm | attention | norm | elementwise | reduction | embedding | loss | optimizer | copy | quantize``
+    flops : float
+        Floating-point operations. [1]
+    bytes : float
+        HBM bytes read and written. [B]
+    shape : tuple of int
+        gemm: (m, n, k, batch). attention: (batch, heads, kv_heads, s_q, s_k, head_dim, causal, window)
+    dtype : str
+        ``bf16 | fp16 | fp32 | tf32 | fp8``, of the arithmetic.
+    direction : str
+        ``forward | backward | dgrad | wgrad``
+    saved_bytes : float
+        What autograd newly keeps after it, until its backward. [B]
+    count : int
+        Launches.
+    """
+
+    name: str
+    module: str
+    kind: str
+    flops: float = 0.0
+    bytes: float = 0.0
+    shape: tuple[int, ...] = ()
+    dtype: str = "bf16"
+    direction: str = "forward"
+    saved_bytes: float = 0.0
+    count: int = 1

@@ -1,0 +1,58 @@
+"""The op table that engines run, and the timeline they return.
+
+TODO (engine owner): validation, builders, docs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+F8 = npt.NDArray[np.float64]
+I4 = npt.NDArray[np.int32]
+
+
+class Program(NamedTuple):
+    """Column arrays; op index is sorted by (primary) lane, order within a lane is issue order.
+
+    Every precedence edge other than "next in lane" is in the successor CSR.
+    """
+
+    lane: I4  # (n,) primary lane
+    latency: F8  # (n,) [s] fixed, unshared, runs before the work
+    work: F8  # (n,) in the op's own unit (flows: bytes; kernels: 1 = the kernel)
+    bound: F8  # (n,) rate when alone [work/s]; may be inf
+    weight: F8  # (n,) share weight; flows 1, kernels their stand-alone rate
+    demand_ptr: I4  # (n_routes+1,) CSR of demands per route
+    demand_resource: I4
+    demand_amount: F8  # resource units per unit work
+    route: I4  # (n,) row of the demand CSR (shared by equal ops)
+    capacity: F8  # (n_resources,) [unit/s]
+    succ_ptr: I4  # (n+1,)
+    succ: I4
+    # holds: whole units of a countable resource (SMs), from arrival of this op to the end of `hold_until`
+    hold_resource: I4  # (n,) -1 none
+    hold_units: I4  # (n,)
+    hold_until: I4  # (n,) op whose end releases; own index as a rule
+    hold_capacity: I4  # (n_holds,) units each countable resource has
+    # kernels whose bound is a step function of the units left
+    curve: I4  # (n,) row of `curves`, -1 none
+    curve_resource: I4  # (n,) countable resource that the curve reads, -1 none
+    curves: F8  # (n_curves, max_units+1) bound by units left
+    # stepped ops (level "steps")
+    steps: I4  # (n,) 1 unless stepped
+    peer: I4  # (n,) op whose step s-1 must be done before step s; -1 none
+    follower: I4  # (n,) inverse of peer
+    n_lanes: int
+
+
+class Timeline(NamedTuple):
+    """When each op arrived (lane and dependencies free), started and ended. (n,) float64 [s]"""
+
+    arrive: F8
+    start: F8
+    end: F8
+    events: int  # heap pops
+    solves: int

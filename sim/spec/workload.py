@@ -1,0 +1,136 @@
+"""The job: `workload.yaml` as frozen specs. All values SI, only counts are bare."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sim.spec.base import Spec
+from sim.spec.model import Model
+
+
+class Method(Spec):
+    """Full fine-tuning or pretraining, LoRA, QLoRA."""
+
+    kind: Literal["full", "lora", "qlora"] = "full"
+    rank: int = 0
+    targets: tuple[str, ...] = ()  # resolved: "q", "k", "v", "o", "gate", "up", "down"
+    quantization: Literal["none", "nf4", "gptq-int4"] = "none"
+    double_quantization: bool = True
+    dropout: float = 0.05
+    frozen_dtype: Literal["as-compute", "fp32", "bf16"] = "as-compute"
+
+
+class Precision(Spec):
+    """Compute dtype and, for FP8, its recipe."""
+
+    kind: Literal["bf16", "fp16", "fp32", "fp8"] = "bf16"
+    recipe: Literal["none", "te-delayed", "tensorwise", "rowwise"] = "none"
+    all_gather: Literal["bf16", "fp8"] = "bf16"
+    master: Literal["fp32", "bf16"] = "fp32"  # dtype of sharded parameters: bf16 is "pure bf16"
+
+
+class Parallelism(Spec):
+    """Strategy and its knobs, by PyTorch's or DeepSpeed's own names."""
+
+    strategy: Literal["fsdp1", "fsdp2", "zero1", "zero2", "zero3", "ddp"] = "fsdp2"
+    wrap: Literal["block+root", "torchtitan", "linear"] = "block+root"
+    reshard_after_forward: bool | int = True
+    root_reshard_after_forward: bool | None = None
+    replicate: int = 1
+    shard: int | None = None  # None: world / replicate
+    context_parallel: int = 1
+    context_parallel_kind: Literal["ring", "all-gather", "ulysses"] = "ring"
+    reduce_dtype: Literal["fp32", "bf16", "fp16"] | None = "fp32"
+    forward_prefetch: int = 0
+    backward_prefetch: int | Literal["pre", "post", "none"] = "pre"  # FSDP2: depth, FSDP1: name
+    limit_all_gathers: bool = True
+    use_orig_params: bool = True
+    sharding_strategy: Literal["full-shard", "shard-grad-op", "no-shard"] = "full-shard"  # FSDP1
+    separate_reduce_scatter_group: bool = False
+    reduce_scatter_max_input_buffers: int = 1
+    gradient_sync: Literal["every", "last"] = "every"
+    requires_all_reduce: Literal["every", "last"] = "every"
+    reshard_after_backward: bool = True
+    unshard_embedding_in_backward: bool = True
+    checkpoint_wrapper: Literal["inside", "outside"] = "inside"  # AC inside FSDP or FSDP inside AC
+    offload: Literal["none", "optimizer", "parameters", "all"] = "none"
+    offload_device: Literal["cpu", "nvme"] = "cpu"
+    clip_gradients: bool = True
+    loss_all_reduce: bool = False
+    stage3_max_live_parameters: float = 1e9
+    stage3_max_reuse_distance: float = 1e9
+    stage3_prefetch_bucket_size: float | Literal["auto"] = 5e7
+    stage3_param_persistence_threshold: float | Literal["auto"] = 1e5
+    reduce_bucket_size: float | Literal["auto"] = 5e8
+    allgather_bucket_size: float = 5e8
+    reduce_scatter: bool = True
+    overlap_comm: bool | None = None
+    sub_group_size: float = 1e9
+    zero_hpz_partition_size: int = 1
+    communication_data_type: Literal["fp32", "bf16", "fp16"] | None = None
+    deepspeed_version: str = "0.19.8"
+    bucket_cap_mb: float = 25.0  # DDP
+
+
+class Checkpointing(Spec):
+    """Activation checkpointing."""
+
+    kind: Literal["none", "full", "selective-op", "selective-blocks"] = "none"
+    every: int = 1  # of selective-blocks: every n-th block
+    fraction: float | None = None  # of selective-blocks: share of blocks
+    reentrant: bool = False
+    offload: bool = False  # saved block inputs go to host memory
+
+
+class Stack(Spec):
+    """Software versions."""
+
+    torch: str = "2.5"
+    cuda: str = "12.4"
+    nccl: str = "2.21"
+    transformer_engine: str | None = None
+
+
+class Data(Spec):
+    """Input pipeline."""
+
+    workers: int = 8
+    bytes_per_token: float = 4.0
+    preprocess_tokens_per_s_per_worker: float = 2e5
+    packing: bool = True
+
+
+class CheckpointSave(Spec):
+    """Checkpoint saving."""
+
+    interval: float | None = 1800.0  # [s]
+    mode: Literal["sharded", "full"] = "sharded"
+    asynchronous: bool = False
+
+
+class Workload(Spec):
+    """A training job."""
+
+    name: str
+    model: Model
+    method: Method = Method()
+    sequence_length: int
+    micro_batch: int = 1
+    gradient_accumulation: int = 1
+    tokens: float | None = None
+    steps: int | None = None
+    samples: int | None = None
+    epochs: float = 1.0
+    precision: Precision = Precision()
+    optimizer: Literal["adamw", "adamw-bf16", "adamw-8bit", "adafactor", "sgd"] = "adamw"
+    optimizer_implementation: Literal["foreach", "fused", "for-loop"] = "fused"
+    parallelism: Parallelism = Parallelism()
+    activation_checkpointing: Checkpointing = Checkpointing()
+    attention: Literal["eager", "sdpa", "flash2", "flash3", "triton", "cudnn"] = "flash2"
+    compile: bool = False
+    cuda_graphs: bool = False
+    loss: Literal["eager", "compiled", "chunked", "fused-linear"] = "eager"
+    stack: Stack = Stack()
+    data: Data = Data()
+    checkpoint: CheckpointSave = CheckpointSave()
+    sources: tuple[str, ...] = ()
