@@ -1,0 +1,63 @@
+"""The command line: a lazy group, so that ``--help`` and one verb pay only for themselves."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from sim.errors import ScalingSimError
+
+# verb -> (module under sim.commands, one line of help); the module is imported on use
+VERBS: dict[str, str] = {
+    "run": "Predict one training job on one machine.",
+    "topo": "Show or import a topology.",
+    "collective": "What the network gives: the table nccl-tests prints.",
+    "memory": "Bytes per GPU by category and moment, verdict, fixes.",
+    "validate": "The model's error against published measurements.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose subcommands are imported when used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Verbs in the order of the table."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the verb's module and return its command."""
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"sim.commands.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs from the table, importing none."""
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="scaling-sim")
+def group() -> None:
+    """Predict how distributed training will run on a GPU cluster."""
+
+
+def main() -> None:
+    """Entry point: exit codes 0 done, 1 internal, 2 bad input, 3 no answer, 4 --require, 130 interrupted."""
+    try:
+        group.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except ScalingSimError as error:
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
