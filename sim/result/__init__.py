@@ -1,1 +1,1 @@
-"""TODO."""
+"""Timeline -> Result: exposure, critical path, breakdown, memory, bottleneck."""
