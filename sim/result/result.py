@@ -1,0 +1,188 @@
+"""The Result of a simulation: a versioned document in SI units with stable keys."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+SCHEMA = "scaling-sim/result/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer step of the representative rank. Times in seconds."""
+
+    time_s: float
+    compute_s: float  # compute lane busy
+    communication_s: float  # union of the intervals with a collective in flight
+    exposed_communication_s: float  # of which the compute lane is idle
+    optimizer_s: float  # compute lane busy with the optimizer and clipping
+    host_s: float  # compute lane idle with nothing in flight: waiting for launches or the host
+    overlap_slowdown_s: float  # what kernels lost to collectives beside them
+    breakdown: dict[str, float]  # adds up to time_s
+    exposed: dict[str, float]  # adds up to exposed_communication_s, by collective and place
+    collectives: dict[str, dict[str, float]]  # per kind: count, bytes, seconds in flight
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Rates over the whole job's GPUs; MFU and HFU as fractions of the dense peak."""
+
+    tokens_per_s: float
+    tokens_per_s_per_gpu: float
+    tflops_per_gpu: float  # model FLOPs, no recompute
+    mfu: float
+    hfu: float
+    peak_flops_per_s: float  # of the dtype that MFU refers to
+    peak_dtype: str
+    model_flops_per_step: float
+    hardware_flops_per_step: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingPoint:
+    """One point of the weak-scaling curve: same work per GPU, more nodes."""
+
+    nodes: int
+    gpus: int
+    step_time_s: float
+    tokens_per_s: float
+    efficiency: float
+    ideal_efficiency: float  # were communication free
+    exposed_communication_s: float
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Throughput(n) / (n / n0 x throughput(n0)); weak scaling."""
+
+    kind: str
+    baseline_gpus: int
+    efficiency: float
+    curve: tuple[ScalingPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes on the fullest GPU."""
+
+    peak_allocated_bytes: float
+    peak_reserved_bytes: float
+    capacity_bytes: float
+    fits: bool
+    peak_moment: str
+    by_category: dict[str, float]  # at the peak
+    by_moment: dict[str, float]  # peak of each moment
+    host_bytes_per_node: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """A change worth trying, simulated."""
+
+    change: dict[str, Any]  # as for --set
+    description: str
+    step_time_ratio: float  # time per token with / without
+    memory_bytes: float  # peak reserved with it
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bottleneck:
+    """What holds the step back."""
+
+    kind: str
+    share: float
+    explanation: str
+    fixes: tuple[Fix, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A warning or note."""
+
+    code: str
+    path: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """All that a simulation says. Sections not computed are empty mappings."""
+
+    topology: dict[str, Any]
+    workload: dict[str, Any]
+    step: Step
+    throughput: Throughput
+    scaling: Scaling
+    memory: Memory
+    job: dict[str, Any]
+    cost: dict[str, Any]
+    energy: dict[str, Any]
+    bottleneck: Bottleneck
+    uncertainty: dict[str, Any]
+    warnings: tuple[Message, ...]
+    assumptions: tuple[str, ...]
+    provenance: dict[str, str]
+    inputs_hash: str
+    model_version: str
+    schema: str = SCHEMA
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document as plain mappings, numbers rounded to 12 significant digits."""
+        ordered = ("schema", "inputs_hash", "model_version")
+        names = [*ordered, *(f.name for f in fields(self) if f.name not in ordered)]
+        return {name: _plain(getattr(self, name)) for name in names}
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The document as JSON text; same inputs give the same bytes."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def to_frame(self) -> Any:
+        """The document flattened into a one-row pandas DataFrame (needs pandas)."""
+        import pandas
+
+        return pandas.DataFrame([flatten(self.to_dict())])
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = "".join(
+            f"<tr><td>{escape(key)}</td><td>{escape(str(value))}</td></tr>"
+            for key, value in flatten(self.to_dict()).items()
+            if key.split(".")[0] in ("step", "throughput", "memory", "cost")
+        )
+        return f"<table><caption>{escape(self.bottleneck.explanation)}</caption>{rows}</table>"
+
+
+def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys; sequences stay as they are."""
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def round_significant(value: float) -> float | None:
+    """Twelve significant digits, so that two machines print the same bytes; None if not finite."""
+    return float(f"{value:.12g}") if math.isfinite(value) else None
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool) or value is None or isinstance(value, str | int):
+        return value
+    return round_significant(float(value))
