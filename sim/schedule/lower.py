@@ -198,3 +198,213 @@ def _edges(plan: Plan, layout: _Layout, communicator: Sequence[str], kind: I8) -
         )
     )
     return src, dst
+
+
+def lower(
+    plan: Plan,
+    rows: Rows,
+    row_start: I8,
+    row_count: I8,
+    machine: Machine,
+    flights: Sequence[Flight] = (),
+) -> Lowered:
+    """Build the program of one step.
+
+    Parameters
+    ----------
+    plan : Plan
+        What runs and what it waits for.
+    rows : Rows
+        Costs of distinct ops.
+    row_start, row_count : (P,) int64
+        Run of rows of each plan op. A collective has one row where one class takes part, else
+        two (arrive, finish) and its wire op in `flights`.
+    machine : Machine
+        Classes of ranks and resources.
+    flights : sequence of Flight
+        Wire ops, in plan order; empty where all ranks are one class.
+    """
+    kind = np.fromiter((op.kind for op in plan.ops), dtype=np.int64, count=len(plan.ops))
+    layout = _layout(kind, [op.stream for op in plan.ops], row_start, row_count)
+    src, dst = _edges(plan, layout, [communicator(op) for op in plan.ops], kind)
+    n_classes, n = len(machine.ranks), layout.n
+    lanes = len(layout.streams)
+    base = np.arange(n_classes)[:, None] * n
+    n_wire = len(flights)
+    total = n_classes * n + n_wire
+    is_host = np.arange(n) < layout.n_host
+    host_rows = np.zeros(layout.n_host, dtype=np.int64)
+    launched = layout.host_of
+    host_rows[launched] = layout.rows
+    only = np.flatnonzero(kind == HOST)
+    host_rows[layout.host_first[only]] = row_start[only]
+    row = np.concatenate((host_rows, layout.rows))
+
+    def device(column: npt.NDArray[np.generic], fill: float) -> npt.NDArray[np.generic]:
+        return np.where(is_host, fill, column[row])
+
+    latency = np.where(is_host, rows.host_s[row], rows.latency_s[row])
+    work = device(rows.work, 0.0)
+    bound = device(rows.bound, np.inf)
+    weight = device(rows.weight, 1.0)
+    kernel = rows.curve[row] >= 0
+    speed = np.where(kernel & ~is_host, machine.speed[:, None], 1.0)
+    wire_op = n_classes * n + np.arange(n_wire)
+    hold = np.where(is_host, 0, rows.hold[row])
+    hold_until = (base + np.arange(n)).ravel()
+    edges_src, edges_dst = [(base + src).ravel()], [(base + dst).ravel()]
+    for op, flight in zip(wire_op.tolist(), flights, strict=True):
+        members = np.array(flight.participants) * n
+        arrive = members + layout.first[flight.plan_op]
+        edges_src += [arrive, np.full(members.size, op)]
+        edges_dst += [np.full(members.size, op), arrive + 1]
+        hold_until[arrive] = op
+    ptr, resource, amount, route = _routes(rows, row, is_host, machine, flights)
+    none = np.full(n_wire, -1, dtype=np.int32)
+    curve = np.where(is_host, -1, rows.curve[row])
+    lane = (np.arange(n_classes, dtype=np.int32)[:, None] * lanes + layout.lane).ravel()
+    wire_lane = np.array([f.lane for f in flights], dtype=np.int32) + n_classes * lanes
+    n_lanes = n_classes * lanes + (max((f.lane for f in flights), default=-1) + 1)
+    sm = np.repeat(np.arange(n_classes, dtype=np.int32), n)
+    tile = n_classes
+
+    def columns(values: npt.NDArray[np.generic], wire: Sequence[float]) -> npt.NDArray[np.generic]:
+        return np.concatenate((np.tile(values, tile), np.asarray(wire, dtype=values.dtype)))
+
+    program, position = assemble(
+        lane=np.concatenate((lane, wire_lane)),
+        latency=columns(latency, [f.latency_s for f in flights]),
+        work=columns(work, [f.work for f in flights]),
+        bound=np.concatenate(((bound * speed).ravel(), [f.bound for f in flights])),
+        weight=np.concatenate(((weight * speed).ravel(), np.ones(n_wire))),
+        demand_ptr=ptr,
+        demand_resource=resource,
+        demand_amount=amount,
+        route=route,
+        capacity=machine.capacity,
+        src=np.concatenate(edges_src),
+        dst=np.concatenate(edges_dst),
+        hold_resource=np.concatenate((np.where(np.tile(hold, tile) > 0, sm, -1), none)),
+        hold_units=np.concatenate((np.tile(hold, tile), np.zeros(n_wire, dtype=np.int32))),
+        hold_until=np.concatenate((hold_until, wire_op)),
+        hold_capacity=machine.sms,
+        curve=np.concatenate((np.tile(curve, tile), none)),
+        curve_resource=np.concatenate((np.where(np.tile(curve, tile) >= 0, sm, -1), none)),
+        curves=rows.curves,
+        n_lanes=n_lanes,
+    )
+    return _describe(plan, rows, row, layout, machine, flights, program, position)
+
+
+def communicator(op: PlanOp) -> str:
+    """Collectives of one communicator run in issue order; other ops have none."""
+    return op.comm if op.kind == COLLECTIVE else ""
+
+
+def _routes(
+    rows: Rows, row: I8, is_host: B1, machine: Machine, flights: Sequence[Flight]
+) -> tuple[I4, I4, F8, I4]:
+    """Demand table: one route a (class, row), then one a flight; the last route is empty."""
+    n_classes, n_rows = len(machine.ranks), rows.work.size
+    counts = np.diff(rows.demand_ptr)
+    resource = machine.local[:, rows.demand_local].ravel()
+    amount = (rows.demand_amount * machine.scale[:, rows.demand_local]).ravel()
+    lengths = np.concatenate(
+        (np.tile(counts, n_classes), np.array([len(f.resources) for f in flights], dtype=np.int64))
+    )
+    ptr = np.zeros(lengths.size + 2, dtype=np.int32)
+    np.cumsum(lengths, out=ptr[1:-1])
+    ptr[-1] = ptr[-2]
+    empty = lengths.size
+    route = np.where(is_host, empty, np.arange(n_classes)[:, None] * n_rows + row)
+    return (
+        ptr,
+        np.concatenate((resource, [r for f in flights for r in f.resources])).astype(np.int32),
+        np.concatenate((amount, [a for f in flights for a in f.amounts])),
+        np.concatenate((route.ravel(), n_classes * n_rows + np.arange(len(flights)))).astype(
+            np.int32
+        ),
+    )
+
+
+def _describe(
+    plan: Plan,
+    rows: Rows,
+    row: I8,
+    layout: _Layout,
+    machine: Machine,
+    flights: Sequence[Flight],
+    program: Program,
+    position: I8,
+) -> Lowered:
+    """Say what each op of the program is, and where each class's lanes stand."""
+    n_classes, n, n_host = len(machine.ranks), layout.n, layout.n_host
+    size = program.lane.size
+    host = CATEGORIES.index("host")
+    on_host = np.arange(n) < n_host
+    category = np.full(size, CATEGORIES.index("collective"), dtype=np.int8)
+    plan_op = np.empty(size, dtype=np.int32)
+    alone = np.zeros(size)
+    recompute = np.zeros(size, dtype=bool)
+    local = position[: n_classes * n]
+    category[local] = np.tile(np.where(on_host, host, rows.category[row]), n_classes)
+    plan_op[local] = np.tile(layout.plan_op, n_classes)
+    alone[local] = np.tile(np.where(on_host, rows.host_s[row], rows.alone_s[row]), n_classes)
+    recompute[local] = np.tile(~on_host & rows.recompute[row], n_classes)
+    plan_op[position[n_classes * n :]] = [f.plan_op for f in flights]
+    comm = np.array([i for i, op in enumerate(plan.ops) if op.kind == COLLECTIVE], dtype=np.int64)
+    ops = [plan.ops[i] for i in comm]
+    kinds = tuple(op.collective for op in ops)
+    labels = tuple(_labels(ops))
+    moved = np.array([max(op.bytes_in, op.bytes_out) for op in ops], dtype=float)
+    copy_lanes = [i for i, s in enumerate(layout.streams) if s in _COPY_STREAMS]
+    copies = np.flatnonzero(np.isin(layout.lane, copy_lanes))
+    compute_lane = layout.streams.index("compute") if "compute" in layout.streams else 0
+    compute = np.flatnonzero(layout.lane == compute_lane)
+    views = []
+    for c in range(n_classes):
+        where = position[c * n : (c + 1) * n]
+        views.append(
+            RankView(
+                rank=machine.ranks[c],
+                multiplicity=int(machine.multiplicity[c]),
+                compute=slice(int(where[compute[0]]), int(where[compute[-1]]) + 1),
+                copies=where[copies],
+                comm_begin=where[layout.first[comm]],
+                comm_end=where[layout.last[comm]],
+                comm_plan=comm,
+                comm_kind=kinds,
+                comm_label=labels,
+                comm_bytes=moved,
+            )
+        )
+    names = tuple(f"rank {r} {s}" for r in machine.ranks for s in layout.streams)
+    wires = program.n_lanes - len(names)
+    return Lowered(
+        program=program,
+        plan=plan,
+        plan_op=plan_op,
+        category=category,
+        alone_s=alone,
+        recompute=recompute,
+        views=tuple(views),
+        lane_names=names + tuple(f"wire {w}" for w in range(wires)),
+    )
+
+
+def _labels(ops: Sequence[PlanOp]) -> list[str]:
+    """Name each collective by kind and place: the first and the last of a micro-step stand out."""
+    labels = [f"{op.collective} {op.phase}" for op in ops]
+    first: dict[tuple[int, str], int] = {}
+    last: dict[tuple[int, str], int] = {}
+    for i, op in enumerate(ops):
+        key = (op.micro_step, op.collective)
+        first.setdefault(key, i)
+        last[key] = i
+    for (_, collective), i in first.items():
+        if collective == "all_gather":
+            labels[i] = "first all_gather"
+    for (_, collective), i in last.items():
+        if collective == "reduce_scatter":
+            labels[i] = "last reduce_scatter"
+    return labels
