@@ -1,1 +1,1 @@
-"""TODO."""
+"""Results as terminal text, Chrome trace and pages."""

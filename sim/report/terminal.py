@@ -1,0 +1,197 @@
+"""A Result as text: verdict first, then the numbers, then what to change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim.result.result import Result
+
+GIB = float(1 << 30)
+_BAR = "█▓▒░▚▞"
+_GROUPS = {
+    "GEMM": ("gemm",),
+    "attention": ("attention",),
+    "other kernels": ("norm", "elementwise", "reduction", "embedding", "loss", "quantize", "copy"),
+    "optimizer": ("optimizer",),
+    "exposed comm": ("exposed_communication",),
+    "host and copies": ("host", "copies", "idle"),
+}
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader would say them: ``812 ms``, ``6.84 s``, ``7 h 14 min``, ``3.2 days``."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} us"
+    if seconds < 1.0:
+        return f"{seconds * 1e3:.0f} ms"
+    if seconds < 120.0:
+        return f"{seconds:.2f} s"
+    minutes = round(seconds / 60.0)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes / 1440.0:.1f} days"
+
+
+def count(value: float) -> str:
+    """A count with a k, M, B or T."""
+    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g} {suffix}"
+    return f"{value:.3g}"
+
+
+def gib(value: float) -> str:
+    """Bytes in GiB."""
+    return f"{value / GIB:.1f} GiB"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage."""
+    return f"{100.0 * share:.1f} %"
+
+
+def render(result: Result, *, quiet: bool = False) -> str:
+    """The report of `scaling-sim run`."""
+    lines = [_title(result), "", *_verdict(result)]
+    if quiet:
+        return "\n".join(lines)
+    for section in (_time, _memory, _scaling, _job, _bottleneck, _notes):
+        lines += ["", *section(result)]
+    return "\n".join(lines)
+
+
+def _title(result: Result) -> str:
+    t, w = result.topology, result.workload
+    return (
+        f"{w['title']} · {t['title']} · {w['strategy']} · {w['precision']} · "
+        f"seq {w['sequence_length']} · global batch {w['global_batch_sequences']} sequences "
+        f"({w['micro_batch']} x {w['gradient_accumulation']} accumulated x {w['data_parallel']} ranks)"
+    )
+
+
+def _band(result: Result, key: str) -> str:
+    band = result.uncertainty.get(key)
+    return f"  (80 % band {duration(band[0])} to {duration(band[1])})" if band else ""
+
+
+def _verdict(result: Result) -> list[str]:
+    m, s, p = result.memory, result.step, result.throughput
+    used = m.peak_reserved_bytes / m.capacity_bytes if m.capacity_bytes else 0.0
+    if m.fits:
+        fit = f"fits: {gib(m.peak_reserved_bytes)} of {gib(m.capacity_bytes)} per GPU ({percent(used)})"
+    else:
+        over = m.peak_reserved_bytes - m.capacity_bytes
+        fit = (
+            f"DOES NOT FIT: needs {gib(m.peak_reserved_bytes)} of {gib(m.capacity_bytes)} per GPU, "
+            f"{gib(over)} too much, at {m.peak_moment}; the times below are as if it did"
+        )
+    exposed = s.exposed_communication_s / s.time_s
+    where = ", ".join(f"{name} {duration(t)}" for name, t in list(s.exposed.items())[:3])
+    return [
+        f"  Verdict      {fit}",
+        f"               {result.bottleneck.explanation}",
+        f"  Step time    {duration(s.time_s)}{_band(result, 'step_time_s')}",
+        f"  Tokens/s     {count(p.tokens_per_s)} in all · {count(p.tokens_per_s_per_gpu)} per GPU",
+        f"  MFU          {percent(p.mfu)}   (model FLOPs without recompute, causal attention counted "
+        f"{result.provenance.get('attention_flops', 'in full')}, over {p.peak_dtype} dense peak)",
+        f"  HFU          {percent(p.hfu)}   (recompute included)",
+        f"  Exposed comm {duration(s.exposed_communication_s)} ({percent(exposed)} of the step)"
+        + (f": {where}" if where else ""),
+    ]
+
+
+def _time(result: Result) -> list[str]:
+    breakdown, total = result.step.breakdown, result.step.time_s
+    shares = {
+        label: sum(breakdown.get(key, 0.0) for key in keys) / total
+        for label, keys in _GROUPS.items()
+    }
+    bar = "".join(
+        mark * round(48 * share) for mark, share in zip(_BAR, shares.values(), strict=True)
+    )
+    parts = " · ".join(f"{label} {100 * share:.0f} %" for label, share in shares.items())
+    lines = [f"  Where time goes  {bar}", f"                   {parts}"]
+    if result.step.overlap_slowdown_s > 0.005 * total:
+        lines.append(
+            f"                   overlap costs {duration(result.step.overlap_slowdown_s)}: kernels "
+            "slowed by the SMs and HBM bandwidth of collectives beside them"
+        )
+    return lines
+
+
+def _memory(result: Result) -> list[str]:
+    m = result.memory
+    top = sorted(m.by_category.items(), key=lambda item: -item[1])
+    width = max((len(name) for name, _ in top), default=0)
+    lines = [f"  Memory per GPU at its peak ({m.peak_moment})"]
+    lines += [f"    {name:<{width}}  {gib(size):>10}" for name, size in top if size >= 1 << 20]
+    lines.append(
+        f"    {'allocated':<{width}}  {gib(m.peak_allocated_bytes):>10}   reserved with context, "
+        f"NCCL buffers and fragmentation {gib(m.peak_reserved_bytes)}"
+    )
+    return lines
+
+
+def _scaling(result: Result) -> list[str]:
+    scaling = result.scaling
+    if not scaling.curve:
+        return []
+    lines = [
+        f"  Scaling ({scaling.kind}; efficiency against {scaling.baseline_gpus} GPUs)",
+        "    nodes  GPUs  step time    tokens/s  efficiency  without comm  exposed",
+    ]
+    for point in scaling.curve:
+        note = "" if point.fits else "  does not fit"
+        lines.append(
+            f"    {point.nodes:>5} {point.gpus:>5}  {duration(point.step_time_s):>9}  "
+            f"{count(point.tokens_per_s):>10}  {percent(point.efficiency):>10}  "
+            f"{percent(point.ideal_efficiency):>12}  "
+            f"{percent(point.exposed_communication_s / point.step_time_s):>7}{note}"
+        )
+    return lines
+
+
+def _job(result: Result) -> list[str]:
+    job, cost, energy = result.job, result.cost, result.energy
+    if not job.get("wall_clock_s"):
+        return ["  Job length not given (tokens:, steps: or samples:)"]
+    text = (
+        f"  For {count(job['tokens'])} tokens ({job['steps']:,} steps): "
+        f"{duration(job['wall_clock_s'])}"
+    )
+    if cost.get("total_usd") is not None:
+        text += (
+            f" · ${cost['total_usd']:,.0f} at ${cost['price_per_gpu_hour_usd']:.2f} per GPU-hour"
+        )
+    if energy.get("energy_j"):
+        text += f" · {energy['energy_j'] / 3.6e6:,.0f} kWh"
+    return [text]
+
+
+def _bottleneck(result: Result) -> list[str]:
+    fixes = result.bottleneck.fixes
+    if not fixes:
+        return []
+    lines = ["  Worth trying (each simulated; time per token against now)"]
+    for fix in fixes:
+        change = " ".join(f"--set {key}={_text(value)}" for key, value in fix.change.items())
+        verdict = f"{gib(fix.memory_bytes)}" + ("" if fix.fits else ", does not fit")
+        lines.append(
+            f"    {100 * (fix.step_time_ratio - 1):+6.1f} %  {fix.description} ({verdict})  {change}"
+        )
+    return lines
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _notes(result: Result) -> list[str]:
+    lines = [
+        f"  ! {w.code} {w.message}" + (f" ({w.hint})" if w.hint else "") for w in result.warnings
+    ]
+    if result.assumptions:
+        lines.append("  Assumed: " + ", ".join(result.assumptions))
+    return lines
