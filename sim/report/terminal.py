@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import Any
 
-from sim.result.result import Result
+from sim.result.result import Result, flatten
 
 GIB = float(1 << 30)
 _BAR = "█▓▒░▚▞"
@@ -67,7 +69,8 @@ def _title(result: Result) -> str:
     return (
         f"{w['title']} · {t['title']} · {w['strategy']} · {w['precision']} · "
         f"seq {w['sequence_length']} · global batch {w['global_batch_sequences']} sequences "
-        f"({w['micro_batch']} x {w['gradient_accumulation']} accumulated x {w['data_parallel']} ranks)"
+        f"({w['micro_batch']} x {w['gradient_accumulation']} accumulated "
+        f"x {w['data_parallel']} ranks)"
     )
 
 
@@ -80,7 +83,10 @@ def _verdict(result: Result) -> list[str]:
     m, s, p = result.memory, result.step, result.throughput
     used = m.peak_reserved_bytes / m.capacity_bytes if m.capacity_bytes else 0.0
     if m.fits:
-        fit = f"fits: {gib(m.peak_reserved_bytes)} of {gib(m.capacity_bytes)} per GPU ({percent(used)})"
+        fit = (
+            f"fits: {gib(m.peak_reserved_bytes)} of {gib(m.capacity_bytes)} per GPU "
+            f"({percent(used)})"
+        )
     else:
         over = m.peak_reserved_bytes - m.capacity_bytes
         fit = (
@@ -94,8 +100,8 @@ def _verdict(result: Result) -> list[str]:
         f"               {result.bottleneck.explanation}",
         f"  Step time    {duration(s.time_s)}{_band(result, 'step_time_s')}",
         f"  Tokens/s     {count(p.tokens_per_s)} in all · {count(p.tokens_per_s_per_gpu)} per GPU",
-        f"  MFU          {percent(p.mfu)}   (model FLOPs without recompute, causal attention counted "
-        f"{result.provenance.get('attention_flops', 'in full')}, over {p.peak_dtype} dense peak)",
+        f"  MFU          {percent(p.mfu)}   (model FLOPs without recompute, attention counted "
+        f"{result.provenance.get('attention_flops', 'in full')}, over the {p.peak_dtype} dense peak)",
         f"  HFU          {percent(p.hfu)}   (recompute included)",
         f"  Exposed comm {duration(s.exposed_communication_s)} ({percent(exposed)} of the step)"
         + (f": {where}" if where else ""),
@@ -178,9 +184,8 @@ def _bottleneck(result: Result) -> list[str]:
     for fix in fixes:
         change = " ".join(f"--set {key}={_text(value)}" for key, value in fix.change.items())
         verdict = f"{gib(fix.memory_bytes)}" + ("" if fix.fits else ", does not fit")
-        lines.append(
-            f"    {100 * (fix.step_time_ratio - 1):+6.1f} %  {fix.description} ({verdict})  {change}"
-        )
+        gain = 100 * (fix.step_time_ratio - 1)
+        lines.append(f"    {gain:+6.1f} %  {fix.description} ({verdict})  {change}")
     return lines
 
 
@@ -195,3 +200,24 @@ def _notes(result: Result) -> list[str]:
     if result.assumptions:
         lines.append("  Assumed: " + ", ".join(result.assumptions))
     return lines
+
+
+def formatted(result: Result, form: str, *, quiet: bool = False) -> str:
+    """The result as ``table``, ``json``, ``csv`` (one row) or ``md`` (a key-value table)."""
+    if form == "json":
+        return result.to_json()
+    if form == "table":
+        return render(result, quiet=quiet)
+    flat = {k: v for k, v in flatten(result.to_dict()).items() if not isinstance(v, list)}
+    if form == "md":
+        rows = [f"| {key} | {_cell(value)} |" for key, value in flat.items()]
+        return "\n".join(["| key | value |", "| --- | --- |", *rows])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(flat)
+    writer.writerow([_cell(value) for value in flat.values()])
+    return text.getvalue().rstrip("\n")
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else _text(value)

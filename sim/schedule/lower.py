@@ -9,7 +9,7 @@ a finish op a lane.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.program import Program, assemble
-from sim.schedule.plan import COLLECTIVE, HOST, KERNEL, SEGMENT, Plan, PlanOp
+from sim.schedule.plan import COLLECTIVE, HOST, Plan, PlanOp
 
 F8 = npt.NDArray[np.float64]
 I4 = npt.NDArray[np.int32]
@@ -231,7 +231,6 @@ def lower(
     lanes = len(layout.streams)
     base = np.arange(n_classes)[:, None] * n
     n_wire = len(flights)
-    total = n_classes * n + n_wire
     is_host = np.arange(n) < layout.n_host
     host_rows = np.zeros(layout.n_host, dtype=np.int64)
     launched = layout.host_of

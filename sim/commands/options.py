@@ -1,0 +1,83 @@
+"""Options and output that several verbs share."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from sim.errors import InputError
+
+if TYPE_CHECKING:
+    from sim.result.result import Result
+
+F = TypeVar("F", bound=Callable[..., Any])
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    ">=": lambda a, b: a >= b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    "<": lambda a, b: a < b,
+}
+_EXPRESSION = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(>=|<=|>|<)\s*([-+0-9.eE]+)\s*")
+
+
+def sets(function: F) -> F:
+    """The repeatable ``--set a.b=c``."""
+    return click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+        help="Override a key of either file, e.g. --set nodes=4 --set micro_batch=1.",
+    )(function)  # fmt: skip
+
+
+def emit(text: str, output: Path | None) -> None:
+    """Print a result, or write it to a file; a path that can't be written is bad input."""
+    if output is None:
+        click.echo(text)
+        return
+    try:
+        output.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError.single(str(output), f"cannot write: {error.strerror}") from error
+
+
+def require(result: Result, expressions: tuple[str, ...]) -> None:
+    """Exit with 4 if any expression over the result does not hold."""
+    failed = [text for text in expressions if not _holds(result, text)]
+    for text in failed:
+        click.echo(f"requirement not met: {text}", err=True)
+    if failed:
+        sys.exit(4)
+
+
+def _holds(result: Result, text: str) -> bool:
+    if text.strip() == "fits":
+        return result.memory.fits
+    match = _EXPRESSION.fullmatch(text)
+    if match is None:
+        message = 'cannot read it; write "fits" or NAME>NUMBER, e.g. "mfu>0.4"'
+        raise InputError.single("--require", message, text)
+    name, operator, limit = match.groups()
+    try:
+        bound = float(limit)
+    except ValueError:
+        raise InputError.single("--require", f"{limit!r} is not a number", text) from None
+    return _OPERATORS[operator](_lookup(result, name), bound)
+
+
+def _lookup(result: Result, name: str) -> float:
+    from difflib import get_close_matches
+
+    from sim.result.result import flatten
+
+    flat = flatten(result.to_dict())
+    numbers = {key: float(v) for key, v in flat.items() if isinstance(v, int | float)}
+    hits = [key for key in numbers if key == name or key.split(".", 1)[-1] == name]
+    if not hits:
+        near = get_close_matches(name, [*numbers, *(k.rsplit(".", 1)[-1] for k in numbers)], 1)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        raise InputError.single("--require", f"no such figure in the result{hint}", name)
+    return numbers[hits[0]]

@@ -1,0 +1,48 @@
+"""`scaling-sim run`: one job on one machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sim.commands.options import emit, require, sets
+
+
+@click.command("run")
+@click.argument("topology")
+@click.argument("workload")
+@sets
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table",
+    help="What to print.",
+)  # fmt: skip
+@click.option("--json", "form", flag_value="json", help="Same as --format json.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+@click.option("-q", "--quiet", is_flag=True, help="Title and verdict only.")
+@click.option(
+    "--engine", type=click.Choice(["auto", "reference", "python", "compiled"]), default="auto",
+    help="Which engine runs the program; all give the same times.",
+)  # fmt: skip
+@click.option(
+    "--level", type=click.Choice(["folded", "ranks"]), default="folded",
+    help="folded: equal ranks once; ranks: every rank's own lanes.",
+)  # fmt: skip
+@click.option("--no-scaling", is_flag=True, help="Leave out the scaling curve.")
+@click.option("--require", "requirements", multiple=True, metavar="EXPR",
+              help='Exit 4 unless it holds: "mfu>0.4", "fits".')  # fmt: skip
+def command(
+    topology: str, workload: str, overrides: tuple[str, ...], form: str, output: Path | None,
+    quiet: bool, engine: str, level: str, no_scaling: bool, requirements: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Predict memory, step time, throughput, scaling and cost of WORKLOAD on TOPOLOGY."""
+    from sim.api import simulate
+    from sim.report import terminal
+
+    result = simulate(
+        topology, workload, overrides=overrides, engine=engine, level=level,
+        scaling=not no_scaling and not quiet,
+    )  # fmt: skip
+    text = terminal.formatted(result, form, quiet=quiet)
+    emit(text, output)
+    require(result, requirements)
