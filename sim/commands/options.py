@@ -22,6 +22,7 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": lambda a, b: a > b,
     "<": lambda a, b: a < b,
 }
+_REQUIRE = "--require"
 _EXPRESSION = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(>=|<=|>|<)\s*([-+0-9.eE]+)\s*")
 
 
@@ -59,12 +60,12 @@ def _holds(result: Result, text: str) -> bool:
     match = _EXPRESSION.fullmatch(text)
     if match is None:
         message = 'cannot read it; write "fits" or NAME>NUMBER, e.g. "mfu>0.4"'
-        raise InputError.single("--require", message, text)
+        raise InputError.single(_REQUIRE, message, text)
     name, operator, limit = match.groups()
     try:
         bound = float(limit)
     except ValueError:
-        raise InputError.single("--require", f"{limit!r} is not a number", text) from None
+        raise InputError.single(_REQUIRE, f"{limit!r} is not a number", text) from None
     return _OPERATORS[operator](_lookup(result, name), bound)
 
 
@@ -79,5 +80,5 @@ def _lookup(result: Result, name: str) -> float:
     if not hits:
         near = get_close_matches(name, [*numbers, *(k.rsplit(".", 1)[-1] for k in numbers)], 1)
         hint = f'; did you mean "{near[0]}"?' if near else ""
-        raise InputError.single("--require", f"no such figure in the result{hint}", name)
+        raise InputError.single(_REQUIRE, f"no such figure in the result{hint}", name)
     return numbers[hits[0]]

@@ -100,8 +100,8 @@ def _verdict(result: Result) -> list[str]:
         f"               {result.bottleneck.explanation}",
         f"  Step time    {duration(s.time_s)}{_band(result, 'step_time_s')}",
         f"  Tokens/s     {count(p.tokens_per_s)} in all · {count(p.tokens_per_s_per_gpu)} per GPU",
-        f"  MFU          {percent(p.mfu)}   (model FLOPs without recompute, attention counted "
-        f"{result.provenance.get('attention_flops', 'in full')}, over the {p.peak_dtype} dense peak)",
+        f"  MFU          {percent(p.mfu)}   (model FLOPs without recompute, attention "
+        f"{result.provenance['attention_flops']}, over the {p.peak_dtype} dense peak)",
         f"  HFU          {percent(p.hfu)}   (recompute included)",
         f"  Exposed comm {duration(s.exposed_communication_s)} ({percent(exposed)} of the step)"
         + (f": {where}" if where else ""),
