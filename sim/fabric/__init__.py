@@ -1,1 +1,47 @@
-"""TODO."""
+"""The machine as resources and routes: topology spec -> arrays, routes, rings, folding, networkx view.
+
+    fabric = compile_fabric(topology)          # cached by the content of the spec; no networkx
+    fabric.n_ranks, fabric.n_nodes, fabric.n_resources
+    fabric.rank_node, fabric.rank_local        # (n_ranks,) int: node of a rank, place in its node
+    fabric.gpu(rank) -> Gpu
+    fabric.ranks_of(node) -> range
+
+Resources are columns. A link is two resources, one each way.
+
+    fabric.capacity     (n_resources,) float64 [B/s], effective: what NCCL counts (20.6 GB/s a NVLink 4)
+    fabric.raw          (n_resources,) float64 [B/s], the data sheet's rate
+    fabric.kind         (n_resources,) int8, index into KINDS
+    fabric.latency      (n_resources,) float64 [s]
+    fabric.name(i), fabric.names, fabric.index(name)     # "n0/gpu3>n0/nvswitch", "n1/cpu0 memory"
+
+Routes say which resources a byte crosses, and how often (HBM is not in a route: a collective's own
+HBM traffic depends on its algorithm; add it on ``fabric.hbm(rank)``).
+
+    fabric.route(src, dst) -> Route(resource, demand, path, transport, latency_s, hops)
+        path: NVL | NVB | PIX | PXB | PHB | NODE | SYS | NET;  transport: p2p | shm | net
+        ("net" through the NIC of the GPU's rail, PXN over NVLink where that keeps the rail;
+        ``shm`` and NICs without GPUDirect cross host memory twice.)
+    fabric.path_class(a, b) -> "NV18" | "PIX" | ... as nvidia-smi topo -m
+    fabric.nics(rank) -> tuple of NIC numbers in the rank's node that the rank uses
+    fabric.nic_ports(node, nic) -> (tx resources, rx resources)
+    fabric.nvlink_ports(rank) -> (out resources, in resources)
+    fabric.nvswitch(ranks) -> bool     # do all these ranks sit on one NVSwitch fabric (NVLS possible)
+    fabric.offload_route(rank, "to-host" | "to-device") -> Route
+    fabric.storage_route(rank, "read" | "write") -> Route
+    fabric.hbm(rank) -> resource;  fabric.host_memory(rank) -> resource of its socket
+
+Rings: C channel rings over a group, each leaving its node on another rail. All ranks of a ring pass
+equal bytes to their successors; the group's traffic is spread evenly over the rings.
+
+    fabric.rings(group) -> Rings(orders (C, n) of ranks, load: Load, latencies)
+    fabric.ring_load(group) -> Load(resource, demand, hops...)   # per byte each rank sends in all
+        bus bandwidth = min(capacity[resource] / demand)  -> fabric.bandwidth(load)
+        all-gather of S bytes over n ranks sends S (n-1)/n bytes from each rank to its successor
+
+Folding (``fold.py``): equal ranks, resources and demand rows found by colour refinement.
+
+    fold(capacity, ptr, resource, amount, ...) -> Fold
+    fabric.rank_classes() -> (n_ranks,) int
+
+``fabric.graph()`` (or ``build_graph(topology)``) is the same table as a networkx DiGraph.
+"""

@@ -1,0 +1,55 @@
+"""Link rates by generation: raw as the data sheet says, effective as NCCL counts them."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from importlib import resources as package
+from typing import Any
+
+from sim.spec.gpu import Gpu
+from sim.spec.topology import NvLink
+
+
+@functools.cache
+def constants() -> dict[str, Any]:
+    """Read the table of link constants once."""
+    text = package.files("sim.data").joinpath("constants/links.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+def nvlink_rates(nvlink: NvLink, gpu: Gpu) -> tuple[float, float]:
+    """Raw and effective rate of one NVLink.
+
+    Parameters
+    ----------
+    nvlink : NvLink
+        Of the node. An own ``link_rate`` counts as raw.
+    gpu : Gpu
+        Its raw rate is taken where the generations agree.
+
+    Returns
+    -------
+    tuple of float
+        Raw and effective, per direction. [B/s]
+
+    Notes
+    -----
+    effective = raw x (NCCL's rate / data-sheet rate) of the generation, about 0.8.
+    """
+    row = constants()["nvlink"][str(nvlink.generation)]
+    raw = nvlink.link_rate
+    if raw is None:
+        raw = gpu.nvlink_link_rate if gpu.nvlink_generation == nvlink.generation else row["raw"]
+    return raw, raw * row["effective"] / row["raw"]
+
+
+def pcie_rates(generation: int, lanes: int) -> tuple[float, float]:
+    """Raw and effective rate of a PCIe link, per direction. [B/s]"""
+    row = constants()["pcie"][str(generation)]
+    return lanes * row["raw"], lanes * row["effective"]
+
+
+def known_generation(kind: str, generation: int) -> bool:
+    """Whether the table has a generation of ``nvlink`` or ``pcie``."""
+    return str(generation) in constants()[kind]
