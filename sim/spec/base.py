@@ -1,11 +1,49 @@
-"""The base of all specs, and the annotated quantity types they are made of."""
+"""The base of all specs, and the annotated quantity types they are made of.
+
+In Python a spec holds SI floats.  In a file the same field carries a unit: the annotation says
+which (`Rate` is read from "400 Gb/s"), and `sim.spec.bind` does the reading.
+"""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sim.units import Dimension
 
 
 class Spec(BaseModel):
     """Frozen, strict, no unknown keys: what the user wrote, checked, in SI units."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """Marks a float that is written with a unit."""
+
+    dimension: Dimension
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Marks a count that may be written as 1e9 or 1B."""
+
+
+Bytes = Annotated[float, Quantity("B"), Field(ge=0)]
+Memory = Annotated[float, Quantity("B"), Field(gt=0)]
+Rate = Annotated[float, Quantity("B/s"), Field(gt=0)]
+Seconds = Annotated[float, Quantity("s"), Field(ge=0)]
+Watts = Annotated[float, Quantity("W"), Field(gt=0)]
+Hertz = Annotated[float, Quantity("Hz"), Field(gt=0)]
+Flops = Annotated[float, Quantity("FLOP/s"), Field(gt=0)]
+Dollars = Annotated[float, Quantity("USD"), Field(ge=0)]
+Fraction = Annotated[float, Quantity("1"), Field(ge=0, le=1)]
+
+Count = Annotated[float, Tally(), Field(gt=0)]
+CountOrZero = Annotated[float, Tally(), Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Factor = Annotated[float, Tally(), Field(gt=0)]

@@ -4,46 +4,55 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sim.spec.base import Spec
+from sim.spec.base import (
+    Dollars,
+    Factor,
+    Memory,
+    NotNegative,
+    Positive,
+    Rate,
+    Seconds,
+    Spec,
+)
 from sim.spec.gpu import Gpu
 
 
 class NvLink(Spec):
     """NVLink inside a node."""
 
-    generation: int
-    links_per_gpu: int
+    generation: Positive
+    links_per_gpu: NotNegative
     fabric: Literal["nvswitch", "pairs", "mesh", "none"] = "nvswitch"
     sharp: bool = False
-    link_rate: float | None = None  # [B/s] per link and direction; None: by generation
+    link_rate: Rate | None = None  # [B/s] per link and direction; None: by generation
 
 
 class Pcie(Spec):
     """PCIe tree inside a node."""
 
-    generation: int
-    lanes: int = 16
-    gpus_per_switch: int = 1
-    nics_per_switch: int = 1
+    generation: Positive
+    lanes: Positive = 16
+    gpus_per_switch: NotNegative = 1
+    nics_per_switch: NotNegative = 1
     p2p: bool = True
 
 
 class Cpu(Spec):
     """Host processors."""
 
-    sockets: int = 2
-    interconnect: float = 22e9  # [B/s] per direction, for GPU traffic between sockets
-    memory: float = 2e12  # [B]
-    memory_bandwidth: float = 400e9  # [B/s] per socket
+    sockets: Positive = 2
+    interconnect: Rate = 22e9  # [B/s] per direction, for GPU traffic between sockets
+    memory: Memory = 2e12  # [B]
+    memory_bandwidth: Rate = 400e9  # [B/s] per socket
     vendor: Literal["intel", "amd", "arm"] = "intel"
-    cores: int = 96
+    cores: Positive = 96
 
 
 class Nics(Spec):
     """RDMA network interfaces of a node."""
 
-    count: int = 8
-    rate: float = 50e9  # [B/s] each
+    count: Positive = 8
+    rate: Rate = 50e9  # [B/s] each
     kind: Literal["infiniband", "roce", "efa", "tcpx", "tcp"] = "infiniband"
     gpudirect: bool = True
 
@@ -51,15 +60,15 @@ class Nics(Spec):
 class Storage(Spec):
     """Storage as one node sees it."""
 
-    read: float = 10e9
-    write: float = 5e9
+    read: Rate = 10e9
+    write: Rate = 5e9
 
 
 class Node(Spec):
     """One node."""
 
     gpu: Gpu
-    gpus: int = 8
+    gpus: Positive = 8
     nvlink: NvLink | None = None
     pcie: Pcie
     cpu: Cpu = Cpu()
@@ -71,19 +80,22 @@ class Network(Spec):
     """The fabric between nodes."""
 
     kind: Literal["rail-optimized", "fat-tree", "single-switch"] = "rail-optimized"
-    oversubscription: float = 1.0
-    switch_latency: float = 0.6e-6  # [s]
-    nodes_per_leaf: int = 32
+    oversubscription: Factor = 1.0
+    switch_latency: Seconds = 0.6e-6  # [s]
+    nodes_per_leaf: Positive = 32
 
 
 class Offer(Spec):
     """What the machine costs."""
 
-    price_per_gpu_hour: float | None = None  # [USD]
+    price_per_gpu_hour: Dollars | None = None  # [USD]
     provider: str = ""
     region: str = ""
     residency: str = ""
-    egress_per_gb: float = 0.0
+    egress_per_gb: Dollars = 0.0
+    spot_price_per_gpu_hour: Dollars | None = None  # [USD]
+    date: str = ""  # month or year the price was read
+    source: str = ""
 
 
 class Vertex(Spec):
@@ -91,7 +103,7 @@ class Vertex(Spec):
 
     id: str
     kind: Literal["gpu", "nvswitch", "pcie-switch", "cpu", "nic", "switch"]
-    node: int = 0
+    node: NotNegative = 0
     gpu: Gpu | None = None
     rail: int | None = None
 
@@ -102,8 +114,8 @@ class Edge(Spec):
     source: str
     target: str
     kind: Literal["nvlink", "pcie", "cpu", "network"]
-    bandwidth: float  # [B/s] per direction
-    latency: float = 0.0  # [s]
+    bandwidth: Rate  # [B/s] per direction
+    latency: Seconds = 0.0  # [s]
     directed: bool = False
 
 
@@ -118,10 +130,35 @@ class Topology(Spec):
     """A cluster: shorthand (`nodes` equal nodes) or an explicit graph."""
 
     name: str
-    nodes: int = 1
+    nodes: Positive = 1
     node: Node | None = None
     network: Network = Network()
     offer: Offer | None = None
     graph: Graph | None = None
+    gpu: Gpu | None = None  # of an explicit graph's GPU vertices that name none
     hourly_price_source: str = ""
     sources: tuple[str, ...] = ()
+
+    @property
+    def world_size(self) -> int:
+        """GPUs in all."""
+        if self.graph is not None:
+            return sum(v.kind == "gpu" for v in self.graph.vertices)
+        return self.nodes * (self.node.gpus if self.node else 0)
+
+    @property
+    def node_count(self) -> int:
+        """Nodes in all."""
+        if self.graph is not None:
+            return len({v.node for v in self.graph.vertices if v.kind == "gpu"})
+        return self.nodes
+
+    @property
+    def first_gpu(self) -> Gpu:
+        """The GPU model (of the first GPU where they differ)."""
+        if self.graph is not None:
+            return next(v.gpu for v in self.graph.vertices if v.gpu is not None)
+        if self.node is None:
+            msg = "a topology has a node or a graph"
+            raise ValueError(msg)
+        return self.node.gpu

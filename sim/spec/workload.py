@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sim.spec.base import Spec
+from sim.spec.base import Count, CountOrZero, Factor, Fraction, NotNegative, Positive, Seconds, Spec
 from sim.spec.model import Model
 
 
@@ -12,11 +12,11 @@ class Method(Spec):
     """Full fine-tuning or pretraining, LoRA, QLoRA."""
 
     kind: Literal["full", "lora", "qlora"] = "full"
-    rank: int = 0
+    rank: NotNegative = 0
     targets: tuple[str, ...] = ()  # resolved: "q", "k", "v", "o", "gate", "up", "down"
     quantization: Literal["none", "nf4", "gptq-int4"] = "none"
     double_quantization: bool = True
-    dropout: float = 0.05
+    dropout: Fraction = 0.05
     frozen_dtype: Literal["as-compute", "fp32", "bf16"] = "as-compute"
 
 
@@ -36,18 +36,18 @@ class Parallelism(Spec):
     wrap: Literal["block+root", "torchtitan", "linear"] = "block+root"
     reshard_after_forward: bool | int = True
     root_reshard_after_forward: bool | None = None
-    replicate: int = 1
-    shard: int | None = None  # None: world / replicate
-    context_parallel: int = 1
+    replicate: Positive = 1
+    shard: Positive | None = None  # None: world / replicate
+    context_parallel: Positive = 1
     context_parallel_kind: Literal["ring", "all-gather", "ulysses"] = "ring"
     reduce_dtype: Literal["fp32", "bf16", "fp16"] | None = "fp32"
-    forward_prefetch: int = 0
+    forward_prefetch: NotNegative = 0
     backward_prefetch: int | Literal["pre", "post", "none"] = "pre"  # FSDP2: depth, FSDP1: name
     limit_all_gathers: bool = True
     use_orig_params: bool = True
     sharding_strategy: Literal["full-shard", "shard-grad-op", "no-shard"] = "full-shard"  # FSDP1
     separate_reduce_scatter_group: bool = False
-    reduce_scatter_max_input_buffers: int = 1
+    reduce_scatter_max_input_buffers: Positive = 1
     gradient_sync: Literal["every", "last"] = "every"
     requires_all_reduce: Literal["every", "last"] = "every"
     reshard_after_backward: bool = True
@@ -57,27 +57,27 @@ class Parallelism(Spec):
     offload_device: Literal["cpu", "nvme"] = "cpu"
     clip_gradients: bool = True
     loss_all_reduce: bool = False
-    stage3_max_live_parameters: float = 1e9
-    stage3_max_reuse_distance: float = 1e9
-    stage3_prefetch_bucket_size: float | Literal["auto"] = 5e7
-    stage3_param_persistence_threshold: float | Literal["auto"] = 1e5
-    reduce_bucket_size: float | Literal["auto"] = 5e8
-    allgather_bucket_size: float = 5e8
+    stage3_max_live_parameters: CountOrZero = 1e9
+    stage3_max_reuse_distance: CountOrZero = 1e9
+    stage3_prefetch_bucket_size: CountOrZero | Literal["auto"] = 5e7
+    stage3_param_persistence_threshold: CountOrZero | Literal["auto"] = 1e5
+    reduce_bucket_size: Count | Literal["auto"] = 5e8
+    allgather_bucket_size: Count = 5e8
     reduce_scatter: bool = True
     overlap_comm: bool | None = None
-    sub_group_size: float = 1e9
-    zero_hpz_partition_size: int = 1
+    sub_group_size: Count = 1e9
+    zero_hpz_partition_size: Positive = 1
     communication_data_type: Literal["fp32", "bf16", "fp16"] | None = None
     deepspeed_version: str = "0.19.8"
-    bucket_cap_mb: float = 25.0  # DDP
+    bucket_cap_mb: Factor = 25.0  # DDP
 
 
 class Checkpointing(Spec):
     """Activation checkpointing."""
 
     kind: Literal["none", "full", "selective-op", "selective-blocks"] = "none"
-    every: int = 1  # of selective-blocks: every n-th block
-    fraction: float | None = None  # of selective-blocks: share of blocks
+    every: Positive = 1  # of selective-blocks: every n-th block
+    fraction: Fraction | None = None  # of selective-blocks: share of blocks
     reentrant: bool = False
     offload: bool = False  # saved block inputs go to host memory
 
@@ -94,16 +94,16 @@ class Stack(Spec):
 class Data(Spec):
     """Input pipeline."""
 
-    workers: int = 8
-    bytes_per_token: float = 4.0
-    preprocess_tokens_per_s_per_worker: float = 2e5
+    workers: NotNegative = 8
+    bytes_per_token: Factor = 4.0
+    preprocess_tokens_per_s_per_worker: Count = 2e5
     packing: bool = True
 
 
 class CheckpointSave(Spec):
     """Checkpoint saving."""
 
-    interval: float | None = 1800.0  # [s]
+    interval: Seconds | None = 1800.0  # [s]
     mode: Literal["sharded", "full"] = "sharded"
     asynchronous: bool = False
 
@@ -114,13 +114,13 @@ class Workload(Spec):
     name: str
     model: Model
     method: Method = Method()
-    sequence_length: int
-    micro_batch: int = 1
-    gradient_accumulation: int = 1
-    tokens: float | None = None
-    steps: int | None = None
-    samples: int | None = None
-    epochs: float = 1.0
+    sequence_length: Positive
+    micro_batch: Positive = 1
+    gradient_accumulation: Positive = 1
+    tokens: Count | None = None
+    steps: Positive | None = None
+    samples: Positive | None = None
+    epochs: Factor = 1.0
     precision: Precision = Precision()
     optimizer: Literal["adamw", "adamw-bf16", "adamw-8bit", "adafactor", "sgd"] = "adamw"
     optimizer_implementation: Literal["foreach", "fused", "for-loop"] = "fused"
