@@ -1,0 +1,126 @@
+"""Data-loader workers feeding a bounded prefetch store: do the GPUs wait for data?
+
+Each rank has its own workers (as torch's DataLoader). A worker reads a batch from storage, which
+all ranks of a node share, preprocesses it and puts it into a store of bounded size; a step takes
+one batch. Simulated in SimPy until the stall per step is steady.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Input pipeline of one rank.
+
+    Attributes
+    ----------
+    workers : int
+        Loader processes per rank.
+    tokens_per_step : float
+        Tokens a rank consumes per optimizer step. [1]
+    preprocess_tokens_per_s : float
+        Rate of one worker. [1/s]
+    bytes_per_token : float
+        Read from storage. [B]
+    storage_bytes_per_s : float
+        The rank's share of the node's storage read bandwidth. [B/s]
+    prefetch : int
+        Batches the store holds per worker (torch's ``prefetch_factor``).
+    """
+
+    workers: int
+    tokens_per_step: float
+    preprocess_tokens_per_s: float
+    bytes_per_token: float
+    storage_bytes_per_s: float
+    prefetch: int = 2
+
+    @property
+    def preprocess_s(self) -> float:
+        """Seconds a worker preprocesses one step's tokens."""
+        return self.tokens_per_step / self.preprocess_tokens_per_s
+
+    @property
+    def read_s(self) -> float:
+        """Seconds storage needs to deliver one step's tokens to this rank."""
+        return self.tokens_per_step * self.bytes_per_token / self.storage_bytes_per_s
+
+    def bound_s(self) -> float:
+        """Least seconds per step that the pipeline can sustain: workers or storage, the slower.
+
+        Workers overlap reading and preprocessing of different batches, but storage is one device.
+        """
+        per_worker = self.preprocess_s + self.read_s
+        return max(per_worker / max(1, self.workers), self.read_s)
+
+    def workers_needed(self, step_s: float) -> int | None:
+        """Fewest workers whose rate keeps up with a step; None if storage is too slow for any.
+
+        Parameters
+        ----------
+        step_s : float
+            Time of a step that never waits. [s]
+        """
+        if self.read_s > step_s:
+            return None
+        return max(1, math.ceil((self.preprocess_s + self.read_s) / step_s - 1e-9))
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """What waiting for data costs, per step in the steady state."""
+
+    step_s: float  # with waiting
+    stall_s: float
+    idle_share: float
+    workers_needed: int | None
+
+
+def simulate_stall(pipeline: Pipeline, step_s: float, steps: int = 0) -> Stall:
+    """Run workers and trainer in SimPy and measure the steady wait per step.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        The rank's input pipeline.
+    step_s : float
+        Time of a step that never waits. [s]
+    steps : int
+        Steps to simulate; 0 chooses enough for the store to drain to its steady state.
+    """
+    import simpy
+
+    env = simpy.Environment()
+    workers = max(1, pipeline.workers)
+    store = simpy.Store(env, capacity=workers * pipeline.prefetch)
+    disk = simpy.Resource(env, capacity=1)
+    count = steps or 12 * workers * pipeline.prefetch + 40
+    waited: list[float] = []
+
+    def worker() -> object:
+        while True:
+            with disk.request() as turn:
+                yield turn
+                yield env.timeout(pipeline.read_s)
+            yield env.timeout(pipeline.preprocess_s)
+            yield store.put(1)
+
+    def trainer() -> object:
+        for _ in range(count):
+            asked = env.now
+            yield store.get()
+            waited.append(env.now - asked)
+            yield env.timeout(step_s)
+
+    for _ in range(workers):
+        env.process(worker())
+    env.run(until=env.process(trainer()))
+    # workers that start together stay together: average over whole rounds of all workers
+    rounds = max(1, count // 2 // workers)
+    tail = waited[-rounds * workers :]
+    stall = sum(tail) / len(tail)
+    total = step_s + stall
+    return Stall(total, stall, stall / total, pipeline.workers_needed(step_s))
