@@ -82,7 +82,7 @@ class Network(Spec):
     kind: Literal["rail-optimized", "fat-tree", "single-switch"] = "rail-optimized"
     oversubscription: Factor = 1.0
     switch_latency: Seconds = 0.6e-6  # [s]
-    nodes_per_leaf: Positive = 32
+    nodes_per_leaf: Positive | None = None  # None: 32 on a rail leaf; fat-tree 32 ports / NICs a node
 
 
 class Offer(Spec):
