@@ -1,8 +1,8 @@
-"""Model and method to module tree: every parameter where torch registers it, every module when forward runs it.
+"""Model and method to module tree: parameters as registered, modules as forward runs them.
 
-Names are those of the reference Llama: ``wq wk wv wo w1 w2 w3 attention_norm ffn_norm`` (``w1`` gate, ``w3`` up,
-``w2`` down; a plain FFN has ``w1`` up and ``w2`` down). Fused matrices are ``wqkv`` and ``w13``. An adapter stands
-beside its frozen base as ``wq.A`` and ``wq.B``.
+Names are those of the reference Llama: ``wq wk wv wo w1 w2 w3 attention_norm ffn_norm`` (``w1``
+gate, ``w3`` up, ``w2`` down; a plain FFN has ``w1`` up and ``w2`` down). Fused matrices are
+``wqkv`` and ``w13``. An adapter stands beside its frozen base as ``wq.A`` and ``wq.B``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sim.model.modules import Block, Module, ModelTree, Parameter
+from sim.model.modules import Block, ModelTree, Module, Parameter
 from sim.spec.model import Model
 from sim.spec.workload import Method
 
 #: adapter target -> module of the reference model; a fused matrix serves all of its targets
-TARGET_MODULES = {"q": "wq", "k": "wk", "v": "wv", "o": "wo", "gate": "w1", "up": "w3", "down": "w2"}
+TARGET_MODULES = {
+    "q": "wq",
+    "k": "wk",
+    "v": "wv",
+    "o": "wo",
+    "gate": "w1",
+    "up": "w3",
+    "down": "w2",
+}
 GATED = ("swiglu", "geglu")
 LinearMaker = Callable[[str, int, int, bool], list[Module]]
 
@@ -58,11 +66,16 @@ def head_dims(model: Model) -> tuple[int, int]:
 
 
 def layer_kind(model: Model, index: int) -> str:
-    """Template key of a layer: ``layer``, with ``.dense`` in a mixture's dense layers and ``.sliding`` where a window applies."""
+    """Template key of a layer.
+
+    ``layer``, with ``.dense`` in a mixture's dense layers and ``.sliding`` where a window applies.
+    """
     kind = "layer"
     if model.experts and index < model.dense_layers:
         kind += ".dense"
-    if model.sliding_window and (model.sliding_window_pattern <= 1 or (index + 1) % model.sliding_window_pattern):
+    if model.sliding_window and (
+        model.sliding_window_pattern <= 1 or (index + 1) % model.sliding_window_pattern
+    ):
         kind += ".sliding"
     return kind
 
@@ -104,7 +117,9 @@ def build_tree(model: Model, method: Method | None = None) -> ModelTree:
         layers.append(Block(f"layers.{index}", kind, t.modules, t.forward_order))
     order = ("norm", "head")
     return ModelTree(
-        embedding=Block("embedding", "embedding", tuple(embedding), tuple(m.name for m in embedding)),
+        embedding=Block(
+            "embedding", "embedding", tuple(embedding), tuple(m.name for m in embedding)
+        ),
         layers=tuple(layers),
         head=Block("head", "head", tuple(head), order),
         tied=model.tied_embeddings,
@@ -119,8 +134,14 @@ def count_parameters(model: Model, method: Method | None = None) -> ParameterCou
     by_kind: dict[str, tuple[int, int, int, int]] = {}
     for block in (tree.embedding, *tree.layers, tree.head):
         if block.kind not in by_kind:
-            experts = sum(p.numel for m in block.modules if m.name.startswith("experts") for p in m.parameters)
-            unused = experts * (model.experts - model.experts_per_token) // model.experts if model.experts else 0
+            experts = sum(
+                p.numel for m in block.modules if m.name.startswith("experts") for p in m.parameters
+            )
+            unused = (
+                experts * (model.experts - model.experts_per_token) // model.experts
+                if model.experts
+                else 0
+            )
             by_kind[block.kind] = (
                 numel(block.modules),
                 numel(block.modules, trainable=True),
@@ -129,7 +150,11 @@ def count_parameters(model: Model, method: Method | None = None) -> ParameterCou
             )
         n, t, c, u = by_kind[block.kind]
         total, trainable, tensors, idle = total + n, trainable + t, tensors + c, idle + u
-    table = sum(m.parameters[0].numel for m in tree.embedding.modules if m.name in ("embedding", "positions"))
+    table = sum(
+        m.parameters[0].numel
+        for m in tree.embedding.modules
+        if m.name in ("embedding", "positions")
+    )
     lookup = table - (tree.embedding.modules[0].parameters[0].numel if tree.tied else 0)
     return ParameterCounts(
         total=total,
@@ -144,7 +169,12 @@ def count_parameters(model: Model, method: Method | None = None) -> ParameterCou
 
 def numel(modules: Iterable[Module], trainable: bool | None = None) -> int:
     """Elements of the modules' parameters, or of the trainable (frozen) ones alone."""
-    return sum(p.numel for m in modules for p in m.parameters if trainable is None or p.trainable == trainable)
+    return sum(
+        p.numel
+        for m in modules
+        for p in m.parameters
+        if trainable is None or p.trainable == trainable
+    )
 
 
 def adapted(model: Model, method: Method) -> frozenset[str]:
@@ -182,9 +212,17 @@ def _layer(model: Model, method: Method, kind: str) -> Block:
     if model.fused_qkv:
         attention += linear("wqkv", d, q + 2 * kv, qkv_bias)
     else:
-        attention += linear("wq", d, q, qkv_bias) + linear("wk", d, kv, qkv_bias) + linear("wv", d, kv, qkv_bias)
+        attention += (
+            linear("wq", d, q, qkv_bias)
+            + linear("wk", d, kv, qkv_bias)
+            + linear("wv", d, kv, qkv_bias)
+        )
     output = linear("wo", q, d, output_bias)
-    qk_norms = [_norm(n, model, model.head_dim, full) for n in ("q_norm", "k_norm")] if model.qk_norm else []
+    qk_norms = (
+        [_norm(n, model, model.head_dim, full) for n in ("q_norm", "k_norm")]
+        if model.qk_norm
+        else []
+    )
     ffn, ffn_order = _ffn(model, method, kind, linear)
     before = [_norm("attention_norm", model, d, full)]
     after_attention: list[Module] = []
@@ -195,13 +233,24 @@ def _layer(model: Model, method: Method, kind: str) -> Block:
     if model.norms_per_layer == 4:
         after_attention = [_norm("post_attention_norm", model, d, full)]
         after_ffn = [_norm("post_ffn_norm", model, d, full)]
-    registered = (*attention, *output, *qk_norms, *ffn, *before, *after_attention, *before_ffn, *after_ffn)
+    registered = (
+        *attention,
+        *output,
+        *qk_norms,
+        *ffn,
+        *before,
+        *after_attention,
+        *before_ffn,
+        *after_ffn,
+    )
     run = (*before, *attention, *qk_norms, *output, *after_attention, *before_ffn)
     order = (*(m.name for m in run), *ffn_order, *(m.name for m in after_ffn))
     return Block("layers", kind, registered, order)
 
 
-def _ffn(model: Model, method: Method, kind: str, linear: LinearMaker) -> tuple[list[Module], list[str]]:
+def _ffn(
+    model: Model, method: Method, kind: str, linear: LinearMaker
+) -> tuple[list[Module], list[str]]:
     d, gated = model.hidden_size, model.ffn in GATED
     bias = model.bias or model.mlp_bias
     if model.experts and ".dense" not in kind:
@@ -219,18 +268,26 @@ def _ffn(model: Model, method: Method, kind: str, linear: LinearMaker) -> tuple[
 
 
 def _experts(model: Model, method: Method) -> tuple[list[Module], list[str]]:
-    """Router, then all experts as one module: schedules fetch and shard a mixture's FFN as a whole."""
+    """Router, then all experts as one module: schedules fetch a mixture's FFN as a whole."""
     d, f = model.hidden_size, model.expert_ffn_size or model.ffn_size
     full, targets = method.kind == "full", adapted(model, method)
     names = ("w1", "w2", "w3") if model.ffn in GATED else ("w1", "w2")
     shape = {"w1": (f, d), "w2": (d, f), "w3": (f, d)}
     modules = [
         _module("router", full, weight=(model.experts, d)),
-        Module("experts", tuple(Parameter(f"{e}.{n}", shape[n], full) for e in range(model.experts) for n in names)),
+        Module(
+            "experts",
+            tuple(
+                Parameter(f"{e}.{n}", shape[n], full) for e in range(model.experts) for n in names
+            ),
+        ),
     ]
     adapters = [n for n in names if n in targets]
     for suffix in "AB" if adapters else "":
-        low = {n: (method.rank, shape[n][1]) if suffix == "A" else (shape[n][0], method.rank) for n in adapters}
+        low = {
+            n: (method.rank, shape[n][1]) if suffix == "A" else (shape[n][0], method.rank)
+            for n in adapters
+        }
         parameters = (Parameter(f"{e}.{n}", low[n]) for e in range(model.experts) for n in adapters)
         modules.append(Module(f"experts.{suffix}", tuple(parameters)))
     if model.shared_experts:
@@ -251,7 +308,9 @@ def _linear(name: str, n_in: int, n_out: int, bias: bool, trainable: bool) -> Mo
 
 
 def _norm(name: str, model: Model, width: int, trainable: bool) -> Module:
-    with_bias = model.norm == "layernorm" and (model.bias if model.norm_bias is None else model.norm_bias)
+    with_bias = model.norm == "layernorm" and (
+        model.bias if model.norm_bias is None else model.norm_bias
+    )
     if with_bias:
         return _module(name, trainable, weight=(width,), bias=(width,))
     return _module(name, trainable, weight=(width,))

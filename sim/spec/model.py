@@ -44,3 +44,4 @@ class Model(Spec):
     expert_ffn_size: int = 0
     dense_layers: int = 0  # leading dense layers of a mixture
     source: str = ""
+    notes: tuple[str, ...] = ()  # what reading a config left out

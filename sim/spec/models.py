@@ -20,7 +20,11 @@ from sim.spec.model import Model
 @lru_cache(maxsize=1)
 def model_names() -> tuple[str, ...]:
     """Names in the catalogue, aliases left out."""
-    return tuple(sorted(f.name.removesuffix(".toml") for f in _folder().iterdir() if f.name.endswith(".toml")))
+    return tuple(
+        sorted(
+            f.name.removesuffix(".toml") for f in _folder().iterdir() if f.name.endswith(".toml")
+        )
+    )
 
 
 @lru_cache(maxsize=256)
@@ -34,16 +38,19 @@ def catalogue_model(name: str) -> Model | None:
 
 
 def resolve_model(
-    model: str | Path | Mapping[str, Any] | Model, *, source: str = "model", relative_to: Path | None = None
+    model: str | Path | Mapping[str, Any] | Model,
+    *,
+    source: str = "model",
+    relative_to: Path | None = None,
 ) -> Model:
     """Model that a workload's ``model:`` names.
 
     Parameters
     ----------
     model : str, Path, mapping or Model
-        Catalogue name, path to a Hugging Face ``config.json`` (or the folder it is in), or an inline mapping of the
-        keys of `Model`, optionally on top of a ``base`` of the catalogue. A mapping with ``model_type`` is read as a
-        Hugging Face config.
+        Catalogue name, path to a Hugging Face ``config.json`` (or the folder it is in), or an
+        inline mapping of the keys of `Model`, optionally on top of a ``base`` of the catalogue.
+        A mapping with ``model_type`` is read as a Hugging Face config.
     source : str
         File to name in faults.
     relative_to : Path, optional
@@ -80,7 +87,11 @@ def resolve_model(
     else:
         message = f"{name!r} is not in the catalogue"
     near = get_close_matches(name.lower(), [*model_names(), *_aliases()], n=1)
-    hint = f'; did you mean "{near[0]}"?' if near else "; give a catalogue name, a config.json or a mapping"
+    hint = (
+        f'; did you mean "{near[0]}"?'
+        if near
+        else "; give a catalogue name, a config.json or a mapping"
+    )
     raise InputError.single(source, message + hint, "model")
 
 
@@ -97,7 +108,12 @@ def _inline(mapping: Mapping[str, Any], source: str) -> Model:
         heads = values.get("heads")
         values.setdefault("kv_heads", heads)
         hidden = values.get("hidden_size")
-        if isinstance(heads, int) and isinstance(hidden, int) and heads > 0 and "head_dim" not in values:
+        if (
+            isinstance(heads, int)
+            and isinstance(hidden, int)
+            and heads > 0
+            and "head_dim" not in values
+        ):
             values["head_dim"] = hidden // heads
         if isinstance(hidden, int):
             values.setdefault("ffn_size", 4 * hidden)
@@ -115,7 +131,8 @@ def _inline(mapping: Mapping[str, Any], source: str) -> Model:
         return Model(**values)
     except ValidationError as error:
         raise InputError(
-            Fault(source, None, None, ".".join(["model", *map(str, e["loc"])]), _message(e)) for e in error.errors()
+            Fault(source, None, None, ".".join(["model", *map(str, e["loc"])]), _message(e))
+            for e in error.errors()
         ) from None
 
 
@@ -142,6 +159,8 @@ def _aliases() -> dict[str, str]:
     """Alias -> name; reads the whole catalogue, so only for names that are not file names."""
     found = {}
     for name in model_names():
-        for alias in tomllib.loads((_folder() / f"{name}.toml").read_text(encoding="utf-8")).get("aliases", ()):
+        for alias in tomllib.loads((_folder() / f"{name}.toml").read_text(encoding="utf-8")).get(
+            "aliases", ()
+        ):
             found[alias] = name
     return found
