@@ -261,6 +261,10 @@ def lower(
     ptr, resource, amount, route = _routes(rows, row, is_host, machine, flights)
     none = np.full(n_wire, -1, dtype=np.int32)
     curve = np.where(is_host, -1, rows.curve[row])
+    # a slow rank's curves are the same curves, lower
+    speeds, speed_of = np.unique(machine.speed, return_inverse=True)
+    curves = (rows.curves * speeds[:, None, None]).reshape(-1, rows.curves.shape[1])
+    curve = np.where(curve >= 0, curve + speed_of[:, None] * rows.curves.shape[0], -1).ravel()
     lane = (np.arange(n_classes, dtype=np.int32)[:, None] * lanes + layout.lane).ravel()
     wire_lane = np.array([f.lane for f in flights], dtype=np.int32) + n_classes * lanes
     n_lanes = n_classes * lanes + (max((f.lane for f in flights), default=-1) + 1)
@@ -287,9 +291,9 @@ def lower(
         hold_units=np.concatenate((np.tile(hold, tile), np.zeros(n_wire, dtype=np.int32))),
         hold_until=np.concatenate((hold_until, wire_op)),
         hold_capacity=machine.sms,
-        curve=np.concatenate((np.tile(curve, tile), none)),
-        curve_resource=np.concatenate((np.where(np.tile(curve, tile) >= 0, sm, -1), none)),
-        curves=rows.curves,
+        curve=np.concatenate((curve, none)),
+        curve_resource=np.concatenate((np.where(curve >= 0, sm, -1), none)),
+        curves=curves,
         n_lanes=n_lanes,
     )
     return _describe(plan, rows, row, layout, machine, flights, program, position)

@@ -1,0 +1,174 @@
+"""What holds a step back, in one sentence, and which changes are worth simulating."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from sim.result.result import Bottleneck, Fix, Memory, Step
+from sim.spec.topology import Topology
+from sim.spec.workload import Checkpointing, Precision, Workload
+
+_OTHER = ("norm", "elementwise", "reduction", "embedding", "loss", "quantize", "copy")
+
+
+class Candidate(NamedTuple):
+    """A change, as specs and as the user would write it."""
+
+    change: dict[str, Any]
+    description: str
+    topology: Topology
+    workload: Workload
+
+
+Evaluate = Callable[[Topology, Workload], tuple[float, float, bool]]
+"""(seconds per token of the job, peak reserved bytes, fits)."""
+
+
+def classify(step: Step, memory: Memory) -> Bottleneck:
+    """Name the largest avoidable share of the step.
+
+    A step is compute-bound when matrix products and attention take most of it and nothing else
+    takes a sixth; otherwise the largest of exposed communication, memory-bound kernels, the host
+    and the optimizer is named.
+    """
+    total = step.time_s
+    parts = step.breakdown
+    shares = {
+        "communication": step.exposed_communication_s / total,
+        "memory-bandwidth": sum(parts.get(key, 0.0) for key in _OTHER) / total,
+        "host": (parts.get("host", 0.0) + parts.get("copies", 0.0)) / total,
+        "optimizer": step.optimizer_s / total,
+    }
+    compute = (parts.get("gemm", 0.0) + parts.get("attention", 0.0)) / total
+    kind, share = max(shares.items(), key=lambda item: item[1])
+    if share < 1 / 6 and compute > 0.5:
+        kind, share = "compute", compute
+    text = _sentence(kind, share, step, parts)
+    if not memory.fits:
+        text = f"memory-bound: it does not fit; were there room, {text}"
+        kind = "memory"
+    return Bottleneck(kind=kind, share=share, explanation=text)
+
+
+def _sentence(kind: str, share: float, step: Step, parts: dict[str, float]) -> str:
+    percent = f"{100 * share:.0f} %"
+    if kind == "compute":
+        attention = parts.get("attention", 0.0) / step.time_s
+        extra = f", attention alone {100 * attention:.0f} %" if attention > 0.15 else ""
+        return f"compute-bound: {percent} of the step is matrix products and attention{extra}"
+    if kind == "communication":
+        where = next(iter(step.exposed), "collectives")
+        return (
+            f"communication-bound: for {percent} of the step the GPU waits for collectives, "
+            f"most of all {where}"
+        )
+    if kind == "memory-bandwidth":
+        worst = max(_OTHER, key=lambda key: parts.get(key, 0.0))
+        return (
+            f"memory-bandwidth-bound: {percent} of the step is {worst} and other kernels that "
+            "move bytes rather than multiply"
+        )
+    if kind == "host":
+        return (
+            f"launch-bound: for {percent} of the step the GPU waits for the CPU to launch kernels"
+        )
+    return f"optimizer-bound: {percent} of the step is the optimizer and gradient clipping"
+
+
+def candidates(topology: Topology, workload: Workload, fits: bool) -> Iterator[Candidate]:
+    """Changes that could help, each valid for this machine and stack."""
+    p, ac = workload.parallelism, workload.activation_checkpointing
+    gpu = topology.node.gpu if topology.node else None
+
+    def job(change: dict[str, Any], text: str, **update: Any) -> Candidate:
+        return Candidate(change, text, topology, workload.model_copy(update=update))
+
+    def knob(key: str, value: Any, text: str) -> Candidate:
+        update = p.model_copy(update={key: value})
+        return job({f"parallelism.{key}": value}, text, parallelism=update)
+
+    if fits and workload.gradient_accumulation % 2 == 0:
+        half = workload.gradient_accumulation // 2
+        yield job(
+            {"micro_batch": 2 * workload.micro_batch, "gradient_accumulation": half},
+            "twice the micro-batch, same global batch",
+            micro_batch=2 * workload.micro_batch, gradient_accumulation=half,
+        )  # fmt: skip
+    if workload.micro_batch > 1 and not fits:
+        yield job(
+            {"micro_batch": 1, "gradient_accumulation": workload.gradient_accumulation
+             * workload.micro_batch},
+            "micro-batch of one, same global batch",
+            micro_batch=1,
+            gradient_accumulation=workload.gradient_accumulation * workload.micro_batch,
+        )  # fmt: skip
+    if not workload.compile:
+        yield job({"compile": True}, "torch.compile fuses element-wise kernels", compile=True)
+    if gpu is not None and gpu.architecture == "hopper" and workload.attention != "flash3":
+        yield job({"attention": "flash3"}, "FlashAttention-3", attention="flash3")
+    if workload.attention == "eager":
+        yield job({"attention": "flash2"}, "FlashAttention-2", attention="flash2")
+    if gpu is not None and gpu.peak_fp8 and workload.precision.kind == "bf16":
+        fp8 = Precision(kind="fp8", recipe="tensorwise", master=workload.precision.master)
+        yield job({"precision": "{fp8: {recipe: tensorwise}}"}, "FP8 linears", precision=fp8)
+    if ac.kind in ("full", "selective-op") and fits:
+        yield job(
+            {"activation_checkpointing": "none"}, "no activation checkpointing",
+            activation_checkpointing=Checkpointing(),
+        )  # fmt: skip
+    if ac.kind != "full" and not fits:
+        yield job(
+            {"activation_checkpointing": "full"}, "full activation checkpointing",
+            activation_checkpointing=Checkpointing(kind="full"),
+        )  # fmt: skip
+    if ac.kind == "full" and fits:
+        yield job(
+            {"activation_checkpointing": "{selective: op}"}, "selective checkpointing",
+            activation_checkpointing=Checkpointing(kind="selective-op"),
+        )  # fmt: skip
+    if workload.loss == "eager":
+        yield job({"loss": "fused-linear"}, "fused linear cross-entropy", loss="fused-linear")
+    sharded = p.strategy in ("fsdp1", "fsdp2")
+    if sharded and topology.nodes > 1 and p.replicate == 1:
+        yield knob("replicate", topology.nodes, "HSDP: shard within a node, replicate across")
+    if sharded and p.reshard_after_forward is True and p.strategy == "fsdp2":
+        yield knob("reshard_after_forward", False, "keep parameters gathered between passes")
+    if sharded and workload.gradient_accumulation > 1 and p.gradient_sync == "every":
+        yield knob("gradient_sync", "last", "reduce gradients in the last micro-step only")
+    if p.strategy == "fsdp2" and p.reduce_dtype == "fp32":
+        yield knob("reduce_dtype", "bf16", "reduce gradients in bf16")
+    if not fits and workload.optimizer == "adamw":
+        yield job({"optimizer": "adamw-8bit"}, "8-bit optimizer states", optimizer="adamw-8bit")
+    if not fits and p.offload == "none" and sharded:
+        yield knob("offload", "all", "parameters and optimizer in host memory")
+    if not fits and topology.graph is None:
+        more = topology.model_copy(update={"nodes": 2 * topology.nodes})
+        change = {"nodes": 2 * topology.nodes}
+        yield Candidate(change, "twice the nodes", more, workload)
+
+
+def rank_fixes(
+    topology: Topology,
+    workload: Workload,
+    fits: bool,
+    now_s_per_token: float,
+    evaluate: Evaluate,
+    most: int = 5,
+) -> tuple[Fix, ...]:
+    """Simulate each candidate and keep those that help, best first.
+
+    A job that fits wants less time per token and must still fit; one that does not fit wants a
+    change that makes it fit, the fastest first, or else the one nearest to fitting.
+    """
+    found = []
+    for candidate in candidates(topology, workload, fits):
+        seconds, reserved, ok = evaluate(candidate.topology, candidate.workload)
+        ratio = seconds / now_s_per_token
+        found.append(Fix(candidate.change, candidate.description, ratio, reserved, ok))
+    if fits:
+        helpful = [f for f in found if f.fits and f.step_time_ratio < 0.995]
+        return tuple(sorted(helpful, key=lambda f: f.step_time_ratio)[:most])
+    cure = sorted((f for f in found if f.fits), key=lambda f: f.step_time_ratio)
+    near = sorted((f for f in found if not f.fits), key=lambda f: f.memory_bytes)
+    return tuple((cure or near)[:most])
