@@ -1,0 +1,67 @@
+"""What a reading has to say beside the specs: warnings, assumptions, where values came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from sim.spec.bind import Assumption
+from sim.spec.tree import Place
+
+
+class Notice(NamedTuple):
+    """A warning: a stable code, the path of the key it is about, what and what to do."""
+
+    code: str
+    path: str
+    message: str
+    hint: str = ""
+
+
+class Origin(NamedTuple):
+    """Where the value of a key came from."""
+
+    kind: Literal["user", "override", "catalogue", "default"]
+    place: str  # "topo.yaml:9:7", "--set nodes=4", "catalogue:gpus/...", "" for a default
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """Beside the two specs.
+
+    Attributes
+    ----------
+    warnings : tuple of Notice
+        What is legal but unlikely to be meant.
+    assumed : tuple of Assumption
+        Keys left out, with the default each took; paths begin with ``topology.`` or ``workload.``.
+    given : dict
+        Path -> place of every key that was written.
+    """
+
+    warnings: tuple[Notice, ...]
+    assumed: tuple[Assumption, ...]
+    given: dict[str, Place]
+
+    def origin(self, path: str) -> Origin:
+        """Where the value at a path (``workload.micro_batch``) came from."""
+        place = self.given.get(path)
+        if place is None:
+            return Origin("default", "")
+        if place.source.startswith("--set"):
+            return Origin("override", place.source)
+        text = ":".join(str(p) for p in place if p is not None)
+        return Origin("catalogue" if text.startswith("catalogue:") else "user", text)
+
+    def assumptions(self) -> tuple[str, ...]:
+        """The assumed keys as lines of text: ``workload.stack.torch = 2.5``."""
+        return tuple(f"{path} = {_brief(value)}" for path, value in self.assumed)
+
+
+def _brief(value: Any) -> str:
+    if hasattr(value, "model_dump"):
+        inner = ", ".join(f"{k}={_brief(v)}" for k, v in value)
+        return f"{{{inner}}}"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
