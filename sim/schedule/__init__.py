@@ -1,1 +1,55 @@
-"""TODO."""
+"""Strategies: a workload, a module tree and a world become the plan of one training step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sim.schedule.plan import Plan
+
+if TYPE_CHECKING:
+    from sim.model.modules import ModelTree
+    from sim.spec.workload import Workload
+
+__all__ = ["Plan", "build_plan"]
+
+
+def build_plan(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Plan:
+    """Record what one rank issues in a training step of the workload's strategy.
+
+    Parameters
+    ----------
+    workload : Workload
+        The job; ``workload.parallelism.strategy`` chooses the schedule.
+    tree : ModelTree
+        Every parameter of the model under its training method.
+    world : int
+        Ranks in all.
+    steps : int
+        Optimizer steps to record; a strategy whose first step differs records a later one. [1]
+
+    Returns
+    -------
+    Plan
+        Operations in issue order.
+
+    Raises
+    ------
+    InputError
+        If the knobs contradict each other or the world.
+    """
+    strategy = workload.parallelism.strategy
+    if strategy == "fsdp2":
+        from sim.schedule import fsdp2
+
+        return fsdp2.build(workload, tree, world, steps)
+    if strategy == "fsdp1":
+        from sim.schedule import fsdp1
+
+        return fsdp1.build(workload, tree, world, steps)
+    if strategy == "ddp":
+        from sim.schedule import ddp
+
+        return ddp.build(workload, tree, world, steps)
+    from sim.schedule import zero
+
+    return zero.build(workload, tree, world, steps)

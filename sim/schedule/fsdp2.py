@@ -1,0 +1,537 @@
+"""FSDP2 (`fully_shard`): the state machine of its parameter groups, played on a recorder.
+
+Follows torch 2.13 (`_fsdp_param_group.py`, `_fsdp_state.py`, `_fsdp_collectives.py`) call by call;
+the methods of `_Run` carry the names of the hooks they play. spec.md sections 1 to 3 say the
+same in words, and the recordings in the tests are the expected values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sim.errors import InputError
+from sim.model.modules import Block, ModelTree, Module
+from sim.schedule.plan import Event, Plan, Recorder
+from sim.schedule.tail import clip_and_step, loss_all_reduce
+from sim.schedule.units import (
+    DTYPE_BYTES,
+    SOURCE,
+    Dtypes,
+    Unit,
+    checkpointed,
+    dtypes,
+    fsdp2_unit,
+    shard_ranks,
+    trainable,
+    tree_blocks,
+)
+from sim.spec.workload import Parallelism, Workload
+
+SHARDED, POST_FORWARD, UNSHARDED = range(3)
+FORWARD, PRE_BACKWARD = "forward", "backward"
+
+
+@dataclass(slots=True)
+class _Piece:
+    """A stretch of compute inside one unit: a block, or one module of it."""
+
+    unit: int
+    block: int
+    module: str
+    recompute: bool
+    input_grad: bool  # the unit's input requires a gradient
+    output_grad: bool
+
+
+@dataclass(slots=True)
+class _Layout:
+    """Units in module pre-order (root first), and the compute in forward order."""
+
+    units: list[Unit]
+    pieces: list[_Piece]
+    root: int  # unit of the root's own parameters, -1 if it has none
+    prefetchable: list[int]  # units in forward order, without the root
+    opens: dict[int, int] = field(default_factory=dict)  # unit -> its first piece
+    closes: dict[int, int] = field(default_factory=dict)  # unit -> its last piece
+
+
+def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Plan:
+    """One step (or several) of FSDP2.
+
+    Parameters
+    ----------
+    workload : Workload
+        Precision, parallelism knobs, checkpointing and accumulation are read.
+    tree : ModelTree
+        Every parameter.
+    world : int
+        Ranks in all.
+    steps : int
+        Optimizer steps to record one after the other. [1]
+
+    Returns
+    -------
+    Plan
+        What one rank issues.
+
+    Raises
+    ------
+    InputError
+        If the group sizes do not divide the world.
+    """
+    shard, replicate = shard_ranks(workload, world)
+    types = dtypes(workload)
+    layout = _layout(workload, tree, shard, types)
+    run = _Run(workload, layout, types, world, shard, replicate)
+    for _ in range(steps):
+        run.step()
+    return run.recorder.plan
+
+
+def _layout(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> _Layout:
+    wrap = workload.parallelism.wrap
+    if wrap == "linear":
+        return _wrap_linear(workload, tree, shard, types)
+    return _wrap_blocks(workload, tree, shard, types, titan=wrap == "torchtitan")
+
+
+def _outer(block: Block) -> list[tuple[Module, bool]]:
+    return [(m, False) for m in block.modules]
+
+
+def _wrap_blocks(
+    workload: Workload, tree: ModelTree, shard: int, types: Dtypes, *, titan: bool
+) -> _Layout:
+    """Each layer a unit; embedding, norm and head in the root or (torchtitan) their own units."""
+    last = len(tree.layers) + 1
+    embedding, head = _outer(tree.embedding), _outer(tree.head)
+    if not titan:
+        outer = [fsdp2_unit("root", -1, embedding + head, shard, types)]
+        first_unit = head_unit = 0
+    elif tree.tied:
+        outer = [fsdp2_unit("tok_embeddings, norm, lm_head", -1, embedding + head, shard, types)]
+        first_unit = head_unit = 0
+    else:
+        outer = [fsdp2_unit("tok_embeddings", 0, embedding, shard, types)]
+        first_unit, head_unit = 0, last
+    units = list(outer)
+    template: dict[str, Unit] = {}
+    for number, block in enumerate(tree.layers, 1):
+        unit = template.get(block.kind)
+        if unit is None:
+            modules = [(m, True) for m in block.modules]
+            unit = template[block.kind] = fsdp2_unit("", 0, modules, shard, types)
+        units.append(unit._replace(name=block.name, block=number))
+    if head_unit == last:
+        units.append(fsdp2_unit("norm, lm_head", last, head, shard, types))
+    recompute = checkpointed(workload.activation_checkpointing, len(tree.layers))
+    flows = trainable(tree.embedding)
+    pieces = [_Piece(first_unit, 0, "", False, False, flows)]
+    for number, block in enumerate(tree.layers, 1):
+        out = flows or trainable(block)
+        pieces.append(_Piece(number, number, "", recompute[number - 1], flows, out))
+        flows = out
+    pieces.append(_Piece(head_unit, last, "", False, flows, flows or trainable(tree.head)))
+    root = -1 if titan else 0
+    if titan:
+        order = [p.unit for p in pieces[:-1]] if tree.tied else [p.unit for p in pieces]
+    else:
+        order = [p.unit for p in pieces[1:-1]]
+    return _close(_Layout(units, pieces, root, order))
+
+
+def _wrap_linear(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> _Layout:
+    """Each linear layer a unit; norms and embedding (and a tied head) in the root."""
+    units = [Unit("root", -1, 0, 0.0, "", 0.0, 0, 0, 0)]
+    rest: list[tuple[Module, bool]] = []
+    pieces: list[_Piece] = []
+    order: list[int] = []
+    recompute = checkpointed(workload.activation_checkpointing, len(tree.layers))
+    flows = False
+    last = len(tree.layers) + 1
+    for number, block in enumerate(tree_blocks(tree)):
+        inside = 0 < number < last
+        own: dict[str, int] = {}
+        for module in block.modules:
+            weights = module.parameters
+            if number and weights and len(weights[0].shape) == 2 and len(weights) <= 2:
+                own[module.name] = len(units)
+                name = f"{block.name}.{module.name}" if inside else "lm_head"
+                units.append(fsdp2_unit(name, number, [(module, inside)], shard, types))
+            else:
+                rest.append((module, inside))
+        by_name = {m.name: m for m in block.modules}
+        for name in block.forward_order or tuple(by_name):
+            grad = name in by_name and any(p.trainable for p in by_name[name].parameters)
+            unit = own.get(name, 0)
+            again = inside and recompute[number - 1]
+            pieces.append(_Piece(unit, number, name, again, flows, flows or grad))
+            flows = flows or grad
+            if unit:
+                order.append(unit)
+    units[0] = fsdp2_unit("root", -1, rest, shard, types)
+    return _close(_Layout(units, pieces, 0, order))
+
+
+def _close(layout: _Layout) -> _Layout:
+    """Find where each unit but the root opens and closes."""
+    for i, piece in enumerate(layout.pieces):
+        if piece.unit != layout.root:
+            layout.opens.setdefault(piece.unit, i)
+            layout.closes[piece.unit] = i
+    return layout
+
+
+class _Run:
+    """The CPU thread: hooks in the order in which autograd and modules call them."""
+
+    def __init__(
+        self, workload: Workload, layout: _Layout, types: Dtypes, world: int, shard: int,
+        replicate: int,
+    ) -> None:  # fmt: skip
+        knobs = workload.parallelism
+        self.workload, self.knobs, self.layout, self.types = workload, knobs, layout, types
+        self.units = layout.units
+        self.shard, self.replicate, self.world = shard, replicate, world
+        groups = {"shard": shard}
+        if replicate > 1:
+            groups["replicate"] = replicate
+        self.smaller = _post_forward_ranks(knobs, shard)
+        value = knobs.reshard_after_forward
+        self.keeps = value is False or (not isinstance(value, bool) and value == 1)
+        if self.smaller:
+            groups[f"subgroup:{self.smaller}"] = self.smaller
+        self.recorder = Recorder(groups)
+        self.rs_comm = "shard.reduce_scatter" if knobs.separate_reduce_scatter_group else "shard"
+        self.offload = knobs.offload != "none"
+        n = len(layout.units)
+        self.state = [SHARDED] * n
+        self.gathered: list[Event | None] = [None] * n  # pending all-gather
+        self.resharded: list[Event] = [()] * n
+        self.held: Event = ()  # copy-out whose buffer the next forward copy-out frees
+        self.scatters: list[Event] = []  # reduce-scatters whose input is retained
+        self.reduced: dict[str, Event] = {}  # last post-reduce event by stream
+        self.order: list[int] = []  # post-forward order
+        self.indices: list[list[int]] = [[] for _ in range(n)]
+        self.done = [False] * n  # post-backward has run
+        self.accumulated = [False] * n  # holds an unsharded gradient
+        self.partial = [False] * n  # HSDP: holds a reduced, not yet all-reduced gradient
+        self.has_grad = [False] * n  # sharded gradient exists from an earlier micro-step
+        self.offloaded: list[list[Event]] = [[] for _ in range(n)]
+        self.reduce_grads = self.all_reduce_grads = self.reshard_after_backward = True
+        self.forward_targets, self.backward_targets = _targets(knobs, layout)
+        self._plan_totals()
+
+    def _plan_totals(self) -> None:
+        plan = self.recorder.plan
+        plan.owned_numel = sum(u.grad_numel for u in self.units) / self.shard
+        plan.owned_tensors = sum(u.grad_tensors for u in self.units)
+        plan.optimizer_on_host = self.offload
+
+    def step(self) -> None:
+        """All micro-steps of one optimizer step, then clipping and the optimizer."""
+        r, knobs = self.recorder, self.knobs
+        micro_steps = self.workload.gradient_accumulation
+        self.has_grad = [False] * len(self.units)
+        for micro in range(micro_steps):
+            r.micro_step = micro
+            last = micro == micro_steps - 1
+            self.reduce_grads = last or knobs.gradient_sync == "every"
+            self.all_reduce_grads = last or knobs.requires_all_reduce == "every"
+            self.reshard_after_backward = last or knobs.reshard_after_backward
+            self.forward()
+            self.backward()
+        loss_all_reduce(r, knobs, self.world, self.shard)
+        clip_and_step(r, knobs, DTYPE_BYTES[self.types.master])
+        r.micro_step = 0
+
+    # forward
+
+    def forward(self) -> None:
+        """The model's forward, with each unit's hooks around it."""
+        r, layout = self.recorder, self.layout
+        r.wait_stream("copy_in", "compute")
+        r.wait_stream("all_gather", "compute")
+        if layout.root >= 0:
+            self.pre_forward(layout.root)
+        for i, piece in enumerate(layout.pieces):
+            unit = piece.unit
+            if unit != layout.root and layout.opens[unit] == i:
+                self.pre_forward(unit)
+                for target in self.forward_targets.get(unit, ()):
+                    self.unshard(target, FORWARD)
+            r.segment("forward", FORWARD, piece.block, piece.module, self.units[unit].name)
+            if unit != layout.root and layout.closes[unit] == i:
+                self.post_forward(unit)
+        if layout.root >= 0:
+            self.post_forward(layout.root)
+        if self.held:
+            r.wait("copy_in", self.held)
+            r.wait("all_gather", self.held)
+            self.held = ()
+
+    def pre_forward(self, unit: int) -> None:
+        self.unshard(unit, FORWARD)
+        self.wait_for_unshard(unit, FORWARD)
+
+    def post_forward(self, unit: int) -> None:
+        keep = self._keeps(unit)
+        if not keep and self.smaller and unit != self.layout.root:
+            u, r = self.units[unit], self.recorder
+            kept = u.gather_bytes / self.smaller
+            r.kernel("compute", "reshard", FORWARD, 2 * kept, u.name, u.block)
+            self.state[unit] = POST_FORWARD
+            self.resharded[unit] = r.record("compute")
+        elif not keep:
+            self.state[unit] = SHARDED
+        self.indices[unit].append(len(self.order))
+        self.order.append(unit)
+
+    def _keeps(self, unit: int) -> bool:
+        """Whether a unit stays gathered after forward."""
+        knobs, layout = self.knobs, self.layout
+        if unit == layout.root:
+            return knobs.root_reshard_after_forward is not True
+        if layout.root < 0 and layout.closes[unit] == len(layout.pieces) - 1:
+            return True  # torchtitan: [norm, lm_head] would be gathered again at once
+        return self.keeps
+
+    def unshard(self, unit: int, phase: str) -> None:
+        """Cast, copy in, all-gather; nothing if gathered already or under way."""
+        if self.gathered[unit] is not None or self.state[unit] == UNSHARDED:
+            return
+        u, r = self.units[unit], self.recorder
+        if phase == PRE_BACKWARD and u.block == 0 and not self.knobs.unshard_embedding_in_backward:
+            return
+        smaller = self.state[unit] == POST_FORWARD
+        ranks = self.smaller if smaller else self.shard
+        if smaller:
+            r.wait("copy_in", self.resharded[unit])
+            r.wait("all_gather", self.resharded[unit])
+        if ranks == 1:
+            self.gathered[unit] = r.record("compute")
+            return
+        bytes_in = u.gather_bytes / ranks
+        stored = bytes_in if smaller else u.master_bytes / ranks
+        if self.offload:
+            r.kernel("copy_in", "h2d", phase, stored, u.name, u.block)
+        if self.types.casts:
+            r.kernel("copy_in", "cast", phase, stored + bytes_in, u.name, u.block)
+        r.kernel("copy_in", "copy_in", phase, 2 * bytes_in, u.name, u.block)
+        r.wait_stream("all_gather", "copy_in")
+        group = f"subgroup:{ranks}" if smaller else "shard"
+        r.collective(
+            "all_gather", "all_gather", phase, group, bytes_in, u.gather_bytes, u.gather_dtype,
+            u.name, u.block,
+        )  # fmt: skip
+        self.gathered[unit] = r.record("all_gather")
+
+    def wait_for_unshard(self, unit: int, phase: str) -> None:
+        """Compute waits for the all-gather and copies out; frees an all-gather buffer."""
+        event = self.gathered[unit]
+        if event is None:
+            return
+        u, r = self.units[unit], self.recorder
+        if phase == FORWARD and self.held:
+            r.wait("copy_in", self.held)
+            r.wait("all_gather", self.held)
+            self.held = ()
+        r.wait("compute", event)
+        r.kernel("compute", "copy_out", phase, 2 * u.gather_bytes, u.name, u.block)
+        self.state[unit] = UNSHARDED
+        self.gathered[unit] = None
+        copied = r.record("compute")
+        if phase == FORWARD and self.shard > 1:
+            self.held = copied
+        else:
+            r.wait("copy_in", copied)
+            r.wait("all_gather", copied)
+
+    # backward
+
+    def backward(self) -> None:
+        """The backward graph, then the final callback."""
+        layout = self.layout
+        pieces, root = layout.pieces, layout.root
+        self.done = [False] * len(self.units)
+        if root >= 0 and pieces[-1].output_grad:
+            self.pre_backward(root)
+        recomputed = -1
+        for i in range(len(pieces) - 1, -1, -1):
+            piece = pieces[i]
+            unit = piece.unit
+            if not piece.output_grad:
+                continue
+            if piece.recompute and piece.module and piece.block != recomputed:
+                recomputed = piece.block
+                self._recompute_modules(piece.block)
+            if unit != root and layout.closes[unit] == i:
+                self.pre_backward(unit)
+            name = self.units[unit].name
+            if piece.recompute and not piece.module:
+                self.recorder.segment("recompute", PRE_BACKWARD, piece.block, "", name)
+            self.recorder.segment("backward", PRE_BACKWARD, piece.block, piece.module, name)
+            if unit != root and layout.opens[unit] == i and piece.input_grad:
+                self.post_backward(unit)
+        self._final_callback()
+
+    def _recompute_modules(self, block: int) -> None:
+        """Forward again through a block whose modules are units: each is gathered on demand."""
+        r = self.recorder
+        for piece in self.layout.pieces:
+            if piece.block == block:
+                if piece.unit != self.layout.root:
+                    self.unshard(piece.unit, PRE_BACKWARD)
+                    self.wait_for_unshard(piece.unit, PRE_BACKWARD)
+                name = self.units[piece.unit].name
+                r.segment("recompute", PRE_BACKWARD, block, piece.module, name)
+
+    def pre_backward(self, unit: int) -> None:
+        self.unshard(unit, PRE_BACKWARD)
+        self.wait_for_unshard(unit, PRE_BACKWARD)
+        targets = self.backward_targets.get(unit)
+        if targets is not None:
+            for target in targets:
+                self.unshard(target, PRE_BACKWARD)
+        elif self.indices[unit]:
+            index = self.indices[unit].pop()
+            if index > 0:
+                self.unshard(self.order[index - 1], PRE_BACKWARD)
+
+    def post_backward(self, unit: int) -> None:
+        """Reshard, then copy in and reduce the gradients."""
+        self.done[unit] = True
+        u, r, knobs = self.units[unit], self.recorder, self.knobs
+        grads = u.grad_numel > 0
+        width, wide = DTYPE_BYTES[self.types.compute], DTYPE_BYTES[self.types.reduce]
+        if grads and self.accumulated[unit]:
+            traffic = u.grad_numel * (width + 2 * wide)
+            r.kernel("compute", "accumulate", PRE_BACKWARD, traffic, u.name, u.block)
+        if self.reshard_after_backward:
+            self.state[unit] = SHARDED
+        if not self.reduce_grads:
+            if grads and not self.accumulated[unit]:
+                self.accumulated[unit] = True
+                if wide != width:
+                    traffic = u.grad_numel * (width + wide)
+                    r.kernel("compute", "upcast", PRE_BACKWARD, traffic, u.name, u.block)
+            return
+        while len(self.scatters) >= knobs.reduce_scatter_max_input_buffers:
+            r.wait("compute", self.scatters.pop(0))
+        if grads:
+            self._reduce(unit, width if not self.accumulated[unit] else wide)
+            self.accumulated[unit] = False
+
+    def _reduce(self, unit: int, grad_bytes: float) -> None:
+        u, r, types = self.units[unit], self.recorder, self.types
+        wide = DTYPE_BYTES[types.reduce]
+        bytes_in = u.grad_numel * wide
+        bytes_out = bytes_in / self.shard
+        r.kernel(
+            "compute", "reduce_scatter_copy_in", PRE_BACKWARD, u.grad_numel * (grad_bytes + wide),
+            u.name, u.block,
+        )  # fmt: skip
+        stream = "reduce_scatter"
+        r.wait_stream(stream, "compute")
+        scaled = types.reduce == "fp16"  # NCCL's own average could overflow
+        if scaled:
+            r.kernel(stream, "predivide", PRE_BACKWARD, 2 * bytes_in, u.name, u.block)
+        if self.shard > 1:
+            r.collective(
+                stream, "reduce_scatter", PRE_BACKWARD, "shard", bytes_in, bytes_out,
+                types.reduce, u.name, u.block, comm=self.rs_comm,
+            )  # fmt: skip
+        else:
+            r.kernel(stream, "copy", PRE_BACKWARD, 2 * bytes_in, u.name, u.block)
+        scattered = r.record(stream)
+        if self.replicate > 1:
+            if not self.all_reduce_grads:
+                if self.partial[unit]:
+                    r.kernel(stream, "accumulate", PRE_BACKWARD, 3 * bytes_out, u.name, u.block)
+                self.partial[unit] = True
+                self.reduced[stream] = r.record(stream)
+                self.scatters.append(scattered)
+                return
+            if self.partial[unit]:
+                r.kernel(stream, "accumulate", PRE_BACKWARD, 3 * bytes_out, u.name, u.block)
+                self.partial[unit] = False
+            r.wait_stream("all_reduce", stream)
+            stream = "all_reduce"
+            r.collective(
+                stream, "all_reduce", PRE_BACKWARD, "replicate", bytes_out, bytes_out,
+                types.reduce, u.name, u.block,
+            )  # fmt: skip
+        if scaled:
+            r.kernel(stream, "postdivide", PRE_BACKWARD, 2 * bytes_out, u.name, u.block)
+        self._store(unit, stream, bytes_out)
+        self.reduced[stream] = r.record(stream)
+        self.scatters.append(scattered)
+
+    def _store(self, unit: int, stream: str, reduced_bytes: float) -> None:
+        """Cast the reduced gradient, send it to the host or add it to an earlier one."""
+        u, r, types = self.units[unit], self.recorder, self.types
+        stored = u.grad_numel / self.shard * DTYPE_BYTES[types.master]
+        if types.reduce != types.master:
+            r.kernel(stream, "cast", PRE_BACKWARD, reduced_bytes + stored, u.name, u.block)
+        if self.offload:
+            r.kernel(stream, "d2h", PRE_BACKWARD, stored, u.name, u.block)
+            if self.has_grad[unit]:
+                r.host_sync(r.record(stream))
+                r.host("accumulate", PRE_BACKWARD, 3 * stored)
+            else:
+                self.offloaded[unit].append(r.record(stream))
+        elif self.has_grad[unit]:
+            r.kernel(stream, "accumulate", PRE_BACKWARD, 3 * stored, u.name, u.block)
+        self.has_grad[unit] = True
+
+    def _final_callback(self) -> None:
+        """End of the backward graph: what no autograd hook has reduced, and the last waits."""
+        r = self.recorder
+        for unit in range(len(self.units)):
+            if not self.done[unit]:
+                self.post_backward(unit)
+            for event in self.reduced.values():
+                r.wait("compute", event)
+            self.reduced.clear()
+            for event in self.offloaded[unit]:
+                r.host_sync(event)
+            self.offloaded[unit].clear()
+            pending = self.gathered[unit]
+            if pending is not None:
+                r.wait("compute", pending)
+                self.gathered[unit] = None
+            self.indices[unit].clear()
+        self.order.clear()
+        for event in self.scatters:
+            r.wait("compute", event)
+        self.scatters.clear()
+
+
+def _post_forward_ranks(knobs: Parallelism, shard: int) -> int:
+    """Ranks of the smaller mesh that an integer `reshard_after_forward` names; 0 for none."""
+    value = knobs.reshard_after_forward
+    if isinstance(value, bool) or value in (1, shard):
+        return 0
+    if value < 1 or shard % value:
+        message = f"{value} is not a factor of the {shard} ranks of a shard group"
+        raise InputError.single(SOURCE, message, "parallelism.reshard_after_forward")
+    return value
+
+
+def _targets(
+    knobs: Parallelism, layout: _Layout
+) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """Explicit prefetch lists by unit; a unit without one prefetches by post-forward order."""
+    order = layout.prefetchable
+    ahead, behind = knobs.forward_prefetch, knobs.backward_prefetch
+    forward = {u: order[i + 1 : i + 1 + ahead] for i, u in enumerate(order)} if ahead else {}
+    if behind == "pre":
+        return forward, {}
+    if behind == "post":
+        message = '"post" is a mode of fsdp1; fsdp2 takes a depth, "pre" or "none"'
+        raise InputError.single(SOURCE, message, "parallelism.backward_prefetch")
+    if behind in ("none", 0):
+        return forward, {u: [] for u in range(len(layout.units))}
+    depth = int(behind)
+    backward = {u: order[max(0, i - depth) : i][::-1] for i, u in enumerate(order) if i}
+    return forward, backward

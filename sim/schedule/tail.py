@@ -1,0 +1,59 @@
+"""What follows the last backward of a step: the trainer's loss all-reduce, clipping, optimizer."""
+
+from __future__ import annotations
+
+from sim.schedule.plan import SEGMENT, Recorder
+from sim.spec.workload import Parallelism
+
+#: bytes an AdamW step on the CPU moves per element: parameter, gradient, two moments read,
+#: all but the gradient written, fp32
+_ADAM_BYTES = 28.0
+
+
+def loss_all_reduce(r: Recorder, knobs: Parallelism, world: int, shard: int) -> None:
+    """The trainer averages its loss over all ranks: 4 bytes."""
+    if not knobs.loss_all_reduce:
+        return
+    group = "shard" if world == shard else "world"
+    r.plan.groups[group] = world
+    r.collective("compute", "all_reduce", "loss", group, 4.0, 4.0, "fp32")
+
+
+def clip_and_step(
+    r: Recorder, knobs: Parallelism, grad_bytes: float, norm_bytes: float | None = None,
+    norm_dtype: str = "fp32",
+) -> None:  # fmt: skip
+    """Gradient norm, its all-reduce over the shard group, scaling, optimizer.
+
+    Parameters
+    ----------
+    r : Recorder
+        Its plan's `owned_numel` and `owned_tensors` are what is clipped and stepped.
+    knobs : Parallelism
+        `clip_gradients` and offload.
+    grad_bytes : float
+        Bytes an element of a reduced gradient. [B]
+    norm_bytes : float, optional
+        Bytes of the norm's all-reduce; default 4 a tensor (FSDP2: one norm per parameter). [B]
+    norm_dtype : str
+        Dtype of that all-reduce.
+    """
+    plan = r.plan
+    size = plan.owned_numel * grad_bytes
+    if knobs.clip_gradients and plan.owned_tensors:
+        if plan.optimizer_on_host:
+            r.host("grad_norm", "clip", size)
+        else:
+            r.kernel("compute", "grad_norm", "clip", size)
+        sent = 4.0 * plan.owned_tensors if norm_bytes is None else norm_bytes
+        if plan.groups.get("shard", 1) > 1:
+            r.collective("compute", "all_reduce", "clip", "shard", sent, sent, norm_dtype)
+        if plan.optimizer_on_host:
+            r.host_sync(r.record("compute"))
+            r.host("clip", "clip", 2 * size)
+        else:
+            r.kernel("compute", "clip", "clip", 2 * size)
+    if plan.optimizer_on_host:
+        r.host("optimizer", "optimizer", _ADAM_BYTES * plan.owned_numel)
+    else:
+        r.issue(SEGMENT, "compute", "optimizer", "optimizer")
