@@ -18,6 +18,7 @@ class Method(Spec):
     double_quantization: bool = True
     dropout: Fraction = 0.05
     frozen_dtype: Literal["as-compute", "fp32", "bf16"] = "as-compute"
+    input_require_grads: bool | None = None  # None: with activation checkpointing, as PEFT does
 
 
 class Precision(Spec):
@@ -67,6 +68,8 @@ class Parallelism(Spec):
     overlap_comm: bool | None = None
     sub_group_size: Count = 1e9
     zero_hpz_partition_size: Positive = 1
+    zero_quantized_weights: bool = False
+    zero_quantized_gradients: bool = False
     communication_data_type: Literal["fp32", "bf16", "fp16"] | None = None
     deepspeed_version: str = "0.19.8"
     bucket_cap_mb: Factor = 25.0  # DDP
