@@ -31,7 +31,11 @@ class Kernel:
     saved_bytes : float
         What autograd newly keeps after it, until its backward. [B]
     count : int
-        Launches.
+        Launches; flops, bytes and saved_bytes are of all of them together.
+    access : str
+        How an element-wise kernel reads: ``stream`` (contiguous, vectorised), ``strided`` (views,
+        casts between dtypes), ``fused`` (one compiled kernel), ``rows`` (a norm's row reductions),
+        ``gather``.
     """
 
     name: str
@@ -44,3 +48,4 @@ class Kernel:
     direction: str = "forward"
     saved_bytes: float = 0.0
     count: int = 1
+    access: str = "stream"

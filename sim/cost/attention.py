@@ -1,0 +1,73 @@
+"""Time of fused attention kernels: achieved rate by implementation, head size and sequence length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+#: workload's name of an implementation -> the family whose constants it has
+FAMILY = {"flash2": "flash2", "sdpa": "flash2", "flash3": "flash3", "triton": "triton", "cudnn": "cudnn"}
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionConstants:
+    """Rate of one implementation, head size and direction on one GPU generation.
+
+    Attributes
+    ----------
+    rate : float
+        Share of the dense bf16 peak on long sequences, masked pairs not counted.
+    knee : float
+        Sequence length at which half of it is reached, causal. [1]
+    knee_full : float
+        The same without a mask. [1]
+    """
+
+    rate: float
+    knee: float
+    knee_full: float
+
+
+Table = Mapping[tuple[str, str, int], AttentionConstants]
+
+
+def lookup(table: Table, kind: str, direction: str, head_dim: int) -> tuple[AttentionConstants, str]:
+    """Constants for an implementation and head size, and what they fell back on ("" if nothing).
+
+    Between tabulated head sizes the rate is that of the next larger one times the share of its
+    padded width that is used: kernels pad 80 to 96 or 128.
+    """
+    family = FAMILY.get(kind, kind)
+    note = ""
+    dims = sorted(d for f, p, d in table if f == family and p == direction)
+    if not dims:
+        note = f"attention {kind} {direction}: no data on this GPU, flash2 taken"
+        family = "flash2"
+        dims = sorted(d for f, p, d in table if f == family and p == direction)
+    above = [d for d in dims if d >= head_dim]
+    near = above[0] if above else dims[-1]
+    found = table[family, direction, near]
+    if near != head_dim:
+        note = note or f"attention {kind} {direction}: head size {head_dim} from {near}"
+        padded = next((p for p in (32, 64, 96, 128, 160, 192, 224, 256) if p >= head_dim), head_dim)
+        rate = found.rate * min(1.0, head_dim / padded)
+        return AttentionConstants(rate, found.knee, found.knee_full), note
+    return found, note
+
+
+def attention_rate(
+    c: AttentionConstants, peak_flops_per_s: float, queries: int, keys: int, window: int, causal: bool
+) -> float:
+    """Achieved rate of a kernel over its unmasked FLOPs. [FLOP/s]
+
+    Notes
+    -----
+    R(s) = peak rate s / (s + knee): the knee stands for prologue, epilogue and the half-masked
+    blocks on the diagonal. A window makes every row as long as the window.
+
+    Source: fitted on sim/data/measured/attention_kernels.csv by bench/fit/attention.py.
+    """
+    span = min(window, keys) if window else keys
+    knee = c.knee if causal else c.knee_full
+    short = queries / (queries + 32.0)  # a sliver of queries leaves most of a 64 or 128 row block empty
+    return peak_flops_per_s * c.rate * span / (span + knee) * short

@@ -1,0 +1,139 @@
+"""Time of matrix products: tiles in waves on the SMs, against the traffic they cause."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+F8 = npt.NDArray[np.float64]
+
+#: (rows, columns) of the output tiles a library chooses from, and which efficiency they have
+TILES = np.array(
+    [(256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (64, 256), (256, 64)], dtype=float
+)
+TILE_CLASS = np.array([0, 0, 1, 2, 2, 3, 2, 2])
+SPLITS = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
+MEMORY_SATURATION = 0.45  # share of the SMs that saturates HBM; see `bounds_by_units`
+
+
+@dataclass(frozen=True, slots=True)
+class GemmConstants:
+    """Constants of one GPU generation and dtype; each fitted on a whole table, never on a row.
+
+    Attributes
+    ----------
+    tile : tuple of 4 floats
+        Share of the SM's peak that a tile of class 0 to 3 reaches in its main loop.
+    quantisation : float
+        How much of a last, partly filled wave is lost (1: all of it; less where tiles drift apart).
+    fill_s : float
+        Prologue and epilogue of one wave. [s]
+    launch_s : float
+        Shortest kernel. [s]
+    memory : float
+        Share of the HBM bandwidth that operand streaming reaches.
+    extra_s, extra_bytes : float
+        What the measured call does beside the product (casts and scales of a serving stack):
+        fixed and per input element; not part of a training product. [s], [B]
+    """
+
+    tile: tuple[float, float, float, float]
+    quantisation: float
+    fill_s: float
+    launch_s: float
+    memory: float
+    extra_s: float = 0.0
+    extra_bytes: float = 0.0
+
+
+class GemmTimes(NamedTuple):
+    """Stand-alone times of products and what limits them, (n,) float64 each."""
+
+    seconds: F8
+    compute_s: F8  # tiles' main loops and fills
+    memory_s: F8  # traffic at achieved bandwidth
+    tiles: F8  # thread blocks, one an SM
+    split: F8
+
+
+def gemm_times(
+    shapes: npt.NDArray[np.float64],
+    element_bytes: float,
+    out_bytes: float,
+    peak_flops_per_s: float,
+    bytes_per_s: float,
+    sms: int,
+    c: GemmConstants,
+) -> GemmTimes:
+    """Stand-alone time of products on a GPU.
+
+    Parameters
+    ----------
+    shapes : (n, 4) float64
+        m, n, k, batch.
+    element_bytes, out_bytes : float
+        Size of an operand and of an output element. [B]
+    peak_flops_per_s : float
+        Dense peak of the dtype at the clock that holds. [FLOP/s]
+    bytes_per_s : float
+        HBM bandwidth, datasheet. [B/s]
+    sms : int
+        Streaming multiprocessors.
+    c : GemmConstants
+        Fitted constants.
+
+    Returns
+    -------
+    GemmTimes
+
+    Notes
+    -----
+    For every tile shape (a x b) and split s of k: T = batch ceil(m/a) ceil(n/b) s tiles run in
+    w = T/SMs waves, w' = 1 if w <= 1 else w + q (ceil(w) - w), each of 2 a b ceil(k/s) FLOPs at
+    the tile's rate plus a fill; a split adds the traffic of its partial sums. The library takes the
+    fastest. Total: launch + (compute^4 + memory^4)^(1/4).
+
+    Source: NVIDIA, "Matrix multiplication background", tile and wave quantisation; constants
+    fitted on sim/data/measured/gemm_efficiency.csv by bench/fit/gemm.py.
+    """
+    m, n, k, batch = (shapes[:, i, None, None] for i in range(4))
+    a, b = TILES[None, :, None, 0], TILES[None, :, None, 1]
+    rate = np.array(c.tile)[TILE_CLASS][None, :, None] * peak_flops_per_s / sms
+    s = SPLITS[None, None, :]
+    tiles = batch * np.ceil(m / a) * np.ceil(n / b) * s
+    depth = np.ceil(np.maximum(np.ceil(k / s), 1) / 32) * 32
+    waves = effective_waves(tiles / sms, c.quantisation)
+    compute = waves * (2 * a * b * depth / rate + c.fill_s)
+    bandwidth = c.memory * bytes_per_s
+    compute = compute + np.where(s > 1, 4 * batch * m * n * (s + 1) / bandwidth, 0.0)
+    compute = np.where((s > 1) & (k / s < 256), np.inf, compute)
+    flat = compute.reshape(len(shapes), -1)
+    best = np.argmin(flat, axis=1)
+    row = np.arange(len(shapes))
+    compute_s = flat[row, best]
+    memory_s = (element_bytes * batch * (m * k + k * n) + out_bytes * batch * m * n)[:, 0, 0] / bandwidth
+    extra = c.extra_s + c.extra_bytes * (batch * m * k)[:, 0, 0] / bandwidth
+    # products whose rows are not whole 16-byte units run on slower kernels
+    odd = ((shapes[:, 1] * element_bytes) % 16 > 0) | ((shapes[:, 2] * element_bytes) % 16 > 0)
+    compute_s = np.where(odd, 2.0 * compute_s, compute_s)
+    total = c.launch_s + soft_max(compute_s, memory_s) + extra
+    return GemmTimes(
+        seconds=total,
+        compute_s=compute_s,
+        memory_s=memory_s,
+        tiles=np.broadcast_to(tiles, compute.shape).reshape(len(shapes), -1)[row, best],
+        split=np.broadcast_to(s, compute.shape).reshape(len(shapes), -1)[row, best],
+    )
+
+
+def effective_waves(waves: F8, quantisation: float) -> F8:
+    """Waves a kernel takes, its last one partly lost: w' of `gemm_times`."""
+    return np.where(waves <= 1, 1.0, waves + quantisation * (np.ceil(waves) - waves))
+
+
+def soft_max(a: F8, b: F8) -> F8:
+    """(a^4 + b^4)^(1/4): the larger of two limits, a little more where they are close."""
+    return np.asarray((a**4 + b**4) ** 0.25)

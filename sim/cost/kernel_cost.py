@@ -1,0 +1,280 @@
+"""Kernels -> seconds, HBM bytes, host launch time, and how much slower each is on fewer SMs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.cost.attention import attention_rate, lookup
+from sim.cost.constants import KernelConstants, host_constants, load_constants
+from sim.cost.elementwise import stream_time
+from sim.cost.gemm import MEMORY_SATURATION, effective_waves, gemm_times
+from sim.cost.power import clock_factor, power_watts
+from sim.model.kernels import Kernel
+from sim.spec.gpu import Gpu
+
+F8 = npt.NDArray[np.float64]
+I4 = npt.NDArray[np.int32]
+
+ATTENTION_INTENSITY = 0.6  # tensor-core activity of a fused attention kernel beside a dense product
+GEMM_BYTES = {"fp32": 4.0, "tf32": 4.0, "fp8": 1.0}
+
+
+class Cost(NamedTuple):
+    """Cost of one kernel (all of its `count` launches together)."""
+
+    time_s: float  # alone on the GPU, without the host
+    hbm_bytes: float
+    compute_s: float  # part that scales with the SMs; 0 for memory-bound kernels
+    memory_s: float  # part that HBM limits
+    fixed_s: float  # launch and tail, neither
+    blocks: float  # thread blocks that fill the SMs in waves; 0: many small ones
+    watts: float
+    flops: float
+
+
+class KernelCosts(NamedTuple):
+    """Costs of a sequence of kernels; arrays are (n,) in its order."""
+
+    time_s: F8  # stand-alone duration [s]
+    hbm_bytes: F8
+    host_s: F8  # CPU time to launch [s]
+    flops: F8
+    watts: F8
+    curve: I4  # row of `CostModel.curves()`
+
+
+class CostModel:
+    """Costs of kernels on one GPU under one stack; remembers every distinct kernel.
+
+    Parameters
+    ----------
+    gpu : Gpu
+        The GPU; `power_limit` is a what-if.
+    stack : str
+        ``eager | compiled | graphs``: how kernels are launched.
+    constants : KernelConstants, optional
+        Instead of the GPU's own, for fits and what-ifs.
+    """
+
+    def __init__(self, gpu: Gpu, stack: str = "eager", constants: KernelConstants | None = None) -> None:
+        self.gpu = gpu
+        self.constants = constants or load_constants(gpu)
+        self.host = host_constants(stack)
+        self._costs: dict[Kernel, Cost] = {}
+        self._rows: dict[Kernel, int] = {}
+        self._curves: list[F8] = []
+        self._curve_of: dict[tuple[float, ...], int] = {}
+        self._notes: dict[str, None] = dict.fromkeys(self.constants.fallbacks)
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """What was costed with constants of something else, so far."""
+        return tuple(self._notes)
+
+    def cost(self, kernel: Kernel) -> Cost:
+        """Cost of one kernel."""
+        found = self._costs.get(kernel)
+        if found is None:
+            self._price([kernel])
+            found = self._costs[kernel]
+        return found
+
+    def costs(self, kernels: Sequence[Kernel]) -> KernelCosts:
+        """Costs of kernels in order.
+
+        Parameters
+        ----------
+        kernels : sequence of Kernel
+            Any length.
+
+        Returns
+        -------
+        KernelCosts
+            `curve` indexes `curves()`.
+        """
+        self._price([k for k in dict.fromkeys(kernels) if k not in self._costs])
+        table = [self._costs[k] for k in kernels]
+        columns = np.array([(c.time_s, c.hbm_bytes, c.flops, c.watts) for c in table], dtype=float).reshape(-1, 4)
+        host = np.array([self.host_seconds(k) for k in kernels], dtype=float)
+        rows = np.array([self._rows[k] for k in kernels], dtype=np.int32)
+        return KernelCosts(columns[:, 0], columns[:, 1], host, columns[:, 2], columns[:, 3], rows)
+
+    def host_seconds(self, kernel: Kernel) -> float:
+        """CPU time to launch a kernel. [s]"""
+        if kernel.kind == "optimizer" or not kernel.module:
+            return self.host.optimizer_s * kernel.count
+        if kernel.direction == "forward":
+            return self.host.forward_s * kernel.count
+        return self.host.backward_s * kernel.count
+
+    def curves(self) -> F8:
+        """Relative rates by SMs left, (n_curves, SMs + 1): 1 with all of them, row 0 units as with one."""
+        if not self._curves:
+            return np.ones((0, self.gpu.sms + 1))
+        return np.array(self._curves)
+
+    def bounds_by_units(self, kernel: Kernel) -> F8:
+        """Relative rate of a kernel by SMs left, (SMs + 1,)."""
+        self.cost(kernel)
+        return self._curves[self._rows[kernel]]
+
+    def peak(self, dtype: str) -> float:
+        """Dense peak of a dtype; one the GPU lacks runs as the next it has. [FLOP/s]"""
+        g = self.gpu
+        peaks = {"bf16": g.peak_bf16, "fp16": g.peak_fp16, "fp8": g.peak_fp8, "tf32": g.peak_tf32, "fp32": g.peak_fp32}
+        chain = {"bf16": ("bf16", "fp16"), "fp8": ("fp8", "bf16", "fp16"), "tf32": ("tf32", "fp32")}
+        for name in chain.get(dtype, (dtype,)):
+            value = peaks[name]
+            if value:
+                return value
+        return g.peak_fp32
+
+    def clock(self, intensity: float) -> float:
+        """Share of the quoted clock that a kernel of this tensor-core activity holds."""
+        return clock_factor(intensity, self.gpu.power_limit, self.gpu.idle_power, self.constants.power)
+
+    def _price(self, kernels: list[Kernel]) -> None:
+        gemms = [k for k in kernels if k.kind == "gemm"]
+        for dtype in dict.fromkeys(k.dtype for k in gemms):
+            self._price_gemms(dtype, [k for k in gemms if k.dtype == dtype])
+        for kernel in kernels:
+            if kernel.kind == "attention":
+                self._costs[kernel] = self._attention(kernel)
+            elif kernel.kind != "gemm":
+                self._costs[kernel] = self._stream(kernel)
+            self._rows[kernel] = self._curve(self._costs[kernel])
+
+    def _price_gemms(self, dtype: str, kernels: list[Kernel]) -> None:
+        c = self.constants.gemm[dtype]
+        clock = self.clock(1.0)
+        shapes = np.array([k.shape for k in kernels], dtype=float)
+        times = gemm_times(
+            shapes,
+            GEMM_BYTES.get(dtype, 2.0),
+            2.0 if dtype == "fp8" else GEMM_BYTES.get(dtype, 2.0),
+            self.peak(dtype) * clock,
+            self.gpu.memory_bandwidth,
+            self.gpu.sms,
+            c,
+        )
+        for i, kernel in enumerate(kernels):
+            busy = float(times.compute_s[i] / times.seconds[i])
+            watts = power_watts(busy, clock, self.gpu.idle_power, self.constants.power)
+            self._costs[kernel] = Cost(
+                time_s=float(times.seconds[i]) * kernel.count,
+                hbm_bytes=kernel.bytes,
+                compute_s=float(times.compute_s[i]) * kernel.count,
+                memory_s=float(times.memory_s[i]) * kernel.count,
+                fixed_s=c.launch_s * kernel.count,
+                blocks=float(times.tiles[i]),
+                watts=min(watts, self.gpu.power_limit),
+                flops=kernel.flops,
+            )
+
+    def _attention(self, kernel: Kernel) -> Cost:
+        sequences, heads, _, queries, keys, dim, causal, window = kernel.shape
+        direction = "forward" if kernel.direction == "forward" else "backward"
+        c, note = lookup(self.constants.attention, kernel.access, direction, dim)
+        if note:
+            self._notes[note] = None
+        clock = self.clock(ATTENTION_INTENSITY)
+        rate = attention_rate(c, self.peak("bf16") * clock, queries, keys, window, bool(causal))
+        blocks = sequences * heads * -(-queries // 128)
+        compute = kernel.flops / rate
+        # too few heads and rows leave SMs idle
+        compute *= max(1.0, 0.75 * self.gpu.sms / blocks)
+        memory = kernel.bytes / (self.constants.bandwidth["fused"] * self.gpu.memory_bandwidth)
+        floor = self.constants.floor_s
+        return Cost(
+            time_s=floor + max(compute, memory),
+            hbm_bytes=kernel.bytes,
+            compute_s=compute,
+            memory_s=memory,
+            fixed_s=floor,
+            blocks=float(blocks),
+            watts=min(
+                power_watts(ATTENTION_INTENSITY, clock, self.gpu.idle_power, self.constants.power), self.gpu.power_limit
+            ),
+            flops=kernel.flops,
+        )
+
+    def _stream(self, kernel: Kernel) -> Cost:
+        c = self.constants
+        share = c.bandwidth[kernel.access]
+        time = stream_time(kernel.bytes, kernel.count, share, self.gpu.memory_bandwidth, c.floor_s, c.ramp_bytes)
+        return Cost(
+            time_s=time,
+            hbm_bytes=kernel.bytes,
+            compute_s=0.0,
+            memory_s=time - c.floor_s * kernel.count,
+            fixed_s=c.floor_s * kernel.count,
+            blocks=0.0,
+            watts=min(power_watts(0.0, 1.0, self.gpu.idle_power, c.power), self.gpu.power_limit),
+            flops=0.0,
+        )
+
+    def _curve(self, cost: Cost) -> int:
+        """Row of the curve of a kernel; equal curves are shared."""
+        total = cost.compute_s + cost.memory_s
+        bound = 1.0 if total == 0 else round(min(1.0, cost.compute_s / total * 2), 2)
+        blocks = min(cost.blocks, 64.0 * self.gpu.sms)
+        key = (bound if cost.compute_s else 0.0, blocks if cost.compute_s else 0.0, round(cost.fixed_s / cost.time_s, 1))
+        row = self._curve_of.get(key)
+        if row is None:
+            row = self._curve_of[key] = len(self._curves)
+            self._curves.append(rate_by_units(cost, self.gpu.sms, self.constants.gemm["bf16"].quantisation))
+        return row
+
+
+def rate_by_units(cost: Cost, sms: int, quantisation: float) -> F8:
+    """Relative rate of a kernel when a collective leaves it fewer SMs.
+
+    Parameters
+    ----------
+    cost : Cost
+        The kernel alone.
+    sms : int
+        All SMs.
+    quantisation : float
+        Loss of a last, partly filled wave.
+
+    Returns
+    -------
+    (sms + 1,) float64
+        1 at `sms`; entry 0 equals entry 1, since no collective takes every SM.
+
+    Notes
+    -----
+    Compute time scales with the waves of the kernel's blocks on u SMs; the memory time not until
+    fewer than MEMORY_SATURATION of the SMs are left, from where it scales with 1/u; launch and
+    tail stay. Rate = t(all)/t(u).
+
+    Source: waves' = ceil(tiles/(SMs - channels)), NVIDIA forum 337991 (132 tiles beside 24
+    channels take twice as long); HBM saturates with less than half of the SMs (Volkov 2016).
+    """
+    u = np.maximum(np.arange(sms + 1, dtype=float), 1.0)
+    memory = cost.memory_s * np.maximum(1.0, MEMORY_SATURATION * sms / u)
+    compute = np.zeros_like(u)
+    if cost.compute_s > 0:
+        full = float(effective_waves(np.array([cost.blocks / sms]), quantisation)[0])
+        compute = cost.compute_s * effective_waves(cost.blocks / u, quantisation) / full
+    time = cost.fixed_s + (compute**4 + memory**4) ** 0.25
+    return np.asarray(time[-1] / time)
+
+
+@lru_cache(maxsize=16)
+def cost_model(gpu: Gpu, stack: str = "eager") -> CostModel:
+    """The cost model of a GPU and stack, shared so that equal kernels are priced once."""
+    return CostModel(gpu, stack)
+
+
+def launch_stack(compiled: bool, graphs: bool) -> str:
+    """How a workload launches kernels: ``eager | compiled | graphs``."""
+    if graphs:
+        return "graphs"
+    return "compiled" if compiled else "eager"
