@@ -45,3 +45,24 @@ Folding (``fold.py``): equal ranks, resources and demand rows found by colour re
 
 ``fabric.graph()`` (or ``build_graph(topology)``) is the same table as a networkx DiGraph.
 """
+
+from __future__ import annotations
+
+from sim.fabric.compiled import Fabric, Route, compile_fabric
+from sim.fabric.rings import Load, Rings
+from sim.fabric.shape import KINDS
+
+__all__ = ["KINDS", "Fabric", "Load", "Rings", "Route", "build_graph", "compile_fabric", "fold"]
+
+
+def __getattr__(name: str) -> object:
+    # networkx is imported only by who looks at the graph
+    if name == "build_graph":
+        from sim.fabric.graph import build_graph
+
+        return build_graph
+    if name == "fold":
+        from sim.fabric.fold import fold
+
+        return fold
+    raise AttributeError(name)

@@ -1,0 +1,219 @@
+"""An explicit graph -> shapes of its nodes and the plane between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sim.errors import Fault, InputError
+from sim.fabric.links import nvlink_rates
+from sim.fabric.network import Plane
+from sim.fabric.shape import CPU, NVLINK, PCIE, Link, Shape
+from sim.spec.gpu import Gpu
+from sim.spec.topology import Cpu, Edge, Graph, NvLink, Storage, Topology, Vertex
+
+_KIND = {"nvlink": NVLINK, "pcie": PCIE, "cpu": CPU}
+_PORTS = ("nic", "gpu")  # vertices of a node that may be joined to the network
+_MAY_JOIN = {
+    "nvlink": {"gpu", "nvswitch", "cpu"},
+    "pcie": {"gpu", "pcie-switch", "cpu", "nic"},
+    "cpu": {"cpu"},
+    "network": {"nic", "gpu", "switch"},
+}
+
+
+@dataclass
+class Parts:
+    """Nodes (their shapes and the users' names of their vertices) and the network between."""
+
+    shapes: list[Shape] = field(default_factory=list)
+    labels: list[list[str]] = field(default_factory=list)
+    plane: Plane = field(default_factory=Plane)
+
+
+def parts_of(topology: Topology, graph: Graph) -> Parts:
+    """Split an explicit graph into nodes and network.
+
+    Parameters
+    ----------
+    topology : Topology
+        Whose ``node`` or ``gpu``, where given, says what vertices leave out.
+    graph : Graph
+        Vertices and edges. A node is what hangs together without network links, so GPUs of
+        several hosts joined by NVLink are one node to the model, as they are to NCCL.
+
+    Returns
+    -------
+    Parts
+        Nodes in order of their least ``node`` number; equal nodes share one Shape.
+
+    Raises
+    ------
+    InputError
+        For every fault found: unknown or doubled ids, links that can't be, a graph in pieces.
+    """
+    source = topology.name
+    _check(graph, source)
+    vertices = {v.id: v for v in graph.vertices}
+    local = _Groups(vertices)
+    whole = _Groups(vertices)
+    for edge in graph.edges:
+        whole.merge(edge.source, edge.target)
+        if edge.kind != "network":
+            local.merge(edge.source, edge.target)
+    pieces = whole.groups()
+    if len(pieces) > 1:
+        few = "; ".join(", ".join(p[:3]) + (", ..." if len(p) > 3 else "") for p in pieces[:4])
+        message = f"the graph is in {len(pieces)} pieces that no link joins: {few}"
+        raise InputError.single(source, message, "graph.edges")
+    return _assemble(topology, graph, vertices, local)
+
+
+def _assemble(
+    topology: Topology, graph: Graph, vertices: dict[str, Vertex], local: _Groups
+) -> Parts:
+    switches = [v.id for v in graph.vertices if v.kind == "switch"]
+    groups = [g for g in local.groups() if vertices[g[0]].kind != "switch"]
+    groups.sort(key=lambda g: min(vertices[v].node for v in g))
+    inside: dict[str, list[Edge]] = {g[0]: [] for g in groups}
+    ports = set()
+    for edge in graph.edges:
+        if edge.kind == "network":
+            ports |= {e for e in (edge.source, edge.target) if vertices[e].kind in _PORTS}
+        else:
+            inside[local.find(edge.source)].append(edge)
+    parts, shared = Parts(), dict[object, Shape]()
+    port_of: dict[str, int] = {}
+    for place, group in enumerate(groups):
+        shape = _shape(topology, [vertices[v] for v in group], inside[local.find(group[0])], ports)
+        key = (
+            tuple(shape.kinds),
+            tuple(shape.links),
+            tuple(g.name for g in shape.gpu_specs),
+            tuple(shape.rails),
+            tuple(shape.nics),
+        )
+        parts.shapes.append(shared.setdefault(key, shape))
+        parts.labels.append(group)
+        for nic, v in enumerate(shape.nics):
+            port_of[group[v]] = len(parts.plane.owner)
+            parts.plane.owner.append((place, nic))
+    _join_network(parts.plane, graph, switches, port_of)
+    return parts
+
+
+def _join_network(
+    plane: Plane, graph: Graph, switches: list[str], port_of: dict[str, int]
+) -> None:
+    place = dict(port_of)
+    place.update({name: plane.switch(name) for name in switches})
+    for edge in graph.edges:
+        if edge.kind == "network":
+            a, b = place[edge.source], place[edge.target]
+            plane.link(a, b, edge.bandwidth, edge.latency)
+            if not edge.directed:
+                plane.link(b, a, edge.bandwidth, edge.latency)
+
+
+def _shape(
+    topology: Topology, vertices: list[Vertex], edges: list[Edge], ports: set[str]
+) -> Shape:
+    node = topology.node
+    shape = Shape()
+    if node is not None:
+        shape.p2p, shape.vendor = node.pcie.p2p, node.cpu.vendor
+        if node.nics is not None:
+            shape.gpudirect = node.nics.gpudirect and node.nics.kind != "tcp"
+    place: dict[str, int] = {}
+    for v in vertices:
+        i = place[v.id] = shape.vertex(v.kind, v.id)
+        if v.kind == "gpu":
+            shape.gpus.append(i)
+            shape.gpu_specs.append(_gpu(topology, v))
+        elif v.kind == "cpu":
+            shape.cpus.append(i)
+        if v.id in ports:
+            shape.nics.append(i)
+            shape.rails.append(len(shape.rails) if v.rail is None else v.rail)
+    shape.p2p = shape.p2p and all(g.p2p for g in shape.gpu_specs)
+    specs = dict(zip(shape.gpus, shape.gpu_specs, strict=True))
+    for edge in edges:
+        a, b = place[edge.source], place[edge.target]
+        count = _links(specs.get(a, specs.get(b)), edge)
+        for tail, head in ((a, b),) if edge.directed else ((a, b), (b, a)):
+            rate = edge.bandwidth
+            shape.links.append(Link(tail, head, _KIND[edge.kind], rate, rate, edge.latency, count))
+    shape.add_own(node.cpu if node else Cpu(), node.storage if node else Storage())
+    return shape
+
+
+def _gpu(topology: Topology, vertex: Vertex) -> Gpu:
+    gpu = vertex.gpu or topology.gpu or (topology.node.gpu if topology.node else None)
+    if gpu is None:
+        message = "names no GPU, and the topology has no `gpu` for those that don't"
+        raise InputError.single(topology.name, message, f"graph.vertices[{vertex.id}].gpu")
+    return gpu
+
+
+def _links(gpu: Gpu | None, edge: Edge) -> int:
+    """How many NVLinks make up an edge, at the GPU's rate of one."""
+    if edge.kind != "nvlink" or gpu is None or gpu.nvlink_generation is None:
+        return 0
+    _, effective = nvlink_rates(NvLink(generation=gpu.nvlink_generation, links_per_gpu=1), gpu)
+    return max(1, round(edge.bandwidth / effective))
+
+
+def _check(graph: Graph, source: str) -> None:
+    faults = []
+    kinds: dict[str, str] = {}
+    for i, v in enumerate(graph.vertices):
+        if v.id in kinds:
+            faults.append(Fault(source, None, None, f"graph.vertices[{i}].id", f"{v.id} twice"))
+        kinds[v.id] = v.kind
+    if "gpu" not in kinds.values():
+        faults.append(Fault(source, None, None, "graph.vertices", "not one GPU"))
+    seen: set[tuple[str, str]] = set()
+    for i, e in enumerate(graph.edges):
+        path = f"graph.edges[{i}]"
+        unknown = [end for end in (e.source, e.target) if end not in kinds]
+        for end in unknown:
+            faults.append(Fault(source, None, None, path, f"no vertex {end!r}"))
+        if unknown:
+            continue
+        if e.source == e.target:
+            faults.append(Fault(source, None, None, path, f"joins {e.source} to itself"))
+        for end in (e.source, e.target):
+            if kinds[end] not in _MAY_JOIN[e.kind]:
+                message = f"a link of kind {e.kind} can't end at {end}, of kind {kinds[end]}"
+                faults.append(Fault(source, None, None, path, message))
+        ways = [(e.source, e.target)] + ([] if e.directed else [(e.target, e.source)])
+        if any(way in seen for way in ways):
+            message = f"{e.source} and {e.target} are joined already; add the bandwidths up"
+            faults.append(Fault(source, None, None, path, message))
+        seen.update(ways)
+    if faults:
+        raise InputError(faults)
+
+
+class _Groups:
+    """Union-find over vertex ids; a group's name is its first vertex in order of appearance."""
+
+    def __init__(self, ids: dict[str, Vertex]) -> None:
+        self._order = {v: i for i, v in enumerate(ids)}
+        self._parent = {v: v for v in ids}
+
+    def find(self, v: str) -> str:
+        while self._parent[v] != v:
+            self._parent[v] = self._parent[self._parent[v]]
+            v = self._parent[v]
+        return v
+
+    def merge(self, a: str, b: str) -> None:
+        first, second = sorted((self.find(a), self.find(b)), key=self._order.__getitem__)
+        self._parent[second] = first
+
+    def groups(self) -> list[list[str]]:
+        """Groups and their members in order of appearance."""
+        found: dict[str, list[str]] = {}
+        for v in self._parent:
+            found.setdefault(self.find(v), []).append(v)
+        return list(found.values())

@@ -1,0 +1,222 @@
+"""Folding: equal ranks, resources and demands, found by colour refinement.
+
+Colours are refined until the partition is equitable: any two members of a class see the same classes,
+equally often and with the same amounts. Max-min rates are then equal within a class, and the
+quotient system (one row and one resource a class, demands multiplied) has exactly these rates.
+
+Source: Grohe, Kersting, Mladenov, Selman, "Dimension reduction via colour refinement" (2014).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from sim.fabric.compiled import Fabric
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint64]
+
+
+class Fold(NamedTuple):
+    """A system of demand rows over resources, and its quotient."""
+
+    row_class: I8  # (n_rows,)
+    row_first: I8  # (n_classes,) first member of each class
+    row_count: I8  # (n_classes,) members
+    resource_class: I8  # (n_resources,) -1 where no row asks for it
+    resource_first: I8  # (k,)
+    resource_count: I8  # (k,)
+    capacity: F8  # (k,) of one member
+    ptr: I8  # (n_classes+1,) CSR of the quotient, a row per class
+    resource: I8  # class of resources
+    amount: F8  # demand of all members of the row class together on one member of the resource class
+
+
+def _mix(x: U8) -> U8:
+    """Scramble 64-bit words (splitmix64), so that sums of them tell multisets apart."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def refine(colour: npt.ArrayLike, tail: I8, head: I8, weight: npt.ArrayLike) -> I8:
+    """Coarsest equitable refinement of a colouring of a weighted directed graph.
+
+    Parameters
+    ----------
+    colour : (n,) array
+        Initial colours, any sortable values.
+    tail, head : (m,) int64
+        Ends of the edges; both ends see an edge, and which end they are.
+    weight : (m,) array
+        Any sortable values; edges are alike only if these are equal.
+
+    Returns
+    -------
+    (n,) int64
+        Colours 0..k-1.
+
+    Notes
+    -----
+    Neighbourhoods are told apart by sums of scrambled 64-bit words: two different ones are taken
+    for equal with a chance near 2^-64 a pair.
+    """
+    now = np.unique(np.asarray(colour), return_inverse=True)[1].astype(np.int64).ravel()
+    codes = np.unique(np.asarray(weight), return_inverse=True)[1].ravel()
+    n = len(now)
+    here = np.concatenate([tail, head])
+    there = np.concatenate([head, tail])
+    label = np.concatenate([2 * codes, 2 * codes + 1]).astype(np.uint64)
+    label = _mix(label + np.uint64(0x9E3779B97F4A7C15))
+    order = np.argsort(here, kind="stable")
+    here, there, label = here[order], there[order], label[order]
+    starts = np.flatnonzero(np.r_[True, here[1:] != here[:-1]]) if len(here) else here
+    count = int(now.max()) + 1 if n else 0
+    while True:
+        key = _mix(now.astype(np.uint64) + np.uint64(1))
+        if len(here):
+            seen = np.add.reduceat(_mix(key[there] ^ label), starts)
+            key[here[starts]] += _mix(seen) * np.uint64(3)
+        finer = np.unique(key, return_inverse=True)[1].astype(np.int64).ravel()
+        if int(finer.max(initial=-1)) + 1 == count:
+            return now
+        count, now = int(finer.max()) + 1, finer
+
+
+def _first_order(colour: I8) -> tuple[I8, I8, I8]:
+    """Renumber colours by first appearance; first member and size of each."""
+    _, first, inverse, count = np.unique(
+        colour, return_index=True, return_inverse=True, return_counts=True
+    )
+    order = np.argsort(first, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank[inverse.ravel()], first[order], count[order]
+
+
+def fold(
+    capacity: F8,
+    ptr: I8,
+    resource: I8,
+    amount: F8,
+    colour: npt.ArrayLike | None = None,
+    ties: tuple[I8, I8] | None = None,
+) -> Fold:
+    """Fold demand rows over resources into classes.
+
+    Parameters
+    ----------
+    capacity : (n_resources,) float64
+        Of every resource. [unit/s]
+    ptr : (n_rows+1,) int64
+        CSR pointer of the rows.
+    resource, amount : (ptr[-1],) int64, float64
+        Resource, and demand on it per unit of the row's work.
+    colour : (n_rows,) array, optional
+        Rows of different colour are never folded: bound, weight, kind of op.
+    ties : pair of (m,) int64, optional
+        Rows that belong together other than by resources (a rank and the collectives it takes part
+        in), as pairs row, row.
+
+    Returns
+    -------
+    Fold
+        Classes and quotient. A max-min solve of the quotient, with each row class standing as one
+        flow of its members' common rate, gives every member's rate.
+    """
+    n_rows = len(ptr) - 1
+    used, place = np.unique(resource, return_inverse=True)
+    place = place.ravel()
+    row_of = np.repeat(np.arange(n_rows), np.diff(ptr))
+    start = np.zeros(n_rows, np.int64) if colour is None else _codes(colour)
+    caps = _codes(capacity[used]) + (int(start.max(initial=0)) + 1)
+    tail, head, weight = row_of, place + n_rows, _codes(amount)
+    if ties is not None:
+        tail, head = np.concatenate([tail, ties[0]]), np.concatenate([head, ties[1]])
+        weight = np.concatenate([weight, np.full(len(ties[0]), -1)])
+    refined = refine(np.concatenate([start, caps]), tail, head, weight)
+    row_class, row_first, row_count = _first_order(refined[:n_rows])
+    kinds, resource_first, resource_count = _first_order(refined[n_rows:])
+    n_kinds = len(resource_first)
+    # demand of a whole row class on a whole resource class, spread over its members
+    total = np.bincount(
+        row_class[row_of] * n_kinds + kinds[place], amount, minlength=len(row_first) * n_kinds
+    )
+    cells = np.flatnonzero(total)
+    column = cells % n_kinds
+    resource_class = np.full(len(capacity), -1, np.int64)
+    resource_class[used] = kinds
+    return Fold(
+        row_class,
+        row_first,
+        row_count,
+        resource_class,
+        used[resource_first],
+        resource_count,
+        capacity[used[resource_first]],
+        np.searchsorted(cells, np.arange(len(row_first) + 1) * n_kinds),
+        column,
+        total[cells] / resource_count[column],
+    )
+
+
+def _codes(values: npt.ArrayLike) -> I8:
+    return np.unique(np.asarray(values), return_inverse=True)[1].astype(np.int64).ravel()
+
+
+def classes_of_ranks(fabric: Fabric) -> I8:
+    """Classes of ranks under colour refinement of the machine's graph.
+
+    Parameters
+    ----------
+    fabric : Fabric
+        Compiled machine.
+
+    Returns
+    -------
+    (n_ranks,) int64
+        Numbered by first appearance. Links are alike by kind, rates and latency; vertices by kind,
+        GPU model and the capacities of their memories.
+    """
+    kinds = ("gpu", "nvswitch", "pcie-switch", "cpu", "nic", "switch")
+    models: dict[object, int] = {}
+    colour: list[tuple[int, int, float]] = []
+    vertex_base, gpus, tails, heads, ids = [], [], [], [], []
+    for n, shape in enumerate(fabric.shapes):
+        base = len(colour)
+        vertex_base.append(base)
+        specs = dict(zip(shape.gpus, shape.gpu_specs, strict=True))
+        own = {c: shape.own[i].capacity for i, c in enumerate(shape.cpus)}
+        for v, kind in enumerate(shape.kinds):
+            model = models.setdefault(specs[v], len(models)) if v in specs else -1
+            colour.append((kinds.index(kind), model, own.get(v, 0.0)))
+        gpus += [base + g for g in shape.gpus]
+        tails += [base + e.tail for e in shape.links]
+        heads += [base + e.head for e in shape.links]
+        first = int(fabric.node_base[n])
+        ids += range(first, first + len(shape.links))
+    plane = fabric.plane
+    ports = [vertex_base[n] + fabric.shapes[n].nics[j] for n, j in plane.owner]
+    ends = ports + list(range(len(colour), len(colour) + len(plane.names)))
+    colour += [(kinds.index("switch"), -1, 0.0)] * len(plane.names)
+    tails += [ends[a] for a in plane.tail]
+    heads += [ends[b] for b in plane.head]
+    ids += range(plane.base, fabric.n_resources)
+    codes = {c: i for i, c in enumerate(sorted(set(colour)))}
+    link = np.array(ids, np.int64)
+    columns = (fabric.capacity, fabric.raw, fabric.latency, fabric.kind)
+    weight = np.zeros(len(link), np.int64)
+    for column in columns:
+        weight = weight * (len(link) + 1) + _codes(column[link])
+        weight = _codes(weight)
+    refined = refine(
+        np.array([codes[c] for c in colour]), np.array(tails), np.array(heads), weight
+    )
+    return _first_order(refined[np.array(gpus, np.int64)])[0]
+
+

@@ -1,0 +1,188 @@
+"""The network between nodes: NIC ports, leaf and spine switches, equal-cost paths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from sim.errors import InputError
+from sim.spec.topology import Network
+
+
+@dataclass
+class Plane:
+    """Network vertices and directed links; vertices 0..n_ports-1 are NIC ports.
+
+    A port is NIC (or GPU) ``owner[p] = (node, place in the node's NICs)``. Link i is resource
+    ``base + i`` of the fabric.
+    """
+
+    base: int = 0
+    owner: list[tuple[int, int]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)  # of switches; vertex number less n_ports
+    tail: list[int] = field(default_factory=list)
+    head: list[int] = field(default_factory=list)
+    capacity: list[float] = field(default_factory=list)
+    raw: list[float] = field(default_factory=list)
+    latency: list[float] = field(default_factory=list)
+    out: dict[int, list[int]] = field(default_factory=dict)
+    into: dict[int, list[int]] = field(default_factory=dict)
+    memo: dict[tuple[int, int], tuple[tuple[tuple[int, float], ...], float, int]] = field(
+        default_factory=dict
+    )
+
+    @property
+    def n_ports(self) -> int:
+        """Ports of NICs."""
+        return len(self.owner)
+
+    def switch(self, name: str) -> int:
+        """Add a switch, after all ports."""
+        self.names.append(name)
+        return self.n_ports + len(self.names) - 1
+
+    def link(self, a: int, b: int, capacity: float, latency: float) -> None:
+        """Add one direction of a link."""
+        i = len(self.tail)
+        self.tail.append(a)
+        self.head.append(b)
+        self.capacity.append(capacity)
+        self.raw.append(capacity)
+        self.latency.append(latency)
+        self.out.setdefault(a, []).append(i)
+        self.into.setdefault(b, []).append(i)
+
+    def join(self, a: int, b: int, capacity: float, latency: float) -> None:
+        """Add both directions of a link."""
+        self.link(a, b, capacity, latency)
+        self.link(b, a, capacity, latency)
+
+    def path(self, a: int, b: int) -> tuple[tuple[tuple[int, float], ...], float, int]:
+        """Resources that a byte from port a to port b crosses.
+
+        Returns
+        -------
+        tuple
+            Pairs of resource and share of the bytes (several shortest paths share evenly, as ECMP
+            does); latency of one path [s]; links on it.
+        """
+        out, into = self.out.get(a, ()), self.into.get(b, ())
+        if len(out) == 1 and len(into) == 1 and self.head[out[0]] >= self.n_ports:
+            first, last = out[0], into[0]
+            middle, delay, hops = self._between(self.head[first], self.tail[last])
+            loads = ((self.base + first, 1.0), *middle, (self.base + last, 1.0))
+            return loads, delay + self.latency[first] + self.latency[last], hops + 2
+        return self._between(a, b)
+
+    def _between(self, a: int, b: int) -> tuple[tuple[tuple[int, float], ...], float, int]:
+        if (a, b) not in self.memo:
+            self.memo[a, b] = self._equal_cost(a, b)
+        return self.memo[a, b]
+
+    def _equal_cost(self, a: int, b: int) -> tuple[tuple[tuple[int, float], ...], float, int]:
+        """Split evenly at every vertex over the links that lie on a shortest path."""
+        if a == b:
+            return (), 0.0, 0
+        distance = {b: 0}
+        frontier = [b]
+        while frontier and a not in distance:
+            reached = []
+            for v in frontier:
+                if v < self.n_ports and v != b:
+                    continue  # NICs don't forward
+                for i in self.into.get(v, ()):
+                    if self.tail[i] not in distance:
+                        distance[self.tail[i]] = distance[v] + 1
+                        reached.append(self.tail[i])
+            frontier = reached
+        if a not in distance:
+            message = f"no way over the network from {self.label(a)} to {self.label(b)}"
+            raise InputError.single("topology", message, "graph")
+        share = {a: Fraction(1)}
+        loads: list[tuple[int, float]] = []
+        delay = Fraction(0)
+        layer = [a]
+        while layer and layer != [b]:
+            ahead: dict[int, Fraction] = {}
+            for u in layer:
+                links = [
+                    i for i in self.out[u] if distance.get(self.head[i], -1) == distance[u] - 1
+                ]
+                for i in links:
+                    part = share[u] / len(links)
+                    loads.append((self.base + i, float(part)))
+                    delay += part * Fraction(self.latency[i])
+                    ahead[self.head[i]] = ahead.get(self.head[i], Fraction(0)) + part
+            share.update(ahead)
+            layer = list(ahead)
+        return tuple(loads), float(delay), distance[a]
+
+    def label(self, vertex: int) -> str:
+        """Name of a port or switch for messages."""
+        if vertex < self.n_ports:
+            node, nic = self.owner[vertex]
+            return f"n{node}/nic{nic}"
+        return self.names[vertex - self.n_ports]
+
+
+def nodes_per_leaf(network: Network, nics: int) -> int:
+    """Nodes under one leaf: as written, or what 32 ports down allow."""
+    if network.nodes_per_leaf is not None:
+        return max(1, network.nodes_per_leaf)
+    return 32 if network.kind == "rail-optimized" else max(1, 32 // nics)
+
+
+def shorthand_plane(network: Network, nodes: int, nics: int, rate: float) -> Plane:
+    """Lay out the leaves and the spine that the shorthand describes.
+
+    Parameters
+    ----------
+    network : Network
+        Kind, oversubscription of leaf uplinks, latency of one switch [s].
+    nodes, nics : int
+        Nodes, and NICs of each.
+    rate : float
+        Of a NIC. [B/s]
+
+    Returns
+    -------
+    Plane
+        rail-optimized: NIC i of every node on leaf i of its pod; fat-tree: all NICs of a node on
+        one leaf; single-switch: no leaves. All spines are one vertex: uplinks are shared as if
+        packets were spread perfectly.
+
+    Notes
+    -----
+    Half a switch's latency sits on each link that ends at it, so a path sums whole switches.
+    """
+    plane = Plane(owner=[(n, j) for n in range(nodes) for j in range(nics)])
+    delay = network.switch_latency
+    if network.oversubscription < 1.0:
+        message = f"{network.oversubscription} is not at least 1"
+        raise InputError.single("topology", message, "network.oversubscription")
+    if network.kind == "single-switch":
+        if network.oversubscription != 1.0:
+            message = "a single switch has no uplinks to oversubscribe; take fat-tree"
+            raise InputError.single("topology", message, "network.oversubscription")
+        switch = plane.switch("switch")
+        for p in range(plane.n_ports):
+            plane.join(p, switch, rate, delay / 2)
+        return plane
+    rails = network.kind == "rail-optimized"
+    per_leaf = nodes_per_leaf(network, nics)
+    pods = -(-nodes // per_leaf)
+    leaves = [
+        plane.switch(f"leaf{pod}.{rail}" if rails else f"leaf{pod}")
+        for pod in range(pods)
+        for rail in range(nics if rails else 1)
+    ]
+    members = [0] * len(leaves)
+    for p, (node, nic) in enumerate(plane.owner):
+        leaf = node // per_leaf * nics + nic if rails else node // per_leaf
+        members[leaf] += 1
+        plane.join(p, leaves[leaf], rate, delay / 2)
+    if len(leaves) > 1:
+        spine = plane.switch("spine")
+        for leaf, count in zip(leaves, members, strict=True):
+            plane.join(leaf, spine, count * rate / network.oversubscription, delay)
+    return plane

@@ -1,0 +1,302 @@
+"""Ways inside one node: NVLink, PCIe, through host memory; and which NIC a GPU leaves by.
+
+All functions remember what they found in ``shape.memo``, so equal nodes pay once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, cast
+
+from sim.errors import InputError
+from sim.fabric.links import constants
+from sim.fabric.shape import CPU, NVLINK, PCIE, Shape
+
+# nearest first
+CLASSES = ("LOC", "NVL", "NVB", "PIX", "PXB", "PHB", "NODE", "SYS", "NET")
+NEAR_PCIE = frozenset({"PIX", "PXB"})  # NCCL's default limit of P2P and of GPUDirect
+
+
+class Way(NamedTuple):
+    """A route inside a node: local resources and the bytes each carries per byte sent."""
+
+    path: str  # one of CLASSES
+    transport: str  # p2p | shm | pxn
+    loads: tuple[tuple[int, float], ...]
+
+
+def _outgoing(shape: Shape) -> list[list[int]]:
+    found = shape.memo.get("out")
+    if found is None:
+        found = [[] for _ in shape.names]
+        for i, link in enumerate(shape.links):
+            cast("list[list[int]]", found)[link.tail].append(i)
+        shape.memo["out"] = found
+    return cast("list[list[int]]", found)
+
+
+def _search(shape: Shape, start: int, kinds: frozenset[int], through: frozenset[str]) -> list[int]:
+    """Breadth-first tree of links from ``start``: link by which each vertex is entered, -1 none."""
+    key = ("tree", start, kinds, through)
+    found = shape.memo.get(key)
+    if found is not None:
+        return cast("list[int]", found)
+    out, entered = _outgoing(shape), [-1] * len(shape.names)
+    seen, frontier = {start}, [start]
+    while frontier:
+        reached = []
+        for u in frontier:
+            if u != start and shape.kinds[u] not in through:
+                continue
+            for i in out[u]:
+                link = shape.links[i]
+                if link.kind in kinds and link.head not in seen:
+                    seen.add(link.head)
+                    entered[link.head] = i
+                    reached.append(link.head)
+        frontier = reached
+    shape.memo[key] = entered
+    return entered
+
+
+def _trace(shape: Shape, entered: list[int], start: int, end: int) -> list[int] | None:
+    links: list[int] = []
+    while end != start:
+        i = entered[end]
+        if i < 0:
+            return None
+        links.append(i)
+        end = shape.links[i].tail
+    return links[::-1]
+
+
+_SWITCHED = frozenset({"nvswitch"})
+_HOST = frozenset({"pcie-switch", "cpu"})
+_NV = frozenset({NVLINK})
+_BUS = frozenset({PCIE, CPU, NVLINK})  # an NVLink from a GPU to a CPU is its host link (C2C)
+
+
+def nvlink_links(shape: Shape, a: int, b: int) -> list[int] | None:
+    """Links from GPU vertex a to b by NVLink alone, direct or through NVSwitches; None if none."""
+    return _trace(shape, _search(shape, a, _NV, _SWITCHED), a, b)
+
+
+def _bridged_links(shape: Shape, a: int, b: int) -> list[int] | None:
+    """NVLink through one GPU between (NCCL's NVB)."""
+    best: tuple[float, list[int]] | None = None
+    for g in shape.gpus:
+        if g in (a, b):
+            continue
+        first, second = nvlink_links(shape, a, g), nvlink_links(shape, g, b)
+        if first and second:
+            width = min(shape.links[i].capacity for i in first + second)
+            if best is None or width > best[0]:
+                best = (width, first + second)
+    return best[1] if best else None
+
+
+def host_links(shape: Shape, a: int, b: int) -> list[int] | None:
+    """Links over PCIe switches and CPUs; None if there is no such way."""
+    return _trace(shape, _search(shape, a, _BUS, _HOST), a, b)
+
+
+def host_class(shape: Shape, a: int, b: int) -> str | None:
+    """Path class of two vertices over the host: PIX, PXB, PHB, NODE or SYS."""
+    links = host_links(shape, a, b)
+    if links is None:
+        return None
+    between = [shape.kinds[shape.links[i].head] for i in links[:-1]]
+    cpus, switches = between.count("cpu"), between.count("pcie-switch")
+    if cpus > 1:
+        return "SYS"
+    if cpus == 1:
+        return "NODE" if switches else "PHB"
+    return "PIX" if switches <= 1 else "PXB"
+
+
+def nearest_cpu(shape: Shape, vertex: int) -> int:
+    """Place in ``shape.cpus`` of the CPU nearest to a vertex."""
+    best: tuple[int, int] | None = None
+    for place, c in enumerate(shape.cpus):
+        links = host_links(shape, vertex, c)
+        if links is not None and (best is None or len(links) < best[0]):
+            best = (len(links), place)
+    if best is None:
+        message = f"{shape.names[vertex]} reaches no CPU, and so no host memory"
+        raise InputError.single("topology", message, "graph")
+    return best[1]
+
+
+def gpu_way(shape: Shape, a: int, b: int) -> Way:
+    """How NCCL moves bytes from local rank a to local rank b.
+
+    Notes
+    -----
+    NVLink where it is; PCIe peer to peer up to PXB; else through host memory (SHM), on the
+    receiver's socket, each byte crossing memory twice. AMD hosts with at most two GPUs: peer to
+    peer up to SYS. NCCL counts 6/5 of the bytes between GPUs through an Intel root complex.
+
+    Source: facts in NVIDIA/nccl src/graph/paths.cc (p2p level) and topo.h (INTEL_P2P_OVERHEAD).
+    """
+    key = ("way", a, b)
+    found = shape.memo.get(key)
+    if found is None:
+        found = shape.memo[key] = _find_gpu_way(shape, shape.gpus[a], shape.gpus[b])
+    return cast("Way", found)
+
+
+def _find_gpu_way(shape: Shape, a: int, b: int) -> Way:
+    if a == b:
+        return Way("LOC", "p2p", ())
+    links = nvlink_links(shape, a, b)
+    if links is not None:
+        return Way("NVL", "p2p", tuple((i, 1.0) for i in links))
+    links = _bridged_links(shape, a, b)
+    if links is not None:
+        return Way("NVB", "p2p", tuple((i, 1.0) for i in links))
+    links, path = host_links(shape, a, b), host_class(shape, a, b)
+    if links is None or path is None:
+        message = f"no way from {shape.names[a]} to {shape.names[b]} inside their node"
+        raise InputError.single("topology", message, "graph")
+    across_cpu_allowed = shape.vendor == "amd" and len(shape.gpus) <= 2
+    if shape.p2p and (path in NEAR_PCIE or across_cpu_allowed):
+        return Way(path, "p2p", tuple((i, 1.0) for i in links))
+    return Way(path, "shm", _staged(shape, a, b, nearest_cpu(shape, b)))
+
+
+def _staged(shape: Shape, a: int, b: int, place: int) -> tuple[tuple[int, float], ...]:
+    """Loads of a transfer that stops in the memory of the CPU at ``place``."""
+    host = constants()["host"]
+    cpu = shape.cpus[place]
+    up, down = host_links(shape, a, cpu), host_links(shape, cpu, b)
+    if up is None or down is None:
+        message = f"no way from {shape.names[a]} to {shape.names[b]} through host memory"
+        raise InputError.single("topology", message, "graph")
+    gpus_only = shape.kinds[a] == shape.kinds[b] == "gpu"
+    through_intel = shape.vendor == "intel" and gpus_only
+    overhead = host["intel_root_complex_overhead"] if through_intel else 1.0
+    loads: dict[int, float] = {}
+    for i in up + down:
+        loads[i] = loads.get(i, 0.0) + (overhead if shape.links[i].kind == PCIE else 1.0)
+    loads[shape.memory_of(place)] = host["staging_passes"]
+    return tuple(loads.items())
+
+
+def nic_way(shape: Shape, local: int, nic: int, outward: bool, proxies: Iterable[int] = ()) -> Way:
+    """How bytes move between a GPU and a NIC of its node.
+
+    Parameters
+    ----------
+    shape : Shape
+        The node.
+    local : int
+        Local rank.
+    nic : int
+        Place in ``shape.nics``.
+    outward : bool
+        GPU to NIC, else NIC to GPU.
+    proxies : iterable of int
+        Local ranks that may pass bytes on to a NIC they are next to (PXN).
+
+    Returns
+    -------
+    Way
+        GPUDirect up to PXB; else over NVLink to a proxy beside the NIC; else through host memory.
+    """
+    proxies = tuple(proxies)
+    key = ("nic", local, nic, outward, proxies)
+    found = shape.memo.get(key)
+    if found is None:
+        found = shape.memo[key] = _find_nic_way(shape, local, nic, outward, proxies)
+    return cast("Way", found)
+
+
+def _oriented(shape: Shape, a: int, b: int, outward: bool) -> list[int]:
+    links = host_links(shape, a, b) if outward else host_links(shape, b, a)
+    if links is None:
+        message = f"no way from {shape.names[a]} to {shape.names[b]} over PCIe"
+        raise InputError.single("topology", message, "graph")
+    return links
+
+
+def _find_nic_way(
+    shape: Shape, local: int, nic: int, outward: bool, proxies: tuple[int, ...]
+) -> Way:
+    g, n = shape.gpus[local], shape.nics[nic]
+    if g == n:  # a GPU joined to the network itself, as simple explicit graphs have it
+        return Way("PIX", "p2p", ())
+    path = host_class(shape, g, n) or "SYS"
+    if shape.gpudirect and path in NEAR_PCIE:
+        return Way(path, "p2p", tuple((i, 1.0) for i in _oriented(shape, g, n, outward)))
+    if shape.gpudirect and outward:
+        for p in proxies:
+            peer = shape.gpus[p]
+            over = nvlink_links(shape, g, peer) if p != local else None
+            if over and host_class(shape, peer, n) in NEAR_PCIE:
+                links = over + _oriented(shape, peer, n, True)
+                return Way("PXN", "pxn", tuple((i, 1.0) for i in links))
+    _oriented(shape, g, n, outward)
+    ends = (g, n) if outward else (n, g)
+    return Way(path, "shm", _staged(shape, *ends, nearest_cpu(shape, n)))
+
+
+def nics_of(shape: Shape, local: int) -> tuple[int, ...]:
+    """NICs that a GPU uses: the nearest ones, shared out among the GPUs equally near.
+
+    Notes
+    -----
+    Two GPUs and two NICs under a switch: one NIC each. Four NICs and one GPU: all four. Fewer NICs
+    than GPUs: NICs are shared. As NCCL's ncclTopoGetLocalNet spreads channels.
+    """
+    table = shape.memo.get("nics")
+    if table is None:
+        table = shape.memo["nics"] = _assign_nics(shape)
+    return cast("list[tuple[int, ...]]", table)[local]
+
+
+def _assign_nics(shape: Shape) -> list[tuple[int, ...]]:
+    nearest: list[tuple[int, ...]] = []
+    for g in shape.gpus:
+        ranked = []
+        for j, n in enumerate(shape.nics):
+            path = "PIX" if g == n else host_class(shape, g, n)
+            if path is not None:
+                # PHB and NODE cost the same
+                ranked.append((CLASSES.index("PHB" if path == "NODE" else path), j))
+        best = min((r for r, _ in ranked), default=0)
+        nearest.append(tuple(j for r, j in ranked if r == best))
+    table: list[tuple[int, ...]] = []
+    for k, candidates in enumerate(nearest):
+        if not candidates:
+            table.append(())
+            continue
+        sharers = [i for i, other in enumerate(nearest) if other == candidates]
+        place, size = sharers.index(k), len(sharers)
+        mine = candidates[place::size] or (candidates[place % len(candidates)],)
+        table.append(mine)
+    return table
+
+
+def switched(shape: Shape, locals_: tuple[int, ...]) -> bool:
+    """Whether every pair of these local ranks is joined by NVLink through NVSwitches."""
+    if len(locals_) < 2:
+        return bool(locals_)
+    first = shape.gpus[locals_[0]]
+    for local in locals_[1:]:
+        links = nvlink_links(shape, first, shape.gpus[local])
+        if links is None or len(links) < 2:
+            return False
+    return True
+
+
+def printed_class(shape: Shape, a: int, b: int) -> str:
+    """Path class of two local ranks as ``nvidia-smi topo -m`` prints it: X, NV4, PIX, ..., SYS."""
+    if a == b:
+        return "X"
+    u, v = shape.gpus[a], shape.gpus[b]
+    links = nvlink_links(shape, u, v)
+    if links is not None:
+        # a switched pair has as many links as its ports; unknown counts print as plain NV
+        count = min(shape.links[i].count for i in links)
+        return f"NV{count}" if count else "NV"
+    return host_class(shape, u, v) or gpu_way(shape, a, b).path

@@ -1,0 +1,298 @@
+"""Channel rings over a group of ranks, and what they put on every resource.
+
+A ring visits the ranks node by node. Between nodes there are as many rings as the poorest node has
+NICs beside ranks of the group; ring c enters and leaves its nodes on the c-th of them. Inside a node
+NVSwitch makes every order equal; NVLink meshes are covered by Hamiltonian cycles, found greedily
+on what earlier rings left over; PCIe trees are walked nearest neighbour first.
+
+Source: NVIDIA/nccl src/graph/search.cc (what it looks for, not how).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.errors import InputError
+from sim.fabric import paths
+from sim.fabric.shape import Shape
+
+if TYPE_CHECKING:
+    from sim.fabric.compiled import Fabric
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+_MAX_CYCLES = 24  # per node; a mesh of 8 has 7 link-disjoint directed ones
+_SEARCH_STEPS = 20_000  # backtracking steps before a further cycle is given up
+
+
+class Load(NamedTuple):
+    """Demand on resources per byte that every rank of a group passes on."""
+
+    resource: I8  # (k,)
+    demand: F8  # (k,)
+
+
+class Rings(NamedTuple):
+    """C rings over n ranks, equally loaded."""
+
+    orders: I8  # (C, n) ranks in the order of the ring
+    load: Load  # per byte each rank sends to its successors, all rings together
+    path: str  # worst path class of a hop inside a node: NVL, PIX, ..., SYS; LOC without such hops
+    transport: str  # p2p, or shm if any hop inside a node is
+    network_hops: int  # links of the longest way between two nodes; 0 on one node
+    network_latency_s: float  # of it [s]
+    pxn: bool  # some rank reaches a NIC through a neighbour
+
+
+class _NodeRings(NamedTuple):
+    orders: list[list[int]]  # local ranks, first is entered from the network
+    nic_in: list[int]
+    nic_out: list[int]
+    resource: I8  # of the node
+    demand: F8
+    path: str
+    transport: str
+    pxn: bool
+
+
+def find_rings(fabric: Fabric, ranks: I8) -> Rings:
+    """Lay rings over ``ranks``, (n,) int64, in node order."""
+    nodes = fabric.rank_node[ranks]
+    if not len(ranks) or len(np.unique(ranks)) != len(ranks):
+        message = "a group of ranks is empty or names a rank twice"
+        raise ValueError(message)
+    members: dict[int, list[int]] = {}
+    for node, local in zip(nodes.tolist(), fabric.rank_local[ranks].tolist(), strict=True):
+        members.setdefault(node, []).append(local)
+    groups = [(n, tuple(sorted(members[n]))) for n in sorted(members)]
+    if len(groups) == 1:
+        return _one_node(fabric, *groups[0])
+    return _many_nodes(fabric, groups)
+
+
+def _one_node(fabric: Fabric, node: int, group: tuple[int, ...]) -> Rings:
+    shape = fabric.shapes[node]
+    first = fabric.ranks_of(node).start
+    orders = local_orders(shape, group) if len(group) > 1 else [list(group)]
+    loads: Counter[int] = Counter()
+    ways = []
+    if len(group) > 1:
+        for order in orders:
+            for a, b in zip(order, order[1:] + order[:1], strict=True):
+                way = paths.gpu_way(shape, a, b)
+                ways.append(way)
+                for i, amount in way.loads:
+                    loads[i] += amount / len(orders)
+    base = int(fabric.node_base[node])
+    resource = np.fromiter(sorted(loads), np.int64, len(loads))
+    demand = np.array([loads[i] for i in resource.tolist()], np.float64)
+    path, transport = _worst(ways)
+    load = Load(resource + base, demand)
+    return Rings(np.array(orders, np.int64) + first, load, path, transport, 0, 0.0, False)
+
+
+def _many_nodes(fabric: Fabric, groups: list[tuple[int, tuple[int, ...]]]) -> Rings:
+    usable = [group_nics(fabric.shapes[n], g) for n, g in groups]
+    n_rings = min(len(nics) for nics in usable)
+    if n_rings == 0:
+        poor = groups[[len(nics) for nics in usable].index(0)][0]
+        message = f"node {poor} has no NIC, and the group spans {len(groups)} nodes"
+        raise InputError.single(fabric.topology.name, message, "graph")
+    laid = [_through_node(fabric.shapes[n], g, n_rings) for n, g in groups]
+    resources, demands = [], []
+    for (node, _), part in zip(groups, laid, strict=True):
+        resources.append(part.resource + int(fabric.node_base[node]))
+        demands.append(part.demand)
+    net_resource: list[int] = []
+    net_demand: list[float] = []
+    hops, delay = 0, 0.0
+    plane, port = fabric.plane, fabric._port
+    for k, (node, _) in enumerate(groups):
+        after = (k + 1) % len(groups)
+        nxt = groups[after][0]
+        for c in range(n_rings):
+            out, into = port[node, laid[k].nic_out[c]], port[nxt, laid[after].nic_in[c]]
+            loads, latency, links = plane.path(out, into)
+            hops, delay = max(hops, links), max(delay, latency)
+            for r, share in loads:
+                net_resource.append(r)
+                net_demand.append(share / n_rings)
+    resources.append(np.array(net_resource, np.int64))
+    demands.append(np.array(net_demand))
+    everything = np.bincount(
+        np.concatenate(resources), np.concatenate(demands), minlength=fabric.n_resources
+    )
+    used = np.flatnonzero(everything)
+    firsts = [fabric.ranks_of(n).start for n, _ in groups]
+    orders = np.concatenate(
+        [np.array(p.orders, np.int64) + f for p, f in zip(laid, firsts, strict=True)], axis=1
+    )
+    path = max((p.path for p in laid), key=paths.CLASSES.index)
+    transport = "shm" if any(p.transport == "shm" for p in laid) else "p2p"
+    pxn = any(p.pxn for p in laid)
+    return Rings(orders, Load(used, everything[used]), path, transport, hops, delay, pxn)
+
+
+def group_nics(shape: Shape, group: tuple[int, ...]) -> list[int]:
+    """NICs that local ranks of a group use between them, in order of their rails."""
+    nics = {j for local in group for j in paths.nics_of(shape, local)}
+    return sorted(nics, key=lambda j: (shape.rails[j], j))
+
+
+def _through_node(shape: Shape, group: tuple[int, ...], n_rings: int) -> _NodeRings:
+    key = ("rings", group, n_rings)
+    found = shape.memo.get(key)
+    if found is None:
+        found = shape.memo[key] = _lay_through(shape, group, n_rings)
+    return cast("_NodeRings", found)
+
+
+def _lay_through(shape: Shape, group: tuple[int, ...], n_rings: int) -> _NodeRings:
+    cycles = local_orders(shape, group) if len(group) > 1 else [list(group)]
+    nic_in = group_nics(shape, group)[:n_rings]
+    nic_out, orders, loads, inside = [], [], Counter[int](), []
+    pxn = False
+    entered, left = Counter[int](), Counter[int]()
+    for c, nic in enumerate(nic_in):
+        turns = _turns(shape, group, cycles[c % len(cycles)], nic)
+        order = min(turns, key=lambda o: entered[o[0]] + left[o[-1]])
+        entered[order[0]] += 1
+        left[order[-1]] += 1
+        orders.append(order)
+        legs = [paths.gpu_way(shape, a, b) for a, b in zip(order, order[1:], strict=False)]
+        inside += legs
+        leave, exit_nic = _leave(shape, group, order[-1], nic)
+        nic_out.append(exit_nic)
+        pxn = pxn or leave.transport == "pxn"
+        legs += [paths.nic_way(shape, order[0], nic, False), leave]
+        for way in legs:
+            for i, amount in way.loads:
+                loads[i] += amount / n_rings
+    resource = np.fromiter(sorted(loads), np.int64, len(loads))
+    demand = np.array([loads[i] for i in resource.tolist()], np.float64)
+    path, transport = _worst(inside)
+    return _NodeRings(orders, nic_in, nic_out, resource, demand, path, transport, pxn)
+
+
+def _turns(shape: Shape, group: tuple[int, ...], cycle: list[int], nic: int) -> list[list[int]]:
+    """Orders a ring may take through a node it enters at ``nic``, most natural first."""
+    n = shape.nics[nic]
+    near = [
+        g
+        for g in cycle
+        if shape.gpus[g] == n or paths.host_class(shape, shape.gpus[g], n) in paths.NEAR_PCIE
+    ]
+    starts = near or [g for g in cycle if nic in paths.nics_of(shape, g)] or cycle
+    turned = []
+    for g in starts:
+        i = cycle.index(g)
+        turned.append(cycle[i:] + cycle[:i])
+    if paths.switched(shape, group):
+        # every order costs the same inside, so the exit may be any other GPU beside the NIC
+        for order in list(turned):
+            for last in near:
+                if last != order[0]:
+                    turned.append([g for g in order if g != last] + [last])
+    elif all(paths.nvlink_links(shape, shape.gpus[g], shape.gpus[group[0]]) is None for g in group):
+        turned += [order[:1] + order[:0:-1] for order in list(turned)]
+    ends = [order for order in turned if order[-1] in near]
+    return ends or turned
+
+
+def _leave(shape: Shape, group: tuple[int, ...], last: int, nic: int) -> tuple[paths.Way, int]:
+    """Way to the ring's own NIC; to the last rank's NIC where that spares host memory."""
+    way = paths.nic_way(shape, last, nic, True, group)
+    if way.transport == "shm":
+        for other in paths.nics_of(shape, last):
+            direct = paths.nic_way(shape, last, other, True, group)
+            if direct.transport == "p2p":
+                return direct, other
+    return way, nic
+
+
+def _worst(ways: list[paths.Way]) -> tuple[str, str]:
+    path = max((w.path for w in ways), key=paths.CLASSES.index, default="LOC")
+    return path, "shm" if any(w.transport == "shm" for w in ways) else "p2p"
+
+
+def local_orders(shape: Shape, group: tuple[int, ...]) -> list[list[int]]:
+    """Cyclic orders of local ranks inside a node, one per ring."""
+    key = ("orders", group)
+    found = shape.memo.get(key)
+    if found is None:
+        found = shape.memo[key] = _find_orders(shape, group)
+    return cast("list[list[int]]", found)
+
+
+def _find_orders(shape: Shape, group: tuple[int, ...]) -> list[list[int]]:
+    if len(group) == 2 or paths.switched(shape, group):
+        return [list(group)]
+    return _nvlink_cycles(shape, group) or [_nearest_neighbour(shape, group)]
+
+
+def _nvlink_cycles(shape: Shape, group: tuple[int, ...]) -> list[list[int]]:
+    """Hamiltonian cycles over NVLinks, each taking one link of every hop it makes."""
+    left: dict[tuple[int, int], int] = {}
+    for a in group:
+        for b in group:
+            if a != b:
+                links = paths.nvlink_links(shape, shape.gpus[a], shape.gpus[b])
+                if links is not None and len(links) == 1:
+                    left[a, b] = max(1, shape.links[links[0]].count)
+    cycles: list[list[int]] = []
+    while len(cycles) < _MAX_CYCLES:
+        cycle = _hamiltonian(group, left)
+        if cycle is None:
+            break
+        cycles.append(cycle)
+        for hop in zip(cycle, cycle[1:] + cycle[:1], strict=True):
+            left[hop] -= 1
+    return cycles
+
+
+def _hamiltonian(group: tuple[int, ...], left: dict[tuple[int, int], int]) -> list[int] | None:
+    start, size = group[0], len(group)
+    reach = {g: [b for b in group if left.get((g, b), 0) > 0] for g in group}
+    if any(not r for r in reach.values()):
+        return None
+    for r_from, near in reach.items():
+        # most links left first, then the next in order: keeps what remains regular
+        near.sort(key=lambda b, a=r_from: (-left[a, b], (group.index(b) - group.index(a)) % size))
+    path, choices = [start], [iter(reach[start])]
+    on_path = {start}
+    for _ in range(_SEARCH_STEPS):
+        step = next((b for b in choices[-1] if b not in on_path), None)
+        if step is None:
+            choices.pop()
+            on_path.discard(path.pop())
+            if not path:
+                return None
+            continue
+        path.append(step)
+        on_path.add(step)
+        choices.append(iter(reach[step]))
+        if len(path) == size:
+            if start in reach[step]:
+                return path
+            choices[-1] = iter(())
+    return None
+
+
+def _nearest_neighbour(shape: Shape, group: tuple[int, ...]) -> list[int]:
+    order, rest = [group[0]], list(group[1:])
+    while rest:
+        here = order[-1]
+
+        def cost(b: int, here: int = here) -> tuple[int, float, int]:
+            way = paths.gpu_way(shape, here, b)
+            rate = min(shape.links[i].capacity for i, _ in way.loads if i < len(shape.links))
+            return paths.CLASSES.index(way.path), -rate, (b - here) % len(shape.gpus)
+
+        order.append(min(rest, key=cost))
+        rest.remove(order[-1])
+    return order

@@ -1,0 +1,221 @@
+"""One node as a light table of vertices and directed links; equal nodes share one shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sim.errors import Fault, InputError
+from sim.fabric.links import known_generation, nvlink_rates, pcie_rates
+from sim.spec.gpu import Gpu
+from sim.spec.topology import Cpu, Nics, Node, Storage
+
+KINDS = ("nvlink", "pcie", "cpu", "network", "memory", "hbm", "storage")
+NVLINK, PCIE, CPU, NETWORK, MEMORY, HBM, STORAGE = range(len(KINDS))
+
+
+class Link(NamedTuple):
+    """One direction of a link."""
+
+    tail: int
+    head: int
+    kind: int  # index into KINDS
+    capacity: float  # [B/s] effective
+    raw: float  # [B/s]
+    latency: float  # [s]
+    count: int  # NVLinks bundled; 0 unknown
+
+
+class Own(NamedTuple):
+    """A resource of a vertex or of the node, rather than of a link."""
+
+    name: str
+    kind: int
+    capacity: float
+
+
+@dataclass
+class Shape:
+    """Vertices and links of one node. Resource numbers: links first, then memories, HBM, storage."""
+
+    names: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    gpus: list[int] = field(default_factory=list)  # vertices, in the order of local ranks
+    gpu_specs: list[Gpu] = field(default_factory=list)
+    nics: list[int] = field(default_factory=list)
+    rails: list[int] = field(default_factory=list)
+    cpus: list[int] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+    own: list[Own] = field(default_factory=list)
+    p2p: bool = True
+    gpudirect: bool = True
+    vendor: str = "intel"
+    memo: dict[object, object] = field(default_factory=dict)  # paths found so far (paths.py)
+
+    @property
+    def n_resources(self) -> int:
+        """Resources of one node of this shape, its network ports not counted."""
+        return len(self.links) + len(self.own)
+
+    def vertex(self, kind: str, name: str) -> int:
+        """Add a vertex and return its number."""
+        self.names.append(name)
+        self.kinds.append(kind)
+        return len(self.names) - 1
+
+    def join(
+        self, a: int, b: int, kind: int, rates: tuple[float, float], count: int = 0, delay: float = 0.0
+    ) -> None:
+        """Add both directions of a link of raw and effective ``rates`` [B/s]."""
+        raw, effective = rates
+        self.links.append(Link(a, b, kind, effective, raw, delay, count))
+        self.links.append(Link(b, a, kind, effective, raw, delay, count))
+
+    def add_own(self, cpu: Cpu, storage: Storage) -> None:
+        """Add the memories and the storage once all vertices are known."""
+        for c in self.cpus:
+            self.own.append(Own(f"{self.names[c]} memory", MEMORY, cpu.memory_bandwidth))
+        for g, spec in zip(self.gpus, self.gpu_specs, strict=True):
+            self.own.append(Own(f"{self.names[g]} hbm", HBM, spec.memory_bandwidth))
+        self.own.append(Own("storage read", STORAGE, storage.read))
+        self.own.append(Own("storage write", STORAGE, storage.write))
+
+    def memory_of(self, cpu_place: int) -> int:
+        """Resource of the memory of the n-th CPU."""
+        return len(self.links) + cpu_place
+
+    def hbm_of(self, local: int) -> int:
+        """Resource of the HBM of a local rank."""
+        return len(self.links) + len(self.cpus) + local
+
+    @property
+    def storage_read(self) -> int:
+        """Resource of reads from storage; writes follow it."""
+        return len(self.links) + len(self.cpus) + len(self.gpus)
+
+
+def spread(count: int, places: int) -> list[int]:
+    """Places 0..places-1 of ``count`` things, in contiguous runs as equal as can be."""
+    return [i * places // count for i in range(count)]
+
+
+def check_node(node: Node, source: str) -> None:
+    """Raise for what the table builder can't use; all faults at once."""
+    faults = []
+
+    def fault(path: str, message: str) -> None:
+        faults.append(Fault(source, None, None, path, message))
+
+    if node.gpus < 1:
+        fault("node.gpus", f"{node.gpus} is not at least 1")
+    if node.cpu.sockets < 1:
+        fault("node.cpu.sockets", f"{node.cpu.sockets} is not at least 1")
+    if not known_generation("pcie", node.pcie.generation):
+        fault("node.pcie.generation", f"{node.pcie.generation} is not a known generation, 1 to 6")
+    link = node.nvlink
+    if link is not None and link.fabric != "none":
+        if not known_generation("nvlink", link.generation):
+            fault("node.nvlink.generation", f"{link.generation} is not a known generation, 1 to 5")
+        if link.links_per_gpu < 1:
+            fault("node.nvlink.links_per_gpu", f"{link.links_per_gpu} is not at least 1")
+        if link.fabric == "mesh" and node.gpus > 1 and link.links_per_gpu < node.gpus - 1:
+            fault(
+                "node.nvlink.links_per_gpu",
+                f"{link.links_per_gpu} links can't join a GPU directly to {node.gpus - 1} others; "
+                "write the links as an explicit graph",
+            )
+    if node.nics is not None and node.nics.count < 0:
+        fault("node.nics.count", f"{node.nics.count} is not at least 0")
+    if faults:
+        raise InputError(faults)
+
+
+def shape_of(node: Node, source: str = "topology") -> Shape:
+    """Lay out the node that the shorthand describes.
+
+    Parameters
+    ----------
+    node : Node
+        Shorthand.
+    source : str
+        Named in faults.
+
+    Returns
+    -------
+    Shape
+        GPUs, NICs and switches spread in contiguous runs: GPU i under switch i // gpus_per_switch,
+        switch s on socket s * sockets // switches. ``gpus_per_switch: 0`` puts GPUs on root ports.
+    """
+    check_node(node, source)
+    shape = Shape(p2p=node.pcie.p2p and node.gpu.p2p, vendor=node.cpu.vendor)
+    shape.gpus = [shape.vertex("gpu", f"gpu{i}") for i in range(node.gpus)]
+    shape.gpu_specs = [node.gpu] * node.gpus
+    _add_host(shape, node)
+    _add_nvlink(shape, node)
+    shape.add_own(node.cpu, node.storage)
+    return shape
+
+
+def _add_host(shape: Shape, node: Node) -> None:
+    pcie, cpu = node.pcie, node.cpu
+    link = pcie_rates(pcie.generation, pcie.lanes)
+    gpu_link = pcie_rates(
+        min(pcie.generation, node.gpu.pcie_generation), min(pcie.lanes, node.gpu.pcie_lanes)
+    )
+    shape.cpus = [shape.vertex("cpu", f"cpu{i}") for i in range(cpu.sockets)]
+    for i, a in enumerate(shape.cpus):
+        for b in shape.cpus[i + 1 :]:
+            shape.join(a, b, CPU, (cpu.interconnect, cpu.interconnect))
+    switches: list[int] = []
+    if pcie.gpus_per_switch > 0:
+        n_switches = -(-node.gpus // pcie.gpus_per_switch)
+        switches = [shape.vertex("pcie-switch", f"pcie{i}") for i in range(n_switches)]
+        for s, socket in zip(switches, spread(n_switches, cpu.sockets), strict=True):
+            shape.join(s, shape.cpus[socket], PCIE, link)
+        for i, g in enumerate(shape.gpus):
+            shape.join(g, switches[i // pcie.gpus_per_switch], PCIE, gpu_link)
+    else:
+        for g, socket in zip(shape.gpus, spread(node.gpus, cpu.sockets), strict=True):
+            shape.join(g, shape.cpus[socket], PCIE, gpu_link)
+    if node.nics is not None and node.nics.count:
+        _add_nics(shape, node.nics, switches, pcie.nics_per_switch, link)
+
+
+def _add_nics(
+    shape: Shape, nics: Nics, switches: list[int], per_switch: int, link: tuple[float, float]
+) -> None:
+    on_switches = min(nics.count, len(switches) * per_switch)
+    on_cpus = nics.count - on_switches
+    hosts = [switches[s] for s in spread(on_switches, len(switches))] if on_switches else []
+    hosts += [shape.cpus[c] for c in spread(on_cpus, len(shape.cpus))] if on_cpus else []
+    shape.nics = [shape.vertex("nic", f"nic{i}") for i in range(nics.count)]
+    shape.rails = list(range(nics.count))
+    shape.gpudirect = nics.gpudirect and nics.kind != "tcp"
+    for n, host in zip(shape.nics, hosts, strict=True):
+        shape.join(n, host, PCIE, link)
+
+
+def _add_nvlink(shape: Shape, node: Node) -> None:
+    nvlink = node.nvlink
+    if nvlink is None or nvlink.fabric == "none" or node.gpus < 2:
+        return
+    raw, effective = nvlink_rates(nvlink, node.gpu)
+    n, links = len(shape.gpus), nvlink.links_per_gpu
+
+    def join(a: int, b: int, count: int) -> None:
+        shape.join(a, b, NVLINK, (count * raw, count * effective), count)
+
+    if nvlink.fabric == "nvswitch":
+        switch = shape.vertex("nvswitch", "nvswitch")
+        for g in shape.gpus:
+            join(g, switch, links)
+    elif nvlink.fabric == "pairs":
+        for i in range(0, n - 1, 2):
+            join(shape.gpus[i], shape.gpus[i + 1], links)
+    else:
+        # links left over go to the nearest neighbours, as in a hybrid mesh
+        each, spare = divmod(links, n - 1)
+        for i in range(n):
+            for j in range(i + 1, n):
+                extra = 1 if (j - i) % n <= spare // 2 or (i - j) % n <= spare // 2 else 0
+                join(shape.gpus[i], shape.gpus[j], each + extra)
