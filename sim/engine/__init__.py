@@ -1,1 +1,124 @@
-"""TODO."""
+"""Engines: `run(program)` says when each op of a program starts and ends.
+
+Three engines, one meaning: `reference` defines it (SimPy), `python` is the fast loop as it is,
+`compiled` the same loop jitted by numba, bit for bit. None of them imports numba or SimPy before it
+is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from sim.engine import kernel
+from sim.engine.state import State, prepare
+from sim.errors import EngineError
+from sim.program import Program, Timeline, check_acyclic
+
+C = TypeVar("C", Program, State)
+Engine = Literal["auto", "reference", "python", "compiled"]
+ENGINES = ("auto", "reference", "python", "compiled")
+
+# The plain loop does about 0.4 M ops a second; importing numba and loading the jitted loop from
+# its cache takes 0.4 s, compiling it seconds (bench/engine.py).
+SMALL = 20_000
+WORTH_COMPILING = 400_000
+
+
+def run(program: Program, engine: Engine = "auto") -> Timeline:
+    """Simulate a program.
+
+    Parameters
+    ----------
+    program : Program
+        From `sim.program.assemble`.
+    engine : {"auto", "reference", "python", "compiled"}
+        Auto takes the plain loop for small programs, and the jitted one for large ones or where
+        numba is imported already.
+
+    Returns
+    -------
+    Timeline
+        The same from every engine, to rounding; from "python" and "compiled" to the bit.
+
+    Raises
+    ------
+    EngineError
+        If ops wait for each other, or a time or rate leaves the range of floats.
+    """
+    if engine == "auto":
+        engine = choose(program)
+    if engine == "reference":
+        from sim.engine import reference
+
+        return reference.run(program)
+    state = prepare(program)
+    if engine == "compiled":
+        from sim.engine import compiled
+
+        status = compiled.simulate(program, state)
+        start, end = state.start, state.end
+    elif engine == "python":
+        lists = _lists(state)
+        status = kernel.simulate(_lists(program), lists)
+        start, end = np.array(lists.start, dtype=float), np.array(lists.end, dtype=float)
+    else:
+        message = f"no engine {engine!r}; there are {', '.join(ENGINES)}"
+        raise EngineError(message)
+    _check(program, status)
+    return Timeline(_arrivals(program, end), start, end, status[4], status[5])
+
+
+def choose(program: Program) -> Engine:
+    """Engine that finishes first, by a guess from the program's size."""
+    if "numba" in sys.modules:
+        return "compiled"
+    size = program.lane.size + int((program.steps - 1).sum())
+    if size < SMALL or (size < WORTH_COMPILING and not _compiled_before()):
+        return "python"
+    return "compiled"
+
+
+def _compiled_before() -> bool:
+    """Whether numba's cache seems to hold the kernel; a wrong guess costs time only."""
+    source = Path(kernel.__file__)
+    folders = [source.parent / "__pycache__"]
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        folders = list(Path(os.environ["NUMBA_CACHE_DIR"]).glob("engine_*"))
+    written = source.stat().st_mtime
+    return any(
+        index.stat().st_mtime >= written
+        for folder in folders
+        for index in folder.glob("kernel.simulate-*.nbi")
+    )
+
+
+def _lists(columns: C) -> C:
+    """Turn arrays into lists, which plain Python reads and writes twice as fast."""
+    lists: Any = (c.tolist() if isinstance(c, np.ndarray) else c for c in columns)
+    return type(columns)(*lists)
+
+
+def _arrivals(program: Program, end: np.ndarray) -> np.ndarray:
+    """When each op came to the head of its lane: the end of the one before."""
+    arrive = np.zeros(end.size)
+    arrive[1:] = np.where(program.lane[1:] == program.lane[:-1], end[:-1], 0.0)
+    return arrive
+
+
+def _check(program: Program, status: kernel.Outcome) -> None:
+    code, op, finished, now = status[:4]
+    if code == kernel.NO_RATE:
+        message = f"op {op} at {now} s: its rate is too small for a float"
+        raise EngineError(message)
+    if code == kernel.NOT_FINITE:
+        message = f"op {op} after {now} s: its end is too far off for a float"
+        raise EngineError(message)
+    if finished < program.lane.size:
+        check_acyclic(program)
+        message = f"stuck at {now} s with {program.lane.size - finished} ops to go, without a cycle"
+        raise EngineError(message)

@@ -1,0 +1,28 @@
+"""The kernel jitted by numba: imported only where a program is worth it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from sim.engine import kernel
+from sim.engine.state import State
+from sim.program import Program
+
+# No fastmath: results are bit-identical to plain Python. `_nrt=False` keeps reference counting
+# out of the loop; division follows numpy (the kernel checks what could be zero).
+_OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "_nrt": False}
+jitted: Any = njit(**_OPTIONS)(kernel.simulate)
+
+
+def simulate(program: Program, state: State) -> kernel.Outcome:
+    """Run the jitted kernel; see `sim.engine.kernel.simulate`."""
+    # Read-only or strided columns would be other types to numba, each compiled anew.
+    columns: Any = (
+        np.require(c, requirements=("C", "A", "W")) if isinstance(c, np.ndarray) else c
+        for c in program
+    )
+    outcome: kernel.Outcome = jitted(Program(*columns), state)
+    return outcome

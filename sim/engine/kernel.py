@@ -1,0 +1,454 @@
+"""The simulation as one loop over columns: run as it is on lists, or jitted on arrays.
+
+`reference.py` says what it means. Here it is arranged for speed: an indexed heap of one event a
+lane, links from resources to the lanes that draw on them, and water filling only for components
+in which something changed. One function, because helpers that take many arrays cost numba a
+reference count for each of them.
+
+The loop has three parts, until nothing is left:
+
+1. the stack: ops that begin, step, enter their work or end at this instant, and what follows;
+2. the heap: lanes with a new event time are put in their place, the next event is taken;
+3. settling: once an instant has no more events, changed components get new rates.
+"""
+
+from __future__ import annotations
+
+import math
+
+from sim.engine.state import State
+from sim.program import Program
+
+# What to do with an op on the stack; each falls through to the next where nothing takes time.
+BEGIN, STEP, ENTER_WORK, END_STEP, FINISH = range(5)
+LATENCY, WORK = 1, 2  # what a lane's event in the heap ends
+DONE, NOT_FINITE, NO_RATE = range(3)  # status
+INFINITY = math.inf
+
+Outcome = tuple[int, int, int, float, int, int]
+
+
+def simulate(p: Program, s: State) -> Outcome:
+    """Run a program to its end.
+
+    Parameters
+    ----------
+    p : Program
+        With arrays or with lists in its columns.
+    s : State
+        Fresh from `prepare`, likewise.
+
+    Returns
+    -------
+    status, op : int, int
+        DONE, or what went wrong at which op.
+    n_finished : int
+        Fewer than there are ops if some wait for each other.
+    now : float
+        Time of the last event. [s]
+    events, solves : int
+        Ends of latencies and works; components solved.
+    """
+    lane, latency, work, bound, weight = p.lane, p.latency, p.work, p.bound, p.weight
+    demand_ptr, demand_resource, demand_amount = p.demand_ptr, p.demand_resource, p.demand_amount
+    route, capacity, succ_ptr, succ = p.route, p.capacity, p.succ_ptr, p.succ
+    hold_resource, hold_units = p.hold_resource, p.hold_units
+    curve, curve_resource, curves, width = p.curve, p.curve_resource, s.curves, s.curve_width
+    n_steps, peer, follower = p.steps, p.peer, p.follower
+    start, end, waiting, done = s.start, s.end, s.waiting, s.done
+    release_ptr, release = s.release_ptr, s.release
+    op_at, phase, key, due, place = s.op_at, s.phase, s.key, s.due, s.place
+    heap, moved, remaining, rate, old_rate = s.heap, s.moved, s.remaining, s.rate, s.old_rate
+    since, limit, entry, flow_mark, flows = s.since, s.limit, s.entry, s.flow_mark, s.flows
+    ripe, ripe_mark = s.ripe, s.ripe_mark
+    link_lane, link_next, link_prev, head, users = (
+        s.link_lane, s.link_next, s.link_prev, s.head, s.users,
+    )  # fmt: skip
+    dirty, dirty_mark, resource_mark, resources = (
+        s.dirty, s.dirty_mark, s.resource_mark, s.resources,
+    )  # fmt: skip
+    free, pull, full = s.free, s.pull, s.full
+    left, dirty_units, dirty_units_mark = s.left, s.dirty_units, s.dirty_units_mark
+    reader_head, reader_next, reader_prev = s.reader_head, s.reader_next, s.reader_prev
+    stack = s.stack
+
+    n = len(lane)
+    n_units = len(left)
+    has_units = n_units > 0
+    now = 0.0
+    n_stack, n_heap, n_moved = s.n_ready, 0, 0
+    n_dirty, n_ripe, n_dirty_units = 0, 0, 0
+    n_finished, events, solves, generation = 0, 0, 0, 0
+
+    while True:
+        # 1. Whatever happens at this instant without taking time.
+        while n_stack > 0:
+            n_stack -= 1
+            item = stack[n_stack]
+            action = item & 7
+            o = item >> 3
+            at = lane[o]
+            if action == BEGIN:
+                op_at[at] = o
+                start[o] = now
+                if has_units and hold_resource[o] >= 0:
+                    k = hold_resource[o]
+                    left[k] -= hold_units[o]
+                    if dirty_units_mark[k] == 0:
+                        dirty_units_mark[k] = 1
+                        dirty_units[n_dirty_units] = k
+                        n_dirty_units += 1
+                action = STEP
+            if action == STEP:
+                if latency[o] > 0.0:
+                    phase[at] = LATENCY
+                    due[at] = now + latency[o]
+                    moved[n_moved] = at
+                    n_moved += 1
+                    continue
+                action = ENTER_WORK
+            if action == ENTER_WORK:
+                if work[o] > 0.0:
+                    phase[at] = WORK
+                    remaining[at] = work[o]
+                    since[at] = now
+                    x = bound[o]
+                    if has_units and curve[o] >= 0:
+                        k = curve_resource[o]
+                        units = left[k]
+                        if units < 0:
+                            units = 0
+                        if units >= width:
+                            units = width - 1
+                        x = curves[curve[o] * width + units]
+                        first = reader_head[k]
+                        reader_next[at] = first
+                        reader_prev[at] = -1
+                        if first >= 0:
+                            reader_prev[first] = at
+                        reader_head[k] = at
+                    limit[at] = x
+                    alone = True
+                    e = entry[at]
+                    for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
+                        k = demand_resource[z]
+                        quotient = capacity[k] / demand_amount[z]
+                        if quotient < x:
+                            x = quotient
+                        if users[k] > 0:
+                            alone = False
+                        users[k] += 1
+                        first = head[k]
+                        link_next[e] = first
+                        link_prev[e] = -1
+                        if first >= 0:
+                            link_prev[first] = e
+                        head[k] = e
+                        e += 1
+                    if not x > 0.0:
+                        return NO_RATE, o, n_finished, now, events, solves
+                    if alone:
+                        rate[at] = x
+                        due[at] = now + work[o] / x
+                        moved[n_moved] = at
+                        n_moved += 1
+                    else:
+                        rate[at] = 0.0
+                        for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
+                            k = demand_resource[z]
+                            if dirty_mark[k] == 0:
+                                dirty_mark[k] = 1
+                                dirty[n_dirty] = k
+                                n_dirty += 1
+                    continue
+                action = END_STEP
+            if action == END_STEP and (n_steps[o] > 1 or peer[o] >= 0 or follower[o] >= 0):
+                d = done[o] + 1
+                done[o] = d
+                # The follower can't be ahead; where it is level it waits for this very step.
+                other = follower[o]
+                if other >= 0 and done[other] == d:
+                    stack[n_stack] = other << 3 | (STEP if d < n_steps[other] else FINISH)
+                    n_stack += 1
+                if peer[o] >= 0 and done[peer[o]] < d:
+                    continue
+                if d < n_steps[o]:
+                    stack[n_stack] = o << 3 | STEP
+                    n_stack += 1
+                    continue
+            # FINISH
+            end[o] = now
+            n_finished += 1
+            if has_units and len(release) > 0:
+                for z in range(release_ptr[o], release_ptr[o + 1]):
+                    k = hold_resource[release[z]]
+                    left[k] += hold_units[release[z]]
+                    if dirty_units_mark[k] == 0:
+                        dirty_units_mark[k] = 1
+                        dirty_units[n_dirty_units] = k
+                        n_dirty_units += 1
+            for z in range(succ_ptr[o], succ_ptr[o + 1]):
+                other = succ[z]
+                waiting[other] -= 1
+                if waiting[other] == 0:
+                    stack[n_stack] = other << 3
+                    n_stack += 1
+            other = o + 1
+            if other < n and lane[other] == at:
+                waiting[other] -= 1
+                if waiting[other] == 0:
+                    stack[n_stack] = other << 3
+                    n_stack += 1
+
+        # 2. Put lanes with a new event time in their place: ties go to the lower lane.
+        for m in range(n_moved):
+            at = moved[m]
+            t = due[at]
+            key[at] = t
+            i = place[at]
+            if i < 0:
+                i = n_heap
+                n_heap += 1
+            while i > 0:
+                up = (i - 1) >> 1
+                a = heap[up]
+                if t < key[a] or (t == key[a] and at < a):
+                    heap[i] = a
+                    place[a] = i
+                    i = up
+                else:
+                    break
+            while True:
+                c = 2 * i + 1
+                if c >= n_heap:
+                    break
+                a = heap[c]
+                if c + 1 < n_heap:
+                    b = heap[c + 1]
+                    if key[b] < key[a] or (key[b] == key[a] and b < a):
+                        c += 1
+                        a = b
+                if key[a] < t or (key[a] == t and a < at):
+                    heap[i] = a
+                    place[a] = i
+                    i = c
+                else:
+                    break
+            heap[i] = at
+            place[at] = i
+        n_moved = 0
+
+        if n_heap == 0 or key[heap[0]] > now:
+            # 3. The instant is over: settle what changed in it.
+            for m in range(n_dirty_units):
+                k = dirty_units[m]
+                dirty_units_mark[k] = 0
+                units = left[k]
+                if units < 0:
+                    units = 0
+                if units >= width:
+                    units = width - 1
+                at = reader_head[k]
+                while at >= 0:
+                    x = curves[curve[op_at[at]] * width + units]
+                    if x != limit[at]:
+                        limit[at] = x
+                        if ripe_mark[at] == 0:
+                            ripe_mark[at] = 1
+                            ripe[n_ripe] = at
+                            n_ripe += 1
+                    at = reader_next[at]
+            n_dirty_units = 0
+            generation += 1
+            for m in range(n_ripe + n_dirty):
+                # A component: from a lane or a resource, along links, until nothing is new.
+                n_flows, n_resources = 0, 0
+                if m < n_ripe:
+                    at = ripe[m]
+                    ripe_mark[at] = 0
+                    if flow_mark[at] == generation:
+                        continue
+                    flow_mark[at] = generation
+                    flows[0] = at
+                    n_flows = 1
+                    o = op_at[at]
+                    for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
+                        k = demand_resource[z]
+                        resource_mark[k] = generation
+                        resources[n_resources] = k
+                        n_resources += 1
+                else:
+                    k = dirty[m - n_ripe]
+                    dirty_mark[k] = 0
+                    if resource_mark[k] == generation or users[k] == 0:
+                        continue
+                    resource_mark[k] = generation
+                    resources[0] = k
+                    n_resources = 1
+                i = 0
+                while i < n_resources:
+                    e = head[resources[i]]
+                    i += 1
+                    while e >= 0:
+                        at = link_lane[e]
+                        if flow_mark[at] != generation:
+                            flow_mark[at] = generation
+                            flows[n_flows] = at
+                            n_flows += 1
+                            o = op_at[at]
+                            for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
+                                k = demand_resource[z]
+                                if resource_mark[k] != generation:
+                                    resource_mark[k] = generation
+                                    resources[n_resources] = k
+                                    n_resources += 1
+                        e = link_next[e]
+                solves += 1
+                for j in range(n_flows):
+                    at = flows[j]
+                    old_rate[at] = rate[at]
+                    rate[at] = -1.0
+                if n_flows == 1:
+                    at = flows[0]
+                    o = op_at[at]
+                    x = limit[at]
+                    for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
+                        quotient = capacity[demand_resource[z]] / demand_amount[z]
+                        if quotient < x:
+                            x = quotient
+                    rate[at] = x
+                    rising = 0
+                else:
+                    for j in range(n_resources):
+                        free[resources[j]] = capacity[resources[j]]
+                    rising = n_flows
+                level = 0.0
+                while rising > 0:
+                    # Sums are taken anew each round: subtracting a kernel's large weight from
+                    # them would leave rounding errors as large as a flow's small one.
+                    for j in range(n_resources):
+                        pull[resources[j]] = 0.0
+                        full[resources[j]] = 0
+                    lowest = INFINITY
+                    for j in range(n_flows):
+                        at = flows[j]
+                        if rate[at] < 0.0:
+                            o = op_at[at]
+                            quotient = limit[at] / weight[o]
+                            if quotient < lowest:
+                                lowest = quotient
+                            for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
+                                pull[demand_resource[z]] += demand_amount[z] * weight[o]
+                    for j in range(n_resources):
+                        k = resources[j]
+                        if pull[k] > 0.0:
+                            quotient = free[k] / pull[k]
+                            pull[k] = quotient
+                            full[k] = 1
+                            if quotient < lowest:
+                                lowest = quotient
+                    if lowest > level:
+                        level = lowest
+                    for j in range(n_resources):
+                        k = resources[j]
+                        if full[k] == 1 and pull[k] > level:
+                            full[k] = 0
+                    for j in range(n_flows):
+                        at = flows[j]
+                        if rate[at] < 0.0:
+                            o = op_at[at]
+                            stops = limit[at] / weight[o] <= level
+                            if not stops:
+                                for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
+                                    if full[demand_resource[z]] == 1:
+                                        stops = True
+                            if stops:
+                                x = level * weight[o]
+                                if x > limit[at]:
+                                    x = limit[at]
+                                rate[at] = x
+                                rising -= 1
+                                for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
+                                    free[demand_resource[z]] -= x * demand_amount[z]
+                for j in range(n_flows):
+                    at = flows[j]
+                    if rate[at] == old_rate[at]:
+                        continue
+                    if not rate[at] > 0.0:
+                        return NO_RATE, op_at[at], n_finished, now, events, solves
+                    if old_rate[at] > 0.0:
+                        x = remaining[at] - old_rate[at] * (now - since[at])
+                        remaining[at] = x if x > 0.0 else 0.0
+                    since[at] = now
+                    due[at] = now + remaining[at] / rate[at]
+                    moved[n_moved] = at
+                    n_moved += 1
+            n_ripe, n_dirty = 0, 0
+            if n_moved > 0:
+                continue
+            if n_heap == 0:
+                break
+            now = key[heap[0]]
+            if not now < INFINITY:
+                return NOT_FINITE, op_at[heap[0]], n_finished, now, events, solves
+
+        # Take the next event.
+        at = heap[0]
+        place[at] = -1
+        events += 1
+        n_heap -= 1
+        if n_heap > 0:
+            last = heap[n_heap]
+            t = key[last]
+            i = 0
+            while True:
+                c = 2 * i + 1
+                if c >= n_heap:
+                    break
+                a = heap[c]
+                if c + 1 < n_heap:
+                    b = heap[c + 1]
+                    if key[b] < key[a] or (key[b] == key[a] and b < a):
+                        c += 1
+                        a = b
+                if key[a] < t or (key[a] == t and a < last):
+                    heap[i] = a
+                    place[a] = i
+                    i = c
+                else:
+                    break
+            heap[i] = last
+            place[last] = i
+        o = op_at[at]
+        if phase[at] == LATENCY:
+            stack[0] = o << 3 | ENTER_WORK
+        else:
+            e = entry[at]
+            for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
+                k = demand_resource[z]
+                a = link_prev[e]
+                b = link_next[e]
+                if a >= 0:
+                    link_next[a] = b
+                else:
+                    head[k] = b
+                if b >= 0:
+                    link_prev[b] = a
+                e += 1
+                users[k] -= 1
+                if users[k] > 0 and dirty_mark[k] == 0:
+                    dirty_mark[k] = 1
+                    dirty[n_dirty] = k
+                    n_dirty += 1
+            if has_units and curve[o] >= 0:
+                a = reader_prev[at]
+                b = reader_next[at]
+                if a >= 0:
+                    reader_next[a] = b
+                else:
+                    reader_head[curve_resource[o]] = b
+                if b >= 0:
+                    reader_prev[b] = a
+            stack[0] = o << 3 | END_STEP
+        n_stack = 1
+    return DONE, -1, n_finished, now, events, solves

@@ -1,0 +1,145 @@
+"""The arrays that the kernel writes, allocated in one place from the program's sizes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.program import F8, I4, Program
+
+
+class State(NamedTuple):
+    """Working memory of one run. A lane runs one op at a time, so running ops are kept by lane."""
+
+    # by op
+    start: F8
+    end: F8
+    waiting: I4  # predecessors yet to end
+    done: I4  # steps ended
+    release_ptr: I4  # CSR: ops whose units an op's end gives back
+    release: I4
+    # by lane
+    op_at: I4  # the op that runs
+    phase: I4
+    key: F8  # time of its event in the heap
+    due: F8  # time that `key` is to become
+    place: I4  # index in the heap, -1 outside
+    heap: I4
+    moved: I4  # lanes whose `due` is new
+    remaining: F8
+    rate: F8
+    old_rate: F8
+    since: F8  # when `remaining` was right
+    limit: F8  # bound of the op, by its curve where it has one
+    entry: I4  # (n_lanes+1,) first link of each lane
+    flow_mark: I4
+    flows: I4  # lanes of the component
+    ripe: I4  # lanes to solve though no resource of theirs has changed
+    ripe_mark: I4
+    # by link: one a (lane, demand of its op), chained per resource
+    link_lane: I4
+    link_next: I4
+    link_prev: I4
+    # by resource
+    head: I4
+    users: I4
+    dirty: I4
+    dirty_mark: I4
+    resource_mark: I4
+    resources: I4  # resources of the component
+    free: F8
+    pull: F8  # sum of amount x weight of the rising flows
+    full: I4
+    # by countable resource
+    left: I4
+    dirty_units: I4
+    dirty_units_mark: I4
+    reader_head: I4  # lanes whose op has a curve on it, chained
+    reader_next: I4  # by lane
+    reader_prev: I4
+    curves: F8  # the program's, flat
+    curve_width: int
+    stack: I4  # (op << 3 | action)
+    n_ready: int
+
+
+def prepare(program: Program) -> State:
+    """Allocate and set up the state for a run."""
+    p = program
+    n, lanes, resources, units = p.lane.size, p.n_lanes, p.capacity.size, p.hold_capacity.size
+    i4 = np.int32
+    same_lane = p.lane[1:] == p.lane[:-1]
+    waiting = np.bincount(p.succ, minlength=n).astype(i4)
+    waiting[1:] += same_lane
+    widest = np.zeros(lanes, dtype=i4)
+    if n:
+        first = np.concatenate(([0], np.flatnonzero(~same_lane) + 1))
+        lengths = np.diff(p.demand_ptr)[p.route]
+        widest[p.lane[first]] = np.maximum.reduceat(lengths, first)
+    entry = np.zeros(lanes + 1, dtype=i4)
+    np.cumsum(widest, out=entry[1:])
+    links = int(entry[-1])
+    holders = np.flatnonzero(p.hold_resource >= 0)
+    release = holders[np.argsort(p.hold_until[holders], kind="stable")].astype(i4)
+    release_ptr = np.zeros(n + 1 if holders.size else 1, dtype=i4)
+    if holders.size:
+        np.cumsum(np.bincount(p.hold_until[holders], minlength=n), out=release_ptr[1:])
+    # A lane has one unended op ready at most, and an op has at most two items on the stack.
+    stack = np.empty(4 * lanes + 16, dtype=i4)
+    ready = np.flatnonzero(waiting == 0)[::-1]  # popped from the end: lowest index first
+    stack[: ready.size] = ready << 3
+
+    def zeros(size: int) -> I4:
+        return np.zeros(size, dtype=i4)
+
+    def minus(size: int) -> I4:
+        return np.full(size, -1, dtype=i4)
+
+    return State(
+        start=np.full(n, np.nan),
+        end=np.full(n, np.nan),
+        waiting=waiting,
+        done=zeros(n),
+        release_ptr=release_ptr,
+        release=release,
+        op_at=minus(lanes),
+        phase=zeros(lanes),
+        key=np.zeros(lanes),
+        due=np.zeros(lanes),
+        place=minus(lanes),
+        heap=zeros(lanes),
+        moved=zeros(2 * lanes + 16),
+        remaining=np.zeros(lanes),
+        rate=np.zeros(lanes),
+        old_rate=np.zeros(lanes),
+        since=np.zeros(lanes),
+        limit=np.zeros(lanes),
+        entry=entry,
+        flow_mark=zeros(lanes),
+        flows=zeros(lanes),
+        ripe=zeros(lanes),
+        ripe_mark=zeros(lanes),
+        link_lane=np.repeat(np.arange(lanes, dtype=i4), widest),
+        link_next=zeros(links),
+        link_prev=zeros(links),
+        head=minus(resources),
+        users=zeros(resources),
+        dirty=zeros(resources),
+        dirty_mark=zeros(resources),
+        resource_mark=zeros(resources),
+        resources=zeros(resources),
+        free=np.zeros(resources),
+        pull=np.zeros(resources),
+        full=zeros(resources),
+        left=p.hold_capacity.copy(),
+        dirty_units=zeros(units),
+        dirty_units_mark=zeros(units),
+        reader_head=minus(units),
+        reader_next=zeros(lanes if units else 0),
+        reader_prev=zeros(lanes if units else 0),
+        curves=p.curves.ravel(),
+        curve_width=p.curves.shape[1],
+        stack=stack,
+        n_ready=ready.size,
+    )
