@@ -1,0 +1,316 @@
+"""What a collective costs on a machine: the algorithm NCCL picks, its time alone, its demands.
+
+    cost = plan_collective(fabric, "all_gather", ranks, total_bytes, "2.21")
+    cost.algorithm, cost.protocol, cost.channels        # ring, simple, 24: 24 SMs held
+    cost.time_s, cost.busbw_bytes_per_s                 # with nothing beside it
+    cost.latency_s, cost.work, cost.bound_bytes_per_s   # what an engine needs of the op,
+    cost.demands                                        # ((resource, units per byte), ...)
+
+Bytes are total bytes as nccl-tests counts them (all-gather, reduce-scatter: all shards together).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sim.cost.nccl import loads
+from sim.cost.nccl.machine import (
+    ALGORITHMS,
+    OPERATIONS,
+    PROTOCOLS,
+    Machine,
+    generation_of,
+    parse_version,
+)
+from sim.cost.nccl.timing import duration
+from sim.cost.nccl.tuner import choose
+from sim.errors import InputError
+from sim.fabric.compiled import Fabric
+from sim.fabric.shape import KINDS
+
+_NVLINK_PATHS = ("NVL", "NVB")
+DEFAULT_NCCL = "2.21"
+
+
+def bus_factor(op: str, ranks: int) -> float:
+    """Bus bandwidth over algorithm bandwidth, as nccl-tests defines it.
+
+    Source: nccl-tests doc/PERFORMANCE.md.
+    """
+    if op == "all_reduce":
+        return 2.0 * (ranks - 1) / ranks
+    if op in ("all_gather", "reduce_scatter", "all_to_all"):
+        return (ranks - 1) / ranks
+    return 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveCost:
+    """One collective, or several equal ones of sister groups run together as one.
+
+    Attributes
+    ----------
+    work : float
+        Total bytes of one group. [B]
+    latency_s : float
+        Fixed part, shares nothing. [s]
+    bound_bytes_per_s : float
+        Rate at which `work` is done when nothing else runs.
+    demands : tuple of (int, float)
+        Resource of the fabric and bytes on it per byte of work; sister groups included.
+    channels : int
+        Thread blocks, so SMs held on every rank.
+    limit_resource : int
+        The tightest resource; -1 if there is none.
+    limit_bytes_per_s, wire_bytes_per_s : float
+        Rate of work at which it is full: by effective capacity, and by the data sheet's.
+    """
+
+    op: str
+    ranks: int
+    algorithm: str
+    protocol: str
+    channels: int
+    work: float
+    latency_s: float
+    bound_bytes_per_s: float
+    demands: tuple[tuple[int, float], ...]
+    limit_resource: int
+    limit_bytes_per_s: float
+    wire_bytes_per_s: float
+    _fabric: Fabric | None = field(repr=False, compare=False, default=None)
+
+    @property
+    def time_s(self) -> float:
+        """Duration with nothing beside it. [s]"""
+        return self.latency_s + self.work / self.bound_bytes_per_s
+
+    @property
+    def algbw_bytes_per_s(self) -> float:
+        """Algorithm bandwidth: work over time."""
+        return self.work / self.time_s if self.time_s > 0 else 0.0
+
+    @property
+    def busbw_bytes_per_s(self) -> float:
+        """Bus bandwidth as nccl-tests defines it."""
+        return self.algbw_bytes_per_s * bus_factor(self.op, self.ranks)
+
+    @property
+    def limit_busbw_bytes_per_s(self) -> float:
+        """Bus bandwidth that the data-sheet rates allow this algorithm."""
+        return self.wire_bytes_per_s * bus_factor(self.op, self.ranks)
+
+    @property
+    def limit(self) -> str:
+        """Name of what holds it back: "latency" where that is over half the time, else a resource."""
+        if self.limit_resource < 0 or self._fabric is None:
+            return "none"
+        if self.latency_s > 0.5 * self.time_s:
+            return "latency"
+        return self._fabric.name(self.limit_resource)
+
+
+def plan_collective(
+    fabric: Fabric,
+    op: str,
+    ranks: Sequence[int],
+    total_bytes: float,
+    nccl_version: str = DEFAULT_NCCL,
+    *,
+    algorithm: str | None = None,
+    protocol: str | None = None,
+    concurrent_groups: Iterable[Sequence[int]] = (),
+) -> CollectiveCost:
+    """Cost of one collective.
+
+    Parameters
+    ----------
+    fabric : Fabric
+        Compiled machine.
+    op : str
+        all_gather, reduce_scatter, all_reduce, broadcast, all_to_all or send_recv.
+    ranks : sequence of int
+        The group, in rank order.
+    total_bytes : float
+        As nccl-tests counts: all shards of an all-gather or reduce-scatter, the buffer of the
+        others, what one rank sends of all-to-all and send/recv. [B]
+    nccl_version : str
+        Such as "2.21".
+    algorithm, protocol : str, optional
+        Force what NCCL would choose otherwise.
+    concurrent_groups : iterable of sequences of int
+        Sister groups that run the same collective at the same time (HSDP's replica groups, or the
+        shard groups of all nodes). Their demands are added; `ranks` may be among them.
+
+    Returns
+    -------
+    CollectiveCost
+        Cached: calls that repeat arguments cost a look-up.
+
+    Raises
+    ------
+    InputError
+        For an unknown operation, algorithm, protocol or version, or one that cannot run here.
+    """
+    sisters = tuple(tuple(group) for group in concurrent_groups)
+    return _plan(
+        fabric, op, tuple(ranks), float(total_bytes), nccl_version, algorithm, protocol, sisters
+    )
+
+
+@functools.lru_cache(maxsize=16384)
+def _plan(
+    fabric: Fabric,
+    op: str,
+    ranks: tuple[int, ...],
+    size: float,
+    version: str,
+    algorithm: str | None,
+    protocol: str | None,
+    sisters: tuple[tuple[int, ...], ...],
+) -> CollectiveCost:
+    _check("op", op, OPERATIONS)
+    _check("algorithm", algorithm, ALGORITHMS)
+    _check("protocol", protocol, PROTOCOLS)
+    n = len(ranks)
+    if n < 2 or size <= 0.0:
+        return CollectiveCost(
+            op,
+            n,
+            "none",
+            "none",
+            0,
+            size,
+            0.0,
+            float("inf"),
+            (),
+            -1,
+            float("inf"),
+            float("inf"),
+            fabric,
+        )
+    machine = communicator(fabric, ranks, version)
+    try:
+        choice = choose(machine, op, size, algorithm, protocol)
+    except ValueError as error:
+        raise InputError.single(fabric.topology.name, str(error), "algorithm") from None
+    demand = demand_of(fabric, ranks, op, choice.algorithm, sisters)
+    ratio = fabric.capacity[demand.resource] / demand.amount
+    place = int(np.argmin(ratio))
+    tightest, rate = int(demand.resource[place]), float(ratio[place])
+    wire = float(np.min(fabric.raw[demand.resource] / demand.amount))
+    crosses = KINDS[int(fabric.kind[tightest])] in ("network", "memory") and machine.nodes > 1
+    alone = duration(machine, op, choice.algorithm, choice.protocol, size, rate, crosses)
+    latency = alone.latency_s + _switch_delay(fabric, ranks, machine, op, choice.algorithm)
+    return CollectiveCost(
+        op, n, choice.algorithm, choice.protocol, choice.channels, size, latency,
+        size / alone.transfer_s,
+        tuple(zip(demand.resource.tolist(), demand.amount.tolist(), strict=True)),
+        tightest, rate, wire, fabric,
+    )  # fmt: skip
+
+
+def _check(what: str, value: str | None, known: tuple[str, ...]) -> None:
+    if value is not None and value not in known:
+        message = f"{value!r} is not one of {', '.join(known)}"
+        raise InputError.single("collective", message, what)
+
+
+def _switch_delay(
+    fabric: Fabric, ranks: tuple[int, ...], machine: Machine, op: str, algorithm: str
+) -> float:
+    """Latency of the network's switches on the serial path. [s]"""
+    if machine.nodes == 1:
+        return 0.0
+    from sim.cost.nccl.timing import hops
+
+    return hops(machine, op, algorithm)[1] * fabric.rings(ranks).network_latency_s
+
+
+@functools.lru_cache(maxsize=1024)
+def demand_of(
+    fabric: Fabric,
+    ranks: tuple[int, ...],
+    op: str,
+    algorithm: str,
+    sisters: tuple[tuple[int, ...], ...] = (),
+) -> loads.Demand:
+    """Bytes on each resource per byte of work, of a group and its sisters."""
+    lay = loads.LOADS[algorithm]
+    own = lay(fabric, ranks, op)
+    others = [group for group in sisters if group != ranks]
+    if not others:
+        return own
+    return loads.total([own, *(lay(fabric, group, op) for group in others)])
+
+
+@functools.lru_cache(maxsize=1024)
+def communicator(fabric: Fabric, ranks: tuple[int, ...], version: str) -> Machine:
+    """What NCCL sees of a group of ranks.
+
+    Raises
+    ------
+    InputError
+        If the version is none.
+    """
+    try:
+        parsed = parse_version(version)
+    except ValueError as error:
+        raise InputError.single("stack", str(error), "nccl") from None
+    gpu = fabric.gpu(ranks[0])
+    rings = fabric.rings(ranks)
+    nodes = sorted({int(fabric.rank_node[rank]) for rank in ranks})
+    local = [rank for rank in ranks if int(fabric.rank_node[rank]) == nodes[0]]
+    shape = fabric.shapes[nodes[0]]
+    nvlink = rings.path in _NVLINK_PATHS or (rings.path == "LOC" and bool(gpu.nvlink_generation))
+    link = "nvlink" if nvlink else ("shm" if rings.transport == "shm" else "pcie")
+    intra = _intra_rate(fabric, local, nvlink)
+    nics, rate = 0, 0.0
+    if len(nodes) > 1:
+        used = sorted({nic for rank in local for nic in fabric.nics(rank)})
+        nics = len(used)
+        out, _ = fabric.nic_ports(nodes[0], used[0])
+        rate = float(fabric.capacity[out].sum())
+    spec = fabric.topology.node
+    switched = fabric.nvswitch(local) if len(local) > 1 else False
+    sharp = spec.nvlink.sharp if spec is not None and spec.nvlink is not None else switched
+    return Machine(
+        generation=generation_of(gpu.compute_capability),
+        ranks=len(ranks),
+        nodes=len(nodes),
+        link=link,
+        link_generation=(gpu.nvlink_generation or 0) if nvlink else _pcie_generation(fabric),
+        intra_rate=intra,
+        nics=nics,
+        nic_rate=rate,
+        nic_kind=spec.nics.kind if spec is not None and spec.nics is not None else "infiniband",
+        gpudirect=shape.gpudirect,
+        cpu_vendor=shape.vendor,
+        nvls=switched and sharp and gpu.multicast,
+        collnet=bool(getattr(fabric.topology.network, "sharp", False)),
+        version=parsed,
+    )
+
+
+def _intra_rate(fabric: Fabric, local: Sequence[int], nvlink: bool) -> float:
+    """What a rank can pass to its neighbour in the node. [B/s]"""
+    if len(local) == 1:
+        out, _ = fabric.nvlink_ports(local[0])
+        return float(fabric.capacity[out].sum()) if len(out) else 24e9
+    if nvlink:
+        out, _ = fabric.nvlink_ports(local[0])
+        return float(fabric.capacity[out].sum())
+    order = fabric.rings(local).orders[0].tolist()
+    rates = [fabric.bandwidth(fabric.route(a, b)) for a, b in zip(order, order[1:], strict=False)]
+    return min(rates)
+
+
+def _pcie_generation(fabric: Fabric) -> int:
+    spec = fabric.topology.node
+    if spec is None:
+        return fabric.topology.first_gpu.pcie_generation
+    return min(spec.pcie.generation, spec.gpu.pcie_generation)

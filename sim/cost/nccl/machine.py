@@ -1,0 +1,99 @@
+"""What NCCL sees of a communicator: ranks, nodes, links and their rates, NCCL's version."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from dataclasses import dataclass
+from importlib import resources as package
+from typing import Any
+
+ALGORITHMS = ("tree", "ring", "collnet_direct", "collnet_chain", "nvls", "nvls_tree", "pat", "p2p")
+PROTOCOLS = ("ll", "ll128", "simple")
+OPERATIONS = ("all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_to_all", "send_recv")
+LATEST = (2, 30)
+
+
+@functools.cache
+def constants(name: str) -> dict[str, Any]:
+    """Read a file of constants, ``nccl`` or ``nccl_timing``, once."""
+    path = package.files("sim.data").joinpath(f"constants/{name}.toml")
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def parse_version(text: str) -> tuple[int, int]:
+    """Read "2.21" or "2.21.5" as (2, 21).
+
+    Raises
+    ------
+    ValueError
+        If `text` is no NCCL version from 2.4 on.
+    """
+    parts = text.strip().lstrip("v").split(".")
+    if len(parts) < 2 or not all(p.isdigit() for p in parts[:3]):
+        message = f"{text!r} is not an NCCL version such as 2.21"
+        raise ValueError(message)
+    version = int(parts[0]), int(parts[1])
+    if not (2, 4) <= version < (3, 0):
+        message = f"NCCL {text} is not known; versions from 2.4 to 2.x are"
+        raise ValueError(message)
+    return version
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One communicator as NCCL sees it. Rates per direction. [B/s]
+
+    Attributes
+    ----------
+    generation : str
+        Key of ``generations`` in ``nccl.toml``: volta, ampere, hopper, blackwell.
+    link : str
+        Slowest kind of link between neighbours inside a node: "nvlink", "pcie", or "shm" (through
+        host memory).
+    link_generation : int
+        Of NVLink or PCIe.
+    intra_rate : float
+        What one GPU can pass to its neighbours in the node, over all its links.
+    nics : int
+        Of a node, as far as this communicator can use them; 0 on one node.
+    nic_rate : float
+        Of each.
+    nic_kind : str
+        infiniband, roce, efa, tcpx, tcp.
+    nvls, collnet : bool
+        Whether the NVSwitches, and the network's switches, can reduce.
+    """
+
+    generation: str
+    ranks: int
+    nodes: int
+    link: str
+    link_generation: int
+    intra_rate: float
+    nics: int = 0
+    nic_rate: float = 0.0
+    nic_kind: str = "infiniband"
+    gpudirect: bool = True
+    cpu_vendor: str = "intel"
+    nvls: bool = False
+    collnet: bool = False
+    version: tuple[int, int] = LATEST
+
+    @property
+    def local_ranks(self) -> int:
+        """Ranks in a node (the fullest one)."""
+        return -(-self.ranks // self.nodes)
+
+    @property
+    def scale(self) -> int:
+        """Column of NCCL's tables: 0 one node, 1 two, 2 more."""
+        return min(self.nodes, 3) - 1
+
+
+def generation_of(compute_capability: float) -> str:
+    """NCCL's row for a compute capability: the newest generation not newer than it."""
+    rows = constants("nccl")["generations"]
+    known = [name for name, row in rows.items() if row["compute_capability"] <= compute_capability]
+    return known[-1] if known else next(iter(rows))

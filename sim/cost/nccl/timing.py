@@ -1,0 +1,137 @@
+"""How long a collective takes by itself: our own physics, for the algorithm NCCL chose.
+
+    t = base + hops + (1 + edge / steps) S / (efficiency x rate) + ramp x u / (u + ramp_time)
+
+``rate`` is the algorithm's rate on the fabric (its slowest resource alone), ``u = S / rate``. The
+first two terms are latency: the launch, and one hop latency for each serial step, by link and
+protocol. ``efficiency`` is what a protocol keeps of the link. ``edge`` counts the share of a step
+that a ring spends on the rank's own part, which crosses HBM only. ``ramp`` is the time lost while
+the pipeline of slices is shorter than its steady state, reached after about ``ramp_time``.
+
+Constants: ``sim/data/constants/nccl_timing.toml``, by generation of link and kind of NIC, fitted by
+``bench/fit/fit_collectives.py`` on ``sim/data/measured/collectives.csv``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sim.cost.nccl.machine import PROTOCOLS, Machine, constants
+from sim.cost.nccl.tuner import ring_steps
+
+
+class Duration(NamedTuple):
+    """Time alone, split as the engine wants it. [s]"""
+
+    latency_s: float  # fixed, unshared
+    transfer_s: float  # S / bound
+
+
+def link_constants(machine: Machine, table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Constants of the links inside a node."""
+    links: Mapping[str, Any] = table["links"]
+    key = f"{machine.link}{machine.link_generation}"
+    if key in links:
+        return dict(links[key])
+    kind = [name for name in links if name.startswith(machine.link)]
+    nearest = min(
+        kind, key=lambda name: abs(int(name[len(machine.link) :]) - machine.link_generation)
+    )
+    return dict(links[nearest])
+
+
+def network_constants(machine: Machine, table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Constants of the network between nodes."""
+    row: Mapping[str, Any] = table["network"][machine.nic_kind]
+    if machine.nic_kind == "efa" and machine.nic_rate <= 12.6e9 and machine.generation == "ampere":
+        row = table["network"]["efa1"]
+    return row
+
+
+def hops(machine: Machine, op: str, algorithm: str) -> tuple[float, float]:
+    """Serial hops inside a node and between nodes."""
+    n, nodes, local = machine.ranks, machine.nodes, machine.local_ranks
+    depth = math.log2(nodes) if nodes > 1 else 0.0
+    if algorithm == "ring":
+        steps = n - 1 if op == "broadcast" else ring_steps(n, op)
+        passes = 2 if op == "all_reduce" else 1
+        between = passes * (nodes - 1)
+        return steps - between, between
+    if algorithm == "tree":
+        return 2.0 * (local - 1), 2.0 * math.ceil(depth)
+    if algorithm == "nvls_tree":
+        return 0.0, 2.0 * math.ceil(depth)
+    if algorithm == "pat":
+        return 0.0, math.ceil(depth)
+    if algorithm == "collnet_chain":
+        return 2.0 * (local - 1), 2.0
+    if algorithm == "collnet_direct":
+        return 2.0 * min(1, local - 1), 2.0
+    if algorithm == "p2p":
+        return (0.0, 1.0) if nodes > 1 else (1.0, 0.0)
+    return 0.0, 0.0
+
+
+def duration(
+    machine: Machine,
+    op: str,
+    algorithm: str,
+    protocol: str,
+    size: float,
+    rate: float,
+    network_bound: bool,
+    table: Mapping[str, Any] | None = None,
+) -> Duration:
+    """Time of one collective that has its resources to itself.
+
+    Parameters
+    ----------
+    machine : Machine
+    op, algorithm, protocol : str
+    size : float
+        Total bytes. [B]
+    rate : float
+        Total bytes a second that the slowest resource on the algorithm's routes lets through. [B/s]
+    network_bound : bool
+        Whether that resource belongs to the network.
+    table : mapping, optional
+        Constants, for fitting; the shipped ones by default.
+
+    Returns
+    -------
+    Duration
+        Never below ``size / rate``.
+    """
+    table = table if table is not None else constants("nccl_timing")
+    place = PROTOCOLS.index(protocol)
+    link = link_constants(machine, table)
+    intra, between = hops(machine, op, algorithm)
+    multimem = algorithm in ("nvls", "nvls_tree")
+    latency = link["nvls_base_us"] if multimem else link["base_us"][place]
+    latency += intra * link["hop_us"][place]
+    if algorithm == "p2p":
+        latency += table["p2p_peer_us"] * ((machine.ranks - 1) if op == "all_to_all" else 1)
+    efficiency = link["nvls_efficiency"] if multimem else link["efficiency"][place]
+    ramp, ramp_time = _ramp(link, place, multimem)
+    if between:
+        network = network_constants(machine, table)
+        latency += between * network["hop_us"][place]
+        if network_bound:
+            efficiency = network["efficiency"][place]
+        ramp += network["ramp_us"] if place == 2 else 0.0
+        ramp_time = max(ramp_time, network["ramp_time_us"])
+    ideal = size / rate * 1e6
+    edge = 0.0
+    if algorithm == "ring" and not network_bound:
+        edge = table["edge"][op] / max(ring_steps(machine.ranks, op), 1)
+    transfer = ideal * (1.0 + edge) / efficiency + ramp * ideal / (ideal + ramp_time)
+    return Duration(latency * 1e-6, transfer * 1e-6)
+
+
+def _ramp(link: Mapping[str, Any], place: int, multimem: bool) -> tuple[float, float]:
+    """Time lost to the ramp and its time constant; LL and LL128 have none. [us]"""
+    if multimem:
+        return link["nvls_ramp_us"], link["nvls_ramp_time_us"]
+    return (link["ramp_us"] if place == 2 else 0.0), link["ramp_time_us"]
