@@ -12,6 +12,7 @@ Bytes are total bytes as nccl-tests counts them (all-gather, reduce-scatter: all
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -26,7 +27,7 @@ from sim.cost.nccl.machine import (
     generation_of,
     parse_version,
 )
-from sim.cost.nccl.timing import duration
+from sim.cost.nccl.timing import duration, hops
 from sim.cost.nccl.tuner import choose
 from sim.errors import InputError
 from sim.fabric.compiled import Fabric
@@ -34,6 +35,7 @@ from sim.fabric.shape import KINDS
 
 _NVLINK_PATHS = ("NVL", "NVB")
 DEFAULT_NCCL = "2.21"
+_SOURCE = "collective"
 
 
 def bus_factor(op: str, ranks: int) -> float:
@@ -106,7 +108,7 @@ class CollectiveCost:
 
     @property
     def limit(self) -> str:
-        """Name of what holds it back: "latency" where that is over half the time, else a resource."""
+        """What holds it back: "latency" where that is over half the time, else a resource."""
         if self.limit_resource < 0 or self._fabric is None:
             return "none"
         if self.latency_s > 0.5 * self.time_s:
@@ -217,7 +219,7 @@ def _plan(
 def _check(what: str, value: str | None, known: tuple[str, ...]) -> None:
     if value is not None and value not in known:
         message = f"{value!r} is not one of {', '.join(known)}"
-        raise InputError.single("collective", message, what)
+        raise InputError.single(_SOURCE, message, what)
 
 
 def _switch_delay(
@@ -226,8 +228,6 @@ def _switch_delay(
     """Latency of the network's switches on the serial path. [s]"""
     if machine.nodes == 1:
         return 0.0
-    from sim.cost.nccl.timing import hops
-
     return hops(machine, op, algorithm)[1] * fabric.rings(ranks).network_latency_s
 
 
@@ -260,7 +260,7 @@ def communicator(fabric: Fabric, ranks: tuple[int, ...], version: str) -> Machin
     try:
         parsed = parse_version(version)
     except ValueError as error:
-        raise InputError.single("stack", str(error), "nccl") from None
+        raise InputError.single(_SOURCE, str(error), "stack.nccl") from None
     gpu = fabric.gpu(ranks[0])
     rings = fabric.rings(ranks)
     nodes = sorted({int(fabric.rank_node[rank]) for rank in ranks})
@@ -305,7 +305,7 @@ def _intra_rate(fabric: Fabric, local: Sequence[int], nvlink: bool) -> float:
         out, _ = fabric.nvlink_ports(local[0])
         return float(fabric.capacity[out].sum())
     order = fabric.rings(local).orders[0].tolist()
-    rates = [fabric.bandwidth(fabric.route(a, b)) for a, b in zip(order, order[1:], strict=False)]
+    rates = [fabric.bandwidth(fabric.route(a, b)) for a, b in itertools.pairwise(order)]
     return min(rates)
 
 

@@ -7,6 +7,7 @@ HBM traffic is part of the load: NCCL's kernels read and write it on every hop.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -36,8 +37,9 @@ def ring_share(op: str, n: int) -> float:
 
 
 def hbm_passes(op: str) -> float:
-    """HBM bytes a rank moves per byte it passes on: all-gather read and write, reduce-scatter two
-    reads and a write, all-reduce half of each.
+    """HBM bytes a rank moves per byte it passes on.
+
+    All-gather: read, write. Reduce-scatter: two reads, one write. All-reduce: half of each.
 
     Source: facts of NCCL's primitives (recvCopySend, recvReduceSend).
     """
@@ -66,7 +68,7 @@ def tree(fabric: Fabric, group: Sequence[int], op: str) -> Demand:
     for order in orders.tolist():
         segments = _by_node(fabric, order)
         for segment in segments:
-            for head, tail in zip(segment, segment[1:], strict=False):
+            for head, tail in itertools.pairwise(segment):
                 edges[tail, head] += share
                 edges[head, tail] += share
         heads = [segment[0] for segment in segments]
@@ -131,7 +133,7 @@ def collnet(fabric: Fabric, group: Sequence[int], op: str) -> Demand:
     edges: dict[tuple[int, int], float] = defaultdict(float)
     amounts: Amounts = defaultdict(float)
     for ranks in members:
-        for head, tail in zip(ranks, ranks[1:], strict=False):
+        for head, tail in itertools.pairwise(ranks):
             edges[tail, head] += 1.0
             edges[head, tail] += 1.0
         node = int(fabric.rank_node[ranks[0]])
@@ -216,7 +218,7 @@ def _chain_edges(orders: I8) -> Iterable[tuple[tuple[int, int], float]]:
     for order in orders.tolist():
         start = order.index(root)
         turned = order[start:] + order[:start]
-        for a, b in zip(turned, turned[1:], strict=False):
+        for a, b in itertools.pairwise(turned):
             edges[a, b] += 1.0 / len(orders)
     return edges.items()
 

@@ -96,4 +96,4 @@ def generation_of(compute_capability: float) -> str:
     """NCCL's row for a compute capability: the newest generation not newer than it."""
     rows = constants("nccl")["generations"]
     known = [name for name, row in rows.items() if row["compute_capability"] <= compute_capability]
-    return known[-1] if known else next(iter(rows))
+    return str(known[-1] if known else next(iter(rows)))

@@ -210,7 +210,7 @@ def _ll_max(machine: Machine) -> float:
 
 
 def available(machine: Machine, op: str) -> list[tuple[str, int]]:
-    """Pairs of algorithm and protocol (index) NCCL weighs for an operation, by its default rules."""
+    """Pairs of algorithm and protocol (index) that NCCL weighs for an operation by default."""
     nvls = constants("nccl")["nvls"]
     pairs = [("ring", p) for p in (0, 1, 2)]
     if op == "all_reduce" and machine.ranks > 2:
@@ -224,9 +224,9 @@ def available(machine: Machine, op: str) -> list[tuple[str, int]]:
                 pairs.append(("nvls", 2))
             elif machine.version >= tuple(nvls["tree_first_version"]):
                 pairs.append(("nvls_tree", 2))
-    if op in RING_BOUND and machine.local_ranks == 1 and machine.nodes > 1:
-        if machine.version >= tuple(nvls["pat_first_version"]):
-            pairs.append(("pat", 2))
+    one_gpu_nodes = machine.local_ranks == 1 and machine.nodes > 1
+    if op in RING_BOUND and one_gpu_nodes and machine.version >= tuple(nvls["pat_first_version"]):
+        pairs.append(("pat", 2))
     if op == "all_reduce" and machine.collnet and machine.nodes > 1:
         pairs += [("collnet_direct", 2), ("collnet_chain", 2)]
     if not ll128_allowed(machine):
@@ -270,9 +270,9 @@ def estimate_us(machine: Machine, op: str, algorithm: str, protocol: int, size: 
         row = table[PROTOCOLS[protocol]]
         if place < 23:
             bandwidth *= row[place]
-    if algorithm == "ring" and protocol == 2 and op == "all_reduce" and machine.nodes > 1:
-        if size / (search(machine, "ring").channels * machine.ranks) >= 64:
-            latency *= 1.9 if machine.generation == "volta" else 1.4
+    plateau = algorithm == "ring" and protocol == 2 and op == "all_reduce" and machine.nodes > 1
+    if plateau and size / (search(machine, "ring").channels * machine.ranks) >= 64:
+        latency *= 1.9 if machine.generation == "volta" else 1.4
     return latency + size / (1000.0 * bandwidth)
 
 
@@ -358,14 +358,12 @@ def _forced(machine: Machine, op: str, algorithm: str) -> list[tuple[str, int]]:
         return [("nvls", 2)]
     reasons = {
         "tree": "tree runs all_reduce only",
-        "nvls": "NVLS needs one node whose NVSwitches reduce (NVLink 4 or newer), NCCL 2.17 or newer",
-        "nvls_tree": "NVLS tree needs NVSwitches that reduce, several nodes, NCCL 2.18 or newer, all_reduce",
-        "pat": "PAT needs one GPU per node, several nodes, NCCL 2.23 or newer, all_gather or reduce_scatter",
+        "nvls": "NVLS needs one node whose NVSwitches reduce (NVLink 4), and NCCL 2.17",
+        "nvls_tree": "NVLS tree needs NVSwitches that reduce, all_reduce, several nodes, NCCL 2.18",
+        "pat": "PAT needs all_gather or reduce_scatter, nodes of one GPU, NCCL 2.23",
         "p2p": "p2p is for all_to_all and send_recv",
     }
-    message = reasons.get(
-        algorithm, "CollNet needs a network whose switches reduce, and all_reduce"
-    )
+    message = reasons.get(algorithm, "CollNet needs all_reduce and a network that reduces")
     raise ValueError(message)
 
 
