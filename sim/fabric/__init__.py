@@ -1,4 +1,4 @@
-"""The machine as resources and routes: topology spec -> arrays, routes, rings, folding, networkx view.
+"""The machine as resources and routes: topology spec -> arrays, routes, rings, folds, graph.
 
     fabric = compile_fabric(topology)          # cached by the content of the spec; no networkx
     fabric.n_ranks, fabric.n_nodes, fabric.n_resources
@@ -8,7 +8,7 @@
 
 Resources are columns. A link is two resources, one each way.
 
-    fabric.capacity     (n_resources,) float64 [B/s], effective: what NCCL counts (20.6 GB/s a NVLink 4)
+    fabric.capacity     (n_resources,) float64 [B/s], effective: 20.6 GB/s an NVLink 4, as NCCL
     fabric.raw          (n_resources,) float64 [B/s], the data sheet's rate
     fabric.kind         (n_resources,) int8, index into KINDS
     fabric.latency      (n_resources,) float64 [s]
@@ -25,7 +25,7 @@ HBM traffic depends on its algorithm; add it on ``fabric.hbm(rank)``).
     fabric.nics(rank) -> tuple of NIC numbers in the rank's node that the rank uses
     fabric.nic_ports(node, nic) -> (tx resources, rx resources)
     fabric.nvlink_ports(rank) -> (out resources, in resources)
-    fabric.nvswitch(ranks) -> bool     # do all these ranks sit on one NVSwitch fabric (NVLS possible)
+    fabric.nvswitch(ranks) -> bool          # all on one NVSwitch fabric (NVLS possible)
     fabric.offload_route(rank, "to-host" | "to-device") -> Route
     fabric.storage_route(rank, "read" | "write") -> Route
     fabric.hbm(rank) -> resource;  fabric.host_memory(rank) -> resource of its socket
@@ -33,12 +33,14 @@ HBM traffic depends on its algorithm; add it on ``fabric.hbm(rank)``).
 Rings: C channel rings over a group, each leaving its node on another rail. All ranks of a ring pass
 equal bytes to their successors; the group's traffic is spread evenly over the rings.
 
-    fabric.rings(group) -> Rings(orders (C, n) of ranks, load: Load, latencies)
-    fabric.ring_load(group) -> Load(resource, demand, hops...)   # per byte each rank sends in all
+    fabric.rings(group) -> Rings(orders (C, n) of ranks, load: Load, path, transport, network_hops,
+                                 network_latency_s, pxn)
+    fabric.ring_load(group) -> Load(resource, demand)       # per byte each rank sends in all
+    fabric.bottleneck(load) -> resource
         bus bandwidth = min(capacity[resource] / demand)  -> fabric.bandwidth(load)
         all-gather of S bytes over n ranks sends S (n-1)/n bytes from each rank to its successor
 
-Folding (``fold.py``): equal ranks, resources and demand rows found by colour refinement.
+Folding (``folding.py``): equal ranks, resources and demand rows found by colour refinement.
 
     fold(capacity, ptr, resource, amount, ...) -> Fold
     fabric.rank_classes() -> (n_ranks,) int
@@ -49,10 +51,22 @@ Folding (``fold.py``): equal ranks, resources and demand rows found by colour re
 from __future__ import annotations
 
 from sim.fabric.compiled import Fabric, Route, compile_fabric
+from sim.fabric.folding import Fold, fold, refine
 from sim.fabric.rings import Load, Rings
 from sim.fabric.shape import KINDS
 
-__all__ = ["KINDS", "Fabric", "Load", "Rings", "Route", "build_graph", "compile_fabric", "fold"]
+__all__ = [
+    "KINDS",
+    "Fabric",
+    "Fold",
+    "Load",
+    "Rings",
+    "Route",
+    "build_graph",
+    "compile_fabric",
+    "fold",
+    "refine",
+]
 
 
 def __getattr__(name: str) -> object:
@@ -61,8 +75,4 @@ def __getattr__(name: str) -> object:
         from sim.fabric.graph import build_graph
 
         return build_graph
-    if name == "fold":
-        from sim.fabric.fold import fold
-
-        return fold
     raise AttributeError(name)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from sim.errors import InputError
 from sim.fabric import paths
 from sim.fabric.explicit import parts_of
+from sim.fabric.folding import classes_of_ranks
 from sim.fabric.network import Plane, shorthand_plane
 from sim.fabric.rings import Load, Rings, find_rings
 from sim.fabric.shape import NETWORK, NVLINK, Shape, shape_of
@@ -94,7 +95,8 @@ class Fabric:
 
     def gpu(self, rank: int) -> Gpu:
         """GPU model of a rank."""
-        return self.shapes[self.rank_node[rank]].gpu_specs[self.rank_local[rank]]
+        shape, local, _ = self._place(rank)
+        return shape.gpu_specs[local]
 
     def ranks_of(self, node: int) -> range:
         """Ranks of a node."""
@@ -307,8 +309,6 @@ class Fabric:
 
     def rank_classes(self) -> I8:
         """Class of each rank under the symmetries that colour refinement sees in the graph."""
-        from sim.fabric.fold import classes_of_ranks
-
         return classes_of_ranks(self)
 
     def graph(self) -> nx.DiGraph[str]:

@@ -101,9 +101,7 @@ def _assemble(
     return parts
 
 
-def _join_network(
-    plane: Plane, graph: Graph, switches: list[str], port_of: dict[str, int]
-) -> None:
+def _join_network(plane: Plane, graph: Graph, switches: list[str], port_of: dict[str, int]) -> None:
     place = dict(port_of)
     place.update({name: plane.switch(name) for name in switches})
     for edge in graph.edges:
@@ -114,9 +112,7 @@ def _join_network(
                 plane.link(b, a, edge.bandwidth, edge.latency)
 
 
-def _shape(
-    topology: Topology, vertices: list[Vertex], edges: list[Edge], ports: set[str]
-) -> Shape:
+def _shape(topology: Topology, vertices: list[Vertex], edges: list[Edge], ports: set[str]) -> Shape:
     node = topology.node
     shape = Shape()
     if node is not None:
@@ -168,7 +164,7 @@ def _check(graph: Graph, source: str) -> None:
     for i, v in enumerate(graph.vertices):
         if v.id in kinds:
             faults.append(Fault(source, None, None, f"graph.vertices[{i}].id", f"{v.id} twice"))
-        kinds[v.id] = v.kind
+        kinds.setdefault(v.id, v.kind)
     if "gpu" not in kinds.values():
         faults.append(Fault(source, None, None, "graph.vertices", "not one GPU"))
     seen: set[tuple[str, str]] = set()

@@ -57,7 +57,7 @@ def to_networkx(fabric: Fabric) -> nx.DiGraph[str]:
                 bandwidth=link.capacity,
                 raw_bandwidth=link.raw,
                 latency=link.latency,
-                links=link.count,
+                links=link.links,
                 resource=base + i,
             )
     plane, ends = fabric.plane, fabric.network_names

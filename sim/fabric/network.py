@@ -9,6 +9,10 @@ from sim.errors import InputError
 from sim.spec.topology import Network
 
 
+def _fault(message: str, path: str) -> InputError:
+    return InputError.single("topology", message, path)
+
+
 @dataclass
 class Plane:
     """Network vertices and directed links; vertices 0..n_ports-1 are NIC ports.
@@ -97,7 +101,7 @@ class Plane:
             frontier = reached
         if a not in distance:
             message = f"no way over the network from {self.label(a)} to {self.label(b)}"
-            raise InputError.single("topology", message, "graph")
+            raise _fault(message, "graph")
         share = {a: Fraction(1)}
         loads: list[tuple[int, float]] = []
         delay = Fraction(0)
@@ -159,11 +163,11 @@ def shorthand_plane(network: Network, nodes: int, nics: int, rate: float) -> Pla
     delay = network.switch_latency
     if network.oversubscription < 1.0:
         message = f"{network.oversubscription} is not at least 1"
-        raise InputError.single("topology", message, "network.oversubscription")
+        raise _fault(message, "network.oversubscription")
     if network.kind == "single-switch":
         if network.oversubscription != 1.0:
             message = "a single switch has no uplinks to oversubscribe; take fat-tree"
-            raise InputError.single("topology", message, "network.oversubscription")
+            raise _fault(message, "network.oversubscription")
         switch = plane.switch("switch")
         for p in range(plane.n_ports):
             plane.join(p, switch, rate, delay / 2)

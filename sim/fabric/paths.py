@@ -17,6 +17,10 @@ CLASSES = ("LOC", "NVL", "NVB", "PIX", "PXB", "PHB", "NODE", "SYS", "NET")
 NEAR_PCIE = frozenset({"PIX", "PXB"})  # NCCL's default limit of P2P and of GPUDirect
 
 
+def _fault(message: str) -> InputError:
+    return InputError.single("topology", message, "graph")
+
+
 class Way(NamedTuple):
     """A route inside a node: local resources and the bytes each carries per byte sent."""
 
@@ -123,7 +127,7 @@ def nearest_cpu(shape: Shape, vertex: int) -> int:
             best = (len(links), place)
     if best is None:
         message = f"{shape.names[vertex]} reaches no CPU, and so no host memory"
-        raise InputError.single("topology", message, "graph")
+        raise _fault(message)
     return best[1]
 
 
@@ -157,7 +161,7 @@ def _find_gpu_way(shape: Shape, a: int, b: int) -> Way:
     links, path = host_links(shape, a, b), host_class(shape, a, b)
     if links is None or path is None:
         message = f"no way from {shape.names[a]} to {shape.names[b]} inside their node"
-        raise InputError.single("topology", message, "graph")
+        raise _fault(message)
     across_cpu_allowed = shape.vendor == "amd" and len(shape.gpus) <= 2
     if shape.p2p and (path in NEAR_PCIE or across_cpu_allowed):
         return Way(path, "p2p", tuple((i, 1.0) for i in links))
@@ -171,7 +175,7 @@ def _staged(shape: Shape, a: int, b: int, place: int) -> tuple[tuple[int, float]
     up, down = host_links(shape, a, cpu), host_links(shape, cpu, b)
     if up is None or down is None:
         message = f"no way from {shape.names[a]} to {shape.names[b]} through host memory"
-        raise InputError.single("topology", message, "graph")
+        raise _fault(message)
     gpus_only = shape.kinds[a] == shape.kinds[b] == "gpu"
     through_intel = shape.vendor == "intel" and gpus_only
     overhead = host["intel_root_complex_overhead"] if through_intel else 1.0
@@ -215,7 +219,7 @@ def _oriented(shape: Shape, a: int, b: int, outward: bool) -> list[int]:
     links = host_links(shape, a, b) if outward else host_links(shape, b, a)
     if links is None:
         message = f"no way from {shape.names[a]} to {shape.names[b]} over PCIe"
-        raise InputError.single("topology", message, "graph")
+        raise _fault(message)
     return links
 
 
@@ -297,6 +301,6 @@ def printed_class(shape: Shape, a: int, b: int) -> str:
     links = nvlink_links(shape, u, v)
     if links is not None:
         # a switched pair has as many links as its ports; unknown counts print as plain NV
-        count = min(shape.links[i].count for i in links)
+        count = min(shape.links[i].links for i in links)
         return f"NV{count}" if count else "NV"
     return host_class(shape, u, v) or gpu_way(shape, a, b).path

@@ -1,16 +1,17 @@
 """Channel rings over a group of ranks, and what they put on every resource.
 
 A ring visits the ranks node by node. Between nodes there are as many rings as the poorest node has
-NICs beside ranks of the group; ring c enters and leaves its nodes on the c-th of them. Inside a node
-NVSwitch makes every order equal; NVLink meshes are covered by Hamiltonian cycles, found greedily
-on what earlier rings left over; PCIe trees are walked nearest neighbour first.
+NICs beside ranks of the group; ring c enters and leaves its nodes on the c-th of them. Inside a
+node NVSwitch makes every order equal; NVLink meshes are covered by Hamiltonian cycles, found
+greedily on what earlier rings left over; PCIe trees are walked nearest neighbour first.
 
 Source: NVIDIA/nccl src/graph/search.cc (what it looks for, not how).
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
@@ -79,7 +80,7 @@ def _one_node(fabric: Fabric, node: int, group: tuple[int, ...]) -> Rings:
     shape = fabric.shapes[node]
     first = fabric.ranks_of(node).start
     orders = local_orders(shape, group) if len(group) > 1 else [list(group)]
-    loads: Counter[int] = Counter()
+    loads: dict[int, float] = defaultdict(float)
     ways = []
     if len(group) > 1:
         for order in orders:
@@ -124,10 +125,10 @@ def _many_nodes(fabric: Fabric, groups: list[tuple[int, tuple[int, ...]]]) -> Ri
                 net_demand.append(share / n_rings)
     resources.append(np.array(net_resource, np.int64))
     demands.append(np.array(net_demand))
-    everything = np.bincount(
+    everything: F8 = np.bincount(
         np.concatenate(resources), np.concatenate(demands), minlength=fabric.n_resources
-    )
-    used = np.flatnonzero(everything)
+    ).astype(np.float64)
+    used = np.flatnonzero(everything).astype(np.int64)
     firsts = [fabric.ranks_of(n).start for n, _ in groups]
     orders = np.concatenate(
         [np.array(p.orders, np.int64) + f for p, f in zip(laid, firsts, strict=True)], axis=1
@@ -155,16 +156,21 @@ def _through_node(shape: Shape, group: tuple[int, ...], n_rings: int) -> _NodeRi
 def _lay_through(shape: Shape, group: tuple[int, ...], n_rings: int) -> _NodeRings:
     cycles = local_orders(shape, group) if len(group) > 1 else [list(group)]
     nic_in = group_nics(shape, group)[:n_rings]
-    nic_out, orders, loads, inside = [], [], Counter[int](), []
+    nic_out: list[int] = []
+    orders: list[list[int]] = []
+    inside: list[paths.Way] = []
+    loads: dict[int, float] = defaultdict(float)
     pxn = False
-    entered, left = Counter[int](), Counter[int]()
+    entered: dict[int, int] = defaultdict(int)
+    left: dict[int, int] = defaultdict(int)
     for c, nic in enumerate(nic_in):
         turns = _turns(shape, group, cycles[c % len(cycles)], nic)
-        order = min(turns, key=lambda o: entered[o[0]] + left[o[-1]])
+        burden = [entered[o[0]] + left[o[-1]] for o in turns]
+        order = turns[burden.index(min(burden))]
         entered[order[0]] += 1
         left[order[-1]] += 1
         orders.append(order)
-        legs = [paths.gpu_way(shape, a, b) for a, b in zip(order, order[1:], strict=False)]
+        legs = [paths.gpu_way(shape, a, b) for a, b in pairwise(order)]
         inside += legs
         leave, exit_nic = _leave(shape, group, order[-1], nic)
         nic_out.append(exit_nic)
@@ -243,7 +249,7 @@ def _nvlink_cycles(shape: Shape, group: tuple[int, ...]) -> list[list[int]]:
             if a != b:
                 links = paths.nvlink_links(shape, shape.gpus[a], shape.gpus[b])
                 if links is not None and len(links) == 1:
-                    left[a, b] = max(1, shape.links[links[0]].count)
+                    left[a, b] = max(1, shape.links[links[0]].links)
     cycles: list[list[int]] = []
     while len(cycles) < _MAX_CYCLES:
         cycle = _hamiltonian(group, left)
@@ -260,9 +266,10 @@ def _hamiltonian(group: tuple[int, ...], left: dict[tuple[int, int], int]) -> li
     reach = {g: [b for b in group if left.get((g, b), 0) > 0] for g in group}
     if any(not r for r in reach.values()):
         return None
-    for r_from, near in reach.items():
+    for a, near in reach.items():
         # most links left first, then the next in order: keeps what remains regular
-        near.sort(key=lambda b, a=r_from: (-left[a, b], (group.index(b) - group.index(a)) % size))
+        ranked = sorted((-left[a, b], (group.index(b) - group.index(a)) % size, b) for b in near)
+        reach[a] = [b for _, _, b in ranked]
     path, choices = [start], [iter(reach[start])]
     on_path = {start}
     for _ in range(_SEARCH_STEPS):

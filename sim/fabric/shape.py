@@ -23,7 +23,7 @@ class Link(NamedTuple):
     capacity: float  # [B/s] effective
     raw: float  # [B/s]
     latency: float  # [s]
-    count: int  # NVLinks bundled; 0 unknown
+    links: int  # NVLinks bundled; 0 unknown
 
 
 class Own(NamedTuple):
@@ -36,7 +36,7 @@ class Own(NamedTuple):
 
 @dataclass
 class Shape:
-    """Vertices and links of one node. Resource numbers: links first, then memories, HBM, storage."""
+    """Vertices and links of one node. Resources: links, memories, HBM, storage, in this order."""
 
     names: list[str] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
@@ -63,13 +63,11 @@ class Shape:
         self.kinds.append(kind)
         return len(self.names) - 1
 
-    def join(
-        self, a: int, b: int, kind: int, rates: tuple[float, float], count: int = 0, delay: float = 0.0
-    ) -> None:
+    def join(self, a: int, b: int, kind: int, rates: tuple[float, float], count: int = 0) -> None:
         """Add both directions of a link of raw and effective ``rates`` [B/s]."""
         raw, effective = rates
-        self.links.append(Link(a, b, kind, effective, raw, delay, count))
-        self.links.append(Link(b, a, kind, effective, raw, delay, count))
+        self.links.append(Link(a, b, kind, effective, raw, 0.0, count))
+        self.links.append(Link(b, a, kind, effective, raw, 0.0, count))
 
     def add_own(self, cpu: Cpu, storage: Storage) -> None:
         """Add the memories and the storage once all vertices are known."""

@@ -1,7 +1,7 @@
 """Folding: equal ranks, resources and demands, found by colour refinement.
 
-Colours are refined until the partition is equitable: any two members of a class see the same classes,
-equally often and with the same amounts. Max-min rates are then equal within a class, and the
+Colours are refined until the partition is equitable: any two members of a class see the same
+classes, equally often and with the same amounts. Max-min rates are then equal in a class, and the
 quotient system (one row and one resource a class, demands multiplied) has exactly these rates.
 
 Source: Grohe, Kersting, Mladenov, Selman, "Dimension reduction via colour refinement" (2014).
@@ -34,7 +34,7 @@ class Fold(NamedTuple):
     capacity: F8  # (k,) of one member
     ptr: I8  # (n_classes+1,) CSR of the quotient, a row per class
     resource: I8  # class of resources
-    amount: F8  # demand of all members of the row class together on one member of the resource class
+    amount: F8  # demand of all members of the row class on one member of the resource class
 
 
 def _mix(x: U8) -> U8:
@@ -186,7 +186,11 @@ def classes_of_ranks(fabric: Fabric) -> I8:
     kinds = ("gpu", "nvswitch", "pcie-switch", "cpu", "nic", "switch")
     models: dict[object, int] = {}
     colour: list[tuple[int, int, float]] = []
-    vertex_base, gpus, tails, heads, ids = [], [], [], [], []
+    vertex_base: list[int] = []
+    gpus: list[int] = []
+    tails: list[int] = []
+    heads: list[int] = []
+    ids: list[int] = []
     for n, shape in enumerate(fabric.shapes):
         base = len(colour)
         vertex_base.append(base)
@@ -214,9 +218,5 @@ def classes_of_ranks(fabric: Fabric) -> I8:
     for column in columns:
         weight = weight * (len(link) + 1) + _codes(column[link])
         weight = _codes(weight)
-    refined = refine(
-        np.array([codes[c] for c in colour]), np.array(tails), np.array(heads), weight
-    )
+    refined = refine(np.array([codes[c] for c in colour]), np.array(tails), np.array(heads), weight)
     return _first_order(refined[np.array(gpus, np.int64)])[0]
-
-
