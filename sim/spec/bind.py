@@ -8,6 +8,7 @@ side; short forms such as ``method: {lora: {rank: 16}}`` are put into the shape 
 from __future__ import annotations
 
 import difflib
+import operator
 import re
 import types
 import typing
@@ -31,6 +32,12 @@ _WHOLE = re.compile(r"[+-]?(?:0|[1-9]\d*)\Z")
 _BOOL_WORDS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 _NULLS = ("", "~", "null", "Null", "NULL")
 _CUTOFF = 0.6
+_BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "ge": ("at least", operator.ge),
+    "gt": ("more than", operator.gt),
+    "le": ("at most", operator.le),
+    "lt": ("less than", operator.lt),
+}
 
 
 class Alternative(NamedTuple):
@@ -38,6 +45,7 @@ class Alternative(NamedTuple):
 
     kind: str  # bool | literal | quantity | tally | int | float | str | spec | tuple | none
     detail: Any = None  # values, dimension, spec class, or the alternatives of a tuple's items
+    bounds: tuple[tuple[str, float], ...] = ()  # ("ge", 1.0), ...
 
 
 class FieldPlan(NamedTuple):
@@ -79,13 +87,23 @@ def _alternatives(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Alternati
         return (Alternative("none"),)
     if isinstance(annotation, type) and issubclass(annotation, Spec):
         return (Alternative("spec", annotation),)
+    bounds = tuple(_bounds_in(metadata))
     if annotation is float:
         for mark in metadata:
             if isinstance(mark, Quantity):
-                return (Alternative("quantity", mark.dimension),)
+                return (Alternative("quantity", mark.dimension, bounds),)
         tally = any(isinstance(mark, Tally) for mark in metadata)
-        return (Alternative("tally" if tally else "float"),)
-    return (Alternative({bool: "bool", int: "int", str: "str"}[annotation]),)
+        return (Alternative("tally" if tally else "float", None, bounds),)
+    return (Alternative({bool: "bool", int: "int", str: "str"}[annotation], None, bounds),)
+
+
+def _bounds_in(metadata: tuple[Any, ...]) -> typing.Iterator[tuple[str, float]]:
+    """Bounds among the marks of an annotation (`Field(ge=1)` nests its own)."""
+    for mark in metadata:
+        yield from _bounds_in(tuple(getattr(mark, "metadata", ())))
+        for name in _BOUNDS:
+            if (limit := getattr(mark, name, None)) is not None:
+                yield name, limit
 
 
 class Misread(Exception):
@@ -137,12 +155,15 @@ class Reader:
         plan = plan_of(cls)
         before = len(self.faults)
         values: dict[str, Any] = {}
+        misspelt = []
         for key, sub in table.entries.items():
             where = f"{path}.{key}" if path else key
             known = plan.get(key)
             if known is None:
                 place = table.keys.get(key, sub.place)
-                self.fault(place, where, "unknown key" + did_you_mean(key, plan))
+                hint = did_you_mean(key, plan)
+                misspelt.append(hint)
+                self.fault(place, where, "unknown key" + hint)
             else:
                 values[key] = self.value(known, sub, where)
         for key, known in plan.items():
@@ -150,7 +171,8 @@ class Reader:
                 continue
             where = f"{path}.{key}" if path else key
             if known.required:
-                self.fault(table.place, where, "is missing")
+                if not any(f'"{key}"' in hint for hint in misspelt):
+                    self.fault(table.place, where, "is missing")
             elif not self.quiet:
                 self.assumed.append(Assumption(where, known.default))
         if len(self.faults) > before:
@@ -177,24 +199,15 @@ class Reader:
             else:
                 self.assumed.append(Assumption(key, known.default))
                 values[key] = known.default
-        if not self.faults:
-            # bounds of the fields themselves: pydantic checks an assignment like a construction
-            for key, value in values.items():
-                try:
-                    cls.__pydantic_validator__.validate_assignment(cls.model_construct(), key, value)
-                except ValidationError as error:
-                    self.blame(error, table, "")
         return values
 
     def blame(self, error: ValidationError, table: Table, path: str) -> None:
-        """Bounds that pydantic found broken, in our words and at their place."""
+        """What only the class itself could find, at the place of its key."""
         for item in error.errors(include_url=False):
             key = str(item["loc"][0]) if item["loc"] else ""
             sub = table.entries.get(key)
             where = ".".join(p for p in (path, key) if p)
-            place = sub.place if sub is not None else table.place
-            read = described(sub) if sub is not None else str(item["input"])
-            self.fault(place, where, f"{read} {_bound(item)}")
+            self.fault(sub.place if sub is not None else table.place, where, str(item["msg"]))
 
     def value(self, known: FieldPlan, tree: Tree, path: str) -> Any:
         """The value of one field; faults are recorded."""
@@ -220,16 +233,24 @@ class Reader:
 
     def scalar(self, alternatives: tuple[Alternative, ...], leaf: Leaf, path: str, want: str) -> Any:
         """A scalar read by the first alternative that takes it."""
-        message = ""
+        messages: list[str] = []
         for alternative in alternatives:
             if alternative.kind == "none":
                 continue
             try:
-                return _SCALARS[alternative.kind](leaf, alternative.detail)
+                value = _SCALARS[alternative.kind](leaf, alternative.detail)
             except Misread as no:
-                message = message or str(no)
-        if len([a for a in alternatives if a.kind != "none"]) > 1 or not message:
-            message = f"{described(leaf)} is not {want}"
+                messages.append(str(no))
+                continue
+            for name, limit in alternative.bounds:
+                words, holds = _BOUNDS[name]
+                if not holds(value, limit):
+                    self.fault(leaf.place, path, f"{described(leaf)} is not {words} {limit:g}")
+                    return None
+            return value
+        message = messages[0] if len(messages) == 1 else f"{described(leaf)} is not {want}"
+        if len(messages) > 1 and (hint := next((m for m in messages if ";" in m), "")):
+            message += ";" + hint.partition(";")[2]
         self.fault(leaf.place, path, message)
         return None
 
@@ -269,7 +290,7 @@ _NUMBERLIKE = re.compile(r"[+-]?[\d.][\w.+-]*\Z")
 def wanted(known: FieldPlan) -> str:
     """What a field takes, in words."""
     words = []
-    for kind, detail in known.alternatives:
+    for kind, detail, _ in known.alternatives:
         if kind == "literal":
             words.extend(str(v) for v in detail)
         elif kind == "quantity":
@@ -279,7 +300,7 @@ def wanted(known: FieldPlan) -> str:
         elif kind != "none":
             plain = {"int": "a whole number", "float": "a number", "tally": "a number", "str": "a text"}
             words.append(plain.get(kind, kind))
-    return words[0] if len(words) == 1 else f"one of {', '.join(words)}"
+    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
 
 def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
@@ -315,18 +336,6 @@ _MISNOMERS = {
     "gpus_per_node": "gpus", "num_gpus": "gpus", "bandwidth": "rate", "nic": "nics",
     "tdp": "power_limit", "hbm_bandwidth": "memory_bandwidth", "price": "price_per_gpu_hour",
 }  # fmt: skip
-
-
-def _bound(item: Any) -> str:
-    """A broken bound in words."""
-    context = item.get("ctx", {})
-    for key, words in (
-        ("ge", "is not at least"), ("gt", "is not more than"),
-        ("le", "is not at most"), ("lt", "is not less than"),
-    ):  # fmt: skip
-        if key in context:
-            return f"{words} {context[key]:g}"
-    return str(item["msg"])
 
 
 # --- scalars -------------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ def _read_half(
 ) -> Half | None:
     """Read one argument whole, its overrides applied."""
     try:
-        tree, folder = _tree_of(side, argument)
+        tree, folder = _tree_of(side, argument, faults)
         tree = overrides.apply(tree, routed[side], _CLASSES[side])
     except InputError as error:
         faults.extend(error.faults)
@@ -237,7 +237,9 @@ def _as_mapping(spec: Spec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in type(spec).model_fields}
 
 
-def _tree_of(side: Side, argument: Argument) -> tuple[Tree, Path | None]:
+def _tree_of(
+    side: Side, argument: Argument, faults: list[Fault]
+) -> tuple[Tree, Path | None]:
     """The tree of an argument, and the folder that its relative paths start from."""
     source = f"<{side}>"
     if isinstance(argument, Spec):
@@ -249,9 +251,9 @@ def _tree_of(side: Side, argument: Argument) -> tuple[Tree, Path | None]:
     if not isinstance(argument, (str, PathLike)):
         raise InputError.single(source, f"{type(argument).__name__} is no path, name, mapping or spec")
     if argument == "-":
-        return from_yaml(read_stdin(), "<stdin>"), None
+        return from_yaml(read_stdin(), "<stdin>", faults), None
     path = _path_of(side, argument)
-    return from_yaml(read_file(path), str(path)), path.parent
+    return from_yaml(read_file(path), str(path), faults), path.parent
 
 
 def _path_of(side: Side, argument: str | PathLike[str]) -> Path:

@@ -141,18 +141,29 @@ def _too_large(size: int) -> str:
     return f"is larger than {MAX_BYTES / 1e6:.0f} MB ({size} bytes or more); this is no such file"
 
 
-def from_yaml(text: str, source: str) -> Tree:
+def from_yaml(text: str, source: str, faults: list[Fault] | None = None) -> Tree:
     """The tree of one YAML document.
+
+    Parameters
+    ----------
+    text : str
+        The document.
+    source : str
+        What to call it in faults.
+    faults : list, optional
+        Takes the faults that leave a tree to go on with: duplicate keys, tags, merge keys, aliases
+        of nothing.  Without it these are raised too.
 
     Raises
     ------
     InputError
-        Syntax, duplicate keys, tags, merge keys, several documents, too many values.
+        Broken syntax, nothing in it, too deep, too many values.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     builder = _Builder(source)
+    fatal = False
     try:
         for event in YAML(typ="safe", pure=True).parse(text):
             builder.take(event)
@@ -161,17 +172,22 @@ def from_yaml(text: str, source: str) -> Tree:
         line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
         problem = " ".join(str(p) for p in (error.context, error.problem) if p)
         builder.faults.append(Fault(source, line, column, "", f"not YAML: {problem}"))
+        fatal = True
     except YAMLError as error:
         first = str(error).splitlines()[0]
         builder.faults.append(Fault(source, None, None, "", f"not YAML: {first}"))
+        fatal = True
     except (ValueError, OverflowError, RecursionError) as error:
         builder.faults.append(Fault(source, None, None, "", f"not YAML: {error}"))
-    if builder.faults:
+        fatal = True
+    if builder.faults and (fatal or faults is None):
         raise InputError(builder.faults)
     if builder.root is None or (
         isinstance(builder.root, Leaf) and builder.root.value in ("", "~", "null")
     ):
-        raise InputError.single(source, "is empty")
+        raise InputError([*builder.faults, Fault(source, None, None, "", "is empty")])
+    if faults is not None:
+        faults.extend(builder.faults)
     return builder.root
 
 
