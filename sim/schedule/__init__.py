@@ -50,6 +50,10 @@ def build_plan(workload: Workload, tree: ModelTree, world: int, steps: int = 1) 
         from sim.schedule import ddp
 
         return ddp.build(workload, tree, world, steps)
-    from sim.schedule import zero
+    if strategy == "zero3":
+        from sim.schedule import zero3
 
-    return zero.build(workload, tree, world, steps)
+        return zero3.build(workload, tree, world, steps)
+    from sim.schedule import zero12
+
+    return zero12.build(workload, tree, world, steps)

@@ -6,11 +6,15 @@ here is the configuration, the order of a step, and the peak of gathered paramet
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from sim.errors import InputError
 from sim.model.modules import ModelTree
 from sim.schedule.plan import Plan, Recorder
-from sim.schedule.zero3_coordinator import DTYPE_BYTES, Coordinator, Settings
+from sim.schedule.tail import loss_all_reduce
+from sim.schedule.units import SOURCE, checkpointed
+from sim.schedule.zero3_coordinator import ELEMENT_BYTES, Coordinator, Settings
 from sim.schedule.zero3_trace import Trace, build_trace
 from sim.spec.workload import Workload
 
@@ -19,7 +23,7 @@ LAST_WITHOUT_ATTRIBUTION = (0, 19, 2)
 #: bytes that CPU Adam moves per element: parameter, both moments read and written, gradient read
 CPU_ADAM_BYTES = 28.0
 
-_traces: dict[tuple[int, tuple[bool, ...], bool, bool], tuple[ModelTree, Trace]] = {}
+_traces: dict[tuple[int, tuple[bool, ...], bool, bool, int], tuple[ModelTree, Trace]] = {}
 
 
 class Trap(NamedTuple):
@@ -38,8 +42,8 @@ class LivePeak(NamedTuple):
     traps: tuple[Trap, ...]
 
 
-def build_zero3(workload: Workload, tree: ModelTree, world: int, first_step: bool = False) -> Plan:
-    """Plan of one steady training step.
+def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Plan:
+    """Plan of steady training steps.
 
     Parameters
     ----------
@@ -49,22 +53,30 @@ def build_zero3(workload: Workload, tree: ModelTree, world: int, first_step: boo
         The model's modules.
     world : int
         Ranks.
-    first_step : bool
-        The step in which DeepSpeed records its trace: every fetch on demand in the first
-        micro-batch.
+    steps : int
+        Optimizer steps to record. The very first of a run is another: see `play`. [1]
 
     Returns
     -------
     Plan
-        Ops of one optimizer step, all micro-batches included.
+        Ops in issue order, all micro-batches included.
+
+    Raises
+    ------
+    InputError
+        If the knobs contradict the world.
     """
-    return play_zero3(workload, tree, world, first_step).recorder.plan
+    return play(workload, tree, world, steps).recorder.plan
 
 
-def play_zero3(
-    workload: Workload, tree: ModelTree, world: int, first_step: bool = False
+def play(
+    workload: Workload, tree: ModelTree, world: int, steps: int = 1, first_step: bool = False
 ) -> Coordinator:
-    """As `build_zero3`, but return the coordinator, which knows why each collective was issued."""
+    """As `build`, but return the coordinator, which knows why each collective was issued.
+
+    With `first_step` the first step is the run's first, in which DeepSpeed records its trace: every
+    fetch of its first micro-batch is on demand.
+    """
     settings = settings_of(workload, world)
     trace = trace_of(workload, tree)
     groups = {"shard": world}
@@ -76,11 +88,13 @@ def play_zero3(
     c = Coordinator(trace, settings, r)
     if first_step:
         c.forget_persistent()
-    for micro_step in range(workload.gradient_accumulation):
-        r.micro_step = micro_step
-        c.boundary = micro_step == workload.gradient_accumulation - 1
-        c.micro_batch(tracing=first_step and micro_step == 0)
-    _step(workload, c)
+    for step in range(steps):
+        for micro_step in range(workload.gradient_accumulation):
+            r.micro_step = micro_step
+            c.boundary = micro_step == workload.gradient_accumulation - 1
+            loss_all_reduce(r, workload.parallelism, world, world)
+            c.micro_batch(tracing=first_step and step == micro_step == 0)
+        _step(workload, c)
     return c
 
 
@@ -94,34 +108,43 @@ def _step(workload: Workload, c: Coordinator) -> None:
     plan.owned_tensors = len(sub_groups)
     plan.optimizer_on_host = s.offload_optimizer
     r.wait_stream("compute", "reduce_scatter")
-    if workload.precision.kind == "fp16":
-        _scalar(c, 1.0, "u8")
+    if s.dtype == "fp16":
+        scalar_all_reduce(r, 1.0, "u8")
     for size in sub_groups:
-        if not s.offload_optimizer:
-            r.kernel("compute", "norm", "clip", float(c.size * size))
-        _scalar(c, 8.0, "fp64")
-    if sub_groups:
-        r.host_sync(r.record("compute"))
-    if not s.offload_optimizer:
+        if s.offload_optimizer:
+            scalar_all_reduce(r, 4.0, "fp32")  # norms were taken as gradients left for the host
+        else:
+            r.kernel("compute", "grad_norm", "clip", float(c.size * size))
+            scalar_all_reduce(r, 8.0, "fp64")
+    r.host_sync(r.record("compute"))
+    if s.offload_optimizer:
+        step_on_host(r, sub_groups, 0.0 if s.offload_parameters else c.size)
+    elif sub_groups:
+        # gradients become one flat fp32 tensor a sub-group, are scaled in place; then bf16 copies
+        r.kernel("compute", "flatten", "clip", (c.size + 4.0) * owned)
+        r.kernel("compute", "clip", "clip", 8.0 * owned)
         r.segment("optimizer", "optimizer", -1)
-    else:
-        r.wait_stream("host", "offload_out")
-        for size in sub_groups:
-            r.host("optimizer", "optimizer", CPU_ADAM_BYTES * size)
-            if not s.offload_parameters:
-                r.wait("offload_in", r.record("host"))
-                moved = r.kernel("offload_in", "h2d", "optimizer", float(c.size * size))
-                r.host_sync((moved,))
-        r.wait_stream("compute", "offload_in")
+        r.kernel("compute", "cast", "optimizer", (c.size + 4.0) * owned)
     if any(c.persistent):
         c.gather_persistent()
+    c.end_step()
 
 
-def _scalar(c: Coordinator, size: float, dtype: str) -> None:
-    r = c.recorder
-    r.wait_stream("all_reduce", "compute")
-    r.collective("all_reduce", "all_reduce", "clip", "shard", size, size, dtype)
-    r.wait_stream("compute", "all_reduce")
+def scalar_all_reduce(r: Recorder, size: float, dtype: str) -> None:
+    """A flag or a norm of all ranks, on the compute stream. [B]"""
+    r.collective("compute", "all_reduce", "clip", "shard", size, size, dtype)
+
+
+def step_on_host(r: Recorder, sub_groups: Sequence[int], element_bytes: float) -> None:
+    """CPU Adam, and the updated partition copied to the GPU (`element_bytes` 0: it stays)."""
+    r.wait_stream("host", "offload_out")
+    for size in sub_groups:
+        r.host("clip", "clip", 8.0 * size)
+        r.host("optimizer", "optimizer", CPU_ADAM_BYTES * size)
+        if element_bytes:
+            r.wait_stream("offload_in", "host")
+            r.host_sync((r.kernel("offload_in", "h2d", "optimizer", element_bytes * size),))
+    r.wait_stream("compute", "offload_in")
 
 
 def settings_of(workload: Workload, world: int) -> Settings:
@@ -134,12 +157,12 @@ def settings_of(workload: Workload, world: int) -> Settings:
     Source: transformers 4.57.1, ``HfTrainerDeepSpeedConfig.trainer_config_finalize``.
     """
     p = workload.parallelism
+    if world % p.zero_hpz_partition_size:
+        message = f"groups of {p.zero_hpz_partition_size} do not divide {world} ranks"
+        raise InputError.single(SOURCE, message, "parallelism.zero_hpz_partition_size")
     h = workload.model.hidden_size
     kind = workload.precision.kind
     dtype = "bf16" if kind == "fp8" else kind
-
-    def resolve(value: float | str, auto: int) -> int:
-        return auto if isinstance(value, str) else int(value)
 
     return Settings(
         world=world,
@@ -163,6 +186,11 @@ def settings_of(workload: Workload, world: int) -> Settings:
     )
 
 
+def resolve(value: float | str, auto: int) -> int:
+    """Size as given, or what "auto" stands for. [1]"""
+    return auto if isinstance(value, str) else int(value)
+
+
 def attributes_frozen(version: str) -> bool:
     """Whether a frozen parameter fetched in a recompute is held by the active backward.
 
@@ -174,30 +202,22 @@ def attributes_frozen(version: str) -> bool:
     return tuple(int(d or 0) for d in digits) > LAST_WITHOUT_ATTRIBUTION
 
 
-def checkpointed_layers(workload: Workload) -> tuple[bool, ...]:
-    """Which layers recompute their forward in the backward pass."""
-    a, layers = workload.activation_checkpointing, workload.model.layers
-    if a.kind == "none":
-        return (False,) * layers
-    if a.kind != "selective-blocks":
-        return (True,) * layers
-    if a.fraction is not None:
-        return tuple(i < round(a.fraction * layers) for i in range(layers))
-    return tuple(i % a.every == 0 for i in range(layers))
-
-
 def trace_of(workload: Workload, tree: ModelTree) -> Trace:
     """The calls of a micro-batch (kept for a tree seen before)."""
-    layers = checkpointed_layers(workload)
+    policy = workload.activation_checkpointing
+    layers = checkpointed(policy, workload.model.layers)
     asked = workload.method.input_require_grads
     # PEFT asks for input gradients where checkpointing is on: without them nothing would train
     grads = workload.method.kind != "full" and (any(layers) if asked is None else asked)
-    key = (id(tree), layers, workload.activation_checkpointing.reentrant, grads)
+    packed = 1
+    if workload.method.kind == "qlora" and workload.method.quantization != "none":
+        packed = 8 if workload.precision.kind == "fp32" else 4
+    key = (id(tree), layers, policy.reentrant, grads, packed)
     found = _traces.get(key)
     if found is None or found[0] is not tree:
         if len(_traces) >= 32:
             _traces.clear()
-        found = (tree, build_trace(tree, layers, workload.activation_checkpointing.reentrant, grads))
+        found = (tree, build_trace(tree, layers, policy.reentrant, grads, packed))
         _traces[key] = found
     return found[1]
 
@@ -222,11 +242,16 @@ def zero3_live_peak(workload: Workload, tree: ModelTree, world: int) -> LivePeak
         ``reduce_bucket`` and ``reduce_buffer``; and the traps.
     """
     one = workload.model_copy(update={"gradient_accumulation": 1})
-    c = play_zero3(one, tree, world)
+    c = play(one, tree, world)
     s, trace = c.settings, c.trace
-    wide = DTYPE_BYTES[s.reduce_dtype]
-    coalesced = [sum(c.shard[p] for p in i.parameters) for i in c.issued if len(i.parameters) > 1 and i.trigger != "ipg_bucket"]
-    reduced = [sum(c.shard[p] for p in i.parameters) for i in c.issued if i.trigger == "ipg_bucket"]
+    wide = ELEMENT_BYTES[s.reduce_dtype]
+    coalesced, reduced = [], []
+    for issued in c.issued:
+        size = sum(c.shard[p] for p in issued.parameters)
+        if issued.trigger == "ipg_bucket":
+            reduced.append(size)
+        elif len(issued.parameters) > 1:
+            coalesced.append(size)
     largest = max((n for n, t in zip(trace.numel, trace.trainable, strict=True) if t), default=0)
     peak = float(c.peak_live * c.size)
     by_category = {

@@ -20,7 +20,7 @@ from sim.schedule.zero3_quantized import quantized_gather, quantized_reduce
 from sim.schedule.zero3_trace import BACKWARD, FETCH, GRADIENT, PHASES, RECOMPUTE, SEGMENT, Trace
 
 NOT_AVAILABLE, IN_FLIGHT, AVAILABLE = range(3)
-DTYPE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Coordinator:
         self.secondary = [not t for t in trace.trainable] if settings.hpz > 1 else [False] * n
         self.active: list[set[int]] = [set() for _ in range(n)]
         self.shard = [-(-size // settings.world) for size in trace.numel]
-        self.size = DTYPE_BYTES[settings.dtype]
+        self.size = ELEMENT_BYTES[settings.dtype]
         self.live = self.persistent_numel = sum(
             size for size, keep in zip(trace.numel, self.persistent, strict=True) if keep
         )
@@ -214,15 +214,14 @@ class Coordinator:
             return
         r, s = self.recorder, self.settings
         if s.hpz > 1 and not self.secondary[p]:
-            # the secondary shard is cut from the gathered parameter, then the CPU waits
+            # the secondary shard is cut from the gathered parameter, and the CPU waits for it
             self.secondary[p] = True
-            copied = r.kernel("compute", "secondary_shard", "forward", 2.0 * self.size * self.trace.numel[p] / s.hpz)
-            r.host_sync((copied,))
+            traffic = 2.0 * self.size * self.trace.numel[p] / s.hpz
+            r.host_sync((r.kernel("compute", "secondary_shard", "forward", traffic),))
         self.status[p] = NOT_AVAILABLE
         size = self.trace.numel[p]
         self.counted -= size
         self.live -= size
-        r.memory("unsharded_parameters", -float(size * self.size), "step")
 
     def _release_leftovers(self) -> None:
         """Modules whose input needs no gradient have no hook after their backward."""
@@ -243,10 +242,13 @@ class Coordinator:
             self.counted += numel[p]
             self.live += numel[p]
         self.peak_live = max(self.peak_live, self.live)
-        with_copy = [p for p in wanted if self.secondary[p]]
-        for group in (with_copy, [p for p in wanted if not self.secondary[p]] if with_copy else wanted):
-            if group:
-                self._all_gather(group, unit, direction, trigger)
+        if self.settings.hpz > 1:
+            near = [p for p in wanted if self.secondary[p]]
+            if near:
+                self._all_gather(near, unit, direction, trigger)
+                wanted = [p for p in wanted if not self.secondary[p]]
+        if wanted:
+            self._all_gather(wanted, unit, direction, trigger)
 
     def _all_gather(self, group: list[int], unit: int, direction: int, trigger: str) -> None:
         r, s = self.recorder, self.settings
@@ -272,7 +274,6 @@ class Coordinator:
             op = r.collective(
                 "all_gather", "all_gather", phase, name, part, part * ranks, s.dtype, label, block
             )
-        r.memory("unsharded_parameters", part * ranks, phase)
         self.issued.append(Issued(op, t.unit_names[unit], trigger, tuple(group)))
         handle = [op, int(part * ranks), *group]
         for p in group:
@@ -311,8 +312,14 @@ class Coordinator:
             done = self._copied
         self._fetches.append(done)
 
+    def end_step(self) -> None:
+        """Trainable parameters have new values: their secondary shards are void."""
+        if self.settings.hpz > 1:
+            self.secondary = [not t for t in self.trace.trainable]
+        self.first = True
+
     def gather_persistent(self) -> None:
-        """After the optimizer step: one all-gather for every parameter that is kept, frozen or not."""
+        """After the optimizer step: an all-gather for each parameter kept, frozen or not."""
         r, s, t = self.recorder, self.settings, self.trace
         r.wait_stream("all_gather", "compute")
         for p, keep in enumerate(self.persistent):
@@ -349,7 +356,7 @@ class Coordinator:
         self._bucket, self._elements = [], 0
         if len(self._reductions) > 2:
             r.host_sync((self._reductions.popleft(),))
-        wide = DTYPE_BYTES[s.reduce_dtype]
+        wide = ELEMENT_BYTES[s.reduce_dtype]
         cast = 0.0 if s.reduce_dtype == s.dtype else float((self.size + wide) * elements)
         shard = sum(self.shard[p] for p in bucket)
         label = t.parameter_names[bucket[0]]
@@ -359,7 +366,10 @@ class Coordinator:
         if not s.reduce_scatter and elements <= s.reduce_bucket:
             total = float(elements * wide)
             r.kernel("reduce_scatter", "average", "backward", 2.0 * total + cast)
-            op = r.collective("reduce_scatter", "all_reduce", "backward", "shard", total, total, s.reduce_dtype, label)
+            op = r.collective(
+                "reduce_scatter", "all_reduce", "backward", "shard", total, total,
+                s.reduce_dtype, label,
+            )  # fmt: skip
         elif s.quantized_gradients and s.world > s.gpus_per_node:
             shapes = [(t.numel[p], t.widest[p]) for p in bucket]
             op = quantized_reduce(r, shapes, s.world, s.gpus_per_node, s.reduce_dtype, label)

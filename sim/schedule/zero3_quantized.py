@@ -17,7 +17,7 @@ TARGET_GROUP = 8000  # elements per scale; CUDAQuantizer.target_group_size
 
 @lru_cache(maxsize=4096)
 def scale_groups(numel: int) -> int:
-    """Scales of an int8 tensor: the fewest that divide it evenly, groups of 4,000 to 8,000 or so."""
+    """Scales of an int8 tensor: as few as divide it evenly into groups of about 8,000."""
     groups = ceil(numel / TARGET_GROUP)
     while groups < numel and numel % (8 * groups):
         groups += 1
@@ -33,8 +33,12 @@ def quantized_gather(
     numel = sum(shards)
     values = float(numel)
     scales = 4.0 * scale_groups(numel)
-    r.collective("all_gather", "all_gather", phase, group, values, values * ranks, "i8", unit)
-    return r.collective("all_gather", "all_gather", phase, group, scales, scales * ranks, "fp32", unit)
+    op = -1
+    for sent, dtype in ((values, "i8"), (scales, "fp32")):
+        op = r.collective(
+            "all_gather", "all_gather", phase, group, sent, sent * ranks, dtype, unit
+        )
+    return op
 
 
 def quantized_reduce(
@@ -47,8 +51,8 @@ def quantized_reduce(
     r : Recorder
         Where to issue.
     shapes : sequence of (elements, longest side)
-        Gradients; a longest side of 0 stands for a vector. One-dimensional ones, and those that ``2 * world`` does not divide, take a plain
-        reduce-scatter.
+        Gradients; a longest side of 0 stands for a vector. Vectors, and those that
+        ``2 * world`` does not divide, take a plain reduce-scatter.
     world, per_node : int
         Ranks.
     dtype : str
@@ -67,14 +71,17 @@ def quantized_reduce(
         if not widest or numel % (2 * world):
             part = wide * ceil(numel / world)
             op = r.collective(
-                "reduce_scatter", "reduce_scatter", "backward", "shard", part * world, part, dtype, unit
-            )
+                "reduce_scatter", "reduce_scatter", "backward", "shard", part * world, part,
+                dtype, unit,
+            )  # fmt: skip
             continue
         groups = max(widest, world)
         r.kernel("reduce_scatter", "quantize", "backward", 2.5 * numel)
         near, far = numel / 2, numel / 2 / per_node
         for size, count, name in ((near, groups, "node"), (far, groups // per_node, "replicate")):
             for sent, kind in ((size, "i8"), (4.0 * count, "fp32")):
-                op = r.collective("reduce_scatter", "all_to_all", "backward", name, sent, sent, kind, unit)
+                op = r.collective(
+                    "reduce_scatter", "all_to_all", "backward", name, sent, sent, kind, unit
+                )
             r.kernel("reduce_scatter", "dequantize_reduce", "backward", 1.5 * size)
     return op

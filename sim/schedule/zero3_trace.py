@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sim.model.modules import Block, ModelTree
+from sim.model.modules import Block, ModelTree, Module, Parameter
+from sim.schedule.units import is_matrix, tree_blocks
 
 FETCH, SEGMENT, GRADIENT, RELEASE = range(4)
 FORWARD, BACKWARD, RECOMPUTE = range(3)
@@ -85,7 +86,7 @@ class _BlockUnits:
 
 
 def build_trace(
-    tree: ModelTree, checkpointed: Sequence[bool], reentrant: bool, input_grads: bool
+    tree: ModelTree, recomputed: Sequence[bool], reentrant: bool, input_grads: bool, packed: int = 1
 ) -> Trace:
     """The calls of one forward and backward pass.
 
@@ -93,7 +94,7 @@ def build_trace(
     ----------
     tree : ModelTree
         Modules with their parameters.
-    checkpointed : sequence of bool
+    recomputed : sequence of bool
         Which layers recompute their forward in the backward pass.
     reentrant : bool
         Checkpointing as an autograd function of its own (``use_reentrant=True``): the recompute
@@ -102,6 +103,9 @@ def build_trace(
     input_grads : bool
         Make the embedding's output need a gradient although it is frozen
         (``enable_input_require_grads``).
+    packed : int
+        Frozen matrix weights in one stored element: 4 for four-bit weights kept in bf16
+        tensors (``bnb_4bit_quant_storage``).
 
     Returns
     -------
@@ -109,7 +113,7 @@ def build_trace(
         Parameters numbered in registration order, calls in the order of execution.
     """
     t = Trace()
-    by_block = _number_parameters(t, tree)
+    by_block = _number_parameters(t, tree, packed)
     root = t.unit("root", -1)
     grad = False
     embedding, grad = _units(t, tree.embedding, 0, by_block[0], grad, "")
@@ -134,7 +138,7 @@ def build_trace(
     if grad:
         calls.append((FETCH, root, BACKWARD))
     _backward(t, head, recompute=False)
-    for units, again in zip(reversed(layers), reversed(checkpointed), strict=True):
+    for units, again in zip(reversed(layers), reversed(recomputed), strict=True):
         if again and reentrant:
             _forward(calls, units, RECOMPUTE, stop_early=False)
         _backward(t, units, recompute=again and not reentrant)
@@ -142,19 +146,26 @@ def build_trace(
     return t
 
 
+def _stored(module: Module, parameter: Parameter, packed: int) -> int:
+    if packed > 1 and not parameter.trainable and is_matrix(module, parameter):
+        return -(-parameter.numel // packed)
+    return parameter.numel
+
+
 def _widest(shape: tuple[int, ...]) -> int:
     return max(shape) if len(shape) > 1 else 0
 
 
-def _number_parameters(t: Trace, tree: ModelTree) -> list[dict[str, list[int]]]:
+def _number_parameters(t: Trace, tree: ModelTree, packed: int) -> list[dict[str, list[int]]]:
     by_block = []
     templates: dict[int, list[tuple[str, str, int, bool, int]]] = {}
-    for block in (tree.embedding, *tree.layers, tree.head):
+    for block in tree_blocks(tree):
         prefix = block.name + "." if block.kind.startswith("layer") else ""
         rows = templates.get(id(block.modules))
         if rows is None:
+            by = packed if prefix else 1
             rows = [
-                (m.name, f"{m.name}.{p.name}", p.numel, p.trainable, _widest(p.shape))
+                (m.name, f"{m.name}.{p.name}", _stored(m, p, by), p.trainable, _widest(p.shape))
                 for m in block.modules
                 for p in m.parameters
             ]
