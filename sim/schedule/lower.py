@@ -247,7 +247,7 @@ def lower(
     bound = device(rows.bound, np.inf)
     weight = device(rows.weight, 1.0)
     kernel = rows.curve[row] >= 0
-    speed = np.where(kernel & ~is_host, machine.speed[:, None], 1.0)
+    speed = np.where(kernel & ~is_host, machine.speed[:, None], 1.0)  # (n_classes, n)
     wire_op = n_classes * n + np.arange(n_wire)
     hold = np.where(is_host, 0, rows.hold[row])
     hold_until = (base + np.arange(n)).ravel()
@@ -279,7 +279,7 @@ def lower(
         latency=columns(latency, [f.latency_s for f in flights]),
         work=columns(work, [f.work for f in flights]),
         bound=np.concatenate(((bound * speed).ravel(), [f.bound for f in flights])),
-        weight=np.concatenate(((weight * speed).ravel(), np.ones(n_wire))),
+        weight=np.concatenate(((weight * speed).ravel(), [f.bound for f in flights])),
         demand_ptr=ptr,
         demand_resource=resource,
         demand_amount=amount,
@@ -310,8 +310,12 @@ def _routes(
     """Demand table: one route a (class, row), then one a flight; the last route is empty."""
     n_classes, n_rows = len(machine.ranks), rows.work.size
     counts = np.diff(rows.demand_ptr)
-    resource = machine.local[:, rows.demand_local].ravel()
-    amount = (rows.demand_amount * machine.scale[:, rows.demand_local]).ravel()
+    # local resources beyond a class's own are the machine's, so that one class needs no flights
+    shared = np.broadcast_to(np.arange(machine.capacity.size), (n_classes, machine.capacity.size))
+    local = np.concatenate((machine.local, shared), axis=1)
+    scale = np.concatenate((machine.scale, np.ones_like(shared, dtype=float)), axis=1)
+    resource = local[:, rows.demand_local].ravel()
+    amount = (rows.demand_amount * scale[:, rows.demand_local]).ravel()
     lengths = np.concatenate(
         (np.tile(counts, n_classes), np.array([len(f.resources) for f in flights], dtype=np.int64))
     )

@@ -1,0 +1,103 @@
+"""One training step, from specs to measures: plan, prices, program, timeline, breakdown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.engine import run
+from sim.fabric import compile_fabric
+from sim.model.tree import build_tree
+from sim.program import Timeline
+from sim.result.breakdown import Breakdown, measure
+from sim.schedule import build_plan
+from sim.schedule.costs import Priced, price
+from sim.schedule.lower import Lowered, lower
+from sim.schedule.plan import SEGMENT
+from sim.spec.topology import Topology
+from sim.spec.workload import Workload
+
+MICRO_STEPS = 3  # simulated: the first, one that stands for all in the middle, the last
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """A simulated step.
+
+    Attributes
+    ----------
+    breakdown : Breakdown
+        Of the representative rank, the whole step with all its micro-steps.
+    lowered, timeline, priced
+        What was run, for traces and critical paths; of the simulated micro-steps.
+    """
+
+    breakdown: Breakdown
+    lowered: Lowered
+    timeline: Timeline
+    priced: Priced
+
+    @property
+    def time_s(self) -> float:
+        """Duration of the optimizer step. [s]"""
+        return self.breakdown.time_s
+
+
+def run_step(
+    topology: Topology,
+    workload: Workload,
+    *,
+    engine: str = "auto",
+    level: str = "folded",
+    all_micro_steps: bool = False,
+) -> StepOutcome:
+    """Simulate one optimizer step.
+
+    Parameters
+    ----------
+    topology, workload : specs
+        Checked by the loader.
+    engine : str
+        ``auto | reference | python | compiled``.
+    level : str
+        ``folded`` (equal ranks once) or ``ranks``.
+    all_micro_steps : bool
+        Simulate every micro-step instead of repeating the middle one.
+    """
+    accumulation = workload.gradient_accumulation
+    simulated = workload
+    if accumulation > MICRO_STEPS and not all_micro_steps:
+        simulated = workload.model_copy(update={"gradient_accumulation": MICRO_STEPS})
+    fabric = compile_fabric(topology)
+    tree = build_tree(workload.model, workload.method)
+    plan = build_plan(simulated, tree, fabric.n_ranks)
+    priced = price(plan, simulated, fabric, level)
+    lowered = lower(
+        plan, priced.rows, priced.row_start, priced.row_count, priced.compiled.machine,
+        priced.flights,
+    )  # fmt: skip
+    timeline = run(lowered.program, engine)
+    repeats = accumulation - simulated.gradient_accumulation
+    return StepOutcome(_whole(lowered, timeline, repeats), lowered, timeline, priced)
+
+
+def _whole(lowered: Lowered, timeline: Timeline, repeats: int) -> Breakdown:
+    """Measures of the step; the middle micro-step counts `repeats` more times."""
+    finish = float(timeline.end.max())
+    slowest = max(lowered.views, key=lambda view: float(timeline.end[view.compute].max()))
+    total = measure(lowered, timeline, slowest, 0.0, finish)
+    if repeats:
+        first, second = _micro_step_starts(lowered, timeline, slowest.compute)
+        total.add(measure(lowered, timeline, slowest, first, second), repeats)
+    return total
+
+
+def _micro_step_starts(lowered: Lowered, timeline: Timeline, compute: slice) -> tuple[float, float]:
+    """When the compute lane enters the second and the third micro-step. [s]"""
+    micro = np.array([op.micro_step for op in lowered.plan.ops])
+    segment = np.array([op.kind == SEGMENT for op in lowered.plan.ops])
+    of = lowered.plan_op[compute]
+    starts = timeline.start[compute]
+    inside = segment[of]
+    return tuple(float(starts[inside & (micro[of] == i)].min()) for i in (1, 2))  # type: ignore[return-value]
