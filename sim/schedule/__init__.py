@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "build_plan"]
 
 
-def build_plan(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Plan:
+def build_plan(
+    workload: Workload, tree: ModelTree, world: int, steps: int = 1, cold: bool = False
+) -> Plan:
     """Record what one rank issues in a training step of the workload's strategy.
 
     Parameters
@@ -25,7 +27,9 @@ def build_plan(workload: Workload, tree: ModelTree, world: int, steps: int = 1) 
     world : int
         Ranks in all.
     steps : int
-        Optimizer steps to record; a strategy whose first step differs records a later one. [1]
+        Optimizer steps to record one after the other, from the first of a run if more than one. [1]
+    cold : bool
+        Record the first step of a run where it differs from later ones (fsdp1, zero3).
 
     Returns
     -------
@@ -45,7 +49,7 @@ def build_plan(workload: Workload, tree: ModelTree, world: int, steps: int = 1) 
     if strategy == "fsdp1":
         from sim.schedule import fsdp1
 
-        return fsdp1.build(workload, tree, world, steps)
+        return fsdp1.build(workload, tree, world, steps, cold)
     if strategy == "ddp":
         from sim.schedule import ddp
 

@@ -34,7 +34,7 @@ def clip_and_step(
     grad_bytes : float
         Bytes an element of a reduced gradient. [B]
     norm_bytes : float, optional
-        Bytes of the norm's all-reduce; default 4 a tensor (FSDP2: one norm per parameter). [B]
+        Bytes of the norm's all-reduce, 0 for none; default 4 a tensor (FSDP2: a norm each). [B]
     norm_dtype : str
         Dtype of that all-reduce.
     """
@@ -46,7 +46,7 @@ def clip_and_step(
         else:
             r.kernel("compute", "grad_norm", "clip", size)
         sent = 4.0 * plan.owned_tensors if norm_bytes is None else norm_bytes
-        if plan.groups.get("shard", 1) > 1:
+        if plan.groups.get("shard", 1) > 1 and sent:
             r.collective("compute", "all_reduce", "clip", "shard", sent, sent, norm_dtype)
         if plan.optimizer_on_host:
             r.host_sync(r.record("compute"))
