@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import simpy
-from simpy.core import EventPriority
+from simpy.events import EventPriority
 
 from sim.errors import EngineError
 from sim.program import Program, Timeline, check_acyclic

@@ -1,0 +1,86 @@
+"""Random programs through the reference, the plain kernel and the compiled one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sim.engine import run
+from sim.program import Program, Timeline
+
+sys.path.insert(0, str(Path(__file__).parent))
+from programs import programs
+
+several = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+
+
+def same_bits(a: Timeline, b: Timeline) -> None:
+    np.testing.assert_array_equal(a.arrive, b.arrive)
+    np.testing.assert_array_equal(a.start, b.start)
+    np.testing.assert_array_equal(a.end, b.end)
+
+
+@several
+@given(programs())
+def test_kernel_means_what_the_reference_means(program: Program) -> None:
+    expected, got = run(program, "reference"), run(program, "python")
+    makespan = expected.end.max()
+    np.testing.assert_allclose(got.arrive, expected.arrive, rtol=1e-9)
+    np.testing.assert_allclose(got.start, expected.start, rtol=1e-9)
+    np.testing.assert_allclose(got.end, expected.end, rtol=1e-9)
+    np.testing.assert_allclose(
+        got.end - got.start, expected.end - expected.start, rtol=1e-9, atol=1e-12 * makespan
+    )
+
+
+@several
+@given(programs())
+def test_compiled_and_plain_kernel_agree_to_the_bit(program: Program) -> None:
+    plain, compiled = run(program, "python"), run(program, "compiled")
+    same_bits(plain, compiled)
+    assert (plain.events, plain.solves) == (compiled.events, compiled.solves)
+
+
+@several
+@given(programs(contended=False))
+def test_uncontended_programs_agree_to_the_bit(program: Program) -> None:
+    expected = run(program, "reference")
+    same_bits(run(program, "python"), expected)
+    same_bits(run(program, "compiled"), expected)
+    assert run(program, "python").events == expected.events
+
+
+@several
+@given(programs(), st.sampled_from(["python", "compiled", "reference"]))
+def test_twice_the_rates_and_half_the_latencies_halve_every_time(program, engine) -> None:
+    # Powers of two change exponents only, so every quotient and sum keeps its bits.
+    faster = program._replace(
+        latency=program.latency / 2,
+        bound=program.bound * 2,
+        weight=program.weight * 2,
+        capacity=program.capacity * 2,
+        curves=program.curves * 2,
+    )
+    slow, fast = run(program, engine), run(faster, engine)
+    np.testing.assert_array_equal(fast.end * 2, slow.end)
+    np.testing.assert_array_equal(fast.start * 2, slow.start)
+
+
+@several
+@given(programs())
+def test_order_holds(program: Program) -> None:
+    # Lanes never overlap, and an op starts exactly when the last of its predecessors ends.
+    line = run(program, "python")
+    n = program.lane.size
+    latest = np.zeros(n)
+    source = np.repeat(np.arange(n), np.diff(program.succ_ptr))
+    np.maximum.at(latest, program.succ, line.end[source])
+    np.maximum(latest, line.arrive, out=latest)
+    np.testing.assert_array_equal(line.start, latest)
+    assert (line.end >= line.start).all()
