@@ -88,6 +88,7 @@ class Coordinator:
     def forget_persistent(self) -> None:
         """Before the first step nothing is gathered."""
         self.status = [NOT_AVAILABLE] * len(self.status)
+        self.secondary = [self.settings.hpz > 1] * len(self.status)  # cut at initialisation
         self.live = self.peak_live = 0
 
     def _record_trace(self) -> None:
