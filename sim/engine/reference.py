@@ -203,6 +203,9 @@ class Run:
             check_acyclic(self.program)
             message = f"stuck at {self.env.now} s without a cycle"
             raise EngineError(message)
+        if float("inf") in self.end:
+            message = f"op {self.end.index(float('inf'))}: its end is too far off for a float"
+            raise EngineError(message)
         return Timeline(
             arrive=np.array(self.arrive, dtype=float),
             start=np.array(self.start, dtype=float),

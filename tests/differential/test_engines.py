@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sim.engine import run
 from sim.program import Program, Timeline
+from tests.differential.programs import programs
 
-sys.path.insert(0, str(Path(__file__).parent))
-from programs import programs
 
 several = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
