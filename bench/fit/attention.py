@@ -18,14 +18,25 @@ from scipy.optimize import least_squares
 
 TABLE = Path(__file__).parents[2] / "sim/data/measured/attention_kernels.csv"
 PEAK = {"A100": 312.0, "H100": 989.4}
-IMPL = {"FA2": "flash2", "FA3": "flash3", "cuDNN": "cudnn", "Triton": "triton", "FA_Triton": "triton", "FA1": "flash1"}
+IMPL = {
+    "FA2": "flash2",
+    "FA3": "flash3",
+    "cuDNN": "cudnn",
+    "Triton": "triton",
+    "FA_Triton": "triton",
+    "FA1": "flash1",
+}
 
 
 def read():
     out = defaultdict(list)
     with TABLE.open() as f:
         for r in csv.DictReader(f):
-            if r["impl"] not in IMPL or r["dtype"] not in ("fp16/bf16", "fp16") or r["causal"] not in ("True", "False"):
+            if (
+                r["impl"] not in IMPL
+                or r["dtype"] not in ("fp16/bf16", "fp16")
+                or r["causal"] not in ("True", "False")
+            ):
                 continue
             gpu = r["gpu"][:4]
             if gpu not in PEAK:
@@ -42,7 +53,9 @@ def curve(x, s, causal):
 def fit(points):
     s, causal, rate = (np.array(v) for v in zip(*points, strict=True))
     f = least_squares(
-        lambda x: np.log(curve(x, s, causal) / rate), (rate.max(), 300.0, 60.0), bounds=([1, 0, 0], [2000, 3000, 1000])
+        lambda x: np.log(curve(x, s, causal) / rate),
+        (rate.max(), 300.0, 60.0),
+        bounds=([1, 0, 0], [2000, 3000, 1000]),
     )
     error = curve(f.x, s, causal) / rate - 1
     return f.x, error
@@ -70,8 +83,10 @@ def main():
             out.append((s, c, 2.5 / (3.5 / r - 1 / f)))
         if out:
             x, error = fit(out)
-            print(f"{gpu} {impl} bwd d{dim} rate {x[0] / PEAK[gpu]:.4f} knee {x[1]:.0f} knee_full {x[2]:.0f}  mean |error| {np.abs(error).mean():.1%}; bwd/both "
-                  f"{np.median([o[2] / r for o, (s, c, r) in zip(out, points)]):.3f}")
+            print(
+                f"{gpu} {impl} bwd d{dim} rate {x[0] / PEAK[gpu]:.4f} knee {x[1]:.0f} knee_full {x[2]:.0f}  mean |error| {np.abs(error).mean():.1%}; bwd/both "
+                f"{np.median([o[2] / r for o, (s, c, r) in zip(out, points)]):.3f}"
+            )
 
 
 if __name__ == "__main__":

@@ -33,12 +33,25 @@ GPUS = {
     "B200": (148, 8.0e12, {"bfloat16": 2250e12, "fp8": 4500e12}),
     "L40S": (142, 0.864e12, {"bfloat16": 362e12, "fp8": 733e12}),
 }
-NAMES = ("tile0", "tile1", "tile2", "tile3", "quantisation", "fill_us", "launch_us", "memory", "extra_us", "extra_bytes")
+NAMES = (
+    "tile0",
+    "tile1",
+    "tile2",
+    "tile3",
+    "quantisation",
+    "fill_us",
+    "launch_us",
+    "memory",
+    "extra_us",
+    "extra_bytes",
+    "burst",
+    "burst_us",
+)
 
 
 def pairs(band):
     names = list(SIDES)
-    sides = [s for name in names[names.index(band):] for s in SIDES[name]]
+    sides = [s for name in names[names.index(band) :] for s in SIDES[name]]
     low = SIDES[band]
     return [(n, k) for n in sides for k in sides if min(n, k) in low and (n, k) != (65536, 65536)]
 
@@ -47,18 +60,37 @@ def rows(gpu, dtype):
     with TABLE.open() as f:
         for r in csv.DictReader(f):
             if r["gpu"].startswith(gpu) and r["dtype"] == dtype and float(r["eff_median"]) > 0:
-                yield int(r["m"]), r["min(n,k) band"], *(float(r[c]) for c in ("eff_median", "eff_p10", "eff_p90"))
+                yield (
+                    int(r["m"]),
+                    r["min(n,k) band"],
+                    *(float(r[c]) for c in ("eff_median", "eff_p10", "eff_p90")),
+                )
 
 
 def constants(x):
-    return GemmConstants(tuple(x[:4]), x[4], x[5] * 1e-6, x[6] * 1e-6, x[7], x[8] * 1e-6, x[9])
+    # smaller tiles are never better: each class is given by its ratio to the one before
+    return GemmConstants(
+        (x[0], x[0] * x[1], x[0] * x[1] * x[2], x[0] * x[1] * x[2] * x[3]),
+        x[4],
+        x[5] * 1e-6,
+        x[6] * 1e-6,
+        x[7],
+        x[8] * 1e-6,
+        x[9],
+    )
 
 
 def evaluate(x, table, spec, dtype):
     sms, bandwidth, peaks = spec
     shapes, ptr = table
-    t = gemm_times(shapes, 1 if dtype == "fp8" else 2, 2, peaks[dtype], bandwidth, sms, constants(x))
-    eff = 2 * shapes[:, :3].prod(axis=1) / t.seconds / peaks[dtype]
+    t = gemm_times(
+        shapes, 1 if dtype == "fp8" else 2, 2, peaks[dtype], bandwidth, sms, constants(x)
+    )
+    # short kernels of a benchmark loop leave gaps and so hold a higher clock than long ones
+    seconds = (
+        t.seconds - t.compute_s + t.compute_s / (1 + x[10] / (1 + t.compute_s / (x[11] * 1e-6)))
+    )
+    eff = 2 * shapes[:, :3].prod(axis=1) / seconds / peaks[dtype]
     return np.array([np.percentile(eff[a:b], (50, 10, 90)) for a, b in ptr])
 
 
@@ -82,12 +114,21 @@ def fit(gpu, dtype, seed=0):
     def loss(x):
         got = evaluate(x, table, spec, dtype)
         error = np.log(got) - np.log(np.maximum(want, 1e-4))
-        return float((weight * (np.abs(error[:, 0]) + 0.3 * np.abs(error[:, 1]) + 0.3 * np.abs(error[:, 2]))).mean())
+        return float(
+            (
+                weight
+                * (np.abs(error[:, 0]) + 0.3 * np.abs(error[:, 1]) + 0.3 * np.abs(error[:, 2]))
+            ).mean()
+        )
 
     top = 0.9 if dtype == "fp8" else 0.99
     extra = [(0, 15), (0, 12)] if dtype == "fp8" else [(0, 1e-9), (0, 1e-9)]
-    bounds = [(0.5, top), (0.4, top), (0.3, top), (0.1, top), (0, 1), (0, 4), (1, 8), (0.6, 0.95), *extra]
-    best = differential_evolution(loss, bounds, seed=seed, maxiter=25, popsize=6, tol=1e-4, polish=False)
+    ratios = [(0.75, 1.0), (0.65, 1.0), (0.6, 1.0)]
+    burst = [(0, 1e-9), (1, 2)] if gpu == "A100" else [(0, 0.4), (20, 2000)]
+    bounds = [(0.4, top), *ratios, (0.2, 1), (0, 4), (1, 8), (0.6, 0.95), *extra, *burst]
+    best = differential_evolution(
+        loss, bounds, seed=seed, maxiter=30, popsize=6, tol=1e-4, polish=False
+    )
     got = evaluate(best.x, table, spec, dtype)
     return best.x, data, got, want
 
@@ -99,11 +140,19 @@ def main():
             x, data, got, want = fit(gpu, dtype)
             error = got[:, 0] / want[:, 0] - 1
             big = np.array([r[0] >= 1024 for r in data])
-            print(f"[{gpu} {dtype}] " + ", ".join(f"{n} {v:.4g}" for n, v in zip(NAMES, x, strict=True)))
-            print(f"  medians: mean |error| {np.abs(error).mean():.1%} all, {np.abs(error[big]).mean():.1%} m >= 1024, worst {np.abs(error[big]).max():.1%}")
+            print(
+                f"[{gpu} {dtype}] "
+                + ", ".join(f"{n} {v:.4g}" for n, v in zip(NAMES, x, strict=True))
+            )
+            print("  tile", [round(float(v), 4) for v in constants(x).tile])
+            print(
+                f"  medians: mean |error| {np.abs(error).mean():.1%} all, {np.abs(error[big]).mean():.1%} m >= 1024, worst {np.abs(error[big]).max():.1%}"
+            )
             for (m, band, *_), e, g, w in zip(data, error, got, want, strict=True):
                 if m in (64, 256, 1024, 4096, 16384):
-                    print(f"    m {m:6d} {band:7s} median {w[0]:.3f} model {g[0]:.3f} ({e:+.1%})  p10 {w[1]:.2f} {g[1]:.2f}  p90 {w[2]:.2f} {g[2]:.2f}")
+                    print(
+                        f"    m {m:6d} {band:7s} median {w[0]:.3f} model {g[0]:.3f} ({e:+.1%})  p10 {w[1]:.2f} {g[1]:.2f}  p90 {w[2]:.2f} {g[2]:.2f}"
+                    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 #: workload's name of an implementation -> the family whose constants it has
-FAMILY = {"flash2": "flash2", "sdpa": "flash2", "flash3": "flash3", "triton": "triton", "cudnn": "cudnn"}
+FAMILY = {
+    "flash2": "flash2",
+    "sdpa": "flash2",
+    "flash3": "flash3",
+    "triton": "triton",
+    "cudnn": "cudnn",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,9 @@ class AttentionConstants:
 Table = Mapping[tuple[str, str, int], AttentionConstants]
 
 
-def lookup(table: Table, kind: str, direction: str, head_dim: int) -> tuple[AttentionConstants, str]:
+def lookup(
+    table: Table, kind: str, direction: str, head_dim: int
+) -> tuple[AttentionConstants, str]:
     """Constants for an implementation and head size, and what they fell back on ("" if nothing).
 
     Between tabulated head sizes the rate is that of the next larger one times the share of its
@@ -56,7 +64,12 @@ def lookup(table: Table, kind: str, direction: str, head_dim: int) -> tuple[Atte
 
 
 def attention_rate(
-    c: AttentionConstants, peak_flops_per_s: float, queries: int, keys: int, window: int, causal: bool
+    c: AttentionConstants,
+    peak_flops_per_s: float,
+    queries: int,
+    keys: int,
+    window: int,
+    causal: bool,
 ) -> float:
     """Achieved rate of a kernel over its unmasked FLOPs. [FLOP/s]
 
@@ -69,5 +82,7 @@ def attention_rate(
     """
     span = min(window, keys) if window else keys
     knee = c.knee if causal else c.knee_full
-    short = queries / (queries + 32.0)  # a sliver of queries leaves most of a 64 or 128 row block empty
+    short = queries / (
+        queries + 32.0
+    )  # a sliver of queries leaves most of a 64 or 128 row block empty
     return peak_flops_per_s * c.rate * span / (span + knee) * short

@@ -89,13 +89,19 @@ def load_constants(gpu: Gpu) -> KernelConstants:
     notes = []
     if gpu.name not in data["measured_on"]:
         notes.append(f"kernels of {gpu.name}: shares of peak taken from {data['measured_on'][0]}")
-    gemm = {dtype: GemmConstants(**{**c, "tile": tuple(c["tile"])}) for dtype, c in data["gemm"].items()}
+    gemm = {
+        dtype: GemmConstants(**{**c, "tile": tuple(c["tile"])}) for dtype, c in data["gemm"].items()
+    }
     for dtype, other in (("fp16", "bf16"), ("tf32", "bf16"), ("fp32", "bf16"), ("fp8", "bf16")):
         gemm.setdefault(dtype, gemm[other])
-    table = {(i, d, dim): AttentionConstants(*rest) for i, d, dim, *rest in data["attention"]["table"]}
+    table = {
+        (i, d, dim): AttentionConstants(*rest) for i, d, dim, *rest in data["attention"]["table"]
+    }
     power = dict(data["power"])
     if gpu.form_factor == "pcie" and gpu.power_limit < power["stock_watts"]:
-        notes.append(f"clock of {gpu.name} under {gpu.power_limit:.0f} W from the SXM board's power curve")
+        notes.append(
+            f"clock of {gpu.name} under {gpu.power_limit:.0f} W from the SXM board's power curve"
+        )
     return KernelConstants(
         generation=generation,
         gemm=gemm,

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 
 def stream_time(
-    traffic: float, launches: int, share: float, bytes_per_s: float, floor_s: float, ramp_bytes: float
+    traffic: float,
+    launches: int,
+    share: float,
+    bytes_per_s: float,
+    floor_s: float,
+    ramp_bytes: float,
 ) -> float:
     """Time of `launches` equal memory-bound kernels.
 

@@ -12,7 +12,8 @@ F8 = npt.NDArray[np.float64]
 
 #: (rows, columns) of the output tiles a library chooses from, and which efficiency they have
 TILES = np.array(
-    [(256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (64, 256), (256, 64)], dtype=float
+    [(256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (64, 256), (256, 64)],
+    dtype=float,
 )
 TILE_CLASS = np.array([0, 0, 1, 2, 2, 3, 2, 2])
 SPLITS = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
@@ -114,7 +115,9 @@ def gemm_times(
     best = np.argmin(flat, axis=1)
     row = np.arange(len(shapes))
     compute_s = flat[row, best]
-    memory_s = (element_bytes * batch * (m * k + k * n) + out_bytes * batch * m * n)[:, 0, 0] / bandwidth
+    memory_s = (element_bytes * batch * (m * k + k * n) + out_bytes * batch * m * n)[
+        :, 0, 0
+    ] / bandwidth
     extra = c.extra_s + c.extra_bytes * (batch * m * k)[:, 0, 0] / bandwidth
     # products whose rows are not whole 16-byte units run on slower kernels
     odd = ((shapes[:, 1] * element_bytes) % 16 > 0) | ((shapes[:, 2] * element_bytes) % 16 > 0)

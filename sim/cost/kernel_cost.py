@@ -15,6 +15,7 @@ from sim.cost.elementwise import stream_time
 from sim.cost.gemm import MEMORY_SATURATION, effective_waves, gemm_times
 from sim.cost.power import clock_factor, power_watts
 from sim.model.kernels import Kernel
+from sim.model.unroll import Templates
 from sim.spec.gpu import Gpu
 
 F8 = npt.NDArray[np.float64]
@@ -61,12 +62,16 @@ class CostModel:
         Instead of the GPU's own, for fits and what-ifs.
     """
 
-    def __init__(self, gpu: Gpu, stack: str = "eager", constants: KernelConstants | None = None) -> None:
+    def __init__(
+        self, gpu: Gpu, stack: str = "eager", constants: KernelConstants | None = None
+    ) -> None:
         self.gpu = gpu
         self.constants = constants or load_constants(gpu)
         self.host = host_constants(stack)
+        self._size = self.peak("bf16") / self.constants.power.reference_peak
         self._costs: dict[Kernel, Cost] = {}
         self._rows: dict[Kernel, int] = {}
+        self._sequences: dict[int, tuple[Sequence[Kernel], KernelCosts]] = {}
         self._curves: list[F8] = []
         self._curve_of: dict[tuple[float, ...], int] = {}
         self._notes: dict[str, None] = dict.fromkeys(self.constants.fallbacks)
@@ -97,12 +102,28 @@ class CostModel:
         KernelCosts
             `curve` indexes `curves()`.
         """
+        known = self._sequences.get(id(kernels))
+        if known is not None:
+            return known[1]
         self._price([k for k in dict.fromkeys(kernels) if k not in self._costs])
         table = [self._costs[k] for k in kernels]
-        columns = np.array([(c.time_s, c.hbm_bytes, c.flops, c.watts) for c in table], dtype=float).reshape(-1, 4)
+        columns = np.array(
+            [(c.time_s, c.hbm_bytes, c.flops, c.watts) for c in table], dtype=float
+        ).reshape(-1, 4)
         host = np.array([self.host_seconds(k) for k in kernels], dtype=float)
         rows = np.array([self._rows[k] for k in kernels], dtype=np.int32)
-        return KernelCosts(columns[:, 0], columns[:, 1], host, columns[:, 2], columns[:, 3], rows)
+        result = KernelCosts(columns[:, 0], columns[:, 1], host, columns[:, 2], columns[:, 3], rows)
+        if isinstance(kernels, tuple):  # held, so that its id stays its own
+            if len(self._sequences) > 4096:
+                self._sequences.clear()
+            self._sequences[id(kernels)] = (kernels, result)
+        return result
+
+    def template_costs(self, templates: Templates) -> dict[tuple[str, str], KernelCosts]:
+        """Costs of every template of a workload, all new kernels priced together."""
+        every = dict.fromkeys(k for kernels in templates.kernels.values() for k in kernels)
+        self._price([k for k in every if k not in self._costs])
+        return {key: self.costs(kernels) for key, kernels in templates.kernels.items()}
 
     def host_seconds(self, kernel: Kernel) -> float:
         """CPU time to launch a kernel. [s]"""
@@ -126,7 +147,13 @@ class CostModel:
     def peak(self, dtype: str) -> float:
         """Dense peak of a dtype; one the GPU lacks runs as the next it has. [FLOP/s]"""
         g = self.gpu
-        peaks = {"bf16": g.peak_bf16, "fp16": g.peak_fp16, "fp8": g.peak_fp8, "tf32": g.peak_tf32, "fp32": g.peak_fp32}
+        peaks = {
+            "bf16": g.peak_bf16,
+            "fp16": g.peak_fp16,
+            "fp8": g.peak_fp8,
+            "tf32": g.peak_tf32,
+            "fp32": g.peak_fp32,
+        }
         chain = {"bf16": ("bf16", "fp16"), "fp8": ("fp8", "bf16", "fp16"), "tf32": ("tf32", "fp32")}
         for name in chain.get(dtype, (dtype,)):
             value = peaks[name]
@@ -136,7 +163,16 @@ class CostModel:
 
     def clock(self, intensity: float) -> float:
         """Share of the quoted clock that a kernel of this tensor-core activity holds."""
-        return clock_factor(intensity, self.gpu.power_limit, self.gpu.idle_power, self.constants.power)
+        return clock_factor(
+            intensity, self.gpu.power_limit, self.gpu.idle_power, self.constants.power, self._size
+        )
+
+    def _watts(self, intensity: float, clock: float) -> float:
+        g = self.gpu
+        return min(
+            power_watts(intensity, clock, g.idle_power, self.constants.power, self._size),
+            g.power_limit,
+        )
 
     def _price(self, kernels: list[Kernel]) -> None:
         gemms = [k for k in kernels if k.kind == "gemm"]
@@ -164,7 +200,6 @@ class CostModel:
         )
         for i, kernel in enumerate(kernels):
             busy = float(times.compute_s[i] / times.seconds[i])
-            watts = power_watts(busy, clock, self.gpu.idle_power, self.constants.power)
             self._costs[kernel] = Cost(
                 time_s=float(times.seconds[i]) * kernel.count,
                 hbm_bytes=kernel.bytes,
@@ -172,7 +207,7 @@ class CostModel:
                 memory_s=float(times.memory_s[i]) * kernel.count,
                 fixed_s=c.launch_s * kernel.count,
                 blocks=float(times.tiles[i]),
-                watts=min(watts, self.gpu.power_limit),
+                watts=self._watts(busy, clock),
                 flops=kernel.flops,
             )
 
@@ -197,16 +232,16 @@ class CostModel:
             memory_s=memory,
             fixed_s=floor,
             blocks=float(blocks),
-            watts=min(
-                power_watts(ATTENTION_INTENSITY, clock, self.gpu.idle_power, self.constants.power), self.gpu.power_limit
-            ),
+            watts=self._watts(ATTENTION_INTENSITY, clock),
             flops=kernel.flops,
         )
 
     def _stream(self, kernel: Kernel) -> Cost:
         c = self.constants
         share = c.bandwidth[kernel.access]
-        time = stream_time(kernel.bytes, kernel.count, share, self.gpu.memory_bandwidth, c.floor_s, c.ramp_bytes)
+        time = stream_time(
+            kernel.bytes, kernel.count, share, self.gpu.memory_bandwidth, c.floor_s, c.ramp_bytes
+        )
         return Cost(
             time_s=time,
             hbm_bytes=kernel.bytes,
@@ -214,7 +249,7 @@ class CostModel:
             memory_s=time - c.floor_s * kernel.count,
             fixed_s=c.floor_s * kernel.count,
             blocks=0.0,
-            watts=min(power_watts(0.0, 1.0, self.gpu.idle_power, c.power), self.gpu.power_limit),
+            watts=self._watts(0.0, 1.0),
             flops=0.0,
         )
 
@@ -223,11 +258,17 @@ class CostModel:
         total = cost.compute_s + cost.memory_s
         bound = 1.0 if total == 0 else round(min(1.0, cost.compute_s / total * 2), 2)
         blocks = min(cost.blocks, 64.0 * self.gpu.sms)
-        key = (bound if cost.compute_s else 0.0, blocks if cost.compute_s else 0.0, round(cost.fixed_s / cost.time_s, 1))
+        key = (
+            bound if cost.compute_s else 0.0,
+            blocks if cost.compute_s else 0.0,
+            round(cost.fixed_s / cost.time_s, 1),
+        )
         row = self._curve_of.get(key)
         if row is None:
             row = self._curve_of[key] = len(self._curves)
-            self._curves.append(rate_by_units(cost, self.gpu.sms, self.constants.gemm["bf16"].quantisation))
+            self._curves.append(
+                rate_by_units(cost, self.gpu.sms, self.constants.gemm["bf16"].quantisation)
+            )
         return row
 
 

@@ -19,18 +19,24 @@ class PowerConstants:
         Power of a memory-bound kernel above idle, over that of a dense product at full clock.
     stock_watts : float
         The limit for which `gemm_clock` holds. [W]
-    demand : float
-        Power that dense products would draw at the quoted clock, over the stock limit.
+    reference_peak : float
+        Dense bf16 peak of the board of these constants; another board of the generation draws in
+        proportion to its own. [FLOP/s]
+    idle_watts : float
+        Idle power of that board. [W]
     """
 
     gemm_clock: float
     exponent: float
     memory_share: float
     stock_watts: float
-    demand: float
+    reference_peak: float
+    idle_watts: float
 
 
-def clock_factor(intensity: float, limit_watts: float, idle_watts: float, c: PowerConstants) -> float:
+def clock_factor(
+    intensity: float, limit_watts: float, idle_watts: float, c: PowerConstants, size: float = 1.0
+) -> float:
     """Share of the quoted clock that a kernel holds in long runs.
 
     Parameters
@@ -41,6 +47,8 @@ def clock_factor(intensity: float, limit_watts: float, idle_watts: float, c: Pow
         The GPU's power limit and idle power. [W]
     c : PowerConstants
         Constants of the generation.
+    size : float
+        The GPU's dense peak over `reference_peak`.
 
     Returns
     -------
@@ -49,20 +57,24 @@ def clock_factor(intensity: float, limit_watts: float, idle_watts: float, c: Pow
 
     Notes
     -----
-    P = idle + D (f/f0)^p with D = demand x stock - idle for intensity 1; the clock is the largest f <= f0
-    with P <= limit. At the stock limit intensity 1 gives `gemm_clock` by construction of `demand`.
+    P = idle + D (f/f0)^p, the clock is the largest f <= f0 with P <= limit. D for intensity 1 is
+    (stock - idle) / gemm_clock^p, so that the board of the constants holds `gemm_clock` at its stock limit.
 
-    Source: sustained clocks of facts on H100, H200 and A100 (bench/fit/power.md has them with their sources).
+    Source: H100 SXM, quoted at 1.83 GHz, holds 1.4 to 1.7 GHz in dense products at 700 W
+    (stas00/ml-engineering compute/accelerator/benchmarks); A100 1.305 of 1.41 GHz in HPL
+    (glennklockwood.com); power caps act on compute-bound work first (arXiv 2604.11391).
     """
-    drawn = power_watts(intensity, 1.0, idle_watts, c)
+    drawn = power_watts(intensity, 1.0, idle_watts, c, size)
     if drawn <= limit_watts:
         return 1.0
     room = max(limit_watts - idle_watts, 0.05 * limit_watts)
     return float(max(0.1, (room / (drawn - idle_watts)) ** (1 / c.exponent)))
 
 
-def power_watts(intensity: float, clock: float, idle_watts: float, c: PowerConstants) -> float:
+def power_watts(
+    intensity: float, clock: float, idle_watts: float, c: PowerConstants, size: float = 1.0
+) -> float:
     """Power of a kernel at a share of the quoted clock. [W]"""
-    dynamic = c.demand * c.stock_watts - idle_watts
+    dynamic = size * (c.stock_watts - c.idle_watts) / c.gemm_clock**c.exponent
     share = c.memory_share + (1 - c.memory_share) * intensity
-    return idle_watts + dynamic * share * clock**c.exponent
+    return float(idle_watts + dynamic * share * clock**c.exponent)

@@ -41,12 +41,16 @@ def attention(
     if model.fused_qkv:
         linear(tape, style, "wqkv", tokens, d, q + 2 * kv, bias=bias)
         # autograd puts the three gradients together again
-        tape.op([], [tape.map("qkv.cat", "wqkv", 2.0 * e * tokens * (q + 2 * kv), direction="backward")])
+        tape.op(
+            [], [tape.map("qkv.cat", "wqkv", 2.0 * e * tokens * (q + 2 * kv), direction="backward")]
+        )
     else:
         for name, width in (("wq", q), ("wk", kv), ("wv", kv)):
             linear(tape, style, name, tokens, d, width, bias=bias, saves_input=name == "wq")
         # three linears read one input: two gradient sums
-        tape.op([], [tape.map("qkv.sum", "wq", 6.0 * e * tokens * d, count=2, direction="backward")])
+        tape.op(
+            [], [tape.map("qkv.sum", "wq", 6.0 * e * tokens * d, count=2, direction="backward")]
+        )
     if model.qk_norm:
         core_module = _qk_norm(tape, tokens, q, kv)
     if model.positions == "rope":
@@ -62,8 +66,21 @@ def _qk_norm(tape: Tape, tokens: int, q: int, kv: int) -> str:
         forward, backward = (2 * e, 5 * e) if tape.fused else (36, 98)
         launches = 1 if tape.fused else 8
         tape.op(
-            [tape.map(name, name, forward * n, kind="norm", count=launches, saved=(e if tape.fused else 4 + e) * n)],
-            [tape.map(name, name, backward * n, kind="norm", count=2 * launches, direction="backward")],
+            [
+                tape.map(
+                    name,
+                    name,
+                    forward * n,
+                    kind="norm",
+                    count=launches,
+                    saved=(e if tape.fused else 4 + e) * n,
+                )
+            ],
+            [
+                tape.map(
+                    name, name, backward * n, kind="norm", count=2 * launches, direction="backward"
+                )
+            ],
         )
     return "k_norm"
 
@@ -126,7 +143,14 @@ def _core(tape: Tape, workload: Workload, shape: Shape, module: str, window: int
     tape.op(
         [core("attention", "forward", 1.0, traffic, saved)],
         [
-            tape.map("attention.delta", module, 2 * e * q + lse, kind="reduction", access="fused", direction="backward"),
+            tape.map(
+                "attention.delta",
+                module,
+                2 * e * q + lse,
+                kind="reduction",
+                access="fused",
+                direction="backward",
+            ),
             core("attention", "backward", BACKWARD_PRODUCTS, 2 * traffic + 4 * q),
         ],
     )
@@ -156,7 +180,9 @@ def _eager_core(
         backward = [tape.map("softmax", module, 3 * e * n, direction=back)]
     else:
         forward = [tape.map("softmax", module, maps, access="stream", count=5, saved=(4 + e) * n)]
-        backward = [tape.map("softmax", module, (e + 4 + 12 + 4 + e + 2 * e) * n, count=4, direction=back)]
+        backward = [
+            tape.map("softmax", module, (e + 4 + 12 + 4 + e + 2 * e) * n, count=4, direction=back)
+        ]
     tape.op(forward, backward)
     tape.op(
         [gemm("values", module, s, dim, t, batch=batch, saved=q + keep)],

@@ -27,7 +27,16 @@ def embedding(workload: Workload, shape: Shape) -> Tape:
         tape.map("embedding.rows", "embedding", 3 * e * n, kind="embedding", access="gather", direction="backward"),
     ]  # fmt: skip
     tape.op(
-        [tape.map("embedding", "embedding", 2 * e * n, kind="embedding", access="gather", saved=8.0 * shape.tokens)],
+        [
+            tape.map(
+                "embedding",
+                "embedding",
+                2 * e * n,
+                kind="embedding",
+                access="gather",
+                saved=8.0 * shape.tokens,
+            )
+        ],
         backward if trained else [],
     )
     if model.positions == "learned":
@@ -36,7 +45,16 @@ def embedding(workload: Workload, shape: Shape) -> Tape:
                 tape.map("positions", "positions", 2 * e * n, kind="embedding", access="gather"),
                 tape.map("positions.add", "positions", 3 * e * n),
             ],
-            [tape.map("positions", "positions", 3 * e * n, kind="embedding", access="gather", direction="backward")]
+            [
+                tape.map(
+                    "positions",
+                    "positions",
+                    3 * e * n,
+                    kind="embedding",
+                    access="gather",
+                    direction="backward",
+                )
+            ]
             if trained
             else [],
         )
@@ -71,7 +89,16 @@ def _cross_entropy(tape: Tape, kind: str, tokens: int, vocab: int, last: int) ->
     if kind == "compiled" or (kind == "eager" and tape.fused):
         # two passes over the low-precision logits; the gradient is written once
         tape.op(
-            [tape.map("loss", "head", 2 * e * n, kind="loss", access="fused", saved=e * n + 8.0 * tokens)],
+            [
+                tape.map(
+                    "loss",
+                    "head",
+                    2 * e * n,
+                    kind="loss",
+                    access="fused",
+                    saved=e * n + 8.0 * tokens,
+                )
+            ],
             [tape.map("loss", "head", 2 * e * n, kind="loss", access="fused", direction=back)],
         )
         return
@@ -80,14 +107,32 @@ def _cross_entropy(tape: Tape, kind: str, tokens: int, vocab: int, last: int) ->
     rows = 20 if vocab > WIDE_ROW else 12
     parts = CHUNKS if kind == "chunked" else 1
     forward = [
-        tape.map("loss.cast", "head", cast * n, kind="loss", access="strided", count=parts),
-        tape.map("loss.log_softmax", "head", passes * n, kind="loss", access="reduce", count=parts, saved=4 * n),
+        tape.map("loss.cast", "head", cast * n, kind="loss", access="cast", count=parts),
+        tape.map(
+            "loss.log_softmax",
+            "head",
+            passes * n,
+            kind="loss",
+            access="reduce",
+            count=parts,
+            saved=4 * n,
+        ),
         tape.map("loss.nll", "head", 16.0 * tokens, kind="loss", count=parts),
     ]
     backward = [
         tape.map("loss.nll", "head", 4 * n, kind="loss", count=2 * parts, direction=back),
-        tape.map("loss.log_softmax", "head", rows * n, kind="loss", access="reduce", count=parts, direction=back),
-        tape.map("loss.cast", "head", cast * n, kind="loss", access="strided", count=parts, direction=back),
+        tape.map(
+            "loss.log_softmax",
+            "head",
+            rows * n,
+            kind="loss",
+            access="reduce",
+            count=parts,
+            direction=back,
+        ),
+        tape.map(
+            "loss.cast", "head", cast * n, kind="loss", access="cast", count=parts, direction=back
+        ),
     ]
     if not cast:
         forward, backward = forward[1:], backward[:-1]
@@ -111,4 +156,6 @@ def _fused_linear(tape: Tape, style: LinearStyle, tokens: int, d: int, v: int) -
     saved = float(e * tokens * d + e * v * d)
     forward.append(tape.map("loss.sum", "head", 4.0 * tokens, kind="loss", saved=saved))
     scale = 2.0 * e * (tokens * d + (0 if style.frozen else v * d))
-    tape.op(forward, [tape.map("loss.scale", "head", scale, kind="loss", count=2, direction="backward")])
+    tape.op(
+        forward, [tape.map("loss.scale", "head", scale, kind="loss", count=2, direction="backward")]
+    )

@@ -33,9 +33,10 @@ class Kernel:
     count : int
         Launches; flops, bytes and saved_bytes are of all of them together.
     access : str
-        How an element-wise kernel reads: ``stream`` (contiguous, vectorised), ``strided`` (views,
-        casts between dtypes), ``fused`` (one compiled kernel), ``rows`` (a norm's row reductions),
-        ``gather``.
+        How an element-wise kernel reads: ``stream`` (contiguous, vectorised), ``cast``, ``strided`` (views),
+        ``composite`` (a norm's chain of small kernels), ``fused`` (one compiled kernel), ``rows`` (a
+        norm's row reductions), ``reduce`` (softmax), ``gather``, ``multi`` (tensor lists), ``copy``;
+        of attention, its implementation.
     """
 
     name: str
@@ -49,3 +50,7 @@ class Kernel:
     saved_bytes: float = 0.0
     count: int = 1
     access: str = "stream"
+
+    def __hash__(self) -> int:
+        """Hash of the fields that tell kernels apart as a rule; costs are looked up by kernel."""
+        return hash((self.name, self.bytes, self.shape, self.direction))

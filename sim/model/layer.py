@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sim.model.attention import attention
+from sim.model.kernels import Kernel
 from sim.model.linear import LinearStyle, linear
 from sim.model.tape import Tape
 from sim.spec.model import Model
@@ -33,7 +34,9 @@ def fused_rms_norm(workload: Workload) -> bool:
     return workload.compile or version >= (2, 9)
 
 
-def norm(tape: Tape, workload: Workload, name: str, tokens: int, width: int, *, saves_output: bool = True) -> None:
+def norm(
+    tape: Tape, workload: Workload, name: str, tokens: int, width: int, *, saves_output: bool = True
+) -> None:
     """RMSNorm or LayerNorm; the linear after it saves the output."""
     e, model = tape.element, workload.model
     n = float(tokens * width)
@@ -50,7 +53,7 @@ def norm(tape: Tape, workload: Workload, name: str, tokens: int, width: int, *, 
             )
         )  # fmt: skip
 
-    kernels: list = []  # type: ignore[type-arg]
+    kernels: list[Kernel] = []
     if one_kernel:
         rows(name, 2 * e * n, saved=out + statistics)
         forward, kernels = kernels, []
@@ -61,23 +64,75 @@ def norm(tape: Tape, workload: Workload, name: str, tokens: int, width: int, *, 
         return
     # composite RMSNorm: cast up, square, mean, rsqrt, scale, cast down, weight
     forward = [
-        tape.map(f"{name}.cast", name, 2 * (4 + e) * n, kind="norm", access="strided", count=2, saved=4 * n),
-        tape.map(f"{name}.square", name, 8 * n, kind="norm"),
-        tape.map(f"{name}.mean", name, 4 * n, kind="norm"),
+        tape.map(
+            f"{name}.cast",
+            name,
+            2 * (4 + e) * n,
+            kind="norm",
+            access="composite",
+            count=2,
+            saved=4 * n,
+        ),
+        tape.map(f"{name}.square", name, 8 * n, kind="norm", access="composite"),
+        tape.map(f"{name}.mean", name, 4 * n, kind="norm", access="composite"),
         tape.map(f"{name}.rsqrt", name, 16.0 * tokens, kind="norm", count=2, saved=statistics),
-        tape.map(f"{name}.scale", name, 8 * n, kind="norm"),
+        tape.map(f"{name}.scale", name, 8 * n, kind="norm", access="composite"),
         tape.map(f"{name}.weight", name, 2 * e * n, kind="norm", saved=e * n + out),
     ]
     back = "backward"
-    backward = [tape.map(f"{name}.weight", name, 2 * e * n, kind="norm", direction=back)]
+    backward = [
+        tape.map(f"{name}.weight", name, 2 * e * n, kind="norm", access="composite", direction=back)
+    ]
     if trained:
-        backward.append(tape.map(f"{name}.dw", name, 4 * e * n, kind="norm", count=2, direction=back))
+        backward.append(
+            tape.map(
+                f"{name}.dw",
+                name,
+                4 * e * n,
+                kind="norm",
+                access="composite",
+                count=2,
+                direction=back,
+            )
+        )
     backward += [
-        tape.map(f"{name}.cast", name, 2 * (4 + e) * n, kind="norm", access="strided", count=2, direction=back),
-        tape.map(f"{name}.scale", name, (8 + 12 + 4) * n, kind="norm", count=3, direction=back),
-        tape.map(f"{name}.rsqrt", name, 48.0 * tokens, kind="norm", count=4, direction=back),
-        tape.map(f"{name}.square", name, (4 + 8 + 8 + 12) * n, kind="norm", count=4, direction=back),
-        tape.map(f"{name}.sum", name, 12 * n, kind="norm", direction=back),
+        tape.map(
+            f"{name}.cast",
+            name,
+            2 * (4 + e) * n,
+            kind="norm",
+            access="composite",
+            count=2,
+            direction=back,
+        ),
+        tape.map(
+            f"{name}.scale",
+            name,
+            (8 + 12 + 4) * n,
+            kind="norm",
+            access="composite",
+            count=3,
+            direction=back,
+        ),
+        tape.map(
+            f"{name}.rsqrt",
+            name,
+            48.0 * tokens,
+            kind="norm",
+            access="composite",
+            count=4,
+            direction=back,
+        ),
+        tape.map(
+            f"{name}.square",
+            name,
+            (4 + 8 + 8 + 12) * n,
+            kind="norm",
+            access="composite",
+            count=4,
+            direction=back,
+        ),
+        tape.map(f"{name}.sum", name, 12 * n, kind="norm", access="composite", direction=back),
     ]
     tape.op(forward, backward)
 
@@ -93,7 +148,9 @@ def residual(tape: Tape, name: str, module: str, tokens: int, width: int) -> Non
     )
 
 
-def activation(tape: Tape, kind: str, module: str, tokens: int, width: int, saved_gate: bool = True) -> None:
+def activation(
+    tape: Tape, kind: str, module: str, tokens: int, width: int, saved_gate: bool = True
+) -> None:
     """GELU, or silu(gate) x up."""
     e = tape.element
     n = float(tokens * width)
@@ -137,7 +194,10 @@ def feed_forward(tape: Tape, workload: Workload, style: LinearStyle, tokens: int
         linear(tape, style, "w1", tokens, d, f, bias=bias)
         linear(tape, style, "w3", tokens, d, f, bias=bias, saves_input=False)
         # two linears read one input, so autograd adds two gradients
-        tape.op([], [tape.map("ffn.sum", "w1", 3 * tape.element * float(tokens * d), direction="backward")])
+        tape.op(
+            [],
+            [tape.map("ffn.sum", "w1", 3 * tape.element * float(tokens * d), direction="backward")],
+        )
         activation(tape, model.ffn, "w3", tokens, f)
     linear(tape, style, "w2", tokens, f, d, bias=bias)
 
@@ -157,7 +217,16 @@ def experts(tape: Tape, workload: Workload, style: LinearStyle, tokens: int) -> 
     n = float(routed * d)
     tape.op(
         [tape.map("permute", "experts", 2 * e * n, access="gather", count=2)],
-        [tape.map("permute", "experts", 2 * e * n + e * tokens * d, access="gather", count=2, direction="backward")],
+        [
+            tape.map(
+                "permute",
+                "experts",
+                2 * e * n + e * tokens * d,
+                access="gather",
+                count=2,
+                direction="backward",
+            )
+        ],
     )
     rows = max(1, -(-routed // model.experts))
 
@@ -173,8 +242,21 @@ def experts(tape: Tape, workload: Workload, style: LinearStyle, tokens: int) -> 
     activation(tape, model.ffn, "experts", routed, f)
     grouped("w2", f, d)
     tape.op(
-        [tape.map("unpermute", "experts", (2 * e + 2 * e) * n, access="gather", count=3, saved=e * n)],
-        [tape.map("unpermute", "experts", (3 * e + 2 * e) * n, access="gather", count=3, direction="backward")],
+        [
+            tape.map(
+                "unpermute", "experts", (2 * e + 2 * e) * n, access="gather", count=3, saved=e * n
+            )
+        ],
+        [
+            tape.map(
+                "unpermute",
+                "experts",
+                (3 * e + 2 * e) * n,
+                access="gather",
+                count=3,
+                direction="backward",
+            )
+        ],
     )
     if model.shared_experts:
         wide = model.shared_experts * f
@@ -188,11 +270,15 @@ def experts(tape: Tape, workload: Workload, style: LinearStyle, tokens: int) -> 
 def decoder_layer(workload: Workload, kind: str, style: LinearStyle, shape: Shape) -> Tape:
     """Kernels of one layer of template `kind`."""
     model: Model = workload.model
-    tape = Tape("bf16" if workload.precision.kind == "fp8" else workload.precision.kind, workload.compile)
+    tape = Tape(
+        "bf16" if workload.precision.kind == "fp8" else workload.precision.kind, workload.compile
+    )
     d, tokens = model.hidden_size, shape.tokens
     four = model.norms_per_layer == 4
     norm(tape, workload, "attention_norm", tokens, d)
-    attention(tape, workload, style, shape, window=model.sliding_window if ".sliding" in kind else None)
+    attention(
+        tape, workload, style, shape, window=model.sliding_window if ".sliding" in kind else None
+    )
     if four:
         norm(tape, workload, "post_attention_norm", tokens, d, saves_output=False)
     if not model.parallel_block:

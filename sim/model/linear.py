@@ -97,7 +97,9 @@ def linear(
     gemm = tape.gemm
     out = e
     forward.append(
-        gemm(name, module, tokens, n_out, n_in, batch=groups, dtype=dtype, saved=saved, out_bytes=out)
+        gemm(
+            name, module, tokens, n_out, n_in, batch=groups, dtype=dtype, saved=saved, out_bytes=out
+        )
     )
     backward.append(
         gemm(
@@ -122,7 +124,14 @@ def linear(
 
 
 def _adapter(
-    tape: Tape, style: LinearStyle, name: str, module: str, tokens: int, n_in: int, n_out: int, groups: int
+    tape: Tape,
+    style: LinearStyle,
+    name: str,
+    module: str,
+    tokens: int,
+    n_in: int,
+    n_out: int,
+    groups: int,
 ) -> None:
     """Low-rank path B(A(dropout(x))) beside the frozen base, added to its output."""
     r, e = style.rank, tape.element
@@ -138,7 +147,15 @@ def _adapter(
         )
 
     tape.op(
-        [maps(f"{name}.dropout", a, into * x, "forward", saved=float(x * (e + 1 if style.dropout else e)))],
+        [
+            maps(
+                f"{name}.dropout",
+                a,
+                into * x,
+                "forward",
+                saved=float(x * (e + 1 if style.dropout else e)),
+            )
+        ],
         [maps(f"{name}.dropout", a, into * x, "backward")],
     )
     gemm = tape.gemm
@@ -164,12 +181,24 @@ def _adapter(
 
 def _dequantise(tape: Tape, name: str, module: str, traffic: float, direction: str) -> Kernel:
     return tape.map(
-        f"{name}.dequantise", module, traffic, kind="quantize", access="strided", direction=direction, count=2
+        f"{name}.dequantise",
+        module,
+        traffic,
+        kind="quantize",
+        access="strided",
+        direction=direction,
+        count=2,
     )
 
 
 def _quantise(
-    tape: Tape, style: LinearStyle, what: str, module: str, elements: float, direction: str, both: bool
+    tape: Tape,
+    style: LinearStyle,
+    what: str,
+    module: str,
+    elements: float,
+    direction: str,
+    both: bool,
 ) -> list[Kernel]:
     """Kernels that turn a bf16 tensor into FP8, row-major and (if `both`) transposed as well.
 
@@ -180,12 +209,21 @@ def _quantise(
     outputs = 2 if both else 1
     if style.fp8 == "te-delayed":
         return [
-            tape.map(f"{what}.cast", module, (2 + outputs) * elements, kind="quantize", access="fused", direction=direction),
+            tape.map(
+                f"{what}.cast",
+                module,
+                (2 + outputs) * elements,
+                kind="quantize",
+                access="fused",
+                direction=direction,
+            ),
             tape.map(f"{what}.amax", module, 4096, kind="quantize", count=2, direction=direction),
         ]
     amax = tape.map(f"{what}.amax", module, 2 * elements, kind="quantize", direction=direction)
     if tape.fused:
-        cast = tape.map(f"{what}.cast", module, (2 + outputs) * elements, kind="quantize", direction=direction)
+        cast = tape.map(
+            f"{what}.cast", module, (2 + outputs) * elements, kind="quantize", direction=direction
+        )
         return [amax, cast]
     # eager: to fp32, scale, clamp, to fp8, and a copy for the other layout
     steps = tape.map(
@@ -195,7 +233,9 @@ def _quantise(
     return [amax, steps]
 
 
-def _fp8_forward(tape: Tape, style: LinearStyle, name: str, module: str, x: float, w: float) -> list[Kernel]:
+def _fp8_forward(
+    tape: Tape, style: LinearStyle, name: str, module: str, x: float, w: float
+) -> list[Kernel]:
     kernels = _quantise(tape, style, f"{name}.input", module, x, "forward", both=True)
     if not style.fp8_gather:
         kernels += _quantise(tape, style, f"{name}.weight", module, w, "forward", both=True)

@@ -93,7 +93,10 @@ def unroll(workload: Workload) -> Templates:
         kernels[kind, "forward"] = tuple(tape.forward)
         kernels[kind, "recompute"] = _recompute(workload, tape.forward)
         kernels[kind, "backward"] = tape.backward()
-    for kind, tape in (("embedding", embedding(workload, shape)), ("head", head(workload, style, shape))):
+    for kind, tape in (
+        ("embedding", embedding(workload, shape)),
+        ("head", head(workload, style, shape)),
+    ):
         kernels[kind, "forward"] = tuple(tape.forward)
         kernels[kind, "recompute"] = ()
         kernels[kind, "backward"] = tape.backward()

@@ -31,7 +31,15 @@ class Shard:
 
 
 def _kernel(name: str, kind: str, traffic: float, count: int, dtype: str = "fp32") -> Kernel:
-    return Kernel(name=name, module="", kind=kind, bytes=traffic, dtype=dtype, count=max(1, count), access="multi")
+    return Kernel(
+        name=name,
+        module="",
+        kind=kind,
+        bytes=traffic,
+        dtype=dtype,
+        count=max(1, count),
+        access="multi",
+    )
 
 
 def _launches(tensors: int) -> int:
@@ -71,7 +79,9 @@ def optimizer_kernels(workload: Workload, shard: Shard) -> tuple[Kernel, ...]:
     if how == "fused":
         return (_kernel("adamw.fused", "optimizer", fused, _launches(shard.tensors)),)
     # decay p; lerp m; mul, addcmul v; sqrt; div; add; addcdiv: reads and writes of each pass
-    passes = (2 * p) + (2 * state + g) + 2 * state + (2 * state + g) + 2 * state + 2 * state + 2 * state
+    passes = (
+        (2 * p) + (2 * state + g) + 2 * state + (2 * state + g) + 2 * state + 2 * state + 2 * state
+    )
     passes += 2 * p + 2 * state
     launches = 8 * (_launches(shard.tensors) if how == "foreach" else shard.tensors)
     return (_kernel(f"adamw.{how}", "optimizer", passes * n, launches),)
@@ -79,4 +89,6 @@ def optimizer_kernels(workload: Workload, shard: Shard) -> tuple[Kernel, ...]:
 
 def copy_kernel(name: str, traffic: float, launches: int = 1, dtype: str = "bf16") -> Kernel:
     """A device copy or cast that moves `traffic` bytes (FSDP's copy-in and copy-out)."""
-    return Kernel(name=name, module="", kind="copy", bytes=traffic, dtype=dtype, count=launches, access="copy")
+    return Kernel(
+        name=name, module="", kind="copy", bytes=traffic, dtype=dtype, count=launches, access="copy"
+    )
