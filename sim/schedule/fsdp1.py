@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 
 from sim.errors import InputError
@@ -324,7 +325,7 @@ class _Run:
                 self.post_forward(unit)
         self.post_forward(ROOT)
         if not self.next_forward:
-            self.next_forward = dict(zip(entered, entered[1:], strict=False))
+            self.next_forward = dict(pairwise(entered))
 
     def pre_forward(self, unit: int, position: int, entered: list[int] | None = None) -> None:
         """Gather unless prefetched, wait, then prefetch the next in forward order."""

@@ -34,7 +34,9 @@ class Parallelism(Spec):
     """Strategy and its knobs, by PyTorch's or DeepSpeed's own names."""
 
     strategy: Literal["fsdp1", "fsdp2", "zero1", "zero2", "zero3", "ddp"] = "fsdp2"
-    wrap: Literal["block+root", "torchtitan", "linear", "peft"] = "block+root"  # peft: fsdp1, adapters apart
+    wrap: Literal["block+root", "torchtitan", "linear", "peft"] = (
+        "block+root"  # peft: fsdp1, adapters apart
+    )
     reshard_after_forward: bool | int = True
     root_reshard_after_forward: bool | None = None
     replicate: Positive = 1
@@ -73,6 +75,7 @@ class Parallelism(Spec):
     communication_data_type: Literal["fp32", "bf16", "fp16"] | None = None
     deepspeed_version: str = "0.19.8"
     bucket_cap_mb: Factor = 25.0  # DDP
+    gradient_as_bucket_view: bool = False  # DDP
 
 
 class Checkpointing(Spec):
@@ -120,7 +123,9 @@ class Workload(Spec):
     sequence_length: Positive
     micro_batch: Positive = 1
     gradient_accumulation: Positive = 1
-    global_batch: Positive | None = None  # sequences a step; gives the accumulation if that is left out
+    global_batch: Positive | None = (
+        None  # sequences a step; gives the accumulation if that is left out
+    )
     tokens: Count | None = None
     steps: Positive | None = None
     samples: Positive | None = None
