@@ -62,14 +62,14 @@ def _units(dimension: Dimension) -> dict[str, Decimal]:
                 out[prefix + name] = size * eighth
         return out
     if dimension == "s":
-        names = {"h": ("h", "hour", "hours"), "min": ("min", "minute", "minutes")}
-        names |= {"d": ("d", "day", "days"), "s": ("s", "sec", "second", "seconds")}
-        size = {"h": hour, "min": Decimal(60), "d": hour * 24, "s": Decimal(1)}
-        out = {alias: size[unit] for unit, aliases in names.items() for alias in aliases}
-        micro = Decimal(1) / ten**6
-        return out | {
+        minute, micro = Decimal(60), Decimal(1) / ten**6
+        return {
+            "s": ten**0, "sec": ten**0, "second": ten**0, "seconds": ten**0,
+            "min": minute, "minute": minute, "minutes": minute,
+            "h": hour, "hour": hour, "hours": hour,
+            "d": hour * 24, "day": hour * 24, "days": hour * 24,
+            "week": hour * 168, "weeks": hour * 168,
             "ms": micro * 1000, "us": micro, "µs": micro, "μs": micro, "ns": micro / 1000,
-            "weeks": hour * 168, "week": hour * 168,
         }  # fmt: skip
     if dimension == "W":
         return {"W": ten**0, "mW": Decimal("0.001"), "kW": ten**3, "MW": ten**6}
@@ -89,7 +89,11 @@ def _units(dimension: Dimension) -> dict[str, Decimal]:
         return {f"USD/{u}": 1 / s for u, s in byte.items()}
     if dimension == "kg/J":
         kwh = hour * 1000
-        return {"g/kWh": Decimal("0.001") / kwh, "kg/kWh": 1 / kwh, "gCO2/kWh": Decimal("0.001") / kwh}
+        return {
+            "g/kWh": Decimal("0.001") / kwh,
+            "kg/kWh": 1 / kwh,
+            "gCO2/kWh": Decimal("0.001") / kwh,
+        }
     return {"": ten**0, "%": Decimal("0.01")}
 
 

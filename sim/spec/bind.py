@@ -29,7 +29,14 @@ from sim.spec.tree import Items, Leaf, Place, Table, Tree
 S = TypeVar("S", bound=Spec)
 
 _WHOLE = re.compile(r"[+-]?(?:0|[1-9]\d*)\Z")
-_BOOL_WORDS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
+_BOOL_WORDS = {
+    "yes": "true",
+    "on": "true",
+    "y": "true",
+    "no": "false",
+    "off": "false",
+    "n": "false",
+}
 _NULLS = ("", "~", "null", "Null", "NULL")
 _CUTOFF = 0.6
 _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
@@ -77,7 +84,18 @@ def _alternatives(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Alternati
         return _alternatives(inner, (*metadata, *more))
     if origin in (typing.Union, types.UnionType):
         found = [a for arg in typing.get_args(annotation) for a in _alternatives(arg, metadata)]
-        order = ["none", "bool", "spec", "tuple", "quantity", "tally", "int", "float", "literal", "str"]
+        order = [
+            "none",
+            "bool",
+            "spec",
+            "tuple",
+            "quantity",
+            "tally",
+            "int",
+            "float",
+            "literal",
+            "str",
+        ]
         return tuple(sorted(found, key=lambda a: order.index(a.kind)))
     if origin is Literal:
         return (Alternative("literal", typing.get_args(annotation)),)
@@ -231,7 +249,9 @@ class Reader:
             return None
         return self.scalar(known.alternatives, tree, path, wanted(known))
 
-    def scalar(self, alternatives: tuple[Alternative, ...], leaf: Leaf, path: str, want: str) -> Any:
+    def scalar(
+        self, alternatives: tuple[Alternative, ...], leaf: Leaf, path: str, want: str
+    ) -> Any:
         """A scalar read by the first alternative that takes it."""
         messages: list[str] = []
         for alternative in alternatives:
@@ -265,8 +285,6 @@ class Reader:
         return tuple(self.value(known, sub, f"{path}[{i}]") for i, sub in enumerate(tree.items))
 
 
-
-
 def _is_null(leaf: Leaf) -> bool:
     return leaf.value is None or (not leaf.quoted and leaf.value in _NULLS)
 
@@ -289,7 +307,7 @@ _NUMBERLIKE = re.compile(r"[+-]?[\d.][\w.+-]*\Z")
 
 def wanted(known: FieldPlan) -> str:
     """What a field takes, in words."""
-    words = []
+    words: list[str] = []
     for kind, detail, _ in known.alternatives:
         if kind == "literal":
             words.extend(str(v) for v in detail)
@@ -298,7 +316,12 @@ def wanted(known: FieldPlan) -> str:
         elif kind == "bool":
             words.append("true or false")
         elif kind != "none":
-            plain = {"int": "a whole number", "float": "a number", "tally": "a number", "str": "a text"}
+            plain = {
+                "int": "a whole number",
+                "float": "a number",
+                "tally": "a number",
+                "str": "a text",
+            }
             words.append(plain.get(kind, kind))
     return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
@@ -321,20 +344,23 @@ def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
 
 # what other tools call these keys
 _MISNOMERS = {
-    "seq_len": "sequence_length", "seq_length": "sequence_length", "sequence_len": "sequence_length",
-    "max_seq_length": "sequence_length", "context_length": "sequence_length",
-    "batch_size": "micro_batch", "micro_batch_size": "micro_batch",
-    "per_device_train_batch_size": "micro_batch", "train_micro_batch_size_per_gpu": "micro_batch",
-    "gradient_accumulation_steps": "gradient_accumulation", "accumulation": "gradient_accumulation",
-    "max_steps": "steps", "num_train_epochs": "epochs", "max_tokens": "tokens", "dtype": "precision",
+    "seq_len": "sequence_length", "seq_length": "sequence_length",
+    "sequence_len": "sequence_length", "max_seq_length": "sequence_length",
+    "context_length": "sequence_length", "batch_size": "micro_batch",
+    "micro_batch_size": "micro_batch", "per_device_train_batch_size": "micro_batch",
+    "train_micro_batch_size_per_gpu": "micro_batch",
+    "gradient_accumulation_steps": "gradient_accumulation",
+    "accumulation": "gradient_accumulation", "max_steps": "steps", "num_train_epochs": "epochs",
+    "max_tokens": "tokens", "dtype": "precision",
     "gradient_checkpointing": "activation_checkpointing", "recompute": "activation_checkpointing",
     "attn_implementation": "attention", "torch_compile": "compile", "base_model": "model",
     "r": "rank", "lora_r": "rank", "target_modules": "targets", "num_layers": "layers",
-    "num_hidden_layers": "layers", "intermediate_size": "ffn_size", "num_attention_heads": "heads",
-    "num_key_value_heads": "kv_heads", "max_position_embeddings": "max_positions",
-    "dp_replicate": "replicate", "cp": "context_parallel", "num_nodes": "nodes", "gpu_count": "gpus",
-    "gpus_per_node": "gpus", "num_gpus": "gpus", "bandwidth": "rate", "nic": "nics",
-    "tdp": "power_limit", "hbm_bandwidth": "memory_bandwidth", "price": "price_per_gpu_hour",
+    "num_hidden_layers": "layers", "intermediate_size": "ffn_size",
+    "num_attention_heads": "heads", "num_key_value_heads": "kv_heads",
+    "max_position_embeddings": "max_positions", "dp_replicate": "replicate",
+    "cp": "context_parallel", "num_nodes": "nodes", "gpu_count": "gpus", "gpus_per_node": "gpus",
+    "num_gpus": "gpus", "bandwidth": "rate", "nic": "nics", "tdp": "power_limit",
+    "hbm_bandwidth": "memory_bandwidth", "price": "price_per_gpu_hour",
 }  # fmt: skip
 
 

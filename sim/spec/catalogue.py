@@ -68,7 +68,9 @@ def folders(kind: str) -> tuple[Path, ...]:
 def names(kind: str) -> tuple[str, ...]:
     """Names of the shipped topologies or workloads."""
     return tuple(
-        sorted({p.stem for folder in folders(kind) for p in folder.iterdir() if p.suffix in _SUFFIXES})
+        sorted(
+            {p.stem for folder in folders(kind) for p in folder.iterdir() if p.suffix in _SUFFIXES}
+        )
     )
 
 

@@ -70,10 +70,14 @@ def _software(gpu: Gpu, w: Workload) -> Findings:
         have, need = getattr(w.stack, software), minima[software]
         if older(have, need):
             message = f"{gpu.name} needs {_NAMES[software]} {need} or newer; stack says {have}"
-            yield fault("too-old", "workload", f"stack.{software}", message, f"write {need} or newer")
+            yield fault(
+                "too-old", "workload", f"stack.{software}", message, f"write {need} or newer"
+            )
     dropped = minima.get("cuda_dropped")
     if dropped is not None and not older(w.stack.cuda, dropped):
-        message = f"CUDA {dropped} dropped {gpu.architecture} ({gpu.name}); stack says {w.stack.cuda}"
+        message = (
+            f"CUDA {dropped} dropped {gpu.architecture} ({gpu.name}); stack says {w.stack.cuda}"
+        )
         yield fault("too-new", "workload", "stack.cuda", message, "write 12.8 or older")
 
 
@@ -105,7 +109,11 @@ def _groups(t: Topology, w: Workload) -> Findings:
 
 
 def _divisors(n: int, proper: bool = False) -> str:
-    found = [d for d in range(2 if proper else 1, min(n, 4096) + 1) if n % d == 0 and d < n + (not proper)]
+    found = [
+        d
+        for d in range(2 if proper else 1, min(n, 4096) + 1)
+        if n % d == 0 and d < n + (not proper)
+    ]
     shown = found if len(found) <= 8 else [*found[:7], "..."]
     return ", ".join(map(str, shown))
 
@@ -138,7 +146,9 @@ def _context(w: Workload) -> Findings:
         message = f"{w.sequence_length} tokens cannot be divided among {cp} GPUs"
         yield fault("indivisible", "workload", "sequence_length", message, "write a multiple")
     elif p.context_parallel_kind == "ring" and w.sequence_length % (2 * cp):
-        message = f"{w.sequence_length} tokens make no 2 x {cp} chunks, which balanced ring attention needs"
+        message = (
+            f"{w.sequence_length} tokens make no 2 x {cp} chunks, as balanced ring attention needs"
+        )
         yield warning("ring-balance", "workload", "sequence_length", message, "write a multiple")
     if p.context_parallel_kind == "ulysses" and w.model.heads % cp:
         message = f"{w.model.heads} heads cannot be divided among {cp} GPUs"

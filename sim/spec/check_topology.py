@@ -34,7 +34,9 @@ def findings(topology: Topology) -> Findings:
 
 def _shape(t: Topology) -> Findings:
     if t.node is None and t.graph is None:
-        yield fault("no-machine", "topology", "", "has neither node nor graph", "describe one of them")
+        yield fault(
+            "no-machine", "topology", "", "has neither node nor graph", "describe one of them"
+        )
     if t.graph is not None and t.node is not None:
         message = "node and graph exclude one another"
         yield fault("two-machines", "topology", "graph", message, "keep one")
@@ -83,7 +85,9 @@ def _nvswitch_size(node: Node) -> Findings:
     if gpu.form_factor == "superchip":
         largest = SUPERCHIP_NVSWITCH
     if node.gpus > largest:
-        message = f"no machine joins {node.gpus} {gpu.name} by one NVSwitch fabric; {largest} is the most"
+        message = (
+            f"no machine joins {node.gpus} {gpu.name} by one NVSwitch fabric; {largest} is the most"
+        )
         hint = "taken as a what-if; for real machines write more nodes, or fabric: none"
         yield warning("nvswitch-size", "topology", "node.gpus", message, hint)
 
@@ -135,14 +139,21 @@ def _graph(graph: Graph, t: Topology) -> Findings:
     known = set(names)
     for index, name in enumerate(names):
         if name in names[:index] and len(names) != len(known):
-            yield fault("vertex-twice", "topology", f"graph.vertices[{index}].id", f'"{name}" is there twice')
+            yield fault(
+                "vertex-twice",
+                "topology",
+                f"graph.vertices[{index}].id",
+                f'"{name}" is there twice',
+            )
     gpus = [i for i, v in enumerate(graph.vertices) if v.kind == "gpu"]
     if not gpus:
         yield fault("no-gpus", "topology", "graph.vertices", "no vertex is a GPU", "add kind: gpu")
     for index in gpus:
         if graph.vertices[index].gpu is None:
             path = f"graph.vertices[{index}].gpu"
-            yield fault("no-gpu", "topology", path, "is missing", "name it here, or in the topology's gpu")
+            yield fault(
+                "no-gpu", "topology", path, "is missing", "name it here, or in the topology's gpu"
+            )
     unknown = False
     for index, edge in enumerate(graph.edges):
         for end in ("source", "target"):
@@ -152,7 +163,9 @@ def _graph(graph: Graph, t: Topology) -> Findings:
                 message = f'"{name}" is no vertex'
                 yield fault("unknown-vertex", "topology", f"graph.edges[{index}].{end}", message)
         if edge.source == edge.target:
-            yield fault("self-loop", "topology", f"graph.edges[{index}]", "joins a vertex to itself")
+            yield fault(
+                "self-loop", "topology", f"graph.edges[{index}]", "joins a vertex to itself"
+            )
     if not unknown and gpus:
         yield from _connected(graph, gpus)
 
@@ -203,7 +216,9 @@ def _absurd(t: Topology) -> Findings:
             value: object = t
             for key in path.split("."):
                 value = getattr(value, key, None)
-            if not isinstance(value, (int, float)) or (value <= limit if larger else value >= limit):
+            if not isinstance(value, (int, float)) or (
+                value <= limit if larger else value >= limit
+            ):
                 continue
             shown, bound = f"{value:g}", f"{limit:g}"
             if dimension is not None:

@@ -83,13 +83,17 @@ def _job_length(w: Workload) -> Findings:
         yield fault("job-length-twice", "workload", given[-1], message, "keep one")
     if not given:
         message = "nothing says how long the job is"
-        yield fault("no-job-length", "workload", "", message, "add tokens: 1e9, or steps, or samples")
+        yield fault(
+            "no-job-length", "workload", "", message, "add tokens: 1e9, or steps, or samples"
+        )
     if w.epochs != 1.0 and w.samples is None:
         message = "epochs count only together with samples"
         yield fault("epochs", "workload", "epochs", message, "add samples, or leave epochs out")
     if w.checkpoint.interval == 0.0:
         message = "a checkpoint every 0 seconds leaves no time to train"
-        yield fault("no-interval", "workload", "checkpoint.interval", message, 'write "checkpoint: none"')
+        yield fault(
+            "no-interval", "workload", "checkpoint.interval", message, 'write "checkpoint: none"'
+        )
 
 
 def _knobs(p: Parallelism) -> Findings:
@@ -117,10 +121,14 @@ def _offload(p: Parallelism) -> Findings:
     if p.offload == "none":
         if p.offload_device != "cpu":
             message = "nothing is offloaded"
-            yield fault("no-offload", "workload", "parallelism.offload_device", message, "add offload: all")
+            yield fault(
+                "no-offload", "workload", "parallelism.offload_device", message, "add offload: all"
+            )
         return
     if p.strategy == "ddp":
-        yield fault("offload", "workload", path, "ddp cannot offload", "write fsdp2, zero2 or zero3")
+        yield fault(
+            "offload", "workload", path, "ddp cannot offload", "write fsdp2, zero2 or zero3"
+        )
     if p.strategy in ("zero1", "zero2") and p.offload != "optimizer":
         message = f"{p.strategy} offloads the optimizer only"
         yield fault("offload", "workload", path, message, "write optimizer, or zero3")
@@ -137,7 +145,9 @@ def _method(w: Workload) -> Findings:
     if m.kind == "full":
         return
     if m.rank < 1:
-        yield fault("lora-rank", "workload", "method.rank", "a rank of 0 trains nothing", "write 8 to 64")
+        yield fault(
+            "lora-rank", "workload", "method.rank", "a rank of 0 trains nothing", "write 8 to 64"
+        )
     if m.rank > w.model.hidden_size:
         message = f"rank {m.rank} is more than the hidden size {w.model.hidden_size}"
         yield fault("lora-rank", "workload", "method.rank", message, "write 8 to 64")
@@ -158,7 +168,9 @@ def _method(w: Workload) -> Findings:
 def _model(m: Model) -> Findings:
     if m.kv_heads and m.heads % m.kv_heads:
         message = f"{m.heads} heads cannot share {m.kv_heads} key-value heads"
-        yield fault("model-heads", "workload", "model.kv_heads", message, "write a divisor of heads")
+        yield fault(
+            "model-heads", "workload", "model.kv_heads", message, "write a divisor of heads"
+        )
     if m.experts and not 0 < m.experts_per_token <= m.experts:
         message = f"{m.experts_per_token} of {m.experts} experts a token"
         yield fault("model-experts", "workload", "model.experts_per_token", message)
@@ -174,7 +186,9 @@ def _positions(w: Workload) -> Findings:
     m = w.model
     if not 0 < m.max_positions < w.sequence_length or m.positions == "alibi":
         return
-    message = f"{w.sequence_length} is more than {m.name} was made for ({m.max_positions} positions)"
+    message = (
+        f"{w.sequence_length} is more than {m.name} was made for ({m.max_positions} positions)"
+    )
     if m.positions == "learned":
         hint = "its positions are a table; a longer sequence has no entry there"
         yield fault("positions", "workload", "sequence_length", message, hint)
@@ -189,7 +203,9 @@ def _checkpointing(w: Workload) -> Findings:
         return
     if c.fraction is None and c.every > w.model.layers:
         message = f"every {c.every}-th of {w.model.layers} blocks is none"
-        yield fault("selective", "workload", "activation_checkpointing", message, "write a smaller n")
+        yield fault(
+            "selective", "workload", "activation_checkpointing", message, "write a smaller n"
+        )
 
 
 def _fp8(w: Workload) -> Findings:
@@ -210,13 +226,17 @@ def _fp8(w: Workload) -> Findings:
 
 def _features(w: Workload) -> Findings:
     """Software too old for what the workload asks for."""
-    used = [("attention", w.attention)] if w.attention not in ("eager", "triton") else []
+    used: list[tuple[str, str]] = (
+        [("attention", w.attention)] if w.attention not in ("eager", "triton") else []
+    )
     if w.parallelism.strategy == "fsdp2":
         used.append(("parallelism.strategy", "fsdp2"))
     if w.compile:
         used.append(("compile", "compile"))
     if w.precision.kind == "fp8":
-        used.append(("precision", "fp8-te" if w.precision.recipe == "te-delayed" else "fp8-torchao"))
+        used.append(
+            ("precision", "fp8-te" if w.precision.recipe == "te-delayed" else "fp8-torchao")
+        )
     if w.parallelism.context_parallel > 1 and w.parallelism.strategy == "fsdp2":
         used.append(("parallelism.context_parallel", "context-parallel"))
     table = versions()["feature"]

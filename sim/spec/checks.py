@@ -26,7 +26,9 @@ def finish(spec: S) -> S:
         return spec.model_copy(update={"graph": graph})
     if isinstance(spec, Workload) and spec.model.ffn == "gelu" and "gate" in spec.method.targets:
         targets = tuple(t for t in spec.method.targets if t != "gate")  # two matrices, not three
-        return spec.model_copy(update={"method": spec.method.model_copy(update={"targets": targets})})
+        return spec.model_copy(
+            update={"method": spec.method.model_copy(update={"targets": targets})}
+        )
     return spec
 
 

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 Form = Callable[["Reader", Tree, str], "Table | Spec | None"]
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
-_TARGET_SETS = {"all-linear": LINEARS, "attention": LINEARS[:4], "qv": ("q", "v"), "ffn": LINEARS[4:]}
+_TARGET_SETS = {
+    "all-linear": LINEARS,
+    "attention": LINEARS[:4],
+    "qv": ("q", "v"),
+    "ffn": LINEARS[4:],
+}
 _TARGET_NAMES = {f"{n}_proj": n for n in LINEARS} | {
     "wq": "q", "wk": "k", "wv": "v", "wo": "o", "w1": "gate", "w2": "down", "w3": "up",
 }  # fmt: skip
@@ -64,7 +69,9 @@ def model(reader: Reader, tree: Tree, path: str) -> Table | Spec | None:
     try:
         if isinstance(tree, Leaf):
             if not isinstance(tree.value, str):
-                reader.fault(tree.place, path, f"{tree.value!r} is no model: write a name or a path")
+                reader.fault(
+                    tree.place, path, f"{tree.value!r} is no model: write a name or a path"
+                )
                 return None
             return models.resolve_model(
                 tree.value, source=tree.place.source, relative_to=reader.folder
@@ -111,8 +118,8 @@ def _inline_model(reader: Reader, tree: Table, path: str) -> Table | Spec | None
 
 
 def _whole(tree: Tree | None) -> int:
-    value = tree.value if isinstance(tree, Leaf) else None
-    return int(value) if str(value).isdigit() else 0
+    text = str(tree.value) if isinstance(tree, Leaf) else ""
+    return int(text) if text.isdigit() and len(text) < 10 else 0
 
 
 def to_python(tree: Tree) -> Any:
@@ -182,7 +189,9 @@ def _details(
     """The mapping under a kind and the entries beside it, as one."""
     from sim.spec.bind import described
 
-    out = Table({"kind": Leaf(kind, beside.place), **beside.entries}, beside.place, dict(beside.keys))
+    out = Table(
+        {"kind": Leaf(kind, beside.place), **beside.entries}, beside.place, dict(beside.keys)
+    )
     null = isinstance(detail, Leaf) and detail.value in (None, "", "~", "null", True, "true")
     if detail is None or null:
         return out
@@ -215,7 +224,9 @@ def method(reader: Reader, tree: Tree, path: str) -> Table | None:
     names = _targets(reader, targets, f"{path}.{kind}.targets")
     if names is None:
         return None
-    return table.with_entry("targets", Items([Leaf(n, targets.place) for n in names], targets.place))
+    return table.with_entry(
+        "targets", Items([Leaf(n, targets.place) for n in names], targets.place)
+    )
 
 
 def _targets(reader: Reader, tree: Tree, path: str) -> tuple[str, ...] | None:
@@ -234,7 +245,9 @@ def _targets(reader: Reader, tree: Tree, path: str) -> tuple[str, ...] | None:
         name = _TARGET_NAMES.get(name, name)
         if name not in LINEARS:
             known = (*_TARGET_SETS, *LINEARS)
-            reader.fault(leaf.place, path, f"{described(leaf)} is no layer{did_you_mean(name, known)}")
+            reader.fault(
+                leaf.place, path, f"{described(leaf)} is no layer{did_you_mean(name, known)}"
+            )
             return None
         found.add(name)
     if not found:
@@ -244,7 +257,7 @@ def _targets(reader: Reader, tree: Tree, path: str) -> tuple[str, ...] | None:
 
 
 def precision(reader: Reader, tree: Tree, path: str) -> Table | None:
-    """``bf16 | fp16 | fp32 | fp8 | {fp8: {recipe: ..., all_gather: ...}} | {bf16: {master: bf16}}``."""
+    """``bf16 | fp16 | fp32 | {fp8: {recipe: ..., all_gather: ...}} | {bf16: {master: bf16}}``."""
     chosen = _choice(reader, tree, path, ("bf16", "fp16", "fp32", "fp8"))
     if chosen is None:
         return None
@@ -258,7 +271,9 @@ def precision(reader: Reader, tree: Tree, path: str) -> Table | None:
         return table
     for key in ("recipe", "all_gather"):
         if key in table.entries:
-            reader.fault(table.keys.get(key, tree.place), f"{path}.{key}", f"has no meaning for {kind}")
+            reader.fault(
+                table.keys.get(key, tree.place), f"{path}.{key}", f"has no meaning for {kind}"
+            )
     return table
 
 
@@ -309,7 +324,9 @@ def checkpoint(reader: Reader, tree: Tree, path: str) -> Table | None:
         return tree
     from sim.spec.bind import described
 
-    reader.fault(tree.place, path, f'{described(tree)} is not "none" or a mapping of interval, mode')
+    reader.fault(
+        tree.place, path, f'{described(tree)} is not "none" or a mapping of interval, mode'
+    )
     return None
 
 

@@ -33,5 +33,7 @@ class Gpu(Spec):
     multicast: bool = True  # NVLS (NVLink SHARP) capable with a third-generation NVSwitch
     p2p: bool = True  # peer-to-peer over PCIe allowed (false on GeForce)
     source: str = ""
-    base: str = ""  # catalogue entry that constants are looked up by; "" for a GPU of the user's own
+    base: str = (
+        ""  # catalogue entry that constants are looked up by; "" for a GPU of the user's own
+    )
     confidence: str = ""  # of the data: high | medium

@@ -73,7 +73,8 @@ def load_workload(argument: Argument, sets: Iterable[str] = ()) -> Workload:
 def prepare(topology: Argument, workload: Argument, sets: Iterable[str] = ()) -> Prepared:
     """Parse and check a topology and a workload once, for many variations."""
     if topology == "-" and workload == "-":
-        raise InputError.single("<stdin>", "only one of topology and workload can be -")
+        msg = "only one of topology and workload can be -"
+        raise InputError([Fault("<stdin>", None, None, "", msg)])
     faults: list[Fault] = []
     sides: dict[str, Half] = {}
     settings = overrides.parse_all(sets, faults)
@@ -124,17 +125,8 @@ class Prepared:
 
     def loaded(self) -> Loaded:
         """The specs and their notes."""
-        halves = (self.topology, self.workload)
-        notes = Notes(
-            warnings=tuple(f.notice() for f in self.findings if not f.error),
-            assumed=tuple(
-                Assumption(f"{h.side}.{a.path}", a.value)
-                for h in halves
-                for group in h.assumed.values()
-                for a in group
-            ),
-            given={f"{h.side}.{p}": place for h in halves for p, place in h.given.items()},
-        )
+        warnings = tuple(f.notice() for f in self.findings if not f.error)
+        notes = Notes(warnings, (self.topology, self.workload))
         return Loaded(cast(Topology, self.topology.spec), cast(Workload, self.workload.spec), notes)
 
     def vary(self, changes: Mapping[str, Any] | Iterable[str]) -> Prepared:
@@ -242,9 +234,7 @@ def _as_mapping(spec: Spec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in type(spec).model_fields}
 
 
-def _tree_of(
-    side: Side, argument: Argument, faults: list[Fault]
-) -> tuple[Tree, Path | None]:
+def _tree_of(side: Side, argument: Argument, faults: list[Fault]) -> tuple[Tree, Path | None]:
     """The tree of an argument, and the folder that its relative paths start from."""
     source = f"<{side}>"
     if isinstance(argument, Spec):
@@ -254,7 +244,9 @@ def _tree_of(
     if isinstance(argument, Mapping):
         return from_python(argument, source), None
     if not isinstance(argument, (str, PathLike)):
-        raise InputError.single(source, f"{type(argument).__name__} is no path, name, mapping or spec")
+        raise InputError.single(
+            source, f"{type(argument).__name__} is no path, name, mapping or spec"
+        )
     if argument == "-":
         return from_yaml(read_stdin(), "<stdin>", faults), None
     path = _path_of(side, argument)
@@ -270,7 +262,7 @@ def _path_of(side: Side, argument: str | PathLike[str]) -> Path:
     except (OSError, ValueError):
         exists = False
     if not text.strip():
-        raise InputError.single(f"<{side}>", "the name is empty")
+        raise InputError([Fault(f"<{side}>", None, None, "", "the name is empty")])
     if exists:
         return path
     kind = _FOLDERS[side]

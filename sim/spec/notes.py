@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Protocol
 
 from sim.spec.bind import Assumption
 from sim.spec.tree import Place
@@ -25,23 +26,49 @@ class Origin(NamedTuple):
     place: str  # "topo.yaml:9:7", "--set nodes=4", "catalogue:gpus/...", "" for a default
 
 
-@dataclass(frozen=True, slots=True)
+class Written(Protocol):
+    """One side as the loader holds it: what was written in it and what was assumed."""
+
+    @property
+    def side(self) -> str:
+        """``topology`` or ``workload``."""
+
+    @property
+    def assumed(self) -> dict[str, tuple[Assumption, ...]]:
+        """Assumptions by top-level key."""
+
+    @property
+    def given(self) -> dict[str, Place]:
+        """Path -> place."""
+
+
+@dataclass(frozen=True)
 class Notes:
-    """Beside the two specs.
+    """Beside the two specs; put together on use, as a sweep reads few of them.
 
     Attributes
     ----------
     warnings : tuple of Notice
         What is legal but unlikely to be meant.
-    assumed : tuple of Assumption
-        Keys left out, with the default each took; paths begin with ``topology.`` or ``workload.``.
-    given : dict
-        Path -> place of every key that was written.
     """
 
     warnings: tuple[Notice, ...]
-    assumed: tuple[Assumption, ...]
-    given: dict[str, Place]
+    sides: tuple[Written, ...]
+
+    @cached_property
+    def assumed(self) -> tuple[Assumption, ...]:
+        """Keys left out, with the default each took; paths begin with the side's name."""
+        return tuple(
+            Assumption(f"{side.side}.{item.path}", item.value)
+            for side in self.sides
+            for group in side.assumed.values()
+            for item in group
+        )
+
+    @cached_property
+    def given(self) -> dict[str, Place]:
+        """Path -> place of every key that was written."""
+        return {f"{s.side}.{path}": place for s in self.sides for path, place in s.given.items()}
 
     def origin(self, path: str) -> Origin:
         """Where the value at a path (``workload.micro_batch``) came from."""

@@ -181,9 +181,7 @@ def _put(tree: Tree | None, path: tuple[str, ...], item: Setting, name: str) -> 
 def _opened(leaf: Leaf, name: str, place: Place) -> Table:
     """A scalar made a mapping that a key can be put into."""
     if isinstance(leaf.value, Spec):
-        whole: Mapping[str, Any] = {
-            n: getattr(leaf.value, n) for n in leaf.value.model_fields_set
-        }
+        whole: Mapping[str, Any] = {n: getattr(leaf.value, n) for n in leaf.value.model_fields_set}
         tree = from_python(whole, leaf.place.source)
         assert isinstance(tree, Table)
         return tree

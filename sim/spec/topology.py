@@ -82,7 +82,9 @@ class Network(Spec):
     kind: Literal["rail-optimized", "fat-tree", "single-switch"] = "rail-optimized"
     oversubscription: Factor = 1.0
     switch_latency: Seconds = 0.6e-6  # [s]
-    nodes_per_leaf: Positive | None = None  # None: 32 on a rail leaf; fat-tree 32 ports / NICs a node
+    nodes_per_leaf: Positive | None = (
+        None  # None: 32 on a rail leaf; fat-tree 32 ports / NICs a node
+    )
 
 
 class Offer(Spec):
@@ -106,6 +108,9 @@ class Vertex(Spec):
     node: NotNegative = 0
     gpu: Gpu | None = None
     rail: int | None = None
+    vendor: Literal["intel", "amd", "arm"] | None = None  # of a CPU
+    memory_bandwidth: Rate | None = None  # [B/s] of a CPU
+    gpudirect: bool = True  # of a NIC
 
 
 class Edge(Spec):

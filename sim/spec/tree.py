@@ -59,9 +59,7 @@ class Table:
 
     def with_entry(self, key: str, tree: Tree) -> Table:
         """A copy with one entry set."""
-        return Table(
-            {**self.entries, key: tree}, self.place, {**self.keys, key: tree.place}
-        )
+        return Table({**self.entries, key: tree}, self.place, {**self.keys, key: tree.place})
 
     def without(self, *names: str) -> Table:
         """A copy that lacks some entries."""
@@ -225,7 +223,11 @@ class _Builder:
             self.documents += 1
             if self.documents == 2:
                 self.fault(self.place(event), "a second document; one file has one document")
-        elif self.documents > 1 or kind in ("StreamStartEvent", "StreamEndEvent", "DocumentEndEvent"):
+        elif self.documents > 1 or kind in (
+            "StreamStartEvent",
+            "StreamEndEvent",
+            "DocumentEndEvent",
+        ):
             return
         elif kind == "ScalarEvent":
             self.scalar(event)
@@ -297,7 +299,9 @@ class _Builder:
             self.pending[-1] = "?"
             self.fault(place, "an alias can be no key")
         elif known is None:
-            self.fault(place, f"the alias *{event.anchor} stands for nothing before it", self.path())
+            self.fault(
+                place, f"the alias *{event.anchor} stands for nothing before it", self.path()
+            )
             self.put(Leaf(None, place), None, 1)
         else:
             self.put(known, None, self.sizes[event.anchor])
