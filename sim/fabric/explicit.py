@@ -91,6 +91,9 @@ def _assemble(
             tuple(g.name for g in shape.gpu_specs),
             tuple(shape.rails),
             tuple(shape.nics),
+            tuple(shape.memory),
+            shape.staged,
+            shape.vendor,
         )
         parts.shapes.append(shared.setdefault(key, shape))
         parts.labels.append(group)
@@ -117,8 +120,8 @@ def _shape(topology: Topology, vertices: list[Vertex], edges: list[Edge], ports:
     shape = Shape()
     if node is not None:
         shape.p2p, shape.vendor = node.pcie.p2p, node.cpu.vendor
-        if node.nics is not None:
-            shape.gpudirect = node.nics.gpudirect and node.nics.kind != "tcp"
+    memory = (node.cpu if node else Cpu()).memory_bandwidth
+    staged = []
     place: dict[str, int] = {}
     for v in vertices:
         i = place[v.id] = shape.vertex(v.kind, v.id)
@@ -127,9 +130,14 @@ def _shape(topology: Topology, vertices: list[Vertex], edges: list[Edge], ports:
             shape.gpu_specs.append(_gpu(topology, v))
         elif v.kind == "cpu":
             shape.cpus.append(i)
+            shape.memory.append(v.memory_bandwidth or memory)
+            shape.vendor = v.vendor or shape.vendor
         if v.id in ports:
+            if not v.gpudirect:
+                staged.append(len(shape.nics))
             shape.nics.append(i)
             shape.rails.append(len(shape.rails) if v.rail is None else v.rail)
+    shape.staged = frozenset(staged)
     shape.p2p = shape.p2p and all(g.p2p for g in shape.gpu_specs)
     specs = dict(zip(shape.gpus, shape.gpu_specs, strict=True))
     for edge in edges:
@@ -138,7 +146,7 @@ def _shape(topology: Topology, vertices: list[Vertex], edges: list[Edge], ports:
         for tail, head in ((a, b),) if edge.directed else ((a, b), (b, a)):
             rate = edge.bandwidth
             shape.links.append(Link(tail, head, _KIND[edge.kind], rate, rate, edge.latency, count))
-    shape.add_own(node.cpu if node else Cpu(), node.storage if node else Storage())
+    shape.add_own(node.storage if node else Storage())
     return shape
 
 

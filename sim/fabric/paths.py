@@ -230,9 +230,10 @@ def _find_nic_way(
     if g == n:  # a GPU joined to the network itself, as simple explicit graphs have it
         return Way("PIX", "p2p", ())
     path = host_class(shape, g, n) or "SYS"
-    if shape.gpudirect and path in NEAR_PCIE:
+    direct = nic not in shape.staged
+    if direct and path in NEAR_PCIE:
         return Way(path, "p2p", tuple((i, 1.0) for i in _oriented(shape, g, n, outward)))
-    if shape.gpudirect and outward:
+    if direct and outward:
         for p in proxies:
             peer = shape.gpus[p]
             over = nvlink_links(shape, g, peer) if p != local else None

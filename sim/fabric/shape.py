@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sim.errors import Fault, InputError
 from sim.fabric.links import known_generation, nvlink_rates, pcie_rates
 from sim.spec.gpu import Gpu
-from sim.spec.topology import Cpu, Nics, Node, Storage
+from sim.spec.topology import Nics, Node, Storage
 
 KINDS = ("nvlink", "pcie", "cpu", "network", "memory", "hbm", "storage")
 NVLINK, PCIE, CPU, NETWORK, MEMORY, HBM, STORAGE = range(len(KINDS))
@@ -45,11 +45,12 @@ class Shape:
     nics: list[int] = field(default_factory=list)
     rails: list[int] = field(default_factory=list)
     cpus: list[int] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)  # of CPUs [B/s]
     links: list[Link] = field(default_factory=list)
     own: list[Own] = field(default_factory=list)
     p2p: bool = True
-    gpudirect: bool = True
-    vendor: str = "intel"
+    staged: frozenset[int] = frozenset()  # NICs (places in ``nics``) without GPUDirect
+    vendor: str = ""  # of the CPUs; empty: unknown, and no vendor's rule applies
     memo: dict[object, object] = field(default_factory=dict)  # paths found so far (paths.py)
 
     @property
@@ -69,10 +70,10 @@ class Shape:
         self.links.append(Link(a, b, kind, effective, raw, 0.0, count))
         self.links.append(Link(b, a, kind, effective, raw, 0.0, count))
 
-    def add_own(self, cpu: Cpu, storage: Storage) -> None:
+    def add_own(self, storage: Storage) -> None:
         """Add the memories and the storage once all vertices are known."""
-        for c in self.cpus:
-            self.own.append(Own(f"{self.names[c]} memory", MEMORY, cpu.memory_bandwidth))
+        for c, rate in zip(self.cpus, self.memory, strict=True):
+            self.own.append(Own(f"{self.names[c]} memory", MEMORY, rate))
         for g, spec in zip(self.gpus, self.gpu_specs, strict=True):
             self.own.append(Own(f"{self.names[g]} hbm", HBM, spec.memory_bandwidth))
         self.own.append(Own("storage read", STORAGE, storage.read))
@@ -150,7 +151,7 @@ def shape_of(node: Node, source: str = "topology") -> Shape:
     shape.gpu_specs = [node.gpu] * node.gpus
     _add_host(shape, node)
     _add_nvlink(shape, node)
-    shape.add_own(node.cpu, node.storage)
+    shape.add_own(node.storage)
     return shape
 
 
@@ -161,6 +162,7 @@ def _add_host(shape: Shape, node: Node) -> None:
         min(pcie.generation, node.gpu.pcie_generation), min(pcie.lanes, node.gpu.pcie_lanes)
     )
     shape.cpus = [shape.vertex("cpu", f"cpu{i}") for i in range(cpu.sockets)]
+    shape.memory = [cpu.memory_bandwidth] * cpu.sockets
     for i, a in enumerate(shape.cpus):
         for b in shape.cpus[i + 1 :]:
             shape.join(a, b, CPU, (cpu.interconnect, cpu.interconnect))
@@ -188,7 +190,8 @@ def _add_nics(
     hosts += [shape.cpus[c] for c in spread(on_cpus, len(shape.cpus))] if on_cpus else []
     shape.nics = [shape.vertex("nic", f"nic{i}") for i in range(nics.count)]
     shape.rails = list(range(nics.count))
-    shape.gpudirect = nics.gpudirect and nics.kind != "tcp"
+    if not nics.gpudirect or nics.kind == "tcp":
+        shape.staged = frozenset(range(nics.count))
     for n, host in zip(shape.nics, hosts, strict=True):
         shape.join(n, host, PCIE, link)
 

@@ -1,0 +1,67 @@
+"""`scaling-sim topo`: look at a machine, or import one from files that exist already."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from sim.commands.options import emit, sets
+
+
+@click.group("topo")
+def command() -> None:
+    """Show or import a topology."""
+
+
+@command.command("show")
+@click.argument("topology")
+@sets
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json", "graph", "yaml"]), default="text",
+    help="graph: networkx node-link JSON; yaml: as an explicit graph, to edit (break a link).",
+)  # fmt: skip
+@click.option("--json", "form", flag_value="json", help="Same as --format json.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+def show(topology: str, overrides: tuple[str, ...], form: str, output: Path | None) -> None:
+    """Tree, path classes as nvidia-smi topo -m, links, bisection and rank classes of TOPOLOGY."""
+    from sim.fabric import compile_fabric
+    from sim.spec.loader import load_topology
+
+    spec = load_topology(topology, overrides)
+    fabric = compile_fabric(spec)
+    if form == "graph":
+        import networkx as nx
+
+        text = json.dumps(nx.node_link_data(fabric.graph(), edges="edges"), indent=1)
+    elif form == "yaml":
+        from sim.fabric.export import explicit_yaml
+
+        text = explicit_yaml(fabric)
+    else:
+        from sim.fabric.describe import as_text, describe
+
+        facts = describe(fabric)
+        text = json.dumps(facts, indent=1) if form == "json" else as_text(facts)
+    emit(text, output)
+
+
+@command.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--gpu", required=True, help="Catalogue name, as these files don't say it.")
+@click.option("--nic", "nic_rate", help='Rate of a NIC, e.g. "400Gb/s"; NICs are left out without.')
+@click.option("--name", default=None, help="Name of the topology; the file's by default.")
+@click.option("--all-nics", is_flag=True, help="Keep NICs that no GPU is beside.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+def import_(
+    file: Path, gpu: str, nic_rate: str | None, name: str | None, all_nics: bool,
+    output: Path | None,
+) -> None:  # fmt: skip
+    """Write topology YAML from `nvidia-smi topo -m` output or an NCCL topology XML."""
+    from sim.interop.topology import import_topology
+
+    found = import_topology(file, gpu, nic_rate, name, all_nics)
+    emit(found.yaml.rstrip("\n"), output)
+    for line in found.assumed:
+        click.echo(f"assumed: {line}", err=True)

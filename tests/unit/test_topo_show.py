@@ -1,0 +1,81 @@
+"""What `topo show` says, against values worked by hand."""
+
+import pytest
+from click.testing import CliRunner
+
+from sim.commands.topo import command
+from sim.fabric import compile_fabric
+from sim.fabric.describe import as_text, bisection, describe, link_classes, matrix
+from sim.fabric.export import explicit_yaml
+from sim.spec.loader import load_topology
+from tests.unit.machines import dgx_a100, dgx_h100, pcie_box
+
+
+@pytest.mark.parametrize(
+    ("topology", "expected"),
+    [
+        # four GPUs a half, NVLink 240 and PCIe over the socket link: 2 x 24 up, 16 across
+        (dgx_a100(), 4 * 240e9 + 16e9),
+        (pcie_box(), 16e9),
+        # eight NICs of 50 behind PCIe 5 links of 48
+        (dgx_h100(2), 8 * 48e9),
+        (dgx_h100(4, kind="fat-tree", oversubscription=2.0, nodes_per_leaf=2), 2 * 8 * 50e9 / 2),
+    ],
+)
+def test_bisection(topology, expected):
+    assert bisection(compile_fabric(topology)) == pytest.approx(expected)
+
+
+def test_link_classes():
+    found = {c["between"]: c for c in link_classes(compile_fabric(dgx_a100(2)))}
+    assert found["gpu-nvswitch"]["count"] == 16
+    assert found["gpu-nvswitch"]["bytes_per_s"] == pytest.approx(240e9)
+    assert found["gpu-nvswitch"]["raw_bytes_per_s"] == 300e9
+    assert found["gpu-nvswitch"]["links"] == 12
+    assert found["nic-switch"] == {
+        "between": "nic-switch",
+        "kind": "network",
+        "bytes_per_s": 25e9,
+        "raw_bytes_per_s": 25e9,
+        "latency_s": pytest.approx(0.3e-6),
+        "links": 0,
+        "count": 16,
+    }
+
+
+def test_matrix():
+    names, cells = matrix(compile_fabric(dgx_a100()))
+    at = {n.removeprefix("n0/"): i for i, n in enumerate(names)}
+    assert cells[at["gpu0"]][at["gpu7"]] == "NV12"
+    assert cells[at["gpu0"]][at["nic1"]] == "PIX"
+    assert cells[at["gpu0"]][at["nic2"]] == "NODE"
+    assert cells[at["gpu0"]][at["nic7"]] == "SYS"
+    assert all(cells[i][i] == "X" for i in range(len(names)))
+    assert all(cells[i][j] == cells[j][i] for i in at.values() for j in at.values())
+
+
+def test_text_has_every_part():
+    text = as_text(describe(compile_fabric(dgx_h100(2))))
+    for part in ("nodes 0-1, each", "cpu1", "PIX", "NV18", "371 GB/s", "bisection", "rank classes"):
+        assert part in text
+
+
+@pytest.mark.parametrize("machine", [dgx_a100(2), pcie_box(fabric="pairs"), dgx_h100(2, nics=4)])
+def test_written_as_a_graph_it_is_the_same_machine(machine, tmp_path):
+    fabric = compile_fabric(machine)
+    path = tmp_path / "graph.yaml"
+    path.write_text(explicit_yaml(fabric))
+    again = compile_fabric(load_topology(path))
+    assert again.n_ranks == fabric.n_ranks
+    for src in range(fabric.n_ranks):
+        a, b = fabric.route(0, src), again.route(0, src)
+        assert a.path == b.path
+        assert sorted(map(fabric.name, a.resource)) == sorted(map(again.name, b.resource))
+    everyone = range(fabric.n_ranks)
+    assert again.rings(everyone).orders.tolist() == fabric.rings(everyone).orders.tolist()
+
+
+def test_command():
+    done = CliRunner().invoke(command, ["show", "dgx-h100", "--set", "nodes=1"])
+    assert done.exit_code == 0, done.output
+    assert "NV18" in done.output
