@@ -73,6 +73,7 @@ class CostModel:
         self._rows: dict[Kernel, int] = {}
         self._sequences: dict[int, tuple[Sequence[Kernel], KernelCosts]] = {}
         self._curves: list[F8] = []
+        self._stacked: F8 = np.ones((0, gpu.sms + 1))
         self._curve_of: dict[tuple[float, ...], int] = {}
         self._notes: dict[str, None] = dict.fromkeys(self.constants.fallbacks)
 
@@ -137,7 +138,9 @@ class CostModel:
         """Relative rates by SMs left, (n_curves, SMs + 1): 1 with all of them, row 0 units as with one."""
         if not self._curves:
             return np.ones((0, self.gpu.sms + 1))
-        return np.array(self._curves)
+        if len(self._stacked) != len(self._curves):
+            self._stacked = np.array(self._curves)
+        return self._stacked
 
     def bounds_by_units(self, kernel: Kernel) -> F8:
         """Relative rate of a kernel by SMs left, (SMs + 1,)."""
@@ -257,7 +260,9 @@ class CostModel:
         """Row of the curve of a kernel; equal curves are shared."""
         total = cost.compute_s + cost.memory_s
         bound = 1.0 if total == 0 else round(min(1.0, cost.compute_s / total * 2), 2)
-        blocks = min(cost.blocks, 64.0 * self.gpu.sms)
+        blocks = cost.blocks
+        if blocks > 8 * self.gpu.sms:  # many waves: their number hardly matters any more
+            blocks = self.gpu.sms * min(round(blocks / self.gpu.sms / 4) * 4.0, 64.0)
         key = (
             bound if cost.compute_s else 0.0,
             blocks if cost.compute_s else 0.0,

@@ -89,10 +89,10 @@ def _rope(tape: Tape, module: str, tokens: int, q: float, kv: float, fraction: f
     """Rotation of q and k. Eager: x cos, rotate half (neg, cat), x sin, add, on strided views."""
     e = tape.element
     n = tokens * (q + kv) * fraction
-    if tape.fused:
+    if tape.one_kernel:
         tape.op(
-            [tape.map("rope", module, 2 * e * n, saved=e * n)],
-            [tape.map("rope", module, 2 * e * n, direction="backward")],
+            [tape.map("rope", module, 2 * e * n, access="fused", saved=e * n)],
+            [tape.map("rope", module, 2 * e * n, access="fused", direction="backward")],
         )
         return
     access = "strided"

@@ -29,9 +29,9 @@ class Shape:
 
 
 def fused_rms_norm(workload: Workload) -> bool:
-    """Whether RMSNorm is one CUDA kernel: compiled, or PyTorch 2.9 and newer."""
+    """Whether RMSNorm is one CUDA kernel: by hand, compiled, or PyTorch 2.9 and newer."""
     version = tuple(int(v) for v in workload.stack.torch.split(".")[:2] if v.isdigit())
-    return workload.compile or version >= (2, 9)
+    return workload.compile or workload.fused_kernels != "none" or version >= (2, 9)
 
 
 def norm(
@@ -161,10 +161,10 @@ def activation(
         )
         return
     gates = 2 * e * n if saved_gate else 0.0
-    if tape.fused:
+    if tape.one_kernel:
         tape.op(
-            [tape.map("gate", module, 3 * e * n, saved=gates)],
-            [tape.map("gate", module, 5 * e * n, direction="backward")],
+            [tape.map("gate", module, 3 * e * n, access="fused", saved=gates)],
+            [tape.map("gate", module, 5 * e * n, access="fused", direction="backward")],
         )
         return
     tape.op(
@@ -271,7 +271,9 @@ def decoder_layer(workload: Workload, kind: str, style: LinearStyle, shape: Shap
     """Kernels of one layer of template `kind`."""
     model: Model = workload.model
     tape = Tape(
-        "bf16" if workload.precision.kind == "fp8" else workload.precision.kind, workload.compile
+        "bf16" if workload.precision.kind == "fp8" else workload.precision.kind,
+        fused=workload.compile,
+        by_hand=workload.fused_kernels == "all",
     )
     d, tokens = model.hidden_size, shape.tokens
     four = model.norms_per_layer == 4

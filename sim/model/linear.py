@@ -12,6 +12,9 @@ from sim.spec.workload import Workload
 #: mask, casts to and from the adapter's dtype, scaling, the add). [B]
 #: Source: LoRA rows of sim/data/measured (A100), all sources together.
 ADAPTER_BYTES = 13.0
+#: Traffic per 4-bit GPTQ weight and use: shifts, masks, zeros and scales are PyTorch kernels over
+#: whole tensors. Fitted on the six single-GPU QLoRA rows of Qwen-7B (A100, 256 to 8192 tokens). [B]
+GPTQ_BYTES = 13.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +90,8 @@ def linear(
     forward: list[Kernel] = []
     backward: list[Kernel] = []
     if style.quantization != "none":
-        per_weight = 0.5 + 4 / 64 + e
-        forward.append(_dequantise(tape, name, module, per_weight * w, "forward"))
-        backward.append(_dequantise(tape, name, module, per_weight * w, "backward"))
+        forward.append(_dequantise(tape, style, name, module, w, "forward"))
+        backward.append(_dequantise(tape, style, name, module, w, "backward"))
     if fp8:
         forward += _fp8_forward(tape, style, name, module, x, w)
         backward += _fp8_backward(tape, style, name, module, y, x, w)
@@ -179,16 +181,18 @@ def _adapter(
     )
 
 
-def _dequantise(tape: Tape, name: str, module: str, traffic: float, direction: str) -> Kernel:
+def _dequantise(
+    tape: Tape, style: LinearStyle, name: str, module: str, weights: float, direction: str
+) -> Kernel:
+    """Weights back to the compute dtype, before every use."""
+    if style.quantization == "gptq-int4":
+        traffic, launches, access = GPTQ_BYTES, 12, "stream"
+    else:
+        traffic, launches, access = 0.5 + 4 / 64 + tape.element, 2, "cast"
     return tape.map(
-        f"{name}.dequantise",
-        module,
-        traffic,
-        kind="quantize",
-        access="strided",
-        direction=direction,
-        count=2,
-    )
+        f"{name}.dequantise", module, traffic * weights,
+        kind="quantize", access=access, direction=direction, count=launches,
+    )  # fmt: skip
 
 
 def _quantise(

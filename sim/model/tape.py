@@ -20,12 +20,20 @@ class Tape:
         Of the arithmetic outside FP8 linears.
     fused : bool
         A compiler merges neighbouring element-wise kernels.
+    by_hand : bool
+        RoPE and the gate have kernels of their own (Liger, flash-attn).
     """
 
     dtype: str
     fused: bool = False
+    by_hand: bool = False
     forward: list[Kernel] = field(default_factory=list)
     _backward: list[tuple[Kernel, ...]] = field(default_factory=list)
+
+    @property
+    def one_kernel(self) -> bool:
+        """Whether RoPE or a gate is a single kernel."""
+        return self.fused or self.by_hand
 
     @property
     def element(self) -> int:

@@ -1,0 +1,210 @@
+"""Fit sim/data/constants/nccl_timing.toml on the published collectives; `--check` only prints.
+
+    python bench/fit/fit_collectives.py            fit, write the constants, print the errors
+    python bench/fit/fit_collectives.py --cross    leave out one machine at a time and refit
+
+Robust least squares on the logarithm of time. The choice of algorithm, protocol and route is the
+model's own and fixed; only the constants of timing.py move, within physical bounds. Constants are
+by generation of link and kind of NIC. Three rounds: links in the node, PCIe and host memory,
+networks.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from sim.calibration.validate_collectives import fabric_of, measurements, predict, systems
+from sim.cost.collectives import _switch_delay, communicator
+from sim.cost.nccl import timing
+from sim.cost.nccl.machine import constants
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "sim/data/constants/nccl_timing.toml"
+HOP = (0.2, 9.0)
+EDGE = (0.0, 0.9)
+LINK_BOUNDS = {
+    "base_us": ((2.0, 30.0), (8.0, 40.0), (5.0, 40.0)), "hop_us": (HOP, HOP, HOP),
+    "efficiency": ((0.2, 0.6), (0.5, 0.94), (0.5, 1.0)),
+    "ramp_us": (0.0, 300.0), "ramp_time_us": (100.0, 2500.0),
+    "nvls_base_us": (5.0, 60.0), "nvls_efficiency": (0.6, 0.95),
+    "nvls_ramp_us": (0.0, 300.0), "nvls_ramp_time_us": (50.0, 1500.0),
+}  # fmt: skip
+NET_HOP = (2.0, 90.0)
+NET_BOUNDS = {
+    "hop_us": (NET_HOP, NET_HOP, NET_HOP), "efficiency": ((0.05, 0.6), (0.3, 0.94), (0.6, 1.0)),
+    "ramp_us": (0.0, 800.0), "ramp_time_us": (50.0, 1000.0),
+}  # fmt: skip
+
+
+class Row:
+    """One figure with all that does not depend on the constants."""
+
+    def __init__(self, measured) -> None:
+        fabric, ranks = fabric_of(measured.system), tuple(range(measured.ranks))
+        cost = predict(measured).predicted
+        self.measured, self.seconds = measured, measured.time_s
+        self.machine = communicator(fabric, ranks, measured.nccl)
+        self.algorithm, self.protocol = cost.algorithm, cost.protocol
+        self.rate, self.bound = cost.limit_bytes_per_s, cost.network_bound
+        self.delay = _switch_delay(fabric, ranks, self.machine, measured.op, cost.algorithm)
+        link = timing.link_key(self.machine, constants("nccl_timing"))
+        self.parts = {link}
+        if self.machine.nodes > 1:
+            self.parts = {timing.network_key(self.machine)}
+
+    def predict(self, table) -> float:
+        m = self.measured
+        return self.delay + sum(
+            timing.duration(
+                self.machine, m.op, self.algorithm, self.protocol, m.size, self.rate, self.bound, table
+            )
+        )
+
+    @property
+    def weight(self) -> float:
+        """Large messages matter most, launch latency least."""
+        return 0.5 if self.measured.size < 2**16 else (2.0 if self.measured.size >= 2**27 else 1.0)
+
+
+def cells(table, key, bounds):
+    """Addresses of the constants that `bounds` names."""
+    found = []
+    for name, limit in bounds.items():
+        if name not in table[key[0]][key[1]]:
+            continue
+        if isinstance(limit[0], tuple):
+            found += [((*key, name, i), pair) for i, pair in enumerate(limit)]
+        else:
+            found.append(((*key, name), limit))
+    return found
+
+
+def put(table, address, value):
+    for part in address[:-1]:
+        table = table[part]
+    table[address[-1]] = float(value)
+
+
+def get(table, address):
+    for part in address:
+        table = table[part]
+    return table
+
+
+def solve(table, rows, addresses):
+    """Move the constants at `addresses` to fit `rows`."""
+    if not rows:
+        return
+    low = np.array([pair[0] for _, pair in addresses])
+    high = np.array([pair[1] for _, pair in addresses])
+    start = np.clip([get(table, a) for a, _ in addresses], low + 1e-6, high - 1e-6)
+    target = np.log([row.seconds for row in rows])
+    weight = np.array([row.weight for row in rows])
+
+    def residual(values):
+        for (address, _), value in zip(addresses, values, strict=True):
+            put(table, address, value)
+        return weight * (np.log([row.predict(table) for row in rows]) - target)
+
+    scale = np.maximum(np.abs(start), 0.1)
+    found = least_squares(
+        residual, start, bounds=(low, high), loss="soft_l1", f_scale=0.1, x_scale=scale, max_nfev=25
+    )
+    residual(found.x)
+
+
+def fit(rows, table):
+    """All rounds; returns the fitted table."""
+    table = copy.deepcopy(table)
+    links = sorted({part for row in rows for part in row.parts if row.machine.nodes == 1})
+    for _ in range(2):
+        for link in links:
+            mine = [r for r in rows if link in r.parts]
+            solve(table, mine, informed(cells(table, ("links", link), LINK_BOUNDS), mine))
+        nvlink = [r for r in rows if r.machine.nodes == 1 and r.machine.link == "nvlink"]
+        edges = [(("edge", op), EDGE) for op in ("all_gather", "reduce_scatter", "all_reduce")]
+        solve(table, nvlink, edges)
+    for kind in sorted({part for row in rows for part in row.parts if row.machine.nodes > 1}):
+        mine = [r for r in rows if kind in r.parts]
+        solve(table, mine, informed(cells(table, ("network", kind), NET_BOUNDS), mine))
+    return table
+
+
+def informed(addresses, rows):
+    """Drop constants that no row depends on: protocols not run, NVLS or hops that don't occur."""
+    used = {timing.PROTOCOLS.index(r.protocol) for r in rows if not r.algorithm.startswith("nvls")}
+    nets = {timing.PROTOCOLS.index(r.protocol) for r in rows}
+    multimem = any(r.algorithm == "nvls" for r in rows)
+    kept = []
+    for address, pair in addresses:
+        protocols = nets if address[0] == "network" else used
+        if len(address) == 4 and address[3] not in protocols:
+            continue
+        if address[2].startswith("nvls") and not multimem:
+            continue
+        kept.append((address, pair))
+    return kept
+
+
+def errors(rows, table):
+    return np.array([row.predict(table) / row.seconds - 1 for row in rows])
+
+
+def report(rows, table, title):
+    print(title)
+    names = sorted({row.measured.system for row in rows})
+    for name in names:
+        for label, low in (("from 64K", 2**16), ("from 64M", 2**26), ("from 256M", 2**28)):
+            mine = [r for r in rows if r.measured.system == name and r.measured.size >= low]
+            if mine:
+                e = errors(mine, table)
+                print(
+                    f"  {name:24s} {label:10s} {len(e):4d} bias {100 * np.median(e):+6.1f} median "
+                    f"{100 * np.median(abs(e)):5.1f} p90 {100 * np.quantile(abs(e), 0.9):5.1f} %"
+                )
+
+
+def write(table) -> None:
+    head = FILE.read_text(encoding="utf-8").split("\n[", 1)[0].rstrip()
+    lines = [head]
+    for section, content in table.items():
+        if not isinstance(content, dict):
+            continue
+        groups = {section: content} if section == "edge" else {
+            f"{section}.{name}": row for name, row in content.items()
+        }  # fmt: skip
+        for name, row in groups.items():
+            lines += ["", f"[{name}]"]
+            for key, value in row.items():
+                text = [f"{v:.4g}" for v in value] if isinstance(value, list) else f"{value:.4g}"
+                lines.append(f"{key} = " + (f"[{', '.join(text)}]" if isinstance(text, list) else text))
+    FILE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    known = systems()
+    kept_out = {name for name, entry in known.items() if {"anomaly", "not_fitted"} & set(entry)}
+    rows = [Row(m) for m in measurements() if m.system not in kept_out]
+    others = [Row(m) for m in measurements() if "not_fitted" in known[m.system]]
+    table = copy.deepcopy(constants("nccl_timing"))
+    if "--check" in sys.argv:
+        report(rows, table, "errors with the shipped constants")
+    elif "--cross" in sys.argv:
+        for name in sorted({row.measured.system for row in rows}):
+            kept = [row for row in rows if row.measured.system != name]
+            left = [row for row in rows if row.measured.system == name]
+            report(left, fit(kept, table), f"without {name}")
+    else:
+        table = fit(rows, table)
+        write(table)
+        report(rows, table, "errors after the fit")
+    report(others, table, "not fitted")
+
+
+if __name__ == "__main__":
+    main()
