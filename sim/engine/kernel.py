@@ -21,7 +21,7 @@ from sim.program import Program
 
 # What to do with an op on the stack; each falls through to the next where nothing takes time.
 BEGIN, STEP, ENTER_WORK, END_STEP, FINISH = range(5)
-LATENCY, WORK = 1, 2  # what a lane's event in the heap ends
+LATENCY, WORK, AHEAD = 1, 2, 3  # what a lane's event in the heap ends; AHEAD: both, see STEP
 DONE, NOT_FINITE, NO_RATE = range(3)  # status
 INFINITY = math.inf
 
@@ -79,6 +79,7 @@ def simulate(p: Program, s: State) -> Outcome:
     n_stack, n_heap, n_moved = s.n_ready, 0, 0
     n_dirty, n_ripe, n_dirty_units = 0, 0, 0
     n_finished, events, solves, generation = 0, 0, 0, 0
+    hole = False  # the heap's first place is free
 
     while True:
         # 1. Whatever happens at this instant without taking time.
@@ -101,8 +102,40 @@ def simulate(p: Program, s: State) -> Outcome:
                 action = STEP
             if action == STEP:
                 if latency[o] > 0.0:
-                    phase[at] = LATENCY
-                    due[at] = now + latency[o]
+                    t = now + latency[o]
+                    first_z = demand_ptr[route[o]]
+                    last_z = demand_ptr[route[o] + 1]
+                    ahead = work[o] > 0.0 and not (has_units and curve[o] >= 0)
+                    if ahead:
+                        for z in range(first_z, last_z):
+                            if users[demand_resource[z]] > 0:
+                                ahead = False
+                    if ahead:
+                        # Nobody is on its resources: reckon with having them alone, and spare an
+                        # event. Whoever enters them before the end undoes it (ENTER_WORK).
+                        x = bound[o]
+                        e = entry[at]
+                        for z in range(first_z, last_z):
+                            k = demand_resource[z]
+                            quotient = capacity[k] / demand_amount[z]
+                            if quotient < x:
+                                x = quotient
+                            users[k] = 1
+                            link_next[e] = -1
+                            link_prev[e] = -1
+                            head[k] = e
+                            e += 1
+                        if not x > 0.0:
+                            return NO_RATE, o, n_finished, now, events, solves
+                        phase[at] = AHEAD
+                        limit[at] = bound[o]
+                        remaining[at] = work[o]
+                        since[at] = t
+                        rate[at] = x
+                        due[at] = t + work[o] / x
+                    else:
+                        phase[at] = LATENCY
+                        due[at] = t
                     moved[n_moved] = at
                     n_moved += 1
                     continue
@@ -128,6 +161,25 @@ def simulate(p: Program, s: State) -> Outcome:
                             reader_prev[first] = at
                         reader_head[k] = at
                     limit[at] = x
+                    for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
+                        k = demand_resource[z]
+                        if users[k] != 1:
+                            continue
+                        a = link_lane[head[k]]
+                        if phase[a] != AHEAD:
+                            continue
+                        if since[a] <= now:
+                            phase[a] = WORK
+                            events += 1
+                        else:
+                            phase[a] = LATENCY
+                            due[a] = since[a]
+                            moved[n_moved] = a
+                            n_moved += 1
+                            other = route[op_at[a]]
+                            for y in range(demand_ptr[other], demand_ptr[other + 1]):
+                                users[demand_resource[y]] = 0
+                                head[demand_resource[y]] = -1
                     alone = True
                     e = entry[at]
                     for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
@@ -201,14 +253,28 @@ def simulate(p: Program, s: State) -> Outcome:
                     n_stack += 1
 
         # 2. Put lanes with a new event time in their place: ties go to the lower lane.
-        for m in range(n_moved):
-            at = moved[m]
-            t = due[at]
-            key[at] = t
-            i = place[at]
-            if i < 0:
-                i = n_heap
-                n_heap += 1
+        m = 0
+        while m < n_moved or hole:
+            if m < n_moved and not (hole and place[moved[m]] >= 0):
+                at = moved[m]
+                m += 1
+                t = due[at]
+                key[at] = t
+                i = place[at]
+                if hole:
+                    i = 0
+                    hole = False
+                elif i < 0:
+                    i = n_heap
+                    n_heap += 1
+            else:  # fill the hole with the last lane
+                hole = False
+                n_heap -= 1
+                if n_heap == 0:
+                    continue
+                at = heap[n_heap]
+                t = key[at]
+                i = 0
             while i > 0:
                 up = (i - 1) >> 1
                 a = heap[up]
@@ -392,33 +458,11 @@ def simulate(p: Program, s: State) -> Outcome:
             if not now < INFINITY:
                 return NOT_FINITE, op_at[heap[0]], n_finished, now, events, solves
 
-        # Take the next event.
+        # Take the next event, leaving a hole for one that follows from it.
         at = heap[0]
         place[at] = -1
-        events += 1
-        n_heap -= 1
-        if n_heap > 0:
-            last = heap[n_heap]
-            t = key[last]
-            i = 0
-            while True:
-                c = 2 * i + 1
-                if c >= n_heap:
-                    break
-                a = heap[c]
-                if c + 1 < n_heap:
-                    b = heap[c + 1]
-                    if key[b] < key[a] or (key[b] == key[a] and b < a):
-                        c += 1
-                        a = b
-                if key[a] < t or (key[a] == t and a < last):
-                    heap[i] = a
-                    place[a] = i
-                    i = c
-                else:
-                    break
-            heap[i] = last
-            place[last] = i
+        hole = True
+        events += 2 if phase[at] == AHEAD else 1
         o = op_at[at]
         if phase[at] == LATENCY:
             stack[0] = o << 3 | ENTER_WORK

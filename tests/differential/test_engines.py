@@ -10,9 +10,8 @@ from sim.engine import run
 from sim.program import Program, Timeline
 from tests.differential.programs import programs
 
-
 several = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
 )
 
 
