@@ -25,6 +25,7 @@ from sim.schedule.units import (
     Unit,
     checkpointed,
     dtypes,
+    input_grads,
     is_matrix,
     shard_ranks,
     trainable,
@@ -51,6 +52,7 @@ class _Piece:
     module: str
     recompute: bool
     output_grad: bool
+    backward: bool = True  # has kernels in backward
     enter: tuple[int, ...] = ()  # outer first
     leave: tuple[int, ...] = ()  # inner first
 
@@ -181,8 +183,9 @@ def _layout(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> _
     final = len(tree.layers) + 1
     for number, block in enumerate(tree_blocks(tree)):
         if not 0 < number < final:
-            flows = flows or trainable(block)
-            pieces.append(_Piece(ROOT, number, "", False, flows))
+            learns = flows or trainable(block)
+            flows = learns or input_grads(workload)
+            pieces.append(_Piece(ROOT, number, "", False, flows, learns))
             continue
         apart = [m for m in block.modules if peft and m.parameters and _adapter(m)]
         if block.kind not in template:
@@ -203,19 +206,19 @@ def _layout(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> _
         again = recompute[number - 1]
         if not apart:
             flows = flows or trainable(block)
-            pieces.append(_Piece(base, number, "", again, flows, (base,), (base,)))
+            pieces.append(_Piece(base, number, "", again, flows, True, (base,), (base,)))
             continue
         order = block.forward_order
-        learns = {m.name for m in block.modules if any(p.trainable for p in m.parameters)}
+        adapted = {m.name for m in block.modules if any(p.trainable for p in m.parameters)}
         for i, name in enumerate(order):
             inner = names.get(name)
             if inner is not None:
                 input_grad[inner] = flows
-            flows = flows or name in learns
+            flows = flows or name in adapted
             enter = ((base,) if i == 0 else ()) + (() if inner is None else (inner,))
             leave = (() if inner is None else (inner,)) + ((base,) if i == len(order) - 1 else ())
             unit_of = base if inner is None else inner
-            pieces.append(_Piece(unit_of, number, name, again, flows, enter, leave))
+            pieces.append(_Piece(unit_of, number, name, again, flows, flows, enter, leave))
     output_grad[ROOT] = flows
     first: dict[int, int] = {}
     last: dict[int, int] = {}
@@ -408,7 +411,8 @@ class _Run:
                     recomputed = piece.block
                     self._recompute(piece.block)
                 name = self.units[piece.unit].name
-                r.segment("backward", BACKWARD, piece.block, piece.module, name)
+                if piece.backward:
+                    r.segment("backward", BACKWARD, piece.block, piece.module, name)
             while waiting and self.views[waiting[-1]] >= i:
                 self.post_backward(waiting.pop())
             for unit in piece.enter:

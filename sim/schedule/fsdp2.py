@@ -21,6 +21,7 @@ from sim.schedule.units import (
     checkpointed,
     dtypes,
     fsdp2_unit,
+    input_grads,
     shard_ranks,
     trainable,
     tree_blocks,
@@ -41,6 +42,7 @@ class _Piece:
     recompute: bool
     input_grad: bool  # the unit's input requires a gradient
     output_grad: bool
+    backward: bool = True  # has kernels in backward
 
 
 @dataclass(slots=True)
@@ -125,8 +127,9 @@ def _wrap_blocks(
     if head_unit == last:
         units.append(fsdp2_unit("norm, lm_head", last, head, shard, types))
     recompute = checkpointed(workload.activation_checkpointing, len(tree.layers))
-    flows = trainable(tree.embedding)
-    pieces = [_Piece(first_unit, 0, "", False, False, flows)]
+    learns = trainable(tree.embedding)
+    flows = learns or input_grads(workload)
+    pieces = [_Piece(first_unit, 0, "", False, False, flows, learns)]
     for number, block in enumerate(tree.layers, 1):
         out = flows or trainable(block)
         pieces.append(_Piece(number, number, "", recompute[number - 1], flows, out))
@@ -147,7 +150,7 @@ def _wrap_linear(workload: Workload, tree: ModelTree, shard: int, types: Dtypes)
     pieces: list[_Piece] = []
     order: list[int] = []
     recompute = checkpointed(workload.activation_checkpointing, len(tree.layers))
-    flows = False
+    flows, required = False, input_grads(workload)
     last = len(tree.layers) + 1
     for number, block in enumerate(tree_blocks(tree)):
         inside = 0 < number < last
@@ -165,8 +168,9 @@ def _wrap_linear(workload: Workload, tree: ModelTree, shard: int, types: Dtypes)
             grad = name in by_name and any(p.trainable for p in by_name[name].parameters)
             unit = own.get(name, 0)
             again = inside and recompute[number - 1]
-            pieces.append(_Piece(unit, number, name, again, flows, flows or grad))
-            flows = flows or grad
+            out = flows or grad or required
+            pieces.append(_Piece(unit, number, name, again, flows, out, flows or grad))
+            flows = out
             if unit:
                 order.append(unit)
     units[0] = fsdp2_unit("root", -1, rest, shard, types)
@@ -370,7 +374,8 @@ class _Run:
             name = self.units[unit].name
             if piece.recompute and not piece.module:
                 self.recorder.segment("recompute", PRE_BACKWARD, piece.block, "", name)
-            self.recorder.segment("backward", PRE_BACKWARD, piece.block, piece.module, name)
+            if piece.backward:
+                self.recorder.segment("backward", PRE_BACKWARD, piece.block, piece.module, name)
             if unit != root and layout.opens[unit] == i and piece.input_grad:
                 self.post_backward(unit)
         self._final_callback()
@@ -381,8 +386,7 @@ class _Run:
         for piece in self.layout.pieces:
             if piece.block == block:
                 if piece.unit != self.layout.root:
-                    self.unshard(piece.unit, PRE_BACKWARD)
-                    self.wait_for_unshard(piece.unit, PRE_BACKWARD)
+                    self.pre_forward(piece.unit)
                 name = self.units[piece.unit].name
                 r.segment("recompute", PRE_BACKWARD, block, piece.module, name)
 

@@ -165,6 +165,18 @@ def checkpointed(policy: Checkpointing, layers: int) -> tuple[bool, ...]:
     return tuple(k % policy.every == 0 for k in range(1, layers + 1))
 
 
+def input_grads(workload: Workload) -> bool:
+    """Whether the embedding's output is made to require a gradient though its weight is frozen.
+
+    Reentrant checkpointing needs it, the other kind does not.
+    """
+    asked = workload.method.input_require_grads
+    if asked is not None:
+        return asked
+    policy = workload.activation_checkpointing
+    return policy.kind != "none" and policy.reentrant
+
+
 def shard_ranks(workload: Workload, world: int) -> tuple[int, int]:
     """Ranks a shard group and replicas of it: ``shard x replicate = world``."""
     parallelism = workload.parallelism
