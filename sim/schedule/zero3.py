@@ -7,6 +7,7 @@ here is the configuration, the order of a step, and the peak of gathered paramet
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from sim.errors import InputError
@@ -24,6 +25,10 @@ LAST_WITHOUT_ATTRIBUTION = (0, 19, 2)
 CPU_ADAM_BYTES = 28.0
 
 _traces: dict[tuple[int, tuple[bool, ...], bool, bool, int], tuple[ModelTree, Trace]] = {}
+
+#: plans are kept, as they do not depend on sequence length or micro-batch; about 5 MB each
+MAX_PLANS = 8
+_plans: dict[tuple[int, Settings, int, int, bool], tuple[Trace, Plan]] = {}
 
 
 class Trap(NamedTuple):
@@ -66,7 +71,16 @@ def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Pl
     InputError
         If the knobs contradict the world.
     """
-    return play(workload, tree, world, steps).recorder.plan
+    settings, trace = settings_of(workload, world), trace_of(workload, tree)
+    loss = workload.parallelism.loss_all_reduce
+    key = (id(trace), settings, workload.gradient_accumulation, steps, loss)
+    found = _plans.get(key)
+    if found is None or found[0] is not trace:
+        if len(_plans) >= MAX_PLANS:
+            _plans.clear()
+        found = _plans[key] = (trace, play(workload, tree, world, steps).recorder.plan)
+    plan = found[1]
+    return replace(plan, ops=plan.ops.copy(), memory=plan.memory.copy(), groups=dict(plan.groups))
 
 
 def play(

@@ -57,6 +57,16 @@ class Issued(NamedTuple):
     parameters: tuple[int, ...]
 
 
+@dataclass(slots=True)
+class _Handle:
+    """An all-gather that was issued; the first wait completes it for all its parameters."""
+
+    op: int  # the last op of it
+    size: float  # gathered [B]
+    parameters: list[int]
+    complete: bool = False
+
+
 class Coordinator:
     """Fetches, prefetches, releases and reduces, one micro-batch at a time."""
 
@@ -83,7 +93,6 @@ class Coordinator:
         self._elements = 0
         self.boundary = True  # of gradient accumulation
         self.first = True  # micro-batch of the step
-        self._record_trace()
 
     def forget_persistent(self) -> None:
         """Before the first step nothing is gathered."""
@@ -91,27 +100,13 @@ class Coordinator:
         self.secondary = [self.settings.hpz > 1] * len(self.status)  # cut at initialisation
         self.live = self.peak_live = 0
 
-    def _record_trace(self) -> None:
-        """Order of modules and of parameters, which DeepSpeed records in the first step."""
-        t = self.trace
-        self.order = [unit for what, unit, _ in t.calls if what == FETCH]
-        self.queue = [(p, step) for step, u in enumerate(self.order) for p in t.unit_parameters[u]]
-        self._uses: list[list[int]] = [[] for _ in t.numel]
-        self._travelled = [0]
-        for step, unit in enumerate(self.order):
-            size = 0
-            for p in t.unit_parameters[unit]:
-                self._uses[p].append(step)
-                size += t.numel[p]
-            self._travelled.append(self._travelled[-1] + size)
-
     def micro_batch(self, tracing: bool = False) -> None:
         """Forward and backward. `tracing`: the very first, without prefetch."""
         t, r = self.trace, self.recorder
         self.complete = not tracing
         self.step = self.counted = self._next = 0
         self.latest = [-1] * len(t.numel)
-        self.in_flight: dict[int, list[int]] = {}
+        self.in_flight: dict[int, _Handle] = {}
         self.running: dict[int, set[int]] = {}
         modules, blocks, names = t.unit_modules, t.unit_blocks, t.unit_names
         for what, unit, direction in t.calls:
@@ -156,21 +151,22 @@ class Coordinator:
                 self._compute_knows = (self._waited, self._copied)
                 self.recorder.wait("compute", tuple(i for i in self._compute_knows if i >= 0))
         if self.complete:
+            # its own parameters leave the queue, unless an earlier look-ahead took them
             step = self.step
-            queue, at = self.queue, self._next
-            wanted = sum(latest[p] < step for p in parameters)
-            while wanted and at < len(queue):
-                p, latest[p] = queue[at][0], queue[at][1]
-                at += 1
-                wanted -= 1
-            self._next = at
+            for p in parameters:
+                if latest[p] < step:
+                    q, latest_step = self.trace.queue[self._next]
+                    latest[q] = latest_step
+                    self._next += 1
             self._prefetch(unit, direction)
         self.step += 1
 
     def _prefetch(self, unit: int, direction: int) -> None:
-        queue, status, latest, numel = self.queue, self.status, self.latest, self.trace.numel
+        queue, status, latest, numel = self.trace.queue, self.status, self.latest, self.trace.numel
         s = self.settings
         room = min(s.max_live - self.counted, s.prefetch_bucket)
+        if room <= 0:
+            return
         at, end, size = self._next, len(queue), 0
         ahead: dict[int, None] = {}
         while at < end and size < room:
@@ -203,11 +199,11 @@ class Coordinator:
             return True
         if self.persistent[p] or self.latest[p] > self.step:
             return False
-        uses = self._uses[p]
+        uses, travelled = self.trace.uses[p], self.trace.travelled
         again = bisect_left(uses, self.step)
         if again == len(uses):
             return True
-        distance = self._travelled[uses[again]] - self._travelled[self.step]
+        distance = travelled[uses[again]] - travelled[self.step]
         return distance >= self.settings.max_reuse
 
     def _free(self, p: int) -> None:
@@ -276,7 +272,7 @@ class Coordinator:
                 "all_gather", "all_gather", phase, name, part, part * ranks, s.dtype, label, block
             )
         self.issued.append(Issued(op, t.unit_names[unit], trigger, tuple(group)))
-        handle = [op, int(part * ranks), *group]
+        handle = _Handle(op, part * ranks, group)
         for p in group:
             self.in_flight[p] = handle
 
@@ -295,23 +291,19 @@ class Coordinator:
             r.wait("copy_in", (self._waited,))
         self._copied = r.kernel("copy_in", name, "forward", traffic)
 
-    def _wait(self, handle: list[int]) -> None:
+    def _wait(self, handle: _Handle) -> None:
         """The CPU lets no more than a few fetches pile up, then the all-gather stream unpacks."""
-        r = self.recorder
         if len(self._fetches) > 2:
-            r.host_sync((self._fetches.popleft(),))
-        op, size, *group = handle
-        done = op
-        if self.status[group[0]] == IN_FLIGHT:
-            self._waited = max(self._waited, op)
-            for p in group:
+            self.recorder.host_sync((self._fetches.popleft(),))
+        if not handle.complete:
+            handle.complete = True
+            self._waited = max(self._waited, handle.op)
+            for p in handle.parameters:
                 self.status[p] = AVAILABLE
-            if len(group) > 1 or self.settings.quantized_weights:
-                self._copy(2.0 * size, "copy_out")
-                done = self._copied
-        elif self._copied > op:
-            done = self._copied
-        self._fetches.append(done)
+            if len(handle.parameters) > 1 or self.settings.quantized_weights:
+                self._copy(2.0 * handle.size, "copy_out")
+                handle.op = self._copied
+        self._fetches.append(handle.op)
 
     def end_step(self) -> None:
         """Trainable parameters have new values: their secondary shards are void."""

@@ -47,6 +47,10 @@ class Trace:
     reduced: set[int] = field(default_factory=set)
     calls: list[Call] = field(default_factory=list)
     backward_at: int = 0  # index in `calls` of the first call of the backward pass
+    order: list[int] = field(default_factory=list)  # units as they are fetched
+    queue: list[tuple[int, int]] = field(default_factory=list)  # parameter, step in `order`
+    uses: list[list[int]] = field(default_factory=list)  # steps of each parameter
+    travelled: list[int] = field(default_factory=list)  # elements of all units before a step
 
     def unit(self, name: str, block: int, module: str = "", parameters: Sequence[int] = ()) -> int:
         """Add a module."""
@@ -58,6 +62,19 @@ class Trace:
         self.reduced.update(mine)
         self.unit_gradients.append(mine)
         return len(self.unit_names) - 1
+
+    def complete(self) -> None:
+        """Number the fetches: the order of modules and of parameters that DeepSpeed records."""
+        self.order = [unit for what, unit, _ in self.calls if what == FETCH]
+        self.uses = [[] for _ in self.numel]
+        self.travelled = [0]
+        for step, unit in enumerate(self.order):
+            size = 0
+            for p in self.unit_parameters[unit]:
+                self.queue.append((p, step))
+                self.uses[p].append(step)
+                size += self.numel[p]
+            self.travelled.append(self.travelled[-1] + size)
 
 
 @dataclass(slots=True)
@@ -143,6 +160,7 @@ def build_trace(
             _forward(calls, units, RECOMPUTE, stop_early=False)
         _backward(t, units, recompute=again and not reentrant)
     _backward(t, embedding, recompute=False)
+    t.complete()
     return t
 
 

@@ -1,0 +1,385 @@
+"""ZeRO schedules: closed forms, and what holds for any model, world and limits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import ceil
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.errors import InputError
+from sim.model.tree import build_tree, count_parameters
+from sim.schedule import build_plan
+from sim.schedule.plan import COLLECTIVE, HOST, SEGMENT
+from sim.schedule.zero3 import attributes_frozen, play, settings_of, zero3_live_peak
+from sim.schedule.zero3_quantized import scale_groups
+from sim.spec.model import Model
+from sim.spec.workload import Checkpointing, Method, Parallelism, Precision, Workload
+
+LORA = Method(kind="lora", rank=4, targets=("q", "k", "v", "o", "gate", "up", "down"))
+
+
+def model(**changes):
+    shape = {
+        "layers": 3, "hidden_size": 64, "heads": 4, "kv_heads": 2, "head_dim": 16,
+        "ffn_size": 160, "vocab_size": 512,
+    }  # fmt: skip
+    return Model(name="m", **(shape | changes))
+
+
+def workload(strategy="zero3", shape=None, method=None, policy=None, accumulation=1, **knobs):
+    return Workload(
+        name="w", model=shape or model(), method=method or Method(), sequence_length=16,
+        gradient_accumulation=accumulation,
+        parallelism=Parallelism(strategy=strategy, **knobs),
+        activation_checkpointing=policy or Checkpointing(),
+    )  # fmt: skip
+
+
+def plan_of(job, world=8):
+    return build_plan(job, build_tree(job.model, job.method), world)
+
+
+def collectives(plan, kind, phases=("forward", "backward", "recompute")):
+    ops = [op for op in plan.ops if op.kind == COLLECTIVE and op.phase in phases]
+    return [op for op in ops if op.collective == kind]
+
+
+small = {
+    "stage3_prefetch_bucket_size": 9900, "stage3_param_persistence_threshold": 100,
+    "stage3_max_live_parameters": 60_000, "stage3_max_reuse_distance": 0,
+    "reduce_bucket_size": 50_000,
+}  # fmt: skip
+
+
+@st.composite
+def jobs(draw):
+    heads = draw(st.sampled_from([1, 2, 4]))
+    shape = model(
+        layers=draw(st.integers(1, 5)), heads=heads, kv_heads=1, head_dim=16,
+        ffn_size=draw(st.integers(20, 200)), vocab_size=draw(st.integers(50, 600)),
+        tied_embeddings=draw(st.booleans()), qk_norm=draw(st.booleans()),
+        bias=draw(st.booleans()), fused_qkv=draw(st.booleans()),
+        norm=draw(st.sampled_from(["rmsnorm", "layernorm"])),
+        norms_per_layer=draw(st.sampled_from([1, 2, 4])),
+        positions=draw(st.sampled_from(["rope", "learned"])), max_positions=64,
+    )  # fmt: skip
+    policy = Checkpointing(
+        kind=draw(st.sampled_from(["none", "full", "selective-blocks"])),
+        every=draw(st.integers(1, 3)), reentrant=draw(st.booleans()),
+    )  # fmt: skip
+    return workload(
+        shape=shape, method=draw(st.sampled_from([Method(), LORA])), policy=policy,
+        accumulation=draw(st.integers(1, 3)),
+        stage3_prefetch_bucket_size=draw(st.sampled_from([0, 1, 5000, 100_000])),
+        stage3_param_persistence_threshold=draw(st.sampled_from([0, 100, 5000])),
+        stage3_max_live_parameters=draw(st.sampled_from([0, 1, 20_000, 10**9])),
+        stage3_max_reuse_distance=draw(st.sampled_from([0, 30_000, 10**9])),
+        reduce_bucket_size=draw(st.sampled_from([1, 5000, 10**8])),
+        reduce_scatter=draw(st.booleans()),
+        deepspeed_version=draw(st.sampled_from(["0.19.8", "0.19.2"])),
+        offload=draw(st.sampled_from(["none", "optimizer", "all"])),
+    )  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(jobs(), st.sampled_from([1, 2, 3, 8, 64]))
+def test_any_zero3_step_is_whole(job, world):
+    """Every module finds its parameters, every gradient is reduced once, nothing stays."""
+    played = play(job, build_tree(job.model, job.method), world)
+    trace, plan = played.trace, played.recorder.plan
+    kept = {p for p, keep in enumerate(played.persistent) if keep}
+    assert {p for p, s in enumerate(played.status) if s} == kept
+    assert played.live == played.persistent_numel
+    assert not any(played.active)
+    reduced = Counter(p for i in played.issued if i.trigger == "ipg_bucket" for p in i.parameters)
+    trains = [p for p, t in enumerate(trace.trainable) if t]
+    assert reduced == dict.fromkeys(trains, job.gradient_accumulation)
+    for op in plan.ops:
+        assert all(d < len(plan.ops) for d in op.deps)
+        if op.kind == COLLECTIVE and op.collective == "all_gather":
+            assert op.bytes_out == op.bytes_in * world
+    regathered = collectives(plan, "all_gather", ("optimizer",))
+    assert sum(op.bytes_in for op in regathered) == sum(2 * played.shard[p] for p in kept)
+
+
+@settings(max_examples=60, deadline=None)
+@given(jobs(), st.sampled_from([1, 8]))
+def test_a_module_runs_only_with_its_parameters_gathered(job, world):
+    """Replays who is gathered from the plan alone."""
+    played = play(job, build_tree(job.model, job.method), world)
+    trace, plan = played.trace, played.recorder.plan
+    gathered = {p for p, keep in enumerate(played.persistent) if keep}
+    issued = {i.op: i for i in played.issued}
+    units = {name: u for u, name in enumerate(trace.unit_names)}
+    for i, op in enumerate(plan.ops):
+        if i in issued and issued[i].trigger != "ipg_bucket":
+            gathered.update(issued[i].parameters)
+        elif op.kind == SEGMENT and op.name == "forward":
+            assert gathered.issuperset(trace.unit_parameters[units[op.unit]])
+
+
+@given(st.integers(1, 40), st.sampled_from([1, 2, 8, 64]))
+@settings(max_examples=20, deadline=None)
+def test_unlimited_zero3_gathers_everything_once(layers, world):
+    job = workload(shape=model(layers=layers), stage3_param_persistence_threshold=0)
+    plan = plan_of(job, world)
+    tree = build_tree(job.model)
+    modules = [m for b in (tree.embedding, *tree.layers, tree.head) for m in b.modules]
+    shards = sum(ceil(p.numel / world) for m in modules for p in m.parameters)
+    assert sum(op.bytes_in for op in collectives(plan, "all_gather")) == 2 * shards
+    assert sum(op.bytes_out for op in collectives(plan, "reduce_scatter")) == 2 * shards
+
+
+@pytest.mark.parametrize("layers", [16, 24])
+def test_backward_half_gathers_all_but_what_was_kept_across_the_turn(layers):
+    """All-gathers = 2 passes x 2 B x (P - persistent) - 2 B x kept, kept <= max_live."""
+    job = workload(shape=model(layers=layers), **small)
+    total = count_parameters(job.model).total
+    persistent = 64 * (2 * layers + 1)
+    sent = sum(op.bytes_out for op in collectives(plan_of(job), "all_gather"))
+    kept = (4 * (total - persistent) - sent) / 2
+    assert 0 < kept <= small["stage3_max_live_parameters"] + 32768
+
+
+def test_live_parameters_stay_near_the_limit():
+    job = workload(shape=model(layers=16), **small)
+    peak = zero3_live_peak(job, build_tree(job.model), 8)
+    persistent = 64 * 33
+    # the limit is tested before each look-ahead, which takes whole parameters
+    assert peak.by_category["unsharded_parameters"] <= 2 * (60_000 + 32_768 + persistent)
+    assert peak.by_category["persistent_parameters"] == 2 * persistent
+    assert peak.traps == ()
+
+
+def test_frozen_weights_pile_up_under_reentrant_checkpointing():
+    """Embedding and the base of all layers are gathered at once (720,896 in the recording)."""
+    job = workload(
+        shape=model(layers=16), method=Method(kind="lora", rank=16, targets=LORA.targets),
+        policy=Checkpointing(kind="full", reentrant=True),
+        stage3_prefetch_bucket_size=9900, stage3_param_persistence_threshold=100,
+        stage3_max_live_parameters=197_800, stage3_max_reuse_distance=197_800,
+    )  # fmt: skip
+    tree = build_tree(job.model, job.method)
+    peak = zero3_live_peak(job, tree, 8)
+    assert peak.by_category["unsharded_parameters"] == pytest.approx(2 * 720_896, rel=0.01)
+    assert [t.code for t in peak.traps] == ["zero3-frozen-weights-pile-up"]
+    older = job.model_copy(update={"parallelism": Parallelism(**{
+        **job.parallelism.model_dump(), "deepspeed_version": "0.19.2",
+    })})  # fmt: skip
+    assert zero3_live_peak(older, tree, 8).traps == ()
+    other = job.model_copy(update={"activation_checkpointing": Checkpointing(kind="full")})
+    assert zero3_live_peak(other, tree, 8).traps == ()
+
+
+def test_pile_up_of_the_published_models():
+    """8B: 14.0 GB of layers and 1.05 GB of embedding; 70B: 136.9 and 2.1 (spec_extra 5c)."""
+    shapes = {
+        (32, 4096, 32, 14336): 14.0 + 1.05,
+        (80, 8192, 64, 28672): 136.9 + 2.1,
+    }
+    for (layers, hidden, heads, ffn), gigabytes in shapes.items():
+        shape = Model(
+            name="llama", layers=layers, hidden_size=hidden, heads=heads, kv_heads=8,
+            head_dim=128, ffn_size=ffn, vocab_size=128256,
+        )  # fmt: skip
+        method = Method(kind="lora", rank=16, targets=LORA.targets)
+        policy = Checkpointing(kind="full", reentrant=True)
+        job = workload(shape=shape, method=method, policy=policy)
+        peak = zero3_live_peak(job, build_tree(shape, method), 16)
+        assert peak.by_category["unsharded_parameters"] / 1e9 == pytest.approx(gigabytes, rel=0.02)
+
+
+def test_hugging_face_auto_sizes():
+    sizes = settings_of(
+        workload(
+            shape=model(hidden_size=4096), stage3_prefetch_bucket_size="auto",
+            stage3_param_persistence_threshold="auto", reduce_bucket_size="auto",
+        ), 8,
+    )  # fmt: skip
+    assert (sizes.reduce_bucket, sizes.prefetch_bucket, sizes.persistence) == (
+        4096 * 4096, 15_099_494, 40_960,
+    )  # fmt: skip
+
+
+def test_auto_reduce_scatters_of_the_8b_model():
+    """8 a layer and 3 more: 259 for 32 layers; 17 with the default bucket (spec_extra 5d)."""
+    shape = Model(
+        name="8b", layers=32, hidden_size=4096, heads=32, kv_heads=8, head_dim=128,
+        ffn_size=14336, vocab_size=128256,
+    )  # fmt: skip
+    auto = workload(shape=shape, reduce_bucket_size="auto")
+    assert len(collectives(plan_of(auto), "reduce_scatter")) == 259
+    assert len(collectives(plan_of(workload(shape=shape)), "reduce_scatter")) in (17, 18, 19)
+
+
+def test_secondary_shards_keep_later_gathers_in_the_node():
+    """hpZ 4 of 8: a parameter's first gather of a step over 8 ranks, later ones over 4."""
+    job = workload(shape=model(layers=16), zero_hpz_partition_size=4, **small)
+    plan = plan_of(job)
+    assert plan.groups == {"shard": 8, "hpz": 4}
+    gathers = collectives(plan, "all_gather")
+    wide = [op for op in gathers if op.group == "shard"]
+    near = [op for op in gathers if op.group == "hpz"]
+    persistent = 64 * 33
+    assert sum(op.bytes_out for op in wide) == 2 * (count_parameters(job.model).total - persistent)
+    assert near
+    assert all(op.phase == "backward" or op.phase == "forward" for op in near)
+    assert all(op.bytes_out == 4 * op.bytes_in for op in near)
+    whole = collectives(plan_of(workload(shape=model(layers=16), **small)), "all_gather")
+    assert sum(op.bytes_out for op in gathers) == sum(op.bytes_out for op in whole)
+
+
+def test_frozen_secondary_shards_never_expire():
+    job = workload(method=LORA, zero_hpz_partition_size=4, **small)
+    played = play(job, build_tree(job.model, job.method), 8)
+    for issued in played.issued:
+        op = played.recorder.ops[issued.op]
+        if op.phase == "forward" and op.collective == "all_gather":
+            frozen = not any(played.trace.trainable[p] for p in issued.parameters)
+            assert (op.group == "hpz") == frozen
+
+
+def test_a_secondary_group_must_divide_the_world():
+    job = workload(zero_hpz_partition_size=3)
+    with pytest.raises(InputError, match="do not divide"):
+        plan_of(job)
+
+
+def test_int8_gathers_send_half_and_their_scales():
+    job = workload(shape=model(hidden_size=512, head_dim=128), zero_quantized_weights=True)
+    gathers = collectives(plan_of(job), "all_gather")
+    values = [op for op in gathers if op.dtype == "i8"]
+    scales = [op for op in gathers if op.dtype == "fp32"]
+    assert len(values) == len(scales) == len(gathers) / 2
+    for v, s in zip(values, scales, strict=True):
+        assert s.bytes_in == 4 * scale_groups(int(v.bytes_in))
+
+
+def test_scale_groups_divide_evenly():
+    """8,192 elements: two groups of 4,096, as one would exceed 8,000."""
+    assert scale_groups(8192) == 2
+    assert scale_groups(4096) == 1
+    assert 32_768 % (8 * scale_groups(32_768)) == 0
+
+
+def test_int4_gradients_go_by_two_all_to_alls():
+    job = workload(shape=model(layers=1), zero_quantized_gradients=True)
+    plan = plan_of(job, 16)
+    assert plan.groups == {"shard": 16, "node": 8, "replicate": 2}
+    exchanged = collectives(plan, "all_to_all")
+    matrices = 7 + 2
+    assert len(exchanged) == 4 * matrices
+    assert len(collectives(plan, "reduce_scatter")) == 3  # the norms
+    assert not collectives(plan_of(job, 8), "all_to_all")  # one node
+
+
+def test_offloaded_parameters_come_as_shards():
+    job = workload(offload="all", **small)
+    plan = plan_of(job)
+    copied = [op for op in plan.ops if op.stream == "offload_in" and op.phase == "forward"]
+    gathers = collectives(plan, "all_gather")
+    assert [op.bytes for op in copied] == [op.bytes_in for op in gathers]
+    assert plan.optimizer_on_host
+    assert any(op.kind == HOST and op.name == "optimizer" for op in plan.ops)
+    assert not any(op.name == "h2d" and op.phase == "optimizer" for op in plan.ops)
+
+
+def test_offloaded_optimizer_gets_fp32_gradients_and_returns_bf16():
+    job = workload(offload="optimizer", accumulation=2)
+    played = play(job, build_tree(job.model), 8)
+    ops, owned = played.recorder.ops, sum(played.shard)
+    out = sum(op.bytes for op in ops if op.name == "d2h")
+    back = sum(op.bytes for op in ops if op.name == "h2d" and op.phase == "optimizer")
+    assert out == owned * (2 + 2 + 4)  # both micro-batches in bf16, then fp32
+    assert back == 2 * owned
+
+
+def test_sub_groups_step_one_by_one():
+    job = workload(sub_group_size=5000)
+    plan = plan_of(job)
+    norms = [op for op in plan.ops if op.kind == COLLECTIVE and op.phase == "clip"]
+    assert all(op.bytes_in == 8 for op in norms)
+    assert len(norms) == plan.owned_tensors > 1
+
+
+def test_four_bit_base_weights_are_gathered_packed():
+    qlora = Method(kind="qlora", rank=4, targets=("q",), quantization="nf4")
+    full = Method(kind="lora", rank=4, targets=("q",))
+    sizes = []
+    for method in (qlora, full):
+        played = play(workload(method=method), build_tree(model(), method), 8)
+        names = played.trace.parameter_names
+        sizes.append(played.trace.numel[names.index("layers.0.wo.weight")])
+    assert sizes == [64 * 64 / 4, 64 * 64]
+
+
+def test_the_first_step_gathers_on_demand():
+    played = play(workload(), build_tree(model()), 8, first_step=True)
+    assert {i.trigger for i in played.issued} == {"on_demand", "ipg_bucket"}
+    fetches = [i for i in played.issued if i.trigger == "on_demand"]
+    assert len(fetches) == 2 * (1 + 3 * 9 + 2)
+
+
+def test_version_of_the_attribution():
+    assert attributes_frozen("0.19.8")
+    assert not attributes_frozen("0.19.2")
+    assert not attributes_frozen("0.9.5")
+    assert attributes_frozen("1.0rc1")
+
+
+def test_half_precision_checks_overflow():
+    job = workload().model_copy(update={"precision": Precision(kind="fp16")})
+    clip = [op for op in plan_of(job).ops if op.kind == COLLECTIVE and op.phase == "clip"]
+    assert [op.dtype for op in clip] == ["u8", "fp64"]
+
+
+def test_plans_are_equal_and_apart():
+    job = workload()
+    tree = build_tree(job.model)
+    one, two = build_plan(job, tree, 8), build_plan(job, tree, 8)
+    assert one.ops == two.ops
+    one.ops.clear()
+    assert build_plan(job, tree, 8).ops == two.ops
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_zero1_reduces_once_zero2_every_micro_batch(accumulation):
+    job = workload("zero1", accumulation=accumulation)
+    total = count_parameters(job.model).total
+    assert sum(op.bytes_in for op in collectives(plan_of(job), "all_reduce")) == 2 * total
+    job = workload("zero2", accumulation=accumulation)
+    reduced = sum(op.bytes_in for op in collectives(plan_of(job), "all_reduce"))
+    assert reduced == 2 * total * accumulation
+
+
+@given(st.integers(1, 6), st.sampled_from([1, 2, 8, 64, 60]), st.sampled_from([100, 9000, 10**8]))
+@settings(max_examples=30, deadline=None)
+def test_zero12_conserves_gradients_and_parameters(layers, world, bucket):
+    for strategy in ("zero1", "zero2"):
+        for overlap in (None, True):
+            shape = model(layers=layers)
+            job = workload(strategy, shape=shape, reduce_bucket_size=bucket, overlap_comm=overlap)
+            plan = plan_of(job, world)
+            total = count_parameters(job.model).total
+            reduced = collectives(plan, "all_reduce")
+            assert sum(op.bytes_in for op in reduced) == 2 * total
+            largest = max(512 * 64, bucket)
+            assert all(op.bytes_in <= 2 * largest for op in reduced)
+            gathered = collectives(plan, "all_gather", ("optimizer",))
+            padded = ceil(total / (2 * world)) * 2 * world
+            assert [op.bytes_out for op in gathered] == [2 * padded]
+
+
+def test_a_gradient_larger_than_its_bucket_goes_in_pieces_between_partitions():
+    """The head's 32,768 elements lie in several partitions: slices are joined beyond 20,000."""
+    job = workload("zero2", shape=model(layers=1), reduce_bucket_size=20_000)
+    sizes = [op.bytes_in / 2 for op in collectives(plan_of(job, 32), "all_reduce")]
+    total = count_parameters(job.model).total
+    partition = ceil(total / 64) * 2
+    assert sum(sizes) == total
+    pieces = sizes[:2]  # of the head, whose gradient is first
+    assert sum(pieces) == 512 * 64
+    assert 20_000 < pieces[0] <= 20_000 + partition
