@@ -1,8 +1,8 @@
 """FLOPs of a training step, counted from its matrix products: what MFU and HFU divide by.
 
 Convention: 2 m n k a product. Model FLOPs are forward plus backward without recompute: 6 for each
-weight that multiplies (active experts, the head, also if tied; no embedding look-up), 4 for a frozen
-one, which has no weight gradient, and 12 x layers x heads x head_dim x T a token for attention,
+weight that multiplies (active experts, the head, also if tied; no embedding look-up), 4 for frozen
+ones, which have no weight gradient, and 12 x layers x heads x head_dim x T a token for attention,
 counted in full although causal kernels skip half (the convention of PaLM, llm-foundry and
 torchtitan; ``attention="causal"`` halves it). Hardware FLOPs add what checkpointing recomputes.
 """
@@ -101,16 +101,19 @@ def token_flops(
 
 
 def checkpointed(checkpointing: Checkpointing, index: int, layers: int) -> bool:
-    """Whether a layer is checkpointed (wholly, or by the per-op policy)."""
+    """Whether a layer is checkpointed (wholly, or by the per-op policy).
+
+    ``every``: each n-th layer, counted from 1 (torchtitan). ``fraction``: spread evenly.
+    """
     if checkpointing.kind == "none":
         return False
     if checkpointing.kind in ("full", "selective-op"):
         return True
-    if checkpointing.fraction is not None:
-        # spread evenly, as fms-fsdp and TRL do: block i if the running share passes a whole number
-        share = checkpointing.fraction
-        return int((index + 1) * share + 1e-9) > int(index * share + 1e-9)
-    return index % max(1, checkpointing.every) == 0
+    if checkpointing.fraction is None:
+        return (index + 1) % max(1, checkpointing.every) == 0
+    share = checkpointing.fraction
+    before, after = int(index * share + 0.5), int((index + 1) * share + 0.5)
+    return after > before
 
 
 def _layer(

@@ -60,7 +60,7 @@ def test_sliding_window_bounds_attention():
     assert token_flops(model, 32768).attention == 32 * 12 * 4096 * 4096
 
 
-@pytest.mark.parametrize(("fraction", "count"), [(0.5, 16), (0.25, 8), (1.0, 32), (1 / 3, 10)])
+@pytest.mark.parametrize(("fraction", "count"), [(0.5, 16), (0.25, 8), (1.0, 32), (1 / 3, 11)])
 def test_fraction_of_blocks(fraction, count):
     c = Checkpointing(kind="selective-blocks", fraction=fraction)
     assert sum(checkpointed(c, i, 32) for i in range(32)) == count
@@ -68,4 +68,4 @@ def test_fraction_of_blocks(fraction, count):
 
 def test_every_other_block():
     c = Checkpointing(kind="selective-blocks", every=2)
-    assert [checkpointed(c, i, 4) for i in range(4)] == [True, False, True, False]
+    assert [checkpointed(c, i, 4) for i in range(4)] == [False, True, False, True]

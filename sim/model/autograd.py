@@ -1,0 +1,303 @@
+"""A miniature autograd: which tensors live when, in one block's forward, recompute and backward.
+
+A block is a list of nodes in forward order. Each node names the tensors it reads, the one it makes,
+those it saves for backward and the weight gradients it will leave. From that follow, without a
+rule per method, the bytes kept between forward and backward and the working set of each.
+
+What it counts as PyTorch does: a saved tensor lives until its last saver has run backward; views
+cost nothing; the gradient of a sum is handed on, not copied; a second gradient of a tensor is
+added in place; a non-reentrant checkpoint stops recomputing once the last saved tensor is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Node(NamedTuple):
+    """One differentiable operation."""
+
+    name: str
+    reads: tuple[int, ...]  # tensors that receive a gradient, by number
+    makes: int
+    saves: tuple[int, ...] = ()
+    weight_gradient: float = 0.0  # [B]
+    matmul: bool = False
+    kept_by_policy: bool = False  # per-op checkpointing keeps its output (attention)
+    passes: bool = False  # a sum: its gradient goes on to all inputs as it is
+    scratch: float = 0.0  # alive only while it runs, forward or backward [B]
+    extra: float = 0.0  # saved beside its tensors: statistics, masks, log-sum-exp [B]
+    rebuilt: float = 0.0  # inputs a compiler recomputes when backward needs them [B]
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Memory of one block, in bytes above what lived before it.
+
+    Attributes
+    ----------
+    saved : float
+        Kept from forward to backward.
+    forward_peak : float
+        Most that lives during forward, of which `saved` and the output stay.
+    backward_saved : float
+        Share of `saved` still alive at the peak of backward.
+    backward_working : float
+        All else at that peak: recomputed tensors, gradients of activations (the incoming one left
+        out) and weight gradients made so far.
+    backward_peak_gradients : float
+        Weight gradients within `backward_working`.
+    hidden : float
+        The block's input or output, and the gradient of it.
+    tensors : tuple of (str, float)
+        What is saved, by the node that made it.
+    """
+
+    saved: float
+    forward_peak: float
+    backward_saved: float
+    backward_working: float
+    backward_peak_gradients: float
+    hidden: float
+    tensors: tuple[tuple[str, float], ...]
+
+
+@dataclass(slots=True)
+class Tape:
+    """Nodes and tensor sizes of one block; tensor 0 is its input."""
+
+    sizes: list[float] = field(default_factory=list)
+    makers: list[str] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+
+    def tensor(self, size: float, maker: str) -> int:
+        """A new tensor of so many bytes."""
+        self.sizes.append(size)
+        self.makers.append(maker)
+        return len(self.sizes) - 1
+
+    def op(
+        self,
+        name: str,
+        reads: tuple[int, ...],
+        size: float,
+        saves: tuple[int | str, ...] = (),
+        *,
+        weight_gradient: float = 0.0,
+        matmul: bool = False,
+        kept_by_policy: bool = False,
+        passes: bool = False,
+        scratch: float = 0.0,
+        extra: float = 0.0,
+        rebuilt: float = 0.0,
+    ) -> int:
+        """Append a node; ``"out"`` among `saves` is its own output. Returns that tensor."""
+        out = self.tensor(size, name)
+        saved = tuple(out if s == "out" else int(s) for s in saves)
+        self.nodes.append(
+            Node(
+                name, reads, out, saved, weight_gradient, matmul,
+                kept_by_policy, passes, scratch, extra, rebuilt,
+            )
+        )  # fmt: skip
+        return out
+
+    def footprint(self, checkpoint: str = "none", constant: float = 0.0) -> Footprint:
+        """Bytes of the block under a checkpoint policy.
+
+        Parameters
+        ----------
+        checkpoint : str
+            ``none``, ``full``, ``full-reentrant`` or ``selective-op``.
+        constant : float
+            Saved whatever the policy (inputs other than the hidden state). [B]
+        """
+        kept = self._kept(checkpoint)
+        saved_by_graph = {t for n in self.nodes for t in n.saves}
+        extras = sum(n.extra for n in self.nodes)
+        if checkpoint == "none":
+            names = [(self.makers[t], self.sizes[t]) for t in sorted(saved_by_graph)]
+            names += [(f"{n.name}.statistics", n.extra) for n in self.nodes if n.extra]
+        else:
+            names = [("input", self.sizes[0])]
+            names += [(self.makers[t], self.sizes[t]) for t in sorted(kept)]
+            names += [
+                (f"{n.name}.statistics", n.extra) for n in self.nodes if n.makes in kept and n.extra
+            ]
+        if constant:
+            names.append(("positions", constant))
+        saved = sum(size for _, size in names)
+        forward = self._forward(kept if checkpoint != "none" else saved_by_graph, checkpoint)
+        alive, working, gradients = self._backward(
+            checkpoint, kept, saved_by_graph, constant, extras
+        )
+        return Footprint(
+            saved=saved,
+            forward_peak=forward + constant,
+            backward_saved=alive,
+            backward_working=working,
+            backward_peak_gradients=gradients,
+            hidden=self.sizes[0],
+            tensors=tuple(names),
+        )
+
+    def _kept(self, checkpoint: str) -> set[int]:
+        """Outputs that the per-op policy keeps: attention, and every matmul but each second one."""
+        if checkpoint != "selective-op":
+            return set()
+        kept, count = set(), 0
+        for node in self.nodes:
+            if node.matmul:
+                count += 1
+                if count % 2:
+                    kept.add(node.makes)
+            elif node.kept_by_policy:
+                kept.add(node.makes)
+        return kept
+
+    def _forward(self, kept: set[int], checkpoint: str) -> float:
+        """Peak of forward above the input: outputs live until their last reader unless kept."""
+        last = {t: i for i, n in enumerate(self.nodes) for t in n.reads}
+        live = peak = 0.0
+        for i, node in enumerate(self.nodes):
+            made = 0.0 if node.passes and node.makes in node.reads else self.sizes[node.makes]
+            live += made
+            peak = max(peak, live + node.scratch)
+            if checkpoint == "none" or node.makes in kept:
+                live += node.extra
+            for t in set(node.reads):
+                if last[t] == i and t not in kept and t != 0:
+                    live -= self.sizes[t]
+        return max(peak, live)
+
+    def _backward(
+        self,
+        checkpoint: str,
+        kept: set[int],
+        graph: set[int],
+        constant: float,
+        extras: float,
+    ) -> tuple[float, float, float]:
+        """Saved bytes alive, working set and weight gradients in it at the peak of backward."""
+        sizes, nodes = self.sizes, self.nodes
+        savers: dict[int, int] = {}
+        for node in nodes:
+            for t in node.saves:
+                savers[t] = savers.get(t, 0) + 1
+        peak = working = 0.0
+        if checkpoint == "none":
+            resident = {t: sizes[t] for t in graph}
+            alive, extra_alive = sum(resident.values()) + constant, extras
+            recomputed_extra = 0.0
+        else:
+            resident = {t: sizes[t] for t in graph & (kept | {0})}
+            # outputs kept but needed by no one are dropped as the recompute reads them, except
+            # those it never reaches, which stay to the end
+            stop = max(i for i, n in enumerate(nodes) if n.saves)
+            unread = {n.makes for n in nodes[stop:]} if checkpoint != "full-reentrant" else set()
+            alive = sum(resident.values()) + constant
+            alive += sum(sizes[t] for t in kept & unread if t not in resident)
+            if 0 not in resident:
+                alive += sizes[0]
+            extra_alive = sum(n.extra for n in nodes if n.makes in kept)
+            recomputed_extra = extras - extra_alive
+            working = sum(sizes[t] for t in graph if t not in resident) + recomputed_extra
+            dropped = sum(sizes[t] for t in kept - graph - unread)
+            # the recompute itself: everything saved so far and what is in flight
+            peak = self._forward(graph, "none") - self.sizes[nodes[-1].makes]
+            peak += alive + dropped
+        alive += extra_alive
+        best = (alive, working, 0.0)
+        highest = max(peak, alive + working)
+        if peak > alive + working:
+            best = (alive, peak - alive, 0.0)
+        grads: dict[int, int] = {nodes[-1].makes: 0}  # tensor -> buffer
+        buffers: list[tuple[float, int]] = [(sizes[nodes[-1].makes], 1)]  # size, holders
+        outside = sizes[nodes[-1].makes]  # the incoming gradient is counted by the caller
+        flowing = outside
+        gradients = 0.0
+        for i in range(len(nodes) - 1, -1, -1):
+            node = nodes[i]
+            if node.makes not in grads:
+                continue
+            buffer = grads.pop(node.makes)
+            gradients += node.weight_gradient
+            extra_grads = 0.0
+            if node.passes:
+                size, holders = buffers[buffer]
+                targets = list(node.reads)
+                buffers[buffer] = (size, holders - 1 + len(targets))
+                for t in targets:
+                    extra_grads += _accumulate(grads, buffers, t, buffer)
+                total = flowing + extra_grads
+            else:
+                for t in node.reads:
+                    buffers.append((sizes[t], 1))
+                    flowing += sizes[t]
+                    # the sum into an earlier gradient happens after all of this node's are there
+                total = flowing
+            now = alive + working + gradients + total - outside + node.scratch + node.rebuilt
+            if now > highest:
+                highest = now
+                best = (alive, now - alive, gradients)
+            if node.passes:
+                flowing += extra_grads
+                flowing -= _drop(buffers, grads)
+            else:
+                first = len(buffers) - len(node.reads)
+                for k, t in enumerate(node.reads):
+                    _accumulate(grads, buffers, t, first + k)
+                size, holders = buffers[buffer]
+                buffers[buffer] = (size, holders - 1)
+                flowing -= _drop(buffers, grads)
+            for t in node.saves:
+                savers[t] -= 1
+                if savers[t] == 0:
+                    if t in resident:
+                        alive -= sizes[t]
+                    elif checkpoint != "none":
+                        working -= sizes[t]
+            if node.extra:
+                if checkpoint == "none" or node.makes in kept:
+                    alive -= node.extra
+                else:
+                    working -= node.extra
+        return best
+
+
+def _accumulate(
+    grads: dict[int, int], buffers: list[tuple[float, int]], tensor: int, buffer: int
+) -> float:
+    """Give a tensor a gradient; a second one is added to the first, in place if nobody shares it.
+
+    Returns the bytes of a new buffer, where neither could be written to.
+    """
+    if tensor not in grads:
+        grads[tensor] = buffer
+        return 0.0
+    first = grads[tensor]
+    if buffers[first][1] == 1:
+        size, holders = buffers[buffer]
+        buffers[buffer] = (size, holders - 1)
+        return 0.0
+    size, holders = buffers[first]
+    buffers[first] = (size, holders - 1)
+    if buffers[buffer][1] == 1:
+        grads[tensor] = buffer
+        return 0.0
+    size, holders = buffers[buffer]
+    buffers[buffer] = (size, holders - 1)
+    buffers.append((size, 1))
+    grads[tensor] = len(buffers) - 1
+    return size
+
+
+def _drop(buffers: list[tuple[float, int]], grads: dict[int, int]) -> float:
+    """Free the buffers that nobody holds; bytes freed."""
+    freed = 0.0
+    for i, (size, holders) in enumerate(buffers):
+        if holders <= 0 and size:
+            freed += size
+            buffers[i] = (0.0, 0)
+    return freed

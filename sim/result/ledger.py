@@ -1,0 +1,87 @@
+"""Bytes alive on a rank as the CPU thread allocates and frees them; the peak of every moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MOMENTS = ("init", "forward", "backward", "optimizer", "save")
+
+#: what a walk counts -> the category it is reported under. The categories are those of PyTorch's
+#: FSDPMemTracker, which calls temporary whatever backward made and no hook has taken over yet.
+CATEGORY = {
+    "sharded parameters": "sharded_parameters",
+    "unsharded parameters": "unsharded_parameters",
+    "sharded gradients": "sharded_gradients",
+    "unsharded gradients": "unsharded_gradients",
+    "optimizer states": "optimizer_states",
+    "saved activations": "activations",
+    "logits and loss": "activations",
+    "all-gather buffers": "all_gather_buffers",
+    "reduce-scatter buffers": "reduce_scatter_buffers",
+    "gradients of logits": "temporaries",
+    "recomputed activations and their gradients": "temporaries",
+    "gradients waiting for their unit": "temporaries",
+    "last reduce-scatter's input": "temporaries",
+    "optimizer temporaries": "temporaries",
+    "checkpoint staging": "temporaries",
+    "inputs": "inputs",
+}
+
+
+@dataclass(slots=True)
+class Peak:
+    """The highest point of one moment."""
+
+    total: float = 0.0
+    terms: dict[str, float] = field(default_factory=dict)
+
+    def by_category(self) -> dict[str, float]:
+        """Bytes by reported category."""
+        found: dict[str, float] = {}
+        for term, size in self.terms.items():
+            if size > 0.5:
+                key = CATEGORY[term]
+                found[key] = found.get(key, 0.0) + size
+        return found
+
+
+class Ledger:
+    """Live bytes by term.
+
+    `mark` records a point in time, with what lives for that instant alone.
+    """
+
+    def __init__(self) -> None:
+        self.live: dict[str, float] = {}
+        self.total = 0.0
+        self.moment = "init"
+        self.peaks = {moment: Peak() for moment in MOMENTS}
+
+    def add(self, term: str, size: float) -> None:
+        """Allocate (or with a negative size free)."""
+        self.live[term] = self.live.get(term, 0.0) + size
+        self.total += size
+
+    def put(self, term: str, size: float) -> None:
+        """Make a term this large."""
+        self.total += size - self.live.get(term, 0.0)
+        self.live[term] = size
+
+    def mark(self, **instant: float) -> None:
+        """Record this point; `instant` terms (underscores for spaces) live only now."""
+        self.mark_terms({key.replace("_", " "): size for key, size in instant.items()})
+
+    def mark_terms(self, instant: dict[str, float]) -> None:
+        """Record this point, with terms that live only now."""
+        total = self.total + sum(instant.values())
+        peak = self.peaks[self.moment]
+        if total > peak.total:
+            terms = dict(self.live)
+            for term, size in instant.items():
+                terms[term] = terms.get(term, 0.0) + size
+            peak.total, peak.terms = total, terms
+
+    @property
+    def highest(self) -> str:
+        """The moment of the highest peak."""
+        return max(MOMENTS, key=lambda moment: self.peaks[moment].total)

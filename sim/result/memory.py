@@ -1,0 +1,198 @@
+"""Will it fit: bytes per GPU by category and moment, what dominates, what would mend it."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.resources import files
+
+from sim.model.modules import ModelTree
+from sim.model.tree import build_tree
+from sim.result.ledger import MOMENTS, Ledger
+from sim.result.replicated import walk_replicated
+from sim.result.sharded import walk_fsdp
+from sim.result.states import STATE_BYTES, optimizer_bytes, trainable_elements
+from sim.schedule.units import DTYPE_BYTES, QUANTISED_BYTES, dtypes, is_matrix, shard_ranks
+from sim.spec.topology import Topology
+from sim.spec.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReport:
+    """Bytes on one GPU (ranks are alike) and on its host.
+
+    Attributes
+    ----------
+    peak_allocated_bytes : float
+        Highest sum of live tensors. [B]
+    peak_reserved_bytes : float
+        All the GPU must have: allocator with fragmentation, CUDA context, communicators. [B]
+    capacity_bytes : float
+        What the GPU offers. [B]
+    fits : bool
+        Whether the second is within the third.
+    peak_moment : str
+        ``init | forward | backward | optimizer | save``.
+    by_category : dict
+        Live tensors at the peak, categories of PyTorch's FSDPMemTracker. [B]
+    terms : dict
+        The same, told apart further. [B]
+    by_moment : dict
+        Peak of live tensors in each moment. [B]
+    categories_by_moment : dict of dict
+        `by_category` at each moment's own peak. [B]
+    overheads : dict
+        ``fragmentation``, ``cuda_context``, ``communicators``. [B]
+    dominating : str
+        The largest of `terms`, or of `overheads`.
+    host_bytes : float
+        Host memory of one node: offloaded state and staging of checkpoints. [B]
+    host_capacity_bytes : float
+        What a node's host offers. [B]
+    """
+
+    peak_allocated_bytes: float
+    peak_reserved_bytes: float
+    capacity_bytes: float
+    fits: bool
+    peak_moment: str
+    by_category: dict[str, float]
+    terms: dict[str, float]
+    by_moment: dict[str, float]
+    categories_by_moment: dict[str, dict[str, float]] = field(default_factory=dict)
+    overheads: dict[str, float] = field(default_factory=dict)
+    dominating: str = ""
+    host_bytes: float = 0.0
+    host_capacity_bytes: float = 0.0
+
+    @property
+    def headroom_bytes(self) -> float:
+        """Capacity left; negative where it does not fit. [B]"""
+        return self.capacity_bytes - self.peak_reserved_bytes
+
+
+@lru_cache(maxsize=1)
+def constants() -> dict[str, float]:
+    """Overheads of a GPU process, with their sources in ``data/constants/memory.toml``."""
+    text = (files("sim.data") / "constants" / "memory.toml").read_text(encoding="utf-8")
+    return {k: float(v) for k, v in tomllib.loads(text).items()}
+
+
+def walk(workload: Workload, tree: ModelTree, world: int) -> Ledger:
+    """Memory walk of a workload's strategy."""
+    if workload.parallelism.strategy in ("fsdp1", "fsdp2"):
+        return walk_fsdp(workload, tree, world)
+    return walk_replicated(workload, tree, world)
+
+
+def memory(
+    topology: Topology, workload: Workload, tree: ModelTree | None = None, world: int | None = None
+) -> MemoryReport:
+    """Bytes per GPU of a training step.
+
+    Parameters
+    ----------
+    topology : Topology
+        The machine; its GPUs' memory is the capacity.
+    workload : Workload
+        The job.
+    tree : ModelTree, optional
+        ``build_tree(workload.model, workload.method)``.
+    world : int, optional
+        GPUs in all. Default: all of the topology.
+
+    Returns
+    -------
+    MemoryReport
+        Peaks by moment and category, and the verdict.
+    """
+    tree = tree or build_tree(workload.model, workload.method)
+    capacity, gpus, host = machine(topology)
+    world = world or gpus
+    ledger = walk(workload, tree, world)
+    moment = ledger.highest
+    peak = ledger.peaks[moment]
+    c = constants()
+    allocated = peak.total
+    groups = 0 if world == 1 else 1
+    if workload.parallelism.replicate > 1:
+        groups += 1
+    if workload.parallelism.separate_reduce_scatter_group:
+        groups += 1
+    if workload.parallelism.context_parallel > 1:
+        groups += 1
+    overheads = {
+        "fragmentation": c["fragmentation"] * allocated,
+        "cuda_context": c["context"],
+        "communicators": c["communicator"] * groups,
+    }
+    reserved = allocated + sum(overheads.values())
+    terms = {k: v for k, v in peak.terms.items() if v > 0.5}
+    per_node = min(world, topology.node.gpus if topology.node else world)
+    return MemoryReport(
+        peak_allocated_bytes=allocated,
+        peak_reserved_bytes=reserved,
+        capacity_bytes=capacity,
+        fits=reserved <= capacity,
+        peak_moment=moment,
+        by_category=peak.by_category(),
+        terms=terms,
+        by_moment={m: ledger.peaks[m].total for m in MOMENTS},
+        categories_by_moment={m: ledger.peaks[m].by_category() for m in MOMENTS},
+        overheads=overheads,
+        dominating=max(terms, key=lambda k: terms[k]) if terms else "cuda_context",
+        host_bytes=host_bytes(workload, tree, world) * per_node,
+        host_capacity_bytes=host,
+    )
+
+
+def machine(topology: Topology) -> tuple[float, int, float]:
+    """Memory of the smallest GPU, GPUs in all, and host memory of a node."""
+    share = 1 - constants()["driver"]
+    if topology.graph is not None:
+        gpus = [v for v in topology.graph.vertices if v.kind == "gpu"]
+        sizes = [v.gpu.memory for v in gpus if v.gpu is not None]
+        if topology.node is not None:
+            sizes.append(topology.node.gpu.memory)
+        host = topology.node.cpu.memory if topology.node else float("inf")
+        return share * min(sizes, default=0.0), max(1, len(gpus)), host
+    if topology.node is None:
+        return 0.0, 1, 0.0
+    node = topology.node
+    return share * node.gpu.memory, topology.nodes * node.gpus, node.cpu.memory
+
+
+def host_bytes(workload: Workload, tree: ModelTree, world: int) -> float:
+    """Host memory that one rank's offloaded state and checkpoint staging take. [B]"""
+    p = workload.parallelism
+    ranks = 1 if p.strategy == "ddp" else shard_ranks(workload, world)[0]
+    types = dtypes(workload)
+    elements = trainable_elements(tree, ranks)[0]
+    master = DTYPE_BYTES[types.master]
+    total = 0.0
+    deepspeed = p.strategy.startswith("zero")
+    if p.offload != "none" and p.offload_device == "cpu":
+        states = optimizer_bytes(workload, tree, ranks)
+        # fp32 gradients, and DeepSpeed's fp32 master copies, live beside the states
+        total += states + 4.0 * elements + (4.0 * elements if deepspeed else 0.0)
+        if p.offload in ("parameters", "all"):
+            total += _stored_bytes(workload, tree) / ranks
+    elif workload.checkpoint.asynchronous:
+        total += (master + STATE_BYTES.get(workload.optimizer, 0.0)) * elements
+    return total
+
+
+def _stored_bytes(workload: Workload, tree: ModelTree) -> float:
+    types = dtypes(workload)
+    total = 0.0
+    for block in (tree.embedding, *tree.layers, tree.head):
+        for module in block.modules:
+            for q in module.parameters:
+                if q.trainable:
+                    total += DTYPE_BYTES[types.master] * q.numel
+                elif types.quantised and block.kind.startswith("layer") and is_matrix(module, q):
+                    total += QUANTISED_BYTES * q.numel
+                else:
+                    total += DTYPE_BYTES[types.frozen] * q.numel
+    return total

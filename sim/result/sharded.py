@@ -1,0 +1,356 @@
+"""Memory walk of FSDP2 and FSDP1: units gathered, used, freed and reduced in the CPU's order.
+
+The order of allocations is that of `sim.schedule.fsdp2`, from the same recordings; what a layer
+keeps comes from `sim.model.activations`. Layers of one kind cost the same, so a walk is a few
+additions a layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sim.model.activations import (
+    checkpoint_policy,
+    head_footprint,
+    layer_footprint,
+    local_tokens,
+)
+from sim.model.autograd import Footprint
+from sim.model.modules import ModelTree
+from sim.result.ledger import Ledger
+from sim.result.states import optimizer_bytes, optimizer_temporaries
+from sim.schedule.units import DTYPE_BYTES, Unit, checkpointed, dtypes, fsdp2_unit, shard_ranks
+from sim.spec.workload import Workload
+
+HIDDEN = "recomputed activations and their gradients"
+WAITING = "gradients waiting for their unit"
+LAST = "last reduce-scatter's input"
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of one unit on one rank."""
+
+    gathered: float  # unsharded parameters, compute dtype
+    shard: float  # its sharded parameters
+    cast: float  # the shard in the compute dtype, while it is sent
+    gradient: float  # unsharded gradients, compute dtype
+    reduce: float  # input of the reduce-scatter
+    reduced: float  # output of it: the sharded gradient
+    kept: float  # left after forward by reshard_after_forward
+    accumulated: float  # unsharded gradients kept between micro-batches without synchronisation
+
+
+def walk_fsdp(workload: Workload, tree: ModelTree, world: int) -> Ledger:
+    """Walk one optimizer step in its steady state (optimizer states exist).
+
+    Parameters
+    ----------
+    workload : Workload
+        Strategy ``fsdp2`` or ``fsdp1``.
+    tree : ModelTree
+        The model's parameters.
+    world : int
+        GPUs in all.
+
+    Returns
+    -------
+    Ledger
+        Live bytes at the end and the peak of every moment.
+    """
+    return _Walk(workload, tree, world).run()
+
+
+class _Walk:
+    def __init__(self, workload: Workload, tree: ModelTree, world: int) -> None:
+        self.workload, self.tree = workload, tree
+        p = workload.parallelism
+        self.ranks, _ = shard_ranks(workload, world)
+        self.types = dtypes(workload)
+        self.compute = DTYPE_BYTES[self.types.compute]
+        self.flat = p.strategy == "fsdp1"
+        self.no_shard = self.flat and p.sharding_strategy == "no-shard"
+        if self.no_shard:
+            self.ranks = 1
+        reshard = p.reshard_after_forward
+        if self.flat:
+            reshard = p.sharding_strategy == "full-shard"
+        self.reshard = reshard
+        self.titan = p.wrap == "torchtitan" and not self.flat
+        self.ahead = 0.0  # FSDP1: unit gathered ahead in backward
+        self.offload = p.offload in ("parameters", "all")
+        self.offload_optimizer = p.offload != "none"
+        self.ledger = Ledger()
+        kinds = {block.kind: block for block in tree.layers}
+        self.layer_sizes = {
+            kind: self.sizes(self.unit([(block.modules, True)])) for kind, block in kinds.items()
+        }
+        self.kinds = [block.kind for block in tree.layers]
+        embedding, head = [(tree.embedding.modules, False)], [(tree.head.modules, False)]
+        if tree.tied:
+            self.titan = False  # a tied table belongs to one unit
+        if self.titan:
+            self.root = None
+            self.embedding: Sizes | None = self.sizes(self.unit(embedding))
+            self.head: Sizes | None = self.sizes(self.unit(head), keep=True)
+        else:
+            self.root = self.sizes(self.unit(embedding + head), keep=True)
+            self.embedding = self.head = None
+        trained = any(q.trainable for m in tree.head.modules for q in m.parameters)
+        head_numel = sum(q.numel for m in tree.head.modules for q in m.parameters if q.trainable)
+        if tree.tied and trained:
+            head_numel += tree.embedding.modules[0].parameters[0].numel
+        self.head_gradient = self.compute * head_numel
+        self.embedding_trained = any(
+            q.trainable for m in tree.embedding.modules for q in m.parameters
+        )
+        policy = checkpoint_policy(workload)
+        marks = checkpointed(workload.activation_checkpointing, len(self.kinds))
+        self.footprints: list[Footprint] = [
+            layer_footprint(workload, kind, policy if marked else "none")
+            for kind, marked in zip(self.kinds, marks, strict=True)
+        ]
+        self.offloaded_activations = workload.activation_checkpointing.offload
+        self.loss = head_footprint(workload)
+
+    def unit(self, groups: list) -> Unit:  # type: ignore[type-arg]
+        pairs = [(module, inside) for modules, inside in groups for module in modules]
+        return fsdp2_unit("", 0, pairs, 1 if self.flat else self.ranks, self.types)
+
+    def sizes(self, unit: Unit, keep: bool = False) -> Sizes:
+        p = self.workload.parallelism
+        grad_numel = unit.grad_numel
+        if self.flat and grad_numel and p.use_orig_params:
+            grad_numel = unit.numel  # the flat gradient spans frozen parameters too
+        gradient = self.compute * grad_numel
+        wire = DTYPE_BYTES[self.types.reduce]
+        reduce = wire * grad_numel
+        if self.flat and wire == self.compute:
+            reduce = 0.0  # the flat gradient itself is sent
+        kept = 0.0
+        if not self.reshard or keep:
+            kept = unit.gather_bytes
+        elif isinstance(self.reshard, int) and not isinstance(self.reshard, bool):
+            kept = unit.gather_bytes / self.reshard
+        master = DTYPE_BYTES[self.types.master]
+        return Sizes(
+            gathered=unit.gather_bytes,
+            shard=unit.master_bytes / self.ranks,
+            cast=unit.gather_bytes / self.ranks if self.types.casts else 0.0,
+            gradient=gradient,
+            reduce=reduce,
+            reduced=master * unit.grad_numel / self.ranks,
+            kept=kept,
+            accumulated=max(wire, self.compute) * grad_numel,
+        )
+
+    def run(self) -> Ledger:
+        ledger, workload = self.ledger, self.workload
+        units = [self.layer_sizes[k] for k in self.kinds]
+        outer = [u for u in (self.root, self.embedding, self.head) if u is not None]
+        shards = sum(u.shard for u in units) + sum(u.shard for u in outer)
+        ledger.put("sharded parameters", 0.0 if self.offload else shards)
+        ledger.mark()
+        if not self.offload_optimizer:
+            ledger.put("optimizer states", optimizer_bytes(workload, self.tree, self.ranks))
+        tokens, _ = local_tokens(workload)
+        ledger.put("inputs", 8.0 * tokens)
+        steps = min(workload.gradient_accumulation, 2)
+        for micro in range(steps):
+            last = micro == steps - 1
+            sync = last or workload.parallelism.gradient_sync == "every"
+            self.forward()
+            self.backward(sync=sync, accumulating=micro > 0)
+        self.step(units + outer)
+        return ledger
+
+    # forward -------------------------------------------------------------------------------
+
+    def forward(self) -> None:
+        ledger = self.ledger
+        ledger.moment = "forward"
+        held = 0.0  # all-gather buffer of the previous unit
+        unsharded, gathers, saved = (
+            "unsharded parameters",
+            "all-gather buffers",
+            "saved activations",
+        )
+        hidden = self.loss.hidden
+        first = self.root or self.embedding
+        if first is not None:
+            ledger.add(unsharded, first.gathered)
+            held = 0.0 if self.flat else first.gathered
+            ledger.put(gathers, held)
+            ledger.mark_terms({saved: hidden})
+            if self.embedding is not None:
+                ledger.add(unsharded, first.kept - first.gathered)
+        for kind, footprint in zip(self.kinds, self.footprints, strict=True):
+            unit = self.layer_sizes[kind]
+            ledger.add(unsharded, unit.gathered)
+            if self.flat:
+                # the rate limiter lets the next unit be gathered while this one runs
+                ahead = unit.gathered if self.reshard else 0.0
+                ledger.mark_terms({saved: hidden + footprint.forward_peak, unsharded: ahead})
+            else:
+                ledger.mark_terms({saved: hidden, gathers: unit.gathered})
+                ledger.put(gathers, unit.gathered)
+                ledger.mark_terms({saved: hidden + footprint.forward_peak})
+            ledger.add(unsharded, unit.kept - unit.gathered)
+            ledger.add(saved, self._resident(footprint))
+        if self.head is not None:
+            ledger.add(unsharded, self.head.gathered)
+            ledger.mark_terms({saved: hidden, gathers: self.head.gathered})
+            ledger.put(gathers, self.head.gathered)
+        ledger.mark_terms({"logits and loss": self.loss.norm + self.loss.logits})
+        ledger.put(gathers, 0.0)
+        ledger.mark_terms({"logits and loss": self.loss.forward_peak})
+
+    def _resident(self, footprint: Footprint) -> float:
+        """Saved bytes that stay on the GPU; with offload only what the copies are made from."""
+        if not self.offloaded_activations:
+            return footprint.saved
+        return max(0.0, footprint.saved - footprint.hidden)
+
+    # backward ------------------------------------------------------------------------------
+
+    def backward(self, *, sync: bool, accumulating: bool) -> None:
+        ledger, loss = self.ledger, self.loss
+        ledger.moment = "backward"
+        unsharded, _gathers, saved = (
+            "unsharded parameters",
+            "all-gather buffers",
+            "saved activations",
+        )
+        ledger.mark_terms(
+            {
+                "logits and loss": loss.saved,
+                "gradients of logits": loss.backward_peak - loss.saved,
+            }
+        )
+        prefetch = self._gathers_in_backward()
+        last = self.layer_sizes[self.kinds[-1]]
+        ahead = last.gathered if prefetch else 0.0
+        self._hold(ahead)
+        ledger.add(WAITING, self.head_gradient)
+        ledger.mark_terms(
+            {"logits and loss": loss.norm, "gradients of logits": loss.weight_peak - loss.norm}
+        )
+        ledger.put(HIDDEN, loss.hidden)
+        if self.head is not None:
+            ledger.add(WAITING, -self.head_gradient)
+            ledger.add(unsharded, -self.head.gathered)
+            self._reduce(self.head, sync, accumulating)
+        for index in range(len(self.kinds) - 1, -1, -1):
+            self._backward_layer(index, prefetch, sync, accumulating)
+        if self.embedding is not None:
+            if prefetch and self.workload.parallelism.unshard_embedding_in_backward:
+                ledger.add(unsharded, self.embedding.gathered)
+                ledger.mark()
+                self._hold(0.0)
+                ledger.mark_terms({"unsharded gradients": self.embedding.gradient})
+                ledger.add(unsharded, -self.embedding.gathered)
+            ledger.put(HIDDEN, 0.0)
+            self._reduce(self.embedding, sync, accumulating, final=True)
+        elif self.root is not None:
+            if self.embedding_trained:
+                ledger.put(WAITING, self.root.gradient)
+                ledger.mark()
+            ledger.put(HIDDEN, 0.0)
+            ledger.put(WAITING, 0.0)
+            self._reduce(self.root, sync, accumulating, final=True)
+        ledger.put(unsharded, 0.0)
+        ledger.put("reduce-scatter buffers", 0.0)
+        ledger.put(saved, 0.0)
+        ledger.mark()
+
+    def _gathers_in_backward(self) -> bool:
+        return bool(self.reshard)
+
+    def _hold(self, size: float) -> None:
+        """Bytes of the unit gathered ahead: a buffer in FSDP2, the parameters in FSDP1."""
+        if self.flat:
+            self.ledger.add("unsharded parameters", size - self.ahead)
+            self.ahead = size
+        else:
+            self.ledger.put("all-gather buffers", size)
+
+    def _backward_layer(self, index: int, prefetch: bool, sync: bool, accumulating: bool) -> None:
+        ledger = self.ledger
+        unsharded, saved = "unsharded parameters", "saved activations"
+        unit, footprint = self.layer_sizes[self.kinds[index]], self.footprints[index]
+        if prefetch:
+            ledger.add(unsharded, unit.gathered - unit.kept)
+            if not self.flat:
+                ledger.mark()
+            below = 0.0
+            cast = 0.0
+            if index:
+                lower = self.layer_sizes[self.kinds[index - 1]]
+                below, cast = lower.gathered, lower.cast
+            elif (
+                self.embedding is not None
+                and self.workload.parallelism.unshard_embedding_in_backward
+            ):
+                below, cast = self.embedding.gathered, self.embedding.cast
+            self._hold(below)
+            ledger.mark_terms({HIDDEN: cast})
+        resident = self._resident(footprint)
+        gone = footprint.saved - footprint.backward_saved
+        fetched = (footprint.saved - resident) * (
+            2 if index else 1
+        )  # this layer's and the next one's
+        ledger.mark_terms({saved: -gone + fetched, HIDDEN: footprint.backward_working})
+        ledger.add(saved, -resident)
+        if prefetch or self.workload.parallelism.reshard_after_backward:
+            ledger.add(unsharded, -(unit.gathered if prefetch else unit.kept))
+        self._reduce(unit, sync, accumulating)
+
+    def _reduce(self, unit: Sizes, sync: bool, accumulating: bool, final: bool = False) -> None:
+        """Post-backward of a unit: its gradients go into a reduce-scatter, or pile up unsharded."""
+        ledger = self.ledger
+        if not unit.gradient:
+            return
+        gradients, buffers = "unsharded gradients", "reduce-scatter buffers"
+        if not sync:
+            if not accumulating:
+                ledger.add(gradients, unit.accumulated)
+            ledger.mark_terms({gradients: unit.gradient if accumulating else 0.0})
+            return
+        if accumulating and self.workload.parallelism.gradient_sync == "last":
+            ledger.add(gradients, -unit.accumulated)
+            ledger.mark_terms({gradients: unit.accumulated, buffers: unit.reduce})
+        if final:
+            if unit is self.root:
+                ledger.add("unsharded parameters", -unit.kept)
+            ledger.put(buffers, 0.0)
+            ledger.mark_terms({gradients: unit.gradient, LAST: unit.reduce})
+        else:
+            ledger.mark_terms({gradients: unit.gradient})
+            ledger.put(buffers, unit.reduce)
+            ledger.mark_terms({gradients: unit.gradient})
+        carried = accumulating and self.workload.parallelism.gradient_sync == "every"
+        if self.offload or carried:
+            ledger.mark_terms({"sharded gradients": unit.reduced})
+        else:
+            ledger.add("sharded gradients", unit.reduced)
+        if final:
+            ledger.put(buffers, 0.0)
+
+    # optimizer and checkpoint --------------------------------------------------------------
+
+    def step(self, units: list[Sizes]) -> None:
+        ledger, workload = self.ledger, self.workload
+        ledger.moment = "optimizer"
+        ledger.put("inputs", 0.0)
+        scratch = 0.0
+        if not self.offload_optimizer:
+            scratch = optimizer_temporaries(workload, self.tree, self.ranks)
+        ledger.mark_terms({"optimizer temporaries": scratch})
+        ledger.put("sharded gradients", 0.0)
+        ledger.moment = "save"
+        staging = 0.0
+        if workload.checkpoint.mode == "full":
+            # full tensors are gathered one by one in the master dtype, then go to the host
+            largest = max(u.shard for u in units) * self.ranks
+            staging = largest
+        ledger.mark_terms({"checkpoint staging": staging})
