@@ -42,6 +42,9 @@ KNOBS: dict[str, tuple[str, ...]] = {
     "communication_data_type": _ZERO,
     "deepspeed_version": _ZERO,
     "bucket_cap_mb": ("ddp",),
+    "gradient_as_bucket_view": ("ddp",),
+    "zero_quantized_weights": ("zero3",),
+    "zero_quantized_gradients": ("zero3",),
 }
 # what the same wish is called elsewhere
 _SAME_WISH = {
@@ -83,9 +86,8 @@ def _job_length(w: Workload) -> Findings:
         yield fault("job-length-twice", "workload", given[-1], message, "keep one")
     if not given:
         message = "nothing says how long the job is"
-        yield fault(
-            "no-job-length", "workload", "", message, "add tokens: 1e9, or steps, or samples"
-        )
+        hint = "add tokens: 1e9, or steps, or samples, for wall-clock and cost"
+        yield warning("no-job-length", "workload", "", message, hint)
     if w.epochs != 1.0 and w.samples is None:
         message = "epochs count only together with samples"
         yield fault("epochs", "workload", "epochs", message, "add samples, or leave epochs out")
@@ -107,6 +109,9 @@ def _knobs(p: Parallelism) -> Findings:
     if p.strategy == "fsdp1" and isinstance(p.backward_prefetch, int):
         message = "fsdp1 takes pre, post or none"
         yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)
+    if p.wrap == "peft" and p.strategy == "fsdp2":
+        message = "wrap: peft is the policy of FSDP1"
+        yield fault("wrap", "workload", "parallelism.wrap", message, "write block+root or torchtitan")
     if p.strategy == "fsdp2" and p.backward_prefetch == "post":
         message = "fsdp2 takes pre or a number of groups"
         yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)

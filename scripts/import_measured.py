@@ -1,0 +1,99 @@
+"""Carry published training measurements over into `sim/data/measured/training.jsonl`.
+
+    python scripts/import_measured.py FOLDER_OF_CSVS
+
+Each row becomes what a user would write down: a topology, a workload, the figure, and whether the
+source specifies the run completely. Conventions per source stand in `SOURCES` below.
+"""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+OUT = Path(__file__).parents[1] / "sim" / "data" / "measured" / "training.jsonl"
+
+MPT = {
+    "ffn": "gelu", "norm": "layernorm", "positions": "learned", "bias": True, "fused_qkv": True,
+    "tied_embeddings": True,
+}  # fmt: skip
+COMPOSER = {
+    "strategy": "fsdp1", "wrap": "block+root", "backward_prefetch": "pre",
+    "limit_all_gathers": True, "gradient_sync": "every",
+}  # fmt: skip
+ANOMALIES = {
+    ("mpt-30b", "8192"): "near memory capacity, 22-29 % slow in every edition",
+    ("mpt-760m", "H100", "8"): "9 % slow beside its neighbours",
+    "L208": "15-20 % below the same job in the 2023 edition",
+    "L209": "15-20 % below the same job in the 2023 edition",
+}
+
+
+def llm_foundry(row: dict[str, str], edition: str) -> dict[str, object]:
+    """MPT pretraining with Composer: FSDP1, DecoupledAdamW, clipping, triton attention."""
+    d = int(row["d_model"])
+    seq, n_gpus = int(row["seq_len"]), int(row["n_gpus"])
+    hopper = row["gpu"].startswith("H100")
+    pure = "MP mode=PURE" in row["notes"] or row["precision"] == "bf16"
+    nodes = max(1, n_gpus // 8)
+    old = edition == "2023"
+    workload: dict[str, object] = {
+        "name": f"{row['model']}-{seq}",
+        "model": {
+            "name": row["model"], "layers": int(row["n_layers"]), "hidden_size": d,
+            "heads": int(row["n_heads"]), "kv_heads": int(row["n_heads"]),
+            "head_dim": d // int(row["n_heads"]), "ffn_size": int(row["d_ff"]),
+            "vocab_size": int(row["vocab"]), "max_positions": seq, **MPT,
+        },
+        "sequence_length": seq,
+        "micro_batch": int(row["micro_batch_per_gpu"]),
+        "gradient_accumulation": int(row["grad_accum"]),
+        "precision": "bf16" if "fp8" not in row["precision"] else {"fp8": {"recipe": "te-delayed"}},
+        "optimizer_implementation": "for-loop",
+        "parallelism": {**COMPOSER, "reduce_dtype": "bf16" if pure else "fp32"},
+        "activation_checkpointing": "full" if row["activation_checkpointing"] == "full" else "none",
+        "attention": "triton",
+        "stack": {
+            "torch": "1.13" if old else "2.1", "cuda": "11.7" if old else "12.1",
+            "nccl": "2.14" if old else "2.18",
+        },
+    }  # fmt: skip
+    if "fp8" in row["precision"]:
+        workload["stack"]["transformer_engine"] = "1.0"  # type: ignore[index]
+    anomaly = (
+        ANOMALIES.get((row["model"], row["seq_len"]))
+        or ANOMALIES.get((row["model"], row["gpu"][:4], row["n_gpus"]))
+        or (ANOMALIES.get(row["row_id"]) if not old else None)
+    )
+    return {
+        "id": f"llm-foundry{'-2023' if old else ''}:{row['row_id']}",
+        "source": row["source"],
+        "topology": "dgx-h100" if hopper else "oci-bm-gpu-a100-v2-8",
+        "sets": [f"nodes={nodes}"],
+        "workload": workload,
+        "gpus": n_gpus,
+        "tokens_per_s_per_gpu": float(row["tokens_per_s_per_gpu"]),
+        "status": "anomaly" if anomaly else "complete",
+        "note": anomaly or "",
+    }
+
+
+SOURCES = {
+    "llm_foundry.csv": lambda row: llm_foundry(row, "head"),
+    "llm_foundry_2023_a100.csv": lambda row: llm_foundry(row, "2023"),
+}
+
+
+def main(folder: Path) -> None:
+    """Write all rows that a source's convention can express."""
+    with OUT.open("w", encoding="utf-8") as out:
+        for name, convert in SOURCES.items():
+            with (folder / name).open(encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file):
+                    found = convert(row)
+                    if found is not None:
+                        out.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,80 @@
+"""Published training measurements as topologies and workloads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sim.spec.loader import load
+from sim.spec.topology import Topology
+from sim.spec.workload import Workload
+
+TABLE = Path(__file__).parents[1] / "data" / "measured" / "training.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One published run.
+
+    Attributes
+    ----------
+    id, source, note : str
+        Where it was read, and what is odd about it.
+    topology, workload : specs
+        What a user would have written.
+    gpus : int
+        Ranks.
+    tokens_per_s_per_gpu : float or None
+        Measured. [1/s]
+    memory_bytes : float or None
+        Measured peak per GPU. [B]
+    status : str
+        ``complete`` (the source specifies the run), ``incomplete`` or ``anomaly``.
+    """
+
+    id: str
+    source: str
+    topology: Topology
+    workload: Workload
+    gpus: int
+    tokens_per_s_per_gpu: float | None
+    memory_bytes: float | None
+    status: str
+    note: str
+
+    @property
+    def group(self) -> str:
+        """Source, before the colon of the id."""
+        return self.id.split(":", 1)[0]
+
+
+@cache
+def training_rows() -> tuple[Row, ...]:
+    """All rows of the shipped table."""
+    return tuple(_read(TABLE))
+
+
+def _read(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield parse_row(json.loads(line))
+
+
+def parse_row(record: dict[str, Any]) -> Row:
+    """One record of the table; raises InputError where its specs are not valid."""
+    loaded = load(record["topology"], record["workload"], record["sets"])
+    return Row(
+        id=record["id"],
+        source=record["source"],
+        topology=loaded.topology,
+        workload=loaded.workload,
+        gpus=record["gpus"],
+        tokens_per_s_per_gpu=record.get("tokens_per_s_per_gpu"),
+        memory_bytes=record.get("memory_bytes"),
+        status=record["status"],
+        note=record["note"],
+    )

@@ -1,0 +1,97 @@
+"""Topology and workload as the result names them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sim.fabric import compile_fabric
+from sim.spec.topology import Topology
+from sim.spec.workload import Workload
+
+
+class Peak(NamedTuple):
+    """The dense peak that MFU refers to."""
+
+    gpu: str
+    dtype: str
+    flops_per_s: float
+
+
+def peak_of(topology: Topology, workload: Workload) -> Peak:
+    """Dense datasheet peak of the job's dtype; FP8 jobs are held against the FP8 peak."""
+    gpu = compile_fabric(topology).gpu(0)
+    kind = workload.precision.kind
+    chain = {
+        "fp8": (("fp8", gpu.peak_fp8), ("bf16", gpu.peak_bf16)),
+        "bf16": (("bf16", gpu.peak_bf16), ("fp16", gpu.peak_fp16)),
+        "fp16": (("fp16", gpu.peak_fp16),),
+        "fp32": (("tf32", gpu.peak_tf32),),
+    }[kind]
+    for dtype, peak in chain:
+        if peak:
+            return Peak(gpu.name, dtype, peak)
+    return Peak(gpu.name, "fp32", gpu.peak_fp32)
+
+
+def describe_topology(topology: Topology) -> dict[str, Any]:
+    """Name, size and GPU."""
+    fabric = compile_fabric(topology)
+    gpu = fabric.gpu(0).name
+    nodes = fabric.n_nodes
+    per_node = len(fabric.ranks_of(0))
+    offer = topology.offer
+    return {
+        "name": topology.name,
+        "title": f"{nodes} {'node' if nodes == 1 else 'nodes'} x {per_node} {gpu}",
+        "nodes": nodes,
+        "gpus": fabric.n_ranks,
+        "gpu": gpu,
+        "price_per_gpu_hour_usd": offer.price_per_gpu_hour if offer else None,
+        "provider": offer.provider if offer else None,
+    }
+
+
+def describe_workload(workload: Workload, world: int, parameters: int) -> dict[str, Any]:
+    """Name, method, batch arithmetic."""
+    p = workload.parallelism
+    ranks = world // p.context_parallel
+    method = workload.method
+    how = "full" if method.kind == "full" else f"{method.kind} r{method.rank}"
+    return {
+        "name": workload.name,
+        "title": f"{workload.model.name} {how}",
+        "model": workload.model.name,
+        "parameters": parameters,
+        "method": method.kind,
+        "strategy": _strategy(workload),
+        "precision": _precision(workload),
+        "sequence_length": workload.sequence_length,
+        "micro_batch": workload.micro_batch,
+        "gradient_accumulation": workload.gradient_accumulation,
+        "data_parallel": ranks,
+        "global_batch_sequences": workload.micro_batch * workload.gradient_accumulation * ranks,
+        "global_batch_tokens": workload.micro_batch
+        * workload.gradient_accumulation
+        * ranks
+        * workload.sequence_length,
+    }
+
+
+def _strategy(workload: Workload) -> str:
+    p = workload.parallelism
+    name = {"fsdp1": "FSDP1", "fsdp2": "FSDP2", "ddp": "DDP"}.get(
+        p.strategy, f"ZeRO-{p.strategy[-1]}"
+    )
+    if p.replicate > 1:
+        name = f"HSDP ({name}, {p.replicate} replicas)"
+    if p.context_parallel > 1:
+        name += f", context parallel {p.context_parallel}"
+    if p.offload != "none":
+        name += f", {p.offload} offloaded to {p.offload_device}"
+    ac = workload.activation_checkpointing.kind
+    return name if ac == "none" else f"{name}, {ac} checkpointing"
+
+
+def _precision(workload: Workload) -> str:
+    p = workload.precision
+    return f"fp8 {p.recipe}" if p.kind == "fp8" else p.kind
