@@ -1,0 +1,365 @@
+"""Import of a machine from files its owner has: which reader, and how the YAML is written.
+
+Readers (`nvidia_smi.py`, `nccl_xml.py`) return a `Host`; here it becomes shorthand where shorthand
+means the very same machine (path classes of all pairs agree), else an explicit graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from sim import units
+from sim.errors import InputError
+from sim.fabric import paths
+from sim.fabric.explicit import parts_of
+from sim.fabric.export import text
+from sim.fabric.links import constants, nvlink_rates, pcie_rates
+from sim.fabric.shape import Shape, shape_of
+from sim.spec import catalogue
+from sim.spec.gpu import Gpu
+from sim.spec.topology import (
+    Cpu,
+    Edge,
+    Graph,
+    Nics,
+    Node,
+    NvLink,
+    Pcie,
+    Topology,
+    Vertex,
+)
+
+MAX_BYTES = 4_000_000
+
+
+class Imported(NamedTuple):
+    """Topology YAML and what had to be assumed."""
+
+    yaml: str
+    assumed: tuple[str, ...]
+
+
+@dataclass
+class Nic:
+    """A NIC: where it hangs, its rate where the file says it, GPUDirect."""
+
+    host: str
+    rate: float | None = None  # [B/s]
+    gpudirect: bool = True
+
+
+@dataclass
+class Host:
+    """One node as read. Hosts are named "cpu0", "pcie3"; a switch hangs on a host too."""
+
+    sockets: int = 1
+    switches: list[str] = field(default_factory=list)  # host of each switch
+    gpus: list[str] = field(default_factory=list)  # host of each GPU
+    nics: list[Nic] = field(default_factory=list)
+    nvlinks: dict[tuple[int, int], int] = field(default_factory=dict)  # i < j: links
+    nvswitch_links: int = 0  # links of every GPU into NVSwitches; 0: none
+    vendor: str = ""
+    model: int | None = None
+    generation: int | None = None  # PCIe; None: the file doesn't say
+    lanes: int = 16
+    assumed: list[str] = field(default_factory=list)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Contents of a file that may be anything."""
+    source = str(path)
+    try:
+        if not path.is_file():
+            reason = "is a directory" if path.is_dir() else "no such file"
+            raise InputError.single(source, reason)
+        if path.stat().st_size > MAX_BYTES:
+            message = f"{path.stat().st_size} bytes; a topology has at most {MAX_BYTES}"
+            raise InputError.single(source, message)
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError.single(source, f"cannot read: {error.strerror}") from error
+
+
+def import_topology(
+    path: Path,
+    gpu: str,
+    nic_rate: str | None = None,
+    name: str | None = None,
+    all_nics: bool = False,
+) -> Imported:
+    """Read a topology file of another tool.
+
+    Parameters
+    ----------
+    path : Path
+        Output of ``nvidia-smi topo -m``, or an NCCL topology XML.
+    gpu : str
+        Catalogue name of its GPUs.
+    nic_rate : str, optional
+        Rate of one NIC with its unit. Without it NICs of unknown rate are left out.
+    name : str, optional
+        Name of the topology; the file's stem by default.
+    all_nics : bool
+        Keep NICs that no GPU is beside, though other NICs are.
+
+    Returns
+    -------
+    Imported
+        YAML that the loader reads, and what was assumed.
+
+    Raises
+    ------
+    InputError
+        If the file is none of these, says too little, or contradicts itself.
+    """
+    from sim.interop import nccl_xml, nvidia_smi
+
+    source = str(path)
+    spec = catalogue.gpu(gpu)
+    if spec is None:
+        names = ", ".join(catalogue.gpu_names())
+        option = "--gpu"
+        raise InputError.single(option, f"no GPU {gpu!r} in the catalogue; there are {names}")
+    rate = None
+    if nic_rate is not None:
+        try:
+            rate = units.parse(nic_rate, "B/s")
+        except units.UnitError as error:
+            option = "--nic"
+            raise InputError.single(option, str(error)) from error
+    data = read_bytes(path)
+    if not data.strip():
+        raise InputError.single(source, "is empty")
+    if data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        host = nccl_xml.read(data, source, spec)
+    else:
+        host = nvidia_smi.read(data, source, spec)
+    _choose_nics(host, rate, all_nics)
+    return write(host, spec, text_name(name or path.stem))
+
+
+def text_name(name: str) -> str:
+    """Name of a topology from a file's name."""
+    return name.strip() or "imported"
+
+
+def _choose_nics(host: Host, rate: float | None, all_nics: bool) -> None:
+    gpu_hosts = set(host.gpus)
+    near = [n for n in host.nics if n.host.startswith("pcie") and n.host in gpu_hosts]
+    if near and len(near) < len(host.nics) and not all_nics:
+        left = len(host.nics) - len(near)
+        host.assumed.append(
+            f"{left} of {len(host.nics)} NICs left out: no GPU is beside them, so storage or "
+            "management (--all-nics keeps them)"
+        )
+        host.nics = near
+    for nic in host.nics:
+        nic.rate = rate if rate is not None else nic.rate
+    unknown = sum(n.rate is None for n in host.nics)
+    if unknown:
+        host.assumed.append(f"{unknown} NICs left out: their rate isn't said (--nic gives it)")
+        host.nics = [n for n in host.nics if n.rate is not None]
+
+
+def write(host: Host, gpu: Gpu, name: str) -> Imported:
+    """Write a host as shorthand where that says the same, else as a graph."""
+    if host.generation is None:
+        host.generation = gpu.pcie_generation
+        host.assumed.append(f"PCIe generation {host.generation}, the GPU's")
+    elif host.generation < gpu.pcie_generation:
+        host.assumed.append(
+            f"PCIe generation {host.generation}, as the file says; the GPU can do "
+            f"{gpu.pcie_generation}"
+        )
+    host.generation = min(host.generation, gpu.pcie_generation)
+    interconnect = _interconnect(host)
+    graph = _graph(host, gpu, interconnect)
+    explicit = Topology(name=name, gpu=gpu, graph=graph)
+    node = _shorthand(host, gpu, interconnect)
+    if node is not None and _same(shape_of(node), parts_of(explicit, graph).shapes[0]):
+        host.assumed.append("storage, memory and the network between nodes: the defaults")
+        return Imported(_shorthand_yaml(name, node), tuple(host.assumed))
+    return Imported(_graph_yaml(name, gpu, graph), tuple(host.assumed))
+
+
+def _interconnect(host: Host) -> float:
+    table = constants()["cpu_interconnect"]
+    if not host.vendor:
+        # Sapphire Rapids brought PCIe 5; Skylake's value stood for its predecessors
+        model = "143" if (host.generation or 0) >= 5 else "85"
+        rate = float(table["intel"][model])
+        if host.sockets > 1:
+            host.assumed.append(f"an Intel host, {units.show(rate, 'B/s')} between sockets")
+        return rate
+    found = table[host.vendor]
+    if isinstance(found, dict):
+        found = found.get(str(host.model), found["default"])
+    return float(found)
+
+
+def _graph(host: Host, gpu: Gpu, interconnect: float) -> Graph:
+    _, pcie = pcie_rates(host.generation or gpu.pcie_generation, host.lanes)
+    vendor = host.vendor or None
+    vertices = [
+        *(Vertex(id=f"gpu{i}", kind="gpu") for i in range(len(host.gpus))),
+        *(
+            Vertex.model_validate({"id": f"cpu{i}", "kind": "cpu", "vendor": vendor})
+            for i in range(host.sockets)
+        ),
+        *(Vertex(id=f"pcie{i}", kind="pcie-switch") for i in range(len(host.switches))),
+        *(
+            Vertex(id=f"nic{i}", kind="nic", rail=i, gpudirect=n.gpudirect)
+            for i, n in enumerate(host.nics)
+        ),
+    ]
+    hangs = [
+        *((f"pcie{i}", place) for i, place in enumerate(host.switches)),
+        *((f"gpu{i}", place) for i, place in enumerate(host.gpus)),
+        *((f"nic{i}", n.host) for i, n in enumerate(host.nics)),
+    ]
+    edges = [Edge(source=a, target=b, kind="pcie", bandwidth=pcie) for a, b in hangs]
+    edges += [
+        Edge(source=f"cpu{i}", target=f"cpu{j}", kind="cpu", bandwidth=interconnect)
+        for i in range(host.sockets)
+        for j in range(i + 1, host.sockets)
+    ]
+    if host.nvlinks or host.nvswitch_links:
+        generation = gpu.nvlink_generation or 3
+        _, one = nvlink_rates(NvLink(generation=generation, links_per_gpu=1), gpu)
+        if host.nvswitch_links:
+            vertices.append(Vertex(id="nvswitch", kind="nvswitch"))
+            wide = host.nvswitch_links * one
+            edges += [
+                Edge(source=f"gpu{i}", target="nvswitch", kind="nvlink", bandwidth=wide)
+                for i in range(len(host.gpus))
+            ]
+        edges += [
+            Edge(source=f"gpu{i}", target=f"gpu{j}", kind="nvlink", bandwidth=count * one)
+            for (i, j), count in sorted(host.nvlinks.items())
+        ]
+    return Graph(vertices=tuple(vertices), edges=tuple(edges))
+
+
+def _shorthand(host: Host, gpu: Gpu, interconnect: float) -> Node | None:
+    """The shorthand that might say the same; None where none can."""
+    sayable, nvlink = _nvlink(host, gpu)
+    rates = {n.rate for n in host.nics}
+    if not sayable or len(rates) > 1 or len({n.gpudirect for n in host.nics}) > 1:
+        return None
+    on_cpu = [g.startswith("cpu") for g in host.gpus]
+    if any(on_cpu) and not all(on_cpu):
+        return None
+    per_switch = 0 if all(on_cpu) else -(-len(host.gpus) // len(set(host.gpus)))
+    beside = [n.host for n in host.nics if n.host in set(host.gpus) and not all(on_cpu)]
+    per_nic = max((beside.count(s) for s in set(beside)), default=0)
+    nics = None
+    if host.nics:
+        rate, direct = host.nics[0].rate or 0.0, host.nics[0].gpudirect
+        nics = Nics(count=len(host.nics), rate=rate, gpudirect=direct)
+    pcie = {
+        "generation": host.generation,
+        "lanes": host.lanes,
+        "gpus_per_switch": per_switch,
+        "nics_per_switch": per_nic,
+    }
+    cpu = {"sockets": host.sockets, "interconnect": interconnect, "vendor": host.vendor or "intel"}
+    return Node(
+        gpu=gpu,
+        gpus=len(host.gpus),
+        nvlink=nvlink,
+        pcie=Pcie.model_validate(pcie),
+        cpu=Cpu.model_validate(cpu),
+        nics=nics,
+    )
+
+
+def _nvlink(host: Host, gpu: Gpu) -> tuple[bool, NvLink | None]:
+    """Whether shorthand can say the NVLinks, and how."""
+    generation, n = gpu.nvlink_generation, len(host.gpus)
+    if host.nvswitch_links and generation is not None:
+        links = host.nvswitch_links
+        return True, NvLink(generation=generation, links_per_gpu=links, fabric="nvswitch")
+    if not host.nvlinks:
+        return True, None
+    counts = set(host.nvlinks.values())
+    if generation is None or len(counts) > 1:
+        return False, None
+    count = counts.pop()
+    if sorted(host.nvlinks) == [(i, i + 1) for i in range(0, n - 1, 2)]:
+        return True, NvLink(generation=generation, links_per_gpu=count, fabric="pairs")
+    if len(host.nvlinks) == n * (n - 1) // 2:
+        each = count * (n - 1)
+        return True, NvLink(generation=generation, links_per_gpu=each, fabric="mesh")
+    return False, None
+
+
+def _same(a: Shape, b: Shape) -> bool:
+    """Whether two nodes have equal path classes between all GPUs and NICs."""
+
+    def table(shape: Shape) -> list[list[str]]:
+        nics = [v for v, kind in enumerate(shape.kinds) if kind == "nic"]
+        rows = []
+        for i, g in enumerate(shape.gpus):
+            row = [paths.printed_class(shape, i, j) for j in range(len(shape.gpus))]
+            row += [paths.host_class(shape, g, h) or "" for h in (*shape.gpus, *nics)]
+            # a switch with one GPU under it is a root port by another name
+            rows.append(["PHB" if c == "NODE" else c for c in row])
+        return rows
+
+    def switches(shape: Shape) -> int:
+        used = [
+            v
+            for v, kind in enumerate(shape.kinds)
+            if kind == "pcie-switch" and sum(e.head == v for e in shape.links) > 2
+        ]
+        return len(used)
+
+    return table(a) == table(b) and switches(a) == switches(b)
+
+
+def _shorthand_yaml(name: str, node: Node) -> str:
+    lines = [
+        f"name: {text(name)}",
+        "nodes: 1",
+        "node:",
+        f"  gpu: {text(node.gpu.name)}",
+        f"  gpus: {node.gpus}",
+    ]
+    if node.nvlink is not None:
+        v = node.nvlink
+        lines.append(
+            f"  nvlink: {{generation: {v.generation}, links_per_gpu: {v.links_per_gpu}, "
+            f"fabric: {v.fabric}}}"
+        )
+    p, c = node.pcie, node.cpu
+    lines.append(
+        f"  pcie: {{generation: {p.generation}, lanes: {p.lanes}, "
+        f"gpus_per_switch: {p.gpus_per_switch}, nics_per_switch: {p.nics_per_switch}}}"
+    )
+    lines.append(
+        f"  cpu: {{sockets: {c.sockets}, interconnect: {units.write(c.interconnect, 'B/s')}, "
+        f"vendor: {c.vendor}}}"
+    )
+    if node.nics is not None:
+        direct = "" if node.nics.gpudirect else ", gpudirect: false"
+        rate = units.write(node.nics.rate, "B/s")
+        lines.append(f"  nics: {{count: {node.nics.count}, rate: {rate}{direct}}}")
+    return "\n".join(lines) + "\n"
+
+
+def _graph_yaml(name: str, gpu: Gpu, graph: Graph) -> str:
+    lines = [f"name: {text(name)}", f"gpu: {text(gpu.name)}", "graph:", "  vertices:"]
+    for v in graph.vertices:
+        more = "" if v.rail is None else f", rail: {v.rail}"
+        more += f", vendor: {v.vendor}" if v.vendor else ""
+        more += "" if v.gpudirect else ", gpudirect: false"
+        lines.append(f"    - {{id: {v.id}, kind: {v.kind}{more}}}")
+    lines.append("  edges:")
+    for e in graph.edges:
+        rate = units.write(e.bandwidth, "B/s")
+        lines.append(
+            f"    - {{source: {e.source}, target: {e.target}, kind: {e.kind}, bandwidth: {rate}}}"
+        )
+    return "\n".join(lines) + "\n"
