@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 FILE = ROOT / "sim/data/constants/nccl_timing.toml"
 HOP = (0.2, 9.0)
 EDGE = (0.0, 0.9)
+SHORT = 16 * 2**20  # only messages below say anything about the latency of a hop
 LINK_BOUNDS = {
     "base_us": ((2.0, 30.0), (8.0, 40.0), (5.0, 40.0)), "hop_us": (HOP, HOP, HOP),
     "efficiency": ((0.2, 0.6), (0.5, 0.94), (0.5, 1.0)),
@@ -67,8 +68,9 @@ class Row:
 
     @property
     def weight(self) -> float:
-        """Large messages matter most, launch latency least."""
-        return 0.5 if self.measured.size < 2**16 else (2.0 if self.measured.size >= 2**27 else 1.0)
+        """Large messages over whole nodes matter most, launch latency least."""
+        size, whole = self.measured.size, 2.0 if self.measured.ranks >= 8 else 1.0
+        return whole * (0.5 if size < 2**16 else (3.0 if size >= 2**28 else 1.0))
 
 
 def cells(table, key, bounds):
@@ -139,11 +141,14 @@ def informed(addresses, rows):
     """Drop constants that no row depends on: protocols not run, NVLS or hops that don't occur."""
     used = {timing.PROTOCOLS.index(r.protocol) for r in rows if not r.algorithm.startswith("nvls")}
     nets = {timing.PROTOCOLS.index(r.protocol) for r in rows}
+    brief = {timing.PROTOCOLS.index(r.protocol) for r in rows if r.measured.size < SHORT}
     multimem = any(r.algorithm == "nvls" for r in rows)
     kept = []
     for address, pair in addresses:
         protocols = nets if address[0] == "network" else used
         if len(address) == 4 and address[3] not in protocols:
+            continue
+        if address[0] == "network" and address[2] == "hop_us" and address[3] not in brief:
             continue
         if address[2].startswith("nvls") and not multimem:
             continue
@@ -189,7 +194,10 @@ def write(table) -> None:
 def main() -> None:
     known = systems()
     kept_out = {name for name, entry in known.items() if {"anomaly", "not_fitted"} & set(entry)}
-    rows = [Row(m) for m in measurements() if m.system not in kept_out]
+    rows = [
+        Row(m) for m in measurements()
+        if m.system not in kept_out and m.size >= known[m.system].get("fitted_from", 0)
+    ]  # fmt: skip
     others = [Row(m) for m in measurements() if "not_fitted" in known[m.system]]
     table = copy.deepcopy(constants("nccl_timing"))
     if "--check" in sys.argv:

@@ -70,6 +70,8 @@ class CollectiveCost:
         The tightest resource; -1 if there is none.
     limit_bytes_per_s, wire_bytes_per_s : float
         Rate of work at which it is full: by effective capacity, and by the data sheet's.
+    network_bound : bool
+        Whether it lies on the way between nodes.
     """
 
     op: str
@@ -84,6 +86,7 @@ class CollectiveCost:
     limit_resource: int
     limit_bytes_per_s: float
     wire_bytes_per_s: float
+    network_bound: bool = False
     _fabric: Fabric | None = field(repr=False, compare=False, default=None)
 
     @property
@@ -205,15 +208,20 @@ def _plan(
     place = int(np.argmin(ratio))
     tightest, rate = int(demand.resource[place]), float(ratio[place])
     wire = float(np.min(fabric.raw[demand.resource] / demand.amount))
-    crosses = KINDS[int(fabric.kind[tightest])] in ("network", "memory") and machine.nodes > 1
+    crosses = machine.nodes > 1 and _between_nodes(KINDS[int(fabric.kind[tightest])], machine)
     alone = duration(machine, op, choice.algorithm, choice.protocol, size, rate, crosses)
     latency = alone.latency_s + _switch_delay(fabric, ranks, machine, op, choice.algorithm)
     return CollectiveCost(
         op, n, choice.algorithm, choice.protocol, choice.channels, size, latency,
         size / alone.transfer_s,
         tuple(zip(demand.resource.tolist(), demand.amount.tolist(), strict=True)),
-        tightest, rate, wire, fabric,
+        tightest, rate, wire, crosses, fabric,
     )  # fmt: skip
+
+
+def _between_nodes(kind: str, machine: Machine) -> bool:
+    """Whether a resource of this kind serves the way between nodes."""
+    return kind == "network" or (kind != "nvlink" and machine.link == "nvlink")
 
 
 def _check(what: str, value: str | None, known: tuple[str, ...]) -> None:
@@ -288,8 +296,8 @@ def communicator(fabric: Fabric, ranks: tuple[int, ...], version: str) -> Machin
         nics=nics,
         nic_rate=rate,
         nic_kind=spec.nics.kind if spec is not None and spec.nics is not None else "infiniband",
-        gpudirect=shape.gpudirect,
-        cpu_vendor=shape.vendor,
+        gpudirect=_gpudirect(fabric),
+        cpu_vendor=shape.vendor or "intel",
         nvls=switched and sharp and gpu.multicast,
         collnet=bool(getattr(fabric.topology.network, "sharp", False)),
         version=parsed,
@@ -307,6 +315,14 @@ def _intra_rate(fabric: Fabric, local: Sequence[int], nvlink: bool) -> float:
     order = fabric.rings(local).orders[0].tolist()
     rates = [fabric.bandwidth(fabric.route(a, b)) for a, b in itertools.pairwise(order)]
     return min(rates)
+
+
+def _gpudirect(fabric: Fabric) -> bool:
+    """Whether NICs read GPU memory themselves, as far as the shorthand says."""
+    spec = fabric.topology.node
+    if spec is None or spec.nics is None:
+        return True
+    return spec.nics.gpudirect and spec.nics.kind != "tcp"
 
 
 def _pcie_generation(fabric: Fabric) -> int:

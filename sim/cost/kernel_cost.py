@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sim.cost.attention import attention_rate, lookup
 from sim.cost.constants import KernelConstants, host_constants, load_constants
 from sim.cost.elementwise import stream_time
-from sim.cost.gemm import MEMORY_SATURATION, effective_waves, gemm_times
+from sim.cost.gemm import MEMORY_SATURATION, effective_waves, gemm_times, soft_max
 from sim.cost.power import clock_factor, power_watts
 from sim.model.kernels import Kernel
 from sim.model.unroll import Templates
@@ -21,6 +21,7 @@ from sim.spec.gpu import Gpu
 F8 = npt.NDArray[np.float64]
 I4 = npt.NDArray[np.int32]
 
+CURVE_QUANTISATION = 0.6  # loss of a last, partly filled wave; see `rate_by_units`
 ATTENTION_INTENSITY = 0.6  # tensor-core activity of a fused attention kernel beside a dense product
 GEMM_BYTES = {"fp32": 4.0, "tf32": 4.0, "fp8": 1.0}
 
@@ -135,7 +136,7 @@ class CostModel:
         return self.host.backward_s * kernel.count
 
     def curves(self) -> F8:
-        """Relative rates by SMs left, (n_curves, SMs + 1): 1 with all of them, row 0 units as with one."""
+        """Relative rates by SMs left, (n_curves, SMs + 1), 1 with all of them."""
         if not self._curves:
             return np.ones((0, self.gpu.sms + 1))
         if len(self._stacked) != len(self._curves):
@@ -257,37 +258,39 @@ class CostModel:
         )
 
     def _curve(self, cost: Cost) -> int:
-        """Row of the curve of a kernel; equal curves are shared."""
-        total = cost.compute_s + cost.memory_s
-        bound = 1.0 if total == 0 else round(min(1.0, cost.compute_s / total * 2), 2)
+        """Row of the curve of a kernel; curves of like kernels are shared.
+
+        A curve follows from its rounded key alone, never from which kernel asked first: results
+        must not depend on what a process has priced before.
+        """
+        sms = self.gpu.sms
         blocks = cost.blocks
-        if blocks > 8 * self.gpu.sms:  # many waves: their number hardly matters any more
-            blocks = self.gpu.sms * min(round(blocks / self.gpu.sms / 4) * 4.0, 64.0)
-        key = (
-            bound if cost.compute_s else 0.0,
-            blocks if cost.compute_s else 0.0,
-            round(cost.fixed_s / cost.time_s, 1),
+        if blocks > 8 * sms:  # many waves: their number hardly matters any more
+            blocks = sms * min(round(blocks / sms / 4) * 4.0, 64.0)
+        compute, memory, fixed = (
+            round(part / cost.time_s * 20) / 20
+            for part in (cost.compute_s, cost.memory_s, cost.fixed_s)
         )
+        key = (compute, memory, fixed, blocks if compute else 0.0)
         row = self._curve_of.get(key)
         if row is None:
             row = self._curve_of[key] = len(self._curves)
-            self._curves.append(
-                rate_by_units(cost, self.gpu.sms, self.constants.gemm["bf16"].quantisation)
-            )
+            self._curves.append(rate_by_units(*key, sms))
         return row
 
 
-def rate_by_units(cost: Cost, sms: int, quantisation: float) -> F8:
+def rate_by_units(compute: float, memory: float, fixed: float, blocks: float, sms: int) -> F8:
     """Relative rate of a kernel when a collective leaves it fewer SMs.
 
     Parameters
     ----------
-    cost : Cost
-        The kernel alone.
+    compute, memory, fixed : float
+        Compute, memory and fixed time of the kernel alone, as shares of its duration; compute and
+        memory overlap. [1]
+    blocks : float
+        Thread blocks, run in waves on the SMs.
     sms : int
         All SMs.
-    quantisation : float
-        Loss of a last, partly filled wave.
 
     Returns
     -------
@@ -300,17 +303,18 @@ def rate_by_units(cost: Cost, sms: int, quantisation: float) -> F8:
     fewer than MEMORY_SATURATION of the SMs are left, from where it scales with 1/u; launch and
     tail stay. Rate = t(all)/t(u).
 
-    Source: waves' = ceil(tiles/(SMs - channels)), NVIDIA forum 337991 (132 tiles beside 24
-    channels take twice as long); HBM saturates with less than half of the SMs (Volkov 2016).
+    Source: waves' = ceil(tiles/(SMs - channels)): 132 tiles beside 24 channels take 1.7 times as
+    long on an H100 (NVIDIA forum 337991), which gives CURVE_QUANTISATION; HBM saturates with less
+    than half of the SMs.
     """
     u = np.maximum(np.arange(sms + 1, dtype=float), 1.0)
-    memory = cost.memory_s * np.maximum(1.0, MEMORY_SATURATION * sms / u)
-    compute = np.zeros_like(u)
-    if cost.compute_s > 0:
-        full = float(effective_waves(np.array([cost.blocks / sms]), quantisation)[0])
-        compute = cost.compute_s * effective_waves(cost.blocks / u, quantisation) / full
-    time = cost.fixed_s + (compute**4 + memory**4) ** 0.25
-    return np.asarray(time[-1] / time)
+    slowed = memory * np.maximum(1.0, MEMORY_SATURATION * sms / u)
+    waves = np.zeros_like(u)
+    if compute > 0:
+        full = float(effective_waves(np.array([blocks / sms]), CURVE_QUANTISATION)[0])
+        waves = compute * effective_waves(blocks / u, CURVE_QUANTISATION) / full
+    time = fixed + soft_max(waves, slowed)
+    return np.ones_like(u) if time[-1] == 0 else np.minimum(time[-1] / time, 1.0)
 
 
 @lru_cache(maxsize=16)

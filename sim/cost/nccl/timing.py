@@ -29,25 +29,19 @@ class Duration(NamedTuple):
     transfer_s: float  # S / bound
 
 
-def link_constants(machine: Machine, table: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Constants of the links inside a node."""
-    links: Mapping[str, Any] = table["links"]
-    key = f"{machine.link}{machine.link_generation}"
-    if key in links:
-        return dict(links[key])
-    kind = [name for name in links if name.startswith(machine.link)]
-    nearest = min(
-        kind, key=lambda name: abs(int(name[len(machine.link) :]) - machine.link_generation)
-    )
-    return dict(links[nearest])
+def link_key(machine: Machine, table: Mapping[str, Any]) -> str:
+    """Row of ``links`` for the links inside a node: own generation, or the nearest of the kind."""
+    skip, wanted = len(machine.link), machine.link_generation
+    kind: list[str] = [name for name in table["links"] if name.startswith(machine.link)]
+    return min(kind, key=lambda name: abs(int(name[skip:]) - wanted))
 
 
-def network_constants(machine: Machine, table: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Constants of the network between nodes."""
-    row: Mapping[str, Any] = table["network"][machine.nic_kind]
-    if machine.nic_kind == "efa" and machine.nic_rate <= 12.6e9 and machine.generation == "ampere":
-        row = table["network"]["efa1"]
-    return row
+def network_key(machine: Machine) -> str:
+    """Row of ``network``: by kind of NIC; the 100 Gb/s EFA of A100 machines has its own."""
+    if machine.nic_kind in ("infiniband", "roce"):  # one NCCL plugin
+        return "rdma"
+    first_efa = machine.nic_kind == "efa" and machine.generation in ("volta", "ampere")
+    return "efa1" if first_efa else machine.nic_kind
 
 
 def hops(machine: Machine, op: str, algorithm: str) -> tuple[float, float]:
@@ -106,25 +100,26 @@ def duration(
     """
     table = table if table is not None else constants("nccl_timing")
     place = PROTOCOLS.index(protocol)
-    link = link_constants(machine, table)
+    link = table["links"][link_key(machine, table)]
     intra, between = hops(machine, op, algorithm)
     multimem = algorithm in ("nvls", "nvls_tree")
     latency = link["nvls_base_us"] if multimem else link["base_us"][place]
     latency += intra * link["hop_us"][place]
     if algorithm == "p2p":
         latency += table["p2p_peer_us"] * ((machine.ranks - 1) if op == "all_to_all" else 1)
-    efficiency = link["nvls_efficiency"] if multimem else link["efficiency"][place]
+    efficiency: float = link["nvls_efficiency"] if multimem else link["efficiency"][place]
     ramp, ramp_time = _ramp(link, place, multimem)
     if between:
-        network = network_constants(machine, table)
+        network = table["network"][network_key(machine)]
         latency += between * network["hop_us"][place]
         if network_bound:
             efficiency = network["efficiency"][place]
-        ramp += network["ramp_us"] if place == 2 else 0.0
-        ramp_time = max(ramp_time, network["ramp_time_us"])
+        if place == 2:  # the network's ramp is longer; it hides that of the node
+            passes = 2 if op == "all_reduce" else 1
+            ramp, ramp_time = passes * network["ramp_us"], network["ramp_time_us"]
     ideal = size / rate * 1e6
     edge = 0.0
-    if algorithm == "ring" and not network_bound:
+    if algorithm == "ring" and machine.link == "nvlink" and not network_bound:
         edge = table["edge"][op] / max(ring_steps(machine.ranks, op), 1)
     transfer = ideal * (1.0 + edge) / efficiency + ramp * ideal / (ideal + ramp_time)
     return Duration(latency * 1e-6, transfer * 1e-6)

@@ -235,10 +235,11 @@ def available(machine: Machine, op: str) -> list[tuple[str, int]]:
 
 
 def ll128_allowed(machine: Machine) -> bool:
-    """LL128 needs NVLink in the node and GPUDirect behind it, from Volta on."""
+    """LL128 needs NVLink in the node, GPUDirect behind it, and a network that keeps 128 B whole."""
     if machine.local_ranks > 1 and machine.link != "nvlink":
         return False
-    return machine.nodes == 1 or machine.gpudirect
+    ordered = machine.nic_kind in ("infiniband", "roce")
+    return machine.nodes == 1 or (machine.gpudirect and ordered)
 
 
 @functools.lru_cache(maxsize=65536)

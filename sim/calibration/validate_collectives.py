@@ -1,0 +1,213 @@
+"""Predicted against measured collectives: errors by machine, operation and size.
+
+    report = validate_collectives()
+    report.groups       # machine, operation, band of sizes: points, median and p90 of |error|
+    report.misses       # the worst points
+    report.anomalies    # what is kept out, and why
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import statistics
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources as package
+from typing import Any, NamedTuple
+
+from sim.cost.collectives import CollectiveCost, bus_factor, plan_collective
+from sim.fabric.compiled import Fabric, compile_fabric
+from sim.spec.loader import load_topology
+from sim.units import GIB, KIB, MIB
+
+BANDS: tuple[tuple[str, float, float], ...] = (
+    ("< 64 KiB", 0.0, 64 * KIB),
+    ("64 KiB - 1 MiB", 64 * KIB, MIB),
+    ("1 - 16 MiB", MIB, 16 * MIB),
+    ("16 - 256 MiB", 16 * MIB, 256 * MIB),
+    (">= 256 MiB", 256 * MIB, float("inf")),
+)
+SHOWN_FROM = 64 * KIB  # sizes below are launch latency; they stay in the table, not in the misses
+MISS = 0.25
+
+
+class Measurement(NamedTuple):
+    """One published figure."""
+
+    system: str
+    op: str
+    ranks: int
+    size: float  # total bytes
+    time_s: float
+    nccl: str
+
+
+class Point(NamedTuple):
+    """A figure and what the model says."""
+
+    measured: Measurement
+    predicted: CollectiveCost
+
+    @property
+    def error(self) -> float:
+        """Relative error of the time; positive is too slow."""
+        return self.predicted.time_s / self.measured.time_s - 1.0
+
+    @property
+    def measured_busbw(self) -> float:
+        """Measured bus bandwidth. [B/s]"""
+        m = self.measured
+        return m.size / m.time_s * bus_factor(m.op, m.ranks)
+
+
+class Group(NamedTuple):
+    """Errors of one machine, operation and band of sizes."""
+
+    system: str
+    op: str
+    band: str
+    points: int
+    bias: float  # median of the error
+    median: float  # of |error|
+    p90: float
+    worst: float
+
+
+class Report(NamedTuple):
+    """All of it."""
+
+    points: tuple[Point, ...]
+    groups: tuple[Group, ...]
+    misses: tuple[Point, ...]
+    anomalies: tuple[tuple[str, int, str], ...]  # system, rows, reason
+
+
+@functools.cache
+def systems() -> Mapping[str, Mapping[str, Any]]:
+    """Machines of the measurements, by name."""
+    path = package.files("sim.data").joinpath("measured/collectives.toml")
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    default = table.pop("default_nccl")
+    return {name: {"nccl": default, **entry} for name, entry in table.items()}
+
+
+@functools.cache
+def measurements() -> tuple[Measurement, ...]:
+    """All published figures, out of place where both are given."""
+    path = package.files("sim.data").joinpath("measured/collectives.csv")
+    known = systems()
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            time = float(row["time_us"] or row["in_place_time_us"]) * 1e-6
+            nccl = row["nccl"] or known[row["system"]]["nccl"]
+            rows.append(
+                Measurement(
+                    row["system"], row["op"], int(row["ranks"]), float(row["bytes"]), time, nccl
+                )
+            )
+    return tuple(rows)
+
+
+@functools.cache
+def fabric_of(system: str) -> Fabric:
+    """The machine a figure was measured on."""
+    entry = systems()[system]
+    if "same_as" in entry:
+        return fabric_of(entry["same_as"])
+    keys = {"name": system, "nodes": entry.get("nodes", 1), "node": entry["topology"]}
+    return compile_fabric(load_topology(keys))
+
+
+def predict(measured: Measurement) -> Point:
+    """What the model says about one figure."""
+    cost = plan_collective(
+        fabric_of(measured.system), measured.op, range(measured.ranks), measured.size,
+        measured.nccl, algorithm=systems()[measured.system].get("algorithm"),
+    )  # fmt: skip
+    return Point(measured, cost)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Empirical quantile, by the nearest rank above."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def summarise(points: Iterable[Point]) -> tuple[Group, ...]:
+    """Errors by machine, operation and band."""
+    cells: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for point in points:
+        m = point.measured
+        band = next(name for name, low, high in BANDS if low <= m.size < high)
+        cells[m.system, m.op, band].append(point.error)
+    groups = []
+    order = {name: i for i, (name, _, _) in enumerate(BANDS)}
+    for (system, op, band), errors in sorted(
+        cells.items(), key=lambda item: (item[0][0], item[0][1], order[item[0][2]])
+    ):
+        absolute = [abs(e) for e in errors]
+        groups.append(
+            Group(
+                system, op, band, len(errors), statistics.median(errors),
+                statistics.median(absolute), quantile(absolute, 0.9), max(absolute),
+            )
+        )  # fmt: skip
+    return tuple(groups)
+
+
+def validate_collectives() -> Report:
+    """Compare every published figure with the model.
+
+    Returns
+    -------
+    Report
+        Anomalous machines are listed with the reason and left out of the errors.
+    """
+    known = systems()
+    points, left_out = [], defaultdict(int)
+    for measured in measurements():
+        if "anomaly" in known[measured.system]:
+            left_out[measured.system] += 1
+        else:
+            points.append(predict(measured))
+    misses = [p for p in points if abs(p.error) > MISS and p.measured.size >= SHOWN_FROM]
+    misses.sort(key=lambda p: -abs(p.error))
+    return Report(
+        tuple(points), summarise(points), tuple(misses),
+        tuple((name, rows, str(known[name]["anomaly"])) for name, rows in sorted(left_out.items())),
+    )  # fmt: skip
+
+
+def size_text(size: float) -> str:
+    """Size as nccl-tests' arguments are written: 64K, 256M, 8G."""
+    for unit, letter in ((GIB, "G"), (MIB, "M"), (KIB, "K")):
+        if size >= unit and size % unit == 0:
+            return f"{int(size // unit)}{letter}"
+    return f"{size / MIB:.4g}M" if size >= MIB else f"{int(size)}"
+
+
+def table(report: Report, misses: int = 30) -> str:
+    """Render the report as Markdown: by machine and operation, then misses, then anomalies."""
+    lines = [
+        "| machine | operation | sizes | points | bias % | median % | p90 % | worst % |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for g in report.groups:
+        figures = " | ".join(f"{100 * x:.1f}" for x in (g.bias, g.median, g.p90, g.worst))
+        lines.append(f"| {g.system} | {g.op} | {g.band} | {g.points} | {figures} |")
+    lines += ["", f"Misses: {len(report.misses)} of {len(report.points)} points off by more than "
+              f"{MISS:.0%} from {size_text(SHOWN_FROM)} up; the worst {misses}:", ""]  # fmt: skip
+    lines += ["| machine | operation | GPUs | size | measured us | model us | error % | runs as |",
+              "|---|---|---:|---:|---:|---:|---:|---|"]  # fmt: skip
+    for p in report.misses[:misses]:
+        m, c = p.measured, p.predicted
+        lines.append(
+            f"| {m.system} | {m.op} | {m.ranks} | {size_text(m.size)} | {m.time_s * 1e6:.1f} "
+            f"| {c.time_s * 1e6:.1f} | {100 * p.error:+.0f} | {c.algorithm} {c.protocol} |"
+        )
+    lines += ["", "Left out:", ""]
+    lines += [f"- {name}, {rows} rows: {reason}" for name, rows, reason in report.anomalies]
+    return "\n".join(lines)
