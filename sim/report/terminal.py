@@ -198,8 +198,20 @@ def _notes(result: Result) -> list[str]:
         f"  ! {w.code} {w.message}" + (f" ({w.hint})" if w.hint else "") for w in result.warnings
     ]
     if result.assumptions:
-        lines.append("  Assumed: " + ", ".join(result.assumptions))
+        lines.append(
+            f"  {len(result.assumptions)} keys took defaults (--format json lists them), among them "
+            + ", ".join(_telling(result.assumptions))
+        )
     return lines
+
+
+_TELLING = ("optimizer_implementation", "loss", "wrap", "reduce_dtype", "torch", "nccl", "clip")
+
+
+def _telling(assumptions: tuple[str, ...]) -> list[str]:
+    """The assumed keys that move the numbers most."""
+    short = [text.split(".", 1)[-1] for text in assumptions]
+    return [t for t in short if t.split(" =")[0].rsplit(".", 1)[-1] in _TELLING]
 
 
 def formatted(result: Result, form: str, *, quiet: bool = False) -> str:

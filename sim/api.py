@@ -1,0 +1,316 @@
+"""`simulate(topology, workload) -> Result`: the whole road in one call."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from sim import __version__
+from sim.fabric import compile_fabric
+from sim.job.plan import JobReport, plan_job
+from sim.model.flops import token_flops
+from sim.model.tree import count_parameters
+from sim.result.bottleneck import classify, rank_fixes
+from sim.result.breakdown import Breakdown
+from sim.result.describe import describe_topology, describe_workload, peak_of
+from sim.result.memory import memory
+from sim.result.result import Memory, Message, Result, Scaling, ScalingPoint, Step, Throughput
+from sim.result.step import StepOutcome, run_step
+from sim.spec.loader import Argument, load
+from sim.spec.notes import Notes
+from sim.spec.topology import Topology
+from sim.spec.workload import Workload
+
+CURVE_NODES = (1, 2, 4, 8)
+
+
+def simulate(
+    topology: Argument,
+    workload: Argument,
+    *,
+    overrides: Iterable[str] = (),
+    engine: str = "auto",
+    level: str = "folded",
+    scaling: bool = True,
+    fixes: bool = True,
+) -> Result:
+    """Predict one training job on one machine.
+
+    Parameters
+    ----------
+    topology, workload : path, catalogue name, mapping of the YAML's keys, or spec
+        Machine and job.
+    overrides : iterable of str
+        ``key=value`` as for ``--set``.
+    engine : str
+        ``auto | reference | python | compiled``; all give the same times.
+    level : str
+        ``folded`` or ``ranks``.
+    scaling : bool
+        Also simulate 1, 2, 4 and 8 nodes.
+    fixes : bool
+        Also simulate changes worth trying.
+
+    Returns
+    -------
+    Result
+        An infeasible job gets a full result with ``memory.fits`` false.
+
+    Raises
+    ------
+    InputError
+        All faults of both inputs.
+    """
+    loaded = load(topology, workload, overrides)
+    return assemble(
+        loaded.topology, loaded.workload, loaded.notes, engine=engine, level=level,
+        scaling=scaling, fixes=fixes,
+    )  # fmt: skip
+
+
+def assemble(
+    topology: Topology,
+    workload: Workload,
+    notes: Notes | None = None,
+    *,
+    engine: str = "auto",
+    level: str = "folded",
+    scaling: bool = True,
+    fixes: bool = True,
+) -> Result:
+    """Simulate checked specs and put the Result together."""
+    outcome = run_step(topology, workload, engine=engine, level=level)
+    step = step_section(outcome.breakdown)
+    memory = memory_section(topology, workload)
+    bottleneck = classify(step, memory)
+    throughput = throughput_section(topology, workload, step.time_s)
+    if fixes:
+        found = rank_fixes(
+            topology, workload, memory.fits, 1.0 / throughput.tokens_per_s, _evaluate
+        )
+        bottleneck = type(bottleneck)(
+            bottleneck.kind, bottleneck.share, bottleneck.explanation, found
+        )
+    curve = _scaling(topology, workload, outcome, memory.fits, engine) if scaling else None
+    counts = count_parameters(workload.model, workload.method)
+    job = _job(topology, workload, step, counts.trainable, counts.total)
+    gpu = peak_of(topology, workload)
+    return Result(
+        topology=describe_topology(topology),
+        workload=describe_workload(workload, topology.world_size, counts.total),
+        step=step,
+        throughput=throughput,
+        scaling=curve or Scaling("weak", topology.world_size, 1.0, ()),
+        memory=memory,
+        job=_job_section(job),
+        cost=_cost_section(job),
+        energy=_energy_section(job),
+        bottleneck=bottleneck,
+        uncertainty={},
+        warnings=tuple(Message(*w) for w in notes.warnings) if notes else (),
+        assumptions=notes.assumptions() if notes else (),
+        provenance={
+            "attention_flops": "counted in full (not halved for the causal mask)",
+            "peak": f"{gpu.dtype} dense, {gpu.gpu} datasheet",
+            **{f"fallback {i}": text for i, text in enumerate(outcome.priced.fallbacks)},
+        },
+        inputs_hash=inputs_hash(topology, workload),
+        model_version=__version__,
+    )
+
+
+def inputs_hash(topology: Topology, workload: Workload) -> str:
+    """SHA-256 of the two specs, resolved; equal inputs give equal hashes."""
+    text = json.dumps(
+        [topology.model_dump(mode="json"), workload.model_dump(mode="json")], sort_keys=True
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def step_section(b: Breakdown) -> Step:
+    """The step as the document shows it; `breakdown` adds up to the time."""
+    parts = {**b.kernels, "exposed_communication": b.exposed_s, "copies": b.copy_s}
+    parts["host"] = b.time_s - sum(parts.values())
+    return Step(
+        time_s=b.time_s,
+        compute_s=b.compute_s,
+        communication_s=b.communication_s,
+        exposed_communication_s=b.exposed_s,
+        optimizer_s=b.kernels.get("optimizer", 0.0),
+        host_s=b.host_s,
+        overlap_slowdown_s=b.slowdown_s,
+        breakdown=parts,
+        exposed=b.exposed,
+        collectives=b.collectives,
+    )
+
+
+def memory_section(topology: Topology, workload: Workload) -> Memory:
+    """Bytes per GPU as the document shows them."""
+    report = memory(topology, workload)
+    return Memory(
+        peak_allocated_bytes=report.peak_allocated_bytes,
+        peak_reserved_bytes=report.peak_reserved_bytes,
+        capacity_bytes=report.capacity_bytes,
+        fits=report.fits,
+        peak_moment=report.peak_moment,
+        by_category=report.terms,
+        by_moment=report.by_moment,
+        host_bytes_per_node=report.host_bytes,
+    )
+
+
+def throughput_section(topology: Topology, workload: Workload, step_s: float) -> Throughput:
+    """Rates of the job on all its GPUs."""
+    world = topology.world_size
+    tokens = tokens_per_step(topology, workload)
+    flops = token_flops(
+        workload.model, workload.sequence_length, workload.method,
+        workload.activation_checkpointing,
+    )  # fmt: skip
+    peak = peak_of(topology, workload)
+    per_gpu = tokens / step_s / world
+    return Throughput(
+        tokens_per_s=tokens / step_s,
+        tokens_per_s_per_gpu=per_gpu,
+        tflops_per_gpu=per_gpu * flops.model / 1e12,
+        mfu=per_gpu * flops.model / peak.flops_per_s,
+        hfu=per_gpu * flops.hardware / peak.flops_per_s,
+        peak_flops_per_s=peak.flops_per_s,
+        peak_dtype=peak.dtype,
+        model_flops_per_step=flops.model * tokens,
+        hardware_flops_per_step=flops.hardware * tokens,
+    )
+
+
+def tokens_per_step(topology: Topology, workload: Workload) -> float:
+    """Tokens of the global batch."""
+    ranks = topology.world_size // workload.parallelism.context_parallel
+    per_rank = workload.micro_batch * workload.gradient_accumulation * workload.sequence_length
+    return float(per_rank * ranks)
+
+
+def at_nodes(
+    topology: Topology, workload: Workload, nodes: int
+) -> tuple[Topology, Workload] | None:
+    """The same job per GPU on another number of nodes; None where its groups do not divide."""
+    p = workload.parallelism
+    moved = topology.model_copy(update={"nodes": nodes})
+    world = moved.world_size
+    replicate, shard = p.replicate, p.shard
+    if shard is not None:
+        replicate = world // shard
+        if replicate * shard != world:
+            return None
+    elif replicate > 1:
+        # groups keep their size, so there are more or fewer of them
+        size = topology.world_size // replicate
+        replicate = max(1, world // size)
+    if replicate > 1 and world % replicate:
+        return None
+    if world % p.context_parallel:
+        return None
+    update = {"parallelism": p.model_copy(update={"replicate": replicate})}
+    return moved, workload.model_copy(update=update)
+
+
+def _scaling(
+    topology: Topology, workload: Workload, own: StepOutcome, own_fits: bool, engine: str
+) -> Scaling | None:
+    if topology.graph is not None:
+        return None
+    points: dict[int, tuple[Topology, Workload, Breakdown, bool]] = {}
+    for nodes in sorted({*CURVE_NODES, topology.nodes}):
+        moved = at_nodes(topology, workload, nodes)
+        if moved is None:
+            continue
+        if nodes == topology.nodes:
+            points[nodes] = (*moved, own.breakdown, own_fits)
+            continue
+        breakdown = run_step(*moved, engine=engine).breakdown
+        points[nodes] = (*moved, breakdown, memory_section(*moved).fits)
+    fitting = [n for n, point in points.items() if point[3]]
+    base = min(fitting or points)
+    base_top, base_job, base_step, _ = points[base]
+    base_rate = tokens_per_step(base_top, base_job) / base_step.time_s / base_top.world_size
+    curve = []
+    for nodes, (top, job, b, fits) in points.items():
+        tokens = tokens_per_step(top, job)
+        rate = tokens / b.time_s / top.world_size
+        free = tokens / (b.time_s - b.exposed_s) / top.world_size
+        curve.append(
+            ScalingPoint(
+                nodes=nodes,
+                gpus=top.world_size,
+                step_time_s=b.time_s,
+                tokens_per_s=tokens / b.time_s,
+                efficiency=rate / base_rate,
+                ideal_efficiency=free / base_rate,
+                exposed_communication_s=b.exposed_s,
+                fits=fits,
+            )
+        )
+    mine = next(p.efficiency for p in curve if p.nodes == topology.nodes)
+    return Scaling("weak", base_top.world_size, mine, tuple(curve))
+
+
+def _evaluate(topology: Topology, workload: Workload) -> tuple[float, float, bool]:
+    """Seconds per token, reserved bytes and verdict of a candidate."""
+    seconds = run_step(topology, workload).time_s / tokens_per_step(topology, workload)
+    memory = memory_section(topology, workload)
+    return seconds, memory.peak_reserved_bytes, memory.fits
+
+
+def _job(
+    topology: Topology, workload: Workload, step: Step, trainable: int, total: int
+) -> JobReport | None:
+    fabric = compile_fabric(topology)
+    link = fabric.offload_route(0, "to-host")
+    network = link
+    if fabric.n_nodes > 1:
+        network = fabric.route(fabric.n_ranks - 1, 0)
+    return plan_job(
+        topology, workload, step.time_s, step.breakdown, trainable, total,
+        network_bytes_per_s=fabric.bandwidth(network),
+        host_link_bytes_per_s=fabric.bandwidth(link),
+        power_limit_w=fabric.gpu(0).power_limit,
+    )  # fmt: skip
+
+
+def _job_section(job: JobReport | None) -> dict[str, Any]:
+    if job is None:
+        return {}
+    outcome = job.outcome
+    return {
+        "steps": job.steps,
+        "tokens": job.tokens,
+        "wall_clock_s": outcome.wall_p50_s,
+        "wall_clock_p10_s": outcome.wall_p10_s,
+        "wall_clock_p90_s": outcome.wall_p90_s,
+        "goodput": outcome.goodput,
+        "shares": outcome.shares,
+        "failures": outcome.failures,
+        "mtbf_s": job.mtbf_s,
+        "data_idle_share": job.stall.idle_share,
+        "data_workers_needed": job.stall.workers_needed,
+        "checkpoint_bytes": job.save.size_bytes,
+        "checkpoint_blocking_s": job.save.blocking_s,
+        "checkpoint_interval_young_s": job.young_s,
+        "checkpoint_interval_daly_s": job.daly_s,
+    }
+
+
+def _cost_section(job: JobReport | None) -> dict[str, Any]:
+    if job is None or job.cost is None:
+        return {}
+    return {name: getattr(job.cost, name) for name in type(job.cost).__slots__}
+
+
+def _energy_section(job: JobReport | None) -> dict[str, Any]:
+    if job is None:
+        return {}
+    section = {name: getattr(job.energy, name) for name in type(job.energy).__slots__}
+    section["joule_per_token"] = job.energy.energy_j / job.tokens
+    return section
