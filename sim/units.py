@@ -129,13 +129,25 @@ def parse(text: str, dimension: Dimension) -> float:
     units = _units(dimension)
     size = units.get(unit)
     if size is not None:
-        return float(Decimal(match[0]) * size)
+        return _finite(text, match[0], size)
     if not unit:
         if float(match[0]) == 0.0:
             return 0.0
         msg = f'{text} has no unit; write for example "{example}"'
         raise UnitError(msg)
     raise UnitError(_wrong_unit(text, unit, dimension))
+
+
+def _finite(text: str, number: str, size: Decimal) -> float:
+    """Number times size; what no float holds is refused."""
+    try:
+        value = float(Decimal(number) * size)
+    except (ArithmeticError, OverflowError):
+        value = float("inf")
+    if value - value != 0.0:
+        msg = f'"{text}" is too large'
+        raise UnitError(msg)
+    return value
 
 
 def _wrong_unit(text: str, unit: str, dimension: Dimension) -> str:
@@ -171,7 +183,7 @@ def parse_count(text: str) -> float:
     if match is None:
         msg = f'"{text}" is no count; write a number such as 1e9 or 1B'
         raise UnitError(msg)
-    return float(Decimal(match[1]).scaleb(_COUNT_SUFFIX[match[2]]))
+    return _finite(text, match[1], Decimal(10) ** _COUNT_SUFFIX[match[2]])
 
 
 # units for people, largest first; the last one takes whatever is left

@@ -183,6 +183,8 @@ class Reader:
                 misspelt.append(hint)
                 self.fault(place, where, "unknown key" + hint)
             else:
+                if isinstance(sub, Leaf) and _is_null(sub):
+                    sub = Leaf(None, table.keys.get(key, sub.place))  # "key:" ends a line too late
                 values[key] = self.value(known, sub, where)
         for key, known in plan.items():
             if key in table.entries:
@@ -435,13 +437,9 @@ def _float(leaf: Leaf, _: Any) -> float:
         return float(value)
     if isinstance(value, str):
         try:
-            number = units.parse_count(value)
+            return units.parse_count(value)
         except units.UnitError as no:
             raise Misread(str(no)) from None
-        if number - number == 0:
-            return number
-        msg = f"{described(leaf)} is too large for a number"
-        raise Misread(msg)
     msg = f"{described(leaf)} is not a number"
     raise Misread(msg)
 
@@ -454,13 +452,9 @@ def _quantity(leaf: Leaf, dimension: units.Dimension) -> float:
         msg = f'{described(leaf)} is no quantity; write for example "{units.EXAMPLES[dimension]}"'
         raise Misread(msg)
     try:
-        number = units.parse(value, dimension)
+        return units.parse(value, dimension)
     except units.UnitError as no:
         raise Misread(str(no)) from None
-    if number - number != 0:
-        msg = f"{described(leaf)} is too large for a number"
-        raise Misread(msg)
-    return number
 
 
 _SCALARS: dict[str, Callable[[Leaf, Any], Any]] = {

@@ -111,7 +111,9 @@ def _knobs(p: Parallelism) -> Findings:
         yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)
     if p.wrap == "peft" and p.strategy == "fsdp2":
         message = "wrap: peft is the policy of FSDP1"
-        yield fault("wrap", "workload", "parallelism.wrap", message, "write block+root or torchtitan")
+        yield fault(
+            "wrap", "workload", "parallelism.wrap", message, "write block+root or torchtitan"
+        )
     if p.strategy == "fsdp2" and p.backward_prefetch == "post":
         message = "fsdp2 takes pre or a number of groups"
         yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)

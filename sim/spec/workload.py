@@ -45,7 +45,9 @@ class Parallelism(Spec):
     context_parallel_kind: Literal["ring", "all-gather", "ulysses"] = "ring"
     reduce_dtype: Literal["fp32", "bf16", "fp16"] | None = "fp32"
     forward_prefetch: NotNegative = 0
-    backward_prefetch: NotNegative | Literal["pre", "post", "none"] = "pre"  # FSDP2: depth, FSDP1: name
+    backward_prefetch: NotNegative | Literal["pre", "post", "none"] = (
+        "pre"  # FSDP2: depth, FSDP1: name
+    )
     limit_all_gathers: bool = True
     use_orig_params: bool = True
     sharding_strategy: Literal["full-shard", "shard-grad-op", "no-shard"] = "full-shard"  # FSDP1
@@ -138,7 +140,9 @@ class Workload(Spec):
     attention: Literal["eager", "sdpa", "flash2", "flash3", "triton", "cudnn"] = "flash2"
     compile: bool = False
     cuda_graphs: bool = False
-    fused_kernels: Literal["none", "norm", "all"] = "none"  # hand-fused: RMSNorm alone, or RoPE and SwiGLU as well
+    fused_kernels: Literal["none", "norm", "all"] = (
+        "none"  # hand-fused: RMSNorm alone, or RoPE and SwiGLU as well
+    )
     loss: Literal["eager", "compiled", "chunked", "fused-linear"] = "eager"
     stack: Stack = Stack()
     data: Data = Data()

@@ -1,0 +1,325 @@
+"""Whatever a person feeds in: a list of faults with places, never a traceback, always quickly."""
+
+import io
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sim.errors import InputError
+from sim.spec import loader
+from sim.spec.tree import from_yaml
+
+GOOD = """\
+name: box
+nodes: 2
+node:
+  gpu: h100-sxm-80gb
+  gpus: 8
+  nvlink: {generation: 4, links_per_gpu: 18, fabric: nvswitch, sharp: true}
+  pcie: {generation: 5}
+  nics: {count: 8, rate: 400 Gb/s}
+"""
+JOB = """\
+name: job
+model: llama-3-8b
+sequence_length: 4096
+tokens: 1e9
+"""
+
+
+def faults_of(topology, workload=None, sets=()):
+    with pytest.raises(InputError) as caught:
+        loader.load(topology, workload or {"model": "llama-3-8b", "name": "j", "sequence_length": 8,
+                                           "tokens": "1B"}, sets)  # fmt: skip
+    assert caught.value.exit_code == 2
+    return caught.value.faults
+
+
+@pytest.fixture
+def write(tmp_path):
+    def put(text, name="topo.yaml"):
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return str(path)
+
+    return put
+
+
+def test_good_text_loads(write):
+    spec = loader.load(write(GOOD), write(JOB, "job.yaml"))
+    assert spec.topology.world_size == 16
+    assert spec.topology.node.nics.rate == 50e9
+
+
+def test_all_faults_of_both_files_come_at_once(write):
+    topology = write(
+        "name: box\nnodes: 0\nnode:\n  gpu: h100-sxm-80gp\n  gpus: 8.5\n  nvlonk: {}\n"
+        "  pcie: {generation: 5, lanes: yes}\n  nics: {count: 8, rate: 400}\n"
+    )
+    workload = write(
+        "name: j\nmodel: llama3-8b\nseq_len: 8\ncompile: on\ntokens: 1e9x\n", "job.yaml"
+    )
+    told = [
+        str(f).replace(topology, "T").replace(workload, "W") for f in faults_of(topology, workload)
+    ]
+    assert sorted(told) == [
+        "T:2:8  nodes: 0 is not at least 1",
+        'T:4:8  node.gpu: "h100-sxm-80gp" is no GPU of the catalogue; did you mean "h100-sxm-80gb"?',
+        "T:5:9  node.gpus: 8.5 is not a whole number",
+        'T:6:3  node.nvlonk: unknown key; did you mean "nvlink"?',
+        'T:7:32  node.pcie.lanes: "yes" is not a whole number',
+        'T:8:26  node.nics.rate: 400 has no unit; write for example "400 Gb/s"',
+        "W:2:8  model: 'llama3-8b' is not in the catalogue; did you mean \"llama-3-8b\"?",
+        'W:3:1  seq_len: unknown key; did you mean "sequence_length"?',
+        'W:4:10  compile: "on" is not true or false; write true',
+        'W:5:9  tokens: "1e9x" is no count; write a number such as 1e9 or 1B',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "says"),
+    [
+        ("gpus: 8", "gpus: 010", 5, "leading zero"),
+        ("gpus: 8", "gpus: 0o10", 5, "decimal"),
+        ("gpus: 8", "gpus: 0x8", 5, "decimal"),
+        ("gpus: 8", "gpus: 1:30", 5, "colon"),
+        ("gpus: 8", "gpus: 1_6", 5, "underscores"),
+        ("gpus: 8", "gpus: true", 5, "whole number"),
+        ("gpus: 8", "gpus:", 5, "empty"),
+        ("gpus: 8", "gpus: [8]", 5, "a list of 1 is not a whole number"),
+        ("gpus: 8", "gpus: {n: 8}", 5, "a mapping of n is not a whole number"),
+        ("gpus: 8", "gpus: 99999999999999999999999", 5, "whole number"),
+        ("gpus: 8", "gpus: 8\n  gpus: 4", 6, "written twice; first in line 5"),
+        ("sharp: true", "sharp: yes", 6, "write true"),
+        ("sharp: true", "sharp: 'true'", 6, "write true"),
+        ("rate: 400 Gb/s", "rate: 400 GT/s", 8, "lane"),
+        ("rate: 400 Gb/s", "rate: -1 Gb/s", 8, "not more than 0"),
+        ("rate: 400 Gb/s", "rate: .inf", 8, "quantity"),
+        ("rate: 400 Gb/s", "rate: !!float 4", 8, "tag"),
+        ("gpu: h100-sxm-80gb", "gpu: {base: h100-sxm-80gb, power: 5 W}", 4, "unknown key"),
+        ("gpu: h100-sxm-80gb", "gpu: {base: nope}", 4, "no GPU of the catalogue"),
+        ("pcie: {generation: 5}", "pcie: 5", 7, "no mapping"),
+        ("name: box", "name: box\n<<: {nodes: 3}", 2, "merge keys"),
+        ("name: box", "- name: box", 2, "not YAML"),
+        ("name: box", "name: *box", 1, "stands for nothing"),
+        ("name: box", "name: box\n? [a, b]\n: c", 2, "a key must be a text"),
+        ("  gpus: 8", "\tgpus: 8", 5, "not YAML"),
+    ],
+)
+def test_traps(write, old, new, line, says):
+    assert old in GOOD
+    found = faults_of(write(GOOD.replace(old, new)))
+    assert any(f.line == line and says in f.message for f in found), [str(f) for f in found]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"# nothing\n", "is empty"),
+        (b"null\n", "is empty"),
+        (b"\x7fELF\x00\x01\x02", "binary"),
+        (b"name: caf\xe9\n", "not UTF-8"),
+        ("name: x\n".encode("utf-16"), "UTF-16"),
+        (b"just a text\n", "no mapping"),
+        (b"[1, 2]\n", "no mapping"),
+        (b"a: b: c\n", "not YAML"),
+        (b"a: {b: c\n", "not YAML"),
+        (b"%FOO\n---\na: 1\n---\nb: 2\n", "second document"),
+        (b"name: \x01\n", "not YAML"),
+        (b"@x: 1\n", "not YAML"),
+        (b"[" * 100_000, "nested deeper"),
+        (b"{a: " * 50_000, "nested deeper"),
+    ],
+)
+def test_files_that_are_no_topology(write, content, says):
+    start = time.process_time()
+    found = faults_of(write(content))
+    assert any(says in f.message for f in found), [str(f) for f in found]
+    assert time.process_time() - start < 2.0
+
+
+def test_byte_order_mark_is_no_fault(write):
+    assert loader.load_topology(write(b"\xef\xbb\xbf" + GOOD.encode())).name == "box"
+
+
+def test_position_of_a_wrong_byte(write):
+    (fault,) = faults_of(write(b"name: x\nnode: \xff\n"))
+    assert (fault.line, fault.column) == (2, 7)
+
+
+def test_alias_bomb(write):
+    rows = ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
+    for before, after in zip("abcdefgh", "bcdefghi", strict=True):
+        rows.append(f"{after}: &{after} [" + ", ".join([f"*{before}"] * 10) + "]")
+    start = time.process_time()
+    assert any("aliases expand" in f.message for f in faults_of(write("\n".join(rows))))
+    assert time.process_time() - start < 2.0
+
+
+def test_alias_of_itself(write):
+    assert any("stands for nothing" in f.message for f in faults_of(write("name: &a [*a]\n")))
+
+
+def test_aliases_are_read(write):
+    text = GOOD.replace("name: box", "name: &n box").replace(
+        "gpus: 8", "gpus: 8\n  storage: &s {read: 1 GB/s}"
+    )
+    assert loader.load_topology(write(text)).node.storage.read == 1e9
+
+
+def test_huge_file(tmp_path):
+    path = tmp_path / "huge.yaml"
+    with path.open("wb") as stream:
+        stream.truncate(100_000_000)
+    start = time.process_time()
+    assert "larger than 4 MB" in faults_of(str(path))[0].message
+    assert time.process_time() - start < 0.5
+
+
+def test_endless_device():
+    assert "larger than 4 MB" in faults_of("/dev/zero")[0].message
+
+
+def test_folder_missing_and_odd_names(tmp_path):
+    assert "is a folder" in faults_of(str(tmp_path))[0].message
+    assert "no such file" in faults_of(str(tmp_path / "no.yaml"))[0].message
+    assert "no file name" in faults_of("a\0b/c.yaml")[0].message
+    assert "is empty" in faults_of("")[0].message
+    assert 'did you mean "dgx-h100"' in faults_of("dgx-h10")[0].message
+    assert "name of a workload" in faults_of("llama3-8b-sft")[0].message
+    assert "no path" in faults_of(5)[0].message
+    assert "cannot be read" in faults_of("x" * 5000 + "/y")[0].message
+
+
+def test_standard_input(monkeypatch):
+    class Stdin:
+        buffer = io.BytesIO(GOOD.encode())
+
+    monkeypatch.setattr("sys.stdin", Stdin())
+    assert loader.load_topology("-").name == "box"
+    assert "only one" in faults_of("-", "-")[0].message
+
+
+@pytest.mark.parametrize(
+    ("mapping", "says"),
+    [
+        (
+            {"name": "x", "node": {"gpu": "h100-sxm-80gb", "pcie": {"generation": 5.5}}},
+            "whole number",
+        ),
+        (
+            {"name": "x", "node": {"gpu": "h100-sxm-80gb", "pcie": {"generation": True}}},
+            "whole number",
+        ),
+        ({"name": 5, "node": {}}, "not a text"),
+        ({1: 2}, "not a text"),
+        ({"name": "x", "nodes": float("nan")}, "whole number"),
+        ({"name": "x", "network": {"switch_latency": 6e-7}}, "has no unit"),
+        ({"name": "x", "network": {"oversubscription": float("inf")}}, "finite"),
+        ({"name": "x", "network": object()}, "no mapping"),
+        ({}, "is missing"),
+    ],
+)
+def test_python_mappings(mapping, says):
+    found = faults_of(mapping)
+    assert any(says in f.message for f in found), [str(f) for f in found]
+
+
+def test_a_mapping_that_holds_itself():
+    mapping = {"name": "x"}
+    mapping["node"] = mapping
+    assert "nested deeper" in faults_of(mapping)[0].message
+
+
+def test_the_wrong_kind_of_spec():
+    workload = loader.load_workload("llama3-8b-sft")
+    assert "is a Workload, not a topology" in faults_of(workload)[0].message
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("nodes", "write key=value"),
+        ("=4", "write key=value"),
+        ("nodes=", "no value"),
+        ("nodess=4", 'did you mean "nodes"'),
+        ("gpus=4", 'did you mean "node.gpus"'),
+        ("name=x", "topology.name or workload.name"),
+        ("node..gpus=4", "not of the form"),
+        ("node.gpus[0]=4", "not a whole number"),
+        ("node.gpus={a: ", "not YAML"),
+        ("node.nics.rate=400", "no unit"),
+        ("workload.sources[3]=x", "no index"),
+        ("sequence_length=1:30", "colon"),
+        ("topology.foo=1", "unknown key"),
+    ],
+)
+def test_overrides(override, says):
+    found = faults_of("dgx-h100", {"model": "llama-3-8b", "name": "j", "sequence_length": 8,
+                                   "tokens": 1e9, "sources": ["a"]}, [override])  # fmt: skip
+    assert any(says in f.message for f in found), [str(f) for f in found]
+
+
+_pieces = st.sampled_from(
+    [*GOOD, "\n", "  ", ": ", "- ", "{", "}", "[", "]", ",", "&a ", "*a", "!!", "'", '"', "|", ">", "#",
+     "node:", "gpus", "8", "\t", "%", "---", "...", "?", "<<", "\x00", "é", "0x", "1e999", "null"]
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, len(GOOD)), st.integers(0, 12), st.lists(_pieces, max_size=6).map("".join))
+def test_any_damage_is_a_fault_or_loads(at, cut, piece):
+    text = GOOD[:at] + piece + GOOD[at + cut :]
+    try:
+        tree = from_yaml(text, "t")
+    except InputError as error:
+        assert error.faults
+        return
+    reader = loader.Reader()
+    spec = reader.read(loader.Topology, tree, "")
+    assert (spec is None) == bool(reader.faults)
+
+
+_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.just("400 Gb/s"),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "gpu",
+                    "base",
+                    "lora",
+                    "rank",
+                    "kind",
+                    "selective",
+                    "strategy",
+                    "fp8",
+                    "x",
+                    "layers",
+                ]
+            ),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(sorted(loader.Workload.model_fields)), _values)
+def test_any_value_of_any_key_is_a_fault_or_loads(key, value):
+    job = {"name": "j", "model": "llama-3-8b", "sequence_length": 8, "tokens": 1e9, key: value}
+    try:
+        loader.load_workload(job)
+    except InputError as error:
+        assert error.faults

@@ -1,0 +1,312 @@
+"""The input contract: the YAML forms of the design, read into specs of SI values."""
+
+import time
+
+import pytest
+
+from sim.errors import InputError
+from sim.spec import loader
+from sim.spec.forms import LINEARS
+from sim.spec.topology import Topology
+from sim.spec.workload import Workload
+
+TOPOLOGY = """\
+name: dgx-h100
+nodes: 2
+node:
+  gpu: h100-sxm-80gb            # catalogue name, or an inline mapping of the same fields
+  gpus: 8
+  nvlink: {generation: 4, links_per_gpu: 18, fabric: nvswitch, sharp: true}
+  pcie: {generation: 5, lanes: 16, gpus_per_switch: 1, nics_per_switch: 1}
+  cpu: {sockets: 2, interconnect: 22 GB/s, memory: 2 TB}
+  nics: {count: 8, rate: 400 Gb/s}
+  storage: {read: 25 GB/s, write: 12 GB/s}
+network: {kind: rail-optimized, oversubscription: 1.0, switch_latency: 0.6 us}
+offer: {price_per_gpu_hour: 2.95 USD, provider: example, region: eu-central, residency: EU, egress_per_gb: 0 USD}
+"""
+WORKLOAD = """\
+name: llama3-8b-sft
+model: llama-3.1-8b
+method: full
+sequence_length: 8192
+micro_batch: 2
+gradient_accumulation: 4
+tokens: 1e9
+precision: bf16
+optimizer: adamw
+parallelism: {strategy: fsdp2, reshard_after_forward: true, replicate: 1}
+activation_checkpointing: none
+attention: flash2
+compile: false
+stack: {torch: "2.5", cuda: "12.4", nccl: "2.21"}
+data: {workers: 8, bytes_per_token: 4, preprocess_tokens_per_s_per_worker: 2e5}
+checkpoint: {interval: 30 min, mode: sharded}
+"""
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "t.yaml").write_text(TOPOLOGY)
+    (tmp_path / "w.yaml").write_text(WORKLOAD)
+    return tmp_path / "t.yaml", tmp_path / "w.yaml"
+
+
+def job(**keys):
+    plain = {"name": "j", "model": "llama-3-8b", "sequence_length": 4096, "tokens": 1e9}
+    return loader.load_workload(plain | keys)
+
+
+def test_the_contract_topology(files):
+    t = loader.load_topology(files[0])
+    assert (t.name, t.nodes, t.world_size) == ("dgx-h100", 2, 16)
+    node = t.node
+    assert (node.gpu.name, node.gpu.memory_bandwidth, node.gpu.sms) == (
+        "h100-sxm-80gb",
+        3.35e12,
+        132,
+    )
+    assert (node.nvlink.generation, node.nvlink.links_per_gpu, node.nvlink.sharp) == (4, 18, True)
+    assert (node.pcie.generation, node.pcie.lanes) == (5, 16)
+    assert (node.cpu.sockets, node.cpu.interconnect, node.cpu.memory) == (2, 22e9, 2e12)
+    assert (node.nics.count, node.nics.rate) == (8, 50e9)
+    assert (node.storage.read, node.storage.write) == (25e9, 12e9)
+    assert (t.network.kind, t.network.oversubscription) == ("rail-optimized", 1.0)
+    assert t.network.switch_latency == 0.6e-6
+    assert (t.offer.price_per_gpu_hour, t.offer.residency, t.offer.egress_per_gb) == (
+        2.95,
+        "EU",
+        0.0,
+    )
+
+
+def test_the_contract_workload(files):
+    w = loader.load_workload(files[1])
+    assert (w.model.layers, w.model.hidden_size, w.model.vocab_size) == (32, 4096, 128256)
+    assert (w.sequence_length, w.micro_batch, w.gradient_accumulation, w.tokens) == (
+        8192,
+        2,
+        4,
+        1e9,
+    )
+    assert (w.method.kind, w.precision.kind, w.optimizer) == ("full", "bf16", "adamw")
+    assert (w.parallelism.strategy, w.parallelism.reshard_after_forward) == ("fsdp2", True)
+    assert (w.activation_checkpointing.kind, w.attention, w.compile) == ("none", "flash2", False)
+    assert (w.stack.torch, w.stack.cuda, w.stack.nccl) == ("2.5", "12.4", "2.21")
+    assert (w.data.bytes_per_token, w.data.preprocess_tokens_per_s_per_worker) == (4.0, 2e5)
+    assert (w.checkpoint.interval, w.checkpoint.mode) == (1800.0, "sharded")
+
+
+def test_a_version_stays_text_even_without_quotes(tmp_path):
+    path = tmp_path / "w.yaml"
+    path.write_text(WORKLOAD.replace('torch: "2.5"', "torch: 2.10"))
+    assert loader.load_workload(path).stack.torch == "2.10"
+
+
+def test_every_kind_of_argument(files):
+    by_path, _, notes = loader.load(files[0], str(files[1]))
+    assert notes.origin("topology.node.nics.rate").place == f"{files[0]}:9:26"
+    mapping = {
+        "name": "dgx-h100", "nodes": 2,
+        "node": {"gpu": by_path.node.gpu, "nvlink": by_path.node.nvlink, "gpus": 8,
+                 "pcie": {"generation": 5}, "cpu": {"memory": "2 TB"}, "nics": {"rate": "400 Gb/s"},
+                 "storage": {"read": "25 GB/s", "write": "12 GB/s"}},
+        "offer": by_path.offer,
+    }  # fmt: skip
+    assert loader.load_topology(mapping) == by_path
+    assert loader.load_topology(by_path) is by_path
+    assert isinstance(loader.load_topology("dgx-a100"), Topology)
+    assert isinstance(loader.load_workload("llama3-8b-sft"), Workload)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("full", ("full", 0, (), "none")),
+        ("lora", ("lora", 16, LINEARS, "none")),
+        ({"lora": {"rank": 8, "targets": "attention"}}, ("lora", 8, ("q", "k", "v", "o"), "none")),
+        ({"lora": {"targets": ["v_proj", "q_proj"]}}, ("lora", 16, ("q", "v"), "none")),
+        ({"qlora": {"rank": 16}}, ("qlora", 16, LINEARS, "nf4")),
+        ({"qlora": {"quantization": "gptq-int4"}}, ("qlora", 16, LINEARS, "gptq-int4")),
+    ],
+)
+def test_methods(value, expected):
+    m = job(method=value).method
+    assert (m.kind, m.rank, m.targets, m.quantization) == expected
+
+
+def test_a_model_without_gate_has_no_gate_adapter():
+    assert "gate" not in job(model="gpt2", sequence_length=512, method="lora").method.targets
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("bf16", ("bf16", "none", "bf16", "fp32")),
+        ({"bf16": {"master": "bf16"}}, ("bf16", "none", "bf16", "bf16")),
+        ("fp8", ("fp8", "tensorwise", "bf16", "fp32")),
+        ({"fp8": {"recipe": "te-delayed"}}, ("fp8", "te-delayed", "bf16", "fp32")),
+        (
+            {"fp8": {"recipe": "tensorwise", "all_gather": "fp8"}},
+            ("fp8", "tensorwise", "fp8", "fp32"),
+        ),
+    ],
+)
+def test_precisions(value, expected):
+    p = job(precision=value).precision
+    assert (p.kind, p.recipe, p.all_gather, p.master) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("none", ("none", 1, None, False)),
+        ("full", ("full", 1, None, False)),
+        ({"full": {"reentrant": True}}, ("full", 1, None, True)),
+        ({"selective": "op"}, ("selective-op", 1, None, False)),
+        ({"selective": 2}, ("selective-blocks", 2, None, False)),
+        ({"selective": "2"}, ("selective-blocks", 2, None, False)),
+        ({"selective": 0.25}, ("selective-blocks", 1, 0.25, False)),
+        ({"kind": "selective-blocks", "every": 3}, ("selective-blocks", 3, None, False)),
+    ],
+)
+def test_activation_checkpointing(value, expected):
+    c = job(activation_checkpointing=value).activation_checkpointing
+    assert (c.kind, c.every, c.fraction, c.reentrant) == expected
+
+
+def test_other_short_forms():
+    assert job(parallelism="zero3").parallelism.strategy == "zero3"
+    assert job(checkpoint="none").checkpoint.interval is None
+    p = job(parallelism={"strategy": "zero3", "stage3_prefetch_bucket_size": "auto"}).parallelism
+    assert p.stage3_prefetch_bucket_size == "auto"
+    p = job(parallelism={"strategy": "zero3", "stage3_max_live_parameters": "1e9"}).parallelism
+    assert p.stage3_max_live_parameters == 1e9
+    inline = job(
+        model={"layers": 2, "hidden_size": 64, "heads": 4, "ffn_size": 256, "vocab_size": 100}
+    )
+    assert (inline.model.kv_heads, inline.model.head_dim) == (4, 16)
+    based = job(model={"base": "llama-3-8b", "layers": 4, "name": "short"})
+    assert (based.model.layers, based.model.hidden_size, based.model.name) == (4, 4096, "short")
+
+
+def test_a_gpu_over_a_base():
+    t = loader.load_topology(
+        "dgx-h100",
+        ["node.gpu={base: h100-sxm-80gb, memory_bandwidth: 2.4 TB/s, power_limit: 500 W}"],
+    )
+    gpu = t.node.gpu
+    assert (gpu.memory_bandwidth, gpu.power_limit, gpu.sms) == (2.4e12, 500.0, 132)
+    assert gpu.base == "h100-sxm-80gb"
+
+
+def test_overrides_extend_names_and_replace_choices():
+    t, w, notes = loader.load(
+        "dgx-h100",
+        "llama3-8b-sft",
+        ["nodes=4", "node.gpu.power_limit=500 W", "method.lora.rank=8", "precision.fp8.recipe=rowwise",
+         "compile=true", "activation_checkpointing.selective=op", "steps=100", "model.layers=4",
+         "parallelism.reshard_after_forward=8", "topology.name=mine", "stack.torch=2.10"],
+    )  # fmt: skip
+    assert (t.nodes, t.name, t.node.gpu.power_limit, t.node.gpu.sms) == (4, "mine", 500.0, 132)
+    assert (w.method.kind, w.method.rank) == ("lora", 8)
+    assert (w.precision.kind, w.precision.recipe) == ("fp8", "rowwise")
+    assert w.activation_checkpointing.kind == "selective-op"
+    assert (w.steps, w.tokens, w.model.layers) == (100, None, 4)
+    assert (w.parallelism.reshard_after_forward, w.stack.torch) == (8, "2.10")
+    assert notes.origin("topology.nodes").kind == "override"
+    assert notes.origin("workload.sequence_length").kind == "user"
+    assert notes.origin("workload.cuda_graphs").kind == "default"
+
+
+def test_an_index_of_a_list():
+    edited = loader.load_topology("mixed-pairs", ["graph.edges[0].bandwidth=100 GB/s"])
+    assert edited.graph.edges[0].bandwidth == 100e9
+    assert edited.graph.vertices[0].gpu.name == "a100-pcie-80gb"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"nodes": 4},
+        {"nodes": "4", "parallelism.replicate": 2},
+        {"node.gpus": 4, "node.gpu.power_limit": "500 W"},
+        {"model": "llama-3-70b"},
+        {"method.lora.rank": 32},
+        {"method": {"qlora": {"rank": 4}}},
+        {"steps": 10},
+        {"global_batch": 64},
+        {"precision": "fp8", "compile": True},
+        {"offer.price_per_gpu_hour": "9 USD"},
+    ],
+)
+def test_varying_equals_loading(changes):
+    varied = loader.prepare("dgx-h100", "llama3-8b-sft").vary(changes).loaded()
+    tree_sets = [
+        s
+        for k, v in changes.items()
+        if not isinstance(v, dict)
+        for s in [f"{k}={v}".replace("True", "true")]
+    ]
+    tree_sets += ["method={qlora: {rank: 4}}"] if "method" in changes else []
+    whole = loader.load("dgx-h100", "llama3-8b-sft", tree_sets)
+    assert varied.topology == whole.topology
+    assert varied.workload == whole.workload
+    assert varied.notes.warnings == whole.notes.warnings
+    assert set(varied.notes.assumed) == set(whole.notes.assumed)
+
+
+def test_varying_specs_without_files():
+    t, w, _ = loader.load("dgx-h100", "llama3-8b-sft")
+    prepared = loader.prepare(t, w)
+    changed = prepared.vary(
+        {"nodes": 3, "micro_batch": 8, "parallelism.wrap": "torchtitan"}
+    ).loaded()
+    assert (changed.topology.nodes, changed.workload.micro_batch) == (3, 8)
+    assert changed.workload.parallelism == w.parallelism.model_copy(update={"wrap": "torchtitan"})
+    assert changed.topology.node == t.node
+
+
+def test_varying_leaves_the_first_alone_and_reports_faults():
+    prepared = loader.prepare("dgx-h100", "llama3-8b-sft")
+    with pytest.raises(InputError, match="nodes: 0 is not at least 1"):
+        prepared.vary({"nodes": 0})
+    with pytest.raises(InputError, match="does not divide"):
+        prepared.vary({"parallelism.replicate": 3})
+    assert prepared.loaded().topology.nodes == 1
+
+
+def test_the_accumulation_follows_from_a_global_batch():
+    plain = {
+        "name": "j",
+        "model": "llama-3-8b",
+        "sequence_length": 4096,
+        "tokens": 1e9,
+        "micro_batch": 2,
+    }
+    loaded = loader.load("dgx-h100", plain | {"global_batch": 128})
+    assert loaded.workload.gradient_accumulation == 8  # 128 / (2 x 8 GPUs)
+
+
+def test_assumed_keys_are_told():
+    plain = {"name": "j", "model": "llama-3-8b", "sequence_length": 4096, "tokens": 1e9}
+    notes = loader.load("dgx-h100", plain).notes
+    lines = notes.assumptions()
+    assert "workload.micro_batch = 1" in lines
+    assert "workload.attention = flash2" in lines
+    assert not [line for line in lines if line.startswith("workload.tokens")]
+
+
+def test_cheap_enough_for_sweeps():
+    loader.load("dgx-h100", "llama3-8b-sft")
+    best = {"load": 9.0, "vary": 9.0}
+    prepared = loader.prepare("dgx-h100", "llama3-8b-sft")
+    for _ in range(5):
+        start = time.process_time()
+        loader.load("dgx-h100", "llama3-8b-sft")
+        best["load"] = min(best["load"], time.process_time() - start)
+        start = time.process_time()
+        for nodes in range(1, 41):
+            prepared.vary({"nodes": nodes, "parallelism.replicate": 2}).loaded()
+        best["vary"] = min(best["vary"], (time.process_time() - start) / 40)
+    assert best["load"] < 0.030
+    assert best["vary"] < 0.0005
