@@ -60,10 +60,9 @@ class Row:
 
     def predict(self, table) -> float:
         m = self.measured
+        choice = m.op, self.algorithm, self.protocol, m.size
         return self.delay + sum(
-            timing.duration(
-                self.machine, m.op, self.algorithm, self.protocol, m.size, self.rate, self.bound, table
-            )
+            timing.duration(self.machine, *choice, self.rate, self.bound, table)
         )
 
     @property
@@ -186,8 +185,9 @@ def write(table) -> None:
         for name, row in groups.items():
             lines += ["", f"[{name}]"]
             for key, value in row.items():
-                text = [f"{v:.4g}" for v in value] if isinstance(value, list) else f"{value:.4g}"
-                lines.append(f"{key} = " + (f"[{', '.join(text)}]" if isinstance(text, list) else text))
+                values = [f"{v:.4g}" for v in (value if isinstance(value, list) else [value])]
+                text = ", ".join(values)
+                lines.append(f"{key} = [{text}]" if isinstance(value, list) else f"{key} = {text}")
     FILE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

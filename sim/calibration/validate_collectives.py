@@ -1,9 +1,9 @@
 """Predicted against measured collectives: errors by machine, operation and size.
 
-    report = validate_collectives()
-    report.groups       # machine, operation, band of sizes: points, median and p90 of |error|
-    report.misses       # the worst points
-    report.anomalies    # what is kept out, and why
+report = validate_collectives()
+report.groups       # machine, operation, band of sizes: points, median and p90 of |error|
+report.misses       # the worst points
+report.anomalies    # what is kept out, and why
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ def validate_collectives() -> Report:
         Anomalous machines are listed with the reason and left out of the errors.
     """
     known = systems()
-    points, left_out = [], defaultdict(int)
+    points: list[Point] = []
+    left_out: dict[str, int] = defaultdict(int)
     for measured in measurements():
         if "anomaly" in known[measured.system]:
             left_out[measured.system] += 1

@@ -183,21 +183,10 @@ def _plan(
     _check("protocol", protocol, PROTOCOLS)
     n = len(ranks)
     if n < 2 or size <= 0.0:
+        inf = float("inf")
         return CollectiveCost(
-            op,
-            n,
-            "none",
-            "none",
-            0,
-            size,
-            0.0,
-            float("inf"),
-            (),
-            -1,
-            float("inf"),
-            float("inf"),
-            fabric,
-        )
+            op, n, "none", "none", 0, size, 0.0, inf, (), -1, inf, inf, False, fabric
+        )  # fmt: skip
     machine = communicator(fabric, ranks, version)
     try:
         choice = choose(machine, op, size, algorithm, protocol)

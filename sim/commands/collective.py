@@ -1,0 +1,42 @@
+"""`scaling-sim collective`: what the network of a machine gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sim.commands.options import emit, sets
+
+_OPERATIONS = ["all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_to_all", "send_recv"]
+_ALGORITHMS = ["ring", "tree", "nvls", "nvls_tree", "collnet_direct", "collnet_chain", "pat"]
+
+
+@click.command("collective")
+@click.argument("topology")
+@click.option("--op", type=click.Choice(_OPERATIONS), default="all_gather", show_default=True)
+@click.option("--sizes", default="1K:8G", show_default=True, metavar="LOW:HIGH | LIST",
+              help="Total bytes: a range in powers of two, or a comma list; K = 1024.")  # fmt: skip
+@click.option("--ranks", type=int, help="Only the first so many GPUs.")
+@click.option("--nccl", default="2.21", show_default=True, help="Version of NCCL.")
+@click.option("--algorithm", type=click.Choice(_ALGORITHMS), help="Instead of NCCL's choice.")
+@click.option("--protocol", type=click.Choice(["ll", "ll128", "simple"]),
+              help="Instead of NCCL's choice.")  # fmt: skip
+@sets
+@click.option(
+    "--format", "form", type=click.Choice(["table", "csv", "json", "md"]), default="table",
+    help="What to print.",
+)  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+def command(
+    topology: str, op: str, sizes: str, ranks: int | None, nccl: str, algorithm: str | None,
+    protocol: str | None, overrides: tuple[str, ...], form: str, output: Path | None,
+) -> None:  # fmt: skip
+    """Print the table that nccl-tests would print on TOPOLOGY."""
+    from sim.fabric.compiled import compile_fabric
+    from sim.report.collectives import parse_sizes, rendered, sweep
+    from sim.spec.loader import load_topology
+
+    wanted = parse_sizes(sizes)
+    fabric = compile_fabric(load_topology(topology, overrides))
+    emit(rendered(sweep(fabric, op, wanted, nccl, ranks, algorithm, protocol), form), output)
