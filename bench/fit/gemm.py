@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import differential_evolution
+
 
 from sim.cost.gemm import GemmConstants, gemm_times
 
@@ -84,13 +84,9 @@ def evaluate(x, table, spec, dtype):
     sms, bandwidth, peaks = spec
     shapes, ptr = table
     t = gemm_times(
-        shapes, 1 if dtype == "fp8" else 2, 2, peaks[dtype], bandwidth, sms, constants(x)
+        shapes, 1 if dtype == "fp8" else 2, 2, peaks[dtype], bandwidth, sms, constants(x), True
     )
-    # short kernels of a benchmark loop leave gaps and so hold a higher clock than long ones
-    seconds = (
-        t.seconds - t.compute_s + t.compute_s / (1 + x[10] / (1 + t.compute_s / (x[11] * 1e-6)))
-    )
-    eff = 2 * shapes[:, :3].prod(axis=1) / seconds / peaks[dtype]
+    eff = 2 * shapes[:, :3].prod(axis=1) / t.seconds / peaks[dtype]
     return np.array([np.percentile(eff[a:b], (50, 10, 90)) for a, b in ptr])
 
 
@@ -104,6 +100,8 @@ def build(data):
 
 
 def fit(gpu, dtype, seed=0):
+    from scipy.optimize import differential_evolution
+
     spec = GPUS[gpu]
     # training never runs a product of fewer than 16 rows; the smallest rows are latency of the serving stack
     data = [r for r in rows(gpu, dtype) if r[0] >= 16 and r[1] != ">16k"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,10 +24,13 @@ C = TypeVar("C", Program, State)
 Engine = Literal["auto", "reference", "python", "compiled"]
 ENGINES = ("auto", "reference", "python", "compiled")
 
-# The plain loop does about 0.4 M ops a second; importing numba and loading the jitted loop from
-# its cache takes 0.4 s, compiling it seconds (bench/engine.py).
-SMALL = 20_000
-WORTH_COMPILING = 400_000
+# Measured in bench/engine.py: the plain loop does about 0.35 M ops a second; importing numba and
+# loading the jitted loop takes 0.4 s, compiling it 8 s, once after installation.
+OPS_PER_SECOND = 350_000
+LOADING_S = 0.4
+COMPILING_S = 8.0
+
+_plain_s = 0.0  # what the plain loop has cost this process so far
 
 
 def run(program: Program, engine: Engine = "auto") -> Timeline:
@@ -37,8 +41,8 @@ def run(program: Program, engine: Engine = "auto") -> Timeline:
     program : Program
         From `sim.program.assemble`.
     engine : {"auto", "reference", "python", "compiled"}
-        Auto takes the plain loop for small programs, and the jitted one for large ones or where
-        numba is imported already.
+        Auto takes the plain loop for small programs, and the jitted one for large or many ones, or
+        where numba is imported already.
 
     Returns
     -------
@@ -63,9 +67,12 @@ def run(program: Program, engine: Engine = "auto") -> Timeline:
         status = compiled.simulate(program, state)
         start, end = state.start, state.end
     elif engine == "python":
+        began = time.process_time()
         lists = _lists(state)
         status = kernel.simulate(_lists(program), lists)
         start, end = np.array(lists.start, dtype=float), np.array(lists.end, dtype=float)
+        global _plain_s
+        _plain_s += time.process_time() - began
     else:
         message = f"no engine {engine!r}; there are {', '.join(ENGINES)}"
         raise EngineError(message)
@@ -74,11 +81,17 @@ def run(program: Program, engine: Engine = "auto") -> Timeline:
 
 
 def choose(program: Program) -> Engine:
-    """Engine that finishes first, by a guess from the program's size."""
-    if "numba" in sys.modules:
+    """Engine that should finish first, by the program's size and what this process has run.
+
+    As with renting or buying skis: the plain loop, until it has cost as much as numba would.
+    """
+    if "sim.engine.compiled" in sys.modules:
         return "compiled"
-    size = program.lane.size + int((program.steps - 1).sum())
-    if size < SMALL or (size < WORTH_COMPILING and not _compiled_before()):
+    ops = program.lane.size + int((program.steps - 1).sum())
+    plain_s = _plain_s + ops / OPS_PER_SECOND
+    if plain_s < (0.0 if "numba" in sys.modules else LOADING_S):
+        return "python"
+    if plain_s < COMPILING_S and not _compiled_before():
         return "python"
     return "compiled"
 

@@ -348,6 +348,8 @@ def simulate(p: Program, s: State) -> Outcome:
                     dirty_mark[k] = 0
                     if resource_mark[k] == generation or users[k] == 0:
                         continue
+                    if users[k] == 1 and phase[link_lane[head[k]]] == AHEAD:
+                        continue
                     resource_mark[k] = generation
                     resources[0] = k
                     n_resources = 1
