@@ -85,6 +85,17 @@ class Plan:
     optimizer_on_host: bool = False  # CPU offload: the step is a HOST op
 
 
+class _Lane:
+    """A stream being recorded: its last op, what its next op waits for, what it has waited for."""
+
+    __slots__ = ("pending", "seen", "tail")
+
+    def __init__(self) -> None:
+        self.tail = -1
+        self.pending: list[int] = []
+        self.seen: dict[str, int] = {}  # latest op of each other stream
+
+
 class Recorder:
     """The CPU thread of a training script, writing down what it issues.
 
@@ -98,10 +109,34 @@ class Recorder:
         self.plan = Plan(groups=groups)
         self.ops = self.plan.ops
         self.micro_step = 0
-        self._tail: dict[str, int] = {}
-        self._pending: dict[str, list[int]] = {}
-        self._seen: dict[str, dict[str, int]] = {}
+        self._lanes: dict[str, _Lane] = {}
         self._host_after = -1
+
+    def _lane(self, stream: str) -> _Lane:
+        lane = self._lanes.get(stream)
+        if lane is None:
+            lane = self._lanes[stream] = _Lane()
+        return lane
+
+    def _take(self, lane: _Lane, stream: str) -> tuple[int, ...]:
+        """The latest op per other stream among those waited for, unless waited for before."""
+        pending, seen, ops = lane.pending, lane.seen, self.ops
+        if len(pending) == 1:
+            op = pending.pop()
+            other = ops[op][1]
+            if other == stream or seen.get(other, -1) >= op:
+                return ()
+            seen[other] = op
+            return (op,)
+        deps = []
+        pending.sort(reverse=True)
+        for op in pending:
+            other = ops[op][1]
+            if other != stream and seen.get(other, -1) < op:
+                seen[other] = op
+                deps.append(op)
+        pending.clear()
+        return tuple(deps)
 
     def issue(
         self, kind: int, stream: str, name: str, phase: str, block: int = -1, module: str = "",
@@ -110,29 +145,15 @@ class Recorder:
     ) -> int:  # fmt: skip
         """Issue one op on `stream`; what the stream was told to wait for becomes its deps."""
         ops = self.ops
-        index = len(ops)
-        pending = self._pending.get(stream)
-        deps = self._take(stream, pending) if pending else ()
+        lane = self._lanes.get(stream) or self._lane(stream)
+        deps = self._take(lane, stream) if lane.pending else ()
+        index = lane.tail = len(ops)
         ops.append(_new_op(PlanOp, (
             kind, stream, name, phase, block, module, deps, self._host_after, self.micro_step,
             collective, group, bytes_in, bytes_out, dtype, unit, traffic, comm,
         )))  # fmt: skip
         self._host_after = -1
-        self._tail[stream] = index
         return index
-
-    def _take(self, stream: str, pending: list[int]) -> tuple[int, ...]:
-        """The latest op per other stream among those waited for, unless waited for before."""
-        seen = self._seen.setdefault(stream, {})
-        ops = self.ops
-        deps = []
-        for op in sorted(pending, reverse=True):
-            other = ops[op][1]
-            if other != stream and seen.get(other, -1) < op:
-                seen[other] = op
-                deps.append(op)
-        pending.clear()
-        return tuple(deps)
 
     def segment(self, name: str, phase: str, block: int, module: str = "", unit: str = "") -> int:
         """Compute kernels of a block (or of one module of it) on the compute stream."""
@@ -142,7 +163,16 @@ class Recorder:
         self, stream: str, name: str, phase: str, traffic: float, unit: str = "", block: int = -1,
     ) -> int:  # fmt: skip
         """One memory-bound kernel or copy. `traffic` in bytes. [B]"""
-        return self.issue(KERNEL, stream, name, phase, block, unit=unit, traffic=traffic)
+        ops = self.ops
+        lane = self._lanes.get(stream) or self._lane(stream)
+        deps = self._take(lane, stream) if lane.pending else ()
+        index = lane.tail = len(ops)
+        ops.append(_new_op(PlanOp, (
+            KERNEL, stream, name, phase, block, "", deps, self._host_after, self.micro_step,
+            "", "", 0.0, 0.0, "", unit, traffic, "",
+        )))  # fmt: skip
+        self._host_after = -1
+        return index
 
     def collective(
         self, stream: str, collective: str, phase: str, group: str, bytes_in: float,
@@ -161,20 +191,27 @@ class Recorder:
 
     def record(self, stream: str) -> Event:
         """An event at the present end of a stream."""
-        pending = self._pending.get(stream)
-        tail = self._tail.get(stream)
-        if not pending:
-            return () if tail is None else (tail,)
-        return tuple(pending) if tail is None else (tail, *pending)
+        lane = self._lanes.get(stream)
+        if lane is None:
+            return ()
+        if lane.pending:
+            return tuple(lane.pending) if lane.tail < 0 else (lane.tail, *lane.pending)
+        return () if lane.tail < 0 else (lane.tail,)
 
     def wait(self, stream: str, event: Event) -> None:
         """Make later ops of `stream` wait for an event. The CPU goes on at once."""
         if event:
-            self._pending.setdefault(stream, []).extend(event)
+            (self._lanes.get(stream) or self._lane(stream)).pending += event
 
     def wait_stream(self, stream: str, on: str) -> None:
         """Make later ops of `stream` wait for everything issued to stream `on` so far."""
-        self.wait(stream, self.record(on))
+        other = self._lanes.get(on)
+        if other is not None:
+            pending = (self._lanes.get(stream) or self._lane(stream)).pending
+            if other.tail >= 0:
+                pending.append(other.tail)
+            if other.pending:
+                pending += other.pending
 
     def host_sync(self, event: Event) -> None:
         """Block the CPU until an event has happened."""
