@@ -19,6 +19,8 @@ from sim.spec.gpu import Gpu
 
 _MAX_ELEMENTS = 20_000
 _MAX_DEPTH = 32
+_MAX_DEVICES = 64  # of a kind, in one node
+_MAX_LINKS = 1000
 _GENERATION = {2.5: 1, 5.0: 2, 8.0: 3, 16.0: 4, 32.0: 5, 64.0: 6}  # GT/s per lane
 _GPU_CLASSES = ("0x030200", "0x030000")
 _NIC_CLASSES = ("0x020700", "0x020000")
@@ -219,6 +221,12 @@ class _Reader:
             if self.unclassed:
                 why += f": {self.unclassed} devices have no class, which NCCL would ask the machine"
             self.fault(root, why)
+        kinds = {"GPU": self.gpus, "NIC": host.nics, "switch": host.switches}
+        for kind, found in kinds.items():
+            if len(found) > _MAX_DEVICES:
+                self.fault(root, f"{len(found)} of kind {kind}; a node has at most {_MAX_DEVICES}")
+        if host.sockets > _MAX_DEVICES:
+            self.fault(root, f"{host.sockets} CPUs; a node has at most {_MAX_DEVICES}")
         if self.faults:
             raise InputError(self.faults)
         self.gpus.sort(key=lambda g: g[0])
@@ -243,6 +251,8 @@ class _Reader:
             said = said or any(pci.all("gpu"))
             for link in (x for g in pci.all("gpu") for x in g.all("nvlink")):
                 count = self.number(link, "count")
+                if not 1 <= count <= _MAX_LINKS:
+                    self.fault(link, f"{link.attributes.get('count')!r} NVLinks")
                 target = link.attributes.get("target", "")
                 other = bus.get(target)
                 if link.attributes.get("tclass") == _NVSWITCH_CLASS:
