@@ -39,6 +39,9 @@ class GemmConstants:
     extra_s, extra_bytes : float
         What the measured call does beside the product (casts and scales of a serving stack):
         fixed and per input element; not part of a training product. [s], [B]
+    burst, burst_s : float
+        Clock gained by short kernels of a benchmark loop, and the kernel time at which half of it
+        is left: rate x (1 + burst / (1 + t/burst_s)). Training runs too hot for it. [1], [s]
     """
 
     tile: tuple[float, float, float, float]
@@ -48,6 +51,8 @@ class GemmConstants:
     memory: float
     extra_s: float = 0.0
     extra_bytes: float = 0.0
+    burst: float = 0.0
+    burst_s: float = 1.0
 
 
 class GemmTimes(NamedTuple):
@@ -68,6 +73,7 @@ def gemm_times(
     bytes_per_s: float,
     sms: int,
     c: GemmConstants,
+    in_bursts: bool = False,
 ) -> GemmTimes:
     """Stand-alone time of products on a GPU.
 
@@ -85,6 +91,8 @@ def gemm_times(
         Streaming multiprocessors.
     c : GemmConstants
         Fitted constants.
+    in_bursts : bool
+        As a benchmark loop runs it, burst clocks and extra work included; else as training does.
 
     Returns
     -------
@@ -118,10 +126,13 @@ def gemm_times(
     memory_s = (element_bytes * batch * (m * k + k * n) + out_bytes * batch * m * n)[
         :, 0, 0
     ] / bandwidth
-    extra = c.extra_s + c.extra_bytes * (batch * m * k)[:, 0, 0] / bandwidth
     # products whose rows are not whole 16-byte units run on slower kernels
     odd = ((shapes[:, 1] * element_bytes) % 16 > 0) | ((shapes[:, 2] * element_bytes) % 16 > 0)
     compute_s = np.where(odd, 2.0 * compute_s, compute_s)
+    extra = np.zeros(len(shapes))
+    if in_bursts:
+        compute_s = compute_s / (1 + c.burst / (1 + compute_s / c.burst_s))
+        extra = c.extra_s + c.extra_bytes * (batch * m * k)[:, 0, 0] / bandwidth
     total = c.launch_s + soft_max(compute_s, memory_s) + extra
     return GemmTimes(
         seconds=total,

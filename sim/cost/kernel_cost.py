@@ -222,7 +222,9 @@ class CostModel:
         if note:
             self._notes[note] = None
         clock = self.clock(ATTENTION_INTENSITY)
-        rate = attention_rate(c, self.peak("bf16") * clock, queries, keys, window, bool(causal))
+        rate = attention_rate(
+            c, self.peak(kernel.dtype) * clock, queries, keys, window, bool(causal)
+        )
         blocks = sequences * heads * -(-queries // 128)
         compute = kernel.flops / rate
         # too few heads and rows leave SMs idle

@@ -1,0 +1,188 @@
+"""Costs of kernels: physical limits, waves, curves, clocks under power, what is borrowed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sim.cost.attention import AttentionConstants, attention_rate, lookup
+from sim.cost.constants import load_constants
+from sim.cost.elementwise import stream_time
+from sim.cost.gemm import GemmConstants, effective_waves, gemm_times
+from sim.cost.kernel_cost import CostModel, rate_by_units
+from sim.cost.power import PowerConstants, clock_factor
+from sim.model.kernels import Kernel
+from sim.model.unroll import unroll
+from sim.model.update import Shard, clip_kernels, optimizer_kernels
+from sim.spec import catalogue
+from sim.spec.gpu import Gpu
+from sim.spec.model import Model
+from sim.spec.workload import Checkpointing, Method, Precision, Workload
+
+H100 = Gpu(name="h100-sxm-80gb")
+IDEAL = GemmConstants(
+    tile=(1.0, 1.0, 1.0, 1.0), quantisation=1.0, fill_s=0.0, launch_s=0.0, memory=1.0
+)
+LLAMA = Model(
+    name="llama", layers=2, hidden_size=4096, heads=32, kv_heads=8, head_dim=128, ffn_size=14336, vocab_size=128256
+)  # fmt: skip
+
+
+def job(**keys):
+    return Workload(name="t", model=LLAMA, **{"sequence_length": 4096, **keys})
+
+
+def gemm(m, n, k, dtype="bf16"):
+    return Kernel(
+        "x", "x", "gemm", 2.0 * m * n * k, 2.0 * (m * k + k * n + m * n), (m, n, k, 1), dtype
+    )
+
+
+def ideal(m, n, k, sms=100):
+    """Times at 1 TFLOP/s an SM and endless bandwidth."""
+    return gemm_times(np.array([[m, n, k, 1.0]]), 2, 2, sms * 1e12, 1e30, sms, IDEAL)
+
+
+def test_one_wave_of_tiles():
+    # 10 x 10 tiles of 128 x 128 on 100 SMs: one full wave at peak, 2 x 128 x 128 x 1024 a tile
+    t = ideal(1280, 1280, 1024)
+    assert t.seconds[0] == pytest.approx(2 * 1280 * 1280 * 1024 / 100e12)
+
+
+def test_one_tile_more_costs_a_wave():
+    # 101 tiles of every shape tried need a second wave of some tile shape
+    full, over = ideal(1280, 1280, 1024), ideal(1280 + 64, 1280, 1024)
+    assert over.seconds[0] / full.seconds[0] > 1.04
+    assert effective_waves(np.array([1.01]), 1.0)[0] == 2.0
+    assert effective_waves(np.array([1.5]), 0.5)[0] == 1.75
+    assert effective_waves(np.array([0.2]), 1.0)[0] == 1.0
+
+
+def test_long_k_is_split():
+    t = ideal(128, 128, 65536)
+    assert t.split[0] > 1
+    assert t.seconds[0] < 2 * 128 * 128 * 65536 / 1e12
+
+
+def test_unaligned_products_are_slower():
+    assert ideal(1024, 1023, 1024).seconds[0] > 1.5 * ideal(1024, 1024, 1024).seconds[0]
+
+
+def test_stream_time_by_hand():
+    # 1 GB at half of 1 TB/s, floor 2 us, ramp 1 MB
+    assert stream_time(1e9, 1, 0.5, 1e12, 2e-6, 1e6) == pytest.approx(2e-6 + 1.001e9 / 0.5e12)
+    # ten kernels of 1 KB cost ten floors
+    assert stream_time(1e4, 10, 0.5, 1e12, 2e-6, 1e6) == pytest.approx(20e-6, rel=1e-2)
+
+
+def test_attention_reaches_half_its_rate_at_the_knee():
+    c = AttentionConstants(rate=0.5, knee=512, knee_full=64)
+    long = 2**40
+    rate = attention_rate(c, 1e15, long, 512, 0, True)
+    assert rate == pytest.approx(0.25e15, rel=1e-6)
+    assert attention_rate(c, 1e15, long, 8192, 512, True) == rate  # a window's rows are as short
+
+
+def test_attention_falls_back_and_says_so():
+    table = load_constants(H100).attention
+    assert lookup(table, "flash3", "forward", 128)[1] == ""
+    c, note = lookup(table, "flash2", "forward", 80)
+    assert "80" in note
+    assert c.rate == pytest.approx(table["flash2", "forward", 128].rate * 80 / 96)
+    a100 = load_constants(catalogue.gpu("a100-sxm-80gb")).attention
+    assert "flash2 taken" in lookup(a100, "flash3", "forward", 128)[1]
+
+
+def test_clock_under_a_power_limit():
+    c = PowerConstants(0.8, 2.0, 0.5, 700.0, 1e15, 100.0)
+    assert clock_factor(1.0, 700.0, 100.0, c) == pytest.approx(0.8)
+    # D = 600/0.64 = 937.5 W; 400 W leave 300: sqrt(300/937.5)
+    assert clock_factor(1.0, 400.0, 100.0, c) == pytest.approx((300 / 937.5) ** 0.5)
+    assert clock_factor(0.0, 700.0, 100.0, c) == 1.0  # 469 W at full clock
+    assert clock_factor(1.0, 2000.0, 100.0, c) == 1.0
+
+
+def test_a_power_cap_slows_products_and_spares_streams():
+    stock, capped = CostModel(H100), CostModel(H100.model_copy(update={"power_limit": 500.0}))
+    product, stream = gemm(8192, 8192, 8192), Kernel("y", "y", "elementwise", bytes=1e9)
+    assert capped.cost(product).time_s > 1.08 * stock.cost(product).time_s
+    assert capped.cost(stream).time_s == stock.cost(stream).time_s
+
+
+@pytest.mark.parametrize("name", catalogue.gpu_names())
+@pytest.mark.parametrize("keys", [
+    {}, {"compile": True, "attention": "cudnn"}, {"attention": "eager"},
+    {"method": Method(kind="qlora", rank=8, targets=("q", "down"), quantization="nf4")},
+    {"precision": Precision(kind="fp8", recipe="rowwise")}, {"precision": Precision(kind="fp32")},
+], ids=["plain", "compile", "eager", "qlora", "fp8", "fp32"])  # fmt: skip
+def test_nothing_beats_the_datasheet(name, keys):
+    gpu = catalogue.gpu(name)
+    model = CostModel(gpu)
+    workload = job(activation_checkpointing=Checkpointing(kind="full"), **keys)
+    shard = Shard(1e9, 100)
+    kernels = [k for ks in unroll(workload).kernels.values() for k in ks]
+    for kernel in (*kernels, *optimizer_kernels(workload, shard), *clip_kernels(shard)):
+        cost = model.cost(kernel)
+        assert cost.time_s > 0
+        assert kernel.flops <= model.peak(kernel.dtype) * cost.time_s
+        assert kernel.bytes <= gpu.memory_bandwidth * cost.time_s
+        assert cost.watts <= gpu.power_limit
+
+
+def test_curves():
+    model = CostModel(H100)
+    for kernel in (k for ks in unroll(job()).kernels.values() for k in ks):
+        curve = model.bounds_by_units(kernel)
+        assert curve.shape == (133,)
+        assert curve[132] == 1.0
+        assert curve[0] == curve[1] > 0
+        assert np.all(np.diff(curve[1:]) >= -1e-12)
+
+
+def test_a_full_wave_beside_a_collective():
+    """132 tiles on an H100 beside 24 channels ran 1.7 times as long (NVIDIA forum 337991)."""
+    curve = rate_by_units(1.0, 0.0, 0.0, 132.0, 132)
+    assert 1 / curve[108] == pytest.approx(1.7, rel=0.02)
+    # many waves just share the SMs
+    assert rate_by_units(1.0, 0.0, 0.0, 132000.0, 132)[66] == pytest.approx(0.5, rel=0.01)
+    # a memory-bound kernel does not mind 24 channels
+    assert rate_by_units(0.0, 1.0, 0.0, 0.0, 132)[108] == 1.0
+
+
+def test_costs_do_not_depend_on_what_was_priced_before():
+    kernels = unroll(job()).of("layer", "forward")
+    other = unroll(job(sequence_length=1000, micro_batch=3)).of("layer", "backward")
+    fresh, used = CostModel(H100), CostModel(H100)
+    used.costs(other)
+    a, b = fresh.costs(kernels), used.costs(kernels)
+    assert np.array_equal(a.time_s, b.time_s)
+    assert np.array_equal(fresh.curves()[a.curve], used.curves()[b.curve])
+
+
+def test_twice_the_machine_takes_half_the_time():
+    """All rates doubled, fixed costs apart, a big product and a big copy take half."""
+    double = H100.model_copy(update={
+        "peak_bf16": 2 * H100.peak_bf16, "memory_bandwidth": 2 * H100.memory_bandwidth,
+        "power_limit": 70 + 2 * 630.0, "idle_power": 70.0,
+    })  # fmt: skip
+    for kernel in (gemm(16384, 16384, 16384), Kernel("y", "y", "elementwise", bytes=1e11)):
+        constants = load_constants(H100)
+        bf16 = replace(constants.gemm["bf16"], fill_s=constants.gemm["bf16"].fill_s / 2)
+        faster = CostModel(
+            double, constants=replace(constants, gemm={**constants.gemm, "bf16": bf16})
+        )
+        ratio = CostModel(H100).cost(kernel).time_s / faster.cost(kernel).time_s
+        assert ratio == pytest.approx(2.0, rel=2e-3)
+
+
+def test_host_launch():
+    kernel = Kernel("z", "z", "elementwise", bytes=1e6, count=3)
+    eager, graphs = CostModel(H100, "eager"), CostModel(H100, "graphs")
+    assert eager.host_seconds(kernel) == pytest.approx(3 * 12e-6)
+    assert graphs.host_seconds(kernel) < 0.05 * eager.host_seconds(kernel)
+
+
+def test_borrowed_constants_are_named():
+    assert CostModel(H100).fallbacks == ()
+    notes = CostModel(catalogue.gpu("v100-sxm-32gb")).fallbacks
+    assert any("v100-sxm-32gb" in n for n in notes)
