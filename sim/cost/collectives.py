@@ -15,6 +15,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -192,19 +193,42 @@ def _plan(
         choice = choose(machine, op, size, algorithm, protocol)
     except ValueError as error:
         raise InputError.single(fabric.topology.name, str(error), "algorithm") from None
-    demand = demand_of(fabric, ranks, op, choice.algorithm, sisters)
-    ratio = fabric.capacity[demand.resource] / demand.amount
-    place = int(np.argmin(ratio))
-    tightest, rate = int(demand.resource[place]), float(ratio[place])
-    wire = float(np.min(fabric.raw[demand.resource] / demand.amount))
-    crosses = machine.nodes > 1 and _between_nodes(KINDS[int(fabric.kind[tightest])], machine)
-    alone = duration(machine, op, choice.algorithm, choice.protocol, size, rate, crosses)
+    way = _lowered(fabric, ranks, op, choice.algorithm, sisters)
+    crosses = machine.nodes > 1 and _between_nodes(way.kind, machine)
+    alone = duration(machine, op, choice.algorithm, choice.protocol, size, way.rate, crosses)
     latency = alone.latency_s + _switch_delay(fabric, ranks, machine, op, choice.algorithm)
     return CollectiveCost(
         op, n, choice.algorithm, choice.protocol, choice.channels, size, latency,
-        size / alone.transfer_s,
+        size / alone.transfer_s, way.demands, way.tightest, way.rate, way.wire, crosses, fabric,
+    )  # fmt: skip
+
+
+class _Way(NamedTuple):
+    """Demands of an algorithm on a fabric, and the tightest of them."""
+
+    demands: tuple[tuple[int, float], ...]
+    tightest: int
+    kind: str
+    rate: float  # total bytes a second that the tightest resource lets through
+    wire: float  # the same by data-sheet rates
+
+
+@functools.lru_cache(maxsize=1024)
+def _lowered(
+    fabric: Fabric,
+    ranks: tuple[int, ...],
+    op: str,
+    algorithm: str,
+    sisters: tuple[tuple[int, ...], ...],
+) -> _Way:
+    demand = demand_of(fabric, ranks, op, algorithm, sisters)
+    ratio = fabric.capacity[demand.resource] / demand.amount
+    place = int(np.argmin(ratio))
+    tightest = int(demand.resource[place])
+    return _Way(
         tuple(zip(demand.resource.tolist(), demand.amount.tolist(), strict=True)),
-        tightest, rate, wire, crosses, fabric,
+        tightest, KINDS[int(fabric.kind[tightest])], float(ratio[place]),
+        float(np.min(fabric.raw[demand.resource] / demand.amount)),
     )  # fmt: skip
 
 
