@@ -18,6 +18,7 @@ from sim.schedule.groups import groups_of
 from sim.schedule.lower import CATEGORIES, Flight, Rows
 from sim.schedule.machine import Compiled, Draw, Key, compile_machine
 from sim.schedule.plan import COLLECTIVE, HOST, SEGMENT, Plan, PlanOp
+from sim.spec.topology import Storage
 from sim.spec.workload import Workload
 
 F8 = npt.NDArray[np.float64]
@@ -25,6 +26,7 @@ I8 = npt.NDArray[np.int64]
 
 _CATEGORY = {name: i for i, name in enumerate(CATEGORIES)}
 _HOST_LINK = {"h2d": "to_device", "d2h": "to_host"}
+_STORAGE = {"nvme_read": "read", "nvme_write": "write"}
 HOST_SYNC_S = 5e-6  # cudaEventSynchronize after the event has happened: CUDA driver, order of
 LAUNCH_S = 6e-6  # one launch from C++; facts: event 5.96 us (superbenchmark baseline)
 
@@ -208,6 +210,8 @@ class _Pricing:
 
     def _copy(self, op: PlanOp) -> tuple[int, int]:
         direction = _HOST_LINK.get(op.name)
+        if op.name in _STORAGE:
+            return self._storage(op), 1
         if direction is None:
             return self._kernels([copy_kernel(op.name, op.bytes)], recompute=False)
         where: slice = getattr(self.compiled, direction)
@@ -220,6 +224,16 @@ class _Pricing:
             category=_CATEGORY["copy"], alone_s=LAUNCH_S + op.bytes / rate, demands=demands,
         )  # fmt: skip
         return row, 1
+
+    def _storage(self, op: PlanOp) -> int:
+        """All GPUs of a node read or write at once, each at its share of the node's storage."""
+        node = self.fabric.topology.node
+        storage = node.storage if node else Storage()
+        rate = float(getattr(storage, _STORAGE[op.name])) / (node.gpus if node else 1)
+        return self.table.add(
+            latency_s=LAUNCH_S, work=op.bytes, bound=rate, weight=rate, host_s=LAUNCH_S,
+            category=_CATEGORY["copy"], alone_s=LAUNCH_S + op.bytes / rate,
+        )  # fmt: skip
 
     def _host_work(self, op: PlanOp) -> float:
         if op.bytes <= 0.0 or self.fabric.topology.node is None:

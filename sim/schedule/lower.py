@@ -30,7 +30,7 @@ CATEGORIES = (
     "optimizer", "copy", "quantize", "collective", "host",
 )  # fmt: skip
 
-_COPY_STREAMS = frozenset({"copy_in", "offload_in", "offload_out"})
+_COPY_STREAMS = frozenset({"copy_in", "offload_in", "offload_out", "nvme"})
 
 
 class Rows(NamedTuple):

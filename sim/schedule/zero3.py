@@ -23,6 +23,8 @@ from sim.spec.workload import Workload
 LAST_WITHOUT_ATTRIBUTION = (0, 19, 2)
 #: bytes that CPU Adam moves per element: parameter, both moments read and written, gradient read
 CPU_ADAM_BYTES = 28.0
+#: fp32 parameter, both moments and the gradient come from NVMe; all but the gradient go back
+NVME_READ_BYTES, NVME_WRITE_BYTES = 16.0, 12.0
 
 _traces: dict[tuple[int, tuple[bool, ...], bool, bool, int], tuple[ModelTree, Trace]] = {}
 
@@ -132,7 +134,7 @@ def _step(workload: Workload, c: Coordinator) -> None:
             scalar_all_reduce(r, 8.0, "fp64")
     r.host_sync(r.record("compute"))
     if s.offload_optimizer:
-        step_on_host(r, sub_groups, 0.0 if s.offload_parameters else c.size)
+        step_on_host(r, sub_groups, c.size, stays=s.offload_parameters, nvme=s.nvme)
     elif sub_groups:
         # gradients become one flat fp32 tensor a sub-group, are scaled in place; then bf16 copies
         r.kernel("compute", "flatten", "clip", (c.size + 4.0) * owned)
@@ -149,13 +151,39 @@ def scalar_all_reduce(r: Recorder, size: float, dtype: str) -> None:
     r.collective("compute", "all_reduce", "clip", "shard", size, size, dtype)
 
 
-def step_on_host(r: Recorder, sub_groups: Sequence[int], element_bytes: float) -> None:
-    """CPU Adam, and the updated partition copied to the GPU (`element_bytes` 0: it stays)."""
+def step_on_host(
+    r: Recorder, sub_groups: Sequence[int], element_bytes: float, *, stays: bool = False,
+    nvme: bool = False,
+) -> None:  # fmt: skip
+    """CPU Adam sub-group by sub-group, and the updated partition copied to the GPU.
+
+    Parameters
+    ----------
+    r : Recorder
+        Where to issue.
+    sub_groups : sequence of int
+        Elements of each.
+    element_bytes : float
+        Of a parameter on the GPU. [B]
+    stays : bool
+        Parameters are offloaded too: no copy.
+    nvme : bool
+        States are read before and written after, without overlap (``pipeline_read`` and
+        ``pipeline_write`` are off by default).
+    """
     r.wait_stream("host", "offload_out")
     for size in sub_groups:
+        if nvme:
+            r.wait_stream("nvme", "host")
+            read = r.kernel("nvme", "nvme_read", "optimizer", NVME_READ_BYTES * size)
+            r.host_sync((read,))
         r.host("clip", "clip", 8.0 * size)
         r.host("optimizer", "optimizer", CPU_ADAM_BYTES * size)
-        if element_bytes:
+        if nvme:
+            r.wait_stream("nvme", "host")
+            written = NVME_WRITE_BYTES + (element_bytes if stays else 0.0)
+            r.host_sync((r.kernel("nvme", "nvme_write", "optimizer", written * size),))
+        if not stays:
             r.wait_stream("offload_in", "host")
             r.host_sync((r.kernel("offload_in", "h2d", "optimizer", element_bytes * size),))
     r.wait_stream("compute", "offload_in")

@@ -45,7 +45,7 @@ class Settings:
     attribute_frozen: bool = True  # frozen parameters of a recompute belong to the active backward
     offload_parameters: bool = False
     offload_optimizer: bool = False
-    nvme: bool = False
+    nvme: bool = False  # what is offloaded lies on NVMe, not in host memory
 
 
 class Issued(NamedTuple):
@@ -393,6 +393,8 @@ class Coordinator:
             moves.reverse()
         if self.boundary:
             moves.append(("offload_out", "d2h", 4.0 * shard))
+            if s.nvme:
+                moves.append(("nvme", "nvme_write", 4.0 * shard))
         for stream, name, traffic in moves:
             r.wait_stream(stream, "reduce_scatter")
             moved = r.kernel(stream, name, "backward", traffic)

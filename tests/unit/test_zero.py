@@ -297,6 +297,15 @@ def test_offloaded_optimizer_gets_fp32_gradients_and_returns_bf16():
     assert back == 2 * owned
 
 
+def test_states_on_nvme_are_read_and_written_around_the_update():
+    """fp32 parameter, two moments, gradient in; parameter and moments back; gradients before."""
+    played = play(workload(offload="optimizer", offload_device="nvme"), build_tree(model()), 8)
+    owned = sum(played.shard)
+    ops = [op for op in played.recorder.ops if op.stream == "nvme"]
+    assert sum(op.bytes for op in ops if op.name == "nvme_read") == 16 * owned
+    assert sum(op.bytes for op in ops if op.name == "nvme_write") == (4 + 12) * owned
+
+
 def test_sub_groups_step_one_by_one():
     job = workload(sub_group_size=5000)
     plan = plan_of(job)
