@@ -221,12 +221,15 @@ class _Reader:
             if self.unclassed:
                 why += f": {self.unclassed} devices have no class, which NCCL would ask the machine"
             self.fault(root, why)
-        kinds = {"GPU": self.gpus, "NIC": host.nics, "switch": host.switches}
-        for kind, found in kinds.items():
-            if len(found) > _MAX_DEVICES:
-                self.fault(root, f"{len(found)} of kind {kind}; a node has at most {_MAX_DEVICES}")
-        if host.sockets > _MAX_DEVICES:
-            self.fault(root, f"{host.sockets} CPUs; a node has at most {_MAX_DEVICES}")
+        counts = {
+            "GPUs": len(self.gpus),
+            "NICs": len(host.nics),
+            "switches": len(host.switches),
+            "CPUs": host.sockets,
+        }
+        for kind, count in counts.items():
+            if count > _MAX_DEVICES:
+                self.fault(root, f"{count} {kind}; a node has at most {_MAX_DEVICES}")
         if self.faults:
             raise InputError(self.faults)
         self.gpus.sort(key=lambda g: g[0])
