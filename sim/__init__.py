@@ -1,8 +1,8 @@
 """Predict how distributed training will run on a GPU cluster.
 
-    from sim import simulate
-    result = simulate("dgx-h100", "llama3-8b-sft")
-    result.step.time_s, result.throughput.mfu, result.memory.fits
+>>> from sim import simulate
+>>> result = simulate("dgx-h100", "llama3-8b-sft")
+>>> result.step.time_s, result.throughput.mfu, result.memory.fits  # doctest: +SKIP
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from sim.result.bottleneck import classify, rank_fixes
 from sim.result.breakdown import Breakdown
 from sim.result.describe import describe_topology, describe_workload, peak_of
 from sim.result.memory import memory
+from sim.result.quick import quick_breakdown
 from sim.result.result import Memory, Message, Result, Scaling, ScalingPoint, Step, Throughput
 from sim.result.step import StepOutcome, run_step
 from sim.spec.loader import Argument, load
@@ -229,7 +230,7 @@ def _scaling(
         if nodes == topology.nodes:
             points[nodes] = (*moved, own.breakdown, own_fits)
             continue
-        breakdown = run_step(*moved, engine=engine).breakdown
+        breakdown = quick_breakdown(*moved, engine=engine)
         points[nodes] = (*moved, breakdown, memory_section(*moved).fits)
     fitting = [n for n, point in points.items() if point[3]]
     base = min(fitting or points)
@@ -258,7 +259,7 @@ def _scaling(
 
 def _evaluate(topology: Topology, workload: Workload) -> tuple[float, float, bool]:
     """Seconds per token, reserved bytes and verdict of a candidate."""
-    seconds = run_step(topology, workload).time_s / tokens_per_step(topology, workload)
+    seconds = quick_breakdown(topology, workload).time_s / tokens_per_step(topology, workload)
     memory = memory_section(topology, workload)
     return seconds, memory.peak_reserved_bytes, memory.fits
 

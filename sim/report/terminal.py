@@ -199,7 +199,7 @@ def _notes(result: Result) -> list[str]:
     ]
     if result.assumptions:
         lines.append(
-            f"  {len(result.assumptions)} keys took defaults (--format json lists them), among them "
+            f"  {len(result.assumptions)} keys took defaults (--format json lists them), such as "
             + ", ".join(_telling(result.assumptions))
         )
     return lines

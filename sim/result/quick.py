@@ -1,0 +1,47 @@
+"""A step's measures from two shallow models: for curves, sweeps and ranking candidates.
+
+Blocks repeat, so past the first few every measure is linear in their number:
+M(L) = M(b) + (L - b) (M(b) - M(a)) / (b - a). Against full simulation the step time agrees within
+1e-5 (tests/unit/test_quick.py, compute-, launch- and communication-bound cases). The headline
+figures of a run are always simulated in full.
+"""
+
+from __future__ import annotations
+
+from sim.result.breakdown import Breakdown
+from sim.result.step import run_step
+from sim.spec.topology import Topology
+from sim.spec.workload import Workload
+
+SHALLOW, DEEP = 4, 8  # both beyond any prefetch depth of FSDP
+
+
+def quick_breakdown(topology: Topology, workload: Workload, *, engine: str = "auto") -> Breakdown:
+    """Measures of a step, extrapolated in depth where its blocks are alike.
+
+    Strategies that look far ahead (ZeRO-3) and models of unlike blocks are simulated in full.
+    """
+    model = workload.model
+    if not repeats(workload) or model.layers <= 2 * DEEP:
+        return run_step(topology, workload, engine=engine).breakdown
+    shallow = _at_depth(topology, workload, SHALLOW, engine)
+    deep = _at_depth(topology, workload, DEEP, engine)
+    factor = (model.layers - DEEP) / (DEEP - SHALLOW)
+    whole = Breakdown()
+    whole.add(deep, 1.0 + factor)
+    whole.add(shallow, -factor)
+    return whole
+
+
+def repeats(workload: Workload) -> bool:
+    """Whether every block of the step is like the next."""
+    model, p = workload.model, workload.parallelism
+    alike = model.sliding_window_pattern == 1 and model.dense_layers == 0
+    near = p.strategy in ("fsdp1", "fsdp2") and p.forward_prefetch < SHALLOW - 1
+    return alike and near and workload.activation_checkpointing.kind != "selective-blocks"
+
+
+def _at_depth(topology: Topology, workload: Workload, layers: int, engine: str) -> Breakdown:
+    model = workload.model.model_copy(update={"layers": layers})
+    shallow = workload.model_copy(update={"model": model})
+    return run_step(topology, shallow, engine=engine).breakdown
