@@ -46,7 +46,7 @@ def finish_pair(topology: Topology, workload: Workload, accumulation_given: bool
 def check(topology: Topology, workload: Workload) -> tuple[Finding, ...]:
     """Every finding about a pair; the pair's own only where both halves are sound."""
     alone = (*check_topology.findings(topology), *check_workload.findings(workload))
-    if any(f.error and f.code != "no-job-length" for f in alone):
+    if any(f.error for f in alone):
         return alone
     return (*alone, *check_pair.findings(topology, workload))
 

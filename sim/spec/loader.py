@@ -289,8 +289,6 @@ def _faults_of(findings: Iterable[checks.Finding], halves: Mapping[str, Half]) -
         half = halves.get(finding.side)
         if not finding.error or half is None:
             continue
-        if finding.code == "no-job-length" and isinstance(half.tree, Leaf):
-            continue  # a spec built in Python may be about one step
         message = f"{finding.message}; {finding.hint}" if finding.hint else finding.message
         out.append(_place_of(half, finding.path).fault(finding.path, message))
     return out

@@ -31,8 +31,11 @@ tokens: 1e9
 
 def faults_of(topology, workload=None, sets=()):
     with pytest.raises(InputError) as caught:
-        loader.load(topology, workload or {"model": "llama-3-8b", "name": "j", "sequence_length": 8,
-                                           "tokens": "1B"}, sets)  # fmt: skip
+        loader.load(
+            topology,
+            workload or {"model": "llama-3-8b", "name": "j", "sequence_length": 8, "tokens": "1B"},
+            sets,
+        )
     assert caught.value.exit_code == 2
     return caught.value.faults
 
@@ -66,7 +69,8 @@ def test_all_faults_of_both_files_come_at_once(write):
     ]
     assert sorted(told) == [
         "T:2:8  nodes: 0 is not at least 1",
-        'T:4:8  node.gpu: "h100-sxm-80gp" is no GPU of the catalogue; did you mean "h100-sxm-80gb"?',
+        'T:4:8  node.gpu: "h100-sxm-80gp" is no GPU of the catalogue; '
+        'did you mean "h100-sxm-80gb"?',
         "T:5:9  node.gpus: 8.5 is not a whole number",
         'T:6:3  node.nvlonk: unknown key; did you mean "nvlink"?',
         'T:7:32  node.pcie.lanes: "yes" is not a whole number',
@@ -258,15 +262,50 @@ def test_the_wrong_kind_of_spec():
     ],
 )
 def test_overrides(override, says):
-    found = faults_of("dgx-h100", {"model": "llama-3-8b", "name": "j", "sequence_length": 8,
-                                   "tokens": 1e9, "sources": ["a"]}, [override])  # fmt: skip
+    found = faults_of(
+        "dgx-h100",
+        {"model": "llama-3-8b", "name": "j", "sequence_length": 8, "tokens": 1e9, "sources": ["a"]},
+        [override],
+    )
     assert any(says in f.message for f in found), [str(f) for f in found]
 
 
 _pieces = st.sampled_from(
-    [*GOOD, "\n", "  ", ": ", "- ", "{", "}", "[", "]", ",", "&a ", "*a", "!!", "'", '"', "|", ">", "#",
-     "node:", "gpus", "8", "\t", "%", "---", "...", "?", "<<", "\x00", "é", "0x", "1e999", "null"]
-)  # fmt: skip
+    [
+        *GOOD,
+        "\n",
+        "  ",
+        ": ",
+        "- ",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        "&a ",
+        "*a",
+        "!!",
+        "'",
+        '"',
+        "|",
+        ">",
+        "#",
+        "node:",
+        "gpus",
+        "8",
+        "\t",
+        "%",
+        "---",
+        "...",
+        "?",
+        "<<",
+        "\x00",
+        "é",
+        "0x",
+        "1e999",
+        "null",
+    ]
+)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -276,7 +315,8 @@ def test_any_damage_is_a_fault_or_loads(at, cut, piece):
     try:
         tree = from_yaml(text, "t")
     except InputError as error:
-        assert error.faults
+        if not error.faults:
+            pytest.fail("an error without a fault")
         return
     reader = loader.Reader()
     spec = reader.read(loader.Topology, tree, "")
@@ -322,4 +362,5 @@ def test_any_value_of_any_key_is_a_fault_or_loads(key, value):
     try:
         loader.load_workload(job)
     except InputError as error:
-        assert error.faults
+        if not error.faults:
+            pytest.fail("an error without a fault")

@@ -22,7 +22,8 @@ node:
   nics: {count: 8, rate: 400 Gb/s}
   storage: {read: 25 GB/s, write: 12 GB/s}
 network: {kind: rail-optimized, oversubscription: 1.0, switch_latency: 0.6 us}
-offer: {price_per_gpu_hour: 2.95 USD, provider: example, region: eu-central, residency: EU, egress_per_gb: 0 USD}
+offer: {price_per_gpu_hour: 2.95 USD, provider: example, region: eu-central, residency: EU,
+        egress_per_gb: 0 USD}
 """
 WORKLOAD = """\
 name: llama3-8b-sft
@@ -106,12 +107,19 @@ def test_every_kind_of_argument(files):
     by_path, _, notes = loader.load(files[0], str(files[1]))
     assert notes.origin("topology.node.nics.rate").place == f"{files[0]}:9:26"
     mapping = {
-        "name": "dgx-h100", "nodes": 2,
-        "node": {"gpu": by_path.node.gpu, "nvlink": by_path.node.nvlink, "gpus": 8,
-                 "pcie": {"generation": 5}, "cpu": {"memory": "2 TB"}, "nics": {"rate": "400 Gb/s"},
-                 "storage": {"read": "25 GB/s", "write": "12 GB/s"}},
+        "name": "dgx-h100",
+        "nodes": 2,
+        "node": {
+            "gpu": by_path.node.gpu,
+            "nvlink": by_path.node.nvlink,
+            "gpus": 8,
+            "pcie": {"generation": 5},
+            "cpu": {"memory": "2 TB"},
+            "nics": {"rate": "400 Gb/s"},
+            "storage": {"read": "25 GB/s", "write": "12 GB/s"},
+        },
         "offer": by_path.offer,
-    }  # fmt: skip
+    }
     assert loader.load_topology(mapping) == by_path
     assert loader.load_topology(by_path) is by_path
     assert isinstance(loader.load_topology("dgx-a100"), Topology)
@@ -203,10 +211,20 @@ def test_overrides_extend_names_and_replace_choices():
     t, w, notes = loader.load(
         "dgx-h100",
         "llama3-8b-sft",
-        ["nodes=4", "node.gpu.power_limit=500 W", "method.lora.rank=8", "precision.fp8.recipe=rowwise",
-         "compile=true", "activation_checkpointing.selective=op", "steps=100", "model.layers=4",
-         "parallelism.reshard_after_forward=8", "topology.name=mine", "stack.torch=2.10"],
-    )  # fmt: skip
+        [
+            "nodes=4",
+            "node.gpu.power_limit=500 W",
+            "method.lora.rank=8",
+            "precision.fp8.recipe=rowwise",
+            "compile=true",
+            "activation_checkpointing.selective=op",
+            "steps=100",
+            "model.layers=4",
+            "parallelism.reshard_after_forward=8",
+            "topology.name=mine",
+            "stack.torch=2.10",
+        ],
+    )
     assert (t.nodes, t.name, t.node.gpu.power_limit, t.node.gpu.sms) == (4, "mine", 500.0, 132)
     assert (w.method.kind, w.method.rank) == ("lora", 8)
     assert (w.precision.kind, w.precision.recipe) == ("fp8", "rowwise")

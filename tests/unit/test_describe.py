@@ -1,0 +1,67 @@
+"""The resolved configuration and the JSON schemas."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from ruamel.yaml import YAML
+
+from sim.spec import loader
+from sim.spec.describe import as_mapping, resolved, schema
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_value_has_its_source():
+    loaded = loader.load("dgx-h100", "llama3-8b-lora", ["node.gpu.power_limit=500 W", "nodes=2"])
+    lines = {line.path: line for line in resolved(loaded)}
+    assert lines["topology.nodes"].origin.kind == "override"
+    assert lines["topology.node.nics.rate"].value == "50 GB/s"
+    assert lines["topology.node.nics.rate"].origin.kind == "user"
+    assert lines["topology.node.nics.rate"].origin.place.endswith("dgx-h100.yaml:10:26")
+    assert lines["topology.node.gpu.power_limit"].value == "500 W"
+    assert lines["topology.node.gpu.power_limit"].origin.kind == "override"
+    assert lines["topology.node.gpu.sms"].origin.kind == "catalogue"
+    assert lines["workload.model.layers"].origin.kind == "catalogue"
+    assert lines["workload.cuda_graphs"] == ("workload.cuda_graphs", "false", ("default", ""))
+    assert lines["workload.checkpoint.interval"].value == "30 min"
+
+
+def test_the_written_values_read_back():
+    first = loader.load("dgx-h100", "llama3-70b-qlora")
+    sets = [
+        f"{line.path}={line.value}"
+        for line in resolved(first)
+        if line.path.startswith(("topology.node.", "workload.parallelism", "workload.data"))
+        and not line.path.endswith(("source", "base", "confidence", "name"))
+    ]
+    again = loader.load("dgx-h100", "llama3-70b-qlora", sets)
+    assert again.topology == first.topology
+    assert again.workload == first.workload
+
+
+def test_as_mapping_is_json():
+    spec = loader.load_workload("llama3-8b-sft")
+    assert json.loads(json.dumps(as_mapping(spec)))["model"]["layers"] == 32
+
+
+@pytest.mark.parametrize("side", ["topology", "workload"])
+def test_schema_knows_every_key_and_every_reference(side):
+    document = schema(side)
+    text = json.dumps(document)
+    name = side.capitalize()
+    cls = {"Topology": loader.Topology, "Workload": loader.Workload}[name]
+    assert set(document["$defs"][name]["properties"]) == set(cls.model_fields)
+    references = {part.split('"')[0] for part in text.split("#/$defs/")[1:]}
+    assert references <= set(document["$defs"])
+
+
+@pytest.mark.parametrize(
+    ("side", "folder"), [("topology", "topologies"), ("workload", "workloads")]
+)
+def test_shipped_files_satisfy_the_schema(side, folder):
+
+    validator = jsonschema.Draft202012Validator(schema(side))
+    for path in sorted((ROOT / folder).glob("*.yaml")):
+        assert [e.message for e in validator.iter_errors(YAML(typ="safe").load(path))] == []
