@@ -13,8 +13,8 @@ from sim.program import Program
 
 # No fastmath: results are bit-identical to plain Python. `_nrt=False` keeps reference counting
 # out of the loop; division follows numpy (the kernel checks what could be zero).
-_OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "_nrt": False}
-jitted: Any = njit(**_OPTIONS)(kernel.simulate)
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
+jitted: Any = njit(cache=True, **OPTIONS)(kernel.simulate)
 
 
 def simulate(program: Program, state: State) -> kernel.Outcome:
@@ -24,5 +24,6 @@ def simulate(program: Program, state: State) -> kernel.Outcome:
         np.require(c, requirements=("C", "A", "W")) if isinstance(c, np.ndarray) else c
         for c in program
     )
-    outcome: kernel.Outcome = jitted(Program(*columns), state)
+    with np.errstate(all="ignore"):  # with NUMBA_DISABLE_JIT numpy would warn where numba does not
+        outcome: kernel.Outcome = jitted(Program(*columns), state)
     return outcome
