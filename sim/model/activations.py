@@ -40,7 +40,7 @@ class HeadFootprint:
     backward_peak : float
         Most that lives in the loss's backward, `saved` included.
     weight_peak : float
-        At the head's weight gradient, which comes on top: logits' gradient, hidden gradient, `norm`.
+        At the head's weight gradient (which comes on top): gradients of logits and hidden, `norm`.
     hidden : float
         Gradient that the layers receive.
     """
@@ -88,8 +88,6 @@ class _Layer:
         self.targets = adapted(workload.model, workload.method)
         self.tape = Tape()
         self.fused = workload.compile
-        #: outputs that a compiler recomputes from what is saved anyway
-        self.cheap: set[int] = set()
 
     def size(self, width: float) -> float:
         """Bytes of an activation of so many columns."""
@@ -126,8 +124,6 @@ class _Layer:
         if self.model.norm == "layernorm" or fused_rms_norm(self.workload):
             statistics = rows * (2 if self.model.norm == "layernorm" else 1)
             out = self.tape.op(name, (x,), size, (x,), extra=statistics, weight_gradient=gradient)
-            if self.fused:
-                self.cheap.add(out)
             return out
         # cast up, x / rms(x), times the weight, cast down: the first two are kept in fp32
         wide = 2 * size if self.element == 2 else size
@@ -157,11 +153,6 @@ class _Layer:
                 extra = self.tokens * n_in * copies
                 out = self.tape.op(
                     name, (x,), out_size, (), weight_gradient=gradient, matmul=True, extra=extra
-                )
-            elif x in self.cheap:
-                rebuilt = self.tape.sizes[x]
-                out = self.tape.op(
-                    name, (x,), out_size, (), weight_gradient=gradient, matmul=True, rebuilt=rebuilt
                 )
             else:
                 out = self.tape.op(
@@ -270,14 +261,13 @@ class _Layer:
         else:
             one = self.linear(f"{prefix}w1", n, d, f, bias, copies)
             if self.fused:
+                # Inductor recomputes silu, but keeps what a matrix product reads in backward
                 two = self.linear(f"{prefix}w3", n, d, f, bias, copies)
                 act = tape.op("gate", (one, two), size, (one, two))
             else:
                 gate = tape.op("silu", (one,), size, (one,))
                 two = self.linear(f"{prefix}w3", n, d, f, bias, copies)
                 act = tape.op("gate", (gate, two), size, (gate, two))
-        if self.fused:
-            self.cheap.add(act)
         return self.linear(f"{prefix}w2", act, f, d, bias, copies)
 
 
@@ -288,7 +278,7 @@ def head_footprint(workload: Workload) -> HeadFootprint:
     Notes
     -----
     Per token, V the vocabulary: eager keeps the fp32 log-softmax (4 V); its backward holds that,
-    the gradient of the loss and its own result (12 V). A compiled loss never leaves the compute dtype
+    the gradient of the loss and its own result (12 V). A compiled loss keeps to the compute dtype
     (logits and their gradient). A chunked one holds logits, their gradient and one chunk of fp32.
     A fused linear loss keeps hidden gradients and one chunk of logits.
 

@@ -28,7 +28,6 @@ class Node(NamedTuple):
     passes: bool = False  # a sum: its gradient goes on to all inputs as it is
     scratch: float = 0.0  # alive only while it runs, forward or backward [B]
     extra: float = 0.0  # saved beside its tensors: statistics, masks, log-sum-exp [B]
-    rebuilt: float = 0.0  # inputs a compiler recomputes when backward needs them [B]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,6 @@ class Tape:
         passes: bool = False,
         scratch: float = 0.0,
         extra: float = 0.0,
-        rebuilt: float = 0.0,
     ) -> int:
         """Append a node; ``"out"`` among `saves` is its own output. Returns that tensor."""
         out = self.tensor(size, name)
@@ -98,7 +96,7 @@ class Tape:
         self.nodes.append(
             Node(
                 name, reads, out, saved, weight_gradient, matmul,
-                kept_by_policy, passes, scratch, extra, rebuilt,
+                kept_by_policy, passes, scratch, extra,
             )
         )  # fmt: skip
         return out
@@ -237,7 +235,7 @@ class Tape:
                     flowing += sizes[t]
                     # the sum into an earlier gradient happens after all of this node's are there
                 total = flowing
-            now = alive + working + gradients + total - outside + node.scratch + node.rebuilt
+            now = alive + working + gradients + total - outside + node.scratch
             if now > highest:
                 highest = now
                 best = (alive, now - alive, gradients)

@@ -28,6 +28,16 @@ CATEGORY = {
 }
 
 
+#: terms that other streams than the compute stream allocate, or that are freed into pools of a size
+#: of their own: the caching allocator never hands their memory to the compute stream
+POOLS = {
+    "all-gather buffers": "gather",
+    "sharded gradients": "reduced",
+    "reduce-scatter buffers": "reduce",
+    "last reduce-scatter's input": "reduce",
+}
+
+
 @dataclass(slots=True)
 class Peak:
     """The highest point of one moment."""
@@ -56,6 +66,7 @@ class Ledger:
         self.total = 0.0
         self.moment = "init"
         self.peaks = {moment: Peak() for moment in MOMENTS}
+        self.pools: dict[str, float] = {}
 
     def add(self, term: str, size: float) -> None:
         """Allocate (or with a negative size free)."""
@@ -74,6 +85,15 @@ class Ledger:
     def mark_terms(self, instant: dict[str, float]) -> None:
         """Record this point, with terms that live only now."""
         total = self.total + sum(instant.values())
+        compute, pools = total, self.pools
+        for term, pool in POOLS.items():
+            size = self.live.get(term, 0.0) + instant.get(term, 0.0)
+            if size:
+                compute -= size
+                if size > pools.get(pool, 0.0):
+                    pools[pool] = size
+        if compute > pools.get("compute", 0.0):
+            pools["compute"] = compute
         peak = self.peaks[self.moment]
         if total > peak.total:
             terms = dict(self.live)

@@ -43,7 +43,8 @@ class MemoryReport:
     categories_by_moment : dict of dict
         `by_category` at each moment's own peak. [B]
     overheads : dict
-        ``fragmentation``, ``cuda_context``, ``communicators``. [B]
+        ``stream_pools`` (memory that streams do not share), ``fragmentation``, ``cuda_context``,
+        ``communicators``. [B]
     dominating : str
         The largest of `terms`, or of `overheads`.
     host_bytes : float
@@ -122,8 +123,10 @@ def memory(
         groups += 1
     if workload.parallelism.context_parallel > 1:
         groups += 1
+    pooled = sum(ledger.pools.values())
     overheads = {
-        "fragmentation": c["fragmentation"] * allocated,
+        "stream_pools": pooled - allocated,
+        "fragmentation": c["fragmentation"] * pooled,
         "cuda_context": c["context"],
         "communicators": c["communicator"] * groups,
     }

@@ -76,7 +76,8 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
         if p.reduce_bucket_size == "auto":
             size = float(tree.layers[0].modules[0].parameters[0].shape[-1]) ** 2
         copies = 2 if p.overlap_comm or (p.overlap_comm is None and stage == 3) else 1
-        bucket = copies * compute * max(min(size, elements), largest)
+        # DeepSpeed allocates whole buckets, however few parameters train
+        bucket = copies * compute * max(size, largest)
     live = 0.0
     if stage == 3:
         whole = layer * len(tree.layers) + outer

@@ -19,7 +19,7 @@ FOREACH_BYTES = 4.0
 
 @lru_cache(maxsize=64)
 def trainable_elements(tree: ModelTree, ranks: int) -> tuple[float, int, float, float]:
-    """Padded trainable elements of a shard, tensors, largest tensor's shard, Adafactor's factors."""
+    """Padded trainable elements of a shard, tensors, largest shard of one, Adafactor's factors."""
     elements = largest = factors = 0.0
     tensors = 0
     seen: dict[str, tuple[float, int, float, float]] = {}

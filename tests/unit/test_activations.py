@@ -1,0 +1,143 @@
+"""Saved tensors and working sets against PyTorch's own records, size by size."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sim.model.activations import head_footprint, layer_footprint
+from sim.model.autograd import Tape
+from sim.spec.models import resolve_model
+from sim.spec.workload import Method, Stack, Workload
+
+RECORDS = json.loads((Path(__file__).parents[1] / "data" / "saved_tensors.json").read_text())
+NAMES = {"8b": "llama-3.1-8b", "70b": "llama-3.1-70b"}
+LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+def workload(name="llama-3.1-8b", length=4096, torch="2.13", **keys):
+    keys.setdefault("attention", "sdpa")
+    model = resolve_model(name)
+    return Workload(name="w", model=model, sequence_length=length, stack=Stack(torch=torch), **keys)
+
+
+@pytest.mark.parametrize("size", ["8b", "70b"])
+@pytest.mark.parametrize(("kind", "torch"), [("fused", "2.13"), ("composite", "2.5")])
+def test_saved_tensors_one_by_one(kind, torch, size):
+    record = RECORDS[kind][size]
+    print_of = layer_footprint(workload(NAMES[size], record["length"], torch), "layer")
+    assert print_of.saved == record["block"]
+    # cos and sin are one entry here and two there; statistics are beside their node here
+    ours = sorted(b for n, b in print_of.tensors if n != "positions")
+    positions = sum(b for n, b in print_of.tensors if n == "positions")
+    theirs = list(record["sizes"])
+    for _ in range(2):
+        theirs.remove(positions / 2)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("size", ["8b", "70b"])
+def test_head_saves(size):
+    """Final norm's input, output and statistics, and the fp32 log-softmax."""
+    record = RECORDS["fused"][size]
+    head = head_footprint(workload(NAMES[size], record["length"]))
+    targets = 8 * record["length"] + 4  # int64 labels and a scalar, which are inputs here
+    assert head.saved == sum(record["head"]) - targets
+
+
+def test_working_set_without_checkpointing():
+    """At the gate's product: its three gradients and w2's, while w2's input is gone."""
+    p = layer_footprint(workload(), "layer")
+    wide = 2 * 4096 * 14336
+    assert p.saved - p.backward_saved == wide
+    assert p.backward_working == 3 * wide + 2 * 4096 * 14336
+    assert p.backward_peak_gradients == 2 * 4096 * 14336
+
+
+def test_full_checkpointing_keeps_the_input():
+    p = layer_footprint(workload(), "layer", "full")
+    assert p.saved == 4096 * (2 * 4096 + 256)
+    # everything else comes back, w2's input replaced by the gate's three gradients
+    others = 180_616 - 8192 - 256
+    assert p.backward_working == 4096 * (others + 2 * 28672) + 2 * 4096 * 14336
+
+
+def test_per_op_checkpointing():
+    """Kept: input, attention and its statistics, wq, wv, w1, w2 (every second product)."""
+    p = layer_footprint(workload(length=8192), "layer", "selective-op")
+    kept = 8192 + 8192 + 128 + 8192 + 2048 + 28672 + 8192 + 256
+    assert p.saved == 8192 * kept
+    assert p.saved - p.backward_saved == 8192 * (8192 + 2048)  # wq and wv were read again
+
+
+def test_native_groups_save_less():
+    repeated = layer_footprint(workload(), "layer").saved
+    native = layer_footprint(workload(attention="flash2"), "layer").saved
+    assert repeated - native == 4096 * 2 * (8192 - 2048)
+
+
+def test_compiled_drops_silu_and_fp32_norms():
+    eager = layer_footprint(workload(torch="2.5"), "layer").saved
+    compiled = layer_footprint(workload(torch="2.5", compile=True), "layer").saved
+    assert eager - compiled == 4096 * (2 * 6 * 4096 + 28672)
+
+
+def test_eager_attention_keeps_scores():
+    """fp32 softmax and its cast: 6 bytes a score."""
+    flash = layer_footprint(workload(length=512), "layer").saved
+    eager = layer_footprint(workload(length=512, attention="eager"), "layer").saved
+    assert eager - flash == 6 * 32 * 512 * 512 - 4 * 32 * 512
+
+
+def test_lora_saves_inputs_of_adapters_alone():
+    """Frozen linears need no input. Each adapter keeps dropout's output (2 B) and mask (1 B)."""
+    method = Method(kind="lora", rank=16, targets=LINEARS, dropout=0.1)
+    p = layer_footprint(workload(method=method), "layer")
+    full = layer_footprint(workload(), "layer").saved
+    inputs = 6 * 4096 + 14336  # of the seven adapted linears
+    linears = 2 * (
+        4096 + 4096 + 14336
+    )  # what only linears kept: both norms' outputs and the gate's
+    assert p.saved == full - 4096 * linears + 4096 * (3 * inputs + 7 * 2 * 16)
+    assert p.backward_peak_gradients <= 2 * 41_943_040 / 32
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2", "mpt-7b", "gemma-2-2b", "mixtral-8x7b", "phi-2", "qwen3-8b"]
+)
+@pytest.mark.parametrize("policy", ["none", "full", "full-reentrant", "selective-op"])
+def test_every_kind_walks(name, policy):
+    p = layer_footprint(workload(name, 256), "layer", policy)
+    none = layer_footprint(workload(name, 256), "layer")
+    assert 0 < p.saved <= none.saved
+    assert p.backward_saved <= p.saved
+    assert p.backward_working > p.backward_peak_gradients >= 0
+    assert p.forward_peak >= p.saved - p.hidden
+
+
+def test_gpt_block_by_hand():
+    """LayerNorm and GELU, fused qkv: x, n, qkv, o, x, n of d, up and act of 4 d, two statistics."""
+    p = layer_footprint(workload("gpt2", 256), "layer")
+    d = 768
+    per_token = 2 * (d + d + 3 * d + d + d + d + 4 * d + 4 * d) + 4 * 12 + 2 * 8
+    assert p.saved == 256 * per_token
+
+
+def test_residual_gradient_is_shared_not_copied():
+    """y = x + f(x): one gradient buffer until f's own arrives."""
+    tape = Tape()
+    x = tape.tensor(100.0, "x")
+    f = tape.op("f", (x,), 100.0, (x,))
+    tape.op("sum", (x, f), 100.0, passes=True)
+    p = tape.footprint()
+    assert p.saved == 100
+    assert p.backward_working == 100  # f's input gradient, added to the shared one afterwards
+
+
+def test_loss_kinds_rank():
+    peaks = [
+        head_footprint(workload(loss=k)).backward_peak for k in ("eager", "chunked", "compiled")
+    ]
+    assert peaks == sorted(peaks, reverse=True)
+    fused = head_footprint(workload(loss="fused-linear"))
+    assert fused.backward_peak < peaks[-1]
