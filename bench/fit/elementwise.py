@@ -1,4 +1,4 @@
-"""Fit the HBM shares of element-wise, norm and loss kernels on the Liger benchmark table, and print errors.
+"""Fit the HBM shares of element-wise, norm and loss kernels on the Liger table; print errors.
 
     python bench/fit/elementwise.py
 
@@ -82,7 +82,7 @@ def main():
             return 3e-6 + need[:, used] @ (1 / x) / bandwidth
 
         fit = least_squares(
-            lambda x: np.log(model(x) / time),
+            lambda x, time=time, model=model: np.log(model(x) / time),
             np.full(used.sum(), 0.7),
             bounds=(0.2, 0.95),
             loss="soft_l1",
@@ -96,7 +96,8 @@ def main():
             mine = [i for i, d in enumerate(data) if d[0] == key]
             if mine:
                 print(
-                    f"   {' '.join(key):45s} n {len(mine)} mean error {error[mine].mean():+.1%} worst {np.abs(error[mine]).max():.1%}"
+                    f"   {' '.join(key):45s} n {len(mine)} mean error {error[mine].mean():+.1%} "
+                    f"worst {np.abs(error[mine]).max():.1%}"
                 )
         print(f"   all {len(data)}: mean |error| {np.abs(error).mean():.1%}")
 

@@ -1,4 +1,4 @@
-"""Fit GEMM constants on the efficiency table, one set per GPU generation and dtype, and print errors.
+"""Fit GEMM constants on the efficiency table, one set per GPU generation and dtype.
 
     python bench/fit/gemm.py            # all, prints TOML and the error table
     python bench/fit/gemm.py A100       # one GPU
@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
 
 from sim.cost.gemm import GemmConstants, gemm_times
 
@@ -103,7 +102,7 @@ def fit(gpu, dtype, seed=0):
     from scipy.optimize import differential_evolution
 
     spec = GPUS[gpu]
-    # training never runs a product of fewer than 16 rows; the smallest rows are latency of the serving stack
+    # fewer than 16 rows: latency of the serving stack, nothing training runs
     data = [r for r in rows(gpu, dtype) if r[0] >= 16 and r[1] != ">16k"]
     table = build(data)
     want = np.array([r[2:] for r in data])
@@ -144,12 +143,14 @@ def main():
             )
             print("  tile", [round(float(v), 4) for v in constants(x).tile])
             print(
-                f"  medians: mean |error| {np.abs(error).mean():.1%} all, {np.abs(error[big]).mean():.1%} m >= 1024, worst {np.abs(error[big]).max():.1%}"
+                f"  medians: mean |error| {np.abs(error).mean():.1%} all, "
+                f"{np.abs(error[big]).mean():.1%} m >= 1024, worst {np.abs(error[big]).max():.1%}"
             )
             for (m, band, *_), e, g, w in zip(data, error, got, want, strict=True):
                 if m in (64, 256, 1024, 4096, 16384):
                     print(
-                        f"    m {m:6d} {band:7s} median {w[0]:.3f} model {g[0]:.3f} ({e:+.1%})  p10 {w[1]:.2f} {g[1]:.2f}  p90 {w[2]:.2f} {g[2]:.2f}"
+                        f"    m {m:6d} {band:7s} median {w[0]:.3f} model {g[0]:.3f} "
+                        f"({e:+.1%})  p10 {w[1]:.2f} {g[1]:.2f}  p90 {w[2]:.2f} {g[2]:.2f}"
                     )
 
 

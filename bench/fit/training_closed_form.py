@@ -83,7 +83,7 @@ def parts(r, cost, w=None):
     out = defaultdict(float)
     host = 0.0
     ga, layers = w.gradient_accumulation, w.model.layers
-    for (kind, phase), kernels in t.kernels.items():
+    for (kind, _), kernels in t.kernels.items():
         times = layers if kind.startswith("layer") else 1
         c = cost.costs(kernels)
         for k, s in zip(kernels, c.time_s, strict=True):
@@ -139,11 +139,14 @@ def main():
             errors.append(measured / t - 1)
             share = " ".join(f"{k} {v / t:.2f}" for k, v in p.items() if v / t > 0.005)
             print(
-                f"{r['row_id']:5s} {r['model']:9s} s{r['seq_len']:>6s} n{r['n_gpus']:>3s} mb{r['micro_batch_per_gpu']:>3s} {r['activation_checkpointing']:4s} {r['precision']:8s} error {errors[-1]:+.1%}  {share}"
+                f"{r['row_id']:5s} {r['model']:9s} s{r['seq_len']:>6s} "
+                f"n{r['n_gpus']:>3s} mb{r['micro_batch_per_gpu']:>3s} "
+                f"{r['activation_checkpointing']:4s} {r['precision']:8s} {errors[-1]:+.1%}  {share}"
             )
         e = np.array(errors)
         print(
-            f"{name}: {len(e)} rows, mean |error| {np.abs(e).mean():.1%}, mean {e.mean():+.1%}, 90th {np.percentile(np.abs(e), 90):.1%}"
+            f"{name}: {len(e)} rows, mean |error| {np.abs(e).mean():.1%}, mean {e.mean():+.1%}, "
+            f"90th {np.percentile(np.abs(e), 90):.1%}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Time of fused attention kernels: achieved rate by implementation, head size and sequence length."""
+"""Fused attention kernels: achieved rate by implementation, head size and sequence length."""
 
 from __future__ import annotations
 

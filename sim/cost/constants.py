@@ -1,4 +1,4 @@
-"""Kernel constants of a GPU: its generation's data file, or the nearest one's, with what was borrowed."""
+"""Kernel constants of a GPU: its generation's data file, and what was borrowed from others."""
 
 from __future__ import annotations
 

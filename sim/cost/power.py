@@ -58,7 +58,8 @@ def clock_factor(
     Notes
     -----
     P = idle + D (f/f0)^p, the clock is the largest f <= f0 with P <= limit. D for intensity 1 is
-    (stock - idle) / gemm_clock^p, so that the board of the constants holds `gemm_clock` at its stock limit.
+    (stock - idle) / gemm_clock^p, so that the board of the constants holds `gemm_clock` at its
+    stock limit.
 
     Source: H100 SXM, quoted at 1.83 GHz, holds 1.4 to 1.7 GHz in dense products at 700 W
     (stas00/ml-engineering compute/accelerator/benchmarks); A100 1.305 of 1.41 GHz in HPL

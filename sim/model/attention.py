@@ -17,7 +17,7 @@ BACKWARD_PRODUCTS = 2.5
 
 
 def visible_pairs(queries: int, keys: int, window: int | None, causal: bool = True) -> float:
-    """Query-key pairs of one head and sequence that are not masked; `queries` are a fair share of `keys`.
+    """Query-key pairs of a head and sequence that are not masked; `queries` share `keys` fairly.
 
     Full causal attention counts half the square, as flash kernels do; a window caps the keys a
     query sees.
@@ -98,14 +98,42 @@ def _rope(tape: Tape, module: str, tokens: int, q: float, kv: float, fraction: f
     access = "strided"
     tape.op(
         [
-            tape.map("rope.q", module, 10 * e * tokens * q * fraction, access=access, count=5, saved=e * tokens * q * fraction),
-            tape.map("rope.k", module, 10 * e * tokens * kv * fraction, access=access, count=5, saved=e * tokens * kv * fraction),
+            tape.map(
+                "rope.q",
+                module,
+                10 * e * tokens * q * fraction,
+                access=access,
+                count=5,
+                saved=e * tokens * q * fraction,
+            ),
+            tape.map(
+                "rope.k",
+                module,
+                10 * e * tokens * kv * fraction,
+                access=access,
+                count=5,
+                saved=e * tokens * kv * fraction,
+            ),
         ],
         [
-            tape.map("rope.k", module, 11.5 * e * tokens * kv * fraction, access=access, count=7, direction="backward"),
-            tape.map("rope.q", module, 11.5 * e * tokens * q * fraction, access=access, count=7, direction="backward"),
+            tape.map(
+                "rope.k",
+                module,
+                11.5 * e * tokens * kv * fraction,
+                access=access,
+                count=7,
+                direction="backward",
+            ),
+            tape.map(
+                "rope.q",
+                module,
+                11.5 * e * tokens * q * fraction,
+                access=access,
+                count=7,
+                direction="backward",
+            ),
         ],
-    )  # fmt: skip
+    )
 
 
 def _core(tape: Tape, workload: Workload, shape: Shape, module: str, window: int | None) -> None:
@@ -132,9 +160,17 @@ def _core(tape: Tape, workload: Workload, shape: Shape, module: str, window: int
 
     def core(name: str, direction: str, factor: float, moved: float, saved: float = 0.0) -> Kernel:
         return Kernel(
-            name=name, module=module, kind="attention", flops=factor * flops, bytes=moved, shape=what,
-            dtype=tape.dtype, direction=direction, saved_bytes=saved, access=kind,
-        )  # fmt: skip
+            name=name,
+            module=module,
+            kind="attention",
+            flops=factor * flops,
+            bytes=moved,
+            shape=what,
+            dtype=tape.dtype,
+            direction=direction,
+            saved_bytes=saved,
+            access=kind,
+        )
 
     lse = 4.0 * rows * heads
     # v, the output and the row sums; q and k were saved by RoPE where there is one
@@ -159,7 +195,7 @@ def _core(tape: Tape, workload: Workload, shape: Shape, module: str, window: int
 def _eager_core(
     tape: Tape, shape: Shape, module: str, heads: int, dim: int, keep: float, window: int | None
 ) -> None:
-    """Scores in memory: q k^T, scale, mask, softmax in fp32, cast, p v. Nothing masked is skipped."""
+    """Scores in memory: q k^T, scale, mask, softmax in fp32, cast, p v; masked ones as well."""
     e = tape.element
     batch = shape.sequences * heads
     s, t = shape.length, shape.keys

@@ -7,7 +7,7 @@ from sim.model.linear import LinearStyle, linear
 from sim.model.tape import Tape
 from sim.spec.workload import Workload
 
-#: Above this vocabulary softmax reads its rows again from HBM for the maximum, the sum and the output.
+#: Above this vocabulary softmax reads its rows from HBM for the maximum, the sum and the output.
 WIDE_ROW = 16384
 CHUNKS = 8  # of the chunked and the fused-linear loss
 
@@ -23,9 +23,23 @@ def embedding(workload: Workload, shape: Shape) -> Tape:
     # backward: zero the table's gradient, sort the indices, add rows
     backward = [
         tape.map("embedding.zero", "embedding", table, kind="embedding", direction="backward"),
-        tape.map("embedding.sort", "embedding", 64.0 * shape.tokens, kind="embedding", count=6, direction="backward"),
-        tape.map("embedding.rows", "embedding", 3 * e * n, kind="embedding", access="gather", direction="backward"),
-    ]  # fmt: skip
+        tape.map(
+            "embedding.sort",
+            "embedding",
+            64.0 * shape.tokens,
+            kind="embedding",
+            count=6,
+            direction="backward",
+        ),
+        tape.map(
+            "embedding.rows",
+            "embedding",
+            3 * e * n,
+            kind="embedding",
+            access="gather",
+            direction="backward",
+        ),
+    ]
     tape.op(
         [
             tape.map(

@@ -17,13 +17,15 @@ class Kernel:
         The leaf module it belongs to (a name of `Block.forward_order`), by which schedules
         that fetch per module slice a block.
     kind : str
-        ``gemm | attention | norm | elementwise | reduction | embedding | loss | optimizer | copy | quantize``
+        ``gemm | attention | norm | elementwise | reduction | embedding | loss | optimizer | copy |
+        quantize``
     flops : float
         Floating-point operations. [1]
     bytes : float
         HBM bytes read and written. [B]
     shape : tuple of int
-        gemm: (m, n, k, batch). attention: (batch, heads, kv_heads, s_q, s_k, head_dim, causal, window)
+        gemm: (m, n, k, batch). attention: (batch, heads, kv_heads, s_q, s_k, head_dim, causal,
+        window)
     dtype : str
         ``bf16 | fp16 | fp32 | tf32 | fp8``, of the arithmetic.
     direction : str
@@ -33,10 +35,10 @@ class Kernel:
     count : int
         Launches; flops, bytes and saved_bytes are of all of them together.
     access : str
-        How an element-wise kernel reads: ``stream`` (contiguous, vectorised), ``cast``, ``strided`` (views),
-        ``composite`` (a norm's chain of small kernels), ``fused`` (one compiled kernel), ``rows`` (a
-        norm's row reductions), ``reduce`` (softmax), ``gather``, ``multi`` (tensor lists), ``copy``;
-        of attention, its implementation.
+        How an element-wise kernel reads: ``stream`` (contiguous, vectorised), ``cast``,
+        ``strided`` (views), ``composite`` (a norm's chain of small kernels), ``fused`` (one
+        compiled kernel), ``rows`` (a norm's row reductions), ``reduce`` (softmax), ``gather``,
+        ``multi`` (tensor lists), ``copy``; of attention, its implementation.
     """
 
     name: str

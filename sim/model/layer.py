@@ -138,7 +138,7 @@ def norm(
 
 
 def residual(tape: Tape, name: str, module: str, tokens: int, width: int) -> None:
-    """x + f(x): in backward the two branches' gradients are added. Compiled, the next norm does both."""
+    """Residual sum; backward adds both branches' gradients. Compiled, the next norm does both."""
     n = float(tokens * width)
     e = tape.element
     traffic = (2 if tape.fused else 3) * e * n

@@ -1,4 +1,4 @@
-"""Linear layers as they run: plain, FP8 by recipe, LoRA beside a frozen base, QLoRA's dequantisation."""
+"""Linear layers as they run: plain, FP8 by recipe, LoRA beside a frozen base, QLoRA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tape of kernels: ops are put on in forward order, their backward kernels come off in reverse."""
+"""A tape of kernels: ops go on in forward order, their backward kernels come off in reverse."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def _recompute(workload: Workload, forward: list[Kernel]) -> tuple[Kernel, ...]:
 
 
 def _unsaved(forward: list[Kernel]) -> list[Kernel]:
-    """Drop what TorchTitan's selective policy saves: flash attention, and every other matrix product."""
+    """Drop what TorchTitan's selective policy saves: attention, and every other product."""
     kept, products = [], 0
     for kernel in forward:
         if kernel.kind == "attention":

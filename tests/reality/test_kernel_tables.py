@@ -49,10 +49,15 @@ def test_bf16_products(gpu, bound):
     assert np.abs(errors).mean() < bound
 
 
-@pytest.mark.parametrize(("gpu", "impl", "family", "bound"), [
-    ("A100", "FA2", "flash2", 0.03), ("H100", "FA2", "flash2", 0.03), ("H100", "FA3", "flash3", 0.05),
-    ("H100", "cuDNN", "cudnn", 0.05),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("gpu", "impl", "family", "bound"),
+    [
+        ("A100", "FA2", "flash2", 0.03),
+        ("H100", "FA2", "flash2", 0.03),
+        ("H100", "FA3", "flash3", 0.05),
+        ("H100", "cuDNN", "cudnn", 0.05),
+    ],
+)
 def test_causal_attention(gpu, impl, family, bound):
     """Forward, or forward and backward together, of every head size and length in the table."""
     spec = catalogue.gpu(NAMES[gpu])

@@ -24,8 +24,15 @@ IDEAL = GemmConstants(
     tile=(1.0, 1.0, 1.0, 1.0), quantisation=1.0, fill_s=0.0, launch_s=0.0, memory=1.0
 )
 LLAMA = Model(
-    name="llama", layers=2, hidden_size=4096, heads=32, kv_heads=8, head_dim=128, ffn_size=14336, vocab_size=128256
-)  # fmt: skip
+    name="llama",
+    layers=2,
+    hidden_size=4096,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    ffn_size=14336,
+    vocab_size=128256,
+)
 
 
 def job(**keys):
@@ -110,11 +117,18 @@ def test_a_power_cap_slows_products_and_spares_streams():
 
 
 @pytest.mark.parametrize("name", catalogue.gpu_names())
-@pytest.mark.parametrize("keys", [
-    {}, {"compile": True, "attention": "cudnn"}, {"attention": "eager"},
-    {"method": Method(kind="qlora", rank=8, targets=("q", "down"), quantization="nf4")},
-    {"precision": Precision(kind="fp8", recipe="rowwise")}, {"precision": Precision(kind="fp32")},
-], ids=["plain", "compile", "eager", "qlora", "fp8", "fp32"])  # fmt: skip
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"compile": True, "attention": "cudnn"},
+        {"attention": "eager"},
+        {"method": Method(kind="qlora", rank=8, targets=("q", "down"), quantization="nf4")},
+        {"precision": Precision(kind="fp8", recipe="rowwise")},
+        {"precision": Precision(kind="fp32")},
+    ],
+    ids=["plain", "compile", "eager", "qlora", "fp8", "fp32"],
+)
 def test_nothing_beats_the_datasheet(name, keys):
     gpu = catalogue.gpu(name)
     model = CostModel(gpu)
@@ -161,10 +175,14 @@ def test_costs_do_not_depend_on_what_was_priced_before():
 
 def test_twice_the_machine_takes_half_the_time():
     """All rates doubled, fixed costs apart, a big product and a big copy take half."""
-    double = H100.model_copy(update={
-        "peak_bf16": 2 * H100.peak_bf16, "memory_bandwidth": 2 * H100.memory_bandwidth,
-        "power_limit": 70 + 2 * 630.0, "idle_power": 70.0,
-    })  # fmt: skip
+    double = H100.model_copy(
+        update={
+            "peak_bf16": 2 * H100.peak_bf16,
+            "memory_bandwidth": 2 * H100.memory_bandwidth,
+            "power_limit": 70 + 2 * 630.0,
+            "idle_power": 70.0,
+        }
+    )
     for kernel in (gemm(16384, 16384, 16384), Kernel("y", "y", "elementwise", bytes=1e11)):
         constants = load_constants(H100)
         bf16 = replace(constants.gemm["bf16"], fill_s=constants.gemm["bf16"].fill_s / 2)
