@@ -20,6 +20,7 @@ from sim.schedule.zero3_quantized import quantized_gather, quantized_reduce
 from sim.schedule.zero3_trace import BACKWARD, FETCH, GRADIENT, PHASES, RECOMPUTE, SEGMENT, Trace
 
 NOT_AVAILABLE, IN_FLIGHT, AVAILABLE = range(3)
+NVME_BUFFERS = 5  # shards in host memory at a time (offload_param.buffer_count)
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
@@ -84,6 +85,7 @@ class Coordinator:
         )
         self.peak_live = self.live
         self.issued: list[Issued] = []
+        self._staged: dict[int, int] = {}  # parameter read from NVMe -> its read
         self._waited = self._copied = -1  # latest all-gather and copy that copy_in knows of
         self._compute_knows = (-1, -1)
         self._segment = -1
@@ -165,12 +167,13 @@ class Coordinator:
         queue, status, latest, numel = self.trace.queue, self.status, self.latest, self.trace.numel
         s = self.settings
         room = min(s.max_live - self.counted, s.prefetch_bucket)
-        if room <= 0:
-            return
         at, end, size = self._next, len(queue), 0
         ahead: dict[int, None] = {}
+        on_nvme = s.offload_parameters and s.nvme and s.prefetch_bucket > 0
         while at < end and size < room:
             p, step = queue[at]
+            if on_nvme and status[p] == NOT_AVAILABLE and p not in self._staged:
+                break
             at += 1
             if latest[p] < step:
                 latest[p] = step
@@ -180,6 +183,25 @@ class Coordinator:
         self._next = at
         if ahead:
             self._gather(ahead, unit, direction, "prefetch")
+        if on_nvme:
+            self._read_ahead()
+
+    def _read_ahead(self) -> None:
+        """Read coming shards from NVMe, up to twice the elements of the gathers in flight."""
+        numel, queue = self.trace.numel, self.trace.queue
+        limit = 2 * sum(numel[p] for p in self.in_flight)
+        considered = 0
+        for at in range(self._next, len(queue)):
+            p = queue[at][0]
+            if considered > limit or len(self._staged) >= NVME_BUFFERS:
+                return
+            if self.status[p] == NOT_AVAILABLE and p not in self._staged:
+                self._read(p)
+            considered += numel[p]
+
+    def _read(self, p: int) -> None:
+        traffic = float(self.shard[p] * self.size)
+        self._staged[p] = self.recorder.kernel("nvme", "nvme_read", "forward", traffic)
 
     def release(self, unit: int, direction: int) -> None:
         """After a module's forward or backward."""
@@ -216,6 +238,7 @@ class Coordinator:
             traffic = 2.0 * self.size * self.trace.numel[p] / s.hpz
             r.host_sync((r.kernel("compute", "secondary_shard", "forward", traffic),))
         self.status[p] = NOT_AVAILABLE
+        self._staged.pop(p, None)
         size = self.trace.numel[p]
         self.counted -= size
         self.live -= size
@@ -256,7 +279,9 @@ class Coordinator:
             shard *= s.world // s.hpz
         part = float(shard * self.size)
         if s.offload_parameters:
-            self._load(part)
+            self._load(group, part)
+        if not s.overlap_comm and self._segment >= 0:
+            r.wait("all_gather", (self._segment,))  # issued on the compute stream
         if len(group) > 1 or s.quantized_weights:
             self._copy(2.0 * part, "copy_in")
         if self._copied >= 0:
@@ -276,11 +301,14 @@ class Coordinator:
         for p in group:
             self.in_flight[p] = handle
 
-    def _load(self, part: float) -> None:
+    def _load(self, group: list[int], part: float) -> None:
         """Shards live in host memory: copied in before the gather, blocking the CPU."""
         r = self.recorder
         if self.settings.nvme:
-            r.wait("offload_in", (r.kernel("nvme", "nvme_read", "forward", part),))
+            for p in group:
+                if p not in self._staged:
+                    self._read(p)
+            r.wait("offload_in", tuple(self._staged[p] for p in group))
         loaded = r.kernel("offload_in", "h2d", "forward", part)
         r.host_sync((loaded,))
         r.wait("all_gather", (loaded,))

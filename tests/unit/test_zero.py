@@ -81,6 +81,7 @@ def jobs(draw):
         reduce_scatter=draw(st.booleans()),
         deepspeed_version=draw(st.sampled_from(["0.19.8", "0.19.2"])),
         offload=draw(st.sampled_from(["none", "optimizer", "all"])),
+        offload_device=draw(st.sampled_from(["cpu", "nvme"])),
     )  # fmt: skip
 
 
@@ -295,6 +296,29 @@ def test_offloaded_optimizer_gets_fp32_gradients_and_returns_bf16():
     back = sum(op.bytes for op in ops if op.name == "h2d" and op.phase == "optimizer")
     assert out == owned * (2 + 2 + 4)  # both micro-batches in bf16, then fp32
     assert back == 2 * owned
+
+
+def test_shards_on_nvme_are_read_before_they_are_gathered():
+    job = workload(shape=model(layers=8), offload="all", offload_device="nvme", **small)
+    played = play(job, build_tree(job.model), 8)
+    ops = played.recorder.ops
+    read = [i for i, op in enumerate(ops) if op.name == "nvme_read" and op.phase == "forward"]
+    gathered = [i for i in played.issued if i.trigger != "ipg_bucket"]
+    assert sum(ops[i].bytes for i in read) == sum(ops[i.op].bytes_in for i in gathered)
+    ahead = [i for i in gathered if i.trigger == "prefetch"]
+    assert ahead  # found in host buffers, asked for earlier
+    assert max(len(i.parameters) for i in ahead) <= 5
+
+
+def test_without_overlap_gathers_wait_for_compute():
+    """Gathers are then issued on the compute stream: those of a fetch follow the last segment."""
+    free, bound = (
+        play(workload(overlap_comm=overlap, **small), build_tree(model()), 8).recorder.ops
+        for overlap in (True, False)
+    )
+    waits = [[op.deps for op in ops if op.collective == "all_gather"] for ops in (free, bound)]
+    assert sum(map(bool, waits[1])) > sum(map(bool, waits[0]))
+    assert len(waits[0]) == len(waits[1])
 
 
 def test_states_on_nvme_are_read_and_written_around_the_update():
