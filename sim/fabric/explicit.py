@@ -139,10 +139,11 @@ def _shape(topology: Topology, vertices: list[Vertex], edges: list[Edge], ports:
             shape.rails.append(len(shape.rails) if v.rail is None else v.rail)
     shape.staged = frozenset(staged)
     shape.p2p = shape.p2p and all(g.p2p for g in shape.gpu_specs)
+    rates: dict[int, float] = {}
     specs = dict(zip(shape.gpus, shape.gpu_specs, strict=True))
     for edge in edges:
         a, b = place[edge.source], place[edge.target]
-        count = _links(specs.get(a, specs.get(b)), edge)
+        count = _links(specs.get(a, specs.get(b)), edge, rates)
         for tail, head in ((a, b),) if edge.directed else ((a, b), (b, a)):
             rate = edge.bandwidth
             shape.links.append(Link(tail, head, _KIND[edge.kind], rate, rate, edge.latency, count))
@@ -158,12 +159,14 @@ def _gpu(topology: Topology, vertex: Vertex) -> Gpu:
     return gpu
 
 
-def _links(gpu: Gpu | None, edge: Edge) -> int:
-    """How many NVLinks make up an edge, at the GPU's rate of one."""
+def _links(gpu: Gpu | None, edge: Edge, rates: dict[int, float]) -> int:
+    """How many NVLinks make up an edge, at the GPU's rate of one; ``rates`` remembers it."""
     if edge.kind != "nvlink" or gpu is None or gpu.nvlink_generation is None:
         return 0
-    _, effective = nvlink_rates(NvLink(generation=gpu.nvlink_generation, links_per_gpu=1), gpu)
-    return max(1, round(edge.bandwidth / effective))
+    if id(gpu) not in rates:
+        one = NvLink(generation=gpu.nvlink_generation, links_per_gpu=1)
+        rates[id(gpu)] = nvlink_rates(one, gpu)[1]
+    return max(1, round(edge.bandwidth / rates[id(gpu)]))
 
 
 def _check(graph: Graph, source: str) -> None:
@@ -178,10 +181,10 @@ def _check(graph: Graph, source: str) -> None:
     seen: set[tuple[str, str]] = set()
     for i, e in enumerate(graph.edges):
         path = f"graph.edges[{i}]"
-        unknown = [end for end in (e.source, e.target) if end not in kinds]
-        for end in unknown:
-            faults.append(Fault(source, None, None, path, f"no vertex {end!r}"))
-        if unknown:
+        if e.source not in kinds or e.target not in kinds:
+            for end in (e.source, e.target):
+                if end not in kinds:
+                    faults.append(Fault(source, None, None, path, f"no vertex {end!r}"))
             continue
         if e.source == e.target:
             faults.append(Fault(source, None, None, path, f"joins {e.source} to itself"))
@@ -189,11 +192,13 @@ def _check(graph: Graph, source: str) -> None:
             if kinds[end] not in _MAY_JOIN[e.kind]:
                 message = f"a link of kind {e.kind} can't end at {end}, of kind {kinds[end]}"
                 faults.append(Fault(source, None, None, path, message))
-        ways = [(e.source, e.target)] + ([] if e.directed else [(e.target, e.source)])
-        if any(way in seen for way in ways):
+        way, back = (e.source, e.target), (e.target, e.source)
+        if way in seen or (back in seen and not e.directed):
             message = f"{e.source} and {e.target} are joined already; add the bandwidths up"
             faults.append(Fault(source, None, None, path, message))
-        seen.update(ways)
+        seen.add(way)
+        if not e.directed:
+            seen.add(back)
     if faults:
         raise InputError(faults)
 
@@ -212,7 +217,9 @@ class _Groups:
         return v
 
     def merge(self, a: str, b: str) -> None:
-        first, second = sorted((self.find(a), self.find(b)), key=self._order.__getitem__)
+        first, second = self.find(a), self.find(b)
+        if self._order[first] > self._order[second]:
+            first, second = second, first
         self._parent[second] = first
 
     def groups(self) -> list[list[str]]:
