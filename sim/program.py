@@ -249,8 +249,8 @@ def _successors(
         raise EngineError(message)
     # One sort of (source, target) keys: faster than a stable argsort, and rows come out ascending.
     key = sources * n + targets
-    key.sort()
-    if key.size > 1:
+    if not bool((key[1:] > key[:-1]).all()):
+        key.sort()
         repeated = key[1:] == key[:-1]
         if bool(repeated.any()):
             key = np.concatenate((key[:1], key[1:][~repeated]))
@@ -276,6 +276,15 @@ def _demand_all(
         raise EngineError(text)
 
 
+def _demand_finite(values: F8, message: str, *, positive: bool = False, kind: str = "op") -> None:
+    """Finite and not negative (or positive); least and largest tell, and carry a NaN."""
+    if values.size:
+        low, high = float(values.min()), float(values.max())
+        if not ((low > 0 if positive else low >= 0) and high < math.inf):
+            ok = ((values > 0) if positive else (values >= 0)) & (values < math.inf)
+            _demand_all(ok, message, values, kind)
+
+
 def validate(program: Program) -> None:
     """Check every column; the first fault is raised with the index of its op.
 
@@ -288,28 +297,26 @@ def validate(program: Program) -> None:
     p = program
     n = p.lane.size
     _in_range("a lane", p.lane, 0, p.n_lanes)
-    if n > 1:
-        _demand_all(p.lane[1:] >= p.lane[:-1], "lanes must ascend", p.lane[1:])
-    _demand_all((p.latency >= 0) & (p.latency < math.inf), "latency must be >= 0", p.latency)
-    _demand_all((p.work >= 0) & (p.work < math.inf), "work must be finite and >= 0", p.work)
-    _demand_all((p.weight > 0) & (p.weight < math.inf), "weight must be > 0", p.weight)
-    _demand_all(p.bound > 0, "bound must be > 0", p.bound)
-    capacity, amount = p.capacity, p.demand_amount
-    _demand_all(
-        (capacity > 0) & (capacity < math.inf), "capacity must be > 0", capacity, "resource"
-    )
-    _demand_all((amount > 0) & (amount < math.inf), "amount must be > 0", amount, "demand")
+    _demand_all(p.lane[1:] >= p.lane[:-1], "lanes must ascend", p.lane[1:])
+    _demand_finite(p.latency, "latency must be >= 0")
+    _demand_finite(p.work, "work must be finite and >= 0")
+    _demand_finite(p.weight, "weight must be > 0", positive=True)
+    _demand_finite(p.capacity, "capacity must be > 0", positive=True, kind="resource")
+    _demand_finite(p.demand_amount, "amount must be > 0", positive=True, kind="demand")
+    if n and not float(p.bound.min()) > 0:
+        _demand_all(p.bound > 0, "bound must be > 0", p.bound)
     _validate_routes(p)
-    demands = np.diff(p.demand_ptr)[p.route]
+    unbounded = (p.bound == math.inf) & (p.work > 0) & (p.curve < 0)
     _demand_all(
-        (p.bound < math.inf) | (p.work == 0) | (demands > 0) | (p.curve >= 0),
+        ~unbounded | (np.diff(p.demand_ptr) > 0)[p.route],
         "bound must be finite where nothing else limits the rate",
         p.bound,
     )
     if p.hold_capacity.size or int(p.hold_resource.max(initial=-1)) >= 0:
         _validate_holds(p)
     _validate_curves(p)
-    _demand_all(p.steps >= 1, "steps must be >= 1", p.steps)
+    if int(p.steps.min(initial=1)) < 1:
+        _demand_all(p.steps >= 1, "steps must be >= 1", p.steps)
     if int(p.peer.max(initial=-1)) >= 0:
         _validate_peers(p)
 
@@ -364,15 +371,15 @@ def _follows(p: Program, op: int, later: int) -> bool:
 def _validate_curves(p: Program) -> None:
     _in_range("a curve", p.curve, -1, p.curves.shape[0])
     _in_range("a curve's resource", p.curve_resource, -1, p.hold_capacity.size)
+    _demand_finite(p.curves.ravel(), "bounds must be > 0", positive=True, kind="curve entry")
+    if p.curves.shape[0] == 0:
+        return
     has = p.curve >= 0
     _demand_all(~has | (p.curve_resource >= 0), "a curve needs a resource", p.curve_resource)
-    flat = p.curves.ravel()
-    _demand_all((flat > 0) & (flat < math.inf), "bounds must be > 0", flat, "curve entry")
-    if bool(has.any()):
-        most = int(p.hold_capacity[p.curve_resource[has]].max())
-        if p.curves.shape[1] <= most:
-            message = f"curves reach {p.curves.shape[1] - 1} units, their resources have {most}"
-            raise EngineError(message)
+    most = int(p.hold_capacity[p.curve_resource[has]].max(initial=0))
+    if p.curves.shape[1] <= most:
+        message = f"curves reach {p.curves.shape[1] - 1} units, their resources have {most}"
+        raise EngineError(message)
 
 
 def _validate_peers(p: Program) -> None:

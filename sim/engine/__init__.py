@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from sim.errors import EngineError
 from sim.program import Program, Timeline, check_acyclic
 
 C = TypeVar("C", Program, State)
-Engine = Literal["auto", "reference", "python", "compiled"]
 ENGINES = ("auto", "reference", "python", "compiled")
 
 # Measured in bench/engine.py: the plain loop does about 0.35 M ops a second; importing numba and
@@ -33,7 +32,7 @@ COMPILING_S = 8.0
 _plain_s = 0.0  # what the plain loop has cost this process so far
 
 
-def run(program: Program, engine: Engine = "auto") -> Timeline:
+def run(program: Program, engine: str = "auto") -> Timeline:
     """Simulate a program.
 
     Parameters
@@ -80,7 +79,7 @@ def run(program: Program, engine: Engine = "auto") -> Timeline:
     return Timeline(_arrivals(program, end), start, end, status[4], status[5])
 
 
-def choose(program: Program) -> Engine:
+def choose(program: Program) -> str:
     """Engine that should finish first, by the program's size and what this process has run.
 
     As with renting or buying skis: the plain loop, until it has cost as much as numba would.
