@@ -34,12 +34,12 @@ LINK_BOUNDS = {
     "ramp_us": (0.0, 300.0), "ramp_time_us": (100.0, 2500.0),
     "nvls_base_us": (5.0, 60.0), "nvls_efficiency": (0.6, 0.95),
     "nvls_ramp_us": (0.0, 300.0), "nvls_ramp_time_us": (50.0, 1500.0),
-}  # fmt: skip
+}
 NET_HOP = (2.0, 90.0)
 NET_BOUNDS = {
     "hop_us": (NET_HOP, NET_HOP, NET_HOP), "efficiency": ((0.05, 0.6), (0.3, 0.94), (0.6, 1.0)),
     "ramp_us": (0.0, 800.0), "ramp_time_us": (50.0, 1000.0),
-}  # fmt: skip
+}
 
 
 class Row:
@@ -181,7 +181,7 @@ def write(table) -> None:
             continue
         groups = {section: content} if section == "edge" else {
             f"{section}.{name}": row for name, row in content.items()
-        }  # fmt: skip
+        }
         for name, row in groups.items():
             lines += ["", f"[{name}]"]
             for key, value in row.items():
@@ -197,7 +197,7 @@ def main() -> None:
     rows = [
         Row(m) for m in measurements()
         if m.system not in kept_out and m.size >= known[m.system].get("fitted_from", 0)
-    ]  # fmt: skip
+    ]
     others = [Row(m) for m in measurements() if "not_fitted" in known[m.system]]
     table = copy.deepcopy(constants("nccl_timing"))
     if "--check" in sys.argv:

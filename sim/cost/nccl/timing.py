@@ -5,8 +5,9 @@
 ``rate`` is the algorithm's rate on the fabric (its slowest resource alone), ``u = S / rate``. The
 first two terms are latency: the launch, and one hop latency for each serial step, by link and
 protocol. ``efficiency`` is what a protocol keeps of the link. ``edge`` counts the share of a step
-that a ring spends on the rank's own part, which crosses HBM only. ``ramp`` is the time lost while
-the pipeline of slices is shorter than its steady state, reached after about ``ramp_time``.
+that a ring over NVLink spends on the rank's own part, which crosses HBM only, on one node. ``ramp``
+is the time lost while the pipeline of slices is short of its steady state, reached after about
+``ramp_time``.
 
 Constants: ``sim/data/constants/nccl_timing.toml``, by generation of link and kind of NIC, fitted by
 ``bench/fit/fit_collectives.py`` on ``sim/data/measured/collectives.csv``.
@@ -119,7 +120,7 @@ def duration(
             ramp, ramp_time = passes * network["ramp_us"], network["ramp_time_us"]
     ideal = size / rate * 1e6
     edge = 0.0
-    if algorithm == "ring" and machine.link == "nvlink" and not network_bound:
+    if algorithm == "ring" and machine.link == "nvlink" and not between:
         edge = table["edge"][op] / max(ring_steps(machine.ranks, op), 1)
     transfer = ideal * (1.0 + edge) / efficiency + ramp * ideal / (ideal + ramp_time)
     return Duration(latency * 1e-6, transfer * 1e-6)

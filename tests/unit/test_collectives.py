@@ -1,0 +1,297 @@
+"""Collectives lowered to a fabric: bytes on links, limits, choices, the verb."""
+
+import csv
+import io
+import itertools
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from sim.commands.collective import command
+from sim.cost.collectives import bus_factor, communicator, demand_of, plan_collective
+from sim.cost.nccl.loads import double_tree
+from sim.errors import InputError
+from sim.fabric import compile_fabric
+from sim.fabric.shape import HBM, NETWORK, NVLINK
+from sim.report.collectives import CSV_COLUMNS, parse_sizes, sweep
+from tests.unit.machines import dgx_a100, dgx_h100, pcie_box
+
+OPERATIONS = ("all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_to_all", "send_recv")
+MACHINES = {
+    "a100": dgx_a100(),
+    "h100": dgx_h100(),
+    "a100 x 2": dgx_a100(2),
+    "h100 x 3": dgx_h100(3),
+    "pcie": pcie_box(),
+    "pairs": pcie_box(fabric="pairs"),
+}
+SIZES = [2**k for k in range(10, 34)]
+
+
+def amounts(fabric, demand):
+    """Bytes on every resource per byte of the collective."""
+    found = np.zeros(fabric.n_resources)
+    found[demand.resource] = demand.amount
+    return found
+
+
+@pytest.mark.parametrize("op", ["all_gather", "reduce_scatter"])
+def test_ring_puts_its_share_on_the_port(op):
+    # n - 1 steps of S / n bytes leave every rank
+    fabric = compile_fabric(dgx_h100())
+    load = amounts(fabric, demand_of(fabric, tuple(range(8)), op, "ring"))
+    for rank in range(8):
+        out, into = fabric.nvlink_ports(rank)
+        assert load[out].sum() == pytest.approx(7 / 8)
+        assert load[into].sum() == pytest.approx(7 / 8)
+        passes = {"all_gather": 2, "reduce_scatter": 3}[op]
+        assert load[fabric.hbm(rank)] == pytest.approx(passes * 7 / 8)
+
+
+def test_ring_leaves_by_every_rail():
+    # DESIGN: about S (n - 1) / (n r) on each NIC, both ways
+    fabric = compile_fabric(dgx_a100(4))
+    n = fabric.n_ranks
+    load = amounts(fabric, demand_of(fabric, tuple(range(n)), "all_gather", "ring"))
+    for node in range(4):
+        for nic in range(8):
+            for ports in fabric.nic_ports(node, nic):
+                assert load[ports].sum() == pytest.approx((n - 1) / n / 8)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize(
+    ("op", "algorithm"),
+    [("all_gather", "ring"), ("reduce_scatter", "ring"), ("all_reduce", "ring"),
+     ("all_reduce", "tree"), ("broadcast", "ring"), ("all_to_all", "p2p"), ("send_recv", "p2p")],
+)  # fmt: skip
+def test_bytes_sent_are_bytes_received(machine, op, algorithm):
+    fabric = compile_fabric(MACHINES[machine])
+    load = amounts(fabric, demand_of(fabric, tuple(range(fabric.n_ranks)), op, algorithm))
+    sent = received = 0.0
+    for rank in range(fabric.n_ranks):
+        out, into = fabric.nvlink_ports(rank)
+        sent += load[out].sum()
+        received += load[into].sum()
+    assert sent == pytest.approx(received)
+    for node in range(fabric.n_nodes):  # and at the door of every node
+        doors = [fabric.nic_ports(node, nic) for nic in range(8)]
+        out = sum(load[tx].sum() for tx, _ in doors)
+        into = sum(load[rx].sum() for _, rx in doors)
+        if op != "broadcast":  # the root's node sends more than it receives
+            assert out == pytest.approx(into)
+
+
+def test_every_rank_gets_what_it_lacks():
+    # whatever the algorithm, an all-gather brings each rank the other n - 1 shards
+    fabric = compile_fabric(dgx_h100(8))
+    ranks = tuple(range(0, 64, 8))
+    load = amounts(fabric, demand_of(fabric, ranks, "all_gather", "pat"))
+    for node in range(8):
+        tx, rx = fabric.nic_ports(node, 0)
+        assert load[tx].sum() == pytest.approx(7 / 8)
+        assert load[rx].sum() == pytest.approx(7 / 8)
+
+
+@pytest.mark.parametrize("n", range(1, 40))
+def test_double_tree(n):
+    first, second = double_tree(n)
+    for parents in (first, second):
+        assert parents.count(-1) == 1
+        children = [parents.count(i) for i in range(n)]
+        assert max(children) <= 2
+        for i in range(n):  # every node reaches the root
+            steps = 0
+            while parents[i] >= 0:
+                i, steps = parents[i], steps + 1
+                assert steps <= n
+    if n > 2:  # no node is inside both trees, so none sends more than 2 S
+        inside = [{i for i in range(n) if i in parents} for parents in (first, second)]
+        assert len(inside[0] & inside[1]) <= 1
+
+
+def test_trees_of_four():
+    # ncclGetBtree: 0 -> 2 -> {1, 3}, and its mirror image
+    assert double_tree(4) == ([-1, 2, 0, 2], [1, 3, 1, -1])
+
+
+def test_nvls_beats_the_wire_and_its_links_do_not():
+    fabric = compile_fabric(dgx_h100())
+    cost = plan_collective(fabric, "all_reduce", range(8), 2**34, "2.27")
+    assert cost.algorithm == "nvls"
+    wire = 18 * 25e9
+    assert cost.busbw_bytes_per_s > wire
+    for resource, amount in cost.demands:
+        if fabric.kind[resource] == NVLINK:
+            assert amount == pytest.approx(9 / 8)  # S, and S/8 of its own part
+            assert cost.algbw_bytes_per_s * amount < wire
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_nothing_passes_a_resource_faster_than_it_can(machine, op):
+    fabric = compile_fabric(MACHINES[machine])
+    for size in SIZES:
+        cost = plan_collective(fabric, op, range(fabric.n_ranks), size)
+        for resource, amount in cost.demands:
+            rate = cost.bound_bytes_per_s * amount
+            assert rate <= fabric.capacity[resource] * (1 + 1e-12)
+            assert fabric.capacity[resource] <= fabric.raw[resource]
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("protocol", ["ll", "simple"])
+def test_more_bytes_take_longer(machine, protocol):
+    fabric = compile_fabric(MACHINES[machine])
+    for op in ("all_gather", "all_reduce"):
+        times = [
+            plan_collective(
+                fabric, op, range(fabric.n_ranks), size, algorithm="ring", protocol=protocol
+            ).time_s
+            for size in SIZES
+        ]
+        assert all(a < b for a, b in itertools.pairwise(times))
+
+
+def test_nodes_add_latency_and_nothing_else_much():
+    # a ring's bus bandwidth does not depend on its length; its latency does
+    small, large = [], []
+    for nodes in (2, 4, 8, 16):
+        fabric = compile_fabric(dgx_a100(nodes))
+        ranks = range(fabric.n_ranks)
+        small.append(plan_collective(fabric, "all_gather", ranks, 2**24).busbw_bytes_per_s)
+        large.append(plan_collective(fabric, "all_gather", ranks, 2**36).busbw_bytes_per_s)
+    assert small == sorted(small, reverse=True)
+    assert small[-1] < 0.5 * small[0]
+    assert max(large) < 1.01 * min(large)
+
+
+def test_sister_groups_share_what_they_share():
+    # HSDP: eight replica groups, one a rail, do not touch each other's links ...
+    fabric = compile_fabric(dgx_h100(4))
+    groups = [tuple(range(local, 32, 8)) for local in range(8)]
+    alone = plan_collective(fabric, "all_reduce", groups[0], 2**28)
+    together = plan_collective(fabric, "all_reduce", groups[0], 2**28, concurrent_groups=groups)
+    assert together.time_s == alone.time_s
+    assert len(together.demands) == 8 * len(alone.demands)
+    # ... two groups of the same rail do
+    crossed = [(0, 8), (16, 24)], [(0, 8), (1, 9)]
+    for pair in crossed:
+        both = plan_collective(fabric, "all_reduce", pair[0], 2**28, concurrent_groups=pair)
+        assert (
+            both.limit_bytes_per_s
+            == plan_collective(fabric, "all_reduce", pair[0], 2**28).limit_bytes_per_s
+        )
+    a100 = compile_fabric(dgx_a100(2, nics=4, per_switch=1, rate=12.5e9))
+    halves = [(0, 8), (1, 9)]  # two GPUs and one NIC behind a switch
+    one = plan_collective(a100, "all_reduce", halves[0], 2**28)
+    two = plan_collective(a100, "all_reduce", halves[0], 2**28, concurrent_groups=halves)
+    assert two.limit_bytes_per_s == pytest.approx(one.limit_bytes_per_s / 2)
+
+
+def test_slow_network_is_named():
+    fabric = compile_fabric(dgx_a100(2, nics=4, per_switch=1, rate=12.5e9))
+    cost = plan_collective(fabric, "all_gather", range(16), 2**32)
+    assert fabric.kind[cost.limit_resource] == NETWORK
+    assert "nic" in cost.limit
+    assert plan_collective(fabric, "all_gather", range(16), 1024).limit == "latency"
+
+
+def test_hbm_traffic_is_on_every_rank_of_the_group_alone():
+    fabric = compile_fabric(dgx_h100())
+    cost = plan_collective(fabric, "all_gather", (1, 2, 5), 2**20)
+    touched = {r for r, _ in cost.demands if fabric.kind[r] == HBM}
+    assert touched == {fabric.hbm(rank) for rank in (1, 2, 5)}
+
+
+def test_one_rank_or_no_bytes_cost_nothing():
+    fabric = compile_fabric(dgx_h100())
+    for cost in (
+        plan_collective(fabric, "all_gather", (3,), 2**20),
+        plan_collective(fabric, "all_gather", range(8), 0.0),
+    ):
+        assert (cost.time_s, cost.channels, cost.demands) == (0.0, 0, ())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (("gather", range(8), 1024, "2.21"), {}),
+        (("all_gather", range(8), 1024, "2"), {}),
+        (("all_gather", range(8), 1024, "2.21"), {"algorithm": "star"}),
+        (("all_gather", range(8), 1024, "2.21"), {"algorithm": "tree"}),
+        (("all_gather", range(8), 1024, "2.21"), {"protocol": "ll256"}),
+    ],
+)
+def test_bad_requests(arguments, options):
+    with pytest.raises(InputError):
+        plan_collective(compile_fabric(dgx_a100()), *arguments, **options)
+
+
+def test_what_nccl_sees():
+    fabric = compile_fabric(dgx_h100(3))
+    seen = communicator(fabric, tuple(range(24)), "2.21")
+    assert (seen.nodes, seen.local_ranks, seen.nics, seen.nic_rate) == (3, 8, 8, 50e9)
+    assert seen.nvls
+    assert seen.link == "nvlink"
+    rail = communicator(fabric, (0, 8, 16), "2.21")
+    assert (rail.local_ranks, rail.nics) == (1, 1)
+    box = communicator(compile_fabric(pcie_box()), tuple(range(8)), "2.21")
+    assert box.link == "shm"
+    assert not box.nvls
+
+
+def test_bus_factors():
+    # nccl-tests doc/PERFORMANCE.md
+    assert bus_factor("all_reduce", 8) == 1.75
+    assert bus_factor("all_gather", 8) == bus_factor("all_to_all", 8) == 0.875
+    assert bus_factor("broadcast", 8) == bus_factor("send_recv", 8) == 1.0
+
+
+def test_sizes():
+    assert parse_sizes("1K:8K") == (1024, 2048, 4096, 8192)
+    assert parse_sizes("1000:3000") == (1000, 2000)
+    assert parse_sizes("65536,1M, 2g,3MiB") == (65536, 2**20, 2**31, 3 * 2**20)
+    for bad in ("", "1K:", "8G:1K", "1K:2K:3K", "x", "-4", "0", "1.3", "1e9", "9999999T"):
+        with pytest.raises(InputError, match="--sizes"):
+            parse_sizes(bad)
+
+
+def test_csv_of_the_verb():
+    found = CliRunner().invoke(
+        command, ["dgx-a100", "--op", "all_gather", "--sizes", "1M:4M", "--format", "csv"]
+    )
+    assert found.exit_code == 0, found.output
+    rows = list(csv.DictReader(io.StringIO(found.output)))
+    assert tuple(rows[0]) == CSV_COLUMNS
+    assert [int(row["size_bytes"]) for row in rows] == [2**20, 2**21, 2**22]
+    for row in rows:
+        algbw = float(row["size_bytes"]) / float(row["time_us"]) / 1e3
+        assert float(row["algbw_gb_per_s"]) == pytest.approx(algbw, abs=0.01)
+        assert float(row["busbw_gb_per_s"]) == pytest.approx(algbw * 7 / 8, abs=0.01)
+        assert row["algorithm"] == "ring"
+
+
+def test_json_and_table_of_the_verb():
+    base = ["dgx-h100", "--set", "nodes=2", "--op", "all_reduce", "--sizes", "1G"]
+    found = CliRunner().invoke(command, [*base, "--algorithm", "ring", "--format", "json"])
+    document = json.loads(found.output)
+    assert document["ranks"] == 16
+    assert document["rows"][0]["algorithm"] == "ring"
+    text = CliRunner().invoke(command, base).output
+    assert "nvls_tree" in text
+    assert "16 GPUs on 2 nodes" in text
+
+
+@pytest.mark.parametrize("ranks", [0, 1, 9, -3])
+def test_ranks_out_of_range(ranks):
+    with pytest.raises(InputError, match="8 GPUs"):
+        sweep(compile_fabric(dgx_h100()), "all_gather", [1024], "2.21", ranks)
+
+
+def test_equal_requests_are_answered_from_memory():
+    fabric = compile_fabric(dgx_h100())
+    first = plan_collective(fabric, "all_gather", range(8), 123456)
+    assert plan_collective(fabric, "all_gather", tuple(range(8)), 123456.0) is first

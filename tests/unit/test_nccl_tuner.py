@@ -1,0 +1,190 @@
+"""NCCL's tuner: the values its own source gives, worked by hand."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from sim.cost.nccl.machine import Machine, generation_of, parse_version
+from sim.cost.nccl.tuner import (
+    available,
+    choose,
+    estimate_us,
+    latency_us,
+    p2p_channels,
+    search,
+    thread_blocks,
+)
+
+MIB = 2**20
+A100 = Machine("ampere", 8, 1, "nvlink", 3, 240e9, version=(2, 27))
+H100 = Machine("hopper", 8, 1, "nvlink", 4, 370.8e9, nvls=True, version=(2, 27))
+B200 = Machine("blackwell", 8, 1, "nvlink", 5, 721.8e9, nvls=True, version=(2, 27))
+A100_X2 = replace(A100, ranks=16, nodes=2, nics=8, nic_rate=25e9)
+H100_X2 = replace(H100, ranks=16, nodes=2, nics=8, nic_rate=50e9)
+P4D_X2 = replace(A100_X2, nics=4, nic_rate=12.5e9, nic_kind="efa")
+A100_PCIE = replace(A100, link="pcie", link_generation=4, intra_rate=24e9)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "op", "expected"),
+    [
+        (8, "all_gather", (10.8, 27.3, 32.2)),  # 6.6 + 7 x 0.6; 14 + 7 x 1.9; 8.4 + 7 x 3.4
+        (8, "all_reduce", (15.0, 40.6, 56.0)),  # twice the hops
+        (16, "all_gather", (15.6, 42.5, 59.4)),
+    ],
+)
+def test_ring_latency_on_one_nvlink_node(ranks, op, expected):
+    machine = replace(A100, ranks=ranks)
+    found = [latency_us(machine, op, "ring", protocol) for protocol in range(3)]
+    assert found == pytest.approx(expected)
+
+
+def test_ring_latency_over_two_nodes():
+    # 15 steps, one of them between nodes: 6.6 + 14 max(0.6, 1) + 2.7; Simple 8.4 + 14 x 3.4 + 14
+    assert latency_us(A100_X2, "all_gather", "ring", 0) == pytest.approx(6.6 + 14 + 2.7)
+    assert latency_us(A100_X2, "all_gather", "ring", 2) == pytest.approx(8.4 + 14 * 3.4 + 14)
+    # an AMD host's overhead of 2 us, x 3 for Simple, is more than the NVLink hop
+    amd = replace(A100_X2, cpu_vendor="amd")
+    assert latency_us(amd, "all_gather", "ring", 2) == pytest.approx(8.4 + 14 * 6 + 14)
+    # 2.12 to 2.22 count 2N steps of an all-reduce between nodes, others 2(N-1)
+    old = replace(A100_X2, version=(2, 21))
+    assert latency_us(old, "all_reduce", "ring", 0) == pytest.approx(6.6 + 26 * 1.0 + 4 * 2.7)
+    assert latency_us(A100_X2, "all_reduce", "ring", 0) == pytest.approx(6.6 + 28 * 1.0 + 2 * 2.7)
+
+
+def test_tree_and_nvls_latency():
+    # base + 2 ((ppn - 1) hop + log2 N x net)
+    assert latency_us(A100_X2, "all_reduce", "tree", 0) == pytest.approx(6.8 + 2 * (7 * 0.6 + 5.0))
+    assert latency_us(H100, "all_reduce", "nvls", 2) == 25.0
+    four = replace(H100_X2, ranks=32, nodes=4)
+    assert latency_us(four, "all_reduce", "nvls_tree", 2) == pytest.approx(25 + 2 * 2 * 14.0)
+    newest = replace(four, version=(2, 28))
+    assert latency_us(newest, "all_reduce", "nvls_tree", 2) == pytest.approx(25 + 2 * 2 * 20.9)
+
+
+@pytest.mark.parametrize(
+    ("machine", "size", "expected"),
+    [
+        (A100, 64 * 1024, 11.5),
+        (A100, MIB, 21.3),
+        (A100, 16 * MIB, 93),
+        (A100, 256 * MIB, 1011),
+        (H100, 64 * 1024, 11.2),
+        (H100, MIB, 17.3),
+        (H100, 16 * MIB, 71.6),
+        (H100, 256 * MIB, 685),
+    ],
+)
+def test_cost_of_an_all_gather(machine, size, expected):
+    # an independent computation of the same formula
+    found = choose(machine, "all_gather", size).estimate_s * 1e6
+    assert found == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("machine", "channels", "speed", "blocks"),
+    [
+        (A100, 12, 20.0, 24),  # 6 x 40 duplicated, then doubled
+        (H100, 12, 30.0, 24),  # 6 x 60
+        (H100_X2, 8, 48.0, 16),  # a channel per NIC
+        (A100_X2, 8, 24.0, 16),
+        (P4D_X2, 4, 12.0, 8),
+        (A100_PCIE, 2, 12.0, 4),  # logs show 20 to 24 GB/s in one or two channels
+    ],
+)
+def test_channel_search(machine, channels, speed, blocks):
+    found = search(machine, "ring")
+    assert (found.channels, found.inter) == (channels, speed)
+    assert thread_blocks(machine, "ring") == blocks
+
+
+def test_small_messages_use_fewer_channels():
+    # LL keeps at least 512 threads x 8 B x ranks a channel
+    assert choose(A100, "all_gather", 64 * 1024).channels == 2
+    assert choose(A100, "all_gather", 16 * MIB).channels == 24
+    # Simple, 512 threads x 64 B: all 24 from 786 KB
+    assert choose(A100, "all_gather", 786_432, protocol="simple").channels == 24
+    assert choose(A100, "all_gather", 786_431, protocol="simple").channels == 23
+
+
+def test_choice_on_eight_h200_as_seen_with_2_27():
+    # stas00/ml-engineering: Ring LL up to 1 MiB, NVLS from 2 MiB; all-gather always a ring
+    for size in (32 * 1024, 256 * 1024, MIB):
+        assert choose(H100, "all_reduce", size)[:2] == ("ring", "ll")
+    for size in (2 * MIB, 64 * MIB, 1024 * MIB):
+        assert choose(H100, "all_reduce", size)[:2] == ("nvls", "simple")
+        assert choose(H100, "all_gather", size).algorithm == "ring"
+
+
+@pytest.mark.parametrize(("machine", "first"), [(H100, 5), (B200, 6)])
+def test_nvls_needs_enough_heads(machine, first):
+    for ranks in range(3, 9):
+        part = replace(machine, ranks=ranks)
+        used = choose(part, "all_reduce", 2**34).algorithm == "nvls"
+        assert used == (ranks >= first)
+
+
+def test_versions():
+    assert choose(replace(H100, version=(2, 16)), "all_reduce", 2**30).algorithm == "ring"
+    thin = replace(H100_X2, ranks=16, nodes=16, nics=1)
+    assert ("pat", 2) not in available(replace(thin, version=(2, 22)), "all_gather")
+    assert ("pat", 2) in available(replace(thin, version=(2, 23)), "all_gather")
+    assert ("pat", 2) not in available(H100_X2, "all_gather")  # more than one GPU a node
+    assert parse_version("2.21.5") == (2, 21)
+    for bad in ("", "2", "two", "1.9", "3.0", "2.x"):
+        with pytest.raises(ValueError, match="NCCL"):
+            parse_version(bad)
+
+
+def test_pcie_boxes_have_no_ll128():
+    assert {protocol for _, protocol in available(A100_PCIE, "all_gather")} == {0, 2}
+    assert {protocol for _, protocol in available(A100, "all_gather")} == {0, 1, 2}
+
+
+def test_trees_win_where_nics_are_few():
+    # four NICs for eight GPUs and two nodes: a tree passes S over the NICs, a ring nearly 2 S
+    assert choose(P4D_X2, "all_reduce", 2**30).algorithm == "tree"
+    assert choose(A100_X2, "all_reduce", 2**30).algorithm == "ring"
+
+
+def test_tree_correction_is_read_by_size():
+    # 16 MiB is log2(bytes / 64) = 18: 0.7 of the Simple tree's bandwidth
+    latency = latency_us(A100_X2, "all_reduce", "tree", 2)
+    whole = estimate_us(A100_X2, "all_reduce", "tree", 2, 2**30) - latency  # past the table
+    part = estimate_us(A100_X2, "all_reduce", "tree", 2, 16 * MIB) - latency
+    assert part == pytest.approx(whole / 64 / 0.7)
+    assert int(math.log2(2**30 / 64)) >= 23
+
+
+@pytest.mark.parametrize(
+    ("machine", "op", "algorithm", "protocol"),
+    [
+        (A100, "all_reduce", "nvls", None),
+        (A100, "all_gather", "tree", None),
+        (H100, "all_reduce", "nvls_tree", None),
+        (H100, "all_reduce", "nvls", "ll"),
+        (A100, "all_gather", "pat", None),
+        (A100, "all_gather", "collnet_direct", None),
+        (A100, "send_recv", "ring", None),
+    ],
+)
+def test_what_cannot_run_is_refused(machine, op, algorithm, protocol):
+    with pytest.raises(ValueError, match=r"."):
+        choose(machine, op, MIB, algorithm, protocol)
+
+
+def test_point_to_point_channels():
+    # 2 a link, a power of two, at most 32; over a network one per 14 GB/s
+    assert p2p_channels(A100) == 16
+    assert p2p_channels(A100_PCIE) == 2
+    assert p2p_channels(H100_X2) == 4
+
+
+@pytest.mark.parametrize(
+    ("capability", "generation"),
+    [(7.0, "volta"), (7.5, "volta"), (8.0, "ampere"), (8.9, "ampere"), (9.0, "hopper"),
+     (10.0, "blackwell"), (12.0, "blackwell"), (6.1, "volta")],
+)  # fmt: skip
+def test_generation(capability, generation):
+    assert generation_of(capability) == generation
