@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sim.errors import InputError
 from sim.model.modules import ModelTree
-from sim.schedule.plan import Plan, Recorder
+from sim.schedule.plan import Event, Plan, Recorder
 from sim.schedule.tail import loss_all_reduce
 from sim.schedule.units import SOURCE, checkpointed
 from sim.schedule.zero3_coordinator import ELEMENT_BYTES, Coordinator, Settings
@@ -31,6 +31,8 @@ _traces: dict[tuple[int, tuple[bool, ...], bool, bool, int], tuple[ModelTree, Tr
 #: plans are kept, as they do not depend on sequence length or micro-batch; about 5 MB each
 MAX_PLANS = 8
 _plans: dict[tuple[int, Settings, int, int, bool], tuple[Trace, Plan]] = {}
+
+_peaks: dict[tuple[int, Settings], Coordinator] = {}
 
 
 class Trap(NamedTuple):
@@ -83,6 +85,25 @@ def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Pl
         found = _plans[key] = (trace, play(workload, tree, world, steps).recorder.plan)
     plan = found[1]
     return replace(plan, ops=plan.ops.copy(), memory=plan.memory.copy(), groups=dict(plan.groups))
+
+
+class _Silent(Recorder):
+    """Writes nothing down: for what the coordinator alone knows."""
+
+    def issue(self, *_: object, **__: object) -> int:
+        """Number the op."""
+        self.micro_step += 1
+        return self.micro_step
+
+    def record(self, stream: str) -> Event:
+        """Some event."""
+        return (self.micro_step,)
+
+    def wait(self, stream: str, event: Event) -> None:
+        """Nothing."""
+
+    def host_sync(self, event: Event) -> None:
+        """Nothing."""
 
 
 def play(
@@ -283,9 +304,14 @@ def zero3_live_peak(workload: Workload, tree: ModelTree, world: int) -> LivePeak
         ``gather_buffer`` (the largest coalesced all-gather, held twice while it is unpacked),
         ``reduce_bucket`` and ``reduce_buffer``; and the traps.
     """
-    one = workload.model_copy(update={"gradient_accumulation": 1})
-    c = play(one, tree, world)
-    s, trace = c.settings, c.trace
+    s, trace = settings_of(workload, world), trace_of(workload, tree)
+    found = _peaks.get((id(trace), s))
+    if found is None or found.trace is not trace:
+        if len(_peaks) >= MAX_PLANS:
+            _peaks.clear()
+        found = _peaks[id(trace), s] = Coordinator(trace, s, _Silent({}))
+        found.micro_batch()
+    c = found
     wide = ELEMENT_BYTES[s.reduce_dtype]
     coalesced, reduced = [], []
     for issued in c.issued:
@@ -308,18 +334,32 @@ def zero3_live_peak(workload: Workload, tree: ModelTree, world: int) -> LivePeak
 
 def _traps(workload: Workload, c: Coordinator, peak: float) -> tuple[Trap, ...]:
     s, trace = c.settings, c.trace
-    a = workload.activation_checkpointing
-    frozen = sum(n for n, t in zip(trace.numel, trace.trainable, strict=True) if not t)
-    if not (s.attribute_frozen and a.kind != "none" and frozen and c.peak_live > s.max_live):
+    policy, version = workload.activation_checkpointing, workload.parallelism.deepspeed_version
+    frozen = sum(
+        n for n, trains, keep in zip(trace.numel, trace.trainable, c.persistent, strict=True)
+        if not trains and not keep
+    )  # fmt: skip
+    if not (s.attribute_frozen and policy.kind != "none" and frozen):
         return ()
-    if not a.reentrant:
+    if not policy.reentrant:
+        return (
+            Trap(
+                "zero3-frozen-weights-gathered-twice",
+                f"DeepSpeed {version} releases the frozen weights of a layer in the middle of its "
+                "backward pass, after recomputing it, and gathers them once more, each when it is "
+                "needed",
+                "use DeepSpeed 0.19.2 or older, if no norm is frozen and partitioned",
+                float(frozen * c.size),
+            ),
+        )
+    if c.peak_live <= s.max_live:
         return ()
     return (
         Trap(
             "zero3-frozen-weights-pile-up",
-            f"DeepSpeed {workload.parallelism.deepspeed_version} keeps the frozen weights of every "
-            f"recomputed layer gathered until the backward pass ends: {peak / 1e9:.1f} GB per GPU, "
-            "whatever the number of GPUs",
+            f"DeepSpeed {version} keeps the frozen weights of every recomputed layer gathered "
+            f"until the backward pass ends: {peak / 1e9:.1f} GB per GPU, whatever the number of "
+            "GPUs",
             "set activation_checkpointing reentrant: false, or use DeepSpeed 0.19.2 or older",
             peak,
         ),
