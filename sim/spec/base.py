@@ -17,7 +17,11 @@ from sim.units import Dimension
 class Spec(BaseModel):
     """Frozen, strict, no unknown keys: what the user wrote, checked, in SI units."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    # deferred: the loader checks by itself and never needs pydantic's validators, which cost 2 to
+    # 5 ms a class to build; whoever constructs a spec in Python gets them on first use
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True
+    )
 
 
 @dataclass(frozen=True, slots=True)

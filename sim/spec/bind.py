@@ -18,7 +18,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
-from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from sim import units
@@ -197,11 +196,7 @@ class Reader:
                 self.assumed.append(Assumption(where, known.default))
         if len(self.faults) > before:
             return None
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            self.blame(error, table, path)
-            return None
+        return cls.model_construct(**values)
 
     def partial(self, cls: type[Spec], table: Table, keys: typing.Iterable[str]) -> dict[str, Any]:
         """Some top-level fields of `cls`, a key that is left out taking its default."""
@@ -220,14 +215,6 @@ class Reader:
                 self.assumed.append(Assumption(key, known.default))
                 values[key] = known.default
         return values
-
-    def blame(self, error: ValidationError, table: Table, path: str) -> None:
-        """What only the class itself could find, at the place of its key."""
-        for item in error.errors(include_url=False):
-            key = str(item["loc"][0]) if item["loc"] else ""
-            sub = table.entries.get(key)
-            where = ".".join(p for p in (path, key) if p)
-            self.fault(sub.place if sub is not None else table.place, where, str(item["msg"]))
 
     def value(self, known: FieldPlan, tree: Tree, path: str) -> Any:
         """The value of one field; faults are recorded."""

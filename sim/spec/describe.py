@@ -113,7 +113,8 @@ def schema(side: str) -> JsonSchema:
     side : str
         ``"topology"`` or ``"workload"``.
     """
-    cls: type[Spec] = {"topology": Topology, "workload": Workload}[side]
+    classes: dict[str, type[Spec]] = {"topology": Topology, "workload": Workload}
+    cls = classes[side]
     definitions: dict[str, JsonSchema] = {}
     _define(cls, definitions)
     return {

@@ -71,9 +71,9 @@ class Node(Spec):
     gpus: Positive = 8
     nvlink: NvLink | None = None
     pcie: Pcie
-    cpu: Cpu = Cpu()
+    cpu: Cpu = Cpu.model_construct()
     nics: Nics | None = None
-    storage: Storage = Storage()
+    storage: Storage = Storage.model_construct()
 
 
 class Network(Spec):
@@ -137,7 +137,7 @@ class Topology(Spec):
     name: str
     nodes: Positive = 1
     node: Node | None = None
-    network: Network = Network()
+    network: Network = Network.model_construct()
     offer: Offer | None = None
     graph: Graph | None = None
     gpu: Gpu | None = None  # of an explicit graph's GPU vertices that name none

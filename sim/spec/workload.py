@@ -121,7 +121,7 @@ class Workload(Spec):
 
     name: str
     model: Model
-    method: Method = Method()
+    method: Method = Method.model_construct()
     sequence_length: Positive
     micro_batch: Positive = 1
     gradient_accumulation: Positive = 1
@@ -132,11 +132,11 @@ class Workload(Spec):
     steps: Positive | None = None
     samples: Positive | None = None
     epochs: Factor = 1.0
-    precision: Precision = Precision()
+    precision: Precision = Precision.model_construct()
     optimizer: Literal["adamw", "adamw-bf16", "adamw-8bit", "adafactor", "sgd"] = "adamw"
     optimizer_implementation: Literal["foreach", "fused", "for-loop"] = "fused"
-    parallelism: Parallelism = Parallelism()
-    activation_checkpointing: Checkpointing = Checkpointing()
+    parallelism: Parallelism = Parallelism.model_construct()
+    activation_checkpointing: Checkpointing = Checkpointing.model_construct()
     attention: Literal["eager", "sdpa", "flash2", "flash3", "triton", "cudnn"] = "flash2"
     compile: bool = False
     cuda_graphs: bool = False
@@ -144,7 +144,7 @@ class Workload(Spec):
         "none"  # hand-fused: RMSNorm alone, or RoPE and SwiGLU as well
     )
     loss: Literal["eager", "compiled", "chunked", "fused-linear"] = "eager"
-    stack: Stack = Stack()
-    data: Data = Data()
-    checkpoint: CheckpointSave = CheckpointSave()
+    stack: Stack = Stack.model_construct()
+    data: Data = Data.model_construct()
+    checkpoint: CheckpointSave = CheckpointSave.model_construct()
     sources: tuple[str, ...] = ()

@@ -102,3 +102,15 @@ def test_the_wheel_carries_the_inputs(tmp_path, monkeypatch):
     for kind in ("topologies", "workloads"):
         copied = {p.stem for p in (tmp_path / "sim" / "data" / kind).iterdir()}
         assert copied == {p.stem for p in (ROOT / kind).glob("*.yaml")}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [catalogue.gpu(n) for n in GPUS]
+    + [loader.load_topology(n) for n in catalogue.names("topologies")]
+    + [loader.load_workload(n) for n in catalogue.names("workloads")],
+    ids=lambda spec: spec.name,
+)
+def test_the_reader_and_pydantic_agree(spec):
+    # the loader constructs without pydantic's validators: these must find nothing either
+    assert type(spec).model_validate(spec.model_dump()) == spec
