@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from sim.model.flops import checkpointed
 from sim.model.head import embedding, head
 from sim.model.kernels import Kernel
 from sim.model.layer import Shape, decoder_layer
@@ -105,15 +106,8 @@ def unroll(workload: Workload) -> Templates:
 
 def checkpointed_layers(workload: Workload) -> tuple[bool, ...]:
     """Which layers are checkpointed."""
-    ac, n = workload.activation_checkpointing, workload.model.layers
-    if ac.kind in ("full", "selective-op"):
-        return (True,) * n
-    if ac.kind == "none":
-        return (False,) * n
-    if ac.fraction is not None:
-        # evenly spread: layer i where the running share passes an integer
-        return tuple(int((i + 1) * ac.fraction) > int(i * ac.fraction) for i in range(n))
-    return tuple(i % ac.every == 0 for i in range(n))
+    n = workload.model.layers
+    return tuple(checkpointed(workload.activation_checkpointing, i, n) for i in range(n))
 
 
 def early_stop(workload: Workload) -> bool:
