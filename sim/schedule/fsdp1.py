@@ -16,6 +16,7 @@ from math import ceil
 from sim.errors import InputError
 from sim.model.modules import ModelTree, Module
 from sim.schedule.plan import Event, Plan, Recorder
+from sim.schedule.repeat import Fence, lengthen
 from sim.schedule.tail import clip_and_step, loss_all_reduce
 from sim.schedule.units import (
     DTYPE_BYTES,
@@ -25,6 +26,7 @@ from sim.schedule.units import (
     Unit,
     checkpointed,
     dtypes,
+    equal_layers,
     input_grads,
     is_matrix,
     shard_ranks,
@@ -41,6 +43,9 @@ _ALIGNMENT = 16.0
 
 #: free events that may be outstanding before the CPU waits for the oldest
 _MAX_IN_FLIGHT = 2
+
+#: layers to record at either end: outlives the free events left from the step before, and prefetch
+_EDGE = 8
 
 
 @dataclass(slots=True)
@@ -96,18 +101,31 @@ def build(
     InputError
         If knobs contradict each other, or FSDP1 refuses them.
     """
+    layers = len(tree.layers)
+    if not _uniform(workload, tree):
+        return record_in_full(workload, tree, world, steps, cold)
+    kept = 2 * _EDGE + 1
+    short = ModelTree(tree.embedding, tree.layers[:kept], tree.head, tree.tied)
+    run = _Run(workload, short, world, _EDGE, layers - kept)
+    plan = run.play(steps, cold)
+    names = ("", *(b.name for b in tree.layers), "")
+    plan.ops = lengthen(plan.ops, run.fences, layers - kept, names)
+    return plan
+
+
+def record_in_full(
+    workload: Workload, tree: ModelTree, world: int, steps: int = 1, cold: bool = False
+) -> Plan:
+    """As `build`, every layer by the state machine: what tests hold `build` against."""
+    return _Run(workload, tree, world).play(steps, cold)
+
+
+def _uniform(workload: Workload, tree: ModelTree) -> bool:
+    """Whether there are enough equal layers for the middle ones to be copies of one."""
     knobs = workload.parallelism
-    shard, replicate = shard_ranks(workload, world)
-    if knobs.sharding_strategy == "no-shard":
-        shard, replicate = world, 1
-    layout = _layout(workload, tree, shard, dtypes(workload))
-    run = _Run(workload, layout, world, shard, replicate)
-    if steps == 1 and not cold:
-        run.step()
-        run.restart()
-    for _ in range(steps):
-        run.step()
-    return run.recorder.plan
+    if len(tree.layers) < 2 * _EDGE + 3 or knobs.wrap != "block+root" or knobs.offload != "none":
+        return False
+    return equal_layers(workload, tree)
 
 
 def flat_numel(numels: list[int], aligned: int, ranks: int) -> int:
@@ -244,13 +262,19 @@ class _Run:
     """The CPU thread: hooks in the order in which autograd and modules call them."""
 
     def __init__(
-        self, workload: Workload, layout: _Layout, world: int, shard: int, replicate: int
+        self, workload: Workload, tree: ModelTree, world: int, fold: int = 0, extra: int = 0
     ) -> None:
-        self.workload, self.layout = workload, layout
+        self.workload, self.world = workload, world
         self.knobs = workload.parallelism
         self.types = dtypes(workload)
+        shard, replicate = shard_ranks(workload, world)
+        if self.knobs.sharding_strategy == "no-shard":
+            shard, replicate = world, 1
+        self.shard, self.replicate = shard, replicate
+        layout = self.layout = _layout(workload, tree, shard, self.types)
         self.units = layout.units
-        self.shard, self.replicate, self.world = shard, replicate, world
+        self.fold, self.extra = fold, extra  # layer behind which layers are to be inserted
+        self.fences: list[Fence] = []
         self.sharded = self.knobs.sharding_strategy != "no-shard"
         self.full = self.knobs.sharding_strategy == "full-shard"
         self.offload = self.knobs.offload != "none"
@@ -280,15 +304,23 @@ class _Run:
         recorder = Recorder(groups)
         plan = recorder.plan
         parts = self.shard if self.sharded else 1
-        plan.owned_numel = sum(u.grad_numel for u in self.units) / parts
-        plan.owned_tensors = sum(u.grad_tensors for u in self.units)
+        owned = self.units + self.units[1:2] * self.extra
+        plan.owned_numel = sum(u.grad_numel for u in owned) / parts
+        plan.owned_tensors = sum(u.grad_tensors for u in owned)
         plan.optimizer_on_host = self.offload
         return recorder
 
-    def restart(self) -> None:
-        """Forget what was recorded, keep what the run has learned; old events have happened."""
-        self.recorder = self._recorder()
-        self.free = deque(() for _ in self.free)
+    def play(self, steps: int, cold: bool) -> Plan:
+        """Record steps, after an unrecorded first one unless the run is to start cold."""
+        if steps == 1 and not cold:
+            self.step()
+            # keep what the run has learned; events of the past have happened
+            self.recorder = self._recorder()
+            self.free = deque(() for _ in self.free)
+            self.fences.clear()
+        for _ in range(steps):
+            self.step()
+        return self.recorder.plan
 
     def step(self) -> None:
         """All micro-steps of one optimizer step, then clipping and the optimizer."""
@@ -320,12 +352,15 @@ class _Run:
         entered: list[int] = []
         self.pre_forward(ROOT, 0, entered)
         for i, piece in enumerate(pieces):
+            began = len(r.ops)
             for unit in piece.enter:
                 self.pre_forward(unit, i, entered)
             name = self.units[piece.unit].name
             r.segment("forward", FORWARD, piece.block, piece.module, name)
             for unit in piece.leave:
                 self.post_forward(unit)
+            if self.fold and piece.block == self.fold:
+                self.fences.append(Fence(began, len(r.ops), 1))
         self.post_forward(ROOT)
         if not self.next_forward:
             self.next_forward = dict(pairwise(entered))
@@ -400,7 +435,7 @@ class _Run:
         frozen = -1  # unit without gradients whose input's gradient has just come
         recomputed = -1
         for i in range(len(pieces) - 1, -1, -1):
-            piece = pieces[i]
+            piece, began = pieces[i], len(r.ops)
             if piece.output_grad:
                 for unit in reversed(piece.leave):
                     self.pre_backward(unit)
@@ -418,6 +453,8 @@ class _Run:
             for unit in piece.enter:
                 if not self.units[unit].grad_numel and layout.input_grad[unit]:
                     frozen = unit
+            if self.fold and piece.block == self.fold + 1:
+                self.fences.append(Fence(began, len(r.ops), -1))
         self._final_callback()
 
     def _recompute(self, block: int) -> None:

@@ -21,6 +21,7 @@ from sim.schedule.units import (
     Unit,
     checkpointed,
     dtypes,
+    equal_layers,
     fsdp2_unit,
     input_grads,
     shard_ranks,
@@ -116,11 +117,7 @@ def _edge(workload: Workload, tree: ModelTree) -> int:
     edge = 3 + max(depth, knobs.forward_prefetch, knobs.reduce_scatter_max_input_buffers)
     if layers < 2 * edge + 3:
         return 0
-    templates = {b.kind: b.modules for b in tree.layers}
-    first = tree.layers[0].modules
-    equal = all(modules is first or modules == first for modules in templates.values())
-    recompute = checkpointed(workload.activation_checkpointing, layers)
-    return edge if equal and len(set(recompute)) == 1 else 0
+    return edge if equal_layers(workload, tree) else 0
 
 
 def _layout(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> _Layout:

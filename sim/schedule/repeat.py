@@ -75,19 +75,21 @@ def _copy(
     low, inserted = gap
     lift, extra, head = blocks
     for op in ops[start:stop]:
-        deps, block, unit = op.deps, op.block, op.unit
+        deps, block, unit, sync = op.deps, op.block, op.unit, op.host_after
         if deps and base:
             deps = tuple(
                 [d + base if d >= start else moved[d] + (inserted if d >= low else 0) for d in deps]
             )
+        if sync >= 0 and base:
+            sync = sync + base if sync >= start else moved[sync] + (inserted if sync >= low else 0)
         moved.append(len(out))
         if block == head:
             block += extra
         elif lift and block > 0:
             block += lift
             unit = names[block]
-        if deps is not op.deps or block != op.block:
-            op = _new_op(PlanOp, (*op[:4], block, op[5], deps, *op[7:14], unit, *op[15:]))
+        if deps is not op.deps or block != op.block or sync != op.host_after:
+            op = _new_op(PlanOp, (*op[:4], block, op[5], deps, sync, *op[8:14], unit, *op[15:]))
         out.append(op)
 
 
@@ -102,6 +104,8 @@ def _shifted(
     ) in template:  # fmt: skip
         if deps:
             deps = (deps[0] + ahead,) if len(deps) == 1 else tuple([d + ahead for d in deps])
+        if host_after >= 0:
+            host_after += ahead
         block += layers
         append(
             _new_op(PlanOp, (

@@ -165,6 +165,15 @@ def checkpointed(policy: Checkpointing, layers: int) -> tuple[bool, ...]:
     return tuple(k % policy.every == 0 for k in range(1, layers + 1))
 
 
+def equal_layers(workload: Workload, tree: ModelTree) -> bool:
+    """Whether all layers have equal parameters and all or none recompute."""
+    templates = {b.kind: b.modules for b in tree.layers}
+    first = tree.layers[0].modules
+    if any(modules is not first and modules != first for modules in templates.values()):
+        return False
+    return len(set(checkpointed(workload.activation_checkpointing, len(tree.layers)))) == 1
+
+
 def input_grads(workload: Workload) -> bool:
     """Whether the embedding's output is made to require a gradient though its weight is frozen.
 
