@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -384,16 +385,21 @@ def compile_fabric(topology: Topology) -> Fabric:
     Parameters
     ----------
     topology : Topology
-        Shorthand or explicit graph. Name and offer don't matter.
+        Shorthand or explicit graph. Another name or offer doesn't compile anew.
 
     Returns
     -------
     Fabric
-        Shared: don't change its arrays.
+        Arrays are shared: don't change them.
 
     Raises
     ------
     InputError
         If the machine can't be: unknown generations, nodes that nothing joins, a bad graph.
     """
-    return _compile(_Key(topology))
+    fabric = _compile(_Key(topology))
+    known = fabric.topology
+    if known is not topology and (known.name, known.offer) != (topology.name, topology.offer):
+        fabric = copy.copy(fabric)
+        fabric.topology = topology
+    return fabric

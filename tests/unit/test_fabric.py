@@ -40,7 +40,10 @@ def test_nvlink_rate_override_scales_effective_rate():
 
 def test_same_content_compiles_once():
     a, b = dgx_h100(2), dgx_h100(2).model_copy(update={"name": "other"})
-    assert compile_fabric(a) is compile_fabric(b)
+    assert compile_fabric(a) is compile_fabric(dgx_h100(2))
+    assert compile_fabric(a).capacity is compile_fabric(b).capacity
+    assert compile_fabric(b).topology.name == "other"
+    assert compile_fabric(a).topology.name == "dgx-h100"
     assert compile_fabric(a) is not compile_fabric(dgx_h100(3))
 
 

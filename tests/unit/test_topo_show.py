@@ -1,5 +1,8 @@
 """What `topo show` says, against values worked by hand."""
 
+import json
+
+import networkx as nx
 import pytest
 from click.testing import CliRunner
 
@@ -7,6 +10,7 @@ from sim.commands.topo import command
 from sim.fabric import compile_fabric
 from sim.fabric.describe import as_text, bisection, describe, link_classes, matrix
 from sim.fabric.export import explicit_yaml
+from sim.spec.catalogue import names
 from sim.spec.loader import load_topology
 from tests.unit.machines import dgx_a100, dgx_h100, pcie_box
 
@@ -79,3 +83,25 @@ def test_command():
     done = CliRunner().invoke(command, ["show", "dgx-h100", "--set", "nodes=1"])
     assert done.exit_code == 0, done.output
     assert "NV18" in done.output
+
+
+@pytest.mark.parametrize("name", names("topologies"))
+def test_every_shipped_topology_shows(name):
+    node = load_topology(name).node
+    for nodes in (1, 2) if node is not None and node.nics is not None else (1,):
+        fabric = compile_fabric(load_topology(name, [f"nodes={nodes}"] if node else []))
+        facts = describe(fabric)
+        assert facts["gpus"] == fabric.n_ranks
+        assert as_text(facts)
+        if fabric.n_ranks > 1:
+            assert facts["bisection_bytes_per_s"] > 0
+            assert facts["rings"]["bus_bytes_per_s"] > 0
+
+
+def test_formats():
+    runner = CliRunner()
+    told = json.loads(runner.invoke(command, ["show", "dgx-a100", "--json"]).output)
+    assert told["rank_classes"] == [list(range(8))]
+    node_link = runner.invoke(command, ["show", "dgx-a100", "--format", "graph"]).output
+    graph = nx.node_link_graph(json.loads(node_link), edges="edges")
+    assert graph.number_of_nodes() == 8 + 2 + 4 + 8 + 1  # GPUs, CPUs, switches, NICs, NVSwitch
