@@ -1,0 +1,75 @@
+"""Plans lengthened by copies of a layer equal plans of which every layer was recorded."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.model.tree import build_tree
+from sim.schedule import fsdp1, fsdp2
+from sim.spec.model import Model
+from sim.spec.workload import Checkpointing, Method, Parallelism, Workload
+
+COMMON = {
+    "replicate": st.sampled_from([1, 2]),
+    "gradient_sync": st.sampled_from(["every", "last"]),
+}
+FSDP2 = st.fixed_dictionaries(
+    COMMON
+    | {
+        "strategy": st.just("fsdp2"),
+        "wrap": st.sampled_from(["block+root", "torchtitan"]),
+        "reshard_after_forward": st.booleans(),
+        "root_reshard_after_forward": st.sampled_from([None, True]),
+        "forward_prefetch": st.integers(0, 4),
+        "backward_prefetch": st.sampled_from(["pre", "none", 1, 2, 3]),
+        "reduce_scatter_max_input_buffers": st.integers(1, 4),
+        "requires_all_reduce": st.sampled_from(["every", "last"]),
+        "reshard_after_backward": st.booleans(),
+        "unshard_embedding_in_backward": st.booleans(),
+        "separate_reduce_scatter_group": st.booleans(),
+    }
+)
+FSDP1 = st.fixed_dictionaries(
+    COMMON
+    | {
+        "strategy": st.just("fsdp1"),
+        "forward_prefetch": st.integers(0, 1),
+        "backward_prefetch": st.sampled_from(["pre", "none", "post"]),
+        "limit_all_gathers": st.booleans(),
+        "sharding_strategy": st.sampled_from(["full-shard", "shard-grad-op", "no-shard"]),
+    }
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    knobs=st.one_of(FSDP1, FSDP2),
+    layers=st.integers(19, 30),
+    accumulate=st.integers(1, 3),
+    lora=st.booleans(),
+    recompute=st.sampled_from(["none", "full"]),
+    tied=st.booleans(),
+    steps=st.sampled_from([1, 2]),
+)
+def test_copied_layers_equal_recorded_ones(knobs, layers, accumulate, lora, recompute, tied, steps):
+    model = Model(
+        name="m", layers=layers, hidden_size=64, heads=4, kv_heads=2, head_dim=16, ffn_size=160,
+        vocab_size=512, tied_embeddings=tied,
+    )  # fmt: skip
+    workload = Workload(
+        name="w",
+        model=model,
+        method=Method(kind="lora", rank=4, targets=("q", "down")) if lora else Method(),
+        sequence_length=8,
+        gradient_accumulation=accumulate,
+        parallelism=Parallelism(**knobs),
+        activation_checkpointing=Checkpointing(kind=recompute),
+    )
+    tree = build_tree(model, workload.method)
+    module = fsdp1 if knobs["strategy"] == "fsdp1" else fsdp2
+    short = module.build(workload, tree, 8, steps)
+    full = module.record_in_full(workload, tree, 8, steps)
+    assert short.ops == full.ops
+    assert short.groups == full.groups
+    assert (short.owned_numel, short.owned_tensors) == (full.owned_numel, full.owned_tensors)
