@@ -1,4 +1,4 @@
-// The workload of bench/ring.py in SimGrid's S4U: three actors a rank (gathers, scatters, compute).
+// The workload of bench/ring.py in SimGrid's S4U.
 //
 //   g++ -O2 -std=c++17 ring.cpp -lsimgrid -o ring
 //   ./ring RANKS LAYERS JITTER steps|flows
@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <ctime>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace sg = simgrid::s4u;
@@ -27,6 +28,17 @@ static double compute_seconds(uint64_t rank, uint64_t pass, uint64_t layers, dou
   h ^= h >> 13;
   return (backward ? 20e-3 : 10e-3) * (1 + jitter * static_cast<double>(h & 0xFFFF) / 65536.0);
 }
+
+enum class Kind { gather, scatter, compute };
+struct Tag {
+  Kind kind;
+  int rank;
+  sg::ActivityPtr keep;
+};
+struct Ring {
+  int done  = 0; // steps, over all passes
+  bool busy = false;
+};
 
 int main(int argc, char** argv)
 {
@@ -65,51 +77,64 @@ int main(int argc, char** argv)
   }
   zone->seal();
 
-  std::vector<sg::SemaphorePtr> may_gather(n), may_scatter(n), gathered(n), received(n), gather_step(n),
-      scatter_step(n);
-  for (int r = 0; r < n; r++) {
-    may_gather[r]   = sg::Semaphore::create(2);
-    may_scatter[r]  = sg::Semaphore::create(0);
-    gathered[r]     = sg::Semaphore::create(0);
-    received[r]     = sg::Semaphore::create(0);
-    gather_step[r]  = sg::Semaphore::create(0);
-    scatter_step[r] = sg::Semaphore::create(0);
-  }
-  // Step s starts when the rank's own and its predecessor's step s-1 are done.
-  auto ring = [&](int r, int passes, std::vector<sg::SemaphorePtr>& may, std::vector<sg::SemaphorePtr>& stepped,
-                  bool gather) {
-    const int next = (r + 1) % n;
-    for (int pass = 0; pass < passes; pass++) {
-      may[r]->acquire();
-      for (int s = 0; s < n_steps; s++) {
-        sg::Comm::sendto_async(host[r], host[next], static_cast<uint64_t>(chunk))->wait();
-        if (steps) {
-          stepped[next]->release();
-          stepped[r]->acquire();
-        }
-      }
-      if (gather) {
-        gathered[r]->release();
-        if (not steps)
-          received[next]->release();
-      }
-    }
+  const int passes = 2 * layers;
+  std::vector<Ring> gather(n), scatter(n);
+  std::vector<int> computed(n, 0);
+  std::vector<char> computing(n, 0);
+  std::unordered_map<const sg::Activity*, Tag> running;
+  auto try_move = [&](Kind kind, int r) {
+    auto& rings     = kind == Kind::gather ? gather : scatter;
+    Ring& mine      = rings[r];
+    const int pass  = mine.done / n_steps;
+    const int needs = kind == Kind::gather ? pass - 1 : layers + pass + 1; // computed before this pass
+    if (mine.busy || pass >= (kind == Kind::gather ? passes : layers) || computed[r] < needs)
+      return;
+    // Step s starts when the rank's own and its predecessor's step s-1 are done.
+    if (steps && rings[(r + n - 1) % n].done < mine.done)
+      return;
+    mine.busy = true;
+    auto comm = sg::Comm::sendto_init(host[r], host[(r + 1) % n]);
+    comm->set_payload_size(static_cast<uint64_t>(chunk));
+    running[comm.get()] = {kind, r, comm};
+    comm->vetoable_start();
   };
-  for (int r = 0; r < n; r++) {
-    sg::Actor::create("gather", host[r], [&, r] { ring(r, 2 * layers, may_gather, gather_step, true); });
-    sg::Actor::create("scatter", host[r], [&, r] { ring(r, layers, may_scatter, scatter_step, false); });
-    sg::Actor::create("compute", host[r], [&, r] {
-      for (int pass = 0; pass < 2 * layers; pass++) {
-        gathered[r]->acquire();
-        if (not steps)
-          received[r]->acquire();
-        sg::this_actor::sleep_for(compute_seconds(r, pass, layers, jitter));
-        may_gather[r]->release();
-        if (pass >= layers)
-          may_scatter[r]->release();
-      }
-    });
-  }
+  auto try_compute = [&](int r) {
+    const int needs = (computed[r] + 1) * n_steps;
+    if (computing[r] || computed[r] >= passes || gather[r].done < needs || gather[(r + n - 1) % n].done < needs)
+      return;
+    computing[r] = 1;
+    auto exec    = sg::Exec::init();
+    exec->set_flops_amount(compute_seconds(r, computed[r], layers, jitter) * 1e9)->set_host(host[r]);
+    running[exec.get()] = {Kind::compute, r, exec};
+    exec->vetoable_start();
+  };
+  // No actors: every end starts what it allows, which is faster than actors that wait.
+  sg::Activity::on_completion_cb([&](const sg::Activity& activity) {
+    const auto found    = running.find(&activity);
+    const auto [kind, r, keep] = found->second;
+    running.erase(found);
+    const int next = (r + 1) % n;
+    if (kind == Kind::compute) {
+      computing[r] = 0;
+      computed[r]++;
+      try_compute(r);
+      try_move(Kind::gather, r);
+      try_move(Kind::scatter, r);
+      return;
+    }
+    Ring& mine = (kind == Kind::gather ? gather : scatter)[r];
+    mine.busy  = false;
+    mine.done++;
+    try_move(kind, r);
+    if (steps)
+      try_move(kind, next);
+    if (kind == Kind::gather) {
+      try_compute(r);
+      try_compute(next);
+    }
+  });
+  for (int r = 0; r < n; r++)
+    try_move(Kind::gather, r);
   const std::clock_t before = std::clock();
   engine.run();
   const double seconds = static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;
