@@ -326,8 +326,10 @@ def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
     if bare in folded:
         return f'; did you mean "{folded[bare]}"?'
     near = difflib.get_close_matches(word, names, n=1, cutoff=_CUTOFF)
+    if not near and len(bare) >= 2:  # "h100" is the beginning of several
+        near = [n for f, n in folded.items() if f.startswith(bare)][:4]
     if near:
-        return f'; did you mean "{near[0]}"?'
+        return "; did you mean " + " or ".join(f'"{n}"' for n in near) + "?"
     return f"; known are {', '.join(names)}" if 0 < len(names) <= 12 else ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 from sim.spec.finding import Finding, fault, older, versions, warning
 from sim.spec.model import Model
@@ -77,6 +78,31 @@ def findings(workload: Workload) -> Findings:
     yield from _fp8(workload)
     yield from _features(workload)
     yield from _absurd(workload)
+
+
+def silent_keys(workload: Workload) -> frozenset[str]:
+    """Paths whose defaults say nothing about this job: knobs of other strategies and methods."""
+    m, p, c = workload.method.kind, workload.precision.kind, workload.activation_checkpointing.kind
+    return _silent(workload.parallelism.strategy, m, p, c)
+
+
+@cache
+def _silent(strategy: str, method: str, precision: str, checkpointing: str) -> frozenset[str]:
+    out = {f"parallelism.{k}" for k, owners in KNOBS.items() if strategy not in owners}
+    if strategy not in _FSDP:
+        out |= {"parallelism.replicate", "parallelism.checkpoint_wrapper"}
+    if method != "qlora":
+        out |= {"method.quantization", "method.double_quantization"}
+    if method == "full":
+        out |= {"method.rank", "method.targets", "method.dropout", "method.frozen_dtype"}
+    if precision != "fp8":
+        out |= {"precision.recipe", "precision.all_gather"}
+    if checkpointing == "none":
+        out |= {"activation_checkpointing.reentrant", "activation_checkpointing.offload"}
+        out |= {"parallelism.checkpoint_wrapper"}
+    if checkpointing != "selective-blocks":
+        out |= {"activation_checkpointing.every", "activation_checkpointing.fraction"}
+    return frozenset(out)
 
 
 def _job_length(w: Workload) -> Findings:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from sim.errors import Fault, InputError
-from sim.spec import catalogue, checks, overrides
+from sim.spec import catalogue, check_workload, checks, overrides
 from sim.spec.base import Spec
 from sim.spec.bind import Assumption, Reader, did_you_mean
 from sim.spec.notes import Notes
@@ -126,7 +126,8 @@ class Prepared:
     def loaded(self) -> Loaded:
         """The specs and their notes."""
         warnings = tuple(f.notice() for f in self.findings if not f.error)
-        notes = Notes(warnings, (self.topology, self.workload))
+        silent = check_workload.silent_keys(cast(Workload, self.workload.spec))
+        notes = Notes(warnings, (self.topology, self.workload), silent)
         return Loaded(cast(Topology, self.topology.spec), cast(Workload, self.workload.spec), notes)
 
     def vary(self, changes: Mapping[str, Any] | Iterable[str]) -> Prepared:

@@ -50,19 +50,29 @@ class Notes:
     ----------
     warnings : tuple of Notice
         What is legal but unlikely to be meant.
+    sides : tuple of Written
+        The two halves.
+    silent : frozenset of str
+        Paths of the workload whose defaults have no effect on this job.
     """
 
     warnings: tuple[Notice, ...]
     sides: tuple[Written, ...]
+    silent: frozenset[str] = frozenset()
 
     @cached_property
     def assumed(self) -> tuple[Assumption, ...]:
-        """Keys left out, with the default each took; paths begin with the side's name."""
+        """Keys left out and the default each took, where that has an effect.
+
+        Paths begin with the side's name. Defaults that mean "nothing" (null, no text, an empty
+        list) and knobs of other strategies are left out.
+        """
         return tuple(
             Assumption(f"{side.side}.{item.path}", item.value)
             for side in self.sides
             for group in side.assumed.values()
             for item in group
+            if item.value not in (None, "", ()) and item.path not in self.silent
         )
 
     @cached_property

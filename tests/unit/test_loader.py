@@ -328,3 +328,21 @@ def test_cheap_enough_for_sweeps():
         best["vary"] = min(best["vary"], (time.process_time() - start) / 40)
     assert best["load"] < 0.030
     assert best["vary"] < 0.0005
+
+
+def test_assumed_keys_are_those_with_an_effect():
+    lines = loader.load("dgx-h100", "llama3-8b-sft").notes.assumptions()
+    assert not [
+        line for line in lines if "stage3" in line or line.endswith(("= None", "= ", "= ()"))
+    ]
+    assert not [
+        line for line in lines if line.startswith(("workload.method", "workload.precision.r"))
+    ]
+    zero = loader.load("dgx-h100", "llama3-8b-zero3").notes.assumptions()
+    assert "workload.parallelism.stage3_max_live_parameters = 1e+09" in zero
+    assert not [line for line in zero if "reshard" in line]
+
+
+def test_the_beginning_of_a_name_is_a_hint():
+    with pytest.raises(InputError, match='did you mean "h100-nvl-94gb" or "h100-pcie-80gb"'):
+        loader.load_topology("dgx-h100", ["node.gpu=h100"])
