@@ -11,6 +11,7 @@ from math import ceil
 from typing import NamedTuple
 
 from sim.errors import InputError
+from sim.model import flops
 from sim.model.modules import Block, ModelTree, Module, Parameter
 from sim.spec.workload import Checkpointing, Workload
 
@@ -146,23 +147,8 @@ def trainable(block: Block) -> bool:
 
 @lru_cache(maxsize=64)
 def checkpointed(policy: Checkpointing, layers: int) -> tuple[bool, ...]:
-    """Which layers recompute their forward in backward.
-
-    ``every``: each n-th layer, counted from 1 (torchtitan). ``fraction``: layers k with
-    k p >= 1/2, 3/2, ... (spread evenly).
-    """
-    if policy.kind == "none":
-        return (False,) * layers
-    if policy.kind in ("full", "selective-op"):
-        return (True,) * layers
-    if policy.fraction is not None:
-        chosen, cut = [], 0.5
-        for k in range(1, layers + 1):
-            take = k * policy.fraction >= cut
-            cut += take
-            chosen.append(take)
-        return tuple(chosen)
-    return tuple(k % policy.every == 0 for k in range(1, layers + 1))
+    """Which layers recompute their forward in backward."""
+    return tuple(flops.checkpointed(policy, i, layers) for i in range(layers))
 
 
 def equal_layers(workload: Workload, tree: ModelTree) -> bool:
