@@ -85,6 +85,7 @@ class Network(Spec):
     nodes_per_leaf: Positive | None = (
         None  # None: 32 on a rail leaf; fat-tree 32 ports / NICs a node
     )
+    sharp: bool = False  # switches reduce (InfiniBand SHARP): CollNet
 
 
 class Offer(Spec):
