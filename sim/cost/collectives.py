@@ -108,7 +108,8 @@ class CollectiveCost:
     @property
     def limit_busbw_bytes_per_s(self) -> float:
         """Bus bandwidth that the data-sheet rates allow this algorithm."""
-        return self.wire_bytes_per_s * bus_factor(self.op, self.ranks)
+        factor = bus_factor(self.op, self.ranks)
+        return self.wire_bytes_per_s * factor if factor > 0.0 else 0.0
 
     @property
     def limit(self) -> str:
@@ -312,7 +313,7 @@ def communicator(fabric: Fabric, ranks: tuple[int, ...], version: str) -> Machin
         gpudirect=_gpudirect(fabric),
         cpu_vendor=shape.vendor or "intel",
         nvls=switched and sharp and gpu.multicast,
-        collnet=bool(getattr(fabric.topology.network, "sharp", False)),
+        collnet=fabric.topology.network.sharp,
         version=parsed,
     )
 
