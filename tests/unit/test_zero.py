@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sim.errors import InputError
 from sim.model.tree import build_tree, count_parameters
+from sim.model.unroll import unroll
 from sim.schedule import build_plan
 from sim.schedule.plan import COLLECTIVE, HOST, SEGMENT
 from sim.schedule.zero3 import attributes_frozen, play, settings_of, zero3_live_peak
@@ -417,3 +418,30 @@ def test_a_gradient_larger_than_its_bucket_goes_in_pieces_between_partitions():
     pieces = sizes[:2]  # of the head, whose gradient is first
     assert sum(pieces) == 512 * 64
     assert 20_000 < pieces[0] <= 20_000 + partition
+
+
+@pytest.mark.parametrize("method", [Method(), LORA])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"qk_norm": True, "norms_per_layer": 4, "sliding_window": 8, "sliding_window_pattern": 2},
+        {"experts": 4, "experts_per_token": 2},
+        {"ffn": "gelu", "fused_qkv": True, "positions": "learned", "max_positions": 64},
+        {"tied_embeddings": True},
+    ],
+)
+@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+def test_segments_cover_every_kernel_once(strategy, changes, method):
+    policy = Checkpointing(kind="full")
+    job = workload(strategy, shape=model(**changes), method=method, policy=policy)
+    templates, tree = unroll(job), build_tree(job.model, job.method)
+    segments = Counter(
+        (op.name, op.block, op.module) for op in plan_of(job).ops if op.kind == SEGMENT
+    )
+    for number, block in enumerate((tree.embedding, *tree.layers, tree.head)):
+        for direction in ("forward", "backward", "recompute"):
+            if direction == "recompute" and not block.kind.startswith("layer"):
+                continue
+            for kernel in templates.of(block.kind, direction):
+                assert segments[direction, number, kernel.module] == 1
