@@ -10,6 +10,7 @@ MOMENTS = ("init", "forward", "backward", "optimizer", "save")
 #: FSDPMemTracker, which calls temporary whatever backward made and no hook has taken over yet.
 CATEGORY = {
     "sharded parameters": "sharded_parameters",
+    "quantisation scales": "unsharded_parameters",
     "unsharded parameters": "unsharded_parameters",
     "sharded gradients": "sharded_gradients",
     "unsharded gradients": "unsharded_gradients",

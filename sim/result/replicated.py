@@ -11,7 +11,12 @@ from collections.abc import Iterable
 from sim.model.activations import checkpoint_policy, head_footprint, layer_footprint, local_tokens
 from sim.model.modules import ModelTree, Module
 from sim.result.ledger import Ledger
-from sim.result.states import optimizer_bytes, optimizer_temporaries, trainable_elements
+from sim.result.states import (
+    optimizer_bytes,
+    optimizer_temporaries,
+    scale_bytes,
+    trainable_elements,
+)
 from sim.schedule.units import (
     DTYPE_BYTES,
     QUANTISED_BYTES,
@@ -57,6 +62,7 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
 
     parameters = stored / ranks if stage == 3 else stored
     ledger.put("sharded parameters", 0.0 if offload_parameters else parameters)
+    ledger.put("quantisation scales", scale_bytes(workload, tree))
     ledger.mark()
     if not offload_states:
         states = optimizer_bytes(workload, tree, ranks)

@@ -18,7 +18,7 @@ from sim.model.activations import (
 from sim.model.autograd import Footprint
 from sim.model.modules import ModelTree
 from sim.result.ledger import Ledger
-from sim.result.states import optimizer_bytes, optimizer_temporaries
+from sim.result.states import optimizer_bytes, optimizer_temporaries, scale_bytes
 from sim.schedule.units import DTYPE_BYTES, Unit, checkpointed, dtypes, fsdp2_unit, shard_ranks
 from sim.spec.workload import Workload
 
@@ -150,6 +150,7 @@ class _Walk:
         outer = [u for u in (self.root, self.embedding, self.head) if u is not None]
         shards = sum(u.shard for u in units) + sum(u.shard for u in outer)
         ledger.put("sharded parameters", 0.0 if self.offload else shards)
+        ledger.put("quantisation scales", scale_bytes(workload, self.tree))
         ledger.mark()
         if not self.offload_optimizer:
             ledger.put("optimizer states", optimizer_bytes(workload, self.tree, self.ranks))

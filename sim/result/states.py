@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from sim.model.modules import ModelTree
-from sim.schedule.units import padded_numel
+from sim.schedule.units import dtypes, is_matrix, padded_numel
 from sim.spec.workload import Workload
 
 #: bytes a trainable element. 8-bit: two bytes of states, fp32 scales per block of 256.
@@ -60,3 +60,33 @@ def optimizer_temporaries(workload: Workload, tree: ModelTree, ranks: int) -> fl
     if workload.optimizer == "adafactor" or workload.optimizer_implementation == "for-loop":
         return 2 * FOREACH_BYTES * largest
     return FOREACH_BYTES * elements
+
+
+def scale_bytes(workload: Workload, tree: ModelTree) -> float:
+    """Scales of 4-bit weights: no parameters, so every rank keeps all of them. [B]
+
+    Notes
+    -----
+    nf4: an fp32 scale a block of 64, or with double quantisation 8 bits and an fp32 scale per 256
+    of those. GPTQ: an fp16 scale and a 4-bit zero a group of 128.
+
+    Source: QLoRA (Dettmers et al. 2023), section 3; AutoGPTQ's default group.
+    """
+    if not dtypes(workload).quantised:
+        return 0.0
+    method = workload.method
+    each = 4.0 / 64
+    if method.quantization == "gptq-int4":
+        each = 2.5 / 128
+    elif method.double_quantization:
+        each = 1.0 / 64 + 4.0 / (64 * 256)
+    weights: dict[str, float] = {}
+    for block in tree.layers:
+        if block.kind not in weights:
+            weights[block.kind] = sum(
+                q.numel
+                for m in block.modules
+                for q in m.parameters
+                if not q.trainable and is_matrix(m, q)
+            )
+    return each * sum(weights[block.kind] for block in tree.layers)

@@ -95,16 +95,12 @@ def test_lora_saves_inputs_of_adapters_alone():
     p = layer_footprint(workload(method=method), "layer")
     full = layer_footprint(workload(), "layer").saved
     inputs = 6 * 4096 + 14336  # of the seven adapted linears
-    linears = 2 * (
-        4096 + 4096 + 14336
-    )  # what only linears kept: both norms' outputs and the gate's
+    linears = 2 * (4096 + 4096 + 14336)  # what only linears kept: norms, gate
     assert p.saved == full - 4096 * linears + 4096 * (3 * inputs + 7 * 2 * 16)
     assert p.backward_peak_gradients <= 2 * 41_943_040 / 32
 
 
-@pytest.mark.parametrize(
-    "name", ["gpt2", "mpt-7b", "gemma-2-2b", "mixtral-8x7b", "phi-2", "qwen3-8b"]
-)
+@pytest.mark.parametrize("name", ["gpt2", "mpt-7b", "gemma-2-2b", "mixtral-8x7b", "qwen3-8b"])
 @pytest.mark.parametrize("policy", ["none", "full", "full-reentrant", "selective-op"])
 def test_every_kind_walks(name, policy):
     p = layer_footprint(workload(name, 256), "layer", policy)

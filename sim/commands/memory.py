@@ -1,0 +1,58 @@
+"""`scaling-sim memory`: will it fit, and what would make it fit."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from sim.commands.options import emit, sets
+
+
+@click.command("memory")
+@click.argument("topology")
+@click.argument("workload")
+@sets
+@click.option(
+    "--max", "most", type=click.Choice(["micro_batch", "sequence_length"]),
+    help="Also find the largest of it that fits.",
+)  # fmt: skip
+@click.option("--min", "least", type=click.Choice(["nodes"]), help="Also find the fewest that fit.")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table",
+    help="What to print.",
+)  # fmt: skip
+@click.option("--json", "form", flag_value="json", help="Same as --format json.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+@click.option("--require", type=click.Choice(["fits"]), help="Exit 4 unless it fits.")
+def command(
+    topology: str, workload: str, overrides: tuple[str, ...], most: str | None, least: str | None,
+    form: str, output: Path | None, require: str | None,
+) -> None:  # fmt: skip
+    """Bytes per GPU of WORKLOAD on TOPOLOGY by category and moment, the verdict and fixes."""
+    from sim.model.tree import count_parameters
+    from sim.report.memory import formatted
+    from sim.result.describe import describe_topology, describe_workload
+    from sim.result.fit import fixes, solve
+    from sim.result.memory import machine, memory
+    from sim.spec.loader import load
+
+    loaded = load(topology, workload, overrides)
+    report = memory(loaded.topology, loaded.workload)
+    bound = None
+    if most == "micro_batch":
+        bound = solve(loaded.topology, loaded.workload, "micro_batch")
+    elif most == "sequence_length":
+        bound = solve(loaded.topology, loaded.workload, "sequence_length")
+    elif least:
+        bound = solve(loaded.topology, loaded.workload, "nodes")
+    job = loaded.workload
+    world = machine(loaded.topology)[1]
+    total = count_parameters(job.model, job.method).total
+    machine_title = describe_topology(loaded.topology)["title"]
+    title = f"{describe_workload(job, world, total)['title']} · {machine_title}"
+    found = fixes(loaded.topology, loaded.workload)
+    emit(formatted(title, report, found, bound, form), output)
+    if require and not report.fits:
+        sys.exit(4)

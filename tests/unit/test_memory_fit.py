@@ -1,0 +1,214 @@
+"""Verdicts, inverse solutions and fixes."""
+
+import json
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from sim.commands.memory import command
+from sim.errors import InfeasibleError
+from sim.result.fit import fixes, solve
+from sim.result.memory import constants, memory
+from sim.spec.gpu import Gpu
+from sim.spec.models import resolve_model
+from sim.spec.topology import Node, Pcie, Topology
+from sim.spec.workload import Checkpointing, CheckpointSave, Method, Parallelism, Stack, Workload
+
+LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
+FULL = Checkpointing(kind="full")
+
+
+def topology(nodes=1, gpus=8, size=80e9):
+    gpu = Gpu(name="h100", memory=size)
+    return Topology(name="t", nodes=nodes, node=Node(gpu=gpu, gpus=gpus, pcie=Pcie(generation=5)))
+
+
+def workload(name="llama-3.1-8b", length=2048, **keys):
+    keys.setdefault("activation_checkpointing", FULL)
+    keys.setdefault("attention", "sdpa")
+    model, stack = resolve_model(name), Stack(torch="2.13")
+    return Workload(name="w", model=model, sequence_length=length, stack=stack, **keys)
+
+
+@pytest.mark.parametrize("nodes", [1, 8])
+def test_closed_form_of_the_root_reduction(nodes):
+    """peak = 12 P/W + 4 blocks/W + 2 R + 4 R (short sequence, full checkpointing)."""
+    report = memory(topology(nodes), workload())
+    ranks = 8 * nodes
+    blocks, root = 32 * 218_112_000, 1_050_677_248
+    expected = (12 * (blocks + root) + 4 * blocks) / ranks + 6 * root
+    assert report.peak_allocated_bytes == pytest.approx(expected, rel=1e-5)
+    assert report.peak_moment == "backward"
+
+
+def test_moments():
+    report = memory(topology(), workload())
+    p = 8_030_261_248
+    assert report.by_moment["init"] == 4 * p / 8
+    assert report.by_moment["save"] == pytest.approx(12 * p / 8, rel=1e-6)
+    assert report.by_moment["optimizer"] == pytest.approx(16 * p / 8, rel=1e-6)
+    for moment, peak in report.by_moment.items():
+        assert sum(report.categories_by_moment[moment].values()) == pytest.approx(peak)
+
+
+def test_full_checkpoint_gathers_the_largest_unit():
+    saved = memory(topology(), workload(checkpoint=CheckpointSave(mode="full")))
+    sharded = memory(topology(), workload())
+    assert saved.by_moment["save"] - sharded.by_moment["save"] == 4 * 1_050_677_248
+
+
+def test_reserved_is_more_than_allocated():
+    report = memory(topology(), workload())
+    extra = sum(report.overheads.values())
+    assert report.peak_reserved_bytes == report.peak_allocated_bytes + extra
+    assert report.overheads["communicators"] == constants()["communicator"]
+    alone = memory(topology(gpus=1), workload("gpt2", 512))
+    assert alone.overheads["communicators"] == 0
+    assert alone.fits
+
+
+def test_keeping_parameters_costs_the_layers():
+    """reshard_after_forward false: 32 unsharded blocks in bf16 instead of the root alone."""
+    keep = Parallelism(reshard_after_forward=False)
+    job = {"length": 4096, "activation_checkpointing": Checkpointing()}
+    kept = memory(topology(), workload(parallelism=keep, **job)).peak_allocated_bytes
+    freed = memory(topology(), workload(**job)).peak_allocated_bytes
+    assert kept - freed == 32 * 436_224_000
+
+
+def test_accumulating_without_synchronisation_keeps_fp32_gradients():
+    """No sync: unsharded gradients of the whole model in the reduce dtype."""
+    last = Parallelism(gradient_sync="last")
+    plain = memory(topology(), workload(gradient_accumulation=4))
+    held = memory(topology(), workload(gradient_accumulation=4, parallelism=last))
+    assert held.by_moment["forward"] - plain.by_moment["forward"] == pytest.approx(
+        4 * 8_030_261_248 * (1 - 1 / 8), rel=1e-6
+    )
+
+
+def test_lora_trains_little():
+    lora = memory(topology(), workload(method=Method(kind="lora", rank=16, targets=LINEARS)))
+    states = lora.by_category["optimizer_states"]
+    assert states == pytest.approx(8 * 41_943_040 / 8, rel=1e-4)
+    frozen = Method(kind="lora", rank=16, targets=LINEARS, frozen_dtype="fp32")
+    wide = memory(topology(), workload(method=frozen))
+    assert wide.by_moment["init"] - lora.by_moment["init"] == 2 * 8_030_261_248 / 8
+
+
+def test_qlora_packs_the_layers():
+    """Half a byte a linear weight over the ranks, scales on every rank, the rest in bf16."""
+    method = Method(kind="qlora", rank=16, targets=LINEARS, quantization="nf4")
+    report = memory(topology(), workload(method=method))
+    linear = 32 * (218_112_000 - 8192)
+    rest = 8_030_261_248 - linear
+    scales = linear * (1 / 64 + 4 / (64 * 256))
+    expected = (0.5 * linear + 2 * rest + 4 * 41_943_040) / 8 + scales
+    assert report.by_moment["init"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "state"),
+    [("zero1", 2 + 12 / 8), ("zero2", 2 + 12 / 8), ("zero3", 14 / 8), ("ddp", 4 + 8 + 4)],
+)
+def test_state_of_replicated_strategies(strategy, state):
+    """Bytes a parameter at rest: ZeRO keeps fp32 master and Adam on 1/W, DDP its buckets too."""
+    report = memory(topology(), workload(parallelism=Parallelism(strategy=strategy)))
+    assert report.by_moment["save"] == pytest.approx(state * 8_030_261_248, rel=1e-5)
+
+
+def test_offload_moves_state_to_the_host():
+    offloaded = memory(topology(), workload(parallelism=Parallelism(offload="all")))
+    here = memory(topology(), workload())
+    assert offloaded.by_moment["init"] == 0
+    assert offloaded.peak_allocated_bytes < here.peak_allocated_bytes
+    assert offloaded.host_bytes == pytest.approx(16 * 8_030_261_248, rel=1e-6)
+    assert here.host_bytes == 0
+
+
+def test_largest_micro_batch_is_exact():
+    bound = solve(topology(), workload(length=4096), "micro_batch")
+    assert bound.report.fits
+    assert not bound.beyond.fits
+    again = memory(topology(), workload(length=4096, micro_batch=bound.value))
+    assert again == bound.report
+
+
+def test_longest_sequence():
+    bound = solve(topology(), workload(), "sequence_length")
+    assert bound.value % 256 == 0
+    assert bound.report.fits
+    assert not bound.beyond.fits
+    chunked = solve(topology(), workload(loss="fused-linear"), "sequence_length")
+    assert chunked.value > bound.value
+    learned = solve(topology(gpus=1), workload("gpt2"), "sequence_length")
+    assert learned.value == 1024  # the position table ends there
+    assert learned.beyond is None
+
+
+def test_fewest_nodes():
+    job = workload("llama-3.1-70b", 4096)
+    bound = solve(topology(), job, "nodes")
+    assert bound.value > 1
+    assert bound.report.fits
+    assert not memory(topology(bound.value - 1), job).fits
+
+
+def test_nothing_fits_is_an_answer():
+    with pytest.raises(InfeasibleError, match="micro_batch 1 already needs"):
+        solve(topology(), workload("llama-3.1-405b", 4096), "micro_batch")
+    with pytest.raises(InfeasibleError, match="nodes are not enough"):
+        solve(topology(), workload(length=1 << 20, micro_batch=4), "nodes")
+
+
+def test_fixes_are_ranked_and_true():
+    job = workload("llama-3.1-70b", 4096)
+    found = fixes(topology(), job)
+    before = memory(topology(), job).peak_reserved_bytes
+    assert found
+    order = [(not f.fits, f.changes_training, f.time_cost) for f in found]
+    assert order == sorted(order)
+    for fix in found:
+        assert fix.saved_bytes == before - fix.peak_reserved_bytes > 0
+    offload = next(f for f in found if f.change == {"parallelism.offload": "all"})
+    changed = job.model_copy(update={"parallelism": Parallelism(offload="all")})
+    assert offload.peak_reserved_bytes == memory(topology(), changed).peak_reserved_bytes
+
+
+def test_every_model_and_strategy_walks():
+    for name in ("gpt2", "mpt-7b", "mixtral-8x7b", "gemma-2-2b", "falcon-7b"):
+        for strategy in ("fsdp1", "fsdp2", "zero1", "zero2", "zero3", "ddp"):
+            report = memory(
+                topology(2), workload(name, 512, parallelism=Parallelism(strategy=strategy))
+            )
+            assert report.peak_allocated_bytes > 0
+            assert min(report.by_category.values()) >= 0
+            assert sum(report.by_category.values()) == pytest.approx(report.peak_allocated_bytes)
+
+
+def test_a_walk_is_quick():
+    """80 layers, warm caches for the tree alone: a few milliseconds."""
+    jobs = [workload("llama-3.1-70b", 4096 + 256 * i) for i in range(6)]
+    memory(topology(2), jobs[0])
+    spent = []
+    for job in jobs[1:]:
+        start = time.process_time()
+        memory(topology(2), job)
+        spent.append(time.process_time() - start)
+    assert min(spent) < 0.010
+
+
+def test_command():
+    run = CliRunner().invoke(command, ["dgx-h100", "llama3-8b-sft", "--max", "micro_batch"])
+    assert run.exit_code == 0, run.output
+    assert "Fits:" in run.output
+    assert "Largest micro batch that fits:" in run.output
+    data = CliRunner().invoke(command, ["dgx-a100", "llama3-70b-full", "--format", "json"])
+    parsed = json.loads(data.output)
+    assert parsed["schema"] == "scaling-sim/memory/1"
+    assert parsed["memory"]["fits"] is False
+    failed = CliRunner().invoke(command, ["dgx-a100", "llama3-70b-full", "--require", "fits"])
+    assert failed.exit_code == 4
+    for form in ("csv", "md"):
+        text = CliRunner().invoke(command, ["dgx-h100", "llama3-8b-sft", "--format", form]).output
+        assert "optimizer_states" in text
