@@ -200,9 +200,10 @@ def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Pl
 def _step(run: _Run, owned: float, world: int) -> None:
     """Overflow flag, norm, update of the own partition, then everybody's."""
     r, size = run.recorder, float(run.size)
-    r.kernel("compute", "overflow", "clip", size * owned)
-    scalar_all_reduce(r, 1.0, "u8")
-    r.host_sync(r.record("compute"))
+    if run.dtype != "fp32":
+        r.kernel("compute", "overflow", "clip", size * owned)
+        scalar_all_reduce(r, 1.0, "u8")
+        r.host_sync(r.record("compute"))
     r.kernel("compute", "grad_norm", "clip", size * owned)
     scalar_all_reduce(r, 4.0, "fp32")
     r.host_sync(r.record("compute"))
