@@ -36,6 +36,7 @@ equal bytes to their successors; the group's traffic is spread evenly over the r
     fabric.rings(group) -> Rings(orders (C, n) of ranks, load: Load, path, transport, network_hops,
                                  network_latency_s, pxn)
     fabric.ring_load(group) -> Load(resource, demand)       # per byte each rank sends in all
+    fabric.ring_hops(group) -> Hops(ptr, resource, demand)  # of hop i of ring c: row c * n + i
     fabric.bottleneck(load) -> resource
         bus bandwidth = min(capacity[resource] / demand)  -> fabric.bandwidth(load)
         all-gather of S bytes over n ranks sends S (n-1)/n bytes from each rank to its successor
@@ -52,13 +53,14 @@ from __future__ import annotations
 
 from sim.fabric.compiled import Fabric, Route, compile_fabric
 from sim.fabric.folding import Fold, fold, refine
-from sim.fabric.rings import Load, Rings
+from sim.fabric.rings import Hops, Load, Rings
 from sim.fabric.shape import KINDS
 
 __all__ = [
     "KINDS",
     "Fabric",
     "Fold",
+    "Hops",
     "Load",
     "Rings",
     "Route",

@@ -15,7 +15,7 @@ from sim.fabric import paths
 from sim.fabric.explicit import parts_of
 from sim.fabric.folding import classes_of_ranks
 from sim.fabric.network import Plane, shorthand_plane
-from sim.fabric.rings import Load, Rings, find_rings
+from sim.fabric.rings import Hops, Load, Rings, find_rings, ring_hops
 from sim.fabric.shape import NETWORK, NVLINK, Shape, shape_of
 from sim.spec.gpu import Gpu
 from sim.spec.topology import Topology
@@ -291,6 +291,10 @@ class Fabric:
         if found is None:
             found = self._rings[key] = find_rings(self, ranks)
         return found
+
+    def ring_hops(self, group: Sequence[int] | I8) -> Hops:
+        """Demands of every hop of every ring, for the level of single ring steps."""
+        return ring_hops(self, np.asarray(group, np.int64))
 
     def ring_load(self, group: Sequence[int] | I8) -> Load:
         """Bytes on each resource per byte that every rank passes on, over all rings."""

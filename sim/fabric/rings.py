@@ -59,21 +59,80 @@ class _NodeRings(NamedTuple):
     path: str
     transport: str
     pxn: bool
+    legs: list[list[paths.Way]]  # per ring: from the NIC, from rank to rank, to the NIC
+
+
+class Hops(NamedTuple):
+    """Every ring's every hop: hop i of ring c, from ``orders[c, i]`` on, is row c * n + i."""
+
+    ptr: I8  # (C * n + 1,)
+    resource: I8
+    demand: F8  # per byte of the hop
 
 
 def find_rings(fabric: Fabric, ranks: I8) -> Rings:
     """Lay rings over ``ranks``, (n,) int64, in node order."""
-    nodes = fabric.rank_node[ranks]
     if not len(ranks) or len(np.unique(ranks)) != len(ranks):
         message = "a group of ranks is empty or names a rank twice"
         raise ValueError(message)
-    members: dict[int, list[int]] = {}
-    for node, local in zip(nodes.tolist(), fabric.rank_local[ranks].tolist(), strict=True):
-        members.setdefault(node, []).append(local)
-    groups = [(n, tuple(sorted(members[n]))) for n in sorted(members)]
+    groups = _by_node(fabric, ranks)
     if len(groups) == 1:
         return _one_node(fabric, *groups[0])
     return _many_nodes(fabric, groups)
+
+
+def _by_node(fabric: Fabric, ranks: I8) -> list[tuple[int, tuple[int, ...]]]:
+    members: dict[int, list[int]] = {}
+    nodes, places = fabric.rank_node[ranks], fabric.rank_local[ranks]
+    for node, local in zip(nodes.tolist(), places.tolist(), strict=True):
+        members.setdefault(node, []).append(local)
+    return [(n, tuple(sorted(members[n]))) for n in sorted(members)]
+
+
+def ring_hops(fabric: Fabric, ranks: I8) -> Hops:
+    """Demands of single hops, as a model of ring steps wants them; mean over rings = `Load`."""
+    groups = _by_node(fabric, ranks)
+    rows: list[dict[int, float]] = []
+    if len(groups) == 1:
+        for order in fabric.rings(ranks).orders.tolist() if len(ranks) > 1 else ():
+            for a, b in zip(order, order[1:] + order[:1], strict=True):
+                route = fabric.route(a, b)
+                rows.append(dict(zip(route.resource.tolist(), route.demand.tolist(), strict=True)))
+    else:
+        n_rings = len(fabric.rings(ranks).orders)
+        laid = [_through_node(fabric.shapes[n], g, n_rings) for n, g in groups]
+        bases = [int(fabric.node_base[n]) for n, _ in groups]
+        for c in range(n_rings):
+            for k, part in enumerate(laid):
+                rows += [
+                    {bases[k] + i: amount for i, amount in way.loads} for way in part.legs[c][1:-1]
+                ]
+                rows.append(_crossing(fabric, groups, laid, bases, k, c))
+    ptr = np.concatenate(([0], np.cumsum([len(r) for r in rows], dtype=np.int64)))
+    resource = np.array([i for r in rows for i in r], np.int64)
+    return Hops(ptr, resource, np.array([x for r in rows for x in r.values()], np.float64))
+
+
+def _crossing(
+    fabric: Fabric,
+    groups: list[tuple[int, tuple[int, ...]]],
+    laid: list[_NodeRings],
+    bases: list[int],
+    k: int,
+    c: int,
+) -> dict[int, float]:
+    """Demands of ring c on its way from the k-th node to the next."""
+    after = (k + 1) % len(groups)
+    out = fabric._port[groups[k][0], laid[k].nic_out[c]]
+    into = fabric._port[groups[after][0], laid[after].nic_in[c]]
+    row: dict[int, float] = defaultdict(float)
+    for i, amount in laid[k].legs[c][-1].loads:
+        row[bases[k] + i] += amount
+    for r, share in fabric.plane.path(out, into)[0]:
+        row[r] += share
+    for i, amount in laid[after].legs[c][0].loads:
+        row[bases[after] + i] += amount
+    return row
 
 
 def _one_node(fabric: Fabric, node: int, group: tuple[int, ...]) -> Rings:
@@ -161,6 +220,7 @@ def _lay_through(shape: Shape, group: tuple[int, ...], n_rings: int) -> _NodeRin
     inside: list[paths.Way] = []
     loads: dict[int, float] = defaultdict(float)
     pxn = False
+    everything: list[list[paths.Way]] = []
     entered: dict[int, int] = defaultdict(int)
     left: dict[int, int] = defaultdict(int)
     for c, nic in enumerate(nic_in):
@@ -175,27 +235,24 @@ def _lay_through(shape: Shape, group: tuple[int, ...], n_rings: int) -> _NodeRin
         leave, exit_nic = _leave(shape, group, order[-1], nic)
         nic_out.append(exit_nic)
         pxn = pxn or leave.transport == "pxn"
-        legs += [paths.nic_way(shape, order[0], nic, False), leave]
+        legs = [paths.nic_way(shape, order[0], nic, False), *legs, leave]
+        everything.append(legs)
         for way in legs:
             for i, amount in way.loads:
                 loads[i] += amount / n_rings
     resource = np.fromiter(sorted(loads), np.int64, len(loads))
     demand = np.array([loads[i] for i in resource.tolist()], np.float64)
     path, transport = _worst(inside)
-    return _NodeRings(orders, nic_in, nic_out, resource, demand, path, transport, pxn)
+    return _NodeRings(orders, nic_in, nic_out, resource, demand, path, transport, pxn, everything)
 
 
 def _turns(shape: Shape, group: tuple[int, ...], cycle: list[int], nic: int) -> list[list[int]]:
     """Orders a ring may take through a node it enters at ``nic``, most natural first."""
     n = shape.nics[nic]
-    near = [
-        g
-        for g in cycle
-        if shape.gpus[g] == n or paths.host_class(shape, shape.gpus[g], n) in paths.NEAR_PCIE
-    ]
-    starts = near or [g for g in cycle if nic in paths.nics_of(shape, g)] or cycle
+    distance = {g: _distance(shape, shape.gpus[g], n) for g in cycle}
+    near = [g for g in cycle if distance[g] == min(distance.values())]
     turned = []
-    for g in starts:
+    for g in near:
         i = cycle.index(g)
         turned.append(cycle[i:] + cycle[:i])
     if paths.switched(shape, group):
@@ -204,10 +261,17 @@ def _turns(shape: Shape, group: tuple[int, ...], cycle: list[int], nic: int) -> 
             for last in near:
                 if last != order[0]:
                     turned.append([g for g in order if g != last] + [last])
-    elif all(paths.nvlink_links(shape, shape.gpus[g], shape.gpus[group[0]]) is None for g in group):
+    elif any(paths.gpu_way(shape, a, b).path != "NVL" for a, b in pairwise(cycle)):
+        # a tree may be walked both ways; cycles of a mesh have their own directed links
         turned += [order[:1] + order[:0:-1] for order in list(turned)]
     ends = [order for order in turned if order[-1] in near]
     return ends or turned
+
+
+def _distance(shape: Shape, gpu: int, nic: int) -> int:
+    """Of a GPU from a NIC: beside it, on its socket, farther."""
+    path = "PIX" if gpu == nic else paths.host_class(shape, gpu, nic)
+    return 0 if path in paths.NEAR_PCIE else 2 if path in ("SYS", None) else 1
 
 
 def _leave(shape: Shape, group: tuple[int, ...], last: int, nic: int) -> tuple[paths.Way, int]:

@@ -49,6 +49,48 @@ def test_load_is_the_sum_of_the_hops():
     np.testing.assert_allclose(total, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("topology", "group"),
+    [
+        (dgx_h100(3), range(24)),
+        (dgx_h100(2, nics=4), range(16)),
+        (dgx_a100(2), [0, 1, 2, 9, 10]),
+        (dgx_h100(4), range(3, 32, 8)),
+        (pcie_box(fabric="pairs"), range(8)),
+        (pcie_box(gpus=4, fabric="mesh"), range(4)),
+    ],
+)
+def test_hops_make_up_the_load(topology, group):
+    fabric = compile_fabric(topology)
+    rings, hops = fabric.rings(group), fabric.ring_hops(group)
+    channels, n = rings.orders.shape
+    assert len(hops.ptr) == channels * n + 1
+    total = np.bincount(hops.resource, hops.demand / channels, minlength=fabric.n_resources)
+    expected = np.zeros(fabric.n_resources)
+    expected[rings.load.resource] = rings.load.demand
+    np.testing.assert_allclose(total, expected, rtol=1e-12)
+    # a hop starts at its rank and ends at the next: the walk's first and last links say so
+    gpu = {d["rank"]: v for v, d in fabric.graph().nodes(data=True) if d["kind"] == "gpu"}
+    for c in range(channels):
+        for i in range(n):
+            row = slice(*hops.ptr[c * n + i : c * n + i + 2])
+            ends = [fabric.name(r).split(">") for r in hops.resource[row]]
+            ends = [e for e in ends if len(e) == 2]
+            assert gpu[rings.orders[c, i]] in {a for a, _ in ends}
+            assert gpu[rings.orders[c, (i + 1) % n]] in {b for _, b in ends}
+
+
+def test_a_pcie_ring_turns_to_spread_its_ends():
+    # two NICs beside two GPUs of a switch, no NVLink: each GPU takes one NIC in and one out
+    base = dgx_a100(2)
+    node = base.node.model_copy(update={"nvlink": None})
+    fabric = compile_fabric(base.model_copy(update={"node": node}))
+    rings = fabric.rings(range(16))
+    for k in range(0, 8, 2):
+        assert rings.orders[k, 0] % 8 != rings.orders[k + 1, 0] % 8
+        assert {rings.orders[k, 0] % 8, rings.orders[k, 7] % 8} == {k, k + 1}
+
+
 def test_nic_share_is_one_over_rails():
     # DESIGN: a ring all-gather of S puts about S (n-1)/(n r) on each NIC
     fabric = compile_fabric(dgx_h100(4))
