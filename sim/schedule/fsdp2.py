@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from sim.errors import InputError
 from sim.model.modules import Block, ModelTree, Module
+from sim.schedule.context import ContextParallel
 from sim.schedule.plan import Event, Plan, Recorder
 from sim.schedule.repeat import Fence, lengthen
 from sim.schedule.tail import clip_and_step, loss_all_reduce
@@ -123,6 +124,9 @@ def _edge(workload: Workload, tree: ModelTree) -> int:
 def _layout(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> _Layout:
     wrap = workload.parallelism.wrap
     if wrap == "linear":
+        if workload.parallelism.context_parallel > 1:
+            message = 'context parallelism needs wrap "block+root" or "torchtitan"'
+            raise InputError.single(SOURCE, message, "parallelism.wrap")
         return _wrap_linear(workload, tree, shard, types)
     return _wrap_blocks(workload, tree, shard, types, titan=wrap == "torchtitan")
 
@@ -228,6 +232,8 @@ class _Run:
         self.types = dtypes(workload)
         layout = self.layout = _layout(workload, tree, shard, self.types)
         self.units = layout.units
+        self.layers = tree.layers
+        self.context = ContextParallel(workload) if knobs.context_parallel > 1 else None
         self.fold = fold  # layer behind which `extra` layers are to be inserted
         self.fences: list[Fence] = []
         groups = {"shard": shard}
@@ -238,6 +244,8 @@ class _Run:
         self.keeps = value is False or (not isinstance(value, bool) and value == 1)
         if self.smaller:
             groups[f"subgroup:{self.smaller}"] = self.smaller
+        if self.context:
+            groups["context"] = knobs.context_parallel
         self.recorder = Recorder(groups)
         self.rs_comm = "shard.reduce_scatter" if knobs.separate_reduce_scatter_group else "shard"
         self.offload = knobs.offload != "none"
@@ -295,7 +303,7 @@ class _Run:
                 self.pre_forward(unit)
                 for target in self.forward_targets.get(unit, ()):
                     self.unshard(target, FORWARD)
-            r.segment("forward", FORWARD, piece.block, piece.module, self.units[unit].name)
+            self._compute("forward", FORWARD, piece)
             if unit != layout.root and layout.closes[unit] == i:
                 self.post_forward(unit)
             if self.fold and piece.block == self.fold:
@@ -306,6 +314,14 @@ class _Run:
             r.wait("copy_in", self.held)
             r.wait("all_gather", self.held)
             self.held = ()
+
+    def _compute(self, name: str, phase: str, piece: _Piece) -> None:
+        number = piece.block
+        if self.context is None or not 0 < number <= len(self.layers):
+            unit = self.units[piece.unit].name
+            self.recorder.segment(name, phase, number, piece.module, unit)
+        else:
+            self.context.play(self.recorder, name, phase, number, self.layers[number - 1])
 
     def pre_forward(self, unit: int) -> None:
         self.unshard(unit, FORWARD)
@@ -404,11 +420,10 @@ class _Run:
                 self._recompute_modules(piece.block)
             if unit != root and layout.closes[unit] == i:
                 self.pre_backward(unit)
-            name = self.units[unit].name
             if piece.recompute and not piece.module:
-                self.recorder.segment("recompute", PRE_BACKWARD, piece.block, "", name)
+                self._compute("recompute", PRE_BACKWARD, piece)
             if piece.backward:
-                self.recorder.segment("backward", PRE_BACKWARD, piece.block, piece.module, name)
+                self._compute("backward", PRE_BACKWARD, piece)
             if unit != root and layout.opens[unit] == i and piece.input_grad:
                 self.post_backward(unit)
             if self.fold and piece.block == self.fold + 1:
