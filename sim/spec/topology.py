@@ -163,8 +163,10 @@ class Topology(Spec):
     def first_gpu(self) -> Gpu:
         """The GPU model (of the first GPU where they differ)."""
         if self.graph is not None:
-            return next(v.gpu for v in self.graph.vertices if v.gpu is not None)
+            found = next((v.gpu for v in self.graph.vertices if v.gpu is not None), self.gpu)
+            if found is not None:
+                return found
         if self.node is None:
-            msg = "a topology has a node or a graph"
+            msg = "a topology has a node, or a graph whose GPUs are named"
             raise ValueError(msg)
         return self.node.gpu
