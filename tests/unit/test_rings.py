@@ -126,6 +126,16 @@ def test_pods_cross_the_spine():
     assert "nvswitch" in fabric.name(fabric.bottleneck(rings.load))
 
 
+@pytest.mark.parametrize("kind", ["rail-optimized", "fat-tree"])
+def test_oversubscription_bites_where_the_ring_crosses(kind):
+    # packed, a ring leaves a fat-tree's leaf of four nodes once: 4 x 8 x 50 / 4 = 400 up, enough
+    packed = compile_fabric(dgx_h100(8, kind=kind, oversubscription=4.0))
+    assert packed.bandwidth(packed.ring_load(range(64))) == pytest.approx(370.8e9)
+    # scattered, every node has a leaf to itself and its share of the uplinks, 8 x 50 / 4
+    far = compile_fabric(dgx_h100(8, kind=kind, oversubscription=4.0, nodes_per_leaf=1))
+    assert far.bandwidth(far.ring_load(range(64))) == pytest.approx(100e9)
+
+
 def test_a_group_twice_naming_a_rank_is_a_bug():
     with pytest.raises(ValueError, match="twice"):
         compile_fabric(dgx_h100()).rings([0, 0])
