@@ -342,6 +342,10 @@ _values = st.recursive(
                     "kind",
                     "selective",
                     "strategy",
+                    "vertices",
+                    "edges",
+                    "id",
+                    "generation",
                     "fp8",
                     "x",
                     "layers",
@@ -355,12 +359,38 @@ _values = st.recursive(
 )
 
 
+_keys = sorted(("load_workload", k) for k in loader.Workload.model_fields) + sorted(
+    ("load_topology", k) for k in loader.Topology.model_fields
+)
+_whole = {
+    "load_workload": {"name": "j", "model": "llama-3-8b", "sequence_length": 8, "tokens": 1e9},
+    "load_topology": {"name": "t", "node": {"gpu": "h100-sxm-80gb", "pcie": {"generation": 5}}},
+}
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.sampled_from(sorted(loader.Workload.model_fields)), _values)
-def test_any_value_of_any_key_is_a_fault_or_loads(key, value):
-    job = {"name": "j", "model": "llama-3-8b", "sequence_length": 8, "tokens": 1e9, key: value}
+@given(st.sampled_from(_keys), _values)
+def test_any_value_of_any_key_is_a_fault_or_loads(which, value):
+    verb, key = which
     try:
-        loader.load_workload(job)
+        spec = getattr(loader, verb)(_whole[verb] | {key: value})
+    except InputError as error:
+        if not error.faults:
+            pytest.fail("an error without a fault")
+    else:
+        assert type(spec).model_validate(spec.model_dump()) == spec
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from([k for _, k in _keys] + ["node.gpu", "node.nics.rate", "graph.edges"]),
+    st.sampled_from(["", ".a", "[0]", "[0].b", ".lora.rank", ".base", ".kind", ".5"]),
+    st.sampled_from(["=", "==", "", "= "]),
+    st.text(alphabet="a1{}[],: \"'&*!#|-.e\n", max_size=12),
+)
+def test_any_override_is_a_fault_or_loads(key, tail, equals, value):
+    try:
+        loader.load("dgx-h100", "llama3-8b-lora", [key + tail + equals + value])
     except InputError as error:
         if not error.faults:
             pytest.fail("an error without a fault")
