@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sim.errors import InputError
 from sim.schedule.plan import Plan
 
 if TYPE_CHECKING:
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from sim.spec.workload import Workload
 
 __all__ = ["Plan", "build_plan"]
+
+_SOURCE = "workload"
 
 
 def build_plan(
@@ -42,6 +45,13 @@ def build_plan(
         If the knobs contradict each other or the world.
     """
     strategy = workload.parallelism.strategy
+    context = workload.parallelism.context_parallel
+    if world % context:
+        message = f"{world} ranks do not divide into groups of {context}"
+        raise InputError.single(_SOURCE, message, "parallelism.context_parallel")
+    if context > 1 and strategy != "fsdp2":
+        message = f"context parallelism is modelled with fsdp2, not with {strategy}"
+        raise InputError.single(_SOURCE, message, "parallelism.context_parallel")
     if strategy == "fsdp2":
         from sim.schedule import fsdp2
 

@@ -1,63 +1,23 @@
 """FSDP2 (`fully_shard`): the state machine of its parameter groups, played on a recorder.
 
 Follows torch 2.13 (`_fsdp_param_group.py`, `_fsdp_state.py`, `_fsdp_collectives.py`) call by call;
-the methods of `_Run` carry the names of the hooks they play. spec.md sections 1 to 3 say the
-same in words, and the recordings in the tests are the expected values.
+the methods of `_Run` carry the names of the hooks they play. The recordings in
+`tests/data/fsdp_recordings.json` are the expected values.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from sim.errors import InputError
-from sim.model.modules import Block, ModelTree, Module
+from sim.model.modules import ModelTree
 from sim.schedule.context import ContextParallel
+from sim.schedule.fsdp2_layout import Piece, lay_out, post_forward_ranks, prefetch_targets
 from sim.schedule.plan import Event, Plan, Recorder
 from sim.schedule.repeat import Fence, lengthen
 from sim.schedule.tail import clip_and_step, loss_all_reduce
-from sim.schedule.units import (
-    DTYPE_BYTES,
-    SOURCE,
-    Dtypes,
-    Unit,
-    checkpointed,
-    dtypes,
-    equal_layers,
-    fsdp2_unit,
-    input_grads,
-    shard_ranks,
-    trainable,
-    tree_blocks,
-)
-from sim.spec.workload import Parallelism, Workload
+from sim.schedule.units import DTYPE_BYTES, dtypes, equal_layers, shard_ranks
+from sim.spec.workload import Workload
 
 SHARDED, POST_FORWARD, UNSHARDED = range(3)
 FORWARD, PRE_BACKWARD = "forward", "backward"
-
-
-@dataclass(slots=True)
-class _Piece:
-    """A stretch of compute inside one unit: a block, or one module of it."""
-
-    unit: int
-    block: int
-    module: str
-    recompute: bool
-    input_grad: bool  # the unit's input requires a gradient
-    output_grad: bool
-    backward: bool = True  # has kernels in backward
-
-
-@dataclass(slots=True)
-class _Layout:
-    """Units in module pre-order (root first), and the compute in forward order."""
-
-    units: list[Unit]
-    pieces: list[_Piece]
-    root: int  # unit of the root's own parameters, -1 if it has none
-    prefetchable: list[int]  # units in forward order, without the root
-    opens: dict[int, int] = field(default_factory=dict)  # unit -> its first piece
-    closes: dict[int, int] = field(default_factory=dict)  # unit -> its last piece
 
 
 def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Plan:
@@ -121,105 +81,6 @@ def _edge(workload: Workload, tree: ModelTree) -> int:
     return edge if equal_layers(workload, tree) else 0
 
 
-def _layout(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> _Layout:
-    wrap = workload.parallelism.wrap
-    if wrap == "linear":
-        if workload.parallelism.context_parallel > 1:
-            message = 'context parallelism needs wrap "block+root" or "torchtitan"'
-            raise InputError.single(SOURCE, message, "parallelism.wrap")
-        return _wrap_linear(workload, tree, shard, types)
-    return _wrap_blocks(workload, tree, shard, types, titan=wrap == "torchtitan")
-
-
-def _outer(block: Block) -> list[tuple[Module, bool]]:
-    return [(m, False) for m in block.modules]
-
-
-def _wrap_blocks(
-    workload: Workload, tree: ModelTree, shard: int, types: Dtypes, *, titan: bool
-) -> _Layout:
-    """Each layer a unit; embedding, norm and head in the root or (torchtitan) their own units."""
-    last = len(tree.layers) + 1
-    embedding, head = _outer(tree.embedding), _outer(tree.head)
-    if not titan:
-        outer = [fsdp2_unit("root", -1, embedding + head, shard, types)]
-        first_unit = head_unit = 0
-    elif tree.tied:
-        outer = [fsdp2_unit("tok_embeddings, norm, lm_head", -1, embedding + head, shard, types)]
-        first_unit = head_unit = 0
-    else:
-        outer = [fsdp2_unit("tok_embeddings", 0, embedding, shard, types)]
-        first_unit, head_unit = 0, last
-    units = list(outer)
-    template: dict[str, Unit] = {}
-    for number, block in enumerate(tree.layers, 1):
-        unit = template.get(block.kind)
-        if unit is None:
-            modules = [(m, True) for m in block.modules]
-            unit = template[block.kind] = fsdp2_unit("", 0, modules, shard, types)
-        units.append(unit._replace(name=block.name, block=number))
-    if head_unit == last:
-        units.append(fsdp2_unit("norm, lm_head", last, head, shard, types))
-    recompute = checkpointed(workload.activation_checkpointing, len(tree.layers))
-    learns = trainable(tree.embedding)
-    flows = learns or input_grads(workload)
-    pieces = [_Piece(first_unit, 0, "", False, False, flows, learns)]
-    for number, block in enumerate(tree.layers, 1):
-        out = flows or trainable(block)
-        pieces.append(_Piece(number, number, "", recompute[number - 1], flows, out))
-        flows = out
-    pieces.append(_Piece(head_unit, last, "", False, flows, flows or trainable(tree.head)))
-    root = -1 if titan else 0
-    if titan:
-        order = [p.unit for p in pieces[:-1]] if tree.tied else [p.unit for p in pieces]
-    else:
-        order = [p.unit for p in pieces[1:-1]]
-    return _close(_Layout(units, pieces, root, order))
-
-
-def _wrap_linear(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> _Layout:
-    """Each linear layer a unit; norms and embedding (and a tied head) in the root."""
-    units = [Unit("root", -1, 0, 0.0, "", 0.0, 0, 0, 0)]
-    rest: list[tuple[Module, bool]] = []
-    pieces: list[_Piece] = []
-    order: list[int] = []
-    recompute = checkpointed(workload.activation_checkpointing, len(tree.layers))
-    flows, required = False, input_grads(workload)
-    last = len(tree.layers) + 1
-    for number, block in enumerate(tree_blocks(tree)):
-        inside = 0 < number < last
-        own: dict[str, int] = {}
-        for module in block.modules:
-            weights = module.parameters
-            if number and weights and len(weights[0].shape) == 2 and len(weights) <= 2:
-                own[module.name] = len(units)
-                name = f"{block.name}.{module.name}" if inside else "lm_head"
-                units.append(fsdp2_unit(name, number, [(module, inside)], shard, types))
-            else:
-                rest.append((module, inside))
-        by_name = {m.name: m for m in block.modules}
-        for name in block.forward_order or tuple(by_name):
-            grad = name in by_name and any(p.trainable for p in by_name[name].parameters)
-            unit = own.get(name, 0)
-            again = inside and recompute[number - 1]
-            out = flows or grad or required
-            pieces.append(_Piece(unit, number, name, again, flows, out, flows or grad))
-            flows = out
-            if unit:
-                order.append(unit)
-    units[0] = fsdp2_unit("root", -1, rest, shard, types)
-    return _close(_Layout(units, pieces, 0, order))
-
-
-def _close(layout: _Layout) -> _Layout:
-    """Find where each unit but the root opens and closes."""
-    for i, piece in enumerate(layout.pieces):
-        if piece.unit != layout.root:
-            layout.opens.setdefault(piece.unit, i)
-            layout.closes[piece.unit] = i
-    return layout
-
-
 class _Run:
     """The CPU thread: hooks in the order in which autograd and modules call them."""
 
@@ -230,7 +91,7 @@ class _Run:
         self.workload, self.world = workload, world
         self.shard, self.replicate = shard, replicate = shard_ranks(workload, world)
         self.types = dtypes(workload)
-        layout = self.layout = _layout(workload, tree, shard, self.types)
+        layout = self.layout = lay_out(workload, tree, shard, self.types)
         self.units = layout.units
         self.layers = tree.layers
         self.context = ContextParallel(workload) if knobs.context_parallel > 1 else None
@@ -239,7 +100,7 @@ class _Run:
         groups = {"shard": shard}
         if replicate > 1:
             groups["replicate"] = replicate
-        self.smaller = _post_forward_ranks(knobs, shard)
+        self.smaller = post_forward_ranks(knobs, shard)
         value = knobs.reshard_after_forward
         self.keeps = value is False or (not isinstance(value, bool) and value == 1)
         if self.smaller:
@@ -264,7 +125,7 @@ class _Run:
         self.has_grad = [False] * n  # sharded gradient exists from an earlier micro-step
         self.offloaded: list[list[Event]] = [[] for _ in range(n)]
         self.reduce_grads = self.all_reduce_grads = self.reshard_after_backward = True
-        self.forward_targets, self.backward_targets = _targets(knobs, layout)
+        self.forward_targets, self.backward_targets = prefetch_targets(knobs, layout)
         plan = self.recorder.plan
         owned = self.units + [self.units[layout.pieces[1].unit]] * extra
         plan.owned_numel = sum(u.grad_numel for u in owned) / shard
@@ -315,7 +176,7 @@ class _Run:
             r.wait("all_gather", self.held)
             self.held = ()
 
-    def _compute(self, name: str, phase: str, piece: _Piece) -> None:
+    def _compute(self, name: str, phase: str, piece: Piece) -> None:
         number = piece.block
         if self.context is None or not 0 < number <= len(self.layers):
             unit = self.units[piece.unit].name
@@ -559,33 +420,3 @@ class _Run:
         for event in self.scatters:
             r.wait("compute", event)
         self.scatters.clear()
-
-
-def _post_forward_ranks(knobs: Parallelism, shard: int) -> int:
-    """Ranks of the smaller mesh that an integer `reshard_after_forward` names; 0 for none."""
-    value = knobs.reshard_after_forward
-    if isinstance(value, bool) or value in (1, shard):
-        return 0
-    if value < 1 or shard % value:
-        message = f"{value} is not a factor of the {shard} ranks of a shard group"
-        raise InputError.single(SOURCE, message, "parallelism.reshard_after_forward")
-    return value
-
-
-def _targets(
-    knobs: Parallelism, layout: _Layout
-) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
-    """Explicit prefetch lists by unit; a unit without one prefetches by post-forward order."""
-    order = layout.prefetchable
-    ahead, behind = knobs.forward_prefetch, knobs.backward_prefetch
-    forward = {u: order[i + 1 : i + 1 + ahead] for i, u in enumerate(order)} if ahead else {}
-    if behind == "pre":
-        return forward, {}
-    if behind == "post":
-        message = '"post" is a mode of fsdp1; fsdp2 takes a depth, "pre" or "none"'
-        raise InputError.single(SOURCE, message, "parallelism.backward_prefetch")
-    if behind in ("none", 0):
-        return forward, {u: [] for u in range(len(layout.units))}
-    depth = int(behind)
-    backward = {u: order[max(0, i - depth) : i][::-1] for i, u in enumerate(order) if i}
-    return forward, backward

@@ -111,7 +111,7 @@ def fsdp2_unit(
 ) -> Unit:
     """One `fully_shard` group over modules, each with whether it stands inside a layer.
 
-    Equation: per parameter ceil(d0/S) S (numel/d0) elements (spec.md, section 1).
+    Equation: per parameter ceil(d0/S) S (numel/d0) elements.
     """
     numel = grad_numel = tensors = grad_tensors = 0
     gather = master = 0.0

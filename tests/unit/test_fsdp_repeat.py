@@ -28,6 +28,7 @@ FSDP2 = st.fixed_dictionaries(
         "reshard_after_backward": st.booleans(),
         "unshard_embedding_in_backward": st.booleans(),
         "separate_reduce_scatter_group": st.booleans(),
+        "context_parallel": st.sampled_from([1, 2]),
     }
 )
 FSDP1 = st.fixed_dictionaries(
