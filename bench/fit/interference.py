@@ -1,4 +1,4 @@
-"""Fit COMPANY, the slow-down of kernels beside a collective, on training rows run through the engine.
+"""Fit COMPANY, the slow-down of kernels beside a collective, on training rows.
 
     python bench/fit/interference.py [VALUE ...]
 

@@ -89,6 +89,9 @@ def load_constants(gpu: Gpu) -> KernelConstants:
     notes = []
     if gpu.name not in data["measured_on"]:
         notes.append(f"kernels of {gpu.name}: shares of peak taken from {data['measured_on'][0]}")
+    notes += [
+        f"{part} of {gpu.name}: {source}" for part, source in data.get("borrowed", {}).items()
+    ]
     gemm = {
         dtype: GemmConstants(**{**c, "tile": tuple(c["tile"])}) for dtype, c in data["gemm"].items()
     }
