@@ -16,7 +16,7 @@ from sim.program import Timeline
 from sim.result.intervals import F8, Coverage, gaps
 from sim.schedule.lower import CATEGORIES, Lowered, RankView
 
-OPTIMIZER = ("optimizer", "clip")
+_COLLECTIVE = CATEGORIES.index("collective")
 
 
 @dataclass(slots=True)
@@ -67,7 +67,9 @@ def measure(
     begin, finish : float
         The window. [s]
     """
-    ops = view.compute
+    lane = np.arange(view.compute.start, view.compute.stop)
+    # a collective may be issued on the compute stream (clipping): that is communication
+    ops = lane[lowered.category[lane] != _COLLECTIVE]
     start = np.clip(timeline.start[ops], begin, finish)
     end = np.clip(timeline.end[ops], begin, finish)
     lengths = end - start
