@@ -17,10 +17,11 @@ from sim.spec.gpu import Gpu
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _CELL = re.compile(r"X|NV\d+|PIX|PXB|PHB|NODE|SYS|SOC")
 _GPU = re.compile(r"GPU(\d+)")
-_NAMES = re.compile(r"(?:GPU|NIC)\d+|[a-z][a-z0-9]*_\d+\S*|(?:eth|ens|enp|ib|bond|hsn)\w+")
+_BEHIND = ("CPU", "NUMA", "GPU")  # first words of the columns behind the matrix
 _P2P = re.compile(r"\b(?:OK|CNS|GNS|TNS|NS)\b")
 _SAME_SWITCH = ("PIX", "PXB")
 MAX_GPUS = 64
+MAX_COLUMNS = 256
 
 
 @dataclass
@@ -83,9 +84,11 @@ def _parse(lines: list[str], source: str) -> _Matrix:
         raise InputError.single(source, refused)
     names: list[str] = []
     for token in lines[head].split():
-        if not _NAMES.fullmatch(token):
+        if token in _BEHIND:
             break
         names.append(token)
+    if len(names) > MAX_COLUMNS:
+        raise InputError([Fault(source, head + 1, None, "", f"more than {MAX_COLUMNS} columns")])
     if len(set(names)) != len(names):
         raise InputError([Fault(source, head + 1, None, "", "a column appears twice")])
     if sum(bool(_GPU.fullmatch(n)) for n in names) > MAX_GPUS:

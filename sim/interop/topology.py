@@ -155,6 +155,9 @@ def _choose_nics(host: Host, rate: float | None, all_nics: bool) -> None:
             "management (--all-nics keeps them)"
         )
         host.nics = near
+    # NICs are often numbered in another order than the GPUs they sit beside
+    first = {place: i for i, place in reversed(list(enumerate(host.gpus)))}
+    host.nics.sort(key=lambda n: first.get(n.host, len(host.gpus)))
     for nic in host.nics:
         nic.rate = rate if rate is not None else nic.rate
     unknown = sum(n.rate is None for n in host.nics)

@@ -53,6 +53,21 @@ def test_matrix_of_uneven_nvlinks_is_a_graph(tmp_path):
     assert fabric.route(0, 3).path == "NVB"  # through a neighbour
 
 
+def test_matrix_pasted_from_a_terminal(tmp_path):
+    # underlined header, bond names, NICs numbered against the GPUs
+    plain = """\t\x1b[4mGPU0\tGPU1\tmlx5_bond_0\tibp1s0\tCPU Affinity\tNUMA Affinity\x1b[0m
+GPU0\t X \tSYS\tSYS\tPIX\t0-7\t0
+GPU1\tSYS\t X \tPIX\tSYS\t8-15\t1
+mlx5_bond_0\tSYS\tPIX\t X \tSYS
+ibp1s0\tPIX\tSYS\tSYS\t X
+"""
+    path = tmp_path / "pasted.txt"
+    path.write_text(plain)
+    topology, _ = imported(tmp_path, path, "a100-pcie-80gb")
+    assert topology.node.nics.count == 2
+    assert topology.node.pcie.nics_per_switch == 1
+
+
 def test_dump(tmp_path):
     topology, assumed = imported(tmp_path, DATA / "dump.xml", "a100-sxm-80gb", nic=None)
     node = topology.node
