@@ -285,7 +285,7 @@ class _Pricing:
             self.table.add()
             return first, 2
         orbits = self.compiled.orbits.get((op.collective, op.group, cost.algorithm), ())
-        demands = ()
+        demands: tuple[tuple[int, float], ...] = ()
         if orbits:
             base = self.compiled.machine.local.shape[1]
             demands = tuple(
