@@ -172,15 +172,17 @@ class CostModel:
     def clock(self, intensity: float) -> float:
         """Share of the quoted clock that a kernel of this tensor-core activity holds."""
         return clock_factor(
-            intensity, self.gpu.power_limit, self.gpu.idle_power, self.constants.power, self._size
+            intensity, self.gpu.power_limit, self._idle_watts, self.constants.power, self._size
         )
 
+    @property
+    def _idle_watts(self) -> float:
+        # a sister board's larger memory idles higher; its tensor cores hold the same clock
+        return min(self.gpu.idle_power, self.constants.power.idle_watts)
+
     def _watts(self, intensity: float, clock: float) -> float:
-        g = self.gpu
-        return min(
-            power_watts(intensity, clock, g.idle_power, self.constants.power, self._size),
-            g.power_limit,
-        )
+        watts = power_watts(intensity, clock, self._idle_watts, self.constants.power, self._size)
+        return min(watts, self.gpu.power_limit)
 
     def _price(self, kernels: list[Kernel]) -> None:
         gemms = [k for k in kernels if k.kind == "gemm"]
