@@ -116,7 +116,7 @@ def row(
     else:
         text += f"{'':8} "
     if peer is not None:
-        simulated, peer_s = simgrid(peer, ranks, level, jitter, min(repeat, 3))
+        simulated, peer_s = simgrid(peer, ranks, level, jitter, 3 if ranks < 64 else 1)
         off = abs(simulated / line.end.max() - 1)
         text += f"{peer_s * 1e3:10.1f} {peer_s / run_s:6.1f} {off:8.0e}"
     return text.rstrip() + "\n"

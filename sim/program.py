@@ -345,11 +345,17 @@ def _validate_holds(p: Program) -> None:
     _demand_all(p.hold_capacity >= 0, "units must be >= 0", p.hold_capacity, "countable resource")
     _demand_all(~holds | (p.hold_units >= 1), "hold_units must be >= 1", p.hold_units)
     ops = np.flatnonzero(holds & (p.hold_until != np.arange(p.lane.size)))
-    later_in_lane = (p.lane[ops] == p.lane[p.hold_until[ops]]) & (p.hold_until[ops] > ops)
-    for op in ops[~later_in_lane].tolist():
-        until = int(p.hold_until[op])
-        if until not in p.succ[p.succ_ptr[op] : p.succ_ptr[op + 1]] and not _follows(p, op, until):
-            message = f"op {op}: holds until op {until}, which does not follow it"
+    until = p.hold_until[ops].astype(np.int64)
+    follows = (p.lane[ops] == p.lane[until]) & (until > ops)
+    if p.succ.size:
+        # Rows of the CSR ascend, so its (source, target) keys do: look the direct edges up.
+        n = p.lane.size
+        edges = np.repeat(np.arange(n), np.diff(p.succ_ptr)) * n + p.succ
+        at = np.minimum(np.searchsorted(edges, ops * n + until), edges.size - 1)
+        follows |= edges[at] == ops * n + until
+    for op in ops[~follows].tolist():
+        if not _follows(p, op, int(p.hold_until[op])):
+            message = f"op {op}: holds until op {p.hold_until[op]}, which does not follow it"
             raise EngineError(message)
 
 

@@ -20,10 +20,13 @@ jitted: Any = njit(cache=True, **OPTIONS)(kernel.simulate)
 def simulate(program: Program, state: State) -> kernel.Outcome:
     """Run the jitted kernel; see `sim.engine.kernel.simulate`."""
     # Read-only or strided columns would be other types to numba, each compiled anew.
-    columns: Any = (
-        np.require(c, requirements=("C", "A", "W")) if isinstance(c, np.ndarray) else c
-        for c in program
-    )
+    if not all(c.flags.carray for c in program[:-1]):  # the last is n_lanes
+        columns: dict[str, Any] = {
+            name: np.require(column, requirements=("C", "A", "W"))
+            for name, column in program._asdict().items()
+            if name != "n_lanes"
+        }
+        program = program._replace(**columns)
     with np.errstate(all="ignore"):  # with NUMBA_DISABLE_JIT numpy would warn where numba does not
-        outcome: kernel.Outcome = jitted(Program(*columns), state)
+        outcome: kernel.Outcome = jitted(program, state)
     return outcome

@@ -62,6 +62,7 @@ class State(NamedTuple):
     curve_width: int
     stack: I4  # (op << 3 | action)
     n_ready: int
+    has_steps: bool
 
 
 def prepare(program: Program) -> State:
@@ -90,6 +91,8 @@ def prepare(program: Program) -> State:
     ready = np.flatnonzero(waiting == 0)[::-1]  # popped from the end: lowest index first
     stack[: ready.size] = ready << 3
 
+    has_steps = int(p.steps.max(initial=1)) > 1 or int(p.peer.max(initial=-1)) >= 0
+
     def zeros(size: int) -> I4:
         return np.zeros(size, dtype=i4)
 
@@ -100,7 +103,7 @@ def prepare(program: Program) -> State:
         start=np.full(n, np.nan),
         end=np.full(n, np.nan),
         waiting=waiting,
-        done=zeros(n),
+        done=zeros(n if has_steps else 0),
         release_ptr=release_ptr,
         release=release,
         op_at=minus(lanes),
@@ -142,4 +145,5 @@ def prepare(program: Program) -> State:
         curve_width=p.curves.shape[1],
         stack=stack,
         n_ready=ready.size,
+        has_steps=has_steps,
     )
