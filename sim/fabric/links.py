@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import tomllib
-from importlib import resources as package
+from pathlib import Path
 from typing import Any
 
 from sim.spec.gpu import Gpu
@@ -14,8 +14,8 @@ from sim.spec.topology import NvLink
 @functools.cache
 def constants() -> dict[str, Any]:
     """Read the table of link constants once."""
-    text = package.files("sim.data").joinpath("constants/links.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    path = Path(__file__).parents[1] / "data" / "constants" / "links.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 def nvlink_rates(nvlink: NvLink, gpu: Gpu) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 from sim.errors import InputError
 from sim.spec.topology import Network
@@ -102,24 +101,24 @@ class Plane:
         if a not in distance:
             message = f"no way over the network from {self.label(a)} to {self.label(b)}"
             raise _fault(message, "graph")
-        share = {a: Fraction(1)}
+        share = {a: 1.0}
         loads: list[tuple[int, float]] = []
-        delay = Fraction(0)
+        delay = 0.0
         layer = [a]
         while layer and layer != [b]:
-            ahead: dict[int, Fraction] = {}
+            ahead: dict[int, float] = {}
             for u in layer:
                 links = [
                     i for i in self.out[u] if distance.get(self.head[i], -1) == distance[u] - 1
                 ]
                 for i in links:
                     part = share[u] / len(links)
-                    loads.append((self.base + i, float(part)))
-                    delay += part * Fraction(self.latency[i])
-                    ahead[self.head[i]] = ahead.get(self.head[i], Fraction(0)) + part
+                    loads.append((self.base + i, part))
+                    delay += part * self.latency[i]
+                    ahead[self.head[i]] = ahead.get(self.head[i], 0.0) + part
             share.update(ahead)
             layer = list(ahead)
-        return tuple(loads), float(delay), distance[a]
+        return tuple(loads), delay, distance[a]
 
     def label(self, vertex: int) -> str:
         """Name of a port or switch for messages."""
