@@ -35,6 +35,7 @@ LINK_BOUNDS = {
     "efficiency": ((0.2, 0.6), (0.5, 0.94), (0.5, 1.0)),
     "ramp_us": (0.0, 300.0),
     "ramp_time_us": (100.0, 2500.0),
+    "spread_us": (0.0, 10.0),
     "nvls_base_us": (5.0, 60.0),
     "nvls_efficiency": (0.6, 0.95),
     "nvls_ramp_us": (0.0, 300.0),
@@ -201,7 +202,8 @@ def write(table) -> None:
         for name, row in groups.items():
             lines += ["", f"[{name}]"]
             for key, value in row.items():
-                values = [f"{v:.4g}" for v in (value if isinstance(value, list) else [value])]
+                listed = value if isinstance(value, list) else [value]
+                values = [f"{v:.4g}" if abs(v) >= 1e-3 else "0" for v in listed]
                 text = ", ".join(values)
                 lines.append(f"{key} = [{text}]" if isinstance(value, list) else f"{key} = {text}")
     FILE.write_text("\n".join(lines) + "\n", encoding="utf-8")

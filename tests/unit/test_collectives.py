@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from sim.cli import main
 from sim.commands.collective import command
 from sim.cost.collectives import bus_factor, communicator, demand_of, plan_collective
 from sim.cost.nccl.loads import double_tree
@@ -285,6 +286,29 @@ def test_json_and_table_of_the_verb():
     assert "16 GPUs on 2 nodes" in text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["dgx-a100", "--sizes", "8G:1K"], "from more to less"),
+        (["dgx-a100", "--sizes", "lots"], "is not a size"),
+        (["dgx-a100", "--algorithm", "nvls"], "NVLS needs"),
+        (["dgx-a100", "--nccl", "twelve"], "not an NCCL version"),
+        (["dgx-a100", "--op", "gossip"], "gossip"),
+        (["dgx-a1000"], "dgx-a1000"),
+        (["dgx-a100", "--set", "nodes=none"], "nodes"),
+    ],
+)
+def test_bad_arguments_exit_with_two(arguments, said, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["scaling-sim", "collective", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    told = capsys.readouterr()
+    assert said in told.err
+    assert "Traceback" not in told.err
+    assert told.out == ""
+
+
 @pytest.mark.parametrize("ranks", [0, 1, 9, -3])
 def test_ranks_out_of_range(ranks):
     with pytest.raises(InputError, match="8 GPUs"):
@@ -295,3 +319,19 @@ def test_equal_requests_are_answered_from_memory():
     fabric = compile_fabric(dgx_h100())
     first = plan_collective(fabric, "all_gather", range(8), 123456)
     assert plan_collective(fabric, "all_gather", tuple(range(8)), 123456.0) is first
+
+
+def test_collnet_where_the_network_reduces():
+    plain, sharp = dgx_h100(8), dgx_h100(8, sharp=True)
+    with pytest.raises(InputError, match="CollNet"):
+        plan_collective(
+            compile_fabric(plain), "all_reduce", range(64), 2**20, algorithm="collnet_direct"
+        )
+    fabric = compile_fabric(sharp)
+    cost = plan_collective(fabric, "all_reduce", range(64), 2**28, algorithm="collnet_direct")
+    assert cost.algorithm == "collnet_direct"
+    load = dict(cost.demands)
+    for nic in range(8):  # the buffer leaves each node once, not twice as in a ring
+        tx, rx = fabric.nic_ports(3, nic)
+        assert load[tx[0]] == pytest.approx(1 / 8)
+        assert load[rx[0]] == pytest.approx(1 / 8)

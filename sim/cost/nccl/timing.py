@@ -1,13 +1,15 @@
 """How long a collective takes by itself: our own physics, for the algorithm NCCL chose.
 
-    t = base + hops + (1 + edge / steps) S / (efficiency x rate) + ramp x u / (u + ramp_time)
+    t = base + spread + hops + (1 + edge / steps) S / (efficiency x rate) + ramp u / (u + ramp_time)
 
-``rate`` is the algorithm's rate on the fabric (its slowest resource alone), ``u = S / rate``. The
-first two terms are latency: the launch, and one hop latency for each serial step, by link and
-protocol. ``efficiency`` is what a protocol keeps of the link. ``edge`` counts the share of a step
-that a ring over NVLink spends on the rank's own part, which crosses HBM only, on one node. ``ramp``
-is the time lost while the pipeline of slices is short of its steady state, reached after about
-``ramp_time``.
+- ``rate``: total bytes a second that the slowest resource on the routes lets through; u = S / rate.
+- ``base``: the launch. ``spread``: what LL needs more once a message fills a channel and is spread
+  over several. ``hops``: a latency for each serial step, by link and protocol.
+- ``efficiency``: what a protocol keeps of the link.
+- ``edge``: share of a step that a ring over NVLink, on one node, spends on the rank's own part,
+  which crosses HBM only.
+- ``ramp``: time lost while the pipeline of slices is short of its steady state, reached after about
+  ``ramp_time``.
 
 Constants: ``sim/data/constants/nccl_timing.toml``, by generation of link and kind of NIC, fitted by
 ``bench/fit/fit_collectives.py`` on ``sim/data/measured/collectives.csv``.
@@ -20,7 +22,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sim.cost.nccl.machine import PROTOCOLS, Machine, constants
-from sim.cost.nccl.tuner import ring_steps
+from sim.cost.nccl.tuner import full_channel, ring_steps
 
 
 class Duration(NamedTuple):
@@ -106,6 +108,8 @@ def duration(
     multimem = algorithm in ("nvls", "nvls_tree")
     latency = link["nvls_base_us"] if multimem else link["base_us"][place]
     latency += intra * link["hop_us"][place]
+    if place == 0 and size >= full_channel(machine, algorithm, place):
+        latency += link["spread_us"]
     if algorithm == "p2p":
         latency += table["p2p_peer_us"] * ((machine.ranks - 1) if op == "all_to_all" else 1)
     efficiency: float = link["nvls_efficiency"] if multimem else link["efficiency"][place]

@@ -284,17 +284,21 @@ def active_channels(machine: Machine, algorithm: str, protocol: int, size: float
     -----
     NCCL drops channels while bytes < channels x threads x threshold.
     """
-    table = constants("nccl")["channels"]
     channels = thread_blocks(machine, algorithm)
     if algorithm in ("nvls", "nvls_tree"):
         return channels
+    return int(max(1, min(channels, size // full_channel(machine, algorithm, protocol))))
+
+
+def full_channel(machine: Machine, algorithm: str, protocol: int) -> int:
+    """Bytes below which NCCL gives a message no further channel. [B]"""
+    table = constants("nccl")["channels"]
     name = PROTOCOLS[protocol]
-    threads = table[f"threads_{name}"]
+    threads = int(table[f"threads_{name}"])
     if name == "ll":
-        threshold = table["threshold_ll_per_rank"] * (machine.ranks if algorithm == "ring" else 1)
-    else:
-        threshold = table[f"threshold_{name}"]
-    return int(max(1, min(channels, size // (threads * threshold))))
+        sharers = machine.ranks if algorithm == "ring" else 1
+        return threads * int(table["threshold_ll_per_rank"]) * sharers
+    return threads * int(table[f"threshold_{name}"])
 
 
 def choose(
