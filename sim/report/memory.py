@@ -115,6 +115,7 @@ def _report(report: MemoryReport) -> dict[str, Any]:
         "by_moment": report.by_moment,
         "categories_by_moment": report.categories_by_moment,
         "overheads": report.overheads,
+        "warnings": [{"code": w.code, "message": w.message} for w in report.warnings],
         "host_bytes": report.host_bytes,
         "host_capacity_bytes": report.host_capacity_bytes,
     }
@@ -141,6 +142,9 @@ def _verdict(report: MemoryReport) -> list[str]:
             lines.append("  ! within 5 % of the capacity: allocator retries will slow the step")
     else:
         lines = [f"  Does not fit: {used} ({share}), {gib(-report.headroom_bytes)} too much; {why}"]
+    for warning in report.warnings:
+        if warning.code != "memory.close-to-capacity":
+            lines.append(f"  ! {warning.message}; {warning.hint}")
     if report.host_bytes:
         verdict = "" if report.host_bytes <= report.host_capacity_bytes else ": does not fit"
         capacity = gib(report.host_capacity_bytes)

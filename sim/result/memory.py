@@ -10,7 +10,8 @@ from importlib.resources import files
 from sim.model.modules import ModelTree
 from sim.model.tree import build_tree
 from sim.result.ledger import MOMENTS, Ledger
-from sim.result.replicated import walk_replicated
+from sim.result.replicated import piles_up, walk_replicated
+from sim.result.result import Message
 from sim.result.sharded import walk_fsdp
 from sim.result.states import STATE_BYTES, optimizer_bytes, trainable_elements
 from sim.schedule.units import DTYPE_BYTES, QUANTISED_BYTES, dtypes, is_matrix, shard_ranks
@@ -51,6 +52,8 @@ class MemoryReport:
         Host memory of one node: offloaded state and staging of checkpoints. [B]
     host_capacity_bytes : float
         What a node's host offers. [B]
+    warnings : tuple of Message
+        Known traps that this job steps into.
     """
 
     peak_allocated_bytes: float
@@ -66,6 +69,7 @@ class MemoryReport:
     dominating: str = ""
     host_bytes: float = 0.0
     host_capacity_bytes: float = 0.0
+    warnings: tuple[Message, ...] = ()
 
     @property
     def headroom_bytes(self) -> float:
@@ -147,7 +151,32 @@ def memory(
         dominating=max(terms, key=lambda k: terms[k]) if terms else "cuda_context",
         host_bytes=host_bytes(workload, tree, world) * per_node,
         host_capacity_bytes=host,
+        warnings=_warnings(workload, reserved, capacity),
     )
+
+
+def _warnings(workload: Workload, reserved: float, capacity: float) -> tuple[Message, ...]:
+    found = []
+    if piles_up(workload):
+        found.append(
+            Message(
+                "memory.frozen-weights-pile-up",
+                "workload.parallelism.deepspeed_version",
+                "DeepSpeed newer than 0.19.2 keeps the frozen weights of every block gathered "
+                "through backward under LoRA with reentrant activation checkpointing",
+                "use non-reentrant checkpointing, DeepSpeed 0.19.2, or FSDP2",
+            )
+        )
+    if 0.95 * capacity < reserved <= capacity:
+        found.append(
+            Message(
+                "memory.close-to-capacity",
+                "workload.micro_batch",
+                "within 5 % of the GPU's memory: the caching allocator will retry and slow steps",
+                "see `scaling-sim memory` for what would make room",
+            )
+        )
+    return tuple(found)
 
 
 def machine(topology: Topology) -> tuple[float, int, float]:

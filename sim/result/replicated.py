@@ -61,6 +61,9 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
     ledger = Ledger()
 
     parameters = stored / ranks if stage == 3 else stored
+    if stage == 3 and p.zero_hpz_partition_size > 1:
+        # a second shard inside the group, in the compute dtype
+        parameters += stored / p.zero_hpz_partition_size
     ledger.put("sharded parameters", 0.0 if offload_parameters else parameters)
     ledger.put("quantisation scales", scale_bytes(workload, tree))
     ledger.mark()
@@ -89,6 +92,8 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
         whole = layer * len(tree.layers) + outer
         ahead = min(whole, compute * (p.stage3_max_live_parameters + _prefetch(workload, tree)))
         live = max(ahead, min(whole, layer + outer / 2))
+        if piles_up(workload):
+            live = max(live, layer * len(tree.layers) + outer / 2)
     grads_master = DTYPE_BYTES[types.master] if stage == 0 else compute
     kept = grads_master * elements
     if stage >= 2:
@@ -148,6 +153,18 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
         staging = compute * largest
     ledger.mark_terms({"checkpoint staging": staging})
     return ledger
+
+
+def piles_up(workload: Workload) -> bool:
+    """Whether ZeRO-3 keeps every block's frozen weights gathered through backward.
+
+    Since DeepSpeed's PR 8148 a frozen parameter fetched in a reentrant checkpoint's recompute is
+    released only with the root, whose hook never fires (recorded with 0.19.8; 0.19.2 does not).
+    """
+    policy, method, p = workload.activation_checkpointing, workload.method, workload.parallelism
+    version = tuple(int(v) for v in p.deepspeed_version.split(".") if v.isdigit())
+    trapped = policy.kind == "full" and policy.reentrant and method.kind != "full"
+    return p.strategy == "zero3" and trapped and version > (0, 19, 2)
 
 
 def _block_bytes(modules: Iterable[Module], element: float) -> float:

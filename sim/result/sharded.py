@@ -328,7 +328,9 @@ class _Walk:
         else:
             ledger.mark_terms({gradients: unit.gradient})
             ledger.put(buffers, unit.reduce)
-            ledger.mark_terms({gradients: unit.gradient})
+            # autograd still holds the head's gradients when the output is allocated (recorded)
+            output = unit.reduced if unit is self.head else 0.0
+            ledger.mark_terms({gradients: unit.gradient, HIDDEN: output})
         carried = accumulating and self.workload.parallelism.gradient_sync == "every"
         if self.offload or carried:
             ledger.mark_terms({"sharded gradients": unit.reduced})

@@ -212,3 +212,32 @@ def test_command():
     for form in ("csv", "md"):
         text = CliRunner().invoke(command, ["dgx-h100", "llama3-8b-sft", "--format", form]).output
         assert "optimizer_states" in text
+
+
+def test_frozen_weights_pile_up_under_reentrant_zero3():
+    """14.0 GB of base weights and the embedding on an 8B model, whatever the world size."""
+    reentrant = Checkpointing(kind="full", reentrant=True)
+    method = Method(kind="lora", rank=16, targets=LINEARS)
+
+    def report(version, nodes=1):
+        parallelism = Parallelism(strategy="zero3", deepspeed_version=version)
+        job = {"method": method, "activation_checkpointing": reentrant}
+        return memory(topology(nodes), workload(parallelism=parallelism, **job))
+
+    new, old = report("0.19.8"), report("0.19.2")
+    assert [w.code for w in new.warnings] == ["memory.frozen-weights-pile-up"]
+    assert not old.warnings
+    gathered = new.by_category["unsharded_parameters"]
+    assert gathered == pytest.approx(14.0e9 + 1.05e9, rel=0.01)
+    assert report("0.19.8", 8).by_category["unsharded_parameters"] == gathered
+    assert old.by_category["unsharded_parameters"] < 3e9
+
+
+def test_secondary_shard_of_hpz():
+    """ZeRO++ hpZ: 2 bytes a parameter more, over the group."""
+    hpz = memory(
+        topology(2), workload(parallelism=Parallelism(strategy="zero3", zero_hpz_partition_size=8))
+    )
+    plain = memory(topology(2), workload(parallelism=Parallelism(strategy="zero3")))
+    extra = hpz.by_moment["init"] - plain.by_moment["init"]
+    assert extra == pytest.approx(2 * 8_030_261_248 / 8)

@@ -1,0 +1,85 @@
+"""Memory against published peaks: rows whose stack is known within 6 %, the others listed.
+
+Of the rows marked unknown the sources leave out what decides: the loss's copies of the logits, the
+adapters' dtype, the allocator's settings. What the model says of them is bounded only loosely, so
+that a slip shows.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sim.model.tree import build_tree
+from sim.result.memory import constants, walk
+from sim.spec.models import resolve_model
+from sim.spec.workload import Checkpointing, Method, Parallelism, Precision, Stack, Workload
+
+ROWS = json.loads((Path(__file__).parents[1] / "data" / "memory_peaks.json").read_text())["rows"]
+LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
+GIB = 2.0**30
+
+
+def job(keys):
+    """A row's workload as a spec."""
+    keys = dict(keys)
+    strategy, kind = keys.get("strategy", "fsdp2"), keys.get("method", "full")
+    method = Method(
+        kind=kind,
+        rank=0 if kind == "full" else 64,
+        targets=() if kind == "full" else LINEARS,
+        quantization="gptq-int4" if kind == "qlora" else "none",
+        frozen_dtype="fp32" if kind == "qlora" else "as-compute",
+    )
+    policy = keys.get("checkpointing", "full" if "zero" in strategy else "none")
+    recipe = keys.get("recipe")
+    precision = Precision(kind="fp8", recipe=recipe) if recipe else Precision()
+    bucket = {"reduce_bucket_size": 2e8, "overlap_comm": True} if strategy == "zero2" else {}
+    foreach = {"optimizer_implementation": "foreach"} if strategy == "zero3" else {}
+    return Workload(
+        name="row",
+        model=resolve_model(keys["model"]),
+        method=method,
+        sequence_length=keys["sequence_length"],
+        micro_batch=keys.get("micro_batch", 1),
+        attention=keys.get("attention", "flash2"),
+        compile=keys.get("compile", False),
+        precision=precision,
+        stack=Stack(torch=keys.get("torch", "2.1")),
+        parallelism=Parallelism(
+            strategy=strategy, wrap=keys.get("wrap", "block+root"), **bucket
+        ),
+        activation_checkpointing=Checkpointing(
+            kind=policy, every=keys.get("every", 1), reentrant=strategy != "fsdp2"
+        ),
+        **foreach,
+    )  # fmt: skip
+
+
+def predicted(row):
+    """GiB of the figure that the source prints."""
+    workload = job(row["workload"])
+    ledger = walk(workload, build_tree(workload.model, workload.method), row["gpus"])
+    c = constants()
+    if row["figure"] == "allocated":
+        return ledger.peaks[ledger.highest].total / GIB
+    reserved = (1 + c["fragmentation"]) * sum(ledger.pools.values())
+    if row["figure"] == "device":
+        reserved += c["context"] + (c["communicator"] if row["gpus"] > 1 else 0)
+    return reserved / GIB
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[r["row"] for r in ROWS])
+def test_published_peak(row):
+    error = predicted(row) / row["measured"] - 1
+    limit = 0.06 if row["known"] else 0.63
+    assert abs(error) <= limit, f"{100 * error:+.1f} %"
+
+
+def test_mean_error_of_known_rows():
+    errors = [abs(predicted(r) / r["measured"] - 1) for r in ROWS if r["known"]]
+    unfitted = [
+        abs(predicted(r) / r["measured"] - 1) for r in ROWS if r["known"] and not r.get("fitted")
+    ]
+    assert sum(errors) / len(errors) < 0.03
+    assert sum(unfitted) / len(unfitted) < 0.03
