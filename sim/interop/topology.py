@@ -162,7 +162,7 @@ def _choose_nics(host: Host, rate: float | None, all_nics: bool) -> None:
         nic.rate = rate if rate is not None else nic.rate
     unknown = sum(n.rate is None for n in host.nics)
     if unknown:
-        host.assumed.append(f"{unknown} NICs left out: their rate isn't said (--nic gives it)")
+        host.assumed.append(f"NICs left out, their rate isn't said (--nic gives it): {unknown}")
         host.nics = [n for n in host.nics if n.rate is not None]
 
 

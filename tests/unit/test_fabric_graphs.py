@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sim.errors import InputError
 from sim.fabric import KINDS, compile_fabric
+from sim.fabric.links import constants
 from sim.spec.topology import Edge, Graph, Topology, Vertex
 from tests.unit.machines import H100, dgx_a100, dgx_h100, pcie_box
 
@@ -122,6 +123,22 @@ def test_nvlink_across_hosts_is_one_domain():
     assert fabric.n_nodes == 1
     assert fabric.nvswitch(range(4))
     assert bus(fabric) == 700e9
+
+
+def test_rings_of_a_hybrid_cube_mesh():
+    # a DGX-1: six links a GPU, all of them busy in six rings of one link each
+    mesh = constants()["hybrid_cube_mesh"]["links"]
+    vertices = tuple(Vertex(id=f"g{i}", kind="gpu") for i in range(8))
+    edges = tuple(
+        Edge(source=f"g{a}", target=f"g{b}", kind="nvlink", bandwidth=count * 20.6e9)
+        for a, b, count in mesh
+    )
+    graph = Graph(vertices=vertices, edges=edges)
+    fabric = compile_fabric(Topology(name="dgx-1", gpu=H100, graph=graph))
+    assert fabric.rings(range(8)).orders.shape == (6, 8)
+    assert bus(fabric) == pytest.approx(6 * 20.6e9)
+    assert fabric.rank_classes().tolist() == [0] * 8
+    assert fabric.route(0, 7).path == "NVB"
 
 
 def test_one_way_link():
