@@ -200,12 +200,12 @@ def host_bytes(workload: Workload, tree: ModelTree, world: int) -> float:
     p = workload.parallelism
     ranks = 1 if p.strategy == "ddp" else shard_ranks(workload, world)[0]
     types = dtypes(workload)
-    elements = trainable_elements(tree, ranks)[0]
+    elements = trainable_elements(workload.model, workload.method, ranks)[0]
     master = DTYPE_BYTES[types.master]
     total = 0.0
     deepspeed = p.strategy.startswith("zero")
     if p.offload != "none" and p.offload_device == "cpu":
-        states = optimizer_bytes(workload, tree, ranks)
+        states = optimizer_bytes(workload, ranks)
         # fp32 gradients, and DeepSpeed's fp32 master copies, live beside the states
         total += states + 4.0 * elements + (4.0 * elements if deepspeed else 0.0)
         if p.offload in ("parameters", "all"):

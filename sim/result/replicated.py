@@ -52,7 +52,7 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
     ranks = 1 if stage == 0 else shard_ranks(workload, world)[0]
     types = dtypes(workload)
     compute = DTYPE_BYTES[types.compute]
-    elements, _, largest, _ = trainable_elements(tree, 1)
+    elements, _, largest, _ = trainable_elements(workload.model, workload.method, 1)
     stored = _stored(tree, compute if stage else DTYPE_BYTES[types.master], workload)
     layer = max(_block_bytes(block.modules, compute) for block in tree.layers)
     outer = sum(_block_bytes(b.modules, compute) for b in (tree.embedding, tree.head))
@@ -68,7 +68,7 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
     ledger.put("quantisation scales", scale_bytes(workload, tree))
     ledger.mark()
     if not offload_states:
-        states = optimizer_bytes(workload, tree, ranks)
+        states = optimizer_bytes(workload, ranks)
         if stage and types.compute != "fp32":
             states += 4.0 * elements / ranks  # the fp32 master partition
         ledger.put("optimizer states", states)
@@ -103,10 +103,12 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
 
     policy = checkpoint_policy(workload)
     marks = checkpointed(workload.activation_checkpointing, len(tree.layers))
-    prints = [
-        layer_footprint(workload, block.kind, policy if marked else "none")
+    pairs = [
+        (block.kind, policy if marked else "none")
         for block, marked in zip(tree.layers, marks, strict=True)
     ]
+    distinct = {pair: layer_footprint(workload, *pair) for pair in set(pairs)}
+    prints = [distinct[pair] for pair in pairs]
     loss = head_footprint(workload)
     saved = "saved activations"
     for micro in range(min(workload.gradient_accumulation, 2)):
@@ -139,7 +141,7 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
     ledger.moment = "optimizer"
     scratch = 0.0
     if not offload_states:
-        scratch = optimizer_temporaries(workload, tree, ranks)
+        scratch = optimizer_temporaries(workload, ranks)
         if stage in (1, 2):
             scratch += 4.0 * elements / ranks  # the gradient partition in fp32
         elif stage == 3:

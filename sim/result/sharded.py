@@ -106,10 +106,9 @@ class _Walk:
         )
         policy = checkpoint_policy(workload)
         marks = checkpointed(workload.activation_checkpointing, len(self.kinds))
-        self.footprints: list[Footprint] = [
-            layer_footprint(workload, kind, policy if marked else "none")
-            for kind, marked in zip(self.kinds, marks, strict=True)
-        ]
+        pairs = list(zip(self.kinds, (policy if m else "none" for m in marks), strict=True))
+        distinct = {pair: layer_footprint(workload, *pair) for pair in set(pairs)}
+        self.footprints: list[Footprint] = [distinct[pair] for pair in pairs]
         self.offloaded_activations = workload.activation_checkpointing.offload
         self.loss = head_footprint(workload)
 
@@ -153,7 +152,7 @@ class _Walk:
         ledger.put("quantisation scales", scale_bytes(workload, self.tree))
         ledger.mark()
         if not self.offload_optimizer:
-            ledger.put("optimizer states", optimizer_bytes(workload, self.tree, self.ranks))
+            ledger.put("optimizer states", optimizer_bytes(workload, self.ranks))
         tokens, _ = local_tokens(workload)
         ledger.put("inputs", 8.0 * tokens)
         steps = min(workload.gradient_accumulation, 2)
@@ -347,7 +346,7 @@ class _Walk:
         ledger.put("inputs", 0.0)
         scratch = 0.0
         if not self.offload_optimizer:
-            scratch = optimizer_temporaries(workload, self.tree, self.ranks)
+            scratch = optimizer_temporaries(workload, self.ranks)
         ledger.mark_terms({"optimizer temporaries": scratch})
         ledger.put("sharded gradients", 0.0)
         ledger.moment = "save"

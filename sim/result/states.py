@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 from sim.model.modules import ModelTree
+from sim.model.tree import build_tree
 from sim.schedule.units import dtypes, is_matrix, padded_numel
-from sim.spec.workload import Workload
+from sim.spec.model import Model
+from sim.spec.workload import Method, Workload
 
 #: bytes a trainable element. 8-bit: two bytes of states, fp32 scales per block of 256.
 #: Source: torch.optim.AdamW, bitsandbytes and torchao 8-bit AdamW; SGD without momentum.
@@ -18,8 +20,9 @@ FOREACH_BYTES = 4.0
 
 
 @lru_cache(maxsize=64)
-def trainable_elements(tree: ModelTree, ranks: int) -> tuple[float, int, float, float]:
+def trainable_elements(model: Model, method: Method, ranks: int) -> tuple[float, int, float, float]:
     """Padded trainable elements of a shard, tensors, largest shard of one, Adafactor's factors."""
+    tree = build_tree(model, method)
     elements = largest = factors = 0.0
     tensors = 0
     seen: dict[str, tuple[float, int, float, float]] = {}
@@ -42,9 +45,9 @@ def trainable_elements(tree: ModelTree, ranks: int) -> tuple[float, int, float, 
     return elements, tensors, largest, factors / ranks
 
 
-def optimizer_bytes(workload: Workload, tree: ModelTree, ranks: int) -> float:
+def optimizer_bytes(workload: Workload, ranks: int) -> float:
     """Optimizer states of one rank. [B]"""
-    elements, tensors, _, factors = trainable_elements(tree, ranks)
+    elements, tensors, _, factors = trainable_elements(workload.model, workload.method, ranks)
     if workload.optimizer == "adafactor":
         return 4.0 * factors + COUNTER_BYTES * tensors
     if workload.optimizer == "sgd":
@@ -52,9 +55,9 @@ def optimizer_bytes(workload: Workload, tree: ModelTree, ranks: int) -> float:
     return STATE_BYTES[workload.optimizer] * elements + COUNTER_BYTES * tensors
 
 
-def optimizer_temporaries(workload: Workload, tree: ModelTree, ranks: int) -> float:
+def optimizer_temporaries(workload: Workload, ranks: int) -> float:
     """What the step allocates and frees again on one rank. [B]"""
-    elements, _, largest, _ = trainable_elements(tree, ranks)
+    elements, _, largest, _ = trainable_elements(workload.model, workload.method, ranks)
     if workload.optimizer in ("sgd", "adamw-8bit") or workload.optimizer_implementation == "fused":
         return 0.0
     if workload.optimizer == "adafactor" or workload.optimizer_implementation == "for-loop":
