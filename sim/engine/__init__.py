@@ -98,9 +98,11 @@ def choose(program: Program) -> str:
 def _compiled_before() -> bool:
     """Whether numba's cache seems to hold the kernel; a wrong guess costs time only."""
     source = Path(kernel.__file__)
-    folders = [source.parent / "__pycache__"]
-    if os.environ.get("NUMBA_CACHE_DIR"):
-        folders = list(Path(os.environ["NUMBA_CACHE_DIR"]).glob("engine_*"))
+    # numba writes beside the source or, where it may not, to the user's cache.
+    elsewhere = os.environ.get("NUMBA_CACHE_DIR") or "~/.cache/numba"
+    folders = list(Path(elsewhere).expanduser().glob("engine_*"))
+    if "NUMBA_CACHE_DIR" not in os.environ:
+        folders.append(source.parent / "__pycache__")
     written = source.stat().st_mtime
     return any(
         index.stat().st_mtime >= written
