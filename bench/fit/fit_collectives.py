@@ -145,6 +145,8 @@ def fit(rows, table):
         nvlink = [r for r in rows if r.machine.nodes == 1 and r.machine.link == "nvlink"]
         edges = [(("edge", op), EDGE) for op in ("all_gather", "reduce_scatter", "all_reduce")]
         solve(table, nvlink, edges)
+    chained = [r for r in rows if r.algorithm == "nvls_tree" and not r.bound]
+    solve(table, chained, [(("nvls_tree", "share"), (0.7, 1.0))])
     for kind in sorted({part for row in rows for part in row.parts if row.machine.nodes > 1}):
         mine = [r for r in rows if kind in r.parts]
         solve(table, mine, informed(cells(table, ("network", kind), NET_BOUNDS), mine))
@@ -196,7 +198,7 @@ def write(table) -> None:
             continue
         groups = (
             {section: content}
-            if section == "edge"
+            if section in ("edge", "nvls_tree")
             else {f"{section}.{name}": row for name, row in content.items()}
         )
         for name, row in groups.items():

@@ -5,7 +5,8 @@
 - ``rate``: total bytes a second that the slowest resource on the routes lets through; u = S / rate.
 - ``base``: the launch. ``spread``: what LL needs more once a message fills a channel and is spread
   over several. ``hops``: a latency for each serial step, by link and protocol.
-- ``efficiency``: what a protocol keeps of the link.
+- ``efficiency``: what a protocol keeps of the link; of NVLS in a node, when trees join nodes, the
+  ``share``.
 - ``edge``: share of a step that a ring over NVLink, on one node, spends on the rank's own part,
   which crosses HBM only.
 - ``ramp``: time lost while the pipeline of slices is short of its steady state, reached after about
@@ -117,6 +118,8 @@ def duration(
     if between:
         network = table["network"][network_key(machine)]
         latency += between * network["hop_us"][place]
+        if multimem:
+            efficiency *= table["nvls_tree"]["share"]
         if network_bound:
             efficiency = network["efficiency"][place]
         if place == 2:  # the network's ramp is longer; it hides that of the node
