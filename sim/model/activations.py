@@ -223,8 +223,26 @@ class _Layer:
             reads = (probabilities, qkv[-1])
             return tape.op("values", reads, self.size(width), reads, matmul=True)
         return tape.op(
-            "attention", qkv, self.size(width), (*qkv, "out"), kept_by_policy=True, extra=4.0 * rows
-        )
+            "attention", qkv, self.size(width), (*qkv, "out"), kept_by_policy=True,
+            extra=4.0 * rows,
+            scratch=self._exchanged(width),
+        )  # fmt: skip
+
+    def _exchanged(self, width: int) -> float:
+        """Buffers of a context-parallel exchange, alive while attention runs.
+
+        Ring: keys and values in use and arriving, and an fp32 output being merged. All-gather: keys
+        and values of the whole sequence. Ulysses: the four tensors by heads instead of positions.
+        """
+        p = self.workload.parallelism
+        if p.context_parallel == 1:
+            return 0.0
+        pairs = 2 * self.size(head_dims(self.model)[1])
+        if p.context_parallel_kind == "ring":
+            return 2 * pairs + 4.0 * self.tokens * width
+        if p.context_parallel_kind == "all-gather":
+            return p.context_parallel * pairs
+        return pairs + 2 * self.size(width)
 
     def feed_forward(self, n: int) -> int:
         """Dense FFN, or a mixture's routed and shared experts."""

@@ -16,7 +16,7 @@ from sim.model.activations import (
     local_tokens,
 )
 from sim.model.autograd import Footprint
-from sim.model.modules import ModelTree
+from sim.model.modules import Block, ModelTree
 from sim.result.ledger import Ledger
 from sim.result.states import optimizer_bytes, optimizer_temporaries, scale_bytes
 from sim.schedule.units import DTYPE_BYTES, Unit, checkpointed, dtypes, fsdp2_unit, shard_ranks
@@ -61,6 +61,12 @@ def walk_fsdp(workload: Workload, tree: ModelTree, world: int) -> Ledger:
     return _Walk(workload, tree, world).run()
 
 
+def _largest_share(block: Block) -> float:
+    """Share of a block's parameters in its largest module."""
+    sizes = [sum(p.numel for p in m.parameters) for m in block.modules]
+    return max(sizes) / sum(sizes)
+
+
 class _Walk:
     def __init__(self, workload: Workload, tree: ModelTree, world: int) -> None:
         self.workload, self.tree = workload, tree
@@ -83,7 +89,8 @@ class _Walk:
         self.ledger = Ledger()
         kinds = {block.kind: block for block in tree.layers}
         self.layer_sizes = {
-            kind: self.sizes(self.unit([(block.modules, True)])) for kind, block in kinds.items()
+            kind: self.sizes(self.unit([(block.modules, True)]), largest=_largest_share(block))
+            for kind, block in kinds.items()
         }
         self.kinds = [block.kind for block in tree.layers]
         embedding, head = [(tree.embedding.modules, False)], [(tree.head.modules, False)]
@@ -114,9 +121,14 @@ class _Walk:
 
     def unit(self, groups: list) -> Unit:  # type: ignore[type-arg]
         pairs = [(module, inside) for modules, inside in groups for module in modules]
-        return fsdp2_unit("", 0, pairs, 1 if self.flat else self.ranks, self.types)
+        types = self.types
+        method, original = self.workload.method, self.workload.parallelism.use_orig_params
+        if self.flat and original and not types.quantised and method.frozen_dtype == "as-compute":
+            # a flat parameter has one dtype, so frozen weights are stored in the adapters'
+            types = types._replace(frozen=types.master)
+        return fsdp2_unit("", 0, pairs, 1 if self.flat else self.ranks, types)
 
-    def sizes(self, unit: Unit, keep: bool = False) -> Sizes:
+    def sizes(self, unit: Unit, keep: bool = False, largest: float = 1.0) -> Sizes:
         p = self.workload.parallelism
         grad_numel = unit.grad_numel
         if self.flat and grad_numel and p.use_orig_params:
@@ -132,13 +144,16 @@ class _Walk:
         elif isinstance(self.reshard, int) and not isinstance(self.reshard, bool):
             kept = unit.gather_bytes / self.reshard
         master = DTYPE_BYTES[self.types.master]
+        part = 1.0
+        if p.wrap == "linear" and not keep:
+            part = largest  # one linear at a time is gathered and reduced
         return Sizes(
-            gathered=unit.gather_bytes,
+            gathered=part * unit.gather_bytes,
             shard=unit.master_bytes / self.ranks,
             cast=unit.gather_bytes / self.ranks if self.types.casts else 0.0,
-            gradient=gradient,
-            reduce=reduce,
-            reduced=master * unit.grad_numel / self.ranks,
+            gradient=part * gradient,
+            reduce=part * reduce,
+            reduced=master * grad_numel / self.ranks,
             kept=kept,
             accumulated=max(wire, self.compute) * grad_numel,
         )

@@ -241,3 +241,36 @@ def test_secondary_shard_of_hpz():
     plain = memory(topology(2), workload(parallelism=Parallelism(strategy="zero3")))
     extra = hpz.by_moment["init"] - plain.by_moment["init"]
     assert extra == pytest.approx(2 * 8_030_261_248 / 8)
+
+
+def test_flat_parameters_store_frozen_weights_in_fp32():
+    """FSDP1 with use_orig_params: one dtype a flat parameter; FSDP2 keeps the base in bf16."""
+    method = Method(kind="lora", rank=16, targets=LINEARS)
+    base = 8_030_261_248 / 8
+
+    def at_rest(**keys):
+        report = memory(topology(), workload(method=method, parallelism=Parallelism(**keys)))
+        return report.by_moment["init"] - 4 * 41_943_040 / 8
+
+    assert at_rest(strategy="fsdp2") == pytest.approx(2 * base)
+    assert at_rest(strategy="fsdp1") == pytest.approx(4 * base)
+    assert at_rest(strategy="fsdp1", use_orig_params=False) == pytest.approx(2 * base)
+
+
+def test_wrapping_linears_gathers_less():
+    block = memory(topology(), workload(length=256))
+    linear = memory(topology(), workload(length=256, parallelism=Parallelism(wrap="linear")))
+    gathered = "all_gather_buffers"
+    forward = block.categories_by_moment["forward"][gathered]
+    assert linear.categories_by_moment["forward"].get(gathered, 0.0) < forward
+
+
+@pytest.mark.parametrize("kind", ["ring", "all-gather", "ulysses"])
+def test_context_parallel_divides_activations(kind):
+    """Half of the sequence on each rank, and buffers for the exchange."""
+    split = Parallelism(context_parallel=2, context_parallel_kind=kind)
+    no = Checkpointing()
+    job = {"length": 32768, "activation_checkpointing": no}
+    whole = memory(topology(), workload(**job)).by_category["activations"]
+    half = memory(topology(), workload(parallelism=split, **job)).by_category["activations"]
+    assert half == pytest.approx(whole / 2, rel=0.01)
