@@ -146,6 +146,7 @@ def fit(rows, table):
         edges = [(("edge", op), EDGE) for op in ("all_gather", "reduce_scatter", "all_reduce")]
         solve(table, nvlink, edges)
     chained = [r for r in rows if r.algorithm == "nvls_tree" and not r.bound]
+    table["nvls_tree"]["share"] = 0.95 if chained else 1.0
     solve(table, chained, [(("nvls_tree", "share"), (0.7, 1.0))])
     for kind in sorted({part for row in rows for part in row.parts if row.machine.nodes > 1}):
         mine = [r for r in rows if kind in r.parts]
