@@ -14,6 +14,7 @@ VERBS: dict[str, str] = {
     "run": "Predict one training job on one machine.",
     "topo": "Show or import a topology.",
     "collective": "What the network gives: the table nccl-tests prints.",
+    "compare": "Machines, jobs and changes side by side, and why they differ.",
     "memory": "Bytes per GPU by category and moment, verdict, fixes.",
     "validate": "The model's error against published measurements.",
 }

@@ -9,6 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    import simpy
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,7 @@ def simulate_stall(pipeline: Pipeline, step_s: float, steps: int = 0) -> Stall:
     count = steps or 12 * workers * pipeline.prefetch + 40
     waited: list[float] = []
 
-    def worker() -> object:
+    def worker() -> Generator[simpy.Event, None, None]:
         while True:
             with disk.request() as turn:
                 yield turn
@@ -108,7 +114,7 @@ def simulate_stall(pipeline: Pipeline, step_s: float, steps: int = 0) -> Stall:
             yield env.timeout(pipeline.preprocess_s)
             yield store.put(1)
 
-    def trainer() -> object:
+    def trainer() -> Generator[simpy.Event, None, None]:
         for _ in range(count):
             asked = env.now
             yield store.get()

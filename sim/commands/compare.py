@@ -1,0 +1,38 @@
+"""`scaling-sim compare`: machines, jobs and changes side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sim.commands.options import emit, sets
+
+
+@click.command("compare")
+@click.argument("inputs", nargs=-1, required=True, metavar="TOPOLOGY... [WORKLOAD...]")
+@click.option("--workload", "-w", "workloads", multiple=True, help="A job; may be repeated.")
+@click.option("--vary", multiple=True, metavar="KEY=A,B",
+              help="Values of a key to compare; several keys give all combinations.")  # fmt: skip
+@sets
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table",
+    help="What to print.",
+)  # fmt: skip
+@click.option("--json", "form", flag_value="json", help="Same as --format json.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+def command(
+    inputs: tuple[str, ...], workloads: tuple[str, ...], vary: tuple[str, ...],
+    overrides: tuple[str, ...], form: str, output: Path | None,
+) -> None:  # fmt: skip
+    """Simulate every machine with every job and say what makes each differ from the first.
+
+    Examples: compare dgx-a100 dgx-h100 --workload mistral-7b-lora;
+    compare dgx-h100 llama3-8b-sft --vary precision=bf16,fp8 --vary nodes=1,2.
+    """
+    from sim.report.compare import formatted
+    from sim.study.compare import compare, split_inputs
+
+    machines, jobs = split_inputs(inputs)
+    found = compare(machines, [*jobs, *workloads], vary=vary, overrides=overrides)
+    emit(formatted(found, form), output)

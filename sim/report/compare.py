@@ -1,0 +1,186 @@
+"""A Comparison as a side-by-side table with reasons, or as JSON, CSV, Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sim.report.terminal import count, duration, gib, percent
+from sim.result.result import Result, round_significant
+from sim.study.compare import PARTS, Comparison, Delta, Variant, part_times
+
+Row = tuple[str, Callable[[Result], str]]
+
+
+def _usd(value: float | None) -> str:
+    if value is None:
+        return "no price"
+    return f"${value:,.0f}" if value >= 100 else f"${value:,.2f}"
+
+
+def _optional(section: dict[str, Any], key: str, show: Callable[[float], str]) -> str:
+    value = section.get(key)
+    return "-" if value is None else show(float(value))
+
+
+def _band(result: Result, key: str) -> str:
+    band = result.uncertainty.get(key)
+    if not isinstance(band, list | tuple):
+        return ""
+    return f" ({duration(float(band[0]))} to {duration(float(band[1]))})"
+
+
+ROWS: tuple[Row, ...] = (
+    ("machine", lambda r: str(r.topology["title"])),
+    ("job", lambda r: f"{r.workload['title']} {r.workload['precision']}"),
+    (
+        "memory per GPU",
+        lambda r: (
+            gib(r.memory.peak_reserved_bytes)
+            + (" fits" if r.memory.fits else f" of {gib(r.memory.capacity_bytes)}: DOES NOT FIT")
+        ),
+    ),
+    ("step time", lambda r: duration(r.step.time_s) + _band(r, "step_time_s")),
+    ("tokens/s", lambda r: count(r.throughput.tokens_per_s)),
+    ("tokens/s per GPU", lambda r: count(r.throughput.tokens_per_s_per_gpu)),
+    ("MFU", lambda r: percent(r.throughput.mfu)),
+    ("exposed comm", lambda r: percent(r.step.exposed_communication_s / r.step.time_s)),
+    ("bottleneck", lambda r: r.bottleneck.kind),
+    ("wall-clock", lambda r: _optional(r.job, "wall_clock_s", duration)),
+    ("goodput", lambda r: _optional(r.job, "goodput", percent)),
+    ("cost", lambda r: _usd(r.cost.get("total_usd")) if r.job else "-"),
+    ("per million tokens", lambda r: _optional(r.cost, "usd_per_million_tokens", _usd)),
+    ("energy", lambda r: _optional(r.energy, "energy_j", lambda j: f"{j / 3.6e6:,.0f} kWh")),
+    ("CO2e", lambda r: _optional(r.energy, "co2_kg", lambda kg: f"{kg:,.0f} kg")),
+)
+
+
+def formatted(comparison: Comparison, form: str) -> str:
+    """As ``table``, ``json``, ``csv`` (one row a variant) or ``md``."""
+    if form == "json":
+        return json.dumps(document(comparison), indent=2, allow_nan=False)
+    if form == "csv":
+        return _csv(comparison)
+    if form == "md":
+        return _markdown(comparison)
+    return _table(comparison)
+
+
+def grid(comparison: Comparison) -> list[list[str]]:
+    """Rows of cells: a header, the metrics, the parts of the step as GPU-time per token."""
+    variants = comparison.variants
+    rows = [["", *(v.label for v in variants)]]
+    rows += [[name, *(show(v.result) for v in variants)] for name, show in ROWS]
+    times = [part_times(v.result) for v in variants]
+    for part in PARTS:
+        cells = [f"{t[part] * 1e6:.1f}" for t in times]
+        if any(float(cell) for cell in cells):
+            rows.append([f"{part} [us/token/GPU]", *cells])
+    deltas = comparison.deltas
+    for name, value in _ratios():
+        cells = [_times(value(d)) for d in deltas]
+        if any(cell != "-" for cell in cells):
+            rows.append([f"{name} ratio", "1", *cells])
+    return rows
+
+
+def _ratios() -> tuple[tuple[str, Callable[[Delta], float | None]], ...]:
+    return (
+        ("tokens/s", lambda d: d.tokens_per_s_ratio),
+        ("tokens/s per GPU", lambda d: d.per_gpu_ratio),
+        ("memory", lambda d: d.memory_ratio),
+        ("cost", lambda d: d.cost_ratio),
+        ("energy", lambda d: d.energy_ratio),
+    )
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} x"
+
+
+def _table(comparison: Comparison) -> str:
+    rows = grid(comparison)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [f"{row[0]:<{widths[0]}}"]
+        cells += [f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  " + "  ".join(cells).rstrip())
+    for delta in comparison.deltas:
+        lines += ["", f"  Why {delta.label} differs from {comparison.variants[0].label}"]
+        lines += [f"    {reason}" for reason in delta.reasons]
+    return "\n".join([*lines, "", *(f"  {line}" for line in comparison.summary)])
+
+
+def _markdown(comparison: Comparison) -> str:
+    head, *body = grid(comparison)
+    lines = [_md_row(head), _md_row(["---", *["---:"] * (len(head) - 1)])]
+    lines += [_md_row(row) for row in body]
+    for delta in comparison.deltas:
+        lines += ["", f"Why {delta.label} differs from {comparison.variants[0].label}:", ""]
+        lines += [f"- {reason}" for reason in delta.reasons]
+    return "\n".join([*lines, "", *comparison.summary])
+
+
+def _md_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def document(comparison: Comparison) -> dict[str, Any]:
+    """Plain mappings; the Result of each variant in full."""
+    return {
+        "schema": "scaling-sim/comparison/1",
+        "variants": [
+            {"label": v.label, "changes": list(v.changes), "result": v.result.to_dict()}
+            for v in comparison.variants
+        ],
+        "deltas": [_delta_document(d) for d in comparison.deltas],
+        "summary": list(comparison.summary),
+    }
+
+
+def _delta_document(delta: Delta) -> dict[str, Any]:
+    ratios = {name.replace("/", "_per_").replace(" ", "_"): f(delta) for name, f in _ratios()}
+    return {
+        "label": delta.label,
+        "ratios": {k: None if v is None else round_significant(v) for k, v in ratios.items()},
+        "parts": [
+            {
+                "name": p.name,
+                "first_gpu_s_per_token": round_significant(p.first_s),
+                "gpu_s_per_token": round_significant(p.second_s),
+                "share_of_first": round_significant(p.share),
+            }
+            for p in delta.parts
+        ],
+        "reasons": list(delta.reasons),
+    }
+
+
+def _csv(comparison: Comparison) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    parts = [f"{p.lower().replace(' ', '_').replace('-', '_')}_gpu_s_per_token" for p in PARTS]
+    writer.writerow([
+        "label", "topology", "workload", "changes", "gpus", "fits", "memory_bytes", "step_time_s",
+        "tokens_per_s", "tokens_per_s_per_gpu", "mfu", "wall_clock_s", "total_usd", "energy_j",
+        *parts,
+    ])  # fmt: skip
+    for v in comparison.variants:
+        writer.writerow(_csv_row(v))
+    return text.getvalue().rstrip("\n")
+
+
+def _csv_row(v: Variant) -> list[Any]:
+    r = v.result
+    numbers = (
+        r.memory.peak_reserved_bytes, r.step.time_s, r.throughput.tokens_per_s,
+        r.throughput.tokens_per_s_per_gpu, r.throughput.mfu, r.job.get("wall_clock_s"),
+        r.cost.get("total_usd"), r.energy.get("energy_j"), *part_times(r).values(),
+    )  # fmt: skip
+    cells = ["" if n is None else f"{n:.12g}" for n in numbers]
+    fits = str(r.memory.fits).lower()
+    return [v.label, v.topology, v.workload, " ".join(v.changes), r.topology["gpus"], fits, *cells]

@@ -1,0 +1,347 @@
+"""Machines and jobs side by side: what differs, by how much, and what part of the step made it so.
+
+Every variant is held against the first. Time is compared as GPU-seconds per token, which splits
+exactly into the parts of the step; a different number of GPUs is a factor of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sim.api import assemble
+from sim.errors import Fault, InputError
+from sim.fabric import compile_fabric
+from sim.result.describe import peak_of
+from sim.result.result import Result
+from sim.spec import catalogue
+from sim.spec.loader import Argument, Loaded, load
+from sim.spec.topology import Topology
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "GEMM": ("gemm",),
+    "attention": ("attention",),
+    "HBM-bound kernels": ("norm", "elementwise", "reduction", "embedding", "loss", "copy"),
+    "FP8 and 4-bit casts": ("quantize",),
+    "optimizer": ("optimizer",),
+    "exposed communication": ("exposed_communication",),
+    "overhead": ("host", "copies", "idle"),
+}  # fmt: skip
+# the datasheet ratio that a part is read against
+_RATES = {
+    "GEMM": "peak", "attention": "peak", "HBM-bound kernels": "HBM", "optimizer": "HBM",
+    "exposed communication": "network",
+}  # fmt: skip
+_SOURCE = "compare"
+_WORTH_SAYING = 0.02  # of the first's time
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One column: what it is and what the simulation says."""
+
+    label: str
+    topology: str
+    workload: str
+    changes: tuple[str, ...]
+    result: Result
+    rates: dict[str, float]  # datasheet: peak [FLOP/s], HBM [B/s], NVLink, network [B/s] a GPU
+
+
+@dataclass(frozen=True, slots=True)
+class PartDelta:
+    """One part of the step, in GPU-seconds per token."""
+
+    name: str
+    first_s: float
+    second_s: float
+    share: float  # (second - first) / the first's whole time: the parts add up to the delta
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times faster the part is; None where either is nothing."""
+        return self.first_s / self.second_s if self.first_s > 0 and self.second_s > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A variant against the first. Ratios are variant / first."""
+
+    label: str
+    tokens_per_s_ratio: float
+    per_gpu_ratio: float
+    gpus_ratio: float
+    wall_ratio: float | None
+    cost_ratio: float | None
+    energy_ratio: float | None
+    memory_ratio: float
+    parts: tuple[PartDelta, ...]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Variants, and the deltas of all but the first."""
+
+    variants: tuple[Variant, ...]
+    deltas: tuple[Delta, ...]
+    summary: tuple[str, ...]
+
+
+def split_inputs(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Topologies and workloads of a mixed list of names and paths.
+
+    A shipped name is what it is; a file with a `model` key is a workload.
+    """
+    machines: list[str] = []
+    jobs: list[str] = []
+    for name in names:
+        shipped = catalogue.find("workloads", name) and not catalogue.find("topologies", name)
+        (jobs if shipped or _has_model(name) else machines).append(name)
+    return machines, jobs
+
+
+def _has_model(name: str) -> bool:
+    from pathlib import Path
+
+    from sim.spec.tree import Table, from_yaml, read_file
+
+    try:
+        if not Path(name).is_file():
+            return False
+        tree = from_yaml(read_file(Path(name)), name, [])
+    except (OSError, ValueError, InputError):
+        return False  # the loader says what is wrong with it
+    return isinstance(tree, Table) and "model" in tree.entries
+
+
+def parse_vary(texts: Iterable[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """``key=a,b`` texts as axes; commas inside brackets do not part values.
+
+    Raises
+    ------
+    InputError
+        If a text has no key or no value.
+    """
+    axes = []
+    for text in texts:
+        key, equals, rest = text.partition("=")
+        values = tuple(v.strip() for v in _split(rest))
+        if not equals or not key.strip() or not all(values):
+            message = 'write key=a,b, such as "nodes=1,2,4"'
+            raise InputError([Fault(f"--vary {text}", None, None, key.strip(), message)])
+        axes.append((key.strip(), values))
+    return axes
+
+
+def _split(text: str) -> list[str]:
+    out, depth, start = [], 0, 0
+    for i, char in enumerate(text):
+        depth += (char in "{[") - (char in "}]")
+        if char == "," and depth == 0:
+            out.append(text[start:i])
+            start = i + 1
+    return [*out, text[start:]]
+
+
+def compare(
+    topologies: Sequence[Argument],
+    workloads: Sequence[Argument],
+    *,
+    vary: Iterable[str] | Mapping[str, Iterable[Any]] = (),
+    overrides: Iterable[str] = (),
+    engine: str = "auto",
+) -> Comparison:
+    """Simulate every machine with every workload and every combination of varied keys.
+
+    Parameters
+    ----------
+    topologies, workloads : sequence of paths, names, mappings or specs
+        At least one each.
+    vary : iterable of str or mapping
+        ``key=a,b`` texts, or key -> values; several keys give all their combinations.
+    overrides : iterable of str
+        ``key=value`` for all variants.
+    engine : str
+        As for `simulate`.
+
+    Raises
+    ------
+    InputError
+        Faults of any variant, or fewer than two variants.
+    """
+    if isinstance(vary, Mapping):
+        axes = [(key, tuple(_text(v) for v in values)) for key, values in vary.items()]
+    else:
+        axes = parse_vary(vary)
+    combinations = [
+        tuple(f"{key}={value}" for (key, _), value in zip(axes, values, strict=True))
+        for values in itertools.product(*(values for _, values in axes))
+    ]
+    cases = list(itertools.product(topologies, workloads, combinations))
+    if not topologies or not workloads:
+        missing = "topology" if not topologies else "workload"
+        raise InputError([Fault(_SOURCE, None, None, missing, f"no {missing} given")])
+    if len(cases) < 2:
+        message = "one variant is nothing to compare; name another, or vary a key: --vary nodes=1,2"
+        raise InputError([Fault(_SOURCE, None, None, "", message)])
+    base = tuple(overrides)
+    loaded = [load(t, w, (*base, *changes)) for t, w, changes in cases]
+    labels = _labels(loaded, [changes for _, _, changes in cases])
+    variants = tuple(
+        _variant(one, changes, label, engine)
+        for one, (_, _, changes), label in zip(loaded, cases, labels, strict=True)
+    )
+    deltas = tuple(_delta(variants[0], v) for v in variants[1:])
+    return Comparison(variants, deltas, _summary(variants, deltas))
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _labels(loaded: Sequence[Loaded], changes: Sequence[tuple[str, ...]]) -> list[str]:
+    """What tells the variants apart: machine, job, changes, as far as each differs."""
+    machines = {one.topology.name for one in loaded}
+    jobs = {one.workload.name for one in loaded}
+    labels = []
+    for one, change in zip(loaded, changes, strict=True):
+        words = [one.topology.name] if len(machines) > 1 else []
+        words += [one.workload.name] if len(jobs) > 1 else []
+        words += [_short(c) for c in change]
+        labels.append(" ".join(words) or one.topology.name)
+    if len(set(labels)) < len(labels):
+        labels = [f"{i}: {label}" for i, label in enumerate(labels, 1)]
+    return labels
+
+
+def _short(change: str) -> str:
+    key, _, value = change.partition("=")
+    return f"{key.rsplit('.', 1)[-1]}={value}"
+
+
+def _variant(one: Loaded, changes: tuple[str, ...], label: str, engine: str) -> Variant:
+    result = assemble(
+        one.topology, one.workload, one.notes, engine=engine, scaling=False, fixes=False
+    )
+    rates = datasheet_rates(one.topology)
+    rates["peak"] = peak_of(one.topology, one.workload).flops_per_s
+    return Variant(label, one.topology.name, one.workload.name, changes, result, rates)
+
+
+def datasheet_rates(topology: Topology) -> dict[str, float]:
+    """HBM, NVLink and network rate of a GPU. [B/s]; what the topology lacks is left out."""
+    gpu = compile_fabric(topology).gpu(0)
+    rates = {"HBM": gpu.memory_bandwidth}
+    node = topology.node
+    if node is None:
+        return rates
+    if node.nvlink and node.nvlink.links_per_gpu:
+        link = node.nvlink.link_rate or gpu.nvlink_link_rate
+        rates["NVLink"] = node.nvlink.links_per_gpu * link
+    if node.nics and topology.nodes > 1:
+        rates["network"] = node.nics.count * node.nics.rate / node.gpus
+    elif "NVLink" in rates:
+        rates["network"] = rates["NVLink"]
+    return rates
+
+
+def part_times(result: Result) -> dict[str, float]:
+    """GPU-seconds per token by part; they add up to GPUs x step time / tokens."""
+    tokens = result.throughput.tokens_per_s_per_gpu * result.step.time_s
+    breakdown = dict(result.step.breakdown)
+    times = {
+        name: sum(breakdown.pop(key, 0.0) for key in keys) / tokens for name, keys in PARTS.items()
+    }
+    times["overhead"] += sum(breakdown.values()) / tokens  # kinds that no part lists
+    return times
+
+
+def _delta(first: Variant, other: Variant) -> Delta:
+    a, b = first.result, other.result
+    before, after = part_times(a), part_times(b)
+    whole = sum(before.values())
+    parts = tuple(
+        PartDelta(name, before[name], after[name], (after[name] - before[name]) / whole)
+        for name in PARTS
+    )
+    gpus = b.topology["gpus"] / a.topology["gpus"]
+    per_gpu = b.throughput.tokens_per_s_per_gpu / a.throughput.tokens_per_s_per_gpu
+    return Delta(
+        label=other.label,
+        tokens_per_s_ratio=b.throughput.tokens_per_s / a.throughput.tokens_per_s,
+        per_gpu_ratio=per_gpu,
+        gpus_ratio=gpus,
+        wall_ratio=_ratio(a.job, b.job, "wall_clock_s"),
+        cost_ratio=_ratio(a.cost, b.cost, "total_usd"),
+        energy_ratio=_ratio(a.energy, b.energy, "energy_j"),
+        memory_ratio=b.memory.peak_reserved_bytes / a.memory.peak_reserved_bytes,
+        parts=parts,
+        reasons=_reasons(first, other, parts, per_gpu, gpus),
+    )
+
+
+def _ratio(first: Mapping[str, Any], other: Mapping[str, Any], key: str) -> float | None:
+    a, b = first.get(key), other.get(key)
+    return float(b) / float(a) if a and b is not None else None
+
+
+def _reasons(
+    first: Variant, other: Variant, parts: Sequence[PartDelta], per_gpu: float, gpus: float
+) -> tuple[str, ...]:
+    """Sentences, the largest contribution first."""
+    out = []
+    if abs(gpus - 1.0) > 1e-9:
+        a, b = first.result.topology["gpus"], other.result.topology["gpus"]
+        out.append(f"{b} GPUs instead of {a}; each does {per_gpu:.2f} x the tokens/s")
+    for part in sorted(parts, key=lambda p: -abs(p.share)):
+        if abs(part.share) < _WORTH_SAYING:
+            continue
+        verb = "saves" if part.share < 0 else "adds"
+        text = f"{part.name} {verb} {100 * abs(part.share):.0f} % of the time"
+        if part.speedup is not None:
+            text += f" ({part.speedup:.2f} x as fast{_against(first, other, part.name)})"
+        elif part.first_s == 0.0:
+            text += " (there was none)"
+        else:
+            text += " (all of it)"
+        out.append(text)
+    if not out:
+        out.append("no part of the step differs by 2 % of the time")
+    return tuple(out)
+
+
+def _against(first: Variant, other: Variant, part: str) -> str:
+    """The datasheet ratio that the part is read against, where the machines differ in it."""
+    kind = _RATES.get(part, "")
+    a, b = first.rates.get(kind), other.rates.get(kind)
+    if not a or not b or abs(b / a - 1.0) < 1e-9:
+        return ""
+    return f"; {kind} rate {b / a:.2f} x"
+
+
+def _summary(variants: Sequence[Variant], deltas: Sequence[Delta]) -> tuple[str, ...]:
+    """One line a delta, and which is best by what."""
+    first = variants[0]
+    lines = []
+    for delta, variant in zip(deltas, variants[1:], strict=True):
+        text = f"{delta.label} does {delta.tokens_per_s_ratio:.2f} x the tokens/s of {first.label}"
+        if delta.cost_ratio is not None:
+            a, b = first.result.cost["total_usd"], variant.result.cost["total_usd"]
+            text += f" at {delta.cost_ratio:.2f} x the cost (${b:,.0f} against ${a:,.0f})"
+        unfit = [v.label for v in (first, variant) if not v.result.memory.fits]
+        if unfit:
+            text += f"; but {' and '.join(unfit)} {'does' if len(unfit) == 1 else 'do'} not fit"
+        lines.append(text)
+    fitting = [v for v in variants if v.result.memory.fits]
+    if len(variants) > 2 and fitting:
+        fastest = max(fitting, key=lambda v: v.result.throughput.tokens_per_s)
+        text = f"fastest that fits: {fastest.label}"
+        priced = [v for v in fitting if v.result.cost.get("total_usd") is not None]
+        if priced:
+            cheapest = min(priced, key=lambda v: float(v.result.cost["total_usd"]))
+            text += f"; cheapest: {cheapest.label} (${cheapest.result.cost['total_usd']:,.0f})"
+        lines.append(text)
+    return tuple(lines)

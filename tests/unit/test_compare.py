@@ -1,0 +1,115 @@
+"""`compare`: deltas that add up, reasons that name what moved, and every format."""
+
+import csv
+import io
+import json
+import math
+
+import pytest
+from click.testing import CliRunner
+
+from sim.cli import group
+from sim.errors import InputError
+from sim.report.compare import formatted
+from sim.study.compare import compare, parse_vary, split_inputs
+
+
+@pytest.fixture(scope="module")
+def machines():
+    return compare(["dgx-a100", "dgx-h100"], ["mistral-7b-lora"])
+
+
+def test_parts_add_up_to_the_delta(machines):
+    (delta,) = machines.deltas
+    first, second = (v.result for v in machines.variants)
+    before = 1 / first.throughput.tokens_per_s_per_gpu
+    after = 1 / second.throughput.tokens_per_s_per_gpu
+    assert sum(p.first_s for p in delta.parts) == pytest.approx(before, rel=1e-9)
+    assert sum(p.second_s for p in delta.parts) == pytest.approx(after, rel=1e-9)
+    assert sum(p.share for p in delta.parts) == pytest.approx(1 / delta.per_gpu_ratio - 1, rel=1e-9)
+
+
+def test_reasons_name_the_largest_part_and_its_datasheet_ratio(machines):
+    (delta,) = machines.deltas
+    largest = max(delta.parts, key=lambda p: abs(p.share))
+    assert delta.reasons[0].startswith(largest.name)
+    # datasheets: 989.4 / 312 TFLOP/s = 3.17; 3.35 / 2.039 TB/s = 1.64
+    gemm = next(r for r in delta.reasons if r.startswith("GEMM"))
+    assert "peak rate 3.17 x" in gemm
+    hbm = next(r for r in delta.reasons if r.startswith("HBM"))
+    assert "HBM rate 1.64 x" in hbm
+
+
+def test_twice_the_bandwidth_moves_only_what_waits_for_bandwidth():
+    """Twice the HBM rate: GEMM time stays, HBM-bound kernels fall to about a half."""
+    found = compare(
+        ["dgx-a100"], ["mistral-7b-lora"],
+        vary={"node.gpu.memory_bandwidth": ["2.039 TB/s", "4.078 TB/s"]},
+    )  # fmt: skip
+    parts = {p.name: p for p in found.deltas[0].parts}
+    assert parts["attention"].share == pytest.approx(0.0, abs=1e-6)
+    assert parts["HBM-bound kernels"].speedup == pytest.approx(2.0, rel=0.25)
+    assert abs(parts["GEMM"].share) < abs(parts["HBM-bound kernels"].share) / 3
+
+
+def test_more_gpus_are_a_factor_of_their_own():
+    found = compare(["dgx-h100"], ["llama3-8b-sft"], vary=["nodes=1,2"])
+    (delta,) = found.deltas
+    assert delta.gpus_ratio == 2.0
+    assert delta.tokens_per_s_ratio == pytest.approx(2.0 * delta.per_gpu_ratio, rel=1e-12)
+    assert delta.reasons[0].startswith("16 GPUs instead of 8")
+
+
+def test_identical_variants_have_no_reason():
+    found = compare(["dgx-h100"], ["llama3-8b-lora"], vary={"checkpoint.mode": ["sharded", "full"]})
+    (delta,) = found.deltas
+    assert delta.per_gpu_ratio == 1.0
+    assert delta.reasons == ("no part of the step differs by 2 % of the time",)
+
+
+def test_all_combinations_of_varied_keys():
+    found = compare(
+        ["dgx-h100"], ["llama3-8b-lora"], vary=["micro_batch=1,2", "attention=sdpa,flash2"]
+    )
+    assert [v.changes for v in found.variants] == [
+        ("micro_batch=1", "attention=sdpa"), ("micro_batch=1", "attention=flash2"),
+        ("micro_batch=2", "attention=sdpa"), ("micro_batch=2", "attention=flash2"),
+    ]  # fmt: skip
+    assert len({v.label for v in found.variants}) == 4
+    assert found.summary[-1].startswith("fastest that fits")
+
+
+def test_commas_in_brackets_do_not_part_values():
+    text = "precision=bf16,{fp8: {recipe: rowwise, all_gather: fp8}}"
+    assert parse_vary([text]) == [
+        ("precision", ("bf16", "{fp8: {recipe: rowwise, all_gather: fp8}}"))
+    ]
+
+
+@pytest.mark.parametrize("text", ["nodes", "=1,2", "nodes=", "nodes=1,,2"])
+def test_unreadable_axes_are_input_errors(text):
+    with pytest.raises(InputError, match="key=a,b"):
+        parse_vary([text])
+
+
+def test_workloads_are_told_from_machines(tmp_path):
+    job = tmp_path / "mine.yaml"
+    job.write_text("model: mistral-7b\nsequence_length: 4096\n")
+    names = ["dgx-h100", "mistral-7b-lora", str(job), "no-such-thing"]
+    assert split_inputs(names) == (["dgx-h100", "no-such-thing"], ["mistral-7b-lora", str(job)])
+
+
+def test_every_format_says_the_same(machines):
+    document = json.loads(formatted(machines, "json"))
+    ratio = document["deltas"][0]["ratios"]["tokens_per_s"]
+    rows = list(csv.DictReader(io.StringIO(formatted(machines, "csv"))))
+    assert float(rows[1]["tokens_per_s"]) / float(rows[0]["tokens_per_s"]) == pytest.approx(ratio)
+    assert f"{ratio:.2f} x" in formatted(machines, "table")
+    assert f"{ratio:.2f} x" in formatted(machines, "md")
+    assert all(math.isfinite(float(r["step_time_s"])) for r in rows)
+
+
+def test_one_variant_is_an_input_error():
+    answer = CliRunner().invoke(group, ["compare", "dgx-h100", "mistral-7b-lora"])
+    assert isinstance(answer.exception, InputError)
+    assert "nothing to compare" in str(answer.exception)
