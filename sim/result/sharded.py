@@ -83,6 +83,9 @@ class _Walk:
             reshard = p.sharding_strategy == "full-shard"
         self.reshard = reshard
         self.titan = p.wrap == "torchtitan" and not self.flat
+        named = {"pre": 1, "post": 0, "none": 0}
+        depth = p.backward_prefetch
+        self.depth = named[depth] if isinstance(depth, str) else depth
         self.ahead = 0.0  # FSDP1: unit gathered ahead in backward
         self.offload = p.offload in ("parameters", "all")
         self.offload_optimizer = p.offload != "none"
@@ -182,7 +185,7 @@ class _Walk:
     # forward -------------------------------------------------------------------------------
 
     def forward(self) -> None:
-        ledger = self.ledger
+        ledger, workload = self.ledger, self.workload
         ledger.moment = "forward"
         held = 0.0  # all-gather buffer of the previous unit
         unsharded, gathers, saved = (
@@ -208,7 +211,8 @@ class _Walk:
                 ledger.mark_terms({saved: hidden + footprint.forward_peak, unsharded: ahead})
             else:
                 ledger.mark_terms({saved: hidden, gathers: unit.gathered})
-                ledger.put(gathers, unit.gathered)
+                # explicit prefetch issues further all-gathers before this unit runs
+                ledger.put(gathers, unit.gathered * (1 + workload.parallelism.forward_prefetch))
                 ledger.mark_terms({saved: hidden + footprint.forward_peak})
             ledger.add(unsharded, unit.kept - unit.gathered)
             ledger.add(saved, self._resident(footprint))
@@ -244,7 +248,7 @@ class _Walk:
         )
         prefetch = self._gathers_in_backward()
         last = self.layer_sizes[self.kinds[-1]]
-        ahead = last.gathered if prefetch else 0.0
+        ahead = last.gathered if prefetch and self.depth else 0.0
         self._hold(ahead)
         ledger.add(WAITING, self.head_gradient)
         ledger.mark_terms(
@@ -301,7 +305,7 @@ class _Walk:
             cast = 0.0
             if index:
                 lower = self.layer_sizes[self.kinds[index - 1]]
-                below, cast = lower.gathered, lower.cast
+                below, cast = lower.gathered * min(self.depth, index), lower.cast
             elif (
                 self.embedding is not None
                 and self.workload.parallelism.unshard_embedding_in_backward
@@ -322,7 +326,7 @@ class _Walk:
 
     def _reduce(self, unit: Sizes, sync: bool, accumulating: bool, final: bool = False) -> None:
         """Post-backward of a unit: its gradients go into a reduce-scatter, or pile up unsharded."""
-        ledger = self.ledger
+        ledger, p = self.ledger, self.workload.parallelism
         if not unit.gradient:
             return
         gradients, buffers = "unsharded gradients", "reduce-scatter buffers"
@@ -341,7 +345,7 @@ class _Walk:
             ledger.mark_terms({gradients: unit.gradient, LAST: unit.reduce})
         else:
             ledger.mark_terms({gradients: unit.gradient})
-            ledger.put(buffers, unit.reduce)
+            ledger.put(buffers, unit.reduce * p.reduce_scatter_max_input_buffers)
             # autograd still holds the head's gradients when the output is allocated (recorded)
             output = unit.reduced if unit is self.head else 0.0
             ledger.mark_terms({gradients: unit.gradient, HIDDEN: output})

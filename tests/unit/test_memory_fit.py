@@ -274,3 +274,13 @@ def test_context_parallel_divides_activations(kind):
     whole = memory(topology(), workload(**job)).by_category["activations"]
     half = memory(topology(), workload(parallelism=split, **job)).by_category["activations"]
     assert half == pytest.approx(whole / 2, rel=0.01)
+
+
+def test_deeper_prefetch_holds_more_buffers():
+    deep = Parallelism(forward_prefetch=8, backward_prefetch=8)
+    job = {"length": 512}
+    plain, more = (
+        memory(topology(), workload(parallelism=p, **job)) for p in (Parallelism(), deep)
+    )
+    assert more.by_moment["forward"] > plain.by_moment["forward"]
+    assert more.by_moment["backward"] >= plain.by_moment["backward"]
