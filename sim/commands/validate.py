@@ -22,5 +22,9 @@ def command(what: str, misses: int, output: Path | None) -> None:
         return
     from importlib import import_module
 
-    training = import_module("sim.calibration.validate_training")
+    try:
+        training = import_module("sim.calibration.validate_training")
+    except ModuleNotFoundError:
+        msg = "training is not validated in this version"
+        raise click.UsageError(msg) from None
     emit(training.table(training.validate_training(), misses), output)
