@@ -74,7 +74,7 @@ def simulate(p: Program, s: State) -> Outcome:
 
     n = len(lane)
     n_units = len(left)
-    has_units, has_steps = n_units > 0, s.has_steps
+    has_units = n_units > 0
     now = 0.0
     n_stack, n_heap, n_moved = s.n_ready, 0, 0
     n_dirty, n_ripe, n_dirty_units = 0, 0, 0
@@ -214,11 +214,7 @@ def simulate(p: Program, s: State) -> Outcome:
                                 n_dirty += 1
                     continue
                 action = END_STEP
-            if (
-                has_steps
-                and action == END_STEP
-                and (n_steps[o] > 1 or peer[o] >= 0 or follower[o] >= 0)
-            ):
+            if action == END_STEP and (n_steps[o] > 1 or peer[o] >= 0 or follower[o] >= 0):
                 d = done[o] + 1
                 done[o] = d
                 # The follower can't be ahead; where it is level it waits for this very step.

@@ -62,7 +62,6 @@ class State(NamedTuple):
     curve_width: int
     stack: I4  # (op << 3 | action)
     n_ready: int
-    has_steps: bool
 
 
 def prepare(program: Program) -> State:
@@ -145,5 +144,4 @@ def prepare(program: Program) -> State:
         curve_width=p.curves.shape[1],
         stack=stack,
         n_ready=ready.size,
-        has_steps=has_steps,
     )
