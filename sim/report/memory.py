@@ -140,6 +140,8 @@ def _verdict(report: MemoryReport) -> list[str]:
         lines = [f"  Fits: {used} ({share}); {why}"]
         if report.headroom_bytes < 0.05 * report.capacity_bytes:
             lines.append("  ! within 5 % of the capacity: allocator retries will slow the step")
+    elif report.headroom_bytes >= 0:
+        lines = [f"  Does not fit on the host; the GPU would take {used} ({share})"]
     else:
         lines = [f"  Does not fit: {used} ({share}), {gib(-report.headroom_bytes)} too much; {why}"]
     for warning in report.warnings:

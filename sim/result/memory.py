@@ -32,7 +32,7 @@ class MemoryReport:
     capacity_bytes : float
         What the GPU offers. [B]
     fits : bool
-        Whether the second is within the third.
+        Whether the second is within the third, and the host's share within the host's memory.
     peak_moment : str
         ``init | forward | backward | optimizer | save``.
     by_category : dict
@@ -137,11 +137,12 @@ def memory(
     reserved = allocated + sum(overheads.values())
     terms = {k: v for k, v in peak.terms.items() if v > 0.5}
     per_node = min(world, topology.node.gpus if topology.node else world)
+    on_host = host_bytes(workload, tree, world) * per_node
     return MemoryReport(
         peak_allocated_bytes=allocated,
         peak_reserved_bytes=reserved,
         capacity_bytes=capacity,
-        fits=reserved <= capacity,
+        fits=reserved <= capacity and on_host <= host,
         peak_moment=moment,
         by_category=peak.by_category(),
         terms=terms,
@@ -149,7 +150,7 @@ def memory(
         categories_by_moment={m: ledger.peaks[m].by_category() for m in MOMENTS},
         overheads=overheads,
         dominating=max(terms, key=lambda k: terms[k]) if terms else "cuda_context",
-        host_bytes=host_bytes(workload, tree, world) * per_node,
+        host_bytes=on_host,
         host_capacity_bytes=host,
         warnings=_warnings(workload, reserved, capacity),
     )

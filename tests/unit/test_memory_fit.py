@@ -12,7 +12,7 @@ from sim.result.fit import fixes, solve
 from sim.result.memory import constants, memory
 from sim.spec.gpu import Gpu
 from sim.spec.models import resolve_model
-from sim.spec.topology import Node, Pcie, Topology
+from sim.spec.topology import Cpu, Node, Pcie, Topology
 from sim.spec.workload import Checkpointing, CheckpointSave, Method, Parallelism, Stack, Workload
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -284,3 +284,14 @@ def test_deeper_prefetch_holds_more_buffers():
     )
     assert more.by_moment["forward"] > plain.by_moment["forward"]
     assert more.by_moment["backward"] >= plain.by_moment["backward"]
+
+
+def test_host_memory_is_part_of_the_verdict():
+    """Offloading 70B takes 16 bytes a parameter of host memory: 1.13 TB, here of 0.5."""
+    small = Cpu(memory=0.5e12)
+    node = Node(gpu=Gpu(name="h100"), gpus=8, pcie=Pcie(generation=5), cpu=small)
+    offload = Parallelism(offload="all")
+    report = memory(Topology(name="t", node=node), workload("llama-3.1-70b", parallelism=offload))
+    assert report.peak_reserved_bytes < report.capacity_bytes
+    assert report.host_bytes == pytest.approx(16 * 70_553_706_496, rel=1e-6)
+    assert not report.fits
