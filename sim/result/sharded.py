@@ -16,7 +16,7 @@ from sim.model.activations import (
     local_tokens,
 )
 from sim.model.autograd import Footprint
-from sim.model.modules import Block, ModelTree
+from sim.model.modules import Block, ModelTree, Module
 from sim.result.ledger import Ledger
 from sim.result.states import optimizer_bytes, optimizer_temporaries, scale_bytes
 from sim.schedule.units import DTYPE_BYTES, Unit, checkpointed, dtypes, fsdp2_unit, shard_ranks
@@ -122,7 +122,7 @@ class _Walk:
         self.offloaded_activations = workload.activation_checkpointing.offload
         self.loss = head_footprint(workload)
 
-    def unit(self, groups: list) -> Unit:  # type: ignore[type-arg]
+    def unit(self, groups: list[tuple[tuple[Module, ...], bool]]) -> Unit:
         pairs = [(module, inside) for modules, inside in groups for module in modules]
         types = self.types
         method, original = self.workload.method, self.workload.parallelism.use_orig_params
