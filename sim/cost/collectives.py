@@ -198,6 +198,8 @@ def _plan(
     crosses = machine.nodes > 1 and _between_nodes(way.kind, machine)
     alone = duration(machine, op, choice.algorithm, choice.protocol, size, way.rate, crosses)
     latency = alone.latency_s + _switch_delay(fabric, ranks, machine, op, choice.algorithm)
+    if fabric.topology.calibration is not None:
+        latency *= fabric.topology.calibration.collective_latency
     return CollectiveCost(
         op, n, choice.algorithm, choice.protocol, choice.channels, size, latency,
         size / alone.transfer_s, way.demands, way.tightest, way.rate, way.wire, crosses, fabric,
@@ -296,7 +298,7 @@ def communicator(fabric: Fabric, ranks: tuple[int, ...], version: str) -> Machin
         used = sorted({nic for rank in local for nic in fabric.nics(rank)})
         nics = len(used)
         out, _ = fabric.nic_ports(nodes[0], used[0])
-        rate = float(fabric.capacity[out].sum())
+        rate = float(fabric.nominal[out].sum())
     spec = fabric.topology.node
     switched = fabric.nvswitch(local) if len(local) > 1 else False
     sharp = spec.nvlink.sharp if spec is not None and spec.nvlink is not None else switched
@@ -319,16 +321,16 @@ def communicator(fabric: Fabric, ranks: tuple[int, ...], version: str) -> Machin
 
 
 def _intra_rate(fabric: Fabric, local: Sequence[int], nvlink: bool) -> float:
-    """What a rank can pass to its neighbour in the node. [B/s]"""
+    """What a rank can pass to its neighbour in the node, as NCCL counts it. [B/s]"""
     if len(local) == 1:
         out, _ = fabric.nvlink_ports(local[0])
-        return float(fabric.capacity[out].sum()) if len(out) else 24e9
+        return float(fabric.nominal[out].sum()) if len(out) else 24e9
     if nvlink:
         out, _ = fabric.nvlink_ports(local[0])
-        return float(fabric.capacity[out].sum())
+        return float(fabric.nominal[out].sum())
     order = fabric.rings(local).orders[0].tolist()
-    rates = [fabric.bandwidth(fabric.route(a, b)) for a, b in itertools.pairwise(order)]
-    return min(rates)
+    routes = [fabric.route(a, b) for a, b in itertools.pairwise(order)]
+    return min(float(np.min(fabric.nominal[r.resource] / r.demand)) for r in routes)
 
 
 def _gpudirect(fabric: Fabric) -> bool:

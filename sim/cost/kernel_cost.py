@@ -16,6 +16,7 @@ from sim.cost.gemm import MEMORY_SATURATION, effective_waves, gemm_times, soft_m
 from sim.cost.power import clock_factor, power_watts
 from sim.model.kernels import Kernel
 from sim.model.unroll import Templates
+from sim.spec.calibration import Calibration
 from sim.spec.gpu import Gpu
 
 F8 = npt.NDArray[np.float64]
@@ -65,12 +66,21 @@ class CostModel:
         ``eager | compiled | graphs``: how kernels are launched.
     constants : KernelConstants, optional
         Instead of the GPU's own, for fits and what-ifs.
+    calibration : Calibration, optional
+        What a user's measurements say about this GPU and its host.
     """
 
     def __init__(
-        self, gpu: Gpu, stack: str = "eager", constants: KernelConstants | None = None
+        self,
+        gpu: Gpu,
+        stack: str = "eager",
+        constants: KernelConstants | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.gpu = gpu
+        known = calibration or Calibration.model_construct()
+        self._rate, self._launch = known.gemm_clock, known.host_launch
+        self._bandwidth = gpu.memory_bandwidth * known.hbm_bandwidth
         self.constants = constants or load_constants(gpu)
         self.host = host_constants(stack)
         self._size = self.peak("bf16") / self.constants.power.reference_peak
@@ -134,10 +144,10 @@ class CostModel:
     def host_seconds(self, kernel: Kernel) -> float:
         """CPU time to launch a kernel. [s]"""
         if kernel.kind == "optimizer" or not kernel.module:
-            return self.host.optimizer_s * kernel.count
+            return self.host.optimizer_s * kernel.count * self._launch
         if kernel.direction == "forward":
-            return self.host.forward_s * kernel.count
-        return self.host.backward_s * kernel.count
+            return self.host.forward_s * kernel.count * self._launch
+        return self.host.backward_s * kernel.count * self._launch
 
     def curves(self) -> F8:
         """Relative rates by SMs left, (n_curves, SMs + 1), 1 with all of them."""
@@ -203,8 +213,8 @@ class CostModel:
             shapes,
             GEMM_BYTES.get(dtype, 2.0),
             2.0 if dtype == "fp8" else GEMM_BYTES.get(dtype, 2.0),
-            self.peak(dtype) * clock,
-            self.gpu.memory_bandwidth,
+            self.peak(dtype) * clock * self._rate,
+            self._bandwidth,
             self.gpu.sms,
             c,
         )
@@ -229,13 +239,13 @@ class CostModel:
             self._notes[note] = None
         clock = self.clock(ATTENTION_INTENSITY)
         rate = attention_rate(
-            c, self.peak(kernel.dtype) * clock, queries, keys, window, bool(causal)
+            c, self.peak(kernel.dtype) * clock * self._rate, queries, keys, window, bool(causal)
         )
         blocks = sequences * heads * -(-queries // 128)
         compute = kernel.flops / rate
         # too few heads and rows leave SMs idle
         compute *= max(1.0, 0.75 * self.gpu.sms / blocks)
-        memory = kernel.bytes / (self.constants.bandwidth["fused"] * self.gpu.memory_bandwidth)
+        memory = kernel.bytes / (self.constants.bandwidth["fused"] * self._bandwidth)
         floor = self.constants.floor_s
         return Cost(
             time_s=floor + max(compute, memory),
@@ -252,7 +262,7 @@ class CostModel:
         c = self.constants
         share = c.bandwidth[kernel.access]
         time = stream_time(
-            kernel.bytes, kernel.count, share, self.gpu.memory_bandwidth, c.floor_s, c.ramp_bytes
+            kernel.bytes, kernel.count, share, self._bandwidth, c.floor_s, c.ramp_bytes
         )
         return Cost(
             time_s=time,
@@ -327,9 +337,9 @@ def rate_by_units(compute: float, memory: float, fixed: float, blocks: float, sm
 
 
 @lru_cache(maxsize=16)
-def cost_model(gpu: Gpu, stack: str = "eager") -> CostModel:
+def cost_model(gpu: Gpu, stack: str = "eager", calibration: Calibration | None = None) -> CostModel:
     """The cost model of a GPU and stack, shared so that equal kernels are priced once."""
-    return CostModel(gpu, stack)
+    return CostModel(gpu, stack, calibration=calibration)
 
 
 def launch_stack(compiled: bool, graphs: bool) -> str:

@@ -16,7 +16,8 @@ from sim.fabric.explicit import parts_of
 from sim.fabric.folding import classes_of_ranks
 from sim.fabric.network import Plane, shorthand_plane
 from sim.fabric.rings import Hops, Load, Rings, find_rings, ring_hops
-from sim.fabric.shape import NETWORK, NVLINK, Shape, shape_of
+from sim.fabric.shape import HBM, KINDS, NETWORK, NVLINK, PCIE, Shape, shape_of
+from sim.spec.calibration import Calibration
 from sim.spec.gpu import Gpu
 from sim.spec.topology import Topology
 
@@ -56,8 +57,8 @@ class Fabric:
         Node of a rank and its place there.
     node_base : (n_nodes,) int64
         First resource of each node.
-    capacity, raw : (n_resources,) float64
-        Effective and data-sheet rates. [B/s]
+    capacity, nominal, raw : (n_resources,) float64
+        Effective rates with and without the topology's calibration, and data-sheet rates. [B/s]
     kind : (n_resources,) int8
         Index into KINDS.
     latency : (n_resources,) float64
@@ -83,10 +84,11 @@ class Fabric:
             if id(s) not in columns:
                 columns[id(s)] = _columns(s)
         per_node = [columns[id(s)] for s in shapes]
-        self.capacity = np.concatenate([c[0] for c in per_node] + [np.array(plane.capacity)])
+        self.nominal = np.concatenate([c[0] for c in per_node] + [np.array(plane.capacity)])
         self.raw = np.concatenate([c[1] for c in per_node] + [np.array(plane.raw)])
         ports = np.full(len(plane.tail), NETWORK, np.int8)
         self.kind = np.concatenate([c[2] for c in per_node] + [ports])
+        self.capacity = _calibrated(self.nominal, self.kind, topology.calibration)
         self.latency = np.concatenate([c[3] for c in per_node] + [np.array(plane.latency)])
         self._port = {owner: p for p, owner in enumerate(plane.owner)}
         self._rings: dict[bytes, Rings] = {}
@@ -346,6 +348,17 @@ def _columns(shape: Shape) -> tuple[F8, F8, npt.NDArray[np.int8], F8]:
     return np.array(capacity), np.array(raw), np.array(kind, np.int8), np.array(delay)
 
 
+def _calibrated(nominal: F8, kind: npt.NDArray[np.int8], known: Calibration | None) -> F8:
+    """Capacities of a cluster that was measured."""
+    if known is None:
+        return nominal
+    scale = np.ones(len(KINDS))
+    scale[[NVLINK, PCIE, NETWORK, HBM]] = (
+        known.nvlink_bandwidth, known.pcie_bandwidth, known.network_bandwidth, known.hbm_bandwidth
+    )  # fmt: skip
+    return np.asarray(nominal * scale[kind])
+
+
 @functools.lru_cache(maxsize=64)
 def _compile(key: _Key) -> Fabric:
     topology = key.topology
@@ -374,7 +387,7 @@ class _Key:
     def __init__(self, topology: Topology) -> None:
         t = topology
         self.topology = t
-        self.content = (t.nodes, t.node, t.network, t.graph, t.gpu)
+        self.content = (t.nodes, t.node, t.network, t.graph, t.gpu, t.calibration)
 
     def __hash__(self) -> int:
         return hash(self.content)

@@ -11,6 +11,7 @@ from sim.fabric import compile_fabric
 from sim.model.tree import build_tree
 from sim.program import Timeline
 from sim.result.breakdown import Breakdown, measure
+from sim.result.intervals import F8
 from sim.schedule import build_plan
 from sim.schedule.costs import Priced, price
 from sim.schedule.lower import Lowered, lower
@@ -72,7 +73,7 @@ def run_step(
     fabric = compile_fabric(topology)
     tree = build_tree(workload.model, workload.method)
     plan = build_plan(simulated, tree, fabric.n_ranks)
-    priced = price(plan, simulated, fabric, level)
+    priced = price(plan, simulated, fabric, level, _speeds(topology, fabric.n_ranks))
     lowered = lower(
         plan, priced.rows, priced.row_start, priced.row_count, priced.compiled.machine,
         priced.flights,
@@ -80,6 +81,15 @@ def run_step(
     timeline = run(lowered.program, engine)
     repeats = accumulation - simulated.gradient_accumulation
     return StepOutcome(_whole(lowered, timeline, repeats), lowered, timeline, priced)
+
+
+def _speeds(topology: Topology, n_ranks: int) -> F8 | None:
+    """Relative kernel speed of each rank: one GPU is slower, if the calibration says so."""
+    if topology.calibration is None or topology.calibration.slowest_gpu == 1.0:
+        return None
+    speed = np.ones(n_ranks)
+    speed[-1] = topology.calibration.slowest_gpu
+    return speed
 
 
 def _whole(lowered: Lowered, timeline: Timeline, repeats: int) -> Breakdown:

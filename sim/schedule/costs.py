@@ -124,8 +124,11 @@ class _Pricing:
     ) -> None:
         self.plan, self.workload, self.fabric = plan, workload, fabric
         self.model: CostModel = cost_model(
-            fabric.gpu(0), launch_stack(workload.compile, workload.cuda_graphs)
-        )
+            fabric.gpu(0), launch_stack(workload.compile, workload.cuda_graphs),
+            fabric.topology.calibration,
+        )  # fmt: skip
+        known = fabric.topology.calibration
+        self.launch_s = LAUNCH_S * (known.host_launch if known else 1.0)
         self.templates: Templates = unroll(workload)
         self.table = _Table()
         self.hbm_capacity = float(fabric.capacity[fabric.hbm(0)])
@@ -281,7 +284,7 @@ class _Pricing:
     def _collective(self, op: PlanOp) -> tuple[int, int]:
         cost = self.costs[op.collective, op.group, _total_bytes(op)]
         if not self.single:
-            first = self.table.add(hold=cost.channels, host_s=LAUNCH_S, alone_s=0.0)
+            first = self.table.add(hold=cost.channels, host_s=self.launch_s, alone_s=0.0)
             self.table.add()
             return first, 2
         orbits = self.compiled.orbits.get((op.collective, op.group, cost.algorithm), ())
@@ -297,7 +300,7 @@ class _Pricing:
             work=cost.work if moves else 0.0,
             bound=cost.bound_bytes_per_s if moves else float("inf"),
             weight=cost.bound_bytes_per_s if moves else 1.0,
-            hold=cost.channels, host_s=LAUNCH_S, alone_s=cost.time_s, demands=demands,
+            hold=cost.channels, host_s=self.launch_s, alone_s=cost.time_s, demands=demands,
         )  # fmt: skip
         return row, 1
 

@@ -14,6 +14,7 @@ from sim.spec.base import (
     Seconds,
     Spec,
 )
+from sim.spec.calibration import Calibration
 from sim.spec.gpu import Gpu
 
 
@@ -140,6 +141,7 @@ class Topology(Spec):
     node: Node | None = None
     network: Network = Network.model_construct()
     offer: Offer | None = None
+    calibration: Calibration | None = None  # of this cluster, from its own measurements
     graph: Graph | None = None
     gpu: Gpu | None = None  # of an explicit graph's GPU vertices that name none
     hourly_price_source: str = ""
