@@ -3,13 +3,16 @@
     python scripts/import_measured.py FOLDER_OF_CSVS
 
 Each row becomes what a user would write down: a topology, a workload, the figure, and whether the
-source specifies the run completely. Conventions per source stand in `SOURCES` below.
+source specifies the run completely. Conventions of llm-foundry stand below, of the other sources
+in `measured_sources.py`.
 """
 
 import csv
 import json
 import sys
 from pathlib import Path
+
+from measured_sources import TABLES, falcon
 
 OUT = Path(__file__).parents[1] / "sim" / "data" / "measured" / "training.jsonl"
 
@@ -81,6 +84,7 @@ def llm_foundry(row: dict[str, str], edition: str) -> dict[str, object]:
 SOURCES = {
     "llm_foundry.csv": lambda row: llm_foundry(row, "head"),
     "llm_foundry_2023_a100.csv": lambda row: llm_foundry(row, "2023"),
+    **TABLES,
 }
 
 
@@ -93,6 +97,8 @@ def main(folder: Path) -> None:
                     found = convert(row)
                     if found is not None:
                         out.write(json.dumps(found) + "\n")
+        for found in falcon():
+            out.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

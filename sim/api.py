@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from os import PathLike
 from typing import Any
 
 from sim import __version__
@@ -19,6 +20,7 @@ from sim.result.memory import memory
 from sim.result.quick import quick_breakdown
 from sim.result.result import Memory, Message, Result, Scaling, ScalingPoint, Step, Throughput
 from sim.result.step import StepOutcome, run_step
+from sim.spec.calibration import Calibration, calibration_settings
 from sim.spec.loader import Argument, load
 from sim.spec.notes import Notes
 from sim.spec.topology import Topology
@@ -32,6 +34,7 @@ def simulate(
     workload: Argument,
     *,
     overrides: Iterable[str] = (),
+    calibration: str | PathLike[str] | Calibration | None = None,
     engine: str = "auto",
     level: str = "folded",
     scaling: bool = True,
@@ -45,6 +48,8 @@ def simulate(
         Machine and job.
     overrides : iterable of str
         ``key=value`` as for ``--set``.
+    calibration : path or Calibration, optional
+        Corrections of this cluster, as ``scaling-sim calibrate`` writes them.
     engine : str
         ``auto | reference | python | compiled``; all give the same times.
     level : str
@@ -64,7 +69,8 @@ def simulate(
     InputError
         All faults of both inputs.
     """
-    loaded = load(topology, workload, overrides)
+    known = calibration_settings(calibration) if calibration is not None else ()
+    loaded = load(topology, workload, (*known, *overrides))
     return assemble(
         loaded.topology, loaded.workload, loaded.notes, engine=engine, level=level,
         scaling=scaling, fixes=fixes,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -27,11 +28,24 @@ _EXPRESSION = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(>=|<=|>|<)\s*([-+0-9.eE]+)\s*
 
 
 def sets(function: F) -> F:
-    """The repeatable ``--set a.b=c``."""
-    return click.option(
+    """The repeatable ``--set a.b=c``, and ``--calibration``, which is a file of such settings."""
+
+    @functools.wraps(function)
+    def calibrated(*, calibration: Path | None, overrides: tuple[str, ...], **rest: Any) -> Any:
+        if calibration is not None:
+            from sim.spec.calibration import calibration_settings
+
+            overrides = (*calibration_settings(calibration), *overrides)
+        return function(overrides=overrides, **rest)
+
+    with_sets = click.option(
         "--set", "overrides", multiple=True, metavar="KEY=VALUE",
         help="Override a key of either file, e.g. --set nodes=4 --set micro_batch=1.",
-    )(function)  # fmt: skip
+    )(cast(F, calibrated))  # fmt: skip
+    return click.option(
+        "--calibration", type=click.Path(path_type=Path), metavar="FILE",
+        help="Corrections of this cluster, as `scaling-sim calibrate` writes them.",
+    )(with_sets)  # fmt: skip
 
 
 def emit(text: str, output: Path | None) -> None:

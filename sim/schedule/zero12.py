@@ -3,7 +3,8 @@
 Gradients are all-reduced bucket by bucket (every rank gets them all and keeps its own partition):
 in stage 2 as they become ready, in every micro-batch; in stage 1 after the last backward, in the
 order of registration, unless `overlap_comm`. After the step one all-gather returns the
-updated parameters. Without `overlap_comm`, the default in both, nothing hides the all-reduces.
+updated parameters. `replicate` of stage 1 (InternEvo's `zero1.size`): partitions are of a group
+of neighbouring ranks, gradients are reduced over all, parameters gathered in the group. Without `overlap_comm`, the default in both, nothing hides the all-reduces.
 Read in ``stage_1_and_2.py``.
 """
 
@@ -17,6 +18,7 @@ from sim.schedule.tail import loss_all_reduce
 from sim.schedule.zero3 import resolve, scalar_all_reduce, step_on_host, trace_of
 from sim.schedule.zero3_coordinator import ELEMENT_BYTES
 from sim.schedule.zero3_trace import BACKWARD, GRADIENT, PHASES, SEGMENT, Trace
+from sim.schedule.units import shard_ranks
 from sim.spec.workload import Workload
 
 ALIGNMENT = 2  # elements at which NCCL wants a partition to start (nccl_start_alignment_factor)
@@ -26,7 +28,8 @@ ALIGNMENT = 2  # elements at which NCCL wants a partition to start (nccl_start_a
 class _Run:
     workload: Workload
     trace: Trace
-    world: int
+    shard: int  # ranks that share the optimizer states
+    everybody: str  # group over which gradients are reduced
     recorder: Recorder
     size: int  # bytes an element of a gradient
     dtype: str
@@ -93,10 +96,12 @@ class _Run:
             if not self.overlap:
                 r.wait_stream("all_reduce", "compute")
             total = float(elements * wide)
-            r.collective("all_reduce", "all_reduce", "backward", "shard", total, total, wire, label)
+            r.collective(
+                "all_reduce", "all_reduce", "backward", self.everybody, total, total, wire, label
+            )  # fmt: skip
             if not self.overlap:
                 r.wait_stream("compute", "all_reduce")
-        mine = sum(t.numel[p] for p in self.bucket) / self.world
+        mine = sum(t.numel[p] for p in self.bucket) / self.shard
         r.kernel(stream, "keep_gradient", "backward", (2.0 if first else 3.0) * self.size * mine)
         if self.offload:
             self._to_host(mine, stream, first, last)
@@ -173,31 +178,33 @@ def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Pl
     for numel, trains in zip(trace.numel, trace.trainable, strict=True):
         offset.append(total)
         total += numel if trains else 0
-    unit = ALIGNMENT * world
+    shard, replicate = shard_ranks(workload, world)
+    unit = ALIGNMENT * shard
     aligned = -(-total // unit) * unit
-    r = Recorder({"shard": world})
+    everybody = "world" if replicate > 1 else "shard"
+    r = Recorder({"shard": shard, everybody: world})
     run = _Run(
-        workload, trace, world, r, ELEMENT_BYTES[dtype], dtype,
+        workload, trace, shard, everybody, r, ELEMENT_BYTES[dtype], dtype,
         bucket_size=resolve(knobs.reduce_bucket_size, h * h),
         overlap=bool(knobs.overlap_comm),
         offload=knobs.offload != "none",
         offset=offset,
-        partition=max(1, aligned // world),
+        partition=max(1, aligned // shard),
     )  # fmt: skip
-    owned = aligned // world
+    owned = aligned // shard
     r.plan.owned_numel = float(owned)
     r.plan.owned_tensors = 1
     r.plan.optimizer_on_host = run.offload
     for _ in range(steps):
         for micro_step in range(workload.gradient_accumulation):
             r.micro_step = micro_step
-            loss_all_reduce(r, knobs, world, world)
+            loss_all_reduce(r, knobs, world, shard)
             run.micro_batch(micro_step == 0, micro_step == workload.gradient_accumulation - 1)
-        _step(run, float(owned), world)
+        _step(run, float(owned), shard)
     return r.plan
 
 
-def _step(run: _Run, owned: float, world: int) -> None:
+def _step(run: _Run, owned: float, shard: int) -> None:
     """Overflow flag, norm, update of the own partition, then everybody's."""
     r, size = run.recorder, float(run.size)
     if run.dtype != "fp32":
@@ -217,6 +224,6 @@ def _step(run: _Run, owned: float, world: int) -> None:
     r.wait_stream("all_gather", "compute")
     part = size * owned
     r.collective(
-        "all_gather", "all_gather", "optimizer", "shard", part, part * world, run.dtype
+        "all_gather", "all_gather", "optimizer", "shard", part, part * shard, run.dtype
     )
     r.wait_stream("compute", "all_gather")

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from os import PathLike
+from pathlib import Path
+from typing import cast
+
+from sim.errors import Fault, InputError
 from sim.spec.base import Factor, Spec
 
 #: the multipliers, in the order in which they are fitted and printed
@@ -33,3 +39,41 @@ class Calibration(Spec):
     host_launch: Factor = 1.0  # CPU time to launch a kernel: 2 is a host half as fast
     slowest_gpu: Factor = 1.0  # kernel speed of the slowest GPU, which all wait for
     fitted_on: tuple[str, ...] = ()  # the evidence
+
+
+def read_calibration(path: str | PathLike[str]) -> Calibration:
+    """Read a calibration file.
+
+    Raises
+    ------
+    InputError
+        With every fault of the file.
+    """
+    from sim.spec.bind import Reader
+    from sim.spec.tree import from_yaml, read_file
+
+    source = str(path)
+    faults: list[Fault] = []
+    tree = from_yaml(read_file(Path(path)), source, faults)
+    reader = Reader()
+    found = None if faults else reader.read(Calibration, tree, "")
+    faults.extend(reader.faults)
+    if found is None or faults:
+        raise InputError(faults)
+    return cast(Calibration, found)
+
+
+def calibration_settings(known: str | PathLike[str] | Calibration) -> tuple[str, ...]:
+    """A calibration or its file as ``key=value`` overrides of a topology, all constants named."""
+    found = known if isinstance(known, Calibration) else read_calibration(known)
+    return tuple(f"calibration.{name}={getattr(found, name)!r}" for name in CONSTANTS)
+
+
+def written(calibration: Calibration, note: str = "") -> str:
+    """The file's text; `note` goes into its head as comments."""
+    lines = [f"# {line}".rstrip() for line in note.splitlines()]
+    lines += [f"{name}: {getattr(calibration, name):.6g}" for name in CONSTANTS]
+    if calibration.fitted_on:
+        lines.append("fitted_on:")
+        lines += [f"  - {json.dumps(text, ensure_ascii=False)}" for text in calibration.fitted_on]
+    return "\n".join(lines) + "\n"

@@ -90,7 +90,9 @@ def silent_keys(workload: Workload) -> frozenset[str]:
 def _silent(strategy: str, method: str, precision: str, checkpointing: str) -> frozenset[str]:
     out = {f"parallelism.{k}" for k, owners in KNOBS.items() if strategy not in owners}
     if strategy not in _FSDP:
-        out |= {"parallelism.replicate", "parallelism.checkpoint_wrapper"}
+        out |= {"parallelism.checkpoint_wrapper"}
+    if strategy not in (*_FSDP, "zero1"):
+        out |= {"parallelism.replicate"}
     if method != "qlora":
         out |= {"method.quantization", "method.double_quantization"}
     if method == "full":
@@ -143,9 +145,9 @@ def _knobs(p: Parallelism) -> Findings:
     if p.strategy == "fsdp2" and p.backward_prefetch == "post":
         message = "fsdp2 takes pre or a number of groups"
         yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)
-    if p.replicate > 1 and p.strategy not in _FSDP:
+    if p.replicate > 1 and p.strategy not in (*_FSDP, "zero1"):
         message = f"{p.strategy} has no replica groups"
-        hint = "replicate is fsdp's hybrid sharding; zero3 has zero_hpz_partition_size"
+        hint = "replicate is hybrid sharding, of fsdp and zero1; zero3 has zero_hpz_partition_size"
         yield fault("foreign-knob", "workload", "parallelism.replicate", message, hint)
 
 
