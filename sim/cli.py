@@ -16,6 +16,7 @@ VERBS: dict[str, str] = {
     "collective": "What the network gives: the table nccl-tests prints.",
     "compare": "Machines, jobs and changes side by side, and why they differ.",
     "memory": "Bytes per GPU by category and moment, verdict, fixes.",
+    "sweep": "Many configurations: axes, filters, Pareto front, resumable.",
     "validate": "The model's error against published measurements.",
 }
 

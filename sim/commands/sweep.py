@@ -1,0 +1,64 @@
+"""`scaling-sim sweep`: many configurations of one job or several."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from sim.commands.options import emit, sets
+
+
+@click.command("sweep")
+@click.argument("arguments", nargs=-1, metavar="STUDY.yaml | TOPOLOGY WORKLOAD")
+@sets
+@click.option("--vary", "varied", multiple=True, metavar="KEY=A,B,C",
+              help="An axis over a key of either file; 1..8 is a range. Repeatable.")  # fmt: skip
+@click.option("--zip", "zipped", is_flag=True, help="The --vary axes move together.")
+@click.option("--where", multiple=True, metavar="EXPR",
+              help='Leave others out before computing: "gpus <= 64".')  # fmt: skip
+@click.option("--require", "required", multiple=True, metavar="EXPR",
+              help='Mark results that do not meet it: "fits and mfu > 0.4".')  # fmt: skip
+@click.option("--pareto", metavar="A,B", help="Front of measures, e.g. cost_usd,wall_clock_s.")
+@click.option("--store", type=click.Path(path_type=Path), help="SQLite file; NAME.sweep.sqlite.")
+@click.option("-j", "--processes", type=click.IntRange(1, 512), help="Processes; all cores.")
+@click.option("--workers", type=click.IntRange(1, 512), help="Workers of a local Dask cluster.")
+@click.option("--scheduler", metavar="tcp://HOST:PORT", help="A Dask scheduler that runs already.")
+@click.option(
+    "--format", "form", default=None, help="What to write; by the suffix of -o otherwise.",
+    type=click.Choice(["table", "csv", "jsonl", "json", "md", "parquet"]),
+)  # fmt: skip
+@click.option("--json", "form", flag_value="json", help="Same as --format json.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
+@click.option("--dry-run", is_flag=True, help="Only count the configurations.")
+def command(
+    arguments: tuple[str, ...], overrides: tuple[str, ...], varied: tuple[str, ...], zipped: bool,
+    where: tuple[str, ...], required: tuple[str, ...], pareto: str | None, store: Path | None,
+    processes: int | None, workers: int | None, scheduler: str | None, form: str | None,
+    output: Path | None, quiet: bool, dry_run: bool,
+) -> None:  # fmt: skip
+    """Compute every configuration of a study once: what is stored already is not repeated."""
+    from sim.report.progress import progress_bar
+    from sim.study.export import rendered, summary, write_parquet
+    from sim.study.study import form_of, study_of
+    from sim.study.sweep import sweep
+
+    study = study_of(arguments, varied, zipped, where, required, pareto)
+    if dry_run:
+        click.echo(f"{len(study):,} configurations before --where")
+        return
+    form = form_of(form, output)
+    path = store or Path(f"{study.name}.sweep.sqlite")
+    with progress_bar(study.name, quiet) as progress:
+        outcome = sweep(
+            study, path, sets=overrides, processes=processes or os.cpu_count() or 1,
+            workers=workers, scheduler=scheduler, progress=progress,
+        )  # fmt: skip
+    if form == "parquet" and output is not None:
+        write_parquet(outcome, output)
+    else:
+        emit(rendered(outcome, form), output)
+    if not quiet:
+        click.echo(summary(outcome, path), err=True)

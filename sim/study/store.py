@@ -1,0 +1,177 @@
+"""Results in SQLite, keyed by the hash of inputs and model version.
+
+Every finished configuration is committed by itself in write-ahead mode, so that a process killed at
+any moment leaves a file with all that was finished, and a second run repeats none of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sim import __version__
+from sim.errors import InputError
+
+FORMAT = 1
+_TABLE = """
+create table if not exists results (
+    key text primary key,
+    status text not null,
+    changes text not null,
+    measures text not null,
+    error text not null,
+    attempts integer not null,
+    seconds real not null
+) without rowid
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One configuration: what was changed and what came of it.
+
+    Attributes
+    ----------
+    key : str
+        Hash of inputs and model version.
+    status : str
+        ``ok``, ``invalid`` (the inputs contradict each other) or ``failed``.
+    changes : dict
+        As for ``--set``; ``topology`` and ``workload`` where these are varied.
+    measures : dict
+        By `sim.study.measures`; empty unless ``ok``.
+    error : str
+        What went wrong.
+    attempts : int
+        Workers it was given to.
+    seconds : float
+        Time that the computation took. [s]
+    """
+
+    key: str
+    status: str
+    changes: Mapping[str, Any]
+    measures: Mapping[str, Any]
+    error: str = ""
+    attempts: int = 1
+    seconds: float = 0.0
+
+
+@cache
+def model_version() -> str:
+    """The version and a digest of the code and constants: a changed model repeats its results."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    places = ("data", "spec", "fabric", "model", "cost", "schedule", "engine", "result", "job")
+    for place in places:
+        for path in sorted((root / place).rglob("*")):
+            if path.suffix in (".py", ".toml", ".csv"):
+                digest.update(path.relative_to(root).as_posix().encode())
+                digest.update(path.read_bytes())
+    for name in ("program.py", "units.py", "study/measures.py"):
+        digest.update((root / name).read_bytes())
+    return f"{__version__}+{digest.hexdigest()[:12]}"
+
+
+def key_of(base_hash: str, changes: Mapping[str, Any]) -> str:
+    """Key of a configuration: base inputs, changes and model version."""
+    text = json.dumps([model_version(), base_hash, changes], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Store:
+    """An SQLite file of rows; use as a context manager.
+
+    Parameters
+    ----------
+    path : Path
+        Created if it is not there.
+
+    Raises
+    ------
+    InputError
+        Not a store, or not writable.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=30.0)
+            try:
+                self._open()
+            except BaseException:
+                self._db.close()
+                raise
+        except sqlite3.Error as error:
+            raise InputError.single(str(path), f"cannot be used as a store: {error}") from None
+
+    def _open(self) -> None:
+        found = int(self._db.execute("pragma user_version").fetchone()[0])
+        tables = self._db.execute("select count(*) from sqlite_master").fetchone()[0]
+        if tables and found != FORMAT:
+            message = "is an SQLite file, but not a store of this version; name another file"
+            raise InputError.single(str(self.path), message)
+        self._db.execute("pragma journal_mode = wal")
+        self._db.execute("pragma synchronous = normal")
+        self._db.execute(_TABLE)
+        self._db.execute(f"pragma user_version = {FORMAT}")
+
+    def put(self, row: Row) -> None:
+        """Store a row; durable against the end of this process when it returns."""
+        values = (
+            row.key, row.status, json.dumps(row.changes), json.dumps(row.measures), row.error,
+            row.attempts, row.seconds,
+        )  # fmt: skip
+        try:
+            self._db.execute("insert or replace into results values (?,?,?,?,?,?,?)", values)
+        except sqlite3.Error as error:
+            raise InputError.single(str(self.path), f"cannot be written: {error}") from None
+
+    def keys(self) -> set[str]:
+        """Keys of all rows."""
+        return {key for (key,) in self._query("select key from results")}
+
+    def get(self, keys: Iterable[str]) -> dict[str, Row]:
+        """Rows by key; those that are not there are left out."""
+        wanted = list(keys)
+        found: dict[str, Row] = {}
+        for begin in range(0, len(wanted), 500):
+            part = wanted[begin : begin + 500]
+            marks = ",".join("?" * len(part))
+            for record in self._query(f"select * from results where key in ({marks})", part):
+                key, status, changes, measures, error, attempts, seconds = record
+                found[key] = Row(
+                    key, status, json.loads(changes), json.loads(measures), error, attempts,
+                    seconds,
+                )  # fmt: skip
+        return found
+
+    def _query(self, sql: str, values: Iterable[str] = ()) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from self._db.execute(sql, tuple(values))
+        except (sqlite3.Error, ValueError) as error:
+            raise InputError.single(str(self.path), f"cannot be read: {error}") from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def __enter__(self) -> Store:
+        """The store itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self.close()

@@ -1,0 +1,71 @@
+"""A study from what a command line says: a file, or two names and axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sim.errors import Fault, InputError
+from sim.study.axes import Study, checked, from_options, read_study
+
+SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".json": "json", ".md": "md", ".parquet": "parquet"}
+
+
+def study_of(
+    arguments: Sequence[str],
+    varied: Sequence[str] = (),
+    zipped: bool = False,
+    where: Sequence[str] = (),
+    required: Sequence[str] = (),
+    pareto: str | None = None,
+) -> Study:
+    """The study that arguments and options describe together.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        A study file, or topology and workload.
+    varied, zipped, where, required, pareto
+        Added to the file's own.
+
+    Raises
+    ------
+    InputError
+        Unreadable, or nothing to vary.
+    """
+    if len(arguments) == 1:
+        study = read_study(Path(arguments[0]))
+    elif len(arguments) == 2:
+        study = Study("sweep", arguments[0], arguments[1])
+    else:
+        message = "give a study file, or a topology and a workload with --vary KEY=A,B"
+        raise InputError([Fault("sweep", None, None, "", message)])
+    axes = (*study.axes, *from_options(varied, zipped))
+    keys = [k for axis in axes for k in axis.keys]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise InputError([Fault("--vary", None, None, key, "is varied twice")])
+    if not axes:
+        raise InputError.single(study.name, "nothing to vary; write axes, or --vary KEY=A,B")
+    traded = tuple(p.strip() for p in pareto.split(",")) if pareto else study.pareto
+    whole = replace(
+        study, axes=axes, where=(*study.where, *where), require=(*study.require, *required),
+        pareto=traded,
+    )  # fmt: skip
+    return checked(whole, study.name)
+
+
+def form_of(form: str | None, output: Path | None) -> str:
+    """Format of the output: as asked, or by the suffix of the file.
+
+    Raises
+    ------
+    InputError
+        Parquet without a file.
+    """
+    found = form or (SUFFIXES.get(output.suffix.lower(), "table") if output else "table")
+    if found == "parquet" and output is None:
+        message = "parquet is binary; name a file with -o FILE.parquet"
+        raise InputError([Fault("--format", None, None, "", message)])
+    return found

@@ -1,0 +1,311 @@
+"""`sweep(study, store)`: every configuration once, whatever interrupts it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sim.api import inputs_hash
+from sim.errors import Fault, InputError
+from sim.spec.loader import Prepared, prepare
+from sim.study.axes import SIDES, Changes, Study, names_of, number
+from sim.study.executors import Answer, LocalPool, Task, run_here
+from sim.study.expressions import Condition, parse_condition
+from sim.study.measures import MEASURES, measures
+from sim.study.pareto import pareto_front
+from sim.study.store import Row, Store, key_of
+
+Pair = tuple[str, str]
+Progress = Callable[[int, int], None]  # (done, total)
+
+
+@dataclass(frozen=True, slots=True)
+class SweepOutcome:
+    """What a sweep found.
+
+    Attributes
+    ----------
+    study : Study
+        What was asked.
+    rows : tuple of Row
+        One a configuration, in the order of the axes.
+    meets : tuple of bool
+        Whether a row is ``ok`` and meets every ``require``.
+    front : tuple of int
+        Rows on the Pareto front, best in the first measure first.
+    computed, reused, failed, filtered : int
+        Configurations computed now, taken from the store, without a result, left out by ``where``.
+    seconds : float
+        Wall-clock of the sweep. [s]
+    """
+
+    study: Study
+    rows: tuple[Row, ...]
+    meets: tuple[bool, ...]
+    front: tuple[int, ...]
+    computed: int
+    reused: int
+    failed: int
+    filtered: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Configurations computed per second. [1/s]"""
+        return self.computed / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bases:
+    """The base pairs of a study, parsed once: the sides of a study may themselves be axes."""
+
+    pairs: dict[Pair, Prepared]
+    hashes: dict[Pair, str]
+    sides: Pair  # the pair of configurations that name none
+
+    def pair_of(self, changes: Mapping[str, Any]) -> Pair:
+        """The base pair of a configuration."""
+        return str(changes.get("topology", self.sides[0])), str(
+            changes.get("workload", self.sides[1])
+        )
+
+
+def read_bases(study: Study, sets: Iterable[str] = ()) -> Bases:
+    """Parse every base pair of a study.
+
+    Raises
+    ------
+    InputError
+        All faults of the bases, or one side is not given.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    for side, given in zip(SIDES, (study.topology, study.workload), strict=True):
+        found = {str(c[side]): c[side] for c in _side_points(study, side)}
+        if not found and given in ("", {}):
+            message = f"names no {side}; write {side}: NAME, or give it before the options"
+            raise InputError.single(study.name or "sweep", message)
+        values[side] = found or {_label(given): given}
+    pairs = {
+        (t_name, w_name): prepare(topology, workload, sets)
+        for t_name, topology in values["topology"].items()
+        for w_name, workload in values["workload"].items()
+    }
+    hashes = {}
+    for pair, prepared in pairs.items():
+        loaded = prepared.loaded()
+        hashes[pair] = inputs_hash(loaded.topology, loaded.workload)
+    first = next(iter(pairs))
+    return Bases(pairs, hashes, first)
+
+
+def _side_points(study: Study, side: str) -> Iterator[Changes]:
+    for axis in study.axes:
+        if side in axis.keys:
+            at = axis.keys.index(side)
+            yield from ({side: point[at]} for point in axis.points)
+
+
+def _label(given: Any) -> str:
+    return str(given.get("name", "inline")) if isinstance(given, Mapping) else str(given)
+
+
+def compute(pairs: Mapping[Pair, Prepared], payload: tuple[Pair, Changes]) -> dict[str, Any]:
+    """Figures of one configuration: the work function of the executors."""
+    pair, changes = payload
+    own = {k: v for k, v in changes.items() if k not in SIDES}
+    prepared = pairs[pair]
+    loaded = (prepared.vary(own) if own else prepared).loaded()
+    return measures(loaded.topology, loaded.workload)
+
+
+def sweep(
+    study: Study,
+    store: Path,
+    *,
+    sets: Iterable[str] = (),
+    processes: int = 1,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    progress: Progress | None = None,
+) -> SweepOutcome:
+    """Compute every configuration of a study that the store does not have.
+
+    Parameters
+    ----------
+    study : Study
+        Axes and conditions.
+    store : Path
+        SQLite file; what is in it is not computed again.
+    sets : iterable of str
+        Overrides of the bases, ``key=value``.
+    processes : int
+        Worker processes on this machine; 1 computes in this one.
+    workers : int, optional
+        Instead, workers of an embedded Dask `LocalCluster`.
+    scheduler : str, optional
+        Instead, the address of a Dask scheduler.
+    progress : callable, optional
+        Called with (done, total).
+
+    Raises
+    ------
+    InputError
+        A fault of the study or its bases. Faults of single configurations become rows.
+    """
+    began = time.perf_counter()
+    bases = read_bases(study, sets)
+    check_keys(study, bases)
+    wheres, requires = _conditions(study, bases)
+    points = [p for p in study.points() if _passes(p, wheres, bases)]
+    keys = [key_of(bases.hashes[bases.pair_of(p)], p) for p in points]
+    with Store(store) as opened:
+        have = opened.keys()
+        missing = {key: i for i, key in reversed(list(enumerate(keys))) if key not in have}
+        todo = sorted(missing.values())
+        reused = len(points) - len(todo)
+        tasks = (Task(i, (bases.pair_of(points[i]), points[i])) for i in todo)
+        if progress:
+            progress(reused, len(points))
+        done = reused
+        for answer in _answers(tasks, len(todo), bases, processes, workers, scheduler):
+            opened.put(_row(keys[answer.place], points[answer.place], answer))
+            done += 1
+            if progress:
+                progress(done, len(points))
+        stored = opened.get(dict.fromkeys(keys))
+    rows = tuple(stored[key] for key in keys)
+    meets = tuple(
+        row.status == "ok" and all(_holds(c, row, bases) for c in requires) for row in rows
+    )
+    return SweepOutcome(
+        study, rows, meets, _front(study, rows, meets), len(todo), reused,
+        sum(row.status != "ok" for row in rows), len(study) - len(points),
+        time.perf_counter() - began,
+    )  # fmt: skip
+
+
+def _answers(
+    tasks: Iterable[Task],
+    count: int,
+    bases: Bases,
+    processes: int,
+    workers: int | None,
+    scheduler: str | None,
+) -> Iterator[Answer]:
+    if not count:
+        return iter(())
+    if workers is not None or scheduler is not None:
+        from sim.study.dask_executor import DaskPool
+
+        return DaskPool(compute, bases.pairs, workers or 1, scheduler).run(tasks)
+    if processes > 1:
+        return LocalPool(compute, bases.pairs, min(processes, count)).run(tasks)
+    return run_here(compute, bases.pairs, tasks)
+
+
+def _row(key: str, changes: Changes, answer: Answer) -> Row:
+    value = answer.value if answer.status == "ok" else {}
+    return Row(
+        key, answer.status, changes, value, answer.error, answer.attempts, answer.seconds
+    )  # fmt: skip
+
+
+def check_keys(study: Study, bases: Bases) -> None:
+    """Refuse keys that no file has: a slip would make every row a failed one.
+
+    A value that is wrong for its key, or contradicts others, is the fault of its rows alone.
+    """
+    from sim.spec.overrides import route, setting
+
+    faults: list[Fault] = []
+    first = next(iter(study.points()), {})
+    settings = []
+    for key, value in first.items():
+        if key not in SIDES:
+            try:
+                settings.append(setting(key, value))
+            except InputError as error:
+                faults.extend(error.faults)
+    route(settings, faults)
+    if faults:
+        raise InputError(faults)
+    del bases
+
+
+# --- conditions ----------------------------------------------------------------------------------
+
+
+def _conditions(study: Study, bases: Bases) -> tuple[list[Condition], list[Condition]]:
+    loaded = bases.pairs[bases.sides].loaded()
+    inputs = names_of({"topology": loaded.topology, "workload": loaded.workload})
+    inputs |= {*study.keys, *study.fixed, "gpus", "topology", "workload"}
+    faults: list[Fault] = []
+    found: dict[str, list[Condition]] = {"where": [], "require": []}
+    for name, texts, known in (
+        ("where", study.where, inputs),
+        ("require", study.require, inputs | set(MEASURES)),
+    ):
+        for text in texts:
+            try:
+                found[name].append(parse_condition(text, name, known))
+            except InputError as error:
+                faults.extend(error.faults)
+    for name in study.pareto:
+        if name not in MEASURES or MEASURES[name][1] is None:
+            good = [m for m, (_, sense, _) in MEASURES.items() if sense is not None]
+            message = f"no such measure to trade; there are {', '.join(good)}"
+            faults.append(Fault("pareto", None, None, name, message))
+    if faults:
+        raise InputError(faults)
+    return found["where"], found["require"]
+
+
+def _input(name: str, changes: Mapping[str, Any], bases: Bases) -> Any:
+    """An input of a configuration, by its dotted name."""
+    if name in changes:
+        return number(changes[name])
+    pair = bases.pair_of(changes)
+    if name in SIDES:
+        return pair[SIDES.index(name)]
+    if name == "gpus":
+        each = _input("node.gpus", changes, bases)
+        return None if each is None else _input("nodes", changes, bases) * each
+    loaded = bases.pairs[pair].loaded()
+    for spec in (loaded.topology, loaded.workload):
+        value: Any = spec
+        for step in name.split("."):
+            value = getattr(value, step, _NONE)
+        if value is not _NONE:
+            return value
+    return None
+
+
+_NONE = object()
+
+
+def _passes(changes: Mapping[str, Any], conditions: list[Condition], bases: Bases) -> bool:
+    return all(c.holds(lambda name: _input(name, changes, bases)) for c in conditions)
+
+
+def _holds(condition: Condition, row: Row, bases: Bases) -> bool:
+    def lookup(name: str) -> Any:
+        return row.measures[name] if name in MEASURES else _input(name, row.changes, bases)
+
+    return condition.holds(lookup)
+
+
+def _front(study: Study, rows: tuple[Row, ...], meets: tuple[bool, ...]) -> tuple[int, ...]:
+    """Rows on the Pareto front: of those that fit and meet the requirements."""
+    if not study.pareto:
+        return ()
+    chosen = [i for i, row in enumerate(rows) if meets[i] and row.measures.get("fits")]
+    table = [[_figure(rows[i].measures.get(name)) for name in study.pareto] for i in chosen]
+    less = [bool(MEASURES[name][1]) for name in study.pareto]
+    return tuple(chosen[i] for i in pareto_front(table, less))
+
+
+def _figure(value: Any) -> float:
+    return float("nan") if value is None else float(value)
