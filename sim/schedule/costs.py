@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sim.cost.collectives import CollectiveCost, plan_collective
+from sim.cost.collectives import CollectiveCost, demand_of, plan_collective
 from sim.cost.kernel_cost import CostModel, cost_model, launch_stack
 from sim.fabric.compiled import Fabric
 from sim.model.kernels import Kernel
@@ -16,8 +16,9 @@ from sim.model.unroll import Templates, unroll
 from sim.model.update import Shard, clip_kernels, copy_kernel, optimizer_kernels
 from sim.schedule.groups import groups_of
 from sim.schedule.lower import CATEGORIES, Flight, Rows
-from sim.schedule.machine import Compiled, Draw, Key, compile_machine
+from sim.schedule.machine import Compiled, Key, compile_machine
 from sim.schedule.plan import COLLECTIVE, HOST, SEGMENT, Plan, PlanOp
+from sim.schedule.teams import Draw
 from sim.spec.topology import Storage
 from sim.spec.workload import Workload
 
@@ -98,7 +99,12 @@ class _Table:
 
 
 def price(
-    plan: Plan, workload: Workload, fabric: Fabric, level: str = "folded", speed: F8 | None = None
+    plan: Plan,
+    workload: Workload,
+    fabric: Fabric,
+    level: str = "folded",
+    speed: F8 | None = None,
+    capacity: F8 | None = None,
 ) -> Priced:
     """Cost every op of a plan on a machine.
 
@@ -111,16 +117,24 @@ def price(
     fabric : Fabric
         The machine.
     level : str
-        ``folded`` or ``ranks``.
+        ``folded``, ``ranks`` or ``steps``.
     speed : (n_ranks,) float64, optional
         Relative kernel speed of each rank; 1 if left out.
+    capacity : (n_resources,) float64, optional
+        Capacities of resources where some are slower than the machine's; not at ``folded``.
     """
-    return _Pricing(plan, workload, fabric, level, speed).run()
+    return _Pricing(plan, workload, fabric, level, speed, capacity).run()
 
 
 class _Pricing:
     def __init__(
-        self, plan: Plan, workload: Workload, fabric: Fabric, level: str, speed: F8 | None
+        self,
+        plan: Plan,
+        workload: Workload,
+        fabric: Fabric,
+        level: str,
+        speed: F8 | None,
+        capacity: F8 | None,
     ) -> None:
         self.plan, self.workload, self.fabric = plan, workload, fabric
         self.model: CostModel = cost_model(
@@ -133,9 +147,10 @@ class _Pricing:
         self.table = _Table()
         self.hbm_capacity = float(fabric.capacity[fabric.hbm(0)])
         self.costs: dict[tuple[str, str, float], CollectiveCost] = {}
-        self.compiled = self._compile(level, speed)
+        self.compiled = self._compile(level, speed, capacity)
         self.single = len(self.compiled.machine.ranks) == 1
-        self.wires: dict[tuple[str, int], int] = {}
+        self.lanes: dict[tuple[str, int, int], int] = {}
+        self.n_lanes = 0
 
     def run(self) -> Priced:
         """Rows for every plan op, each distinct op priced once."""
@@ -155,7 +170,9 @@ class _Pricing:
             starts.append(found[0])
             counts.append(found[1])
             if op.kind == COLLECTIVE and not self.single:
-                flights += self._flights(index, op)
+                flight = self._flight(index, op)
+                if flight is not None:
+                    flights.append(flight)
         return Priced(
             rows=self.table.rows(self.model.curves()),
             row_start=np.array(starts, dtype=np.int64),
@@ -250,7 +267,7 @@ class _Pricing:
     def _groups(self, name: str) -> tuple[tuple[int, ...], ...]:
         return groups_of(name, self.plan.groups[name], self.fabric.n_ranks)
 
-    def _compile(self, level: str, speed: F8 | None) -> Compiled:
+    def _compile(self, level: str, speed: F8 | None, capacity: F8 | None) -> Compiled:
         draws: dict[Key, list[Draw]] = {}
         copies = False
         for op in self.plan.ops:
@@ -268,18 +285,14 @@ class _Pricing:
             self.costs[name] = cost
             key = (op.collective, op.group, cost.algorithm)
             if key not in draws and cost.demands:
-                draws[key] = [self._draw(op.collective, group, name[2], cost) for group in groups]
-        return compile_machine(self.fabric, level, draws, copies=copies, speed=speed)
+                draws[key] = [self._draw(op.collective, group, cost) for group in groups]
+        return compile_machine(
+            self.fabric, level, draws, copies=copies, speed=speed, capacity=capacity
+        )
 
-    def _draw(
-        self, collective: str, group: tuple[int, ...], size: float, chosen: CollectiveCost
-    ) -> Draw:
-        own = plan_collective(
-            self.fabric, collective, group, size, self.workload.stack.nccl,
-            algorithm=chosen.algorithm, protocol=chosen.protocol,
-        )  # fmt: skip
-        resource, amount = zip(*own.demands, strict=True)
-        return Draw(group, np.array(resource, dtype=np.int64), np.array(amount, dtype=float))
+    def _draw(self, collective: str, group: tuple[int, ...], chosen: CollectiveCost) -> Draw:
+        own = demand_of(self.fabric, group, collective, chosen.algorithm)
+        return Draw(group, own.resource, own.amount)
 
     def _collective(self, op: PlanOp) -> tuple[int, int]:
         cost = self.costs[op.collective, op.group, _total_bytes(op)]
@@ -304,19 +317,14 @@ class _Pricing:
         )  # fmt: skip
         return row, 1
 
-    def _flights(self, index: int, op: PlanOp) -> list[Flight]:
+    def _flight(self, index: int, op: PlanOp) -> Flight | None:
         cost = self.costs[op.collective, op.group, _total_bytes(op)]
-        orbits = self.compiled.orbits.get((op.collective, op.group, cost.algorithm), ())
-        flights = []
-        for i, orbit in enumerate(orbits):
-            lane = self.wires.setdefault((op.comm, i), len(self.wires))
-            flights.append(
-                Flight(
-                    index, orbit.classes, lane, cost.latency_s, cost.work, cost.bound_bytes_per_s,
-                    orbit.resource, orbit.amount,
-                )
-            )  # fmt: skip
-        return flights
+        team = self.compiled.teams.get((op.collective, op.group, cost.algorithm))
+        if team is None:
+            return None
+        lane = self.lanes.setdefault((op.comm, team.n_wires, team.steps), self.n_lanes)
+        self.n_lanes = max(self.n_lanes, lane + team.n_wires)
+        return Flight(index, team, lane, cost.latency_s, cost.work, cost.bound_bytes_per_s)
 
 
 def _total_bytes(op: PlanOp) -> float:

@@ -3,8 +3,8 @@
 Each rank (or class of equal ranks) gets one lane a stream and one for the host thread. A compute
 segment becomes its kernels, each launched by a host op of its own; a collective becomes one op
 with the demands of all its edges, or, where several lanes take part, an arrival op a lane (which
-takes the SMs of its channels and holds them while it waits for late peers), one op on the wire and
-a finish op a lane.
+takes the SMs of its channels and holds them while it waits for late peers), its ops on the wire
+(`teams.py`) and a finish op a lane.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from sim.program import Program, assemble
 from sim.schedule.plan import COLLECTIVE, HOST, Plan, PlanOp
+from sim.schedule.teams import Team
 
 F8 = npt.NDArray[np.float64]
 I4 = npt.NDArray[np.int32]
@@ -68,16 +69,32 @@ class Machine(NamedTuple):
 
 
 class Flight(NamedTuple):
-    """One collective on the wire: the classes that take part and what it draws on."""
+    """One collective of the plan on the wire, in all groups."""
 
     plan_op: int
-    participants: tuple[int, ...]  # class indices
-    lane: int  # wire lane (one per communicator instance)
+    team: Team
+    lane: int  # wire lane of its first op; each op has its own
     latency_s: float
     work: float  # [B]
     bound: float  # [B/s]
-    resources: tuple[int, ...]
-    amounts: tuple[float, ...]
+
+
+class _Wires(NamedTuple):
+    """Columns of all wire ops, and the precedence edges to and from them."""
+
+    plan_op: I8
+    lane: I8
+    latency: F8
+    work: F8
+    bound: F8
+    route: I8  # among the wires' own routes
+    steps: I8
+    peer: I8
+    arrive: I8  # (m,) op of a member that a wire op waits for; the next one is its finish
+    waits: I8  # (m,) the wire op
+    ptr: I8  # routes
+    resource: I8
+    amount: F8
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +239,7 @@ def lower(
     machine : Machine
         Classes of ranks and resources.
     flights : sequence of Flight
-        Wire ops, in plan order; empty where all ranks are one class.
+        Collectives on the wire, in plan order; empty where all ranks are one class.
     """
     kind = np.fromiter((op.kind for op in plan.ops), dtype=np.int64, count=len(plan.ops))
     layout = _layout(kind, [op.stream for op in plan.ops], row_start, row_count)
@@ -230,7 +247,8 @@ def lower(
     n_classes, n = len(machine.ranks), layout.n
     lanes = len(layout.streams)
     base = np.arange(n_classes)[:, None] * n
-    n_wire = len(flights)
+    wires = _wires(flights, layout.first, n, n_classes * n)
+    n_wire = wires.lane.size
     is_host = np.arange(n) < layout.n_host
     host_rows = np.zeros(layout.n_host, dtype=np.int64)
     launched = layout.host_of
@@ -248,17 +266,12 @@ def lower(
     weight = device(rows.weight, 1.0)
     kernel = rows.curve[row] >= 0
     speed = np.where(kernel & ~is_host, machine.speed[:, None], 1.0)  # (n_classes, n)
-    wire_op = n_classes * n + np.arange(n_wire)
     hold = np.where(is_host, 0, rows.hold[row])
     hold_until = (base + np.arange(n)).ravel()
-    edges_src, edges_dst = [(base + src).ravel()], [(base + dst).ravel()]
-    for op, flight in zip(wire_op.tolist(), flights, strict=True):
-        members = np.array(flight.participants) * n
-        arrive = members + layout.first[flight.plan_op]
-        edges_src += [arrive, np.full(members.size, op)]
-        edges_dst += [np.full(members.size, op), arrive + 1]
-        hold_until[arrive] = op
-    ptr, resource, amount, route = _routes(rows, row, is_host, machine, flights)
+    hold_until[wires.arrive] = wires.waits
+    edges_src = ((base + src).ravel(), wires.arrive, wires.waits)
+    edges_dst = ((base + dst).ravel(), wires.waits, wires.arrive + 1)
+    ptr, resource, amount, route = _routes(rows, row, is_host, machine, wires)
     none = np.full(n_wire, -1, dtype=np.int32)
     curve = np.where(is_host, -1, rows.curve[row])
     # a slow rank's curves are the same curves, lower
@@ -266,20 +279,21 @@ def lower(
     curves = (rows.curves * speeds[:, None, None]).reshape(-1, rows.curves.shape[1])
     curve = np.where(curve >= 0, curve + speed_of[:, None] * rows.curves.shape[0], -1).ravel()
     lane = (np.arange(n_classes, dtype=np.int32)[:, None] * lanes + layout.lane).ravel()
-    wire_lane = np.array([f.lane for f in flights], dtype=np.int32) + n_classes * lanes
-    n_lanes = n_classes * lanes + (max((f.lane for f in flights), default=-1) + 1)
+    n_lanes = n_classes * lanes + int(wires.lane.max(initial=-1)) + 1
     sm = np.repeat(np.arange(n_classes, dtype=np.int32), n)
     tile = n_classes
 
-    def columns(values: npt.NDArray[np.generic], wire: Sequence[float]) -> npt.NDArray[np.generic]:
-        return np.concatenate((np.tile(values, tile), np.asarray(wire, dtype=values.dtype)))
+    def columns(
+        values: npt.NDArray[np.generic], wire: npt.NDArray[np.generic]
+    ) -> npt.NDArray[np.generic]:
+        return np.concatenate((np.tile(values, tile), wire))
 
     program, position = assemble(
-        lane=np.concatenate((lane, wire_lane)),
-        latency=columns(latency, [f.latency_s for f in flights]),
-        work=columns(work, [f.work for f in flights]),
-        bound=np.concatenate(((bound * speed).ravel(), [f.bound for f in flights])),
-        weight=np.concatenate(((weight * speed).ravel(), [f.bound for f in flights])),
+        lane=np.concatenate((lane, wires.lane + n_classes * lanes)),
+        latency=columns(latency, wires.latency),
+        work=columns(work, wires.work),
+        bound=np.concatenate(((bound * speed).ravel(), wires.bound)),
+        weight=np.concatenate(((weight * speed).ravel(), wires.bound)),
         demand_ptr=ptr,
         demand_resource=resource,
         demand_amount=amount,
@@ -289,14 +303,57 @@ def lower(
         dst=np.concatenate(edges_dst),
         hold_resource=np.concatenate((np.where(np.tile(hold, tile) > 0, sm, -1), none)),
         hold_units=np.concatenate((np.tile(hold, tile), np.zeros(n_wire, dtype=np.int32))),
-        hold_until=np.concatenate((hold_until, wire_op)),
+        hold_until=np.concatenate((hold_until, n_classes * n + np.arange(n_wire))),
         hold_capacity=machine.sms,
         curve=np.concatenate((curve, none)),
         curve_resource=np.concatenate((np.where(curve >= 0, sm, -1), none)),
         curves=curves,
+        steps=np.concatenate((np.ones(n_classes * n, dtype=np.int64), wires.steps)),
+        peer=np.concatenate((np.full(n_classes * n, -1, dtype=np.int64), wires.peer)),
         n_lanes=n_lanes,
     )
-    return _describe(plan, rows, row, layout, machine, flights, program, position)
+    return _describe(plan, rows, row, layout, machine, wires, program, position)
+
+
+def _wires(flights: Sequence[Flight], first: I8, n: int, n_local: int) -> _Wires:
+    """Wire ops of all flights, after `n_local` ops of `n` a class."""
+    if not flights:
+        none, no = np.zeros(0, dtype=np.int64), np.zeros(0)
+        return _Wires(none, none, no, no, no, none, none, none, none, none, none, none, no)
+    teams = {id(f.team): f.team for f in flights}
+    starts = dict(
+        zip(teams, _exclusive(np.array([t.n_wires for t in teams.values()])).tolist(), strict=True)
+    )
+    ends = _exclusive(np.array([t.resource.size for t in teams.values()])).tolist()
+    counts = np.array([f.team.n_wires for f in flights], dtype=np.int64)
+    at = n_local + _exclusive(counts)
+    own = np.arange(int(counts.sum())) - np.repeat(at - n_local, counts)
+
+    def each(values: Sequence[float]) -> F8:
+        return np.repeat(np.array(values, dtype=float), counts)
+
+    def index(values: Sequence[int]) -> I8:
+        return np.repeat(np.array(values, dtype=np.int64), counts)
+
+    peers = [
+        np.where(f.team.peer < 0, -1, f.team.peer + i) for f, i in zip(flights, at, strict=True)
+    ]
+    bound = each([f.bound * f.team.steps * f.team.chunk for f in flights])
+    return _Wires(
+        plan_op=index([f.plan_op for f in flights]),
+        lane=index([f.lane for f in flights]) + own,
+        latency=each([f.latency_s / f.team.steps for f in flights]),
+        work=each([f.work * f.team.chunk for f in flights]),
+        bound=bound * np.concatenate([f.team.pace for f in flights]),
+        route=index([starts[id(f.team)] for f in flights]) + own,
+        steps=index([f.team.steps for f in flights]),
+        peer=np.concatenate(peers),
+        arrive=np.concatenate([f.team.member * n + first[f.plan_op] for f in flights]),
+        waits=np.concatenate([f.team.wire + i for f, i in zip(flights, at, strict=True)]),
+        ptr=np.concatenate([t.ptr[1:] + i for t, i in zip(teams.values(), ends, strict=True)]),
+        resource=np.concatenate([t.resource for t in teams.values()]),
+        amount=np.concatenate([t.amount for t in teams.values()]),
+    )
 
 
 def communicator(op: PlanOp) -> str:
@@ -305,9 +362,9 @@ def communicator(op: PlanOp) -> str:
 
 
 def _routes(
-    rows: Rows, row: I8, is_host: B1, machine: Machine, flights: Sequence[Flight]
+    rows: Rows, row: I8, is_host: B1, machine: Machine, wires: _Wires
 ) -> tuple[I4, I4, F8, I4]:
-    """Demand table: one route a (class, row), then one a flight; the last route is empty."""
+    """Demand table: one route a (class, row), then the wires'; the last route is empty."""
     n_classes, n_rows = len(machine.ranks), rows.work.size
     counts = np.diff(rows.demand_ptr)
     # local resources beyond a class's own are the machine's, so that one class needs no flights
@@ -316,21 +373,18 @@ def _routes(
     scale = np.concatenate((machine.scale, np.ones_like(shared, dtype=float)), axis=1)
     resource = local[:, rows.demand_local].ravel()
     amount = (rows.demand_amount * scale[:, rows.demand_local]).ravel()
-    lengths = np.concatenate(
-        (np.tile(counts, n_classes), np.array([len(f.resources) for f in flights], dtype=np.int64))
-    )
-    ptr = np.zeros(lengths.size + 2, dtype=np.int32)
-    np.cumsum(lengths, out=ptr[1:-1])
+    own = n_classes * n_rows
+    ptr = np.zeros(own + wires.ptr.size + 2, dtype=np.int32)
+    np.cumsum(np.tile(counts, n_classes), out=ptr[1 : own + 1])
+    ptr[own + 1 : -1] = ptr[own] + wires.ptr
     ptr[-1] = ptr[-2]
-    empty = lengths.size
+    empty = ptr.size - 2
     route = np.where(is_host, empty, np.arange(n_classes)[:, None] * n_rows + row)
     return (
         ptr,
-        np.concatenate((resource, [r for f in flights for r in f.resources])).astype(np.int32),
-        np.concatenate((amount, [a for f in flights for a in f.amounts])),
-        np.concatenate((route.ravel(), n_classes * n_rows + np.arange(len(flights)))).astype(
-            np.int32
-        ),
+        np.concatenate((resource, wires.resource)).astype(np.int32),
+        np.concatenate((amount, wires.amount)),
+        np.concatenate((route.ravel(), own + wires.route)).astype(np.int32),
     )
 
 
@@ -340,7 +394,7 @@ def _describe(
     row: I8,
     layout: _Layout,
     machine: Machine,
-    flights: Sequence[Flight],
+    wires: _Wires,
     program: Program,
     position: I8,
 ) -> Lowered:
@@ -358,7 +412,7 @@ def _describe(
     plan_op[local] = np.tile(layout.plan_op, n_classes)
     alone[local] = np.tile(np.where(on_host, rows.host_s[row], rows.alone_s[row]), n_classes)
     recompute[local] = np.tile(~on_host & rows.recompute[row], n_classes)
-    plan_op[position[n_classes * n :]] = [f.plan_op for f in flights]
+    plan_op[position[n_classes * n :]] = wires.plan_op
     comm = np.array([i for i, op in enumerate(plan.ops) if op.kind == COLLECTIVE], dtype=np.int64)
     ops = [plan.ops[i] for i in comm]
     kinds = tuple(op.collective for op in ops)
@@ -386,7 +440,7 @@ def _describe(
             )
         )
     names = tuple(f"rank {r} {s}" for r in machine.ranks for s in layout.streams)
-    wires = program.n_lanes - len(names)
+    n_wires = program.n_lanes - len(names)
     return Lowered(
         program=program,
         plan=plan,
@@ -395,7 +449,7 @@ def _describe(
         alone_s=alone,
         recompute=recompute,
         views=tuple(views),
-        lane_names=names + tuple(f"wire {w}" for w in range(wires)),
+        lane_names=names + tuple(f"wire {w}" for w in range(n_wires)),
     )
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from sim.fabric.compiled import Fabric
 from sim.fabric.folding import fold
 from sim.schedule.lower import Machine
+from sim.schedule.teams import STEPPED, Draw, Team, paced, stepped, whole
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -24,14 +25,6 @@ Key = tuple[str, str, str]
 """Operation, group kind, algorithm: what decides a collective's demands per byte."""
 
 ENDLESS = 1e30  # capacity of the resource that pads shorter copy routes
-
-
-class Draw(NamedTuple):
-    """One group's collective: who takes part and what a byte of it costs."""
-
-    members: tuple[int, ...]  # ranks
-    resource: I8
-    amount: F8
 
 
 class Orbit(NamedTuple):
@@ -46,7 +39,8 @@ class Compiled(NamedTuple):
     """Machine, orbits of each collective, and where copy routes stand among local resources."""
 
     machine: Machine
-    orbits: Mapping[Key, tuple[Orbit, ...]]
+    orbits: Mapping[Key, tuple[Orbit, ...]]  # where all ranks are one class
+    teams: Mapping[Key, Team]  # where they are not
     to_device: slice  # of local resources
     to_host: slice
 
@@ -58,6 +52,7 @@ def compile_machine(
     *,
     copies: bool = False,
     speed: F8 | None = None,
+    capacity: F8 | None = None,
 ) -> Compiled:
     """Classes, resources and demands of a job on a machine.
 
@@ -66,17 +61,19 @@ def compile_machine(
     fabric : Fabric
         The compiled topology.
     level : str
-        ``folded`` or ``ranks``.
+        ``folded``, ``ranks`` or ``steps``.
     draws : mapping
         For each kind of collective, one `Draw` a group.
     copies : bool
         Whether ranks copy to or from host memory.
     speed : (n_ranks,) float64, optional
         Relative kernel speed of each rank.
+    capacity : (n_resources,) float64, optional
+        Capacities with some links slower than the fabric's, for the levels of every rank.
     """
     pace = np.ones(fabric.n_ranks) if speed is None else speed
-    if level == "ranks":
-        return _every_rank(fabric, draws, copies, pace)
+    if level != "folded":
+        return _every_rank(fabric, draws, copies, pace, capacity, level == "steps")
     return _folded(fabric, draws, copies, pace)
 
 
@@ -124,20 +121,34 @@ def _machine(
 
 
 def _every_rank(
-    fabric: Fabric, draws: Mapping[Key, Sequence[Draw]], copies: bool, speed: F8
+    fabric: Fabric,
+    draws: Mapping[Key, Sequence[Draw]],
+    copies: bool,
+    speed: F8,
+    capacity: F8 | None,
+    in_steps: bool,
 ) -> Compiled:
     ranks = range(fabric.n_ranks)
     routes = [_routes(fabric, d) for d in ("to-device", "to-host")] if copies else []
     hbm = [fabric.hbm(rank) for rank in ranks]
     ones = [1] * fabric.n_ranks
-    machine, inward, outward = _machine(ranks, ones, speed, fabric, fabric.capacity, hbm, routes)
-    orbits = {
-        key: tuple(
-            Orbit(d.members, tuple(d.resource.tolist()), tuple(d.amount.tolist())) for d in each
-        )
-        for key, each in draws.items()
-    }
-    return Compiled(machine, orbits, inward, outward)
+    now = fabric.capacity if capacity is None else capacity
+    machine, inward, outward = _machine(ranks, ones, speed, fabric, now, hbm, routes)
+    teams = {}
+    for key, each in draws.items():
+        operation, _, algorithm = key
+        if in_steps and algorithm == "ring" and operation in STEPPED:
+            team = stepped(fabric, [d.members for d in each], operation)
+        else:
+            team = _team(each)
+        teams[key] = team if capacity is None else paced(team, fabric.capacity, capacity)
+    return Compiled(machine, {}, teams, inward, outward)
+
+
+def _team(each: Sequence[Draw | Orbit]) -> Team:
+    members = [d.members if isinstance(d, Draw) else d.classes for d in each]
+    resources = [np.asarray(d.resource, dtype=np.int64) for d in each]
+    return whole(members, resources, [np.asarray(d.amount, dtype=float) for d in each])
 
 
 def _folded(
@@ -211,4 +222,5 @@ def _folded(
                     tuple(taking_part), tuple(resource.tolist()), tuple(amount.tolist())
                 )
         orbits[key] = tuple(found.values())
-    return Compiled(machine, orbits, inward, outward)
+    teams = {key: _team(each) for key, each in orbits.items()} if len(first) > 1 else {}
+    return Compiled(machine, orbits, teams, inward, outward)

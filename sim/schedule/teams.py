@@ -1,0 +1,124 @@
+"""Collectives on the wire: which ops they are, what each draws on and who waits for it.
+
+At level ``ranks`` a group's collective is one op with the demands of all its edges. At level
+``steps`` a ring collective is one stepped op a rank: step s waits for the predecessor's step s-1.
+A rank's op stands for its hops on all channel rings together, since one kernel drives them all and
+a late chunk on one holds up the rank: its demands are the mean over the rings, so that the ops of
+a group together draw what the collective draws at level ``ranks``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.cost.nccl.loads import hbm_passes
+from sim.cost.nccl.tuner import ring_steps
+from sim.fabric.compiled import Fabric
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+STEPPED = ("all_gather", "reduce_scatter", "all_reduce")
+"""Operations whose rings go in equal steps; a broadcast is a pipeline and stays one op."""
+
+
+class Draw(NamedTuple):
+    """One group's collective: who takes part and what a byte of it costs."""
+
+    members: tuple[int, ...]  # ranks
+    resource: I8
+    amount: F8
+
+
+class Team(NamedTuple):
+    """The groups that run one kind of collective side by side.
+
+    A collective of S bytes, latency L and bound B becomes, on each wire op, `steps` steps of
+    S x chunk bytes, latency L / steps and bound B x steps x chunk x pace.
+    """
+
+    member: I8  # (m,) classes taking part, group by group
+    wire: I8  # (m,) wire op that waits for a member's arrival and that its finish waits for
+    ptr: I8  # (n_wires + 1,) CSR of demands per byte of each wire op
+    resource: I8
+    amount: F8
+    pace: F8  # (n_wires,) bound relative to a healthy machine's, below 1 beside a slow link
+    peer: I8  # (n_wires,) wire op of the predecessor in the ring, -1 none
+    steps: int
+    chunk: float  # share of the collective's bytes that one step moves
+
+    @property
+    def n_wires(self) -> int:
+        """Wire ops of one collective."""
+        return self.pace.size
+
+
+def whole(members: Sequence[Sequence[int]], resources: Sequence[I8], amounts: Sequence[F8]) -> Team:
+    """One op a group: a common rate for all its edges."""
+    sizes = [len(m) for m in members]
+    ptr = np.zeros(len(members) + 1, dtype=np.int64)
+    np.cumsum([len(r) for r in resources], out=ptr[1:])
+    return Team(
+        member=np.concatenate([np.asarray(m, dtype=np.int64) for m in members]),
+        wire=np.repeat(np.arange(len(members)), sizes),
+        ptr=ptr,
+        resource=np.concatenate(resources),
+        amount=np.concatenate(amounts),
+        pace=np.ones(len(members)),
+        peer=np.full(len(members), -1, dtype=np.int64),
+        steps=1,
+        chunk=1.0,
+    )
+
+
+def stepped(fabric: Fabric, groups: Sequence[Sequence[int]], op: str) -> Team:
+    """One stepped op a rank of every group; the predecessor is that of the group's first ring."""
+    n = len(groups[0])
+    keys, amounts, before = [], [], []
+    for g, group in enumerate(groups):
+        orders = fabric.rings(group).orders
+        hops = fabric.ring_hops(group)
+        place = np.zeros(fabric.n_ranks, dtype=np.int64)
+        place[list(group)] = g * n + np.arange(n)
+        rows = np.repeat(place[orders.ravel()], np.diff(hops.ptr))
+        keys += [rows * fabric.n_resources + hops.resource]
+        amounts += [hops.demand / len(orders)]
+        peer = np.empty(n, dtype=np.int64)
+        peer[place[orders[0]] - g * n] = place[np.roll(orders[0], 1)]
+        before.append(peer)
+    ranks = np.concatenate([np.asarray(group, dtype=np.int64) for group in groups])
+    hbm = np.array([fabric.hbm(rank) for rank in ranks.tolist()])
+    keys.append(np.arange(ranks.size) * fabric.n_resources + hbm)
+    amounts.append(np.full(ranks.size, hbm_passes(op)))
+    found, where = np.unique(np.concatenate(keys), return_inverse=True)
+    row, resource = np.divmod(found, fabric.n_resources)
+    return Team(
+        member=ranks,
+        wire=np.arange(ranks.size),
+        ptr=np.searchsorted(row, np.arange(ranks.size + 1)),
+        resource=resource,
+        amount=np.bincount(where, weights=np.concatenate(amounts)).astype(float),
+        pace=np.ones(ranks.size),
+        peer=np.concatenate(before),
+        steps=ring_steps(n, op),
+        chunk=1.0 / n,
+    )
+
+
+def paced(team: Team, healthy: F8, capacity: F8) -> Team:
+    """Slow the wire ops whose tightest resource has lost capacity.
+
+    Notes
+    -----
+    D = what all ops of the team draw on a resource together; the collective's own bound was
+    reckoned for R = min(healthy / D). An op whose tightest resource now lets through only
+    r = min(capacity / D) has its bound lowered by r / R, never raised.
+    """
+    drawn = np.bincount(team.resource, weights=team.amount, minlength=healthy.size)
+    ratio = healthy[team.resource] / drawn[team.resource]
+    now = np.minimum.reduceat(capacity[team.resource] / drawn[team.resource], team.ptr[:-1])
+    return team._replace(pace=np.minimum(1.0, now / ratio.min()))
