@@ -6,17 +6,18 @@ import hashlib
 import json
 from collections.abc import Iterable
 from os import PathLike
-from typing import Any
 
 from sim import __version__
 from sim.fabric import compile_fabric
 from sim.job.plan import JobReport, plan_job
+from sim.job.sections import cost_section, data_bottleneck, energy_section, job_section
 from sim.model.flops import token_flops
 from sim.model.tree import count_parameters
 from sim.result.bottleneck import classify, rank_fixes
 from sim.result.breakdown import Breakdown
 from sim.result.describe import describe_topology, describe_workload, peak_of
-from sim.result.memory import memory
+from sim.result.memory import MemoryReport
+from sim.result.memory import memory as memory_report
 from sim.result.quick import quick_breakdown
 from sim.result.result import Memory, Message, Result, Scaling, ScalingPoint, Step, Throughput
 from sim.result.step import StepOutcome, run_step
@@ -90,7 +91,8 @@ def assemble(
     """Simulate checked specs and put the Result together."""
     outcome = run_step(topology, workload, engine=engine, level=level)
     step = step_section(outcome.breakdown)
-    memory = memory_section(topology, workload)
+    needed = memory_report(topology, workload)
+    memory = _memory(needed)
     bottleneck = classify(step, memory)
     throughput = throughput_section(topology, workload, step.time_s)
     if fixes:
@@ -103,6 +105,7 @@ def assemble(
     curve = _scaling(topology, workload, outcome, memory.fits, engine) if scaling else None
     counts = count_parameters(workload.model, workload.method)
     job = _job(topology, workload, step, counts.trainable, counts.total)
+    bottleneck = data_bottleneck(job, bottleneck, memory.peak_reserved_bytes)
     gpu = peak_of(topology, workload)
     return Result(
         topology=describe_topology(topology),
@@ -111,12 +114,12 @@ def assemble(
         throughput=throughput,
         scaling=curve or Scaling("weak", topology.world_size, 1.0, ()),
         memory=memory,
-        job=_job_section(job),
-        cost=_cost_section(job),
-        energy=_energy_section(job),
+        job=job_section(job),
+        cost=cost_section(job, topology),
+        energy=energy_section(job, throughput.model_flops_per_step),
         bottleneck=bottleneck,
         uncertainty={},
-        warnings=tuple(Message(*w) for w in notes.warnings) if notes else (),
+        warnings=(*(Message(*w) for w in (notes.warnings if notes else ())), *needed.warnings),
         assumptions=notes.assumptions() if notes else (),
         provenance={
             "attention_flops": "counted in full (not halved for the causal mask)",
@@ -156,7 +159,10 @@ def step_section(b: Breakdown) -> Step:
 
 def memory_section(topology: Topology, workload: Workload) -> Memory:
     """Bytes per GPU as the document shows them."""
-    report = memory(topology, workload)
+    return _memory(memory_report(topology, workload))
+
+
+def _memory(report: MemoryReport) -> Memory:
     return Memory(
         peak_allocated_bytes=report.peak_allocated_bytes,
         peak_reserved_bytes=report.peak_reserved_bytes,
@@ -278,46 +284,14 @@ def _job(
     network = link
     if fabric.n_nodes > 1:
         network = fabric.route(fabric.n_ranks - 1, 0)
+    flops = token_flops(
+        workload.model, workload.sequence_length, workload.method,
+        workload.activation_checkpointing,
+    )  # fmt: skip
     return plan_job(
         topology, workload, step.time_s, step.breakdown, trainable, total,
         network_bytes_per_s=fabric.bandwidth(network),
         host_link_bytes_per_s=fabric.bandwidth(link),
-        power_limit_w=fabric.gpu(0).power_limit,
+        gpu=fabric.gpu(0),
+        forward_share=flops.forward / flops.hardware,
     )  # fmt: skip
-
-
-def _job_section(job: JobReport | None) -> dict[str, Any]:
-    if job is None:
-        return {}
-    outcome = job.outcome
-    return {
-        "steps": job.steps,
-        "tokens": job.tokens,
-        "wall_clock_s": outcome.wall_p50_s,
-        "wall_clock_p10_s": outcome.wall_p10_s,
-        "wall_clock_p90_s": outcome.wall_p90_s,
-        "goodput": outcome.goodput,
-        "shares": outcome.shares,
-        "failures": outcome.failures,
-        "mtbf_s": job.mtbf_s,
-        "data_idle_share": job.stall.idle_share,
-        "data_workers_needed": job.stall.workers_needed,
-        "checkpoint_bytes": job.save.size_bytes,
-        "checkpoint_blocking_s": job.save.blocking_s,
-        "checkpoint_interval_young_s": job.young_s,
-        "checkpoint_interval_daly_s": job.daly_s,
-    }
-
-
-def _cost_section(job: JobReport | None) -> dict[str, Any]:
-    if job is None or job.cost is None:
-        return {}
-    return {name: getattr(job.cost, name) for name in type(job.cost).__slots__}
-
-
-def _energy_section(job: JobReport | None) -> dict[str, Any]:
-    if job is None:
-        return {}
-    section = {name: getattr(job.energy, name) for name in type(job.energy).__slots__}
-    section["joule_per_token"] = job.energy.energy_j / job.tokens
-    return section

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-from sim.errors import Fault, InputError
-
-OFFERS = Path(__file__).parents[1] / "data" / "prices" / "offers.csv"
-COLUMNS = (
-    "provider", "instance", "gpu", "gpus_per_node", "usd_per_gpu_hour",
-    "spot_usd_per_gpu_hour", "region", "residency", "as_of", "source",
-)  # fmt: skip
+HOURS_PER_MONTH = 730.0
 
 
 @dataclass(frozen=True, slots=True)
-class PriceRow:
-    """One rentable node type."""
+class Terms:
+    """What renting (or owning) a machine costs.
 
-    provider: str
-    instance: str
-    gpu: str
-    gpus_per_node: int
-    usd_per_gpu_hour: float
-    spot_usd_per_gpu_hour: float | None
-    region: str
-    residency: str
-    as_of: str
-    source: str
+    Attributes
+    ----------
+    price_per_gpu_hour_usd : float
+        Rate paid. [USD/h]
+    kind : str
+        ``on-demand``, ``spot`` or ``committed``.
+    setup_hours : float
+        Paid before the first step. [h]
+    least_hours : float
+        Paid for at the least (a commitment). [h]
+    storage_usd_per_gb_month, egress_usd_per_gb : float
+        Keeping data, and taking it out.
+    energy_usd_per_kwh : float
+        Where electricity is paid apart.
+    """
+
+    price_per_gpu_hour_usd: float
+    kind: str = "on-demand"
+    setup_hours: float = 0.0
+    least_hours: float = 0.0
+    storage_usd_per_gb_month: float = 0.0
+    egress_usd_per_gb: float = 0.0
+    energy_usd_per_kwh: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,131 +45,103 @@ class Cost:
     setup_usd: float
     storage_usd: float
     egress_usd: float
+    energy_usd: float
+    unused_commitment_usd: float
     price_per_gpu_hour_usd: float
+    price_kind: str
     gpu_hours: float
     usd_per_million_tokens: float | None
 
-
-@cache
-def offers() -> tuple[PriceRow, ...]:
-    """The shipped snapshot of offers, dearest information last."""
-    return tuple(read_offers(OFFERS))
-
-
-def read_offers(path: Path) -> Iterable[PriceRow]:
-    """Offers from a CSV of the columns `COLUMNS`; every fault of the file at once.
-
-    Raises
-    ------
-    InputError
-        Missing columns or values that are not prices.
-    """
-    faults: list[Fault] = []
-    rows: list[PriceRow] = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [c for c in COLUMNS[:5] if c not in (reader.fieldnames or ())]
-            if missing:
-                message = f"columns missing: {', '.join(missing)}; need {', '.join(COLUMNS[:5])}"
-                raise InputError([Fault(str(path), 1, 1, "", message)])
-            for record in reader:
-                row = _row(str(path), reader.line_num, record, faults)
-                if row is not None:
-                    rows.append(row)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError([Fault(str(path), None, None, "", f"cannot read: {error}")]) from error
-    if faults:
-        raise InputError(faults)
-    return rows
-
-
-def _row(
-    source: str, line: int, record: dict[str, str | None], faults: list[Fault]
-) -> PriceRow | None:
-    def text(column: str) -> str:
-        return (record.get(column) or "").strip()
-
-    def number(column: str, optional: bool = False) -> float | None:
-        raw = text(column)
-        if optional and not raw:
-            return None
-        try:
-            value = float(raw)
-        except ValueError:
-            faults.append(Fault(source, line, None, column, f"{raw!r} is not a number"))
-            return None
-        if not 0 < value < 1e6:
-            faults.append(Fault(source, line, None, column, f"{raw} is not a plausible price"))
-            return None
-        return value
-
-    price, gpus = number("usd_per_gpu_hour"), number("gpus_per_node")
-    spot = number("spot_usd_per_gpu_hour", optional=True)
-    if price is None or gpus is None:
-        return None
-    return PriceRow(
-        text("provider"), text("instance"), text("gpu"), int(gpus), price, spot,
-        text("region"), text("residency"), text("as_of"), text("source"),
-    )  # fmt: skip
+    @property
+    def fixed_usd(self) -> float:
+        """The part that does not depend on the hourly price."""
+        return self.storage_usd + self.egress_usd + self.energy_usd
 
 
 def total_cost(
-    price_per_gpu_hour_usd: float,
+    terms: Terms,
     gpus: int,
     wall_s: float,
     *,
-    setup_hours: float = 0.0,
     storage_gb: float = 0.0,
-    storage_usd_per_gb_month: float = 0.0,
     egress_gb: float = 0.0,
-    egress_usd_per_gb: float = 0.0,
+    energy_j: float = 0.0,
     tokens: float | None = None,
 ) -> Cost:
     """Total cost of compute.
 
     Parameters
     ----------
-    price_per_gpu_hour_usd : float
-        Rate. [USD/h]
+    terms : Terms
+        Rates.
     gpus : int
         GPUs rented.
     wall_s : float
         Wall-clock of the job. [s]
-    setup_hours : float
-        Hours paid before the first step. [h]
-    storage_gb, storage_usd_per_gb_month : float
-        Checkpoints and data kept while the job runs.
-    egress_gb, egress_usd_per_gb : float
-        What leaves the provider at the end.
+    storage_gb : float
+        Checkpoints and data kept while the job runs. [GB]
+    egress_gb : float
+        What leaves the provider at the end. [GB]
+    energy_j : float
+        Of the site; matters where electricity is paid apart. [J]
     tokens : float, optional
         For the price per million tokens.
     """
     hours = wall_s / 3600.0
-    compute = price_per_gpu_hour_usd * gpus * hours
-    setup = price_per_gpu_hour_usd * gpus * setup_hours
-    storage = storage_gb * storage_usd_per_gb_month * (hours + setup_hours) / 730.0
-    egress = egress_gb * egress_usd_per_gb
-    total = compute + setup + storage + egress
+    rate = terms.price_per_gpu_hour_usd * gpus
+    compute, setup = rate * hours, rate * terms.setup_hours
+    unused = rate * max(0.0, terms.least_hours - hours - terms.setup_hours)
+    months = (hours + terms.setup_hours) / HOURS_PER_MONTH
+    storage = storage_gb * terms.storage_usd_per_gb_month * months
+    egress = egress_gb * terms.egress_usd_per_gb
+    energy = energy_j / 3.6e6 * terms.energy_usd_per_kwh
+    total = compute + setup + unused + storage + egress + energy
     return Cost(
         total_usd=total,
         compute_usd=compute,
         setup_usd=setup,
         storage_usd=storage,
         egress_usd=egress,
-        price_per_gpu_hour_usd=price_per_gpu_hour_usd,
-        gpu_hours=gpus * (hours + setup_hours),
+        energy_usd=energy,
+        unused_commitment_usd=unused,
+        price_per_gpu_hour_usd=terms.price_per_gpu_hour_usd,
+        price_kind=terms.kind,
+        gpu_hours=gpus * (hours + terms.setup_hours),
         usd_per_million_tokens=total / tokens * 1e6 if tokens else None,
     )
 
 
-def break_even_price(own_total_usd: float, other: Cost, other_price_usd: float) -> float | None:
+def break_even_price(own_total_usd: float, other: Cost) -> float | None:
     """Price per GPU-hour at which the other machine costs as much; None if no price does. [USD]
 
-    The other's total is linear in its price: fixed parts (storage, egress) and the rest.
+    The other's total is linear in its price: fixed parts (storage, egress, energy) and the rest.
     """
-    fixed = other.storage_usd + other.egress_usd
-    variable = other.compute_usd + other.setup_usd
-    if variable <= 0.0 or own_total_usd <= fixed:
+    variable = other.total_usd - other.fixed_usd
+    if variable <= 0.0 or own_total_usd <= other.fixed_usd:
         return None
-    return other_price_usd * (own_total_usd - fixed) / variable
+    return other.price_per_gpu_hour_usd * (own_total_usd - other.fixed_usd) / variable
+
+
+def break_even_tokens(first: Cost, other: Cost, tokens: float) -> float | None:
+    """Tokens from which the cheaper rate per token wins over the cheaper start.
+
+    Both costs are of a job of `tokens`. What is paid once (setup, egress) is set against what
+    grows with the tokens.
+
+    Returns
+    -------
+    float or None
+        None if one of the two is cheaper at any length.
+    """
+    once_first = first.setup_usd + first.egress_usd
+    once_other = other.setup_usd + other.egress_usd
+    per_first = (first.total_usd - once_first) / tokens
+    per_other = (other.total_usd - once_other) / tokens
+    if (once_first - once_other) * (per_first - per_other) >= 0.0:
+        return None
+    return (once_other - once_first) / (per_first - per_other)
+
+
+def at_price(terms: Terms, price_per_gpu_hour_usd: float) -> Terms:
+    """The same terms at another rate."""
+    return replace(terms, price_per_gpu_hour_usd=price_per_gpu_hour_usd)

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import csv
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sim.cost.constants import load_constants
+from sim.cost.power import clock_factor, power_watts
+from sim.spec.gpu import Gpu
+
 DATA = Path(__file__).parents[1] / "data"
-_COMPUTE = ("gemm", "attention")
-_MEMORY = ("norm", "elementwise", "reduction", "embedding", "loss", "optimizer", "quantize", "copy")
+_STATE = {
+    "gemm": "compute", "attention": "attention", "norm": "memory", "elementwise": "memory",
+    "reduction": "memory", "embedding": "memory", "loss": "memory", "optimizer": "memory",
+    "quantize": "memory", "copy": "memory", "exposed_communication": "communication",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """Energy of a span of training on all GPUs, at the wall plug of the site."""
+    """Energy of a job on all GPUs, at the meter of the site."""
 
-    gpu_w: float  # mean power of one GPU
-    node_w: float  # mean power of a node
+    gpu_w: float  # mean power of one GPU while stepping
+    node_w: float  # mean power of a node while stepping
     energy_j: float  # all nodes, PUE included
+    gpu_energy_j: float  # the GPUs alone
+    pue: float
     co2_kg: float | None
     g_co2_per_kwh: float | None
+    co2_region: str  # the entry of the carbon table that was used
 
 
 @cache
@@ -38,68 +49,109 @@ def carbon_table() -> dict[str, float]:
         return {row["region"]: float(row["g_co2_per_kwh"]) for row in csv.DictReader(file)}
 
 
-def mean_gpu_power(breakdown: dict[str, float], limit_w: float) -> float:
+def carbon_intensity(provider: str, region: str, country: str) -> tuple[str, float] | None:
+    """Entry of the carbon table and its intensity: the provider's region, else the country.
+
+    A region may itself be a country code or a key of the table. [g/kWh]
+    """
+    table = carbon_table()
+    for key in (f"{provider.lower()}:{region.lower()}", region, country.upper()):
+        if key in table:
+            return key, table[key]
+    return None
+
+
+@cache
+def gpu_states(gpu: Gpu) -> dict[str, float]:
+    """Power of a GPU by what it does. [W]
+
+    Matrix products run at the limit, or below it where the clock holds; attention keeps tensor
+    cores less busy; memory-bound kernels draw the generation's `memory_share` of the dynamic power
+    (`sim.cost.power`). Waiting in a collective and idling are shares of the limit.
+    """
+    share = _constants()["gpu_share_of_limit"]
+    power = load_constants(gpu).power
+    peak = gpu.peak_bf16 or gpu.peak_fp16 or power.reference_peak
+    size = peak / power.reference_peak
+    idle = min(gpu.idle_power, power.idle_watts)
+
+    def busy(intensity: float) -> float:
+        clock = clock_factor(intensity, gpu.power_limit, idle, power, size)
+        return min(gpu.power_limit, power_watts(intensity, clock, idle, power, size))
+
+    return {
+        "compute": busy(1.0),
+        "attention": busy(float(share["attention_intensity"])),
+        "memory": busy(0.0),
+        "communication": float(share["communication"]) * gpu.power_limit,
+        "idle": max(gpu.idle_power, float(share["idle"]) * gpu.power_limit),
+    }
+
+
+def mean_gpu_power(breakdown: Mapping[str, float], gpu: Gpu) -> float:
     """Power of a GPU averaged over a step. [W]
 
     Parameters
     ----------
-    breakdown : dict of str to float
+    breakdown : mapping of str to float
         Seconds by kind, as `Step.breakdown`; adds up to the step.
-    limit_w : float
-        The GPU's power limit. [W]
+    gpu : Gpu
+        Its limits.
     """
-    share = _constants()["gpu_share_of_limit"]
+    states = gpu_states(gpu)
     total = sum(breakdown.values())
     if total <= 0.0:
-        return float(share["idle"]) * limit_w
-    compute = sum(breakdown.get(key, 0.0) for key in _COMPUTE)
-    memory = sum(breakdown.get(key, 0.0) for key in _MEMORY)
-    waiting = breakdown.get("exposed_communication", 0.0)
-    idle = total - compute - memory - waiting
-    weighted = (
-        compute * share["compute"]
-        + memory * share["memory"]
-        + waiting * share["communication"]
-        + idle * share["idle"]
-    )
-    return float(weighted / total * limit_w)
+        return states["idle"]
+    weighted = sum(seconds * states[_STATE.get(k, "idle")] for k, seconds in breakdown.items())
+    return weighted / total
 
 
 def job_energy(
-    breakdown: dict[str, float],
-    limit_w: float,
+    breakdown: Mapping[str, float],
+    gpu: Gpu,
     *,
     nodes: int,
     gpus_per_node: int,
     busy_s: float,
     wall_s: float,
+    provider: str = "",
     region: str = "",
+    country: str = "",
     pue: float | None = None,
 ) -> Energy:
     """Energy and CO2 of a job.
 
     Parameters
     ----------
-    breakdown : dict of str to float
+    breakdown : mapping of str to float
         Of one step. [s]
-    limit_w : float
-        Power limit of a GPU. [W]
+    gpu : Gpu
+        The GPU.
     nodes, gpus_per_node : int
         Machine.
     busy_s, wall_s : float
-        Time spent stepping, and in all; in the rest the GPUs idle. [s]
-    region : str
-        Country code or ``provider:region``; unknown: no CO2 figure.
+        Time spent stepping, lost steps included, and in all; in the rest the GPUs idle. [s]
+    provider, region, country : str
+        Where; unknown: no CO2 figure.
     pue : float, optional
         Power usage effectiveness of the site.
     """
     constants = _constants()
-    gpu_w = mean_gpu_power(breakdown, limit_w)
-    idle_w = float(constants["gpu_share_of_limit"]["idle"]) * limit_w
-    overhead = float(constants["node"]["overhead_share_of_gpu_limit"]) * limit_w * gpus_per_node
+    gpu_w, idle_w = mean_gpu_power(breakdown, gpu), gpu_states(gpu)["idle"]
+    overhead_share = float(constants["node"]["overhead_share_of_gpu_limit"])
+    overhead = overhead_share * gpu.power_limit * gpus_per_node
     node_w = gpu_w * gpus_per_node + overhead
-    joules = busy_s * node_w + (wall_s - busy_s) * (idle_w * gpus_per_node + overhead)
-    joules *= nodes * (float(constants["site"]["pue"]) if pue is None else pue)
-    intensity = carbon_table().get(region)
-    co2 = None if intensity is None else joules / 3.6e6 * intensity / 1000.0
-    return Energy(gpu_w, node_w, joules, co2, intensity)
+    gpu_j = nodes * gpus_per_node * (busy_s * gpu_w + max(0.0, wall_s - busy_s) * idle_w)
+    site = float(constants["site"]["pue"]) if pue is None else pue
+    joules = site * (gpu_j + nodes * wall_s * overhead)
+    found = carbon_intensity(provider, region, country)
+    return Energy(
+        gpu_w=gpu_w,
+        node_w=node_w,
+        energy_j=joules,
+        gpu_energy_j=gpu_j,
+        pue=site,
+        co2_kg=joules / 3.6e6 * found[1] / 1000.0 if found else None,
+        g_co2_per_kwh=found[1] if found else None,
+        co2_region=found[0] if found else "",
+    )

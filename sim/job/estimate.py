@@ -10,11 +10,11 @@ import math
 from dataclasses import dataclass
 
 from sim.fabric import compile_fabric
-from sim.job.checkpoints import checkpoint_cost, expected_goodput
-from sim.job.cost import Cost, total_cost
-from sim.job.energy import Energy, job_energy
-from sim.job.pipeline import Pipeline
-from sim.job.plan import checkpoint_bytes, job_steps, reliability
+from sim.job.checkpoints import expected_goodput
+from sim.job.cost import Cost
+from sim.job.energy import Energy
+from sim.job.plan import bill_of, job_steps, mean_time_between_failures, pipeline_of, save_of
+from sim.job.plan import reliability as constants
 from sim.model.tree import count_parameters
 from sim.spec.topology import Topology
 from sim.spec.workload import Workload
@@ -77,46 +77,24 @@ def estimate_job(
     if length is None:
         return None
     steps, tokens = length
-    node = topology.node
     nodes = topology.node_count
-    gpus = max(1, world // nodes)
-    read, write = (node.storage.read, node.storage.write) if node else (10e9, 5e9)
-    data = workload.data
-    pipeline = Pipeline(
-        data.workers,
-        workload.micro_batch * workload.gradient_accumulation * workload.sequence_length
-        / workload.parallelism.context_parallel,
-        data.preprocess_tokens_per_s_per_worker, data.bytes_per_token, read / gpus,
-    )  # fmt: skip
-    pace = max(step_s, pipeline.bound_s())
+    pace = max(step_s, pipeline_of(topology, workload).bound_s())
     host = fabric.bandwidth(fabric.offload_route(0, "to-host"))
     network = fabric.bandwidth(fabric.route(fabric.n_ranks - 1, 0)) if nodes > 1 else host
     counts = count_parameters(workload.model, workload.method)
-    save = checkpoint_cost(
-        checkpoint_bytes(workload, counts.trainable, counts.total), nodes, gpus,
-        sharded=workload.checkpoint.mode == "sharded",
-        asynchronous=workload.checkpoint.asynchronous, host_link_bytes_per_s=host,
-        storage_write_bytes_per_s=write, storage_read_bytes_per_s=read,
-        gather_bytes_per_s=network,
-    )  # fmt: skip
-    rates = reliability()
-    mtbf_s = 86400.0 / (nodes * rates["node_failures_per_node_day"])
+    save = save_of(topology, workload, counts.trainable, counts.total, network, host)
+    reliability, known = topology.reliability, constants()
     busy = steps * pace
     # a job shorter than the interval saves nothing and starts over after a failure
     interval = workload.checkpoint.interval or math.inf
     segment, blocking = (interval, save.blocking_s) if interval < busy else (busy, 0.0)
-    restart = rates["detect_s"] + rates["restart_s"] + save.read_s
-    goodput = expected_goodput(segment, blocking, restart, mtbf_s)
+    detect = known["detect_s"] if reliability.detect is None else reliability.detect
+    again = known["restart_s"] if reliability.restart is None else reliability.restart
+    mtbf_s = mean_time_between_failures(topology)
+    goodput = expected_goodput(segment, blocking, detect + again + save.read_s, mtbf_s)
     wall = busy / goodput
-    offer = topology.offer
-    cost = None
-    if offer is not None and offer.price_per_gpu_hour is not None:
-        cost = total_cost(
-            offer.price_per_gpu_hour, world, wall, egress_gb=save.size_bytes / 1e9,
-            egress_usd_per_gb=offer.egress_per_gb, tokens=tokens,
-        )  # fmt: skip
-    energy = job_energy(
-        breakdown, fabric.gpu(0).power_limit, nodes=nodes, gpus_per_node=gpus,
-        busy_s=steps * step_s, wall_s=wall, region=offer.region if offer else "",
+    bill = bill_of(
+        topology, workload, wall, steps * step_s, tokens, breakdown, fabric.gpu(0),
+        counts.trainable, counts.total,
     )  # fmt: skip
-    return JobEstimate(steps, tokens, pace, wall, goodput, save.blocking_s, cost, energy)
+    return JobEstimate(steps, tokens, pace, wall, goodput, save.blocking_s, bill.cost, bill.energy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,17 +12,20 @@ from typing import Any
 
 from sim.job.checkpoints import (
     CheckpointCost,
+    best_interval,
     checkpoint_cost,
     daly_interval,
     young_interval,
 )
-from sim.job.cost import Cost, total_cost
+from sim.job.cost import Cost, Terms, total_cost
 from sim.job.energy import Energy, job_energy
 from sim.job.pipeline import Pipeline, Stall, simulate_stall
 from sim.job.run import JobOutcome, JobSpec, simulate_job
-from sim.spec.topology import Topology
+from sim.spec.gpu import Gpu
+from sim.spec.topology import Offer, Topology
 from sim.spec.workload import Workload
 
+_STORAGE_READ, _STORAGE_WRITE = 10e9, 5e9  # [B/s] of an explicit graph, which names none
 STATE_BYTES = {"adamw": 8.0, "adamw-bf16": 4.0, "adamw-8bit": 2.04, "adafactor": 0.02, "sgd": 0.0}
 
 
@@ -40,12 +44,17 @@ class JobReport:
 
     steps: int
     tokens: float
+    pipeline: Pipeline
     stall: Stall
     save: CheckpointCost
+    spec: JobSpec
     outcome: JobOutcome
-    mtbf_s: float
+    interval_s: float | None
     young_s: float | None
     daly_s: float | None
+    best_s: float | None
+    storage_gb: float
+    egress_gb: float
     cost: Cost | None
     energy: Energy
 
@@ -76,18 +85,201 @@ def checkpoint_bytes(workload: Workload, trainable: int, total: int) -> float:
     return numel * (master + STATE_BYTES[workload.optimizer])
 
 
+def export_bytes(workload: Workload, trainable: int, total: int) -> float:
+    """What leaves the provider at the end: bf16 weights (adapters for LoRA), or the state. [B]"""
+    if workload.checkpoint.export == "none":
+        return 0.0
+    if workload.checkpoint.export == "state":
+        return checkpoint_bytes(workload, trainable, total)
+    return 2.0 * (total if workload.method.kind == "full" else trainable)
+
+
+def mean_time_between_failures(topology: Topology) -> float:
+    """Of the whole machine; inf where failures are switched off. [s]
+
+    Failures of GPUs and of nodes add up: 1/M = GPUs / M_gpu + nodes / M_node.
+    """
+    r, known = topology.reliability, reliability()
+    if not r.failures:
+        return math.inf
+    gpus, nodes = max(1, topology.world_size), max(1, topology.node_count)
+    rate = gpus / (r.gpu_mtbf or known["gpu_mtbf_s"]) + nodes / (
+        r.node_mtbf or known["node_mtbf_s"]
+    )
+    return 1.0 / rate
+
+
+def terms_of(offer: Offer | None) -> Terms | None:
+    """Terms of an offer; None without a price.
+
+    Spot takes the spot price; a commitment takes its discount off and has a least length.
+    """
+    if offer is None or offer.price_per_gpu_hour is None:
+        return None
+    price, kind = offer.price_per_gpu_hour, "on-demand"
+    if offer.capacity == "spot" and offer.spot_price_per_gpu_hour is not None:
+        price, kind = offer.spot_price_per_gpu_hour, "spot"
+    elif offer.commitment_discount or offer.commitment:
+        price, kind = price * (1.0 - offer.commitment_discount), "committed"
+    return Terms(
+        price_per_gpu_hour_usd=price,
+        kind=kind,
+        setup_hours=offer.setup / 3600.0,
+        least_hours=offer.commitment / 3600.0,
+        storage_usd_per_gb_month=offer.storage_per_gb_month,
+        egress_usd_per_gb=offer.egress_per_gb,
+        energy_usd_per_kwh=offer.energy_per_kwh,
+    )
+
+
+def _given(value: float | None, default: str) -> float:
+    return reliability()[default] if value is None else value
+
+
+def job_spec(
+    topology: Topology,
+    workload: Workload,
+    steps: int,
+    stall: Stall,
+    save: CheckpointCost,
+    evaluation_s: float,
+) -> JobSpec:
+    """What the simulation of the whole job needs, from keys and their defaults."""
+    r, offer, known = topology.reliability, topology.offer, reliability()
+    preemption_s, wait_s, notice_s = math.inf, 0.0, 0.0
+    if offer is not None and offer.capacity == "spot":
+        per_node = offer.preemption_mtbf or known["preemption_mtbf_s"]
+        preemption_s = per_node / max(1, topology.node_count)
+        wait_s = _given(offer.preemption_wait, "preemption_wait_s")
+        notice_s = offer.preemption_notice
+    interval = workload.checkpoint.interval
+    return JobSpec(
+        steps=steps,
+        step_s=stall.step_s,
+        stall_s=stall.stall_s,
+        spread=_given(r.pace_spread, "run_to_run_spread"),
+        interval_s=interval if interval else math.inf,
+        blocking_s=save.blocking_s,
+        durable_s=save.write_s,
+        mtbf_s=mean_time_between_failures(topology),
+        detect_s=_given(r.detect, "detect_s"),
+        restart_s=_given(r.restart, "restart_s"),
+        load_s=save.read_s,
+        repair_s=_given(r.repair, "repair_s"),
+        repair_share=known["repair_share"],
+        spares=r.spare_nodes,
+        preemption_s=preemption_s,
+        preemption_wait_s=wait_s,
+        preemption_notice_s=notice_s,
+        evaluation_every=workload.evaluation.every if evaluation_s > 0.0 else 0,
+        evaluation_s=evaluation_s,
+    )
+
+
+def pipeline_of(topology: Topology, workload: Workload) -> Pipeline:
+    """The input pipeline of a rank; the ranks of a node share its storage."""
+    data, node = workload.data, topology.node
+    gpus = max(1, topology.world_size // max(1, topology.node_count))
+    # a context-parallel group reads a sequence's tokens between its ranks
+    per_rank = workload.micro_batch * workload.gradient_accumulation * workload.sequence_length
+    return Pipeline(
+        data.workers, per_rank / workload.parallelism.context_parallel,
+        data.preprocess_tokens_per_s_per_worker, data.bytes_per_token,
+        (node.storage.read if node else _STORAGE_READ) / gpus, data.prefetch,
+    )  # fmt: skip
+
+
+def save_of(
+    topology: Topology,
+    workload: Workload,
+    trainable: int,
+    total: int,
+    network_bytes_per_s: float,
+    host_link_bytes_per_s: float,
+) -> CheckpointCost:
+    """One checkpoint of the job on the machine."""
+    nodes, node = max(1, topology.node_count), topology.node
+    return checkpoint_cost(
+        checkpoint_bytes(workload, trainable, total), nodes, max(1, topology.world_size // nodes),
+        sharded=workload.checkpoint.mode == "sharded",
+        asynchronous=workload.checkpoint.asynchronous,
+        host_link_bytes_per_s=host_link_bytes_per_s,
+        storage_write_bytes_per_s=node.storage.write if node else _STORAGE_WRITE,
+        storage_read_bytes_per_s=node.storage.read if node else _STORAGE_READ,
+        gather_bytes_per_s=network_bytes_per_s,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """Cost and energy of a job of known length."""
+
+    storage_gb: float
+    egress_gb: float
+    cost: Cost | None  # None without a price
+    energy: Energy
+
+
+def bill_of(
+    topology: Topology,
+    workload: Workload,
+    wall_s: float,
+    stepping_s: float,
+    tokens: float,
+    breakdown: Mapping[str, float],
+    gpu: Gpu,
+    trainable: int,
+    total: int,
+) -> Bill:
+    """What a job takes and costs.
+
+    Parameters
+    ----------
+    topology, workload : specs
+        Machine with its offer, and job.
+    wall_s, stepping_s : float
+        In all, and with the GPUs at work, on steps later lost too. [s]
+    tokens : float
+        Trained on.
+    breakdown : mapping of str to float
+        One step by kind. [s]
+    gpu : Gpu
+        For its power.
+    trainable, total : int
+        Parameters.
+    """
+    nodes, offer = max(1, topology.node_count), topology.offer or Offer()
+    energy = job_energy(
+        breakdown, gpu, nodes=nodes, gpus_per_node=max(1, topology.world_size // nodes),
+        busy_s=stepping_s, wall_s=wall_s, provider=offer.provider, region=offer.region,
+        country=offer.country, pue=offer.pue,
+    )  # fmt: skip
+    kept = workload.checkpoint.keep if workload.checkpoint.interval else 0
+    storage_gb = kept * checkpoint_bytes(workload, trainable, total) / 1e9
+    storage_gb += tokens * workload.data.bytes_per_token / 1e9
+    egress_gb = export_bytes(workload, trainable, total) / 1e9
+    terms, cost = terms_of(topology.offer), None
+    if terms is not None:
+        cost = total_cost(
+            terms, topology.world_size, wall_s, storage_gb=storage_gb, egress_gb=egress_gb,
+            energy_j=energy.energy_j, tokens=tokens,
+        )  # fmt: skip
+    return Bill(storage_gb, egress_gb, cost, energy)
+
+
 def plan_job(
     topology: Topology,
     workload: Workload,
     step_s: float,
-    breakdown: dict[str, float],
+    breakdown: Mapping[str, float],
     trainable: int,
     total: int,
     *,
     network_bytes_per_s: float,
     host_link_bytes_per_s: float,
-    power_limit_w: float,
-    replicas: int = 16,
+    gpu: Gpu,
+    forward_share: float = 1.0 / 3.0,
+    replicas: int = 32,
     seed: int = 0,
 ) -> JobReport | None:
     """Simulate the whole job.
@@ -98,7 +290,7 @@ def plan_job(
         Machine and job.
     step_s : float
         One step that never waits for data. [s]
-    breakdown : dict of str to float
+    breakdown : mapping of str to float
         The step by kind, for energy. [s]
     trainable, total : int
         Parameters.
@@ -106,8 +298,10 @@ def plan_job(
         Rate at which one rank can receive from all others (full checkpoints). [B/s]
     host_link_bytes_per_s : float
         Device to host, per GPU. [B/s]
-    power_limit_w : float
-        Of one GPU. [W]
+    gpu : Gpu
+        For its power.
+    forward_share : float
+        Of a step's FLOPs, what a forward pass takes; evaluation is forward alone.
     replicas, seed : int
         Of the failure simulation.
 
@@ -121,68 +315,35 @@ def plan_job(
     if length is None:
         return None
     steps, tokens = length
-    node = topology.node
-    gpus = node.gpus if node else max(1, world)
-    nodes = max(1, world // gpus)
-    read, write = (node.storage.read, node.storage.write) if node else (10e9, 5e9)
-    rates = reliability()
-    per_rank = (
-        workload.micro_batch * workload.gradient_accumulation * workload.sequence_length
-        / workload.parallelism.context_parallel
-    )  # fmt: skip
-    data = workload.data
-    pipeline = Pipeline(
-        data.workers, per_rank, data.preprocess_tokens_per_s_per_worker, data.bytes_per_token,
-        read / gpus,
-    )  # fmt: skip
+    pipeline = pipeline_of(topology, workload)
     stall = simulate_stall(pipeline, step_s)
-    save = checkpoint_cost(
-        checkpoint_bytes(workload, trainable, total), nodes, gpus,
-        sharded=workload.checkpoint.mode == "sharded",
-        asynchronous=workload.checkpoint.asynchronous,
-        host_link_bytes_per_s=host_link_bytes_per_s,
-        storage_write_bytes_per_s=write, storage_read_bytes_per_s=read,
-        gather_bytes_per_s=network_bytes_per_s,
+    save = save_of(
+        topology, workload, trainable, total, network_bytes_per_s, host_link_bytes_per_s
     )  # fmt: skip
-    mtbf_s = 86400.0 / (nodes * rates["node_failures_per_node_day"])
-    interval = workload.checkpoint.interval
-    spec = JobSpec(
-        steps=steps,
-        step_s=stall.step_s,
-        stall_s=stall.stall_s,
-        spread=rates["run_to_run_spread"],
-        interval_s=interval if interval else math.inf,
-        blocking_s=save.blocking_s,
-        durable_s=save.write_s,
-        mtbf_s=mtbf_s,
-        detect_s=rates["detect_s"],
-        restart_s=rates["restart_s"],
-        load_s=save.read_s,
-    )
+    evaluation_s = step_s * forward_share * workload.evaluation.tokens / (tokens / steps)
+    spec = job_spec(topology, workload, steps, stall, save, evaluation_s)
     outcome = simulate_job(spec, replicas, seed)
-    wall = outcome.wall_p50_s
-    offer = topology.offer
-    cost = None
-    if offer is not None and offer.price_per_gpu_hour is not None:
-        out_gb = save.size_bytes / 1e9
-        cost = total_cost(
-            offer.price_per_gpu_hour, world, wall, egress_gb=out_gb,
-            egress_usd_per_gb=offer.egress_per_gb, tokens=tokens,
-        )  # fmt: skip
-    energy = job_energy(
-        breakdown, power_limit_w, nodes=nodes, gpus_per_node=gpus, busy_s=steps * step_s,
-        wall_s=wall, region=offer.region if offer else "",
+    wall, shares = outcome.wall_p50_s, outcome.shares
+    stepping = shares["useful"] + shares["lost_work"] + shares["evaluation"]
+    bill = bill_of(
+        topology, workload, wall, wall * stepping, tokens, breakdown, gpu, trainable, total
     )  # fmt: skip
-    finite = save.blocking_s > 0
+    rate = 1.0 / spec.mtbf_s + 1.0 / spec.preemption_s
+    breaks = save.blocking_s > 0.0 and rate > 0.0
     return JobReport(
         steps=steps,
         tokens=tokens,
+        pipeline=pipeline,
         stall=stall,
         save=save,
+        spec=spec,
         outcome=outcome,
-        mtbf_s=mtbf_s,
-        young_s=young_interval(save.blocking_s, mtbf_s) if finite else None,
-        daly_s=daly_interval(save.blocking_s, mtbf_s) if finite else None,
-        cost=cost,
-        energy=energy,
+        interval_s=workload.checkpoint.interval,
+        young_s=young_interval(save.blocking_s, 1.0 / rate) if breaks else None,
+        daly_s=daly_interval(save.blocking_s, 1.0 / rate) if breaks else None,
+        best_s=best_interval(spec) if breaks else None,
+        storage_gb=bill.storage_gb,
+        egress_gb=bill.egress_gb,
+        cost=bill.cost,
+        energy=bill.energy,
     )

@@ -1,4 +1,10 @@
-"""Hours and weeks of one job in SimPy: steps, evaluation, checkpoints, failures, restarts."""
+"""Hours and weeks of one job in SimPy: steps, evaluation, checkpoints, failures, restarts.
+
+Training works in stretches that end at the next evaluation, at an interruption or at the end of the
+job. Saves fall at known times of a stretch, so that an interruption says by arithmetic how far it
+had come: simulating a run costs as much as it has interruptions, however many checkpoints lie
+between them. Broken nodes are repaired by processes of their own and come back as spares.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +18,11 @@ if TYPE_CHECKING:
 
     import simpy
 
-PARTS = ("useful", "data_stall", "checkpoint", "evaluation", "lost_work", "restart", "setup")
+    Process = Generator[simpy.Event, None, None]
+
+PARTS = (
+    "useful", "data_stall", "checkpoint", "evaluation", "lost_work", "restart", "waiting", "setup",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +40,7 @@ class JobSpec:
     spread : float
         Relative standard deviation of the job's mean pace from run to run.
     interval_s : float
-        Wall time between checkpoints; inf: none. [s]
+        Training time between checkpoints; inf: none. [s]
     blocking_s : float
         Training stands still per checkpoint. [s]
     durable_s : float
@@ -38,11 +48,19 @@ class JobSpec:
     mtbf_s : float
         Mean time between failures of the whole machine; inf: none. [s]
     detect_s, restart_s, load_s : float
-        After a failure: noticing it, rescheduling and starting, reading the checkpoint. [s]
+        After a failure: noticing it, starting again, reading the checkpoint. [s]
     repair_s : float
-        Time a failed node is away; matters when no spare is left. [s]
-    spares : int
-        Spare nodes.
+        Time a broken node is away; matters when no spare is left. [s]
+    repair_share : float
+        Failures that take a node away; after the others it starts again at once.
+    spares : int or None
+        Spare nodes; None: a broken node is replaced at once.
+    preemption_s : float
+        Mean time between preemptions of the whole machine; inf: none. [s]
+    preemption_wait_s : float
+        Mean wait for capacity after one, exponential. [s]
+    preemption_notice_s : float
+        Warning: a save that takes no longer loses nothing. [s]
     evaluation_every : int
         Steps between evaluations; 0: none.
     evaluation_s : float
@@ -63,7 +81,11 @@ class JobSpec:
     restart_s: float = 0.0
     load_s: float = 0.0
     repair_s: float = 0.0
-    spares: int = 10**6
+    repair_share: float = 1.0
+    spares: int | None = None
+    preemption_s: float = math.inf
+    preemption_wait_s: float = 0.0
+    preemption_notice_s: float = 0.0
     evaluation_every: int = 0
     evaluation_s: float = 0.0
     setup_s: float = 0.0
@@ -75,103 +97,183 @@ class JobRun:
 
     wall_s: float = 0.0
     failures: int = 0
+    preemptions: int = 0
     checkpoints: int = 0
     parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
 
 
 def simulate_run(spec: JobSpec, seed: int) -> JobRun:
-    """One seeded replica of the job.
-
-    The training process works in stretches that end at the next checkpoint, evaluation or the end
-    of the job; the failure process interrupts it at exponential times. Steps since the last
-    durable checkpoint are lost work.
-    """
+    """One seeded replica of the job."""
     import simpy
 
     env = simpy.Environment()
-    run = JobRun()
-    env.run(until=env.process(_train(env, spec, random.Random(seed), run)))
-    run.wall_s = env.now
-    return run
+    job = _Job(env, spec, seed)
+    env.run(until=env.process(job.train()))
+    job.run.wall_s = env.now
+    return job.run
 
 
-def _train(
-    env: simpy.Environment, spec: JobSpec, rng: random.Random, run: JobRun
-) -> Generator[simpy.Event, None, None]:
-    pace = spec.step_s * max(0.5, rng.gauss(1.0, spec.spread)) if spec.spread else spec.step_s
-    stall = min(1.0, spec.stall_s / spec.step_s)
-    parts = run.parts
-    yield from _spend(env, parts, "setup", spec.setup_s)
-    done = saved = 0
-    pending: tuple[float, int] | None = None  # an asynchronous save: when durable, which step
-    clock_since_save = 0.0
-    next_failure = env.now + _exponential(rng, spec.mtbf_s)
-    away: list[float] = []
-    while done < spec.steps:
-        until_save = spec.steps
+class _Job:
+    """One replica's processes and what they share."""
+
+    def __init__(self, env: simpy.Environment, spec: JobSpec, seed: int) -> None:
+        import simpy
+
+        self.env, self.spec, self.run = env, spec, JobRun()
+        # a stream of random numbers each, so that changing one thing moves nothing else
+        self.repairs = random.Random(f"{seed} repairs")
+        self.causes = {
+            cause: (mean_s, random.Random(f"{seed} {cause}"))
+            for cause, mean_s in (("failure", spec.mtbf_s), ("preemption", spec.preemption_s))
+            if math.isfinite(mean_s)
+        }
+        self.uptime_left = {cause: self.draw(cause) for cause in self.causes}
+        pace = 1.0
+        if spec.spread:
+            pace = max(0.5, random.Random(f"{seed} pace").gauss(1.0, spec.spread))
+        self.pace_s = spec.step_s * pace
+        self.stall = min(1.0, spec.stall_s / spec.step_s)
+        self.every = spec.steps + 1  # steps between saves
         if math.isfinite(spec.interval_s):
-            until_save = max(1, math.ceil((spec.interval_s - clock_since_save) / pace))
-        until_eval = (
-            spec.evaluation_every - done % spec.evaluation_every
-            if spec.evaluation_every
-            else spec.steps
-        )
-        steps = min(until_save, until_eval, spec.steps - done)
-        stretch = steps * pace
-        saves = steps == until_save and done + steps < spec.steps
-        pause = spec.blocking_s if saves else 0.0
-        if env.now + stretch + pause >= next_failure:
-            elapsed = max(0.0, next_failure - env.now)
-            yield env.timeout(elapsed)
-            if pending and pending[0] <= env.now:
-                saved = pending[1]
-            pending = None
-            run.failures += 1
-            lost = (done - saved) * pace
-            parts["useful"] -= lost * (1.0 - stall)
-            parts["data_stall"] -= lost * stall
-            parts["lost_work"] += lost + elapsed
-            done = saved
-            clock_since_save = 0.0
-            away = [t for t in away if t > env.now]
-            wait = 0.0
-            if len(away) >= spec.spares:
-                wait = max(0.0, min(away) - env.now)
-            away.append(env.now + spec.repair_s)
-            down = spec.detect_s + spec.restart_s + spec.load_s + wait
-            yield from _spend(env, parts, "restart", down)
-            next_failure = env.now + _exponential(rng, spec.mtbf_s)
-            continue
-        yield env.timeout(stretch)
-        parts["useful"] += stretch * (1.0 - stall)
-        parts["data_stall"] += stretch * stall
-        done += steps
-        clock_since_save += stretch
-        if pending and pending[0] <= env.now:
-            saved, pending = pending[1], None
-        if saves:
-            started = env.now
-            yield from _spend(env, parts, "checkpoint", spec.blocking_s)
-            run.checkpoints += 1
-            clock_since_save = 0.0
-            if spec.durable_s <= spec.blocking_s:
-                saved = done
+            self.every = max(1, math.ceil(spec.interval_s / self.pace_s - 1e-9))
+        # an asynchronous save that outlasts the interval holds the next one up
+        self.save_s = max(spec.blocking_s, spec.durable_s - self.every * self.pace_s)
+        self.cycle_s = self.save_s + self.every * self.pace_s
+        self.done = self.saved = 0  # steps: worked, and durable
+        self.since = 0  # steps worked since the last save began
+        self.pending: tuple[float, int] | None = None  # a save under way: durable when, which step
+        self.spares: simpy.Container | None = None
+        if spec.spares is not None:
+            self.spares = simpy.Container(env, init=spec.spares)
+
+    def draw(self, cause: str) -> float:
+        """Time up until the next interruption of a kind. [s]"""
+        mean_s, rng = self.causes[cause]
+        return rng.expovariate(1.0 / mean_s)
+
+    # -- processes --------------------------------------------------------------------------------
+
+    def train(self) -> Process:
+        """Work until all steps are done, through interruptions."""
+        spec = self.spec
+        yield from self.spend("setup", spec.setup_s)
+        while self.done < spec.steps:
+            began, work = self.env.now, spec.steps - self.done
+            if spec.evaluation_every:
+                work = min(work, spec.evaluation_every - self.done % spec.evaluation_every)
+            evaluates = bool(spec.evaluation_every) and not (
+                (self.done + work) % spec.evaluation_every
+            )
+            length_s = work * self.pace_s + self.saves_within(work) * self.save_s
+            length_s += spec.evaluation_s if evaluates else 0.0
+            cause = min(self.uptime_left, key=self.uptime_left.__getitem__, default="")
+            stop_s = self.uptime_left[cause] if cause else math.inf
+            yield self.env.timeout(min(length_s, stop_s))
+            for kind in self.uptime_left:
+                self.uptime_left[kind] -= min(length_s, stop_s)
+            if stop_s < length_s:
+                self.break_off(began, work, stop_s, cause)
+                self.uptime_left[cause] = self.draw(cause)
+                yield from self.recover(cause)
             else:
-                pending = (started + spec.durable_s, done)
-        if spec.evaluation_every and done % spec.evaluation_every == 0:
-            yield from _spend(env, parts, "evaluation", spec.evaluation_s)
+                self.complete(began, work)
+                self.run.parts["evaluation"] += spec.evaluation_s if evaluates else 0.0
 
+    def recover(self, cause: str) -> Process:
+        """Notice, wait for a machine, start again and load. Nothing fails meanwhile."""
+        spec = self.spec
+        if cause == "preemption":
+            self.run.preemptions += 1
+            mean_s = spec.preemption_wait_s
+            yield from self.spend("waiting", self.repairs.expovariate(1.0) * mean_s)
+        else:
+            self.run.failures += 1
+            yield from self.spend("restart", spec.detect_s)
+            if self.repairs.random() < spec.repair_share and self.spares is not None:
+                self.env.process(self.repair())
+                began = self.env.now
+                yield self.spares.get(1)
+                self.run.parts["waiting"] += self.env.now - began
+        yield from self.spend("restart", spec.restart_s + spec.load_s)
 
-def _spend(
-    env: simpy.Environment, parts: dict[str, float], part: str, seconds: float
-) -> Generator[simpy.Event, None, None]:
-    if seconds > 0.0:
-        parts[part] += seconds
-        yield env.timeout(seconds)
+    def repair(self) -> Process:
+        """Bring a broken node back as a spare."""
+        assert self.spares is not None
+        yield self.env.timeout(self.spec.repair_s)
+        yield self.spares.put(1)
 
+    def spend(self, part: str, seconds: float) -> Process:
+        """Let time pass on something."""
+        if seconds > 0.0:
+            self.run.parts[part] += seconds
+            yield self.env.timeout(seconds)
 
-def _exponential(rng: random.Random, mean_s: float) -> float:
-    return rng.expovariate(1.0 / mean_s) if math.isfinite(mean_s) else math.inf
+    # -- arithmetic of a stretch ------------------------------------------------------------------
+
+    def saves_within(self, work: int) -> int:
+        """Saves in the next `work` steps; none after the job's last step."""
+        first = self.every - self.since
+        if work < first:
+            return 0
+        saves, rest = divmod(work - first, self.every)
+        at_the_end = rest == 0 and self.done + work == self.spec.steps
+        return saves + (0 if at_the_end else 1)
+
+    def complete(self, began: float, work: int) -> None:
+        """A whole stretch is done."""
+        saves, first = self.saves_within(work), self.every - self.since
+        self.account(work * self.pace_s, saves * self.save_s)
+        self.note_saves(began, first, saves)
+        self.done += work
+        self.since = (work - first) - (saves - 1) * self.every if saves else self.since + work
+
+    def break_off(self, began: float, work: int, elapsed_s: float, cause: str) -> None:
+        """An interruption after `elapsed_s` of a stretch: what is not durable is lost."""
+        spec, parts = self.spec, self.run.parts
+        saves, first = self.saves_within(work), self.every - self.since
+        after_first = elapsed_s - first * self.pace_s
+        begun = completed = 0
+        in_save = 0.0
+        if saves and after_first >= 0.0:
+            cycles = min(int(after_first // self.cycle_s), saves - 1)
+            begun, inside = cycles + 1, after_first - cycles * self.cycle_s
+            completed = begun if inside >= self.save_s else cycles
+            in_save = 0.0 if completed == begun else inside
+        worked_s = elapsed_s - completed * self.save_s - in_save
+        in_evaluation = max(0.0, worked_s - work * self.pace_s)
+        worked_s -= in_evaluation
+        self.account(worked_s, completed * self.save_s)
+        self.note_saves(began, first, begun)
+        reached = self.done + worked_s / self.pace_s
+        if cause == "preemption" and spec.preemption_notice_s >= max(spec.durable_s, 1e-9):
+            self.saved = max(self.saved, int(reached))
+        lost_s = (reached - self.saved) * self.pace_s
+        parts["useful"] -= lost_s * (1.0 - self.stall)
+        parts["data_stall"] -= lost_s * self.stall
+        parts["lost_work"] += lost_s + in_save + in_evaluation
+        self.done, self.since, self.pending = self.saved, 0, None
+
+    def account(self, worked_s: float, saving_s: float) -> None:
+        """Put time under its headings."""
+        parts = self.run.parts
+        parts["useful"] += worked_s * (1.0 - self.stall)
+        parts["data_stall"] += worked_s * self.stall
+        parts["checkpoint"] += saving_s
+
+    def note_saves(self, began: float, first: int, begun: int) -> None:
+        """Which of the saves begun in a stretch, or before it, are durable by now."""
+        now = self.env.now + 1e-9 * self.cycle_s  # a sum of many cycles is not exact
+        if self.pending and self.pending[0] <= now:
+            self.saved, self.pending = self.pending[1], None
+        self.run.checkpoints += begun
+        start = began + first * self.pace_s
+        for index in range(max(0, begun - 2), begun):  # each is durable before the next begins
+            durable_at = start + index * self.cycle_s + self.spec.durable_s
+            step = self.done + first + index * self.every
+            if durable_at <= now:
+                self.saved = step
+            else:
+                self.pending = (durable_at, step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +287,7 @@ class JobOutcome:
     goodput: float
     shares: dict[str, float]
     failures: float
+    preemptions: float
     checkpoints: float
     replicas: int
 
@@ -210,6 +313,7 @@ def simulate_job(spec: JobSpec, replicas: int = 32, seed: int = 0) -> JobOutcome
         goodput=shares["useful"],
         shares=shares,
         failures=sum(r.failures for r in runs) / replicas,
+        preemptions=sum(r.preemptions for r in runs) / replicas,
         checkpoints=sum(r.checkpoints for r in runs) / replicas,
         replicas=replicas,
     )

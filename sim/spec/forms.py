@@ -330,6 +330,22 @@ def checkpoint(reader: Reader, tree: Tree, path: str) -> Table | None:
     return None
 
 
+def _off(keys: dict[str, Any], what: str) -> Form:
+    """A form that takes ``none`` for "there is no such thing", or a mapping."""
+
+    def form(reader: Reader, tree: Tree, path: str) -> Table | None:
+        if isinstance(tree, Leaf) and tree.value in ("none", "never", False, "false"):
+            return Table({k: Leaf(v, tree.place) for k, v in keys.items()}, tree.place)
+        if isinstance(tree, Table):
+            return tree
+        from sim.spec.bind import described
+
+        reader.fault(tree.place, path, f'{described(tree)} is not "none" or a mapping of {what}')
+        return None
+
+    return form
+
+
 def parallelism(reader: Reader, tree: Tree, path: str) -> Table | None:
     """A mapping, or the bare name of a strategy."""
     if isinstance(tree, Leaf):
@@ -364,6 +380,8 @@ FORMS: dict[str, Form] = {
     "Precision": precision,
     "Checkpointing": checkpointing,
     "CheckpointSave": checkpoint,
+    "Reliability": _off({"failures": False}, "gpu_mtbf, node_mtbf, ..."),
+    "Evaluation": _off({"every": 0}, "every, tokens"),
     "Parallelism": parallelism,
     "NvLink": nvlink,
 }

@@ -6,7 +6,9 @@ from typing import Literal
 
 from sim.spec.base import (
     Dollars,
+    Duration,
     Factor,
+    Fraction,
     Memory,
     NotNegative,
     Positive,
@@ -100,6 +102,30 @@ class Offer(Spec):
     spot_price_per_gpu_hour: Dollars | None = None  # [USD]
     date: str = ""  # month or year the price was read
     source: str = ""
+    capacity: Literal["on-demand", "spot"] = "on-demand"  # spot can be taken away
+    preemption_mtbf: Duration | None = None  # [s] of a spot node; None: see reliability.toml
+    preemption_wait: Seconds | None = None  # [s] mean, until spot capacity is there again
+    preemption_notice: Seconds = 0.0  # [s] warning before a node is taken
+    commitment_discount: Fraction = 0.0  # off the on-demand price
+    commitment: Seconds = 0.0  # [s] paid for at the least
+    setup: Seconds = 0.0  # [s] paid for before the first step
+    storage_per_gb_month: Dollars = 0.0
+    energy_per_kwh: Dollars = 0.0  # where electricity is paid apart, as for a machine of one's own
+    pue: Factor | None = None  # power usage effectiveness of the site; None: see energy.toml
+    country: str = ""  # ISO 3166 alpha-3, for CO2 where the region is in no table
+
+
+class Reliability(Spec):
+    """How often the machine fails and for how long; None: see data/constants/reliability.toml."""
+
+    failures: bool = True
+    gpu_mtbf: Duration | None = None  # [s] of one GPU, its memory and NVLink included
+    node_mtbf: Duration | None = None  # [s] of one node, everything but its GPUs
+    detect: Seconds | None = None  # [s] from failure to noticing
+    restart: Seconds | None = None  # [s] scheduling, process groups, warm-up; not reading state
+    repair: Seconds | None = None  # [s] a broken node is away
+    spare_nodes: NotNegative | None = None  # None: a broken node is replaced at once
+    pace_spread: Fraction | None = None  # relative standard deviation of a run's mean step time
 
 
 class Vertex(Spec):
@@ -142,6 +168,7 @@ class Topology(Spec):
     network: Network = Network.model_construct()
     offer: Offer | None = None
     calibration: Calibration | None = None  # of this cluster, from its own measurements
+    reliability: Reliability = Reliability.model_construct()
     graph: Graph | None = None
     gpu: Gpu | None = None  # of an explicit graph's GPU vertices that name none
     hourly_price_source: str = ""

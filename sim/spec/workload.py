@@ -106,6 +106,14 @@ class Data(Spec):
     bytes_per_token: Factor = 4.0
     preprocess_tokens_per_s_per_worker: Count = 2e5
     packing: bool = True
+    prefetch: Positive = 2  # batches a worker keeps ready (torch's prefetch_factor)
+
+
+class Evaluation(Spec):
+    """Evaluation between steps: forward passes without gradients."""
+
+    every: NotNegative = 0  # optimizer steps; 0: never
+    tokens: CountOrZero = 0.0  # of one evaluation, over all ranks
 
 
 class CheckpointSave(Spec):
@@ -114,6 +122,8 @@ class CheckpointSave(Spec):
     interval: Seconds | None = 1800.0  # [s]
     mode: Literal["sharded", "full"] = "sharded"
     asynchronous: bool = False
+    keep: Positive = 2  # checkpoints in storage at a time
+    export: Literal["weights", "state", "none"] = "weights"  # what leaves the provider at the end
 
 
 class Workload(Spec):
@@ -144,7 +154,9 @@ class Workload(Spec):
         "none"  # hand-fused: RMSNorm alone, or RoPE and SwiGLU as well
     )
     loss: Literal["eager", "compiled", "chunked", "fused-linear"] = "eager"
+    train_metrics: NotNegative = 0  # times a trainer takes the loss once more, without gradient
     stack: Stack = Stack.model_construct()
     data: Data = Data.model_construct()
     checkpoint: CheckpointSave = CheckpointSave.model_construct()
+    evaluation: Evaluation = Evaluation.model_construct()
     sources: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ def test_without_failures_the_wall_clock_is_steps_and_saves():
 def test_parts_add_up_to_the_wall_clock_with_everything_on():
     spec = JobSpec(
         steps=5000, step_s=1.5, stall_s=0.3, interval_s=300.0, blocking_s=4.0, durable_s=40.0,
-        mtbf_s=2000.0, detect_s=20.0, restart_s=60.0, load_s=15.0, repair_s=5000.0, spares=1,
+        mtbf_s=4000.0, preemption_s=9000.0, preemption_wait_s=60.0, detect_s=20.0, restart_s=60.0, load_s=15.0, repair_s=5000.0, spares=1,
         evaluation_every=500, evaluation_s=30.0, setup_s=120.0,
     )  # fmt: skip
     for seed in range(5):
