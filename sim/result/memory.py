@@ -10,11 +10,12 @@ from importlib.resources import files
 from sim.model.modules import ModelTree
 from sim.model.tree import build_tree
 from sim.result.ledger import MOMENTS, Ledger
-from sim.result.replicated import piles_up, walk_replicated
+from sim.result.replicated import walk_replicated
 from sim.result.result import Message
 from sim.result.sharded import walk_fsdp
 from sim.result.states import STATE_BYTES, optimizer_bytes, trainable_elements
 from sim.schedule.units import DTYPE_BYTES, QUANTISED_BYTES, dtypes, is_matrix, shard_ranks
+from sim.schedule.zero3 import zero3_live_peak
 from sim.spec.topology import Topology
 from sim.spec.workload import Workload
 
@@ -152,22 +153,18 @@ def memory(
         dominating=max(terms, key=lambda k: terms[k]) if terms else "cuda_context",
         host_bytes=on_host,
         host_capacity_bytes=host,
-        warnings=_warnings(workload, reserved, capacity),
+        warnings=_warnings(workload, tree, world, reserved, capacity),
     )
 
 
-def _warnings(workload: Workload, reserved: float, capacity: float) -> tuple[Message, ...]:
+def _warnings(
+    workload: Workload, tree: ModelTree, world: int, reserved: float, capacity: float
+) -> tuple[Message, ...]:
     found = []
-    if piles_up(workload):
-        found.append(
-            Message(
-                "memory.frozen-weights-pile-up",
-                "workload.parallelism.deepspeed_version",
-                "DeepSpeed newer than 0.19.2 keeps the frozen weights of every block gathered "
-                "through backward under LoRA with reentrant activation checkpointing",
-                "use non-reentrant checkpointing, DeepSpeed 0.19.2, or FSDP2",
-            )
-        )
+    if workload.parallelism.strategy == "zero3":
+        where = "workload.parallelism.deepspeed_version"
+        for trap in zero3_live_peak(workload, tree, world).traps:
+            found.append(Message(f"memory.{trap.code}", where, trap.message, trap.hint))
     if 0.95 * capacity < reserved <= capacity:
         found.append(
             Message(

@@ -25,6 +25,7 @@ from sim.schedule.units import (
     is_matrix,
     shard_ranks,
 )
+from sim.schedule.zero3 import zero3_live_peak
 from sim.spec.workload import Workload
 
 HIDDEN = "recomputed activations and their gradients"
@@ -55,7 +56,6 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
     elements, _, largest, _ = trainable_elements(workload.model, workload.method, 1)
     stored = _stored(tree, compute if stage else DTYPE_BYTES[types.master], workload)
     layer = max(_block_bytes(block.modules, compute) for block in tree.layers)
-    outer = sum(_block_bytes(b.modules, compute) for b in (tree.embedding, tree.head))
     offload_states = p.offload != "none"
     offload_parameters = p.offload in ("parameters", "all")
     ledger = Ledger()
@@ -80,20 +80,21 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
 
     # what backward needs for communication
     bucket = 0.0
-    if stage and elements:
+    if stage in (1, 2) and elements:
         size = 5e8 if p.reduce_bucket_size == "auto" else p.reduce_bucket_size
         if p.reduce_bucket_size == "auto":
             size = float(tree.layers[0].modules[0].parameters[0].shape[-1]) ** 2
-        copies = 2 if p.overlap_comm or (p.overlap_comm is None and stage == 3) else 1
+        copies = 2 if p.overlap_comm else 1
         # DeepSpeed allocates whole buckets, however few parameters train
         bucket = copies * compute * max(size, largest)
-    live = 0.0
+    live = limit = gathering = 0.0
     if stage == 3:
-        whole = layer * len(tree.layers) + outer
-        ahead = min(whole, compute * (p.stage3_max_live_parameters + _prefetch(workload, tree)))
-        live = max(ahead, min(whole, layer + outer / 2))
-        if piles_up(workload):
-            live = max(live, layer * len(tree.layers) + outer / 2)
+        held = zero3_live_peak(workload, tree, world).by_category
+        live, gathering = held["unsharded_parameters"], held["gather_buffer"]
+        bucket = held["reduce_bucket"] + held["reduce_buffer"]
+        # what piles up in backward is no part of forward, where the limit holds
+        limit = min(live, compute * (p.stage3_max_live_parameters + _prefetch(workload, tree)))
+        limit = max(limit, held["persistent_parameters"], min(live, layer))
     grads_master = DTYPE_BYTES[types.master] if stage == 0 else compute
     kept = grads_master * elements
     if stage >= 2:
@@ -115,13 +116,16 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
         ledger.moment = "forward"
         ledger.put("unsharded parameters", ledger.live.get("unsharded parameters", 0.0))
         if stage == 3:
-            ledger.put("unsharded parameters", live)
+            ledger.put("unsharded parameters", limit)
+            ledger.put("all-gather buffers", gathering)
         for footprint in prints:
             ledger.mark_terms({saved: loss.hidden + footprint.forward_peak})
             ledger.add(saved, footprint.saved)
         ledger.mark_terms({"logits and loss": loss.forward_peak})
         ledger.moment = "backward"
         ledger.put("reduce-scatter buffers", bucket)
+        if stage == 3:
+            ledger.put("unsharded parameters", live)
         extra = loss.backward_peak - loss.saved
         ledger.mark_terms({"logits and loss": loss.saved, "gradients of logits": extra})
         if stage == 0 and not micro:
@@ -138,6 +142,7 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
         ledger.put("reduce-scatter buffers", 0.0)
     if stage == 3 or stage == 0:
         ledger.put("unsharded parameters", 0.0)
+        ledger.put("all-gather buffers", 0.0)
     ledger.moment = "optimizer"
     scratch = 0.0
     if not offload_states:
@@ -155,18 +160,6 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
         staging = compute * largest
     ledger.mark_terms({"checkpoint staging": staging})
     return ledger
-
-
-def piles_up(workload: Workload) -> bool:
-    """Whether ZeRO-3 keeps every block's frozen weights gathered through backward.
-
-    Since DeepSpeed's PR 8148 a frozen parameter fetched in a reentrant checkpoint's recompute is
-    released only with the root, whose hook never fires (recorded with 0.19.8; 0.19.2 does not).
-    """
-    policy, method, p = workload.activation_checkpointing, workload.method, workload.parallelism
-    version = tuple(int(v) for v in p.deepspeed_version.split(".") if v.isdigit())
-    trapped = policy.kind == "full" and policy.reentrant and method.kind != "full"
-    return p.strategy == "zero3" and trapped and version > (0, 19, 2)
 
 
 def _block_bytes(modules: Iterable[Module], element: float) -> float:
