@@ -208,12 +208,14 @@ class _Walk:
             if self.flat:
                 # the rate limiter lets the next unit be gathered while this one runs
                 ahead = unit.gathered if self.reshard else 0.0
-                ledger.mark_terms({saved: hidden + footprint.forward_peak, unsharded: ahead})
+                work = hidden + self._leaving(footprint) + footprint.forward_peak
+                ledger.mark_terms({saved: work, unsharded: ahead})
             else:
                 ledger.mark_terms({saved: hidden, gathers: unit.gathered})
                 # explicit prefetch issues further all-gathers before this unit runs
                 ledger.put(gathers, unit.gathered * (1 + workload.parallelism.forward_prefetch))
-                ledger.mark_terms({saved: hidden + footprint.forward_peak})
+                work = hidden + self._leaving(footprint) + footprint.forward_peak
+                ledger.mark_terms({saved: work})
             ledger.add(unsharded, unit.kept - unit.gathered)
             ledger.add(saved, self._resident(footprint))
         if self.head is not None:
@@ -229,6 +231,10 @@ class _Walk:
         if not self.offloaded_activations:
             return footprint.saved
         return max(0.0, footprint.saved - footprint.hidden)
+
+    def _leaving(self, footprint: Footprint) -> float:
+        """The last layer's input, still on its way to the host while this one runs."""
+        return footprint.hidden if self.offloaded_activations else 0.0
 
     # backward ------------------------------------------------------------------------------
 

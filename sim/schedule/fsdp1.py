@@ -15,6 +15,7 @@ from math import ceil
 
 from sim.errors import InputError
 from sim.model.modules import ModelTree, Module
+from sim.schedule.activation_copies import ActivationCopies
 from sim.schedule.plan import Event, Plan, Recorder
 from sim.schedule.repeat import Fence, lengthen
 from sim.schedule.tail import clip_and_step, loss_all_reduce
@@ -124,6 +125,8 @@ def _uniform(workload: Workload, tree: ModelTree) -> bool:
     """Whether there are enough equal layers for the middle ones to be copies of one."""
     knobs = workload.parallelism
     if len(tree.layers) < 2 * _EDGE + 3 or knobs.wrap != "block+root" or knobs.offload != "none":
+        return False
+    if workload.activation_checkpointing.offload:
         return False
     return equal_layers(workload, tree)
 
@@ -278,6 +281,8 @@ class _Run:
         self.sharded = self.knobs.sharding_strategy != "no-shard"
         self.full = self.knobs.sharding_strategy == "full-shard"
         self.offload = self.knobs.offload != "none"
+        offloads = workload.activation_checkpointing.offload
+        self.copies = ActivationCopies(workload, tree) if offloads else None
         self.predivide = _predivide_factor(shard * replicate)
         n = len(layout.units)
         self.gathered = [False] * n
@@ -355,6 +360,8 @@ class _Run:
             began = len(r.ops)
             for unit in piece.enter:
                 self.pre_forward(unit, i, entered)
+            if self.copies and pieces[i - 1].block != piece.block:
+                self.copies.forward(r, piece.block)
             name = self.units[piece.unit].name
             r.segment("forward", FORWARD, piece.block, piece.module, name)
             for unit in piece.leave:
@@ -437,6 +444,8 @@ class _Run:
         for i in range(len(pieces) - 1, -1, -1):
             piece, began = pieces[i], len(r.ops)
             if piece.output_grad:
+                if self.copies and pieces[(i + 1) % len(pieces)].block != piece.block:
+                    self.copies.backward(r, piece.block)
                 for unit in reversed(piece.leave):
                     self.pre_backward(unit)
                     if frozen >= 0:

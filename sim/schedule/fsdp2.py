@@ -8,6 +8,7 @@ the methods of `_Run` carry the names of the hooks they play. The recordings in
 from __future__ import annotations
 
 from sim.model.modules import ModelTree
+from sim.schedule.activation_copies import ActivationCopies
 from sim.schedule.context import ContextParallel
 from sim.schedule.fsdp2_layout import Piece, lay_out, post_forward_ranks, prefetch_targets
 from sim.schedule.plan import Event, Plan, Recorder
@@ -74,6 +75,8 @@ def _edge(workload: Workload, tree: ModelTree) -> int:
     smaller = not isinstance(knobs.reshard_after_forward, bool)
     if knobs.wrap == "linear" or smaller or knobs.offload != "none":
         return 0
+    if workload.activation_checkpointing.offload:
+        return 0
     depth = knobs.backward_prefetch if isinstance(knobs.backward_prefetch, int) else 1
     edge = 3 + max(depth, knobs.forward_prefetch, knobs.reduce_scatter_max_input_buffers)
     if layers < 2 * edge + 3:
@@ -95,6 +98,8 @@ class _Run:
         self.units = layout.units
         self.layers = tree.layers
         self.context = ContextParallel(workload) if knobs.context_parallel > 1 else None
+        offloads = workload.activation_checkpointing.offload
+        self.copies = ActivationCopies(workload, tree) if offloads else None
         self.fold = fold  # layer behind which `extra` layers are to be inserted
         self.fences: list[Fence] = []
         groups = {"shard": shard}
@@ -164,6 +169,8 @@ class _Run:
                 self.pre_forward(unit)
                 for target in self.forward_targets.get(unit, ()):
                     self.unshard(target, FORWARD)
+            if self.copies and layout.pieces[i - 1].block != piece.block:
+                self.copies.forward(r, piece.block)
             self._compute("forward", FORWARD, piece)
             if unit != layout.root and layout.closes[unit] == i:
                 self.post_forward(unit)
@@ -276,6 +283,8 @@ class _Run:
             unit, began = piece.unit, len(self.recorder.ops)
             if not piece.output_grad:
                 continue
+            if self.copies and pieces[(i + 1) % len(pieces)].block != piece.block:
+                self.copies.backward(self.recorder, piece.block)
             if piece.recompute and piece.module and piece.block != recomputed:
                 recomputed = piece.block
                 self._recompute_modules(piece.block)
