@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from os import PathLike
 from pathlib import Path
-from typing import cast
 
 from sim.errors import Fault, InputError
 from sim.spec.base import Factor, Spec
@@ -60,7 +59,7 @@ def read_calibration(path: str | PathLike[str]) -> Calibration:
     faults.extend(reader.faults)
     if found is None or faults:
         raise InputError(faults)
-    return cast(Calibration, found)
+    return found
 
 
 def calibration_settings(known: str | PathLike[str] | Calibration) -> tuple[str, ...]:

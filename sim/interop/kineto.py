@@ -1,0 +1,214 @@
+"""PyTorch profiler (Kineto) traces: kernel time by kind and collectives with their bytes.
+
+Needed is little: kernels (``cat: kernel``) with names and durations. The number of steps comes from
+``ProfilerStep#`` annotations, sizes of collectives from the arguments that newer versions write on
+NCCL kernels. A collective's kernel waits for its slowest rank, so the least time of each size is
+kept beside the median.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any, NamedTuple
+
+from sim.errors import InputError
+from sim.interop.evidence import json_of, read_bytes
+
+MAX_BYTES = 512 * 1024 * 1024  # decompressed
+_GEMM = re.compile(r"cutlass|(?<!fb)gemm|xmma|nvjet|wgmma|cublas", re.IGNORECASE)
+_ATTENTION = re.compile(r"flash|fmha|attention|attn|softmax_.*dropout", re.IGNORECASE)
+_OPTIMIZER = re.compile(r"multi_tensor_apply|fused_?adam|adamw?_kernel", re.IGNORECASE)
+_NCCL = re.compile(r"^nccl(?:Dev)?Kernel_(\w+)", re.IGNORECASE)
+_OPERATIONS = {
+    "allreduce": "all_reduce", "allgather": "all_gather", "allgatherbase": "all_gather",
+    "allgatherintotensor": "all_gather", "reducescatter": "reduce_scatter",
+    "reducescatterbase": "reduce_scatter", "reducescattertensor": "reduce_scatter",
+    "alltoall": "all_to_all", "alltoallv": "all_to_all", "alltoallbase": "all_to_all",
+    "broadcast": "broadcast", "allreducecoalesced": "all_reduce",
+    "allgatherintotensorcoalesced": "all_gather", "reducescattertensorcoalesced": "reduce_scatter",
+}  # fmt: skip
+_DTYPE_BYTES = {
+    "float": 4, "double": 8, "half": 2, "bfloat16": 2, "int": 4, "long": 8, "char": 1, "byte": 1,
+    "bool": 1, "short": 2, "float8e4m3fn": 1, "float8e5m2": 1,
+}  # fmt: skip
+
+
+class TracedCollective(NamedTuple):
+    """All collectives of one kind and size."""
+
+    op: str
+    group_size: int
+    size: float  # total bytes, as nccl-tests counts [B]
+    calls: int
+    least_s: float
+    median_s: float
+
+
+@dataclass(slots=True)
+class KinetoTrace:
+    """What a trace says.
+
+    Attributes
+    ----------
+    steps : int
+        Training steps in it; 0 if it marks none.
+    step_s : float
+        From the start of a step to that of the next; nan if fewer than two are marked. [s]
+    kinds : dict of str to float
+        GPU time of all kernels by kind: gemm, attention, optimizer, other, collective. [s]
+    collectives : list of TracedCollective
+        Those whose kernels carry their size.
+    """
+
+    source: str
+    gpu: str
+    world_size: int
+    nccl: str
+    steps: int
+    step_s: float
+    kinds: dict[str, float]
+    kernels: int
+    collectives: list[TracedCollective]
+    notes: list[str] = field(default_factory=list)
+
+    def per_step(self, kind: str) -> float:
+        """GPU time of a kind in one step; nan where steps are not marked. [s]"""
+        return self.kinds.get(kind, 0.0) / self.steps if self.steps else math.nan
+
+
+def read_kineto(path: str | PathLike[str]) -> KinetoTrace:
+    """Read a trace, ``.json`` or ``.json.gz``.
+
+    Parameters
+    ----------
+    path : path
+        As ``torch.profiler`` exports it, of one rank.
+
+    Raises
+    ------
+    InputError
+        If it is no such trace, has no GPU kernels, or is broken or too large.
+    """
+    source = str(path)
+    document = json_of(read_bytes(path, MAX_BYTES), source)
+    events = document.get("traceEvents") if isinstance(document, dict) else document
+    if not isinstance(events, list):
+        raise InputError.single(source, 'is no profiler trace: it has no list "traceEvents"')
+    head = document if isinstance(document, dict) else {}
+    kinds: dict[str, float] = defaultdict(float)
+    sized: dict[tuple[str, int, float], list[float]] = defaultdict(list)
+    kernels = unsized = 0
+    starts: dict[str, float] = {}
+    for name, category, start, duration, arguments in _complete(events):
+        if category == "kernel":
+            kernels += 1
+            kind = kind_of(name)
+            kinds[kind] += duration
+            if kind == "collective":
+                key = _collective(name, arguments)
+                if key is None:
+                    unsized += 1
+                else:
+                    sized[key].append(duration)
+        elif category == "user_annotation" and name.startswith("ProfilerStep#"):
+            starts.setdefault(name, start)
+    if not kernels:
+        message = "has no GPU kernels: was it recorded with ProfilerActivity.CUDA, and not cut off?"
+        raise InputError.single(source, message)
+    begun = sorted(starts.values())
+    step_s = (begun[-1] - begun[0]) / (len(begun) - 1) if len(begun) > 1 else math.nan
+    notes = [f"{unsized} collectives without their size left out"] if unsized else []
+    if not begun:
+        notes.append("no ProfilerStep marks: kernel time per step is not known")
+    info = head.get("distributedInfo")
+    info = info if isinstance(info, dict) else {}
+    return KinetoTrace(
+        source=source,
+        gpu=_device(head),
+        world_size=_count(info.get("world_size")) or 1,
+        nccl=str(info.get("nccl_version") or ""),
+        steps=len(begun),
+        step_s=step_s,
+        kinds=dict(kinds),
+        kernels=kernels,
+        collectives=[
+            TracedCollective(*key, len(times), min(times), statistics.median(times))
+            for key, times in sorted(sized.items())
+        ],
+        notes=notes,
+    )
+
+
+def kind_of(name: str) -> str:
+    """Kind of a kernel by its name: gemm, attention, optimizer, collective or other."""
+    if _NCCL.match(name):
+        return "collective"
+    if _ATTENTION.search(name):
+        return "attention"
+    if _GEMM.search(name):
+        return "gemm"
+    return "optimizer" if _OPTIMIZER.search(name) else "other"
+
+
+def _complete(events: list[Any]) -> Iterator[tuple[str, str, float, float, dict[str, Any]]]:
+    """Complete events: name, category, start [s], duration [s], arguments; others are skipped."""
+    for event in events:
+        if not isinstance(event, dict) or event.get("ph") != "X":
+            continue
+        name, category = event.get("name"), event.get("cat")
+        start, duration = _seconds(event.get("ts")), _seconds(event.get("dur"))
+        if not isinstance(name, str) or not isinstance(category, str):
+            continue
+        if start is None or duration is None or duration < 0:
+            continue
+        arguments = event.get("args")
+        yield (
+            name,
+            category.lower(),
+            start,
+            duration,
+            arguments if isinstance(arguments, dict) else {},
+        )
+
+
+def _seconds(value: Any) -> float | None:
+    """Microseconds, as a number or (some exporters) as text."""
+    try:
+        found = float(value) * 1e-6
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**15:
+        return value
+    return 0
+
+
+def _collective(name: str, arguments: dict[str, Any]) -> tuple[str, int, float] | None:
+    """Operation, group and total bytes of an NCCL kernel; None if it does not carry them."""
+    plain = re.sub(r"[^a-z]", "", str(arguments.get("Collective name", "")).lower())
+    op = _OPERATIONS.get(plain)
+    group = _count(arguments.get("Group size"))
+    elements = max(
+        _count(arguments.get("In msg nelems")), _count(arguments.get("Out msg nelems"))
+    )  # fmt: skip
+    dtype = re.sub(r"[^a-z0-9]", "", str(arguments.get("dtype", "")).lower())
+    width = _DTYPE_BYTES.get(dtype, 0)
+    if op is None or group < 2 or not elements or not width:
+        return None
+    return op, group, float(elements * width)
+
+
+def _device(head: dict[str, Any]) -> str:
+    devices = head.get("deviceProperties")
+    if isinstance(devices, list) and devices and isinstance(devices[0], dict):
+        return str(devices[0].get("name", ""))
+    return ""

@@ -1,0 +1,359 @@
+"""What nccl-tests prints: standard output of any version, prefixed or interleaved, and ``-J`` JSON.
+
+    for table in read_nccl_tests("log.txt"):
+        table.op, table.ranks, [(p.size, p.time_s) for p in table.points]
+
+A log says neither its operation nor, if its head was cut off, its ranks. The operation is taken
+from the program's name, the file's name or the columns; the ranks from the list of devices, the
+element counts, or the ratio of bus to algorithm bandwidth. Where they contradict each other the
+table is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+from sim.errors import InputError
+from sim.interop.evidence import MAX_TEXT, json_of, read_bytes, text_of
+
+ELEMENT_BYTES = {
+    "int8": 1, "uint8": 1, "char": 1, "int32": 4, "int": 4, "uint32": 4, "int64": 8, "uint64": 8,
+    "half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4, "double": 8, "float64": 8,
+    "fp8_e4m3": 1, "fp8_e5m2": 1, "f8e4m3": 1, "f8e5m2": 1,
+}  # fmt: skip
+_TYPES = "|".join(sorted(ELEMENT_BYTES, key=len, reverse=True))
+_NUMBER = r"\d{1,15}(?:\.\d{0,15})?(?:[eE][-+]?\d{1,3})?|[iI]nf|nan"
+_CHECK = r"[-+0-9.eE]+|N/A|nan|inf"
+_ROW = re.compile(
+    rf"(?:^|\s)(?P<size>\d{{1,18}})\s+(?P<count>\d{{1,18}})\s+(?P<type>{_TYPES})"
+    r"(?:\s+(?P<redop>sum|prod|max|min|avg|mulsum|none|all))?(?:\s+(?P<root>-?\d{1,9}))?"
+    rf"\s+(?P<time>{_NUMBER})\s+(?P<alg>{_NUMBER})\s+(?P<bus>{_NUMBER})\s+(?P<check>{_CHECK})"
+    rf"(?:\s+(?P<time2>{_NUMBER})\s+(?P<alg2>{_NUMBER})\s+(?P<bus2>{_NUMBER})\s+(?P<check2>{_CHECK}))?"
+    r"(?:\s|$)"
+)
+_DEVICE = re.compile(
+    r"#\s+Rank\s+(\d{1,9})(?:\s+Group\s+\d+)?\s+Pid\s+\d+\s+on\s+(\S+)\s+device\s+\d+\s+\[[^\]]*\]\s+(.*)"
+)
+_HEAD = re.compile(r"#\s+size\s+count\s+type")
+_NCCL = re.compile(r"NCCL version\s+(\d+\.\d+(?:\.\d+)?)")
+_LIBRARY = re.compile(r"nccl-library=(\d{4,6})\b")
+_PROGRAM = re.compile(
+    r"(all_?reduce|all_?gather|reduce_?scatter|all_?to_?all|broadcast|send_?recv|hypercube|reduce"
+    r"|gather|scatter)_perf",
+    re.IGNORECASE,
+)
+_NAMES = {
+    "allreduce": "all_reduce", "allgather": "all_gather", "reducescatter": "reduce_scatter",
+    "alltoall": "all_to_all", "broadcast": "broadcast", "sendrecv": "send_recv",
+    "reduce": "reduce", "gather": "gather", "scatter": "scatter", "hypercube": "hypercube",
+}  # fmt: skip
+_PER_RANK = ("all_gather", "reduce_scatter", "all_to_all", "gather", "scatter")
+UNKNOWN = ("reduce", "gather", "scatter", "hypercube")  # operations the model does not have
+
+
+class NcclPoint(NamedTuple):
+    """One row."""
+
+    size: float  # as nccl-tests counts: total bytes of all-gather and reduce-scatter [B]
+    time_s: float  # out of place
+    in_place_s: float  # nan if not given
+    line: int  # 0 in JSON
+
+
+@dataclass(slots=True)
+class NcclTable:
+    """One run of one nccl-tests program.
+
+    Attributes
+    ----------
+    op, ranks : str, int
+        Operation and size of the group.
+    hosts : dict of str to int
+        Ranks by host; empty where the log's head is missing.
+    gpu, nccl : str
+        As the log names them; empty where it does not.
+    notes : list of str
+        Rows left out, and how what the log lacks was found.
+    """
+
+    source: str
+    op: str
+    ranks: int
+    points: list[NcclPoint]
+    hosts: dict[str, int] = field(default_factory=dict)
+    gpu: str = ""
+    nccl: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A table while it is read."""
+
+    line: int
+    program: str = ""
+    devices: dict[int, tuple[str, str]] = field(default_factory=dict)
+    rows: list[tuple[NcclPoint, int, str, float, float]] = field(default_factory=list)
+    redops: set[str] = field(default_factory=set)
+    counts_wrong: bool = False
+    wrong: int = 0
+    nccl: str = ""
+
+
+def read_nccl_tests(path: str | PathLike[str], op: str = "") -> tuple[NcclTable, ...]:
+    """Every table of a file.
+
+    Parameters
+    ----------
+    path : path
+        Standard output of nccl-tests, or what it wrote with ``-J``; gzip or plain.
+    op : str
+        The operation, where the file does not say.
+
+    Raises
+    ------
+    InputError
+        If it is no such file, or a table cannot be understood.
+    """
+    source = str(path)
+    data = read_bytes(path, MAX_TEXT)
+    if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{":
+        drafts = [_from_json(json_of(data, source), source)]
+    else:
+        drafts = _from_text(text_of(data, source))
+    drafts = [d for d in drafts if d.rows]
+    if not drafts:
+        message = "has no rows of nccl-tests (size, count, type, time, algbw, busbw, ...)"
+        raise InputError.single(source, message)
+    many = len(drafts) > 1
+    return tuple(
+        _finished(d, f"{source}#{i}" if many else source, path, op)
+        for i, d in enumerate(drafts, start=1)
+    )
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+def _from_text(text: str) -> list[_Draft]:
+    drafts = [_Draft(1)]
+    program, nccl, devices = "", "", dict[int, tuple[str, str]]()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if len(line) > 4096:
+            continue
+        row = _ROW.search(line)
+        if row is not None and "NCCL INFO" not in line:
+            if drafts[-1].devices != devices or not drafts[-1].rows:
+                drafts[-1].devices = devices
+                drafts[-1].program = drafts[-1].program or program
+            drafts[-1].nccl = drafts[-1].nccl or nccl
+            _add(drafts[-1], row, number)
+            continue
+        device = _DEVICE.search(line)
+        if device is not None:
+            rank = int(device[1])
+            if rank == 0 or rank in devices:
+                devices = {}
+            devices[rank] = device[2], device[3].strip()
+        elif _HEAD.search(line):
+            drafts.append(_Draft(number, program, counts_wrong="#wrong" in line))
+        else:
+            program = _program(line) or program
+            nccl = _version(line) or nccl
+    return drafts
+
+
+def _add(draft: _Draft, row: re.Match[str], number: int) -> None:
+    checks = (row["check"], row["check2"])
+    if draft.counts_wrong and any(c not in (None, "0", "N/A") for c in checks):
+        draft.wrong += 1
+        return
+    time, other = float(row["time"]), float(row["time2"] or "nan")
+    point = NcclPoint(float(row["size"]), time * 1e-6, other * 1e-6, number)
+    draft.redops.add(row["redop"] or "")
+    draft.rows.append((point, int(row["count"]), row["type"], float(row["alg"]), float(row["bus"])))
+
+
+def _program(line: str) -> str:
+    found = _PROGRAM.findall(line)
+    return _NAMES[found[-1].lower().replace("_", "")] if found else ""
+
+
+def _version(line: str) -> str:
+    found = _NCCL.search(line)
+    if found:
+        return found[1]
+    library = _LIBRARY.search(line)
+    return _version_of(int(library[1])) if library else ""
+
+
+def _version_of(code: int) -> str:
+    """22703 is 2.27.3; before 2.9, 2804 was 2.8.4."""
+    if code >= 10000:
+        return f"{code // 10000}.{code // 100 % 100}.{code % 100}"
+    return f"{code // 1000}.{code // 100 % 10}.{code % 100}"
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+
+def _from_json(document: Any, source: str) -> _Draft:
+    """``-J``: rows with ``out_of_place`` and ``in_place``, keys in any of their spellings."""
+    draft = _Draft(0)
+    rows = _key(document, "results", "result", "rows")
+    if not isinstance(rows, list):
+        raise InputError.single(source, 'has no list "results", as nccl-tests -J writes')
+    args = _key(document, "args", "argv", "command", "collective", "test")
+    draft.program = _program_of(args)
+    version = _key(document, "nccl_version", "nccl", "nccl_library")
+    if isinstance(version, int) and version > 0:
+        draft.nccl = _version_of(version)
+    elif isinstance(version, str) and re.fullmatch(r"\d+\.\d+(\.\d+)?", version):
+        draft.nccl = version
+    devices = _key(document, "devices", "ranks")
+    for i, device in enumerate(devices if isinstance(devices, list) else []):
+        rank = _key(device, "rank")
+        host = str(_key(device, "host", "hostname") or "")
+        name = str(_key(device, "device_info", "device_name", "name") or "")
+        draft.devices[rank if isinstance(rank, int) else i] = host, name
+    for row in rows:
+        _json_row(draft, row)
+    return draft
+
+
+def _json_row(draft: _Draft, row: Any) -> None:
+    out, within = _key(row, "out_of_place"), _key(row, "in_place")
+    size, count, kind = _key(row, "size"), _key(row, "count"), str(_key(row, "type") or "")
+    numbers = [_number(_key(out, *names)) for names in (
+        ("time", "time_us"), ("alg_bw", "algbw"), ("bus_bw", "busbw")
+    )]  # fmt: skip
+    if _number(size) is None or _number(count) is None or kind not in ELEMENT_BYTES:
+        return
+    time, alg, bus = numbers
+    if time is None or alg is None or bus is None:
+        return
+    if any(_number(_key(part, "nwrong", "wrong")) or 0 for part in (out, within)):
+        draft.wrong += 1
+        return
+    other = _number(_key(within, "time", "time_us"))
+    draft.redops.add(str(_key(row, "redop") or ""))
+    point = NcclPoint(float(size), time * 1e-6, math.nan if other is None else other * 1e-6, 0)
+    draft.rows.append((point, int(count), kind, alg, bus))
+
+
+def _key(table: Any, *names: str) -> Any:
+    if isinstance(table, dict):
+        for name in names:
+            if name in table:
+                return table[name]
+    return None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _program_of(args: Any) -> str:
+    words = [str(a) for a in args] if isinstance(args, list) else [str(args or "")]
+    return next((found for word in words for found in [_program(word)] if found), "")
+
+
+# --- what a table is -----------------------------------------------------------------------------
+
+
+def _finished(draft: _Draft, source: str, path: str | PathLike[str], wanted: str) -> NcclTable:
+    notes = [f"{draft.wrong} rows with wrong results left out"] if draft.wrong else []
+    usable = [r for r in draft.rows if r[0].size > 0 and r[0].time_s > 0]
+    usable = [r for r in usable if math.isfinite(r[0].time_s)]
+    if not usable:
+        raise InputError.single(source, "has no row of more than 0 bytes")
+    factor = _factor(usable)
+    op = wanted or draft.program or _from_name(path) or _from_columns(draft, usable, factor)
+    if not op:
+        message = "does not say which operation it measured; name it, e.g. all_gather=" + str(path)
+        raise InputError.single(source, message)
+    if op in UNKNOWN:
+        raise InputError.single(source, f"measures {op}, which the model has not")
+    ranks = _ranks(draft, op, usable, factor, source, notes)
+    hosts: dict[str, int] = {}
+    for host, _ in draft.devices.values():
+        hosts[host] = hosts.get(host, 0) + 1
+    gpu = next((name for _, name in draft.devices.values()), "")
+    points = [r[0] for r in usable]
+    return NcclTable(source, op, ranks, points, hosts, gpu, draft.nccl, notes)
+
+
+def _factor(rows: list[tuple[NcclPoint, int, str, float, float]]) -> float:
+    """Bus over algorithm bandwidth, from the row with the most digits."""
+    best = max(rows, key=lambda r: r[3] if math.isfinite(r[3]) else 0.0)
+    return best[4] / best[3] if best[3] > 0 else math.nan
+
+
+def _from_name(path: str | PathLike[str]) -> str:
+    plain = re.sub(r"[^a-z]", "", PurePath(path).name.lower())
+    order = sorted(_NAMES, key=len, reverse=True)
+    return next((_NAMES[name] for name in order if name in plain), "")
+
+
+def _from_columns(
+    draft: _Draft, rows: list[tuple[NcclPoint, int, str, float, float]], factor: float
+) -> str:
+    """The operation by its columns: reductions name one, and only some factors exceed 1."""
+    reduces = bool(draft.redops - {"", "none"})
+    per_rank = any(p.size > count * ELEMENT_BYTES[kind] for p, count, kind, _, _ in rows)
+    if factor > 1.001:
+        return "all_reduce"
+    if reduces and factor < 0.999:
+        return "reduce_scatter" if per_rank else "all_reduce"
+    return ""
+
+
+def _ranks(
+    draft: _Draft, op: str, rows: list[tuple[NcclPoint, int, str, float, float]], factor: float,
+    source: str, notes: list[str],
+) -> int:  # fmt: skip
+    """Ranks of the group, from the devices, the counts or the ratio of the bandwidths."""
+    listed = len(draft.devices)
+    inferred = _inferred(op, rows, factor)
+    if listed > 1:
+        if inferred and abs(inferred - listed) > 0.02 * listed:
+            message = (
+                f"lists {listed} devices, but its bandwidths are those of {op} over "
+                f"{inferred:.0f}; is it another operation?"
+            )
+            raise InputError.single(source, message)
+        return listed
+    if not inferred or round(inferred) < 2:
+        message = "does not say how many ranks took part: its head (# Rank 0 ...) is missing"
+        raise InputError.single(source, message)
+    exact = round(inferred)
+    if exact > 16 and exact % 8 and abs(inferred - 8 * round(inferred / 8)) < 0.02 * inferred:
+        exact = 8 * round(inferred / 8)  # three digits do not tell 127 from 128
+    notes.append(f"{exact} ranks, from {'counts' if op in _PER_RANK else 'bus over algbw'}")
+    return exact
+
+
+def _inferred(
+    op: str, rows: list[tuple[NcclPoint, int, str, float, float]], factor: float
+) -> float:
+    """Ranks that the figures speak of; 0 where they do not."""
+    if op in _PER_RANK:
+        ratios = [p.size / (c * ELEMENT_BYTES[kind]) for p, c, kind, _, _ in rows if c > 0]
+        whole = [r for r in ratios if r > 1.5]
+        if whole:
+            return sorted(whole)[len(whole) // 2]
+        return 1 / (1 - factor) if 0.4 < factor < 0.9999 else 0.0
+    if op == "all_reduce":
+        return 2 / (2 - factor) if 0.9 < factor < 1.9999 else 0.0
+    return 0.0
