@@ -20,7 +20,8 @@ from sim.result.memory import MemoryReport
 from sim.result.memory import memory as memory_report
 from sim.result.quick import quick_breakdown
 from sim.result.result import Memory, Message, Result, Scaling, ScalingPoint, Step, Throughput
-from sim.result.step import StepOutcome, run_step
+from sim.result.step import StepOutcome, run_replicas
+from sim.result.variation import Variation, read_variation, spread
 from sim.spec.calibration import Calibration, calibration_settings
 from sim.spec.loader import Argument, load
 from sim.spec.notes import Notes
@@ -37,7 +38,11 @@ def simulate(
     overrides: Iterable[str] = (),
     calibration: str | PathLike[str] | Calibration | None = None,
     engine: str = "auto",
-    level: str = "folded",
+    level: str | None = None,
+    jitter: str = "0%",
+    slow: Iterable[str] = (),
+    seed: int = 0,
+    replicas: int = 1,
     scaling: bool = True,
     fixes: bool = True,
 ) -> Result:
@@ -53,8 +58,16 @@ def simulate(
         Corrections of this cluster, as ``scaling-sim calibrate`` writes them.
     engine : str
         ``auto | reference | python | compiled``; all give the same times.
-    level : str
-        ``folded`` or ``ranks``.
+    level : str, optional
+        ``folded`` (equal ranks once), ``ranks`` or ``steps`` (every ring step of every rank);
+        ``ranks`` where ranks differ by `jitter` or `slow`, else ``folded``.
+    jitter : str
+        Deviation of each rank's compute time, block by block, such as ``5%``.
+    slow : iterable of str
+        Slow GPUs and links: ``rank:3=0.9``, ``link:NAME=0.5``.
+    seed, replicas : int
+        Of the jitter's draws, and how many steps to draw; ``result.detail["variation"]`` has
+        their distribution, and the step is the median one.
     scaling : bool
         Also simulate 1, 2, 4 and 8 nodes.
     fixes : bool
@@ -71,10 +84,12 @@ def simulate(
         All faults of both inputs.
     """
     known = calibration_settings(calibration) if calibration is not None else ()
+    varied = read_variation(jitter, slow, seed, replicas)
+    level = varied.level(level)
     loaded = load(topology, workload, (*known, *overrides))
     return assemble(
         loaded.topology, loaded.workload, loaded.notes, engine=engine, level=level,
-        scaling=scaling, fixes=fixes,
+        scaling=scaling, fixes=fixes, variation=varied,
     )  # fmt: skip
 
 
@@ -87,9 +102,11 @@ def assemble(
     level: str = "folded",
     scaling: bool = True,
     fixes: bool = True,
+    variation: Variation | None = None,
 ) -> Result:
     """Simulate checked specs and put the Result together."""
-    outcome = run_step(topology, workload, engine=engine, level=level)
+    varied = variation or Variation()
+    outcome, times = run_replicas(topology, workload, varied, engine=engine, level=level)
     step = step_section(outcome.breakdown)
     needed = memory_report(topology, workload)
     memory = _memory(needed)
@@ -102,7 +119,8 @@ def assemble(
         bottleneck = type(bottleneck)(
             bottleneck.kind, bottleneck.share, bottleneck.explanation, found
         )
-    curve = _scaling(topology, workload, outcome, memory.fits, engine) if scaling else None
+    own = None if varied.needs_every_rank else outcome  # the curve is of whole machines
+    curve = _scaling(topology, workload, own, memory.fits, engine) if scaling else None
     counts = count_parameters(workload.model, workload.method)
     job = _job(topology, workload, step, counts.trainable, counts.total)
     bottleneck = data_bottleneck(job, bottleneck, memory.peak_reserved_bytes)
@@ -128,6 +146,7 @@ def assemble(
         },
         inputs_hash=inputs_hash(topology, workload),
         model_version=__version__,
+        detail={"variation": spread(varied, level, times)} if varied.needs_every_rank else {},
     )
 
 
@@ -230,7 +249,7 @@ def at_nodes(
 
 
 def _scaling(
-    topology: Topology, workload: Workload, own: StepOutcome, own_fits: bool, engine: str
+    topology: Topology, workload: Workload, own: StepOutcome | None, own_fits: bool, engine: str
 ) -> Scaling | None:
     if topology.graph is not None:
         return None
@@ -239,7 +258,7 @@ def _scaling(
         moved = at_nodes(topology, workload, nodes)
         if moved is None:
             continue
-        if nodes == topology.nodes:
+        if nodes == topology.nodes and own is not None:
             points[nodes] = (*moved, own.breakdown, own_fits)
             continue
         breakdown = quick_breakdown(*moved, engine=engine)

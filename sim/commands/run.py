@@ -25,15 +25,27 @@ from sim.commands.options import emit, require, sets
     help="Which engine runs the program; all give the same times.",
 )  # fmt: skip
 @click.option(
-    "--level", type=click.Choice(["folded", "ranks"]), default="folded",
-    help="folded: equal ranks once; ranks: every rank's own lanes.",
+    "--level", type=click.Choice(["folded", "ranks", "steps"]),
+    help="folded (the default): equal ranks once; ranks: every rank's own lanes, the default with "
+    "--jitter or --slow; steps: every ring step of every rank too.",
 )  # fmt: skip
+@click.option("--jitter", default="0%", metavar="SHARE",
+              help="Deviation of each rank's compute time, by block, such as 5%.")  # fmt: skip
+@click.option(
+    "--slow", multiple=True, metavar="PART=FACTOR",
+    help="A slow GPU or link: rank:3=0.9, link:n0/nic2>leaf0.2=0.5 (A<>B: both ways; names as "
+    "`collective` prints them).",
+)  # fmt: skip
+@click.option("--seed", default=0, show_default=True, help="Of the jitter.")
+@click.option("--replicas", default=1, show_default=True,
+              help="Steps to draw: their spread, and the median one, are shown.")  # fmt: skip
 @click.option("--no-scaling", is_flag=True, help="Leave out the scaling curve.")
 @click.option("--require", "requirements", multiple=True, metavar="EXPR",
               help='Exit 4 unless it holds: "mfu>0.4", "fits".')  # fmt: skip
 def command(
     topology: str, workload: str, overrides: tuple[str, ...], form: str, output: Path | None,
-    quiet: bool, engine: str, level: str, no_scaling: bool, requirements: tuple[str, ...],
+    quiet: bool, engine: str, level: str | None, jitter: str, slow: tuple[str, ...], seed: int,
+    replicas: int, no_scaling: bool, requirements: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Predict memory, step time, throughput, scaling and cost of WORKLOAD on TOPOLOGY."""
     from sim.api import simulate
@@ -41,6 +53,7 @@ def command(
 
     result = simulate(
         topology, workload, overrides=overrides, engine=engine, level=level,
+        jitter=jitter, slow=slow, seed=seed, replicas=replicas,
         scaling=not no_scaling and not quiet,
     )  # fmt: skip
     text = terminal.formatted(result, form, quiet=quiet)

@@ -6,9 +6,10 @@ import csv
 import io
 from typing import Any
 
+from sim.report.job import job_lines
+from sim.report.quantities import count, duration, gib, percent
 from sim.result.result import Result, flatten
 
-GIB = float(1 << 30)
 _BAR = "█▓▒░▚▞"
 _GROUPS = {
     "GEMM": ("gemm",),
@@ -20,46 +21,12 @@ _GROUPS = {
 }
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a reader would say them: ``812 ms``, ``6.84 s``, ``7 h 14 min``, ``3.2 days``."""
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.0f} us"
-    if seconds < 1.0:
-        return f"{seconds * 1e3:.0f} ms"
-    if seconds < 120.0:
-        return f"{seconds:.2f} s"
-    minutes = round(seconds / 60.0)
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes / 1440.0:.1f} days"
-
-
-def count(value: float) -> str:
-    """A count with a k, M, B or T."""
-    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g} {suffix}"
-    return f"{value:.3g}"
-
-
-def gib(value: float) -> str:
-    """Bytes in GiB."""
-    return f"{value / GIB:.1f} GiB"
-
-
-def percent(share: float) -> str:
-    """A share as a percentage."""
-    return f"{100.0 * share:.1f} %"
-
-
 def render(result: Result, *, quiet: bool = False) -> str:
     """The report of `scaling-sim run`."""
     lines = [_title(result), "", *_verdict(result)]
     if quiet:
         return "\n".join(lines)
-    for section in (_time, _memory, _scaling, _job, _bottleneck, _notes):
+    for section in (_time, _memory, _scaling, job_lines, _bottleneck, _notes):
         lines += ["", *section(result)]
     return "\n".join(lines)
 
@@ -77,6 +44,22 @@ def _title(result: Result) -> str:
 def _band(result: Result, key: str) -> str:
     band = result.uncertainty.get(key)
     return f"  (80 % band {duration(band[0])} to {duration(band[1])})" if band else ""
+
+
+def _variation(result: Result) -> list[str]:
+    found = result.detail.get("variation")
+    if found is None:
+        return []
+    parts = list(found["slow"])
+    if found["jitter"]:
+        parts.append(f"jitter {percent(found['jitter'])}, seed {found['seed']}")
+    times = found["step_time_s"]
+    if found["replicas"] > 1:
+        parts.append(
+            f"over {found['replicas']} steps p10 {duration(times['p10'])}, "
+            f"p50 {duration(times['p50'])}, p90 {duration(times['p90'])}"
+        )
+    return [f"               with {', '.join(parts)}"]
 
 
 def _verdict(result: Result) -> list[str]:
@@ -99,6 +82,7 @@ def _verdict(result: Result) -> list[str]:
         f"  Verdict      {fit}",
         f"               {result.bottleneck.explanation}",
         f"  Step time    {duration(s.time_s)}{_band(result, 'step_time_s')}",
+        *_variation(result),
         f"  Tokens/s     {count(p.tokens_per_s)} in all · {count(p.tokens_per_s_per_gpu)} per GPU",
         f"  MFU          {percent(p.mfu)}   (model FLOPs without recompute, attention "
         f"{result.provenance['attention_flops']}, over the {p.peak_dtype} dense peak)",
@@ -157,23 +141,6 @@ def _scaling(result: Result) -> list[str]:
             f"{percent(point.exposed_communication_s / point.step_time_s):>7}{note}"
         )
     return lines
-
-
-def _job(result: Result) -> list[str]:
-    job, cost, energy = result.job, result.cost, result.energy
-    if not job.get("wall_clock_s"):
-        return ["  Job length not given (tokens:, steps: or samples:)"]
-    text = (
-        f"  For {count(job['tokens'])} tokens ({job['steps']:,} steps): "
-        f"{duration(job['wall_clock_s'])}"
-    )
-    if cost.get("total_usd") is not None:
-        text += (
-            f" · ${cost['total_usd']:,.0f} at ${cost['price_per_gpu_hour_usd']:.2f} per GPU-hour"
-        )
-    if energy.get("energy_j"):
-        text += f" · {energy['energy_j'] / 3.6e6:,.0f} kWh"
-    return [text]
 
 
 def _bottleneck(result: Result) -> list[str]:

@@ -12,6 +12,7 @@ from sim.model.tree import build_tree
 from sim.program import Timeline
 from sim.result.breakdown import Breakdown, measure
 from sim.result.intervals import F8
+from sim.result.variation import Variation, capacities, jittered, speeds
 from sim.schedule import build_plan
 from sim.schedule.costs import Priced, price
 from sim.schedule.lower import Lowered, lower
@@ -52,6 +53,7 @@ def run_step(
     engine: str = "auto",
     level: str = "folded",
     all_micro_steps: bool = False,
+    variation: Variation | None = None,
 ) -> StepOutcome:
     """Simulate one optimizer step.
 
@@ -62,25 +64,71 @@ def run_step(
     engine : str
         ``auto | reference | python | compiled``.
     level : str
-        ``folded`` (equal ranks once) or ``ranks``.
+        ``folded`` (equal ranks once), ``ranks`` or ``steps`` (every ring step of every rank).
     all_micro_steps : bool
         Simulate every micro-step instead of repeating the middle one.
+    variation : Variation, optional
+        Jitter and slow parts, at levels ``ranks`` and ``steps``. Of several replicas, the one
+        whose time is the median.
     """
+    return run_replicas(
+        topology, workload, variation or Variation(), engine=engine, level=level,
+        all_micro_steps=all_micro_steps,
+    )[0]  # fmt: skip
+
+
+def run_replicas(
+    topology: Topology,
+    workload: Workload,
+    variation: Variation,
+    *,
+    engine: str = "auto",
+    level: str = "ranks",
+    all_micro_steps: bool = False,
+) -> tuple[StepOutcome, F8]:
+    """Simulate a step as often as `variation` asks, with new draws each time.
+
+    Micro-steps differ where there is jitter, so all are simulated.
+
+    Returns
+    -------
+    StepOutcome
+        Of the median replica (the lower one of two).
+    (replicas,) float64
+        Every replica's step time. [s]
+    """
+    level = variation.level(level)
     accumulation = workload.gradient_accumulation
     simulated = workload
-    if accumulation > MICRO_STEPS and not all_micro_steps:
+    if accumulation > MICRO_STEPS and not all_micro_steps and not variation.jitter:
         simulated = workload.model_copy(update={"gradient_accumulation": MICRO_STEPS})
     fabric = compile_fabric(topology)
     tree = build_tree(workload.model, workload.method)
     plan = build_plan(simulated, tree, fabric.n_ranks)
-    priced = price(plan, simulated, fabric, level, _speeds(topology, fabric.n_ranks))
+    speed = None if variation.jitter else _speeds(topology, fabric.n_ranks)
+    slow = speeds(variation, fabric)
+    if slow is not None:
+        speed = slow if speed is None else slow * speed
+    priced = price(plan, simulated, fabric, level, speed, capacities(variation, fabric))
     lowered = lower(
         plan, priced.rows, priced.row_start, priced.row_count, priced.compiled.machine,
         priced.flights,
     )  # fmt: skip
-    timeline = run(lowered.program, engine)
     repeats = accumulation - simulated.gradient_accumulation
-    return StepOutcome(_whole(lowered, timeline, repeats), lowered, timeline, priced)
+
+    def outcome(replica: int) -> StepOutcome:
+        drawn = lowered
+        if variation.jitter:
+            drawn = jittered(lowered, variation.jitter, variation.seed, replica)
+        timeline = run(drawn.program, engine)
+        return StepOutcome(_whole(drawn, timeline, repeats), drawn, timeline, priced)
+
+    if variation.replicas == 1:
+        only = outcome(0)
+        return only, np.array([only.time_s])
+    times = np.array([outcome(replica).time_s for replica in range(variation.replicas)])
+    median = int(np.argsort(times, kind="stable")[(times.size - 1) // 2])
+    return outcome(median), times
 
 
 def _speeds(topology: Topology, n_ranks: int) -> F8 | None:

@@ -410,7 +410,9 @@ def _describe(
     local = position[: n_classes * n]
     category[local] = np.tile(np.where(on_host, host, rows.category[row]), n_classes)
     plan_op[local] = np.tile(layout.plan_op, n_classes)
-    alone[local] = np.tile(np.where(on_host, rows.host_s[row], rows.alone_s[row]), n_classes)
+    own = np.where(on_host, rows.host_s[row], rows.alone_s[row])
+    slowed = ~on_host & (rows.curve[row] >= 0)
+    alone[local] = np.where(slowed, own / machine.speed[:, None], own).ravel()
     recompute[local] = np.tile(~on_host & rows.recompute[row], n_classes)
     plan_op[position[n_classes * n :]] = wires.plan_op
     comm = np.array([i for i, op in enumerate(plan.ops) if op.kind == COLLECTIVE], dtype=np.int64)
