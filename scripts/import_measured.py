@@ -56,6 +56,8 @@ def llm_foundry(row: dict[str, str], edition: str) -> dict[str, object]:
         "parallelism": {**COMPOSER, "reduce_dtype": "bf16" if pure else "fp32"},
         "activation_checkpointing": "full" if row["activation_checkpointing"] == "full" else "none",
         "attention": "triton",
+        "loss": "compiled",  # flash-attn's cross-entropy
+        "train_metrics": 2,  # Composer: LanguageCrossEntropy and LanguagePerplexity
         "stack": {
             "torch": "1.13" if old else "2.1", "cuda": "11.7" if old else "12.1",
             "nccl": "2.14" if old else "2.18",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sim.model.layer import Shape, norm
 from sim.model.linear import LinearStyle, linear
 from sim.model.tape import Tape
@@ -78,7 +80,7 @@ def embedding(workload: Workload, shape: Shape) -> Tape:
 
 
 def head(workload: Workload, style: LinearStyle, shape: Shape) -> Tape:
-    """Final norm, projection to the vocabulary, cross-entropy."""
+    """Final norm, projection to the vocabulary, cross-entropy, and metrics that take it again."""
     model = workload.model
     tape = Tape(_dtype(workload), workload.compile)
     d, v, tokens = model.hidden_size, model.vocab_size, shape.tokens
@@ -89,6 +91,10 @@ def head(workload: Workload, style: LinearStyle, shape: Shape) -> Tape:
         return tape
     linear(tape, plain, "head", tokens, d, v, bias=model.head_bias, low_precision=False)
     _cross_entropy(tape, workload.loss, tokens, v, last=shape.length)
+    for _ in range(workload.train_metrics):
+        measured = Tape(tape.dtype)
+        _cross_entropy(measured, "eager", tokens, v, last=shape.length)
+        tape.op([replace(k, saved_bytes=0.0) for k in measured.forward])
     return tape
 
 

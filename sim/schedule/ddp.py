@@ -124,7 +124,9 @@ class _Run:
         plan = self.recorder.plan
         plan.owned_numel = float(sum(g.numel for g in arrivals))
         plan.owned_tensors = len(arrivals)
-        self.elements = [_elements(b) for b in self.blocks]
+        # frozen weights are mostly stored in the compute dtype already
+        frozen = DTYPE_BYTES[types.frozen] > DTYPE_BYTES[types.compute]
+        self.elements = [_elements(b, trainable=not frozen) for b in self.blocks]
         self.learning = [_elements(b, trainable=True) for b in self.blocks]
 
     def step(self) -> None:
@@ -152,6 +154,13 @@ class _Run:
             both = self.grad_bytes + DTYPE_BYTES[self.types.compute]
             self.recorder.kernel("compute", "cast", phase, both * numel, "", number)
 
+    def _gradients(self, number: int) -> None:
+        """Gradients of a block to the master dtype, and onto those of the micro-steps before."""
+        self._cast(number, "backward", self.learning[number])
+        if self.recorder.micro_step and self.learning[number]:
+            traffic = 3.0 * self.grad_bytes * self.learning[number]
+            self.recorder.kernel("compute", "accumulate", "backward", traffic, "", number)
+
     def backward(self, sync: bool) -> None:
         """Backward, each closed bucket reduced beside it; at the end compute waits for all."""
         r = self.recorder
@@ -165,7 +174,7 @@ class _Run:
                 r.segment("recompute", "backward", number)
             if not sync or number not in self.split:
                 r.segment("backward", "backward", number)
-                self._cast(number, "backward", self.learning[number])
+                self._gradients(number)
                 names = list(reversed(block.forward_order)) if sync else []
                 for name in names:
                     reduced += self._close(number, name)
@@ -173,7 +182,7 @@ class _Run:
             for name in reversed(block.forward_order):
                 r.segment("backward", "backward", number, name)
                 reduced += self._close(number, name)
-            self._cast(number, "backward", self.learning[number])
+            self._gradients(number)
         if not self.knobs.gradient_as_bucket_view:
             for op, numel in reduced:
                 r.wait("compute", (op,))

@@ -4,7 +4,8 @@ Gradients are all-reduced bucket by bucket (every rank gets them all and keeps i
 in stage 2 as they become ready, in every micro-batch; in stage 1 after the last backward, in the
 order of registration, unless `overlap_comm`. After the step one all-gather returns the
 updated parameters. `replicate` of stage 1 (InternEvo's `zero1.size`): partitions are of a group
-of neighbouring ranks, gradients are reduced over all, parameters gathered in the group. Without `overlap_comm`, the default in both, nothing hides the all-reduces.
+of neighbouring ranks, gradients are reduced over all, parameters gathered in the group.
+Without `overlap_comm`, the default in both, nothing hides the all-reduces.
 Read in ``stage_1_and_2.py``.
 """
 
@@ -15,10 +16,10 @@ from dataclasses import dataclass, field
 from sim.model.modules import ModelTree
 from sim.schedule.plan import Plan, Recorder
 from sim.schedule.tail import loss_all_reduce
+from sim.schedule.units import shard_ranks
 from sim.schedule.zero3 import resolve, scalar_all_reduce, step_on_host, trace_of
 from sim.schedule.zero3_coordinator import ELEMENT_BYTES
 from sim.schedule.zero3_trace import BACKWARD, GRADIENT, PHASES, SEGMENT, Trace
-from sim.schedule.units import shard_ranks
 from sim.spec.workload import Workload
 
 ALIGNMENT = 2  # elements at which NCCL wants a partition to start (nccl_start_alignment_factor)
@@ -60,6 +61,9 @@ class _Run:
                         self._add(p, first, last)
                 else:
                     later += t.unit_gradients[unit]
+                    if not first:  # autograd adds onto the gradients of the micro-steps before
+                        numel = sum(t.numel[p] for p in t.unit_gradients[unit])
+                        r.kernel("compute", "accumulate", "backward", 3.0 * self.size * numel)
         if last and not hooked:
             for p in sorted(later):
                 self._add(p, first, last)
@@ -223,7 +227,5 @@ def _step(run: _Run, owned: float, shard: int) -> None:
         r.kernel("compute", "cast", "optimizer", (size + 4.0) * owned)
     r.wait_stream("all_gather", "compute")
     part = size * owned
-    r.collective(
-        "all_gather", "all_gather", "optimizer", "shard", part, part * shard, run.dtype
-    )
+    r.collective("all_gather", "all_gather", "optimizer", "shard", part, part * shard, run.dtype)
     r.wait_stream("compute", "all_gather")
