@@ -15,6 +15,7 @@ VERBS: dict[str, str] = {
     "topo": "Show or import a topology.",
     "collective": "What the network gives: the table nccl-tests prints.",
     "compare": "Machines, jobs and changes side by side, and why they differ.",
+    "prices": "Offers with date and source; a job priced at every one.",
     "memory": "Bytes per GPU by category and moment, verdict, fixes.",
     "sweep": "Many configurations: axes, filters, Pareto front, resumable.",
     "validate": "The model's error against published measurements.",

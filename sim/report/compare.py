@@ -8,7 +8,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sim.report.terminal import count, duration, gib, percent
+from sim.report.job import usd
+from sim.report.quantities import count, duration, gib, percent
 from sim.result.result import Result, round_significant
 from sim.study.compare import PARTS, Comparison, Delta, Variant, part_times
 
@@ -16,9 +17,7 @@ Row = tuple[str, Callable[[Result], str]]
 
 
 def _usd(value: float | None) -> str:
-    if value is None:
-        return "no price"
-    return f"${value:,.0f}" if value >= 100 else f"${value:,.2f}"
+    return "no price" if value is None else usd(value)
 
 
 def _optional(section: dict[str, Any], key: str, show: Callable[[float], str]) -> str:

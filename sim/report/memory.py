@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sim.report.terminal import gib, percent
+from sim.report.quantities import gib, percent
 from sim.result.fit import Bound, MemoryFix
 from sim.result.memory import MemoryReport
 

@@ -1,0 +1,124 @@
+"""`scaling-sim prices`: the catalogue of offers, and a job priced at every offer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sim.commands.options import emit, sets
+
+_FORMS = click.Choice(["table", "json", "csv", "md"])
+_own = click.option(
+    "--prices", "own", type=click.Path(path_type=Path),
+    help="A price file of your own; its rows replace the shipped ones.",
+)  # fmt: skip
+_form = click.option("--format", "form", type=_FORMS, default="table", help="What to print.")
+_output = click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead."
+)
+
+
+@click.group("prices")
+def command() -> None:
+    """Offers, dated and with their source; your own price file over them."""
+
+
+@command.command("list")
+@click.option("--gpu", help="Only GPUs whose name contains this.")
+@click.option("--provider", help="Only this provider.")
+@click.option("--all-dates", is_flag=True, help="Older prices of the same offer too.")
+@_own
+@_form
+@_output
+def list_(
+    gpu: str | None, provider: str | None, all_dates: bool, own: Path | None, form: str,
+    output: Path | None,
+) -> None:  # fmt: skip
+    """List offers with price, region, age and source."""
+    import datetime
+
+    from sim.job.offers import catalogue, newest
+    from sim.report.prices import offers_text, stale
+
+    rows = catalogue(own) if all_dates else newest(catalogue(own))
+    rows = tuple(
+        r for r in rows
+        if (not gpu or gpu.lower() in r.gpu)
+        and (not provider or provider.lower() == r.provider.lower())
+    )  # fmt: skip
+    today = datetime.date.today()
+    emit(offers_text(rows, form, today), output)
+    if warning := stale(rows, today):
+        click.echo(warning, err=True)
+
+
+@command.command("show")
+@click.argument("instance")
+@_own
+def show(instance: str, own: Path | None) -> None:
+    """Show everything known about an INSTANCE, at every date."""
+    import datetime
+
+    from sim.errors import InputError
+    from sim.job.offers import catalogue
+    from sim.report.prices import offers_text
+
+    rows = [r for r in catalogue(own) if instance.lower() in r.name.lower()]
+    if not rows:
+        raise InputError.single(instance, "no offer of that name; see scaling-sim prices list")
+    emit(offers_text(rows, "json", datetime.date.today()), None)
+
+
+@command.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--provider", required=True, help="As these files don't say it.")
+@click.option("--as-of", help="Date of the prices, YYYY-MM-DD; today by default.")
+@_output
+def import_(file: Path, provider: str, as_of: str | None, output: Path | None) -> None:
+    """Write a price file from a SkyPilot catalogue (vms.csv), for --prices."""
+    import datetime
+
+    from sim.job.offers import import_offers, to_csv
+
+    rows, notes = import_offers(file, provider, as_of or datetime.date.today().isoformat())
+    emit(to_csv(rows), output)
+    for note in notes:
+        click.echo(f"left out: {note}", err=True)
+
+
+@command.command("job")
+@click.argument("inputs", nargs=-1, required=True, metavar="TOPOLOGY... WORKLOAD")
+@click.option("--workload", "-w", "jobs", multiple=True, help="The job, if not among the inputs.")
+@click.option("--spot", is_flag=True, help="Spot capacity too, with its preemptions.")
+@click.option("--setup-hours", type=click.FloatRange(min=0), help="Paid before the first step.")
+@sets
+@_own
+@_form
+@_output
+def job(
+    inputs: tuple[str, ...], jobs: tuple[str, ...], spot: bool, setup_hours: float | None,
+    overrides: tuple[str, ...], own: Path | None, form: str, output: Path | None,
+) -> None:  # fmt: skip
+    """Price WORKLOAD on each TOPOLOGY at every offer of its GPU, cheapest first."""
+    import datetime
+
+    from sim.errors import InputError
+    from sim.job.offers import catalogue, newest
+    from sim.report.prices import priced_text, stale
+    from sim.study.compare import split_inputs
+    from sim.study.pricing import price_everywhere
+
+    machines, found = split_inputs(inputs)
+    wanted = [*found, *jobs]
+    if len(wanted) != 1 or not machines:
+        source, message = "prices job", "name one workload and at least one topology"
+        raise InputError.single(source, message)
+    rows = newest(catalogue(own))
+    priced = price_everywhere(
+        machines, wanted[0], rows, overrides=overrides, spot=spot, setup_hours=setup_hours
+    )
+    today = datetime.date.today()
+    emit(priced_text(priced, form, today), output)
+    if warning := stale([p.row for p in priced], today):
+        click.echo(warning, err=True)

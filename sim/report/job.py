@@ -1,0 +1,139 @@
+"""The whole job as text: wall-clock, goodput, checkpoints, data, cost, energy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim.report.quantities import count, duration, percent
+from sim.result.result import Result
+
+_PARTS = {
+    "useful": "useful",
+    "data_stall": "waiting for data",
+    "checkpoint": "checkpoints",
+    "evaluation": "evaluation",
+    "lost_work": "lost work",
+    "restart": "restarts",
+    "waiting": "waiting for nodes",
+    "setup": "setup",
+}
+
+
+def job_lines(result: Result) -> list[str]:
+    """The job section of `scaling-sim run`."""
+    job = result.job
+    if not job.get("wall_clock_s"):
+        return ["  Job length not given (tokens:, steps: or samples:)"]
+    rows = [
+        ("wall-clock", _wall(result)),
+        ("goodput", _goodput(job["shares"])),
+        ("data", _data(job)),
+        ("failures", _failures(job)),
+        ("checkpoints", _checkpoints(job)),
+        ("cost", _cost(result.cost)),
+        ("energy", _energy(result.energy)),
+    ]
+    head = f"  The whole job: {count(job['tokens'])} tokens, {job['steps']:,} steps"
+    return [head, *(f"    {name:<11}  {text}" for name, text in rows if text)]
+
+
+def _wall(result: Result) -> str:
+    job = result.job
+    low, high = duration(job["wall_clock_p10_s"]), duration(job["wall_clock_p90_s"])
+    text = f"{duration(job['wall_clock_s'])}  (p10 {low}, p90 {high} of {job['replicas']} runs"
+    text += f"; paces spread by {100 * job['pace_spread']:g} %)"
+    band = result.uncertainty.get("step_time_s")
+    if isinstance(band, list | tuple):
+        scale = job["wall_clock_s"] / result.step.time_s
+        low, high = duration(band[0] * scale), duration(band[1] * scale)
+        text += f"; the model's own 80 % band {low} to {high}"
+    return text
+
+
+def _goodput(shares: dict[str, float]) -> str:
+    parts = [
+        f"{name} {percent(shares[key])}" for key, name in _PARTS.items() if shares[key] >= 5e-4
+    ]
+    return " · ".join(parts)
+
+
+def _data(job: dict[str, Any]) -> str:
+    idle, needed, workers = job["data_idle_share"], job["data_workers_needed"], job["data_workers"]
+    if idle < 5e-4:
+        return ""
+    text = f"GPUs wait {percent(idle)} of the time for data with {workers} workers per GPU; "
+    if needed is None:
+        return text + "storage is too slow, whatever their number"
+    return text + f"{needed} would cure it"
+
+
+def _failures(job: dict[str, Any]) -> str:
+    mtbf = job["mtbf_s"]
+    if not mtbf or mtbf == float("inf"):
+        text = "none"
+    else:
+        expected = job["wall_clock_s"] / mtbf
+        text = f"{expected:.2g} expected (one per {duration(mtbf)} on this machine)"
+    if job["preemptions"]:
+        text += f"; {job['preemptions']:.2g} preemptions"
+    return text
+
+
+def _checkpoints(job: dict[str, Any]) -> str:
+    size = f"{job['checkpoint_bytes'] / 1e9:,.3g} GB"
+    pause = duration(job["checkpoint_blocking_s"])
+    interval, best = job["checkpoint_interval_s"], job["checkpoint_interval_best_s"]
+    if interval is None:
+        text = f"none; one would be {size} and block {pause}"
+    else:
+        text = (
+            f"every {duration(interval)}: {size}, blocks {pause}"
+        )
+        if job["checkpoint_durable_s"] > job["checkpoint_blocking_s"]:
+            text += f", durable after {duration(job['checkpoint_durable_s'])}"
+    if best:
+        young, daly = job["checkpoint_interval_young_s"], job["checkpoint_interval_daly_s"]
+        text += (
+            f"; best every {duration(best)} by simulation "
+            f"(Young {duration(young)}, Daly {duration(daly)})"
+        )
+    return text
+
+
+def usd(value: float) -> str:
+    """Dollars; cents below a hundred."""
+    return f"${value:,.0f}" if value >= 100 else f"${value:,.2f}"
+
+
+def _cost(cost: dict[str, Any]) -> str:
+    if cost.get("total_usd") is None:
+        return "no price: write offer.price_per_gpu_hour, or see scaling-sim prices list"
+    names = {
+        "compute_usd": "compute", "setup_usd": "setup", "storage_usd": "storage",
+        "egress_usd": "egress", "energy_usd": "electricity",
+        "unused_commitment_usd": "unused commitment",
+    }  # fmt: skip
+    parts = [f"{name} {usd(cost[key])}" for key, name in names.items() if cost[key] >= 0.005]
+    where = " ".join(str(cost[k]) for k in ("provider", "region") if cost.get(k))
+    rate = f"{cost['price_kind']} ${cost['price_per_gpu_hour_usd']:.2f} per GPU-hour"
+    date = f", price of {cost['price_date']}" if cost.get("price_date") else ""
+    text = f"{usd(cost['total_usd'])} = {' + '.join(parts)}; {rate}"
+    text += f" ({where}{date})" if where else ""
+    if cost.get("usd_per_million_tokens") is not None:
+        text += f" · ${cost['usd_per_million_tokens']:.3g} per million tokens"
+    return text
+
+
+def _energy(energy: dict[str, Any]) -> str:
+    if not energy.get("energy_j"):
+        return ""
+    text = (
+        f"{energy['energy_j'] / 3.6e6:,.0f} kWh · {energy['joule_per_token']:.3g} J per token · "
+        f"{energy['gpu_w']:.0f} W a GPU while stepping · PUE {energy['pue']:g}"
+    )
+    if energy.get("co2_kg") is not None:
+        text += (
+            f" · {energy['co2_kg']:,.0f} kg CO2e at {energy['g_co2_per_kwh']:.0f} g/kWh "
+            f"({energy['co2_region']})"
+        )
+    return text

@@ -1,0 +1,39 @@
+"""Numbers as a reader would say them."""
+
+from __future__ import annotations
+
+GIB = float(1 << 30)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader would say them: ``812 ms``, ``6.84 s``, ``7 h 14 min``, ``3.2 days``."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} us"
+    if seconds < 1.0:
+        return f"{seconds * 1e3:.0f} ms"
+    if seconds < 120.0:
+        return f"{seconds:.2f} s"
+    minutes = round(seconds / 60.0)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes / 1440.0:.1f} days"
+
+
+def count(value: float) -> str:
+    """A count with a k, M, B or T."""
+    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g} {suffix}"
+    return f"{value:.3g}"
+
+
+def gib(value: float) -> str:
+    """Bytes in GiB."""
+    return f"{value / GIB:.1f} GiB"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage."""
+    return f"{100.0 * share:.1f} %"

@@ -1,0 +1,151 @@
+"""One job priced at every offer: cost, energy, CO2, and the price at which each would tie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sim.api import assemble
+from sim.errors import Fault, InputError
+from sim.job.cost import Cost, Terms, break_even_price, break_even_tokens, total_cost
+from sim.job.energy import carbon_intensity
+from sim.job.offers import PriceRow
+from sim.result.result import Result
+from sim.spec.loader import Argument, load
+from sim.spec.topology import Offer, Topology
+
+
+@dataclass(frozen=True, slots=True)
+class PricedJob:
+    """A job on a machine, rented at one offer."""
+
+    machine: str
+    row: PriceRow
+    spot: bool
+    fits: bool
+    wall_s: float
+    energy_j: float
+    co2_kg: float | None
+    co2_region: str
+    tokens: float
+    cost: Cost
+    tie_price_usd: float | None = None  # rate per GPU-hour at which it would cost as the cheapest
+    tie_tokens: float | None = None  # job length at which it would
+
+    @property
+    def name(self) -> str:
+        """Offer, and whether it is spot capacity."""
+        return self.row.name + (" spot" if self.spot else "")
+
+
+def price_everywhere(
+    topologies: Sequence[Argument],
+    workload: Argument,
+    rows: Iterable[PriceRow],
+    *,
+    overrides: Iterable[str] = (),
+    spot: bool = False,
+    setup_hours: float | None = None,
+) -> list[PricedJob]:
+    """Simulate the job on each machine and price it at every offer of the machine's GPU.
+
+    Parameters
+    ----------
+    topologies, workload : paths, names, mappings or specs
+        Machines and the job, which must have a length.
+    rows : iterable of PriceRow
+        Offers; those of other GPUs are left out.
+    overrides : iterable of str
+        ``key=value``.
+    spot : bool
+        Also price spot capacity, with preemptions.
+    setup_hours : float, optional
+        Paid before the first step at every provider; None: the topology's ``offer.setup``. [h]
+
+    Returns
+    -------
+    list of PricedJob
+        Cheapest that fits first.
+
+    Raises
+    ------
+    InputError
+        Faulty inputs, a job without length, or no offer of any of the machines' GPUs.
+    """
+    rows, priced = tuple(rows), []
+    changes = tuple(overrides)
+    gpus = []
+    for argument in topologies:
+        loaded = load(argument, workload, changes)
+        topology = loaded.topology
+        gpu = topology.first_gpu
+        gpus.append(gpu.name)
+        per_node = topology.world_size // topology.node_count
+        matching = [
+            r for r in rows if r.gpu in (gpu.name, gpu.base) and r.gpus_per_node == per_node
+        ]
+        for wants_spot in (False, True) if spot else (False,):
+            chosen = [r for r in matching if r.spot_usd_per_gpu_hour or not wants_spot]
+            if not chosen:
+                continue
+            own = topology.offer or Offer()
+            capacity = own.model_copy(update={"capacity": "spot" if wants_spot else "on-demand"})
+            machine = topology.model_copy(update={"offer": capacity})
+            result = assemble(machine, loaded.workload, loaded.notes, scaling=False, fixes=False)
+            hours = own.setup / 3600.0 if setup_hours is None else setup_hours
+            priced += [_priced(result, topology, r, wants_spot, hours) for r in chosen]
+    if not priced:
+        message = f"no offer of {' or '.join(dict.fromkeys(gpus))} in nodes of that size"
+        raise InputError([Fault("prices", None, None, "", message)])
+    return _ranked(priced)
+
+
+def _priced(
+    result: Result, topology: Topology, row: PriceRow, spot: bool, setup_hours: float
+) -> PricedJob:
+    if not result.job:
+        message = "nothing says how long the job is; add tokens, steps or samples"
+        raise InputError([Fault(result.workload["name"], None, None, "tokens", message)])
+    price = row.spot_usd_per_gpu_hour if spot else None
+    terms = Terms(
+        price_per_gpu_hour_usd=price or row.usd_per_gpu_hour,
+        kind="spot" if spot else "on-demand",
+        setup_hours=setup_hours,
+        storage_usd_per_gb_month=row.storage(),
+        egress_usd_per_gb=row.egress(),
+    )
+    cost = total_cost(
+        terms, topology.world_size, result.job["wall_clock_s"],
+        storage_gb=result.job["storage_gb"], egress_gb=result.job["egress_gb"],
+        tokens=result.job["tokens"],
+    )  # fmt: skip
+    found = carbon_intensity(row.provider, row.region, row.country)
+    joules = result.energy["energy_j"]
+    return PricedJob(
+        machine=topology.name,
+        row=row,
+        spot=spot,
+        fits=result.memory.fits,
+        wall_s=result.job["wall_clock_s"],
+        energy_j=joules,
+        co2_kg=joules / 3.6e6 * found[1] / 1000.0 if found else None,
+        co2_region=found[0] if found else "",
+        tokens=result.job["tokens"],
+        cost=cost,
+    )
+
+
+def _ranked(priced: list[PricedJob]) -> list[PricedJob]:
+    """Cheapest that fits first, each with the price and length at which it ties with that one."""
+    from dataclasses import replace
+
+    ordered = sorted(priced, key=lambda p: (not p.fits, p.cost.total_usd))
+    best = ordered[0].cost
+    return [
+        replace(
+            p,
+            tie_price_usd=break_even_price(best.total_usd, p.cost),
+            tie_tokens=break_even_tokens(best, p.cost, p.tokens),
+        )
+        for p in ordered
+    ]
