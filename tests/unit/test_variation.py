@@ -1,0 +1,164 @@
+"""Jitter, slow GPUs and links, replicas."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from sim.api import simulate
+from sim.commands.run import command
+from sim.errors import InputError
+from sim.fabric import compile_fabric
+from sim.result.step import run_replicas, run_step
+from sim.result.variation import Variation, capacities, jittered, read_variation, speeds
+from sim.spec.loader import load
+
+SMALL = ["gradient_accumulation=1", "model.layers=4"]
+
+
+def small(machine="dgx-h100", sets=()):
+    loaded = load(machine, "llama3-8b-sft", [*SMALL, *sets])
+    return loaded.topology, loaded.workload
+
+
+def test_factors_have_mean_one_and_the_deviation_asked_for():
+    lowered = run_step(*small(), engine="python", level="ranks").lowered
+    kernels = (lowered.program.work > 0) & (lowered.program.curve >= 0)
+    ratios = [
+        jittered(lowered, 0.05, 0, replica).program.work[kernels] / lowered.program.work[kernels]
+        for replica in range(20)
+    ]
+    # kernels of one rank's block share a draw: take each draw once
+    drawn = np.unique(np.concatenate(ratios).round(12))
+    assert drawn.size > 2000
+    assert drawn.mean() == pytest.approx(1.0, abs=4 * 0.05 / drawn.size**0.5)
+    assert drawn.std() == pytest.approx(0.05, rel=4 / (2 * drawn.size) ** 0.5)
+
+
+def test_jitter_touches_kernels_only_and_moves_alone_with_them():
+    lowered = run_step(*small(), engine="python", level="steps").lowered
+    other = jittered(lowered, 0.05, 3, 0)
+    changed = other.program.work != lowered.program.work
+    assert changed.any()
+    assert (lowered.program.curve[changed] >= 0).all()
+    assert other.alone_s[changed] == pytest.approx(other.program.work[changed], rel=1e-12)
+
+
+def test_equal_seeds_give_equal_times_and_others_do_not():
+    pair = small()
+    times = [
+        run_replicas(*pair, Variation(jitter=0.05, seed=seed, replicas=4), engine="python")[1]
+        for seed in (1, 1, 2)
+    ]
+    assert (times[0] == times[1]).all()
+    assert (times[0] != times[2]).all()
+    assert len(set(times[0].tolist())) == 4
+
+
+def test_the_step_shown_is_the_median_one():
+    outcome, times = run_replicas(*small(), Variation(jitter=0.05, replicas=5), engine="python")
+    assert outcome.time_s == sorted(times)[2]
+
+
+def test_no_jitter_is_the_same_bits_as_ever():
+    pair = small()
+    plain = run_step(*pair, engine="python", level="ranks")
+    varied = run_step(*pair, engine="python", level="ranks", variation=Variation(seed=7))
+    assert (plain.timeline.end == varied.timeline.end).all()
+
+
+def test_a_step_with_jitter_waits_for_its_slowest_rank():
+    """8 ranks that wait for each other take longer than one rank's mean, by more with jitter."""
+    pair = small()
+    still = run_step(*pair, engine="python", level="ranks").time_s
+    means = [
+        run_replicas(*pair, Variation(jitter=jitter, replicas=6), engine="python")[1].mean()
+        for jitter in (0.02, 0.05, 0.1)
+    ]
+    assert still < means[0] < means[1] < means[2]
+
+
+def test_levels_ranks_and_steps_agree_under_jitter():
+    pair = small(sets=["nodes=2"])
+    varied = Variation(jitter=0.05, seed=2)
+    ranks = run_step(*pair, engine="python", level="ranks", variation=varied).time_s
+    steps = run_step(*pair, engine="python", level="steps", variation=varied).time_s
+    assert steps == pytest.approx(ranks, rel=0.01)
+
+
+def test_a_compute_bound_job_runs_at_the_pace_of_its_slow_gpu():
+    pair = small()
+    whole = run_step(*pair, engine="python", level="ranks")
+    slow = Variation(slow=read_variation("0", ["rank:5=0.8"], 0, 1).slow)
+    lame = run_step(*pair, engine="python", level="ranks", variation=slow)
+    busy = whole.breakdown.compute_s
+    assert lame.time_s == pytest.approx(whole.time_s + busy / 0.8 - busy, rel=0.02)
+
+
+@pytest.mark.parametrize("level", ["ranks", "steps"])
+def test_a_slow_link_halves_what_is_exposed_on_it(level):
+    """One NVLink port at half rate: the first all-gather, all exposed, takes twice its transfer."""
+    pair = small()
+    whole = run_step(*pair, engine="python", level=level)
+    slow = read_variation("0", ["link:n0/gpu2>n0/nvswitch=0.5"], 0, 1)
+    lame = run_step(*pair, engine="python", level=level, variation=slow)
+    before = whole.breakdown.exposed["first all_gather"]
+    after = lame.breakdown.exposed["first all_gather"]
+    assert after == pytest.approx(2 * before, rel=0.02)
+
+
+def test_names_of_slow_parts():
+    fabric = compile_fabric(small(sets=["nodes=2"])[0])
+    found = read_variation("0", ["rank:3=0.9", "rank:3=0.5", "link:n1/nic0<>leaf0.0=0.25"], 0, 1)
+    speed, capacity = speeds(found, fabric), capacities(found, fabric)
+    assert speed is not None
+    assert speed.tolist() == [1, 1, 1, 0.45] + [1] * 12
+    assert capacity is not None
+    changed = {fabric.name(int(i)) for i in np.flatnonzero(capacity != fabric.capacity)}
+    assert changed == {"n1/nic0>leaf0.0", "leaf0.0>n1/nic0"}
+    assert capacities(Variation(), fabric) is None
+
+
+@pytest.mark.parametrize(
+    ("jitter", "slow", "seed", "replicas", "said"),
+    [
+        ("lots", (), 0, 1, "write 5%"),
+        ("-5%", (), 0, 1, "between 0 and 100%"),
+        ("nan", (), 0, 1, "between 0 and 100%"),
+        ("5%", ("rank3=0.9",), 0, 1, "write rank:3=0.9"),
+        ("5%", ("rank:3=fast",), 0, 1, "not a number"),
+        ("5%", ("rank:3=0",), 0, 1, "above 0"),
+        ("5%", ("rank:3=1.5",), 0, 1, "at most 1"),
+        ("5%", (), -1, 1, "negative"),
+        ("5%", (), 0, 0, "at least 1"),
+        ("0%", (), 0, 8, "--jitter"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(jitter, slow, seed, replicas, said):
+    with pytest.raises(InputError, match=said):
+        read_variation(jitter, slow, seed, replicas)
+
+
+@pytest.mark.parametrize("part", ["rank:16=0.9", "rank:x=0.9", "link:n0/gpu77>n0/nvswitch=0.9"])
+def test_parts_that_are_not_there_are_refused(part):
+    with pytest.raises(InputError, match=r"there are ranks 0 to 7|near are n0/gpu7>n0/nvswitch"):
+        run_step(*small(), level="ranks", variation=read_variation("0", [part], 0, 1))
+
+
+def test_equal_ranks_cannot_be_asked_for_when_they_are_not():
+    with pytest.raises(InputError, match="use ranks or steps"):
+        simulate("dgx-h100", "llama3-8b-sft", level="folded", jitter="5%")
+    assert Variation(jitter=0.1).level(None) == "ranks"
+    assert Variation().level(None) == "folded"
+
+
+def test_the_distribution_is_in_the_document_and_in_the_text():
+    args = ["dgx-h100", "llama3-8b-sft", "--no-scaling", "--jitter", "5%", "--replicas", "5"]
+    args += [part for text in SMALL for part in ("--set", text)]
+    found = json.loads(CliRunner().invoke(command, [*args, "--json"]).output)
+    times = found["detail"]["variation"]["step_time_s"]
+    assert times["least"] <= times["p10"] < times["p50"] < times["p90"] <= times["most"]
+    assert found["step"]["time_s"] == pytest.approx(times["p50"], rel=1e-11)
+    text = CliRunner().invoke(command, [*args, "-q"]).output
+    assert "with jitter 5.0 %, seed 0, over 5 steps p10 " in text
