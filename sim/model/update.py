@@ -30,6 +30,24 @@ class Shard:
     gradient_bytes: int = 4
 
 
+def shard_of(workload: Workload, numel: float, tensors: int) -> Shard:
+    """Shard whose parameters and gradients have the dtype in which the strategy keeps them.
+
+    FSDP and DDP step the master weights; DeepSpeed steps fp32 copies of a partition, whatever the
+    dtype of the model.
+    """
+    deepspeed = workload.parallelism.strategy.startswith("zero")
+    pure = workload.precision.kind != "fp32" and workload.precision.master == "bf16"
+    size = 2 if pure and not deepspeed else 4
+    return Shard(numel, tensors, parameter_bytes=size, gradient_bytes=size)
+
+
+def host_update_bytes(workload: Workload) -> float:
+    """Bytes an element that one vectorised optimizer step moves in host memory. [B]"""
+    fused = workload.model_copy(update={"optimizer_implementation": "fused"})
+    return sum(k.bytes for k in optimizer_kernels(fused, shard_of(workload, 1.0, 1)))
+
+
 def _kernel(name: str, kind: str, traffic: float, count: int, dtype: str = "fp32") -> Kernel:
     return Kernel(
         name=name,

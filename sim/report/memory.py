@@ -117,6 +117,8 @@ def _report(report: MemoryReport) -> dict[str, Any]:
         "overheads": report.overheads,
         "warnings": [{"code": w.code, "message": w.message} for w in report.warnings],
         "host_bytes": report.host_bytes,
+        "host_terms": report.host_terms,
+        "host_loading_bytes": report.host_loading_bytes,
         "host_capacity_bytes": report.host_capacity_bytes,
     }
 
@@ -147,10 +149,21 @@ def _verdict(report: MemoryReport) -> list[str]:
     for warning in report.warnings:
         if warning.code != "memory.close-to-capacity":
             lines.append(f"  ! {warning.message}; {warning.hint}")
+    capacity = gib(report.host_capacity_bytes)
     if report.host_bytes:
         verdict = "" if report.host_bytes <= report.host_capacity_bytes else ": does not fit"
-        capacity = gib(report.host_capacity_bytes)
-        lines.append(f"  Host memory a node: {gib(report.host_bytes)} of {capacity}{verdict}")
+        parts = sorted(report.host_terms.items(), key=lambda item: -item[1])
+        text = ", ".join(f"{name} {gib(size)}" for name, size in parts)
+        lines.append(
+            f"  Host memory a node: {gib(report.host_bytes)} of {capacity}{verdict} ({text})"
+        )
+    loading = report.host_loading_bytes
+    if loading:
+        verdict = "" if loading <= report.host_capacity_bytes else ": does not fit"
+        lines.append(
+            f"  Host memory a node while loading, a copy on every rank: {gib(loading)} of "
+            f"{capacity}{verdict}"
+        )
     return lines
 
 

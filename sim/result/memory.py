@@ -9,12 +9,11 @@ from importlib.resources import files
 
 from sim.model.modules import ModelTree
 from sim.model.tree import build_tree
+from sim.result.host import host_terms, loading_bytes
 from sim.result.ledger import MOMENTS, Ledger
 from sim.result.replicated import walk_replicated
 from sim.result.result import Message
 from sim.result.sharded import walk_fsdp
-from sim.result.states import STATE_BYTES, optimizer_bytes, trainable_elements
-from sim.schedule.units import DTYPE_BYTES, QUANTISED_BYTES, dtypes, is_matrix, shard_ranks
 from sim.schedule.zero3 import zero3_live_peak
 from sim.spec.topology import Topology
 from sim.spec.workload import Workload
@@ -50,7 +49,11 @@ class MemoryReport:
     dominating : str
         The largest of `terms`, or of `overheads`.
     host_bytes : float
-        Host memory of one node: offloaded state and staging of checkpoints. [B]
+        Host memory of one node while training: offloaded state and staging of checkpoints. [B]
+    host_terms : dict
+        The same by what takes it. [B]
+    host_loading_bytes : float
+        Host memory of one node while the weights are loaded, if every rank builds a copy. [B]
     host_capacity_bytes : float
         What a node's host offers. [B]
     warnings : tuple of Message
@@ -69,6 +72,8 @@ class MemoryReport:
     overheads: dict[str, float] = field(default_factory=dict)
     dominating: str = ""
     host_bytes: float = 0.0
+    host_terms: dict[str, float] = field(default_factory=dict)
+    host_loading_bytes: float = 0.0
     host_capacity_bytes: float = 0.0
     warnings: tuple[Message, ...] = ()
 
@@ -138,12 +143,14 @@ def memory(
     reserved = allocated + sum(overheads.values())
     terms = {k: v for k, v in peak.terms.items() if v > 0.5}
     per_node = min(world, topology.node.gpus if topology.node else world)
-    on_host = host_bytes(workload, tree, world) * per_node
+    host_parts = {k: per_node * v for k, v in host_terms(workload, tree, world).items()}
+    on_host = sum(host_parts.values())
+    loading = per_node * loading_bytes(workload, tree)
     return MemoryReport(
         peak_allocated_bytes=allocated,
         peak_reserved_bytes=reserved,
         capacity_bytes=capacity,
-        fits=reserved <= capacity and on_host <= host,
+        fits=reserved <= capacity and max(on_host, loading) <= host,
         peak_moment=moment,
         by_category=peak.by_category(),
         terms=terms,
@@ -152,6 +159,8 @@ def memory(
         overheads=overheads,
         dominating=max(terms, key=lambda k: terms[k]) if terms else "cuda_context",
         host_bytes=on_host,
+        host_terms=host_parts,
+        host_loading_bytes=loading,
         host_capacity_bytes=host,
         warnings=_warnings(workload, tree, world, reserved, capacity),
     )
@@ -191,38 +200,3 @@ def machine(topology: Topology) -> tuple[float, int, float]:
         return 0.0, 1, 0.0
     node = topology.node
     return share * node.gpu.memory, topology.nodes * node.gpus, node.cpu.memory
-
-
-def host_bytes(workload: Workload, tree: ModelTree, world: int) -> float:
-    """Host memory that one rank's offloaded state and checkpoint staging take. [B]"""
-    p = workload.parallelism
-    ranks = 1 if p.strategy == "ddp" else shard_ranks(workload, world)[0]
-    types = dtypes(workload)
-    elements = trainable_elements(workload.model, workload.method, ranks)[0]
-    master = DTYPE_BYTES[types.master]
-    total = 0.0
-    deepspeed = p.strategy.startswith("zero")
-    if p.offload != "none" and p.offload_device == "cpu":
-        states = optimizer_bytes(workload, ranks)
-        # fp32 gradients, and DeepSpeed's fp32 master copies, live beside the states
-        total += states + 4.0 * elements + (4.0 * elements if deepspeed else 0.0)
-        if p.offload in ("parameters", "all"):
-            total += _stored_bytes(workload, tree) / ranks
-    elif workload.checkpoint.asynchronous:
-        total += (master + STATE_BYTES.get(workload.optimizer, 0.0)) * elements
-    return total
-
-
-def _stored_bytes(workload: Workload, tree: ModelTree) -> float:
-    types = dtypes(workload)
-    total = 0.0
-    for block in (tree.embedding, *tree.layers, tree.head):
-        for module in block.modules:
-            for q in module.parameters:
-                if q.trainable:
-                    total += DTYPE_BYTES[types.master] * q.numel
-                elif types.quantised and block.kind.startswith("layer") and is_matrix(module, q):
-                    total += QUANTISED_BYTES * q.numel
-                else:
-                    total += DTYPE_BYTES[types.frozen] * q.numel
-    return total

@@ -56,7 +56,7 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
     elements, _, largest, _ = trainable_elements(workload.model, workload.method, 1)
     stored = _stored(tree, compute if stage else DTYPE_BYTES[types.master], workload)
     layer = max(_block_bytes(block.modules, compute) for block in tree.layers)
-    offload_states = p.offload != "none"
+    offload_states = p.offload in ("optimizer", "all")
     offload_parameters = p.offload in ("parameters", "all")
     ledger = Ledger()
 

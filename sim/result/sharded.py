@@ -87,8 +87,7 @@ class _Walk:
         depth = p.backward_prefetch
         self.depth = named[depth] if isinstance(depth, str) else depth
         self.ahead = 0.0  # FSDP1: unit gathered ahead in backward
-        self.offload = p.offload in ("parameters", "all")
-        self.offload_optimizer = p.offload != "none"
+        self.offload = self.offload_optimizer = p.offload != "none"  # FSDP has all or nothing
         self.ledger = Ledger()
         kinds = {block.kind: block for block in tree.layers}
         self.layer_sizes = {

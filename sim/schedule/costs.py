@@ -9,17 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cost.collectives import CollectiveCost, demand_of, plan_collective
+from sim.cost.host_update import host_rate, update_slowdown
+from sim.cost.gemm import MEMORY_SATURATION
 from sim.cost.kernel_cost import CostModel, cost_model, launch_stack
 from sim.fabric.compiled import Fabric
 from sim.model.kernels import Kernel
 from sim.model.unroll import Templates, unroll
-from sim.model.update import Shard, clip_kernels, copy_kernel, optimizer_kernels
+from sim.model.update import clip_kernels, copy_kernel, optimizer_kernels, shard_of
 from sim.schedule.groups import groups_of
 from sim.schedule.lower import CATEGORIES, Flight, Rows
 from sim.schedule.machine import Compiled, Key, compile_machine
 from sim.schedule.plan import COLLECTIVE, HOST, SEGMENT, Plan, PlanOp
 from sim.schedule.teams import Draw
-from sim.spec.topology import Storage
+from sim.spec.topology import Cpu, Storage
 from sim.spec.workload import Workload
 
 F8 = npt.NDArray[np.float64]
@@ -200,7 +202,7 @@ class _Pricing:
 
     def _segment(self, op: PlanOp) -> Sequence[Kernel]:
         if op.name in ("optimizer", "clip"):
-            shard = Shard(numel=self.plan.owned_numel, tensors=self.plan.owned_tensors)
+            shard = shard_of(self.workload, self.plan.owned_numel, self.plan.owned_tensors)
             if op.name == "clip":
                 return clip_kernels(shard)
             return optimizer_kernels(self.workload, shard)
@@ -209,7 +211,11 @@ class _Pricing:
             return [k for k in kernels if k.module == op.module]
         return kernels
 
-    def _kernels(self, kernels: Sequence[Kernel], recompute: bool) -> tuple[int, int]:
+    def _kernels(
+        self, kernels: Sequence[Kernel], recompute: bool, beside: bool = False
+    ) -> tuple[int, int]:
+        """Rows of kernels; those of a side stream take SMs from the ones they run beside."""
+        hold = round(MEMORY_SATURATION * self.fabric.gpu(0).sms) if beside else 0
         first = len(self.table.columns)
         if not kernels:
             return self.table.add(category=_CATEGORY["elementwise"]), 1
@@ -222,7 +228,7 @@ class _Pricing:
             # work in seconds alone, so that the rate is 1 alone and curves are relative
             rate = min(hbm / seconds, self.hbm_capacity)
             self.table.add(
-                work=seconds, bound=1.0, curve=curve, host_s=host_s,
+                work=seconds, bound=1.0, curve=curve, host_s=host_s, hold=hold,
                 category=_CATEGORY[kernel.kind], alone_s=seconds, recompute=recompute,
                 demands=((0, rate),) if rate > 0.0 else (),
             )  # fmt: skip
@@ -233,7 +239,8 @@ class _Pricing:
         if op.name in _STORAGE:
             return self._storage(op), 1
         if direction is None:
-            return self._kernels([copy_kernel(op.name, op.bytes)], recompute=False)
+            beside = op.stream != "compute"
+            return self._kernels([copy_kernel(op.name, op.bytes)], recompute=False, beside=beside)
         where: slice = getattr(self.compiled, direction)
         demands = tuple((k, 1.0) for k in range(where.start, where.stop))
         machine = self.compiled.machine
@@ -256,11 +263,15 @@ class _Pricing:
         )  # fmt: skip
 
     def _host_work(self, op: PlanOp) -> float:
-        if op.bytes <= 0.0 or self.fabric.topology.node is None:
+        """Passes over state in host memory, every rank of the node at the same time."""
+        if op.bytes <= 0.0:
             return HOST_SYNC_S
         node = self.fabric.topology.node
-        share = node.cpu.memory_bandwidth * node.cpu.sockets / node.gpus
-        return HOST_SYNC_S + op.bytes / share
+        cpu = node.cpu if node else Cpu()
+        ranks = node.gpus if node else (self.fabric.n_ranks // self.fabric.n_nodes)
+        rate = host_rate(cpu, ranks, self.workload.stack.omp_num_threads)
+        slow = update_slowdown(self.workload) if op.name == "optimizer" else 1.0
+        return HOST_SYNC_S + slow * op.bytes / rate
 
     # collectives ---------------------------------------------------------------------------
 

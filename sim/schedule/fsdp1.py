@@ -15,6 +15,7 @@ from math import ceil
 
 from sim.errors import InputError
 from sim.model.modules import ModelTree, Module
+from sim.model.update import host_update_bytes
 from sim.schedule.activation_copies import ActivationCopies
 from sim.schedule.plan import Event, Plan, Recorder
 from sim.schedule.repeat import Fence, lengthen
@@ -339,7 +340,13 @@ class _Run:
             self.backward()
         loss_all_reduce(r, knobs, self.world, self.shard)
         norm = 4.0 if self.sharded else 0.0
-        clip_and_step(r, knobs, DTYPE_BYTES[self.types.master], norm_bytes=norm)
+        clip_and_step(
+            r,
+            knobs,
+            DTYPE_BYTES[self.types.master],
+            norm_bytes=norm,
+            update_bytes=host_update_bytes(self.workload),
+        )
         r.micro_step = 0
 
     # forward

@@ -8,6 +8,7 @@ the methods of `_Run` carry the names of the hooks they play. The recordings in
 from __future__ import annotations
 
 from sim.model.modules import ModelTree
+from sim.model.update import host_update_bytes
 from sim.schedule.activation_copies import ActivationCopies
 from sim.schedule.context import ContextParallel
 from sim.schedule.fsdp2_layout import Piece, lay_out, post_forward_ranks, prefetch_targets
@@ -151,7 +152,8 @@ class _Run:
             self.forward()
             self.backward()
         loss_all_reduce(r, knobs, self.world, self.shard)
-        clip_and_step(r, knobs, DTYPE_BYTES[self.types.master])
+        update = host_update_bytes(self.workload)
+        clip_and_step(r, knobs, DTYPE_BYTES[self.types.master], update_bytes=update)
         r.micro_step = 0
 
     # forward

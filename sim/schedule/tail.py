@@ -5,10 +5,6 @@ from __future__ import annotations
 from sim.schedule.plan import SEGMENT, Recorder
 from sim.spec.workload import Parallelism
 
-#: bytes an AdamW step on the CPU moves per element: parameter, gradient, two moments read,
-#: all but the gradient written, fp32
-_ADAM_BYTES = 28.0
-
 
 def loss_all_reduce(r: Recorder, knobs: Parallelism, world: int, shard: int) -> None:
     """The trainer averages its loss over all ranks: 4 bytes."""
@@ -21,7 +17,7 @@ def loss_all_reduce(r: Recorder, knobs: Parallelism, world: int, shard: int) -> 
 
 def clip_and_step(
     r: Recorder, knobs: Parallelism, grad_bytes: float, norm_bytes: float | None = None,
-    norm_dtype: str = "fp32",
+    norm_dtype: str = "fp32", update_bytes: float = 0.0,
 ) -> None:  # fmt: skip
     """Gradient norm, its all-reduce over the shard group, scaling, optimizer.
 
@@ -37,6 +33,8 @@ def clip_and_step(
         Bytes of the norm's all-reduce, 0 for none; default 4 a tensor (FSDP2: a norm each). [B]
     norm_dtype : str
         Dtype of that all-reduce.
+    update_bytes : float
+        Bytes an element that the step moves if it runs on the host. [B]
     """
     plan = r.plan
     size = plan.owned_numel * grad_bytes
@@ -54,6 +52,6 @@ def clip_and_step(
         else:
             r.kernel("compute", "clip", "clip", 2 * size)
     if plan.optimizer_on_host:
-        r.host("optimizer", "optimizer", _ADAM_BYTES * plan.owned_numel)
+        r.host("optimizer", "optimizer", update_bytes * plan.owned_numel)
     else:
         r.issue(SEGMENT, "compute", "optimizer", "optimizer")

@@ -60,6 +60,7 @@ class Parallelism(Spec):
     checkpoint_wrapper: Literal["inside", "outside"] = "inside"  # AC inside FSDP or FSDP inside AC
     offload: Literal["none", "optimizer", "parameters", "all"] = "none"
     offload_device: Literal["cpu", "nvme"] = "cpu"
+    cpu_ram_efficient_loading: bool = True  # False: every rank builds the model in host memory
     clip_gradients: bool = True
     loss_all_reduce: bool = False
     stage3_max_live_parameters: CountOrZero = 1e9
@@ -97,6 +98,7 @@ class Stack(Spec):
     cuda: str = "12.4"
     nccl: str = "2.21"
     transformer_engine: str | None = None
+    omp_num_threads: Positive | None = None  # of a rank; None: its share of the cores
 
 
 class Data(Spec):

@@ -1,0 +1,60 @@
+"""Speed of the host's processors at the optimizer step and other passes over offloaded state."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import lru_cache
+from importlib.resources import files
+
+from sim.spec.topology import Cpu
+from sim.spec.workload import Workload
+
+#: first PyTorch with a fused Adam for the CPU
+FUSED_SINCE = (2, 4)
+
+
+@lru_cache(maxsize=1)
+def constants() -> dict[str, float]:
+    """Constants of ``data/constants/cpu_update.toml``."""
+    text = (files("sim.data") / "constants" / "cpu_update.toml").read_text(encoding="utf-8")
+    return {k: float(v) for k, v in tomllib.loads(text).items()}
+
+
+def host_rate(cpu: Cpu, ranks: int, threads: int | None = None) -> float:
+    """Bytes a second that one rank's pass over host memory moves while all ranks do the same.
+
+    Equation: min(e B s / n, t b), with e the reached share of the bandwidth B of s sockets, n ranks
+    a node, t threads a rank (its share of the cores if left out) and b the bandwidth of a core.
+
+    Parameters
+    ----------
+    cpu : Cpu
+        The node's processors.
+    ranks : int
+        Ranks (GPUs) a node. [1]
+    threads : int, optional
+        Threads of a rank, ``OMP_NUM_THREADS``. [1]
+
+    Returns
+    -------
+    float
+        Rate. [B/s]
+    """
+    c = constants()
+    threads = threads or max(1, cpu.cores // ranks)
+    share = c["efficiency"] * cpu.memory_bandwidth * cpu.sockets / ranks
+    return min(share, threads * c["core"])
+
+
+def update_slowdown(workload: Workload) -> float:
+    """How much longer than a vectorised CPU Adam the workload's own implementation takes. [1]
+
+    DeepSpeed brings its own; FSDP runs PyTorch's, fused on the CPU since 2.4 if asked for.
+    """
+    if workload.parallelism.strategy.startswith("zero"):
+        return 1.0
+    major, minor = (*workload.stack.torch.split("."), "0")[:2]
+    version = (int(major), int("".join(ch for ch in minor if ch.isdigit()) or 0))
+    if workload.optimizer_implementation == "fused" and version >= FUSED_SINCE:
+        return 1.0
+    return constants()["unfused"]

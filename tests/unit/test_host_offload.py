@@ -1,0 +1,115 @@
+"""Host memory and host processors: what offloading and loading take."""
+
+import pytest
+
+from sim.cost.host_update import host_rate, update_slowdown
+from sim.model.update import host_update_bytes, optimizer_kernels, shard_of
+from sim.result.memory import memory
+from sim.spec.gpu import Gpu
+from sim.spec.models import resolve_model
+from sim.spec.topology import Cpu, Node, Pcie, Topology
+from sim.spec.workload import Checkpointing, Parallelism, Precision, Stack, Workload
+
+P = 8_030_261_248
+
+
+def topology(memory=2e12):
+    gpu = Gpu(name="h100", memory=80e9)
+    node = Node(gpu=gpu, gpus=8, pcie=Pcie(generation=5), cpu=Cpu(memory=memory))
+    return Topology(name="t", node=node)
+
+
+def workload(**keys):
+    keys.setdefault("activation_checkpointing", Checkpointing(kind="full"))
+    model = resolve_model("llama-3.1-8b")
+    return Workload(name="w", model=model, sequence_length=2048, **keys)
+
+
+def test_cpu_adam_of_the_published_table():
+    """CPU-Adam steps a billion parameters in 0.22 to 0.30 s on a DGX-2's processors."""
+    dgx2 = Cpu(sockets=2, memory_bandwidth=128e9, cores=48)
+    measured = {1e9: 0.22, 2e9: 0.51, 4e9: 1.03, 8e9: 2.41, 10e9: 2.57}
+    for elements, seconds in measured.items():
+        ours = 28 * elements / host_rate(dgx2, 1)
+        assert ours == pytest.approx(seconds, rel=0.2)
+    assert host_rate(dgx2, 16) == pytest.approx(host_rate(dgx2, 1) / 16)
+    assert host_rate(dgx2, 1, threads=1) < host_rate(dgx2, 1) / 5
+
+
+def test_update_on_the_host_by_optimizer_and_stack():
+    assert host_update_bytes(workload()) == 28
+    assert host_update_bytes(workload(optimizer="sgd")) == 12
+    pure = workload(precision=Precision(master="bf16"), optimizer="adamw-bf16")
+    assert host_update_bytes(pure) == 14
+    old = Stack(torch="2.3")
+    assert update_slowdown(workload()) == 1
+    assert update_slowdown(workload(stack=old)) > 5
+    assert update_slowdown(workload(optimizer_implementation="foreach")) > 5
+    assert update_slowdown(workload(stack=old, parallelism=Parallelism(strategy="zero3"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("master", "strategy", "size"),
+    [("fp32", "fsdp2", 4), ("bf16", "fsdp2", 2), ("bf16", "fsdp1", 2), ("bf16", "zero3", 4)],
+)
+def test_optimizer_traffic_follows_the_master_dtype(master, strategy, size):
+    job = workload(precision=Precision(master=master), parallelism=Parallelism(strategy=strategy))
+    shard = shard_of(job, 1e6, 10)
+    assert (shard.parameter_bytes, shard.gradient_bytes) == (size, size)
+    traffic = sum(k.bytes for k in optimizer_kernels(job, shard))
+    assert traffic == (2 * size + size + 16) * 1e6
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "per_element"),
+    [("adamw", 28), ("adamw-bf16", 20), ("adamw-8bit", 16.08), ("sgd", 12)],
+)
+def test_optimizer_traffic_by_kind(optimizer, per_element):
+    job = workload(optimizer=optimizer)
+    kernels = optimizer_kernels(job, shard_of(job, 1e6, 10))
+    assert sum(k.bytes for k in kernels) == pytest.approx(per_element * 1e6)
+
+
+def test_what_zero3_keeps_on_the_host():
+    """Optimizer: states 8, fp32 gradient 4, fp32 weights 4; parameters: bf16 2 more."""
+    for offload, per_element in (("optimizer", 16), ("parameters", 2), ("all", 18)):
+        parallelism = Parallelism(strategy="zero3", offload=offload)
+        report = memory(topology(), workload(parallelism=parallelism))
+        assert report.host_bytes == pytest.approx(per_element * P, rel=1e-5)
+    kept = memory(topology(), workload(parallelism=Parallelism(strategy="zero3")))
+    only = Parallelism(strategy="zero3", offload="parameters")
+    moved = memory(topology(), workload(parallelism=only))
+    gone = kept.by_moment["optimizer"] - moved.by_moment["optimizer"]
+    assert gone == pytest.approx(2 * P / 8, rel=1e-3)
+
+
+def test_nvme_leaves_buffers_in_host_memory():
+    parallelism = Parallelism(strategy="zero3", offload="all", offload_device="nvme")
+    report = memory(topology(), workload(parallelism=parallelism))
+    # four of a sub-group of 1e9 elements in fp32 and five of 1e8 in bf16, on eight ranks
+    assert report.host_terms == {"NVMe buffers": 8 * (4 * 4 * 1e9 + 5 * 2 * 1e8)}
+
+
+def test_a_copy_on_every_rank_may_not_fit_the_host():
+    """70B in fp32 is 282 GB; eight copies are more than the 2 TB of a DGX."""
+    model = resolve_model("llama-3-70b")
+    keys = {"parallelism": Parallelism(cpu_ram_efficient_loading=False)}
+    job = workload(**keys).model_copy(update={"model": model})
+    report = memory(topology(), job)
+    assert report.host_loading_bytes == 8 * 4 * 70_553_706_496
+    assert not memory(topology(memory=2e12), job).fits
+    small = workload(**keys)
+    assert memory(topology(), small).fits
+    assert not memory(topology(memory=200e9), small).fits
+    assert memory(topology(memory=200e9), workload()).fits
+
+
+def test_offloaded_activations_are_in_host_memory():
+    policy = Checkpointing(kind="full", offload=True)
+    here = memory(topology(), workload(micro_batch=8))
+    there = memory(topology(), workload(micro_batch=8, activation_checkpointing=policy))
+    inputs = 32 * 8 * 2048 * 4096 * 2
+    assert there.host_bytes == 8 * inputs
+    assert here.host_bytes == 0
+    saved = here.by_moment["backward"] - there.by_moment["backward"]
+    assert saved == pytest.approx(inputs, rel=0.1)
