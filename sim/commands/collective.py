@@ -22,6 +22,9 @@ _ALGORITHMS = ["ring", "tree", "nvls", "nvls_tree", "collnet_direct", "collnet_c
 @click.option("--algorithm", type=click.Choice(_ALGORITHMS), help="Instead of NCCL's choice.")
 @click.option("--protocol", type=click.Choice(["ll", "ll128", "simple"]),
               help="Instead of NCCL's choice.")  # fmt: skip
+@click.option("--vary", "varied", multiple=True, metavar="KEY=A,B,C",
+              help="A row for each value of a key of the topology. Repeatable.")  # fmt: skip
+@click.option("--zip", "zipped", is_flag=True, help="The --vary keys move together.")
 @sets
 @click.option(
     "--format", "form", type=click.Choice(["table", "csv", "json", "md"]), default="table",
@@ -30,13 +33,24 @@ _ALGORITHMS = ["ring", "tree", "nvls", "nvls_tree", "collnet_direct", "collnet_c
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
 def command(
     topology: str, op: str, sizes: str, ranks: int | None, nccl: str, algorithm: str | None,
-    protocol: str | None, overrides: tuple[str, ...], form: str, output: Path | None,
+    protocol: str | None, varied: tuple[str, ...], zipped: bool, overrides: tuple[str, ...],
+    form: str, output: Path | None,
 ) -> None:  # fmt: skip
     """Print the table that nccl-tests would print on TOPOLOGY."""
     from sim.fabric.compiled import compile_fabric
-    from sim.report.collectives import parse_sizes, rendered, sweep
+    from sim.report import collectives, whatif
     from sim.spec.loader import load_topology
 
-    wanted = parse_sizes(sizes)
+    wanted = collectives.parse_sizes(sizes)
+    if varied:
+        from sim.study.axes import from_options
+
+        axes = from_options(varied, zipped)
+        found = whatif.variants(
+            topology, axes, overrides, op, wanted, nccl, ranks, algorithm, protocol
+        )
+        emit(whatif.rendered(found, form), output)
+        return
     fabric = compile_fabric(load_topology(topology, overrides))
-    emit(rendered(sweep(fabric, op, wanted, nccl, ranks, algorithm, protocol), form), output)
+    swept = collectives.sweep(fabric, op, wanted, nccl, ranks, algorithm, protocol)
+    emit(collectives.rendered(swept, form), output)

@@ -91,7 +91,8 @@ def sweep(
     return Sweep(fabric, op, count, nccl, costs)
 
 
-def _row(cost: CollectiveCost) -> tuple[str, ...]:
+def row_of(cost: CollectiveCost) -> tuple[str, ...]:
+    """Cells of `CSV_COLUMNS`."""
     return (
         str(int(cost.work)), f"{cost.time_s * 1e6:.2f}", f"{cost.algbw_bytes_per_s / 1e9:.2f}",
         f"{cost.busbw_bytes_per_s / 1e9:.2f}", cost.algorithm, cost.protocol, str(cost.channels),
@@ -102,7 +103,7 @@ def _row(cost: CollectiveCost) -> tuple[str, ...]:
 def rendered(result: Sweep, form: str) -> str:
     """Text in one of the formats table, csv, json, md."""
     if form == "csv":
-        return "\n".join([",".join(CSV_COLUMNS), *(",".join(_row(c)) for c in result.costs)])
+        return "\n".join([",".join(CSV_COLUMNS), *(",".join(row_of(c)) for c in result.costs)])
     if form == "json":
         return json.dumps(to_dict(result), indent=2)
     head = (
@@ -111,7 +112,7 @@ def rendered(result: Sweep, form: str) -> str:
     )  # fmt: skip
     rows = [
         (r[0], r[1], r[2], r[3], f"{c.limit_busbw_bytes_per_s / 1e9:.1f}", *r[4:])
-        for r, c in ((_row(c), c) for c in result.costs)
+        for r, c in ((row_of(c), c) for c in result.costs)
     ]
     if form == "md":
         lines = ["| " + " | ".join(head) + " |", "|---:|---:|---:|---:|---:|---|---|---:|---|"]
@@ -135,15 +136,20 @@ def _title(result: Sweep) -> str:
     return f"{name}: {result.op} over {result.ranks} GPUs on {where}, NCCL {result.nccl}"
 
 
-def _notes(result: Sweep) -> list[str]:
-    best = max(result.costs, key=lambda cost: cost.busbw_bytes_per_s)
-    meaning = {
+def meaning_of(op: str) -> str:
+    """What the bytes of an operation count."""
+    return {
         "all_gather": "all shards together", "reduce_scatter": "all shards together",
         "all_to_all": "what one GPU sends", "send_recv": "what one GPU sends",
-    }.get(result.op, "the buffer")  # fmt: skip
+    }.get(op, "the buffer")  # fmt: skip
+
+
+def _notes(result: Sweep) -> list[str]:
+    best = max(result.costs, key=lambda cost: cost.busbw_bytes_per_s)
     factor = bus_factor(result.op, result.ranks)
     return [
-        f"algbw, busbw, limit in GB/s (1e9). size: {meaning}. busbw = algbw x {factor:.4g}.",
+        f"algbw, busbw, limit in GB/s (1e9). size: {meaning_of(result.op)}. "
+        f"busbw = algbw x {factor:.4g}.",
         "limit*: busbw if the tightest link ran at its data-sheet rate. ch: channels = SMs held.",
         f"best: {best.busbw_bytes_per_s / 1e9:.1f} GB/s of {best.limit_busbw_bytes_per_s / 1e9:.1f}"
         f" ({best.algorithm}, {best.protocol}).",
