@@ -17,6 +17,7 @@ VERBS: dict[str, str] = {
     "compare": "Machines, jobs and changes side by side, and why they differ.",
     "prices": "Offers with date and source; a job priced at every one.",
     "memory": "Bytes per GPU by category and moment, verdict, fixes.",
+    "size": "The cheapest, fastest or greenest cluster that does a job in time.",
     "sweep": "Many configurations: axes, filters, Pareto front, resumable.",
     "validate": "The model's error against published measurements.",
 }

@@ -1,0 +1,74 @@
+"""`scaling-sim size`: the cheapest, fastest or greenest cluster for a job."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from sim.commands.options import emit, sets
+
+
+@click.command("size")
+@click.argument("workload")
+@sets
+@click.option("--deadline", metavar="48h", help="Wall-clock of the whole job at most.")
+@click.option("--budget", metavar="'500 USD'", help="Total cost at most.")
+@click.option("--throughput", type=click.FloatRange(min=0, min_open=True),
+              help="Tokens per second at least.")  # fmt: skip
+@click.option(
+    "--objective", type=click.Choice(["cost", "time", "co2", "energy"]), default="cost",
+    show_default=True, help="What shall be least.",
+)  # fmt: skip
+@click.option("--residency", multiple=True, help="Where data may be: EU, US. Repeatable.")
+@click.option("--region", multiple=True, help="Region, by its beginning: eu-north. Repeatable.")
+@click.option("--provider", multiple=True, help="Whose offers. Repeatable.")
+@click.option("--gpu", multiple=True, help="GPU, by the beginning of its name. Repeatable.")
+@click.option("--topology", "topologies", multiple=True,
+              help="Choose among these machines instead of the catalogue. Repeatable.")  # fmt: skip
+@click.option("--prices", type=click.Path(path_type=Path), help="CSV of offers, over the shipped.")
+@click.option("--spot", is_flag=True, help="Also at spot prices.")
+@click.option("--max-gpus", type=click.IntRange(1, 16384), default=256, show_default=True)
+@click.option("--global-batch", type=click.IntRange(1, 1 << 24), help="Sequences a step.")
+@click.option("--vary", multiple=True, metavar="KEY=A,B",
+              help="Also choose this key, e.g. precision=bf16,fp8.")  # fmt: skip
+@click.option("--emit", "emitted", multiple=True,
+              type=click.Choice(["accelerate", "deepspeed", "torchtitan", "axolotl", "yaml"]),
+              help="Write the plan as a configuration of this tool. Repeatable.")  # fmt: skip
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table",
+    help="What to print.",
+)  # fmt: skip
+@click.option("--json", "form", flag_value="json", help="Same as --format json.")
+@click.option("-o", "--output", type=click.Path(path_type=Path),
+              help="Folder for --emit; without it, file for the report.")  # fmt: skip
+def command(
+    workload: str, overrides: tuple[str, ...], deadline: str | None, budget: str | None,
+    throughput: float | None, objective: str, residency: tuple[str, ...],
+    region: tuple[str, ...], provider: tuple[str, ...], gpu: tuple[str, ...],
+    topologies: tuple[str, ...], prices: Path | None, spot: bool, max_gpus: int,
+    global_batch: int | None, vary: tuple[str, ...], emitted: tuple[str, ...], form: str,
+    output: Path | None,
+) -> None:  # fmt: skip
+    """Search for the best cluster for WORKLOAD; exit 3 if nothing meets the target."""
+    from sim.report.size import formatted
+    from sim.study.machines import Wanted
+    from sim.study.size import size, target_of
+
+    target = target_of(objective, deadline, budget, throughput)
+    report = size(
+        workload, target, Wanted(residency, region, provider, gpu), sets=overrides,
+        topologies=topologies, prices=prices, spot=spot, most_gpus=max_gpus,
+        global_batch=global_batch, vary=vary,
+    )  # fmt: skip
+    emit(formatted(report, form), None if emitted else output)
+    if report.winner is None:
+        sys.exit(3)
+    if emitted:
+        from sim.interop.emit import write_plan
+
+        winner = report.winner.candidate
+        folder = output or Path("plan")
+        for path in write_plan(winner.topology, winner.workload, emitted, folder):
+            click.echo(f"wrote {path}", err=True)

@@ -1,0 +1,269 @@
+"""A SizeReport for people, and as a document."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from sim import units
+from sim.result.result import round_significant
+from sim.spec.topology import Topology
+from sim.study.search import Plan
+from sim.study.size import Contender, SizeReport, Target
+
+SCHEMA = "scaling-sim/size/1"
+SHOWN = 12
+_LEAST = {
+    "cost": "cheapest",
+    "time": "fastest",
+    "co2": "greenest (CO2)",
+    "energy": "least energy",
+}
+
+
+def cluster(topology: Topology) -> str:
+    """``2 x 8 h100-sxm-80gb``."""
+    assert topology.node is not None
+    return f"{topology.nodes} x {topology.node.gpus} {topology.node.gpu.name}"
+
+
+def layout(plan: Plan) -> str:
+    """Strategy, batch and checkpointing of a plan, in a few words."""
+    w = plan.candidate.workload
+    p = w.parallelism
+    name = {"fsdp1": "FSDP1", "fsdp2": "FSDP2", "ddp": "DDP"}.get(p.strategy)
+    name = name or f"ZeRO-{p.strategy[-1]}"
+    if p.replicate > 1:
+        name = f"HSDP x{p.replicate}"
+    if p.reshard_after_forward is False:
+        name += " kept"
+    if p.offload != "none":
+        name += f" offload {p.offload}"
+    saving = {"none": "", "full": ", full AC", "selective-op": ", per-op AC"}
+    kind = saving.get(w.activation_checkpointing.kind, f", {w.activation_checkpointing.kind} AC")
+    extra = "".join(f", {k}={v}" for k, v in plan.candidate.extra)
+    return f"{name}, {w.micro_batch} x {w.gradient_accumulation}{kind}{extra}"
+
+
+def money(usd: float) -> str:
+    """Dollars as people write them."""
+    if not math.isfinite(usd):
+        return "-"
+    return f"${usd:,.0f}" if usd >= 1000 else f"${usd:,.2f}"
+
+
+def goal(target: Target) -> str:
+    """The target in words."""
+    limits = []
+    if target.deadline_s is not None:
+        limits.append(f"within {units.show(target.deadline_s, 's')}")
+    if target.budget_usd is not None:
+        limits.append(f"for at most {money(target.budget_usd)}")
+    if target.tokens_per_s is not None:
+        limits.append(f"at {target.tokens_per_s:,.0f} tokens/s or more")
+    return f"{_LEAST[target.objective]} cluster" + "".join(f" {x}" for x in limits)
+
+
+def text(report: SizeReport) -> str:
+    """The answer, the runners-up with why they lost, and how it was searched."""
+    t = report.tally
+    batch = f"{report.global_batch} sequences a step"
+    if report.assumed_batch:
+        batch += " (assumed: the workload's batch on 8 GPUs; --global-batch)"
+    lines = [
+        f"{goal(report.target).capitalize()} for {report.workload}, {batch}",
+        f"Considered {t.considered:,} plans on {len(report.contenders)} offers: {t.simulated:,} "
+        f"simulated, {t.too_large:,} do not fit, {t.ruled_out:,} ruled out by lower bounds; "
+        f"{report.seconds:.1f} s",
+    ]  # fmt: skip
+    winner = report.winner
+    if winner is None:
+        return "\n".join([*lines, *_nothing(report)])
+    lines.append("")
+    lines.extend(_table([c for c in report.contenders if c.plan][:SHOWN], winner))
+    lines.append("")
+    lines.extend(_verdict(report, winner))
+    lost = [_why(c, report.target) for c in report.contenders if c.plan is None]
+    if lost:
+        lines.append("Not chosen:")
+        lines.extend(f"  {line}" for line in lost)
+    notes = {f"{c.machine.name}: {c.machine.note}" for c in report.contenders if c.machine.note}
+    if notes:
+        lines.append("Assumed:")
+        lines.extend(f"  {note}" for note in sorted(notes))
+    if report.left_out:
+        lines.append(f"Left out: {len(report.left_out)} offers that are elsewhere or another kind")
+    return "\n".join(lines)
+
+
+def _table(chosen: list[Contender], winner: Plan) -> list[str]:
+    head = ["", "offer", "cluster", "layout", "job", "cost", "", "MFU", "memory", "break-even"]
+    rows = [head]
+    for i, c in enumerate(chosen):
+        plan = c.plan
+        assert plan is not None
+        f = plan.figures
+        more = ""
+        if plan is not winner and math.isfinite(winner.figures.cost_usd):
+            more = f"{f.cost_usd / winner.figures.cost_usd - 1:+.0%}"
+        share = plan.memory_bytes / plan.capacity_bytes
+        even = f"${c.break_even_usd:.2f}" if c.break_even_usd is not None else ""
+        rows.append([
+            "->" if i == 0 else str(i + 1), c.machine.name, cluster(plan.candidate.topology),
+            layout(plan), units.show(f.wall_s, "s"), money(f.cost_usd), more, f"{plan.mfu:.1%}",
+            f"{share:.0%}", even,
+        ])  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    right = {4, 5, 6, 7, 8, 9}
+    return [
+        "  ".join(
+            cell.rjust(widths[i]) if i in right else cell.ljust(widths[i])
+            for i, cell in enumerate(row)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _verdict(report: SizeReport, winner: Plan) -> list[str]:
+    """How the winner compares with fewer and more of its nodes."""
+    target, here = report.target, winner.figures
+    lines = []
+    for plan, word in ((report.more, "More"), (report.fewer, "Fewer")):
+        size = winner.candidate.gpus if plan is None else plan.candidate.gpus
+        if plan is None:
+            if word == "Fewer" and winner.candidate.topology.nodes > 1:
+                lines.append(f"Fewer GPUs: fewer than {size} do not fit, whatever the layout")
+            continue
+        f = plan.figures
+        cost = f.cost_usd / here.cost_usd - 1 if math.isfinite(here.cost_usd) else math.nan
+        said = f"{size} GPUs take {units.show(f.wall_s, 's')}"
+        if math.isfinite(cost):
+            said += f" and {money(f.cost_usd)} ({cost:+.1%})"
+        if target.shortfall(f) > 1.0:
+            said += ", which misses the target"
+        elif target.objective == "cost" and word == "More":
+            said += ": use fewer GPUs"
+        lines.append(f"{word} GPUs: {said}")
+    return lines
+
+
+def _why(contender: Contender, target: Target) -> str:
+    name = contender.machine.name
+    if contender.nearest is None:
+        if contender.machine.price is None and target.objective == "cost":
+            return f"{name}: has no price"
+        return f"{name}: nothing fits in its memory"
+    return f"{name}: {_miss(contender.nearest, target)}"
+
+
+def _miss(plan: Plan, target: Target) -> str:
+    f = plan.figures
+    parts = [
+        f"{cluster(plan.candidate.topology)} ({layout(plan)}) takes {units.show(f.wall_s, 's')}"
+    ]
+    if math.isfinite(f.cost_usd):
+        parts.append(f"costs {money(f.cost_usd)}")
+    if target.tokens_per_s is not None:
+        parts.append(f"gives {f.tokens_per_s:,.0f} tokens/s")
+    return f"nearest is {', '.join(parts)}: misses by {target.shortfall(f) - 1:.0%}"
+
+
+def _nothing(report: SizeReport) -> list[str]:
+    if not report.contenders:
+        lines = ["Nothing to choose from: no offer is where and what is wanted."]
+        return [*lines, *(f"  {x}" for x in report.left_out[:SHOWN])]
+    nearest = report.nearest
+    if nearest is None:
+        lines = ["Nothing fits in memory on any of these machines, at any size and layout."]
+    else:
+        name = nearest.candidate.machine.name
+        miss = _miss(nearest, report.target).removeprefix("nearest is ")
+        lines = [f"Nothing meets the target; the nearest miss is {name}, {miss}."]
+    return [*lines, *(f"  {_why(c, report.target)}" for c in report.contenders[:SHOWN])]
+
+
+def document(report: SizeReport) -> dict[str, Any]:
+    """The report as plain mappings."""
+    target, tally = report.target, report.tally
+    return {
+        "schema": SCHEMA,
+        "workload": report.workload,
+        "target": {
+            "objective": target.objective,
+            "deadline_s": target.deadline_s,
+            "budget_usd": target.budget_usd,
+            "tokens_per_s": target.tokens_per_s,
+        },
+        "global_batch": report.global_batch,
+        "considered": tally.considered,
+        "simulated": tally.simulated,
+        "too_large": tally.too_large,
+        "ruled_out": tally.ruled_out,
+        "winner": _plan(report.winner),
+        "contenders": [
+            {
+                "machine": c.machine.name,
+                "note": c.machine.note,
+                "plan": _plan(c.plan),
+                "nearest": _plan(c.nearest),
+                "break_even_usd_per_gpu_hour": c.break_even_usd,
+            }
+            for c in report.contenders
+        ],
+        "fewer": _plan(report.fewer),
+        "more": _plan(report.more),
+        "left_out": list(report.left_out),
+    }
+
+
+def _plan(plan: Plan | None) -> dict[str, Any] | None:
+    if plan is None:
+        return None
+    w, t, f = plan.candidate.workload, plan.candidate.topology, plan.figures
+    assert t.node is not None
+    figures = {
+        "wall_clock_s": f.wall_s,
+        "cost_usd": f.cost_usd,
+        "energy_j": f.energy_j,
+        "co2_kg": f.co2_kg,
+        "tokens_per_s": f.tokens_per_s,
+        "step_time_s": plan.step_s,
+        "mfu": plan.mfu,
+        "memory_bytes": plan.memory_bytes,
+        "capacity_bytes": plan.capacity_bytes,
+    }
+    return {
+        "machine": plan.candidate.machine.name,
+        "nodes": t.nodes,
+        "gpus_per_node": t.node.gpus,
+        "gpu": t.node.gpu.name,
+        "strategy": w.parallelism.strategy,
+        "replicate": w.parallelism.replicate,
+        "reshard_after_forward": w.parallelism.reshard_after_forward,
+        "offload": w.parallelism.offload,
+        "micro_batch": w.micro_batch,
+        "gradient_accumulation": w.gradient_accumulation,
+        "activation_checkpointing": w.activation_checkpointing.kind,
+        **dict(plan.candidate.extra),
+        **{k: round_significant(v) for k, v in figures.items()},
+    }
+
+
+def formatted(report: SizeReport, form: str) -> str:
+    """``table | json | csv | md``."""
+    if form == "json":
+        return json.dumps(document(report), indent=2)
+    if form == "csv":
+        import csv
+        import io
+
+        rows = [_plan(c.plan) for c in report.contenders if c.plan]
+        out = io.StringIO()
+        fields = list(rows[0]) if rows and rows[0] else ["machine"]
+        writer = csv.DictWriter(out, fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row for row in rows if row)
+        return out.getvalue().rstrip("\n")
+    body = text(report)
+    return f"```\n{body}\n```" if form == "md" else body

@@ -1,0 +1,227 @@
+"""What can be rented: offers of the catalogue on the shipped topologies, and machines of one's own.
+
+An offer says price and place; the topology says how the GPUs are joined. They are matched by GPU,
+GPUs a node and provider; where a provider's own topology does not ship, one with the same nodes
+stands in for it, and the machine says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from sim.errors import Fault, InputError
+from sim.job.offers import PriceRow, catalogue, newest
+from sim.spec import catalogue as shipped
+from sim.spec.bind import did_you_mean
+from sim.spec.loader import Argument, load_topology
+from sim.spec.topology import Nics, Offer, Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A node type that can be had, and how many of it.
+
+    Attributes
+    ----------
+    name : str
+        Provider, instance and region, or the topology's name.
+    topology : Topology
+        One node, with its offer.
+    most_nodes : int
+        1 where nodes are joined by no network.
+    note : str
+        What was assumed.
+    """
+
+    name: str
+    topology: Topology
+    most_nodes: int
+    note: str = ""
+
+    @property
+    def gpu(self) -> str:
+        """Name of its GPU."""
+        return self.topology.first_gpu.name
+
+    @property
+    def price(self) -> float | None:
+        """Per GPU and hour. [USD/h]"""
+        offer = self.topology.offer
+        return offer.price_per_gpu_hour if offer else None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Where a machine may be and what it may be; empty means any.
+
+    Attributes
+    ----------
+    residency, region, provider, gpu : tuple of str
+        Alternatives, compared without case; a region matches by its beginning.
+    """
+
+    residency: tuple[str, ...] = ()
+    region: tuple[str, ...] = ()
+    provider: tuple[str, ...] = ()
+    gpu: tuple[str, ...] = ()
+
+
+MOST_NODES = 1024
+
+
+def machines(
+    wanted: Wanted,
+    own: Iterable[Argument] = (),
+    prices: Path | None = None,
+    spot: bool = False,
+) -> tuple[list[Machine], list[str]]:
+    """Machines that meet what is wanted, and why others were left out.
+
+    Parameters
+    ----------
+    wanted : Wanted
+        Place and kind.
+    own : iterable of topology arguments
+        Instead of the catalogue: topologies with their own offers.
+    prices : Path, optional
+        Offers of one's own, over the shipped ones.
+    spot : bool
+        Also at spot prices, where there are any.
+
+    Raises
+    ------
+    InputError
+        A GPU or provider that no offer has, or a topology that cannot be read.
+    """
+    mine = list(own)
+    if mine:
+        found = [_own(argument) for argument in mine]
+    else:
+        rows = newest(catalogue(prices))
+        _check(wanted, rows)
+        found = [m for m in (_offered(row) for row in rows) if m is not None]
+    if spot:
+        found += [m for m in map(_at_spot, found) if m is not None]
+    kept, left_out = [], []
+    for machine in found:
+        reason = _unwanted(machine, wanted)
+        if reason:
+            left_out.append(f"{machine.name}: {reason}")
+        else:
+            kept.append(machine)
+    return kept, left_out
+
+
+def _check(wanted: Wanted, rows: Iterable[PriceRow]) -> None:
+    """A name that no offer has is a slip."""
+    faults = []
+    known = {
+        "gpu": {r.gpu for r in rows},
+        "provider": {r.provider.lower() for r in rows},
+        "residency": {r.residency.lower() for r in rows if r.residency},
+    }
+    for key, names in known.items():
+        for value in getattr(wanted, key):
+            matches = [n for n in names if n.lower() == value.lower()]
+            if key == "gpu":
+                matches = [n for n in names if n.startswith(value.lower())]
+            if not matches:
+                hint = did_you_mean(value.lower(), sorted(names))
+                listed = (
+                    hint if hint.startswith("; did") else f"; there are {', '.join(sorted(names))}"
+                )
+                faults.append(Fault(f"--{key}", None, None, "", f"no offer has {value!r}{listed}"))
+    if faults:
+        raise InputError(faults)
+
+
+def _unwanted(machine: Machine, wanted: Wanted) -> str:
+    """Why a machine is not what is wanted; "" if it is."""
+    offer = machine.topology.offer or Offer()
+    if wanted.gpu and not any(machine.gpu.startswith(g.lower()) for g in wanted.gpu):
+        return f"its GPU is {machine.gpu}"
+    if wanted.provider and offer.provider.lower() not in map(str.lower, wanted.provider):
+        return f"its provider is {offer.provider or 'not stated'}"
+    if wanted.residency and offer.residency.lower() not in map(str.lower, wanted.residency):
+        return f"its residency is {offer.residency or 'not stated'}"
+    region = offer.region.lower()
+    if wanted.region and not any(region.startswith(r.lower()) for r in wanted.region):
+        return f"its region is {offer.region or 'not stated'}"
+    return ""
+
+
+def _own(argument: Argument) -> Machine:
+    topology = load_topology(argument)
+    if topology.node is None or topology.graph is not None:
+        message = "size varies the number of nodes; describe the machine by `node`, not by a graph"
+        raise InputError.single(str(argument), message)
+    most = topology.nodes if topology.nodes > 1 else MOST_NODES
+    if topology.node.nics is None:
+        most = 1
+    return Machine(topology.name, topology.model_copy(update={"nodes": 1}), most)
+
+
+def _at_spot(machine: Machine) -> Machine | None:
+    offer = machine.topology.offer
+    if offer is None or offer.spot_price_per_gpu_hour is None:
+        return None
+    spot = offer.model_copy(update={"capacity": "spot"})
+    topology = machine.topology.model_copy(update={"offer": spot})
+    return Machine(f"{machine.name} spot", topology, machine.most_nodes, machine.note)
+
+
+@cache
+def _topologies() -> tuple[Topology, ...]:
+    """Shipped machines whose number of nodes can be chosen."""
+    found = []
+    for name in shipped.names("topologies"):
+        topology = load_topology(name)
+        if topology.node is not None and topology.graph is None:
+            found.append(topology.model_copy(update={"nodes": 1}))
+    return tuple(found)
+
+
+def _offered(row: PriceRow) -> Machine | None:
+    """The machine of an offer; None where no shipped topology has its GPU."""
+    fitting = [t for t in _topologies() if t.first_gpu.name == row.gpu]
+    if not fitting:
+        return None
+
+    def distance(topology: Topology) -> tuple[bool, bool, bool, str]:
+        assert topology.node is not None
+        provider = topology.offer.provider.lower() if topology.offer else ""
+        return (
+            topology.node.gpus != row.gpus_per_node, provider != row.provider.lower(),
+            not topology.name.startswith("dgx"), topology.name,
+        )  # fmt: skip
+
+    base = min(fitting, key=distance)
+    different, foreign, _, _ = distance(base)
+    assert base.node is not None
+    node, most, note = base.node, MOST_NODES, ""
+    if different:
+        # part of a bigger node: its GPUs and links, and no network for the rest
+        if row.gpus_per_node > node.gpus:
+            return None
+        share = row.gpus_per_node / node.gpus
+        nics = Nics(**{**node.nics.model_dump(), "count": max(1, round(node.nics.count * share))}) \
+            if node.nics else None  # fmt: skip
+        nvlink = node.nvlink if row.gpus_per_node > 1 else None
+        node = node.model_copy(update={"gpus": row.gpus_per_node, "nics": nics, "nvlink": nvlink})
+        most, note = 1, f"as {row.gpus_per_node} of the {base.node.gpus} GPUs of {base.name}, alone"
+    elif foreign:
+        note = f"joined as {base.name}"
+    if node.nics is None:
+        most = 1
+    offer = Offer(
+        price_per_gpu_hour=row.usd_per_gpu_hour, provider=row.provider, region=row.region,
+        residency=row.residency, egress_per_gb=row.egress(), date=row.as_of, source=row.source,
+        spot_price_per_gpu_hour=row.spot_usd_per_gpu_hour, country=row.country,
+        storage_per_gb_month=row.storage(),
+    )  # fmt: skip
+    name = f"{row.provider} {row.instance}"
+    topology = base.model_copy(update={"node": node, "offer": offer, "name": row.instance})
+    return Machine(name, topology, most, note)

@@ -1,0 +1,288 @@
+"""Best plan of a machine, exactly: branch and bound over candidates.
+
+Two lower bounds of a step, both of which no plan can beat:
+
+1. its FLOPs (recompute included) at the dense peak of the dtype;
+2. its matrix products, attention and norms as the cost model times them alone: the same kernels run
+   on every rank whatever the number of nodes or the sharding, and collectives can only slow them.
+
+Candidates are taken in order of their bound; the cheap bound is replaced by the better one when its
+turn comes, then memory is checked, then the plan is simulated. The search ends when the next bound
+is not better than the best plan found.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sim.errors import ScalingSimError
+from sim.job.estimate import JobEstimate, estimate_job
+from sim.job.plan import job_steps, terms_of
+from sim.model.flops import token_flops
+from sim.result.breakdown import Breakdown
+from sim.result.describe import peak_of
+from sim.result.memory import MemoryReport, memory
+from sim.result.quick import quick_breakdown
+from sim.spec.topology import Topology
+from sim.study.candidates import Candidate
+from sim.units import HOUR_S
+
+#: kernels that every plan of a micro-batch and checkpointing runs alike
+_ALIKE = ("gemm", "attention", "norm", "loss", "embedding")
+#: rounding of the extrapolation in depth must not make a bound exceed what it bounds
+_SAFETY = 0.999
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a plan is judged by; a bound is a set of figures that the real ones cannot beat.
+
+    Attributes
+    ----------
+    wall_s : float
+        Expected wall-clock of the job. [s]
+    cost_usd : float
+        Total; inf without a price. [USD]
+    energy_j : float
+        Of the site. [J]
+    co2_kg : float
+        inf where the region's mix is not known. [kg]
+    tokens_per_s : float
+        Of all GPUs. [1/s]
+    """
+
+    wall_s: float
+    cost_usd: float
+    energy_j: float
+    co2_kg: float
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A simulated candidate."""
+
+    candidate: Candidate
+    figures: Figures
+    step_s: float
+    mfu: float
+    memory_bytes: float
+    capacity_bytes: float
+    job: JobEstimate
+
+
+Score = Callable[[Figures], float]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the candidates."""
+
+    considered: int = 0
+    simulated: int = 0
+    too_large: int = 0
+    ruled_out: int = 0
+
+
+@dataclass(slots=True)
+class Searcher:
+    """Shares simulations and bounds between the machines of one search.
+
+    Attributes
+    ----------
+    simulate : callable
+        ``(topology, workload) -> Breakdown``.
+    """
+
+    simulate: Callable[[Topology, Any], Breakdown] = quick_breakdown
+    _steps: dict[Any, Breakdown] = field(default_factory=dict)
+    _memory: dict[Any, MemoryReport] = field(default_factory=dict)
+    _kernels: dict[Any, float] = field(default_factory=dict)
+    _peaks: dict[Any, float] = field(default_factory=dict)
+
+    def best(
+        self,
+        candidates: Iterable[Candidate],
+        score: Score,
+        allowed: Callable[[Figures], bool],
+        tally: Tally,
+    ) -> Plan | None:
+        """The allowed plan of the lowest score; None if none is allowed or fits.
+
+        Parameters
+        ----------
+        candidates : iterable of Candidate
+            All plans.
+        score : callable
+            Figures to what is minimised; must not fall as wall-clock rises.
+        allowed : callable
+            Whether figures meet the constraints; if it refuses a bound it refuses the plan.
+        tally : Tally
+            Counted up.
+        """
+        order = itertools.count()
+        heap: list[tuple[float, int, bool, Candidate]] = []
+        for candidate in candidates:
+            tally.considered += 1
+            bound = _rough(candidate, self._peak_s(candidate))
+            if allowed(bound):
+                heap.append((score(bound), next(order), False, candidate))
+            else:
+                tally.ruled_out += 1
+        heapq.heapify(heap)
+        best: Plan | None = None
+        lowest = math.inf
+        while heap:
+            bounded, _, tight, candidate = heapq.heappop(heap)
+            if bounded >= lowest:
+                tally.ruled_out += len(heap) + 1
+                break
+            if not tight:
+                bound = self.bound(candidate, self._kernel_s(candidate))
+                if allowed(bound):
+                    item = (max(bounded, score(bound)), next(order), True, candidate)
+                    heapq.heappush(heap, item)
+                else:
+                    tally.ruled_out += 1
+                continue
+            report = self._report(candidate)
+            if not report.fits:
+                tally.too_large += 1
+                continue
+            plan = self.plan(candidate)
+            tally.simulated += 1
+            if allowed(plan.figures) and score(plan.figures) < lowest:
+                best, lowest = plan, score(plan.figures)
+        return best
+
+    def fits(self, candidate: Candidate) -> bool:
+        """Whether a candidate fits in memory."""
+        return self._report(candidate).fits
+
+    def bound(self, candidate: Candidate, step_s: float) -> Figures:
+        """Figures that a candidate cannot beat if its step takes at least `step_s`."""
+        return _figures(candidate, _idle_job(candidate, step_s), step_s)
+
+    def plan(self, candidate: Candidate) -> Plan:
+        """Simulate a candidate."""
+        b = self._step(candidate)
+        topology, workload = candidate.topology, candidate.workload
+        parts = {**b.kernels, "exposed_communication": b.exposed_s, "copies": b.copy_s}
+        parts["host"] = b.time_s - sum(parts.values())
+        job = estimate_job(topology, workload, b.time_s, parts)
+        if job is None:
+            message = "the workload states no length (tokens, steps or samples)"
+            raise ScalingSimError(message)
+        report = self._report(candidate)
+        flops = token_flops(workload.model, workload.sequence_length, workload.method)
+        rate = _tokens(candidate) / b.time_s / candidate.gpus
+        return Plan(
+            candidate, _figures(candidate, job, b.time_s), b.time_s,
+            rate * flops.model / peak_of(topology, workload).flops_per_s,
+            report.peak_reserved_bytes, report.capacity_bytes, job,
+        )  # fmt: skip
+
+    # --- what is remembered ----------------------------------------------------------------------
+
+    def _step(self, candidate: Candidate) -> Breakdown:
+        key = (_hardware(candidate), candidate.topology.nodes, _layout(candidate))
+        if key not in self._steps:
+            self._steps[key] = self.simulate(candidate.topology, candidate.workload)
+        return self._steps[key]
+
+    def _report(self, candidate: Candidate) -> MemoryReport:
+        topology = candidate.topology
+        assert topology.node is not None
+        key = (candidate.gpus, topology.node.gpu.memory, topology.node.cpu.memory,
+               topology.node.gpus, _layout(candidate))  # fmt: skip
+        if key not in self._memory:
+            self._memory[key] = memory(topology, candidate.workload)
+        return self._memory[key]
+
+    def _peak_s(self, candidate: Candidate) -> float:
+        """Bound 1. [s]"""
+        workload = candidate.workload
+        policy = workload.activation_checkpointing
+        key = (candidate.topology.first_gpu.name, candidate.extra, policy)
+        if key not in self._peaks:
+            # of one token alone: attention's share depends on what a kernel skips under the mask
+            flops = token_flops(workload.model, 1, workload.method, policy)
+            single = candidate.topology.model_copy(update={"nodes": 1})
+            self._peaks[key] = _SAFETY * flops.hardware / peak_of(single, workload).flops_per_s
+        return self._peaks[key] * _tokens(candidate) / candidate.gpus
+
+    def _kernel_s(self, candidate: Candidate) -> float:
+        """Bound 2. [s]"""
+        workload = candidate.workload
+        key = (
+            candidate.topology.first_gpu.name, candidate.extra, workload.micro_batch,
+            workload.activation_checkpointing, workload.parallelism.context_parallel,
+        )  # fmt: skip
+        if key not in self._kernels:
+            p = workload.parallelism
+            plain = p.model_copy(update={"replicate": 1, "shard": None, "offload": "none"})
+            if p.strategy == "ddp" or p.strategy.startswith("zero"):
+                plain = type(p)(context_parallel=p.context_parallel)
+            one = workload.model_copy(
+                update={"parallelism": plain, "gradient_accumulation": 1, "global_batch": None}
+            )
+            b = self.simulate(candidate.topology.model_copy(update={"nodes": 1}), one)
+            alike = sum(b.kernels.get(kind, 0.0) for kind in _ALIKE)
+            self._kernels[key] = _SAFETY * max(0.0, alike - b.slowdown_s)
+        return self._kernels[key] * workload.gradient_accumulation
+
+
+def _hardware(candidate: Candidate) -> Any:
+    """What decides the speed of a machine; not its price or name."""
+    t = candidate.topology
+    assert t.node is not None
+    return t.node, t.network
+
+
+def _layout(candidate: Candidate) -> Any:
+    w = candidate.workload
+    return (
+        w.micro_batch, w.gradient_accumulation, w.parallelism, w.activation_checkpointing,
+        candidate.extra,
+    )  # fmt: skip
+
+
+def _tokens(candidate: Candidate) -> float:
+    w = candidate.workload
+    ranks = candidate.gpus // w.parallelism.context_parallel
+    return float(w.micro_batch * w.gradient_accumulation * w.sequence_length * ranks)
+
+
+def _rough(candidate: Candidate, step_s: float) -> Figures:
+    """Figures without failures, checkpoints, setup, egress and energy, quick to get."""
+    length = job_steps(candidate.workload, candidate.gpus)
+    terms = terms_of(candidate.topology.offer)
+    wall = step_s * length[0] if length else 0.0
+    price = terms.price_per_gpu_hour_usd if terms else math.inf
+    rate = _tokens(candidate) / step_s
+    return Figures(wall, price * candidate.gpus * wall / HOUR_S, 0.0, 0.0, rate)
+
+
+def _idle_job(candidate: Candidate, step_s: float) -> JobEstimate:
+    """The job with GPUs that draw idle power: its energy is below any real one's."""
+    job = estimate_job(candidate.topology, candidate.workload, step_s, {})
+    if job is None:
+        message = "the workload states no length (tokens, steps or samples)"
+        raise ScalingSimError(message)
+    return job
+
+
+def _figures(candidate: Candidate, job: JobEstimate, step_s: float) -> Figures:
+    co2 = job.energy.co2_kg
+    return Figures(
+        wall_s=job.wall_s,
+        cost_usd=job.cost.total_usd if job.cost else math.inf,
+        energy_j=job.energy.energy_j,
+        co2_kg=math.inf if co2 is None else co2,
+        tokens_per_s=_tokens(candidate) / step_s,
+    )
