@@ -19,6 +19,7 @@ VERBS: dict[str, str] = {
     "memory": "Bytes per GPU by category and moment, verdict, fixes.",
     "size": "The cheapest, fastest or greenest cluster that does a job in time.",
     "sweep": "Many configurations: axes, filters, Pareto front, resumable.",
+    "calibrate": "Fit a few constants to your own logs and step times.",
     "validate": "The model's error against published measurements.",
 }
 

@@ -1,0 +1,172 @@
+"""Fit a cluster's calibration to its own measurements, and say what it is worth on others."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.calibration.evidence import Observation
+from sim.calibration.fit import F8, Fit, Prior, solve, without
+from sim.errors import InputError
+from sim.spec.calibration import CONSTANTS, Calibration
+
+#: constant -> (prior width in ln, lowest, highest). Widths: what machines of one model differ by
+#: from each other and from the data sheet, as far as published figures tell (docs/calibration.md).
+PRIORS: dict[str, tuple[float, float, float]] = {
+    "gemm_clock": (0.08, 0.4, 1.4),
+    "hbm_bandwidth": (0.08, 0.4, 1.4),
+    "nvlink_bandwidth": (0.10, 0.2, 1.4),
+    "pcie_bandwidth": (0.15, 0.2, 1.5),
+    "network_bandwidth": (0.30, 0.02, 1.6),
+    "collective_latency": (0.40, 0.2, 6.0),
+    "host_launch": (0.50, 0.2, 12.0),
+}
+
+
+_SOURCE = "calibrate"
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """One fitted multiplier."""
+
+    name: str
+    value: float
+    sigma: float  # standard deviation of its logarithm, after
+    prior_sigma: float
+
+    @property
+    def informed(self) -> float:
+        """Share of the prior's variance that the evidence removed; 0: it stayed a guess."""
+        return 1.0 - (self.sigma / self.prior_sigma) ** 2
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One observation before, after, and without itself. Errors are predicted / measured - 1."""
+
+    label: str
+    group: str
+    kind: str
+    measured: float
+    before: float
+    after: float
+    left_out: float | None  # None: held out from the beginning
+
+    @property
+    def unseen(self) -> float:
+        """Error of a fit that did not see it."""
+        return self.after if self.left_out is None else self.left_out
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came out."""
+
+    calibration: Calibration
+    constants: tuple[Constant, ...]
+    fitted: tuple[Compared, ...]
+    held_out: tuple[Compared, ...]
+    notes: tuple[str, ...]
+
+
+def mean_error(values: Sequence[float]) -> float:
+    """Mean of |error|."""
+    return statistics.fmean(abs(v) for v in values) if values else math.nan
+
+
+def calibration_of(names: Sequence[str], x: F8, fitted_on: Sequence[str] = ()) -> Calibration:
+    """Log multipliers as a calibration."""
+    values = dict(zip(names, np.exp(x).tolist(), strict=True))
+    return Calibration.model_construct(**values, fitted_on=tuple(fitted_on))
+
+
+def calibrate(
+    observations: Sequence[Observation],
+    held_out: Sequence[Observation] = (),
+    names: Sequence[str] = tuple(PRIORS),
+    notes: Sequence[str] = (),
+) -> Report:
+    """Fit the named constants.
+
+    Parameters
+    ----------
+    observations : sequence of Observation
+        The evidence.
+    held_out : sequence of Observation
+        Predicted before and after, not fitted.
+    names : sequence of str
+        Constants to fit; the others stay 1.
+    notes : sequence of str
+        Passed on.
+
+    Raises
+    ------
+    InputError
+        For no evidence, or a constant that is none.
+    """
+    if not observations:
+        message = "nothing to fit: give --nccl-tests, --measured, --kineto or --nvbandwidth"
+        raise InputError.single(_SOURCE, message)
+    unknown = [name for name in names if name not in PRIORS]
+    if unknown:
+        known = ", ".join(PRIORS)
+        raise InputError.single(_SOURCE, f"{unknown[0]!r} is not one of {known}", "fit")
+    names = [name for name in CONSTANTS if name in names]
+    measured = np.log([o.measured for o in observations])
+    sigma = np.array([o.sigma for o in observations])
+    prior = Prior(*(np.array(column) for column in zip(*(_logs(n) for n in names), strict=True)))
+    before = np.array([o.predict(Calibration.model_construct()) for o in observations])
+
+    def residuals(x: F8) -> F8:
+        if not x.any():
+            return np.asarray(np.log(before) - measured)
+        known = calibration_of(names, x)
+        return np.asarray(np.log([o.predict(known) for o in observations]) - measured)
+
+    fit = solve(residuals, sigma, prior)
+    after = np.exp(fit.residuals) - 1.0
+    first = before / np.exp(measured) - 1.0
+    unseen = _left_out(observations, fit, sigma, prior, names)
+    groups = list(dict.fromkeys(o.group for o in observations))
+    final = calibration_of(names, fit.x, groups)
+    compared = [
+        Compared(o.label, o.group, o.kind, o.measured, float(first[i]), float(after[i]), unseen[i])
+        for i, o in enumerate(observations)
+    ]
+    held = [_held(o, final) for o in held_out]
+    constants = [
+        Constant(name, float(np.exp(fit.x[k])), float(fit.sigma[k]), PRIORS[name][0])
+        for k, name in enumerate(names)
+    ]
+    return Report(final, tuple(constants), tuple(compared), tuple(held), tuple(notes))
+
+
+def _logs(name: str) -> tuple[float, float, float]:
+    width, low, high = PRIORS[name]
+    return width, math.log(low), math.log(high)
+
+
+def _left_out(
+    observations: Sequence[Observation], fit: Fit, sigma: F8, prior: Prior, names: Sequence[str]
+) -> list[float]:
+    """Error of every observation under a fit that lacked its whole group."""
+    errors = [0.0] * len(observations)
+    groups = np.array([o.group for o in observations])
+    for group in dict.fromkeys(groups.tolist()):
+        gone = groups == group
+        known = calibration_of(names, without(fit, sigma, prior, gone))
+        for i in np.flatnonzero(gone).tolist():
+            o = observations[i]
+            errors[i] = o.predict(known) / o.measured - 1.0
+    return errors
+
+
+def _held(o: Observation, final: Calibration) -> Compared:
+    before = o.predict(Calibration.model_construct()) / o.measured - 1.0
+    after = o.predict(final) / o.measured - 1.0
+    return Compared(o.label, o.group, o.kind, o.measured, before, after, None)

@@ -1,0 +1,153 @@
+"""Least squares on logarithms: a few multipliers, a prior around 1, bounds, outliers damped.
+
+    minimise  sum_i h((ln p_i(x) - ln m_i) / s_i)  +  sum_k (x_k / t_k)^2,   x = ln(multiplier)
+
+with measured m_i, predicted p_i, their error s_i, the prior's width t_k, and Huber's h: quadratic
+up to HUBER, linear beyond, so that one odd run cannot carry the fit. Gauss-Newton with step control
+(Levenberg-Marquardt); derivatives by forward differences. A constant that the evidence says nothing
+about stays at 1 by its prior.
+
+Source: Nocedal and Wright, Numerical Optimization, 2nd ed., chapter 10; Huber, Ann. Math. Statist.
+35 (1964) 73.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+F8 = npt.NDArray[np.float64]
+Residuals = Callable[[F8], F8]
+"""(n_constants,) log multipliers -> (n,) ln p - ln m."""
+
+STEP = 0.02  # of the differences, in ln: beyond the rounding of waves and tiles
+HUBER = 2.5  # standard deviations
+_ROUNDS = 12
+_DONE = 2e-3  # largest change of a log multiplier at which the fit stops
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What is known of each constant beforehand; logarithms, (n_constants,) float64."""
+
+    sigma: F8
+    low: F8
+    high: F8
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A fitted set of multipliers.
+
+    Attributes
+    ----------
+    x : (n_constants,) float64
+        Log multipliers.
+    sigma : (n_constants,) float64
+        Their standard deviations, from the curvature.
+    residuals : (n,) float64
+        ln p - ln m at `x`.
+    jacobian : (n, n_constants) float64
+        Its derivatives there.
+    rounds : int
+        Steps taken.
+    """
+
+    x: F8
+    sigma: F8
+    residuals: F8
+    jacobian: F8
+    rounds: int
+
+    @property
+    def multipliers(self) -> F8:
+        """exp(x)."""
+        return np.exp(self.x)
+
+
+def cost(residuals: F8, sigma: F8, x: F8, prior: Prior) -> float:
+    """The sum that is minimised."""
+    z = np.abs(residuals / sigma)
+    bent = np.where(z <= HUBER, z**2, 2 * HUBER * z - HUBER**2)
+    return float(bent.sum() + ((x / prior.sigma) ** 2).sum())
+
+
+def jacobian(residuals: Residuals, x: F8, at: F8) -> F8:
+    """Forward differences, (n, n_constants)."""
+    columns = []
+    for k in range(x.size):
+        moved = x.copy()
+        moved[k] += STEP
+        columns.append((residuals(moved) - at) / STEP)
+    return np.stack(columns, axis=1) if columns else np.zeros((at.size, 0))
+
+
+def newton_step(residuals: F8, slopes: F8, sigma: F8, x: F8, prior: Prior, damping: float) -> F8:
+    """One Gauss-Newton step of the weighted problem with its prior."""
+    z = np.abs(residuals / sigma)
+    weight = np.where(z <= HUBER, 1.0, HUBER / np.maximum(z, HUBER)) / sigma**2
+    normal = slopes.T @ (weight[:, None] * slopes) + np.diag(1 / prior.sigma**2)
+    gradient = slopes.T @ (weight * residuals) + x / prior.sigma**2
+    normal += damping * np.diag(np.diag(normal))
+    return np.asarray(-np.linalg.solve(normal, gradient))
+
+
+def solve(residuals: Residuals, sigma: F8, prior: Prior) -> Fit:
+    """Fit from 1.
+
+    Parameters
+    ----------
+    residuals : callable
+        See `Residuals`.
+    sigma : (n,) float64
+        Standard errors of the logarithms.
+    prior : Prior
+        Widths and bounds.
+    """
+    x = np.zeros(prior.sigma.size)
+    now = residuals(x)
+    slopes = jacobian(residuals, x, now)
+    damping, rounds = 0.0, 0
+    for _ in range(_ROUNDS):
+        step = newton_step(now, slopes, sigma, x, prior, damping)
+        moved = np.clip(x + step, prior.low, prior.high)
+        if np.abs(moved - x).max(initial=0.0) < _DONE:
+            break
+        there = residuals(moved)
+        if cost(there, sigma, moved, prior) < cost(now, sigma, x, prior):
+            x, now, rounds = moved, there, rounds + 1
+            damping = damping / 10 if damping > 1e-4 else 0.0
+            slopes = jacobian(residuals, x, now)
+        elif damping > 1e3:
+            break
+        else:
+            damping = max(10 * damping, 1e-2)
+    curvature = slopes.T @ (slopes / (sigma**2)[:, None]) + np.diag(1 / prior.sigma**2)
+    spread = np.sqrt(np.diag(np.linalg.inv(curvature))) if x.size else x
+    return Fit(x, spread, now, slopes, rounds)
+
+
+def without(fit: Fit, sigma: F8, prior: Prior, left_out: npt.NDArray[np.bool_]) -> F8:
+    """Log multipliers had some evidence been missing, by Newton steps on the linear model at `fit`.
+
+    Parameters
+    ----------
+    fit : Fit
+        Of all evidence.
+    sigma : (n,) float64
+        Standard errors.
+    prior : Prior
+        Widths and bounds.
+    left_out : (n,) bool
+        What to do without.
+    """
+    keep = ~left_out
+    slopes, errors = fit.jacobian[keep], sigma[keep]
+    x = fit.x
+    for _ in range(4):  # Huber's weights move with x
+        now = fit.residuals[keep] + slopes @ (x - fit.x)
+        x = np.clip(x + newton_step(now, slopes, errors, x, prior, 0.0), prior.low, prior.high)
+    return x

@@ -1,0 +1,164 @@
+"""Training runs that a user timed: a YAML list of topology, workload, changes and a figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from sim.errors import Fault, InputError
+from sim.spec.loader import load
+from sim.spec.topology import Topology
+from sim.spec.tree import Items, Leaf, Table, Tree, from_yaml, read_file
+from sim.spec.workload import Workload
+
+_RUN_KEYS = ("topology", "workload", "set", "tokens_per_s_per_gpu", "step_time_s", "name")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A training run that was timed."""
+
+    name: str
+    topology: Topology
+    workload: Workload
+    step_time_s: float
+
+
+def read_runs(
+    path: str | PathLike[str], topology: str = "", workload: str = "", sets: Sequence[str] = ()
+) -> list[Run]:
+    """Runs of a YAML list.
+
+    Parameters
+    ----------
+    path : path
+        ``- {topology, workload, set: [...], tokens_per_s_per_gpu | step_time_s}``.
+    topology, workload : str
+        Of runs that name none.
+    sets : sequence of str
+        Overrides of all runs, before their own.
+
+    Raises
+    ------
+    InputError
+        With every fault of the list.
+    """
+    source = str(path)
+    tree = from_yaml(read_file(Path(path)), source)
+    if isinstance(tree, Table) and set(tree.entries) == {"runs"}:
+        tree = tree.entries["runs"]
+    if not isinstance(tree, Items) or not tree.items:
+        message = "is no list of runs: - {topology, workload, tokens_per_s_per_gpu}"
+        raise InputError.single(source, message)
+    faults: list[Fault] = []
+    runs = []
+    for i, item in enumerate(tree.items):
+        try:
+            runs.append(_run(item, i, Path(path).parent, (topology, workload), sets))
+        except InputError as error:
+            faults.extend(error.faults)
+    if faults:
+        raise InputError(faults)
+    return runs
+
+
+def _run(
+    tree: Tree, index: int, folder: Path, default: tuple[str, str], sets: Sequence[str]
+) -> Run:
+    where = f"[{index}]"
+    if not isinstance(tree, Table):
+        raise InputError([tree.place.fault(where, "is no mapping of topology, workload, ...")])
+    faults = [
+        tree.keys.get(key, tree.place).fault(
+            f"{where}.{key}", f"unknown key; known are {', '.join(_RUN_KEYS)}"
+        )
+        for key in tree.entries
+        if key not in _RUN_KEYS
+    ]
+    arguments = []
+    for side, fallback in zip(("topology", "workload"), default, strict=True):
+        entry = tree.entries.get(side)
+        if entry is None and not fallback:
+            faults.append(tree.place.fault(f"{where}.{side}", "is missing"))
+        arguments.append(_argument(entry, folder) if entry is not None else fallback)
+    own = tree.entries.get("set")
+    texts = [*sets, *([] if own is None else _texts(own, f"{where}.set", faults))]
+    given = [k for k in ("tokens_per_s_per_gpu", "step_time_s") if k in tree.entries]
+    if len(given) != 1:
+        message = "one of tokens_per_s_per_gpu and step_time_s is needed"
+        faults.append(tree.place.fault(where, message))
+    if faults:
+        raise InputError(faults)
+    figure = _positive(tree.entries[given[0]], f"{where}.{given[0]}")
+    loaded = load(arguments[0], arguments[1], texts)
+    seconds = figure
+    if given[0] == "tokens_per_s_per_gpu":
+        seconds = tokens_per_gpu(loaded.topology, loaded.workload) / figure
+    named = tree.entries.get("name")
+    name = str(named.value) if isinstance(named, Leaf) else ""
+    name = name or f"run {index + 1}: {loaded.workload.name} on {loaded.topology.world_size} GPUs"
+    return Run(name, loaded.topology, loaded.workload, seconds)
+
+
+def tokens_per_gpu(topology: Topology, workload: Workload) -> float:
+    """Tokens of a step per GPU, all its GPUs counted."""
+    w = workload
+    return (
+        w.micro_batch * w.gradient_accumulation * w.sequence_length
+        / w.parallelism.context_parallel
+    )  # fmt: skip
+
+
+def _argument(tree: Tree, folder: Path) -> Any:
+    """A path beside the list, a name, or a mapping."""
+    if isinstance(tree, Leaf):
+        beside = folder / str(tree.value)
+        return str(beside) if beside.is_file() else str(tree.value)
+    return _plain(tree)
+
+
+def _plain(tree: Tree) -> Any:
+    if isinstance(tree, Table):
+        return {key: _plain(value) for key, value in tree.entries.items()}
+    if isinstance(tree, Items):
+        return [_plain(item) for item in tree.items]
+    return tree.value
+
+
+def _texts(tree: Tree, path: str, faults: list[Fault]) -> list[str]:
+    items = tree.items if isinstance(tree, Items) else [tree]
+    out = []
+    for item in items:
+        if isinstance(item, Leaf) and "=" in str(item.value):
+            out.append(str(item.value))
+        else:
+            faults.append(item.place.fault(path, "is no list of key=value"))
+    return out
+
+
+def _positive(tree: Tree, path: str) -> float:
+    place = tree.place
+    try:
+        value = float(str(tree.value).replace("_", "")) if isinstance(tree, Leaf) else math.nan
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise InputError([place.fault(path, "is no positive number")])
+    return value
+
+
+def distinct(runs: Sequence[Run], taken: Sequence[str]) -> list[Run]:
+    """Runs under names of their own: what is left out together is found by name."""
+    seen = set(taken)
+    out = []
+    for run in runs:
+        name, i = run.name, 2
+        while name in seen:
+            name, i = f"{run.name} ({i})", i + 1
+        seen.add(name)
+        out.append(replace(run, name=name))
+    return out

@@ -1,0 +1,55 @@
+"""`scaling-sim calibrate`: fit a few constants to a cluster's own measurements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sim.commands.options import emit, sets
+
+
+@click.command("calibrate")
+@click.argument("topology")
+@click.argument("workload", required=False)
+@click.option("--nccl-tests", "logs", multiple=True, metavar="[OP=]FILE[#N]",
+              help="Output of nccl-tests, text or -J; may be repeated.")  # fmt: skip
+@click.option("--measured", "runs", multiple=True, metavar="FILE",
+              help="YAML list of runs: topology, workload, set, tokens_per_s_per_gpu.")  # fmt: skip
+@click.option("--kineto", "traces", multiple=True, metavar="FILE",
+              help="PyTorch profiler trace of WORKLOAD on TOPOLOGY.")  # fmt: skip
+@click.option("--nvbandwidth", "copies", multiple=True, metavar="FILE", help="Its output.")
+@click.option("--holdout", multiple=True, metavar="FILE",
+              help="Runs as --measured, predicted before and after but not fitted.")  # fmt: skip
+@click.option("--fit", "names", metavar="A,B,...", help="Only these constants.")
+@sets
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table",
+              help="What to print.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
+              help="Write the calibration here, for --calibration of any verb.")  # fmt: skip
+def command(
+    topology: str, workload: str | None, logs: tuple[str, ...], runs: tuple[str, ...],
+    traces: tuple[str, ...], copies: tuple[str, ...], holdout: tuple[str, ...],
+    names: str | None, overrides: tuple[str, ...], form: str, output: Path | None,
+) -> None:  # fmt: skip
+    """Fit named multipliers of TOPOLOGY to measurements, with a prior around 1.
+
+    Prints the error before and after, and on evidence that was left out.
+    """
+    from sim.calibration.calibrate import PRIORS, calibrate
+    from sim.calibration.evidence import gather
+    from sim.report.calibration import formatted, verdict
+    from sim.spec.calibration import written
+
+    found, held, notes = gather(
+        topology, workload, overrides, nccl_tests=logs, measured=runs, kineto=traces,
+        nvbandwidth=copies, holdout=holdout,
+    )  # fmt: skip
+    wanted = [n.strip() for n in names.split(",") if n.strip()] if names else list(PRIORS)
+    report = calibrate(found, held, wanted, notes)
+    emit(formatted(report, form), None)
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    if output is not None:
+        emit(written(report.calibration, f"scaling-sim calibrate {topology}\n{verdict(report)}"
+                     ).rstrip("\n"), output)  # fmt: skip
