@@ -51,6 +51,8 @@ class KernelConstants:
         Shortest kernel [s]; see `stream_time` [B].
     power : PowerConstants
         Clocks under power.
+    company : float
+        Loss of compute beside a collective; see `rate_by_units`.
     fallbacks : tuple of str
         What was borrowed from another GPU.
     """
@@ -62,6 +64,7 @@ class KernelConstants:
     floor_s: float
     ramp_bytes: float
     power: PowerConstants
+    company: float
     fallbacks: tuple[str, ...]
 
 
@@ -113,6 +116,7 @@ def load_constants(gpu: Gpu) -> KernelConstants:
         floor_s=data["launch"]["floor_s"],
         ramp_bytes=data["launch"]["ramp_bytes"],
         power=PowerConstants(**power),
+        company=data["interference"]["company"],
         fallbacks=tuple(notes),
     )
 

@@ -22,10 +22,6 @@ from sim.spec.gpu import Gpu
 F8 = npt.NDArray[np.float64]
 I4 = npt.NDArray[np.int32]
 
-#: Further slow-down of a compute-bound kernel beside a collective, SMs apart: shared L2 and power.
-#: Fitted on the llm-foundry rows of 8 GPUs, both GPUs together (bench/fit/interference.py); a
-#: measured average of all causes is 18.9 %, the largest 40 % (arXiv 2507.03114).
-COMPANY = 0.25
 CURVE_QUANTISATION = 0.18  # loss of a last, partly filled wave; see `rate_by_units`
 ATTENTION_INTENSITY = 0.6  # tensor-core activity of a fused attention kernel beside a dense product
 GEMM_BYTES = {"fp32": 4.0, "tf32": 4.0, "fp8": 1.0}
@@ -293,11 +289,13 @@ class CostModel:
         row = self._curve_of.get(key)
         if row is None:
             row = self._curve_of[key] = len(self._curves)
-            self._curves.append(rate_by_units(*key, sms))
+            self._curves.append(rate_by_units(*key, sms, self.constants.company))
         return row
 
 
-def rate_by_units(compute: float, memory: float, fixed: float, blocks: float, sms: int) -> F8:
+def rate_by_units(
+    compute: float, memory: float, fixed: float, blocks: float, sms: int, company: float
+) -> F8:
     """Relative rate of a kernel when a collective leaves it fewer SMs.
 
     Parameters
@@ -309,6 +307,9 @@ def rate_by_units(compute: float, memory: float, fixed: float, blocks: float, sm
         Thread blocks, run in waves on the SMs.
     sms : int
         All SMs.
+    company : float
+        Further loss of compute, a share of the SMs taken: what a collective's channels do to L2,
+        the HBM queues and power.
 
     Returns
     -------
@@ -319,7 +320,7 @@ def rate_by_units(compute: float, memory: float, fixed: float, blocks: float, sm
     -----
     Compute time scales with the waves of the kernel's blocks on u SMs; the memory time not until
     fewer than MEMORY_SATURATION of the SMs are left, from where it scales with 1/u; launch and
-    tail stay. Any collective at all costs compute COMPANY more. Rate = t(all)/t(u).
+    tail stay. Compute loses (1 + company (sms - u) / sms) more. Rate = t(all)/t(u).
 
     Source: waves' = ceil(tiles/(SMs - channels)): 132 tiles beside 24 channels take 1.7 times as
     long on an H100 (NVIDIA forum 337991), which gives CURVE_QUANTISATION; HBM saturates with less
@@ -331,7 +332,7 @@ def rate_by_units(compute: float, memory: float, fixed: float, blocks: float, sm
     if compute > 0:
         full = float(effective_waves(np.array([blocks / sms]), CURVE_QUANTISATION)[0])
         waves = compute * effective_waves(blocks / u, CURVE_QUANTISATION) / full
-    waves[:-1] *= 1 + COMPANY
+    waves *= 1 + company * (sms - u) / sms
     time = fixed + soft_max(waves, slowed)
     return np.ones_like(u) if time[-1] == 0 else np.minimum(time[-1] / time, 1.0)
 

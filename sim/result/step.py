@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.engine import run
-from sim.fabric import compile_fabric
+from sim.fabric import Fabric, compile_fabric
 from sim.model.tree import build_tree
 from sim.program import Timeline
 from sim.result.breakdown import Breakdown, measure
 from sim.result.intervals import F8
+from sim.result.straggle import typical_speed
 from sim.result.variation import Variation, capacities, jittered, speeds
 from sim.schedule import build_plan
 from sim.schedule.costs import Priced, price
@@ -105,7 +106,7 @@ def run_replicas(
     fabric = compile_fabric(topology)
     tree = build_tree(workload.model, workload.method)
     plan = build_plan(simulated, tree, fabric.n_ranks)
-    speed = None if variation.jitter else _speeds(topology, fabric.n_ranks)
+    speed = None if variation.jitter else _speeds(topology, workload, fabric)
     slow = speeds(variation, fabric)
     if slow is not None:
         speed = slow if speed is None else slow * speed
@@ -131,13 +132,18 @@ def run_replicas(
     return outcome(median), times
 
 
-def _speeds(topology: Topology, n_ranks: int) -> F8 | None:
-    """Relative kernel speed of each rank: one GPU is slower, if the calibration says so."""
-    if topology.calibration is None or topology.calibration.slowest_gpu == 1.0:
-        return None
-    speed = np.ones(n_ranks)
-    speed[-1] = topology.calibration.slowest_gpu
-    return speed
+def _speeds(topology: Topology, workload: Workload, fabric: Fabric) -> F8 | None:
+    """Relative kernel speed of each rank: what waiting for others costs on average.
+
+    A calibration that found one GPU slower says so itself.
+    """
+    ranks = fabric.n_ranks
+    if topology.calibration is not None and topology.calibration.slowest_gpu != 1.0:
+        speed = np.ones(ranks)
+        speed[-1] = topology.calibration.slowest_gpu
+        return speed
+    typical = typical_speed(fabric.gpu(0), workload, ranks)
+    return None if typical == 1.0 else np.full(ranks, typical)
 
 
 def _whole(lowered: Lowered, timeline: Timeline, repeats: int) -> Breakdown:

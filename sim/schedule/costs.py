@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cost.collectives import CollectiveCost, demand_of, plan_collective
-from sim.cost.host_update import host_rate, update_slowdown
 from sim.cost.gemm import MEMORY_SATURATION
+from sim.cost.host_update import host_rate, update_slowdown
 from sim.cost.kernel_cost import CostModel, cost_model, launch_stack
 from sim.fabric.compiled import Fabric
 from sim.model.kernels import Kernel
