@@ -23,6 +23,7 @@ from sim.result.result import Memory, Message, Result, Scaling, ScalingPoint, St
 from sim.result.step import StepOutcome, run_replicas
 from sim.result.variation import Variation, read_variation, spread
 from sim.spec.calibration import Calibration, calibration_settings
+from sim.spec.checks import check
 from sim.spec.loader import Argument, load
 from sim.spec.notes import Notes
 from sim.spec.topology import Topology
@@ -227,7 +228,7 @@ def tokens_per_step(topology: Topology, workload: Workload) -> float:
 def at_nodes(
     topology: Topology, workload: Workload, nodes: int
 ) -> tuple[Topology, Workload] | None:
-    """The same job per GPU on another number of nodes; None where its groups do not divide."""
+    """The same job per GPU on another number of nodes; None where it cannot be run there."""
     p = workload.parallelism
     moved = topology.model_copy(update={"nodes": nodes})
     world = moved.world_size
@@ -240,12 +241,11 @@ def at_nodes(
         # groups keep their size, so there are more or fewer of them
         size = topology.world_size // replicate
         replicate = max(1, world // size)
-    if replicate > 1 and world % replicate:
+    update = {"parallelism": p.model_copy(update={"replicate": replicate}), "global_batch": None}
+    job = workload.model_copy(update=update)
+    if any(finding.error for finding in check(moved, job)):  # no NICs, groups that do not divide
         return None
-    if world % p.context_parallel:
-        return None
-    update = {"parallelism": p.model_copy(update={"replicate": replicate})}
-    return moved, workload.model_copy(update=update)
+    return moved, job
 
 
 def _scaling(

@@ -39,6 +39,19 @@ class LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Say which verb was meant, or which there are."""
+        name = args[0] if args else ""
+        if name and name not in VERBS and not name.startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, VERBS, 1)
+            hint = f'did you mean "{near[0]}"?' if near else f"verbs are {', '.join(VERBS)}"
+            ctx.fail(f'no verb "{name}"; {hint}')
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs from the table, importing none."""
         with formatter.section("Verbs"):
@@ -52,9 +65,13 @@ def group() -> None:
 
 
 def main() -> None:
-    """Entry point: exit codes 0 done, 1 internal, 2 bad input, 3 no answer, 4 --require, 130 interrupted."""
+    """Entry point.
+
+    Exit codes: 0 done, 1 internal error, 2 bad input, 3 no answer, 4 a --require failed, 130
+    interrupted.
+    """
     try:
-        group.main(standalone_mode=False)
+        group.main(prog_name="scaling-sim", standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import click
 
@@ -51,7 +52,10 @@ def sets(function: F) -> F:
 def emit(text: str, output: Path | None) -> None:
     """Print a result, or write it to a file; a path that can't be written is bad input."""
     if output is None:
-        click.echo(text)
+        try:
+            click.echo(text)
+        except BrokenPipeError:  # `| head` has read enough; there is nobody left to tell
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     try:
         output.write_text(text + "\n", encoding="utf-8")
@@ -59,28 +63,52 @@ def emit(text: str, output: Path | None) -> None:
         raise InputError.single(str(output), f"cannot write: {error.strerror}") from error
 
 
-def require(result: Result, expressions: tuple[str, ...]) -> None:
-    """Exit with 4 if any expression over the result does not hold."""
-    failed = [text for text in expressions if not _holds(result, text)]
-    for text in failed:
-        click.echo(f"requirement not met: {text}", err=True)
-    if failed:
-        sys.exit(4)
+class Requirement(NamedTuple):
+    """One ``--require``: a figure of the result and its limit."""
+
+    text: str
+    name: str
+    operator: str
+    limit: float
 
 
-def _holds(result: Result, text: str) -> bool:
+def requirements(function: F) -> F:
+    """The repeatable ``--require``, read before anything is simulated."""
+    return click.option(
+        "--require", "requirements", multiple=True, metavar="EXPR", callback=_requirements,
+        help='Exit 4 unless it holds: "mfu>0.4", "fits".',
+    )(function)  # fmt: skip
+
+
+def _requirements(
+    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+) -> tuple[Requirement, ...]:
+    return tuple(map(_requirement, texts))
+
+
+def _requirement(text: str) -> Requirement:
     if text.strip() == "fits":
-        return result.memory.fits
+        return Requirement(text, "memory.fits", ">=", 1.0)
     match = _EXPRESSION.fullmatch(text)
     if match is None:
         message = 'cannot read it; write "fits" or NAME>NUMBER, e.g. "mfu>0.4"'
         raise InputError.single(_REQUIRE, message, text)
     name, operator, limit = match.groups()
     try:
-        bound = float(limit)
+        return Requirement(text, name, operator, float(limit))
     except ValueError:
         raise InputError.single(_REQUIRE, f"{limit!r} is not a number", text) from None
-    return _OPERATORS[operator](_lookup(result, name), bound)
+
+
+def require(result: Result, wanted: tuple[Requirement, ...]) -> None:
+    """Exit with 4 if any requirement does not hold."""
+    failed = [
+        r.text for r in wanted if not _OPERATORS[r.operator](_lookup(result, r.name), r.limit)
+    ]
+    for text in failed:
+        click.echo(f"requirement not met: {text}", err=True)
+    if failed:
+        sys.exit(4)
 
 
 def _lookup(result: Result, name: str) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import emit, require, sets
+from sim.commands.options import Requirement, emit, require, requirements, sets
 
 
 @click.command("run")
@@ -40,21 +40,21 @@ from sim.commands.options import emit, require, sets
 @click.option("--replicas", default=1, show_default=True,
               help="Steps to draw: their spread, and the median one, are shown.")  # fmt: skip
 @click.option("--no-scaling", is_flag=True, help="Leave out the scaling curve.")
-@click.option("--require", "requirements", multiple=True, metavar="EXPR",
-              help='Exit 4 unless it holds: "mfu>0.4", "fits".')  # fmt: skip
+@requirements
 def command(
     topology: str, workload: str, overrides: tuple[str, ...], form: str, output: Path | None,
     quiet: bool, engine: str, level: str | None, jitter: str, slow: tuple[str, ...], seed: int,
-    replicas: int, no_scaling: bool, requirements: tuple[str, ...],
+    replicas: int, no_scaling: bool, requirements: tuple[Requirement, ...],
 ) -> None:  # fmt: skip
     """Predict memory, step time, throughput, scaling and cost of WORKLOAD on TOPOLOGY."""
     from sim.api import simulate
     from sim.report import terminal
 
+    short = quiet and form == "table"
     result = simulate(
         topology, workload, overrides=overrides, engine=engine, level=level,
         jitter=jitter, slow=slow, seed=seed, replicas=replicas,
-        scaling=not no_scaling and not quiet,
+        scaling=not (no_scaling or short), fixes=not short,
     )  # fmt: skip
     text = terminal.formatted(result, form, quiet=quiet)
     emit(text, output)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from sim.result.result import Bottleneck, Fix, Memory, Step
+from sim.spec.checks import check
 from sim.spec.topology import Topology
 from sim.spec.workload import Checkpointing, Precision, Workload
 
@@ -163,6 +164,8 @@ def rank_fixes(
     """
     found = []
     for candidate in candidates(topology, workload, fits):
+        if any(finding.error for finding in check(candidate.topology, candidate.workload)):
+            continue
         seconds, reserved, ok = evaluate(candidate.topology, candidate.workload)
         ratio = seconds / now_s_per_token
         found.append(Fix(candidate.change, candidate.description, ratio, reserved, ok))

@@ -1,0 +1,185 @@
+"""The command line from outside: exit codes, streams, formats, and what is typed wrongly."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sim.api
+from sim import cli
+from sim.errors import EngineError, InfeasibleError
+
+ROOT = Path(__file__).parents[2]
+PAIR = ("dgx-h100", "mistral-7b-lora")
+QUICK = ("run", *PAIR, "--no-scaling", "--quiet")
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run `scaling-sim` in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["scaling-sim", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+def process(*arguments, cwd=ROOT, **environment):
+    """Run it in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", "from sim.cli import main; main()", *arguments],
+        cwd=cwd, capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", **environment},
+    )  # fmt: skip
+
+
+def test_a_result_goes_to_stdout_and_exits_with_0(call):
+    code, out, err = call(*QUICK)
+    assert (code, err) == (0, "")
+    assert "fits" in out
+    assert "\x1b" not in out
+
+
+def test_a_job_that_does_not_fit_is_an_answer(call):
+    code, out, _ = call("run", "dgx-a100", "llama3-70b-full", "--no-scaling", "--quiet")
+    assert code == 0
+    assert "DOES NOT FIT" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("rnu", *PAIR), 'no verb "rnu"; did you mean "run"?'),
+        (("frobnicate",), "verbs are run, "),
+        (("run", "dgx-h100"), "Missing argument 'WORKLOAD'"),
+        (("run", *PAIR, "--fromat", "json"), "--format"),
+        (("run", *PAIR, "--format", "xml"), "'table', 'json', 'csv', 'md'"),
+        (("run", "dgx-h10", "mistral-7b-lora"), 'did you mean "dgx-h100"?'),
+        (("run", "dgx-h100", "mistral-7b-lroa"), 'did you mean "mistral-7b-lora"?'),
+        ((*QUICK, "--set", "micro_bach=2"), 'did you mean "micro_batch"?'),
+        ((*QUICK, "--set", "micro_batch"), "micro_batch"),
+        ((*QUICK, "--set", "nodes=0"), "0 is not at least 1"),
+        ((*QUICK, "--require", "mfu=0.4"), "cannot read it"),
+        ((*QUICK, "--require", "mfu>.."), "not a number"),
+        ((*QUICK, "-o", "no/such/folder/x"), "cannot write: No such file or directory"),
+        ((*QUICK, "-o", "."), "cannot write: Is a directory"),
+        (("run", ".", "mistral-7b-lora"), "is a folder"),
+        (("memory", "dgx-h100", "nothing"), "no workload of that name"),
+        (("collective", "dgx-h100", "--sizes", "1K:"), "sizes"),
+        (("topo", "show", "dgx-h1000"), "no topology of that name"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_input_exits_with_2_and_one_message(call, arguments, says):
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (EngineError("op 3 at 0.5 s"), 1, "op 3 at 0.5 s\n"),
+        (InfeasibleError("nothing fits"), 3, "nothing fits\n"),
+        (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+    ],
+)
+def test_other_ends(call, monkeypatch, error, code, says):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(sim.api, "simulate", fails)
+    assert call(*QUICK) == (code, "", says)
+
+
+def test_requirements(call):
+    code, out, err = call(*QUICK, "--require", "fits", "--require", "mfu>0.1")
+    assert (code, err) == (0, "")
+    code, again, err = call(*QUICK, "--require", "fits", "--require", "step.time_s<0.001")
+    assert (code, err) == (4, "requirement not met: step.time_s<0.001\n")
+    assert again == out  # the result is printed all the same
+    code, _, err = call("memory", "dgx-a100", "llama3-70b-full", "--require", "fits")
+    assert code == 4
+
+
+def test_a_figure_that_is_not_in_the_result(call):
+    code, _, err = call(*QUICK, "--require", "mfuu>0.4")
+    assert code == 2
+    assert 'did you mean "mfu"?' in err
+
+
+def test_formats_agree(call):
+    _, text, _ = call("run", *PAIR, "--no-scaling", "--format", "json")
+    document = json.loads(text)
+    assert call("run", *PAIR, "--no-scaling", "--json")[1] == text
+    _, table, _ = call("run", *PAIR, "--no-scaling", "--format", "csv")
+    (row,) = csv.DictReader(io.StringIO(table))
+    assert float(row["step.time_s"]) == document["step"]["time_s"]
+    _, marked, _ = call("run", *PAIR, "--no-scaling", "--format", "md")
+    assert f"| step.time_s | {document['step']['time_s']} |" in marked.splitlines()
+
+
+def test_a_file_holds_what_stdout_would(call, tmp_path):
+    _, printed, _ = call(*QUICK)
+    code, out, _ = call(*QUICK, "-o", tmp_path / "r.txt")
+    assert (code, out) == (0, "")
+    assert (tmp_path / "r.txt").read_text() == printed
+
+
+def test_every_verb_has_help(call):
+    for verb in cli.VERBS:
+        code, out, _ = call(verb, "--help")
+        assert code == 0
+        assert out.startswith(f"Usage: scaling-sim {verb}")
+
+
+def test_a_folder_with_a_sim_of_its_own_is_no_trap(tmp_path):
+    (tmp_path / "sim").mkdir()
+    (tmp_path / "sim" / "__init__.py").write_text("raise ImportError('the wrong sim')\n")
+    done = process(*QUICK, cwd=tmp_path, NO_COLOR="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    arguments = ("topo", "show", "dgx-h100", "--format", "json", "--set", "nodes=64")
+    code = "from sim.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as child:  # fmt: skip
+        child.stdout.read(10)
+        child.stdout.close()
+        assert child.stderr.read() == b""
+    assert child.returncode == 0
+
+
+def test_ctrl_c_exits_with_130():
+    code = (
+        "import sim.api, time\n"
+        "sim.api.simulate = lambda *a, **k: (print('ready', flush=True), time.sleep(60))\n"
+        "from sim.cli import main\nmain()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *QUICK],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as child:  # fmt: skip
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=20)
+    assert child.returncode == 130
+    assert err == "\ninterrupted\n"
