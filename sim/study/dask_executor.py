@@ -11,6 +11,7 @@ import itertools
 import pickle
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 from sim.errors import Fault, InputError
@@ -45,27 +46,26 @@ class DaskPool:
         self, work: Work, context: Any, workers: int = 2, scheduler: str | None = None
     ) -> None:
         try:
-            from distributed import Client, LocalCluster
+            distributed: Any = import_module("distributed")  # its functions have no types
         except ImportError:
             message = "needs Dask: pip install 'scaling-sim[distributed]'"
             raise InputError.single("--scheduler" if scheduler else "--workers", message) from None
         self._work, self._context = work, pickle.dumps(context)
+        self._distributed = distributed
         self._cluster = None
         if scheduler is None:
-            self._cluster = LocalCluster(
+            self._cluster = distributed.LocalCluster(
                 n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0",
                 silence_logs=50,
             )  # fmt: skip
         try:
-            self.client = Client(self._cluster or scheduler, timeout=CONNECT_S)
+            self.client = distributed.Client(self._cluster or scheduler, timeout=CONNECT_S)
         except (OSError, TimeoutError, ValueError) as error:
             message = f"no Dask scheduler answers at {scheduler}: {error}"
             raise InputError([Fault("--scheduler", None, None, "", message)]) from None
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Answer]:
         """Answers as chunks finish, in no order."""
-        from distributed import as_completed
-
         source = iter(tasks)
         chunks: dict[Any, tuple[Task, ...]] = {}
         attempts: dict[Any, int] = {}
@@ -82,7 +82,7 @@ class DaskPool:
             submit(chunk, 1)
             for chunk in itertools.islice(_chunks(source), AHEAD * threads)
         ]  # fmt: skip
-        completed = as_completed(first)
+        completed = self._distributed.as_completed(first)
         try:
             for future in completed:
                 chunk, attempt = chunks.pop(future.key), attempts.pop(future.key)

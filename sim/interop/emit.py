@@ -1,0 +1,65 @@
+"""A plan as files of the tools that will run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from sim.errors import InputError
+from sim.interop.emit_accelerate import accelerate_yaml
+from sim.interop.emit_axolotl import axolotl_yaml
+from sim.interop.emit_deepspeed import deepspeed_json
+from sim.interop.emit_torchtitan import torchtitan_toml
+from sim.interop.emit_yaml import topology_yaml, workload_yaml
+from sim.spec.topology import Topology
+from sim.spec.workload import Workload
+
+Emitter = Callable[[Topology, Workload], str]
+FILES: dict[str, tuple[tuple[str, Emitter], ...]] = {
+    "accelerate": (("accelerate.yaml", accelerate_yaml),),
+    "deepspeed": (("ds_config.json", deepspeed_json),),
+    "torchtitan": (("torchtitan.toml", torchtitan_toml),),
+    "axolotl": (("axolotl.yaml", axolotl_yaml),),
+    "yaml": (("topology.yaml", lambda t, w: topology_yaml(t)),
+             ("workload.yaml", lambda t, w: workload_yaml(w))),
+}  # fmt: skip
+
+
+def write_plan(
+    topology: Topology, workload: Workload, kinds: Iterable[str], folder: Path
+) -> list[Path]:
+    """Write a plan's files.
+
+    Parameters
+    ----------
+    topology, workload : specs
+        The plan.
+    kinds : iterable of str
+        Keys of `FILES`.
+    folder : Path
+        Created if it is not there.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+
+    Raises
+    ------
+    InputError
+        A tool that cannot run the plan's strategy, or a folder that cannot be written.
+    """
+    texts: list[tuple[str, str]] = []
+    for kind in dict.fromkeys(kinds):
+        texts.extend((name, emitter(topology, workload)) for name, emitter in FILES[kind])
+        if kind in ("accelerate", "axolotl") and workload.parallelism.strategy.startswith("zero"):
+            texts.append(("ds_config.json", deepspeed_json(topology, workload)))
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in dict(texts).items():
+            (folder / name).write_text(text, encoding="utf-8")
+            written.append(folder / name)
+    except OSError as error:
+        raise InputError.single(str(folder), f"cannot write: {error.strerror}") from None
+    return written

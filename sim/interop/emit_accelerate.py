@@ -1,0 +1,114 @@
+"""A plan as a configuration of Hugging Face accelerate (`accelerate launch --config_file`).
+
+Keys as accelerate 1.x documents them. The file holds no batch, sequence or model: these go to the
+training script, and stand in the comment above.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim.interop.plain_yaml import blocks
+from sim.spec.topology import Topology
+from sim.spec.workload import Parallelism, Workload
+
+_SHARDING = {
+    "full-shard": "FULL_SHARD",
+    "shard-grad-op": "SHARD_GRAD_OP",
+    "no-shard": "NO_SHARD",
+}
+
+
+def accelerate_yaml(topology: Topology, workload: Workload) -> str:
+    """The configuration file."""
+    p = workload.parallelism
+    config: dict[str, Any] = {"compute_environment": "LOCAL_MACHINE", "debug": False}
+    if p.strategy.startswith("zero"):
+        config["distributed_type"] = "DEEPSPEED"
+        config["deepspeed_config"] = {
+            "deepspeed_config_file": "ds_config.json",
+            "zero3_init_flag": p.strategy == "zero3",
+        }
+        if topology.node_count > 1:
+            config["deepspeed_config"]["deepspeed_multinode_launcher"] = "standard"
+    elif p.strategy == "ddp":
+        config["distributed_type"] = "MULTI_GPU" if topology.world_size > 1 else "NO"
+    else:
+        config["distributed_type"] = "FSDP"
+        config["fsdp_config"] = _fsdp(workload)
+        if p.replicate > 1 or p.context_parallel > 1:
+            config["parallelism_config"] = _mesh(p, topology.world_size)
+    config |= {
+        "machine_rank": 0,
+        "main_training_function": "main",
+        "num_machines": topology.node_count,
+        "num_processes": topology.world_size,
+        "rdzv_backend": "c10d" if topology.node_count > 1 else "static",
+        "same_network": True,
+        "use_cpu": False,
+    }
+    if not p.strategy.startswith("zero"):  # a DeepSpeed file says its own
+        precision = workload.precision.kind
+        config["mixed_precision"] = {"fp32": "no"}.get(precision, precision)
+        if precision == "fp8":
+            backend = "TE" if workload.precision.recipe == "te-delayed" else "AO"
+            config["fp8_config"] = {"backend": backend}
+    return blocks(config, comment(workload))
+
+
+def _fsdp(workload: Workload) -> dict[str, Any]:
+    p = workload.parallelism
+    config: dict[str, Any] = {
+        "fsdp_version": 2 if p.strategy == "fsdp2" else 1,
+        "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "fsdp_offload_params": p.offload in ("parameters", "all"),
+        "fsdp_cpu_ram_efficient_loading": True,
+        "fsdp_state_dict_type": (
+            "SHARDED_STATE_DICT" if workload.checkpoint.mode == "sharded" else "FULL_STATE_DICT"
+        ),
+        "fsdp_activation_checkpointing": workload.activation_checkpointing.kind != "none",
+    }
+    if p.strategy == "fsdp2":
+        config["fsdp_reshard_after_forward"] = bool(p.reshard_after_forward)
+        return config
+    hybrid = p.replicate > 1
+    sharding = "HYBRID_SHARD" if hybrid else _SHARDING[p.sharding_strategy]
+    before = {"pre": "BACKWARD_PRE", "post": "BACKWARD_POST"}.get(str(p.backward_prefetch))
+    return config | {
+        "fsdp_sharding_strategy": sharding,
+        "fsdp_backward_prefetch": before or "NO_PREFETCH",
+        "fsdp_forward_prefetch": bool(p.forward_prefetch),
+        "fsdp_use_orig_params": p.use_orig_params,
+        "fsdp_sync_module_states": True,
+    }
+
+
+def _mesh(p: Parallelism, world: int) -> dict[str, int]:
+    shard = world // p.replicate // p.context_parallel
+    return {
+        "parallelism_config_dp_replicate_size": p.replicate,
+        "parallelism_config_dp_shard_size": shard,
+        "parallelism_config_tp_size": 1,
+        "parallelism_config_cp_size": p.context_parallel,
+    }
+
+
+def comment(workload: Workload) -> str:
+    """What accelerate's file cannot say."""
+    ac = workload.activation_checkpointing.kind
+    lines = [
+        f"{workload.name}, written by scaling-sim. The training script takes the rest:",
+        f"per_device_train_batch_size={workload.micro_batch} "
+        f"gradient_accumulation_steps={workload.gradient_accumulation} "
+        f"sequence_length={workload.sequence_length} model={workload.model.name}",
+        f"activation checkpointing: {ac}; attention: {workload.attention}; "
+        f"optimizer: {workload.optimizer}; torch.compile: {str(workload.compile).lower()}",
+    ]
+    if workload.method.kind != "full":
+        lines.append(
+            f"{workload.method.kind}: rank {workload.method.rank}, "
+            f"targets {', '.join(workload.method.targets)}"
+        )
+    if ac.startswith("selective"):
+        lines.append("accelerate checkpoints whole blocks only: apply the policy in the script")
+    return "\n".join(lines)

@@ -1,0 +1,104 @@
+"""A plan as a torchtitan job configuration (TOML of v0.2; later versions configure in Python).
+
+torchtitan trains in full and shards with FSDP2: LoRA and ZeRO plans are refused rather than
+written as something else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from sim.errors import InputError
+from sim.spec.topology import Topology
+from sim.spec.workload import Workload
+
+_TRAINING, _SHARDING = "trains in full", "shards with FSDP2"
+
+
+def torchtitan_toml(topology: Topology, workload: Workload) -> str:
+    """The job configuration.
+
+    Raises
+    ------
+    InputError
+        The plan is not FSDP2 or DDP with full training.
+    """
+    p = workload.parallelism
+    if workload.method.kind != "full":
+        raise _refused(_TRAINING, workload.method.kind)
+    if p.strategy not in ("fsdp2", "ddp"):
+        raise _refused(_SHARDING, p.strategy)
+    world, cp = topology.world_size, p.context_parallel
+    replicate = world // cp if p.strategy == "ddp" else p.replicate
+    reshard = p.reshard_after_forward
+    batch = workload.micro_batch * workload.gradient_accumulation * world // cp
+    ac = workload.activation_checkpointing
+    tables: dict[str, dict[str, Any]] = {
+        "job": {"dump_folder": "./outputs", "description": workload.name},
+        "model": {"name": _family(workload.model.name), "flavor": _flavour(workload.model.name)},
+        "optimizer": {
+            "name": "AdamW",
+            "implementation": workload.optimizer_implementation,
+        },
+        "training": {
+            "local_batch_size": workload.micro_batch,
+            "global_batch_size": batch,
+            "seq_len": workload.sequence_length,
+            "max_norm": 1.0,
+            "mixed_precision_param": "float32" if workload.precision.kind == "fp32" else "bfloat16",
+            "mixed_precision_reduce": {"bf16": "bfloat16"}.get(str(p.reduce_dtype), "float32"),
+            "enable_cpu_offload": p.offload in ("parameters", "all"),
+        },
+        "parallelism": {
+            "data_parallel_replicate_degree": replicate,
+            "data_parallel_shard_degree": 1 if p.strategy == "ddp" else -1,
+            "fsdp_reshard_after_forward": "never" if reshard is False else "always",
+            "tensor_parallel_degree": 1,
+            "pipeline_parallel_degree": 1,
+            "context_parallel_degree": cp,
+        },
+        "checkpoint": {
+            "enable": workload.checkpoint.interval is not None,
+            "async_mode": "async" if workload.checkpoint.asynchronous else "disabled",
+        },
+        "activation_checkpoint": {"mode": ac.kind.split("-")[0]},
+        "compile": {"enable": workload.compile, "components": ["model", "loss"]},
+    }
+    if workload.steps:
+        tables["training"]["steps"] = workload.steps
+    elif workload.tokens:
+        tables["training"]["steps"] = -(-int(workload.tokens) // (batch * workload.sequence_length))
+    if ac.kind == "selective-op":
+        tables["activation_checkpoint"]["selective_ac_option"] = "op"
+    elif ac.kind == "selective-blocks":
+        tables["activation_checkpoint"]["selective_ac_option"] = str(ac.every)
+    if workload.precision.kind == "fp8":
+        tables["model"]["converters"] = ["quantize.linear.float8"]
+        tables["quantize.linear.float8"] = {
+            "recipe_name": workload.precision.recipe,
+            "enable_fsdp_float8_all_gather": workload.precision.all_gather == "fp8",
+            "filter_fqns": ["output"],
+        }
+    lines = [f"# {workload.name}, written by scaling-sim for {world} GPUs"]
+    for table, entries in tables.items():
+        lines += ["", f"[{table}]", *(f"{k} = {json.dumps(v)}" for k, v in entries.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _refused(what: str, other: str) -> InputError:
+    message = f"torchtitan {what}, it cannot run {other}; emit accelerate instead"
+    return InputError.single("--emit torchtitan", message)
+
+
+def _family(name: str) -> str:
+    if name.startswith("llama-"):
+        return "llama3" if name.startswith("llama-3") else "llama2"
+    return re.split(r"[-.]", name)[0]
+
+
+def _flavour(name: str) -> str:
+    """The size in a name: ``llama-3.1-8b`` is flavour 8B."""
+    sizes = re.findall(r"(?<![\d.])\d+(?:\.\d+)?[bm]\b", name)
+    return sizes[-1].upper() if sizes else name

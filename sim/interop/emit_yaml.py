@@ -1,0 +1,70 @@
+"""Specs as YAML of our own: what differs from the defaults, with units, read back to the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim import units
+from sim.interop.plain_yaml import dump
+from sim.spec.base import Spec
+from sim.spec.bind import Alternative, plan_of
+from sim.spec.catalogue import gpu
+from sim.spec.gpu import Gpu
+from sim.spec.model import Model
+from sim.spec.models import catalogue_model
+from sim.spec.topology import Topology
+from sim.spec.workload import Workload
+
+
+def topology_yaml(topology: Topology) -> str:
+    """A topology as YAML that loads to an equal spec."""
+    return dump(as_written(topology), f"{topology.name}, written by scaling-sim")
+
+
+def workload_yaml(workload: Workload) -> str:
+    """A workload as YAML that loads to an equal spec."""
+    return dump(as_written(workload), f"{workload.name}, written by scaling-sim")
+
+
+def as_written(spec: Spec) -> dict[str, Any]:
+    """Keys of a spec that differ from their defaults, quantities as text."""
+    out: dict[str, Any] = {}
+    for name, field in plan_of(type(spec)).items():
+        value = getattr(spec, name)
+        if field.required or value != field.default:
+            out[name] = _value(value, field.alternatives)
+    if out and "kind" in type(spec).model_fields:  # a choice is named even where it is the default
+        kind: Any = getattr(spec, "kind", None)
+        out = {"kind": kind} | out
+    return out
+
+
+def _value(value: Any, alternatives: tuple[Alternative, ...]) -> Any:
+    if isinstance(value, Gpu):
+        return _named(value, gpu(value.base) if value.base else None, value.base)
+    if isinstance(value, Model):
+        return _named(value, catalogue_model(value.name), value.name)
+    if isinstance(value, Spec):
+        return as_written(value)
+    if isinstance(value, tuple):
+        inner = tuple(a for alt in alternatives if alt.kind == "tuple" for a in alt.detail)
+        return [_value(item, inner) for item in value]
+    if isinstance(value, float):
+        for alternative in alternatives:
+            if alternative.kind == "quantity":
+                return units.write(value, alternative.detail)
+    return value
+
+
+def _named(value: Spec, known: Spec | None, name: str) -> Any:
+    """The name of a catalogue entry, with what differs from it."""
+    if known is None:
+        return as_written(value)
+    if value == known:
+        return name
+    changed = {
+        key: _value(getattr(value, key), field.alternatives)
+        for key, field in plan_of(type(value)).items()
+        if getattr(value, key) != getattr(known, key) and key != "base"
+    }
+    return {"base": name, **changed}
