@@ -145,6 +145,11 @@ class CostModel:
             return self.host.forward_s * kernel.count * self._launch
         return self.host.backward_s * kernel.count * self._launch
 
+    def curve_row(self, kernel: Kernel) -> int:
+        """Row of `curves` that a kernel has."""
+        self.cost(kernel)
+        return self._rows[kernel]
+
     def curves(self) -> F8:
         """Relative rates by SMs left, (n_curves, SMs + 1), 1 with all of them."""
         if not self._curves:

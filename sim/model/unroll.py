@@ -12,7 +12,8 @@ from sim.model.kernels import Kernel
 from sim.model.layer import Shape, decoder_layer
 from sim.model.linear import LinearStyle
 from sim.model.tree import adapted, layer_kind
-from sim.spec.workload import Workload
+from sim.spec.model import Model
+from sim.spec.workload import Workload, fields_but
 
 PHASES = ("forward", "recompute", "backward")
 
@@ -89,19 +90,49 @@ def unroll(workload: Workload) -> Templates:
     model = workload.model
     layer_kinds = tuple(layer_kind(model, i) for i in range(model.layers))
     kernels: dict[tuple[str, str], tuple[Kernel, ...]] = {}
-    for kind in dict.fromkeys(layer_kinds):
-        tape = decoder_layer(workload, kind, style, shape)
-        kernels[kind, "forward"] = tuple(tape.forward)
-        kernels[kind, "recompute"] = _recompute(workload, tape.forward)
-        kernels[kind, "backward"] = tape.backward()
-    for kind, tape in (
-        ("embedding", embedding(workload, shape)),
-        ("head", head(workload, style, shape)),
-    ):
-        kernels[kind, "forward"] = tuple(tape.forward)
-        kernels[kind, "recompute"] = ()
-        kernels[kind, "backward"] = tape.backward()
+    for kind in (*dict.fromkeys(layer_kinds), "embedding", "head"):
+        kernels.update(_block(workload, kind, style, shape))
     return Templates(kernels, layer_kinds, checkpointed_layers(workload), shape.tokens)
+
+
+_blocks: dict[tuple[object, ...], dict[tuple[str, str], tuple[Kernel, ...]]] = {}
+MAX_BLOCKS = 1024
+_NO_MATTER = frozenset((
+    "name", "model", "gradient_accumulation", "global_batch", "tokens", "steps", "samples",
+    "epochs", "optimizer", "optimizer_implementation", "parallelism", "data", "checkpoint",
+    "evaluation", "sources",
+))  # fmt: skip
+
+
+def _block(
+    workload: Workload, kind: str, style: LinearStyle, shape: Shape
+) -> Mapping[tuple[str, str], tuple[Kernel, ...]]:
+    """Templates of one kind of block, shared by all jobs that run it alike."""
+    # neither the number of layers nor strategy, batches or the update change a block's kernels
+    key = (_one_layer(workload.model), kind, style, shape, *fields_but(workload, _NO_MATTER))
+    found = _blocks.get(key)
+    if found is not None:
+        return found
+    if kind == "embedding":
+        tape = embedding(workload, shape)
+    elif kind == "head":
+        tape = head(workload, style, shape)
+    else:
+        tape = decoder_layer(workload, kind, style, shape)
+    in_layer = kind not in ("embedding", "head")
+    if len(_blocks) >= MAX_BLOCKS:
+        _blocks.clear()
+    found = _blocks[key] = {
+        (kind, "forward"): tuple(tape.forward),
+        (kind, "recompute"): _recompute(workload, tape.forward) if in_layer else (),
+        (kind, "backward"): tape.backward(),
+    }
+    return found
+
+
+@lru_cache(maxsize=256)
+def _one_layer(model: Model) -> Model:
+    return model.model_copy(update={"layers": 1})
 
 
 def checkpointed_layers(workload: Workload) -> tuple[bool, ...]:

@@ -68,16 +68,22 @@ class Ledger:
         self.moment = "init"
         self.peaks = {moment: Peak() for moment in MOMENTS}
         self.pools: dict[str, float] = {}
+        self._pooled = 0.0  # live bytes of `POOLS` at the last mark
+        self._moved = True  # a term of `POOLS` has changed since
 
     def add(self, term: str, size: float) -> None:
         """Allocate (or with a negative size free)."""
         self.live[term] = self.live.get(term, 0.0) + size
         self.total += size
+        if term in POOLS:
+            self._moved = True
 
     def put(self, term: str, size: float) -> None:
         """Make a term this large."""
         self.total += size - self.live.get(term, 0.0)
         self.live[term] = size
+        if term in POOLS:
+            self._moved = True
 
     def mark(self, **instant: float) -> None:
         """Record this point; `instant` terms (underscores for spaces) live only now."""
@@ -86,13 +92,18 @@ class Ledger:
     def mark_terms(self, instant: dict[str, float]) -> None:
         """Record this point, with terms that live only now."""
         total = self.total + sum(instant.values())
-        compute, pools = total, self.pools
-        for term, pool in POOLS.items():
-            size = self.live.get(term, 0.0) + instant.get(term, 0.0)
-            if size:
-                compute -= size
-                if size > pools.get(pool, 0.0):
-                    pools[pool] = size
+        pools = self.pools
+        here = not POOLS.keys().isdisjoint(instant)
+        if here or self._moved:
+            pooled = 0.0
+            for term, pool in POOLS.items():
+                size = self.live.get(term, 0.0) + instant.get(term, 0.0)
+                if size:
+                    pooled += size
+                    if size > pools.get(pool, 0.0):
+                        pools[pool] = size
+            self._pooled, self._moved = pooled, here
+        compute = total - self._pooled
         if compute > pools.get("compute", 0.0):
             pools["compute"] = compute
         peak = self.peaks[self.moment]

@@ -14,10 +14,11 @@ from sim.result.breakdown import Breakdown, measure
 from sim.result.intervals import F8
 from sim.result.straggle import typical_speed
 from sim.result.variation import Variation, capacities, jittered, speeds
-from sim.schedule import build_plan
+from sim.schedule import plan_of
 from sim.schedule.costs import Priced, price
 from sim.schedule.lower import Lowered, lower
 from sim.schedule.plan import SEGMENT
+from sim.schedule.table import table_of
 from sim.spec.topology import Topology
 from sim.spec.workload import Workload
 
@@ -105,7 +106,7 @@ def run_replicas(
         simulated = workload.model_copy(update={"gradient_accumulation": MICRO_STEPS})
     fabric = compile_fabric(topology)
     tree = build_tree(workload.model, workload.method)
-    plan = build_plan(simulated, tree, fabric.n_ranks)
+    plan = plan_of(simulated, tree, fabric.n_ranks)
     speed = None if variation.jitter else _speeds(topology, workload, fabric)
     slow = speeds(variation, fabric)
     if slow is not None:
@@ -159,8 +160,8 @@ def _whole(lowered: Lowered, timeline: Timeline, repeats: int) -> Breakdown:
 
 def _micro_step_starts(lowered: Lowered, timeline: Timeline, compute: slice) -> tuple[float, float]:
     """When the compute lane enters the second and the third micro-step. [s]"""
-    micro = np.array([op.micro_step for op in lowered.plan.ops])
-    segment = np.array([op.kind == SEGMENT for op in lowered.plan.ops])
+    table = table_of(lowered.plan)
+    micro, segment = table.micro_step, table.kind == SEGMENT
     of = lowered.plan_op[compute]
     starts = timeline.start[compute]
     inside = segment[of]

@@ -6,14 +6,44 @@ from typing import TYPE_CHECKING
 
 from sim.errors import InputError
 from sim.schedule.plan import Plan
+from sim.spec.workload import fields_but
 
 if TYPE_CHECKING:
     from sim.model.modules import ModelTree
     from sim.spec.workload import Workload
 
-__all__ = ["Plan", "build_plan"]
+__all__ = ["Plan", "build_plan", "plan_of"]
 
 _SOURCE = "workload"
+_plans: dict[tuple[object, ...], Plan] = {}
+MAX_PLANS = 32
+_NO_MATTER = frozenset((
+    "name", "sequence_length", "micro_batch", "global_batch", "tokens", "steps", "samples",
+    "epochs", "optimizer", "optimizer_implementation", "attention", "compile", "cuda_graphs",
+    "fused_kernels", "loss", "data", "checkpoint", "evaluation", "sources",
+))  # fmt: skip
+
+
+def plan_of(workload: Workload, tree: ModelTree, world: int) -> Plan:
+    """One step's plan as `build_plan` makes it, shared by jobs that differ only in costs.
+
+    Parameters
+    ----------
+    workload, tree, world
+        As for `build_plan`; `tree` is of the workload's model and method.
+    """
+    knobs = workload.parallelism
+    # what context parallelism exchanges are activations
+    shape = knobs.context_parallel > 1 or workload.activation_checkpointing.offload
+    key = (
+        world, shape and (workload.micro_batch, workload.sequence_length),
+        *fields_but(workload, _NO_MATTER),
+    )  # fmt: skip
+    found = _plans.pop(key, None) or build_plan(workload, tree, world)
+    if len(_plans) >= MAX_PLANS:
+        del _plans[next(iter(_plans))]
+    _plans[key] = found  # the last used stands last
+    return found
 
 
 def build_plan(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from sim.schedule.groups import groups_of
 from sim.schedule.lower import CATEGORIES, Flight, Rows
 from sim.schedule.machine import Compiled, Key, compile_machine
 from sim.schedule.plan import COLLECTIVE, HOST, SEGMENT, Plan, PlanOp
+from sim.schedule.table import distinct, table_of, total_bytes
 from sim.schedule.teams import Draw
 from sim.spec.topology import Cpu, Storage
 from sim.spec.workload import Workload
@@ -46,12 +47,24 @@ class Priced(NamedTuple):
     fallbacks: tuple[str, ...]
 
 
+class _Block(NamedTuple):
+    """Rows of some kernels in a row, as columns; the others are alike for all kernels."""
+
+    seconds: F8
+    curve: npt.NDArray[np.int32]
+    host_s: F8
+    category: npt.NDArray[np.int8]
+    rate: F8  # of HBM [B/s]
+
+
 class _Table:
-    """Rows being collected."""
+    """Rows being collected: single ones, and blocks of kernels."""
 
     def __init__(self) -> None:
+        self.size = 0
         self.columns: list[tuple[float | int | bool, ...]] = []
         self.demands: list[tuple[tuple[int, float], ...]] = []
+        self.parts: list[Rows] = []
 
     def add(
         self,
@@ -73,31 +86,64 @@ class _Table:
             (latency_s, work, bound, weight, curve, hold, host_s, category, alone_s, recompute)
         )
         self.demands.append(demands)
-        return len(self.columns) - 1
+        self.size += 1
+        return self.size - 1
+
+    def kernels(self, block: _Block, recompute: bool) -> int:
+        """Append rows of kernels and return the first one's index."""
+        self._flush()
+        n = block.seconds.size
+        reads = block.rate > 0.0
+        # work in seconds alone, so that the rate is 1 alone and curves are relative
+        ones = np.ones(n)
+        self.parts.append(
+            Rows(
+                latency_s=np.zeros(n), work=block.seconds, bound=ones, weight=ones,
+                curve=block.curve, hold=np.zeros(n, dtype=np.int32), host_s=block.host_s,
+                category=block.category, alone_s=block.seconds,
+                recompute=np.full(n, recompute), demand_ptr=reads.astype(np.int32),
+                demand_local=np.zeros(int(reads.sum()), dtype=np.int32),
+                demand_amount=block.rate[reads], curves=_NO_CURVES,
+            )
+        )  # fmt: skip
+        self.size += n
+        return self.size - n
+
+    def _flush(self) -> None:
+        if not self.columns:
+            return
+        c = list(zip(*self.columns, strict=True))
+        flat = [pair for demand in self.demands for pair in demand]
+        self.parts.append(
+            Rows(
+                latency_s=np.array(c[0]),
+                work=np.array(c[1]),
+                bound=np.array(c[2]),
+                weight=np.array(c[3]),
+                curve=np.array(c[4], dtype=np.int32),
+                hold=np.array(c[5], dtype=np.int32),
+                host_s=np.array(c[6]),
+                category=np.array(c[7], dtype=np.int8),
+                alone_s=np.array(c[8]),
+                recompute=np.array(c[9], dtype=bool),
+                demand_ptr=np.array([len(d) for d in self.demands], dtype=np.int32),
+                demand_local=np.array([k for k, _ in flat], dtype=np.int32),
+                demand_amount=np.array([a for _, a in flat], dtype=float),
+                curves=_NO_CURVES,
+            )
+        )
+        self.columns, self.demands = [], []
 
     def rows(self, curves: F8) -> Rows:
-        """All rows as columns."""
-        c = list(zip(*self.columns, strict=True))
-        lengths = [len(d) for d in self.demands]
-        ptr = np.zeros(len(lengths) + 1, dtype=np.int32)
-        np.cumsum(lengths, out=ptr[1:])
-        flat = [pair for demand in self.demands for pair in demand]
-        return Rows(
-            latency_s=np.array(c[0]),
-            work=np.array(c[1]),
-            bound=np.array(c[2]),
-            weight=np.array(c[3]),
-            curve=np.array(c[4], dtype=np.int32),
-            hold=np.array(c[5], dtype=np.int32),
-            host_s=np.array(c[6]),
-            category=np.array(c[7], dtype=np.int8),
-            alone_s=np.array(c[8]),
-            recompute=np.array(c[9], dtype=bool),
-            demand_ptr=ptr,
-            demand_local=np.array([k for k, _ in flat], dtype=np.int32),
-            demand_amount=np.array([a for _, a in flat]),
-            curves=curves,
-        )
+        """All rows as columns; parts hold numbers of demands where rows hold pointers."""
+        self._flush()
+        whole = Rows(*(np.concatenate(column) for column in zip(*self.parts, strict=True)))
+        ptr = np.zeros(self.size + 1, dtype=np.int32)
+        np.cumsum(whole.demand_ptr, out=ptr[1:])
+        return whole._replace(demand_ptr=ptr, curves=curves)
+
+
+_NO_CURVES: F8 = np.ones((0, 1))
 
 
 def price(
@@ -156,29 +202,18 @@ class _Pricing:
 
     def run(self) -> Priced:
         """Rows for every plan op, each distinct op priced once."""
-        runs: dict[tuple[object, ...], tuple[int, int]] = {}
-        starts, counts, flights = [], [], []
-        for index, op in enumerate(self.plan.ops):
-            key: tuple[object, ...]
-            if op.kind == SEGMENT:
-                key = (op.name, self._kind(op.block), op.module)
-            elif op.kind == COLLECTIVE:
-                key = (op.collective, op.group, _total_bytes(op))
-            else:
-                key = (op.kind, op.name, op.bytes, op.stream)
-            found = runs.get(key)
-            if found is None:
-                found = runs[key] = self._rows_of(op)
-            starts.append(found[0])
-            counts.append(found[1])
-            if op.kind == COLLECTIVE and not self.single:
-                flight = self._flight(index, op)
+        same = distinct(self.plan, self.templates.layer_kinds)
+        runs = np.array([self._rows_of(op) for op in same.ops], dtype=np.int64).reshape(-1, 2)
+        flights: list[Flight] = []
+        if not self.single:
+            for index in table_of(self.plan).collectives.tolist():
+                flight = self._flight(index, self.plan.ops[index])
                 if flight is not None:
                     flights.append(flight)
         return Priced(
             rows=self.table.rows(self.model.curves()),
-            row_start=np.array(starts, dtype=np.int64),
-            row_count=np.array(counts, dtype=np.int64),
+            row_start=runs[same.of, 0],
+            row_count=runs[same.of, 1],
             flights=tuple(flights),
             compiled=self.compiled,
             collectives=self.costs,
@@ -193,54 +228,51 @@ class _Pricing:
 
     def _rows_of(self, op: PlanOp) -> tuple[int, int]:
         if op.kind == SEGMENT:
-            return self._kernels(self._segment(op), op.name == "recompute")
+            kernels = self._segment(op)
+            if op.name in ("optimizer", "clip"):
+                return min([self._kernel(kernel) for kernel in kernels]), len(kernels)
+            return self._kernels(kernels, op.module, op.name == "recompute")
         if op.kind == COLLECTIVE:
             return self._collective(op)
         if op.kind == HOST:
             return self.table.add(host_s=self._host_work(op), category=_CATEGORY["host"]), 1
         return self._copy(op)
 
-    def _segment(self, op: PlanOp) -> Sequence[Kernel]:
+    def _segment(self, op: PlanOp) -> tuple[Kernel, ...]:
         if op.name in ("optimizer", "clip"):
             shard = shard_of(self.workload, self.plan.owned_numel, self.plan.owned_tensors)
             if op.name == "clip":
                 return clip_kernels(shard)
             return optimizer_kernels(self.workload, shard)
-        kernels = self.templates.of(self._kind(op.block), op.name)
-        if op.module:
-            return [k for k in kernels if k.module == op.module]
-        return kernels
+        return self.templates.of(self._kind(op.block), op.name)
 
     def _kernels(
-        self, kernels: Sequence[Kernel], recompute: bool, beside: bool = False
+        self, kernels: tuple[Kernel, ...], module: str, recompute: bool
     ) -> tuple[int, int]:
-        """Rows of kernels; those of a side stream take SMs from the ones they run beside."""
-        hold = round(MEMORY_SATURATION * self.fabric.gpu(0).sms) if beside else 0
-        first = len(self.table.columns)
-        if not kernels:
+        block = _block(self.model, kernels, module, self.hbm_capacity)
+        n = block.seconds.size
+        if n == 0:
             return self.table.add(category=_CATEGORY["elementwise"]), 1
-        costs = self.model.costs(kernels)
-        columns = zip(
-            kernels, costs.time_s.tolist(), costs.hbm_bytes.tolist(), costs.host_s.tolist(),
-            costs.curve.tolist(), strict=True,
+        return self.table.kernels(block, recompute), n
+
+    def _kernel(self, kernel: Kernel, beside: bool = False) -> int:
+        """Row of one kernel; one on a side stream takes SMs from those it runs beside."""
+        cost = self.model.cost(kernel)
+        rate = min(cost.hbm_bytes / cost.time_s, self.hbm_capacity)
+        return self.table.add(
+            work=cost.time_s, bound=1.0, curve=self.model.curve_row(kernel),
+            hold=round(MEMORY_SATURATION * self.fabric.gpu(0).sms) if beside else 0,
+            host_s=self.model.host_seconds(kernel), category=_CATEGORY[kernel.kind],
+            alone_s=cost.time_s, demands=((0, rate),) if rate > 0.0 else (),
         )  # fmt: skip
-        for kernel, seconds, hbm, host_s, curve in columns:
-            # work in seconds alone, so that the rate is 1 alone and curves are relative
-            rate = min(hbm / seconds, self.hbm_capacity)
-            self.table.add(
-                work=seconds, bound=1.0, curve=curve, host_s=host_s, hold=hold,
-                category=_CATEGORY[kernel.kind], alone_s=seconds, recompute=recompute,
-                demands=((0, rate),) if rate > 0.0 else (),
-            )  # fmt: skip
-        return first, len(kernels)
 
     def _copy(self, op: PlanOp) -> tuple[int, int]:
         direction = _HOST_LINK.get(op.name)
         if op.name in _STORAGE:
             return self._storage(op), 1
         if direction is None:
-            beside = op.stream != "compute"
-            return self._kernels([copy_kernel(op.name, op.bytes)], recompute=False, beside=beside)
+            kernel = copy_kernel(op.name, op.bytes)
+            return self._kernel(kernel, beside=op.stream != "compute"), 1
         where: slice = getattr(self.compiled, direction)
         demands = tuple((k, 1.0) for k in range(where.start, where.stop))
         machine = self.compiled.machine
@@ -275,38 +307,36 @@ class _Pricing:
 
     # collectives ---------------------------------------------------------------------------
 
-    def _groups(self, name: str) -> tuple[tuple[int, ...], ...]:
-        return groups_of(name, self.plan.groups[name], self.fabric.n_ranks)
-
     def _compile(self, level: str, speed: F8 | None, capacity: F8 | None) -> Compiled:
-        draws: dict[Key, list[Draw]] = {}
+        kinds: dict[Key, tuple[str, str, int, str]] = {}
         copies = False
-        for op in self.plan.ops:
+        for op in distinct(self.plan, self.templates.layer_kinds).ops:
             if op.kind != COLLECTIVE:
                 copies = copies or op.name in _HOST_LINK
                 continue
-            name = (op.collective, op.group, _total_bytes(op))
+            name = (op.collective, op.group, total_bytes(op))
             if name in self.costs:
                 continue
-            groups = self._groups(op.group)
-            cost = plan_collective(
-                self.fabric, op.collective, groups[0], name[2], self.workload.stack.nccl,
-                concurrent_groups=groups,
-            )  # fmt: skip
-            self.costs[name] = cost
-            key = (op.collective, op.group, cost.algorithm)
-            if key not in draws and cost.demands:
-                draws[key] = [self._draw(op.collective, group, cost) for group in groups]
+            size = self.plan.groups[op.group]
+            cost = self.costs[name] = _cost(
+                self.fabric, op.collective, op.group, size, name[2], self.workload.stack.nccl
+            )
+            if cost.demands:
+                kinds.setdefault(
+                    (op.collective, op.group, cost.algorithm),
+                    (op.collective, op.group, size, cost.algorithm),
+                )
+        draws = tuple(kinds.values())
+        if capacity is None:
+            pace = b"" if speed is None else speed.tobytes()
+            return _machine(self.fabric, level, draws, copies, pace)
         return compile_machine(
-            self.fabric, level, draws, copies=copies, speed=speed, capacity=capacity
-        )
-
-    def _draw(self, collective: str, group: tuple[int, ...], chosen: CollectiveCost) -> Draw:
-        own = demand_of(self.fabric, group, collective, chosen.algorithm)
-        return Draw(group, own.resource, own.amount)
+            self.fabric, level, _draws(self.fabric, draws), copies=copies, speed=speed,
+            capacity=capacity,
+        )  # fmt: skip
 
     def _collective(self, op: PlanOp) -> tuple[int, int]:
-        cost = self.costs[op.collective, op.group, _total_bytes(op)]
+        cost = self.costs[op.collective, op.group, total_bytes(op)]
         if not self.single:
             first = self.table.add(hold=cost.channels, host_s=self.launch_s, alone_s=0.0)
             self.table.add()
@@ -329,7 +359,7 @@ class _Pricing:
         return row, 1
 
     def _flight(self, index: int, op: PlanOp) -> Flight | None:
-        cost = self.costs[op.collective, op.group, _total_bytes(op)]
+        cost = self.costs[op.collective, op.group, total_bytes(op)]
         team = self.compiled.teams.get((op.collective, op.group, cost.algorithm))
         if team is None:
             return None
@@ -338,6 +368,58 @@ class _Pricing:
         return Flight(index, team, lane, cost.latency_s, cost.work, cost.bound_bytes_per_s)
 
 
-def _total_bytes(op: PlanOp) -> float:
-    """Bytes as nccl-tests counts them: all shards of an all-gather or reduce-scatter."""
-    return max(op.bytes_in, op.bytes_out)
+_blocks: dict[tuple[int, int, str], tuple[CostModel, tuple[Kernel, ...], _Block]] = {}
+MAX_BLOCKS = 4096
+
+
+def _block(model: CostModel, kernels: tuple[Kernel, ...], module: str, hbm: float) -> _Block:
+    """Columns of a template's kernels, or of those of one of its modules."""
+    key = (id(model), id(kernels), module)
+    found = _blocks.get(key)
+    if found is not None:
+        return found[2]
+    own = tuple(k for k in kernels if k.module == module) if module else kernels
+    costs = model.costs(own)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rate = np.minimum(costs.hbm_bytes / costs.time_s, hbm)
+    block = _Block(
+        seconds=costs.time_s,
+        curve=costs.curve,
+        host_s=costs.host_s,
+        category=np.array([_CATEGORY[k.kind] for k in own], dtype=np.int8),
+        rate=rate,
+    )
+    if len(_blocks) >= MAX_BLOCKS:
+        _blocks.clear()
+    _blocks[key] = (model, kernels, block)  # held, so that the ids stay theirs
+    return block
+
+
+@lru_cache(maxsize=16384)
+def _cost(
+    fabric: Fabric, collective: str, group: str, size: int, total: float, nccl: str
+) -> CollectiveCost:
+    """Cost of a collective of all sister groups at once."""
+    groups = groups_of(group, size, fabric.n_ranks)
+    return plan_collective(fabric, collective, groups[0], total, nccl, concurrent_groups=groups)
+
+
+def _draws(fabric: Fabric, kinds: tuple[tuple[str, str, int, str], ...]) -> dict[Key, list[Draw]]:
+    """What a byte of each kind of collective costs, group by group; the same for every size."""
+    found: dict[Key, list[Draw]] = {}
+    for collective, name, size, algorithm in kinds:
+        each = found[collective, name, algorithm] = []
+        for group in groups_of(name, size, fabric.n_ranks):
+            demand = demand_of(fabric, group, collective, algorithm)
+            each.append(Draw(group, demand.resource, demand.amount))
+    return found
+
+
+@lru_cache(maxsize=512)
+def _machine(
+    fabric: Fabric, level: str, kinds: tuple[tuple[str, str, int, str], ...], copies: bool,
+    speed: bytes,
+) -> Compiled:  # fmt: skip
+    """Classes of ranks and resources; they depend on the kinds of collective, not on sizes."""
+    pace = np.frombuffer(speed) if speed else None
+    return compile_machine(fabric, level, _draws(fabric, kinds), copies=copies, speed=pace)

@@ -27,8 +27,9 @@ over the host link. COLLECTIVE carries bytes per rank as c10d sees them: all-gat
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SEGMENT, KERNEL, COLLECTIVE, HOST = range(4)
 
@@ -83,6 +84,8 @@ class Plan:
     owned_numel: float = 0.0  # trainable elements that rank 0 updates in the optimizer step
     owned_tensors: int = 0  # trainable tensors it updates
     optimizer_on_host: bool = False  # CPU offload: the step is a HOST op
+    # what pricing and lowering work out once a plan: plans are shared by jobs that differ in costs
+    derived: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 class _Lane:

@@ -7,7 +7,7 @@ which (`Rate` is read from "400 Gb/s"), and `sim.spec.bind` does the reading.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +22,18 @@ class Spec(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True
     )
+    # specs are keys of caches: hashing one walks every field of every spec in it, so it is done
+    # once; a slot, because copies take `__dict__` along, with fields changed
+    __slots__ = ("_hash",)
+
+    def __hash__(self) -> int:
+        """Hash of all fields, remembered."""
+        try:
+            return cast(int, object.__getattribute__(self, "_hash"))
+        except AttributeError:
+            found = hash(tuple(map(self.__dict__.__getitem__, type(self).model_fields)))
+            object.__setattr__(self, "_hash", found)
+            return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,3 +162,9 @@ class Workload(Spec):
     checkpoint: CheckpointSave = CheckpointSave.model_construct()
     evaluation: Evaluation = Evaluation.model_construct()
     sources: tuple[str, ...] = ()
+
+
+def fields_but(workload: Workload, names: frozenset[str]) -> tuple[object, ...]:
+    """All fields but those named: a key of what does not depend on these, and of nothing less."""
+    values = workload.__dict__
+    return tuple(values[key] for key in type(workload).model_fields if key not in names)
