@@ -34,7 +34,8 @@ def command(
     from sim.model.tree import count_parameters
     from sim.report.memory import formatted
     from sim.result.describe import describe_topology, describe_workload
-    from sim.result.fit import fixes, solve
+    from sim.result.fit import solve
+    from sim.result.fixes import fixes
     from sim.result.memory import machine, memory
     from sim.spec.loader import load
 
@@ -52,7 +53,7 @@ def command(
     total = count_parameters(job.model, job.method).total
     machine_title = describe_topology(loaded.topology)["title"]
     title = f"{describe_workload(job, world, total)['title']} · {machine_title}"
-    found = fixes(loaded.topology, loaded.workload)
+    found = fixes(loaded.topology, loaded.workload) if form in ("table", "json") else ()
     emit(formatted(title, report, found, bound, form), output)
     if require and not report.fits:
         sys.exit(4)

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from sim.report.quantities import gib, percent
-from sim.result.fit import Bound, MemoryFix
+from sim.result.fit import Bound
+from sim.result.fixes import MemoryFix
 from sim.result.memory import MemoryReport
 
 SCHEMA = "scaling-sim/memory/1"
@@ -42,14 +43,14 @@ def table(
         lines += ["", *_bound(bound)]
     lines += ["", *_rows(report)]
     if fixes:
-        lines += ["", "  Fixes, those that make it fit first, cheapest in time first (rough)"]
+        lines += ["", "  Fixes, those that make it fit first, cheapest in GPU time a token first"]
         width = max(len(f.description) for f in fixes)
         for fix in fixes:
             mark = "fits" if fix.fits else "does not fit"
             lines.append(
                 f"    {fix.description:<{width}}  -{gib(fix.saved_bytes):>10} -> "
                 f"{gib(fix.peak_reserved_bytes):>10}  {mark:<12}  "
-                f"{_cost(fix):<16}  {_setting(fix.change)}"
+                f"{_cost(fix):<30}  {_setting(fix.change)}"
             )
     return "\n".join(lines)
 
@@ -198,9 +199,8 @@ def _rows(report: MemoryReport) -> list[str]:
 
 
 def _cost(fix: MemoryFix) -> str:
-    if fix.changes_training:
-        return "another training"
-    return f"time +{100 * fix.time_cost:.0f} %"
+    cost = f"time {100 * fix.time_cost:+.1f} %"
+    return f"{cost}, another training" if fix.changes_training else cost
 
 
 def _setting(change: dict[str, Any]) -> str:

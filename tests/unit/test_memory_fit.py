@@ -9,11 +9,13 @@ from click.testing import CliRunner
 from sim.api import simulate
 from sim.commands.memory import command
 from sim.errors import InfeasibleError
-from sim.result.fit import fixes, solve
+from sim.result.fit import solve
+from sim.result.fixes import fixes
 from sim.result.memory import constants, memory
+from sim.result.step import run_step
 from sim.spec.gpu import Gpu
 from sim.spec.models import resolve_model
-from sim.spec.topology import Cpu, Node, Pcie, Topology
+from sim.spec.topology import Cpu, Node, NvLink, Pcie, Topology
 from sim.spec.workload import Checkpointing, CheckpointSave, Method, Parallelism, Stack, Workload
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -174,6 +176,32 @@ def test_fixes_are_ranked_and_true():
     offload = next(f for f in found if f.change == {"parallelism.offload": "all"})
     changed = job.model_copy(update={"parallelism": Parallelism(offload="all")})
     assert offload.peak_reserved_bytes == memory(topology(), changed).peak_reserved_bytes
+
+
+def test_fixes_are_priced_by_simulation():
+    """GPU-seconds a token of the changed job over those of the job, both simulated in full."""
+    job = workload(length=8192, micro_batch=2, activation_checkpointing=Checkpointing())
+    node = topology().node.model_copy(update={"nvlink": NvLink(generation=4, links_per_gpu=18)})
+    switched = topology().model_copy(update={"node": node})
+    found = {f.description: f for f in fixes(switched, job)}
+    again = job.model_copy(update={"activation_checkpointing": FULL})
+    base = run_step(switched, job).time_s
+    cost = run_step(switched, again).time_s / base - 1
+    assert found["full activation checkpointing"].time_cost == pytest.approx(cost, abs=1e-4)
+    assert cost > 0.15
+    assert found["loss in chunks"].time_cost < 0.02
+
+
+def test_changes_together_where_none_suffices():
+    job = workload(length=8192, micro_batch=2)
+    tight = topology(size=30e9)
+    found = fixes(tight, job)
+    alone = [f for f in found if " + " not in f.description and not f.changes_training]
+    assert not any(f.fits for f in alone)
+    together = next(f for f in found if " + " in f.description)
+    assert together.fits
+    assert len(together.change) >= 2
+    assert together.peak_reserved_bytes < min(f.peak_reserved_bytes for f in alone)
 
 
 def test_every_model_and_strategy_walks():
