@@ -16,6 +16,7 @@ VERBS: dict[str, str] = {
     "collective": "What the network gives: the table nccl-tests prints.",
     "compare": "Machines, jobs and changes side by side, and why they differ.",
     "prices": "Offers with date and source; a job priced at every one.",
+    "study": "A question answered claim by claim, rerun from its inputs.",
     "memory": "Bytes per GPU by category and moment, verdict, fixes.",
     "size": "The cheapest, fastest or greenest cluster that does a job in time.",
     "sweep": "Many configurations: axes, filters, Pareto front, resumable.",

@@ -226,9 +226,12 @@ def _variant(one: Loaded, changes: tuple[str, ...], label: str, engine: str) -> 
     result = assemble(
         one.topology, one.workload, one.notes, engine=engine, scaling=False, fixes=False
     )
-    rates = datasheet_rates(one.topology)
-    rates["peak"] = peak_of(one.topology, one.workload).flops_per_s
-    return Variant(label, one.topology.name, one.workload.name, changes, result, rates)
+    return Variant(label, one.topology.name, one.workload.name, changes, result, _rates(one))
+
+
+def _rates(one: Loaded) -> dict[str, float]:
+    peak = peak_of(one.topology, one.workload).flops_per_s
+    return datasheet_rates(one.topology) | {"peak": peak}
 
 
 def datasheet_rates(topology: Topology) -> dict[str, float]:
@@ -286,6 +289,17 @@ def _delta(first: Variant, other: Variant) -> Delta:
 def _ratio(first: Mapping[str, Any], other: Mapping[str, Any], key: str) -> float | None:
     a, b = first.get(key), other.get(key)
     return float(b) / float(a) if a and b is not None else None
+
+
+def reasons_between(
+    first: Loaded, first_result: Result, other: Loaded, other_result: Result
+) -> tuple[str, ...]:
+    """Why one result differs from another, the largest contribution first."""
+    ends = [
+        Variant("", one.topology.name, one.workload.name, (), result, _rates(one))
+        for one, result in ((first, first_result), (other, other_result))
+    ]
+    return _delta(ends[0], ends[1]).reasons
 
 
 def _reasons(

@@ -1,0 +1,395 @@
+"""A study: a question taken apart into claims, each measured by simulated cases.
+
+The study is a YAML file: cases (machine, job, overrides) and claims, whose lines are a measure of
+one case or the ratio of two, held against the range that the claim states and beside published
+measurements. Its answer is recomputed from the file by one command.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from sim.api import assemble
+from sim.errors import Fault, InputError
+from sim.job.cost import Cost, Terms, break_even_price, total_cost
+from sim.job.offers import PriceRow, offers
+from sim.result.result import Result
+from sim.spec.base import Factor, Spec
+from sim.spec.bind import Reader, did_you_mean
+from sim.spec.loader import Loaded, load
+from sim.spec.tree import from_yaml, read_file
+from sim.study.compare import reasons_between
+
+DATA = Path(__file__).parents[1] / "data"
+
+Metric = Literal[
+    "tokens_per_s_per_gpu", "tokens_per_s", "memory_gib", "days", "cost_usd",
+    "usd_per_million_tokens", "energy_kwh", "mfu", "exposed_share", "hbm_share",
+]  # fmt: skip
+
+
+class Case(Spec):
+    """A machine, a job and overrides."""
+
+    name: str
+    topology: str
+    workload: str
+    set: tuple[str, ...] = ()
+
+
+class Line(Spec):
+    """A measure of a case, or its ratio to that of another."""
+
+    label: str
+    case: str
+    against: str = ""
+    metric: Metric = "tokens_per_s_per_gpu"
+    low: Factor | None = None  # what the claim says
+    high: Factor | None = None
+    as_if: bool = False  # count it although a case does not fit
+    published: tuple[str, ...] = ()  # rows of data/measured: "id", or "id / id" for a ratio
+    why: bool = False  # print the reasons of the difference
+    note: str = ""
+
+
+class OfferPair(Spec):
+    """Two cases whose cost is compared at every provider that rents both."""
+
+    label: str
+    case: str
+    against: str
+
+
+class Claim(Spec):
+    """A sentence that holds or does not."""
+
+    id: str
+    claim: str
+    lines: tuple[Line, ...] = ()
+    offers: tuple[OfferPair, ...] = ()
+    reading: str = ""
+
+
+class Study(Spec):
+    """A question and what it is answered from."""
+
+    title: str
+    question: str = ""
+    cases: tuple[Case, ...]
+    claims: tuple[Claim, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A measured line."""
+
+    label: str
+    metric: str
+    is_ratio: bool
+    value: float | None  # None: a case does not fit
+    band: tuple[float, float] | None
+    low: float | None
+    high: float | None
+    published: tuple[tuple[str, float], ...]
+    note: str
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def within(self) -> bool | None:
+        """Whether it is what the claim says; None where the claim says nothing of it."""
+        if self.low is None and self.high is None:
+            return None
+        if self.value is None:
+            return False
+        return (self.low or 0.0) <= self.value <= (math.inf if self.high is None else self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A claim, its rows and the verdict."""
+
+    claim: Claim
+    rows: tuple[Row, ...]
+    verdict: Literal["holds", "holds only for", "does not hold", "measured"]
+
+    @property
+    def holding(self) -> tuple[str, ...]:
+        """Labels of the rows for which the claim holds."""
+        return tuple(row.label for row in self.rows if row.within)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A study and the answer to each of its claims."""
+
+    study: Study
+    source: str
+    answers: tuple[Answer, ...]
+    results: dict[str, Result]
+
+
+def find_study(name: str) -> Path:
+    """The file of a study: a path, or a shipped name.
+
+    Raises
+    ------
+    InputError
+        If there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = {p.stem: p for p in (DATA / "studies").glob("*.yaml")}
+    if name in shipped:
+        return shipped[name]
+    hint = did_you_mean(name, shipped) or f"; shipped are {', '.join(shipped)}"
+    raise InputError.single(name, f"no such file, and no study of that name{hint}")
+
+
+def read_study(path: Path) -> Study:
+    """A study from YAML; all faults of the file at once."""
+    faults: list[Fault] = []
+    tree = from_yaml(read_file(path), str(path), faults)
+    reader = Reader(folder=path.parent, faults=faults, quiet=True)
+    study = reader.read(Study, tree, "")
+    if faults or study is None:
+        raise InputError(faults)
+    names = [case.name for case in study.cases]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        faults.append(Fault(str(path), None, None, "cases", f'"{name}" is there twice'))
+    for claim in study.claims:
+        users: list[Line | OfferPair] = [*claim.lines, *claim.offers]
+        for user in users:
+            for name in (user.case, user.against):
+                if name and name not in names:
+                    where = f"claims.{claim.id}.{user.label}"
+                    hint = did_you_mean(name, names)
+                    faults.append(Fault(str(path), None, None, where, f'no case "{name}"{hint}'))
+        for line in claim.lines:
+            faults += [
+                Fault(str(path), None, None, f"claims.{claim.id}.{line.label}", str(unknown))
+                for unknown in _unknown_rows(line)
+            ]
+    if faults:
+        raise InputError(faults)
+    return study
+
+
+def run_study(
+    study: Study, source: str = "", progress: Callable[[int, int], None] | None = None
+) -> Answers:
+    """Simulate the cases and answer the claims.
+
+    Parameters
+    ----------
+    study : Study
+        Cases and claims.
+    source : str
+        Name of the file, for the page.
+    progress : callable, optional
+        Called with (cases done, cases in all).
+    """
+    loaded: dict[str, Loaded] = {}
+    faults: list[Fault] = []
+    for case in study.cases:
+        try:
+            loaded[case.name] = load(case.topology, case.workload, case.set)
+        except InputError as error:
+            faults += [
+                Fault(f.source, f.line, f.column, f"cases.{case.name}: {f.path}", f.message)
+                for f in error.faults
+            ]
+    if faults:
+        raise InputError(faults)
+    results: dict[str, Result] = {}
+    for index, (name, one) in enumerate(loaded.items()):
+        results[name] = assemble(one.topology, one.workload, one.notes, scaling=False, fixes=False)
+        if progress is not None:
+            progress(index + 1, len(loaded))
+    answers = tuple(_answer(claim, loaded, results) for claim in study.claims)
+    return Answers(study, source, answers, results)
+
+
+def _answer(claim: Claim, loaded: dict[str, Loaded], results: dict[str, Result]) -> Answer:
+    rows = [_row(line, loaded, results) for line in claim.lines]
+    for pair in claim.offers:
+        rows += _offer_rows(pair, loaded, results)
+    judged = [row.within for row in rows if row.within is not None]
+    if not judged:
+        return Answer(claim, tuple(rows), "measured")
+    if all(judged):
+        return Answer(claim, tuple(rows), "holds")
+    return Answer(claim, tuple(rows), "holds only for" if any(judged) else "does not hold")
+
+
+def measure(result: Result, metric: str) -> float:
+    """A measure of a result, in the unit that its name says."""
+    r = result
+    hbm = ("norm", "elementwise", "reduction", "embedding", "loss", "copy", "quantize", "optimizer")
+    found: dict[str, Callable[[], float]] = {
+        "tokens_per_s_per_gpu": lambda: r.throughput.tokens_per_s_per_gpu,
+        "tokens_per_s": lambda: r.throughput.tokens_per_s,
+        "memory_gib": lambda: r.memory.peak_reserved_bytes / 2**30,
+        "days": lambda: r.job["wall_clock_s"] / 86400.0,
+        "cost_usd": lambda: r.cost["total_usd"],
+        "usd_per_million_tokens": lambda: r.cost["usd_per_million_tokens"],
+        "energy_kwh": lambda: r.energy["energy_j"] / 3.6e6,
+        "mfu": lambda: r.throughput.mfu,
+        "exposed_share": lambda: r.step.exposed_communication_s / r.step.time_s,
+        "hbm_share": lambda: sum(r.step.breakdown.get(k, 0.0) for k in hbm) / r.step.time_s,
+    }
+    try:
+        return float(found[metric]())
+    except KeyError:
+        message = f"{metric} needs a job length and a price (tokens:, offer:)"
+        raise InputError([Fault(r.workload["name"], None, None, metric, message)]) from None
+
+
+def _row(line: Line, loaded: dict[str, Loaded], results: dict[str, Result]) -> Row:
+    names = [line.case] + ([line.against] if line.against else [])
+    unfit = [n for n in names if not results[n].memory.fits]
+    note = line.note
+    value: float | None = None
+    if unfit and line.metric != "memory_gib":
+        verb = "does" if len(unfit) == 1 else "do"
+        text = f"{' and '.join(unfit)} {verb} not fit"
+        note = "; ".join(t for t in (text + (", as if it did" if line.as_if else ""), note) if t)
+    if not unfit or line.as_if or line.metric == "memory_gib":
+        value = measure(results[line.case], line.metric)
+        if line.against:
+            value /= measure(results[line.against], line.metric)
+    reasons: tuple[str, ...] = ()
+    if line.why and line.against:
+        first, second = ((loaded[n], results[n]) for n in (line.against, line.case))
+        reasons = reasons_between(first[0], first[1], second[0], second[1])
+    return Row(
+        label=line.label,
+        metric=line.metric,
+        is_ratio=bool(line.against),
+        value=value,
+        band=_band(line, value, results),
+        low=line.low,
+        high=line.high,
+        published=tuple((text, _published(text)) for text in line.published),
+        note=note,
+        reasons=reasons,
+    )
+
+
+def _band(
+    line: Line, value: float | None, results: dict[str, Result]
+) -> tuple[float, float] | None:
+    """80 % band of a measure that follows the step time.
+
+    For a ratio the errors of the two cases are taken as independent, which is cautious: much of
+    the model's error is common to both machines.
+    """
+    follows_time = {
+        "tokens_per_s_per_gpu": -1, "tokens_per_s": -1, "days": 1, "cost_usd": 1,
+        "usd_per_million_tokens": 1, "mfu": -1,
+    }  # fmt: skip
+    sign = follows_time.get(line.metric)
+    if sign is None or value is None:
+        return None
+    low = high = 0.0  # squares of log distances
+    for name, way in ((line.case, sign), (line.against, -sign)):
+        if not name:
+            continue
+        band = results[name].uncertainty.get("step_time_s")
+        if not isinstance(band, list | tuple):
+            return None
+        time_s = results[name].step.time_s
+        down, up = math.log(time_s / float(band[0])), math.log(float(band[1]) / time_s)
+        if way < 0:
+            down, up = up, down
+        low, high = low + down * down, high + up * up
+    return value * math.exp(-math.sqrt(low)), value * math.exp(math.sqrt(high))
+
+
+# --- offers --------------------------------------------------------------------------------------
+
+
+def _offer_rows(
+    pair: OfferPair, loaded: dict[str, Loaded], results: dict[str, Result]
+) -> Iterator[Row]:
+    """Cost ratio at every provider and date that has both machines' GPUs in nodes of that size."""
+    ends = [(loaded[n].topology, results[n]) for n in (pair.case, pair.against)]
+    unfit = [n for n in (pair.case, pair.against) if not results[n].memory.fits]
+    rented = [
+        [
+            row for row in offers()
+            if row.gpu in (t.first_gpu.name, t.first_gpu.base)
+            and row.gpus_per_node == t.world_size // t.node_count
+        ]
+        for t, _ in ends
+    ]  # fmt: skip
+    note = f"{' and '.join(unfit)}: does not fit" if unfit else ""
+    for own in rented[0]:
+        for other in rented[1]:
+            if (own.provider, own.as_of) != (other.provider, other.as_of):
+                continue
+            costs = [_cost_at(end[1], row) for end, row in zip(ends, (own, other), strict=True)]
+            tie = break_even_price(costs[1].total_usd, costs[0])
+            price = own.usd_per_gpu_hour / other.usd_per_gpu_hour
+            text = f"price ratio {price:.2f}"
+            if tie is not None:
+                text += f", ties at {tie / other.usd_per_gpu_hour:.2f}"
+            where = f"{own.provider} {own.region} {own.as_of}".replace(" any", "")
+            yield Row(
+                label=f"{pair.label}, {where} ({own.instance})",
+                metric="cost_usd",
+                is_ratio=True,
+                value=None if unfit else costs[0].total_usd / costs[1].total_usd,
+                band=None,
+                low=None,
+                high=1.0,
+                published=(),
+                note="; ".join(t for t in (text, note) if t),
+            )
+
+
+def _cost_at(result: Result, row: PriceRow) -> Cost:
+    terms = Terms(
+        price_per_gpu_hour_usd=row.usd_per_gpu_hour,
+        storage_usd_per_gb_month=row.storage(),
+        egress_usd_per_gb=row.egress(),
+    )
+    return total_cost(
+        terms, result.topology["gpus"], result.job["wall_clock_s"],
+        storage_gb=result.job["storage_gb"], egress_gb=result.job["egress_gb"],
+        tokens=result.job["tokens"],
+    )  # fmt: skip
+
+
+# --- published measurements ----------------------------------------------------------------------
+
+
+@cache
+def _measured() -> dict[str, float]:
+    """Published tokens/s per GPU by row id (data/measured/training.jsonl)."""
+    found = {}
+    with (DATA / "measured" / "training.jsonl").open(encoding="utf-8") as file:
+        for line in file:
+            record = json.loads(line)
+            if record.get("tokens_per_s_per_gpu") is not None:
+                found[record["id"]] = float(record["tokens_per_s_per_gpu"])
+    return found
+
+
+def _unknown_rows(line: Line) -> Iterator[str]:
+    for text in line.published:
+        for name in text.split(" / "):
+            if name not in _measured():
+                yield f'no published row "{name}"{did_you_mean(name, _measured())}'
+
+
+def _published(text: str) -> float:
+    """Tokens/s per GPU of a row, or the ratio of two."""
+    first, slash, second = text.partition(" / ")
+    return _measured()[first] / (_measured()[second] if slash else 1.0)
