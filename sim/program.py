@@ -250,7 +250,7 @@ def _successors(
     # One sort of (source, target) keys: faster than a stable argsort, and rows come out ascending.
     key = sources * n + targets
     if not bool((key[1:] > key[:-1]).all()):
-        key.sort()
+        key.sort(kind="stable")  # runs that ascend, one after the other, as a rule
         repeated = key[1:] == key[:-1]
         if bool(repeated.any()):
             key = np.concatenate((key[:1], key[1:][~repeated]))

@@ -5,6 +5,10 @@ segment becomes its kernels, each launched by a host op of its own; a collective
 with the demands of all its edges, or, where several lanes take part, an arrival op a lane (which
 takes the SMs of its channels and holds them while it waits for late peers), its ops on the wire
 (`teams.py`) and a finish op a lane.
+
+Where there are many classes, a segment whose kernels are longer than their launches keeps the
+launch of its first kernel; the others can't be waited for and become one host op. Op columns are
+written once, in the order in which the engine wants them, since there may be millions of ops.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +36,7 @@ CATEGORIES = (
 )  # fmt: skip
 
 _COPY_STREAMS = frozenset({"copy_in", "offload_in", "offload_out", "nvme"})
+_HASTE = 0.5  # kernels may be so much faster than their rows say (jitter) and still hide launches
 
 
 class Rows(NamedTuple):
@@ -136,7 +141,9 @@ class _Layout(NamedTuple):
     first: I8  # (P,) first device op, or the host op of a host-only plan op
     last: I8
     rows: I8  # (n_device,)
-    host_of: I8  # (n_device,) host op that launches it
+    launched: I8  # (m,) device ops that wait for their launch
+    launch: I8  # (m,) host op of it
+    host_s: F8  # (n_host,) [s]
     lane: I4  # (n,)
     plan_op: I4  # (n,)
     streams: tuple[str, ...]
@@ -148,15 +155,46 @@ def _exclusive(counts: I8) -> I8:
     return out
 
 
-def _layout(kind: I8, stream: Sequence[str], row_start: I8, row_count: I8) -> _Layout:
+def _hidden(rows: Rows, row_start: I8, row_count: I8, fastest: float) -> B1:
+    """Plan ops whose rows but the first are launched before they can be needed, whatever else runs.
+
+    Launch i follows launch 0 by the host's time for 1..i; kernel i follows kernel 0 by at least
+    what 0..i-1 take alone, and kernel 0 its launch.
+    """
+    alone = rows.latency_s + np.where(rows.work > 0.0, rows.work / rows.bound, 0.0)
+    launched, run = np.cumsum(rows.host_s), _HASTE / fastest * np.cumsum(alone)
+    known: dict[tuple[int, int], bool] = {}
+    out = np.zeros(row_start.size, dtype=bool)
+    for i, (first, count) in enumerate(zip(row_start.tolist(), row_count.tolist(), strict=True)):
+        found = known.get((first, count))
+        if found is None:
+            end = first + count
+            before = run[first : end - 1] - run[first] + _HASTE / fastest * alone[first]
+            found = bool((launched[first + 1 : end] - launched[first] <= before).all())
+            known[first, count] = found
+        out[i] = found
+    return out
+
+
+def _layout(
+    kind: I8, stream: Sequence[str], rows: Rows, row_start: I8, row_count: I8, hidden: B1
+) -> _Layout:
     names = tuple(dict.fromkeys(s for s in stream if s != "host"))
     number = {name: i + 1 for i, name in enumerate(names)} | {"host": 0}
     stream_id = np.array([number[s] for s in stream], dtype=np.int64)
     host_only = kind == HOST
     device_count = np.where(host_only, 0, row_count)
-    host_count = np.where(host_only, 1, row_count)
+    hidden = hidden & ~host_only & (row_count > 1)
+    host_time = np.concatenate(([0.0], np.cumsum(rows.host_s)))
+    rest = np.where(hidden, host_time[row_start + row_count] - host_time[row_start + 1], 0.0)
+    host_count = np.where(host_only, 1, np.where(hidden, 1 + (rest > 0.0), row_count))
     host_first = _exclusive(host_count)
     n_host = int(host_count.sum())
+    host_rows = np.repeat(row_start, host_count) + (
+        np.arange(n_host) - np.repeat(host_first, host_count)
+    )
+    host_s = rows.host_s[host_rows]
+    host_s[host_first[rest > 0.0] + 1] = rest[rest > 0.0]
     order = np.argsort(stream_id, kind="stable")
     order = order[device_count[order] > 0]
     counts = device_count[order]
@@ -172,6 +210,7 @@ def _layout(kind: I8, stream: Sequence[str], row_start: I8, row_count: I8) -> _L
     plan_op = np.empty(n_host + n_device, dtype=np.int32)
     plan_op[:n_host] = np.repeat(np.arange(kind.size), host_count)
     plan_op[n_host:] = np.repeat(order, counts)
+    waits = np.flatnonzero((step == 0) | ~np.repeat(hidden[order], counts))
     return _Layout(
         n=n_host + n_device,
         n_host=n_host,
@@ -179,7 +218,9 @@ def _layout(kind: I8, stream: Sequence[str], row_start: I8, row_count: I8) -> _L
         first=first,
         last=last,
         rows=np.repeat(row_start[order], counts) + step,
-        host_of=np.repeat(host_first[order], counts) + step,
+        launched=n_host + waits,
+        launch=(np.repeat(host_first[order], counts) + step)[waits],
+        host_s=host_s,
         lane=lane,
         plan_op=plan_op,
         streams=("host", *names),
@@ -204,17 +245,18 @@ def _edges(plan: Plan, layout: _Layout, communicator: Sequence[str], kind: I8) -
         previous[communicator[i]] = i
     pairs = np.array(fifo, dtype=np.int64).reshape(-1, 2)
     src = np.concatenate(
-        (layout.host_of, layout.last[on], layout.last[sync[blocked]], layout.last[pairs[:, 0]])
+        (layout.launch, layout.last[on], layout.last[sync[blocked]], layout.last[pairs[:, 0]])
     )
     dst = np.concatenate(
         (
-            layout.n_host + np.arange(layout.rows.size),
+            layout.launched,
             layout.first[of],
             layout.host_first[blocked],
             layout.first[pairs[:, 1]],
         )
     )
-    return src, dst
+    order = np.argsort(src * layout.n + dst)
+    return src[order], dst[order]
 
 
 def lower(
@@ -242,81 +284,92 @@ def lower(
         Collectives on the wire, in plan order; empty where all ranks are one class.
     """
     kind = np.fromiter((op.kind for op in plan.ops), dtype=np.int64, count=len(plan.ops))
-    layout = _layout(kind, [op.stream for op in plan.ops], row_start, row_count)
+    n_classes = len(machine.ranks)
+    hidden = np.zeros(kind.size, dtype=bool)
+    if n_classes > 1:
+        hidden = _hidden(rows, row_start, row_count, float(machine.speed.max()))
+    layout = _layout(kind, [op.stream for op in plan.ops], rows, row_start, row_count, hidden)
     src, dst = _edges(plan, layout, [communicator(op) for op in plan.ops], kind)
-    n_classes, n = len(machine.ranks), layout.n
-    lanes = len(layout.streams)
-    base = np.arange(n_classes)[:, None] * n
-    wires = _wires(flights, layout.first, n, n_classes * n)
-    n_wire = wires.lane.size
+    n, lanes = layout.n, len(layout.streams)
+    n_local = n_classes * n
+    wires = _wires(flights, layout.first, n, n_local)
     is_host = np.arange(n) < layout.n_host
-    host_rows = np.zeros(layout.n_host, dtype=np.int64)
-    launched = layout.host_of
-    host_rows[launched] = layout.rows
-    only = np.flatnonzero(kind == HOST)
-    host_rows[layout.host_first[only]] = row_start[only]
-    row = np.concatenate((host_rows, layout.rows))
+    row = np.concatenate((np.zeros(layout.n_host, dtype=np.int64), layout.rows))
+    each = np.arange(n_classes, dtype=np.int32)[:, None]
 
-    def device(column: npt.NDArray[np.generic], fill: float) -> npt.NDArray[np.generic]:
-        return np.where(is_host, fill, column[row])
+    def device(column: npt.NDArray[Any], fill: float) -> npt.NDArray[Any]:
+        return np.where(is_host, np.asarray(fill, dtype=column.dtype), column[row])
 
-    latency = np.where(is_host, rows.host_s[row], rows.latency_s[row])
-    work = device(rows.work, 0.0)
-    bound = device(rows.bound, np.inf)
-    weight = device(rows.weight, 1.0)
-    kernel = rows.curve[row] >= 0
-    speed = np.where(kernel & ~is_host, machine.speed[:, None], 1.0)  # (n_classes, n)
-    hold = np.where(is_host, 0, rows.hold[row])
-    hold_until = (base + np.arange(n)).ravel()
-    hold_until[wires.arrive] = wires.waits
-    edges_src = ((base + src).ravel(), wires.arrive, wires.waits)
-    edges_dst = ((base + dst).ravel(), wires.waits, wires.arrive + 1)
-    ptr, resource, amount, route = _routes(rows, row, is_host, machine, wires)
-    none = np.full(n_wire, -1, dtype=np.int32)
-    curve = np.where(is_host, -1, rows.curve[row])
+    def columns(values: npt.NDArray[Any], wire: npt.NDArray[Any] | float) -> npt.NDArray[Any]:
+        """Values of every class's ops, (n,) or (n_classes, n), then of the wires'."""
+        out = np.empty(n_local + wires.lane.size, dtype=values.dtype)
+        out[:n_local].reshape(n_classes, n)[:] = values
+        out[n_local:] = wire
+        return out
+
+    latency = rows.latency_s[row]
+    latency[is_host] = layout.host_s
+    curve, hold = device(rows.curve, -1), device(rows.hold, 0)
+    bound, weight = device(rows.bound, np.inf), device(rows.weight, 1.0)
     # a slow rank's curves are the same curves, lower
     speeds, speed_of = np.unique(machine.speed, return_inverse=True)
     curves = (rows.curves * speeds[:, None, None]).reshape(-1, rows.curves.shape[1])
-    curve = np.where(curve >= 0, curve + speed_of[:, None] * rows.curves.shape[0], -1).ravel()
-    lane = (np.arange(n_classes, dtype=np.int32)[:, None] * lanes + layout.lane).ravel()
-    n_lanes = n_classes * lanes + int(wires.lane.max(initial=-1)) + 1
-    sm = np.repeat(np.arange(n_classes, dtype=np.int32), n)
-    tile = n_classes
-
-    def columns(
-        values: npt.NDArray[np.generic], wire: npt.NDArray[np.generic]
-    ) -> npt.NDArray[np.generic]:
-        return np.concatenate((np.tile(values, tile), wire))
-
-    program, position = assemble(
-        lane=np.concatenate((lane, wires.lane + n_classes * lanes)),
+    reads = columns(np.where(curve >= 0, each, np.int32(-1)), -1)
+    if speeds.size > 1 or speeds[0] != 1.0:
+        speed = np.where(curve >= 0, machine.speed[:, None], 1.0)
+        bound, weight = bound * speed, weight * speed
+        shift = (speed_of * rows.curves.shape[0]).astype(np.int32)
+        curve = np.where(curve >= 0, curve + shift[:, None], np.int32(-1))
+    hold_until = columns(each * n + np.arange(n, dtype=np.int32), -1)
+    hold_until[wires.arrive] = wires.waits
+    base = np.arange(n_classes)[:, None] * n
+    ptr, resource, amount, route, wire_route = _routes(rows, row, is_host, machine, wires)
+    stepped = bool((wires.steps > 1).any())
+    # lanes ascend, so that ops keep their place
+    program, _ = assemble(
+        lane=columns(each * lanes + layout.lane, wires.lane + n_classes * lanes),
         latency=columns(latency, wires.latency),
-        work=columns(work, wires.work),
-        bound=np.concatenate(((bound * speed).ravel(), wires.bound)),
-        weight=np.concatenate(((weight * speed).ravel(), wires.bound)),
+        work=columns(device(rows.work, 0.0), wires.work),
+        bound=columns(bound, wires.bound),
+        weight=columns(weight, wires.bound),
         demand_ptr=ptr,
         demand_resource=resource,
         demand_amount=amount,
-        route=route,
+        route=columns(route, wire_route),
         capacity=machine.capacity,
-        src=np.concatenate(edges_src),
-        dst=np.concatenate(edges_dst),
-        hold_resource=np.concatenate((np.where(np.tile(hold, tile) > 0, sm, -1), none)),
-        hold_units=np.concatenate((np.tile(hold, tile), np.zeros(n_wire, dtype=np.int32))),
-        hold_until=np.concatenate((hold_until, n_classes * n + np.arange(n_wire))),
+        src=np.concatenate(((base + src).ravel(), wires.arrive, wires.waits)),
+        dst=np.concatenate(((base + dst).ravel(), wires.waits, wires.arrive + 1)),
+        hold_resource=columns(np.where(hold > 0, each, np.int32(-1)), -1),
+        hold_units=columns(hold, 0),
+        hold_until=hold_until,
         hold_capacity=machine.sms,
-        curve=np.concatenate((curve, none)),
-        curve_resource=np.concatenate((np.where(curve >= 0, sm, -1), none)),
+        curve=columns(curve, -1),
+        curve_resource=reads,
         curves=curves,
-        steps=np.concatenate((np.ones(n_classes * n, dtype=np.int64), wires.steps)),
-        peer=np.concatenate((np.full(n_classes * n, -1, dtype=np.int64), wires.peer)),
-        n_lanes=n_lanes,
+        steps=columns(np.ones(n, dtype=np.int32), wires.steps) if stepped else None,
+        peer=columns(np.full(n, -1, dtype=np.int32), wires.peer) if stepped else None,
+        n_lanes=n_classes * lanes + int(wires.lane.max(initial=-1)) + 1,
     )
-    return _describe(plan, rows, row, layout, machine, wires, program, position)
+    own = rows.alone_s[row]
+    own[is_host] = layout.host_s
+    slowed = rows.curve[row] >= 0
+    if speeds.size > 1 or speeds[0] != 1.0:
+        own = np.where(slowed & ~is_host, own / machine.speed[:, None], own)
+    host, wire = np.int8(CATEGORIES.index("host")), CATEGORIES.index("collective")
+    return Lowered(
+        program=program,
+        plan=plan,
+        plan_op=columns(layout.plan_op, wires.plan_op),
+        category=columns(np.where(is_host, host, rows.category[row]), wire),
+        alone_s=columns(own, 0.0),
+        recompute=columns(~is_host & rows.recompute[row], False),
+        views=_views(plan, layout, machine),
+        lane_names=_lane_names(machine, layout, program.n_lanes),
+    )
 
 
 def _wires(flights: Sequence[Flight], first: I8, n: int, n_local: int) -> _Wires:
-    """Wire ops of all flights, after `n_local` ops of `n` a class."""
+    """Wire ops of all flights by lane, after `n_local` ops of `n` a class."""
     if not flights:
         none, no = np.zeros(0, dtype=np.int64), np.zeros(0)
         return _Wires(none, none, no, no, no, none, none, none, none, none, none, none, no)
@@ -339,17 +392,24 @@ def _wires(flights: Sequence[Flight], first: I8, n: int, n_local: int) -> _Wires
         np.where(f.team.peer < 0, -1, f.team.peer + i) for f, i in zip(flights, at, strict=True)
     ]
     bound = each([f.bound * f.team.steps * f.team.chunk for f in flights])
+    waits = [f.team.wire + i for f, i in zip(flights, at, strict=True)]
+    lane = index([f.lane for f in flights]) + own
+    order = np.argsort(lane, kind="stable")
+    place = np.empty(order.size + 1, dtype=np.int64)
+    place[order] = n_local + np.arange(order.size)
+    place[-1] = -1
+    peer = np.concatenate(peers)[order]
     return _Wires(
-        plan_op=index([f.plan_op for f in flights]),
-        lane=index([f.lane for f in flights]) + own,
-        latency=each([f.latency_s / f.team.steps for f in flights]),
-        work=each([f.work * f.team.chunk for f in flights]),
-        bound=bound * np.concatenate([f.team.pace for f in flights]),
-        route=index([starts[id(f.team)] for f in flights]) + own,
-        steps=index([f.team.steps for f in flights]),
-        peer=np.concatenate(peers),
+        plan_op=index([f.plan_op for f in flights])[order],
+        lane=lane[order],
+        latency=each([f.latency_s / f.team.steps for f in flights])[order],
+        work=each([f.work * f.team.chunk for f in flights])[order],
+        bound=(bound * np.concatenate([f.team.pace for f in flights]))[order],
+        route=(index([starts[id(f.team)] for f in flights]) + own)[order],
+        steps=index([f.team.steps for f in flights])[order],
+        peer=place[np.where(peer < 0, -1, peer - n_local)],
         arrive=np.concatenate([f.team.member * n + first[f.plan_op] for f in flights]),
-        waits=np.concatenate([f.team.wire + i for f, i in zip(flights, at, strict=True)]),
+        waits=place[np.concatenate(waits) - n_local],
         ptr=np.concatenate([t.ptr[1:] + i for t, i in zip(teams.values(), ends, strict=True)]),
         resource=np.concatenate([t.resource for t in teams.values()]),
         amount=np.concatenate([t.amount for t in teams.values()]),
@@ -363,14 +423,15 @@ def communicator(op: PlanOp) -> str:
 
 def _routes(
     rows: Rows, row: I8, is_host: B1, machine: Machine, wires: _Wires
-) -> tuple[I4, I4, F8, I4]:
+) -> tuple[I4, I4, F8, I4, I8]:
     """Demand table: one route a (class, row), then the wires'; the last route is empty."""
     n_classes, n_rows = len(machine.ranks), rows.work.size
     counts = np.diff(rows.demand_ptr)
-    # local resources beyond a class's own are the machine's, so that one class needs no flights
-    shared = np.broadcast_to(np.arange(machine.capacity.size), (n_classes, machine.capacity.size))
-    local = np.concatenate((machine.local, shared), axis=1)
-    scale = np.concatenate((machine.scale, np.ones_like(shared, dtype=float)), axis=1)
+    local, scale = machine.local, machine.scale
+    if n_classes == 1:  # resources beyond a class's own are the machine's: it needs no flights
+        shared = np.arange(machine.capacity.size)[None]
+        local = np.concatenate((local, shared), axis=1)
+        scale = np.concatenate((scale, np.ones_like(shared, dtype=float)), axis=1)
     resource = local[:, rows.demand_local].ravel()
     amount = (rows.demand_amount * scale[:, rows.demand_local]).ravel()
     own = n_classes * n_rows
@@ -379,42 +440,18 @@ def _routes(
     ptr[own + 1 : -1] = ptr[own] + wires.ptr
     ptr[-1] = ptr[-2]
     empty = ptr.size - 2
-    route = np.where(is_host, empty, np.arange(n_classes)[:, None] * n_rows + row)
+    rank = np.arange(n_classes, dtype=np.int32)[:, None] * np.int32(n_rows)
     return (
         ptr,
         np.concatenate((resource, wires.resource)).astype(np.int32),
         np.concatenate((amount, wires.amount)),
-        np.concatenate((route.ravel(), own + wires.route)).astype(np.int32),
+        np.where(is_host, np.int32(empty), rank + row.astype(np.int32)),
+        own + wires.route,
     )
 
 
-def _describe(
-    plan: Plan,
-    rows: Rows,
-    row: I8,
-    layout: _Layout,
-    machine: Machine,
-    wires: _Wires,
-    program: Program,
-    position: I8,
-) -> Lowered:
-    """Say what each op of the program is, and where each class's lanes stand."""
-    n_classes, n, n_host = len(machine.ranks), layout.n, layout.n_host
-    size = program.lane.size
-    host = CATEGORIES.index("host")
-    on_host = np.arange(n) < n_host
-    category = np.full(size, CATEGORIES.index("collective"), dtype=np.int8)
-    plan_op = np.empty(size, dtype=np.int32)
-    alone = np.zeros(size)
-    recompute = np.zeros(size, dtype=bool)
-    local = position[: n_classes * n]
-    category[local] = np.tile(np.where(on_host, host, rows.category[row]), n_classes)
-    plan_op[local] = np.tile(layout.plan_op, n_classes)
-    own = np.where(on_host, rows.host_s[row], rows.alone_s[row])
-    slowed = ~on_host & (rows.curve[row] >= 0)
-    alone[local] = np.where(slowed, own / machine.speed[:, None], own).ravel()
-    recompute[local] = np.tile(~on_host & rows.recompute[row], n_classes)
-    plan_op[position[n_classes * n :]] = wires.plan_op
+def _views(plan: Plan, layout: _Layout, machine: Machine) -> tuple[RankView, ...]:
+    """Where each class's lanes stand."""
     comm = np.array([i for i, op in enumerate(plan.ops) if op.kind == COLLECTIVE], dtype=np.int64)
     ops = [plan.ops[i] for i in comm]
     kinds = tuple(op.collective for op in ops)
@@ -424,35 +461,28 @@ def _describe(
     copies = np.flatnonzero(np.isin(layout.lane, copy_lanes))
     compute_lane = layout.streams.index("compute") if "compute" in layout.streams else 0
     compute = np.flatnonzero(layout.lane == compute_lane)
-    views = []
-    for c in range(n_classes):
-        where = position[c * n : (c + 1) * n]
-        views.append(
-            RankView(
-                rank=machine.ranks[c],
-                multiplicity=int(machine.multiplicity[c]),
-                compute=slice(int(where[compute[0]]), int(where[compute[-1]]) + 1),
-                copies=where[copies],
-                comm_begin=where[layout.first[comm]],
-                comm_end=where[layout.last[comm]],
-                comm_plan=comm,
-                comm_kind=kinds,
-                comm_label=labels,
-                comm_bytes=moved,
-            )
+    first, last = layout.first[comm], layout.last[comm]
+    return tuple(
+        RankView(
+            rank=rank,
+            multiplicity=int(machine.multiplicity[c]),
+            compute=slice(at + int(compute[0]), at + int(compute[-1]) + 1),
+            copies=at + copies,
+            comm_begin=at + first,
+            comm_end=at + last,
+            comm_plan=comm,
+            comm_kind=kinds,
+            comm_label=labels,
+            comm_bytes=moved,
         )
-    names = tuple(f"rank {r} {s}" for r in machine.ranks for s in layout.streams)
-    n_wires = program.n_lanes - len(names)
-    return Lowered(
-        program=program,
-        plan=plan,
-        plan_op=plan_op,
-        category=category,
-        alone_s=alone,
-        recompute=recompute,
-        views=tuple(views),
-        lane_names=names + tuple(f"wire {w}" for w in range(n_wires)),
+        for c, rank in enumerate(machine.ranks)
+        for at in (c * layout.n,)
     )
+
+
+def _lane_names(machine: Machine, layout: _Layout, n_lanes: int) -> tuple[str, ...]:
+    names = tuple(f"rank {r} {s}" for r in machine.ranks for s in layout.streams)
+    return names + tuple(f"wire {w}" for w in range(n_lanes - len(names)))
 
 
 def _labels(ops: Sequence[PlanOp]) -> list[str]:
