@@ -47,7 +47,8 @@ def classify(step: Step, memory: Memory) -> Bottleneck:
     within = all(part < (1 / 3 if name == "memory-bandwidth" else 1 / 6)
                  for name, part in shares.items())  # fmt: skip
     if within and compute > 0.5:
-        next_to_it = f"; {kind} takes another {100 * share:.0f} %" if share > 0.1 else ""
+        other = {"memory-bandwidth": "memory-bound kernels"}.get(kind, kind)
+        next_to_it = f"; another {100 * share:.0f} % goes to {other}" if share > 0.1 else ""
         kind, share = "compute", compute
         text = _sentence(kind, share, step, parts) + next_to_it
     else:
