@@ -150,7 +150,7 @@ def internevo(row: Row) -> Record | None:
                 **({} if everywhere else {"replicate": gpus // 8}),
             },
             "activation_checkpointing": row["activation_checkpointing"],
-            "attention": "flash2",
+            "attention": "triton",  # FlashAttention 1.0.5, as fast as MPT's port of it
             "fused_kernels": "norm",  # apex; the gate is F.silu(w1 x) * (w3 x)
             "loss": "compiled",  # flash-attn's cross-entropy
             "optimizer_implementation": "fused",

@@ -125,3 +125,9 @@ def load_constants(gpu: Gpu) -> KernelConstants:
 def host_constants(stack: str) -> HostConstants:
     """Launch costs of a stack: ``eager | compiled | graphs``."""
     return HostConstants(**_read("host")[stack])
+
+
+@cache
+def zero3_hook_s() -> float:
+    """CPU time of one of DeepSpeed's hooks around a module. [s]"""
+    return float(_read("host")["hooks"]["zero3_s"])

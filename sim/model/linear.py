@@ -116,7 +116,7 @@ def linear(
                 batch=groups, direction="wgrad", dtype=dtype, out_bytes=out,
             )
         )  # fmt: skip
-        if bias:
+        if bias and fp8 != "te-delayed":  # Transformer Engine sums it while it casts the gradient
             backward.append(
                 tape.map(f"{name}.bias", module, e * y, kind="reduction", direction="backward")
             )

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cost.collectives import CollectiveCost, demand_of, plan_collective
+from sim.cost.constants import zero3_hook_s
 from sim.cost.gemm import MEMORY_SATURATION
 from sim.cost.host_update import host_rate, update_slowdown
 from sim.cost.kernel_cost import CostModel, cost_model, launch_stack
@@ -191,6 +192,9 @@ class _Pricing:
         )  # fmt: skip
         known = fabric.topology.calibration
         self.launch_s = LAUNCH_S * (known.host_launch if known else 1.0)
+        # DeepSpeed's Python before and after every module that has parameters
+        hooked = workload.parallelism.strategy == "zero3"
+        self.hooks_s = 2 * zero3_hook_s() * (known.host_launch if known else 1.0) if hooked else 0.0
         self.templates: Templates = unroll(workload)
         self.table = _Table()
         self.hbm_capacity = float(fabric.capacity[fabric.hbm(0)])
@@ -253,6 +257,10 @@ class _Pricing:
         n = block.seconds.size
         if n == 0:
             return self.table.add(category=_CATEGORY["elementwise"]), 1
+        if self.hooks_s:
+            host_s = block.host_s.copy()
+            host_s[0] += self.hooks_s
+            block = block._replace(host_s=host_s)
         return self.table.kernels(block, recompute), n
 
     def _kernel(self, kernel: Kernel, beside: bool = False) -> int:

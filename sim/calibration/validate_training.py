@@ -1,0 +1,181 @@
+"""Predicted against measured training runs: errors by source, GPU, size, length, count, precision.
+
+report = validate_training()
+report.points      # every row with a measured speed, complete or not
+report.groups      # (dimension, value): rows, bias, mean, median and p90 of |error|, worst
+report.pairs       # ratios of like-for-like runs: H100 over A100, FP8 over bf16
+
+The error is that of the predicted speed: +5 % says tokens/s that nobody measured.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from sim.calibration.rows import Row, training_rows
+from sim.calibration.validate_collectives import quantile
+from sim.model.tree import count_parameters
+from sim.result.breakdown import Breakdown
+from sim.result.quick import quick_breakdown
+
+SIZES = (("< 500M", 5e8), ("500M-2B", 2e9), ("2-5B", 5e9), ("5-10B", 1e10), ("10-20B", 2e10),
+         ("20-50B", 5e10), ("> 50B", float("inf")))  # fmt: skip
+DIMENSIONS = ("source", "gpu", "parameters", "sequence", "gpus", "precision", "strategy")
+
+
+class Point(NamedTuple):
+    """A row and what the model says about its step."""
+
+    row: Row
+    breakdown: Breakdown
+
+    @property
+    def predicted(self) -> float:
+        """Tokens per second and GPU."""
+        return tokens_of(self.row) / self.breakdown.time_s
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured speed, less 1."""
+        return self.predicted / (self.row.tokens_per_s_per_gpu or 0.0) - 1.0
+
+
+class Group(NamedTuple):
+    """Errors of the complete rows that share a value."""
+
+    dimension: str
+    value: str
+    rows: int
+    bias: float
+    mean: float  # of |error|
+    median: float
+    p90: float
+    worst: float
+
+
+class Pair(NamedTuple):
+    """The same job twice, but for one thing: the ratio of its speeds."""
+
+    what: str
+    fast: str  # ids
+    slow: str
+    measured: float
+    predicted: float
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured ratio, less 1."""
+        return self.predicted / self.measured - 1.0
+
+
+class Report(NamedTuple):
+    """All of it."""
+
+    points: tuple[Point, ...]
+    groups: tuple[Group, ...]
+    pairs: tuple[Pair, ...]
+
+    @property
+    def complete(self) -> list[Point]:
+        """Points whose sources specify the run."""
+        return [p for p in self.points if p.row.status == "complete"]
+
+
+def tokens_of(row: Row) -> float:
+    """Tokens of a step on one GPU."""
+    w = row.workload
+    tokens = w.micro_batch * w.gradient_accumulation * w.sequence_length
+    return tokens / w.parallelism.context_parallel
+
+
+@functools.cache
+def predict(row: Row) -> Point:
+    """What the model says about one row."""
+    return Point(row, quick_breakdown(row.topology, row.workload))
+
+
+@functools.cache
+def validate_training() -> Report:
+    """Compare every published speed with the model; quick, depth is extrapolated."""
+    points = tuple(predict(row) for row in training_rows() if row.tokens_per_s_per_gpu)
+    complete = [p for p in points if p.row.status == "complete"]
+    return Report(points, summarise(complete), tuple(_pairs(complete)))
+
+
+def value_of(row: Row, dimension: str) -> str:
+    """Where a row belongs in a dimension of the table."""
+    w = row.workload
+    if dimension == "source":
+        return row.group
+    if dimension == "gpu":
+        return row.topology.first_gpu.name
+    if dimension == "parameters":
+        total = count_parameters(w.model, w.method).total
+        return next(name for name, limit in SIZES if total < limit)
+    if dimension == "model":
+        return w.model.name
+    if dimension == "sequence":
+        return str(w.sequence_length)
+    if dimension == "gpus":
+        return str(row.gpus)
+    if dimension == "precision":
+        return w.precision.kind if w.method.kind == "full" else w.method.kind
+    return w.parallelism.strategy
+
+
+def summarise(points: Iterable[Point]) -> tuple[Group, ...]:
+    """Errors by every dimension; "all" first."""
+    cells: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for p in points:
+        cells["all", "complete rows"].append(p.error)
+        if p.row.group.startswith("llm-foundry"):
+            cells["all", "llm-foundry, both editions"].append(p.error)
+        for dimension in DIMENSIONS:
+            cells[dimension, value_of(p.row, dimension)].append(p.error)
+    return tuple(errors_of(*key, errors) for key, errors in sorted(cells.items(), key=_order))
+
+
+def errors_of(dimension: str, value: str, errors: list[float]) -> Group:
+    """Statistics of some errors."""
+    absolute = [abs(e) for e in errors]
+    return Group(
+        dimension, value, len(errors), statistics.fmean(errors), statistics.fmean(absolute),
+        statistics.median(absolute), quantile(absolute, 0.9), max(errors, key=abs),
+    )  # fmt: skip
+
+
+def _order(item: tuple[tuple[str, str], list[float]]) -> tuple[int, float, str]:
+    (dimension, value), _ = item
+    first = ("all", *DIMENSIONS).index(dimension)
+    names = [name for name, _ in SIZES]
+    if dimension == "parameters":
+        return first, names.index(value), value
+    return first, float(value) if value.isdigit() else 0.0, value
+
+
+def _pairs(points: list[Point]) -> Iterable[Pair]:
+    """H100 over A100 (8 GPUs, any micro-batch and accumulation) and FP8 over bf16."""
+    found: dict[tuple[object, ...], Point] = {}
+    for p in points:
+        w = p.row.workload
+        if p.row.group == "llm-foundry":
+            gpu = value_of(p.row, "gpu")[:4]
+            found[gpu, w.precision.kind, w.model.name, w.sequence_length, p.row.gpus] = p
+    for (gpu, kind, *rest), fast in found.items():
+        for what, other in (
+            ("H100 / A100", ("a100", "bf16")),
+            ("FP8 / bf16", ("h100", "bf16")),
+        ):
+            wanted = (gpu, kind) == (("h100", "bf16") if other[0] == "a100" else ("h100", "fp8"))
+            slow = found.get((*other, *rest)) if wanted else None
+            if slow is not None:
+                measured = (fast.row.tokens_per_s_per_gpu or 0) / (
+                    slow.row.tokens_per_s_per_gpu or 1
+                )
+                yield Pair(
+                    what, fast.row.id, slow.row.id, measured, fast.predicted / slow.predicted
+                )
