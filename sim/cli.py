@@ -21,6 +21,7 @@ VERBS: dict[str, str] = {
     "size": "The cheapest, fastest or greenest cluster that does a job in time.",
     "sweep": "Many configurations: axes, filters, Pareto front, resumable.",
     "calibrate": "Fit a few constants to your own logs and step times.",
+    "diagnose": "Why is a real run slower than its machine should be?",
     "validate": "The model's error against published measurements.",
 }
 

@@ -1,0 +1,351 @@
+"""What makes a real run slower than its machine should be: causes as changes to simulate.
+
+A cause has a strength where it comes in degrees (a link at x GB/s, a host x times slower), from
+mild to hard, and a plausibility beside the others. The plausibilities are judgement, informed by
+how often the cause is what a thread about a slow run ends with; only their order of magnitude
+matters beside how well a cause explains the figure (docs/calibration.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from sim.result.breakdown import Breakdown
+from sim.result.memory import memory
+from sim.spec.calibration import Calibration
+from sim.spec.topology import Network, Nics, Node, Topology
+from sim.spec.workload import Checkpointing, Precision, Workload
+from sim.units import show
+
+RETRY_S = 0.1  # one retry of the caching allocator: all cached segments freed, device synchronised.
+# Assumed: hundreds of cudaFree of 0.1 to 1 ms each; no published figure.
+CROWDED = 0.92  # reserved over capacity from where the allocator may retry
+
+
+class Changed(NamedTuple):
+    """A job as a cause leaves it, and what that adds to the simulated step.
+
+    What is added may be spent inside the step (``step``), in communication that nothing hides
+    (``exposed``), in waiting for data (``wait``), or be an error of counting (``count``).
+    """
+
+    topology: Topology
+    workload: Workload
+    time: Callable[[Breakdown], float] = lambda step: step.time_s
+    adds: Literal["step", "exposed", "wait", "count"] = "step"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One cause.
+
+    Attributes
+    ----------
+    key, title : str
+        Short name, and what is wrong.
+    plausibility : float
+        Beside the other causes.
+    change : callable
+        (topology, workload, strength) to `Changed`; None where it cannot be.
+    strengths : tuple of float
+        From mild to hard, to be interpolated between; (1.0,) for a cause that is or is not.
+    says : callable
+        (topology, workload, strength) to what the strength means.
+    check : str
+        How to look for it directly.
+    """
+
+    key: str
+    title: str
+    plausibility: float
+    change: Callable[[Topology, Workload, float], Changed | None]
+    strengths: tuple[float, ...]
+    says: Callable[[Topology, Workload, float], str]
+    check: str
+
+
+def _calibrated(topology: Topology, **factors: float) -> Topology:
+    known = topology.calibration or Calibration.model_construct()
+    update = {name: getattr(known, name) * factor for name, factor in factors.items()}
+    return topology.model_copy(update={"calibration": known.model_copy(update=update)})
+
+
+def _with_node(topology: Topology, **fields: object) -> Topology:
+    assert topology.node is not None
+    node = topology.node.model_copy(update=fields)
+    return topology.model_copy(update={"node": node})
+
+
+def _nics(topology: Topology) -> tuple[Node, Nics] | None:
+    """Node and NICs where traffic crosses between nodes."""
+    node = topology.node
+    if node is None or node.nics is None or topology.nodes < 2:
+        return None
+    return node, node.nics
+
+
+def _parallelism(workload: Workload, **fields: object) -> Workload:
+    update = {"parallelism": workload.parallelism.model_copy(update=fields)}
+    return workload.model_copy(update=update)
+
+
+# --- network -------------------------------------------------------------------------------------
+
+
+def _tcp(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    found = _nics(topology)
+    if found is None or found[1].kind in ("tcp", "tcpx"):
+        return None
+    rate = min(strength, found[1].rate * found[1].count)
+    nics = Nics.model_construct(count=1, rate=rate, kind="tcp", gpudirect=False)
+    return Changed(_with_node(topology, nics=nics), workload)
+
+
+def _one_nic(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    found = _nics(topology)
+    if found is None or found[1].count < 2:
+        return None
+    return Changed(_with_node(topology, nics=found[1].model_copy(update={"count": 1})), workload)
+
+
+def _slow_network(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    if topology.node_count < 2:
+        return None
+    return Changed(_calibrated(topology, network_bandwidth=strength), workload)
+
+
+def _says_network(topology: Topology, _: Workload, strength: float) -> str:
+    found = _nics(topology)
+    if found is None:
+        return f"links between nodes at {strength:.0%} of what is declared"
+    rate = found[1].rate
+    return f"each NIC at {show(strength * rate, 'B/s')} of {show(rate, 'B/s')}"
+
+
+def _no_gpudirect(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    found = _nics(topology)
+    if found is None or not found[1].gpudirect or found[1].kind == "tcp":
+        return None
+    nics = found[1].model_copy(update={"gpudirect": False})
+    return Changed(_with_node(topology, nics=nics), workload)
+
+
+def _oversubscribed(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    if topology.node is None or topology.nodes < 3:
+        return None
+    network: Network = topology.network.model_copy(
+        update={"kind": "fat-tree", "oversubscription": strength, "nodes_per_leaf": 1}
+    )
+    return Changed(topology.model_copy(update={"network": network}), workload)
+
+
+def _full_shard(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    if workload.parallelism.replicate < 2 or workload.parallelism.strategy not in (
+        "fsdp1", "fsdp2",
+    ):  # fmt: skip
+        return None
+    return Changed(topology, _parallelism(workload, replicate=1, shard=None))
+
+
+def _no_overlap(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    if topology.world_size < 2:
+        return None
+    return Changed(
+        topology, workload, lambda b: b.time_s + b.communication_s - b.exposed_s, "exposed"
+    )
+
+
+# --- node ----------------------------------------------------------------------------------------
+
+
+def _no_nvlink(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    node = topology.node
+    if node is None or node.nvlink is None or node.gpus < 2:
+        return None
+    return Changed(_with_node(topology, nvlink=None), workload)
+
+
+def _slow_host(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    return Changed(_calibrated(topology, host_launch=strength), workload)
+
+
+def _power_cap(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    if topology.node is None:
+        return None
+    gpu = topology.node.gpu
+    capped = gpu.model_copy(update={"power_limit": strength * gpu.power_limit})
+    return Changed(_with_node(topology, gpu=capped), workload)
+
+
+def _says_power(topology: Topology, _: Workload, strength: float) -> str:
+    limit = topology.first_gpu.power_limit
+    return f"as if capped at {strength * limit:.0f} of {limit:.0f} W"
+
+
+def _straggler(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    if topology.world_size < 2:
+        return None
+    known = topology.calibration or Calibration.model_construct()
+    slow = known.model_copy(update={"slowest_gpu": strength})
+    return Changed(topology.model_copy(update={"calibration": slow}), workload)
+
+
+def _allocator(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    report = memory(topology, workload)
+    if report.peak_reserved_bytes < CROWDED * report.capacity_bytes:
+        return None
+    return Changed(topology, workload, lambda b: b.time_s + strength * RETRY_S)
+
+
+# --- job -----------------------------------------------------------------------------------------
+
+
+def _data(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    """Strength: seconds the loader takes for a token of one GPU, relative to the step's own."""
+    return Changed(topology, workload, lambda b: b.time_s * max(1.0, strength), "wait")
+
+
+def _eager_attention(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    if workload.attention == "eager":
+        return None
+    return Changed(topology, workload.model_copy(update={"attention": "eager"}))
+
+
+def _recompute(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    if workload.activation_checkpointing.kind == "full":
+        return None
+    full = Checkpointing.model_construct(kind="full")
+    return Changed(topology, workload.model_copy(update={"activation_checkpointing": full}))
+
+
+def _not_compiled(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    if not workload.compile:
+        return None
+    return Changed(topology, workload.model_copy(update={"compile": False}))
+
+
+def _full_precision(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    if workload.precision.kind == "fp32":
+        return None
+    fp32 = Precision.model_construct(kind="fp32", master="fp32")
+    return Changed(topology, workload.model_copy(update={"precision": fp32}))
+
+
+def _per_node(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    gpus = topology.node.gpus if topology.node else topology.world_size
+    if gpus < 2:
+        return None
+    return Changed(topology, workload, lambda b: b.time_s * gpus, "count")
+
+
+def _padding(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    return Changed(topology, workload, lambda b: b.time_s * strength, "count")
+
+
+def _nothing(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    return Changed(topology, workload)
+
+
+def _silent(topology: Topology, workload: Workload, strength: float) -> str:
+    return ""
+
+
+_ONCE = (1.0,)
+_GROWING = (1.0, 1.5, 2.5, 4.0, 7.0, 12.0, 20.0)
+_SHRINKING = (0.95, 0.7, 0.45, 0.3, 0.18, 0.1, 0.05, 0.02, 0.01)
+
+#: the run as declared: its probability says whether there is anything to explain
+NOTHING = Cause("none", "nothing: as predicted", 4.0, _nothing, _ONCE, _silent, "")
+
+CAUSES: tuple[Cause, ...] = (
+    Cause(
+        "tcp", "traffic between nodes goes over TCP sockets, not RDMA", 1.0, _tcp,
+        (2e9, 3.5e9, 6e9, 12.5e9, 25e9)[::-1],
+        lambda t, w, s: f"at {show(s, 'B/s')} a node",
+        'NCCL_DEBUG=INFO: "NET/Socket" instead of "NET/IB" or "NET/OFI" (EFA)',
+    ),
+    Cause(
+        "one-nic", "one NIC of the node is used instead of all", 0.5, _one_nic, _ONCE, _silent,
+        "NCCL_DEBUG=INFO: the list after NET/IB; NCCL_IB_HCA",
+    ),
+    Cause(
+        "slow-network", "the network gives less than declared", 0.6, _slow_network, _SHRINKING,
+        _says_network, "ib_write_bw between two nodes; link rate and errors of every port",
+    ),
+    Cause(
+        "no-gpudirect", "NICs reach GPU memory through the host (no GPUDirect RDMA)", 0.5,
+        _no_gpudirect, _ONCE, _silent,
+        'NCCL_DEBUG=INFO: channels "via NET/IB/n" without "/GDRDMA"; nvidia-peermem loaded?',
+    ),
+    Cause(
+        "oversubscribed", "nodes share too few uplinks between leaf switches", 0.3,
+        _oversubscribed, (1.5, 2.5, 4.0, 8.0, 16.0),
+        lambda t, w, s: f"{s:.1f} : 1", "nccl-tests on nodes of one leaf, then across leaves",
+    ),
+    Cause(
+        "full-shard", "parameters are sharded over all nodes: no replicas (HSDP not in effect)",
+        0.4, _full_shard, _ONCE, _silent, "print the device mesh; sizes of all-gathers in a trace",
+    ),
+    Cause(
+        "no-overlap", "communication does not overlap with computation", 0.25, _no_overlap, _ONCE,
+        _silent, "profiler: do NCCL kernels run beside GEMMs? prefetch and wrapping of layers",
+    ),
+    Cause(
+        "no-nvlink", "GPUs of a node talk over PCIe: NVLink is down or unused", 0.25, _no_nvlink,
+        _ONCE, _silent, "nvidia-smi nvlink -s; nvidia-smi topo -m; fabric manager running?",
+    ),
+    Cause(
+        "host-bound", "the CPU launches kernels too slowly", 0.4, _slow_host, _GROWING[1:],
+        lambda t, w, s: f"{s:.1f} times the usual time a kernel",
+        "profiler: gaps between kernels with no NCCL; CPU affinity, other processes, debug flags",
+    ),
+    Cause(
+        "data", "GPUs wait for data", 0.5, _data, _GROWING[1:],
+        lambda t, w, s: f"the loader gives 1/{s:.1f} of what the GPUs could take",
+        "run on synthetic data; raise the number of workers",
+    ),
+    Cause(
+        "power", "GPUs run below their clock (power cap or heat)", 0.3, _power_cap,
+        (0.9, 0.75, 0.6, 0.45, 0.3, 0.2), _says_power,
+        "nvidia-smi -q -d PERFORMANCE,CLOCK,POWER under load",
+    ),
+    Cause(
+        "straggler", "one GPU is slower and all wait for it", 0.3, _straggler,
+        (0.9, 0.6, 0.35, 0.2),
+        lambda t, w, s: f"it runs at {s:.0%}",
+        "the same GEMM benchmark on every GPU; the rank that waits least in collectives",
+    ),
+    Cause(
+        "allocator", "memory is nearly full and the allocator retries", 0.6, _allocator,
+        (1.0, 4.0, 16.0, 64.0),
+        lambda t, w, s: f"about {s:.0f} retries a step",
+        'torch.cuda.memory_stats()["num_alloc_retries"]',
+    ),
+    Cause(
+        "eager-attention", "attention is not fused", 0.4, _eager_attention, _ONCE, _silent,
+        "kernel names in a trace: softmax and batched GEMMs instead of flash or fmha",
+    ),
+    Cause(
+        "recompute", "activation checkpointing is on", 0.3, _recompute, _ONCE, _silent,
+        "peak memory; forward kernels inside backward",
+    ),
+    Cause(
+        "not-compiled", "torch.compile is not in effect", 0.3, _not_compiled, _ONCE, _silent,
+        "kernel names: triton_* missing; TORCH_LOGS=graph_breaks,recompiles",
+    ),
+    Cause(
+        "fp32", "it computes in FP32: mixed precision is not in effect", 0.2, _full_precision,
+        _ONCE, _silent, "dtype in the names of GEMM kernels",
+    ),
+    Cause(
+        "per-node", "the figure is divided once more by the GPUs of a node", 0.1, _per_node, _ONCE,
+        _silent, "tokens/s = tokens of the global batch / step time / all GPUs",
+    ),
+    Cause(
+        "padding", "only real tokens are counted, and much is padding", 0.1, _padding,
+        (1.1, 1.5, 2.5, 4.0, 8.0), lambda t, w, s: f"{1 / s:.0%} of the tokens are real",
+        "mean length of a sequence over the padded length; packing",
+    ),
+)  # fmt: skip

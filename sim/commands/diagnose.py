@@ -1,0 +1,37 @@
+"""`scaling-sim diagnose`: why is a real run slower than its machine should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sim.commands.options import emit, sets
+
+
+@click.command("diagnose")
+@click.argument("topology")
+@click.argument("workload")
+@click.option("--measured", required=True, metavar="KEY=VALUE",
+              help="tokens_per_s_per_gpu=1000 or step_time_s=12.5")  # fmt: skip
+@click.option("--also", multiple=True, metavar="'KEY=VALUE SET...'",
+              help='Another run of the job, e.g. "tokens_per_s_per_gpu=12000 nodes=1"; '
+              "the cause must explain it too.")  # fmt: skip
+@sets
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table",
+              help="What to print.")  # fmt: skip
+@click.option("--json", "form", flag_value="json", help="Same as --format json.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+def command(
+    topology: str, workload: str, measured: str, also: tuple[str, ...],
+    overrides: tuple[str, ...], form: str, output: Path | None,
+) -> None:  # fmt: skip
+    """Compare a measured run of WORKLOAD on TOPOLOGY with what it should give, and rank causes.
+
+    Example: diagnose dgx-h100 llama3-8b-sft --set nodes=8 --measured tokens_per_s_per_gpu=1000
+    """
+    from sim.calibration.diagnose import diagnose, read_figures
+    from sim.report.diagnose import formatted
+
+    emit(formatted(diagnose(read_figures(topology, workload, overrides, measured, also)), form),
+         output)  # fmt: skip

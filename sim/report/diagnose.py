@@ -1,0 +1,130 @@
+"""A diagnosis as text or JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sim.calibration.diagnose import Diagnosis, Explanation
+from sim.result.result import round_significant
+
+_SHOWN = 6
+_FAINT = 0.005
+
+
+def formatted(found: Diagnosis, form: str) -> str:
+    """Text (``table``) or ``json``."""
+    if form == "json":
+        return json.dumps(as_dict(found), indent=1)
+    lines = [_verdict(found)]
+    for figure, seconds in zip(found.figures[1:], found.predicted[1:], strict=True):
+        lines.append(
+            f"also given: {figure.label}: {figure.tokens_per_s_per_gpu:,.0f} tokens/s per GPU, "
+            f"{figure.rate(seconds):,.0f} predicted"
+        )
+    lines += ["", "single causes, by how well and how plausibly they explain it:"]
+    shown = [e for e in found.explanations if e.probability >= _FAINT][:_SHOWN]
+    shown = shown or list(found.explanations[:3])
+    for i, e in enumerate(shown, start=1):
+        lines += _explained(i, e, found)
+    lines.append("")
+    lines.append(_conclusion(found, shown))
+    test = found.test
+    if test is not None:
+        names = [e.cause.key for e in _two(found)]
+        lines += [
+            f"To tell {names[0]} from {names[1]}: {test.title}",
+            f"  {names[0]}: {test.expected[0]}; {names[1]}: {test.expected[1]}; "
+            f"as declared: {test.expected[2]}",
+        ]
+    return "\n".join(lines)
+
+
+def _verdict(found: Diagnosis) -> str:
+    figure, seconds = found.figures[0], found.predicted[0]
+    ratio = figure.step_time_s / seconds
+    measured, predicted = figure.tokens_per_s_per_gpu, figure.rate(seconds)
+    head = (
+        f"measured {measured:,.0f} tokens/s per GPU (step {figure.step_time_s:.3g} s); the machine "
+        f"should give {predicted:,.0f} ({seconds:.3g} s): "
+    )
+    if found.nothing > 0.5:
+        return f"{head}{ratio - 1:+.0%} in step time, within the model's error"
+    return head + (f"{ratio:.1f} times too slow" if ratio >= 1 else f"{1 / ratio:.2f} times faster")
+
+
+def _explained(number: int, e: Explanation, found: Diagnosis) -> list[str]:
+    detail = f", {e.detail}" if e.detail else ""
+    rates = " and ".join(
+        f"{figure.rate(seconds):,.0f}"
+        for figure, seconds in zip(found.figures, e.times, strict=True)
+    )
+    fit = "" if e.explains else f"  (does not explain it: off by {e.off:.0%} in ln)"
+    return [
+        f"{number}. {e.probability:4.0%}  {e.cause.title}{detail}",
+        f"         gives {rates} tokens/s per GPU [{e.cause.key}]{fit}",
+        f"         look at: {e.cause.check}",
+    ]
+
+
+def _conclusion(found: Diagnosis, shown: list[Explanation]) -> str:
+    if found.nothing > 0.5:
+        return "Nothing needs explaining: the figure is what the model expects, within its error."
+    if found.figures[0].step_time_s < found.predicted[0]:
+        return (
+            "Faster than the machine should be: check how tokens are counted, and whether the "
+            "topology or the workload understates what ran."
+        )
+    if not shown[0].explains:
+        return (
+            "No single cause explains it: look for two at once, the first of the list among them."
+        )
+    rivals = [e for e in shown[1:] if e.explains and e.probability > shown[0].probability / 3]
+    if rivals:
+        return f"{len(rivals) + 1} causes explain it about equally well."
+    return f"Most likely: {shown[0].cause.title}."
+
+
+def _two(found: Diagnosis) -> list[Explanation]:
+    """The causes that the test tells apart."""
+    good = [e for e in found.explanations if e.explains][:2]
+    return good if len(good) == 2 else list(found.explanations[:2])
+
+
+def as_dict(found: Diagnosis) -> dict[str, Any]:
+    """All of it."""
+    rounded = round_significant
+    test = found.test
+    return {
+        "figures": [
+            {
+                "label": f.label,
+                "measured_tokens_per_s_per_gpu": rounded(f.tokens_per_s_per_gpu),
+                "predicted_tokens_per_s_per_gpu": rounded(f.rate(s)),
+                "measured_step_s": rounded(f.step_time_s),
+                "predicted_step_s": rounded(s),
+            }
+            for f, s in zip(found.figures, found.predicted, strict=True)
+        ],
+        "nothing": rounded(found.nothing),
+        "causes": [
+            {
+                "key": e.cause.key,
+                "title": e.cause.title,
+                "probability": rounded(e.probability),
+                "strength": rounded(e.strength),
+                "detail": e.detail,
+                "step_s": [rounded(s) for s in e.times],
+                "explains": e.explains,
+                "check": e.cause.check,
+            }
+            for e in found.explanations
+        ],
+        "test": None
+        if test is None
+        else {
+            "title": test.title,
+            "tells": [e.cause.key for e in _two(found)],
+            "expected": list(test.expected),
+        },
+    }
