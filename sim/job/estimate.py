@@ -19,6 +19,8 @@ from sim.model.tree import count_parameters
 from sim.spec.topology import Topology
 from sim.spec.workload import Workload
 
+_HOPELESS = 600.0
+
 
 @dataclass(frozen=True, slots=True)
 class JobEstimate:
@@ -36,6 +38,8 @@ class JobEstimate:
         Share of it that is not spent on checkpoints, failures and lost work.
     checkpoint_blocking_s : float
         One save. [s]
+    resume_s : float
+        Starting again from a checkpoint. [s]
     cost : Cost or None
         None without a price.
     energy : Energy
@@ -48,6 +52,7 @@ class JobEstimate:
     wall_s: float
     goodput: float
     checkpoint_blocking_s: float
+    resume_s: float
     cost: Cost | None
     energy: Energy
 
@@ -91,10 +96,16 @@ def estimate_job(
     detect = known["detect_s"] if reliability.detect is None else reliability.detect
     again = known["restart_s"] if reliability.restart is None else reliability.restart
     mtbf_s = mean_time_between_failures(topology)
-    goodput = expected_goodput(segment, blocking, detect + again + save.read_s, mtbf_s)
-    wall = busy / goodput
+    resume = again + save.read_s
+    if segment + blocking > _HOPELESS * mtbf_s:  # exp(600) attempts: it will never get through
+        goodput, wall = 0.0, math.inf
+    else:
+        goodput = expected_goodput(segment, blocking, detect + resume, mtbf_s)
+        wall = busy / goodput
     bill = bill_of(
         topology, workload, wall, steps * step_s, tokens, breakdown, fabric.gpu(0),
         counts.trainable, counts.total,
     )  # fmt: skip
-    return JobEstimate(steps, tokens, pace, wall, goodput, save.blocking_s, bill.cost, bill.energy)
+    return JobEstimate(
+        steps, tokens, pace, wall, goodput, save.blocking_s, resume, bill.cost, bill.energy
+    )  # fmt: skip

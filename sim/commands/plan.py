@@ -1,0 +1,48 @@
+"""`scaling-sim plan`: several jobs on one cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sim.commands.options import emit, sets
+
+
+@click.command("plan")
+@click.argument("cluster")
+@click.argument("jobs", type=click.Path(path_type=Path))
+@sets
+@click.option(
+    "--policy", type=click.Choice(["fifo", "priority", "backfill"]), default="fifo",
+    show_default=True, help="Who goes first; priority preempts.",
+)  # fmt: skip
+@click.option(
+    "--smallest", is_flag=True, help="Find the fewest nodes instead of using the cluster's."
+)
+@click.option("--on-time", type=click.FloatRange(0.0, 1.0), default=0.95, show_default=True,
+              help="Share of deadlines that --smallest must meet.")  # fmt: skip
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table",
+    help="What to print.",
+)  # fmt: skip
+@click.option("--json", "form", flag_value="json", help="Same as --format json.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+def command(
+    cluster: str, jobs: Path, overrides: tuple[str, ...], policy: str, smallest: bool,
+    on_time: float, form: str, output: Path | None,
+) -> None:  # fmt: skip
+    """Serve JOBS.yaml on CLUSTER: queueing, utilisation, deadlines, cost."""
+    from typing import cast
+
+    from sim.report.plan import formatted
+    from sim.study.plan import fewest, plan
+    from sim.study.schedule import Policy
+
+    chosen = cast(Policy, policy)
+    if not smallest:
+        emit(formatted(plan(cluster, jobs, policy=chosen, sets=overrides), form), output)
+        return
+    report = fewest(cluster, jobs, policy=chosen, share=on_time, sets=overrides)
+    heading = f"{report.nodes} nodes are the fewest on which {on_time:.0%} of deadlines are met"
+    emit(formatted(report, form, heading), output)
