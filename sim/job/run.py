@@ -91,10 +91,17 @@ class JobSpec:
     setup_s: float = 0.0
 
 
+HOPELESS = 1000  # interruptions in a row without a durable save between them
+
+
 @dataclass(slots=True)
 class JobRun:
-    """One replica: wall time and where it went. `parts` adds up to `wall_s`."""
+    """One replica: wall time and where it went. `parts` adds up to `wall_s`.
 
+    Not `finished`: given up after `HOPELESS` starts that came to nothing.
+    """
+
+    finished: bool = True
     wall_s: float = 0.0
     failures: int = 0
     preemptions: int = 0
@@ -155,7 +162,7 @@ class _Job:
 
     def train(self) -> Process:
         """Work until all steps are done, through interruptions."""
-        spec = self.spec
+        spec, fruitless = self.spec, 0
         yield from self.spend("setup", spec.setup_s)
         while self.done < spec.steps:
             began, work = self.env.now, spec.steps - self.done
@@ -172,7 +179,12 @@ class _Job:
             for kind in self.uptime_left:
                 self.uptime_left[kind] -= min(length_s, stop_s)
             if stop_s < length_s:
+                before = self.saved
                 self.break_off(began, work, stop_s, cause)
+                fruitless = 0 if self.saved > before else fruitless + 1
+                if fruitless == HOPELESS:
+                    self.run.finished = False
+                    return
                 self.uptime_left[cause] = self.draw(cause)
                 yield from self.recover(cause)
             else:
@@ -278,7 +290,10 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class JobOutcome:
-    """Seeded replicas summed up. Shares of the mean wall time; quantiles of wall time. [s]"""
+    """Seeded replicas summed up. Shares of the mean wall time; quantiles of wall time. [s]
+
+    Where a replica had to be given up, the job does not finish and the times are infinite.
+    """
 
     wall_p10_s: float
     wall_p50_s: float
@@ -294,16 +309,22 @@ class JobOutcome:
 
 def simulate_job(spec: JobSpec, replicas: int = 32, seed: int = 0) -> JobOutcome:
     """Wall-clock quantiles and goodput over seeded replicas; same seed, same figures."""
-    runs = [simulate_run(spec, seed * 1_000_003 + i) for i in range(replicas)]
+    runs: list[JobRun] = []
+    while len(runs) < replicas and (not runs or runs[-1].finished):
+        runs.append(simulate_run(spec, seed * 1_000_003 + len(runs)))
+    replicas = len(runs)
+    mean = sum(r.wall_s for r in runs) / replicas
+    spent = {part: sum(r.parts[part] for r in runs) / replicas for part in PARTS}
+    shares = {part: max(0.0, seconds / mean) for part, seconds in spent.items()}
     walls = sorted(r.wall_s for r in runs)
-    mean = sum(walls) / replicas
-    shares = {part: sum(r.parts[part] for r in runs) / replicas / mean for part in PARTS}
+    if not runs[-1].finished:
+        walls, mean = [math.inf] * replicas, math.inf
 
     def quantile(q: float) -> float:
         at = q * (replicas - 1)
         low = int(at)
         high = min(low + 1, replicas - 1)
-        return walls[low] + (at - low) * (walls[high] - walls[low])
+        return walls[low] + (at - low) * (walls[high] - walls[low]) if high > low else walls[low]
 
     return JobOutcome(
         wall_p10_s=quantile(0.1),

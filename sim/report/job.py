@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from sim.report.quantities import count, duration, percent
@@ -24,6 +25,9 @@ def job_lines(result: Result) -> list[str]:
     job = result.job
     if not job.get("wall_clock_s"):
         return ["  Job length not given (tokens:, steps: or samples:)"]
+    head = f"  The whole job: {count(job['tokens'])} tokens, {job['steps']:,} steps"
+    if not math.isfinite(job["wall_clock_s"]):
+        return [head, *_never(result)]
     rows = [
         ("wall-clock", _wall(result)),
         ("goodput", _goodput(job["shares"])),
@@ -33,8 +37,18 @@ def job_lines(result: Result) -> list[str]:
         ("cost", _cost(result.cost)),
         ("energy", _energy(result.energy)),
     ]
-    head = f"  The whole job: {count(job['tokens'])} tokens, {job['steps']:,} steps"
     return [head, *(f"    {name:<11}  {text}" for name, text in rows if text)]
+
+
+def _never(result: Result) -> list[str]:
+    job = result.job
+    work = duration(job["steps"] * result.step.time_s)
+    saves = "nothing is saved" if job["checkpoint_interval_s"] is None else "saves come too late"
+    return [
+        f"    never ends   {work} of work, a failure every {duration(job['mtbf_s'])}, and {saves}: "
+        "a run of that length without one is not to be had",
+        f"    checkpoints  {_checkpoints(job)}",
+    ]
 
 
 def _wall(result: Result) -> str:
@@ -86,9 +100,7 @@ def _checkpoints(job: dict[str, Any]) -> str:
     if interval is None:
         text = f"none; one would be {size} and block {pause}"
     else:
-        text = (
-            f"every {duration(interval)}: {size}, blocks {pause}"
-        )
+        text = f"every {duration(interval)}: {size}, blocks {pause}"
         if job["checkpoint_durable_s"] > job["checkpoint_blocking_s"]:
             text += f", durable after {duration(job['checkpoint_durable_s'])}"
     if best:

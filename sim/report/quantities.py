@@ -7,6 +7,8 @@ GIB = float(1 << 30)
 
 def duration(seconds: float) -> str:
     """Seconds as a reader would say them: ``812 ms``, ``6.84 s``, ``7 h 14 min``, ``3.2 days``."""
+    if seconds == float("inf"):
+        return "never"
     if seconds < 1e-3:
         return f"{seconds * 1e6:.0f} us"
     if seconds < 1.0:

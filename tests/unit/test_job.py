@@ -1,6 +1,7 @@
 """The job simulation against closed forms and published runs."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -109,3 +110,15 @@ def test_asynchronous_saves_block_for_the_copy_to_the_host_only():
 def test_same_seed_same_run():
     spec = JobSpec(steps=3000, step_s=1.0, interval_s=200.0, mtbf_s=900.0, restart_s=50.0)
     assert simulate_run(spec, 7) == simulate_run(spec, 7)
+
+
+def test_a_job_that_fails_before_it_saves_never_ends():
+    """Ten mean times between failures of work: one start in 22,000 would see its end."""
+    hopeless = JobSpec(steps=1000, step_s=1.0, mtbf_s=100.0, restart_s=1.0)
+    outcome = simulate_job(hopeless)
+    assert outcome.wall_p10_s == outcome.wall_mean_s == float("inf")
+    assert outcome.replicas == 1
+    assert outcome.shares["lost_work"] > 0.9
+    assert outcome.goodput == 0.0
+    saved = simulate_job(replace(hopeless, interval_s=10.0, blocking_s=0.1, durable_s=0.1))
+    assert 1000.0 < saved.wall_p50_s < 2000.0
