@@ -8,6 +8,7 @@ reference count for each of them.
 The loop has three parts, until nothing is left:
 
 1. the stack: ops that begin, step, enter their work or end at this instant, and what follows;
+   ops of nothing but latency (launches) are played ahead, as far as they wait only for each other;
 2. the heap: lanes with a new event time are put in their place, the next event is taken;
 3. settling: once an instant has no more events, changed components get new rates.
 """
@@ -22,6 +23,7 @@ from sim.program import Program
 # What to do with an op on the stack; each falls through to the next where nothing takes time.
 BEGIN, STEP, ENTER_WORK, END_STEP, FINISH = range(5)
 LATENCY, WORK, AHEAD = 1, 2, 3  # what a lane's event in the heap ends; AHEAD: both, see STEP
+WAKE = 4  # or an op begins, since the last end it waits for was known beforehand
 DONE, NOT_FINITE, NO_RATE = range(3)  # status
 INFINITY = math.inf
 
@@ -56,7 +58,7 @@ def simulate(p: Program, s: State) -> Outcome:
     curve, curve_resource, curves, width = p.curve, p.curve_resource, s.curves, s.curve_width
     n_steps, peer, follower = p.steps, p.peer, p.follower
     start, end, waiting, done = s.start, s.end, s.waiting, s.done
-    release_ptr, release = s.release_ptr, s.release
+    release_ptr, release, fixed, ready = s.release_ptr, s.release, s.fixed, s.ready
     op_at, phase, key, due, place = s.op_at, s.phase, s.key, s.due, s.place
     heap, moved, remaining, rate, old_rate = s.heap, s.moved, s.remaining, s.rate, s.old_rate
     since, limit, entry, flow_mark, flows = s.since, s.limit, s.entry, s.flow_mark, s.flows
@@ -89,6 +91,56 @@ def simulate(p: Program, s: State) -> Outcome:
             action = item & 7
             o = item >> 3
             at = lane[o]
+            if action == BEGIN and fixed[o] != 0:
+                # Its end is known now, and so are those of the likes of it behind it.
+                t = now
+                while True:
+                    start[o] = t
+                    if latency[o] > 0.0:
+                        t += latency[o]
+                        events += 1
+                        if not t < INFINITY:
+                            return NOT_FINITE, o, n_finished, now, events, solves
+                    end[o] = t
+                    n_finished += 1
+                    for z in range(succ_ptr[o], succ_ptr[o + 1]):
+                        other = succ[z]
+                        if t > ready[other]:
+                            ready[other] = t
+                        waiting[other] -= 1
+                        if waiting[other] == 0:
+                            if ready[other] > now:
+                                a = lane[other]
+                                op_at[a] = other
+                                phase[a] = WAKE
+                                due[a] = ready[other]
+                                moved[n_moved] = a
+                                n_moved += 1
+                            else:
+                                stack[n_stack] = other << 3
+                                n_stack += 1
+                    o += 1
+                    if o >= n or lane[o] != at:
+                        break
+                    if t > ready[o]:
+                        ready[o] = t
+                    waiting[o] -= 1
+                    if waiting[o] > 0:
+                        break
+                    t = ready[o]
+                    if fixed[o] != 0:
+                        continue
+                    if t > now:
+                        op_at[at] = o
+                        phase[at] = WAKE
+                        due[at] = t
+                        moved[n_moved] = at
+                        n_moved += 1
+                    else:
+                        stack[n_stack] = o << 3
+                        n_stack += 1
+                    break
+                continue
             if action == BEGIN:
                 op_at[at] = o
                 start[o] = now
@@ -243,14 +295,29 @@ def simulate(p: Program, s: State) -> Outcome:
                 other = succ[z]
                 waiting[other] -= 1
                 if waiting[other] == 0:
-                    stack[n_stack] = other << 3
-                    n_stack += 1
+                    if ready[other] > now:
+                        a = lane[other]
+                        op_at[a] = other
+                        phase[a] = WAKE
+                        due[a] = ready[other]
+                        moved[n_moved] = a
+                        n_moved += 1
+                    else:
+                        stack[n_stack] = other << 3
+                        n_stack += 1
             other = o + 1
             if other < n and lane[other] == at:
                 waiting[other] -= 1
                 if waiting[other] == 0:
-                    stack[n_stack] = other << 3
-                    n_stack += 1
+                    if ready[other] > now:
+                        op_at[at] = other
+                        phase[at] = WAKE
+                        due[at] = ready[other]
+                        moved[n_moved] = at
+                        n_moved += 1
+                    else:
+                        stack[n_stack] = other << 3
+                        n_stack += 1
 
         # 2. Put lanes with a new event time in their place: ties go to the lower lane.
         m = 0
@@ -464,11 +531,14 @@ def simulate(p: Program, s: State) -> Outcome:
         at = heap[0]
         place[at] = -1
         hole = True
-        events += 2 if phase[at] == AHEAD else 1
         o = op_at[at]
-        if phase[at] == LATENCY:
+        if phase[at] == WAKE:
+            stack[0] = o << 3 | BEGIN
+        elif phase[at] == LATENCY:
+            events += 1
             stack[0] = o << 3 | ENTER_WORK
         else:
+            events += 2 if phase[at] == AHEAD else 1
             e = entry[at]
             for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
                 k = demand_resource[z]

@@ -19,6 +19,8 @@ class State(NamedTuple):
     done: I4  # steps ended
     release_ptr: I4  # CSR: ops whose units an op's end gives back
     release: I4
+    fixed: I4  # 1 for ops of latency alone, which hold nothing and end no hold
+    ready: F8  # latest end, known beforehand, of a predecessor
     # by lane
     op_at: I4  # the op that runs
     phase: I4
@@ -92,6 +94,12 @@ def prepare(program: Program) -> State:
 
     has_steps = int(p.steps.max(initial=1)) > 1 or int(p.peer.max(initial=-1)) >= 0
 
+    fixed = p.work == 0.0
+    if has_steps:
+        fixed &= (p.steps == 1) & (p.peer < 0) & (p.follower < 0)
+    if holders.size:
+        fixed &= (p.hold_resource < 0) & (np.diff(release_ptr) == 0)
+
     def zeros(size: int) -> I4:
         return np.zeros(size, dtype=i4)
 
@@ -105,6 +113,8 @@ def prepare(program: Program) -> State:
         done=zeros(n if has_steps else 0),
         release_ptr=release_ptr,
         release=release,
+        fixed=fixed.astype(i4),
+        ready=np.zeros(n),
         op_at=minus(lanes),
         phase=zeros(lanes),
         key=np.zeros(lanes),
