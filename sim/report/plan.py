@@ -61,9 +61,10 @@ def _cells(log: JobLog) -> list[str]:
         margin = r.deadline_s - log.finish_s
         word = "to spare" if log.on_time else "late"
         deadline = f"{units.show(abs(margin), 's')} {word}"
+    waited = units.show(max(0.0, log.waiting_s), "s")
     return [
-        r.name, str(r.nodes), units.show(r.arrival_s, "s"), units.show(max(0.0, log.waiting_s), "s"),
-        units.show(log.held_s, "s"), f"x{log.slowdown:.2f}", str(log.preemptions), deadline,
+        r.name, str(r.nodes), units.show(r.arrival_s, "s"), waited, units.show(log.held_s, "s"),
+        f"x{log.slowdown:.2f}", str(log.preemptions), deadline,
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`plan(cluster, jobs)`: queueing, utilisation, missed deadlines, cost; and the smallest cluster."""
+"""`plan(cluster, jobs)`: queueing, utilisation, missed deadlines, cost; the smallest cluster."""
 
 from __future__ import annotations
 

@@ -1,0 +1,81 @@
+"""`scaling-sim need`: inverse questions."""
+
+from __future__ import annotations
+
+import click
+
+from sim.commands.options import sets
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group("need")
+def command() -> None:
+    """What must be true for an answer: bandwidth, GPUs, context, price."""
+
+
+@command.command("bandwidth")
+@click.argument("topology")
+@click.argument("workload")
+@sets
+@click.option("--efficiency", type=click.FloatRange(0.0, 1.5, min_open=True), default=0.9,
+              show_default=True, help="Scaling efficiency wanted.")  # fmt: skip
+@_JSON
+def bandwidth(
+    topology: str, workload: str, overrides: tuple[str, ...], efficiency: float, as_json: bool
+) -> None:
+    """Print the NIC rate at which WORKLOAD scales on TOPOLOGY with a given efficiency."""
+    from sim.report.need import bandwidth_text, printed
+    from sim.study.inverse import bandwidth_for
+
+    found = bandwidth_for(topology, workload, efficiency, overrides)
+    click.echo(printed(found, bandwidth_text(found, efficiency), as_json))
+
+
+@command.command("gpus")
+@click.argument("topology")
+@click.argument("workload")
+@sets
+@click.option("--deadline", required=True, metavar="48h", help="Wall-clock of the whole job.")
+@_JSON
+def gpus(
+    topology: str, workload: str, overrides: tuple[str, ...], deadline: str, as_json: bool
+) -> None:
+    """Print the fewest nodes of TOPOLOGY on which WORKLOAD ends in time."""
+    from sim.report.need import gpus_text, printed
+    from sim.study.inverse import gpus_for
+    from sim.study.size import target_of
+
+    limit = target_of("cost", deadline, None, None).deadline_s
+    assert limit is not None
+    found = gpus_for(topology, workload, limit, overrides)
+    click.echo(printed(found, gpus_text(found, limit), as_json))
+
+
+@command.command("context")
+@click.argument("topology")
+@click.argument("workload")
+@sets
+@_JSON
+def context(topology: str, workload: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Print the longest sequence of WORKLOAD that fits on TOPOLOGY."""
+    from sim.report.need import context_text, printed
+    from sim.study.inverse import context_for
+
+    found = context_for(topology, workload, overrides)
+    click.echo(printed(found, context_text(found), as_json))
+
+
+@command.command("price")
+@click.argument("first")
+@click.argument("other")
+@click.argument("workload")
+@sets
+@_JSON
+def price(first: str, other: str, workload: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Print the price at which machine FIRST costs as much as OTHER for WORKLOAD."""
+    from sim.report.need import price_text, printed
+    from sim.study.inverse import price_for
+
+    found = price_for(first, other, workload, overrides)
+    click.echo(printed(found, price_text(found), as_json))

@@ -1,0 +1,268 @@
+"""Inverse questions: what would have to be true for an answer to come out as wished."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sim.api import at_nodes, tokens_per_step
+from sim.errors import InfeasibleError, InputError
+from sim.job.cost import break_even_price
+from sim.job.estimate import JobEstimate, estimate_job
+from sim.result.fit import Bound, solve
+from sim.result.memory import memory
+from sim.result.quick import quick_breakdown
+from sim.spec.loader import Argument, load
+from sim.spec.topology import Topology
+from sim.spec.workload import Workload
+from sim.study.candidates import NODES
+
+#: bandwidths are answered to this relative width
+_WIDTH = 0.005
+_SLOWEST, _FASTEST = 1e8, 1e12  # [B/s] of one NIC: 0.8 Gb/s to 8 Tb/s
+
+
+@dataclass(frozen=True, slots=True)
+class BandwidthNeeded:
+    """NIC rate for a scaling efficiency.
+
+    Attributes
+    ----------
+    rate_bytes_per_s : float
+        Of each NIC, the least that does. [B/s]
+    nics : int
+        A node.
+    efficiency : float
+        There: throughput over nodes x throughput of one node.
+    now_bytes_per_s, now_efficiency : float
+        As the machine is. [B/s]
+    best_efficiency : float
+        With the fastest network tried.
+    """
+
+    rate_bytes_per_s: float
+    nics: int
+    efficiency: float
+    now_bytes_per_s: float
+    now_efficiency: float
+    best_efficiency: float
+
+
+@dataclass(frozen=True, slots=True)
+class GpusNeeded:
+    """Nodes for a deadline: the fewest, with the job there and one size below."""
+
+    nodes: int
+    gpus: int
+    job: JobEstimate
+    below: tuple[int, JobEstimate | None] | None  # next smaller size; None: does not fit
+
+
+@dataclass(frozen=True, slots=True)
+class PriceNeeded:
+    """Price at which one machine costs the same as another for a job.
+
+    Attributes
+    ----------
+    first, other : str
+        Names of the machines.
+    first_job, other_job : JobEstimate
+        The job on each.
+    break_even_usd : float or None
+        Price per GPU-hour of the first at which both cost the same; None if no price does. [USD/h]
+    now_usd : float or None
+        What the first asks. [USD/h]
+    speed_ratio : float
+        Wall-clock of the other over the first's, per GPU.
+    """
+
+    first: str
+    other: str
+    first_job: JobEstimate
+    other_job: JobEstimate
+    break_even_usd: float | None
+    now_usd: float | None
+    speed_ratio: float
+
+
+def bandwidth_for(
+    topology: Argument, workload: Argument, efficiency: float, sets: Iterable[str] = ()
+) -> BandwidthNeeded:
+    """The NIC rate at which a job scales with a given efficiency from one node.
+
+    Parameters
+    ----------
+    topology, workload : arguments of `load`
+        At least two nodes with NICs.
+    efficiency : float
+        Throughput of all nodes over nodes x throughput of one.
+    sets : iterable of str
+        Overrides.
+
+    Raises
+    ------
+    InputError
+        One node, or no NICs.
+    InfeasibleError
+        Not even the fastest network gets there.
+    """
+    machine, job, _ = load(topology, workload, sets)
+    node = machine.node
+    if machine.nodes < 2 or node is None or node.nics is None:
+        message = "needs two nodes with NICs or more; add --set nodes=2"
+        raise InputError.single(machine.name, message)
+    one = at_nodes(machine, job, 1)
+    if one is None:
+        message = f"its groups do not divide one node, so there is no baseline for {job.name}"
+        raise InputError.single(job.name, message)
+    base_s = quick_breakdown(*one).time_s
+    base = tokens_per_step(*one) / base_s
+
+    def at(rate: float) -> float:
+        nics = node.nics.model_copy(update={"rate": rate}) if node.nics else None
+        moved = machine.model_copy(update={"node": node.model_copy(update={"nics": nics})})
+        rate_of_all = tokens_per_step(moved, job) / quick_breakdown(moved, job).time_s
+        return rate_of_all / machine.nodes / base
+
+    now = node.nics.rate
+    best, present = at(_FASTEST), at(now)
+    if best < efficiency:
+        message = (
+            f"no network gives {efficiency:.1%}: with {_FASTEST / 1e9:.0f} GB/s a NIC it is "
+            f"{best:.1%}, limited by what is inside the node (now {present:.1%})"
+        )
+        raise InfeasibleError(message)
+    low, high = _SLOWEST, _FASTEST
+    if present >= efficiency:
+        high = now
+    else:
+        low = now
+    while high / low > 1.0 + _WIDTH:
+        middle = math.sqrt(low * high)
+        if at(middle) >= efficiency:
+            high = middle
+        else:
+            low = middle
+    return BandwidthNeeded(high, node.nics.count, at(high), now, present, best)
+
+
+def gpus_for(
+    topology: Argument,
+    workload: Argument,
+    deadline_s: float,
+    sets: Iterable[str] = (),
+    most_nodes: int = 128,
+) -> GpusNeeded:
+    """The fewest nodes of a machine on which a job ends in time, its batch per GPU unchanged.
+
+    A workload with a ``global_batch`` keeps it, and only sizes that divide it are tried.
+
+    Raises
+    ------
+    InputError
+        A job without a length, or a machine that is an explicit graph.
+    InfeasibleError
+        No size does, with the fastest.
+    """  # fmt: skip
+    machine, job, _ = load(topology, workload, sets)
+    if machine.node is None or machine.graph is not None:
+        message = "describe the machine by `node`: an explicit graph has its own number of nodes"
+        raise InputError.single(machine.name, message)
+    if job.tokens is None and job.steps is None and job.samples is None:
+        message = "states no length; write tokens, steps or samples"
+        raise InputError.single(job.name, message)
+    before: tuple[int, JobEstimate | None] | None = None
+    fastest: tuple[int, JobEstimate] | None = None
+    for nodes in NODES:
+        if nodes > (most_nodes if machine.node.nics else 1):
+            break
+        moved = _resized(machine, job, nodes)
+        if moved is None:
+            continue
+        if not memory(*moved).fits:
+            before = nodes, None
+            continue
+        estimate = _estimate(*moved)
+        if estimate.wall_s <= deadline_s:
+            return GpusNeeded(nodes, moved[0].world_size, estimate, before)
+        if fastest is None or estimate.wall_s < fastest[1].wall_s:
+            fastest = nodes, estimate
+        before = nodes, estimate
+    if fastest is None:
+        message = f"{job.name} fits on no size of {machine.name} up to {most_nodes} nodes"
+        raise InfeasibleError(message)
+    hours = fastest[1].wall_s / 3600
+    message = (
+        f"no size up to {most_nodes} nodes ends in {deadline_s / 3600:.3g} h; the fastest is "
+        f"{fastest[0]} nodes with {hours:.3g} h"
+    )
+    raise InfeasibleError(message)
+
+
+def context_for(topology: Argument, workload: Argument, sets: Iterable[str] = ()) -> Bound:
+    """The longest sequence that fits. Raises `InfeasibleError` where none does."""
+    machine, job, _ = load(topology, workload, sets)
+    return solve(machine, job, "sequence_length")
+
+
+def price_for(
+    first: Argument, other: Argument, workload: Argument, sets: Iterable[str] = ()
+) -> PriceNeeded:
+    """The price at which the first machine costs as much as the other for a job.
+
+    Raises
+    ------
+    InputError
+        The other has no price, or the job no length.
+    InfeasibleError
+        The job does not fit on one of them.
+    """
+    given = list(sets)
+    pairs = [load(machine, workload, given) for machine in (first, other)]
+    jobs = []
+    for machine, job, _ in pairs:
+        report = memory(machine, job)
+        if not report.fits:
+            need, have = report.peak_reserved_bytes / 2**30, report.capacity_bytes / 2**30
+            message = f"{job.name} does not fit on {machine.name}: {need:.1f} of {have:.1f} GiB"
+            raise InfeasibleError(message)
+        jobs.append(_estimate(machine, job))
+    mine, theirs = jobs
+    a, b = pairs[0].topology, pairs[1].topology
+    if theirs.cost is None:
+        message = "has no price; write offer: {price_per_gpu_hour: 2 USD}"
+        raise InputError.single(b.name, message)
+    if mine.cost is None:
+        message = "has no price to start from; write offer: {price_per_gpu_hour: 2 USD}"
+        raise InputError.single(a.name, message)
+    per_gpu = (theirs.wall_s * b.world_size / theirs.tokens) / (
+        mine.wall_s * a.world_size / mine.tokens
+    )
+    # per token, where the two jobs are of different lengths (steps given)
+    target = theirs.cost.total_usd / theirs.tokens * mine.tokens
+    return PriceNeeded(
+        a.name, b.name, mine, theirs, break_even_price(target, mine.cost),
+        mine.cost.price_per_gpu_hour_usd, per_gpu,
+    )  # fmt: skip
+
+
+def _resized(machine: Topology, job: Workload, nodes: int) -> tuple[Topology, Workload] | None:
+    moved = at_nodes(machine, job, nodes)
+    if moved is None or job.global_batch is None:
+        return moved
+    topology, workload = moved
+    ranks = topology.world_size // workload.parallelism.context_parallel
+    steps, rest = divmod(job.global_batch, ranks * workload.micro_batch)
+    if rest or not steps:
+        return None
+    return topology, workload.model_copy(update={"gradient_accumulation": steps})
+
+
+def _estimate(topology: Topology, workload: Workload) -> JobEstimate:
+    b = quick_breakdown(topology, workload)
+    estimate = estimate_job(topology, workload, b.time_s, {**b.kernels, "host": b.host_s})
+    if estimate is None:
+        message = "states no length; write tokens, steps or samples"
+        raise InputError.single(workload.name, message)
+    return estimate
