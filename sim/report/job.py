@@ -81,20 +81,25 @@ def _data(job: dict[str, Any]) -> str:
     return text + f"{needed} would cure it"
 
 
+def _number(value: float) -> str:
+    """Two or three digits, thousands parted."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
 def _failures(job: dict[str, Any]) -> str:
     mtbf = job["mtbf_s"]
     if not mtbf or mtbf == float("inf"):
         text = "none"
     else:
         expected = job["wall_clock_s"] / mtbf
-        text = f"{expected:.2g} expected (one per {duration(mtbf)} on this machine)"
+        text = f"{_number(expected)} expected (one per {duration(mtbf)} on this machine)"
     if job["preemptions"]:
-        text += f"; {job['preemptions']:.2g} preemptions"
+        text += f"; {_number(job['preemptions'])} preemptions a run"
     return text
 
 
 def _checkpoints(job: dict[str, Any]) -> str:
-    size = f"{job['checkpoint_bytes'] / 1e9:,.3g} GB"
+    size = f"{_number(job['checkpoint_bytes'] / 1e9)} GB"
     pause = duration(job["checkpoint_blocking_s"])
     interval, best = job["checkpoint_interval_s"], job["checkpoint_interval_best_s"]
     if interval is None:

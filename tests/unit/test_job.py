@@ -6,13 +6,18 @@ from dataclasses import replace
 import pytest
 
 from sim.job.checkpoints import (
+    best_interval,
     checkpoint_cost,
     daly_interval,
     expected_goodput,
     young_interval,
 )
 from sim.job.pipeline import Pipeline, simulate_stall
+from sim.job.plan import mean_time_between_failures, plan_job
 from sim.job.run import JobSpec, simulate_job, simulate_run
+from sim.spec.loader import load_topology, load_workload
+
+DAY = 86400.0
 
 
 def test_without_failures_the_wall_clock_is_steps_and_saves():
@@ -28,7 +33,8 @@ def test_without_failures_the_wall_clock_is_steps_and_saves():
 def test_parts_add_up_to_the_wall_clock_with_everything_on():
     spec = JobSpec(
         steps=5000, step_s=1.5, stall_s=0.3, interval_s=300.0, blocking_s=4.0, durable_s=40.0,
-        mtbf_s=4000.0, preemption_s=9000.0, preemption_wait_s=60.0, detect_s=20.0, restart_s=60.0, load_s=15.0, repair_s=5000.0, spares=1,
+        mtbf_s=4000.0, preemption_s=9000.0, preemption_wait_s=60.0, detect_s=20.0,
+        restart_s=60.0, load_s=15.0, repair_s=5000.0, spares=1,
         evaluation_every=500, evaluation_s=30.0, setup_s=120.0,
     )  # fmt: skip
     for seed in range(5):
@@ -63,18 +69,48 @@ def test_young_and_daly_by_hand():
 def test_the_llama3_405b_run():
     """54 days on 16,384 H100s: 419 unexpected interruptions and over 90 % effective time.
 
-    Source: The Llama 3 Herd of Models, table 5 and section 3.3.4.
+    Source: The Llama 3 Herd of Models, table 5 and section 3.3.4. The failure rates are the
+    defaults of data/constants/reliability.toml, the restart time too; the checkpoint goes to 2 TB/s
+    of storage (1 GB/s a node).
     """
-    mtbf = 54 * 86400.0 / 419
-    step = 18.0
-    spec = JobSpec(
-        steps=int(0.91 * 54 * 86400 / step), step_s=step, interval_s=480.0, blocking_s=10.0,
-        durable_s=10.0, mtbf_s=mtbf, restart_s=600.0,
+    machine = load_topology(
+        "dgx-h100", ["nodes=2048", "node.storage.write=1 GB/s", "node.storage.read=1 GB/s"]
+    )
+    step_s = 18.0
+    steps = int(0.92 * 54 * DAY / step_s)
+    job = load_workload("llama3-405b-54-days", [f"steps={steps}"])
+    report = plan_job(
+        machine, job, step_s, {"gemm": step_s}, 405_850_000_000, 405_850_000_000,
+        network_bytes_per_s=50e9, host_link_bytes_per_s=50e9, gpu=machine.first_gpu, replicas=8,
     )  # fmt: skip
-    outcome = simulate_job(spec, replicas=6)
-    assert outcome.goodput == pytest.approx(0.904, abs=0.01)
-    assert outcome.wall_p50_s / 86400 == pytest.approx(54, abs=1.0)
-    assert outcome.failures == pytest.approx(419, rel=0.1)
+    assert report is not None
+    assert report.spec.mtbf_s / 3600 == pytest.approx(54 * 24 / 419, rel=0.01)
+    assert report.outcome.failures == pytest.approx(419, rel=0.05)
+    assert report.outcome.goodput == pytest.approx(0.92, abs=0.01)
+    assert report.outcome.goodput > 0.90
+    assert report.outcome.wall_p50_s / DAY == pytest.approx(54, abs=1.0)
+
+
+def test_meta_rsc_mean_times_between_failures():
+    """6.5 failures per 1000 node-days: 1.8 h at 16,384 GPUs, 0.23 h at 131,072.
+
+    Source: arXiv 2410.21680. The same paper observed 7.9 h at 1,024 GPUs where its own rate gives
+    28.8 h: failures gather on few nodes, which an exponential per node does not know. A miss.
+    """
+    rate = ["reliability.node_mtbf=153.846 days", "reliability.gpu_mtbf=1e9 days"]
+    for gpus, hours in ((16_384, 1.8), (131_072, 0.23), (1_024, 28.8)):
+        machine = load_topology("dgx-a100", [f"nodes={gpus // 8}", *rate])
+        assert mean_time_between_failures(machine) / 3600 == pytest.approx(hours, rel=0.03)
+
+
+def test_bloom_176b_checkpoint():
+    # bigscience chronicles: 2.3 TB in 40 s to GPFS from 48 nodes of 8, so 57.5 GB/s in all
+    save = checkpoint_cost(
+        2.3e12, 48, 8, sharded=True, asynchronous=False, host_link_bytes_per_s=25e9,
+        storage_write_bytes_per_s=57.5e9 / 48, storage_read_bytes_per_s=1e9,
+        gather_bytes_per_s=25e9,
+    )  # fmt: skip
+    assert save.blocking_s == pytest.approx(40.0 + 0.24, abs=0.01)
 
 
 def test_gpus_that_wait_forty_per_cent_of_the_time():
@@ -112,13 +148,101 @@ def test_same_seed_same_run():
     assert simulate_run(spec, 7) == simulate_run(spec, 7)
 
 
-def test_a_job_that_fails_before_it_saves_never_ends():
-    """Ten mean times between failures of work: one start in 22,000 would see its end."""
-    hopeless = JobSpec(steps=1000, step_s=1.0, mtbf_s=100.0, restart_s=1.0)
-    outcome = simulate_job(hopeless)
-    assert outcome.wall_p10_s == outcome.wall_mean_s == float("inf")
-    assert outcome.replicas == 1
-    assert outcome.shares["lost_work"] > 0.9
-    assert outcome.goodput == 0.0
-    saved = simulate_job(replace(hopeless, interval_s=10.0, blocking_s=0.1, durable_s=0.1))
-    assert 1000.0 < saved.wall_p50_s < 2000.0
+@pytest.mark.parametrize(
+    ("mtbf_s", "blocking_s", "step_s"),
+    [(36_000.0, 60.0, 10.0), (11_000.0, 10.0, 18.0), (250 * DAY, 1.0, 10.0)],
+)
+def test_best_interval_by_simulation_agrees_with_daly(mtbf_s, blocking_s, step_s):
+    spec = JobSpec(
+        steps=10, step_s=step_s, blocking_s=blocking_s, durable_s=blocking_s, mtbf_s=mtbf_s,
+        restart_s=600.0,
+    )  # fmt: skip
+    assert best_interval(spec) == pytest.approx(daly_interval(blocking_s, mtbf_s), rel=0.1)
+
+
+def test_no_best_interval_where_nothing_fails_or_saving_is_free():
+    assert best_interval(JobSpec(steps=10, step_s=1.0, blocking_s=1.0, durable_s=1.0)) is None
+    assert best_interval(JobSpec(steps=10, step_s=1.0, mtbf_s=1000.0)) is None
+
+
+def test_evaluations_without_failures():
+    # 1000 steps of 2 s, an evaluation of 7 s after every 300th: three; setup 60 s
+    spec = JobSpec(steps=1000, step_s=2.0, evaluation_every=300, evaluation_s=7.0, setup_s=60.0)
+    run = simulate_run(spec, 1)
+    assert run.wall_s == pytest.approx(60.0 + 2000.0 + 3 * 7.0)
+    assert run.parts["evaluation"] == pytest.approx(21.0)
+
+
+def test_saves_fall_between_evaluations_at_their_own_interval():
+    # a save every 70 steps, evaluations every 100: saves after 70, 140, ..., 980, none at the end
+    spec = JobSpec(
+        steps=1000, step_s=1.0, interval_s=70.0, blocking_s=2.0, durable_s=2.0,
+        evaluation_every=100, evaluation_s=5.0,
+    )  # fmt: skip
+    run = simulate_run(spec, 1)
+    assert run.checkpoints == 14
+    assert run.wall_s == pytest.approx(1000.0 + 14 * 2.0 + 10 * 5.0)
+
+
+def test_asynchronous_saves_lose_what_is_not_yet_durable():
+    """Lost per failure: half an interval on average, and what came before the save was durable."""
+    spec = JobSpec(
+        steps=400_000, step_s=1.0, interval_s=600.0, blocking_s=0.0, durable_s=200.0,
+        mtbf_s=20_000.0, restart_s=0.0,
+    )  # fmt: skip
+    runs = [simulate_run(spec, seed) for seed in range(12)]
+    lost = sum(r.parts["lost_work"] for r in runs) / sum(r.failures for r in runs)
+    assert lost == pytest.approx(600 / 2 + 200, rel=0.08)
+
+
+def test_without_spares_a_broken_node_is_waited_for():
+    spec = JobSpec(
+        steps=100_000, step_s=1.0, interval_s=500.0, mtbf_s=10_000.0, repair_s=900.0,
+        repair_share=1.0, spares=0,
+    )  # fmt: skip
+    run = simulate_run(spec, 3)
+    assert run.failures > 3
+    assert run.parts["waiting"] == pytest.approx(900.0 * run.failures)
+    assert simulate_run(replace(spec, spares=10**6), 3).parts["waiting"] == 0.0
+    assert simulate_run(replace(spec, spares=None), 3).parts["waiting"] == 0.0
+
+
+def test_a_spare_covers_one_repair_at_a_time():
+    spec = JobSpec(
+        steps=200_000, step_s=1.0, interval_s=500.0, mtbf_s=10_000.0, repair_s=20_000.0,
+        repair_share=1.0,
+    )  # fmt: skip
+    waits = [simulate_run(replace(spec, spares=n), 5).parts["waiting"] for n in (0, 1, 2, 8)]
+    assert waits[0] > waits[1] > waits[2] >= waits[3] == 0.0
+
+
+def test_spot_capacity_waits_and_loses_unless_warned():
+    spec = JobSpec(
+        steps=100_000, step_s=1.0, interval_s=1000.0, blocking_s=5.0, durable_s=20.0,
+        preemption_s=9_000.0, preemption_wait_s=600.0, restart_s=100.0,
+    )  # fmt: skip
+    outcome = simulate_job(spec, replicas=16)
+    assert outcome.failures == 0.0
+    away = outcome.preemptions * 600.0 / outcome.wall_mean_s
+    assert outcome.shares["waiting"] == pytest.approx(away, rel=0.25)
+    warned = simulate_run(replace(spec, preemption_notice_s=120.0), 1)
+    assert warned.preemptions > 3
+    # a warning long enough for a save leaves the step under way to be lost, and no more
+    assert warned.parts["lost_work"] <= warned.preemptions * (1.0 + 5.0)
+    assert simulate_run(spec, 1).parts["lost_work"] > 100 * warned.preemptions
+
+
+def test_failure_rates_of_gpus_and_nodes_add_up():
+    keys = ["reliability.gpu_mtbf=1000 h", "reliability.node_mtbf=500 h"]
+    machine = load_topology("dgx-h100", ["nodes=4", *keys])
+    assert mean_time_between_failures(machine) / 3600 == pytest.approx(1 / (32 / 1000 + 4 / 500))
+    off = load_topology("dgx-h100", ["reliability=none"])
+    assert mean_time_between_failures(off) == math.inf
+
+
+def test_pace_differs_from_run_to_run_by_its_spread():
+    spec = JobSpec(steps=1000, step_s=1.0, spread=0.02)
+    outcome = simulate_job(spec, replicas=400)
+    # quantiles of a normal: 1 -/+ 1.2816 x 0.02
+    assert outcome.wall_p10_s == pytest.approx(1000 * (1 - 1.2816 * 0.02), rel=0.004)
+    assert outcome.wall_p90_s == pytest.approx(1000 * (1 + 1.2816 * 0.02), rel=0.004)

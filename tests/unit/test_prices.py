@@ -1,0 +1,258 @@
+"""Offers, total cost, energy, break-even: worked by hand."""
+
+import csv
+import datetime
+import io
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from sim.cli import group
+from sim.errors import InputError
+from sim.job.cost import Terms, break_even_price, break_even_tokens, total_cost
+from sim.job.energy import carbon_intensity, gpu_states, job_energy
+from sim.job.offers import (
+    PriceRow,
+    catalogue,
+    import_offers,
+    newest,
+    offers,
+    read_offers,
+    to_csv,
+)
+from sim.job.plan import terms_of
+from sim.report.prices import age, stale
+from sim.spec import catalogue as shipped
+from sim.spec.loader import load_topology
+from sim.study.pricing import price_everywhere
+
+HEAD = "provider,instance,gpu,gpus_per_node,usd_per_gpu_hour\n"
+TODAY = datetime.date(2026, 11, 23)
+
+
+def test_total_cost_by_hand():
+    # 8 GPUs, 10 h at 3 USD: 240; 2 h of setup: 48; 73 GB for 12 h at 0.1 a month of 730 h: 0.12;
+    # 20 GB out at 0.09: 1.80; 50 kWh at 0.2: 10
+    terms = Terms(
+        3.0, setup_hours=2.0, storage_usd_per_gb_month=0.1, egress_usd_per_gb=0.09,
+        energy_usd_per_kwh=0.2,
+    )  # fmt: skip
+    cost = total_cost(
+        terms, 8, 36_000.0, storage_gb=73.0, egress_gb=20.0, energy_j=50 * 3.6e6, tokens=1e9
+    )
+    assert cost.compute_usd == pytest.approx(240.0)
+    assert cost.setup_usd == pytest.approx(48.0)
+    assert cost.storage_usd == pytest.approx(73 * 0.1 * 12 / 730)
+    assert cost.egress_usd == pytest.approx(1.80)
+    assert cost.energy_usd == pytest.approx(10.0)
+    assert cost.total_usd == pytest.approx(240 + 48 + 0.12 + 1.8 + 10)
+    assert cost.usd_per_million_tokens == pytest.approx(cost.total_usd / 1000)
+    assert cost.gpu_hours == 96.0
+
+
+def test_a_commitment_is_paid_for_whether_used_or_not():
+    # 730 h committed at 3 USD less 40 %; the job takes 10 h on 8 GPUs
+    offer = load_topology(
+        "dgx-h100",
+        ["offer.price_per_gpu_hour=3 USD", "offer.commitment_discount=40 %",
+         "offer.commitment=730 h"],
+    ).offer  # fmt: skip
+    terms = terms_of(offer)
+    assert terms is not None
+    assert (terms.kind, terms.price_per_gpu_hour_usd) == ("committed", pytest.approx(1.8))
+    cost = total_cost(terms, 8, 36_000.0)
+    assert cost.total_usd == pytest.approx(730 * 8 * 1.8)
+    assert cost.unused_commitment_usd == pytest.approx(720 * 8 * 1.8)
+
+
+def test_spot_takes_the_spot_price():
+    offer = load_topology("dgx-h100", ["offer.capacity=spot"]).offer
+    terms = terms_of(offer)
+    assert terms is not None
+    assert (terms.kind, terms.price_per_gpu_hour_usd) == ("spot", 1.25)
+    assert terms_of(None) is None
+
+
+def test_break_even_price_makes_the_totals_equal():
+    slow = total_cost(Terms(2.0, egress_usd_per_gb=0.1), 8, 72_000.0, egress_gb=100.0)
+    fast = total_cost(Terms(5.0, egress_usd_per_gb=0.1), 8, 36_000.0, egress_gb=100.0)
+    # slow: 8 x 20 h x 2 + 10 = 330; fast ties at (330 - 10) / 80 h = 4.00
+    tie = break_even_price(slow.total_usd, fast)
+    assert tie == pytest.approx(4.0)
+    at_tie = total_cost(Terms(tie, egress_usd_per_gb=0.1), 8, 36_000.0, egress_gb=100.0)
+    assert at_tie.total_usd == pytest.approx(slow.total_usd)
+    assert break_even_price(5.0, fast) is None  # egress alone costs more
+
+
+def test_break_even_tokens_by_hand():
+    # first: 100 once and 2 a billion; other: 20 once and 4 a billion: they meet at 40 billion
+    first = total_cost(Terms(1.0, setup_hours=100.0), 1, 2 * 3600.0, tokens=1e9)
+    other = total_cost(Terms(1.0, setup_hours=20.0), 1, 4 * 3600.0, tokens=1e9)
+    assert break_even_tokens(first, other, 1e9) == pytest.approx(40e9)
+    assert break_even_tokens(other, first, 1e9) == pytest.approx(40e9)
+    cheaper = total_cost(Terms(1.0, setup_hours=10.0), 1, 1 * 3600.0, tokens=1e9)
+    assert break_even_tokens(first, cheaper, 1e9) is None
+
+
+def test_power_of_an_h100_by_state():
+    states = gpu_states(shipped.gpu("h100-sxm-80gb"))
+    assert states["compute"] == pytest.approx(700.0)  # dense products run into the limit
+    assert states["idle"] < states["communication"] < states["memory"] < states["compute"]
+    assert 0.5 * 700 < states["memory"] < 0.95 * 700
+
+
+def test_energy_of_a_job_by_hand():
+    gpu = shipped.gpu("a100-sxm-80gb")
+    compute = gpu_states(gpu)["compute"]
+    idle = gpu_states(gpu)["idle"]
+    # one node of 8, 100 s of products and 50 s of waiting; 0.4 x 400 W a GPU for the rest; PUE 1.2
+    energy = job_energy(
+        {"gemm": 1.0}, gpu, nodes=1, gpus_per_node=8, busy_s=100.0, wall_s=150.0, pue=1.2,
+        provider="gcp", region="europe-west4",
+    )  # fmt: skip
+    gpus = 8 * (100 * compute + 50 * idle)
+    assert energy.gpu_energy_j == pytest.approx(gpus)
+    assert energy.energy_j == pytest.approx(1.2 * (gpus + 150 * 0.4 * 400 * 8))
+    # data/carbon: 236 g/kWh in gcp:europe-west4
+    assert energy.co2_kg == pytest.approx(energy.energy_j / 3.6e6 * 0.236)
+
+
+def test_carbon_by_region_then_country():
+    assert carbon_intensity("GCP", "us-central1", "USA") == ("gcp:us-central1", 430.0)
+    found = carbon_intensity("AWS", "us-east-1", "USA")
+    assert found is not None
+    assert found[0] == "USA"
+    assert carbon_intensity("nobody", "nowhere", "") is None
+
+
+def test_shipped_offers_are_dated_and_of_known_gpus():
+    for row in offers():
+        assert row.age_days(TODAY) is not None, row
+        assert row.source
+        assert shipped.gpu(row.gpu) is not None
+    both = [r for r in offers() if r.instance == "p5.48xlarge"]
+    assert {r.as_of for r in both} == {"2025-05", "2026"}
+    assert [r.usd_per_gpu_hour for r in newest(both)] == [6.88]
+
+
+@pytest.mark.parametrize(
+    ("as_of", "days", "words"),
+    [
+        ("2026", (0, 326), "up to 326 days"),
+        ("2025-05", (541, 571), "541 to 571 days"),
+        ("2026-11-01", (22, 22), "22 days"),
+        ("last week", None, "undated"),
+        ("2026-13", None, "undated"),
+    ],
+)
+def test_age_of_a_price(as_of, days, words):
+    row = PriceRow("p", "i", "h100-sxm-80gb", 8, 2.0, None, "", "", as_of, "s")
+    assert row.age_days(TODAY) == days
+    assert age(row, TODAY) == words
+
+
+def test_old_and_vague_prices_are_warned_of():
+    rows = [
+        PriceRow("p", "i", "h100-sxm-80gb", 8, 2.0, None, "", "", date, "s")
+        for date in ("2025-05", "2026", "2026-11-01")
+    ]
+    text = stale(rows, TODAY)
+    assert "1 of 3 prices are older than 90 days" in text
+    assert "1 of 3 may be" in text
+    assert stale(rows[2:], TODAY) == ""
+
+
+def test_own_prices_replace_shipped_ones(tmp_path):
+    own = tmp_path / "mine.csv"
+    own.write_text(
+        "provider,instance,gpu,gpus_per_node,usd_per_gpu_hour,region,as_of\n"
+        "AWS,p5.48xlarge,h100-sxm-80gb,8,4.44,us-east-1,2026-11-20\n"
+        "basement,rack,h100-sxm-80gb,8,1.10,home,2026-11-20\n"
+    )
+    rows = catalogue(own)
+    assert [r.usd_per_gpu_hour for r in rows if r.instance == "p5.48xlarge"] == [4.44]
+    assert any(r.provider == "basement" for r in rows)
+    assert len(rows) == len(offers()) - 2 + 2
+
+
+def test_every_fault_of_a_price_file_at_once(tmp_path):
+    own = tmp_path / "mine.csv"
+    own.write_text(HEAD + "a,i,h100-sxm-80gb,8,cheap\nb,i,h100,8,2.0\nc,i,h100-sxm-80gb,8,-1\n")
+    with pytest.raises(InputError) as caught:
+        read_offers(own)
+    text = str(caught.value)
+    assert "'cheap' is not a number" in text
+    assert '"h100" is no GPU of the catalogue' in text
+    assert "-1 is not a plausible price" in text
+    (tmp_path / "bad.csv").write_text("provider,price\n")
+    with pytest.raises(InputError, match="columns missing"):
+        read_offers(tmp_path / "bad.csv")
+    with pytest.raises(InputError, match="cannot read"):
+        read_offers(tmp_path / "none.csv")
+
+
+def test_a_skypilot_catalogue_is_imported(tmp_path):
+    vms = tmp_path / "vms.csv"
+    vms.write_text(
+        "InstanceType,AcceleratorName,AcceleratorCount,vCPUs,MemoryGiB,Price,Region,SpotPrice\n"
+        "h100-8,H100,8,128,1600,23.60,eu-north1,10.00\n"
+        "cpu-16,,,16,64,1.0,eu-north1,\n"
+        "tpu,TPU-v5,8,1,1,9.0,eu-north1,\n"
+    )
+    rows, left_out = import_offers(vms, "nebius", "2026-11-01")
+    assert len(rows) == 1
+    assert (rows[0].gpu, rows[0].usd_per_gpu_hour) == ("h100-sxm-80gb", pytest.approx(2.95))
+    assert rows[0].spot_usd_per_gpu_hour == pytest.approx(1.25)
+    assert left_out == ["1 rows of tpu-v5: no such GPU here"]
+    again = tmp_path / "again.csv"
+    again.write_text(to_csv(rows))
+    assert read_offers(again) == rows
+
+
+def test_one_job_at_five_providers():
+    """Cheapest first; each ties at the rate that gives the cheapest's total."""
+    priced = price_everywhere(["dgx-h100"], "mistral-7b-lora", newest(offers()), setup_hours=1.0)
+    assert len({p.row.provider for p in priced}) >= 5
+    totals = [p.cost.total_usd for p in priced]
+    assert totals == sorted(totals)
+    best = priced[0]
+    for p in priced[1:]:
+        assert p.wall_s == best.wall_s  # the same machine everywhere
+        hours = p.cost.gpu_hours
+        assert p.tie_price_usd is not None
+        assert p.tie_price_usd * hours + p.cost.fixed_usd == pytest.approx(totals[0])
+    aws = next(p for p in priced if p.row.provider == "aws")
+    assert aws.cost.egress_usd > 0.0
+    assert aws.co2_region == "USA"
+
+
+def test_spot_is_priced_with_its_preemptions():
+    rows = [r for r in offers() if r.provider == "nebius"]
+    sets = ["offer.preemption_mtbf=2 h", "offer.preemption_wait=1 h"]
+    priced = price_everywhere(["dgx-h100"], "mistral-7b-lora", rows, overrides=sets, spot=True)
+    spot = next(p for p in priced if p.spot)
+    other = next(p for p in priced if not p.spot)
+    assert spot.wall_s > 1.2 * other.wall_s
+    assert spot.cost.price_per_gpu_hour_usd == 1.25
+
+
+def run(*words):
+    return CliRunner().invoke(group, ["prices", *words])
+
+
+def test_the_verbs(tmp_path):
+    listed = run("list", "--gpu", "h100", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(listed.stdout)))
+    assert {r["gpu"] for r in rows} == {"h100-sxm-80gb", "h100-pcie-80gb"}
+    shown = json.loads(run("show", "p5.48xlarge").stdout)
+    assert [r["usd_per_gpu_hour"] for r in shown] == [12.29, 6.88]
+    assert shown[1]["egress_usd_per_gb"] == 0.09
+    assert "older" in run("list", "--all-dates").stderr
+    priced = run("job", "dgx-h100", "mistral-7b-lora", "--format", "json")
+    assert {p["offer"].split()[0] for p in json.loads(priced.stdout)} >= {"aws", "gcp", "oci"}
+    assert "cheapest:" in run("job", "dgx-h100", "mistral-7b-lora").stdout
+    assert run("job", "dgx-h100", "mistral-7b-lora", "--format", "csv").stdout.count("\n") > 5
+    no_offer = ["job", "workstation-4x4090", "data-starved"]
+    for words in (["show", "no-such"], ["job", "dgx-h100"], no_offer):
+        assert isinstance(run(*words).exception, InputError)
