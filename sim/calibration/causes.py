@@ -55,6 +55,8 @@ class Cause:
         (topology, workload, strength) to what the strength means.
     check : str
         How to look for it directly.
+    everywhere : bool
+        Whether every run on these machines has it; a slow GPU may be in one node alone.
     """
 
     key: str
@@ -64,6 +66,7 @@ class Cause:
     strengths: tuple[float, ...]
     says: Callable[[Topology, Workload, float], str]
     check: str
+    everywhere: bool = True
 
 
 def _calibrated(topology: Topology, **factors: float) -> Topology:
@@ -316,6 +319,7 @@ CAUSES: tuple[Cause, ...] = (
         (0.9, 0.6, 0.35, 0.2),
         lambda t, w, s: f"it runs at {s:.0%}",
         "the same GEMM benchmark on every GPU; the rank that waits least in collectives",
+        everywhere=False,
     ),
     Cause(
         "allocator", "memory is nearly full and the allocator retries", 0.6, _allocator,

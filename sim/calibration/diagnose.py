@@ -25,6 +25,7 @@ from sim.calibration.probes import PROBES
 from sim.errors import Fault, InputError
 from sim.result.breakdown import Breakdown
 from sim.result.quick import quick_breakdown
+from sim.spec.calibration import Calibration
 from sim.spec.loader import Argument, load
 from sim.spec.topology import Topology
 from sim.spec.workload import Workload
@@ -34,6 +35,8 @@ SHARED_ERROR = 0.06  # b
 OWN_ERROR = 0.04  # n: fully specified runs the constants were not fitted to, docs/validation.md
 EXPLAINS = 0.15  # |ln(predicted/measured)| up to which a cause explains the figures
 _FIGURES = ("tokens_per_s_per_gpu", "step_time_s")
+_SLOWEST = 0.05  # pace
+_RIVALS = 4
 _FINE = 40  # interpolated strengths between two simulated ones
 
 
@@ -90,6 +93,7 @@ class Test:
     """A measurement that tells two causes apart."""
 
     title: str
+    tells: tuple[str, str]  # keys of the causes
     expected: tuple[str, ...]  # under the first cause, the second, and if all were as declared
     separation: float  # in standard errors
 
@@ -100,24 +104,36 @@ class Diagnosis:
 
     figures: tuple[Figure, ...]
     predicted: tuple[float, ...]  # step times as declared [s]
+    pace: float  # of kernels, beside the shipped constants, that the baseline asked for
     explanations: tuple[Explanation, ...]
     nothing: float  # probability that there is nothing to explain
     test: Test | None
 
 
-def diagnose(figures: Sequence[Figure]) -> Diagnosis:
+def diagnose(figures: Sequence[Figure], baseline: Figure | None = None) -> Diagnosis:
     """Rank the causes that would explain measured runs of one job on one machine.
 
     Parameters
     ----------
     figures : sequence of Figure
         The run in question first; others (on one node, say) must be explained by the same cause.
+    baseline : Figure, optional
+        A run taken as it is: kernels are given the pace that it shows, so that only what `figures`
+        lack beside it needs explaining. On another number of nodes, say, it is taken to have the
+        same cause; where it is the same job, to be of another cluster that does not have it.
     """
+    pace, beside = 1.0, None
+    if baseline is not None:
+        pace = pace_of(baseline)
+        if (baseline.topology, baseline.workload) != (figures[0].topology, figures[0].workload):
+            beside = replace(baseline, topology=_paced(baseline.topology, pace))
+        figures = [replace(f, topology=_paced(f.topology, pace)) for f in figures]
     measured = np.array([f.step_time_s for f in figures])
     declared = [quick_breakdown(f.topology, f.workload) for f in figures]
+    reference = None if beside is None else quick_breakdown(beside.topology, beside.workload)
     found = []
     for cause in (NOTHING, *CAUSES):
-        weighed = _weigh(cause, figures, declared, measured)
+        weighed = _weigh(cause, figures, declared, measured, (beside, reference))
         if weighed is not None:
             found.append((cause, *weighed))
     total = sum(cause.plausibility * evidence for cause, evidence, _, _ in found) or 1.0
@@ -137,14 +153,38 @@ def diagnose(figures: Sequence[Figure]) -> Diagnosis:
         )  # fmt: skip
     explanations.sort(key=lambda e: (-e.probability, e.off, e.cause.key))
     return Diagnosis(
-        tuple(figures), tuple(b.time_s for b in declared), tuple(explanations), nothing,
+        tuple(figures), tuple(b.time_s for b in declared), pace, tuple(explanations), nothing,
         _telling(figures[0], explanations),
     )  # fmt: skip
 
 
+def pace_of(baseline: Figure) -> float:
+    """The common factor on the rate of all kernels and of their launch that a run shows."""
+    pace = 1.0
+    for _ in range(6):
+        paced = _paced(baseline.topology, pace)
+        predicted = quick_breakdown(paced, baseline.workload).time_s
+        ratio = predicted / baseline.step_time_s
+        pace = min(max(pace * ratio, _SLOWEST), 1.0 / _SLOWEST)
+        if abs(math.log(ratio)) < 0.005:
+            break
+    return pace
+
+
+def _paced(topology: Topology, pace: float) -> Topology:
+    known = topology.calibration or Calibration.model_construct()
+    update = {
+        "gemm_clock": known.gemm_clock * pace,
+        "hbm_bandwidth": known.hbm_bandwidth * pace,
+        "host_launch": known.host_launch / pace,
+    }
+    return topology.model_copy(update={"calibration": known.model_copy(update=update)})
+
+
 def _weigh(
-    cause: Cause, figures: Sequence[Figure], declared: Sequence[Breakdown], measured: F8
-) -> tuple[float, float, F8] | None:
+    cause: Cause, figures: Sequence[Figure], declared: Sequence[Breakdown], measured: F8,
+    baseline: tuple[Figure | None, Breakdown | None],
+) -> tuple[float, float, F8] | None:  # fmt: skip
     """Mean likelihood over the strengths, the best strength, and the step times there."""
     first = figures[0]
     if cause.change(first.topology, first.workload, cause.strengths[0]) is None:
@@ -152,9 +192,8 @@ def _weigh(
     rows = []
     for strength in cause.strengths:
         try:
-            rows.append(
-                [_time(cause, f, b, strength) for f, b in zip(figures, declared, strict=True)]
-            )
+            times = [_time(cause, f, b, strength) for f, b in zip(figures, declared, strict=True)]
+            rows.append([t / _shared(cause, *baseline, strength) for t in times])
         except InputError:  # a machine that cannot be, such as one without any link
             if len(cause.strengths) == 1:
                 return None
@@ -164,11 +203,20 @@ def _weigh(
     logs = np.log(np.array(rows))
     places = np.arange(len(rows), dtype=float)
     fine = np.linspace(0.0, places[-1], max(1, _FINE * (len(rows) - 1) + 1))
-    times = np.stack([np.interp(fine, places, column) for column in logs.T], axis=1)
+    found = np.stack([np.interp(fine, places, column) for column in logs.T], axis=1)
     strengths = np.exp(np.interp(fine, places, np.log(cause.strengths[: len(rows)])))
-    likelihood = np.exp(_log_likelihood(times - np.log(measured)))
+    likelihood = np.exp(_log_likelihood(found - np.log(measured)))
     best = int(np.argmax(likelihood))
-    return float(likelihood.mean()), float(strengths[best]), np.exp(times[best])
+    return float(likelihood.mean()), float(strengths[best]), np.exp(found[best])
+
+
+def _shared(
+    cause: Cause, baseline: Figure | None, declared: Breakdown | None, strength: float
+) -> float:
+    """How much slower the baseline is by the cause: that much of it is in its pace already."""
+    if baseline is None or declared is None or not cause.everywhere:
+        return 1.0
+    return _time(cause, baseline, declared, strength) / declared.time_s
 
 
 def _time(cause: Cause, figure: Figure, declared: Breakdown, strength: float) -> float:
@@ -199,32 +247,40 @@ def _log_likelihood(r: F8) -> F8:
 
 
 def _telling(figure: Figure, ranked: Sequence[Explanation]) -> Test | None:
-    """The measurement that separates the two best causes most, in its own noise."""
-    good = [e for e in ranked if e.explains][:2] or list(ranked[:2])
-    if len(good) < 2:
+    """The measurement that separates the best cause from the next that any can separate from it."""
+    good = [e for e in ranked if e.explains][:_RIVALS] or list(ranked[:_RIVALS])
+    if not good:
         return None
-    jobs = []
-    for e in good:
-        changed = e.cause.change(figure.topology, figure.workload, e.strength)
-        if changed is None:
-            return None
-        jobs.append((changed, quick_breakdown(changed.topology, changed.workload)))
     plain = Changed(figure.topology, figure.workload)
-    jobs.append((plain, quick_breakdown(figure.topology, figure.workload)))
-    best: Test | None = None
-    for probe in PROBES:
-        values = [probe.predict(changed, step) for changed, step in jobs]
-        if not all(math.isfinite(v) and v > 0 for v in values):
-            continue
-        separation = abs(math.log(values[0] / values[1])) / probe.noise
-        if separation > (best.separation if best else 1.0):
-            best = Test(probe.title, tuple(probe.show(v) for v in values), separation)
-    return best
+    declared = plain, quick_breakdown(figure.topology, figure.workload)
+    first = _under(good[0], figure)
+    for rival in good[1:]:
+        second = _under(rival, figure)
+        best: Test | None = None
+        for probe in PROBES:
+            values = [probe.predict(*job) for job in (first, second, declared)]
+            if not all(math.isfinite(v) and v > 0 for v in values):
+                continue
+            separation = abs(math.log(values[0] / values[1])) / probe.noise
+            if separation > (best.separation if best else 1.5):
+                shown = tuple(probe.show(v) for v in values)
+                pair = good[0].cause.key, rival.cause.key
+                best = Test(probe.title, pair, shown, separation)
+        if best is not None:
+            return best
+    return None
+
+
+def _under(e: Explanation, figure: Figure) -> tuple[Changed, Breakdown]:
+    changed = e.cause.change(figure.topology, figure.workload, e.strength)
+    if changed is None:
+        changed = Changed(figure.topology, figure.workload)
+    return changed, quick_breakdown(changed.topology, changed.workload)
 
 
 def read_figures(
     topology: Argument, workload: Argument, sets: Sequence[str], measured: str,
-    also: Sequence[str] = (),
+    also: Sequence[str] = (), option: str = "--measured",
 ) -> list[Figure]:  # fmt: skip
     """Figures as the command line has them.
 
@@ -238,13 +294,14 @@ def read_figures(
         ``tokens_per_s_per_gpu=1000`` or ``step_time_s=12.5``.
     also : sequence of str
         Such a figure and overrides of its own, separated by spaces.
+    option : str
+        What `measured` was given with, for faults.
     """
     faults: list[Fault] = []
     figures: list[Figure] = []
-    for text in (measured, *also):
-        option = "--measured" if not figures and text is measured else "--also"
+    for text, name in ((measured, option), *((text, "--also") for text in also)):
         try:
-            figures.append(_figure(topology, workload, sets, text, option))
+            figures.append(_figure(topology, workload, sets, text, name))
         except InputError as error:
             faults.extend(error.faults)
     if faults:

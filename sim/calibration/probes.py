@@ -51,6 +51,14 @@ def _busbw(topology: Topology, nodes: int) -> float:
     return cost.busbw_bytes_per_s
 
 
+def _latency(changed: Changed, _: Breakdown) -> float:
+    topology = changed.topology
+    if topology.node is None or topology.nodes < 2:
+        return math.nan
+    moved = topology.model_copy(update={"nodes": 2})
+    return plan_collective(compile_fabric(moved), "all_reduce", range(moved.world_size), 8.0).time_s
+
+
 def _one_node(changed: Changed, _: Breakdown) -> float:
     if changed.topology.node is None or changed.topology.nodes < 2:
         return math.nan
@@ -122,6 +130,10 @@ def _ms(value: float) -> str:
 
 
 PROBES: tuple[Probe, ...] = (
+    Probe(
+        "nccl-tests all_reduce_perf of 8 B over the GPUs of two nodes: time", 0.3, _latency,
+        lambda v: f"{1e6 * v:.0f} us",
+    ),
     Probe(
         "nccl-tests all_gather_perf of 1 GiB over the GPUs of two nodes: busbw", 0.10,
         lambda changed, _: _busbw(changed.topology, 2), _gb,

@@ -17,13 +17,16 @@ from sim.commands.options import emit, sets
 @click.option("--also", multiple=True, metavar="'KEY=VALUE SET...'",
               help='Another run of the job, e.g. "tokens_per_s_per_gpu=12000 nodes=1"; '
               "the cause must explain it too.")  # fmt: skip
+@click.option("--baseline", metavar="'KEY=VALUE SET...'",
+              help='A run taken as it is, e.g. "tokens_per_s_per_gpu=12000 nodes=1": only what '
+              "--measured lacks beside it needs explaining.")  # fmt: skip
 @sets
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table",
               help="What to print.")  # fmt: skip
 @click.option("--json", "form", flag_value="json", help="Same as --format json.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
 def command(
-    topology: str, workload: str, measured: str, also: tuple[str, ...],
+    topology: str, workload: str, measured: str, also: tuple[str, ...], baseline: str | None,
     overrides: tuple[str, ...], form: str, output: Path | None,
 ) -> None:  # fmt: skip
     """Compare a measured run of WORKLOAD on TOPOLOGY with what it should give, and rank causes.
@@ -33,5 +36,8 @@ def command(
     from sim.calibration.diagnose import diagnose, read_figures
     from sim.report.diagnose import formatted
 
-    emit(formatted(diagnose(read_figures(topology, workload, overrides, measured, also)), form),
-         output)  # fmt: skip
+    figures = read_figures(topology, workload, overrides, measured, also)
+    known = None
+    if baseline is not None:
+        known = read_figures(topology, workload, overrides, baseline, (), "--baseline")[0]
+    emit(formatted(diagnose(figures, known), form), output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from sim.calibration.diagnose import Diagnosis, Explanation
@@ -22,6 +23,11 @@ def formatted(found: Diagnosis, form: str) -> str:
             f"also given: {figure.label}: {figure.tokens_per_s_per_gpu:,.0f} tokens/s per GPU, "
             f"{figure.rate(seconds):,.0f} predicted"
         )
+    if found.pace != 1.0:
+        lines.append(
+            f"kernels run at {found.pace:.2f} of the pace of the shipped constants, "
+            "as the baseline shows"
+        )
     lines += ["", "single causes, by how well and how plausibly they explain it:"]
     shown = [e for e in found.explanations if e.probability >= _FAINT][:_SHOWN]
     shown = shown or list(found.explanations[:3])
@@ -31,7 +37,7 @@ def formatted(found: Diagnosis, form: str) -> str:
     lines.append(_conclusion(found, shown))
     test = found.test
     if test is not None:
-        names = [e.cause.key for e in _two(found)]
+        names = test.tells
         lines += [
             f"To tell {names[0]} from {names[1]}: {test.title}",
             f"  {names[0]}: {test.expected[0]}; {names[1]}: {test.expected[1]}; "
@@ -59,7 +65,7 @@ def _explained(number: int, e: Explanation, found: Diagnosis) -> list[str]:
         f"{figure.rate(seconds):,.0f}"
         for figure, seconds in zip(found.figures, e.times, strict=True)
     )
-    fit = "" if e.explains else f"  (does not explain it: off by {e.off:.0%} in ln)"
+    fit = "" if e.explains else f"  (not enough by itself: off by {math.expm1(e.off):.0%})"
     return [
         f"{number}. {e.probability:4.0%}  {e.cause.title}{detail}",
         f"         gives {rates} tokens/s per GPU [{e.cause.key}]{fit}",
@@ -85,12 +91,6 @@ def _conclusion(found: Diagnosis, shown: list[Explanation]) -> str:
     return f"Most likely: {shown[0].cause.title}."
 
 
-def _two(found: Diagnosis) -> list[Explanation]:
-    """The causes that the test tells apart."""
-    good = [e for e in found.explanations if e.explains][:2]
-    return good if len(good) == 2 else list(found.explanations[:2])
-
-
 def as_dict(found: Diagnosis) -> dict[str, Any]:
     """All of it."""
     rounded = round_significant
@@ -106,6 +106,7 @@ def as_dict(found: Diagnosis) -> dict[str, Any]:
             }
             for f, s in zip(found.figures, found.predicted, strict=True)
         ],
+        "pace": rounded(found.pace),
         "nothing": rounded(found.nothing),
         "causes": [
             {
@@ -124,7 +125,7 @@ def as_dict(found: Diagnosis) -> dict[str, Any]:
         if test is None
         else {
             "title": test.title,
-            "tells": [e.cause.key for e in _two(found)],
+            "tells": list(test.tells),
             "expected": list(test.expected),
         },
     }
