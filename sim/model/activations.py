@@ -23,6 +23,18 @@ LOSS_CHUNKS = 8
 NATIVE_GROUPS = ("flash2", "flash3", "cudnn")
 
 
+def keeps_inputs(workload: Workload) -> bool:
+    """Whether 4-bit linears keep their inputs, though only weights of theirs could need them.
+
+    Source: bitsandbytes/autograd/_functions.py, MatMul4Bit: ``ctx.tensors = (A, B)`` up to 0.43.1,
+    ``(None, B)`` in 0.44.1.
+    """
+    if workload.method.quantization != "nf4":
+        return False
+    major, minor = (*workload.stack.bitsandbytes.split("."), "0")[:2]
+    return (int(major), int("".join(ch for ch in minor if ch.isdigit()) or 0)) < (0, 44)
+
+
 @dataclass(frozen=True, slots=True)
 class HeadFootprint:
     """Memory from the final norm to the loss, in bytes above the saved layers.
@@ -43,6 +55,8 @@ class HeadFootprint:
         At the head's weight gradient (which comes on top): gradients of logits and hidden, `norm`.
     hidden : float
         Gradient that the layers receive.
+    held : float
+        Logits that the model's output keeps alive until backward has ended.
     """
 
     norm: float
@@ -52,6 +66,7 @@ class HeadFootprint:
     backward_peak: float
     weight_peak: float
     hidden: float
+    held: float = 0.0
 
 
 def local_tokens(workload: Workload) -> tuple[int, int]:
@@ -144,8 +159,9 @@ class _Layer:
         out_size = self.size(n_out) * copies
         low = self.workload.precision.kind == "fp8" and name not in ("router",)
         if self.frozen:
+            saves = (x,) if keeps_inputs(self.workload) else ()
             scratch = self.element * weights if self.workload.method.kind == "qlora" else 0.0
-            out = self.tape.op(name, (x,), out_size, (), matmul=True, scratch=scratch)
+            out = self.tape.op(name, (x,), out_size, saves, matmul=True, scratch=scratch)
         else:
             gradient = self.element * (weights + (n_out if bias else 0))
             if low and self.workload.precision.recipe == "te-delayed":
@@ -298,9 +314,12 @@ def head_footprint(workload: Workload) -> HeadFootprint:
     Per token, V the vocabulary: eager keeps the fp32 log-softmax (4 V); its backward holds that,
     the gradient of the loss and its own result (12 V). A compiled loss keeps to the compute dtype
     (logits and their gradient). A chunked one holds logits, their gradient and one chunk of fp32.
-    A fused linear loss keeps hidden gradients and one chunk of logits.
+    A fused linear loss keeps hidden gradients and one chunk of logits. Hugging Face's causal
+    models up to 4.45 compute it eagerly on a shifted copy of fp32 logits; training loops that keep
+    the model's output keep those logits (4 V) through backward.
 
-    Source: fsdp/mem recordings (eager); Liger-Kernel fused_linear_cross_entropy for the chunk rule.
+    Source: fsdp/mem recordings (eager); transformers 4.31, LlamaForCausalLM.forward (huggingface);
+    Liger-Kernel fused_linear_cross_entropy for the chunk rule.
     """
     model = workload.model
     tokens, _ = local_tokens(workload)
@@ -313,7 +332,13 @@ def head_footprint(workload: Workload) -> HeadFootprint:
         norm += 3 * hidden - (0.0 if not frozen else 2 * hidden) if e == 2 else 0.0
     logits = e * tokens * v
     wide = 4.0 * tokens * v
-    if workload.loss == "eager":
+    held = 0.0
+    if workload.loss == "huggingface":
+        held = wide
+        saved = norm + held + wide
+        forward, backward = saved + wide, saved + 2 * wide
+        gradient = logits + held
+    elif workload.loss == "eager":
         upcast = wide if e != 4 else 0.0
         saved = norm + wide
         forward, backward = norm + logits + upcast + wide, saved + 2 * wide
@@ -339,6 +364,7 @@ def head_footprint(workload: Workload) -> HeadFootprint:
         backward_peak=backward,
         weight_peak=norm + gradient + hidden,
         hidden=hidden,
+        held=held,
     )
 
 

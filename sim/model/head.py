@@ -156,6 +156,11 @@ def _cross_entropy(tape: Tape, kind: str, tokens: int, vocab: int, last: int) ->
     ]
     if not cast:
         forward, backward = forward[1:], backward[:-1]
+    if kind == "huggingface":
+        # logits without the last position, made contiguous; backward pads the gradient with zeros
+        forward.insert(-2, tape.map("loss.shift", "head", 8 * n, kind="loss"))
+        pad = tape.map("loss.shift", "head", 12 * n, kind="loss", count=2, direction=back)
+        backward.insert(2, pad)
     tape.op(forward, backward)
 
 

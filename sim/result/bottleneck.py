@@ -135,7 +135,7 @@ def candidates(topology: Topology, workload: Workload, fits: bool) -> Iterator[C
             {"activation_checkpointing": "{selective: op}"}, "selective checkpointing",
             activation_checkpointing=Checkpointing(kind="selective-op"),
         )  # fmt: skip
-    if workload.loss == "eager":
+    if workload.loss in ("eager", "huggingface"):
         yield job({"loss": "fused-linear"}, "fused linear cross-entropy", loss="fused-linear")
     sharded = p.strategy in ("fsdp1", "fsdp2")
     if sharded and topology.nodes > 1 and p.replicate == 1:

@@ -158,7 +158,7 @@ def _parallel(workload: Workload, **update: Any) -> Workload:
 
 def _loss_and_units(topology: Topology, workload: Workload) -> Iterator[_Candidate]:
     p = workload.parallelism
-    if workload.loss == "eager":
+    if workload.loss in ("eager", "huggingface"):
         for loss, text in (
             ("chunked", "loss in chunks"),
             ("fused-linear", "fused linear cross entropy"),

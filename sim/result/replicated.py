@@ -130,6 +130,7 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
         ledger.mark_terms({"logits and loss": loss.saved, "gradients of logits": extra})
         if stage == 0 and not micro:
             ledger.add("reduce-scatter buffers", kept)  # DDP's buckets, beside the gradients
+        ledger.put("logits and loss", loss.held)
         step = kept / len(prints)
         for footprint in reversed(prints):
             gone = footprint.saved - footprint.backward_saved
@@ -138,6 +139,7 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
             if not micro:
                 ledger.add("sharded gradients" if stage >= 2 else "unsharded gradients", step)
         ledger.mark_terms({HIDDEN: loss.hidden})
+        ledger.put("logits and loss", 0.0)
     if stage:
         ledger.put("reduce-scatter buffers", 0.0)
     if stage == 3 or stage == 0:

@@ -260,6 +260,7 @@ class _Walk:
             {"logits and loss": loss.norm, "gradients of logits": loss.weight_peak - loss.norm}
         )
         ledger.put(HIDDEN, loss.hidden)
+        ledger.put("logits and loss", loss.held)
         if self.head is not None:
             ledger.add(WAITING, -self.head_gradient)
             ledger.add(unsharded, -self.head.gathered)
@@ -285,6 +286,7 @@ class _Walk:
         ledger.put(unsharded, 0.0)
         ledger.put("reduce-scatter buffers", 0.0)
         ledger.put(saved, 0.0)
+        ledger.put("logits and loss", 0.0)
         ledger.mark()
 
     def _gathers_in_backward(self) -> bool:

@@ -98,6 +98,7 @@ class Stack(Spec):
     cuda: str = "12.4"
     nccl: str = "2.21"
     transformer_engine: str | None = None
+    bitsandbytes: str = "0.44"
     omp_num_threads: Positive | None = None  # of a rank; None: its share of the cores
 
 
@@ -155,7 +156,7 @@ class Workload(Spec):
     fused_kernels: Literal["none", "norm", "all"] = (
         "none"  # hand-fused: RMSNorm alone, or RoPE and SwiGLU as well
     )
-    loss: Literal["eager", "compiled", "chunked", "fused-linear"] = "eager"
+    loss: Literal["eager", "huggingface", "compiled", "chunked", "fused-linear"] = "eager"
     train_metrics: NotNegative = 0  # times a trainer takes the loss once more, without gradient
     stack: Stack = Stack.model_construct()
     data: Data = Data.model_construct()
