@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import emit, sets
+from sim.commands.options import emit, priced, sets
 
 
 @click.command("compare")
@@ -15,6 +15,7 @@ from sim.commands.options import emit, sets
 @click.option("--vary", multiple=True, metavar="KEY=A,B",
               help="Values of a key to compare; several keys give all combinations.")  # fmt: skip
 @sets
+@priced
 @click.option(
     "--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table",
     help="What to print.",
@@ -23,7 +24,8 @@ from sim.commands.options import emit, sets
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
 def command(
     inputs: tuple[str, ...], workloads: tuple[str, ...], vary: tuple[str, ...],
-    overrides: tuple[str, ...], form: str, output: Path | None,
+    overrides: tuple[str, ...], offer: str | None, prices: Path | None, form: str,
+    output: Path | None,
 ) -> None:  # fmt: skip
     """Simulate every machine with every job and say what makes each differ from the first.
 
@@ -34,5 +36,8 @@ def command(
     from sim.study.compare import compare, split_inputs
 
     machines, jobs = split_inputs(inputs)
-    found = compare(machines, [*jobs, *workloads], vary=vary, overrides=overrides)
+    found = compare(
+        machines, [*jobs, *workloads], vary=vary, overrides=overrides, offer=offer or "",
+        prices=prices,
+    )  # fmt: skip
     emit(formatted(found, form), output)

@@ -49,6 +49,18 @@ def sets(function: F) -> F:
     )(with_sets)  # fmt: skip
 
 
+def priced(function: F) -> F:
+    """``--offer NAME`` and ``--prices FILE``: rent at an offer of the catalogue or of a file."""
+    with_prices = click.option(
+        "--prices", type=click.Path(path_type=Path), metavar="FILE",
+        help="A price file of your own; its rows replace the shipped ones.",
+    )(function)  # fmt: skip
+    return click.option(
+        "--offer", metavar="NAME",
+        help='Rent at the cheapest offer of the machine whose name contains this, or "cheapest".',
+    )(with_prices)  # fmt: skip
+
+
 def emit(text: str, output: Path | None) -> None:
     """Print a result, or write it to a file; a path that can't be written is bad input."""
     if output is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import Requirement, emit, require, requirements, sets
+from sim.commands.options import Requirement, emit, priced, require, requirements, sets
 
 
 @click.command("run")
@@ -39,17 +39,23 @@ from sim.commands.options import Requirement, emit, require, requirements, sets
 @click.option("--seed", default=0, show_default=True, help="Of the jitter.")
 @click.option("--replicas", default=1, show_default=True,
               help="Steps to draw: their spread, and the median one, are shown.")  # fmt: skip
+@priced
 @click.option("--no-scaling", is_flag=True, help="Leave out the scaling curve.")
 @requirements
 def command(
     topology: str, workload: str, overrides: tuple[str, ...], form: str, output: Path | None,
     quiet: bool, engine: str, level: str | None, jitter: str, slow: tuple[str, ...], seed: int,
-    replicas: int, no_scaling: bool, requirements: tuple[Requirement, ...],
+    replicas: int, offer: str | None, prices: Path | None, no_scaling: bool,
+    requirements: tuple[Requirement, ...],
 ) -> None:  # fmt: skip
     """Predict memory, step time, throughput, scaling and cost of WORKLOAD on TOPOLOGY."""
     from sim.api import simulate
     from sim.report import terminal
 
+    if offer or prices:
+        from sim.study.pricing import rented_at
+
+        overrides = (*rented_at(topology, workload, overrides, offer, prices), *overrides)
     short = quiet and form == "table"
     result = simulate(
         topology, workload, overrides=overrides, engine=engine, level=level,

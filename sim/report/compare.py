@@ -111,7 +111,8 @@ def _table(comparison: Comparison) -> str:
     for delta in comparison.deltas:
         lines += ["", f"  Why {delta.label} differs from {comparison.variants[0].label}"]
         lines += [f"    {reason}" for reason in delta.reasons]
-    return "\n".join([*lines, "", *(f"  {line}" for line in comparison.summary)])
+    ending = (*comparison.summary, *comparison.notes)
+    return "\n".join([*lines, "", *(f"  {line}" for line in ending)])
 
 
 def _markdown(comparison: Comparison) -> str:
@@ -121,7 +122,8 @@ def _markdown(comparison: Comparison) -> str:
     for delta in comparison.deltas:
         lines += ["", f"Why {delta.label} differs from {comparison.variants[0].label}:", ""]
         lines += [f"- {reason}" for reason in delta.reasons]
-    return "\n".join([*lines, "", *comparison.summary])
+    ending = (*comparison.summary, *comparison.notes)
+    return "\n".join([*lines, "", *(f"{line}  " for line in ending)])
 
 
 def _md_row(cells: Sequence[str]) -> str:
@@ -138,6 +140,7 @@ def document(comparison: Comparison) -> dict[str, Any]:
         ],
         "deltas": [_delta_document(d) for d in comparison.deltas],
         "summary": list(comparison.summary),
+        "notes": list(comparison.notes),
     }
 
 

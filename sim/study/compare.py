@@ -7,18 +7,22 @@ exactly into the parts of the step; a different number of GPUs is a factor of it
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sim.api import assemble
 from sim.errors import Fault, InputError
 from sim.fabric import compile_fabric
+from sim.job.offers import PriceRow, newest
+from sim.job.offers import catalogue as catalogue_of_offers
 from sim.result.describe import peak_of
 from sim.result.result import Result
 from sim.spec import catalogue
 from sim.spec.loader import Argument, Loaded, load
 from sim.spec.topology import Topology
+from sim.study.pricing import matching, offer_settings, pick_offer
 
 PARTS: dict[str, tuple[str, ...]] = {
     "GEMM": ("gemm",),
@@ -88,6 +92,7 @@ class Comparison:
     variants: tuple[Variant, ...]
     deltas: tuple[Delta, ...]
     summary: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # prices that no file named
 
 
 def split_inputs(names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -104,8 +109,6 @@ def split_inputs(names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _has_model(name: str) -> bool:
-    from pathlib import Path
-
     from sim.spec.tree import Table, from_yaml, read_file
 
     try:
@@ -152,6 +155,8 @@ def compare(
     *,
     vary: Iterable[str] | Mapping[str, Iterable[Any]] = (),
     overrides: Iterable[str] = (),
+    offer: str = "",
+    prices: Path | None = None,
     engine: str = "auto",
 ) -> Comparison:
     """Simulate every machine with every workload and every combination of varied keys.
@@ -164,6 +169,11 @@ def compare(
         ``key=a,b`` texts, or key -> values; several keys give all their combinations.
     overrides : iterable of str
         ``key=value`` for all variants.
+    offer : str
+        Price every machine at its cheapest offer whose name contains this, or ``cheapest``; left
+        empty, a machine that names no price gets the cheapest of the catalogue, and a note.
+    prices : Path, optional
+        A price file of one's own over the catalogue.
     engine : str
         As for `simulate`.
 
@@ -188,14 +198,34 @@ def compare(
         message = "one variant is nothing to compare; name another, or vary a key: --vary nodes=1,2"
         raise InputError([Fault(_SOURCE, None, None, "", message)])
     base = tuple(overrides)
-    loaded = [load(t, w, (*base, *changes)) for t, w, changes in cases]
+    rows = newest(catalogue_of_offers(prices))
+    loaded, notes = [], []
+    for topology, workload, changes in cases:
+        one = load(topology, workload, (*base, *changes))
+        row = _offer_for(one.topology, offer, rows)
+        if row is not None:
+            one = load(topology, workload, (*base, *offer_settings(row), *changes))
+            rate = f"${row.usd_per_gpu_hour:.2f} per GPU-hour ({row.name}, {row.as_of})"
+            notes.append(f"{one.topology.name} priced at {rate}")
+        loaded.append(one)
     labels = _labels(loaded, [changes for _, _, changes in cases])
     variants = tuple(
         _variant(one, changes, label, engine)
         for one, (_, _, changes), label in zip(loaded, cases, labels, strict=True)
     )
     deltas = tuple(_delta(variants[0], v) for v in variants[1:])
-    return Comparison(variants, deltas, _summary(variants, deltas))
+    return Comparison(variants, deltas, _summary(variants, deltas), tuple(dict.fromkeys(notes)))
+
+
+def _offer_for(topology: Topology, name: str, rows: Iterable[PriceRow]) -> PriceRow | None:
+    """The offer to price a machine at, if not its own."""
+    if name:
+        return pick_offer(topology, name, rows)
+    own = topology.offer
+    if own is not None and own.price_per_gpu_hour is not None:
+        return None
+    found = matching(topology, rows)
+    return min(found, key=lambda r: r.usd_per_gpu_hour) if found else None
 
 
 def _text(value: Any) -> str:
@@ -313,8 +343,8 @@ def _reasons(
     for part in sorted(parts, key=lambda p: -abs(p.share)):
         if abs(part.share) < _WORTH_SAYING:
             continue
-        verb = "saves" if part.share < 0 else "adds"
-        text = f"{part.name} {verb} {100 * abs(part.share):.0f} % of the time"
+        verb = "saved" if part.share < 0 else "added"
+        text = f"{part.name}: {100 * abs(part.share):.0f} % of the time {verb}"
         if part.speedup is not None:
             text += f" ({part.speedup:.2f} x as fast{_against(first, other, part.name)})"
         elif part.first_s == 0.0:
@@ -324,7 +354,25 @@ def _reasons(
         out.append(text)
     if not out:
         out.append("no part of the step differs by 2 % of the time")
-    return tuple(out)
+    return (*out, *_waiting(first.result, other.result), *_cost_reason(first.result, other.result))
+
+
+def _waiting(first: Result, other: Result) -> Iterator[str]:
+    """Waiting for data, which is outside the step."""
+    a, b = (float(r.job.get("data_idle_share", 0.0)) for r in (first, other))
+    if abs(b - a) >= _WORTH_SAYING:
+        yield f"waiting for data takes {100 * b:.0f} % of the job instead of {100 * a:.0f} %"
+
+
+def _cost_reason(first: Result, other: Result) -> Iterator[str]:
+    """GPU-hours and hourly rate, whose product is the cost but for storage and the like."""
+    a, b = first.cost, other.cost
+    if not a or not b or abs(b["total_usd"] / a["total_usd"] - 1.0) < _WORTH_SAYING:
+        return
+    hours = b["gpu_hours"] / a["gpu_hours"]
+    rate = b["price_per_gpu_hour_usd"] / a["price_per_gpu_hour_usd"]
+    ratio = b["total_usd"] / a["total_usd"]
+    yield f"cost {ratio:.2f} x: {hours:.2f} x the GPU-hours at {rate:.2f} x the hourly price"
 
 
 def _against(first: Variant, other: Variant, part: str) -> str:

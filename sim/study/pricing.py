@@ -2,17 +2,83 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sim.api import assemble
 from sim.errors import Fault, InputError
 from sim.job.cost import Cost, Terms, break_even_price, break_even_tokens, total_cost
 from sim.job.energy import carbon_intensity
-from sim.job.offers import PriceRow
+from sim.job.offers import PriceRow, catalogue, newest
 from sim.result.result import Result
 from sim.spec.loader import Argument, load
 from sim.spec.topology import Offer, Topology
+
+CHEAPEST = "cheapest"
+
+
+def matching(topology: Topology, rows: Iterable[PriceRow]) -> list[PriceRow]:
+    """Offers of the topology's GPU in nodes of its size."""
+    gpu, per_node = topology.first_gpu, topology.world_size // topology.node_count
+    return [r for r in rows if r.gpu in (gpu.name, gpu.base) and r.gpus_per_node == per_node]
+
+
+def pick_offer(topology: Topology, name: str, rows: Iterable[PriceRow]) -> PriceRow:
+    """The cheapest offer of the topology's machine whose name contains `name`.
+
+    Parameters
+    ----------
+    topology : Topology
+        Which GPU, how many a node.
+    name : str
+        Part of provider, instance or region, or ``cheapest``.
+    rows : iterable of PriceRow
+        The catalogue.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    found = matching(topology, rows)
+    if name != CHEAPEST:
+        found = [r for r in found if name.lower() in r.name.lower()]
+    if not found:
+        which = "" if name == CHEAPEST else f'"{name}" '
+        message = f"no offer {which}of nodes of {topology.first_gpu.name} as {topology.name} has"
+        raise InputError([Fault("--offer", None, None, name, f"{message}; see prices list")])
+    return min(found, key=lambda r: r.usd_per_gpu_hour)
+
+
+def offer_settings(row: PriceRow) -> tuple[str, ...]:
+    """An offer as overrides of a topology's `offer`."""
+    texts = {
+        "provider": row.provider, "region": row.region, "country": row.country,
+        "residency": row.residency, "date": row.as_of, "source": f"{row.instance}: {row.source}",
+    }  # fmt: skip
+    prices = {
+        "price_per_gpu_hour": row.usd_per_gpu_hour, "egress_per_gb": row.egress(),
+        "storage_per_gb_month": row.storage(),
+    }  # fmt: skip
+    if row.spot_usd_per_gpu_hour is not None:
+        prices["spot_price_per_gpu_hour"] = row.spot_usd_per_gpu_hour
+    quoted = (f"offer.{k}={json.dumps(v)}" for k, v in texts.items() if v)
+    return (*quoted, *(f"offer.{k}={v:.6g} USD" for k, v in prices.items()))
+
+
+def rented_at(
+    topology: Argument,
+    workload: Argument,
+    overrides: Iterable[str],
+    name: str | None,
+    prices: Path | None,
+) -> tuple[str, ...]:
+    """Overrides that rent a machine at the offer of that name, the cheapest where there is none."""
+    machine = load(topology, workload, tuple(overrides)).topology
+    rows = newest(catalogue(prices))
+    return offer_settings(pick_offer(machine, name or CHEAPEST, rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +144,10 @@ def price_everywhere(
     for argument in topologies:
         loaded = load(argument, workload, changes)
         topology = loaded.topology
-        gpu = topology.first_gpu
-        gpus.append(gpu.name)
-        per_node = topology.world_size // topology.node_count
-        matching = [
-            r for r in rows if r.gpu in (gpu.name, gpu.base) and r.gpus_per_node == per_node
-        ]
+        gpus.append(topology.first_gpu.name)
+        fitting = matching(topology, rows)
         for wants_spot in (False, True) if spot else (False,):
-            chosen = [r for r in matching if r.spot_usd_per_gpu_hour or not wants_spot]
+            chosen = [r for r in fitting if r.spot_usd_per_gpu_hour or not wants_spot]
             if not chosen:
                 continue
             own = topology.offer or Offer()
@@ -137,8 +199,6 @@ def _priced(
 
 def _ranked(priced: list[PricedJob]) -> list[PricedJob]:
     """Cheapest that fits first, each with the price and length at which it ties with that one."""
-    from dataclasses import replace
-
     ordered = sorted(priced, key=lambda p: (not p.fits, p.cost.total_usd))
     best = ordered[0].cost
     return [

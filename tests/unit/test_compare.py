@@ -113,3 +113,36 @@ def test_one_variant_is_an_input_error():
     answer = CliRunner().invoke(group, ["compare", "dgx-h100", "mistral-7b-lora"])
     assert isinstance(answer.exception, InputError)
     assert "nothing to compare" in str(answer.exception)
+
+
+def test_a_machine_without_a_price_gets_the_cheapest_offer_and_a_note(machines):
+    # dgx-a100 names no price; 8 x A100 80GB are cheapest as aws p4de.24xlarge, 3.431 USD
+    assert any("dgx-a100 priced at $3.43" in note for note in machines.notes)
+    first, second = (v.result for v in machines.variants)
+    assert first.cost["price_per_gpu_hour_usd"] == 3.431
+    reason = machines.deltas[0].reasons[-1]
+    assert reason.startswith("cost")
+    ratio = second.cost["total_usd"] / first.cost["total_usd"]
+    hours = second.cost["gpu_hours"] / first.cost["gpu_hours"]
+    assert ratio == pytest.approx(hours * 2.95 / 3.431, rel=1e-3)
+
+
+def test_all_machines_at_one_provider_or_at_prices_of_ones_own(tmp_path):
+    found = compare(["dgx-a100", "dgx-h100"], ["mistral-7b-lora"], offer="aws")
+    rates = [v.result.cost["price_per_gpu_hour_usd"] for v in found.variants]
+    assert rates == [3.431, 6.88]
+    own = tmp_path / "mine.csv"
+    own.write_text(
+        "provider,instance,gpu,gpus_per_node,usd_per_gpu_hour\n"
+        "home,old,a100-sxm-80gb,8,0.50\nhome,new,h100-sxm-80gb,8,2.00\n"
+    )
+    found = compare(["dgx-a100", "dgx-h100"], ["mistral-7b-lora"], offer="home", prices=own)
+    assert found.deltas[0].cost_ratio > 1.0
+    with pytest.raises(InputError, match="nobody"):
+        compare(["dgx-a100", "dgx-h100"], ["mistral-7b-lora"], offer="nobody")
+
+
+def test_waiting_for_data_is_a_reason():
+    found = compare(["dgx-h100"], ["data-starved"], vary=["data.workers=14,8"])
+    (delta,) = found.deltas
+    assert "waiting for data takes 40 % of the job instead of 0 %" in delta.reasons
