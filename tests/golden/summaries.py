@@ -1,0 +1,138 @@
+"""What is golden of a compiled program and of a report: their structure, not their times.
+
+Times move whenever a constant is fitted anew; the ops, the bytes, the order of collectives and the
+document's keys may move only on purpose. `python -m tests.golden.regenerate` writes the files anew,
+and the diff is reviewed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sim.api import simulate
+from sim.fabric import compile_fabric
+from sim.model.tree import build_tree
+from sim.report.terminal import formatted
+from sim.result.memory import memory
+from sim.result.result import Result, flatten
+from sim.schedule import build_plan
+from sim.schedule.costs import price
+from sim.schedule.lower import CATEGORIES, lower
+from sim.schedule.plan import COLLECTIVE, Plan
+from sim.spec.loader import load
+from sim.spec.workload import Workload
+
+HERE = Path(__file__).parent
+PROGRAMS = HERE / "programs.json"
+REPORTS = HERE / "reports.json"
+ROOT = HERE.parents[1]
+NEWER = ("stack.torch=2.7", "stack.cuda=12.8", "stack.nccl=2.26")
+
+# Every shipped workload over a network; machines of every kind with one workload.
+EXAMPLES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    *(
+        ("dgx-h100", path.stem, ("nodes=2",))
+        for path in sorted((ROOT / "workloads").glob("*.yaml"))
+    ),
+    ("a100-x1", "mistral-7b-lora", ()),
+    ("dgx-b200", "mistral-7b-full", NEWER),
+    ("gcp-a2-megagpu-16g", "llama3-8b-sft", ()),
+    ("mixed-pairs", "llama3-8b-lora", ()),
+    ("pcie5-h100-8", "mpt-7b-pretrain", ("parallelism=ddp",)),
+)
+SHOWN = (
+    ("dgx-h100", "llama3-8b-sft"),
+    ("dgx-a100", "llama3-70b-full"),
+    ("aws-p4d", "mistral-7b-lora"),
+)
+
+
+def name(topology: str, workload: str, sets: tuple[str, ...] = ()) -> str:
+    """An example as one key."""
+    return " ".join((topology, workload, *sets))
+
+
+def program_summary(topology: str, workload: str, sets: tuple[str, ...]) -> dict[str, Any]:
+    """Device ops by category, lanes, edges, collectives in order and memory of one example."""
+    loaded = load(topology, workload, sets)
+    job = _three_micro_steps(loaded.workload)
+    fabric = compile_fabric(loaded.topology)
+    tree = build_tree(job.model, job.method)
+    plan = build_plan(job, tree, fabric.n_ranks)
+    priced = price(plan, job, fabric, "folded")
+    lowered = lower(
+        plan, priced.rows, priced.row_start, priced.row_count, priced.compiled.machine,
+        priced.flights,
+    )  # fmt: skip
+    counts = Counter(CATEGORIES[i] for i in lowered.category.tolist())
+    del counts["host"]  # launches that nothing waits for are put together, which depends on times
+    report = memory(loaded.topology, loaded.workload)
+    return {
+        "ops": dict(sorted(counts.items())),
+        "lanes": sorted({op.stream for op in plan.ops}),
+        "classes": len(lowered.views),
+        "edges": _edges(plan),
+        **_collectives(plan),
+        "memory": {key: _six(value) for key, value in sorted(report.terms.items())},
+        "peak": _six(report.peak_reserved_bytes),
+    }
+
+
+def _three_micro_steps(workload: Workload) -> Workload:
+    """As many as are simulated; the middle one stands for the rest."""
+    few = min(workload.gradient_accumulation, 3)
+    return workload.model_copy(update={"gradient_accumulation": few})
+
+
+def _edges(plan: Plan) -> dict[str, Any]:
+    rows = [(i, *op.deps, -1, op.host_after) for i, op in enumerate(plan.ops)]
+    return {"count": sum(len(row) - 3 for row in rows), "digest": _digest(rows)}
+
+
+def _collectives(plan: Plan) -> dict[str, Any]:
+    rows = [
+        (op.collective, op.phase, op.unit, op.bytes_in, op.bytes_out, op.dtype,
+         plan.groups[op.group])
+        for op in plan.ops
+        if op.kind == COLLECTIVE
+    ]  # fmt: skip
+    kinds: dict[str, dict[str, float]] = {}
+    for row in rows:
+        kind = kinds.setdefault(row[0], {"count": 0, "bytes": 0.0})
+        kind["count"] += 1
+        kind["bytes"] += max(row[3], row[4])
+    return {"collectives": dict(sorted(kinds.items())), "collectives_in_order": _digest(rows)}
+
+
+def _digest(rows: Any) -> str:
+    return sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+
+def _six(value: float) -> float:
+    return float(np.format_float_scientific(value, precision=5))
+
+
+def report_summary(topology: str, workload: str) -> dict[str, Any]:
+    """The keys of the document, and the headings and labels of the report."""
+    result = simulate(topology, workload)
+    return {"keys": document_keys(result), "labels": masked(formatted(result, "table"))}
+
+
+def document_keys(result: Result) -> list[str]:
+    """Dotted keys of the result, but for those under which names of kernels or collectives stand."""
+    keys = flatten(result.to_dict())
+    varying = r"(step\.(breakdown|exposed|collectives)|memory\.by_\w+|provenance|topology|workload)"
+    return sorted({re.sub(rf"^{varying}\..*", r"\1.*", key) for key in keys})
+
+
+def masked(text: str) -> list[str]:
+    """The report's headings and labels, numbers masked: what stands two spaces from the left."""
+    labels = (re.match(r"  ([A-Z]\S*(?: \S+)*)", line) for line in text.splitlines())
+    return [re.sub(r"\d[\d.,]*", "#", label.group(1)) for label in labels if label]
