@@ -24,6 +24,7 @@ VERBS: dict[str, str] = {
     "sweep": "Many configurations: axes, filters, Pareto front, resumable.",
     "calibrate": "Fit a few constants to your own logs and step times.",
     "diagnose": "Why is a real run slower than its machine should be?",
+    "trace": "The step's timeline for Perfetto, or its collectives as CSV.",
     "validate": "The model's error against published measurements.",
 }
 

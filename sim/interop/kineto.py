@@ -12,7 +12,7 @@ import math
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, NamedTuple
@@ -108,7 +108,7 @@ def read_kineto(path: str | PathLike[str]) -> KinetoTrace:
     for name, category, start, duration, arguments in _complete(events):
         if category == "kernel":
             kernels += 1
-            kind = kind_of(name)
+            kind = kind_of(name, arguments)
             kinds[kind] += duration
             if kind == "collective":
                 key = _collective(name, arguments)
@@ -145,10 +145,16 @@ def read_kineto(path: str | PathLike[str]) -> KinetoTrace:
     )
 
 
-def kind_of(name: str) -> str:
-    """Kind of a kernel by its name: gemm, attention, optimizer, collective or other."""
+def kind_of(name: str, arguments: Mapping[str, Any] | None = None) -> str:
+    """Kind of a kernel by its name: gemm, attention, optimizer, collective or other.
+
+    A trace of ``scaling-sim trace`` says it among the arguments.
+    """
     if _NCCL.match(name):
         return "collective"
+    said = (arguments or {}).get("kind")
+    if isinstance(said, str):
+        return said if said in ("gemm", "attention", "optimizer") else "other"
     if _ATTENTION.search(name):
         return "attention"
     if _GEMM.search(name):

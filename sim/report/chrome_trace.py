@@ -1,0 +1,265 @@
+"""A simulated step as a Chrome trace (Perfetto, chrome://tracing) and its collectives as CSV.
+
+The trace has the keys that PyTorch's profiler writes (``cat: kernel``, ``Collective name``,
+``In msg nelems`` ...), so that tools for profiler traces read it too, `sim.interop.kineto` among
+them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from sim.cost.collectives import CollectiveCost
+from sim.model.kernels import Kernel
+from sim.model.unroll import Templates, unroll
+from sim.model.update import clip_kernels, optimizer_kernels, shard_of
+from sim.result.step import StepOutcome
+from sim.schedule.lower import CATEGORIES, Lowered, RankView
+from sim.schedule.plan import COLLECTIVE, SEGMENT, Plan, PlanOp
+from sim.spec.workload import Workload
+
+_TORCH_NAMES = {
+    "all_gather": "_allgather_base",
+    "reduce_scatter": "_reduce_scatter_base",
+    "all_reduce": "allreduce",
+    "all_to_all": "all_to_allv",
+    "broadcast": "broadcast",
+    "send_recv": "send",
+}
+_NCCL_NAMES = {
+    "all_gather": "AllGather", "reduce_scatter": "ReduceScatter", "all_reduce": "AllReduce",
+    "all_to_all": "SendRecv", "broadcast": "Broadcast", "send_recv": "SendRecv",
+}  # fmt: skip
+_DTYPES = {
+    "bf16": ("BFloat16", 2), "fp16": ("Half", 2), "fp32": ("Float", 4), "fp8": ("Float8_e4m3fn", 1),
+    "int8": ("Char", 1), "uint8": ("Byte", 1),
+}  # fmt: skip
+_HOST = CATEGORIES.index("host")
+_COLLECTIVE = CATEGORIES.index("collective")
+_MICRO = 1e6
+
+
+def chrome_trace(outcome: StepOutcome, workload: Workload, title: str = "") -> str:
+    """The trace's JSON text, times in microseconds, one process a rank (class), a thread a stream.
+
+    Parameters
+    ----------
+    outcome : StepOutcome
+        What was run; all its simulated micro-steps are in the trace.
+    workload : Workload
+        For the names of its kernels.
+    title : str
+        Name of the trace.
+    """
+    lowered = outcome.lowered
+    events = [*_names(lowered), *_steps(outcome)]
+    for number, view in enumerate(lowered.views):
+        events += _kernels(outcome, number, workload)
+        events += _collectives(outcome, view, number)
+    world = sum(view.multiplicity for view in lowered.views)
+    document = {
+        "schemaVersion": 1,
+        "traceName": title,
+        "displayTimeUnit": "ms",
+        "distributedInfo": {"backend": "nccl", "rank": 0, "world_size": world},
+        "traceEvents": events,
+    }
+    return json.dumps(document, separators=(",", ":"))
+
+
+def _lanes(lowered: Lowered) -> int:
+    """Lanes of one class of ranks."""
+    wires = sum(name.startswith("wire ") for name in lowered.lane_names)
+    return (len(lowered.lane_names) - wires) // len(lowered.views)
+
+
+def _names(lowered: Lowered) -> Iterator[dict[str, Any]]:
+    lanes = _lanes(lowered)
+    for number, view in enumerate(lowered.views):
+        alike = f" (and {view.multiplicity - 1} like it)" if view.multiplicity > 1 else ""
+        yield _meta("process_name", number, 0, name=f"rank {view.rank}{alike}")
+        yield _meta("process_sort_index", number, 0, sort_index=number)
+        for k in range(lanes):
+            name = lowered.lane_names[number * lanes + k].split(" ", 2)[2]
+            yield _meta("thread_name", number, k, name=name)
+            yield _meta("thread_sort_index", number, k, sort_index=k)
+
+
+def _meta(kind: str, process: int, thread: int, **arguments: object) -> dict[str, Any]:
+    return {"ph": "M", "name": kind, "pid": process, "tid": thread, "args": arguments}
+
+
+def _event(
+    name: str, category: str, process: int, thread: int, start: float, end: float,
+    arguments: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "ph": "X", "cat": category, "name": name, "pid": process, "tid": thread,
+        "ts": round(start * _MICRO, 4), "dur": round((end - start) * _MICRO, 4), "args": arguments,
+    }  # fmt: skip
+
+
+def _steps(outcome: StepOutcome) -> Iterator[dict[str, Any]]:
+    end = float(outcome.timeline.end.max())
+    for number in range(len(outcome.lowered.views)):
+        yield _event("ProfilerStep#0", "user_annotation", number, 0, 0.0, end, {})
+
+
+def _kernels(outcome: StepOutcome, number: int, workload: Workload) -> Iterator[dict[str, Any]]:
+    """Everything of one rank but collectives: host launches, kernels, copies."""
+    lowered, timeline = outcome.lowered, outcome.timeline
+    lanes = _lanes(lowered)
+    lane = lowered.program.lane
+    mine = np.flatnonzero((lane // lanes == number) & (lane < lanes * len(lowered.views)))
+    mine = mine[
+        (lowered.category[mine] != _COLLECTIVE) & (timeline.end[mine] > timeline.start[mine])
+    ]
+    names = _KernelNames(lowered.plan, workload)
+    first: dict[tuple[int, int], int] = {}
+    for i in mine.tolist():
+        thread = int(lane[i]) - number * lanes
+        at = int(lowered.plan_op[i])
+        place = i - first.setdefault((thread, at), i)
+        op = lowered.plan.ops[at]
+        kind = CATEGORIES[int(lowered.category[i])]
+        arguments: dict[str, Any] = {"phase": op.phase, "micro_step": op.micro_step}
+        if op.unit or op.block >= 0:
+            arguments["unit"] = op.unit or f"block {op.block}"
+        if int(lowered.category[i]) == _HOST:
+            yield _event(
+                f"launch {op.name}", "cuda_runtime", number, thread,
+                float(timeline.start[i]), float(timeline.end[i]), arguments,
+            )  # fmt: skip
+            continue
+        arguments["kind"] = kind
+        arguments["alone us"] = round(float(lowered.alone_s[i]) * _MICRO, 4)
+        name = f"{kind} {names.of(at, place) or op.name}"
+        yield _event(
+            name, "kernel", number, thread, float(timeline.start[i]), float(timeline.end[i]),
+            arguments,
+        )  # fmt: skip
+
+
+class _KernelNames:
+    """Names of the kernels of a plan op, in order."""
+
+    def __init__(self, plan: Plan, workload: Workload) -> None:
+        self._plan, self._workload = plan, workload
+        self._templates: Templates = unroll(workload)
+        self._known: dict[tuple[str, int, str], tuple[str, ...]] = {}
+
+    def of(self, at: int, place: int) -> str:
+        """Name of a kernel; empty where the op is none of the model's."""
+        op = self._plan.ops[at]
+        if op.kind != SEGMENT:
+            return ""
+        key = op.name, op.block, op.module
+        if key not in self._known:
+            kernels = self._segment(op)
+            self._known[key] = tuple(
+                f"{k.name} {k.direction}" for k in kernels if op.module in ("", k.module)
+            )
+        names = self._known[key]
+        return names[place] if place < len(names) else ""
+
+    def _segment(self, op: PlanOp) -> tuple[Kernel, ...]:
+        if op.name in ("optimizer", "clip"):
+            plan = self._plan
+            shard = shard_of(self._workload, plan.owned_numel, plan.owned_tensors)
+            if op.name == "clip":
+                return tuple(clip_kernels(shard))
+            return tuple(optimizer_kernels(self._workload, shard))
+        layers = self._templates.layer_kinds
+        kind = "head"
+        if op.block <= 0:
+            kind = "embedding" if op.block == 0 else "root"
+        elif op.block <= len(layers):
+            kind = layers[op.block - 1]
+        return tuple(self._templates.of(kind, op.name))
+
+
+def _collectives(outcome: StepOutcome, view: RankView, number: int) -> Iterator[dict[str, Any]]:
+    """Collectives of one rank, from the start on the wire to the end."""
+    lowered, timeline = outcome.lowered, outcome.timeline
+    lanes = _lanes(lowered)
+    for k in range(len(view.comm_kind)):
+        begin, end = int(view.comm_begin[k]), int(view.comm_end[k])
+        op = lowered.plan.ops[int(view.comm_plan[k])]
+        cost = cost_of(outcome, op)
+        arguments = _described(op, cost, view.comm_label[k])
+        arguments["waits us"] = round(
+            float(timeline.start[end] - timeline.start[begin]) * _MICRO if begin != end else 0.0, 4
+        )
+        name = f"ncclDevKernel_{_NCCL_NAMES[op.collective]}"
+        if cost is not None and cost.algorithm not in ("none", "p2p"):
+            name += f"_{cost.algorithm.upper()}_{cost.protocol.upper()}"
+        thread = int(lowered.program.lane[begin]) - number * lanes
+        yield _event(
+            name, "kernel", number, thread, float(timeline.start[begin]), float(timeline.end[end]),
+            arguments,
+        )  # fmt: skip
+
+
+def cost_of(outcome: StepOutcome, op: PlanOp) -> CollectiveCost | None:
+    """What a collective of the plan was priced at; None for one that moves nothing."""
+    return outcome.priced.collectives.get((op.collective, op.group, max(op.bytes_in, op.bytes_out)))
+
+
+def _described(op: PlanOp, cost: CollectiveCost | None, label: str) -> dict[str, Any]:
+    dtype, width = _DTYPES.get(op.dtype, ("Byte", 1))
+    found: dict[str, Any] = {
+        "Collective name": _TORCH_NAMES[op.collective],
+        "In msg nelems": round(op.bytes_in / width),
+        "Out msg nelems": round(op.bytes_out / width),
+        "dtype": dtype,
+        "Process Group Name": op.group,
+        "bytes in": op.bytes_in,
+        "bytes out": op.bytes_out,
+        "unit": op.unit,
+        "phase": op.phase,
+        "label": label,
+    }
+    if cost is not None:
+        found["Group size"] = cost.ranks
+        found["algorithm"] = cost.algorithm
+        found["protocol"] = cost.protocol
+        found["channels"] = cost.channels
+        found["alone us"] = round(cost.time_s * _MICRO, 4)
+        found["busbw alone GB/s"] = round(cost.busbw_bytes_per_s / 1e9, 3)
+    return found
+
+
+_COLUMNS = (
+    "order", "op", "phase", "unit", "bytes_in", "bytes_out", "dtype", "group", "group_size",
+    "algorithm", "protocol", "start_s", "end_s", "alone_s",
+)  # fmt: skip
+
+
+def collectives_csv(outcome: StepOutcome) -> str:
+    """Collectives of the slowest rank in the order of issue, as CSV; bytes are per rank."""
+    lowered, timeline = outcome.lowered, outcome.timeline
+    view = max(lowered.views, key=lambda v: float(timeline.end[v.compute].max()))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for k in range(len(view.comm_kind)):
+        op = lowered.plan.ops[int(view.comm_plan[k])]
+        cost = cost_of(outcome, op)
+        assert op.kind == COLLECTIVE
+        writer.writerow(
+            (
+                k, op.collective, op.phase, op.unit, f"{op.bytes_in:.12g}", f"{op.bytes_out:.12g}",
+                op.dtype, op.group, cost.ranks if cost else lowered.plan.groups.get(op.group, 0),
+                cost.algorithm if cost else "", cost.protocol if cost else "",
+                f"{float(timeline.start[int(view.comm_begin[k])]):.12g}",
+                f"{float(timeline.end[int(view.comm_end[k])]):.12g}",
+                f"{cost.time_s:.12g}" if cost else "",
+            )
+        )  # fmt: skip
+    return out.getvalue().rstrip("\n")
