@@ -324,7 +324,8 @@ def simulate_job(spec: JobSpec, replicas: int = 32, seed: int = 0) -> JobOutcome
         at = q * (replicas - 1)
         low = int(at)
         high = min(low + 1, replicas - 1)
-        return walls[low] + (at - low) * (walls[high] - walls[low]) if high > low else walls[low]
+        between = walls[high] - walls[low] if walls[high] < math.inf else 0.0
+        return walls[low] + (at - low) * between
 
     return JobOutcome(
         wall_p10_s=quantile(0.1),

@@ -126,13 +126,13 @@ def report_summary(topology: str, workload: str) -> dict[str, Any]:
 
 
 def document_keys(result: Result) -> list[str]:
-    """Dotted keys of the result, but for those under which names of kernels or collectives stand."""
+    """Dotted keys of the result, but for those under which kernels or collectives stand."""
     keys = flatten(result.to_dict())
     varying = r"(step\.(breakdown|exposed|collectives)|memory\.by_\w+|provenance|topology|workload)"
     return sorted({re.sub(rf"^{varying}\..*", r"\1.*", key) for key in keys})
 
 
 def masked(text: str) -> list[str]:
-    """The report's headings and labels, numbers masked: what stands two spaces from the left."""
-    labels = (re.match(r"  ([A-Z]\S*(?: \S+)*)", line) for line in text.splitlines())
-    return [re.sub(r"\d[\d.,]*", "#", label.group(1)) for label in labels if label]
+    """The report's headings and labels, up to a number: what stands two spaces from the left."""
+    labels = (re.match(r"  ([A-Z][^\s\d]*(?: [^\s\d]+)*)", line) for line in text.splitlines())
+    return [label.group(1) for label in labels if label]
