@@ -204,6 +204,26 @@ def assemble(
     return program, position
 
 
+def revalue(program: Program, **columns: Any) -> Program:
+    """A program of the same ops and edges with other numbers.
+
+    Parameters
+    ----------
+    program : Program
+        From `assemble`.
+    **columns : arrays
+        Columns of `Program`, but for those that say which op is which and what waits for what.
+
+    Raises
+    ------
+    EngineError
+        As from `assemble`; structure, unchanged, is not checked again.
+    """
+    changed = program._replace(**columns)
+    _validate_values(changed)
+    return changed
+
+
 def _column(
     values: npt.ArrayLike, n: int, order: I8 | None, dtype: npt.DTypeLike
 ) -> npt.NDArray[Any]:
@@ -295,15 +315,25 @@ def validate(program: Program) -> None:
         peers that do not match, a hold whose end does not follow its op.
     """
     p = program
-    n = p.lane.size
     _in_range("a lane", p.lane, 0, p.n_lanes)
     _demand_all(p.lane[1:] >= p.lane[:-1], "lanes must ascend", p.lane[1:])
+    _validate_values(p)
+    if p.hold_capacity.size or int(p.hold_resource.max(initial=-1)) >= 0:
+        _validate_holds(p)
+    if int(p.steps.min(initial=1)) < 1:
+        _demand_all(p.steps >= 1, "steps must be >= 1", p.steps)
+    if int(p.peer.max(initial=-1)) >= 0:
+        _validate_peers(p)
+
+
+def _validate_values(p: Program) -> None:
+    """Numbers, and what they name beside other ops."""
     _demand_finite(p.latency, "latency must be >= 0")
     _demand_finite(p.work, "work must be finite and >= 0")
     _demand_finite(p.weight, "weight must be > 0", positive=True)
     _demand_finite(p.capacity, "capacity must be > 0", positive=True, kind="resource")
     _demand_finite(p.demand_amount, "amount must be > 0", positive=True, kind="demand")
-    if n and not float(p.bound.min()) > 0:
+    if p.bound.size and not float(p.bound.min()) > 0:
         _demand_all(p.bound > 0, "bound must be > 0", p.bound)
     _validate_routes(p)
     unbounded = (p.bound == math.inf) & (p.work > 0) & (p.curve < 0)
@@ -312,13 +342,7 @@ def validate(program: Program) -> None:
         "bound must be finite where nothing else limits the rate",
         p.bound,
     )
-    if p.hold_capacity.size or int(p.hold_resource.max(initial=-1)) >= 0:
-        _validate_holds(p)
     _validate_curves(p)
-    if int(p.steps.min(initial=1)) < 1:
-        _demand_all(p.steps >= 1, "steps must be >= 1", p.steps)
-    if int(p.peer.max(initial=-1)) >= 0:
-        _validate_peers(p)
 
 
 def _validate_routes(p: Program) -> None:

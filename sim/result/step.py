@@ -16,7 +16,8 @@ from sim.result.straggle import typical_speed
 from sim.result.variation import Variation, capacities, jittered, speeds
 from sim.schedule import plan_of
 from sim.schedule.costs import Priced, price
-from sim.schedule.lower import Lowered, lower
+from sim.schedule.frames import lowered
+from sim.schedule.lower import Lowered
 from sim.schedule.plan import SEGMENT
 from sim.schedule.table import table_of
 from sim.spec.topology import Topology
@@ -112,16 +113,13 @@ def run_replicas(
     if slow is not None:
         speed = slow if speed is None else slow * speed
     priced = price(plan, simulated, fabric, level, speed, capacities(variation, fabric))
-    lowered = lower(
-        plan, priced.rows, priced.row_start, priced.row_count, priced.compiled.machine,
-        priced.flights,
-    )  # fmt: skip
+    program = lowered(plan, priced)
     repeats = accumulation - simulated.gradient_accumulation
 
     def outcome(replica: int) -> StepOutcome:
-        drawn = lowered
+        drawn = program
         if variation.jitter:
-            drawn = jittered(lowered, variation.jitter, variation.seed, replica)
+            drawn = jittered(program, variation.jitter, variation.seed, replica)
         timeline = run(drawn.program, engine)
         return StepOutcome(_whole(drawn, timeline, repeats), drawn, timeline, priced)
 

@@ -1,0 +1,51 @@
+"""A program filled into a plan's frame is the program that `lower` makes, column by column."""
+
+import numpy as np
+import pytest
+
+from sim.fabric import compile_fabric
+from sim.model.tree import build_tree
+from sim.schedule import plan_of
+from sim.schedule.costs import price
+from sim.schedule.frames import lowered
+from sim.schedule.lower import lower
+from sim.spec.loader import load
+
+
+def _priced(topology, workload, speed=None):
+    fabric = compile_fabric(topology)
+    plan = plan_of(workload, build_tree(workload.model, workload.method), fabric.n_ranks)
+    pace = None if speed is None else np.full(fabric.n_ranks, speed)
+    return plan, price(plan, workload, fabric, "folded", pace)
+
+
+@pytest.mark.parametrize("name", ["llama3-8b-sft", "llama3-8b-offload", "llama3-8b-zero3"])
+@pytest.mark.parametrize("speed", [None, 0.97])
+def test_frame_is_filled_with_equal_columns(name, speed):
+    job = load("dgx-h100", name)
+    base = job.workload.model_copy(update={"gradient_accumulation": 2})
+    lowered(*_priced(job.topology, base))  # leaves its frame
+    longer = base.model_copy(update={"sequence_length": 2 * base.sequence_length})
+    plan, priced = _priced(job.topology, longer, speed)
+    frames = len(plan.derived)
+    filled = lowered(plan, priced)
+    assert len(plan.derived) == frames, "no frame was found"
+    fresh = lower(
+        plan, priced.rows, priced.row_start, priced.row_count, priced.compiled.machine
+    )  # fmt: skip
+    for column, expected in zip(filled.program, fresh.program, strict=True):
+        np.testing.assert_array_equal(column, expected)
+        assert np.asarray(column).dtype == np.asarray(expected).dtype
+    for name in ("plan_op", "category", "alone_s", "recompute"):
+        np.testing.assert_array_equal(getattr(filled, name), getattr(fresh, name))
+
+
+def test_plans_are_shared_only_where_they_are_equal():
+    job = load("dgx-h100", "llama3-8b-sft")
+    tree = build_tree(job.workload.model, job.workload.method)
+    plan = plan_of(job.workload, tree, 8)
+    other = job.workload.model_copy(update={"micro_batch": 7, "compile": True})
+    assert plan_of(other, tree, 8) is plan
+    assert plan_of(other, tree, 16) is not plan
+    knobs = job.workload.parallelism.model_copy(update={"reshard_after_forward": False})
+    assert plan_of(other.model_copy(update={"parallelism": knobs}), tree, 8) is not plan
