@@ -232,7 +232,12 @@ class _Run:
             r.wait("copy_in", self.resharded[unit])
             r.wait("all_gather", self.resharded[unit])
         if ranks == 1:
-            self.gathered[unit] = r.record("compute")
+            if self.offload:  # nothing to gather, but the weights are in host memory
+                r.kernel("copy_in", "h2d", phase, u.master_bytes, u.name, u.block)
+                if self.types.casts:
+                    cast = u.master_bytes + u.gather_bytes
+                    r.kernel("copy_in", "cast", phase, cast, u.name, u.block)
+            self.gathered[unit] = r.record("copy_in" if self.offload else "compute")
             return
         bytes_in = u.gather_bytes / ranks
         stored = bytes_in if smaller else u.master_bytes / ranks

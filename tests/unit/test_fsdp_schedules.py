@@ -514,3 +514,16 @@ def test_time_of_offloaded_inputs_hides_or_binds():
     # meanwhile; in backward a layer takes 2, so the other five wait c - 2
     assert seconds(2.0) == 5 * 1 + 1
     assert seconds(3.0) == 5 * 2 + 3 + 5 * 1
+
+
+def test_one_gpu_fetches_offloaded_weights():
+    """No all-gather on one rank, but every unit comes over PCIe in both passes, fp32."""
+    plan = plan_of(world=1, layers=4, offload="all")
+    fetched = [op for op in plan.ops if op.name == "h2d"]
+    tree = build_tree(workload(layers=4).model)
+    layer = 4.0 * sum(p.numel for m in tree.layers[0].modules for p in m.parameters)
+    assert [op.bytes for op in fetched if op.block == 1] == [layer, layer]
+    assert {op.block for op in fetched} == {-1, 1, 2, 3, 4}
+    assert not issued(plan, "all_gather")
+    first = next(op for op in plan.ops if op.stream == "compute" and op.block == 1)
+    assert any(plan.ops[d].stream == "copy_in" for d in first.deps)
