@@ -201,7 +201,7 @@ class _Pricing:
         self.costs: dict[tuple[str, str, float], CollectiveCost] = {}
         self.compiled = self._compile(level, speed, capacity)
         self.single = len(self.compiled.machine.ranks) == 1
-        self.lanes: dict[tuple[str, int, int], int] = {}
+        self.lanes: dict[tuple[str, int, bool], int] = {}
         self.n_lanes = 0
 
     def run(self) -> Priced:
@@ -371,9 +371,9 @@ class _Pricing:
         team = self.compiled.teams.get((op.collective, op.group, cost.algorithm))
         if team is None:
             return None
-        lane = self.lanes.setdefault((op.comm, team.n_wires, team.steps), self.n_lanes)
+        lane = self.lanes.setdefault((op.comm, team.n_wires, team.steps > 1), self.n_lanes)
         self.n_lanes = max(self.n_lanes, lane + team.n_wires)
-        return Flight(index, team, lane, cost.latency_s, cost.work, cost.bound_bytes_per_s)
+        return Flight(index, op.comm, team, lane, cost.latency_s, cost.work, cost.bound_bytes_per_s)
 
 
 _blocks: dict[tuple[int, int, str], tuple[CostModel, tuple[Kernel, ...], _Block]] = {}

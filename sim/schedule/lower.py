@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from sim.program import Program, assemble
 from sim.schedule.plan import COLLECTIVE, HOST, Plan, PlanOp
+from sim.schedule.slack import may_bind
 from sim.schedule.teams import Team
 
 F8 = npt.NDArray[np.float64]
@@ -77,6 +78,7 @@ class Flight(NamedTuple):
     """One collective of the plan on the wire, in all groups."""
 
     plan_op: int
+    comm: str  # collectives of one communicator follow each other
     team: Team
     lane: int  # wire lane of its first op; each op has its own
     latency_s: float
@@ -286,13 +288,16 @@ def lower(
     kind = np.fromiter((op.kind for op in plan.ops), dtype=np.int64, count=len(plan.ops))
     n_classes = len(machine.ranks)
     hidden = np.zeros(kind.size, dtype=bool)
+    keep: B1 | None = None
     if n_classes > 1:
         hidden = _hidden(rows, row_start, row_count, float(machine.speed.max()))
+        binding = may_bind(plan.ops, rows, row_start, row_count, machine, flights)
+        rows, keep = _kept_rows(rows, binding.local), binding.resource
     layout = _layout(kind, [op.stream for op in plan.ops], rows, row_start, row_count, hidden)
     src, dst = _edges(plan, layout, [communicator(op) for op in plan.ops], kind)
     n, lanes = layout.n, len(layout.streams)
     n_local = n_classes * n
-    wires = _wires(flights, layout.first, n, n_local)
+    wires = _wires(flights, layout.first, n, n_local, keep)
     is_host = np.arange(n) < layout.n_host
     row = np.concatenate((np.zeros(layout.n_host, dtype=np.int64), layout.rows))
     each = np.arange(n_classes, dtype=np.int32)[:, None]
@@ -368,12 +373,35 @@ def lower(
     )
 
 
-def _wires(flights: Sequence[Flight], first: I8, n: int, n_local: int) -> _Wires:
+def _kept(ptr: npt.NDArray[Any], keep: B1) -> I4:
+    """Row pointers once only some entries are kept."""
+    before = np.zeros(keep.size + 1, dtype=np.int32)
+    np.cumsum(keep, out=before[1:])
+    return np.asarray(before[ptr], dtype=np.int32)
+
+
+def _kept_rows(rows: Rows, keep: B1) -> Rows:
+    return rows._replace(
+        demand_ptr=_kept(rows.demand_ptr, keep),
+        demand_local=rows.demand_local[keep],
+        demand_amount=rows.demand_amount[keep],
+    )
+
+
+def _wires(flights: Sequence[Flight], first: I8, n: int, n_local: int, keep: B1 | None) -> _Wires:
     """Wire ops of all flights by lane, after `n_local` ops of `n` a class."""
     if not flights:
         none, no = np.zeros(0, dtype=np.int64), np.zeros(0)
         return _Wires(none, none, no, no, no, none, none, none, none, none, none, none, no)
     teams = {id(f.team): f.team for f in flights}
+    if keep is not None:
+        for key, t in teams.items():
+            some = keep[t.resource]
+            teams[key] = t._replace(
+                ptr=_kept(t.ptr, some).astype(np.int64),
+                resource=t.resource[some],
+                amount=t.amount[some],
+            )
     starts = dict(
         zip(teams, _exclusive(np.array([t.n_wires for t in teams.values()])).tolist(), strict=True)
     )
