@@ -1,0 +1,451 @@
+"""Sweeps: axes, conditions, Pareto front, the store, workers that die, kill -9 and Ctrl-C."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.cli import group
+from sim.errors import InputError
+from sim.spec.loader import load
+from sim.study.axes import Axis, Study, from_options, read_study
+from sim.study.executors import LocalPool, Task, run_here
+from sim.study.export import records, rendered, write_parquet
+from sim.study.expressions import parse_condition
+from sim.study.measures import measures
+from sim.study.pareto import pareto_front
+from sim.study.store import Row, Store, key_of
+from sim.study.study import study_of
+from sim.study.sweep import sweep
+
+ROOT = Path(__file__).parents[2]
+JOB = {
+    "name": "small", "model": "gpt2", "sequence_length": 512, "tokens": "1e8",
+    "parallelism": "fsdp2",
+}  # fmt: skip
+
+
+def job_file(folder: Path) -> Path:
+    path = folder / "small.yaml"
+    path.write_text("\n".join(f"{k}: {v}" for k, v in JOB.items()))
+    return path
+
+
+def small(folder: Path, *varied: str, **more: object) -> Study:
+    study = study_of(["dgx-h100", str(job_file(folder))], varied)
+    return Study(study.name, study.topology, study.workload, study.axes, **more)  # type: ignore[arg-type]
+
+
+# --- axes ----------------------------------------------------------------------------------------
+
+
+def test_axes_are_crossed_in_order_and_ranges_expanded():
+    axes = from_options(["nodes=1..3", "micro_batch=1,4"], zipped=False)
+    points = list(Study("s", axes=axes).points())
+    assert [(p["nodes"], p["micro_batch"]) for p in points] == [
+        ("1", "1"), ("1", "4"), ("2", "1"), ("2", "4"), ("3", "1"), ("3", "4"),
+    ]  # fmt: skip
+
+
+def test_zipped_axes_move_together():
+    axes = from_options(["nodes=1,2", "micro_batch=8,4"], zipped=True)
+    assert axes == (Axis(("nodes", "micro_batch"), (("1", "8"), ("2", "4"))),)
+
+
+def test_a_comma_within_brackets_belongs_to_the_value():
+    (axis,) = from_options(["method=full,{lora: {rank: 8, targets: [q, v]}}"], zipped=False)
+    assert axis.points == (("full",), ("{lora: {rank: 8, targets: [q, v]}}",))
+
+
+@pytest.mark.parametrize(
+    ("options", "zipped", "message"),
+    [
+        (["nodes"], False, "write key=value"),
+        (["nodes=5..2"], False, "is no range"),
+        (["nodes=1,2", "nodes=3"], False, "varied twice"),
+        (["nodes=1,2", "micro_batch=1"], True, "unequal length"),
+    ],
+)
+def test_faulty_axes_are_refused(options, zipped, message):
+    with pytest.raises(InputError, match=message):
+        from_options(options, zipped)
+
+
+def test_a_study_file_says_it_all(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "topology: [dgx-h100, dgx-a100]\n"
+        "workload: llama3-8b-sft\n"
+        "set: {sequence_length: 4096}\n"
+        "axes: {nodes: [1, 2, 4..6..2]}\n"
+        "zip:\n  - {micro_batch: [1, 2], gradient_accumulation: [8, 4]}\n"
+        "where: ['nodes * micro_batch <= 8']\n"
+        "pareto: [cost_usd, wall_clock_s]\n"
+    )
+    study = read_study(path)
+    assert len(study) == 2 * 4 * 2
+    assert study.keys == ("topology", "nodes", "micro_batch", "gradient_accumulation")
+    first = next(study.points())
+    assert first == {
+        "sequence_length": "4096", "topology": "dgx-h100", "nodes": "1", "micro_batch": "1",
+        "gradient_accumulation": "8",
+    }  # fmt: skip
+
+
+def test_faults_of_a_study_file_have_places(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("topolgy: dgx-h100\naxes:\n  nodes: {a: 1}\nzip: [{a: [1, 2], b: [1]}]\n")
+    with pytest.raises(InputError) as caught:
+        read_study(path)
+    text = str(caught.value)
+    assert f'{path}:1:1  topolgy: unknown key; did you mean "topology"?' in text
+    assert f"{path}:3:" in text
+    assert "a has 2, b has 1" in text
+
+
+# --- conditions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("nodes * 8 <= 64 and fits", True),
+        ("nodes > 8 or mfu > 0.4", True),
+        ("not fits", False),
+        ("parallelism.strategy in ['fsdp2', 'zero3']", True),
+        ("1 < nodes < 4", False),
+        ("cost > 1", False),  # None: there is no figure
+        ("nodes / 0 > 1", False),
+    ],
+)
+def test_conditions(text, value):
+    values = {"nodes": 8, "fits": True, "mfu": 0.5, "parallelism.strategy": "zero3", "cost": None}
+    assert parse_condition(text, "--where").holds(values.__getitem__) is value
+
+
+@pytest.mark.parametrize("text", ["__import__('os')", "a[0]", "x := 1", "lambda: 1", "1 +", ""])
+def test_conditions_cannot_run_code(text):
+    with pytest.raises(InputError):
+        parse_condition(text, "--where")
+
+
+def test_an_unknown_name_is_named_with_the_nearest():
+    with pytest.raises(InputError, match='did you mean "mfu"'):
+        parse_condition("mfuu > 0.4", "--require", {"mfu", "cost_usd"})
+
+
+# --- Pareto front --------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=40
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_front_is_what_no_row_beats(rows):
+    less = (True, False, True)
+    signed = [(a, -b, c) for a, b, c in rows]
+
+    def beaten(row):
+        return any(
+            all(x <= y for x, y in zip(other, row, strict=True)) and other != row
+            for other in signed
+        )
+
+    expected = {i for i, row in enumerate(signed) if not beaten(row)}
+    assert set(pareto_front(rows, less)) == expected
+
+
+def test_rows_without_a_figure_are_not_on_the_front():
+    assert pareto_front([(1.0, float("nan")), (2.0, 2.0)], (True, True)) == [1]
+
+
+# --- the store -----------------------------------------------------------------------------------
+
+
+def test_store_keeps_rows_and_keys_depend_on_inputs(tmp_path):
+    row = Row(key_of("base", {"nodes": "2"}), "ok", {"nodes": "2"}, {"mfu": 0.25}, "", 1, 0.5)
+    with Store(tmp_path / "s.sqlite") as store:
+        store.put(row)
+    with Store(tmp_path / "s.sqlite") as store:
+        assert store.get(store.keys()) == {row.key: row}
+    others = {key_of("base", {"nodes": "3"}), key_of("other", {"nodes": "2"})}
+    assert row.key not in others
+    assert key_of("base", {"a": 1, "b": 2}) == key_of("base", {"b": 2, "a": 1})
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("not a database " * 100)
+    with pytest.raises(InputError, match="cannot be used as a store"):
+        Store(text)
+    foreign = tmp_path / "foreign.sqlite"
+    db = sqlite3.connect(foreign)
+    db.execute("create table t (a)")
+    db.commit()
+    db.close()
+    with pytest.raises(InputError, match="not a store of this version"):
+        Store(foreign)
+
+
+# --- a sweep in this process ---------------------------------------------------------------------
+
+
+def test_rows_are_what_the_model_says_and_failures_are_rows(tmp_path):
+    study = small(tmp_path, "nodes=1,2", "micro_batch=4,x")
+    outcome = sweep(study, tmp_path / "s.sqlite")
+    assert [row.status for row in outcome.rows] == ["ok", "invalid"] * 2
+    assert "is not a whole number" in outcome.rows[1].error
+    loaded = load("dgx-h100", JOB, ["nodes=2", "micro_batch=4"])
+    assert outcome.rows[2].measures == measures(loaded.topology, loaded.workload)
+    assert (outcome.computed, outcome.reused, outcome.failed) == (4, 0, 2)
+
+
+def test_a_second_run_computes_nothing_and_a_wider_one_only_what_is_new(tmp_path):
+    store = tmp_path / "s.sqlite"
+    first = sweep(small(tmp_path, "nodes=1,2"), store)
+    again = sweep(small(tmp_path, "nodes=1,2"), store)
+    assert (again.computed, again.reused) == (0, 2)
+    assert again.rows == first.rows
+    wider = sweep(small(tmp_path, "nodes=1,2,3"), store)
+    assert (wider.computed, wider.reused) == (1, 2)
+
+
+def test_another_base_or_model_version_is_computed_anew(tmp_path, monkeypatch):
+    store = tmp_path / "s.sqlite"
+    study = small(tmp_path, "nodes=1")
+    sweep(study, store)
+    assert sweep(study, store, sets=["sequence_length=256"]).computed == 1
+    monkeypatch.setattr("sim.study.store.model_version", lambda: "another")
+    assert sweep(study, store).computed == 1
+
+
+def test_conditions_filter_and_mark(tmp_path):
+    study = small(
+        tmp_path, "nodes=1,2,4", "micro_batch=1,2", where=("gpus <= 16",),
+        require=("fits and micro_batch == 2",), pareto=("cost_usd", "wall_clock_s"),
+    )  # fmt: skip
+    outcome = sweep(study, tmp_path / "s.sqlite")
+    assert (len(outcome.rows), outcome.filtered) == (4, 2)
+    assert outcome.meets == (False, True, False, True)
+    assert set(outcome.front) <= {1, 3}
+    by_cost = [outcome.rows[i].measures["cost_usd"] for i in outcome.front]
+    assert by_cost == sorted(by_cost)
+
+
+def test_a_key_that_no_file_has_is_refused_at_once(tmp_path):
+    with pytest.raises(InputError, match="unknown key"):
+        sweep(small(tmp_path, "nodez=1,2"), tmp_path / "s.sqlite")
+    with pytest.raises(InputError, match="no such measure"):
+        sweep(small(tmp_path, "nodes=1", pareto=("beauty",)), tmp_path / "s.sqlite")
+
+
+def test_machines_and_jobs_can_be_axes(tmp_path):
+    job = job_file(tmp_path)
+    study = Study(
+        "s", "", str(job),
+        (Axis(("topology",), (("dgx-h100",), ("dgx-a100",))), Axis(("nodes",), (("1",), ("2",)))),
+    )  # fmt: skip
+    outcome = sweep(study, tmp_path / "s.sqlite")
+    rates = [row.measures["tokens_per_s"] for row in outcome.rows]
+    assert [row.status for row in outcome.rows] == ["ok"] * 4
+    assert rates[0] > rates[2]
+    assert rates[1] > rates[0]
+
+
+# --- export --------------------------------------------------------------------------------------
+
+
+def test_formats_say_the_same(tmp_path):
+    outcome = sweep(small(tmp_path, "nodes=1,2", "micro_batch=1,x"), tmp_path / "s.sqlite")
+    rows = list(records(outcome))
+    assert [json.loads(line) for line in rendered(outcome, "jsonl").splitlines()] == rows
+    assert json.loads(rendered(outcome, "json")) == rows
+    head, *lines = rendered(outcome, "csv").splitlines()
+    assert head.startswith("nodes,micro_batch,fits,gpus,step_time_s")
+    assert lines[0].split(",")[4] == repr(rows[0]["step_time_s"])
+    assert rows[1]["step_time_s"] is None
+    assert "is not a whole number" in rendered(outcome, "table")
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    outcome = sweep(small(tmp_path, "nodes=1"), tmp_path / "s.sqlite")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match="pip install pyarrow"):
+        write_parquet(outcome, tmp_path / "a.parquet")
+
+
+def test_parquet_holds_the_rows(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    outcome = sweep(small(tmp_path, "nodes=1,2"), tmp_path / "s.sqlite")
+    write_parquet(outcome, tmp_path / "a.parquet")
+    assert parquet.read_table(tmp_path / "a.parquet").to_pylist() == list(records(outcome))
+
+
+# --- workers -------------------------------------------------------------------------------------
+
+SABOTAGE = '''
+import os, signal, time
+def work(context, payload):
+    if payload == "raise":
+        raise ValueError("no such thing")
+    if payload == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if payload == "die once":
+        flag = context + "/died"
+        if not os.path.exists(flag):
+            open(flag, "w").close()
+            os._exit(3)
+    return payload
+'''
+
+
+def saboteur(folder, monkeypatch, name):
+    (folder / f"{name}.py").write_text(SABOTAGE)
+    monkeypatch.syspath_prepend(str(folder))
+    return __import__(name).work
+
+
+def test_workers_that_die_are_replaced_and_their_tasks_retried(tmp_path, monkeypatch):
+    work = saboteur(tmp_path, monkeypatch, "sabotage_once")
+    payloads = [f"p{i}" for i in range(30)]
+    payloads[7], payloads[12] = "die once", "raise"
+    pool = LocalPool(work, str(tmp_path), 2)
+    answers = {a.place: a for a in pool.run(Task(i, p) for i, p in enumerate(payloads))}
+    assert len(answers) == 30
+    assert pool.restarts == 1
+    assert answers[7].status == "ok"
+    assert answers[7].attempts == 2
+    assert (answers[12].status, answers[12].error) == ("failed", "ValueError: no such thing")
+    assert all(answers[i].value == payloads[i] for i in range(30) if i != 12)
+    assert pool.pids == []
+
+
+def test_a_task_that_kills_every_worker_becomes_a_failed_answer(tmp_path, monkeypatch):
+    work = saboteur(tmp_path, monkeypatch, "sabotage_always")
+    payloads = ["a", "die", "b", "c"]
+    pool = LocalPool(work, str(tmp_path), 1)
+    answers = {a.place: a for a in pool.run(Task(i, p) for i, p in enumerate(payloads))}
+    assert answers[1].status == "failed"
+    assert "signal 9" in answers[1].error
+    assert [answers[i].value for i in (0, 2, 3)] == ["a", "b", "c"]
+
+
+def test_processes_give_the_rows_of_one(tmp_path):
+    study = small(tmp_path, "nodes=1,2,3", "micro_batch=1,2,4")
+    alone = sweep(study, tmp_path / "a.sqlite")
+    both = sweep(study, tmp_path / "b.sqlite", processes=2)
+    assert [r.measures for r in alone.rows] == [r.measures for r in both.rows]
+
+
+def test_tasks_can_be_run_here():
+    answers = list(run_here(lambda context, payload: context + payload, 1, [Task(0, 2)]))
+    assert answers[0].value == 3
+
+
+# --- killed and interrupted ----------------------------------------------------------------------
+
+
+def start(folder: Path, *options: str) -> "subprocess.Popen[str]":
+    job_file(folder)
+    code = "from sim.cli import main\nif __name__ == '__main__': main()"
+    script = folder / "cli.py"
+    script.write_text(code)
+    return subprocess.Popen(
+        [sys.executable, str(script), "sweep", "dgx-h100", "small.yaml", "--vary", "nodes=1..12",
+         "--vary", "micro_batch=1,2,3,4,5,6", "--store", "s.sqlite", "-o", "out.csv", *options],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for_rows(path: Path, count: int, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and len(stored(path)) >= count:
+            return
+        time.sleep(0.02)
+    pytest.fail(f"no {count} rows in time: {process.communicate()}")
+
+
+def stored(path: Path) -> dict[str, float]:
+    """Key and seconds of every row: a row computed twice would have another time."""
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        return dict(db.execute("select key, seconds from results"))
+    except sqlite3.OperationalError:
+        return {}
+    finally:
+        db.close()
+
+
+def test_killed_with_9_it_resumes_and_repeats_nothing(tmp_path):
+    store = tmp_path / "s.sqlite"
+    first = start(tmp_path, "-j", "2")
+    wait_for_rows(store, 10, first)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    before = stored(store)
+    assert 10 <= len(before) < 72
+    second = start(tmp_path, "-j", "2")
+    _, notes = second.communicate(timeout=120)
+    assert second.returncode == 0
+    assert f"{72 - len(before)} computed, {len(before)} from" in notes
+    after = stored(store)
+    assert len(after) == 72
+    assert {key: after[key] for key in before} == before
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 73
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    first = start(tmp_path, "-j", "2")
+    wait_for_rows(tmp_path / "s.sqlite", 4, first)
+    os.kill(first.pid, signal.SIGKILL)  # the parent alone
+    first.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(first.pid, 0)  # is anyone of its group left?
+        except ProcessLookupError:
+            break
+        time.sleep(0.05)
+    else:
+        os.killpg(first.pid, signal.SIGKILL)
+        pytest.fail("workers outlived their parent")
+    first.communicate()
+
+
+def test_ctrl_c_keeps_what_is_done(tmp_path):
+    first = start(tmp_path, "-j", "1")
+    wait_for_rows(tmp_path / "s.sqlite", 5, first)
+    os.killpg(first.pid, signal.SIGINT)
+    _, notes = first.communicate(timeout=30)
+    assert first.returncode == 130
+    assert "Traceback" not in notes
+    assert len(stored(tmp_path / "s.sqlite")) >= 5
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def test_command_prints_a_table_and_a_summary(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    job = job_file(tmp_path)
+    arguments = ["sweep", "dgx-h100", str(job), "--vary", "nodes=1,2", "-j", "1"]
+    result = CliRunner().invoke(group, [*arguments, "--pareto", "cost_usd,wall_clock_s"])
+    assert result.exit_code == 0, result.output
+    assert "Pareto front of cost_usd and wall_clock_s" in result.stdout
+    assert "points a second" in result.stderr
+    again = CliRunner().invoke(group, [*arguments, "--json"])
+    assert len(json.loads(again.stdout)) == 2
+    assert "0 computed, 2 from sweep.sweep.sqlite" in again.stderr
