@@ -28,14 +28,18 @@ def formatted(answers: Answers, form: str) -> str:
 
 
 def verdict(answer: Answer) -> str:
-    """The verdict in words."""
+    """The verdict in words; cases that only their band brings into the range are counted apart."""
+    rows = [row for row in answer.rows if row.within is not None]
+    near = sum(row.within is False and _reaches(row) for row in rows)
+    maybe = f"; the bands of {near} more reach it" if near else ""
     if answer.verdict == "holds only for":
-        rows = [row for row in answer.rows if row.within is not None]
         labels = answer.holding
         if len(labels) > 4:
-            return f"holds for {len(labels)} of {len(rows)} cases"
-        return f"holds only for {len(labels)} of {len(rows)}: {'; '.join(labels)}"
-    return "measured, no range claimed" if answer.verdict == "measured" else answer.verdict
+            return f"holds for {len(labels)} of {len(rows)} cases{maybe}"
+        return f"holds only for {len(labels)} of {len(rows)}: {'; '.join(labels)}{maybe}"
+    if answer.verdict == "measured":
+        return "measured, no range claimed"
+    return answer.verdict + (f"; the bands of {near} reach it" if near else "")
 
 
 def shown(row: Row, value: float | None) -> str:
@@ -65,7 +69,7 @@ def _claimed(row: Row) -> str:
 def _cells(row: Row) -> list[str]:
     band = f"{shown(row, row.band[0])} to {shown(row, row.band[1])}" if row.band else ""
     holds = {True: "yes", False: "no", None: ""}[row.within]
-    if row.within is False and row.band and _reaches(row):
+    if row.within is False and _reaches(row):
         holds = "no, its band does"
     published = "; ".join(f"{shown(row, value)} ({text})" for text, value in row.published)
     return [
@@ -75,7 +79,9 @@ def _cells(row: Row) -> list[str]:
 
 
 def _reaches(row: Row) -> bool:
-    assert row.band is not None
+    """Whether a row's band reaches the claimed range."""
+    if row.band is None:
+        return False
     return row.band[1] >= (row.low or 0.0) and row.band[0] <= (row.high or math.inf)
 
 
@@ -106,7 +112,8 @@ def _page(answers: Answers) -> str:
         if answer.claim.reading:
             lines += ["", answer.claim.reading.strip()]
     lines += ["", "## The cases", "", laid_out(["case", "machine", "job", "set"], [
-        [c.name, c.topology, c.workload, " ".join(f"`{s}`" for s in c.set)] for c in study.cases
+        [c.name, c.topology or c.measured, c.workload or "as published",
+         " ".join(f"`{s}`" for s in c.set)] for c in study.cases
     ], "md")]  # fmt: skip
     return "\n".join(lines)
 

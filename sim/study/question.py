@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sim.api import assemble
 from sim.errors import Fault, InputError
@@ -35,11 +35,12 @@ Metric = Literal[
 
 
 class Case(Spec):
-    """A machine, a job and overrides."""
+    """A machine, a job and overrides; or a published run as it was made."""
 
     name: str
-    topology: str
-    workload: str
+    topology: str = ""
+    workload: str = ""
+    measured: str = ""  # row of data/measured, instead of topology and workload
     set: tuple[str, ...] = ()
 
 
@@ -161,6 +162,17 @@ def read_study(path: Path) -> Study:
     if faults or study is None:
         raise InputError(faults)
     names = [case.name for case in study.cases]
+    for case in study.cases:
+        where = f"cases.{case.name}"
+        if case.measured and (case.topology or case.workload):
+            message = "measured names machine and job already"
+            faults.append(Fault(str(path), None, None, where, message))
+        elif case.measured and case.measured not in _records():
+            hint = did_you_mean(case.measured, _records())
+            message = f'no published row "{case.measured}"{hint}'
+            faults.append(Fault(str(path), None, None, where, message))
+        elif not case.measured and not (case.topology and case.workload):
+            faults.append(Fault(str(path), None, None, where, "needs topology and workload"))
     for name in sorted({n for n in names if names.count(n) > 1}):
         faults.append(Fault(str(path), None, None, "cases", f'"{name}" is there twice'))
     for claim in study.claims:
@@ -199,7 +211,7 @@ def run_study(
     faults: list[Fault] = []
     for case in study.cases:
         try:
-            loaded[case.name] = load(case.topology, case.workload, case.set)
+            loaded[case.name] = _load(case)
         except InputError as error:
             faults += [
                 Fault(f.source, f.line, f.column, f"cases.{case.name}: {f.path}", f.message)
@@ -212,12 +224,22 @@ def run_study(
         results[name] = assemble(one.topology, one.workload, one.notes, scaling=False, fixes=False)
         if progress is not None:
             progress(index + 1, len(loaded))
-    answers = tuple(_answer(claim, loaded, results) for claim in study.claims)
+    rows_of = {case.name: case.measured for case in study.cases if case.measured}
+    answers = tuple(_answer(claim, loaded, results, rows_of) for claim in study.claims)
     return Answers(study, source, answers, results)
 
 
-def _answer(claim: Claim, loaded: dict[str, Loaded], results: dict[str, Result]) -> Answer:
-    rows = [_row(line, loaded, results) for line in claim.lines]
+def _load(case: Case) -> Loaded:
+    if not case.measured:
+        return load(case.topology, case.workload, case.set)
+    record = _records()[case.measured]
+    return load(record["topology"], record["workload"], (*record["sets"], *case.set))
+
+
+def _answer(
+    claim: Claim, loaded: dict[str, Loaded], results: dict[str, Result], rows_of: dict[str, str]
+) -> Answer:
+    rows = [_row(_with_published(line, rows_of), loaded, results) for line in claim.lines]
     for pair in claim.offers:
         rows += _offer_rows(pair, loaded, results)
     judged = [row.within for row in rows if row.within is not None]
@@ -249,6 +271,15 @@ def measure(result: Result, metric: str) -> float:
     except KeyError:
         message = f"{metric} needs a job length and a price (tokens:, offer:)"
         raise InputError([Fault(r.workload["name"], None, None, metric, message)]) from None
+
+
+def _with_published(line: Line, rows_of: dict[str, str]) -> Line:
+    """The line with the measurement of its own cases, where they are published runs."""
+    names = [n for n in (line.case, line.against) if n]
+    if line.published or line.metric != "tokens_per_s_per_gpu" or not set(names) <= set(rows_of):
+        return line
+    text = " / ".join(rows_of[n] for n in names)
+    return line.model_copy(update={"published": (text,)})
 
 
 def _row(line: Line, loaded: dict[str, Loaded], results: dict[str, Result]) -> Row:
@@ -371,15 +402,17 @@ def _cost_at(result: Result, row: PriceRow) -> Cost:
 
 
 @cache
-def _measured() -> dict[str, float]:
-    """Published tokens/s per GPU by row id (data/measured/training.jsonl)."""
-    found = {}
+def _records() -> dict[str, dict[str, Any]]:
+    """Published runs by id (data/measured/training.jsonl)."""
     with (DATA / "measured" / "training.jsonl").open(encoding="utf-8") as file:
-        for line in file:
-            record = json.loads(line)
-            if record.get("tokens_per_s_per_gpu") is not None:
-                found[record["id"]] = float(record["tokens_per_s_per_gpu"])
-    return found
+        return {record["id"]: record for record in map(json.loads, file)}
+
+
+@cache
+def _measured() -> dict[str, float]:
+    """Published tokens/s per GPU by row id."""
+    found = {name: record.get("tokens_per_s_per_gpu") for name, record in _records().items()}
+    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def _unknown_rows(line: Line) -> Iterator[str]:

@@ -16,6 +16,8 @@ question: A small one.
 cases:
   - {name: a100, topology: dgx-a100, workload: mistral-7b-lora}
   - {name: h100, topology: dgx-h100, workload: mistral-7b-lora}
+  - {name: published, measured: "llm-foundry:L118"}
+  - {name: slower, measured: "llm-foundry:L184"}
   - {name: big, topology: dgx-h100, workload: llama3-70b-full}
 claims:
   - id: faster
@@ -41,6 +43,7 @@ claims:
     claim: Nothing is claimed.
     lines:
       - {label: cost, case: h100, metric: cost_usd}
+      - {label: as it was run, case: published, against: slower}
 """
 
 
@@ -73,6 +76,13 @@ def test_rows_are_what_the_results_say(answers):
     assert days.value == pytest.approx(h.job["wall_clock_s"] / 86400)
     # llm-foundry's table: MPT 70B on 64 GPUs, 1,039 and 410 tokens/s per GPU
     assert days.published[0][1] == pytest.approx(1039 / 410)
+
+
+def test_a_published_run_is_simulated_and_stands_beside_its_measurement(answers):
+    # llm-foundry: MPT 7B, 2,048 tokens: 10,643 tokens/s per H100 and 4,641 per A100
+    row = by_id(answers, "sized").rows[1]
+    assert row.published == (("llm-foundry:L118 / llm-foundry:L184", pytest.approx(10643 / 4641)),)
+    assert row.value == pytest.approx(10643 / 4641, rel=0.10)
 
 
 def test_a_case_that_does_not_fit_gives_no_speed_unless_asked(answers):
@@ -112,6 +122,7 @@ def test_faults_of_a_study_come_together(tmp_path):
         SMALL.replace("case: h100, metric: cost", "case: h1000, metric: cost")
         .replace("llm-foundry:L98 /", "llm-foundry:L98000 /")
         .replace("name: big", "name: a100")
+        .replace('measured: "llm-foundry:L184"', "topology: dgx-a100")
     )
     with pytest.raises(InputError) as caught:
         read_study(path)
@@ -120,6 +131,7 @@ def test_faults_of_a_study_come_together(tmp_path):
     assert 'no case "h1000"; did you mean "h100"?' in text
     assert 'no published row "llm-foundry:L98000"' in text
     assert 'no case "big"' in text
+    assert "cases.slower: needs topology and workload" in text
 
 
 def test_a_faulty_case_is_named(tmp_path):
