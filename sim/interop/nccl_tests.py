@@ -18,6 +18,7 @@ from os import PathLike
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from sim.cost.collectives import bus_factor
 from sim.errors import InputError
 from sim.interop.evidence import MAX_TEXT, json_of, read_bytes, text_of
 
@@ -52,6 +53,7 @@ _NAMES = {
     "alltoall": "all_to_all", "broadcast": "broadcast", "sendrecv": "send_recv",
     "reduce": "reduce", "gather": "gather", "scatter": "scatter", "hypercube": "hypercube",
 }  # fmt: skip
+_ROUNDING = 0.02  # of bus over algorithm bandwidth, as printed
 _PER_RANK = ("all_gather", "reduce_scatter", "all_to_all", "gather", "scatter")
 UNKNOWN = ("reduce", "gather", "scatter", "hypercube")  # operations the model does not have
 
@@ -148,10 +150,10 @@ def _from_text(text: str) -> list[_Draft]:
             continue
         row = _ROW.search(line)
         if row is not None and "NCCL INFO" not in line:
-            if drafts[-1].devices != devices or not drafts[-1].rows:
-                drafts[-1].devices = devices
+            if not drafts[-1].rows:  # a list of devices is of the table that follows it
+                drafts[-1].devices, devices = devices, {}
                 drafts[-1].program = drafts[-1].program or program
-            drafts[-1].nccl = drafts[-1].nccl or nccl
+                drafts[-1].nccl = nccl
             _add(drafts[-1], row, number)
             continue
         device = _DEVICE.search(line)
@@ -325,15 +327,16 @@ def _ranks(
 ) -> int:  # fmt: skip
     """Ranks of the group, from the devices, the counts or the ratio of the bandwidths."""
     listed = len(draft.devices)
-    inferred = _inferred(op, rows, factor)
     if listed > 1:
-        if inferred and abs(inferred - listed) > 0.02 * listed:
+        expected = bus_factor(op, listed)
+        if math.isfinite(factor) and abs(factor / expected - 1) > _ROUNDING:
             message = (
-                f"lists {listed} devices, but its bandwidths are those of {op} over "
-                f"{inferred:.0f}; is it another operation?"
+                f"its bus bandwidth is {factor:.3f} of the algorithm bandwidth; {op} over its "
+                f"{listed} devices has {expected:.3f}: is it another operation?"
             )
             raise InputError.single(source, message)
         return listed
+    inferred = _inferred(op, rows, factor)
     if not inferred or round(inferred) < 2:
         message = "does not say how many ranks took part: its head (# Rank 0 ...) is missing"
         raise InputError.single(source, message)
