@@ -294,7 +294,7 @@ def test_parquet_holds_the_rows(tmp_path):
 
 # --- workers -------------------------------------------------------------------------------------
 
-SABOTAGE = '''
+SABOTAGE = """
 import os, signal, time
 def work(context, payload):
     if payload == "raise":
@@ -307,7 +307,7 @@ def work(context, payload):
             open(flag, "w").close()
             os._exit(3)
     return payload
-'''
+"""
 
 
 def saboteur(folder, monkeypatch, name):
