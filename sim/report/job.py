@@ -57,7 +57,7 @@ def _wall(result: Result) -> str:
     text = f"{duration(job['wall_clock_s'])}  (p10 {low}, p90 {high} of {job['replicas']} runs"
     text += f"; paces spread by {100 * job['pace_spread']:g} %)"
     band = result.uncertainty.get("step_time_s")
-    if isinstance(band, list | tuple):
+    if isinstance(band, list | tuple) and job["data_idle_share"] < 5e-4:  # else the loader's pace
         scale = job["wall_clock_s"] / result.step.time_s
         low, high = duration(band[0] * scale), duration(band[1] * scale)
         text += f"; the model's own 80 % band {low} to {high}"
