@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from os import PathLike
 
 from sim import __version__
@@ -13,6 +14,7 @@ from sim.job.plan import JobReport, plan_job
 from sim.job.sections import cost_section, data_bottleneck, energy_section, job_section
 from sim.model.flops import token_flops
 from sim.model.tree import count_parameters
+from sim.result.bands import uncertainty
 from sim.result.bottleneck import classify, rank_fixes
 from sim.result.breakdown import Breakdown
 from sim.result.describe import describe_topology, describe_workload, peak_of
@@ -126,7 +128,7 @@ def assemble(
     job = _job(topology, workload, step, counts.trainable, counts.total)
     bottleneck = data_bottleneck(job, bottleneck, memory.peak_reserved_bytes)
     gpu = peak_of(topology, workload)
-    return Result(
+    result = Result(
         topology=describe_topology(topology),
         workload=describe_workload(workload, topology.world_size, counts.total),
         step=step,
@@ -149,6 +151,7 @@ def assemble(
         model_version=__version__,
         detail={"variation": spread(varied, level, times)} if varied.needs_every_rank else {},
     )
+    return replace(result, uncertainty=uncertainty(topology, workload, result))
 
 
 def inputs_hash(topology: Topology, workload: Workload) -> str:

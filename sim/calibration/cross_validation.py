@@ -10,6 +10,7 @@ out are predicted.
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from sim.calibration.validate_training import Point, validate_training, value_of
 from sim.cost.constants import GENERATION
+from sim.result.bands import Job, band, residuals
 from sim.result.straggle import typical_speed
 
 F8 = npt.NDArray[np.float64]
@@ -76,12 +78,48 @@ def cross_validate(scheme: str) -> tuple[Left, ...]:
     """
     points = validate_training().complete
     groups = [value_of(p.row, SCHEMES[scheme]) for p in points]
+    without = {
+        group: fit([p for p, g in zip(points, groups, strict=True) if g != group])
+        for group in dict.fromkeys(groups)
+    }
     out = []
-    for group in dict.fromkeys(groups):
-        found = fit([p for p, g in zip(points, groups, strict=True) if g != group])
-        for p, g in zip(points, groups, strict=True):
-            if g == group:
-                correction = found.get(generation(p))
-                shift = 0.0 if correction is None else float(features(p) @ correction)
-                out.append(Left(p, float(np.exp(np.log1p(p.error) - shift)) - 1.0))
+    for p, group in zip(points, groups, strict=True):
+        correction = without[group].get(generation(p))
+        shift = 0.0 if correction is None else float(features(p) @ correction)
+        out.append(Left(p, math.exp(math.log1p(p.error) - shift) - 1.0))
     return tuple(out)
+
+
+class Covered(NamedTuple):
+    """How many of some rows lie within their 80 % bands."""
+
+    source: str
+    rows: int
+    share: float
+    half_width: float  # mean, of the step time
+
+
+def coverage(by_source: bool = False) -> tuple[Covered, ...]:
+    """Shares of rows within bands made without their model, or without their source.
+
+    Reads the shipped residuals; "all" comes first.
+    """
+    found: dict[str, list[tuple[bool, float]]] = {"all": []}
+    for row in residuals():
+        source = row.group.split()[0]
+        known = [
+            r for r in residuals()
+            if (r.group.split()[0] != source if by_source else r.group != row.group)
+        ]  # fmt: skip
+        job = Job(*(getattr(row, name) for name in Job._fields))
+        width = band(job, known).half_width
+        hit = abs(row.source if by_source else row.model) <= width
+        for key in ("all", source):
+            found.setdefault(key, []).append((hit, width))
+    return tuple(
+        Covered(
+            key, len(rows), sum(hit for hit, _ in rows) / len(rows),
+            sum(width for _, width in rows) / len(rows),
+        )
+        for key, rows in found.items()
+    )  # fmt: skip

@@ -32,6 +32,8 @@ class Row:
         Measured. [1/s]
     memory_bytes : float or None
         Measured peak per GPU. [B]
+    memory_figure : str
+        What that is: ``allocated`` or ``reserved``.
     status : str
         ``complete`` (the source specifies the run), ``incomplete`` or ``anomaly``.
     """
@@ -45,6 +47,7 @@ class Row:
     memory_bytes: float | None
     status: str
     note: str
+    memory_figure: str = "reserved"
 
     @property
     def group(self) -> str:
@@ -77,4 +80,5 @@ def parse_row(record: dict[str, Any]) -> Row:
         memory_bytes=record.get("memory_bytes"),
         status=record["status"],
         note=record["note"],
+        memory_figure=record.get("memory_figure", "reserved"),
     )

@@ -159,23 +159,19 @@ def _order(item: tuple[tuple[str, str], list[float]]) -> tuple[int, float, str]:
 
 def _pairs(points: list[Point]) -> Iterable[Pair]:
     """H100 over A100 (8 GPUs, any micro-batch and accumulation) and FP8 over bf16."""
-    found: dict[tuple[object, ...], Point] = {}
+    found: dict[tuple[str, str, str, int, int], Point] = {}
     for p in points:
         w = p.row.workload
         if p.row.group == "llm-foundry":
             gpu = value_of(p.row, "gpu")[:4]
             found[gpu, w.precision.kind, w.model.name, w.sequence_length, p.row.gpus] = p
-    for (gpu, kind, *rest), fast in found.items():
-        for what, other in (
-            ("H100 / A100", ("a100", "bf16")),
-            ("FP8 / bf16", ("h100", "bf16")),
-        ):
-            wanted = (gpu, kind) == (("h100", "bf16") if other[0] == "a100" else ("h100", "fp8"))
-            slow = found.get((*other, *rest)) if wanted else None
-            if slow is not None:
-                measured = (fast.row.tokens_per_s_per_gpu or 0) / (
-                    slow.row.tokens_per_s_per_gpu or 1
-                )
-                yield Pair(
-                    what, fast.row.id, slow.row.id, measured, fast.predicted / slow.predicted
-                )
+    others = {("h100", "bf16"): ("H100 / A100", "a100"), ("h100", "fp8"): ("FP8 / bf16", "h100")}
+    for (gpu, kind, model, length, gpus), fast in found.items():
+        if (gpu, kind) not in others:
+            continue
+        what, beside = others[gpu, kind]
+        slow = found.get((beside, "bf16", model, length, gpus))
+        if slow is not None:
+            speeds = [p.row.tokens_per_s_per_gpu or 0.0 for p in (fast, slow)]
+            ratio = fast.predicted / slow.predicted
+            yield Pair(what, fast.row.id, slow.row.id, speeds[0] / speeds[1], ratio)

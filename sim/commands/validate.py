@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from sim.commands.options import emit
 
+PARTS = ("training", "memory", "collectives")
+
 
 @click.command("validate")
-@click.argument("what", type=click.Choice(["collectives", "training"]))
-@click.option("--misses", default=30, show_default=True, help="How many misses to list.")
+@click.argument("what", type=click.Choice(["all", *PARTS]), default="all")
+@click.option(
+    "--format", "fmt", type=click.Choice(["table", "json", "csv", "md"]), default="table",
+    show_default=True, help="csv lists single rows.",
+)  # fmt: skip
+@click.option(
+    "--cross-validate", "cross", is_flag=True,
+    help="Also the error on models, GPU counts and sources left out of the fits.",
+)  # fmt: skip
+@click.option("--misses", default=20, show_default=True, help="How many misses to list.")
+@click.option("--plots", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Write plots there, and link them from Markdown.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
-def command(what: str, misses: int, output: Path | None) -> None:
-    """Print the model's error table for WHAT, misses included, as Markdown."""
-    if what == "collectives":
-        from sim.calibration.validate_collectives import table, validate_collectives
+def command(
+    what: str, fmt: str, cross: bool, misses: int, plots: Path | None, output: Path | None
+) -> None:
+    """Print the model's error table for WHAT (all of it if left out), misses included."""
+    from sim.report.validation import render, write_plots
 
-        emit(table(validate_collectives(), misses), output)
-        return
-    from importlib import import_module
-
-    try:
-        training = import_module("sim.calibration.validate_training")
-    except ModuleNotFoundError:
-        msg = "training is not validated in this version"
-        raise click.UsageError(msg) from None
-    emit(training.table(training.validate_training(), misses), output)
+    link = ""
+    if plots is not None:
+        write_plots(plots)
+        link = os.path.relpath(plots, output.parent if output else ".")
+    emit(render(PARTS if what == "all" else (what,), fmt, cross, misses, link), output)

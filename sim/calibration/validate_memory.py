@@ -1,0 +1,52 @@
+"""Predicted against measured peaks of memory, and whether runs that ran are said to fit."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+from sim.calibration.rows import Row, training_rows
+from sim.result.memory import memory
+
+
+class Peak(NamedTuple):
+    """A measured peak and the model's."""
+
+    row: Row
+    predicted: float  # [B]
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less 1."""
+        return self.predicted / (self.row.memory_bytes or 0.0) - 1.0
+
+
+class Refused(NamedTuple):
+    """A run that ran, and that the model says would not fit."""
+
+    row: Row
+    share: float  # of the capacity that the model says it needs
+
+
+class MemoryReport(NamedTuple):
+    """Peaks, and verdicts over all rows."""
+
+    peaks: tuple[Peak, ...]
+    rows: int
+    refused: tuple[Refused, ...]
+
+
+@functools.cache
+def validate_memory() -> MemoryReport:
+    """Compare every published peak with the model, and ask whether each run would fit."""
+    peaks, refused = [], []
+    rows = training_rows()
+    for row in rows:
+        found = memory(row.topology, row.workload)
+        if not found.fits:
+            refused.append(Refused(row, found.peak_reserved_bytes / found.capacity_bytes))
+        if row.memory_bytes:
+            allocated = row.memory_figure == "allocated"
+            peak = found.peak_allocated_bytes if allocated else found.peak_reserved_bytes
+            peaks.append(Peak(row, peak))
+    return MemoryReport(tuple(peaks), len(rows), tuple(refused))

@@ -1,0 +1,91 @@
+"""Published training runs: the error may not grow, seen or unseen, and bands must cover it."""
+
+import statistics
+
+import pytest
+
+from sim.calibration.cross_validation import coverage, cross_validate
+from sim.calibration.validate_memory import validate_memory
+from sim.calibration.validate_training import validate_training
+from sim.report.validation import PLOTS, render, write_plots
+from sim.result.bands import residuals
+
+#: mean |error| of a source's complete rows: a little above what `scaling-sim validate` prints
+SOURCES = {
+    "atorch": 0.05, "internevo": 0.04, "llm-foundry": 0.02, "llm-foundry-2023": 0.022,
+    "qwen": 0.06, "qwen-qlora": 0.10, "qwen-zero3": 0.06, "torchao": 0.065,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def groups():
+    return {(g.dimension, g.value): g for g in validate_training().groups}
+
+
+def test_llm_foundry_within_two_per_cent(groups):
+    g = groups["all", "llm-foundry, both editions"]
+    assert g.rows >= 130
+    assert g.mean < 0.020
+    assert g.p90 < 0.040
+    assert abs(g.bias) < 0.01
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source(groups, source):
+    assert groups["source", source].mean < SOURCES[source]
+
+
+def test_no_other_source_is_complete(groups):
+    assert {value for dimension, value in groups if dimension == "source"} == set(SOURCES)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "limit"), [("models", 0.021), ("GPU counts", 0.024), ("sources", 0.031)]
+)
+def test_rows_left_out_of_the_fits(scheme, limit):
+    left = [x for x in cross_validate(scheme) if x.point.row.group.startswith("llm-foundry")]
+    assert statistics.fmean(abs(x.error) for x in left) < limit
+
+
+@pytest.mark.parametrize(
+    ("what", "pairs", "limit"), [("H100 / A100", 10, 0.03), ("FP8 / bf16", 3, 0.06)]
+)
+def test_ratios_of_like_runs(what, pairs, limit):
+    errors = [abs(p.error) for p in validate_training().pairs if p.what == what]
+    assert len(errors) >= pairs
+    assert statistics.median(errors) < limit
+
+
+def test_bands_cover_what_they_say():
+    """80 % bands, made without a row's model, or without its whole source."""
+    for by_source in (False, True):
+        everything = coverage(by_source)[0]
+        assert everything.rows >= 150
+        assert 0.70 <= everything.share <= 0.90
+
+
+def test_residuals_are_of_this_model():
+    """`scripts/residuals.py` has been run since the last change that moved a prediction."""
+    kept = {r.id: r.model for r in residuals()}
+    fresh = {x.point.row.id: x.error for x in cross_validate("models")}
+    assert kept.keys() == fresh.keys()
+    moved = [abs(kept[key] - error) for key, error in fresh.items()]
+    assert statistics.fmean(moved) < 0.01
+
+
+def test_llm_foundry_runs_fit():
+    """Every run of that table ran, so the model must not say that it would not fit."""
+    refused = [r.row.id for r in validate_memory().refused]
+    assert not [name for name in refused if name.startswith("llm-foundry")]
+
+
+@pytest.mark.parametrize("fmt", ["table", "md", "csv", "json"])
+def test_formats(fmt):
+    found = render(("training", "memory"), fmt, cross=True, misses=5)
+    assert "llm-foundry-2023" in found
+
+
+def test_plots(tmp_path):
+    write_plots(tmp_path)
+    for name in PLOTS:
+        assert (tmp_path / f"{name}.svg").read_text().count("<circle") > 150
