@@ -18,6 +18,7 @@ VERBS: dict[str, str] = {
     "prices": "Offers with date and source; a job priced at every one.",
     "study": "A question answered claim by claim, rerun from its inputs.",
     "memory": "Bytes per GPU by category and moment, verdict, fixes.",
+    "explain": "Why LoRA is (no) faster: a method's step part by part.",
     "need": "Inverse questions: bandwidth, GPUs, context, price.",
     "plan": "Several jobs on one cluster: queueing, deadlines, cost, smallest cluster.",
     "size": "The cheapest, fastest or greenest cluster that does a job in time.",

@@ -1,0 +1,40 @@
+"""`scaling-sim explain`: what a fine-tuning method saves and adds, beside the full fine-tune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sim.commands.options import emit, sets
+
+
+@click.command("explain")
+@click.argument("topology")
+@click.argument("workload")
+@sets
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table",
+    help="What to print.",
+)  # fmt: skip
+@click.option("--json", "form", flag_value="json", help="Same as --format json.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+def command(
+    topology: str, workload: str, overrides: tuple[str, ...], form: str, output: Path | None
+) -> None:
+    """Why is LoRA (no) faster: the step of WORKLOAD on TOPOLOGY part by part, by method.
+
+    Example: explain dgx-h100 llama3-8b-lora
+    """
+    from sim.model.tree import count_parameters
+    from sim.report.explain import formatted
+    from sim.result.describe import describe_topology, describe_workload
+    from sim.result.explain import explain
+    from sim.spec.loader import load
+
+    loaded = load(topology, workload, overrides)
+    job, world = loaded.workload, loaded.topology.world_size
+    total = count_parameters(job.model, job.method).total
+    machine = describe_topology(loaded.topology)["title"]
+    title = f"{describe_workload(job, world, total)['title']} · {machine}"
+    emit(formatted(title, explain(loaded.topology, job), form), output)

@@ -1,0 +1,150 @@
+"""Why LoRA is (no) faster: a fine-tuning method's step part by part, beside the full fine-tune's.
+
+Kernel times are those of the kernels alone on their GPU; what contention, exposed communication
+and waiting add is what the simulated step takes beyond them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sim.cost.kernel_cost import cost_model, launch_stack
+from sim.model.kernels import Kernel
+from sim.model.tree import build_tree, count_parameters
+from sim.model.unroll import PHASES, Templates, unroll
+from sim.result.memory import memory
+from sim.result.quick import quick_breakdown
+from sim.schedule import build_plan
+from sim.schedule.plan import COLLECTIVE
+from sim.spec.topology import Topology
+from sim.spec.workload import Method, Workload
+
+#: parts in the order in which they are shown
+PARTS = (
+    "forward products", "recomputed products", "input gradients", "weight gradients",
+    "adapters' products", "adapters' element-wise", "dequantisation", "attention",
+    "norms and the rest", "loss", "optimizer and clipping", "exposed communication",
+    "contention and host",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class MethodCost:
+    """One method's step.
+
+    Attributes
+    ----------
+    name : str
+        ``full``, ``lora`` or ``qlora``.
+    step_s : float
+        Simulated optimizer step. [s]
+    parts : dict of str to float
+        Names of `PARTS`, adding up to the step. [s]
+    gathered_bytes, reduced_bytes : float
+        What all-gathers deliver to a rank in a step, and reductions take from it. [B]
+    memory_bytes : float
+        Reserved on a GPU. [B]
+    trainable : int
+        Parameters. [1]
+    """
+
+    name: str
+    step_s: float
+    parts: dict[str, float]
+    gathered_bytes: float
+    reduced_bytes: float
+    memory_bytes: float
+    trainable: int
+
+
+def explain(topology: Topology, workload: Workload) -> tuple[MethodCost, ...]:
+    """The full fine-tune and the workload's own method (QLoRA: LoRA between them).
+
+    Parameters
+    ----------
+    topology : Topology
+        The machine.
+    workload : Workload
+        The job. For a full fine-tune LoRA of rank 16 on all linear layers is set beside it.
+
+    Returns
+    -------
+    tuple of MethodCost
+        Full first.
+    """
+    method = workload.method
+    if method.kind == "full":
+        targets = ("q", "k", "v", "o", "gate", "up", "down")
+        kinds = [method, Method(kind="lora", rank=16, targets=targets)]
+    else:
+        kinds = [Method(), method]
+        if method.kind == "qlora":
+            kinds.insert(1, method.model_copy(update={"kind": "lora", "quantization": "none"}))
+    jobs = (workload.model_copy(update={"method": kind}) for kind in kinds)
+    return tuple(_cost(topology, job) for job in jobs)
+
+
+def _cost(topology: Topology, workload: Workload) -> MethodCost:
+    steps = workload.gradient_accumulation
+    parts = dict.fromkeys(PARTS, 0.0)
+    for name, seconds in _kernels(topology, unroll(workload), workload):
+        parts[name] += steps * seconds
+    whole = quick_breakdown(topology, workload)
+    parts["optimizer and clipping"] = whole.kernels.get("optimizer", 0.0)
+    parts["exposed communication"] = whole.exposed_s
+    parts["contention and host"] = whole.time_s - sum(parts.values())
+    tree = build_tree(workload.model, workload.method)
+    one = workload.model_copy(update={"gradient_accumulation": 1})
+    plan = build_plan(one, tree, topology.world_size)
+    moved = {"all_gather": 0.0, "reduce_scatter": 0.0, "all_reduce": 0.0}
+    for op in plan.ops:
+        if op.kind == COLLECTIVE and op.collective in moved:
+            moved[op.collective] += max(op.bytes_in, op.bytes_out)
+    return MethodCost(
+        name=workload.method.kind,
+        step_s=whole.time_s,
+        parts=parts,
+        gathered_bytes=steps * moved["all_gather"],
+        reduced_bytes=steps * (moved["reduce_scatter"] + moved["all_reduce"]),
+        memory_bytes=memory(topology, workload).peak_reserved_bytes,
+        trainable=count_parameters(workload.model, workload.method).trainable,
+    )
+
+
+def _kernels(
+    topology: Topology, templates: Templates, workload: Workload
+) -> Iterable[tuple[str, float]]:
+    """Seconds of a micro-step by part, every kernel alone."""
+    stack = launch_stack(workload.compile, workload.cuda_graphs)
+    model = cost_model(topology.first_gpu, stack)
+    blocks = [("embedding", False), ("head", False)]
+    blocks += zip(templates.layer_kinds, templates.checkpointed, strict=True)
+    for kind, again in sorted(set(blocks)):
+        times = blocks.count((kind, again))
+        for phase in PHASES:
+            if phase == "recompute" and not again:
+                continue
+            kernels = templates.of(kind, phase)
+            if not kernels:
+                continue
+            seconds = model.costs(kernels).time_s.tolist()
+            for kernel, one in zip(kernels, seconds, strict=True):
+                yield _part(kernel, phase), times * one
+
+
+def _part(kernel: Kernel, phase: str) -> str:
+    adapter = kernel.module.endswith((".A", ".B"))
+    if kernel.kind == "gemm":
+        if adapter:
+            return "adapters' products"
+        if kernel.direction in ("dgrad", "wgrad"):
+            return "input gradients" if kernel.direction == "dgrad" else "weight gradients"
+        return "recomputed products" if phase == "recompute" else "forward products"
+    if adapter:
+        return "adapters' element-wise"
+    if kernel.name.endswith(".dequantise"):
+        return "dequantisation"
+    if kernel.kind == "attention":
+        return "attention"
+    return "loss" if kernel.kind == "loss" else "norms and the rest"
