@@ -293,7 +293,8 @@ def _scaling(
 
 def _evaluate(topology: Topology, workload: Workload) -> tuple[float, float, bool]:
     """Seconds per token, reserved bytes and verdict of a candidate."""
-    seconds = quick_breakdown(topology, workload).time_s / tokens_per_step(topology, workload)
+    step = quick_breakdown(topology, workload, rough=True)
+    seconds = step.time_s / tokens_per_step(topology, workload)
     memory = memory_section(topology, workload)
     return seconds, memory.peak_reserved_bytes, memory.fits
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
@@ -76,6 +77,8 @@ def main() -> None:
     Exit codes: 0 done, 1 internal error, 2 bad input, 3 no answer, 4 a --require failed, 130
     interrupted.
     """
+    # finding pydantic's plugins reads the metadata of every installed package
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         group.main(prog_name="scaling-sim", standalone_mode=False)
     except click.exceptions.Exit as stop:

@@ -6,7 +6,6 @@ A bare number is refused, except 0: nothing is nothing in every unit.
 
 from __future__ import annotations
 
-import difflib
 import re
 from decimal import Decimal
 from functools import cache
@@ -165,7 +164,9 @@ def _wrong_unit(text: str, unit: str, dimension: Dimension) -> str:
     elif same_letters:
         hint = "did you mean " + " or ".join(f'"{u}"' for u in sorted(same_letters)) + "?"
     else:
-        near = difflib.get_close_matches(unit, units, n=1, cutoff=0.6)
+        from difflib import get_close_matches
+
+        near = get_close_matches(unit, units, n=1, cutoff=0.6)
         if near:
             hint = f'did you mean "{near[0]}"?'
     return f'"{text}": "{unit}" is no unit here; {hint}'

@@ -5,12 +5,12 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from importlib.resources import files
 from typing import Any
 
 from sim.cost.attention import AttentionConstants
 from sim.cost.gemm import GemmConstants
 from sim.cost.power import PowerConstants
+from sim.data import DATA
 from sim.spec.gpu import Gpu
 
 #: architecture -> the generation whose constants it takes
@@ -69,7 +69,7 @@ class KernelConstants:
 
 
 def _read(name: str) -> dict[str, Any]:
-    text = (files("sim.data") / "constants" / f"{name}.toml").read_text(encoding="utf-8")
+    text = (DATA / "constants" / f"{name}.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tomllib
 from functools import lru_cache
-from importlib.resources import files
 
+from sim.data import DATA
 from sim.spec.topology import Cpu
 from sim.spec.workload import Workload
 
@@ -16,7 +16,7 @@ FUSED_SINCE = (2, 4)
 @lru_cache(maxsize=1)
 def constants() -> dict[str, float]:
     """Constants of ``data/constants/cpu_update.toml``."""
-    text = (files("sim.data") / "constants" / "cpu_update.toml").read_text(encoding="utf-8")
+    text = (DATA / "constants" / "cpu_update.toml").read_text(encoding="utf-8")
     return {k: float(v) for k, v in tomllib.loads(text).items()}
 
 

@@ -23,10 +23,10 @@ from sim.program import Program, Timeline, check_acyclic
 C = TypeVar("C", Program, State)
 ENGINES = ("auto", "reference", "python", "compiled")
 
-# Measured in bench/engine.py: the plain loop does about 0.35 M ops a second; importing numba and
-# loading the jitted loop takes 0.4 s, compiling it 8 s, once after installation.
-OPS_PER_SECOND = 350_000
-LOADING_S = 0.4
+# Measured in bench (CPU time): the plain loop does about 0.25 M ops a second; importing numba and
+# loading the jitted loop takes 0.9 s, compiling it 8 s, once after installation.
+OPS_PER_SECOND = 250_000
+LOADING_S = 0.9
 COMPILING_S = 8.0
 
 _plain_s = 0.0  # what the plain loop has cost this process so far

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.resources import files
 
+from sim.data import DATA
 from sim.model.modules import ModelTree
 from sim.model.tree import build_tree
 from sim.result.host import host_terms, loading_bytes
@@ -86,7 +86,7 @@ class MemoryReport:
 @lru_cache(maxsize=1)
 def constants() -> dict[str, float]:
     """Overheads of a GPU process, with their sources in ``data/constants/memory.toml``."""
-    text = (files("sim.data") / "constants" / "memory.toml").read_text(encoding="utf-8")
+    text = (DATA / "constants" / "memory.toml").read_text(encoding="utf-8")
     return {k: float(v) for k, v in tomllib.loads(text).items()}
 
 

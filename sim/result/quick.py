@@ -2,8 +2,9 @@
 
 Blocks repeat, so past the first few every measure is linear in their number:
 M(L) = M(b) + (L - b) (M(b) - M(a)) / (b - a). Against full simulation the step time agrees within
-1e-5 (tests/unit/test_quick.py, compute-, launch- and communication-bound cases). The headline
-figures of a run are always simulated in full.
+1e-5 (tests/unit/test_quick.py, compute-, launch- and communication-bound cases); from shallower
+models, enough to rank changes by, within 3e-3. The headline figures of a run are always simulated
+in full.
 """
 
 from __future__ import annotations
@@ -14,19 +15,33 @@ from sim.spec.topology import Topology
 from sim.spec.workload import Workload
 
 SHALLOW, DEEP = 4, 8  # both beyond any prefetch depth of FSDP
+ROUGH = 3, 5
 
 
-def quick_breakdown(topology: Topology, workload: Workload, *, engine: str = "auto") -> Breakdown:
+def quick_breakdown(
+    topology: Topology, workload: Workload, *, engine: str = "auto", rough: bool = False
+) -> Breakdown:
     """Measures of a step, extrapolated in depth where its blocks are alike.
 
     Strategies that look far ahead (ZeRO-3) and models of unlike blocks are simulated in full.
+
+    Parameters
+    ----------
+    topology, workload : specs
+        Checked by the loader.
+    engine : str
+        As for `run_step`.
+    rough : bool
+        From two thirds of the work, where a few tenths of a per cent do not matter.
     """
     model = workload.model
     if not repeats(workload) or model.layers <= 2 * DEEP:
         return run_step(topology, workload, engine=engine).breakdown
-    shallow = _at_depth(topology, workload, SHALLOW, engine)
-    deep = _at_depth(topology, workload, DEEP, engine)
-    factor = (model.layers - DEEP) / (DEEP - SHALLOW)
+    near = rough and workload.parallelism.forward_prefetch < ROUGH[0] - 1
+    less, more = ROUGH if near else (SHALLOW, DEEP)
+    shallow = _at_depth(topology, workload, less, engine)
+    deep = _at_depth(topology, workload, more, engine)
+    factor = (model.layers - more) / (more - less)
     whole = Breakdown()
     whole.add(deep, 1.0 + factor)
     whole.add(shallow, -factor)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import tomllib
 from functools import cache
-from importlib.resources import files
 from statistics import NormalDist
 
 from sim.cost.constants import GENERATION
+from sim.data import DATA
 from sim.spec.gpu import Gpu
 from sim.spec.workload import Workload
 
@@ -23,7 +23,7 @@ _EVERY_BLOCK = frozenset({"fsdp1", "fsdp2", "zero3"})
 @cache
 def block_variation(generation: str) -> float:
     """Standard deviation over mean of a block's compute time."""
-    text = (files("sim.data") / "constants" / "variation.toml").read_text(encoding="utf-8")
+    text = (DATA / "constants" / "variation.toml").read_text(encoding="utf-8")
     table: dict[str, float] = tomllib.loads(text)["block"]
     return table.get(generation, table["h100"])
 

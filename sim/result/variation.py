@@ -7,7 +7,6 @@ It replaces the spread of a calibration (`slowest_gpu`), which stands for the sa
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -156,7 +155,9 @@ def capacities(variation: Variation, fabric: Fabric) -> F8 | None:
             try:
                 capacity[fabric.index(way)] *= factor
             except KeyError:
-                near = difflib.get_close_matches(way, fabric.names, 3) or fabric.names[:3]
+                from difflib import get_close_matches
+
+                near = get_close_matches(way, fabric.names, 3) or fabric.names[:3]
                 message = f"no such link or resource; near are {', '.join(near)}"
                 raise InputError.single(_SLOW, message, f"link:{name}") from None
     return capacity

@@ -7,7 +7,6 @@ side; short forms such as ``method: {lora: {rank: 16}}`` are put into the shape 
 
 from __future__ import annotations
 
-import difflib
 import operator
 import re
 import types
@@ -325,7 +324,9 @@ def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
     bare = word.lower().replace("_", "").replace("-", "")
     if bare in folded:
         return f'; did you mean "{folded[bare]}"?'
-    near = difflib.get_close_matches(word, names, n=1, cutoff=_CUTOFF)
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, names, n=1, cutoff=_CUTOFF)
     if not near and len(bare) >= 2:  # "h100" is the beginning of several
         near = [n for f, n in folded.items() if f.startswith(bare)][:4]
     if near:
@@ -376,7 +377,9 @@ def _literal(leaf: Leaf, values: tuple[Any, ...]) -> Any:
     text = str(leaf.value)
     if text in values and not isinstance(leaf.value, bool):
         return text
-    near = difflib.get_close_matches(text.lower(), [str(v) for v in values], n=1, cutoff=_CUTOFF)
+    from difflib import get_close_matches
+
+    near = get_close_matches(text.lower(), [str(v) for v in values], n=1, cutoff=_CUTOFF)
     hint = f'; did you mean "{near[0]}"?' if near else ""
     msg = f"{described(leaf)} is not one of {', '.join(map(str, values))}{hint}"
     raise Misread(msg)

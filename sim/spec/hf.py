@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +218,8 @@ def _refuse(reader: _Reader, shown: str, config: Mapping[str, Any]) -> None:
             message = f"{shown!r} mixes attention with {', '.join(strange)}, which is not modelled"
             raise InputError.single(reader.source, message, "layer_types")
     if reader.kind not in _KINDS:
+        from difflib import get_close_matches
+
         near = get_close_matches(reader.kind, list(_KINDS), n=1)
         hint = f"; nearest known kind {near[0]!r}" if near else ""
         message = f"a model of kind {shown!r} cannot be modelled{hint} (known: {', '.join(_KINDS)})"

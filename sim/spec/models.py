@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from sim.data import DATA
 from sim.errors import Fault, InputError
 from sim.spec.hf import model_from_config, read_config
 from sim.spec.model import Model
@@ -86,6 +85,8 @@ def resolve_model(
         message = f"{name!r}: no such file, and no such name in the catalogue"
     else:
         message = f"{name!r} is not in the catalogue"
+    from difflib import get_close_matches
+
     near = get_close_matches(name.lower(), [*model_names(), *_aliases()], n=1)
     hint = (
         f'; did you mean "{near[0]}"?'
@@ -122,6 +123,8 @@ def _inline(mapping: Mapping[str, Any], source: str) -> Model:
     faults = []
     for key in values:
         if key not in known:
+            from difflib import get_close_matches
+
             near = get_close_matches(str(key), known, n=1)
             hint = f'; did you mean "{near[0]}"?' if near else ""
             faults.append(Fault(source, None, None, f"model.{key}", f"unknown key{hint}"))
@@ -144,7 +147,7 @@ def _message(error: Any) -> str:
 
 
 def _folder() -> Any:
-    return files("sim.data") / "models"
+    return DATA / "models"
 
 
 @lru_cache(maxsize=256)

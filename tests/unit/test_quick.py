@@ -26,6 +26,14 @@ def test_depth_extrapolation_equals_the_full_model(topology, workload, sets):
     assert sum(quick.kernels.values()) == pytest.approx(quick.compute_s, rel=1e-9)
 
 
+@pytest.mark.parametrize(("topology", "workload", "sets"), CASES)
+def test_rough_extrapolation_is_enough_to_rank_by(topology, workload, sets):
+    loaded = load(topology, workload, sets)
+    full = run_step(loaded.topology, loaded.workload, engine="python").breakdown
+    rough = quick_breakdown(loaded.topology, loaded.workload, engine="python", rough=True)
+    assert rough.time_s == pytest.approx(full.time_s, rel=3e-3)
+
+
 def test_repeating_the_middle_micro_step_equals_simulating_all():
     loaded = load("dgx-h100", "llama3-8b-sft", ["gradient_accumulation=7"])
     some = run_step(loaded.topology, loaded.workload, engine="python").breakdown

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import tomllib
 from dataclasses import dataclass
-from importlib import resources as package
 from typing import Any
+
+from sim.data import DATA
 
 ALGORITHMS = ("tree", "ring", "collnet_direct", "collnet_chain", "nvls", "nvls_tree", "pat", "p2p")
 PROTOCOLS = ("ll", "ll128", "simple")
@@ -17,7 +18,7 @@ LATEST = (2, 30)
 @functools.cache
 def constants(name: str) -> dict[str, Any]:
     """Read a file of constants, ``nccl`` or ``nccl_timing``, once."""
-    path = package.files("sim.data").joinpath(f"constants/{name}.toml")
+    path = DATA / "constants" / f"{name}.toml"
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
