@@ -195,6 +195,7 @@ def _memory(report: MemoryReport) -> Memory:
         by_category=report.terms,
         by_moment=report.by_moment,
         host_bytes_per_node=report.host_bytes,
+        host_capacity_bytes=report.host_capacity_bytes,
     )
 
 

@@ -40,7 +40,7 @@ class Block:
     """
 
     name: str  # "layers.3", "embedding", "head"
-    kind: str  # template key: equal kinds have equal kernels ("layer", "layer.sliding", "embedding", "head")
+    kind: str  # template key, such as "layer" or "head": equal kinds have equal kernels
     modules: tuple[Module, ...]
     forward_order: tuple[str, ...]
 

@@ -49,12 +49,12 @@ class Templates:
     def flops(self, phase: str) -> float:
         """GEMM and attention FLOPs of one micro-step's phase on one rank. [1]"""
         total = 0.0
-        for kind, checkpointed in [
+        for kind, again in [
             ("embedding", False),
             *zip(self.layer_kinds, self.checkpointed, strict=True),
             ("head", False),
         ]:
-            if phase != "recompute" or checkpointed:
+            if phase != "recompute" or again:
                 total += sum(k.flops for k in self.kernels[kind, phase])
         return total
 

@@ -63,23 +63,11 @@ def _variation(result: Result) -> list[str]:
 
 
 def _verdict(result: Result) -> list[str]:
-    m, s, p = result.memory, result.step, result.throughput
-    used = m.peak_reserved_bytes / m.capacity_bytes if m.capacity_bytes else 0.0
-    if m.fits:
-        fit = (
-            f"fits: {gib(m.peak_reserved_bytes)} of {gib(m.capacity_bytes)} per GPU "
-            f"({percent(used)})"
-        )
-    else:
-        over = m.peak_reserved_bytes - m.capacity_bytes
-        fit = (
-            f"DOES NOT FIT: needs {gib(m.peak_reserved_bytes)} of {gib(m.capacity_bytes)} per GPU, "
-            f"{gib(over)} too much, at {m.peak_moment}; the times below are as if it did"
-        )
+    s, p = result.step, result.throughput
     exposed = s.exposed_communication_s / s.time_s
     where = ", ".join(f"{name} {duration(t)}" for name, t in list(s.exposed.items())[:3])
     return [
-        f"  Verdict      {fit}",
+        *_fit(result),
         f"               {result.bottleneck.explanation}",
         f"  Step time    {duration(s.time_s)}{_band(result, 'step_time_s')}",
         *_variation(result),
@@ -90,6 +78,35 @@ def _verdict(result: Result) -> list[str]:
         f"  Exposed comm {duration(s.exposed_communication_s)} ({percent(exposed)} of the step)"
         + (f": {where}" if where else ""),
     ]
+
+
+def _fit(result: Result) -> list[str]:
+    m = result.memory
+    used = m.peak_reserved_bytes / m.capacity_bytes if m.capacity_bytes else 0.0
+    gpu = f"{gib(m.peak_reserved_bytes)} of {gib(m.capacity_bytes)} per GPU"
+    if m.fits:
+        return [f"  Verdict      fits: {gpu} ({percent(used)})"]
+    reasons = []
+    if m.peak_reserved_bytes > m.capacity_bytes:
+        largest = max(m.by_category, key=lambda name: m.by_category[name])
+        reasons.append(
+            f"needs {gpu}, {gib(m.peak_reserved_bytes - m.capacity_bytes)} too much, at "
+            f"{m.peak_moment}; {largest} alone are {gib(m.by_category[largest])}"
+        )
+    if m.host_bytes_per_node > m.host_capacity_bytes > 0.0:
+        reasons.append(
+            f"needs {gib(m.host_bytes_per_node)} of {gib(m.host_capacity_bytes)} of host memory "
+            "per node"
+        )
+    times = "the times below are as if there were room"
+    curve = result.scaling.curve
+    roomy = [point for point in curve if point.fits]
+    if roomy:
+        times = f"unchanged, it fits on {roomy[0].nodes} nodes ({roomy[0].gpus} GPUs); {times}"
+    elif len(curve) > 1:
+        times = f"unchanged, it fits on none of up to {curve[-1].nodes} nodes; {times}"
+    lines = [f"  Verdict      DOES NOT FIT: {'; '.join(reasons)}", f"               {times}"]
+    return lines
 
 
 def _time(result: Result) -> list[str]:

@@ -39,9 +39,11 @@ def classify(step: Step, memory: Memory) -> Bottleneck:
     shares = {
         "communication": step.exposed_communication_s / total,
         "memory-bandwidth": sum(parts.get(key, 0.0) for key in _OTHER) / total,
-        "host": (parts.get("host", 0.0) + parts.get("copies", 0.0)) / total,
+        "host": parts.get("host", 0.0) / total,
         "optimizer": step.optimizer_s / total,
     }
+    if memory.host_bytes_per_node > 0.0:  # the GPU waits for copies and for the CPU's update
+        shares["offload"] = parts.get("copies", 0.0) / total + shares.pop("host")
     compute = (parts.get("gemm", 0.0) + parts.get("attention", 0.0)) / total
     kind, share = max(shares.items(), key=lambda item: item[1])
     within = all(part < (1 / 3 if name == "memory-bandwidth" else 1 / 6)
@@ -76,6 +78,11 @@ def _sentence(kind: str, share: float, step: Step, parts: dict[str, float]) -> s
         return (
             f"memory-bandwidth-bound: {percent} of the step is {worst} and other kernels that "
             "move bytes rather than multiply"
+        )
+    if kind == "offload":
+        return (
+            f"offload-bound: for {percent} of the step the GPU waits for copies to and from host "
+            "memory and for the CPU"
         )
     if kind == "host":
         return (

@@ -77,6 +77,7 @@ class Memory:
     by_category: dict[str, float]  # at the peak
     by_moment: dict[str, float]  # peak of each moment
     host_bytes_per_node: float = 0.0
+    host_capacity_bytes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,9 +35,7 @@ def quantized_gather(
     scales = 4.0 * scale_groups(numel)
     op = -1
     for sent, dtype in ((values, "i8"), (scales, "fp32")):
-        op = r.collective(
-            "all_gather", "all_gather", phase, group, sent, sent * ranks, dtype, unit
-        )
+        op = r.collective("all_gather", "all_gather", phase, group, sent, sent * ranks, dtype, unit)
     return op
 
 

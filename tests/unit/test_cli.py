@@ -56,7 +56,17 @@ def test_a_result_goes_to_stdout_and_exits_with_0(call):
 def test_a_job_that_does_not_fit_is_an_answer(call):
     code, out, _ = call("run", "dgx-a100", "llama3-70b-full", "--no-scaling", "--quiet")
     assert code == 0
-    assert "DOES NOT FIT" in out
+    assert "DOES NOT FIT: needs " in out
+    assert " GiB too much, at backward; optimizer states alone are " in out
+    code, out, _ = call("run", "dgx-a100", "llama3-70b-full")
+    assert "unchanged, it fits on 4 nodes (32 GPUs)" in out
+
+
+def test_host_memory_that_does_not_suffice_is_named(call):
+    _, out, _ = call("run", "h100-x1", "llama3-70b-full-offload", "--quiet")
+    assert "of 186.3 GiB of host memory per node" in out
+    assert " too much" not in out
+    assert "offload-bound" in out
 
 
 @pytest.mark.parametrize(
