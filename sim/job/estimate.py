@@ -13,8 +13,8 @@ from sim.fabric import compile_fabric
 from sim.job.checkpoints import expected_goodput
 from sim.job.cost import Cost
 from sim.job.energy import Energy
-from sim.job.plan import bill_of, job_steps, mean_time_between_failures, pipeline_of, save_of
-from sim.job.plan import reliability as constants
+from sim.job.pipeline import Stall
+from sim.job.plan import bill_of, job_spec, job_steps, pipeline_of, save_of
 from sim.model.tree import count_parameters
 from sim.spec.topology import Topology
 from sim.spec.workload import Workload
@@ -83,24 +83,26 @@ def estimate_job(
         return None
     steps, tokens = length
     nodes = topology.node_count
-    pace = max(step_s, pipeline_of(topology, workload).bound_s())
+    pace = pipeline_of(topology, workload).pace_s(step_s)
     host = fabric.bandwidth(fabric.offload_route(0, "to-host"))
     network = fabric.bandwidth(fabric.route(fabric.n_ranks - 1, 0)) if nodes > 1 else host
     counts = count_parameters(workload.model, workload.method)
     save = save_of(topology, workload, counts.trainable, counts.total, network, host)
-    reliability, known = topology.reliability, constants()
     busy = steps * pace
     # a job shorter than the interval saves nothing and starts over after a failure
     interval = workload.checkpoint.interval or math.inf
     segment, blocking = (interval, save.blocking_s) if interval < busy else (busy, 0.0)
-    detect = known["detect_s"] if reliability.detect is None else reliability.detect
-    again = known["restart_s"] if reliability.restart is None else reliability.restart
-    mtbf_s = mean_time_between_failures(topology)
-    resume = again + save.read_s
-    if segment + blocking > _HOPELESS * mtbf_s:  # exp(600) attempts: it will never get through
+    stall = Stall(pace, pace - step_s, 1.0 - step_s / pace, None)
+    spec = job_spec(topology, workload, steps, stall, save, 0.0)
+    rate = 1.0 / spec.mtbf_s + 1.0 / spec.preemption_s
+    # an interruption of either kind, each as likely as it is frequent
+    away = spec.detect_s / spec.mtbf_s + spec.preemption_wait_s / spec.preemption_s
+    resume = spec.restart_s + spec.load_s
+    if (segment + blocking) * rate > _HOPELESS:  # exp(600) attempts: it will never get through
         goodput, wall = 0.0, math.inf
     else:
-        goodput = expected_goodput(segment, blocking, detect + resume, mtbf_s)
+        down = (away / rate if rate else 0.0) + resume
+        goodput = expected_goodput(segment, blocking, down, 1.0 / rate if rate else math.inf)
         wall = busy / goodput
     bill = bill_of(
         topology, workload, wall, steps * step_s, tokens, breakdown, fabric.gpu(0),

@@ -24,7 +24,7 @@ class Pipeline:
     Attributes
     ----------
     workers : int
-        Loader processes per rank.
+        Loader processes per rank; 0: the trainer itself loads, and waits for all of it.
     tokens_per_step : float
         Tokens a rank consumes per optimizer step. [1]
     preprocess_tokens_per_s : float
@@ -61,6 +61,18 @@ class Pipeline:
         """
         per_worker = self.preprocess_s + self.read_s
         return max(per_worker / max(1, self.workers), self.read_s)
+
+    def pace_s(self, step_s: float) -> float:
+        """A step with its waiting for data, on average.
+
+        Parameters
+        ----------
+        step_s : float
+            Time of a step that never waits. [s]
+        """
+        if self.workers == 0:
+            return step_s + self.preprocess_s + self.read_s
+        return max(step_s, self.bound_s())
 
     def workers_needed(self, step_s: float) -> int | None:
         """Fewest workers whose rate keeps up with a step; None if storage is too slow for any.
@@ -99,8 +111,12 @@ def simulate_stall(pipeline: Pipeline, step_s: float, steps: int = 0) -> Stall:
     """
     import simpy
 
+    if pipeline.workers == 0:  # nothing runs beside the step
+        total = pipeline.pace_s(step_s)
+        needed = pipeline.workers_needed(step_s)
+        return Stall(total, total - step_s, (total - step_s) / total, needed)
     env = simpy.Environment()
-    workers = max(1, pipeline.workers)
+    workers = pipeline.workers
     store = simpy.Store(env, capacity=workers * pipeline.prefetch)
     disk = simpy.Resource(env, capacity=1)
     count = steps or 12 * workers * pipeline.prefetch + 40

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -197,9 +197,9 @@ def save_of(
     network_bytes_per_s: float,
     host_link_bytes_per_s: float,
 ) -> CheckpointCost:
-    """One checkpoint of the job on the machine."""
+    """One checkpoint of the job on the machine; reading it back includes a frozen base."""
     nodes, node = max(1, topology.node_count), topology.node
-    return checkpoint_cost(
+    save = checkpoint_cost(
         checkpoint_bytes(workload, trainable, total), nodes, max(1, topology.world_size // nodes),
         sharded=workload.checkpoint.mode == "sharded",
         asynchronous=workload.checkpoint.asynchronous,
@@ -208,6 +208,11 @@ def save_of(
         storage_read_bytes_per_s=node.storage.read if node else _STORAGE_READ,
         gather_bytes_per_s=network_bytes_per_s,
     )  # fmt: skip
+    if workload.method.kind == "full":
+        return save
+    # the frozen base is in no checkpoint: every node reads its file again
+    base_s = 2.0 * (total - trainable) / (node.storage.read if node else _STORAGE_READ)
+    return replace(save, read_s=save.read_s + base_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,8 +100,24 @@ def _times(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} x"
 
 
-def _table(comparison: Comparison) -> str:
+_WIDEST = 4  # variants that stand side by side; more are listed, one a line
+_LISTED = (
+    "memory per GPU", "step time", "tokens/s", "tokens/s per GPU", "MFU", "exposed comm",
+    "bottleneck", "wall-clock", "cost",
+)  # fmt: skip
+
+
+def _laid_out(comparison: Comparison) -> list[list[str]]:
     rows = grid(comparison)
+    if len(comparison.variants) <= _WIDEST:
+        return rows
+    kept = [rows[0], *(row for row in rows if row[0] in _LISTED)]
+    ratio = ["ratio", "1", *(_times(d.tokens_per_s_ratio) for d in comparison.deltas)]
+    return [list(column) for column in zip(*kept, ratio, strict=True)]
+
+
+def _table(comparison: Comparison) -> str:
+    rows = _laid_out(comparison)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -116,7 +132,7 @@ def _table(comparison: Comparison) -> str:
 
 
 def _markdown(comparison: Comparison) -> str:
-    head, *body = grid(comparison)
+    head, *body = _laid_out(comparison)
     lines = [_md_row(head), _md_row(["---", *["---:"] * (len(head) - 1)])]
     lines += [_md_row(row) for row in body]
     for delta in comparison.deltas:
@@ -148,7 +164,8 @@ def _delta_document(delta: Delta) -> dict[str, Any]:
     ratios = {name.replace("/", "_per_").replace(" ", "_"): f(delta) for name, f in _ratios()}
     return {
         "label": delta.label,
-        "ratios": {k: None if v is None else round_significant(v) for k, v in ratios.items()},
+        "tie_price_per_gpu_hour_usd": _rounded(delta.tie_price_usd),
+        "ratios": {k: _rounded(v) for k, v in ratios.items()},
         "parts": [
             {
                 "name": p.name,
@@ -160,6 +177,10 @@ def _delta_document(delta: Delta) -> dict[str, Any]:
         ],
         "reasons": list(delta.reasons),
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round_significant(value)
 
 
 def _csv(comparison: Comparison) -> str:

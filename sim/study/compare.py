@@ -81,6 +81,7 @@ class Delta:
     cost_ratio: float | None
     energy_ratio: float | None
     memory_ratio: float
+    tie_price_usd: float | None  # hourly price per GPU at which it costs as the first
     parts: tuple[PartDelta, ...]
     reasons: tuple[str, ...]
 
@@ -311,6 +312,7 @@ def _delta(first: Variant, other: Variant) -> Delta:
         cost_ratio=_ratio(a.cost, b.cost, "total_usd"),
         energy_ratio=_ratio(a.energy, b.energy, "energy_j"),
         memory_ratio=b.memory.peak_reserved_bytes / a.memory.peak_reserved_bytes,
+        tie_price_usd=_tie_price(a.cost, b.cost),
         parts=parts,
         reasons=_reasons(first, other, parts, per_gpu, gpus),
     )
@@ -357,6 +359,17 @@ def _reasons(
     return (*out, *_waiting(first.result, other.result), *_cost_reason(first.result, other.result))
 
 
+def _tie_price(first: Mapping[str, Any], other: Mapping[str, Any]) -> float | None:
+    """Hourly price of the other at which both cost the same; None if no price does. [USD]"""
+    if not first or not other:
+        return None
+    fixed = other["storage_usd"] + other["egress_usd"] + other["energy_usd"]
+    variable = other["total_usd"] - fixed
+    if variable <= 0.0 or first["total_usd"] <= fixed:
+        return None
+    return float(other["price_per_gpu_hour_usd"] * (first["total_usd"] - fixed) / variable)
+
+
 def _waiting(first: Result, other: Result) -> Iterator[str]:
     """Waiting for data, which is outside the step."""
     a, b = (float(r.job.get("data_idle_share", 0.0)) for r in (first, other))
@@ -372,7 +385,9 @@ def _cost_reason(first: Result, other: Result) -> Iterator[str]:
     hours = b["gpu_hours"] / a["gpu_hours"]
     rate = b["price_per_gpu_hour_usd"] / a["price_per_gpu_hour_usd"]
     ratio = b["total_usd"] / a["total_usd"]
-    yield f"cost {ratio:.2f} x: {hours:.2f} x the GPU-hours at {rate:.2f} x the hourly price"
+    text = f"cost {ratio:.2f} x: {hours:.2f} x the GPU-hours at {rate:.2f} x the hourly price"
+    tie = _tie_price(a, b)
+    yield text + (f"; it would cost the same at ${tie:.2f} per GPU-hour" if tie else "")
 
 
 def _against(first: Variant, other: Variant, part: str) -> str:

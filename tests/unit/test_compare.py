@@ -146,3 +146,19 @@ def test_waiting_for_data_is_a_reason():
     found = compare(["dgx-h100"], ["data-starved"], vary=["data.workers=14,8"])
     (delta,) = found.deltas
     assert "waiting for data takes 40 % of the job instead of 0 %" in delta.reasons
+
+
+def test_the_price_at_which_the_answer_flips():
+    sets = ["offer.price_per_gpu_hour=2 USD"]
+    found = compare(["dgx-a100", "dgx-h100"], ["mistral-7b-lora"], overrides=sets)
+    tie = found.deltas[0].tie_price_usd
+    # nearly all of the cost is GPU-hours, so that it ties at the ratio of the times
+    walls = [v.result.job["wall_clock_s"] for v in found.variants]
+    assert tie == pytest.approx(2.0 * walls[0] / walls[1], rel=1e-3)
+
+
+def test_many_variants_are_listed_one_a_line():
+    found = compare(["dgx-h100"], ["llama3-8b-lora"], vary=["micro_batch=1,2,4,8,16"])
+    head, *lines = formatted(found, "table").splitlines()
+    assert "tokens/s per GPU" in head
+    assert [line.split()[0] for line in lines[:5]] == [f"micro_batch={n}" for n in (1, 2, 4, 8, 16)]

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from sim.api import assemble, simulate
 from sim.job.checkpoints import (
     best_interval,
     checkpoint_cost,
@@ -12,10 +13,12 @@ from sim.job.checkpoints import (
     expected_goodput,
     young_interval,
 )
+from sim.job.estimate import estimate_job
 from sim.job.pipeline import Pipeline, simulate_stall
 from sim.job.plan import mean_time_between_failures, plan_job
 from sim.job.run import JobSpec, simulate_job, simulate_run
-from sim.spec.loader import load_topology, load_workload
+from sim.report.terminal import render
+from sim.spec.loader import load, load_topology, load_workload
 
 DAY = 86400.0
 
@@ -246,3 +249,65 @@ def test_pace_differs_from_run_to_run_by_its_spread():
     # quantiles of a normal: 1 -/+ 1.2816 x 0.02
     assert outcome.wall_p10_s == pytest.approx(1000 * (1 - 1.2816 * 0.02), rel=0.004)
     assert outcome.wall_p90_s == pytest.approx(1000 * (1 + 1.2816 * 0.02), rel=0.004)
+
+
+def test_a_job_that_fails_before_it_saves_never_ends():
+    """Ten mean times between failures of work: one start in 22,000 would see its end."""
+    hopeless = JobSpec(steps=1000, step_s=1.0, mtbf_s=100.0, restart_s=1.0)
+    outcome = simulate_job(hopeless)
+    assert outcome.wall_p10_s == outcome.wall_mean_s == float("inf")
+    assert outcome.replicas == 1
+    assert outcome.shares["lost_work"] > 0.9
+    assert outcome.goodput == 0.0
+    saved = simulate_job(replace(hopeless, interval_s=10.0, blocking_s=0.1, durable_s=0.1))
+    assert 1000.0 < saved.wall_p50_s < 2000.0
+
+
+def test_no_workers_load_in_the_trainer_itself():
+    # 1000 tokens at 1000/s and 4 kB over 4 kB/s: a second each, and nothing overlaps the step
+    pipeline = Pipeline(0, 1000.0, 1000.0, 4.0, 4000.0)
+    stall = simulate_stall(pipeline, 3.0)
+    assert stall.step_s == pytest.approx(5.0)
+    assert stall.idle_share == pytest.approx(0.4)
+    assert stall.workers_needed == 1
+
+
+def test_a_starved_job_names_data_as_its_bottleneck_and_the_cure():
+    starved = simulate("dgx-h100", "data-starved", scaling=False)
+    assert starved.bottleneck.kind == "data"
+    assert "14 loader workers" in starved.bottleneck.explanation
+    (fix,) = starved.bottleneck.fixes
+    assert fix.change == {"data.workers": 14}
+    assert starved.job["data_idle_share"] == pytest.approx(0.40, abs=0.03)
+    text = render(starved)
+    assert "waiting for data" in text
+    cured = simulate(
+        "dgx-h100", "data-starved", overrides=["data.workers=14"], scaling=False, fixes=False
+    )
+    assert cured.bottleneck.kind != "data"
+    ratio = cured.job["wall_clock_s"] / starved.job["wall_clock_s"]
+    assert ratio == pytest.approx(fix.step_time_ratio, abs=0.01)
+
+
+def test_the_expected_job_agrees_with_the_simulated_one():
+    """`estimate_job`, the closed form of sweeps, against replicas, spot included."""
+    sets = ["offer.capacity=spot", "offer.preemption_mtbf=6 h", "offer.preemption_wait=30 min"]
+    for changes in ([], sets):
+        loaded = load("dgx-h100", "llama3-8b-sft", changes)
+        result = assemble(loaded.topology, loaded.workload, scaling=False, fixes=False)
+        step = result.step
+        found = estimate_job(loaded.topology, loaded.workload, step.time_s, step.breakdown)
+        assert found is not None
+        assert found.wall_s == pytest.approx(result.job["wall_clock_mean_s"], rel=0.05)
+
+
+def test_evaluation_and_export_from_the_yaml():
+    keys = ["evaluation.every=100", "evaluation.tokens=1e6", "checkpoint.export=state"]
+    loaded = load("dgx-h100", "llama3-8b-sft", keys)
+    result = assemble(loaded.topology, loaded.workload, scaling=False, fixes=False)
+    # 1908 steps: 19 evaluations; a forward of 1e6 tokens against a step of 524,288 tokens
+    assert result.job["shares"]["evaluation"] > 0.0
+    spent = result.job["shares"]["evaluation"] * result.job["wall_clock_mean_s"]
+    assert spent == pytest.approx(19 * result.job["evaluation_s"], rel=0.01)
+    assert 0.2 < result.job["evaluation_s"] / (result.step.time_s * 1e6 / 524_288) < 0.35
+    assert result.job["egress_gb"] == pytest.approx(8.03e9 * 12 / 1e9, rel=0.01)
