@@ -60,15 +60,20 @@ class JobReport:
 
 
 def job_steps(workload: Workload, world: int) -> tuple[int, float] | None:
-    """Optimizer steps and tokens of the whole job, or None if its length is not given."""
+    """Optimizer steps and tokens of the whole job, or None if its length is not given.
+
+    Tokens are those of samples; without packing each sample is padded to a row of its own.
+    """
     ranks = world // workload.parallelism.context_parallel
     sequences = workload.micro_batch * workload.gradient_accumulation * ranks
-    per_step = float(sequences * workload.sequence_length)
+    row = workload.sequence_length
+    real = min(row, workload.data.mean_length or row)
+    per_step = float(sequences * (row if workload.data.packing else real))
     if workload.steps:
         return workload.steps, workload.steps * per_step
     tokens = workload.tokens
     if tokens is None and workload.samples:
-        tokens = float(workload.samples * workload.sequence_length) * workload.epochs
+        tokens = float(workload.samples * real) * workload.epochs
     if tokens is None:
         return None
     steps = max(1, math.ceil(tokens / per_step - 1e-9))

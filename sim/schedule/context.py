@@ -34,6 +34,8 @@ class ContextParallel:
         self.dtype = dtypes(workload).compute
         element = DTYPE_BYTES[self.dtype]
         self.keys_values = 2.0 * model.kv_heads * model.head_dim * tokens * element
+        if self.kind == "ulysses" and model.kv_heads < self.ranks:
+            self.keys_values *= self.ranks / model.kv_heads  # each rank needs a whole head
         self.queries = float(model.heads * model.head_dim) * tokens * element
 
     def play(self, r: Recorder, name: str, phase: str, number: int, block: Block) -> None:

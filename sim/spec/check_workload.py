@@ -74,9 +74,11 @@ def findings(workload: Workload) -> Findings:
     yield from _method(workload)
     yield from _model(workload.model)
     yield from _positions(workload)
+    yield from _context(workload)
     yield from _checkpointing(workload)
     yield from _fp8(workload)
     yield from _features(workload)
+    yield from _padding(workload)
     yield from _absurd(workload)
 
 
@@ -232,8 +234,19 @@ def _positions(w: Workload) -> Findings:
         yield warning("positions", "workload", "sequence_length", message, hint)
 
 
+def _context(w: Workload) -> Findings:
+    p, m = w.parallelism, w.model
+    if p.context_parallel == 1 or p.context_parallel_kind != "ulysses":
+        return
+    if m.heads % p.context_parallel == 0 and m.kv_heads % p.context_parallel:
+        message = f"{m.kv_heads} key-value heads are repeated for {p.context_parallel} ranks"
+        hint = "fewer ranks, or ring, send less"
+        yield warning("ulysses", "workload", "parallelism.context_parallel", message, hint)
+
+
 def _checkpointing(w: Workload) -> Findings:
     c = w.activation_checkpointing
+    yield from _activation_offload(w)
     if c.kind != "selective-blocks":
         return
     if c.fraction is None and c.every > w.model.layers:
@@ -241,6 +254,34 @@ def _checkpointing(w: Workload) -> Findings:
         yield fault(
             "selective", "workload", "activation_checkpointing", message, "write a smaller n"
         )
+
+
+def _activation_offload(w: Workload) -> Findings:
+    c, path = w.activation_checkpointing, "activation_checkpointing.offload"
+    if not c.offload:
+        return
+    if c.kind == "none":
+        message = "without checkpointing there are no block inputs to send to the host"
+        yield fault("offload-nothing", "workload", path, message, "write {full: {offload: true}}")
+    if w.parallelism.strategy not in _FSDP:
+        message = f"checkpointed inputs go to the host with fsdp, not with {w.parallelism.strategy}"
+        yield fault("offload-inputs", "workload", path, message, "write fsdp2, or leave it out")
+
+
+def _padding(w: Workload) -> Findings:
+    data = w.data
+    if data.mean_length is not None and data.mean_length > w.sequence_length:
+        message = f"samples of {data.mean_length} tokens are cut to {w.sequence_length}"
+        hint = "raise sequence_length, or count what is left"
+        yield warning("cut", "workload", "data.mean_length", message, hint)
+    if not data.packing and data.mean_length is None:
+        message = "without packing each sample is padded, and nothing says how long samples are"
+        hint = "add data.mean_length; until then every token counts as real"
+        yield warning("padding", "workload", "data.packing", message, hint)
+    if not data.packing and data.mean_length and data.mean_length < w.sequence_length:
+        share = 100 * (1 - data.mean_length / w.sequence_length)
+        message = f"{share:.0f} % of what is computed is padding; tokens/s and MFU count it"
+        yield warning("padding", "workload", "data.packing", message, "packing saves it")
 
 
 def _fp8(w: Workload) -> Findings:

@@ -109,6 +109,7 @@ class Data(Spec):
     bytes_per_token: Factor = 4.0
     preprocess_tokens_per_s_per_worker: Count = 2e5
     packing: bool = True
+    mean_length: Positive | None = None  # tokens of a sample; None: the sequence length
     prefetch: Positive = 2  # batches a worker keeps ready (torch's prefetch_factor)
 
 

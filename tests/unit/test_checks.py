@@ -231,3 +231,41 @@ def test_versions_compare(have, need, expected):
 def test_every_minimum_has_a_source():
     for group in versions().values():
         assert all(entry["source"] for entry in group.values())
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"activation_checkpointing": {"none": {"offload": True}}}, "no block inputs to send"),
+        (
+            {
+                "activation_checkpointing": {"full": {"offload": True}},
+                "parallelism": {"strategy": "zero3"},
+            },
+            "not with zero3",
+        ),
+    ],
+)
+def test_method_errors(keys, says):
+    with pytest.raises(InputError, match=says):
+        loader.load(H100, JOB | keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"data": {"packing": False}}, "nothing says how long samples are"),
+        ({"data": {"packing": False, "mean_length": 1024}}, "75 % of what is computed is padding"),
+        ({"data": {"mean_length": 8192}}, "are cut to 4096"),
+        (
+            {
+                "stack": {"torch": "2.7", "cuda": "12.4", "nccl": "2.21"},
+                "parallelism": {"context_parallel": 16, "context_parallel_kind": "ulysses"},
+            },
+            "8 key-value heads are repeated for 16 ranks",
+        ),
+    ],
+)
+def test_method_warnings(keys, says):
+    loaded = loader.load(H100, JOB | keys, ["nodes=2"])
+    assert any(says in w.message for w in loaded.notes.warnings)
