@@ -32,7 +32,7 @@ from sim.cost.nccl.timing import duration, hops
 from sim.cost.nccl.tuner import choose
 from sim.errors import InputError
 from sim.fabric.compiled import Fabric
-from sim.fabric.shape import KINDS
+from sim.fabric.shape import HBM, NETWORK, NVLINK
 
 _NVLINK_PATHS = ("NVL", "NVB")
 DEFAULT_NCCL = "2.21"
@@ -194,26 +194,40 @@ def _plan(
         choice = choose(machine, op, size, algorithm, protocol)
     except ValueError as error:
         raise InputError.single(fabric.topology.name, str(error), "algorithm") from None
-    way = _lowered(fabric, ranks, op, choice.algorithm, sisters)
-    crosses = machine.nodes > 1 and _between_nodes(way.kind, machine)
-    alone = duration(machine, op, choice.algorithm, choice.protocol, size, way.rate, crosses)
+    demands, wire, limits = _lowered(
+        fabric, ranks, op, choice.algorithm, sisters, machine.nodes > 1, machine.link == "nvlink"
+    )
+    # links inside a node and between nodes keep unlike shares of their rate: the slower way holds
+    alone, tight = max(
+        (
+            (duration(machine, op, choice.algorithm, choice.protocol, size, t.rate, t.crosses), t)
+            for t in limits
+        ),
+        key=lambda found: found[0].transfer_s,
+    )
     latency = alone.latency_s + _switch_delay(fabric, ranks, machine, op, choice.algorithm)
     if fabric.topology.calibration is not None:
         latency *= fabric.topology.calibration.collective_latency
     return CollectiveCost(
         op, n, choice.algorithm, choice.protocol, choice.channels, size, latency,
-        size / alone.transfer_s, way.demands, way.tightest, way.rate, way.wire, crosses, fabric,
+        size / alone.transfer_s, demands, tight.resource, tight.rate, wire, tight.crosses, fabric,
     )  # fmt: skip
 
 
+class _Tight(NamedTuple):
+    """The tightest resource inside the nodes, or on the way between them."""
+
+    resource: int
+    rate: float  # total bytes a second that it lets through
+    crosses: bool
+
+
 class _Way(NamedTuple):
-    """Demands of an algorithm on a fabric, and the tightest of them."""
+    """Demands of an algorithm on a fabric, and what they are held back by."""
 
     demands: tuple[tuple[int, float], ...]
-    tightest: int
-    kind: str
-    rate: float  # total bytes a second that the tightest resource lets through
-    wire: float  # the same by data-sheet rates
+    wire: float  # total bytes a second that the tightest lets through, by data-sheet rates
+    limits: tuple[_Tight, ...]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -223,21 +237,26 @@ def _lowered(
     op: str,
     algorithm: str,
     sisters: tuple[tuple[int, ...], ...],
+    many_nodes: bool,
+    nvlinked: bool,
 ) -> _Way:
     demand = demand_of(fabric, ranks, op, algorithm, sisters)
     ratio = fabric.capacity[demand.resource] / demand.amount
-    place = int(np.argmin(ratio))
-    tightest = int(demand.resource[place])
+    kind = fabric.kind[demand.resource]
+    # between nodes: the network, and where NVLink joins a node's GPUs whatever else there is
+    own = (kind == NVLINK) | (kind == HBM)
+    between = (~own if nvlinked else kind == NETWORK) & many_nodes
+    limits = []
+    for crosses in (False, True):
+        places = np.flatnonzero(between == crosses)
+        if places.size:
+            place = places[np.argmin(ratio[places])]
+            limits.append(_Tight(int(demand.resource[place]), float(ratio[place]), crosses))
     return _Way(
         tuple(zip(demand.resource.tolist(), demand.amount.tolist(), strict=True)),
-        tightest, KINDS[int(fabric.kind[tightest])], float(ratio[place]),
         float(np.min(fabric.raw[demand.resource] / demand.amount)),
-    )  # fmt: skip
-
-
-def _between_nodes(kind: str, machine: Machine) -> bool:
-    """Whether a resource of this kind serves the way between nodes."""
-    return kind == "network" or (kind != "nvlink" and machine.link == "nvlink")
+        tuple(limits),
+    )
 
 
 def _check(what: str, value: str | None, known: tuple[str, ...]) -> None:
