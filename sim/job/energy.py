@@ -34,6 +34,7 @@ class Energy:
     co2_kg: float | None
     g_co2_per_kwh: float | None
     co2_region: str  # the entry of the carbon table that was used
+    co2_year: str  # of which it is; "" where its source gives none
 
 
 @cache
@@ -43,10 +44,13 @@ def _constants() -> dict[str, Any]:
 
 
 @cache
-def carbon_table() -> dict[str, float]:
-    """Grams of CO2e per kWh by country code (ISO 3166 alpha-3) and ``provider:region``."""
+def carbon_table() -> dict[str, tuple[float, str]]:
+    """Grams of CO2e per kWh and the year, by country (ISO 3166 alpha-3) and ``provider:region``."""
     with (DATA / "carbon" / "intensity.csv").open(encoding="utf-8", newline="") as file:
-        return {row["region"]: float(row["g_co2_per_kwh"]) for row in csv.DictReader(file)}
+        return {
+            row["region"]: (float(row["g_co2_per_kwh"]), row["year"])
+            for row in csv.DictReader(file)
+        }
 
 
 def carbon_intensity(provider: str, region: str, country: str) -> tuple[str, float] | None:
@@ -57,7 +61,7 @@ def carbon_intensity(provider: str, region: str, country: str) -> tuple[str, flo
     table = carbon_table()
     for key in (f"{provider.lower()}:{region.lower()}", region, country.upper()):
         if key in table:
-            return key, table[key]
+            return key, table[key][0]
     return None
 
 
@@ -154,4 +158,5 @@ def job_energy(
         co2_kg=joules / 3.6e6 * found[1] / 1000.0 if found else None,
         g_co2_per_kwh=found[1] if found else None,
         co2_region=found[0] if found else "",
+        co2_year=carbon_table()[found[0]][1] if found else "",
     )

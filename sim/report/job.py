@@ -151,6 +151,6 @@ def _energy(energy: dict[str, Any]) -> str:
     if energy.get("co2_kg") is not None:
         text += (
             f" · {energy['co2_kg']:,.0f} kg CO2e at {energy['g_co2_per_kwh']:.0f} g/kWh "
-            f"({energy['co2_region']})"
+            f"({' '.join(w for w in (energy['co2_region'], energy['co2_year']) if w)})"
         )
     return text

@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+from sim import __version__
 from sim.report.prices import laid_out
 from sim.report.quantities import percent
 from sim.result.result import round_significant
@@ -97,6 +98,8 @@ def _used(rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
 def _page(answers: Answers) -> str:
     study = answers.study
     lines = [f"# {study.title}", "", study.question.strip(), ""]
+    name = answers.source.removesuffix(".yaml")
+    lines += [f"Made by `scaling-sim study {name}`, version {__version__}; do not edit.", ""]
     lines += ["| claim | verdict |", "| --- | --- |"]
     lines += [
         f"| [{a.claim.id}](#{a.claim.id}). {_one_line(a.claim.claim)} | {verdict(a)} |"

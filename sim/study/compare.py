@@ -386,7 +386,8 @@ def _cost_reason(first: Result, other: Result) -> Iterator[str]:
     rate = b["price_per_gpu_hour_usd"] / a["price_per_gpu_hour_usd"]
     ratio = b["total_usd"] / a["total_usd"]
     text = f"cost {ratio:.2f} x: {hours:.2f} x the GPU-hours at {rate:.2f} x the hourly price"
-    tie = _tie_price(a, b)
+    same = first.topology["name"] == other.topology["name"]
+    tie = None if same else _tie_price(a, b)
     yield text + (f"; it would cost the same at ${tie:.2f} per GPU-hour" if tie else "")
 
 

@@ -371,13 +371,15 @@ def _offer_rows(
             text = f"price ratio {price:.2f}"
             if tie is not None:
                 text += f", ties at {tie / other.usd_per_gpu_hour:.2f}"
+            value = None if unfit else costs[0].total_usd / costs[1].total_usd
+            line = Line(label=pair.label, case=pair.case, against=pair.against, metric="cost_usd")
             where = f"{own.provider} {own.region} {own.as_of}".replace(" any", "")
             yield Row(
                 label=f"{pair.label}, {where} ({own.instance})",
                 metric="cost_usd",
                 is_ratio=True,
-                value=None if unfit else costs[0].total_usd / costs[1].total_usd,
-                band=None,
+                value=value,
+                band=_band(line, value, results),
                 low=None,
                 high=1.0,
                 published=(),
