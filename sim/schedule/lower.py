@@ -320,9 +320,11 @@ def lower(
     speeds, speed_of = np.unique(machine.speed, return_inverse=True)
     curves = (rows.curves * speeds[:, None, None]).reshape(-1, rows.curves.shape[1])
     reads = columns(np.where(curve >= 0, each, np.int32(-1)), -1)
-    if speeds.size > 1 or speeds[0] != 1.0:
-        speed = np.where(curve >= 0, machine.speed[:, None], 1.0)
+    pace = machine.speed[:, None] if speeds.size > 1 else speeds
+    if speeds[0] != 1.0 or speeds.size > 1:
+        speed = np.where(curve >= 0, pace, 1.0)
         bound, weight = bound * speed, weight * speed
+    if speeds.size > 1:
         shift = (speed_of * rows.curves.shape[0]).astype(np.int32)
         curve = np.where(curve >= 0, curve + shift[:, None], np.int32(-1))
     hold_until = columns(each * n + np.arange(n, dtype=np.int32), -1)
@@ -357,9 +359,8 @@ def lower(
     )
     own = rows.alone_s[row]
     own[is_host] = layout.host_s
-    slowed = rows.curve[row] >= 0
-    if speeds.size > 1 or speeds[0] != 1.0:
-        own = np.where(slowed & ~is_host, own / machine.speed[:, None], own)
+    if speeds[0] != 1.0 or speeds.size > 1:
+        own = np.where((rows.curve[row] >= 0) & ~is_host, own / pace, own)
     host, wire = np.int8(CATEGORIES.index("host")), CATEGORIES.index("collective")
     return Lowered(
         program=program,
