@@ -283,12 +283,13 @@ def demand_of(
     sisters: tuple[tuple[int, ...], ...] = (),
 ) -> loads.Demand:
     """Bytes on each resource per byte of work, of a group and its sisters."""
-    lay = loads.LOADS[algorithm]
-    own = lay(fabric, ranks, op)
     others = [group for group in sisters if group != ranks]
+    if not sisters:
+        return loads.LOADS[algorithm](fabric, ranks, op)
+    own = demand_of(fabric, ranks, op, algorithm)
     if not others:
         return own
-    return loads.total([own, *(lay(fabric, group, op) for group in others)])
+    return loads.total([own, *(demand_of(fabric, group, op, algorithm) for group in others)])
 
 
 @functools.lru_cache(maxsize=1024)
