@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from sim.api import step_section, throughput_section
 from sim.job.estimate import estimate_job
+from sim.result.breakdown import Breakdown
 from sim.result.memory import memory
 from sim.result.quick import quick_breakdown
 from sim.result.result import round_significant
 from sim.spec.topology import Topology
-from sim.spec.workload import Workload
+from sim.spec.workload import CheckpointSave, Data, Workload
 
 #: name -> (unit, whether less is better, what it is); the columns of a sweep, in order
 MEASURES: dict[str, tuple[str, bool | None, str]] = {
@@ -49,14 +51,13 @@ def measures(topology: Topology, workload: Workload) -> dict[str, Any]:
         By the names of `MEASURES`; None where there is no figure (no price, no job length).
         A job that does not fit gets all its figures too.
     """
-    breakdown = quick_breakdown(topology, workload)
-    step = step_section(breakdown)
+    step = step_section(_breakdown(topology, workload))
     rates = throughput_section(topology, workload, step.time_s)
-    report = memory(topology, workload)
+    reserved, capacity, fits = _memory(topology, workload)
     job = estimate_job(topology, workload, step.time_s, step.breakdown)
     cost = job.cost if job else None
     row: dict[str, Any] = {
-        "fits": report.fits,
+        "fits": fits,
         "gpus": topology.world_size,
         "step_time_s": step.time_s,
         "compute_s": step.compute_s,
@@ -66,8 +67,8 @@ def measures(topology: Topology, workload: Workload) -> dict[str, Any]:
         "tokens_per_s_per_gpu": rates.tokens_per_s_per_gpu,
         "mfu": rates.mfu,
         "hfu": rates.hfu,
-        "memory_bytes": report.peak_reserved_bytes,
-        "capacity_bytes": report.capacity_bytes,
+        "memory_bytes": reserved,
+        "capacity_bytes": capacity,
         "wall_clock_s": job.wall_s if job else None,
         "goodput": job.goodput if job else None,
         "cost_usd": cost.total_usd if cost else None,
@@ -76,3 +77,41 @@ def measures(topology: Topology, workload: Workload) -> dict[str, Any]:
         "co2_kg": job.energy.co2_kg if job else None,
     }
     return {k: round_significant(v) if isinstance(v, float) else v for k, v in row.items()}
+
+
+# --- what configurations share -------------------------------------------------------------------
+#
+# Neighbours in a sweep often differ in what neither step nor memory depends on (length, price,
+# data, checkpoints), so that is put aside before looking up what was computed last.
+
+_ASIDE: dict[str, Any] = {
+    "name": "", "tokens": None, "steps": None, "samples": None, "epochs": 1.0,
+    "global_batch": None, "data": Data(), "sources": (),
+}  # fmt: skip
+
+
+def _machine(topology: Topology) -> Topology:
+    return topology.model_copy(update={"name": "", "offer": None, "sources": ()})
+
+
+def _breakdown(topology: Topology, workload: Workload) -> Breakdown:
+    job = workload.model_copy(update={**_ASIDE, "checkpoint": CheckpointSave()})
+    return _step(_machine(topology), job)
+
+
+@lru_cache(maxsize=64)
+def _step(topology: Topology, workload: Workload) -> Breakdown:
+    return quick_breakdown(topology, workload)
+
+
+def _memory(topology: Topology, workload: Workload) -> tuple[float, float, bool]:
+    """Reserved bytes, capacity and verdict; the second micro-batch is like all later ones."""
+    steps = min(2, workload.gradient_accumulation)
+    update = {**_ASIDE, "gradient_accumulation": steps}
+    return _report(_machine(topology), workload.model_copy(update=update))
+
+
+@lru_cache(maxsize=64)
+def _report(topology: Topology, workload: Workload) -> tuple[float, float, bool]:
+    report = memory(topology, workload)
+    return report.peak_reserved_bytes, report.capacity_bytes, report.fits

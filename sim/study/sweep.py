@@ -112,8 +112,16 @@ def _label(given: Any) -> str:
     return str(given.get("name", "inline")) if isinstance(given, Mapping) else str(given)
 
 
-def compute(pairs: Mapping[Pair, Prepared], payload: tuple[Pair, Changes]) -> dict[str, Any]:
+#: configurations from which a process is better off with the compiled engine from the start
+MANY = 400
+Context = tuple[dict[Pair, Prepared], bool]  # base pairs, and whether there is much to do
+
+
+def compute(context: Context, payload: tuple[Pair, Changes]) -> dict[str, Any]:
     """Figures of one configuration: the work function of the executors."""
+    pairs, many = context
+    if many:
+        import sim.engine.compiled  # noqa: F401  # "auto" takes it once it is there
     pair, changes = payload
     own = {k: v for k, v in changes.items() if k not in SIDES}
     prepared = pairs[pair]
@@ -164,7 +172,7 @@ def sweep(
     with Store(store) as opened:
         have = opened.keys()
         missing = {key: i for i, key in reversed(list(enumerate(keys))) if key not in have}
-        todo = sorted(missing.values())
+        todo = sorted(missing.values(), key=_locality(study, points))
         reused = len(points) - len(todo)
         tasks = (Task(i, (bases.pair_of(points[i]), points[i])) for i in todo)
         if progress:
@@ -187,6 +195,36 @@ def sweep(
     )  # fmt: skip
 
 
+#: keys by what a change of them costs to compute anew, dearest first: machine and schedule, then
+#: shapes, then what only memory or nothing at all depends on
+_DEAR = ("topology", "workload", "model", "nodes", "node", "network", "parallelism", "method",
+         "precision", "activation_checkpointing")  # fmt: skip
+_CHEAP = ("gradient_accumulation", "tokens", "steps", "samples", "epochs", "offer", "data",
+          "checkpoint")  # fmt: skip
+
+
+def _locality(study: Study, points: list[Changes]) -> Callable[[int], tuple[Any, ...]]:
+    """Order of computation: neighbours share as much as possible of what is cached."""
+
+    def cost(key: str) -> int:
+        first = key.removeprefix("topology.").removeprefix("workload.").split(".")[0]
+        if first in _DEAR:
+            return _DEAR.index(first)
+        return len(_DEAR) + (1 + _CHEAP.index(first) if first in _CHEAP else 0)
+
+    keys = sorted(study.keys, key=cost)
+    ranks: dict[str, dict[str, int]] = {key: {} for key in keys}
+
+    def place(i: int) -> tuple[Any, ...]:
+        found = []
+        for key in keys:
+            seen = ranks[key]
+            found.append(seen.setdefault(str(points[i][key]), len(seen)))
+        return (*found, i)
+
+    return place
+
+
 def _answers(
     tasks: Iterable[Task],
     count: int,
@@ -197,13 +235,14 @@ def _answers(
 ) -> Iterator[Answer]:
     if not count:
         return iter(())
+    context = bases.pairs, count >= MANY
     if workers is not None or scheduler is not None:
         from sim.study.dask_executor import DaskPool
 
-        return DaskPool(compute, bases.pairs, workers or 1, scheduler).run(tasks)
+        return DaskPool(compute, context, workers or 1, scheduler).run(tasks)
     if processes > 1:
-        return LocalPool(compute, bases.pairs, min(processes, count)).run(tasks)
-    return run_here(compute, bases.pairs, tasks)
+        return LocalPool(compute, context, min(processes, count)).run(tasks)
+    return run_here(compute, context, tasks)
 
 
 def _row(key: str, changes: Changes, answer: Answer) -> Row:
