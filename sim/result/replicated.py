@@ -149,6 +149,8 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
     scratch = 0.0
     if not offload_states:
         scratch = optimizer_temporaries(workload, ranks)
+        if stage == 3 and elements:  # a sub-group at a time
+            scratch *= min(1.0, p.sub_group_size * ranks / elements)
         if stage in (1, 2):
             scratch += 4.0 * elements / ranks  # the gradient partition in fp32
         elif stage == 3:

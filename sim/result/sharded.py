@@ -82,6 +82,8 @@ class _Walk:
         if self.flat:
             reshard = p.sharding_strategy == "full-shard"
         self.reshard = reshard
+        # one flat parameter spans frozen and trained weights, unless adapters are wrapped apart
+        self.mixed = self.flat and p.use_orig_params and p.wrap != "peft"
         self.titan = p.wrap == "torchtitan" and not self.flat
         named = {"pre": 1, "post": 0, "none": 0}
         depth = p.backward_prefetch
@@ -124,8 +126,8 @@ class _Walk:
     def unit(self, groups: list[tuple[tuple[Module, ...], bool]]) -> Unit:
         pairs = [(module, inside) for modules, inside in groups for module in modules]
         types = self.types
-        method, original = self.workload.method, self.workload.parallelism.use_orig_params
-        if self.flat and original and not types.quantised and method.frozen_dtype == "as-compute":
+        method = self.workload.method
+        if self.mixed and not types.quantised and method.frozen_dtype == "as-compute":
             # a flat parameter has one dtype, so frozen weights are stored in the adapters'
             types = types._replace(frozen=types.master)
         return fsdp2_unit("", 0, pairs, 1 if self.flat else self.ranks, types)
@@ -133,7 +135,7 @@ class _Walk:
     def sizes(self, unit: Unit, keep: bool = False, largest: float = 1.0) -> Sizes:
         p = self.workload.parallelism
         grad_numel = unit.grad_numel
-        if self.flat and grad_numel and p.use_orig_params:
+        if self.mixed and grad_numel:
             grad_numel = unit.numel  # the flat gradient spans frozen parameters too
         gradient = self.compute * grad_numel
         wire = DTYPE_BYTES[self.types.reduce]

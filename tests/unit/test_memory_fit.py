@@ -359,3 +359,27 @@ def test_logits_that_the_models_output_keeps():
     kept = memory(topology(), workload(length=8192, loss="huggingface"))
     more = kept.by_moment["backward"] - eager.by_moment["backward"]
     assert more == pytest.approx(4 * 8192 * 128256, rel=1e-6)
+
+
+def test_adapters_wrapped_apart_leave_no_gradient_of_the_base():
+    """FSDP1 with wrap: peft, 4-bit base: gradients, states of adapters alone."""
+    method = Method(kind="qlora", rank=16, targets=LINEARS, quantization="nf4")
+    apart = Parallelism(strategy="fsdp1", wrap="peft")
+    report = memory(topology(), workload(method=method, parallelism=apart))
+    adapters = 41_943_040
+    categories = report.categories_by_moment["optimizer"]
+    assert categories["sharded_gradients"] == pytest.approx(4 * adapters / 8, rel=1e-3)
+    assert categories["optimizer_states"] == pytest.approx(8 * adapters / 8, rel=1e-3)
+
+
+def test_zero3_steps_a_sub_group_at_a_time():
+    """foreach Adam's temporaries are of sub_group_size elements, not of the whole shard."""
+    keys = {"optimizer_implementation": "foreach"}
+    whole = Parallelism(strategy="zero3", sub_group_size=10**10)
+    small = Parallelism(strategy="zero3", sub_group_size=10**8)
+    peaks = [
+        memory(topology(), workload(parallelism=p, **keys)).by_moment["optimizer"]
+        for p in (whole, small)
+    ]
+    # the square root and the fp32 gradient, 4 B each
+    assert peaks[0] - peaks[1] == pytest.approx(8 * (8_030_261_248 / 8 - 1e8), rel=1e-6)
