@@ -72,6 +72,8 @@ def _cells(row: Row) -> list[str]:
     holds = {True: "yes", False: "no", None: ""}[row.within]
     if row.within is False and _reaches(row):
         holds = "no, its band does"
+    if row.published and holds:
+        holds += ", as measured"
     published = "; ".join(f"{shown(row, value)} ({text})" for text, value in row.published)
     return [
         row.label, f"{_NAMES[row.metric]}{' ratio' if row.is_ratio else ''}",
@@ -81,7 +83,7 @@ def _cells(row: Row) -> list[str]:
 
 def _reaches(row: Row) -> bool:
     """Whether a row's band reaches the claimed range."""
-    if row.band is None:
+    if row.band is None or row.published:  # a measurement needs no band of ours
         return False
     return row.band[1] >= (row.low or 0.0) and row.band[0] <= (row.high or math.inf)
 

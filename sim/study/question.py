@@ -102,13 +102,18 @@ class Row:
     reasons: tuple[str, ...] = ()
 
     @property
+    def judged(self) -> float | None:
+        """What the claim is held against: the measurement where there is one, else our figure."""
+        return self.published[0][1] if self.published else self.value
+
+    @property
     def within(self) -> bool | None:
         """Whether it is what the claim says; None where the claim says nothing of it."""
         if self.low is None and self.high is None:
             return None
-        if self.value is None:
+        if self.judged is None:
             return False
-        return (self.low or 0.0) <= self.value <= (math.inf if self.high is None else self.high)
+        return (self.low or 0.0) <= self.judged <= (math.inf if self.high is None else self.high)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,10 @@ claims:
     lines:
       - {label: cost, case: h100, metric: cost_usd}
       - {label: as it was run, case: published, against: slower}
+  - id: judged
+    claim: A measurement outranks our figure.
+    lines:
+      - {label: barely, case: published, against: slower, low: 2.293, high: 2.294}
 """
 
 
@@ -83,6 +87,13 @@ def test_a_published_run_is_simulated_and_stands_beside_its_measurement(answers)
     row = by_id(answers, "sized").rows[1]
     assert row.published == (("llm-foundry:L118 / llm-foundry:L184", pytest.approx(10643 / 4641)),)
     assert row.value == pytest.approx(10643 / 4641, rel=0.10)
+
+
+def test_a_measured_case_is_judged_by_its_measurement(answers):
+    answer = by_id(answers, "judged")  # 10643 / 4641 = 2.2933
+    assert answer.rows[0].judged == pytest.approx(10643 / 4641)
+    assert answer.verdict == "holds"
+    assert "yes, as measured" in formatted(answers, "table")
 
 
 def test_a_case_that_does_not_fit_gives_no_speed_unless_asked(answers):
