@@ -91,7 +91,7 @@ def main() -> None:
             out("SimGrid or g++ is not installed: its column stays empty\n")
         out(f"{'level':6} {'ranks':>5} {'jitter':>6} {'ops':>6} {'build ms':>9} {'run ms':>9} ")
         out(f"{'events':>8} {'M ev/s':>7} {'SimPy x':>8} {'SimGrid ms':>10} {'x':>6} {'dt':>8}\n")
-        for level in ("steps", "flows"):
+        for level in ("steps", "flows", "ranks"):
             for ranks in (int(r) for r in options.ranks.split(",")):
                 for jitter in (0.0, 0.05):
                     out(row(level, ranks, jitter, options, peer))  # type: ignore[arg-type]
@@ -115,7 +115,7 @@ def row(
         text += f"{reference_s / run_s:8.0f} "
     else:
         text += f"{'':8} "
-    if peer is not None:
+    if peer is not None and level != "ranks":
         simulated, peer_s = simgrid(peer, ranks, level, jitter, 3 if ranks < 64 else 1)
         off = abs(simulated / line.end.max() - 1)
         text += f"{peer_s * 1e3:10.1f} {peer_s / run_s:6.1f} {off:8.0e}"

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sim.program import I8, Program, assemble
 
 LAYER_BYTES = 1.7e9
-Level = Literal["steps", "unrolled", "flows"]
+Level = Literal["steps", "unrolled", "flows", "ranks"]
 
 
 def compute_seconds(
@@ -43,14 +43,17 @@ def ring_step(ranks: int, level: Level = "steps", layers: int = 80, jitter: floa
     ----------
     ranks : int
         Ranks in the ring.
-    level : {"steps", "unrolled", "flows"}
-        Stepped ops; the same steps as ops of their own; or one independent flow a ring edge and
-        collective, of all its bytes.
+    level : {"steps", "unrolled", "flows", "ranks"}
+        Stepped ops; the same steps as ops of their own; one independent flow a ring edge and
+        collective, of all its bytes; or one op a collective, which waits for all ranks and draws
+        on all edges.
     layers : int
         Layers of the model.
     jitter : float
         Largest relative lengthening of a compute op.
     """
+    if level == "ranks":
+        return _whole(ranks, layers, jitter)
     steps = ranks - 1
     unrolled = steps if level == "unrolled" else 1
     chunk = LAYER_BYTES / ranks * (steps if level == "flows" else 1)
@@ -101,5 +104,40 @@ def ring_step(ranks: int, level: Level = "steps", layers: int = 80, jitter: floa
         steps=np.where(peer >= 0, steps, 1).ravel(),
         peer=peer.ravel(),
         n_lanes=3 * ranks,
+    )
+    return program
+
+
+def _whole(ranks: int, layers: int, jitter: float) -> Program:
+    """Level "ranks": computes of every rank, then gathers, then scatters, one op each."""
+    steps, gathers, scatters = ranks - 1, 2 * layers, layers
+    computes = ranks * gathers
+    rank = np.arange(ranks)
+    own = rank[:, None] * gathers + np.arange(gathers)
+    gather = computes + np.arange(gathers)
+    scatter = gather[-1] + 1 + np.arange(scatters)
+    same_node = rank // 8 == (rank + 1) % ranks // 8
+    sends = np.where(same_node, rank, 2 * ranks + rank)
+    receives = np.where(same_node, ranks + (rank + 1) % ranks, 3 * ranks + (rank + 1) % ranks)
+    slowest = 2e-6 if bool(same_node.all()) else 4e-6
+    moves = gathers + scatters
+    edges = [
+        (np.broadcast_to(gather, own.shape), own),
+        (own[:, :-2], np.broadcast_to(gather[2:], (ranks, gathers - 2))),
+        (own[:, layers:], np.broadcast_to(scatter, (ranks, layers))),
+    ]
+    lengths = compute_seconds(rank[:, None], np.arange(gathers), layers, jitter)
+    program, _ = assemble(
+        lane=np.repeat(np.arange(ranks + 2), [gathers] * ranks + [gathers, scatters]),
+        latency=np.concatenate((lengths.ravel(), np.full(moves, steps * slowest))),
+        work=np.repeat((0.0, LAYER_BYTES / ranks * steps), (computes, moves)),
+        demand_ptr=(0, 2 * ranks),
+        demand_resource=np.concatenate((sends, receives)),
+        demand_amount=np.ones(2 * ranks),
+        route=np.repeat((-1, 0), (computes, moves)),
+        capacity=np.repeat((300e9, 25e9), 2 * ranks),
+        src=np.concatenate([a.ravel() for a, _ in edges]),
+        dst=np.concatenate([b.ravel() for _, b in edges]),
+        n_lanes=ranks + 2,
     )
     return program
