@@ -20,9 +20,10 @@ from sim.result.breakdown import Breakdown
 from sim.result.describe import describe_topology, describe_workload, peak_of
 from sim.result.memory import MemoryReport
 from sim.result.memory import memory as memory_report
+from sim.result.pressure import with_retries
 from sim.result.quick import quick_breakdown
 from sim.result.result import Memory, Message, Result, Scaling, ScalingPoint, Step, Throughput
-from sim.result.step import StepOutcome, run_replicas
+from sim.result.step import run_replicas
 from sim.result.variation import Variation, read_variation, spread
 from sim.spec.calibration import Calibration, calibration_settings
 from sim.spec.checks import check
@@ -110,9 +111,10 @@ def assemble(
     """Simulate checked specs and put the Result together."""
     varied = variation or Variation()
     outcome, times = run_replicas(topology, workload, varied, engine=engine, level=level)
-    step = step_section(outcome.breakdown)
     needed = memory_report(topology, workload)
     memory = _memory(needed)
+    breakdown = _pressed(outcome.breakdown, workload, memory)
+    step = step_section(breakdown)
     bottleneck = classify(step, memory)
     throughput = throughput_section(topology, workload, step.time_s)
     if fixes:
@@ -122,7 +124,7 @@ def assemble(
         bottleneck = type(bottleneck)(
             bottleneck.kind, bottleneck.share, bottleneck.explanation, found
         )
-    own = None if varied.needs_every_rank else outcome  # the curve is of whole machines
+    own = None if varied.needs_every_rank else breakdown  # the curve is of whole machines
     curve = _scaling(topology, workload, own, memory.fits, engine) if scaling else None
     counts = count_parameters(workload.model, workload.method)
     job = _job(topology, workload, step, counts.trainable, counts.total)
@@ -252,8 +254,12 @@ def at_nodes(
     return moved, job
 
 
+def _pressed(breakdown: Breakdown, workload: Workload, memory: Memory) -> Breakdown:
+    return with_retries(breakdown, workload, memory.peak_reserved_bytes, memory.capacity_bytes)
+
+
 def _scaling(
-    topology: Topology, workload: Workload, own: StepOutcome | None, own_fits: bool, engine: str
+    topology: Topology, workload: Workload, own: Breakdown | None, own_fits: bool, engine: str
 ) -> Scaling | None:
     if topology.graph is not None:
         return None
@@ -263,10 +269,11 @@ def _scaling(
         if moved is None:
             continue
         if nodes == topology.nodes and own is not None:
-            points[nodes] = (*moved, own.breakdown, own_fits)
+            points[nodes] = (*moved, own, own_fits)
             continue
-        breakdown = quick_breakdown(*moved, engine=engine)
-        points[nodes] = (*moved, breakdown, memory_section(*moved).fits)
+        memory = memory_section(*moved)
+        breakdown = _pressed(quick_breakdown(*moved, engine=engine), moved[1], memory)
+        points[nodes] = (*moved, breakdown, memory.fits)
     fitting = [n for n, point in points.items() if point[3]]
     base = min(fitting or points)
     base_top, base_job, base_step, _ = points[base]
@@ -294,9 +301,9 @@ def _scaling(
 
 def _evaluate(topology: Topology, workload: Workload) -> tuple[float, float, bool]:
     """Seconds per token, reserved bytes and verdict of a candidate."""
-    step = quick_breakdown(topology, workload, rough=True)
-    seconds = step.time_s / tokens_per_step(topology, workload)
     memory = memory_section(topology, workload)
+    step = _pressed(quick_breakdown(topology, workload, rough=True), workload, memory)
+    seconds = step.time_s / tokens_per_step(topology, workload)
     return seconds, memory.peak_reserved_bytes, memory.fits
 
 

@@ -20,6 +20,8 @@ from sim.calibration.rows import Row, training_rows
 from sim.calibration.validate_collectives import quantile
 from sim.model.tree import count_parameters
 from sim.result.breakdown import Breakdown
+from sim.result.memory import memory
+from sim.result.pressure import with_retries
 from sim.result.quick import quick_breakdown
 
 SIZES = (("< 500M", 5e8), ("500M-2B", 2e9), ("2-5B", 5e9), ("5-10B", 1e10), ("10-20B", 2e10),
@@ -95,7 +97,10 @@ def tokens_of(row: Row) -> float:
 @functools.cache
 def predict(row: Row) -> Point:
     """What the model says about one row."""
-    return Point(row, quick_breakdown(row.topology, row.workload))
+    needed = memory(row.topology, row.workload)
+    step = quick_breakdown(row.topology, row.workload)
+    pressed = with_retries(step, row.workload, needed.peak_reserved_bytes, needed.capacity_bytes)
+    return Point(row, pressed)
 
 
 @functools.cache

@@ -12,9 +12,9 @@ from sim.spec.workload import Workload
 #: mask, casts to and from the adapter's dtype, scaling, the add). [B]
 #: Source: LoRA rows of sim/data/measured (A100), all sources together.
 ADAPTER_BYTES = 13.0
-#: Traffic per 4-bit GPTQ weight and use: shifts, masks, zeros and scales are PyTorch kernels over
-#: whole tensors. Fitted on the six single-GPU QLoRA rows of Qwen-7B (A100, 256 to 8192 tokens). [B]
-GPTQ_BYTES = 13.5
+#: Traffic per 4-bit GPTQ weight and use: shifts, masks, zeros and scales are some 20 PyTorch kernels
+#: over whole tensors. Fitted on the six QLoRA rows of Qwen-7B (one A100, 256 to 8192 tokens). [B]
+GPTQ_BYTES = 10.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ def _dequantise(
 ) -> Kernel:
     """Weights back to the compute dtype, before every use."""
     if style.quantization == "gptq-int4":
-        traffic, launches, access = GPTQ_BYTES, 12, "stream"
+        traffic, launches, access = GPTQ_BYTES, 20, "stream"
     else:
         traffic, launches, access = 0.5 + 4 / 64 + tape.element, 2, "cast"
     return tape.map(
