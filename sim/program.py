@@ -3,7 +3,7 @@
 A `Program` is a set of column arrays. `assemble` makes one from columns in any order, vectorised,
 for programs of thousands to millions of ops; `ProgramBuilder` makes small ones op by op.
 
-The rules (docs/decisions/0020-engine.md has the reasons):
+The rules (docs/decisions/0006-engine.md has the reasons):
 
 - Ops on one lane run in index order; the other precedence edges are in the successor CSR. An op
   starts at the largest end of its predecessors, exactly.

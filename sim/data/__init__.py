@@ -1,4 +1,4 @@
-"""Data files that ship with the package: catalogue, constants with their sources, published rows."""
+"""Data files that ship with the package: catalogue, constants, published rows, with sources."""
 
 from pathlib import Path
 
