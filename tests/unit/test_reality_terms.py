@@ -86,7 +86,7 @@ SAME = Job("a100", "fsdp1", "full", 8, 7e9, 8192.0)
 
 
 def test_band_is_the_quantile_of_equal_rows():
-    """100 rows with residuals 0.1 to 10 %: the 80.4 % quantile (0.2 / 51 added for their number)."""
+    """Of 100 residuals from 0.1 to 10 % the 80.4 % quantile: 0.2 / 51 more for their number."""
     found = band(SAME, rows(100, 0.1))
     assert found.rows == pytest.approx(100)
     assert found.half_width == pytest.approx(0.081, abs=0.001)
