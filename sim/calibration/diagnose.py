@@ -109,6 +109,16 @@ class Diagnosis:
     nothing: float  # probability that there is nothing to explain
     test: Test | None
 
+    @property
+    def ratio(self) -> float:
+        """Step time of the run in question over the predicted one."""
+        return self.figures[0].step_time_s / self.predicted[0]
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether the run is what the model expects, within its error."""
+        return self.nothing > 0.5 and abs(math.log(self.ratio)) <= EXPLAINS
+
 
 def diagnose(figures: Sequence[Figure], baseline: Figure | None = None) -> Diagnosis:
     """Rank the causes that would explain measured runs of one job on one machine.

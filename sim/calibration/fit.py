@@ -4,8 +4,9 @@
 
 with measured m_i, predicted p_i, their error s_i, the prior's width t_k, and Huber's h: quadratic
 up to HUBER, linear beyond, so that one odd run cannot carry the fit. Gauss-Newton with step control
-(Levenberg-Marquardt); derivatives by forward differences. A constant that the evidence says nothing
-about stays at 1 by its prior.
+(Levenberg-Marquardt); derivatives by differences. A constant that the evidence says nothing about
+stays at 1 by its prior. A link that is not the tightest at 1 has no slope there although a slower
+one would explain much, so flat constants are first tried at some lower values.
 
 Source: Nocedal and Wright, Numerical Optimization, 2nd ed., chapter 10; Huber, Ann. Math. Statist.
 35 (1964) 73.
@@ -13,7 +14,7 @@ Source: Nocedal and Wright, Numerical Optimization, 2nd ed., chapter 10; Huber, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,9 @@ Residuals = Callable[[F8], F8]
 STEP = 0.02  # of the differences, in ln: beyond the rounding of waves and tiles
 HUBER = 2.5  # standard deviations
 _ROUNDS = 12
+_FLAT = 1e-6  # largest slope of a constant without effect
+_QUIET = 0.5  # standard errors that a constant moves all figures together, below which it is flat
+_LOWER = (-0.1, -0.3, -0.7, -1.5)  # where flat constants are tried, in ln
 _DONE = 2e-3  # largest change of a log multiplier at which the fit stops
 
 
@@ -75,14 +79,14 @@ def cost(residuals: F8, sigma: F8, x: F8, prior: Prior) -> float:
     return float(bent.sum() + ((x / prior.sigma) ** 2).sum())
 
 
-def jacobian(residuals: Residuals, x: F8, at: F8) -> F8:
-    """Forward differences, (n, n_constants)."""
-    columns = []
-    for k in range(x.size):
+def jacobian(residuals: Residuals, x: F8, at: F8, wanted: Sequence[int]) -> F8:
+    """Backward differences by the constants `wanted`, 0 by the others, (n, n_constants)."""
+    slopes = np.zeros((at.size, x.size))
+    for k in wanted:
         moved = x.copy()
-        moved[k] += STEP
-        columns.append((residuals(moved) - at) / STEP)
-    return np.stack(columns, axis=1) if columns else np.zeros((at.size, 0))
+        moved[k] -= STEP
+        slopes[:, k] = (at - residuals(moved)) / STEP
+    return slopes
 
 
 def newton_step(residuals: F8, slopes: F8, sigma: F8, x: F8, prior: Prior, damping: float) -> F8:
@@ -107,9 +111,16 @@ def solve(residuals: Residuals, sigma: F8, prior: Prior) -> Fit:
     prior : Prior
         Widths and bounds.
     """
+    every = range(prior.sigma.size)
     x = np.zeros(prior.sigma.size)
     now = residuals(x)
-    slopes = jacobian(residuals, x, now)
+    slopes = jacobian(residuals, x, now, every)
+    flat = [k for k in every if _informs(slopes[:, k], sigma) * prior.sigma[k] < _QUIET]
+    x, now = _tried_lower(residuals, x, now, sigma, prior, flat)
+    if x.any():
+        slopes = jacobian(residuals, x, now, every)
+    # what still has no effect will not be looked at again
+    active = [k for k in every if np.abs(slopes[:, k]).max(initial=0.0) >= _FLAT]
     damping, rounds = 0.0, 0
     for _ in range(_ROUNDS):
         step = newton_step(now, slopes, sigma, x, prior, damping)
@@ -120,7 +131,7 @@ def solve(residuals: Residuals, sigma: F8, prior: Prior) -> Fit:
         if cost(there, sigma, moved, prior) < cost(now, sigma, x, prior):
             x, now, rounds = moved, there, rounds + 1
             damping = damping / 10 if damping > 1e-4 else 0.0
-            slopes = jacobian(residuals, x, now)
+            slopes = jacobian(residuals, x, now, active)
         elif damping > 1e3:
             break
         else:
@@ -128,6 +139,25 @@ def solve(residuals: Residuals, sigma: F8, prior: Prior) -> Fit:
     curvature = slopes.T @ (slopes / (sigma**2)[:, None]) + np.diag(1 / prior.sigma**2)
     spread = np.sqrt(np.diag(np.linalg.inv(curvature))) if x.size else x
     return Fit(x, spread, now, slopes, rounds)
+
+
+def _informs(slope: F8, sigma: F8) -> float:
+    """Standard errors that a unit of the constant moves the figures."""
+    return float(np.sqrt(((slope / sigma) ** 2).sum()))
+
+
+def _tried_lower(
+    residuals: Residuals, x: F8, now: F8, sigma: F8, prior: Prior, flat: Sequence[int]
+) -> tuple[F8, F8]:
+    """The best of some lower values of each flat constant, one after the other."""
+    for k in flat:
+        for lower in _LOWER:
+            moved = x.copy()
+            moved[k] = max(lower, prior.low[k])
+            there = residuals(moved)
+            if cost(there, sigma, moved, prior) < cost(now, sigma, x, prior):
+                x, now = moved, there
+    return x, now
 
 
 def without(fit: Fit, sigma: F8, prior: Prior, left_out: npt.NDArray[np.bool_]) -> F8:

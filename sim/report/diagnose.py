@@ -48,13 +48,13 @@ def formatted(found: Diagnosis, form: str) -> str:
 
 def _verdict(found: Diagnosis) -> str:
     figure, seconds = found.figures[0], found.predicted[0]
-    ratio = figure.step_time_s / seconds
+    ratio = found.ratio
     measured, predicted = figure.tokens_per_s_per_gpu, figure.rate(seconds)
     head = (
         f"measured {measured:,.0f} tokens/s per GPU (step {figure.step_time_s:.3g} s); the machine "
         f"should give {predicted:,.0f} ({seconds:.3g} s): "
     )
-    if found.nothing > 0.5:
+    if found.ordinary:
         return f"{head}{ratio - 1:+.0%} in step time, within the model's error"
     return head + (f"{ratio:.1f} times too slow" if ratio >= 1 else f"{1 / ratio:.2f} times faster")
 
@@ -74,9 +74,9 @@ def _explained(number: int, e: Explanation, found: Diagnosis) -> list[str]:
 
 
 def _conclusion(found: Diagnosis, shown: list[Explanation]) -> str:
-    if found.nothing > 0.5:
+    if found.ordinary:
         return "Nothing needs explaining: the figure is what the model expects, within its error."
-    if found.figures[0].step_time_s < found.predicted[0]:
+    if found.ratio < 1.0:
         return (
             "Faster than the machine should be: check how tokens are counted, and whether the "
             "topology or the workload understates what ran."

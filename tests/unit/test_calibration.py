@@ -1,0 +1,338 @@
+"""A topology's calibration: where it acts, that it changes nothing at 1, and how it is fitted."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from sim import simulate
+from sim.calibration.calibrate import PRIORS, calibrate, mean_error
+from sim.calibration.evidence import nccl_observations, run_observation
+from sim.calibration.fit import Prior, solve, without
+from sim.calibration.runs import Run, read_runs, tokens_per_gpu
+from sim.cli import group
+from sim.cost.collectives import plan_collective
+from sim.cost.kernel_cost import CostModel
+from sim.errors import InputError
+from sim.fabric import compile_fabric
+from sim.model.kernels import Kernel
+from sim.report.calibration import formatted
+from sim.result.quick import quick_breakdown
+from sim.result.step import run_step
+from sim.spec.calibration import CONSTANTS, Calibration, read_calibration, written
+from sim.spec.loader import load, load_topology
+
+GIB = 2.0**30
+JOB = {
+    "name": "small", "model": "llama-3.2-1b", "sequence_length": 2048, "micro_batch": 2,
+    "tokens": 1e9, "parallelism": "fsdp2",
+}  # fmt: skip
+SMALL = ["model.layers=3"]
+
+
+def known(**factors: float) -> Calibration:
+    return Calibration.model_construct(**factors)
+
+
+def machine(nodes: int = 2, **factors: float):
+    topology = load_topology("dgx-h100", [f"nodes={nodes}"])
+    return topology.model_copy(update={"calibration": known(**factors)}) if factors else topology
+
+
+# --- where it acts -------------------------------------------------------------------------------
+
+
+def test_ones_change_no_bit() -> None:
+    loaded = load("dgx-h100", JOB, SMALL)
+    plain = run_step(loaded.topology, loaded.workload)
+    ones = loaded.topology.model_copy(update={"calibration": known()})
+    again = run_step(ones, loaded.workload)
+    assert again.breakdown == plain.breakdown
+    assert np.array_equal(again.timeline.end, plain.timeline.end)
+
+
+def test_caches_tell_calibrations_apart() -> None:
+    loaded = load("dgx-h100", JOB, SMALL)
+    first = quick_breakdown(loaded.topology, loaded.workload)
+    slow = loaded.topology.model_copy(update={"calibration": known(gemm_clock=0.5)})
+    assert quick_breakdown(slow, loaded.workload).time_s > first.time_s
+    assert quick_breakdown(loaded.topology, loaded.workload) == first
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_links(nodes: int) -> None:
+    """Twice the time in transfer where the link it halves is the tightest; no other algorithm."""
+    name = "network_bandwidth" if nodes > 1 else "nvlink_bandwidth"
+    ranks = range(8 * nodes)
+    plain = plan_collective(compile_fabric(machine(nodes)), "all_gather", ranks, 16 * GIB)
+    half = plan_collective(
+        compile_fabric(machine(nodes, **{name: 0.5})), "all_gather", ranks, 16 * GIB
+    )
+    assert half.latency_s == plain.latency_s
+    # PCIe, at 48 of the NIC's 50 GB/s, is what holds the plain one back
+    expected = 2.0 if nodes == 1 else 48 / 25
+    assert plain.bound_bytes_per_s / half.bound_bytes_per_s == pytest.approx(expected, rel=0.05)
+    assert (half.algorithm, half.protocol, half.channels) == (
+        plain.algorithm, plain.protocol, plain.channels,
+    )  # fmt: skip
+
+
+def test_latency() -> None:
+    """Exactly the fixed part."""
+    fabrics = [compile_fabric(machine(2)), compile_fabric(machine(2, collective_latency=3.0))]
+    plain, slow = (plan_collective(f, "all_reduce", range(16), 8.0) for f in fabrics)
+    assert slow.latency_s == pytest.approx(3.0 * plain.latency_s, rel=1e-12)
+    assert slow.bound_bytes_per_s == plain.bound_bytes_per_s
+
+
+def test_kernels() -> None:
+    gpu = machine(1).first_gpu
+    plain = CostModel(gpu)
+    slow = CostModel(gpu, calibration=known(gemm_clock=0.5, hbm_bandwidth=0.8, host_launch=3.0))
+    gemm = Kernel("w", "w", "gemm", 2 * 8192.0**3, 3 * 2 * 8192.0**2, (8192, 8192, 8192, 1))
+    norm = Kernel("n", "n", "norm", 0.0, 4e9)
+    assert slow.cost(gemm).compute_s == pytest.approx(2 * plain.cost(gemm).compute_s, rel=0.02)
+    moved = [m.cost(norm).memory_s for m in (slow, plain)]
+    assert moved[0] / moved[1] == pytest.approx(1 / 0.8)
+    assert slow.host_seconds(gemm) == pytest.approx(3 * plain.host_seconds(gemm), rel=1e-12)
+
+
+def test_slowest_gpu_holds_all_up() -> None:
+    """A job bound by compute takes as long as if every GPU were as slow."""
+    loaded = load("dgx-h100", JOB, [*SMALL, "sequence_length=8192"])
+    times = {}
+    for name, factors in {"one": {"slowest_gpu": 0.5}, "none": {}}.items():
+        topology = loaded.topology.model_copy(update={"calibration": known(**factors)})
+        times[name] = quick_breakdown(topology, loaded.workload).time_s
+    assert 1.7 < times["one"] / times["none"] < 2.1
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+def test_file_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    made = Calibration.model_construct(network_bandwidth=0.81, fitted_on=('a "b": c', "d"))
+    path.write_text(written(made, "a note\nof two lines"), encoding="utf-8")
+    assert read_calibration(path) == made
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("netwrk: 2", "unknown key"),
+        ("gemm_clock: 0", "gemm_clock"),
+        ("gemm_clock: fast", "gemm_clock"),
+        ("- 1", "mapping"),
+        ("", "empty"),
+    ],
+)
+def test_faults_of_the_file(tmp_path: Path, text: str, fault: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=fault):
+        read_calibration(path)
+
+
+def test_option_setting_and_argument_agree(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("gemm_clock: 0.7\nnetwork_bandwidth: 0.5\n", encoding="utf-8")
+    job = tmp_path / "job.yaml"
+    job.write_text(json.dumps(JOB), encoding="utf-8")
+    sets = [part for text in [*SMALL, "nodes=2"] for part in ("--set", text)]
+    common = ["run", "dgx-h100", str(job), *sets, "--json", "--no-scaling"]
+    printed = CliRunner().invoke(group, [*common, "--calibration", str(path)])
+    assert printed.exit_code == 0, printed.output
+    by_option = json.loads(printed.stdout)["step"]["time_s"]
+    same = ["calibration.gemm_clock=0.7", "calibration.network_bandwidth=0.5"]
+    by_set = simulate(
+        "dgx-h100", JOB, overrides=[*SMALL, "nodes=2", *same], scaling=False, fixes=False
+    )
+    by_argument = simulate(
+        "dgx-h100", JOB, overrides=[*SMALL, "nodes=2"], calibration=path, scaling=False, fixes=False
+    )
+    assert by_option == pytest.approx(by_set.step.time_s, rel=1e-11)
+    assert by_argument.step.time_s == by_set.step.time_s
+
+
+# --- the fit -------------------------------------------------------------------------------------
+
+
+def linear(n: int = 12, outlier: float = 0.0):
+    """r = A x - b with a known answer."""
+    rng = np.random.default_rng(7)
+    slopes = rng.normal(size=(n, 2))
+    slopes[:, 1] = 0.0  # nothing is said about the second constant
+    goal = slopes @ np.array([0.2, 0.0]) + rng.normal(scale=0.01, size=n)
+    goal[np.argmax(np.abs(slopes[:, 0]))] += outlier
+    return slopes, goal, np.full(n, 0.05)
+
+
+PRIOR = Prior(np.array([0.3, 0.3]), np.log([0.1, 0.1]), np.log([10.0, 10.0]))
+
+
+def test_fit_is_the_closed_form_where_all_is_linear() -> None:
+    """x = (A' W A + P)^-1 A' W b; the constant without evidence stays at its prior."""
+    slopes, goal, sigma = linear()
+    fit = solve(lambda x: slopes @ x - goal, sigma, PRIOR)
+    normal = slopes.T @ slopes / 0.05**2 + np.diag(1 / PRIOR.sigma**2)
+    expected = np.linalg.solve(normal, slopes.T @ goal / 0.05**2)
+    assert fit.x == pytest.approx(expected, abs=2e-3)
+    assert fit.x[1] == 0.0
+    assert fit.sigma[1] == pytest.approx(0.3)
+    assert fit.sigma[0] == pytest.approx(math.sqrt(1 / normal[0, 0]), rel=1e-6)
+
+
+def test_leaving_out_is_fitting_without() -> None:
+    slopes, goal, sigma = linear()
+    gone = np.zeros(12, dtype=bool)
+    gone[3:6] = True
+    fit = solve(lambda x: slopes @ x - goal, sigma, PRIOR)
+    again = solve(lambda x: slopes[~gone] @ x - goal[~gone], sigma[~gone], PRIOR)
+    assert without(fit, sigma, PRIOR, gone) == pytest.approx(again.x, abs=2e-3)
+
+
+def test_one_odd_run_does_not_carry_the_fit() -> None:
+    slopes, goal, sigma = linear(outlier=2.0)
+    fit = solve(lambda x: slopes @ x - goal, sigma, PRIOR)
+    squares = np.linalg.lstsq(slopes[:, :1], goal, rcond=None)[0][0]
+    assert abs(fit.x[0] - 0.2) < 0.5 * abs(squares - 0.2)
+
+
+def test_bounds_hold() -> None:
+    tight = Prior(np.array([5.0]), np.log([0.9]), np.log([1.1]))
+    fit = solve(lambda x: x - math.log(3.0) * np.ones(1), np.array([0.01]), tight)
+    assert fit.multipliers == pytest.approx([1.1])
+
+
+def test_calibration_finds_planted_factors(tmp_path: Path) -> None:
+    """Logs and step times made by the model itself, of a cluster 10 to 50 % off the shipped one."""
+    truth = known(network_bandwidth=0.6, collective_latency=1.8, gemm_clock=0.88)
+    topology = machine(2)
+    real = compile_fabric(topology.model_copy(update={"calibration": truth}))
+    lines = [
+        "NCCL version 2.21.5+cuda12.4",
+        "#  size  count  type  redop  root  time  algbw busbw #wrong",
+    ]
+    for power in range(3, 34):
+        size = 2.0**power
+        us = 1e6 * plan_collective(real, "all_reduce", range(16), size, "2.21.5").time_s
+        alg = size / us / 1e3
+        lines.append(
+            f"{size:.0f} {size / 4:.0f} float sum -1 {us:.2f} {alg:.3f} {alg * 1.875:.3f} 0"
+        )
+    log = tmp_path / "all_reduce.log"
+    log.write_text("\n".join(lines), encoding="utf-8")
+    runs = []
+    for length in (2048, 4096, 8192, 1024):
+        loaded = load(topology, JOB, [*SMALL, f"sequence_length={length}"])
+        slow = loaded.topology.model_copy(update={"calibration": truth})
+        runs.append(Run(f"s{length}", loaded.topology, loaded.workload,
+                        quick_breakdown(slow, loaded.workload).time_s))  # fmt: skip
+    observations, notes = nccl_observations(str(log), machine(1))
+    assert notes == [f"{log}: 16 ranks, from bus over algbw"]
+    report = calibrate(
+        [*observations, *(run_observation(r) for r in runs[:3])], [run_observation(runs[3])]
+    )
+    found = {c.name: c for c in report.constants}
+    assert found["network_bandwidth"].value == pytest.approx(0.6, rel=0.03)
+    assert found["collective_latency"].value == pytest.approx(1.8, rel=0.05)
+    # step times alone do not tell products from memory-bound kernels: the prior shares it out
+    assert 0.86 < found["gemm_clock"].value < 0.97
+    assert found["pcie_bandwidth"].informed < 0.1
+    (held,) = report.held_out
+    assert abs(held.before) > 0.05
+    assert abs(held.after) < 0.01
+    seen = [c for c in report.fitted if c.kind == "run"]
+    assert mean_error([c.left_out for c in seen]) < 0.3 * mean_error([c.before for c in seen])
+    assert "fell" in formatted(report, "table").splitlines()[-1]
+    assert json.loads(formatted(report, "json"))["constants"].keys() == PRIORS.keys()
+
+
+RUNS = """
+- {topology: dgx-h100, workload: WORKLOAD, set: [nodes=2, model.layers=3], step_time_s: 0.1}
+- name: second
+  topology: dgx-h100
+  workload: WORKLOAD
+  set: model.layers=3
+  tokens_per_s_per_gpu: 30000
+"""
+
+
+def test_runs(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(json.dumps(JOB), encoding="utf-8")
+    path = tmp_path / "runs.yaml"
+    path.write_text(RUNS.replace("WORKLOAD", "job.yaml"), encoding="utf-8")  # beside the list
+    first, second = read_runs(path)
+    assert (first.step_time_s, first.topology.world_size) == (0.1, 16)
+    assert (second.name, second.step_time_s) == ("second", pytest.approx(2 * 2048 / 30000))
+    assert tokens_per_gpu(second.topology, second.workload) == 4096
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("a: 1", "no list of runs"),
+        ("- 3", "no mapping"),
+        ("- {topology: dgx-h100, step_time_s: 1}", "workload: is missing"),
+        ("- {topology: dgx-h100, workload: llama3-8b-sft}", "one of tokens_per_s_per_gpu"),
+        ("- {topology: dgx-h100, workload: llama3-8b-sft, step_time_s: -1}", "no positive number"),
+        ("- {topology: dgx-h100, workload: llama3-8b-sft, step_time_s: [1]}", "no positive number"),
+        ("- {topology: nowhere, workload: llama3-8b-sft, step_time_s: 1}", "nowhere"),
+        ("- {topology: dgx-h100, workload: llama3-8b-sft, set: 5, step_time_s: 1}", "key=value"),
+        ("- {topo: dgx-h100, workload: llama3-8b-sft, step_time_s: 1}", "unknown key"),
+    ],
+)
+def test_faults_of_runs(tmp_path: Path, text: str, fault: str) -> None:
+    path = tmp_path / "runs.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=fault):
+        read_runs(path)
+
+
+def test_evidence_of_another_gpu_is_refused(tmp_path: Path) -> None:
+    log = tmp_path / "all_reduce.log"
+    head = "".join(
+        f"#  Rank {r} Pid 1 on h device {r} [0x00] NVIDIA A100-SXM4-80GB\n" for r in range(8)
+    )
+    log.write_text(f"{head}1048576 262144 float sum -1 61.5 17.05 29.84 0\n", encoding="utf-8")
+    with pytest.raises(InputError, match="A100-SXM4-80GB, but dgx-h100"):
+        nccl_observations(str(log), load_topology("dgx-h100"))
+    assert len(nccl_observations(str(log), load_topology("dgx-a100"))[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        ([], "nothing to fit"),
+        (["--kineto", "x.json"], "needs the WORKLOAD"),
+        (["--nccl-tests", "no-such-file"], "no such file"),
+        (["--set", "calibration.gemm_clock=2"], "starts from the shipped constants"),
+    ],
+)
+def test_command_says_what_is_wrong(arguments: list[str], fault: str) -> None:
+    result = CliRunner().invoke(group, ["calibrate", "dgx-h100", *arguments])
+    assert isinstance(result.exception, InputError)
+    assert fault in str(result.exception)
+
+
+def test_command_writes_what_the_option_reads(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(json.dumps(JOB), encoding="utf-8")
+    runs = tmp_path / "runs.yaml"
+    runs.write_text(RUNS.replace("WORKLOAD", "job.yaml"), encoding="utf-8")
+    out = tmp_path / "mine.yaml"
+    done = CliRunner().invoke(
+        group,
+        ["calibrate", "dgx-h100", "--measured", str(runs), "--fit", "gemm_clock", "-o", str(out)],
+    )
+    assert done.exit_code == 0, done.output
+    assert "left out of its own fit" in done.stdout
+    found = read_calibration(out)
+    assert found.gemm_clock != 1.0
+    assert all(getattr(found, name) == 1.0 for name in CONSTANTS if name != "gemm_clock")
+    assert found.fitted_on == ("run 1: small on 16 GPUs", "second")
