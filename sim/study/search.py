@@ -219,8 +219,11 @@ class Searcher:
     def _kernel_s(self, candidate: Candidate) -> float:
         """Bound 2. [s]"""
         workload = candidate.workload
+        node = candidate.topology.node
+        assert node is not None
+        # the more ranks, the slower the slowest of them: one node of the same size bounds them all
         key = (
-            candidate.topology.first_gpu.name, candidate.extra, workload.micro_batch,
+            node.gpu, node.gpus, node.cpu, candidate.extra, workload.micro_batch,
             workload.activation_checkpointing, workload.parallelism.context_parallel,
         )  # fmt: skip
         if key not in self._kernels:

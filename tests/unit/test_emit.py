@@ -1,0 +1,156 @@
+"""Plans as configurations of other tools, and as YAML that loads back to the same specs."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from sim.errors import InputError
+from sim.interop.emit import FILES, write_plan
+from sim.interop.emit_accelerate import accelerate_yaml
+from sim.interop.emit_axolotl import axolotl_yaml
+from sim.interop.emit_deepspeed import deepspeed_json
+from sim.interop.emit_torchtitan import torchtitan_toml
+from sim.interop.emit_yaml import topology_yaml, workload_yaml
+from sim.interop.plain_yaml import blocks, scalar
+from sim.spec.loader import load, load_topology, load_workload
+
+ROOT = Path(__file__).parents[2]
+
+
+def read(text):
+    return YAML(typ="safe", pure=True).load(text)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "topologies").glob("*.yaml")), ids=lambda p: p.stem)
+def test_topologies_load_back_to_the_same(path, tmp_path):
+    spec = load_topology(path)
+    (tmp_path / "t.yaml").write_text(topology_yaml(spec))
+    assert load_topology(tmp_path / "t.yaml") == spec
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workloads").glob("*.yaml")), ids=lambda p: p.stem)
+def test_workloads_load_back_to_the_same(path, tmp_path):
+    spec = load_workload(path)
+    (tmp_path / "w.yaml").write_text(workload_yaml(spec))
+    assert load_workload(tmp_path / "w.yaml") == spec
+
+
+def test_what_was_overridden_is_written_too(tmp_path):
+    sets = ["node.gpu.power_limit=500 W", "network.oversubscription=2", "nodes=3"]
+    spec = load_topology("dgx-h100", sets)
+    (tmp_path / "t.yaml").write_text(topology_yaml(spec))
+    again = load_topology(tmp_path / "t.yaml")
+    assert again.node.gpu.power_limit == 500.0
+    assert again == spec
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.one_of(st.text(max_size=12), st.booleans(), st.integers(), st.none()))
+def test_scalars_are_read_back_as_they_were(value):
+    if isinstance(value, str) and any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in value):
+        value = ""  # control characters are in no configuration
+    try:
+        value.encode() if isinstance(value, str) else None
+    except UnicodeEncodeError:
+        return
+    assert read(f"a: {scalar(value)}\n") == {"a": value}
+
+
+def job(*sets, machine="dgx-h100", workload="llama3-8b-sft"):
+    return load(machine, workload, ["nodes=2", *sets])[:2]
+
+
+def test_accelerate_fsdp2():
+    config = read(accelerate_yaml(*job("parallelism.reshard_after_forward=false")))
+    assert config["num_processes"] == 16
+    assert config["num_machines"] == 2
+    assert config["mixed_precision"] == "bf16"
+    fsdp = config["fsdp_config"]
+    assert (fsdp["fsdp_version"], fsdp["fsdp_reshard_after_forward"]) == (2, False)
+    assert fsdp["fsdp_activation_checkpointing"] is True
+
+
+def test_accelerate_hsdp_has_a_mesh():
+    config = read(accelerate_yaml(*job("parallelism.replicate=2")))
+    assert config["parallelism_config"]["parallelism_config_dp_replicate_size"] == 2
+    assert config["parallelism_config"]["parallelism_config_dp_shard_size"] == 8
+
+
+def test_accelerate_fsdp1_and_ddp():
+    one = read(accelerate_yaml(*job("parallelism=fsdp1")))
+    assert one["fsdp_config"]["fsdp_sharding_strategy"] == "FULL_SHARD"
+    assert one["fsdp_config"]["fsdp_backward_prefetch"] == "BACKWARD_PRE"
+    assert read(accelerate_yaml(*job("parallelism=ddp")))["distributed_type"] == "MULTI_GPU"
+
+
+def test_deepspeed_batch_arithmetic_and_stage():
+    config = json.loads(deepspeed_json(*job(workload="llama3-8b-zero3")))
+    micro = config["train_micro_batch_size_per_gpu"]
+    steps = config["gradient_accumulation_steps"]
+    assert config["train_batch_size"] == micro * steps * 16  # DeepSpeed asserts just this
+    assert config["zero_optimization"]["stage"] == 3
+    kept = json.loads(deepspeed_json(*job("parallelism.reshard_after_forward=false")))
+    assert kept["zero_optimization"]["stage"] == 2
+
+
+def test_deepspeed_offload():
+    zero = json.loads(deepspeed_json(*job("parallelism.offload=all", workload="llama3-8b-zero3")))
+    assert zero["zero_optimization"]["offload_param"]["device"] == "cpu"
+    assert zero["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+
+
+def test_torchtitan():
+    config = tomllib.loads(torchtitan_toml(*job("precision=fp8", "steps=100")))
+    training = config["training"]
+    assert training["global_batch_size"] == training["local_batch_size"] * 4 * 16
+    assert training["steps"] == 100
+    assert config["model"] == {
+        "name": "llama3", "flavor": "8B", "converters": ["quantize.linear.float8"],
+    }  # fmt: skip
+    assert config["quantize"]["linear"]["float8"]["recipe_name"] == "tensorwise"
+    assert config["activation_checkpoint"]["mode"] == "full"
+
+
+@pytest.mark.parametrize("workload", ["llama3-8b-lora", "llama3-8b-zero3"])
+def test_torchtitan_refuses_what_it_cannot_run(workload):
+    with pytest.raises(InputError, match="emit accelerate instead"):
+        torchtitan_toml(*job(workload=workload))
+
+
+def test_axolotl():
+    config = read(axolotl_yaml(*job(workload="llama3-70b-qlora", machine="dgx-h100")))
+    assert config["adapter"] == "qlora"
+    assert config["load_in_4bit"] is True
+    assert "q_proj" in config["lora_target_modules"]
+    assert config["sequence_len"] == 2048
+    hybrid = read(axolotl_yaml(*job("parallelism.replicate=2")))
+    assert (hybrid["dp_replicate_size"], hybrid["dp_shard_size"]) == (2, 8)
+
+
+def test_files_are_written_and_zero_brings_its_json(tmp_path):
+    topology, workload = job(workload="llama3-8b-zero3")
+    written = write_plan(topology, workload, ["accelerate", "axolotl", "yaml"], tmp_path / "plan")
+    names = {path.name for path in written}
+    assert names == {
+        "accelerate.yaml", "axolotl.yaml", "ds_config.json", "topology.yaml", "workload.yaml",
+    }  # fmt: skip
+    config = read((tmp_path / "plan" / "accelerate.yaml").read_text())
+    assert config["deepspeed_config"]["deepspeed_config_file"] == "ds_config.json"
+    assert set(FILES) == {"accelerate", "deepspeed", "torchtitan", "axolotl", "yaml"}
+
+
+def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):
+    (tmp_path / "plan").write_text("a file")
+    with pytest.raises(InputError, match="cannot write"):
+        write_plan(*job(), ["yaml"], tmp_path / "plan")
+
+
+def test_blocks_nest():
+    assert read(blocks({"a": {"b": {"c": 1}}, "d": [1, "x: y"]})) == {
+        "a": {"b": {"c": 1}}, "d": [1, "x: y"],
+    }  # fmt: skip

@@ -1,0 +1,104 @@
+"""Inverse questions against the forward model, and what has no answer."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from sim.api import tokens_per_step
+from sim.cli import group
+from sim.errors import InfeasibleError, InputError
+from sim.result.memory import memory
+from sim.result.quick import quick_breakdown
+from sim.spec.loader import load
+from sim.study.inverse import bandwidth_for, context_for, gpus_for, price_for
+
+HOUR = 3600.0
+
+
+def efficiency(rate):
+    one = load("dgx-a100", "llama3-8b-sft", ["nodes=1", "micro_batch=1"])
+    two = load("dgx-a100", "llama3-8b-sft",
+               ["nodes=4", "micro_batch=1", f"node.nics.rate={rate} B/s"])  # fmt: skip
+    rates = [
+        tokens_per_step(p.topology, p.workload)
+        / quick_breakdown(p.topology, p.workload).time_s
+        / p.topology.nodes
+        for p in (one, two)
+    ]
+    return rates[1] / rates[0]
+
+
+def test_bandwidth_for_an_efficiency_is_the_least_that_does():
+    found = bandwidth_for("dgx-a100", "llama3-8b-sft", 0.8, ["nodes=4", "micro_batch=1"])
+    assert found.efficiency >= 0.8
+    assert efficiency(found.rate_bytes_per_s) == pytest.approx(found.efficiency, rel=1e-6)
+    assert efficiency(found.rate_bytes_per_s / 1.01) < 0.8
+    assert found.now_bytes_per_s == 25e9
+
+
+def test_no_network_gives_more_than_the_node_allows():
+    with pytest.raises(InfeasibleError, match="no network gives"):
+        bandwidth_for("dgx-a100", "llama3-8b-sft", 1.4, ["nodes=4"])
+    with pytest.raises(InputError, match="two nodes"):
+        bandwidth_for("dgx-a100", "llama3-8b-sft", 0.9, ["nodes=1"])
+
+
+def test_gpus_for_a_deadline_and_one_size_below():
+    found = gpus_for("dgx-h100", "llama3-70b-full", 8 * HOUR)
+    assert found.job.wall_s <= 8 * HOUR
+    nodes, below = found.below
+    assert nodes < found.nodes
+    assert below.wall_s > 8 * HOUR
+
+
+def test_the_fewest_gpus_may_be_those_that_hold_the_model():
+    found = gpus_for("dgx-h100", "llama3-70b-full", 1000 * HOUR)
+    assert found.below[1] is None
+    held = load("dgx-h100", "llama3-70b-full", [f"nodes={found.nodes}"])
+    smaller = load("dgx-h100", "llama3-70b-full", [f"nodes={found.below[0]}"])
+    assert memory(held.topology, held.workload).fits
+    assert not memory(smaller.topology, smaller.workload).fits
+
+
+def test_a_deadline_that_no_size_meets():
+    with pytest.raises(InfeasibleError, match="the fastest is"):
+        gpus_for("lambda-8x-h100", "llama3-8b-sft", 60.0)
+
+
+def test_longest_context_fits_and_one_step_more_does_not():
+    found = context_for("dgx-h100", "llama3-8b-sft")
+    for length, fits in ((found.value, True), (found.value + 256, False)):
+        at = load("dgx-h100", "llama3-8b-sft", [f"sequence_length={length}"])
+        assert memory(at.topology, at.workload).fits is fits
+
+
+def test_at_the_break_even_price_both_cost_the_same():
+    found = price_for("oci-bm-gpu-h100-8", "aws-p4de", "llama3-8b-sft")
+    again = price_for(
+        load("oci-bm-gpu-h100-8", "llama3-8b-sft",
+             [f"offer.price_per_gpu_hour={found.break_even_usd!r} USD"]).topology,
+        "aws-p4de", "llama3-8b-sft",
+    )  # fmt: skip
+    assert again.first_job.cost.total_usd == pytest.approx(again.other_job.cost.total_usd, rel=1e-6)
+    assert 1.5 < found.speed_ratio < 3.5  # an H100 against an A100
+
+
+def test_a_machine_without_a_price_is_refused():
+    with pytest.raises(InputError, match="has no price"):
+        price_for("dgx-h100", "dgx-a100", "llama3-8b-sft")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["gpus", "dgx-h100", "llama3-8b-sft", "--deadline", "3h"], "nodes ("),
+        (["context", "dgx-h100", "llama3-8b-sft"], "tokens fit"),
+        (["price", "dgx-h100", "aws-p4de", "llama3-8b-sft"], "per GPU-hour"),
+    ],
+)
+def test_commands_answer_in_words_and_json(arguments, said):
+    result = CliRunner().invoke(group, ["need", *arguments])
+    assert result.exit_code == 0, result.output
+    assert said in result.stdout
+    assert json.loads(CliRunner().invoke(group, ["need", *arguments, "--json"]).stdout)

@@ -1,0 +1,248 @@
+"""Sizing: exact against trying everything, answers that say no, constraints, the emitted plan."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from sim.cli import group
+from sim.errors import InputError
+from sim.report.size import document, text
+from sim.spec.loader import load, prepare
+from sim.study.axes import Study
+from sim.study.candidates import Space, family, plans, variants
+from sim.study.machines import Wanted, machines
+from sim.study.search import Searcher, Tally
+from sim.study.size import Target, size, target_of
+
+HOUR = 3600.0
+JOB = {
+    "name": "small", "model": "llama-3.2-1b", "sequence_length": 2048, "micro_batch": 4,
+    "gradient_accumulation": 1, "tokens": "2e8", "parallelism": "fsdp2",
+}  # fmt: skip
+A100 = {
+    "name": "our-a100s", "nodes": 4,
+    "node": {"gpu": "a100-sxm-80gb", "gpus": 8,
+             "nvlink": {"generation": 3, "links_per_gpu": 12, "fabric": "nvswitch"},
+             "pcie": {"generation": 4}, "nics": {"count": 8, "rate": "200 Gb/s"}},
+    "offer": {"price_per_gpu_hour": "1.5 USD", "residency": "EU", "region": "eu-north1",
+              "provider": "us"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def searcher():
+    return Searcher()
+
+
+def everything(topologies, batch, most_gpus, searcher):
+    """Every plan that fits, simulated."""
+    found = []
+    for machine in machines(Wanted(), topologies)[0]:
+        base = prepare(machine.topology, JOB)
+        kept = ("none", "full")
+        space = Space(batch, most_gpus, family(base.loaded().workload), kept, ("none",),
+                      Study(""))  # fmt: skip
+        for candidate in plans(machine, variants(base, space.extra), space):
+            if searcher.fits(candidate):
+                found.append(searcher.plan(candidate))
+    return found
+
+
+@pytest.fixture(scope="module")
+def all_plans(searcher):
+    return everything(["dgx-h100", A100], 32, 16, searcher)
+
+
+def searched(topologies, batch, most_gpus, target, searcher):
+    best = None
+    tally = Tally()
+    for machine in machines(Wanted(), topologies)[0]:
+        base = prepare(machine.topology, JOB)
+        space = Space(batch, most_gpus, family(base.loaded().workload), ("none", "full"),
+                      ("none",), Study(""))  # fmt: skip
+        candidates = plans(machine, variants(base, space.extra), space)
+        plan = searcher.best(candidates, target.score, target.met, tally)
+        if plan and (best is None or target.score(plan.figures) < target.score(best.figures)):
+            best = plan
+    return best, tally
+
+
+@pytest.mark.parametrize("objective", ["cost", "time", "energy"])
+@pytest.mark.parametrize("tightness", [None, 0.6])
+def test_branch_and_bound_finds_what_trying_everything_finds(
+    all_plans, searcher, objective, tightness
+):
+    walls = sorted(p.figures.wall_s for p in all_plans)
+    deadline = None if tightness is None else walls[int(len(walls) * (1 - tightness))]
+    target = Target(objective, deadline_s=deadline)
+    allowed = [p for p in all_plans if target.met(p.figures)]
+    expected = min(target.score(p.figures) for p in allowed)
+    best, tally = searched(["dgx-h100", A100], 32, 16, target, searcher)
+    assert target.score(best.figures) == pytest.approx(expected, rel=1e-9)
+    assert tally.considered == tally.simulated + tally.too_large + tally.ruled_out
+
+
+def test_bounds_bound(all_plans, searcher):
+    for plan in all_plans:
+        candidate = plan.candidate
+        assert searcher._peak_s(candidate) <= plan.step_s
+        assert searcher._kernel_s(candidate) <= plan.step_s
+        bound = searcher.bound(candidate, searcher._kernel_s(candidate))
+        for name in ("wall_s", "cost_usd", "energy_j"):
+            assert getattr(bound, name) <= getattr(plan.figures, name) * (1 + 1e-9)
+
+
+def test_pruning_saves_simulations():
+    _, tally = searched(["dgx-h100", A100], 32, 16, Target("cost"), Searcher())
+    assert tally.ruled_out > tally.considered / 4
+
+
+def test_every_plan_has_the_same_global_batch(all_plans):
+    for plan in all_plans:
+        w = plan.candidate.workload
+        assert w.micro_batch * w.gradient_accumulation * plan.candidate.gpus == 32
+
+
+def test_figures_of_the_winner_are_those_of_a_run(searcher):
+    report = size(JOB, Target(), topologies=[A100], most_gpus=16, searcher=searcher)
+    plan = report.winner
+    from sim.api import assemble
+
+    result = assemble(plan.candidate.topology, plan.candidate.workload, scaling=False, fixes=False)
+    assert result.step.time_s == pytest.approx(plan.step_s, rel=1e-4)
+    assert result.throughput.mfu == pytest.approx(plan.mfu, rel=1e-4)
+    assert result.memory.peak_reserved_bytes == plan.memory_bytes
+    assert result.cost["total_usd"] == pytest.approx(plan.figures.cost_usd, rel=0.1)
+
+
+# --- three jobs with different constraints -------------------------------------------------------
+
+
+def test_a_deadline_takes_more_gpus_than_the_cheapest(searcher):
+    free = size(JOB, Target(), topologies=[A100], searcher=searcher)
+    slack = free.winner.figures.wall_s
+    hurried = size(JOB, Target(deadline_s=slack / 2), topologies=[A100], searcher=searcher)
+    assert hurried.winner.figures.wall_s <= slack / 2
+    assert hurried.winner.candidate.gpus > free.winner.candidate.gpus
+    assert hurried.winner.figures.cost_usd >= free.winner.figures.cost_usd
+    assert "use fewer GPUs" in text(free)
+
+
+def test_a_budget_that_is_met_for_the_fastest(searcher):
+    cheapest = size(JOB, Target(), topologies=[A100], searcher=searcher).winner
+    budget = cheapest.figures.cost_usd * 1.1
+    report = size(JOB, Target("time", budget_usd=budget), topologies=[A100], searcher=searcher)
+    assert report.winner.figures.cost_usd <= budget
+    assert report.winner.figures.wall_s <= cheapest.figures.wall_s
+
+
+def test_residency_leaves_machines_out(searcher):
+    report = size(JOB, Target(), Wanted(residency=("EU",)), searcher=searcher, most_gpus=8)
+    assert report.winner is not None
+    for contender in report.contenders:
+        assert contender.machine.topology.offer.residency == "EU"
+    assert any("residency" in line for line in report.left_out)
+
+
+def test_nothing_is_an_answer_with_the_nearest_miss(searcher):
+    target = Target(deadline_s=60.0)
+    report = size(JOB, target, topologies=["dgx-h100", A100], most_gpus=16, searcher=searcher)
+    assert report.winner is None
+    nearest = report.nearest
+    assert "the nearest miss is" in text(report)
+    every = everything(["dgx-h100", A100], report.global_batch, 16, searcher)
+    assert nearest.figures.wall_s == pytest.approx(min(p.figures.wall_s for p in every), rel=1e-9)
+
+
+def test_what_fits_nowhere_says_so(searcher):
+    job = {**JOB, "model": "llama-3-70b", "method": "full", "optimizer": "adamw"}
+    report = size(job, Target(), topologies=["l40s-8"], most_gpus=8, searcher=searcher)
+    assert report.winner is None
+
+
+def test_a_machine_that_cannot_run_the_job_is_left_out_with_the_reason(searcher):
+    job = {**JOB, "precision": "fp8"}
+    report = size(job, Target(), topologies=["dgx-h100", A100], most_gpus=8, searcher=searcher)
+    assert report.winner.candidate.machine.name == "dgx-h100"
+    assert any("has no FP8" in line for line in report.left_out)
+
+
+def test_further_axes_are_searched(searcher):
+    report = size(
+        JOB, Target(), topologies=["dgx-h100"], most_gpus=8, vary=["precision=bf16,fp8"],
+        searcher=Searcher(),
+    )  # fmt: skip
+    single = [
+        size(JOB, Target(), topologies=["dgx-h100"], most_gpus=8, sets=[f"precision={p}"],
+             searcher=Searcher()).winner.figures.cost_usd
+        for p in ("bf16", "fp8")
+    ]  # fmt: skip
+    assert report.winner.figures.cost_usd == pytest.approx(min(single), rel=1e-9)
+    assert dict(report.winner.candidate.extra)["precision"] in ("bf16", "fp8")
+
+
+# --- machines ------------------------------------------------------------------------------------
+
+
+def test_offers_stand_on_topologies_of_their_gpu():
+    found, _ = machines(Wanted(gpu=("h100",)))
+    assert {m.gpu for m in found} <= {"h100-sxm-80gb", "h100-pcie-80gb", "h100-nvl-94gb"}
+    single = [m for m in found if m.topology.node.gpus == 1]
+    assert single
+    assert all(m.most_nodes == 1 for m in single)
+    aws = next(m for m in found if m.topology.offer.provider.lower() == "aws")
+    assert aws.topology.node.nics.kind == "efa"
+
+
+@pytest.mark.parametrize("wanted", [Wanted(gpu=("h1000",)), Wanted(provider=("nebios",))])
+def test_a_kind_that_no_offer_has_is_refused(wanted):
+    with pytest.raises(InputError, match="no offer has"):
+        machines(wanted)
+
+
+def test_spot_prices_are_machines_of_their_own():
+    found, _ = machines(Wanted(provider=("nebius",)), spot=True)
+    spot = [m for m in found if m.name.endswith(" spot")]
+    assert spot
+    assert all(m.topology.offer.capacity == "spot" for m in spot)
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def test_targets_are_read_with_units():
+    target = target_of("cost", "48h", "500 USD", None)
+    assert (target.deadline_s, target.budget_usd) == (48 * HOUR, 500.0)
+    with pytest.raises(InputError, match="has no unit"):
+        target_of("cost", "48", None, None)
+    with pytest.raises(InputError, match="not more than nothing"):
+        target_of("cost", "0 h", None, None)
+
+
+def test_a_workload_without_a_length_is_refused():
+    job = {k: v for k, v in JOB.items() if k != "tokens"}
+    with pytest.raises(InputError, match="states no length"):
+        size(job, Target(), topologies=["dgx-h100"])
+
+
+def test_command_writes_the_plan_and_exit_codes_say_how_it_went(tmp_path):
+    job = tmp_path / "small.yaml"
+    job.write_text("\n".join(f"{k}: {v}" for k, v in JOB.items()))
+    arguments = ["size", str(job), "--topology", "dgx-h100", "--max-gpus", "8"]
+    emitted = ["--emit", "yaml", "--emit", "accelerate", "-o", str(tmp_path / "plan")]
+    result = CliRunner().invoke(group, [*arguments, "--json", *emitted])
+    assert result.exit_code == 0, result.output
+    winner = json.loads(result.stdout)["winner"]
+    loaded = load(tmp_path / "plan" / "topology.yaml", tmp_path / "plan" / "workload.yaml")
+    assert loaded.workload.micro_batch == winner["micro_batch"]
+    assert loaded.topology.nodes == winner["nodes"]
+    none = CliRunner().invoke(group, [*arguments, "--deadline", "1 s"])
+    assert none.exit_code == 3
+    assert "nearest miss" in none.stdout
+
+
+def test_document_is_plain(searcher):
+    report = size(JOB, Target(), topologies=["dgx-h100"], most_gpus=8, searcher=searcher)
+    plain = json.dumps(document(report), allow_nan=False)
+    assert json.loads(plain)["considered"] == report.tally.considered
