@@ -75,11 +75,7 @@ def solve(topology: Topology, workload: Workload, quantity: Quantity) -> Bound:
     low = 1
     first = at(step)
     if not first.fits:
-        message = (
-            f"nothing fits: {quantity} {step} already needs "
-            f"{first.peak_reserved_bytes / 2**30:.1f} of {first.capacity_bytes / 2**30:.1f} GiB, "
-            f"mostly {first.dominating}"
-        )
+        message = f"nothing fits: {quantity} {step} already needs {_needs(first)}"
         raise InfeasibleError(message)
     high = low
     while high * step < limit and at(min(high * 2 * step, limit)).fits:
@@ -94,6 +90,17 @@ def solve(topology: Topology, workload: Workload, quantity: Quantity) -> Bound:
             high = middle
     beyond = at((low + 1) * step) if (low + 1) * step <= limit else None
     return Bound(quantity, low * step, at(low * step), beyond)
+
+
+def _needs(report: MemoryReport) -> str:
+    """What does not fit: the GPU's memory or the host's."""
+    if report.headroom_bytes < 0:
+        return (
+            f"{report.peak_reserved_bytes / 2**30:.1f} of {report.capacity_bytes / 2**30:.1f} GiB, "
+            f"mostly {report.dominating}"
+        )
+    host = max(report.host_bytes, report.host_loading_bytes)
+    return f"{host / 2**30:.1f} of the host's {report.host_capacity_bytes / 2**30:.1f} GiB"
 
 
 def _fewest_nodes(topology: Topology, workload: Workload) -> Bound:
@@ -113,9 +120,8 @@ def _fewest_nodes(topology: Topology, workload: Workload) -> Bound:
         if high > LARGEST["nodes"]:
             report = at(high // 2)
             message = (
-                f"{high // 2} nodes are not enough: {report.dominating} shrinks no further "
-                f"({report.peak_reserved_bytes / 2**30:.1f} of "
-                f"{report.capacity_bytes / 2**30:.1f} GiB)"
+                f"{high // 2} nodes are not enough: {report.dominating} shrinks no further; "
+                f"it needs {_needs(report)}"
             )
             raise InfeasibleError(message)
     low = high // 2

@@ -174,6 +174,7 @@ class _Walk:
             ledger.put("optimizer states", optimizer_bytes(workload, self.ranks))
         tokens, _ = local_tokens(workload)
         ledger.put("inputs", 8.0 * tokens)
+        ledger.put("logits and loss", self.loss.held)  # the last step's, until forward returns
         steps = min(workload.gradient_accumulation, 2)
         for micro in range(steps):
             last = micro == steps - 1
@@ -242,6 +243,7 @@ class _Walk:
     def backward(self, *, sync: bool, accumulating: bool) -> None:
         ledger, loss = self.ledger, self.loss
         ledger.moment = "backward"
+        ledger.put("logits and loss", 0.0)
         unsharded, _gathers, saved = (
             "unsharded parameters",
             "all-gather buffers",
@@ -288,7 +290,6 @@ class _Walk:
         ledger.put(unsharded, 0.0)
         ledger.put("reduce-scatter buffers", 0.0)
         ledger.put(saved, 0.0)
-        ledger.put("logits and loss", 0.0)
         ledger.mark()
 
     def _gathers_in_backward(self) -> bool:
@@ -381,6 +382,10 @@ class _Walk:
         staging = 0.0
         if workload.checkpoint.mode == "full":
             # full tensors are gathered one by one in the master dtype, then go to the host
-            largest = max(u.shard for u in units) * self.ranks
-            staging = largest
+            staging = max(u.shard for u in units) * self.ranks
+            if not workload.checkpoint.offload_to_cpu:
+                # clones of all stay on the GPU, beside the unit (and the root) being gathered
+                staging += sum(u.shard for u in units) * self.ranks
+                if self.root is not None and units[0] is not self.root:
+                    staging += self.root.shard * self.ranks
         ledger.mark_terms({"checkpoint staging": staging})

@@ -125,6 +125,7 @@ class CheckpointSave(Spec):
 
     interval: Seconds | None = 1800.0  # [s]
     mode: Literal["sharded", "full"] = "sharded"
+    offload_to_cpu: bool = True  # of mode full: False collects the whole model on each GPU
     asynchronous: bool = False
     keep: Positive = 2  # checkpoints in storage at a time
     export: Literal["weights", "state", "none"] = "weights"  # what leaves the provider at the end

@@ -61,6 +61,16 @@ def test_full_checkpoint_gathers_the_largest_unit():
     assert saved.by_moment["save"] - sharded.by_moment["save"] == 4 * 1_050_677_248
 
 
+def test_full_checkpoint_collected_on_the_gpu():
+    """FULL_STATE_DICT without offload_to_cpu: clones of all parameters beside root and a block."""
+    save = CheckpointSave(mode="full", offload_to_cpu=False)
+    report = memory(topology(), workload("llama-2-7b", checkpoint=save))
+    sharded = memory(topology(), workload("llama-2-7b"))
+    whole, root, block = 6_738_415_616, 262_148_096, 202_383_360
+    more = report.by_moment["save"] - sharded.by_moment["save"]
+    assert more == pytest.approx(4 * (whole + root + max(root, block)), rel=1e-4)
+
+
 def test_reserved_is_more_than_allocated():
     report = memory(topology(), workload())
     extra = sum(report.overheads.values())
