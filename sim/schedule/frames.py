@@ -1,12 +1,14 @@
-"""Programs of one plan with other costs: the frame stays, only numbers are written anew.
+"""Programs of like plans with other costs: the frame stays, only numbers are written anew.
 
-A plan and the number of kernels of each op settle which ops a program has and what waits for what.
-Where all ranks are one class, `lowered` keeps the first program of a plan and fills later ones in;
-what it returns is equal to what `lower` would make.
+The ops of a plan, whatever bytes they move, and the number of kernels of each settle which ops a
+program has and what waits for what. Where all ranks are one class, `lowered` keeps the first
+program of such a frame and fills later ones in; what it returns is equal to what `lower` would
+make.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,14 +18,15 @@ from sim.program import revalue
 from sim.schedule.costs import Priced
 from sim.schedule.lower import Lowered, lower
 from sim.schedule.plan import Plan
+from sim.schedule.table import table_of
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
-MAX_FRAMES = 2  # kept with a plan: programs are large
+MAX_FRAMES = 24  # programs are large: up to a few MB
 
 
 class _Frame(NamedTuple):
-    """The first program of a plan, and the row of costs that each of its ops has."""
+    """The first program, and the row of costs that each of its ops has."""
 
     first: Lowered
     n_host: int  # host ops stand first
@@ -46,18 +49,35 @@ def lowered(plan: Plan, priced: Priced) -> Lowered:
     if len(machine.ranks) > 1 or priced.flights:
         return lower(plan, rows, start, count, machine, priced.flights)
     key = (
-        "frame", start.tobytes(), count.tobytes(), rows.work.size, (rows.hold > 0).tobytes(),
-        machine.ranks, int(machine.multiplicity[0]),
+        _structure(plan), start.tobytes(), count.tobytes(), rows.work.size,
+        (rows.hold > 0).tobytes(), machine.ranks,
     )  # fmt: skip
-    frame: _Frame | None = plan.derived.get(key)
-    if frame is not None:
-        return _filled(plan, priced, frame)
-    first = lower(plan, rows, start, count, machine)
-    known = [k for k, v in plan.derived.items() if isinstance(v, _Frame)]
-    if len(known) >= MAX_FRAMES:
-        del plan.derived[known[0]]
-    plan.derived[key] = _frame(first, start)
-    return first
+    frame = _frames.pop(key, None)
+    if frame is None:
+        result = lower(plan, rows, start, count, machine)
+        frame = _frame(result, start)
+        if len(_frames) >= MAX_FRAMES:
+            del _frames[next(iter(_frames))]
+    else:
+        result = _filled(plan, priced, frame)
+    _frames[key] = frame  # the last used stands last
+    return result
+
+
+_frames: dict[tuple[object, ...], _Frame] = {}
+
+
+def _structure(plan: Plan) -> tuple[object, ...]:
+    """All of a plan that programs and views depend on, but bytes."""
+    found: tuple[object, ...] | None = plan.derived.get("structure")
+    if found is None:
+        t = table_of(plan)
+        found = plan.derived["structure"] = (
+            t.kind.tobytes(), t.stream, t.micro_step.tobytes(), t.dep_on.tobytes(),
+            t.dep_of.tobytes(), t.host_after.tobytes(), t.fifo.tobytes(), t.comm_kind,
+            t.comm_label,
+        )  # fmt: skip
+    return found
 
 
 def _frame(first: Lowered, start: I8) -> _Frame:
@@ -118,6 +138,12 @@ def _filled(plan: Plan, priced: Priced, frame: _Frame) -> Lowered:
         category=spread(rows.category, first.category[0]),
         alone_s=alone,
         recompute=spread(rows.recompute, False),
-        views=first.views,
+        views=(
+            replace(
+                first.views[0],
+                multiplicity=int(machine.multiplicity[0]),
+                comm_bytes=table_of(plan).comm_bytes,
+            ),
+        ),
         lane_names=first.lane_names,
     )

@@ -5,11 +5,31 @@ import pytest
 
 from sim.fabric import compile_fabric
 from sim.model.tree import build_tree
-from sim.schedule import plan_of
+from sim.schedule import frames, plan_of
 from sim.schedule.costs import price
 from sim.schedule.frames import lowered
 from sim.schedule.lower import lower
 from sim.spec.loader import load
+
+
+@pytest.mark.parametrize("nodes", [1, 4])
+def test_frame_serves_another_world(nodes):
+    job = load("dgx-h100", "llama3-8b-sft", ["nodes=2", "gradient_accumulation=1"])
+    lowered(*_priced(job.topology, job.workload))
+    plan, priced = _priced(job.topology.model_copy(update={"nodes": nodes}), job.workload)
+    first = {id(frame) for frame in frames._frames.values()}
+    filled = lowered(plan, priced)
+    assert {id(frame) for frame in frames._frames.values()} == first, "no frame was found"
+    fresh = lower(plan, priced.rows, priced.row_start, priced.row_count, priced.compiled.machine)
+    for column, expected in zip(filled.program, fresh.program, strict=True):
+        np.testing.assert_array_equal(column, expected)
+    assert filled.lane_names == fresh.lane_names
+    for view, expected in zip(filled.views, fresh.views, strict=True):
+        assert view.compute == expected.compute
+        assert view.multiplicity == expected.multiplicity
+        assert view.comm_label == expected.comm_label
+        for name in ("copies", "comm_begin", "comm_end", "comm_plan", "comm_bytes"):
+            np.testing.assert_array_equal(getattr(view, name), getattr(expected, name))
 
 
 def _priced(topology, workload, speed=None):
@@ -27,9 +47,9 @@ def test_frame_is_filled_with_equal_columns(name, speed):
     lowered(*_priced(job.topology, base))  # leaves its frame
     longer = base.model_copy(update={"sequence_length": 2 * base.sequence_length})
     plan, priced = _priced(job.topology, longer, speed)
-    frames = len(plan.derived)
+    first = {id(frame) for frame in frames._frames.values()}
     filled = lowered(plan, priced)
-    assert len(plan.derived) == frames, "no frame was found"
+    assert {id(frame) for frame in frames._frames.values()} == first, "no frame was found"
     fresh = lower(
         plan, priced.rows, priced.row_start, priced.row_count, priced.compiled.machine
     )  # fmt: skip

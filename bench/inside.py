@@ -1,0 +1,104 @@
+"""What one step costs inside a process, piece by piece, and many configurations in a row."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import resource
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+from bench.ring import ring_step
+from bench.table import Row, measured
+from sim.engine import run
+from sim.errors import InputError
+from sim.fabric import compile_fabric
+from sim.model.tree import build_tree
+from sim.result.fast import evaluate
+from sim.result.memory import memory
+from sim.result.step import run_step
+from sim.schedule import build_plan, plan_of
+from sim.schedule.costs import price
+from sim.schedule.frames import lowered
+from sim.spec.loader import load, prepare
+from sim.spec.workload import Workload
+
+REPEAT = 40
+
+
+def inside(configurations: int) -> list[Row]:
+    """Rows of Llama-3-70B on 2 x 8 H100s, one micro-batch, and of a thousand configurations."""
+    sets = ("nodes=2", "gradient_accumulation=1")
+    loaded = load("dgx-h100", "llama3-70b-full", sets)
+    topology, workload = loaded.topology, loaded.workload
+    fabric = compile_fabric(topology)
+    tree = build_tree(workload.model, workload.method)
+    lengths = itertools.count(4096, 8)
+
+    def build(job: Workload) -> Any:
+        plan = plan_of(job, tree, fabric.n_ranks)
+        return lowered(plan, price(plan, job, fabric))
+
+    def longer() -> Workload:
+        return workload.model_copy(update={"sequence_length": next(lengths)})
+
+    program = build(workload).program
+    run(program, "compiled")
+    step = ring_step(16)
+    run(step, "compiled")
+    events = run(step, "compiled").events
+    engine = measured(REPEAT, lambda: run(step, "compiled"))
+    rate = f"{events / min(engine[1]) / 1e6:.1f} M events/s, {events} events"
+    size = f"{program.lane.size} ops"
+    rows = [
+        Row("plan of 70B, nothing kept", 0.0,
+            *measured(REPEAT, lambda: build_plan(workload, tree, fabric.n_ranks))),
+        Row("build, 70B on 2 x 8, warm", 4e-3, *measured(REPEAT, lambda: build(workload)),
+            note=size),
+        Row("build, another sequence length", 4e-3, *measured(REPEAT, lambda: build(longer())),
+            note="kernels priced anew"),
+        Row("run it, compiled", 2e-3, *measured(REPEAT, lambda: run(program, "compiled"))),
+        Row("run it, plain Python", 0.0, *measured(5, lambda: run(program, "python"))),
+        Row("step with its breakdown", 0.0,
+            *measured(REPEAT, lambda: run_step(topology, longer(), engine="compiled"))),
+        Row("memory, all moments", 0.0, *measured(REPEAT, lambda: memory(topology, longer()))),
+        Row("engine, ring step of 16 ranks", events / 15e6, *engine, note=rate),
+    ]  # fmt: skip
+    return [*rows, _thousand(configurations)]
+
+
+def _thousand(count: int) -> Row:
+    """Different configurations in one process: load changes, simulate, memory; no curves."""
+    prepared = prepare("dgx-h100", "llama3-70b-full")
+    changes = list(itertools.islice(_changes(), count))
+    done: list[float] = []
+
+    def every() -> None:
+        for change in changes:
+            try:
+                pair = prepared.vary(change).loaded()
+            except InputError:
+                continue
+            done.append(evaluate(pair.topology, pair.workload, engine="compiled").step_time_s)
+
+    wall, cpu = measured(1, every)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    each = f"{len(done)} valid of {count}, {cpu[0] / len(done) * 1e3:.1f} ms each"
+    spread = f"steps of {min(done):.1f} to {max(done):.0f} s, median {statistics.median(done):.1f}"
+    return Row(f"{count} configurations", 8.0 * count / 1000, wall, cpu, peak, f"{each}; {spread}")
+
+
+def _changes() -> Iterator[dict[str, Any]]:
+    """Every combination of six knobs, shuffled, so that neighbours share little."""
+    axes: dict[str, list[Any]] = {
+        "nodes": [1, 2, 3, 4, 6, 8, 12, 16, 32, 64],
+        "micro_batch": [1, 2, 3, 4],
+        "sequence_length": [2048, 4096, 8192],
+        "gradient_accumulation": [1, 2, 8],
+        "activation_checkpointing": ["full", "none"],
+        "parallelism.reshard_after_forward": [True, False],
+    }
+    every = list(itertools.product(*axes.values()))
+    random.Random(0).shuffle(every)
+    return (dict(zip(axes, values, strict=True)) for values in every)

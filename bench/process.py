@@ -1,0 +1,72 @@
+"""Whole processes, as a user starts them: cold, warm, and the first after installation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.table import Row
+
+ROOT = Path(__file__).parents[1]
+START = "from sim.cli import main; main()"
+SMALL = ("run", "dgx-h100", "llama3-8b-sft")
+LARGE = ("run", "dgx-h100", "llama3-70b-full", "--set", "nodes=2")
+
+
+def processes(repeat: int) -> list[Row]:
+    """Rows of the command line, from a copy of the package that nothing has been run from."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copytree(ROOT / "sim", folder / "sim", ignore=_caches)
+        for part in ("topologies", "workloads"):  # where the wheel has them
+            shutil.copytree(ROOT / part, folder / "sim" / "data" / part)
+        rows = [
+            _row(folder, "bare interpreter", 0.0, repeat, code="pass"),
+            _row(folder, "import numpy, pydantic, click", 0.0, repeat,
+                 code="import numpy, click, pydantic; pydantic.BaseModel"),
+            _row(folder, "first run after installation, 8B", 1.5, 1, *SMALL,
+                 note="compiles bytecode"),
+            _row(folder, "`--help`", 0.15, repeat, "--help"),
+            _row(folder, "`run`, 8B on 8 GPUs", 0.6, repeat, *SMALL),
+            _row(folder, "the same, no curve", 0.0, repeat, *SMALL, "--no-scaling"),
+            _row(folder, "`run`, 70B on 2 x 8 GPUs", 0.6, repeat, *LARGE),
+            _row(folder, "first run with numba", 0.0, 1, *SMALL, "--engine", "compiled",
+                 note="compiles the engine"),
+            _row(folder, "`run`, 8B, compiled", 1.0, repeat, *SMALL, "--engine", "compiled"),
+        ]  # fmt: skip
+    return rows
+
+
+def _caches(_folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if name == "__pycache__"]
+
+
+def _row(
+    folder: Path, case: str, target_s: float, repeat: int, *arguments: str, code: str = START,
+    note: str = "",
+) -> Row:  # fmt: skip
+    environment = {
+        k: v for k, v in os.environ.items()
+        if k not in ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
+    } | {"PYTHONPATH": str(folder), "NUMBA_CACHE_DIR": str(folder / "numba")}  # fmt: skip
+    wall, cpu, peak = [], [], 0
+    for _ in range(repeat):
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments], cwd=folder, env=environment,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        _, status, used = os.wait4(process.pid, 0)
+        wall.append(time.perf_counter() - began)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            message = f"{' '.join(arguments)}: exit {process.returncode}"
+            raise RuntimeError(message)
+        cpu.append(used.ru_utime + used.ru_stime)
+        peak = max(peak, used.ru_maxrss)
+    return Row(case, target_s, wall, cpu, peak / 1024, note)

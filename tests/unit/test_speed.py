@@ -1,0 +1,51 @@
+"""Guards against slips of an order of magnitude, in CPU time; `python -m bench` has the targets."""
+
+import subprocess
+import sys
+import time
+
+from sim.result.fast import evaluate
+from sim.spec.loader import load, prepare
+
+
+def _least(repeat, job):
+    best = float("inf")
+    for _ in range(repeat):
+        began = time.process_time()
+        job()
+        best = min(best, time.process_time() - began)
+    return best
+
+
+def test_a_configuration_of_a_sweep_takes_milliseconds():
+    pair = prepare("dgx-h100", "llama3-70b-full", ["nodes=2", "gradient_accumulation=1"])
+    lengths = iter(range(2048, 65536, 64))
+
+    def another():
+        varied = pair.vary({"sequence_length": next(lengths)}).loaded()
+        evaluate(varied.topology, varied.workload, engine="compiled")
+
+    another()
+    assert _least(5, another) < 0.1  # 5 to 8 ms
+
+
+def test_evaluate_agrees_with_the_whole_result():
+    from sim.api import assemble
+
+    loaded = load("dgx-h100", "llama3-8b-sft", ["nodes=2"])
+    quick = evaluate(loaded.topology, loaded.workload)
+    whole = assemble(loaded.topology, loaded.workload, scaling=False, fixes=False)
+    assert abs(quick.step_time_s / whole.step.time_s - 1) < 1e-5
+    assert abs(quick.tokens_per_s / whole.throughput.tokens_per_s - 1) < 1e-5
+    assert quick.memory_bytes == whole.memory.peak_reserved_bytes
+    assert quick.fits == whole.memory.fits
+
+
+def test_a_plain_run_needs_neither_numba_nor_the_graph_library():
+    code = (
+        "import sys; sys.argv = ['scaling-sim', 'run', 'dgx-h100', 'llama3-8b-sft'];"
+        "from sim.cli import main; main();"
+        "print([m for m in ('numba', 'networkx', 'scipy', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
