@@ -8,10 +8,11 @@ import math
 import pytest
 from click.testing import CliRunner
 
+from sim import compare
 from sim.cli import group
 from sim.errors import InputError
 from sim.report.compare import formatted
-from sim.study.compare import compare, parse_vary, split_inputs
+from sim.study.compare import parse_vary, split_inputs
 
 
 @pytest.fixture(scope="module")
