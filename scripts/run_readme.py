@@ -1,6 +1,6 @@
 """Run the commands of the README and docs, and fail if one does not exit 0.
 
-They are the `$ scaling-sim ...` lines of fenced blocks and, in the README's tables, cells that hold a
+They are the `$ scaling-sim ...` lines of fenced blocks and, in the README, table cells that hold a
 command alone.
 """
 

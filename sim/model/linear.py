@@ -12,7 +12,7 @@ from sim.spec.workload import Workload
 #: mask, casts to and from the adapter's dtype, scaling, the add). [B]
 #: Source: LoRA rows of sim/data/measured (A100), all sources together.
 ADAPTER_BYTES = 13.0
-#: Traffic per 4-bit GPTQ weight and use: shifts, masks, zeros and scales are some 20 PyTorch kernels
+#: Traffic per 4-bit GPTQ weight and use: shifts, masks, zeros and scales are some 20 kernels
 #: over whole tensors. Fitted on the six QLoRA rows of Qwen-7B (one A100, 256 to 8192 tokens). [B]
 GPTQ_BYTES = 10.5
 

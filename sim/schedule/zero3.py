@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import gcd
 from typing import NamedTuple
 
 from sim.errors import InputError
@@ -29,6 +30,7 @@ NVME_READ_BYTES, NVME_WRITE_BYTES = 16.0, 12.0
 _traces: dict[tuple[int, tuple[bool, ...], bool, bool, int], tuple[ModelTree, Trace]] = {}
 
 #: plans are kept, as they do not depend on sequence length or micro-batch; about 5 MB each
+NODE = 8  # GPUs, for the groups of quantised gradients
 MAX_PLANS = 8
 _plans: dict[tuple[int, Settings, int, int, bool], tuple[Trace, Plan]] = {}
 
@@ -226,6 +228,8 @@ def settings_of(workload: Workload, world: int) -> Settings:
     h = workload.model.hidden_size
     kind = workload.precision.kind
     dtype = "bf16" if kind == "fp8" else kind
+    # a plan knows no machine: nodes of eight, or of what divides the world as eight would
+    per_node = gcd(world, NODE)
 
     return Settings(
         world=world,
@@ -241,6 +245,7 @@ def settings_of(workload: Workload, world: int) -> Settings:
         hpz=p.zero_hpz_partition_size,
         quantized_weights=p.zero_quantized_weights,
         quantized_gradients=p.zero_quantized_gradients,
+        gpus_per_node=per_node if per_node > 1 else world,
         sub_group=int(p.sub_group_size),
         attribute_frozen=attributes_frozen(p.deepspeed_version),
         offload_parameters=p.offload in ("parameters", "all"),

@@ -445,3 +445,9 @@ def test_segments_cover_every_kernel_once(strategy, changes, method):
                 continue
             for kernel in templates.of(block.kind, direction):
                 assert segments[direction, number, kernel.module] == 1
+
+
+@pytest.mark.parametrize("world", [3, 4, 8, 12, 16, 20, 48])
+def test_quantised_gradients_take_groups_that_divide_the_world(world):
+    plan = plan_of(workload(zero_quantized_gradients=True), world)
+    assert all(world % size == 0 for size in plan.groups.values())
