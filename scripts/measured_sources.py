@@ -72,10 +72,14 @@ def atorch(row: Row) -> Record | None:
             "attention": "flash2",
             "fused_kernels": "norm",
             "optimizer_implementation": "foreach",
+            "loss": "huggingface",
+            # the printed peak is that of the last save: see docs/memory.md
+            "checkpoint": {"mode": "full", "offload_to_cpu": False},
             "stack": {"torch": "2.0", "cuda": "11.8", "nccl": "2.14"},
         },
         "complete",
-        "norms taken for fused (atorch replaces modules), 800 Gb/s for 4 x 200 Gb/s; "
+        "norms taken for fused (atorch replaces modules), 800 Gb/s for 4 x 200 Gb/s; autocast over "
+        "fp32 FSDP, for which there is no word, so memory does not compare; "
         "tokens/s from hardware TFLOPs by its own formula",
         tokens=number(row, "tflops_per_gpu") * 1e12 / flops,
         memory=number(row, "mem_gb") * GIB, figure="allocated",

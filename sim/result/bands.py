@@ -95,11 +95,23 @@ def _generation(architecture: str) -> str:
 
 
 @cache
-def residuals() -> tuple[Residual, ...]:
-    """All of the data file."""
+def _table() -> dict[str, Any]:
     text = (files("sim.data") / "measured" / "residuals.json").read_text(encoding="utf-8")
     table: dict[str, Any] = json.loads(text)
-    return tuple(Residual(*row) for row in table["rows"])
+    return table
+
+
+@cache
+def residuals() -> tuple[Residual, ...]:
+    """Of step times, all of the data file."""
+    return tuple(Residual(*row) for row in _table()["rows"])
+
+
+@cache
+def memory_half_width() -> float:
+    """80 % quantile of the size of the errors of published peaks, as a logarithm."""
+    sizes = [abs(e) for e in _table()["memory"]]
+    return _weighted_quantile(sizes, [1.0] * len(sizes), COVERAGE)
 
 
 def band(job: Job, known: Sequence[Residual]) -> Band:
@@ -174,6 +186,10 @@ def uncertainty(topology: Topology, workload: Workload, result: Result) -> dict[
         value = getattr(result, part).get(name)
         if isinstance(value, float):
             out[name] = [value * low, value * high]
+    wide = math.exp(memory_half_width())
+    for name in ("peak_allocated_bytes", "peak_reserved_bytes"):
+        value = getattr(result.memory, name)
+        out[name] = [value / wide, value * wide]
     out["comparable_rows"] = found.rows
     out["beyond_data"] = list(found.beyond)
     out["provenance"] = _provenance(found)
