@@ -78,8 +78,7 @@ def atorch(row: Row) -> Record | None:
             "stack": {"torch": "2.0", "cuda": "11.8", "nccl": "2.14"},
         },
         "complete",
-        "norms taken for fused (atorch replaces modules), 800 Gb/s for 4 x 200 Gb/s; autocast over "
-        "fp32 FSDP, for which there is no word, so memory does not compare; "
+        "norms taken for fused (atorch replaces modules), 800 Gb/s for 4 x 200 Gb/s; "
         "tokens/s from hardware TFLOPs by its own formula",
         tokens=number(row, "tflops_per_gpu") * 1e12 / flops,
         memory=number(row, "mem_gb") * GIB, figure="allocated",
