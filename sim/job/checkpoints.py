@@ -118,7 +118,7 @@ def best_interval(spec: JobSpec, failures: int = 300, seed: int = 0) -> float | 
     Returns
     -------
     float or None
-        None where saving costs nothing or nothing fails.
+        None where saving costs nothing, nothing fails, or failures come faster than saves.
 
     Notes
     -----
@@ -141,6 +141,8 @@ def best_interval(spec: JobSpec, failures: int = 300, seed: int = 0) -> float | 
             stall_s=0.0,
         )  # fmt: skip
         run = simulate_run(long, seed)
+        if not run.finished:
+            return None
         loss.append(run.wall_s / (steps * spec.step_s))
     at = np.array([max(spec.step_s, t) for t in tried])
     columns = np.stack([1.0 / at, at, np.ones_like(at)], axis=1)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import simpy
 
 
+_MANY = 2000  # batches in the store beyond which the closed form does
+
+
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     """Input pipeline of one rank.
@@ -111,7 +114,8 @@ def simulate_stall(pipeline: Pipeline, step_s: float, steps: int = 0) -> Stall:
     """
     import simpy
 
-    if pipeline.workers == 0:  # nothing runs beside the step
+    # without workers nothing runs beside the step; of thousands every one is like the next
+    if pipeline.workers == 0 or pipeline.workers * pipeline.prefetch > _MANY:
         total = pipeline.pace_s(step_s)
         needed = pipeline.workers_needed(step_s)
         return Stall(total, total - step_s, (total - step_s) / total, needed)

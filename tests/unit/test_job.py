@@ -311,3 +311,29 @@ def test_evaluation_and_export_from_the_yaml():
     assert spent == pytest.approx(19 * result.job["evaluation_s"], rel=0.01)
     assert 0.2 < result.job["evaluation_s"] / (result.step.time_s * 1e6 / 524_288) < 0.35
     assert result.job["egress_gb"] == pytest.approx(8.03e9 * 12 / 1e9, rel=0.01)
+
+
+def test_a_hopeless_job_is_said_to_be_so():
+    result = simulate(
+        "dgx-h100", "llama3-8b-sft", overrides=["reliability.gpu_mtbf=1 min"], scaling=False,
+        fixes=False,
+    )  # fmt: skip
+    assert "never ends" in render(result)
+    assert result.to_dict()["job"]["wall_clock_s"] is None
+
+
+def test_endless_jobs_are_simulated_in_part():
+    # a million interruptions at least; the closed form says what share of the time is useful
+    spec = JobSpec(
+        steps=10**9, step_s=10.0, interval_s=3600.0, blocking_s=60.0, durable_s=60.0,
+        mtbf_s=10_000.0, restart_s=600.0, evaluation_every=1000, evaluation_s=1.0,
+    )  # fmt: skip
+    outcome = simulate_job(spec, replicas=1)
+    assert outcome.goodput == pytest.approx(expected_goodput(3600, 60, 600, 10_000), rel=0.02)
+    assert outcome.wall_p50_s == pytest.approx(1e10 / outcome.goodput, rel=0.01)
+    assert outcome.failures == pytest.approx(outcome.wall_p50_s / (10_000 + 600), rel=0.1)
+
+
+def test_thousands_of_workers_take_the_closed_form():
+    stall = simulate_stall(Pipeline(5000, 65536.0, 1.0, 4.0, 1e12), 10.0)
+    assert stall.step_s == pytest.approx(65536 / 5000, rel=1e-3)
