@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 from sim import units
+from sim.job.plan import terms_of
 from sim.result.result import round_significant
 from sim.spec.topology import Topology
+from sim.study.phases import idle_cost
 from sim.study.search import Plan
 from sim.study.size import Contender, SizeReport, Target
 
@@ -84,6 +87,7 @@ def text(report: SizeReport) -> str:
     lines.extend(_table([c for c in report.contenders if c.plan][:SHOWN], winner))
     lines.append("")
     lines.extend(_verdict(report, winner))
+    lines.extend(_phases(report, winner))
     lost = [_why(c, report.target) for c in report.contenders if c.plan is None]
     if lost:
         lines.append("Not chosen:")
@@ -146,6 +150,25 @@ def _verdict(report: SizeReport, winner: Plan) -> list[str]:
             said += ": use fewer GPUs"
         lines.append(f"{word} GPUs: {said}")
     return lines
+
+
+def _phases(report: SizeReport, winner: Plan) -> list[str]:
+    """Light phases on their own machines, and what it would cost to hold the cluster for them."""
+    if not report.phases:
+        return []
+    lines = ["Phases:"]
+    for p in report.phases:
+        took = f"{units.show(p.wall_s, 's')}, {money(p.cost_usd)}"
+        lines.append(f"  {p.name} ({p.kind}) on {p.machine}, {p.detail}: {took}")
+    f = winner.figures
+    lines.append(f"  train on the cluster above: {units.show(f.wall_s, 's')}, {money(f.cost_usd)}")
+    light = sum(p.cost_usd for p in report.phases)
+    total = f"{money(light + f.cost_usd)} in all"
+    terms = terms_of(winner.candidate.topology.offer)
+    if terms is not None:
+        held = idle_cost(report.phases, terms.price_per_gpu_hour_usd * winner.candidate.gpus)
+        total += f"; holding the cluster through the others would cost {money(held - light)} more"
+    return [*lines, f"  {total}"]
 
 
 def _why(contender: Contender, target: Target) -> str:
@@ -211,6 +234,7 @@ def document(report: SizeReport) -> dict[str, Any]:
             }
             for c in report.contenders
         ],
+        "phases": [asdict(p) for p in report.phases],
         "fewer": _plan(report.fewer),
         "more": _plan(report.more),
         "left_out": list(report.left_out),

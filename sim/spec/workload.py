@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sim.spec.base import Count, CountOrZero, Factor, Fraction, NotNegative, Positive, Seconds, Spec
+from sim.spec.base import (
+    Count,
+    CountOrZero,
+    Dollars,
+    Factor,
+    Fraction,
+    NotNegative,
+    Positive,
+    Seconds,
+    Spec,
+)
 from sim.spec.model import Model
 
 
@@ -131,6 +141,16 @@ class CheckpointSave(Spec):
     export: Literal["weights", "state", "none"] = "weights"  # what leaves the provider at the end
 
 
+class Phase(Spec):
+    """A part of the job with needs of its own; `size` gives each the machine that suits it."""
+
+    name: str
+    kind: Literal["preprocess", "train", "evaluate"]
+    tokens: Count | None = None  # None: as many as are trained on
+    cores: Positive = 32  # of preprocess: as many processes, at data's rate of one worker
+    price_per_hour: Dollars | None = None  # of a machine that you have for preprocess
+
+
 class Workload(Spec):
     """A training job."""
 
@@ -164,6 +184,7 @@ class Workload(Spec):
     data: Data = Data.model_construct()
     checkpoint: CheckpointSave = CheckpointSave.model_construct()
     evaluation: Evaluation = Evaluation.model_construct()
+    phases: tuple[Phase, ...] = ()
     sources: tuple[str, ...] = ()
 
 

@@ -11,6 +11,7 @@ from typing import Literal, cast
 
 from sim.errors import Fault, InputError
 from sim.spec.loader import Argument, Prepared, load_topology, prepare
+from sim.spec.workload import Workload
 from sim.study.axes import Study, from_options
 from sim.study.candidates import (
     CHECKPOINTING,
@@ -21,6 +22,7 @@ from sim.study.candidates import (
     variants,
 )
 from sim.study.machines import Machine, Wanted, machines
+from sim.study.phases import PhasePlan, light_phases
 from sim.study.search import Figures, Plan, Searcher, Tally
 from sim.units import UnitError, parse
 
@@ -119,6 +121,8 @@ class SizeReport:
         its own best layout, whatever the target.
     seconds : float
         The search itself. [s]
+    phases : tuple of PhasePlan
+        Other phases of the job, each on a machine of its own.
     """
 
     target: Target
@@ -131,6 +135,7 @@ class SizeReport:
     fewer: Plan | None
     more: Plan | None
     seconds: float
+    phases: tuple[PhasePlan, ...] = ()
 
     @property
     def winner(self) -> Plan | None:
@@ -211,6 +216,7 @@ def size(
     extra = Study("", axes=from_options(vary, False))
     space = Space(batch, most_gpus, family(job), CHECKPOINTING, OFFLOAD, extra)
     search, tally = searcher or Searcher(), Tally()
+    phases, target = _phases(job, found, bases, target)
     contenders = [
         _contend(search, m, bases[i], space, target, tally)
         for i, m in enumerate(found) if i in bases
@@ -226,8 +232,28 @@ def size(
         more = _neighbour(search, winner, base, space, target, +1)
     return SizeReport(
         target, job.name, batch, assumed, tuple(contenders), tally, tuple(left_out), fewer, more,
-        time.perf_counter() - began,
+        time.perf_counter() - began, tuple(phases),
     )  # fmt: skip
+
+
+#: share of the deadline that one light phase may take
+_LIGHT_SHARE = 0.25
+
+
+def _phases(
+    job: Workload, found: Sequence[Machine], bases: dict[int, Prepared], target: Target
+) -> tuple[list[PhasePlan], Target]:
+    """Machines of the light phases, and what they leave of deadline and budget for training."""
+    if not job.phases or not found:
+        return [], target
+    deadline, budget = target.deadline_s, target.budget_usd
+    limit = None if deadline is None else _LIGHT_SHARE * deadline
+    phases = light_phases(job, found, bases, limit)
+    if deadline is not None:
+        deadline = max(1e-9, deadline - sum(p.wall_s for p in phases))
+    if budget is not None:
+        budget = max(1e-9, budget - sum(p.cost_usd for p in phases))
+    return phases, replace(target, deadline_s=deadline, budget_usd=budget)
 
 
 def _bases(

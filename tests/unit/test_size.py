@@ -182,6 +182,37 @@ def test_further_axes_are_searched(searcher):
     assert dict(report.winner.candidate.extra)["precision"] in ("bf16", "fp8")
 
 
+# --- phases --------------------------------------------------------------------------------------
+
+PHASES = [
+    {"name": "tokenise", "kind": "preprocess", "tokens": "4e9", "cores": 16,
+     "price_per_hour": "0.8 USD"},
+    {"name": "train", "kind": "train"},
+    {"name": "benchmarks", "kind": "evaluate", "tokens": "1e8"},
+]  # fmt: skip
+
+
+def test_light_phases_get_machines_of_their_own(searcher):
+    job = {**JOB, "phases": PHASES}
+    chosen = ["dgx-h100", "h100-x1", A100]
+    report = size(job, Target(), topologies=chosen, searcher=searcher, most_gpus=16)
+    tokenise, evaluate = report.phases
+    assert tokenise.wall_s == pytest.approx(4e9 / (16 * 2e5))  # cores x rate of a loader process
+    assert tokenise.cost_usd == pytest.approx(0.8 * tokenise.wall_s / HOUR)
+    assert evaluate.kind == "evaluate"
+    assert evaluate.machine in ("dgx-h100", "h100-x1", "our-a100s")
+    # forward passes alone are faster than training on as many tokens on the same machine
+    assert 0 < evaluate.wall_s < report.winner.figures.wall_s
+    assert "holding the cluster through the others would cost" in text(report)
+
+
+def test_phases_leave_training_the_rest_of_the_deadline(searcher):
+    job = {**JOB, "phases": PHASES[:1]}
+    report = size(job, Target(deadline_s=HOUR), topologies=[A100], searcher=searcher)
+    assert report.target.deadline_s == pytest.approx(HOUR - report.phases[0].wall_s)
+    assert report.winner.figures.wall_s + report.phases[0].wall_s <= HOUR
+
+
 # --- machines ------------------------------------------------------------------------------------
 
 
