@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 MOMENTS = ("init", "forward", "backward", "optimizer", "save")
@@ -84,6 +85,15 @@ class Ledger:
         self.live[term] = size
         if term in POOLS:
             self._moved = True
+
+    def repeat(self, before: Mapping[str, float], times: int) -> None:
+        """Change all terms `times` more times as much as since they were `before`."""
+        for term, size in self.live.items():
+            change = times * (size - before.get(term, 0.0))
+            if change:
+                self.live[term] = size + change
+                self.total += change
+        self._moved = True
 
     def mark(self, **instant: float) -> None:
         """Record this point; `instant` terms (underscores for spaces) live only now."""

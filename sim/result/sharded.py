@@ -7,6 +7,7 @@ additions a layer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sim.model.activations import (
@@ -187,7 +188,7 @@ class _Walk:
     # forward -------------------------------------------------------------------------------
 
     def forward(self) -> None:
-        ledger, workload = self.ledger, self.workload
+        ledger = self.ledger
         ledger.moment = "forward"
         held = 0.0  # all-gather buffer of the previous unit
         unsharded, gathers, saved = (
@@ -204,22 +205,7 @@ class _Walk:
             ledger.mark_terms({saved: hidden})
             if self.embedding is not None:
                 ledger.add(unsharded, first.kept - first.gathered)
-        for kind, footprint in zip(self.kinds, self.footprints, strict=True):
-            unit = self.layer_sizes[kind]
-            ledger.add(unsharded, unit.gathered)
-            if self.flat:
-                # the rate limiter lets the next unit be gathered while this one runs
-                ahead = unit.gathered if self.reshard else 0.0
-                work = hidden + self._leaving(footprint) + footprint.forward_peak
-                ledger.mark_terms({saved: work, unsharded: ahead})
-            else:
-                ledger.mark_terms({saved: hidden, gathers: unit.gathered})
-                # explicit prefetch issues further all-gathers before this unit runs
-                ledger.put(gathers, unit.gathered * (1 + workload.parallelism.forward_prefetch))
-                work = hidden + self._leaving(footprint) + footprint.forward_peak
-                ledger.mark_terms({saved: work})
-            ledger.add(unsharded, unit.kept - unit.gathered)
-            ledger.add(saved, self._resident(footprint))
+        self._layers(range(len(self.kinds)), self._forward_layer)
         if self.head is not None:
             ledger.add(unsharded, self.head.gathered)
             ledger.mark_terms({saved: hidden, gathers: self.head.gathered})
@@ -227,6 +213,56 @@ class _Walk:
         ledger.mark_terms({"logits and loss": self.loss.norm + self.loss.logits})
         ledger.put(gathers, 0.0)
         ledger.mark_terms({"logits and loss": self.loss.forward_peak})
+
+    def _layers(self, order: range, walk: Callable[[int], None]) -> None:
+        """Walk layers in order.
+
+        Layers alike change what is live by equal amounts, so that among many of them the highest
+        points are at either end: those between are added up at once.
+        """
+        edge = 3 + max(self.depth, self.workload.parallelism.forward_prefetch)
+        first = 0
+        while first < len(order):
+            alike = (self.kinds[order[first]], self.footprints[order[first]])
+            end = first + 1
+            while end < len(order) and (
+                self.kinds[order[end]] == alike[0] and self.footprints[order[end]] is alike[1]
+            ):
+                end += 1
+            between = end - first - 2 * edge - 1
+            if between < 1:
+                between = 0
+            for at in range(first, end):
+                if between and first + edge + 1 <= at < end - edge:
+                    continue
+                before = dict(self.ledger.live) if between and at == first + edge else None
+                walk(order[at])
+                if before is not None:
+                    self.ledger.repeat(before, between)
+            first = end
+
+    def _forward_layer(self, index: int) -> None:
+        ledger, hidden = self.ledger, self.loss.hidden
+        unsharded, gathers, saved = (
+            "unsharded parameters",
+            "all-gather buffers",
+            "saved activations",
+        )
+        unit, footprint = self.layer_sizes[self.kinds[index]], self.footprints[index]
+        ledger.add(unsharded, unit.gathered)
+        work = hidden + self._leaving(footprint) + footprint.forward_peak
+        if self.flat:
+            # the rate limiter lets the next unit be gathered while this one runs
+            ahead = unit.gathered if self.reshard else 0.0
+            ledger.mark_terms({saved: work, unsharded: ahead})
+        else:
+            ledger.mark_terms({saved: hidden, gathers: unit.gathered})
+            # explicit prefetch issues further all-gathers before this unit runs
+            prefetch = self.workload.parallelism.forward_prefetch
+            ledger.put(gathers, unit.gathered * (1 + prefetch))
+            ledger.mark_terms({saved: work})
+        ledger.add(unsharded, unit.kept - unit.gathered)
+        ledger.add(saved, self._resident(footprint))
 
     def _resident(self, footprint: Footprint) -> float:
         """Saved bytes that stay on the GPU; with offload only what the copies are made from."""
@@ -269,8 +305,10 @@ class _Walk:
             ledger.add(WAITING, -self.head_gradient)
             ledger.add(unsharded, -self.head.gathered)
             self._reduce(self.head, sync, accumulating)
-        for index in range(len(self.kinds) - 1, -1, -1):
-            self._backward_layer(index, prefetch, sync, accumulating)
+        self._layers(
+            range(len(self.kinds) - 1, -1, -1),
+            lambda index: self._backward_layer(index, prefetch, sync, accumulating),
+        )
         if self.embedding is not None:
             if prefetch and self.workload.parallelism.unshard_embedding_in_backward:
                 ledger.add(unsharded, self.embedding.gathered)
