@@ -17,8 +17,8 @@ from sim.spec.calibration import CONSTANTS, Calibration
 #: constant -> (prior width in ln, lowest, highest). Widths: what machines of one model differ by
 #: from each other and from the data sheet, as far as published figures tell (docs/calibration.md).
 PRIORS: dict[str, tuple[float, float, float]] = {
-    "gemm_clock": (0.08, 0.4, 1.4),
-    "hbm_bandwidth": (0.08, 0.4, 1.4),
+    "gemm_clock": (0.10, 0.4, 1.4),
+    "hbm_bandwidth": (0.10, 0.4, 1.4),
     "nvlink_bandwidth": (0.10, 0.2, 1.4),
     "pcie_bandwidth": (0.15, 0.2, 1.5),
     "network_bandwidth": (0.30, 0.02, 1.6),

@@ -29,7 +29,7 @@ HUBER = 2.5  # standard deviations
 _ROUNDS = 12
 _FLAT = 1e-6  # largest slope of a constant without effect
 _QUIET = 0.5  # standard errors that a constant moves all figures together, below which it is flat
-_LOWER = (-0.1, -0.3, -0.7, -1.5)  # where flat constants are tried, in ln
+_LOWER = (-1.5, -0.7, -0.3, -0.1)  # where flat constants are tried, in ln
 _DONE = 2e-3  # largest change of a log multiplier at which the fit stops
 
 
@@ -89,6 +89,14 @@ def jacobian(residuals: Residuals, x: F8, at: F8, wanted: Sequence[int]) -> F8:
     return slopes
 
 
+def broyden(slopes: F8, step: F8, change: F8) -> F8:
+    """Slopes that explain what a step changed, otherwise as before.
+
+    Source: Broyden, Math. Comp. 19 (1965) 577.
+    """
+    return np.asarray(slopes + np.outer(change - slopes @ step, step) / float(step @ step))
+
+
 def newton_step(residuals: F8, slopes: F8, sigma: F8, x: F8, prior: Prior, damping: float) -> F8:
     """One Gauss-Newton step of the weighted problem with its prior."""
     z = np.abs(residuals / sigma)
@@ -129,9 +137,13 @@ def solve(residuals: Residuals, sigma: F8, prior: Prior) -> Fit:
             break
         there = residuals(moved)
         if cost(there, sigma, moved, prior) < cost(now, sigma, x, prior):
-            x, now, rounds = moved, there, rounds + 1
+            rounds += 1
             damping = damping / 10 if damping > 1e-4 else 0.0
-            slopes = jacobian(residuals, x, now, active)
+            # every other time the step itself says how the slopes have changed
+            slopes = broyden(slopes, moved - x, there - now)
+            x, now = moved, there
+            if rounds % 2 == 0:
+                slopes = jacobian(residuals, x, now, active)
         elif damping > 1e3:
             break
         else:
@@ -155,6 +167,8 @@ def _tried_lower(
             moved = x.copy()
             moved[k] = max(lower, prior.low[k])
             there = residuals(moved)
+            if np.abs(there - now).max() < _FLAT:
+                break  # not even the lowest does anything
             if cost(there, sigma, moved, prior) < cost(now, sigma, x, prior):
                 x, now = moved, there
     return x, now

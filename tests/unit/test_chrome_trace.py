@@ -1,0 +1,155 @@
+"""The step's timeline as a Chrome trace and its collectives as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import defaultdict
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from sim.cli import group
+from sim.interop.kineto import read_kineto
+from sim.report.chrome_trace import chrome_trace, collectives_csv
+from sim.result.step import run_step
+from sim.spec.loader import load
+
+JOB = {
+    "name": "small", "model": "llama-3.2-1b", "sequence_length": 2048, "micro_batch": 2,
+    "tokens": 1e9, "gradient_accumulation": 2, "parallelism": "fsdp2",
+}  # fmt: skip
+
+
+def simulated(topology: object = "dgx-h100", *sets: str, **kwargs: object):
+    loaded = load(topology, JOB, ["model.layers=3", *sets])  # type: ignore[arg-type]
+    outcome = run_step(loaded.topology, loaded.workload, **kwargs)  # type: ignore[arg-type]
+    return outcome, loaded.workload
+
+
+@pytest.fixture(scope="module")
+def traced():
+    outcome, workload = simulated()
+    return outcome, json.loads(chrome_trace(outcome, workload, "small"))
+
+
+def test_it_covers_the_step(traced) -> None:
+    outcome, document = traced
+    spans = [e for e in document["traceEvents"] if e["ph"] == "X"]
+    assert max(e["ts"] + e["dur"] for e in spans) == pytest.approx(1e6 * outcome.time_s, rel=1e-9)
+    assert min(e["ts"] for e in spans) == 0.0
+    assert all(e["dur"] >= 0 for e in spans)
+
+
+def test_lanes_have_names_and_never_overlap(traced) -> None:
+    _, document = traced
+    lanes = defaultdict(list)
+    names = {}
+    for e in document["traceEvents"]:
+        if e["ph"] == "M" and e["name"] == "thread_name":
+            names[e["pid"], e["tid"]] = e["args"]["name"]
+        elif e["ph"] == "X" and e["cat"] != "user_annotation":
+            lanes[e["pid"], e["tid"]].append((e["ts"], e["ts"] + e["dur"]))
+    assert set(lanes) <= set(names)
+    assert {"host", "compute", "all_gather", "reduce_scatter"} <= set(names.values())
+    for spans in lanes.values():
+        spans.sort()
+        # four decimals of a microsecond are written
+        assert all(b[0] >= a[1] - 2e-4 for a, b in pairwise(spans))
+
+
+def test_kernels_add_up_to_the_breakdown(traced) -> None:
+    outcome, document = traced
+    sums = defaultdict(float)
+    compute = next(
+        e["tid"] for e in document["traceEvents"]
+        if e["name"] == "thread_name" and e["args"]["name"] == "compute"
+    )  # fmt: skip
+    for e in document["traceEvents"]:
+        if e["ph"] == "X" and e["cat"] == "kernel" and e["tid"] == compute and "kind" in e["args"]:
+            sums[e["args"]["kind"]] += e["dur"] * 1e-6
+    kernels = outcome.breakdown.kernels
+    assert sums.keys() == kernels.keys()
+    for kind, seconds in kernels.items():
+        assert sums[kind] == pytest.approx(seconds, rel=1e-4), kind
+
+
+def test_kernels_carry_their_names(traced) -> None:
+    _, document = traced
+    gemms = {e["name"] for e in document["traceEvents"] if e.get("args", {}).get("kind") == "gemm"}
+    assert any("wq" in name for name in gemms)
+    assert not any(name in ("gemm forward", "gemm backward") for name in gemms)
+
+
+def test_collectives_say_what_they_are(traced) -> None:
+    outcome, document = traced
+    found = [e for e in document["traceEvents"] if e["name"].startswith("nccl")]
+    assert len(found) == len(outcome.lowered.views[0].comm_kind)
+    gather = next(e for e in found if e["args"]["unit"] == "layers.1")
+    assert gather["name"].startswith("ncclDevKernel_AllGather_")
+    assert gather["args"]["bytes out"] == 8 * gather["args"]["bytes in"]
+    assert {"algorithm", "protocol", "channels", "busbw alone GB/s"} <= set(gather["args"])
+
+
+def test_a_profilers_reader_reads_it(tmp_path: Path, traced) -> None:
+    outcome, document = traced
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    found = read_kineto(path)
+    assert (found.steps, found.world_size) == (1, 8)
+    assert found.per_step("gemm") == pytest.approx(outcome.breakdown.kernels["gemm"], rel=1e-4)
+    gathers = [c for c in found.collectives if c.op == "all_gather"]
+    priced = {
+        c.work: c for (op, _, _), c in outcome.priced.collectives.items() if op == "all_gather"
+    }
+    assert {c.size for c in gathers} == set(priced)
+    for c in gathers:
+        assert c.least_s >= 0.999 * priced[c.size].time_s
+
+
+@pytest.mark.parametrize("level", ["folded", "ranks"])
+def test_csv_is_in_order(level: str) -> None:
+    outcome, _ = simulated("dgx-a100", "nodes=2", level=level)
+    rows = list(csv.DictReader(io.StringIO(collectives_csv(outcome))))
+    assert len(rows) == len(outcome.lowered.views[0].comm_kind)
+    assert [int(r["order"]) for r in rows] == list(range(len(rows)))
+    assert rows[0]["op"] == "all_gather"
+    assert rows[0]["group_size"] == "16"
+    for row in rows:
+        assert float(row["end_s"]) - float(row["start_s"]) >= 0.999 * float(row["alone_s"])
+        if row["op"] == "reduce_scatter":
+            assert float(row["bytes_in"]) == 16 * float(row["bytes_out"])
+
+
+@pytest.mark.parametrize(
+    ("topology", "sets"),
+    [
+        ("a100-x1", []),  # no collective at all
+        ("pcie4-a100-16", ["parallelism.strategy=zero3"]),
+        ("dgx-h100", ["parallelism.strategy=ddp", "nodes=2"]),
+        ("mixed-pairs", []),  # an explicit graph, ranks of several classes
+        ("dgx-h100", ["calibration.slowest_gpu=0.8"]),
+    ],
+)
+def test_other_machines_and_strategies(topology: str, sets: list[str]) -> None:
+    outcome, workload = simulated(topology, *sets)
+    document = json.loads(chrome_trace(outcome, workload))
+    ends = [e["ts"] + e["dur"] for e in document["traceEvents"] if e["ph"] == "X"]
+    assert max(ends) <= 1e6 * float(outcome.timeline.end.max()) * (1 + 1e-9) + 1e-3
+    processes = {e["pid"] for e in document["traceEvents"]}
+    assert processes == set(range(len(outcome.lowered.views)))
+
+
+def test_command(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(json.dumps(JOB), encoding="utf-8")
+    out = tmp_path / "trace.json"
+    common = ["trace", "dgx-h100", str(job), "--set", "model.layers=2"]
+    done = CliRunner().invoke(group, [*common, "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    assert json.loads(out.read_text(encoding="utf-8"))["traceName"] == "small on dgx-h100"
+    listed = CliRunner().invoke(group, [*common, "--format", "csv"])
+    assert listed.stdout.startswith("order,op,phase,unit,bytes_in,bytes_out,dtype,group,group_size")
