@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import emit, sets
+from sim.commands.options import FORMS, emit, printed, sets
 
 _OPERATIONS = ["all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_to_all", "send_recv"]
 _ALGORITHMS = ["ring", "tree", "nvls", "nvls_tree", "collnet_direct", "collnet_chain", "pat"]
@@ -26,11 +26,7 @@ _ALGORITHMS = ["ring", "tree", "nvls", "nvls_tree", "collnet_direct", "collnet_c
               help="A row for each value of a key of the topology. Repeatable.")  # fmt: skip
 @click.option("--zip", "zipped", is_flag=True, help="The --vary keys move together.")
 @sets
-@click.option(
-    "--format", "form", type=click.Choice(["table", "csv", "json", "md"]), default="table",
-    help="What to print.",
-)  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+@printed(*FORMS)
 def command(
     topology: str, op: str, sizes: str, ranks: int | None, nccl: str, algorithm: str | None,
     protocol: str | None, varied: tuple[str, ...], zipped: bool, overrides: tuple[str, ...],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import emit, priced, sets
+from sim.commands.options import FORMS, emit, priced, printed, sets
 
 
 @click.command("compare")
@@ -16,12 +16,7 @@ from sim.commands.options import emit, priced, sets
               help="Values of a key to compare; several keys give all combinations.")  # fmt: skip
 @sets
 @priced
-@click.option(
-    "--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table",
-    help="What to print.",
-)  # fmt: skip
-@click.option("--json", "form", flag_value="json", help="Same as --format json.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+@printed(*FORMS)
 def command(
     inputs: tuple[str, ...], workloads: tuple[str, ...], vary: tuple[str, ...],
     overrides: tuple[str, ...], offer: str | None, prices: Path | None, form: str,

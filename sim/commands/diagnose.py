@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import emit, sets
+from sim.commands.options import emit, printed, sets
 
 
 @click.command("diagnose")
@@ -21,10 +21,7 @@ from sim.commands.options import emit, sets
               help='A run taken as it is, e.g. "tokens_per_s_per_gpu=12000 nodes=1": only what '
               "--measured lacks beside it needs explaining.")  # fmt: skip
 @sets
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table",
-              help="What to print.")  # fmt: skip
-@click.option("--json", "form", flag_value="json", help="Same as --format json.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+@printed("table", "json")
 def command(
     topology: str, workload: str, measured: str, also: tuple[str, ...], baseline: str | None,
     overrides: tuple[str, ...], form: str, output: Path | None,

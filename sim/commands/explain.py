@@ -6,19 +6,14 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import emit, sets
+from sim.commands.options import FORMS, emit, printed, sets
 
 
 @click.command("explain")
 @click.argument("topology")
 @click.argument("workload")
 @sets
-@click.option(
-    "--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table",
-    help="What to print.",
-)  # fmt: skip
-@click.option("--json", "form", flag_value="json", help="Same as --format json.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+@printed(*FORMS)
 def command(
     topology: str, workload: str, overrides: tuple[str, ...], form: str, output: Path | None
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import emit, sets
+from sim.commands.options import FORMS, emit, printed, sets
 
 
 @click.command("memory")
@@ -19,12 +19,7 @@ from sim.commands.options import emit, sets
     help="Also find the largest of it that fits.",
 )  # fmt: skip
 @click.option("--min", "least", type=click.Choice(["nodes"]), help="Also find the fewest that fit.")
-@click.option(
-    "--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table",
-    help="What to print.",
-)  # fmt: skip
-@click.option("--json", "form", flag_value="json", help="Same as --format json.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+@printed(*FORMS)
 @click.option("--require", type=click.Choice(["fits"]), help="Exit 4 unless it fits.")
 def command(
     topology: str, workload: str, overrides: tuple[str, ...], most: str | None, least: str | None,

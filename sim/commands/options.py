@@ -61,6 +61,27 @@ def priced(function: F) -> F:
     )(with_prices)  # fmt: skip
 
 
+def printed(*forms: str) -> Callable[[F], F]:
+    """``--format`` with its choices, the first by default, ``--json`` and ``-o``."""
+
+    def add(function: F) -> F:
+        with_file = click.option(
+            "-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead."
+        )(function)
+        if "json" in forms:
+            with_file = click.option(
+                "--json", "form", flag_value="json", help="Same as --format json."
+            )(with_file)
+        return click.option(
+            "--format", "form", type=click.Choice(forms), default=forms[0], help="What to print."
+        )(with_file)
+
+    return add
+
+
+FORMS = ("table", "json", "csv", "md")
+
+
 def emit(text: str, output: Path | None) -> None:
     """Print a result, or write it to a file; a path that can't be written is bad input."""
     if output is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import emit, sets
+from sim.commands.options import FORMS, emit, printed, sets
 
 
 @click.command("plan")
@@ -22,12 +22,7 @@ from sim.commands.options import emit, sets
 )
 @click.option("--on-time", type=click.FloatRange(0.0, 1.0), default=0.95, show_default=True,
               help="Share of deadlines that --smallest must meet.")  # fmt: skip
-@click.option(
-    "--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table",
-    help="What to print.",
-)  # fmt: skip
-@click.option("--json", "form", flag_value="json", help="Same as --format json.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+@printed(*FORMS)
 def command(
     cluster: str, jobs: Path, overrides: tuple[str, ...], policy: str, smallest: bool,
     on_time: float, form: str, output: Path | None,

@@ -6,19 +6,23 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import Requirement, emit, priced, require, requirements, sets
+from sim.commands.options import (
+    FORMS,
+    Requirement,
+    emit,
+    priced,
+    printed,
+    require,
+    requirements,
+    sets,
+)
 
 
 @click.command("run")
 @click.argument("topology")
 @click.argument("workload")
 @sets
-@click.option(
-    "--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table",
-    help="What to print.",
-)  # fmt: skip
-@click.option("--json", "form", flag_value="json", help="Same as --format json.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+@printed(*FORMS)
 @click.option("-q", "--quiet", is_flag=True, help="Title and verdict only.")
 @click.option(
     "--engine", type=click.Choice(["auto", "reference", "python", "compiled"]), default="auto",

@@ -12,11 +12,10 @@ from functools import lru_cache
 
 from sim.model.autograd import Footprint, Tape
 from sim.model.layer import fused_rms_norm
+from sim.model.tape import ELEMENT
 from sim.model.tree import GATED, adapted, head_dims
 from sim.spec.workload import Workload
 
-#: bytes of an element by compute dtype; FP8 recipes keep activations in bf16
-ELEMENT = {"bf16": 2.0, "fp16": 2.0, "fp32": 4.0, "fp8": 2.0}
 #: chunks of torchtune's and torchtitan's chunked loss
 LOSS_CHUNKS = 8
 #: attention kernels that read key and value heads without repeating them

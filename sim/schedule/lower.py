@@ -24,6 +24,7 @@ import numpy.typing as npt
 from sim.program import Program, assemble
 from sim.schedule.plan import COLLECTIVE, HOST, Plan, PlanOp
 from sim.schedule.slack import may_bind
+from sim.schedule.table import labels_of, total_bytes
 from sim.schedule.teams import Team
 
 F8 = npt.NDArray[np.float64]
@@ -484,8 +485,8 @@ def _views(plan: Plan, layout: _Layout, machine: Machine) -> tuple[RankView, ...
     comm = np.array([i for i, op in enumerate(plan.ops) if op.kind == COLLECTIVE], dtype=np.int64)
     ops = [plan.ops[i] for i in comm]
     kinds = tuple(op.collective for op in ops)
-    labels = tuple(_labels(ops))
-    moved = np.array([max(op.bytes_in, op.bytes_out) for op in ops], dtype=float)
+    labels = tuple(labels_of(ops))
+    moved = np.array([total_bytes(op) for op in ops], dtype=float)
     copy_lanes = [i for i, s in enumerate(layout.streams) if s in _COPY_STREAMS]
     copies = np.flatnonzero(np.isin(layout.lane, copy_lanes))
     compute_lane = layout.streams.index("compute") if "compute" in layout.streams else 0
@@ -512,21 +513,3 @@ def _views(plan: Plan, layout: _Layout, machine: Machine) -> tuple[RankView, ...
 def _lane_names(machine: Machine, layout: _Layout, n_lanes: int) -> tuple[str, ...]:
     names = tuple(f"rank {r} {s}" for r in machine.ranks for s in layout.streams)
     return names + tuple(f"wire {w}" for w in range(n_lanes - len(names)))
-
-
-def _labels(ops: Sequence[PlanOp]) -> list[str]:
-    """Name each collective by kind and place: the first and the last of a micro-step stand out."""
-    labels = [f"{op.collective} {op.phase}" for op in ops]
-    first: dict[tuple[int, str], int] = {}
-    last: dict[tuple[int, str], int] = {}
-    for i, op in enumerate(ops):
-        key = (op.micro_step, op.collective)
-        first.setdefault(key, i)
-        last[key] = i
-    for (_, collective), i in first.items():
-        if collective == "all_gather":
-            labels[i] = "first all_gather"
-    for (_, collective), i in last.items():
-        if collective == "reduce_scatter":
-            labels[i] = "last reduce_scatter"
-    return labels

@@ -71,7 +71,7 @@ def _table(plan: Plan) -> PlanTable:
         fifo=np.array(fifo, dtype=np.int64).reshape(-1, 2),
         collectives=collectives,
         comm_kind=tuple(op.collective for op in ops),
-        comm_label=tuple(_labels(ops)),
+        comm_label=tuple(labels_of(ops)),
         comm_bytes=np.array([total_bytes(op) for op in ops], dtype=float),
     )
 
@@ -116,7 +116,7 @@ def distinct(plan: Plan, layer_kinds: tuple[str, ...]) -> Distinct:
     return found
 
 
-def _labels(ops: Sequence[PlanOp]) -> list[str]:
+def labels_of(ops: Sequence[PlanOp]) -> list[str]:
     """Name each collective by kind and place: the first and the last of a micro-step stand out."""
     labels = [f"{op.collective} {op.phase}" for op in ops]
     first: dict[tuple[int, str], int] = {}
