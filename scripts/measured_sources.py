@@ -222,39 +222,53 @@ def litgpt(row: Row) -> Record | None:
             "parallelism": {"strategy": "fsdp1" if gpus > 1 else "ddp"},
             "activation_checkpointing": "full" if gpus > 1 else "none",
             "attention": "sdpa",
-            "stack": {"torch": "2.1", "cuda": "12.1", "nccl": "2.18"},
+            "stack": {"torch": "2.2", "cuda": "12.1", "nccl": "2.18", "bitsandbytes": "0.41"},
         },
         "incomplete", "samples of at most 1304 tokens: memory of the longest, no speed",
-        memory=number(row, "mem_gb") * GB,
+        memory=number(row, "mem_gb") * GB, figure="allocated",
     )  # fmt: skip
 
 
 def fsdp_qlora(row: Row) -> Record | None:
-    """70B QLoRA under FSDP1 with Transformers; time of a whole script over 1,024 samples."""
+    """LoRA and QLoRA under FSDP1 or DDP with Transformers; time of a script over 1,024 samples."""
     machine = {
         "A100 40GB SMX": ("dgx-a100", ["node.gpu=a100-sxm-40gb"]),
         "H100 80GB SXM": ("dgx-h100", []),
+        "RTX4090": ("workstation-4x4090", []),
     }.get(row["gpu"])
-    if machine is None or not row["tokens_per_s_per_gpu"]:
+    model = {"Llama-2 7B": "llama-2-7b", "llama2-70b": "llama-2-70b", "Llama-2 70B": "llama-2-70b",
+             "Yi 34B": YI_34B}.get(row["model"])  # fmt: skip
+    if machine is None or model is None or not row["tokens_per_s_per_gpu"]:
         return None
     gpus, micro = int(row["n_gpus"]), int(row["micro_batch_per_gpu"])
+    sets = [*machine[1], f"node.gpus={gpus}"]
+    if gpus < 8 and machine[0].startswith("dgx"):
+        sets += [f"node.nics.count={gpus}", "node.pcie.gpus_per_switch=1",
+                 "node.pcie.nics_per_switch=1"]  # fmt: skip
+    lora: Record = {"rank": 64, "targets": "all-linear"}
+    method: Record = {"lora": lora}
+    if row["method"] == "qlora":
+        method = {"qlora": {**lora, "quantization": "nf4"}}
+    strategy: Record = {"strategy": "ddp"}
+    if row["strategy"].startswith("FSDP"):
+        strategy = {"strategy": "fsdp1", "wrap": "peft", "reduce_dtype": "bf16"}
+        if "CPU offload" in row["strategy"]:
+            strategy["offload"] = "parameters"
     return record(
-        row, "fsdp-qlora", machine[0], [*machine[1], f"node.gpus={gpus}", *(
-            [] if gpus == 8 else [f"node.nics.count={gpus}", "node.pcie.gpus_per_switch=1",
-                                  "node.pcie.nics_per_switch=1"])],
+        row, "fsdp-qlora", machine[0], sets,
         {
-            "model": "llama-2-70b",
-            "method": {"qlora": {"rank": 64, "targets": "all-linear", "quantization": "nf4"}},
+            "model": model,
+            "method": method,
             "sequence_length": 2048,
             "micro_batch": micro,
             "gradient_accumulation": max(1, 32 // (gpus * micro)),
-            "parallelism": {"strategy": "fsdp1", "wrap": "peft", "reduce_dtype": "bf16"},
+            "parallelism": strategy,
             "activation_checkpointing": "full",
             "attention": "sdpa",
             "stack": {"torch": "2.2", "cuda": "12.1", "nccl": "2.19"},
         },
         "incomplete", "time of the whole script, start included; global batch about 32",
-        tokens=number(row, "tokens_per_s_per_gpu"),
+        tokens=number(row, "tokens_per_s_per_gpu"), memory=number(row, "mem_gb") * GB,
     )  # fmt: skip
 
 

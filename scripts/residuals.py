@@ -14,8 +14,6 @@ from sim.calibration.validate_memory import validate_memory
 from sim.calibration.validate_training import value_of
 from sim.result.bands import Residual, job_of
 
-#: autocast over fp32 FSDP, for which a workload has no word: gathers and activations are wider
-OTHER_DTYPES = {"atorch"}
 OUT = Path(__file__).parents[1] / "sim" / "data" / "measured" / "residuals.json"
 
 
@@ -33,9 +31,7 @@ def main() -> None:
         )  # fmt: skip
         lines.append(json.dumps(residual))
     memory = [
-        round(math.log1p(p.error), 4)
-        for p in validate_memory().peaks
-        if p.row.status == "complete" and p.row.group not in OTHER_DTYPES
+        round(math.log1p(p.error), 4) for p in validate_memory().peaks if p.row.status == "complete"
     ]
     head = {"columns": Residual._fields, "memory": memory}
     OUT.write_text(json.dumps(head)[:-1] + ', "rows": [\n' + ",\n".join(lines) + "\n]}\n")

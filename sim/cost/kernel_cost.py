@@ -214,7 +214,7 @@ class CostModel:
             shapes,
             GEMM_BYTES.get(dtype, 2.0),
             2.0 if dtype == "fp8" else GEMM_BYTES.get(dtype, 2.0),
-            self.peak(dtype) * clock * self._rate,
+            self.peak(dtype) * clock / self.constants.power.table_clock * self._rate,
             self._bandwidth,
             self.gpu.sms,
             c,

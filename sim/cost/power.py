@@ -24,6 +24,8 @@ class PowerConstants:
         proportion to its own. [FLOP/s]
     idle_watts : float
         Idle power of that board. [W]
+    table_clock : float
+        Clock at which the tables were measured that give shares of peak.
     """
 
     gemm_clock: float
@@ -32,6 +34,7 @@ class PowerConstants:
     stock_watts: float
     reference_peak: float
     idle_watts: float
+    table_clock: float = 1.0
 
 
 def clock_factor(
