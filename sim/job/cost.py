@@ -89,12 +89,15 @@ def total_cost(
     """
     hours = wall_s / 3600.0
     rate = terms.price_per_gpu_hour_usd * gpus
-    compute, setup = rate * hours, rate * terms.setup_hours
+    compute, setup = rate * hours if rate else 0.0, rate * terms.setup_hours
     unused = rate * max(0.0, terms.least_hours - hours - terms.setup_hours)
     months = (hours + terms.setup_hours) / HOURS_PER_MONTH
-    storage = storage_gb * terms.storage_usd_per_gb_month * months
+    # a job that never ends costs without bound, but nothing for what is free
+    stored = storage_gb * terms.storage_usd_per_gb_month
+    storage = stored * months if stored else 0.0
     egress = egress_gb * terms.egress_usd_per_gb
-    energy = energy_j / 3.6e6 * terms.energy_usd_per_kwh
+    electricity = terms.energy_usd_per_kwh / 3.6e6
+    energy = energy_j * electricity if electricity else 0.0
     total = compute + setup + unused + storage + egress + energy
     return Cost(
         total_usd=total,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -145,7 +146,8 @@ def job_energy(
     overhead_share = float(constants["node"]["overhead_share_of_gpu_limit"])
     overhead = overhead_share * gpu.power_limit * gpus_per_node
     node_w = gpu_w * gpus_per_node + overhead
-    gpu_j = nodes * gpus_per_node * (busy_s * gpu_w + max(0.0, wall_s - busy_s) * idle_w)
+    idle_s = max(0.0, wall_s - busy_s) if math.isfinite(wall_s) else wall_s
+    gpu_j = nodes * gpus_per_node * (busy_s * gpu_w + idle_s * idle_w)
     site = float(constants["site"]["pue"]) if pue is None else pue
     joules = site * (gpu_j + nodes * wall_s * overhead)
     found = carbon_intensity(provider, region, country)

@@ -335,9 +335,8 @@ def plan_job(
     outcome = simulate_job(spec, replicas, seed)
     wall, shares = outcome.wall_p50_s, outcome.shares
     stepping = shares["useful"] + shares["lost_work"] + shares["evaluation"]
-    bill = bill_of(
-        topology, workload, wall, wall * stepping, tokens, breakdown, gpu, trainable, total
-    )  # fmt: skip
+    busy = wall * stepping if stepping else 0.0
+    bill = bill_of(topology, workload, wall, busy, tokens, breakdown, gpu, trainable, total)
     rate = 1.0 / spec.mtbf_s + 1.0 / spec.preemption_s
     breaks = save.blocking_s > 0.0 and rate > 0.0
     return JobReport(

@@ -91,7 +91,7 @@ class JobSpec:
     setup_s: float = 0.0
 
 
-MOST = 20_000  # interruptions or evaluations that are simulated one by one
+MOST = 1000  # interruptions or evaluations that are simulated one by one
 HOPELESS = 1000  # interruptions in a row without a durable save between them
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from sim.job.plan import JobReport
@@ -16,6 +17,7 @@ def job_section(job: JobReport | None) -> dict[str, Any]:
     if job is None:
         return {}
     outcome, spec = job.outcome, job.spec
+    rate = 1.0 / spec.mtbf_s + 1.0 / spec.preemption_s
     return {
         "steps": job.steps,
         "tokens": job.tokens,
@@ -30,6 +32,7 @@ def job_section(job: JobReport | None) -> dict[str, Any]:
         "preemptions": outcome.preemptions,
         "checkpoints": outcome.checkpoints,
         "mtbf_s": spec.mtbf_s,
+        "mean_uptime_s": 1.0 / rate if rate else math.inf,  # between interruptions of any kind
         "pace_spread": spec.spread,
         "step_with_data_s": job.stall.step_s,
         "data_idle_share": job.stall.idle_share,

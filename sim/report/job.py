@@ -43,9 +43,10 @@ def job_lines(result: Result) -> list[str]:
 def _never(result: Result) -> list[str]:
     job = result.job
     work = duration(job["steps"] * result.step.time_s)
+    pause = duration(job["mean_uptime_s"])
     saves = "nothing is saved" if job["checkpoint_interval_s"] is None else "saves come too late"
     return [
-        f"    never ends   {work} of work, a failure every {duration(job['mtbf_s'])}, and {saves}: "
+        f"    never ends   {work} of work, an interruption every {pause}, and {saves}: "
         "a run of that length without one is not to be had",
         f"    checkpoints  {_checkpoints(job)}",
     ]

@@ -7,6 +7,7 @@ exactly into the parts of the step; a different number of GPUs is a factor of it
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -320,7 +321,9 @@ def _delta(first: Variant, other: Variant) -> Delta:
 
 def _ratio(first: Mapping[str, Any], other: Mapping[str, Any], key: str) -> float | None:
     a, b = first.get(key), other.get(key)
-    return float(b) / float(a) if a and b is not None else None
+    if not a or b is None or not (math.isfinite(a) and math.isfinite(b)):
+        return None
+    return float(b) / float(a)
 
 
 def reasons_between(
@@ -361,7 +364,7 @@ def _reasons(
 
 def _tie_price(first: Mapping[str, Any], other: Mapping[str, Any]) -> float | None:
     """Hourly price of the other at which both cost the same; None if no price does. [USD]"""
-    if not first or not other:
+    if not first or not other or not math.isfinite(first["total_usd"] + other["total_usd"]):
         return None
     fixed = other["storage_usd"] + other["egress_usd"] + other["energy_usd"]
     variable = other["total_usd"] - fixed
@@ -380,7 +383,9 @@ def _waiting(first: Result, other: Result) -> Iterator[str]:
 def _cost_reason(first: Result, other: Result) -> Iterator[str]:
     """GPU-hours and hourly rate, whose product is the cost but for storage and the like."""
     a, b = first.cost, other.cost
-    if not a or not b or abs(b["total_usd"] / a["total_usd"] - 1.0) < _WORTH_SAYING:
+    if not a or not b or not (math.isfinite(a["total_usd"]) and math.isfinite(b["total_usd"])):
+        return
+    if not a["total_usd"] or abs(b["total_usd"] / a["total_usd"] - 1.0) < _WORTH_SAYING:
         return
     hours = b["gpu_hours"] / a["gpu_hours"]
     rate = b["price_per_gpu_hour_usd"] / a["price_per_gpu_hour_usd"]

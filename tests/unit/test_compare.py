@@ -163,3 +163,12 @@ def test_many_variants_are_listed_one_a_line():
     head, *lines = formatted(found, "table").splitlines()
     assert "tokens/s per GPU" in head
     assert [line.split()[0] for line in lines[:5]] == [f"micro_batch={n}" for n in (1, 2, 4, 8, 16)]
+
+
+def test_a_job_that_never_ends_has_no_ratio_of_costs():
+    found = compare(["dgx-h100"], ["llama3-8b-sft"], vary=["reliability.gpu_mtbf=1 min,1000 h"])
+    assert found.deltas[0].cost_ratio is None
+    assert found.deltas[0].tie_price_usd is None
+    for form in ("table", "md", "csv"):
+        assert "nan" not in formatted(found, form)
+    assert json.loads(formatted(found, "json"))["deltas"][0]["ratios"]["cost"] is None

@@ -328,7 +328,7 @@ def test_endless_jobs_are_simulated_in_part():
         steps=10**9, step_s=10.0, interval_s=3600.0, blocking_s=60.0, durable_s=60.0,
         mtbf_s=10_000.0, restart_s=600.0, evaluation_every=1000, evaluation_s=1.0,
     )  # fmt: skip
-    outcome = simulate_job(spec, replicas=1)
+    outcome = simulate_job(spec, replicas=16)
     assert outcome.goodput == pytest.approx(expected_goodput(3600, 60, 600, 10_000), rel=0.02)
     assert outcome.wall_p50_s == pytest.approx(1e10 / outcome.goodput, rel=0.01)
     assert outcome.failures == pytest.approx(outcome.wall_p50_s / (10_000 + 600), rel=0.1)
