@@ -25,7 +25,7 @@ from sim.result.quick import quick_breakdown
 from sim.result.result import Memory, Message, Result, Scaling, ScalingPoint, Step, Throughput
 from sim.result.step import run_replicas
 from sim.result.variation import Variation, read_variation, spread
-from sim.spec.calibration import Calibration, calibration_settings
+from sim.spec.calibration import CONSTANTS, Calibration, calibration_settings
 from sim.spec.checks import check
 from sim.spec.loader import Argument, load
 from sim.spec.notes import Notes
@@ -148,12 +148,22 @@ def assemble(
             "attention_flops": "counted in full (not halved for the causal mask)",
             "peak": f"{gpu.dtype} dense, {gpu.gpu} datasheet",
             **{f"fallback {i}": text for i, text in enumerate(outcome.priced.fallbacks)},
+            **_calibrated(topology),
         },
         inputs_hash=inputs_hash(topology, workload),
         model_version=__version__,
         detail={"variation": spread(varied, level, times)} if varied.needs_every_rank else {},
     )
     return replace(result, uncertainty=uncertainty(topology, workload, result))
+
+
+def _calibrated(topology: Topology) -> dict[str, str]:
+    """What was corrected by the cluster's own measurements."""
+    known = topology.calibration
+    if known is None:
+        return {}
+    moved = [f"{n} x {getattr(known, n):.3g}" for n in CONSTANTS if getattr(known, n) != 1.0]
+    return {"calibration": ", ".join(moved) or "none of its constants differs from 1"}
 
 
 def inputs_hash(topology: Topology, workload: Workload) -> str:
