@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -42,8 +43,9 @@ def header() -> str:
     libraries = ", ".join(f"{x} {version(x)}" for x in LIBRARIES)
     return (
         f"{time.strftime('%Y-%m-%d')}, {name or platform.machine()}, "
-        f"Python {platform.python_version()}, {libraries}. Milliseconds, least / median; the ratio "
-        "is least CPU time over the target."
+        f"Python {platform.python_version()}, {libraries}, load {os.getloadavg()[0]:.1f} on "
+        f"{os.cpu_count()} cores. Milliseconds, least / median; the ratio is least CPU time over "
+        "the target."
     )
 
 
