@@ -336,3 +336,11 @@ def test_command_writes_what_the_option_reads(tmp_path: Path) -> None:
     assert found.gemm_clock != 1.0
     assert all(getattr(found, name) == 1.0 for name in CONSTANTS if name != "gemm_clock")
     assert found.fitted_on == ("run 1: small on 16 GPUs", "second")
+
+
+def test_a_calibrated_result_says_so() -> None:
+    settings = [*SMALL, "calibration.network_bandwidth=0.8"]
+    result = simulate("dgx-h100", JOB, overrides=settings, scaling=False, fixes=False)
+    assert result.provenance["calibration"] == "network_bandwidth x 0.8"
+    plain = simulate("dgx-h100", JOB, overrides=SMALL, scaling=False, fixes=False)
+    assert "calibration" not in plain.provenance
