@@ -190,6 +190,11 @@ def _activations(topology: Topology, workload: Workload) -> Iterator[_Candidate]
         job = workload.model_copy(update={key: policy.model_copy(update={"offload": True})})
         setting: dict[str, Any] = {"full": {"offload": True}}
         yield _Candidate({key: setting}, "checkpointed inputs on the host", topology, job)
+    p = workload.parallelism
+    if p.strategy == "zero3" and workload.method.kind != "full" and policy.reentrant:
+        job = _parallel(workload, deepspeed_version="0.19.2")
+        text = "a DeepSpeed that frees frozen weights"
+        yield _Candidate({"parallelism.deepspeed_version": "0.19.2"}, text, topology, job)
     if workload.micro_batch > 1:
         half = workload.micro_batch // 2
         update = {
@@ -198,7 +203,6 @@ def _activations(topology: Topology, workload: Workload) -> Iterator[_Candidate]
         }
         text = f"micro-batch {half}, more steps"
         yield _Candidate(update, text, topology, workload.model_copy(update=update))
-    p = workload.parallelism
     twice = 2 * p.context_parallel
     divides = machine(topology)[1] % twice == 0 and workload.sequence_length % twice == 0
     if p.strategy == "fsdp2" and divides and workload.sequence_length >= LONG:

@@ -6,10 +6,8 @@ stage_1_and_2.py and stage3.py: bf16 parameters, fp32 master partition, contiguo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from sim.model.activations import checkpoint_policy, head_footprint, layer_footprint, local_tokens
-from sim.model.modules import ModelTree, Module
+from sim.model.modules import ModelTree
 from sim.result.ledger import Ledger
 from sim.result.states import (
     optimizer_bytes,
@@ -55,7 +53,6 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
     compute = DTYPE_BYTES[types.compute]
     elements, _, largest, _ = trainable_elements(workload.model, workload.method, 1)
     stored = _stored(tree, compute if stage else DTYPE_BYTES[types.master], workload)
-    layer = max(_block_bytes(block.modules, compute) for block in tree.layers)
     offload_states = p.offload in ("optimizer", "all")
     offload_parameters = p.offload in ("parameters", "all")
     ledger = Ledger()
@@ -89,12 +86,14 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
         bucket = copies * compute * max(size, largest)
     live = limit = gathering = 0.0
     if stage == 3:
-        held = zero3_live_peak(workload, tree, world).by_category
+        held, traps = zero3_live_peak(workload, tree, world)
         live, gathering = held["unsharded_parameters"], held["gather_buffer"]
         bucket = held["reduce_bucket"] + held["reduce_buffer"]
-        # what piles up in backward is no part of forward, where the limit holds
-        limit = min(live, compute * (p.stage3_max_live_parameters + _prefetch(workload, tree)))
-        limit = max(limit, held["persistent_parameters"], min(live, layer))
+        limit = live
+        if any(trap.code == "zero3-frozen-weights-pile-up" for trap in traps):
+            # what piles up in backward is no part of forward, where the limit holds
+            ahead = p.stage3_max_live_parameters + _prefetch(workload, tree)
+            limit = max(min(live, compute * ahead), held["persistent_parameters"])
     grads_master = DTYPE_BYTES[types.master] if stage == 0 else compute
     kept = grads_master * elements
     if stage >= 2:
@@ -124,15 +123,16 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
         ledger.mark_terms({"logits and loss": loss.forward_peak})
         ledger.moment = "backward"
         ledger.put("reduce-scatter buffers", bucket)
-        if stage == 3:
-            ledger.put("unsharded parameters", live)
         extra = loss.backward_peak - loss.saved
         ledger.mark_terms({"logits and loss": loss.saved, "gradients of logits": extra})
         if stage == 0 and not micro:
             ledger.add("reduce-scatter buffers", kept)  # DDP's buckets, beside the gradients
         ledger.put("logits and loss", loss.held)
         step = kept / len(prints)
-        for footprint in reversed(prints):
+        for index, footprint in enumerate(reversed(prints), start=1):
+            if stage == 3:  # what piles up does so layer by layer
+                held_now = limit + (live - limit) * index / len(prints)
+                ledger.put("unsharded parameters", held_now)
             gone = footprint.saved - footprint.backward_saved
             ledger.mark_terms({saved: -gone, HIDDEN: loss.hidden + footprint.backward_working})
             ledger.add(saved, -footprint.saved)
@@ -164,10 +164,6 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
         staging = compute * largest
     ledger.mark_terms({"checkpoint staging": staging})
     return ledger
-
-
-def _block_bytes(modules: Iterable[Module], element: float) -> float:
-    return element * sum(p.numel for m in modules for p in m.parameters)
 
 
 def _prefetch(workload: Workload, tree: ModelTree) -> float:
