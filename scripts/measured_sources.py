@@ -138,7 +138,7 @@ def internevo(row: Row) -> Record | None:
         return None
     gpus = int(row["n_gpus"])
     everywhere = "zero1=-1" in row["strategy"]
-    far = gpus > 128
+    far = gpus > 128 and everywhere
     note = "an own framework that broadcasts parameters"
     return record(
         row, "internevo", "dgx-a100", [f"nodes={gpus // 8}", "node.gpu=a100-sxm-80gb", *ROCE_4X100],
@@ -160,7 +160,7 @@ def internevo(row: Row) -> Record | None:
             "stack": {"torch": "1.13", "cuda": "11.7", "nccl": "2.14"},
         },
         "incomplete" if far else "complete",
-        f"{note}; network above 128 GPUs not described" if far else note,
+        f"{note}, here one by one to more than 128 ranks" if far else note,
         tokens=number(row, "tokens_per_s_per_gpu"),
     )  # fmt: skip
 
