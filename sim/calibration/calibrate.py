@@ -143,7 +143,12 @@ def calibrate(
         Constant(name, float(np.exp(fit.x[k])), float(fit.sigma[k]), PRIORS[name][0])
         for k, name in enumerate(names)
     ]
-    return Report(final, tuple(constants), tuple(compared), tuple(held), tuple(notes))
+    stopped = [
+        f"{name} stopped at its bound {math.exp(x):.3g}: are topology and workload what ran?"
+        for name, x, low, high in zip(names, fit.x, prior.low, prior.high, strict=True)
+        if min(x - low, high - x) < 1e-9
+    ]
+    return Report(final, tuple(constants), tuple(compared), tuple(held), (*notes, *stopped))
 
 
 def _logs(name: str) -> tuple[float, float, float]:

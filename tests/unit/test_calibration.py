@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from sim import simulate
 from sim.calibration.calibrate import PRIORS, calibrate, mean_error
-from sim.calibration.evidence import nccl_observations, run_observation
+from sim.calibration.evidence import kineto_observations, nccl_observations, run_observation
 from sim.calibration.fit import Prior, solve, without
 from sim.calibration.runs import Run, read_runs, tokens_per_gpu
 from sim.cli import group
@@ -22,6 +22,7 @@ from sim.errors import InputError
 from sim.fabric import compile_fabric
 from sim.model.kernels import Kernel
 from sim.report.calibration import formatted
+from sim.report.chrome_trace import chrome_trace
 from sim.result.quick import quick_breakdown
 from sim.result.step import run_step
 from sim.spec.calibration import CONSTANTS, Calibration, read_calibration, written
@@ -252,6 +253,32 @@ def test_calibration_finds_planted_factors(tmp_path: Path) -> None:
     assert mean_error([c.left_out for c in seen]) < 0.3 * mean_error([c.before for c in seen])
     assert "fell" in formatted(report, "table").splitlines()[-1]
     assert json.loads(formatted(report, "json"))["constants"].keys() == PRIORS.keys()
+
+
+def test_a_trace_tells_products_from_memory_bound_kernels(tmp_path: Path) -> None:
+    """A trace of the model itself, of GPUs 15 and 10 % slower than the shipped ones."""
+    loaded = load("dgx-a100", JOB, SMALL)
+    truth = known(gemm_clock=0.85, hbm_bandwidth=0.9)
+    slow = loaded.topology.model_copy(update={"calibration": truth})
+    path = tmp_path / "trace.json"
+    text = chrome_trace(run_step(slow, loaded.workload), loaded.workload)
+    path.write_text(text, encoding="utf-8")
+    found, notes = kineto_observations(str(path), loaded.topology, loaded.workload)
+    assert notes == []
+    report = calibrate(found)
+    values = {c.name: c.value for c in report.constants}
+    assert values["gemm_clock"] == pytest.approx(0.85, rel=0.03)
+    assert values["hbm_bandwidth"] == pytest.approx(0.9, rel=0.03)
+    assert values["nvlink_bandwidth"] == pytest.approx(1.0, rel=0.03)
+
+
+def test_a_constant_at_its_bound_is_said() -> None:
+    """A run ten times faster than it can be is no calibration."""
+    loaded = load("dgx-h100", JOB, SMALL)
+    seconds = quick_breakdown(loaded.topology, loaded.workload).time_s / 10
+    runs = [Run(str(i), loaded.topology, loaded.workload, seconds) for i in range(3)]
+    report = calibrate([run_observation(r) for r in runs])
+    assert any("stopped at its bound" in note for note in report.notes)
 
 
 RUNS = """
