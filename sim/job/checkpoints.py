@@ -132,7 +132,9 @@ def best_interval(spec: JobSpec, failures: int = 300, seed: int = 0) -> float | 
         return None
     mtbf_s = 1.0 / rate
     middle = max(daly_interval(spec.blocking_s, mtbf_s), spec.step_s)
-    tried = [middle * 2.0 ** (k / 2.0) for k in range(-4, 5)]
+    wanted = (middle * 2.0 ** (k / 2.0) for k in range(-4, 5))
+    # saves fall between steps
+    tried = [max(1, math.ceil(t / spec.step_s - 1e-9)) * spec.step_s for t in wanted]
     steps = max(1, math.ceil(failures * mtbf_s / spec.step_s))
     loss = []
     for interval_s in tried:
@@ -144,7 +146,7 @@ def best_interval(spec: JobSpec, failures: int = 300, seed: int = 0) -> float | 
         if not run.finished:
             return None
         loss.append(run.wall_s / (steps * spec.step_s))
-    at = np.array([max(spec.step_s, t) for t in tried])
+    at = np.array(tried)
     columns = np.stack([1.0 / at, at, np.ones_like(at)], axis=1)
     (a, b, _), *_ = np.linalg.lstsq(columns, np.array(loss), rcond=None)
     if a <= 0.0 or b <= 0.0:
