@@ -62,7 +62,7 @@ def _fsdp(workload: Workload) -> dict[str, Any]:
         "fsdp_version": 2 if p.strategy == "fsdp2" else 1,
         "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
         "fsdp_offload_params": p.offload in ("parameters", "all"),
-        "fsdp_cpu_ram_efficient_loading": True,
+        "fsdp_cpu_ram_efficient_loading": p.cpu_ram_efficient_loading,
         "fsdp_state_dict_type": (
             "SHARDED_STATE_DICT" if workload.checkpoint.mode == "sharded" else "FULL_STATE_DICT"
         ),

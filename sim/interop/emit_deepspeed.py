@@ -47,7 +47,7 @@ def deepspeed_json(topology: Topology, workload: Workload) -> str:
             zero["zero_quantized_gradients"] = True
     if p.offload != "none":
         device = {"device": p.offload_device, "pin_memory": True}
-        if p.offload in ("optimizer", "all", "parameters"):
+        if p.offload in ("optimizer", "all"):
             zero["offload_optimizer"] = device
         if p.offload in ("parameters", "all") and zero["stage"] == 3:
             zero["offload_param"] = device
