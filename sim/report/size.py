@@ -189,7 +189,7 @@ def _miss(plan: Plan, target: Target) -> str:
         parts.append(f"costs {money(f.cost_usd)}")
     if target.tokens_per_s is not None:
         parts.append(f"gives {f.tokens_per_s:,.0f} tokens/s")
-    return f"nearest is {', '.join(parts)}: misses by {target.shortfall(f) - 1:.0%}"
+    return f"{', '.join(parts)}: misses by {target.shortfall(f) - 1:.0%}"
 
 
 def _nothing(report: SizeReport) -> list[str]:
@@ -201,7 +201,7 @@ def _nothing(report: SizeReport) -> list[str]:
         lines = ["Nothing fits in memory on any of these machines, at any size and layout."]
     else:
         name = nearest.candidate.machine.name
-        miss = _miss(nearest, report.target).removeprefix("nearest is ")
+        miss = _miss(nearest, report.target)
         lines = [f"Nothing meets the target; the nearest miss is {name}, {miss}."]
     return [*lines, *(f"  {_why(c, report.target)}" for c in report.contenders[:SHOWN])]
 

@@ -17,7 +17,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sim.errors import ScalingSimError
@@ -102,7 +102,7 @@ class Searcher:
     simulate: Callable[[Topology, Any], Breakdown] = quick_breakdown
     _steps: dict[Any, Breakdown] = field(default_factory=dict)
     _memory: dict[Any, MemoryReport] = field(default_factory=dict)
-    _kernels: dict[Any, float] = field(default_factory=dict)
+    _kernels: dict[Any, dict[str, float]] = field(default_factory=dict)
     _peaks: dict[Any, float] = field(default_factory=dict)
 
     def best(
@@ -111,8 +111,9 @@ class Searcher:
         score: Score,
         allowed: Callable[[Figures], bool],
         tally: Tally,
+        below: float = math.inf,
     ) -> Plan | None:
-        """The allowed plan of the lowest score; None if none is allowed or fits.
+        """The allowed plan of the lowest score; None if none is allowed, fits and is low enough.
 
         Parameters
         ----------
@@ -124,6 +125,8 @@ class Searcher:
             Whether figures meet the constraints; if it refuses a bound it refuses the plan.
         tally : Tally
             Counted up.
+        below : float
+            Only scores below this are of interest.
         """
         order = itertools.count()
         heap: list[tuple[float, int, bool, Candidate]] = []
@@ -136,22 +139,21 @@ class Searcher:
                 tally.ruled_out += 1
         heapq.heapify(heap)
         best: Plan | None = None
-        lowest = math.inf
+        lowest = below
         while heap:
             bounded, _, tight, candidate = heapq.heappop(heap)
             if bounded >= lowest:
                 tally.ruled_out += len(heap) + 1
                 break
             if not tight:
-                bound = self.bound(candidate, self._kernel_s(candidate))
+                bound = self.bound(candidate, self._kernels_of(candidate))
                 if allowed(bound):
                     item = (max(bounded, score(bound)), next(order), True, candidate)
                     heapq.heappush(heap, item)
                 else:
                     tally.ruled_out += 1
                 continue
-            report = self._report(candidate)
-            if not report.fits:
+            if not self.fits(candidate):
                 tally.too_large += 1
                 continue
             plan = self.plan(candidate)
@@ -161,12 +163,37 @@ class Searcher:
         return best
 
     def fits(self, candidate: Candidate) -> bool:
-        """Whether a candidate fits in memory."""
+        """Whether a candidate fits in memory.
+
+        Where one sequence at a time is too much, more are: that is asked first.
+        """
+        w = candidate.workload
+        if w.micro_batch > 1 and w.gradient_accumulation > 1:
+            steps = w.gradient_accumulation * w.micro_batch
+            least = w.model_copy(update={"micro_batch": 1, "gradient_accumulation": steps})
+            if not self._report(replace(candidate, workload=least)).fits:
+                return False
         return self._report(candidate).fits
 
-    def bound(self, candidate: Candidate, step_s: float) -> Figures:
-        """Figures that a candidate cannot beat if its step takes at least `step_s`."""
-        return _figures(candidate, _idle_job(candidate, step_s), step_s)
+    def bound(self, candidate: Candidate, kernels: dict[str, float]) -> Figures:
+        """Figures that a candidate cannot beat if its step runs at least these kernels. [s]
+
+        A step draws at least the power of its kernels while they run.
+        """
+        step_s = sum(kernels.values())
+        job = estimate_job(candidate.topology, candidate.workload, step_s, kernels)
+        if job is None:
+            message = "the workload states no length (tokens, steps or samples)"
+            raise ScalingSimError(message)
+        return _figures(candidate, job, step_s)
+
+    def nearest(self, candidates: Iterable[Candidate], shortfall: Score) -> Plan | None:
+        """The plan that fits and by its bound misses a target least; not searched for exactly."""
+        bounds = sorted(
+            ((shortfall(_rough(c, self._peak_s(c))), i, c) for i, c in enumerate(candidates)),
+            key=lambda item: item[:2],
+        )
+        return next((self.plan(c) for _, _, c in bounds if self.fits(c)), None)
 
     def plan(self, candidate: Candidate) -> Plan:
         """Simulate a candidate."""
@@ -216,8 +243,8 @@ class Searcher:
             self._peaks[key] = _SAFETY * flops.hardware / peak_of(single, workload).flops_per_s
         return self._peaks[key] * _tokens(candidate) / candidate.gpus
 
-    def _kernel_s(self, candidate: Candidate) -> float:
-        """Bound 2. [s]"""
+    def _kernels_of(self, candidate: Candidate) -> dict[str, float]:
+        """Bound 2: kernels that every plan runs, by kind. [s]"""
         workload = candidate.workload
         node = candidate.topology.node
         assert node is not None
@@ -235,9 +262,13 @@ class Searcher:
                 update={"parallelism": plain, "gradient_accumulation": 1, "global_batch": None}
             )
             b = self.simulate(candidate.topology.model_copy(update={"nodes": 1}), one)
-            alike = sum(b.kernels.get(kind, 0.0) for kind in _ALIKE)
-            self._kernels[key] = _SAFETY * max(0.0, alike - b.slowdown_s)
-        return self._kernels[key] * workload.gradient_accumulation
+            alike = {kind: b.kernels.get(kind, 0.0) for kind in _ALIKE}
+            total = sum(alike.values())
+            # what collectives cost these kernels is not theirs
+            share = _SAFETY * max(0.0, total - b.slowdown_s) / total
+            self._kernels[key] = {kind: share * seconds for kind, seconds in alike.items()}
+        steps = workload.gradient_accumulation
+        return {kind: steps * seconds for kind, seconds in self._kernels[key].items()}
 
 
 def _hardware(candidate: Candidate) -> Any:
@@ -269,15 +300,6 @@ def _rough(candidate: Candidate, step_s: float) -> Figures:
     price = terms.price_per_gpu_hour_usd if terms else math.inf
     rate = _tokens(candidate) / step_s
     return Figures(wall, price * candidate.gpus * wall / HOUR_S, 0.0, 0.0, rate)
-
-
-def _idle_job(candidate: Candidate, step_s: float) -> JobEstimate:
-    """The job with GPUs that draw idle power: its energy is below any real one's."""
-    job = estimate_job(candidate.topology, candidate.workload, step_s, {})
-    if job is None:
-        message = "the workload states no length (tokens, steps or samples)"
-        raise ScalingSimError(message)
-    return job
 
 
 def _figures(candidate: Candidate, job: JobEstimate, step_s: float) -> Figures:

@@ -85,7 +85,8 @@ class Contender:
     plan : Plan or None
         Best plan that meets the target; None if there is none.
     nearest : Plan or None
-        Where there is none: the plan that misses the target least; None if nothing fits.
+        Where there is none: a plan that misses the target by little; None if nothing fits. If no
+        machine has a plan, the least of these is the nearest miss of all.
     break_even_usd : float or None
         Price per GPU-hour at which its plan would cost as much as the winner's. [USD/h]
     """
@@ -217,10 +218,11 @@ def size(
     space = Space(batch, most_gpus, family(job), CHECKPOINTING, OFFLOAD, extra)
     search, tally = searcher or Searcher(), Tally()
     phases, target = _phases(job, found, bases, target)
-    contenders = [
-        _contend(search, m, bases[i], space, target, tally)
-        for i, m in enumerate(found) if i in bases
-    ]  # fmt: skip
+    taking_part = [(i, m) for i, m in enumerate(found) if i in bases]
+    contenders = [_contend(search, m, bases[i], space, target, tally) for i, m in taking_part]
+    if contenders and not any(c.plan for c in contenders):
+        pairs = [(bases[i], space) for i, _ in taking_part]
+        contenders = _nearest(search, contenders, pairs, target)
     left_out += unfit
     contenders.sort(key=lambda c: _rank(c, target))
     winner = contenders[0].plan if contenders else None
@@ -291,9 +293,33 @@ def _contend(
     plan = search.best(candidates, target.score, target.met, tally)
     if plan is not None:
         return Contender(machine, plan)
-    return Contender(
-        machine, None, search.best(candidates, target.shortfall, lambda f: True, Tally())
+    return Contender(machine, None, search.nearest(candidates, target.shortfall))
+
+
+def _nearest(
+    search: Searcher,
+    contenders: list[Contender],
+    pairs: list[tuple[Prepared, Space]],
+    target: Target,
+) -> list[Contender]:
+    """Nothing meets the target: find the plan that misses it least, exactly."""
+    least = min(
+        (target.shortfall(c.nearest.figures) for c in contenders if c.nearest), default=math.inf
     )
+    found = []
+    for contender, (base, space) in zip(contenders, pairs, strict=True):
+        candidates = plans(contender.machine, variants(base, space.extra), space)
+        better = search.best(candidates, target.shortfall, _any, Tally(), below=least)
+        if better is not None:
+            least = target.shortfall(better.figures)
+            contender = replace(contender, nearest=better)
+        found.append(contender)
+    return found
+
+
+def _any(figures: Figures) -> bool:
+    """Every plan is allowed."""
+    return figures.wall_s > 0.0
 
 
 def _rank(contender: Contender, target: Target) -> tuple[int, float]:
@@ -327,7 +353,7 @@ def _neighbour(
     if not 0 <= at < len(sizes):
         return None
     chosen = [c for c in candidates if c.topology.nodes == sizes[at]]
-    return search.best(chosen, target.score, lambda f: True, Tally())
+    return search.best(chosen, target.score, _any, Tally())
 
 
 def target_of(

@@ -87,8 +87,9 @@ def test_bounds_bound(all_plans, searcher):
     for plan in all_plans:
         candidate = plan.candidate
         assert searcher._peak_s(candidate) <= plan.step_s
-        assert searcher._kernel_s(candidate) <= plan.step_s
-        bound = searcher.bound(candidate, searcher._kernel_s(candidate))
+        kernels = searcher._kernels_of(candidate)
+        assert sum(kernels.values()) <= plan.step_s
+        bound = searcher.bound(candidate, kernels)
         for name in ("wall_s", "cost_usd", "energy_j"):
             assert getattr(bound, name) <= getattr(plan.figures, name) * (1 + 1e-9)
 
