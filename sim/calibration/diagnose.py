@@ -24,6 +24,7 @@ from sim.calibration.causes import CAUSES, NOTHING, Cause, Changed
 from sim.calibration.probes import PROBES
 from sim.errors import Fault, InputError
 from sim.result.breakdown import Breakdown
+from sim.result.memory import memory
 from sim.result.quick import quick_breakdown
 from sim.spec.calibration import Calibration
 from sim.spec.loader import Argument, load
@@ -108,6 +109,7 @@ class Diagnosis:
     explanations: tuple[Explanation, ...]
     nothing: float  # probability that there is nothing to explain
     test: Test | None
+    fits: bool  # in memory, as declared
 
     @property
     def ratio(self) -> float:
@@ -165,6 +167,7 @@ def diagnose(figures: Sequence[Figure], baseline: Figure | None = None) -> Diagn
     return Diagnosis(
         tuple(figures), tuple(b.time_s for b in declared), pace, tuple(explanations), nothing,
         _telling(figures[0], explanations),
+        memory(figures[0].topology, figures[0].workload).fits,
     )  # fmt: skip
 
 

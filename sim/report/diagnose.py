@@ -23,6 +23,11 @@ def formatted(found: Diagnosis, form: str) -> str:
             f"also given: {figure.label}: {figure.tokens_per_s_per_gpu:,.0f} tokens/s per GPU, "
             f"{figure.rate(seconds):,.0f} predicted"
         )
+    if not found.fits:
+        lines.append(
+            "as declared it does not fit in memory: what ran was something else "
+            "(scaling-sim memory says what would fit)"
+        )
     if found.pace != 1.0:
         lines.append(
             f"kernels run at {found.pace:.2f} of the pace of the shipped constants, "
@@ -107,6 +112,7 @@ def as_dict(found: Diagnosis) -> dict[str, Any]:
             for f, s in zip(found.figures, found.predicted, strict=True)
         ],
         "pace": rounded(found.pace),
+        "fits": found.fits,
         "nothing": rounded(found.nothing),
         "causes": [
             {

@@ -134,6 +134,14 @@ def test_causes_leave_out_what_cannot_be() -> None:
     assert diagnose([Figure(loaded.topology, loaded.workload, seconds)]).explanations
 
 
+def test_a_job_that_cannot_have_run() -> None:
+    """Full fine-tuning of 8B on one GPU does not fit: the description is wrong, and it says so."""
+    figures = read_figures("h100-x1", "llama3-8b-sft", ["model.layers=24"], "step_time_s=100")
+    found = diagnose(figures)
+    assert not found.fits
+    assert "does not fit in memory" in formatted(found, "table")
+
+
 def test_names_are_unique() -> None:
     assert len(BY_KEY) == len(CAUSES)
     assert len({p.title for p in PROBES}) == len(PROBES)
