@@ -1,0 +1,92 @@
+"""What trainers and autograd add to a step: accumulation, casts, metrics, hooks, hybrid ZeRO-1."""
+
+import pytest
+
+from sim.cost.constants import zero3_hook_s
+from sim.model.tree import build_tree
+from sim.model.unroll import unroll
+from sim.result.step import run_step
+from sim.schedule import build_plan
+from sim.schedule.plan import COLLECTIVE, SEGMENT
+from sim.spec.loader import load
+
+MODEL = {
+    "name": "m", "layers": 4, "hidden_size": 256, "heads": 4, "kv_heads": 4, "head_dim": 64,
+    "ffn_size": 1024, "ffn": "swiglu", "norm": "rmsnorm", "positions": "rope", "vocab_size": 1000,
+    "max_positions": 512,
+}  # fmt: skip
+
+
+def loaded(strategy, nodes=1, **keys):
+    parallelism = {"strategy": strategy, **keys.pop("parallelism", {})}
+    work = {"name": "w", "model": MODEL, "sequence_length": 512, "parallelism": parallelism, **keys}
+    return load("dgx-a100", work, [f"nodes={nodes}"])
+
+
+def plan_of(found):
+    w = found.workload
+    return build_plan(w, build_tree(w.model, w.method), found.topology.world_size)
+
+
+def names(plan, name):
+    return [op for op in plan.ops if op.name == name]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero1"])
+def test_gradients_are_added_from_the_second_micro_step_on(strategy):
+    """Every parameter's gradient is read, read and written: 3 x size x elements a micro-step."""
+    plan = plan_of(loaded(strategy, gradient_accumulation=3))
+    added = [op for op in plan.ops if op.name == "accumulate"]
+    assert {op.micro_step for op in added} <= {1, 2}
+    elements = sum(p.numel for b in _blocks() for m in b.modules for p in m.parameters)
+    size = 4.0 if strategy == "ddp" else 2.0
+    second = sum(op.bytes for op in added if op.micro_step == 1)
+    assert second == pytest.approx(3 * size * elements)
+
+
+def _blocks():
+    found = loaded("ddp").workload
+    tree = build_tree(found.model, found.method)
+    return (tree.embedding, *tree.layers, tree.head)
+
+
+def test_frozen_weights_in_bf16_are_not_cast():
+    lora = {"lora": {"rank": 8}}
+    cast = sum(op.bytes for op in names(plan_of(loaded("ddp", method=lora)), "cast"))
+    wide = {"lora": {"rank": 8, "frozen_dtype": "fp32"}}
+    assert cast < 0.1 * sum(op.bytes for op in names(plan_of(loaded("ddp", method=wide)), "cast"))
+
+
+def test_zero1_in_groups():
+    """Two replicas of eight: gradients over sixteen, parameters over eight, twice the states."""
+    whole = plan_of(loaded("zero1", nodes=2))
+    halved = plan_of(loaded("zero1", nodes=2, parallelism={"replicate": 2}))
+    assert halved.owned_numel == pytest.approx(2 * whole.owned_numel, rel=1e-3)
+    gather = next(op for op in halved.ops if op.collective == "all_gather")
+    assert halved.groups[gather.group] == 8
+    reduced = [op for op in halved.ops if op.collective == "all_reduce" and op.phase == "backward"]
+    assert reduced
+    assert {halved.groups[op.group] for op in reduced} == {16}
+    sizes = [sum(op.bytes_in for op in p.ops if op.kind == COLLECTIVE and op.phase == "backward")
+             for p in (whole, halved)]  # fmt: skip
+    assert sizes[0] == pytest.approx(sizes[1], rel=1e-3)
+
+
+def test_metrics_take_the_loss_again_and_keep_nothing():
+    plain, twice = (
+        unroll(loaded("ddp", loss="compiled", train_metrics=n).workload) for n in (0, 2)
+    )
+    more = twice.of("head", "forward")[len(plain.of("head", "forward")) :]
+    assert {k.kind for k in more} == {"loss"}
+    assert sum(k.saved_bytes for k in more) == 0
+    assert len({k.name for k in more}) * 2 == len(more)
+    assert twice.of("head", "backward") == plain.of("head", "backward")
+
+
+def test_zero3_pays_for_its_hooks():
+    """A tiny model is launch-bound: at least two hooks for each module with kernels."""
+    found = loaded("zero3")
+    segments = sum(op.kind == SEGMENT and op.module != "" for op in plan_of(found).ops)
+    seconds = run_step(found.topology, found.workload).time_s
+    assert seconds > segments * 2 * zero3_hook_s()
+    assert seconds > 3 * run_step(*loaded("fsdp2")[:2]).time_s
