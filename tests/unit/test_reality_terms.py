@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from sim.api import simulate
 from sim.result.bands import UNSEEN, Job, Residual, band
 from sim.result.breakdown import Breakdown
 from sim.result.pressure import PER_BLOCK, RETRY_S, retry_share, with_retries
@@ -109,3 +110,29 @@ def test_rows_of_the_same_kind_count_most():
     known = rows(50, 0.02) + rows(50, 0.4, method="qlora")
     assert band(SAME, known).half_width < 0.1
     assert band(SAME._replace(method="qlora"), known).half_width > 0.2
+
+
+def test_every_headline_figure_carries_its_band():
+    def bands(machine):
+        result = simulate(machine, "llama3-8b-sft", scaling=False, fixes=False)
+        return result, result.uncertainty
+
+    result, found = bands("dgx-h100")
+    shown = {
+        "step_time_s": result.step.time_s,
+        "tokens_per_s_per_gpu": result.throughput.tokens_per_s_per_gpu,
+        "mfu": result.throughput.mfu,
+        "peak_reserved_bytes": result.memory.peak_reserved_bytes,
+        "wall_clock_s": result.job["wall_clock_s"],
+        "total_usd": result.cost["total_usd"],
+    }
+    for name, value in shown.items():
+        low, high = found[name]
+        assert low < value < high
+    assert found["beyond_data"] == []
+    assert "constants that had not seen them" in found["provenance"]
+
+    other, wider = bands("dgx-b200")
+    assert wider["beyond_data"] == ["generation blackwell"]
+    spread = [u["step_time_s"][1] / r.step.time_s for r, u in ((result, found), (other, wider))]
+    assert spread[1] > spread[0] > 1.0
