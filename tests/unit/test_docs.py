@@ -24,3 +24,10 @@ def test_links_lead_somewhere(page):
 def test_python_snippets_run(page, code, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, str(page), "exec"), {})
+
+
+def test_every_page_stands_in_the_index():
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "decisions").glob("*.md")]
+    names = {str(page.relative_to(ROOT / "docs")) for page in pages} - {"README.md"}
+    assert {name for name in names if f"]({name})" not in index} == set()
