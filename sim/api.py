@@ -20,7 +20,7 @@ from sim.result.breakdown import Breakdown
 from sim.result.describe import describe_topology, describe_workload, peak_of
 from sim.result.memory import MemoryReport
 from sim.result.memory import memory as memory_report
-from sim.result.pressure import with_retries
+from sim.result.pressure import retry_warnings, with_retries
 from sim.result.quick import quick_breakdown
 from sim.result.result import Memory, Message, Result, Scaling, ScalingPoint, Step, Throughput
 from sim.result.step import run_replicas
@@ -119,7 +119,7 @@ def assemble(
     throughput = throughput_section(topology, workload, step.time_s)
     if fixes:
         found = rank_fixes(
-            topology, workload, memory.fits, 1.0 / throughput.tokens_per_s, _evaluate
+            topology, workload, memory.fits, step, 1.0 / throughput.tokens_per_s, _room, _pace
         )
         bottleneck = type(bottleneck)(
             bottleneck.kind, bottleneck.share, bottleneck.explanation, found
@@ -142,7 +142,11 @@ def assemble(
         energy=energy_section(job, throughput.model_flops_per_step),
         bottleneck=bottleneck,
         uncertainty={},
-        warnings=(*(Message(*w) for w in (notes.warnings if notes else ())), *needed.warnings),
+        warnings=(
+            *(Message(*w) for w in (notes.warnings if notes else ())),
+            *needed.warnings,
+            *retry_warnings(outcome.breakdown, breakdown),
+        ),
         assumptions=notes.assumptions() if notes else (),
         provenance={
             "attention_flops": "counted in full (not halved for the causal mask)",
@@ -309,12 +313,17 @@ def _scaling(
     return Scaling("weak", base_top.world_size, mine, tuple(curve))
 
 
-def _evaluate(topology: Topology, workload: Workload) -> tuple[float, float, bool]:
-    """Seconds per token, reserved bytes and verdict of a candidate."""
+def _room(topology: Topology, workload: Workload) -> tuple[float, bool]:
+    """Reserved bytes of a candidate and whether it fits."""
+    memory = memory_section(topology, workload)
+    return memory.peak_reserved_bytes, memory.fits
+
+
+def _pace(topology: Topology, workload: Workload) -> float:
+    """Seconds per token of a candidate."""
     memory = memory_section(topology, workload)
     step = _pressed(quick_breakdown(topology, workload, rough=True), workload, memory)
-    seconds = step.time_s / tokens_per_step(topology, workload)
-    return seconds, memory.peak_reserved_bytes, memory.fits
+    return step.time_s / tokens_per_step(topology, workload)
 
 
 def _job(

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from sim.model.tree import build_tree
 from sim.result.breakdown import Breakdown
+from sim.result.result import Message
 from sim.schedule.units import DTYPE_BYTES, dtypes
 from sim.spec.workload import Workload
 
@@ -69,3 +70,14 @@ def with_retries(
     allocations = PER_BLOCK * workload.model.layers * workload.gradient_accumulation
     lost = share * allocations * RETRY_S
     return replace(breakdown, time_s=breakdown.time_s + lost, host_s=breakdown.host_s + lost)
+
+
+def retry_warnings(before: Breakdown, after: Breakdown) -> tuple[Message, ...]:
+    """Says so where `with_retries` made a step longer."""
+    lost = after.time_s - before.time_s
+    if lost <= 0.0:
+        return ()
+    share = lost / after.time_s
+    message = f"so close to capacity that failed allocations cost {100 * share:.0f} % of the step"
+    hint = "a smaller micro_batch, fsdp2, or PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+    return (Message("allocator-retries", "micro_batch", message, hint),)

@@ -7,7 +7,7 @@ import pytest
 from sim.api import simulate
 from sim.result.bands import UNSEEN, Job, Residual, band
 from sim.result.breakdown import Breakdown
-from sim.result.pressure import PER_BLOCK, RETRY_S, retry_share, with_retries
+from sim.result.pressure import PER_BLOCK, RETRY_S, retry_share, retry_warnings, with_retries
 from sim.result.straggle import block_variation, expected_largest, typical_speed
 from sim.spec.loader import load
 
@@ -72,6 +72,10 @@ def test_retries_lengthen_the_step_by_blocks_and_micro_steps():
     lost = retry_share(work, reserved, capacity) * PER_BLOCK * 16 * 3 * RETRY_S
     assert after.time_s - 2.0 == pytest.approx(lost)
     assert after.host_s - 0.5 == pytest.approx(lost)
+    (warning,) = retry_warnings(before, after)
+    assert warning.code == "allocator-retries"
+    assert f"{100 * lost / (2 + lost):.0f} %" in warning.message
+    assert retry_warnings(before, before) == ()
 
 
 def rows(n, size, **keys):
