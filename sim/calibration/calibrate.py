@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.calibration.evidence import Observation
 from sim.calibration.fit import F8, Fit, Prior, solve, without
+from sim.calibration.observation import Observation
 from sim.errors import InputError
 from sim.spec.calibration import CONSTANTS, Calibration
 

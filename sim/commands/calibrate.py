@@ -37,7 +37,7 @@ def command(
     Prints the error before and after, and on evidence that was left out.
     """
     from sim.calibration.calibrate import PRIORS, calibrate
-    from sim.calibration.evidence import gather
+    from sim.interop.observations import gather
     from sim.report.calibration import formatted, verdict
     from sim.spec.calibration import written
 

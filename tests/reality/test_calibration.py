@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from sim.calibration.calibrate import calibrate, mean_error
-from sim.calibration.evidence import Observation, nccl_observations, run_observation
+from sim.calibration.observation import Observation, run_observation
 from sim.calibration.rows import training_rows
 from sim.calibration.runs import Run, tokens_per_gpu
 from sim.calibration.validate_collectives import measurements
 from sim.cost.collectives import bus_factor
+from sim.interop.observations import nccl_observations
 from sim.spec.loader import load_topology
 
 

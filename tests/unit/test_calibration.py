@@ -12,14 +12,15 @@ from click.testing import CliRunner
 
 from sim import simulate
 from sim.calibration.calibrate import PRIORS, calibrate, mean_error
-from sim.calibration.evidence import kineto_observations, nccl_observations, run_observation
 from sim.calibration.fit import Prior, solve, without
+from sim.calibration.observation import run_observation
 from sim.calibration.runs import Run, read_runs, tokens_per_gpu
 from sim.cli import group
 from sim.cost.collectives import plan_collective
 from sim.cost.kernel_cost import CostModel
 from sim.errors import InputError
 from sim.fabric import compile_fabric
+from sim.interop.observations import kineto_observations, nccl_observations
 from sim.model.kernels import Kernel
 from sim.report.calibration import formatted
 from sim.report.chrome_trace import chrome_trace

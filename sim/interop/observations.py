@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from sim.calibration.runs import Run, distinct, read_runs
+from sim.calibration.observation import Observation, run_observation
+from sim.calibration.runs import distinct, read_runs
 from sim.cost.collectives import DEFAULT_NCCL, plan_collective
 from sim.errors import InputError
 from sim.fabric.compiled import Fabric, compile_fabric
@@ -23,7 +23,6 @@ from sim.spec.loader import load, load_topology
 from sim.spec.topology import Topology
 from sim.spec.workload import Workload
 
-RUN_ERROR = 0.04  # of a step time: what is left of a well-specified run after calibration
 COLLECTIVE_ERROR = 0.06  # from 1 MiB up
 LATENCY_ERROR = 0.15  # below: launch and host dominate
 KERNEL_ERROR = 0.05  # of the GPU time of all kernels of a kind in a profiled step
@@ -34,52 +33,6 @@ _FEW_BYTES = 1024 * 1024
 _LARGEST_LATENCY = 4096.0  # rows below this size all measure the same latency
 _GPU_FAMILY = re.compile(r"(?:^|[^A-Z0-9])(GB200|GB300|[ABHV]\d{2,3}|L40S?|L4|4090|GH200)(?![0-9])")
 _STREAMED = ("norm", "elementwise", "reduction", "embedding", "loss", "copy", "quantize")
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """One measured figure and the model's answer to it.
-
-    Attributes
-    ----------
-    group : str
-        Evidence that comes and goes together: one log, one run, one trace.
-    kind : str
-        ``run | collective | kernels | copy``.
-    measured : float
-        A time. [s]
-    sigma : float
-        Standard error of its logarithm.
-    predict : callable
-        Calibration to the predicted time. [s]
-    """
-
-    label: str
-    group: str
-    kind: str
-    measured: float
-    sigma: float
-    predict: Callable[[Calibration], float]
-
-
-# --- runs ----------------------------------------------------------------------------------------
-
-
-def run_observation(run: Run) -> Observation:
-    """A timed run as evidence."""
-    return Observation(
-        run.name, run.name, "run", run.step_time_s, RUN_ERROR,
-        lambda known: step_time(run.topology, run.workload, known),
-    )  # fmt: skip
-
-
-def step_time(topology: Topology, workload: Workload, known: Calibration) -> float:
-    """Predicted time of a step under a calibration. [s]"""
-    calibrated = topology.model_copy(update={"calibration": known})
-    return quick_breakdown(calibrated, workload).time_s
-
-
-# --- logs ----------------------------------------------------------------------------------------
 
 
 def nccl_observations(
