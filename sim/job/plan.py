@@ -26,6 +26,9 @@ from sim.spec.topology import Offer, Topology
 from sim.spec.workload import Workload
 
 _STORAGE_READ, _STORAGE_WRITE = 10e9, 5e9  # [B/s] of an explicit graph, which names none
+RARE = 0.01  # expected failures below which the best interval is not simulated
+
+
 STATE_BYTES = {"adamw": 8.0, "adamw-bf16": 4.0, "adamw-8bit": 2.04, "adafactor": 0.02, "sgd": 0.0}
 
 
@@ -52,7 +55,7 @@ class JobReport:
     interval_s: float | None
     young_s: float | None
     daly_s: float | None
-    best_s: float | None
+    best_s: float | None  # None also where failures are rare
     storage_gb: float
     egress_gb: float
     cost: Cost | None
@@ -350,7 +353,8 @@ def plan_job(
         interval_s=workload.checkpoint.interval,
         young_s=young_interval(save.blocking_s, 1.0 / rate) if breaks else None,
         daly_s=daly_interval(save.blocking_s, 1.0 / rate) if breaks else None,
-        best_s=best_interval(spec) if breaks else None,
+        # a job that hardly ever breaks has nothing to simulate
+        best_s=best_interval(spec) if breaks and outcome.failures > RARE else None,
         storage_gb=bill.storage_gb,
         egress_gb=bill.egress_gb,
         cost=bill.cost,

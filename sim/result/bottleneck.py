@@ -22,8 +22,12 @@ class Candidate(NamedTuple):
     workload: Workload
 
 
-Evaluate = Callable[[Topology, Workload], tuple[float, float, bool]]
-"""(seconds per token of the job, peak reserved bytes, fits)."""
+Room = Callable[[Topology, Workload], tuple[float, bool]]
+"""(peak reserved bytes, fits)."""
+Pace = Callable[[Topology, Workload], float]
+"""Seconds per token of the job."""
+
+WORTHWHILE = 0.005  # share of the step that a change must save to be named
 
 
 def classify(step: Step, memory: Memory) -> Bottleneck:
@@ -91,9 +95,20 @@ def _sentence(kind: str, share: float, step: Step, parts: dict[str, float]) -> s
     return f"optimizer-bound: {percent} of the step is the optimizer and gradient clipping"
 
 
-def candidates(topology: Topology, workload: Workload, fits: bool) -> Iterator[Candidate]:
-    """Changes that could help, each valid for this machine and stack."""
+def candidates(
+    topology: Topology, workload: Workload, fits: bool, step: Step
+) -> Iterator[Candidate]:
+    """Changes that could help, each valid for this machine and stack.
+
+    A job that fits is only offered what touches a part of its step large enough to matter.
+    """
     p, ac = workload.parallelism, workload.activation_checkpointing
+    parts = step.breakdown
+    waits = step.exposed_communication_s + step.overlap_slowdown_s
+
+    def matters(seconds: float) -> bool:
+        return not fits or seconds > WORTHWHILE * step.time_s
+
     gpu = topology.node.gpu if topology.node else None
 
     def job(change: dict[str, Any], text: str, **update: Any) -> Candidate:
@@ -126,7 +141,11 @@ def candidates(topology: Topology, workload: Workload, fits: bool) -> Iterator[C
         yield job({"attention": "flash2"}, "FlashAttention-2", attention="flash2")
     if gpu is not None and gpu.peak_fp8 and workload.precision.kind == "bf16":
         fp8 = Precision(kind="fp8", recipe="tensorwise", master=workload.precision.master)
-        yield job({"precision": "{fp8: {recipe: tensorwise}}"}, "FP8 linears", precision=fp8)
+        # eager, FP8's casts are kernels of their own and eat the gain
+        yield job(
+            {"precision": "{fp8: {recipe: tensorwise}}", "compile": True},
+            "FP8 linears under torch.compile", precision=fp8, compile=True,
+        )  # fmt: skip
     if ac.kind in ("full", "selective-op") and fits:
         yield job(
             {"activation_checkpointing": "none"}, "no activation checkpointing",
@@ -142,16 +161,18 @@ def candidates(topology: Topology, workload: Workload, fits: bool) -> Iterator[C
             {"activation_checkpointing": "{selective: op}"}, "selective checkpointing",
             activation_checkpointing=Checkpointing(kind="selective-op"),
         )  # fmt: skip
-    if workload.loss in ("eager", "huggingface"):
+    if workload.loss in ("eager", "huggingface") and matters(parts.get("loss", 0.0)):
         yield job({"loss": "fused-linear"}, "fused linear cross-entropy", loss="fused-linear")
     sharded = p.strategy in ("fsdp1", "fsdp2")
-    if sharded and topology.nodes > 1 and p.replicate == 1:
+    hidden = not matters(waits)
+    if sharded and not hidden and topology.nodes > 1 and p.replicate == 1:
         yield knob("replicate", topology.nodes, "HSDP: shard within a node, replicate across")
-    if sharded and p.reshard_after_forward is True and p.strategy == "fsdp2":
+    if sharded and not hidden and p.reshard_after_forward is True and p.strategy == "fsdp2":
         yield knob("reshard_after_forward", False, "keep parameters gathered between passes")
-    if sharded and workload.gradient_accumulation > 1 and p.gradient_sync == "every":
+    synced = workload.gradient_accumulation > 1 and p.gradient_sync == "every"
+    if sharded and not hidden and synced:
         yield knob("gradient_sync", "last", "reduce gradients in the last micro-step only")
-    if p.strategy == "fsdp2" and p.reduce_dtype == "fp32":
+    if p.strategy == "fsdp2" and not hidden and p.reduce_dtype == "fp32":
         yield knob("reduce_dtype", "bf16", "reduce gradients in bf16")
     if not fits and workload.optimizer == "adamw":
         yield job({"optimizer": "adamw-8bit"}, "8-bit optimizer states", optimizer="adamw-8bit")
@@ -167,8 +188,10 @@ def rank_fixes(
     topology: Topology,
     workload: Workload,
     fits: bool,
+    step: Step,
     now_s_per_token: float,
-    evaluate: Evaluate,
+    room: Room,
+    pace: Pace,
     most: int = 5,
 ) -> tuple[Fix, ...]:
     """Simulate each candidate and keep those that help, best first.
@@ -177,14 +200,16 @@ def rank_fixes(
     change that makes it fit, the fastest first, or else the one nearest to fitting.
     """
     found = []
-    for candidate in candidates(topology, workload, fits):
+    for candidate in candidates(topology, workload, fits, step):
         if any(finding.error for finding in check(candidate.topology, candidate.workload)):
             continue
-        seconds, reserved, ok = evaluate(candidate.topology, candidate.workload)
-        ratio = seconds / now_s_per_token
+        reserved, ok = room(candidate.topology, candidate.workload)
+        if fits and not ok:
+            continue
+        ratio = pace(candidate.topology, candidate.workload) / now_s_per_token
         found.append(Fix(candidate.change, candidate.description, ratio, reserved, ok))
     if fits:
-        helpful = [f for f in found if f.fits and f.step_time_ratio < 0.995]
+        helpful = [f for f in found if f.step_time_ratio < 1 - WORTHWHILE]
         return tuple(sorted(helpful, key=lambda f: f.step_time_ratio)[:most])
     cure = sorted((f for f in found if f.fits), key=lambda f: f.step_time_ratio)
     near = sorted((f for f in found if not f.fits), key=lambda f: f.memory_bytes)
