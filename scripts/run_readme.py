@@ -32,8 +32,26 @@ def commands() -> list[str]:
     return list(found)
 
 
+def write() -> None:
+    """Put the real output into the README, below each `<!-- run: ... -->`."""
+
+    def filled(match: re.Match[str]) -> str:
+        command = match.group(1)
+        done = subprocess.run(
+            shlex.split(command), cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        return f"<!-- run: {command} -->\n```console\n$ {command}\n{done.stdout}```\n"
+
+    page = ROOT / "README.md"
+    marked = r"<!-- run: (.*?) -->\n```console\n.*?```\n"
+    page.write_text(re.sub(marked, filled, page.read_text(), flags=re.S))
+
+
 def main() -> int:
-    """Run them all from the checkout's root."""
+    """Run them all from the checkout's root; with ``--write``, show the output in the README."""
+    if sys.argv[1:] == ["--write"]:
+        write()
+        return 0
     for command in commands():
         began = time.monotonic()
         words = [STAND_INS.get(word, word) for word in shlex.split(command)]
