@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "sim"
 ORDER = [
     "errors", "units", "data", "spec", "fabric", "model", "cost", "program", "schedule", "engine",
-    "result", "job", "api", "study", "interop", "calibration", "report", "web", "commands", "cli",
+    "result", "job", "api", "study", "calibration", "interop", "report", "web", "commands", "cli",
 ]  # fmt: skip
 
 
