@@ -132,6 +132,10 @@ def _network(t: Topology) -> Findings:
         message = f"{t.network.oversubscription:g} is less than 1"
         hint = "1 is non-blocking, 4 is four-to-one oversubscribed"
         yield fault("oversubscription", "topology", "network.oversubscription", message, hint)
+    elif t.network.kind == "single-switch" and t.network.oversubscription != 1.0:
+        message = "a single switch has no uplinks to oversubscribe"
+        hint = "write network.kind: fat-tree"
+        yield fault("oversubscription", "topology", "network.oversubscription", message, hint)
 
 
 def _graph(graph: Graph, t: Topology) -> Findings:

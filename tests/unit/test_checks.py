@@ -269,3 +269,9 @@ def test_method_errors(keys, says):
 def test_method_warnings(keys, says):
     loaded = loader.load(H100, JOB | keys, ["nodes=2"])
     assert any(says in w.message for w in loaded.notes.warnings)
+
+
+def test_a_single_switch_is_not_oversubscribed_even_on_one_node():
+    """Else the scaling curve of a sound run would meet it first."""
+    with pytest.raises(InputError, match="no uplinks to oversubscribe; write network.kind"):
+        loader.load("pcie4-a100-16", "mistral-7b-lora", ["network.oversubscription=4.0"])
