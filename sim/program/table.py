@@ -1,0 +1,57 @@
+"""The columns of a program and of a timeline."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+F8 = npt.NDArray[np.float64]
+I4 = npt.NDArray[np.int32]
+I8 = npt.NDArray[np.int64]
+
+
+class Program(NamedTuple):
+    """Column arrays; ops are sorted by (primary) lane, order within a lane is issue order.
+
+    Every precedence edge other than "next in lane" is in the successor CSR.
+    """
+
+    lane: I4  # (n,) primary lane, ascending
+    latency: F8  # (n,) [s] fixed, unshared, runs before the work
+    work: F8  # (n,) in the op's own unit (flows: bytes; kernels: 1 = the kernel)
+    bound: F8  # (n,) rate when alone [work/s]; may be inf; unused where there is a curve
+    weight: F8  # (n,) share weight; flows 1, kernels their stand-alone rate
+    demand_ptr: I4  # (n_routes+1,) CSR of demands per route
+    demand_resource: I4
+    demand_amount: F8  # resource units per unit work
+    route: I4  # (n,) row of the demand CSR (shared by equal ops)
+    capacity: F8  # (n_resources,) [unit/s]
+    succ_ptr: I4  # (n+1,)
+    succ: I4
+    # holds: whole units of a countable resource (SMs), from this op's start to the end of
+    # `hold_until`
+    hold_resource: I4  # (n,) -1 none
+    hold_units: I4  # (n,)
+    hold_until: I4  # (n,) op whose end releases; own index as a rule
+    hold_capacity: I4  # (n_holds,) units each countable resource has
+    # kernels whose bound is a step function of the units left
+    curve: I4  # (n,) row of `curves`, -1 none
+    curve_resource: I4  # (n,) countable resource that the curve reads, -1 none
+    curves: F8  # (n_curves, max_units+1) bound by units left; column 0 holds for "none left"
+    # stepped ops (level "steps")
+    steps: I4  # (n,) 1 unless stepped
+    peer: I4  # (n,) op whose step s-1 must be done before step s; -1 none
+    follower: I4  # (n,) inverse of peer
+    n_lanes: int
+
+
+class Timeline(NamedTuple):
+    """When each op came to the head of its lane, started (nothing left to wait for) and ended."""
+
+    arrive: F8  # (n,) end of the previous op of its lane, 0 for the first [s]
+    start: F8  # (n,) largest end of its predecessors [s]
+    end: F8  # (n,) [s]
+    events: int  # ends of latencies, works and steps: heap pops of the plain algorithm
+    solves: int  # components solved
