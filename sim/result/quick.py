@@ -9,8 +9,10 @@ in full.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from sim.result.breakdown import Breakdown
-from sim.result.step import run_step
+from sim.result.step import MICRO_STEPS, run_step
 from sim.spec.topology import Topology
 from sim.spec.workload import Workload
 
@@ -58,5 +60,20 @@ def repeats(workload: Workload) -> bool:
 
 def _at_depth(topology: Topology, workload: Workload, layers: int, engine: str) -> Breakdown:
     model = workload.model.model_copy(update={"layers": layers})
-    shallow = workload.model_copy(update={"model": model})
-    return run_step(topology, shallow, engine=engine).breakdown
+    more = max(0, workload.gradient_accumulation - MICRO_STEPS - 1)
+    update = {"model": model, "gradient_accumulation": workload.gradient_accumulation - more}
+    step, middle = _step(topology, workload.model_copy(update=update), engine)
+    whole = Breakdown()
+    whole.add(step)
+    if more and middle is not None:
+        whole.add(middle, more)
+    return whole
+
+
+@lru_cache(maxsize=1024)
+def _step(
+    topology: Topology, workload: Workload, engine: str
+) -> tuple[Breakdown, Breakdown | None]:
+    """Measures of a step and of its repeated micro-step; jobs that differ in length share them."""
+    outcome = run_step(topology, workload, engine=engine)
+    return outcome.breakdown, outcome.middle

@@ -36,12 +36,15 @@ class StepOutcome:
         Of the representative rank, the whole step with all its micro-steps.
     lowered, timeline, priced
         What was run, for traces and critical paths; of the simulated micro-steps.
+    middle : Breakdown or None
+        Of the micro-step that stands for several, where one does.
     """
 
     breakdown: Breakdown
     lowered: Lowered
     timeline: Timeline
     priced: Priced
+    middle: Breakdown | None = None
 
     @property
     def time_s(self) -> float:
@@ -121,7 +124,8 @@ def run_replicas(
         if variation.jitter:
             drawn = jittered(program, variation.jitter, variation.seed, replica)
         timeline = run(drawn.program, engine)
-        return StepOutcome(_whole(drawn, timeline, repeats), drawn, timeline, priced)
+        whole, middle = _whole(drawn, timeline, repeats)
+        return StepOutcome(whole, drawn, timeline, priced, middle)
 
     if variation.replicas == 1:
         only = outcome(0)
@@ -145,15 +149,19 @@ def _speeds(topology: Topology, workload: Workload, fabric: Fabric) -> F8 | None
     return None if typical == 1.0 else np.full(ranks, typical)
 
 
-def _whole(lowered: Lowered, timeline: Timeline, repeats: int) -> Breakdown:
-    """Measures of the step; the middle micro-step counts `repeats` more times."""
+def _whole(
+    lowered: Lowered, timeline: Timeline, repeats: int
+) -> tuple[Breakdown, Breakdown | None]:
+    """Measures of the step, in which the middle micro-step counts `repeats` more times; and its."""
     finish = float(timeline.end.max())
     slowest = max(lowered.views, key=lambda view: float(timeline.end[view.compute].max()))
     total = measure(lowered, timeline, slowest, 0.0, finish)
-    if repeats:
-        first, second = _micro_step_starts(lowered, timeline, slowest.compute)
-        total.add(measure(lowered, timeline, slowest, first, second), repeats)
-    return total
+    if not repeats:
+        return total, None
+    first, second = _micro_step_starts(lowered, timeline, slowest.compute)
+    middle = measure(lowered, timeline, slowest, first, second)
+    total.add(middle, repeats)
+    return total, middle
 
 
 def _micro_step_starts(lowered: Lowered, timeline: Timeline, compute: slice) -> tuple[float, float]:

@@ -46,3 +46,16 @@ def test_repeating_the_middle_micro_step_equals_simulating_all():
     assert some.collectives["reduce_scatter"]["bytes"] == pytest.approx(
         every.collectives["reduce_scatter"]["bytes"]
     )
+
+
+def test_steps_that_differ_in_accumulation_share_their_micro_steps():
+    loaded = load("dgx-h100", "llama3-8b-sft", ["gradient_accumulation=4"])
+    four = quick_breakdown(loaded.topology, loaded.workload, engine="python")
+    many = loaded.workload.model_copy(update={"gradient_accumulation": 9})
+    nine = quick_breakdown(loaded.topology, many, engine="python")
+    full = run_step(loaded.topology, many, engine="python").breakdown
+    assert nine.time_s == pytest.approx(full.time_s, rel=1e-5)
+    assert nine.collectives["all_gather"]["count"] == full.collectives["all_gather"]["count"]
+    # what is shared is not changed by adding to it
+    again = quick_breakdown(loaded.topology, loaded.workload, engine="python")
+    assert again == four
