@@ -97,7 +97,10 @@ def _inline_model(reader: Reader, tree: Table, path: str) -> Table | Spec | None
     base = tree.entries.get("base")
     entries: dict[str, Tree] = {}
     if base is not None:
-        found = model(reader, base, f"{path}.base") if isinstance(base, Leaf) else None
+        if not isinstance(base, Leaf):
+            reader.fault(base.place, f"{path}.base", "is no model: write a name or a path")
+            return None
+        found = model(reader, base, f"{path}.base")
         if not isinstance(found, Spec):
             return None
         plain = found.model_dump(exclude_defaults=True)

@@ -4,7 +4,7 @@ import io
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sim.errors import InputError
@@ -370,6 +370,7 @@ _whole = {
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(_keys), _values)
+@example(("load_workload", "model"), {"base": []})
 def test_any_value_of_any_key_is_a_fault_or_loads(which, value):
     verb, key = which
     try:
