@@ -109,12 +109,14 @@ def _checkpoints(job: dict[str, Any]) -> str:
         text = f"every {duration(interval)}: {size}, blocks {pause}"
         if job["checkpoint_durable_s"] > job["checkpoint_blocking_s"]:
             text += f", durable after {duration(job['checkpoint_durable_s'])}"
+    young, daly = job["checkpoint_interval_young_s"], job["checkpoint_interval_daly_s"]
     if best:
-        young, daly = job["checkpoint_interval_young_s"], job["checkpoint_interval_daly_s"]
         text += (
             f"; best every {duration(best)} by simulation "
             f"(Young {duration(young)}, Daly {duration(daly)})"
         )
+    elif young:
+        text += f"; best every {duration(young)} by Young's formula"
     return text
 
 

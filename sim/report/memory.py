@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sim.report.quantities import gib, percent
+from sim.report.quantities import gib, percent, settings
 from sim.result.fit import Bound
 from sim.result.fixes import MemoryFix
 from sim.result.memory import MemoryReport
@@ -50,7 +50,7 @@ def table(
             lines.append(
                 f"    {fix.description:<{width}}  -{gib(fix.saved_bytes):>10} -> "
                 f"{gib(fix.peak_reserved_bytes):>10}  {mark:<12}  "
-                f"{_cost(fix):<30}  {_setting(fix.change)}"
+                f"{_cost(fix):<30}  {settings(fix.change)}"
             )
     return "\n".join(lines)
 
@@ -201,15 +201,3 @@ def _rows(report: MemoryReport) -> list[str]:
 def _cost(fix: MemoryFix) -> str:
     cost = f"time {100 * fix.time_cost:+.1f} %"
     return f"{cost}, another training" if fix.changes_training else cost
-
-
-def _setting(change: dict[str, Any]) -> str:
-    return " ".join(f"--set {key}={_value(value)}" for key, value in change.items())
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, dict):
-        return "'{" + ", ".join(f"{k}: {_value(v).strip(chr(39))}" for k, v in value.items()) + "}'"
-    return str(value)

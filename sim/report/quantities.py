@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from typing import Any
+
 GIB = float(1 << 30)
 
 
@@ -39,3 +42,18 @@ def gib(value: float) -> str:
 def percent(share: float) -> str:
     """A share as a percentage."""
     return f"{100.0 * share:.1f} %"
+
+
+def settings(change: dict[str, Any]) -> str:
+    """Changes as a user would type them: ``--set key=value``, quoted for a shell."""
+    return " ".join(
+        f"--set {shlex.quote(f'{key}={_yaml(value)}')}" for key, value in change.items()
+    )
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {_yaml(v)}" for k, v in value.items()) + "}"
+    return str(value)

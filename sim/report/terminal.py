@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 from sim.report.job import job_lines
-from sim.report.quantities import count, duration, gib, percent
+from sim.report.quantities import count, duration, gib, percent, settings
 from sim.result.result import Result, flatten
 
 _BAR = "█▓▒░▚▞"
@@ -166,10 +166,9 @@ def _bottleneck(result: Result) -> list[str]:
         return []
     lines = ["  Worth trying (each simulated; time per token against now)"]
     for fix in fixes:
-        change = " ".join(f"--set {key}={_text(value)}" for key, value in fix.change.items())
         verdict = f"{gib(fix.memory_bytes)}" + ("" if fix.fits else ", does not fit")
         gain = 100 * (fix.step_time_ratio - 1)
-        lines.append(f"    {gain:+6.1f} %  {fix.description} ({verdict})  {change}")
+        lines.append(f"    {gain:+6.1f} %  {fix.description} ({verdict})  {settings(fix.change)}")
     return lines
 
 
