@@ -119,7 +119,13 @@ def assemble(
     throughput = throughput_section(topology, workload, step.time_s)
     if fixes:
         found = rank_fixes(
-            topology, workload, memory.fits, step, 1.0 / throughput.tokens_per_s, _room, _pace
+            topology,
+            workload,
+            memory.fits,
+            step,
+            1.0 / throughput.tokens_per_s,
+            memory_section,
+            _pace,
         )
         bottleneck = type(bottleneck)(
             bottleneck.kind, bottleneck.share, bottleneck.explanation, found
@@ -313,15 +319,8 @@ def _scaling(
     return Scaling("weak", base_top.world_size, mine, tuple(curve))
 
 
-def _room(topology: Topology, workload: Workload) -> tuple[float, bool]:
-    """Reserved bytes of a candidate and whether it fits."""
-    memory = memory_section(topology, workload)
-    return memory.peak_reserved_bytes, memory.fits
-
-
-def _pace(topology: Topology, workload: Workload) -> float:
+def _pace(topology: Topology, workload: Workload, memory: Memory) -> float:
     """Seconds per token of a candidate."""
-    memory = memory_section(topology, workload)
     step = _pressed(quick_breakdown(topology, workload, rough=True), workload, memory)
     return step.time_s / tokens_per_step(topology, workload)
 

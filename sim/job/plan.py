@@ -27,8 +27,6 @@ from sim.spec.workload import Workload
 
 _STORAGE_READ, _STORAGE_WRITE = 10e9, 5e9  # [B/s] of an explicit graph, which names none
 RARE = 0.01  # expected failures below which the best interval is not simulated
-
-
 STATE_BYTES = {"adamw": 8.0, "adamw-bf16": 4.0, "adamw-8bit": 2.04, "adafactor": 0.02, "sgd": 0.0}
 
 

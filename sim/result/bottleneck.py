@@ -22,10 +22,10 @@ class Candidate(NamedTuple):
     workload: Workload
 
 
-Room = Callable[[Topology, Workload], tuple[float, bool]]
-"""(peak reserved bytes, fits)."""
-Pace = Callable[[Topology, Workload], float]
-"""Seconds per token of the job."""
+Room = Callable[[Topology, Workload], Memory]
+"""Memory of the job."""
+Pace = Callable[[Topology, Workload, Memory], float]
+"""Seconds per token of the job, given its memory."""
 
 WORTHWHILE = 0.005  # share of the step that a change must save to be named
 
@@ -203,11 +203,12 @@ def rank_fixes(
     for candidate in candidates(topology, workload, fits, step):
         if any(finding.error for finding in check(candidate.topology, candidate.workload)):
             continue
-        reserved, ok = room(candidate.topology, candidate.workload)
-        if fits and not ok:
+        memory = room(candidate.topology, candidate.workload)
+        if fits and not memory.fits:
             continue
-        ratio = pace(candidate.topology, candidate.workload) / now_s_per_token
-        found.append(Fix(candidate.change, candidate.description, ratio, reserved, ok))
+        ratio = pace(candidate.topology, candidate.workload, memory) / now_s_per_token
+        need = memory.peak_reserved_bytes
+        found.append(Fix(candidate.change, candidate.description, ratio, need, memory.fits))
     if fits:
         helpful = [f for f in found if f.step_time_ratio < 1 - WORTHWHILE]
         return tuple(sorted(helpful, key=lambda f: f.step_time_ratio)[:most])
