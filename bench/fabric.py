@@ -18,8 +18,8 @@ from datetime import date
 import numpy as np
 
 from sim.fabric import Fabric, compile_fabric
-from sim.spec.gpu import Gpu
-from sim.spec.topology import Network, Nics, Node, NvLink, Pcie, Topology
+from sim.inputs.gpu import Gpu
+from sim.inputs.topology import Network, Nics, Node, NvLink, Pcie, Topology
 
 _fresh = itertools.count()
 

@@ -11,18 +11,18 @@ from typing import Any
 
 from bench.ring import ring_step
 from bench.table import Row, measured
+from sim.blocks.tree import build_tree
 from sim.engine import run
 from sim.errors import InputError
 from sim.fabric import compile_fabric
-from sim.model.tree import build_tree
-from sim.result.fast import evaluate
-from sim.result.memory import memory
-from sim.result.step import run_step
-from sim.schedule import build_plan, plan_of
-from sim.schedule.costs import price
-from sim.schedule.frames import lowered
-from sim.spec.loader import load, prepare
-from sim.spec.workload import Workload
+from sim.inputs.loader import load, prepare
+from sim.inputs.workload import Workload
+from sim.lowering.costs import price
+from sim.lowering.frames import lowered
+from sim.memory.report import memory
+from sim.step.fast import evaluate
+from sim.step.run import run_step
+from sim.strategies import build_plan, plan_of
 
 REPEAT = 40
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sim.cost.collectives import plan_collective
 from sim.fabric import compile_fabric
-from sim.spec.loader import load_topology
+from sim.inputs.loader import load_topology
 
 MACHINES = {"dgx-a100": 200e9, "dgx-h100": 400e9}  # B/s of a node's NICs
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2")

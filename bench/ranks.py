@@ -21,8 +21,8 @@ JOB = ("dgx-h100", "llama3-70b-full")
 def once(nodes: int, level: str) -> str:
     """Load s, numba s, step s, ops, events, peak MiB, simulated s."""
     began = time.process_time()
-    from sim.result.step import run_step
-    from sim.spec.loader import load
+    from sim.inputs.loader import load
+    from sim.step.run import run_step
 
     pair = load(*JOB, [f"nodes={nodes}", "gradient_accumulation=1"])
     loaded = time.process_time()

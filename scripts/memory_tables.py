@@ -10,12 +10,12 @@ import sys
 from collections.abc import Iterator
 
 from sim.errors import InfeasibleError
+from sim.inputs.loader import Loaded, load
+from sim.memory.fit import solve
+from sim.memory.report import memory
 from sim.report.quantities import gib
-from sim.result.fit import solve
 from sim.result.fixes import fixes
-from sim.result.memory import memory
-from sim.result.quick import quick_breakdown
-from sim.spec.loader import Loaded, load
+from sim.step.quick import quick_breakdown
 
 GPUS = {"A100": ("a100-x1", "dgx-a100"), "H100": ("h100-x1", "dgx-h100")}
 LOCAL = ("loss=fused-linear", "gradient_accumulation=1")

@@ -9,28 +9,28 @@ from dataclasses import replace
 from os import PathLike
 
 from sim import __version__
+from sim.blocks.flops import token_flops
+from sim.blocks.tree import count_parameters
 from sim.fabric import compile_fabric
+from sim.inputs.calibration import CONSTANTS, Calibration, calibration_settings
+from sim.inputs.checks import check
+from sim.inputs.loader import Argument, load
+from sim.inputs.notes import Notes
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
 from sim.job.plan import JobReport, plan_job
 from sim.job.sections import cost_section, data_bottleneck, energy_section, job_section
-from sim.model.flops import token_flops
-from sim.model.tree import count_parameters
+from sim.memory.report import MemoryReport
+from sim.memory.report import memory as memory_report
 from sim.result.bands import uncertainty
 from sim.result.bottleneck import classify, rank_fixes
-from sim.result.breakdown import Breakdown
 from sim.result.describe import describe_topology, describe_workload, peak_of
-from sim.result.memory import MemoryReport
-from sim.result.memory import memory as memory_report
-from sim.result.pressure import retry_warnings, with_retries
-from sim.result.quick import quick_breakdown
-from sim.result.result import Memory, Message, Result, Scaling, ScalingPoint, Step, Throughput
-from sim.result.step import run_replicas
-from sim.result.variation import Variation, read_variation, spread
-from sim.spec.calibration import CONSTANTS, Calibration, calibration_settings
-from sim.spec.checks import check
-from sim.spec.loader import Argument, load
-from sim.spec.notes import Notes
-from sim.spec.topology import Topology
-from sim.spec.workload import Workload
+from sim.result.result import Memory, Result, Scaling, ScalingPoint, Step, Throughput
+from sim.step.breakdown import Breakdown
+from sim.step.pressure import retry_warnings, with_retries
+from sim.step.quick import quick_breakdown
+from sim.step.run import run_replicas
+from sim.step.variation import Variation, read_variation, spread
 
 CURVE_NODES = (1, 2, 4, 8)
 
@@ -149,7 +149,7 @@ def assemble(
         bottleneck=bottleneck,
         uncertainty={},
         warnings=(
-            *(Message(*w) for w in (notes.warnings if notes else ())),
+            *(notes.warnings if notes else ()),
             *needed.warnings,
             *retry_warnings(outcome.breakdown, breakdown),
         ),

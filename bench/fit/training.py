@@ -16,8 +16,8 @@ import numpy as np
 
 from sim.calibration.rows import training_rows
 from sim.cost import constants, kernel_cost
-from sim.result import straggle
-from sim.result.quick import quick_breakdown
+from sim.step import straggle
+from sim.step.quick import quick_breakdown
 
 STOCK = constants.load_constants
 

@@ -15,12 +15,12 @@ from collections import defaultdict
 
 import numpy as np
 
+from sim.blocks.unroll import unroll
+from sim.blocks.update import Shard, clip_kernels, optimizer_kernels
 from sim.cost.kernel_cost import CostModel
-from sim.model.unroll import unroll
-from sim.model.update import Shard, clip_kernels, optimizer_kernels
-from sim.spec.gpu import Gpu
-from sim.spec.model import Model
-from sim.spec.workload import Checkpointing, Precision, Stack, Workload
+from sim.inputs.gpu import Gpu
+from sim.inputs.model import Model
+from sim.inputs.workload import Checkpointing, Precision, Stack, Workload
 
 A100 = Gpu(
     name="a100-sxm-80gb",

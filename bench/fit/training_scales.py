@@ -19,9 +19,9 @@ import numpy as np
 import training_closed_form as closed
 from scipy.optimize import least_squares
 
+from sim.blocks.unroll import unroll
 from sim.cost.kernel_cost import CostModel
-from sim.model.unroll import unroll
-from sim.spec.workload import Stack
+from sim.inputs.workload import Stack
 
 #: rows that measured/README.md lists as anomalies
 ANOMALIES = {"L168", "L208", "L209", "L147"}

@@ -12,7 +12,7 @@ import numpy as np
 from sim.calibration.fit import F8, Fit, Prior, solve, without
 from sim.calibration.observation import Observation
 from sim.errors import InputError
-from sim.spec.calibration import CONSTANTS, Calibration
+from sim.inputs.calibration import CONSTANTS, Calibration
 
 #: constant -> (prior width in ln, lowest, highest). Widths: what machines of one model differ by
 #: from each other and from the data sheet, as far as published figures tell (docs/calibration.md).

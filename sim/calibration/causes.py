@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from sim.result.breakdown import Breakdown
-from sim.result.memory import memory
-from sim.spec.calibration import Calibration
-from sim.spec.topology import Network, Nics, Node, Topology
-from sim.spec.workload import Checkpointing, Precision, Workload
+from sim.inputs.calibration import Calibration
+from sim.inputs.topology import Network, Nics, Node, Topology
+from sim.inputs.workload import Checkpointing, Precision, Workload
+from sim.memory.report import memory
+from sim.step.breakdown import Breakdown
 from sim.units import show
 
 RETRY_S = 0.1  # one retry of the caching allocator: all cached segments freed, device synchronised.

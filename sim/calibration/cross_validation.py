@@ -19,7 +19,7 @@ import numpy.typing as npt
 from sim.calibration.validate_training import Point, validate_training, value_of
 from sim.cost.constants import GENERATION
 from sim.result.bands import Job, band, residuals
-from sim.result.straggle import typical_speed
+from sim.step.straggle import typical_speed
 
 F8 = npt.NDArray[np.float64]
 

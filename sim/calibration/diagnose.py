@@ -23,13 +23,13 @@ from sim.api import tokens_per_step
 from sim.calibration.causes import CAUSES, NOTHING, Cause, Changed
 from sim.calibration.probes import PROBES
 from sim.errors import Fault, InputError
-from sim.result.breakdown import Breakdown
-from sim.result.memory import memory
-from sim.result.quick import quick_breakdown
-from sim.spec.calibration import Calibration
-from sim.spec.loader import Argument, load
-from sim.spec.topology import Topology
-from sim.spec.workload import Workload
+from sim.inputs.calibration import Calibration
+from sim.inputs.loader import Argument, load
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
+from sim.memory.report import memory
+from sim.step.breakdown import Breakdown
+from sim.step.quick import quick_breakdown
 
 F8 = npt.NDArray[np.float64]
 SHARED_ERROR = 0.06  # b

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sim.calibration.runs import Run
-from sim.result.quick import quick_breakdown
-from sim.spec.calibration import Calibration
-from sim.spec.topology import Topology
-from sim.spec.workload import Workload
+from sim.inputs.calibration import Calibration
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
+from sim.step.quick import quick_breakdown
 
 RUN_ERROR = 0.04  # of a step time: what is left of a well-specified run after calibration
 

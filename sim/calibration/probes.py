@@ -11,10 +11,10 @@ from sim.calibration.causes import RETRY_S, Changed
 from sim.cost.collectives import plan_collective
 from sim.errors import InputError
 from sim.fabric import compile_fabric
-from sim.result.breakdown import Breakdown
-from sim.result.memory import memory
-from sim.result.quick import quick_breakdown
-from sim.spec.topology import Topology
+from sim.inputs.topology import Topology
+from sim.memory.report import memory
+from sim.step.breakdown import Breakdown
+from sim.step.quick import quick_breakdown
 
 GIB = 2.0**30
 

@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sim.spec.loader import load
-from sim.spec.topology import Topology
-from sim.spec.workload import Workload
+from sim.inputs.loader import load
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
 
 TABLE = Path(__file__).parents[1] / "data" / "measured" / "training.jsonl"
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import Fault, InputError
-from sim.spec.loader import load
-from sim.spec.topology import Topology
-from sim.spec.tree import Items, Leaf, Table, Tree, from_yaml, read_file
-from sim.spec.workload import Workload
+from sim.inputs.loader import load
+from sim.inputs.topology import Topology
+from sim.inputs.tree import Items, Leaf, Table, Tree, from_yaml, read_file
+from sim.inputs.workload import Workload
 
 _RUN_KEYS = ("topology", "workload", "set", "tokens_per_s_per_gpu", "step_time_s", "name")
 

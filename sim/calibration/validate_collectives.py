@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from sim.cost.collectives import CollectiveCost, bus_factor, plan_collective
 from sim.fabric.compiled import Fabric, compile_fabric
-from sim.spec.loader import load_topology
+from sim.inputs.loader import load_topology
 from sim.units import GIB, KIB, MIB
 
 BANDS: tuple[tuple[str, float, float], ...] = (

@@ -6,7 +6,7 @@ import functools
 from typing import NamedTuple
 
 from sim.calibration.rows import Row, training_rows
-from sim.result.memory import memory
+from sim.memory.report import memory
 
 
 class Peak(NamedTuple):

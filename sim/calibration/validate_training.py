@@ -16,13 +16,13 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from sim.blocks.tree import count_parameters
 from sim.calibration.rows import Row, training_rows
 from sim.calibration.validate_collectives import quantile
-from sim.model.tree import count_parameters
-from sim.result.breakdown import Breakdown
-from sim.result.memory import memory
-from sim.result.pressure import with_retries
-from sim.result.quick import quick_breakdown
+from sim.memory.report import memory
+from sim.step.breakdown import Breakdown
+from sim.step.pressure import with_retries
+from sim.step.quick import quick_breakdown
 
 SIZES = (("< 500M", 5e8), ("500M-2B", 2e9), ("2-5B", 5e9), ("5-10B", 1e10), ("10-20B", 2e10),
          ("20-50B", 5e10), ("> 50B", float("inf")))  # fmt: skip

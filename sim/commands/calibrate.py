@@ -37,9 +37,9 @@ def command(
     Prints the error before and after, and on evidence that was left out.
     """
     from sim.calibration.calibrate import PRIORS, calibrate
+    from sim.inputs.calibration import written
     from sim.interop.observations import gather
     from sim.report.calibration import formatted, verdict
-    from sim.spec.calibration import written
 
     found, held, notes = gather(
         topology, workload, overrides, nccl_tests=logs, measured=runs, kineto=traces,

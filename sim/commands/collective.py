@@ -34,8 +34,8 @@ def command(
 ) -> None:  # fmt: skip
     """Print the table that nccl-tests would print on TOPOLOGY."""
     from sim.fabric.compiled import compile_fabric
+    from sim.inputs.loader import load_topology
     from sim.report import collectives, whatif
-    from sim.spec.loader import load_topology
 
     wanted = collectives.parse_sizes(sizes)
     if varied:

@@ -21,11 +21,11 @@ def command(
 
     Example: explain dgx-h100 llama3-8b-lora
     """
-    from sim.model.tree import count_parameters
+    from sim.blocks.tree import count_parameters
+    from sim.inputs.loader import load
     from sim.report.explain import formatted
     from sim.result.describe import describe_topology, describe_workload
     from sim.result.explain import explain
-    from sim.spec.loader import load
 
     loaded = load(topology, workload, overrides)
     job, world = loaded.workload, loaded.topology.world_size

@@ -26,13 +26,13 @@ def command(
     form: str, output: Path | None, require: str | None,
 ) -> None:  # fmt: skip
     """Bytes per GPU of WORKLOAD on TOPOLOGY by category and moment, the verdict and fixes."""
-    from sim.model.tree import count_parameters
+    from sim.blocks.tree import count_parameters
+    from sim.inputs.loader import load
+    from sim.memory.fit import solve
+    from sim.memory.report import machine, memory
     from sim.report.memory import formatted
     from sim.result.describe import describe_topology, describe_workload
-    from sim.result.fit import solve
     from sim.result.fixes import fixes
-    from sim.result.memory import machine, memory
-    from sim.spec.loader import load
 
     loaded = load(topology, workload, overrides)
     report = memory(loaded.topology, loaded.workload)

@@ -34,7 +34,7 @@ def sets(function: F) -> F:
     @functools.wraps(function)
     def calibrated(*, calibration: Path | None, overrides: tuple[str, ...], **rest: Any) -> Any:
         if calibration is not None:
-            from sim.spec.calibration import calibration_settings
+            from sim.inputs.calibration import calibration_settings
 
             overrides = (*calibration_settings(calibration), *overrides)
         return function(overrides=overrides, **rest)

@@ -27,7 +27,7 @@ def command() -> None:
 def show(topology: str, overrides: tuple[str, ...], form: str, output: Path | None) -> None:
     """Tree, path classes as nvidia-smi topo -m, links, bisection and rank classes of TOPOLOGY."""
     from sim.fabric import compile_fabric
-    from sim.spec.loader import load_topology
+    from sim.inputs.loader import load_topology
 
     spec = load_topology(topology, overrides)
     fabric = compile_fabric(spec)

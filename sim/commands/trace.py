@@ -28,9 +28,9 @@ def command(
 
     Open the JSON at https://ui.perfetto.dev or in chrome://tracing.
     """
+    from sim.inputs.loader import load
     from sim.report.chrome_trace import chrome_trace, collectives_csv
-    from sim.result.step import run_step
-    from sim.spec.loader import load
+    from sim.step.run import run_step
 
     loaded = load(topology, workload, overrides)
     outcome = run_step(

@@ -1,1 +1,1 @@
-"""TODO."""
+"""How long one kernel or collective takes: pure formulas, each with its equation and source."""

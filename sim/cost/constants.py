@@ -11,7 +11,7 @@ from sim.cost.attention import AttentionConstants
 from sim.cost.gemm import GemmConstants
 from sim.cost.power import PowerConstants
 from sim.data import DATA
-from sim.spec.gpu import Gpu
+from sim.inputs.gpu import Gpu
 
 #: architecture -> the generation whose constants it takes
 GENERATION = {

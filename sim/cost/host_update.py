@@ -6,8 +6,8 @@ import tomllib
 from functools import lru_cache
 
 from sim.data import DATA
-from sim.spec.topology import Cpu
-from sim.spec.workload import Workload
+from sim.inputs.topology import Cpu
+from sim.inputs.workload import Workload
 
 #: first PyTorch with a fused Adam for the CPU
 FUSED_SINCE = (2, 4)

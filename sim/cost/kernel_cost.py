@@ -9,15 +9,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sim.blocks.kernels import Kernel
+from sim.blocks.unroll import Templates
 from sim.cost.attention import attention_rate, lookup
 from sim.cost.constants import KernelConstants, host_constants, load_constants
 from sim.cost.elementwise import stream_time
 from sim.cost.gemm import MEMORY_SATURATION, effective_waves, gemm_times, soft_max
 from sim.cost.power import clock_factor, power_watts
-from sim.model.kernels import Kernel
-from sim.model.unroll import Templates
-from sim.spec.calibration import Calibration
-from sim.spec.gpu import Gpu
+from sim.inputs.calibration import Calibration
+from sim.inputs.gpu import Gpu
 
 F8 = npt.NDArray[np.float64]
 I4 = npt.NDArray[np.int32]

@@ -17,9 +17,9 @@ from sim.fabric.folding import classes_of_ranks
 from sim.fabric.network import Plane, shorthand_plane
 from sim.fabric.rings import Hops, Load, Rings, find_rings, ring_hops
 from sim.fabric.shape import HBM, KINDS, NETWORK, NVLINK, PCIE, Shape, shape_of
-from sim.spec.calibration import Calibration
-from sim.spec.gpu import Gpu
-from sim.spec.topology import Topology
+from sim.inputs.calibration import Calibration
+from sim.inputs.gpu import Gpu
+from sim.inputs.topology import Topology
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -8,8 +8,8 @@ from sim.errors import Fault, InputError
 from sim.fabric.links import nvlink_rates
 from sim.fabric.network import Plane
 from sim.fabric.shape import CPU, NVLINK, PCIE, Link, Shape
-from sim.spec.gpu import Gpu
-from sim.spec.topology import Cpu, Edge, Graph, NvLink, Storage, Topology, Vertex
+from sim.inputs.gpu import Gpu
+from sim.inputs.topology import Cpu, Edge, Graph, NvLink, Storage, Topology, Vertex
 
 _KIND = {"nvlink": NVLINK, "pcie": PCIE, "cpu": CPU}
 _PORTS = ("nic", "gpu")  # vertices of a node that may be joined to the network

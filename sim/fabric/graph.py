@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import networkx as nx
 
 from sim.fabric.shape import KINDS
-from sim.spec.topology import Topology
+from sim.inputs.topology import Topology
 
 if TYPE_CHECKING:
     from sim.fabric.compiled import Fabric

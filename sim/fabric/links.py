@@ -7,8 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from sim.spec.gpu import Gpu
-from sim.spec.topology import NvLink
+from sim.inputs.gpu import Gpu
+from sim.inputs.topology import NvLink
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sim.errors import InputError
-from sim.spec.topology import Network
+from sim.inputs.topology import Network
 
 
 def _fault(message: str, path: str) -> InputError:

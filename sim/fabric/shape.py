@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from sim.errors import Fault, InputError
 from sim.fabric.links import known_generation, nvlink_rates, pcie_rates
-from sim.spec.gpu import Gpu
-from sim.spec.topology import Nics, Node, Storage
+from sim.inputs.gpu import Gpu
+from sim.inputs.topology import Nics, Node, Storage
 
 KINDS = ("nvlink", "pcie", "cpu", "network", "memory", "hbm", "storage")
 NVLINK, PCIE, CPU, NETWORK, MEMORY, HBM, STORAGE = range(len(KINDS))

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Other people's files, read and written."""

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sim.errors import InputError
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
 from sim.interop.emit_accelerate import accelerate_yaml
 from sim.interop.emit_axolotl import axolotl_yaml
 from sim.interop.emit_deepspeed import deepspeed_json
 from sim.interop.emit_torchtitan import torchtitan_toml
 from sim.interop.emit_yaml import topology_yaml, workload_yaml
-from sim.spec.topology import Topology
-from sim.spec.workload import Workload
 
 Emitter = Callable[[Topology, Workload], str]
 FILES: dict[str, tuple[tuple[str, Emitter], ...]] = {

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Parallelism, Workload
 from sim.interop.plain_yaml import blocks
-from sim.spec.topology import Topology
-from sim.spec.workload import Parallelism, Workload
 
 _SHARDING = {
     "full-shard": "FULL_SHARD",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
 from sim.interop.emit_accelerate import comment
 from sim.interop.plain_yaml import blocks
-from sim.spec.topology import Topology
-from sim.spec.workload import Workload
 
 _MODULES = {
     "q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj",

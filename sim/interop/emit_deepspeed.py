@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sim.spec.topology import Topology
-from sim.spec.workload import Workload
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
 
 
 def deepspeed_json(topology: Topology, workload: Workload) -> str:

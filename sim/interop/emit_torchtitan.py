@@ -11,8 +11,8 @@ import re
 from typing import Any
 
 from sim.errors import InputError
-from sim.spec.topology import Topology
-from sim.spec.workload import Workload
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
 
 _TRAINING, _SHARDING = "trains in full", "shards with FSDP2"
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from sim import units
+from sim.inputs.base import Spec
+from sim.inputs.bind import Alternative, plan_of
+from sim.inputs.catalogue import gpu
+from sim.inputs.gpu import Gpu
+from sim.inputs.model import Model
+from sim.inputs.models import catalogue_model
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
 from sim.interop.plain_yaml import dump
-from sim.spec.base import Spec
-from sim.spec.bind import Alternative, plan_of
-from sim.spec.catalogue import gpu
-from sim.spec.gpu import Gpu
-from sim.spec.model import Model
-from sim.spec.models import catalogue_model
-from sim.spec.topology import Topology
-from sim.spec.workload import Workload
 
 
 def topology_yaml(topology: Topology) -> str:

@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass, field
 
 from sim.errors import Fault, InputError
+from sim.inputs.gpu import Gpu
 from sim.interop.topology import Host, Nic
-from sim.spec.gpu import Gpu
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _CELL = re.compile(r"X|NV\d+|PIX|PXB|PHB|NODE|SYS|SOC")

@@ -14,14 +14,14 @@ from sim.calibration.runs import distinct, read_runs
 from sim.cost.collectives import DEFAULT_NCCL, plan_collective
 from sim.errors import InputError
 from sim.fabric.compiled import Fabric, compile_fabric
+from sim.inputs.calibration import Calibration
+from sim.inputs.loader import load, load_topology
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
 from sim.interop.kineto import KinetoTrace, read_kineto
 from sim.interop.nccl_tests import NcclTable, read_nccl_tests
 from sim.interop.nvbandwidth import CopyRates, read_nvbandwidth
-from sim.result.quick import quick_breakdown
-from sim.spec.calibration import Calibration
-from sim.spec.loader import load, load_topology
-from sim.spec.topology import Topology
-from sim.spec.workload import Workload
+from sim.step.quick import quick_breakdown
 
 COLLECTIVE_ERROR = 0.06  # from 1 MiB up
 LATENCY_ERROR = 0.15  # below: launch and host dominate

@@ -17,9 +17,9 @@ from sim.fabric.explicit import parts_of
 from sim.fabric.export import text
 from sim.fabric.links import constants, nvlink_rates, pcie_rates
 from sim.fabric.shape import Shape, shape_of
-from sim.spec import catalogue
-from sim.spec.gpu import Gpu
-from sim.spec.topology import (
+from sim.inputs import catalogue
+from sim.inputs.gpu import Gpu
+from sim.inputs.topology import (
     Cpu,
     Edge,
     Graph,

@@ -13,7 +13,7 @@ from typing import Any
 
 from sim.cost.constants import load_constants
 from sim.cost.power import clock_factor, power_watts
-from sim.spec.gpu import Gpu
+from sim.inputs.gpu import Gpu
 
 DATA = Path(__file__).parents[1] / "data"
 _STATE = {

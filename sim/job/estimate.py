@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from sim.blocks.tree import count_parameters
 from sim.fabric import compile_fabric
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
 from sim.job.checkpoints import expected_goodput
 from sim.job.cost import Cost
 from sim.job.energy import Energy
 from sim.job.pipeline import Stall
 from sim.job.plan import bill_of, job_spec, job_steps, pipeline_of, save_of
-from sim.model.tree import count_parameters
-from sim.spec.topology import Topology
-from sim.spec.workload import Workload
 
 _HOPELESS = 600.0
 

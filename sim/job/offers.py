@@ -214,7 +214,7 @@ def _row(
 def _known_gpu(cells: _Cells, name: str) -> str:
     from difflib import get_close_matches
 
-    from sim.spec.catalogue import gpu_names
+    from sim.inputs.catalogue import gpu_names
 
     if name not in gpu_names():
         near = get_close_matches(name, gpu_names(), n=1)

@@ -10,6 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sim.inputs.gpu import Gpu
+from sim.inputs.topology import Offer, Topology
+from sim.inputs.workload import Workload
 from sim.job.checkpoints import (
     CheckpointCost,
     best_interval,
@@ -21,9 +24,6 @@ from sim.job.cost import Cost, Terms, total_cost
 from sim.job.energy import Energy, job_energy
 from sim.job.pipeline import Pipeline, Stall, simulate_stall
 from sim.job.run import JobOutcome, JobSpec, simulate_job
-from sim.spec.gpu import Gpu
-from sim.spec.topology import Offer, Topology
-from sim.spec.workload import Workload
 
 _STORAGE_READ, _STORAGE_WRITE = 10e9, 5e9  # [B/s] of an explicit graph, which names none
 RARE = 0.01  # expected failures below which the best interval is not simulated

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from sim.inputs.topology import Topology
 from sim.job.plan import JobReport
 from sim.result.result import Bottleneck, Fix
-from sim.spec.topology import Topology
 
 _DATA_BOUND = 1 / 6  # of the wall time, as for the other bottlenecks
 

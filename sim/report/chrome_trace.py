@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from sim.blocks.kernels import Kernel
+from sim.blocks.unroll import Templates, unroll
+from sim.blocks.update import clip_kernels, optimizer_kernels, shard_of
 from sim.cost.collectives import CollectiveCost
-from sim.model.kernels import Kernel
-from sim.model.unroll import Templates, unroll
-from sim.model.update import clip_kernels, optimizer_kernels, shard_of
-from sim.result.step import StepOutcome
-from sim.schedule.lower import CATEGORIES, Lowered, RankView
-from sim.schedule.plan import COLLECTIVE, SEGMENT, Plan, PlanOp
-from sim.spec.workload import Workload
+from sim.inputs.workload import Workload
+from sim.lowering.lower import CATEGORIES, Lowered, RankView
+from sim.step.run import StepOutcome
+from sim.strategies.plan import COLLECTIVE, SEGMENT, Plan, PlanOp
 
 _TORCH_NAMES = {
     "all_gather": "_allgather_base",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from sim.memory.fit import Bound
+from sim.memory.report import MemoryReport
 from sim.report.quantities import gib, percent, settings
-from sim.result.fit import Bound
 from sim.result.fixes import MemoryFix
-from sim.result.memory import MemoryReport
 
 SCHEMA = "scaling-sim/memory/1"
 _TITLES = {

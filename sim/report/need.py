@@ -11,7 +11,7 @@ from sim.result.result import round_significant
 
 if TYPE_CHECKING:
     from sim.job.estimate import JobEstimate
-    from sim.result.fit import Bound
+    from sim.memory.fit import Bound
     from sim.study.inverse import BandwidthNeeded, GpusNeeded, PriceNeeded
 
 

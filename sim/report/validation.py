@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sim.blocks.tree import count_parameters
 from sim.calibration.cross_validation import SCHEMES, coverage, cross_validate
 from sim.calibration.rows import training_rows
 from sim.calibration.validate_collectives import quantile
@@ -22,7 +23,6 @@ from sim.calibration.validate_training import (
     validate_training,
     value_of,
 )
-from sim.model.tree import count_parameters
 from sim.report.svg import Axis, Series, scatter
 from sim.units import GIB
 

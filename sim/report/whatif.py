@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sim.fabric.compiled import compile_fabric
+from sim.inputs.loader import load_topology
 from sim.report.collectives import CSV_COLUMNS, Sweep, meaning_of, row_of, sweep, to_dict
-from sim.spec.loader import load_topology
 from sim.study.axes import Axis, Study
 
 

@@ -15,11 +15,11 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+from sim.blocks.tree import count_parameters
 from sim.cost.constants import GENERATION
-from sim.model.tree import count_parameters
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
 from sim.result.result import Result
-from sim.spec.topology import Topology
-from sim.spec.workload import Workload
 
 COVERAGE = 0.8
 #: weight of a row that differs in one thing: method (full, LoRA), strategy, GPU generation

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from sim.inputs.checks import check
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Checkpointing, Precision, Workload
 from sim.result.result import Bottleneck, Fix, Memory, Step
-from sim.spec.checks import check
-from sim.spec.topology import Topology
-from sim.spec.workload import Checkpointing, Precision, Workload
 
 _OTHER = ("norm", "elementwise", "reduction", "embedding", "loss", "quantize", "copy")
 

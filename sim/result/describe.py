@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from sim.fabric import compile_fabric
-from sim.spec.topology import Topology
-from sim.spec.workload import Workload
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
 
 
 class Peak(NamedTuple):

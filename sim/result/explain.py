@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sim.blocks.kernels import Kernel
+from sim.blocks.tree import build_tree, count_parameters
+from sim.blocks.unroll import PHASES, Templates, unroll
 from sim.cost.kernel_cost import cost_model, launch_stack
-from sim.model.kernels import Kernel
-from sim.model.tree import build_tree, count_parameters
-from sim.model.unroll import PHASES, Templates, unroll
-from sim.result.memory import memory
-from sim.result.quick import quick_breakdown
-from sim.schedule import build_plan
-from sim.schedule.plan import COLLECTIVE
-from sim.spec.topology import Topology
-from sim.spec.workload import Method, Workload
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Method, Workload
+from sim.memory.report import memory
+from sim.step.quick import quick_breakdown
+from sim.strategies import build_plan
+from sim.strategies.plan import COLLECTIVE
 
 #: parts in the order in which they are shown
 PARTS = (

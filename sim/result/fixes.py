@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sim.result.memory import MemoryReport, machine, memory
-from sim.result.quick import quick_breakdown, repeats
-from sim.spec.topology import Topology
-from sim.spec.workload import Checkpointing, Method, Workload
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Checkpointing, Method, Workload
+from sim.memory.report import MemoryReport, machine, memory
+from sim.step.quick import quick_breakdown, repeats
 
 #: tokens of a sequence from which splitting it over GPUs is worth a try
 LONG = 16384

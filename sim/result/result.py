@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+from sim.inputs.notes import Message
+
 SCHEMA = "scaling-sim/result/1"
 
 
@@ -99,16 +101,6 @@ class Bottleneck:
     share: float
     explanation: str
     fixes: tuple[Fix, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A warning or note."""
-
-    code: str
-    path: str
-    message: str
-    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

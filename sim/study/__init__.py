@@ -1,1 +1,1 @@
-"""TODO."""
+"""Many runs and one answer: compare, sweep, size, plan, need, studies; the result store."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import Fault, InputError
-from sim.spec.base import Spec
-from sim.spec.bind import Reader, did_you_mean
-from sim.spec.tree import Items, Leaf, Place, Table, Tree, from_yaml, read_file
+from sim.inputs.base import Spec
+from sim.inputs.bind import Reader, did_you_mean
+from sim.inputs.tree import Items, Leaf, Place, Table, Tree, from_yaml, read_file
 
 #: a study of more configurations is refused: it is a slip of the keyboard more often than a wish
 LARGEST = 5_000_000

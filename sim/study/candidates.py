@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.errors import InputError
-from sim.spec import checks
-from sim.spec.loader import Prepared
-from sim.spec.topology import Topology
-from sim.spec.workload import Checkpointing, Parallelism, Workload
+from sim.inputs import checks
+from sim.inputs.loader import Prepared
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Checkpointing, Parallelism, Workload
 from sim.study.axes import Changes, Study
 from sim.study.machines import Machine
 

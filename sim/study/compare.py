@@ -16,13 +16,13 @@ from typing import Any
 from sim.api import assemble
 from sim.errors import Fault, InputError
 from sim.fabric import compile_fabric
+from sim.inputs import catalogue
+from sim.inputs.loader import Argument, Loaded, load
+from sim.inputs.topology import Topology
 from sim.job.offers import PriceRow, newest
 from sim.job.offers import catalogue as catalogue_of_offers
 from sim.result.describe import peak_of
 from sim.result.result import Result
-from sim.spec import catalogue
-from sim.spec.loader import Argument, Loaded, load
-from sim.spec.topology import Topology
 from sim.study.pricing import matching, offer_settings, pick_offer
 
 PARTS: dict[str, tuple[str, ...]] = {
@@ -111,7 +111,7 @@ def split_inputs(names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _has_model(name: str) -> bool:
-    from sim.spec.tree import Table, from_yaml, read_file
+    from sim.inputs.tree import Table, from_yaml, read_file
 
     try:
         if not Path(name).is_file():

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from sim.api import at_nodes, tokens_per_step
 from sim.errors import InfeasibleError, InputError
+from sim.inputs.loader import Argument, load
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
 from sim.job.cost import break_even_price
 from sim.job.estimate import JobEstimate, estimate_job
-from sim.result.fit import Bound, solve
-from sim.result.memory import memory
-from sim.result.quick import quick_breakdown
-from sim.spec.loader import Argument, load
-from sim.spec.topology import Topology
-from sim.spec.workload import Workload
+from sim.memory.fit import Bound, solve
+from sim.memory.report import memory
+from sim.step.quick import quick_breakdown
 from sim.study.candidates import NODES
 
 #: bandwidths are answered to this relative width

@@ -10,16 +10,16 @@ from typing import Any
 
 from sim.errors import Fault, InputError
 from sim.fabric.network import nodes_per_leaf
+from sim.inputs.base import Duration, Positive, Seconds, Spec
+from sim.inputs.bind import Reader
+from sim.inputs.loader import Argument, load_topology, prepare
+from sim.inputs.topology import Topology
+from sim.inputs.tree import Items, Leaf, Table, Tree, from_yaml, read_file
+from sim.inputs.workload import Workload
 from sim.job.estimate import estimate_job
-from sim.result.breakdown import Breakdown
-from sim.result.memory import memory
-from sim.result.quick import quick_breakdown
-from sim.spec.base import Duration, Positive, Seconds, Spec
-from sim.spec.bind import Reader
-from sim.spec.loader import Argument, load_topology, prepare
-from sim.spec.topology import Topology
-from sim.spec.tree import Items, Leaf, Table, Tree, from_yaml, read_file
-from sim.spec.workload import Workload
+from sim.memory.report import memory
+from sim.step.breakdown import Breakdown
+from sim.step.quick import quick_breakdown
 
 MOST_JOBS = 20_000
 #: effective oversubscriptions are rounded up to multiples of this, so that few are simulated

@@ -13,11 +13,11 @@ from functools import cache
 from pathlib import Path
 
 from sim.errors import Fault, InputError
+from sim.inputs import catalogue as shipped
+from sim.inputs.bind import did_you_mean
+from sim.inputs.loader import Argument, load_topology
+from sim.inputs.topology import Nics, Offer, Topology
 from sim.job.offers import PriceRow, catalogue, newest
-from sim.spec import catalogue as shipped
-from sim.spec.bind import did_you_mean
-from sim.spec.loader import Argument, load_topology
-from sim.spec.topology import Nics, Offer, Topology
 
 
 @dataclass(frozen=True, slots=True)

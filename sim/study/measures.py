@@ -6,13 +6,13 @@ from functools import lru_cache
 from typing import Any
 
 from sim.api import step_section, throughput_section
+from sim.inputs.topology import Topology
+from sim.inputs.workload import CheckpointSave, Data, Workload
 from sim.job.estimate import estimate_job
-from sim.result.breakdown import Breakdown
-from sim.result.memory import memory
-from sim.result.quick import quick_breakdown
+from sim.memory.report import memory
 from sim.result.result import round_significant
-from sim.spec.topology import Topology
-from sim.spec.workload import CheckpointSave, Data, Workload
+from sim.step.breakdown import Breakdown
+from sim.step.quick import quick_breakdown
 
 #: name -> (unit, whether less is better, what it is); the columns of a sweep, in order
 MEASURES: dict[str, tuple[str, bool | None, str]] = {

@@ -11,14 +11,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sim.blocks.flops import token_flops
+from sim.blocks.tree import count_parameters
 from sim.errors import InfeasibleError
+from sim.inputs.loader import Prepared
+from sim.inputs.workload import Phase, Workload
 from sim.job.plan import job_steps, terms_of
-from sim.model.flops import token_flops
-from sim.model.tree import count_parameters
-from sim.result.memory import machine as memory_of
-from sim.result.quick import quick_breakdown
-from sim.spec.loader import Prepared
-from sim.spec.workload import Phase, Workload
+from sim.memory.report import machine as memory_of
+from sim.step.quick import quick_breakdown
 from sim.study.machines import Machine
 from sim.units import HOUR_S
 

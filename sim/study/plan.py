@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sim.errors import Fault, InfeasibleError, InputError
+from sim.inputs.loader import Argument
 from sim.job.plan import terms_of
-from sim.spec.loader import Argument
 from sim.study.jobs import Cluster, JobList, Request, cluster_of, read_jobs, requests
 from sim.study.schedule import JobLog, Policy, schedule
 from sim.units import HOUR_S, show

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from sim.api import assemble
 from sim.errors import Fault, InputError
+from sim.inputs.loader import Argument, load
+from sim.inputs.topology import Offer, Topology
 from sim.job.cost import Cost, Terms, break_even_price, break_even_tokens, total_cost
 from sim.job.energy import carbon_intensity
 from sim.job.offers import PriceRow, catalogue, newest
 from sim.result.result import Result
-from sim.spec.loader import Argument, load
-from sim.spec.topology import Offer, Topology
 
 CHEAPEST = "cheapest"
 

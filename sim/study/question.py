@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 from sim.api import assemble
 from sim.errors import Fault, InputError
+from sim.inputs.base import Factor, Spec
+from sim.inputs.bind import Reader, did_you_mean
+from sim.inputs.loader import Loaded, load
+from sim.inputs.tree import from_yaml, read_file
 from sim.job.cost import Cost, Terms, break_even_price, total_cost
 from sim.job.offers import PriceRow, offers
 from sim.result.result import Result
-from sim.spec.base import Factor, Spec
-from sim.spec.bind import Reader, did_you_mean
-from sim.spec.loader import Loaded, load
-from sim.spec.tree import from_yaml, read_file
 from sim.study.compare import reasons_between
 
 DATA = Path(__file__).parents[1] / "data"

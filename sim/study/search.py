@@ -20,15 +20,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sim.blocks.flops import token_flops
 from sim.errors import ScalingSimError
+from sim.inputs.topology import Topology
 from sim.job.estimate import JobEstimate, estimate_job
 from sim.job.plan import job_steps, terms_of
-from sim.model.flops import token_flops
-from sim.result.breakdown import Breakdown
+from sim.memory.report import MemoryReport, memory
 from sim.result.describe import peak_of
-from sim.result.memory import MemoryReport, memory
-from sim.result.quick import quick_breakdown
-from sim.spec.topology import Topology
+from sim.step.breakdown import Breakdown
+from sim.step.quick import quick_breakdown
 from sim.study.candidates import Candidate
 from sim.units import HOUR_S
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal, cast
 
 from sim.errors import Fault, InputError
-from sim.spec.loader import Argument, Prepared, load_topology, prepare
-from sim.spec.workload import Workload
+from sim.inputs.loader import Argument, Prepared, load_topology, prepare
+from sim.inputs.workload import Workload
 from sim.study.axes import Study, from_options
 from sim.study.candidates import (
     CHECKPOINTING,

@@ -69,16 +69,10 @@ def model_version() -> str:
     """The version and a digest of the code and constants: a changed model repeats its results."""
     digest = hashlib.sha256()
     root = Path(__file__).parents[1]
-    places = (
-        "data", "spec", "fabric", "model", "cost", "program", "schedule", "engine", "result", "job",
-    )  # fmt: skip
-    for place in places:
-        for path in sorted((root / place).rglob("*")):
-            if path.suffix in (".py", ".toml", ".csv"):
-                digest.update(path.relative_to(root).as_posix().encode())
-                digest.update(path.read_bytes())
-    for name in ("units.py", "study/measures.py"):
-        digest.update((root / name).read_bytes())
+    for path in sorted(root.rglob("*")):
+        if path.suffix in (".py", ".toml", ".csv"):
+            digest.update(path.relative_to(root).as_posix().encode())
+            digest.update(path.read_bytes())
     return f"{__version__}+{digest.hexdigest()[:12]}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sim.api import inputs_hash
 from sim.errors import Fault, InputError
-from sim.spec.loader import Prepared, prepare
+from sim.inputs.loader import Prepared, prepare
 from sim.study.axes import SIDES, Changes, Study, names_of, number
 from sim.study.executors import Answer, LocalPool, Task, run_here
 from sim.study.expressions import Condition, parse_condition
@@ -257,7 +257,7 @@ def check_keys(study: Study, bases: Bases) -> None:
 
     A value that is wrong for its key, or contradicts others, is the fault of its rows alone.
     """
-    from sim.spec.overrides import route, setting
+    from sim.inputs.overrides import route, setting
 
     faults: list[Fault] = []
     first = next(iter(study.points()), {})

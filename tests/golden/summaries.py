@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 
 from sim.api import simulate
+from sim.blocks.tree import build_tree
 from sim.fabric import compile_fabric
-from sim.model.tree import build_tree
+from sim.inputs.loader import load
+from sim.inputs.workload import Workload
+from sim.lowering.costs import price
+from sim.lowering.lower import CATEGORIES, lower
+from sim.memory.report import memory
 from sim.report.terminal import formatted
-from sim.result.memory import memory
 from sim.result.result import Result, flatten
-from sim.schedule import build_plan
-from sim.schedule.costs import price
-from sim.schedule.lower import CATEGORIES, lower
-from sim.schedule.plan import COLLECTIVE, Plan
-from sim.spec.loader import load
-from sim.spec.workload import Workload
+from sim.strategies import build_plan
+from sim.strategies.plan import COLLECTIVE, Plan
 
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs.json"

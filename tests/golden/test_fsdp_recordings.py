@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from sim.model.tree import build_tree
-from sim.schedule import build_plan
-from sim.schedule.plan import COLLECTIVE, SEGMENT
-from sim.schedule.replay import replay
-from sim.spec.model import Model
-from sim.spec.workload import Checkpointing, Method, Parallelism, Precision, Workload
+from sim.blocks.tree import build_tree
+from sim.inputs.model import Model
+from sim.inputs.workload import Checkpointing, Method, Parallelism, Precision, Workload
+from sim.strategies import build_plan
+from sim.strategies.plan import COLLECTIVE, SEGMENT
+from sim.strategies.replay import replay
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "fsdp"

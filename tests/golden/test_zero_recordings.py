@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from sim.model.tree import build_tree
-from sim.schedule import build_plan
-from sim.schedule.plan import COLLECTIVE
-from sim.schedule.zero3 import play
-from sim.spec.model import Model
-from sim.spec.workload import Checkpointing, Method, Parallelism, Workload
+from sim.blocks.tree import build_tree
+from sim.inputs.model import Model
+from sim.inputs.workload import Checkpointing, Method, Parallelism, Workload
+from sim.strategies import build_plan
+from sim.strategies.plan import COLLECTIVE
+from sim.strategies.zero3 import play
 
 ROOT = Path(__file__).parents[2]
 DATA = json.loads((ROOT / "tests" / "data" / "zero_recordings.json").read_text())

@@ -10,8 +10,8 @@ from sim.calibration.rows import training_rows
 from sim.calibration.runs import Run, tokens_per_gpu
 from sim.calibration.validate_collectives import measurements
 from sim.cost.collectives import bus_factor
+from sim.inputs.loader import load_topology
 from sim.interop.observations import nccl_observations
-from sim.spec.loader import load_topology
 
 
 def rows(group: str, status: str) -> dict[str, Observation]:

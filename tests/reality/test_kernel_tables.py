@@ -10,7 +10,7 @@ import pytest
 from sim.cost.attention import attention_rate
 from sim.cost.constants import load_constants
 from sim.cost.gemm import gemm_times
-from sim.spec import catalogue
+from sim.inputs import catalogue
 
 ROOT = Path(__file__).parents[2]
 TABLES = ROOT / "sim/data/measured"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sim.result.fit import solve
-from sim.result.memory import memory
-from sim.spec.loader import load
+from sim.inputs.loader import load
+from sim.memory.fit import solve
+from sim.memory.report import memory
 
 TEXT = (Path(__file__).parents[2] / "docs" / "memory.md").read_text()
 LOCAL = ["loss=fused-linear", "gradient_accumulation=1", "sequence_length=4096"]

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sim.model.tree import build_tree
-from sim.result.memory import constants, walk
-from sim.spec.models import resolve_model
-from sim.spec.workload import (
+from sim.blocks.tree import build_tree
+from sim.inputs.models import resolve_model
+from sim.inputs.workload import (
     Checkpointing,
     CheckpointSave,
     Method,
@@ -22,6 +21,7 @@ from sim.spec.workload import (
     Stack,
     Workload,
 )
+from sim.memory.report import constants, walk
 
 ROWS = json.loads((Path(__file__).parents[1] / "data" / "memory_peaks.json").read_text())["rows"]
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")

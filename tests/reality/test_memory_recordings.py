@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sim.model.tree import build_tree
-from sim.result.memory import walk
-from sim.spec.models import resolve_model
-from sim.spec.workload import Checkpointing, Parallelism, Stack, Workload
+from sim.blocks.tree import build_tree
+from sim.inputs.models import resolve_model
+from sim.inputs.workload import Checkpointing, Parallelism, Stack, Workload
+from sim.memory.report import walk
 
 RECORDS = json.loads((Path(__file__).parents[1] / "data" / "mem.json").read_text())["cases"]
 CATEGORY = {

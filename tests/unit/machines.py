@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sim.spec.gpu import Gpu
-from sim.spec.topology import Cpu, Network, Nics, Node, NvLink, Pcie, Topology
+from sim.inputs.gpu import Gpu
+from sim.inputs.topology import Cpu, Network, Nics, Node, NvLink, Pcie, Topology
 
 H100 = Gpu(name="h100-sxm-80gb")
 A100 = Gpu(

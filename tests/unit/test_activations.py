@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sim.model.activations import head_footprint, layer_footprint
-from sim.model.autograd import Tape
-from sim.spec.models import resolve_model
-from sim.spec.workload import Method, Stack, Workload
+from sim.blocks.activations import head_footprint, layer_footprint
+from sim.blocks.autograd import Tape
+from sim.inputs.models import resolve_model
+from sim.inputs.workload import Method, Stack, Workload
 
 RECORDS = json.loads((Path(__file__).parents[1] / "data" / "saved_tensors.json").read_text())
 NAMES = {"8b": "llama-3.1-8b", "70b": "llama-3.1-70b"}

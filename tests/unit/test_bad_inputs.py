@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sim.errors import InputError
-from sim.spec import loader
-from sim.spec.tree import from_yaml
+from sim.inputs import loader
+from sim.inputs.tree import from_yaml
 
 GOOD = """\
 name: box

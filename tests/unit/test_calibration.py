@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from sim import simulate
+from sim.blocks.kernels import Kernel
 from sim.calibration.calibrate import PRIORS, calibrate, mean_error
 from sim.calibration.fit import Prior, solve, without
 from sim.calibration.observation import run_observation
@@ -20,14 +21,13 @@ from sim.cost.collectives import plan_collective
 from sim.cost.kernel_cost import CostModel
 from sim.errors import InputError
 from sim.fabric import compile_fabric
+from sim.inputs.calibration import CONSTANTS, Calibration, read_calibration, written
+from sim.inputs.loader import load, load_topology
 from sim.interop.observations import kineto_observations, nccl_observations
-from sim.model.kernels import Kernel
 from sim.report.calibration import formatted
 from sim.report.chrome_trace import chrome_trace
-from sim.result.quick import quick_breakdown
-from sim.result.step import run_step
-from sim.spec.calibration import CONSTANTS, Calibration, read_calibration, written
-from sim.spec.loader import load, load_topology
+from sim.step.quick import quick_breakdown
+from sim.step.run import run_step
 
 GIB = 2.0**30
 JOB = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.spec import catalogue, loader
+from sim.inputs import catalogue, loader
 
 ROOT = Path(__file__).parents[2]
 GPUS = catalogue.gpu_names()

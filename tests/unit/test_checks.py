@@ -3,8 +3,8 @@
 import pytest
 
 from sim.errors import InputError
-from sim.spec import loader
-from sim.spec.finding import older, versions
+from sim.inputs import loader
+from sim.inputs.finding import older, versions
 
 H100 = "dgx-h100"
 JOB = {"name": "j", "model": "llama-3-8b", "sequence_length": 4096, "tokens": 1e9}

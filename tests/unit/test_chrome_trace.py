@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from sim.cli import group
+from sim.inputs.loader import load
 from sim.interop.kineto import read_kineto
 from sim.report.chrome_trace import chrome_trace, collectives_csv
-from sim.result.step import run_step
-from sim.spec.loader import load
+from sim.step.run import run_step
 
 JOB = {
     "name": "small", "model": "llama-3.2-1b", "sequence_length": 2048, "micro_batch": 2,

@@ -7,8 +7,8 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
-from sim.spec import loader
-from sim.spec.describe import as_mapping, resolved, schema
+from sim.inputs import loader
+from sim.inputs.describe import as_mapping, resolved, schema
 
 ROOT = Path(__file__).parents[2]
 

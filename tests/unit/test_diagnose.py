@@ -13,9 +13,9 @@ from sim.calibration.diagnose import Figure, diagnose, read_figures
 from sim.calibration.probes import PROBES
 from sim.cli import group
 from sim.errors import InputError
+from sim.inputs.loader import load
 from sim.report.diagnose import as_dict, formatted
-from sim.result.quick import quick_breakdown
-from sim.spec.loader import load
+from sim.step.quick import quick_breakdown
 
 BY_KEY = {cause.key: cause for cause in CAUSES}
 JOB = {

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from sim.errors import InputError
+from sim.inputs.loader import load, load_topology, load_workload
 from sim.interop.emit import FILES, write_plan
 from sim.interop.emit_accelerate import accelerate_yaml
 from sim.interop.emit_axolotl import axolotl_yaml
@@ -17,7 +18,6 @@ from sim.interop.emit_deepspeed import deepspeed_json
 from sim.interop.emit_torchtitan import torchtitan_toml
 from sim.interop.emit_yaml import topology_yaml, workload_yaml
 from sim.interop.plain_yaml import blocks, scalar
-from sim.spec.loader import load, load_topology, load_workload
 
 ROOT = Path(__file__).parents[2]
 

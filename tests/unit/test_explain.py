@@ -6,9 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from sim.commands.explain import command
+from sim.inputs.loader import load
 from sim.result.explain import PARTS, explain
-from sim.result.step import run_step
-from sim.spec.loader import load
+from sim.step.run import run_step
 
 
 @pytest.fixture(scope="module")

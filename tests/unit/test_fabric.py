@@ -5,7 +5,7 @@ import pytest
 
 from sim.errors import InputError
 from sim.fabric import compile_fabric
-from sim.spec.topology import Edge, Graph, Topology, Vertex
+from sim.inputs.topology import Edge, Graph, Topology, Vertex
 from tests.unit.machines import A100, H100, dgx_a100, dgx_h100, pcie_box
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sim.errors import InputError
 from sim.fabric import KINDS, compile_fabric
 from sim.fabric.links import constants
-from sim.spec.topology import Edge, Graph, Topology, Vertex
+from sim.inputs.topology import Edge, Graph, Topology, Vertex
 from tests.unit.machines import H100, dgx_a100, dgx_h100, pcie_box
 
 

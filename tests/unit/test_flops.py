@@ -2,10 +2,10 @@
 
 import pytest
 
-from sim.model.flops import checkpointed, token_flops
-from sim.model.tree import count_parameters
-from sim.spec.models import resolve_model
-from sim.spec.workload import Checkpointing, Method
+from sim.blocks.flops import checkpointed, token_flops
+from sim.blocks.tree import count_parameters
+from sim.inputs.models import resolve_model
+from sim.inputs.workload import Checkpointing, Method
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 

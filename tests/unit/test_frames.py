@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
+from sim.blocks.tree import build_tree
 from sim.fabric import compile_fabric
-from sim.model.tree import build_tree
-from sim.schedule import frames, plan_of
-from sim.schedule.costs import price
-from sim.schedule.frames import lowered
-from sim.schedule.lower import lower
-from sim.spec.loader import load
+from sim.inputs.loader import load
+from sim.lowering import frames
+from sim.lowering.costs import price
+from sim.lowering.frames import lowered
+from sim.lowering.lower import lower
+from sim.strategies import plan_of
 
 
 @pytest.mark.parametrize("nodes", [1, 4])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.model.tree import build_tree
-from sim.schedule import fsdp1, fsdp2
-from sim.spec.model import Model
-from sim.spec.workload import Checkpointing, Method, Parallelism, Workload
+from sim.blocks.tree import build_tree
+from sim.inputs.model import Model
+from sim.inputs.workload import Checkpointing, Method, Parallelism, Workload
+from sim.strategies import fsdp1, fsdp2
 
 COMMON = {
     "replicate": st.sampled_from([1, 2]),

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.blocks.tree import build_tree
 from sim.errors import InputError
-from sim.model.tree import build_tree
-from sim.schedule import build_plan
-from sim.schedule.ddp import buckets
-from sim.schedule.fsdp1 import flat_numel
-from sim.schedule.plan import COLLECTIVE, HOST, KERNEL, SEGMENT, Recorder
-from sim.schedule.replay import replay
-from sim.schedule.units import checkpointed, padded_numel
-from sim.spec.model import Model
-from sim.spec.workload import Checkpointing, Method, Parallelism, Precision, Workload
+from sim.inputs.model import Model
+from sim.inputs.workload import Checkpointing, Method, Parallelism, Precision, Workload
+from sim.strategies import build_plan
+from sim.strategies.ddp import buckets
+from sim.strategies.fsdp1 import flat_numel
+from sim.strategies.plan import COLLECTIVE, HOST, KERNEL, SEGMENT, Recorder
+from sim.strategies.replay import replay
+from sim.strategies.units import checkpointed, padded_numel
 
 ALL = ("q", "k", "v", "o", "gate", "up", "down")
 

@@ -2,13 +2,13 @@
 
 import pytest
 
+from sim.blocks.update import host_update_bytes, optimizer_kernels, shard_of
 from sim.cost.host_update import host_rate, update_slowdown
-from sim.model.update import host_update_bytes, optimizer_kernels, shard_of
-from sim.result.memory import memory
-from sim.spec.gpu import Gpu
-from sim.spec.models import resolve_model
-from sim.spec.topology import Cpu, Node, Pcie, Topology
-from sim.spec.workload import Checkpointing, Parallelism, Precision, Stack, Workload
+from sim.inputs.gpu import Gpu
+from sim.inputs.models import resolve_model
+from sim.inputs.topology import Cpu, Node, Pcie, Topology
+from sim.inputs.workload import Checkpointing, Parallelism, Precision, Stack, Workload
+from sim.memory.report import memory
 
 P = 8_030_261_248
 

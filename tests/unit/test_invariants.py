@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sim.fabric import compile_fabric
-from sim.result.critical import critical_path
-from sim.result.step import run_step
-from sim.spec.loader import load
+from sim.inputs.loader import load
+from sim.step.critical import critical_path
+from sim.step.run import run_step
 
 MODEL = {
     "name": "small", "heads": 8, "kv_heads": 4, "head_dim": 64, "hidden_size": 512,

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from sim.api import assemble, simulate
+from sim.inputs.loader import load, load_topology, load_workload
 from sim.job.checkpoints import (
     best_interval,
     checkpoint_cost,
@@ -18,7 +19,6 @@ from sim.job.pipeline import Pipeline, simulate_stall
 from sim.job.plan import mean_time_between_failures, plan_job
 from sim.job.run import JobSpec, simulate_job, simulate_run
 from sim.report.terminal import render
-from sim.spec.loader import load, load_topology, load_workload
 
 DAY = 86400.0
 

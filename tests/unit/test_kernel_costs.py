@@ -5,19 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sim.blocks.kernels import Kernel
+from sim.blocks.unroll import unroll
+from sim.blocks.update import Shard, clip_kernels, optimizer_kernels
 from sim.cost.attention import AttentionConstants, attention_rate, lookup
 from sim.cost.constants import load_constants
 from sim.cost.elementwise import stream_time
 from sim.cost.gemm import GemmConstants, effective_waves, gemm_times
 from sim.cost.kernel_cost import CostModel, rate_by_units
 from sim.cost.power import PowerConstants, clock_factor
-from sim.model.kernels import Kernel
-from sim.model.unroll import unroll
-from sim.model.update import Shard, clip_kernels, optimizer_kernels
-from sim.spec import catalogue
-from sim.spec.gpu import Gpu
-from sim.spec.model import Model
-from sim.spec.workload import Checkpointing, Method, Precision, Workload
+from sim.inputs import catalogue
+from sim.inputs.gpu import Gpu
+from sim.inputs.model import Model
+from sim.inputs.workload import Checkpointing, Method, Precision, Workload
 
 H100 = Gpu(name="h100-sxm-80gb")
 IDEAL = GemmConstants(

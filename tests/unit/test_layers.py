@@ -7,8 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "sim"
 ORDER = [
-    "errors", "units", "data", "spec", "fabric", "model", "cost", "program", "schedule", "engine",
-    "result", "job", "api", "study", "calibration", "interop", "report", "web", "commands", "cli",
+    "errors", "units", "data", "inputs", "mesh", "fabric", "blocks", "cost", "program",
+    "strategies", "lowering", "memory", "engine", "step", "result", "job", "api", "study",
+    "calibration", "interop", "report", "web", "commands", "cli",
 ]  # fmt: skip
 
 

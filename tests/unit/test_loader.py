@@ -5,10 +5,10 @@ import time
 import pytest
 
 from sim.errors import InputError
-from sim.spec import loader
-from sim.spec.forms import LINEARS
-from sim.spec.topology import Topology
-from sim.spec.workload import Workload
+from sim.inputs import loader
+from sim.inputs.forms import LINEARS
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
 
 TOPOLOGY = """\
 name: dgx-h100

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from sim.result.step import run_step
-from sim.result.variation import Variation
-from sim.schedule import lower as lowering
-from sim.schedule.slack import Binding
-from sim.spec.loader import load
+from sim.inputs.loader import load
+from sim.lowering import lower as lowering
+from sim.lowering.slack import Binding
+from sim.step.run import run_step
+from sim.step.variation import Variation
 
 PAIRS = [
     ("dgx-h100", ["nodes=1"]),

@@ -9,14 +9,14 @@ from click.testing import CliRunner
 from sim.api import simulate
 from sim.commands.memory import command
 from sim.errors import InfeasibleError
-from sim.result.fit import solve
+from sim.inputs.gpu import Gpu
+from sim.inputs.models import resolve_model
+from sim.inputs.topology import Cpu, Node, NvLink, Pcie, Topology
+from sim.inputs.workload import Checkpointing, CheckpointSave, Method, Parallelism, Stack, Workload
+from sim.memory.fit import solve
+from sim.memory.report import constants, memory
 from sim.result.fixes import fixes
-from sim.result.memory import constants, memory
-from sim.result.step import run_step
-from sim.spec.gpu import Gpu
-from sim.spec.models import resolve_model
-from sim.spec.topology import Cpu, Node, NvLink, Pcie, Topology
-from sim.spec.workload import Checkpointing, CheckpointSave, Method, Parallelism, Stack, Workload
+from sim.step.run import run_step
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 FULL = Checkpointing(kind="full")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from sim.blocks.tree import build_tree, count_parameters, numel
 from sim.errors import InputError
-from sim.model.tree import build_tree, count_parameters, numel
-from sim.spec.hf import model_from_config
-from sim.spec.models import catalogue_model, model_names, resolve_model
-from sim.spec.workload import Method
+from sim.inputs.hf import model_from_config
+from sim.inputs.models import catalogue_model, model_names, resolve_model
+from sim.inputs.workload import Method
 
 DATA = Path(__file__).parents[1] / "data"
 CATALOGUE = json.loads((DATA / "model_params.json").read_text())

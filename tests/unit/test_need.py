@@ -8,9 +8,9 @@ from click.testing import CliRunner
 from sim.api import tokens_per_step
 from sim.cli import group
 from sim.errors import InfeasibleError, InputError
-from sim.result.memory import memory
-from sim.result.quick import quick_breakdown
-from sim.spec.loader import load
+from sim.inputs.loader import load
+from sim.memory.report import memory
+from sim.step.quick import quick_breakdown
 from sim.study.inverse import bandwidth_for, context_for, gpus_for, price_for
 
 HOUR = 3600.0

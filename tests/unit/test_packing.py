@@ -2,9 +2,9 @@
 
 import pytest
 
+from sim.inputs.models import resolve_model
+from sim.inputs.workload import Data, Workload
 from sim.job.plan import job_steps
-from sim.spec.models import resolve_model
-from sim.spec.workload import Data, Workload
 
 MODEL = resolve_model("llama-3.1-8b")
 

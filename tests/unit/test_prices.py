@@ -10,6 +10,8 @@ from click.testing import CliRunner
 
 from sim.cli import group
 from sim.errors import InputError
+from sim.inputs import catalogue as shipped
+from sim.inputs.loader import load_topology
 from sim.job.cost import Terms, break_even_price, break_even_tokens, total_cost
 from sim.job.energy import carbon_intensity, gpu_states, job_energy
 from sim.job.offers import (
@@ -23,8 +25,6 @@ from sim.job.offers import (
 )
 from sim.job.plan import terms_of
 from sim.report.prices import age, stale
-from sim.spec import catalogue as shipped
-from sim.spec.loader import load_topology
 from sim.study.pricing import price_everywhere
 
 HEAD = "provider,instance,gpu,gpus_per_node,usd_per_gpu_hour\n"

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sim.result.quick import quick_breakdown
-from sim.result.step import run_step
-from sim.spec.loader import load
+from sim.inputs.loader import load
+from sim.step.quick import quick_breakdown
+from sim.step.run import run_step
 
 CASES = [
     ("dgx-h100", "llama3-8b-sft", []),  # compute-bound

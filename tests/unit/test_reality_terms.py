@@ -5,11 +5,11 @@ import math
 import pytest
 
 from sim.api import simulate
+from sim.inputs.loader import load
 from sim.result.bands import UNSEEN, Job, Residual, band
-from sim.result.breakdown import Breakdown
-from sim.result.pressure import PER_BLOCK, RETRY_S, retry_share, retry_warnings, with_retries
-from sim.result.straggle import block_variation, expected_largest, typical_speed
-from sim.spec.loader import load
+from sim.step.breakdown import Breakdown
+from sim.step.pressure import PER_BLOCK, RETRY_S, retry_share, retry_warnings, with_retries
+from sim.step.straggle import block_variation, expected_largest, typical_speed
 
 A100 = load("dgx-a100", "mpt-7b-pretrain").topology.first_gpu
 

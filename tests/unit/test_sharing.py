@@ -3,10 +3,10 @@
 import pytest
 
 from sim.engine import run
+from sim.inputs.loader import load
+from sim.lowering.lower import CATEGORIES
 from sim.program import ProgramBuilder
-from sim.result.step import run_step
-from sim.schedule.lower import CATEGORIES
-from sim.spec.loader import load
+from sim.step.run import run_step
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from click.testing import CliRunner
 
 from sim.cli import group
 from sim.errors import InputError
+from sim.inputs.loader import load, prepare
 from sim.report.size import document, text
-from sim.spec.loader import load, prepare
 from sim.study.axes import Study
 from sim.study.candidates import Space, family, plans, variants
 from sim.study.machines import Wanted, machines

@@ -4,8 +4,8 @@ import subprocess
 import sys
 import time
 
-from sim.result.fast import evaluate
-from sim.spec.loader import load, prepare
+from sim.inputs.loader import load, prepare
+from sim.step.fast import evaluate
 
 
 def _least(repeat, job):

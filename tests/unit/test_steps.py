@@ -6,11 +6,11 @@ import pytest
 from sim.cost.collectives import demand_of, plan_collective
 from sim.engine import run
 from sim.fabric import compile_fabric
+from sim.inputs.loader import load, load_topology
+from sim.lowering.machine import compile_machine
+from sim.lowering.teams import Draw, paced, stepped, whole
 from sim.program import ProgramBuilder
-from sim.result.step import run_step
-from sim.schedule.machine import compile_machine
-from sim.schedule.teams import Draw, paced, stepped, whole
-from sim.spec.loader import load, load_topology
+from sim.step.run import run_step
 
 MACHINES = [
     ("dgx-h100", ["nodes=1"]),

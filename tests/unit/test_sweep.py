@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sim.cli import group
 from sim.errors import InputError
-from sim.spec.loader import load
+from sim.inputs.loader import load
 from sim.study.axes import Axis, Study, from_options, read_study
 from sim.study.executors import LocalPool, Task, run_here
 from sim.study.export import records, rendered, write_parquet

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from sim.commands.topo import command
 from sim.errors import InputError
 from sim.fabric import compile_fabric
+from sim.inputs import catalogue
+from sim.inputs.loader import load_topology
 from sim.interop import nccl_xml, nvidia_smi
 from sim.interop.topology import MAX_BYTES, import_topology
-from sim.spec import catalogue
-from sim.spec.loader import load_topology
 
 DATA = Path(__file__).parents[1] / "data" / "topo"
 EXAMPLES = Path(__file__).parents[2].parent / "shared" / "users" / "examples"

@@ -10,8 +10,8 @@ from sim.commands.topo import command
 from sim.fabric import compile_fabric
 from sim.fabric.describe import as_text, bisection, describe, link_classes, matrix
 from sim.fabric.export import explicit_yaml
-from sim.spec.catalogue import names
-from sim.spec.loader import load_topology
+from sim.inputs.catalogue import names
+from sim.inputs.loader import load_topology
 from tests.unit.machines import dgx_a100, dgx_h100, pcie_box
 
 

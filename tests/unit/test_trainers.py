@@ -2,13 +2,13 @@
 
 import pytest
 
+from sim.blocks.tree import build_tree
+from sim.blocks.unroll import unroll
 from sim.cost.constants import zero3_hook_s
-from sim.model.tree import build_tree
-from sim.model.unroll import unroll
-from sim.result.step import run_step
-from sim.schedule import build_plan
-from sim.schedule.plan import COLLECTIVE, SEGMENT
-from sim.spec.loader import load
+from sim.inputs.loader import load
+from sim.step.run import run_step
+from sim.strategies import build_plan
+from sim.strategies.plan import COLLECTIVE, SEGMENT
 
 MODEL = {
     "name": "m", "layers": 4, "hidden_size": 256, "heads": 4, "kv_heads": 4, "head_dim": 64,

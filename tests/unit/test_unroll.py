@@ -2,11 +2,11 @@
 
 import pytest
 
-from sim.model.tree import build_tree
-from sim.model.unroll import unroll
-from sim.model.update import Shard, clip_kernels, optimizer_kernels
-from sim.spec.model import Model
-from sim.spec.workload import Checkpointing, Method, Parallelism, Precision, Stack, Workload
+from sim.blocks.tree import build_tree
+from sim.blocks.unroll import unroll
+from sim.blocks.update import Shard, clip_kernels, optimizer_kernels
+from sim.inputs.model import Model
+from sim.inputs.workload import Checkpointing, Method, Parallelism, Precision, Stack, Workload
 
 LLAMA = Model(
     name="llama",

@@ -10,9 +10,9 @@ from sim.api import simulate
 from sim.commands.run import command
 from sim.errors import InputError
 from sim.fabric import compile_fabric
-from sim.result.step import run_replicas, run_step
-from sim.result.variation import Variation, capacities, jittered, read_variation, speeds
-from sim.spec.loader import load
+from sim.inputs.loader import load
+from sim.step.run import run_replicas, run_step
+from sim.step.variation import Variation, capacities, jittered, read_variation, speeds
 
 SMALL = ["gradient_accumulation=1", "model.layers=4"]
 

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.blocks.tree import build_tree, count_parameters
+from sim.blocks.unroll import unroll
 from sim.errors import InputError
-from sim.model.tree import build_tree, count_parameters
-from sim.model.unroll import unroll
-from sim.schedule import build_plan
-from sim.schedule.plan import COLLECTIVE, HOST, SEGMENT
-from sim.schedule.zero3 import attributes_frozen, play, settings_of, zero3_live_peak
-from sim.schedule.zero3_quantized import scale_groups
-from sim.spec.model import Model
-from sim.spec.workload import Checkpointing, Method, Parallelism, Precision, Workload
+from sim.inputs.model import Model
+from sim.inputs.workload import Checkpointing, Method, Parallelism, Precision, Workload
+from sim.strategies import build_plan
+from sim.strategies.plan import COLLECTIVE, HOST, SEGMENT
+from sim.strategies.zero3 import attributes_frozen, play, settings_of, zero3_live_peak
+from sim.strategies.zero3_quantized import scale_groups
 
 LORA = Method(kind="lora", rank=4, targets=("q", "k", "v", "o", "gate", "up", "down"))
 

@@ -1,0 +1,1 @@
+"""A transformer block as it runs: its parameters, kernels, saved tensors and FLOPs."""

@@ -1,0 +1,1 @@
+"""What a user writes: topology, workload and model files, bound to frozen specs and checked."""

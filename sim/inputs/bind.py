@@ -1,0 +1,460 @@
+"""Reads a tree into a spec class: types, units and bounds from the class, all faults collected.
+
+The annotations of the spec classes are the schema.  `Reader.read` walks a class and a tree side by
+side; short forms such as ``method: {lora: {rank: 16}}`` are put into the shape of their class first
+(`sim.inputs.forms`).  What the class has and the tree lacks is recorded as assumed.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar, cast
+
+from pydantic_core import PydanticUndefined
+
+from sim import units
+from sim.errors import Fault
+from sim.inputs.base import Quantity, Spec, Tally
+from sim.inputs.tree import Items, Leaf, Place, Table, Tree
+
+S = TypeVar("S", bound=Spec)
+
+_WHOLE = re.compile(r"[+-]?(?:0|[1-9]\d*)\Z")
+_BOOL_WORDS = {
+    "yes": "true",
+    "on": "true",
+    "y": "true",
+    "no": "false",
+    "off": "false",
+    "n": "false",
+}
+_NULLS = ("", "~", "null", "Null", "NULL")
+_CUTOFF = 0.6
+_BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "ge": ("at least", operator.ge),
+    "gt": ("more than", operator.gt),
+    "le": ("at most", operator.le),
+    "lt": ("less than", operator.lt),
+}
+
+
+class Alternative(NamedTuple):
+    """One thing a field may hold."""
+
+    kind: str  # bool | literal | quantity | tally | int | float | str | spec | tuple | none
+    detail: Any = None  # values, dimension, spec class, or the alternatives of a tuple's items
+    bounds: tuple[tuple[str, float], ...] = ()  # ("ge", 1.0), ...
+
+
+class FieldPlan(NamedTuple):
+    """How one field is read."""
+
+    alternatives: tuple[Alternative, ...]
+    required: bool
+    default: Any
+
+
+@cache
+def plan_of(cls: type[Spec]) -> dict[str, FieldPlan]:
+    """The plan of every field of a spec class."""
+    plan = {}
+    for name, info in cls.model_fields.items():
+        default = None if info.default is PydanticUndefined else info.default
+        if info.default_factory is not None:
+            default = cast(Callable[[], Any], info.default_factory)()
+        alternatives = _alternatives(info.annotation, tuple(info.metadata))
+        plan[name] = FieldPlan(alternatives, info.is_required(), default)
+    return plan
+
+
+def _alternatives(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Alternative, ...]:
+    """What an annotation allows, most specific first."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        inner, *more = typing.get_args(annotation)
+        return _alternatives(inner, (*metadata, *more))
+    if origin in (typing.Union, types.UnionType):
+        found = [a for arg in typing.get_args(annotation) for a in _alternatives(arg, metadata)]
+        order = [
+            "none",
+            "bool",
+            "spec",
+            "tuple",
+            "quantity",
+            "tally",
+            "int",
+            "float",
+            "literal",
+            "str",
+        ]
+        return tuple(sorted(found, key=lambda a: order.index(a.kind)))
+    if origin is Literal:
+        return (Alternative("literal", typing.get_args(annotation)),)
+    if origin is tuple:
+        return (Alternative("tuple", _alternatives(typing.get_args(annotation)[0], ())),)
+    if annotation is type(None):
+        return (Alternative("none"),)
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        return (Alternative("spec", annotation),)
+    bounds = tuple(_bounds_in(metadata))
+    if annotation is float:
+        for mark in metadata:
+            if isinstance(mark, Quantity):
+                return (Alternative("quantity", mark.dimension, bounds),)
+        tally = any(isinstance(mark, Tally) for mark in metadata)
+        return (Alternative("tally" if tally else "float", None, bounds),)
+    return (Alternative({bool: "bool", int: "int", str: "str"}[annotation], None, bounds),)
+
+
+def _bounds_in(metadata: tuple[Any, ...]) -> typing.Iterator[tuple[str, float]]:
+    """Bounds among the marks of an annotation (`Field(ge=1)` nests its own)."""
+    for mark in metadata:
+        yield from _bounds_in(tuple(getattr(mark, "metadata", ())))
+        for name in _BOUNDS:
+            if (limit := getattr(mark, name, None)) is not None:
+                yield name, limit
+
+
+class Misread(Exception):
+    """A scalar that is not what its field wants; carries the message."""
+
+
+class Assumption(NamedTuple):
+    """A key left out, and the default it took."""
+
+    path: str
+    value: Any
+
+
+@dataclass(slots=True)
+class Reader:
+    """One reading of one or two files: where faults, origins and assumptions are gathered."""
+
+    folder: Path | None = None  # relative paths in the file start here
+    faults: list[Fault] = field(default_factory=list)
+    assumed: list[Assumption] = field(default_factory=list)
+    given: dict[str, Place] = field(default_factory=dict)  # path -> where its value was written
+    quiet: bool = False  # catalogue entries record neither
+
+    def fault(self, place: Place, path: str, message: str) -> None:
+        """Record a fault."""
+        self.faults.append(place.fault(path, message))
+
+    def read(self, cls: type[S], tree: Tree, path: str) -> S | None:
+        """A spec of `cls`, or None after recording why not."""
+        if isinstance(tree, Leaf) and isinstance(tree.value, cls):
+            self.given[path] = tree.place
+            return tree.value
+        from sim.inputs.forms import FORMS  # forms call back into this module
+
+        form = FORMS.get(cls.__name__)
+        if form is not None:
+            shaped = form(self, tree, path)
+            if shaped is None or isinstance(shaped, Spec):
+                return cast("S | None", shaped)
+            tree = shaped
+        if not isinstance(tree, Table):
+            keys = ", ".join(list(plan_of(cls))[:4])
+            self.fault(tree.place, path, f"{described(tree)} is no mapping of {keys}, ...")
+            return None
+        return self.read_table(cls, tree, path)
+
+    def read_table(self, cls: type[S], table: Table, path: str) -> S | None:
+        """A spec of `cls` from a mapping of its own fields."""
+        plan = plan_of(cls)
+        before = len(self.faults)
+        values: dict[str, Any] = {}
+        misspelt = []
+        for key, sub in table.entries.items():
+            where = f"{path}.{key}" if path else key
+            known = plan.get(key)
+            if known is None:
+                place = table.keys.get(key, sub.place)
+                hint = did_you_mean(key, plan)
+                misspelt.append(hint)
+                self.fault(place, where, "unknown key" + hint)
+            else:
+                if isinstance(sub, Leaf) and _is_null(sub):
+                    sub = Leaf(None, table.keys.get(key, sub.place))  # "key:" ends a line too late
+                values[key] = self.value(known, sub, where)
+        for key, known in plan.items():
+            if key in table.entries:
+                continue
+            where = f"{path}.{key}" if path else key
+            if known.required:
+                if not any(f'"{key}"' in hint for hint in misspelt):
+                    self.fault(table.place, where, "is missing")
+            elif not self.quiet:
+                self.assumed.append(Assumption(where, known.default))
+        if len(self.faults) > before:
+            return None
+        return cls.model_construct(**values)
+
+    def partial(self, cls: type[Spec], table: Table, keys: typing.Iterable[str]) -> dict[str, Any]:
+        """Some top-level fields of `cls`, a key that is left out taking its default."""
+        plan = plan_of(cls)
+        values: dict[str, Any] = {}
+        for key in keys:
+            sub, known = table.entries.get(key), plan.get(key)
+            if known is None:
+                assert sub is not None
+                self.fault(sub.place, key, "unknown key" + did_you_mean(key, plan))
+            elif sub is not None:
+                values[key] = self.value(known, sub, key)
+            elif known.required:
+                self.fault(table.place, key, "is missing")
+            else:
+                self.assumed.append(Assumption(key, known.default))
+                values[key] = known.default
+        return values
+
+    def value(self, known: FieldPlan, tree: Tree, path: str) -> Any:
+        """The value of one field; faults are recorded."""
+        kinds = {a.kind: a for a in known.alternatives}
+        self.given[path] = tree.place
+        if isinstance(tree, Leaf) and _is_null(tree):
+            if "none" in kinds:
+                return None
+            if "spec" in kinds or "tuple" in kinds or not known.required:
+                message = "is empty; give it a value or leave the key out"
+            else:
+                message = "is empty"
+            self.fault(tree.place, path, message)
+            return None
+        if "spec" in kinds:
+            return self.read(kinds["spec"].detail, tree, path)
+        if "tuple" in kinds:
+            return self.items(kinds["tuple"].detail, tree, path)
+        if not isinstance(tree, Leaf):
+            self.fault(tree.place, path, f"{described(tree)} is not {wanted(known)}")
+            return None
+        return self.scalar(known.alternatives, tree, path, wanted(known))
+
+    def scalar(
+        self, alternatives: tuple[Alternative, ...], leaf: Leaf, path: str, want: str
+    ) -> Any:
+        """A scalar read by the first alternative that takes it."""
+        messages: list[str] = []
+        for alternative in alternatives:
+            if alternative.kind == "none":
+                continue
+            try:
+                value = _SCALARS[alternative.kind](leaf, alternative.detail)
+            except Misread as no:
+                messages.append(str(no))
+                continue
+            for name, limit in alternative.bounds:
+                words, holds = _BOUNDS[name]
+                if not holds(value, limit):
+                    self.fault(leaf.place, path, f"{described(leaf)} is not {words} {limit:g}")
+                    return None
+            return value
+        message = messages[0] if len(messages) == 1 else f"{described(leaf)} is not {want}"
+        if len(messages) > 1 and (hint := next((m for m in messages if ";" in m), "")):
+            message += ";" + hint.partition(";")[2]
+        self.fault(leaf.place, path, message)
+        return None
+
+    def items(self, alternatives: tuple[Alternative, ...], tree: Tree, path: str) -> Any:
+        """A tuple; a lone text is a tuple of one."""
+        if isinstance(tree, Leaf) and alternatives[0].kind == "str":
+            return (self.scalar(alternatives, tree, path, "a text"),)
+        if not isinstance(tree, Items):
+            self.fault(tree.place, path, f"{described(tree)} is no list")
+            return None
+        known = FieldPlan(alternatives, True, None)
+        return tuple(self.value(known, sub, f"{path}[{i}]") for i, sub in enumerate(tree.items))
+
+
+def _is_null(leaf: Leaf) -> bool:
+    return leaf.value is None or (not leaf.quoted and leaf.value in _NULLS)
+
+
+def described(tree: Tree) -> str:
+    """A value as the user wrote it, shortened."""
+    if isinstance(tree, Items):
+        return f"a list of {len(tree.items)}"
+    if isinstance(tree, Table):
+        keys = ", ".join(list(tree.entries)[:3])
+        return f"a mapping of {keys}" if keys else "an empty mapping"
+    text = tree.value if isinstance(tree.value, str) else repr(tree.value)
+    if len(text) > 60:
+        text = text[:57] + "..."
+    return f'"{text}"' if tree.quoted or not _NUMBERLIKE.match(text) else text
+
+
+_NUMBERLIKE = re.compile(r"[+-]?[\d.][\w.+-]*\Z")
+
+
+def wanted(known: FieldPlan) -> str:
+    """What a field takes, in words."""
+    words: list[str] = []
+    for kind, detail, _ in known.alternatives:
+        if kind == "literal":
+            words.extend(str(v) for v in detail)
+        elif kind == "quantity":
+            words.append(f'a quantity such as "{units.EXAMPLES[detail]}"')
+        elif kind == "bool":
+            words.append("true or false")
+        elif kind != "none":
+            plain = {
+                "int": "a whole number",
+                "float": "a number",
+                "tally": "a number",
+                "str": "a text",
+            }
+            words.append(plain.get(kind, kind))
+    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+
+
+def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
+    """A hint at the nearest known key, or the list of keys where it is short."""
+    names = list(known)
+    alias = _MISNOMERS.get(word)
+    if alias in names:
+        return f'; did you mean "{alias}"?'
+    folded = {n.lower().replace("_", "").replace("-", ""): n for n in names}
+    bare = word.lower().replace("_", "").replace("-", "")
+    if bare in folded:
+        return f'; did you mean "{folded[bare]}"?'
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, names, n=1, cutoff=_CUTOFF)
+    if not near and len(bare) >= 2:  # "h100" is the beginning of several
+        near = [n for f, n in folded.items() if f.startswith(bare)][:4]
+    if near:
+        return "; did you mean " + " or ".join(f'"{n}"' for n in near) + "?"
+    return f"; known are {', '.join(names)}" if 0 < len(names) <= 12 else ""
+
+
+# what other tools call these keys
+_MISNOMERS = {
+    "seq_len": "sequence_length", "seq_length": "sequence_length",
+    "sequence_len": "sequence_length", "max_seq_length": "sequence_length",
+    "context_length": "sequence_length", "batch_size": "micro_batch",
+    "micro_batch_size": "micro_batch", "per_device_train_batch_size": "micro_batch",
+    "train_micro_batch_size_per_gpu": "micro_batch",
+    "gradient_accumulation_steps": "gradient_accumulation",
+    "accumulation": "gradient_accumulation", "max_steps": "steps", "num_train_epochs": "epochs",
+    "max_tokens": "tokens", "dtype": "precision",
+    "gradient_checkpointing": "activation_checkpointing", "recompute": "activation_checkpointing",
+    "attn_implementation": "attention", "torch_compile": "compile", "base_model": "model",
+    "r": "rank", "lora_r": "rank", "target_modules": "targets", "num_layers": "layers",
+    "num_hidden_layers": "layers", "intermediate_size": "ffn_size",
+    "num_attention_heads": "heads", "num_key_value_heads": "kv_heads",
+    "max_position_embeddings": "max_positions", "dp_replicate": "replicate",
+    "cp": "context_parallel", "num_nodes": "nodes", "gpu_count": "gpus", "gpus_per_node": "gpus",
+    "num_gpus": "gpus", "bandwidth": "rate", "nic": "nics", "tdp": "power_limit",
+    "hbm_bandwidth": "memory_bandwidth", "price": "price_per_gpu_hour",
+}  # fmt: skip
+
+
+# --- scalars -------------------------------------------------------------------------------------
+
+
+def _bool(leaf: Leaf, _: Any) -> bool:
+    value = leaf.value
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and not leaf.quoted and value in ("true", "false"):
+        return value == "true"
+    right = _BOOL_WORDS.get(str(value).lower()) or str(value).lower()
+    if right in ("true", "false"):
+        msg = f"{described(leaf)} is not true or false; write {right}"
+    else:
+        msg = f"{described(leaf)} is not true or false"
+    raise Misread(msg)
+
+
+def _literal(leaf: Leaf, values: tuple[Any, ...]) -> Any:
+    text = str(leaf.value)
+    if text in values and not isinstance(leaf.value, bool):
+        return text
+    from difflib import get_close_matches
+
+    near = get_close_matches(text.lower(), [str(v) for v in values], n=1, cutoff=_CUTOFF)
+    hint = f'; did you mean "{near[0]}"?' if near else ""
+    msg = f"{described(leaf)} is not one of {', '.join(map(str, values))}{hint}"
+    raise Misread(msg)
+
+
+def _text(leaf: Leaf, _: Any) -> str:
+    if isinstance(leaf.value, str):
+        return leaf.value
+    msg = f"{described(leaf)} is not a text; put it in quotes"
+    raise Misread(msg)
+
+
+def _integer(leaf: Leaf, _: Any) -> int:
+    value = leaf.value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    text = value.strip() if isinstance(value, str) else ""
+    if _WHOLE.match(text) and len(text) < 19:
+        return int(text)
+    if "e" in text.lower() or text[-1:] in ("K", "M", "B", "T"):
+        try:
+            number = units.parse_count(text)
+        except units.UnitError:
+            number = 0.5
+        if number.is_integer() and abs(number) < 2**53:
+            return int(number)
+    msg = f"{described(leaf)} is not a whole number"
+    if re.match(r"0[ox]?\w+\Z", text):
+        msg += "; write it in decimal, without a leading zero"
+    elif "_" in text:
+        msg += "; write it without underscores"
+    elif ":" in text:
+        msg += "; a colon makes no number"
+    elif isinstance(value, bool) or text.lower() in ("true", "false"):
+        msg += "; true and false are none"
+    raise Misread(msg)
+
+
+def _float(leaf: Leaf, _: Any) -> float:
+    value = leaf.value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value - value != 0:
+            msg = f"{described(leaf)} is not a finite number"
+            raise Misread(msg)
+        return float(value)
+    if isinstance(value, str):
+        try:
+            return units.parse_count(value)
+        except units.UnitError as no:
+            raise Misread(str(no)) from None
+    msg = f"{described(leaf)} is not a number"
+    raise Misread(msg)
+
+
+def _quantity(leaf: Leaf, dimension: units.Dimension) -> float:
+    value = leaf.value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = repr(value)
+    if not isinstance(value, str):
+        msg = f'{described(leaf)} is no quantity; write for example "{units.EXAMPLES[dimension]}"'
+        raise Misread(msg)
+    try:
+        return units.parse(value, dimension)
+    except units.UnitError as no:
+        raise Misread(str(no)) from None
+
+
+_SCALARS: dict[str, Callable[[Leaf, Any], Any]] = {
+    "bool": _bool,
+    "literal": _literal,
+    "str": _text,
+    "int": _integer,
+    "float": _float,
+    "tally": _float,
+    "quantity": _quantity,
+}

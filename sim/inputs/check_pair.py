@@ -1,0 +1,164 @@
+"""Checks of a workload on a topology."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sim.inputs.check_workload import _NAMES
+from sim.inputs.finding import Finding, fault, older, versions, warning
+from sim.inputs.gpu import Gpu
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
+
+Findings = Iterator[Finding]
+
+
+def findings(topology: Topology, workload: Workload) -> Findings:
+    """Every finding about a pair whose halves are sound."""
+    gpus = _gpus(topology)
+    for gpu in gpus:
+        yield from _dtypes(gpu, workload)
+        yield from _attention(gpu, workload)
+        yield from _software(gpu, workload)
+    yield from _groups(topology, workload)
+    yield from _batch(topology, workload)
+    yield from _context(workload)
+    yield from _nvls(topology, workload)
+
+
+def _gpus(t: Topology) -> list[Gpu]:
+    """The different GPUs of a topology."""
+    if t.graph is None:
+        return [t.first_gpu]
+    found: dict[str, Gpu] = {}
+    for vertex in t.graph.vertices:
+        if vertex.gpu is not None:
+            found.setdefault(vertex.gpu.name, vertex.gpu)
+    return list(found.values())
+
+
+def _dtypes(gpu: Gpu, w: Workload) -> Findings:
+    kind = w.precision.kind
+    if kind == "fp8" and gpu.peak_fp8 is None:
+        message = f"{gpu.name} has no FP8"
+        yield fault("no-fp8", "workload", "precision", message, "write bf16, or take Hopper or Ada")
+    if kind == "bf16" and gpu.peak_bf16 is None:
+        message = f"{gpu.name} has no BF16"
+        yield fault("no-bf16", "workload", "precision", message, "write fp16")
+    if kind == "fp16" and gpu.peak_fp16 is None:
+        yield fault("no-fp16", "workload", "precision", f"{gpu.name} has no FP16", "write bf16")
+
+
+def _attention(gpu: Gpu, w: Workload) -> Findings:
+    hopper = gpu.architecture == "hopper"
+    if w.attention == "flash3" and not hopper:
+        message = f"FlashAttention-3 runs on Hopper only, not on {gpu.name}"
+        yield fault("flash3", "workload", "attention", message, "write flash2")
+    if w.attention == "flash2" and gpu.compute_capability < 8.0:
+        message = f"FlashAttention-2 needs Ampere or newer, not {gpu.name}"
+        yield fault("flash2", "workload", "attention", message, "write sdpa")
+    if w.attention == "cudnn" and gpu.compute_capability < 8.0:
+        message = f"cuDNN attention needs Ampere or newer, not {gpu.name}"
+        yield fault("cudnn", "workload", "attention", message, "write sdpa")
+
+
+def _software(gpu: Gpu, w: Workload) -> Findings:
+    minima = versions()["architecture"].get(gpu.architecture)
+    if minima is None:
+        return
+    for software in ("cuda", "torch", "nccl"):
+        have, need = getattr(w.stack, software), minima[software]
+        if older(have, need):
+            message = f"{gpu.name} needs {_NAMES[software]} {need} or newer; stack says {have}"
+            yield fault(
+                "too-old", "workload", f"stack.{software}", message, f"write {need} or newer"
+            )
+    dropped = minima.get("cuda_dropped")
+    if dropped is not None and not older(w.stack.cuda, dropped):
+        message = (
+            f"CUDA {dropped} dropped {gpu.architecture} ({gpu.name}); stack says {w.stack.cuda}"
+        )
+        yield fault("too-new", "workload", "stack.cuda", message, "write 12.8 or older")
+
+
+def _groups(t: Topology, w: Workload) -> Findings:
+    p, world = w.parallelism, t.world_size
+    if world % (p.replicate * p.context_parallel):
+        factor = "replicate" if world % p.replicate else "context_parallel"
+        value = getattr(p, factor)
+        product = "" if world % value else " beside replicate"
+        message = f"{value} does not divide {world} GPUs{product}"
+        hint = f"divisors are {_divisors(world)}"
+        yield fault("indivisible", "workload", f"parallelism.{factor}", message, hint)
+        return
+    group = world // p.replicate
+    if p.shard is not None and p.shard * p.replicate not in (world, world // p.context_parallel):
+        message = f"shard {p.shard} x replicate {p.replicate} is not {world} GPUs"
+        hint = f"write {group}, or leave it out"
+        yield fault("shard", "workload", "parallelism.shard", message, hint)
+    reshard = p.reshard_after_forward
+    if not isinstance(reshard, bool) and (reshard < 2 or group % reshard or reshard >= group):
+        message = f"{reshard} does not divide the {group} GPUs of a shard group into smaller groups"
+        hint = f"write true, false or one of {_divisors(group, proper=True) or 'none'}"
+        yield fault("indivisible", "workload", "parallelism.reshard_after_forward", message, hint)
+    hpz = p.zero_hpz_partition_size
+    if world % hpz:
+        message = f"{hpz} does not divide {world} GPUs"
+        path = "parallelism.zero_hpz_partition_size"
+        yield fault("indivisible", "workload", path, message, f"divisors are {_divisors(world)}")
+
+
+def _divisors(n: int, proper: bool = False) -> str:
+    found = [
+        d
+        for d in range(2 if proper else 1, min(n, 4096) + 1)
+        if n % d == 0 and d < n + (not proper)
+    ]
+    shown = found if len(found) <= 8 else [*found[:7], "..."]
+    return ", ".join(map(str, shown))
+
+
+def _batch(t: Topology, w: Workload) -> Findings:
+    ranks = t.world_size // w.parallelism.context_parallel
+    if w.global_batch is None or not ranks:
+        return
+    micro_step = w.micro_batch * ranks
+    if w.global_batch % micro_step:
+        message = (
+            f"{w.global_batch} sequences cannot be divided into micro-batches of "
+            f"{w.micro_batch} on {ranks} data-parallel ranks ({micro_step} a micro-step)"
+        )
+        below = w.global_batch // micro_step * micro_step
+        near = f"{below} or {below + micro_step}" if below else str(micro_step)
+        yield fault("indivisible", "workload", "global_batch", message, f"write {near}")
+    elif w.global_batch != micro_step * w.gradient_accumulation:
+        message = f"{w.gradient_accumulation} x {micro_step} sequences are not {w.global_batch}"
+        hint = f"write {w.global_batch // micro_step}, or leave it out"
+        yield fault("batch", "workload", "gradient_accumulation", message, hint)
+
+
+def _context(w: Workload) -> Findings:
+    p = w.parallelism
+    cp = p.context_parallel
+    if cp == 1:
+        return
+    if w.sequence_length % cp:
+        message = f"{w.sequence_length} tokens cannot be divided among {cp} GPUs"
+        yield fault("indivisible", "workload", "sequence_length", message, "write a multiple")
+    elif p.context_parallel_kind == "ring" and w.sequence_length % (2 * cp):
+        message = (
+            f"{w.sequence_length} tokens make no 2 x {cp} chunks, as balanced ring attention needs"
+        )
+        yield warning("ring-balance", "workload", "sequence_length", message, "write a multiple")
+    if p.context_parallel_kind == "ulysses" and w.model.heads % cp:
+        message = f"{w.model.heads} heads cannot be divided among {cp} GPUs"
+        hint = "write a divisor of the heads, or context_parallel_kind: ring"
+        yield fault("indivisible", "workload", "parallelism.context_parallel", message, hint)
+
+
+def _nvls(t: Topology, w: Workload) -> Findings:
+    link = t.node.nvlink if t.node is not None else None
+    need = versions()["feature"]["nvls"]["nccl"]
+    if link is not None and link.sharp and older(w.stack.nccl, need):
+        message = f"NCCL {w.stack.nccl} does not reduce in the NVSwitch; {need} does"
+        yield warning("no-nvls", "workload", "stack.nccl", message, f"write {need} or newer")

@@ -1,0 +1,235 @@
+"""Checks of a topology alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sim import units
+from sim.inputs.finding import Finding, fault, warning
+from sim.inputs.topology import Graph, Node, Topology
+
+# raw rate of a PCIe lane per direction [B/s]: encoding taken off (PCI-SIG base specifications)
+PCIE_LANE = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9, 7: 15.13e9}
+MAX_GPUS = 1_000_000
+LARGEST_NVSWITCH = {"ampere": 16, "volta": 16, "hopper": 8, "blackwell": 8}
+SUPERCHIP_NVSWITCH = 72  # NVL72
+
+Findings = Iterator[Finding]
+
+
+def findings(topology: Topology) -> Findings:
+    """Every finding about a topology."""
+    yield from _shape(topology)
+    if topology.graph is not None:
+        yield from _graph(topology.graph, topology)
+    elif topology.node is not None:
+        node = topology.node
+        yield from _nvlink(node)
+        yield from _nvswitch_size(node)
+        yield from _pcie(node)
+        yield from _nics(node, topology.nodes)
+        yield from _network(topology)
+    yield from _absurd(topology)
+
+
+def _shape(t: Topology) -> Findings:
+    if t.node is None and t.graph is None:
+        yield fault(
+            "no-machine", "topology", "", "has neither node nor graph", "describe one of them"
+        )
+    if t.graph is not None and t.node is not None:
+        message = "node and graph exclude one another"
+        yield fault("two-machines", "topology", "graph", message, "keep one")
+    if t.graph is not None and t.nodes != 1:
+        message = "nodes has no meaning beside a graph"
+        yield fault("graph-nodes", "topology", "nodes", message, "give each vertex its node")
+
+
+def _nvlink(node: Node) -> Findings:
+    link, gpu = node.nvlink, node.gpu
+    if link is None or link.fabric == "none" or link.links_per_gpu == 0:
+        return
+    path = "node.nvlink"
+    if gpu.nvlink_generation is None:
+        message = f"{gpu.name} has no NVLink"
+        yield fault("no-nvlink", "topology", path, message, "leave nvlink out, or name another GPU")
+        return
+    if link.links_per_gpu > gpu.nvlink_links:
+        message = f"{link.links_per_gpu} links a GPU, but {gpu.name} has {gpu.nvlink_links}"
+        hint = f"write at most {gpu.nvlink_links}"
+        yield fault("nvlink-links", "topology", f"{path}.links_per_gpu", message, hint)
+    if link.generation > gpu.nvlink_generation:
+        message = f"generation {link.generation}, but {gpu.name} has NVLink {gpu.nvlink_generation}"
+        hint = f"write {gpu.nvlink_generation}, or link_rate for a what-if"
+        yield fault("nvlink-generation", "topology", f"{path}.generation", message, hint)
+    if link.sharp and not (gpu.multicast and link.fabric == "nvswitch"):
+        message = f"{gpu.name} cannot reduce in the switch over {link.fabric}"
+        hint = "sharp needs an NVSwitch of the third generation (H100 SXM or newer)"
+        yield fault("no-sharp", "topology", f"{path}.sharp", message, hint)
+    if link.fabric == "nvswitch" and gpu.form_factor == "pcie":
+        message = f"{gpu.name} is a PCIe card; those are joined by bridges"
+        yield fault("pcie-nvswitch", "topology", f"{path}.fabric", message, "write pairs or none")
+    if link.fabric == "pairs" and node.gpus % 2:
+        message = f"{node.gpus} GPUs make no pairs"
+        yield fault("odd-pairs", "topology", "node.gpus", message, "write an even number")
+    if link.fabric == "mesh" and node.gpus - 1 > link.links_per_gpu:
+        message = f"{link.links_per_gpu} links a GPU reach no {node.gpus - 1} others directly"
+        yield fault("mesh-links", "topology", f"{path}.fabric", message, "write nvswitch or pairs")
+
+
+def _nvswitch_size(node: Node) -> Findings:
+    link, gpu = node.nvlink, node.gpu
+    if link is None or link.fabric != "nvswitch":
+        return
+    largest = LARGEST_NVSWITCH.get(gpu.architecture, 8)
+    if gpu.form_factor == "superchip":
+        largest = SUPERCHIP_NVSWITCH
+    if node.gpus > largest:
+        message = (
+            f"no machine joins {node.gpus} {gpu.name} by one NVSwitch fabric; {largest} is the most"
+        )
+        hint = "taken as a what-if; for real machines write more nodes, or fabric: none"
+        yield warning("nvswitch-size", "topology", "node.gpus", message, hint)
+
+
+def _pcie(node: Node) -> Findings:
+    pcie, gpu = node.pcie, node.gpu
+    if pcie.generation not in PCIE_LANE:
+        message = f"there is no PCIe {pcie.generation}"
+        yield fault("pcie-generation", "topology", "node.pcie.generation", message, "write 3 to 6")
+    if pcie.lanes not in (1, 2, 4, 8, 16):
+        message = f"{pcie.lanes} lanes make no link"
+        yield fault("pcie-lanes", "topology", "node.pcie.lanes", message, "write 1, 2, 4, 8 or 16")
+    if pcie.generation > gpu.pcie_generation:
+        message = f"{gpu.name} has PCIe {gpu.pcie_generation}; its link runs at that"
+        yield warning("pcie-slower-gpu", "topology", "node.pcie.generation", message)
+    per_switch = pcie.gpus_per_switch
+    if per_switch > node.gpus or (per_switch and node.gpus % per_switch):
+        message = f"{node.gpus} GPUs do not fill switches of {per_switch}"
+        hint = "the last switch has fewer; write a divisor of gpus if that is not meant"
+        yield warning("pcie-switches", "topology", "node.pcie.gpus_per_switch", message, hint)
+
+
+def _nics(node: Node, nodes: int) -> Findings:
+    nics = node.nics
+    if nics is None:
+        if nodes > 1:
+            message = f"{nodes} nodes, but the node has no nics"
+            hint = "add nics: {count: 1, rate: 100 Gb/s}, or write nodes: 1"
+            yield fault("no-nics", "topology", "nodes", message, hint)
+        return
+    lane = PCIE_LANE.get(node.pcie.generation, 0.0)
+    slot = lane * 16
+    if slot and nics.rate > slot * 1.05:
+        rate, most = units.show(nics.rate, "B/s"), units.show(slot, "B/s")
+        message = f"{rate} a NIC is more than PCIe {node.pcie.generation} x16 carries ({most})"
+        hint = "the slot is the limit; a NIC of two ports in two slots counts as two"
+        yield warning("nic-slot", "topology", "node.nics.rate", message, hint)
+
+
+def _network(t: Topology) -> Findings:
+    if t.network.oversubscription < 1.0:
+        message = f"{t.network.oversubscription:g} is less than 1"
+        hint = "1 is non-blocking, 4 is four-to-one oversubscribed"
+        yield fault("oversubscription", "topology", "network.oversubscription", message, hint)
+    elif t.network.kind == "single-switch" and t.network.oversubscription != 1.0:
+        message = "a single switch has no uplinks to oversubscribe"
+        hint = "write network.kind: fat-tree"
+        yield fault("oversubscription", "topology", "network.oversubscription", message, hint)
+
+
+def _graph(graph: Graph, t: Topology) -> Findings:
+    names = [v.id for v in graph.vertices]
+    known = set(names)
+    for index, name in enumerate(names):
+        if name in names[:index] and len(names) != len(known):
+            yield fault(
+                "vertex-twice",
+                "topology",
+                f"graph.vertices[{index}].id",
+                f'"{name}" is there twice',
+            )
+    gpus = [i for i, v in enumerate(graph.vertices) if v.kind == "gpu"]
+    if not gpus:
+        yield fault("no-gpus", "topology", "graph.vertices", "no vertex is a GPU", "add kind: gpu")
+    for index in gpus:
+        if graph.vertices[index].gpu is None:
+            path = f"graph.vertices[{index}].gpu"
+            yield fault(
+                "no-gpu", "topology", path, "is missing", "name it here, or in the topology's gpu"
+            )
+    unknown = False
+    for index, edge in enumerate(graph.edges):
+        for end in ("source", "target"):
+            name = getattr(edge, end)
+            if name not in known:
+                unknown = True
+                message = f'"{name}" is no vertex'
+                yield fault("unknown-vertex", "topology", f"graph.edges[{index}].{end}", message)
+        if edge.source == edge.target:
+            yield fault(
+                "self-loop", "topology", f"graph.edges[{index}]", "joins a vertex to itself"
+            )
+    if not unknown and gpus:
+        yield from _connected(graph, gpus)
+
+
+def _connected(graph: Graph, gpus: list[int]) -> Findings:
+    """Every GPU is reached from the first one, and reaches it."""
+    forward: dict[str, set[str]] = {v.id: set() for v in graph.vertices}
+    backward: dict[str, set[str]] = {v.id: set() for v in graph.vertices}
+    for edge in graph.edges:
+        ways = [(edge.source, edge.target)]
+        if not edge.directed:
+            ways.append((edge.target, edge.source))
+        for a, b in ways:
+            forward[a].add(b)
+            backward[b].add(a)
+    first = graph.vertices[gpus[0]].id
+    for links in (forward, backward):
+        seen, todo = {first}, [first]
+        while todo:
+            new = links[todo.pop()] - seen
+            seen |= new
+            todo.extend(new)
+        cut = [graph.vertices[i].id for i in gpus if graph.vertices[i].id not in seen]
+        if cut:
+            shown = ", ".join(cut[:4]) + (", ..." if len(cut) > 4 else "")
+            message = f"is disconnected: no way between {first} and {shown}"
+            yield fault("disconnected", "topology", "graph", message, "add the missing edges")
+            return
+
+
+# path, largest sensible value, unit: beyond it a slip of the pen is likelier than a machine
+_LIMITS = (
+    ("node.gpus", 1024, None), ("nodes", 200_000, None), ("node.gpu.memory", 10e12, "B"),
+    ("node.gpu.memory_bandwidth", 1e15, "B/s"), ("node.nics.rate", 10e12, "B/s"),
+    ("node.nics.count", 1024, None), ("node.cpu.interconnect", 10e12, "B/s"),
+    ("node.cpu.sockets", 64, None), ("node.storage.read", 100e12, "B/s"),
+    ("node.storage.write", 100e12, "B/s"), ("network.switch_latency", 1.0, "s"),
+    ("network.oversubscription", 1000, None), ("offer.price_per_gpu_hour", 10_000, "USD"),
+    ("node.gpu.power_limit", 100_000, "W"),
+)  # fmt: skip
+_SMALLEST = (("node.gpu.memory", 1e9, "B"), ("node.gpu.memory_bandwidth", 1e9, "B/s"),
+             ("node.nics.rate", 1e6, "B/s"))  # fmt: skip
+
+
+def _absurd(t: Topology) -> Findings:
+    for limits, larger in ((_LIMITS, True), (_SMALLEST, False)):
+        for path, limit, dimension in limits:
+            value: object = t
+            for key in path.split("."):
+                value = getattr(value, key, None)
+            if not isinstance(value, (int, float)) or (
+                value <= limit if larger else value >= limit
+            ):
+                continue
+            shown, bound = f"{value:g}", f"{limit:g}"
+            if dimension is not None:
+                shown, bound = units.show(value, dimension), units.show(limit, dimension)  # type: ignore[arg-type]
+            word = "more" if larger else "less"
+            message = f"{shown} is {word} than any machine has ({bound})"
+            yield fault("absurd", "topology", path, message, "check the number and its unit")
+    if t.world_size > MAX_GPUS:
+        message = f"{t.world_size} GPUs in all; {MAX_GPUS} is the most"
+        yield fault("absurd", "topology", "nodes", message)

@@ -1,0 +1,337 @@
+"""Checks of a workload alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+from sim.inputs.finding import Finding, fault, older, versions, warning
+from sim.inputs.model import Model
+from sim.inputs.workload import Parallelism, Workload
+
+Findings = Iterator[Finding]
+
+_FSDP = ("fsdp1", "fsdp2")
+_ZERO = ("zero1", "zero2", "zero3")
+# knob -> strategies that have it; those of all strategies are left out
+KNOBS: dict[str, tuple[str, ...]] = {
+    "reshard_after_forward": ("fsdp2",),
+    "root_reshard_after_forward": ("fsdp2",),
+    "wrap": _FSDP,
+    "reduce_dtype": (*_FSDP, "ddp"),
+    "forward_prefetch": _FSDP,
+    "backward_prefetch": _FSDP,
+    "limit_all_gathers": ("fsdp1",),
+    "use_orig_params": ("fsdp1",),
+    "sharding_strategy": ("fsdp1",),
+    "separate_reduce_scatter_group": ("fsdp2",),
+    "reduce_scatter_max_input_buffers": ("fsdp2",),
+    "gradient_sync": (*_FSDP, "ddp", "zero1"),
+    "requires_all_reduce": ("fsdp2",),
+    "reshard_after_backward": ("fsdp2",),
+    "unshard_embedding_in_backward": ("fsdp2",),
+    "stage3_max_live_parameters": ("zero3",),
+    "stage3_max_reuse_distance": ("zero3",),
+    "stage3_prefetch_bucket_size": ("zero3",),
+    "stage3_param_persistence_threshold": ("zero3",),
+    "reduce_bucket_size": _ZERO,
+    "allgather_bucket_size": _ZERO,
+    "reduce_scatter": _ZERO,
+    "overlap_comm": _ZERO,
+    "sub_group_size": ("zero3",),
+    "zero_hpz_partition_size": ("zero3",),
+    "communication_data_type": _ZERO,
+    "deepspeed_version": _ZERO,
+    "bucket_cap_mb": ("ddp",),
+    "gradient_as_bucket_view": ("ddp",),
+    "zero_quantized_weights": ("zero3",),
+    "zero_quantized_gradients": ("zero3",),
+}
+# what the same wish is called elsewhere
+_SAME_WISH = {
+    ("reshard_after_forward", "fsdp1"): "fsdp1 says sharding_strategy: shard-grad-op",
+    ("reshard_after_forward", "zero3"): "zero2 keeps parameters gathered",
+    ("sharding_strategy", "fsdp2"): "fsdp2 says reshard_after_forward: false",
+    ("bucket_cap_mb", "zero1"): "ZeRO says reduce_bucket_size",
+    ("bucket_cap_mb", "zero2"): "ZeRO says reduce_bucket_size",
+    ("reduce_dtype", "zero3"): "DeepSpeed says communication_data_type",
+    ("reduce_dtype", "zero2"): "DeepSpeed says communication_data_type",
+    ("reduce_dtype", "zero1"): "DeepSpeed says communication_data_type",
+}
+_DEFAULTS = Parallelism()
+_LIMITS = (
+    ("sequence_length", 100_000_000), ("micro_batch", 1_000_000),
+    ("gradient_accumulation", 1_000_000), ("tokens", 1e18), ("samples", 10**15), ("steps", 10**12),
+    ("epochs", 1e6),
+)  # fmt: skip
+
+
+def findings(workload: Workload) -> Findings:
+    """Every finding about a workload."""
+    yield from _job_length(workload)
+    yield from _knobs(workload.parallelism)
+    yield from _offload(workload.parallelism)
+    yield from _method(workload)
+    yield from _model(workload.model)
+    yield from _positions(workload)
+    yield from _context(workload)
+    yield from _checkpointing(workload)
+    yield from _fp8(workload)
+    yield from _features(workload)
+    yield from _padding(workload)
+    yield from _absurd(workload)
+
+
+def silent_keys(workload: Workload) -> frozenset[str]:
+    """Paths whose defaults say nothing about this job: knobs of other strategies and methods."""
+    m, p, c = workload.method.kind, workload.precision.kind, workload.activation_checkpointing.kind
+    return _silent(workload.parallelism.strategy, m, p, c)
+
+
+@cache
+def _silent(strategy: str, method: str, precision: str, checkpointing: str) -> frozenset[str]:
+    out = {f"parallelism.{k}" for k, owners in KNOBS.items() if strategy not in owners}
+    if strategy not in _FSDP:
+        out |= {"parallelism.checkpoint_wrapper"}
+    if strategy not in (*_FSDP, "zero1"):
+        out |= {"parallelism.replicate"}
+    if method != "qlora":
+        out |= {"method.quantization", "method.double_quantization"}
+    if method == "full":
+        out |= {"method.rank", "method.targets", "method.dropout", "method.frozen_dtype"}
+    if precision != "fp8":
+        out |= {"precision.recipe", "precision.all_gather"}
+    if checkpointing == "none":
+        out |= {"activation_checkpointing.reentrant", "activation_checkpointing.offload"}
+        out |= {"parallelism.checkpoint_wrapper"}
+    if checkpointing != "selective-blocks":
+        out |= {"activation_checkpointing.every", "activation_checkpointing.fraction"}
+    return frozenset(out)
+
+
+def _job_length(w: Workload) -> Findings:
+    given = [k for k in ("tokens", "steps", "samples") if getattr(w, k) is not None]
+    if len(given) > 1:
+        message = f"{' and '.join(given)} both say how long the job is"
+        yield fault("job-length-twice", "workload", given[-1], message, "keep one")
+    if not given:
+        message = "nothing says how long the job is"
+        hint = "add tokens: 1e9, or steps, or samples, for wall-clock and cost"
+        yield warning("no-job-length", "workload", "", message, hint)
+    if w.epochs != 1.0 and w.samples is None:
+        message = "epochs count only together with samples"
+        yield fault("epochs", "workload", "epochs", message, "add samples, or leave epochs out")
+    if w.checkpoint.interval == 0.0:
+        message = "a checkpoint every 0 seconds leaves no time to train"
+        yield fault(
+            "no-interval", "workload", "checkpoint.interval", message, 'write "checkpoint: none"'
+        )
+
+
+def _knobs(p: Parallelism) -> Findings:
+    """A knob of another strategy is a wish that would silently not be granted."""
+    for knob, owners in KNOBS.items():
+        if p.strategy in owners or getattr(p, knob) == getattr(_DEFAULTS, knob):
+            continue
+        message = f"{p.strategy} has no such knob; it belongs to {', '.join(owners)}"
+        hint = _SAME_WISH.get((knob, p.strategy), "leave it out, or change the strategy")
+        yield fault("foreign-knob", "workload", f"parallelism.{knob}", message, hint)
+    if p.strategy == "fsdp1" and isinstance(p.backward_prefetch, int):
+        message = "fsdp1 takes pre, post or none"
+        yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)
+    if p.wrap == "peft" and p.strategy == "fsdp2":
+        message = "wrap: peft is the policy of FSDP1"
+        yield fault(
+            "wrap", "workload", "parallelism.wrap", message, "write block+root or torchtitan"
+        )
+    if p.strategy == "fsdp2" and p.backward_prefetch == "post":
+        message = "fsdp2 takes pre or a number of groups"
+        yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)
+    if p.replicate > 1 and p.strategy not in (*_FSDP, "zero1"):
+        message = f"{p.strategy} has no replica groups"
+        hint = "replicate is hybrid sharding, of fsdp and zero1; zero3 has zero_hpz_partition_size"
+        yield fault("foreign-knob", "workload", "parallelism.replicate", message, hint)
+
+
+def _offload(p: Parallelism) -> Findings:
+    path = "parallelism.offload"
+    if p.offload == "none":
+        if p.offload_device != "cpu":
+            message = "nothing is offloaded"
+            yield fault(
+                "no-offload", "workload", "parallelism.offload_device", message, "add offload: all"
+            )
+        return
+    if p.strategy == "ddp":
+        yield fault(
+            "offload", "workload", path, "ddp cannot offload", "write fsdp2, zero2 or zero3"
+        )
+    if p.strategy in ("zero1", "zero2") and p.offload != "optimizer":
+        message = f"{p.strategy} offloads the optimizer only"
+        yield fault("offload", "workload", path, message, "write optimizer, or zero3")
+    if p.strategy in _FSDP and p.offload != "all":
+        message = f"{p.strategy} offloads parameters, gradients and optimizer together"
+        yield warning("offload", "workload", path, message, "write all, or zero3 for parts")
+    if p.offload_device == "nvme" and p.strategy != "zero3":
+        message = f"{p.strategy} cannot offload to NVMe"
+        yield fault("offload-nvme", "workload", "parallelism.offload_device", message, "zero3 can")
+
+
+def _method(w: Workload) -> Findings:
+    m = w.method
+    if m.kind == "full":
+        return
+    if m.rank < 1:
+        yield fault(
+            "lora-rank", "workload", "method.rank", "a rank of 0 trains nothing", "write 8 to 64"
+        )
+    if m.rank > w.model.hidden_size:
+        message = f"rank {m.rank} is more than the hidden size {w.model.hidden_size}"
+        yield fault("lora-rank", "workload", "method.rank", message, "write 8 to 64")
+    if m.kind == "lora" and m.quantization != "none":
+        message = "a quantized base is qlora"
+        yield fault("lora-quantized", "workload", "method.quantization", message, "write qlora")
+    if m.kind == "qlora" and m.quantization == "none":
+        message = "qlora without quantization is lora"
+        yield fault("qlora-plain", "workload", "method.quantization", message, "write lora, or nf4")
+    if not m.targets:
+        message = f"{w.model.name} has none of the layers named"
+        yield fault("lora-targets", "workload", "method.targets", message, 'write "all-linear"')
+    if m.kind == "qlora" and w.precision.kind == "fp8":
+        message = "a 4-bit base is dequantised to bf16; FP8 GEMMs on top are not what libraries do"
+        yield warning("qlora-fp8", "workload", "precision", message, "write bf16")
+
+
+def _model(m: Model) -> Findings:
+    if m.kv_heads and m.heads % m.kv_heads:
+        message = f"{m.heads} heads cannot share {m.kv_heads} key-value heads"
+        yield fault(
+            "model-heads", "workload", "model.kv_heads", message, "write a divisor of heads"
+        )
+    if m.experts and not 0 < m.experts_per_token <= m.experts:
+        message = f"{m.experts_per_token} of {m.experts} experts a token"
+        yield fault("model-experts", "workload", "model.experts_per_token", message)
+    for key in ("layers", "hidden_size", "heads", "kv_heads", "head_dim", "vocab_size"):
+        value = getattr(m, key)
+        if value < 1:
+            yield fault("model-size", "workload", f"model.{key}", f"{value} is not at least 1")
+        elif value > 10_000_000:
+            yield fault("absurd", "workload", f"model.{key}", f"{value} is more than any model has")
+
+
+def _positions(w: Workload) -> Findings:
+    m = w.model
+    if not 0 < m.max_positions < w.sequence_length or m.positions == "alibi":
+        return
+    message = (
+        f"{w.sequence_length} is more than {m.name} was made for ({m.max_positions} positions)"
+    )
+    if m.positions == "learned":
+        hint = "its positions are a table; a longer sequence has no entry there"
+        yield fault("positions", "workload", "sequence_length", message, hint)
+    else:
+        hint = "time and memory are right; quality needs RoPE scaling"
+        yield warning("positions", "workload", "sequence_length", message, hint)
+
+
+def _context(w: Workload) -> Findings:
+    p, m = w.parallelism, w.model
+    if p.context_parallel == 1 or p.context_parallel_kind != "ulysses":
+        return
+    if m.heads % p.context_parallel == 0 and m.kv_heads % p.context_parallel:
+        message = f"{m.kv_heads} key-value heads are repeated for {p.context_parallel} ranks"
+        hint = "fewer ranks, or ring, send less"
+        yield warning("ulysses", "workload", "parallelism.context_parallel", message, hint)
+
+
+def _checkpointing(w: Workload) -> Findings:
+    c = w.activation_checkpointing
+    yield from _activation_offload(w)
+    if c.kind != "selective-blocks":
+        return
+    if c.fraction is None and c.every > w.model.layers:
+        message = f"every {c.every}-th of {w.model.layers} blocks is none"
+        yield fault(
+            "selective", "workload", "activation_checkpointing", message, "write a smaller n"
+        )
+
+
+def _activation_offload(w: Workload) -> Findings:
+    c, path = w.activation_checkpointing, "activation_checkpointing.offload"
+    if not c.offload:
+        return
+    if c.kind == "none":
+        message = "without checkpointing there are no block inputs to send to the host"
+        yield fault("offload-nothing", "workload", path, message, "write {full: {offload: true}}")
+    if w.parallelism.strategy not in _FSDP:
+        message = f"checkpointed inputs go to the host with fsdp, not with {w.parallelism.strategy}"
+        yield fault("offload-inputs", "workload", path, message, "write fsdp2, or leave it out")
+
+
+def _padding(w: Workload) -> Findings:
+    data = w.data
+    if data.mean_length is not None and data.mean_length > w.sequence_length:
+        message = f"samples of {data.mean_length} tokens are cut to {w.sequence_length}"
+        hint = "raise sequence_length, or count what is left"
+        yield warning("cut", "workload", "data.mean_length", message, hint)
+    if not data.packing and data.mean_length is None:
+        message = "without packing each sample is padded, and nothing says how long samples are"
+        hint = "add data.mean_length; until then every token counts as real"
+        yield warning("padding", "workload", "data.packing", message, hint)
+    if not data.packing and data.mean_length and data.mean_length < w.sequence_length:
+        share = 100 * (1 - data.mean_length / w.sequence_length)
+        message = f"{share:.0f} % of what is computed is padding; tokens/s and MFU count it"
+        yield warning("padding", "workload", "data.packing", message, "packing saves it")
+
+
+def _fp8(w: Workload) -> Findings:
+    p = w.precision
+    if p.kind != "fp8":
+        return
+    if p.all_gather == "fp8" and p.recipe != "tensorwise":
+        message = f"{p.recipe} has no FP8 all-gather"
+        hint = "tensorwise has; write all_gather: bf16 otherwise"
+        yield fault("fp8-all-gather", "workload", "precision.all_gather", message, hint)
+    if p.all_gather == "fp8" and w.parallelism.strategy != "fsdp2":
+        message = f"{w.parallelism.strategy} has no FP8 all-gather"
+        yield fault("fp8-all-gather", "workload", "precision.all_gather", message, "fsdp2 has")
+    if p.recipe in ("tensorwise", "rowwise") and not w.compile:
+        message = f"{p.recipe} without compile runs its casts as separate kernels"
+        yield warning("fp8-eager", "workload", "compile", message, "write compile: true")
+
+
+def _features(w: Workload) -> Findings:
+    """Software too old for what the workload asks for."""
+    used: list[tuple[str, str]] = (
+        [("attention", w.attention)] if w.attention not in ("eager", "triton") else []
+    )
+    if w.parallelism.strategy == "fsdp2":
+        used.append(("parallelism.strategy", "fsdp2"))
+    if w.compile:
+        used.append(("compile", "compile"))
+    if w.precision.kind == "fp8":
+        used.append(
+            ("precision", "fp8-te" if w.precision.recipe == "te-delayed" else "fp8-torchao")
+        )
+    if w.parallelism.context_parallel > 1 and w.parallelism.strategy == "fsdp2":
+        used.append(("parallelism.context_parallel", "context-parallel"))
+    table = versions()["feature"]
+    for path, feature in used:
+        for software in ("cuda", "torch", "nccl"):
+            need = table[feature].get(software)
+            have = getattr(w.stack, software)
+            if need is not None and older(have, need):
+                message = f"{feature} needs {_NAMES[software]} {need} or newer; stack says {have}"
+                hint = f"raise stack.{software}, or change {path}"
+                yield fault("too-old", "workload", f"stack.{software}", message, hint)
+
+
+_NAMES = {"cuda": "CUDA", "torch": "PyTorch", "nccl": "NCCL"}
+
+
+def _absurd(w: Workload) -> Findings:
+    for key, limit in _LIMITS:
+        value = getattr(w, key)
+        if value is not None and value > limit:
+            message = f"{value:g} is more than any job has ({limit:g})"
+            yield fault("absurd", "workload", key, message, "check the number")

@@ -1,0 +1,60 @@
+"""Cross-checks: what no single key can tell, each with its remedy."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from sim.inputs import check_pair, check_topology, check_workload
+from sim.inputs.base import Spec
+from sim.inputs.finding import Finding
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
+
+__all__ = ["Finding", "check", "check_one", "finish", "finish_pair"]
+
+S = TypeVar("S", bound=Spec)
+
+
+def finish(spec: S) -> S:
+    """Fill in what follows from other keys of the same file."""
+    if isinstance(spec, Topology) and spec.graph is not None and spec.gpu is not None:
+        vertices = tuple(
+            v.model_copy(update={"gpu": spec.gpu}) if v.kind == "gpu" and v.gpu is None else v
+            for v in spec.graph.vertices
+        )
+        graph = spec.graph.model_copy(update={"vertices": vertices})
+        return spec.model_copy(update={"graph": graph})
+    if isinstance(spec, Workload) and spec.model.ffn == "gelu" and "gate" in spec.method.targets:
+        targets = tuple(t for t in spec.method.targets if t != "gate")  # two matrices, not three
+        return spec.model_copy(
+            update={"method": spec.method.model_copy(update={"targets": targets})}
+        )
+    return spec
+
+
+def finish_pair(topology: Topology, workload: Workload, accumulation_given: bool) -> Workload:
+    """Derive the gradient accumulation from a global batch, where only that is written."""
+    if workload.global_batch is None or accumulation_given:
+        return workload
+    ranks = topology.world_size // workload.parallelism.context_parallel
+    steps, rest = divmod(workload.global_batch, workload.micro_batch * max(ranks, 1))
+    if rest or not steps:
+        return workload  # `check` says so
+    return workload.model_copy(update={"gradient_accumulation": steps})
+
+
+def check(topology: Topology, workload: Workload) -> tuple[Finding, ...]:
+    """Every finding about a pair; the pair's own only where both halves are sound."""
+    alone = (*check_topology.findings(topology), *check_workload.findings(workload))
+    if any(f.error for f in alone):
+        return alone
+    return (*alone, *check_pair.findings(topology, workload))
+
+
+def check_one(spec: Spec) -> tuple[Finding, ...]:
+    """Every finding about one side alone."""
+    if isinstance(spec, Topology):
+        return tuple(check_topology.findings(spec))
+    if isinstance(spec, Workload):
+        return tuple(check_workload.findings(spec))
+    return ()

@@ -1,0 +1,304 @@
+"""`load(topology, workload, sets)`: two arguments of any kind to two checked specs.
+
+An argument is a path, ``"-"`` (standard input), a name of the catalogue, a mapping of the same
+keys as the YAML, or a spec.  All faults of both are collected and raised together.  For sweeps,
+`prepare` parses once and `Prepared.vary` validates what an override touches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+from sim.errors import Fault, InputError
+from sim.inputs import catalogue, check_workload, checks, overrides
+from sim.inputs.base import Spec
+from sim.inputs.bind import Assumption, Reader, did_you_mean
+from sim.inputs.notes import Notes
+from sim.inputs.topology import Topology
+from sim.inputs.tree import Leaf, Place, Table, Tree, from_python, from_yaml, read_file, read_stdin
+from sim.inputs.workload import Workload
+
+Argument = str | PathLike[str] | Mapping[str, Any] | Spec
+Side = Literal["topology", "workload"]
+_CLASSES: dict[str, type[Topology] | type[Workload]] = {"topology": Topology, "workload": Workload}
+_FOLDERS = {"topology": "topologies", "workload": "workloads"}
+
+
+class Loaded(NamedTuple):
+    """A checked topology and workload, and what is to be said about them."""
+
+    topology: Topology
+    workload: Workload
+    notes: Notes
+
+
+def load(topology: Argument, workload: Argument, sets: Iterable[str] = ()) -> Loaded:
+    """Read and check a topology and a workload.
+
+    Parameters
+    ----------
+    topology, workload : str, path, mapping or spec
+        A path, ``"-"`` for standard input, a name of the catalogue, a mapping of the YAML's keys,
+        or a `Topology` / `Workload`.
+    sets : iterable of str
+        Overrides, each ``key.path=value``, applied in order.
+
+    Returns
+    -------
+    Loaded
+        ``(topology, workload, notes)``.
+
+    Raises
+    ------
+    InputError
+        With every fault found in both.
+    """
+    return prepare(topology, workload, sets).loaded()
+
+
+def load_topology(argument: Argument, sets: Iterable[str] = ()) -> Topology:
+    """Read and check a topology alone."""
+    return cast(Topology, _load_one("topology", argument, sets))
+
+
+def load_workload(argument: Argument, sets: Iterable[str] = ()) -> Workload:
+    """Read and check a workload alone."""
+    return cast(Workload, _load_one("workload", argument, sets))
+
+
+def prepare(topology: Argument, workload: Argument, sets: Iterable[str] = ()) -> Prepared:
+    """Parse and check a topology and a workload once, for many variations."""
+    if topology == "-" and workload == "-":
+        msg = "only one of topology and workload can be -"
+        raise InputError([Fault("<stdin>", None, None, "", msg)])
+    faults: list[Fault] = []
+    sides: dict[str, Half] = {}
+    settings = overrides.parse_all(sets, faults)
+    routed = overrides.route(settings, faults)
+    for side, argument in (("topology", topology), ("workload", workload)):
+        half = _read_half(cast(Side, side), argument, routed, faults)
+        if half is not None:
+            sides[side] = half
+    if len(sides) == 2 and not faults:
+        return _checked(sides["topology"], sides["workload"])
+    for side, half in sides.items():  # what can be said of one side is said beside the faults
+        faults.extend(_faults_of(checks.check_one(half.spec), {side: half}))
+    raise InputError(faults)
+
+
+def _checked(topology: Half, workload: Half) -> Prepared:
+    """A pair that passed its checks."""
+    machine, job = cast(Topology, topology.spec), cast(Workload, workload.spec)
+    finished = checks.finish_pair(machine, job, "gradient_accumulation" in workload.given)
+    if finished is not job:
+        workload = replace(workload, spec=finished)
+    findings = checks.check(machine, finished)
+    faults = _faults_of(findings, {"topology": topology, "workload": workload})
+    if faults:
+        raise InputError(faults)
+    return Prepared(topology, workload, findings)
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """One side: its tree, its spec, and what the reading recorded."""
+
+    side: Side
+    tree: Tree
+    spec: Spec
+    folder: Path | None
+    assumed: dict[str, tuple[Assumption, ...]] = field(default_factory=dict)  # by top-level key
+    given: dict[str, Place] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A parsed and checked pair that can be varied cheaply."""
+
+    topology: Half
+    workload: Half
+    findings: tuple[checks.Finding, ...]
+
+    def loaded(self) -> Loaded:
+        """The specs and their notes."""
+        warnings = tuple(f.notice() for f in self.findings if not f.error)
+        silent = check_workload.silent_keys(cast(Workload, self.workload.spec))
+        notes = Notes(warnings, (self.topology, self.workload), silent)
+        return Loaded(cast(Topology, self.topology.spec), cast(Workload, self.workload.spec), notes)
+
+    def vary(self, changes: Mapping[str, Any] | Iterable[str]) -> Prepared:
+        """The pair with keys changed; only what a change touches is read again.
+
+        Parameters
+        ----------
+        changes : mapping of dotted key to value, or iterable of ``key=value``
+            Values are texts as in the YAML, or Python values as in a mapping.
+
+        Raises
+        ------
+        InputError
+            If a change or the changed pair is faulty.
+        """
+        faults: list[Fault] = []
+        if isinstance(changes, Mapping):
+            settings = [overrides.setting(k, v) for k, v in changes.items()]
+        else:
+            settings = overrides.parse_all(changes, faults)
+        routed = overrides.route(settings, faults)
+        halves = {"topology": self.topology, "workload": self.workload}
+        for side, half in halves.items():
+            if routed[side] and not faults:
+                halves[side] = _reread(half, routed[side], faults)
+        if faults:
+            raise InputError(faults)
+        return _checked(halves["topology"], halves["workload"])
+
+
+# --- one side ------------------------------------------------------------------------------------
+
+
+def _load_one(side: Side, argument: Argument, sets: Iterable[str]) -> Spec:
+    faults: list[Fault] = []
+    settings = [s._replace(side=side) for s in overrides.parse_all(sets, faults)]
+    half = _read_half(side, argument, overrides.route(settings, faults), faults)
+    if half is not None and not faults:
+        findings = checks.check_one(half.spec)
+        faults.extend(_faults_of(findings, {side: half}))
+    if faults or half is None:
+        raise InputError(faults)
+    return half.spec
+
+
+def _read_half(
+    side: Side,
+    argument: Argument,
+    routed: Mapping[str, list[overrides.Setting]],
+    faults: list[Fault],
+) -> Half | None:
+    """Read one argument whole, its overrides applied."""
+    try:
+        tree, folder = _tree_of(side, argument, faults)
+        tree = overrides.apply(tree, routed[side], _CLASSES[side])
+    except InputError as error:
+        faults.extend(error.faults)
+        return None
+    reader = Reader(folder=folder)
+    spec = reader.read(_CLASSES[side], tree, "")
+    if spec is not None:
+        spec = checks.finish(spec)
+    faults.extend(reader.faults)
+    if spec is None:
+        return None
+    return Half(side, tree, spec, folder, _by_key(reader.assumed), reader.given)
+
+
+def _by_key(assumed: Iterable[Assumption]) -> dict[str, tuple[Assumption, ...]]:
+    out: dict[str, tuple[Assumption, ...]] = {}
+    for item in assumed:
+        key = item.path.partition(".")[0]
+        out[key] = (*out.get(key, ()), item)
+    return out
+
+
+def _reread(half: Half, settings: list[overrides.Setting], faults: list[Fault]) -> Half:
+    """Read the top-level keys that the settings touch; keep the rest."""
+    cls = _CLASSES[half.side]
+    tree = half.tree
+    if isinstance(tree, Leaf):  # a spec was given: there is no tree to change
+        tree = from_python(_as_mapping(half.spec), f"<{half.side}>")
+    try:
+        tree = overrides.apply(tree, settings, cls)
+    except InputError as error:
+        faults.extend(error.faults)
+        return half
+    assert isinstance(tree, Table)
+    before = half.tree.entries if isinstance(half.tree, Table) else {}
+    touched = {s.path[0] for s in settings}
+    touched |= {str(k) for k in before if k not in tree.entries}
+    reader = Reader(folder=half.folder)
+    values = reader.partial(cls, tree, touched)
+    faults.extend(reader.faults)
+    if reader.faults:
+        return half
+    spec = checks.finish(half.spec.model_copy(update=values))
+    assumed = {k: v for k, v in half.assumed.items() if k not in touched} | _by_key(reader.assumed)
+    given = {p: v for p, v in half.given.items() if p.partition(".")[0] not in touched}
+    return Half(half.side, tree, spec, half.folder, assumed, given | reader.given)
+
+
+def _as_mapping(spec: Spec) -> dict[str, Any]:
+    """A spec's fields, its inner specs left whole: a tree keeps them as they are."""
+    return {name: getattr(spec, name) for name in type(spec).model_fields}
+
+
+def _tree_of(side: Side, argument: Argument, faults: list[Fault]) -> tuple[Tree, Path | None]:
+    """The tree of an argument, and the folder that its relative paths start from."""
+    source = f"<{side}>"
+    if isinstance(argument, Spec):
+        if not isinstance(argument, _CLASSES[side]):
+            raise InputError.single(source, f"is a {type(argument).__name__}, not a {side}")
+        return Leaf(argument, Place(source)), None
+    if isinstance(argument, Mapping):
+        return from_python(argument, source), None
+    if not isinstance(argument, (str, PathLike)):
+        raise InputError.single(
+            source, f"{type(argument).__name__} is no path, name, mapping or spec"
+        )
+    if argument == "-":
+        return from_yaml(read_stdin(), "<stdin>", faults), None
+    path = _path_of(side, argument)
+    return from_yaml(read_file(path), str(path), faults), path.parent
+
+
+def _path_of(side: Side, argument: str | PathLike[str]) -> Path:
+    """The file that an argument names: an existing path first, then the catalogue."""
+    path = Path(argument)
+    text = str(argument)
+    try:
+        exists = path.is_file()
+    except (OSError, ValueError):
+        exists = False
+    if not text.strip():
+        raise InputError([Fault(f"<{side}>", None, None, "", "the name is empty")])
+    if exists:
+        return path
+    kind = _FOLDERS[side]
+    shipped = catalogue.find(kind, text)
+    if shipped is not None:
+        return shipped
+    looks_like_path = "/" in text or "\\" in text or path.suffix in (".yaml", ".yml", ".json")
+    if looks_like_path or path.is_dir():
+        return path  # reading it says what is wrong
+    names = catalogue.names(kind)
+    hint = did_you_mean(text, names)
+    if not hint.startswith("; did"):
+        hint = f"; shipped are {', '.join(names)}" if names else ""
+    other = _FOLDERS["workload" if side == "topology" else "topology"]
+    if catalogue.find(other, text) is not None:
+        hint = f"; it is the name of a {'workload' if side == 'topology' else 'topology'}"
+    raise InputError.single(text, f"no such file, and no {side} of that name{hint}")
+
+
+def _faults_of(findings: Iterable[checks.Finding], halves: Mapping[str, Half]) -> list[Fault]:
+    """Findings that are errors, at the place of the key they are about."""
+    out = []
+    for finding in findings:
+        half = halves.get(finding.side)
+        if not finding.error or half is None:
+            continue
+        message = f"{finding.message}; {finding.hint}" if finding.hint else finding.message
+        out.append(_place_of(half, finding.path).fault(finding.path, message))
+    return out
+
+
+def _place_of(half: Half, path: str) -> Place:
+    """Where a path was written, or the nearest thing above it."""
+    while path:
+        if path in half.given:
+            return half.given[path]
+        path = path.rpartition(".")[0]
+    return half.tree.place

@@ -1,0 +1,47 @@
+"""A decoder-only transformer, as inline mapping, catalogue entry or Hugging Face config."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sim.inputs.base import Spec
+
+
+class Model(Spec):
+    """Shape of a decoder-only transformer. Counts only, no units."""
+
+    name: str
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn_size: int
+    ffn: Literal["swiglu", "geglu", "gelu"] = "swiglu"  # the two gated kinds have three matrices
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    positions: Literal["rope", "learned", "alibi"] = "rope"
+    bias: bool = False  # on every linear and LayerNorm (GPT-2, MPT with biases)
+    qkv_bias: bool = False  # on q, k, v alone (Qwen2)
+    output_bias: bool = False  # on the attention output projection, beside qkv_bias
+    mlp_bias: bool = False  # on the FFN matrices alone (Llama's switch)
+    norm_bias: bool | None = None  # None: as `bias`
+    qk_norm: bool = False  # RMSNorm on q and k heads (Qwen3)
+    norms_per_layer: int = 2  # 4 in Gemma 2, 1 in GPT-J-like parallel blocks
+    parallel_block: bool = False  # attention and FFN read the same norm's input (GPT-NeoX)
+    tied_embeddings: bool = False
+    vocab_size: int
+    max_positions: int = 0
+    rope_fraction: float = 1.0
+    sliding_window: int | None = None
+    sliding_window_pattern: int = 1  # every n-th layer is global; 1: all layers slide
+    embedding_norm: bool = False
+    head_bias: bool = False
+    fused_qkv: bool = False  # one c_attn / Wqkv matrix (GPT-2, GPT-NeoX, MPT, Phi-3)
+    fused_gate_up: bool = False  # Phi-3
+    experts: int = 0  # 0: dense
+    experts_per_token: int = 0
+    shared_experts: int = 0
+    expert_ffn_size: int = 0
+    dense_layers: int = 0  # leading dense layers of a mixture
+    source: str = ""
+    notes: tuple[str, ...] = ()  # what reading a config left out

@@ -1,0 +1,169 @@
+"""Models by catalogue name, Hugging Face config or inline mapping."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sim.data import DATA
+from sim.errors import Fault, InputError
+from sim.inputs.hf import model_from_config, read_config
+from sim.inputs.model import Model
+
+
+@lru_cache(maxsize=1)
+def model_names() -> tuple[str, ...]:
+    """Names in the catalogue, aliases left out."""
+    return tuple(
+        sorted(
+            f.name.removesuffix(".toml") for f in _folder().iterdir() if f.name.endswith(".toml")
+        )
+    )
+
+
+@lru_cache(maxsize=256)
+def catalogue_model(name: str) -> Model | None:
+    """Model of a catalogue name or alias; None if there is none."""
+    key = name.lower()
+    if key in model_names():
+        return Model(**_entry(key))
+    alias = _aliases().get(key)
+    return Model(**_entry(alias)) if alias else None
+
+
+def resolve_model(
+    model: str | Path | Mapping[str, Any] | Model,
+    *,
+    source: str = "model",
+    relative_to: Path | None = None,
+) -> Model:
+    """Model that a workload's ``model:`` names.
+
+    Parameters
+    ----------
+    model : str, Path, mapping or Model
+        Catalogue name, path to a Hugging Face ``config.json`` (or the folder it is in), or an
+        inline mapping of the keys of `Model`, optionally on top of a ``base`` of the catalogue.
+        A mapping with ``model_type`` is read as a Hugging Face config.
+    source : str
+        File to name in faults.
+    relative_to : Path, optional
+        Folder that relative paths start from, tried before the current one.
+
+    Returns
+    -------
+    Model
+        The frozen spec.
+
+    Raises
+    ------
+    InputError
+        Unknown name, unreadable file, a kind that cannot be modelled, or faulty keys.
+    """
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, Mapping):
+        if "model_type" in model or "architectures" in model:
+            return model_from_config(model, source=source)
+        return _inline(model, source)
+    name = str(model)
+    found = catalogue_model(name)
+    if found is not None:
+        return found
+    for folder in (relative_to, Path()):
+        path = Path(name) if folder is None else folder / name
+        if path.is_dir() and (path / "config.json").is_file():
+            path = path / "config.json"
+        if path.is_file():
+            return model_from_config(read_config(path), source=str(path))
+    if name.endswith(".json") or "/" in name or "\\" in name:
+        message = f"{name!r}: no such file, and no such name in the catalogue"
+    else:
+        message = f"{name!r} is not in the catalogue"
+    from difflib import get_close_matches
+
+    near = get_close_matches(name.lower(), [*model_names(), *_aliases()], n=1)
+    hint = (
+        f'; did you mean "{near[0]}"?'
+        if near
+        else "; give a catalogue name, a config.json or a mapping"
+    )
+    raise InputError.single(source, message + hint, "model")
+
+
+def _inline(mapping: Mapping[str, Any], source: str) -> Model:
+    values = dict(mapping)
+    base = values.pop("base", None)
+    if base is not None:
+        start = resolve_model(base, source=source).model_dump()
+        if "name" not in values:
+            values["name"] = f"{start['name']}*"
+        values = {**start, **values}
+    else:
+        values.setdefault("name", "inline")
+        heads = values.get("heads")
+        values.setdefault("kv_heads", heads)
+        hidden = values.get("hidden_size")
+        if (
+            isinstance(heads, int)
+            and isinstance(hidden, int)
+            and heads > 0
+            and "head_dim" not in values
+        ):
+            values["head_dim"] = hidden // heads
+        if isinstance(hidden, int):
+            values.setdefault("ffn_size", 4 * hidden)
+    values.setdefault("expert_ffn_size", values.get("ffn_size", 0) if values.get("experts") else 0)
+    known = list(Model.model_fields)
+    faults = []
+    for key in values:
+        if key not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(str(key), known, n=1)
+            hint = f'; did you mean "{near[0]}"?' if near else ""
+            faults.append(Fault(source, None, None, f"model.{key}", f"unknown key{hint}"))
+    if faults:
+        raise InputError(faults)
+    try:
+        return Model(**values)
+    except ValidationError as error:
+        raise InputError(
+            Fault(source, None, None, ".".join(["model", *map(str, e["loc"])]), _message(e))
+            for e in error.errors()
+        ) from None
+
+
+def _message(error: Any) -> str:
+    text = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "missing":
+        return "required key is missing"
+    return f"{error['input']!r}: {text}" if error["loc"] else text
+
+
+def _folder() -> Any:
+    return DATA / "models"
+
+
+@lru_cache(maxsize=256)
+def _entry(name: str) -> dict[str, Any]:
+    entry = tomllib.loads((_folder() / f"{name}.toml").read_text(encoding="utf-8"))
+    entry.pop("aliases", None)
+    return entry
+
+
+@lru_cache(maxsize=1)
+def _aliases() -> dict[str, str]:
+    """Alias -> name; reads the whole catalogue, so only for names that are not file names."""
+    found = {}
+    for name in model_names():
+        for alias in tomllib.loads((_folder() / f"{name}.toml").read_text(encoding="utf-8")).get(
+            "aliases", ()
+        ):
+            found[alias] = name
+    return found

@@ -1,0 +1,201 @@
+"""The machine: `topology.yaml` as frozen specs. All values SI."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sim.inputs.base import (
+    Dollars,
+    Duration,
+    Factor,
+    Fraction,
+    Memory,
+    NotNegative,
+    Positive,
+    Rate,
+    Seconds,
+    Spec,
+)
+from sim.inputs.calibration import Calibration
+from sim.inputs.gpu import Gpu
+
+
+class NvLink(Spec):
+    """NVLink inside a node."""
+
+    generation: Positive
+    links_per_gpu: NotNegative
+    fabric: Literal["nvswitch", "pairs", "mesh", "none"] = "nvswitch"
+    sharp: bool = False
+    link_rate: Rate | None = None  # [B/s] per link and direction; None: by generation
+
+
+class Pcie(Spec):
+    """PCIe tree inside a node."""
+
+    generation: Positive
+    lanes: Positive = 16
+    gpus_per_switch: NotNegative = 1
+    nics_per_switch: NotNegative = 1
+    p2p: bool = True
+
+
+class Cpu(Spec):
+    """Host processors."""
+
+    sockets: Positive = 2
+    interconnect: Rate = 22e9  # [B/s] per direction, for GPU traffic between sockets
+    memory: Memory = 2e12  # [B]
+    memory_bandwidth: Rate = 400e9  # [B/s] per socket
+    vendor: Literal["intel", "amd", "arm"] = "intel"
+    cores: Positive = 96
+
+
+class Nics(Spec):
+    """RDMA network interfaces of a node."""
+
+    count: Positive = 8
+    rate: Rate = 50e9  # [B/s] each
+    kind: Literal["infiniband", "roce", "efa", "tcpx", "tcp"] = "infiniband"
+    gpudirect: bool = True
+
+
+class Storage(Spec):
+    """Storage as one node sees it."""
+
+    read: Rate = 10e9
+    write: Rate = 5e9
+
+
+class Node(Spec):
+    """One node."""
+
+    gpu: Gpu
+    gpus: Positive = 8
+    nvlink: NvLink | None = None
+    pcie: Pcie
+    cpu: Cpu = Cpu.model_construct()
+    nics: Nics | None = None
+    storage: Storage = Storage.model_construct()
+
+
+class Network(Spec):
+    """The fabric between nodes."""
+
+    kind: Literal["rail-optimized", "fat-tree", "single-switch"] = "rail-optimized"
+    oversubscription: Factor = 1.0
+    switch_latency: Seconds = 0.6e-6  # [s]
+    nodes_per_leaf: Positive | None = (
+        None  # None: 32 on a rail leaf; fat-tree 32 ports / NICs a node
+    )
+    sharp: bool = False  # switches reduce (InfiniBand SHARP): CollNet
+
+
+class Offer(Spec):
+    """What the machine costs."""
+
+    price_per_gpu_hour: Dollars | None = None  # [USD]
+    provider: str = ""
+    region: str = ""
+    residency: str = ""
+    egress_per_gb: Dollars = 0.0
+    spot_price_per_gpu_hour: Dollars | None = None  # [USD]
+    date: str = ""  # month or year the price was read
+    source: str = ""
+    capacity: Literal["on-demand", "spot"] = "on-demand"  # spot can be taken away
+    preemption_mtbf: Duration | None = None  # [s] of a spot node; None: see reliability.toml
+    preemption_wait: Seconds | None = None  # [s] mean, until spot capacity is there again
+    preemption_notice: Seconds = 0.0  # [s] warning before a node is taken
+    commitment_discount: Fraction = 0.0  # off the on-demand price
+    commitment: Seconds = 0.0  # [s] paid for at the least
+    setup: Seconds = 0.0  # [s] paid for before the first step
+    storage_per_gb_month: Dollars = 0.0
+    energy_per_kwh: Dollars = 0.0  # where electricity is paid apart, as for a machine of one's own
+    pue: Factor | None = None  # power usage effectiveness of the site; None: see energy.toml
+    country: str = ""  # ISO 3166 alpha-3, for CO2 where the region is in no table
+
+
+class Reliability(Spec):
+    """How often the machine fails and for how long; None: see data/constants/reliability.toml."""
+
+    failures: bool = True
+    gpu_mtbf: Duration | None = None  # [s] of one GPU, its memory and NVLink included
+    node_mtbf: Duration | None = None  # [s] of one node, everything but its GPUs
+    detect: Seconds | None = None  # [s] from failure to noticing
+    restart: Seconds | None = None  # [s] scheduling, process groups, warm-up; not reading state
+    repair: Seconds | None = None  # [s] a broken node is away
+    spare_nodes: NotNegative | None = None  # None: a broken node is replaced at once
+    pace_spread: Fraction | None = None  # relative standard deviation of a run's mean step time
+
+
+class Vertex(Spec):
+    """A vertex of an explicit graph."""
+
+    id: str
+    kind: Literal["gpu", "nvswitch", "pcie-switch", "cpu", "nic", "switch"]
+    node: NotNegative = 0
+    gpu: Gpu | None = None
+    rail: int | None = None
+    vendor: Literal["intel", "amd", "arm"] | None = None  # of a CPU
+    memory_bandwidth: Rate | None = None  # [B/s] of a CPU
+    gpudirect: bool = True  # of a NIC
+
+
+class Edge(Spec):
+    """A link of an explicit graph: both directions unless ``directed``."""
+
+    source: str
+    target: str
+    kind: Literal["nvlink", "pcie", "cpu", "network"]
+    bandwidth: Rate  # [B/s] per direction
+    latency: Seconds = 0.0  # [s]
+    directed: bool = False
+
+
+class Graph(Spec):
+    """An explicit topology, for whatever the shorthand can't say."""
+
+    vertices: tuple[Vertex, ...]
+    edges: tuple[Edge, ...]
+
+
+class Topology(Spec):
+    """A cluster: shorthand (`nodes` equal nodes) or an explicit graph."""
+
+    name: str
+    nodes: Positive = 1
+    node: Node | None = None
+    network: Network = Network.model_construct()
+    offer: Offer | None = None
+    calibration: Calibration | None = None  # of this cluster, from its own measurements
+    reliability: Reliability = Reliability.model_construct()
+    graph: Graph | None = None
+    gpu: Gpu | None = None  # of an explicit graph's GPU vertices that name none
+    hourly_price_source: str = ""
+    sources: tuple[str, ...] = ()
+
+    @property
+    def world_size(self) -> int:
+        """GPUs in all."""
+        if self.graph is not None:
+            return sum(v.kind == "gpu" for v in self.graph.vertices)
+        return self.nodes * (self.node.gpus if self.node else 0)
+
+    @property
+    def node_count(self) -> int:
+        """Nodes in all."""
+        if self.graph is not None:
+            return len({v.node for v in self.graph.vertices if v.kind == "gpu"})
+        return self.nodes
+
+    @property
+    def first_gpu(self) -> Gpu:
+        """The GPU model (of the first GPU where they differ)."""
+        if self.graph is not None:
+            found = next((v.gpu for v in self.graph.vertices if v.gpu is not None), self.gpu)
+            if found is not None:
+                return found
+        if self.node is None:
+            msg = "a topology has a node, or a graph whose GPUs are named"
+            raise ValueError(msg)
+        return self.node.gpu

@@ -1,0 +1,194 @@
+"""The job: `workload.yaml` as frozen specs. All values SI, only counts are bare."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sim.inputs.base import (
+    Count,
+    CountOrZero,
+    Dollars,
+    Factor,
+    Fraction,
+    NotNegative,
+    Positive,
+    Seconds,
+    Spec,
+)
+from sim.inputs.model import Model
+
+
+class Method(Spec):
+    """Full fine-tuning or pretraining, LoRA, QLoRA."""
+
+    kind: Literal["full", "lora", "qlora"] = "full"
+    rank: NotNegative = 0
+    targets: tuple[str, ...] = ()  # resolved: "q", "k", "v", "o", "gate", "up", "down"
+    quantization: Literal["none", "nf4", "gptq-int4"] = "none"
+    double_quantization: bool = True
+    dropout: Fraction = 0.05
+    frozen_dtype: Literal["as-compute", "fp32", "bf16"] = "as-compute"
+    input_require_grads: bool | None = None  # None: with activation checkpointing, as PEFT does
+
+
+class Precision(Spec):
+    """Compute dtype and, for FP8, its recipe."""
+
+    kind: Literal["bf16", "fp16", "fp32", "fp8"] = "bf16"
+    recipe: Literal["none", "te-delayed", "tensorwise", "rowwise"] = "none"
+    all_gather: Literal["bf16", "fp8"] = "bf16"
+    master: Literal["fp32", "bf16"] = "fp32"  # dtype of sharded parameters: bf16 is "pure bf16"
+
+
+class Parallelism(Spec):
+    """Strategy and its knobs, by PyTorch's or DeepSpeed's own names."""
+
+    strategy: Literal["fsdp1", "fsdp2", "zero1", "zero2", "zero3", "ddp"] = "fsdp2"
+    wrap: Literal["block+root", "torchtitan", "linear", "peft"] = (
+        "block+root"  # peft: fsdp1, adapters apart
+    )
+    reshard_after_forward: bool | int = True
+    root_reshard_after_forward: bool | None = None
+    replicate: Positive = 1
+    shard: Positive | None = None  # None: world / replicate
+    context_parallel: Positive = 1
+    context_parallel_kind: Literal["ring", "all-gather", "ulysses"] = "ring"
+    reduce_dtype: Literal["fp32", "bf16", "fp16"] | None = "fp32"
+    forward_prefetch: NotNegative = 0
+    backward_prefetch: NotNegative | Literal["pre", "post", "none"] = (
+        "pre"  # FSDP2: depth, FSDP1: name
+    )
+    limit_all_gathers: bool = True
+    use_orig_params: bool = True
+    sharding_strategy: Literal["full-shard", "shard-grad-op", "no-shard"] = "full-shard"  # FSDP1
+    separate_reduce_scatter_group: bool = False
+    reduce_scatter_max_input_buffers: Positive = 1
+    gradient_sync: Literal["every", "last"] = "every"
+    requires_all_reduce: Literal["every", "last"] = "every"
+    reshard_after_backward: bool = True
+    unshard_embedding_in_backward: bool = True
+    checkpoint_wrapper: Literal["inside", "outside"] = "inside"  # AC inside FSDP or FSDP inside AC
+    offload: Literal["none", "optimizer", "parameters", "all"] = "none"
+    offload_device: Literal["cpu", "nvme"] = "cpu"
+    cpu_ram_efficient_loading: bool = True  # False: every rank builds the model in host memory
+    clip_gradients: bool = True
+    loss_all_reduce: bool = False
+    stage3_max_live_parameters: CountOrZero = 1e9
+    stage3_max_reuse_distance: CountOrZero = 1e9
+    stage3_prefetch_bucket_size: CountOrZero | Literal["auto"] = 5e7
+    stage3_param_persistence_threshold: CountOrZero | Literal["auto"] = 1e5
+    reduce_bucket_size: Count | Literal["auto"] = 5e8
+    allgather_bucket_size: Count = 5e8
+    reduce_scatter: bool = True
+    overlap_comm: bool | None = None
+    sub_group_size: Count = 1e9
+    zero_hpz_partition_size: Positive = 1
+    zero_quantized_weights: bool = False
+    zero_quantized_gradients: bool = False
+    communication_data_type: Literal["fp32", "bf16", "fp16"] | None = None
+    deepspeed_version: str = "0.19.8"
+    bucket_cap_mb: Factor = 25.0  # DDP
+    gradient_as_bucket_view: bool = False  # DDP
+
+
+class Checkpointing(Spec):
+    """Activation checkpointing."""
+
+    kind: Literal["none", "full", "selective-op", "selective-blocks"] = "none"
+    every: Positive = 1  # of selective-blocks: every n-th block
+    fraction: Fraction | None = None  # of selective-blocks: share of blocks
+    reentrant: bool = False
+    offload: bool = False  # saved block inputs go to host memory
+
+
+class Stack(Spec):
+    """Software versions."""
+
+    torch: str = "2.5"
+    cuda: str = "12.4"
+    nccl: str = "2.21"
+    transformer_engine: str | None = None
+    bitsandbytes: str = "0.44"
+    omp_num_threads: Positive | None = None  # of a rank; None: its share of the cores
+
+
+class Data(Spec):
+    """Input pipeline."""
+
+    workers: NotNegative = 8
+    bytes_per_token: Factor = 4.0
+    preprocess_tokens_per_s_per_worker: Count = 2e5
+    packing: bool = True
+    mean_length: Positive | None = None  # tokens of a sample; None: the sequence length
+    prefetch: Positive = 2  # batches a worker keeps ready (torch's prefetch_factor)
+
+
+class Evaluation(Spec):
+    """Evaluation between steps: forward passes without gradients."""
+
+    every: NotNegative = 0  # optimizer steps; 0: never
+    tokens: CountOrZero = 0.0  # of one evaluation, over all ranks
+
+
+class CheckpointSave(Spec):
+    """Checkpoint saving."""
+
+    interval: Seconds | None = 1800.0  # [s]
+    mode: Literal["sharded", "full"] = "sharded"
+    offload_to_cpu: bool = True  # of mode full: False collects the whole model on each GPU
+    asynchronous: bool = False
+    keep: Positive = 2  # checkpoints in storage at a time
+    export: Literal["weights", "state", "none"] = "weights"  # what leaves the provider at the end
+
+
+class Phase(Spec):
+    """A part of the job with needs of its own; `size` gives each the machine that suits it."""
+
+    name: str
+    kind: Literal["preprocess", "train", "evaluate"]
+    tokens: Count | None = None  # None: as many as are trained on
+    cores: Positive = 32  # of preprocess: as many processes, at data's rate of one worker
+    price_per_hour: Dollars | None = None  # of a machine that you have for preprocess
+
+
+class Workload(Spec):
+    """A training job."""
+
+    name: str
+    model: Model
+    method: Method = Method.model_construct()
+    sequence_length: Positive
+    micro_batch: Positive = 1
+    gradient_accumulation: Positive = 1
+    global_batch: Positive | None = (
+        None  # sequences a step; gives the accumulation if that is left out
+    )
+    tokens: Count | None = None
+    steps: Positive | None = None
+    samples: Positive | None = None
+    epochs: Factor = 1.0
+    precision: Precision = Precision.model_construct()
+    optimizer: Literal["adamw", "adamw-bf16", "adamw-8bit", "adafactor", "sgd"] = "adamw"
+    optimizer_implementation: Literal["foreach", "fused", "for-loop"] = "fused"
+    parallelism: Parallelism = Parallelism.model_construct()
+    activation_checkpointing: Checkpointing = Checkpointing.model_construct()
+    attention: Literal["eager", "sdpa", "flash2", "flash3", "triton", "cudnn"] = "flash2"
+    compile: bool = False
+    cuda_graphs: bool = False
+    fused_kernels: Literal["none", "norm", "all"] = (
+        "none"  # hand-fused: RMSNorm alone, or RoPE and SwiGLU as well
+    )
+    loss: Literal["eager", "huggingface", "compiled", "chunked", "fused-linear"] = "eager"
+    train_metrics: NotNegative = 0  # times a trainer takes the loss once more, without gradient
+    stack: Stack = Stack.model_construct()
+    data: Data = Data.model_construct()
+    checkpoint: CheckpointSave = CheckpointSave.model_construct()
+    evaluation: Evaluation = Evaluation.model_construct()
+    phases: tuple[Phase, ...] = ()
+    sources: tuple[str, ...] = ()
+
+
+def fields_but(workload: Workload, names: frozenset[str]) -> tuple[object, ...]:
+    """All fields but those named: a key of what does not depend on these, and of nothing less."""
+    values = workload.__dict__
+    return tuple(values[key] for key in type(workload).model_fields if key not in names)

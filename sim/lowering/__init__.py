@@ -1,0 +1,1 @@
+"""A plan becomes a program: its ops priced, put on lanes, shared out to ranks."""

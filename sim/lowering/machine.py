@@ -1,0 +1,226 @@
+"""The machine as a program sees it: classes of equal ranks, and the resources they draw on.
+
+At level ``folded`` ranks that the machine and the job cannot tell apart are one class, found by
+colour refinement over ranks, their copies and the collectives they take part in; the quotient has
+the same max-min rates. At level ``ranks`` every rank is a class of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.fabric.compiled import Fabric
+from sim.fabric.folding import fold
+from sim.lowering.lower import Machine
+from sim.lowering.teams import STEPPED, Draw, Team, paced, stepped, whole
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+Key = tuple[str, str, str]
+"""Operation, group kind, algorithm: what decides a collective's demands per byte."""
+
+ENDLESS = 1e30  # capacity of the resource that pads shorter copy routes
+
+
+class Orbit(NamedTuple):
+    """Equal groups' collectives run as one: classes taking part and demands per byte."""
+
+    classes: tuple[int, ...]
+    resource: tuple[int, ...]
+    amount: tuple[float, ...]
+
+
+class Compiled(NamedTuple):
+    """Machine, orbits of each collective, and where copy routes stand among local resources."""
+
+    machine: Machine
+    orbits: Mapping[Key, tuple[Orbit, ...]]  # where all ranks are one class
+    teams: Mapping[Key, Team]  # where they are not
+    to_device: slice  # of local resources
+    to_host: slice
+
+
+def compile_machine(
+    fabric: Fabric,
+    level: str,
+    draws: Mapping[Key, Sequence[Draw]],
+    *,
+    copies: bool = False,
+    speed: F8 | None = None,
+    capacity: F8 | None = None,
+) -> Compiled:
+    """Classes, resources and demands of a job on a machine.
+
+    Parameters
+    ----------
+    fabric : Fabric
+        The compiled topology.
+    level : str
+        ``folded``, ``ranks`` or ``steps``.
+    draws : mapping
+        For each kind of collective, one `Draw` a group.
+    copies : bool
+        Whether ranks copy to or from host memory.
+    speed : (n_ranks,) float64, optional
+        Relative kernel speed of each rank.
+    capacity : (n_resources,) float64, optional
+        Capacities with some links slower than the fabric's, for the levels of every rank.
+    """
+    pace = np.ones(fabric.n_ranks) if speed is None else speed
+    if level != "folded":
+        return _every_rank(fabric, draws, copies, pace, capacity, level == "steps")
+    return _folded(fabric, draws, copies, pace)
+
+
+def _routes(fabric: Fabric, direction: str) -> list[tuple[I8, F8]]:
+    routes = (fabric.offload_route(rank, direction) for rank in range(fabric.n_ranks))
+    return [(np.asarray(r.resource), np.asarray(r.demand, dtype=float)) for r in routes]
+
+
+def _machine(
+    ranks: Sequence[int],
+    multiplicity: Sequence[int],
+    speed: F8,
+    fabric: Fabric,
+    capacity: F8,
+    hbm: Sequence[int],
+    copies: Sequence[Sequence[tuple[I8, F8]]],
+) -> tuple[Machine, slice, slice]:
+    """Local resources of every class: HBM, the route to the device, the route to the host."""
+    widths = [max((len(route[0]) for route in routes), default=0) for routes in copies]
+    n_local = 1 + sum(widths)
+    local = np.full((len(ranks), n_local), capacity.size, dtype=np.int32)
+    scale = np.ones((len(ranks), n_local))
+    local[:, 0] = hbm
+    at = 1
+    for routes, width in zip(copies, widths, strict=True):
+        for c, (resource, amount) in enumerate(routes):
+            local[c, at : at + len(resource)] = resource
+            scale[c, at : at + len(resource)] = amount
+        at += width
+    # padding must not name one resource twice in a route
+    padding = np.append(capacity, np.full(n_local, ENDLESS))
+    pads = local == capacity.size
+    local = np.where(pads, capacity.size + np.arange(n_local, dtype=np.int32), local)
+    machine = Machine(
+        ranks=tuple(int(r) for r in ranks),
+        multiplicity=np.array(multiplicity, dtype=np.int32),
+        speed=speed,
+        local=local.astype(np.int32),
+        scale=scale,
+        capacity=padding,
+        sms=np.array([fabric.gpu(int(r)).sms for r in ranks], dtype=np.int32),
+    )
+    first = 1 + (widths[0] if widths else 0)
+    return machine, slice(1, first), slice(first, n_local)
+
+
+def _every_rank(
+    fabric: Fabric,
+    draws: Mapping[Key, Sequence[Draw]],
+    copies: bool,
+    speed: F8,
+    capacity: F8 | None,
+    in_steps: bool,
+) -> Compiled:
+    ranks = range(fabric.n_ranks)
+    routes = [_routes(fabric, d) for d in ("to-device", "to-host")] if copies else []
+    hbm = [fabric.hbm(rank) for rank in ranks]
+    ones = [1] * fabric.n_ranks
+    now = fabric.capacity if capacity is None else capacity
+    machine, inward, outward = _machine(ranks, ones, speed, fabric, now, hbm, routes)
+    teams = {}
+    for key, each in draws.items():
+        operation, _, algorithm = key
+        if in_steps and algorithm == "ring" and operation in STEPPED:
+            team = stepped(fabric, [d.members for d in each], operation)
+        else:
+            team = _team(each)
+        teams[key] = team if capacity is None else paced(team, fabric.capacity, capacity)
+    return Compiled(machine, {}, teams, inward, outward)
+
+
+def _team(each: Sequence[Draw | Orbit]) -> Team:
+    members = [d.members if isinstance(d, Draw) else d.classes for d in each]
+    resources = [np.asarray(d.resource, dtype=np.int64) for d in each]
+    return whole(members, resources, [np.asarray(d.amount, dtype=float) for d in each])
+
+
+def _folded(
+    fabric: Fabric, draws: Mapping[Key, Sequence[Draw]], copies: bool, speed: F8
+) -> Compiled:
+    n = fabric.n_ranks
+    kinds: dict[object, int] = {}
+    rank_kind = [
+        kinds.setdefault((fabric.gpu(rank), float(speed[rank])), len(kinds)) for rank in range(n)
+    ]
+    resources = [np.array([fabric.hbm(rank)]) for rank in range(n)]
+    amounts = [np.ones(1) for _ in range(n)]
+    colour = list(rank_kind)
+    near: list[int] = []
+    far: list[int] = []
+    next_colour = len(kinds)
+    if copies:
+        for direction in ("to-device", "to-host"):
+            for rank, (resource, amount) in enumerate(_routes(fabric, direction)):
+                near.append(rank)
+                far.append(len(resources))
+                resources.append(resource)
+                amounts.append(amount)
+                colour.append(next_colour)
+            next_colour += 1
+    first_row: dict[Key, int] = {}
+    for key, each in draws.items():
+        first_row[key] = len(resources)
+        for draw in each:
+            near.extend(draw.members)
+            far.extend([len(resources)] * len(draw.members))
+            resources.append(draw.resource)
+            amounts.append(draw.amount)
+            colour.append(next_colour)
+        next_colour += 1
+    ptr = np.zeros(len(resources) + 1, dtype=np.int64)
+    np.cumsum([len(r) for r in resources], out=ptr[1:])
+    ties = (np.array(near, dtype=np.int64), np.array(far, dtype=np.int64)) if near else None
+    folded = fold(
+        fabric.capacity, ptr, np.concatenate(resources), np.concatenate(amounts), colour, ties
+    )
+    row_class = folded.row_class
+    classes = np.unique(row_class[:n])
+    class_of = {int(c): i for i, c in enumerate(classes.tolist())}
+    first = [int(folded.row_first[c]) for c in classes]
+
+    def demands(row: int) -> tuple[I8, F8]:
+        begin, end = folded.ptr[row_class[row]], folded.ptr[row_class[row] + 1]
+        return folded.resource[begin:end], folded.amount[begin:end]
+
+    hbm = [int(demands(rank)[0][0]) for rank in first]
+    routes = [[demands(n * (1 + i) + rank) for rank in first] for i in range(2)] if copies else []
+    machine, inward, outward = _machine(
+        first,
+        [int(folded.row_count[c]) for c in classes],
+        speed[first],
+        fabric,
+        folded.capacity,
+        hbm,
+        routes,
+    )
+    orbits: dict[Key, tuple[Orbit, ...]] = {}
+    for key, each in draws.items():
+        found: dict[int, Orbit] = {}
+        for i, draw in enumerate(each):
+            row = first_row[key] + i
+            if int(row_class[row]) not in found:
+                taking_part = sorted({class_of[int(row_class[r])] for r in draw.members})
+                resource, amount = demands(row)
+                found[int(row_class[row])] = Orbit(
+                    tuple(taking_part), tuple(resource.tolist()), tuple(amount.tolist())
+                )
+        orbits[key] = tuple(found.values())
+    teams = {key: _team(each) for key, each in orbits.items()} if len(first) > 1 else {}
+    return Compiled(machine, orbits, teams, inward, outward)

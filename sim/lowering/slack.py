@@ -1,0 +1,122 @@
+"""Demands that can never bind, left out of a program of many ranks.
+
+A resource limits nobody while everything that may draw on it at once, at the rate each has alone,
+fits its capacity: one op at a time of each stream of a rank, one collective at a time of each
+communicator. Without such demands rates are the same to the bit, and the components that an engine
+solves are much smaller: links that only one communicator uses drop out, and so do kernels that
+leave enough HBM bandwidth to the collectives beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.strategies.plan import COLLECTIVE, HOST, PlanOp
+
+if TYPE_CHECKING:
+    from sim.lowering.lower import Flight, Machine, Rows
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+B1 = npt.NDArray[np.bool_]
+
+
+class Binding(NamedTuple):
+    """What may bind after all."""
+
+    local: B1  # (n demands of rows,) by entry of the rows' demand table
+    resource: B1  # (n_resources,) for the demands of collectives
+
+
+def may_bind(
+    ops: Sequence[PlanOp],
+    rows: Rows,
+    row_start: I8,
+    row_count: I8,
+    machine: Machine,
+    flights: Sequence[Flight],
+) -> Binding:
+    """Which demands can ever limit a rate.
+
+    Parameters
+    ----------
+    ops, rows, row_start, row_count, machine, flights
+        As `lower` takes them.
+    """
+    capacity = machine.capacity
+    wires = _wires_at_most(flights, capacity.size)
+    streams = _streams_at_most(ops, rows, row_start, row_count, machine.local.shape[1])
+    scale = machine.scale * machine.speed.max()
+    total = wires.copy()
+    for most in streams.values():
+        np.add.at(total, machine.local, most * scale)
+    resource = total > capacity
+    # an entry of the rows' table: may its own op, with all other streams and wires, fill it?
+    entry = np.repeat(np.arange(rows.work.size), np.diff(rows.demand_ptr))
+    rate = rows.demand_amount * rows.bound[entry]
+    local = np.zeros(rows.demand_local.size, dtype=bool)
+    own = streams.get("compute", np.zeros(machine.local.shape[1]))
+    for k in range(machine.local.shape[1]):
+        mine = rows.demand_local == k
+        beside = (total[machine.local[:, k]] - own[k] * scale[:, k])[:, None]
+        needs = beside + rate[mine] * scale[:, k, None]
+        local[mine] = (needs > capacity[machine.local[:, k]][:, None]).any(axis=0)
+    return Binding(local, resource)
+
+
+def _wires_at_most(flights: Sequence[Flight], n_resources: int) -> F8:
+    """Sum over communicators of the most that each draws.
+
+    Each wire lane draws the most of its ops. Stepped lanes of a communicator and its others never
+    run at once: the latter wait for all ranks, and all ranks for them.
+    """
+    lanes: dict[tuple[str, bool], dict[int, dict[int, Flight]]] = {}
+    for flight in flights:
+        kind = (flight.comm, flight.team.steps > 1)
+        teams = lanes.setdefault(kind, {}).setdefault(flight.lane, {})
+        known = teams.get(id(flight.team))
+        if known is None or flight.bound > known.bound:
+            teams[id(flight.team)] = flight
+    drawn: dict[str, F8] = {}
+    for (comm, _), found in lanes.items():
+        total = np.zeros(n_resources)
+        for teams in found.values():
+            total += _lane_at_most(list(teams.values()), n_resources)
+        drawn[comm] = np.maximum(drawn.get(comm, 0.0), total)
+    return np.asarray(sum(drawn.values(), np.zeros(n_resources)))
+
+
+def _lane_at_most(flights: Sequence[Flight], n_resources: int) -> F8:
+    keys, amounts = [], []
+    for flight in flights:
+        team = flight.team
+        wire = np.repeat(np.arange(team.n_wires), np.diff(team.ptr))
+        keys.append(wire * n_resources + team.resource)
+        amounts.append(team.amount * team.pace[wire] * (flight.bound * team.steps * team.chunk))
+    found, where = np.unique(np.concatenate(keys), return_inverse=True)
+    most = np.zeros(found.size)
+    np.maximum.at(most, where, np.concatenate(amounts))
+    return np.bincount(found % n_resources, weights=most, minlength=n_resources).astype(float)
+
+
+def _streams_at_most(
+    ops: Sequence[PlanOp], rows: Rows, row_start: I8, row_count: I8, n_local: int
+) -> dict[str, F8]:
+    """For every stream, the most that any of its ops draws on each local resource."""
+    seen: set[tuple[str, int, int]] = set()
+    out: dict[str, F8] = {}
+    for op, first, count in zip(ops, row_start.tolist(), row_count.tolist(), strict=True):
+        key = (op.stream, first, count)
+        if op.kind in (HOST, COLLECTIVE) or key in seen:
+            continue
+        seen.add(key)
+        table = slice(rows.demand_ptr[first], rows.demand_ptr[first + count])
+        lengths = np.diff(rows.demand_ptr[first : first + count + 1])
+        bound = np.repeat(rows.bound[first : first + count], lengths)
+        most = out.setdefault(op.stream, np.zeros(n_local))
+        np.maximum.at(most, rows.demand_local[table], rows.demand_amount[table] * bound)
+    return out

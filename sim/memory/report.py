@@ -1,0 +1,202 @@
+"""Will it fit: bytes per GPU by category and moment, what dominates, what would mend it."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from sim.blocks.modules import ModelTree
+from sim.blocks.tree import build_tree
+from sim.data import DATA
+from sim.inputs.notes import Message
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
+from sim.memory.host import host_terms, loading_bytes
+from sim.memory.ledger import MOMENTS, Ledger
+from sim.memory.replicated import walk_replicated
+from sim.memory.sharded import walk_fsdp
+from sim.strategies.zero3 import zero3_live_peak
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReport:
+    """Bytes on one GPU (ranks are alike) and on its host.
+
+    Attributes
+    ----------
+    peak_allocated_bytes : float
+        Highest sum of live tensors. [B]
+    peak_reserved_bytes : float
+        All the GPU must have: allocator with fragmentation, CUDA context, communicators. [B]
+    capacity_bytes : float
+        What the GPU offers. [B]
+    fits : bool
+        Whether the second is within the third, and the host's share within the host's memory.
+    peak_moment : str
+        ``init | forward | backward | optimizer | save``.
+    by_category : dict
+        Live tensors at the peak, categories of PyTorch's FSDPMemTracker. [B]
+    terms : dict
+        The same, told apart further. [B]
+    by_moment : dict
+        Peak of live tensors in each moment. [B]
+    categories_by_moment : dict of dict
+        `by_category` at each moment's own peak. [B]
+    overheads : dict
+        ``stream_pools`` (memory that streams do not share), ``fragmentation``, ``cuda_context``,
+        ``communicators``. [B]
+    dominating : str
+        The largest of `terms`, or of `overheads`.
+    host_bytes : float
+        Host memory of one node while training: offloaded state and staging of checkpoints. [B]
+    host_terms : dict
+        The same by what takes it. [B]
+    host_loading_bytes : float
+        Host memory of one node while the weights are loaded, if every rank builds a copy. [B]
+    host_capacity_bytes : float
+        What a node's host offers. [B]
+    warnings : tuple of Message
+        Known traps that this job steps into.
+    """
+
+    peak_allocated_bytes: float
+    peak_reserved_bytes: float
+    capacity_bytes: float
+    fits: bool
+    peak_moment: str
+    by_category: dict[str, float]
+    terms: dict[str, float]
+    by_moment: dict[str, float]
+    categories_by_moment: dict[str, dict[str, float]] = field(default_factory=dict)
+    overheads: dict[str, float] = field(default_factory=dict)
+    dominating: str = ""
+    host_bytes: float = 0.0
+    host_terms: dict[str, float] = field(default_factory=dict)
+    host_loading_bytes: float = 0.0
+    host_capacity_bytes: float = 0.0
+    warnings: tuple[Message, ...] = ()
+
+    @property
+    def headroom_bytes(self) -> float:
+        """Capacity left; negative where it does not fit. [B]"""
+        return self.capacity_bytes - self.peak_reserved_bytes
+
+
+@lru_cache(maxsize=1)
+def constants() -> dict[str, float]:
+    """Overheads of a GPU process, with their sources in ``data/constants/memory.toml``."""
+    text = (DATA / "constants" / "memory.toml").read_text(encoding="utf-8")
+    return {k: float(v) for k, v in tomllib.loads(text).items()}
+
+
+def walk(workload: Workload, tree: ModelTree, world: int) -> Ledger:
+    """Memory walk of a workload's strategy."""
+    if workload.parallelism.strategy in ("fsdp1", "fsdp2"):
+        return walk_fsdp(workload, tree, world)
+    return walk_replicated(workload, tree, world)
+
+
+def memory(
+    topology: Topology, workload: Workload, tree: ModelTree | None = None, world: int | None = None
+) -> MemoryReport:
+    """Bytes per GPU of a training step.
+
+    Parameters
+    ----------
+    topology : Topology
+        The machine; its GPUs' memory is the capacity.
+    workload : Workload
+        The job.
+    tree : ModelTree, optional
+        ``build_tree(workload.model, workload.method)``.
+    world : int, optional
+        GPUs in all. Default: all of the topology.
+
+    Returns
+    -------
+    MemoryReport
+        Peaks by moment and category, and the verdict.
+    """
+    tree = tree or build_tree(workload.model, workload.method)
+    capacity, gpus, host = machine(topology)
+    world = world or gpus
+    ledger = walk(workload, tree, world)
+    moment = ledger.highest
+    peak = ledger.peaks[moment]
+    c = constants()
+    allocated = peak.total
+    groups = 0 if world == 1 else 1
+    if workload.parallelism.replicate > 1:
+        groups += 1
+    if workload.parallelism.separate_reduce_scatter_group:
+        groups += 1
+    if workload.parallelism.context_parallel > 1:
+        groups += 1
+    pooled = sum(ledger.pools.values())
+    overheads = {
+        "stream_pools": pooled - allocated,
+        "fragmentation": c["fragmentation"] * pooled,
+        "cuda_context": c["context"],
+        "communicators": c["communicator"] * groups,
+    }
+    reserved = allocated + sum(overheads.values())
+    terms = {k: v for k, v in peak.terms.items() if v > 0.5}
+    per_node = min(world, topology.node.gpus if topology.node else world)
+    host_parts = {k: per_node * v for k, v in host_terms(workload, tree, world).items()}
+    on_host = sum(host_parts.values())
+    loading = per_node * loading_bytes(workload, tree)
+    return MemoryReport(
+        peak_allocated_bytes=allocated,
+        peak_reserved_bytes=reserved,
+        capacity_bytes=capacity,
+        fits=reserved <= capacity and max(on_host, loading) <= host,
+        peak_moment=moment,
+        by_category=peak.by_category(),
+        terms=terms,
+        by_moment={m: ledger.peaks[m].total for m in MOMENTS},
+        categories_by_moment={m: ledger.peaks[m].by_category() for m in MOMENTS},
+        overheads=overheads,
+        dominating=max(terms, key=lambda k: terms[k]) if terms else "cuda_context",
+        host_bytes=on_host,
+        host_terms=host_parts,
+        host_loading_bytes=loading,
+        host_capacity_bytes=host,
+        warnings=_warnings(workload, tree, world, reserved, capacity),
+    )
+
+
+def _warnings(
+    workload: Workload, tree: ModelTree, world: int, reserved: float, capacity: float
+) -> tuple[Message, ...]:
+    found = []
+    if workload.parallelism.strategy == "zero3":
+        where = "workload.parallelism.deepspeed_version"
+        for trap in zero3_live_peak(workload, tree, world).traps:
+            found.append(Message(f"memory.{trap.code}", where, trap.message, trap.hint))
+    if 0.95 * capacity < reserved <= capacity:
+        found.append(
+            Message(
+                "memory.close-to-capacity",
+                "workload.micro_batch",
+                "within 5 % of the GPU's memory: the caching allocator will retry and slow steps",
+                "see `scaling-sim memory` for what would make room",
+            )
+        )
+    return tuple(found)
+
+
+def machine(topology: Topology) -> tuple[float, int, float]:
+    """Memory of the smallest GPU, GPUs in all, and host memory of a node."""
+    share = 1 - constants()["driver"]
+    if topology.graph is not None:
+        gpus = [v for v in topology.graph.vertices if v.kind == "gpu"]
+        sizes = [v.gpu.memory for v in gpus if v.gpu is not None]
+        if topology.node is not None:
+            sizes.append(topology.node.gpu.memory)
+        host = topology.node.cpu.memory if topology.node else float("inf")
+        return share * min(sizes, default=0.0), max(1, len(gpus)), host
+    if topology.node is None:
+        return 0.0, 1, 0.0
+    node = topology.node
+    return share * node.gpu.memory, topology.nodes * node.gpus, node.cpu.memory

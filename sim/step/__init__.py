@@ -1,0 +1,1 @@
+"""One training step: simulated, measured, extrapolated in depth and micro-steps."""

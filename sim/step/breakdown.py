@@ -1,0 +1,135 @@
+"""Where a step's time goes, as one rank sees it.
+
+The compute lane partitions the step: busy with a kernel (by kind), idle while a collective is in
+flight (exposed communication, by the collective that ends the gap), idle while only copies run, or
+idle with nothing in flight (host). Everything is measured within a window, so that a step of many
+micro-steps is the first, the middle one as often as needed, and the last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sim.lowering.lower import CATEGORIES, Lowered, RankView
+from sim.program import Timeline
+from sim.step.intervals import F8, Coverage, gaps
+
+_COLLECTIVE = CATEGORIES.index("collective")
+
+
+@dataclass(slots=True)
+class Breakdown:
+    """Additive measures of a window or of a whole step. [s]"""
+
+    time_s: float = 0.0
+    compute_s: float = 0.0
+    communication_s: float = 0.0
+    exposed_s: float = 0.0
+    copy_s: float = 0.0
+    host_s: float = 0.0
+    slowdown_s: float = 0.0
+    recompute_s: float = 0.0
+    kernels: dict[str, float] = field(default_factory=dict)
+    exposed: dict[str, float] = field(default_factory=dict)
+    collectives: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def add(self, other: Breakdown, times: float = 1.0) -> None:
+        """Add another window's measures, `times` times."""
+        for name in (
+            "time_s", "compute_s", "communication_s", "exposed_s", "copy_s", "host_s",
+            "slowdown_s", "recompute_s",
+        ):  # fmt: skip
+            setattr(self, name, getattr(self, name) + times * getattr(other, name))
+        for mine, theirs in ((self.kernels, other.kernels), (self.exposed, other.exposed)):
+            for key, value in theirs.items():
+                mine[key] = mine.get(key, 0.0) + times * value
+        for kind, values in other.collectives.items():
+            row = self.collectives.setdefault(kind, {})
+            for key, value in values.items():
+                row[key] = row.get(key, 0.0) + times * value
+
+
+def measure(
+    lowered: Lowered, timeline: Timeline, view: RankView, begin: float, finish: float
+) -> Breakdown:
+    """Measures of one rank within ``[begin, finish]``.
+
+    Parameters
+    ----------
+    lowered : Lowered
+        The program with what its ops are.
+    timeline : Timeline
+        When they ran.
+    view : RankView
+        The rank (or class of ranks) to look from.
+    begin, finish : float
+        The window. [s]
+    """
+    lane = np.arange(view.compute.start, view.compute.stop)
+    # a collective may be issued on the compute stream (clipping): that is communication
+    ops = lane[lowered.category[lane] != _COLLECTIVE]
+    start = np.clip(timeline.start[ops], begin, finish)
+    end = np.clip(timeline.end[ops], begin, finish)
+    lengths = end - start
+    comm_start = timeline.start[view.comm_begin]
+    comm_end = timeline.end[view.comm_end]
+    comm = Coverage(np.clip(comm_start, begin, finish), np.clip(comm_end, begin, finish))
+    out = Breakdown(time_s=finish - begin, communication_s=comm.total)
+    category = lowered.category[ops]
+    by_kind = np.bincount(category, weights=lengths, minlength=len(CATEGORIES))
+    out.kernels = {name: float(by_kind[i]) for i, name in enumerate(CATEGORIES) if by_kind[i] > 0.0}
+    out.compute_s = float(lengths.sum())
+    alone = lowered.alone_s[ops]
+    whole = (timeline.end[ops] <= finish) & (timeline.start[ops] >= begin)
+    out.slowdown_s = float(np.maximum(0.0, lengths - alone)[whole].sum())
+    out.recompute_s = float(lengths[lowered.recompute[ops]].sum())
+    idle_start, idle_end = gaps(start, end, begin, finish)
+    hidden = comm.inside(idle_start, idle_end)
+    out.exposed_s = float(hidden.sum())
+    copies = view.copies
+    both = Coverage(
+        np.concatenate((comm_start, timeline.start[copies])).clip(begin, finish),
+        np.concatenate((comm_end, timeline.end[copies])).clip(begin, finish),
+    )
+    covered = both.inside(idle_start, idle_end)
+    out.copy_s = float((covered - hidden).sum())
+    out.host_s = float((idle_end - idle_start).sum()) - out.exposed_s - out.copy_s
+    out.exposed = _attribute(view, comm_start, comm_end, idle_start, idle_end, hidden)
+    inside = (comm_start >= begin) & (comm_start < finish)
+    for kind, selected in _by_kind(view.comm_kind, inside):
+        out.collectives[kind] = {
+            "count": float(selected.size),
+            "bytes": float(view.comm_bytes[selected].sum()),
+            "time_s": float((comm_end[selected] - comm_start[selected]).sum()),
+        }
+    return out
+
+
+def _by_kind(kinds: tuple[str, ...], inside: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    rows: dict[str, list[int]] = {}
+    for i in np.flatnonzero(inside):
+        rows.setdefault(kinds[i], []).append(int(i))
+    return [(kind, np.array(indices)) for kind, indices in rows.items()]
+
+
+def _attribute(
+    view: RankView, comm_start: F8, comm_end: F8, idle_start: F8, idle_end: F8, hidden: F8
+) -> dict[str, float]:
+    """Exposed seconds by the collective that a gap waited for: the last to end within it."""
+    order = np.argsort(comm_end, kind="stable")
+    ends = comm_end[order]
+    exposed: dict[str, float] = {}
+    for a, b, seconds in zip(idle_start, idle_end, hidden, strict=True):
+        if seconds <= 0.0:
+            continue
+        at = int(np.searchsorted(ends, b, side="right")) - 1
+        if at < 0 or ends[at] <= a:
+            later = order[comm_start[order] < b]
+            which = int(later[-1]) if later.size else int(order[0])
+        else:
+            which = int(order[at])
+        label = view.comm_label[which]
+        exposed[label] = exposed.get(label, 0.0) + float(seconds)
+    return dict(sorted(exposed.items(), key=lambda item: -item[1]))

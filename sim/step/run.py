@@ -1,0 +1,174 @@
+"""One training step, from specs to measures: plan, prices, program, timeline, breakdown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.blocks.tree import build_tree
+from sim.engine import run
+from sim.fabric import Fabric, compile_fabric
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
+from sim.lowering.costs import Priced, price
+from sim.lowering.frames import lowered
+from sim.lowering.lower import Lowered
+from sim.lowering.table import table_of
+from sim.program import Timeline
+from sim.step.breakdown import Breakdown, measure
+from sim.step.intervals import F8
+from sim.step.straggle import typical_speed
+from sim.step.variation import Variation, capacities, jittered, speeds
+from sim.strategies import plan_of
+from sim.strategies.plan import SEGMENT
+
+MICRO_STEPS = 3  # simulated: the first, one that stands for all in the middle, the last
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """A simulated step.
+
+    Attributes
+    ----------
+    breakdown : Breakdown
+        Of the representative rank, the whole step with all its micro-steps.
+    lowered, timeline, priced
+        What was run, for traces and critical paths; of the simulated micro-steps.
+    middle : Breakdown or None
+        Of the micro-step that stands for several, where one does.
+    """
+
+    breakdown: Breakdown
+    lowered: Lowered
+    timeline: Timeline
+    priced: Priced
+    middle: Breakdown | None = None
+
+    @property
+    def time_s(self) -> float:
+        """Duration of the optimizer step. [s]"""
+        return self.breakdown.time_s
+
+
+def run_step(
+    topology: Topology,
+    workload: Workload,
+    *,
+    engine: str = "auto",
+    level: str = "folded",
+    all_micro_steps: bool = False,
+    variation: Variation | None = None,
+) -> StepOutcome:
+    """Simulate one optimizer step.
+
+    Parameters
+    ----------
+    topology, workload : specs
+        Checked by the loader.
+    engine : str
+        ``auto | reference | python | compiled``.
+    level : str
+        ``folded`` (equal ranks once), ``ranks`` or ``steps`` (every ring step of every rank).
+    all_micro_steps : bool
+        Simulate every micro-step instead of repeating the middle one.
+    variation : Variation, optional
+        Jitter and slow parts, at levels ``ranks`` and ``steps``. Of several replicas, the one
+        whose time is the median.
+    """
+    return run_replicas(
+        topology, workload, variation or Variation(), engine=engine, level=level,
+        all_micro_steps=all_micro_steps,
+    )[0]  # fmt: skip
+
+
+def run_replicas(
+    topology: Topology,
+    workload: Workload,
+    variation: Variation,
+    *,
+    engine: str = "auto",
+    level: str = "ranks",
+    all_micro_steps: bool = False,
+) -> tuple[StepOutcome, F8]:
+    """Simulate a step as often as `variation` asks, with new draws each time.
+
+    Micro-steps differ where there is jitter, so all are simulated.
+
+    Returns
+    -------
+    StepOutcome
+        Of the median replica (the lower one of two).
+    (replicas,) float64
+        Every replica's step time. [s]
+    """
+    level = variation.level(level)
+    accumulation = workload.gradient_accumulation
+    simulated = workload
+    if accumulation > MICRO_STEPS and not all_micro_steps and not variation.jitter:
+        simulated = workload.model_copy(update={"gradient_accumulation": MICRO_STEPS})
+    fabric = compile_fabric(topology)
+    tree = build_tree(workload.model, workload.method)
+    plan = plan_of(simulated, tree, fabric.n_ranks)
+    speed = None if variation.jitter else _speeds(topology, workload, fabric)
+    slow = speeds(variation, fabric)
+    if slow is not None:
+        speed = slow if speed is None else slow * speed
+    priced = price(plan, simulated, fabric, level, speed, capacities(variation, fabric))
+    program = lowered(plan, priced)
+    repeats = accumulation - simulated.gradient_accumulation
+
+    def outcome(replica: int) -> StepOutcome:
+        drawn = program
+        if variation.jitter:
+            drawn = jittered(program, variation.jitter, variation.seed, replica)
+        timeline = run(drawn.program, engine)
+        whole, middle = _whole(drawn, timeline, repeats)
+        return StepOutcome(whole, drawn, timeline, priced, middle)
+
+    if variation.replicas == 1:
+        only = outcome(0)
+        return only, np.array([only.time_s])
+    times = np.array([outcome(replica).time_s for replica in range(variation.replicas)])
+    median = int(np.argsort(times, kind="stable")[(times.size - 1) // 2])
+    return outcome(median), times
+
+
+def _speeds(topology: Topology, workload: Workload, fabric: Fabric) -> F8 | None:
+    """Relative kernel speed of each rank: what waiting for others costs on average.
+
+    A calibration that found one GPU slower says so itself.
+    """
+    ranks = fabric.n_ranks
+    if topology.calibration is not None and topology.calibration.slowest_gpu != 1.0:
+        speed = np.ones(ranks)
+        speed[-1] = topology.calibration.slowest_gpu
+        return speed
+    typical = typical_speed(fabric.gpu(0), workload, ranks)
+    return None if typical == 1.0 else np.full(ranks, typical)
+
+
+def _whole(
+    lowered: Lowered, timeline: Timeline, repeats: int
+) -> tuple[Breakdown, Breakdown | None]:
+    """Measures of the step, in which the middle micro-step counts `repeats` more times; and its."""
+    finish = float(timeline.end.max())
+    slowest = max(lowered.views, key=lambda view: float(timeline.end[view.compute].max()))
+    total = measure(lowered, timeline, slowest, 0.0, finish)
+    if not repeats:
+        return total, None
+    first, second = _micro_step_starts(lowered, timeline, slowest.compute)
+    middle = measure(lowered, timeline, slowest, first, second)
+    total.add(middle, repeats)
+    return total, middle
+
+
+def _micro_step_starts(lowered: Lowered, timeline: Timeline, compute: slice) -> tuple[float, float]:
+    """When the compute lane enters the second and the third micro-step. [s]"""
+    table = table_of(lowered.plan)
+    micro, segment = table.micro_step, table.kind == SEGMENT
+    of = lowered.plan_op[compute]
+    starts = timeline.start[compute]
+    inside = segment[of]
+    return tuple(float(starts[inside & (micro[of] == i)].min()) for i in (1, 2))  # type: ignore[return-value]

@@ -1,0 +1,209 @@
+"""What differs from rank to rank and from step to step: jitter, slow GPUs, slow links.
+
+Jitter multiplies the work of the kernels of every block, phase and micro-step by a log-normal
+factor of mean 1, drawn for each rank; draws follow from the seed and the number of the replica.
+It replaces the spread of a calibration (`slowest_gpu`), which stands for the same thing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sim.errors import InputError
+from sim.fabric.compiled import Fabric
+from sim.lowering.lower import CATEGORIES, Lowered
+from sim.step.intervals import F8
+
+_LEVEL, _JITTER, _SLOW = "--level", "--jitter", "--slow"
+_SEED, _REPLICAS = "--seed", "--replicas"
+_NOT_KERNELS = [CATEGORIES.index("collective"), CATEGORIES.index("host")]
+LARGEST_JITTER = 1.0
+
+
+class Slow(NamedTuple):
+    """A GPU or link that gives less than it should."""
+
+    kind: str  # rank | link
+    name: str
+    factor: float  # of its speed or bandwidth
+
+
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """What to vary, and how often.
+
+    Attributes
+    ----------
+    jitter : float
+        Standard deviation of a block's compute time, over its mean.
+    slow : tuple of Slow
+        Stragglers.
+    seed : int
+        Of the draws.
+    replicas : int
+        Steps to simulate, each with its own draws.
+    """
+
+    jitter: float = 0.0
+    slow: tuple[Slow, ...] = ()
+    seed: int = 0
+    replicas: int = 1
+
+    @property
+    def needs_every_rank(self) -> bool:
+        """Whether ranks stop being equal."""
+        return bool(self.slow) or self.jitter > 0.0
+
+    def level(self, asked: str | None) -> str:
+        """Level of detail: every rank where ranks differ, unless asked otherwise.
+
+        Raises
+        ------
+        InputError
+            If equal ranks were asked for and are not equal.
+        """
+        if asked == "folded" and self.needs_every_rank:
+            message = "equal ranks are simulated once, and jitter or a slow part makes them unequal"
+            raise InputError.single(_LEVEL, f"{message}; use ranks or steps", "folded")
+        return asked or ("ranks" if self.needs_every_rank else "folded")
+
+
+def read_variation(jitter: str, slow: Iterable[str], seed: int, replicas: int) -> Variation:
+    """Read ``5%``, ``rank:3=0.9`` and ``link:NAME=0.5``.
+
+    Raises
+    ------
+    InputError
+        For what can't be read or makes no sense.
+    """
+    if replicas < 1:
+        raise InputError.single(_REPLICAS, f"{replicas} is not at least 1")
+    if replicas > 1 and not _share(jitter):
+        message = "replicas differ by their jitter; say how much with --jitter, such as 5%"
+        raise InputError.single(_REPLICAS, message)
+    if seed < 0:
+        raise InputError.single(_SEED, f"{seed} is negative")
+    return Variation(_share(jitter), tuple(_slow(text) for text in slow), seed, replicas)
+
+
+def _share(text: str) -> float:
+    number, percent = (text[:-1], 0.01) if text.endswith("%") else (text, 1.0)
+    try:
+        value = float(number) * percent
+    except ValueError:
+        raise InputError.single(_JITTER, "cannot read it; write 5% or 0.05", text) from None
+    if not 0.0 <= value <= LARGEST_JITTER:
+        raise InputError.single(_JITTER, "is not between 0 and 100%", text)
+    return value
+
+
+def _slow(text: str) -> Slow:
+    what, _, number = text.rpartition("=")
+    kind, _, name = what.partition(":")
+    if kind not in ("rank", "link") or not name:
+        raise InputError.single(_SLOW, "cannot read it; write rank:3=0.9 or link:NAME=0.5", text)
+    try:
+        factor = float(number)
+    except ValueError:
+        raise InputError.single(_SLOW, f"{number!r} is not a number", text) from None
+    if not 0.0 < factor <= 1.0:
+        raise InputError.single(_SLOW, f"{number} is not above 0 and at most 1", text)
+    return Slow(kind, name, factor)
+
+
+def speeds(variation: Variation, fabric: Fabric) -> F8 | None:
+    """Relative kernel speed of every rank, or None where all are whole.
+
+    Raises
+    ------
+    InputError
+        For a rank that is not there.
+    """
+    slow = [s for s in variation.slow if s.kind == "rank"]
+    if not slow:
+        return None
+    speed = np.ones(fabric.n_ranks)
+    for _, name, factor in slow:
+        if not name.isdecimal() or int(name) >= fabric.n_ranks:
+            message = f"there are ranks 0 to {fabric.n_ranks - 1}"
+            raise InputError.single(_SLOW, message, f"rank:{name}")
+        speed[int(name)] *= factor
+    return speed
+
+
+def capacities(variation: Variation, fabric: Fabric) -> F8 | None:
+    """Capacity of every resource, or None where all are whole; ``A<>B`` names both directions.
+
+    Raises
+    ------
+    InputError
+        For a link that is not there, with the nearest names.
+    """
+    slow = [s for s in variation.slow if s.kind == "link"]
+    if not slow:
+        return None
+    capacity = fabric.capacity.copy()
+    for _, name, factor in slow:
+        ends = name.split("<>")
+        ways = [">".join(ends), ">".join(ends[::-1])] if len(ends) == 2 else [name]
+        for way in ways:
+            try:
+                capacity[fabric.index(way)] *= factor
+            except KeyError:
+                from difflib import get_close_matches
+
+                near = get_close_matches(way, fabric.names, 3) or fabric.names[:3]
+                message = f"no such link or resource; near are {', '.join(near)}"
+                raise InputError.single(_SLOW, message, f"link:{name}") from None
+    return capacity
+
+
+def jittered(lowered: Lowered, jitter: float, seed: int, replica: int) -> Lowered:
+    """The same step with other kernel times.
+
+    Parameters
+    ----------
+    lowered : Lowered
+        At a level with every rank's own lanes.
+    jitter : float
+        Standard deviation over mean.
+    seed, replica : int
+        Equal ones give equal draws.
+
+    Notes
+    -----
+    f = exp(s z - s^2 / 2), z normal, s^2 = ln(1 + jitter^2): mean 1, deviation `jitter`.
+    """
+    variance = math.log1p(jitter * jitter)
+    random = np.random.default_rng([seed, replica])
+    drawn = random.standard_normal((len(lowered.views), len(lowered.plan.ops)))
+    factors = np.exp(math.sqrt(variance) * drawn - 0.5 * variance)
+    work, alone = lowered.program.work.copy(), lowered.alone_s.copy()
+    for view, factor in zip(lowered.views, factors, strict=True):
+        ops = np.arange(view.compute.start, view.compute.stop)
+        ops = ops[~np.isin(lowered.category[ops], _NOT_KERNELS)]
+        mine = factor[lowered.plan_op[ops]]
+        work[ops] *= mine
+        alone[ops] *= mine
+    return replace(lowered, program=lowered.program._replace(work=work), alone_s=alone)
+
+
+def spread(variation: Variation, level: str, times_s: F8) -> Mapping[str, Any]:
+    """Distribution of step time over replicas, as `Result.detail` shows it."""
+    p10, p50, p90 = np.quantile(times_s, (0.1, 0.5, 0.9)).tolist()
+    return {
+        "level": level,
+        "jitter": variation.jitter,
+        "slow": [f"{s.kind}:{s.name}={s.factor:g}" for s in variation.slow],
+        "seed": variation.seed,
+        "replicas": variation.replicas,
+        "step_time_s": {
+            "p10": p10, "p50": p50, "p90": p90, "mean": float(times_s.mean()),
+            "least": float(times_s.min()), "most": float(times_s.max()),
+        },
+    }  # fmt: skip

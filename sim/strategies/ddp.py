@@ -1,0 +1,240 @@
+"""DistributedDataParallel: whole models, gradients all-reduced in buckets as they become ready.
+
+Follows torch's reducer (`reducer.cpp`, `distributed.py`). Buckets are those of the second iteration
+on, filled in the order in which gradients arrive: a bucket closes once it holds at least its limit,
+1 MiB for the first and ``bucket_cap_mb`` for the others. They are reduced strictly in that order.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sim.blocks.modules import Block, ModelTree
+from sim.errors import InputError
+from sim.inputs.workload import Workload
+from sim.strategies.plan import Plan, Recorder
+from sim.strategies.tail import clip_and_step, loss_all_reduce
+from sim.strategies.units import DTYPE_BYTES, SOURCE, checkpointed, dtypes, tree_blocks
+
+_MIB = 1024 * 1024
+
+#: torch.distributed._DEFAULT_FIRST_BUCKET_BYTES, used unless the user sets a cap
+_FIRST_BUCKET = 1.0 * _MIB
+_DEFAULT_CAP = 25.0
+
+
+class _Gradient(NamedTuple):
+    """When a parameter's gradient is there: after the backward of a module of a block."""
+
+    block: int
+    module: str
+    numel: int
+
+
+def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Plan:
+    """Steady-state steps of DDP.
+
+    Parameters
+    ----------
+    workload : Workload
+        Precision, bucket size, checkpointing and accumulation are read.
+    tree : ModelTree
+        Every parameter.
+    world : int
+        Ranks in all.
+    steps : int
+        Optimizer steps to record one after the other. [1]
+
+    Returns
+    -------
+    Plan
+        What one rank issues.
+
+    Raises
+    ------
+    InputError
+        If offload is asked for, which DDP has none of.
+    """
+    if workload.parallelism.offload != "none":
+        message = "ddp keeps everything on the GPU; fsdp2 and zero1 to zero3 offload"
+        raise InputError.single(SOURCE, message, "parallelism.offload")
+    run = _Run(workload, tree, world)
+    for _ in range(steps):
+        run.step()
+    return run.recorder.plan
+
+
+def buckets(sizes: list[float], first: float, cap: float) -> list[list[int]]:
+    """Assign gradients to buckets in order of arrival.
+
+    Parameters
+    ----------
+    sizes : list of float
+        Bytes of each gradient, in order of arrival. [B]
+    first, cap : float
+        A bucket closes when it holds at least so much: the first one, and the others. [B]
+
+    Returns
+    -------
+    list of list of int
+        Indices into `sizes` by bucket.
+    """
+    closed: list[list[int]] = []
+    current: list[int] = []
+    held = 0.0
+    for i, size in enumerate(sizes):
+        current.append(i)
+        held += size
+        if held >= (cap if closed else first):
+            closed.append(current)
+            current, held = [], 0.0
+    return [*closed, current] if current else closed
+
+
+class _Run:
+    """The CPU thread."""
+
+    def __init__(self, workload: Workload, tree: ModelTree, world: int) -> None:
+        self.workload, self.world = workload, world
+        knobs = self.knobs = workload.parallelism
+        types = self.types = dtypes(workload)
+        self.blocks = tree_blocks(tree)
+        layers = len(tree.layers)
+        self.recompute = (
+            False, *checkpointed(workload.activation_checkpointing, layers), False
+        )  # fmt: skip
+        self.grad_bytes = DTYPE_BYTES[types.master]
+        narrow = DTYPE_BYTES[types.reduce] < self.grad_bytes
+        self.wire = types.reduce if narrow else types.master  # narrower: a compression hook
+        self.autocast = DTYPE_BYTES[types.compute] < self.grad_bytes
+        arrivals, self.flows = _arrivals(self.blocks)
+        limit = knobs.bucket_cap_mb * _MIB
+        first = _FIRST_BUCKET if knobs.bucket_cap_mb == _DEFAULT_CAP else limit
+        sizes = [g.numel * self.grad_bytes for g in arrivals]
+        self.closing: dict[tuple[int, str], list[tuple[int, float]]] = {}
+        split = set()
+        for number, members in enumerate(buckets(sizes, first, limit)):
+            end = arrivals[members[-1]]
+            numel = float(sum(arrivals[i].numel for i in members))
+            self.closing.setdefault((end.block, end.module), []).append((number, numel))
+            if end.module != _last_module(self.blocks[end.block]):
+                split.add(end.block)
+        self.split = split
+        self.recorder = Recorder({"world": world})
+        plan = self.recorder.plan
+        plan.owned_numel = float(sum(g.numel for g in arrivals))
+        plan.owned_tensors = len(arrivals)
+        # frozen weights are mostly stored in the compute dtype already
+        frozen = DTYPE_BYTES[types.frozen] > DTYPE_BYTES[types.compute]
+        self.elements = [_elements(b, trainable=not frozen) for b in self.blocks]
+        self.learning = [_elements(b, trainable=True) for b in self.blocks]
+
+    def step(self) -> None:
+        """All micro-steps of one optimizer step, then clipping and the optimizer."""
+        r = self.recorder
+        micro_steps = self.workload.gradient_accumulation
+        for micro in range(micro_steps):
+            r.micro_step = micro
+            self.forward()
+            sync = micro == micro_steps - 1 or self.knobs.gradient_sync == "every"
+            self.backward(sync and self.world > 1)
+        loss_all_reduce(r, self.knobs, self.world, 1)
+        clip_and_step(r, self.knobs, self.grad_bytes, norm_bytes=0.0)
+        r.micro_step = 0
+
+    def forward(self) -> None:
+        """Forward of every block; under autocast weights are cast at each use."""
+        for number in range(len(self.blocks)):
+            self._cast(number, "forward", self.elements[number])
+            self.recorder.segment("forward", "forward", number)
+
+    def _cast(self, number: int, phase: str, numel: float) -> None:
+        """Autocast: weights to the compute dtype, or gradients back. The embedding is looked up."""
+        if self.autocast and number and numel:
+            both = self.grad_bytes + DTYPE_BYTES[self.types.compute]
+            self.recorder.kernel("compute", "cast", phase, both * numel, "", number)
+
+    def _gradients(self, number: int) -> None:
+        """Gradients of a block to the master dtype, and onto those of the micro-steps before."""
+        self._cast(number, "backward", self.learning[number])
+        if self.recorder.micro_step and self.learning[number]:
+            traffic = 3.0 * self.grad_bytes * self.learning[number]
+            self.recorder.kernel("compute", "accumulate", "backward", traffic, "", number)
+
+    def backward(self, sync: bool) -> None:
+        """Backward, each closed bucket reduced beside it; at the end compute waits for all."""
+        r = self.recorder
+        reduced: list[tuple[int, float]] = []  # all-reduce op, elements
+        for number in range(len(self.blocks) - 1, -1, -1):
+            if not self.flows[number]:
+                continue
+            block = self.blocks[number]
+            if self.recompute[number]:
+                self._cast(number, "backward", self.elements[number])
+                r.segment("recompute", "backward", number)
+            if not sync or number not in self.split:
+                r.segment("backward", "backward", number)
+                self._gradients(number)
+                names = list(reversed(block.forward_order)) if sync else []
+                for name in names:
+                    reduced += self._close(number, name)
+                continue
+            for name in reversed(block.forward_order):
+                r.segment("backward", "backward", number, name)
+                reduced += self._close(number, name)
+            self._gradients(number)
+        if not self.knobs.gradient_as_bucket_view:
+            for op, numel in reduced:
+                r.wait("compute", (op,))
+                r.kernel("compute", "copy_back", "backward", 2 * numel * self.grad_bytes)
+        r.wait_stream("compute", "all_reduce")
+
+    def _close(self, number: int, module: str) -> list[tuple[int, float]]:
+        """Copy a full bucket together, divide it by the world and all-reduce it."""
+        r = self.recorder
+        sent = DTYPE_BYTES[self.wire]
+        issued = []
+        for index, numel in self.closing.get((number, module), []):
+            name = f"bucket.{index}"
+            traffic = numel * (self.grad_bytes + sent)
+            r.kernel("compute", "bucket", "backward", traffic, name, number)
+            r.wait_stream("all_reduce", "compute")
+            size = numel * sent
+            op = r.collective(
+                "all_reduce", "all_reduce", "backward", "world", size, size, self.wire, name,
+                number,
+            )  # fmt: skip
+            issued.append((op, numel))
+        return issued
+
+
+def _elements(block: Block, trainable: bool = False) -> float:
+    """Elements of a block's parameters, or of the trainable ones."""
+    return float(
+        sum(p.numel for m in block.modules for p in m.parameters if p.trainable or not trainable)
+    )
+
+
+def _last_module(block: Block) -> str:
+    """The module whose backward ends the block's."""
+    return block.forward_order[0]
+
+
+def _arrivals(blocks: tuple[Block, ...]) -> tuple[list[_Gradient], list[bool]]:
+    """Gradients in order of arrival, and which blocks run a backward at all."""
+    flows: list[bool] = []
+    learning = False
+    for block in blocks:
+        learning = learning or any(p.trainable for m in block.modules for p in m.parameters)
+        flows.append(learning)
+    arrivals = []
+    for number in range(len(blocks) - 1, -1, -1):
+        by_name = {m.name: m for m in blocks[number].modules}
+        for name in reversed(blocks[number].forward_order):
+            if name in by_name:
+                arrivals += [
+                    _Gradient(number, name, p.numel)
+                    for p in reversed(by_name[name].parameters)
+                    if p.trainable
+                ]
+    return arrivals, flows

@@ -1,0 +1,596 @@
+"""FSDP1 (`FullyShardedDataParallel`): its flat-parameter handles, played on a recorder.
+
+Follows torch 2.13 (`_runtime_utils.py`, `_exec_order_utils.py`, `_limiter_utils.py`) call by call.
+Streams: "copy_in" is its pre-unshard stream, "all_gather" its unshard stream and
+"reduce_scatter" its post-backward stream. spec.md section 4 and spec_extra.md 4b say the same in
+words.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+
+from sim.blocks.modules import ModelTree, Module
+from sim.blocks.update import host_update_bytes
+from sim.errors import InputError
+from sim.inputs.workload import Workload
+from sim.strategies.activation_copies import ActivationCopies
+from sim.strategies.plan import Event, Plan, Recorder
+from sim.strategies.repeat import Fence, lengthen
+from sim.strategies.tail import clip_and_step, loss_all_reduce
+from sim.strategies.units import (
+    DTYPE_BYTES,
+    QUANTISED_BYTES,
+    SOURCE,
+    Dtypes,
+    Unit,
+    checkpointed,
+    dtypes,
+    equal_layers,
+    input_grads,
+    is_matrix,
+    shard_ranks,
+    trainable,
+    tree_blocks,
+)
+
+ROOT = 0
+FORWARD, BACKWARD = "forward", "backward"
+
+#: flat parameters start each parameter at a multiple of so many bytes (use_orig_params)
+_ALIGNMENT = 16.0
+
+#: free events that may be outstanding before the CPU waits for the oldest
+_MAX_IN_FLIGHT = 2
+
+#: layers to record at either end: outlives the free events left from the step before, and prefetch
+_EDGE = 8
+
+
+@dataclass(slots=True)
+class _Piece:
+    """A stretch of compute: a block, or one module of it, with the units it enters and leaves."""
+
+    unit: int
+    block: int
+    module: str
+    recompute: bool
+    output_grad: bool
+    backward: bool = True  # has kernels in backward
+    enter: tuple[int, ...] = ()  # outer first
+    leave: tuple[int, ...] = ()  # inner first
+
+
+@dataclass(slots=True)
+class _Layout:
+    units: list[Unit]
+    pieces: list[_Piece]
+    input_grad: list[bool]  # by unit
+    output_grad: list[bool]
+    first: dict[int, int]  # block -> its first piece
+    last: dict[int, int]
+
+
+def build(
+    workload: Workload, tree: ModelTree, world: int, steps: int = 1, cold: bool = False
+) -> Plan:
+    """One steady-state step of FSDP1, or the first `steps` steps of a run.
+
+    Parameters
+    ----------
+    workload : Workload
+        Precision, parallelism knobs, checkpointing and accumulation are read.
+    tree : ModelTree
+        Every parameter.
+    world : int
+        Ranks in all.
+    steps : int
+        Optimizer steps to record one after the other. [1]
+    cold : bool
+        Start from the first step of a run, in which nothing is known of the forward order and no
+        free event is left over. Implied by ``steps > 1``.
+
+    Returns
+    -------
+    Plan
+        What one rank issues.
+
+    Raises
+    ------
+    InputError
+        If knobs contradict each other, or FSDP1 refuses them.
+    """
+    layers = len(tree.layers)
+    if not _uniform(workload, tree):
+        return record_in_full(workload, tree, world, steps, cold)
+    kept = 2 * _EDGE + 1
+    short = ModelTree(tree.embedding, tree.layers[:kept], tree.head, tree.tied)
+    run = _Run(workload, short, world, _EDGE, layers - kept)
+    plan = run.play(steps, cold)
+    names = ("", *(b.name for b in tree.layers), "")
+    plan.ops = lengthen(plan.ops, run.fences, layers - kept, names)
+    return plan
+
+
+def record_in_full(
+    workload: Workload, tree: ModelTree, world: int, steps: int = 1, cold: bool = False
+) -> Plan:
+    """As `build`, every layer by the state machine: what tests hold `build` against."""
+    return _Run(workload, tree, world).play(steps, cold)
+
+
+def _uniform(workload: Workload, tree: ModelTree) -> bool:
+    """Whether there are enough equal layers for the middle ones to be copies of one."""
+    knobs = workload.parallelism
+    if len(tree.layers) < 2 * _EDGE + 3 or knobs.wrap != "block+root" or knobs.offload != "none":
+        return False
+    if workload.activation_checkpointing.offload:
+        return False
+    return equal_layers(workload, tree)
+
+
+def flat_numel(numels: list[int], aligned: int, ranks: int) -> int:
+    """Elements of a flat parameter with its padding.
+
+    Parameters
+    ----------
+    numels : list of int
+        Elements of its parameters, in order.
+    aligned : int
+        Elements to a multiple of which each parameter's start is padded; 0 for no gaps.
+    ranks : int
+        Ranks among which it is divided equally.
+    """
+    total = 0
+    for numel in numels:
+        if aligned:
+            total = ceil(total / aligned) * aligned
+        total += numel
+    return ceil(total / ranks) * ranks
+
+
+def _unit(
+    name: str, block: int, modules: list[tuple[Module, bool]], shard: int, types: Dtypes,
+    orig_params: bool,
+) -> Unit:  # fmt: skip
+    """One flat parameter."""
+    parameters = [(m, p, inside) for m, inside in modules for p in m.parameters]
+    width = DTYPE_BYTES[types.compute]
+    aligned = int(_ALIGNMENT / width) if orig_params else 0
+    numel = flat_numel([p.numel for _, p, _ in parameters], aligned, shard)
+    with_grad = [p for _, p, _ in parameters if p.trainable]
+    if with_grad and len(with_grad) < len(parameters) and not orig_params:
+        message = (
+            f"{name} mixes frozen and trainable parameters, which one flat parameter cannot: "
+            'set use_orig_params: true or wrap: "peft"'
+        )
+        raise InputError.single(SOURCE, message, "parallelism.use_orig_params")
+    packed = sum(
+        p.numel
+        for m, p, inside in parameters
+        if inside and types.quantised and not p.trainable and is_matrix(m, p)
+    )
+    plain = numel - packed
+    stored = DTYPE_BYTES[types.master if with_grad else types.frozen]
+    return Unit(
+        name=name,
+        block=block,
+        numel=numel,
+        gather_bytes=plain * width + packed * QUANTISED_BYTES,
+        gather_dtype=types.compute,
+        master_bytes=plain * stored + packed * QUANTISED_BYTES,
+        grad_numel=numel if with_grad else 0,
+        tensors=len(parameters),
+        grad_tensors=len(with_grad) if orig_params else min(1, len(with_grad)),
+    )
+
+
+def _layout(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> _Layout:
+    knobs = workload.parallelism
+    if knobs.wrap not in ("block+root", "peft"):
+        message = f'fsdp1 wraps "block+root" or "peft", not "{knobs.wrap}"'
+        raise InputError.single(SOURCE, message, "parallelism.wrap")
+    peft = knobs.wrap == "peft"
+    recompute = checkpointed(workload.activation_checkpointing, len(tree.layers))
+    outer = [(m, False) for m in (*tree.embedding.modules, *tree.head.modules)]
+    orig = knobs.use_orig_params
+    units = [_unit("root", -1, outer, shard, types, orig)]
+    template: dict[str, list[Unit]] = {}
+    pieces: list[_Piece] = []
+    input_grad, output_grad = [False], [False]
+    flows = False
+    final = len(tree.layers) + 1
+    for number, block in enumerate(tree_blocks(tree)):
+        if not 0 < number < final:
+            learns = flows or trainable(block)
+            flows = learns or input_grads(workload)
+            pieces.append(_Piece(ROOT, number, "", False, flows, learns))
+            continue
+        apart = [m for m in block.modules if peft and m.parameters and _adapter(m)]
+        if block.kind not in template:
+            rest = [(m, True) for m in block.modules if m not in apart]
+            made = [_unit(block.name, number, rest, shard, types, orig)]
+            made += [_unit(m.name, number, [(m, True)], shard, types, orig) for m in apart]
+            template[block.kind] = made
+        own = template[block.kind]
+        base = len(units)
+        units.append(own[0]._replace(name=block.name, block=number))
+        input_grad.append(flows)
+        output_grad.append(flows or trainable(block))
+        names = {m.name: base + 1 + i for i, m in enumerate(apart)}
+        for unit, module in zip(own[1:], apart, strict=True):
+            units.append(unit._replace(name=f"{block.name}.{module.name}", block=number))
+            input_grad.append(flows)
+            output_grad.append(True)
+        again = recompute[number - 1]
+        if not apart:
+            flows = flows or trainable(block)
+            pieces.append(_Piece(base, number, "", again, flows, True, (base,), (base,)))
+            continue
+        order = block.forward_order
+        adapted = {m.name for m in block.modules if any(p.trainable for p in m.parameters)}
+        for i, name in enumerate(order):
+            inner = names.get(name)
+            if inner is not None:
+                input_grad[inner] = flows
+            flows = flows or name in adapted
+            enter = ((base,) if i == 0 else ()) + (() if inner is None else (inner,))
+            leave = (() if inner is None else (inner,)) + ((base,) if i == len(order) - 1 else ())
+            unit_of = base if inner is None else inner
+            pieces.append(_Piece(unit_of, number, name, again, flows, flows, enter, leave))
+    output_grad[ROOT] = flows
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for i, piece in enumerate(pieces):
+        first.setdefault(piece.block, i)
+        last[piece.block] = i
+    return _Layout(units, pieces, input_grad, output_grad, first, last)
+
+
+def _adapter(module: Module) -> bool:
+    return all(p.trainable for p in module.parameters)
+
+
+def _predivide_factor(ranks: int) -> int:
+    """FSDP1 divides gradients before and after reducing, about evenly, against overflow."""
+    factor = 1
+    while ranks % factor == 0 and ranks / factor > factor:
+        factor *= 2
+    return factor
+
+
+class _Run:
+    """The CPU thread: hooks in the order in which autograd and modules call them."""
+
+    def __init__(
+        self, workload: Workload, tree: ModelTree, world: int, fold: int = 0, extra: int = 0
+    ) -> None:
+        self.workload, self.world = workload, world
+        self.knobs = workload.parallelism
+        self.types = dtypes(workload)
+        shard, replicate = shard_ranks(workload, world)
+        if self.knobs.sharding_strategy == "no-shard":
+            shard, replicate = world, 1
+        self.shard, self.replicate = shard, replicate
+        layout = self.layout = _layout(workload, tree, shard, self.types)
+        self.units = layout.units
+        self.fold, self.extra = fold, extra  # layer behind which layers are to be inserted
+        self.fences: list[Fence] = []
+        self.sharded = self.knobs.sharding_strategy != "no-shard"
+        self.full = self.knobs.sharding_strategy == "full-shard"
+        self.offload = self.knobs.offload != "none"
+        offloads = workload.activation_checkpointing.offload
+        self.copies = ActivationCopies(workload, tree) if offloads else None
+        self.predivide = _predivide_factor(shard * replicate)
+        n = len(layout.units)
+        self.gathered = [False] * n
+        self.in_use = [False] * n  # unsharded views in use, until resharded
+        self.prefetched = [False] * n
+        self.needs_forward = [True] * n
+        self.needs_backward = [False] * n
+        self.ran_backward = [False] * n  # in state BACKWARD_PRE
+        self.index: list[int | None] = [None] * n  # in the post-forward order
+        self.order: list[int] = []
+        self.next_forward: dict[int, int] = {}  # known from the second iteration on
+        self.views = [0] * n  # piece before which autograd met the unit's parameters
+        self.made: list[int] = []  # units in the order in which their views were made
+        self.free: deque[Event] = deque()
+        self.held_grad = [False] * n  # unsharded gradient of an unsynchronised micro-step
+        self.has_grad = [False] * n
+        self.reduce_grads = True
+        self.recorder = self._recorder()
+
+    def _recorder(self) -> Recorder:
+        groups = {"shard": self.shard}
+        if self.replicate > 1:
+            groups["replicate"] = self.replicate
+        recorder = Recorder(groups)
+        plan = recorder.plan
+        parts = self.shard if self.sharded else 1
+        owned = self.units + self.units[1:2] * self.extra
+        plan.owned_numel = sum(u.grad_numel for u in owned) / parts
+        plan.owned_tensors = sum(u.grad_tensors for u in owned)
+        plan.optimizer_on_host = self.offload
+        return recorder
+
+    def play(self, steps: int, cold: bool) -> Plan:
+        """Record steps, after an unrecorded first one unless the run is to start cold."""
+        if steps == 1 and not cold:
+            self.step()
+            # keep what the run has learned; events of the past have happened
+            self.recorder = self._recorder()
+            self.free = deque(() for _ in self.free)
+            self.fences.clear()
+        for _ in range(steps):
+            self.step()
+        return self.recorder.plan
+
+    def step(self) -> None:
+        """All micro-steps of one optimizer step, then clipping and the optimizer."""
+        r, knobs = self.recorder, self.knobs
+        micro_steps = self.workload.gradient_accumulation
+        self.has_grad = [False] * len(self.units)
+        for micro in range(micro_steps):
+            r.micro_step = micro
+            self.reduce_grads = micro == micro_steps - 1 or knobs.gradient_sync == "every"
+            self.forward()
+            self.backward()
+        loss_all_reduce(r, knobs, self.world, self.shard)
+        norm = 4.0 if self.sharded else 0.0
+        clip_and_step(
+            r,
+            knobs,
+            DTYPE_BYTES[self.types.master],
+            norm_bytes=norm,
+            update_bytes=host_update_bytes(self.workload),
+        )
+        r.micro_step = 0
+
+    # forward
+
+    def forward(self) -> None:
+        """The model's forward, with each unit's hooks around it."""
+        r, pieces = self.recorder, self.layout.pieces
+        n = len(self.units)
+        if self.knobs.forward_prefetch:
+            self.needs_forward = [True] * n
+            self.prefetched = [False] * n
+        r.wait_stream("all_gather", "compute")
+        r.wait_stream("copy_in", "compute")
+        self.made = []
+        entered: list[int] = []
+        self.pre_forward(ROOT, 0, entered)
+        for i, piece in enumerate(pieces):
+            began = len(r.ops)
+            for unit in piece.enter:
+                self.pre_forward(unit, i, entered)
+            if self.copies and pieces[i - 1].block != piece.block:
+                self.copies.forward(r, piece.block)
+            name = self.units[piece.unit].name
+            r.segment("forward", FORWARD, piece.block, piece.module, name)
+            for unit in piece.leave:
+                self.post_forward(unit)
+            if self.fold and piece.block == self.fold:
+                self.fences.append(Fence(began, len(r.ops), 1))
+        self.post_forward(ROOT)
+        if not self.next_forward:
+            self.next_forward = dict(pairwise(entered))
+
+    def pre_forward(self, unit: int, position: int, entered: list[int] | None = None) -> None:
+        """Gather unless prefetched, wait, then prefetch the next in forward order."""
+        if not self.prefetched[unit]:
+            self.unshard(unit, FORWARD, position)
+        self.needs_forward[unit] = False
+        self.recorder.wait_stream("compute", "all_gather")
+        if entered is not None:
+            entered.append(unit)
+        if self.knobs.forward_prefetch:
+            target = self.next_forward.get(unit)
+            if target is not None and self.needs_forward[target] and not self.prefetched[target]:
+                self.unshard(target, FORWARD, position)
+                self.prefetched[target] = True
+
+    def post_forward(self, unit: int) -> None:
+        """Record the order, free the parameters, expect to be needed in backward."""
+        if not self.index[unit]:
+            self.index[unit] = len(self.order)
+        self.order.append(unit)
+        self.reshard(unit, self.full and unit != ROOT)
+        self.needs_backward[unit] = self.layout.output_grad[unit]
+        self.ran_backward[unit] = False
+
+    def unshard(self, unit: int, phase: str, position: int) -> None:
+        """Cast, wait on the CPU for an older free if two are outstanding, all-gather."""
+        u, r = self.units[unit], self.recorder
+        needed = self.sharded and not self.gathered[unit]
+        parts = self.shard if self.sharded else 1
+        if needed or (not self.sharded and self.types.casts):
+            stored, sent = u.master_bytes / parts, u.gather_bytes / parts
+            if self.offload:
+                r.kernel("copy_in", "h2d", phase, stored, u.name, u.block)
+            if self.types.casts:
+                r.kernel("copy_in", "cast", phase, stored + sent, u.name, u.block)
+            r.wait_stream("all_gather", "copy_in")
+        if self.knobs.limit_all_gathers and len(self.free) >= _MAX_IN_FLIGHT:
+            r.host_sync(self.free.popleft())
+        if needed:
+            self.gathered[unit] = True
+            if self.shard > 1:
+                r.collective(
+                    "all_gather", "all_gather", phase, "shard", u.gather_bytes / self.shard,
+                    u.gather_bytes, u.gather_dtype, u.name, u.block,
+                )  # fmt: skip
+        if phase == FORWARD and not self.in_use[unit]:
+            self.views[unit] = position
+            self.made.append(unit)
+        self.in_use[unit] = True
+
+    def reshard(self, unit: int, free: bool) -> None:
+        """Free the parameters, with an event for the limiter."""
+        if free:
+            self.gathered[unit] = False
+            if self.knobs.limit_all_gathers:
+                self.free.append(self.recorder.record("compute"))
+        self.in_use[unit] = False
+        self.prefetched[unit] = False
+
+    # backward
+
+    def backward(self) -> None:
+        """The backward graph, newest autograd node first, then the final callback."""
+        r, layout = self.recorder, self.layout
+        pieces = layout.pieces
+        waiting = [u for u in self.made if self.units[u].grad_numel]
+        if layout.output_grad[ROOT]:
+            self.pre_backward(ROOT)
+        frozen = -1  # unit without gradients whose input's gradient has just come
+        recomputed = -1
+        for i in range(len(pieces) - 1, -1, -1):
+            piece, began = pieces[i], len(r.ops)
+            if piece.output_grad:
+                if self.copies and pieces[(i + 1) % len(pieces)].block != piece.block:
+                    self.copies.backward(r, piece.block)
+                for unit in reversed(piece.leave):
+                    self.pre_backward(unit)
+                    if frozen >= 0:
+                        self._post_backward_reshard(frozen)
+                        frozen = -1
+                if piece.recompute and piece.block != recomputed:
+                    recomputed = piece.block
+                    self._recompute(piece.block)
+                name = self.units[piece.unit].name
+                if piece.backward:
+                    r.segment("backward", BACKWARD, piece.block, piece.module, name)
+            while waiting and self.views[waiting[-1]] >= i:
+                self.post_backward(waiting.pop())
+            for unit in piece.enter:
+                if not self.units[unit].grad_numel and layout.input_grad[unit]:
+                    frozen = unit
+            if self.fold and piece.block == self.fold + 1:
+                self.fences.append(Fence(began, len(r.ops), -1))
+        self._final_callback()
+
+    def _recompute(self, block: int) -> None:
+        """The second forward of a block; its inner units are gathered and freed again."""
+        r, layout = self.recorder, self.layout
+        for i in range(layout.first[block], layout.last[block] + 1):
+            piece = layout.pieces[i]
+            inner = piece.module and piece.unit in piece.enter and not self.ran_backward[piece.unit]
+            if inner:
+                seen = self.views[piece.unit]
+                self.pre_forward(piece.unit, i)
+                self.views[piece.unit] = seen
+            name = self.units[piece.unit].name
+            r.segment("recompute", BACKWARD, block, piece.module, name)
+            if inner:
+                self.post_forward(piece.unit)
+
+    def pre_backward(self, unit: int) -> None:
+        """Gather unless prefetched, wait, then prefetch what ran just before (BACKWARD_PRE)."""
+        if self.ran_backward[unit]:
+            return
+        if self.needs_backward[unit]:
+            if not self.prefetched[unit]:
+                self.unshard(unit, BACKWARD, 0)
+            self.recorder.wait_stream("compute", "all_gather")
+        self.needs_backward[unit] = False
+        if self.knobs.backward_prefetch == "pre":
+            self._prefetch(unit)
+        self.ran_backward[unit] = True
+
+    def _prefetch(self, unit: int) -> None:
+        index = self.index[unit]
+        if not index:
+            return
+        target = self.order[index - 1]
+        if self.needs_backward[target] and not self.prefetched[target]:
+            self.unshard(target, BACKWARD, 0)
+            self.prefetched[target] = True
+
+    def _post_backward_reshard(self, unit: int) -> None:
+        free = self.sharded and (self.reduce_grads or self.full)
+        self.reshard(unit, free)
+        if self.knobs.backward_prefetch == "post":
+            self._prefetch(unit)
+
+    def post_backward(self, unit: int) -> None:
+        """Free the parameters and reduce the flat gradient."""
+        u, r = self.units[unit], self.recorder
+        width = DTYPE_BYTES[self.types.compute]
+        if self.held_grad[unit]:
+            traffic = 3 * u.grad_numel * width
+            r.kernel("compute", "accumulate", BACKWARD, traffic, u.name, u.block)
+        self._post_backward_reshard(unit)
+        self.held_grad[unit] = not self.reduce_grads
+        if self.reduce_grads:
+            self._reduce(unit)
+
+    def _reduce(self, unit: int) -> None:
+        u, r, types = self.units[unit], self.recorder, self.types
+        width, wide = DTYPE_BYTES[types.compute], DTYPE_BYTES[types.reduce]
+        stream = "reduce_scatter"
+        r.wait_stream(stream, "compute")
+        bytes_in = u.grad_numel * wide
+        if types.reduce != types.compute:
+            traffic = u.grad_numel * (width + wide)
+            r.kernel(stream, "cast", BACKWARD, traffic, u.name, u.block)
+        if self.predivide > 1:
+            r.kernel(stream, "predivide", BACKWARD, 2 * bytes_in, u.name, u.block)
+        if not self.sharded:
+            if self.shard > 1:
+                r.collective(
+                    stream, "all_reduce", BACKWARD, "shard", bytes_in, bytes_in, types.reduce,
+                    u.name, u.block,
+                )  # fmt: skip
+            self._store(unit, stream, bytes_in)
+            return
+        bytes_out = bytes_in / self.shard
+        if self.shard > 1:
+            r.collective(
+                stream, "reduce_scatter", BACKWARD, "shard", bytes_in, bytes_out, types.reduce,
+                u.name, u.block,
+            )  # fmt: skip
+        if self.replicate > 1:
+            r.wait_stream("all_reduce", stream)
+            stream = "all_reduce"
+            r.collective(
+                stream, "all_reduce", BACKWARD, "replicate", bytes_out, bytes_out, types.reduce,
+                u.name, u.block,
+            )  # fmt: skip
+        self._store(unit, stream, bytes_out)
+
+    def _store(self, unit: int, stream: str, reduced_bytes: float) -> None:
+        """Second division, cast to the parameter's dtype, accumulation, offload."""
+        u, r, types = self.units[unit], self.recorder, self.types
+        if self.shard * self.replicate > self.predivide:
+            r.kernel(stream, "postdivide", BACKWARD, 2 * reduced_bytes, u.name, u.block)
+        stored = reduced_bytes
+        if types.reduce != types.master:
+            stored = reduced_bytes / DTYPE_BYTES[types.reduce] * DTYPE_BYTES[types.master]
+            r.kernel(stream, "cast", BACKWARD, reduced_bytes + stored, u.name, u.block)
+        if self.has_grad[unit]:
+            r.kernel(stream, "accumulate", BACKWARD, 3 * stored, u.name, u.block)
+        self.has_grad[unit] = True
+        if self.offload:
+            r.kernel(stream, "d2h", BACKWARD, stored, u.name, u.block)
+
+    def _final_callback(self) -> None:
+        """Wait for the reductions, free what no hook has freed, forget the order."""
+        r = self.recorder
+        if self.reduce_grads:
+            r.wait_stream("compute", "reduce_scatter")
+            if self.replicate > 1:
+                r.wait_stream("compute", "all_reduce")
+            if self.offload:
+                r.host_sync(r.record("compute"))
+        for unit in range(len(self.units)):
+            if self.in_use[unit]:
+                self.reshard(unit, self.sharded and (self.reduce_grads or self.full))
+            self.index[unit] = None
+            self.ran_backward[unit] = False
+            self.needs_backward[unit] = False
+            self.prefetched[unit] = False
+        self.order.clear()

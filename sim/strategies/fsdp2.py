@@ -1,0 +1,438 @@
+"""FSDP2 (`fully_shard`): the state machine of its parameter groups, played on a recorder.
+
+Follows torch 2.13 (`_fsdp_param_group.py`, `_fsdp_state.py`, `_fsdp_collectives.py`) call by call;
+the methods of `_Run` carry the names of the hooks they play. The recordings in
+`tests/data/fsdp_recordings.json` are the expected values.
+"""
+
+from __future__ import annotations
+
+from sim.blocks.modules import ModelTree
+from sim.blocks.update import host_update_bytes
+from sim.inputs.workload import Workload
+from sim.strategies.activation_copies import ActivationCopies
+from sim.strategies.context import ContextParallel
+from sim.strategies.fsdp2_layout import Piece, lay_out, post_forward_ranks, prefetch_targets
+from sim.strategies.plan import Event, Plan, Recorder
+from sim.strategies.repeat import Fence, lengthen
+from sim.strategies.tail import clip_and_step, loss_all_reduce
+from sim.strategies.units import DTYPE_BYTES, dtypes, equal_layers, shard_ranks
+
+SHARDED, POST_FORWARD, UNSHARDED = range(3)
+FORWARD, PRE_BACKWARD = "forward", "backward"
+
+
+def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Plan:
+    """One step (or several) of FSDP2.
+
+    Parameters
+    ----------
+    workload : Workload
+        Precision, parallelism knobs, checkpointing and accumulation are read.
+    tree : ModelTree
+        Every parameter.
+    world : int
+        Ranks in all.
+    steps : int
+        Optimizer steps to record one after the other. [1]
+
+    Returns
+    -------
+    Plan
+        What one rank issues.
+
+    Raises
+    ------
+    InputError
+        If the group sizes do not divide the world.
+    """
+    edge = _edge(workload, tree)
+    if not edge:
+        return record_in_full(workload, tree, world, steps)
+    kept = 2 * edge + 1
+    extra = len(tree.layers) - kept
+    short = ModelTree(tree.embedding, tree.layers[:kept], tree.head, tree.tied)
+    run = _Run(workload, short, world, edge, extra)
+    for _ in range(steps):
+        run.step()
+    plan = run.recorder.plan
+    names = ("", *(b.name for b in tree.layers), "")
+    plan.ops = lengthen(plan.ops, run.fences, extra, names)
+    return plan
+
+
+def record_in_full(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Plan:
+    """As `build`, every layer by the state machine: what tests hold `build` against."""
+    run = _Run(workload, tree, world)
+    for _ in range(steps):
+        run.step()
+    return run.recorder.plan
+
+
+def _edge(workload: Workload, tree: ModelTree) -> int:
+    """Layers to record at either end before all in between are copies of one; 0: record all."""
+    knobs = workload.parallelism
+    layers = len(tree.layers)
+    smaller = not isinstance(knobs.reshard_after_forward, bool)
+    if knobs.wrap == "linear" or smaller or knobs.offload != "none":
+        return 0
+    if workload.activation_checkpointing.offload:
+        return 0
+    depth = knobs.backward_prefetch if isinstance(knobs.backward_prefetch, int) else 1
+    edge = 3 + max(depth, knobs.forward_prefetch, knobs.reduce_scatter_max_input_buffers)
+    if layers < 2 * edge + 3:
+        return 0
+    return edge if equal_layers(workload, tree) else 0
+
+
+class _Run:
+    """The CPU thread: hooks in the order in which autograd and modules call them."""
+
+    def __init__(
+        self, workload: Workload, tree: ModelTree, world: int, fold: int = 0, extra: int = 0
+    ) -> None:
+        knobs = self.knobs = workload.parallelism
+        self.workload, self.world = workload, world
+        self.shard, self.replicate = shard, replicate = shard_ranks(workload, world)
+        self.types = dtypes(workload)
+        layout = self.layout = lay_out(workload, tree, shard, self.types)
+        self.units = layout.units
+        self.layers = tree.layers
+        self.context = ContextParallel(workload) if knobs.context_parallel > 1 else None
+        offloads = workload.activation_checkpointing.offload
+        self.copies = ActivationCopies(workload, tree) if offloads else None
+        self.fold = fold  # layer behind which `extra` layers are to be inserted
+        self.fences: list[Fence] = []
+        groups = {"shard": shard}
+        if replicate > 1:
+            groups["replicate"] = replicate
+        self.smaller = post_forward_ranks(knobs, shard)
+        value = knobs.reshard_after_forward
+        self.keeps = value is False or (not isinstance(value, bool) and value == 1)
+        if self.smaller:
+            groups[f"subgroup:{self.smaller}"] = self.smaller
+        if self.context:
+            groups["context"] = knobs.context_parallel
+        self.recorder = Recorder(groups)
+        self.rs_comm = "shard.reduce_scatter" if knobs.separate_reduce_scatter_group else "shard"
+        self.offload = knobs.offload != "none"
+        n = len(layout.units)
+        self.state = [SHARDED] * n
+        self.gathered: list[Event | None] = [None] * n  # pending all-gather
+        self.resharded: list[Event] = [()] * n
+        self.held: Event = ()  # copy-out whose buffer the next forward copy-out frees
+        self.scatters: list[Event] = []  # reduce-scatters whose input is retained
+        self.reduced: dict[str, Event] = {}  # last post-reduce event by stream
+        self.order: list[int] = []  # post-forward order
+        self.indices: list[list[int]] = [[] for _ in range(n)]
+        self.done = [False] * n  # post-backward has run
+        self.accumulated = [False] * n  # holds an unsharded gradient
+        self.partial = [False] * n  # HSDP: holds a reduced, not yet all-reduced gradient
+        self.has_grad = [False] * n  # sharded gradient exists from an earlier micro-step
+        self.offloaded: list[list[Event]] = [[] for _ in range(n)]
+        self.reduce_grads = self.all_reduce_grads = self.reshard_after_backward = True
+        self.forward_targets, self.backward_targets = prefetch_targets(knobs, layout)
+        plan = self.recorder.plan
+        owned = self.units + [self.units[layout.pieces[1].unit]] * extra
+        plan.owned_numel = sum(u.grad_numel for u in owned) / shard
+        plan.owned_tensors = sum(u.grad_tensors for u in owned)
+        plan.optimizer_on_host = self.offload
+
+    def step(self) -> None:
+        """All micro-steps of one optimizer step, then clipping and the optimizer."""
+        r, knobs = self.recorder, self.knobs
+        micro_steps = self.workload.gradient_accumulation
+        self.has_grad = [False] * len(self.units)
+        for micro in range(micro_steps):
+            r.micro_step = micro
+            last = micro == micro_steps - 1
+            self.reduce_grads = last or knobs.gradient_sync == "every"
+            self.all_reduce_grads = last or knobs.requires_all_reduce == "every"
+            self.reshard_after_backward = last or knobs.reshard_after_backward
+            self.forward()
+            self.backward()
+        loss_all_reduce(r, knobs, self.world, self.shard)
+        update = host_update_bytes(self.workload)
+        clip_and_step(r, knobs, DTYPE_BYTES[self.types.master], update_bytes=update)
+        r.micro_step = 0
+
+    # forward
+
+    def forward(self) -> None:
+        """The model's forward, with each unit's hooks around it."""
+        r, layout = self.recorder, self.layout
+        r.wait_stream("copy_in", "compute")
+        r.wait_stream("all_gather", "compute")
+        if layout.root >= 0:
+            self.pre_forward(layout.root)
+        for i, piece in enumerate(layout.pieces):
+            unit, began = piece.unit, len(r.ops)
+            if unit != layout.root and layout.opens[unit] == i:
+                self.pre_forward(unit)
+                for target in self.forward_targets.get(unit, ()):
+                    self.unshard(target, FORWARD)
+            if self.copies and layout.pieces[i - 1].block != piece.block:
+                self.copies.forward(r, piece.block)
+            self._compute("forward", FORWARD, piece)
+            if unit != layout.root and layout.closes[unit] == i:
+                self.post_forward(unit)
+            if self.fold and piece.block == self.fold:
+                self.fences.append(Fence(began, len(r.ops), 1))
+        if layout.root >= 0:
+            self.post_forward(layout.root)
+        if self.held:
+            r.wait("copy_in", self.held)
+            r.wait("all_gather", self.held)
+            self.held = ()
+
+    def _compute(self, name: str, phase: str, piece: Piece) -> None:
+        number = piece.block
+        if self.context is None or not 0 < number <= len(self.layers):
+            unit = self.units[piece.unit].name
+            self.recorder.segment(name, phase, number, piece.module, unit)
+        else:
+            self.context.play(self.recorder, name, phase, number, self.layers[number - 1])
+
+    def pre_forward(self, unit: int) -> None:
+        self.unshard(unit, FORWARD)
+        self.wait_for_unshard(unit, FORWARD)
+
+    def post_forward(self, unit: int) -> None:
+        keep = self._keeps(unit)
+        if not keep and self.smaller and unit != self.layout.root:
+            u, r = self.units[unit], self.recorder
+            kept = u.gather_bytes / self.smaller
+            r.kernel("compute", "reshard", FORWARD, 2 * kept, u.name, u.block)
+            self.state[unit] = POST_FORWARD
+            self.resharded[unit] = r.record("compute")
+        elif not keep:
+            self.state[unit] = SHARDED
+        self.indices[unit].append(len(self.order))
+        self.order.append(unit)
+
+    def _keeps(self, unit: int) -> bool:
+        """Whether a unit stays gathered after forward."""
+        knobs, layout = self.knobs, self.layout
+        if unit == layout.root:
+            return knobs.root_reshard_after_forward is not True
+        if layout.root < 0 and layout.closes[unit] == len(layout.pieces) - 1:
+            return True  # torchtitan: [norm, lm_head] would be gathered again at once
+        return self.keeps
+
+    def unshard(self, unit: int, phase: str) -> None:
+        """Cast, copy in, all-gather; nothing if gathered already or under way."""
+        if self.gathered[unit] is not None or self.state[unit] == UNSHARDED:
+            return
+        u, r = self.units[unit], self.recorder
+        if phase == PRE_BACKWARD and u.block == 0 and not self.knobs.unshard_embedding_in_backward:
+            return
+        smaller = self.state[unit] == POST_FORWARD
+        ranks = self.smaller if smaller else self.shard
+        if smaller:
+            r.wait("copy_in", self.resharded[unit])
+            r.wait("all_gather", self.resharded[unit])
+        if ranks == 1:
+            if self.offload:  # nothing to gather, but the weights are in host memory
+                r.kernel("copy_in", "h2d", phase, u.master_bytes, u.name, u.block)
+                if self.types.casts:
+                    cast = u.master_bytes + u.gather_bytes
+                    r.kernel("copy_in", "cast", phase, cast, u.name, u.block)
+            self.gathered[unit] = r.record("copy_in" if self.offload else "compute")
+            return
+        bytes_in = u.gather_bytes / ranks
+        stored = bytes_in if smaller else u.master_bytes / ranks
+        if self.offload:
+            r.kernel("copy_in", "h2d", phase, stored, u.name, u.block)
+        if self.types.casts:
+            r.kernel("copy_in", "cast", phase, stored + bytes_in, u.name, u.block)
+        r.kernel("copy_in", "copy_in", phase, 2 * bytes_in, u.name, u.block)
+        r.wait_stream("all_gather", "copy_in")
+        group = f"subgroup:{ranks}" if smaller else "shard"
+        r.collective(
+            "all_gather", "all_gather", phase, group, bytes_in, u.gather_bytes, u.gather_dtype,
+            u.name, u.block,
+        )  # fmt: skip
+        self.gathered[unit] = r.record("all_gather")
+
+    def wait_for_unshard(self, unit: int, phase: str) -> None:
+        """Compute waits for the all-gather and copies out; frees an all-gather buffer."""
+        event = self.gathered[unit]
+        if event is None:
+            return
+        u, r = self.units[unit], self.recorder
+        if phase == FORWARD and self.held:
+            r.wait("copy_in", self.held)
+            r.wait("all_gather", self.held)
+            self.held = ()
+        r.wait("compute", event)
+        r.kernel("compute", "copy_out", phase, 2 * u.gather_bytes, u.name, u.block)
+        self.state[unit] = UNSHARDED
+        self.gathered[unit] = None
+        copied = r.record("compute")
+        if phase == FORWARD and self.shard > 1:
+            self.held = copied
+        else:
+            r.wait("copy_in", copied)
+            r.wait("all_gather", copied)
+
+    # backward
+
+    def backward(self) -> None:
+        """The backward graph, then the final callback."""
+        layout = self.layout
+        pieces, root = layout.pieces, layout.root
+        self.done = [False] * len(self.units)
+        if root >= 0 and pieces[-1].output_grad:
+            self.pre_backward(root)
+        recomputed = -1
+        for i in range(len(pieces) - 1, -1, -1):
+            piece = pieces[i]
+            unit, began = piece.unit, len(self.recorder.ops)
+            if not piece.output_grad:
+                continue
+            if self.copies and pieces[(i + 1) % len(pieces)].block != piece.block:
+                self.copies.backward(self.recorder, piece.block)
+            if piece.recompute and piece.module and piece.block != recomputed:
+                recomputed = piece.block
+                self._recompute_modules(piece.block)
+            if unit != root and layout.closes[unit] == i:
+                self.pre_backward(unit)
+            if piece.recompute and not piece.module:
+                self._compute("recompute", PRE_BACKWARD, piece)
+            if piece.backward:
+                self._compute("backward", PRE_BACKWARD, piece)
+            if unit != root and layout.opens[unit] == i and piece.input_grad:
+                self.post_backward(unit)
+            if self.fold and piece.block == self.fold + 1:
+                self.fences.append(Fence(began, len(self.recorder.ops), -1))
+        self._final_callback()
+
+    def _recompute_modules(self, block: int) -> None:
+        """Forward again through a block whose modules are units: each is gathered on demand."""
+        r = self.recorder
+        for piece in self.layout.pieces:
+            if piece.block == block:
+                if piece.unit != self.layout.root:
+                    self.pre_forward(piece.unit)
+                name = self.units[piece.unit].name
+                r.segment("recompute", PRE_BACKWARD, block, piece.module, name)
+
+    def pre_backward(self, unit: int) -> None:
+        self.unshard(unit, PRE_BACKWARD)
+        self.wait_for_unshard(unit, PRE_BACKWARD)
+        targets = self.backward_targets.get(unit)
+        if targets is not None:
+            for target in targets:
+                self.unshard(target, PRE_BACKWARD)
+        elif self.indices[unit]:
+            index = self.indices[unit].pop()
+            if index > 0:
+                self.unshard(self.order[index - 1], PRE_BACKWARD)
+
+    def post_backward(self, unit: int) -> None:
+        """Reshard, then copy in and reduce the gradients."""
+        self.done[unit] = True
+        u, r, knobs = self.units[unit], self.recorder, self.knobs
+        grads = u.grad_numel > 0
+        width, wide = DTYPE_BYTES[self.types.compute], DTYPE_BYTES[self.types.reduce]
+        if grads and self.accumulated[unit]:
+            traffic = u.grad_numel * (width + 2 * wide)
+            r.kernel("compute", "accumulate", PRE_BACKWARD, traffic, u.name, u.block)
+        if self.reshard_after_backward:
+            self.state[unit] = SHARDED
+        if not self.reduce_grads:
+            if grads and not self.accumulated[unit]:
+                self.accumulated[unit] = True
+                if wide != width:
+                    traffic = u.grad_numel * (width + wide)
+                    r.kernel("compute", "upcast", PRE_BACKWARD, traffic, u.name, u.block)
+            return
+        while len(self.scatters) >= knobs.reduce_scatter_max_input_buffers:
+            r.wait("compute", self.scatters.pop(0))
+        if grads:
+            self._reduce(unit, width if not self.accumulated[unit] else wide)
+            self.accumulated[unit] = False
+
+    def _reduce(self, unit: int, grad_bytes: float) -> None:
+        u, r, types = self.units[unit], self.recorder, self.types
+        wide = DTYPE_BYTES[types.reduce]
+        bytes_in = u.grad_numel * wide
+        bytes_out = bytes_in / self.shard
+        r.kernel(
+            "compute", "reduce_scatter_copy_in", PRE_BACKWARD, u.grad_numel * (grad_bytes + wide),
+            u.name, u.block,
+        )  # fmt: skip
+        stream = "reduce_scatter"
+        r.wait_stream(stream, "compute")
+        scaled = types.reduce == "fp16"  # NCCL's own average could overflow
+        if scaled:
+            r.kernel(stream, "predivide", PRE_BACKWARD, 2 * bytes_in, u.name, u.block)
+        if self.shard > 1:
+            r.collective(
+                stream, "reduce_scatter", PRE_BACKWARD, "shard", bytes_in, bytes_out,
+                types.reduce, u.name, u.block, comm=self.rs_comm,
+            )  # fmt: skip
+        else:
+            r.kernel(stream, "copy", PRE_BACKWARD, 2 * bytes_in, u.name, u.block)
+        scattered = r.record(stream)
+        if self.replicate > 1:
+            if not self.all_reduce_grads:
+                if self.partial[unit]:
+                    r.kernel(stream, "accumulate", PRE_BACKWARD, 3 * bytes_out, u.name, u.block)
+                self.partial[unit] = True
+                self.reduced[stream] = r.record(stream)
+                self.scatters.append(scattered)
+                return
+            if self.partial[unit]:
+                r.kernel(stream, "accumulate", PRE_BACKWARD, 3 * bytes_out, u.name, u.block)
+                self.partial[unit] = False
+            r.wait_stream("all_reduce", stream)
+            stream = "all_reduce"
+            r.collective(
+                stream, "all_reduce", PRE_BACKWARD, "replicate", bytes_out, bytes_out,
+                types.reduce, u.name, u.block,
+            )  # fmt: skip
+        if scaled:
+            r.kernel(stream, "postdivide", PRE_BACKWARD, 2 * bytes_out, u.name, u.block)
+        self._store(unit, stream, bytes_out)
+        self.reduced[stream] = r.record(stream)
+        self.scatters.append(scattered)
+
+    def _store(self, unit: int, stream: str, reduced_bytes: float) -> None:
+        """Cast the reduced gradient, send it to the host or add it to an earlier one."""
+        u, r, types = self.units[unit], self.recorder, self.types
+        stored = u.grad_numel / self.shard * DTYPE_BYTES[types.master]
+        if types.reduce != types.master:
+            r.kernel(stream, "cast", PRE_BACKWARD, reduced_bytes + stored, u.name, u.block)
+        if self.offload:
+            r.kernel(stream, "d2h", PRE_BACKWARD, stored, u.name, u.block)
+            if self.has_grad[unit]:
+                r.host_sync(r.record(stream))
+                r.host("accumulate", PRE_BACKWARD, 3 * stored)
+            else:
+                self.offloaded[unit].append(r.record(stream))
+        elif self.has_grad[unit]:
+            r.kernel(stream, "accumulate", PRE_BACKWARD, 3 * stored, u.name, u.block)
+        self.has_grad[unit] = True
+
+    def _final_callback(self) -> None:
+        """End of the backward graph: what no autograd hook has reduced, and the last waits."""
+        r = self.recorder
+        for unit in range(len(self.units)):
+            if not self.done[unit]:
+                self.post_backward(unit)
+            for event in self.reduced.values():
+                r.wait("compute", event)
+            self.reduced.clear()
+            for event in self.offloaded[unit]:
+                r.host_sync(event)
+            self.offloaded[unit].clear()
+            pending = self.gathered[unit]
+            if pending is not None:
+                r.wait("compute", pending)
+                self.gathered[unit] = None
+            self.indices[unit].clear()
+        self.order.clear()
+        for event in self.scatters:
+            r.wait("compute", event)
+        self.scatters.clear()

@@ -1,0 +1,57 @@
+"""What follows the last backward of a step: the trainer's loss all-reduce, clipping, optimizer."""
+
+from __future__ import annotations
+
+from sim.inputs.workload import Parallelism
+from sim.strategies.plan import SEGMENT, Recorder
+
+
+def loss_all_reduce(r: Recorder, knobs: Parallelism, world: int, shard: int) -> None:
+    """The trainer averages its loss over all ranks: 4 bytes."""
+    if not knobs.loss_all_reduce:
+        return
+    group = "shard" if world == shard else "world"
+    r.plan.groups[group] = world
+    r.collective("compute", "all_reduce", "loss", group, 4.0, 4.0, "fp32")
+
+
+def clip_and_step(
+    r: Recorder, knobs: Parallelism, grad_bytes: float, norm_bytes: float | None = None,
+    norm_dtype: str = "fp32", update_bytes: float = 0.0,
+) -> None:  # fmt: skip
+    """Gradient norm, its all-reduce over the shard group, scaling, optimizer.
+
+    Parameters
+    ----------
+    r : Recorder
+        Its plan's `owned_numel` and `owned_tensors` are what is clipped and stepped.
+    knobs : Parallelism
+        `clip_gradients` and offload.
+    grad_bytes : float
+        Bytes an element of a reduced gradient. [B]
+    norm_bytes : float, optional
+        Bytes of the norm's all-reduce, 0 for none; default 4 a tensor (FSDP2: a norm each). [B]
+    norm_dtype : str
+        Dtype of that all-reduce.
+    update_bytes : float
+        Bytes an element that the step moves if it runs on the host. [B]
+    """
+    plan = r.plan
+    size = plan.owned_numel * grad_bytes
+    if knobs.clip_gradients and plan.owned_tensors:
+        if plan.optimizer_on_host:
+            r.host("grad_norm", "clip", size)
+        else:
+            r.kernel("compute", "grad_norm", "clip", size)
+        sent = 4.0 * plan.owned_tensors if norm_bytes is None else norm_bytes
+        if plan.groups.get("shard", 1) > 1 and sent:
+            r.collective("compute", "all_reduce", "clip", "shard", sent, sent, norm_dtype)
+        if plan.optimizer_on_host:
+            r.host_sync(r.record("compute"))
+            r.host("clip", "clip", 2 * size)
+        else:
+            r.kernel("compute", "clip", "clip", 2 * size)
+    if plan.optimizer_on_host:
+        r.host("optimizer", "optimizer", update_bytes * plan.owned_numel)
+    else:
+        r.issue(SEGMENT, "compute", "optimizer", "optimizer")

@@ -1,0 +1,188 @@
+"""What a sharded strategy gathers and reduces at a time: units and their bytes.
+
+A unit is the parameters of one `fully_shard` call (FSDP2) or one flat parameter (FSDP1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from math import ceil
+from typing import NamedTuple
+
+from sim.blocks import flops
+from sim.blocks.modules import Block, ModelTree, Module, Parameter
+from sim.errors import InputError
+from sim.inputs.workload import Checkpointing, Workload
+
+#: where an error says a knob was read
+SOURCE = "workload"
+
+DTYPE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "uint8": 1.0}
+
+#: bytes an element of a quantised base weight: two 4-bit values in a byte; scales stay on each rank
+QUANTISED_BYTES = 0.5
+
+#: modules of a layer that are matrices but never quantised nor sent in FP8
+_KEPT = frozenset({"router"})
+
+
+class Unit(NamedTuple):
+    """Parameters that are gathered together. Element counts include padding, all shards together.
+
+    Attributes
+    ----------
+    name : str
+        As recordings name it: "root", "layers.3", "tok_embeddings", "norm, lm_head".
+    block : int
+        Block of its parameters, -1 for the root.
+    numel : int
+        Elements, padded.
+    gather_bytes : float
+        All-gather output. [B]
+    gather_dtype : str
+        Dtype of the all-gather as issued.
+    master_bytes : float
+        The sharded storage of all ranks together. [B]
+    grad_numel : int
+        Padded elements of the parameters that have a gradient.
+    tensors, grad_tensors : int
+        Parameters in it, and those with a gradient.
+    """
+
+    name: str
+    block: int
+    numel: int
+    gather_bytes: float
+    gather_dtype: str
+    master_bytes: float
+    grad_numel: int
+    tensors: int
+    grad_tensors: int
+
+
+class Dtypes(NamedTuple):
+    """Dtypes of a run, as mixed-precision policies name them."""
+
+    compute: str  # parameters as gathered, and gradients
+    master: str  # trainable sharded parameters, and their gradients after reduction
+    frozen: str  # frozen sharded parameters
+    reduce: str  # gradients on the wire
+    casts: bool  # a policy with a parameter dtype is set
+    quantised: bool  # frozen matrices of the layers are stored in 4 bits
+    fp8_gather: bool  # matrices of the layers are gathered in FP8
+
+
+@lru_cache(maxsize=64)
+def dtypes(workload: Workload) -> Dtypes:
+    """Dtypes that a workload's precision, method and parallelism ask for."""
+    precision, method = workload.precision, workload.method
+    compute = "bf16" if precision.kind == "fp8" else precision.kind
+    master = "fp32" if compute == "fp32" or precision.master == "fp32" else "bf16"
+    frozen = compute if method.frozen_dtype == "as-compute" else method.frozen_dtype
+    reduce_dtype = workload.parallelism.reduce_dtype or compute
+    return Dtypes(
+        compute=compute,
+        master=master,
+        frozen=master if method.kind == "full" else frozen,
+        reduce=reduce_dtype,
+        casts=compute != "fp32",
+        quantised=method.kind == "qlora" and method.quantization != "none",
+        fp8_gather=precision.kind == "fp8" and precision.all_gather == "fp8",
+    )
+
+
+def padded_numel(shape: Sequence[int], ranks: int) -> int:
+    """Elements after FSDP2 pads dimension 0 to a multiple of `ranks`."""
+    rows = shape[0] if shape else 1
+    rest = 1
+    for size in shape[1:]:
+        rest *= size
+    return ceil(rows / ranks) * ranks * rest
+
+
+def is_matrix(module: Module, parameter: Parameter) -> bool:
+    """Whether this is a weight of a linear layer: what FP8 and 4-bit methods replace."""
+    return len(parameter.shape) == 2 and module.name not in _KEPT and module.name[-2:-1] != "."
+
+
+def fsdp2_unit(
+    name: str, block: int, modules: Iterable[tuple[Module, bool]], ranks: int, types: Dtypes
+) -> Unit:
+    """One `fully_shard` group over modules, each with whether it stands inside a layer.
+
+    Equation: per parameter ceil(d0/S) S (numel/d0) elements.
+    """
+    numel = grad_numel = tensors = grad_tensors = 0
+    gather = master = 0.0
+    compute = DTYPE_BYTES[types.compute]
+    mixed = False
+    for module, in_layer in modules:
+        for parameter in module.parameters:
+            n = padded_numel(parameter.shape, ranks)
+            numel += n
+            tensors += 1
+            matrix = in_layer and is_matrix(module, parameter)
+            if parameter.trainable:
+                grad_numel += n
+                grad_tensors += 1
+                stored, sent = DTYPE_BYTES[types.master], compute
+            elif types.quantised and matrix:
+                stored = sent = QUANTISED_BYTES
+                mixed = True
+            else:
+                stored, sent = DTYPE_BYTES[types.frozen], compute
+            if types.fp8_gather and matrix:
+                sent, mixed = 1.0, True
+            gather += n * sent
+            master += n * stored
+    dtype = "uint8" if mixed else types.compute
+    return Unit(name, block, numel, gather, dtype, master, grad_numel, tensors, grad_tensors)
+
+
+def trainable(block: Block) -> bool:
+    """Whether any parameter of a block has a gradient."""
+    return any(p.trainable for m in block.modules for p in m.parameters)
+
+
+@lru_cache(maxsize=64)
+def checkpointed(policy: Checkpointing, layers: int) -> tuple[bool, ...]:
+    """Which layers recompute their forward in backward."""
+    return tuple(flops.checkpointed(policy, i, layers) for i in range(layers))
+
+
+def equal_layers(workload: Workload, tree: ModelTree) -> bool:
+    """Whether all layers have equal parameters and all or none recompute."""
+    templates = {b.kind: b.modules for b in tree.layers}
+    first = tree.layers[0].modules
+    if any(modules is not first and modules != first for modules in templates.values()):
+        return False
+    return len(set(checkpointed(workload.activation_checkpointing, len(tree.layers)))) == 1
+
+
+def input_grads(workload: Workload) -> bool:
+    """Whether the embedding's output is made to require a gradient though its weight is frozen.
+
+    Reentrant checkpointing needs it, the other kind does not.
+    """
+    asked = workload.method.input_require_grads
+    if asked is not None:
+        return asked
+    policy = workload.activation_checkpointing
+    return policy.kind != "none" and policy.reentrant
+
+
+def shard_ranks(workload: Workload, world: int) -> tuple[int, int]:
+    """Ranks a shard group and replicas of it: ``shard x replicate = world``."""
+    parallelism = workload.parallelism
+    replicate = parallelism.replicate
+    shard = parallelism.shard if parallelism.shard is not None else world // replicate
+    if shard < 1 or replicate < 1 or shard * replicate != world:
+        message = f"{shard} ranks a shard group x {replicate} replicas is not the world of {world}"
+        raise InputError.single(SOURCE, message, "parallelism.replicate")
+    return shard, replicate
+
+
+def tree_blocks(tree: ModelTree) -> tuple[Block, ...]:
+    """Blocks by number: embedding, layers, head."""
+    return (tree.embedding, *tree.layers, tree.head)

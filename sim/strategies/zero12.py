@@ -1,0 +1,231 @@
+"""ZeRO-1 and ZeRO-2 as DeepSpeed 0.19.8 runs them: whole parameters, buckets of gradients.
+
+Gradients are all-reduced bucket by bucket (every rank gets them all and keeps its own partition):
+in stage 2 as they become ready, in every micro-batch; in stage 1 after the last backward, in the
+order of registration, unless `overlap_comm`. After the step one all-gather returns the
+updated parameters. `replicate` of stage 1 (InternEvo's `zero1.size`): partitions are of a group
+of neighbouring ranks, gradients are reduced over all, parameters gathered in the group.
+Without `overlap_comm`, the default in both, nothing hides the all-reduces.
+Read in ``stage_1_and_2.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sim.blocks.modules import ModelTree
+from sim.inputs.workload import Workload
+from sim.strategies.plan import Plan, Recorder
+from sim.strategies.tail import loss_all_reduce
+from sim.strategies.units import shard_ranks
+from sim.strategies.zero3 import resolve, scalar_all_reduce, step_on_host, trace_of
+from sim.strategies.zero3_coordinator import ELEMENT_BYTES
+from sim.strategies.zero3_trace import BACKWARD, GRADIENT, PHASES, SEGMENT, Trace
+
+ALIGNMENT = 2  # elements at which NCCL wants a partition to start (nccl_start_alignment_factor)
+
+
+@dataclass(slots=True)
+class _Run:
+    workload: Workload
+    trace: Trace
+    shard: int  # ranks that share the optimizer states
+    everybody: str  # group over which gradients are reduced
+    recorder: Recorder
+    size: int  # bytes an element of a gradient
+    dtype: str
+    bucket_size: int
+    overlap: bool
+    offload: bool
+    offset: list[int]  # of each parameter in the flat group of trainable ones
+    partition: int  # elements a rank owns
+    bucket: list[int] = field(default_factory=list)
+    elements: int = 0
+
+    def micro_batch(self, first: bool, last: bool) -> None:
+        """Forward and backward."""
+        t, r = self.trace, self.recorder
+        stage2 = self.workload.parallelism.strategy == "zero2"
+        hooked = stage2 or (self.overlap and last)
+        later: list[int] = []
+        for what, unit, direction in t.calls:
+            if what == SEGMENT:
+                phase = PHASES[direction]
+                when = "forward" if phase == "forward" else "backward"
+                r.segment(
+                    phase, when, t.unit_blocks[unit], t.unit_modules[unit], t.unit_names[unit]
+                )
+            elif what == GRADIENT and direction == BACKWARD:
+                if hooked:
+                    for p in t.unit_gradients[unit]:
+                        self._add(p, first, last)
+                else:
+                    later += t.unit_gradients[unit]
+                    if not first:  # autograd adds onto the gradients of the micro-steps before
+                        numel = sum(t.numel[p] for p in t.unit_gradients[unit])
+                        r.kernel("compute", "accumulate", "backward", 3.0 * self.size * numel)
+        if last and not hooked:
+            for p in sorted(later):
+                self._add(p, first, last)
+        if stage2 or last:
+            self._flush(first, last)
+            if self.overlap:
+                r.host_sync(r.record("all_reduce"))
+
+    def _add(self, p: int, first: bool, last: bool) -> None:
+        numel = self.trace.numel[p]
+        if self.elements + numel > self.bucket_size:
+            self._flush(first, last)
+        if numel <= self.bucket_size:
+            self.recorder.kernel("compute", "bucket_copy", "backward", 2.0 * self.size * numel)
+        self.bucket.append(p)
+        self.elements += numel
+
+    def _flush(self, first: bool, last: bool) -> None:
+        if not self.bucket:
+            return
+        r, t = self.recorder, self.trace
+        wire = self.workload.parallelism.communication_data_type or self.dtype
+        wide = ELEMENT_BYTES[wire]
+        stream = "all_reduce" if self.overlap else "compute"
+        if self.overlap:
+            # the new reduction waits for this bucket's copies; compute waits for the one before
+            before = r.record("all_reduce")
+            r.wait_stream("all_reduce", "compute")
+            r.wait("compute", before)
+        label = t.parameter_names[self.bucket[0]]
+        for elements in self._pieces():
+            passes = 2.0 * self.size * elements + (self.size + wide) * elements
+            r.kernel(stream, "average", "backward", passes)
+            if not self.overlap:
+                r.wait_stream("all_reduce", "compute")
+            total = float(elements * wide)
+            r.collective(
+                "all_reduce", "all_reduce", "backward", self.everybody, total, total, wire, label
+            )  # fmt: skip
+            if not self.overlap:
+                r.wait_stream("compute", "all_reduce")
+        mine = sum(t.numel[p] for p in self.bucket) / self.shard
+        r.kernel(stream, "keep_gradient", "backward", (2.0 if first else 3.0) * self.size * mine)
+        if self.offload:
+            self._to_host(mine, stream, first, last)
+        self.bucket, self.elements = [], 0
+
+    def _pieces(self) -> list[int]:
+        """All-reduces of a bucket: one, unless a single parameter overfills it.
+
+        The bucket is cut where partitions meet; slices are joined until they exceed the
+        bucket size.
+        """
+        if not self.workload.parallelism.reduce_scatter or self.elements <= self.bucket_size:
+            return [self.elements]
+        slices: list[int] = []
+        previous = -1
+        for p in self.bucket:
+            at, end = self.offset[p], self.offset[p] + self.trace.numel[p]
+            while at < end:
+                owner = at // self.partition
+                stop = min(end, (owner + 1) * self.partition)
+                if owner == previous:
+                    slices[-1] += stop - at
+                else:
+                    slices.append(stop - at)
+                previous, at = owner, stop
+        pieces, size = [], 0
+        for piece in slices:
+            size += piece
+            if size > self.bucket_size:
+                pieces.append(size)
+                size = 0
+        return [*pieces, size] if size else pieces
+
+    def _to_host(self, mine: float, stream: str, first: bool, last: bool) -> None:
+        """Accumulate in host memory through the GPU; hand fp32 to the host optimizer at the end."""
+        r = self.recorder
+        moves = []
+        if self.workload.gradient_accumulation > 1:
+            if not first:
+                moves.append(("offload_in", "h2d", self.size * mine))
+            moves.append(("offload_out", "d2h", self.size * mine))
+        if last:
+            moves.append(("offload_out", "d2h", 4.0 * mine))
+        for copies, name, traffic in moves:
+            r.wait_stream(copies, stream)
+            r.wait(stream, (r.kernel(copies, name, "backward", traffic),))
+
+
+def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Plan:
+    """Plan of training steps under ZeRO-1 or ZeRO-2.
+
+    Parameters
+    ----------
+    workload : Workload
+        The strategy and its knobs in `parallelism`.
+    tree : ModelTree
+        The model's modules.
+    world : int
+        Ranks.
+    steps : int
+        Optimizer steps to record. [1]
+
+    Returns
+    -------
+    Plan
+        Ops in issue order, all micro-batches included.
+    """
+    knobs = workload.parallelism
+    trace = trace_of(workload, tree)
+    kind = workload.precision.kind
+    dtype = "bf16" if kind == "fp8" else kind
+    h = workload.model.hidden_size
+    offset, total = [], 0
+    for numel, trains in zip(trace.numel, trace.trainable, strict=True):
+        offset.append(total)
+        total += numel if trains else 0
+    shard, replicate = shard_ranks(workload, world)
+    unit = ALIGNMENT * shard
+    aligned = -(-total // unit) * unit
+    everybody = "world" if replicate > 1 else "shard"
+    r = Recorder({"shard": shard, everybody: world})
+    run = _Run(
+        workload, trace, shard, everybody, r, ELEMENT_BYTES[dtype], dtype,
+        bucket_size=resolve(knobs.reduce_bucket_size, h * h),
+        overlap=bool(knobs.overlap_comm),
+        offload=knobs.offload != "none",
+        offset=offset,
+        partition=max(1, aligned // shard),
+    )  # fmt: skip
+    owned = aligned // shard
+    r.plan.owned_numel = float(owned)
+    r.plan.owned_tensors = 1
+    r.plan.optimizer_on_host = run.offload
+    for _ in range(steps):
+        for micro_step in range(workload.gradient_accumulation):
+            r.micro_step = micro_step
+            loss_all_reduce(r, knobs, world, shard)
+            run.micro_batch(micro_step == 0, micro_step == workload.gradient_accumulation - 1)
+        _step(run, float(owned), shard)
+    return r.plan
+
+
+def _step(run: _Run, owned: float, shard: int) -> None:
+    """Overflow flag, norm, update of the own partition, then everybody's."""
+    r, size = run.recorder, float(run.size)
+    if run.dtype != "fp32":
+        r.kernel("compute", "overflow", "clip", size * owned)
+        scalar_all_reduce(r, 1.0, "u8")
+        r.host_sync(r.record("compute"))
+    r.kernel("compute", "grad_norm", "clip", size * owned)
+    scalar_all_reduce(r, 4.0, "fp32")
+    r.host_sync(r.record("compute"))
+    if run.offload:
+        step_on_host(r, [int(owned)], size)
+    else:
+        r.kernel("compute", "flatten", "clip", (size + 4.0) * owned)
+        r.kernel("compute", "clip", "clip", 8.0 * owned)
+        r.segment("optimizer", "optimizer", -1)
+        r.kernel("compute", "cast", "optimizer", (size + 4.0) * owned)
+    r.wait_stream("all_gather", "compute")
+    part = size * owned
+    r.collective("all_gather", "all_gather", "optimizer", "shard", part, part * shard, run.dtype)
+    r.wait_stream("compute", "all_gather")

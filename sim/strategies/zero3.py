@@ -1,0 +1,371 @@
+"""ZeRO-3 as DeepSpeed 0.19.8 runs it: one training step.
+
+`zero3_trace` lists what the modules do, `zero3_coordinator` what DeepSpeed issues around them;
+here is the configuration, the order of a step, and the peak of gathered parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import gcd
+from typing import NamedTuple
+
+from sim.blocks.modules import ModelTree
+from sim.errors import InputError
+from sim.inputs.workload import Workload
+from sim.strategies.plan import Event, Plan, Recorder
+from sim.strategies.tail import loss_all_reduce
+from sim.strategies.units import SOURCE, checkpointed
+from sim.strategies.zero3_coordinator import ELEMENT_BYTES, Coordinator, Settings
+from sim.strategies.zero3_trace import Trace, build_trace
+
+#: the last release without the attribution of frozen parameters to the active backward
+LAST_WITHOUT_ATTRIBUTION = (0, 19, 2)
+#: bytes that CPU Adam moves per element: parameter, both moments read and written, gradient read
+CPU_ADAM_BYTES = 28.0
+#: fp32 parameter, both moments and the gradient come from NVMe; all but the gradient go back
+NVME_READ_BYTES, NVME_WRITE_BYTES = 16.0, 12.0
+
+_traces: dict[tuple[int, tuple[bool, ...], bool, bool, int], tuple[ModelTree, Trace]] = {}
+
+#: plans are kept, as they do not depend on sequence length or micro-batch; about 5 MB each
+NODE = 8  # GPUs, for the groups of quantised gradients
+MAX_PLANS = 8
+_plans: dict[tuple[int, Settings, int, int, bool], tuple[Trace, Plan]] = {}
+
+_peaks: dict[tuple[int, Settings], Coordinator] = {}
+
+
+class Trap(NamedTuple):
+    """A known trap that this configuration springs."""
+
+    code: str
+    message: str
+    hint: str
+    bytes: float
+
+
+class LivePeak(NamedTuple):
+    """Largest amounts a rank holds beyond its own shards, each at its own moment. [B]"""
+
+    by_category: dict[str, float]
+    traps: tuple[Trap, ...]
+
+
+def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Plan:
+    """Plan of steady training steps.
+
+    Parameters
+    ----------
+    workload : Workload
+        Strategy knobs by DeepSpeed's names in `parallelism`.
+    tree : ModelTree
+        The model's modules.
+    world : int
+        Ranks.
+    steps : int
+        Optimizer steps to record. The very first of a run is another: see `play`. [1]
+
+    Returns
+    -------
+    Plan
+        Ops in issue order, all micro-batches included.
+
+    Raises
+    ------
+    InputError
+        If the knobs contradict the world.
+    """
+    settings, trace = settings_of(workload, world), trace_of(workload, tree)
+    loss = workload.parallelism.loss_all_reduce
+    key = (id(trace), settings, workload.gradient_accumulation, steps, loss)
+    found = _plans.get(key)
+    if found is None or found[0] is not trace:
+        if len(_plans) >= MAX_PLANS:
+            _plans.clear()
+        found = _plans[key] = (trace, play(workload, tree, world, steps).recorder.plan)
+    plan = found[1]
+    return replace(plan, ops=plan.ops.copy(), memory=plan.memory.copy(), groups=dict(plan.groups))
+
+
+class _Silent(Recorder):
+    """Writes nothing down: for what the coordinator alone knows."""
+
+    def issue(self, *_: object, **__: object) -> int:
+        """Number the op."""
+        self.micro_step += 1
+        return self.micro_step
+
+    def record(self, stream: str) -> Event:
+        """Some event."""
+        return (self.micro_step,)
+
+    def wait(self, stream: str, event: Event) -> None:
+        """Nothing."""
+
+    def host_sync(self, event: Event) -> None:
+        """Nothing."""
+
+
+def play(
+    workload: Workload, tree: ModelTree, world: int, steps: int = 1, first_step: bool = False
+) -> Coordinator:
+    """As `build`, but return the coordinator, which knows why each collective was issued.
+
+    With `first_step` the first step is the run's first, in which DeepSpeed records its trace: every
+    fetch of its first micro-batch is on demand.
+    """
+    settings = settings_of(workload, world)
+    trace = trace_of(workload, tree)
+    groups = {"shard": world}
+    if settings.hpz > 1:
+        groups["hpz"] = settings.hpz
+    if settings.quantized_gradients and world > settings.gpus_per_node:
+        groups |= {"node": settings.gpus_per_node, "replicate": world // settings.gpus_per_node}
+    r = Recorder(groups)
+    c = Coordinator(trace, settings, r)
+    if first_step:
+        c.forget_persistent()
+    for step in range(steps):
+        for micro_step in range(workload.gradient_accumulation):
+            r.micro_step = micro_step
+            c.boundary = micro_step == workload.gradient_accumulation - 1
+            loss_all_reduce(r, workload.parallelism, world, world)
+            c.micro_batch(tracing=first_step and step == micro_step == 0)
+        _step(workload, c)
+    return c
+
+
+def _step(workload: Workload, c: Coordinator) -> None:
+    """Norm, clipping and update by sub-groups, then the persistent parameters again."""
+    r, s = c.recorder, c.settings
+    sub_groups = c.sub_groups()
+    owned = float(sum(sub_groups))
+    plan = r.plan
+    plan.owned_numel = owned
+    plan.owned_tensors = len(sub_groups)
+    plan.optimizer_on_host = s.offload_optimizer
+    r.wait_stream("compute", "reduce_scatter")
+    if s.dtype == "fp16":
+        scalar_all_reduce(r, 1.0, "u8")
+    for size in sub_groups:
+        if s.offload_optimizer:
+            scalar_all_reduce(r, 4.0, "fp32")  # norms were taken as gradients left for the host
+        else:
+            r.kernel("compute", "grad_norm", "clip", float(c.size * size))
+            scalar_all_reduce(r, 8.0, "fp64")
+    r.host_sync(r.record("compute"))
+    if s.offload_optimizer:
+        step_on_host(r, sub_groups, c.size, stays=s.offload_parameters, nvme=s.nvme)
+    elif sub_groups:
+        # gradients become one flat fp32 tensor a sub-group, are scaled in place; then bf16 copies
+        r.kernel("compute", "flatten", "clip", (c.size + 4.0) * owned)
+        r.kernel("compute", "clip", "clip", 8.0 * owned)
+        r.segment("optimizer", "optimizer", -1)
+        r.kernel("compute", "cast", "optimizer", (c.size + 4.0) * owned)
+    if any(c.persistent):
+        c.gather_persistent()
+    c.end_step()
+
+
+def scalar_all_reduce(r: Recorder, size: float, dtype: str) -> None:
+    """A flag or a norm of all ranks, on the compute stream. [B]"""
+    r.collective("compute", "all_reduce", "clip", "shard", size, size, dtype)
+
+
+def step_on_host(
+    r: Recorder, sub_groups: Sequence[int], element_bytes: float, *, stays: bool = False,
+    nvme: bool = False,
+) -> None:  # fmt: skip
+    """CPU Adam sub-group by sub-group, and the updated partition copied to the GPU.
+
+    Parameters
+    ----------
+    r : Recorder
+        Where to issue.
+    sub_groups : sequence of int
+        Elements of each.
+    element_bytes : float
+        Of a parameter on the GPU. [B]
+    stays : bool
+        Parameters are offloaded too: no copy.
+    nvme : bool
+        States are read before and written after, without overlap (``pipeline_read`` and
+        ``pipeline_write`` are off by default).
+    """
+    r.wait_stream("host", "offload_out")
+    for size in sub_groups:
+        if nvme:
+            r.wait_stream("nvme", "host")
+            read = r.kernel("nvme", "nvme_read", "optimizer", NVME_READ_BYTES * size)
+            r.host_sync((read,))
+        r.host("clip", "clip", 8.0 * size)
+        r.host("optimizer", "optimizer", CPU_ADAM_BYTES * size)
+        if nvme:
+            r.wait_stream("nvme", "host")
+            written = NVME_WRITE_BYTES + (element_bytes if stays else 0.0)
+            r.host_sync((r.kernel("nvme", "nvme_write", "optimizer", written * size),))
+        if not stays:
+            r.wait_stream("offload_in", "host")
+            r.host_sync((r.kernel("offload_in", "h2d", "optimizer", element_bytes * size),))
+    r.wait_stream("compute", "offload_in")
+
+
+def settings_of(workload: Workload, world: int) -> Settings:
+    """DeepSpeed's configuration with Hugging Face's "auto" resolved.
+
+    Notes
+    -----
+    With hidden size h: reduce bucket h h, prefetch bucket 0.9 h h, persistence threshold 10 h.
+
+    Source: transformers 4.57.1, ``HfTrainerDeepSpeedConfig.trainer_config_finalize``.
+    """
+    p = workload.parallelism
+    if world % p.zero_hpz_partition_size:
+        message = f"groups of {p.zero_hpz_partition_size} do not divide {world} ranks"
+        raise InputError.single(SOURCE, message, "parallelism.zero_hpz_partition_size")
+    h = workload.model.hidden_size
+    kind = workload.precision.kind
+    dtype = "bf16" if kind == "fp8" else kind
+    # a plan knows no machine: nodes of eight, or of what divides the world as eight would
+    per_node = gcd(world, NODE)
+
+    return Settings(
+        world=world,
+        dtype=dtype,
+        reduce_dtype=p.communication_data_type or dtype,
+        prefetch_bucket=resolve(p.stage3_prefetch_bucket_size, int(0.9 * h * h)),
+        max_live=int(p.stage3_max_live_parameters),
+        max_reuse=int(p.stage3_max_reuse_distance),
+        persistence=resolve(p.stage3_param_persistence_threshold, 10 * h),
+        reduce_bucket=resolve(p.reduce_bucket_size, h * h),
+        reduce_scatter=p.reduce_scatter,
+        overlap_comm=p.overlap_comm is not False,
+        hpz=p.zero_hpz_partition_size,
+        quantized_weights=p.zero_quantized_weights,
+        quantized_gradients=p.zero_quantized_gradients,
+        gpus_per_node=per_node if per_node > 1 else world,
+        sub_group=int(p.sub_group_size),
+        attribute_frozen=attributes_frozen(p.deepspeed_version),
+        offload_parameters=p.offload in ("parameters", "all"),
+        offload_optimizer=p.offload in ("optimizer", "all"),
+        nvme=p.offload_device == "nvme",
+    )
+
+
+def resolve(value: float | str, auto: int) -> int:
+    """Size as given, or what "auto" stands for. [1]"""
+    return auto if isinstance(value, str) else int(value)
+
+
+def attributes_frozen(version: str) -> bool:
+    """Whether a frozen parameter fetched in a recompute is held by the active backward.
+
+    Notes
+    -----
+    In force in 0.19.8, absent in 0.19.2 (pull request 8148).
+    """
+    digits = ["".join(ch for ch in part if ch.isdigit()) for part in version.split(".")[:3]]
+    return tuple(int(d or 0) for d in digits) > LAST_WITHOUT_ATTRIBUTION
+
+
+def trace_of(workload: Workload, tree: ModelTree) -> Trace:
+    """The calls of a micro-batch (kept for a tree seen before)."""
+    policy = workload.activation_checkpointing
+    layers = checkpointed(policy, workload.model.layers)
+    asked = workload.method.input_require_grads
+    # PEFT asks for input gradients where checkpointing is on: without them nothing would train
+    grads = workload.method.kind != "full" and (any(layers) if asked is None else asked)
+    packed = 1
+    if workload.method.kind == "qlora" and workload.method.quantization != "none":
+        packed = 8 if workload.precision.kind == "fp32" else 4
+    key = (id(tree), layers, policy.reentrant, grads, packed)
+    found = _traces.get(key)
+    if found is None or found[0] is not tree:
+        if len(_traces) >= 32:
+            _traces.clear()
+        found = (tree, build_trace(tree, layers, policy.reentrant, grads, packed))
+        _traces[key] = found
+    return found[1]
+
+
+def zero3_live_peak(workload: Workload, tree: ModelTree, world: int) -> LivePeak:
+    """Gathered parameters and buffers of one rank at their largest.
+
+    Parameters
+    ----------
+    workload : Workload
+        The job.
+    tree : ModelTree
+        Its modules.
+    world : int
+        Ranks.
+
+    Returns
+    -------
+    LivePeak
+        ``unsharded_parameters`` (persistent ones included), ``persistent_parameters``,
+        ``gather_buffer`` (the largest coalesced all-gather, held twice while it is unpacked),
+        ``reduce_bucket`` and ``reduce_buffer``; and the traps.
+    """
+    s, trace = settings_of(workload, world), trace_of(workload, tree)
+    found = _peaks.get((id(trace), s))
+    if found is None or found.trace is not trace:
+        if len(_peaks) >= MAX_PLANS:
+            _peaks.clear()
+        found = _peaks[id(trace), s] = Coordinator(trace, s, _Silent({}))
+        found.micro_batch()
+    c = found
+    wide = ELEMENT_BYTES[s.reduce_dtype]
+    coalesced, reduced = [], []
+    for issued in c.issued:
+        size = sum(c.shard[p] for p in issued.parameters)
+        if issued.trigger == "ipg_bucket":
+            reduced.append(size)
+        elif len(issued.parameters) > 1:
+            coalesced.append(size)
+    largest = max((n for n, t in zip(trace.numel, trace.trainable, strict=True) if t), default=0)
+    peak = float(c.peak_live * c.size)
+    by_category = {
+        "unsharded_parameters": peak,
+        "persistent_parameters": float(c.persistent_numel * c.size),
+        "gather_buffer": float(max(coalesced, default=0) * world * c.size),
+        "reduce_bucket": float(s.reduce_bucket * c.size) if largest else 0.0,
+        "reduce_buffer": float(max(reduced, default=0) * world * wide),
+    }
+    return LivePeak(by_category, _traps(workload, c, peak))
+
+
+def _traps(workload: Workload, c: Coordinator, peak: float) -> tuple[Trap, ...]:
+    s, trace = c.settings, c.trace
+    policy, version = workload.activation_checkpointing, workload.parallelism.deepspeed_version
+    frozen = sum(
+        n for n, trains, keep in zip(trace.numel, trace.trainable, c.persistent, strict=True)
+        if not trains and not keep
+    )  # fmt: skip
+    if not (s.attribute_frozen and policy.kind != "none" and frozen):
+        return ()
+    if not policy.reentrant:
+        return (
+            Trap(
+                "zero3-frozen-weights-gathered-twice",
+                f"DeepSpeed {version} releases the frozen weights of a layer in the middle of its "
+                "backward pass, after recomputing it, and gathers them once more, each when it is "
+                "needed",
+                "use DeepSpeed 0.19.2 or older, if no norm is frozen and partitioned",
+                float(frozen * c.size),
+            ),
+        )
+    if c.peak_live <= s.max_live:
+        return ()
+    return (
+        Trap(
+            "zero3-frozen-weights-pile-up",
+            f"DeepSpeed {version} keeps the frozen weights of every recomputed layer gathered "
+            f"until the backward pass ends: {peak / 1e9:.1f} GB per GPU, whatever the number of "
+            "GPUs",
+            "set activation_checkpointing reentrant: false, or use DeepSpeed 0.19.2 or older",
+            peak,
+        ),
+    )
