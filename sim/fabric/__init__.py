@@ -27,7 +27,6 @@ HBM traffic depends on its algorithm; add it on ``fabric.hbm(rank)``).
     fabric.nvlink_ports(rank) -> (out resources, in resources)
     fabric.nvswitch(ranks) -> bool          # all on one NVSwitch fabric (NVLS possible)
     fabric.offload_route(rank, "to-host" | "to-device") -> Route
-    fabric.storage_route(rank, "read" | "write") -> Route
     fabric.hbm(rank) -> resource;  fabric.host_memory(rank) -> resource of its socket
 
 Rings: C channel rings over a group, each leaving its node on another rail. All ranks of a ring pass
@@ -46,15 +45,16 @@ Folding (``folding.py``): equal ranks, resources and demand rows found by colour
     fold(capacity, ptr, resource, amount, ...) -> Fold
     fabric.rank_classes() -> (n_ranks,) int
 
-``fabric.graph()`` (or ``build_graph(topology)``) is the same table as a networkx DiGraph.
+``fabric.graph()`` is the same table as a networkx DiGraph.
 """
 
 from __future__ import annotations
 
-from sim.fabric.compiled import Fabric, Route, compile_fabric
+from sim.fabric.compiled import Fabric, compile_fabric
 from sim.fabric.folding import Fold, fold, refine
 from sim.fabric.rings import Hops, Load, Rings
 from sim.fabric.shape import KINDS
+from sim.fabric.wiring import Route
 
 __all__ = [
     "KINDS",
@@ -64,17 +64,7 @@ __all__ = [
     "Load",
     "Rings",
     "Route",
-    "build_graph",
     "compile_fabric",
     "fold",
     "refine",
 ]
-
-
-def __getattr__(name: str) -> object:
-    # networkx is imported only by who looks at the graph
-    if name == "build_graph":
-        from sim.fabric.graph import build_graph
-
-        return build_graph
-    raise AttributeError(name)

@@ -9,13 +9,12 @@ Source: Grohe, Kersting, Mladenov, Selman, "Dimension reduction via colour refin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from sim.fabric.compiled import Fabric
+from sim.fabric.wiring import Wiring
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -169,12 +168,12 @@ def _codes(values: npt.ArrayLike) -> I8:
     return np.unique(np.asarray(values), return_inverse=True)[1].astype(np.int64).ravel()
 
 
-def classes_of_ranks(fabric: Fabric) -> I8:
+def classes_of_ranks(fabric: Wiring) -> I8:
     """Classes of ranks under colour refinement of the machine's graph.
 
     Parameters
     ----------
-    fabric : Fabric
+    fabric : Wiring
         Compiled machine.
 
     Returns

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import networkx as nx
 
 from sim.fabric.shape import KINDS
-from sim.inputs.topology import Topology
-
-if TYPE_CHECKING:
-    from sim.fabric.compiled import Fabric
+from sim.fabric.wiring import Wiring
 
 
-def build_graph(topology: Topology) -> nx.DiGraph[str]:
-    """Graph of a topology: see :func:`to_networkx`."""
-    from sim.fabric.compiled import compile_fabric
-
-    return to_networkx(compile_fabric(topology))
-
-
-def to_networkx(fabric: Fabric) -> nx.DiGraph[str]:
+def to_networkx(fabric: Wiring) -> nx.DiGraph[str]:
     """View a fabric as a directed graph.
 
     Parameters
     ----------
-    fabric : Fabric
+    fabric : Wiring
         Compiled topology.
 
     Returns

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,7 @@ import numpy.typing as npt
 from sim.errors import InputError
 from sim.fabric import paths
 from sim.fabric.shape import Shape
-
-if TYPE_CHECKING:
-    from sim.fabric.compiled import Fabric
+from sim.fabric.wiring import Wiring
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -70,7 +68,7 @@ class Hops(NamedTuple):
     demand: F8  # per byte of the hop
 
 
-def find_rings(fabric: Fabric, ranks: I8) -> Rings:
+def find_rings(fabric: Wiring, ranks: I8) -> Rings:
     """Lay rings over ``ranks``, (n,) int64, in node order."""
     if not len(ranks) or len(np.unique(ranks)) != len(ranks):
         message = "a group of ranks is empty or names a rank twice"
@@ -81,7 +79,7 @@ def find_rings(fabric: Fabric, ranks: I8) -> Rings:
     return _many_nodes(fabric, groups)
 
 
-def _by_node(fabric: Fabric, ranks: I8) -> list[tuple[int, tuple[int, ...]]]:
+def _by_node(fabric: Wiring, ranks: I8) -> list[tuple[int, tuple[int, ...]]]:
     members: dict[int, list[int]] = {}
     nodes, places = fabric.rank_node[ranks], fabric.rank_local[ranks]
     for node, local in zip(nodes.tolist(), places.tolist(), strict=True):
@@ -89,17 +87,17 @@ def _by_node(fabric: Fabric, ranks: I8) -> list[tuple[int, tuple[int, ...]]]:
     return [(n, tuple(sorted(members[n]))) for n in sorted(members)]
 
 
-def ring_hops(fabric: Fabric, ranks: I8) -> Hops:
-    """Demands of single hops, as a model of ring steps wants them; mean over rings = `Load`."""
-    groups = _by_node(fabric, ranks)
+def ring_hops(fabric: Wiring, orders: I8) -> Hops:
+    """Demands of single hops of (C, n) rings, for a model of ring steps; their mean = `Load`."""
+    groups = _by_node(fabric, np.unique(orders))
     rows: list[dict[int, float]] = []
     if len(groups) == 1:
-        for order in fabric.rings(ranks).orders.tolist() if len(ranks) > 1 else ():
+        for order in orders.tolist() if orders.shape[1] > 1 else ():
             for a, b in zip(order, order[1:] + order[:1], strict=True):
                 route = fabric.route(a, b)
                 rows.append(dict(zip(route.resource.tolist(), route.demand.tolist(), strict=True)))
     else:
-        n_rings = len(fabric.rings(ranks).orders)
+        n_rings = len(orders)
         laid = [_through_node(fabric.shapes[n], g, n_rings) for n, g in groups]
         bases = [int(fabric.node_base[n]) for n, _ in groups]
         for c in range(n_rings):
@@ -114,7 +112,7 @@ def ring_hops(fabric: Fabric, ranks: I8) -> Hops:
 
 
 def _crossing(
-    fabric: Fabric,
+    fabric: Wiring,
     groups: list[tuple[int, tuple[int, ...]]],
     laid: list[_NodeRings],
     bases: list[int],
@@ -123,8 +121,8 @@ def _crossing(
 ) -> dict[int, float]:
     """Demands of ring c on its way from the k-th node to the next."""
     after = (k + 1) % len(groups)
-    out = fabric._port[groups[k][0], laid[k].nic_out[c]]
-    into = fabric._port[groups[after][0], laid[after].nic_in[c]]
+    out = fabric.port[groups[k][0], laid[k].nic_out[c]]
+    into = fabric.port[groups[after][0], laid[after].nic_in[c]]
     row: dict[int, float] = defaultdict(float)
     for i, amount in laid[k].legs[c][-1].loads:
         row[bases[k] + i] += amount
@@ -135,7 +133,7 @@ def _crossing(
     return row
 
 
-def _one_node(fabric: Fabric, node: int, group: tuple[int, ...]) -> Rings:
+def _one_node(fabric: Wiring, node: int, group: tuple[int, ...]) -> Rings:
     shape = fabric.shapes[node]
     first = fabric.ranks_of(node).start
     orders = local_orders(shape, group) if len(group) > 1 else [list(group)]
@@ -156,7 +154,7 @@ def _one_node(fabric: Fabric, node: int, group: tuple[int, ...]) -> Rings:
     return Rings(np.array(orders, np.int64) + first, load, path, transport, 0, 0.0, False)
 
 
-def _many_nodes(fabric: Fabric, groups: list[tuple[int, tuple[int, ...]]]) -> Rings:
+def _many_nodes(fabric: Wiring, groups: list[tuple[int, tuple[int, ...]]]) -> Rings:
     usable = [group_nics(fabric.shapes[n], g) for n, g in groups]
     n_rings = min(len(nics) for nics in usable)
     if n_rings == 0:
@@ -171,7 +169,7 @@ def _many_nodes(fabric: Fabric, groups: list[tuple[int, tuple[int, ...]]]) -> Ri
     net_resource: list[int] = []
     net_demand: list[float] = []
     hops, delay = 0, 0.0
-    plane, port = fabric.plane, fabric._port
+    plane, port = fabric.plane, fabric.port
     for k, (node, _) in enumerate(groups):
         after = (k + 1) % len(groups)
         nxt = groups[after][0]

@@ -1,6 +1,6 @@
 """Reads a tree into a spec class: types, units and bounds from the class, all faults collected.
 
-The annotations of the spec classes are the schema.  `Reader.read` walks a class and a tree side by
+The annotations of the spec classes are the schema.  `Binder.read` walks a class and a tree side by
 side; short forms such as ``method: {lora: {rank: 16}}`` are put into the shape of their class first
 (`sim.inputs.forms`).  What the class has and the tree lacks is recorded as assumed.
 """
@@ -11,7 +11,7 @@ import operator
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -122,6 +122,10 @@ def _bounds_in(metadata: tuple[Any, ...]) -> typing.Iterator[tuple[str, float]]:
                 yield name, limit
 
 
+Form = Callable[["Binder", Tree, str], "Table | Spec | None"]
+"""Puts a short form into the shape of its class: a table, a finished spec, or None (faulty)."""
+
+
 class Misread(Exception):
     """A scalar that is not what its field wants; carries the message."""
 
@@ -134,8 +138,13 @@ class Assumption(NamedTuple):
 
 
 @dataclass(slots=True)
-class Reader:
-    """One reading of one or two files: where faults, origins and assumptions are gathered."""
+class Binder:
+    """One reading of one or two files: where faults, origins and assumptions are gathered.
+
+    It knows a class by its fields alone; `sim.inputs.reader.Reader` adds the short forms.
+    """
+
+    forms: typing.ClassVar[Mapping[str, Form]] = {}
 
     folder: Path | None = None  # relative paths in the file start here
     faults: list[Fault] = field(default_factory=list)
@@ -152,9 +161,7 @@ class Reader:
         if isinstance(tree, Leaf) and isinstance(tree.value, cls):
             self.given[path] = tree.place
             return tree.value
-        from sim.inputs.forms import FORMS  # forms call back into this module
-
-        form = FORMS.get(cls.__name__)
+        form = self.forms.get(cls.__name__)
         if form is not None:
             shaped = form(self, tree, path)
             if shaped is None or isinstance(shaped, Spec):

@@ -48,7 +48,7 @@ def read_calibration(path: str | PathLike[str]) -> Calibration:
     InputError
         With every fault of the file.
     """
-    from sim.inputs.bind import Reader
+    from sim.inputs.reader import Reader
     from sim.inputs.tree import from_yaml, read_file
 
     source = str(path)

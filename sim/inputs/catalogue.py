@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from sim.errors import InputError
+from sim.inputs.bind import Binder
 from sim.inputs.gpu import Gpu
 from sim.inputs.tree import Table, from_python
 
@@ -46,11 +47,9 @@ def gpu_table(name: str) -> Table:
 @cache
 def gpu(name: str) -> Gpu | None:
     """A GPU of the catalogue, or None."""
-    from sim.inputs.bind import Reader
-
     if name not in gpu_names():
         return None
-    reader = Reader(quiet=True)
+    reader = Binder(quiet=True)  # entries hold the keys of the class, no short forms
     found = reader.read_table(Gpu, gpu_table(name), "")
     if reader.faults:
         raise InputError(reader.faults)

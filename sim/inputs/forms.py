@@ -7,18 +7,14 @@ recording a fault:  ``full``, ``{lora: {rank: 16}}``, ``{fp8: {recipe: rowwise}}
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from sim.errors import InputError
 from sim.inputs import catalogue
 from sim.inputs.base import Spec
+from sim.inputs.bind import Binder, Form, described, did_you_mean
 from sim.inputs.tree import Items, Leaf, Table, Tree
-
-if TYPE_CHECKING:
-    from sim.inputs.bind import Reader
-
-Form = Callable[["Reader", Tree, str], "Table | Spec | None"]
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 _TARGET_SETS = {
@@ -32,7 +28,7 @@ _TARGET_NAMES = {f"{n}_proj": n for n in LINEARS} | {
 }  # fmt: skip
 
 
-def gpu(reader: Reader, tree: Tree, path: str) -> Table | Spec | None:
+def gpu(reader: Binder, tree: Tree, path: str) -> Table | Spec | None:
     """``h100-sxm-80gb``, or a mapping, with or without ``base``."""
     if isinstance(tree, Leaf):
         return _catalogue_gpu(reader, tree, path)
@@ -50,19 +46,17 @@ def gpu(reader: Reader, tree: Tree, path: str) -> Table | Spec | None:
     return Table({**entry.entries, **tree.without("base").entries}, tree.place, tree.keys)
 
 
-def _catalogue_gpu(reader: Reader, leaf: Leaf, path: str) -> Spec | None:
+def _catalogue_gpu(reader: Binder, leaf: Leaf, path: str) -> Spec | None:
     name = leaf.value
     found = catalogue.gpu(name) if isinstance(name, str) else None
     if found is None:
-        from sim.inputs.bind import described, did_you_mean
-
         names = catalogue.gpu_names()
         hint = did_you_mean(str(name).lower(), names) or f"; known are {', '.join(names)}"
         reader.fault(leaf.place, path, f"{described(leaf)} is no GPU of the catalogue{hint}")
     return found
 
 
-def model(reader: Reader, tree: Tree, path: str) -> Table | Spec | None:
+def model(reader: Binder, tree: Tree, path: str) -> Table | Spec | None:
     """A catalogue name, the path of a Hugging Face config, or a mapping."""
     from sim.inputs import models
 
@@ -92,7 +86,7 @@ def model(reader: Reader, tree: Tree, path: str) -> Table | Spec | None:
     return None
 
 
-def _inline_model(reader: Reader, tree: Table, path: str) -> Table | Spec | None:
+def _inline_model(reader: Binder, tree: Table, path: str) -> Table | Spec | None:
     """Shape keys written out, over a catalogue entry if there is a ``base``."""
     base = tree.entries.get("base")
     entries: dict[str, Tree] = {}
@@ -146,7 +140,7 @@ def to_python(tree: Tree) -> Any:
 
 
 def _choice(
-    reader: Reader, tree: Tree, path: str, kinds: tuple[str, ...]
+    reader: Binder, tree: Tree, path: str, kinds: tuple[str, ...]
 ) -> tuple[str, Tree | None, Table] | None:
     """``kind``, ``{kind: detail, beside: ...}`` or ``{kind: name, ...}``.
 
@@ -155,8 +149,6 @@ def _choice(
     tuple
         The kind's text, its detail (None for the bare name), and the entries beside it.
     """
-    from sim.inputs.bind import described, did_you_mean
-
     empty = Table({}, tree.place)
     if isinstance(tree, Leaf):
         word = str(tree.value)
@@ -187,11 +179,9 @@ def _choice(
 
 
 def _details(
-    reader: Reader, path: str, kind: str, detail: Tree | None, beside: Table
+    reader: Binder, path: str, kind: str, detail: Tree | None, beside: Table
 ) -> Table | None:
     """The mapping under a kind and the entries beside it, as one."""
-    from sim.inputs.bind import described
-
     out = Table(
         {"kind": Leaf(kind, beside.place), **beside.entries}, beside.place, dict(beside.keys)
     )
@@ -204,7 +194,7 @@ def _details(
     return Table({**out.entries, **detail.entries}, detail.place, {**out.keys, **detail.keys})
 
 
-def method(reader: Reader, tree: Tree, path: str) -> Table | None:
+def method(reader: Binder, tree: Tree, path: str) -> Table | None:
     """``full | {lora: {rank: 16, targets: all-linear}} | {qlora: {...}}``."""
     chosen = _choice(reader, tree, path, ("full", "lora", "qlora"))
     if chosen is None:
@@ -232,10 +222,8 @@ def method(reader: Reader, tree: Tree, path: str) -> Table | None:
     )
 
 
-def _targets(reader: Reader, tree: Tree, path: str) -> tuple[str, ...] | None:
+def _targets(reader: Binder, tree: Tree, path: str) -> tuple[str, ...] | None:
     """Names of linear layers, in our order."""
-    from sim.inputs.bind import described, did_you_mean
-
     if isinstance(tree, Table):
         reader.fault(tree.place, path, f"{described(tree)} is no list of layers")
         return None
@@ -259,7 +247,7 @@ def _targets(reader: Reader, tree: Tree, path: str) -> tuple[str, ...] | None:
     return tuple(n for n in LINEARS if n in found)
 
 
-def precision(reader: Reader, tree: Tree, path: str) -> Table | None:
+def precision(reader: Binder, tree: Tree, path: str) -> Table | None:
     """``bf16 | fp16 | fp32 | {fp8: {recipe: ..., all_gather: ...}} | {bf16: {master: bf16}}``."""
     chosen = _choice(reader, tree, path, ("bf16", "fp16", "fp32", "fp8"))
     if chosen is None:
@@ -280,7 +268,7 @@ def precision(reader: Reader, tree: Tree, path: str) -> Table | None:
     return table
 
 
-def checkpointing(reader: Reader, tree: Tree, path: str) -> Table | None:
+def checkpointing(reader: Binder, tree: Tree, path: str) -> Table | None:
     """``none | full | {selective: op | every n-th block | fraction of blocks}``."""
     kinds = ("none", "full", "selective")
     if isinstance(tree, Table) and isinstance(tree.entries.get("kind"), Leaf):
@@ -302,8 +290,6 @@ def checkpointing(reader: Reader, tree: Tree, path: str) -> Table | None:
     elif _fraction(word) is not None:
         entries = {"kind": Leaf("selective-blocks", place), "fraction": Leaf(word, place)}
     else:
-        from sim.inputs.bind import described
-
         read = described(detail) if detail is not None else word
         message = f'{read} is not "op", a whole number n (every n-th block) or a fraction of blocks'
         reader.fault(place, f"{path}.selective", message)
@@ -319,14 +305,12 @@ def _fraction(word: str) -> float | None:
     return value if 0.0 < value < 1.0 else None
 
 
-def checkpoint(reader: Reader, tree: Tree, path: str) -> Table | None:
+def checkpoint(reader: Binder, tree: Tree, path: str) -> Table | None:
     """``none``, or a mapping."""
     if isinstance(tree, Leaf) and tree.value in ("none", "never", False, "false"):
         return Table({"interval": Leaf(None, tree.place)}, tree.place)
     if isinstance(tree, Table):
         return tree
-    from sim.inputs.bind import described
-
     reader.fault(
         tree.place, path, f'{described(tree)} is not "none" or a mapping of interval, mode'
     )
@@ -336,20 +320,18 @@ def checkpoint(reader: Reader, tree: Tree, path: str) -> Table | None:
 def _off(keys: dict[str, Any], what: str) -> Form:
     """A form that takes ``none`` for "there is no such thing", or a mapping."""
 
-    def form(reader: Reader, tree: Tree, path: str) -> Table | None:
+    def form(reader: Binder, tree: Tree, path: str) -> Table | None:
         if isinstance(tree, Leaf) and tree.value in ("none", "never", False, "false"):
             return Table({k: Leaf(v, tree.place) for k, v in keys.items()}, tree.place)
         if isinstance(tree, Table):
             return tree
-        from sim.inputs.bind import described
-
         reader.fault(tree.place, path, f'{described(tree)} is not "none" or a mapping of {what}')
         return None
 
     return form
 
 
-def parallelism(reader: Reader, tree: Tree, path: str) -> Table | None:
+def parallelism(reader: Binder, tree: Tree, path: str) -> Table | None:
     """A mapping, or the bare name of a strategy."""
     if isinstance(tree, Leaf):
         return Table({"strategy": tree}, tree.place)
@@ -359,7 +341,7 @@ def parallelism(reader: Reader, tree: Tree, path: str) -> Table | None:
     return None
 
 
-def nvlink(reader: Reader, tree: Tree, path: str) -> Table | None:
+def nvlink(reader: Binder, tree: Tree, path: str) -> Table | None:
     """``none``, or a mapping."""
     if isinstance(tree, Leaf) and tree.value in ("none", False, "false"):
         entries: dict[str, Tree] = {
@@ -370,8 +352,6 @@ def nvlink(reader: Reader, tree: Tree, path: str) -> Table | None:
         return Table(entries, tree.place)
     if isinstance(tree, Table):
         return tree
-    from sim.inputs.bind import described
-
     reader.fault(tree.place, path, f'{described(tree)} is not "none" or a mapping')
     return None
 

@@ -16,8 +16,9 @@ from typing import Any, Literal, NamedTuple, cast
 from sim.errors import Fault, InputError
 from sim.inputs import catalogue, check_workload, checks, overrides
 from sim.inputs.base import Spec
-from sim.inputs.bind import Assumption, Reader, did_you_mean
+from sim.inputs.bind import Assumption, did_you_mean
 from sim.inputs.notes import Notes
+from sim.inputs.reader import Reader
 from sim.inputs.topology import Topology
 from sim.inputs.tree import Leaf, Place, Table, Tree, from_python, from_yaml, read_file, read_stdin
 from sim.inputs.workload import Workload

@@ -15,7 +15,7 @@ from xml.parsers import expat
 from sim.errors import Fault, InputError
 from sim.fabric.links import constants
 from sim.inputs.gpu import Gpu
-from sim.interop.topology import Host, Nic
+from sim.interop.host import Host, Nic
 
 _MAX_ELEMENTS = 20_000
 _MAX_DEPTH = 32

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from sim.errors import Fault, InputError
 from sim.inputs.gpu import Gpu
-from sim.interop.topology import Host, Nic
+from sim.interop.host import Host, Nic
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _CELL = re.compile(r"X|NV\d+|PIX|PXB|PHB|NODE|SYS|SOC")

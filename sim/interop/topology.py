@@ -6,7 +6,6 @@ means the very same machine (path classes of all pairs agree), else an explicit 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +29,8 @@ from sim.inputs.topology import (
     Topology,
     Vertex,
 )
+from sim.interop import nccl_xml, nvidia_smi
+from sim.interop.host import Host
 
 MAX_BYTES = 4_000_000
 
@@ -39,32 +40,6 @@ class Imported(NamedTuple):
 
     yaml: str
     assumed: tuple[str, ...]
-
-
-@dataclass
-class Nic:
-    """A NIC: where it hangs, its rate where the file says it, GPUDirect."""
-
-    host: str
-    rate: float | None = None  # [B/s]
-    gpudirect: bool = True
-
-
-@dataclass
-class Host:
-    """One node as read. Hosts are named "cpu0", "pcie3"; a switch hangs on a host too."""
-
-    sockets: int = 1
-    switches: list[str] = field(default_factory=list)  # host of each switch
-    gpus: list[str] = field(default_factory=list)  # host of each GPU
-    nics: list[Nic] = field(default_factory=list)
-    nvlinks: dict[tuple[int, int], int] = field(default_factory=dict)  # i < j: links
-    nvswitch_links: int = 0  # links of every GPU into NVSwitches; 0: none
-    vendor: str = ""
-    model: int | None = None
-    generation: int | None = None  # PCIe; None: the file doesn't say
-    lanes: int = 16
-    assumed: list[str] = field(default_factory=list)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -114,8 +89,6 @@ def import_topology(
     InputError
         If the file is none of these, says too little, or contradicts itself.
     """
-    from sim.interop import nccl_xml, nvidia_smi
-
     source = str(path)
     spec = catalogue.gpu(gpu)
     if spec is None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from sim.errors import Fault, InputError
 from sim.inputs.base import Spec
-from sim.inputs.bind import Reader, did_you_mean
+from sim.inputs.bind import did_you_mean
+from sim.inputs.reader import Reader
 from sim.inputs.tree import Items, Leaf, Place, Table, Tree, from_yaml, read_file
 
 #: a study of more configurations is refused: it is a slip of the keyboard more often than a wish

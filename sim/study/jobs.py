@@ -11,8 +11,8 @@ from typing import Any
 from sim.errors import Fault, InputError
 from sim.fabric.network import nodes_per_leaf
 from sim.inputs.base import Duration, Positive, Seconds, Spec
-from sim.inputs.bind import Reader
 from sim.inputs.loader import Argument, load_topology, prepare
+from sim.inputs.reader import Reader
 from sim.inputs.topology import Topology
 from sim.inputs.tree import Items, Leaf, Table, Tree, from_yaml, read_file
 from sim.inputs.workload import Workload

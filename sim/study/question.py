@@ -18,8 +18,9 @@ from typing import Any, Literal
 from sim.api import assemble
 from sim.errors import Fault, InputError
 from sim.inputs.base import Factor, Spec
-from sim.inputs.bind import Reader, did_you_mean
+from sim.inputs.bind import did_you_mean
 from sim.inputs.loader import Loaded, load
+from sim.inputs.reader import Reader
 from sim.inputs.tree import from_yaml, read_file
 from sim.job.cost import Cost, Terms, break_even_price, total_cost
 from sim.job.offers import PriceRow, offers

@@ -182,16 +182,13 @@ def test_no_gpudirect_stages_in_host_memory():
     assert demand["n0/pcie0>n0/cpu0"] == demand["n0/cpu0>n0/pcie0"] == 1
 
 
-def test_offload_and_storage():
+def test_offload():
     fabric = compile_fabric(pcie_box())
     assert named(fabric, fabric.offload_route(5, "to-device")) == {
         "n0/cpu1>n0/pcie1": 1,
         "n0/pcie1>n0/gpu5": 1,
         "n0/cpu1 memory": 1,
     }
-    write = named(fabric, fabric.storage_route(0, "write"))
-    assert write["n0 storage write"] == 1
-    assert write["n0/cpu0 memory"] == 2
 
 
 def test_path_classes():

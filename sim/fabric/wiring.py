@@ -1,0 +1,302 @@
+"""A machine's ranks, its resources as columns, and the routes over them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.errors import InputError
+from sim.fabric import paths
+from sim.fabric.network import Plane
+from sim.fabric.shape import HBM, KINDS, NETWORK, NVLINK, PCIE, Shape
+from sim.inputs.calibration import Calibration
+from sim.inputs.gpu import Gpu
+from sim.inputs.topology import Topology
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+
+class Route(NamedTuple):
+    """What a byte crosses on its way; HBM at the ends not counted."""
+
+    resource: I8  # (k,)
+    demand: F8  # (k,) bytes on the resource per byte sent
+    path: str  # NVL | NVB | PIX | PXB | PHB | NODE | SYS | NET | LOC
+    transport: str  # p2p | shm | net
+    latency_s: float  # of the links, as the spec says [s]
+    hops: int  # network links crossed
+    pxn: bool = False  # passes a GPU beside the NIC
+
+
+class Wiring:
+    """Ranks, resources and routes of a machine; `Fabric` adds what groups of ranks do with them.
+
+    Attributes
+    ----------
+    topology : Topology
+        What it was compiled from.
+    shapes : list of Shape
+        One per node; equal nodes share one object.
+    plane : Plane
+        The network between nodes; empty for one node.
+    n_ranks, n_nodes, n_resources : int
+        Sizes.
+    rank_node, rank_local : (n_ranks,) int64
+        Node of a rank and its place there.
+    node_base : (n_nodes,) int64
+        First resource of each node.
+    capacity, nominal, raw : (n_resources,) float64
+        Effective rates with and without the topology's calibration, and data-sheet rates. [B/s]
+    kind : (n_resources,) int8
+        Index into KINDS.
+    latency : (n_resources,) float64
+        Of links. [s]
+    port : dict
+        (node, NIC) -> its vertex of the plane.
+    """
+
+    def __init__(
+        self, topology: Topology, shapes: list[Shape], plane: Plane, labels: list[list[str]] | None
+    ) -> None:
+        self.topology, self.shapes, self.plane, self._labels = topology, shapes, plane, labels
+        self.n_nodes = len(shapes)
+        counts = np.array([len(s.gpus) for s in shapes])
+        sizes = np.array([s.n_resources for s in shapes])
+        self._first_rank = np.concatenate(([0], np.cumsum(counts)))
+        self.n_ranks = int(self._first_rank[-1])
+        self.rank_node = np.repeat(np.arange(self.n_nodes), counts)
+        self.rank_local = np.arange(self.n_ranks) - self._first_rank[self.rank_node]
+        self.node_base = np.concatenate(([0], np.cumsum(sizes)))[:-1]
+        plane.base = int(sizes.sum())
+        self.n_resources = plane.base + len(plane.tail)
+        columns: dict[int, tuple[F8, F8, npt.NDArray[np.int8], F8]] = {}
+        for s in shapes:
+            if id(s) not in columns:
+                columns[id(s)] = _columns(s)
+        per_node = [columns[id(s)] for s in shapes]
+        self.nominal = np.concatenate([c[0] for c in per_node] + [np.array(plane.capacity)])
+        self.raw = np.concatenate([c[1] for c in per_node] + [np.array(plane.raw)])
+        ports = np.full(len(plane.tail), NETWORK, np.int8)
+        self.kind = np.concatenate([c[2] for c in per_node] + [ports])
+        self.capacity = _calibrated(self.nominal, self.kind, topology.calibration)
+        self.latency = np.concatenate([c[3] for c in per_node] + [np.array(plane.latency)])
+        self.port = {owner: p for p, owner in enumerate(plane.owner)}
+        self._routes: dict[tuple[int, int], Route] = {}
+
+    # ranks ---------------------------------------------------------------------------------
+
+    def gpu(self, rank: int) -> Gpu:
+        """GPU model of a rank."""
+        shape, local, _ = self._place(rank)
+        return shape.gpu_specs[local]
+
+    def ranks_of(self, node: int) -> range:
+        """Ranks of a node."""
+        return range(int(self._first_rank[node]), int(self._first_rank[node + 1]))
+
+    def _place(self, rank: int) -> tuple[Shape, int, int]:
+        node = int(self.rank_node[rank])
+        return self.shapes[node], int(self.rank_local[rank]), node
+
+    # resources -----------------------------------------------------------------------------
+
+    @functools.cached_property
+    def vertex_names(self) -> list[list[str]]:
+        """Names of every node's vertices."""
+        if self._labels is not None:
+            return self._labels
+        return [[f"n{n}/{name}" for name in s.names] for n, s in enumerate(self.shapes)]
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """Names of all resources: "tail>head" of a link, else vertex and what it is."""
+        names = []
+        for n, (shape, label) in enumerate(zip(self.shapes, self.vertex_names, strict=True)):
+            names += [f"{label[e.tail]}>{label[e.head]}" for e in shape.links]
+            names += [f"{label[c]} memory" for c in shape.cpus]
+            names += [f"{label[g]} hbm" for g in shape.gpus]
+            names += [f"n{n} storage read", f"n{n} storage write"]
+        ends = self.network_names
+        plane = self.plane
+        names += [f"{ends[a]}>{ends[b]}" for a, b in zip(plane.tail, plane.head, strict=True)]
+        return names
+
+    @functools.cached_property
+    def network_names(self) -> list[str]:
+        """Names of the plane's vertices: ports, then switches."""
+        ports = [self.vertex_names[n][self.shapes[n].nics[j]] for n, j in self.plane.owner]
+        return ports + self.plane.names
+
+    def name(self, resource: int) -> str:
+        """Name of a resource."""
+        return self.names[resource]
+
+    def index(self, name: str) -> int:
+        """Number of the resource of a name."""
+        return self._index[name]
+
+    @functools.cached_property
+    def _index(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.names)}
+
+    def hbm(self, rank: int) -> int:
+        """Resource of a rank's HBM."""
+        shape, local, node = self._place(rank)
+        return int(self.node_base[node]) + shape.hbm_of(local)
+
+    def host_memory(self, rank: int) -> int:
+        """Resource of the memory of the socket nearest to a rank."""
+        shape, local, node = self._place(rank)
+        place = paths.nearest_cpu(shape, shape.gpus[local])
+        return int(self.node_base[node]) + shape.memory_of(place)
+
+    def nvlink_ports(self, rank: int) -> tuple[I8, I8]:
+        """NVLink resources out of and into a rank's GPU."""
+        shape, local, node = self._place(rank)
+        g, base = shape.gpus[local], int(self.node_base[node])
+        ends = [(i, e) for i, e in enumerate(shape.links) if e.kind == NVLINK]
+        return (
+            np.array([base + i for i, e in ends if e.tail == g], np.int64),
+            np.array([base + i for i, e in ends if e.head == g], np.int64),
+        )
+
+    def nic_ports(self, node: int, nic: int) -> tuple[I8, I8]:
+        """Network resources out of and into a NIC; empty on a machine of one node."""
+        port, base = self.port.get((node, nic), -1), self.plane.base
+        out, into = self.plane.out.get(port, []), self.plane.into.get(port, [])
+        return np.array(out, np.int64) + base, np.array(into, np.int64) + base
+
+    # routes --------------------------------------------------------------------------------
+
+    def nics(self, rank: int) -> tuple[int, ...]:
+        """NICs, numbered in the rank's node, that a rank sends and receives by."""
+        shape, local, _ = self._place(rank)
+        return paths.nics_of(shape, local)
+
+    def nvswitch(self, ranks: Iterable[int]) -> bool:
+        """Whether all ranks sit on one NVSwitch fabric."""
+        places = [self._place(r) for r in ranks]
+        if len({node for _, _, node in places}) != 1:
+            return False
+        return paths.switched(places[0][0], tuple(local for _, local, _ in places))
+
+    def path_class(self, a: int, b: int) -> str:
+        """Path class as ``nvidia-smi topo -m`` prints it: X, NV18, PIX, ..., NET."""
+        (shape, la, node), (_, lb, other) = self._place(a), self._place(b)
+        if node != other:
+            return "NET"
+        return paths.printed_class(shape, la, lb)
+
+    def route(self, src: int, dst: int) -> Route:
+        """Say which resources a byte from rank to rank crosses, as NCCL would move it.
+
+        Parameters
+        ----------
+        src, dst : int
+            Ranks.
+
+        Returns
+        -------
+        Route
+            Inside a node: NVLink, PCIe up to PXB, else host memory. Between nodes: the NICs of
+            both ranks, evenly; where a NIC of the destination's rail is reached through a
+            neighbour (PXN) and saves switches, through that.
+        """
+        found = self._routes.get((src, dst))
+        if found is None:
+            found = self._routes[src, dst] = self._find_route(src, dst)
+        return found
+
+    def _find_route(self, src: int, dst: int) -> Route:
+        (shape, a, node), (far, b, other) = self._place(src), self._place(dst)
+        if node == other:
+            way = paths.gpu_way(shape, a, b)
+            loads = self._local(node, way.loads)
+            delay = sum(float(self.latency[r]) for r in loads)
+            return _route(loads, way.path, way.transport, delay, 0)
+        out, into = paths.nics_of(shape, a), paths.nics_of(far, b)
+        if not out or not into:
+            message = f"ranks {src} and {dst} are in different nodes, and one has no NIC"
+            raise InputError.single(self.topology.name, message, "graph")
+        total: dict[int, float] = {}
+        parts = max(len(out), len(into))
+        delay, hops, pxn = 0.0, 0, False
+        for j in range(parts):
+            leg = self._crossing(node, a, out[j % len(out)], other, b, into[j % len(into)])
+            for r, amount in leg.loads:
+                total[r] = total.get(r, 0.0) + amount / parts
+            delay, hops, pxn = max(delay, leg.latency_s), max(hops, leg.hops), pxn or leg.pxn
+        return _route(total, "NET", "net", delay, hops, pxn)
+
+    def _crossing(self, node: int, a: int, out: int, other: int, b: int, into: int) -> _Leg:
+        """One NIC to one NIC, with their PCIe ends; prefers the receiver's rail by PXN."""
+        shape, far = self.shapes[node], self.shapes[other]
+        proxies = tuple(range(len(shape.gpus)))
+        way = paths.nic_way(shape, a, out, True, proxies)
+        net = self.plane.path(self.port[node, out], self.port[other, into])
+        rail = far.rails[into]
+        if shape.rails[out] != rail and rail in shape.rails:
+            same = shape.rails.index(rail)
+            by_proxy = paths.nic_way(shape, a, same, True, proxies)
+            direct = self.plane.path(self.port[node, same], self.port[other, into])
+            if by_proxy.transport == "pxn" and direct[2] < net[2]:
+                way, net = by_proxy, direct
+        inward = paths.nic_way(far, b, into, False)
+        loads = list(self._local(node, way.loads).items())
+        loads += net[0]
+        loads += self._local(other, inward.loads).items()
+        return _Leg(loads, net[1], net[2], way.transport == "pxn")
+
+    def _local(self, node: int, loads: Iterable[tuple[int, float]]) -> dict[int, float]:
+        base = int(self.node_base[node])
+        return {base + i: amount for i, amount in loads}
+
+    def offload_route(self, rank: int, direction: str) -> Route:
+        """Copies between a GPU and the memory of its socket, ``to-host`` or ``to-device``."""
+        shape, local, node = self._place(rank)
+        place = paths.nearest_cpu(shape, shape.gpus[local])
+        ends = (shape.gpus[local], shape.cpus[place])
+        links = paths.host_links(shape, *(ends if direction == "to-host" else ends[::-1]))
+        loads = [(i, 1.0) for i in links or ()] + [(shape.memory_of(place), 1.0)]
+        resources = self._local(node, loads)
+        delay = sum(float(self.latency[r]) for r in resources)
+        return _route(resources, "PHB", "p2p", delay, 0)
+
+
+class _Leg(NamedTuple):
+    loads: list[tuple[int, float]]
+    latency_s: float
+    hops: int
+    pxn: bool
+
+
+def _route(
+    loads: dict[int, float], path: str, transport: str, delay: float, hops: int, pxn: bool = False
+) -> Route:
+    resource = np.fromiter(loads, np.int64, len(loads))
+    demand = np.fromiter(loads.values(), np.float64, len(loads))
+    return Route(resource, demand, path, transport, delay, hops, pxn)
+
+
+def _columns(shape: Shape) -> tuple[F8, F8, npt.NDArray[np.int8], F8]:
+    capacity = [e.capacity for e in shape.links] + [o.capacity for o in shape.own]
+    raw = [e.raw for e in shape.links] + [o.capacity for o in shape.own]
+    kind = [e.kind for e in shape.links] + [o.kind for o in shape.own]
+    delay = [e.latency for e in shape.links] + [0.0] * len(shape.own)
+    return np.array(capacity), np.array(raw), np.array(kind, np.int8), np.array(delay)
+
+
+def _calibrated(nominal: F8, kind: npt.NDArray[np.int8], known: Calibration | None) -> F8:
+    """Capacities of a cluster that was measured."""
+    if known is None:
+        return nominal
+    scale = np.ones(len(KINDS))
+    scale[[NVLINK, PCIE, NETWORK, HBM]] = (
+        known.nvlink_bandwidth, known.pcie_bandwidth, known.network_bandwidth, known.hbm_bandwidth
+    )  # fmt: skip
+    return np.asarray(nominal * scale[kind])
