@@ -147,7 +147,7 @@ def require(result: Result, wanted: tuple[Requirement, ...]) -> None:
 def _lookup(result: Result, name: str) -> float:
     from difflib import get_close_matches
 
-    from sim.result.result import flatten
+    from sim.documents import flatten
 
     flat = flatten(result.to_dict())
     numbers = {key: float(v) for key, v in flat.items() if isinstance(v, int | float)}

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from sim.calibration.calibrate import Compared, Report, mean_error
-from sim.result.result import round_significant
+from sim.documents import round_significant
 
 _KINDS = {
     "run": "training runs",

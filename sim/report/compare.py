@@ -8,9 +8,10 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sim.documents import round_significant
 from sim.report.job import usd
 from sim.report.quantities import count, duration, gib, percent
-from sim.result.result import Result, round_significant
+from sim.result.result import Result
 from sim.study.compare import PARTS, Comparison, Delta, Variant, part_times
 
 Row = tuple[str, Callable[[Result], str]]

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from sim.calibration.diagnose import Diagnosis, Explanation
-from sim.result.result import round_significant
+from sim.documents import round_significant
 
 _SHOWN = 6
 _FAINT = 0.005

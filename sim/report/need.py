@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sim import units
-from sim.result.result import round_significant
+from sim.documents import round_significant
 
 if TYPE_CHECKING:
     from sim.job.estimate import JobEstimate

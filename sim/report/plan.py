@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from sim import units
-from sim.result.result import round_significant
+from sim.documents import round_significant
 from sim.study.plan import PlanReport
 from sim.study.schedule import JobLog
 

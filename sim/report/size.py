@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from sim import units
+from sim.documents import round_significant
 from sim.inputs.topology import Topology
 from sim.job.plan import terms_of
-from sim.result.result import round_significant
 from sim.study.phases import idle_cost
 from sim.study.search import Plan
 from sim.study.size import Contender, SizeReport, Target

@@ -7,9 +7,9 @@ import math
 from typing import Any
 
 from sim import __version__
+from sim.documents import round_significant
 from sim.report.prices import laid_out
 from sim.report.quantities import percent
-from sim.result.result import round_significant
 from sim.study.question import Answer, Answers, Row
 
 _NAMES = {

@@ -6,9 +6,10 @@ import csv
 import io
 from typing import Any
 
+from sim.documents import flatten
 from sim.report.job import job_lines
 from sim.report.quantities import count, duration, gib, percent, settings
-from sim.result.result import Result, flatten
+from sim.result.result import Result
 
 _BAR = "█▓▒░▚▞"
 _GROUPS = {

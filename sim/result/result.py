@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
+from sim.documents import SCHEMAS, Document
 from sim.inputs.notes import Message
-
-SCHEMA = "scaling-sim/result/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +101,10 @@ class Bottleneck:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class Result(Document):
     """All that a simulation says. Sections not computed are empty mappings."""
+
+    schema: ClassVar[str] = SCHEMAS["result"]
 
     topology: dict[str, Any]
     workload: dict[str, Any]
@@ -123,59 +122,10 @@ class Result:
     provenance: dict[str, str]
     inputs_hash: str
     model_version: str
-    schema: str = SCHEMA
     detail: dict[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The document as plain mappings, numbers rounded to 12 significant digits."""
-        ordered = ("schema", "inputs_hash", "model_version")
-        names = [*ordered, *(f.name for f in fields(self) if f.name not in ordered)]
-        return {name: _plain(getattr(self, name)) for name in names}
-
-    def to_json(self, indent: int | None = 2) -> str:
-        """The document as JSON text; same inputs give the same bytes."""
-        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
-
-    def to_frame(self) -> Any:
-        """The document flattened into a one-row pandas DataFrame (needs pandas)."""
-        import pandas
-
-        return pandas.DataFrame([flatten(self.to_dict())])
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        rows = "".join(
-            f"<tr><td>{escape(key)}</td><td>{escape(str(value))}</td></tr>"
-            for key, value in flatten(self.to_dict()).items()
-            if key.split(".")[0] in ("step", "throughput", "memory", "cost")
-        )
-        return f"<table><caption>{escape(self.bottleneck.explanation)}</caption>{rows}</table>"
-
-
-def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys; sequences stay as they are."""
-    flat: dict[str, Any] = {}
-    for key, value in document.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def round_significant(value: float) -> float | None:
-    """Twelve significant digits, so that two machines print the same bytes; None if not finite."""
-    return float(f"{value:.12g}") if math.isfinite(value) else None
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, bool) or value is None or isinstance(value, str | int):
-        return value
-    return round_significant(float(value))
+    def content(self) -> dict[str, Any]:
+        """The sections, what was computed from what first."""
+        names = [f.name for f in fields(self)]
+        first = ("inputs_hash", "model_version")
+        return {n: getattr(self, n) for n in (*first, *(n for n in names if n not in first))}

@@ -6,11 +6,11 @@ from functools import lru_cache
 from typing import Any
 
 from sim.api import step_section, throughput_section
+from sim.documents import round_significant
 from sim.inputs.topology import Topology
 from sim.inputs.workload import CheckpointSave, Data, Workload
 from sim.job.estimate import estimate_job
 from sim.memory.report import memory
-from sim.result.result import round_significant
 from sim.step.breakdown import Breakdown
 from sim.step.quick import quick_breakdown
 

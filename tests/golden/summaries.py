@@ -18,6 +18,7 @@ import numpy as np
 
 from sim.api import simulate
 from sim.blocks.tree import build_tree
+from sim.documents import flatten
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load
 from sim.inputs.workload import Workload
@@ -25,7 +26,7 @@ from sim.lowering.costs import price
 from sim.lowering.lower import CATEGORIES, lower
 from sim.memory.report import memory
 from sim.report.terminal import formatted
-from sim.result.result import Result, flatten
+from sim.result.result import Result
 from sim.strategies import build_plan
 from sim.strategies.plan import COLLECTIVE, Plan
 

@@ -1,0 +1,132 @@
+"""What every verb answers: a frozen document with a schema id, as mapping, JSON, frame and HTML.
+
+The one list of schema ids, the one rounding of numbers and the one writing of JSON. A document is
+a dataclass; what its JSON says is its fields, or what `Document.content` makes of them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, ClassVar
+
+SCHEMAS = {
+    name: f"scaling-sim/{name}/1"
+    for name in (
+        "result", "memory", "comparison", "size", "sweep", "need", "plan", "offers", "prices",
+        "study", "explain", "collective", "collective-variants", "topology", "topology-import",
+        "validation", "calibration", "diagnosis", "trace",
+    )
+}  # fmt: skip
+_CELLS = 60  # rows of a document that a notebook shows
+
+
+class Document:
+    """Base of every verb's answer; `schema` names its keys and their version.
+
+    A subclass is a frozen dataclass. It overrides `content` where its JSON is not its fields, and
+    `records` where it is a table.
+    """
+
+    __slots__ = ()
+    schema: ClassVar[str]
+
+    def content(self) -> dict[str, Any]:
+        """What the document says below its schema, in the order of the JSON."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """Its rows; a document that is no table is one row of dotted keys."""
+        return [flatten(self.to_dict())]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document as plain mappings, numbers rounded to 12 significant digits."""
+        found: dict[str, Any] = plain({"schema": self.schema, **self.content()})
+        return found
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The document as JSON text; same inputs give the same bytes."""
+        return dumps(self.to_dict(), indent)
+
+    def to_frame(self) -> Any:
+        """Its rows as a pandas DataFrame (needs pandas)."""
+        import pandas
+
+        return pandas.DataFrame([plain(row) for row in self.records()])
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = [plain(row) for row in self.records()[:_CELLS]]
+        if len(rows) == 1:  # a row of many columns reads better as a column
+            rows = [{"": key, "value": value} for key, value in rows[0].items()]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        cells = [names, *([_cell(row.get(name)) for name in names] for row in rows)]
+        tags = ["th", *(["td"] * len(rows))]
+        lines = (
+            "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>"
+            for tag, row in zip(tags, cells, strict=True)
+        )
+        return f"<table><caption>{escape(self.schema)}</caption>{''.join(lines)}</table>"
+
+
+class Listing(Document):
+    """A document that is a table and no more: its JSON is the list of its rows."""
+
+    __slots__ = ()
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """Its rows."""
+        raise NotImplementedError
+
+    def content(self) -> dict[str, Any]:
+        """The rows, under a name."""
+        return {"rows": list(self.records())}
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The rows as a JSON list."""
+        return dumps([plain(row) for row in self.records()], indent)
+
+
+def dumps(value: Any, indent: int | None = 2) -> str:
+    """JSON text of plain values; an infinite number is a mistake of ours and raises."""
+    return json.dumps(value, indent=indent, allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, named tuples and sequences as mappings and lists, numbers rounded."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return round_significant(float(value))
+
+
+def round_significant(value: float) -> float | None:
+    """Twelve significant digits, so that two machines print the same bytes; None if not finite."""
+    return float(f"{value:.12g}") if math.isfinite(value) else None
+
+
+def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys; sequences stay as they are."""
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,56 @@
+"""Documents: one rounding, one writing of JSON, one list of schema ids."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from sim.documents import SCHEMAS, Document, Listing, plain
+
+
+class Pair(NamedTuple):
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Document):
+    schema: ClassVar[str] = SCHEMAS["need"]
+
+    time_s: float
+    band: Pair
+    sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rows(Listing):
+    schema: ClassVar[str] = SCHEMAS["offers"]
+
+    rows: tuple[Answer, ...]
+
+    def records(self):
+        return [{"t": row.time_s, "s": row.sizes} for row in self.rows]
+
+
+def test_document_rounds_to_twelve_digits_and_has_no_infinity():
+    answer = Answer(1 / 3, Pair(0.0, math.inf), (1, 2))
+    assert answer.to_dict() == {
+        "schema": "scaling-sim/need/1",
+        "time_s": 0.333333333333,
+        "band": {"low": 0.0, "high": None},
+        "sizes": [1, 2],
+    }
+    assert json.loads(answer.to_json()) == answer.to_dict()
+    assert "<td>band.low</td><td>0</td>" in answer._repr_html_()
+
+
+def test_listing_is_the_list_of_its_rows():
+    rows = Rows((Answer(0.1 + 0.2, Pair(0, 1)), Answer(2.0, Pair(0, 1), (3,))))
+    assert json.loads(rows.to_json()) == [{"t": 0.3, "s": []}, {"t": 2.0, "s": [3]}]
+    assert rows.to_dict()["rows"][1] == {"t": 2.0, "s": [3]}
+    assert list(rows.to_frame()["t"]) == [0.3, 2.0]
+    assert rows._repr_html_().count("<tr>") == 3
+
+
+def test_plain_leaves_counts_and_truth_alone():
+    assert plain({1: True, "n": 10**20, "x": None}) == {"1": True, "n": 10**20, "x": None}
