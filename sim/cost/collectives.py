@@ -320,6 +320,7 @@ def communicator(fabric: Fabric, ranks: tuple[int, ...], version: str) -> Machin
         out, _ = fabric.nic_ports(nodes[0], used[0])
         rate = float(fabric.nominal[out].sum())
     spec = fabric.topology.node
+    nic = spec.nics if spec is not None else None
     switched = fabric.nvswitch(local) if len(local) > 1 else False
     sharp = spec.nvlink.sharp if spec is not None and spec.nvlink is not None else switched
     return Machine(
@@ -331,7 +332,8 @@ def communicator(fabric: Fabric, ranks: tuple[int, ...], version: str) -> Machin
         intra_rate=intra,
         nics=nics,
         nic_rate=rate,
-        nic_kind=spec.nics.kind if spec is not None and spec.nics is not None else "infiniband",
+        nic_kind=nic.kind if nic is not None else "infiniband",
+        efa=nic.efa_generation if nic is not None else 0,
         gpudirect=_gpudirect(fabric),
         cpu_vendor=shape.vendor or "intel",
         nvls=switched and sharp and gpu.multicast,

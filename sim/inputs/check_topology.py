@@ -118,6 +118,9 @@ def _nics(node: Node, nodes: int) -> Findings:
             hint = "add nics: {count: 1, rate: 100 Gb/s}, or write nodes: 1"
             yield fault("no-nics", "topology", "nodes", message, hint)
         return
+    if nics.efa is not None and nics.kind != "efa":
+        message = f"a generation of EFA, but the NICs are {nics.kind}"
+        yield fault("not-efa", "topology", "node.nics.efa", message, "write kind: efa")
     lane = PCIE_LANE.get(node.pcie.generation, 0.0)
     slot = lane * 16
     if slot and nics.rate > slot * 1.05:

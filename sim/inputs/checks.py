@@ -17,6 +17,11 @@ S = TypeVar("S", bound=Spec)
 
 def finish(spec: S) -> S:
     """Fill in what follows from other keys of the same file."""
+    if isinstance(spec, Topology) and spec.node is not None and spec.node.nics is not None:
+        nics = spec.node.nics
+        if nics.kind == "efa" and nics.efa is None:
+            nics = nics.model_copy(update={"efa": nics.efa_generation})
+            return spec.model_copy(update={"node": spec.node.model_copy(update={"nics": nics})})
     if isinstance(spec, Topology) and spec.graph is not None and spec.gpu is not None:
         vertices = tuple(
             v.model_copy(update={"gpu": spec.gpu}) if v.kind == "gpu" and v.gpu is None else v

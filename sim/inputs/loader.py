@@ -188,13 +188,26 @@ def _read_half(
         faults.extend(error.faults)
         return None
     reader = Reader(folder=folder)
-    spec = reader.read(_CLASSES[side], tree, "")
-    if spec is not None:
-        spec = checks.finish(spec)
+    read = reader.read(_CLASSES[side], tree, "")
     faults.extend(reader.faults)
-    if spec is None:
+    if read is None:
         return None
-    return Half(side, tree, spec, folder, _by_key(reader.assumed), reader.given)
+    spec = checks.finish(read)
+    assumed = reader.assumed if spec is read else _inferred(reader.assumed, spec)
+    return Half(side, tree, spec, folder, _by_key(assumed), reader.given)
+
+
+def _inferred(assumed: list[Assumption], spec: Spec) -> list[Assumption]:
+    """Assumptions, with what was inferred for a key left out in place of nothing."""
+    return [a if a.value is not None else a._replace(value=_at(spec, a.path)) for a in assumed]
+
+
+def _at(spec: Spec, path: str) -> Any:
+    """The value at a dotted path; None where a list stands in the way."""
+    value: Any = spec
+    for key in path.split("."):
+        value = getattr(value, key, None)
+    return value
 
 
 def _by_key(assumed: Iterable[Assumption]) -> dict[str, tuple[Assumption, ...]]:
@@ -225,8 +238,10 @@ def _reread(half: Half, settings: list[overrides.Setting], faults: list[Fault]) 
     faults.extend(reader.faults)
     if reader.faults:
         return half
-    spec = checks.finish(half.spec.model_copy(update=values))
-    assumed = {k: v for k, v in half.assumed.items() if k not in touched} | _by_key(reader.assumed)
+    changed = half.spec.model_copy(update=values)
+    spec = checks.finish(changed)
+    found = reader.assumed if spec is changed else _inferred(reader.assumed, spec)
+    assumed = {k: v for k, v in half.assumed.items() if k not in touched} | _by_key(found)
     given = {p: v for p, v in half.given.items() if p.partition(".")[0] not in touched}
     return Half(half.side, tree, spec, half.folder, assumed, given | reader.given)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from sim.inputs.base import (
     Dollars,
@@ -18,6 +20,8 @@ from sim.inputs.base import (
 )
 from sim.inputs.calibration import Calibration
 from sim.inputs.gpu import Gpu
+
+EfaGeneration = Annotated[int, Field(ge=1, le=4)]
 
 
 class NvLink(Spec):
@@ -57,7 +61,27 @@ class Nics(Spec):
     count: Positive = 8
     rate: Rate = 50e9  # [B/s] each
     kind: Literal["infiniband", "roce", "efa", "tcpx", "tcp"] = "infiniband"
+    efa: EfaGeneration | None = None  # of an Elastic Fabric Adapter; None: `efa_generation`
     gpudirect: bool = True
+
+    @property
+    def efa_generation(self) -> int:
+        """Generation of the EFA as given, or inferred from how many of what rate; 0 for other NICs.
+
+        Notes
+        -----
+        One to four of 100 Gb/s: the first (p4d, p4de); more of them: the second (p5, 32); 200 Gb/s:
+        the third (p5en, 16); 400 Gb/s: the fourth (p6-b200, 8).
+
+        Source: stas00/ml-engineering, network/README.md.
+        """
+        if self.kind != "efa":
+            return 0
+        if self.efa is not None:
+            return self.efa
+        if self.rate > 12.5e9:
+            return 4 if self.rate > 25e9 else 3
+        return 1 if self.count <= 4 else 2
 
 
 class Storage(Spec):

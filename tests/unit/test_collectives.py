@@ -13,9 +13,12 @@ from sim.cli import main
 from sim.commands.collective import command
 from sim.cost.collectives import bus_factor, communicator, demand_of, plan_collective
 from sim.cost.nccl.loads import double_tree
+from sim.cost.nccl.machine import constants
+from sim.cost.nccl.timing import duration, hops, link_key, network_key
 from sim.errors import InputError
 from sim.fabric import compile_fabric
 from sim.fabric.shape import HBM, NETWORK, NVLINK
+from sim.inputs.loader import load, load_topology
 from sim.report.collectives import CSV_COLUMNS, parse_sizes, sweep
 from tests.unit.machines import dgx_a100, dgx_h100, pcie_box
 
@@ -242,6 +245,49 @@ def test_what_nccl_sees():
     box = communicator(compile_fabric(pcie_box()), tuple(range(8)), "2.21")
     assert box.link == "shm"
     assert not box.nvls
+
+
+@pytest.mark.parametrize(
+    ("written", "row"), [("", "efa1"), (", efa: 1", "efa1"), (", efa: 2", "efa")]
+)
+def test_the_network_is_that_of_the_nic_whatever_the_gpu(tmp_path, written, row):
+    """Other GPUs behind the NICs of a p4de: the same row of network constants, hop for hop."""
+    path = tmp_path / "nodes.yaml"
+    path.write_text(
+        "name: nodes\nnodes: 2\nnode:\n  gpu: a100-sxm-80gb\n"
+        "  nvlink: {generation: 3, links_per_gpu: 12}\n  pcie: {generation: 3}\n"
+        f"  nics: {{count: 4, rate: 100 Gb/s, kind: efa{written}}}\n"
+    )
+    swap = ["node.gpu=h100-sxm-80gb", "node.nvlink.generation=4", "node.nvlink.links_per_gpu=18"]
+    table = constants("nccl_timing")
+    for sets in ([], swap):
+        fabric = compile_fabric(load_topology(path, sets))
+        seen = communicator(fabric, tuple(range(fabric.n_ranks)), "2.27")
+        assert network_key(seen) == row
+        link = table["links"][link_key(seen, table)]
+        alone = duration(seen, "all_reduce", "tree", "ll", 8.0, 1e9, True)
+        inside, between = hops(seen, "all_reduce", "tree")
+        own = link["base_us"][0] + inside * link["hop_us"][0]
+        network = between * table["network"][row]["hop_us"][0]
+        assert alone.latency_s == pytest.approx((own + network) * 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "generation"),
+    [(4, "100 Gb/s", 1), (32, "100 Gb/s", 2), (16, "200 Gb/s", 3), (8, "400 Gb/s", 4)],
+)
+def test_an_efa_left_out_is_inferred_and_said(count, rate, generation):
+    keys = {
+        "name": "x", "nodes": 2, "node": {
+            "gpu": "a100-sxm-80gb", "pcie": {"generation": 5},
+            "nics": {"count": count, "rate": rate, "kind": "efa"},
+        },
+    }  # fmt: skip
+    loaded = load(keys, "llama3-8b-lora")
+    assert loaded.topology.node.nics.efa == generation
+    assert f"topology.node.nics.efa = {generation}" in loaded.notes.assumptions()
+    with pytest.raises(InputError, match="but the NICs are infiniband"):
+        load_topology("dgx-h100", ["node.nics.efa=2"])
 
 
 def test_bus_factors():

@@ -22,7 +22,7 @@ H100 = Machine("hopper", 8, 1, "nvlink", 4, 370.8e9, nvls=True, version=(2, 27))
 B200 = Machine("blackwell", 8, 1, "nvlink", 5, 721.8e9, nvls=True, version=(2, 27))
 A100_X2 = replace(A100, ranks=16, nodes=2, nics=8, nic_rate=25e9)
 H100_X2 = replace(H100, ranks=16, nodes=2, nics=8, nic_rate=50e9)
-P4D_X2 = replace(A100_X2, nics=4, nic_rate=12.5e9, nic_kind="efa")
+P4D_X2 = replace(A100_X2, nics=4, nic_rate=12.5e9, nic_kind="efa", efa=1)
 A100_PCIE = replace(A100, link="pcie", link_generation=4, intra_rate=24e9)
 
 

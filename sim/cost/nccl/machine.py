@@ -63,6 +63,8 @@ class Machine:
         Of each.
     nic_kind : str
         infiniband, roce, efa, tcpx, tcp.
+    efa : int
+        Generation of an EFA; 0 for other NICs.
     nvls, collnet : bool
         Whether the NVSwitches, and the network's switches, can reduce.
     """
@@ -76,6 +78,7 @@ class Machine:
     nics: int = 0
     nic_rate: float = 0.0
     nic_kind: str = "infiniband"
+    efa: int = 0
     gpudirect: bool = True
     cpu_vendor: str = "intel"
     nvls: bool = False

@@ -41,11 +41,10 @@ def link_key(machine: Machine, table: Mapping[str, Any]) -> str:
 
 
 def network_key(machine: Machine) -> str:
-    """Row of ``network``: by kind of NIC; the 100 Gb/s EFA of A100 machines has its own."""
+    """Row of ``network``: by kind of NIC; the first generation of EFA has its own."""
     if machine.nic_kind in ("infiniband", "roce"):  # one NCCL plugin
         return "rdma"
-    first_efa = machine.nic_kind == "efa" and machine.generation in ("volta", "ampere")
-    return "efa1" if first_efa else machine.nic_kind
+    return "efa1" if machine.efa == 1 else machine.nic_kind
 
 
 def hops(machine: Machine, op: str, algorithm: str) -> tuple[float, float]:
