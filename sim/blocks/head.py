@@ -90,10 +90,13 @@ def head(workload: Workload, style: LinearStyle, shape: Shape) -> Tape:
         _fused_linear(tape, plain, tokens, d, v)
         return tape
     linear(tape, plain, "head", tokens, d, v, bias=model.head_bias, low_precision=False)
-    _cross_entropy(tape, workload.loss, tokens, v, last=shape.length)
+    # trainers compile the layers; the loss is compiled only where `loss` says so
+    loss = Tape(tape.dtype, fused=tape.fused and workload.loss != "eager")
+    _cross_entropy(loss, workload.loss, tokens, v)
+    tape.op(loss.forward, loss.backward())
     for _ in range(workload.train_metrics):
         measured = Tape(tape.dtype)
-        _cross_entropy(measured, "eager", tokens, v, last=shape.length)
+        _cross_entropy(measured, "eager", tokens, v)
         tape.op([replace(k, saved_bytes=0.0) for k in measured.forward])
     return tape
 
@@ -102,11 +105,11 @@ def _dtype(workload: Workload) -> str:
     return "bf16" if workload.precision.kind == "fp8" else workload.precision.kind
 
 
-def _cross_entropy(tape: Tape, kind: str, tokens: int, vocab: int, last: int) -> None:
+def _cross_entropy(tape: Tape, kind: str, tokens: int, vocab: int) -> None:
     e = tape.element
     n = float(tokens * vocab)
     back = "backward"
-    if kind == "compiled" or (kind == "eager" and tape.fused):
+    if kind == "compiled":
         # two passes over the low-precision logits; the gradient is written once
         tape.op(
             [

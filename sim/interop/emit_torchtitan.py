@@ -35,6 +35,7 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
     reshard = p.reshard_after_forward
     batch = workload.micro_batch * workload.gradient_accumulation * world // cp
     ac = workload.activation_checkpointing
+    compiled = ["model", "loss"] if workload.loss == "compiled" else ["model"]
     tables: dict[str, dict[str, Any]] = {
         "job": {"dump_folder": "./outputs", "description": workload.name},
         "model": {"name": _family(workload.model.name), "flavor": _flavour(workload.model.name)},
@@ -64,7 +65,7 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
             "async_mode": "async" if workload.checkpoint.asynchronous else "disabled",
         },
         "activation_checkpoint": {"mode": ac.kind.split("-")[0]},
-        "compile": {"enable": workload.compile, "components": ["model", "loss"]},
+        "compile": {"enable": workload.compile, "components": compiled},
     }
     if workload.steps:
         tables["training"]["steps"] = workload.steps

@@ -174,7 +174,7 @@ def test_context_parallel_takes_its_share():
 
 
 def test_compile_launches_and_moves_less():
-    eager, fused = unroll(job()), unroll(job(compile=True))
+    eager, fused = unroll(job()), unroll(job(compile=True, loss="compiled"))
     for kind, phase in (("layer", "forward"), ("layer", "backward"), ("head", "forward")):
         a, b = eager.of(kind, phase), fused.of(kind, phase)
         assert sum(k.count for k in b) < sum(k.count for k in a)
@@ -201,6 +201,17 @@ def test_loss_forms_agree_on_products():
         sum(gemm_flops(x.of("head", p)) for p in ("forward", "backward")) for x in (plain, fused)
     ]
     assert both[0] == both[1]
+
+
+def test_a_compiled_model_has_the_loss_it_names():
+    """Layers are compiled, the loss where it says so: what its memory is, its kernels are."""
+
+    def losses(workload):
+        return [k for k in unroll(workload).of("head", "forward") if k.kind == "loss"]
+
+    assert losses(job(compile=True)) == losses(job())
+    (fused,) = losses(job(compile=True, loss="compiled"))
+    assert fused.bytes == 2 * 2 * 2 * 4096 * 128256  # two passes over bf16 logits
 
 
 def test_adamw_traffic():
