@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from sim.api import tokens_per_step
 from sim.calibration.causes import CAUSES, NOTHING, Cause, Changed
 from sim.calibration.probes import PROBES
 from sim.errors import Fault, InputError
+from sim.inputs.batch import tokens_per_step
 from sim.inputs.calibration import Calibration
 from sim.inputs.loader import Argument, load
 from sim.inputs.topology import Topology

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sim.api import at_nodes, tokens_per_step
 from sim.calibration.causes import RETRY_S, Changed
 from sim.cost.collectives import plan_collective
 from sim.errors import InputError
 from sim.fabric import compile_fabric
+from sim.inputs.batch import at_nodes, tokens_per_step
 from sim.inputs.topology import Topology
 from sim.memory.report import memory
 from sim.step.breakdown import Breakdown

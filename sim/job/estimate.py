@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sim.blocks.tree import count_parameters
-from sim.fabric import compile_fabric
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.job.checkpoints import expected_goodput
 from sim.job.cost import Cost
 from sim.job.energy import Energy
 from sim.job.pipeline import Stall
-from sim.job.plan import bill_of, job_spec, job_steps, pipeline_of, save_of
+from sim.job.plan import bill_of, job_spec, job_steps, links_of, pipeline_of, save_of
+from sim.step.breakdown import Breakdown
 
 _HOPELESS = 600.0
 
@@ -57,42 +56,32 @@ class JobEstimate:
     energy: Energy
 
 
-def estimate_job(
-    topology: Topology, workload: Workload, step_s: float, breakdown: dict[str, float]
-) -> JobEstimate | None:
+def estimate_job(topology: Topology, workload: Workload, step: Breakdown) -> JobEstimate | None:
     """Expected wall-clock, cost and energy of a job.
 
     Parameters
     ----------
     topology, workload : specs
         Machine and job.
-    step_s : float
-        An optimizer step that never waits for data. [s]
-    breakdown : dict of str to float
-        Its parts, for the power model. [s]
+    step : Breakdown
+        An optimizer step that never waits for data; its parts are for the power model.
 
     Returns
     -------
     JobEstimate or None
         None if the workload states no length.
     """
-    fabric = compile_fabric(topology)
-    world = topology.world_size
-    length = job_steps(workload, world)
+    length = job_steps(workload, topology.world_size)
     if length is None:
         return None
     steps, tokens = length
-    nodes = topology.node_count
-    pace = pipeline_of(topology, workload).pace_s(step_s)
-    host = fabric.bandwidth(fabric.offload_route(0, "to-host"))
-    network = fabric.bandwidth(fabric.route(fabric.n_ranks - 1, 0)) if nodes > 1 else host
-    counts = count_parameters(workload.model, workload.method)
-    save = save_of(topology, workload, counts.trainable, counts.total, network, host)
+    pace = pipeline_of(topology, workload).pace_s(step.time_s)
+    save = save_of(topology, workload, links_of(topology))
     busy = steps * pace
     # a job shorter than the interval saves nothing and starts over after a failure
     interval = workload.checkpoint.interval or math.inf
     segment, blocking = (interval, save.blocking_s) if interval < busy else (busy, 0.0)
-    stall = Stall(pace, pace - step_s, 1.0 - step_s / pace, None)
+    stall = Stall(pace, pace - step.time_s, 1.0 - step.time_s / pace, None)
     spec = job_spec(topology, workload, steps, stall, save, 0.0)
     rate = 1.0 / spec.mtbf_s + 1.0 / spec.preemption_s
     # an interruption of either kind, each as likely as it is frequent
@@ -104,10 +93,7 @@ def estimate_job(
         down = (away / rate if rate else 0.0) + resume
         goodput = expected_goodput(segment, blocking, down, 1.0 / rate if rate else math.inf)
         wall = busy / goodput
-    bill = bill_of(
-        topology, workload, wall, steps * step_s, tokens, breakdown, fabric.gpu(0),
-        counts.trainable, counts.total,
-    )  # fmt: skip
+    bill = bill_of(topology, workload, step, wall, steps * step.time_s, tokens)
     return JobEstimate(
         steps, tokens, pace, wall, goodput, save.blocking_s, resume, bill.cost, bill.energy
     )  # fmt: skip

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from sim.inputs.gpu import Gpu
+from sim.blocks.flops import token_flops
+from sim.blocks.tree import count_parameters
+from sim.fabric import compile_fabric
 from sim.inputs.topology import Offer, Topology
 from sim.inputs.workload import Workload
 from sim.job.checkpoints import (
@@ -24,6 +25,7 @@ from sim.job.cost import Cost, Terms, total_cost
 from sim.job.energy import Energy, job_energy
 from sim.job.pipeline import Pipeline, Stall, simulate_stall
 from sim.job.run import JobOutcome, JobSpec, simulate_job
+from sim.step.breakdown import Breakdown
 
 _STORAGE_READ, _STORAGE_WRITE = 10e9, 5e9  # [B/s] of an explicit graph, which names none
 RARE = 0.01  # expected failures below which the best interval is not simulated
@@ -81,23 +83,42 @@ def job_steps(workload: Workload, world: int) -> tuple[int, float] | None:
     return steps, tokens
 
 
-def checkpoint_bytes(workload: Workload, trainable: int, total: int) -> float:
+class Links(NamedTuple):
+    """What a checkpoint travels over. [B/s]"""
+
+    network: float  # at which one rank can receive from all others (full checkpoints)
+    host: float  # device to host, per GPU
+
+
+def links_of(topology: Topology) -> Links:
+    """Rates of the machine's links, as its fabric has them."""
+    fabric = compile_fabric(topology)
+    host = fabric.bandwidth(fabric.offload_route(0, "to-host"))
+    apart = fabric.n_nodes > 1
+    return Links(fabric.bandwidth(fabric.route(fabric.n_ranks - 1, 0)) if apart else host, host)
+
+
+def checkpoint_bytes(workload: Workload) -> float:
     """What a resumable checkpoint holds: master weights and optimizer state. [B]
 
     LoRA and QLoRA save adapters only; the base comes from its own file.
     """
     master = 4.0 if workload.precision.master == "fp32" else 2.0
-    numel = total if workload.method.kind == "full" else trainable
-    return numel * (master + STATE_BYTES[workload.optimizer])
+    return _trained(workload) * (master + STATE_BYTES[workload.optimizer])
 
 
-def export_bytes(workload: Workload, trainable: int, total: int) -> float:
+def _trained(workload: Workload) -> int:
+    counts = count_parameters(workload.model, workload.method)
+    return counts.total if workload.method.kind == "full" else counts.trainable
+
+
+def export_bytes(workload: Workload) -> float:
     """What leaves the provider at the end: bf16 weights (adapters for LoRA), or the state. [B]"""
     if workload.checkpoint.export == "none":
         return 0.0
     if workload.checkpoint.export == "state":
-        return checkpoint_bytes(workload, trainable, total)
-    return 2.0 * (total if workload.method.kind == "full" else trainable)
+        return checkpoint_bytes(workload)
+    return 2.0 * _trained(workload)
 
 
 def mean_time_between_failures(topology: Topology) -> float:
@@ -195,29 +216,25 @@ def pipeline_of(topology: Topology, workload: Workload) -> Pipeline:
     )  # fmt: skip
 
 
-def save_of(
-    topology: Topology,
-    workload: Workload,
-    trainable: int,
-    total: int,
-    network_bytes_per_s: float,
-    host_link_bytes_per_s: float,
-) -> CheckpointCost:
+def save_of(topology: Topology, workload: Workload, links: Links) -> CheckpointCost:
     """One checkpoint of the job on the machine; reading it back includes a frozen base."""
     nodes, node = max(1, topology.node_count), topology.node
     save = checkpoint_cost(
-        checkpoint_bytes(workload, trainable, total), nodes, max(1, topology.world_size // nodes),
+        checkpoint_bytes(workload), nodes, max(1, topology.world_size // nodes),
         sharded=workload.checkpoint.mode == "sharded",
         asynchronous=workload.checkpoint.asynchronous,
-        host_link_bytes_per_s=host_link_bytes_per_s,
+        host_link_bytes_per_s=links.host,
         storage_write_bytes_per_s=node.storage.write if node else _STORAGE_WRITE,
         storage_read_bytes_per_s=node.storage.read if node else _STORAGE_READ,
-        gather_bytes_per_s=network_bytes_per_s,
+        gather_bytes_per_s=links.network,
     )  # fmt: skip
     if workload.method.kind == "full":
         return save
     # the frozen base is in no checkpoint: every node reads its file again
-    base_s = 2.0 * (total - trainable) / (node.storage.read if node else _STORAGE_READ)
+    counts = count_parameters(workload.model, workload.method)
+    base_s = (
+        2.0 * (counts.total - counts.trainable) / (node.storage.read if node else _STORAGE_READ)
+    )
     return replace(save, read_s=save.read_s + base_s)
 
 
@@ -234,13 +251,10 @@ class Bill:
 def bill_of(
     topology: Topology,
     workload: Workload,
+    step: Breakdown,
     wall_s: float,
     stepping_s: float,
     tokens: float,
-    breakdown: Mapping[str, float],
-    gpu: Gpu,
-    trainable: int,
-    total: int,
 ) -> Bill:
     """What a job takes and costs.
 
@@ -248,27 +262,23 @@ def bill_of(
     ----------
     topology, workload : specs
         Machine with its offer, and job.
+    step : Breakdown
+        One step, for the power it draws.
     wall_s, stepping_s : float
         In all, and with the GPUs at work, on steps later lost too. [s]
     tokens : float
         Trained on.
-    breakdown : mapping of str to float
-        One step by kind. [s]
-    gpu : Gpu
-        For its power.
-    trainable, total : int
-        Parameters.
     """
     nodes, offer = max(1, topology.node_count), topology.offer or Offer()
     energy = job_energy(
-        breakdown, gpu, nodes=nodes, gpus_per_node=max(1, topology.world_size // nodes),
-        busy_s=stepping_s, wall_s=wall_s, provider=offer.provider, region=offer.region,
-        country=offer.country, pue=offer.pue,
+        step.parts, topology.first_gpu, nodes=nodes,
+        gpus_per_node=max(1, topology.world_size // nodes), busy_s=stepping_s, wall_s=wall_s,
+        provider=offer.provider, region=offer.region, country=offer.country, pue=offer.pue,
     )  # fmt: skip
     kept = workload.checkpoint.keep if workload.checkpoint.interval else 0
-    storage_gb = kept * checkpoint_bytes(workload, trainable, total) / 1e9
+    storage_gb = kept * checkpoint_bytes(workload) / 1e9
     storage_gb += tokens * workload.data.bytes_per_token / 1e9
-    egress_gb = export_bytes(workload, trainable, total) / 1e9
+    egress_gb = export_bytes(workload) / 1e9
     terms, cost = terms_of(topology.offer), None
     if terms is not None:
         cost = total_cost(
@@ -281,15 +291,9 @@ def bill_of(
 def plan_job(
     topology: Topology,
     workload: Workload,
-    step_s: float,
-    breakdown: Mapping[str, float],
-    trainable: int,
-    total: int,
+    step: Breakdown,
     *,
-    network_bytes_per_s: float,
-    host_link_bytes_per_s: float,
-    gpu: Gpu,
-    forward_share: float = 1.0 / 3.0,
+    links: Links | None = None,
     replicas: int = 32,
     seed: int = 0,
 ) -> JobReport | None:
@@ -299,20 +303,10 @@ def plan_job(
     ----------
     topology, workload : specs
         Machine and job.
-    step_s : float
-        One step that never waits for data. [s]
-    breakdown : mapping of str to float
-        The step by kind, for energy. [s]
-    trainable, total : int
-        Parameters.
-    network_bytes_per_s : float
-        Rate at which one rank can receive from all others (full checkpoints). [B/s]
-    host_link_bytes_per_s : float
-        Device to host, per GPU. [B/s]
-    gpu : Gpu
-        For its power.
-    forward_share : float
-        Of a step's FLOPs, what a forward pass takes; evaluation is forward alone.
+    step : Breakdown
+        One step that never waits for data.
+    links : Links, optional
+        The machine's own, unless told otherwise.
     replicas, seed : int
         Of the failure simulation.
 
@@ -321,23 +315,25 @@ def plan_job(
     JobReport or None
         None if the workload states no length.
     """
-    world = topology.world_size
-    length = job_steps(workload, world)
+    length = job_steps(workload, topology.world_size)
     if length is None:
         return None
     steps, tokens = length
     pipeline = pipeline_of(topology, workload)
-    stall = simulate_stall(pipeline, step_s)
-    save = save_of(
-        topology, workload, trainable, total, network_bytes_per_s, host_link_bytes_per_s
+    stall = simulate_stall(pipeline, step.time_s)
+    save = save_of(topology, workload, links or links_of(topology))
+    flops = token_flops(
+        workload.model, workload.sequence_length, workload.method,
+        workload.activation_checkpointing,
     )  # fmt: skip
-    evaluation_s = step_s * forward_share * workload.evaluation.tokens / (tokens / steps)
+    forward_s = step.time_s * flops.forward / flops.hardware  # evaluation is forward alone
+    evaluation_s = forward_s * workload.evaluation.tokens / (tokens / steps)
     spec = job_spec(topology, workload, steps, stall, save, evaluation_s)
     outcome = simulate_job(spec, replicas, seed)
     wall, shares = outcome.wall_p50_s, outcome.shares
     stepping = shares["useful"] + shares["lost_work"] + shares["evaluation"]
     busy = wall * stepping if stepping else 0.0
-    bill = bill_of(topology, workload, wall, busy, tokens, breakdown, gpu, trainable, total)
+    bill = bill_of(topology, workload, step, wall, busy, tokens)
     rate = 1.0 / spec.mtbf_s + 1.0 / spec.preemption_s
     breaks = save.blocking_s > 0.0 and rate > 0.0
     return JobReport(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from sim.inputs.batch import tokens_per_step
 from sim.inputs.checks import check
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Precision, Workload
+from sim.job.plan import JobReport
+from sim.memory.report import memory
 from sim.result.result import Bottleneck, Fix, Memory, Step
+from sim.step.pressure import with_retries
+from sim.step.quick import quick_breakdown
 
 _OTHER = ("norm", "elementwise", "reduction", "embedding", "loss", "quantize", "copy")
 
@@ -22,11 +27,7 @@ class Candidate(NamedTuple):
     workload: Workload
 
 
-Room = Callable[[Topology, Workload], Memory]
-"""Memory of the job."""
-Pace = Callable[[Topology, Workload, Memory], float]
-"""Seconds per token of the job, given its memory."""
-
+_DATA_BOUND = 1 / 6  # of the wall time, as for the other bottlenecks
 WORTHWHILE = 0.005  # share of the step that a change must save to be named
 
 
@@ -189,9 +190,6 @@ def rank_fixes(
     workload: Workload,
     fits: bool,
     step: Step,
-    now_s_per_token: float,
-    room: Room,
-    pace: Pace,
     most: int = 5,
 ) -> tuple[Fix, ...]:
     """Simulate each candidate and keep those that help, best first.
@@ -199,19 +197,46 @@ def rank_fixes(
     A job that fits wants less time per token and must still fit; one that does not fit wants a
     change that makes it fit, the fastest first, or else the one nearest to fitting.
     """
+    now_s_per_token = step.time_s / tokens_per_step(topology, workload)
     found = []
     for candidate in candidates(topology, workload, fits, step):
         if any(finding.error for finding in check(candidate.topology, candidate.workload)):
             continue
-        memory = room(candidate.topology, candidate.workload)
-        if fits and not memory.fits:
+        machine, job = candidate.topology, candidate.workload
+        room = memory(machine, job)
+        if fits and not room.fits:
             continue
-        ratio = pace(candidate.topology, candidate.workload, memory) / now_s_per_token
-        need = memory.peak_reserved_bytes
-        found.append(Fix(candidate.change, candidate.description, ratio, need, memory.fits))
+        need = room.peak_reserved_bytes
+        quick = quick_breakdown(machine, job, rough=True)
+        pressed = with_retries(quick, job, need, room.capacity_bytes)
+        ratio = pressed.time_s / tokens_per_step(machine, job) / now_s_per_token
+        found.append(Fix(candidate.change, candidate.description, ratio, need, room.fits))
     if fits:
         helpful = [f for f in found if f.step_time_ratio < 1 - WORTHWHILE]
         return tuple(sorted(helpful, key=lambda f: f.step_time_ratio)[:most])
     cure = sorted((f for f in found if f.fits), key=lambda f: f.step_time_ratio)
     near = sorted((f for f in found if not f.fits), key=lambda f: f.memory_bytes)
     return tuple((cure or near)[:most])
+
+
+def data_bottleneck(job: JobReport | None, found: Bottleneck, memory_bytes: float) -> Bottleneck:
+    """The bottleneck, or waiting for data where that takes more of the time.
+
+    A step that waits for data gains nothing from faster kernels, so that the number of workers
+    that cures it is then the only fix.
+    """
+    if job is None or found.kind == "memory":
+        return found
+    idle, stall, pipeline = job.stall.idle_share, job.stall, job.pipeline
+    other = 0.0 if found.kind == "compute" else found.share * (1.0 - idle)
+    if idle < max(_DATA_BOUND, other):
+        return found
+    text = f"data-bound: the GPUs wait {100 * idle:.0f} % of the time for data; "
+    needed = stall.workers_needed
+    if needed is None:
+        text += "storage delivers less than a step needs, whatever the number of workers"
+        return Bottleneck("data", idle, text)
+    text += f"{needed} loader workers per GPU instead of {pipeline.workers} would cure it"
+    cure = f"{needed} loader workers per GPU"
+    fix = Fix({"data.workers": needed}, cure, 1.0 - idle, memory_bytes, True)
+    return Bottleneck("data", idle, text, (fix,))

@@ -35,6 +35,13 @@ class Breakdown:
     exposed: dict[str, float] = field(default_factory=dict)
     collectives: dict[str, dict[str, float]] = field(default_factory=dict)
 
+    @property
+    def parts(self) -> dict[str, float]:
+        """The step by what the compute lane does; adds up to `time_s`."""
+        parts = {**self.kernels, "exposed_communication": self.exposed_s, "copies": self.copy_s}
+        parts["host"] = self.time_s - sum(parts.values())
+        return parts
+
     def add(self, other: Breakdown, times: float = 1.0) -> None:
         """Add another window's measures, `times` times."""
         for name in (

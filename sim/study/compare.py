@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sim.api import assemble
 from sim.errors import Fault, InputError
 from sim.fabric import compile_fabric
 from sim.inputs import catalogue
@@ -22,6 +21,7 @@ from sim.inputs.topology import Topology
 from sim.job.offers import PriceRow, newest
 from sim.job.offers import catalogue as catalogue_of_offers
 from sim.result.describe import peak_of
+from sim.result.predict import predict
 from sim.result.result import Result
 from sim.study.pricing import matching, offer_settings, pick_offer
 
@@ -255,7 +255,7 @@ def _short(change: str) -> str:
 
 
 def _variant(one: Loaded, changes: tuple[str, ...], label: str, engine: str) -> Variant:
-    result = assemble(
+    result = predict(
         one.topology, one.workload, one.notes, engine=engine, scaling=False, fixes=False
     )
     return Variant(label, one.topology.name, one.workload.name, changes, result, _rates(one))

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sim.api import at_nodes, tokens_per_step
 from sim.errors import InfeasibleError, InputError
+from sim.inputs.batch import at_nodes, tokens_per_step
 from sim.inputs.loader import Argument, load
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -260,8 +260,7 @@ def _resized(machine: Topology, job: Workload, nodes: int) -> tuple[Topology, Wo
 
 
 def _estimate(topology: Topology, workload: Workload) -> JobEstimate:
-    b = quick_breakdown(topology, workload)
-    estimate = estimate_job(topology, workload, b.time_s, {**b.kernels, "host": b.host_s})
+    estimate = estimate_job(topology, workload, quick_breakdown(topology, workload))
     if estimate is None:
         message = "states no length; write tokens, steps or samples"
         raise InputError.single(workload.name, message)

@@ -246,7 +246,7 @@ def _timed(
         message = f"does not fit on {entry.nodes} nodes: {need:.1f} of {have:.1f} GiB"
         raise InputError.single(entry.workload, message)
     step: Breakdown = quick_breakdown(loaded.topology, loaded.workload)
-    job = estimate_job(loaded.topology, loaded.workload, step.time_s, {})
+    job = estimate_job(loaded.topology, loaded.workload, step)
     if job is None:
         message = "states no length; write tokens, steps or samples"
         raise InputError.single(entry.workload, message)

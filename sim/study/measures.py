@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from sim.api import step_section, throughput_section
 from sim.documents import round_significant
 from sim.inputs.topology import Topology
 from sim.inputs.workload import CheckpointSave, Data, Workload
 from sim.job.estimate import estimate_job
 from sim.memory.report import memory
+from sim.result.sections import throughput_section
 from sim.step.breakdown import Breakdown
 from sim.step.quick import quick_breakdown
 
@@ -51,10 +51,10 @@ def measures(topology: Topology, workload: Workload) -> dict[str, Any]:
         By the names of `MEASURES`; None where there is no figure (no price, no job length).
         A job that does not fit gets all its figures too.
     """
-    step = step_section(_breakdown(topology, workload))
+    step = _breakdown(topology, workload)
     rates = throughput_section(topology, workload, step.time_s)
     reserved, capacity, fits = _memory(topology, workload)
-    job = estimate_job(topology, workload, step.time_s, step.breakdown)
+    job = estimate_job(topology, workload, step)
     cost = job.cost if job else None
     row: dict[str, Any] = {
         "fits": fits,
@@ -62,7 +62,7 @@ def measures(topology: Topology, workload: Workload) -> dict[str, Any]:
         "step_time_s": step.time_s,
         "compute_s": step.compute_s,
         "communication_s": step.communication_s,
-        "exposed_communication_s": step.exposed_communication_s,
+        "exposed_communication_s": step.exposed_s,
         "tokens_per_s": rates.tokens_per_s,
         "tokens_per_s_per_gpu": rates.tokens_per_s_per_gpu,
         "mfu": rates.mfu,

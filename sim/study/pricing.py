@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sim.api import assemble
 from sim.errors import Fault, InputError
 from sim.inputs.loader import Argument, load
 from sim.inputs.topology import Offer, Topology
 from sim.job.cost import Cost, Terms, break_even_price, break_even_tokens, total_cost
 from sim.job.energy import carbon_intensity
 from sim.job.offers import PriceRow, catalogue, newest
+from sim.result.predict import predict
 from sim.result.result import Result
 
 CHEAPEST = "cheapest"
@@ -153,7 +153,7 @@ def price_everywhere(
             own = topology.offer or Offer()
             capacity = own.model_copy(update={"capacity": "spot" if wants_spot else "on-demand"})
             machine = topology.model_copy(update={"offer": capacity})
-            result = assemble(machine, loaded.workload, loaded.notes, scaling=False, fixes=False)
+            result = predict(machine, loaded.workload, loaded.notes, scaling=False, fixes=False)
             hours = own.setup / 3600.0 if setup_hours is None else setup_hours
             priced += [_priced(result, topology, r, wants_spot, hours) for r in chosen]
     if not priced:

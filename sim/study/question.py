@@ -15,7 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from sim.api import assemble
 from sim.errors import Fault, InputError
 from sim.inputs.base import Factor, Spec
 from sim.inputs.bind import did_you_mean
@@ -24,6 +23,7 @@ from sim.inputs.reader import Reader
 from sim.inputs.tree import from_yaml, read_file
 from sim.job.cost import Cost, Terms, break_even_price, total_cost
 from sim.job.offers import PriceRow, offers
+from sim.result.predict import predict
 from sim.result.result import Result
 from sim.study.compare import reasons_between
 
@@ -227,7 +227,7 @@ def run_study(
         raise InputError(faults)
     results: dict[str, Result] = {}
     for index, (name, one) in enumerate(loaded.items()):
-        results[name] = assemble(one.topology, one.workload, one.notes, scaling=False, fixes=False)
+        results[name] = predict(one.topology, one.workload, one.notes, scaling=False, fixes=False)
         if progress is not None:
             progress(index + 1, len(loaded))
     rows_of = {case.name: case.measured for case in study.cases if case.measured}

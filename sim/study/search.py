@@ -181,7 +181,8 @@ class Searcher:
         A step draws at least the power of its kernels while they run.
         """
         step_s = sum(kernels.values())
-        job = estimate_job(candidate.topology, candidate.workload, step_s, kernels)
+        least = Breakdown(time_s=step_s, kernels=kernels)
+        job = estimate_job(candidate.topology, candidate.workload, least)
         if job is None:
             message = "the workload states no length (tokens, steps or samples)"
             raise ScalingSimError(message)
@@ -199,9 +200,7 @@ class Searcher:
         """Simulate a candidate."""
         b = self._step(candidate)
         topology, workload = candidate.topology, candidate.workload
-        parts = {**b.kernels, "exposed_communication": b.exposed_s, "copies": b.copy_s}
-        parts["host"] = b.time_s - sum(parts.values())
-        job = estimate_job(topology, workload, b.time_s, parts)
+        job = estimate_job(topology, workload, b)
         if job is None:
             message = "the workload states no length (tokens, steps or samples)"
             raise ScalingSimError(message)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sim.api import inputs_hash
 from sim.errors import Fault, InputError
 from sim.inputs.loader import Prepared, prepare
+from sim.result.predict import inputs_hash
 from sim.study.axes import SIDES, Changes, Study, names_of, number
 from sim.study.executors import Answer, LocalPool, Task, run_here
 from sim.study.expressions import Condition, parse_condition

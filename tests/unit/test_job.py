@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from sim.api import assemble, simulate
+from sim.api import simulate
 from sim.inputs.loader import load, load_topology, load_workload
 from sim.job.checkpoints import (
     best_interval,
@@ -16,9 +16,12 @@ from sim.job.checkpoints import (
 )
 from sim.job.estimate import estimate_job
 from sim.job.pipeline import Pipeline, simulate_stall
-from sim.job.plan import mean_time_between_failures, plan_job
+from sim.job.plan import Links, mean_time_between_failures, plan_job
 from sim.job.run import JobSpec, simulate_job, simulate_run
 from sim.report.terminal import render
+from sim.result.predict import predict
+from sim.step.breakdown import Breakdown
+from sim.step.run import run_step
 
 DAY = 86400.0
 
@@ -83,8 +86,8 @@ def test_the_llama3_405b_run():
     steps = int(0.92 * 54 * DAY / step_s)
     job = load_workload("llama3-405b-54-days", [f"steps={steps}"])
     report = plan_job(
-        machine, job, step_s, {"gemm": step_s}, 405_850_000_000, 405_850_000_000,
-        network_bytes_per_s=50e9, host_link_bytes_per_s=50e9, gpu=machine.first_gpu, replicas=8,
+        machine, job, Breakdown(step_s, kernels={"gemm": step_s}), links=Links(50e9, 50e9),
+        replicas=8,
     )  # fmt: skip
     assert report is not None
     assert report.spec.mtbf_s / 3600 == pytest.approx(54 * 24 / 419, rel=0.01)
@@ -294,9 +297,9 @@ def test_the_expected_job_agrees_with_the_simulated_one():
     sets = ["offer.capacity=spot", "offer.preemption_mtbf=6 h", "offer.preemption_wait=30 min"]
     for changes in ([], sets):
         loaded = load("dgx-h100", "llama3-8b-sft", changes)
-        result = assemble(loaded.topology, loaded.workload, scaling=False, fixes=False)
-        step = result.step
-        found = estimate_job(loaded.topology, loaded.workload, step.time_s, step.breakdown)
+        result = predict(loaded.topology, loaded.workload, scaling=False, fixes=False)
+        step = run_step(loaded.topology, loaded.workload).breakdown
+        found = estimate_job(loaded.topology, loaded.workload, step)
         assert found is not None
         assert found.wall_s == pytest.approx(result.job["wall_clock_mean_s"], rel=0.05)
 
@@ -304,7 +307,7 @@ def test_the_expected_job_agrees_with_the_simulated_one():
 def test_evaluation_and_export_from_the_yaml():
     keys = ["evaluation.every=100", "evaluation.tokens=1e6", "checkpoint.export=state"]
     loaded = load("dgx-h100", "llama3-8b-sft", keys)
-    result = assemble(loaded.topology, loaded.workload, scaling=False, fixes=False)
+    result = predict(loaded.topology, loaded.workload, scaling=False, fixes=False)
     # 1908 steps: 19 evaluations; a forward of 1e6 tokens against a step of 524,288 tokens
     assert result.job["shares"]["evaluation"] > 0.0
     spent = result.job["shares"]["evaluation"] * result.job["wall_clock_mean_s"]

@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[2] / "sim"
 ORDER = [
     "errors", "units", "documents", "data", "inputs", "mesh", "fabric", "blocks", "cost", "program",
-    "strategies", "lowering", "memory", "engine", "step", "result", "job", "api", "study",
-    "calibration", "interop", "report", "web", "commands", "cli",
+    "strategies", "lowering", "memory", "engine", "step", "job", "result", "study", "calibration",
+    "api", "interop", "report", "web", "commands", "cli",
 ]  # fmt: skip
 
 

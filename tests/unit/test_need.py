@@ -5,11 +5,12 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from sim.api import tokens_per_step
 from sim.cli import group
 from sim.errors import InfeasibleError, InputError
+from sim.inputs.batch import tokens_per_step
 from sim.inputs.loader import load
 from sim.memory.report import memory
+from sim.result.predict import predict
 from sim.step.quick import quick_breakdown
 from sim.study.inverse import bandwidth_for, context_for, gpus_for, price_for
 
@@ -50,6 +51,15 @@ def test_gpus_for_a_deadline_and_one_size_below():
     nodes, below = found.below
     assert nodes < found.nodes
     assert below.wall_s > 8 * HOUR
+
+
+def test_power_counts_what_the_gpu_waits_for_as_in_a_run():
+    # over PCIe a third of the step is exposed communication, which draws less than kernels do
+    found = gpus_for("pcie5-h100-8", "mistral-7b-lora", 1e9)
+    loaded = load("pcie5-h100-8", "mistral-7b-lora")
+    assert found.nodes == loaded.topology.nodes
+    run = predict(loaded.topology, loaded.workload, scaling=False, fixes=False)
+    assert found.job.energy.gpu_w == pytest.approx(run.energy["gpu_w"], rel=1e-4)
 
 
 def test_the_fewest_gpus_may_be_those_that_hold_the_model():

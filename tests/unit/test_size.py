@@ -108,9 +108,9 @@ def test_every_plan_has_the_same_global_batch(all_plans):
 def test_figures_of_the_winner_are_those_of_a_run(searcher):
     report = size(JOB, Target(), topologies=[A100], most_gpus=16, searcher=searcher)
     plan = report.winner
-    from sim.api import assemble
+    from sim.result.predict import predict
 
-    result = assemble(plan.candidate.topology, plan.candidate.workload, scaling=False, fixes=False)
+    result = predict(plan.candidate.topology, plan.candidate.workload, scaling=False, fixes=False)
     assert result.step.time_s == pytest.approx(plan.step_s, rel=1e-4)
     assert result.throughput.mfu == pytest.approx(plan.mfu, rel=1e-4)
     assert result.memory.peak_reserved_bytes == plan.memory_bytes

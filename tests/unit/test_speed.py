@@ -30,11 +30,11 @@ def test_a_configuration_of_a_sweep_takes_milliseconds():
 
 
 def test_evaluate_agrees_with_the_whole_result():
-    from sim.api import assemble
+    from sim.result.predict import predict
 
     loaded = load("dgx-h100", "llama3-8b-sft", ["nodes=2"])
     quick = evaluate(loaded.topology, loaded.workload)
-    whole = assemble(loaded.topology, loaded.workload, scaling=False, fixes=False)
+    whole = predict(loaded.topology, loaded.workload, scaling=False, fixes=False)
     assert abs(quick.step_time_s / whole.step.time_s - 1) < 1e-5
     assert abs(quick.tokens_per_s / whole.throughput.tokens_per_s - 1) < 1e-5
     assert quick.memory_bytes == whole.memory.peak_reserved_bytes

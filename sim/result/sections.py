@@ -1,15 +1,72 @@
-"""The job, cost and energy sections of a Result, and the verdict on waiting for data."""
+"""The sections of a Result from what was simulated, walked and planned."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+from sim.blocks.flops import token_flops
+from sim.inputs.batch import tokens_per_step
 from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
 from sim.job.plan import JobReport
-from sim.result.result import Bottleneck, Fix
+from sim.memory.report import MemoryReport
+from sim.result.describe import peak_of
+from sim.result.result import Memory, Step, Throughput
+from sim.step.breakdown import Breakdown
 
-_DATA_BOUND = 1 / 6  # of the wall time, as for the other bottlenecks
+
+def step_section(b: Breakdown) -> Step:
+    """The step as the document shows it; `breakdown` adds up to the time."""
+    return Step(
+        time_s=b.time_s,
+        compute_s=b.compute_s,
+        communication_s=b.communication_s,
+        exposed_communication_s=b.exposed_s,
+        optimizer_s=b.kernels.get("optimizer", 0.0),
+        host_s=b.host_s,
+        overlap_slowdown_s=b.slowdown_s,
+        breakdown=b.parts,
+        exposed=b.exposed,
+        collectives=b.collectives,
+    )
+
+
+def memory_section(report: MemoryReport) -> Memory:
+    """Bytes per GPU as the document shows them."""
+    return Memory(
+        peak_allocated_bytes=report.peak_allocated_bytes,
+        peak_reserved_bytes=report.peak_reserved_bytes,
+        capacity_bytes=report.capacity_bytes,
+        fits=report.fits,
+        peak_moment=report.peak_moment,
+        by_category=report.terms,
+        by_moment=report.by_moment,
+        host_bytes_per_node=report.host_bytes,
+        host_capacity_bytes=report.host_capacity_bytes,
+    )
+
+
+def throughput_section(topology: Topology, workload: Workload, step_s: float) -> Throughput:
+    """Rates of the job on all its GPUs."""
+    tokens = tokens_per_step(topology, workload)
+    flops = token_flops(
+        workload.model, workload.sequence_length, workload.method,
+        workload.activation_checkpointing,
+    )  # fmt: skip
+    peak = peak_of(topology, workload)
+    per_gpu = tokens / step_s / topology.world_size
+    return Throughput(
+        tokens_per_s=tokens / step_s,
+        tokens_per_s_per_gpu=per_gpu,
+        tflops_per_gpu=per_gpu * flops.model / 1e12,
+        mfu=per_gpu * flops.model / peak.flops_per_s,
+        hfu=per_gpu * flops.hardware / peak.flops_per_s,
+        peak_flops_per_s=peak.flops_per_s,
+        peak_dtype=peak.dtype,
+        model_flops_per_step=flops.model * tokens,
+        hardware_flops_per_step=flops.hardware * tokens,
+    )
 
 
 def job_section(job: JobReport | None) -> dict[str, Any]:
@@ -70,26 +127,3 @@ def energy_section(job: JobReport | None, model_flops_per_step: float) -> dict[s
     section["joule_per_token"] = job.energy.energy_j / job.tokens
     section["joule_per_model_flop"] = job.energy.energy_j / (model_flops_per_step * job.steps)
     return section
-
-
-def data_bottleneck(job: JobReport | None, found: Bottleneck, memory_bytes: float) -> Bottleneck:
-    """The bottleneck, or waiting for data where that takes more of the time.
-
-    A step that waits for data gains nothing from faster kernels, so that the number of workers
-    that cures it is then the only fix.
-    """
-    if job is None or found.kind == "memory":
-        return found
-    idle, stall, pipeline = job.stall.idle_share, job.stall, job.pipeline
-    other = 0.0 if found.kind == "compute" else found.share * (1.0 - idle)
-    if idle < max(_DATA_BOUND, other):
-        return found
-    text = f"data-bound: the GPUs wait {100 * idle:.0f} % of the time for data; "
-    needed = stall.workers_needed
-    if needed is None:
-        text += "storage delivers less than a step needs, whatever the number of workers"
-        return Bottleneck("data", idle, text)
-    text += f"{needed} loader workers per GPU instead of {pipeline.workers} would cure it"
-    cure = f"{needed} loader workers per GPU"
-    fix = Fix({"data.workers": needed}, cure, 1.0 - idle, memory_bytes, True)
-    return Bottleneck("data", idle, text, (fix,))

@@ -1,0 +1,128 @@
+"""From checked specs to the whole Result: step, memory, job, cost, bottleneck, band."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+
+from sim import __version__
+from sim.blocks.tree import count_parameters
+from sim.inputs.calibration import CONSTANTS
+from sim.inputs.notes import Notes
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
+from sim.job.plan import plan_job
+from sim.memory.report import memory as memory_report
+from sim.result.bands import uncertainty
+from sim.result.bottleneck import classify, data_bottleneck, rank_fixes
+from sim.result.describe import describe_topology, describe_workload, peak_of
+from sim.result.result import Result, Scaling
+from sim.result.scaling import scaling_curve
+from sim.result.sections import (
+    cost_section,
+    energy_section,
+    job_section,
+    memory_section,
+    step_section,
+    throughput_section,
+)
+from sim.step.pressure import retry_warnings, with_retries
+from sim.step.run import run_replicas
+from sim.step.variation import Variation, spread
+
+
+def predict(
+    topology: Topology,
+    workload: Workload,
+    notes: Notes | None = None,
+    *,
+    engine: str = "auto",
+    level: str = "folded",
+    scaling: bool = True,
+    fixes: bool = True,
+    variation: Variation | None = None,
+) -> Result:
+    """Simulate checked specs and put the Result together.
+
+    Parameters
+    ----------
+    topology, workload : specs
+        Checked by the loader.
+    notes : Notes, optional
+        What the loader warned of and assumed.
+    engine, level, scaling, fixes
+        As for `sim.simulate`.
+    variation : Variation, optional
+        Jitter and slow parts.
+
+    Returns
+    -------
+    Result
+        A job that does not fit gets a full one too.
+    """
+    varied = variation or Variation()
+    outcome, times = run_replicas(topology, workload, varied, engine=engine, level=level)
+    needed = memory_report(topology, workload)
+    memory = memory_section(needed)
+    breakdown = with_retries(
+        outcome.breakdown, workload, memory.peak_reserved_bytes, memory.capacity_bytes
+    )
+    step = step_section(breakdown)
+    bottleneck = classify(step, memory)
+    throughput = throughput_section(topology, workload, step.time_s)
+    if fixes:
+        found = rank_fixes(topology, workload, memory.fits, step)
+        bottleneck = replace(bottleneck, fixes=found)
+    own = None if varied.needs_every_rank else breakdown  # the curve is of whole machines
+    curve = scaling_curve(topology, workload, own, memory.fits, engine) if scaling else None
+    job = plan_job(topology, workload, breakdown)
+    bottleneck = data_bottleneck(job, bottleneck, memory.peak_reserved_bytes)
+    peak = peak_of(topology, workload)
+    parameters = count_parameters(workload.model, workload.method).total
+    result = Result(
+        topology=describe_topology(topology),
+        workload=describe_workload(workload, topology.world_size, parameters),
+        step=step,
+        throughput=throughput,
+        scaling=curve or Scaling("weak", topology.world_size, 1.0, ()),
+        memory=memory,
+        job=job_section(job),
+        cost=cost_section(job, topology),
+        energy=energy_section(job, throughput.model_flops_per_step),
+        bottleneck=bottleneck,
+        uncertainty={},
+        warnings=(
+            *(notes.warnings if notes else ()),
+            *needed.warnings,
+            *retry_warnings(outcome.breakdown, breakdown),
+        ),
+        assumptions=notes.assumptions() if notes else (),
+        provenance={
+            "attention_flops": "counted in full (not halved for the causal mask)",
+            "peak": f"{peak.dtype} dense, {peak.gpu} datasheet",
+            **{f"fallback {i}": text for i, text in enumerate(outcome.priced.fallbacks)},
+            **_calibrated(topology),
+        },
+        inputs_hash=inputs_hash(topology, workload),
+        model_version=__version__,
+        detail={"variation": spread(varied, level, times)} if varied.needs_every_rank else {},
+    )
+    return replace(result, uncertainty=uncertainty(topology, workload, result))
+
+
+def _calibrated(topology: Topology) -> dict[str, str]:
+    """What was corrected by the cluster's own measurements."""
+    known = topology.calibration
+    if known is None:
+        return {}
+    moved = [f"{n} x {getattr(known, n):.3g}" for n in CONSTANTS if getattr(known, n) != 1.0]
+    return {"calibration": ", ".join(moved) or "none of its constants differs from 1"}
+
+
+def inputs_hash(topology: Topology, workload: Workload) -> str:
+    """SHA-256 of the two specs, resolved; equal inputs give equal hashes."""
+    text = json.dumps(
+        [topology.model_dump(mode="json"), workload.model_dump(mode="json")], sort_keys=True
+    )
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,74 @@
+"""The weak-scaling curve: the same work per GPU on more nodes."""
+
+from __future__ import annotations
+
+from sim.inputs.batch import at_nodes, tokens_per_step
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
+from sim.memory.report import memory
+from sim.result.result import Scaling, ScalingPoint
+from sim.step.breakdown import Breakdown
+from sim.step.pressure import with_retries
+from sim.step.quick import quick_breakdown
+
+CURVE_NODES = (1, 2, 4, 8)
+
+
+def scaling_curve(
+    topology: Topology, workload: Workload, own: Breakdown | None, own_fits: bool, engine: str
+) -> Scaling | None:
+    """Throughput on 1, 2, 4 and 8 nodes and on the machine's own number.
+
+    Parameters
+    ----------
+    topology, workload : specs
+        Machine and job.
+    own : Breakdown or None
+        The step on the machine as it is, where that is known.
+    own_fits : bool
+        In memory.
+    engine : str
+        For the other numbers of nodes.
+
+    Returns
+    -------
+    Scaling or None
+        None for an explicit graph, which has one size.
+    """
+    if topology.graph is not None:
+        return None
+    points: dict[int, tuple[Topology, Workload, Breakdown, bool]] = {}
+    for nodes in sorted({*CURVE_NODES, topology.nodes}):
+        moved = at_nodes(topology, workload, nodes)
+        if moved is None:
+            continue
+        if nodes == topology.nodes and own is not None:
+            points[nodes] = (*moved, own, own_fits)
+            continue
+        room = memory(*moved)
+        quick = quick_breakdown(*moved, engine=engine)
+        step = with_retries(quick, moved[1], room.peak_reserved_bytes, room.capacity_bytes)
+        points[nodes] = (*moved, step, room.fits)
+    fitting = [n for n, point in points.items() if point[3]]
+    base = min(fitting or points)
+    base_top, base_job, base_step, _ = points[base]
+    base_rate = tokens_per_step(base_top, base_job) / base_step.time_s / base_top.world_size
+    curve = []
+    for nodes, (top, job, b, fits) in points.items():
+        tokens = tokens_per_step(top, job)
+        rate = tokens / b.time_s / top.world_size
+        free = tokens / (b.time_s - b.exposed_s) / top.world_size
+        curve.append(
+            ScalingPoint(
+                nodes=nodes,
+                gpus=top.world_size,
+                step_time_s=b.time_s,
+                tokens_per_s=tokens / b.time_s,
+                efficiency=rate / base_rate,
+                ideal_efficiency=free / base_rate,
+                exposed_communication_s=b.exposed_s,
+                fits=fits,
+            )
+        )
+    mine = next(p.efficiency for p in curve if p.nodes == topology.nodes)
+    return Scaling("weak", base_top.world_size, mine, tuple(curve))
