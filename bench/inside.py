@@ -38,7 +38,7 @@ def inside(configurations: int) -> list[Row]:
 
     def build(job: Workload) -> Any:
         plan = plan_of(job, tree, fabric.n_ranks)
-        return lowered(plan, price(plan, job, fabric))
+        return lowered(price(plan, job, fabric))
 
     def longer() -> Workload:
         return workload.model_copy(update={"sequence_length": next(lengths)})

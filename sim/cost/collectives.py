@@ -33,6 +33,7 @@ from sim.cost.nccl.tuner import choose
 from sim.errors import InputError
 from sim.fabric.compiled import Fabric
 from sim.fabric.shape import HBM, NETWORK, NVLINK
+from sim.inputs.gpu import Gpu
 
 _NVLINK_PATHS = ("NVL", "NVB")
 DEFAULT_NCCL = "2.21"
@@ -305,41 +306,76 @@ def communicator(fabric: Fabric, ranks: tuple[int, ...], version: str) -> Machin
         parsed = parse_version(version)
     except ValueError as error:
         raise InputError.single(_SOURCE, str(error), "stack.nccl") from None
-    gpu = fabric.gpu(ranks[0])
     rings = fabric.rings(ranks)
-    nodes = sorted({int(fabric.rank_node[rank]) for rank in ranks})
-    local = [rank for rank in ranks if int(fabric.rank_node[rank]) == nodes[0]]
-    shape = fabric.shapes[nodes[0]]
-    nvlink = rings.path in _NVLINK_PATHS or (rings.path == "LOC" and bool(gpu.nvlink_generation))
+    nodes = np.unique(fabric.rank_node[list(ranks)]).tolist()
+    # NCCL takes the least of what its ranks have, and equal nodes have the same
+    kinds = {id(fabric.shapes[node]): node for node in reversed(nodes)}.values()
+    parts = [_NodeSeen.of(fabric, node, ranks, len(nodes) > 1) for node in kinds]
+    gpus = {gpu for part in parts for gpu in part.gpus}
+    nvlink = rings.path in _NVLINK_PATHS
+    if rings.path == "LOC":
+        nvlink = all(gpu.nvlink_generation for gpu in gpus)
     link = "nvlink" if nvlink else ("shm" if rings.transport == "shm" else "pcie")
-    intra = _intra_rate(fabric, local, nvlink)
-    nics, rate = 0, 0.0
-    if len(nodes) > 1:
-        used = sorted({nic for rank in local for nic in fabric.nics(rank)})
-        nics = len(used)
-        out, _ = fabric.nic_ports(nodes[0], used[0])
-        rate = float(fabric.nominal[out].sum())
-    spec = fabric.topology.node
-    nic = spec.nics if spec is not None else None
-    switched = fabric.nvswitch(local) if len(local) > 1 else False
-    sharp = spec.nvlink.sharp if spec is not None and spec.nvlink is not None else switched
+    nics = min(parts, key=lambda part: (part.nics * part.nic_rate, part.nic_kind))
+    generation = min(
+        (gpu.nvlink_generation or 0) if nvlink else part.pcie_generation
+        for part in parts for gpu in part.gpus
+    )  # fmt: skip
     return Machine(
-        generation=generation_of(gpu.compute_capability),
+        generation=generation_of(min(gpu.compute_capability for gpu in gpus)),
         ranks=len(ranks),
         nodes=len(nodes),
         link=link,
-        link_generation=(gpu.nvlink_generation or 0) if nvlink else _pcie_generation(fabric),
-        intra_rate=intra,
-        nics=nics,
-        nic_rate=rate,
-        nic_kind=nic.kind if nic is not None else "infiniband",
-        efa=nic.efa_generation if nic is not None else 0,
-        gpudirect=_gpudirect(fabric),
-        cpu_vendor=shape.vendor or "intel",
-        nvls=switched and sharp and gpu.multicast,
+        link_generation=generation,
+        intra_rate=min(_intra_rate(fabric, part.local, nvlink) for part in parts),
+        nics=nics.nics,
+        nic_rate=nics.nic_rate,
+        nic_kind=nics.nic_kind,
+        efa=nics.efa,
+        gpudirect=all(part.gpudirect for part in parts),
+        cpu_vendor=min(part.vendor for part in parts),
+        nvls=all(part.nvls for part in parts),
         collnet=fabric.topology.network.sharp,
         version=parsed,
     )
+
+
+class _NodeSeen(NamedTuple):
+    """A node as its ranks in a communicator see it."""
+
+    local: list[int]
+    gpus: tuple[Gpu, ...]
+    nics: int
+    nic_rate: float  # [B/s]
+    nic_kind: str
+    efa: int  # generation of an EFA, else 0
+    gpudirect: bool  # as far as the shorthand says
+    pcie_generation: int
+    vendor: str
+    nvls: bool
+
+    @classmethod
+    def of(cls, fabric: Fabric, node: int, ranks: Sequence[int], joined: bool) -> _NodeSeen:
+        """What a communicator's ranks have in a node; NICs only where it is `joined` to others."""
+        local = [rank for rank in ranks if int(fabric.rank_node[rank]) == node]
+        gpus = tuple({id(gpu): gpu for gpu in map(fabric.gpu, local)}.values())
+        nics, rate = 0, 0.0
+        if joined:
+            used = sorted({nic for rank in local for nic in fabric.nics(rank)})
+            nics = len(used)
+            rate = float(fabric.nominal[fabric.nic_ports(node, used[0])[0]].sum())
+        spec = fabric.spec(node)
+        own = spec.nics if spec is not None else None
+        switched = fabric.nvswitch(local) if len(local) > 1 else False
+        sharp = spec.nvlink.sharp if spec is not None and spec.nvlink is not None else switched
+        generations = [gpu.pcie_generation for gpu in gpus]
+        return cls(
+            local, gpus, nics, rate, own.kind if own else "infiniband",
+            own.efa_generation if own else 0, own.gpudirect and own.kind != "tcp" if own else True,
+            min(generations if spec is None else [spec.pcie.generation, *generations]),
+            fabric.shapes[node].vendor or "intel",
+            switched and sharp and all(gpu.multicast for gpu in gpus),
+        )  # fmt: skip
 
 
 def _intra_rate(fabric: Fabric, local: Sequence[int], nvlink: bool) -> float:
@@ -353,18 +389,3 @@ def _intra_rate(fabric: Fabric, local: Sequence[int], nvlink: bool) -> float:
     order = fabric.rings(local).orders[0].tolist()
     routes = [fabric.route(a, b) for a, b in itertools.pairwise(order)]
     return min(float(np.min(fabric.nominal[r.resource] / r.demand)) for r in routes)
-
-
-def _gpudirect(fabric: Fabric) -> bool:
-    """Whether NICs read GPU memory themselves, as far as the shorthand says."""
-    spec = fabric.topology.node
-    if spec is None or spec.nics is None:
-        return True
-    return spec.nics.gpudirect and spec.nics.kind != "tcp"
-
-
-def _pcie_generation(fabric: Fabric) -> int:
-    spec = fabric.topology.node
-    if spec is None:
-        return fabric.topology.first_gpu.pcie_generation
-    return min(spec.pcie.generation, spec.gpu.pcie_generation)

@@ -15,7 +15,8 @@ from sim.fabric.network import Plane
 from sim.fabric.shape import HBM, KINDS, NETWORK, NVLINK, PCIE, Shape
 from sim.inputs.calibration import Calibration
 from sim.inputs.gpu import Gpu
-from sim.inputs.topology import Topology
+from sim.inputs.topology import Cpu, Node, Storage, Topology
+from sim.mesh.role import Host
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -94,6 +95,16 @@ class Wiring:
         """GPU model of a rank."""
         shape, local, _ = self._place(rank)
         return shape.gpu_specs[local]
+
+    def spec(self, node: int) -> Node | None:
+        """What the shorthand says of a node; None in an explicit graph."""
+        return self.topology.node
+
+    def host(self, node: int) -> Host:
+        """The node around its GPUs; of an explicit graph, a node's defaults."""
+        spec = self.spec(node)
+        cpu, storage = (spec.cpu, spec.storage) if spec else (Cpu(), Storage())
+        return Host(len(self.shapes[node].gpus), cpu, storage)
 
     def ranks_of(self, node: int) -> range:
         """Ranks of a node."""

@@ -17,12 +17,12 @@ from sim.cost.gemm import MEMORY_SATURATION
 from sim.cost.host_update import host_rate, update_slowdown
 from sim.cost.kernel_cost import CostModel, cost_model, launch_stack
 from sim.fabric.compiled import Fabric
-from sim.inputs.topology import Cpu, Storage
 from sim.inputs.workload import Workload
-from sim.lowering.lower import CATEGORIES, Flight, Rows
-from sim.lowering.machine import Compiled, Key, compile_machine
+from sim.lowering.classes import Compiled, Key, compile_classes
+from sim.lowering.parts import CATEGORIES, Flight, Part, Rows, roles_of
 from sim.lowering.table import distinct, table_of, total_bytes
 from sim.lowering.teams import Draw
+from sim.mesh.role import Role
 from sim.strategies.groups import groups_of
 from sim.strategies.plan import COLLECTIVE, HOST, SEGMENT, Plan, PlanOp
 
@@ -37,11 +37,9 @@ LAUNCH_S = 6e-6  # one launch from C++; facts: event 5.96 us (superbenchmark bas
 
 
 class Priced(NamedTuple):
-    """What `lower` needs beside the plan."""
+    """What `lower` needs: a part for each role, and who plays it."""
 
-    rows: Rows
-    row_start: I8
-    row_count: I8
+    parts: tuple[Part, ...]
     flights: tuple[Flight, ...]
     compiled: Compiled
     collectives: dict[tuple[str, str, float], CollectiveCost]
@@ -172,10 +170,20 @@ def price(
     capacity : (n_resources,) float64, optional
         Capacities of resources where some are slower than the machine's; not at ``folded``.
     """
-    return _Pricing(plan, workload, fabric, level, speed, capacity).run()
+    step = _Step(plan, workload, fabric, level, speed, capacity)
+    parts = [_Pricing(step, i, role) for i, role in enumerate(roles_of(fabric).roles)]
+    return Priced(
+        parts=tuple(part.run() for part in parts),
+        flights=step.flights(),
+        compiled=step.compiled,
+        collectives=step.costs,
+        fallbacks=tuple(dict.fromkeys(text for p in parts for text in p.model.fallbacks)),
+    )
 
 
-class _Pricing:
+class _Step:
+    """What all roles share: the plan, its collectives, and classes of ranks."""
+
     def __init__(
         self,
         plan: Plan,
@@ -186,43 +194,90 @@ class _Pricing:
         capacity: F8 | None,
     ) -> None:
         self.plan, self.workload, self.fabric = plan, workload, fabric
-        self.model: CostModel = cost_model(
-            fabric.gpu(0), launch_stack(workload.compile, workload.cuda_graphs),
-            fabric.topology.calibration,
-        )  # fmt: skip
-        known = fabric.topology.calibration
-        self.launch_s = LAUNCH_S * (known.host_launch if known else 1.0)
-        # DeepSpeed's Python before and after every module that has parameters
-        hooked = workload.parallelism.strategy == "zero3"
-        self.hooks_s = 2 * zero3_hook_s() * (known.host_launch if known else 1.0) if hooked else 0.0
         self.templates: Templates = unroll(workload)
-        self.table = _Table()
-        self.hbm_capacity = float(fabric.capacity[fabric.hbm(0)])
+        self.distinct = distinct(plan, self.templates.layer_kinds)
         self.costs: dict[tuple[str, str, float], CollectiveCost] = {}
         self.compiled = self._compile(level, speed, capacity)
-        self.single = len(self.compiled.machine.ranks) == 1
-        self.lanes: dict[tuple[str, int, bool], int] = {}
-        self.n_lanes = 0
+        self.single = len(self.compiled.classes.ranks) == 1
+        self._lanes: dict[tuple[str, int, bool], int] = {}
+        self._n_lanes = 0
 
-    def run(self) -> Priced:
-        """Rows for every plan op, each distinct op priced once."""
-        same = distinct(self.plan, self.templates.layer_kinds)
-        runs = np.array([self._rows_of(op) for op in same.ops], dtype=np.int64).reshape(-1, 2)
-        flights: list[Flight] = []
-        if not self.single:
-            for index in table_of(self.plan).collectives.tolist():
-                flight = self._flight(index, self.plan.ops[index])
-                if flight is not None:
-                    flights.append(flight)
-        return Priced(
-            rows=self.table.rows(self.model.curves()),
-            row_start=runs[same.of, 0],
-            row_count=runs[same.of, 1],
-            flights=tuple(flights),
-            compiled=self.compiled,
-            collectives=self.costs,
-            fallbacks=self.model.fallbacks,
+    def _compile(self, level: str, speed: F8 | None, capacity: F8 | None) -> Compiled:
+        kinds: dict[Key, tuple[str, str, int, str]] = {}
+        copies = False
+        for op in self.distinct.ops:
+            if op.kind != COLLECTIVE:
+                copies = copies or op.name in _HOST_LINK
+                continue
+            name = (op.collective, op.group, total_bytes(op))
+            if name in self.costs:
+                continue
+            size = self.plan.groups[op.group]
+            cost = self.costs[name] = _cost(
+                self.fabric, op.collective, op.group, size, name[2], self.workload.stack.nccl
+            )
+            if cost.demands:
+                kinds.setdefault(
+                    (op.collective, op.group, cost.algorithm),
+                    (op.collective, op.group, size, cost.algorithm),
+                )
+        draws = tuple(kinds.values())
+        if capacity is None:
+            pace = b"" if speed is None else speed.tobytes()
+            return _classes(self.fabric, level, draws, copies, pace)
+        return compile_classes(
+            self.fabric, level, _draws(self.fabric, draws), copies=copies, speed=speed,
+            capacity=capacity,
+        )  # fmt: skip
+
+    def cost_of(self, op: PlanOp) -> CollectiveCost:
+        """Cost of a collective."""
+        return self.costs[op.collective, op.group, total_bytes(op)]
+
+    def flights(self) -> tuple[Flight, ...]:
+        """Every collective on the wire; none where all ranks are one class."""
+        if self.single:
+            return ()
+        ops = self.plan.ops
+        found = [self._flight(i, ops[i]) for i in table_of(self.plan).collectives.tolist()]
+        return tuple(flight for flight in found if flight is not None)
+
+    def _flight(self, index: int, op: PlanOp) -> Flight | None:
+        cost = self.cost_of(op)
+        team = self.compiled.teams.get((op.collective, op.group, cost.algorithm))
+        if team is None:
+            return None
+        lane = self._lanes.setdefault((op.comm, team.n_wires, team.steps > 1), self._n_lanes)
+        self._n_lanes = max(self._n_lanes, lane + team.n_wires)
+        return Flight(index, op.comm, team, lane, cost.latency_s, cost.work, cost.bound_bytes_per_s)
+
+
+class _Pricing:
+    """What one role's ops cost it."""
+
+    def __init__(self, step: _Step, index: int, role: Role) -> None:
+        self.step, self.role = step, role
+        self.plan, self.workload, self.templates = step.plan, step.workload, step.templates
+        known = step.fabric.topology.calibration
+        self.model: CostModel = cost_model(
+            role.gpu, launch_stack(self.workload.compile, self.workload.cuda_graphs), known
         )
+        self.launch_s = LAUNCH_S * (known.host_launch if known else 1.0)
+        # DeepSpeed's Python before and after every module that has parameters
+        hooked = self.workload.parallelism.strategy == "zero3"
+        self.hooks_s = 2 * zero3_hook_s() * (known.host_launch if known else 1.0) if hooked else 0.0
+        self.table = _Table()
+        classes = step.compiled.classes
+        self.player = int(np.argmax(classes.role == index))  # a class that plays the part
+        hbm = step.fabric.hbm(classes.ranks[self.player])
+        self.hbm_capacity = float(step.fabric.capacity[hbm])
+
+    def run(self) -> Part:
+        """Rows for every plan op, each distinct op priced once."""
+        same = self.step.distinct
+        runs = np.array([self._rows_of(op) for op in same.ops], dtype=np.int64).reshape(-1, 2)
+        rows = self.table.rows(self.model.curves())
+        return Part(self.role, self.plan, rows, runs[same.of, 0], runs[same.of, 1])
 
     def _kind(self, block: int) -> str:
         layers = self.templates.layer_kinds
@@ -269,7 +324,7 @@ class _Pricing:
         rate = min(cost.hbm_bytes / cost.time_s, self.hbm_capacity)
         return self.table.add(
             work=cost.time_s, bound=1.0, curve=self.model.curve_row(kernel),
-            hold=round(MEMORY_SATURATION * self.fabric.gpu(0).sms) if beside else 0,
+            hold=round(MEMORY_SATURATION * self.role.gpu.sms) if beside else 0,
             host_s=self.model.host_seconds(kernel), category=_CATEGORY[kernel.kind],
             alone_s=cost.time_s, demands=((0, rate),) if rate > 0.0 else (),
         )  # fmt: skip
@@ -281,10 +336,10 @@ class _Pricing:
         if direction is None:
             kernel = copy_kernel(op.name, op.bytes)
             return self._kernel(kernel, beside=op.stream != "compute"), 1
-        where: slice = getattr(self.compiled, direction)
+        where: slice = getattr(self.step.compiled, direction)
         demands = tuple((k, 1.0) for k in range(where.start, where.stop))
-        machine = self.compiled.machine
-        rates = machine.capacity[machine.local[0, where]] / machine.scale[0, where]
+        classes, me = self.step.compiled.classes, self.player
+        rates = classes.capacity[classes.local[me, where]] / classes.scale[me, where]
         rate = float(rates.min())
         row = self.table.add(
             latency_s=LAUNCH_S, work=op.bytes, weight=rate, host_s=LAUNCH_S,
@@ -294,9 +349,8 @@ class _Pricing:
 
     def _storage(self, op: PlanOp) -> int:
         """All GPUs of a node read or write at once, each at its share of the node's storage."""
-        node = self.fabric.topology.node
-        storage = node.storage if node else Storage()
-        rate = float(getattr(storage, _STORAGE[op.name])) / (node.gpus if node else 1)
+        host = self.role.host
+        rate = float(getattr(host.storage, _STORAGE[op.name])) / host.gpus
         return self.table.add(
             latency_s=LAUNCH_S, work=op.bytes, bound=rate, weight=rate, host_s=LAUNCH_S,
             category=_CATEGORY["copy"], alone_s=LAUNCH_S + op.bytes / rate,
@@ -306,53 +360,21 @@ class _Pricing:
         """Passes over state in host memory, every rank of the node at the same time."""
         if op.bytes <= 0.0:
             return HOST_SYNC_S
-        node = self.fabric.topology.node
-        cpu = node.cpu if node else Cpu()
-        ranks = node.gpus if node else (self.fabric.n_ranks // self.fabric.n_nodes)
-        rate = host_rate(cpu, ranks, self.workload.stack.omp_num_threads)
+        host = self.role.host
+        rate = host_rate(host.cpu, host.gpus, self.workload.stack.omp_num_threads)
         slow = update_slowdown(self.workload) if op.name == "optimizer" else 1.0
         return HOST_SYNC_S + slow * op.bytes / rate
 
-    # collectives ---------------------------------------------------------------------------
-
-    def _compile(self, level: str, speed: F8 | None, capacity: F8 | None) -> Compiled:
-        kinds: dict[Key, tuple[str, str, int, str]] = {}
-        copies = False
-        for op in distinct(self.plan, self.templates.layer_kinds).ops:
-            if op.kind != COLLECTIVE:
-                copies = copies or op.name in _HOST_LINK
-                continue
-            name = (op.collective, op.group, total_bytes(op))
-            if name in self.costs:
-                continue
-            size = self.plan.groups[op.group]
-            cost = self.costs[name] = _cost(
-                self.fabric, op.collective, op.group, size, name[2], self.workload.stack.nccl
-            )
-            if cost.demands:
-                kinds.setdefault(
-                    (op.collective, op.group, cost.algorithm),
-                    (op.collective, op.group, size, cost.algorithm),
-                )
-        draws = tuple(kinds.values())
-        if capacity is None:
-            pace = b"" if speed is None else speed.tobytes()
-            return _machine(self.fabric, level, draws, copies, pace)
-        return compile_machine(
-            self.fabric, level, _draws(self.fabric, draws), copies=copies, speed=speed,
-            capacity=capacity,
-        )  # fmt: skip
-
     def _collective(self, op: PlanOp) -> tuple[int, int]:
-        cost = self.costs[op.collective, op.group, total_bytes(op)]
-        if not self.single:
+        cost, compiled = self.step.cost_of(op), self.step.compiled
+        if not self.step.single:
             first = self.table.add(hold=cost.channels, host_s=self.launch_s, alone_s=0.0)
             self.table.add()
             return first, 2
-        orbits = self.compiled.orbits.get((op.collective, op.group, cost.algorithm), ())
+        orbits = compiled.orbits.get((op.collective, op.group, cost.algorithm), ())
         demands: tuple[tuple[int, float], ...] = ()
         if orbits:
-            base = self.compiled.machine.local.shape[1]
+            base = compiled.classes.local.shape[1]
             demands = tuple(
                 (base + r, a) for r, a in zip(orbits[0].resource, orbits[0].amount, strict=True)
             )
@@ -365,15 +387,6 @@ class _Pricing:
             hold=cost.channels, host_s=self.launch_s, alone_s=cost.time_s, demands=demands,
         )  # fmt: skip
         return row, 1
-
-    def _flight(self, index: int, op: PlanOp) -> Flight | None:
-        cost = self.costs[op.collective, op.group, total_bytes(op)]
-        team = self.compiled.teams.get((op.collective, op.group, cost.algorithm))
-        if team is None:
-            return None
-        lane = self.lanes.setdefault((op.comm, team.n_wires, team.steps > 1), self.n_lanes)
-        self.n_lanes = max(self.n_lanes, lane + team.n_wires)
-        return Flight(index, op.comm, team, lane, cost.latency_s, cost.work, cost.bound_bytes_per_s)
 
 
 _blocks: dict[tuple[int, int, str], tuple[CostModel, tuple[Kernel, ...], _Block]] = {}
@@ -424,10 +437,10 @@ def _draws(fabric: Fabric, kinds: tuple[tuple[str, str, int, str], ...]) -> dict
 
 
 @lru_cache(maxsize=512)
-def _machine(
+def _classes(
     fabric: Fabric, level: str, kinds: tuple[tuple[str, str, int, str], ...], copies: bool,
     speed: bytes,
 ) -> Compiled:  # fmt: skip
     """Classes of ranks and resources; they depend on the kinds of collective, not on sizes."""
     pace = np.frombuffer(speed) if speed else None
-    return compile_machine(fabric, level, _draws(fabric, kinds), copies=copies, speed=pace)
+    return compile_classes(fabric, level, _draws(fabric, kinds), copies=copies, speed=pace)

@@ -34,32 +34,30 @@ class _Frame(NamedTuple):
     device: I8  # (n - n_host,)
 
 
-def lowered(plan: Plan, priced: Priced) -> Lowered:
+def lowered(priced: Priced) -> Lowered:
     """The program of a step.
 
     Parameters
     ----------
-    plan : Plan
-        What runs and what it waits for.
     priced : Priced
-        What it costs.
+        What runs and what it costs.
     """
-    rows, machine = priced.rows, priced.compiled.machine
-    start, count = priced.row_start, priced.row_count
-    if len(machine.ranks) > 1 or priced.flights:
-        return lower(plan, rows, start, count, machine, priced.flights)
+    parts, classes = priced.parts, priced.compiled.classes
+    if len(classes.ranks) > 1 or priced.flights:
+        return lower(parts, classes, priced.flights)
+    plan, rows, start, count = parts[0].plan, parts[0].rows, parts[0].row_start, parts[0].row_count
     key = (
         _structure(plan), start.tobytes(), count.tobytes(), rows.work.size,
-        (rows.hold > 0).tobytes(), machine.ranks,
+        (rows.hold > 0).tobytes(), classes.ranks,
     )  # fmt: skip
     frame = _frames.pop(key, None)
     if frame is None:
-        result = lower(plan, rows, start, count, machine)
+        result = lower(parts, classes)
         frame = _frame(result, start)
         if len(_frames) >= MAX_FRAMES:
             del _frames[next(iter(_frames))]
     else:
-        result = _filled(plan, priced, frame)
+        result = _filled(priced, frame)
     _frames[key] = frame  # the last used stands last
     return result
 
@@ -91,8 +89,9 @@ def _frame(first: Lowered, start: I8) -> _Frame:
     return _Frame(first, n_host, row[:n_host], row[n_host:])
 
 
-def _filled(plan: Plan, priced: Priced, frame: _Frame) -> Lowered:
-    rows, machine, first = priced.rows, priced.compiled.machine, frame.first
+def _filled(priced: Priced, frame: _Frame) -> Lowered:
+    part, classes, first = priced.parts[0], priced.compiled.classes, frame.first
+    rows = part.rows
     size, n_host = first.plan_op.size, frame.n_host
     host_s = rows.host_s[frame.host]
 
@@ -105,16 +104,16 @@ def _filled(plan: Plan, priced: Priced, frame: _Frame) -> Lowered:
     curve = spread(rows.curve, -1)
     bound, weight = spread(rows.bound, np.inf), spread(rows.weight, 1.0)
     alone = spread(rows.alone_s, host_s)
-    speed = float(machine.speed[0])
+    speed = float(classes.speed[0])
     curves = rows.curves
     if speed != 1.0:  # a slow rank's curves are the same curves, lower
         pace = np.where(curve >= 0, speed, 1.0)
         bound, weight, alone = bound * pace, weight * pace, alone / pace
         curves = curves * speed
     # local resources beyond the class's own are the machine's
-    shared = machine.capacity.size
-    local = np.concatenate((machine.local[0], np.arange(shared, dtype=np.int32)))
-    scale = np.concatenate((machine.scale[0], np.ones(shared)))
+    shared = classes.capacity.size
+    local = np.concatenate((classes.local[0], np.arange(shared, dtype=np.int32)))
+    scale = np.concatenate((classes.scale[0], np.ones(shared)))
     program = revalue(
         first.program,
         latency=spread(rows.latency_s, host_s),
@@ -124,16 +123,16 @@ def _filled(plan: Plan, priced: Priced, frame: _Frame) -> Lowered:
         demand_ptr=np.append(rows.demand_ptr, rows.demand_ptr[-1:]),
         demand_resource=local[rows.demand_local],
         demand_amount=rows.demand_amount * scale[rows.demand_local],
-        capacity=machine.capacity,
+        capacity=classes.capacity,
         hold_units=spread(rows.hold, 0),
-        hold_capacity=machine.sms,
+        hold_capacity=classes.sms,
         curve=curve,
         curve_resource=np.where(curve >= 0, np.int32(0), np.int32(-1)),
         curves=curves,
     )
     return Lowered(
         program=program,
-        plan=plan,
+        plan=part.plan,
         plan_op=first.plan_op,
         category=spread(rows.category, first.category[0]),
         alone_s=alone,
@@ -141,8 +140,9 @@ def _filled(plan: Plan, priced: Priced, frame: _Frame) -> Lowered:
         views=(
             replace(
                 first.views[0],
-                multiplicity=int(machine.multiplicity[0]),
-                comm_bytes=table_of(plan).comm_bytes,
+                role=part.role,
+                multiplicity=int(classes.multiplicity[0]),
+                comm_bytes=table_of(part.plan).comm_bytes,
             ),
         ),
         lane_names=first.lane_names,

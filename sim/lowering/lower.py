@@ -13,78 +13,24 @@ written once, in the order in which the engine wants them, since there may be mi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from sim.lowering.parts import B1, CATEGORIES, F8, I4, I8, Classes, Flight, Part, Rows
 from sim.lowering.slack import may_bind
-from sim.lowering.table import labels_of, total_bytes
+from sim.lowering.table import PlanTable, table_of
 from sim.lowering.teams import Team
+from sim.mesh.role import Role
 from sim.program import Program, assemble
-from sim.strategies.plan import COLLECTIVE, HOST, Plan, PlanOp
-
-F8 = npt.NDArray[np.float64]
-I4 = npt.NDArray[np.int32]
-I8 = npt.NDArray[np.int64]
-B1 = npt.NDArray[np.bool_]
-
-CATEGORIES = (
-    "gemm", "attention", "norm", "elementwise", "reduction", "embedding", "loss",
-    "optimizer", "copy", "quantize", "collective", "host",
-)  # fmt: skip
+from sim.strategies.plan import HOST, Plan
 
 _COPY_STREAMS = frozenset({"copy_in", "offload_in", "offload_out", "nvme"})
 _HASTE = 0.5  # kernels may be so much faster than their rows say (jitter) and still hide launches
-
-
-class Rows(NamedTuple):
-    """Cost of each distinct op, columns of length n_rows; plan ops point at runs of rows.
-
-    Demands name *local* resources: `Machine.local` maps them to resources class by class.
-    """
-
-    latency_s: F8  # fixed, unshared [s]
-    work: F8
-    bound: F8  # rate alone [work/s]
-    weight: F8
-    curve: I4  # row of `curves`, -1 none
-    hold: I4  # SMs taken, 0 none
-    host_s: F8  # CPU time to launch [s]
-    category: npt.NDArray[np.int8]
-    alone_s: F8  # duration with nothing beside it [s]
-    recompute: B1
-    demand_ptr: I4
-    demand_local: I4
-    demand_amount: F8
-    curves: F8  # (n_curves, max_units + 1)
-
-
-class Machine(NamedTuple):
-    """Classes of equal ranks and the resources they draw on."""
-
-    ranks: tuple[int, ...]  # representative rank of each class
-    multiplicity: I4  # (n_classes,)
-    speed: F8  # (n_classes,) relative kernel speed (stragglers), 1 as a rule
-    local: I4  # (n_classes, n_local) local resource -> resource
-    scale: F8  # (n_classes, n_local) demand multiplier (equal ranks folded onto one resource)
-    capacity: F8  # (n_resources,) [unit/s]
-    sms: I4  # (n_classes,) countable units
-
-
-class Flight(NamedTuple):
-    """One collective of the plan on the wire, in all groups."""
-
-    plan_op: int
-    comm: str  # collectives of one communicator follow each other
-    team: Team
-    lane: int  # wire lane of its first op; each op has its own
-    latency_s: float
-    work: float  # [B]
-    bound: float  # [B/s]
 
 
 class _Wires(NamedTuple):
@@ -111,6 +57,7 @@ class RankView:
 
     rank: int
     multiplicity: int
+    role: Role
     compute: slice
     copies: I8
     comm_begin: I8  # ops at whose start a collective is in flight
@@ -126,7 +73,7 @@ class Lowered:
     """A program and what its ops are."""
 
     program: Program
-    plan: Plan
+    plan: Plan  # of all roles
     plan_op: I4  # (n,) index into plan.ops, also of the host op that launches it
     category: npt.NDArray[np.int8]  # (n,) index into CATEGORIES
     alone_s: F8  # (n,)
@@ -136,7 +83,7 @@ class Lowered:
 
 
 class _Layout(NamedTuple):
-    """Local op indices of one class: host ops first, then each stream's ops."""
+    """Local op indices of a class that plays a part: host ops first, then each stream's ops."""
 
     n: int
     n_host: int
@@ -158,12 +105,13 @@ def _exclusive(counts: I8) -> I8:
     return out
 
 
-def _hidden(rows: Rows, row_start: I8, row_count: I8, fastest: float) -> B1:
+def _hidden(part: Part, fastest: float) -> B1:
     """Plan ops whose rows but the first are launched before they can be needed, whatever else runs.
 
     Launch i follows launch 0 by the host's time for 1..i; kernel i follows kernel 0 by at least
     what 0..i-1 take alone, and kernel 0 its launch.
     """
+    rows, row_start, row_count = part.rows, part.row_start, part.row_count
     alone = rows.latency_s + np.where(rows.work > 0.0, rows.work / rows.bound, 0.0)
     launched, run = np.cumsum(rows.host_s), _HASTE / fastest * np.cumsum(alone)
     known: dict[tuple[int, int], bool] = {}
@@ -179,9 +127,9 @@ def _hidden(rows: Rows, row_start: I8, row_count: I8, fastest: float) -> B1:
     return out
 
 
-def _layout(
-    kind: I8, stream: Sequence[str], rows: Rows, row_start: I8, row_count: I8, hidden: B1
-) -> _Layout:
+def _layout(part: Part, table: PlanTable, hidden: B1) -> _Layout:
+    kind, stream = table.kind, table.stream
+    rows, row_start, row_count = part.rows, part.row_start, part.row_count
     names = tuple(dict.fromkeys(s for s in stream if s != "host"))
     number = {name: i + 1 for i, name in enumerate(names)} | {"host": 0}
     stream_id = np.array([number[s] for s in stream], dtype=np.int64)
@@ -230,148 +178,232 @@ def _layout(
     )
 
 
-def _edges(plan: Plan, layout: _Layout, communicator: Sequence[str], kind: I8) -> tuple[I8, I8]:
+def _edges(table: PlanTable, layout: _Layout) -> tuple[I8, I8]:
     """Cross-lane edges of one class: launches, dependencies, host syncs, communicator order."""
-    deps = [op.deps for op in plan.ops]
-    lengths = np.fromiter(map(len, deps), dtype=np.int64, count=len(deps))
-    on = np.fromiter(chain.from_iterable(deps), dtype=np.int64, count=int(lengths.sum()))
-    of = np.repeat(np.arange(len(deps)), lengths)
-    sync = np.fromiter((op.host_after for op in plan.ops), dtype=np.int64, count=len(plan.ops))
-    blocked = np.flatnonzero(sync >= 0)
-    collectives = np.flatnonzero(kind == COLLECTIVE)
-    previous: dict[str, int] = {}
-    fifo: list[tuple[int, int]] = []
-    for i in collectives.tolist():
-        before = previous.get(communicator[i])
-        if before is not None:
-            fifo.append((before, i))
-        previous[communicator[i]] = i
-    pairs = np.array(fifo, dtype=np.int64).reshape(-1, 2)
+    blocked = np.flatnonzero(table.host_after >= 0)
+    before, after = table.fifo[:, 0], table.fifo[:, 1]
     src = np.concatenate(
-        (layout.launch, layout.last[on], layout.last[sync[blocked]], layout.last[pairs[:, 0]])
+        (
+            layout.launch,
+            layout.last[table.dep_on],
+            layout.last[table.host_after[blocked]],
+            layout.last[before],
+        )
     )
     dst = np.concatenate(
         (
             layout.launched,
-            layout.first[of],
+            layout.first[table.dep_of],
             layout.host_first[blocked],
-            layout.first[pairs[:, 1]],
+            layout.first[after],
         )
     )
     order = np.argsort(src * layout.n + dst)
     return src[order], dst[order]
 
 
-def lower(
-    plan: Plan,
-    rows: Rows,
-    row_start: I8,
-    row_count: I8,
-    machine: Machine,
-    flights: Sequence[Flight] = (),
-) -> Lowered:
+class _Played(NamedTuple):
+    """A part as the ops of a class that plays it."""
+
+    part: Part
+    layout: _Layout
+    row: I8  # (n,) of costs; 0 for host ops, which have none
+    is_host: B1
+    src: I8  # edges
+    dst: I8
+
+    def device(self, column: npt.NDArray[Any], fill: float) -> npt.NDArray[Any]:
+        """A column of costs, op by op; `fill` for host ops."""
+        return np.where(self.is_host, np.asarray(fill, dtype=column.dtype), column[self.row])
+
+
+class _Run(NamedTuple):
+    """Classes in a row that play the same part."""
+
+    played: _Played
+    begin: int  # first class
+    classes: int  # how many
+    each: I4  # (classes, 1) their numbers
+    base: I8  # (classes, 1) first op of each
+    pace: F8 | float  # (classes, 1) their speed, or the speed of all
+    curve: I4 | int  # (classes, 1) where their curves begin, or those of all begin
+
+
+def _played(part: Part, hidden: B1) -> _Played:
+    table = table_of(part.plan)
+    layout = _layout(part, table, hidden)
+    row = np.concatenate((np.zeros(layout.n_host, dtype=np.int64), layout.rows))
+    src, dst = _edges(table, layout)
+    return _Played(part, layout, row, np.arange(layout.n) < layout.n_host, src, dst)
+
+
+def _curves(parts: Sequence[Part], classes: Classes) -> tuple[F8, I4]:
+    """All curves, and where each class's begin; a slow rank's are the same ones, lower."""
+    tables: list[F8] = []
+    begin = np.zeros(len(classes.ranks), dtype=np.int32)
+    at = 0
+    for i, part in enumerate(parts):
+        mine = classes.role == i
+        speeds, of = np.unique(classes.speed[mine], return_inverse=True)
+        curves = part.rows.curves
+        tables.append((curves * speeds[:, None, None]).reshape(-1, curves.shape[1]))
+        begin[mine] = at + of * curves.shape[0]
+        at += tables[-1].shape[0]
+    width = max(table.shape[1] for table in tables)  # columns beyond a GPU's SMs are never read
+    wide = [np.pad(t, ((0, 0), (0, width - t.shape[1])), mode="edge") for t in tables]
+    return (np.concatenate(wide) if len(wide) > 1 else tables[0]), begin
+
+
+def _runs(played: Sequence[_Played], classes: Classes, curve: I4) -> tuple[_Run, ...]:
+    sizes = np.array([p.layout.n for p in played], dtype=np.int64)
+    base = _exclusive(sizes[classes.role])
+    starts = [0, *(np.flatnonzero(np.diff(classes.role)) + 1).tolist(), classes.role.size]
+    runs = []
+    for first, end in pairwise(starts):
+        speed, curves = classes.speed[first:end], curve[first:end]
+        runs.append(
+            _Run(
+                played=played[int(classes.role[first])],
+                begin=first,
+                classes=end - first,
+                each=np.arange(first, end, dtype=np.int32)[:, None],
+                base=base[first:end, None],
+                pace=float(speed[0]) if (speed == speed[0]).all() else speed[:, None],
+                curve=int(curves[0]) if (curves == curves[0]).all() else curves[:, None],
+            )
+        )
+    return tuple(runs)
+
+
+def lower(parts: Sequence[Part], classes: Classes, flights: Sequence[Flight] = ()) -> Lowered:
     """Build the program of one step.
 
     Parameters
     ----------
-    plan : Plan
-        What runs and what it waits for.
-    rows : Rows
-        Costs of distinct ops.
-    row_start, row_count : (P,) int64
-        Run of rows of each plan op. A collective has one row where one class takes part, else
-        two (arrive, finish) and its wire op in `flights`.
-    machine : Machine
-        Classes of ranks and resources.
+    parts : sequence of Part
+        What ranks of each role run, what it waits for and what it costs.
+    classes : Classes
+        Classes of ranks, which part each plays, and resources.
     flights : sequence of Flight
         Collectives on the wire, in plan order; empty where all ranks are one class.
     """
-    kind = np.fromiter((op.kind for op in plan.ops), dtype=np.int64, count=len(plan.ops))
-    n_classes = len(machine.ranks)
-    hidden = np.zeros(kind.size, dtype=bool)
     keep: B1 | None = None
-    if n_classes > 1:
-        hidden = _hidden(rows, row_start, row_count, float(machine.speed.max()))
-        binding = may_bind(plan.ops, rows, row_start, row_count, machine, flights)
-        rows, keep = _kept_rows(rows, binding.local), binding.resource
-    layout = _layout(kind, [op.stream for op in plan.ops], rows, row_start, row_count, hidden)
-    src, dst = _edges(plan, layout, [communicator(op) for op in plan.ops], kind)
-    n, lanes = layout.n, len(layout.streams)
-    n_local = n_classes * n
-    wires = _wires(flights, layout.first, n, n_local, keep)
-    is_host = np.arange(n) < layout.n_host
-    row = np.concatenate((np.zeros(layout.n_host, dtype=np.int64), layout.rows))
-    each = np.arange(n_classes, dtype=np.int32)[:, None]
+    hidden = [np.zeros(part.row_start.size, dtype=bool) for part in parts]
+    if len(classes.ranks) > 1:
+        hidden = [
+            _hidden(part, float(classes.speed[classes.role == i].max()))
+            for i, part in enumerate(parts)
+        ]
+        binding = may_bind(parts, classes, flights)
+        keep = binding.resource
+        parts = [
+            part._replace(rows=_kept_rows(part.rows, local))
+            for part, local in zip(parts, binding.local, strict=True)
+        ]
+    curves, curve_begin = _curves(parts, classes)
+    played = [_played(part, hide) for part, hide in zip(parts, hidden, strict=True)]
+    runs = _runs(played, classes, curve_begin)
+    n_local = sum(run.classes * run.played.layout.n for run in runs)
+    wires = _wires(flights, runs, n_local, keep)
 
-    def device(column: npt.NDArray[Any], fill: float) -> npt.NDArray[Any]:
-        return np.where(is_host, np.asarray(fill, dtype=column.dtype), column[row])
-
-    def columns(values: npt.NDArray[Any], wire: npt.NDArray[Any] | float) -> npt.NDArray[Any]:
-        """Values of every class's ops, (n,) or (n_classes, n), then of the wires'."""
-        out = np.empty(n_local + wires.lane.size, dtype=values.dtype)
-        out[:n_local].reshape(n_classes, n)[:] = values
+    def columns(
+        of: Callable[[_Run], npt.NDArray[Any]], wire: npt.NDArray[Any] | float
+    ) -> npt.NDArray[Any]:
+        """Values of every class's ops, (n,) or (classes, n) a run, then of the wires'."""
+        out: npt.NDArray[Any] | None = None
+        for run in runs:
+            values = of(run)
+            if out is None:
+                out = np.empty(n_local + wires.lane.size, dtype=values.dtype)
+            at, n = int(run.base[0, 0]), run.played.layout.n
+            out[at : at + run.classes * n].reshape(run.classes, n)[:] = values
+        assert out is not None
         out[n_local:] = wire
         return out
 
-    latency = rows.latency_s[row]
-    latency[is_host] = layout.host_s
-    curve, hold = device(rows.curve, -1), device(rows.hold, 0)
-    bound, weight = device(rows.bound, np.inf), device(rows.weight, 1.0)
-    # a slow rank's curves are the same curves, lower
-    speeds, speed_of = np.unique(machine.speed, return_inverse=True)
-    curves = (rows.curves * speeds[:, None, None]).reshape(-1, rows.curves.shape[1])
-    reads = columns(np.where(curve >= 0, each, np.int32(-1)), -1)
-    pace = machine.speed[:, None] if speeds.size > 1 else speeds
-    if speeds[0] != 1.0 or speeds.size > 1:
-        speed = np.where(curve >= 0, pace, 1.0)
-        bound, weight = bound * speed, weight * speed
-    if speeds.size > 1:
-        shift = (speed_of * rows.curves.shape[0]).astype(np.int32)
-        curve = np.where(curve >= 0, curve + shift[:, None], np.int32(-1))
-    hold_until = columns(each * n + np.arange(n, dtype=np.int32), -1)
+    def latency(run: _Run) -> F8:
+        out = run.played.part.rows.latency_s[run.played.row]
+        out[run.played.is_host] = run.played.layout.host_s
+        return out
+
+    def curve(run: _Run) -> I4:
+        return run.played.device(run.played.part.rows.curve, -1)
+
+    def paced(name: str, fill: float) -> Callable[[_Run], F8]:
+        def values(run: _Run) -> F8:
+            out = run.played.device(getattr(run.played.part.rows, name), fill)
+            if isinstance(run.pace, float) and run.pace == 1.0:
+                return out
+            return np.asarray(out * np.where(curve(run) >= 0, run.pace, 1.0))
+
+        return values
+
+    def shifted(run: _Run) -> I4:
+        own = curve(run)
+        return np.where(own >= 0, own + np.int32(run.curve), np.int32(-1))
+
+    def alone(run: _Run) -> F8:
+        p = run.played
+        out = p.part.rows.alone_s[p.row]
+        out[p.is_host] = p.layout.host_s
+        if isinstance(run.pace, float) and run.pace == 1.0:
+            return out
+        return np.where((p.part.rows.curve[p.row] >= 0) & ~p.is_host, out / run.pace, out)
+
+    def hold(run: _Run) -> I4:
+        return run.played.device(run.played.part.rows.hold, 0)
+
+    lanes = np.array([len(p.layout.streams) for p in played], dtype=np.int32)[classes.role]
+    lane_base = np.cumsum(lanes, dtype=np.int32) - lanes
+    n_lanes = int(lanes.sum())
+    hold_until = np.arange(n_local + wires.lane.size, dtype=np.int32)
+    hold_until[n_local:] = -1
     hold_until[wires.arrive] = wires.waits
-    base = np.arange(n_classes)[:, None] * n
-    ptr, resource, amount, route, wire_route = _routes(rows, row, is_host, machine, wires)
+    routes = _routes(runs, classes, wires)
     stepped = bool((wires.steps > 1).any())
     # lanes ascend, so that ops keep their place
     program, _ = assemble(
-        lane=columns(each * lanes + layout.lane, wires.lane + n_classes * lanes),
+        lane=columns(lambda r: lane_base[r.each] + r.played.layout.lane, wires.lane + n_lanes),
         latency=columns(latency, wires.latency),
-        work=columns(device(rows.work, 0.0), wires.work),
-        bound=columns(bound, wires.bound),
-        weight=columns(weight, wires.bound),
-        demand_ptr=ptr,
-        demand_resource=resource,
-        demand_amount=amount,
-        route=columns(route, wire_route),
-        capacity=machine.capacity,
-        src=np.concatenate(((base + src).ravel(), wires.arrive, wires.waits)),
-        dst=np.concatenate(((base + dst).ravel(), wires.waits, wires.arrive + 1)),
-        hold_resource=columns(np.where(hold > 0, each, np.int32(-1)), -1),
+        work=columns(lambda r: r.played.device(r.played.part.rows.work, 0.0), wires.work),
+        bound=columns(paced("bound", np.inf), wires.bound),
+        weight=columns(paced("weight", 1.0), wires.bound),
+        demand_ptr=routes.ptr,
+        demand_resource=routes.resource,
+        demand_amount=routes.amount,
+        route=columns(routes.of, routes.wires),
+        capacity=classes.capacity,
+        src=np.concatenate(
+            [*((r.base + r.played.src).ravel() for r in runs), wires.arrive, wires.waits]
+        ),
+        dst=np.concatenate(
+            [*((r.base + r.played.dst).ravel() for r in runs), wires.waits, wires.arrive + 1]
+        ),
+        hold_resource=columns(lambda r: np.where(hold(r) > 0, r.each, np.int32(-1)), -1),
         hold_units=columns(hold, 0),
         hold_until=hold_until,
-        hold_capacity=machine.sms,
-        curve=columns(curve, -1),
-        curve_resource=reads,
+        hold_capacity=classes.sms,
+        curve=columns(shifted, -1),
+        curve_resource=columns(lambda r: np.where(curve(r) >= 0, r.each, np.int32(-1)), -1),
         curves=curves,
-        steps=columns(np.ones(n, dtype=np.int32), wires.steps) if stepped else None,
-        peer=columns(np.full(n, -1, dtype=np.int32), wires.peer) if stepped else None,
-        n_lanes=n_classes * lanes + int(wires.lane.max(initial=-1)) + 1,
+        steps=columns(lambda r: np.ones(r.played.row.size, np.int32), wires.steps)
+        if stepped
+        else None,
+        peer=columns(lambda r: np.full(r.played.row.size, -1, np.int32), wires.peer)
+        if stepped
+        else None,
+        n_lanes=n_lanes + int(wires.lane.max(initial=-1)) + 1,
     )
-    own = rows.alone_s[row]
-    own[is_host] = layout.host_s
-    if speeds[0] != 1.0 or speeds.size > 1:
-        own = np.where((rows.curve[row] >= 0) & ~is_host, own / pace, own)
-    host, wire = np.int8(CATEGORIES.index("host")), CATEGORIES.index("collective")
+    host, wire = CATEGORIES.index("host"), CATEGORIES.index("collective")
     return Lowered(
         program=program,
-        plan=plan,
-        plan_op=columns(layout.plan_op, wires.plan_op),
-        category=columns(np.where(is_host, host, rows.category[row]), wire),
-        alone_s=columns(own, 0.0),
-        recompute=columns(~is_host & rows.recompute[row], False),
-        views=_views(plan, layout, machine),
-        lane_names=_lane_names(machine, layout, program.n_lanes),
+        plan=parts[0].plan,
+        plan_op=columns(lambda r: r.played.layout.plan_op, wires.plan_op),
+        category=columns(lambda r: r.played.device(r.played.part.rows.category, host), wire),
+        alone_s=columns(alone, 0.0),
+        recompute=columns(lambda r: r.played.device(r.played.part.rows.recompute, False), False),
+        views=tuple(view for run in runs for view in _views(run, classes)),
+        lane_names=_lane_names(runs, classes, program.n_lanes),
     )
 
 
@@ -390,12 +422,15 @@ def _kept_rows(rows: Rows, keep: B1) -> Rows:
     )
 
 
-def _wires(flights: Sequence[Flight], first: I8, n: int, n_local: int, keep: B1 | None) -> _Wires:
-    """Wire ops of all flights by lane, after `n_local` ops of `n` a class."""
+def _wires(
+    flights: Sequence[Flight], runs: Sequence[_Run], n_local: int, keep: B1 | None
+) -> _Wires:
+    """Wire ops of all flights by lane, after the `n_local` ops of classes."""
     if not flights:
         none, no = np.zeros(0, dtype=np.int64), np.zeros(0)
         return _Wires(none, none, no, no, no, none, none, none, none, none, none, none, no)
     teams = {id(f.team): f.team for f in flights}
+    arrivals = _arrivals(flights, list(teams.values()), runs)
     if keep is not None:
         for key, t in teams.items():
             some = keep[t.resource]
@@ -438,7 +473,7 @@ def _wires(flights: Sequence[Flight], first: I8, n: int, n_local: int, keep: B1 
         route=(index([starts[id(f.team)] for f in flights]) + own)[order],
         steps=index([f.team.steps for f in flights])[order],
         peer=place[np.where(peer < 0, -1, peer - n_local)],
-        arrive=np.concatenate([f.team.member * n + first[f.plan_op] for f in flights]),
+        arrive=arrivals,
         waits=place[np.concatenate(waits) - n_local],
         ptr=np.concatenate([t.ptr[1:] + i for t, i in zip(teams.values(), ends, strict=True)]),
         resource=np.concatenate([t.resource for t in teams.values()]),
@@ -446,70 +481,92 @@ def _wires(flights: Sequence[Flight], first: I8, n: int, n_local: int, keep: B1 
     )
 
 
-def communicator(op: PlanOp) -> str:
-    """Collectives of one communicator run in issue order; other ops have none."""
-    return op.comm if op.kind == COLLECTIVE else ""
+def _arrivals(flights: Sequence[Flight], teams: Sequence[Team], runs: Sequence[_Run]) -> I8:
+    """Op with which each member arrives at each flight."""
+    base = np.concatenate([run.base.ravel() for run in runs])
+    run_of = np.repeat(np.arange(len(runs)), [run.classes for run in runs])
+    members = {id(t): (base[t.member], run_of[t.member]) for t in teams}
+    out = []
+    for flight in flights:
+        at, run = members[id(flight.team)]
+        first = np.array([r.played.layout.first[flight.plan_op] for r in runs])
+        out.append(at + (first[run] if len(runs) > 1 else first))
+    return np.concatenate(out)
 
 
-def _routes(
-    rows: Rows, row: I8, is_host: B1, machine: Machine, wires: _Wires
-) -> tuple[I4, I4, F8, I4, I8]:
+class _Routes(NamedTuple):
     """Demand table: one route a (class, row), then the wires'; the last route is empty."""
-    n_classes, n_rows = len(machine.ranks), rows.work.size
-    counts = np.diff(rows.demand_ptr)
-    local, scale = machine.local, machine.scale
-    if n_classes == 1:  # resources beyond a class's own are the machine's: it needs no flights
-        shared = np.arange(machine.capacity.size)[None]
-        local = np.concatenate((local, shared), axis=1)
-        scale = np.concatenate((scale, np.ones_like(shared, dtype=float)), axis=1)
-    resource = local[:, rows.demand_local].ravel()
-    amount = (rows.demand_amount * scale[:, rows.demand_local]).ravel()
-    own = n_classes * n_rows
+
+    ptr: I4
+    resource: I4
+    amount: F8
+    wires: I8  # route of each wire op
+    begin: dict[int, int]  # first route of a run, by its first class
+
+    def of(self, run: _Run) -> I4:
+        """Route of each op of a run."""
+        rows, empty = run.played.part.rows.work.size, np.int32(self.ptr.size - 2)
+        rank = np.int32(self.begin[run.begin]) + (run.each - np.int32(run.begin)) * np.int32(rows)
+        return np.where(run.played.is_host, empty, rank + run.played.row.astype(np.int32))
+
+
+def _routes(runs: Sequence[_Run], classes: Classes, wires: _Wires) -> _Routes:
+    counts, resources, amounts = [], [], []
+    begin, own = {}, 0
+    for run in runs:
+        rows, where = run.played.part.rows, slice(run.begin, run.begin + run.classes)
+        local, scale = classes.local[where], classes.scale[where]
+        if len(classes.ranks) == 1:  # beyond a class's own are the machine's: it needs no flights
+            shared = np.arange(classes.capacity.size)[None]
+            local = np.concatenate((local, shared), axis=1)
+            scale = np.concatenate((scale, np.ones_like(shared, dtype=float)), axis=1)
+        counts.append(np.tile(np.diff(rows.demand_ptr), run.classes))
+        resources.append(local[:, rows.demand_local].ravel())
+        amounts.append((rows.demand_amount * scale[:, rows.demand_local]).ravel())
+        begin[run.begin] = own
+        own += run.classes * rows.work.size
     ptr = np.zeros(own + wires.ptr.size + 2, dtype=np.int32)
-    np.cumsum(np.tile(counts, n_classes), out=ptr[1 : own + 1])
+    np.cumsum(np.concatenate(counts), out=ptr[1 : own + 1])
     ptr[own + 1 : -1] = ptr[own] + wires.ptr
     ptr[-1] = ptr[-2]
-    empty = ptr.size - 2
-    rank = np.arange(n_classes, dtype=np.int32)[:, None] * np.int32(n_rows)
-    return (
+    return _Routes(
         ptr,
-        np.concatenate((resource, wires.resource)).astype(np.int32),
-        np.concatenate((amount, wires.amount)),
-        np.where(is_host, np.int32(empty), rank + row.astype(np.int32)),
+        np.concatenate([*resources, wires.resource]).astype(np.int32),
+        np.concatenate([*amounts, wires.amount]),
         own + wires.route,
+        begin,
     )
 
 
-def _views(plan: Plan, layout: _Layout, machine: Machine) -> tuple[RankView, ...]:
+def _views(run: _Run, classes: Classes) -> Iterator[RankView]:
     """Where each class's lanes stand."""
-    comm = np.array([i for i, op in enumerate(plan.ops) if op.kind == COLLECTIVE], dtype=np.int64)
-    ops = [plan.ops[i] for i in comm]
-    kinds = tuple(op.collective for op in ops)
-    labels = tuple(labels_of(ops))
-    moved = np.array([total_bytes(op) for op in ops], dtype=float)
+    layout, table = run.played.layout, table_of(run.played.part.plan)
     copy_lanes = [i for i, s in enumerate(layout.streams) if s in _COPY_STREAMS]
     copies = np.flatnonzero(np.isin(layout.lane, copy_lanes))
     compute_lane = layout.streams.index("compute") if "compute" in layout.streams else 0
     compute = np.flatnonzero(layout.lane == compute_lane)
-    first, last = layout.first[comm], layout.last[comm]
-    return tuple(
-        RankView(
-            rank=rank,
-            multiplicity=int(machine.multiplicity[c]),
+    first, last = layout.first[table.collectives], layout.last[table.collectives]
+    for c, at in enumerate(run.base.ravel().tolist(), run.begin):
+        yield RankView(
+            rank=classes.ranks[c],
+            multiplicity=int(classes.multiplicity[c]),
+            role=run.played.part.role,
             compute=slice(at + int(compute[0]), at + int(compute[-1]) + 1),
             copies=at + copies,
             comm_begin=at + first,
             comm_end=at + last,
-            comm_plan=comm,
-            comm_kind=kinds,
-            comm_label=labels,
-            comm_bytes=moved,
+            comm_plan=table.collectives,
+            comm_kind=table.comm_kind,
+            comm_label=table.comm_label,
+            comm_bytes=table.comm_bytes,
         )
-        for c, rank in enumerate(machine.ranks)
-        for at in (c * layout.n,)
+
+
+def _lane_names(runs: Sequence[_Run], classes: Classes, n_lanes: int) -> tuple[str, ...]:
+    names = tuple(
+        f"rank {classes.ranks[c]} {stream}"
+        for run in runs
+        for c in range(run.begin, run.begin + run.classes)
+        for stream in run.played.layout.streams
     )
-
-
-def _lane_names(machine: Machine, layout: _Layout, n_lanes: int) -> tuple[str, ...]:
-    names = tuple(f"rank {r} {s}" for r in machine.ranks for s in layout.streams)
     return names + tuple(f"wire {w}" for w in range(n_lanes - len(names)))

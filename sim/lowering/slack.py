@@ -10,62 +10,59 @@ leave enough HBM bandwidth to the collectives beside them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from sim.strategies.plan import COLLECTIVE, HOST, PlanOp
-
-if TYPE_CHECKING:
-    from sim.lowering.lower import Flight, Machine, Rows
-
-F8 = npt.NDArray[np.float64]
-I8 = npt.NDArray[np.int64]
-B1 = npt.NDArray[np.bool_]
+from sim.lowering.parts import B1, F8, I4, Classes, Flight, Part
+from sim.strategies.plan import COLLECTIVE, HOST
 
 
 class Binding(NamedTuple):
     """What may bind after all."""
 
-    local: B1  # (n demands of rows,) by entry of the rows' demand table
+    local: tuple[B1, ...]  # by part, (n demands of its rows,) by entry of the demand table
     resource: B1  # (n_resources,) for the demands of collectives
 
 
-def may_bind(
-    ops: Sequence[PlanOp],
-    rows: Rows,
-    row_start: I8,
-    row_count: I8,
-    machine: Machine,
-    flights: Sequence[Flight],
-) -> Binding:
+def may_bind(parts: Sequence[Part], classes: Classes, flights: Sequence[Flight]) -> Binding:
     """Which demands can ever limit a rate.
 
     Parameters
     ----------
-    ops, rows, row_start, row_count, machine, flights
+    parts, classes, flights
         As `lower` takes them.
     """
-    capacity = machine.capacity
-    wires = _wires_at_most(flights, capacity.size)
-    streams = _streams_at_most(ops, rows, row_start, row_count, machine.local.shape[1])
-    scale = machine.scale * machine.speed.max()
-    total = wires.copy()
-    for most in streams.values():
-        np.add.at(total, machine.local, most * scale)
-    resource = total > capacity
-    # an entry of the rows' table: may its own op, with all other streams and wires, fill it?
+    capacity, n_local = classes.capacity, classes.local.shape[1]
+    players = [np.flatnonzero(classes.role == i) for i in range(len(parts))]
+    streams = [_streams_at_most(part, n_local) for part in parts]
+    scales = [classes.scale[mine] * classes.speed[mine].max() for mine in players]
+    total = _wires_at_most(flights, capacity.size)
+    for mine, scale, drawn in zip(players, scales, streams, strict=True):
+        for most in drawn.values():
+            np.add.at(total, classes.local[mine], most * scale)
+    local = tuple(
+        _own_may_bind(part, classes.local[mine], scale, drawn, total, capacity)
+        for part, mine, scale, drawn in zip(parts, players, scales, streams, strict=True)
+    )
+    return Binding(local, total > capacity)
+
+
+def _own_may_bind(
+    part: Part, local: I4, scale: F8, drawn: dict[str, F8], total: F8, capacity: F8
+) -> B1:
+    """By entry of a part's demands: may its own op, with all other streams and wires, fill it?"""
+    rows = part.rows
     entry = np.repeat(np.arange(rows.work.size), np.diff(rows.demand_ptr))
     rate = rows.demand_amount * rows.bound[entry]
-    local = np.zeros(rows.demand_local.size, dtype=bool)
-    own = streams.get("compute", np.zeros(machine.local.shape[1]))
-    for k in range(machine.local.shape[1]):
+    out = np.zeros(rows.demand_local.size, dtype=bool)
+    own = drawn.get("compute", np.zeros(local.shape[1]))
+    for k in range(local.shape[1]):
         mine = rows.demand_local == k
-        beside = (total[machine.local[:, k]] - own[k] * scale[:, k])[:, None]
+        beside = (total[local[:, k]] - own[k] * scale[:, k])[:, None]
         needs = beside + rate[mine] * scale[:, k, None]
-        local[mine] = (needs > capacity[machine.local[:, k]][:, None]).any(axis=0)
-    return Binding(local, resource)
+        out[mine] = (needs > capacity[local[:, k]][:, None]).any(axis=0)
+    return out
 
 
 def _wires_at_most(flights: Sequence[Flight], n_resources: int) -> F8:
@@ -103,13 +100,13 @@ def _lane_at_most(flights: Sequence[Flight], n_resources: int) -> F8:
     return np.bincount(found % n_resources, weights=most, minlength=n_resources).astype(float)
 
 
-def _streams_at_most(
-    ops: Sequence[PlanOp], rows: Rows, row_start: I8, row_count: I8, n_local: int
-) -> dict[str, F8]:
+def _streams_at_most(part: Part, n_local: int) -> dict[str, F8]:
     """For every stream, the most that any of its ops draws on each local resource."""
+    rows = part.rows
     seen: set[tuple[str, int, int]] = set()
     out: dict[str, F8] = {}
-    for op, first, count in zip(ops, row_start.tolist(), row_count.tolist(), strict=True):
+    runs = zip(part.plan.ops, part.row_start.tolist(), part.row_count.tolist(), strict=True)
+    for op, first, count in runs:
         key = (op.stream, first, count)
         if op.kind in (HOST, COLLECTIVE) or key in seen:
             continue

@@ -20,7 +20,8 @@ from sim.blocks.unroll import Templates, unroll
 from sim.blocks.update import clip_kernels, optimizer_kernels, shard_of
 from sim.cost.collectives import CollectiveCost
 from sim.inputs.workload import Workload
-from sim.lowering.lower import CATEGORIES, Lowered, RankView
+from sim.lowering.lower import Lowered, RankView
+from sim.lowering.parts import CATEGORIES
 from sim.step.run import StepOutcome
 from sim.strategies.plan import COLLECTIVE, SEGMENT, Plan, PlanOp
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sim.lowering.lower import CATEGORIES, Lowered, RankView
+from sim.lowering.lower import Lowered, RankView
+from sim.lowering.parts import CATEGORIES
 from sim.program import Timeline
 from sim.step.intervals import F8, Coverage, gaps
 

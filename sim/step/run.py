@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +10,13 @@ import numpy as np
 from sim.blocks.tree import build_tree
 from sim.engine import run
 from sim.fabric import Fabric, compile_fabric
+from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced, price
 from sim.lowering.frames import lowered
 from sim.lowering.lower import Lowered
+from sim.lowering.parts import roles_of
 from sim.lowering.table import table_of
 from sim.program import Timeline
 from sim.step.breakdown import Breakdown, measure
@@ -116,7 +119,7 @@ def run_replicas(
     if slow is not None:
         speed = slow if speed is None else slow * speed
     priced = price(plan, simulated, fabric, level, speed, capacities(variation, fabric))
-    program = lowered(plan, priced)
+    program = lowered(priced)
     repeats = accumulation - simulated.gradient_accumulation
 
     def outcome(replica: int) -> StepOutcome:
@@ -140,13 +143,16 @@ def _speeds(topology: Topology, workload: Workload, fabric: Fabric) -> F8 | None
 
     A calibration that found one GPU slower says so itself.
     """
-    ranks = fabric.n_ranks
     if topology.calibration is not None and topology.calibration.slowest_gpu != 1.0:
-        speed = np.ones(ranks)
+        speed = np.ones(fabric.n_ranks)
         speed[-1] = topology.calibration.slowest_gpu
         return speed
-    typical = typical_speed(fabric.gpu(0), workload, ranks)
-    return None if typical == 1.0 else np.full(ranks, typical)
+    roles, of = roles_of(fabric)
+    alike: Counter[Gpu] = Counter()  # ranks of a faster kind are never the last
+    for role, ranks in zip(roles, np.bincount(of).tolist(), strict=True):
+        alike[role.gpu] += ranks
+    typical = np.array([typical_speed(r.gpu, workload, alike[r.gpu]) for r in roles])
+    return None if (typical == 1.0).all() else typical[np.array(of)]
 
 
 def _whole(

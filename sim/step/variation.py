@@ -16,7 +16,8 @@ import numpy as np
 
 from sim.errors import InputError
 from sim.fabric.compiled import Fabric
-from sim.lowering.lower import CATEGORIES, Lowered
+from sim.lowering.lower import Lowered
+from sim.lowering.parts import CATEGORIES
 from sim.step.intervals import F8
 
 _LEVEL, _JITTER, _SLOW = "--level", "--jitter", "--slow"

@@ -23,7 +23,8 @@ from sim.fabric import compile_fabric
 from sim.inputs.loader import load
 from sim.inputs.workload import Workload
 from sim.lowering.costs import price
-from sim.lowering.lower import CATEGORIES, lower
+from sim.lowering.lower import lower
+from sim.lowering.parts import CATEGORIES
 from sim.memory.report import memory
 from sim.report.terminal import formatted
 from sim.result.result import Result
@@ -68,10 +69,7 @@ def program_summary(topology: str, workload: str, sets: tuple[str, ...]) -> dict
     tree = build_tree(job.model, job.method)
     plan = build_plan(job, tree, fabric.n_ranks)
     priced = price(plan, job, fabric, "folded")
-    lowered = lower(
-        plan, priced.rows, priced.row_start, priced.row_count, priced.compiled.machine,
-        priced.flights,
-    )  # fmt: skip
+    lowered = lower(priced.parts, priced.compiled.classes, priced.flights)
     counts = Counter(CATEGORIES[i] for i in lowered.category.tolist())
     del counts["host"]  # launches that nothing waits for are put together, which depends on times
     report = memory(loaded.topology, loaded.workload)

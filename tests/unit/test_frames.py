@@ -16,12 +16,12 @@ from sim.strategies import plan_of
 @pytest.mark.parametrize("nodes", [1, 4])
 def test_frame_serves_another_world(nodes):
     job = load("dgx-h100", "llama3-8b-sft", ["nodes=2", "gradient_accumulation=1"])
-    lowered(*_priced(job.topology, job.workload))
-    plan, priced = _priced(job.topology.model_copy(update={"nodes": nodes}), job.workload)
+    lowered(_priced(job.topology, job.workload))
+    priced = _priced(job.topology.model_copy(update={"nodes": nodes}), job.workload)
     first = {id(frame) for frame in frames._frames.values()}
-    filled = lowered(plan, priced)
+    filled = lowered(priced)
     assert {id(frame) for frame in frames._frames.values()} == first, "no frame was found"
-    fresh = lower(plan, priced.rows, priced.row_start, priced.row_count, priced.compiled.machine)
+    fresh = lower(priced.parts, priced.compiled.classes)
     for column, expected in zip(filled.program, fresh.program, strict=True):
         np.testing.assert_array_equal(column, expected)
     assert filled.lane_names == fresh.lane_names
@@ -37,7 +37,7 @@ def _priced(topology, workload, speed=None):
     fabric = compile_fabric(topology)
     plan = plan_of(workload, build_tree(workload.model, workload.method), fabric.n_ranks)
     pace = None if speed is None else np.full(fabric.n_ranks, speed)
-    return plan, price(plan, workload, fabric, "folded", pace)
+    return price(plan, workload, fabric, "folded", pace)
 
 
 @pytest.mark.parametrize("name", ["llama3-8b-sft", "llama3-8b-offload", "llama3-8b-zero3"])
@@ -45,15 +45,13 @@ def _priced(topology, workload, speed=None):
 def test_frame_is_filled_with_equal_columns(name, speed):
     job = load("dgx-h100", name)
     base = job.workload.model_copy(update={"gradient_accumulation": 2})
-    lowered(*_priced(job.topology, base))  # leaves its frame
+    lowered(_priced(job.topology, base))  # leaves its frame
     longer = base.model_copy(update={"sequence_length": 2 * base.sequence_length})
-    plan, priced = _priced(job.topology, longer, speed)
+    priced = _priced(job.topology, longer, speed)
     first = {id(frame) for frame in frames._frames.values()}
-    filled = lowered(plan, priced)
+    filled = lowered(priced)
     assert {id(frame) for frame in frames._frames.values()} == first, "no frame was found"
-    fresh = lower(
-        plan, priced.rows, priced.row_start, priced.row_count, priced.compiled.machine
-    )  # fmt: skip
+    fresh = lower(priced.parts, priced.compiled.classes)
     for column, expected in zip(filled.program, fresh.program, strict=True):
         np.testing.assert_array_equal(column, expected)
         assert np.asarray(column).dtype == np.asarray(expected).dtype

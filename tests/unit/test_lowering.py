@@ -31,7 +31,7 @@ def everything(monkeypatch):
 
     def all_of_it(*args):
         binding = found(*args)
-        return Binding(np.ones_like(binding.local), np.ones_like(binding.resource))
+        return Binding(tuple(map(np.ones_like, binding.local)), np.ones_like(binding.resource))
 
     monkeypatch.setattr(lowering, "may_bind", all_of_it)
 
@@ -52,7 +52,7 @@ def test_demands_that_cannot_bind_change_no_bit(monkeypatch, machine, sets, leve
 def test_hidden_launches_change_no_kernel(monkeypatch, machine, sets, jitter):
     few = steps_of(machine, sets, jitter=jitter)
     monkeypatch.setattr(
-        lowering, "_hidden", lambda rows, start, count, fastest: np.zeros(start.size, dtype=bool)
+        lowering, "_hidden", lambda part, fastest: np.zeros(part.row_start.size, dtype=bool)
     )
     every = steps_of(machine, sets, jitter=jitter)
     assert few.lowered.program.lane.size < 0.7 * every.lowered.program.lane.size
@@ -67,9 +67,9 @@ def test_launch_bound_segments_keep_their_launches(monkeypatch):
     found = []
     hidden = lowering._hidden
 
-    def spy(rows, start, count, fastest):
-        out = hidden(rows, start, count, fastest)
-        found.append(out[count > 2])
+    def spy(part, fastest):
+        out = hidden(part, fastest)
+        found.append(out[part.row_count > 2])
         return out
 
     monkeypatch.setattr(lowering, "_hidden", spy)

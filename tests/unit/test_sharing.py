@@ -4,7 +4,7 @@ import pytest
 
 from sim.engine import run
 from sim.inputs.loader import load
-from sim.lowering.lower import CATEGORIES
+from sim.lowering.parts import CATEGORIES
 from sim.program import ProgramBuilder
 from sim.step.run import run_step
 

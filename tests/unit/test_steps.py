@@ -7,7 +7,7 @@ from sim.cost.collectives import demand_of, plan_collective
 from sim.engine import run
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load, load_topology
-from sim.lowering.machine import compile_machine
+from sim.lowering.classes import compile_classes
 from sim.lowering.teams import Draw, paced, stepped, whole
 from sim.program import ProgramBuilder
 from sim.step.run import run_step
@@ -109,7 +109,7 @@ def test_ring_collectives_are_stepped_and_others_are_not():
     for op, algorithm in (("all_gather", "ring"), ("all_reduce", "tree")):
         own = demand_of(fabric, groups[0], op, algorithm)
         draws[op, "world", algorithm] = [Draw(groups[0], own.resource, own.amount)]
-    teams = compile_machine(fabric, "steps", draws).teams
+    teams = compile_classes(fabric, "steps", draws).teams
     assert teams["all_gather", "world", "ring"].steps == 15
     assert teams["all_gather", "world", "ring"].n_wires == 16
     assert teams["all_reduce", "world", "tree"].steps == 1

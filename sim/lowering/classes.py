@@ -1,4 +1,4 @@
-"""The machine as a program sees it: classes of equal ranks, and the resources they draw on.
+"""Classes of equal ranks, and the resources they draw on: the machine as a program sees it.
 
 At level ``folded`` ranks that the machine and the job cannot tell apart are one class, found by
 colour refinement over ranks, their copies and the collectives they take part in; the quotient has
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sim.fabric.compiled import Fabric
 from sim.fabric.folding import fold
-from sim.lowering.lower import Machine
+from sim.lowering.parts import Classes, roles_of
 from sim.lowering.teams import STEPPED, Draw, Team, paced, stepped, whole
 
 F8 = npt.NDArray[np.float64]
@@ -36,16 +36,16 @@ class Orbit(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """Machine, orbits of each collective, and where copy routes stand among local resources."""
+    """Classes, orbits of each collective, and where copy routes stand among local resources."""
 
-    machine: Machine
+    classes: Classes
     orbits: Mapping[Key, tuple[Orbit, ...]]  # where all ranks are one class
     teams: Mapping[Key, Team]  # where they are not
     to_device: slice  # of local resources
     to_host: slice
 
 
-def compile_machine(
+def compile_classes(
     fabric: Fabric,
     level: str,
     draws: Mapping[Key, Sequence[Draw]],
@@ -82,7 +82,7 @@ def _routes(fabric: Fabric, direction: str) -> list[tuple[I8, F8]]:
     return [(np.asarray(r.resource), np.asarray(r.demand, dtype=float)) for r in routes]
 
 
-def _machine(
+def _classes(
     ranks: Sequence[int],
     multiplicity: Sequence[int],
     speed: F8,
@@ -90,8 +90,9 @@ def _machine(
     capacity: F8,
     hbm: Sequence[int],
     copies: Sequence[Sequence[tuple[I8, F8]]],
-) -> tuple[Machine, slice, slice]:
+) -> tuple[Classes, slice, slice]:
     """Local resources of every class: HBM, the route to the device, the route to the host."""
+    role = roles_of(fabric).of
     widths = [max((len(route[0]) for route in routes), default=0) for routes in copies]
     n_local = 1 + sum(widths)
     local = np.full((len(ranks), n_local), capacity.size, dtype=np.int32)
@@ -107,9 +108,10 @@ def _machine(
     padding = np.append(capacity, np.full(n_local, ENDLESS))
     pads = local == capacity.size
     local = np.where(pads, capacity.size + np.arange(n_local, dtype=np.int32), local)
-    machine = Machine(
+    classes = Classes(
         ranks=tuple(int(r) for r in ranks),
         multiplicity=np.array(multiplicity, dtype=np.int32),
+        role=np.array([role[r] for r in ranks], dtype=np.int64),
         speed=speed,
         local=local.astype(np.int32),
         scale=scale,
@@ -117,7 +119,7 @@ def _machine(
         sms=np.array([fabric.gpu(int(r)).sms for r in ranks], dtype=np.int32),
     )
     first = 1 + (widths[0] if widths else 0)
-    return machine, slice(1, first), slice(first, n_local)
+    return classes, slice(1, first), slice(first, n_local)
 
 
 def _every_rank(
@@ -133,7 +135,7 @@ def _every_rank(
     hbm = [fabric.hbm(rank) for rank in ranks]
     ones = [1] * fabric.n_ranks
     now = fabric.capacity if capacity is None else capacity
-    machine, inward, outward = _machine(ranks, ones, speed, fabric, now, hbm, routes)
+    classes, inward, outward = _classes(ranks, ones, speed, fabric, now, hbm, routes)
     teams = {}
     for key, each in draws.items():
         operation, _, algorithm = key
@@ -142,7 +144,7 @@ def _every_rank(
         else:
             team = _team(each)
         teams[key] = team if capacity is None else paced(team, fabric.capacity, capacity)
-    return Compiled(machine, {}, teams, inward, outward)
+    return Compiled(classes, {}, teams, inward, outward)
 
 
 def _team(each: Sequence[Draw | Orbit]) -> Team:
@@ -157,7 +159,8 @@ def _folded(
     n = fabric.n_ranks
     kinds: dict[object, int] = {}
     rank_kind = [
-        kinds.setdefault((fabric.gpu(rank), float(speed[rank])), len(kinds)) for rank in range(n)
+        kinds.setdefault(kind, len(kinds))
+        for kind in zip(roles_of(fabric).of, speed.tolist(), strict=True)
     ]
     resources = [np.array([fabric.hbm(rank)]) for rank in range(n)]
     amounts = [np.ones(1) for _ in range(n)]
@@ -191,9 +194,9 @@ def _folded(
         fabric.capacity, ptr, np.concatenate(resources), np.concatenate(amounts), colour, ties
     )
     row_class = folded.row_class
-    classes = np.unique(row_class[:n])
-    class_of = {int(c): i for i, c in enumerate(classes.tolist())}
-    first = [int(folded.row_first[c]) for c in classes]
+    found_classes = np.unique(row_class[:n]).tolist()
+    class_of = {c: i for i, c in enumerate(found_classes)}
+    first = [int(folded.row_first[c]) for c in found_classes]
 
     def demands(row: int) -> tuple[I8, F8]:
         begin, end = folded.ptr[row_class[row]], folded.ptr[row_class[row] + 1]
@@ -201,9 +204,9 @@ def _folded(
 
     hbm = [int(demands(rank)[0][0]) for rank in first]
     routes = [[demands(n * (1 + i) + rank) for rank in first] for i in range(2)] if copies else []
-    machine, inward, outward = _machine(
+    classes, inward, outward = _classes(
         first,
-        [int(folded.row_count[c]) for c in classes],
+        [int(folded.row_count[c]) for c in found_classes],
         speed[first],
         fabric,
         folded.capacity,
@@ -223,4 +226,4 @@ def _folded(
                 )
         orbits[key] = tuple(found.values())
     teams = {key: _team(each) for key, each in orbits.items()} if len(first) > 1 else {}
-    return Compiled(machine, orbits, teams, inward, outward)
+    return Compiled(classes, orbits, teams, inward, outward)

@@ -1,0 +1,102 @@
+"""What is lowered: the parts that ranks play, with the cost of every op, and who plays them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.fabric.compiled import Fabric
+from sim.lowering.teams import Team
+from sim.mesh.role import Role, Roles
+from sim.strategies.plan import Plan
+
+F8 = npt.NDArray[np.float64]
+I4 = npt.NDArray[np.int32]
+I8 = npt.NDArray[np.int64]
+B1 = npt.NDArray[np.bool_]
+
+CATEGORIES = (
+    "gemm", "attention", "norm", "elementwise", "reduction", "embedding", "loss",
+    "optimizer", "copy", "quantize", "collective", "host",
+)  # fmt: skip
+
+
+class Rows(NamedTuple):
+    """Cost of each distinct op, columns of length n_rows; plan ops point at runs of rows.
+
+    Demands name *local* resources: `Classes.local` maps them to resources class by class.
+    """
+
+    latency_s: F8  # fixed, unshared [s]
+    work: F8
+    bound: F8  # rate alone [work/s]
+    weight: F8
+    curve: I4  # row of `curves`, -1 none
+    hold: I4  # SMs taken, 0 none
+    host_s: F8  # CPU time to launch [s]
+    category: npt.NDArray[np.int8]
+    alone_s: F8  # duration with nothing beside it [s]
+    recompute: B1
+    demand_ptr: I4
+    demand_local: I4
+    demand_amount: F8
+    curves: F8  # (n_curves, max_units + 1)
+
+
+class Part(NamedTuple):
+    """What ranks of one role run, and what it costs them."""
+
+    role: Role
+    plan: Plan  # today one plan is every role's
+    rows: Rows
+    row_start: I8  # (P,) run of rows of each plan op; a collective has one row where one class
+    row_count: I8  # (P,) takes part, else two (arrive, finish) and its wire op in a `Flight`
+
+
+class Classes(NamedTuple):
+    """Classes of equal ranks and the resources they draw on."""
+
+    ranks: tuple[int, ...]  # representative rank of each class
+    multiplicity: I4  # (n_classes,)
+    role: I8  # (n_classes,) which part they play
+    speed: F8  # (n_classes,) relative kernel speed (stragglers), 1 as a rule
+    local: I4  # (n_classes, n_local) local resource -> resource
+    scale: F8  # (n_classes, n_local) demand multiplier (equal ranks folded onto one resource)
+    capacity: F8  # (n_resources,) [unit/s]
+    sms: I4  # (n_classes,) countable units
+
+
+class Flight(NamedTuple):
+    """One collective of the plan on the wire, in all groups."""
+
+    plan_op: int
+    comm: str  # collectives of one communicator follow each other
+    team: Team
+    lane: int  # wire lane of its first op; each op has its own
+    latency_s: float
+    work: float  # [B]
+    bound: float  # [B/s]
+
+
+@lru_cache(maxsize=128)
+def roles_of(fabric: Fabric) -> Roles:
+    """What each rank of a machine is.
+
+    Parameters
+    ----------
+    fabric : Fabric
+        Ranks are told apart by their GPU and by the host around it.
+    """
+    index: dict[Role, int] = {}
+    known: dict[tuple[int, int], int] = {}  # equal nodes share a shape, equal GPUs a spec
+    of: list[int] = []
+    for node, shape in enumerate(fabric.shapes):
+        for gpu in shape.gpu_specs:
+            key = (id(shape), id(gpu))
+            if key not in known:
+                known[key] = index.setdefault(Role(gpu, fabric.host(node)), len(index))
+            of.append(known[key])
+    return Roles(tuple(index), tuple(of))

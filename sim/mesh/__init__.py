@@ -1,0 +1,1 @@
+"""What ranks there are and what each of them is."""

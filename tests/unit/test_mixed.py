@@ -1,0 +1,104 @@
+"""Machines of several kinds of GPU: each rank at its own cost, the step as slow as the slowest."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from sim.engine import run
+from sim.inputs.loader import load
+from sim.lowering.parts import roles_of
+from sim.step.run import run_step
+
+H100, PCIE, A100, L40S = "h100-sxm-80gb", "h100-pcie-80gb", "a100-sxm-80gb", "l40s-pcie-48gb"
+LEVELS = ["folded", "ranks", "steps"]
+
+
+def graph(*nodes):
+    """Nodes of some GPUs each, one CPU and a 24 GB/s NIC, on one switch."""
+    vertices = [{"id": "switch", "kind": "switch"}]
+    edges = []
+    for n, gpus in enumerate(nodes):
+        vertices += [
+            {"id": f"cpu{n}", "kind": "cpu", "node": n},
+            {"id": f"nic{n}", "kind": "nic", "node": n},
+        ]
+        ends = [f"nic{n}"]
+        for i, gpu in enumerate(gpus):
+            vertices.append({"id": f"gpu{n}.{i}", "kind": "gpu", "node": n, "gpu": gpu})
+            ends.append(f"gpu{n}.{i}")
+        edges += [
+            {"source": end, "target": f"cpu{n}", "kind": "pcie", "bandwidth": "25 GB/s"}
+            for end in ends
+        ]
+        edges.append(
+            {"source": f"nic{n}", "target": "switch", "kind": "network", "bandwidth": "24 GB/s"}
+        )
+    return {"name": "mixed", "graph": {"vertices": vertices, "edges": edges}}
+
+
+def outcome(nodes, level="folded", sets=("model.layers=4",), engine="python"):
+    loaded = load(graph(*nodes), "llama3-8b-lora", list(sets))
+    return run_step(loaded.topology, loaded.workload, level=level, engine=engine)
+
+
+def test_an_h100_beside_an_a100_is_no_faster_than_the_a100():
+    """The whole job: 8.278 s and an error before kernels were priced for each GPU."""
+    both = outcome([[H100], [A100]], sets=()).time_s
+    slow = outcome([[A100], [A100]], sets=()).time_s
+    assert slow == pytest.approx(12.2294, abs=5e-4)
+    assert both == pytest.approx(slow, rel=1e-4)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kinds", [(H100, A100), (H100, PCIE), (H100, A100, L40S)])
+def test_the_slowest_kind_sets_the_pace_in_any_order(level, kinds):
+    """Equal work a rank: at least the slowest alone; the others' waiting costs next to nothing."""
+    alone = max(outcome([[kind]] * len(kinds), level).time_s for kind in kinds)
+    for order in itertools.permutations(kinds):
+        mixed = outcome([[kind] for kind in order], level).time_s
+        # less work to do, never: what may differ is when peers come to the collectives
+        assert alone * (1 - 1e-3) <= mixed <= alone * 1.01
+
+
+@pytest.mark.parametrize("nodes", [[[H100] * 4, [A100] * 8], [[A100], [H100, PCIE], [A100]]])
+@pytest.mark.parametrize("level", LEVELS)
+def test_engines_agree_on_mixed_machines(nodes, level):
+    ran = outcome(nodes, level, ["model.layers=1", "gradient_accumulation=1"])
+    reference = run(ran.lowered.program, "reference")
+    assert ran.timeline.end == pytest.approx(reference.end, rel=1e-9)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_unequal_nodes_of_one_kind(level):
+    """Four and eight GPUs; as many in all, evenly, take the same kernels."""
+    uneven = outcome([[A100] * 4, [A100] * 8], level)
+    even = outcome([[A100] * 6, [A100] * 6], level)
+    assert uneven.breakdown.kernels["gemm"] == pytest.approx(even.breakdown.kernels["gemm"], 1e-3)
+    assert uneven.time_s == pytest.approx(even.time_s, rel=0.25)
+
+
+@pytest.mark.parametrize("nodes", [[[H100], [A100]], [[A100, H100], [H100], [A100, A100]]])
+def test_every_rank_takes_the_kernels_of_its_own_gpu(nodes):
+    """Interleaved or not: a rank's GEMM seconds are those it has among its like."""
+    sets = ["model.layers=4", "gradient_accumulation=1"]
+    ran = outcome(nodes, "ranks", sets)
+    kinds = list(itertools.chain(*nodes))
+    like = {kind: outcome([[kind]] * len(kinds), sets=sets) for kind in {*kinds}}
+    alone = {kind: step.breakdown.kernels["gemm"] for kind, step in like.items()}
+    gemm = ran.lowered.category == 0
+    for view, kind in zip(ran.lowered.views, kinds, strict=True):
+        assert view.role.gpu.name == kind
+        ops = np.arange(view.compute.start, view.compute.stop)
+        ops = ops[gemm[ops]]
+        seconds = (ran.timeline.end - ran.timeline.start)[ops].sum()
+        assert seconds == pytest.approx(alone[kind], rel=0.02)
+
+
+def test_roles_tell_gpus_and_hosts_apart():
+    from sim.fabric import compile_fabric
+
+    loaded = load(graph([A100] * 2, [H100], [A100] * 2, [A100]), "llama3-8b-lora", [])
+    roles, of = roles_of(compile_fabric(loaded.topology))
+    assert [(r.gpu.name, r.host.gpus) for r in roles] == [(A100, 2), (H100, 1), (A100, 1)]
+    assert of == (0, 0, 1, 0, 0, 2)
