@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
-from sim.commands.options import FORMS, emit, printed, sets
+from sim.commands.options import FORMS, printed, sets, show
+
+if TYPE_CHECKING:
+    from sim.memory.fit import Quantity
 
 
 @click.command("memory")
@@ -30,25 +34,19 @@ def command(
     from sim.inputs.loader import load
     from sim.memory.fit import solve
     from sim.memory.report import machine, memory
-    from sim.report.memory import formatted
+    from sim.report.memory import MemoryAnswer, view
     from sim.result.describe import describe_topology, describe_workload
     from sim.result.fixes import fixes
 
     loaded = load(topology, workload, overrides)
-    report = memory(loaded.topology, loaded.workload)
-    bound = None
-    if most == "micro_batch":
-        bound = solve(loaded.topology, loaded.workload, "micro_batch")
-    elif most == "sequence_length":
-        bound = solve(loaded.topology, loaded.workload, "sequence_length")
-    elif least:
-        bound = solve(loaded.topology, loaded.workload, "nodes")
-    job = loaded.workload
-    world = machine(loaded.topology)[1]
+    job, world = loaded.workload, machine(loaded.topology)[1]
+    report = memory(loaded.topology, job)
+    wanted = cast("Quantity | None", most or least)
+    bound = solve(loaded.topology, job, wanted) if wanted else None
     total = count_parameters(job.model, job.method).total
     machine_title = describe_topology(loaded.topology)["title"]
     title = f"{describe_workload(job, world, total)['title']} · {machine_title}"
-    found = fixes(loaded.topology, loaded.workload) if form in ("table", "json") else ()
-    emit(formatted(title, report, found, bound, form), output)
+    answer = MemoryAnswer(title, report, fixes(loaded.topology, job), bound)
+    show(view(answer), form, output)
     if require and not report.fits:
         sys.exit(4)

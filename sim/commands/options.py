@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import click
 
 from sim.errors import InputError
+from sim.report.formats import FORMATS, rendered
 
 if TYPE_CHECKING:
+    from sim.report.view import View
     from sim.result.result import Result
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -79,7 +81,12 @@ def printed(*forms: str) -> Callable[[F], F]:
     return add
 
 
-FORMS = ("table", "json", "csv", "md")
+FORMS = tuple(FORMATS)
+
+
+def show(view: View, form: str, output: Path | None) -> None:
+    """Print a view in a format, or write it to a file."""
+    emit(rendered(view, form), output)
 
 
 def emit(text: str, output: Path | None) -> None:

@@ -9,12 +9,12 @@ import click
 from sim.commands.options import (
     FORMS,
     Requirement,
-    emit,
     priced,
     printed,
     require,
     requirements,
     sets,
+    show,
 )
 
 
@@ -23,7 +23,7 @@ from sim.commands.options import (
 @click.argument("workload")
 @sets
 @printed(*FORMS)
-@click.option("-q", "--quiet", is_flag=True, help="Title and verdict only.")
+@click.option("-q", "--quiet", is_flag=True, help="Title and verdict only: no curve, no fixes.")
 @click.option(
     "--engine", type=click.Choice(["auto", "reference", "python", "compiled"]), default="auto",
     help="Which engine runs the program; all give the same times.",
@@ -54,18 +54,16 @@ def command(
 ) -> None:  # fmt: skip
     """Predict memory, step time, throughput, scaling and cost of WORKLOAD on TOPOLOGY."""
     from sim.api import simulate
-    from sim.report import terminal
+    from sim.report.run import view
 
     if offer or prices:
         from sim.study.pricing import rented_at
 
         overrides = (*rented_at(topology, workload, overrides, offer, prices), *overrides)
-    short = quiet and form == "table"
     result = simulate(
         topology, workload, overrides=overrides, engine=engine, level=level,
         jitter=jitter, slow=slow, seed=seed, replicas=replicas,
-        scaling=not (no_scaling or short), fixes=not short,
+        scaling=not (no_scaling or quiet), fixes=not quiet,
     )  # fmt: skip
-    text = terminal.formatted(result, form, quiet=quiet)
-    emit(text, output)
+    show(view(result, quiet=quiet), form, output)
     require(result, requirements)

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sim.documents import round_significant
-from sim.report.job import usd
-from sim.report.quantities import count, duration, gib, percent
+from sim.report.quantities import count, duration, gib, percent, usd
 from sim.result.result import Result
 from sim.study.compare import PARTS, Comparison, Delta, Variant, part_times
 

@@ -1,11 +1,12 @@
-"""The whole job as text: wall-clock, goodput, checkpoints, data, cost, energy."""
+"""The whole job: wall-clock, goodput, checkpoints, data, cost, energy."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from sim.report.quantities import count, duration, percent
+from sim.report.quantities import count, duration, percent, usd
+from sim.report.view import Fact, Facts, Lines
 from sim.result.result import Result
 
 _PARTS = {
@@ -20,36 +21,36 @@ _PARTS = {
 }
 
 
-def job_lines(result: Result) -> list[str]:
+def job_section(result: Result) -> Facts | Lines:
     """The job section of `scaling-sim run`."""
     job = result.job
     if not job.get("wall_clock_s"):
-        return ["  Job length not given (tokens:, steps: or samples:)"]
-    head = f"  The whole job: {count(job['tokens'])} tokens, {job['steps']:,} steps"
+        return Lines(["Job length not given (tokens:, steps: or samples:)"])
+    head = f"The whole job: {count(job['tokens'])} tokens, {job['steps']:,} steps"
     if not math.isfinite(job["wall_clock_s"]):
-        return [head, *_never(result)]
+        return Facts(_never(result), head, indent=4)
     rows = [
-        ("wall-clock", _wall(result)),
-        ("goodput", _goodput(job["shares"])),
-        ("data", _data(job)),
-        ("failures", _failures(job)),
-        ("checkpoints", _checkpoints(job)),
-        ("cost", _cost(result.cost)),
-        ("energy", _energy(result.energy)),
+        Fact("wall-clock", _wall(result)),
+        Fact("goodput", _goodput(job["shares"])),
+        Fact("data", _data(job)),
+        Fact("failures", _failures(job)),
+        Fact("checkpoints", _checkpoints(job)),
+        Fact("cost", _cost(result.cost)),
+        Fact("energy", _energy(result.energy)),
     ]
-    return [head, *(f"    {name:<11}  {text}" for name, text in rows if text)]
+    return Facts([row for row in rows if row.text], head, indent=4)
 
 
-def _never(result: Result) -> list[str]:
+def _never(result: Result) -> list[Fact]:
     job = result.job
     work = duration(job["steps"] * result.step.time_s)
     pause = duration(job["mean_uptime_s"])
     saves = "nothing is saved" if job["checkpoint_interval_s"] is None else "saves come too late"
-    return [
-        f"    never ends   {work} of work, an interruption every {pause}, and {saves}: "
-        "a run of that length without one is not to be had",
-        f"    checkpoints  {_checkpoints(job)}",
-    ]
+    never = (
+        f"{work} of work, an interruption every {pause}, and {saves}: "
+        "a run of that length without one is not to be had"
+    )
+    return [Fact("never ends", never), Fact("checkpoints", _checkpoints(job))]
 
 
 def _wall(result: Result) -> str:
@@ -118,11 +119,6 @@ def _checkpoints(job: dict[str, Any]) -> str:
     elif young:
         text += f"; best every {duration(young)} by Young's formula"
     return text
-
-
-def usd(value: float) -> str:
-    """Dollars; cents below a hundred."""
-    return f"${value:,.0f}" if value >= 100 else f"${value:,.2f}"
 
 
 def _cost(cost: dict[str, Any]) -> str:

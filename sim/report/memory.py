@@ -1,16 +1,18 @@
-"""`scaling-sim memory` as text, JSON, CSV or Markdown."""
+"""`scaling-sim memory`: verdict, bytes by category and moment, what would make it fit."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from sim.documents import SCHEMAS, Document
 from sim.memory.fit import Bound
 from sim.memory.report import MemoryReport
-from sim.report.quantities import gib, percent, settings
+from sim.report.quantities import GIB, gib, percent, settings
+from sim.report.view import Cell, Column, Lines, Notes, Row, Section, Table, View, left
 from sim.result.fixes import MemoryFix
 
-SCHEMA = "scaling-sim/memory/1"
 _TITLES = {
     "sharded_parameters": "parameters (sharded)",
     "unsharded_parameters": "parameters (gathered)",
@@ -29,78 +31,43 @@ _OVERHEADS = {
     "cuda_context": "CUDA context",
     "communicators": "NCCL buffers",
 }
+_CLOSE = "memory.close-to-capacity"
 
 
-def table(
-    title: str,
-    report: MemoryReport,
-    fixes: tuple[MemoryFix, ...],
-    bound: Bound | None = None,
-) -> str:
-    """Verdict, byte table per moment, what dominates, fixes."""
-    lines = [title, "", *_verdict(report)]
-    if bound is not None:
-        lines += ["", *_bound(bound)]
-    lines += ["", *_rows(report)]
-    if fixes:
-        lines += ["", "  Fixes, those that make it fit first, cheapest in GPU time a token first"]
-        width = max(len(f.description) for f in fixes)
-        for fix in fixes:
-            mark = "fits" if fix.fits else "does not fit"
-            lines.append(
-                f"    {fix.description:<{width}}  -{gib(fix.saved_bytes):>10} -> "
-                f"{gib(fix.peak_reserved_bytes):>10}  {mark:<12}  "
-                f"{_cost(fix):<30}  {settings(fix.change)}"
-            )
-    return "\n".join(lines)
+@dataclass(frozen=True, slots=True)
+class MemoryAnswer(Document):
+    """What `memory` found of a job on a machine."""
 
+    schema: ClassVar[str] = SCHEMAS["memory"]
 
-def to_json(
-    report: MemoryReport, fixes: tuple[MemoryFix, ...], bound: Bound | None = None
-) -> dict[str, Any]:
-    """The same as data: SI units, stable keys."""
-    data: dict[str, Any] = {"schema": SCHEMA, "memory": _report(report)}
-    if bound is not None:
-        data["bound"] = {"quantity": bound.quantity, "value": bound.value}
-        data["bound"]["memory"] = _report(bound.report)
-    data["fixes"] = [
-        {
-            "change": f.change,
-            "description": f.description,
-            "saved_bytes": f.saved_bytes,
-            "peak_reserved_bytes": f.peak_reserved_bytes,
-            "fits": f.fits,
-            "time_cost": f.time_cost,
-            "changes_training": f.changes_training,
-        }
-        for f in fixes
-    ]
-    return data
+    title: str
+    report: MemoryReport
+    fixes: tuple[MemoryFix, ...]
+    bound: Bound | None = None
 
+    def content(self) -> dict[str, Any]:
+        """Keys below the schema; the title says what the user gave, so it is left out."""
+        found: dict[str, Any] = {"memory": _report(self.report)}
+        if self.bound is not None:
+            found["bound"] = {
+                "quantity": self.bound.quantity,
+                "value": self.bound.value,
+                "memory": _report(self.bound.report),
+            }
+        return found | {"fixes": self.fixes}
 
-def formatted(
-    title: str,
-    report: MemoryReport,
-    fixes: tuple[MemoryFix, ...],
-    bound: Bound | None,
-    form: str,
-) -> str:
-    """Any of the formats a verb offers."""
-    if form == "json":
-        return json.dumps(_rounded(to_json(report, fixes, bound)), indent=2)
-    if form in ("csv", "md"):
-        moments = list(report.by_moment)
-        rows = [["category", *moments]]
-        for name in _TITLES:
-            cells = [f"{report.categories_by_moment[m].get(name, 0.0):.0f}" for m in moments]
-            rows.append([name, *cells])
-        rows.append(["allocated", *(f"{report.by_moment[m]:.0f}" for m in moments)])
-        if form == "csv":
-            return "\n".join(",".join(row) for row in rows)
-        rule = "|" + "---|" * len(rows[0])
-        body = ["| " + " | ".join(row) + " |" for row in rows]
-        return "\n".join([body[0], rule, *body[1:]])
-    return table(title, report, fixes, bound)
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """A row a category, with its bytes at each moment and at the peak; then what is added."""
+        r = self.report
+        found: list[dict[str, Any]] = [
+            {"category": name, **{m: r.categories_by_moment[m].get(name, 0.0) for m in r.by_moment},
+             "peak": r.by_category.get(name, 0.0)}
+            for name in _TITLES
+        ]  # fmt: skip
+        found.append({"category": "allocated", **r.by_moment, "peak": r.peak_allocated_bytes})
+        added = {**r.overheads, "needed": r.peak_reserved_bytes, "capacity": r.capacity_bytes}
+        added |= {f"host {name}": size for name, size in r.host_terms.items()}
+        return [*found, *({"category": name, "peak": size} for name, size in added.items())]
 
 
 def _report(report: MemoryReport) -> dict[str, Any]:
@@ -124,78 +91,110 @@ def _report(report: MemoryReport) -> dict[str, Any]:
     }
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.12g}")
-    if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_rounded(v) for v in value]
-    return value
+def view(answer: MemoryAnswer) -> View:
+    """What `scaling-sim memory` says."""
+    report = answer.report
+    bound = [] if answer.bound is None else [_bound(answer.bound)]
+    sections: list[Section] = [
+        Lines([_verdict(report)]), Notes(_warnings(report), apart=False),
+        Lines(_host(report), apart=False), Lines(bound), _moments(report), _fixes(answer.fixes),
+    ]  # fmt: skip
+    return View(answer.title, sections, answer)
 
 
-def _verdict(report: MemoryReport) -> list[str]:
+def _verdict(report: MemoryReport) -> str:
     used = f"{gib(report.peak_reserved_bytes)} of {gib(report.capacity_bytes)}"
     share = percent(report.peak_reserved_bytes / report.capacity_bytes)
     size = gib(report.terms.get(report.dominating, 0.0))
     why = f"largest at the peak ({report.peak_moment}): {report.dominating}, {size}"
     if report.fits:
-        lines = [f"  Fits: {used} ({share}); {why}"]
-        if report.headroom_bytes < 0.05 * report.capacity_bytes:
-            lines.append("  ! within 5 % of the capacity: allocator retries will slow the step")
-    elif report.headroom_bytes >= 0:
-        lines = [f"  Does not fit on the host; the GPU would take {used} ({share})"]
-    else:
-        lines = [f"  Does not fit: {used} ({share}), {gib(-report.headroom_bytes)} too much; {why}"]
-    for warning in report.warnings:
-        if warning.code != "memory.close-to-capacity":
-            lines.append(f"  ! {warning.message}; {warning.hint}")
-    capacity = gib(report.host_capacity_bytes)
+        return f"Fits: {used} ({share}); {why}"
+    if report.headroom_bytes >= 0:
+        return f"Does not fit on the host; the GPU would take {used} ({share})"
+    return f"Does not fit: {used} ({share}), {gib(-report.headroom_bytes)} too much; {why}"
+
+
+def _warnings(report: MemoryReport) -> list[str]:
+    """What slows the step, and traps that the job steps into."""
+    found = [f"! {w.message}; {w.hint}" for w in report.warnings if w.code != _CLOSE]
+    if any(w.code == _CLOSE for w in report.warnings):
+        found.insert(0, "! within 5 % of the capacity: allocator retries will slow the step")
+    return found
+
+
+def _host(report: MemoryReport) -> list[str]:
+    lines = []
+    capacity = report.host_capacity_bytes
     if report.host_bytes:
-        verdict = "" if report.host_bytes <= report.host_capacity_bytes else ": does not fit"
         parts = sorted(report.host_terms.items(), key=lambda item: -item[1])
         text = ", ".join(f"{name} {gib(size)}" for name, size in parts)
+        verdict = "" if report.host_bytes <= capacity else ": does not fit"
         lines.append(
-            f"  Host memory a node: {gib(report.host_bytes)} of {capacity}{verdict} ({text})"
+            f"Host memory a node: {gib(report.host_bytes)} of {gib(capacity)}{verdict} ({text})"
         )
     loading = report.host_loading_bytes
     if loading:
-        verdict = "" if loading <= report.host_capacity_bytes else ": does not fit"
+        verdict = "" if loading <= capacity else ": does not fit"
         lines.append(
-            f"  Host memory a node while loading, a copy on every rank: {gib(loading)} of "
-            f"{capacity}{verdict}"
+            f"Host memory a node while loading, a copy on every rank: {gib(loading)} of "
+            f"{gib(capacity)}{verdict}"
         )
     return lines
 
 
-def _bound(bound: Bound) -> list[str]:
+def _bound(bound: Bound) -> str:
     name = bound.quantity.replace("_", " ")
     most = "Fewest nodes that fit" if bound.quantity == "nodes" else f"Largest {name} that fits"
-    line = f"  {most}: {bound.value:,} ({gib(bound.report.peak_reserved_bytes)}"
+    line = f"{most}: {bound.value:,} ({gib(bound.report.peak_reserved_bytes)}"
     if bound.beyond is not None:
         line += f"; one step beyond {gib(bound.beyond.peak_reserved_bytes)}"
-    return [line + ")"]
+    return line + ")"
 
 
-def _rows(report: MemoryReport) -> list[str]:
+def _moments(report: MemoryReport) -> Table:
     moments = list(report.by_moment)
     width = max(len(t) for t in (*_TITLES.values(), *_OVERHEADS.values()))
-    lines = [f"  {'GiB per GPU':<{width}}" + "".join(f"{m:>11}" for m in moments)]
-    gigabytes = float(1 << 30)
+    rows: list[Row] = []
     for name, text in _TITLES.items():
-        cells = [report.categories_by_moment[m].get(name, 0.0) / gigabytes for m in moments]
-        if max(cells) >= 0.005:
-            shown = "".join(f"{c:>11.2f}" if c >= 0.005 else f"{'-':>11}" for c in cells)
-            lines.append(f"  {text:<{width}}{shown}")
-    total = "".join(f"{report.by_moment[m] / gigabytes:>11.2f}" for m in moments)
-    lines.append(f"  {'allocated':<{width}}{total}")
+        sizes = [report.categories_by_moment[m].get(name, 0.0) for m in moments]
+        if max(sizes) >= 0.005 * GIB:
+            rows.append([text, *map(_size, sizes)])
+    rows.append(["allocated", *(_gib(report.by_moment[m]) for m in moments)])
     for name, text in _OVERHEADS.items():
-        size = report.overheads.get(name, 0.0) / gigabytes
-        if size >= 0.005:
-            lines.append(f"  + {text:<{width - 2}}{size:>11.2f}")
-    reserved = report.peak_reserved_bytes / gigabytes
-    lines.append(f"  {'needed in all':<{width}}{reserved:>11.2f}")
-    return lines
+        size = report.overheads.get(name, 0.0)
+        if size >= 0.005 * GIB:
+            rows.append([f"+ {text}", _gib(size)])
+    rows.append(["needed in all", _gib(report.peak_reserved_bytes)])
+    columns = [
+        left("GiB per GPU", width=width), *(Column(m, width=11, before="") for m in moments)
+    ]  # fmt: skip
+    return Table(columns, rows, indent=2)
+
+
+def _gib(size: float) -> Cell:
+    return Cell(f"{size / GIB:.2f}", size, "B")
+
+
+def _size(size: float) -> Cell:
+    return _gib(size) if size >= 0.005 * GIB else Cell("-", size, "B")
+
+
+def _fixes(fixes: tuple[MemoryFix, ...]) -> Table:
+    columns = [
+        left("change"), Column("saves", width=10, before="  -"),
+        Column("needs then", width=10, before=" -> "), left("verdict", width=12),
+        left("cost", width=30), left("as options"),
+    ]  # fmt: skip
+    rows: list[Row] = [
+        [
+            f.description, Cell(gib(f.saved_bytes), f.saved_bytes, "B"),
+            Cell(gib(f.peak_reserved_bytes), f.peak_reserved_bytes, "B"),
+            "fits" if f.fits else "does not fit", Cell(_cost(f), f.time_cost), settings(f.change),
+        ]
+        for f in fixes
+    ]  # fmt: skip
+    heading = "Fixes, those that make it fit first, cheapest in GPU time a token first"
+    return Table(columns, rows, heading, headed=False)
 
 
 def _cost(fix: MemoryFix) -> str:

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sim.job.offers import COLUMNS, STALE_DAYS, PriceRow, to_csv
-from sim.report.job import usd
-from sim.report.quantities import count, duration
+from sim.report.quantities import count, duration, usd
 from sim.study.pricing import PricedJob
 
 

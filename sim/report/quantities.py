@@ -44,6 +44,11 @@ def percent(share: float) -> str:
     return f"{100.0 * share:.1f} %"
 
 
+def usd(value: float) -> str:
+    """Dollars; cents below a hundred."""
+    return f"${value:,.0f}" if value >= 100 else f"${value:,.2f}"
+
+
 def settings(change: dict[str, Any]) -> str:
     """Changes as a user would type them: ``--set key=value``, quoted for a shell."""
     return " ".join(

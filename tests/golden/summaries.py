@@ -26,7 +26,8 @@ from sim.lowering.costs import price
 from sim.lowering.lower import lower
 from sim.lowering.parts import CATEGORIES
 from sim.memory.report import memory
-from sim.report.terminal import formatted
+from sim.report.formats import rendered
+from sim.report.run import view
 from sim.result.result import Result
 from sim.strategies import build_plan
 from sim.strategies.plan import COLLECTIVE, Plan
@@ -121,7 +122,7 @@ def _six(value: float) -> float:
 def report_summary(topology: str, workload: str) -> dict[str, Any]:
     """The keys of the document, and the headings and labels of the report."""
     result = simulate(topology, workload)
-    return {"keys": document_keys(result), "labels": masked(formatted(result, "table"))}
+    return {"keys": document_keys(result), "labels": masked(rendered(view(result), "table"))}
 
 
 def document_keys(result: Result) -> list[str]:

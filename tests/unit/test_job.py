@@ -18,7 +18,8 @@ from sim.job.estimate import estimate_job
 from sim.job.pipeline import Pipeline, simulate_stall
 from sim.job.plan import Links, mean_time_between_failures, plan_job
 from sim.job.run import JobSpec, simulate_job, simulate_run
-from sim.report.terminal import render
+from sim.report.formats.text import render
+from sim.report.run import view
 from sim.result.predict import predict
 from sim.step.breakdown import Breakdown
 from sim.step.run import run_step
@@ -282,7 +283,7 @@ def test_a_starved_job_names_data_as_its_bottleneck_and_the_cure():
     (fix,) = starved.bottleneck.fixes
     assert fix.change == {"data.workers": 14}
     assert starved.job["data_idle_share"] == pytest.approx(0.40, abs=0.03)
-    text = render(starved)
+    text = render(view(starved))
     assert "waiting for data" in text
     cured = simulate(
         "dgx-h100", "data-starved", overrides=["data.workers=14"], scaling=False, fixes=False
@@ -321,7 +322,7 @@ def test_a_hopeless_job_is_said_to_be_so():
         "dgx-h100", "llama3-8b-sft", overrides=["reliability.gpu_mtbf=1 min"], scaling=False,
         fixes=False,
     )  # fmt: skip
-    assert "never ends" in render(result)
+    assert "never ends" in render(view(result))
     assert result.to_dict()["job"]["wall_clock_s"] is None
 
 

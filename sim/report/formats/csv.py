@@ -1,0 +1,51 @@
+"""Rows of the document behind a view, numbers in full."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from sim.documents import Document, plain
+from sim.report.view import Notes, View
+
+
+def render(view: View) -> str:
+    """Comma-separated values: a line of keys, then a line a row, what the notes say last."""
+    rows = [flat(plain(row)) for row in view.document.records()]
+    notes = [line.strip() for s in view.sections if isinstance(s, Notes) for line in s.lines]
+    if notes and type(view.document).records is not Document.records:  # else it has them
+        rows = [{**row, "notes": "; ".join(notes)} for row in rows]
+    names = dict.fromkeys(name for row in rows for name in row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(names), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, str]:
+    """A row with dotted keys for what has parts; the places of a list count from 0.
+
+    >>> flat({"fits": True, "band": [1.0, 2.5], "notes": ["a", "b"], "left": None})
+    {'fits': 'true', 'band.0': '1.0', 'band.1': '2.5', 'notes': 'a; b', 'left': ''}
+    """
+    found: dict[str, str] = {}
+    for key, value in row.items():
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            found[key] = "; ".join(value)
+        elif isinstance(value, list | tuple):
+            found |= flat({f"{key}.{place}": item for place, item in enumerate(value)})
+        elif isinstance(value, Mapping):
+            found |= flat({f"{key}.{name}": item for name, item in value.items()})
+        else:
+            found[key] = written(value)
+    return found
+
+
+def written(value: Any) -> str:
+    """A value in full."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,111 @@
+"""A view as one HTML page: no scripts, nothing fetched, tables with headers, fit to print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+
+from sim.report.formats.csv import flat
+from sim.report.svg import COLOURS
+from sim.report.view import Bar, Cell, Facts, Figures, Notes, Section, Table, View
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem;
+  padding: 0 1rem; color: #1a1a1a; background: #fff; }
+h1 { font-size: 1.3rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .7rem; border-bottom: 1px solid #ccc; text-align: left;
+  vertical-align: top; }
+thead th { border-bottom: 2px solid #555; } .n { text-align: right; white-space: nowrap; }
+.note { border-left: 4px solid #d55e00; padding-left: .7rem; }
+.wide { overflow-x: auto; } svg { width: 100%; max-width: 48rem; height: 1.6rem; }
+.key { display: inline-block; width: .8em; height: .8em; margin-right: .3em; }
+@media print { body { margin: 0; max-width: none; font-size: 10pt; } .wide { overflow: visible; }
+  table, svg { break-inside: avoid; } thead { display: table-header-group; } }
+"""
+
+
+def render(view: View) -> str:
+    """The page."""
+    title = escape(view.title or "scaling-sim")
+    body = "\n".join(part for section in view.filled for part in _section(section))
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<h1>{title}</h1>\n{body}\n</main>\n</body>\n</html>"
+    )
+
+
+def _section(section: Section) -> Iterator[str]:
+    heading = getattr(section, "heading", "").rstrip(":")
+    if heading:
+        yield f"<h2>{escape(heading)}</h2>"
+    if isinstance(section, Figures):
+        rows = "".join(
+            f'<tr><th scope="row">{escape(key)}</th><td>{escape(value)}</td></tr>\n'
+            for key, value in flat(section.rows).items()
+        )
+        head = '<thead><tr><th scope="col">key</th><th scope="col">value</th></tr></thead>'
+        yield f"<details><summary>Every figure</summary>\n<table>{head}<tbody>\n{rows}</tbody>"
+        yield "</table></details>"
+    elif isinstance(section, Bar):
+        yield from _bar(section)
+    elif isinstance(section, Facts):
+        yield "<table><tbody>"
+        for label, *text in ((row.label, row.text, *row.more) for row in section.rows):
+            said = "<br>".join(map(escape, text))
+            yield f'<tr><th scope="row">{escape(label)}</th><td>{said}</td></tr>'
+        yield "</tbody></table>"
+    elif isinstance(section, Table):
+        yield from _table(section)
+    elif isinstance(section, Notes):
+        yield from (f'<p class="note">{escape(line.strip())}</p>' for line in section.lines)
+    elif section.list:
+        yield "<ul>" + "".join(f"<li>{escape(x.strip())}</li>\n" for x in section.lines) + "</ul>"
+    else:
+        yield from (f"<p>{escape(line.strip())}</p>" for line in section.lines)
+
+
+def _table(table: Table) -> Iterator[str]:
+    side = [' class="n"' if column.right else "" for column in table.columns]
+    heads = "".join(
+        f'<th scope="col"{where}>{escape(column.head)}</th>'
+        for column, where in zip(table.columns, side, strict=True)
+    )
+    yield f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>'
+    for row in table.rows:
+        cells = [*row, *[""] * (len(table.columns) - len(row))]
+        first, *others = map(_cell, cells)
+        rest = "".join(f"<td{w}>{c}</td>" for c, w in zip(others, side[1:], strict=True))
+        yield f'<tr><th scope="row"{side[0]}>{first}</th>{rest}</tr>'
+    yield "</tbody></table></div>"
+
+
+def _cell(cell: Cell | str) -> str:
+    if isinstance(cell, str):
+        return escape(cell)
+    if cell.value is None:
+        return escape(cell.text)
+    unit = f' title="{cell.value:.12g} {escape(cell.unit)}"' if cell.unit else ""
+    return f'<data value="{cell.value:.12g}"{unit}>{escape(cell.text)}</data>'
+
+
+def _bar(bar: Bar) -> Iterator[str]:
+    said = ", ".join(f"{label} {100 * share:.0f} %" for label, share in bar.parts)
+    yield '<svg viewBox="0 0 100 4" preserveAspectRatio="none" role="img" '
+    yield f'aria-label="{escape(said)}">'
+    start = 0.0
+    for i, (label, share) in enumerate(bar.parts):
+        width = 100 * max(share, 0.0)
+        yield (
+            f'<rect x="{start:.3f}" width="{width:.3f}" height="4" '
+            f'fill="{COLOURS[i % len(COLOURS)]}"><title>{escape(label)}</title></rect>'
+        )
+        start += width
+    yield "</svg><ul>"
+    for i, (label, share) in enumerate(bar.parts):
+        key = f'<span class="key" style="background: {COLOURS[i % len(COLOURS)]}"></span>'
+        yield f"<li>{key}{escape(label)} {100 * share:.0f} %</li>"
+    yield from (f"<li>{escape(line)}</li>" for line in bar.more)
+    yield "</ul>"

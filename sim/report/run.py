@@ -1,0 +1,229 @@
+"""A Result: verdict first, then the numbers, then what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sim.report.job import job_section
+from sim.report.quantities import count, duration, gib, percent, settings
+from sim.report.view import (
+    Bar,
+    Cell,
+    Column,
+    Fact,
+    Facts,
+    Figures,
+    Notes,
+    Row,
+    Section,
+    Table,
+    View,
+    left,
+)
+from sim.result.result import Result
+
+_GROUPS = {
+    "GEMM": ("gemm",),
+    "attention": ("attention",),
+    "other kernels": ("norm", "elementwise", "reduction", "embedding", "loss", "quantize", "copy"),
+    "optimizer": ("optimizer",),
+    "exposed comm": ("exposed_communication",),
+    "host and copies": ("host", "copies", "idle"),
+}
+
+
+def view(result: Result, *, quiet: bool = False) -> View:
+    """What `scaling-sim run` says; `quiet` leaves all but the verdict out."""
+    sections: list[Section] = [_verdict(result)]
+    if not quiet:
+        sections += [
+            _time(result), _memory(result), _scaling(result), job_section(result), _fixes(result),
+            notes(result), Figures(result.to_dict()),
+        ]  # fmt: skip
+    return View(_title(result), sections, result)
+
+
+def _title(result: Result) -> str:
+    t, w = result.topology, result.workload
+    return (
+        f"{w['title']} · {t['title']} · {w['strategy']} · {w['precision']} · "
+        f"seq {w['sequence_length']} · global batch {w['global_batch_sequences']} sequences "
+        f"({w['micro_batch']} x {w['gradient_accumulation']} accumulated "
+        f"x {w['data_parallel']} ranks)"
+    )
+
+
+def _verdict(result: Result) -> Facts:
+    s, p = result.step, result.throughput
+    exposed = s.exposed_communication_s / s.time_s
+    where = ", ".join(f"{name} {duration(t)}" for name, t in list(s.exposed.items())[:3])
+    verdict, *times = _fit(result)
+    return Facts(
+        [
+            Fact("Verdict", verdict, (*times, result.bottleneck.explanation)),
+            Fact("Step time", duration(s.time_s) + _band(result), tuple(_variation(result))),
+            Fact(
+                "Tokens/s",
+                f"{count(p.tokens_per_s)} in all · {count(p.tokens_per_s_per_gpu)} per GPU",
+            ),
+            Fact(
+                "MFU",
+                f"{percent(p.mfu)}   (model FLOPs without recompute, attention "
+                f"{result.provenance['attention_flops']}, over the {p.peak_dtype} dense peak)",
+            ),
+            Fact("HFU", f"{percent(p.hfu)}   (recompute included)"),
+            Fact(
+                "Exposed comm",
+                f"{duration(s.exposed_communication_s)} ({percent(exposed)} of the step)"
+                + (f": {where}" if where else ""),
+            ),
+        ],
+        gap=1,
+    )
+
+
+def _band(result: Result) -> str:
+    band = result.uncertainty.get("step_time_s")
+    return f"  (80 % band {duration(band[0])} to {duration(band[1])})" if band else ""
+
+
+def _variation(result: Result) -> Iterator[str]:
+    found = result.detail.get("variation")
+    if found is None:
+        return
+    parts = list(found["slow"])
+    if found["jitter"]:
+        parts.append(f"jitter {percent(found['jitter'])}, seed {found['seed']}")
+    times = found["step_time_s"]
+    if found["replicas"] > 1:
+        parts.append(
+            f"over {found['replicas']} steps p10 {duration(times['p10'])}, "
+            f"p50 {duration(times['p50'])}, p90 {duration(times['p90'])}"
+        )
+    yield f"with {', '.join(parts)}"
+
+
+def _fit(result: Result) -> list[str]:
+    m = result.memory
+    used = m.peak_reserved_bytes / m.capacity_bytes if m.capacity_bytes else 0.0
+    gpu = f"{gib(m.peak_reserved_bytes)} of {gib(m.capacity_bytes)} per GPU"
+    if m.fits:
+        return [f"fits: {gpu} ({percent(used)})"]
+    reasons = []
+    if m.peak_reserved_bytes > m.capacity_bytes:
+        largest = max(m.by_category, key=lambda name: m.by_category[name])
+        reasons.append(
+            f"needs {gpu}, {gib(m.peak_reserved_bytes - m.capacity_bytes)} too much, at "
+            f"{m.peak_moment}; {largest} alone are {gib(m.by_category[largest])}"
+        )
+    if m.host_bytes_per_node > m.host_capacity_bytes > 0.0:
+        reasons.append(
+            f"needs {gib(m.host_bytes_per_node)} of {gib(m.host_capacity_bytes)} of host memory "
+            "per node"
+        )
+    times = "the times below are as if there were room"
+    curve = result.scaling.curve
+    roomy = [point for point in curve if point.fits]
+    if roomy:
+        times = f"unchanged, it fits on {roomy[0].nodes} nodes ({roomy[0].gpus} GPUs); {times}"
+    elif len(curve) > 1:
+        times = f"unchanged, it fits on none of up to {curve[-1].nodes} nodes; {times}"
+    return [f"DOES NOT FIT: {'; '.join(reasons)}", times]
+
+
+def _time(result: Result) -> Bar:
+    breakdown, total = result.step.breakdown, result.step.time_s
+    shares = [
+        (label, sum(breakdown.get(key, 0.0) for key in keys) / total)
+        for label, keys in _GROUPS.items()
+    ]
+    more = []
+    if result.step.overlap_slowdown_s > 0.005 * total:
+        more.append(
+            f"overlap costs {duration(result.step.overlap_slowdown_s)}: kernels "
+            "slowed by the SMs and HBM bandwidth of collectives beside them"
+        )
+    return Bar("Where time goes", shares, more)
+
+
+def _memory(result: Result) -> Table:
+    m = result.memory
+    top = sorted(m.by_category.items(), key=lambda item: -item[1])
+    rows: list[Row] = [
+        [name, Cell(gib(size), size, "B"), ""] for name, size in top if size >= 1 << 20
+    ]
+    reserved = f"reserved with context, NCCL buffers and fragmentation {gib(m.peak_reserved_bytes)}"
+    allocated = Cell(gib(m.peak_allocated_bytes), m.peak_allocated_bytes, "B")
+    return Table(
+        [left("what"), Column("size", width=10), left(before="   ")],
+        [*rows, ["allocated", allocated, reserved]],
+        f"Memory per GPU at its peak ({m.peak_moment})", headed=False,
+    )  # fmt: skip
+
+
+def _scaling(result: Result) -> Table:
+    scaling = result.scaling
+    heading = f"Scaling ({scaling.kind}; efficiency against {scaling.baseline_gpus} GPUs)"
+    columns = [
+        Column("nodes"), Column("GPUs", width=5, before=" "), Column("step time", width=9),
+        Column("tokens/s", width=10), Column("efficiency"), Column("without comm"),
+        Column("exposed"), left(),
+    ]  # fmt: skip
+    rows: list[Row] = [
+        [
+            Cell(str(p.nodes), p.nodes), Cell(str(p.gpus), p.gpus),
+            Cell(duration(p.step_time_s), p.step_time_s, "s"),
+            Cell(count(p.tokens_per_s), p.tokens_per_s), Cell(percent(p.efficiency), p.efficiency),
+            Cell(percent(p.ideal_efficiency), p.ideal_efficiency),
+            percent(p.exposed_communication_s / p.step_time_s), "" if p.fits else "does not fit",
+        ]
+        for p in scaling.curve
+    ]  # fmt: skip
+    return Table(columns, rows, heading)
+
+
+def _fixes(result: Result) -> Table:
+    heading = "Worth trying (each simulated; time per token against now)"
+    columns = [
+        Column("time per token", width=8), left("change", pad=False),
+        left("memory", pad=False, before=" (", after=")"), left("as options", pad=False),
+    ]  # fmt: skip
+    rows: list[Row] = [
+        [
+            Cell(f"{100 * (fix.step_time_ratio - 1):+.1f} %", fix.step_time_ratio),
+            fix.description,
+            Cell(gib(fix.memory_bytes) + ("" if fix.fits else ", does not fit"),
+                 fix.memory_bytes, "B"),
+            settings(fix.change),
+        ]
+        for fix in result.bottleneck.fixes
+    ]  # fmt: skip
+    return Table(columns, rows, heading, headed=False)
+
+
+def notes(result: Result) -> Notes:
+    """Warnings, borrowed constants, and keys that took defaults."""
+    lines = [
+        f"! {w.code} {w.message}" + (f" ({w.hint})" if w.hint else "") for w in result.warnings
+    ]
+    lines += [f"borrowed: {text}" for text in borrowed(result)]
+    if result.assumptions:
+        lines.append(
+            f"{len(result.assumptions)} keys took defaults (--format json lists them), such as "
+            + ", ".join(_telling(result.assumptions))
+        )
+    return Notes(lines)
+
+
+def borrowed(result: Result) -> list[str]:
+    """Constants of a GPU that are another's."""
+    return [text for key, text in result.provenance.items() if key.startswith("fallback")]
+
+
+_TELLING = ("optimizer_implementation", "loss", "wrap", "reduce_dtype", "torch", "nccl", "clip")
+
+
+def _telling(assumptions: tuple[str, ...]) -> list[str]:
+    """The assumed keys that move the numbers most."""
+    short = [text.split(".", 1)[-1] for text in assumptions]
+    return [t for t in short if t.split(" =")[0].rsplit(".", 1)[-1] in _TELLING]

@@ -1,0 +1,149 @@
+"""What a report says, apart from how it is written: sections of facts, tables, lines and bars.
+
+A document type has one function ``view(document) -> View`` in a file of this package; a format has
+one file in `sim.report.formats` and knows nothing of documents. Numbers go into sentences and cells
+as a reader would say them, and cells keep the full number beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sim.documents import Document
+
+
+class Cell(NamedTuple):
+    """A cell with the number it stands for."""
+
+    text: str
+    value: float | None
+    unit: str = ""
+
+
+Row = Sequence[Cell | str]
+
+
+class Column(NamedTuple):
+    """A column; from `width` on, how a terminal lays it out."""
+
+    head: str
+    right: bool = True  # numbers
+    width: int = 0  # at least
+    before: str = "  "
+    after: str = ""
+    pad: bool = True
+
+
+def left(head: str = "", **layout: Any) -> Column:
+    """A column of words."""
+    return Column(head, right=False, **layout)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of cells.
+
+    Attributes
+    ----------
+    columns : sequence of Column
+        Their heads.
+    rows : sequence of Row
+        A shorter row says nothing in the last columns.
+    heading : str
+        Above it.
+    indent : int
+        In a terminal.
+    headed : bool
+        Whether a terminal shows the heads; sentences laid out as columns need none.
+    """
+
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    heading: str = ""
+    indent: int = 4
+    headed: bool = True
+
+
+class Fact(NamedTuple):
+    """A labelled sentence, and what is said below it."""
+
+    label: str
+    text: str
+    more: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Labelled sentences; `gap` columns between labels and them in a terminal."""
+
+    rows: Sequence[Fact]
+    heading: str = ""
+    indent: int = 2
+    gap: int = 2
+    apart: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Sentences; `apart` from what stands before them, as a `list` or not."""
+
+    lines: Sequence[str]
+    heading: str = ""
+    indent: int = 2
+    list: bool = False
+    apart: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What a reader must know besides: warnings, assumptions, borrowed figures."""
+
+    lines: Sequence[str]
+    indent: int = 2
+    apart: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Shares of a whole."""
+
+    heading: str
+    parts: Sequence[tuple[str, float]]  # adding up to 1
+    more: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Every number of the document by its key, for formats that are kept rather than read."""
+
+    rows: Mapping[str, Any]
+
+
+Section = Table | Facts | Lines | Notes | Bar | Figures
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A report: what it is about, its sections in order, and the document behind it."""
+
+    title: str
+    sections: Sequence[Section]
+    document: Document
+
+    @property
+    def filled(self) -> list[Section]:
+        """The sections that say anything."""
+        return [section for section in self.sections if _body(section)]
+
+
+def _body(section: Section) -> Sequence[Any] | Mapping[str, Any]:
+    if isinstance(section, Bar):
+        return section.parts
+    return section.lines if isinstance(section, Lines | Notes) else section.rows
+
+
+def text_of(cell: Cell | str) -> str:
+    """What a reader sees of a cell."""
+    return cell if isinstance(cell, str) else cell.text

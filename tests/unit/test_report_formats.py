@@ -1,0 +1,109 @@
+"""Every verb in every format: one view, so that none says less than another."""
+
+import csv
+import io
+import json
+import re
+from html import unescape
+from html.parser import HTMLParser
+
+import pytest
+from click.testing import CliRunner
+
+from sim.cli import group
+from sim.report.formats import FORMATS, rendered
+from sim.report.formats.csv import flat
+from sim.report.view import Bar, Cell, Fact, Facts, Lines, Notes, Table, View, left
+
+VERBS = {
+    "run": "run dgx-h100 mistral-7b-lora --no-scaling",
+    "run that does not fit": "run dgx-a100 llama3-70b-full",
+    "run with borrowed constants": "run l40s-8 mistral-7b-lora --no-scaling",
+    "memory": "memory dgx-h100 llama3-8b-sft --max micro_batch",
+}
+
+
+def call(command, *more):
+    result = CliRunner().invoke(group, [*command.split(), *more])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+class Page(HTMLParser):
+    """Counts tags and fails where they do not nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.seen, self.words = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+
+@pytest.mark.parametrize("command", VERBS.values(), ids=VERBS)
+def test_every_format(command):
+    text, *others = (call(command, "--format", form) for form in FORMATS)
+    document, table, page, html = others
+    json.loads(document, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert rows
+    assert all(None not in row and None not in row.values() for row in rows)
+    found = Page(html)
+    assert [tag for tag, _ in found.seen if tag in ("script", "link", "img", "iframe")] == []
+    assert [tag for tag, _ in found.seen].count("h1") == 1
+    assert all("scope" in attrs for tag, attrs in found.seen if tag == "th")
+    assert "@media print" in html
+    # every sentence and cell of the terminal is on both pages
+    for where in (page.replace("\\|", "|"), " ".join(found.words)):
+        missing = [w for w in words(text) if w not in words(where)]
+        assert missing == []
+
+
+def words(text):
+    """Words with a number or a letter in them; the bar's share is drawn, not written."""
+    return set(re.findall(r"[\w.,%$]*\w[\w.,%$]*", text.replace("&lt;", "<")))
+
+
+def test_what_a_run_borrows_is_said_in_every_format():
+    for form in FORMATS:
+        text = call(VERBS["run with borrowed constants"], "--format", form)
+        assert "shares of the A100's table" in unescape(text)
+
+
+def test_cells_keep_the_full_number_beside_the_short_one():
+    table = Table([left("what"), left("time")], [["step | all", Cell("1.23 s", 1.2345678, "s")]])
+    view = View("<a> & b", [Facts([Fact("a", "b", ("c",))]), table, Bar("x", [("y", 1.0)])], None)
+    html = rendered(view, "html")
+    assert '<data value="1.2345678" title="1.2345678 s">1.23 s</data>' in html
+    assert "&lt;a&gt; &amp; b" in html
+    assert "| step \\| all | 1.23 s |" in rendered(view, "md")
+    assert rendered(view, "table").splitlines() == [
+        "<a> & b", "", "  a  b", "     c", "", "    what        time",
+        "    step | all  1.23 s", "", "  x  " + 48 * "█", "     y 100 %",
+    ]  # fmt: skip
+
+
+def test_sections_without_content_leave_no_trace():
+    view = View("title", [Table([left("a")], [], "heading"), Lines([], "more"), Notes([])], None)
+    for form in ("table", "md", "html"):
+        text = rendered(view, form)
+        assert "title" in text
+        assert "heading" not in text
+        assert "more" not in text
+
+
+def test_lists_and_parts_are_columns():
+    row = {"a": {"b": [1.5, {"c": None}]}, "d": ["x", "y"], "e": True, "f": []}
+    assert flat(row) == {"a.b.0": "1.5", "a.b.1.c": "", "d": "x; y", "e": "true", "f": ""}
