@@ -16,6 +16,7 @@ from sim.engine import run
 from sim.errors import InputError
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load, prepare
+from sim.inputs.shares import mesh_of
 from sim.inputs.workload import Workload
 from sim.lowering.costs import price
 from sim.lowering.frames import lowered
@@ -34,10 +35,11 @@ def inside(configurations: int) -> list[Row]:
     topology, workload = loaded.topology, loaded.workload
     fabric = compile_fabric(topology)
     tree = build_tree(workload.model, workload.method)
+    mesh = mesh_of(topology, workload)
     lengths = itertools.count(4096, 8)
 
     def build(job: Workload) -> Any:
-        plan = plan_of(job, tree, fabric.n_ranks)
+        plan = plan_of(job, tree, mesh_of(topology, job))
         return lowered(price(plan, job, fabric))
 
     def longer() -> Workload:
@@ -53,7 +55,7 @@ def inside(configurations: int) -> list[Row]:
     size = f"{program.lane.size} ops"
     rows = [
         Row("plan of 70B, nothing kept", 0.0,
-            *measured(REPEAT, lambda: build_plan(workload, tree, fabric.n_ranks))),
+            *measured(REPEAT, lambda: build_plan(workload, tree, mesh))),
         Row("build, 70B on 2 x 8, warm", 4e-3, *measured(REPEAT, lambda: build(workload)),
             note=size),
         Row("build, another sequence length", 4e-3, *measured(REPEAT, lambda: build(longer())),

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from sim.errors import InputError
 from sim.fabric import paths
 from sim.fabric.network import Plane
+from sim.fabric.role import Host
 from sim.fabric.shape import HBM, KINDS, NETWORK, NVLINK, PCIE, Shape
 from sim.inputs.calibration import Calibration
 from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Cpu, Node, Storage, Topology
-from sim.mesh.role import Host
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from math import gcd
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -204,6 +206,14 @@ class Topology(Spec):
         if self.graph is not None:
             return sum(v.kind == "gpu" for v in self.graph.vertices)
         return self.nodes * (self.node.gpus if self.node else 0)
+
+    @property
+    def gpus_per_node(self) -> int:
+        """GPUs of a node; of unequal nodes the largest number that divides all."""
+        if self.graph is not None:
+            nodes = Counter(v.node for v in self.graph.vertices if v.kind == "gpu")
+            return gcd(*nodes.values())
+        return self.node.gpus if self.node else 0
 
     @property
     def node_count(self) -> int:

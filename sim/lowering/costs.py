@@ -17,13 +17,13 @@ from sim.cost.gemm import MEMORY_SATURATION
 from sim.cost.host_update import host_rate, update_slowdown
 from sim.cost.kernel_cost import CostModel, cost_model, launch_stack
 from sim.fabric.compiled import Fabric
+from sim.fabric.role import Role
 from sim.inputs.workload import Workload
 from sim.lowering.classes import Compiled, Key, compile_classes
 from sim.lowering.parts import CATEGORIES, Flight, Part, Rows, roles_of
 from sim.lowering.table import distinct, table_of, total_bytes
 from sim.lowering.teams import Draw
-from sim.mesh.role import Role
-from sim.strategies.groups import groups_of
+from sim.mesh import Groups
 from sim.strategies.plan import COLLECTIVE, HOST, SEGMENT, Plan, PlanOp
 
 F8 = npt.NDArray[np.float64]
@@ -203,7 +203,7 @@ class _Step:
         self._n_lanes = 0
 
     def _compile(self, level: str, speed: F8 | None, capacity: F8 | None) -> Compiled:
-        kinds: dict[Key, tuple[str, str, int, str]] = {}
+        kinds: dict[Key, tuple[Key, Groups]] = {}
         copies = False
         for op in self.distinct.ops:
             if op.kind != COLLECTIVE:
@@ -212,15 +212,13 @@ class _Step:
             name = (op.collective, op.group, total_bytes(op))
             if name in self.costs:
                 continue
-            size = self.plan.groups[op.group]
+            groups = self.plan.groups[op.group]
             cost = self.costs[name] = _cost(
-                self.fabric, op.collective, op.group, size, name[2], self.workload.stack.nccl
+                self.fabric, op.collective, groups, name[2], self.workload.stack.nccl
             )
             if cost.demands:
-                kinds.setdefault(
-                    (op.collective, op.group, cost.algorithm),
-                    (op.collective, op.group, size, cost.algorithm),
-                )
+                key = (op.collective, op.group, cost.algorithm)
+                kinds.setdefault(key, (key, groups))
         draws = tuple(kinds.values())
         if capacity is None:
             pace = b"" if speed is None else speed.tobytes()
@@ -418,19 +416,20 @@ def _block(model: CostModel, kernels: tuple[Kernel, ...], module: str, hbm: floa
 
 @lru_cache(maxsize=16384)
 def _cost(
-    fabric: Fabric, collective: str, group: str, size: int, total: float, nccl: str
+    fabric: Fabric, collective: str, groups: Groups, total: float, nccl: str
 ) -> CollectiveCost:
     """Cost of a collective of all sister groups at once."""
-    groups = groups_of(group, size, fabric.n_ranks)
-    return plan_collective(fabric, collective, groups[0], total, nccl, concurrent_groups=groups)
+    sisters = groups.all()
+    return plan_collective(fabric, collective, sisters[0], total, nccl, concurrent_groups=sisters)
 
 
-def _draws(fabric: Fabric, kinds: tuple[tuple[str, str, int, str], ...]) -> dict[Key, list[Draw]]:
+def _draws(fabric: Fabric, kinds: tuple[tuple[Key, Groups], ...]) -> dict[Key, list[Draw]]:
     """What a byte of each kind of collective costs, group by group; the same for every size."""
     found: dict[Key, list[Draw]] = {}
-    for collective, name, size, algorithm in kinds:
-        each = found[collective, name, algorithm] = []
-        for group in groups_of(name, size, fabric.n_ranks):
+    for key, groups in kinds:
+        collective, _, algorithm = key
+        each = found[key] = []
+        for group in groups.all():
             demand = demand_of(fabric, group, collective, algorithm)
             each.append(Draw(group, demand.resource, demand.amount))
     return found
@@ -438,7 +437,7 @@ def _draws(fabric: Fabric, kinds: tuple[tuple[str, str, int, str], ...]) -> dict
 
 @lru_cache(maxsize=512)
 def _classes(
-    fabric: Fabric, level: str, kinds: tuple[tuple[str, str, int, str], ...], copies: bool,
+    fabric: Fabric, level: str, kinds: tuple[tuple[Key, Groups], ...], copies: bool,
     speed: bytes,
 ) -> Compiled:  # fmt: skip
     """Classes of ranks and resources; they depend on the kinds of collective, not on sizes."""

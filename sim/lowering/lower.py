@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sim.fabric.role import Role
 from sim.lowering.parts import B1, CATEGORIES, F8, I4, I8, Classes, Flight, Part, Rows
 from sim.lowering.slack import may_bind
 from sim.lowering.table import PlanTable, table_of
 from sim.lowering.teams import Team
-from sim.mesh.role import Role
 from sim.program import Program, assemble
 from sim.strategies.plan import HOST, Plan
 

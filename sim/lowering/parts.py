@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.fabric.compiled import Fabric
+from sim.fabric.role import Role, Roles
 from sim.lowering.teams import Team
-from sim.mesh.role import Role, Roles
 from sim.strategies.plan import Plan
 
 F8 = npt.NDArray[np.float64]

@@ -6,13 +6,13 @@ from sim.blocks.activations import checkpoint_policy, layer_footprint
 from sim.blocks.modules import ModelTree
 from sim.inputs.workload import Workload
 from sim.memory.states import STATE_BYTES, optimizer_bytes, trainable_elements
+from sim.mesh import Mesh
 from sim.strategies.units import (
     DTYPE_BYTES,
     QUANTISED_BYTES,
     checkpointed,
     dtypes,
     is_matrix,
-    shard_ranks,
 )
 
 #: DeepSpeed's pinned buffers for NVMe: so many, of a sub-group's fp32 elements or `buffer_size`
@@ -20,7 +20,7 @@ from sim.strategies.units import (
 NVME_OPTIMIZER_BUFFERS, NVME_PARAMETER_BUFFERS, NVME_PARAMETER_ELEMENTS = 4, 5, 1e8
 
 
-def host_terms(workload: Workload, tree: ModelTree, world: int) -> dict[str, float]:
+def host_terms(workload: Workload, tree: ModelTree, mesh: Mesh) -> dict[str, float]:
     """Host memory of one rank while it trains, by what takes it. [B]
 
     Parameters
@@ -29,8 +29,8 @@ def host_terms(workload: Workload, tree: ModelTree, world: int) -> dict[str, flo
         The job.
     tree : ModelTree
         The model's parameters.
-    world : int
-        GPUs in all.
+    mesh : Mesh
+        How the ranks are grouped.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def host_terms(workload: Workload, tree: ModelTree, world: int) -> dict[str, flo
         ``activations``, ``checkpoint staging``; only those that are there.
     """
     p = workload.parallelism
-    ranks = 1 if p.strategy == "ddp" else shard_ranks(workload, world)[0]
+    ranks = mesh.size("fsdp")
     types = dtypes(workload)
     elements = trainable_elements(workload.model, workload.method, ranks)[0]
     deepspeed = p.strategy.startswith("zero")

@@ -16,20 +16,20 @@ from sim.memory.states import (
     scale_bytes,
     trainable_elements,
 )
+from sim.mesh import Mesh
 from sim.strategies.units import (
     DTYPE_BYTES,
     QUANTISED_BYTES,
     checkpointed,
     dtypes,
     is_matrix,
-    shard_ranks,
 )
 from sim.strategies.zero3 import zero3_live_peak
 
 HIDDEN = "recomputed activations and their gradients"
 
 
-def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
+def walk_replicated(workload: Workload, tree: ModelTree, mesh: Mesh) -> Ledger:
     """Walk one optimizer step under ``ddp``, ``zero1``, ``zero2`` or ``zero3``.
 
     Parameters
@@ -38,8 +38,8 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
         The job.
     tree : ModelTree
         The model's parameters.
-    world : int
-        GPUs in all.
+    mesh : Mesh
+        How the ranks are grouped.
 
     Returns
     -------
@@ -48,7 +48,7 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
     """
     p = workload.parallelism
     stage = {"ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3}[p.strategy]
-    ranks = 1 if stage == 0 else shard_ranks(workload, world)[0]
+    ranks = mesh.size("fsdp")
     types = dtypes(workload)
     compute = DTYPE_BYTES[types.compute]
     elements, _, largest, _ = trainable_elements(workload.model, workload.method, 1)
@@ -86,7 +86,7 @@ def walk_replicated(workload: Workload, tree: ModelTree, world: int) -> Ledger:
         bucket = copies * compute * max(size, largest)
     live = limit = gathering = 0.0
     if stage == 3:
-        held, traps = zero3_live_peak(workload, tree, world)
+        held, traps = zero3_live_peak(workload, tree, mesh)
         live, gathering = held["unsharded_parameters"], held["gather_buffer"]
         bucket = held["reduce_bucket"] + held["reduce_buffer"]
         limit = live

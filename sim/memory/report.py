@@ -10,12 +10,14 @@ from sim.blocks.modules import ModelTree
 from sim.blocks.tree import build_tree
 from sim.data import DATA
 from sim.inputs.notes import Message
+from sim.inputs.shares import mesh_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.host import host_terms, loading_bytes
 from sim.memory.ledger import MOMENTS, Ledger
 from sim.memory.replicated import walk_replicated
 from sim.memory.sharded import walk_fsdp
+from sim.mesh import Mesh
 from sim.strategies.zero3 import zero3_live_peak
 
 
@@ -90,11 +92,11 @@ def constants() -> dict[str, float]:
     return {k: float(v) for k, v in tomllib.loads(text).items()}
 
 
-def walk(workload: Workload, tree: ModelTree, world: int) -> Ledger:
+def walk(workload: Workload, tree: ModelTree, mesh: Mesh) -> Ledger:
     """Memory walk of a workload's strategy."""
     if workload.parallelism.strategy in ("fsdp1", "fsdp2"):
-        return walk_fsdp(workload, tree, world)
-    return walk_replicated(workload, tree, world)
+        return walk_fsdp(workload, tree, mesh)
+    return walk_replicated(workload, tree, mesh)
 
 
 def memory(
@@ -121,7 +123,8 @@ def memory(
     tree = tree or build_tree(workload.model, workload.method)
     capacity, gpus, host = machine(topology)
     world = world or gpus
-    ledger = walk(workload, tree, world)
+    mesh = mesh_on(workload, world, topology.gpus_per_node)
+    ledger = walk(workload, tree, mesh)
     moment = ledger.highest
     peak = ledger.peaks[moment]
     c = constants()
@@ -143,7 +146,7 @@ def memory(
     reserved = allocated + sum(overheads.values())
     terms = {k: v for k, v in peak.terms.items() if v > 0.5}
     per_node = min(world, topology.node.gpus if topology.node else world)
-    host_parts = {k: per_node * v for k, v in host_terms(workload, tree, world).items()}
+    host_parts = {k: per_node * v for k, v in host_terms(workload, tree, mesh).items()}
     on_host = sum(host_parts.values())
     loading = per_node * loading_bytes(workload, tree)
     return MemoryReport(
@@ -162,17 +165,17 @@ def memory(
         host_terms=host_parts,
         host_loading_bytes=loading,
         host_capacity_bytes=host,
-        warnings=_warnings(workload, tree, world, reserved, capacity),
+        warnings=_warnings(workload, tree, mesh, reserved, capacity),
     )
 
 
 def _warnings(
-    workload: Workload, tree: ModelTree, world: int, reserved: float, capacity: float
+    workload: Workload, tree: ModelTree, mesh: Mesh, reserved: float, capacity: float
 ) -> tuple[Message, ...]:
     found = []
     if workload.parallelism.strategy == "zero3":
         where = "workload.parallelism.deepspeed_version"
-        for trap in zero3_live_peak(workload, tree, world).traps:
+        for trap in zero3_live_peak(workload, tree, mesh).traps:
             found.append(Message(f"memory.{trap.code}", where, trap.message, trap.hint))
     if 0.95 * capacity < reserved <= capacity:
         found.append(

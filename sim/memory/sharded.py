@@ -21,7 +21,8 @@ from sim.blocks.modules import Block, ModelTree, Module
 from sim.inputs.workload import Workload
 from sim.memory.ledger import Ledger
 from sim.memory.states import optimizer_bytes, optimizer_temporaries, scale_bytes
-from sim.strategies.units import DTYPE_BYTES, Unit, checkpointed, dtypes, fsdp2_unit, shard_ranks
+from sim.mesh import Mesh
+from sim.strategies.units import DTYPE_BYTES, Unit, checkpointed, dtypes, fsdp2_unit
 
 HIDDEN = "recomputed activations and their gradients"
 WAITING = "gradients waiting for their unit"
@@ -42,7 +43,7 @@ class Sizes:
     accumulated: float  # unsharded gradients kept between micro-batches without synchronisation
 
 
-def walk_fsdp(workload: Workload, tree: ModelTree, world: int) -> Ledger:
+def walk_fsdp(workload: Workload, tree: ModelTree, mesh: Mesh) -> Ledger:
     """Walk one optimizer step in its steady state (optimizer states exist).
 
     Parameters
@@ -51,15 +52,15 @@ def walk_fsdp(workload: Workload, tree: ModelTree, world: int) -> Ledger:
         Strategy ``fsdp2`` or ``fsdp1``.
     tree : ModelTree
         The model's parameters.
-    world : int
-        GPUs in all.
+    mesh : Mesh
+        How the ranks are grouped.
 
     Returns
     -------
     Ledger
         Live bytes at the end and the peak of every moment.
     """
-    return _Walk(workload, tree, world).run()
+    return _Walk(workload, tree, mesh).run()
 
 
 def _largest_share(block: Block) -> float:
@@ -69,16 +70,14 @@ def _largest_share(block: Block) -> float:
 
 
 class _Walk:
-    def __init__(self, workload: Workload, tree: ModelTree, world: int) -> None:
+    def __init__(self, workload: Workload, tree: ModelTree, mesh: Mesh) -> None:
         self.workload, self.tree = workload, tree
         p = workload.parallelism
-        self.ranks, _ = shard_ranks(workload, world)
+        self.ranks = mesh.size("fsdp")
         self.types = dtypes(workload)
         self.compute = DTYPE_BYTES[self.types.compute]
         self.flat = p.strategy == "fsdp1"
         self.no_shard = self.flat and p.sharding_strategy == "no-shard"
-        if self.no_shard:
-            self.ranks = 1
         reshard = p.reshard_after_forward
         if self.flat:
             reshard = p.sharding_strategy == "full-shard"

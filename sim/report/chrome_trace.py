@@ -256,7 +256,7 @@ def collectives_csv(outcome: StepOutcome) -> str:
         writer.writerow(
             (
                 k, op.collective, op.phase, op.unit, f"{op.bytes_in:.12g}", f"{op.bytes_out:.12g}",
-                op.dtype, op.group, cost.ranks if cost else lowered.plan.groups.get(op.group, 0),
+                op.dtype, op.group, cost.ranks if cost else lowered.plan.groups[op.group].size,
                 cost.algorithm if cost else "", cost.protocol if cost else "",
                 f"{float(timeline.start[int(view.comm_begin[k])]):.12g}",
                 f"{float(timeline.end[int(view.comm_end[k])]):.12g}",

@@ -13,6 +13,7 @@ from sim.blocks.kernels import Kernel
 from sim.blocks.tree import build_tree, count_parameters
 from sim.blocks.unroll import PHASES, Templates, unroll
 from sim.cost.kernel_cost import cost_model, launch_stack
+from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Method, Workload
 from sim.memory.report import memory
@@ -96,7 +97,7 @@ def _cost(topology: Topology, workload: Workload) -> MethodCost:
     parts["contention and host"] = whole.time_s - sum(parts.values())
     tree = build_tree(workload.model, workload.method)
     one = workload.model_copy(update={"gradient_accumulation": 1})
-    plan = build_plan(one, tree, topology.world_size)
+    plan = build_plan(one, tree, mesh_of(topology, one))
     moved = {"all_gather": 0.0, "reduce_scatter": 0.0, "all_reduce": 0.0}
     for op in plan.ops:
         if op.kind == COLLECTIVE and op.collective in moved:

@@ -11,6 +11,7 @@ from sim.blocks.tree import build_tree
 from sim.engine import run
 from sim.fabric import Fabric, compile_fabric
 from sim.inputs.gpu import Gpu
+from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced, price
@@ -113,7 +114,7 @@ def run_replicas(
         simulated = workload.model_copy(update={"gradient_accumulation": MICRO_STEPS})
     fabric = compile_fabric(topology)
     tree = build_tree(workload.model, workload.method)
-    plan = plan_of(simulated, tree, fabric.n_ranks)
+    plan = plan_of(simulated, tree, mesh_of(topology, workload))
     speed = None if variation.jitter else _speeds(topology, workload, fabric)
     slow = speeds(variation, fabric)
     if slow is not None:

@@ -1,4 +1,4 @@
-"""Strategies: a workload, a module tree and a world become the plan of one training step."""
+"""Strategies: a workload, a module tree and a mesh become the plan of one training step."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sim.strategies.plan import Plan
 if TYPE_CHECKING:
     from sim.blocks.modules import ModelTree
     from sim.inputs.workload import Workload
+    from sim.mesh import Mesh
 
 __all__ = ["Plan", "build_plan", "plan_of"]
 
@@ -24,22 +25,21 @@ _NO_MATTER = frozenset((
 ))  # fmt: skip
 
 
-def plan_of(workload: Workload, tree: ModelTree, world: int) -> Plan:
+def plan_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> Plan:
     """One step's plan as `build_plan` makes it, shared by jobs that differ only in costs.
 
     Parameters
     ----------
-    workload, tree, world
+    workload, tree, mesh
         As for `build_plan`; `tree` is of the workload's model and method.
     """
-    knobs = workload.parallelism
     # what context parallelism exchanges are activations
-    shape = knobs.context_parallel > 1 or workload.activation_checkpointing.offload
+    shape = mesh.cp > 1 or workload.activation_checkpointing.offload
     key = (
-        world, shape and (workload.micro_batch, workload.sequence_length),
+        mesh, shape and (workload.micro_batch, workload.sequence_length),
         *fields_but(workload, _NO_MATTER),
     )  # fmt: skip
-    found = _plans.pop(key, None) or build_plan(workload, tree, world)
+    found = _plans.pop(key, None) or build_plan(workload, tree, mesh)
     if len(_plans) >= MAX_PLANS:
         del _plans[next(iter(_plans))]
     _plans[key] = found  # the last used stands last
@@ -47,7 +47,7 @@ def plan_of(workload: Workload, tree: ModelTree, world: int) -> Plan:
 
 
 def build_plan(
-    workload: Workload, tree: ModelTree, world: int, steps: int = 1, cold: bool = False
+    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1, cold: bool = False
 ) -> Plan:
     """Record what one rank issues in a training step of the workload's strategy.
 
@@ -57,8 +57,8 @@ def build_plan(
         The job; ``workload.parallelism.strategy`` chooses the schedule.
     tree : ModelTree
         Every parameter of the model under its training method.
-    world : int
-        Ranks in all.
+    mesh : Mesh
+        How the ranks are grouped.
     steps : int
         Optimizer steps to record one after the other, from the first of a run if more than one. [1]
     cold : bool
@@ -72,32 +72,28 @@ def build_plan(
     Raises
     ------
     InputError
-        If the knobs contradict each other or the world.
+        If the knobs contradict each other or the mesh.
     """
     strategy = workload.parallelism.strategy
-    context = workload.parallelism.context_parallel
-    if world % context:
-        message = f"{world} ranks do not divide into groups of {context}"
-        raise InputError.single(_SOURCE, message, "parallelism.context_parallel")
-    if context > 1 and strategy != "fsdp2":
+    if mesh.cp > 1 and strategy != "fsdp2":
         message = f"context parallelism is modelled with fsdp2, not with {strategy}"
         raise InputError.single(_SOURCE, message, "parallelism.context_parallel")
     if strategy == "fsdp2":
         from sim.strategies import fsdp2
 
-        return fsdp2.build(workload, tree, world, steps)
+        return fsdp2.build(workload, tree, mesh, steps)
     if strategy == "fsdp1":
         from sim.strategies import fsdp1
 
-        return fsdp1.build(workload, tree, world, steps, cold)
+        return fsdp1.build(workload, tree, mesh, steps, cold)
     if strategy == "ddp":
         from sim.strategies import ddp
 
-        return ddp.build(workload, tree, world, steps)
+        return ddp.build(workload, tree, mesh, steps)
     if strategy == "zero3":
         from sim.strategies import zero3
 
-        return zero3.build(workload, tree, world, steps)
+        return zero3.build(workload, tree, mesh, steps)
     from sim.strategies import zero12
 
-    return zero12.build(workload, tree, world, steps)
+    return zero12.build(workload, tree, mesh, steps)

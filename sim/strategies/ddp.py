@@ -12,6 +12,7 @@ from typing import NamedTuple
 from sim.blocks.modules import Block, ModelTree
 from sim.errors import InputError
 from sim.inputs.workload import Workload
+from sim.mesh import Mesh
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.tail import clip_and_step, loss_all_reduce
 from sim.strategies.units import DTYPE_BYTES, SOURCE, checkpointed, dtypes, tree_blocks
@@ -31,7 +32,7 @@ class _Gradient(NamedTuple):
     numel: int
 
 
-def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Plan:
+def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Plan:
     """Steady-state steps of DDP.
 
     Parameters
@@ -40,8 +41,8 @@ def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Pl
         Precision, bucket size, checkpointing and accumulation are read.
     tree : ModelTree
         Every parameter.
-    world : int
-        Ranks in all.
+    mesh : Mesh
+        How the ranks are grouped.
     steps : int
         Optimizer steps to record one after the other. [1]
 
@@ -58,7 +59,7 @@ def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Pl
     if workload.parallelism.offload != "none":
         message = "ddp keeps everything on the GPU; fsdp2 and zero1 to zero3 offload"
         raise InputError.single(SOURCE, message, "parallelism.offload")
-    run = _Run(workload, tree, world)
+    run = _Run(workload, tree, mesh)
     for _ in range(steps):
         run.step()
     return run.recorder.plan
@@ -94,8 +95,8 @@ def buckets(sizes: list[float], first: float, cap: float) -> list[list[int]]:
 class _Run:
     """The CPU thread."""
 
-    def __init__(self, workload: Workload, tree: ModelTree, world: int) -> None:
-        self.workload, self.world = workload, world
+    def __init__(self, workload: Workload, tree: ModelTree, mesh: Mesh) -> None:
+        self.workload, self.mesh = workload, mesh
         knobs = self.knobs = workload.parallelism
         types = self.types = dtypes(workload)
         self.blocks = tree_blocks(tree)
@@ -120,7 +121,7 @@ class _Run:
             if end.module != _last_module(self.blocks[end.block]):
                 split.add(end.block)
         self.split = split
-        self.recorder = Recorder({"world": world})
+        self.recorder = Recorder({"world": mesh.groups("world")})
         plan = self.recorder.plan
         plan.owned_numel = float(sum(g.numel for g in arrivals))
         plan.owned_tensors = len(arrivals)
@@ -137,8 +138,8 @@ class _Run:
             r.micro_step = micro
             self.forward()
             sync = micro == micro_steps - 1 or self.knobs.gradient_sync == "every"
-            self.backward(sync and self.world > 1)
-        loss_all_reduce(r, self.knobs, self.world, 1)
+            self.backward(sync and self.mesh.world > 1)
+        loss_all_reduce(r, self.knobs, self.mesh)
         clip_and_step(r, self.knobs, self.grad_bytes, norm_bytes=0.0)
         r.micro_step = 0
 

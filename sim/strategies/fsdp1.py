@@ -17,6 +17,7 @@ from sim.blocks.modules import ModelTree, Module
 from sim.blocks.update import host_update_bytes
 from sim.errors import InputError
 from sim.inputs.workload import Workload
+from sim.mesh import Mesh
 from sim.strategies.activation_copies import ActivationCopies
 from sim.strategies.plan import Event, Plan, Recorder
 from sim.strategies.repeat import Fence, lengthen
@@ -32,7 +33,6 @@ from sim.strategies.units import (
     equal_layers,
     input_grads,
     is_matrix,
-    shard_ranks,
     trainable,
     tree_blocks,
 )
@@ -75,7 +75,7 @@ class _Layout:
 
 
 def build(
-    workload: Workload, tree: ModelTree, world: int, steps: int = 1, cold: bool = False
+    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1, cold: bool = False
 ) -> Plan:
     """One steady-state step of FSDP1, or the first `steps` steps of a run.
 
@@ -85,8 +85,8 @@ def build(
         Precision, parallelism knobs, checkpointing and accumulation are read.
     tree : ModelTree
         Every parameter.
-    world : int
-        Ranks in all.
+    mesh : Mesh
+        How the ranks are grouped.
     steps : int
         Optimizer steps to record one after the other. [1]
     cold : bool
@@ -105,10 +105,10 @@ def build(
     """
     layers = len(tree.layers)
     if not _uniform(workload, tree):
-        return record_in_full(workload, tree, world, steps, cold)
+        return record_in_full(workload, tree, mesh, steps, cold)
     kept = 2 * _EDGE + 1
     short = ModelTree(tree.embedding, tree.layers[:kept], tree.head, tree.tied)
-    run = _Run(workload, short, world, _EDGE, layers - kept)
+    run = _Run(workload, short, mesh, _EDGE, layers - kept)
     plan = run.play(steps, cold)
     names = ("", *(b.name for b in tree.layers), "")
     plan.ops = lengthen(plan.ops, run.fences, layers - kept, names)
@@ -116,10 +116,10 @@ def build(
 
 
 def record_in_full(
-    workload: Workload, tree: ModelTree, world: int, steps: int = 1, cold: bool = False
+    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1, cold: bool = False
 ) -> Plan:
     """As `build`, every layer by the state machine: what tests hold `build` against."""
-    return _Run(workload, tree, world).play(steps, cold)
+    return _Run(workload, tree, mesh).play(steps, cold)
 
 
 def _uniform(workload: Workload, tree: ModelTree) -> bool:
@@ -266,25 +266,25 @@ class _Run:
     """The CPU thread: hooks in the order in which autograd and modules call them."""
 
     def __init__(
-        self, workload: Workload, tree: ModelTree, world: int, fold: int = 0, extra: int = 0
+        self, workload: Workload, tree: ModelTree, mesh: Mesh, fold: int = 0, extra: int = 0
     ) -> None:
-        self.workload, self.world = workload, world
+        self.workload, self.mesh = workload, mesh
         self.knobs = workload.parallelism
         self.types = dtypes(workload)
-        shard, replicate = shard_ranks(workload, world)
-        if self.knobs.sharding_strategy == "no-shard":
-            shard, replicate = world, 1
-        self.shard, self.replicate = shard, replicate
+        self.sharded = self.knobs.sharding_strategy != "no-shard"
+        # what is not sharded is all-reduced over the same group
+        self.over = mesh.groups("fsdp" if self.sharded else "world")
+        self.shard = shard = self.over.size
+        self.replicate = mesh.dp_replicate if self.sharded else 1
         layout = self.layout = _layout(workload, tree, shard, self.types)
         self.units = layout.units
         self.fold, self.extra = fold, extra  # layer behind which layers are to be inserted
         self.fences: list[Fence] = []
-        self.sharded = self.knobs.sharding_strategy != "no-shard"
         self.full = self.knobs.sharding_strategy == "full-shard"
         self.offload = self.knobs.offload != "none"
         offloads = workload.activation_checkpointing.offload
         self.copies = ActivationCopies(workload, tree) if offloads else None
-        self.predivide = _predivide_factor(shard * replicate)
+        self.predivide = _predivide_factor(shard * self.replicate)
         n = len(layout.units)
         self.gathered = [False] * n
         self.in_use = [False] * n  # unsharded views in use, until resharded
@@ -304,9 +304,9 @@ class _Run:
         self.recorder = self._recorder()
 
     def _recorder(self) -> Recorder:
-        groups = {"shard": self.shard}
+        groups = {"shard": self.over}
         if self.replicate > 1:
-            groups["replicate"] = self.replicate
+            groups["replicate"] = self.mesh.groups("dp_replicate")
         recorder = Recorder(groups)
         plan = recorder.plan
         parts = self.shard if self.sharded else 1
@@ -338,7 +338,7 @@ class _Run:
             self.reduce_grads = micro == micro_steps - 1 or knobs.gradient_sync == "every"
             self.forward()
             self.backward()
-        loss_all_reduce(r, knobs, self.world, self.shard)
+        loss_all_reduce(r, knobs, self.mesh)
         norm = 4.0 if self.sharded else 0.0
         clip_and_step(
             r,

@@ -10,19 +10,20 @@ from __future__ import annotations
 from sim.blocks.modules import ModelTree
 from sim.blocks.update import host_update_bytes
 from sim.inputs.workload import Workload
+from sim.mesh import Mesh
 from sim.strategies.activation_copies import ActivationCopies
 from sim.strategies.context import ContextParallel
 from sim.strategies.fsdp2_layout import Piece, lay_out, post_forward_ranks, prefetch_targets
 from sim.strategies.plan import Event, Plan, Recorder
 from sim.strategies.repeat import Fence, lengthen
 from sim.strategies.tail import clip_and_step, loss_all_reduce
-from sim.strategies.units import DTYPE_BYTES, dtypes, equal_layers, shard_ranks
+from sim.strategies.units import DTYPE_BYTES, dtypes, equal_layers
 
 SHARDED, POST_FORWARD, UNSHARDED = range(3)
 FORWARD, PRE_BACKWARD = "forward", "backward"
 
 
-def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Plan:
+def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Plan:
     """One step (or several) of FSDP2.
 
     Parameters
@@ -31,8 +32,8 @@ def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Pl
         Precision, parallelism knobs, checkpointing and accumulation are read.
     tree : ModelTree
         Every parameter.
-    world : int
-        Ranks in all.
+    mesh : Mesh
+        How the ranks are grouped.
     steps : int
         Optimizer steps to record one after the other. [1]
 
@@ -44,15 +45,15 @@ def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Pl
     Raises
     ------
     InputError
-        If the group sizes do not divide the world.
+        If the knobs contradict the mesh.
     """
     edge = _edge(workload, tree)
     if not edge:
-        return record_in_full(workload, tree, world, steps)
+        return record_in_full(workload, tree, mesh, steps)
     kept = 2 * edge + 1
     extra = len(tree.layers) - kept
     short = ModelTree(tree.embedding, tree.layers[:kept], tree.head, tree.tied)
-    run = _Run(workload, short, world, edge, extra)
+    run = _Run(workload, short, mesh, edge, extra)
     for _ in range(steps):
         run.step()
     plan = run.recorder.plan
@@ -61,9 +62,9 @@ def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Pl
     return plan
 
 
-def record_in_full(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Plan:
+def record_in_full(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Plan:
     """As `build`, every layer by the state machine: what tests hold `build` against."""
-    run = _Run(workload, tree, world)
+    run = _Run(workload, tree, mesh)
     for _ in range(steps):
         run.step()
     return run.recorder.plan
@@ -89,30 +90,31 @@ class _Run:
     """The CPU thread: hooks in the order in which autograd and modules call them."""
 
     def __init__(
-        self, workload: Workload, tree: ModelTree, world: int, fold: int = 0, extra: int = 0
+        self, workload: Workload, tree: ModelTree, mesh: Mesh, fold: int = 0, extra: int = 0
     ) -> None:
         knobs = self.knobs = workload.parallelism
-        self.workload, self.world = workload, world
-        self.shard, self.replicate = shard, replicate = shard_ranks(workload, world)
+        self.workload, self.mesh = workload, mesh
+        self.shard = shard = mesh.size("fsdp")
+        self.replicate = mesh.dp_replicate
         self.types = dtypes(workload)
         layout = self.layout = lay_out(workload, tree, shard, self.types)
         self.units = layout.units
         self.layers = tree.layers
-        self.context = ContextParallel(workload) if knobs.context_parallel > 1 else None
+        self.context = ContextParallel(workload) if mesh.cp > 1 else None
         offloads = workload.activation_checkpointing.offload
         self.copies = ActivationCopies(workload, tree) if offloads else None
         self.fold = fold  # layer behind which `extra` layers are to be inserted
         self.fences: list[Fence] = []
-        groups = {"shard": shard}
-        if replicate > 1:
-            groups["replicate"] = replicate
+        groups = {"shard": mesh.groups("fsdp")}
+        if mesh.dp_replicate > 1:
+            groups["replicate"] = mesh.groups("dp_replicate")
         self.smaller = post_forward_ranks(knobs, shard)
         value = knobs.reshard_after_forward
         self.keeps = value is False or (not isinstance(value, bool) and value == 1)
         if self.smaller:
-            groups[f"subgroup:{self.smaller}"] = self.smaller
+            groups[f"subgroup:{self.smaller}"] = groups["shard"].inner(self.smaller)
         if self.context:
-            groups["context"] = knobs.context_parallel
+            groups["context"] = mesh.groups("cp")
         self.recorder = Recorder(groups)
         self.rs_comm = "shard.reduce_scatter" if knobs.separate_reduce_scatter_group else "shard"
         self.offload = knobs.offload != "none"
@@ -151,7 +153,7 @@ class _Run:
             self.reshard_after_backward = last or knobs.reshard_after_backward
             self.forward()
             self.backward()
-        loss_all_reduce(r, knobs, self.world, self.shard)
+        loss_all_reduce(r, knobs, self.mesh)
         update = host_update_bytes(self.workload)
         clip_and_step(r, knobs, DTYPE_BYTES[self.types.master], update_bytes=update)
         r.micro_step = 0

@@ -14,7 +14,7 @@ What a lowering must impose, and nothing else:
 3. **Dependencies.** An op starts after the end of every op in `deps`. Indices are of earlier ops.
    Those that stream order or an earlier wait of the same stream already implies are left out.
 4. **Communicators.** Collectives with the same `comm` run one at a time, in list order, whatever
-   their streams: NCCL serialises a communicator. ``Plan.groups`` gives ranks per group;
+   their streams: NCCL serialises a communicator. ``Plan.groups`` says which ranks;
    ``comm == group`` unless the strategy made a second communicator over the same ranks.
 
 Kinds: SEGMENT is the kernels of one block (or of one leaf module of it) in one direction; `name` is
@@ -30,6 +30,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from sim.mesh import Groups
 
 SEGMENT, KERNEL, COLLECTIVE, HOST = range(4)
 
@@ -80,7 +82,7 @@ class Plan:
 
     ops: list[PlanOp] = field(default_factory=list)
     memory: list[MemoryEvent] = field(default_factory=list)
-    groups: dict[str, int] = field(default_factory=dict)  # group name -> ranks in one such group
+    groups: dict[str, Groups] = field(default_factory=dict)  # by the name that ops give
     owned_numel: float = 0.0  # trainable elements that rank 0 updates in the optimizer step
     owned_tensors: int = 0  # trainable tensors it updates
     optimizer_on_host: bool = False  # CPU offload: the step is a HOST op
@@ -104,11 +106,11 @@ class Recorder:
 
     Parameters
     ----------
-    groups : dict of str to int
-        Ranks in one group of each kind that collectives will use.
+    groups : dict of str to Groups
+        The groups that collectives will name.
     """
 
-    def __init__(self, groups: dict[str, int]) -> None:
+    def __init__(self, groups: dict[str, Groups]) -> None:
         self.plan = Plan(groups=groups)
         self.ops = self.plan.ops
         self.micro_step = 0

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from sim.inputs.workload import Parallelism
+from sim.mesh import Mesh
 from sim.strategies.plan import SEGMENT, Recorder
 
 
-def loss_all_reduce(r: Recorder, knobs: Parallelism, world: int, shard: int) -> None:
+def loss_all_reduce(r: Recorder, knobs: Parallelism, mesh: Mesh) -> None:
     """The trainer averages its loss over all ranks: 4 bytes."""
     if not knobs.loss_all_reduce:
         return
-    group = "shard" if world == shard else "world"
-    r.plan.groups[group] = world
+    everybody = mesh.groups("world")
+    group = "shard" if r.plan.groups.get("shard") == everybody else "world"
+    r.plan.groups[group] = everybody
     r.collective("compute", "all_reduce", "loss", group, 4.0, 4.0, "fp32")
 
 
@@ -44,7 +46,8 @@ def clip_and_step(
         else:
             r.kernel("compute", "grad_norm", "clip", size)
         sent = 4.0 * plan.owned_tensors if norm_bytes is None else norm_bytes
-        if plan.groups.get("shard", 1) > 1 and sent:
+        shard = plan.groups.get("shard")
+        if shard and shard.size > 1 and sent:
             r.collective("compute", "all_reduce", "clip", "shard", sent, sent, norm_dtype)
         if plan.optimizer_on_host:
             r.host_sync(r.record("compute"))

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from sim.blocks import flops
 from sim.blocks.modules import Block, ModelTree, Module, Parameter
-from sim.errors import InputError
 from sim.inputs.workload import Checkpointing, Workload
 
 #: where an error says a knob was read
@@ -170,17 +169,6 @@ def input_grads(workload: Workload) -> bool:
         return asked
     policy = workload.activation_checkpointing
     return policy.kind != "none" and policy.reentrant
-
-
-def shard_ranks(workload: Workload, world: int) -> tuple[int, int]:
-    """Ranks a shard group and replicas of it: ``shard x replicate = world``."""
-    parallelism = workload.parallelism
-    replicate = parallelism.replicate
-    shard = parallelism.shard if parallelism.shard is not None else world // replicate
-    if shard < 1 or replicate < 1 or shard * replicate != world:
-        message = f"{shard} ranks a shard group x {replicate} replicas is not the world of {world}"
-        raise InputError.single(SOURCE, message, "parallelism.replicate")
-    return shard, replicate
 
 
 def tree_blocks(tree: ModelTree) -> tuple[Block, ...]:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 from sim.blocks.modules import ModelTree
 from sim.inputs.workload import Workload
+from sim.mesh import Mesh
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.tail import loss_all_reduce
-from sim.strategies.units import shard_ranks
 from sim.strategies.zero3 import resolve, scalar_all_reduce, step_on_host, trace_of
 from sim.strategies.zero3_coordinator import ELEMENT_BYTES
 from sim.strategies.zero3_trace import BACKWARD, GRADIENT, PHASES, SEGMENT, Trace
@@ -154,7 +154,7 @@ class _Run:
             r.wait(stream, (r.kernel(copies, name, "backward", traffic),))
 
 
-def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Plan:
+def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Plan:
     """Plan of training steps under ZeRO-1 or ZeRO-2.
 
     Parameters
@@ -163,8 +163,8 @@ def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Pl
         The strategy and its knobs in `parallelism`.
     tree : ModelTree
         The model's modules.
-    world : int
-        Ranks.
+    mesh : Mesh
+        How the ranks are grouped.
     steps : int
         Optimizer steps to record. [1]
 
@@ -182,11 +182,11 @@ def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Pl
     for numel, trains in zip(trace.numel, trace.trainable, strict=True):
         offset.append(total)
         total += numel if trains else 0
-    shard, replicate = shard_ranks(workload, world)
+    shard = mesh.size("fsdp")
     unit = ALIGNMENT * shard
     aligned = -(-total // unit) * unit
-    everybody = "world" if replicate > 1 else "shard"
-    r = Recorder({"shard": shard, everybody: world})
+    everybody = "world" if mesh.dp_replicate > 1 else "shard"
+    r = Recorder({"shard": mesh.groups("fsdp"), everybody: mesh.groups("world")})
     run = _Run(
         workload, trace, shard, everybody, r, ELEMENT_BYTES[dtype], dtype,
         bucket_size=resolve(knobs.reduce_bucket_size, h * h),
@@ -202,7 +202,7 @@ def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Pl
     for _ in range(steps):
         for micro_step in range(workload.gradient_accumulation):
             r.micro_step = micro_step
-            loss_all_reduce(r, knobs, world, shard)
+            loss_all_reduce(r, knobs, mesh)
             run.micro_batch(micro_step == 0, micro_step == workload.gradient_accumulation - 1)
         _step(run, float(owned), shard)
     return r.plan

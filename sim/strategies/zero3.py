@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import gcd
 from typing import NamedTuple
 
 from sim.blocks.modules import ModelTree
 from sim.errors import InputError
 from sim.inputs.workload import Workload
+from sim.mesh import Mesh
 from sim.strategies.plan import Event, Plan, Recorder
 from sim.strategies.tail import loss_all_reduce
 from sim.strategies.units import SOURCE, checkpointed
@@ -30,7 +30,6 @@ NVME_READ_BYTES, NVME_WRITE_BYTES = 16.0, 12.0
 _traces: dict[tuple[int, tuple[bool, ...], bool, bool, int], tuple[ModelTree, Trace]] = {}
 
 #: plans are kept, as they do not depend on sequence length or micro-batch; about 5 MB each
-NODE = 8  # GPUs, for the groups of quantised gradients
 MAX_PLANS = 8
 _plans: dict[tuple[int, Settings, int, int, bool], tuple[Trace, Plan]] = {}
 
@@ -53,7 +52,7 @@ class LivePeak(NamedTuple):
     traps: tuple[Trap, ...]
 
 
-def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Plan:
+def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Plan:
     """Plan of steady training steps.
 
     Parameters
@@ -62,8 +61,8 @@ def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Pl
         Strategy knobs by DeepSpeed's names in `parallelism`.
     tree : ModelTree
         The model's modules.
-    world : int
-        Ranks.
+    mesh : Mesh
+        How the ranks are grouped.
     steps : int
         Optimizer steps to record. The very first of a run is another: see `play`. [1]
 
@@ -75,16 +74,16 @@ def build(workload: Workload, tree: ModelTree, world: int, steps: int = 1) -> Pl
     Raises
     ------
     InputError
-        If the knobs contradict the world.
+        If the knobs contradict the mesh.
     """
-    settings, trace = settings_of(workload, world), trace_of(workload, tree)
+    settings, trace = settings_of(workload, mesh), trace_of(workload, tree)
     loss = workload.parallelism.loss_all_reduce
     key = (id(trace), settings, workload.gradient_accumulation, steps, loss)
     found = _plans.get(key)
     if found is None or found[0] is not trace:
         if len(_plans) >= MAX_PLANS:
             _plans.clear()
-        found = _plans[key] = (trace, play(workload, tree, world, steps).recorder.plan)
+        found = _plans[key] = (trace, play(workload, tree, mesh, steps).recorder.plan)
     plan = found[1]
     return replace(plan, ops=plan.ops.copy(), memory=plan.memory.copy(), groups=dict(plan.groups))
 
@@ -109,20 +108,22 @@ class _Silent(Recorder):
 
 
 def play(
-    workload: Workload, tree: ModelTree, world: int, steps: int = 1, first_step: bool = False
+    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1, first_step: bool = False
 ) -> Coordinator:
     """As `build`, but return the coordinator, which knows why each collective was issued.
 
     With `first_step` the first step is the run's first, in which DeepSpeed records its trace: every
     fetch of its first micro-batch is on demand.
     """
-    settings = settings_of(workload, world)
+    settings = settings_of(workload, mesh)
     trace = trace_of(workload, tree)
-    groups = {"shard": world}
+    everybody = mesh.groups("world")
+    groups = {"shard": everybody}
     if settings.hpz > 1:
-        groups["hpz"] = settings.hpz
-    if settings.quantized_gradients and world > settings.gpus_per_node:
-        groups |= {"node": settings.gpus_per_node, "replicate": world // settings.gpus_per_node}
+        groups["hpz"] = everybody.inner(settings.hpz)
+    if settings.quantized_gradients and mesh.world > settings.gpus_per_node:
+        node = settings.gpus_per_node
+        groups |= {"node": mesh.groups("node"), "replicate": everybody.outer(node)}
     r = Recorder(groups)
     c = Coordinator(trace, settings, r)
     if first_step:
@@ -131,7 +132,7 @@ def play(
         for micro_step in range(workload.gradient_accumulation):
             r.micro_step = micro_step
             c.boundary = micro_step == workload.gradient_accumulation - 1
-            loss_all_reduce(r, workload.parallelism, world, world)
+            loss_all_reduce(r, workload.parallelism, mesh)
             c.micro_batch(tracing=first_step and step == micro_step == 0)
         _step(workload, c)
     return c
@@ -212,7 +213,7 @@ def step_on_host(
     r.wait_stream("compute", "offload_in")
 
 
-def settings_of(workload: Workload, world: int) -> Settings:
+def settings_of(workload: Workload, mesh: Mesh) -> Settings:
     """DeepSpeed's configuration with Hugging Face's "auto" resolved.
 
     Notes
@@ -221,16 +222,13 @@ def settings_of(workload: Workload, world: int) -> Settings:
 
     Source: transformers 4.57.1, ``HfTrainerDeepSpeedConfig.trainer_config_finalize``.
     """
-    p = workload.parallelism
+    p, world = workload.parallelism, mesh.world
     if world % p.zero_hpz_partition_size:
         message = f"groups of {p.zero_hpz_partition_size} do not divide {world} ranks"
         raise InputError.single(SOURCE, message, "parallelism.zero_hpz_partition_size")
     h = workload.model.hidden_size
     kind = workload.precision.kind
     dtype = "bf16" if kind == "fp8" else kind
-    # a plan knows no machine: nodes of eight, or of what divides the world as eight would
-    per_node = gcd(world, NODE)
-
     return Settings(
         world=world,
         dtype=dtype,
@@ -245,7 +243,7 @@ def settings_of(workload: Workload, world: int) -> Settings:
         hpz=p.zero_hpz_partition_size,
         quantized_weights=p.zero_quantized_weights,
         quantized_gradients=p.zero_quantized_gradients,
-        gpus_per_node=per_node if per_node > 1 else world,
+        gpus_per_node=mesh.size("node"),
         sub_group=int(p.sub_group_size),
         attribute_frozen=attributes_frozen(p.deepspeed_version),
         offload_parameters=p.offload in ("parameters", "all"),
@@ -290,7 +288,7 @@ def trace_of(workload: Workload, tree: ModelTree) -> Trace:
     return found[1]
 
 
-def zero3_live_peak(workload: Workload, tree: ModelTree, world: int) -> LivePeak:
+def zero3_live_peak(workload: Workload, tree: ModelTree, mesh: Mesh) -> LivePeak:
     """Gathered parameters and buffers of one rank at their largest.
 
     Parameters
@@ -299,8 +297,8 @@ def zero3_live_peak(workload: Workload, tree: ModelTree, world: int) -> LivePeak
         The job.
     tree : ModelTree
         Its modules.
-    world : int
-        Ranks.
+    mesh : Mesh
+        How the ranks are grouped.
 
     Returns
     -------
@@ -309,7 +307,7 @@ def zero3_live_peak(workload: Workload, tree: ModelTree, world: int) -> LivePeak
         ``gather_buffer`` (the largest coalesced all-gather, held twice while it is unpacked),
         ``reduce_bucket`` and ``reduce_buffer``; and the traps.
     """
-    s, trace = settings_of(workload, world), trace_of(workload, tree)
+    s, trace = settings_of(workload, mesh), trace_of(workload, tree)
     found = _peaks.get((id(trace), s))
     if found is None or found.trace is not trace:
         if len(_peaks) >= MAX_PLANS:
@@ -330,9 +328,9 @@ def zero3_live_peak(workload: Workload, tree: ModelTree, world: int) -> LivePeak
     by_category = {
         "unsharded_parameters": peak,
         "persistent_parameters": float(c.persistent_numel * c.size),
-        "gather_buffer": float(max(coalesced, default=0) * world * c.size),
+        "gather_buffer": float(max(coalesced, default=0) * s.world * c.size),
         "reduce_bucket": float(s.reduce_bucket * c.size) if largest else 0.0,
-        "reduce_buffer": float(max(reduced, default=0) * world * wide),
+        "reduce_buffer": float(max(reduced, default=0) * s.world * wide),
     }
     return LivePeak(by_category, _traps(workload, c, peak))
 

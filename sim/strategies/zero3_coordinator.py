@@ -41,7 +41,7 @@ class Settings:
     hpz: int = 1
     quantized_weights: bool = False
     quantized_gradients: bool = False
-    gpus_per_node: int = 8
+    gpus_per_node: int = 1
     sub_group: int = 1_000_000_000
     attribute_frozen: bool = True  # frozen parameters of a recompute belong to the active backward
     offload_parameters: bool = False

@@ -21,6 +21,7 @@ from sim.blocks.tree import build_tree
 from sim.documents import flatten
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load
+from sim.inputs.shares import mesh_of
 from sim.inputs.workload import Workload
 from sim.lowering.costs import price
 from sim.lowering.lower import lower
@@ -68,7 +69,7 @@ def program_summary(topology: str, workload: str, sets: tuple[str, ...]) -> dict
     job = _three_micro_steps(loaded.workload)
     fabric = compile_fabric(loaded.topology)
     tree = build_tree(job.model, job.method)
-    plan = build_plan(job, tree, fabric.n_ranks)
+    plan = build_plan(job, tree, mesh_of(loaded.topology, job))
     priced = price(plan, job, fabric, "folded")
     lowered = lower(priced.parts, priced.compiled.classes, priced.flights)
     counts = Counter(CATEGORIES[i] for i in lowered.category.tolist())
@@ -99,7 +100,7 @@ def _edges(plan: Plan) -> dict[str, Any]:
 def _collectives(plan: Plan) -> dict[str, Any]:
     rows = [
         (op.collective, op.phase, op.unit, op.bytes_in, op.bytes_out, op.dtype,
-         plan.groups[op.group])
+         plan.groups[op.group].size)
         for op in plan.ops
         if op.kind == COLLECTIVE
     ]  # fmt: skip

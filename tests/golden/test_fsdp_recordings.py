@@ -9,6 +9,7 @@ import pytest
 
 from sim.blocks.tree import build_tree
 from sim.inputs.model import Model
+from sim.inputs.shares import mesh_on
 from sim.inputs.workload import Checkpointing, Method, Parallelism, Precision, Workload
 from sim.strategies import build_plan
 from sim.strategies.plan import COLLECTIVE, SEGMENT
@@ -38,14 +39,15 @@ def planned(run):
         activation_checkpointing=Checkpointing(kind=run.get("checkpointing", "none")),
     )
     tree = build_tree(workload.model, method)
-    return build_plan(workload, tree, run["world"], run.get("steps", 1), run.get("cold", False))
+    mesh = mesh_on(workload, run["world"])
+    return build_plan(workload, tree, mesh, run.get("steps", 1), run.get("cold", False))
 
 
 def collectives(plan):
     return [
         [
             op.collective, op.phase, op.unit, op.bytes_in, op.bytes_out, op.dtype,
-            plan.groups[op.group],
+            plan.groups[op.group].size,
         ]
         for op in plan.ops
         if op.kind == COLLECTIVE
@@ -73,9 +75,9 @@ def test_timelines_equal_the_replayed_recording(name):
                 return 0.0
             return given["B" if op.name == "backward" else "F"]
 
-        shared = replay(plan, seconds, lambda op: plan.groups[op.group])
+        shared = replay(plan, seconds, lambda op: plan.groups[op.group].size)
         assert shared.makespan == pytest.approx(values["shared_comm"], abs=1e-4)
-        apart = replay(plan, seconds, lambda op: (plan.groups[op.group], op.collective))
+        apart = replay(plan, seconds, lambda op: (plan.groups[op.group].size, op.collective))
         assert apart.makespan == pytest.approx(values["separate_comm"], abs=1e-4)
         if "timeline" in values:
             names = {**SHORT, **SEGMENTS}

@@ -10,6 +10,7 @@ import pytest
 
 from sim.blocks.tree import build_tree
 from sim.inputs.model import Model
+from sim.inputs.shares import mesh_on
 from sim.inputs.workload import Checkpointing, Method, Parallelism, Workload
 from sim.strategies import build_plan
 from sim.strategies.plan import COLLECTIVE
@@ -62,7 +63,12 @@ def workload_of(options):
 def built(name, **how):
     options = RUNS[name]["options"]
     workload = workload_of(options)
-    return play(workload, build_tree(workload.model, workload.method), options["ws"], **how)
+    return play(
+        workload,
+        build_tree(workload.model, workload.method),
+        mesh_on(workload, options["ws"]),
+        **how,
+    )
 
 
 def totals(plan):
@@ -120,7 +126,7 @@ def test_zero3_second_step_equals_the_first_steady_one(name):
 def test_zero12_issues_what_was_recorded(name):
     workload = workload_of(RUNS[name]["options"])
     world = RUNS[name]["options"]["ws"]
-    plan = build_plan(workload, build_tree(workload.model), world)
+    plan = build_plan(workload, build_tree(workload.model), mesh_on(workload, world))
     rows = [row_of(op, world) for op in plan.ops if op.kind == COLLECTIVE]
     assert rows == [DATA["rows"][i] for i in RUNS[name]["events"]]
 

@@ -12,6 +12,7 @@ import pytest
 
 from sim.blocks.tree import build_tree
 from sim.inputs.models import resolve_model
+from sim.inputs.shares import mesh_on
 from sim.inputs.workload import (
     Checkpointing,
     CheckpointSave,
@@ -76,7 +77,9 @@ def job(keys):
 def predicted(row):
     """GiB of the figure that the source prints."""
     workload = job(row["workload"])
-    ledger = walk(workload, build_tree(workload.model, workload.method), row["gpus"])
+    ledger = walk(
+        workload, build_tree(workload.model, workload.method), mesh_on(workload, row["gpus"])
+    )
     c = constants()
     if row["figure"] == "allocated":
         return ledger.peaks[ledger.highest].total / GIB
@@ -123,7 +126,10 @@ def test_sharded_state_falls_as_measured(method, measured):
             update={"method": Method(kind="lora", rank=16, targets=attention)}
         )
     tree = build_tree(workload.model, workload.method)
-    ours = [walk(workload, tree, n).peaks["backward"].total / GIB for n in (8, 16, 32, 64)]
+    ours = [
+        walk(workload, tree, mesh_on(workload, n)).peaks["backward"].total / GIB
+        for n in (8, 16, 32, 64)
+    ]
     for n in range(3):
         fall = measured[n] - measured[n + 1]
         assert ours[n] - ours[n + 1] == pytest.approx(fall, rel=0.03)

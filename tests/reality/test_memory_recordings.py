@@ -7,6 +7,7 @@ import pytest
 
 from sim.blocks.tree import build_tree
 from sim.inputs.models import resolve_model
+from sim.inputs.shares import mesh_on
 from sim.inputs.workload import Checkpointing, Parallelism, Stack, Workload
 from sim.memory.report import walk
 
@@ -41,7 +42,9 @@ def ledger(record):
         ),
         activation_checkpointing=Checkpointing(kind=record["checkpointing"]),
     )
-    return walk(workload, build_tree(workload.model, workload.method), record["ranks"])
+    return walk(
+        workload, build_tree(workload.model, workload.method), mesh_on(workload, record["ranks"])
+    )
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=[r["case"] for r in RECORDS])

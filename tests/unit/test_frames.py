@@ -6,6 +6,7 @@ import pytest
 from sim.blocks.tree import build_tree
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load
+from sim.inputs.shares import mesh_of, mesh_on
 from sim.lowering import frames
 from sim.lowering.costs import price
 from sim.lowering.frames import lowered
@@ -35,7 +36,9 @@ def test_frame_serves_another_world(nodes):
 
 def _priced(topology, workload, speed=None):
     fabric = compile_fabric(topology)
-    plan = plan_of(workload, build_tree(workload.model, workload.method), fabric.n_ranks)
+    plan = plan_of(
+        workload, build_tree(workload.model, workload.method), mesh_of(topology, workload)
+    )
     pace = None if speed is None else np.full(fabric.n_ranks, speed)
     return price(plan, workload, fabric, "folded", pace)
 
@@ -62,9 +65,12 @@ def test_frame_is_filled_with_equal_columns(name, speed):
 def test_plans_are_shared_only_where_they_are_equal():
     job = load("dgx-h100", "llama3-8b-sft")
     tree = build_tree(job.workload.model, job.workload.method)
-    plan = plan_of(job.workload, tree, 8)
+    plan = plan_of(job.workload, tree, mesh_on(job.workload, 8))
     other = job.workload.model_copy(update={"micro_batch": 7, "compile": True})
-    assert plan_of(other, tree, 8) is plan
-    assert plan_of(other, tree, 16) is not plan
+    assert plan_of(other, tree, mesh_on(other, 8)) is plan
+    assert plan_of(other, tree, mesh_on(other, 16)) is not plan
     knobs = job.workload.parallelism.model_copy(update={"reshard_after_forward": False})
-    assert plan_of(other.model_copy(update={"parallelism": knobs}), tree, 8) is not plan
+    assert (
+        plan_of(other.model_copy(update={"parallelism": knobs}), tree, mesh_on(other, 8))
+        is not plan
+    )

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from sim.blocks.tree import build_tree
 from sim.inputs.model import Model
+from sim.inputs.shares import mesh_on
 from sim.inputs.workload import Checkpointing, Method, Parallelism, Workload
 from sim.strategies import fsdp1, fsdp2
 
@@ -69,8 +70,8 @@ def test_copied_layers_equal_recorded_ones(knobs, layers, accumulate, lora, reco
     )
     tree = build_tree(model, workload.method)
     module = fsdp1 if knobs["strategy"] == "fsdp1" else fsdp2
-    short = module.build(workload, tree, 8, steps)
-    full = module.record_in_full(workload, tree, 8, steps)
+    short = module.build(workload, tree, mesh_on(workload, 8), steps)
+    full = module.record_in_full(workload, tree, mesh_on(workload, 8), steps)
     assert short.ops == full.ops
     assert short.groups == full.groups
     assert (short.owned_numel, short.owned_tensors) == (full.owned_numel, full.owned_tensors)

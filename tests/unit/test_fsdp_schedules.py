@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sim.blocks.tree import build_tree
 from sim.errors import InputError
 from sim.inputs.model import Model
+from sim.inputs.shares import mesh_on
 from sim.inputs.workload import Checkpointing, Method, Parallelism, Precision, Workload
 from sim.strategies import build_plan
 from sim.strategies.ddp import buckets
@@ -38,7 +39,7 @@ def workload(layers=4, accumulate=1, lora=0, recompute="none", tied=False, **kno
 
 def plan_of(world=8, steps=1, cold=False, **options):
     w = options.pop("of", None) or workload(**options)
-    return build_plan(w, build_tree(w.model, w.method), world, steps, cold)
+    return build_plan(w, build_tree(w.model, w.method), mesh_on(w, world), steps, cold)
 
 
 def issued(plan, collective, phase=None):
@@ -107,7 +108,7 @@ def test_hybrid_reduces_over_replicas_once_per_unit_and_micro_step():
     plan = plan_of(16, replicate=2, accumulate=3)
     reductions = issued(plan, "all_reduce", "backward")
     assert len(reductions) == 15
-    assert {plan.groups[op.group] for op in reductions} == {2}
+    assert {plan.groups[op.group].size for op in reductions} == {2}
     layer = next(op for op in reductions if op.unit == "layers.2")
     assert layer.bytes_in == 43_136 * 4 / 8  # G fp32 over the shard group
     last = plan_of(16, replicate=2, accumulate=3, requires_all_reduce="last")
@@ -225,7 +226,7 @@ def test_context_parallel_attention(kind, forward, backward):
         ops = [o for o in plan.ops if o.group == "context" and (o.phase, o.block) == (phase, 2)]
         assert [(o.collective, o.bytes_in) for o in ops] == expected
     assert counts(plan)[:2] == (5 + 4 * (kind == "all-gather"), 4)
-    assert plan.groups["context"] == 2
+    assert plan.groups["context"].size == 2
     # the core is counted with wv; wo needs what attention has seen
     wo = next(i for i, o in enumerate(plan.ops) if (o.name, o.module) == ("forward", "wo"))
     last = max(i for i, o in enumerate(plan.ops[:wo]) if o.group == "context")
@@ -342,7 +343,7 @@ def check(plan):
         assert -1 <= op.host_after < i
         assert op.bytes >= 0
         if op.kind == COLLECTIVE:
-            ranks = plan.groups[op.group]
+            ranks = plan.groups[op.group].size
             assert op.comm
             if op.collective == "all_gather":
                 assert op.bytes_out == pytest.approx(ranks * op.bytes_in)

@@ -137,9 +137,9 @@ def test_bytes_in_equal_bytes_out_of_every_collective(pair):
     plan = outcome.lowered.plan
     for op in plan.ops:
         if op.collective == "all_gather":
-            assert op.bytes_out == pytest.approx(op.bytes_in * plan.groups[op.group])
+            assert op.bytes_out == pytest.approx(op.bytes_in * plan.groups[op.group].size)
         elif op.collective == "reduce_scatter":
-            assert op.bytes_in == pytest.approx(op.bytes_out * plan.groups[op.group])
+            assert op.bytes_in == pytest.approx(op.bytes_out * plan.groups[op.group].size)
         elif op.collective == "all_reduce":
             assert op.bytes_in == op.bytes_out
 

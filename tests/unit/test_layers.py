@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "sim"
 ORDER = [
-    "errors", "units", "documents", "data", "inputs", "mesh", "fabric", "blocks", "cost", "program",
+    "errors", "units", "documents", "data", "mesh", "inputs", "fabric", "blocks", "cost", "program",
     "strategies", "lowering", "memory", "engine", "step", "job", "result", "study", "calibration",
     "api", "interop", "report", "web", "commands", "cli",
 ]  # fmt: skip

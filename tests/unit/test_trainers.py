@@ -6,6 +6,7 @@ from sim.blocks.tree import build_tree
 from sim.blocks.unroll import unroll
 from sim.cost.constants import zero3_hook_s
 from sim.inputs.loader import load
+from sim.inputs.shares import mesh_of
 from sim.step.run import run_step
 from sim.strategies import build_plan
 from sim.strategies.plan import COLLECTIVE, SEGMENT
@@ -25,7 +26,7 @@ def loaded(strategy, nodes=1, **keys):
 
 def plan_of(found):
     w = found.workload
-    return build_plan(w, build_tree(w.model, w.method), found.topology.world_size)
+    return build_plan(w, build_tree(w.model, w.method), mesh_of(found.topology, w))
 
 
 def names(plan, name):
@@ -63,10 +64,10 @@ def test_zero1_in_groups():
     halved = plan_of(loaded("zero1", nodes=2, parallelism={"replicate": 2}))
     assert halved.owned_numel == pytest.approx(2 * whole.owned_numel, rel=1e-3)
     gather = next(op for op in halved.ops if op.collective == "all_gather")
-    assert halved.groups[gather.group] == 8
+    assert halved.groups[gather.group].size == 8
     reduced = [op for op in halved.ops if op.collective == "all_reduce" and op.phase == "backward"]
     assert reduced
-    assert {halved.groups[op.group] for op in reduced} == {16}
+    assert {halved.groups[op.group].size for op in reduced} == {16}
     sizes = [sum(op.bytes_in for op in p.ops if op.kind == COLLECTIVE and op.phase == "backward")
              for p in (whole, halved)]  # fmt: skip
     assert sizes[0] == pytest.approx(sizes[1], rel=1e-3)

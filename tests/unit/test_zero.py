@@ -13,7 +13,9 @@ from sim.blocks.tree import build_tree, count_parameters
 from sim.blocks.unroll import unroll
 from sim.errors import InputError
 from sim.inputs.model import Model
+from sim.inputs.shares import mesh_on
 from sim.inputs.workload import Checkpointing, Method, Parallelism, Precision, Workload
+from sim.mesh import Mesh
 from sim.strategies import build_plan
 from sim.strategies.plan import COLLECTIVE, HOST, SEGMENT
 from sim.strategies.zero3 import attributes_frozen, play, settings_of, zero3_live_peak
@@ -39,8 +41,13 @@ def workload(strategy="zero3", shape=None, method=None, policy=None, accumulatio
     )  # fmt: skip
 
 
-def plan_of(job, world=8):
-    return build_plan(job, build_tree(job.model, job.method), world)
+def sizes(plan):
+    return {name: groups.size for name, groups in plan.groups.items()}
+
+
+def plan_of(job, world=8, gpus_per_node=8):
+    mesh = mesh_on(job, world, gpus_per_node)
+    return build_plan(job, build_tree(job.model, job.method), mesh)
 
 
 def collectives(plan, kind, phases=("forward", "backward", "recompute")):
@@ -90,7 +97,7 @@ def jobs(draw):
 @given(jobs(), st.sampled_from([1, 2, 3, 8, 64]))
 def test_any_zero3_step_is_whole(job, world):
     """Every module finds its parameters, every gradient is reduced once, nothing stays."""
-    played = play(job, build_tree(job.model, job.method), world)
+    played = play(job, build_tree(job.model, job.method), mesh_on(job, world))
     trace, plan = played.trace, played.recorder.plan
     kept = {p for p, keep in enumerate(played.persistent) if keep}
     assert {p for p, s in enumerate(played.status) if s} == kept
@@ -111,7 +118,7 @@ def test_any_zero3_step_is_whole(job, world):
 @given(jobs(), st.sampled_from([1, 8]))
 def test_a_module_runs_only_with_its_parameters_gathered(job, world):
     """Replays who is gathered from the plan alone."""
-    played = play(job, build_tree(job.model, job.method), world)
+    played = play(job, build_tree(job.model, job.method), mesh_on(job, world))
     trace, plan = played.trace, played.recorder.plan
     gathered = {p for p, keep in enumerate(played.persistent) if keep}
     issued = {i.op: i for i in played.issued}
@@ -148,7 +155,7 @@ def test_backward_half_gathers_all_but_what_was_kept_across_the_turn(layers):
 
 def test_live_parameters_stay_near_the_limit():
     job = workload(shape=model(layers=16), **small)
-    peak = zero3_live_peak(job, build_tree(job.model), 8)
+    peak = zero3_live_peak(job, build_tree(job.model), mesh_on(job, 8))
     persistent = 64 * 33
     # the limit is tested before each look-ahead, which takes whole parameters
     assert peak.by_category["unsharded_parameters"] <= 2 * (60_000 + 32_768 + persistent)
@@ -165,15 +172,15 @@ def test_frozen_weights_pile_up_under_reentrant_checkpointing():
         stage3_max_live_parameters=197_800, stage3_max_reuse_distance=197_800,
     )  # fmt: skip
     tree = build_tree(job.model, job.method)
-    peak = zero3_live_peak(job, tree, 8)
+    peak = zero3_live_peak(job, tree, mesh_on(job, 8))
     assert peak.by_category["unsharded_parameters"] == pytest.approx(2 * 720_896, rel=0.01)
     assert [t.code for t in peak.traps] == ["zero3-frozen-weights-pile-up"]
     older = job.model_copy(update={"parallelism": Parallelism(**{
         **job.parallelism.model_dump(), "deepspeed_version": "0.19.2",
     })})  # fmt: skip
-    assert zero3_live_peak(older, tree, 8).traps == ()
+    assert zero3_live_peak(older, tree, mesh_on(older, 8)).traps == ()
     other = job.model_copy(update={"activation_checkpointing": Checkpointing(kind="full")})
-    twice = zero3_live_peak(other, tree, 8).traps
+    twice = zero3_live_peak(other, tree, mesh_on(other, 8)).traps
     assert [t.code for t in twice] == ["zero3-frozen-weights-gathered-twice"]
 
 
@@ -191,7 +198,7 @@ def test_pile_up_of_the_published_models():
         method = Method(kind="lora", rank=16, targets=LORA.targets)
         policy = Checkpointing(kind="full", reentrant=True)
         job = workload(shape=shape, method=method, policy=policy)
-        peak = zero3_live_peak(job, build_tree(shape, method), 16)
+        peak = zero3_live_peak(job, build_tree(shape, method), mesh_on(job, 16))
         assert peak.by_category["unsharded_parameters"] / 1e9 == pytest.approx(gigabytes, rel=0.02)
 
 
@@ -200,7 +207,7 @@ def test_hugging_face_auto_sizes():
         workload(
             shape=model(hidden_size=4096), stage3_prefetch_bucket_size="auto",
             stage3_param_persistence_threshold="auto", reduce_bucket_size="auto",
-        ), 8,
+        ), Mesh(dp_shard=8),
     )  # fmt: skip
     assert (sizes.reduce_bucket, sizes.prefetch_bucket, sizes.persistence) == (
         4096 * 4096, 15_099_494, 40_960,
@@ -222,7 +229,7 @@ def test_secondary_shards_keep_later_gathers_in_the_node():
     """hpZ 4 of 8: a parameter's first gather of a step over 8 ranks, later ones over 4."""
     job = workload(shape=model(layers=16), zero_hpz_partition_size=4, **small)
     plan = plan_of(job)
-    assert plan.groups == {"shard": 8, "hpz": 4}
+    assert sizes(plan) == {"shard": 8, "hpz": 4}
     gathers = collectives(plan, "all_gather")
     wide = [op for op in gathers if op.group == "shard"]
     near = [op for op in gathers if op.group == "hpz"]
@@ -237,7 +244,7 @@ def test_secondary_shards_keep_later_gathers_in_the_node():
 
 def test_frozen_secondary_shards_never_expire():
     job = workload(method=LORA, zero_hpz_partition_size=4, **small)
-    played = play(job, build_tree(job.model, job.method), 8)
+    played = play(job, build_tree(job.model, job.method), mesh_on(job, 8))
     for issued in played.issued:
         op = played.recorder.ops[issued.op]
         if op.phase == "forward" and op.collective == "all_gather":
@@ -271,12 +278,22 @@ def test_scale_groups_divide_evenly():
 def test_int4_gradients_go_by_two_all_to_alls():
     job = workload(shape=model(layers=1), zero_quantized_gradients=True)
     plan = plan_of(job, 16)
-    assert plan.groups == {"shard": 16, "node": 8, "replicate": 2}
+    assert sizes(plan) == {"shard": 16, "node": 8, "replicate": 2}
     exchanged = collectives(plan, "all_to_all")
     matrices = 7 + 2
     assert len(exchanged) == 4 * matrices
     assert len(collectives(plan, "reduce_scatter")) == 3  # the norms
     assert not collectives(plan_of(job, 8), "all_to_all")  # one node
+
+
+def test_quantised_gradients_stay_in_the_node_that_there_is():
+    """Nodes of 16: the first exchange is among all 16 ranks of a node, the second between two."""
+    job = workload(shape=model(layers=1), zero_quantized_gradients=True)
+    plan = plan_of(job, 32, gpus_per_node=16)
+    assert sizes(plan) == {"shard": 32, "node": 16, "replicate": 2}
+    assert plan.groups["node"].all() == (tuple(range(16)), tuple(range(16, 32)))
+    assert plan.groups["replicate"].of(3) == (3, 19)
+    assert not collectives(plan_of(job, 16, gpus_per_node=16), "all_to_all")  # one node
 
 
 def test_offloaded_parameters_come_as_shards():
@@ -292,7 +309,7 @@ def test_offloaded_parameters_come_as_shards():
 
 def test_offloaded_optimizer_gets_fp32_gradients_and_returns_bf16():
     job = workload(offload="optimizer", accumulation=2)
-    played = play(job, build_tree(job.model), 8)
+    played = play(job, build_tree(job.model), mesh_on(job, 8))
     ops, owned = played.recorder.ops, sum(played.shard)
     out = sum(op.bytes for op in ops if op.name == "d2h")
     back = sum(op.bytes for op in ops if op.name == "h2d" and op.phase == "optimizer")
@@ -302,7 +319,7 @@ def test_offloaded_optimizer_gets_fp32_gradients_and_returns_bf16():
 
 def test_shards_on_nvme_are_read_before_they_are_gathered():
     job = workload(shape=model(layers=8), offload="all", offload_device="nvme", **small)
-    played = play(job, build_tree(job.model), 8)
+    played = play(job, build_tree(job.model), mesh_on(job, 8))
     ops = played.recorder.ops
     read = [i for i, op in enumerate(ops) if op.name == "nvme_read" and op.phase == "forward"]
     gathered = [i for i in played.issued if i.trigger != "ipg_bucket"]
@@ -315,7 +332,9 @@ def test_shards_on_nvme_are_read_before_they_are_gathered():
 def test_without_overlap_gathers_wait_for_compute():
     """Gathers are then issued on the compute stream: those of a fetch follow the last segment."""
     free, bound = (
-        play(workload(overlap_comm=overlap, **small), build_tree(model()), 8).recorder.ops
+        play(
+            workload(overlap_comm=overlap, **small), build_tree(model()), Mesh(dp_shard=8)
+        ).recorder.ops
         for overlap in (True, False)
     )
     waits = [[op.deps for op in ops if op.collective == "all_gather"] for ops in (free, bound)]
@@ -325,7 +344,9 @@ def test_without_overlap_gathers_wait_for_compute():
 
 def test_states_on_nvme_are_read_and_written_around_the_update():
     """fp32 parameter, two moments, gradient in; parameter and moments back; gradients before."""
-    played = play(workload(offload="optimizer", offload_device="nvme"), build_tree(model()), 8)
+    played = play(
+        workload(offload="optimizer", offload_device="nvme"), build_tree(model()), Mesh(dp_shard=8)
+    )
     owned = sum(played.shard)
     ops = [op for op in played.recorder.ops if op.stream == "nvme"]
     assert sum(op.bytes for op in ops if op.name == "nvme_read") == 16 * owned
@@ -345,14 +366,14 @@ def test_four_bit_base_weights_are_gathered_packed():
     full = Method(kind="lora", rank=4, targets=("q",))
     sizes = []
     for method in (qlora, full):
-        played = play(workload(method=method), build_tree(model(), method), 8)
+        played = play(workload(method=method), build_tree(model(), method), Mesh(dp_shard=8))
         names = played.trace.parameter_names
         sizes.append(played.trace.numel[names.index("layers.0.wo.weight")])
     assert sizes == [64 * 64 / 4, 64 * 64]
 
 
 def test_the_first_step_gathers_on_demand():
-    played = play(workload(), build_tree(model()), 8, first_step=True)
+    played = play(workload(), build_tree(model()), Mesh(dp_shard=8), first_step=True)
     assert {i.trigger for i in played.issued} == {"on_demand", "ipg_bucket"}
     fetches = [i for i in played.issued if i.trigger == "on_demand"]
     assert len(fetches) == 2 * (1 + 3 * 9 + 2)
@@ -374,10 +395,10 @@ def test_half_precision_checks_overflow():
 def test_plans_are_equal_and_apart():
     job = workload()
     tree = build_tree(job.model)
-    one, two = build_plan(job, tree, 8), build_plan(job, tree, 8)
+    one, two = build_plan(job, tree, mesh_on(job, 8)), build_plan(job, tree, mesh_on(job, 8))
     assert one.ops == two.ops
     one.ops.clear()
-    assert build_plan(job, tree, 8).ops == two.ops
+    assert build_plan(job, tree, mesh_on(job, 8)).ops == two.ops
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])
@@ -450,4 +471,4 @@ def test_segments_cover_every_kernel_once(strategy, changes, method):
 @pytest.mark.parametrize("world", [3, 4, 8, 12, 16, 20, 48])
 def test_quantised_gradients_take_groups_that_divide_the_world(world):
     plan = plan_of(workload(zero_quantized_gradients=True), world)
-    assert all(world % size == 0 for size in plan.groups.values())
+    assert all(world % size == 0 for size in sizes(plan).values())

@@ -1,0 +1,73 @@
+"""How a job is cut over the GPUs of a machine: its mesh and its batch, from what the user wrote."""
+
+from __future__ import annotations
+
+from math import gcd
+
+from sim.errors import InputError
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Parallelism, Workload
+from sim.mesh import Batch, Mesh
+
+_SOURCE = "workload"
+
+
+def mesh_of(topology: Topology, workload: Workload) -> Mesh:
+    """The mesh of a job on all GPUs of a machine (see `mesh_on`)."""
+    return mesh_on(workload, topology.world_size, topology.gpus_per_node)
+
+
+def mesh_on(workload: Workload, world: int, gpus_per_node: int | None = None) -> Mesh:
+    """The mesh of a job on some number of GPUs.
+
+    Parameters
+    ----------
+    workload : Workload
+        ``parallelism`` is read. ``shard`` may count the ranks of a shard group with their
+        context-parallel partners or without.
+    world : int
+        Ranks in all.
+    gpus_per_node : int, optional
+        GPUs of a node, or what divides all where nodes differ; None for a single node.
+
+    Raises
+    ------
+    InputError
+        If the sizes that the workload gives are not the world.
+    """
+    p = workload.parallelism
+    cp, replicate = p.context_parallel, p.replicate
+    if world % cp:
+        message = f"{world} ranks do not divide into groups of {cp}"
+        raise InputError.single(_SOURCE, message, "parallelism.context_parallel")
+    if _replicates(p):
+        replicate, shard = world // cp, 1
+    elif p.shard is None:
+        shard = world // replicate // cp
+    else:
+        shard = p.shard if p.shard * replicate * cp == world else p.shard // cp
+    if shard * replicate * cp != world:
+        given = world // replicate if p.shard is None else p.shard
+        message = f"{given} ranks a shard group x {replicate} replicas is not the world of {world}"
+        raise InputError.single(_SOURCE, message, "parallelism.replicate")
+    return Mesh(
+        dp_replicate=replicate, dp_shard=shard, cp=cp,
+        gpus_per_node=gcd(world, gpus_per_node) if gpus_per_node else None,
+    )  # fmt: skip
+
+
+def _replicates(p: Parallelism) -> bool:
+    """Whether every rank holds the whole model and its optimizer states."""
+    return p.strategy == "ddp" or (p.strategy == "fsdp1" and p.sharding_strategy == "no-shard")
+
+
+def batch_of(workload: Workload, world: int | None = None) -> Batch:
+    """What a job computes in a step, of a single data-parallel rank where no `world` is given.
+
+    A world that the context-parallel groups do not fill counts the groups that are whole.
+    """
+    cp = workload.parallelism.context_parallel
+    return Batch(
+        workload.sequence_length, workload.micro_batch, workload.gradient_accumulation, cp,
+        1 if world is None else world // cp,
+    )  # fmt: skip

@@ -1,0 +1,137 @@
+"""Equal groups of ranks, as a device mesh makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from math import prod
+
+Group = tuple[int, ...]
+"""Ranks of one group, ascending."""
+
+Dims = tuple[tuple[int, bool], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Sister groups: equal groups that together hold every rank once and work at the same time.
+
+    Attributes
+    ----------
+    dims : tuple of (int, bool)
+        A box of ranks, outermost dimension first, the last varying fastest: how long each
+        dimension is, and whether a group runs along it. Neighbours differ in the second, none is
+        of length 1, so that equal groups are equal values.
+    """
+
+    dims: Dims
+
+    @classmethod
+    def along(cls, dims: Iterable[tuple[int, bool]]) -> Groups:
+        """Groups along the dimensions marked true, of a box of ranks."""
+        merged: list[tuple[int, bool]] = []
+        for ranks, inside in dims:
+            if ranks == 1:
+                continue
+            if merged and merged[-1][1] == inside:
+                merged[-1] = (merged[-1][0] * ranks, inside)
+            else:
+                merged.append((ranks, inside))
+        return cls(tuple(merged))
+
+    @property
+    def size(self) -> int:
+        """Ranks in one group."""
+        return prod(ranks for ranks, inside in self.dims if inside)
+
+    @property
+    def count(self) -> int:
+        """How many sister groups there are."""
+        return prod(ranks for ranks, inside in self.dims if not inside)
+
+    @property
+    def world(self) -> int:
+        """Ranks in all."""
+        return prod(ranks for ranks, _ in self.dims)
+
+    def all(self) -> tuple[Group, ...]:
+        """Every group, in the order of its first rank."""
+        return _all(self.dims)
+
+    def of(self, rank: int) -> Group:
+        """The group that holds a rank."""
+        own = self._offset(rank, inside=False)
+        return tuple(own + step for step in _offsets(self.dims, inside=True))
+
+    def place(self, rank: int) -> int:
+        """Position of a rank in its group, from 0."""
+        return _offsets(self.dims, inside=True).index(self._offset(rank, inside=True))
+
+    def inner(self, size: int) -> Groups:
+        """Each group cut into runs of `size` consecutive members.
+
+        Raises
+        ------
+        ValueError
+            If `size` does not divide the groups, or cuts across an axis.
+        """
+        return self._cut(size, inner=True)
+
+    def outer(self, size: int) -> Groups:
+        """Members at the same place of every run of `size` (see `inner`).
+
+        Raises
+        ------
+        ValueError
+            As `inner`.
+        """
+        return self._cut(size, inner=False)
+
+    def _cut(self, size: int, *, inner: bool) -> Groups:
+        left = size
+        cut: list[tuple[int, bool]] = []
+        for ranks, inside in reversed(self.dims):
+            if not inside:
+                cut.append((ranks, False))
+                continue
+            near = min(left, ranks)
+            if near < 1 or left % near or ranks % near:
+                break
+            cut += [(near, inner), (ranks // near, not inner)]
+            left //= near
+        else:
+            if left == 1:
+                return Groups.along(reversed(cut))
+        msg = f"groups of {size} do not divide {self.size} ranks"
+        raise ValueError(msg)
+
+    def _offset(self, rank: int, *, inside: bool) -> int:
+        """The part of a rank's number that dimensions inside (or outside) groups contribute."""
+        if not 0 <= rank < self.world:
+            msg = f"rank {rank} is not one of {self.world}"
+            raise ValueError(msg)
+        found, stride = 0, 1
+        for ranks, marked in reversed(self.dims):
+            rank, digit = divmod(rank, ranks)
+            found += digit * stride * (marked is inside)
+            stride *= ranks
+        return found
+
+
+@lru_cache(maxsize=256)
+def _offsets(dims: Dims, *, inside: bool) -> tuple[int, ...]:
+    """What the dimensions inside (or outside) groups add to a rank, ascending."""
+    spans, stride = [], 1
+    for ranks, marked in reversed(dims):
+        if marked is inside:
+            spans.append(range(0, ranks * stride, stride))
+        stride *= ranks
+    return tuple(map(sum, product(*reversed(spans))))
+
+
+@lru_cache(maxsize=256)
+def _all(dims: Dims) -> tuple[Group, ...]:
+    steps = _offsets(dims, inside=True)
+    return tuple(tuple([first + step for step in steps]) for first in _offsets(dims, inside=False))
