@@ -84,6 +84,7 @@ def _routes(fabric: Fabric, direction: str) -> list[tuple[I8, F8]]:
 
 def _classes(
     ranks: Sequence[int],
+    of: I8,
     multiplicity: Sequence[int],
     speed: F8,
     fabric: Fabric,
@@ -110,6 +111,7 @@ def _classes(
     local = np.where(pads, capacity.size + np.arange(n_local, dtype=np.int32), local)
     classes = Classes(
         ranks=tuple(int(r) for r in ranks),
+        of=of,
         multiplicity=np.array(multiplicity, dtype=np.int32),
         role=np.array([role[r] for r in ranks], dtype=np.int64),
         speed=speed,
@@ -135,7 +137,9 @@ def _every_rank(
     hbm = [fabric.hbm(rank) for rank in ranks]
     ones = [1] * fabric.n_ranks
     now = fabric.capacity if capacity is None else capacity
-    classes, inward, outward = _classes(ranks, ones, speed, fabric, now, hbm, routes)
+    classes, inward, outward = _classes(
+        ranks, np.arange(fabric.n_ranks), ones, speed, fabric, now, hbm, routes
+    )
     teams = {}
     for key, each in draws.items():
         operation, _, algorithm = key
@@ -194,7 +198,8 @@ def _folded(
         fabric.capacity, ptr, np.concatenate(resources), np.concatenate(amounts), colour, ties
     )
     row_class = folded.row_class
-    found_classes = np.unique(row_class[:n]).tolist()
+    numbers, of = np.unique(row_class[:n], return_inverse=True)
+    found_classes = numbers.tolist()
     class_of = {c: i for i, c in enumerate(found_classes)}
     first = [int(folded.row_first[c]) for c in found_classes]
 
@@ -206,6 +211,7 @@ def _folded(
     routes = [[demands(n * (1 + i) + rank) for rank in first] for i in range(2)] if copies else []
     classes, inward, outward = _classes(
         first,
+        of.ravel(),
         [int(folded.row_count[c]) for c in found_classes],
         speed[first],
         fabric,

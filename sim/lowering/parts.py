@@ -60,6 +60,7 @@ class Classes(NamedTuple):
     """Classes of equal ranks and the resources they draw on."""
 
     ranks: tuple[int, ...]  # representative rank of each class
+    of: I8  # (n_ranks,) class of each rank
     multiplicity: I4  # (n_classes,)
     role: I8  # (n_classes,) which part they play
     speed: F8  # (n_classes,) relative kernel speed (stragglers), 1 as a rule

@@ -42,6 +42,7 @@ class Team(NamedTuple):
     """
 
     member: I8  # (m,) classes taking part, group by group
+    group: I8  # (m,) which group a member is of
     wire: I8  # (m,) wire op that waits for a member's arrival and that its finish waits for
     ptr: I8  # (n_wires + 1,) CSR of demands per byte of each wire op
     resource: I8
@@ -64,6 +65,7 @@ def whole(members: Sequence[Sequence[int]], resources: Sequence[I8], amounts: Se
     np.cumsum([len(r) for r in resources], out=ptr[1:])
     return Team(
         member=np.concatenate([np.asarray(m, dtype=np.int64) for m in members]),
+        group=np.repeat(np.arange(len(members)), sizes),
         wire=np.repeat(np.arange(len(members)), sizes),
         ptr=ptr,
         resource=np.concatenate(resources),
@@ -98,6 +100,7 @@ def stepped(fabric: Fabric, groups: Sequence[Sequence[int]], op: str) -> Team:
     row, resource = np.divmod(found, fabric.n_resources)
     return Team(
         member=ranks,
+        group=np.repeat(np.arange(len(groups)), n),
         wire=np.arange(ranks.size),
         ptr=np.searchsorted(row, np.arange(ranks.size + 1)),
         resource=resource,

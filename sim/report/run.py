@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sim.report.job import job_section
 from sim.report.quantities import count, duration, gib, percent, settings
+from sim.report.ranks import waiting
 from sim.report.view import (
     Bar,
     Cell,
@@ -77,6 +78,7 @@ def _verdict(result: Result) -> Facts:
                 f"{duration(s.exposed_communication_s)} ({percent(exposed)} of the step)"
                 + (f": {where}" if where else ""),
             ),
+            *waiting(result),
         ],
         gap=1,
     )

@@ -24,12 +24,14 @@ from sim.result.sections import (
     energy_section,
     job_section,
     memory_section,
+    ranks_section,
     step_section,
     throughput_section,
 )
 from sim.step.pressure import retry_warnings, with_retries
 from sim.step.run import run_replicas
 from sim.step.variation import Variation, spread
+from sim.step.waiting import waiting
 
 
 def predict(
@@ -107,6 +109,7 @@ def predict(
         inputs_hash=inputs_hash(topology, workload),
         model_version=__version__,
         detail={"variation": spread(varied, level, times)} if varied.needs_every_rank else {},
+        ranks=ranks_section(waiting(outcome), outcome.time_s),
     )
     return replace(result, uncertainty=uncertainty(topology, workload, result))
 

@@ -26,6 +26,21 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class RankGroup:
+    """Ranks of one GPU, host and speed: means, which add up to the step's time. Seconds."""
+
+    ranks: str  # "0-7, 12"
+    count: int
+    gpu: str
+    speed: float  # of kernels; below 1 where ranks were slowed
+    compute_s: float
+    waiting_s: float  # idle in a collective to which a later rank has not come
+    communication_s: float  # idle while its data moves
+    idle_s: float  # idle for the host, copies, or the end of the step
+    waiting_for: dict[str, float]  # seconds by the ranks that came last
+
+
+@dataclass(frozen=True, slots=True)
 class Throughput:
     """Rates over the whole job's GPUs; MFU and HFU as fractions of the dense peak."""
 
@@ -123,6 +138,7 @@ class Result(Document):
     inputs_hash: str
     model_version: str
     detail: dict[str, Any] = field(default_factory=dict)
+    ranks: tuple[RankGroup, ...] = ()  # where they differ
 
     def content(self) -> dict[str, Any]:
         """The sections, what was computed from what first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from sim.blocks.flops import token_flops
@@ -12,8 +13,11 @@ from sim.inputs.workload import Workload
 from sim.job.plan import JobReport
 from sim.memory.report import MemoryReport
 from sim.result.describe import peak_of
-from sim.result.result import Memory, Step, Throughput
+from sim.result.result import Memory, RankGroup, Step, Throughput
 from sim.step.breakdown import Breakdown
+from sim.step.waiting import Group
+
+TOLD = 1e-3  # share of the step that is worth a word
 
 
 def step_section(b: Breakdown) -> Step:
@@ -30,6 +34,39 @@ def step_section(b: Breakdown) -> Step:
         exposed=b.exposed,
         collectives=b.collectives,
     )
+
+
+def ranks_section(groups: Sequence[Group], step_s: float) -> tuple[RankGroup, ...]:
+    """Who waits for whom; nothing where all ranks are alike and none waits."""
+    told = [group for group in groups if group.waiting_s > TOLD * step_s]
+    if len(groups) == 1 and not told:
+        return ()
+    names = [_runs(group.ranks) for group in groups]
+    return tuple(
+        RankGroup(
+            ranks=name,
+            count=len(group.ranks),
+            gpu=group.role.gpu.name,
+            speed=group.speed,
+            compute_s=group.compute_s,
+            waiting_s=group.waiting_s,
+            communication_s=group.communication_s,
+            idle_s=group.idle_s,
+            waiting_for={names[i]: lost for i, lost in group.waiting_for.items() if lost > 0.0},
+        )
+        for name, group in zip(names, groups, strict=True)
+    )
+
+
+def _runs(ranks: Sequence[int]) -> str:
+    """Ranks as runs: ``0-7, 12``."""
+    found: list[list[int]] = []
+    for rank in ranks:
+        if found and rank == found[-1][1] + 1:
+            found[-1][1] = rank
+        else:
+            found.append([rank, rank])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in found)
 
 
 def memory_section(report: MemoryReport) -> Memory:

@@ -16,7 +16,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced, price
 from sim.lowering.frames import lowered
-from sim.lowering.lower import Lowered
+from sim.lowering.lower import Lowered, RankView
 from sim.lowering.parts import roles_of
 from sim.lowering.table import table_of
 from sim.program import Timeline
@@ -42,6 +42,8 @@ class StepOutcome:
         What was run, for traces and critical paths; of the simulated micro-steps.
     middle : Breakdown or None
         Of the micro-step that stands for several, where one does.
+    repeats : int
+        How often that micro-step is to be counted once more.
     """
 
     breakdown: Breakdown
@@ -49,6 +51,7 @@ class StepOutcome:
     timeline: Timeline
     priced: Priced
     middle: Breakdown | None = None
+    repeats: int = 0
 
     @property
     def time_s(self) -> float:
@@ -129,7 +132,7 @@ def run_replicas(
             drawn = jittered(program, variation.jitter, variation.seed, replica)
         timeline = run(drawn.program, engine)
         whole, middle = _whole(drawn, timeline, repeats)
-        return StepOutcome(whole, drawn, timeline, priced, middle)
+        return StepOutcome(whole, drawn, timeline, priced, middle, repeats)
 
     if variation.replicas == 1:
         only = outcome(0)
@@ -160,15 +163,34 @@ def _whole(
     lowered: Lowered, timeline: Timeline, repeats: int
 ) -> tuple[Breakdown, Breakdown | None]:
     """Measures of the step, in which the middle micro-step counts `repeats` more times; and its."""
-    finish = float(timeline.end.max())
-    slowest = max(lowered.views, key=lambda view: float(timeline.end[view.compute].max()))
-    total = measure(lowered, timeline, slowest, 0.0, finish)
-    if not repeats:
+    slowest = _slowest(lowered, timeline)
+    total, *middle = [
+        measure(lowered, timeline, slowest, begin, finish)
+        for begin, finish, _ in _windows(lowered, timeline, slowest, repeats)
+    ]
+    if not middle:
         return total, None
-    first, second = _micro_step_starts(lowered, timeline, slowest.compute)
-    middle = measure(lowered, timeline, slowest, first, second)
-    total.add(middle, repeats)
-    return total, middle
+    total.add(middle[0], repeats)
+    return total, middle[0]
+
+
+def _slowest(lowered: Lowered, timeline: Timeline) -> RankView:
+    return max(lowered.views, key=lambda view: float(timeline.end[view.compute].max()))
+
+
+def windows(outcome: StepOutcome) -> list[tuple[float, float, int]]:
+    """Parts of the simulated time that make up the step: begin, end [s], and how often."""
+    lowered, timeline = outcome.lowered, outcome.timeline
+    return _windows(lowered, timeline, _slowest(lowered, timeline), outcome.repeats)
+
+
+def _windows(
+    lowered: Lowered, timeline: Timeline, view: RankView, repeats: int
+) -> list[tuple[float, float, int]]:
+    whole = (0.0, float(timeline.end.max()), 1)
+    if not repeats:
+        return [whole]
+    return [whole, (*_micro_step_starts(lowered, timeline, view.compute), repeats)]
 
 
 def _micro_step_starts(lowered: Lowered, timeline: Timeline, compute: slice) -> tuple[float, float]:

@@ -5,10 +5,14 @@ import itertools
 import numpy as np
 import pytest
 
+from sim import simulate
 from sim.engine import run
 from sim.inputs.loader import load
 from sim.lowering.parts import roles_of
+from sim.report.formats.text import render
+from sim.report.run import view
 from sim.step.run import run_step
+from sim.step.waiting import waiting
 
 H100, PCIE, A100, L40S = "h100-sxm-80gb", "h100-pcie-80gb", "a100-sxm-80gb", "l40s-pcie-48gb"
 LEVELS = ["folded", "ranks", "steps"]
@@ -87,9 +91,9 @@ def test_every_rank_takes_the_kernels_of_its_own_gpu(nodes):
     like = {kind: outcome([[kind]] * len(kinds), sets=sets) for kind in {*kinds}}
     alone = {kind: step.breakdown.kernels["gemm"] for kind, step in like.items()}
     gemm = ran.lowered.category == 0
-    for view, kind in zip(ran.lowered.views, kinds, strict=True):
-        assert view.role.gpu.name == kind
-        ops = np.arange(view.compute.start, view.compute.stop)
+    for lanes, kind in zip(ran.lowered.views, kinds, strict=True):
+        assert lanes.role.gpu.name == kind
+        ops = np.arange(lanes.compute.start, lanes.compute.stop)
         ops = ops[gemm[ops]]
         seconds = (ran.timeline.end - ran.timeline.start)[ops].sum()
         assert seconds == pytest.approx(alone[kind], rel=0.02)
@@ -102,3 +106,59 @@ def test_roles_tell_gpus_and_hosts_apart():
     roles, of = roles_of(compile_fabric(loaded.topology))
     assert [(r.gpu.name, r.host.gpus) for r in roles] == [(A100, 2), (H100, 1), (A100, 1)]
     assert of == (0, 0, 1, 0, 0, 2)
+
+
+def test_a_fast_rank_waits_for_a_late_one():
+    """One all-reduce at the end of the backward: it waits what the other computes longer.
+
+    Without accumulation and overlap (one bucket), step = slow compute + all-reduce; the H100 comes
+    to it earlier by the difference of the two kinds' backward passes.
+    """
+    sets = [
+        "model.layers=4", "gradient_accumulation=1", "method=full",
+        "parallelism={strategy: ddp, bucket_cap_mb: 100000}",
+    ]  # fmt: skip
+    ran = outcome([[H100], [A100]], "ranks", sets)
+    fast, slow = waiting(ran)
+    assert (fast.ranks, slow.ranks) == ((0,), (1,))
+    assert slow.waiting_s == pytest.approx(0.0, abs=1e-6)
+    assert fast.waiting_for == {1: pytest.approx(fast.waiting_s)}
+    assert fast.waiting_s > 0.05 * ran.time_s
+    for group in (fast, slow):
+        parts = (group.compute_s, group.waiting_s, group.communication_s, group.idle_s)
+        assert sum(parts) == pytest.approx(ran.time_s, rel=1e-9)
+    busy = slow.compute_s + slow.communication_s - fast.compute_s - fast.communication_s
+    assert fast.waiting_s + fast.idle_s - slow.idle_s == pytest.approx(busy, rel=1e-6)
+
+
+@pytest.mark.parametrize("accumulation", [1, 3, 8])
+def test_waiting_is_the_same_at_folded_and_ranks(accumulation):
+    sets = ["model.layers=4", f"gradient_accumulation={accumulation}"]
+    folded, ranks = (
+        waiting(outcome([[H100] * 2, [A100] * 2], level, sets)) for level in ("folded", "ranks")
+    )
+    for one, other in zip(folded, ranks, strict=True):
+        assert one.ranks == other.ranks
+        for name in ("compute_s", "waiting_s", "communication_s", "idle_s"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-6)
+
+
+def test_the_report_says_who_waits_for_whom():
+    mixed = simulate(graph([H100] * 2, [A100]), "llama3-8b-lora", scaling=False, fixes=False)
+    first, second = mixed.ranks
+    assert (first.ranks, first.gpu, second.ranks) == ("0-1", H100, "2")
+    assert list(first.waiting_for) == ["2"]
+    line = next(
+        line for line in render(view(mixed)).splitlines() if line.strip().startswith("Waiting")
+    )
+    assert f"ranks 0-1 ({H100})" in line
+    assert f"rank 2 ({A100})" in line
+    slow = simulate(
+        "dgx-h100", "llama3-8b-sft", overrides=["nodes=1"], slow=["rank:3=0.8"], scaling=False,
+        fixes=False,
+    )  # fmt: skip
+    assert [(g.ranks, g.speed) for g in slow.ranks] == [("0-2, 4-7", 1.0), ("3", 0.8)]
+    line = f"ranks 0-2, 4-7 ({H100}) 1.4 % of the step for rank 3 ({H100}), 80.0 % as fast;"
+    assert line in render(view(slow))
+    alike = simulate("dgx-h100", "llama3-8b-sft", scaling=False, fixes=False)
+    assert alike.ranks == ()

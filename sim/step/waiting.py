@@ -1,0 +1,136 @@
+"""Who waits for whom: ranks of each kind, and what they lose in collectives to later ones.
+
+A rank waits while its compute lane is idle and a collective it has come to lacks a rank of the
+group. What it computes meanwhile is no waiting, and neither is the time that data moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.fabric.role import Role
+from sim.lowering.lower import Lowered, RankView
+from sim.lowering.parts import CATEGORIES, I8, Flight
+from sim.program import Timeline
+from sim.step.intervals import F8, Coverage, gaps
+from sim.step.run import StepOutcome, windows
+
+_COLLECTIVE = CATEGORIES.index("collective")
+
+
+@dataclass(slots=True)
+class Group:
+    """Ranks of one role and one speed; times are their mean and add up to the step's. [s]"""
+
+    role: Role
+    speed: float  # of kernels; 1 as a rule
+    ranks: tuple[int, ...]
+    compute_s: float = 0.0
+    waiting_s: float = 0.0
+    communication_s: float = 0.0  # compute lane idle, data moving
+    idle_s: float = 0.0  # compute lane idle for the host, copies, or the end of the step
+    waiting_for: dict[int, float] = field(default_factory=dict)  # by group that came last
+
+
+class _Late(NamedTuple):
+    """Intervals in which a class waits for the last of a group."""
+
+    start: F8
+    end: F8
+    by: I8  # group of ranks that came last
+
+
+def waiting(outcome: StepOutcome) -> tuple[Group, ...]:
+    """How long ranks of each kind compute, wait for later ones, and are idle otherwise.
+
+    Parameters
+    ----------
+    outcome : StepOutcome
+        At any level of detail; where equal ranks are one class, none waits.
+
+    Returns
+    -------
+    tuple of Group
+        In order of their first rank.
+    """
+    lowered, timeline, classes = outcome.lowered, outcome.timeline, outcome.priced.compiled.classes
+    kinds = list(zip(classes.role.tolist(), classes.speed.tolist(), strict=True))
+    index = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
+    group_of = np.array([index[kind] for kind in kinds])
+    members = group_of[classes.of]
+    groups = [
+        Group(outcome.priced.parts[role].role, speed, tuple(np.flatnonzero(members == i).tolist()))
+        for (role, speed), i in index.items()
+    ]
+    late = _late(lowered, timeline, outcome.priced.flights, group_of)
+    parts = windows(outcome)
+    for c, view in enumerate(lowered.views):
+        group = groups[group_of[c]]
+        share = view.multiplicity / len(group.ranks)
+        for begin, finish, times in parts:
+            _add(group, times * share, lowered, timeline, view, late.get(c), (begin, finish))
+    return tuple(groups)
+
+
+def _late(
+    lowered: Lowered, timeline: Timeline, flights: tuple[Flight, ...], group_of: I8
+) -> Mapping[int, _Late]:
+    """Where each class waits, flight by flight."""
+    if not flights:
+        return {}
+    place = {int(op): i for i, op in enumerate(lowered.views[0].comm_plan.tolist())}
+    arrival = np.stack([timeline.end[view.comm_begin] for view in lowered.views])
+    teams = {id(f.team): f.team for f in flights}
+    columns: dict[int, list[int]] = {}
+    for flight in flights:
+        columns.setdefault(id(flight.team), []).append(place[flight.plan_op])
+    found: dict[int, list[_Late]] = {}
+    for key, team in teams.items():
+        first = np.flatnonzero(np.diff(team.group, prepend=-1))
+        came = arrival[team.member][:, columns[key]]
+        last = np.maximum.reduceat(came, first, axis=0)
+        # the first member of those that came last
+        at = np.where(came == last[team.group], np.arange(team.member.size)[:, None], came.shape[0])
+        by = group_of[team.member[np.minimum.reduceat(at, first, axis=0)]]
+        for i, c in enumerate(team.member.tolist()):
+            own = _Late(came[i], last[team.group[i]], by[team.group[i]])
+            found.setdefault(c, []).append(own)
+    return {
+        c: _Late(*(np.concatenate(column) for column in zip(*each, strict=True)))
+        for c, each in found.items()
+    }
+
+
+def _add(
+    group: Group,
+    times: float,
+    lowered: Lowered,
+    timeline: Timeline,
+    view: RankView,
+    late: _Late | None,
+    window: tuple[float, float],
+) -> None:
+    """Add a class's times within a window."""
+    begin, finish = window
+    lane = np.arange(view.compute.start, view.compute.stop)
+    ops = lane[lowered.category[lane] != _COLLECTIVE]
+    start = np.clip(timeline.start[ops], begin, finish)
+    end = np.clip(timeline.end[ops], begin, finish)
+    idle = gaps(start, end, begin, finish)
+    group.compute_s += times * float((end - start).sum())
+    flown = Coverage(timeline.start[view.comm_begin], timeline.end[view.comm_end])
+    moving = float(flown.inside(*idle).sum())
+    waited = 0.0
+    if late is not None:
+        waited = float(Coverage(late.start, late.end).inside(*idle).sum())
+        for other in np.unique(late.by).tolist():
+            mine = late.by == other
+            lost = float(Coverage(late.start[mine], late.end[mine]).inside(*idle).sum())
+            group.waiting_for[other] = group.waiting_for.get(other, 0.0) + times * lost
+    group.waiting_s += times * waited
+    group.communication_s += times * (moving - waited)
+    group.idle_s += times * (float((idle[1] - idle[0]).sum()) - moving)
