@@ -14,6 +14,7 @@ from sim.blocks.autograd import Footprint, Tape
 from sim.blocks.layer import fused_rms_norm
 from sim.blocks.tape import ELEMENT
 from sim.blocks.tree import GATED, adapted, head_dims
+from sim.inputs.versions import version
 from sim.inputs.workload import Workload
 
 #: chunks of torchtune's and torchtitan's chunked loss
@@ -30,8 +31,7 @@ def keeps_inputs(workload: Workload) -> bool:
     """
     if workload.method.quantization != "nf4":
         return False
-    major, minor = (*workload.stack.bitsandbytes.split("."), "0")[:2]
-    return (int(major), int("".join(ch for ch in minor if ch.isdigit()) or 0)) < (0, 44)
+    return version(workload.stack.bitsandbytes) < (0, 44)
 
 
 @dataclass(frozen=True, slots=True)

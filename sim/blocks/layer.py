@@ -13,6 +13,7 @@ from sim.blocks.kernels import Kernel
 from sim.blocks.linear import LinearStyle, linear
 from sim.blocks.tape import Tape
 from sim.inputs.model import Model
+from sim.inputs.versions import version
 from sim.inputs.workload import Workload
 
 GATED = ("swiglu", "geglu")
@@ -30,8 +31,8 @@ class Shape:
 
 def fused_rms_norm(workload: Workload) -> bool:
     """Whether RMSNorm is one CUDA kernel: by hand, compiled, or PyTorch 2.9 and newer."""
-    version = tuple(int(v) for v in workload.stack.torch.split(".")[:2] if v.isdigit())
-    return workload.compile or workload.fused_kernels != "none" or version >= (2, 9)
+    new = version(workload.stack.torch) >= (2, 9)
+    return workload.compile or workload.fused_kernels != "none" or new
 
 
 def norm(

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sim.blocks.kernels import Kernel
+from sim.units import DTYPE_BYTES
 
-ELEMENT = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 2}  # [B] of activations; FP8 keeps them in bf16
+#: bytes of an activation element by the precision of the linears; FP8 keeps activations in bf16
+ELEMENT = {**DTYPE_BYTES, "fp8": DTYPE_BYTES["bf16"]}
 
 
 @dataclass(slots=True)
@@ -36,7 +38,7 @@ class Tape:
         return self.fused or self.by_hand
 
     @property
-    def element(self) -> int:
+    def element(self) -> float:
         """Size of an activation element. [B]"""
         return ELEMENT[self.dtype]
 
@@ -87,11 +89,11 @@ class Tape:
         direction: str = "forward",
         dtype: str = "",
         saved: float = 0.0,
-        out_bytes: int = 0,
+        out_bytes: float = 0.0,
     ) -> Kernel:
         """A matrix product, C (m x n) = A (m x k) B (k x n), `batch` times."""
         kind = dtype or self.dtype
-        size = 1 if kind == "fp8" else ELEMENT[kind]
+        size = DTYPE_BYTES[kind]
         out = out_bytes or ELEMENT[kind]
         return Kernel(
             name=name,

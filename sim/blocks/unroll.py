@@ -13,6 +13,7 @@ from sim.blocks.layer import Shape, decoder_layer
 from sim.blocks.linear import LinearStyle
 from sim.blocks.tree import adapted, layer_kind
 from sim.inputs.model import Model
+from sim.inputs.versions import version
 from sim.inputs.workload import Workload, fields_but
 
 PHASES = ("forward", "recompute", "backward")
@@ -143,8 +144,8 @@ def checkpointed_layers(workload: Workload) -> tuple[bool, ...]:
 
 def early_stop(workload: Workload) -> bool:
     """Whether recompute ends with the last saved tensor (non-reentrant, PyTorch 2.1 and newer)."""
-    version = tuple(int(v) for v in workload.stack.torch.split(".")[:2] if v.isdigit())
-    return not workload.activation_checkpointing.reentrant and version >= (2, 1)
+    new = version(workload.stack.torch) >= (2, 1)
+    return new and not workload.activation_checkpointing.reentrant
 
 
 def _recompute(workload: Workload, forward: list[Kernel]) -> tuple[Kernel, ...]:

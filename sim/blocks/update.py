@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sim.blocks.kernels import Kernel
+from sim.blocks.optimizer import OPTIMIZERS
 from sim.inputs.workload import Workload
 
 FOREACH_TENSORS = 48  # tensors one multi-tensor kernel takes, about: its argument space is 4 KB
@@ -76,33 +77,18 @@ def clip_kernels(shard: Shard) -> tuple[Kernel, ...]:
 
 
 def optimizer_kernels(workload: Workload, shard: Shard) -> tuple[Kernel, ...]:
-    """The optimizer's step.
-
-    Traffic per element (p parameter, g gradient, read and written):
-    AdamW fused p 2, g 1, m 2, v 2; foreach runs the same through some ten passes over lists of
-    tensors; for-loop the same, a launch per tensor and pass.
-    """
-    n, p, g = shard.numel, shard.parameter_bytes, shard.gradient_bytes
-    kind = workload.optimizer
-    state = {"adamw": 4.0, "adamw-bf16": 2.0, "adamw-8bit": 1.02}.get(kind, 4.0)
-    if kind == "sgd":
-        return (_kernel("sgd", "optimizer", (2 * p + g) * n, _launches(shard.tensors)),)
-    if kind == "adafactor":
-        # squares, two factored means, the outer product, rms, update
-        return (_kernel("adafactor", "optimizer", (2 * p + 6 * g + 16) * n, 14 * shard.tensors),)
-    fused = (2 * p + g + 4 * state) * n
-    how = workload.optimizer_implementation
-    if kind == "adamw-8bit":
-        return (_kernel("adamw.8bit", "optimizer", fused, shard.tensors),)
-    if how == "fused":
-        return (_kernel("adamw.fused", "optimizer", fused, _launches(shard.tensors)),)
-    # decay p; lerp m; mul, addcmul v; sqrt; div; add; addcdiv: reads and writes of each pass
-    passes = (
-        (2 * p) + (2 * state + g) + 2 * state + (2 * state + g) + 2 * state + 2 * state + 2 * state
-    )
-    passes += 2 * p + 2 * state
-    launches = 8 * (_launches(shard.tensors) if how == "foreach" else shard.tensors)
-    return (_kernel(f"adamw.{how}", "optimizer", passes * n, launches),)
+    """The optimizer's step; foreach runs each pass over lists of tensors, for-loop over one."""
+    p, g, how = shard.parameter_bytes, shard.gradient_bytes, workload.optimizer_implementation
+    kind = OPTIMIZERS[workload.optimizer]
+    fused = kind.one_kernel(how)
+    each = kind.step_bytes(p, g) if fused or kind.factored else kind.unfused_bytes(p, g)
+    together = kind.listed and (fused or how == "foreach")
+    launches = _launches(shard.tensors) if together else shard.tensors
+    name: str = workload.optimizer
+    if kind.moments:
+        name = "adamw.8bit" if name == "adamw-8bit" else f"adamw.{how}"
+    passes = 1 if fused else kind.passes
+    return (_kernel(name, "optimizer", each * shard.numel, passes * launches),)
 
 
 def copy_kernel(name: str, traffic: float, launches: int = 1, dtype: str = "bf16") -> Kernel:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.calibration.validate_training import Point, validate_training, value_of
-from sim.cost.constants import GENERATION
+from sim.inputs.architecture import facts_of
 from sim.result.bands import Job, band, residuals
 from sim.step.straggle import typical_speed
 
@@ -51,7 +51,7 @@ def features(point: Point) -> F8:
 
 def generation(point: Point) -> str:
     """Whose constants a row uses."""
-    return GENERATION.get(point.row.topology.first_gpu.architecture, "h100")
+    return facts_of(point.row.topology.first_gpu).constants
 
 
 def fit(points: list[Point]) -> dict[str, F8]:

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
 
 from sim.cost.attention import AttentionConstants
 from sim.cost.gemm import GemmConstants
 from sim.cost.power import PowerConstants
-from sim.data import DATA
+from sim.data import table
+from sim.inputs.architecture import facts_of
 from sim.inputs.gpu import Gpu
-
-#: architecture -> the generation whose constants it takes
-GENERATION = {
-    "volta": "a100",
-    "turing": "a100",
-    "ampere": "a100",
-    "ada": "l40s",
-    "hopper": "h100",
-    "blackwell": "b200",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +57,6 @@ class KernelConstants:
     fallbacks: tuple[str, ...]
 
 
-def _read(name: str) -> dict[str, Any]:
-    text = (DATA / "constants" / f"{name}.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
-
-
 @lru_cache(maxsize=32)
 def load_constants(gpu: Gpu) -> KernelConstants:
     """Constants of a GPU.
@@ -87,8 +71,8 @@ def load_constants(gpu: Gpu) -> KernelConstants:
     KernelConstants
         With `fallbacks` saying what was borrowed.
     """
-    generation = GENERATION.get(gpu.architecture, "h100")
-    data = _read(generation)
+    generation = facts_of(gpu).constants
+    data = table(f"constants/{generation}")
     notes = []
     if gpu.name not in data["measured_on"]:
         notes.append(f"kernels of {gpu.name}: shares of peak taken from {data['measured_on'][0]}")
@@ -100,7 +84,7 @@ def load_constants(gpu: Gpu) -> KernelConstants:
     }
     for dtype, other in (("fp16", "bf16"), ("tf32", "bf16"), ("fp32", "bf16"), ("fp8", "bf16")):
         gemm.setdefault(dtype, gemm[other])
-    table = {
+    attention = {
         (i, d, dim): AttentionConstants(*rest) for i, d, dim, *rest in data["attention"]["table"]
     }
     power = dict(data["power"])
@@ -111,7 +95,7 @@ def load_constants(gpu: Gpu) -> KernelConstants:
     return KernelConstants(
         generation=generation,
         gemm=gemm,
-        attention=table,
+        attention=attention,
         bandwidth=data["bandwidth"],
         floor_s=data["launch"]["floor_s"],
         ramp_bytes=data["launch"]["ramp_bytes"],
@@ -124,10 +108,10 @@ def load_constants(gpu: Gpu) -> KernelConstants:
 @cache
 def host_constants(stack: str) -> HostConstants:
     """Launch costs of a stack: ``eager | compiled | graphs``."""
-    return HostConstants(**_read("host")[stack])
+    return HostConstants(**table("constants/host")[stack])
 
 
 @cache
 def zero3_hook_s() -> float:
     """CPU time of one of DeepSpeed's hooks around a module. [s]"""
-    return float(_read("host")["hooks"]["zero3_s"])
+    return float(table("constants/host")["hooks"]["zero3_s"])

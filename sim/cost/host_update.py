@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import tomllib
-from functools import lru_cache
-
-from sim.data import DATA
+from sim.data import table
 from sim.inputs.topology import Cpu
+from sim.inputs.versions import version
 from sim.inputs.workload import Workload
 
 #: first PyTorch with a fused Adam for the CPU
 FUSED_SINCE = (2, 4)
 
 
-@lru_cache(maxsize=1)
 def constants() -> dict[str, float]:
     """Constants of ``data/constants/cpu_update.toml``."""
-    text = (DATA / "constants" / "cpu_update.toml").read_text(encoding="utf-8")
-    return {k: float(v) for k, v in tomllib.loads(text).items()}
+    return table("constants/cpu_update")
 
 
 def host_rate(cpu: Cpu, ranks: int, threads: int | None = None) -> float:
@@ -53,8 +49,7 @@ def update_slowdown(workload: Workload) -> float:
     """
     if workload.parallelism.strategy.startswith("zero"):
         return 1.0
-    major, minor = (*workload.stack.torch.split("."), "0")[:2]
-    version = (int(major), int("".join(ch for ch in minor if ch.isdigit()) or 0))
-    if workload.optimizer_implementation == "fused" and version >= FUSED_SINCE:
+    new = version(workload.stack.torch) >= FUSED_SINCE
+    if workload.optimizer_implementation == "fused" and new:
         return 1.0
     return constants()["unfused"]

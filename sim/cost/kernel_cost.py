@@ -15,16 +15,15 @@ from sim.cost.attention import attention_rate, lookup
 from sim.cost.constants import KernelConstants, host_constants, load_constants
 from sim.cost.elementwise import stream_time
 from sim.cost.gemm import MEMORY_SATURATION, effective_waves, gemm_times, soft_max
-from sim.cost.power import clock_factor, power_watts
+from sim.cost.power import ATTENTION_INTENSITY, clock_factor, power_watts
 from sim.inputs.calibration import Calibration
 from sim.inputs.gpu import Gpu
+from sim.units import DTYPE_BYTES
 
 F8 = npt.NDArray[np.float64]
 I4 = npt.NDArray[np.int32]
 
 CURVE_QUANTISATION = 0.18  # loss of a last, partly filled wave; see `rate_by_units`
-ATTENTION_INTENSITY = 0.6  # tensor-core activity of a fused attention kernel beside a dense product
-GEMM_BYTES = {"fp32": 4.0, "tf32": 4.0, "fp8": 1.0}
 
 
 class Cost(NamedTuple):
@@ -212,8 +211,8 @@ class CostModel:
         shapes = np.array([k.shape for k in kernels], dtype=float)
         times = gemm_times(
             shapes,
-            GEMM_BYTES.get(dtype, 2.0),
-            2.0 if dtype == "fp8" else GEMM_BYTES.get(dtype, 2.0),
+            DTYPE_BYTES[dtype],
+            DTYPE_BYTES["bf16" if dtype == "fp8" else dtype],
             self.peak(dtype) * clock / self.constants.power.table_clock * self._rate,
             self._bandwidth,
             self.gpu.sms,

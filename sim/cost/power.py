@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ATTENTION_INTENSITY = 0.6  # tensor-core activity of fused attention beside a dense product; assumed
+
 
 @dataclass(frozen=True, slots=True)
 class PowerConstants:
@@ -45,7 +47,8 @@ def clock_factor(
     Parameters
     ----------
     intensity : float
-        Tensor-core activity, 1 for dense products, about 0.6 for attention, 0 for memory-bound.
+        Tensor-core activity: 1 of dense products, `ATTENTION_INTENSITY` of attention, 0 of what is
+        memory-bound.
     limit_watts, idle_watts : float
         The GPU's power limit and idle power. [W]
     c : PowerConstants

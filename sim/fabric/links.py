@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import tomllib
-from pathlib import Path
 from typing import Any
 
+from sim.data import table
 from sim.inputs.gpu import Gpu
 from sim.inputs.topology import NvLink
 
 
-@functools.cache
 def constants() -> dict[str, Any]:
-    """Read the table of link constants once."""
-    path = Path(__file__).parents[1] / "data" / "constants" / "links.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    """The table of link constants."""
+    return table("constants/links")
 
 
 def nvlink_rates(nvlink: NvLink, gpu: Gpu) -> tuple[float, float]:
@@ -48,8 +44,3 @@ def pcie_rates(generation: int, lanes: int) -> tuple[float, float]:
     """Raw and effective rate of a PCIe link, per direction. [B/s]"""
     row = constants()["pcie"][str(generation)]
     return lanes * row["raw"], lanes * row["effective"]
-
-
-def known_generation(kind: str, generation: int) -> bool:
-    """Whether the table has a generation of ``nvlink`` or ``pcie``."""
-    return str(generation) in constants()[kind]

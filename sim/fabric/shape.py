@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sim.errors import Fault, InputError
-from sim.fabric.links import known_generation, nvlink_rates, pcie_rates
+from sim.errors import InputError
+from sim.fabric.links import nvlink_rates, pcie_rates
+from sim.inputs import check_topology
 from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Nics, Node, Storage
 
@@ -98,37 +99,6 @@ def spread(count: int, places: int) -> list[int]:
     return [i * places // count for i in range(count)]
 
 
-def check_node(node: Node, source: str) -> None:
-    """Raise for what the table builder can't use; all faults at once."""
-    faults = []
-
-    def fault(path: str, message: str) -> None:
-        faults.append(Fault(source, None, None, path, message))
-
-    if node.gpus < 1:
-        fault("node.gpus", f"{node.gpus} is not at least 1")
-    if node.cpu.sockets < 1:
-        fault("node.cpu.sockets", f"{node.cpu.sockets} is not at least 1")
-    if not known_generation("pcie", node.pcie.generation):
-        fault("node.pcie.generation", f"{node.pcie.generation} is not a known generation, 1 to 6")
-    link = node.nvlink
-    if link is not None and link.fabric != "none":
-        if not known_generation("nvlink", link.generation):
-            fault("node.nvlink.generation", f"{link.generation} is not a known generation, 1 to 5")
-        if link.links_per_gpu < 1:
-            fault("node.nvlink.links_per_gpu", f"{link.links_per_gpu} is not at least 1")
-        if link.fabric == "mesh" and node.gpus > 1 and link.links_per_gpu < node.gpus - 1:
-            fault(
-                "node.nvlink.links_per_gpu",
-                f"{link.links_per_gpu} links can't join a GPU directly to {node.gpus - 1} others; "
-                "write the links as an explicit graph",
-            )
-    if node.nics is not None and node.nics.count < 0:
-        fault("node.nics.count", f"{node.nics.count} is not at least 0")
-    if faults:
-        raise InputError(faults)
-
-
 def shape_of(node: Node, source: str = "topology") -> Shape:
     """Lay out the node that the shorthand describes.
 
@@ -145,7 +115,9 @@ def shape_of(node: Node, source: str = "topology") -> Shape:
         GPUs, NICs and switches spread in contiguous runs: GPU i under switch i // gpus_per_switch,
         switch s on socket s * sockets // switches. ``gpus_per_switch: 0`` puts GPUs on root ports.
     """
-    check_node(node, source)
+    faults = [f.at(source) for f in check_topology.node_findings(node) if f.error]
+    if faults:
+        raise InputError(faults)
     shape = Shape(p2p=node.pcie.p2p and node.gpu.p2p, vendor=node.cpu.vendor)
     shape.gpus = [shape.vertex("gpu", f"gpu{i}") for i in range(node.gpus)]
     shape.gpu_specs = [node.gpu] * node.gpus

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sim.inputs.architecture import facts_of
 from sim.inputs.check_workload import _NAMES
-from sim.inputs.finding import Finding, fault, older, versions, warning
+from sim.inputs.finding import Finding, fault, warning
 from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Topology
+from sim.inputs.versions import older, versions
 from sim.inputs.workload import Workload
 
 Findings = Iterator[Finding]
@@ -50,8 +52,7 @@ def _dtypes(gpu: Gpu, w: Workload) -> Findings:
 
 
 def _attention(gpu: Gpu, w: Workload) -> Findings:
-    hopper = gpu.architecture == "hopper"
-    if w.attention == "flash3" and not hopper:
+    if w.attention == "flash3" and "flash3" not in facts_of(gpu).attention:
         message = f"FlashAttention-3 runs on Hopper only, not on {gpu.name}"
         yield fault("flash3", "workload", "attention", message, "write flash2")
     if w.attention == "flash2" and gpu.compute_capability < 8.0:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim import units
+from sim.data import table
+from sim.inputs.architecture import facts_of
 from sim.inputs.finding import Finding, fault, warning
 from sim.inputs.topology import Graph, Node, Topology
 
-# raw rate of a PCIe lane per direction [B/s]: encoding taken off (PCI-SIG base specifications)
-PCIE_LANE = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9, 7: 15.13e9}
 MAX_GPUS = 1_000_000
-LARGEST_NVSWITCH = {"ampere": 16, "volta": 16, "hopper": 8, "blackwell": 8}
 SUPERCHIP_NVSWITCH = 72  # NVL72
 
 Findings = Iterator[Finding]
@@ -23,13 +22,23 @@ def findings(topology: Topology) -> Findings:
     if topology.graph is not None:
         yield from _graph(topology.graph, topology)
     elif topology.node is not None:
-        node = topology.node
-        yield from _nvlink(node)
-        yield from _nvswitch_size(node)
-        yield from _pcie(node)
-        yield from _nics(node, topology.nodes)
+        yield from node_findings(topology.node)
+        yield from _no_nics(topology.node, topology.nodes)
         yield from _network(topology)
     yield from _absurd(topology)
+
+
+def node_findings(node: Node) -> Findings:
+    """Every finding about a node by itself."""
+    yield from _nvlink(node)
+    yield from _nvswitch_size(node)
+    yield from _pcie(node)
+    yield from _nics(node)
+
+
+def _known(kind: str) -> dict[int, dict[str, float]]:
+    """Generations of ``nvlink`` or ``pcie`` that have constants."""
+    return {int(g): row for g, row in table("constants/links")[kind].items()}
 
 
 def _shape(t: Topology) -> Findings:
@@ -47,9 +56,13 @@ def _shape(t: Topology) -> Findings:
 
 def _nvlink(node: Node) -> Findings:
     link, gpu = node.nvlink, node.gpu
-    if link is None or link.fabric == "none" or link.links_per_gpu == 0:
+    if link is None or link.fabric == "none":
         return
     path = "node.nvlink"
+    if link.links_per_gpu == 0:
+        message = "0 is not at least 1"
+        yield fault("no-links", "topology", f"{path}.links_per_gpu", message, "write fabric: none")
+        return
     if gpu.nvlink_generation is None:
         message = f"{gpu.name} has no NVLink"
         yield fault("no-nvlink", "topology", path, message, "leave nvlink out, or name another GPU")
@@ -61,6 +74,10 @@ def _nvlink(node: Node) -> Findings:
     if link.generation > gpu.nvlink_generation:
         message = f"generation {link.generation}, but {gpu.name} has NVLink {gpu.nvlink_generation}"
         hint = f"write {gpu.nvlink_generation}, or link_rate for a what-if"
+        yield fault("nvlink-generation", "topology", f"{path}.generation", message, hint)
+    elif link.generation not in _known("nvlink"):
+        message = f"there are no figures of NVLink {link.generation}"
+        hint = f"write {min(_known('nvlink'))} to {max(_known('nvlink'))}, and link_rate"
         yield fault("nvlink-generation", "topology", f"{path}.generation", message, hint)
     if link.sharp and not (gpu.multicast and link.fabric == "nvswitch"):
         message = f"{gpu.name} cannot reduce in the switch over {link.fabric}"
@@ -81,7 +98,7 @@ def _nvswitch_size(node: Node) -> Findings:
     link, gpu = node.nvlink, node.gpu
     if link is None or link.fabric != "nvswitch":
         return
-    largest = LARGEST_NVSWITCH.get(gpu.architecture, 8)
+    largest = facts_of(gpu).largest_nvswitch
     if gpu.form_factor == "superchip":
         largest = SUPERCHIP_NVSWITCH
     if node.gpus > largest:
@@ -94,9 +111,11 @@ def _nvswitch_size(node: Node) -> Findings:
 
 def _pcie(node: Node) -> Findings:
     pcie, gpu = node.pcie, node.gpu
-    if pcie.generation not in PCIE_LANE:
-        message = f"there is no PCIe {pcie.generation}"
-        yield fault("pcie-generation", "topology", "node.pcie.generation", message, "write 3 to 6")
+    known = _known("pcie")
+    if pcie.generation not in known:
+        message = f"there are no figures of PCIe {pcie.generation}"
+        hint = f"write {min(known)} to {max(known)}"
+        yield fault("pcie-generation", "topology", "node.pcie.generation", message, hint)
     if pcie.lanes not in (1, 2, 4, 8, 16):
         message = f"{pcie.lanes} lanes make no link"
         yield fault("pcie-lanes", "topology", "node.pcie.lanes", message, "write 1, 2, 4, 8 or 16")
@@ -110,19 +129,21 @@ def _pcie(node: Node) -> Findings:
         yield warning("pcie-switches", "topology", "node.pcie.gpus_per_switch", message, hint)
 
 
-def _nics(node: Node, nodes: int) -> Findings:
+def _no_nics(node: Node, nodes: int) -> Findings:
+    if node.nics is None and nodes > 1:
+        message = f"{nodes} nodes, but the node has no nics"
+        hint = "add nics: {count: 1, rate: 100 Gb/s}, or write nodes: 1"
+        yield fault("no-nics", "topology", "nodes", message, hint)
+
+
+def _nics(node: Node) -> Findings:
     nics = node.nics
     if nics is None:
-        if nodes > 1:
-            message = f"{nodes} nodes, but the node has no nics"
-            hint = "add nics: {count: 1, rate: 100 Gb/s}, or write nodes: 1"
-            yield fault("no-nics", "topology", "nodes", message, hint)
         return
     if nics.efa is not None and nics.kind != "efa":
         message = f"a generation of EFA, but the NICs are {nics.kind}"
         yield fault("not-efa", "topology", "node.nics.efa", message, "write kind: efa")
-    lane = PCIE_LANE.get(node.pcie.generation, 0.0)
-    slot = lane * 16
+    slot = 16 * _known("pcie").get(node.pcie.generation, {"raw": 0.0})["raw"]
     if slot and nics.rate > slot * 1.05:
         rate, most = units.show(nics.rate, "B/s"), units.show(slot, "B/s")
         message = f"{rate} a NIC is more than PCIe {node.pcie.generation} x16 carries ({most})"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
-from sim.inputs.finding import Finding, fault, older, versions, warning
+from sim.inputs.finding import Finding, fault, warning
 from sim.inputs.model import Model
+from sim.inputs.versions import older, versions
 from sim.inputs.workload import Parallelism, Workload
 
 Findings = Iterator[Finding]

@@ -1,13 +1,10 @@
-"""What a cross-check finds, and the tables that checks read."""
+"""What a cross-check finds."""
 
 from __future__ import annotations
 
-import re
-import tomllib
-from functools import cache
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from sim.errors import Fault
 from sim.inputs.notes import Message
 
 Side = Literal["topology", "workload"]
@@ -23,6 +20,15 @@ class Finding(NamedTuple):
     message: str
     hint: str = ""
 
+    @property
+    def text(self) -> str:
+        """The message with its remedy."""
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+    def at(self, source: str) -> Fault:
+        """The finding as a fault of a file whose lines are not known."""
+        return Fault(source, None, None, self.path, self.text)
+
     def notice(self) -> Message:
         """The finding as a warning of the result."""
         return Message(self.code, f"{self.side}.{self.path}", self.message, self.hint)
@@ -36,25 +42,3 @@ def fault(code: str, side: Side, path: str, message: str, hint: str = "") -> Fin
 def warning(code: str, side: Side, path: str, message: str, hint: str = "") -> Finding:
     """A warning."""
     return Finding(False, code, side, path, message, hint)
-
-
-@cache
-def versions() -> dict[str, Any]:
-    """Oldest software by architecture and feature."""
-    path = Path(__file__).parents[1] / "data" / "versions.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8"))
-
-
-@cache
-def version(text: str) -> tuple[int, ...]:
-    """``"12.4"`` as (12, 4); what follows the numbers (``+cu124``, ``rc1``) is dropped."""
-    match = re.match(r"v?(\d+(?:\.\d+)*)", text.strip())
-    return tuple(int(p) for p in match[1].split(".")) if match else ()
-
-
-@cache
-def older(have: str, need: str) -> bool:
-    """Whether a version is older than another; unreadable texts are not."""
-    left, right = version(have), version(need)
-    length = max(len(left), len(right))
-    return bool(left) and left + (0,) * (length - len(left)) < right + (0,) * (length - len(right))

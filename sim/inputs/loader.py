@@ -306,8 +306,7 @@ def _faults_of(findings: Iterable[checks.Finding], halves: Mapping[str, Half]) -
         half = halves.get(finding.side)
         if not finding.error or half is None:
             continue
-        message = f"{finding.message}; {finding.hint}" if finding.hint else finding.message
-        out.append(_place_of(half, finding.path).fault(finding.path, message))
+        out.append(_place_of(half, finding.path).fault(finding.path, finding.text))
     return out
 
 

@@ -1,4 +1,4 @@
-"""Models by catalogue name, Hugging Face config or inline mapping."""
+"""Models by catalogue name or Hugging Face config."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from sim.data import DATA
-from sim.errors import Fault, InputError
+from sim.errors import InputError
 from sim.inputs.hf import model_from_config, read_config
 from sim.inputs.model import Model
 
@@ -47,9 +45,8 @@ def resolve_model(
     Parameters
     ----------
     model : str, Path, mapping or Model
-        Catalogue name, path to a Hugging Face ``config.json`` (or the folder it is in), or an
-        inline mapping of the keys of `Model`, optionally on top of a ``base`` of the catalogue.
-        A mapping with ``model_type`` is read as a Hugging Face config.
+        Catalogue name, path to a Hugging Face ``config.json`` (or the folder it is in), or its
+        keys.
     source : str
         File to name in faults.
     relative_to : Path, optional
@@ -63,14 +60,12 @@ def resolve_model(
     Raises
     ------
     InputError
-        Unknown name, unreadable file, a kind that cannot be modelled, or faulty keys.
+        Unknown name, unreadable file, or a kind that cannot be modelled.
     """
     if isinstance(model, Model):
         return model
     if isinstance(model, Mapping):
-        if "model_type" in model or "architectures" in model:
-            return model_from_config(model, source=source)
-        return _inline(model, source)
+        return model_from_config(model, source=source)
     name = str(model)
     found = catalogue_model(name)
     if found is not None:
@@ -94,56 +89,6 @@ def resolve_model(
         else "; give a catalogue name, a config.json or a mapping"
     )
     raise InputError.single(source, message + hint, "model")
-
-
-def _inline(mapping: Mapping[str, Any], source: str) -> Model:
-    values = dict(mapping)
-    base = values.pop("base", None)
-    if base is not None:
-        start = resolve_model(base, source=source).model_dump()
-        if "name" not in values:
-            values["name"] = f"{start['name']}*"
-        values = {**start, **values}
-    else:
-        values.setdefault("name", "inline")
-        heads = values.get("heads")
-        values.setdefault("kv_heads", heads)
-        hidden = values.get("hidden_size")
-        if (
-            isinstance(heads, int)
-            and isinstance(hidden, int)
-            and heads > 0
-            and "head_dim" not in values
-        ):
-            values["head_dim"] = hidden // heads
-        if isinstance(hidden, int):
-            values.setdefault("ffn_size", 4 * hidden)
-    values.setdefault("expert_ffn_size", values.get("ffn_size", 0) if values.get("experts") else 0)
-    known = list(Model.model_fields)
-    faults = []
-    for key in values:
-        if key not in known:
-            from difflib import get_close_matches
-
-            near = get_close_matches(str(key), known, n=1)
-            hint = f'; did you mean "{near[0]}"?' if near else ""
-            faults.append(Fault(source, None, None, f"model.{key}", f"unknown key{hint}"))
-    if faults:
-        raise InputError(faults)
-    try:
-        return Model(**values)
-    except ValidationError as error:
-        raise InputError(
-            Fault(source, None, None, ".".join(["model", *map(str, e["loc"])]), _message(e))
-            for e in error.errors()
-        ) from None
-
-
-def _message(error: Any) -> str:
-    text = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "missing":
-        return "required key is missing"
-    return f"{error['input']!r}: {text}" if error["loc"] else text
 
 
 def _folder() -> Any:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from sim.errors import InputError
 from sim.interop.evidence import json_of, read_bytes
+from sim.units import DTYPE_BYTES
 
 MAX_BYTES = 512 * 1024 * 1024  # decompressed
 _GEMM = re.compile(r"cutlass|(?<!fb)gemm|xmma|nvjet|wgmma|cublas", re.IGNORECASE)
@@ -33,9 +34,10 @@ _OPERATIONS = {
     "broadcast": "broadcast", "allreducecoalesced": "all_reduce",
     "allgatherintotensorcoalesced": "all_gather", "reducescattertensorcoalesced": "reduce_scatter",
 }  # fmt: skip
-_DTYPE_BYTES = {
-    "float": 4, "double": 8, "half": 2, "bfloat16": 2, "int": 4, "long": 8, "char": 1, "byte": 1,
-    "bool": 1, "short": 2, "float8e4m3fn": 1, "float8e5m2": 1,
+_DTYPES = {
+    "float": "fp32", "double": "fp64", "half": "fp16", "bfloat16": "bf16", "int": "int32",
+    "long": "int64", "char": "int8", "byte": "uint8", "bool": "uint8", "short": "int16",
+    "float8e4m3fn": "fp8", "float8e5m2": "fp8",
 }  # fmt: skip
 
 
@@ -207,7 +209,7 @@ def _collective(name: str, arguments: dict[str, Any]) -> tuple[str, int, float] 
         _count(arguments.get("In msg nelems")), _count(arguments.get("Out msg nelems"))
     )  # fmt: skip
     dtype = re.sub(r"[^a-z0-9]", "", str(arguments.get("dtype", "")).lower())
-    width = _DTYPE_BYTES.get(dtype, 0)
+    width = DTYPE_BYTES.get(_DTYPES.get(dtype, ""), 0)
     if op is None or group < 2 or not elements or not width:
         return None
     return op, group, float(elements * width)

@@ -21,12 +21,15 @@ from typing import Any, NamedTuple
 from sim.cost.collectives import bus_factor
 from sim.errors import InputError
 from sim.interop.evidence import MAX_TEXT, json_of, read_bytes, text_of
+from sim.units import DTYPE_BYTES
 
-ELEMENT_BYTES = {
-    "int8": 1, "uint8": 1, "char": 1, "int32": 4, "int": 4, "uint32": 4, "int64": 8, "uint64": 8,
-    "half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4, "double": 8, "float64": 8,
-    "fp8_e4m3": 1, "fp8_e5m2": 1, "f8e4m3": 1, "f8e5m2": 1,
+_DTYPES = {
+    "int8": "int8", "uint8": "uint8", "char": "int8", "int32": "int32", "int": "int32",
+    "uint32": "int32", "int64": "int64", "uint64": "int64", "half": "fp16", "float16": "fp16",
+    "bfloat16": "bf16", "float": "fp32", "float32": "fp32", "double": "fp64", "float64": "fp64",
+    "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "f8e4m3": "fp8", "f8e5m2": "fp8",
 }  # fmt: skip
+ELEMENT_BYTES = {name: DTYPE_BYTES[kind] for name, kind in _DTYPES.items()}
 _TYPES = "|".join(sorted(ELEMENT_BYTES, key=len, reverse=True))
 _NUMBER = r"\d{1,15}(?:\.\d{0,15})?(?:[eE][-+]?\d{1,3})?|[iI]nf|nan"
 _CHECK = r"[-+0-9.eE]+|N/A|nan|inf"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 HOURS_PER_MONTH = 730.0
@@ -119,6 +120,8 @@ def break_even_price(own_total_usd: float, other: Cost) -> float | None:
 
     The other's total is linear in its price: fixed parts (storage, egress, energy) and the rest.
     """
+    if not math.isfinite(own_total_usd + other.total_usd):
+        return None
     variable = other.total_usd - other.fixed_usd
     if variable <= 0.0 or own_total_usd <= other.fixed_usd:
         return None

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import csv
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from sim.cost.constants import load_constants
-from sim.cost.power import clock_factor, power_watts
+from sim.cost.power import ATTENTION_INTENSITY, clock_factor, power_watts
+from sim.data import DATA, table
 from sim.inputs.gpu import Gpu
 
-DATA = Path(__file__).parents[1] / "data"
 _STATE = {
     "gemm": "compute", "attention": "attention", "norm": "memory", "elementwise": "memory",
     "reduction": "memory", "embedding": "memory", "loss": "memory", "optimizer": "memory",
@@ -38,10 +36,8 @@ class Energy:
     co2_year: str  # of which it is; "" where its source gives none
 
 
-@cache
 def _constants() -> dict[str, Any]:
-    with (DATA / "constants" / "energy.toml").open("rb") as file:
-        return tomllib.load(file)
+    return table("constants/energy")
 
 
 @cache
@@ -59,10 +55,10 @@ def carbon_intensity(provider: str, region: str, country: str) -> tuple[str, flo
 
     A region may itself be a country code or a key of the table. [g/kWh]
     """
-    table = carbon_table()
+    known = carbon_table()
     for key in (f"{provider.lower()}:{region.lower()}", region, country.upper()):
-        if key in table:
-            return key, table[key][0]
+        if key in known:
+            return key, known[key][0]
     return None
 
 
@@ -86,7 +82,7 @@ def gpu_states(gpu: Gpu) -> dict[str, float]:
 
     return {
         "compute": busy(1.0),
-        "attention": busy(float(share["attention_intensity"])),
+        "attention": busy(ATTENTION_INTENSITY),
         "memory": busy(0.0),
         "communication": float(share["communication"]) * gpu.power_limit,
         "idle": max(gpu.idle_power, float(share["idle"]) * gpu.power_limit),

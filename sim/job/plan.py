@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sim.blocks.flops import token_flops
 from sim.blocks.tree import count_parameters
+from sim.data import table
 from sim.fabric import compile_fabric
 from sim.inputs.topology import Offer, Topology
 from sim.inputs.workload import Workload
@@ -25,20 +24,19 @@ from sim.job.cost import Cost, Terms, total_cost
 from sim.job.energy import Energy, job_energy
 from sim.job.pipeline import Pipeline, Stall, simulate_stall
 from sim.job.run import JobOutcome, JobSpec, simulate_job
+from sim.memory.states import optimizer_bytes
 from sim.step.breakdown import Breakdown
+from sim.units import DTYPE_BYTES
 
 _STORAGE_READ, _STORAGE_WRITE = 10e9, 5e9  # [B/s] of an explicit graph, which names none
 RARE = 0.01  # expected failures below which the best interval is not simulated
-STATE_BYTES = {"adamw": 8.0, "adamw-bf16": 4.0, "adamw-8bit": 2.04, "adafactor": 0.02, "sgd": 0.0}
 
 
 @cache
 def reliability() -> dict[str, float]:
     """Failure and restart figures with their sources in ``data/constants/reliability.toml``."""
-    path = Path(__file__).parents[1] / "data" / "constants" / "reliability.toml"
-    with path.open("rb") as file:
-        table: dict[str, Any] = tomllib.load(file)
-    return {key: float(value["value"]) for key, value in table.items()}
+    rows = table("constants/reliability")
+    return {key: float(value["value"]) for key, value in rows.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +101,8 @@ def checkpoint_bytes(workload: Workload) -> float:
 
     LoRA and QLoRA save adapters only; the base comes from its own file.
     """
-    master = 4.0 if workload.precision.master == "fp32" else 2.0
-    return _trained(workload) * (master + STATE_BYTES[workload.optimizer])
+    master = DTYPE_BYTES[workload.precision.master]
+    return _trained(workload) * master + optimizer_bytes(workload, ranks=1)
 
 
 def _trained(workload: Workload) -> int:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from sim.blocks.activations import checkpoint_policy, layer_footprint
 from sim.blocks.modules import ModelTree
 from sim.inputs.workload import Workload
-from sim.memory.states import STATE_BYTES, optimizer_bytes, trainable_elements
+from sim.memory.states import optimizer_bytes, trainable_elements
 from sim.mesh import Mesh
 from sim.strategies.units import (
-    DTYPE_BYTES,
     QUANTISED_BYTES,
     checkpointed,
     dtypes,
     is_matrix,
 )
+from sim.units import DTYPE_BYTES
 
 #: DeepSpeed's pinned buffers for NVMe: so many, of a sub-group's fp32 elements or `buffer_size`
 #: bf16 elements. Source: DeepSpeed offload_config.py, buffer_count 4 and 5, buffer_size 1e8.
@@ -67,8 +67,8 @@ def host_terms(workload: Workload, tree: ModelTree, mesh: Mesh) -> dict[str, flo
             if mark
         )
     if p.offload == "none" and workload.checkpoint.asynchronous:
-        each = DTYPE_BYTES[types.master] + STATE_BYTES.get(workload.optimizer, 0.0)
-        terms["checkpoint staging"] = each * elements
+        states = optimizer_bytes(workload, ranks)
+        terms["checkpoint staging"] = DTYPE_BYTES[types.master] * elements + states
     return terms
 
 

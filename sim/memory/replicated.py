@@ -18,13 +18,13 @@ from sim.memory.states import (
 )
 from sim.mesh import Mesh
 from sim.strategies.units import (
-    DTYPE_BYTES,
     QUANTISED_BYTES,
     checkpointed,
     dtypes,
     is_matrix,
 )
 from sim.strategies.zero3 import zero3_live_peak
+from sim.units import DTYPE_BYTES
 
 HIDDEN = "recomputed activations and their gradients"
 

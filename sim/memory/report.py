@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from sim.blocks.modules import ModelTree
 from sim.blocks.tree import build_tree
-from sim.data import DATA
+from sim.data import table
 from sim.inputs.notes import Message
 from sim.inputs.shares import mesh_on
 from sim.inputs.topology import Topology
@@ -85,11 +83,9 @@ class MemoryReport:
         return self.capacity_bytes - self.peak_reserved_bytes
 
 
-@lru_cache(maxsize=1)
 def constants() -> dict[str, float]:
     """Overheads of a GPU process, with their sources in ``data/constants/memory.toml``."""
-    text = (DATA / "constants" / "memory.toml").read_text(encoding="utf-8")
-    return {k: float(v) for k, v in tomllib.loads(text).items()}
+    return table("constants/memory")
 
 
 def walk(workload: Workload, tree: ModelTree, mesh: Mesh) -> Ledger:

@@ -22,7 +22,8 @@ from sim.inputs.workload import Workload
 from sim.memory.ledger import Ledger
 from sim.memory.states import optimizer_bytes, optimizer_temporaries, scale_bytes
 from sim.mesh import Mesh
-from sim.strategies.units import DTYPE_BYTES, Unit, checkpointed, dtypes, fsdp2_unit
+from sim.strategies.units import Unit, checkpointed, dtypes, fsdp2_unit
+from sim.units import DTYPE_BYTES
 
 HIDDEN = "recomputed activations and their gradients"
 WAITING = "gradients waiting for their unit"

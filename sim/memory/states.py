@@ -5,18 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 
 from sim.blocks.modules import ModelTree
+from sim.blocks.optimizer import OPTIMIZERS
 from sim.blocks.tree import build_tree
 from sim.inputs.model import Model
 from sim.inputs.workload import Method, Workload
 from sim.strategies.units import dtypes, is_matrix, padded_numel
-
-#: bytes a trainable element. 8-bit: two bytes of states, fp32 scales per block of 256.
-#: Source: torch.optim.AdamW, bitsandbytes and torchao 8-bit AdamW; SGD without momentum.
-STATE_BYTES = {"adamw": 8.0, "adamw-bf16": 4.0, "adamw-8bit": 2.0 + 2 * 4 / 256, "sgd": 0.0}
-#: a step counter per tensor, fp32 [B]
-COUNTER_BYTES = 4.0
-#: bytes an element that foreach Adam holds beside its states: the second moment's square root
-FOREACH_BYTES = 4.0
 
 
 @lru_cache(maxsize=64)
@@ -48,21 +41,14 @@ def trainable_elements(model: Model, method: Method, ranks: int) -> tuple[float,
 def optimizer_bytes(workload: Workload, ranks: int) -> float:
     """Optimizer states of one rank. [B]"""
     elements, tensors, _, factors = trainable_elements(workload.model, workload.method, ranks)
-    if workload.optimizer == "adafactor":
-        return 4.0 * factors + COUNTER_BYTES * tensors
-    if workload.optimizer == "sgd":
-        return 0.0
-    return STATE_BYTES[workload.optimizer] * elements + COUNTER_BYTES * tensors
+    return OPTIMIZERS[workload.optimizer].state_bytes(elements, tensors, factors)
 
 
 def optimizer_temporaries(workload: Workload, ranks: int) -> float:
     """What the step allocates and frees again on one rank. [B]"""
     elements, _, largest, _ = trainable_elements(workload.model, workload.method, ranks)
-    if workload.optimizer in ("sgd", "adamw-8bit") or workload.optimizer_implementation == "fused":
-        return 0.0
-    if workload.optimizer == "adafactor" or workload.optimizer_implementation == "for-loop":
-        return 2 * FOREACH_BYTES * largest
-    return FOREACH_BYTES * elements
+    how = workload.optimizer_implementation
+    return OPTIMIZERS[workload.optimizer].scratch_bytes(how, elements, largest)
 
 
 def scale_bytes(workload: Workload, tree: ModelTree) -> float:

@@ -24,6 +24,7 @@ from sim.lowering.lower import Lowered, RankView
 from sim.lowering.parts import CATEGORIES
 from sim.step.run import StepOutcome
 from sim.strategies.plan import COLLECTIVE, SEGMENT, Plan, PlanOp
+from sim.units import DTYPE_BYTES
 
 _TORCH_NAMES = {
     "all_gather": "_allgather_base",
@@ -38,8 +39,8 @@ _NCCL_NAMES = {
     "all_to_all": "SendRecv", "broadcast": "Broadcast", "send_recv": "SendRecv",
 }  # fmt: skip
 _DTYPES = {
-    "bf16": ("BFloat16", 2), "fp16": ("Half", 2), "fp32": ("Float", 4), "fp8": ("Float8_e4m3fn", 1),
-    "int8": ("Char", 1), "uint8": ("Byte", 1),
+    "bf16": "BFloat16", "fp16": "Half", "fp32": "Float", "fp8": "Float8_e4m3fn", "int8": "Char",
+    "uint8": "Byte",
 }  # fmt: skip
 _HOST = CATEGORIES.index("host")
 _COLLECTIVE = CATEGORIES.index("collective")
@@ -213,7 +214,8 @@ def cost_of(outcome: StepOutcome, op: PlanOp) -> CollectiveCost | None:
 
 
 def _described(op: PlanOp, cost: CollectiveCost | None, label: str) -> dict[str, Any]:
-    dtype, width = _DTYPES.get(op.dtype, ("Byte", 1))
+    kind = op.dtype if op.dtype in _DTYPES else "uint8"
+    dtype, width = _DTYPES[kind], DTYPE_BYTES[kind]
     found: dict[str, Any] = {
         "Collective name": _TORCH_NAMES[op.collective],
         "In msg nelems": round(op.bytes_in / width),

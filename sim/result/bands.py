@@ -16,7 +16,9 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from sim.blocks.tree import count_parameters
-from sim.cost.constants import GENERATION
+from sim.data import table
+from sim.inputs.architecture import facts_of
+from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.result.result import Result
@@ -79,7 +81,7 @@ def job_of(topology: Topology, workload: Workload) -> Job:
     """The features by which rows are comparable."""
     share = workload.micro_batch * workload.sequence_length
     return Job(
-        generation=_generation(topology.first_gpu.architecture),
+        generation=_generation(topology.first_gpu),
         strategy=workload.parallelism.strategy,
         method=workload.method.kind,
         gpus=topology.world_size,
@@ -88,10 +90,11 @@ def job_of(topology: Topology, workload: Workload) -> Job:
     )
 
 
-def _generation(architecture: str) -> str:
+def _generation(gpu: Gpu) -> str:
     """The generation that was measured, or the architecture itself where none was."""
-    measured = {"ampere", "hopper"}
-    return GENERATION[architecture] if architecture in measured else architecture
+    name = facts_of(gpu).constants
+    own = table(f"constants/{name}")["architecture"] == gpu.architecture
+    return name if own and name in {r.generation for r in residuals()} else gpu.architecture
 
 
 @cache

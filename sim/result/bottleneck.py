@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from sim.inputs.architecture import facts_of
 from sim.inputs.batch import tokens_per_step
 from sim.inputs.checks import check
 from sim.inputs.topology import Topology
@@ -136,7 +137,7 @@ def candidates(
         )  # fmt: skip
     if not workload.compile:
         yield job({"compile": True}, "torch.compile fuses element-wise kernels", compile=True)
-    if gpu is not None and gpu.architecture == "hopper" and workload.attention != "flash3":
+    if gpu is not None and "flash3" in facts_of(gpu).attention and workload.attention != "flash3":
         yield job({"attention": "flash3"}, "FlashAttention-3", attention="flash3")
     if workload.attention == "eager":
         yield job({"attention": "flash2"}, "FlashAttention-2", attention="flash2")

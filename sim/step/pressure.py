@@ -15,7 +15,8 @@ from sim.blocks.tree import build_tree
 from sim.inputs.notes import Message
 from sim.inputs.workload import Workload
 from sim.step.breakdown import Breakdown
-from sim.strategies.units import DTYPE_BYTES, dtypes
+from sim.strategies.units import dtypes
+from sim.units import DTYPE_BYTES
 
 IN_FLIGHT = 2  # sets of a block's parameters and gradients: fsdp1's limiter lets two gathers ahead
 PER_BLOCK = 3  # gather in forward, gather in backward, gradient

@@ -7,12 +7,10 @@ still run once.
 from __future__ import annotations
 
 import math
-import tomllib
-from functools import cache
 from statistics import NormalDist
 
-from sim.cost.constants import GENERATION
-from sim.data import DATA
+from sim.data import table
+from sim.inputs.architecture import facts_of
 from sim.inputs.gpu import Gpu
 from sim.inputs.workload import Workload
 
@@ -20,12 +18,10 @@ REFERENCE_RANKS = 8  # ranks of the runs against which kernel constants were che
 _EVERY_BLOCK = frozenset({"fsdp1", "fsdp2", "zero3"})
 
 
-@cache
 def block_variation(generation: str) -> float:
     """Standard deviation over mean of a block's compute time."""
-    text = (DATA / "constants" / "variation.toml").read_text(encoding="utf-8")
-    table: dict[str, float] = tomllib.loads(text)["block"]
-    return table.get(generation, table["h100"])
+    block: dict[str, float] = table("constants/variation")["block"]
+    return block.get(generation, block["h100"])
 
 
 def expected_largest(n: int) -> float:
@@ -66,7 +62,7 @@ def typical_speed(gpu: Gpu, workload: Workload, ranks: int) -> float:
     beyond = expected_largest(ranks) - expected_largest(REFERENCE_RANKS)
     if beyond <= 0.0:
         return 1.0
-    c = block_variation(GENERATION.get(gpu.architecture, "h100"))
+    c = block_variation(facts_of(gpu).constants)
     if workload.parallelism.strategy not in _EVERY_BLOCK:
         c /= math.sqrt(workload.model.layers)
     return 1.0 / (1.0 + c * beyond)

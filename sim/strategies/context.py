@@ -12,7 +12,8 @@ from __future__ import annotations
 from sim.blocks.modules import Block
 from sim.inputs.workload import Workload
 from sim.strategies.plan import Recorder
-from sim.strategies.units import DTYPE_BYTES, dtypes
+from sim.strategies.units import dtypes
+from sim.units import DTYPE_BYTES
 
 _STREAM = "context"
 

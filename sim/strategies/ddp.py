@@ -15,7 +15,8 @@ from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.tail import clip_and_step, loss_all_reduce
-from sim.strategies.units import DTYPE_BYTES, SOURCE, checkpointed, dtypes, tree_blocks
+from sim.strategies.units import SOURCE, checkpointed, dtypes, tree_blocks
+from sim.units import DTYPE_BYTES
 
 _MIB = 1024 * 1024
 

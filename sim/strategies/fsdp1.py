@@ -23,7 +23,6 @@ from sim.strategies.plan import Event, Plan, Recorder
 from sim.strategies.repeat import Fence, lengthen
 from sim.strategies.tail import clip_and_step, loss_all_reduce
 from sim.strategies.units import (
-    DTYPE_BYTES,
     QUANTISED_BYTES,
     SOURCE,
     Dtypes,
@@ -36,6 +35,7 @@ from sim.strategies.units import (
     trainable,
     tree_blocks,
 )
+from sim.units import DTYPE_BYTES
 
 ROOT = 0
 FORWARD, BACKWARD = "forward", "backward"

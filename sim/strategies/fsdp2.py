@@ -17,7 +17,8 @@ from sim.strategies.fsdp2_layout import Piece, lay_out, post_forward_ranks, pref
 from sim.strategies.plan import Event, Plan, Recorder
 from sim.strategies.repeat import Fence, lengthen
 from sim.strategies.tail import clip_and_step, loss_all_reduce
-from sim.strategies.units import DTYPE_BYTES, dtypes, equal_layers
+from sim.strategies.units import dtypes, equal_layers
+from sim.units import DTYPE_BYTES
 
 SHARDED, POST_FORWARD, UNSHARDED = range(3)
 FORWARD, PRE_BACKWARD = "forward", "backward"

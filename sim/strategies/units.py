@@ -13,11 +13,10 @@ from typing import NamedTuple
 from sim.blocks import flops
 from sim.blocks.modules import Block, ModelTree, Module, Parameter
 from sim.inputs.workload import Checkpointing, Workload
+from sim.units import DTYPE_BYTES
 
 #: where an error says a knob was read
 SOURCE = "workload"
-
-DTYPE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "uint8": 1.0}
 
 #: bytes an element of a quantised base weight: two 4-bit values in a byte; scales stay on each rank
 QUANTISED_BYTES = 0.5

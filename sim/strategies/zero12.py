@@ -19,8 +19,8 @@ from sim.mesh import Mesh
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.tail import loss_all_reduce
 from sim.strategies.zero3 import resolve, scalar_all_reduce, step_on_host, trace_of
-from sim.strategies.zero3_coordinator import ELEMENT_BYTES
 from sim.strategies.zero3_trace import BACKWARD, GRADIENT, PHASES, SEGMENT, Trace
+from sim.units import DTYPE_BYTES
 
 ALIGNMENT = 2  # elements at which NCCL wants a partition to start (nccl_start_alignment_factor)
 
@@ -32,7 +32,7 @@ class _Run:
     shard: int  # ranks that share the optimizer states
     everybody: str  # group over which gradients are reduced
     recorder: Recorder
-    size: int  # bytes an element of a gradient
+    size: float  # bytes an element of a gradient
     dtype: str
     bucket_size: int
     overlap: bool
@@ -86,7 +86,7 @@ class _Run:
             return
         r, t = self.recorder, self.trace
         wire = self.workload.parallelism.communication_data_type or self.dtype
-        wide = ELEMENT_BYTES[wire]
+        wide = DTYPE_BYTES[wire]
         stream = "all_reduce" if self.overlap else "compute"
         if self.overlap:
             # the new reduction waits for this bucket's copies; compute waits for the one before
@@ -188,7 +188,7 @@ def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Pl
     everybody = "world" if mesh.dp_replicate > 1 else "shard"
     r = Recorder({"shard": mesh.groups("fsdp"), everybody: mesh.groups("world")})
     run = _Run(
-        workload, trace, shard, everybody, r, ELEMENT_BYTES[dtype], dtype,
+        workload, trace, shard, everybody, r, DTYPE_BYTES[dtype], dtype,
         bucket_size=resolve(knobs.reduce_bucket_size, h * h),
         overlap=bool(knobs.overlap_comm),
         offload=knobs.offload != "none",

@@ -11,19 +11,22 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sim.blocks.modules import ModelTree
+from sim.blocks.optimizer import FP32, OPTIMIZERS
 from sim.errors import InputError
+from sim.inputs.versions import version
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.plan import Event, Plan, Recorder
 from sim.strategies.tail import loss_all_reduce
 from sim.strategies.units import SOURCE, checkpointed
-from sim.strategies.zero3_coordinator import ELEMENT_BYTES, Coordinator, Settings
+from sim.strategies.zero3_coordinator import Coordinator, Settings
 from sim.strategies.zero3_trace import Trace, build_trace
+from sim.units import DTYPE_BYTES
 
 #: the last release without the attribution of frozen parameters to the active backward
 LAST_WITHOUT_ATTRIBUTION = (0, 19, 2)
-#: bytes that CPU Adam moves per element: parameter, both moments read and written, gradient read
-CPU_ADAM_BYTES = 28.0
+#: bytes that CPU Adam moves per element, all in fp32
+CPU_ADAM_BYTES = OPTIMIZERS["adamw"].step_bytes(FP32, FP32)
 #: fp32 parameter, both moments and the gradient come from NVMe; all but the gradient go back
 NVME_READ_BYTES, NVME_WRITE_BYTES = 16.0, 12.0
 
@@ -257,15 +260,14 @@ def resolve(value: float | str, auto: int) -> int:
     return auto if isinstance(value, str) else int(value)
 
 
-def attributes_frozen(version: str) -> bool:
+def attributes_frozen(release: str) -> bool:
     """Whether a frozen parameter fetched in a recompute is held by the active backward.
 
     Notes
     -----
     In force in 0.19.8, absent in 0.19.2 (pull request 8148).
     """
-    digits = ["".join(ch for ch in part if ch.isdigit()) for part in version.split(".")[:3]]
-    return tuple(int(d or 0) for d in digits) > LAST_WITHOUT_ATTRIBUTION
+    return version(release)[:3] > LAST_WITHOUT_ATTRIBUTION
 
 
 def trace_of(workload: Workload, tree: ModelTree) -> Trace:
@@ -315,7 +317,7 @@ def zero3_live_peak(workload: Workload, tree: ModelTree, mesh: Mesh) -> LivePeak
         found = _peaks[id(trace), s] = Coordinator(trace, s, _Silent({}))
         found.micro_batch()
     c = found
-    wide = ELEMENT_BYTES[s.reduce_dtype]
+    wide = DTYPE_BYTES[s.reduce_dtype]
     coalesced, reduced = [], []
     for issued in c.issued:
         size = sum(c.shard[p] for p in issued.parameters)

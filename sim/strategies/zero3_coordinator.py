@@ -18,10 +18,10 @@ from typing import NamedTuple
 from sim.strategies.plan import Recorder
 from sim.strategies.zero3_quantized import quantized_gather, quantized_reduce
 from sim.strategies.zero3_trace import BACKWARD, FETCH, GRADIENT, PHASES, RECOMPUTE, SEGMENT, Trace
+from sim.units import DTYPE_BYTES
 
 NOT_AVAILABLE, IN_FLIGHT, AVAILABLE = range(3)
 NVME_BUFFERS = 5  # shards in host memory at a time (offload_param.buffer_count)
-ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Coordinator:
         self.secondary = [not t for t in trace.trainable] if settings.hpz > 1 else [False] * n
         self.active: list[set[int]] = [set() for _ in range(n)]
         self.shard = [-(-size // settings.world) for size in trace.numel]
-        self.size = ELEMENT_BYTES[settings.dtype]
+        self.size = DTYPE_BYTES[settings.dtype]
         self.live = self.persistent_numel = sum(
             size for size, keep in zip(trace.numel, self.persistent, strict=True) if keep
         )
@@ -377,7 +377,7 @@ class Coordinator:
         self._bucket, self._elements = [], 0
         if len(self._reductions) > 2:
             r.host_sync((self._reductions.popleft(),))
-        wide = ELEMENT_BYTES[s.reduce_dtype]
+        wide = DTYPE_BYTES[s.reduce_dtype]
         cast = 0.0 if s.reduce_dtype == s.dtype else float((self.size + wide) * elements)
         shard = sum(self.shard[p] for p in bucket)
         label = t.parameter_names[bucket[0]]
@@ -408,7 +408,7 @@ class Coordinator:
         if s.overlap_comm is False:
             r.wait_stream("compute", "reduce_scatter")
 
-    def _keep(self, shard: int, wide: int) -> None:
+    def _keep(self, shard: int, wide: float) -> None:
         """Store the reduced partition, or add it to the earlier micro-batches'."""
         r, s = self.recorder, self.settings
         if not s.offload_optimizer:

@@ -18,6 +18,7 @@ from sim.fabric import compile_fabric
 from sim.inputs import catalogue
 from sim.inputs.loader import Argument, Loaded, load
 from sim.inputs.topology import Topology
+from sim.job.cost import Cost, break_even_price
 from sim.job.offers import PriceRow, newest
 from sim.job.offers import catalogue as catalogue_of_offers
 from sim.result.describe import peak_of
@@ -364,13 +365,10 @@ def _reasons(
 
 def _tie_price(first: Mapping[str, Any], other: Mapping[str, Any]) -> float | None:
     """Hourly price of the other at which both cost the same; None if no price does. [USD]"""
-    if not first or not other or not math.isfinite(first["total_usd"] + other["total_usd"]):
+    if not first or not other:
         return None
-    fixed = other["storage_usd"] + other["egress_usd"] + other["energy_usd"]
-    variable = other["total_usd"] - fixed
-    if variable <= 0.0 or first["total_usd"] <= fixed:
-        return None
-    return float(other["price_per_gpu_hour_usd"] * (first["total_usd"] - fixed) / variable)
+    cost = Cost(**{name: other[name] for name in Cost.__slots__})
+    return break_even_price(first["total_usd"], cost)
 
 
 def _waiting(first: Result, other: Result) -> Iterator[str]:

@@ -2,9 +2,12 @@
 
 import pytest
 
+from sim.data import table
 from sim.errors import InputError
 from sim.inputs import loader
-from sim.inputs.finding import older, versions
+from sim.inputs.architecture import Facts, facts_of
+from sim.inputs.catalogue import gpu
+from sim.inputs.versions import older, versions
 
 H100 = "dgx-h100"
 JOB = {"name": "j", "model": "llama-3-8b", "sequence_length": 4096, "tokens": 1e9}
@@ -33,6 +36,21 @@ def node(gpu, **more):
 
 
 ERRORS = [
+    # links that the fabric has no figures of
+    (node("h100-sxm-80gb", pcie={"generation": 7}), {}, "no figures of PCIe 7; write 1 to 6"),
+    (
+        node(
+            {"base": "h100-sxm-80gb", "nvlink_generation": 6},
+            nvlink={"generation": 6, "links_per_gpu": 18},
+        ),
+        {},
+        "no figures of NVLink 6; write 1 to 5",
+    ),
+    (
+        node("h100-sxm-80gb", nvlink={"generation": 4, "links_per_gpu": 0}),
+        {},
+        "0 is not at least 1; write fabric: none",
+    ),
     # a GPU that lacks what is asked of it
     ("dgx-a100", {"precision": "fp8"}, "precision: a100-sxm-80gb has no FP8"),
     (V100, {"attention": "sdpa"}, "precision: v100-sxm-32gb has no BF16; write fp16"),
@@ -130,7 +148,7 @@ ERRORS = [
     # the machine
     ({"name": "x"}, {}, "has neither node nor graph"),
     (node("a100-pcie-80gb") | {"nodes": 2}, {}, "2 nodes, but the node has no nics"),
-    (node("a100-pcie-80gb", pcie={"generation": 9}), {}, "there is no PCIe 9"),
+    (node("a100-pcie-80gb", pcie={"generation": 9}), {}, "there are no figures of PCIe 9"),
     (node("a100-pcie-80gb", pcie={"generation": 4, "lanes": 12}), {}, "12 lanes make no link"),
     (node("a100-pcie-80gb") | {"network": {"oversubscription": 0.5}}, {}, "0.5 is less than 1"),
     (
@@ -275,3 +293,12 @@ def test_a_single_switch_is_not_oversubscribed_even_on_one_node():
     """Else the scaling curve of a sound run would meet it first."""
     with pytest.raises(InputError, match="no uplinks to oversubscribe; write"):
         loader.load("pcie4-a100-16", "mistral-7b-lora", ["network.oversubscription=4.0"])
+
+
+def test_hopper_alone_has_flash3_and_a_stranger_takes_its_constants():
+    hopper, ada = gpu("h100-sxm-80gb"), gpu("l40s-pcie-48gb")
+    assert facts_of(hopper).attention == ("flash3",)
+    assert facts_of(ada) == Facts("l40s", True, 8, ())
+    stranger = facts_of(hopper.model_copy(update={"architecture": "rubin"}))
+    assert (stranger.constants, stranger.known, stranger.attention) == ("h100", False, ())
+    assert set(table("architectures")["architecture"]) == set(versions()["architecture"])

@@ -2,13 +2,17 @@
 
 import pytest
 
+from sim.blocks.optimizer import OPTIMIZERS
+from sim.blocks.tree import count_parameters
 from sim.blocks.update import host_update_bytes, optimizer_kernels, shard_of
 from sim.cost.host_update import host_rate, update_slowdown
 from sim.inputs.gpu import Gpu
 from sim.inputs.models import resolve_model
 from sim.inputs.topology import Cpu, Node, Pcie, Topology
 from sim.inputs.workload import Checkpointing, Parallelism, Precision, Stack, Workload
+from sim.job.plan import checkpoint_bytes
 from sim.memory.report import memory
+from sim.memory.states import optimizer_bytes, trainable_elements
 
 P = 8_030_261_248
 
@@ -62,12 +66,42 @@ def test_optimizer_traffic_follows_the_master_dtype(master, strategy, size):
 
 @pytest.mark.parametrize(
     ("optimizer", "per_element"),
-    [("adamw", 28), ("adamw-bf16", 20), ("adamw-8bit", 16.08), ("sgd", 12)],
+    [("adamw", 28), ("adamw-bf16", 20), ("adamw-8bit", 12 + 4 * (1 + 4 / 256)), ("sgd", 12)],
 )
 def test_optimizer_traffic_by_kind(optimizer, per_element):
     job = workload(optimizer=optimizer)
     kernels = optimizer_kernels(job, shard_of(job, 1e6, 10))
     assert sum(k.bytes for k in kernels) == pytest.approx(per_element * 1e6)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "per_element"),
+    [("adamw", 8), ("adamw-bf16", 4), ("adamw-8bit", 2.03125), ("sgd", 0)],
+)
+def test_states_are_the_same_on_the_gpu_and_in_a_checkpoint(optimizer, per_element):
+    """One description: moments, scales of 8-bit ones in blocks of 256, a counter a tensor."""
+    job = workload(optimizer=optimizer)
+    counts = count_parameters(job.model, job.method)
+    tensors = trainable_elements(job.model, job.method, 1)[1]
+    states = per_element * counts.trainable + (0 if optimizer == "sgd" else 4 * tensors)
+    assert optimizer_bytes(job, 1) == pytest.approx(states, rel=1e-12)
+    assert checkpoint_bytes(job) == pytest.approx(4 * counts.total + states, rel=1e-12)
+
+
+def test_adafactor_keeps_a_row_and_a_column_of_a_matrix():
+    """And allocates two fp32 copies of its largest tensor: nobody fuses it."""
+    kind = OPTIMIZERS["adafactor"]
+    assert kind.state_bytes(300 * 400, 1, 300 + 400) == 4 * 700 + 4
+    for how in ("fused", "foreach", "for-loop"):
+        assert kind.scratch_bytes(how, 1e9, 300 * 400) == 2 * 4 * 300 * 400
+
+
+def test_adam_by_passes_allocates_a_moment():
+    fp32, bf16 = OPTIMIZERS["adamw"], OPTIMIZERS["adamw-bf16"]
+    assert fp32.scratch_bytes("foreach", 1e6, 1e3) == 4e6
+    assert bf16.scratch_bytes("foreach", 1e6, 1e3) == 2e6
+    assert fp32.scratch_bytes("for-loop", 1e6, 1e3) == 8e3
+    assert fp32.scratch_bytes("fused", 1e6, 1e3) == 0
 
 
 def test_what_zero3_keeps_on_the_host():

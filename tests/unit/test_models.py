@@ -8,6 +8,7 @@ import pytest
 from sim.blocks.tree import build_tree, count_parameters, numel
 from sim.errors import InputError
 from sim.inputs.hf import model_from_config
+from sim.inputs.loader import load_workload
 from sim.inputs.models import catalogue_model, model_names, resolve_model
 from sim.inputs.workload import Method
 
@@ -30,6 +31,11 @@ PUBLISHED = {
 }
 
 
+def inline(keys):
+    """The model of a workload whose `model` has these keys."""
+    return load_workload({"name": "w", "model": keys, "sequence_length": 512}).model
+
+
 def test_catalogue_is_complete():
     assert len(model_names()) >= 60
     assert set(CATALOGUE) == set(model_names())
@@ -50,7 +56,7 @@ def test_catalogue_totals(name):
 @pytest.mark.parametrize("length", [512, 65536])
 def test_foundry_formula(size, length):
     """llm-foundry's tables: N = L (12 d² + 13 d) + 2 d + V d + T d, T = sequence length."""
-    model = resolve_model({"base": f"mpt-{size}-foundry", "max_positions": length})
+    model = inline({"base": f"mpt-{size}-foundry", "max_positions": length})
     d = model.hidden_size
     expected = model.layers * (12 * d * d + 13 * d) + 2 * d + (50368 + length) * d
     assert count_parameters(model).total == expected
@@ -249,7 +255,7 @@ def test_unknown_name_suggests():
 
 def test_unknown_key_suggests():
     with pytest.raises(InputError, match=r'did you mean "hidden_size"'):
-        resolve_model({"base": "gpt2", "hiden_size": 3})
+        inline({"base": "gpt2", "hiden_size": 3})
 
 
 def test_registration_and_forward_order():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import tomllib
 from dataclasses import dataclass
 from typing import Any
 
-from sim.data import DATA
+from sim.data import table
+from sim.inputs.versions import version
 
 ALGORITHMS = ("tree", "ring", "collnet_direct", "collnet_chain", "nvls", "nvls_tree", "pat", "p2p")
 PROTOCOLS = ("ll", "ll128", "simple")
@@ -15,11 +15,9 @@ OPERATIONS = ("all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_to
 LATEST = (2, 30)
 
 
-@functools.cache
 def constants(name: str) -> dict[str, Any]:
-    """Read a file of constants, ``nccl`` or ``nccl_timing``, once."""
-    path = DATA / "constants" / f"{name}.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    """A file of constants, ``nccl`` or ``nccl_timing``."""
+    return table(f"constants/{name}")
 
 
 @functools.cache
@@ -31,15 +29,14 @@ def parse_version(text: str) -> tuple[int, int]:
     ValueError
         If `text` is no NCCL version from 2.4 on.
     """
-    parts = text.strip().lstrip("v").split(".")
-    if len(parts) < 2 or not all(p.isdigit() for p in parts[:3]):
+    found = version(text)
+    if len(found) < 2:
         message = f"{text!r} is not an NCCL version such as 2.21"
         raise ValueError(message)
-    version = int(parts[0]), int(parts[1])
-    if not (2, 4) <= version < (3, 0):
+    if not (2, 4) <= found < (3, 0):
         message = f"NCCL {text} is not known; versions from 2.4 to 2.x are"
         raise ValueError(message)
-    return version
+    return found[0], found[1]
 
 
 @dataclass(frozen=True, slots=True)

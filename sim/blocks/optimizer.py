@@ -1,0 +1,95 @@
+"""What each optimizer keeps, moves and allocates: the one description that all others read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sim.units import DTYPE_BYTES
+
+FP32 = DTYPE_BYTES["fp32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """An optimizer, for one trainable element unless said otherwise.
+
+    Attributes
+    ----------
+    moment_bytes : float
+        Of one running mean, the scales of a quantised one included. [B]
+    moments : int
+        Running means an element.
+    factored : bool
+        The second moment of a matrix is a row and a column vector, fp32.
+    counter_bytes : float
+        A step counter, per tensor. [B]
+    passes : int
+        Kernels that one tensor takes where the step is not one kernel; 0 where it always is.
+    listed : bool
+        Tensors are updated many at a time, by multi-tensor kernels.
+    """
+
+    moment_bytes: float = 0.0
+    moments: int = 0
+    factored: bool = False
+    counter_bytes: float = 0.0
+    passes: int = 0
+    listed: bool = True
+
+    def one_kernel(self, implementation: str) -> bool:
+        """Whether a step is one kernel; nobody fuses Adafactor."""
+        return not self.passes or (implementation == "fused" and not self.factored)
+
+    def state_bytes(self, elements: float, tensors: int, factors: float) -> float:
+        """States of so many elements in so many tensors. [B]
+
+        Parameters
+        ----------
+        elements : float
+            Trainable elements.
+        tensors : int
+            Tensors they lie in.
+        factors : float
+            Elements of the row and column vectors of all matrices, and of all vectors.
+        """
+        states = self.moments * self.moment_bytes * elements
+        if self.factored:
+            states += FP32 * factors
+        return states + self.counter_bytes * tensors
+
+    def step_bytes(self, parameter: float, gradient: float) -> float:
+        """Traffic of a step in one kernel: all read, all but the gradient written. [B]"""
+        if self.factored:  # squares, two factored means, the outer product, rms, update
+            return 2 * parameter + 6 * gradient + 4 * FP32
+        return 2 * parameter + gradient + 2 * self.moments * self.moment_bytes
+
+    def unfused_bytes(self, parameter: float, gradient: float) -> float:
+        """Traffic of Adam's step pass by pass, as foreach and for-loop run it. [B]
+
+        Decay p; lerp m; mul v; addcmul v; sqrt; div; add; addcdiv p: what each reads and writes.
+        """
+        state = self.moment_bytes
+        return 4 * parameter + 2 * gradient + 14 * state
+
+    def scratch_bytes(self, implementation: str, elements: float, largest: float) -> float:
+        """What a step allocates and frees again. [B]
+
+        foreach holds the square root of all second moments at once; a loop that of one tensor,
+        twice.
+        """
+        if self.one_kernel(implementation):
+            return 0.0
+        if self.factored or implementation == "for-loop":
+            return 2 * FP32 * largest
+        return self.moment_bytes * elements
+
+
+#: 8-bit: a byte a state and an fp32 scale per block of 256. SGD without momentum.
+#: Source: torch.optim.AdamW and Adafactor; bitsandbytes and torchao 8-bit AdamW.
+OPTIMIZERS = {
+    "adamw": Optimizer(FP32, 2, counter_bytes=FP32, passes=8),
+    "adamw-bf16": Optimizer(DTYPE_BYTES["bf16"], 2, counter_bytes=FP32, passes=8),
+    "adamw-8bit": Optimizer(1.0 + FP32 / 256, 2, counter_bytes=FP32, listed=False),
+    "adafactor": Optimizer(factored=True, counter_bytes=FP32, passes=14, listed=False),
+    "sgd": Optimizer(),
+}

@@ -1,0 +1,38 @@
+"""What is true of every GPU of an architecture (``data/architectures.toml``)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sim.data import table
+from sim.inputs.gpu import Gpu
+
+
+class Facts(NamedTuple):
+    """Of an architecture.
+
+    Attributes
+    ----------
+    constants : str
+        The file of ``data/constants`` that its kernels take.
+    known : bool
+        False where the architecture is none of ours and another's facts stand in.
+    largest_nvswitch : int
+        GPUs that one NVSwitch fabric joins at most, racks apart.
+    attention : tuple of str
+        Kernels that run on this architecture alone.
+    """
+
+    constants: str
+    known: bool
+    largest_nvswitch: int
+    attention: tuple[str, ...]
+
+
+def facts_of(gpu: Gpu) -> Facts:
+    """Facts of a GPU's architecture; an unknown one takes those of ``stand_in``."""
+    rows = table("architectures")
+    known = gpu.architecture in rows["architecture"]
+    row = rows["architecture"][gpu.architecture if known else rows["stand_in"]]
+    own = tuple(row.get("attention", ())) if known else ()
+    return Facts(row["constants"], known, row.get("largest_nvswitch", 8), own)
