@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from sim.errors import InfeasibleError
 from sim.inputs.loader import Loaded, load
+from sim.inputs.shares import batch_on
 from sim.memory.fit import solve
 from sim.memory.report import memory
 from sim.report.quantities import gib
@@ -98,7 +99,7 @@ def context() -> Iterator[str]:
             continue
         job = loaded.workload.model_copy(update={"sequence_length": bound.value})
         seconds = quick_breakdown(loaded.topology, job).time_s
-        rate = bound.value / job.parallelism.context_parallel / seconds
+        rate = batch_on(job).tokens_per_rank / seconds
         largest = f"{bound.report.dominating}"
         yield f"{head} {bound.value:,} | {largest} | {rate:,.0f} |"
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from sim.calibration.rows import training_rows
 from sim.cost import constants, kernel_cost
+from sim.inputs.shares import batch_on
 from sim.step import straggle
 from sim.step.quick import quick_breakdown
 
@@ -36,8 +37,7 @@ def errors():
         if row.status != "complete" or not row.tokens_per_s_per_gpu:
             continue
         w = row.workload
-        tokens = w.micro_batch * w.gradient_accumulation * w.sequence_length
-        tokens /= w.parallelism.context_parallel
+        tokens = batch_on(w).tokens_per_rank
         seconds = quick_breakdown(row.topology, w).time_s
         out[row] = seconds * row.tokens_per_s_per_gpu / tokens - 1
     return out

@@ -14,6 +14,7 @@ from sim.blocks.autograd import Footprint, Tape
 from sim.blocks.layer import fused_rms_norm
 from sim.blocks.tape import ELEMENT
 from sim.blocks.tree import GATED, adapted, head_dims
+from sim.inputs.shares import batch_on
 from sim.inputs.versions import version
 from sim.inputs.workload import Workload
 
@@ -68,16 +69,10 @@ class HeadFootprint:
     held: float = 0.0
 
 
-def local_tokens(workload: Workload) -> tuple[int, int]:
-    """Tokens of a micro-batch on one rank, and the length of a sequence's share there."""
-    length = -(-workload.sequence_length // workload.parallelism.context_parallel)
-    return workload.micro_batch * length, length
-
-
 @lru_cache(maxsize=256)
 def layer_footprint(workload: Workload, kind: str, checkpoint: str = "none") -> Footprint:
     """Footprint of one layer of a kind under a checkpoint policy (see `Tape.footprint`)."""
-    tokens, _ = local_tokens(workload)
+    tokens = batch_on(workload).local_tokens
     constant = 0.0
     if workload.model.positions == "rope" and workload.parallelism.strategy == "fsdp2":
         # FSDP2 casts each block's floating inputs, so every block keeps its own cos and sin
@@ -96,7 +91,8 @@ class _Layer:
 
     def __init__(self, workload: Workload, kind: str) -> None:
         self.workload, self.model, self.kind = workload, workload.model, kind
-        self.tokens, self.length = local_tokens(workload)
+        batch = batch_on(workload)
+        self.tokens, self.length = batch.local_tokens, batch.local_length
         self.element = ELEMENT[workload.precision.kind]
         self.frozen = workload.method.kind != "full"
         self.targets = adapted(workload.model, workload.method)
@@ -321,7 +317,7 @@ def head_footprint(workload: Workload) -> HeadFootprint:
     Liger-Kernel fused_linear_cross_entropy for the chunk rule.
     """
     model = workload.model
-    tokens, _ = local_tokens(workload)
+    tokens = batch_on(workload).local_tokens
     e = ELEMENT[workload.precision.kind]
     d, v = model.hidden_size, model.vocab_size
     frozen = workload.method.kind != "full"

@@ -13,6 +13,7 @@ from sim.blocks.layer import Shape, decoder_layer
 from sim.blocks.linear import LinearStyle
 from sim.blocks.tree import adapted, layer_kind
 from sim.inputs.model import Model
+from sim.inputs.shares import batch_on
 from sim.inputs.versions import version
 from sim.inputs.workload import Workload, fields_but
 
@@ -62,12 +63,11 @@ class Templates:
 
 def rank_shape(workload: Workload) -> Shape:
     """Sizes of one rank's micro-batch; context parallelism splits each sequence."""
-    share = workload.parallelism.context_parallel
-    length = -(-workload.sequence_length // share)
+    batch = batch_on(workload)
     return Shape(
-        tokens=workload.micro_batch * length,
+        tokens=batch.local_tokens,
         sequences=workload.micro_batch,
-        length=length,
+        length=batch.local_length,
         keys=workload.sequence_length,
     )
 

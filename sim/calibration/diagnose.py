@@ -22,9 +22,9 @@ import numpy.typing as npt
 from sim.calibration.causes import CAUSES, NOTHING, Cause, Changed
 from sim.calibration.probes import PROBES
 from sim.errors import Fault, InputError
-from sim.inputs.batch import tokens_per_step
 from sim.inputs.calibration import Calibration
 from sim.inputs.loader import Argument, load
+from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.report import memory
@@ -57,7 +57,7 @@ class Figure:
 
     def rate(self, seconds: float) -> float:
         """Tokens a second and GPU, of a step of so many seconds."""
-        return tokens_per_step(self.topology, self.workload) / seconds / self.topology.world_size
+        return batch_of(self.topology, self.workload).tokens / seconds / self.topology.world_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +341,6 @@ def _figure(
     loaded = load(topology, workload, (*sets, *changes))
     figure = Figure(loaded.topology, loaded.workload, value, " ".join(changes) or "as given")
     if key == "tokens_per_s_per_gpu":
-        seconds = tokens_per_step(loaded.topology, loaded.workload) / value
+        seconds = batch_of(loaded.topology, loaded.workload).tokens / value
         return replace(figure, step_time_s=seconds / loaded.topology.world_size)
     return figure

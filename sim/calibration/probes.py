@@ -10,7 +10,8 @@ from sim.calibration.causes import RETRY_S, Changed
 from sim.cost.collectives import plan_collective
 from sim.errors import InputError
 from sim.fabric import compile_fabric
-from sim.inputs.batch import at_nodes, tokens_per_step
+from sim.inputs.scaled import at_nodes
+from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.memory.report import memory
 from sim.step.breakdown import Breakdown
@@ -69,7 +70,7 @@ def _one_node(changed: Changed, _: Breakdown) -> float:
         step = quick_breakdown(*moved)
     except InputError:
         return math.nan
-    return tokens_per_step(*moved) / changed.time(step) / moved[0].world_size
+    return batch_of(*moved).tokens / changed.time(step) / moved[0].world_size
 
 
 def _whole(changed: Changed, step: Breakdown) -> float:
@@ -79,7 +80,7 @@ def _whole(changed: Changed, step: Breakdown) -> float:
 
 def _synthetic(changed: Changed, step: Breakdown) -> float:
     seconds = step.time_s if changed.adds == "wait" else _whole(changed, step)
-    return tokens_per_step(*changed[:2]) / seconds / changed.topology.world_size
+    return batch_of(*changed[:2]).tokens / seconds / changed.topology.world_size
 
 
 def _kernels(*kinds: str) -> Callable[[Changed, Breakdown], float]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sim.errors import Fault, InputError
 from sim.inputs.loader import load
+from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
 from sim.inputs.tree import Items, Leaf, Table, Tree, from_yaml, read_file
 from sim.inputs.workload import Workload
@@ -97,20 +98,11 @@ def _run(
     loaded = load(arguments[0], arguments[1], texts)
     seconds = figure
     if given[0] == "tokens_per_s_per_gpu":
-        seconds = tokens_per_gpu(loaded.topology, loaded.workload) / figure
+        seconds = batch_on(loaded.workload).tokens_per_rank / figure
     named = tree.entries.get("name")
     name = str(named.value) if isinstance(named, Leaf) else ""
     name = name or f"run {index + 1}: {loaded.workload.name} on {loaded.topology.world_size} GPUs"
     return Run(name, loaded.topology, loaded.workload, seconds)
-
-
-def tokens_per_gpu(topology: Topology, workload: Workload) -> float:
-    """Tokens of a step per GPU, all its GPUs counted."""
-    w = workload
-    return (
-        w.micro_batch * w.gradient_accumulation * w.sequence_length
-        / w.parallelism.context_parallel
-    )  # fmt: skip
 
 
 def _argument(tree: Tree, folder: Path) -> Any:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from sim.blocks.tree import count_parameters
 from sim.calibration.rows import Row, training_rows
 from sim.calibration.validate_collectives import quantile
+from sim.inputs.shares import batch_on
 from sim.memory.report import memory
 from sim.step.breakdown import Breakdown
 from sim.step.pressure import with_retries
@@ -38,7 +39,7 @@ class Point(NamedTuple):
     @property
     def predicted(self) -> float:
         """Tokens per second and GPU."""
-        return tokens_of(self.row) / self.breakdown.time_s
+        return batch_on(self.row.workload).tokens_per_rank / self.breakdown.time_s
 
     @property
     def error(self) -> float:
@@ -85,13 +86,6 @@ class Report(NamedTuple):
     def complete(self) -> list[Point]:
         """Points whose sources specify the run."""
         return [p for p in self.points if p.row.status == "complete"]
-
-
-def tokens_of(row: Row) -> float:
-    """Tokens of a step on one GPU."""
-    w = row.workload
-    tokens = w.micro_batch * w.gradient_accumulation * w.sequence_length
-    return tokens / w.parallelism.context_parallel
 
 
 @functools.cache

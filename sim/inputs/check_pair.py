@@ -8,6 +8,7 @@ from sim.inputs.architecture import facts_of
 from sim.inputs.check_workload import _NAMES
 from sim.inputs.finding import Finding, fault, warning
 from sim.inputs.gpu import Gpu
+from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.inputs.versions import older, versions
 from sim.inputs.workload import Workload
@@ -120,21 +121,22 @@ def _divisors(n: int, proper: bool = False) -> str:
 
 
 def _batch(t: Topology, w: Workload) -> Findings:
-    ranks = t.world_size // w.parallelism.context_parallel
-    if w.global_batch is None or not ranks:
+    if w.global_batch is None:
         return
-    micro_step = w.micro_batch * ranks
-    if w.global_batch % micro_step:
+    batch = batch_of(t, w)
+    ranks, micro_step = batch.data_parallel, batch.sequences_per_micro_step
+    steps, rest = batch.accumulated(w.global_batch)
+    if rest:
         message = (
             f"{w.global_batch} sequences cannot be divided into micro-batches of "
             f"{w.micro_batch} on {ranks} data-parallel ranks ({micro_step} a micro-step)"
         )
-        below = w.global_batch // micro_step * micro_step
+        below = w.global_batch - rest
         near = f"{below} or {below + micro_step}" if below else str(micro_step)
         yield fault("indivisible", "workload", "global_batch", message, f"write {near}")
-    elif w.global_batch != micro_step * w.gradient_accumulation:
+    elif w.gradient_accumulation != steps:
         message = f"{w.gradient_accumulation} x {micro_step} sequences are not {w.global_batch}"
-        hint = f"write {w.global_batch // micro_step}, or leave it out"
+        hint = f"write {steps}, or leave it out"
         yield fault("batch", "workload", "gradient_accumulation", message, hint)
 
 

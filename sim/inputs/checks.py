@@ -7,6 +7,7 @@ from typing import TypeVar
 from sim.inputs import check_pair, check_topology, check_workload
 from sim.inputs.base import Spec
 from sim.inputs.finding import Finding
+from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 
@@ -41,8 +42,7 @@ def finish_pair(topology: Topology, workload: Workload, accumulation_given: bool
     """Derive the gradient accumulation from a global batch, where only that is written."""
     if workload.global_batch is None or accumulation_given:
         return workload
-    ranks = topology.world_size // workload.parallelism.context_parallel
-    steps, rest = divmod(workload.global_batch, workload.micro_batch * max(ranks, 1))
+    steps, rest = batch_of(topology, workload).accumulated(workload.global_batch)
     if rest or not steps:
         return workload  # `check` says so
     return workload.model_copy(update={"gradient_accumulation": steps})

@@ -61,13 +61,19 @@ def _replicates(p: Parallelism) -> bool:
     return p.strategy == "ddp" or (p.strategy == "fsdp1" and p.sharding_strategy == "no-shard")
 
 
-def batch_of(workload: Workload, world: int | None = None) -> Batch:
-    """What a job computes in a step, of a single data-parallel rank where no `world` is given.
+def batch_of(topology: Topology, workload: Workload) -> Batch:
+    """What a job computes in a step on all GPUs of a machine."""
+    return batch_on(workload, topology.world_size)
 
-    A world that the context-parallel groups do not fill counts the groups that are whole.
+
+def batch_on(workload: Workload, world: int = 1) -> Batch:
+    """What a job computes in a step on some number of GPUs.
+
+    Left-over GPUs that make no context-parallel group read nothing; fewer than one group are
+    counted as one: without `world`, the batch is that of a single data-parallel rank.
     """
     cp = workload.parallelism.context_parallel
     return Batch(
         workload.sequence_length, workload.micro_batch, workload.gradient_accumulation, cp,
-        1 if world is None else world // cp,
+        max(1, world // cp),
     )  # fmt: skip

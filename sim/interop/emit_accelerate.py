@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
-from sim.inputs.workload import Parallelism, Workload
+from sim.inputs.workload import Workload
 from sim.interop.plain_yaml import blocks
+from sim.mesh import Mesh
 
 _SHARDING = {
     "full-shard": "FULL_SHARD",
@@ -37,7 +39,7 @@ def accelerate_yaml(topology: Topology, workload: Workload) -> str:
         config["distributed_type"] = "FSDP"
         config["fsdp_config"] = _fsdp(workload)
         if p.replicate > 1 or p.context_parallel > 1:
-            config["parallelism_config"] = _mesh(p, topology.world_size)
+            config["parallelism_config"] = _mesh(mesh_of(topology, workload))
     config |= {
         "machine_rank": 0,
         "main_training_function": "main",
@@ -83,13 +85,12 @@ def _fsdp(workload: Workload) -> dict[str, Any]:
     }
 
 
-def _mesh(p: Parallelism, world: int) -> dict[str, int]:
-    shard = world // p.replicate // p.context_parallel
+def _mesh(mesh: Mesh) -> dict[str, int]:
     return {
-        "parallelism_config_dp_replicate_size": p.replicate,
-        "parallelism_config_dp_shard_size": shard,
-        "parallelism_config_tp_size": 1,
-        "parallelism_config_cp_size": p.context_parallel,
+        "parallelism_config_dp_replicate_size": mesh.dp_replicate,
+        "parallelism_config_dp_shard_size": mesh.dp_shard,
+        "parallelism_config_tp_size": mesh.tp,
+        "parallelism_config_cp_size": mesh.cp,
     }
 
 

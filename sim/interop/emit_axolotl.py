@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sim.inputs.shares import batch_of, mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_accelerate import comment
@@ -58,9 +59,7 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
     elif workload.samples:
         config["num_epochs"] = workload.epochs
     elif workload.tokens:
-        ranks = topology.world_size // p.context_parallel
-        step = workload.micro_batch * workload.gradient_accumulation * ranks
-        config["max_steps"] = -(-int(workload.tokens) // (step * workload.sequence_length))
+        config["max_steps"] = -(-int(workload.tokens) // batch_of(topology, workload).tokens)
     checkpointed = workload.activation_checkpointing.kind != "none"
     if p.context_parallel > 1:
         config["context_parallel_size"] = p.context_parallel
@@ -71,9 +70,9 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
         config["gradient_checkpointing"] = checkpointed
     else:
         version = 2 if p.strategy == "fsdp2" else 1
-        shard = topology.world_size // p.replicate // p.context_parallel
-        if p.replicate > 1:
-            config |= {"dp_replicate_size": p.replicate, "dp_shard_size": shard}
+        mesh = mesh_of(topology, workload)
+        if mesh.dp_replicate > 1:
+            config |= {"dp_replicate_size": mesh.dp_replicate, "dp_shard_size": mesh.dp_shard}
         config["fsdp_version"] = version
         fsdp: dict[str, Any] = {
             "offload_params": p.offload in ("parameters", "all"),

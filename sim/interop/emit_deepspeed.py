@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from sim.inputs.shares import batch_of, mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 
@@ -17,7 +18,6 @@ from sim.inputs.workload import Workload
 def deepspeed_json(topology: Topology, workload: Workload) -> str:
     """The ``ds_config.json``."""
     p = workload.parallelism
-    ranks = topology.world_size // p.context_parallel
     zero: dict[str, Any] = {"stage": stage(workload)}
     if zero["stage"]:
         zero |= {
@@ -38,7 +38,7 @@ def deepspeed_json(topology: Topology, workload: Workload) -> str:
         }
         hpz = p.zero_hpz_partition_size
         if p.replicate > 1:  # HSDP: whole copies a node are ZeRO++'s secondary partition
-            hpz = topology.world_size // p.replicate
+            hpz = mesh_of(topology, workload).size("fsdp")
         if hpz > 1:
             zero["zero_hpz_partition_size"] = hpz
         if p.zero_quantized_weights:
@@ -55,7 +55,7 @@ def deepspeed_json(topology: Topology, workload: Workload) -> str:
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": workload.micro_batch,
         "gradient_accumulation_steps": workload.gradient_accumulation,
-        "train_batch_size": workload.micro_batch * workload.gradient_accumulation * ranks,
+        "train_batch_size": batch_of(topology, workload).sequences,
         "gradient_clipping": 1.0 if p.clip_gradients else 0.0,
         "bf16": {"enabled": kind in ("bf16", "fp8")},
         "fp16": {"enabled": kind == "fp16"},

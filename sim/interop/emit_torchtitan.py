@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from sim.errors import InputError
+from sim.inputs.shares import batch_of, mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 
@@ -30,10 +31,8 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
         raise _refused(_TRAINING, workload.method.kind)
     if p.strategy not in ("fsdp2", "ddp"):
         raise _refused(_SHARDING, p.strategy)
-    world, cp = topology.world_size, p.context_parallel
-    replicate = world // cp if p.strategy == "ddp" else p.replicate
     reshard = p.reshard_after_forward
-    batch = workload.micro_batch * workload.gradient_accumulation * world // cp
+    mesh, batch = mesh_of(topology, workload), batch_of(topology, workload)
     ac = workload.activation_checkpointing
     compiled = ["model", "loss"] if workload.loss == "compiled" else ["model"]
     tables: dict[str, dict[str, Any]] = {
@@ -45,7 +44,7 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
         },
         "training": {
             "local_batch_size": workload.micro_batch,
-            "global_batch_size": batch,
+            "global_batch_size": batch.sequences,
             "seq_len": workload.sequence_length,
             "max_norm": 1.0,
             "mixed_precision_param": "float32" if workload.precision.kind == "fp32" else "bfloat16",
@@ -53,12 +52,12 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
             "enable_cpu_offload": p.offload in ("parameters", "all"),
         },
         "parallelism": {
-            "data_parallel_replicate_degree": replicate,
+            "data_parallel_replicate_degree": mesh.dp_replicate,
             "data_parallel_shard_degree": 1 if p.strategy == "ddp" else -1,
             "fsdp_reshard_after_forward": "never" if reshard is False else "always",
-            "tensor_parallel_degree": 1,
-            "pipeline_parallel_degree": 1,
-            "context_parallel_degree": cp,
+            "tensor_parallel_degree": mesh.tp,
+            "pipeline_parallel_degree": mesh.pp,
+            "context_parallel_degree": mesh.cp,
         },
         "checkpoint": {
             "enable": workload.checkpoint.interval is not None,
@@ -70,7 +69,7 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
     if workload.steps:
         tables["training"]["steps"] = workload.steps
     elif workload.tokens:
-        tables["training"]["steps"] = -(-int(workload.tokens) // (batch * workload.sequence_length))
+        tables["training"]["steps"] = -(-int(workload.tokens) // batch.tokens)
     if ac.kind == "selective-op":
         tables["activation_checkpoint"]["selective_ac_option"] = "op"
     elif ac.kind == "selective-blocks":
@@ -82,7 +81,7 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
             "enable_fsdp_float8_all_gather": workload.precision.all_gather == "fp8",
             "filter_fqns": ["output"],
         }
-    lines = [f"# {workload.name}, written by scaling-sim for {world} GPUs"]
+    lines = [f"# {workload.name}, written by scaling-sim for {mesh.world} GPUs"]
     for table, entries in tables.items():
         lines += ["", f"[{table}]", *(f"{k} = {json.dumps(v)}" for k, v in entries.items())]
     return "\n".join(lines) + "\n"

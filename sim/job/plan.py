@@ -11,6 +11,7 @@ from sim.blocks.flops import token_flops
 from sim.blocks.tree import count_parameters
 from sim.data import table
 from sim.fabric import compile_fabric
+from sim.inputs.shares import batch_on
 from sim.inputs.topology import Offer, Topology
 from sim.inputs.workload import Workload
 from sim.job.checkpoints import (
@@ -65,8 +66,7 @@ def job_steps(workload: Workload, world: int) -> tuple[int, float] | None:
 
     Tokens are those of samples; without packing each sample is padded to a row of its own.
     """
-    ranks = world // workload.parallelism.context_parallel
-    sequences = workload.micro_batch * workload.gradient_accumulation * ranks
+    sequences = batch_on(workload, world).sequences
     row = workload.sequence_length
     real = min(row, workload.data.mean_length or row)
     per_step = float(sequences * (row if workload.data.packing else real))
@@ -206,9 +206,8 @@ def pipeline_of(topology: Topology, workload: Workload) -> Pipeline:
     data, node = workload.data, topology.node
     gpus = max(1, topology.world_size // max(1, topology.node_count))
     # a context-parallel group reads a sequence's tokens between its ranks
-    per_rank = workload.micro_batch * workload.gradient_accumulation * workload.sequence_length
     return Pipeline(
-        data.workers, per_rank / workload.parallelism.context_parallel,
+        data.workers, batch_on(workload).tokens_per_rank,
         data.preprocess_tokens_per_s_per_worker, data.bytes_per_token,
         (node.storage.read if node else _STORAGE_READ) / gpus, data.prefetch,
     )  # fmt: skip

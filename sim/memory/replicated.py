@@ -6,8 +6,9 @@ stage_1_and_2.py and stage3.py: bf16 parameters, fp32 master partition, contiguo
 
 from __future__ import annotations
 
-from sim.blocks.activations import checkpoint_policy, head_footprint, layer_footprint, local_tokens
+from sim.blocks.activations import checkpoint_policy, head_footprint, layer_footprint
 from sim.blocks.modules import ModelTree
+from sim.inputs.shares import batch_on
 from sim.inputs.workload import Workload
 from sim.memory.ledger import Ledger
 from sim.memory.states import (
@@ -72,7 +73,7 @@ def walk_replicated(workload: Workload, tree: ModelTree, mesh: Mesh) -> Ledger:
     if stage == 0 and compute < DTYPE_BYTES[types.master]:
         # autocast keeps a cast copy of each weight until its backward
         ledger.put("unsharded parameters", compute * elements)
-    tokens, _ = local_tokens(workload)
+    tokens = batch_on(workload).local_tokens
     ledger.put("inputs", 8.0 * tokens)
 
     # what backward needs for communication

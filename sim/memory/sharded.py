@@ -14,10 +14,10 @@ from sim.blocks.activations import (
     checkpoint_policy,
     head_footprint,
     layer_footprint,
-    local_tokens,
 )
 from sim.blocks.autograd import Footprint
 from sim.blocks.modules import Block, ModelTree, Module
+from sim.inputs.shares import batch_on
 from sim.inputs.workload import Workload
 from sim.memory.ledger import Ledger
 from sim.memory.states import optimizer_bytes, optimizer_temporaries, scale_bytes
@@ -173,7 +173,7 @@ class _Walk:
         ledger.mark()
         if not self.offload_optimizer:
             ledger.put("optimizer states", optimizer_bytes(workload, self.ranks))
-        tokens, _ = local_tokens(workload)
+        tokens = batch_on(workload).local_tokens
         ledger.put("inputs", 8.0 * tokens)
         ledger.put("logits and loss", self.loss.held)  # the last step's, until forward returns
         steps = min(workload.gradient_accumulation, 2)

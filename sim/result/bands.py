@@ -19,6 +19,7 @@ from sim.blocks.tree import count_parameters
 from sim.data import table
 from sim.inputs.architecture import facts_of
 from sim.inputs.gpu import Gpu
+from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.result.result import Result
@@ -79,14 +80,13 @@ class Band(NamedTuple):
 
 def job_of(topology: Topology, workload: Workload) -> Job:
     """The features by which rows are comparable."""
-    share = workload.micro_batch * workload.sequence_length
     return Job(
         generation=_generation(topology.first_gpu),
         strategy=workload.parallelism.strategy,
         method=workload.method.kind,
         gpus=topology.world_size,
         parameters=float(count_parameters(workload.model, workload.method).total),
-        tokens=share / workload.parallelism.context_parallel,
+        tokens=float(batch_on(workload).local_tokens),
     )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from sim.inputs.architecture import facts_of
-from sim.inputs.batch import tokens_per_step
 from sim.inputs.checks import check
+from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Precision, Workload
 from sim.job.plan import JobReport
@@ -198,7 +198,7 @@ def rank_fixes(
     A job that fits wants less time per token and must still fit; one that does not fit wants a
     change that makes it fit, the fastest first, or else the one nearest to fitting.
     """
-    now_s_per_token = step.time_s / tokens_per_step(topology, workload)
+    now_s_per_token = step.time_s / batch_of(topology, workload).tokens
     found = []
     for candidate in candidates(topology, workload, fits, step):
         if any(finding.error for finding in check(candidate.topology, candidate.workload)):
@@ -210,7 +210,7 @@ def rank_fixes(
         need = room.peak_reserved_bytes
         quick = quick_breakdown(machine, job, rough=True)
         pressed = with_retries(quick, job, need, room.capacity_bytes)
-        ratio = pressed.time_s / tokens_per_step(machine, job) / now_s_per_token
+        ratio = pressed.time_s / batch_of(machine, job).tokens / now_s_per_token
         found.append(Fix(candidate.change, candidate.description, ratio, need, room.fits))
     if fits:
         helpful = [f for f in found if f.step_time_ratio < 1 - WORTHWHILE]

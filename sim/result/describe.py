@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from sim.fabric import compile_fabric
+from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 
@@ -53,8 +54,7 @@ def describe_topology(topology: Topology) -> dict[str, Any]:
 
 def describe_workload(workload: Workload, world: int, parameters: int) -> dict[str, Any]:
     """Name, method, batch arithmetic."""
-    p = workload.parallelism
-    ranks = world // p.context_parallel
+    batch = batch_on(workload, world)
     method = workload.method
     how = "full" if method.kind == "full" else f"{method.kind} r{method.rank}"
     return {
@@ -68,12 +68,9 @@ def describe_workload(workload: Workload, world: int, parameters: int) -> dict[s
         "sequence_length": workload.sequence_length,
         "micro_batch": workload.micro_batch,
         "gradient_accumulation": workload.gradient_accumulation,
-        "data_parallel": ranks,
-        "global_batch_sequences": workload.micro_batch * workload.gradient_accumulation * ranks,
-        "global_batch_tokens": workload.micro_batch
-        * workload.gradient_accumulation
-        * ranks
-        * workload.sequence_length,
+        "data_parallel": batch.data_parallel,
+        "global_batch_sequences": batch.sequences,
+        "global_batch_tokens": batch.tokens,
     }
 
 

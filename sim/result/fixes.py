@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Method, Workload
 from sim.memory.report import MemoryReport, machine, memory
@@ -109,9 +110,7 @@ def _seconds(topology: Topology, workload: Workload) -> float:
     # shallow programs are too small for the compiled engine to earn its import
     engine = "python" if repeats(workload) else "auto"
     step = quick_breakdown(topology, workload, engine=engine).time_s
-    sequences = workload.micro_batch * workload.gradient_accumulation
-    tokens = sequences * workload.sequence_length / workload.parallelism.context_parallel
-    return step / tokens
+    return step / batch_on(workload).tokens_per_rank
 
 
 def _together(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sim.inputs.batch import at_nodes, tokens_per_step
+from sim.inputs.scaled import at_nodes
+from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.report import memory
@@ -52,10 +53,10 @@ def scaling_curve(
     fitting = [n for n, point in points.items() if point[3]]
     base = min(fitting or points)
     base_top, base_job, base_step, _ = points[base]
-    base_rate = tokens_per_step(base_top, base_job) / base_step.time_s / base_top.world_size
+    base_rate = batch_of(base_top, base_job).tokens / base_step.time_s / base_top.world_size
     curve = []
     for nodes, (top, job, b, fits) in points.items():
-        tokens = tokens_per_step(top, job)
+        tokens = batch_of(top, job).tokens
         rate = tokens / b.time_s / top.world_size
         free = tokens / (b.time_s - b.exposed_s) / top.world_size
         curve.append(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sim.blocks.flops import token_flops
-from sim.inputs.batch import tokens_per_step
+from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.job.plan import JobReport
@@ -86,7 +86,7 @@ def memory_section(report: MemoryReport) -> Memory:
 
 def throughput_section(topology: Topology, workload: Workload, step_s: float) -> Throughput:
     """Rates of the job on all its GPUs."""
-    tokens = tokens_per_step(topology, workload)
+    tokens = batch_of(topology, workload).tokens
     flops = token_flops(
         workload.model, workload.sequence_length, workload.method,
         workload.activation_checkpointing,

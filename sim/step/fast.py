@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.report import memory
@@ -43,8 +44,7 @@ def evaluate(topology: Topology, workload: Workload, *, engine: str = "auto") ->
     step = quick_breakdown(topology, workload, engine=engine)
     needed = memory(topology, workload)
     world = topology.world_size
-    samples = workload.micro_batch * workload.gradient_accumulation * world
-    tokens = samples * workload.sequence_length / workload.parallelism.context_parallel
+    tokens = batch_of(topology, workload).tokens
     price = topology.offer.price_per_gpu_hour if topology.offer else None
     return Measures(
         step_time_s=step.time_s,

@@ -10,6 +10,7 @@ parts of the heads before attention, and back after it.
 from __future__ import annotations
 
 from sim.blocks.modules import Block
+from sim.inputs.shares import batch_on
 from sim.inputs.workload import Workload
 from sim.strategies.plan import Recorder
 from sim.strategies.units import dtypes
@@ -31,7 +32,7 @@ class ContextParallel:
         knobs, model = workload.parallelism, workload.model
         self.ranks = knobs.context_parallel
         self.kind = knobs.context_parallel_kind
-        tokens = workload.micro_batch * workload.sequence_length / self.ranks
+        tokens = batch_on(workload).local_tokens
         self.dtype = dtypes(workload).compute
         element = DTYPE_BYTES[self.dtype]
         self.keys_values = 2.0 * model.kv_heads * model.head_dim * tokens * element

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sim.errors import InputError
 from sim.inputs import checks
 from sim.inputs.loader import Prepared
+from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Parallelism, Workload
 from sim.study.axes import Changes, Study
@@ -118,7 +119,6 @@ def plans(machine: Machine, pairs: Iterable[Variant], space: Space) -> Iterator[
             world = nodes * per_node
             if nodes > machine.most_nodes or world > space.most_gpus:
                 break
-            ranks = world // workload.parallelism.context_parallel
             topology = one.model_copy(update={"nodes": nodes})
             for strategy, saving, offload in itertools.product(
                 space.strategies, space.checkpointing, space.offload
@@ -128,8 +128,10 @@ def plans(machine: Machine, pairs: Iterable[Variant], space: Space) -> Iterator[
                     continue
                 kept = workload.activation_checkpointing
                 policy = kept if kept.kind == saving else _POLICIES[saving]
+                batch = batch_on(workload.model_copy(update={"parallelism": laid_out}), world)
                 for micro_batch in MICRO_BATCHES:
-                    steps, rest = divmod(space.global_batch, micro_batch * max(1, ranks))
+                    sized = replace(batch, micro_batch=micro_batch)
+                    steps, rest = sized.accumulated(space.global_batch)
                     if rest or not steps:
                         continue
                     update = {

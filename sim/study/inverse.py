@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sim.errors import InfeasibleError, InputError
-from sim.inputs.batch import at_nodes, tokens_per_step
 from sim.inputs.loader import Argument, load
+from sim.inputs.scaled import at_nodes
+from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.job.cost import break_even_price
@@ -117,12 +118,12 @@ def bandwidth_for(
         message = f"its groups do not divide one node, so there is no baseline for {job.name}"
         raise InputError.single(job.name, message)
     base_s = quick_breakdown(*one).time_s
-    base = tokens_per_step(*one) / base_s
+    base = batch_of(*one).tokens / base_s
 
     def at(rate: float) -> float:
         nics = node.nics.model_copy(update={"rate": rate}) if node.nics else None
         moved = machine.model_copy(update={"node": node.model_copy(update={"nics": nics})})
-        rate_of_all = tokens_per_step(moved, job) / quick_breakdown(moved, job).time_s
+        rate_of_all = batch_of(moved, job).tokens / quick_breakdown(moved, job).time_s
         return rate_of_all / machine.nodes / base
 
     now = node.nics.rate
@@ -252,8 +253,7 @@ def _resized(machine: Topology, job: Workload, nodes: int) -> tuple[Topology, Wo
     if moved is None or job.global_batch is None:
         return moved
     topology, workload = moved
-    ranks = topology.world_size // workload.parallelism.context_parallel
-    steps, rest = divmod(job.global_batch, ranks * workload.micro_batch)
+    steps, rest = batch_of(topology, workload).accumulated(job.global_batch)
     if rest or not steps:
         return None
     return topology, workload.model_copy(update={"gradient_accumulation": steps})

@@ -15,6 +15,7 @@ from sim.blocks.flops import token_flops
 from sim.blocks.tree import count_parameters
 from sim.errors import InfeasibleError
 from sim.inputs.loader import Prepared
+from sim.inputs.shares import batch_on
 from sim.inputs.workload import Phase, Workload
 from sim.job.plan import job_steps, terms_of
 from sim.memory.report import machine as memory_of
@@ -155,8 +156,7 @@ def _evaluate(
             )
             step = quick_breakdown(machine.topology, job)
             alike = sum(step.kernels.get(kind, 0.0) for kind in _ALIKE)
-            a_step = job.micro_batch * job.sequence_length * node.gpus
-            a_step //= job.parallelism.context_parallel
+            a_step = batch_on(job, node.gpus).tokens
             speeds[key] = alike * flops.forward / flops.hardware / a_step
         seconds = tokens * speeds[key]
         options.append(

@@ -22,6 +22,7 @@ from typing import Any
 
 from sim.blocks.flops import token_flops
 from sim.errors import ScalingSimError
+from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
 from sim.job.estimate import JobEstimate, estimate_job
 from sim.job.plan import job_steps, terms_of
@@ -169,7 +170,7 @@ class Searcher:
         """
         w = candidate.workload
         if w.micro_batch > 1 and w.gradient_accumulation > 1:
-            steps = w.gradient_accumulation * w.micro_batch
+            steps = batch_on(w).sequences_per_rank
             least = w.model_copy(update={"micro_batch": 1, "gradient_accumulation": steps})
             if not self._report(replace(candidate, workload=least)).fits:
                 return False
@@ -285,10 +286,8 @@ def _layout(candidate: Candidate) -> Any:
     )  # fmt: skip
 
 
-def _tokens(candidate: Candidate) -> float:
-    w = candidate.workload
-    ranks = candidate.gpus // w.parallelism.context_parallel
-    return float(w.micro_batch * w.gradient_accumulation * w.sequence_length * ranks)
+def _tokens(candidate: Candidate) -> int:
+    return batch_on(candidate.workload, candidate.gpus).tokens
 
 
 def _rough(candidate: Candidate, step_s: float) -> Figures:

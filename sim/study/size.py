@@ -11,6 +11,7 @@ from typing import Literal, cast
 
 from sim.errors import Fault, InputError
 from sim.inputs.loader import Argument, Prepared, load_topology, prepare
+from sim.inputs.shares import batch_on
 from sim.inputs.workload import Workload
 from sim.study.axes import Study, from_options
 from sim.study.candidates import (
@@ -212,8 +213,7 @@ def size(
     batch = global_batch or job.global_batch
     assumed = batch is None
     if batch is None:
-        ranks = _REFERENCE_GPUS // min(_REFERENCE_GPUS, job.parallelism.context_parallel)
-        batch = job.micro_batch * job.gradient_accumulation * ranks
+        batch = batch_on(job, _REFERENCE_GPUS).sequences
     extra = Study("", axes=from_options(vary, False))
     space = Space(batch, most_gpus, family(job), CHECKPOINTING, OFFLOAD, extra)
     search, tally = searcher or Searcher(), Tally()

@@ -7,10 +7,11 @@ import pytest
 from sim.calibration.calibrate import calibrate, mean_error
 from sim.calibration.observation import Observation, run_observation
 from sim.calibration.rows import training_rows
-from sim.calibration.runs import Run, tokens_per_gpu
+from sim.calibration.runs import Run
 from sim.calibration.validate_collectives import measurements
 from sim.cost.collectives import bus_factor
 from sim.inputs.loader import load_topology
+from sim.inputs.shares import batch_on
 from sim.interop.observations import nccl_observations
 
 
@@ -20,7 +21,7 @@ def rows(group: str, status: str) -> dict[str, Observation]:
     for row in training_rows():
         if (row.group, row.status) == (group, status) and row.gpus <= 128:
             assert row.tokens_per_s_per_gpu is not None
-            seconds = tokens_per_gpu(row.topology, row.workload) / row.tokens_per_s_per_gpu
+            seconds = batch_on(row.workload).tokens_per_rank / row.tokens_per_s_per_gpu
             out[row.id] = run_observation(Run(row.id, row.topology, row.workload, seconds))
     return out
 

@@ -15,7 +15,7 @@ from sim.blocks.kernels import Kernel
 from sim.calibration.calibrate import PRIORS, calibrate, mean_error
 from sim.calibration.fit import Prior, solve, without
 from sim.calibration.observation import run_observation
-from sim.calibration.runs import Run, read_runs, tokens_per_gpu
+from sim.calibration.runs import Run, read_runs
 from sim.cli import group
 from sim.cost.collectives import plan_collective
 from sim.cost.kernel_cost import CostModel
@@ -23,6 +23,7 @@ from sim.errors import InputError
 from sim.fabric import compile_fabric
 from sim.inputs.calibration import CONSTANTS, Calibration, read_calibration, written
 from sim.inputs.loader import load, load_topology
+from sim.inputs.shares import batch_on
 from sim.interop.observations import kineto_observations, nccl_observations
 from sim.report.calibration import formatted
 from sim.report.chrome_trace import chrome_trace
@@ -299,7 +300,7 @@ def test_runs(tmp_path: Path) -> None:
     first, second = read_runs(path)
     assert (first.step_time_s, first.topology.world_size) == (0.1, 16)
     assert (second.name, second.step_time_s) == ("second", pytest.approx(2 * 2048 / 30000))
-    assert tokens_per_gpu(second.topology, second.workload) == 4096
+    assert batch_on(second.workload).tokens_per_rank == 4096
 
 
 @pytest.mark.parametrize(

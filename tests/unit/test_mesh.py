@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sim.errors import InputError
 from sim.inputs.loader import load
-from sim.inputs.shares import batch_of, mesh_of, mesh_on
+from sim.inputs.shares import batch_of, batch_on, mesh_of, mesh_on
 from sim.inputs.workload import Parallelism
 from sim.mesh import AXES, EXPERT_AXES, FLATTENED, Batch, Groups, Mesh
 
@@ -221,6 +221,6 @@ def test_all_ranks_together_compute_the_batch(length, micro, steps, cp, ranks):
 def test_the_batch_of_a_job():
     pair = load("dgx-h100", "llama3-8b-sft", ["parallelism.context_parallel=2", "micro_batch=2"])
     workload = pair.workload
-    batch = batch_of(workload, pair.topology.world_size)
+    batch = batch_of(pair.topology, workload)
     assert batch.data_parallel == mesh_of(pair.topology, workload).data_parallel == 4
-    assert batch_of(workload).sequences == batch.sequences_per_rank
+    assert batch_on(workload).sequences == batch.sequences_per_rank

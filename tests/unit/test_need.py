@@ -7,8 +7,8 @@ from click.testing import CliRunner
 
 from sim.cli import group
 from sim.errors import InfeasibleError, InputError
-from sim.inputs.batch import tokens_per_step
 from sim.inputs.loader import load
+from sim.inputs.shares import batch_of
 from sim.memory.report import memory
 from sim.result.predict import predict
 from sim.step.quick import quick_breakdown
@@ -22,7 +22,7 @@ def efficiency(rate):
     two = load("dgx-a100", "llama3-8b-sft",
                ["nodes=4", "micro_batch=1", f"node.nics.rate={rate} B/s"])  # fmt: skip
     rates = [
-        tokens_per_step(p.topology, p.workload)
+        batch_of(p.topology, p.workload).tokens
         / quick_breakdown(p.topology, p.workload).time_s
         / p.topology.nodes
         for p in (one, two)
