@@ -38,7 +38,7 @@ def list_(
     """List offers with price, region, age and source."""
     import datetime
 
-    from sim.job.offers import catalogue, newest
+    from sim.inputs.offers import catalogue, newest
     from sim.report.prices import offers_text, stale
 
     rows = catalogue(own) if all_dates else newest(catalogue(own))
@@ -61,7 +61,7 @@ def show(instance: str, own: Path | None) -> None:
     import datetime
 
     from sim.errors import InputError
-    from sim.job.offers import catalogue
+    from sim.inputs.offers import catalogue
     from sim.report.prices import offers_text
 
     rows = [r for r in catalogue(own) if instance.lower() in r.name.lower()]
@@ -79,7 +79,7 @@ def import_(file: Path, provider: str, as_of: str | None, output: Path | None) -
     """Write a price file from a SkyPilot catalogue (vms.csv), for --prices."""
     import datetime
 
-    from sim.job.offers import import_offers, to_csv
+    from sim.inputs.offers import import_offers, to_csv
 
     rows, notes = import_offers(file, provider, as_of or datetime.date.today().isoformat())
     emit(to_csv(rows), output)
@@ -104,7 +104,7 @@ def job(
     import datetime
 
     from sim.errors import InputError
-    from sim.job.offers import catalogue, newest
+    from sim.inputs.offers import catalogue, newest
     from sim.report.prices import priced_text, stale
     from sim.study.compare import split_inputs
     from sim.study.pricing import price_everywhere

@@ -14,7 +14,7 @@ from sim.errors import InputError
 from sim.inputs import catalogue
 from sim.inputs.base import Spec
 from sim.inputs.bind import Binder, Form, described, did_you_mean
-from sim.inputs.tree import Items, Leaf, Table, Tree
+from sim.inputs.tree import Items, Leaf, Place, Table, Tree
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 _TARGET_SETS = {
@@ -341,6 +341,39 @@ def parallelism(reader: Binder, tree: Tree, path: str) -> Table | None:
     return None
 
 
+def offer(reader: Binder, tree: Tree, path: str) -> Table | None:
+    """A mapping; what it leaves out comes from the offer that ``instance`` names."""
+    if not isinstance(tree, Table):
+        hint = "is no mapping of provider, instance, ..., or of price_per_gpu_hour, provider, ..."
+        reader.fault(tree.place, path, f"{described(tree)} {hint}")
+        return None
+    provider, instance, region = (
+        str(leaf.value) if isinstance(leaf := tree.entries.get(key), Leaf) and leaf.value else ""
+        for key in ("provider", "instance", "region")
+    )
+    if not instance:
+        return tree
+    from sim.inputs import offers
+
+    found = offers.find_offers(offers.offers(), provider, instance, region)
+    place = tree.entries["instance"].place
+    if len(found) == 1:
+        keys = offers.offer_keys(found[0]).items()
+        known = {k: Leaf(v, Place("catalogue:prices/offers.csv")) for k, v in keys}
+        return Table({**known, **tree.entries}, tree.place, tree.keys)
+    where = f"{path}.instance"
+    if found:
+        names = ", ".join(f"{row.provider} {row.region}".strip() for row in found)
+        reader.fault(place, where, f'"{instance}" is offered by {names}; say which')
+    elif "price_per_gpu_hour" not in tree.entries:
+        by = " ".join(w for w in (f"of {provider}" if provider else "", region) if w)
+        hint = did_you_mean(instance, offers.instances(provider))
+        hint = hint if hint.startswith("; did") else "; see scaling-sim prices list"
+        message = f'"{instance}" is no offer {by}'.rstrip() + hint
+        reader.fault(place, where, f"{message}, or write its price_per_gpu_hour")
+    return tree
+
+
 def nvlink(reader: Binder, tree: Tree, path: str) -> Table | None:
     """``none``, or a mapping."""
     if isinstance(tree, Leaf) and tree.value in ("none", False, "false"):
@@ -367,4 +400,5 @@ FORMS: dict[str, Form] = {
     "Evaluation": _off({"every": 0}, "every, tokens"),
     "Parallelism": parallelism,
     "NvLink": nvlink,
+    "Offer": offer,
 }

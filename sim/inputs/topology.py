@@ -118,10 +118,11 @@ class Network(Spec):
 
 
 class Offer(Spec):
-    """What the machine costs."""
+    """What the machine costs; an `instance` of the catalogue of offers fills in the rest."""
 
     price_per_gpu_hour: Dollars | None = None  # [USD]
     provider: str = ""
+    instance: str = ""
     region: str = ""
     residency: str = ""
     egress_per_gb: Dollars = 0.0

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sim.job.offers import COLUMNS, STALE_DAYS, PriceRow, to_csv
+from sim.inputs.offers import COLUMNS, STALE_DAYS, PriceRow, to_csv
 from sim.report.quantities import count, duration, usd
 from sim.study.pricing import PricedJob
 

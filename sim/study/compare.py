@@ -17,10 +17,10 @@ from sim.errors import Fault, InputError
 from sim.fabric import compile_fabric
 from sim.inputs import catalogue
 from sim.inputs.loader import Argument, Loaded, load
+from sim.inputs.offers import PriceRow, newest
+from sim.inputs.offers import catalogue as catalogue_of_offers
 from sim.inputs.topology import Topology
 from sim.job.cost import Cost, break_even_price
-from sim.job.offers import PriceRow, newest
-from sim.job.offers import catalogue as catalogue_of_offers
 from sim.result.describe import peak_of
 from sim.result.predict import predict
 from sim.result.result import Result

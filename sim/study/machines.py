@@ -11,13 +11,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 from sim.errors import Fault, InputError
 from sim.inputs import catalogue as shipped
 from sim.inputs.bind import did_you_mean
 from sim.inputs.loader import Argument, load_topology
+from sim.inputs.offers import PriceRow, catalogue, newest, offer_keys
+from sim.inputs.reader import Reader
 from sim.inputs.topology import Nics, Offer, Topology
-from sim.job.offers import PriceRow, catalogue, newest
+from sim.inputs.tree import Table, from_python
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +187,12 @@ def _topologies() -> tuple[Topology, ...]:
     return tuple(found)
 
 
+def _offer(row: PriceRow) -> Offer:
+    """An offer as a topology has it."""
+    keys = cast(Table, from_python(offer_keys(row), row.name))
+    return cast(Offer, Reader(quiet=True).read_table(Offer, keys, ""))  # keys that a reader takes
+
+
 def _offered(row: PriceRow) -> Machine | None:
     """The machine of an offer; None where no shipped topology has its GPU."""
     fitting = [t for t in _topologies() if t.first_gpu.name == row.gpu]
@@ -216,12 +225,6 @@ def _offered(row: PriceRow) -> Machine | None:
         note = f"joined as {base.name}"
     if node.nics is None:
         most = 1
-    offer = Offer(
-        price_per_gpu_hour=row.usd_per_gpu_hour, provider=row.provider, region=row.region,
-        residency=row.residency, egress_per_gb=row.egress(), date=row.as_of, source=row.source,
-        spot_price_per_gpu_hour=row.spot_usd_per_gpu_hour, country=row.country,
-        storage_per_gb_month=row.storage(),
-    )  # fmt: skip
     name = f"{row.provider} {row.instance}"
-    topology = base.model_copy(update={"node": node, "offer": offer, "name": row.instance})
+    topology = base.model_copy(update={"node": node, "offer": _offer(row), "name": row.instance})
     return Machine(name, topology, most, note)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from sim.errors import Fault, InputError
 from sim.inputs.loader import Argument, load
+from sim.inputs.offers import PriceRow, catalogue, newest, offer_keys
 from sim.inputs.topology import Offer, Topology
 from sim.job.cost import Cost, Terms, break_even_price, break_even_tokens, total_cost
 from sim.job.energy import carbon_intensity
-from sim.job.offers import PriceRow, catalogue, newest
 from sim.result.predict import predict
 from sim.result.result import Result
 
@@ -54,18 +54,7 @@ def pick_offer(topology: Topology, name: str, rows: Iterable[PriceRow]) -> Price
 
 def offer_settings(row: PriceRow) -> tuple[str, ...]:
     """An offer as overrides of a topology's `offer`."""
-    texts = {
-        "provider": row.provider, "region": row.region, "country": row.country,
-        "residency": row.residency, "date": row.as_of, "source": f"{row.instance}: {row.source}",
-    }  # fmt: skip
-    prices = {
-        "price_per_gpu_hour": row.usd_per_gpu_hour, "egress_per_gb": row.egress(),
-        "storage_per_gb_month": row.storage(),
-    }  # fmt: skip
-    if row.spot_usd_per_gpu_hour is not None:
-        prices["spot_price_per_gpu_hour"] = row.spot_usd_per_gpu_hour
-    quoted = (f"offer.{k}={json.dumps(v)}" for k, v in texts.items() if v)
-    return (*quoted, *(f"offer.{k}={v:.6g} USD" for k, v in prices.items()))
+    return tuple(f"offer.{key}={json.dumps(text)}" for key, text in offer_keys(row).items())
 
 
 def rented_at(

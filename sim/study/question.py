@@ -19,10 +19,10 @@ from sim.errors import Fault, InputError
 from sim.inputs.base import Factor, Spec
 from sim.inputs.bind import did_you_mean
 from sim.inputs.loader import Loaded, load
+from sim.inputs.offers import PriceRow, offers
 from sim.inputs.reader import Reader
 from sim.inputs.tree import from_yaml, read_file
 from sim.job.cost import Cost, Terms, break_even_price, total_cost
-from sim.job.offers import PriceRow, offers
 from sim.result.predict import predict
 from sim.result.result import Result
 from sim.study.compare import reasons_between

@@ -7,22 +7,24 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from ruamel.yaml import YAML
 
 from sim.cli import group
 from sim.errors import InputError
 from sim.inputs import catalogue as shipped
 from sim.inputs.loader import load_topology
-from sim.job.cost import Terms, break_even_price, break_even_tokens, total_cost
-from sim.job.energy import carbon_intensity, gpu_states, job_energy
-from sim.job.offers import (
+from sim.inputs.offers import (
     PriceRow,
     catalogue,
+    find_offers,
     import_offers,
     newest,
     offers,
     read_offers,
     to_csv,
 )
+from sim.job.cost import Terms, break_even_price, break_even_tokens, total_cost
+from sim.job.energy import carbon_intensity, gpu_states, job_energy
 from sim.job.plan import terms_of
 from sim.report.prices import age, stale
 from sim.study.pricing import price_everywhere
@@ -134,6 +136,61 @@ def test_shipped_offers_are_dated_and_of_known_gpus():
     both = [r for r in offers() if r.instance == "p5.48xlarge"]
     assert {r.as_of for r in both} == {"2025-05", "2026"}
     assert [r.usd_per_gpu_hour for r in newest(both)] == [6.88]
+
+
+@pytest.mark.parametrize("name", shipped.names("topologies"))
+def test_a_shipped_machine_names_an_offer_and_no_figure(name):
+    """Price, date, region, residency and source stand in the catalogue of offers alone."""
+    path = shipped.find("topologies", name)
+    said = YAML(typ="safe").load(path.read_text()).get("offer")
+    topology = load_topology(name)
+    if said is None:
+        assert topology.offer is None
+        return
+    assert set(said) == {"provider", "instance"}
+    (row,) = find_offers(offers(), said["provider"], said["instance"])
+    offer = topology.offer
+    assert (offer.provider, offer.instance) == (row.provider, row.instance)
+    assert (offer.price_per_gpu_hour, offer.spot_price_per_gpu_hour) == (
+        row.usd_per_gpu_hour, row.spot_usd_per_gpu_hour,
+    )  # fmt: skip
+    assert (offer.region, offer.residency, offer.country, offer.date, offer.source) == (
+        row.region, row.residency, row.country, row.as_of, row.source,
+    )  # fmt: skip
+    assert (offer.egress_per_gb, offer.storage_per_gb_month) == (row.egress(), row.storage())
+    assert topology.first_gpu.name == row.gpu
+    assert topology.node.gpus in (row.gpus_per_node, 1)
+
+
+def test_no_two_rows_are_the_same_offer_of_the_same_date():
+    keys = [(r.provider, r.instance, r.region, r.as_of) for r in offers()]
+    assert len(keys) == len(set(keys))
+    assert all(r.provider == r.provider.lower() for r in offers())
+
+
+def test_what_is_written_in_an_offer_wins():
+    sets = ["offer.price_per_gpu_hour=2 USD", "offer.capacity=spot"]
+    offer = load_topology("dgx-h100", sets).offer
+    assert (offer.price_per_gpu_hour, offer.spot_price_per_gpu_hour) == (2.0, 1.25)
+    other = load_topology("dgx-h100", ["offer.provider=aws", "offer.instance=p5.48xlarge"]).offer
+    assert (other.price_per_gpu_hour, other.spot_price_per_gpu_hour) == (6.88, None)
+    own = ["offer.provider=basement", "offer.instance=rack", "offer.price_per_gpu_hour=1 USD"]
+    offer = load_topology("dgx-h100", own).offer
+    assert (offer.instance, offer.price_per_gpu_hour, offer.region) == ("rack", 1.0, "")
+
+
+@pytest.mark.parametrize(
+    ("sets", "says"),
+    [
+        (["offer.provider=aws"], "is no offer of aws"),
+        (["offer.provider=aws", "offer.instance=p5.48xlage"], 'did you mean "p5.48xlarge"?'),
+        (["offer=cheap"], "is no mapping of provider, instance"),
+    ],
+)
+def test_an_offer_that_is_none(sets, says):
+    with pytest.raises(InputError) as caught:
+        load_topology("dgx-h100", sets)
+    assert says in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,12 @@ from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 
+from sim import units
+from sim.data import DATA
 from sim.errors import Fault, InputError
+from sim.inputs.catalogue import gpu_names
 
-PRICES = Path(__file__).parents[1] / "data" / "prices"
+PRICES = DATA / "prices"
 OFFERS = PRICES / "offers.csv"
 COLUMNS = (
     "provider", "instance", "gpu", "gpus_per_node", "usd_per_gpu_hour",
@@ -126,6 +129,40 @@ def newest(rows: Iterable[PriceRow]) -> tuple[PriceRow, ...]:
     return tuple(best.values())
 
 
+def find_offers(
+    rows: Iterable[PriceRow], provider: str, instance: str, region: str = ""
+) -> tuple[PriceRow, ...]:
+    """The newest offers of an instance; any provider's and region's where that is empty."""
+    return newest(
+        row for row in rows
+        if row.instance.lower() == instance.lower()
+        and row.provider.lower() == (provider.lower() or row.provider.lower())
+        and row.region.lower() == (region.lower() or row.region.lower())
+    )  # fmt: skip
+
+
+def instances(provider: str = "") -> list[str]:
+    """Names of the shipped instances of a provider, of all where none is named."""
+    wanted = provider.lower()
+    return [row.instance for row in offers() if not wanted or row.provider.lower() == wanted]
+
+
+def offer_keys(row: PriceRow) -> dict[str, str]:
+    """What an offer says, as keys of a topology's ``offer``, quantities as text."""
+    prices = {
+        "price_per_gpu_hour": row.usd_per_gpu_hour,
+        "spot_price_per_gpu_hour": row.spot_usd_per_gpu_hour,
+        "egress_per_gb": row.egress(), "storage_per_gb_month": row.storage(),
+    }  # fmt: skip
+    texts = {
+        "provider": row.provider, "instance": row.instance, "region": row.region,
+        "residency": row.residency, "country": row.country, "date": row.as_of,
+        "source": row.source,
+    }  # fmt: skip
+    texts |= {k: units.write(v, "USD") for k, v in prices.items() if v is not None}
+    return {key: text for key, text in texts.items() if text}
+
+
 def read_offers(path: Path) -> list[PriceRow]:
     """Offers from a CSV of the columns `COLUMNS`; every fault of the file at once.
 
@@ -213,8 +250,6 @@ def _row(
 
 def _known_gpu(cells: _Cells, name: str) -> str:
     from difflib import get_close_matches
-
-    from sim.inputs.catalogue import gpu_names
 
     if name not in gpu_names():
         near = get_close_matches(name, gpu_names(), n=1)
