@@ -21,8 +21,8 @@ from sim.inputs.workload import Workload
 from sim.lowering.costs import price
 from sim.lowering.frames import lowered
 from sim.memory.report import memory
-from sim.step.fast import evaluate
 from sim.step.run import run_step
+from sim.step.step import step as step_of
 from sim.strategies import build_plan, plan_of
 
 REPEAT = 40
@@ -82,7 +82,7 @@ def _thousand(count: int) -> Row:
                 pair = prepared.vary(change).loaded()
             except InputError:
                 continue
-            done.append(evaluate(pair.topology, pair.workload, engine="compiled").step_time_s)
+            done.append(step_of(pair.topology, pair.workload, engine="compiled").time_s)
 
     wall, cpu = measured(1, every)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

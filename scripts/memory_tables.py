@@ -16,7 +16,7 @@ from sim.memory.fit import solve
 from sim.memory.report import memory
 from sim.report.quantities import gib
 from sim.result.fixes import fixes
-from sim.step.quick import quick_breakdown
+from sim.step.step import step
 
 GPUS = {"A100": ("a100-x1", "dgx-a100"), "H100": ("h100-x1", "dgx-h100")}
 LOCAL = ("loss=fused-linear", "gradient_accumulation=1")
@@ -98,7 +98,7 @@ def context() -> Iterator[str]:
             yield f"{head} none | {error} | |"
             continue
         job = loaded.workload.model_copy(update={"sequence_length": bound.value})
-        seconds = quick_breakdown(loaded.topology, job).time_s
+        seconds = step(loaded.topology, job).time_s
         rate = batch_on(job).tokens_per_rank / seconds
         largest = f"{bound.report.dominating}"
         yield f"{head} {bound.value:,} | {largest} | {rate:,.0f} |"

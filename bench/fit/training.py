@@ -18,7 +18,7 @@ from sim.calibration.rows import training_rows
 from sim.cost import constants, kernel_cost
 from sim.inputs.shares import batch_on
 from sim.step import straggle
-from sim.step.quick import quick_breakdown
+from sim.step.step import step
 
 STOCK = constants.load_constants
 
@@ -38,7 +38,7 @@ def errors():
             continue
         w = row.workload
         tokens = batch_on(w).tokens_per_rank
-        seconds = quick_breakdown(row.topology, w).time_s
+        seconds = step(row.topology, w).time_s
         out[row] = seconds * row.tokens_per_s_per_gpu / tokens - 1
     return out
 

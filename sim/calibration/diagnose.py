@@ -29,7 +29,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.report import memory
 from sim.step.breakdown import Breakdown
-from sim.step.quick import quick_breakdown
+from sim.step.step import step
 
 F8 = npt.NDArray[np.float64]
 SHARED_ERROR = 0.06  # b
@@ -141,8 +141,10 @@ def diagnose(figures: Sequence[Figure], baseline: Figure | None = None) -> Diagn
             beside = replace(baseline, topology=_paced(baseline.topology, pace))
         figures = [replace(f, topology=_paced(f.topology, pace)) for f in figures]
     measured = np.array([f.step_time_s for f in figures])
-    declared = [quick_breakdown(f.topology, f.workload) for f in figures]
-    reference = None if beside is None else quick_breakdown(beside.topology, beside.workload)
+    declared = [step(f.topology, f.workload).breakdown for f in figures]
+    reference = None
+    if beside is not None:
+        reference = step(beside.topology, beside.workload).breakdown
     found = []
     for cause in (NOTHING, *CAUSES):
         weighed = _weigh(cause, figures, declared, measured, (beside, reference))
@@ -176,7 +178,7 @@ def pace_of(baseline: Figure) -> float:
     pace = 1.0
     for _ in range(6):
         paced = _paced(baseline.topology, pace)
-        predicted = quick_breakdown(paced, baseline.workload).time_s
+        predicted = step(paced, baseline.workload).time_s
         ratio = predicted / baseline.step_time_s
         pace = min(max(pace * ratio, _SLOWEST), 1.0 / _SLOWEST)
         if abs(math.log(ratio)) < 0.005:
@@ -242,7 +244,7 @@ def _time(cause: Cause, figure: Figure, declared: Breakdown, strength: float) ->
 def _step(changed: Changed, figure: Figure, declared: Breakdown) -> Breakdown:
     if changed.topology is figure.topology and changed.workload is figure.workload:
         return declared
-    return quick_breakdown(changed.topology, changed.workload)
+    return step(changed.topology, changed.workload).breakdown
 
 
 def _log_likelihood(r: F8) -> F8:
@@ -265,7 +267,7 @@ def _telling(figure: Figure, ranked: Sequence[Explanation]) -> Test | None:
     if not good:
         return None
     plain = Changed(figure.topology, figure.workload)
-    declared = plain, quick_breakdown(figure.topology, figure.workload)
+    declared = plain, step(figure.topology, figure.workload).breakdown
     first = _under(good[0], figure)
     for rival in good[1:]:
         second = _under(rival, figure)
@@ -288,7 +290,7 @@ def _under(e: Explanation, figure: Figure) -> tuple[Changed, Breakdown]:
     changed = e.cause.change(figure.topology, figure.workload, e.strength)
     if changed is None:
         changed = Changed(figure.topology, figure.workload)
-    return changed, quick_breakdown(changed.topology, changed.workload)
+    return changed, step(changed.topology, changed.workload).breakdown
 
 
 def read_figures(

@@ -9,7 +9,7 @@ from sim.calibration.runs import Run
 from sim.inputs.calibration import Calibration
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.step.quick import quick_breakdown
+from sim.step.step import step
 
 RUN_ERROR = 0.04  # of a step time: what is left of a well-specified run after calibration
 
@@ -51,4 +51,4 @@ def run_observation(run: Run) -> Observation:
 def step_time(topology: Topology, workload: Workload, known: Calibration) -> float:
     """Predicted time of a step under a calibration. [s]"""
     calibrated = topology.model_copy(update={"calibration": known})
-    return quick_breakdown(calibrated, workload).time_s
+    return step(calibrated, workload).time_s

@@ -15,7 +15,7 @@ from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.memory.report import memory
 from sim.step.breakdown import Breakdown
-from sim.step.quick import quick_breakdown
+from sim.step.step import step
 
 GIB = 2.0**30
 
@@ -67,50 +67,50 @@ def _one_node(changed: Changed, _: Breakdown) -> float:
     if moved is None or not memory(*moved).fits:
         return math.nan
     try:
-        step = quick_breakdown(*moved)
+        alone = step(*moved).breakdown
     except InputError:
         return math.nan
-    return batch_of(*moved).tokens / changed.time(step) / moved[0].world_size
+    return batch_of(*moved).tokens / changed.time(alone) / moved[0].world_size
 
 
-def _whole(changed: Changed, step: Breakdown) -> float:
+def _whole(changed: Changed, under: Breakdown) -> float:
     """What a stopwatch shows for a step. [s]"""
-    return step.time_s if changed.adds == "count" else changed.time(step)
+    return under.time_s if changed.adds == "count" else changed.time(under)
 
 
-def _synthetic(changed: Changed, step: Breakdown) -> float:
-    seconds = step.time_s if changed.adds == "wait" else _whole(changed, step)
+def _synthetic(changed: Changed, under: Breakdown) -> float:
+    seconds = under.time_s if changed.adds == "wait" else _whole(changed, under)
     return batch_of(*changed[:2]).tokens / seconds / changed.topology.world_size
 
 
 def _kernels(*kinds: str) -> Callable[[Changed, Breakdown], float]:
-    def seconds(_: Changed, step: Breakdown) -> float:
-        found = sum(step.kernels.get(kind, 0.0) for kind in kinds)
+    def seconds(_: Changed, under: Breakdown) -> float:
+        found = sum(under.kernels.get(kind, 0.0) for kind in kinds)
         return found if found > 0 else math.nan
 
     return seconds
 
 
-def _idle(changed: Changed, step: Breakdown) -> float:
+def _idle(changed: Changed, under: Breakdown) -> float:
     """Share of the step without any kernel or collective, from 1 %."""
-    whole = _whole(changed, step)
-    added = 0.0 if changed.adds == "exposed" else whole - step.time_s
-    return max(0.01, (step.host_s + added) / whole)
+    whole = _whole(changed, under)
+    added = 0.0 if changed.adds == "exposed" else whole - under.time_s
+    return max(0.01, (under.host_s + added) / whole)
 
 
-def _communicating(changed: Changed, step: Breakdown) -> float:
+def _communicating(changed: Changed, under: Breakdown) -> float:
     """Share of the step in which the GPU only communicates, from 1 %."""
-    whole = _whole(changed, step)
-    added = whole - step.time_s if changed.adds == "exposed" else 0.0
-    return max(0.01, (step.exposed_s + added) / whole)
+    whole = _whole(changed, under)
+    added = whole - under.time_s if changed.adds == "exposed" else 0.0
+    return max(0.01, (under.exposed_s + added) / whole)
 
 
 def _peak(changed: Changed, _: Breakdown) -> float:
     return memory(changed.topology, changed.workload).peak_allocated_bytes
 
 
-def _retries(changed: Changed, step: Breakdown) -> float:
-    added = changed.time(step) - step.time_s if changed.adds == "step" else 0.0
+def _retries(changed: Changed, under: Breakdown) -> float:
+    added = changed.time(under) - under.time_s if changed.adds == "step" else 0.0
     crowded = memory(changed.topology, changed.workload)
     if crowded.peak_reserved_bytes < 0.9 * crowded.capacity_bytes:
         return 1.0

@@ -20,10 +20,8 @@ from sim.blocks.tree import count_parameters
 from sim.calibration.rows import Row, training_rows
 from sim.calibration.validate_collectives import quantile
 from sim.inputs.shares import batch_on
-from sim.memory.report import memory
 from sim.step.breakdown import Breakdown
-from sim.step.pressure import with_retries
-from sim.step.quick import quick_breakdown
+from sim.step.step import step
 
 SIZES = (("< 500M", 5e8), ("500M-2B", 2e9), ("2-5B", 5e9), ("5-10B", 1e10), ("10-20B", 2e10),
          ("20-50B", 5e10), ("> 50B", float("inf")))  # fmt: skip
@@ -91,10 +89,7 @@ class Report(NamedTuple):
 @functools.cache
 def predict(row: Row) -> Point:
     """What the model says about one row."""
-    needed = memory(row.topology, row.workload)
-    step = quick_breakdown(row.topology, row.workload)
-    pressed = with_retries(step, row.workload, needed.peak_reserved_bytes, needed.capacity_bytes)
-    return Point(row, pressed)
+    return Point(row, step(row.topology, row.workload).breakdown)
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from sim.inputs.workload import Workload
 from sim.interop.kineto import KinetoTrace, read_kineto
 from sim.interop.nccl_tests import NcclTable, read_nccl_tests
 from sim.interop.nvbandwidth import CopyRates, read_nvbandwidth
-from sim.step.quick import quick_breakdown
+from sim.step.step import step
 
 COLLECTIVE_ERROR = 0.06  # from 1 MiB up
 LATENCY_ERROR = 0.15  # below: launch and host dominate
@@ -191,7 +191,7 @@ def _kernel_time(
 ) -> Callable[[Calibration], float]:
     def seconds(known: Calibration) -> float:
         calibrated = topology.model_copy(update={"calibration": known})
-        kernels: Mapping[str, float] = quick_breakdown(calibrated, workload).kernels
+        kernels: Mapping[str, float] = step(calibrated, workload).breakdown.kernels
         return sum(kernels.get(kind, 0.0) for kind in kinds)
 
     return seconds

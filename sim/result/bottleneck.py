@@ -11,10 +11,8 @@ from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Precision, Workload
 from sim.job.plan import JobReport
-from sim.memory.report import memory
 from sim.result.result import Bottleneck, Fix, Memory, Step
-from sim.step.pressure import with_retries
-from sim.step.quick import quick_breakdown
+from sim.step.step import memory_of, step
 
 _OTHER = ("norm", "elementwise", "reduction", "embedding", "loss", "quantize", "copy")
 
@@ -190,7 +188,7 @@ def rank_fixes(
     topology: Topology,
     workload: Workload,
     fits: bool,
-    step: Step,
+    now: Step,
     most: int = 5,
 ) -> tuple[Fix, ...]:
     """Simulate each candidate and keep those that help, best first.
@@ -198,19 +196,17 @@ def rank_fixes(
     A job that fits wants less time per token and must still fit; one that does not fit wants a
     change that makes it fit, the fastest first, or else the one nearest to fitting.
     """
-    now_s_per_token = step.time_s / batch_of(topology, workload).tokens
+    now_s_per_token = now.time_s / batch_of(topology, workload).tokens
     found = []
-    for candidate in candidates(topology, workload, fits, step):
+    for candidate in candidates(topology, workload, fits, now):
         if any(finding.error for finding in check(candidate.topology, candidate.workload)):
             continue
         machine, job = candidate.topology, candidate.workload
-        room = memory(machine, job)
+        room = memory_of(machine, job)
         if fits and not room.fits:
             continue
         need = room.peak_reserved_bytes
-        quick = quick_breakdown(machine, job, rough=True)
-        pressed = with_retries(quick, job, need, room.capacity_bytes)
-        ratio = pressed.time_s / batch_of(machine, job).tokens / now_s_per_token
+        ratio = step(machine, job).time_s / batch_of(machine, job).tokens / now_s_per_token
         found.append(Fix(candidate.change, candidate.description, ratio, need, room.fits))
     if fits:
         helpful = [f for f in found if f.step_time_ratio < 1 - WORTHWHILE]

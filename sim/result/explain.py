@@ -16,8 +16,7 @@ from sim.cost.kernel_cost import cost_model, launch_stack
 from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Method, Workload
-from sim.memory.report import memory
-from sim.step.quick import quick_breakdown
+from sim.step.step import step
 from sim.strategies import build_plan
 from sim.strategies.plan import COLLECTIVE
 
@@ -91,7 +90,8 @@ def _cost(topology: Topology, workload: Workload) -> MethodCost:
     parts = dict.fromkeys(PARTS, 0.0)
     for name, seconds in _kernels(topology, unroll(workload), workload):
         parts[name] += steps * seconds
-    whole = quick_breakdown(topology, workload)
+    report = step(topology, workload)
+    whole = report.breakdown
     parts["optimizer and clipping"] = whole.kernels.get("optimizer", 0.0)
     parts["exposed communication"] = whole.exposed_s
     parts["contention and host"] = whole.time_s - sum(parts.values())
@@ -108,7 +108,7 @@ def _cost(topology: Topology, workload: Workload) -> MethodCost:
         parts=parts,
         gathered_bytes=steps * moved["all_gather"],
         reduced_bytes=steps * (moved["reduce_scatter"] + moved["all_reduce"]),
-        memory_bytes=memory(topology, workload).peak_reserved_bytes,
+        memory_bytes=report.memory.peak_reserved_bytes,
         trainable=count_parameters(workload.model, workload.method).trainable,
     )
 

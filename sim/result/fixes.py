@@ -10,7 +10,7 @@ from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Method, Workload
 from sim.memory.report import MemoryReport, machine, memory
-from sim.step.quick import quick_breakdown, repeats
+from sim.step.step import step
 
 #: tokens of a sequence from which splitting it over GPUs is worth a try
 LONG = 16384
@@ -107,10 +107,7 @@ def _saved(before: MemoryReport, after: MemoryReport) -> float:
 
 def _seconds(topology: Topology, workload: Workload) -> float:
     """GPU-seconds of a token. [s]"""
-    # shallow programs are too small for the compiled engine to earn its import
-    engine = "python" if repeats(workload) else "auto"
-    step = quick_breakdown(topology, workload, engine=engine).time_s
-    return step / batch_on(workload).tokens_per_rank
+    return step(topology, workload).time_s / batch_on(workload).tokens_per_rank
 
 
 def _together(

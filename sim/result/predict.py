@@ -13,7 +13,6 @@ from sim.inputs.notes import Notes
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.job.plan import plan_job
-from sim.memory.report import memory as memory_report
 from sim.result.bands import uncertainty
 from sim.result.bottleneck import classify, data_bottleneck, rank_fixes
 from sim.result.describe import describe_topology, describe_workload, peak_of
@@ -28,10 +27,9 @@ from sim.result.sections import (
     step_section,
     throughput_section,
 )
-from sim.step.pressure import retry_warnings, with_retries
-from sim.step.run import run_replicas
+from sim.step.pressure import retry_warnings
+from sim.step.step import step
 from sim.step.variation import Variation, spread
-from sim.step.waiting import waiting
 
 
 def predict(
@@ -64,18 +62,14 @@ def predict(
         A job that does not fit gets a full one too.
     """
     varied = variation or Variation()
-    outcome, times = run_replicas(topology, workload, varied, engine=engine, level=level)
-    needed = memory_report(topology, workload)
-    memory = memory_section(needed)
-    breakdown = with_retries(
-        outcome.breakdown, workload, memory.peak_reserved_bytes, memory.capacity_bytes
-    )
-    step = step_section(breakdown)
-    bottleneck = classify(step, memory)
-    throughput = throughput_section(topology, workload, step.time_s)
+    found = step(topology, workload, engine=engine, level=level, variation=varied, whole=True)
+    breakdown, memory = found.breakdown, memory_section(found.memory)
+    shown = step_section(breakdown)
+    bottleneck = classify(shown, memory)
+    throughput = throughput_section(topology, workload, found.time_s)
     if fixes:
-        found = rank_fixes(topology, workload, memory.fits, step)
-        bottleneck = replace(bottleneck, fixes=found)
+        fixing = rank_fixes(topology, workload, memory.fits, shown)
+        bottleneck = replace(bottleneck, fixes=fixing)
     own = None if varied.needs_every_rank else breakdown  # the curve is of whole machines
     curve = scaling_curve(topology, workload, own, memory.fits, engine) if scaling else None
     job = plan_job(topology, workload, breakdown)
@@ -85,7 +79,7 @@ def predict(
     result = Result(
         topology=describe_topology(topology),
         workload=describe_workload(workload, topology.world_size, parameters),
-        step=step,
+        step=shown,
         throughput=throughput,
         scaling=curve or Scaling("weak", topology.world_size, 1.0, ()),
         memory=memory,
@@ -96,20 +90,22 @@ def predict(
         uncertainty={},
         warnings=(
             *(notes.warnings if notes else ()),
-            *needed.warnings,
-            *retry_warnings(outcome.breakdown, breakdown),
+            *found.memory.warnings,
+            *retry_warnings(found.retries_s, found.time_s),
         ),
         assumptions=notes.assumptions() if notes else (),
         provenance={
             "attention_flops": "counted in full (not halved for the causal mask)",
             "peak": f"{peak.dtype} dense, {peak.gpu} datasheet",
-            **{f"fallback {i}": text for i, text in enumerate(outcome.priced.fallbacks)},
+            **{f"fallback {i}": text for i, text in enumerate(found.fallbacks)},
             **_calibrated(topology),
         },
         inputs_hash=inputs_hash(topology, workload),
         model_version=__version__,
-        detail={"variation": spread(varied, level, times)} if varied.needs_every_rank else {},
-        ranks=ranks_section(waiting(outcome), outcome.time_s),
+        detail={"variation": spread(varied, level, found.replicas_s)}
+        if varied.needs_every_rank
+        else {},
+        ranks=ranks_section(found.ranks, found.time_s),
     )
     return replace(result, uncertainty=uncertainty(topology, workload, result))
 

@@ -6,11 +6,9 @@ from sim.inputs.scaled import at_nodes
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.memory.report import memory
 from sim.result.result import Scaling, ScalingPoint
 from sim.step.breakdown import Breakdown
-from sim.step.pressure import with_retries
-from sim.step.quick import quick_breakdown
+from sim.step.step import step
 
 CURVE_NODES = (1, 2, 4, 8)
 
@@ -46,10 +44,8 @@ def scaling_curve(
         if nodes == topology.nodes and own is not None:
             points[nodes] = (*moved, own, own_fits)
             continue
-        room = memory(*moved)
-        quick = quick_breakdown(*moved, engine=engine)
-        step = with_retries(quick, moved[1], room.peak_reserved_bytes, room.capacity_bytes)
-        points[nodes] = (*moved, step, room.fits)
+        found = step(*moved, engine=engine)
+        points[nodes] = (*moved, found.breakdown, found.memory.fits)
     fitting = [n for n, point in points.items() if point[3]]
     base = min(fitting or points)
     base_top, base_job, base_step, _ = points[base]

@@ -73,12 +73,11 @@ def with_retries(
     return replace(breakdown, time_s=breakdown.time_s + lost, host_s=breakdown.host_s + lost)
 
 
-def retry_warnings(before: Breakdown, after: Breakdown) -> tuple[Message, ...]:
-    """Says so where `with_retries` made a step longer."""
-    lost = after.time_s - before.time_s
-    if lost <= 0.0:
+def retry_warnings(retries_s: float, step_s: float) -> tuple[Message, ...]:
+    """Says so where retries make a step longer."""
+    if retries_s <= 0.0:
         return ()
-    share = lost / after.time_s
+    share = retries_s / step_s
     message = f"so close to capacity that failed allocations cost {100 * share:.0f} % of the step"
     hint = "a smaller micro_batch, fsdp2, or PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
     return (Message("allocator-retries", "micro_batch", message, hint),)

@@ -6,7 +6,7 @@ group. What it computes meanwhile is no waiting, and neither is the time that da
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -35,6 +35,13 @@ class Group:
     idle_s: float = 0.0  # compute lane idle for the host, copies, or the end of the step
     waiting_for: dict[int, float] = field(default_factory=dict)  # by group that came last
 
+    def add(self, other: Group, times: float) -> None:
+        """Add what the same ranks do in another window, `times` times."""
+        for name in ("compute_s", "waiting_s", "communication_s", "idle_s"):
+            setattr(self, name, getattr(self, name) + times * getattr(other, name))
+        for late, lost in other.waiting_for.items():
+            self.waiting_for[late] = self.waiting_for.get(late, 0.0) + times * lost
+
 
 class _Late(NamedTuple):
     """Intervals in which a class waits for the last of a group."""
@@ -42,6 +49,16 @@ class _Late(NamedTuple):
     start: F8
     end: F8
     by: I8  # group of ranks that came last
+
+
+def summed(parts: Iterable[tuple[tuple[Group, ...], float]]) -> tuple[Group, ...]:
+    """The same ranks in several windows, each so many times."""
+    whole: list[Group] = []
+    for groups, times in parts:
+        whole = whole or [Group(g.role, g.speed, g.ranks) for g in groups]
+        for group, other in zip(whole, groups, strict=True):
+            group.add(other, times)
+    return tuple(whole)
 
 
 def waiting(outcome: StepOutcome) -> tuple[Group, ...]:
@@ -55,25 +72,33 @@ def waiting(outcome: StepOutcome) -> tuple[Group, ...]:
     Returns
     -------
     tuple of Group
-        In order of their first rank.
+        In order of their first rank; of the whole step.
     """
+    parts = zip(waiting_in_windows(outcome), windows(outcome), strict=True)
+    return summed((groups, times) for groups, (_, _, times) in parts)
+
+
+def waiting_in_windows(outcome: StepOutcome) -> list[tuple[Group, ...]]:
+    """The same in each of `sim.step.run.windows`, once."""
     lowered, timeline, classes = outcome.lowered, outcome.timeline, outcome.priced.compiled.classes
     kinds = list(zip(classes.role.tolist(), classes.speed.tolist(), strict=True))
     index = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
     group_of = np.array([index[kind] for kind in kinds])
     members = group_of[classes.of]
-    groups = [
-        Group(outcome.priced.parts[role].role, speed, tuple(np.flatnonzero(members == i).tolist()))
-        for (role, speed), i in index.items()
-    ]
+    who = [tuple(np.flatnonzero(members == i).tolist()) for i in index.values()]
     late = _late(lowered, timeline, outcome.priced.flights, group_of)
-    parts = windows(outcome)
-    for c, view in enumerate(lowered.views):
-        group = groups[group_of[c]]
-        share = view.multiplicity / len(group.ranks)
-        for begin, finish, times in parts:
-            _add(group, times * share, lowered, timeline, view, late.get(c), (begin, finish))
-    return tuple(groups)
+    found = []
+    for begin, finish, _ in windows(outcome):
+        groups = [
+            Group(outcome.priced.parts[role].role, speed, ranks)
+            for (role, speed), ranks in zip(index, who, strict=True)
+        ]
+        for c, view in enumerate(lowered.views):
+            group = groups[group_of[c]]
+            share = view.multiplicity / len(group.ranks)
+            _add(group, share, lowered, timeline, view, late.get(c), (begin, finish))
+        found.append(tuple(groups))
+    return found
 
 
 def _late(

@@ -15,8 +15,7 @@ from sim.inputs.workload import Workload
 from sim.job.cost import break_even_price
 from sim.job.estimate import JobEstimate, estimate_job
 from sim.memory.fit import Bound, solve
-from sim.memory.report import memory
-from sim.step.quick import quick_breakdown
+from sim.step.step import memory_of, step
 from sim.study.candidates import NODES
 
 #: bandwidths are answered to this relative width
@@ -117,13 +116,13 @@ def bandwidth_for(
     if one is None:
         message = f"its groups do not divide one node, so there is no baseline for {job.name}"
         raise InputError.single(job.name, message)
-    base_s = quick_breakdown(*one).time_s
+    base_s = step(*one).time_s
     base = batch_of(*one).tokens / base_s
 
     def at(rate: float) -> float:
         nics = node.nics.model_copy(update={"rate": rate}) if node.nics else None
         moved = machine.model_copy(update={"node": node.model_copy(update={"nics": nics})})
-        rate_of_all = batch_of(moved, job).tokens / quick_breakdown(moved, job).time_s
+        rate_of_all = batch_of(moved, job).tokens / step(moved, job).time_s
         return rate_of_all / machine.nodes / base
 
     now = node.nics.rate
@@ -181,7 +180,7 @@ def gpus_for(
         moved = _resized(machine, job, nodes)
         if moved is None:
             continue
-        if not memory(*moved).fits:
+        if not memory_of(*moved).fits:
             before = nodes, None
             continue
         estimate = _estimate(*moved)
@@ -223,7 +222,7 @@ def price_for(
     pairs = [load(machine, workload, given) for machine in (first, other)]
     jobs = []
     for machine, job, _ in pairs:
-        report = memory(machine, job)
+        report = memory_of(machine, job)
         if not report.fits:
             need, have = report.peak_reserved_bytes / 2**30, report.capacity_bytes / 2**30
             message = f"{job.name} does not fit on {machine.name}: {need:.1f} of {have:.1f} GiB"
@@ -260,7 +259,7 @@ def _resized(machine: Topology, job: Workload, nodes: int) -> tuple[Topology, Wo
 
 
 def _estimate(topology: Topology, workload: Workload) -> JobEstimate:
-    estimate = estimate_job(topology, workload, quick_breakdown(topology, workload))
+    estimate = estimate_job(topology, workload, step(topology, workload).breakdown)
     if estimate is None:
         message = "states no length; write tokens, steps or samples"
         raise InputError.single(workload.name, message)

@@ -17,9 +17,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.tree import Items, Leaf, Table, Tree, from_yaml, read_file
 from sim.inputs.workload import Workload
 from sim.job.estimate import estimate_job
-from sim.memory.report import memory
-from sim.step.breakdown import Breakdown
-from sim.step.quick import quick_breakdown
+from sim.step.step import memory_of, step
 
 MOST_JOBS = 20_000
 #: effective oversubscriptions are rounded up to multiples of this, so that few are simulated
@@ -133,7 +131,7 @@ class Cluster:
                 update={"nodes_per_leaf": widest, "oversubscription": rounded}
             )
             shared = topology.model_copy(update={"network": network})
-            step_s = quick_breakdown(shared, workload).time_s
+            step_s = step(shared, workload).time_s
             self._slow[key] = max(1.0, step_s / alone_s)
         return self._slow[key]
 
@@ -240,18 +238,18 @@ def _timed(
     if own.entries:
         prepared = prepared.vary({key: _plain(value) for key, value in own.entries.items()})
     loaded = prepared.loaded()
-    report = memory(loaded.topology, loaded.workload)
+    report = memory_of(loaded.topology, loaded.workload)
     if not report.fits:
         need, have = report.peak_reserved_bytes / 2**30, report.capacity_bytes / 2**30
         message = f"does not fit on {entry.nodes} nodes: {need:.1f} of {have:.1f} GiB"
         raise InputError.single(entry.workload, message)
-    step: Breakdown = quick_breakdown(loaded.topology, loaded.workload)
-    job = estimate_job(loaded.topology, loaded.workload, step)
+    alone = step(loaded.topology, loaded.workload).breakdown
+    job = estimate_job(loaded.topology, loaded.workload, alone)
     if job is None:
         message = "states no length; write tokens, steps or samples"
         raise InputError.single(entry.workload, message)
-    cluster.kinds.append((loaded.topology, loaded.workload, step.time_s))
-    busy = step.communication_s / step.time_s if entry.nodes > 1 else 0.0
+    cluster.kinds.append((loaded.topology, loaded.workload, alone.time_s))
+    busy = alone.communication_s / alone.time_s if entry.nodes > 1 else 0.0
     return job.wall_s, job.checkpoint_blocking_s, job.resume_s, busy
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 from sim.documents import round_significant
 from sim.inputs.topology import Topology
-from sim.inputs.workload import CheckpointSave, Data, Workload
+from sim.inputs.workload import Workload
 from sim.job.estimate import estimate_job
-from sim.memory.report import memory
 from sim.result.sections import throughput_section
-from sim.step.breakdown import Breakdown
-from sim.step.quick import quick_breakdown
+from sim.step.step import step
 
 #: name -> (unit, whether less is better, what it is); the columns of a sweep, in order
 MEASURES: dict[str, tuple[str, bool | None, str]] = {
@@ -51,24 +48,24 @@ def measures(topology: Topology, workload: Workload) -> dict[str, Any]:
         By the names of `MEASURES`; None where there is no figure (no price, no job length).
         A job that does not fit gets all its figures too.
     """
-    step = _breakdown(topology, workload)
-    rates = throughput_section(topology, workload, step.time_s)
-    reserved, capacity, fits = _memory(topology, workload)
-    job = estimate_job(topology, workload, step)
+    found = step(topology, workload)
+    measured, memory = found.breakdown, found.memory
+    rates = throughput_section(topology, workload, found.time_s)
+    job = estimate_job(topology, workload, measured)
     cost = job.cost if job else None
     row: dict[str, Any] = {
-        "fits": fits,
+        "fits": memory.fits,
         "gpus": topology.world_size,
-        "step_time_s": step.time_s,
-        "compute_s": step.compute_s,
-        "communication_s": step.communication_s,
-        "exposed_communication_s": step.exposed_s,
+        "step_time_s": measured.time_s,
+        "compute_s": measured.compute_s,
+        "communication_s": measured.communication_s,
+        "exposed_communication_s": measured.exposed_s,
         "tokens_per_s": rates.tokens_per_s,
         "tokens_per_s_per_gpu": rates.tokens_per_s_per_gpu,
         "mfu": rates.mfu,
         "hfu": rates.hfu,
-        "memory_bytes": reserved,
-        "capacity_bytes": capacity,
+        "memory_bytes": memory.peak_reserved_bytes,
+        "capacity_bytes": memory.capacity_bytes,
         "wall_clock_s": job.wall_s if job else None,
         "goodput": job.goodput if job else None,
         "cost_usd": cost.total_usd if cost else None,
@@ -77,41 +74,3 @@ def measures(topology: Topology, workload: Workload) -> dict[str, Any]:
         "co2_kg": job.energy.co2_kg if job else None,
     }
     return {k: round_significant(v) if isinstance(v, float) else v for k, v in row.items()}
-
-
-# --- what configurations share -------------------------------------------------------------------
-#
-# Neighbours in a sweep often differ in what neither step nor memory depends on (length, price,
-# data, checkpoints), so that is put aside before looking up what was computed last.
-
-_ASIDE: dict[str, Any] = {
-    "name": "", "tokens": None, "steps": None, "samples": None, "epochs": 1.0,
-    "global_batch": None, "data": Data(), "sources": (),
-}  # fmt: skip
-
-
-def _machine(topology: Topology) -> Topology:
-    return topology.model_copy(update={"name": "", "offer": None, "sources": ()})
-
-
-def _breakdown(topology: Topology, workload: Workload) -> Breakdown:
-    job = workload.model_copy(update={**_ASIDE, "checkpoint": CheckpointSave()})
-    return _step(_machine(topology), job)
-
-
-@lru_cache(maxsize=64)
-def _step(topology: Topology, workload: Workload) -> Breakdown:
-    return quick_breakdown(topology, workload)
-
-
-def _memory(topology: Topology, workload: Workload) -> tuple[float, float, bool]:
-    """Reserved bytes, capacity and verdict; the second micro-batch is like all later ones."""
-    steps = min(2, workload.gradient_accumulation)
-    update = {**_ASIDE, "gradient_accumulation": steps}
-    return _report(_machine(topology), workload.model_copy(update=update))
-
-
-@lru_cache(maxsize=64)
-def _report(topology: Topology, workload: Workload) -> tuple[float, float, bool]:
-    report = memory(topology, workload)
-    return report.peak_reserved_bytes, report.capacity_bytes, report.fits

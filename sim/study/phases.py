@@ -19,7 +19,7 @@ from sim.inputs.shares import batch_on
 from sim.inputs.workload import Phase, Workload
 from sim.job.plan import job_steps, terms_of
 from sim.memory.report import machine as memory_of
-from sim.step.quick import quick_breakdown
+from sim.step.step import step
 from sim.study.machines import Machine
 from sim.units import HOUR_S
 
@@ -154,8 +154,8 @@ def _evaluate(
                 .loaded()
                 .workload.model_copy(update={"gradient_accumulation": 1, "global_batch": None})
             )
-            step = quick_breakdown(machine.topology, job)
-            alike = sum(step.kernels.get(kind, 0.0) for kind in _ALIKE)
+            kernels = step(machine.topology, job).breakdown.kernels
+            alike = sum(kernels.get(kind, 0.0) for kind in _ALIKE)
             a_step = batch_on(job, node.gpus).tokens
             speeds[key] = alike * flops.forward / flops.hardware / a_step
         seconds = tokens * speeds[key]

@@ -17,19 +17,17 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from sim.blocks.flops import token_flops
 from sim.errors import ScalingSimError
 from sim.inputs.shares import batch_on
-from sim.inputs.topology import Topology
 from sim.job.estimate import JobEstimate, estimate_job
 from sim.job.plan import job_steps, terms_of
-from sim.memory.report import MemoryReport, memory
 from sim.result.describe import peak_of
 from sim.step.breakdown import Breakdown
-from sim.step.quick import quick_breakdown
+from sim.step.step import memory_of, step
 from sim.study.candidates import Candidate
 from sim.units import HOUR_S
 
@@ -92,17 +90,8 @@ class Tally:
 
 @dataclass(slots=True)
 class Searcher:
-    """Shares simulations and bounds between the machines of one search.
+    """Shares bounds between the machines of one search."""
 
-    Attributes
-    ----------
-    simulate : callable
-        ``(topology, workload) -> Breakdown``.
-    """
-
-    simulate: Callable[[Topology, Any], Breakdown] = quick_breakdown
-    _steps: dict[Any, Breakdown] = field(default_factory=dict)
-    _memory: dict[Any, MemoryReport] = field(default_factory=dict)
     _kernels: dict[Any, dict[str, float]] = field(default_factory=dict)
     _peaks: dict[Any, float] = field(default_factory=dict)
 
@@ -172,9 +161,9 @@ class Searcher:
         if w.micro_batch > 1 and w.gradient_accumulation > 1:
             steps = batch_on(w).sequences_per_rank
             least = w.model_copy(update={"micro_batch": 1, "gradient_accumulation": steps})
-            if not self._report(replace(candidate, workload=least)).fits:
+            if not memory_of(candidate.topology, least).fits:
                 return False
-        return self._report(candidate).fits
+        return memory_of(candidate.topology, w).fits
 
     def bound(self, candidate: Candidate, kernels: dict[str, float]) -> Figures:
         """Figures that a candidate cannot beat if its step runs at least these kernels. [s]
@@ -199,37 +188,22 @@ class Searcher:
 
     def plan(self, candidate: Candidate) -> Plan:
         """Simulate a candidate."""
-        b = self._step(candidate)
         topology, workload = candidate.topology, candidate.workload
-        job = estimate_job(topology, workload, b)
+        found = step(topology, workload)
+        step_s, report = found.time_s, found.memory
+        job = estimate_job(topology, workload, found.breakdown)
         if job is None:
             message = "the workload states no length (tokens, steps or samples)"
             raise ScalingSimError(message)
-        report = self._report(candidate)
         flops = token_flops(workload.model, workload.sequence_length, workload.method)
-        rate = _tokens(candidate) / b.time_s / candidate.gpus
+        rate = _tokens(candidate) / step_s / candidate.gpus
         return Plan(
-            candidate, _figures(candidate, job, b.time_s), b.time_s,
+            candidate, _figures(candidate, job, step_s), step_s,
             rate * flops.model / peak_of(topology, workload).flops_per_s,
             report.peak_reserved_bytes, report.capacity_bytes, job,
         )  # fmt: skip
 
     # --- what is remembered ----------------------------------------------------------------------
-
-    def _step(self, candidate: Candidate) -> Breakdown:
-        key = (_hardware(candidate), candidate.topology.nodes, _layout(candidate))
-        if key not in self._steps:
-            self._steps[key] = self.simulate(candidate.topology, candidate.workload)
-        return self._steps[key]
-
-    def _report(self, candidate: Candidate) -> MemoryReport:
-        topology = candidate.topology
-        assert topology.node is not None
-        key = (candidate.gpus, topology.node.gpu.memory, topology.node.cpu.memory,
-               topology.node.gpus, _layout(candidate))  # fmt: skip
-        if key not in self._memory:
-            self._memory[key] = memory(topology, candidate.workload)
-        return self._memory[key]
 
     def _peak_s(self, candidate: Candidate) -> float:
         """Bound 1. [s]"""
@@ -261,7 +235,8 @@ class Searcher:
             one = workload.model_copy(
                 update={"parallelism": plain, "gradient_accumulation": 1, "global_batch": None}
             )
-            b = self.simulate(candidate.topology.model_copy(update={"nodes": 1}), one)
+            single = candidate.topology.model_copy(update={"nodes": 1})
+            b = step(single, one).breakdown
             alike = {kind: b.kernels.get(kind, 0.0) for kind in _ALIKE}
             total = sum(alike.values())
             # what collectives cost these kernels is not theirs
@@ -269,21 +244,6 @@ class Searcher:
             self._kernels[key] = {kind: share * seconds for kind, seconds in alike.items()}
         steps = workload.gradient_accumulation
         return {kind: steps * seconds for kind, seconds in self._kernels[key].items()}
-
-
-def _hardware(candidate: Candidate) -> Any:
-    """What decides the speed of a machine; not its price or name."""
-    t = candidate.topology
-    assert t.node is not None
-    return t.node, t.network
-
-
-def _layout(candidate: Candidate) -> Any:
-    w = candidate.workload
-    return (
-        w.micro_batch, w.gradient_accumulation, w.parallelism, w.activation_checkpointing,
-        candidate.extra,
-    )  # fmt: skip
 
 
 def _tokens(candidate: Candidate) -> int:

@@ -27,8 +27,8 @@ from sim.inputs.shares import batch_on
 from sim.interop.observations import kineto_observations, nccl_observations
 from sim.report.calibration import formatted
 from sim.report.chrome_trace import chrome_trace
-from sim.step.quick import quick_breakdown
 from sim.step.run import run_step
+from sim.step.step import step
 
 GIB = 2.0**30
 JOB = {
@@ -61,10 +61,10 @@ def test_ones_change_no_bit() -> None:
 
 def test_caches_tell_calibrations_apart() -> None:
     loaded = load("dgx-h100", JOB, SMALL)
-    first = quick_breakdown(loaded.topology, loaded.workload)
+    first = step(loaded.topology, loaded.workload).breakdown
     slow = loaded.topology.model_copy(update={"calibration": known(gemm_clock=0.5)})
-    assert quick_breakdown(slow, loaded.workload).time_s > first.time_s
-    assert quick_breakdown(loaded.topology, loaded.workload) == first
+    assert step(slow, loaded.workload).time_s > first.time_s
+    assert step(loaded.topology, loaded.workload).breakdown == first
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
@@ -111,7 +111,7 @@ def test_slowest_gpu_holds_all_up() -> None:
     times = {}
     for name, factors in {"one": {"slowest_gpu": 0.5}, "none": {}}.items():
         topology = loaded.topology.model_copy(update={"calibration": known(**factors)})
-        times[name] = quick_breakdown(topology, loaded.workload).time_s
+        times[name] = step(topology, loaded.workload).time_s
     assert 1.7 < times["one"] / times["none"] < 2.1
 
 
@@ -236,7 +236,7 @@ def test_calibration_finds_planted_factors(tmp_path: Path) -> None:
         loaded = load(topology, JOB, [*SMALL, f"sequence_length={length}"])
         slow = loaded.topology.model_copy(update={"calibration": truth})
         runs.append(Run(f"s{length}", loaded.topology, loaded.workload,
-                        quick_breakdown(slow, loaded.workload).time_s))  # fmt: skip
+                        step(slow, loaded.workload).time_s))  # fmt: skip
     observations, notes = nccl_observations(str(log), machine(1))
     assert notes == [f"{log}: 16 ranks, from bus over algbw"]
     report = calibrate(
@@ -277,7 +277,7 @@ def test_a_trace_tells_products_from_memory_bound_kernels(tmp_path: Path) -> Non
 def test_a_constant_at_its_bound_is_said() -> None:
     """A run ten times faster than it can be is no calibration."""
     loaded = load("dgx-h100", JOB, SMALL)
-    seconds = quick_breakdown(loaded.topology, loaded.workload).time_s / 10
+    seconds = step(loaded.topology, loaded.workload).time_s / 10
     runs = [Run(str(i), loaded.topology, loaded.workload, seconds) for i in range(3)]
     report = calibrate([run_observation(r) for r in runs])
     assert any("stopped at its bound" in note for note in report.notes)

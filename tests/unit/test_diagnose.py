@@ -15,7 +15,7 @@ from sim.cli import group
 from sim.errors import InputError
 from sim.inputs.loader import load
 from sim.report.diagnose import as_dict, formatted
-from sim.step.quick import quick_breakdown
+from sim.step.step import step
 
 BY_KEY = {cause.key: cause for cause in CAUSES}
 JOB = {
@@ -30,7 +30,7 @@ def planted(key: str, strength: float, topology: object = "dgx-h100") -> Figure:
     loaded = load(topology, JOB, SETS)  # type: ignore[arg-type]
     changed = BY_KEY[key].change(loaded.topology, loaded.workload, strength)
     assert changed is not None
-    seconds = changed.time(quick_breakdown(changed.topology, changed.workload))
+    seconds = changed.time(step(changed.topology, changed.workload).breakdown)
     return Figure(loaded.topology, loaded.workload, seconds, key)
 
 
@@ -52,7 +52,7 @@ def test_planted_cause_is_among_those_that_explain(key: str, strength: float) ->
 
 def test_nothing_to_explain() -> None:
     loaded = load("dgx-h100", JOB, SETS)
-    seconds = quick_breakdown(loaded.topology, loaded.workload).time_s
+    seconds = step(loaded.topology, loaded.workload).time_s
     found = diagnose([Figure(loaded.topology, loaded.workload, 1.02 * seconds)])
     assert found.nothing > 0.5
     assert "Nothing needs explaining" in formatted(found, "table")
@@ -60,7 +60,7 @@ def test_nothing_to_explain() -> None:
 
 def test_faster_than_it_can_be() -> None:
     loaded = load("dgx-h100", JOB, SETS)
-    seconds = quick_breakdown(loaded.topology, loaded.workload).time_s
+    seconds = step(loaded.topology, loaded.workload).time_s
     found = diagnose([Figure(loaded.topology, loaded.workload, 0.4 * seconds)])
     assert "Faster than the machine should be" in formatted(found, "table")
 
@@ -69,7 +69,7 @@ def test_a_run_on_one_node_clears_the_node() -> None:
     """With a good figure of one node beside it, only what is between nodes is left."""
     slow = planted("tcp", 5e9)
     one = load("dgx-h100", JOB, ["nodes=1", "parallelism.replicate=1", "model.layers=5"])
-    seconds = quick_breakdown(one.topology, one.workload).time_s
+    seconds = step(one.topology, one.workload).time_s
     good = Figure(one.topology, one.workload, seconds, "one node")
     alone, beside = diagnose([slow]), diagnose([slow, good])
     share = {
@@ -86,7 +86,7 @@ def test_baseline_sets_the_pace() -> None:
     """A cluster on which everything takes 1.5 times as long: the baseline explains it away."""
     loaded = load("dgx-h100", JOB, SETS)
     one = load("dgx-h100", JOB, ["nodes=1", "parallelism.replicate=1", "model.layers=5"])
-    seconds = [1.5 * quick_breakdown(x.topology, x.workload).time_s for x in (loaded, one)]
+    seconds = [1.5 * step(x.topology, x.workload).time_s for x in (loaded, one)]
     figure = Figure(loaded.topology, loaded.workload, seconds[0])
     assert diagnose([figure]).nothing < 0.1
     found = diagnose([figure], Figure(one.topology, one.workload, seconds[1]))
@@ -105,7 +105,7 @@ def test_the_test_separates_its_pair() -> None:
 def test_every_cause_is_slower_or_as_fast() -> None:
     """On this machine no cause may make the step shorter, and harder is never faster."""
     loaded = load("dgx-h100", JOB, SETS)
-    plain = quick_breakdown(loaded.topology, loaded.workload)
+    plain = step(loaded.topology, loaded.workload).breakdown
     for cause in CAUSES:
         if cause.key == "full-shard":  # a job may well be better off without replicas
             continue
@@ -113,7 +113,7 @@ def test_every_cause_is_slower_or_as_fast() -> None:
         for strength in cause.strengths:
             changed = cause.change(loaded.topology, loaded.workload, strength)
             if changed is not None:
-                times.append(changed.time(quick_breakdown(changed.topology, changed.workload)))
+                times.append(changed.time(step(changed.topology, changed.workload).breakdown))
         assert all(b >= a * 0.995 for a, b in pairwise(times)), cause.key
 
 
@@ -130,7 +130,7 @@ def test_causes_leave_out_what_cannot_be() -> None:
         "host-bound", "data", "power", "eager-attention", "recompute", "fp32", "padding",
     }  # fmt: skip
     assert NOTHING.change(loaded.topology, loaded.workload, 1.0) is not None
-    seconds = 3 * quick_breakdown(loaded.topology, loaded.workload).time_s
+    seconds = 3 * step(loaded.topology, loaded.workload).time_s
     assert diagnose([Figure(loaded.topology, loaded.workload, seconds)]).explanations
 
 

@@ -11,7 +11,7 @@ from sim.inputs.loader import load
 from sim.inputs.shares import batch_of
 from sim.memory.report import memory
 from sim.result.predict import predict
-from sim.step.quick import quick_breakdown
+from sim.step.step import step
 from sim.study.inverse import bandwidth_for, context_for, gpus_for, price_for
 
 HOUR = 3600.0
@@ -23,7 +23,7 @@ def efficiency(rate):
                ["nodes=4", "micro_batch=1", f"node.nics.rate={rate} B/s"])  # fmt: skip
     rates = [
         batch_of(p.topology, p.workload).tokens
-        / quick_breakdown(p.topology, p.workload).time_s
+        / step(p.topology, p.workload).time_s
         / p.topology.nodes
         for p in (one, two)
     ]

@@ -4,8 +4,8 @@ import subprocess
 import sys
 import time
 
-from sim.inputs.loader import load, prepare
-from sim.step.fast import evaluate
+from sim.inputs.loader import prepare
+from sim.step.step import step
 
 
 def _least(repeat, job):
@@ -23,22 +23,10 @@ def test_a_configuration_of_a_sweep_takes_milliseconds():
 
     def another():
         varied = pair.vary({"sequence_length": next(lengths)}).loaded()
-        evaluate(varied.topology, varied.workload, engine="compiled")
+        step(varied.topology, varied.workload, engine="compiled")
 
     another()
     assert _least(5, another) < 0.1  # 5 to 8 ms
-
-
-def test_evaluate_agrees_with_the_whole_result():
-    from sim.result.predict import predict
-
-    loaded = load("dgx-h100", "llama3-8b-sft", ["nodes=2"])
-    quick = evaluate(loaded.topology, loaded.workload)
-    whole = predict(loaded.topology, loaded.workload, scaling=False, fixes=False)
-    assert abs(quick.step_time_s / whole.step.time_s - 1) < 1e-5
-    assert abs(quick.tokens_per_s / whole.throughput.tokens_per_s - 1) < 1e-5
-    assert quick.memory_bytes == whole.memory.peak_reserved_bytes
-    assert quick.fits == whole.memory.fits
 
 
 def test_a_plain_run_needs_neither_numba_nor_the_graph_library():

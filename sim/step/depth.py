@@ -1,0 +1,74 @@
+"""A deep model's step from two shallow ones, where its blocks have settled into a rhythm.
+
+Blocks repeat, so past the first few every measure is linear in their number:
+M(L) = M(b) + (L - b) (M(b) - M(a)) / (b - a). Whether they have settled is seen in the deeper of
+the two: its blocks must follow each other evenly. What that cannot show is a host that falls behind
+only after many blocks; docs/decisions/0008-one-step.md has what is left of it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.inputs.workload import Workload
+from sim.lowering.lower import Lowered
+from sim.program import Timeline
+from sim.strategies.plan import SEGMENT, Plan
+
+SHALLOW, DEEP = 4, 8  # both beyond any prefetch depth of FSDP
+EVEN = 1e-5  # of a block's share of a micro-step: how much its pace may still change
+
+
+def repeats(workload: Workload) -> bool:
+    """Whether a step is deep, and every block of it may turn out to be like the next.
+
+    ZeRO-3 looks far ahead, the others reduce in buckets of many blocks: they are not asked.
+    """
+    model, p = workload.model, workload.parallelism
+    alike = model.sliding_window_pattern == 1 and model.dense_layers == 0
+    near = p.strategy in ("fsdp1", "fsdp2") and p.forward_prefetch < SHALLOW - 1
+    policy = workload.activation_checkpointing.kind
+    return alike and near and policy != "selective-blocks" and model.layers > 2 * DEEP
+
+
+def of_layers(workload: Workload, layers: int) -> Workload:
+    """The same job with fewer blocks."""
+    return workload.model_copy(
+        update={"model": workload.model.model_copy(update={"layers": layers})}
+    )
+
+
+def factors(layers: int) -> tuple[float, float]:
+    """How often measures at `SHALLOW` and at `DEEP` blocks go into those at `layers`."""
+    factor = (layers - DEEP) / (DEEP - SHALLOW)
+    return -factor, 1.0 + factor
+
+
+def settled(lowered: Lowered, timeline: Timeline) -> bool:
+    """Whether the blocks past `SHALLOW` follow each other evenly.
+
+    Parameters
+    ----------
+    lowered, timeline
+        A step of `DEEP` blocks, as the slowest rank sees it.
+    """
+    view = max(lowered.views, key=lambda view: float(timeline.end[view.compute].max()))
+    first = lowered.plan.derived.get("first of blocks")
+    if first is None:
+        first = lowered.plan.derived["first of blocks"] = _first_of_blocks(lowered.plan)
+    of, starts = lowered.plan_op[view.compute], timeline.start[view.compute]
+    begins = starts[np.searchsorted(of, first)]
+    pace = np.diff(begins, axis=1)[:, SHALLOW - 2 : DEEP - 3]  # the last ones see the end coming
+    share = float(timeline.end[view.compute].max()) / (DEEP * (first.shape[0] // 2))
+    return bool((pace.max(axis=1) - pace.min(axis=1)).max() <= EVEN * share)
+
+
+def _first_of_blocks(plan: Plan) -> npt.NDArray[np.int64]:
+    """The op with which each block begins, (2 x micro-steps, blocks), in the order of running."""
+    found: dict[tuple[int, bool], dict[int, int]] = {}
+    for i, op in enumerate(plan.ops):
+        if op.kind == SEGMENT and op.block > 0 and op.name in ("forward", "recompute", "backward"):
+            found.setdefault((op.micro_step, op.name == "forward"), {}).setdefault(op.block, i)
+    # the head counts as the block after the last
+    return np.array([[i for b, i in row.items() if b <= DEEP] for row in found.values()])
