@@ -1,43 +1,24 @@
-"""Bytes alive on a rank as the CPU thread allocates and frees them; the peak of every moment."""
+"""The allocations of a plan, measured for one job: what lives when, peaks by moment."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-MOMENTS = ("init", "forward", "backward", "optimizer", "save")
+import numpy as np
+import numpy.typing as npt
 
-#: what a walk counts -> the category it is reported under. The categories are those of PyTorch's
-#: FSDPMemTracker, which calls temporary whatever backward made and no hook has taken over yet.
-CATEGORY = {
-    "sharded parameters": "sharded_parameters",
-    "quantisation scales": "unsharded_parameters",
-    "unsharded parameters": "unsharded_parameters",
-    "sharded gradients": "sharded_gradients",
-    "unsharded gradients": "unsharded_gradients",
-    "optimizer states": "optimizer_states",
-    "saved activations": "activations",
-    "logits and loss": "activations",
-    "all-gather buffers": "all_gather_buffers",
-    "reduce-scatter buffers": "reduce_scatter_buffers",
-    "gradients of logits": "temporaries",
-    "recomputed activations and their gradients": "temporaries",
-    "gradients waiting for their unit": "temporaries",
-    "last reduce-scatter's input": "temporaries",
-    "optimizer temporaries": "temporaries",
-    "checkpoint staging": "temporaries",
-    "inputs": "inputs",
-}
+from sim.blocks.activations import checkpoint_policy, head_footprint, layer_footprint
+from sim.blocks.modules import ModelTree
+from sim.inputs.shares import batch_on
+from sim.inputs.workload import Workload
+from sim.memory.states import optimizer_bytes, optimizer_temporaries, scale_bytes, staged_bytes
+from sim.strategies.allocations import MOMENTS, TERMS, Allocations
 
+F8 = npt.NDArray[np.float64]
 
-#: terms that other streams than the compute stream allocate, or that are freed into pools of a size
-#: of their own: the caching allocator never hands their memory to the compute stream
-POOLS = {
-    "all-gather buffers": "gather",
-    "sharded gradients": "reduced",
-    "reduce-scatter buffers": "reduce",
-    "last reduce-scatter's input": "reduce",
-}
+POOLS = tuple(dict.fromkeys(term.pool for term in TERMS))
+_OF_POOL = {pool: [i for i, t in enumerate(TERMS) if t.pool == pool] for pool in POOLS}
+_CATEGORY = {term.name: term.category for term in TERMS}
 
 
 @dataclass(slots=True)
@@ -52,78 +33,106 @@ class Peak:
         found: dict[str, float] = {}
         for term, size in self.terms.items():
             if size > 0.5:
-                key = CATEGORY[term]
+                key = _CATEGORY[term]
                 found[key] = found.get(key, 0.0) + size
         return found
 
 
+@dataclass(frozen=True, slots=True)
 class Ledger:
-    """Live bytes by term.
+    """Memory of one rank in a step.
 
-    `mark` records a point in time, with what lives for that instant alone.
+    Attributes
+    ----------
+    peaks : dict of str to Peak
+        By moment.
+    pools : dict of str to float
+        The most that each of the allocator's pools ever holds. [B]
+    host : dict of str to float
+        Host memory by what takes it, all the time. [B]
     """
 
-    def __init__(self) -> None:
-        self.live: dict[str, float] = {}
-        self.total = 0.0
-        self.moment = "init"
-        self.peaks = {moment: Peak() for moment in MOMENTS}
-        self.pools: dict[str, float] = {}
-        self._pooled = 0.0  # live bytes of `POOLS` at the last mark
-        self._moved = True  # a term of `POOLS` has changed since
-
-    def add(self, term: str, size: float) -> None:
-        """Allocate (or with a negative size free)."""
-        self.live[term] = self.live.get(term, 0.0) + size
-        self.total += size
-        if term in POOLS:
-            self._moved = True
-
-    def put(self, term: str, size: float) -> None:
-        """Make a term this large."""
-        self.total += size - self.live.get(term, 0.0)
-        self.live[term] = size
-        if term in POOLS:
-            self._moved = True
-
-    def repeat(self, before: Mapping[str, float], times: int) -> None:
-        """Change all terms `times` more times as much as since they were `before`."""
-        for term, size in self.live.items():
-            change = times * (size - before.get(term, 0.0))
-            if change:
-                self.live[term] = size + change
-                self.total += change
-        self._moved = True
-
-    def mark(self, **instant: float) -> None:
-        """Record this point; `instant` terms (underscores for spaces) live only now."""
-        self.mark_terms({key.replace("_", " "): size for key, size in instant.items()})
-
-    def mark_terms(self, instant: dict[str, float]) -> None:
-        """Record this point, with terms that live only now."""
-        total = self.total + sum(instant.values())
-        pools = self.pools
-        here = not POOLS.keys().isdisjoint(instant)
-        if here or self._moved:
-            pooled = 0.0
-            for term, pool in POOLS.items():
-                size = self.live.get(term, 0.0) + instant.get(term, 0.0)
-                if size:
-                    pooled += size
-                    if size > pools.get(pool, 0.0):
-                        pools[pool] = size
-            self._pooled, self._moved = pooled, here
-        compute = total - self._pooled
-        if compute > pools.get("compute", 0.0):
-            pools["compute"] = compute
-        peak = self.peaks[self.moment]
-        if total > peak.total:
-            terms = dict(self.live)
-            for term, size in instant.items():
-                terms[term] = terms.get(term, 0.0) + size
-            peak.total, peak.terms = total, terms
+    peaks: dict[str, Peak]
+    pools: dict[str, float]
+    host: dict[str, float]
 
     @property
     def highest(self) -> str:
         """The moment of the highest peak."""
         return max(MOMENTS, key=lambda moment: self.peaks[moment].total)
+
+
+def live_bytes(allocations: Allocations, workload: Workload, tree: ModelTree) -> F8:
+    """What lives at every instant of a step.
+
+    Parameters
+    ----------
+    allocations : Allocations
+        Of a plan of this job, or of one that differs only in costs.
+    workload, tree
+        The job and its model.
+
+    Returns
+    -------
+    (terms, instants) float64
+        Rows as `TERMS`; `Allocations.columns` tells moment and next op of an instant. [B]
+    """
+    return _live(allocations, quantities(allocations, workload, tree))
+
+
+def _live(allocations: Allocations, sizes: F8) -> F8:
+    c = allocations.columns()
+    count = c.moment.size
+    changes = np.bincount(
+        c.term * count + c.instant, c.coefficient * sizes[c.quantity], len(TERMS) * count
+    )
+    return changes.reshape(len(TERMS), count).cumsum(axis=1)
+
+
+def quantities(allocations: Allocations, workload: Workload, tree: ModelTree) -> F8:
+    """Bytes of what a plan leaves open, in the order of `sim.strategies.allocations`."""
+    head, save, ranks = head_footprint(workload), workload.checkpoint, allocations.ranks
+    full = save.mode == "full"
+    sizes = [
+        1.0, scale_bytes(workload, tree), optimizer_bytes(workload, ranks),
+        optimizer_temporaries(workload, ranks), 8.0 * batch_on(workload).local_tokens, float(full),
+        float(full and not save.offload_to_cpu), staged_bytes(workload, ranks),
+        head.hidden, head.norm, head.logits, head.forward_peak, head.saved, head.backward_peak,
+        head.weight_peak, head.held,
+    ]  # fmt: skip
+    policy, offload = checkpoint_policy(workload), workload.activation_checkpointing.offload
+    for style in dict.fromkeys(allocations.layers):
+        layer = layer_footprint(workload, style.kind, policy if style.recomputed else "none")
+        leaves = layer.hidden if offload else 0.0
+        stays = max(0.0, layer.saved - leaves)
+        sizes += [
+            stays, leaves + layer.forward_peak, layer.saved - layer.backward_saved,
+            layer.backward_working, layer.saved - stays,
+        ]  # fmt: skip
+    return np.array(sizes)
+
+
+def read(allocations: Allocations, workload: Workload, tree: ModelTree) -> Ledger:
+    """Peaks of a step, from the allocations of its plan."""
+    sizes = quantities(allocations, workload, tree)
+    live = _live(allocations, sizes)
+    moments = allocations.columns().moment
+    total = live.sum(axis=0)
+    peaks = {}
+    for at, moment in enumerate(MOMENTS):
+        inside = np.flatnonzero(moments == at)
+        if inside.size:
+            highest = inside[total[inside].argmax()]
+            held = live[:, highest].tolist()
+            terms = {t.name: size for t, size in zip(TERMS, held, strict=True) if size}
+            peaks[moment] = Peak(float(total[highest]), terms)
+        else:
+            peaks[moment] = Peak()
+    pools = {pool: float(live[rows].sum(axis=0).max()) for pool, rows in _OF_POOL.items()}
+    host: dict[str, float] = {}
+    offsets = allocations.offsets()
+    for name, size, quantity, layer in allocations.host:
+        size *= float(sizes[offsets[layer] + quantity])
+        if size:
+            host[name] = host.get(name, 0.0) + size
+    return Ledger(peaks, pools, host)

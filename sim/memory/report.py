@@ -11,11 +11,11 @@ from sim.inputs.notes import Message
 from sim.inputs.shares import mesh_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.memory.host import host_terms, loading_bytes
-from sim.memory.ledger import MOMENTS, Ledger
-from sim.memory.replicated import walk_replicated
-from sim.memory.sharded import walk_fsdp
+from sim.memory.ledger import Ledger, read
 from sim.mesh import Mesh
+from sim.strategies import allocations_of
+from sim.strategies.allocations import MOMENTS
+from sim.strategies.units import dtypes, stored_bytes
 from sim.strategies.zero3 import zero3_live_peak
 
 
@@ -89,10 +89,8 @@ def constants() -> dict[str, float]:
 
 
 def walk(workload: Workload, tree: ModelTree, mesh: Mesh) -> Ledger:
-    """Memory walk of a workload's strategy."""
-    if workload.parallelism.strategy in ("fsdp1", "fsdp2"):
-        return walk_fsdp(workload, tree, mesh)
-    return walk_replicated(workload, tree, mesh)
+    """Memory of one rank in a step, read off its plan."""
+    return read(allocations_of(workload, tree, mesh), workload, tree)
 
 
 def memory(
@@ -142,9 +140,9 @@ def memory(
     reserved = allocated + sum(overheads.values())
     terms = {k: v for k, v in peak.terms.items() if v > 0.5}
     per_node = min(world, topology.node.gpus if topology.node else world)
-    host_parts = {k: per_node * v for k, v in host_terms(workload, tree, mesh).items()}
+    host_parts = {k: per_node * v for k, v in ledger.host.items()}
     on_host = sum(host_parts.values())
-    loading = per_node * loading_bytes(workload, tree)
+    loading = per_node * _loading_bytes(workload, tree)
     return MemoryReport(
         peak_allocated_bytes=allocated,
         peak_reserved_bytes=reserved,
@@ -163,6 +161,19 @@ def memory(
         host_capacity_bytes=host,
         warnings=_warnings(workload, tree, mesh, reserved, capacity),
     )
+
+
+def _loading_bytes(workload: Workload, tree: ModelTree) -> float:
+    """Host memory of one rank while it loads the weights. [B]
+
+    Nothing to speak of where each rank reads its own part; the whole model, as it will be stored,
+    where every rank builds a copy first (no ``cpu_ram_efficient_loading``).
+    """
+    p, types = workload.parallelism, dtypes(workload)
+    if p.cpu_ram_efficient_loading:
+        return 0.0
+    deepspeed = p.strategy.startswith("zero")
+    return stored_bytes(tree, types, types.compute if deepspeed else types.master)
 
 
 def _warnings(

@@ -2,40 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from sim.blocks.modules import ModelTree
 from sim.blocks.optimizer import OPTIMIZERS
-from sim.blocks.tree import build_tree
-from sim.inputs.model import Model
-from sim.inputs.workload import Method, Workload
-from sim.strategies.units import dtypes, is_matrix, padded_numel
-
-
-@lru_cache(maxsize=64)
-def trainable_elements(model: Model, method: Method, ranks: int) -> tuple[float, int, float, float]:
-    """Padded trainable elements of a shard, tensors, largest shard of one, Adafactor's factors."""
-    tree = build_tree(model, method)
-    elements = largest = factors = 0.0
-    tensors = 0
-    seen: dict[str, tuple[float, int, float, float]] = {}
-    for block in (tree.embedding, *tree.layers, tree.head):
-        if block.kind not in seen:
-            e = big = f = 0.0
-            count = 0
-            for module in block.modules:
-                for parameter in module.parameters:
-                    if not parameter.trainable:
-                        continue
-                    n = padded_numel(parameter.shape, ranks) / ranks
-                    e, big, count = e + n, max(big, n), count + 1
-                    # a row and a column vector for a matrix, the whole second moment for a vector
-                    f += sum(parameter.shape) if len(parameter.shape) > 1 else parameter.numel
-            seen[block.kind] = (e, count, big, f)
-        e, count, big, f = seen[block.kind]
-        elements, tensors, factors = elements + e, tensors + count, factors + f
-        largest = max(largest, big)
-    return elements, tensors, largest, factors / ranks
+from sim.inputs.workload import Workload
+from sim.strategies.units import dtypes, is_matrix, trainable_elements
+from sim.units import DTYPE_BYTES
 
 
 def optimizer_bytes(workload: Workload, ranks: int) -> float:
@@ -49,6 +20,14 @@ def optimizer_temporaries(workload: Workload, ranks: int) -> float:
     elements, _, largest, _ = trainable_elements(workload.model, workload.method, ranks)
     how = workload.optimizer_implementation
     return OPTIMIZERS[workload.optimizer].scratch_bytes(how, elements, largest)
+
+
+def staged_bytes(workload: Workload, ranks: int) -> float:
+    """Copies that an asynchronous checkpoint leaves in host memory, per rank. [B]"""
+    if not workload.checkpoint.asynchronous:
+        return 0.0
+    elements = trainable_elements(workload.model, workload.method, ranks)[0]
+    return DTYPE_BYTES[dtypes(workload).master] * elements + optimizer_bytes(workload, ranks)
 
 
 def scale_bytes(workload: Workload, tree: ModelTree) -> float:

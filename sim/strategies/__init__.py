@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sim.errors import InputError
 from sim.inputs.workload import fields_but
-from sim.strategies.plan import Plan
+from sim.strategies.plan import Plan, Quiet, Recorder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sim.blocks.modules import ModelTree
     from sim.inputs.workload import Workload
     from sim.mesh import Mesh
+    from sim.strategies.allocations import Allocations
 
-__all__ = ["Plan", "build_plan", "plan_of"]
+__all__ = ["Plan", "allocations_of", "build_plan", "plan_of"]
 
 _SOURCE = "workload"
+_T = TypeVar("_T")
 _plans: dict[tuple[object, ...], Plan] = {}
 MAX_PLANS = 32
+_allocations: dict[tuple[object, ...], Allocations] = {}
+MAX_ALLOCATIONS = 128  # about 50 kB each
 _NO_MATTER = frozenset((
     "name", "sequence_length", "micro_batch", "global_batch", "tokens", "steps", "samples",
     "epochs", "optimizer", "optimizer_implementation", "attention", "compile", "cuda_graphs",
@@ -39,16 +45,38 @@ def plan_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> Plan:
         mesh, shape and (workload.micro_batch, workload.sequence_length),
         *fields_but(workload, _NO_MATTER),
     )  # fmt: skip
-    found = _plans.pop(key, None) or build_plan(workload, tree, mesh)
-    if len(_plans) >= MAX_PLANS:
-        del _plans[next(iter(_plans))]
-    _plans[key] = found  # the last used stands last
+    return _kept(_plans, MAX_PLANS, key, lambda: build_plan(workload, tree, mesh))
+
+
+def _kept(
+    of: dict[tuple[object, ...], _T], most: int, key: tuple[object, ...], make: Callable[[], _T]
+) -> _T:
+    found = of.pop(key, None) or make()
+    if len(of) >= most:
+        del of[next(iter(of))]
+    of[key] = found  # the last used stands last
     return found
 
 
+def allocations_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> Allocations:
+    """What a step allocates and frees, for jobs that differ only in costs; its ops are not kept.
+
+    Two micro-batches stand for many: in the second, gradients of the first are there.
+    """
+    micro_steps = min(workload.gradient_accumulation, 2)
+    key = (mesh, micro_steps, *fields_but(workload, _NO_MATTER | {"gradient_accumulation"}))
+
+    def record() -> Allocations:
+        job = workload.model_copy(update={"gradient_accumulation": micro_steps})
+        return build_plan(job, tree, mesh, recorder=Quiet).memory
+
+    return _kept(_allocations, MAX_ALLOCATIONS, key, record)
+
+
 def build_plan(
-    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1, cold: bool = False
-) -> Plan:
+    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1, cold: bool = False,
+    recorder: type[Recorder] = Recorder,
+) -> Plan:  # fmt: skip
     """Record what one rank issues in a training step of the workload's strategy.
 
     Parameters
@@ -63,6 +91,8 @@ def build_plan(
         Optimizer steps to record one after the other, from the first of a run if more than one. [1]
     cold : bool
         Record the first step of a run where it differs from later ones (fsdp1, zero3).
+    recorder : type
+        `Quiet` to record allocations alone.
 
     Returns
     -------
@@ -81,19 +111,19 @@ def build_plan(
     if strategy == "fsdp2":
         from sim.strategies import fsdp2
 
-        return fsdp2.build(workload, tree, mesh, steps)
+        return fsdp2.build(workload, tree, mesh, steps, recorder)
     if strategy == "fsdp1":
         from sim.strategies import fsdp1
 
-        return fsdp1.build(workload, tree, mesh, steps, cold)
+        return fsdp1.build(workload, tree, mesh, steps, cold, recorder)
     if strategy == "ddp":
         from sim.strategies import ddp
 
-        return ddp.build(workload, tree, mesh, steps)
+        return ddp.build(workload, tree, mesh, steps, recorder)
     if strategy == "zero3":
         from sim.strategies import zero3
 
-        return zero3.build(workload, tree, mesh, steps)
+        return zero3.build(workload, tree, mesh, steps, recorder)
     from sim.strategies import zero12
 
-    return zero12.build(workload, tree, mesh, steps)
+    return zero12.build(workload, tree, mesh, steps, recorder)

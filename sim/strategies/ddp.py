@@ -14,6 +14,7 @@ from sim.errors import InputError
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.plan import Plan, Recorder
+from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.tail import clip_and_step, loss_all_reduce
 from sim.strategies.units import SOURCE, checkpointed, dtypes, tree_blocks
 from sim.units import DTYPE_BYTES
@@ -33,7 +34,10 @@ class _Gradient(NamedTuple):
     numel: int
 
 
-def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Plan:
+def build(
+    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1,
+    recorder: type[Recorder] = Recorder,
+) -> Plan:  # fmt: skip
     """Steady-state steps of DDP.
 
     Parameters
@@ -46,6 +50,8 @@ def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Pl
         How the ranks are grouped.
     steps : int
         Optimizer steps to record one after the other. [1]
+    recorder : type
+        `Quiet` to keep no ops.
 
     Returns
     -------
@@ -60,7 +66,7 @@ def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Pl
     if workload.parallelism.offload != "none":
         message = "ddp keeps everything on the GPU; fsdp2 and zero1 to zero3 offload"
         raise InputError.single(SOURCE, message, "parallelism.offload")
-    run = _Run(workload, tree, mesh)
+    run = _Run(workload, tree, mesh, recorder)
     for _ in range(steps):
         run.step()
     return run.recorder.plan
@@ -96,7 +102,9 @@ def buckets(sizes: list[float], first: float, cap: float) -> list[list[int]]:
 class _Run:
     """The CPU thread."""
 
-    def __init__(self, workload: Workload, tree: ModelTree, mesh: Mesh) -> None:
+    def __init__(
+        self, workload: Workload, tree: ModelTree, mesh: Mesh, recorder: type[Recorder]
+    ) -> None:
         self.workload, self.mesh = workload, mesh
         knobs = self.knobs = workload.parallelism
         types = self.types = dtypes(workload)
@@ -122,7 +130,8 @@ class _Run:
             if end.module != _last_module(self.blocks[end.block]):
                 split.add(end.block)
         self.split = split
-        self.recorder = Recorder({"world": mesh.groups("world")})
+        self.recorder = recorder({"world": mesh.groups("world")})
+        self.memory = ReplicatedMemory(workload, tree, 1, self.recorder.memory)
         plan = self.recorder.plan
         plan.owned_numel = float(sum(g.numel for g in arrivals))
         plan.owned_tensors = len(arrivals)
@@ -135,11 +144,15 @@ class _Run:
         """All micro-steps of one optimizer step, then clipping and the optimizer."""
         r = self.recorder
         micro_steps = self.workload.gradient_accumulation
+        self.memory.start()
         for micro in range(micro_steps):
             r.micro_step = micro
+            self.memory.forward(first=not micro)
             self.forward()
             sync = micro == micro_steps - 1 or self.knobs.gradient_sync == "every"
             self.backward(sync and self.mesh.world > 1)
+            self.memory.done()
+        self.memory.step()
         loss_all_reduce(r, self.knobs, self.mesh)
         clip_and_step(r, self.knobs, self.grad_bytes, norm_bytes=0.0)
         r.micro_step = 0
@@ -147,6 +160,7 @@ class _Run:
     def forward(self) -> None:
         """Forward of every block; under autocast weights are cast at each use."""
         for number in range(len(self.blocks)):
+            self.memory.reach(number, forward=True)
             self._cast(number, "forward", self.elements[number])
             self.recorder.segment("forward", "forward", number)
 
@@ -168,6 +182,7 @@ class _Run:
         r = self.recorder
         reduced: list[tuple[int, float]] = []  # all-reduce op, elements
         for number in range(len(self.blocks) - 1, -1, -1):
+            self.memory.reach(number, forward=False)
             if not self.flows[number]:
                 continue
             block = self.blocks[number]

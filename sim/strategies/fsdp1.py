@@ -19,8 +19,9 @@ from sim.errors import InputError
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import ActivationCopies
-from sim.strategies.plan import Event, Plan, Recorder
-from sim.strategies.repeat import Fence, lengthen
+from sim.strategies.fsdp_memory import FsdpMemory
+from sim.strategies.plan import Event, Plan, Quiet, Recorder
+from sim.strategies.repeat import Folding, shortened
 from sim.strategies.tail import clip_and_step, loss_all_reduce
 from sim.strategies.units import (
     QUANTISED_BYTES,
@@ -75,8 +76,9 @@ class _Layout:
 
 
 def build(
-    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1, cold: bool = False
-) -> Plan:
+    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1, cold: bool = False,
+    recorder: type[Recorder] = Recorder,
+) -> Plan:  # fmt: skip
     """One steady-state step of FSDP1, or the first `steps` steps of a run.
 
     Parameters
@@ -92,6 +94,8 @@ def build(
     cold : bool
         Start from the first step of a run, in which nothing is known of the forward order and no
         free event is left over. Implied by ``steps > 1``.
+    recorder : type
+        `Quiet` to keep no ops.
 
     Returns
     -------
@@ -103,23 +107,15 @@ def build(
     InputError
         If knobs contradict each other, or FSDP1 refuses them.
     """
-    layers = len(tree.layers)
-    if not _uniform(workload, tree):
-        return record_in_full(workload, tree, mesh, steps, cold)
-    kept = 2 * _EDGE + 1
-    short = ModelTree(tree.embedding, tree.layers[:kept], tree.head, tree.tied)
-    run = _Run(workload, short, mesh, _EDGE, layers - kept)
-    plan = run.play(steps, cold)
-    names = ("", *(b.name for b in tree.layers), "")
-    plan.ops = lengthen(plan.ops, run.fences, layers - kept, names)
-    return plan
+    edge = _EDGE if _uniform(workload, tree) else 0
+    return _Run(workload, tree, mesh, edge, recorder).play(steps, cold)
 
 
 def record_in_full(
     workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1, cold: bool = False
 ) -> Plan:
     """As `build`, every layer by the state machine: what tests hold `build` against."""
-    return _Run(workload, tree, mesh).play(steps, cold)
+    return _Run(workload, tree, mesh, 0, Recorder).play(steps, cold)
 
 
 def _uniform(workload: Workload, tree: ModelTree) -> bool:
@@ -266,9 +262,11 @@ class _Run:
     """The CPU thread: hooks in the order in which autograd and modules call them."""
 
     def __init__(
-        self, workload: Workload, tree: ModelTree, mesh: Mesh, fold: int = 0, extra: int = 0
+        self, workload: Workload, full: ModelTree, mesh: Mesh, edge: int, recorder: type[Recorder]
     ) -> None:
-        self.workload, self.mesh = workload, mesh
+        self.workload, self.mesh, self.full, self.edge = workload, mesh, full, edge
+        tree = shortened(full, edge)
+        self.recorded, self.kind = len(tree.layers), recorder
         self.knobs = workload.parallelism
         self.types = dtypes(workload)
         self.sharded = self.knobs.sharding_strategy != "no-shard"
@@ -278,9 +276,7 @@ class _Run:
         self.replicate = mesh.dp_replicate if self.sharded else 1
         layout = self.layout = _layout(workload, tree, shard, self.types)
         self.units = layout.units
-        self.fold, self.extra = fold, extra  # layer behind which layers are to be inserted
-        self.fences: list[Fence] = []
-        self.full = self.knobs.sharding_strategy == "full-shard"
+        self.frees = self.knobs.sharding_strategy == "full-shard"
         self.offload = self.knobs.offload != "none"
         offloads = workload.activation_checkpointing.offload
         self.copies = ActivationCopies(workload, tree) if offloads else None
@@ -301,43 +297,47 @@ class _Run:
         self.held_grad = [False] * n  # unsharded gradient of an unsynchronised micro-step
         self.has_grad = [False] * n
         self.reduce_grads = True
-        self.recorder = self._recorder()
+        self._begin()
 
-    def _recorder(self) -> Recorder:
+    def _begin(self) -> None:
+        """Start a recording; what the run has learned is kept."""
         groups = {"shard": self.over}
         if self.replicate > 1:
             groups["replicate"] = self.mesh.groups("dp_replicate")
-        recorder = Recorder(groups)
+        recorder = self.recorder = self.kind(groups)
+        extra = len(self.full.layers) - self.recorded
+        self.folding = Folding(recorder, self.edge, extra)
         plan = recorder.plan
         parts = self.shard if self.sharded else 1
-        owned = self.units + self.units[1:2] * self.extra
+        self.memory = FsdpMemory(self.workload, self.full, parts, self.recorded, recorder.memory)
+        owned = self.units + self.units[1:2] * extra
         plan.owned_numel = sum(u.grad_numel for u in owned) / parts
         plan.owned_tensors = sum(u.grad_tensors for u in owned)
         plan.optimizer_on_host = self.offload
-        return recorder
 
     def play(self, steps: int, cold: bool) -> Plan:
         """Record steps, after an unrecorded first one unless the run is to start cold."""
-        if steps == 1 and not cold:
+        if steps == 1 and not cold and self.kind is not Quiet:
             self.step()
-            # keep what the run has learned; events of the past have happened
-            self.recorder = self._recorder()
-            self.free = deque(() for _ in self.free)
-            self.fences.clear()
+            self._begin()
+            self.free = deque(() for _ in self.free)  # events of the past have happened
         for _ in range(steps):
             self.step()
-        return self.recorder.plan
+        return self.folding.unfold(self.recorder.plan, self.full)
 
     def step(self) -> None:
         """All micro-steps of one optimizer step, then clipping and the optimizer."""
         r, knobs = self.recorder, self.knobs
         micro_steps = self.workload.gradient_accumulation
         self.has_grad = [False] * len(self.units)
+        self.memory.start()
         for micro in range(micro_steps):
             r.micro_step = micro
             self.reduce_grads = micro == micro_steps - 1 or knobs.gradient_sync == "every"
+            self.memory.forward(sync=self.reduce_grads, accumulating=micro > 0)
             self.forward()
             self.backward()
+        self.memory.step()
         loss_all_reduce(r, knobs, self.mesh)
         norm = 4.0 if self.sharded else 0.0
         clip_and_step(
@@ -364,7 +364,8 @@ class _Run:
         entered: list[int] = []
         self.pre_forward(ROOT, 0, entered)
         for i, piece in enumerate(pieces):
-            began = len(r.ops)
+            self.folding.open(piece.block, 1)
+            self.memory.reach(piece.block)
             for unit in piece.enter:
                 self.pre_forward(unit, i, entered)
             if self.copies and pieces[i - 1].block != piece.block:
@@ -373,8 +374,7 @@ class _Run:
             r.segment("forward", FORWARD, piece.block, piece.module, name)
             for unit in piece.leave:
                 self.post_forward(unit)
-            if self.fold and piece.block == self.fold:
-                self.fences.append(Fence(began, len(r.ops), 1))
+            self.folding.close(piece.block, 1)
         self.post_forward(ROOT)
         if not self.next_forward:
             self.next_forward = dict(pairwise(entered))
@@ -398,7 +398,7 @@ class _Run:
         if not self.index[unit]:
             self.index[unit] = len(self.order)
         self.order.append(unit)
-        self.reshard(unit, self.full and unit != ROOT)
+        self.reshard(unit, self.frees and unit != ROOT)
         self.needs_backward[unit] = self.layout.output_grad[unit]
         self.ran_backward[unit] = False
 
@@ -443,13 +443,16 @@ class _Run:
         """The backward graph, newest autograd node first, then the final callback."""
         r, layout = self.recorder, self.layout
         pieces = layout.pieces
+        self.memory.backward()
         waiting = [u for u in self.made if self.units[u].grad_numel]
         if layout.output_grad[ROOT]:
             self.pre_backward(ROOT)
         frozen = -1  # unit without gradients whose input's gradient has just come
         recomputed = -1
         for i in range(len(pieces) - 1, -1, -1):
-            piece, began = pieces[i], len(r.ops)
+            piece = pieces[i]
+            self.folding.open(piece.block, -1)
+            self.memory.reach(piece.block)
             if piece.output_grad:
                 if self.copies and pieces[(i + 1) % len(pieces)].block != piece.block:
                     self.copies.backward(r, piece.block)
@@ -469,8 +472,8 @@ class _Run:
             for unit in piece.enter:
                 if not self.units[unit].grad_numel and layout.input_grad[unit]:
                     frozen = unit
-            if self.fold and piece.block == self.fold + 1:
-                self.fences.append(Fence(began, len(r.ops), -1))
+            self.folding.close(piece.block, -1)
+        self.memory.final_callback()
         self._final_callback()
 
     def _recompute(self, block: int) -> None:
@@ -511,7 +514,7 @@ class _Run:
             self.prefetched[target] = True
 
     def _post_backward_reshard(self, unit: int) -> None:
-        free = self.sharded and (self.reduce_grads or self.full)
+        free = self.sharded and (self.reduce_grads or self.frees)
         self.reshard(unit, free)
         if self.knobs.backward_prefetch == "post":
             self._prefetch(unit)
@@ -588,7 +591,7 @@ class _Run:
                 r.host_sync(r.record("compute"))
         for unit in range(len(self.units)):
             if self.in_use[unit]:
-                self.reshard(unit, self.sharded and (self.reduce_grads or self.full))
+                self.reshard(unit, self.sharded and (self.reduce_grads or self.frees))
             self.index[unit] = None
             self.ran_backward[unit] = False
             self.needs_backward[unit] = False

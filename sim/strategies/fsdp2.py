@@ -14,8 +14,9 @@ from sim.mesh import Mesh
 from sim.strategies.activation_copies import ActivationCopies
 from sim.strategies.context import ContextParallel
 from sim.strategies.fsdp2_layout import Piece, lay_out, post_forward_ranks, prefetch_targets
+from sim.strategies.fsdp_memory import FsdpMemory
 from sim.strategies.plan import Event, Plan, Recorder
-from sim.strategies.repeat import Fence, lengthen
+from sim.strategies.repeat import Folding, shortened
 from sim.strategies.tail import clip_and_step, loss_all_reduce
 from sim.strategies.units import dtypes, equal_layers
 from sim.units import DTYPE_BYTES
@@ -24,7 +25,10 @@ SHARDED, POST_FORWARD, UNSHARDED = range(3)
 FORWARD, PRE_BACKWARD = "forward", "backward"
 
 
-def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Plan:
+def build(
+    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1,
+    recorder: type[Recorder] = Recorder,
+) -> Plan:  # fmt: skip
     """One step (or several) of FSDP2.
 
     Parameters
@@ -37,6 +41,8 @@ def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Pl
         How the ranks are grouped.
     steps : int
         Optimizer steps to record one after the other. [1]
+    recorder : type
+        `Quiet` to keep no ops.
 
     Returns
     -------
@@ -48,27 +54,18 @@ def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Pl
     InputError
         If the knobs contradict the mesh.
     """
-    edge = _edge(workload, tree)
-    if not edge:
-        return record_in_full(workload, tree, mesh, steps)
-    kept = 2 * edge + 1
-    extra = len(tree.layers) - kept
-    short = ModelTree(tree.embedding, tree.layers[:kept], tree.head, tree.tied)
-    run = _Run(workload, short, mesh, edge, extra)
-    for _ in range(steps):
-        run.step()
-    plan = run.recorder.plan
-    names = ("", *(b.name for b in tree.layers), "")
-    plan.ops = lengthen(plan.ops, run.fences, extra, names)
-    return plan
+    return _record(_Run(workload, tree, mesh, _edge(workload, tree), recorder), tree, steps)
 
 
 def record_in_full(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Plan:
     """As `build`, every layer by the state machine: what tests hold `build` against."""
-    run = _Run(workload, tree, mesh)
+    return _record(_Run(workload, tree, mesh, 0, Recorder), tree, steps)
+
+
+def _record(run: _Run, tree: ModelTree, steps: int) -> Plan:
     for _ in range(steps):
         run.step()
-    return run.recorder.plan
+    return run.folding.unfold(run.recorder.plan, tree)
 
 
 def _edge(workload: Workload, tree: ModelTree) -> int:
@@ -91,21 +88,21 @@ class _Run:
     """The CPU thread: hooks in the order in which autograd and modules call them."""
 
     def __init__(
-        self, workload: Workload, tree: ModelTree, mesh: Mesh, fold: int = 0, extra: int = 0
+        self, workload: Workload, full: ModelTree, mesh: Mesh, edge: int, recorder: type[Recorder]
     ) -> None:
         knobs = self.knobs = workload.parallelism
         self.workload, self.mesh = workload, mesh
         self.shard = shard = mesh.size("fsdp")
         self.replicate = mesh.dp_replicate
         self.types = dtypes(workload)
+        tree = shortened(full, edge)
+        extra = len(full.layers) - len(tree.layers)
         layout = self.layout = lay_out(workload, tree, shard, self.types)
         self.units = layout.units
         self.layers = tree.layers
         self.context = ContextParallel(workload) if mesh.cp > 1 else None
         offloads = workload.activation_checkpointing.offload
         self.copies = ActivationCopies(workload, tree) if offloads else None
-        self.fold = fold  # layer behind which `extra` layers are to be inserted
-        self.fences: list[Fence] = []
         groups = {"shard": mesh.groups("fsdp")}
         if mesh.dp_replicate > 1:
             groups["replicate"] = mesh.groups("dp_replicate")
@@ -116,7 +113,9 @@ class _Run:
             groups[f"subgroup:{self.smaller}"] = groups["shard"].inner(self.smaller)
         if self.context:
             groups["context"] = mesh.groups("cp")
-        self.recorder = Recorder(groups)
+        self.recorder = recorder(groups)
+        self.folding = Folding(self.recorder, edge, extra)
+        self.memory = FsdpMemory(workload, full, shard, len(tree.layers), self.recorder.memory)
         self.rs_comm = "shard.reduce_scatter" if knobs.separate_reduce_scatter_group else "shard"
         self.offload = knobs.offload != "none"
         n = len(layout.units)
@@ -146,14 +145,17 @@ class _Run:
         r, knobs = self.recorder, self.knobs
         micro_steps = self.workload.gradient_accumulation
         self.has_grad = [False] * len(self.units)
+        self.memory.start()
         for micro in range(micro_steps):
             r.micro_step = micro
             last = micro == micro_steps - 1
             self.reduce_grads = last or knobs.gradient_sync == "every"
             self.all_reduce_grads = last or knobs.requires_all_reduce == "every"
             self.reshard_after_backward = last or knobs.reshard_after_backward
+            self.memory.forward(sync=self.reduce_grads, accumulating=micro > 0)
             self.forward()
             self.backward()
+        self.memory.step()
         loss_all_reduce(r, knobs, self.mesh)
         update = host_update_bytes(self.workload)
         clip_and_step(r, knobs, DTYPE_BYTES[self.types.master], update_bytes=update)
@@ -169,7 +171,9 @@ class _Run:
         if layout.root >= 0:
             self.pre_forward(layout.root)
         for i, piece in enumerate(layout.pieces):
-            unit, began = piece.unit, len(r.ops)
+            unit, block = piece.unit, piece.block
+            self.folding.open(block, 1)
+            self.memory.reach(block)
             if unit != layout.root and layout.opens[unit] == i:
                 self.pre_forward(unit)
                 for target in self.forward_targets.get(unit, ()):
@@ -179,8 +183,7 @@ class _Run:
             self._compute("forward", FORWARD, piece)
             if unit != layout.root and layout.closes[unit] == i:
                 self.post_forward(unit)
-            if self.fold and piece.block == self.fold:
-                self.fences.append(Fence(began, len(r.ops), 1))
+            self.folding.close(block, 1)
         if layout.root >= 0:
             self.post_forward(layout.root)
         if self.held:
@@ -285,12 +288,15 @@ class _Run:
         layout = self.layout
         pieces, root = layout.pieces, layout.root
         self.done = [False] * len(self.units)
+        self.memory.backward()
         if root >= 0 and pieces[-1].output_grad:
             self.pre_backward(root)
         recomputed = -1
         for i in range(len(pieces) - 1, -1, -1):
             piece = pieces[i]
-            unit, began = piece.unit, len(self.recorder.ops)
+            unit, block = piece.unit, piece.block
+            self.folding.open(block, -1)
+            self.memory.reach(block)
             if not piece.output_grad:
                 continue
             if self.copies and pieces[(i + 1) % len(pieces)].block != piece.block:
@@ -306,8 +312,8 @@ class _Run:
                 self._compute("backward", PRE_BACKWARD, piece)
             if unit != root and layout.opens[unit] == i and piece.input_grad:
                 self.post_backward(unit)
-            if self.fold and piece.block == self.fold + 1:
-                self.fences.append(Fence(began, len(self.recorder.ops), -1))
+            self.folding.close(block, -1)
+        self.memory.final_callback()
         self._final_callback()
 
     def _recompute_modules(self, block: int) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sim.strategies.plan import PlanOp
+from sim.blocks.modules import ModelTree
+from sim.strategies.allocations import Stretch
+from sim.strategies.plan import Plan, PlanOp, Recorder
 
 _new_op = tuple.__new__
 
@@ -21,6 +23,54 @@ class Fence(NamedTuple):
     start: int
     end: int
     step: int  # layers the next copy is on: 1 forward, -1 backward
+
+
+class Folding:
+    """Watches a recording from whose middle layers are missing.
+
+    Parameters
+    ----------
+    recorder : Recorder
+        Of the layers that are left.
+    layer : int
+        The one behind which the others are missing; 0 if none are.
+    extra : int
+        How many are missing. [1]
+    """
+
+    def __init__(self, recorder: Recorder, layer: int, extra: int) -> None:
+        self.recorder, self.layer, self.extra = recorder, layer, extra
+        self.fences: list[Fence] = []
+        self._stretches: list[Stretch] = []  # as the fences, in the log of allocations
+
+    def open(self, block: int, step: int) -> None:
+        """A block is about to run forward (`step` 1) or backward (-1)."""
+        if self.layer and block == (self.layer if step > 0 else self.layer + 1):
+            self._began = len(self.recorder.ops), len(self.recorder.memory.log)
+
+    def close(self, block: int, step: int) -> None:
+        """It has run."""
+        if self.layer and block == (self.layer if step > 0 else self.layer + 1):
+            (start, since), end = self._began, len(self.recorder.ops)
+            until = len(self.recorder.memory.log)
+            self.fences.append(Fence(start, end, step))
+            self._stretches.append(Stretch(since, until, step, end - start))
+
+    def unfold(self, plan: Plan, tree: ModelTree) -> Plan:
+        """Insert the missing layers into a plan of the full model `tree`."""
+        if self.extra:
+            plan.memory.lengthen(self._stretches, self.extra)
+        if self.extra and plan.ops:
+            names = ("", *(block.name for block in tree.layers), "")
+            plan.ops = lengthen(plan.ops, self.fences, self.extra, names)
+        return plan
+
+
+def shortened(tree: ModelTree, edge: int) -> ModelTree:
+    """A model with `edge` layers at either end and one in the middle; 0: all of them."""
+    if not edge:
+        return tree
+    return ModelTree(tree.embedding, tree.layers[: 2 * edge + 1], tree.head, tree.tied)
 
 
 def lengthen(
@@ -55,8 +105,7 @@ def lengthen(
         _copy(ops, at, fence.end, moved, (low, inserted), (lift, extra, head), names, out)
         period = fence.end - fence.start
         template = out[-period:]
-        for k in range(1, extra + 1):
-            _shifted(template, k * period, k * fence.step, names, out)
+        out += _copies(template, extra, fence.step, names)
         at, inserted, low = fence.end, extra * period, fence.end - edge * period
     _copy(ops, at, len(ops), moved, (low, inserted), (0, extra, head), names, out)
     return out
@@ -93,23 +142,32 @@ def _copy(
         out.append(op)
 
 
-def _shifted(
-    template: Sequence[PlanOp], ahead: int, layers: int, names: Sequence[str], out: list[PlanOp]
-) -> None:
-    """One copy of a layer's ops."""
-    append = out.append
-    for (
-        kind, stream, name, phase, block, module, deps, host_after, micro_step,
+def _copies(
+    template: Sequence[PlanOp], extra: int, step: int, names: Sequence[str]
+) -> list[PlanOp]:
+    """`extra` copies of a layer's ops, each `step` layers on, op by op and then put in order."""
+    new, period = _new_op, len(template)
+    copies = [template[0]] * (extra * period)
+    times = range(1, extra + 1)
+    for at, (
+        kind, stream, name, phase, first, module, deps, host_after, micro_step,
         collective, group, bytes_in, bytes_out, dtype, _, traffic, comm,
-    ) in template:  # fmt: skip
-        if deps:
-            deps = (deps[0] + ahead,) if len(deps) == 1 else tuple([d + ahead for d in deps])
-        if host_after >= 0:
-            host_after += ahead
-        block += layers
-        append(
-            _new_op(PlanOp, (
-                kind, stream, name, phase, block, module, deps, host_after, micro_step,
+    ) in enumerate(template):  # fmt: skip
+        blocks = range(first + step, first + step * (extra + 1), step)
+        syncs = [host_after + k * period if host_after >= 0 else -1 for k in times]
+        copies[at::period] = [
+            new(PlanOp, (
+                kind, stream, name, phase, block, module, waits, sync, micro_step,
                 collective, group, bytes_in, bytes_out, dtype, names[block], traffic, comm,
             ))
-        )  # fmt: skip
+            for block, waits, sync in zip(blocks, _shifted(deps, period, extra), syncs, strict=True)
+        ]  # fmt: skip
+    return copies
+
+
+def _shifted(deps: tuple[int, ...], period: int, extra: int) -> list[tuple[int, ...]]:
+    """Dependencies of each copy."""
+    if not deps:
+        return [deps] * extra
+    moved = [range(d + period, d + period * extra + 1, period) for d in deps]
+    return list(zip(*moved, strict=True))

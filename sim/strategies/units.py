@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 from sim.blocks import flops
 from sim.blocks.modules import Block, ModelTree, Module, Parameter
-from sim.inputs.workload import Checkpointing, Workload
+from sim.blocks.tree import build_tree
+from sim.inputs.model import Model
+from sim.inputs.workload import Checkpointing, Method, Workload
 from sim.units import DTYPE_BYTES
 
 #: where an error says a knob was read
@@ -173,3 +175,50 @@ def input_grads(workload: Workload) -> bool:
 def tree_blocks(tree: ModelTree) -> tuple[Block, ...]:
     """Blocks by number: embedding, layers, head."""
     return (tree.embedding, *tree.layers, tree.head)
+
+
+@lru_cache(maxsize=64)
+def trainable_elements(model: Model, method: Method, ranks: int) -> tuple[float, int, float, float]:
+    """Padded trainable elements of a shard, tensors, largest shard of one, Adafactor's factors."""
+    tree = build_tree(model, method)
+    elements = largest = factors = 0.0
+    tensors = 0
+    seen: dict[str, tuple[float, int, float, float]] = {}
+    for block in (tree.embedding, *tree.layers, tree.head):
+        if block.kind not in seen:
+            e = big = f = 0.0
+            count = 0
+            for module in block.modules:
+                for parameter in module.parameters:
+                    if not parameter.trainable:
+                        continue
+                    n = padded_numel(parameter.shape, ranks) / ranks
+                    e, big, count = e + n, max(big, n), count + 1
+                    # a row and a column vector for a matrix, the whole second moment for a vector
+                    f += sum(parameter.shape) if len(parameter.shape) > 1 else parameter.numel
+            seen[block.kind] = (e, count, big, f)
+        e, count, big, f = seen[block.kind]
+        elements, tensors, factors = elements + e, tensors + count, factors + f
+        largest = max(largest, big)
+    return elements, tensors, largest, factors / ranks
+
+
+def stored_bytes(tree: ModelTree, types: Dtypes, trained: str) -> float:
+    """All parameters as they are kept: 4-bit ones packed, trainable ones in dtype `trained`. [B]"""
+    by_kind: dict[str, float] = {}
+    for block in tree_blocks(tree):
+        if block.kind not in by_kind:
+            size = 0.0
+            for module in block.modules:
+                for q in module.parameters:
+                    if q.trainable:
+                        each = DTYPE_BYTES[trained]
+                    elif (
+                        types.quantised and block.kind.startswith("layer") and is_matrix(module, q)
+                    ):
+                        each = QUANTISED_BYTES
+                    else:
+                        each = DTYPE_BYTES[types.frozen]
+                    size += each * q.numel
+            by_kind[block.kind] = size
+    return sum(by_kind[block.kind] for block in tree_blocks(tree))

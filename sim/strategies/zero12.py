@@ -17,6 +17,7 @@ from sim.blocks.modules import ModelTree
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.plan import Plan, Recorder
+from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.tail import loss_all_reduce
 from sim.strategies.zero3 import resolve, scalar_all_reduce, step_on_host, trace_of
 from sim.strategies.zero3_trace import BACKWARD, GRADIENT, PHASES, SEGMENT, Trace
@@ -32,6 +33,7 @@ class _Run:
     shard: int  # ranks that share the optimizer states
     everybody: str  # group over which gradients are reduced
     recorder: Recorder
+    memory: ReplicatedMemory
     size: float  # bytes an element of a gradient
     dtype: str
     bucket_size: int
@@ -48,10 +50,12 @@ class _Run:
         stage2 = self.workload.parallelism.strategy == "zero2"
         hooked = stage2 or (self.overlap and last)
         later: list[int] = []
+        self.memory.forward(first)
         for what, unit, direction in t.calls:
             if what == SEGMENT:
                 phase = PHASES[direction]
                 when = "forward" if phase == "forward" else "backward"
+                self.memory.reach(t.unit_blocks[unit], when == "forward")
                 r.segment(
                     phase, when, t.unit_blocks[unit], t.unit_modules[unit], t.unit_names[unit]
                 )
@@ -64,6 +68,7 @@ class _Run:
                     if not first:  # autograd adds onto the gradients of the micro-steps before
                         numel = sum(t.numel[p] for p in t.unit_gradients[unit])
                         r.kernel("compute", "accumulate", "backward", 3.0 * self.size * numel)
+        self.memory.done()
         if last and not hooked:
             for p in sorted(later):
                 self._add(p, first, last)
@@ -154,7 +159,10 @@ class _Run:
             r.wait(stream, (r.kernel(copies, name, "backward", traffic),))
 
 
-def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Plan:
+def build(
+    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1,
+    recorder: type[Recorder] = Recorder,
+) -> Plan:  # fmt: skip
     """Plan of training steps under ZeRO-1 or ZeRO-2.
 
     Parameters
@@ -167,6 +175,8 @@ def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Pl
         How the ranks are grouped.
     steps : int
         Optimizer steps to record. [1]
+    recorder : type
+        `Quiet` to keep no ops.
 
     Returns
     -------
@@ -186,9 +196,10 @@ def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Pl
     unit = ALIGNMENT * shard
     aligned = -(-total // unit) * unit
     everybody = "world" if mesh.dp_replicate > 1 else "shard"
-    r = Recorder({"shard": mesh.groups("fsdp"), everybody: mesh.groups("world")})
+    r = recorder({"shard": mesh.groups("fsdp"), everybody: mesh.groups("world")})
     run = _Run(
-        workload, trace, shard, everybody, r, DTYPE_BYTES[dtype], dtype,
+        workload, trace, shard, everybody, r,
+        ReplicatedMemory(workload, tree, shard, r.memory), DTYPE_BYTES[dtype], dtype,
         bucket_size=resolve(knobs.reduce_bucket_size, h * h),
         overlap=bool(knobs.overlap_comm),
         offload=knobs.offload != "none",
@@ -200,10 +211,12 @@ def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Pl
     r.plan.owned_tensors = 1
     r.plan.optimizer_on_host = run.offload
     for _ in range(steps):
+        run.memory.start()
         for micro_step in range(workload.gradient_accumulation):
             r.micro_step = micro_step
             loss_all_reduce(r, knobs, mesh)
             run.micro_batch(micro_step == 0, micro_step == workload.gradient_accumulation - 1)
+        run.memory.step()
         _step(run, float(owned), shard)
     return r.plan
 

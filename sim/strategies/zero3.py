@@ -16,11 +16,12 @@ from sim.errors import InputError
 from sim.inputs.versions import version
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
-from sim.strategies.plan import Event, Plan, Recorder
+from sim.strategies.plan import Plan, Quiet, Recorder
+from sim.strategies.replicated_memory import Gathered, ReplicatedMemory
 from sim.strategies.tail import loss_all_reduce
 from sim.strategies.units import SOURCE, checkpointed
 from sim.strategies.zero3_coordinator import Coordinator, Settings
-from sim.strategies.zero3_trace import Trace, build_trace
+from sim.strategies.zero3_trace import FORWARD, SEGMENT, Trace, build_trace
 from sim.units import DTYPE_BYTES
 
 #: the last release without the attribution of frozen parameters to the active backward
@@ -29,6 +30,8 @@ LAST_WITHOUT_ATTRIBUTION = (0, 19, 2)
 CPU_ADAM_BYTES = OPTIMIZERS["adamw"].step_bytes(FP32, FP32)
 #: fp32 parameter, both moments and the gradient come from NVMe; all but the gradient go back
 NVME_READ_BYTES, NVME_WRITE_BYTES = 16.0, 12.0
+
+PILE_UP = "zero3-frozen-weights-pile-up"
 
 _traces: dict[tuple[int, tuple[bool, ...], bool, bool, int], tuple[ModelTree, Trace]] = {}
 
@@ -55,7 +58,10 @@ class LivePeak(NamedTuple):
     traps: tuple[Trap, ...]
 
 
-def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Plan:
+def build(
+    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1,
+    recorder: type[Recorder] = Recorder,
+) -> Plan:  # fmt: skip
     """Plan of steady training steps.
 
     Parameters
@@ -68,6 +74,8 @@ def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Pl
         How the ranks are grouped.
     steps : int
         Optimizer steps to record. The very first of a run is another: see `play`. [1]
+    recorder : type
+        `Quiet` to keep no ops; then no collectives either, as only blocks allocate.
 
     Returns
     -------
@@ -80,6 +88,8 @@ def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Pl
         If the knobs contradict the mesh.
     """
     settings, trace = settings_of(workload, mesh), trace_of(workload, tree)
+    if recorder is Quiet:
+        return _allocates(workload, tree, mesh, trace)
     loss = workload.parallelism.loss_all_reduce
     key = (id(trace), settings, workload.gradient_accumulation, steps, loss)
     found = _plans.get(key)
@@ -88,26 +98,26 @@ def build(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Pl
             _plans.clear()
         found = _plans[key] = (trace, play(workload, tree, mesh, steps).recorder.plan)
     plan = found[1]
-    return replace(plan, ops=plan.ops.copy(), memory=plan.memory.copy(), groups=dict(plan.groups))
+    return replace(plan, ops=plan.ops.copy(), groups=dict(plan.groups))
 
 
-class _Silent(Recorder):
-    """Writes nothing down: for what the coordinator alone knows."""
+def _allocates(workload: Workload, tree: ModelTree, mesh: Mesh, trace: Trace) -> Plan:
+    r = Quiet({})
+    memory = _memory(workload, tree, mesh, r)
+    memory.start()
+    for micro_step in range(workload.gradient_accumulation):
+        memory.forward(first=not micro_step)
+        for what, unit, direction in trace.calls:
+            if what == SEGMENT:
+                memory.reach(trace.unit_blocks[unit], direction == FORWARD)
+        memory.done()
+    memory.step()
+    return r.plan
 
-    def issue(self, *_: object, **__: object) -> int:
-        """Number the op."""
-        self.micro_step += 1
-        return self.micro_step
 
-    def record(self, stream: str) -> Event:
-        """Some event."""
-        return (self.micro_step,)
-
-    def wait(self, stream: str, event: Event) -> None:
-        """Nothing."""
-
-    def host_sync(self, event: Event) -> None:
-        """Nothing."""
+def _memory(workload: Workload, tree: ModelTree, mesh: Mesh, r: Recorder) -> ReplicatedMemory:
+    ranks = mesh.size("fsdp")
+    return ReplicatedMemory(workload, tree, ranks, r.memory, _gathered(workload, tree, mesh))
 
 
 def play(
@@ -128,15 +138,18 @@ def play(
         node = settings.gpus_per_node
         groups |= {"node": mesh.groups("node"), "replicate": everybody.outer(node)}
     r = Recorder(groups)
-    c = Coordinator(trace, settings, r)
+    memory = _memory(workload, tree, mesh, r)
+    c = Coordinator(trace, settings, r, memory)
     if first_step:
         c.forget_persistent()
     for step in range(steps):
+        memory.start()
         for micro_step in range(workload.gradient_accumulation):
             r.micro_step = micro_step
             c.boundary = micro_step == workload.gradient_accumulation - 1
             loss_all_reduce(r, workload.parallelism, mesh)
             c.micro_batch(tracing=first_step and step == micro_step == 0)
+        memory.step()
         _step(workload, c)
     return c
 
@@ -314,7 +327,7 @@ def zero3_live_peak(workload: Workload, tree: ModelTree, mesh: Mesh) -> LivePeak
     if found is None or found.trace is not trace:
         if len(_peaks) >= MAX_PLANS:
             _peaks.clear()
-        found = _peaks[id(trace), s] = Coordinator(trace, s, _Silent({}))
+        found = _peaks[id(trace), s] = Coordinator(trace, s, Quiet({}))
         found.micro_batch()
     c = found
     wide = DTYPE_BYTES[s.reduce_dtype]
@@ -335,6 +348,25 @@ def zero3_live_peak(workload: Workload, tree: ModelTree, mesh: Mesh) -> LivePeak
         "reduce_buffer": float(max(reduced, default=0) * s.world * wide),
     }
     return LivePeak(by_category, _traps(workload, c, peak))
+
+
+def _gathered(workload: Workload, tree: ModelTree, mesh: Mesh) -> Gathered:
+    """What the coordinator holds, forward and backward.
+
+    In forward the limit on live parameters holds; what piles up in backward is no part of it.
+    """
+    held, traps = zero3_live_peak(workload, tree, mesh)
+    p, live = workload.parallelism, held["unsharded_parameters"]
+    forward = live
+    if any(trap.code == PILE_UP for trap in traps):
+        ahead = p.stage3_prefetch_bucket_size
+        if isinstance(ahead, str):
+            ahead = 0.9 * float(workload.model.hidden_size) ** 2
+        element = DTYPE_BYTES[settings_of(workload, mesh).dtype]
+        limit = element * (p.stage3_max_live_parameters + ahead)
+        forward = max(min(live, limit), held["persistent_parameters"])
+    buckets = held["reduce_bucket"] + held["reduce_buffer"]
+    return Gathered(forward, live, held["gather_buffer"], buckets)
 
 
 def _traps(workload: Workload, c: Coordinator, peak: float) -> tuple[Trap, ...]:
@@ -361,7 +393,7 @@ def _traps(workload: Workload, c: Coordinator, peak: float) -> tuple[Trap, ...]:
         return ()
     return (
         Trap(
-            "zero3-frozen-weights-pile-up",
+            PILE_UP,
             f"DeepSpeed {version} keeps the frozen weights of every recomputed layer gathered "
             f"until the backward pass ends: {peak / 1e9:.1f} GB per GPU, whatever the number of "
             "GPUs",

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sim.strategies.plan import Recorder
+from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.zero3_quantized import quantized_gather, quantized_reduce
 from sim.strategies.zero3_trace import BACKWARD, FETCH, GRADIENT, PHASES, RECOMPUTE, SEGMENT, Trace
 from sim.units import DTYPE_BYTES
@@ -71,8 +72,12 @@ class _Handle:
 class Coordinator:
     """Fetches, prefetches, releases and reduces, one micro-batch at a time."""
 
-    def __init__(self, trace: Trace, settings: Settings, recorder: Recorder) -> None:
+    def __init__(
+        self, trace: Trace, settings: Settings, recorder: Recorder,
+        memory: ReplicatedMemory | None = None,
+    ) -> None:  # fmt: skip
         self.trace, self.settings, self.recorder = trace, settings, recorder
+        self.memory = memory
         n = len(trace.numel)
         self.persistent = [size <= settings.persistence for size in trace.numel]
         self.status = [AVAILABLE if p else NOT_AVAILABLE for p in self.persistent]
@@ -110,6 +115,9 @@ class Coordinator:
         self.latest = [-1] * len(t.numel)
         self.in_flight: dict[int, _Handle] = {}
         self.running: dict[int, set[int]] = {}
+        memory = self.memory
+        if memory:
+            memory.forward(self.first)
         modules, blocks, names = t.unit_modules, t.unit_blocks, t.unit_names
         for what, unit, direction in t.calls:
             if what == FETCH:
@@ -117,6 +125,8 @@ class Coordinator:
             elif what == SEGMENT:
                 phase = PHASES[direction]
                 when = "forward" if phase == "forward" else "backward"
+                if memory:
+                    memory.reach(blocks[unit], when == "forward")
                 self._segment = r.segment(phase, when, blocks[unit], modules[unit], names[unit])
             elif what == GRADIENT:
                 self.reduce(t.unit_gradients[unit])
@@ -125,6 +135,8 @@ class Coordinator:
         self._flush()
         r.host_sync(r.record("reduce_scatter"))
         self._release_leftovers()
+        if memory:
+            memory.done()
         self.first = False
 
     # ------------------------------------------------------------------ fetch and release

@@ -11,6 +11,17 @@ from sim.inputs.shares import mesh_on
 from sim.inputs.workload import Checkpointing, Method, Parallelism, Workload
 from sim.strategies import fsdp1, fsdp2
 
+
+def allocated(plan):
+    """Moments, next ops, and the coefficient of every quantity that changes at an instant."""
+    c = plan.memory.columns()
+    found = {}
+    keys = zip(c.instant.tolist(), c.term.tolist(), c.quantity.tolist(), strict=True)
+    for key, size in zip(keys, c.coefficient.tolist(), strict=True):
+        found[key] = found.get(key, 0.0) + size
+    return c.moment.tolist(), c.before.tolist(), {k: v for k, v in found.items() if v}
+
+
 COMMON = {
     "replicate": st.sampled_from([1, 2]),
     "gradient_sync": st.sampled_from(["every", "last"]),
@@ -74,4 +85,6 @@ def test_copied_layers_equal_recorded_ones(knobs, layers, accumulate, lora, reco
     full = module.record_in_full(workload, tree, mesh_on(workload, 8), steps)
     assert short.ops == full.ops
     assert short.groups == full.groups
+    for ours, theirs in zip(allocated(short), allocated(full), strict=True):
+        assert ours == theirs
     assert (short.owned_numel, short.owned_tensors) == (full.owned_numel, full.owned_tensors)

@@ -295,7 +295,7 @@ def test_flat_parameters_store_frozen_weights_in_fp32():
 
     assert at_rest(strategy="fsdp2") == pytest.approx(2 * base)
     assert at_rest(strategy="fsdp1") == pytest.approx(4 * base)
-    assert at_rest(strategy="fsdp1", use_orig_params=False) == pytest.approx(2 * base)
+    assert at_rest(strategy="fsdp1", wrap="peft", use_orig_params=False) == pytest.approx(2 * base)
 
 
 def test_wrapping_linears_gathers_less():

@@ -1,0 +1,367 @@
+"""What FSDP2 and FSDP1 allocate: units gathered, used, freed and reduced, as their hooks run.
+
+`sim.strategies.fsdp2` and `fsdp1` call these methods beside the ops they issue. Order and sizes are
+those of PyTorch's own tracker (`tests/data/mem.json`); layers of one kind are of one size.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sim.blocks.modules import Block, ModelTree, Module
+from sim.inputs.workload import Workload
+from sim.strategies.allocations import (
+    BACKWARD,
+    BYTES,
+    FETCHED,
+    FORWARD,
+    FULL_GRADIENTS,
+    GATHERS,
+    GONE,
+    GRADIENTS,
+    HEAD_BACKWARD,
+    HELD,
+    HIDDEN,
+    INPUTS,
+    LAST_SCATTER,
+    LAYER_BACKWARD,
+    LAYER_FORWARD,
+    LOGIT_BYTES,
+    LOGIT_GRADIENTS,
+    LOGITS,
+    LOSS_BACKWARD,
+    LOSS_FORWARD,
+    LOSS_SAVED,
+    NORM,
+    RECOMPUTED,
+    RESIDENT,
+    SAVED,
+    SCATTERS,
+    UNSHARDED,
+    WAITING,
+    Allocations,
+)
+from sim.strategies.rest import at_rest, saves, steps
+from sim.strategies.units import Unit, dtypes, fsdp2_unit, trainable
+from sim.units import DTYPE_BYTES
+
+
+class Sizes(NamedTuple):
+    """Bytes of one unit on one rank."""
+
+    gathered: float  # unsharded parameters, compute dtype
+    shard: float  # its sharded parameters
+    cast: float  # the shard in the compute dtype, while it is sent
+    gradient: float  # unsharded gradients, compute dtype
+    reduce: float  # input of the reduce-scatter
+    reduced: float  # output of it: the sharded gradient
+    kept: float  # left after forward by reshard_after_forward
+    accumulated: float  # unsharded gradients kept between micro-batches without synchronisation
+
+
+class FsdpMemory:
+    """Allocations of one rank.
+
+    Parameters
+    ----------
+    workload : Workload
+        Strategy ``fsdp2`` or ``fsdp1``.
+    tree : ModelTree
+        The full model, though its middle layers may be missing from the recording.
+    ranks : int
+        Of a shard group; 1 where nothing is sharded.
+    recorded : int
+        Layers of the recording.
+    to : Allocations
+        Where to write.
+    """
+
+    def __init__(
+        self, workload: Workload, tree: ModelTree, ranks: int, recorded: int, to: Allocations
+    ) -> None:
+        self.workload, self.tree, self.ranks, self.to = workload, tree, ranks, to
+        self.block, self.last = 0, recorded + 1  # the block that is running, and the head
+        p = self.knobs = workload.parallelism
+        self.types = dtypes(workload)
+        self.compute = DTYPE_BYTES[self.types.compute]
+        self.flat = p.strategy == "fsdp1"
+        self.reshard = p.sharding_strategy == "full-shard" if self.flat else p.reshard_after_forward
+        # one flat parameter spans frozen and trained weights, unless adapters are wrapped apart
+        self.mixed = self.flat and p.use_orig_params and p.wrap != "peft"
+        depth = p.backward_prefetch
+        self.depth = {"pre": 1, "post": 0, "none": 0}[depth] if isinstance(depth, str) else depth
+        self.ahead = 0.0  # FSDP1: unit gathered ahead in backward
+        self.offload = p.offload != "none"
+        self.sync, self.accumulating = True, False
+        kinds = {block.kind: block for block in tree.layers}
+        sizes = {
+            kind: self._sizes(_inside(block), largest=_largest_share(block))
+            for kind, block in kinds.items()
+        }
+        self.layers = [sizes[block.kind] for block in tree.layers]
+        embedding, head = _outside(tree.embedding), _outside(tree.head)
+        self.root = self.embedding = self.head = None
+        if p.wrap == "torchtitan" and not self.flat and not tree.tied:
+            self.embedding = self._sizes(embedding)
+            self.head = self._sizes(head, keep=True)
+        else:
+            self.root = self._sizes(embedding + head, keep=True)
+        self.first = self.root or self.embedding
+        trained = [q.numel for m in tree.head.modules for q in m.parameters if q.trainable]
+        if tree.tied and trained:
+            trained.append(tree.embedding.modules[0].parameters[0].numel)
+        self.head_gradient = self.compute * sum(trained)
+
+    def _sizes(
+        self, modules: list[tuple[Module, bool]], keep: bool = False, largest: float = 1.0
+    ) -> Sizes:
+        unit = self._unit(modules)
+        grad_numel = unit.grad_numel
+        if self.mixed and grad_numel:
+            grad_numel = unit.numel  # the flat gradient spans frozen parameters too
+        wire = DTYPE_BYTES[self.types.reduce]
+        # a flat gradient is sent as it is
+        reduce = 0.0 if self.flat and wire == self.compute else wire * grad_numel
+        kept = 0.0
+        if not self.reshard or keep:
+            kept = unit.gather_bytes
+        elif not isinstance(self.reshard, bool):
+            kept = unit.gather_bytes / self.reshard
+        # wrapped by linear layers, one of them at a time is gathered and reduced
+        part = largest if self.knobs.wrap == "linear" and not keep else 1.0
+        return Sizes(
+            gathered=part * unit.gather_bytes,
+            shard=unit.master_bytes / self.ranks,
+            cast=unit.gather_bytes / self.ranks if self.types.casts else 0.0,
+            gradient=part * (self.compute * grad_numel),
+            reduce=part * reduce,
+            reduced=DTYPE_BYTES[self.types.master] * grad_numel / self.ranks,
+            kept=kept,
+            accumulated=max(wire, self.compute) * grad_numel,
+        )
+
+    def _unit(self, modules: list[tuple[Module, bool]]) -> Unit:
+        types = self.types
+        method = self.workload.method
+        if self.mixed and not types.quantised and method.frozen_dtype == "as-compute":
+            # a flat parameter has one dtype, so frozen weights are stored in the adapters'
+            types = types._replace(frozen=types.master)
+        return fsdp2_unit("", 0, modules, 1 if self.flat else self.ranks, types)
+
+    # forward
+
+    def start(self) -> None:
+        """A step begins; before the first, what is there all the time."""
+        shards = sum(u.shard for u in self.layers) + sum(u.shard for u in self._outer())
+        at_rest(
+            self.to, self.workload, self.tree, self.ranks, shards,
+            parameters_on_host=self.offload, states_on_host=self.offload,
+        )  # fmt: skip
+        self.to.put(LOGITS, 1.0, HELD)  # the last step's, until forward returns
+
+    def _outer(self) -> list[Sizes]:
+        return [u for u in (self.root, self.embedding, self.head) if u is not None]
+
+    def forward(self, sync: bool, accumulating: bool) -> None:
+        """A micro-batch: the embedding's unit is gathered."""
+        to, first = self.to, self.first
+        assert first is not None
+        self.sync, self.accumulating = sync, accumulating
+        to.moment, self.block = FORWARD, 0
+        to.add(UNSHARDED, first.gathered)
+        to.put(GATHERS, 0.0 if self.flat else first.gathered)
+        to.mark((SAVED, 1.0, HIDDEN, 0))
+        if self.embedding:
+            to.add(UNSHARDED, first.kept - first.gathered)
+
+    def reach(self, block: int) -> None:
+        """A block is about to run, in either direction: the one before it has."""
+        before, self.block = self.block, block
+        if block == before:
+            return
+        forward = self.to.moment == FORWARD
+        if 0 < before < self.last:
+            (self._post_forward if forward else self._post_backward)(before)
+        if 0 < block < self.last:
+            (self._pre_forward if forward else self._pre_backward)(block)
+        elif forward and block:
+            self._loss()
+
+    def _pre_forward(self, layer: int) -> None:
+        """A layer is gathered and runs."""
+        to, unit = self.to, self.layers[layer - 1]
+        to.add(UNSHARDED, unit.gathered)
+        work = ((SAVED, 1.0, HIDDEN, 0), (SAVED, 1.0, LAYER_FORWARD, layer))
+        if self.flat:
+            # the rate limiter lets the next unit be gathered while this one runs
+            to.mark(*work, (UNSHARDED, unit.gathered if self.reshard else 0.0, BYTES, 0))
+        else:
+            to.mark((SAVED, 1.0, HIDDEN, 0), (GATHERS, unit.gathered, BYTES, 0))
+            # explicit prefetch issues further all-gathers before this unit runs
+            to.put(GATHERS, unit.gathered * (1 + self.knobs.forward_prefetch))
+            to.mark(*work)
+
+    def _post_forward(self, layer: int) -> None:
+        """It has run: resharded, its saved tensors stay."""
+        unit = self.layers[layer - 1]
+        self.to.add(UNSHARDED, unit.kept - unit.gathered)
+        self.to.add(SAVED, 1.0, RESIDENT, layer)
+
+    def _loss(self) -> None:
+        """Final norm, head and loss."""
+        to, head = self.to, self.head
+        if head:
+            to.add(UNSHARDED, head.gathered)
+            to.mark((SAVED, 1.0, HIDDEN, 0), (GATHERS, head.gathered, BYTES, 0))
+            to.put(GATHERS, head.gathered)
+        to.mark((LOGITS, 1.0, NORM, 0), (LOGITS, 1.0, LOGIT_BYTES, 0))
+        to.put(GATHERS)
+        to.mark((LOGITS, 1.0, LOSS_FORWARD, 0))
+
+    # backward
+
+    def backward(self) -> None:
+        """The loss's and the head's."""
+        to = self.to
+        to.moment = BACKWARD
+        to.put(LOGITS)
+        to.mark(
+            (LOGITS, 1.0, LOSS_SAVED, 0),
+            (LOGIT_GRADIENTS, 1.0, LOSS_BACKWARD, 0),
+            (LOGIT_GRADIENTS, -1.0, LOSS_SAVED, 0),
+        )
+        self._hold(self.layers[-1].gathered if self.reshard and self.depth else 0.0)
+        to.add(WAITING, self.head_gradient)
+        to.mark(
+            (LOGITS, 1.0, NORM, 0),
+            (LOGIT_GRADIENTS, 1.0, HEAD_BACKWARD, 0),
+            (LOGIT_GRADIENTS, -1.0, NORM, 0),
+        )
+        to.put(RECOMPUTED, 1.0, HIDDEN)
+        to.put(LOGITS, 1.0, HELD)
+        if self.head:
+            to.add(WAITING, -self.head_gradient)
+            to.add(UNSHARDED, -self.head.gathered)
+            self._reduce(self.head)
+
+    def _hold(self, size: float) -> None:
+        """Bytes of the unit gathered ahead: a buffer in FSDP2, the parameters in FSDP1."""
+        if self.flat:
+            self.to.add(UNSHARDED, size - self.ahead)
+            self.ahead = size
+        else:
+            self.to.put(GATHERS, size)
+
+    def _pre_backward(self, layer: int) -> None:
+        """A layer is gathered again, and what comes next in backward with it."""
+        to, unit = self.to, self.layers[layer - 1]
+        if not self.reshard:
+            return
+        to.add(UNSHARDED, unit.gathered - unit.kept)
+        if not self.flat:
+            to.mark()
+        below = cast = 0.0
+        if layer > 1:
+            lower = self.layers[layer - 2]
+            below, cast = lower.gathered * min(self.depth, layer - 1), lower.cast
+        elif self.embedding and self.knobs.unshard_embedding_in_backward:
+            below, cast = self.embedding.gathered, self.embedding.cast
+        self._hold(below)
+        to.mark((RECOMPUTED, cast, BYTES, 0))
+
+    def _post_backward(self, layer: int) -> None:
+        """It has run, after a second forward if it is recomputed: resharded, gradients reduced."""
+        to, unit = self.to, self.layers[layer - 1]
+        to.mark(
+            (SAVED, -1.0, GONE, layer),
+            (SAVED, 2.0 if layer > 1 else 1.0, FETCHED, layer),  # its input, and the next one's
+            (RECOMPUTED, 1.0, LAYER_BACKWARD, layer),
+        )
+        to.add(SAVED, -1.0, RESIDENT, layer)
+        if self.reshard or self.knobs.reshard_after_backward:
+            to.add(UNSHARDED, -(unit.gathered if self.reshard else unit.kept))
+        self._reduce(unit)
+
+    def final_callback(self) -> None:
+        """End of the backward graph: the embedding's unit."""
+        to = self.to
+        if self.embedding:
+            if self.reshard and self.knobs.unshard_embedding_in_backward:
+                to.add(UNSHARDED, self.embedding.gathered)
+                to.mark()
+                self._hold(0.0)
+                to.mark((FULL_GRADIENTS, self.embedding.gradient, BYTES, 0))
+                to.add(UNSHARDED, -self.embedding.gathered)
+            to.put(RECOMPUTED)
+            self._reduce(self.embedding, final=True)
+        elif self.root:
+            if trainable(self.tree.embedding):
+                to.put(WAITING, self.root.gradient)
+                to.mark()
+            to.put(RECOMPUTED)
+            to.put(WAITING)
+            self._reduce(self.root, final=True)
+        to.put(UNSHARDED)
+        to.put(SCATTERS)
+        to.mark()
+
+    def _reduce(self, unit: Sizes, final: bool = False) -> None:
+        """Post-backward of a unit: its gradients go into a reduce-scatter, or pile up unsharded."""
+        to, p = self.to, self.knobs
+        if not unit.gradient:
+            return
+        gradient = (FULL_GRADIENTS, unit.gradient, BYTES, 0)
+        if not self.sync:
+            if not self.accumulating:
+                to.add(FULL_GRADIENTS, unit.accumulated)
+            to.mark(*([gradient] if self.accumulating else []))
+            return
+        if self.accumulating and p.gradient_sync == "last":
+            to.add(FULL_GRADIENTS, -unit.accumulated)
+            to.mark((FULL_GRADIENTS, unit.accumulated, BYTES, 0), (SCATTERS, unit.reduce, BYTES, 0))
+        if final:
+            if unit is self.root:
+                to.add(UNSHARDED, -unit.kept)
+            to.put(SCATTERS)
+            to.mark(gradient, (LAST_SCATTER, unit.reduce, BYTES, 0))
+        else:
+            to.mark(gradient)
+            to.put(SCATTERS, unit.reduce * p.reduce_scatter_max_input_buffers)
+            # autograd still holds the head's gradients when the output is allocated (recorded)
+            output = unit.reduced if unit is self.head else 0.0
+            to.mark(gradient, (RECOMPUTED, output, BYTES, 0))
+        if self.offload or (self.accumulating and p.gradient_sync == "every"):
+            to.mark((GRADIENTS, unit.reduced, BYTES, 0))
+        else:
+            to.add(GRADIENTS, unit.reduced)
+        if final:
+            to.put(SCATTERS)
+
+    # optimizer and checkpoint
+
+    def step(self) -> None:
+        """The optimizer's step, and a checkpoint after it."""
+        # full tensors are gathered one by one in the master dtype, then go to the host;
+        # or clones of all stay on the GPU, beside the unit (and the root) being gathered
+        units = self.layers + self._outer()
+        largest = max(u.shard for u in units) * self.ranks
+        clones = sum(u.shard for u in units) * self.ranks
+        if self.root:
+            clones += self.root.shard * self.ranks
+        self.to.put(INPUTS)
+        steps(self.to, 0.0 if self.offload else 1.0)
+        saves(self.to, largest, clones)
+
+
+def _inside(block: Block) -> list[tuple[Module, bool]]:
+    return [(module, True) for module in block.modules]
+
+
+def _outside(block: Block) -> list[tuple[Module, bool]]:
+    return [(module, False) for module in block.modules]
+
+
+def _largest_share(block: Block) -> float:
+    """Share of a block's parameters in its largest module."""
+    sizes = [sum(p.numel for p in m.parameters) for m in block.modules]
+    return max(sizes) / sum(sizes)
