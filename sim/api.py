@@ -47,8 +47,8 @@ def simulate(
     slow : iterable of str
         Slow GPUs and links: ``rank:3=0.9``, ``link:NAME=0.5``.
     seed, replicas : int
-        Of the jitter's draws, and how many steps to draw; ``result.detail["variation"]`` has
-        their distribution, and the step is the median one.
+        Of the jitter's draws, and how many steps to draw; ``result.variation`` has their
+        distribution, and the step is the median one.
     scaling : bool
         Also simulate 1, 2, 4 and 8 nodes.
     fixes : bool

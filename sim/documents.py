@@ -23,19 +23,25 @@ SCHEMAS = {
 _CELLS = 60  # rows of a document that a notebook shows
 
 
-class Document:
+class Section:
+    """Base of a part of a document: a frozen dataclass whose JSON is what `content` says."""
+
+    __slots__ = ()
+
+    def content(self) -> Any:
+        """What it says, in the order of the JSON: its fields."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+
+class Document(Section):
     """Base of every verb's answer; `schema` names its keys and their version.
 
-    A subclass is a frozen dataclass. It overrides `content` where its JSON is not its fields, and
-    `records` where it is a table.
+    A subclass overrides `content` where its JSON is not its fields, and `records` where it is a
+    table.
     """
 
     __slots__ = ()
     schema: ClassVar[str]
-
-    def content(self) -> dict[str, Any]:
-        """What the document says below its schema, in the order of the JSON."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         """Its rows; a document that is no table is one row of dotted keys."""
@@ -81,7 +87,7 @@ class Listing(Document):
         """Its rows."""
         raise NotImplementedError
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Any:
         """The rows, under a name."""
         return {"rows": list(self.records())}
 
@@ -99,6 +105,10 @@ def plain(value: Any) -> Any:
     """Dataclasses, named tuples and sequences as mappings and lists, numbers rounded."""
     if value is None or isinstance(value, str | bool | int):
         return value
+    if isinstance(value, Document):
+        return value.to_dict()
+    if isinstance(value, Section):
+        return plain(value.content())
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):

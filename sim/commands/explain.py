@@ -21,15 +21,11 @@ def command(
 
     Example: explain dgx-h100 llama3-8b-lora
     """
-    from sim.blocks.tree import count_parameters
     from sim.inputs.loader import load
     from sim.report.explain import formatted
-    from sim.result.describe import describe_topology, describe_workload
+    from sim.result.describe import title_of
     from sim.result.explain import explain
 
     loaded = load(topology, workload, overrides)
-    job, world = loaded.workload, loaded.topology.world_size
-    total = count_parameters(job.model, job.method).total
-    machine = describe_topology(loaded.topology)["title"]
-    title = f"{describe_workload(job, world, total)['title']} · {machine}"
-    emit(formatted(title, explain(loaded.topology, job), form), output)
+    title = title_of(loaded.topology, loaded.workload)
+    emit(formatted(title, explain(loaded.topology, loaded.workload), form), output)

@@ -30,22 +30,19 @@ def command(
     form: str, output: Path | None, require: str | None,
 ) -> None:  # fmt: skip
     """Bytes per GPU of WORKLOAD on TOPOLOGY by category and moment, the verdict and fixes."""
-    from sim.blocks.tree import count_parameters
     from sim.inputs.loader import load
     from sim.memory.fit import solve
-    from sim.memory.report import machine, memory
+    from sim.memory.report import memory
     from sim.report.memory import MemoryAnswer, view
-    from sim.result.describe import describe_topology, describe_workload
+    from sim.result.describe import title_of
     from sim.result.fixes import fixes
 
     loaded = load(topology, workload, overrides)
-    job, world = loaded.workload, machine(loaded.topology)[1]
+    job = loaded.workload
     report = memory(loaded.topology, job)
     wanted = cast("Quantity | None", most or least)
     bound = solve(loaded.topology, job, wanted) if wanted else None
-    total = count_parameters(job.model, job.method).total
-    machine_title = describe_topology(loaded.topology)["title"]
-    title = f"{describe_workload(job, world, total)['title']} · {machine_title}"
+    title = title_of(loaded.topology, job)
     answer = MemoryAnswer(title, report, fixes(loaded.topology, job), bound)
     show(view(answer), form, output)
     if require and not report.fits:

@@ -11,7 +11,7 @@ from typing import Any
 from sim.documents import round_significant
 from sim.report.quantities import count, duration, gib, percent, usd
 from sim.result.result import Result
-from sim.study.compare import PARTS, Comparison, Delta, Variant, part_times
+from sim.study.compare import PARTS, Comparison, Delta, Variant, part_times, whole_job
 
 Row = tuple[str, Callable[[Result], str]]
 
@@ -20,21 +20,21 @@ def _usd(value: float | None) -> str:
     return "no price" if value is None else usd(value)
 
 
-def _optional(section: dict[str, Any], key: str, show: Callable[[float], str]) -> str:
-    value = section.get(key)
-    return "-" if value is None else show(float(value))
+def _optional(section: object, key: str, show: Callable[[float], str]) -> str:
+    value = getattr(section, key, None)
+    return "-" if value is None else show(value)
 
 
-def _band(result: Result, key: str) -> str:
-    band = result.uncertainty.get(key)
-    if not isinstance(band, list | tuple):
+def _band(result: Result) -> str:
+    known = result.uncertainty
+    if known is None:
         return ""
-    return f" ({duration(float(band[0]))} to {duration(float(band[1]))})"
+    return f" ({duration(known.step_time_s.low)} to {duration(known.step_time_s.high)})"
 
 
 ROWS: tuple[Row, ...] = (
-    ("machine", lambda r: str(r.topology["title"])),
-    ("job", lambda r: f"{r.workload['title']} {r.workload['precision']}"),
+    ("machine", lambda r: r.topology.title),
+    ("job", lambda r: f"{r.workload.title} {r.workload.precision}"),
     (
         "memory per GPU",
         lambda r: (
@@ -42,7 +42,7 @@ ROWS: tuple[Row, ...] = (
             + (" fits" if r.memory.fits else f" of {gib(r.memory.capacity_bytes)}: DOES NOT FIT")
         ),
     ),
-    ("step time", lambda r: duration(r.step.time_s) + _band(r, "step_time_s")),
+    ("step time", lambda r: duration(r.step.time_s) + _band(r)),
     ("tokens/s", lambda r: count(r.throughput.tokens_per_s)),
     ("tokens/s per GPU", lambda r: count(r.throughput.tokens_per_s_per_gpu)),
     ("MFU", lambda r: percent(r.throughput.mfu)),
@@ -50,7 +50,7 @@ ROWS: tuple[Row, ...] = (
     ("bottleneck", lambda r: r.bottleneck.kind),
     ("wall-clock", lambda r: _optional(r.job, "wall_clock_s", duration)),
     ("goodput", lambda r: _optional(r.job, "goodput", percent)),
-    ("cost", lambda r: _usd(r.cost.get("total_usd")) if r.job else "-"),
+    ("cost", lambda r: _usd(r.cost.total_usd if r.cost else None) if r.job else "-"),
     ("per million tokens", lambda r: _optional(r.cost, "usd_per_million_tokens", _usd)),
     ("energy", lambda r: _optional(r.energy, "energy_j", lambda j: f"{j / 3.6e6:,.0f} kWh")),
     ("CO2e", lambda r: _optional(r.energy, "co2_kg", lambda kg: f"{kg:,.0f} kg")),
@@ -201,9 +201,9 @@ def _csv_row(v: Variant) -> list[Any]:
     r = v.result
     numbers = (
         r.memory.peak_reserved_bytes, r.step.time_s, r.throughput.tokens_per_s,
-        r.throughput.tokens_per_s_per_gpu, r.throughput.mfu, r.job.get("wall_clock_s"),
-        r.cost.get("total_usd"), r.energy.get("energy_j"), *part_times(r).values(),
+        r.throughput.tokens_per_s_per_gpu, r.throughput.mfu, *whole_job(r),
+        *part_times(r).values(),
     )  # fmt: skip
     cells = ["" if n is None else f"{n:.12g}" for n in numbers]
     fits = str(r.memory.fits).lower()
-    return [v.label, v.topology, v.workload, " ".join(v.changes), r.topology["gpus"], fits, *cells]
+    return [v.label, v.topology, v.workload, " ".join(v.changes), r.topology.gpus, fits, *cells]

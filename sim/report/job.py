@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from sim.report.quantities import count, duration, percent, usd
 from sim.report.view import Fact, Facts, Lines
-from sim.result.result import Result
+from sim.result.result import CostSection, EnergySection, JobSection, Result
 
 _PARTS = {
     "useful": "useful",
@@ -24,14 +23,14 @@ _PARTS = {
 def job_section(result: Result) -> Facts | Lines:
     """The job section of `scaling-sim run`."""
     job = result.job
-    if not job.get("wall_clock_s"):
+    if job is None:
         return Lines(["Job length not given (tokens:, steps: or samples:)"])
-    head = f"The whole job: {count(job['tokens'])} tokens, {job['steps']:,} steps"
-    if not math.isfinite(job["wall_clock_s"]):
-        return Facts(_never(result), head, indent=4)
+    head = f"The whole job: {count(job.tokens)} tokens, {job.steps:,} steps"
+    if not math.isfinite(job.wall_clock_s):
+        return Facts(_never(job, result.step.time_s), head, indent=4)
     rows = [
-        Fact("wall-clock", _wall(result)),
-        Fact("goodput", _goodput(job["shares"])),
+        Fact("wall-clock", _wall(job, result)),
+        Fact("goodput", _goodput(job.shares)),
         Fact("data", _data(job)),
         Fact("failures", _failures(job)),
         Fact("checkpoints", _checkpoints(job)),
@@ -41,11 +40,10 @@ def job_section(result: Result) -> Facts | Lines:
     return Facts([row for row in rows if row.text], head, indent=4)
 
 
-def _never(result: Result) -> list[Fact]:
-    job = result.job
-    work = duration(job["steps"] * result.step.time_s)
-    pause = duration(job["mean_uptime_s"])
-    saves = "nothing is saved" if job["checkpoint_interval_s"] is None else "saves come too late"
+def _never(job: JobSection, step_s: float) -> list[Fact]:
+    work = duration(job.steps * step_s)
+    pause = duration(job.mean_uptime_s)
+    saves = "nothing is saved" if job.checkpoint_interval_s is None else "saves come too late"
     never = (
         f"{work} of work, an interruption every {pause}, and {saves}: "
         "a run of that length without one is not to be had"
@@ -53,15 +51,14 @@ def _never(result: Result) -> list[Fact]:
     return [Fact("never ends", never), Fact("checkpoints", _checkpoints(job))]
 
 
-def _wall(result: Result) -> str:
-    job = result.job
-    low, high = duration(job["wall_clock_p10_s"]), duration(job["wall_clock_p90_s"])
-    text = f"{duration(job['wall_clock_s'])}  (p10 {low}, p90 {high} of {job['replicas']} runs"
-    text += f"; paces spread by {100 * job['pace_spread']:g} %)"
-    band = result.uncertainty.get("step_time_s")
-    if isinstance(band, list | tuple) and job["data_idle_share"] < 5e-4:  # else the loader's pace
-        scale = job["wall_clock_s"] / result.step.time_s
-        low, high = duration(band[0] * scale), duration(band[1] * scale)
+def _wall(job: JobSection, result: Result) -> str:
+    low, high = duration(job.wall_clock_p10_s), duration(job.wall_clock_p90_s)
+    text = f"{duration(job.wall_clock_s)}  (p10 {low}, p90 {high} of {job.replicas} runs"
+    text += f"; paces spread by {100 * job.pace_spread:g} %)"
+    known = result.uncertainty
+    if known is not None and job.data_idle_share < 5e-4:  # else the loader's pace
+        band, scale = known.step_time_s, job.wall_clock_s / result.step.time_s
+        low, high = duration(band.low * scale), duration(band.high * scale)
         text += f"; the model's own 80 % band {low} to {high}"
     return text
 
@@ -73,8 +70,8 @@ def _goodput(shares: dict[str, float]) -> str:
     return " · ".join(parts)
 
 
-def _data(job: dict[str, Any]) -> str:
-    idle, needed, workers = job["data_idle_share"], job["data_workers_needed"], job["data_workers"]
+def _data(job: JobSection) -> str:
+    idle, needed, workers = job.data_idle_share, job.data_workers_needed, job.data_workers
     if idle < 5e-4:
         return ""
     text = f"GPUs wait {percent(idle)} of the time for data with {workers} workers per GPU; "
@@ -88,30 +85,30 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
-def _failures(job: dict[str, Any]) -> str:
-    mtbf = job["mtbf_s"]
+def _failures(job: JobSection) -> str:
+    mtbf = job.mtbf_s
     if not mtbf or mtbf == float("inf"):
         text = "none"
     else:
-        expected = job["wall_clock_s"] / mtbf
+        expected = job.wall_clock_s / mtbf
         text = f"{_number(expected)} expected (one per {duration(mtbf)} on this machine)"
-    if job["preemptions"]:
-        text += f"; {_number(job['preemptions'])} preemptions a run"
+    if job.preemptions:
+        text += f"; {_number(job.preemptions)} preemptions a run"
     return text
 
 
-def _checkpoints(job: dict[str, Any]) -> str:
-    size = f"{_number(job['checkpoint_bytes'] / 1e9)} GB"
-    pause = duration(job["checkpoint_blocking_s"])
-    interval, best = job["checkpoint_interval_s"], job["checkpoint_interval_best_s"]
+def _checkpoints(job: JobSection) -> str:
+    size = f"{_number(job.checkpoint_bytes / 1e9)} GB"
+    pause = duration(job.checkpoint_blocking_s)
+    interval, best = job.checkpoint_interval_s, job.checkpoint_interval_best_s
     if interval is None:
         text = f"none; one would be {size} and block {pause}"
     else:
         text = f"every {duration(interval)}: {size}, blocks {pause}"
-        if job["checkpoint_durable_s"] > job["checkpoint_blocking_s"]:
-            text += f", durable after {duration(job['checkpoint_durable_s'])}"
-    young, daly = job["checkpoint_interval_young_s"], job["checkpoint_interval_daly_s"]
-    if best:
+        if job.checkpoint_durable_s > job.checkpoint_blocking_s:
+            text += f", durable after {duration(job.checkpoint_durable_s)}"
+    young, daly = job.checkpoint_interval_young_s, job.checkpoint_interval_daly_s
+    if best and young and daly:
         text += (
             f"; best every {duration(best)} by simulation "
             f"(Young {duration(young)}, Daly {duration(daly)})"
@@ -121,35 +118,39 @@ def _checkpoints(job: dict[str, Any]) -> str:
     return text
 
 
-def _cost(cost: dict[str, Any]) -> str:
-    if cost.get("total_usd") is None:
+def _cost(cost: CostSection | None) -> str:
+    if cost is None:
         return "no price: write offer.price_per_gpu_hour, or see scaling-sim prices list"
     names = {
         "compute_usd": "compute", "setup_usd": "setup", "storage_usd": "storage",
         "egress_usd": "egress", "energy_usd": "electricity",
         "unused_commitment_usd": "unused commitment",
     }  # fmt: skip
-    parts = [f"{name} {usd(cost[key])}" for key, name in names.items() if cost[key] >= 0.005]
-    where = " ".join(str(cost[k]) for k in ("provider", "region") if cost.get(k))
-    rate = f"{cost['price_kind']} ${cost['price_per_gpu_hour_usd']:.2f} per GPU-hour"
-    date = f", price of {cost['price_date']}" if cost.get("price_date") else ""
-    text = f"{usd(cost['total_usd'])} = {' + '.join(parts)}; {rate}"
+    parts = [
+        f"{name} {usd(paid)}"
+        for key, name in names.items()
+        if (paid := getattr(cost, key)) >= 0.005
+    ]
+    where = " ".join(text for text in (cost.provider, cost.region) if text)
+    rate = f"{cost.price_kind} ${cost.price_per_gpu_hour_usd:.2f} per GPU-hour"
+    date = f", price of {cost.price_date}" if cost.price_date else ""
+    text = f"{usd(cost.total_usd)} = {' + '.join(parts)}; {rate}"
     text += f" ({where}{date})" if where else ""
-    if cost.get("usd_per_million_tokens") is not None:
-        text += f" · ${cost['usd_per_million_tokens']:.3g} per million tokens"
+    if cost.usd_per_million_tokens is not None:
+        text += f" · ${cost.usd_per_million_tokens:.3g} per million tokens"
     return text
 
 
-def _energy(energy: dict[str, Any]) -> str:
-    if not energy.get("energy_j"):
+def _energy(energy: EnergySection | None) -> str:
+    if energy is None:
         return ""
     text = (
-        f"{energy['energy_j'] / 3.6e6:,.0f} kWh · {energy['joule_per_token']:.3g} J per token · "
-        f"{energy['gpu_w']:.0f} W a GPU while stepping · PUE {energy['pue']:g}"
+        f"{energy.energy_j / 3.6e6:,.0f} kWh · {energy.joule_per_token:.3g} J per token · "
+        f"{energy.gpu_w:.0f} W a GPU while stepping · PUE {energy.pue:g}"
     )
-    if energy.get("co2_kg") is not None:
+    if energy.co2_kg is not None:
         text += (
-            f" · {energy['co2_kg']:,.0f} kg CO2e at {energy['g_co2_per_kwh']:.0f} g/kWh "
-            f"({' '.join(w for w in (energy['co2_region'], energy['co2_year']) if w)})"
+            f" · {energy.co2_kg:,.0f} kg CO2e at {energy.g_co2_per_kwh:.0f} g/kWh "
+            f"({' '.join(w for w in (energy.co2_region, energy.co2_year) if w)})"
         )
     return text

@@ -47,10 +47,9 @@ def view(result: Result, *, quiet: bool = False) -> View:
 def _title(result: Result) -> str:
     t, w = result.topology, result.workload
     return (
-        f"{w['title']} · {t['title']} · {w['strategy']} · {w['precision']} · "
-        f"seq {w['sequence_length']} · global batch {w['global_batch_sequences']} sequences "
-        f"({w['micro_batch']} x {w['gradient_accumulation']} accumulated "
-        f"x {w['data_parallel']} ranks)"
+        f"{w.title} · {t.title} · {w.strategy} · {w.precision} · "
+        f"seq {w.sequence_length} · global batch {w.global_batch_sequences} sequences "
+        f"({w.micro_batch} x {w.gradient_accumulation} accumulated x {w.data_parallel} ranks)"
     )
 
 
@@ -85,22 +84,24 @@ def _verdict(result: Result) -> Facts:
 
 
 def _band(result: Result) -> str:
-    band = result.uncertainty.get("step_time_s")
-    return f"  (80 % band {duration(band[0])} to {duration(band[1])})" if band else ""
+    if result.uncertainty is None:
+        return ""
+    band = result.uncertainty.step_time_s
+    return f"  (80 % band {duration(band.low)} to {duration(band.high)})"
 
 
 def _variation(result: Result) -> Iterator[str]:
-    found = result.detail.get("variation")
+    found = result.variation
     if found is None:
         return
-    parts = list(found["slow"])
-    if found["jitter"]:
-        parts.append(f"jitter {percent(found['jitter'])}, seed {found['seed']}")
-    times = found["step_time_s"]
-    if found["replicas"] > 1:
+    parts = list(found.slow)
+    if found.jitter:
+        parts.append(f"jitter {percent(found.jitter)}, seed {found.seed}")
+    times = found.step_time_s
+    if found.replicas > 1:
         parts.append(
-            f"over {found['replicas']} steps p10 {duration(times['p10'])}, "
-            f"p50 {duration(times['p50'])}, p90 {duration(times['p90'])}"
+            f"over {found.replicas} steps p10 {duration(times.p10)}, "
+            f"p50 {duration(times.p50)}, p90 {duration(times.p90)}"
         )
     yield f"with {', '.join(parts)}"
 

@@ -22,7 +22,7 @@ from sim.inputs.gpu import Gpu
 from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.result.result import Result
+from sim.result.result import Interval, Result, Uncertainty
 
 COVERAGE = 0.8
 #: weight of a row that differs in one thing: method (full, LoRA), strategy, GPU generation
@@ -175,28 +175,39 @@ def _weighted_quantile(values: Sequence[float], weights: Sequence[float], share:
     return values[order[-1]] if order else 0.25
 
 
-def uncertainty(topology: Topology, workload: Workload, result: Result) -> dict[str, Any]:
+def uncertainty(topology: Topology, workload: Workload, result: Result) -> Uncertainty:
     """What `Result.uncertainty` says of a result's headline figures, its step time being off."""
     found = band(job_of(topology, workload), residuals())
     low, high = found.factors
-    p = result.throughput
-    out: dict[str, Any] = {"coverage": COVERAGE}
-    out["step_time_s"] = [result.step.time_s * low, result.step.time_s * high]
-    for name in ("tokens_per_s", "tokens_per_s_per_gpu", "tflops_per_gpu", "mfu", "hfu"):
-        value = getattr(p, name)
-        out[name] = [value / high, value / low]
-    for part, name in (("job", "wall_clock_s"), ("cost", "total_usd"), ("energy", "energy_j")):
-        value = getattr(result, part).get(name)
-        if isinstance(value, float):
-            out[name] = [value * low, value * high]
     wide = math.exp(memory_half_width())
-    for name in ("peak_allocated_bytes", "peak_reserved_bytes"):
-        value = getattr(result.memory, name)
-        out[name] = [value / wide, value * wide]
-    out["comparable_rows"] = found.rows
-    out["beyond_data"] = list(found.beyond)
-    out["provenance"] = _provenance(found)
-    return out
+    memory, rates = result.memory, result.throughput
+
+    def grows(value: float) -> Interval:
+        return Interval(value * low, value * high)
+
+    def shrinks(value: float) -> Interval:
+        return Interval(value / high, value / low)
+
+    def held(value: float) -> Interval:
+        return Interval(value / wide, value * wide)
+
+    return Uncertainty(
+        coverage=COVERAGE,
+        step_time_s=grows(result.step.time_s),
+        tokens_per_s=shrinks(rates.tokens_per_s),
+        tokens_per_s_per_gpu=shrinks(rates.tokens_per_s_per_gpu),
+        tflops_per_gpu=shrinks(rates.tflops_per_gpu),
+        mfu=shrinks(rates.mfu),
+        hfu=shrinks(rates.hfu),
+        wall_clock_s=grows(result.job.wall_clock_s) if result.job else None,
+        total_usd=grows(result.cost.total_usd) if result.cost else None,
+        energy_j=grows(result.energy.energy_j) if result.energy else None,
+        peak_allocated_bytes=held(memory.peak_allocated_bytes),
+        peak_reserved_bytes=held(memory.peak_reserved_bytes),
+        comparable_rows=found.rows,
+        beyond_data=found.beyond,
+        provenance=_provenance(found),
+    )
 
 
 def _provenance(found: Band) -> str:

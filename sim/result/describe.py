@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from sim.blocks.tree import count_parameters
 from sim.fabric import compile_fabric
 from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
+from sim.result.result import TopologySection, WorkloadSection
 
 
 class Peak(NamedTuple):
@@ -34,44 +36,51 @@ def peak_of(topology: Topology, workload: Workload) -> Peak:
     return Peak(gpu.name, "fp32", gpu.peak_fp32)
 
 
-def describe_topology(topology: Topology) -> dict[str, Any]:
-    """Name, size and GPU."""
+def topology_section(topology: Topology) -> TopologySection:
+    """Name, size, GPU and price of a machine."""
     fabric = compile_fabric(topology)
     gpu = fabric.gpu(0).name
     nodes = fabric.n_nodes
     per_node = len(fabric.ranks_of(0))
     offer = topology.offer
-    return {
-        "name": topology.name,
-        "title": f"{nodes} {'node' if nodes == 1 else 'nodes'} x {per_node} {gpu}",
-        "nodes": nodes,
-        "gpus": fabric.n_ranks,
-        "gpu": gpu,
-        "price_per_gpu_hour_usd": offer.price_per_gpu_hour if offer else None,
-        "provider": offer.provider if offer else None,
-    }
+    return TopologySection(
+        name=topology.name,
+        title=f"{nodes} {'node' if nodes == 1 else 'nodes'} x {per_node} {gpu}",
+        nodes=nodes,
+        gpus=fabric.n_ranks,
+        gpu=gpu,
+        price_per_gpu_hour_usd=offer.price_per_gpu_hour if offer else None,
+        provider=offer.provider if offer else None,
+    )
 
 
-def describe_workload(workload: Workload, world: int, parameters: int) -> dict[str, Any]:
-    """Name, method, batch arithmetic."""
+def workload_section(workload: Workload, world: int, parameters: int) -> WorkloadSection:
+    """Name, method, batch arithmetic of a job on `world` GPUs."""
     batch = batch_on(workload, world)
     method = workload.method
     how = "full" if method.kind == "full" else f"{method.kind} r{method.rank}"
-    return {
-        "name": workload.name,
-        "title": f"{workload.model.name} {how}",
-        "model": workload.model.name,
-        "parameters": parameters,
-        "method": method.kind,
-        "strategy": _strategy(workload),
-        "precision": _precision(workload),
-        "sequence_length": workload.sequence_length,
-        "micro_batch": workload.micro_batch,
-        "gradient_accumulation": workload.gradient_accumulation,
-        "data_parallel": batch.data_parallel,
-        "global_batch_sequences": batch.sequences,
-        "global_batch_tokens": batch.tokens,
-    }
+    return WorkloadSection(
+        name=workload.name,
+        title=f"{workload.model.name} {how}",
+        model=workload.model.name,
+        parameters=parameters,
+        method=method.kind,
+        strategy=_strategy(workload),
+        precision=_precision(workload),
+        sequence_length=workload.sequence_length,
+        micro_batch=workload.micro_batch,
+        gradient_accumulation=workload.gradient_accumulation,
+        data_parallel=batch.data_parallel,
+        global_batch_sequences=batch.sequences,
+        global_batch_tokens=batch.tokens,
+    )
+
+
+def title_of(topology: Topology, workload: Workload) -> str:
+    """Job and machine in a line."""
+    total = count_parameters(workload.model, workload.method).total
+    job = workload_section(workload, topology.world_size, total)
+    return f"{job.title} · {topology_section(topology).title}"
 
 
 def _strategy(workload: Workload) -> str:

@@ -15,7 +15,7 @@ from sim.inputs.workload import Workload
 from sim.job.plan import plan_job
 from sim.result.bands import uncertainty
 from sim.result.bottleneck import classify, data_bottleneck, rank_fixes
-from sim.result.describe import describe_topology, describe_workload, peak_of
+from sim.result.describe import peak_of, topology_section, workload_section
 from sim.result.result import Result, Scaling
 from sim.result.scaling import scaling_curve
 from sim.result.sections import (
@@ -77,17 +77,17 @@ def predict(
     peak = peak_of(topology, workload)
     parameters = count_parameters(workload.model, workload.method).total
     result = Result(
-        topology=describe_topology(topology),
-        workload=describe_workload(workload, topology.world_size, parameters),
+        topology=topology_section(topology),
+        workload=workload_section(workload, topology.world_size, parameters),
         step=shown,
         throughput=throughput,
         scaling=curve or Scaling("weak", topology.world_size, 1.0, ()),
         memory=memory,
-        job=job_section(job),
-        cost=cost_section(job, topology),
-        energy=energy_section(job, throughput.model_flops_per_step),
+        job=job_section(job) if job else None,
+        cost=cost_section(job, topology) if job else None,
+        energy=energy_section(job, throughput.model_flops_per_step) if job else None,
         bottleneck=bottleneck,
-        uncertainty={},
+        uncertainty=None,
         warnings=(
             *(notes.warnings if notes else ()),
             *found.memory.warnings,
@@ -102,9 +102,7 @@ def predict(
         },
         inputs_hash=inputs_hash(topology, workload),
         model_version=__version__,
-        detail={"variation": spread(varied, level, found.replicas_s)}
-        if varied.needs_every_rank
-        else {},
+        variation=spread(varied, level, found.replicas_s) if varied.needs_every_rank else None,
         ranks=ranks_section(found.ranks, found.time_s),
     )
     return replace(result, uncertainty=uncertainty(topology, workload, result))

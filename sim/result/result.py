@@ -2,11 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from sim.documents import SCHEMAS, Document
+from sim.documents import SCHEMAS, Document, Section
 from sim.inputs.notes import Message
+from sim.job.cost import Cost
+from sim.job.energy import Energy
+from sim.step.variation import Spread
+
+
+@dataclass(frozen=True, slots=True)
+class TopologySection:
+    """The machine: counts of nodes and GPUs, and its hourly price per GPU, if known. [USD/h]"""
+
+    name: str
+    title: str
+    nodes: int
+    gpus: int
+    gpu: str
+    price_per_gpu_hour_usd: float | None
+    provider: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadSection:
+    """The job and its batch; lengths in tokens, batches in sequences but where a name says so."""
+
+    name: str
+    title: str
+    model: str
+    parameters: int
+    method: str
+    strategy: str
+    precision: str
+    sequence_length: int
+    micro_batch: int
+    gradient_accumulation: int
+    data_parallel: int  # ranks that work on different data
+    global_batch_sequences: int
+    global_batch_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,32 +151,139 @@ class Bottleneck:
 
 
 @dataclass(frozen=True, slots=True)
+class JobSection:
+    """Wall-clock, goodput broken down, data, checkpoints, failures of the whole job.
+
+    A job that never ends has infinite times; means are over `replicas` simulated runs.
+    """
+
+    steps: int
+    tokens: float
+    wall_clock_s: float  # median
+    wall_clock_p10_s: float
+    wall_clock_p90_s: float
+    wall_clock_mean_s: float
+    replicas: int
+    goodput: float
+    shares: dict[str, float]  # of the mean wall time; adds up to 1
+    failures: float  # mean number in a run
+    preemptions: float
+    checkpoints: float
+    mtbf_s: float
+    mean_uptime_s: float  # between interruptions of any kind
+    pace_spread: float  # relative standard deviation from run to run
+    step_with_data_s: float
+    data_idle_share: float
+    data_workers: int  # per GPU
+    data_workers_needed: int | None  # None: no number cures it
+    evaluation_s: float
+    checkpoint_bytes: float
+    checkpoint_blocking_s: float
+    checkpoint_durable_s: float
+    checkpoint_interval_s: float | None
+    checkpoint_interval_young_s: float | None
+    checkpoint_interval_daly_s: float | None
+    checkpoint_interval_best_s: float | None
+    storage_gb: float
+    egress_gb: float
+
+
+@dataclass(frozen=True, slots=True)
+class CostSection(Cost):
+    """What the job costs, and where the price is from. [USD]"""
+
+    provider: str
+    region: str
+    price_date: str
+    price_source: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnergySection(Energy):
+    """Energy of the job, per token and per useful FLOP, and CO2."""
+
+    joule_per_token: float
+    joule_per_model_flop: float
+
+
+@dataclass(frozen=True, slots=True)
+class Interval(Section):
+    """Both ends of a band, in the unit of its figure."""
+
+    low: float
+    high: float
+
+    def content(self) -> list[float]:
+        """A pair."""
+        return [self.low, self.high]
+
+
+@dataclass(frozen=True, slots=True)
+class Uncertainty(Section):
+    """Bands that hold the measured figure with probability `coverage`.
+
+    Figures are named as in the document; those of a job without length or price are None, and
+    left out of the JSON.
+    """
+
+    coverage: float
+    step_time_s: Interval
+    tokens_per_s: Interval
+    tokens_per_s_per_gpu: Interval
+    tflops_per_gpu: Interval
+    mfu: Interval
+    hfu: Interval
+    wall_clock_s: Interval | None
+    total_usd: Interval | None
+    energy_j: Interval | None
+    peak_allocated_bytes: Interval
+    peak_reserved_bytes: Interval
+    comparable_rows: float  # effective number of published runs like this one
+    beyond_data: tuple[str, ...]  # what no published run shows
+    provenance: str
+
+    def content(self) -> dict[str, Any]:
+        """What is known."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class Result(Document):
-    """All that a simulation says. Sections not computed are empty mappings."""
+    """All that a simulation says.
+
+    A section that does not apply is None, and an empty mapping in the JSON: `job` and `energy` of
+    a job without length, `cost` also without a price, `uncertainty` before it is known, and
+    `variation` (``detail.variation``) where ranks are equal.
+    """
 
     schema: ClassVar[str] = SCHEMAS["result"]
 
-    topology: dict[str, Any]
-    workload: dict[str, Any]
+    topology: TopologySection
+    workload: WorkloadSection
     step: Step
     throughput: Throughput
     scaling: Scaling
     memory: Memory
-    job: dict[str, Any]
-    cost: dict[str, Any]
-    energy: dict[str, Any]
+    job: JobSection | None
+    cost: CostSection | None
+    energy: EnergySection | None
     bottleneck: Bottleneck
-    uncertainty: dict[str, Any]
+    uncertainty: Uncertainty | None
     warnings: tuple[Message, ...]
     assumptions: tuple[str, ...]
     provenance: dict[str, str]
     inputs_hash: str
     model_version: str
-    detail: dict[str, Any] = field(default_factory=dict)
+    variation: Spread | None = None
     ranks: tuple[RankGroup, ...] = ()  # where they differ
 
     def content(self) -> dict[str, Any]:
         """The sections, what was computed from what first."""
-        names = [f.name for f in fields(self)]
         first = ("inputs_hash", "model_version")
-        return {n: getattr(self, n) for n in (*first, *(n for n in names if n not in first))}
+        last = ("variation", "ranks")
+        names = [f.name for f in fields(self) if f.name not in (*first, *last)]
+        found = {name: getattr(self, name) for name in (*first, *names)}
+        found["detail"] = {} if self.variation is None else {"variation": self.variation}
+        found["ranks"] = self.ranks
+        return {name: {} if value is None else value for name, value in found.items()}

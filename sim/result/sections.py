@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from sim.blocks.flops import token_flops
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
+from sim.job.cost import Cost
+from sim.job.energy import Energy
 from sim.job.plan import JobReport
 from sim.memory.report import MemoryReport
 from sim.result.describe import peak_of
-from sim.result.result import Memory, RankGroup, Step, Throughput
+from sim.result.result import (
+    CostSection,
+    EnergySection,
+    JobSection,
+    Memory,
+    RankGroup,
+    Step,
+    Throughput,
+)
 from sim.step.breakdown import Breakdown
 from sim.step.waiting import Group
 
@@ -106,61 +117,74 @@ def throughput_section(topology: Topology, workload: Workload, step_s: float) ->
     )
 
 
-def job_section(job: JobReport | None) -> dict[str, Any]:
-    """Wall-clock, goodput broken down, data, checkpoints, failures."""
-    if job is None:
-        return {}
+def job_section(job: JobReport) -> JobSection:
+    """The job as the document shows it."""
     outcome, spec = job.outcome, job.spec
     rate = 1.0 / spec.mtbf_s + 1.0 / spec.preemption_s
-    return {
-        "steps": job.steps,
-        "tokens": job.tokens,
-        "wall_clock_s": outcome.wall_p50_s,
-        "wall_clock_p10_s": outcome.wall_p10_s,
-        "wall_clock_p90_s": outcome.wall_p90_s,
-        "wall_clock_mean_s": outcome.wall_mean_s,
-        "replicas": outcome.replicas,
-        "goodput": outcome.goodput,
-        "shares": outcome.shares,
-        "failures": outcome.failures,
-        "preemptions": outcome.preemptions,
-        "checkpoints": outcome.checkpoints,
-        "mtbf_s": spec.mtbf_s,
-        "mean_uptime_s": 1.0 / rate if rate else math.inf,  # between interruptions of any kind
-        "pace_spread": spec.spread,
-        "step_with_data_s": job.stall.step_s,
-        "data_idle_share": job.stall.idle_share,
-        "data_workers": job.pipeline.workers,
-        "data_workers_needed": job.stall.workers_needed,
-        "evaluation_s": spec.evaluation_s,
-        "checkpoint_bytes": job.save.size_bytes,
-        "checkpoint_blocking_s": job.save.blocking_s,
-        "checkpoint_durable_s": job.save.write_s,
-        "checkpoint_interval_s": job.interval_s,
-        "checkpoint_interval_young_s": job.young_s,
-        "checkpoint_interval_daly_s": job.daly_s,
-        "checkpoint_interval_best_s": job.best_s,
-        "storage_gb": job.storage_gb,
-        "egress_gb": job.egress_gb,
-    }
+    return JobSection(
+        steps=job.steps,
+        tokens=job.tokens,
+        wall_clock_s=outcome.wall_p50_s,
+        wall_clock_p10_s=outcome.wall_p10_s,
+        wall_clock_p90_s=outcome.wall_p90_s,
+        wall_clock_mean_s=outcome.wall_mean_s,
+        replicas=outcome.replicas,
+        goodput=outcome.goodput,
+        shares=outcome.shares,
+        failures=outcome.failures,
+        preemptions=outcome.preemptions,
+        checkpoints=outcome.checkpoints,
+        mtbf_s=spec.mtbf_s,
+        mean_uptime_s=1.0 / rate if rate else math.inf,
+        pace_spread=spec.spread,
+        step_with_data_s=job.stall.step_s,
+        data_idle_share=job.stall.idle_share,
+        data_workers=job.pipeline.workers,
+        data_workers_needed=job.stall.workers_needed,
+        evaluation_s=spec.evaluation_s,
+        checkpoint_bytes=job.save.size_bytes,
+        checkpoint_blocking_s=job.save.blocking_s,
+        checkpoint_durable_s=job.save.write_s,
+        checkpoint_interval_s=job.interval_s,
+        checkpoint_interval_young_s=job.young_s,
+        checkpoint_interval_daly_s=job.daly_s,
+        checkpoint_interval_best_s=job.best_s,
+        storage_gb=job.storage_gb,
+        egress_gb=job.egress_gb,
+    )
 
 
-def cost_section(job: JobReport | None, topology: Topology) -> dict[str, Any]:
-    """What it costs, and where the price is from."""
-    if job is None or job.cost is None:
-        return {}
-    section = {name: getattr(job.cost, name) for name in type(job.cost).__slots__}
+def cost_section(job: JobReport, topology: Topology) -> CostSection | None:
+    """The bill, and where the price is from; None without a price."""
     offer = topology.offer
-    assert offer is not None
-    where = {"provider": offer.provider, "region": offer.region, "price_date": offer.date}
-    return section | where | {"price_source": offer.source}
+    if job.cost is None or offer is None:
+        return None
+    return CostSection(
+        **_fields(job.cost),
+        provider=offer.provider,
+        region=offer.region,
+        price_date=offer.date,
+        price_source=offer.source,
+    )
 
 
-def energy_section(job: JobReport | None, model_flops_per_step: float) -> dict[str, Any]:
-    """Energy, per token and per useful FLOP, and CO2."""
-    if job is None:
-        return {}
-    section = {name: getattr(job.energy, name) for name in type(job.energy).__slots__}
-    section["joule_per_token"] = job.energy.energy_j / job.tokens
-    section["joule_per_model_flop"] = job.energy.energy_j / (model_flops_per_step * job.steps)
-    return section
+def energy_section(job: JobReport, model_flops_per_step: float) -> EnergySection:
+    """Energy, per token and per useful FLOP.
+
+    Parameters
+    ----------
+    job : JobReport
+        The job.
+    model_flops_per_step : float
+        Useful FLOPs of a step of all its GPUs.
+    """
+    joules = job.energy.energy_j
+    return EnergySection(
+        **_fields(job.energy),
+        joule_per_token=joules / job.tokens,
+        joule_per_model_flop=joules / (model_flops_per_step * job.steps),
+    )
+
+
+def _fields(value: Cost | Energy) -> dict[str, Any]:
+    return {f.name: getattr(value, f.name) for f in fields(value)}

@@ -8,9 +8,9 @@ It replaces the spread of a calibration (`slowest_gpu`), which stands for the sa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -194,17 +194,39 @@ def jittered(lowered: Lowered, jitter: float, seed: int, replica: int) -> Lowere
     return replace(lowered, program=lowered.program._replace(work=work), alone_s=alone)
 
 
-def spread(variation: Variation, level: str, times_s: F8) -> Mapping[str, Any]:
-    """Distribution of step time over replicas, as `Result.detail` shows it."""
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """Of step times over replicas. [s]"""
+
+    p10: float
+    p50: float
+    p90: float
+    mean: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """What was varied, and the distribution of step time that came of it."""
+
+    level: str
+    jitter: float  # standard deviation of a block's compute time, over its mean
+    slow: tuple[str, ...]
+    seed: int
+    replicas: int
+    step_time_s: Quantiles
+
+
+def spread(variation: Variation, level: str, times_s: F8) -> Spread:
+    """Distribution of step time over replicas, (n,) float64. [s]"""
     p10, p50, p90 = np.quantile(times_s, (0.1, 0.5, 0.9)).tolist()
-    return {
-        "level": level,
-        "jitter": variation.jitter,
-        "slow": [f"{s.kind}:{s.name}={s.factor:g}" for s in variation.slow],
-        "seed": variation.seed,
-        "replicas": variation.replicas,
-        "step_time_s": {
-            "p10": p10, "p50": p50, "p90": p90, "mean": float(times_s.mean()),
-            "least": float(times_s.min()), "most": float(times_s.max()),
-        },
-    }  # fmt: skip
+    mean, least, most = float(times_s.mean()), float(times_s.min()), float(times_s.max())
+    return Spread(
+        level=level,
+        jitter=variation.jitter,
+        slow=tuple(f"{s.kind}:{s.name}={s.factor:g}" for s in variation.slow),
+        seed=variation.seed,
+        replicas=variation.replicas,
+        step_time_s=Quantiles(p10, p50, p90, mean, least, most),
+    )

@@ -303,16 +303,17 @@ def _delta(first: Variant, other: Variant) -> Delta:
         PartDelta(name, before[name], after[name], (after[name] - before[name]) / whole)
         for name in PARTS
     )
-    gpus = b.topology["gpus"] / a.topology["gpus"]
+    gpus = b.topology.gpus / a.topology.gpus
     per_gpu = b.throughput.tokens_per_s_per_gpu / a.throughput.tokens_per_s_per_gpu
+    wall, cost, energy = map(_ratio, whole_job(a), whole_job(b))
     return Delta(
         label=other.label,
         tokens_per_s_ratio=b.throughput.tokens_per_s / a.throughput.tokens_per_s,
         per_gpu_ratio=per_gpu,
         gpus_ratio=gpus,
-        wall_ratio=_ratio(a.job, b.job, "wall_clock_s"),
-        cost_ratio=_ratio(a.cost, b.cost, "total_usd"),
-        energy_ratio=_ratio(a.energy, b.energy, "energy_j"),
+        wall_ratio=wall,
+        cost_ratio=cost,
+        energy_ratio=energy,
         memory_ratio=b.memory.peak_reserved_bytes / a.memory.peak_reserved_bytes,
         tie_price_usd=_tie_price(a.cost, b.cost),
         parts=parts,
@@ -320,11 +321,20 @@ def _delta(first: Variant, other: Variant) -> Delta:
     )
 
 
-def _ratio(first: Mapping[str, Any], other: Mapping[str, Any], key: str) -> float | None:
-    a, b = first.get(key), other.get(key)
-    if not a or b is None or not (math.isfinite(a) and math.isfinite(b)):
+def whole_job(result: Result) -> tuple[float | None, float | None, float | None]:
+    """Wall-clock, cost and energy. [s, USD, J]"""
+    job, cost, energy = result.job, result.cost, result.energy
+    return (
+        job.wall_clock_s if job else None,
+        cost.total_usd if cost else None,
+        energy.energy_j if energy else None,
+    )
+
+
+def _ratio(first: float | None, other: float | None) -> float | None:
+    if not first or other is None or not (math.isfinite(first) and math.isfinite(other)):
         return None
-    return float(b) / float(a)
+    return other / first
 
 
 def reasons_between(
@@ -344,7 +354,7 @@ def _reasons(
     """Sentences, the largest contribution first."""
     out = []
     if abs(gpus - 1.0) > 1e-9:
-        a, b = first.result.topology["gpus"], other.result.topology["gpus"]
+        a, b = first.result.topology.gpus, other.result.topology.gpus
         out.append(f"{b} GPUs instead of {a}; each does {per_gpu:.2f} x the tokens/s")
     for part in sorted(parts, key=lambda p: -abs(p.share)):
         if abs(part.share) < _WORTH_SAYING:
@@ -363,17 +373,16 @@ def _reasons(
     return (*out, *_waiting(first.result, other.result), *_cost_reason(first.result, other.result))
 
 
-def _tie_price(first: Mapping[str, Any], other: Mapping[str, Any]) -> float | None:
+def _tie_price(first: Cost | None, other: Cost | None) -> float | None:
     """Hourly price of the other at which both cost the same; None if no price does. [USD]"""
     if not first or not other:
         return None
-    cost = Cost(**{name: other[name] for name in Cost.__slots__})
-    return break_even_price(first["total_usd"], cost)
+    return break_even_price(first.total_usd, other)
 
 
 def _waiting(first: Result, other: Result) -> Iterator[str]:
     """Waiting for data, which is outside the step."""
-    a, b = (float(r.job.get("data_idle_share", 0.0)) for r in (first, other))
+    a, b = (r.job.data_idle_share if r.job else 0.0 for r in (first, other))
     if abs(b - a) >= _WORTH_SAYING:
         yield f"waiting for data takes {100 * b:.0f} % of the job instead of {100 * a:.0f} %"
 
@@ -381,15 +390,15 @@ def _waiting(first: Result, other: Result) -> Iterator[str]:
 def _cost_reason(first: Result, other: Result) -> Iterator[str]:
     """GPU-hours and hourly rate, whose product is the cost but for storage and the like."""
     a, b = first.cost, other.cost
-    if not a or not b or not (math.isfinite(a["total_usd"]) and math.isfinite(b["total_usd"])):
+    if a is None or b is None:
         return
-    if not a["total_usd"] or abs(b["total_usd"] / a["total_usd"] - 1.0) < _WORTH_SAYING:
+    ratio = _ratio(a.total_usd, b.total_usd)
+    if ratio is None or abs(ratio - 1.0) < _WORTH_SAYING:
         return
-    hours = b["gpu_hours"] / a["gpu_hours"]
-    rate = b["price_per_gpu_hour_usd"] / a["price_per_gpu_hour_usd"]
-    ratio = b["total_usd"] / a["total_usd"]
+    hours = b.gpu_hours / a.gpu_hours
+    rate = b.price_per_gpu_hour_usd / a.price_per_gpu_hour_usd
     text = f"cost {ratio:.2f} x: {hours:.2f} x the GPU-hours at {rate:.2f} x the hourly price"
-    same = first.topology["name"] == other.topology["name"]
+    same = first.topology.name == other.topology.name
     tie = None if same else _tie_price(a, b)
     yield text + (f"; it would cost the same at ${tie:.2f} per GPU-hour" if tie else "")
 
@@ -409,8 +418,9 @@ def _summary(variants: Sequence[Variant], deltas: Sequence[Delta]) -> tuple[str,
     lines = []
     for delta, variant in zip(deltas, variants[1:], strict=True):
         text = f"{delta.label} does {delta.tokens_per_s_ratio:.2f} x the tokens/s of {first.label}"
-        if delta.cost_ratio is not None:
-            a, b = first.result.cost["total_usd"], variant.result.cost["total_usd"]
+        was, cost = first.result.cost, variant.result.cost
+        if delta.cost_ratio is not None and was and cost:
+            a, b = was.total_usd, cost.total_usd
             text += f" at {delta.cost_ratio:.2f} x the cost (${b:,.0f} against ${a:,.0f})"
         unfit = [v.label for v in (first, variant) if not v.result.memory.fits]
         if unfit:
@@ -420,9 +430,9 @@ def _summary(variants: Sequence[Variant], deltas: Sequence[Delta]) -> tuple[str,
     if len(variants) > 2 and fitting:
         fastest = max(fitting, key=lambda v: v.result.throughput.tokens_per_s)
         text = f"fastest that fits: {fastest.label}"
-        priced = [v for v in fitting if v.result.cost.get("total_usd") is not None]
-        if priced:
-            cheapest = min(priced, key=lambda v: float(v.result.cost["total_usd"]))
-            text += f"; cheapest: {cheapest.label} (${cheapest.result.cost['total_usd']:,.0f})"
+        bills = [(v.result.cost.total_usd, v.label) for v in fitting if v.result.cost]
+        if bills:
+            usd, label = min(bills, key=lambda bill: bill[0])
+            text += f"; cheapest: {label} (${usd:,.0f})"
         lines.append(text)
     return tuple(lines)

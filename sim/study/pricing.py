@@ -154,9 +154,10 @@ def price_everywhere(
 def _priced(
     result: Result, topology: Topology, row: PriceRow, spot: bool, setup_hours: float
 ) -> PricedJob:
-    if not result.job:
+    job, energy = result.job, result.energy
+    if job is None or energy is None:
         message = "nothing says how long the job is; add tokens, steps or samples"
-        raise InputError([Fault(result.workload["name"], None, None, "tokens", message)])
+        raise InputError([Fault(result.workload.name, None, None, "tokens", message)])
     price = row.spot_usd_per_gpu_hour if spot else None
     terms = Terms(
         price_per_gpu_hour_usd=price or row.usd_per_gpu_hour,
@@ -166,22 +167,22 @@ def _priced(
         egress_usd_per_gb=row.egress(),
     )
     cost = total_cost(
-        terms, topology.world_size, result.job["wall_clock_s"],
-        storage_gb=result.job["storage_gb"], egress_gb=result.job["egress_gb"],
-        tokens=result.job["tokens"],
+        terms, topology.world_size, job.wall_clock_s,
+        storage_gb=job.storage_gb, egress_gb=job.egress_gb,
+        tokens=job.tokens,
     )  # fmt: skip
     found = carbon_intensity(row.provider, row.region, row.country)
-    joules = result.energy["energy_j"]
+    joules = energy.energy_j
     return PricedJob(
         machine=topology.name,
         row=row,
         spot=spot,
         fits=result.memory.fits,
-        wall_s=result.job["wall_clock_s"],
+        wall_s=job.wall_clock_s,
         energy_j=joules,
         co2_kg=joules / 3.6e6 * found[1] / 1000.0 if found else None,
         co2_region=found[0] if found else "",
-        tokens=result.job["tokens"],
+        tokens=job.tokens,
         cost=cost,
     )
 

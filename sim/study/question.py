@@ -258,25 +258,31 @@ def _answer(
 
 def measure(result: Result, metric: str) -> float:
     """A measure of a result, in the unit that its name says."""
-    r = result
+    step, rates, job, cost, energy = (
+        result.step, result.throughput, result.job, result.cost, result.energy,
+    )  # fmt: skip
     hbm = ("norm", "elementwise", "reduction", "embedding", "loss", "copy", "quantize", "optimizer")
-    found: dict[str, Callable[[], float]] = {
-        "tokens_per_s_per_gpu": lambda: r.throughput.tokens_per_s_per_gpu,
-        "tokens_per_s": lambda: r.throughput.tokens_per_s,
-        "memory_gib": lambda: r.memory.peak_reserved_bytes / 2**30,
-        "days": lambda: r.job["wall_clock_s"] / 86400.0,
-        "cost_usd": lambda: r.cost["total_usd"],
-        "usd_per_million_tokens": lambda: r.cost["usd_per_million_tokens"],
-        "energy_kwh": lambda: r.energy["energy_j"] / 3.6e6,
-        "mfu": lambda: r.throughput.mfu,
-        "exposed_share": lambda: r.step.exposed_communication_s / r.step.time_s,
-        "hbm_share": lambda: sum(r.step.breakdown.get(k, 0.0) for k in hbm) / r.step.time_s,
+    found: dict[str, float | None] = {
+        "tokens_per_s_per_gpu": rates.tokens_per_s_per_gpu,
+        "tokens_per_s": rates.tokens_per_s,
+        "memory_gib": result.memory.peak_reserved_bytes / 2**30,
+        "days": job.wall_clock_s / 86400.0 if job else None,
+        "cost_usd": cost.total_usd if cost else None,
+        "usd_per_million_tokens": cost.usd_per_million_tokens if cost else None,
+        "energy_kwh": energy.energy_j / 3.6e6 if energy else None,
+        "mfu": rates.mfu,
+        "exposed_share": step.exposed_communication_s / step.time_s,
+        "hbm_share": sum(step.breakdown.get(k, 0.0) for k in hbm) / step.time_s,
     }
-    try:
-        return float(found[metric]())
-    except KeyError:
-        message = f"{metric} needs a job length and a price (tokens:, offer:)"
-        raise InputError([Fault(r.workload["name"], None, None, metric, message)]) from None
+    value = found[metric]
+    if value is None:
+        raise _no_length(result, metric)
+    return value
+
+
+def _no_length(result: Result, metric: str) -> InputError:
+    message = f"{metric} needs a job length and a price (tokens:, offer:)"
+    return InputError([Fault(result.workload.name, None, None, metric, message)])
 
 
 def _with_published(line: Line, rows_of: dict[str, str]) -> Line:
@@ -338,11 +344,11 @@ def _band(
     for name, way in ((line.case, sign), (line.against, -sign)):
         if not name:
             continue
-        band = results[name].uncertainty.get("step_time_s")
-        if not isinstance(band, list | tuple):
+        known, time_s = results[name].uncertainty, results[name].step.time_s
+        if known is None:
             return None
-        time_s = results[name].step.time_s
-        down, up = math.log(time_s / float(band[0])), math.log(float(band[1]) / time_s)
+        band = known.step_time_s
+        down, up = math.log(time_s / band.low), math.log(band.high / time_s)
         if way < 0:
             down, up = up, down
         low, high = low + down * down, high + up * up
@@ -399,10 +405,12 @@ def _cost_at(result: Result, row: PriceRow) -> Cost:
         storage_usd_per_gb_month=row.storage(),
         egress_usd_per_gb=row.egress(),
     )
+    job = result.job
+    if job is None:
+        raise _no_length(result, "cost_usd")
     return total_cost(
-        terms, result.topology["gpus"], result.job["wall_clock_s"],
-        storage_gb=result.job["storage_gb"], egress_gb=result.job["egress_gb"],
-        tokens=result.job["tokens"],
+        terms, result.topology.gpus, job.wall_clock_s,
+        storage_gb=job.storage_gb, egress_gb=job.egress_gb, tokens=job.tokens,
     )  # fmt: skip
 
 

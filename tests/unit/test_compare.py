@@ -120,17 +120,17 @@ def test_a_machine_without_a_price_gets_the_cheapest_offer_and_a_note(machines):
     # dgx-a100 names no price; 8 x A100 80GB are cheapest as aws p4de.24xlarge, 3.431 USD
     assert any("dgx-a100 priced at $3.43" in note for note in machines.notes)
     first, second = (v.result for v in machines.variants)
-    assert first.cost["price_per_gpu_hour_usd"] == 3.431
+    assert first.cost.price_per_gpu_hour_usd == 3.431
     reason = machines.deltas[0].reasons[-1]
     assert reason.startswith("cost")
-    ratio = second.cost["total_usd"] / first.cost["total_usd"]
-    hours = second.cost["gpu_hours"] / first.cost["gpu_hours"]
+    ratio = second.cost.total_usd / first.cost.total_usd
+    hours = second.cost.gpu_hours / first.cost.gpu_hours
     assert ratio == pytest.approx(hours * 2.95 / 3.431, rel=1e-3)
 
 
 def test_all_machines_at_one_provider_or_at_prices_of_ones_own(tmp_path):
     found = compare(["dgx-a100", "dgx-h100"], ["mistral-7b-lora"], offer="aws")
-    rates = [v.result.cost["price_per_gpu_hour_usd"] for v in found.variants]
+    rates = [v.result.cost.price_per_gpu_hour_usd for v in found.variants]
     assert rates == [3.431, 6.88]
     own = tmp_path / "mine.csv"
     own.write_text(
@@ -154,7 +154,7 @@ def test_the_price_at_which_the_answer_flips():
     found = compare(["dgx-a100", "dgx-h100"], ["mistral-7b-lora"], overrides=sets)
     tie = found.deltas[0].tie_price_usd
     # nearly all of the cost is GPU-hours, so that it ties at the ratio of the times
-    walls = [v.result.job["wall_clock_s"] for v in found.variants]
+    walls = [v.result.job.wall_clock_s for v in found.variants]
     assert tie == pytest.approx(2.0 * walls[0] / walls[1], rel=1e-3)
 
 

@@ -282,14 +282,14 @@ def test_a_starved_job_names_data_as_its_bottleneck_and_the_cure():
     assert "14 loader workers" in starved.bottleneck.explanation
     (fix,) = starved.bottleneck.fixes
     assert fix.change == {"data.workers": 14}
-    assert starved.job["data_idle_share"] == pytest.approx(0.40, abs=0.03)
+    assert starved.job.data_idle_share == pytest.approx(0.40, abs=0.03)
     text = render(view(starved))
     assert "waiting for data" in text
     cured = simulate(
         "dgx-h100", "data-starved", overrides=["data.workers=14"], scaling=False, fixes=False
     )
     assert cured.bottleneck.kind != "data"
-    ratio = cured.job["wall_clock_s"] / starved.job["wall_clock_s"]
+    ratio = cured.job.wall_clock_s / starved.job.wall_clock_s
     assert ratio == pytest.approx(fix.step_time_ratio, abs=0.01)
 
 
@@ -302,7 +302,7 @@ def test_the_expected_job_agrees_with_the_simulated_one():
         step = run_step(loaded.topology, loaded.workload).breakdown
         found = estimate_job(loaded.topology, loaded.workload, step)
         assert found is not None
-        assert found.wall_s == pytest.approx(result.job["wall_clock_mean_s"], rel=0.05)
+        assert found.wall_s == pytest.approx(result.job.wall_clock_mean_s, rel=0.05)
 
 
 def test_evaluation_and_export_from_the_yaml():
@@ -310,11 +310,11 @@ def test_evaluation_and_export_from_the_yaml():
     loaded = load("dgx-h100", "llama3-8b-sft", keys)
     result = predict(loaded.topology, loaded.workload, scaling=False, fixes=False)
     # 1908 steps: 19 evaluations; a forward of 1e6 tokens against a step of 524,288 tokens
-    assert result.job["shares"]["evaluation"] > 0.0
-    spent = result.job["shares"]["evaluation"] * result.job["wall_clock_mean_s"]
-    assert spent == pytest.approx(19 * result.job["evaluation_s"], rel=0.01)
-    assert 0.2 < result.job["evaluation_s"] / (result.step.time_s * 1e6 / 524_288) < 0.35
-    assert result.job["egress_gb"] == pytest.approx(8.03e9 * 12 / 1e9, rel=0.01)
+    assert result.job.shares["evaluation"] > 0.0
+    spent = result.job.shares["evaluation"] * result.job.wall_clock_mean_s
+    assert spent == pytest.approx(19 * result.job.evaluation_s, rel=0.01)
+    assert 0.2 < result.job.evaluation_s / (result.step.time_s * 1e6 / 524_288) < 0.35
+    assert result.job.egress_gb == pytest.approx(8.03e9 * 12 / 1e9, rel=0.01)
 
 
 def test_a_hopeless_job_is_said_to_be_so():

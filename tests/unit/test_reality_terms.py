@@ -129,16 +129,16 @@ def test_every_headline_figure_carries_its_band():
         "tokens_per_s_per_gpu": result.throughput.tokens_per_s_per_gpu,
         "mfu": result.throughput.mfu,
         "peak_reserved_bytes": result.memory.peak_reserved_bytes,
-        "wall_clock_s": result.job["wall_clock_s"],
-        "total_usd": result.cost["total_usd"],
+        "wall_clock_s": result.job.wall_clock_s,
+        "total_usd": result.cost.total_usd,
     }
     for name, value in shown.items():
-        low, high = found[name]
-        assert low < value < high
-    assert found["beyond_data"] == []
-    assert "constants that had not seen them" in found["provenance"]
+        band = getattr(found, name)
+        assert band.low < value < band.high
+    assert found.beyond_data == ()
+    assert "constants that had not seen them" in found.provenance
 
     other, wider = bands("dgx-b200")
-    assert wider["beyond_data"] == ["generation blackwell"]
-    spread = [u["step_time_s"][1] / r.step.time_s for r, u in ((result, found), (other, wider))]
+    assert wider.beyond_data == ("generation blackwell",)
+    spread = [u.step_time_s.high / r.step.time_s for r, u in ((result, found), (other, wider))]
     assert spread[1] > spread[0] > 1.0

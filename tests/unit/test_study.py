@@ -77,7 +77,7 @@ def test_rows_are_what_the_results_say(answers):
     assert row.value == pytest.approx(ratio)
     assert row.reasons[0].startswith(("GEMM", "HBM"))
     days = by_id(answers, "faster").rows[2]
-    assert days.value == pytest.approx(h.job["wall_clock_s"] / 86400)
+    assert days.value == pytest.approx(h.job.wall_clock_s / 86400)
     # llm-foundry's table: MPT 70B on 64 GPUs, 1,039 and 410 tokens/s per GPU
     assert days.published[0][1] == pytest.approx(1039 / 410)
 
@@ -111,7 +111,7 @@ def test_offers_pair_within_provider_and_date(answers):
     aws = {r.label: r for r in rows if "aws" in r.label}
     assert len(aws) == 2  # two dates
     a, h = answers.results["a100"], answers.results["h100"]
-    time_ratio = h.job["wall_clock_s"] / a.job["wall_clock_s"]
+    time_ratio = h.job.wall_clock_s / a.job.wall_clock_s
     new = next(r for label, r in aws.items() if "2026" in label)
     assert new.value == pytest.approx(6.88 / 3.431 * time_ratio, rel=0.01)
     assert f"ties at {1 / time_ratio:.2f}" in new.note
