@@ -23,9 +23,7 @@ def command(
     """
     from sim.inputs.loader import load
     from sim.report.explain import formatted
-    from sim.result.describe import title_of
     from sim.result.explain import explain
 
     loaded = load(topology, workload, overrides)
-    title = title_of(loaded.topology, loaded.workload)
-    emit(formatted(title, explain(loaded.topology, loaded.workload), form), output)
+    emit(formatted(explain(loaded.topology, loaded.workload), form), output)

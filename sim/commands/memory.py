@@ -33,9 +33,10 @@ def command(
     from sim.inputs.loader import load
     from sim.memory.fit import solve
     from sim.memory.report import memory
-    from sim.report.memory import MemoryAnswer, view
+    from sim.report.memory import view
     from sim.result.describe import title_of
     from sim.result.fixes import fixes
+    from sim.result.memory import MemoryAnswer
 
     loaded = load(topology, workload, overrides)
     job = loaded.workload

@@ -36,20 +36,12 @@ def list_(
     output: Path | None,
 ) -> None:  # fmt: skip
     """List offers with price, region, age and source."""
-    import datetime
-
-    from sim.inputs.offers import catalogue, newest
+    from sim.inputs.offers import list_offers
     from sim.report.prices import offers_text, stale
 
-    rows = catalogue(own) if all_dates else newest(catalogue(own))
-    rows = tuple(
-        r for r in rows
-        if (not gpu or gpu.lower() in r.gpu)
-        and (not provider or provider.lower() == r.provider.lower())
-    )  # fmt: skip
-    today = datetime.date.today()
-    emit(offers_text(rows, form, today), output)
-    if warning := stale(rows, today):
+    found = list_offers(own, gpu=gpu or "", provider=provider or "", all_dates=all_dates)
+    emit(offers_text(found, form), output)
+    if warning := stale(found.rows, found.today):
         click.echo(warning, err=True)
 
 
@@ -58,16 +50,14 @@ def list_(
 @_own
 def show(instance: str, own: Path | None) -> None:
     """Show everything known about an INSTANCE, at every date."""
-    import datetime
-
     from sim.errors import InputError
-    from sim.inputs.offers import catalogue
+    from sim.inputs.offers import list_offers
     from sim.report.prices import offers_text
 
-    rows = [r for r in catalogue(own) if instance.lower() in r.name.lower()]
-    if not rows:
+    found = list_offers(own, name=instance, all_dates=True)
+    if not found.rows:
         raise InputError.single(instance, "no offer of that name; see scaling-sim prices list")
-    emit(offers_text(rows, "json", datetime.date.today()), None)
+    emit(offers_text(found, "json"), None)
 
 
 @command.command("import")
@@ -120,5 +110,5 @@ def job(
     )
     today = datetime.date.today()
     emit(priced_text(priced, form, today), output)
-    if warning := stale([p.row for p in priced], today):
+    if warning := stale([p.row for p in priced.jobs], today):
         click.echo(warning, err=True)

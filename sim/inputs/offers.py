@@ -6,13 +6,15 @@ import csv
 import datetime
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
+from typing import Any, ClassVar
 
 from sim import units
 from sim.data import DATA
+from sim.documents import SCHEMAS, Listing
 from sim.errors import Fault, InputError
 from sim.inputs.catalogue import gpu_names
 
@@ -84,6 +86,28 @@ class PriceRow:
         return services().get(self.provider.lower(), (0.0, 0.0))[1]
 
 
+@dataclass(frozen=True, slots=True)
+class Offers(Listing):
+    """Offers as they stand on a day."""
+
+    schema: ClassVar[str] = SCHEMAS["offers"]
+
+    rows: tuple[PriceRow, ...]
+    today: datetime.date
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """A row an offer: the columns of a price file, `age_days` its least and greatest age."""
+        return [
+            {name: getattr(row, name) for name in COLUMNS}
+            | {
+                "egress_usd_per_gb": row.egress(),
+                "storage_usd_per_gb_month": row.storage(),
+                "age_days": row.age_days(self.today),
+            }
+            for row in self.rows
+        ]
+
+
 @cache
 def offers() -> tuple[PriceRow, ...]:
     """The shipped snapshot of offers."""
@@ -101,6 +125,33 @@ def services() -> dict[str, tuple[float, float]]:
             )
             for row in csv.DictReader(file)
         }
+
+
+def list_offers(
+    own: Path | None = None, *, name: str = "", gpu: str = "", provider: str = "",
+    all_dates: bool = False,
+) -> Offers:  # fmt: skip
+    """Offers of the catalogue, today.
+
+    Parameters
+    ----------
+    own : Path, optional
+        A price file of one's own over the shipped offers.
+    name, gpu : str
+        Only those whose name (provider, instance, region) or whose GPU contains this.
+    provider : str
+        Only this one's.
+    all_dates : bool
+        Older prices of the same offer too.
+    """
+    rows = catalogue(own) if all_dates else newest(catalogue(own))
+    chosen = (
+        row for row in rows
+        if name.lower() in row.name.lower()
+        and gpu.lower() in row.gpu
+        and provider.lower() in ("", row.provider.lower())
+    )  # fmt: skip
+    return Offers(tuple(chosen), datetime.date.today())
 
 
 def catalogue(own: Path | None = None) -> tuple[PriceRow, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
+from sim.documents import SCHEMAS, Document
 from sim.errors import InfeasibleError
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -17,7 +18,7 @@ LARGEST = {"micro_batch": 1 << 16, "sequence_length": 1 << 24, "nodes": 1 << 10}
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(Document):
     """Answer to an inverse question.
 
     Attributes
@@ -31,6 +32,8 @@ class Bound:
     beyond : MemoryReport or None
         Memory one step further, where it no longer fits; None at the end of the search.
     """
+
+    schema: ClassVar[str] = SCHEMAS["need"]
 
     quantity: str
     value: int

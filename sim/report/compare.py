@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from sim.documents import round_significant
+from sim.documents import plain
 from sim.report.quantities import count, duration, gib, percent, usd
 from sim.result.result import Result
-from sim.study.compare import PARTS, Comparison, Delta, Variant, part_times, whole_job
+from sim.study.compare import PARTS, Comparison, part_times
 
 Row = tuple[str, Callable[[Result], str]]
+_RATIOS = {
+    "tokens_per_s": "tokens/s", "tokens_per_s_per_GPU": "tokens/s per GPU", "memory": "memory",
+    "cost": "cost", "energy": "energy",
+}  # fmt: skip
 
 
 def _usd(value: float | None) -> str:
@@ -60,7 +62,7 @@ ROWS: tuple[Row, ...] = (
 def formatted(comparison: Comparison, form: str) -> str:
     """As ``table``, ``json``, ``csv`` (one row a variant) or ``md``."""
     if form == "json":
-        return json.dumps(document(comparison), indent=2, allow_nan=False)
+        return comparison.to_json()
     if form == "csv":
         return _csv(comparison)
     if form == "md":
@@ -79,21 +81,11 @@ def grid(comparison: Comparison) -> list[list[str]]:
         if any(float(cell) for cell in cells):
             rows.append([f"{part} [us/token/GPU]", *cells])
     deltas = comparison.deltas
-    for name, value in _ratios():
-        cells = [_times(value(d)) for d in deltas]
+    for key, name in _RATIOS.items():
+        cells = [_times(d.ratios[key]) for d in deltas]
         if any(cell != "-" for cell in cells):
             rows.append([f"{name} ratio", "1", *cells])
     return rows
-
-
-def _ratios() -> tuple[tuple[str, Callable[[Delta], float | None]], ...]:
-    return (
-        ("tokens/s", lambda d: d.tokens_per_s_ratio),
-        ("tokens/s per GPU", lambda d: d.per_gpu_ratio),
-        ("memory", lambda d: d.memory_ratio),
-        ("cost", lambda d: d.cost_ratio),
-        ("energy", lambda d: d.energy_ratio),
-    )
 
 
 def _times(value: float | None) -> str:
@@ -146,64 +138,16 @@ def _md_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def document(comparison: Comparison) -> dict[str, Any]:
-    """Plain mappings; the Result of each variant in full."""
-    return {
-        "schema": "scaling-sim/comparison/1",
-        "variants": [
-            {"label": v.label, "changes": list(v.changes), "result": v.result.to_dict()}
-            for v in comparison.variants
-        ],
-        "deltas": [_delta_document(d) for d in comparison.deltas],
-        "summary": list(comparison.summary),
-        "notes": list(comparison.notes),
-    }
-
-
-def _delta_document(delta: Delta) -> dict[str, Any]:
-    ratios = {name.replace("/", "_per_").replace(" ", "_"): f(delta) for name, f in _ratios()}
-    return {
-        "label": delta.label,
-        "tie_price_per_gpu_hour_usd": _rounded(delta.tie_price_usd),
-        "ratios": {k: _rounded(v) for k, v in ratios.items()},
-        "parts": [
-            {
-                "name": p.name,
-                "first_gpu_s_per_token": round_significant(p.first_s),
-                "gpu_s_per_token": round_significant(p.second_s),
-                "share_of_first": round_significant(p.share),
-            }
-            for p in delta.parts
-        ],
-        "reasons": list(delta.reasons),
-    }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round_significant(value)
-
-
 def _csv(comparison: Comparison) -> str:
+    rows = comparison.records()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    parts = [f"{p.lower().replace(' ', '_').replace('-', '_')}_gpu_s_per_token" for p in PARTS]
-    writer.writerow([
-        "label", "topology", "workload", "changes", "gpus", "fits", "memory_bytes", "step_time_s",
-        "tokens_per_s", "tokens_per_s_per_gpu", "mfu", "wall_clock_s", "total_usd", "energy_j",
-        *parts,
-    ])  # fmt: skip
-    for v in comparison.variants:
-        writer.writerow(_csv_row(v))
+    writer.writerow(rows[0])
+    writer.writerows([_written(value) for value in row.values()] for row in rows)
     return text.getvalue().rstrip("\n")
 
 
-def _csv_row(v: Variant) -> list[Any]:
-    r = v.result
-    numbers = (
-        r.memory.peak_reserved_bytes, r.step.time_s, r.throughput.tokens_per_s,
-        r.throughput.tokens_per_s_per_gpu, r.throughput.mfu, *whole_job(r),
-        *part_times(r).values(),
-    )  # fmt: skip
-    cells = ["" if n is None else f"{n:.12g}" for n in numbers]
-    fits = str(r.memory.fits).lower()
-    return [v.label, v.topology, v.workload, " ".join(v.changes), r.topology.gpus, fits, *cells]
+def _written(value: object) -> str:
+    if isinstance(value, float):
+        return str(plain(value))
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-
 from sim.report.quantities import count, duration, gib
-from sim.result.explain import PARTS, MethodCost
-
-SCHEMA = "scaling-sim/explain/1"
+from sim.result.explain import PARTS, MethodComparison, MethodCost
 
 
-def formatted(title: str, costs: tuple[MethodCost, ...], form: str) -> str:
+def formatted(found: MethodComparison, form: str) -> str:
     """Any of the formats that the verb offers."""
     if form == "json":
-        methods = [asdict(cost) for cost in costs]
-        return json.dumps({"schema": SCHEMA, "methods": methods}, indent=2)
+        return found.to_json()
+    costs = found.methods
     rows = _rows(costs)
     if form == "csv":
         return "\n".join(",".join(row) for row in rows)
@@ -24,7 +19,7 @@ def formatted(title: str, costs: tuple[MethodCost, ...], form: str) -> str:
         body = ["| " + " | ".join(row) + " |" for row in rows]
         return "\n".join([body[0], rule, *body[1:]])
     width = max(len(row[0]) for row in rows)
-    lines = [title, ""]
+    lines = [found.title, ""]
     for row in rows:
         lines.append(f"  {row[0]:<{width}}" + "".join(f"{cell:>14}" for cell in row[1:]))
     return "\n".join([*lines, "", *_answer(costs)])

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from sim.documents import SCHEMAS, Document
 from sim.memory.fit import Bound
 from sim.memory.report import MemoryReport
 from sim.report.quantities import GIB, gib, percent, settings
 from sim.report.view import Cell, Column, Lines, Notes, Row, Section, Table, View, left
 from sim.result.fixes import MemoryFix
+from sim.result.memory import MemoryAnswer
 
 _TITLES = {
     "sharded_parameters": "parameters (sharded)",
@@ -32,63 +28,6 @@ _OVERHEADS = {
     "communicators": "NCCL buffers",
 }
 _CLOSE = "memory.close-to-capacity"
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryAnswer(Document):
-    """What `memory` found of a job on a machine."""
-
-    schema: ClassVar[str] = SCHEMAS["memory"]
-
-    title: str
-    report: MemoryReport
-    fixes: tuple[MemoryFix, ...]
-    bound: Bound | None = None
-
-    def content(self) -> dict[str, Any]:
-        """Keys below the schema; the title says what the user gave, so it is left out."""
-        found: dict[str, Any] = {"memory": _report(self.report)}
-        if self.bound is not None:
-            found["bound"] = {
-                "quantity": self.bound.quantity,
-                "value": self.bound.value,
-                "memory": _report(self.bound.report),
-            }
-        return found | {"fixes": self.fixes}
-
-    def records(self) -> Sequence[Mapping[str, Any]]:
-        """A row a category, with its bytes at each moment and at the peak; then what is added."""
-        r = self.report
-        found: list[dict[str, Any]] = [
-            {"category": name, **{m: r.categories_by_moment[m].get(name, 0.0) for m in r.by_moment},
-             "peak": r.by_category.get(name, 0.0)}
-            for name in _TITLES
-        ]  # fmt: skip
-        found.append({"category": "allocated", **r.by_moment, "peak": r.peak_allocated_bytes})
-        added = {**r.overheads, "needed": r.peak_reserved_bytes, "capacity": r.capacity_bytes}
-        added |= {f"host {name}": size for name, size in r.host_terms.items()}
-        return [*found, *({"category": name, "peak": size} for name, size in added.items())]
-
-
-def _report(report: MemoryReport) -> dict[str, Any]:
-    return {
-        "peak_allocated_bytes": report.peak_allocated_bytes,
-        "peak_reserved_bytes": report.peak_reserved_bytes,
-        "capacity_bytes": report.capacity_bytes,
-        "fits": report.fits,
-        "peak_moment": report.peak_moment,
-        "dominating": report.dominating,
-        "by_category": report.by_category,
-        "terms": report.terms,
-        "by_moment": report.by_moment,
-        "categories_by_moment": report.categories_by_moment,
-        "overheads": report.overheads,
-        "warnings": [{"code": w.code, "message": w.message} for w in report.warnings],
-        "host_bytes": report.host_bytes,
-        "host_terms": report.host_terms,
-        "host_loading_bytes": report.host_loading_bytes,
-        "host_capacity_bytes": report.host_capacity_bytes,
-    }
 
 
 def view(answer: MemoryAnswer) -> View:

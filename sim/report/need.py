@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sim import units
-from sim.documents import round_significant
 
 if TYPE_CHECKING:
     from sim.job.estimate import JobEstimate
     from sim.memory.fit import Bound
     from sim.study.inverse import BandwidthNeeded, GpusNeeded, PriceNeeded
-
-
-def printed(found: Any, text: str, as_json: bool) -> str:
-    """The text, or the finding as JSON."""
-    return json.dumps(_rounded(asdict(found)), indent=2) if as_json else text
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(v) for v in value]
-    return round_significant(value) if isinstance(value, float) else value
 
 
 def gigabits(rate: float) -> str:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from typing import Any
 
 from sim import units
-from sim.documents import round_significant
+from sim.documents import plain
 from sim.study.plan import PlanReport
 from sim.study.schedule import JobLog
 
-SCHEMA = "scaling-sim/plan/1"
 SHOWN = 40
 
 
@@ -68,58 +65,13 @@ def _cells(log: JobLog) -> list[str]:
     ]  # fmt: skip
 
 
-def record(log: JobLog) -> dict[str, Any]:
-    """A job as a flat mapping."""
-    r = log.request
-    numbers = {
-        "arrival_s": r.arrival_s,
-        "start_s": log.start_s,
-        "finish_s": log.finish_s,
-        "waiting_s": max(0.0, log.waiting_s),
-        "held_s": log.held_s,
-        "alone_s": r.alone_s,
-        "deadline_s": r.deadline_s,
-    }
-    return {
-        "name": r.name,
-        "nodes": r.nodes,
-        "priority": r.priority,
-        **{k: None if v is None else round_significant(v) for k, v in numbers.items()},
-        "preemptions": log.preemptions,
-        "on_time": log.on_time,
-    }
-
-
-def document(report: PlanReport) -> dict[str, Any]:
-    """The report as plain mappings."""
-    numbers = {
-        "span_s": report.span_s,
-        "utilisation": report.utilisation,
-        "useful": report.useful,
-        "on_time": report.on_time,
-        "waiting_mean_s": report.waiting_mean_s,
-        "waiting_p95_s": report.waiting_p95_s,
-        "cost_usd": report.cost_usd,
-        "idle_usd": report.idle_usd,
-    }
-    return {
-        "schema": SCHEMA,
-        "cluster": report.name,
-        "nodes": report.nodes,
-        "gpus": report.gpus,
-        "policy": report.policy,
-        **{k: None if v is None else round_significant(v) for k, v in numbers.items()},
-        "jobs": [record(log) for log in report.logs],
-    }
-
-
 def formatted(report: PlanReport, form: str, heading: str = "") -> str:
     """``table | json | csv | md``."""
     if form == "json":
-        return json.dumps(document(report), indent=2)
+        return report.to_json()
     if form == "csv":
         out = io.StringIO()
-        rows = [record(log) for log in report.logs]
+        rows = plain(report.records())
         writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import datetime
 import io
-import json
 from collections.abc import Sequence
-from typing import Any
 
-from sim.inputs.offers import COLUMNS, STALE_DAYS, PriceRow, to_csv
+from sim.documents import plain
+from sim.inputs.offers import STALE_DAYS, Offers, PriceRow, to_csv
 from sim.report.quantities import count, duration, usd
-from sim.study.pricing import PricedJob
+from sim.study.pricing import PricedJob, PricedJobs
 
 
 def age(row: PriceRow, today: datetime.date) -> str:
@@ -38,31 +37,23 @@ def stale(rows: Sequence[PriceRow], today: datetime.date) -> str:
     return "; ".join(words)
 
 
-def offers_text(rows: Sequence[PriceRow], form: str, today: datetime.date) -> str:
+def offers_text(found: Offers, form: str) -> str:
     """A list of offers as ``table``, ``md``, ``csv`` (that `--prices` reads) or ``json``."""
+    rows = found.rows
     if form == "csv":
         return to_csv(rows)
     if form == "json":
-        return json.dumps([_offer_document(row, today) for row in rows], indent=2)
+        return found.to_json()
     head = ["provider", "instance", "GPUs", "per GPU-hour", "spot", "region", "age", "source"]
     body = [
         [
             r.provider, r.instance, f"{r.gpus_per_node} x {r.gpu}", f"${r.usd_per_gpu_hour:.2f}",
             f"${r.spot_usd_per_gpu_hour:.2f}" if r.spot_usd_per_gpu_hour else "-", r.region or "-",
-            age(r, today), r.source,
+            age(r, found.today), r.source,
         ]
         for r in rows
     ]  # fmt: skip
     return laid_out(head, body, form)
-
-
-def _offer_document(row: PriceRow, today: datetime.date) -> dict[str, Any]:
-    span = row.age_days(today)
-    return {c: getattr(row, c) for c in COLUMNS} | {
-        "egress_usd_per_gb": row.egress(),
-        "storage_usd_per_gb_month": row.storage(),
-        "age_days": list(span) if span else None,
-    }
 
 
 def laid_out(head: Sequence[str], body: Sequence[Sequence[str]], form: str) -> str:
@@ -77,12 +68,13 @@ def laid_out(head: Sequence[str], body: Sequence[Sequence[str]], form: str) -> s
     )
 
 
-def priced_text(jobs: Sequence[PricedJob], form: str, today: datetime.date) -> str:
+def priced_text(found: PricedJobs, form: str, today: datetime.date) -> str:
     """A job at every offer, cheapest first."""
+    jobs = found.jobs
     if form == "json":
-        return json.dumps([_priced_document(p) for p in jobs], indent=2)
+        return found.to_json()
     if form == "csv":
-        return _priced_csv(jobs)
+        return _priced_csv(found)
     head = [
         "offer", "machine", "per GPU-hour", "time", "compute", "setup", "storage", "egress",
         "total", "kWh", "kg CO2e", "ties at", "price age",
@@ -119,26 +111,11 @@ def _priced_row(p: PricedJob, best: PricedJob, today: datetime.date) -> list[str
     ]  # fmt: skip
 
 
-def _priced_document(p: PricedJob) -> dict[str, Any]:
-    cost = {name: getattr(p.cost, name) for name in type(p.cost).__slots__}
-    return {
-        "offer": p.name, "machine": p.machine, "gpu": p.row.gpu, "region": p.row.region,
-        "fits": p.fits, "wall_clock_s": p.wall_s, "tokens": p.tokens, "energy_j": p.energy_j,
-        "co2_kg": p.co2_kg, "co2_region": p.co2_region, "cost": cost,
-        "tie_price_per_gpu_hour_usd": p.tie_price_usd, "tie_tokens": p.tie_tokens,
-        "as_of": p.row.as_of, "source": p.row.source,
-    }  # fmt: skip
-
-
-def _priced_csv(jobs: Sequence[PricedJob]) -> str:
+def _priced_csv(found: PricedJobs) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    flat = []
-    for p in jobs:
-        document = _priced_document(p)
-        flat.append({**document, **document.pop("cost")})
-    for row in flat:
-        row.pop("cost", None)
+    rows = [plain(row) for row in found.records()]
+    flat = [{**row, **row.pop("cost")} for row in rows]
     writer.writerow(flat[0])
     for row in flat:
         writer.writerow(["" if v is None else v for v in row.values()])

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict
-from typing import Any
 
 from sim import units
-from sim.documents import round_significant
+from sim.documents import plain
 from sim.inputs.topology import Topology
 from sim.job.plan import terms_of
 from sim.study.phases import idle_cost
 from sim.study.search import Plan
 from sim.study.size import Contender, SizeReport, Target
 
-SCHEMA = "scaling-sim/size/1"
 SHOWN = 12
 _LEAST = {
     "cost": "cheapest",
@@ -206,88 +202,19 @@ def _nothing(report: SizeReport) -> list[str]:
     return [*lines, *(f"  {_why(c, report.target)}" for c in report.contenders[:SHOWN])]
 
 
-def document(report: SizeReport) -> dict[str, Any]:
-    """The report as plain mappings."""
-    target, tally = report.target, report.tally
-    return {
-        "schema": SCHEMA,
-        "workload": report.workload,
-        "target": {
-            "objective": target.objective,
-            "deadline_s": target.deadline_s,
-            "budget_usd": target.budget_usd,
-            "tokens_per_s": target.tokens_per_s,
-        },
-        "global_batch": report.global_batch,
-        "considered": tally.considered,
-        "simulated": tally.simulated,
-        "too_large": tally.too_large,
-        "ruled_out": tally.ruled_out,
-        "winner": _plan(report.winner),
-        "contenders": [
-            {
-                "machine": c.machine.name,
-                "note": c.machine.note,
-                "plan": _plan(c.plan),
-                "nearest": _plan(c.nearest),
-                "break_even_usd_per_gpu_hour": c.break_even_usd,
-            }
-            for c in report.contenders
-        ],
-        "phases": [asdict(p) for p in report.phases],
-        "fewer": _plan(report.fewer),
-        "more": _plan(report.more),
-        "left_out": list(report.left_out),
-    }
-
-
-def _plan(plan: Plan | None) -> dict[str, Any] | None:
-    if plan is None:
-        return None
-    w, t, f = plan.candidate.workload, plan.candidate.topology, plan.figures
-    assert t.node is not None
-    figures = {
-        "wall_clock_s": f.wall_s,
-        "cost_usd": f.cost_usd,
-        "energy_j": f.energy_j,
-        "co2_kg": f.co2_kg,
-        "tokens_per_s": f.tokens_per_s,
-        "step_time_s": plan.step_s,
-        "mfu": plan.mfu,
-        "memory_bytes": plan.memory_bytes,
-        "capacity_bytes": plan.capacity_bytes,
-    }
-    return {
-        "machine": plan.candidate.machine.name,
-        "nodes": t.nodes,
-        "gpus_per_node": t.node.gpus,
-        "gpu": t.node.gpu.name,
-        "strategy": w.parallelism.strategy,
-        "replicate": w.parallelism.replicate,
-        "reshard_after_forward": w.parallelism.reshard_after_forward,
-        "offload": w.parallelism.offload,
-        "micro_batch": w.micro_batch,
-        "gradient_accumulation": w.gradient_accumulation,
-        "activation_checkpointing": w.activation_checkpointing.kind,
-        **dict(plan.candidate.extra),
-        **{k: round_significant(v) for k, v in figures.items()},
-    }
-
-
 def formatted(report: SizeReport, form: str) -> str:
     """``table | json | csv | md``."""
     if form == "json":
-        return json.dumps(document(report), indent=2)
+        return report.to_json()
     if form == "csv":
         import csv
         import io
 
-        rows = [_plan(c.plan) for c in report.contenders if c.plan]
+        rows = plain(report.records())
         out = io.StringIO()
-        fields = list(rows[0]) if rows and rows[0] else ["machine"]
-        writer = csv.DictWriter(out, fields, lineterminator="\n")
+        writer = csv.DictWriter(out, list(rows[0]) if rows else ["machine"], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(row for row in rows if row)
+        writer.writerows(rows)
         return out.getvalue().rstrip("\n")
     body = text(report)
     return f"```\n{body}\n```" if form == "md" else body

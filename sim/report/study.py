@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-from typing import Any
 
 from sim import __version__
-from sim.documents import round_significant
 from sim.report.prices import laid_out
 from sim.report.quantities import percent
 from sim.study.question import Answer, Answers, Row
@@ -24,7 +21,7 @@ _SHARES = ("mfu", "exposed_share", "hbm_share")
 def formatted(answers: Answers, form: str) -> str:
     """As ``md`` (the page), ``table`` (verdicts and numbers) or ``json``."""
     if form == "json":
-        return json.dumps(_document(answers), indent=2, allow_nan=False)
+        return answers.to_json()
     return _page(answers) if form == "md" else _table(answers)
 
 
@@ -134,35 +131,3 @@ def _table(answers: Answers) -> str:
         lines += ["", f"{answer.claim.id}. {_one_line(answer.claim.claim)}"]
         lines += [f"  -> {verdict(answer)}", laid_out(head, rows, "table")]
     return "\n".join(lines)
-
-
-def _document(answers: Answers) -> dict[str, Any]:
-    return {
-        "schema": "scaling-sim/study/1",
-        "title": answers.study.title,
-        "claims": [
-            {
-                "id": a.claim.id,
-                "claim": _one_line(a.claim.claim),
-                "verdict": a.verdict,
-                "holds_for": list(a.holding),
-                "rows": [_row_document(row) for row in a.rows],
-            }
-            for a in answers.answers
-        ],
-    }
-
-
-def _row_document(row: Row) -> dict[str, Any]:
-    return {
-        "label": row.label,
-        "metric": row.metric,
-        "ratio": row.is_ratio,
-        "value": None if row.value is None else round_significant(row.value),
-        "band": [round_significant(v) for v in row.band] if row.band else None,
-        "claimed": [row.low, row.high],
-        "within": row.within,
-        "published": {text: round_significant(value) for text, value in row.published},
-        "note": row.note,
-        "reasons": list(row.reasons),
-    }

@@ -6,16 +6,19 @@ and waiting add is what the simulated step takes beyond them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from sim.blocks.kernels import Kernel
 from sim.blocks.tree import build_tree, count_parameters
 from sim.blocks.unroll import PHASES, Templates, unroll
 from sim.cost.kernel_cost import cost_model, launch_stack
+from sim.documents import SCHEMAS, Document
 from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Method, Workload
+from sim.result.describe import title_of
 from sim.step.step import step
 from sim.strategies import build_plan
 from sim.strategies.plan import COLLECTIVE
@@ -58,7 +61,29 @@ class MethodCost:
     trainable: int
 
 
-def explain(topology: Topology, workload: Workload) -> tuple[MethodCost, ...]:
+@dataclass(frozen=True, slots=True)
+class MethodComparison(Document):
+    """A job by the full fine-tune and by its own method, full first."""
+
+    schema: ClassVar[str] = SCHEMAS["explain"]
+
+    title: str
+    methods: tuple[MethodCost, ...]
+
+    def content(self) -> dict[str, Any]:
+        """The methods."""
+        return {"methods": self.methods}
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """A row a method, its parts as columns. [s]"""
+        names = ("step_s", "gathered_bytes", "reduced_bytes", "memory_bytes", "trainable")
+        return [
+            {"name": m.name, **m.parts, **{name: getattr(m, name) for name in names}}
+            for m in self.methods
+        ]
+
+
+def explain(topology: Topology, workload: Workload) -> MethodComparison:
     """The full fine-tune and the workload's own method (QLoRA: LoRA between them).
 
     Parameters
@@ -70,7 +95,7 @@ def explain(topology: Topology, workload: Workload) -> tuple[MethodCost, ...]:
 
     Returns
     -------
-    tuple of MethodCost
+    MethodComparison
         Full first.
     """
     method = workload.method
@@ -82,7 +107,8 @@ def explain(topology: Topology, workload: Workload) -> tuple[MethodCost, ...]:
         if method.kind == "qlora":
             kinds.insert(1, method.model_copy(update={"kind": "lora", "quantization": "none"}))
     jobs = (workload.model_copy(update={"method": kind}) for kind in kinds)
-    return tuple(_cost(topology, job) for job in jobs)
+    costs = tuple(_cost(topology, job) for job in jobs)
+    return MethodComparison(title_of(topology, workload), costs)
 
 
 def _cost(topology: Topology, workload: Workload) -> MethodCost:

@@ -11,8 +11,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from sim.documents import SCHEMAS, Document, Section
 from sim.errors import Fault, InputError
 from sim.fabric import compile_fabric
 from sim.inputs import catalogue
@@ -45,7 +46,7 @@ _WORTH_SAYING = 0.02  # of the first's time
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
+class Variant(Section):
     """One column: what it is and what the simulation says."""
 
     label: str
@@ -55,9 +56,13 @@ class Variant:
     result: Result
     rates: dict[str, float]  # datasheet: peak [FLOP/s], HBM [B/s], NVLink, network [B/s] a GPU
 
+    def content(self) -> dict[str, Any]:
+        """The Result in full."""
+        return {"label": self.label, "changes": self.changes, "result": self.result}
+
 
 @dataclass(frozen=True, slots=True)
-class PartDelta:
+class PartDelta(Section):
     """One part of the step, in GPU-seconds per token."""
 
     name: str
@@ -70,9 +75,18 @@ class PartDelta:
         """How many times faster the part is; None where either is nothing."""
         return self.first_s / self.second_s if self.first_s > 0 and self.second_s > 0 else None
 
+    def content(self) -> dict[str, Any]:
+        """The part in both, and its share of the delta."""
+        return {
+            "name": self.name,
+            "first_gpu_s_per_token": self.first_s,
+            "gpu_s_per_token": self.second_s,
+            "share_of_first": self.share,
+        }
+
 
 @dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(Section):
     """A variant against the first. Ratios are variant / first."""
 
     label: str
@@ -87,15 +101,68 @@ class Delta:
     parts: tuple[PartDelta, ...]
     reasons: tuple[str, ...]
 
+    @property
+    def ratios(self) -> dict[str, float | None]:
+        """Headline figures over the first's."""
+        return {
+            "tokens_per_s": self.tokens_per_s_ratio,
+            "tokens_per_s_per_GPU": self.per_gpu_ratio,
+            "memory": self.memory_ratio,
+            "cost": self.cost_ratio,
+            "energy": self.energy_ratio,
+        }
+
+    def content(self) -> dict[str, Any]:
+        """Ratios, parts, reasons."""
+        return {
+            "label": self.label,
+            "tie_price_per_gpu_hour_usd": self.tie_price_usd,
+            "ratios": self.ratios,
+            "parts": self.parts,
+            "reasons": self.reasons,
+        }
+
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Document):
     """Variants, and the deltas of all but the first."""
+
+    schema: ClassVar[str] = SCHEMAS["comparison"]
 
     variants: tuple[Variant, ...]
     deltas: tuple[Delta, ...]
     summary: tuple[str, ...]
     notes: tuple[str, ...] = ()  # prices that no file named
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """A row a variant: its headline figures, and the parts of the step per token."""
+        return [_record(variant) for variant in self.variants]
+
+
+def _record(variant: Variant) -> dict[str, Any]:
+    r = variant.result
+    wall, usd, joules = whole_job(r)
+    parts = {
+        f"{part.lower().replace(' ', '_').replace('-', '_')}_gpu_s_per_token": seconds
+        for part, seconds in part_times(r).items()
+    }
+    return {
+        "label": variant.label,
+        "topology": variant.topology,
+        "workload": variant.workload,
+        "changes": " ".join(variant.changes),
+        "gpus": r.topology.gpus,
+        "fits": r.memory.fits,
+        "memory_bytes": r.memory.peak_reserved_bytes,
+        "step_time_s": r.step.time_s,
+        "tokens_per_s": r.throughput.tokens_per_s,
+        "tokens_per_s_per_gpu": r.throughput.tokens_per_s_per_gpu,
+        "mfu": r.throughput.mfu,
+        "wall_clock_s": wall,
+        "total_usd": usd,
+        "energy_j": joules,
+        **parts,
+    }
 
 
 def split_inputs(names: Sequence[str]) -> tuple[list[str], list[str]]:

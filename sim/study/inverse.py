@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
+from sim.documents import SCHEMAS, Document
 from sim.errors import InfeasibleError, InputError
 from sim.inputs.loader import Argument, load
 from sim.inputs.scaled import at_nodes
@@ -24,7 +26,7 @@ _SLOWEST, _FASTEST = 1e8, 1e12  # [B/s] of one NIC: 0.8 Gb/s to 8 Tb/s
 
 
 @dataclass(frozen=True, slots=True)
-class BandwidthNeeded:
+class BandwidthNeeded(Document):
     """NIC rate for a scaling efficiency.
 
     Attributes
@@ -41,6 +43,8 @@ class BandwidthNeeded:
         With the fastest network tried.
     """
 
+    schema: ClassVar[str] = SCHEMAS["need"]
+
     rate_bytes_per_s: float
     nics: int
     efficiency: float
@@ -50,8 +54,10 @@ class BandwidthNeeded:
 
 
 @dataclass(frozen=True, slots=True)
-class GpusNeeded:
+class GpusNeeded(Document):
     """Nodes for a deadline: the fewest, with the job there and one size below."""
+
+    schema: ClassVar[str] = SCHEMAS["need"]
 
     nodes: int
     gpus: int
@@ -60,7 +66,7 @@ class GpusNeeded:
 
 
 @dataclass(frozen=True, slots=True)
-class PriceNeeded:
+class PriceNeeded(Document):
     """Price at which one machine costs the same as another for a job.
 
     Attributes
@@ -76,6 +82,8 @@ class PriceNeeded:
     speed_ratio : float
         Wall-clock of the other over the first's, per GPU.
     """
+
+    schema: ClassVar[str] = SCHEMAS["need"]
 
     first: str
     other: str

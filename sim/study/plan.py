@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
+from sim.documents import SCHEMAS, Document
 from sim.errors import Fault, InfeasibleError, InputError
 from sim.inputs.loader import Argument
 from sim.job.plan import terms_of
@@ -18,7 +20,7 @@ MOST_NODES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class PlanReport:
+class PlanReport(Document):
     """A cluster that served some jobs.
 
     Attributes
@@ -45,6 +47,8 @@ class PlanReport:
         The cluster over the span, and what of it nobody used; None without a price. [USD]
     """
 
+    schema: ClassVar[str] = SCHEMAS["plan"]
+
     name: str
     nodes: int
     gpus: int
@@ -63,6 +67,19 @@ class PlanReport:
     def missed(self) -> tuple[JobLog, ...]:
         """Jobs that missed their deadline."""
         return tuple(log for log in self.logs if not log.on_time)
+
+    def content(self) -> dict[str, Any]:
+        """The cluster's figures, and its jobs."""
+        names = (
+            "nodes", "gpus", "policy", "span_s", "utilisation", "useful", "on_time",
+            "waiting_mean_s", "waiting_p95_s", "cost_usd", "idle_usd",
+        )  # fmt: skip
+        figures = {name: getattr(self, name) for name in names}
+        return {"cluster": self.name, **figures, "jobs": self.logs}
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """A row a job."""
+        return [log.content() for log in self.logs]
 
 
 def plan(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
+from sim.documents import SCHEMAS, Listing, Section
 from sim.errors import Fault, InputError
 from sim.inputs.loader import Argument, load
 from sim.inputs.offers import PriceRow, catalogue, newest, offer_keys
@@ -71,7 +73,7 @@ def rented_at(
 
 
 @dataclass(frozen=True, slots=True)
-class PricedJob:
+class PricedJob(Section):
     """A job on a machine, rented at one offer."""
 
     machine: str
@@ -92,6 +94,39 @@ class PricedJob:
         """Offer, and whether it is spot capacity."""
         return self.row.name + (" spot" if self.spot else "")
 
+    def content(self) -> dict[str, Any]:
+        """Offer, job and cost."""
+        return {
+            "offer": self.name,
+            "machine": self.machine,
+            "gpu": self.row.gpu,
+            "region": self.row.region,
+            "fits": self.fits,
+            "wall_clock_s": self.wall_s,
+            "tokens": self.tokens,
+            "energy_j": self.energy_j,
+            "co2_kg": self.co2_kg,
+            "co2_region": self.co2_region,
+            "cost": self.cost,
+            "tie_price_per_gpu_hour_usd": self.tie_price_usd,
+            "tie_tokens": self.tie_tokens,
+            "as_of": self.row.as_of,
+            "source": self.row.source,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PricedJobs(Listing):
+    """A job at every offer, the cheapest that fits first."""
+
+    schema: ClassVar[str] = SCHEMAS["prices"]
+
+    jobs: tuple[PricedJob, ...]
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """A row an offer."""
+        return [job.content() for job in self.jobs]
+
 
 def price_everywhere(
     topologies: Sequence[Argument],
@@ -101,7 +136,7 @@ def price_everywhere(
     overrides: Iterable[str] = (),
     spot: bool = False,
     setup_hours: float | None = None,
-) -> list[PricedJob]:
+) -> PricedJobs:
     """Simulate the job on each machine and price it at every offer of the machine's GPU.
 
     Parameters
@@ -119,7 +154,7 @@ def price_everywhere(
 
     Returns
     -------
-    list of PricedJob
+    PricedJobs
         Cheapest that fits first.
 
     Raises
@@ -148,7 +183,7 @@ def price_everywhere(
     if not priced:
         message = f"no offer of {' or '.join(dict.fromkeys(gpus))} in nodes of that size"
         raise InputError([Fault("prices", None, None, "", message)])
-    return _ranked(priced)
+    return PricedJobs(_ranked(priced))
 
 
 def _priced(
@@ -187,15 +222,15 @@ def _priced(
     )
 
 
-def _ranked(priced: list[PricedJob]) -> list[PricedJob]:
+def _ranked(priced: list[PricedJob]) -> tuple[PricedJob, ...]:
     """Cheapest that fits first, each with the price and length at which it ties with that one."""
     ordered = sorted(priced, key=lambda p: (not p.fits, p.cost.total_usd))
     best = ordered[0].cost
-    return [
+    return tuple(
         replace(
             p,
             tie_price_usd=break_even_price(best.total_usd, p.cost),
             tie_tokens=break_even_tokens(best, p.cost, p.tokens),
         )
         for p in ordered
-    ]
+    )

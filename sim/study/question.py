@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from sim.documents import SCHEMAS, Document, Section
 from sim.errors import Fault, InputError
 from sim.inputs.base import Factor, Spec
 from sim.inputs.bind import did_you_mean
@@ -88,7 +89,7 @@ class Study(Spec):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Row(Section):
     """A measured line."""
 
     label: str
@@ -116,9 +117,24 @@ class Row:
             return False
         return (self.low or 0.0) <= self.judged <= (math.inf if self.high is None else self.high)
 
+    def content(self) -> dict[str, Any]:
+        """The measure, the claim about it, and whether it holds."""
+        return {
+            "label": self.label,
+            "metric": self.metric,
+            "ratio": self.is_ratio,
+            "value": self.value,
+            "band": self.band,
+            "claimed": [self.low, self.high],
+            "within": self.within,
+            "published": dict(self.published),
+            "note": self.note,
+            "reasons": self.reasons,
+        }
+
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Section):
     """A claim, its rows and the verdict."""
 
     claim: Claim
@@ -130,15 +146,35 @@ class Answer:
         """Labels of the rows for which the claim holds."""
         return tuple(row.label for row in self.rows if row.within)
 
+    def content(self) -> dict[str, Any]:
+        """Claim, verdict, rows."""
+        return {
+            "id": self.claim.id,
+            "claim": " ".join(self.claim.claim.split()),
+            "verdict": self.verdict,
+            "holds_for": self.holding,
+            "rows": self.rows,
+        }
+
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class Answers(Document):
     """A study and the answer to each of its claims."""
+
+    schema: ClassVar[str] = SCHEMAS["study"]
 
     study: Study
     source: str
     answers: tuple[Answer, ...]
     results: dict[str, Result]
+
+    def content(self) -> dict[str, Any]:
+        """Title and claims."""
+        return {"title": self.study.title, "claims": self.answers}
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """A row a measured line."""
+        return [{"claim": a.claim.id, **row.content()} for a in self.answers for row in a.rows]
 
 
 def find_study(name: str) -> Path:

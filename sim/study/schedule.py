@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from sim.documents import Section
 from sim.study.jobs import Cluster, Request
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _PREEMPTED, _REPACED = "preempted", "repaced"
 
 
 @dataclass(slots=True)
-class JobLog:
+class JobLog(Section):
     """What became of a job. Times from the start of the plan. [s]
 
     Attributes
@@ -62,6 +63,24 @@ class JobLog:
         """Whether it met its deadline; a job without one does."""
         deadline = self.request.deadline_s
         return deadline is None or self.finish_s <= deadline * (1 + 1e-9)
+
+    def content(self) -> dict[str, Any]:
+        """The job as a flat mapping."""
+        r = self.request
+        return {
+            "name": r.name,
+            "nodes": r.nodes,
+            "priority": r.priority,
+            "arrival_s": r.arrival_s,
+            "start_s": self.start_s,
+            "finish_s": self.finish_s,
+            "waiting_s": max(0.0, self.waiting_s),
+            "held_s": self.held_s,
+            "alone_s": r.alone_s,
+            "deadline_s": r.deadline_s,
+            "preemptions": self.preemptions,
+            "on_time": self.on_time,
+        }
 
 
 @dataclass(slots=True)

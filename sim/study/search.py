@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sim.blocks.flops import token_flops
+from sim.documents import Section
 from sim.errors import ScalingSimError
 from sim.inputs.shares import batch_on
 from sim.job.estimate import JobEstimate, estimate_job
@@ -63,7 +64,7 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Section):
     """A simulated candidate."""
 
     candidate: Candidate
@@ -73,6 +74,34 @@ class Plan:
     memory_bytes: float
     capacity_bytes: float
     job: JobEstimate
+
+    def content(self) -> dict[str, Any]:
+        """Machine, layout and figures."""
+        w, t, f = self.candidate.workload, self.candidate.topology, self.figures
+        assert t.node is not None
+        return {
+            "machine": self.candidate.machine.name,
+            "nodes": t.nodes,
+            "gpus_per_node": t.node.gpus,
+            "gpu": t.node.gpu.name,
+            "strategy": w.parallelism.strategy,
+            "replicate": w.parallelism.replicate,
+            "reshard_after_forward": w.parallelism.reshard_after_forward,
+            "offload": w.parallelism.offload,
+            "micro_batch": w.micro_batch,
+            "gradient_accumulation": w.gradient_accumulation,
+            "activation_checkpointing": w.activation_checkpointing.kind,
+            **dict(self.candidate.extra),
+            "wall_clock_s": f.wall_s,
+            "cost_usd": f.cost_usd,
+            "energy_j": f.energy_j,
+            "co2_kg": f.co2_kg,
+            "tokens_per_s": f.tokens_per_s,
+            "step_time_s": self.step_s,
+            "mfu": self.mfu,
+            "memory_bytes": self.memory_bytes,
+            "capacity_bytes": self.capacity_bytes,
+        }
 
 
 Score = Callable[[Figures], float]

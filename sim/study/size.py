@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
+from sim.documents import SCHEMAS, Document, Section
 from sim.errors import Fault, InputError
 from sim.inputs.loader import Argument, Prepared, load_topology, prepare
 from sim.inputs.shares import batch_on
@@ -76,7 +77,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class Contender(Section):
     """The best plan of one machine, or why it has none.
 
     Attributes
@@ -97,9 +98,19 @@ class Contender:
     nearest: Plan | None = None
     break_even_usd: float | None = None
 
+    def content(self) -> dict[str, Any]:
+        """Machine, plan and price."""
+        return {
+            "machine": self.machine.name,
+            "note": self.machine.note,
+            "plan": self.plan,
+            "nearest": self.nearest,
+            "break_even_usd_per_gpu_hour": self.break_even_usd,
+        }
+
 
 @dataclass(frozen=True, slots=True)
-class SizeReport:
+class SizeReport(Document):
     """Answer of a search.
 
     Attributes
@@ -127,6 +138,8 @@ class SizeReport:
         Other phases of the job, each on a machine of its own.
     """
 
+    schema: ClassVar[str] = SCHEMAS["size"]
+
     target: Target
     workload: str
     global_batch: int
@@ -138,6 +151,25 @@ class SizeReport:
     more: Plan | None
     seconds: float
     phases: tuple[PhasePlan, ...] = ()
+
+    def content(self) -> dict[str, Any]:
+        """Target, counts of the search, winner and contenders."""
+        return {
+            "workload": self.workload,
+            "target": self.target,
+            "global_batch": self.global_batch,
+            **asdict(self.tally),
+            "winner": self.winner,
+            "contenders": self.contenders,
+            "phases": self.phases,
+            "fewer": self.fewer,
+            "more": self.more,
+            "left_out": self.left_out,
+        }
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """The best plan of every machine that has one."""
+        return [c.plan.content() for c in self.contenders if c.plan is not None]
 
     @property
     def winner(self) -> Plan | None:

@@ -14,7 +14,7 @@ from sim.step.run import run_step
 @pytest.fixture(scope="module")
 def costs():
     loaded = load("dgx-h100", "llama3-70b-qlora", ["gradient_accumulation=2"])
-    return loaded, explain(loaded.topology, loaded.workload)
+    return loaded, explain(loaded.topology, loaded.workload).methods
 
 
 def test_parts_add_up_to_the_simulated_step(costs):

@@ -59,7 +59,7 @@ def test_power_counts_what_the_gpu_waits_for_as_in_a_run():
     loaded = load("pcie5-h100-8", "mistral-7b-lora")
     assert found.nodes == loaded.topology.nodes
     run = predict(loaded.topology, loaded.workload, scaling=False, fixes=False)
-    assert found.job.energy.gpu_w == pytest.approx(run.energy["gpu_w"], rel=1e-4)
+    assert found.job.energy.gpu_w == pytest.approx(run.energy.gpu_w, rel=1e-4)
 
 
 def test_the_fewest_gpus_may_be_those_that_hold_the_model():

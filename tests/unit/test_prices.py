@@ -269,7 +269,9 @@ def test_a_skypilot_catalogue_is_imported(tmp_path):
 
 def test_one_job_at_five_providers():
     """Cheapest first; each ties at the rate that gives the cheapest's total."""
-    priced = price_everywhere(["dgx-h100"], "mistral-7b-lora", newest(offers()), setup_hours=1.0)
+    priced = price_everywhere(
+        ["dgx-h100"], "mistral-7b-lora", newest(offers()), setup_hours=1.0
+    ).jobs
     assert len({p.row.provider for p in priced}) >= 5
     totals = [p.cost.total_usd for p in priced]
     assert totals == sorted(totals)
@@ -287,7 +289,7 @@ def test_one_job_at_five_providers():
 def test_spot_is_priced_with_its_preemptions():
     rows = [r for r in offers() if r.provider == "nebius"]
     sets = ["offer.preemption_mtbf=2 h", "offer.preemption_wait=1 h"]
-    priced = price_everywhere(["dgx-h100"], "mistral-7b-lora", rows, overrides=sets, spot=True)
+    priced = price_everywhere(["dgx-h100"], "mistral-7b-lora", rows, overrides=sets, spot=True).jobs
     spot = next(p for p in priced if p.spot)
     other = next(p for p in priced if not p.spot)
     assert spot.wall_s > 1.2 * other.wall_s

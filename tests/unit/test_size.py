@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from sim.cli import group
 from sim.errors import InputError
 from sim.inputs.loader import load, prepare
-from sim.report.size import document, text
+from sim.report.size import text
 from sim.study.axes import Study
 from sim.study.candidates import Space, family, plans, variants
 from sim.study.machines import Wanted, machines
@@ -276,5 +276,5 @@ def test_command_writes_the_plan_and_exit_codes_say_how_it_went(tmp_path):
 
 def test_document_is_plain(searcher):
     report = size(JOB, Target(), topologies=["dgx-h100"], most_gpus=8, searcher=searcher)
-    plain = json.dumps(document(report), allow_nan=False)
+    plain = report.to_json()
     assert json.loads(plain)["considered"] == report.tally.considered

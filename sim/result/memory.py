@@ -1,0 +1,74 @@
+"""What the verb `memory` answers: bytes by moment, the verdict, a bound, changes to make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sim.documents import SCHEMAS, Document
+from sim.memory.fit import Bound
+from sim.memory.ledger import TERMS
+from sim.memory.report import MemoryReport
+from sim.result.fixes import MemoryFix
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryAnswer(Document):
+    """Memory of a job on a machine.
+
+    Attributes
+    ----------
+    title : str
+        Job and machine.
+    report : MemoryReport
+        Bytes on a GPU and on its host. [B]
+    fixes : tuple of MemoryFix
+        Changes that save memory, each simulated; empty where they were not asked for.
+    bound : Bound or None
+        The largest or the fewest that fits, where it was asked for.
+    """
+
+    schema: ClassVar[str] = SCHEMAS["memory"]
+
+    title: str
+    report: MemoryReport
+    fixes: tuple[MemoryFix, ...] = ()
+    bound: Bound | None = None
+
+    def content(self) -> dict[str, Any]:
+        """Report, bound if there is one, fixes."""
+        found: dict[str, Any] = {"memory": _report(self.report)}
+        if self.bound is not None:
+            bound = self.bound
+            memory = _report(bound.report)
+            found["bound"] = {"quantity": bound.quantity, "value": bound.value, "memory": memory}
+        return found | {"fixes": self.fixes}
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """A row a category, with its bytes at each moment and at the peak; then what is added."""
+        r = self.report
+        rows: list[dict[str, Any]] = [
+            {"category": name}
+            | {moment: found.get(name, 0.0) for moment, found in r.categories_by_moment.items()}
+            | {"peak": r.by_category.get(name, 0.0)}
+            for name in dict.fromkeys(term.category for term in TERMS)
+        ]
+        rows.append({"category": "allocated", **r.by_moment, "peak": r.peak_allocated_bytes})
+        added = {**r.overheads, "needed": r.peak_reserved_bytes, "capacity": r.capacity_bytes}
+        added |= {f"host {name}": size for name, size in r.host_terms.items()}
+        return [*rows, *({"category": name, "peak": size} for name, size in added.items())]
+
+
+def _report(report: MemoryReport) -> dict[str, Any]:
+    names = (
+        "peak_allocated_bytes", "peak_reserved_bytes", "capacity_bytes", "fits", "peak_moment",
+        "dominating", "by_category", "terms", "by_moment", "categories_by_moment", "overheads",
+    )  # fmt: skip
+    host = ("host_bytes", "host_terms", "host_loading_bytes", "host_capacity_bytes")
+    warnings = [{"code": w.code, "message": w.message} for w in report.warnings]
+    return {
+        **{name: getattr(report, name) for name in names},
+        "warnings": warnings,
+        **{name: getattr(report, name) for name in host},
+    }
