@@ -96,9 +96,16 @@ class Listing(Document):
         return dumps([plain(row) for row in self.records()], indent)
 
 
-def dumps(value: Any, indent: int | None = 2) -> str:
-    """JSON text of plain values; an infinite number is a mistake of ours and raises."""
-    return json.dumps(value, indent=indent, allow_nan=False)
+def dumps(value: Any, indent: int | None = 2, *, compact: bool = False) -> str:
+    """JSON text of plain values, without white space where `compact`.
+
+    Raises
+    ------
+    ValueError
+        A number is infinite: a mistake of ours.
+    """
+    separators = (",", ":") if compact else None
+    return json.dumps(value, indent=indent, separators=separators, allow_nan=False)
 
 
 def plain(value: Any) -> Any:

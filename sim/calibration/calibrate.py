@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from sim.calibration.fit import F8, Fit, Prior, solve, without
 from sim.calibration.observation import Observation
+from sim.documents import SCHEMAS, Document, Section
 from sim.errors import InputError
 from sim.inputs.calibration import CONSTANTS, Calibration
 
@@ -31,7 +33,7 @@ _SOURCE = "calibrate"
 
 
 @dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(Section):
     """One fitted multiplier."""
 
     name: str
@@ -44,9 +46,13 @@ class Constant:
         """Share of the prior's variance that the evidence removed; 0: it stayed a guess."""
         return 1.0 - (self.sigma / self.prior_sigma) ** 2
 
+    def content(self) -> dict[str, Any]:
+        """Value, and how sure it is."""
+        return {"value": self.value, "sigma_log": self.sigma, "informed": self.informed}
+
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class Compared(Section):
     """One observation before, after, and without itself. Errors are predicted / measured - 1."""
 
     label: str
@@ -62,16 +68,60 @@ class Compared:
         """Error of a fit that did not see it."""
         return self.after if self.left_out is None else self.left_out
 
+    def content(self) -> dict[str, Any]:
+        """The observation and its errors."""
+        return {
+            "label": self.label,
+            "group": self.group,
+            "kind": self.kind,
+            "measured_s": self.measured,
+            "before": self.before,
+            "after": self.after,
+            "left_out": self.left_out,
+        }
+
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CalibrationReport(Document):
     """What came out."""
+
+    schema: ClassVar[str] = SCHEMAS["calibration"]
 
     calibration: Calibration
     constants: tuple[Constant, ...]
     fitted: tuple[Compared, ...]
     held_out: tuple[Compared, ...]
     notes: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """What the calibration is worth on what it did not see."""
+        unseen = list(self.held_out) or [c for c in self.fitted if c.kind == "run"]
+        which = "held-out figures" if self.held_out else "runs, each left out of its own fit"
+        if not self.held_out and len({c.group for c in self.fitted}) < 2:
+            return "only one piece of evidence: no error on unseen ones can be given"
+        if not unseen:
+            unseen, which = list(self.fitted), "measurements, each file left out of its own fit"
+        before = mean_error([c.before for c in unseen])
+        after = mean_error([c.unseen for c in unseen])
+        word = "fell" if after < before else "rose"
+        text = f"error on {len(unseen)} {which}: {word} from {before:.1%} to {after:.1%}"
+        if after >= before:
+            text += "; the shipped constants fit them better, use this calibration with care"
+        return text
+
+    def content(self) -> dict[str, Any]:
+        """Constants, errors, verdict. [s]"""
+        return {
+            "constants": {c.name: c for c in self.constants},
+            "errors": [*self.fitted, *self.held_out],
+            "verdict": self.verdict,
+            "notes": self.notes,
+        }
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """A row an observation."""
+        return [c.content() for c in (*self.fitted, *self.held_out)]
 
 
 def mean_error(values: Sequence[float]) -> float:
@@ -90,7 +140,7 @@ def calibrate(
     held_out: Sequence[Observation] = (),
     names: Sequence[str] = tuple(PRIORS),
     notes: Sequence[str] = (),
-) -> Report:
+) -> CalibrationReport:
     """Fit the named constants.
 
     Parameters
@@ -148,7 +198,9 @@ def calibrate(
         for name, x, low, high in zip(names, fit.x, prior.low, prior.high, strict=True)
         if min(x - low, high - x) < 1e-9
     ]
-    return Report(final, tuple(constants), tuple(compared), tuple(held), (*notes, *stopped))
+    return CalibrationReport(
+        final, tuple(constants), tuple(compared), tuple(held), (*notes, *stopped)
+    )
 
 
 def _logs(name: str) -> tuple[float, float, float]:

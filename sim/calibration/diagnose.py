@@ -13,14 +13,16 @@ Source: MacKay, Information Theory, Inference, and Learning Algorithms, chapter 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.calibration.causes import CAUSES, NOTHING, Cause, Changed
 from sim.calibration.probes import PROBES
+from sim.documents import SCHEMAS, Document, Section
 from sim.errors import Fault, InputError
 from sim.inputs.calibration import Calibration
 from sim.inputs.loader import Argument, load
@@ -61,7 +63,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(Section):
     """A cause at its best strength.
 
     Attributes
@@ -88,9 +90,22 @@ class Explanation:
         """Whether it brings every figure within the model's error."""
         return self.off <= EXPLAINS
 
+    def content(self) -> dict[str, Any]:
+        """The cause, how likely, and what it gives."""
+        return {
+            "key": self.cause.key,
+            "title": self.cause.title,
+            "probability": self.probability,
+            "strength": self.strength,
+            "detail": self.detail,
+            "step_s": self.times,
+            "explains": self.explains,
+            "check": self.cause.check,
+        }
+
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class Test(Section):
     """A measurement that tells two causes apart."""
 
     title: str
@@ -98,10 +113,16 @@ class Test:
     expected: tuple[str, ...]  # under the first cause, the second, and if all were as declared
     separation: float  # in standard errors
 
+    def content(self) -> dict[str, Any]:
+        """What to measure, and what each cause expects."""
+        return {"title": self.title, "tells": self.tells, "expected": self.expected}
+
 
 @dataclass(frozen=True, slots=True)
-class Diagnosis:
+class Diagnosis(Document):
     """What came out; explanations by probability."""
+
+    schema: ClassVar[str] = SCHEMAS["diagnosis"]
 
     figures: tuple[Figure, ...]
     predicted: tuple[float, ...]  # step times as declared [s]
@@ -120,6 +141,30 @@ class Diagnosis:
     def ordinary(self) -> bool:
         """Whether the run is what the model expects, within its error."""
         return self.nothing > 0.5 and abs(math.log(self.ratio)) <= EXPLAINS
+
+    def content(self) -> dict[str, Any]:
+        """Figures beside what is predicted, causes, and the measurement to make next."""
+        return {
+            "figures": [
+                {
+                    "label": f.label,
+                    "measured_tokens_per_s_per_gpu": f.tokens_per_s_per_gpu,
+                    "predicted_tokens_per_s_per_gpu": f.rate(seconds),
+                    "measured_step_s": f.step_time_s,
+                    "predicted_step_s": seconds,
+                }
+                for f, seconds in zip(self.figures, self.predicted, strict=True)
+            ],
+            "pace": self.pace,
+            "fits": self.fits,
+            "nothing": self.nothing,
+            "causes": self.explanations,
+            "test": self.test,
+        }
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """A row a cause."""
+        return [e.content() for e in self.explanations]
 
 
 def diagnose(figures: Sequence[Figure], baseline: Figure | None = None) -> Diagnosis:

@@ -39,7 +39,7 @@ def command(
     from sim.calibration.calibrate import PRIORS, calibrate
     from sim.inputs.calibration import written
     from sim.interop.observations import gather
-    from sim.report.calibration import formatted, verdict
+    from sim.report.calibration import formatted
 
     found, held, notes = gather(
         topology, workload, overrides, nccl_tests=logs, measured=runs, kineto=traces,
@@ -51,5 +51,5 @@ def command(
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
     if output is not None:
-        emit(written(report.calibration, f"scaling-sim calibrate {topology}\n{verdict(report)}"
+        emit(written(report.calibration, f"scaling-sim calibrate {topology}\n{report.verdict}"
                      ).rstrip("\n"), output)  # fmt: skip

@@ -36,17 +36,21 @@ def command(
     from sim.fabric.compiled import compile_fabric
     from sim.inputs.loader import load_topology
     from sim.report import collectives, whatif
+    from sim.study.collectives import (
+        Collective,
+        collective_sweep,
+        collective_variants,
+        parse_sizes,
+    )
 
-    wanted = collectives.parse_sizes(sizes)
+    asked = Collective(op, parse_sizes(sizes), ranks, nccl, algorithm, protocol)
     if varied:
         from sim.study.axes import from_options
 
         axes = from_options(varied, zipped)
-        found = whatif.variants(
-            topology, axes, overrides, op, wanted, nccl, ranks, algorithm, protocol
-        )
+        found = collective_variants(topology, axes, overrides, asked)
         emit(whatif.rendered(found, form), output)
         return
     fabric = compile_fabric(load_topology(topology, overrides))
-    swept = collectives.sweep(fabric, op, wanted, nccl, ranks, algorithm, protocol)
+    swept = collective_sweep(fabric, asked)
     emit(collectives.rendered(swept, form), output)

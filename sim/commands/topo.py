@@ -40,10 +40,11 @@ def show(topology: str, overrides: tuple[str, ...], form: str, output: Path | No
 
         text = explicit_yaml(fabric)
     else:
-        from sim.fabric.describe import as_text, describe
+        from sim.fabric.describe import describe_machine
+        from sim.report import topology as report
 
-        facts = describe(fabric)
-        text = json.dumps(facts, indent=1) if form == "json" else as_text(facts)
+        found = describe_machine(fabric)
+        text = found.to_json() if form == "json" else report.text(found)
     emit(text, output)
 
 

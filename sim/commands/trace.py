@@ -29,17 +29,15 @@ def command(
     Open the JSON at https://ui.perfetto.dev or in chrome://tracing.
     """
     from sim.inputs.loader import load
-    from sim.report.chrome_trace import chrome_trace, collectives_csv
+    from sim.report.trace import formatted
+    from sim.step.chrome_trace import Trace
     from sim.step.run import run_step
 
     loaded = load(topology, workload, overrides)
     outcome = run_step(
         loaded.topology, loaded.workload, level=level, all_micro_steps=all_micro_steps
     )
-    if form == "csv":
-        emit(collectives_csv(outcome), output)
-        return
     title = f"{loaded.workload.name} on {loaded.topology.name}"
-    emit(chrome_trace(outcome, loaded.workload, title), output)
-    if output is not None:
+    emit(formatted(Trace(outcome, loaded.workload, title), form), output)
+    if output is not None and form == "chrome":
         click.echo(f"{output}: open it at https://ui.perfetto.dev", err=True)

@@ -9,11 +9,11 @@ import click
 
 from sim.commands.options import emit
 
-PARTS = ("training", "memory", "collectives")
-
 
 @click.command("validate")
-@click.argument("what", type=click.Choice(["all", *PARTS]), default="all")
+@click.argument(
+    "what", type=click.Choice(["all", "training", "memory", "collectives"]), default="all"
+)
 @click.option(
     "--format", "fmt", type=click.Choice(["table", "json", "csv", "md"]), default="table",
     show_default=True, help="csv lists single rows.",
@@ -30,10 +30,12 @@ def command(
     what: str, fmt: str, cross: bool, misses: int, plots: Path | None, output: Path | None
 ) -> None:
     """Print the model's error table for WHAT (all of it if left out), misses included."""
+    from sim.calibration.validation import PARTS, validation
     from sim.report.validation import render, write_plots
 
     link = ""
     if plots is not None:
         write_plots(plots)
         link = os.path.relpath(plots, output.parent if output else ".")
-    emit(render(PARTS if what == "all" else (what,), fmt, cross, misses, link), output)
+    found = validation(PARTS if what == "all" else (what,), cross)
+    emit(render(found, fmt, misses, link), output)

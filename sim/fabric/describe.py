@@ -1,12 +1,15 @@
-"""A machine in numbers and text: tree, matrix of path classes, link classes, bisection."""
+"""A machine in numbers: tree, matrix of path classes, link classes, bisection."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from sim import units
+from sim.documents import SCHEMAS, Document
 from sim.fabric import paths
 from sim.fabric.compiled import Fabric
 from sim.fabric.shape import KINDS, Shape
@@ -14,25 +17,100 @@ from sim.fabric.shape import KINDS, Shape
 _MATRIX_RANKS = 32  # wider matrices are unreadable
 
 
-def link_classes(fabric: Fabric) -> list[dict[str, Any]]:
-    """Group links that are alike.
+@dataclass(frozen=True, slots=True)
+class LinkClass:
+    """Links that are alike.
 
-    Parameters
+    Attributes
     ----------
-    fabric : Fabric
-        Compiled machine.
-
-    Returns
-    -------
-    list of dict
-        ``between`` (kinds of the ends), ``kind``, ``count`` (both directions are one link),
-        ``bytes_per_s`` and ``raw_bytes_per_s`` each way, ``latency_s``, ``links`` bundled.
+    between : str
+        Kinds of the ends.
+    kind : str
+        ``pcie``, ``nvlink``, ``network``...
+    bytes_per_s, raw_bytes_per_s : float
+        Each way, as it gives and as its data sheet says. [B/s]
+    latency_s : float
+        Of the link. [s]
+    links : int
+        Bundled in one.
+    count : float
+        Both directions are one link.
     """
-    found: dict[tuple[Any, ...], int] = {}
+
+    between: str
+    kind: str
+    bytes_per_s: float
+    raw_bytes_per_s: float
+    latency_s: float
+    links: int
+    count: float
+
+
+@dataclass(frozen=True, slots=True)
+class PathMatrix:
+    """Path classes of GPUs and NICs, equal nodes once, as ``nvidia-smi topo -m``."""
+
+    names: tuple[str, ...]
+    classes: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rings:
+    """Rings over all GPUs; what they give, and what limits them. [B/s]"""
+
+    count: int
+    bus_bytes_per_s: float | None
+    limit: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MachineDescription(Document):
+    """What ``topo show`` says of a machine.
+
+    Attributes
+    ----------
+    name : str
+        Of the topology.
+    nodes, gpus : int
+        Counts.
+    tree : tuple of str
+        Lines: nodes (alike ones once), sockets, switches, devices, then the network.
+    matrix : PathMatrix
+        Path classes.
+    links : tuple of LinkClass
+        Every class of links.
+    bisection_bytes_per_s : float
+        Between two halves of the GPUs, one way. [B/s]
+    rings : Rings
+        Of all GPUs.
+    rank_classes : tuple of tuple of int
+        Ranks that are alike.
+    """
+
+    schema: ClassVar[str] = SCHEMAS["topology"]
+
+    name: str
+    nodes: int
+    gpus: int
+    tree: tuple[str, ...]
+    matrix: PathMatrix
+    links: tuple[LinkClass, ...]
+    bisection_bytes_per_s: float
+    rings: Rings
+    rank_classes: tuple[tuple[int, ...], ...]
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """A row a class of links."""
+        return [asdict(link) for link in self.links]
+
+
+def link_classes(fabric: Fabric) -> tuple[LinkClass, ...]:
+    """Group links that are alike."""
+    found: dict[tuple[str, str, float, float, float, int], int] = {}
     for shape in fabric.shapes:
         for e in shape.links:
             ends = "-".join(sorted((shape.kinds[e.tail], shape.kinds[e.head])))
-            key: tuple[Any, ...] = (ends, KINDS[e.kind], e.capacity, e.raw, e.latency, e.links)
+            key = (ends, KINDS[e.kind], e.capacity, e.raw, e.latency, e.links)
             found[key] = found.get(key, 0) + 1
     plane = fabric.plane
     for i, (a, b) in enumerate(zip(plane.tail, plane.head, strict=True)):
@@ -40,10 +118,7 @@ def link_classes(fabric: Fabric) -> list[dict[str, Any]]:
         rates = (plane.capacity[i], plane.raw[i], plane.latency[i])
         key = ("-".join(sorted(kinds)), "network", *rates, 0)
         found[key] = found.get(key, 0) + 1
-    names = ("between", "kind", "bytes_per_s", "raw_bytes_per_s", "latency_s", "links")
-    return [
-        dict(zip(names, key, strict=True)) | {"count": count / 2} for key, count in found.items()
-    ]
+    return tuple(LinkClass(*key, count / 2) for key, count in found.items())
 
 
 def bisection(fabric: Fabric) -> float:
@@ -84,7 +159,7 @@ def bisection(fabric: Fabric) -> float:
     return value
 
 
-def matrix(fabric: Fabric) -> tuple[list[str], list[list[str]]]:
+def matrix(fabric: Fabric) -> PathMatrix:
     """Path classes of GPUs and NICs, equal nodes once, as ``nvidia-smi topo -m``."""
     first = {id(shape): n for n, shape in reversed(list(enumerate(fabric.shapes)))}
     nodes: list[int] = []
@@ -98,8 +173,10 @@ def matrix(fabric: Fabric) -> tuple[list[str], list[list[str]]]:
         (n, v) for n in nodes for v, kind in enumerate(fabric.shapes[n].kinds) if kind == "nic"
     ]
     names = [fabric.vertex_names[n][v] for n, v in ends]
-    cells = [[_cell(fabric.shapes[n], u, v) if n == m else "NET" for m, v in ends] for n, u in ends]
-    return names, cells
+    cells = (
+        tuple(_cell(fabric.shapes[n], u, v) if n == m else "NET" for m, v in ends) for n, u in ends
+    )
+    return PathMatrix(tuple(names), tuple(cells))
 
 
 def _cell(shape: Shape, u: int, v: int) -> str:
@@ -108,27 +185,28 @@ def _cell(shape: Shape, u: int, v: int) -> str:
     return "X" if u == v else paths.host_class(shape, u, v) or "-"
 
 
-def describe(fabric: Fabric) -> dict[str, Any]:
-    """Everything ``topo show`` prints, in SI units, for ``--format json``."""
-    names, cells = matrix(fabric)
+def describe_machine(fabric: Fabric) -> MachineDescription:
+    """Tree, path classes, links, bisection and rank classes of a machine."""
     rings = fabric.rings(range(fabric.n_ranks))
     bottleneck = fabric.bottleneck(rings.load)
     classes = fabric.rank_classes()
-    return {
-        "name": fabric.topology.name,
-        "nodes": fabric.n_nodes,
-        "gpus": fabric.n_ranks,
-        "tree": tree(fabric),
-        "matrix": {"names": names, "classes": cells},
-        "links": link_classes(fabric),
-        "bisection_bytes_per_s": bisection(fabric),
-        "rings": {
-            "count": len(rings.orders),
-            "bus_bytes_per_s": fabric.bandwidth(rings.load) if bottleneck >= 0 else None,
-            "limit": fabric.name(bottleneck) if bottleneck >= 0 else None,
-        },
-        "rank_classes": [np.flatnonzero(classes == c).tolist() for c in range(classes.max() + 1)],
-    }
+    return MachineDescription(
+        name=fabric.topology.name,
+        nodes=fabric.n_nodes,
+        gpus=fabric.n_ranks,
+        tree=tuple(tree(fabric)),
+        matrix=matrix(fabric),
+        links=link_classes(fabric),
+        bisection_bytes_per_s=bisection(fabric),
+        rings=Rings(
+            count=len(rings.orders),
+            bus_bytes_per_s=fabric.bandwidth(rings.load) if bottleneck >= 0 else None,
+            limit=fabric.name(bottleneck) if bottleneck >= 0 else None,
+        ),
+        rank_classes=tuple(
+            tuple(np.flatnonzero(classes == c).tolist()) for c in range(classes.max() + 1)
+        ),
+    )
 
 
 def tree(fabric: Fabric) -> list[str]:
@@ -187,35 +265,3 @@ def _node_tree(shape: Shape) -> list[str]:
         span = " to ".join(units.show(r, "B/s") for r in dict.fromkeys((rates[0], rates[-1])))
         lines.append(f"NVLink by {how}, {span} out of each of {len(out)} GPUs")
     return lines
-
-
-def as_text(facts: dict[str, Any]) -> str:
-    """Lay out :func:`describe` for a terminal."""
-    lines = [f"{facts['name']}: {facts['gpus']} GPUs in {facts['nodes']} nodes", ""]
-    lines += facts["tree"]
-    names, cells = facts["matrix"]["names"], facts["matrix"]["classes"]
-    short = [n.removeprefix("n0/") for n in names]
-    width = max(map(len, [*short, "NV18"])) + 1
-    lines += ["", " " * width + "".join(n.rjust(width) for n in short)]
-    for name, row in zip(short, cells, strict=True):
-        lines.append(name.ljust(width) + "".join(c.rjust(width) for c in row))
-    if facts["gpus"] > sum(n.rpartition("/")[2].startswith("gpu") for n in names):
-        lines.append("(equal nodes once; between nodes all paths are NET)")
-    lines += ["", "links, each way".ljust(32) + "count    effective          raw"]
-    for link in facts["links"]:
-        label = f"{link['between']} {link['kind']}"
-        if link["links"]:
-            label += f" x{link['links']}"
-        effective = units.show(link["bytes_per_s"], "B/s")
-        raw = units.show(link["raw_bytes_per_s"], "B/s")
-        lines.append(f"{label:<32}{link['count']:>5g} {effective:>12} {raw:>12}")
-    rings = facts["rings"]
-    lines += ["", f"bisection        {units.show(facts['bisection_bytes_per_s'], 'B/s')} one way"]
-    if rings["limit"] is not None:
-        bus = units.show(rings["bus_bytes_per_s"], "B/s")
-        lines.append(f"ring bandwidth   {bus} over {rings['count']} rings, limit {rings['limit']}")
-    lines.append(f"rank classes     {len(facts['rank_classes'])}")
-    for ranks in facts["rank_classes"][:8]:
-        few = ", ".join(map(str, ranks[:12])) + (", ..." if len(ranks) > 12 else "")
-        lines.append(f"  {len(ranks)} alike: {few}")
-    return "\n".join(lines)

@@ -6,10 +6,12 @@ means the very same machine (path classes of all pairs agree), else an explicit 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar
 
 from sim import units
+from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
 from sim.fabric import paths
 from sim.fabric.explicit import parts_of
@@ -35,8 +37,11 @@ from sim.interop.host import Host
 MAX_BYTES = 4_000_000
 
 
-class Imported(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ImportedTopology(Document):
     """Topology YAML and what had to be assumed."""
+
+    schema: ClassVar[str] = SCHEMAS["topology-import"]
 
     yaml: str
     assumed: tuple[str, ...]
@@ -63,7 +68,7 @@ def import_topology(
     nic_rate: str | None = None,
     name: str | None = None,
     all_nics: bool = False,
-) -> Imported:
+) -> ImportedTopology:
     """Read a topology file of another tool.
 
     Parameters
@@ -81,7 +86,7 @@ def import_topology(
 
     Returns
     -------
-    Imported
+    ImportedTopology
         YAML that the loader reads, and what was assumed.
 
     Raises
@@ -139,7 +144,7 @@ def _choose_nics(host: Host, rate: float | None, all_nics: bool) -> None:
         host.nics = [n for n in host.nics if n.rate is not None]
 
 
-def write(host: Host, gpu: Gpu, name: str) -> Imported:
+def write(host: Host, gpu: Gpu, name: str) -> ImportedTopology:
     """Write a host as shorthand where that says the same, else as a graph."""
     if host.generation is None:
         host.generation = gpu.pcie_generation
@@ -156,8 +161,8 @@ def write(host: Host, gpu: Gpu, name: str) -> Imported:
     node = _shorthand(host, gpu, interconnect)
     if node is not None and _same(shape_of(node), parts_of(explicit, graph).shapes[0]):
         host.assumed.append("storage, memory and the network between nodes: the defaults")
-        return Imported(_shorthand_yaml(name, node), tuple(host.assumed))
-    return Imported(_graph_yaml(name, gpu, graph), tuple(host.assumed))
+        return ImportedTopology(_shorthand_yaml(name, node), tuple(host.assumed))
+    return ImportedTopology(_graph_yaml(name, gpu, graph), tuple(host.assumed))
 
 
 def _interconnect(host: Host) -> float:

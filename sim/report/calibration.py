@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-from typing import Any
 
-from sim.calibration.calibrate import Compared, Report, mean_error
-from sim.documents import round_significant
+from sim.calibration.calibrate import CalibrationReport, Compared, mean_error
 
 _KINDS = {
     "run": "training runs",
@@ -18,10 +15,10 @@ _KINDS = {
 _MANY = 12  # single rows shown of one kind
 
 
-def formatted(report: Report, form: str) -> str:
+def formatted(report: CalibrationReport, form: str) -> str:
     """Text (``table``) or ``json``."""
     if form == "json":
-        return json.dumps(as_dict(report), indent=1)
+        return report.to_json()
     lines = ["constant             value  +-      known from"]
     for c in report.constants:
         source = "your measurements" if c.informed > 0.5 else "your measurements and the prior"
@@ -36,7 +33,7 @@ def formatted(report: Report, form: str) -> str:
             lines.append(_row(name, found))
     if report.held_out:
         lines.append(_row("held out, not fitted", list(report.held_out)))
-    lines += ["", *_runs(report), verdict(report)]
+    lines += ["", *_runs(report), report.verdict]
     return "\n".join(lines)
 
 
@@ -46,7 +43,7 @@ def _row(name: str, found: list[Compared]) -> str:
     return f"{name:34s} {len(found):6d}  {before:5.1f} %  {after:5.1f} %  {unseen:6.1f} %"
 
 
-def _runs(report: Report) -> list[str]:
+def _runs(report: CalibrationReport) -> list[str]:
     runs = [c for c in (*report.fitted, *report.held_out) if c.kind != "collective"]
     if not runs:
         return []
@@ -59,44 +56,3 @@ def _runs(report: Report) -> list[str]:
     if len(runs) > _MANY:
         lines.append(f"... and {len(runs) - _MANY} more (--format json)")
     return [*lines, ""]
-
-
-def verdict(report: Report) -> str:
-    """What the calibration is worth on what it did not see."""
-    unseen = list(report.held_out) or [c for c in report.fitted if c.kind == "run"]
-    which = "held-out figures" if report.held_out else "runs, each left out of its own fit"
-    if not report.held_out and len({c.group for c in report.fitted}) < 2:
-        return "only one piece of evidence: no error on unseen ones can be given"
-    if not unseen:
-        unseen, which = list(report.fitted), "measurements, each file left out of its own fit"
-    before = mean_error([c.before for c in unseen])
-    after = mean_error([c.unseen for c in unseen])
-    word = "fell" if after < before else "rose"
-    text = f"error on {len(unseen)} {which}: {word} from {before:.1%} to {after:.1%}"
-    if after >= before:
-        text += "; the shipped constants fit them better, use this calibration with care"
-    return text
-
-
-def as_dict(report: Report) -> dict[str, Any]:
-    """All of it, times in seconds."""
-    return {
-        "constants": {
-            c.name: {
-                "value": round_significant(c.value), "sigma_log": round_significant(c.sigma),
-                "informed": round_significant(c.informed),
-            }
-            for c in report.constants
-        },
-        "errors": [
-            {
-                "label": c.label, "group": c.group, "kind": c.kind,
-                "measured_s": round_significant(c.measured),
-                "before": round_significant(c.before), "after": round_significant(c.after),
-                "left_out": None if c.left_out is None else round_significant(c.left_out),
-            }
-            for c in (*report.fitted, *report.held_out)
-        ],
-        "verdict": verdict(report),
-        "notes": list(report.notes),
-    }  # fmt: skip

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-from typing import Any
 
 from sim.calibration.diagnose import Diagnosis, Explanation
-from sim.documents import round_significant
 
 _SHOWN = 6
 _FAINT = 0.005
@@ -16,7 +13,7 @@ _FAINT = 0.005
 def formatted(found: Diagnosis, form: str) -> str:
     """Text (``table``) or ``json``."""
     if form == "json":
-        return json.dumps(as_dict(found), indent=1)
+        return found.to_json()
     lines = [_verdict(found)]
     for figure, seconds in zip(found.figures[1:], found.predicted[1:], strict=True):
         lines.append(
@@ -94,44 +91,3 @@ def _conclusion(found: Diagnosis, shown: list[Explanation]) -> str:
     if rivals:
         return f"{len(rivals) + 1} causes explain it about equally well."
     return f"Most likely: {shown[0].cause.title}."
-
-
-def as_dict(found: Diagnosis) -> dict[str, Any]:
-    """All of it."""
-    rounded = round_significant
-    test = found.test
-    return {
-        "figures": [
-            {
-                "label": f.label,
-                "measured_tokens_per_s_per_gpu": rounded(f.tokens_per_s_per_gpu),
-                "predicted_tokens_per_s_per_gpu": rounded(f.rate(s)),
-                "measured_step_s": rounded(f.step_time_s),
-                "predicted_step_s": rounded(s),
-            }
-            for f, s in zip(found.figures, found.predicted, strict=True)
-        ],
-        "pace": rounded(found.pace),
-        "fits": found.fits,
-        "nothing": rounded(found.nothing),
-        "causes": [
-            {
-                "key": e.cause.key,
-                "title": e.cause.title,
-                "probability": rounded(e.probability),
-                "strength": rounded(e.strength),
-                "detail": e.detail,
-                "step_s": [rounded(s) for s in e.times],
-                "explains": e.explains,
-                "check": e.cause.check,
-            }
-            for e in found.explanations
-        ],
-        "test": None
-        if test is None
-        else {
-            "title": test.title,
-            "tells": list(test.tells),
-            "expected": list(test.expected),
-        },
-    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from sim.blocks.tree import count_parameters
 from sim.calibration.cross_validation import SCHEMES, coverage, cross_validate
 from sim.calibration.rows import training_rows
-from sim.calibration.validate_collectives import quantile
+from sim.calibration.validate_collectives import quantile, table
 from sim.calibration.validate_memory import MemoryReport, validate_memory
 from sim.calibration.validate_training import (
     Pair,
@@ -23,6 +22,7 @@ from sim.calibration.validate_training import (
     validate_training,
     value_of,
 )
+from sim.calibration.validation import Validation
 from sim.report.svg import Axis, Series, scatter
 from sim.units import GIB
 
@@ -152,84 +152,44 @@ def csv_text(table: Table) -> str:
     return out.getvalue().rstrip("\n")
 
 
-def document(what: Sequence[str], cross: bool) -> dict[str, Any]:
-    """All figures, for programs."""
-    out: dict[str, Any] = {"schema": "scaling-sim/validation/1"}
-    if "training" in what:
-        report = validate_training()
-        out["training"] = {
-            "groups": [g._asdict() for g in report.groups],
-            "pairs": [{**p._asdict(), "error": p.error} for p in report.pairs],
-            "rows": [
-                {
-                    "id": p.row.id, "source": p.row.source, "status": p.row.status,
-                    "note": p.row.note, "gpus": p.row.gpus,
-                    "measured": p.row.tokens_per_s_per_gpu, "predicted": p.predicted,
-                    "error": p.error,
-                }
-                for p in report.points
-            ],
-        }  # fmt: skip
-        if cross:
-            out["training"]["cross_validation"] = {
-                scheme: {x.point.row.id: x.error for x in cross_validate(scheme)}
-                for scheme in SCHEMES
-            }
-            out["training"]["coverage"] = [c._asdict() for c in coverage()]
-    if "memory" in what:
-        found = validate_memory()
-        out["memory"] = {
-            "peaks": [
-                {"id": p.row.id, "measured": p.row.memory_bytes, "predicted": p.predicted,
-                 "error": p.error} for p in found.peaks
-            ],
-            "refused": [{"id": r.row.id, "share": r.share} for r in found.refused],
-            "rows": found.rows,
-        }  # fmt: skip
-    return out
-
-
-def render(what: Sequence[str], fmt: str, cross: bool, misses: int, plots: str = "") -> str:
+def render(found: Validation, fmt: str, misses: int, plots: str = "") -> str:
     """The report in one of ``table | json | csv | md``.
 
     Parameters
     ----------
-    what : sequence of str
-        ``training``, ``memory``, ``collectives``.
+    found : Validation
+        What was compared.
     fmt : str
         Format.
-    cross : bool
-        Also rows left out of the fits, and bands.
     misses : int
         How many single rows to list.
     plots : str
         Folder of the plots, as a link sees it; only in Markdown.
     """
     if fmt == "json":
-        return json.dumps(document(what, cross), indent=2)
+        return found.to_json()
     if fmt == "csv":
-        if "training" in what:
-            return csv_text(point_table(validate_training().points))
-        return csv_text(peak_table(validate_memory()))
-    return (_page if fmt == "md" else _terminal)(what, cross, misses, plots)
+        if found.training is not None:
+            return csv_text(point_table(found.training.points))
+        return csv_text(peak_table(found.memory or validate_memory()))
+    return _page(found, misses, plots) if fmt == "md" else _terminal(found, misses)
 
 
-def _terminal(what: Sequence[str], cross: bool, misses: int, plots: str) -> str:
+def _terminal(found: Validation, misses: int) -> str:
     parts: list[str] = []
-    if "training" in what:
-        report = validate_training()
+    report, memory = found.training, found.memory
+    if report is not None:
         parts += ["Speed of training runs (error of tokens/s; + is faster than measured)", ""]
         parts += [text(training_table(report)), "", text(pair_table(report.pairs)), ""]
-        if cross:
+        if found.cross:
             parts += ["Rows that the fitted constants had not seen", "", text(cross_table()), ""]
             parts += ["80 % bands", "", text(coverage_table()), ""]
         parts += [f"The {misses} worst complete rows", ""]
         parts += [text(point_table(report.complete)[: misses + 1]), ""]
-    if "memory" in what:
-        found = validate_memory()
-        parts += ["Peak memory", "", text(memory_table(found)), "", _verdicts(found), ""]
-    if "collectives" in what:
-        parts += ["Collectives", "", _collectives(misses)]
+    if memory is not None:
+        parts += ["Peak memory", "", text(memory_table(memory)), "", _verdicts(memory), ""]
+    if found.collectives is not None:
+        parts += ["Collectives", "", table(found.collectives, misses)]
     return "\n".join(parts).rstrip()
 
 
@@ -239,22 +199,16 @@ def _verdicts(found: MemoryReport) -> str:
     return f"{said}; not: {refused}" if refused else said
 
 
-def _collectives(misses: int) -> str:
-    from sim.calibration.validate_collectives import table, validate_collectives
-
-    return table(validate_collectives(), misses)
-
-
-def _page(what: Sequence[str], cross: bool, misses: int, plots: str) -> str:
+def _page(found: Validation, misses: int, plots: str) -> str:
     parts = ["# Validation", "", _INTRODUCTION, ""]
-    if "training" in what:
-        parts += _training_page(validate_training(), cross, misses, plots)
-    if "memory" in what:
-        found = validate_memory()
-        parts += ["## Memory", "", markdown(memory_table(found)), "", _verdicts(found) + ".", ""]
-        parts += [markdown(peak_table(found)), ""]
-    if "collectives" in what:
-        parts += ["## Collectives", "", _collectives(misses), ""]
+    memory = found.memory
+    if found.training is not None:
+        parts += _training_page(found.training, found.cross, misses, plots)
+    if memory is not None:
+        parts += ["## Memory", "", markdown(memory_table(memory)), "", _verdicts(memory) + ".", ""]
+        parts += [markdown(peak_table(memory)), ""]
+    if found.collectives is not None:
+        parts += ["## Collectives", "", table(found.collectives, misses), ""]
     return "\n".join(parts).rstrip()
 
 

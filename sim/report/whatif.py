@@ -2,61 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
-
-from sim.fabric.compiled import compile_fabric
-from sim.inputs.loader import load_topology
-from sim.report.collectives import CSV_COLUMNS, Sweep, meaning_of, row_of, sweep, to_dict
-from sim.study.axes import Axis, Study
+from sim.report.collectives import CSV_COLUMNS, meaning_of, row_of
+from sim.study.collectives import CollectiveVariants
 
 
-class Variants(NamedTuple):
-    """Sweeps over sizes, one for each variant."""
-
-    keys: tuple[str, ...]
-    values: tuple[tuple[str, ...], ...]
-    sweeps: tuple[Sweep, ...]
-
-
-def variants(
-    topology: str,
-    axes: Sequence[Axis],
-    overrides: Iterable[str],
-    op: str,
-    sizes: Sequence[int],
-    nccl: str,
-    ranks: int | None = None,
-    algorithm: str | None = None,
-    protocol: str | None = None,
-) -> Variants:
-    """Cost of an operation on every combination of the axes' values.
-
-    Raises
-    ------
-    InputError
-        If a variant is no machine.
-    """
-    study = Study("collective", topology, axes=tuple(axes))
-    values, sweeps = [], []
-    for changes in study.points():
-        sets = [*overrides, *(f"{key}={value}" for key, value in changes.items())]
-        fabric = compile_fabric(load_topology(topology, sets))
-        sweeps.append(sweep(fabric, op, sizes, nccl, ranks, algorithm, protocol))
-        values.append(tuple(_short(str(value)) for value in changes.values()))
-    return Variants(study.keys, tuple(values), tuple(sweeps))
-
-
-def _short(value: str) -> str:
-    """``{kind: fat-tree, oversubscription: 4}`` without its braces."""
-    return value.strip().removeprefix("{").removesuffix("}")
-
-
-def rendered(found: Variants, form: str) -> str:
+def rendered(found: CollectiveVariants, form: str) -> str:
     """Text in one of the formats table, csv, json, md; one line for each variant and size."""
     if form == "json":
-        return json.dumps(_to_dict(found), indent=2)
+        return found.to_json()
     lines = [
         (values, s, cost)
         for values, s in zip(found.values, found.sweeps, strict=True)
@@ -92,13 +45,3 @@ def rendered(found: Variants, form: str) -> str:
         "limit*: busbw if the tightest link ran at its data-sheet rate."
     )
     return "\n".join([title, "", *text, "", note])
-
-
-def _to_dict(found: Variants) -> dict[str, Any]:
-    return {
-        "schema": "scaling-sim/collective-variants/1",
-        "variants": [
-            {"changes": dict(zip(found.keys, values, strict=True)), **to_dict(s)}
-            for values, s in zip(found.values, found.sweeps, strict=True)
-        ],
-    }

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from sim.documents import SCHEMAS, Document
 from sim.memory.fit import Bound
-from sim.memory.ledger import TERMS
 from sim.memory.report import MemoryReport
 from sim.result.fixes import MemoryFix
+from sim.strategies.allocations import TERMS
 
 
 @dataclass(frozen=True, slots=True)

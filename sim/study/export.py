@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sim import units
+from sim.documents import dumps, plain
 from sim.errors import InputError
-from sim.study.measures import MEASURES
 from sim.study.sweep import SweepOutcome
 
 FORMATS = ("table", "csv", "jsonl", "json", "md", "parquet")
@@ -27,26 +26,6 @@ _HEADS = {
 }
 
 
-def columns(outcome: SweepOutcome) -> list[str]:
-    """Names of all columns."""
-    front = ["pareto"] if outcome.study.pareto else []
-    meets = ["meets"] if outcome.study.require else []
-    return [*outcome.study.keys, *MEASURES, *meets, *front, "status", "error"]
-
-
-def records(outcome: SweepOutcome) -> Iterator[dict[str, Any]]:
-    """One mapping a row, columns as `columns` says; None where a failed row has no figure."""
-    front = set(outcome.front)
-    for i, row in enumerate(outcome.rows):
-        record = {key: row.changes.get(key) for key in outcome.study.keys}
-        record |= {name: row.measures.get(name) for name in MEASURES}
-        if outcome.study.require:
-            record["meets"] = outcome.meets[i]
-        if outcome.study.pareto:
-            record["pareto"] = i in front
-        yield record | {"status": row.status, "error": row.error}
-
-
 def rendered(outcome: SweepOutcome, form: str) -> str:
     """The rows as text.
 
@@ -60,8 +39,8 @@ def rendered(outcome: SweepOutcome, form: str) -> str:
     texts: dict[str, Callable[[SweepOutcome], str]] = {
         "table": _table,
         "csv": _csv,
-        "jsonl": lambda o: "\n".join(json.dumps(r) for r in records(o)),
-        "json": lambda o: json.dumps(list(records(o)), indent=1),
+        "jsonl": lambda o: "\n".join(dumps(plain(r), None) for r in o.records()),
+        "json": lambda o: o.to_json(),
         "md": _markdown,
     }
     return texts[form](outcome)
@@ -82,7 +61,7 @@ def write_parquet(outcome: SweepOutcome, path: Path) -> None:
         message = "Parquet needs pyarrow: pip install pyarrow (or write .csv or .jsonl)"
         raise InputError.single(str(path), message) from None
     rows = [{k: _cell(v) if k in outcome.study.keys else v for k, v in r.items()}
-            for r in records(outcome)]  # fmt: skip
+            for r in outcome.records()]  # fmt: skip
     table = pyarrow.Table.from_pylist(rows) if rows else pyarrow.table({})
     try:
         parquet.write_table(table, path)
@@ -91,14 +70,14 @@ def write_parquet(outcome: SweepOutcome, path: Path) -> None:
 
 
 def _cell(value: Any) -> Any:
-    return value if isinstance(value, str | None) else json.dumps(value)
+    return value if isinstance(value, str | None) else dumps(plain(value), None)
 
 
 def _csv(outcome: SweepOutcome) -> str:
     out = io.StringIO()
-    writer = csv.DictWriter(out, columns(outcome), lineterminator="\n")
+    writer = csv.DictWriter(out, outcome.columns, lineterminator="\n")
     writer.writeheader()
-    for record in records(outcome):
+    for record in outcome.records():
         writer.writerow({k: "" if v is None else _cell(v) if isinstance(v, dict | list) else v
                          for k, v in record.items()})  # fmt: skip
     return out.getvalue().rstrip("\n")
@@ -135,7 +114,7 @@ def _lines(outcome: SweepOutcome, chosen: list[int]) -> list[list[str]]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else dumps(plain(value), None)
 
 
 def _shown(name: str, value: float | None) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from sim.documents import SCHEMAS, Listing
 from sim.errors import Fault, InputError
 from sim.inputs.loader import Prepared, prepare
 from sim.result.predict import inputs_hash
@@ -23,7 +24,7 @@ Progress = Callable[[int, int], None]  # (done, total)
 
 
 @dataclass(frozen=True, slots=True)
-class SweepOutcome:
+class SweepOutcome(Listing):
     """What a sweep found.
 
     Attributes
@@ -42,6 +43,8 @@ class SweepOutcome:
         Wall-clock of the sweep. [s]
     """
 
+    schema: ClassVar[str] = SCHEMAS["sweep"]
+
     study: Study
     rows: tuple[Row, ...]
     meets: tuple[bool, ...]
@@ -56,6 +59,27 @@ class SweepOutcome:
     def rate(self) -> float:
         """Configurations computed per second. [1/s]"""
         return self.computed / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of all columns: what was varied, `MEASURES`, what became of the row."""
+        front = ["pareto"] if self.study.pareto else []
+        meets = ["meets"] if self.study.require else []
+        return [*self.study.keys, *MEASURES, *meets, *front, "status", "error"]
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """A row a configuration, columns as `columns` says; None where a failed row has none."""
+        front = set(self.front)
+        found = []
+        for i, row in enumerate(self.rows):
+            record = {key: row.changes.get(key) for key in self.study.keys}
+            record |= {name: row.measures.get(name) for name in MEASURES}
+            if self.study.require:
+                record["meets"] = self.meets[i]
+            if self.study.pareto:
+                record["pareto"] = i in front
+            found.append(record | {"status": row.status, "error": row.error})
+        return found
 
 
 @dataclass(frozen=True, slots=True)

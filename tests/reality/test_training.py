@@ -7,6 +7,7 @@ import pytest
 from sim.calibration.cross_validation import coverage, cross_validate
 from sim.calibration.validate_memory import validate_memory
 from sim.calibration.validate_training import validate_training
+from sim.calibration.validation import validation
 from sim.report.validation import PLOTS, render, write_plots
 from sim.result.bands import residuals
 
@@ -87,7 +88,7 @@ def test_peaks_of_atorch():
 
 @pytest.mark.parametrize("fmt", ["table", "md", "csv", "json"])
 def test_formats(fmt):
-    found = render(("training", "memory"), fmt, cross=True, misses=5)
+    found = render(validation(("training", "memory"), cross=True), fmt, misses=5)
     assert "llm-foundry-2023" in found
 
 

@@ -26,7 +26,7 @@ from sim.inputs.loader import load, load_topology
 from sim.inputs.shares import batch_on
 from sim.interop.observations import kineto_observations, nccl_observations
 from sim.report.calibration import formatted
-from sim.report.chrome_trace import chrome_trace
+from sim.step.chrome_trace import Trace
 from sim.step.run import run_step
 from sim.step.step import step
 
@@ -263,7 +263,7 @@ def test_a_trace_tells_products_from_memory_bound_kernels(tmp_path: Path) -> Non
     truth = known(gemm_clock=0.85, hbm_bandwidth=0.9)
     slow = loaded.topology.model_copy(update={"calibration": truth})
     path = tmp_path / "trace.json"
-    text = chrome_trace(run_step(slow, loaded.workload), loaded.workload)
+    text = Trace(run_step(slow, loaded.workload), loaded.workload).to_json()
     path.write_text(text, encoding="utf-8")
     found, notes = kineto_observations(str(path), loaded.topology, loaded.workload)
     assert notes == []

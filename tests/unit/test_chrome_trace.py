@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from sim.cli import group
 from sim.inputs.loader import load
 from sim.interop.kineto import read_kineto
-from sim.report.chrome_trace import chrome_trace, collectives_csv
+from sim.report.trace import formatted
+from sim.step.chrome_trace import Trace
 from sim.step.run import run_step
 
 JOB = {
@@ -33,7 +34,7 @@ def simulated(topology: object = "dgx-h100", *sets: str, **kwargs: object):
 @pytest.fixture(scope="module")
 def traced():
     outcome, workload = simulated()
-    return outcome, json.loads(chrome_trace(outcome, workload, "small"))
+    return outcome, json.loads(Trace(outcome, workload, "small").to_json())
 
 
 def test_it_covers_the_step(traced) -> None:
@@ -112,8 +113,8 @@ def test_a_profilers_reader_reads_it(tmp_path: Path, traced) -> None:
 
 @pytest.mark.parametrize("level", ["folded", "ranks"])
 def test_csv_is_in_order(level: str) -> None:
-    outcome, _ = simulated("dgx-a100", "nodes=2", level=level)
-    rows = list(csv.DictReader(io.StringIO(collectives_csv(outcome))))
+    outcome, workload = simulated("dgx-a100", "nodes=2", level=level)
+    rows = list(csv.DictReader(io.StringIO(formatted(Trace(outcome, workload), "csv"))))
     assert len(rows) == len(outcome.lowered.views[0].comm_kind)
     assert [int(r["order"]) for r in rows] == list(range(len(rows)))
     assert rows[0]["op"] == "all_gather"
@@ -136,7 +137,7 @@ def test_csv_is_in_order(level: str) -> None:
 )
 def test_other_machines_and_strategies(topology: str, sets: list[str]) -> None:
     outcome, workload = simulated(topology, *sets)
-    document = json.loads(chrome_trace(outcome, workload))
+    document = Trace(outcome, workload).to_dict()
     ends = [e["ts"] + e["dur"] for e in document["traceEvents"] if e["ph"] == "X"]
     assert max(ends) <= 1e6 * float(outcome.timeline.end.max()) * (1 + 1e-9) + 1e-3
     processes = {e["pid"] for e in document["traceEvents"]}

@@ -19,7 +19,8 @@ from sim.errors import InputError
 from sim.fabric import compile_fabric
 from sim.fabric.shape import HBM, NETWORK, NVLINK
 from sim.inputs.loader import load, load_topology
-from sim.report.collectives import CSV_COLUMNS, parse_sizes, sweep
+from sim.report.collectives import CSV_COLUMNS
+from sim.study.collectives import Collective, collective_sweep, parse_sizes
 from tests.unit.machines import dgx_a100, dgx_h100, pcie_box
 
 OPERATIONS = ("all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_to_all", "send_recv")
@@ -358,7 +359,7 @@ def test_bad_arguments_exit_with_two(arguments, said, monkeypatch, capsys):
 @pytest.mark.parametrize("ranks", [0, 1, 9, -3])
 def test_ranks_out_of_range(ranks):
     with pytest.raises(InputError, match="8 GPUs"):
-        sweep(compile_fabric(dgx_h100()), "all_gather", [1024], "2.21", ranks)
+        collective_sweep(compile_fabric(dgx_h100()), Collective(sizes=(1024,), ranks=ranks))
 
 
 def test_equal_requests_are_answered_from_memory():

@@ -14,7 +14,7 @@ from sim.calibration.probes import PROBES
 from sim.cli import group
 from sim.errors import InputError
 from sim.inputs.loader import load
-from sim.report.diagnose import as_dict, formatted
+from sim.report.diagnose import formatted
 from sim.step.step import step
 
 BY_KEY = {cause.key: cause for cause in CAUSES}
@@ -228,7 +228,7 @@ def test_command_and_its_json() -> None:
     assert document["figures"][0]["measured_tokens_per_s_per_gpu"] == pytest.approx(2000)
     total = document["nothing"] + sum(c["probability"] for c in document["causes"])
     assert total == pytest.approx(1.0)
-    assert document.keys() == as_dict(diagnose([planted("data", 3.0)])).keys()
+    assert document.keys() == diagnose([planted("data", 3.0)]).to_dict().keys()
 
 
 @pytest.mark.parametrize(

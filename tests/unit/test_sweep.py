@@ -19,7 +19,7 @@ from sim.errors import InputError
 from sim.inputs.loader import load
 from sim.study.axes import Axis, Study, from_options, read_study
 from sim.study.executors import LocalPool, Task, run_here
-from sim.study.export import records, rendered, write_parquet
+from sim.study.export import rendered, write_parquet
 from sim.study.expressions import parse_condition
 from sim.study.measures import measures
 from sim.study.pareto import pareto_front
@@ -268,7 +268,7 @@ def test_machines_and_jobs_can_be_axes(tmp_path):
 
 def test_formats_say_the_same(tmp_path):
     outcome = sweep(small(tmp_path, "nodes=1,2", "micro_batch=1,x"), tmp_path / "s.sqlite")
-    rows = list(records(outcome))
+    rows = list(outcome.records())
     assert [json.loads(line) for line in rendered(outcome, "jsonl").splitlines()] == rows
     assert json.loads(rendered(outcome, "json")) == rows
     head, *lines = rendered(outcome, "csv").splitlines()
@@ -289,7 +289,7 @@ def test_parquet_holds_the_rows(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     outcome = sweep(small(tmp_path, "nodes=1,2"), tmp_path / "s.sqlite")
     write_parquet(outcome, tmp_path / "a.parquet")
-    assert parquet.read_table(tmp_path / "a.parquet").to_pylist() == list(records(outcome))
+    assert parquet.read_table(tmp_path / "a.parquet").to_pylist() == list(outcome.records())
 
 
 # --- workers -------------------------------------------------------------------------------------

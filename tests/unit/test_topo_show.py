@@ -8,10 +8,11 @@ from click.testing import CliRunner
 
 from sim.commands.topo import command
 from sim.fabric import compile_fabric
-from sim.fabric.describe import as_text, bisection, describe, link_classes, matrix
+from sim.fabric.describe import LinkClass, bisection, describe_machine, link_classes, matrix
 from sim.fabric.export import explicit_yaml
 from sim.inputs.catalogue import names
 from sim.inputs.loader import load_topology
+from sim.report import topology as report
 from tests.unit.machines import dgx_a100, dgx_h100, pcie_box
 
 
@@ -31,24 +32,25 @@ def test_bisection(topology, expected):
 
 
 def test_link_classes():
-    found = {c["between"]: c for c in link_classes(compile_fabric(dgx_a100(2)))}
-    assert found["gpu-nvswitch"]["count"] == 16
-    assert found["gpu-nvswitch"]["bytes_per_s"] == pytest.approx(240e9)
-    assert found["gpu-nvswitch"]["raw_bytes_per_s"] == 300e9
-    assert found["gpu-nvswitch"]["links"] == 12
-    assert found["nic-switch"] == {
-        "between": "nic-switch",
-        "kind": "network",
-        "bytes_per_s": 25e9,
-        "raw_bytes_per_s": 25e9,
-        "latency_s": pytest.approx(0.3e-6),
-        "links": 0,
-        "count": 16,
-    }
+    found = {c.between: c for c in link_classes(compile_fabric(dgx_a100(2)))}
+    assert found["gpu-nvswitch"].count == 16
+    assert found["gpu-nvswitch"].bytes_per_s == pytest.approx(240e9)
+    assert found["gpu-nvswitch"].raw_bytes_per_s == 300e9
+    assert found["gpu-nvswitch"].links == 12
+    assert found["nic-switch"] == LinkClass(
+        between="nic-switch",
+        kind="network",
+        bytes_per_s=25e9,
+        raw_bytes_per_s=25e9,
+        latency_s=pytest.approx(0.3e-6),
+        links=0,
+        count=16,
+    )
 
 
 def test_matrix():
-    names, cells = matrix(compile_fabric(dgx_a100()))
+    found = matrix(compile_fabric(dgx_a100()))
+    names, cells = found.names, found.classes
     at = {n.removeprefix("n0/"): i for i, n in enumerate(names)}
     assert cells[at["gpu0"]][at["gpu7"]] == "NV12"
     assert cells[at["gpu0"]][at["nic1"]] == "PIX"
@@ -59,7 +61,7 @@ def test_matrix():
 
 
 def test_text_has_every_part():
-    text = as_text(describe(compile_fabric(dgx_h100(2))))
+    text = report.text(describe_machine(compile_fabric(dgx_h100(2))))
     for part in ("nodes 0-1, each", "cpu1", "PIX", "NV18", "371 GB/s", "bisection", "rank classes"):
         assert part in text
 
@@ -90,12 +92,12 @@ def test_every_shipped_topology_shows(name):
     node = load_topology(name).node
     for nodes in (1, 2) if node is not None and node.nics is not None else (1,):
         fabric = compile_fabric(load_topology(name, [f"nodes={nodes}"] if node else []))
-        facts = describe(fabric)
-        assert facts["gpus"] == fabric.n_ranks
-        assert as_text(facts)
+        facts = describe_machine(fabric)
+        assert facts.gpus == fabric.n_ranks
+        assert report.text(facts)
         if fabric.n_ranks > 1:
-            assert facts["bisection_bytes_per_s"] > 0
-            assert facts["rings"]["bus_bytes_per_s"] > 0
+            assert facts.bisection_bytes_per_s > 0
+            assert facts.rings.bus_bytes_per_s > 0
 
 
 def test_formats():

@@ -1,4 +1,4 @@
-"""A simulated step as a Chrome trace (Perfetto, chrome://tracing) and its collectives as CSV.
+"""A simulated step as a Chrome trace (Perfetto, chrome://tracing), and its collectives as rows.
 
 The trace has the keys that PyTorch's profiler writes (``cat: kernel``, ``Collective name``,
 ``In msg nelems`` ...), so that tools for profiler traces read it too, `sim.interop.kineto` among
@@ -7,11 +7,9 @@ them.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,6 +17,7 @@ from sim.blocks.kernels import Kernel
 from sim.blocks.unroll import Templates, unroll
 from sim.blocks.update import clip_kernels, optimizer_kernels, shard_of
 from sim.cost.collectives import CollectiveCost
+from sim.documents import SCHEMAS, Document, dumps
 from sim.inputs.workload import Workload
 from sim.lowering.lower import Lowered, RankView
 from sim.lowering.parts import CATEGORIES
@@ -47,10 +46,11 @@ _COLLECTIVE = CATEGORIES.index("collective")
 _MICRO = 1e6
 
 
-def chrome_trace(outcome: StepOutcome, workload: Workload, title: str = "") -> str:
-    """The trace's JSON text, times in microseconds, one process a rank (class), a thread a stream.
+@dataclass(frozen=True, slots=True)
+class Trace(Document):
+    """A simulated step as a Chrome trace; `records` are its collectives in the order of issue.
 
-    Parameters
+    Attributes
     ----------
     outcome : StepOutcome
         What was run; all its simulated micro-steps are in the trace.
@@ -59,20 +59,36 @@ def chrome_trace(outcome: StepOutcome, workload: Workload, title: str = "") -> s
     title : str
         Name of the trace.
     """
-    lowered = outcome.lowered
-    events = [*_names(lowered), *_steps(outcome)]
-    for number, view in enumerate(lowered.views):
-        events += _kernels(outcome, number, workload)
-        events += _collectives(outcome, view, number)
-    world = sum(view.multiplicity for view in lowered.views)
-    document = {
-        "schemaVersion": 1,
-        "traceName": title,
-        "displayTimeUnit": "ms",
-        "distributedInfo": {"backend": "nccl", "rank": 0, "world_size": world},
-        "traceEvents": events,
-    }
-    return json.dumps(document, separators=(",", ":"))
+
+    schema: ClassVar[str] = SCHEMAS["trace"]
+
+    outcome: StepOutcome
+    workload: Workload
+    title: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Events in microseconds, one process a rank (class), a thread a stream."""
+        lowered = self.outcome.lowered
+        events = [*_names(lowered), *_steps(self.outcome)]
+        for number, view in enumerate(lowered.views):
+            events += _kernels(self.outcome, number, self.workload)
+            events += _collectives(self.outcome, view, number)
+        world = sum(view.multiplicity for view in lowered.views)
+        return {
+            "schemaVersion": 1,
+            "traceName": self.title,
+            "displayTimeUnit": "ms",
+            "distributedInfo": {"backend": "nccl", "rank": 0, "world_size": world},
+            "traceEvents": events,
+        }
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The trace as profilers write it, without white space."""
+        return dumps(self.to_dict(), indent, compact=indent is None)
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """Collectives of the slowest rank in the order of issue; bytes are per rank, times in s."""
+        return collectives(self.outcome)
 
 
 def _lanes(lowered: Lowered) -> int:
@@ -238,31 +254,31 @@ def _described(op: PlanOp, cost: CollectiveCost | None, label: str) -> dict[str,
     return found
 
 
-_COLUMNS = (
-    "order", "op", "phase", "unit", "bytes_in", "bytes_out", "dtype", "group", "group_size",
-    "algorithm", "protocol", "start_s", "end_s", "alone_s",
-)  # fmt: skip
-
-
-def collectives_csv(outcome: StepOutcome) -> str:
-    """Collectives of the slowest rank in the order of issue, as CSV; bytes are per rank."""
+def collectives(outcome: StepOutcome) -> list[dict[str, Any]]:
+    """Collectives of the slowest rank in the order of issue; bytes are per rank, times in s."""
     lowered, timeline = outcome.lowered, outcome.timeline
     view = max(lowered.views, key=lambda v: float(timeline.end[v.compute].max()))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    rows = []
     for k in range(len(view.comm_kind)):
         op = lowered.plan.ops[int(view.comm_plan[k])]
         cost = cost_of(outcome, op)
         assert op.kind == COLLECTIVE
-        writer.writerow(
-            (
-                k, op.collective, op.phase, op.unit, f"{op.bytes_in:.12g}", f"{op.bytes_out:.12g}",
-                op.dtype, op.group, cost.ranks if cost else lowered.plan.groups[op.group].size,
-                cost.algorithm if cost else "", cost.protocol if cost else "",
-                f"{float(timeline.start[int(view.comm_begin[k])]):.12g}",
-                f"{float(timeline.end[int(view.comm_end[k])]):.12g}",
-                f"{cost.time_s:.12g}" if cost else "",
-            )
-        )  # fmt: skip
-    return out.getvalue().rstrip("\n")
+        rows.append(
+            {
+                "order": k,
+                "op": op.collective,
+                "phase": op.phase,
+                "unit": op.unit,
+                "bytes_in": op.bytes_in,
+                "bytes_out": op.bytes_out,
+                "dtype": op.dtype,
+                "group": op.group,
+                "group_size": cost.ranks if cost else lowered.plan.groups[op.group].size,
+                "algorithm": cost.algorithm if cost else "",
+                "protocol": cost.protocol if cost else "",
+                "start_s": float(timeline.start[int(view.comm_begin[k])]),
+                "end_s": float(timeline.end[int(view.comm_end[k])]),
+                "alone_s": cost.time_s if cost else None,
+            }
+        )
+    return rows

@@ -1,0 +1,118 @@
+"""The model beside published measurements: training speed, memory, collectives."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sim.calibration import validate_collectives as collectives
+from sim.calibration import validate_training as training
+from sim.calibration.cross_validation import SCHEMES, coverage, cross_validate
+from sim.calibration.validate_memory import MemoryReport, validate_memory
+from sim.documents import SCHEMAS, Document
+
+PARTS = ("training", "memory", "collectives")
+
+
+@dataclass(frozen=True, slots=True)
+class Validation(Document):
+    """Errors of the model, part by part; a part that was not asked for is None.
+
+    Attributes
+    ----------
+    training : training.Report or None
+        Speed of published runs.
+    memory : MemoryReport or None
+        Peaks of memory, and runs that are said not to fit.
+    collectives : collectives.Report or None
+        Collectives of real clusters.
+    cross : bool
+        Also errors on rows that the fitted constants had not seen, which takes a while to make.
+    """
+
+    schema: ClassVar[str] = SCHEMAS["validation"]
+
+    training: training.Report | None = None
+    memory: MemoryReport | None = None
+    collectives: collectives.Report | None = None
+    cross: bool = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What was asked for."""
+        return tuple(part for part in PARTS if getattr(self, part) is not None)
+
+    def content(self) -> dict[str, Any]:
+        """Figures of training and memory; collectives are a table of their own."""
+        out: dict[str, Any] = {}
+        if self.training is not None:
+            out["training"] = _training(self.training)
+            if self.cross:
+                out["training"]["cross_validation"] = {
+                    scheme: {x.point.row.id: x.error for x in cross_validate(scheme)}
+                    for scheme in SCHEMES
+                }
+                out["training"]["coverage"] = coverage()
+        if self.memory is not None:
+            out["memory"] = {
+                "peaks": _peaks(self.memory),
+                "refused": [{"id": r.row.id, "share": r.share} for r in self.memory.refused],
+                "rows": self.memory.rows,
+            }
+        return out
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """A row a published run, or a peak of memory where runs were not asked for."""
+        if self.training is not None:
+            return _points(self.training)
+        return _peaks(self.memory) if self.memory is not None else []
+
+
+def _training(report: training.Report) -> dict[str, Any]:
+    return {
+        "groups": report.groups,
+        "pairs": [{**p._asdict(), "error": p.error} for p in report.pairs],
+        "rows": _points(report),
+    }
+
+
+def _points(report: training.Report) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": p.row.id,
+            "source": p.row.source,
+            "status": p.row.status,
+            "note": p.row.note,
+            "gpus": p.row.gpus,
+            "measured": p.row.tokens_per_s_per_gpu,
+            "predicted": p.predicted,
+            "error": p.error,
+        }
+        for p in report.points
+    ]
+
+
+def _peaks(report: MemoryReport) -> list[dict[str, Any]]:
+    return [
+        {"id": p.row.id, "measured": p.row.memory_bytes, "predicted": p.predicted, "error": p.error}
+        for p in report.peaks
+    ]
+
+
+def validation(parts: Collection[str] = PARTS, cross: bool = False) -> Validation:
+    """Compare the model with published measurements.
+
+    Parameters
+    ----------
+    parts : collection of str
+        Of `PARTS`.
+    cross : bool
+        Also the errors on what was left out of the fits, and how many rows their bands hold.
+    """
+    return Validation(
+        training.validate_training() if "training" in parts else None,
+        validate_memory() if "memory" in parts else None,
+        collectives.validate_collectives() if "collectives" in parts else None,
+        cross,
+    )

@@ -1,0 +1,205 @@
+"""What the network of a machine gives, size by size, and on variants of the machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sim.cost.collectives import CollectiveCost, plan_collective
+from sim.documents import SCHEMAS, Document
+from sim.errors import InputError
+from sim.fabric.compiled import Fabric, compile_fabric
+from sim.inputs.loader import Argument, load_topology
+from sim.study.axes import Axis, Study
+from sim.units import GIB, KIB, MIB, TIB
+
+_SUFFIX = {"": 1.0, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SOURCE = "--sizes"
+_MOST_BYTES = 2.0**50
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """What is asked: an operation, total bytes, and what NCCL would choose itself.
+
+    Attributes
+    ----------
+    op : str
+        ``all_gather``, ``reduce_scatter``, ``all_reduce``, ``broadcast``, ``all_to_all`` or
+        ``send_recv``.
+    sizes : tuple of int
+        Total bytes, as nccl-tests counts them. [B]
+    ranks : int or None
+        Only the first so many GPUs.
+    nccl : str
+        Its version.
+    algorithm, protocol : str or None
+        Instead of NCCL's choice.
+    """
+
+    op: str = "all_gather"
+    sizes: tuple[int, ...] = tuple(1 << k for k in range(10, 34))
+    ranks: int | None = None
+    nccl: str = "2.21"
+    algorithm: str | None = None
+    protocol: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveSweep(Document):
+    """Costs of one operation over sizes."""
+
+    schema: ClassVar[str] = SCHEMAS["collective"]
+
+    fabric: Fabric
+    op: str
+    ranks: int
+    nccl: str
+    costs: tuple[CollectiveCost, ...]
+
+    def content(self) -> dict[str, Any]:
+        """What ran where, and a row a size."""
+        return {
+            "topology": self.fabric.topology.name,
+            "op": self.op,
+            "ranks": self.ranks,
+            "nccl": self.nccl,
+            "rows": self.records(),
+        }
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """A row a size."""
+        return [
+            {
+                "size_bytes": int(c.work),
+                "time_s": c.time_s,
+                "latency_s": c.latency_s,
+                "algbw_bytes_per_s": c.algbw_bytes_per_s,
+                "busbw_bytes_per_s": c.busbw_bytes_per_s,
+                "limit_busbw_bytes_per_s": c.limit_busbw_bytes_per_s,
+                "algorithm": c.algorithm,
+                "protocol": c.protocol,
+                "channels": c.channels,
+                "limit": c.limit,
+            }
+            for c in self.costs
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveVariants(Document):
+    """Sweeps over sizes, one for each variant of the machine."""
+
+    schema: ClassVar[str] = SCHEMAS["collective-variants"]
+
+    keys: tuple[str, ...]
+    values: tuple[tuple[str, ...], ...]
+    sweeps: tuple[CollectiveSweep, ...]
+
+    def content(self) -> dict[str, Any]:
+        """Changes and sweep of every variant."""
+        pairs = zip(self.values, self.sweeps, strict=True)
+        return {
+            "variants": [{"changes": self._changes(values)} | s.to_dict() for values, s in pairs]
+        }
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """A row a variant and size."""
+        return [
+            {**self._changes(values), "ranks": found.ranks, **row}
+            for values, found in zip(self.values, self.sweeps, strict=True)
+            for row in found.records()
+        ]
+
+    def _changes(self, values: tuple[str, ...]) -> dict[str, str]:
+        return dict(zip(self.keys, values, strict=True))
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Read "1K:8G" (powers of two, both ends included) or "1024,65536,1M".
+
+    Returns
+    -------
+    tuple of int
+        Bytes; K is 1024, as in nccl-tests.
+
+    Raises
+    ------
+    InputError
+        With all that is wrong.
+    """
+    if ":" in text:
+        ends = text.split(":")
+        if len(ends) != 2:
+            raise InputError.single(_SOURCE, f"{text!r} is not a range such as 1K:8G")
+        low, high = (_size(end) for end in ends)
+        if low > high:
+            raise InputError.single(_SOURCE, f"{text!r} runs from more to less")
+        sizes = []
+        size = low
+        while size <= high:
+            sizes.append(size)
+            size *= 2
+        return tuple(sizes)
+    return tuple(_size(part) for part in text.split(","))
+
+
+def _size(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        message = f"{text.strip()!r} is not a size; write bytes, or 64K, 1M, 8G (K = 1024)"
+        raise InputError.single(_SOURCE, message)
+    size = float(match.group(1)) * _SUFFIX[match.group(2).upper()]
+    if size < 1 or size != int(size) or size > _MOST_BYTES:
+        message = f"{text.strip()!r} is not a whole number of bytes from 1 to 1024T"
+        raise InputError.single(_SOURCE, message)
+    return int(size)
+
+
+def collective_sweep(fabric: Fabric, asked: Collective) -> CollectiveSweep:
+    """Cost of an operation over a machine's GPUs, for each size.
+
+    Raises
+    ------
+    InputError
+        The machine has not so many GPUs.
+    """
+    count = fabric.n_ranks if asked.ranks is None else asked.ranks
+    if not 2 <= count <= fabric.n_ranks:
+        message = f"{count} is not from 2 to the {fabric.n_ranks} GPUs of {fabric.topology.name}"
+        raise InputError.single(fabric.topology.name, message, "ranks")
+    costs = tuple(
+        plan_collective(
+            fabric, asked.op, range(count), size, asked.nccl,
+            algorithm=asked.algorithm, protocol=asked.protocol,
+        )
+        for size in asked.sizes
+    )  # fmt: skip
+    return CollectiveSweep(fabric, asked.op, count, asked.nccl, costs)
+
+
+def collective_variants(
+    topology: Argument, axes: Sequence[Axis], overrides: Iterable[str], asked: Collective
+) -> CollectiveVariants:
+    """Cost of an operation on every combination of the axes' values.
+
+    Raises
+    ------
+    InputError
+        If a variant is no machine.
+    """
+    study = Study("collective", axes=tuple(axes))
+    values, sweeps = [], []
+    for changes in study.points():
+        sets = [*overrides, *(f"{key}={value}" for key, value in changes.items())]
+        sweeps.append(collective_sweep(compile_fabric(load_topology(topology, sets)), asked))
+        values.append(tuple(_short(str(value)) for value in changes.values()))
+    return CollectiveVariants(study.keys, tuple(values), tuple(sweeps))
+
+
+def _short(value: str) -> str:
+    """``{kind: fat-tree, oversubscription: 4}`` without its braces."""
+    return value.strip().removeprefix("{").removesuffix("}")
