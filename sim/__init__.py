@@ -1,5 +1,8 @@
 """Predict how distributed training will run on a GPU cluster.
 
+One function a verb of the command line, each of which returns a typed document
+(``docs/python.md``).
+
 >>> from sim import simulate
 >>> result = simulate("dgx-h100", "llama3-8b-sft")
 >>> result.step.time_s, result.throughput.mfu, result.memory.fits  # doctest: +SKIP
@@ -11,23 +14,56 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sim.api import simulate as simulate
+    from sim.api.jobs import explain as explain
+    from sim.api.jobs import memory_of as memory_of
+    from sim.api.jobs import simulate as simulate
+    from sim.api.jobs import trace as trace
+    from sim.api.machines import collective as collective
+    from sim.api.machines import prices_import as prices_import
+    from sim.api.machines import prices_job as prices_job
+    from sim.api.machines import prices_list as prices_list
+    from sim.api.machines import prices_show as prices_show
+    from sim.api.machines import topo_import as topo_import
+    from sim.api.machines import topo_show as topo_show
+    from sim.api.measurements import calibrate as calibrate
+    from sim.api.measurements import diagnose as diagnose
+    from sim.api.measurements import validate as validate
+    from sim.api.questions import compare as compare
+    from sim.api.questions import need_bandwidth as need_bandwidth
+    from sim.api.questions import need_context as need_context
+    from sim.api.questions import need_gpus as need_gpus
+    from sim.api.questions import need_price as need_price
+    from sim.api.questions import plan as plan
+    from sim.api.questions import run_study as run_study
+    from sim.api.questions import size as size
+    from sim.api.questions import sweep as sweep
+    from sim.api.questions import sweep_study as sweep_study
+    from sim.documents import Document as Document
+    from sim.errors import InfeasibleError as InfeasibleError
     from sim.errors import InputError as InputError
     from sim.errors import ScalingSimError as ScalingSimError
     from sim.result.result import Result as Result
-    from sim.study.compare import compare as compare
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "Result", "ScalingSimError", "__version__", "compare", "simulate"]
 
-# name -> module; imported on use: `scaling-sim --help` should not pay for the simulator
-_HOMES = {
-    "InputError": "sim.errors",
-    "Result": "sim.result.result",
-    "ScalingSimError": "sim.errors",
-    "compare": "sim.study.compare",
-    "simulate": "sim.api",
-}
+# module -> what it gives; imported on use: `scaling-sim --help` should not pay for the simulator
+_GIVEN = {
+    "sim.api.jobs": ("explain", "memory_of", "simulate", "trace"),
+    "sim.api.machines": (
+        "collective", "prices_import", "prices_job", "prices_list", "prices_show", "topo_import",
+        "topo_show",
+    ),
+    "sim.api.measurements": ("calibrate", "diagnose", "validate"),
+    "sim.api.questions": (
+        "compare", "need_bandwidth", "need_context", "need_gpus", "need_price", "plan",
+        "run_study", "size", "sweep", "sweep_study",
+    ),
+    "sim.documents": ("Document",),
+    "sim.errors": ("InfeasibleError", "InputError", "ScalingSimError"),
+    "sim.result.result": ("Result",),
+}  # fmt: skip
+_HOMES = {name: module for module, names in _GIVEN.items() for name in names}
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> object:

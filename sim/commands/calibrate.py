@@ -36,17 +36,15 @@ def command(
 
     Prints the error before and after, and on evidence that was left out.
     """
-    from sim.calibration.calibrate import PRIORS, calibrate
+    import sim
     from sim.inputs.calibration import written
-    from sim.interop.observations import gather
     from sim.report.calibration import formatted
 
-    found, held, notes = gather(
-        topology, workload, overrides, nccl_tests=logs, measured=runs, kineto=traces,
-        nvbandwidth=copies, holdout=holdout,
+    report = sim.calibrate(
+        topology, workload, nccl_tests=logs, measured=runs, kineto=traces, nvbandwidth=copies,
+        holdout=holdout, fit=[n.strip() for n in (names or "").split(",") if n.strip()],
+        overrides=overrides,
     )  # fmt: skip
-    wanted = [n.strip() for n in names.split(",") if n.strip()] if names else list(PRIORS)
-    report = calibrate(found, held, wanted, notes)
     emit(formatted(report, form), None)
     for note in report.notes:
         click.echo(f"note: {note}", err=True)

@@ -33,24 +33,15 @@ def command(
     form: str, output: Path | None,
 ) -> None:  # fmt: skip
     """Print the table that nccl-tests would print on TOPOLOGY."""
-    from sim.fabric.compiled import compile_fabric
-    from sim.inputs.loader import load_topology
+    import sim
     from sim.report import collectives, whatif
-    from sim.study.collectives import (
-        Collective,
-        collective_sweep,
-        collective_variants,
-        parse_sizes,
-    )
+    from sim.study.collectives import CollectiveVariants
 
-    asked = Collective(op, parse_sizes(sizes), ranks, nccl, algorithm, protocol)
-    if varied:
-        from sim.study.axes import from_options
-
-        axes = from_options(varied, zipped)
-        found = collective_variants(topology, axes, overrides, asked)
+    found = sim.collective(
+        topology, op=op, sizes=sizes, ranks=ranks, nccl=nccl, algorithm=algorithm,
+        protocol=protocol, vary=varied, zipped=zipped, overrides=overrides,
+    )  # fmt: skip
+    if isinstance(found, CollectiveVariants):
         emit(whatif.rendered(found, form), output)
-        return
-    fabric = compile_fabric(load_topology(topology, overrides))
-    swept = collective_sweep(fabric, asked)
-    emit(collectives.rendered(swept, form), output)
+    else:
+        emit(collectives.rendered(found, form), output)

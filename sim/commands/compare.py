@@ -27,11 +27,12 @@ def command(
     Examples: compare dgx-a100 dgx-h100 --workload mistral-7b-lora;
     compare dgx-h100 llama3-8b-sft --vary precision=bf16,fp8 --vary nodes=1,2.
     """
+    import sim
     from sim.report.compare import formatted
-    from sim.study.compare import compare, split_inputs
+    from sim.study.compare import split_inputs
 
     machines, jobs = split_inputs(inputs)
-    found = compare(
+    found = sim.compare(
         machines, [*jobs, *workloads], vary=vary, overrides=overrides, offer=offer or "",
         prices=prices,
     )  # fmt: skip

@@ -30,11 +30,10 @@ def command(
 
     Example: diagnose dgx-h100 llama3-8b-sft --set nodes=8 --measured tokens_per_s_per_gpu=1000
     """
-    from sim.calibration.diagnose import diagnose, read_figures
+    import sim
     from sim.report.diagnose import formatted
 
-    figures = read_figures(topology, workload, overrides, measured, also)
-    known = None
-    if baseline is not None:
-        known = read_figures(topology, workload, overrides, baseline, (), "--baseline")[0]
-    emit(formatted(diagnose(figures, known), form), output)
+    found = sim.diagnose(
+        topology, workload, measured=measured, also=also, baseline=baseline, overrides=overrides
+    )
+    emit(formatted(found, form), output)

@@ -21,9 +21,8 @@ def command(
 
     Example: explain dgx-h100 llama3-8b-lora
     """
-    from sim.inputs.loader import load
+    import sim
     from sim.report.explain import formatted
-    from sim.result.explain import explain
 
-    loaded = load(topology, workload, overrides)
-    emit(formatted(explain(loaded.topology, loaded.workload), form), output)
+    found = sim.explain(topology, workload, overrides=overrides)
+    emit(formatted(found, form), output)

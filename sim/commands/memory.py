@@ -30,21 +30,12 @@ def command(
     form: str, output: Path | None, require: str | None,
 ) -> None:  # fmt: skip
     """Bytes per GPU of WORKLOAD on TOPOLOGY by category and moment, the verdict and fixes."""
-    from sim.inputs.loader import load
-    from sim.memory.fit import solve
-    from sim.memory.report import memory
+    import sim
     from sim.report.memory import view
-    from sim.result.describe import title_of
-    from sim.result.fixes import fixes
-    from sim.result.memory import MemoryAnswer
 
-    loaded = load(topology, workload, overrides)
-    job = loaded.workload
-    report = memory(loaded.topology, job)
-    wanted = cast("Quantity | None", most or least)
-    bound = solve(loaded.topology, job, wanted) if wanted else None
-    title = title_of(loaded.topology, job)
-    answer = MemoryAnswer(title, report, fixes(loaded.topology, job), bound)
+    answer = sim.memory_of(
+        topology, workload, overrides=overrides, bound=cast("Quantity | None", most or least)
+    )
     show(view(answer), form, output)
-    if require and not report.fits:
+    if require and not answer.report.fits:
         sys.exit(4)

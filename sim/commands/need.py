@@ -25,11 +25,11 @@ def bandwidth(
     topology: str, workload: str, overrides: tuple[str, ...], efficiency: float, as_json: bool
 ) -> None:
     """Print the NIC rate at which WORKLOAD scales on TOPOLOGY with a given efficiency."""
+    import sim
     from sim.report.need import bandwidth_text
-    from sim.study.inverse import bandwidth_for
 
-    found = bandwidth_for(topology, workload, efficiency, overrides)
-    click.echo(found.to_json() if as_json else bandwidth_text(found, efficiency))
+    found = sim.need_bandwidth(topology, workload, efficiency=efficiency, overrides=overrides)
+    click.echo(found.to_json() if as_json else bandwidth_text(found))
 
 
 @command.command("gpus")
@@ -42,14 +42,11 @@ def gpus(
     topology: str, workload: str, overrides: tuple[str, ...], deadline: str, as_json: bool
 ) -> None:
     """Print the fewest nodes of TOPOLOGY on which WORKLOAD ends in time."""
+    import sim
     from sim.report.need import gpus_text
-    from sim.study.inverse import gpus_for
-    from sim.study.size import target_of
 
-    limit = target_of("cost", deadline, None, None).deadline_s
-    assert limit is not None
-    found = gpus_for(topology, workload, limit, overrides)
-    click.echo(found.to_json() if as_json else gpus_text(found, limit))
+    found = sim.need_gpus(topology, workload, deadline=deadline, overrides=overrides)
+    click.echo(found.to_json() if as_json else gpus_text(found))
 
 
 @command.command("context")
@@ -59,10 +56,10 @@ def gpus(
 @_JSON
 def context(topology: str, workload: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Print the longest sequence of WORKLOAD that fits on TOPOLOGY."""
+    import sim
     from sim.report.need import context_text
-    from sim.study.inverse import context_for
 
-    found = context_for(topology, workload, overrides)
+    found = sim.need_context(topology, workload, overrides=overrides)
     click.echo(found.to_json() if as_json else context_text(found))
 
 
@@ -74,8 +71,8 @@ def context(topology: str, workload: str, overrides: tuple[str, ...], as_json: b
 @_JSON
 def price(first: str, other: str, workload: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Print the price at which machine FIRST costs as much as OTHER for WORKLOAD."""
+    import sim
     from sim.report.need import price_text
-    from sim.study.inverse import price_for
 
-    found = price_for(first, other, workload, overrides)
+    found = sim.need_price(first, other, workload, overrides=overrides)
     click.echo(found.to_json() if as_json else price_text(found))

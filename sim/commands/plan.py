@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from sim.commands.options import FORMS, emit, printed, sets
+
+if TYPE_CHECKING:
+    from sim.study.schedule import Policy
 
 
 @click.command("plan")
@@ -28,16 +32,14 @@ def command(
     on_time: float, form: str, output: Path | None,
 ) -> None:  # fmt: skip
     """Serve JOBS.yaml on CLUSTER: queueing, utilisation, deadlines, cost."""
-    from typing import cast
-
+    import sim
     from sim.report.plan import formatted
-    from sim.study.plan import fewest, plan
-    from sim.study.schedule import Policy
 
-    chosen = cast(Policy, policy)
-    if not smallest:
-        emit(formatted(plan(cluster, jobs, policy=chosen, sets=overrides), form), output)
-        return
-    report = fewest(cluster, jobs, policy=chosen, share=on_time, sets=overrides)
-    heading = f"{report.nodes} nodes are the fewest on which {on_time:.0%} of deadlines are met"
+    report = sim.plan(
+        cluster, jobs, policy=cast("Policy", policy), smallest=smallest, on_time=on_time,
+        overrides=overrides,
+    )  # fmt: skip
+    heading = ""
+    if smallest:
+        heading = f"{report.nodes} nodes are the fewest on which {on_time:.0%} of deadlines are met"
     emit(formatted(report, form, heading), output)

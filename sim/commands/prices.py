@@ -36,10 +36,10 @@ def list_(
     output: Path | None,
 ) -> None:  # fmt: skip
     """List offers with price, region, age and source."""
-    from sim.inputs.offers import list_offers
+    import sim
     from sim.report.prices import offers_text, stale
 
-    found = list_offers(own, gpu=gpu or "", provider=provider or "", all_dates=all_dates)
+    found = sim.prices_list(gpu=gpu or "", provider=provider or "", all_dates=all_dates, prices=own)
     emit(offers_text(found, form), output)
     if warning := stale(found.rows, found.today):
         click.echo(warning, err=True)
@@ -50,14 +50,10 @@ def list_(
 @_own
 def show(instance: str, own: Path | None) -> None:
     """Show everything known about an INSTANCE, at every date."""
-    from sim.errors import InputError
-    from sim.inputs.offers import list_offers
+    import sim
     from sim.report.prices import offers_text
 
-    found = list_offers(own, name=instance, all_dates=True)
-    if not found.rows:
-        raise InputError.single(instance, "no offer of that name; see scaling-sim prices list")
-    emit(offers_text(found, "json"), None)
+    emit(offers_text(sim.prices_show(instance, prices=own), "json"), None)
 
 
 @command.command("import")
@@ -67,13 +63,12 @@ def show(instance: str, own: Path | None) -> None:
 @_output
 def import_(file: Path, provider: str, as_of: str | None, output: Path | None) -> None:
     """Write a price file from a SkyPilot catalogue (vms.csv), for --prices."""
-    import datetime
+    import sim
+    from sim.inputs.offers import to_csv
 
-    from sim.inputs.offers import import_offers, to_csv
-
-    rows, notes = import_offers(file, provider, as_of or datetime.date.today().isoformat())
-    emit(to_csv(rows), output)
-    for note in notes:
+    found = sim.prices_import(file, provider, as_of=as_of or "")
+    emit(to_csv(found.rows), output)
+    for note in found.left_out:
         click.echo(f"left out: {note}", err=True)
 
 
@@ -93,20 +88,18 @@ def job(
     """Price WORKLOAD on each TOPOLOGY at every offer of its GPU, cheapest first."""
     import datetime
 
+    import sim
     from sim.errors import InputError
-    from sim.inputs.offers import catalogue, newest
     from sim.report.prices import priced_text, stale
     from sim.study.compare import split_inputs
-    from sim.study.pricing import price_everywhere
 
     machines, found = split_inputs(inputs)
     wanted = [*found, *jobs]
     if len(wanted) != 1 or not machines:
         source, message = "prices job", "name one workload and at least one topology"
         raise InputError.single(source, message)
-    rows = newest(catalogue(own))
-    priced = price_everywhere(
-        machines, wanted[0], rows, overrides=overrides, spot=spot, setup_hours=setup_hours
+    priced = sim.prices_job(
+        machines, wanted[0], spot=spot, setup_hours=setup_hours, overrides=overrides, prices=own
     )
     today = datetime.date.today()
     emit(priced_text(priced, form, today), output)

@@ -53,16 +53,12 @@ def command(
     requirements: tuple[Requirement, ...],
 ) -> None:  # fmt: skip
     """Predict memory, step time, throughput, scaling and cost of WORKLOAD on TOPOLOGY."""
-    from sim.api import simulate
+    import sim
     from sim.report.run import view
 
-    if offer or prices:
-        from sim.study.pricing import rented_at
-
-        overrides = (*rented_at(topology, workload, overrides, offer, prices), *overrides)
-    result = simulate(
-        topology, workload, overrides=overrides, engine=engine, level=level,
-        jitter=jitter, slow=slow, seed=seed, replicas=replicas,
+    result = sim.simulate(
+        topology, workload, overrides=overrides, offer=offer or "", prices=prices, engine=engine,
+        level=level, jitter=jitter, slow=slow, seed=seed, replicas=replicas,
         scaling=not (no_scaling or quiet), fixes=not quiet,
     )  # fmt: skip
     show(view(result, quiet=quiet), form, output)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from sim.commands.options import emit, sets
+
+if TYPE_CHECKING:
+    from sim.study.size import Objective
 
 
 @click.command("size")
@@ -52,15 +56,14 @@ def command(
     output: Path | None,
 ) -> None:  # fmt: skip
     """Search for the best cluster for WORKLOAD; exit 3 if nothing meets the target."""
+    import sim
     from sim.report.size import formatted
-    from sim.study.machines import Wanted
-    from sim.study.size import size, target_of
 
-    target = target_of(objective, deadline, budget, throughput)
-    report = size(
-        workload, target, Wanted(residency, region, provider, gpu), sets=overrides,
-        topologies=topologies, prices=prices, spot=spot, most_gpus=max_gpus,
-        global_batch=global_batch, vary=vary,
+    report = sim.size(
+        workload, objective=cast("Objective", objective), deadline=deadline, budget=budget,
+        throughput=throughput, residency=residency, region=region, provider=provider, gpu=gpu,
+        topologies=topologies, prices=prices, spot=spot, max_gpus=max_gpus,
+        global_batch=global_batch, vary=vary, overrides=overrides,
     )  # fmt: skip
     emit(formatted(report, form), None if emitted else output)
     if report.winner is None:

@@ -18,11 +18,10 @@ from sim.commands.options import emit
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the page to a file.")
 def command(study: str, form: str | None, output: Path | None) -> None:
     """Rerun STUDY, a YAML file or a shipped name (h100-vs-a100), and print its verdicts."""
+    import sim
     from sim.report.progress import progress_bar
     from sim.report.study import formatted
-    from sim.study.question import find_study, read_study, run_study
 
-    path = find_study(study)
     with progress_bar("cases") as progress:
-        answers = run_study(read_study(path), path.name, progress)
+        answers = sim.run_study(study, progress=progress)
     emit(formatted(answers, form or ("md" if output else "table")), output)

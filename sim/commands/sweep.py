@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -40,21 +39,23 @@ def command(
     output: Path | None, quiet: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """Compute every configuration of a study once: what is stored already is not repeated."""
+    import sim
     from sim.report.progress import progress_bar
     from sim.study.export import rendered, summary, write_parquet
-    from sim.study.study import form_of, study_of
-    from sim.study.sweep import sweep
+    from sim.study.study import form_of
 
-    study = study_of(arguments, varied, zipped, where, required, pareto)
+    study = sim.sweep_study(
+        *arguments, vary=varied, zipped=zipped, where=where, require=required, pareto=pareto
+    )
     if dry_run:
         click.echo(f"{len(study):,} configurations before --where")
         return
     form = form_of(form, output)
     path = store or Path(f"{study.name}.sweep.sqlite")
     with progress_bar(study.name, quiet) as progress:
-        outcome = sweep(
-            study, path, sets=overrides, processes=processes or os.cpu_count() or 1,
-            workers=workers, scheduler=scheduler, progress=progress,
+        outcome = sim.sweep(
+            study, store=path, processes=processes, workers=workers, scheduler=scheduler,
+            overrides=overrides, progress=progress,
         )  # fmt: skip
     if form == "parquet" and output is not None:
         write_parquet(outcome, output)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -26,25 +25,28 @@ def command() -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
 def show(topology: str, overrides: tuple[str, ...], form: str, output: Path | None) -> None:
     """Tree, path classes as nvidia-smi topo -m, links, bisection and rank classes of TOPOLOGY."""
+    import sim
+
+    if form in ("text", "json"):
+        from sim.report import topology as report
+
+        found = sim.topo_show(topology, overrides=overrides)
+        emit(found.to_json() if form == "json" else report.text(found), output)
+        return
     from sim.fabric import compile_fabric
     from sim.inputs.loader import load_topology
 
-    spec = load_topology(topology, overrides)
-    fabric = compile_fabric(spec)
+    fabric = compile_fabric(load_topology(topology, overrides))
     if form == "graph":
         import networkx as nx
 
-        text = json.dumps(nx.node_link_data(fabric.graph(), edges="edges"), indent=1)
-    elif form == "yaml":
+        from sim.documents import dumps
+
+        text = dumps(nx.node_link_data(fabric.graph(), edges="edges"))
+    else:
         from sim.fabric.export import explicit_yaml
 
         text = explicit_yaml(fabric)
-    else:
-        from sim.fabric.describe import describe_machine
-        from sim.report import topology as report
-
-        found = describe_machine(fabric)
-        text = found.to_json() if form == "json" else report.text(found)
     emit(text, output)
 
 
@@ -60,9 +62,9 @@ def import_(
     output: Path | None,
 ) -> None:  # fmt: skip
     """Write topology YAML from `nvidia-smi topo -m` output or an NCCL topology XML."""
-    from sim.interop.topology import import_topology
+    import sim
 
-    found = import_topology(file, gpu, nic_rate, name, all_nics)
+    found = sim.topo_import(file, gpu=gpu, nic=nic_rate, name=name, all_nics=all_nics)
     emit(found.yaml.rstrip("\n"), output)
     for line in found.assumed:
         click.echo(f"assumed: {line}", err=True)

@@ -28,16 +28,12 @@ def command(
 
     Open the JSON at https://ui.perfetto.dev or in chrome://tracing.
     """
-    from sim.inputs.loader import load
+    import sim
     from sim.report.trace import formatted
-    from sim.step.chrome_trace import Trace
-    from sim.step.run import run_step
 
-    loaded = load(topology, workload, overrides)
-    outcome = run_step(
-        loaded.topology, loaded.workload, level=level, all_micro_steps=all_micro_steps
+    found = sim.trace(
+        topology, workload, overrides=overrides, level=level, all_micro_steps=all_micro_steps
     )
-    title = f"{loaded.workload.name} on {loaded.topology.name}"
-    emit(formatted(Trace(outcome, loaded.workload, title), form), output)
+    emit(formatted(found, form), output)
     if output is not None and form == "chrome":
         click.echo(f"{output}: open it at https://ui.perfetto.dev", err=True)

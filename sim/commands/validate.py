@@ -30,12 +30,12 @@ def command(
     what: str, fmt: str, cross: bool, misses: int, plots: Path | None, output: Path | None
 ) -> None:
     """Print the model's error table for WHAT (all of it if left out), misses included."""
-    from sim.calibration.validation import PARTS, validation
+    import sim
     from sim.report.validation import render, write_plots
 
     link = ""
     if plots is not None:
         write_plots(plots)
         link = os.path.relpath(plots, output.parent if output else ".")
-    found = validation(PARTS if what == "all" else (what,), cross)
+    found = sim.validate(what, cross_validate=cross)
     emit(render(found, fmt, misses, link), output)

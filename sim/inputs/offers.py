@@ -94,6 +94,7 @@ class Offers(Listing):
 
     rows: tuple[PriceRow, ...]
     today: datetime.date
+    left_out: tuple[str, ...] = ()  # of a file that was read
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         """A row an offer: the columns of a price file, `age_days` its least and greatest age."""
@@ -323,7 +324,7 @@ _SKYPILOT_GPUS = {
 }  # fmt: skip
 
 
-def import_offers(path: Path, provider: str, as_of: str) -> tuple[list[PriceRow], list[str]]:
+def import_offers(path: Path, provider: str, as_of: str = "") -> Offers:
     """Offers of a SkyPilot catalogue (``vms.csv``), and which of its rows were left out.
 
     Parameters
@@ -333,8 +334,10 @@ def import_offers(path: Path, provider: str, as_of: str) -> tuple[list[PriceRow]
     provider : str
         As the file does not say it.
     as_of : str
-        Date of the prices.
+        Date of the prices; today by default.
     """
+    today = datetime.date.today()
+    as_of = as_of or today.isoformat()
     left_out: dict[str, int] = {}
 
     def parse(
@@ -362,7 +365,8 @@ def import_offers(path: Path, provider: str, as_of: str) -> tuple[list[PriceRow]
         )  # fmt: skip
 
     rows = _read(path, parse, _SKYPILOT)
-    return rows, [f"{n} rows of {name}: no such GPU here" for name, n in sorted(left_out.items())]
+    notes = (f"{n} rows of {name}: no such GPU here" for name, n in sorted(left_out.items()))
+    return Offers(tuple(rows), today, tuple(notes))
 
 
 def to_csv(rows: Iterable[PriceRow]) -> str:

@@ -17,12 +17,12 @@ def gigabits(rate: float) -> str:
     return f"{rate * units.BITS_PER_BYTE / units.GIGA:.3g} Gb/s"
 
 
-def bandwidth_text(found: BandwidthNeeded, wanted: float) -> str:
+def bandwidth_text(found: BandwidthNeeded) -> str:
     """NIC rate for an efficiency."""
     total = units.show(found.rate_bytes_per_s * found.nics, "B/s")
     return (
         f"{found.nics} NICs of {gigabits(found.rate_bytes_per_s)} each ({total} a node) scale with "
-        f"{found.efficiency:.1%} (asked {wanted:.1%})\n"
+        f"{found.efficiency:.1%} (asked {found.asked_efficiency:.1%})\n"
         f"now {gigabits(found.now_bytes_per_s)} each: {found.now_efficiency:.1%}; "
         f"the best any network gives: {found.best_efficiency:.1%}"
     )
@@ -33,11 +33,11 @@ def _job(job: JobEstimate) -> str:
     return f"{units.show(job.wall_s, 's')}{cost}"
 
 
-def gpus_text(found: GpusNeeded, deadline_s: float) -> str:
+def gpus_text(found: GpusNeeded) -> str:
     """Nodes for a deadline."""
     text = (
         f"{found.nodes} nodes ({found.gpus} GPUs) end in {_job(found.job)} "
-        f"(asked {units.show(deadline_s, 's')})"
+        f"(asked {units.show(found.deadline_s, 's')})"
     )
     if found.below is None:
         return text + "; it is the smallest size"

@@ -41,6 +41,8 @@ class BandwidthNeeded(Document):
         As the machine is. [B/s]
     best_efficiency : float
         With the fastest network tried.
+    asked_efficiency : float
+        What was wanted.
     """
 
     schema: ClassVar[str] = SCHEMAS["need"]
@@ -51,11 +53,12 @@ class BandwidthNeeded(Document):
     now_bytes_per_s: float
     now_efficiency: float
     best_efficiency: float
+    asked_efficiency: float
 
 
 @dataclass(frozen=True, slots=True)
 class GpusNeeded(Document):
-    """Nodes for a deadline: the fewest, with the job there and one size below."""
+    """Nodes for a deadline [s]: the fewest, with the job there and one size below."""
 
     schema: ClassVar[str] = SCHEMAS["need"]
 
@@ -63,6 +66,7 @@ class GpusNeeded(Document):
     gpus: int
     job: JobEstimate
     below: tuple[int, JobEstimate | None] | None  # next smaller size; None: does not fit
+    deadline_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +156,7 @@ def bandwidth_for(
             high = middle
         else:
             low = middle
-    return BandwidthNeeded(high, node.nics.count, at(high), now, present, best)
+    return BandwidthNeeded(high, node.nics.count, at(high), now, present, best, efficiency)
 
 
 def gpus_for(
@@ -193,7 +197,7 @@ def gpus_for(
             continue
         estimate = _estimate(*moved)
         if estimate.wall_s <= deadline_s:
-            return GpusNeeded(nodes, moved[0].world_size, estimate, before)
+            return GpusNeeded(nodes, moved[0].world_size, estimate, before, deadline_s)
         if fastest is None or estimate.wall_s < fastest[1].wall_s:
             fastest = nodes, estimate
         before = nodes, estimate

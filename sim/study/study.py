@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sim.errors import Fault, InputError
 from sim.study.axes import Study, checked, from_options, read_study
@@ -13,7 +14,7 @@ SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".json": "json", ".md": "md", ".pa
 
 
 def study_of(
-    arguments: Sequence[str],
+    arguments: Sequence[Any],
     varied: Sequence[str] = (),
     zipped: bool = False,
     where: Sequence[str] = (),
@@ -24,8 +25,8 @@ def study_of(
 
     Parameters
     ----------
-    arguments : sequence of str
-        A study file, or topology and workload.
+    arguments : sequence
+        A study file or a Study, or topology and workload.
     varied, zipped, where, required, pareto
         Added to the file's own.
 
@@ -35,7 +36,8 @@ def study_of(
         Unreadable, or nothing to vary.
     """
     if len(arguments) == 1:
-        study = read_study(Path(arguments[0]))
+        given = arguments[0]
+        study = given if isinstance(given, Study) else read_study(Path(given))
     elif len(arguments) == 2:
         study = Study("sweep", arguments[0], arguments[1])
     else:

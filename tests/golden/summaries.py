@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.api import simulate
+from sim import simulate
 from sim.blocks.tree import build_tree
 from sim.documents import flatten
 from sim.fabric import compile_fabric

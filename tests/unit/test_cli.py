@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import sim.api
+import sim
 from sim import cli
 from sim.errors import EngineError, InfeasibleError
 
@@ -112,7 +112,7 @@ def test_other_ends(call, monkeypatch, error, code, says):
     def fails(*_, **__):
         raise error
 
-    monkeypatch.setattr(sim.api, "simulate", fails)
+    monkeypatch.setattr(sim, "simulate", fails, raising=False)
     assert call(*QUICK) == (code, "", says)
 
 
@@ -180,8 +180,8 @@ def test_a_reader_that_stops_early_is_no_error():
 
 def test_ctrl_c_exits_with_130():
     code = (
-        "import sim.api, time\n"
-        "sim.api.simulate = lambda *a, **k: (print('ready', flush=True), time.sleep(60))\n"
+        "import sim, time\n"
+        "sim.simulate = lambda *a, **k: (print('ready', flush=True), time.sleep(60))\n"
         "from sim.cli import main\nmain()"
     )
     with subprocess.Popen(

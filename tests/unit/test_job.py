@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from sim.api import simulate
+from sim import simulate
 from sim.inputs.loader import load, load_topology, load_workload
 from sim.job.checkpoints import (
     best_interval,

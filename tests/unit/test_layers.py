@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2] / "sim"
 ORDER = [
     "errors", "units", "documents", "data", "mesh", "inputs", "fabric", "blocks", "cost", "program",
     "strategies", "lowering", "memory", "engine", "step", "job", "result", "study", "calibration",
-    "api", "interop", "report", "web", "commands", "cli",
+    "interop", "api", "report", "web", "commands", "cli",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from sim.api import simulate
+from sim import simulate
 from sim.commands.memory import command
 from sim.errors import InfeasibleError
 from sim.inputs.gpu import Gpu

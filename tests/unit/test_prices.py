@@ -257,14 +257,15 @@ def test_a_skypilot_catalogue_is_imported(tmp_path):
         "cpu-16,,,16,64,1.0,eu-north1,\n"
         "tpu,TPU-v5,8,1,1,9.0,eu-north1,\n"
     )
-    rows, left_out = import_offers(vms, "nebius", "2026-11-01")
+    found = import_offers(vms, "nebius", "2026-11-01")
+    rows, left_out = found.rows, found.left_out
     assert len(rows) == 1
     assert (rows[0].gpu, rows[0].usd_per_gpu_hour) == ("h100-sxm-80gb", pytest.approx(2.95))
     assert rows[0].spot_usd_per_gpu_hour == pytest.approx(1.25)
-    assert left_out == ["1 rows of tpu-v5: no such GPU here"]
+    assert left_out == ("1 rows of tpu-v5: no such GPU here",)
     again = tmp_path / "again.csv"
     again.write_text(to_csv(rows))
-    assert read_offers(again) == rows
+    assert tuple(read_offers(again)) == rows
 
 
 def test_one_job_at_five_providers():

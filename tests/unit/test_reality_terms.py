@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sim.api import simulate
+from sim import simulate
 from sim.inputs.loader import load
 from sim.result.bands import UNSEEN, Job, Residual, band
 from sim.step.breakdown import Breakdown

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from sim.api import simulate
+from sim import simulate
 from sim.commands.run import command
 from sim.errors import InputError
 from sim.fabric import compile_fabric

@@ -1,0 +1,186 @@
+"""One job on one machine: its step, memory, methods and timeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from sim.api.arguments import File, Overrides, path, settings
+
+if TYPE_CHECKING:
+    from sim.inputs.calibration import Calibration
+    from sim.inputs.loader import Argument
+    from sim.memory.fit import Quantity
+    from sim.result.explain import MethodComparison
+    from sim.result.memory import MemoryAnswer
+    from sim.result.result import Result
+    from sim.step.chrome_trace import Trace
+
+
+def simulate(
+    topology: Argument,
+    workload: Argument,
+    *,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+    offer: str = "",
+    prices: File | None = None,
+    engine: str = "auto",
+    level: str | None = None,
+    jitter: str = "0%",
+    slow: Iterable[str] = (),
+    seed: int = 0,
+    replicas: int = 1,
+    scaling: bool = True,
+    fixes: bool = True,
+) -> Result:
+    """Predict one training job on one machine.
+
+    Parameters
+    ----------
+    topology, workload : path, catalogue name, mapping of the YAML's keys, or spec
+        Machine and job.
+    overrides : iterable of str, or mapping
+        ``key=value`` as for ``--set``.
+    calibration : path or Calibration, optional
+        Corrections of this cluster, as `calibrate` makes them.
+    offer : str
+        Rent at the cheapest offer of the machine whose name contains this, or ``cheapest``.
+    prices : path, optional
+        A price file of one's own over the catalogue of offers.
+    engine : str
+        ``auto | reference | python | compiled``; all give the same times.
+    level : str, optional
+        ``folded`` (equal ranks once), ``ranks`` or ``steps`` (every ring step of every rank);
+        ``ranks`` where ranks differ by `jitter` or `slow`, else ``folded``.
+    jitter : str
+        Deviation of each rank's compute time, block by block, such as ``5%``.
+    slow : iterable of str
+        Slow GPUs and links: ``rank:3=0.9``, ``link:NAME=0.5``.
+    seed, replicas : int
+        Of the jitter's draws, and how many steps to draw; ``result.variation`` has their
+        distribution, and the step is the median one.
+    scaling : bool
+        Also simulate 1, 2, 4 and 8 nodes.
+    fixes : bool
+        Also simulate changes worth trying.
+
+    Returns
+    -------
+    Result
+        An infeasible job gets a full result with ``memory.fits`` false.
+
+    Raises
+    ------
+    InputError
+        All faults of both inputs.
+    """
+    from sim.inputs.loader import load
+    from sim.result.predict import predict
+    from sim.step.variation import read_variation
+
+    varied = read_variation(jitter, slow, seed, replicas)
+    level = varied.level(level)
+    sets = settings(overrides, calibration)
+    if offer or prices:
+        from sim.study.pricing import rented_at
+
+        sets = (*rented_at(topology, workload, sets, offer, path(prices)), *sets)
+    loaded = load(topology, workload, sets)
+    return predict(
+        loaded.topology, loaded.workload, loaded.notes, engine=engine, level=level,
+        scaling=scaling, fixes=fixes, variation=varied,
+    )  # fmt: skip
+
+
+def memory_of(
+    topology: Argument,
+    workload: Argument,
+    *,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+    bound: Quantity | None = None,
+    fixes: bool = True,
+) -> MemoryAnswer:
+    """Bytes per GPU by category and moment, the verdict, and what would save memory.
+
+    Parameters
+    ----------
+    topology, workload, overrides, calibration
+        As for `simulate`.
+    bound : {"micro_batch", "sequence_length", "nodes"}, optional
+        Also find the largest of it that fits, or the fewest nodes.
+    fixes : bool
+        Also walk and simulate changes that save memory.
+
+    Raises
+    ------
+    InputError
+        All faults of both inputs.
+    InfeasibleError
+        A `bound` was asked for, and nothing fits.
+    """
+    from sim.inputs.loader import load
+    from sim.memory.fit import solve
+    from sim.memory.report import memory
+    from sim.result import fixes as changes
+    from sim.result.describe import title_of
+    from sim.result.memory import MemoryAnswer
+
+    machine, job, _ = load(topology, workload, settings(overrides, calibration))
+    return MemoryAnswer(
+        title=title_of(machine, job),
+        report=memory(machine, job),
+        fixes=changes.fixes(machine, job) if fixes else (),
+        bound=solve(machine, job, bound) if bound else None,
+    )
+
+
+def explain(
+    topology: Argument,
+    workload: Argument,
+    *,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> MethodComparison:
+    """Why LoRA is (no) faster: the step part by part, by fine-tuning method.
+
+    Parameters
+    ----------
+    topology, workload, overrides, calibration
+        As for `simulate`. A full fine-tune is set beside LoRA of rank 16.
+    """
+    from sim.inputs.loader import load
+    from sim.result.explain import explain
+
+    machine, job, _ = load(topology, workload, settings(overrides, calibration))
+    return explain(machine, job)
+
+
+def trace(
+    topology: Argument,
+    workload: Argument,
+    *,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+    level: str = "folded",
+    all_micro_steps: bool = False,
+) -> Trace:
+    """Simulate a step and give its timeline, for Perfetto or as rows of collectives.
+
+    Parameters
+    ----------
+    topology, workload, overrides, calibration
+        As for `simulate`.
+    level : {"folded", "ranks"}
+        Equal ranks once, or every rank's own lanes.
+    all_micro_steps : bool
+        Every micro-step; else the first, one of the middle and the last.
+    """
+    from sim.inputs.loader import load
+    from sim.step.chrome_trace import Trace
+    from sim.step.run import run_step
+
+    machine, job, _ = load(topology, workload, settings(overrides, calibration))
+    outcome = run_step(machine, job, level=level, all_micro_steps=all_micro_steps)
+    return Trace(outcome, job, f"{job.name} on {machine.name}")

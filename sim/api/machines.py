@@ -1,0 +1,217 @@
+"""Machines, their networks, and what they are offered for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sim.api.arguments import File, Overrides, Varied, axes, path, settings, several
+
+if TYPE_CHECKING:
+    from sim.fabric.describe import MachineDescription
+    from sim.inputs.calibration import Calibration
+    from sim.inputs.loader import Argument
+    from sim.inputs.offers import Offers
+    from sim.interop.topology import ImportedTopology
+    from sim.study.collectives import CollectiveSweep, CollectiveVariants
+    from sim.study.pricing import PricedJobs
+
+
+def topo_show(
+    topology: Argument, *, overrides: Overrides = (), calibration: File | Calibration | None = None
+) -> MachineDescription:
+    """Tree, path classes, links, bisection and rank classes of a machine.
+
+    Parameters
+    ----------
+    topology, overrides, calibration
+        As for `simulate`.
+    """
+    from sim.fabric import compile_fabric
+    from sim.fabric.describe import describe_machine
+    from sim.inputs.loader import load_topology
+
+    return describe_machine(
+        compile_fabric(load_topology(topology, settings(overrides, calibration)))
+    )
+
+
+def topo_import(
+    file: File,
+    *,
+    gpu: str,
+    nic: str | None = None,
+    name: str | None = None,
+    all_nics: bool = False,
+) -> ImportedTopology:
+    """Topology YAML from `nvidia-smi topo -m` output or an NCCL topology XML.
+
+    Parameters
+    ----------
+    file : path
+        What to read.
+    gpu : str
+        Catalogue name of its GPUs, as these files don't say it.
+    nic : str, optional
+        Rate of a NIC with its unit; NICs are left out without.
+    name : str, optional
+        Of the topology; the file's by default.
+    all_nics : bool
+        Keep NICs that no GPU is beside.
+    """
+    from sim.interop.topology import import_topology
+
+    return import_topology(Path(file), gpu, nic, name, all_nics)
+
+
+def collective(
+    topology: Argument,
+    *,
+    op: str = "all_gather",
+    sizes: str | Sequence[int] = "1K:8G",
+    ranks: int | None = None,
+    nccl: str = "2.21",
+    algorithm: str | None = None,
+    protocol: str | None = None,
+    vary: Varied = (),
+    zipped: bool = False,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> CollectiveSweep | CollectiveVariants:
+    """What the network gives: the table that nccl-tests prints.
+
+    Parameters
+    ----------
+    topology, overrides, calibration
+        As for `simulate`.
+    op : str
+        ``all_gather``, ``reduce_scatter``, ``all_reduce``, ``broadcast``, ``all_to_all`` or
+        ``send_recv``.
+    sizes : str or sequence of int
+        Total bytes: a range in powers of two, a comma list (K = 1024), or numbers. [B]
+    ranks : int, optional
+        Only the first so many GPUs.
+    nccl, algorithm, protocol : str
+        NCCL's version, and what to use instead of its choice.
+    vary : iterable of ``KEY=A,B,C``, or mapping
+        A row for each value of keys of the topology.
+    zipped : bool
+        The varied keys move together.
+
+    Returns
+    -------
+    CollectiveSweep or CollectiveVariants
+        The second where something is varied.
+    """
+    from sim.fabric.compiled import compile_fabric
+    from sim.inputs.loader import load_topology
+    from sim.study.axes import from_options
+    from sim.study.collectives import (
+        Collective,
+        collective_sweep,
+        collective_variants,
+        parse_sizes,
+    )
+
+    wanted = parse_sizes(sizes) if isinstance(sizes, str) else tuple(sizes)
+    asked = Collective(op, wanted, ranks, nccl, algorithm, protocol)
+    sets = settings(overrides, calibration)
+    texts = axes(vary)
+    if texts:
+        return collective_variants(topology, from_options(texts, zipped), sets, asked)
+    return collective_sweep(compile_fabric(load_topology(topology, sets)), asked)
+
+
+def prices_list(
+    *, gpu: str = "", provider: str = "", all_dates: bool = False, prices: File | None = None
+) -> Offers:
+    """Offers with price, region, age and source.
+
+    Parameters
+    ----------
+    gpu, provider : str
+        Only GPUs whose name contains this; only this provider.
+    all_dates : bool
+        Older prices of the same offer too.
+    prices : path, optional
+        A price file of one's own; its rows replace the shipped ones.
+    """
+    from sim.inputs.offers import list_offers
+
+    return list_offers(path(prices), gpu=gpu, provider=provider, all_dates=all_dates)
+
+
+def prices_show(instance: str, *, prices: File | None = None) -> Offers:
+    """Everything known about an instance, at every date.
+
+    Parameters
+    ----------
+    instance : str
+        Part of provider, instance or region.
+    prices : path, optional
+        As for `prices_list`.
+
+    Raises
+    ------
+    InputError
+        There is no such offer.
+    """
+    from sim.errors import InputError
+    from sim.inputs.offers import list_offers
+
+    found = list_offers(path(prices), name=instance, all_dates=True)
+    if not found.rows:
+        raise InputError.single(instance, "no offer of that name; see scaling-sim prices list")
+    return found
+
+
+def prices_job(
+    topologies: Argument | Sequence[Argument],
+    workload: Argument,
+    *,
+    spot: bool = False,
+    setup_hours: float | None = None,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+    prices: File | None = None,
+) -> PricedJobs:
+    """A job priced on each machine at every offer of its GPU, cheapest first.
+
+    Parameters
+    ----------
+    topologies : one or several machines
+        Each is simulated once.
+    workload, overrides, calibration
+        As for `simulate`; the job must have a length.
+    spot : bool
+        Spot capacity too, with its preemptions.
+    setup_hours : float, optional
+        Paid before the first step; the topology's ``offer.setup`` by default. [h]
+    prices : path, optional
+        As for `prices_list`.
+    """
+    from sim.inputs.offers import catalogue, newest
+    from sim.study.pricing import price_everywhere
+
+    return price_everywhere(
+        several(topologies), workload, newest(catalogue(path(prices))),
+        overrides=settings(overrides, calibration), spot=spot, setup_hours=setup_hours,
+    )  # fmt: skip
+
+
+def prices_import(file: File, provider: str, *, as_of: str = "") -> Offers:
+    """Offers of a SkyPilot catalogue (vms.csv).
+
+    Parameters
+    ----------
+    file : path
+        The CSV.
+    provider : str
+        As it does not say it.
+    as_of : str
+        Date of the prices, YYYY-MM-DD; today by default.
+    """
+    from sim.inputs.offers import import_offers
+
+    return import_offers(Path(file), provider, as_of)

@@ -1,0 +1,104 @@
+"""The model beside measurements: one's own and published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from sim.api.arguments import File, Overrides, settings
+
+if TYPE_CHECKING:
+    from sim.calibration.calibrate import CalibrationReport
+    from sim.calibration.diagnose import Diagnosis
+    from sim.calibration.validation import Validation
+    from sim.inputs.calibration import Calibration
+    from sim.inputs.loader import Argument
+
+
+def calibrate(
+    topology: str,
+    workload: str | None = None,
+    *,
+    nccl_tests: Iterable[str] = (),
+    measured: Iterable[str] = (),
+    kineto: Iterable[str] = (),
+    nvbandwidth: Iterable[str] = (),
+    holdout: Iterable[str] = (),
+    fit: Sequence[str] = (),
+    overrides: Overrides = (),
+) -> CalibrationReport:
+    """Fit named multipliers of a machine to measurements, with a prior around 1.
+
+    Parameters
+    ----------
+    topology, workload, overrides
+        As for `simulate`; the job is that of `kineto`.
+    nccl_tests, measured, kineto, nvbandwidth : iterables of paths
+        Output of nccl-tests (``[OP=]FILE[#N]``), YAML lists of runs, traces of PyTorch's profiler,
+        output of nvbandwidth.
+    holdout : iterable of paths
+        Runs as `measured`, predicted before and after but not fitted.
+    fit : sequence of str
+        Only these constants; all by default.
+
+    Returns
+    -------
+    CalibrationReport
+        ``calibration`` is what `simulate` takes.
+    """
+    from sim.calibration.calibrate import PRIORS, calibrate
+    from sim.interop.observations import gather
+
+    found, held, notes = gather(
+        topology, workload, settings(overrides), nccl_tests=nccl_tests, measured=measured,
+        kineto=kineto, nvbandwidth=nvbandwidth, holdout=holdout,
+    )  # fmt: skip
+    return calibrate(found, held, list(fit) or list(PRIORS), notes)
+
+
+def diagnose(
+    topology: Argument,
+    workload: Argument,
+    *,
+    measured: str,
+    also: Sequence[str] = (),
+    baseline: str | None = None,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> Diagnosis:
+    """Rank the causes that would explain why a run is slower than its machine should be.
+
+    Parameters
+    ----------
+    topology, workload, overrides, calibration
+        As for `simulate`.
+    measured : str
+        ``tokens_per_s_per_gpu=1000`` or ``step_time_s=12.5``.
+    also : sequence of str
+        Other runs of the job that the cause must explain too: ``KEY=VALUE SET...``.
+    baseline : str, optional
+        A run taken as it is, written the same way.
+    """
+    from sim.calibration.diagnose import diagnose, read_figures
+
+    sets = settings(overrides, calibration)
+    figures = read_figures(topology, workload, sets, measured, also)
+    known = None
+    if baseline is not None:
+        known = read_figures(topology, workload, sets, baseline, (), "--baseline")[0]
+    return diagnose(figures, known)
+
+
+def validate(what: str = "all", *, cross_validate: bool = False) -> Validation:
+    """The model beside published measurements, misses included.
+
+    Parameters
+    ----------
+    what : {"all", "training", "memory", "collectives"}
+        Which of them.
+    cross_validate : bool
+        Also the error on models, GPU counts and sources left out of the fits.
+    """
+    from sim.calibration.validation import PARTS, validation
+
+    return validation(PARTS if what == "all" else (what,), cross_validate)

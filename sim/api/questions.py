@@ -1,0 +1,340 @@
+"""Questions over many jobs: which machine, which layout, what must be true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim.api.arguments import File, Overrides, Progress, Varied, axes, path, settings, several
+
+if TYPE_CHECKING:
+    from sim.inputs.calibration import Calibration
+    from sim.inputs.loader import Argument
+    from sim.memory.fit import Bound
+    from sim.study.axes import Study
+    from sim.study.compare import Comparison
+    from sim.study.inverse import BandwidthNeeded, GpusNeeded, PriceNeeded
+    from sim.study.plan import PlanReport
+    from sim.study.question import Answers
+    from sim.study.schedule import Policy
+    from sim.study.size import Objective, SizeReport
+    from sim.study.sweep import SweepOutcome
+
+
+def compare(
+    topologies: Argument | Sequence[Argument],
+    workloads: Argument | Sequence[Argument],
+    *,
+    vary: Varied = (),
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+    offer: str = "",
+    prices: File | None = None,
+    engine: str = "auto",
+) -> Comparison:
+    """Machines, jobs and changes side by side, and why each differs from the first.
+
+    Parameters
+    ----------
+    topologies, workloads : one or several
+        Every machine is simulated with every job.
+    vary : iterable of ``KEY=A,B``, or mapping of keys to values
+        Several keys give all their combinations.
+    overrides, calibration, prices, engine
+        As for `simulate`.
+    offer : str
+        Price every machine at its cheapest offer whose name contains this, or ``cheapest``; left
+        empty, a machine that names no price gets the cheapest of the catalogue, and a note.
+
+    Raises
+    ------
+    InputError
+        Faults of any variant, or fewer than two variants.
+    """
+    from sim.study.compare import compare
+
+    return compare(
+        several(topologies), several(workloads), vary=axes(vary),
+        overrides=settings(overrides, calibration), offer=offer, prices=path(prices),
+        engine=engine,
+    )  # fmt: skip
+
+
+def size(
+    workload: Argument,
+    *,
+    objective: Objective = "cost",
+    deadline: str | None = None,
+    budget: str | None = None,
+    throughput: float | None = None,
+    residency: Sequence[str] = (),
+    region: Sequence[str] = (),
+    provider: Sequence[str] = (),
+    gpu: Sequence[str] = (),
+    topologies: Argument | Sequence[Argument] = (),
+    prices: File | None = None,
+    spot: bool = False,
+    max_gpus: int = 256,
+    global_batch: int | None = None,
+    vary: Varied = (),
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> SizeReport:
+    """Search for the cheapest, fastest or greenest cluster that does a job in time.
+
+    Parameters
+    ----------
+    workload, overrides, calibration, prices
+        As for `simulate`.
+    objective : {"cost", "time", "co2", "energy"}
+        What shall be least.
+    deadline, budget : str, optional
+        Of the whole job, with their units: ``48h``, ``500 USD``.
+    throughput : float, optional
+        Tokens a second at least. [1/s]
+    residency, region, provider, gpu : sequence of str
+        Where data may be, and alternatives of offers; a region or GPU by its beginning.
+    topologies : one or several machines
+        Choose among these instead of the catalogue.
+    spot : bool
+        Also at spot prices.
+    max_gpus : int
+        Largest cluster.
+    global_batch : int, optional
+        Sequences a step.
+    vary : iterable of ``KEY=A,B``, or mapping
+        Also choose these keys.
+
+    Returns
+    -------
+    SizeReport
+        ``winner`` is None if nothing meets the target.
+    """
+    from sim.study.machines import Wanted
+    from sim.study.size import size, target_of
+
+    return size(
+        workload, target_of(objective, deadline, budget, throughput),
+        Wanted(tuple(residency), tuple(region), tuple(provider), tuple(gpu)),
+        sets=settings(overrides, calibration), topologies=several(topologies),
+        prices=path(prices), spot=spot, most_gpus=max_gpus, global_batch=global_batch,
+        vary=axes(vary),
+    )  # fmt: skip
+
+
+def sweep(
+    *inputs: Any,
+    vary: Varied = (),
+    zipped: bool = False,
+    where: Sequence[str] = (),
+    require: Sequence[str] = (),
+    pareto: str | None = None,
+    store: File | None = None,
+    processes: int | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+    progress: Progress | None = None,
+) -> SweepOutcome:
+    """Compute every configuration of a study once: what is stored already is not repeated.
+
+    Parameters
+    ----------
+    *inputs : a study file, a Study, or topology and workload
+        What to sweep over.
+    vary, zipped
+        Axes over any key of either file, added to the study's; see `compare`. ``1..8`` is a range.
+    where, require : sequence of str
+        Conditions over inputs (others are not computed) and over results (others are marked).
+    pareto : str, optional
+        Measures to trade against each other, such as ``cost_usd,wall_clock_s``.
+    store : path, optional
+        SQLite file of results; ``NAME.sweep.sqlite`` by default.
+    processes : int, optional
+        All cores by default.
+    workers, scheduler
+        Of a local Dask cluster, or the address of one that runs.
+    overrides, calibration
+        As for `simulate`, in every configuration.
+    progress : callable, optional
+        Called with the configurations done and their number.
+    """
+    import os
+
+    from sim.study.sweep import sweep
+
+    study = sweep_study(
+        *inputs, vary=vary, zipped=zipped, where=where, require=require, pareto=pareto
+    )
+    return sweep(
+        study, Path(store or f"{study.name}.sweep.sqlite"),
+        sets=settings(overrides, calibration), processes=processes or os.cpu_count() or 1,
+        workers=workers, scheduler=scheduler, progress=progress,
+    )  # fmt: skip
+
+
+def sweep_study(
+    *inputs: Any,
+    vary: Varied = (),
+    zipped: bool = False,
+    where: Sequence[str] = (),
+    require: Sequence[str] = (),
+    pareto: str | None = None,
+) -> Study:
+    """The study that `sweep` would compute; its length counts the configurations."""
+    from sim.study.study import study_of
+
+    return study_of(inputs, axes(vary), zipped, where, require, pareto)
+
+
+def need_bandwidth(
+    topology: Argument,
+    workload: Argument,
+    *,
+    efficiency: float = 0.9,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> BandwidthNeeded:
+    """The NIC rate at which a job scales with a given efficiency.
+
+    Parameters
+    ----------
+    topology, workload, overrides, calibration
+        As for `simulate`.
+    efficiency : float
+        Throughput over nodes x that of one node.
+
+    Raises
+    ------
+    InfeasibleError
+        No network does.
+    """
+    from sim.study.inverse import bandwidth_for
+
+    return bandwidth_for(topology, workload, efficiency, settings(overrides, calibration))
+
+
+def need_gpus(
+    topology: Argument,
+    workload: Argument,
+    *,
+    deadline: str | float,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> GpusNeeded:
+    """The fewest nodes on which a job ends in time.
+
+    Parameters
+    ----------
+    topology, workload, overrides, calibration
+        As for `simulate`.
+    deadline : str or float
+        Wall-clock of the whole job, such as ``48h``, or in seconds. [s]
+
+    Raises
+    ------
+    InfeasibleError
+        No size does.
+    """
+    from sim.study.inverse import gpus_for
+    from sim.study.size import target_of
+
+    text = deadline if isinstance(deadline, str) else f"{deadline} s"
+    limit = target_of("cost", text, None, None).deadline_s
+    assert limit is not None
+    return gpus_for(topology, workload, limit, settings(overrides, calibration))
+
+
+def need_context(
+    topology: Argument,
+    workload: Argument,
+    *,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> Bound:
+    """The longest sequence of a job that fits on a machine.
+
+    Parameters
+    ----------
+    topology, workload, overrides, calibration
+        As for `simulate`.
+
+    Raises
+    ------
+    InfeasibleError
+        None does.
+    """
+    from sim.study.inverse import context_for
+
+    return context_for(topology, workload, settings(overrides, calibration))
+
+
+def need_price(
+    first: Argument,
+    other: Argument,
+    workload: Argument,
+    *,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> PriceNeeded:
+    """The price at which the first machine costs as much as the other for a job.
+
+    Parameters
+    ----------
+    first, other, workload, overrides, calibration
+        As for `simulate`; both machines must have a price, the job a length.
+    """
+    from sim.study.inverse import price_for
+
+    return price_for(first, other, workload, settings(overrides, calibration))
+
+
+def plan(
+    cluster: Argument,
+    jobs: File,
+    *,
+    policy: Policy = "fifo",
+    smallest: bool = False,
+    on_time: float = 0.95,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> PlanReport:
+    """Serve several jobs on one cluster: queueing, utilisation, deadlines, cost.
+
+    Parameters
+    ----------
+    cluster, overrides, calibration
+        As the topology of `simulate`.
+    jobs : path
+        Jobs file.
+    policy : {"fifo", "priority", "backfill"}
+        Who goes first; priority preempts.
+    smallest : bool
+        Find the fewest nodes instead of using the cluster's.
+    on_time : float
+        Share of deadlines that `smallest` must meet.
+    """
+    from sim.study.plan import fewest, plan
+
+    sets = settings(overrides, calibration)
+    if smallest:
+        return fewest(cluster, Path(jobs), policy=policy, share=on_time, sets=sets)
+    return plan(cluster, Path(jobs), policy=policy, sets=sets)
+
+
+def run_study(study: File, *, progress: Progress | None = None) -> Answers:
+    """A question answered claim by claim, rerun from its inputs.
+
+    Parameters
+    ----------
+    study : path or shipped name
+        A YAML file, or such as ``h100-vs-a100``.
+    progress : callable, optional
+        Called with the cases done and their number.
+    """
+    from sim.study.question import find_study, read_study, run_study
+
+    path = find_study(str(study))
+    return run_study(read_study(path), path.name, progress)

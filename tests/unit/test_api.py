@@ -1,0 +1,171 @@
+"""The face: every verb is a function of `sim`, and gives what the command line prints as JSON."""
+
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import sim
+from sim.cli import VERBS, group
+from sim.documents import Document
+from sim.inputs.offers import to_csv
+
+# `sim.memory` and `sim.study` are packages
+NAMES = {"run": "simulate", "memory": "memory_of", "study": "run_study"}
+DATA = Path(__file__).parents[1] / "data"
+MACHINE, JOB = "dgx-h100", "mistral-7b-lora"
+ONE = {"nodes": 1, "model.layers": 2}
+SETS = [f"--set={key}={value}" for key, value in ONE.items()]
+STUDY = """
+title: Small
+cases: [{name: a, topology: dgx-h100, workload: mistral-7b-lora, set: [nodes=1]}]
+claims:
+- {id: one, claim: It fits., lines: [{label: memory, case: a, metric: memory_gib, high: 80}]}
+"""
+JOBS = """
+jobs:
+- {name: a, workload: mistral-7b-lora, nodes: 1, set: {tokens: 1e8}}
+"""
+RUNS = """
+- {topology: dgx-a100, workload: mistral-7b-lora, tokens_per_s_per_gpu: 9000}
+"""
+
+CASES = {
+    "run": (
+        [MACHINE, JOB, "--no-scaling", "--jitter=5%", *SETS],
+        lambda _: sim.simulate(MACHINE, JOB, scaling=False, jitter="5%", overrides=ONE),
+    ),
+    "memory": (
+        [MACHINE, JOB, "--max=micro_batch", *SETS],
+        lambda _: sim.memory_of(MACHINE, JOB, bound="micro_batch", overrides=ONE),
+    ),
+    "explain": ([MACHINE, JOB, *SETS], lambda _: sim.explain(MACHINE, JOB, overrides=ONE)),
+    "trace": ([MACHINE, JOB, *SETS], lambda _: sim.trace(MACHINE, JOB, overrides=ONE)),
+    "topo show": (["dgx-a100"], lambda _: sim.topo_show("dgx-a100")),
+    "collective": (
+        [MACHINE, "--op=all_reduce", "--sizes=1M", "--vary=nodes=1,2"],
+        lambda _: sim.collective(MACHINE, op="all_reduce", sizes=[1 << 20], vary={"nodes": [1, 2]}),
+    ),
+    "compare": (
+        ["dgx-a100", MACHINE, JOB, *SETS],
+        lambda _: sim.compare(["dgx-a100", MACHINE], JOB, overrides=ONE),
+    ),
+    "prices list": (["--gpu=h100"], lambda _: sim.prices_list(gpu="h100")),
+    "prices show": (["lambda"], lambda _: sim.prices_show("lambda")),
+    "prices job": ([MACHINE, JOB, *SETS], lambda _: sim.prices_job(MACHINE, JOB, overrides=ONE)),
+    "study": (["study.yaml"], lambda _: sim.run_study("study.yaml")),
+    "need bandwidth": (
+        [MACHINE, JOB, "--set=nodes=2", "--efficiency=0.5"],
+        lambda _: sim.need_bandwidth(MACHINE, JOB, efficiency=0.5, overrides={"nodes": 2}),
+    ),
+    "need gpus": (
+        [MACHINE, JOB, "--deadline=500h", *SETS],
+        lambda _: sim.need_gpus(MACHINE, JOB, deadline=500 * 3600.0, overrides=ONE),
+    ),
+    "need context": (
+        [MACHINE, JOB, *SETS],
+        lambda _: sim.need_context(MACHINE, JOB, overrides=ONE),
+    ),
+    "need price": (
+        ["oci-bm-gpu-h100-8", "aws-p4de", JOB, *SETS],
+        lambda _: sim.need_price("oci-bm-gpu-h100-8", "aws-p4de", JOB, overrides=ONE),
+    ),
+    "plan": ([MACHINE, "jobs.yaml"], lambda _: sim.plan(MACHINE, "jobs.yaml")),
+    "size": (
+        [JOB, "--topology=dgx-h100", "--max-gpus=8", "--deadline=100h"],
+        lambda _: sim.size(JOB, topologies=MACHINE, max_gpus=8, deadline="100h"),
+    ),
+    "sweep": (
+        [MACHINE, JOB, "--vary=micro_batch=1,2", "--store=a.sqlite", "-j1", "-q", *SETS],
+        lambda _: sim.sweep(
+            MACHINE, JOB, vary={"micro_batch": [1, 2]}, store="b.sqlite", processes=1, overrides=ONE
+        ),
+    ),
+    "calibrate": (
+        ["dgx-a100", "--measured=runs.yaml", "--fit=hbm_bandwidth"],
+        lambda _: sim.calibrate("dgx-a100", measured=["runs.yaml"], fit=["hbm_bandwidth"]),
+    ),
+    "diagnose": (
+        [MACHINE, JOB, "--measured=tokens_per_s_per_gpu=1000", *SETS],
+        lambda _: sim.diagnose(MACHINE, JOB, measured="tokens_per_s_per_gpu=1000", overrides=ONE),
+    ),
+    "validate": (["memory"], lambda _: sim.validate("memory")),
+}  # fmt: skip
+OTHERS = {"topo import", "prices import"}  # they write files for other verbs
+
+
+def commands():
+    """Every verb, and every verb of a verb."""
+    for verb in VERBS:
+        command = group.get_command(None, verb)
+        subs = getattr(command, "commands", None)
+        yield from (f"{verb} {sub}" for sub in subs) if subs else [verb]
+
+
+def function_of(verb):
+    return getattr(sim, NAMES.get(verb, verb.replace(" ", "_")))
+
+
+def test_every_verb_is_a_public_function():
+    assert set(commands()) == {*CASES, *OTHERS}
+    for verb in commands():
+        function = function_of(verb)
+        assert function.__name__ in sim.__all__
+        assert function.__doc__ is not None
+        annotation = inspect.signature(function).return_annotation
+        assert annotation not in ("None", inspect.Signature.empty)
+
+
+@pytest.mark.parametrize("verb", CASES)
+def test_the_command_prints_the_document(verb, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("study", STUDY), ("jobs", JOBS), ("runs", RUNS)):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    options, call = CASES[verb]
+    form = {"trace": [], "prices show": []}.get(verb, ["--format=json"])
+    if verb.startswith("need"):
+        form = ["--json"]
+    done = CliRunner().invoke(group, [*verb.split(), *options, *form])
+    assert done.exit_code == 0, done.output
+    document = call(tmp_path)
+    assert isinstance(document, Document)
+    assert done.stdout.rstrip("\n") == document.to_json()
+    assert json.loads(document.to_json()) is not None
+    frame = document.to_frame()
+    assert len(frame) == len(document.records()) > 0
+    assert "<table>" in document._repr_html_()
+
+
+SKYPILOT = """\
+InstanceType,AcceleratorName,AcceleratorCount,vCPUs,MemoryGiB,Price,Region,SpotPrice
+h100-8,H100,8,128,1600,23.60,eu-north1,10.00
+tpu,TPU-v5,8,1,1,9.0,eu-north1,
+"""
+
+
+def test_what_is_imported_is_a_document_too(tmp_path):
+    dump = str(DATA / "topo" / "dump.xml")
+    machine = sim.topo_import(dump, gpu="a100-sxm-80gb", nic="200 Gb/s")
+    done = CliRunner().invoke(
+        group, ["topo", "import", dump, "--gpu=a100-sxm-80gb", "--nic=200 Gb/s"]
+    )
+    assert done.stdout.strip() == machine.yaml.strip()
+    assert machine.to_dict()["assumed"] == list(machine.assumed)
+
+    file = tmp_path / "vms.csv"
+    file.write_text(SKYPILOT)
+    offers = sim.prices_import(file, "nebius", as_of="2026-11-01")
+    done = CliRunner().invoke(
+        group, ["prices", "import", str(file), "--provider=nebius", "--as-of=2026-11-01"]
+    )
+    assert done.stdout.strip() == to_csv(offers.rows)
+    assert offers.left_out == ("1 rows of tpu-v5: no such GPU here",)
+
+
+def test_overrides_are_texts_or_a_mapping():
+    given = {"nodes": 2, "parallelism": {"strategy": "zero3"}, "compile": True}
+    texts = ["nodes=2", "parallelism={strategy: zero3}", "compile=true"]
+    both = [sim.memory_of(MACHINE, JOB, overrides=sets, fixes=False) for sets in (given, texts)]
+    assert both[0] == both[1]
