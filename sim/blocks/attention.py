@@ -1,19 +1,20 @@
-"""Attention as kernels: projections, RoPE, and the core by implementation."""
+"""Multi-head attention with grouped key and value heads: projections, RoPE, core, output."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sim.blocks.kernels import Kernel
-from sim.blocks.linear import LinearStyle, linear
-from sim.blocks.tape import Tape
-from sim.inputs.workload import Workload
-
-if TYPE_CHECKING:
-    from sim.blocks.layer import Shape
+from sim.blocks.linear import linear
+from sim.blocks.modules import Place, Role
+from sim.blocks.norm import norm
+from sim.blocks.ops import Exchange, When
+from sim.blocks.tape import Map, Tape
 
 #: FlashAttention's backward recomputes the scores: five products for the forward's two.
 BACKWARD_PRODUCTS = 2.5
+#: kernels that read key and value heads without repeating them
+NATIVE_GROUPS = ("flash2", "flash3", "cudnn")
+#: modules as the reference model registers them
+REGISTERED = ("wqkv", "wq", "wk", "wv", "wo", "q_norm", "k_norm")
 
 
 def visible_pairs(queries: int, keys: int, window: int | None, causal: bool = True) -> float:
@@ -29,206 +30,199 @@ def visible_pairs(queries: int, keys: int, window: int | None, causal: bool = Tr
     return queries / keys * (window * keys - window * window / 2)
 
 
-def attention(
-    tape: Tape, workload: Workload, style: LinearStyle, shape: Shape, *, window: int | None
-) -> None:
-    """Projections, RoPE, attention core, output projection."""
-    model, e = workload.model, tape.element
-    d, tokens = model.hidden_size, shape.tokens
-    q, kv = model.heads * model.head_dim, model.kv_heads * model.head_dim
+def attention(t: Tape, x: int, window: int | None) -> int:
+    """The branch from the norm's output to what is added to the residual stream."""
+    s, model = t.setting, t.setting.model
+    d, e, dim = model.hidden_size, s.element, model.head_dim
+    q_width, kv_width = model.heads * dim, model.kv_heads * dim
     bias = model.bias or model.qkv_bias
-    core_module = "wqkv" if model.fused_qkv else "wv"
     if model.fused_qkv:
-        linear(tape, style, "wqkv", tokens, d, q + 2 * kv, bias=bias)
-        # autograd puts the three gradients together again
-        tape.op(
-            [], [tape.map("qkv.cat", "wqkv", 2.0 * e * tokens * (q + 2 * kv), direction="backward")]
-        )
+        width = q_width + 2 * kv_width
+        # views of one tensor cost nothing; their gradients are joined
+        q = k = v = linear(t, "wqkv", x, d, width, targets=("q", "k", "v"), bias=bias)
+        t.unseen("qkv.cat", (), [Map("qkv.cat", 2.0 * e * s.tokens * width)])
     else:
-        for name, width in (("wq", q), ("wk", kv), ("wv", kv)):
-            linear(tape, style, name, tokens, d, width, bias=bias, saves_input=name == "wq")
+        q = linear(t, "wq", x, d, q_width, targets=("q",), bias=bias)
+        k = linear(t, "wk", x, d, kv_width, targets=("k",), bias=bias)
+        v = linear(t, "wv", x, d, kv_width, targets=("v",), bias=bias)
         # three linears read one input: two gradient sums
-        tape.op(
-            [], [tape.map("qkv.sum", "wq", 6.0 * e * tokens * d, count=2, direction="backward")]
-        )
+        t.unseen("qkv.sum", (), [Map("qkv.sum", 6.0 * e * s.tokens * d, 2)], module="wq")
     if model.qk_norm:
-        core_module = _qk_norm(tape, tokens, q, kv)
+        q = norm(t, "q_norm", q, dim, Place.INNER, heads=model.heads)
+        k = norm(t, "k_norm", k, dim, Place.INNER, heads=model.kv_heads)
     if model.positions == "rope":
-        _rope(tape, core_module, tokens, float(q), float(kv), model.rope_fraction)
-    _core(tape, workload, shape, core_module, window)
-    linear(tape, style, "wo", tokens, q, d, bias=model.bias or model.output_bias, saves_input=False)
+        q, k = rope(t, (q, q_width), (k, kv_width), model.rope_fraction)
+    out = core(t, q, k, v, (model.heads, model.kv_heads, dim, dim), window)
+    return linear(
+        t, "wo", out, q_width, d, Place.OUTPUT, targets=("o",),
+        bias=model.bias or model.output_bias,
+    )  # fmt: skip
 
 
-def _qk_norm(tape: Tape, tokens: int, q: int, kv: int) -> str:
-    e = tape.element
-    for name, width in (("q_norm", q), ("k_norm", kv)):
-        n = float(tokens * width)
-        forward, backward = (2 * e, 5 * e) if tape.fused else (36, 98)
-        launches = 1 if tape.fused else 8
-        tape.op(
-            [
-                tape.map(
-                    name,
-                    name,
-                    forward * n,
-                    kind="norm",
-                    count=launches,
-                    saved=(e if tape.fused else 4 + e) * n,
-                )
-            ],
-            [
-                tape.map(
-                    name, name, backward * n, kind="norm", count=2 * launches, direction="backward"
-                )
-            ],
-        )
-    return "k_norm"
+def rope(t: Tape, q: tuple[int, int], k: tuple[int, int], fraction: float = 1.0) -> tuple[int, int]:
+    """Rotation of (tensor, width) q and k. Eager: x cos, rotate half (neg, cat), x sin, add."""
+    e = t.setting.element
+    made = []
+    both = q[1] + k[1]
+    for name, (x, width) in (("rope.q", q), ("rope.k", k)):
+        n = t.setting.tokens * float(width) * fraction
+        forward = [Map(name, 10 * e * n, 5, "strided")]
+        backward = [Map(name, 11.5 * e * n, 7, "strided")]
+        if t.setting.one_kernel:
+            one = [Map("rope", 2 * e * (t.setting.tokens * both * fraction), 1, "fused")]
+            forward = backward = one if name == "rope.q" else []
+        made.append(t.op(name, (x,), t.size(width), (), forward, backward))
+    return made[0], made[1]
 
 
-def _rope(tape: Tape, module: str, tokens: int, q: float, kv: float, fraction: float) -> None:
-    """Rotation of q and k. Eager: x cos, rotate half (neg, cat), x sin, add, on strided views."""
-    e = tape.element
-    n = tokens * (q + kv) * fraction
-    if tape.one_kernel:
-        tape.op(
-            [tape.map("rope", module, 2 * e * n, access="fused", saved=e * n)],
-            [tape.map("rope", module, 2 * e * n, access="fused", direction="backward")],
-        )
-        return
-    access = "strided"
-    tape.op(
-        [
-            tape.map(
-                "rope.q",
-                module,
-                10 * e * tokens * q * fraction,
-                access=access,
-                count=5,
-                saved=e * tokens * q * fraction,
-            ),
-            tape.map(
-                "rope.k",
-                module,
-                10 * e * tokens * kv * fraction,
-                access=access,
-                count=5,
-                saved=e * tokens * kv * fraction,
-            ),
-        ],
-        [
-            tape.map(
-                "rope.k",
-                module,
-                11.5 * e * tokens * kv * fraction,
-                access=access,
-                count=7,
-                direction="backward",
-            ),
-            tape.map(
-                "rope.q",
-                module,
-                11.5 * e * tokens * q * fraction,
-                access=access,
-                count=7,
-                direction="backward",
-            ),
-        ],
-    )
+def core(
+    t: Tape, q: int, k: int, v: int, heads: tuple[int, int, int, int], window: int | None
+) -> int:
+    """Scores, softmax and values; `heads`: of queries, of keys, sizes of a key and of a value.
 
+    A flash-like kernel keeps its inputs, its output and a number a row and head.
+    """
+    s = t.setting
+    e, rows = s.element, float(s.tokens)
+    n_heads, kv_heads, dim, value_dim = heads
+    queries, keys = rows * n_heads * dim, rows * kv_heads * dim
+    outputs, values = rows * n_heads * value_dim, rows * kv_heads * value_dim
+    moved = (e * (keys + values), e * queries, e * outputs)
+    exchanges = exchanged(t, *moved, kv_heads)
+    if kv_heads < n_heads and s.attention not in NATIVE_GROUPS:
+        copy = 1.0 * e * (keys + values + queries + outputs)
+        forward = [Map("repeat_kv", copy, 2, "strided", "copy")]
+        backward = [Map("repeat_kv", copy, 2, "", "reduction")]
+        k = t.op("repeat.k", (k,), e * queries, (), forward, backward)
+        v = t.op("repeat.v", (v,), e * outputs)
+        keys, values = queries, outputs
+    if s.attention == "eager":
+        return _eager(t, q, k, v, heads, window, exchanges)
+    pairs = visible_pairs(s.length, s.keys, window)
+    flops = 2.0 * s.sequences * n_heads * (dim + value_dim) * pairs
+    traffic = e * (queries + keys + values + outputs)
+    what = (s.sequences, n_heads, kv_heads, s.length, s.keys, dim, 1, window or 0)
+    lse = 4.0 * rows * n_heads
+    qkv = tuple(dict.fromkeys((q, k, v)))
 
-def _core(tape: Tape, workload: Workload, shape: Shape, module: str, window: int | None) -> None:
-    model, e = workload.model, tape.element
-    heads, kv_heads, dim = model.heads, model.kv_heads, model.head_dim
-    kind = workload.attention
-    rows = float(shape.tokens)
-    q, kv = rows * heads * dim, rows * kv_heads * dim
-    repeat = kv_heads < heads and kind in ("eager", "sdpa", "cudnn", "triton")
-    keep = e * (q if repeat else kv)
-    if repeat:
-        copy = 2.0 * e * (kv + q)
-        tape.op(
-            [tape.map("repeat_kv", module, copy, kind="copy", access="strided", count=2)],
-            [tape.map("repeat_kv", module, copy, kind="reduction", count=2, direction="backward")],
-        )
-    if kind == "eager":
-        _eager_core(tape, shape, module, heads, dim, keep, window)
-        return
-    pairs = visible_pairs(shape.length, shape.keys, window)
-    flops = 4.0 * shape.sequences * heads * dim * pairs
-    what = (shape.sequences, heads, kv_heads, shape.length, shape.keys, dim, 1, window or 0)
-    traffic = e * (2 * q + 2 * (q if repeat else kv))
-
-    def core(name: str, direction: str, factor: float, moved: float, saved: float = 0.0) -> Kernel:
+    def kernel(direction: str, factor: float, bytes_: float) -> Kernel:
         return Kernel(
-            name=name,
-            module=module,
-            kind="attention",
-            flops=factor * flops,
-            bytes=moved,
-            shape=what,
-            dtype=tape.dtype,
-            direction=direction,
-            saved_bytes=saved,
-            access=kind,
+            "attention", t.module, "attention", factor * flops, bytes_, what, s.dtype, direction,
+            access=s.attention, role=Role.ATTENTION,
+        )  # fmt: skip
+
+    return t.op(
+        "attention", qkv, e * outputs, (*qkv, "out"),
+        [kernel("forward", 1.0, traffic)],
+        [Map("attention.delta", 2 * e * outputs + lse, 1, "fused", "reduction"),
+         kernel("backward", BACKWARD_PRODUCTS, 2 * traffic + 4 * queries)],
+        role=Role.ATTENTION, kept_by_policy=True, extra=lse, gradients=2,
+        flops=counted(t, n_heads * (dim + value_dim), window), exchanges=exchanges,
+        scratch=_buffers(t, *moved),
+    )  # fmt: skip
+
+
+def counted(t: Tape, width: int, window: int | None) -> float:
+    """FLOPs of both products by the convention: all keys a query could see, masked ones too. [1]"""
+    s = t.setting
+    return 2.0 * width * min(s.keys, window or s.keys) * s.tokens
+
+
+def exchanged(
+    t: Tape, pairs: float, queries: float, outputs: float, kv_heads: int
+) -> tuple[Exchange, ...]:
+    """What ranks that share a sequence send each other for it, forward and backward. [B]
+
+    ``all-gather``: keys and values are gathered before attention, their gradients reduce-scattered
+    after its backward; both are waited for (Llama 3, section 3.3.2). ``ring``: keys and values
+    travel round the ring beside attention on what has arrived; in backward their gradients travel
+    too (ring attention; torch's `context_parallel`). ``ulysses``: all-to-alls turn parts of the
+    sequence into parts of the heads before attention, and back after it.
+    """
+    ranks, kind = t.setting.context, t.setting.context_kind
+    if ranks == 1:
+        return ()
+
+    def one(what: str, sent: float, got: float, when: When, backward: bool = False) -> Exchange:
+        return Exchange(what, "cp", sent, got, when, backward)
+
+    if kind == "ring":
+        size = (ranks - 1) * pairs
+        return (
+            one("send_recv", size, size, When.BESIDE),
+            one("send_recv", 2 * size, 2 * size, When.BESIDE, True),
         )
-
-    lse = 4.0 * rows * heads
-    # v, the output and the row sums; q and k were saved by RoPE where there is one
-    both = 0.0 if model.positions == "rope" and not repeat else e * q + keep
-    saved = keep + e * q + lse + (keep if repeat and model.positions == "rope" else both)
-    tape.op(
-        [core("attention", "forward", 1.0, traffic, saved)],
-        [
-            tape.map(
-                "attention.delta",
-                module,
-                2 * e * q + lse,
-                kind="reduction",
-                access="fused",
-                direction="backward",
-            ),
-            core("attention", "backward", BACKWARD_PRODUCTS, 2 * traffic + 4 * q),
-        ],
+    if kind == "all-gather":
+        return (
+            one("all_gather", pairs, pairs * ranks, When.BEFORE),
+            one("reduce_scatter", pairs * ranks, pairs, When.AFTER, True),
+        )
+    if kv_heads < ranks:
+        pairs *= ranks / kv_heads  # each rank needs a whole head
+    there, back = queries + pairs, outputs
+    return (
+        one("all_to_all", there, there, When.BEFORE),
+        one("all_to_all", back, back, When.AFTER),
+        one("all_to_all", back, back, When.BEFORE, True),
+        one("all_to_all", there, there, When.AFTER, True),
     )
 
 
-def _eager_core(
-    tape: Tape, shape: Shape, module: str, heads: int, dim: int, keep: float, window: int | None
-) -> None:
+def _buffers(t: Tape, pairs: float, queries: float, outputs: float) -> float:
+    """Buffers of an exchange, alive while attention runs.
+
+    Ring: keys and values in use and arriving, and an fp32 output being merged. All-gather: keys
+    and values of the whole sequence. Ulysses: the four tensors by heads instead of positions.
+    """
+    s = t.setting
+    if s.context == 1:
+        return 0.0
+    if s.context_kind == "ring":
+        return 2 * pairs + 4.0 * outputs / s.element
+    return s.context * pairs if s.context_kind == "all-gather" else pairs + queries + outputs
+
+
+def _eager(
+    t: Tape, q: int, k: int, v: int, heads: tuple[int, int, int, int], window: int | None,
+    exchanges: tuple[Exchange, ...],
+) -> int:  # fmt: skip
     """Scores in memory: q k^T, scale, mask, softmax in fp32, cast, p v; masked ones as well."""
-    e = tape.element
-    batch = shape.sequences * heads
-    s, t = shape.length, shape.keys
-    n = float(batch * s * t)
-    gemm = tape.gemm
-    q = float(e * batch * s * dim)
-    back = "backward"
-    tape.op(
-        [gemm("scores", module, s, t, dim, batch=batch, saved=q + keep)],
-        [
-            gemm("scores.dgrad", module, s, dim, t, batch=batch, direction="dgrad"),
-            gemm("scores.dkey", module, t, dim, s, batch=batch, direction="dgrad"),
-        ],
-    )
-    maps = 2 * e * n + (3 * e * n) + (e + 4 + 8 + 4 + e) * n
-    if tape.fused:
-        forward = [tape.map("softmax", module, 3 * e * n, kind="elementwise", saved=e * n)]
-        backward = [tape.map("softmax", module, 3 * e * n, direction=back)]
+    s = t.setting
+    e, length, keys = s.element, s.length, s.keys
+    n_heads, _, dim, value_dim = heads
+    batch = s.sequences * n_heads
+    n = float(batch * length * keys)
+    role = Role.ATTENTION
+
+    def gemm(name: str, m: int, n: int, k: int, way: str = "forward") -> Kernel:
+        return t.gemm(name, m, n, k, way, batch=batch, role=role)
+
+    qk = tuple(dict.fromkeys((q, k)))
+    scores = t.op(
+        "scores", qk, e * n, qk,
+        [gemm("scores", length, keys, dim)],
+        [gemm("scores.dgrad", length, dim, keys, "dgrad"),
+         gemm("scores.dkey", keys, dim, length, "dgrad")],
+        role=role, product=True, gradients=2, flops=counted(t, n_heads * dim, window),
+        exchanges=exchanges,
+    )  # fmt: skip
+    if t.fused:
+        forward = backward = [Map("softmax", 3 * e * n, 1, "fused")]
     else:
-        forward = [tape.map("softmax", module, maps, access="stream", count=5, saved=(4 + e) * n)]
-        backward = [
-            tape.map("softmax", module, (e + 4 + 12 + 4 + e + 2 * e) * n, count=4, direction=back)
-        ]
-    tape.op(forward, backward)
-    tape.op(
-        [gemm("values", module, s, dim, t, batch=batch, saved=q + keep)],
-        [
-            gemm("values.dgrad", module, s, t, dim, batch=batch, direction="dgrad"),
-            gemm("values.dvalue", module, t, dim, s, batch=batch, direction="dgrad"),
-        ],
-    )
-    out = 2.0 * e * batch * s * dim
-    tape.op(
-        [tape.map("heads.merge", module, out, kind="copy", access="strided", saved=q)],
-        [tape.map("heads.merge", module, out, kind="copy", access="strided", direction=back)],
-    )
+        forward = [Map("softmax", (2 * e + 3 * e + (e + 4 + 8 + 4 + e)) * n, 5)]
+        backward = [Map("softmax", (e + 4 + 12 + 4 + e + 2 * e) * n, 4)]
+    # softmax in fp32, kept, and its cast, kept for the product with v
+    soft = t.op("softmax", (scores,), 4.0 * n, ("out",), forward, backward, role=role)
+    if e != 4:
+        soft = t.op("softmax.cast", (soft,), e * n, role=role)
+    out = float(e * batch * length * value_dim)
+    made = t.op(
+        "values", (soft, v), out, (soft, v),
+        [gemm("values", length, value_dim, keys)],
+        [gemm("values.dgrad", length, keys, value_dim, "dgrad"),
+         gemm("values.dvalue", keys, value_dim, length, "dgrad")],
+        role=role, product=True, gradients=2, flops=counted(t, n_heads * value_dim, window),
+    )  # fmt: skip
+    merge = [Map("heads.merge", 2 * out, 1, "strided", "copy")]
+    t.unseen("heads.merge", merge, merge, role=role)
+    return made

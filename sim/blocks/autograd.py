@@ -1,8 +1,8 @@
 """A miniature autograd: which tensors live when, in one block's forward, recompute and backward.
 
-A block is a list of nodes in forward order. Each node names the tensors it reads, the one it makes,
-those it saves for backward and the weight gradients it will leave. From that follow, without a
-rule per method, the bytes kept between forward and backward and the working set of each.
+A block's operations name the tensors they read, the one they make, those they save for backward
+and the weight gradients they will leave. From that follow, without a rule per method, the bytes
+kept between forward and backward and the working set of each.
 
 What it counts as PyTorch does: a saved tensor lives until its last saver has run backward; views
 cost nothing; the gradient of a sum is handed on, not copied; a second gradient of a tensor is
@@ -11,23 +11,9 @@ added in place; a non-reentrant checkpoint stops recomputing once the last saved
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
 
-
-class Node(NamedTuple):
-    """One differentiable operation."""
-
-    name: str
-    reads: tuple[int, ...]  # tensors that receive a gradient, by number
-    makes: int
-    saves: tuple[int, ...] = ()
-    weight_gradient: float = 0.0  # [B]
-    matmul: bool = False
-    kept_by_policy: bool = False  # per-op checkpointing keeps its output (attention)
-    passes: bool = False  # a sum: its gradient goes on to all inputs as it is
-    scratch: float = 0.0  # alive only while it runs, forward or backward [B]
-    extra: float = 0.0  # saved beside its tensors: statistics, masks, log-sum-exp [B]
+from sim.blocks.ops import Description, kept_outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,56 +48,31 @@ class Footprint:
     tensors: tuple[tuple[str, float], ...]
 
 
-@dataclass(slots=True)
-class Tape:
-    """Nodes and tensor sizes of one block; tensor 0 is its input."""
+def footprint(described: Description, checkpoint: str = "none", constant: float = 0.0) -> Footprint:
+    """Bytes of a block under a checkpoint policy.
 
-    sizes: list[float] = field(default_factory=list)
-    makers: list[str] = field(default_factory=list)
-    nodes: list[Node] = field(default_factory=list)
+    Parameters
+    ----------
+    described : Description
+        The block.
+    checkpoint : str
+        ``none``, ``full``, ``full-reentrant`` or ``selective-op``.
+    constant : float
+        Saved whatever the policy (inputs other than the hidden state). [B]
+    """
+    return _Walk(described).footprint(checkpoint, constant)
 
-    def tensor(self, size: float, maker: str) -> int:
-        """A new tensor of so many bytes."""
-        self.sizes.append(size)
-        self.makers.append(maker)
-        return len(self.sizes) - 1
 
-    def op(
-        self,
-        name: str,
-        reads: tuple[int, ...],
-        size: float,
-        saves: tuple[int | str, ...] = (),
-        *,
-        weight_gradient: float = 0.0,
-        matmul: bool = False,
-        kept_by_policy: bool = False,
-        passes: bool = False,
-        scratch: float = 0.0,
-        extra: float = 0.0,
-    ) -> int:
-        """Append a node; ``"out"`` among `saves` is its own output. Returns that tensor."""
-        out = self.tensor(size, name)
-        saved = tuple(out if s == "out" else int(s) for s in saves)
-        self.nodes.append(
-            Node(
-                name, reads, out, saved, weight_gradient, matmul,
-                kept_by_policy, passes, scratch, extra,
-            )
-        )  # fmt: skip
-        return out
+class _Walk:
+    """Forward, recompute and backward of the operations that autograd sees."""
+
+    def __init__(self, described: Description) -> None:
+        self.nodes = [op for op in described.ops if op.makes >= 0]
+        self.sizes = described.sizes
+        self.makers = {op.makes: op.name for op in self.nodes} | {0: "input"}
 
     def footprint(self, checkpoint: str = "none", constant: float = 0.0) -> Footprint:
-        """Bytes of the block under a checkpoint policy.
-
-        Parameters
-        ----------
-        checkpoint : str
-            ``none``, ``full``, ``full-reentrant`` or ``selective-op``.
-        constant : float
-            Saved whatever the policy (inputs other than the hidden state). [B]
-        """
-        kept = self._kept(checkpoint)
+        kept = kept_outputs(self.nodes) if checkpoint == "selective-op" else set()
         saved_by_graph = {t for n in self.nodes for t in n.saves}
         extras = sum(n.extra for n in self.nodes)
         if checkpoint == "none":
@@ -139,20 +100,6 @@ class Tape:
             hidden=self.sizes[0],
             tensors=tuple(names),
         )
-
-    def _kept(self, checkpoint: str) -> set[int]:
-        """Outputs that the per-op policy keeps: attention, and every matmul but each second one."""
-        if checkpoint != "selective-op":
-            return set()
-        kept, count = set(), 0
-        for node in self.nodes:
-            if node.matmul:
-                count += 1
-                if count % 2:
-                    kept.add(node.makes)
-            elif node.kept_by_policy:
-                kept.add(node.makes)
-        return kept
 
     def _forward(self, kept: set[int], checkpoint: str) -> float:
         """Peak of forward above the input: outputs live until their last reader unless kept."""

@@ -9,16 +9,17 @@ torchtitan; ``attention="causal"`` halves it). Hardware FLOPs add what checkpoin
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
-from sim.blocks.modules import Block
-from sim.blocks.tree import adapted, build_tree, head_dims
-from sim.inputs.model import Model
-from sim.inputs.workload import Checkpointing, Method
-
-#: matrix products of a block that torchtitan's per-op policy recomputes: every second one
-SELECTIVE_RECOMPUTED = ("wk", "wo", "w3")
+from sim.blocks.layer import HEAD, BlockKind, describe, layer_kinds
+from sim.blocks.modules import Role
+from sim.blocks.ops import Op, recomputed
+from sim.blocks.setting import Setting, early_stop
+from sim.inputs.workload import Checkpointing, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +52,14 @@ class TokenFlops:
         return self.forward + self.backward + self.recompute
 
 
-def token_flops(
-    model: Model,
-    sequence_length: int,
-    method: Method | None = None,
-    checkpointing: Checkpointing | None = None,
-    attention: Literal["full", "causal"] = "full",
-) -> TokenFlops:
+@lru_cache(maxsize=256)
+def token_flops(workload: Workload, attention: Literal["full", "causal"] = "full") -> TokenFlops:
     """FLOPs that training on one token takes.
 
     Parameters
     ----------
-    model : Model
-        Shape.
-    sequence_length : int
-        Tokens that attention spans.
-    method : Method, optional
-        LoRA and QLoRA train adapters alone.
-    checkpointing : Checkpointing, optional
-        What backward recomputes.
+    workload : Workload
+        Model, method, shapes and stack matter.
     attention : {"full", "causal"}
         Count all T x T scores, or the half that a causal mask leaves.
 
@@ -78,75 +68,48 @@ def token_flops(
     TokenFlops
         Per token.
     """
-    method = method or Method()
-    checkpointing = checkpointing or Checkpointing()
-    tree = build_tree(model, method)
-    frozen = method.kind != "full"
-    targets = adapted(model, method)
-    forward = backward = recompute = attention_total = 0.0
-    cache: dict[str, tuple[float, float, float, float, float]] = {}
-    for index, block in enumerate(tree.layers):
-        if block.kind not in cache:
-            cache[block.kind] = _layer(
-                block, model, sequence_length, attention, frozen, checkpointing
-            )
-        f, b, full, selective, a = cache[block.kind]
-        forward, backward, attention_total = forward + f, backward + b, attention_total + a
-        if checkpointed(checkpointing, index, model.layers):
-            recompute += selective if checkpointing.kind == "selective-op" else full
-    head = 2.0 * model.vocab_size * model.hidden_size
-    forward += head
-    backward += head if frozen and "head" not in targets else 2 * head
-    return TokenFlops(forward, backward, recompute, attention_total)
+    setting, policy = Setting.of(workload), workload.activation_checkpointing
+    kinds = layer_kinds(workload.model)
+    again = checkpointed_layers(policy, len(kinds))
+    forward = backward = recompute = scores = 0.0
+    for (kind, repeats), times in Counter(zip(kinds, again, strict=True)).items():
+        ops = describe(setting, kind).ops
+        f, b, a = _counted(ops, setting, kind, attention)
+        forward, backward, scores = forward + times * f, backward + times * b, scores + times * a
+        if repeats:
+            twice = recomputed(ops, policy.kind == "selective-op", early_stop(workload))
+            run = [op for op, kept in twice if not kept]
+            recompute += times * _counted(run, setting, kind, attention)[0]
+    f, b, _ = _counted(describe(setting, HEAD).ops, setting, HEAD, attention)
+    n = setting.tokens
+    return TokenFlops((forward + f) / n, (backward + b) / n, recompute / n, scores / n)
 
 
-def checkpointed(checkpointing: Checkpointing, index: int, layers: int) -> bool:
-    """Whether a layer is checkpointed (wholly, or by the per-op policy).
+def _counted(
+    ops: Iterable[Op], setting: Setting, kind: BlockKind, attention: str
+) -> tuple[float, float, float]:
+    """Forward, backward and attention's share of both, of all the rank's tokens."""
+    masked = attention == "causal" and (kind.window is None or kind.window >= setting.keys)
+    forward = backward = scores = 0.0
+    for op in ops:
+        work = op.flops
+        if op.role is Role.ATTENTION:
+            work *= 0.5 if masked else 1.0
+            scores += (1 + op.gradients) * work
+        forward += work
+        backward += op.gradients * work
+    return forward, backward, scores
+
+
+@lru_cache(maxsize=64)
+def checkpointed_layers(policy: Checkpointing, layers: int) -> tuple[bool, ...]:
+    """Which layers are checkpointed (wholly, or by the per-op policy).
 
     ``every``: each n-th layer, counted from 1 (torchtitan). ``fraction``: spread evenly.
     """
-    if checkpointing.kind == "none":
-        return False
-    if checkpointing.kind in ("full", "selective-op"):
-        return True
-    if checkpointing.fraction is None:
-        return (index + 1) % max(1, checkpointing.every) == 0
-    share = checkpointing.fraction
-    before, after = int(index * share + 0.5), int((index + 1) * share + 0.5)
-    return after > before
-
-
-def _layer(
-    block: Block,
-    model: Model,
-    sequence_length: int,
-    attention: Literal["full", "causal"],
-    frozen: bool,
-    checkpointing: Checkpointing,
-) -> tuple[float, float, float, float, float]:
-    """Forward, backward, full recompute, per-op recompute and attention's share of a layer."""
-    forward = backward = skipped = selective = 0.0
-    for module in block.modules:
-        share = model.experts_per_token / model.experts if module.name.startswith("experts") else 1
-        work = 2.0 * share * sum(p.numel for p in module.parameters if len(p.shape) == 2)
-        if not work:
-            continue
-        forward += work
-        trains = any(p.trainable for p in module.parameters)
-        backward += work * (2 if trains or not frozen else 1)
-        if module.name == "w2" and not checkpointing.reentrant:
-            skipped += work  # recomputation stops once the last saved tensor is there
-        if module.name in SELECTIVE_RECOMPUTED:
-            selective += work
-    span = sequence_length
-    if ".sliding" in block.kind and model.sliding_window:
-        span = min(span, model.sliding_window)
-    width = head_dims(model)[0]
-    scores = 4.0 * width * span * (0.5 if attention == "causal" and span == sequence_length else 1)
-    return (
-        forward + scores,
-        backward + 2 * scores,
-        forward - skipped + scores,
-        selective,
-        3 * scores,
-    )
+    if policy.kind != "selective-blocks":
+        return (policy.kind != "none",) * layers
+    share = policy.fraction
+    if share is None:
+        return tuple((i + 1) % max(1, policy.every) == 0 for i in range(layers))
+    return tuple(int((i + 1) * share + 0.5) > int(i * share + 0.5) for i in range(layers))

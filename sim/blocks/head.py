@@ -1,189 +1,142 @@
-"""Embedding, final norm, output projection and loss as kernels."""
+"""Final norm, projection to the vocabulary, cross-entropy; and metrics that take it again."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import NamedTuple
 
-from sim.blocks.layer import Shape, norm
-from sim.blocks.linear import LinearStyle, linear
-from sim.blocks.tape import Tape
-from sim.inputs.workload import Workload
+from sim.blocks.adapters import Routed
+from sim.blocks.kernels import Kernel
+from sim.blocks.linear import matrix
+from sim.blocks.modules import Place, Role
+from sim.blocks.norm import norm
+from sim.blocks.setting import Setting
+from sim.blocks.tape import Map, Tape
 
 #: Above this vocabulary softmax reads its rows from HBM for the maximum, the sum and the output.
 WIDE_ROW = 16384
-CHUNKS = 8  # of the chunked and the fused-linear loss
+CHUNKS = 8  # of torchtune's and torchtitan's chunked loss, and of the kernels of a fused linear one
 
 
-def embedding(workload: Workload, shape: Shape) -> Tape:
-    """Token (and position) look-up."""
-    model = workload.model
-    tape = Tape(_dtype(workload), workload.compile)
-    e = tape.element
-    n = float(shape.tokens * model.hidden_size)
-    trained = workload.method.kind == "full"
-    table = float(e * model.vocab_size * model.hidden_size)
-    # backward: zero the table's gradient, sort the indices, add rows
-    backward = [
-        tape.map("embedding.zero", "embedding", table, kind="embedding", direction="backward"),
-        tape.map(
-            "embedding.sort",
-            "embedding",
-            64.0 * shape.tokens,
-            kind="embedding",
-            count=6,
-            direction="backward",
-        ),
-        tape.map(
-            "embedding.rows",
-            "embedding",
-            3 * e * n,
-            kind="embedding",
-            access="gather",
-            direction="backward",
-        ),
-    ]
-    tape.op(
-        [
-            tape.map(
-                "embedding",
-                "embedding",
-                2 * e * n,
-                kind="embedding",
-                access="gather",
-                saved=8.0 * shape.tokens,
-            )
-        ],
-        backward if trained else [],
-    )
-    if model.positions == "learned":
-        tape.op(
-            [
-                tape.map("positions", "positions", 2 * e * n, kind="embedding", access="gather"),
-                tape.map("positions.add", "positions", 3 * e * n),
-            ],
-            [
-                tape.map(
-                    "positions",
-                    "positions",
-                    3 * e * n,
-                    kind="embedding",
-                    access="gather",
-                    direction="backward",
-                )
-            ]
-            if trained
-            else [],
-        )
-    if model.embedding_norm:
-        norm(tape, workload, "embedding_norm", shape.tokens, model.hidden_size, saves_output=False)
-    return tape
-
-
-def head(workload: Workload, style: LinearStyle, shape: Shape) -> Tape:
-    """Final norm, projection to the vocabulary, cross-entropy, and metrics that take it again."""
-    model = workload.model
-    tape = Tape(_dtype(workload), workload.compile)
-    d, v, tokens = model.hidden_size, model.vocab_size, shape.tokens
-    norm(tape, workload, "norm", tokens, d)
-    plain = LinearStyle("", False, style.frozen, "none", 0, frozenset(), False)
-    if workload.loss == "fused-linear":
-        _fused_linear(tape, plain, tokens, d, v)
-        return tape
-    linear(tape, plain, "head", tokens, d, v, bias=model.head_bias, low_precision=False)
+def head(t: Tape, x: int) -> int:
+    """From the last hidden state to the loss."""
+    s, model = t.setting, t.setting.model
+    d, v = model.hidden_size, model.vocab_size
+    hidden = norm(t, "norm", x, d)
+    if s.loss == "fused-linear":
+        return _fused_linear(t, hidden, d, v)
+    _register(t)
+    once = Routed(1, s.tokens, 1.0)
+    logits = matrix(t, "head", hidden, d, v, once, bias=model.head_bias, role=Role.HEAD)
     # trainers compile the layers; the loss is compiled only where `loss` says so
-    loss = Tape(tape.dtype, fused=tape.fused and workload.loss != "eager")
-    _cross_entropy(loss, workload.loss, tokens, v)
-    tape.op(loss.forward, loss.backward())
-    for _ in range(workload.train_metrics):
-        measured = Tape(tape.dtype)
-        _cross_entropy(measured, "eager", tokens, v)
-        tape.op([replace(k, saved_bytes=0.0) for k in measured.forward])
-    return tape
+    t.fused = t.fused and s.loss != "eager"
+    forward, backward = _cross_entropy(t, s.loss)
+    t.unseen("loss", forward, backward, role=Role.HEAD)
+    t.fused = False
+    for _ in range(s.metrics):
+        t.unseen("metric", _cross_entropy(t, "eager")[0], role=Role.HEAD)
+    return logits
 
 
-def _dtype(workload: Workload) -> str:
-    return "bf16" if workload.precision.kind == "fp8" else workload.precision.kind
+def _register(t: Tape) -> None:
+    """A tied head multiplies by the embedding's table and has no parameters of its own."""
+    model = t.setting.model
+    own = [("weight", (model.vocab_size, model.hidden_size)), ("bias", (model.vocab_size,))]
+    keep = 0 if model.tied_embeddings else 2 if model.head_bias else 1
+    t.register("head", Role.HEAD, Place.BRANCH, own[:keep])
 
 
-def _cross_entropy(tape: Tape, kind: str, tokens: int, vocab: int) -> None:
-    e = tape.element
+def _cross_entropy(t: Tape, kind: str) -> tuple[list[Map], list[Map]]:
+    s = t.setting
+    e, tokens, vocab = s.element, s.tokens, s.model.vocab_size
     n = float(tokens * vocab)
-    back = "backward"
     if kind == "compiled":
         # two passes over the low-precision logits; the gradient is written once
-        tape.op(
-            [
-                tape.map(
-                    "loss",
-                    "head",
-                    2 * e * n,
-                    kind="loss",
-                    access="fused",
-                    saved=e * n + 8.0 * tokens,
-                )
-            ],
-            [tape.map("loss", "head", 2 * e * n, kind="loss", access="fused", direction=back)],
-        )
-        return
+        row = [Map("loss", 2 * e * n, 1, "fused", "loss")]
+        return row, row
     cast = e + 4 if e < 4 else 0
-    passes = 4 * (3 if vocab > WIDE_ROW else 1) + 4
-    rows = 20 if vocab > WIDE_ROW else 12
+    passes, rows = (4 * 3 + 4, 20) if vocab > WIDE_ROW else (4 + 4, 12)
     parts = CHUNKS if kind == "chunked" else 1
+    casts = [Map("loss.cast", cast * n, parts, "cast", "loss")] if cast else []
     forward = [
-        tape.map("loss.cast", "head", cast * n, kind="loss", access="cast", count=parts),
-        tape.map(
-            "loss.log_softmax",
-            "head",
-            passes * n,
-            kind="loss",
-            access="reduce",
-            count=parts,
-            saved=4 * n,
-        ),
-        tape.map("loss.nll", "head", 16.0 * tokens, kind="loss", count=parts),
+        *casts,
+        Map("loss.log_softmax", passes * n, parts, "reduce", "loss"),
+        Map("loss.nll", 16.0 * tokens, parts, kind="loss"),
     ]
     backward = [
-        tape.map("loss.nll", "head", 4 * n, kind="loss", count=2 * parts, direction=back),
-        tape.map(
-            "loss.log_softmax",
-            "head",
-            rows * n,
-            kind="loss",
-            access="reduce",
-            count=parts,
-            direction=back,
-        ),
-        tape.map(
-            "loss.cast", "head", cast * n, kind="loss", access="cast", count=parts, direction=back
-        ),
+        Map("loss.nll", 4 * n, 2 * parts, kind="loss"),
+        Map("loss.log_softmax", rows * n, parts, "reduce", "loss"),
+        *casts,
     ]
-    if not cast:
-        forward, backward = forward[1:], backward[:-1]
     if kind == "huggingface":
         # logits without the last position, made contiguous; backward pads the gradient with zeros
-        forward.insert(-2, tape.map("loss.shift", "head", 8 * n, kind="loss"))
-        pad = tape.map("loss.shift", "head", 12 * n, kind="loss", count=2, direction=back)
-        backward.insert(2, pad)
-    tape.op(forward, backward)
+        forward.insert(-2, Map("loss.shift", 8 * n, kind="loss"))
+        backward.insert(2, Map("loss.shift", 12 * n, 2, kind="loss"))
+    return forward, backward
 
 
-def _fused_linear(tape: Tape, style: LinearStyle, tokens: int, d: int, v: int) -> None:
+def _fused_linear(t: Tape, hidden: int, d: int, v: int) -> int:
     """Loss and both gradients chunk by chunk in forward (Liger's fused linear cross-entropy)."""
-    e = tape.element
+    s = t.setting
+    e, tokens, role = s.element, s.tokens, Role.HEAD
+    _register(t)
     rows = max(1, -(-tokens // CHUNKS))
-    n = float(tokens * v)
     parts = -(-tokens // rows)
-    forward = []
-    for _ in range(parts):
-        forward.append(tape.gemm("head", "head", rows, v, d))
-        forward.append(tape.map("loss", "head", 4 * e * n / parts, kind="loss", access="fused"))
-        forward.append(tape.gemm("head.dgrad", "head", rows, d, v, direction="dgrad"))
-        if not style.frozen:
-            forward.append(tape.gemm("head.wgrad", "head", v, d, rows, direction="wgrad"))
-            forward.append(tape.map("head.accumulate", "head", 3.0 * e * v * d, kind="loss"))
-    saved = float(e * tokens * d + e * v * d)
-    forward.append(tape.map("loss.sum", "head", 4.0 * tokens, kind="loss", saved=saved))
-    scale = 2.0 * e * (tokens * d + (0 if style.frozen else v * d))
-    tape.op(
-        forward, [tape.map("loss.scale", "head", scale, kind="loss", count=2, direction="backward")]
-    )
+    gradients = 1 if s.frozen else 2
+    chunk: list[Map | Kernel] = [
+        t.gemm("head", rows, v, d, role=role),
+        Map("loss", 4 * e * float(tokens * v) / parts, 1, "fused", "loss"),
+        t.gemm("head.dgrad", rows, d, v, "dgrad", role=role),
+    ]
+    if not s.frozen:
+        chunk.append(t.gemm("head.wgrad", v, d, rows, "wgrad", role=role))
+        chunk.append(Map("head.accumulate", 3.0 * e * v * d, kind="loss"))
+    scale = 2.0 * e * (tokens * d + (0 if s.frozen else v * d))
+    return t.op(
+        "loss", (hidden,), 4.0, (),
+        [*chunk * parts, Map("loss.sum", 4.0 * tokens, kind="loss")],
+        [Map("loss.scale", scale, 2, kind="loss")],
+        role=role, flops=2.0 * tokens * d * v, gradients=gradients,
+    )  # fmt: skip
+
+
+class LossMemory(NamedTuple):
+    """Bytes of a loss beside the final norm's: see `sim.blocks.activations.HeadFootprint`."""
+
+    saved: float  # until its backward
+    forward: float  # most while it is computed
+    backward: float  # most in its backward
+    gradient: float  # of the logits, and what stays beside it
+    held: float = 0.0  # logits that the model's output keeps alive until backward has ended
+
+
+def loss_memory(s: Setting) -> LossMemory:
+    """Bytes that a loss keeps of the logits.
+
+    Notes
+    -----
+    Per token, V the vocabulary: eager keeps the fp32 log-softmax (4 V); its backward holds that,
+    the gradient of the loss and its own result (12 V). A compiled loss keeps to the compute dtype
+    (logits and their gradient). A chunked one holds logits, their gradient and one chunk of fp32.
+    A fused linear loss keeps hidden gradients and one chunk of logits. Hugging Face's causal
+    models up to 4.45 compute it eagerly on a shifted copy of fp32 logits; training loops that keep
+    the model's output keep those logits (4 V) through backward.
+
+    Source: fsdp/mem recordings (eager); transformers 4.31, LlamaForCausalLM.forward (huggingface);
+    Liger-Kernel fused_linear_cross_entropy for the chunk rule.
+    """
+    e, tokens, d, v = s.element, s.tokens, s.model.hidden_size, s.model.vocab_size
+    logits, wide = e * tokens * v, 4.0 * tokens * v
+    if s.loss == "huggingface":
+        return LossMemory(2 * wide, 3 * wide, 4 * wide, logits + wide, wide)
+    if s.loss == "eager":
+        upcast = wide if e != 4 else 0.0
+        return LossMemory(wide, logits + upcast + wide, 3 * wide, logits)
+    if s.loss == "compiled":
+        return LossMemory(logits, logits, 2 * logits, logits)
+    if s.loss == "chunked":
+        chunk = 2 * wide / CHUNKS
+        return LossMemory(logits, logits + chunk, 2 * logits + chunk, logits)
+    chunks = 1 << max(0, -(-v // d) - 1).bit_length()
+    gradients = e * tokens * d + (0.0 if s.frozen else e * v * d)
+    part = -(-tokens // chunks) * v * (e + 4.0)
+    return LossMemory(gradients, gradients + part, gradients + part, 0.0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sim.blocks.modules import Role
+
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
@@ -30,15 +32,15 @@ class Kernel:
         ``bf16 | fp16 | fp32 | tf32 | fp8``, of the arithmetic.
     direction : str
         ``forward | backward | dgrad | wgrad``
-    saved_bytes : float
-        What autograd newly keeps after it, until its backward. [B]
     count : int
-        Launches; flops, bytes and saved_bytes are of all of them together.
+        Launches; flops and bytes are of all of them together.
     access : str
         How an element-wise kernel reads: ``stream`` (contiguous, vectorised), ``cast``,
         ``strided`` (views), ``composite`` (a norm's chain of small kernels), ``fused`` (one
         compiled kernel), ``rows`` (a norm's row reductions), ``reduce`` (softmax), ``gather``,
         ``multi`` (tensor lists), ``copy``; of attention, its implementation.
+    role : Role
+        What it works for.
     """
 
     name: str
@@ -49,9 +51,9 @@ class Kernel:
     shape: tuple[int, ...] = ()
     dtype: str = "bf16"
     direction: str = "forward"
-    saved_bytes: float = 0.0
     count: int = 1
     access: str = "stream"
+    role: Role = Role.OTHER
 
     def __hash__(self) -> int:
         """Hash of the fields that tell kernels apart as a rule; costs are looked up by kernel."""

@@ -1,13 +1,40 @@
-"""The module tree of a model: which parameters stand where, in registration order.
+"""The module tree of a model: which parameters stand where, in registration order, and as what.
 
 Sharding pads by parameter shape and DeepSpeed gathers by leaf module, so schedules need the
-tree, not only totals.
+tree, not only totals. What a module is and where it stands are typed: nobody reads names.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from math import prod
+
+
+class Role(Enum):
+    """What a module, an operation or a kernel is."""
+
+    LINEAR = "linear"  # weight matrices that FP8, 4-bit storage and adapters apply to
+    ADAPTER = "adapter"
+    ROUTER = "router"
+    NORM = "norm"
+    TABLE = "table"  # looked up, not multiplied
+    HEAD = "head"  # projection to the vocabulary, and the loss
+    ATTENTION = "attention"
+    DEQUANTISE = "dequantise"
+    OTHER = "other"
+
+
+class Place(Enum):
+    """Where a module stands on a block's way: what reaches it, and where its output goes."""
+
+    START = "start"  # reads no activation
+    STREAM = "stream"  # reads the residual stream and opens a branch
+    BRANCH = "branch"  # reads what opened the branch
+    INNER = "inner"  # reads what the branch has made so far
+    OUTPUT = "output"  # reads that too, and is added to the stream
+    WHOLE = "whole"  # reads what opened the branch, and is added to the stream
+    POST = "post"  # a norm of a branch's output
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +53,35 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A leaf module (embedding, norm, linear, adapter matrix) with its own parameters."""
+    """A leaf module (embedding, norm, linear, adapter matrix) with its own parameters.
 
-    name: str  # within its block: "attention_norm", "wq", "wq.A", "embedding", "norm", "head"
+    Attributes
+    ----------
+    name : str
+        Within its block: "attention_norm", "wq", "wq.A", "embedding", "norm", "head".
+    parameters : tuple of Parameter
+        In registration order.
+    role : Role
+        What it is.
+    place : Place
+        Where it stands.
+    base : str
+        Of an adapter: the frozen module beside it.
+    active : float
+        Share of its parameters that one token meets: less than 1 of routed experts. [1]
+    """
+
+    name: str
     parameters: tuple[Parameter, ...]
+    role: Role
+    place: Place
+    base: str = ""
+    active: float = 1.0
+
+    @property
+    def quantisable(self) -> bool:
+        """Whether FP8 and 4-bit methods replace its matrices."""
+        return self.role is Role.LINEAR
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +92,7 @@ class Block:
     """
 
     name: str  # "layers.3", "embedding", "head"
-    kind: str  # template key, such as "layer" or "head": equal kinds have equal kernels
+    kind: str  # key of its `BlockKind`: equal kinds have equal kernels
     modules: tuple[Module, ...]
     forward_order: tuple[str, ...]
 

@@ -1,108 +1,164 @@
-"""A tape of kernels: ops go on in forward order, their backward kernels come off in reverse."""
+"""A tape on which a block's description plays its modules and operations, in forward order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from sim.blocks.kernels import Kernel
+from sim.blocks.modules import Module, Parameter, Place, Role
+from sim.blocks.ops import Description, Op
+from sim.blocks.setting import Setting
 from sim.units import DTYPE_BYTES
 
-#: bytes of an activation element by the precision of the linears; FP8 keeps activations in bf16
-ELEMENT = {**DTYPE_BYTES, "fp8": DTYPE_BYTES["bf16"]}
+
+class Map(NamedTuple):
+    """A row of a kernel table: an element-wise kernel (or a run of them), no matrix product."""
+
+    name: str
+    bytes: float  # read and written [B]
+    launches: int = 1
+    access: str = ""  # default: one compiled kernel, or a plain stream
+    kind: str = "elementwise"
 
 
 @dataclass(slots=True)
 class Tape:
-    """Kernels of one block.
+    """What has been played so far; tensor 0 is the block's input.
 
     Attributes
     ----------
-    dtype : str
-        Of the arithmetic outside FP8 linears.
+    setting : Setting
+        Sizes and stack.
     fused : bool
         A compiler merges neighbouring element-wise kernels.
-    by_hand : bool
-        RoPE and the gate have kernels of their own (Liger, flash-attn).
+    module : str
+        The base module whose operations are being played.
     """
 
-    dtype: str
-    fused: bool = False
-    by_hand: bool = False
-    forward: list[Kernel] = field(default_factory=list)
-    _backward: list[tuple[Kernel, ...]] = field(default_factory=list)
+    setting: Setting
+    fused: bool
+    module: str = ""
+    modules: list[Module] = field(default_factory=list)
+    ops: list[Op] = field(default_factory=list)
+    sizes: list[float] = field(default_factory=list)
 
-    @property
-    def one_kernel(self) -> bool:
-        """Whether RoPE or a gate is a single kernel."""
-        return self.fused or self.by_hand
+    def size(self, width: float) -> float:
+        """Bytes of an activation of so many columns."""
+        return self.setting.element * self.setting.tokens * width
 
-    @property
-    def element(self) -> float:
-        """Size of an activation element. [B]"""
-        return ELEMENT[self.dtype]
+    def tensor(self, size: float) -> int:
+        """A new tensor of so many bytes."""
+        self.sizes.append(size)
+        return len(self.sizes) - 1
 
-    def op(self, forward: Iterable[Kernel], backward: Iterable[Kernel] = ()) -> None:
-        """Put one op on the tape: its forward kernels, and those autograd runs for it."""
-        self.forward.extend(forward)
-        self._backward.append(tuple(backward))
-
-    def backward(self) -> tuple[Kernel, ...]:
-        """Backward kernels in the order autograd runs them."""
-        return tuple(k for group in reversed(self._backward) for k in group)
-
-    def map(
+    def register(
         self,
         name: str,
-        module: str,
-        traffic: float,
+        role: Role,
+        place: Place,
+        parameters: Iterable[tuple[str, tuple[int, ...]]],
         *,
-        kind: str = "elementwise",
-        access: str = "",
-        saved: float = 0.0,
-        count: int = 1,
-        direction: str = "forward",
-    ) -> Kernel:
-        """An element-wise kernel (or a run of them) that moves `traffic` bytes."""
-        how = access or ("fused" if self.fused else "stream")
-        return Kernel(
-            name=name,
-            module=module,
-            kind=kind,
-            bytes=traffic,
-            dtype=self.dtype,
-            direction=direction,
-            saved_bytes=saved,
-            count=count,
-            access=how,
-        )
+        base: str = "",
+        active: float = 1.0,
+    ) -> str:
+        """Add a module of (name, shape) parameters; what is no adapter gets the ops that follow."""
+        trained = bool(base) or not self.setting.frozen
+        own = tuple(Parameter(n, shape, trained) for n, shape in parameters)
+        self.modules.append(Module(name, own, role, place, base, active))
+        if not base:
+            self.module = name
+        return name
+
+    def op(
+        self,
+        name: str,
+        reads: tuple[int, ...],
+        size: float,
+        saves: tuple[int | str, ...] = (),
+        forward: Sequence[Map | Kernel] = (),
+        backward: Sequence[Map | Kernel] = (),
+        *,
+        module: str = "",
+        role: Role = Role.OTHER,
+        **facts: Any,
+    ) -> int:
+        """Append an operation; ``"out"`` among `saves` is its own output. Returns that tensor."""
+        out = self.tensor(size)
+        where = module or self.module
+        self.ops.append(
+            Op(
+                name, where, role, reads, out,
+                tuple(out if s == "out" else int(s) for s in saves),
+                self._kernels(forward, where, role, "forward"),
+                self._kernels(backward, where, role, "backward"),
+                **facts,
+            )
+        )  # fmt: skip
+        return out
+
+    def add(self, name: str, one: int, two: int) -> int:
+        """A residual sum; backward adds both branches' gradients. Compiled, the next norm does."""
+        size = self.sizes[two]
+        traffic = [Map(name, (2 if self.fused else 3) * size)]
+        return self.op(name, (one, two), size, (), traffic, traffic, passes=True)
+
+    def unseen(
+        self,
+        name: str,
+        forward: Sequence[Map] = (),
+        backward: Sequence[Map] = (),
+        *,
+        module: str = "",
+        role: Role = Role.OTHER,
+    ) -> None:
+        """Kernels that make no tensor of the graph: sums of gradients, casts, metrics."""
+        where = module or self.module
+        self.ops.append(
+            Op(
+                name, where, role, (), -1, (),
+                self._kernels(forward, where, role, "forward"),
+                self._kernels(backward, where, role, "backward"),
+            )
+        )  # fmt: skip
+
+    def _kernels(
+        self, rows: Sequence[Map | Kernel], module: str, role: Role, direction: str
+    ) -> tuple[Kernel, ...]:
+        plain = "fused" if self.fused else "stream"
+        return tuple(
+            row
+            if isinstance(row, Kernel)
+            else Kernel(
+                row.name, module, row.kind, 0.0, row.bytes, (), self.setting.dtype, direction,
+                row.launches, row.access or plain, role,
+            )
+            for row in rows
+        )  # fmt: skip
 
     def gemm(
         self,
         name: str,
-        module: str,
         m: int,
         n: int,
         k: int,
+        direction: str = "forward",
         *,
         batch: int = 1,
-        direction: str = "forward",
         dtype: str = "",
-        saved: float = 0.0,
-        out_bytes: float = 0.0,
+        module: str = "",
+        role: Role = Role.OTHER,
     ) -> Kernel:
-        """A matrix product, C (m x n) = A (m x k) B (k x n), `batch` times."""
-        kind = dtype or self.dtype
-        size = DTYPE_BYTES[kind]
-        out = out_bytes or ELEMENT[kind]
+        """A matrix product, C (m x n) = A (m x k) B (k x n), `batch` times; C is an activation."""
+        kind = dtype or self.setting.dtype
+        size, out = DTYPE_BYTES[kind], self.setting.element
+        traffic = float(batch * (size * (m * k + k * n) + out * m * n))
         return Kernel(
-            name=name,
-            module=module,
-            kind="gemm",
-            flops=2.0 * m * n * k * batch,
-            bytes=float(batch * (size * (m * k + k * n) + out * m * n)),
-            shape=(m, n, k, batch),
-            dtype=kind,
-            direction=direction,
-            saved_bytes=saved,
-        )
+            name, module or self.module, "gemm", 2.0 * m * n * k * batch, traffic, (m, n, k, batch),
+            kind, direction, role=role,
+        )  # fmt: skip
+
+    def described(self) -> Description:
+        """What was played."""
+        return Description(tuple(self.modules), tuple(self.ops), tuple(self.sizes))

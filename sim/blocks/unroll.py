@@ -6,16 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sim.blocks.flops import checkpointed
-from sim.blocks.head import embedding, head
+from sim.blocks.flops import checkpointed_layers
 from sim.blocks.kernels import Kernel
-from sim.blocks.layer import Shape, decoder_layer
-from sim.blocks.linear import LinearStyle
-from sim.blocks.tree import adapted, layer_kind
-from sim.inputs.model import Model
-from sim.inputs.shares import batch_on
-from sim.inputs.versions import version
-from sim.inputs.workload import Workload, fields_but
+from sim.blocks.layer import EMBEDDING, HEAD, BlockKind, describe, layer_kinds
+from sim.blocks.ops import recomputed
+from sim.blocks.setting import Setting, early_stop
+from sim.inputs.workload import Workload
 
 PHASES = ("forward", "recompute", "backward")
 
@@ -28,9 +24,8 @@ class Templates:
     ----------
     kernels : mapping of (str, str) to tuple of Kernel
         Kind is a `Block.kind` ("layer", "layer.sliding", "embedding", "head"); phase is
-        ``forward | recompute | backward``. Saved bytes are those of a block without
-        checkpointing; a recompute list is what backward repeats first where its block is
-        checkpointed (empty where nothing is).
+        ``forward | recompute | backward``. A recompute list is what backward repeats first where
+        its block is checkpointed (empty where nothing is).
     layer_kinds : tuple of str
         Kind of each layer.
     checkpointed : tuple of bool
@@ -61,17 +56,6 @@ class Templates:
         return total
 
 
-def rank_shape(workload: Workload) -> Shape:
-    """Sizes of one rank's micro-batch; context parallelism splits each sequence."""
-    batch = batch_on(workload)
-    return Shape(
-        tokens=batch.local_tokens,
-        sequences=workload.micro_batch,
-        length=batch.local_length,
-        keys=workload.sequence_length,
-    )
-
-
 @lru_cache(maxsize=256)
 def unroll(workload: Workload) -> Templates:
     """Unroll a workload into kernels.
@@ -86,92 +70,31 @@ def unroll(workload: Workload) -> Templates:
     Templates
         Cached: equal workloads give the same object.
     """
-    shape = rank_shape(workload)
-    style = LinearStyle.of(workload, adapted(workload.model, workload.method))
-    model = workload.model
-    layer_kinds = tuple(layer_kind(model, i) for i in range(model.layers))
+    setting, policy = Setting.of(workload), workload.activation_checkpointing
+    kinds = layer_kinds(workload.model)
+    layer = (policy.kind, early_stop(workload))
     kernels: dict[tuple[str, str], tuple[Kernel, ...]] = {}
-    for kind in (*dict.fromkeys(layer_kinds), "embedding", "head"):
-        kernels.update(_block(workload, kind, style, shape))
-    return Templates(kernels, layer_kinds, checkpointed_layers(workload), shape.tokens)
+    for kind in dict.fromkeys(kinds):
+        kernels.update(_block(setting, kind, *layer))
+    for kind in (EMBEDDING, HEAD):
+        kernels.update(_block(setting, kind, "none", False))
+    again = checkpointed_layers(policy, len(kinds))
+    return Templates(kernels, tuple(k.key for k in kinds), again, setting.tokens)
 
 
-_blocks: dict[tuple[object, ...], dict[tuple[str, str], tuple[Kernel, ...]]] = {}
-MAX_BLOCKS = 1024
-_NO_MATTER = frozenset((
-    "name", "model", "gradient_accumulation", "global_batch", "tokens", "steps", "samples",
-    "epochs", "optimizer", "optimizer_implementation", "parallelism", "data", "checkpoint",
-    "evaluation", "sources",
-))  # fmt: skip
-
-
+@lru_cache(maxsize=2048)
 def _block(
-    workload: Workload, kind: str, style: LinearStyle, shape: Shape
+    setting: Setting, kind: BlockKind, policy: str, early: bool
 ) -> Mapping[tuple[str, str], tuple[Kernel, ...]]:
     """Templates of one kind of block, shared by all jobs that run it alike."""
-    # neither the number of layers nor strategy, batches or the update change a block's kernels
-    key = (_one_layer(workload.model), kind, style, shape, *fields_but(workload, _NO_MATTER))
-    found = _blocks.get(key)
-    if found is not None:
-        return found
-    if kind == "embedding":
-        tape = embedding(workload, shape)
-    elif kind == "head":
-        tape = head(workload, style, shape)
-    else:
-        tape = decoder_layer(workload, kind, style, shape)
-    in_layer = kind not in ("embedding", "head")
-    if len(_blocks) >= MAX_BLOCKS:
-        _blocks.clear()
-    found = _blocks[key] = {
-        (kind, "forward"): tuple(tape.forward),
-        (kind, "recompute"): _recompute(workload, tape.forward) if in_layer else (),
-        (kind, "backward"): tape.backward(),
+    ops = describe(setting, kind).ops
+    repeated: list[Kernel] = []
+    if policy != "none":
+        for op, kept in recomputed(ops, policy == "selective-op", early):
+            # what is kept spares the product, not the casts around it
+            repeated += [k for k in op.forward if not (kept and k.kind in ("gemm", "attention"))]
+    return {
+        (kind.key, "forward"): tuple(k for op in ops for k in op.forward),
+        (kind.key, "recompute"): tuple(repeated),
+        (kind.key, "backward"): tuple(k for op in reversed(ops) for k in op.backward),
     }
-    return found
-
-
-@lru_cache(maxsize=256)
-def _one_layer(model: Model) -> Model:
-    return model.model_copy(update={"layers": 1})
-
-
-def checkpointed_layers(workload: Workload) -> tuple[bool, ...]:
-    """Which layers are checkpointed."""
-    n = workload.model.layers
-    return tuple(checkpointed(workload.activation_checkpointing, i, n) for i in range(n))
-
-
-def early_stop(workload: Workload) -> bool:
-    """Whether recompute ends with the last saved tensor (non-reentrant, PyTorch 2.1 and newer)."""
-    new = version(workload.stack.torch) >= (2, 1)
-    return new and not workload.activation_checkpointing.reentrant
-
-
-def _recompute(workload: Workload, forward: list[Kernel]) -> tuple[Kernel, ...]:
-    kind = workload.activation_checkpointing.kind
-    if kind == "none":
-        return ()
-    kernels = list(forward)
-    if kind == "selective-op":
-        kernels = _unsaved(kernels)
-    if early_stop(workload):
-        # the last linear saves its inputs before it runs, so recompute ends there
-        last = max((i for i, k in enumerate(kernels) if k.kind == "gemm"), default=len(kernels) - 1)
-        if kind == "full" or kernels[last].name == "w2":
-            kernels = kernels[:last]
-    return tuple(kernels)
-
-
-def _unsaved(forward: list[Kernel]) -> list[Kernel]:
-    """Drop what TorchTitan's selective policy saves: attention, and every other product."""
-    kept, products = [], 0
-    for kernel in forward:
-        if kernel.kind == "attention":
-            continue
-        if kernel.kind == "gemm":
-            products += 1
-            if products % 2:
-                continue
-        kept.append(kernel)
-    return kept

@@ -319,10 +319,7 @@ def plan_job(
     pipeline = pipeline_of(topology, workload)
     stall = simulate_stall(pipeline, step.time_s)
     save = save_of(topology, workload, links or links_of(topology))
-    flops = token_flops(
-        workload.model, workload.sequence_length, workload.method,
-        workload.activation_checkpointing,
-    )  # fmt: skip
+    flops = token_flops(workload)
     forward_s = step.time_s * flops.forward / flops.hardware  # evaluation is forward alone
     evaluation_s = forward_s * workload.evaluation.tokens / (tokens / steps)
     spec = job_spec(topology, workload, steps, stall, save, evaluation_s)

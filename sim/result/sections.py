@@ -98,10 +98,7 @@ def memory_section(report: MemoryReport) -> Memory:
 def throughput_section(topology: Topology, workload: Workload, step_s: float) -> Throughput:
     """Rates of the job on all its GPUs."""
     tokens = batch_of(topology, workload).tokens
-    flops = token_flops(
-        workload.model, workload.sequence_length, workload.method,
-        workload.activation_checkpointing,
-    )  # fmt: skip
+    flops = token_flops(workload)
     peak = peak_of(topology, workload)
     per_gpu = tokens / step_s / topology.world_size
     return Throughput(

@@ -10,7 +10,7 @@ from functools import lru_cache
 from math import ceil
 from typing import NamedTuple
 
-from sim.blocks import flops
+from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree, Module, Parameter
 from sim.blocks.tree import build_tree
 from sim.inputs.model import Model
@@ -145,10 +145,9 @@ def trainable(block: Block) -> bool:
     return any(p.trainable for m in block.modules for p in m.parameters)
 
 
-@lru_cache(maxsize=64)
 def checkpointed(policy: Checkpointing, layers: int) -> tuple[bool, ...]:
     """Which layers recompute their forward in backward."""
-    return tuple(flops.checkpointed(policy, i, layers) for i in range(layers))
+    return checkpointed_layers(policy, layers)
 
 
 def equal_layers(workload: Workload, tree: ModelTree) -> bool:

@@ -135,10 +135,7 @@ def _evaluate(
     weights = _WEIGHT_BYTES * count_parameters(workload.model, workload.method).total
     if workload.method.kind == "qlora":
         weights /= 4.0
-    flops = token_flops(
-        workload.model, workload.sequence_length, workload.method,
-        workload.activation_checkpointing,
-    )  # fmt: skip
+    flops = token_flops(workload)
     options: list[PhasePlan] = []
     speeds: dict[object, float] = {}
     for i, machine in enumerate(machines):

@@ -224,7 +224,7 @@ class Searcher:
         if job is None:
             message = "the workload states no length (tokens, steps or samples)"
             raise ScalingSimError(message)
-        flops = token_flops(workload.model, workload.sequence_length, workload.method)
+        flops = token_flops(workload)
         rate = _tokens(candidate) / step_s / candidate.gpus
         return Plan(
             candidate, _figures(candidate, job, step_s), step_s,
@@ -241,7 +241,7 @@ class Searcher:
         key = (candidate.topology.first_gpu.name, candidate.extra, policy)
         if key not in self._peaks:
             # of one token alone: attention's share depends on what a kernel skips under the mask
-            flops = token_flops(workload.model, 1, workload.method, policy)
+            flops = token_flops(workload.model_copy(update={"sequence_length": 1}))
             single = candidate.topology.model_copy(update={"nodes": 1})
             self._peaks[key] = _SAFETY * flops.hardware / peak_of(single, workload).flops_per_s
         return self._peaks[key] * _tokens(candidate) / candidate.gpus

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from sim.blocks.activations import head_footprint, layer_footprint
-from sim.blocks.autograd import Tape
+from sim.blocks.autograd import footprint
+from sim.blocks.setting import Setting
+from sim.blocks.tape import Tape
 from sim.inputs.models import resolve_model
 from sim.inputs.workload import Method, Stack, Workload
 
@@ -121,11 +123,11 @@ def test_gpt_block_by_hand():
 
 def test_residual_gradient_is_shared_not_copied():
     """y = x + f(x): one gradient buffer until f's own arrives."""
-    tape = Tape()
-    x = tape.tensor(100.0, "x")
+    tape = Tape(Setting(resolve_model("llama-2-7b")), fused=False)
+    x = tape.tensor(100.0)
     f = tape.op("f", (x,), 100.0, (x,))
     tape.op("sum", (x, f), 100.0, passes=True)
-    p = tape.footprint()
+    p = footprint(tape.described())
     assert p.saved == 100
     assert p.backward_working == 100  # f's input gradient, added to the shared one afterwards
 

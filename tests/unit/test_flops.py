@@ -2,38 +2,43 @@
 
 import pytest
 
-from sim.blocks.flops import checkpointed, token_flops
+from sim.blocks.flops import checkpointed_layers, token_flops
 from sim.blocks.tree import count_parameters
 from sim.inputs.models import resolve_model
-from sim.inputs.workload import Checkpointing, Method
+from sim.inputs.workload import Checkpointing, Method, Workload
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+def flops(model, length, attention="full", **keys):
+    workload = Workload(name="w", model=model, sequence_length=length, **keys)
+    return token_flops(workload, attention)
 
 
 def test_torchtitan_formula():
     """6 (N - embedding) + 12 L h hd T; norms multiply nothing, so 6 x 65 x 4096 less."""
     model = resolve_model("llama-3.1-8b")
     n = 8_030_261_248 - 128256 * 4096 - 65 * 4096
-    assert token_flops(model, 8192).model == 6 * n + 12 * 32 * 4096 * 8192
+    assert flops(model, 8192).model == 6 * n + 12 * 32 * 4096 * 8192
 
 
 def test_tied_head_multiplies():
     model = resolve_model("llama-3.2-1b")
     n = count_parameters(model).total - 33 * 2048
-    assert token_flops(model, 1).model == 6 * n + 12 * 16 * 2048
+    assert flops(model, 1).model == 6 * n + 12 * 16 * 2048
 
 
 def test_causal_halves_attention():
     model = resolve_model("llama-2-7b")
-    full = token_flops(model, 4096)
-    causal = token_flops(model, 4096, attention="causal")
+    full = flops(model, 4096)
+    causal = flops(model, 4096, attention="causal")
     assert full.model - causal.model == full.attention / 2
 
 
 def test_lora_has_no_weight_gradient_of_the_base():
     """Base: 2 forward + 2 backward; adapters 6."""
     model = resolve_model("llama-3.1-8b")
-    lora = token_flops(model, 1, Method(kind="lora", rank=16, targets=LINEARS))
+    lora = flops(model, 1, method=Method(kind="lora", rank=16, targets=LINEARS))
     n = 8_030_261_248 - 128256 * 4096 - 65 * 4096
     assert lora.model == 4 * n + 6 * 41_943_040 + 12 * 32 * 4096
 
@@ -42,9 +47,9 @@ def test_recompute():
     """A reentrant checkpoint repeats the layers' forward; the other stops before w2."""
     model = resolve_model("llama-3.1-8b")
     layer = 2 * (218_112_000 - 2 * 4096) + 4 * 4096 * 100
-    full = token_flops(model, 100, checkpointing=Checkpointing(kind="full", reentrant=True))
+    full = flops(model, 100, activation_checkpointing=Checkpointing(kind="full", reentrant=True))
     assert full.recompute == 32 * layer
-    early = token_flops(model, 100, checkpointing=Checkpointing(kind="full"))
+    early = flops(model, 100, activation_checkpointing=Checkpointing(kind="full"))
     assert early.recompute == 32 * (layer - 2 * 4096 * 14336)
     assert full.hardware - full.model == full.recompute
 
@@ -52,20 +57,20 @@ def test_recompute():
 def test_mixture_counts_active_experts():
     model = resolve_model("mixtral-8x7b")
     n = count_parameters(model).active_non_embedding - 65 * 4096
-    assert token_flops(model, 1).model == pytest.approx(6 * n + 12 * 32 * 4096, rel=1e-12)
+    assert flops(model, 1).model == pytest.approx(6 * n + 12 * 32 * 4096, rel=1e-12)
 
 
 def test_sliding_window_bounds_attention():
     model = resolve_model("mistral-7b")
-    assert token_flops(model, 32768).attention == 32 * 12 * 4096 * 4096
+    assert flops(model, 32768).attention == 32 * 12 * 4096 * 4096
 
 
 @pytest.mark.parametrize(("fraction", "count"), [(0.5, 16), (0.25, 8), (1.0, 32), (1 / 3, 11)])
 def test_fraction_of_blocks(fraction, count):
     c = Checkpointing(kind="selective-blocks", fraction=fraction)
-    assert sum(checkpointed(c, i, 32) for i in range(32)) == count
+    assert sum(checkpointed_layers(c, 32)) == count
 
 
 def test_every_other_block():
     c = Checkpointing(kind="selective-blocks", every=2)
-    assert [checkpointed(c, i, 4) for i in range(4)] == [False, True, False, True]
+    assert checkpointed_layers(c, 4) == (False, True, False, True)

@@ -73,13 +73,12 @@ def test_zero1_in_groups():
     assert sizes[0] == pytest.approx(sizes[1], rel=1e-3)
 
 
-def test_metrics_take_the_loss_again_and_keep_nothing():
+def test_metrics_take_the_loss_again():
     plain, twice = (
         unroll(loaded("ddp", loss="compiled", train_metrics=n).workload) for n in (0, 2)
     )
     more = twice.of("head", "forward")[len(plain.of("head", "forward")) :]
     assert {k.kind for k in more} == {"loss"}
-    assert sum(k.saved_bytes for k in more) == 0
     assert len({k.name for k in more}) * 2 == len(more)
     assert twice.of("head", "backward") == plain.of("head", "backward")
 

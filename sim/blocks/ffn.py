@@ -1,0 +1,72 @@
+"""Feed-forward networks: gate and up, activation, down; dense here, of experts in `moe`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sim.blocks.linear import linear
+from sim.blocks.modules import Place
+from sim.blocks.tape import Map, Tape
+
+GATED = ("swiglu", "geglu")
+#: modules as the reference model registers them
+REGISTERED = ("w13", "w1", "w2", "w3")
+
+#: plays the matrix "w1", "w2" or "w3" on a tensor; its output's
+Matrix = Callable[[str, int], int]
+
+
+def feed_forward(t: Tape, x: int) -> int:
+    """The dense FFN: ``w1`` gate, ``w3`` up, ``w2`` down; a plain one has ``w1`` up."""
+    s, model = t.setting, t.setting.model
+    d, f, bias = model.hidden_size, model.ffn_size, model.bias or model.mlp_bias
+    gated = model.ffn in GATED
+    shapes = {"w1": (d, f), "w3": (d, f), "w13": (d, 2 * f), "w2": (f, d)}
+    targets = {"w1": ("gate",) if gated else ("gate", "up"), "w3": ("up",), "w13": ("gate", "up")}
+
+    def play(name: str, read: int) -> int:
+        place = Place.OUTPUT if name == "w2" else Place.BRANCH
+        return linear(
+            t, name, read, *shapes[name], place, targets=targets.get(name, ("down",)), bias=bias
+        )
+
+    if gated and model.fused_gate_up:
+        both = play("w13", x)
+        return play("w2", gate(t, both, both, t.size(f)))
+    if gated:
+        # two linears read one input, so autograd adds two gradients
+        total = [Map("ffn.sum", 3 * s.element * float(s.tokens * d))]
+        return mlp(t, x, play, float(f), lambda: t.unseen("ffn.sum", (), total, module="w1"))
+    return mlp(t, x, play, float(f))
+
+
+def mlp(
+    t: Tape, x: int, play: Matrix, width: float, joined: Callable[[], None] = lambda: None
+) -> int:
+    """Activation between matrices; `width` columns a token, `joined` once both have read `x`."""
+    size = t.size(width)
+    one = play("w1", x)
+    if t.setting.model.ffn not in GATED:
+        traffic = t.setting.element * (t.setting.tokens * width)
+        out = t.op(
+            "gelu", (one,), size, (one,), [Map("gelu", 2 * traffic)], [Map("gelu", 3 * traffic)]
+        )
+        return play("w2", out)
+    two = play("w3", x)
+    joined()
+    return play("w2", gate(t, one, two, size))
+
+
+def gate(t: Tape, one: int, two: int, size: float) -> int:
+    """silu(one) x two. In one kernel, silu is computed again in backward instead of kept."""
+    reads = tuple(dict.fromkeys((one, two)))
+    if t.setting.one_kernel:
+        forward = [Map("gate", 3 * size, 1, "fused")]
+        return t.op("gate", reads, size, reads, forward, [Map("gate", 5 * size, 1, "fused")])
+    silu = t.op(
+        "silu", (one,), size, (one,), [Map("gate.silu", 2 * size)], [Map("gate.silu", 3 * size)]
+    )
+    return t.op(
+        "gate", (silu, two), size, (silu, two),
+        [Map("gate.mul", 3 * size)], [Map("gate.mul", 6 * size, 2)],
+    )  # fmt: skip

@@ -1,0 +1,152 @@
+"""Operations of a block as its description plays them, and what a checkpoint repeats of them.
+
+A layer type is one file with one description: a function that registers its modules and puts its
+operations on a `sim.blocks.tape.Tape` in forward order. An operation says at once which kernels it
+runs, what autograd keeps, what it counts in FLOPs and what other ranks exchange for it. Parameters
+(`tree`), kernels (`unroll`), memory (`activations`) and FLOPs (`flops`) are readings of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from sim.blocks.kernels import Kernel
+from sim.blocks.modules import Module, Role
+
+
+class When(Enum):
+    """When an exchange runs: its module's kernels wait for it, run beside it, or precede it."""
+
+    BEFORE = "before"
+    BESIDE = "beside"
+    AFTER = "after"
+
+
+class Exchange(NamedTuple):
+    """Communication that an operation needs of the ranks along a mesh axis.
+
+    Attributes
+    ----------
+    collective : str
+        ``all_gather | reduce_scatter | all_reduce | all_to_all | send_recv``
+    over : str
+        Mesh axis.
+    sent, received : float
+        Per rank. [B]
+    when : When
+        Against the kernels of the operation's module.
+    backward : bool
+        Whether it belongs to backward.
+    """
+
+    collective: str
+    over: str
+    sent: float
+    received: float
+    when: When
+    backward: bool = False
+
+
+class Op(NamedTuple):
+    """One operation.
+
+    Attributes
+    ----------
+    name, module : str
+        What it computes, and the leaf module it belongs to.
+    role : Role
+        What it is.
+    reads : tuple of int
+        Tensors that receive a gradient, by number.
+    makes : int
+        The tensor it makes; -1 where autograd sees nothing (a sum of gradients, a metric).
+    saves : tuple of int
+        Tensors kept for its backward.
+    forward, backward : tuple of Kernel
+        In the order they run.
+    flops : float
+        Forward, by the convention of `sim.blocks.flops`. [1]
+    gradients : int
+        Products of that size in backward: 1 for the input, 1 for the weight or second input.
+    weight_gradient : float
+        Weight gradients it leaves. [B]
+    product : bool
+        A matrix product: it saves before it runs, and per-op checkpointing keeps every second one.
+    kept_by_policy : bool
+        Per-op checkpointing keeps its output (attention).
+    passes : bool
+        A sum: its gradient goes on to all inputs as it is.
+    scratch : float
+        Alive only while it runs, forward or backward. [B]
+    extra : float
+        Saved beside its tensors: statistics, masks, log-sum-exp. [B]
+    exchanges : tuple of Exchange
+        Communication with the ranks that hold the rest.
+    """
+
+    name: str
+    module: str
+    role: Role
+    reads: tuple[int, ...]
+    makes: int
+    saves: tuple[int, ...] = ()
+    forward: tuple[Kernel, ...] = ()
+    backward: tuple[Kernel, ...] = ()
+    flops: float = 0.0
+    gradients: int = 0
+    weight_gradient: float = 0.0
+    product: bool = False
+    kept_by_policy: bool = False
+    passes: bool = False
+    scratch: float = 0.0
+    extra: float = 0.0
+    exchanges: tuple[Exchange, ...] = ()
+
+
+class Description(NamedTuple):
+    """A block as played: modules as forward runs them, operations, sizes of tensors (0: input)."""
+
+    modules: tuple[Module, ...]
+    ops: tuple[Op, ...]
+    sizes: tuple[float, ...]
+
+    @property
+    def saved_bytes(self) -> float:
+        """What autograd keeps without checkpointing. [B]"""
+        kept = {t for op in self.ops for t in op.saves}
+        return sum(self.sizes[t] for t in kept) + sum(op.extra for op in self.ops)
+
+
+def kept_outputs(ops: Sequence[Op]) -> set[int]:
+    """Outputs that per-op checkpointing keeps: attention, and every matmul but each second one.
+
+    Source: torchtitan, ``_apply_op_sac``.
+    """
+    kept, count = set(), 0
+    for op in ops:
+        if op.product:
+            count += 1
+            if count % 2:
+                kept.add(op.makes)
+        elif op.kept_by_policy:
+            kept.add(op.makes)
+    return kept
+
+
+def recomputed(ops: Sequence[Op], per_op: bool, early_stop: bool) -> Iterator[tuple[Op, bool]]:
+    """Operations that a checkpoint repeats in backward, and whether their result was kept.
+
+    With `early_stop` it ends once the last saved tensor is there: a product saves its inputs before
+    it runs, others that save their output or statistics must have run.
+    """
+    kept = kept_outputs(ops) if per_op else set()
+    last = len(ops) - 1
+    if early_stop:
+        last = max((i for i, op in enumerate(ops) if op.saves or op.extra), default=-1)
+        op = ops[last]
+        if op.product or not (op.extra or op.makes in op.saves):
+            last -= 1
+    for op in ops[: last + 1]:
+        yield op, op.makes in kept

@@ -1,0 +1,135 @@
+"""What a workload tells its blocks: nothing else of it can change their kernels or their memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from sim.inputs.model import Model
+from sim.inputs.shares import batch_on
+from sim.inputs.versions import older
+from sim.inputs.workload import Method, Workload
+from sim.units import DTYPE_BYTES
+
+FULL = Method.model_construct()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Sizes of one rank's micro-batch, method and stack; equal settings have equal blocks.
+
+    Attributes
+    ----------
+    model : Model
+        Its shape, of one layer.
+    method : Method
+        Full, LoRA or QLoRA.
+    tokens, sequences : int
+        Tokens on this rank, of so many sequences.
+    length, keys : int
+        Of this rank's share of a sequence, and of the whole that its queries attend to.
+    dtype : str
+        Of activations, which FP8 linears keep in bf16, and of the arithmetic outside them.
+    recipe : str
+        Of FP8 linears, "" without.
+    fp8_gather : bool
+        Weights arrive in FP8.
+    compiled : bool
+        A compiler merges neighbouring element-wise kernels of the layers.
+    by_hand : bool
+        RoPE and the gate have kernels of their own (Liger, flash-attn).
+    fused_norms : bool
+        RMSNorm is one CUDA kernel: by hand, compiled, or PyTorch 2.9 and newer.
+    attention, loss : str
+        Implementations.
+    metrics : int
+        Times a trainer takes the loss once more, without gradient.
+    keeps_inputs : bool
+        4-bit linears keep their inputs, though only weights of theirs could need them.
+    context : int
+        Ranks that share a sequence.
+    context_kind : str
+        How they exchange keys and values.
+    """
+
+    model: Model
+    method: Method = FULL
+    tokens: int = 1
+    sequences: int = 1
+    length: int = 1
+    keys: int = 1
+    dtype: str = "bf16"
+    recipe: str = ""
+    fp8_gather: bool = False
+    compiled: bool = False
+    by_hand: bool = False
+    fused_norms: bool = False
+    attention: str = "flash2"
+    loss: str = "eager"
+    metrics: int = 0
+    keeps_inputs: bool = False
+    context: int = 1
+    context_kind: str = ""
+
+    @property
+    def element(self) -> float:
+        """Size of an activation element. [B]"""
+        return DTYPE_BYTES[self.dtype]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the base is frozen."""
+        return self.method.kind != "full"
+
+    @property
+    def one_kernel(self) -> bool:
+        """Whether RoPE or a gate is a single kernel."""
+        return self.compiled or self.by_hand
+
+    @classmethod
+    def of(cls, workload: Workload) -> Setting:
+        """The setting of a workload; context parallelism splits each sequence."""
+        return _setting(workload)
+
+
+@lru_cache(maxsize=64)
+def one_layer(model: Model) -> Model:
+    """The model with one layer: depth changes no block."""
+    return model.model_copy(update={"layers": 1})
+
+
+def early_stop(workload: Workload) -> bool:
+    """Whether recompute ends with the last saved tensor (non-reentrant, PyTorch 2.1 and newer)."""
+    reentrant = workload.activation_checkpointing.reentrant
+    return not reentrant and not older(workload.stack.torch, "2.1")
+
+
+@lru_cache(maxsize=512)
+def _setting(workload: Workload) -> Setting:
+    p, precision, stack = workload.parallelism, workload.precision, workload.stack
+    fp8 = precision.kind == "fp8"
+    batch = batch_on(workload)
+    return Setting(
+        model=one_layer(workload.model),
+        method=workload.method,
+        tokens=batch.local_tokens,
+        sequences=workload.micro_batch,
+        length=batch.local_length,
+        keys=workload.sequence_length,
+        dtype="bf16" if fp8 else precision.kind,
+        recipe=precision.recipe if fp8 else "",
+        fp8_gather=precision.all_gather == "fp8",
+        compiled=workload.compile,
+        by_hand=workload.fused_kernels == "all",
+        fused_norms=workload.compile
+        or workload.fused_kernels != "none"
+        or not older(stack.torch, "2.9"),
+        attention=workload.attention,
+        loss=workload.loss,
+        metrics=workload.train_metrics,
+        # bitsandbytes/autograd/_functions.py, MatMul4Bit: ``ctx.tensors = (A, B)`` up to 0.43.1,
+        # ``(None, B)`` in 0.44.1
+        keeps_inputs=workload.method.quantization == "nf4" and older(stack.bitsandbytes, "0.44"),
+        context=p.context_parallel,
+        context_kind=p.context_parallel_kind,
+    )

@@ -1,0 +1,182 @@
+"""The readings of a block's description against each other and against what is known without them.
+
+Every catalogue model, by shape, x method x checkpointing x compiler x loss x attention: parameters,
+kernels, bytes saved and FLOPs are four readings of one description and may not disagree.
+"""
+
+import json
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from sim.blocks.activations import checkpoint_policy, head_footprint, layer_footprint
+from sim.blocks.flops import token_flops
+from sim.blocks.layer import HEAD, block_kinds, describe, layer_kinds
+from sim.blocks.modules import Role
+from sim.blocks.setting import Setting
+from sim.blocks.tree import build_tree, count_parameters, numel
+from sim.blocks.unroll import unroll
+from sim.inputs.models import model_names, resolve_model
+from sim.inputs.workload import Checkpointing, Method, Workload
+
+LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
+METHODS = {
+    "full": Method(),
+    "lora": Method(kind="lora", rank=16, targets=LINEARS, dropout=0.1),
+    "lora-qv": Method(kind="lora", rank=8, targets=("q", "v")),
+    "qlora": Method(kind="qlora", rank=16, targets=LINEARS, quantization="nf4"),
+    "gptq": Method(kind="qlora", rank=16, targets=LINEARS, quantization="gptq-int4"),
+}
+POLICIES = {
+    "none": Checkpointing(),
+    "full": Checkpointing(kind="full"),
+    "reentrant": Checkpointing(kind="full", reentrant=True),
+    "per-op": Checkpointing(kind="selective-op"),
+    "every-2nd": Checkpointing(kind="selective-blocks", every=2),
+}
+STYLES = (
+    {"compile": False, "loss": "eager", "attention": "flash2"},
+    {"compile": False, "loss": "huggingface", "attention": "eager"},
+    {"compile": True, "loss": "eager", "attention": "sdpa"},
+    {"compile": True, "loss": "compiled", "attention": "cudnn"},
+    {"compile": False, "loss": "fused-linear", "attention": "flash3"},
+    {"compile": False, "loss": "chunked", "attention": "triton"},
+)
+#: routed rows fill the experts evenly: 1024 x 2 tokens
+LENGTH = 1024
+KNOWN = json.loads((Path(__file__).parents[1] / "data" / "model_params.json").read_text())
+
+
+@cache
+def shapes():
+    """One model of each shape of layer."""
+    found = {}
+    for name in model_names():
+        model = resolve_model(name)
+        same = ("name", "layers", "source", "notes", "hidden_size", "ffn_size", "vocab_size",
+                "heads", "kv_heads", "head_dim", "max_positions", "expert_ffn_size")  # fmt: skip
+        shape = tuple(v for k, v in model if k not in same)
+        groups = model.kv_heads < model.heads
+        found.setdefault((*shape, groups), name)
+    return tuple(found.values())
+
+
+@cache
+def shallow(name):
+    """Four layers: dense ones of a mixture, sliding and global ones are among them."""
+    return resolve_model(name).model_copy(update={"layers": 4})
+
+
+def job(name, **keys):
+    return Workload(name="w", model=shallow(name), sequence_length=LENGTH, micro_batch=2, **keys)
+
+
+def products(kernels):
+    """FLOPs of matrix products, attention's own left out."""
+    return sum(k.flops for k in kernels if k.kind == "gemm" and k.role is not Role.ATTENTION)
+
+
+def scores(workload, kinds, kept):
+    """Attention's two products by the convention, of layers whose attention is not kept."""
+    model = workload.model
+    width = 4.0 * model.heads * model.head_dim
+    return sum(width * min(LENGTH, kind.window or LENGTH) for kind in kinds if not kept)
+
+
+@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("method", METHODS)
+def test_parameters_are_the_weights_that_kernels_read(name, method):
+    """Rows of a product with one weight each: its n k is a parameter's, experts by the batch."""
+    model, method = resolve_model(name), METHODS[method]
+    tree = build_tree(model, method)
+    setting = Setting(model.model_copy(update={"layers": 1}), method, tokens=model.experts or 1)
+    for block in (*{b.kind: b for b in tree.layers}.values(), tree.head):
+        read = trained = 0
+        for op in describe(setting, block_kinds(model)[block.kind]).ops:
+            if op.role is Role.ATTENTION:
+                continue
+            read += sum(k.shape[1] * k.shape[2] * k.shape[3] for k in op.forward if k.shape)
+            trained += op.weight_gradient
+        matrices = sum(
+            p.numel for m in block.modules for p in m.parameters
+            if m.role is not Role.NORM and len(p.shape) == 2
+        )  # fmt: skip
+        table = model.vocab_size * model.hidden_size if block is tree.head and tree.tied else 0
+        assert read == matrices + table
+        assert trained / setting.element == numel(block.modules, trainable=True) + table * (
+            method.kind == "full"
+        )
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_parameters_are_known(name):
+    if name in KNOWN:
+        assert count_parameters(resolve_model(name)).total == KNOWN[name]
+
+
+@pytest.mark.parametrize("name", shapes())
+@pytest.mark.parametrize("method", METHODS)
+def test_kernels_and_counting_agree(name, method):
+    """FLOPs of products, forward, backward and repeated: by kernels and by counting, to the digit.
+
+    Attention is counted in full by the convention, and its kernels skip what a mask hides.
+    """
+    for policy, style in product(POLICIES.values(), STYLES):
+        workload = job(
+            name, method=METHODS[method], activation_checkpointing=policy,
+            **{**style, "loss": "eager" if style["loss"] == "fused-linear" else style["loss"]},
+        )  # fmt: skip
+        t, counted = unroll(workload), token_flops(workload)
+        kinds = layer_kinds(workload.model)
+        again = [k for k, repeats in zip(kinds, t.checkpointed, strict=True) if repeats]
+        per_op = policy.kind == "selective-op"
+        expected = {
+            "forward": counted.forward - scores(workload, kinds, False),
+            "backward": counted.backward - 2 * scores(workload, kinds, False),
+        }
+        if not (per_op and style["attention"] == "eager"):  # every second of its products is kept
+            expected["recompute"] = counted.recompute - scores(workload, again, per_op)
+        for phase, flops in expected.items():
+            blocks = t.layer_kinds
+            if phase == "recompute":
+                blocks = [k.key for k in again]
+            total = sum(products(t.of(kind, phase)) for kind in blocks)
+            total += products(t.of("head", phase))
+            assert total / t.tokens == pytest.approx(flops, rel=1e-12), (policy, style, phase)
+
+
+@pytest.mark.parametrize("name", shapes())
+@pytest.mark.parametrize("method", METHODS)
+def test_memory_is_what_operations_save(name, method):
+    """Without checkpointing all they save; with it no more; what a repeat runs is what it lost."""
+    for policy, style in product(POLICIES.values(), STYLES):
+        workload = job(name, method=METHODS[method], activation_checkpointing=policy, **style)
+        setting, kinds = Setting.of(workload), block_kinds(workload.model)
+        positions = 2.0 * LENGTH * workload.model.head_dim * (workload.model.positions == "rope")
+        for kind in dict.fromkeys(layer_kinds(workload.model)):
+            described = describe(setting, kinds[kind.key])
+            whole = layer_footprint(workload, kind.key)
+            assert whole.saved == described.saved_bytes + positions
+            if policy.kind != "none":
+                less = layer_footprint(workload, kind.key, checkpoint_policy(workload))
+                kept = described.sizes[0] + positions
+                assert kept <= less.saved <= whole.saved + described.sizes[0]
+        head = head_footprint(workload)
+        assert head.norm == describe(setting, HEAD).saved_bytes
+        assert head.norm < head.saved <= head.backward_peak
+
+
+def test_recompute_of_mixtures_and_windows():
+    """A checkpointed mixture repeats its down projection, whose output the weighted sum saved."""
+
+    def recompute(name, kind):
+        return token_flops(job(name, activation_checkpointing=Checkpointing(kind=kind))).recompute
+
+    d, kv, f, layers = 4096, 1024, 14336, 4
+    # wq kept, wk not, wv kept, wo not, router kept, then w1 not, w3 kept, w2 not: 2 m n k each
+    per_op = 2 * layers * (d * kv + d * d + 2 * 2 * d * f)
+    assert recompute("mixtral-8x7b", "selective-op") == per_op
+    full = 2 * layers * (2 * d * d + 2 * d * kv + 8 * d + 2 * 3 * d * f) + 4 * layers * d * LENGTH
+    assert recompute("mixtral-8x7b", "full") == full
