@@ -118,6 +118,11 @@ def test_every_verb_is_a_public_function():
         assert annotation not in ("None", inspect.Signature.empty)
 
 
+def test_the_page_has_an_example_of_each():
+    page = (DATA.parents[1] / "docs" / "python.md").read_text()
+    assert [verb for verb in commands() if f"sim.{function_of(verb).__name__}(" not in page] == []
+
+
 @pytest.mark.parametrize("verb", CASES)
 def test_the_command_prints_the_document(verb, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from sim.documents import SCHEMAS, Document, Listing, plain
@@ -54,3 +56,13 @@ def test_listing_is_the_list_of_its_rows():
 
 def test_plain_leaves_counts_and_truth_alone():
     assert plain({1: True, "n": 10**20, "x": None}) == {"1": True, "n": 10**20, "x": None}
+
+
+def test_schemas_rounding_and_json_of_documents_have_one_home():
+    """Elsewhere `json` quotes a text or writes another tool's file, and a report writes no JSON."""
+    sim = Path(__file__).parents[2] / "sim"
+    found = {path.relative_to(sim).as_posix(): path.read_text() for path in sim.rglob("*.py")}
+    ids = re.compile(r"['\"]scaling-sim/|isfinite\(value\) else None")
+    assert [name for name, text in found.items() if ids.search(text)] == ["documents.py"]
+    writes = {name.split("/")[0] for name, text in found.items() if "json.dumps" in text}
+    assert writes.isdisjoint({"report", "commands", "api", "job", "memory", "calibration"})
