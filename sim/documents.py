@@ -87,13 +87,17 @@ class Listing(Document):
         """Its rows."""
         raise NotImplementedError
 
+    def items(self) -> Sequence[Any]:
+        """What the JSON lists: its rows, but where these are flatter."""
+        return self.records()
+
     def content(self) -> Any:
-        """The rows, under a name."""
-        return {"rows": list(self.records())}
+        """The items, under a name."""
+        return {"rows": list(self.items())}
 
     def to_json(self, indent: int | None = 2) -> str:
-        """The rows as a JSON list."""
-        return dumps([plain(row) for row in self.records()], indent)
+        """The items as a JSON list."""
+        return dumps(plain(list(self.items())), indent)
 
 
 def dumps(value: Any, indent: int | None = 2, *, compact: bool = False) -> str:

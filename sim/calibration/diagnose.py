@@ -163,8 +163,12 @@ class Diagnosis(Document):
         }
 
     def records(self) -> Sequence[Mapping[str, Any]]:
-        """A row a cause."""
-        return [e.content() for e in self.explanations]
+        """A row a cause, beside what was measured and predicted."""
+        first = {
+            "measured_step_s": self.figures[0].step_time_s,
+            "predicted_step_s": self.predicted[0],
+        }
+        return [e.content() | first for e in self.explanations]
 
 
 def diagnose(figures: Sequence[Figure], baseline: Figure | None = None) -> Diagnosis:

@@ -188,27 +188,3 @@ def size_text(size: float) -> str:
         if size >= unit and size % unit == 0:
             return f"{int(size // unit)}{letter}"
     return f"{size / MIB:.4g}M" if size >= MIB else f"{int(size)}"
-
-
-def table(report: Report, misses: int = 30) -> str:
-    """Render the report as Markdown: by machine and operation, then misses, then anomalies."""
-    lines = [
-        "| machine | operation | sizes | points | bias % | median % | p90 % | worst % |",
-        "|---|---|---|---:|---:|---:|---:|---:|",
-    ]
-    for g in report.groups:
-        figures = " | ".join(f"{100 * x:.1f}" for x in (g.bias, g.median, g.p90, g.worst))
-        lines.append(f"| {g.system} | {g.op} | {g.band} | {g.points} | {figures} |")
-    lines += ["", f"Misses: {len(report.misses)} of {len(report.points)} points off by more than "
-              f"{MISS:.0%} from {size_text(SHOWN_FROM)} up; the worst {misses}:", ""]  # fmt: skip
-    lines += ["| machine | operation | GPUs | size | measured us | model us | error % | runs as |",
-              "|---|---|---:|---:|---:|---:|---:|---|"]  # fmt: skip
-    for p in report.misses[:misses]:
-        m, c = p.measured, p.predicted
-        lines.append(
-            f"| {m.system} | {m.op} | {m.ranks} | {size_text(m.size)} | {m.time_s * 1e6:.1f} "
-            f"| {c.time_s * 1e6:.1f} | {100 * p.error:+.0f} | {c.algorithm} {c.protocol} |"
-        )
-    lines += ["", "Left out:", ""]
-    lines += [f"- {name}, {rows} rows: {reason}" for name, rows, reason in report.anomalies]
-    return "\n".join(lines)

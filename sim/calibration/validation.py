@@ -44,7 +44,7 @@ class Validation(Document):
         return tuple(part for part in PARTS if getattr(self, part) is not None)
 
     def content(self) -> dict[str, Any]:
-        """Figures of training and memory; collectives are a table of their own."""
+        """Figures of every part that was asked for."""
         out: dict[str, Any] = {}
         if self.training is not None:
             out["training"] = _training(self.training)
@@ -60,13 +60,27 @@ class Validation(Document):
                 "refused": [{"id": r.row.id, "share": r.share} for r in self.memory.refused],
                 "rows": self.memory.rows,
             }
+        if self.collectives is not None:
+            out["collectives"] = {
+                "groups": self.collectives.groups,
+                "rows": _collectives(self.collectives),
+                "left_out": [
+                    {"system": system, "rows": rows, "reason": reason}
+                    for system, rows, reason in self.collectives.anomalies
+                ],
+            }
         return out
 
     def records(self) -> Sequence[Mapping[str, Any]]:
-        """A row a published run, or a peak of memory where runs were not asked for."""
+        """A row a published figure: tokens/s per GPU, peak bytes, or seconds of a collective."""
+        rows: list[tuple[str, list[dict[str, Any]]]] = []
         if self.training is not None:
-            return _points(self.training)
-        return _peaks(self.memory) if self.memory is not None else []
+            rows.append(("training", _points(self.training)))
+        if self.memory is not None:
+            rows.append(("memory", _peaks(self.memory)))
+        if self.collectives is not None:
+            rows.append(("collectives", _collectives(self.collectives)))
+        return [{"part": part, **row} for part, found in rows for row in found]
 
 
 def _training(report: training.Report) -> dict[str, Any]:
@@ -97,6 +111,21 @@ def _peaks(report: MemoryReport) -> list[dict[str, Any]]:
     return [
         {"id": p.row.id, "measured": p.row.memory_bytes, "predicted": p.predicted, "error": p.error}
         for p in report.peaks
+    ]
+
+
+def _collectives(report: collectives.Report) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"{p.measured.system} {p.measured.op}",
+            "gpus": p.measured.ranks,
+            "size_bytes": p.measured.size,
+            "measured": p.measured.time_s,
+            "predicted": p.predicted.time_s,
+            "error": p.error,
+            "runs_as": f"{p.predicted.algorithm} {p.predicted.protocol}",
+        }
+        for p in report.points
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import emit, sets
+from sim.commands.options import FORMS, emit, formed, sets, show
 
 
 @click.command("calibrate")
@@ -23,8 +23,7 @@ from sim.commands.options import emit, sets
               help="Runs as --measured, predicted before and after but not fitted.")  # fmt: skip
 @click.option("--fit", "names", metavar="A,B,...", help="Only these constants.")
 @sets
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table",
-              help="What to print.")  # fmt: skip
+@formed(*FORMS)
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
               help="Write the calibration here, for --calibration of any verb.")  # fmt: skip
 def command(
@@ -38,16 +37,14 @@ def command(
     """
     import sim
     from sim.inputs.calibration import written
-    from sim.report.calibration import formatted
+    from sim.report.calibration import view
 
     report = sim.calibrate(
         topology, workload, nccl_tests=logs, measured=runs, kineto=traces, nvbandwidth=copies,
         holdout=holdout, fit=[n.strip() for n in (names or "").split(",") if n.strip()],
         overrides=overrides,
     )  # fmt: skip
-    emit(formatted(report, form), None)
-    for note in report.notes:
-        click.echo(f"note: {note}", err=True)
+    show(view(report), form, None)
     if output is not None:
         emit(written(report.calibration, f"scaling-sim calibrate {topology}\n{report.verdict}"
                      ).rstrip("\n"), output)  # fmt: skip

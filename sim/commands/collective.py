@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, emit, printed, sets
+from sim.commands.options import FORMS, printed, sets, show
 
 _OPERATIONS = ["all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_to_all", "send_recv"]
 _ALGORITHMS = ["ring", "tree", "nvls", "nvls_tree", "collnet_direct", "collnet_chain", "pat"]
@@ -34,14 +34,10 @@ def command(
 ) -> None:  # fmt: skip
     """Print the table that nccl-tests would print on TOPOLOGY."""
     import sim
-    from sim.report import collectives, whatif
-    from sim.study.collectives import CollectiveVariants
+    from sim.report.collective import view
 
     found = sim.collective(
         topology, op=op, sizes=sizes, ranks=ranks, nccl=nccl, algorithm=algorithm,
         protocol=protocol, vary=varied, zipped=zipped, overrides=overrides,
     )  # fmt: skip
-    if isinstance(found, CollectiveVariants):
-        emit(whatif.rendered(found, form), output)
-    else:
-        emit(collectives.rendered(found, form), output)
+    show(view(found), form, output)

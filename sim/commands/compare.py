@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, emit, priced, printed, sets
+from sim.commands.options import FORMS, priced, printed, sets, show
 
 
 @click.command("compare")
@@ -28,7 +28,7 @@ def command(
     compare dgx-h100 llama3-8b-sft --vary precision=bf16,fp8 --vary nodes=1,2.
     """
     import sim
-    from sim.report.compare import formatted
+    from sim.report.compare import view
     from sim.study.compare import split_inputs
 
     machines, jobs = split_inputs(inputs)
@@ -36,4 +36,4 @@ def command(
         machines, [*jobs, *workloads], vary=vary, overrides=overrides, offer=offer or "",
         prices=prices,
     )  # fmt: skip
-    emit(formatted(found, form), output)
+    show(view(found), form, output)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import emit, printed, sets
+from sim.commands.options import FORMS, printed, sets, show
 
 
 @click.command("diagnose")
@@ -21,7 +21,7 @@ from sim.commands.options import emit, printed, sets
               help='A run taken as it is, e.g. "tokens_per_s_per_gpu=12000 nodes=1": only what '
               "--measured lacks beside it needs explaining.")  # fmt: skip
 @sets
-@printed("table", "json")
+@printed(*FORMS)
 def command(
     topology: str, workload: str, measured: str, also: tuple[str, ...], baseline: str | None,
     overrides: tuple[str, ...], form: str, output: Path | None,
@@ -31,9 +31,9 @@ def command(
     Example: diagnose dgx-h100 llama3-8b-sft --set nodes=8 --measured tokens_per_s_per_gpu=1000
     """
     import sim
-    from sim.report.diagnose import formatted
+    from sim.report.diagnose import view
 
     found = sim.diagnose(
         topology, workload, measured=measured, also=also, baseline=baseline, overrides=overrides
     )
-    emit(formatted(found, form), output)
+    show(view(found), form, output)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, emit, printed, sets
+from sim.commands.options import FORMS, printed, sets, show
 
 
 @click.command("explain")
@@ -22,7 +22,7 @@ def command(
     Example: explain dgx-h100 llama3-8b-lora
     """
     import sim
-    from sim.report.explain import formatted
+    from sim.report.explain import view
 
     found = sim.explain(topology, workload, overrides=overrides)
-    emit(formatted(found, form), output)
+    show(view(found), form, output)

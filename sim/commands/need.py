@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from sim.commands.options import sets
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+from sim.commands.options import FORMS, printed, sets, show
 
 
 @click.group("need")
@@ -20,16 +20,17 @@ def command() -> None:
 @sets
 @click.option("--efficiency", type=click.FloatRange(0.0, 1.5, min_open=True), default=0.9,
               show_default=True, help="Scaling efficiency wanted.")  # fmt: skip
-@_JSON
+@printed(*FORMS)
 def bandwidth(
-    topology: str, workload: str, overrides: tuple[str, ...], efficiency: float, as_json: bool
-) -> None:
+    topology: str, workload: str, overrides: tuple[str, ...], efficiency: float, form: str,
+    output: Path | None,
+) -> None:  # fmt: skip
     """Print the NIC rate at which WORKLOAD scales on TOPOLOGY with a given efficiency."""
     import sim
-    from sim.report.need import bandwidth_text
+    from sim.report.need import bandwidth_view
 
     found = sim.need_bandwidth(topology, workload, efficiency=efficiency, overrides=overrides)
-    click.echo(found.to_json() if as_json else bandwidth_text(found))
+    show(bandwidth_view(found), form, output)
 
 
 @command.command("gpus")
@@ -37,30 +38,33 @@ def bandwidth(
 @click.argument("workload")
 @sets
 @click.option("--deadline", required=True, metavar="48h", help="Wall-clock of the whole job.")
-@_JSON
+@printed(*FORMS)
 def gpus(
-    topology: str, workload: str, overrides: tuple[str, ...], deadline: str, as_json: bool
-) -> None:
+    topology: str, workload: str, overrides: tuple[str, ...], deadline: str, form: str,
+    output: Path | None,
+) -> None:  # fmt: skip
     """Print the fewest nodes of TOPOLOGY on which WORKLOAD ends in time."""
     import sim
-    from sim.report.need import gpus_text
+    from sim.report.need import gpus_view
 
     found = sim.need_gpus(topology, workload, deadline=deadline, overrides=overrides)
-    click.echo(found.to_json() if as_json else gpus_text(found))
+    show(gpus_view(found), form, output)
 
 
 @command.command("context")
 @click.argument("topology")
 @click.argument("workload")
 @sets
-@_JSON
-def context(topology: str, workload: str, overrides: tuple[str, ...], as_json: bool) -> None:
+@printed(*FORMS)
+def context(
+    topology: str, workload: str, overrides: tuple[str, ...], form: str, output: Path | None
+) -> None:
     """Print the longest sequence of WORKLOAD that fits on TOPOLOGY."""
     import sim
-    from sim.report.need import context_text
+    from sim.report.need import context_view
 
     found = sim.need_context(topology, workload, overrides=overrides)
-    click.echo(found.to_json() if as_json else context_text(found))
+    show(context_view(found), form, output)
 
 
 @command.command("price")
@@ -68,11 +72,14 @@ def context(topology: str, workload: str, overrides: tuple[str, ...], as_json: b
 @click.argument("other")
 @click.argument("workload")
 @sets
-@_JSON
-def price(first: str, other: str, workload: str, overrides: tuple[str, ...], as_json: bool) -> None:
+@printed(*FORMS)
+def price(
+    first: str, other: str, workload: str, overrides: tuple[str, ...], form: str,
+    output: Path | None,
+) -> None:  # fmt: skip
     """Print the price at which machine FIRST costs as much as OTHER for WORKLOAD."""
     import sim
-    from sim.report.need import price_text
+    from sim.report.need import price_view
 
     found = sim.need_price(first, other, workload, overrides=overrides)
-    click.echo(found.to_json() if as_json else price_text(found))
+    show(price_view(found), form, output)

@@ -63,25 +63,36 @@ def priced(function: F) -> F:
     )(with_prices)  # fmt: skip
 
 
-def printed(*forms: str) -> Callable[[F], F]:
-    """``--format`` with its choices, the first by default, ``--json`` and ``-o``."""
+FORMS = tuple(FORMATS)
+
+
+def formed(*forms: str) -> Callable[[F], F]:
+    """``--format`` and ``--json``; the suffix of ``-o`` where neither is given."""
 
     def add(function: F) -> F:
-        with_file = click.option(
-            "-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead."
-        )(function)
-        if "json" in forms:
-            with_file = click.option(
-                "--json", "form", flag_value="json", help="Same as --format json."
-            )(with_file)
+        @functools.wraps(function)
+        def chosen(*, form: str | None, output: Path | None, **rest: Any) -> Any:
+            suffix = output.suffix.lower().removeprefix(".") if output else ""
+            form = form or (suffix if suffix in forms else forms[0])
+            return function(form=form, output=output, **rest)
+
+        with_json = click.option(
+            "--json", "form", flag_value="json", help="Same as --format json."
+        )(cast(F, chosen))  # fmt: skip
         return click.option(
-            "--format", "form", type=click.Choice(forms), default=forms[0], help="What to print."
-        )(with_file)
+            "--format", "form", type=click.Choice(forms), help=f"What to print; {forms[0]} if open."
+        )(with_json)
 
     return add
 
 
-FORMS = tuple(FORMATS)
+def printed(*forms: str) -> Callable[[F], F]:
+    """`formed`, and ``-o`` for the file to write to."""
+    with_file = click.option(
+        "-o", "--output", type=click.Path(path_type=Path),
+        help="Write to a file instead; its suffix names the format.",
+    )  # fmt: skip
+    return lambda function: formed(*forms)(with_file(function))
 
 
 def show(view: View, form: str, output: Path | None) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from sim.commands.options import FORMS, emit, printed, sets
+from sim.commands.options import FORMS, printed, sets, show
 
 if TYPE_CHECKING:
     from sim.study.schedule import Policy
@@ -33,7 +33,7 @@ def command(
 ) -> None:  # fmt: skip
     """Serve JOBS.yaml on CLUSTER: queueing, utilisation, deadlines, cost."""
     import sim
-    from sim.report.plan import formatted
+    from sim.report.plan import view
 
     report = sim.plan(
         cluster, jobs, policy=cast("Policy", policy), smallest=smallest, on_time=on_time,
@@ -42,4 +42,4 @@ def command(
     heading = ""
     if smallest:
         heading = f"{report.nodes} nodes are the fewest on which {on_time:.0%} of deadlines are met"
-    emit(formatted(report, form, heading), output)
+    show(view(report, heading), form, output)

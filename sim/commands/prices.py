@@ -6,14 +6,12 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import emit, sets
+from sim.commands.options import FORMS, emit, printed, sets, show
 
-_FORMS = click.Choice(["table", "json", "csv", "md"])
 _own = click.option(
     "--prices", "own", type=click.Path(path_type=Path),
     help="A price file of your own; its rows replace the shipped ones.",
 )  # fmt: skip
-_form = click.option("--format", "form", type=_FORMS, default="table", help="What to print.")
 _output = click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead."
 )
@@ -29,31 +27,29 @@ def command() -> None:
 @click.option("--provider", help="Only this provider.")
 @click.option("--all-dates", is_flag=True, help="Older prices of the same offer too.")
 @_own
-@_form
-@_output
+@printed(*FORMS)
 def list_(
     gpu: str | None, provider: str | None, all_dates: bool, own: Path | None, form: str,
     output: Path | None,
 ) -> None:  # fmt: skip
     """List offers with price, region, age and source."""
     import sim
-    from sim.report.prices import offers_text, stale
+    from sim.report.prices import offers_view
 
     found = sim.prices_list(gpu=gpu or "", provider=provider or "", all_dates=all_dates, prices=own)
-    emit(offers_text(found, form), output)
-    if warning := stale(found.rows, found.today):
-        click.echo(warning, err=True)
+    show(offers_view(found), form, output)
 
 
 @command.command("show")
 @click.argument("instance")
 @_own
-def show(instance: str, own: Path | None) -> None:
+@printed("json", *(form for form in FORMS if form != "json"))
+def show_(instance: str, own: Path | None, form: str, output: Path | None) -> None:
     """Show everything known about an INSTANCE, at every date."""
     import sim
-    from sim.report.prices import offers_text
+    from sim.report.prices import offers_view
 
-    emit(offers_text(sim.prices_show(instance, prices=own), "json"), None)
+    show(offers_view(sim.prices_show(instance, prices=own)), form, output)
 
 
 @command.command("import")
@@ -79,8 +75,7 @@ def import_(file: Path, provider: str, as_of: str | None, output: Path | None) -
 @click.option("--setup-hours", type=click.FloatRange(min=0), help="Paid before the first step.")
 @sets
 @_own
-@_form
-@_output
+@printed(*FORMS)
 def job(
     inputs: tuple[str, ...], jobs: tuple[str, ...], spot: bool, setup_hours: float | None,
     overrides: tuple[str, ...], own: Path | None, form: str, output: Path | None,
@@ -90,7 +85,7 @@ def job(
 
     import sim
     from sim.errors import InputError
-    from sim.report.prices import priced_text, stale
+    from sim.report.prices import priced_view
     from sim.study.compare import split_inputs
 
     machines, found = split_inputs(inputs)
@@ -101,7 +96,4 @@ def job(
     priced = sim.prices_job(
         machines, wanted[0], spot=spot, setup_hours=setup_hours, overrides=overrides, prices=own
     )
-    today = datetime.date.today()
-    emit(priced_text(priced, form, today), output)
-    if warning := stale([p.row for p in priced.jobs], today):
-        click.echo(warning, err=True)
+    show(priced_view(priced, datetime.date.today()), form, output)

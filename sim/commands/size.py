@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from sim.commands.options import emit, sets
+from sim.commands.options import FORMS, formed, sets, show
 
 if TYPE_CHECKING:
     from sim.study.size import Objective
@@ -40,11 +40,7 @@ if TYPE_CHECKING:
 @click.option("--emit", "emitted", multiple=True,
               type=click.Choice(["accelerate", "deepspeed", "torchtitan", "axolotl", "yaml"]),
               help="Write the plan as a configuration of this tool. Repeatable.")  # fmt: skip
-@click.option(
-    "--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table",
-    help="What to print.",
-)  # fmt: skip
-@click.option("--json", "form", flag_value="json", help="Same as --format json.")
+@formed(*FORMS)
 @click.option("-o", "--output", type=click.Path(path_type=Path),
               help="Folder for --emit; without it, file for the report.")  # fmt: skip
 def command(
@@ -57,7 +53,7 @@ def command(
 ) -> None:  # fmt: skip
     """Search for the best cluster for WORKLOAD; exit 3 if nothing meets the target."""
     import sim
-    from sim.report.size import formatted
+    from sim.report.size import view
 
     report = sim.size(
         workload, objective=cast("Objective", objective), deadline=deadline, budget=budget,
@@ -65,7 +61,7 @@ def command(
         topologies=topologies, prices=prices, spot=spot, max_gpus=max_gpus,
         global_batch=global_batch, vary=vary, overrides=overrides,
     )  # fmt: skip
-    emit(formatted(report, form), None if emitted else output)
+    show(view(report), form, None if emitted else output)
     if report.winner is None:
         sys.exit(3)
     if emitted:

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import emit, sets
+from sim.commands.options import FORMS, printed, sets, show
+from sim.errors import InputError
+
+_BINARY = ("parquet",)
+_FORMAT = "--format"
 
 
 @click.command("sweep")
@@ -24,25 +28,20 @@ from sim.commands.options import emit, sets
 @click.option("-j", "--processes", type=click.IntRange(1, 512), help="Processes; all cores.")
 @click.option("--workers", type=click.IntRange(1, 512), help="Workers of a local Dask cluster.")
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="A Dask scheduler that runs already.")
-@click.option(
-    "--format", "form", default=None, help="What to write; by the suffix of -o otherwise.",
-    type=click.Choice(["table", "csv", "jsonl", "json", "md", "parquet"]),
-)  # fmt: skip
-@click.option("--json", "form", flag_value="json", help="Same as --format json.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+@printed(*FORMS, *_BINARY)
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 @click.option("--dry-run", is_flag=True, help="Only count the configurations.")
 def command(
     arguments: tuple[str, ...], overrides: tuple[str, ...], varied: tuple[str, ...], zipped: bool,
     where: tuple[str, ...], required: tuple[str, ...], pareto: str | None, store: Path | None,
-    processes: int | None, workers: int | None, scheduler: str | None, form: str | None,
+    processes: int | None, workers: int | None, scheduler: str | None, form: str,
     output: Path | None, quiet: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """Compute every configuration of a study once: what is stored already is not repeated."""
     import sim
     from sim.report.progress import progress_bar
-    from sim.study.export import rendered, summary, write_parquet
-    from sim.study.study import form_of
+    from sim.report.sweep import summary, view
+    from sim.study.export import write_parquet
 
     study = sim.sweep_study(
         *arguments, vary=varied, zipped=zipped, where=where, require=required, pareto=pareto
@@ -50,16 +49,19 @@ def command(
     if dry_run:
         click.echo(f"{len(study):,} configurations before --where")
         return
-    form = form_of(form, output)
+    binary = form in _BINARY
+    if binary and output is None:
+        message = "parquet is binary; name a file with -o FILE.parquet"
+        raise InputError.single(_FORMAT, message)
     path = store or Path(f"{study.name}.sweep.sqlite")
     with progress_bar(study.name, quiet) as progress:
         outcome = sim.sweep(
             study, store=path, processes=processes, workers=workers, scheduler=scheduler,
             overrides=overrides, progress=progress,
         )  # fmt: skip
-    if form == "parquet" and output is not None:
+    if binary and output is not None:
         write_parquet(outcome, output)
     else:
-        emit(rendered(outcome, form), output)
+        show(view(outcome), form, output)
     if not quiet:
         click.echo(summary(outcome, path), err=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import emit, sets
+from sim.commands.options import FORMS, emit, printed, sets, show
 
 
 @click.group("topo")
@@ -17,37 +17,23 @@ def command() -> None:
 @command.command("show")
 @click.argument("topology")
 @sets
-@click.option(
-    "--format", "form", type=click.Choice(["text", "json", "graph", "yaml"]), default="text",
-    help="graph: networkx node-link JSON; yaml: as an explicit graph, to edit (break a link).",
-)  # fmt: skip
-@click.option("--json", "form", flag_value="json", help="Same as --format json.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
-def show(topology: str, overrides: tuple[str, ...], form: str, output: Path | None) -> None:
-    """Tree, path classes as nvidia-smi topo -m, links, bisection and rank classes of TOPOLOGY."""
+@printed(*FORMS, "graph", "yaml")
+def show_(topology: str, overrides: tuple[str, ...], form: str, output: Path | None) -> None:
+    """Tree, path classes as nvidia-smi topo -m, links, bisection and rank classes of TOPOLOGY.
+
+    --format graph: networkx node-link JSON; yaml: an explicit graph, to edit (break a link).
+    """
     import sim
-
-    if form in ("text", "json"):
-        from sim.report import topology as report
-
-        found = sim.topo_show(topology, overrides=overrides)
-        emit(found.to_json() if form == "json" else report.text(found), output)
-        return
     from sim.fabric import compile_fabric
+    from sim.fabric.export import explicit_yaml, node_link_json
     from sim.inputs.loader import load_topology
+    from sim.report.topology import view
 
-    fabric = compile_fabric(load_topology(topology, overrides))
-    if form == "graph":
-        import networkx as nx
-
-        from sim.documents import dumps
-
-        text = dumps(nx.node_link_data(fabric.graph(), edges="edges"))
+    written = {"graph": node_link_json, "yaml": explicit_yaml}.get(form)
+    if written is not None:
+        emit(written(compile_fabric(load_topology(topology, overrides))), output)
     else:
-        from sim.fabric.export import explicit_yaml
-
-        text = explicit_yaml(fabric)
-    emit(text, output)
+        show(view(sim.topo_show(topology, overrides=overrides)), form, output)
 
 
 @command.command("import")

@@ -17,6 +17,13 @@ def text(value: str) -> str:
     return value if _PLAIN.fullmatch(value) else json.dumps(value)
 
 
+def node_link_json(fabric: Fabric) -> str:
+    """The graph as networkx' node-link JSON."""
+    import networkx as nx
+
+    return json.dumps(nx.node_link_data(fabric.graph(), edges="edges"), indent=1)
+
+
 def explicit_yaml(fabric: Fabric, name: str | None = None) -> str:
     """Write a fabric's vertices and links.
 

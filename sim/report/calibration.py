@@ -1,10 +1,11 @@
-"""A calibration's report as text or JSON."""
+"""A calibration: constants with what is known of them, errors before and after, a verdict."""
 
 from __future__ import annotations
 
 import math
 
-from sim.calibration.calibrate import CalibrationReport, Compared, mean_error
+from sim.calibration.calibrate import CalibrationReport, Compared, Constant, mean_error
+from sim.report.view import Cell, Column, Lines, Notes, Part, Row, Table, View, left
 
 _KINDS = {
     "run": "training runs",
@@ -15,44 +16,73 @@ _KINDS = {
 _MANY = 12  # single rows shown of one kind
 
 
-def formatted(report: CalibrationReport, form: str) -> str:
-    """Text (``table``) or ``json``."""
-    if form == "json":
-        return report.to_json()
-    lines = ["constant             value  +-      known from"]
-    for c in report.constants:
-        source = "your measurements" if c.informed > 0.5 else "your measurements and the prior"
-        if c.informed < 0.05:
-            source = "prior: nothing you gave says anything about it"
-        spread = 100 * math.expm1(c.sigma)
-        lines.append(f"{c.name:19s} {c.value:6.3f}  {spread:4.1f} %  {source}")
-    lines += ["", "mean |predicted/measured - 1|      points  before   after  left out"]
+def view(report: CalibrationReport) -> View:
+    """What `scaling-sim calibrate` says."""
+    sections: list[Part] = [
+        _constants(report), _errors(report), *_runs(report),
+        Notes([f"note: {note}" for note in report.notes], indent=0),
+        Lines([report.verdict], indent=0),
+    ]  # fmt: skip
+    return View("", sections, report)
+
+
+def _constants(report: CalibrationReport) -> Table:
+    columns = [
+        left("constant", width=19), Column("value", width=6, before=" "), Column("+-", width=6),
+        left("known from"),
+    ]  # fmt: skip
+    rows: list[Row] = [
+        [c.name, Cell(f"{c.value:.3f}", c.value), _share(math.expm1(c.sigma)), _source(c)]
+        for c in report.constants
+    ]
+    return Table(columns, rows, indent=0)
+
+
+def _source(c: Constant) -> str:
+    if c.informed < 0.05:
+        return "prior: nothing you gave says anything about it"
+    return "your measurements" if c.informed > 0.5 else "your measurements and the prior"
+
+
+def _errors(report: CalibrationReport) -> Table:
+    columns = [
+        left("mean |predicted/measured - 1|", width=34), Column("points", before=" "),
+        Column("before", width=7), Column("after", width=7), Column("left out"),
+    ]  # fmt: skip
+    rows = []
     for kind, name in _KINDS.items():
         found = [c for c in report.fitted if c.kind == kind]
         if found:
-            lines.append(_row(name, found))
+            rows.append(_mean(name, found))
     if report.held_out:
-        lines.append(_row("held out, not fitted", list(report.held_out)))
-    lines += ["", *_runs(report), report.verdict]
-    return "\n".join(lines)
+        rows.append(_mean("held out, not fitted", list(report.held_out)))
+    return Table(columns, rows, indent=0)
 
 
-def _row(name: str, found: list[Compared]) -> str:
-    before, after = (100 * mean_error([getattr(c, k) for c in found]) for k in ("before", "after"))
-    unseen = 100 * mean_error([c.unseen for c in found])
-    return f"{name:34s} {len(found):6d}  {before:5.1f} %  {after:5.1f} %  {unseen:6.1f} %"
+def _mean(name: str, found: list[Compared]) -> Row:
+    errors = (
+        mean_error([getattr(c, which) for c in found]) for which in ("before", "after", "unseen")
+    )
+    return [name, Cell(str(len(found)), len(found)), *map(_share, errors)]
 
 
-def _runs(report: CalibrationReport) -> list[str]:
+def _runs(report: CalibrationReport) -> list[Part]:
     runs = [c for c in (*report.fitted, *report.held_out) if c.kind != "collective"]
-    if not runs:
-        return []
-    lines = ["                                        measured  before   after  left out"]
-    for c in runs[:_MANY]:
-        lines.append(
-            f"{c.label[:38]:38s} {c.measured:9.4g} s {100 * c.before:+6.1f} % "
-            f"{100 * c.after:+6.1f} % {100 * c.unseen:+7.1f} %"
-        )
-    if len(runs) > _MANY:
-        lines.append(f"... and {len(runs) - _MANY} more (--format json)")
-    return [*lines, ""]
+    columns = [
+        left("run", width=38), Column("measured", width=11, before=" "),
+        Column("before", before=" ", width=8), Column("after", before=" ", width=8),
+        Column("left out", before=" ", width=9),
+    ]  # fmt: skip
+    rows: list[Row] = [
+        [
+            c.label[:38], Cell(f"{c.measured:.4g} s", c.measured, "s"),
+            *(_share(error, "+") for error in (c.before, c.after, c.unseen)),
+        ]
+        for c in runs[:_MANY]
+    ]  # fmt: skip
+    more = [f"... and {len(runs) - _MANY} more (--format json)"] if len(runs) > _MANY else []
+    return [Table(columns, rows, indent=0), Lines(more, indent=0, apart=False)]
+
+
+def _share(value: float, sign: str = "") -> Cell:
+    return Cell(f"{100 * value:{sign}.1f} %", value)

@@ -1,97 +1,19 @@
-"""A Comparison as a side-by-side table with reasons, or as JSON, CSV, Markdown."""
+"""A Comparison: figures side by side, why each differs from the first, what to choose."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from sim.documents import plain
 from sim.report.quantities import count, duration, gib, percent, usd
+from sim.report.run import borrowed
+from sim.report.view import Cell, Column, Lines, Notes, Part, Row, Table, View
 from sim.result.result import Result
 from sim.study.compare import PARTS, Comparison, part_times
 
-Row = tuple[str, Callable[[Result], str]]
 _RATIOS = {
     "tokens_per_s": "tokens/s", "tokens_per_s_per_GPU": "tokens/s per GPU", "memory": "memory",
     "cost": "cost", "energy": "energy",
 }  # fmt: skip
-
-
-def _usd(value: float | None) -> str:
-    return "no price" if value is None else usd(value)
-
-
-def _optional(section: object, key: str, show: Callable[[float], str]) -> str:
-    value = getattr(section, key, None)
-    return "-" if value is None else show(value)
-
-
-def _band(result: Result) -> str:
-    known = result.uncertainty
-    if known is None:
-        return ""
-    return f" ({duration(known.step_time_s.low)} to {duration(known.step_time_s.high)})"
-
-
-ROWS: tuple[Row, ...] = (
-    ("machine", lambda r: r.topology.title),
-    ("job", lambda r: f"{r.workload.title} {r.workload.precision}"),
-    (
-        "memory per GPU",
-        lambda r: (
-            gib(r.memory.peak_reserved_bytes)
-            + (" fits" if r.memory.fits else f" of {gib(r.memory.capacity_bytes)}: DOES NOT FIT")
-        ),
-    ),
-    ("step time", lambda r: duration(r.step.time_s) + _band(r)),
-    ("tokens/s", lambda r: count(r.throughput.tokens_per_s)),
-    ("tokens/s per GPU", lambda r: count(r.throughput.tokens_per_s_per_gpu)),
-    ("MFU", lambda r: percent(r.throughput.mfu)),
-    ("exposed comm", lambda r: percent(r.step.exposed_communication_s / r.step.time_s)),
-    ("bottleneck", lambda r: r.bottleneck.kind),
-    ("wall-clock", lambda r: _optional(r.job, "wall_clock_s", duration)),
-    ("goodput", lambda r: _optional(r.job, "goodput", percent)),
-    ("cost", lambda r: _usd(r.cost.total_usd if r.cost else None) if r.job else "-"),
-    ("per million tokens", lambda r: _optional(r.cost, "usd_per_million_tokens", _usd)),
-    ("energy", lambda r: _optional(r.energy, "energy_j", lambda j: f"{j / 3.6e6:,.0f} kWh")),
-    ("CO2e", lambda r: _optional(r.energy, "co2_kg", lambda kg: f"{kg:,.0f} kg")),
-)
-
-
-def formatted(comparison: Comparison, form: str) -> str:
-    """As ``table``, ``json``, ``csv`` (one row a variant) or ``md``."""
-    if form == "json":
-        return comparison.to_json()
-    if form == "csv":
-        return _csv(comparison)
-    if form == "md":
-        return _markdown(comparison)
-    return _table(comparison)
-
-
-def grid(comparison: Comparison) -> list[list[str]]:
-    """Rows of cells: a header, the metrics, the parts of the step as GPU-time per token."""
-    variants = comparison.variants
-    rows = [["", *(v.label for v in variants)]]
-    rows += [[name, *(show(v.result) for v in variants)] for name, show in ROWS]
-    times = [part_times(v.result) for v in variants]
-    for part in PARTS:
-        cells = [f"{t[part] * 1e6:.1f}" for t in times]
-        if any(float(cell) for cell in cells):
-            rows.append([f"{part} [us/token/GPU]", *cells])
-    deltas = comparison.deltas
-    for key, name in _RATIOS.items():
-        cells = [_times(d.ratios[key]) for d in deltas]
-        if any(cell != "-" for cell in cells):
-            rows.append([f"{name} ratio", "1", *cells])
-    return rows
-
-
-def _times(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f} x"
-
-
 _WIDEST = 4  # variants that stand side by side; more are listed, one a line
 _LISTED = (
     "memory per GPU", "step time", "tokens/s", "tokens/s per GPU", "MFU", "exposed comm",
@@ -99,55 +21,97 @@ _LISTED = (
 )  # fmt: skip
 
 
-def _laid_out(comparison: Comparison) -> list[list[str]]:
-    rows = grid(comparison)
-    if len(comparison.variants) <= _WIDEST:
-        return rows
-    kept = [rows[0], *(row for row in rows if row[0] in _LISTED)]
-    ratio = ["ratio", "1", *(_times(d.tokens_per_s_ratio) for d in comparison.deltas)]
-    return [list(column) for column in zip(*kept, ratio, strict=True)]
+def view(comparison: Comparison) -> View:
+    """What `scaling-sim compare` says."""
+    first = comparison.variants[0].label
+    why = [
+        Lines(d.reasons, f"Why {d.label} differs from {first}", indent=4, list=True)
+        for d in comparison.deltas
+    ]
+    said = dict.fromkeys(text for v in comparison.variants for text in borrowed(v.result))
+    parts: list[Part] = [
+        _table(comparison), *why, Lines(comparison.summary),
+        Notes([*comparison.notes, *(f"borrowed: {text}" for text in said)],
+              apart=not comparison.summary),
+    ]  # fmt: skip
+    return View("", parts, comparison)
 
 
-def _table(comparison: Comparison) -> str:
-    rows = _laid_out(comparison)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [f"{row[0]:<{widths[0]}}"]
-        cells += [f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  " + "  ".join(cells).rstrip())
-    for delta in comparison.deltas:
-        lines += ["", f"  Why {delta.label} differs from {comparison.variants[0].label}"]
-        lines += [f"    {reason}" for reason in delta.reasons]
-    ending = (*comparison.summary, *comparison.notes)
-    return "\n".join([*lines, "", *(f"  {line}" for line in ending)])
+def _table(comparison: Comparison) -> Table:
+    head, *rows = _grid(comparison)
+    if len(comparison.variants) > _WIDEST:
+        ratios = ("1", *(_times(d.tokens_per_s_ratio) for d in comparison.deltas))
+        kept = [head, *(row for row in rows if row[0] in _LISTED), ("ratio", *ratios)]
+        turned: list[Row] = [list(column) for column in zip(*kept, strict=True)]
+        head, *rows = turned
+    columns = [Column(str(label), right=i > 0) for i, label in enumerate(head)]
+    return Table(columns, rows, indent=2)
 
 
-def _markdown(comparison: Comparison) -> str:
-    head, *body = _laid_out(comparison)
-    lines = [_md_row(head), _md_row(["---", *["---:"] * (len(head) - 1)])]
-    lines += [_md_row(row) for row in body]
-    for delta in comparison.deltas:
-        lines += ["", f"Why {delta.label} differs from {comparison.variants[0].label}:", ""]
-        lines += [f"- {reason}" for reason in delta.reasons]
-    ending = (*comparison.summary, *comparison.notes)
-    return "\n".join([*lines, "", *(f"{line}  " for line in ending)])
+def _grid(comparison: Comparison) -> list[Row]:
+    """Labels of the variants, the metrics, the parts of the step as GPU-time per token."""
+    variants = comparison.variants
+    rows: list[Row] = [["", *(v.label for v in variants)]]
+    rows += [[name, *(show(v.result) for v in variants)] for name, show in _ROWS]
+    times = [part_times(v.result) for v in variants]
+    for part in PARTS:
+        cells = [Cell(f"{t[part] * 1e6:.1f}", t[part], "s") for t in times]
+        if any(float(cell.text) for cell in cells):
+            rows.append([f"{part} [us/token/GPU]", *cells])
+    for key, name in _RATIOS.items():
+        ratios = [_times(d.ratios[key]) for d in comparison.deltas]
+        if any(cell.value is not None for cell in ratios):
+            rows.append([f"{name} ratio", "1", *ratios])
+    return rows
 
 
-def _md_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _times(value: float | None) -> Cell:
+    return Cell("-" if value is None else f"{value:.2f} x", value)
 
 
-def _csv(comparison: Comparison) -> str:
-    rows = comparison.records()
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(rows[0])
-    writer.writerows([_written(value) for value in row.values()] for row in rows)
-    return text.getvalue().rstrip("\n")
+def _cell(value: float | None, show: Callable[[float], str], unit: str = "") -> Cell:
+    return Cell("-" if value is None else show(value), value, unit)
 
 
-def _written(value: object) -> str:
-    if isinstance(value, float):
-        return str(plain(value))
-    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+def _memory(r: Result) -> Cell:
+    m = r.memory
+    verdict = " fits" if m.fits else f" of {gib(m.capacity_bytes)}: DOES NOT FIT"
+    return Cell(gib(m.peak_reserved_bytes) + verdict, m.peak_reserved_bytes, "B")
+
+
+def _step(r: Result) -> Cell:
+    band = ""
+    if r.uncertainty is not None:
+        known = r.uncertainty.step_time_s
+        band = f" ({duration(known.low)} to {duration(known.high)})"
+    return Cell(duration(r.step.time_s) + band, r.step.time_s, "s")
+
+
+def _cost(r: Result) -> Cell | str:
+    if not r.job:
+        return "-"
+    total = r.cost.total_usd if r.cost else None
+    return "no price" if total is None else Cell(usd(total), total, "USD")
+
+
+def _optional(section: object, key: str, show: Callable[[float], str], unit: str = "") -> Cell:
+    return _cell(getattr(section, key, None), show, unit)
+
+
+_ROWS: tuple[tuple[str, Callable[[Result], Cell | str]], ...] = (
+    ("machine", lambda r: r.topology.title),
+    ("job", lambda r: f"{r.workload.title} {r.workload.precision}"),
+    ("memory per GPU", _memory),
+    ("step time", _step),
+    ("tokens/s", lambda r: _cell(r.throughput.tokens_per_s, count)),
+    ("tokens/s per GPU", lambda r: _cell(r.throughput.tokens_per_s_per_gpu, count)),
+    ("MFU", lambda r: _cell(r.throughput.mfu, percent)),
+    ("exposed comm", lambda r: percent(r.step.exposed_communication_s / r.step.time_s)),
+    ("bottleneck", lambda r: r.bottleneck.kind),
+    ("wall-clock", lambda r: _optional(r.job, "wall_clock_s", duration, "s")),
+    ("goodput", lambda r: _optional(r.job, "goodput", percent)),
+    ("cost", _cost),
+    ("per million tokens", lambda r: _optional(r.cost, "usd_per_million_tokens", usd, "USD")),
+    ("energy", lambda r: _optional(r.energy, "energy_j", lambda j: f"{j / 3.6e6:,.0f} kWh", "J")),
+    ("CO2e", lambda r: _optional(r.energy, "co2_kg", lambda kg: f"{kg:,.0f} kg", "kg")),
+)

@@ -1,51 +1,28 @@
-"""A diagnosis as text or JSON."""
+"""A diagnosis: how far the run is off, which single causes would explain it, how to tell."""
 
 from __future__ import annotations
 
 import math
 
 from sim.calibration.diagnose import Diagnosis, Explanation
+from sim.report.view import Fact, Facts, Lines, View
 
 _SHOWN = 6
 _FAINT = 0.005
 
 
-def formatted(found: Diagnosis, form: str) -> str:
-    """Text (``table``) or ``json``."""
-    if form == "json":
-        return found.to_json()
-    lines = [_verdict(found)]
-    for figure, seconds in zip(found.figures[1:], found.predicted[1:], strict=True):
-        lines.append(
-            f"also given: {figure.label}: {figure.tokens_per_s_per_gpu:,.0f} tokens/s per GPU, "
-            f"{figure.rate(seconds):,.0f} predicted"
-        )
-    if not found.fits:
-        lines.append(
-            "as declared it does not fit in memory: what ran was something else "
-            "(scaling-sim memory says what would fit)"
-        )
-    if found.pace != 1.0:
-        lines.append(
-            f"kernels run at {found.pace:.2f} of the pace of the shipped constants, "
-            "as the baseline shows"
-        )
-    lines += ["", "single causes, by how well and how plausibly they explain it:"]
+def view(found: Diagnosis) -> View:
+    """What `scaling-sim diagnose` says."""
     shown = [e for e in found.explanations if e.probability >= _FAINT][:_SHOWN]
     shown = shown or list(found.explanations[:3])
-    for i, e in enumerate(shown, start=1):
-        lines += _explained(i, e, found)
-    lines.append("")
-    lines.append(_conclusion(found, shown))
-    test = found.test
-    if test is not None:
-        names = test.tells
-        lines += [
-            f"To tell {names[0]} from {names[1]}: {test.title}",
-            f"  {names[0]}: {test.expected[0]}; {names[1]}: {test.expected[1]}; "
-            f"as declared: {test.expected[2]}",
-        ]
-    return "\n".join(lines)
+    causes = [_explained(i, e, found) for i, e in enumerate(shown, start=1)]
+    heading = "single causes, by how well and how plausibly they explain it:"
+    sections = [
+        Lines(_besides(found), indent=0, apart=False),
+        Facts(causes, heading, indent=0),
+        Lines([_conclusion(found, shown), *_telling(found)], indent=0),
+    ]
+    return View(_verdict(found), sections, found)
 
 
 def _verdict(found: Diagnosis) -> str:
@@ -61,18 +38,38 @@ def _verdict(found: Diagnosis) -> str:
     return head + (f"{ratio:.1f} times too slow" if ratio >= 1 else f"{1 / ratio:.2f} times faster")
 
 
-def _explained(number: int, e: Explanation, found: Diagnosis) -> list[str]:
+def _besides(found: Diagnosis) -> list[str]:
+    """Other figures, and what the first one must be read with."""
+    lines = [
+        f"also given: {figure.label}: {figure.tokens_per_s_per_gpu:,.0f} tokens/s per GPU, "
+        f"{figure.rate(seconds):,.0f} predicted"
+        for figure, seconds in zip(found.figures[1:], found.predicted[1:], strict=True)
+    ]
+    if not found.fits:
+        lines.append(
+            "as declared it does not fit in memory: what ran was something else "
+            "(scaling-sim memory says what would fit)"
+        )
+    if found.pace != 1.0:
+        lines.append(
+            f"kernels run at {found.pace:.2f} of the pace of the shipped constants, "
+            "as the baseline shows"
+        )
+    return lines
+
+
+def _explained(number: int, e: Explanation, found: Diagnosis) -> Fact:
     detail = f", {e.detail}" if e.detail else ""
     rates = " and ".join(
         f"{figure.rate(seconds):,.0f}"
         for figure, seconds in zip(found.figures, e.times, strict=True)
     )
     fit = "" if e.explains else f"  (not enough by itself: off by {math.expm1(e.off):.0%})"
-    return [
-        f"{number}. {e.probability:4.0%}  {e.cause.title}{detail}",
-        f"         gives {rates} tokens/s per GPU [{e.cause.key}]{fit}",
-        f"         look at: {e.cause.check}",
-    ]
+    return Fact(
+        f"{number}. {e.probability:4.0%}",
+        f"{e.cause.title}{detail}",
+        (f"gives {rates} tokens/s per GPU [{e.cause.key}]{fit}", f"look at: {e.cause.check}"),
+    )
 
 
 def _conclusion(found: Diagnosis, shown: list[Explanation]) -> str:
@@ -91,3 +88,16 @@ def _conclusion(found: Diagnosis, shown: list[Explanation]) -> str:
     if rivals:
         return f"{len(rivals) + 1} causes explain it about equally well."
     return f"Most likely: {shown[0].cause.title}."
+
+
+def _telling(found: Diagnosis) -> list[str]:
+    """The test that would tell the first cause from the next."""
+    test = found.test
+    if test is None:
+        return []
+    first, second = test.tells
+    return [
+        f"To tell {first} from {second}: {test.title}",
+        f"  {first}: {test.expected[0]}; {second}: {test.expected[1]}; "
+        f"as declared: {test.expected[2]}",
+    ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from sim.memory.fit import Bound
 from sim.memory.report import MemoryReport
-from sim.report.quantities import GIB, gib, percent, settings
-from sim.report.view import Cell, Column, Lines, Notes, Row, Section, Table, View, left
+from sim.report.quantities import gib, percent, settings
+from sim.report.view import Cell, Column, Lines, Notes, Part, Row, Table, View, left
 from sim.result.fixes import MemoryFix
 from sim.result.memory import MemoryAnswer
+from sim.units import GIB
 
 _TITLES = {
     "sharded_parameters": "parameters (sharded)",
@@ -34,7 +35,7 @@ def view(answer: MemoryAnswer) -> View:
     """What `scaling-sim memory` says."""
     report = answer.report
     bound = [] if answer.bound is None else [_bound(answer.bound)]
-    sections: list[Section] = [
+    sections: list[Part] = [
         Lines([_verdict(report)]), Notes(_warnings(report), apart=False),
         Lines(_host(report), apart=False), Lines(bound), _moments(report), _fixes(answer.fixes),
     ]  # fmt: skip

@@ -1,80 +1,70 @@
-"""A PlanReport for people, and as a document."""
+"""Several jobs on one cluster: verdict, totals, and the jobs, those that were late first."""
 
 from __future__ import annotations
 
-import csv
-import io
-
-from sim import units
-from sim.documents import plain
+from sim.report.quantities import duration, percent, usd
+from sim.report.view import Cell, Column, Fact, Facts, Lines, Row, Table, View, left
 from sim.study.plan import PlanReport
 from sim.study.schedule import JobLog
 
 SHOWN = 40
 
 
-def text(report: PlanReport, heading: str = "") -> str:
-    """Verdict, totals, and the jobs: those that missed their deadline first."""
+def view(report: PlanReport, heading: str = "") -> View:
+    """What `scaling-sim plan` says, below a heading."""
+    name = (
+        f"{report.name}: {len(report.logs)} jobs on {report.nodes} nodes ({report.gpus} GPUs), "
+        f"{report.policy}, {duration(report.span_s)}"
+    )
+    columns = [
+        left("job"), *map(Column, ("nodes", "arrives", "waits", "holds", "pace", "preempted")),
+        left("deadline"),
+    ]  # fmt: skip
+    shown = sorted(report.logs, key=lambda log: (log.on_time, log.request.arrival_s))[:SHOWN]
+    hidden = len(report.logs) - SHOWN
+    more = [f"... and {hidden} more (--format csv)"] if hidden > 0 else []
+    sections = [
+        Lines([name] if heading else [], indent=0, apart=False),
+        Facts(_totals(report), gap=3, apart=False),
+        Table(columns, [_cells(log) for log in shown], indent=0),
+        Lines(more, indent=0, apart=False),
+    ]
+    return View(heading or name, sections, report)
+
+
+def _totals(report: PlanReport) -> list[Fact]:
     bound = [log for log in report.logs if log.request.deadline_s is not None]
     met = len(bound) - len(report.missed)
-    lines = [heading] if heading else []
-    lines.append(
-        f"{report.name}: {len(report.logs)} jobs on {report.nodes} nodes ({report.gpus} GPUs), "
-        f"{report.policy}, {units.show(report.span_s, 's')}"
-    )
+    facts = []
     if bound:
-        lines.append(f"  deadlines   {met} of {len(bound)} met ({report.on_time:.1%})")
-    lines.append(
-        f"  queue       {units.show(report.waiting_mean_s, 's')} on average, "
-        f"95 % wait {units.show(report.waiting_p95_s, 's')} or less"
+        facts.append(Fact("deadlines", f"{met} of {len(bound)} met ({percent(report.on_time)})"))
+    queue = (
+        f"{duration(report.waiting_mean_s)} on average, "
+        f"95 % wait {duration(report.waiting_p95_s)} or less"
     )
-    lines.append(
-        f"  nodes       {report.utilisation:.1%} in use; {report.useful:.1%} would do if jobs "
+    nodes = (
+        f"{percent(report.utilisation)} in use; {percent(report.useful)} would do if jobs "
         "neither shared uplinks nor restarted"
     )
+    facts += [Fact("queue", queue), Fact("nodes", nodes)]
     if report.cost_usd is not None and report.idle_usd is not None:
-        lines.append(
-            f"  cost        ${report.cost_usd:,.0f}, of which ${report.idle_usd:,.0f} idle"
-        )
-    shown = sorted(report.logs, key=lambda log: (log.on_time, log.request.arrival_s))[:SHOWN]
-    rows = [["job", "nodes", "arrives", "waits", "holds", "pace", "preempted", "deadline"]]
-    rows += [_cells(log) for log in shown]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines.append("")
-    for row in rows:
-        cells = [
-            c.ljust(widths[i]) if i in (0, 7) else c.rjust(widths[i]) for i, c in enumerate(row)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    if len(report.logs) > SHOWN:
-        lines.append(f"... and {len(report.logs) - SHOWN} more (--format csv)")
-    return "\n".join(lines)
+        text = f"{usd(report.cost_usd)}, of which {usd(report.idle_usd)} idle"
+        facts.append(Fact("cost", text))
+    return facts
 
 
-def _cells(log: JobLog) -> list[str]:
+def _cells(log: JobLog) -> Row:
     r = log.request
     deadline = "-"
     if r.deadline_s is not None:
-        margin = r.deadline_s - log.finish_s
         word = "to spare" if log.on_time else "late"
-        deadline = f"{units.show(abs(margin), 's')} {word}"
-    waited = units.show(max(0.0, log.waiting_s), "s")
+        deadline = f"{duration(abs(r.deadline_s - log.finish_s))} {word}"
     return [
-        r.name, str(r.nodes), units.show(r.arrival_s, "s"), waited, units.show(log.held_s, "s"),
-        f"x{log.slowdown:.2f}", str(log.preemptions), deadline,
+        r.name, Cell(str(r.nodes), r.nodes), _time(r.arrival_s), _time(max(0.0, log.waiting_s)),
+        _time(log.held_s), Cell(f"x{log.slowdown:.2f}", log.slowdown),
+        Cell(str(log.preemptions), log.preemptions), deadline,
     ]  # fmt: skip
 
 
-def formatted(report: PlanReport, form: str, heading: str = "") -> str:
-    """``table | json | csv | md``."""
-    if form == "json":
-        return report.to_json()
-    if form == "csv":
-        out = io.StringIO()
-        rows = plain(report.records())
-        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return out.getvalue().rstrip("\n")
-    body = text(report, heading)
-    return f"```\n{body}\n```" if form == "md" else body
+def _time(seconds: float) -> Cell:
+    return Cell(duration(seconds), seconds, "s")

@@ -1,15 +1,13 @@
-"""Offers, and a job priced at them, as tables."""
+"""Offers, and a job priced at them."""
 
 from __future__ import annotations
 
-import csv
 import datetime
-import io
 from collections.abc import Sequence
 
-from sim.documents import plain
-from sim.inputs.offers import STALE_DAYS, Offers, PriceRow, to_csv
+from sim.inputs.offers import STALE_DAYS, Offers, PriceRow
 from sim.report.quantities import count, duration, usd
+from sim.report.view import Cell, Lines, Notes, Row, Table, View, left
 from sim.study.pricing import PricedJob, PricedJobs
 
 
@@ -33,90 +31,71 @@ def stale(rows: Sequence[PriceRow], today: datetime.date) -> str:
     if old:
         words.append(f"{old} of {len(rows)} prices are older than {STALE_DAYS} days")
     if vague:
-        words.append(f"{vague} of {len(rows)} may be, their dates are too vague to tell")
+        may = "may be" if old else f"prices may be older than {STALE_DAYS} days"
+        words.append(f"{vague} of {len(rows)} {may}, their dates are too vague to tell")
     return "; ".join(words)
 
 
-def offers_text(found: Offers, form: str) -> str:
-    """A list of offers as ``table``, ``md``, ``csv`` (that `--prices` reads) or ``json``."""
-    rows = found.rows
-    if form == "csv":
-        return to_csv(rows)
-    if form == "json":
-        return found.to_json()
-    head = ["provider", "instance", "GPUs", "per GPU-hour", "spot", "region", "age", "source"]
-    body = [
+def offers_view(found: Offers) -> View:
+    """A list of offers."""
+    heads = ("provider", "instance", "GPUs", "per GPU-hour", "spot", "region", "age", "source")
+    rows: list[Row] = [
         [
-            r.provider, r.instance, f"{r.gpus_per_node} x {r.gpu}", f"${r.usd_per_gpu_hour:.2f}",
-            f"${r.spot_usd_per_gpu_hour:.2f}" if r.spot_usd_per_gpu_hour else "-", r.region or "-",
-            age(r, found.today), r.source,
+            r.provider, r.instance, f"{r.gpus_per_node} x {r.gpu}", _rate(r.usd_per_gpu_hour),
+            _rate(r.spot_usd_per_gpu_hour), r.region or "-", age(r, found.today), r.source,
         ]
-        for r in rows
+        for r in found.rows
     ]  # fmt: skip
-    return laid_out(head, body, form)
+    table = Table([left(head) for head in heads], rows, indent=2)
+    return View("", [table, _stale(found.rows, found.today)], found)
 
 
-def laid_out(head: Sequence[str], body: Sequence[Sequence[str]], form: str) -> str:
-    """Rows of cells as aligned text or Markdown."""
-    if form == "md":
-        lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-        return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)])
-    widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
-    return "\n".join(
-        "  " + "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip()
-        for row in [head, *body]
-    )
-
-
-def priced_text(found: PricedJobs, form: str, today: datetime.date) -> str:
+def priced_view(found: PricedJobs, today: datetime.date) -> View:
     """A job at every offer, cheapest first."""
     jobs = found.jobs
-    if form == "json":
-        return found.to_json()
-    if form == "csv":
-        return _priced_csv(found)
-    head = [
+    best = jobs[0]
+    heads = (
         "offer", "machine", "per GPU-hour", "time", "compute", "setup", "storage", "egress",
         "total", "kWh", "kg CO2e", "ties at", "price age",
-    ]  # fmt: skip
-    body = [_priced_row(p, jobs[0], today) for p in jobs]
-    lines = [laid_out(head, body, form), ""]
-    best = jobs[0]
-    lines.append(
-        f"  cheapest: {best.name} on {best.machine}, {usd(best.cost.total_usd)} for "
-        f"{count(best.tokens)} tokens"
-    )
-    lines.append('  "ties at": hourly price per GPU at which that offer would cost the same')
+    )  # fmt: skip
+    lines = [
+        f"cheapest: {best.name} on {best.machine}, {usd(best.cost.total_usd)} for "
+        f"{count(best.tokens)} tokens",
+        '"ties at": hourly price per GPU at which that offer would cost the same',
+    ]
     rivals = [p for p in jobs[1:] if p.tie_tokens is not None and p.fits]
     for rival in rivals[:3]:
         word = "shorter" if rival.tie_tokens and rival.tie_tokens < rival.tokens else "longer"
         lines.append(
-            f"  {rival.name} on {rival.machine} wins for jobs {word} than "
+            f"{rival.name} on {rival.machine} wins for jobs {word} than "
             f"{count(rival.tie_tokens or 0.0)} tokens"
         )
-    return "\n".join(lines)
+    rows = [_priced_row(p, best, today) for p in jobs]
+    sections = [
+        Table([left(head) for head in heads], rows, indent=2), Lines(lines),
+        _stale([p.row for p in jobs], today),
+    ]  # fmt: skip
+    return View("", sections, found)
 
 
-def _priced_row(p: PricedJob, best: PricedJob, today: datetime.date) -> list[str]:
+def _priced_row(p: PricedJob, best: PricedJob, today: datetime.date) -> Row:
     c = p.cost
-    tie = "cheapest" if p is best else "at no price"
+    tie: Cell | str = "cheapest" if p is best else "at no price"
     if p is not best and p.tie_price_usd is not None:
-        tie = f"${p.tie_price_usd:.2f}"
+        tie = _rate(p.tie_price_usd)
+    sums = (c.compute_usd, c.setup_usd, c.storage_usd, c.egress_usd, c.total_usd)
+    carbon = Cell("-" if p.co2_kg is None else f"{p.co2_kg:,.0f}", p.co2_kg, "kg")
     return [
-        p.name, p.machine + ("" if p.fits else " (DOES NOT FIT)"),
-        f"${c.price_per_gpu_hour_usd:.2f}", duration(p.wall_s), usd(c.compute_usd),
-        usd(c.setup_usd), usd(c.storage_usd), usd(c.egress_usd), usd(c.total_usd),
-        f"{p.energy_j / 3.6e6:,.0f}", "-" if p.co2_kg is None else f"{p.co2_kg:,.0f}", tie,
-        age(p.row, today),
+        p.name, p.machine + ("" if p.fits else " (DOES NOT FIT)"), _rate(c.price_per_gpu_hour_usd),
+        Cell(duration(p.wall_s), p.wall_s, "s"), *(Cell(usd(x), x, "USD") for x in sums),
+        Cell(f"{p.energy_j / 3.6e6:,.0f}", p.energy_j, "J"), carbon, tie, age(p.row, today),
     ]  # fmt: skip
 
 
-def _priced_csv(found: PricedJobs) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    rows = [plain(row) for row in found.records()]
-    flat = [{**row, **row.pop("cost")} for row in rows]
-    writer.writerow(flat[0])
-    for row in flat:
-        writer.writerow(["" if v is None else v for v in row.values()])
-    return text.getvalue().rstrip("\n")
+def _rate(price: float | None) -> Cell:
+    return Cell(f"${price:.2f}" if price else "-", price, "USD/h")
+
+
+def _stale(rows: Sequence[PriceRow], today: datetime.date) -> Notes:
+    text = stale(rows, today)
+    return Notes([f"! {text}"] if text else [])

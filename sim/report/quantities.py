@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from typing import Any
 
-GIB = float(1 << 30)
+from sim.units import GIB
 
 
 def duration(seconds: float) -> str:
@@ -22,7 +23,8 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min"
     if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
+        hours, rest = divmod(minutes, 60)
+        return f"{hours} h {rest:02d} min" if rest else f"{hours} h"
     return f"{minutes / 1440.0:.1f} days"
 
 
@@ -39,13 +41,15 @@ def gib(value: float) -> str:
     return f"{value / GIB:.1f} GiB"
 
 
-def percent(share: float) -> str:
-    """A share as a percentage."""
-    return f"{100.0 * share:.1f} %"
+def percent(share: float, digits: int = 1, sign: str = "") -> str:
+    """A share as a percentage; `sign` is ``+`` where a rise should show."""
+    return f"{100.0 * share:{sign}.{digits}f} %"
 
 
 def usd(value: float) -> str:
     """Dollars; cents below a hundred."""
+    if not math.isfinite(value):
+        return "-"
     return f"${value:,.0f}" if value >= 100 else f"${value:,.2f}"
 
 

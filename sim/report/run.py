@@ -15,8 +15,8 @@ from sim.report.view import (
     Facts,
     Figures,
     Notes,
+    Part,
     Row,
-    Section,
     Table,
     View,
     left,
@@ -35,7 +35,7 @@ _GROUPS = {
 
 def view(result: Result, *, quiet: bool = False) -> View:
     """What `scaling-sim run` says; `quiet` leaves all but the verdict out."""
-    sections: list[Section] = [_verdict(result)]
+    sections: list[Part] = [_verdict(result)]
     if not quiet:
         sections += [
             _time(result), _memory(result), _scaling(result), job_section(result), _fixes(result),

@@ -1,13 +1,14 @@
-"""A SizeReport for people, and as a document."""
+"""The cluster for a job: the answer, the runners-up with why they lost, how it was searched."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
-from sim import units
-from sim.documents import plain
 from sim.inputs.topology import Topology
 from sim.job.plan import terms_of
+from sim.report.quantities import duration, percent, usd
+from sim.report.view import Cell, Column, Lines, Part, Row, Table, View, left
 from sim.study.phases import idle_cost
 from sim.study.search import Plan
 from sim.study.size import Contender, SizeReport, Target
@@ -21,13 +22,13 @@ _LEAST = {
 }
 
 
-def cluster(topology: Topology) -> str:
+def _cluster(topology: Topology) -> str:
     """``2 x 8 h100-sxm-80gb``."""
     assert topology.node is not None
     return f"{topology.nodes} x {topology.node.gpus} {topology.node.gpu.name}"
 
 
-def layout(plan: Plan) -> str:
+def _layout(plan: Plan) -> str:
     """Strategy, batch and checkpointing of a plan, in a few words."""
     w = plan.candidate.workload
     p = w.parallelism
@@ -45,84 +46,73 @@ def layout(plan: Plan) -> str:
     return f"{name}, {w.micro_batch} x {w.gradient_accumulation}{kind}{extra}"
 
 
-def money(usd: float) -> str:
-    """Dollars as people write them."""
-    if not math.isfinite(usd):
-        return "-"
-    return f"${usd:,.0f}" if usd >= 1000 else f"${usd:,.2f}"
-
-
-def goal(target: Target) -> str:
+def _goal(target: Target) -> str:
     """The target in words."""
     limits = []
     if target.deadline_s is not None:
-        limits.append(f"within {units.show(target.deadline_s, 's')}")
+        limits.append(f"within {duration(target.deadline_s)}")
     if target.budget_usd is not None:
-        limits.append(f"for at most {money(target.budget_usd)}")
+        limits.append(f"for at most {usd(target.budget_usd)}")
     if target.tokens_per_s is not None:
         limits.append(f"at {target.tokens_per_s:,.0f} tokens/s or more")
     return f"{_LEAST[target.objective]} cluster" + "".join(f" {x}" for x in limits)
 
 
-def text(report: SizeReport) -> str:
-    """The answer, the runners-up with why they lost, and how it was searched."""
+def view(report: SizeReport) -> View:
+    """What `scaling-sim size` says."""
     t = report.tally
     batch = f"{report.global_batch} sequences a step"
     if report.assumed_batch:
         batch += " (assumed: the workload's batch on 8 GPUs; --global-batch)"
-    lines = [
-        f"{goal(report.target).capitalize()} for {report.workload}, {batch}",
+    title = f"{_goal(report.target).capitalize()} for {report.workload}, {batch}"
+    searched = (
         f"Considered {t.considered:,} plans on {len(report.contenders)} offers: {t.simulated:,} "
         f"simulated, {t.too_large:,} do not fit, {t.ruled_out:,} ruled out by lower bounds; "
-        f"{report.seconds:.1f} s",
-    ]  # fmt: skip
+        f"{report.seconds:.1f} s"
+    )
     winner = report.winner
-    if winner is None:
-        return "\n".join([*lines, *_nothing(report)])
-    lines.append("")
-    lines.extend(_table([c for c in report.contenders if c.plan][:SHOWN], winner))
-    lines.append("")
-    lines.extend(_verdict(report, winner))
-    lines.extend(_phases(report, winner))
+    found = _nothing(report) if winner is None else _found(report, winner)
+    return View(title, [Lines([searched], indent=0, apart=False), *found], report)
+
+
+def _found(report: SizeReport, winner: Plan) -> list[Part]:
     lost = [_why(c, report.target) for c in report.contenders if c.plan is None]
-    if lost:
-        lines.append("Not chosen:")
-        lines.extend(f"  {line}" for line in lost)
     notes = {f"{c.machine.name}: {c.machine.note}" for c in report.contenders if c.machine.note}
-    if notes:
-        lines.append("Assumed:")
-        lines.extend(f"  {note}" for note in sorted(notes))
-    if report.left_out:
-        lines.append(f"Left out: {len(report.left_out)} offers that are elsewhere or another kind")
-    return "\n".join(lines)
+    left_out = [f"Left out: {len(report.left_out)} offers that are elsewhere or another kind"]
+    below = [
+        Lines(_verdict(report, winner), indent=0, apart=False),
+        Lines(_phases(report, winner), "Phases:", apart=False),
+        Lines(lost, "Not chosen:", list=True, apart=False),
+        Lines(sorted(notes), "Assumed:", list=True, apart=False),
+        Lines(left_out if report.left_out else [], indent=0, apart=False),
+    ]
+    first, *others = [lines for lines in below if lines.lines] or below
+    table = _table([c for c in report.contenders if c.plan][:SHOWN], winner)
+    return [table, replace(first, apart=True), *others]
 
 
-def _table(chosen: list[Contender], winner: Plan) -> list[str]:
-    head = ["", "offer", "cluster", "layout", "job", "cost", "", "MFU", "memory", "break-even"]
-    rows = [head]
+def _table(chosen: list[Contender], winner: Plan) -> Table:
+    columns = [
+        *map(left, ("", "offer", "cluster", "layout")),
+        *map(Column, ("job", "cost", "", "MFU", "memory", "break-even")),
+    ]
+    rows: list[Row] = []
     for i, c in enumerate(chosen):
         plan = c.plan
         assert plan is not None
         f = plan.figures
         more = ""
         if plan is not winner and math.isfinite(winner.figures.cost_usd):
-            more = f"{f.cost_usd / winner.figures.cost_usd - 1:+.0%}"
+            more = percent(f.cost_usd / winner.figures.cost_usd - 1, 0, "+")
         share = plan.memory_bytes / plan.capacity_bytes
-        even = f"${c.break_even_usd:.2f}" if c.break_even_usd is not None else ""
+        even = "" if c.break_even_usd is None else f"${c.break_even_usd:.2f}"
         rows.append([
-            "->" if i == 0 else str(i + 1), c.machine.name, cluster(plan.candidate.topology),
-            layout(plan), units.show(f.wall_s, "s"), money(f.cost_usd), more, f"{plan.mfu:.1%}",
-            f"{share:.0%}", even,
+            "->" if i == 0 else str(i + 1), c.machine.name, _cluster(plan.candidate.topology),
+            _layout(plan), Cell(duration(f.wall_s), f.wall_s, "s"),
+            Cell(usd(f.cost_usd), f.cost_usd, "USD"), more, Cell(percent(plan.mfu), plan.mfu),
+            Cell(percent(share, 0), plan.memory_bytes, "B"), Cell(even, c.break_even_usd, "USD/h"),
         ])  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    right = {4, 5, 6, 7, 8, 9}
-    return [
-        "  ".join(
-            cell.rjust(widths[i]) if i in right else cell.ljust(widths[i])
-            for i, cell in enumerate(row)
-        ).rstrip()
-        for row in rows
-    ]
+    return Table(columns, rows, indent=0)
 
 
 def _verdict(report: SizeReport, winner: Plan) -> list[str]:
@@ -137,9 +127,9 @@ def _verdict(report: SizeReport, winner: Plan) -> list[str]:
             continue
         f = plan.figures
         cost = f.cost_usd / here.cost_usd - 1 if math.isfinite(here.cost_usd) else math.nan
-        said = f"{size} GPUs take {units.show(f.wall_s, 's')}"
+        said = f"{size} GPUs take {duration(f.wall_s)}"
         if math.isfinite(cost):
-            said += f" and {money(f.cost_usd)} ({cost:+.1%})"
+            said += f" and {usd(f.cost_usd)} ({percent(cost, 1, '+')})"
         if target.shortfall(f) > 1.0:
             said += ", which misses the target"
         elif target.objective == "cost" and word == "More":
@@ -152,19 +142,19 @@ def _phases(report: SizeReport, winner: Plan) -> list[str]:
     """Light phases on their own machines, and what it would cost to hold the cluster for them."""
     if not report.phases:
         return []
-    lines = ["Phases:"]
-    for p in report.phases:
-        took = f"{units.show(p.wall_s, 's')}, {money(p.cost_usd)}"
-        lines.append(f"  {p.name} ({p.kind}) on {p.machine}, {p.detail}: {took}")
+    lines = [
+        f"{p.name} ({p.kind}) on {p.machine}, {p.detail}: {duration(p.wall_s)}, {usd(p.cost_usd)}"
+        for p in report.phases
+    ]
     f = winner.figures
-    lines.append(f"  train on the cluster above: {units.show(f.wall_s, 's')}, {money(f.cost_usd)}")
+    lines.append(f"train on the cluster above: {duration(f.wall_s)}, {usd(f.cost_usd)}")
     light = sum(p.cost_usd for p in report.phases)
-    total = f"{money(light + f.cost_usd)} in all"
+    total = f"{usd(light + f.cost_usd)} in all"
     terms = terms_of(winner.candidate.topology.offer)
     if terms is not None:
         held = idle_cost(report.phases, terms.price_per_gpu_hour_usd * winner.candidate.gpus)
-        total += f"; holding the cluster through the others would cost {money(held - light)} more"
-    return [*lines, f"  {total}"]
+        total += f"; holding the cluster through the others would cost {usd(held - light)} more"
+    return [*lines, total]
 
 
 def _why(contender: Contender, target: Target) -> str:
@@ -178,43 +168,23 @@ def _why(contender: Contender, target: Target) -> str:
 
 def _miss(plan: Plan, target: Target) -> str:
     f = plan.figures
-    parts = [
-        f"{cluster(plan.candidate.topology)} ({layout(plan)}) takes {units.show(f.wall_s, 's')}"
-    ]
+    parts = [f"{_cluster(plan.candidate.topology)} ({_layout(plan)}) takes {duration(f.wall_s)}"]
     if math.isfinite(f.cost_usd):
-        parts.append(f"costs {money(f.cost_usd)}")
+        parts.append(f"costs {usd(f.cost_usd)}")
     if target.tokens_per_s is not None:
         parts.append(f"gives {f.tokens_per_s:,.0f} tokens/s")
-    return f"{', '.join(parts)}: misses by {target.shortfall(f) - 1:.0%}"
+    return f"{', '.join(parts)}: misses by {percent(target.shortfall(f) - 1, 0)}"
 
 
-def _nothing(report: SizeReport) -> list[str]:
-    if not report.contenders:
-        lines = ["Nothing to choose from: no offer is where and what is wanted."]
-        return [*lines, *(f"  {x}" for x in report.left_out[:SHOWN])]
+def _nothing(report: SizeReport) -> list[Part]:
+    why = [_why(c, report.target) for c in report.contenders[:SHOWN]]
     nearest = report.nearest
-    if nearest is None:
-        lines = ["Nothing fits in memory on any of these machines, at any size and layout."]
+    if not report.contenders:
+        said = "Nothing to choose from: no offer is where and what is wanted."
+        why = list(report.left_out[:SHOWN])
+    elif nearest is None:
+        said = "Nothing fits in memory on any of these machines, at any size and layout."
     else:
-        name = nearest.candidate.machine.name
-        miss = _miss(nearest, report.target)
-        lines = [f"Nothing meets the target; the nearest miss is {name}, {miss}."]
-    return [*lines, *(f"  {_why(c, report.target)}" for c in report.contenders[:SHOWN])]
-
-
-def formatted(report: SizeReport, form: str) -> str:
-    """``table | json | csv | md``."""
-    if form == "json":
-        return report.to_json()
-    if form == "csv":
-        import csv
-        import io
-
-        rows = plain(report.records())
-        out = io.StringIO()
-        writer = csv.DictWriter(out, list(rows[0]) if rows else ["machine"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return out.getvalue().rstrip("\n")
-    body = text(report)
-    return f"```\n{body}\n```" if form == "md" else body
+        miss = f"{nearest.candidate.machine.name}, {_miss(nearest, report.target)}"
+        said = f"Nothing meets the target; the nearest miss is {miss}."
+    return [Lines([said], indent=0, apart=False), Lines(why, list=True, apart=False)]

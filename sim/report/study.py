@@ -5,9 +5,22 @@ from __future__ import annotations
 import math
 
 from sim import __version__
-from sim.report.prices import laid_out
-from sim.report.quantities import percent
-from sim.study.question import Answer, Answers, Row
+from sim.report.quantities import percent, usd
+from sim.report.view import (
+    Cell,
+    Fact,
+    Facts,
+    Lines,
+    Notes,
+    Part,
+    Row,
+    Table,
+    View,
+    left,
+    text_of,
+)
+from sim.study.question import Answer, Answers
+from sim.study.question import Row as Measured
 
 _NAMES = {
     "tokens_per_s_per_gpu": "tokens/s per GPU", "tokens_per_s": "tokens/s", "memory_gib": "memory",
@@ -15,14 +28,37 @@ _NAMES = {
     "energy_kwh": "energy", "mfu": "MFU", "exposed_share": "exposed communication",
     "hbm_share": "HBM-bound kernels",
 }  # fmt: skip
+_HEADS = ("case", "measure", "ours", "80 % band", "claimed", "holds", "published", "note")
 _SHARES = ("mfu", "exposed_share", "hbm_share")
 
 
-def formatted(answers: Answers, form: str) -> str:
-    """As ``md`` (the page), ``table`` (verdicts and numbers) or ``json``."""
-    if form == "json":
-        return answers.to_json()
-    return _page(answers) if form == "md" else _table(answers)
+def view(answers: Answers) -> View:
+    """What `scaling-sim study` says: the verdicts, each claim with its rows, the cases."""
+    study = answers.study
+    parts: list[Part] = [
+        Lines([_one_line(study.question)] if study.question else [], indent=0),
+        Facts([Fact(a.claim.id, verdict(a)) for a in answers.answers], "Verdicts"),
+    ]
+    for answer in answers.answers:
+        parts += _answer(answer)
+    heads = ("case", "machine", "job", "set")
+    rows: list[Row] = [
+        [c.name, c.topology or c.measured, c.workload or "as published", " ".join(c.set)]
+        for c in study.cases
+    ]
+    parts.append(Table([left(head) for head in heads], rows, "The cases", indent=2))
+    name = answers.source.removesuffix(".yaml")
+    parts.append(Notes([f"Made by `scaling-sim study {name}`, version {__version__}."], indent=0))
+    return View(study.title, parts, answers)
+
+
+def _answer(answer: Answer) -> list[Part]:
+    claim = answer.claim
+    why = [Lines(row.reasons, f"Why, for {row.label}:", indent=4, list=True) for row in answer.rows]
+    return [
+        Lines([f"-> {verdict(answer)}"], f"{claim.id}. {_one_line(claim.claim)}"),
+        _table(answer), *why, Lines([_one_line(claim.reading)] if claim.reading else []),
+    ]  # fmt: skip
 
 
 def verdict(answer: Answer) -> str:
@@ -40,7 +76,7 @@ def verdict(answer: Answer) -> str:
     return answer.verdict + (f"; the bands of {near} reach it" if near else "")
 
 
-def shown(row: Row, value: float | None) -> str:
+def shown(row: Measured, value: float | None) -> str:
     """A value of a row as a reader would say it."""
     if value is None:
         return "does not fit"
@@ -49,12 +85,12 @@ def shown(row: Row, value: float | None) -> str:
     if row.metric in _SHARES:
         return percent(value)
     if row.metric in ("cost_usd", "usd_per_million_tokens"):
-        return f"${value:,.0f}" if value >= 100 else f"${value:.2f}"
+        return usd(value)
     unit = {"memory_gib": " GiB", "days": " days", "energy_kwh": " kWh"}.get(row.metric, "")
     return f"{value:,.0f}{unit}" if value >= 100 else f"{value:.2f}{unit}"
 
 
-def _claimed(row: Row) -> str:
+def _claimed(row: Measured) -> str:
     if row.low is None and row.high is None:
         return ""
     if row.low is None:
@@ -64,7 +100,7 @@ def _claimed(row: Row) -> str:
     return f"{shown(row, row.low)} to {shown(row, row.high)}"
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Measured) -> list[Cell | str]:
     band = f"{shown(row, row.band[0])} to {shown(row, row.band[1])}" if row.band else ""
     holds = {True: "yes", False: "no", None: ""}[row.within]
     if row.within is False and _reaches(row):
@@ -74,60 +110,24 @@ def _cells(row: Row) -> list[str]:
     published = "; ".join(f"{shown(row, value)} ({text})" for text, value in row.published)
     return [
         row.label, f"{_NAMES[row.metric]}{' ratio' if row.is_ratio else ''}",
-        shown(row, row.value), band, _claimed(row), holds, published, row.note,
+        Cell(shown(row, row.value), row.value), band, _claimed(row), holds, published, row.note,
     ]  # fmt: skip
 
 
-def _reaches(row: Row) -> bool:
+def _reaches(row: Measured) -> bool:
     """Whether a row's band reaches the claimed range."""
     if row.band is None or row.published:  # a measurement needs no band of ours
         return False
     return row.band[1] >= (row.low or 0.0) and row.band[0] <= (row.high or math.inf)
 
 
-_HEAD = ["case", "measure", "ours", "80 % band", "claimed", "holds", "published", "note"]
-
-
-def _used(rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows without empty columns."""
-    keep = [i for i in range(len(_HEAD)) if any(row[i] for row in rows)]
-    return [_HEAD[i] for i in keep], [[row[i] for i in keep] for row in rows]
-
-
-def _page(answers: Answers) -> str:
-    study = answers.study
-    lines = [f"# {study.title}", "", study.question.strip(), ""]
-    name = answers.source.removesuffix(".yaml")
-    lines += [f"Made by `scaling-sim study {name}`, version {__version__}; do not edit.", ""]
-    lines += ["| claim | verdict |", "| --- | --- |"]
-    lines += [
-        f"| [{a.claim.id}](#{a.claim.id}). {_one_line(a.claim.claim)} | {verdict(a)} |"
-        for a in answers.answers
-    ]
-    for answer in answers.answers:
-        head, rows = _used([_cells(row) for row in answer.rows])
-        lines += ["", f"## {answer.claim.id}", "", f"> {_one_line(answer.claim.claim)}", ""]
-        lines += [f"**Verdict: {verdict(answer)}.**", "", laid_out(head, rows, "md")]
-        for row in answer.rows:
-            if row.reasons:
-                lines += ["", f"Why, for {row.label}:", "", *(f"- {r}" for r in row.reasons)]
-        if answer.claim.reading:
-            lines += ["", answer.claim.reading.strip()]
-    lines += ["", "## The cases", "", laid_out(["case", "machine", "job", "set"], [
-        [c.name, c.topology or c.measured, c.workload or "as published",
-         " ".join(f"`{s}`" for s in c.set)] for c in study.cases
-    ], "md")]  # fmt: skip
-    return "\n".join(lines)
+def _table(answer: Answer) -> Table:
+    """A row a line, without the columns that say nothing."""
+    rows = [_cells(row) for row in answer.rows]
+    keep = [i for i in range(len(_HEADS)) if any(text_of(row[i]) for row in rows)]
+    columns = [left(_HEADS[i]) for i in keep]
+    return Table(columns, [[row[i] for i in keep] for row in rows], indent=2, apart=False)
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _table(answers: Answers) -> str:
-    lines = [answers.study.title]
-    for answer in answers.answers:
-        head, rows = _used([_cells(row) for row in answer.rows])
-        lines += ["", f"{answer.claim.id}. {_one_line(answer.claim.claim)}"]
-        lines += [f"  -> {verdict(answer)}", laid_out(head, rows, "table")]
-    return "\n".join(lines)

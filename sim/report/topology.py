@@ -1,38 +1,60 @@
-"""A machine as text."""
+"""A machine: its tree, path classes as nvidia-smi topo -m, links, bisection, rank classes."""
 
 from __future__ import annotations
 
 from sim import units
-from sim.fabric.describe import MachineDescription
+from sim.fabric.describe import LinkClass, MachineDescription
+from sim.report.view import Cell, Column, Fact, Facts, Lines, Row, Table, View, left
 
 
-def text(facts: MachineDescription) -> str:
-    """Laid out for a terminal."""
-    lines = [f"{facts.name}: {facts.gpus} GPUs in {facts.nodes} nodes", ""]
-    lines += facts.tree
-    names, cells = facts.matrix.names, facts.matrix.classes
-    short = [n.removeprefix("n0/") for n in names]
+def view(found: MachineDescription) -> View:
+    """What `scaling-sim topo show` says."""
+    names, cells = found.matrix.names, found.matrix.classes
+    short = [name.removeprefix("n0/") for name in names]
     width = max(map(len, [*short, "NV18"])) + 1
-    lines += ["", " " * width + "".join(n.rjust(width) for n in short)]
-    for name, row in zip(short, cells, strict=True):
-        lines.append(name.ljust(width) + "".join(c.rjust(width) for c in row))
-    if facts.gpus > sum(n.rpartition("/")[2].startswith("gpu") for n in names):
-        lines.append("(equal nodes once; between nodes all paths are NET)")
-    lines += ["", "links, each way".ljust(32) + "count    effective          raw"]
-    for link in facts.links:
-        label = f"{link.between} {link.kind}"
-        if link.links:
-            label += f" x{link.links}"
-        effective = units.show(link.bytes_per_s, "B/s")
-        raw = units.show(link.raw_bytes_per_s, "B/s")
-        lines.append(f"{label:<32}{link.count:>5g} {effective:>12} {raw:>12}")
-    rings = facts.rings
-    lines += ["", f"bisection        {units.show(facts.bisection_bytes_per_s, 'B/s')} one way"]
+    matrix = Table(
+        [left(width=width), *(Column(name, width=width, before="") for name in short)],
+        [[name, *row] for name, row in zip(short, cells, strict=True)],
+        indent=0,
+    )
+    hidden = found.gpus > sum(n.rpartition("/")[2].startswith("gpu") for n in names)
+    note = ["(equal nodes once; between nodes all paths are NET)"] if hidden else []
+    columns = [
+        left("links, each way", width=32), Column("count", before=""),
+        Column("effective", width=12, before=" "), Column("raw", width=12, before=" "),
+    ]  # fmt: skip
+    parts = [
+        Lines(found.tree, indent=0, literal=True), matrix, Lines(note, indent=0, apart=False),
+        Table(columns, [_link(link) for link in found.links], indent=0),
+        Facts(_facts(found), indent=0, gap=3), Lines(_alike(found), list=True, apart=False),
+    ]  # fmt: skip
+    return View(f"{found.name}: {found.gpus} GPUs in {found.nodes} nodes", parts, found)
+
+
+def _link(link: LinkClass) -> Row:
+    bundle = f" x{link.links}" if link.links else ""
+    return [
+        f"{link.between} {link.kind}{bundle}", Cell(f"{link.count:g}", link.count),
+        _rate(link.bytes_per_s), _rate(link.raw_bytes_per_s),
+    ]  # fmt: skip
+
+
+def _rate(rate: float) -> Cell:
+    return Cell(units.show(rate, "B/s"), rate, "B/s")
+
+
+def _facts(found: MachineDescription) -> list[Fact]:
+    facts = [Fact("bisection", f"{units.show(found.bisection_bytes_per_s, 'B/s')} one way")]
+    rings = found.rings
     if rings.bus_bytes_per_s is not None:
         bus = units.show(rings.bus_bytes_per_s, "B/s")
-        lines.append(f"ring bandwidth   {bus} over {rings.count} rings, limit {rings.limit}")
-    lines.append(f"rank classes     {len(facts.rank_classes)}")
-    for ranks in facts.rank_classes[:8]:
-        few = ", ".join(map(str, ranks[:12])) + (", ..." if len(ranks) > 12 else "")
-        lines.append(f"  {len(ranks)} alike: {few}")
-    return "\n".join(lines)
+        text = f"{bus} over {rings.count} rings, limit {rings.limit}"
+        facts.append(Fact("ring bandwidth", text))
+    return [*facts, Fact("rank classes", str(len(found.rank_classes)))]
+
+
+def _alike(found: MachineDescription) -> list[str]:
+    return [
+        f"{len(ranks)} alike: " + ", ".join(map(str, ranks[:12])) + (", ..." * (len(ranks) > 12))
+        for ranks in found.rank_classes[:8]
+    ]

@@ -41,8 +41,14 @@ def left(head: str = "", **layout: Any) -> Column:
     return Column(head, right=False, **layout)
 
 
+class Part:
+    """A part of a report; a format knows each kind."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
-class Table:
+class Table(Part):
     """Rows of cells.
 
     Attributes
@@ -57,6 +63,8 @@ class Table:
         In a terminal.
     headed : bool
         Whether a terminal shows the heads; sentences laid out as columns need none.
+    apart : bool
+        A blank line before it in a terminal.
     """
 
     columns: Sequence[Column]
@@ -64,6 +72,7 @@ class Table:
     heading: str = ""
     indent: int = 4
     headed: bool = True
+    apart: bool = True
 
 
 class Fact(NamedTuple):
@@ -75,7 +84,7 @@ class Fact(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Part):
     """Labelled sentences; `gap` columns between labels and them in a terminal."""
 
     rows: Sequence[Fact]
@@ -86,18 +95,19 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Lines:
-    """Sentences; `apart` from what stands before them, as a `list` or not."""
+class Lines(Part):
+    """Sentences; `apart` from what stands before them, as a `list`, or `literal`: as drawn."""
 
     lines: Sequence[str]
     heading: str = ""
     indent: int = 2
     list: bool = False
+    literal: bool = False
     apart: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Notes:
+class Notes(Part):
     """What a reader must know besides: warnings, assumptions, borrowed figures."""
 
     lines: Sequence[str]
@@ -106,7 +116,7 @@ class Notes:
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(Part):
     """Shares of a whole."""
 
     heading: str
@@ -115,13 +125,19 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class Picture(Part):
+    """A drawing: what it shows, the file it was written to, as SVG."""
+
+    lines: Sequence[str]  # its title
+    path: str
+    svg: str
+
+
+@dataclass(frozen=True, slots=True)
+class Figures(Part):
     """Every number of the document by its key, for formats that are kept rather than read."""
 
     rows: Mapping[str, Any]
-
-
-Section = Table | Facts | Lines | Notes | Bar | Figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,19 +145,18 @@ class View:
     """A report: what it is about, its sections in order, and the document behind it."""
 
     title: str
-    sections: Sequence[Section]
+    sections: Sequence[Part]
     document: Document
 
     @property
-    def filled(self) -> list[Section]:
+    def filled(self) -> list[Part]:
         """The sections that say anything."""
         return [section for section in self.sections if _body(section)]
 
 
-def _body(section: Section) -> Sequence[Any] | Mapping[str, Any]:
-    if isinstance(section, Bar):
-        return section.parts
-    return section.lines if isinstance(section, Lines | Notes) else section.rows
+def _body(section: Part) -> Any:
+    return next(getattr(section, name) for name in ("rows", "lines", "parts")
+                if hasattr(section, name))  # fmt: skip
 
 
 def text_of(cell: Cell | str) -> str:

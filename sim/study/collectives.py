@@ -67,11 +67,24 @@ class CollectiveSweep(Document):
             "op": self.op,
             "ranks": self.ranks,
             "nccl": self.nccl,
-            "rows": self.records(),
+            "rows": self._rows(),
         }
 
     def records(self) -> Sequence[Mapping[str, Any]]:
-        """A row a size."""
+        """A row a size, first in the units of nccl-tests: microseconds and 1e9 bytes a second."""
+        return [
+            {
+                "size_bytes": row["size_bytes"],
+                "time_us": row["time_s"] * 1e6,
+                "algbw_gb_per_s": row["algbw_bytes_per_s"] / 1e9,
+                "busbw_gb_per_s": row["busbw_bytes_per_s"] / 1e9,
+                **{name: row[name] for name in ("algorithm", "protocol", "channels", "limit")},
+                **row,
+            }
+            for row in self._rows()
+        ]
+
+    def _rows(self) -> list[dict[str, Any]]:
         return [
             {
                 "size_bytes": int(c.work),

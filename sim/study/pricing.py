@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sim.documents import SCHEMAS, Listing, Section
+from sim.documents import SCHEMAS, Listing, Section, plain
 from sim.errors import Fault, InputError
 from sim.inputs.loader import Argument, load
 from sim.inputs.offers import PriceRow, catalogue, newest, offer_keys
@@ -123,9 +123,15 @@ class PricedJobs(Listing):
 
     jobs: tuple[PricedJob, ...]
 
+    def items(self) -> Sequence[PricedJob]:
+        """The jobs, each with its cost."""
+        return self.jobs
+
     def records(self) -> Sequence[Mapping[str, Any]]:
-        """A row an offer."""
-        return [job.content() for job in self.jobs]
+        """A row an offer, the parts of the cost last."""
+        rows = [job.content() for job in self.jobs]
+        costs = [plain(row.pop("cost")) for row in rows]
+        return [{**row, **cost} for row, cost in zip(rows, costs, strict=True)]
 
 
 def price_everywhere(

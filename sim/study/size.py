@@ -169,7 +169,12 @@ class SizeReport(Document):
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         """The best plan of every machine that has one."""
-        return [c.plan.content() for c in self.contenders if c.plan is not None]
+        return [
+            c.plan.content()
+            | {"break_even_usd_per_gpu_hour": c.break_even_usd, "note": c.machine.note}
+            for c in self.contenders
+            if c.plan is not None
+        ]
 
     @property
     def winner(self) -> Plan | None:

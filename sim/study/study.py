@@ -10,8 +10,6 @@ from typing import Any
 from sim.errors import Fault, InputError
 from sim.study.axes import Study, checked, from_options, read_study
 
-SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".json": "json", ".md": "md", ".parquet": "parquet"}
-
 
 def study_of(
     arguments: Sequence[Any],
@@ -56,18 +54,3 @@ def study_of(
         pareto=traded,
     )  # fmt: skip
     return checked(whole, study.name)
-
-
-def form_of(form: str | None, output: Path | None) -> str:
-    """Format of the output: as asked, or by the suffix of the file.
-
-    Raises
-    ------
-    InputError
-        Parquet without a file.
-    """
-    found = form or (SUFFIXES.get(output.suffix.lower(), "table") if output else "table")
-    if found == "parquet" and output is None:
-        message = "parquet is binary; name a file with -o FILE.parquet"
-        raise InputError([Fault("--format", None, None, "", message)])
-    return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sim.documents import SCHEMAS, Listing
+from sim.documents import SCHEMAS, Listing, dumps, plain
 from sim.errors import Fault, InputError
 from sim.inputs.loader import Prepared, prepare
 from sim.result.predict import inputs_hash
@@ -68,7 +68,15 @@ class SweepOutcome(Listing):
         return [*self.study.keys, *MEASURES, *meets, *front, "status", "error"]
 
     def records(self) -> Sequence[Mapping[str, Any]]:
-        """A row a configuration, columns as `columns` says; None where a failed row has none."""
+        """A row a configuration, columns as `columns` says, what was varied as text."""
+        keys = set(self.study.keys)
+        return [
+            {name: as_text(value) if name in keys else value for name, value in row.items()}
+            for row in self.items()
+        ]
+
+    def items(self) -> Sequence[Mapping[str, Any]]:
+        """The same with varied values as they were set; None where a failed row has no figure."""
         front = set(self.front)
         found = []
         for i, row in enumerate(self.rows):
@@ -80,6 +88,11 @@ class SweepOutcome(Listing):
                 record["pareto"] = i in front
             found.append(record | {"status": row.status, "error": row.error})
         return found
+
+
+def as_text(value: Any) -> str | None:
+    """A varied value as a cell: what is no text is JSON."""
+    return value if isinstance(value, str | None) else dumps(plain(value), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,11 @@ from sim.calibration.validate_collectives import (
     measurements,
     quantile,
     systems,
-    table,
     validate_collectives,
 )
+from sim.calibration.validation import Validation
+from sim.report.formats.text import render
+from sim.report.validation import view
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 H100_NODES = ("h100-sxm", "dgx-h100", "oracle-h100", "supermicro-h100")
@@ -76,7 +78,7 @@ def test_every_figure_is_predicted_or_left_out_with_a_reason(report):
     assert len(report.points) + left_out == len(measurements())
     assert all(reason for _, _, reason in report.anomalies)
     assert len(report.misses) <= 75
-    text = table(report)
+    text = render(view(Validation(collectives=report)))
     for name in systems():
         assert name in text
 

@@ -8,7 +8,9 @@ from sim.calibration.cross_validation import coverage, cross_validate
 from sim.calibration.validate_memory import validate_memory
 from sim.calibration.validate_training import validate_training
 from sim.calibration.validation import validation
-from sim.report.validation import PLOTS, render, write_plots
+from sim.report.formats import FORMATS, rendered
+from sim.report.validation import view
+from sim.report.validation_plots import PLOTS, plots_of
 from sim.result.bands import residuals
 
 #: mean |error| of a source's complete rows: a little above what `scaling-sim validate` prints
@@ -86,13 +88,14 @@ def test_peaks_of_atorch():
     assert max(map(abs, errors)) < 0.02
 
 
-@pytest.mark.parametrize("fmt", ["table", "md", "csv", "json"])
-def test_formats(fmt):
-    found = render(validation(("training", "memory"), cross=True), fmt, misses=5)
+@pytest.mark.parametrize("form", FORMATS)
+def test_formats(form):
+    found = rendered(view(validation(cross=True), misses=5), form)
     assert "llm-foundry-2023" in found
+    assert "oci-h100-x2" in found
 
 
-def test_plots(tmp_path):
-    write_plots(tmp_path)
-    for name in PLOTS:
-        assert (tmp_path / f"{name}.svg").read_text().count("<circle") > 150
+def test_plots():
+    drawn = plots_of(validation(("training",)).training.complete)
+    assert drawn.keys() == PLOTS.keys()
+    assert all(svg.count("<circle") > 150 for svg in drawn.values())

@@ -25,7 +25,8 @@ from sim.inputs.calibration import CONSTANTS, Calibration, read_calibration, wri
 from sim.inputs.loader import load, load_topology
 from sim.inputs.shares import batch_on
 from sim.interop.observations import kineto_observations, nccl_observations
-from sim.report.calibration import formatted
+from sim.report.calibration import view
+from sim.report.formats import rendered
 from sim.step.chrome_trace import Trace
 from sim.step.run import run_step
 from sim.step.step import step
@@ -253,8 +254,8 @@ def test_calibration_finds_planted_factors(tmp_path: Path) -> None:
     assert abs(held.after) < 0.01
     seen = [c for c in report.fitted if c.kind == "run"]
     assert mean_error([c.left_out for c in seen]) < 0.3 * mean_error([c.before for c in seen])
-    assert "fell" in formatted(report, "table").splitlines()[-1]
-    assert json.loads(formatted(report, "json"))["constants"].keys() == PRIORS.keys()
+    assert "fell" in rendered(view(report), "table").splitlines()[-1]
+    assert json.loads(rendered(view(report), "json"))["constants"].keys() == PRIORS.keys()
 
 
 def test_a_trace_tells_products_from_memory_bound_kernels(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from sim.cli import group
 from sim.inputs.loader import load
 from sim.interop.kineto import read_kineto
-from sim.report.trace import formatted
+from sim.report.formats import rendered
+from sim.report.trace import view
 from sim.step.chrome_trace import Trace
 from sim.step.run import run_step
 
@@ -114,7 +115,7 @@ def test_a_profilers_reader_reads_it(tmp_path: Path, traced) -> None:
 @pytest.mark.parametrize("level", ["folded", "ranks"])
 def test_csv_is_in_order(level: str) -> None:
     outcome, workload = simulated("dgx-a100", "nodes=2", level=level)
-    rows = list(csv.DictReader(io.StringIO(formatted(Trace(outcome, workload), "csv"))))
+    rows = list(csv.DictReader(io.StringIO(rendered(view(Trace(outcome, workload)), "csv"))))
     assert len(rows) == len(outcome.lowered.views[0].comm_kind)
     assert [int(r["order"]) for r in rows] == list(range(len(rows)))
     assert rows[0]["op"] == "all_gather"

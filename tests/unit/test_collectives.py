@@ -19,7 +19,6 @@ from sim.errors import InputError
 from sim.fabric import compile_fabric
 from sim.fabric.shape import HBM, NETWORK, NVLINK
 from sim.inputs.loader import load, load_topology
-from sim.report.collectives import CSV_COLUMNS
 from sim.study.collectives import Collective, collective_sweep, parse_sizes
 from tests.unit.machines import dgx_a100, dgx_h100, pcie_box
 
@@ -313,7 +312,9 @@ def test_csv_of_the_verb():
     )
     assert found.exit_code == 0, found.output
     rows = list(csv.DictReader(io.StringIO(found.output)))
-    assert tuple(rows[0]) == CSV_COLUMNS
+    assert list(rows[0])[:5] == [
+        "size_bytes", "time_us", "algbw_gb_per_s", "busbw_gb_per_s", "algorithm",
+    ]  # fmt: skip
     assert [int(row["size_bytes"]) for row in rows] == [2**20, 2**21, 2**22]
     for row in rows:
         algbw = float(row["size_bytes"]) / float(row["time_us"]) / 1e3

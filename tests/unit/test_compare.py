@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from sim import compare
 from sim.cli import group
 from sim.errors import InputError
-from sim.report.compare import formatted
+from sim.report.compare import view
+from sim.report.formats import rendered
 from sim.study.compare import parse_vary, split_inputs
 
 
@@ -101,12 +102,12 @@ def test_workloads_are_told_from_machines(tmp_path):
 
 
 def test_every_format_says_the_same(machines):
-    document = json.loads(formatted(machines, "json"))
+    document = json.loads(rendered(view(machines), "json"))
     ratio = document["deltas"][0]["ratios"]["tokens_per_s"]
-    rows = list(csv.DictReader(io.StringIO(formatted(machines, "csv"))))
+    rows = list(csv.DictReader(io.StringIO(rendered(view(machines), "csv"))))
     assert float(rows[1]["tokens_per_s"]) / float(rows[0]["tokens_per_s"]) == pytest.approx(ratio)
-    assert f"{ratio:.2f} x" in formatted(machines, "table")
-    assert f"{ratio:.2f} x" in formatted(machines, "md")
+    assert f"{ratio:.2f} x" in rendered(view(machines), "table")
+    assert f"{ratio:.2f} x" in rendered(view(machines), "md")
     assert all(math.isfinite(float(r["step_time_s"])) for r in rows)
 
 
@@ -160,7 +161,7 @@ def test_the_price_at_which_the_answer_flips():
 
 def test_many_variants_are_listed_one_a_line():
     found = compare(["dgx-h100"], ["llama3-8b-lora"], vary=["micro_batch=1,2,4,8,16"])
-    head, *lines = formatted(found, "table").splitlines()
+    head, *lines = rendered(view(found), "table").splitlines()
     assert "tokens/s per GPU" in head
     assert [line.split()[0] for line in lines[:5]] == [f"micro_batch={n}" for n in (1, 2, 4, 8, 16)]
 
@@ -170,5 +171,5 @@ def test_a_job_that_never_ends_has_no_ratio_of_costs():
     assert found.deltas[0].cost_ratio is None
     assert found.deltas[0].tie_price_usd is None
     for form in ("table", "md", "csv"):
-        assert "nan" not in formatted(found, form)
-    assert json.loads(formatted(found, "json"))["deltas"][0]["ratios"]["cost"] is None
+        assert "nan" not in rendered(view(found), form)
+    assert json.loads(rendered(view(found), "json"))["deltas"][0]["ratios"]["cost"] is None

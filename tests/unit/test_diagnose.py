@@ -14,7 +14,8 @@ from sim.calibration.probes import PROBES
 from sim.cli import group
 from sim.errors import InputError
 from sim.inputs.loader import load
-from sim.report.diagnose import formatted
+from sim.report.diagnose import view
+from sim.report.formats.text import render
 from sim.step.step import step
 
 BY_KEY = {cause.key: cause for cause in CAUSES}
@@ -55,14 +56,14 @@ def test_nothing_to_explain() -> None:
     seconds = step(loaded.topology, loaded.workload).time_s
     found = diagnose([Figure(loaded.topology, loaded.workload, 1.02 * seconds)])
     assert found.nothing > 0.5
-    assert "Nothing needs explaining" in formatted(found, "table")
+    assert "Nothing needs explaining" in render(view(found))
 
 
 def test_faster_than_it_can_be() -> None:
     loaded = load("dgx-h100", JOB, SETS)
     seconds = step(loaded.topology, loaded.workload).time_s
     found = diagnose([Figure(loaded.topology, loaded.workload, 0.4 * seconds)])
-    assert "Faster than the machine should be" in formatted(found, "table")
+    assert "Faster than the machine should be" in render(view(found))
 
 
 def test_a_run_on_one_node_clears_the_node() -> None:
@@ -139,7 +140,7 @@ def test_a_job_that_cannot_have_run() -> None:
     figures = read_figures("h100-x1", "llama3-8b-sft", ["model.layers=24"], "step_time_s=100")
     found = diagnose(figures)
     assert not found.fits
-    assert "does not fit in memory" in formatted(found, "table")
+    assert "does not fit in memory" in render(view(found))
 
 
 def test_names_are_unique() -> None:

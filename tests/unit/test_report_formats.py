@@ -20,6 +20,25 @@ VERBS = {
     "run that does not fit": "run dgx-a100 llama3-70b-full",
     "run with borrowed constants": "run l40s-8 mistral-7b-lora --no-scaling",
     "memory": "memory dgx-h100 llama3-8b-sft --max micro_batch",
+    "compare": "compare dgx-a100 l40s-8 mistral-7b-lora",
+    "compare many": "compare dgx-h100 mistral-7b-lora --vary micro_batch=1,2,4,8,16",
+    "need bandwidth": "need bandwidth dgx-a100 llama3-8b-sft --efficiency 0.8 --set nodes=4",
+    "need gpus": "need gpus dgx-h100 llama3-70b-full --deadline 8h",
+    "need context": "need context dgx-h100 llama3-8b-sft",
+    "need price": "need price oci-bm-gpu-h100-8 aws-p4de llama3-8b-sft",
+    "prices list": "prices list --gpu h200",
+    "prices show": "prices show p5.48xlarge",
+    "prices job": "prices job dgx-a100 dgx-h100 mistral-7b-lora",
+    "plan": "plan dgx-h100 docs/examples/week.yaml --set nodes=8",
+    "size": "size mistral-7b-lora --deadline 24h --max-gpus 8 --provider lambda",
+    "topo show": "topo show dgx-h100 --set nodes=2",
+    "validate": "validate --misses 5",
+    "trace": "trace dgx-h100 llama3-8b-lora --set model.layers=2",
+    "explain": "explain dgx-h100 llama3-8b-lora",
+    "collective": "collective dgx-h100 --sizes 1M:4M",
+    "variants": "collective dgx-h100 --sizes 1G --vary nodes=1,2",
+    "diagnose": "diagnose dgx-h100 llama3-8b-sft --set model.layers=4"
+    " --measured tokens_per_s_per_gpu=2000",
 }
 
 
@@ -55,7 +74,9 @@ class Page(HTMLParser):
 @pytest.mark.parametrize("command", VERBS.values(), ids=VERBS)
 def test_every_format(command):
     text, *others = (call(command, "--format", form) for form in FORMATS)
-    document, table, page, html = others
+    text = re.sub(r"; [\d.]+ s\n", "\n", text)  # how long a search took
+    document, table, page, html, lines = others
+    assert all(json.loads(line) for line in lines.splitlines())
     json.loads(document, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     rows = list(csv.DictReader(io.StringIO(table)))
     assert rows

@@ -8,7 +8,8 @@ from click.testing import CliRunner
 from sim.cli import group
 from sim.errors import InputError
 from sim.inputs.loader import load, prepare
-from sim.report.size import text
+from sim.report.formats.text import render
+from sim.report.size import view
 from sim.study.axes import Study
 from sim.study.candidates import Space, family, plans, variants
 from sim.study.machines import Wanted, machines
@@ -127,7 +128,7 @@ def test_a_deadline_takes_more_gpus_than_the_cheapest(searcher):
     assert hurried.winner.figures.wall_s <= slack / 2
     assert hurried.winner.candidate.gpus > free.winner.candidate.gpus
     assert hurried.winner.figures.cost_usd >= free.winner.figures.cost_usd
-    assert "use fewer GPUs" in text(free)
+    assert "use fewer GPUs" in render(view(free))
 
 
 def test_a_budget_that_is_met_for_the_fastest(searcher):
@@ -151,7 +152,7 @@ def test_nothing_is_an_answer_with_the_nearest_miss(searcher):
     report = size(JOB, target, topologies=["dgx-h100", A100], most_gpus=16, searcher=searcher)
     assert report.winner is None
     nearest = report.nearest
-    assert "the nearest miss is" in text(report)
+    assert "the nearest miss is" in render(view(report))
     every = everything(["dgx-h100", A100], report.global_batch, 16, searcher)
     assert nearest.figures.wall_s == pytest.approx(min(p.figures.wall_s for p in every), rel=1e-9)
 
@@ -204,7 +205,7 @@ def test_light_phases_get_machines_of_their_own(searcher):
     assert evaluate.machine in ("dgx-h100", "h100-x1", "our-a100s")
     # forward passes alone are faster than training on as many tokens on the same machine
     assert 0 < evaluate.wall_s < report.winner.figures.wall_s
-    assert "holding the cluster through the others would cost" in text(report)
+    assert "holding the cluster through the others would cost" in render(view(report))
 
 
 def test_phases_leave_training_the_rest_of_the_deadline(searcher):

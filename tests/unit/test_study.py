@@ -7,7 +7,8 @@ from click.testing import CliRunner
 
 from sim.cli import group
 from sim.errors import InputError
-from sim.report.study import formatted
+from sim.report.formats import rendered
+from sim.report.study import view
 from sim.study.question import find_study, read_study, run_study
 
 SMALL = """
@@ -93,7 +94,7 @@ def test_a_measured_case_is_judged_by_its_measurement(answers):
     answer = by_id(answers, "judged")  # 10643 / 4641 = 2.2933
     assert answer.rows[0].judged == pytest.approx(10643 / 4641)
     assert answer.verdict == "holds"
-    assert "yes, as measured" in formatted(answers, "table")
+    assert "yes, as measured" in rendered(view(answers), "table")
 
 
 def test_a_case_that_does_not_fit_gives_no_speed_unless_asked(answers):
@@ -118,13 +119,13 @@ def test_offers_pair_within_provider_and_date(answers):
 
 
 def test_every_format(answers):
-    page = formatted(answers, "md")
-    assert "**Verdict: holds only for 1 of 2: faster.**" in page
-    assert "Why, for faster:" in page
+    page = rendered(view(answers), "md")
+    assert "-> holds only for 1 of 2: faster" in page
+    assert "Why, for faster" in page
     assert "does not fit" in page
-    document = json.loads(formatted(answers, "json"))
+    document = json.loads(rendered(view(answers), "json"))
     assert [c["verdict"] for c in document["claims"]] == [a.verdict for a in answers.answers]
-    assert "-> does not hold" in formatted(answers, "table")
+    assert "-> does not hold" in rendered(view(answers), "table")
 
 
 def test_faults_of_a_study_come_together(tmp_path):

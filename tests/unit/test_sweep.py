@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from sim.cli import group
 from sim.errors import InputError
 from sim.inputs.loader import load
+from sim.report.formats import rendered
+from sim.report.sweep import view
 from sim.study.axes import Axis, Study, from_options, read_study
 from sim.study.executors import LocalPool, Task, run_here
-from sim.study.export import rendered, write_parquet
+from sim.study.export import write_parquet
 from sim.study.expressions import parse_condition
 from sim.study.measures import measures
 from sim.study.pareto import pareto_front
@@ -268,14 +270,14 @@ def test_machines_and_jobs_can_be_axes(tmp_path):
 
 def test_formats_say_the_same(tmp_path):
     outcome = sweep(small(tmp_path, "nodes=1,2", "micro_batch=1,x"), tmp_path / "s.sqlite")
-    rows = list(outcome.records())
-    assert [json.loads(line) for line in rendered(outcome, "jsonl").splitlines()] == rows
-    assert json.loads(rendered(outcome, "json")) == rows
-    head, *lines = rendered(outcome, "csv").splitlines()
+    rows = list(outcome.items())
+    assert [json.loads(line) for line in rendered(view(outcome), "jsonl").splitlines()] == rows
+    assert json.loads(rendered(view(outcome), "json")) == rows
+    head, *lines = rendered(view(outcome), "csv").splitlines()
     assert head.startswith("nodes,micro_batch,fits,gpus,step_time_s")
     assert lines[0].split(",")[4] == repr(rows[0]["step_time_s"])
     assert rows[1]["step_time_s"] is None
-    assert "is not a whole number" in rendered(outcome, "table")
+    assert "is not a whole number" in rendered(view(outcome), "table")
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ from sim.fabric.describe import LinkClass, bisection, describe_machine, link_cla
 from sim.fabric.export import explicit_yaml
 from sim.inputs.catalogue import names
 from sim.inputs.loader import load_topology
-from sim.report import topology as report
+from sim.report.formats.text import render
+from sim.report.topology import view
 from tests.unit.machines import dgx_a100, dgx_h100, pcie_box
 
 
@@ -61,7 +62,7 @@ def test_matrix():
 
 
 def test_text_has_every_part():
-    text = report.text(describe_machine(compile_fabric(dgx_h100(2))))
+    text = render(view(describe_machine(compile_fabric(dgx_h100(2)))))
     for part in ("nodes 0-1, each", "cpu1", "PIX", "NV18", "371 GB/s", "bisection", "rank classes"):
         assert part in text
 
@@ -94,7 +95,7 @@ def test_every_shipped_topology_shows(name):
         fabric = compile_fabric(load_topology(name, [f"nodes={nodes}"] if node else []))
         facts = describe_machine(fabric)
         assert facts.gpus == fabric.n_ranks
-        assert report.text(facts)
+        assert render(view(facts))
         if fabric.n_ranks > 1:
             assert facts.bisection_bytes_per_s > 0
             assert facts.rings.bus_bytes_per_s > 0

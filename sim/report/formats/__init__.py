@@ -10,7 +10,14 @@ if TYPE_CHECKING:
     from sim.report.view import View
 
 #: ``--format`` -> module here; a file's suffix names its format too
-FORMATS = {"table": "text", "json": "json", "csv": "csv", "md": "markdown", "html": "html"}
+FORMATS = {
+    "table": "text",
+    "json": "json",
+    "csv": "csv",
+    "md": "markdown",
+    "html": "html",
+    "jsonl": "jsonl",
+}
 
 
 def rendered(view: View, form: str) -> str:

@@ -7,7 +7,7 @@ from html import escape
 
 from sim.report.formats.csv import flat
 from sim.report.svg import COLOURS
-from sim.report.view import Bar, Cell, Facts, Figures, Notes, Section, Table, View
+from sim.report.view import Bar, Cell, Facts, Figures, Lines, Notes, Part, Picture, Table, View
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem;
@@ -18,7 +18,7 @@ th, td { padding: .2rem .7rem; border-bottom: 1px solid #ccc; text-align: left;
   vertical-align: top; }
 thead th { border-bottom: 2px solid #555; } .n { text-align: right; white-space: nowrap; }
 .note { border-left: 4px solid #d55e00; padding-left: .7rem; }
-.wide { overflow-x: auto; } svg { width: 100%; max-width: 48rem; height: 1.6rem; }
+.wide, pre { overflow-x: auto; } svg { width: 100%; max-width: 48rem; } svg.bar { height: 1.6rem; }
 .key { display: inline-block; width: .8em; height: .8em; margin-right: .3em; }
 @media print { body { margin: 0; max-width: none; font-size: 10pt; } .wide { overflow: visible; }
   table, svg { break-inside: avoid; } thead { display: table-header-group; } }
@@ -37,7 +37,7 @@ def render(view: View) -> str:
     )
 
 
-def _section(section: Section) -> Iterator[str]:
+def _section(section: Part) -> Iterator[str]:
     heading = getattr(section, "heading", "").rstrip(":")
     if heading:
         yield f"<h2>{escape(heading)}</h2>"
@@ -61,9 +61,13 @@ def _section(section: Section) -> Iterator[str]:
         yield from _table(section)
     elif isinstance(section, Notes):
         yield from (f'<p class="note">{escape(line.strip())}</p>' for line in section.lines)
-    elif section.list:
+    elif isinstance(section, Picture):
+        yield f"<figure>{section.svg}<figcaption>{escape(section.lines[0])}</figcaption></figure>"
+    elif isinstance(section, Lines) and section.literal:
+        yield "<pre>" + escape("\n".join(section.lines)) + "</pre>"
+    elif isinstance(section, Lines) and section.list:
         yield "<ul>" + "".join(f"<li>{escape(x.strip())}</li>\n" for x in section.lines) + "</ul>"
-    else:
+    elif isinstance(section, Lines):
         yield from (f"<p>{escape(line.strip())}</p>" for line in section.lines)
 
 
@@ -93,7 +97,7 @@ def _cell(cell: Cell | str) -> str:
 
 def _bar(bar: Bar) -> Iterator[str]:
     said = ", ".join(f"{label} {100 * share:.0f} %" for label, share in bar.parts)
-    yield '<svg viewBox="0 0 100 4" preserveAspectRatio="none" role="img" '
+    yield '<svg class="bar" viewBox="0 0 100 4" preserveAspectRatio="none" role="img" '
     yield f'aria-label="{escape(said)}">'
     start = 0.0
     for i, (label, share) in enumerate(bar.parts):

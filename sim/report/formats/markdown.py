@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sim.report.formats.csv import flat
-from sim.report.view import Bar, Column, Facts, Figures, Notes, Section, Table, View, text_of
+from sim.report.view import (
+    Bar,
+    Column,
+    Facts,
+    Figures,
+    Lines,
+    Notes,
+    Part,
+    Picture,
+    Table,
+    View,
+    text_of,
+)
 
 
 def render(view: View) -> str:
@@ -20,7 +32,7 @@ def render(view: View) -> str:
     return "\n\n".join(parts)
 
 
-def _section(section: Section) -> Iterator[str]:
+def _section(section: Part) -> Iterator[str]:
     if isinstance(section, Figures):
         rows = list(flat(section.rows).items())
         yield from _table([Column("key", right=False), Column("value", right=False)], rows)
@@ -33,9 +45,13 @@ def _section(section: Section) -> Iterator[str]:
     elif isinstance(section, Table):
         cells = [[text_of(cell) for cell in row] for row in section.rows]
         yield from _table(section.columns, cells)
-    elif isinstance(section, Notes) or section.list:
+    elif isinstance(section, Picture):
+        yield f"![{section.lines[0]}]({section.path})"
+    elif isinstance(section, Lines) and section.literal:
+        yield "\n".join(["```text", *section.lines, "```"])
+    elif isinstance(section, Notes) or (isinstance(section, Lines) and section.list):
         yield from (f"- {_escaped(line.strip())}" for line in section.lines)
-    else:
+    elif isinstance(section, Lines):
         yield "\\\n".join(_escaped(line.strip()) for line in section.lines)
 
 

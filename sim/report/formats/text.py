@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sim.report.view import Bar, Cell, Facts, Figures, Notes, Section, Table, View, text_of
+from sim.report.view import Bar, Cell, Facts, Lines, Notes, Part, Picture, Table, View, text_of
 
 _BAR = "█▓▒░▚▞"
 _BAR_WIDTH = 48
@@ -21,22 +21,19 @@ def render(view: View) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _section(section: Section) -> Iterator[str]:
-    if isinstance(section, Figures):  # a terminal has --format json for them
-        return
+def _section(section: Part) -> Iterator[str]:
+    """Lines of a section; its figures are left to formats that are kept."""
+    if isinstance(section, Table | Facts | Lines) and section.heading:
+        yield " " * max(section.indent - 2, 0) + section.heading
     if isinstance(section, Bar):
         yield from _bar(section)
-        return
-    if isinstance(section, Notes):
-        yield from (" " * section.indent + line for line in section.lines)
-        return
-    if section.heading:
-        yield " " * max(section.indent - 2, 0) + section.heading
-    if isinstance(section, Table):
+    elif isinstance(section, Table):
         yield from _table(section)
     elif isinstance(section, Facts):
         yield from _facts(section)
-    else:
+    elif isinstance(section, Picture):
+        yield f"{section.lines[0]}: {section.path}"
+    elif isinstance(section, Lines | Notes):
         yield from (" " * section.indent + line for line in section.lines)
 
 

@@ -1,0 +1,89 @@
+"""The table nccl-tests prints, for a machine that may not exist or for variants of it."""
+
+from __future__ import annotations
+
+from sim.cost.collectives import CollectiveCost, bus_factor
+from sim.report.view import Cell, Column, Lines, Row, Table, View, left
+from sim.study.collectives import CollectiveSweep, CollectiveVariants
+
+_LIMIT = "limit*: busbw if the tightest link ran at its data-sheet rate."
+
+
+def view(found: CollectiveSweep | CollectiveVariants) -> View:
+    """What `scaling-sim collective` says."""
+    return _sizes(found) if isinstance(found, CollectiveSweep) else _variants(found)
+
+
+def _sizes(found: CollectiveSweep) -> View:
+    columns = [
+        *map(Column, ("size (B)", "time (us)", "algbw", "busbw", "limit*")),
+        left("algorithm"), left("protocol"), Column("ch"), left("held back by"),
+    ]  # fmt: skip
+    rows: list[Row] = [
+        [
+            _size(c), _time(c), _rate(c.algbw_bytes_per_s), _rate(c.busbw_bytes_per_s), _wire(c),
+            c.algorithm, c.protocol, Cell(str(c.channels), c.channels), c.limit,
+        ]
+        for c in found.costs
+    ]  # fmt: skip
+    nodes = len({int(found.fabric.rank_node[rank]) for rank in range(found.ranks)})
+    where = "1 node" if nodes == 1 else f"{nodes} nodes"
+    title = (
+        f"{found.fabric.topology.name}: {found.op} over {found.ranks} GPUs on {where}, "
+        f"NCCL {found.nccl}"
+    )
+    best = max(found.costs, key=lambda cost: cost.busbw_bytes_per_s)
+    factor = bus_factor(found.op, found.ranks)
+    lines = [
+        f"algbw, busbw, limit in GB/s (1e9). size: {_meaning(found.op)}. "
+        f"busbw = algbw x {factor:.4g}.",
+        f"{_LIMIT} ch: channels = SMs held.",
+        f"best: {best.busbw_bytes_per_s / 1e9:.1f} GB/s of {best.limit_busbw_bytes_per_s / 1e9:.1f}"
+        f" ({best.algorithm}, {best.protocol}).",
+    ]
+    return View(title, [Table(columns, rows, indent=0), Lines(lines, indent=0)], found)
+
+
+def _variants(found: CollectiveVariants) -> View:
+    columns = [
+        *map(left, found.keys),
+        *map(Column, ("GPUs", "size (B)", "time (us)", "busbw", "limit*")),
+        left("algorithm"), left("held back by"),
+    ]  # fmt: skip
+    rows: list[Row] = [
+        [
+            *values, Cell(str(sweep.ranks), sweep.ranks), _size(c), _time(c),
+            _rate(c.busbw_bytes_per_s), _wire(c), c.algorithm, c.limit,
+        ]
+        for values, sweep in zip(found.values, found.sweeps, strict=True)
+        for c in sweep.costs
+    ]  # fmt: skip
+    first = found.sweeps[0]
+    title = f"{first.fabric.topology.name}: {first.op}, NCCL {first.nccl}"
+    note = f"busbw, limit in GB/s (1e9). size: {_meaning(first.op)}. {_LIMIT}"
+    return View(title, [Table(columns, rows, indent=0), Lines([note], indent=0)], found)
+
+
+def _size(cost: CollectiveCost) -> Cell:
+    return Cell(str(int(cost.work)), cost.work, "B")
+
+
+def _time(cost: CollectiveCost) -> Cell:
+    return Cell(f"{cost.time_s * 1e6:.2f}", cost.time_s, "s")
+
+
+def _rate(rate: float) -> Cell:
+    return Cell(f"{rate / 1e9:.2f}", rate, "B/s")
+
+
+def _wire(cost: CollectiveCost) -> Cell:
+    rate = cost.limit_busbw_bytes_per_s
+    return Cell(f"{rate / 1e9:.1f}", rate, "B/s")
+
+
+def _meaning(op: str) -> str:
+    """What the bytes of an operation count."""
+    return {
+        "all_gather": "all shards together", "reduce_scatter": "all shards together",
+        "all_to_all": "what one GPU sends", "send_recv": "what one GPU sends",
+    }.get(op, "the buffer")  # fmt: skip

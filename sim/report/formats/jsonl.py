@@ -1,0 +1,13 @@
+"""The document behind a view as JSON lines: an object a row, read one by one."""
+
+from __future__ import annotations
+
+from sim.documents import Listing, dumps, plain
+from sim.report.view import View
+
+
+def render(view: View) -> str:
+    """A line of JSON a row."""
+    found = view.document
+    rows = found.items() if isinstance(found, Listing) else found.records()
+    return "\n".join(dumps(plain(row), None) for row in rows)
