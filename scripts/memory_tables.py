@@ -15,7 +15,7 @@ from sim.inputs.shares import batch_on
 from sim.memory.fit import solve
 from sim.memory.report import memory
 from sim.report.quantities import gib
-from sim.result.fixes import fixes
+from sim.result.fixes import smaller
 from sim.step.step import step
 
 GPUS = {"A100": ("a100-x1", "dgx-a100"), "H100": ("h100-x1", "dgx-h100")}
@@ -72,7 +72,7 @@ def methods() -> Iterator[str]:
 
 def _remedy(loaded: Loaded) -> str:
     """Cheapest change with which the job fits."""
-    best = fixes(loaded.topology, loaded.workload)[0]
+    best = smaller(loaded.topology, loaded.workload)[0]
     if best.fits:
         return f"{best.description}, time {100 * best.time_cost:+.0f} %"
     offloaded = loaded.workload.parallelism.model_copy(update={"offload": "all"})

@@ -123,15 +123,15 @@ def memory_of(
     from sim.inputs.loader import load
     from sim.memory.fit import solve
     from sim.memory.report import memory
-    from sim.result import fixes as changes
     from sim.result.describe import title_of
+    from sim.result.fixes import smaller
     from sim.result.memory import MemoryAnswer
 
     machine, job, _ = load(topology, workload, settings(overrides, calibration))
     return MemoryAnswer(
         title=title_of(machine, job),
         report=memory(machine, job),
-        fixes=changes.fixes(machine, job) if fixes else (),
+        fixes=smaller(machine, job) if fixes else (),
         bound=solve(machine, job, bound) if bound else None,
     )
 

@@ -14,8 +14,9 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.job.plan import plan_job
 from sim.result.bands import uncertainty
-from sim.result.bottleneck import classify, data_bottleneck, rank_fixes
+from sim.result.bottleneck import classify, data_bottleneck
 from sim.result.describe import peak_of, topology_section, workload_section
+from sim.result.fixes import ranked
 from sim.result.result import Result, Scaling
 from sim.result.scaling import scaling_curve
 from sim.result.sections import (
@@ -68,7 +69,7 @@ def predict(
     bottleneck = classify(shown, memory)
     throughput = throughput_section(topology, workload, found.time_s)
     if fixes:
-        fixing = rank_fixes(topology, workload, memory.fits, shown)
+        fixing = ranked(topology, workload, breakdown, memory.fits)
         bottleneck = replace(bottleneck, fixes=fixing)
     own = None if varied.needs_every_rank else breakdown  # the curve is of whole machines
     curve = scaling_curve(topology, workload, own, memory.fits, engine) if scaling else None

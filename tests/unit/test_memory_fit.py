@@ -15,7 +15,7 @@ from sim.inputs.topology import Cpu, Node, NvLink, Pcie, Topology
 from sim.inputs.workload import Checkpointing, CheckpointSave, Method, Parallelism, Stack, Workload
 from sim.memory.fit import solve
 from sim.memory.report import constants, memory
-from sim.result.fixes import fixes
+from sim.result.fixes import smaller
 from sim.step.run import run_step
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -176,7 +176,7 @@ def test_nothing_fits_is_an_answer():
 
 def test_fixes_are_ranked_and_true():
     job = workload("llama-3.1-70b", 4096)
-    found = fixes(topology(), job)
+    found = smaller(topology(), job)
     before = memory(topology(), job).peak_reserved_bytes
     assert found
     order = [(not f.fits, f.changes_training, f.time_cost) for f in found]
@@ -193,7 +193,7 @@ def test_fixes_are_priced_by_simulation():
     job = workload(length=8192, micro_batch=2, activation_checkpointing=Checkpointing())
     node = topology().node.model_copy(update={"nvlink": NvLink(generation=4, links_per_gpu=18)})
     switched = topology().model_copy(update={"node": node})
-    found = {f.description: f for f in fixes(switched, job)}
+    found = {f.description: f for f in smaller(switched, job)}
     again = job.model_copy(update={"activation_checkpointing": FULL})
     base = run_step(switched, job).time_s
     cost = run_step(switched, again).time_s / base - 1
@@ -205,7 +205,7 @@ def test_fixes_are_priced_by_simulation():
 def test_changes_together_where_none_suffices():
     job = workload(length=8192, micro_batch=2)
     tight = topology(size=30e9)
-    found = fixes(tight, job)
+    found = smaller(tight, job)
     alone = [f for f in found if " + " not in f.description and not f.changes_training]
     assert not any(f.fits for f in alone)
     together = next(f for f in found if " + " in f.description)

@@ -1,0 +1,246 @@
+"""Changes worth trying: what each sets, in which words, when it applies and what it is good for.
+
+`run`, `memory` and whoever else proposes changes takes them from here, so that one change has one
+wording and, simulated by `sim.step.step`, one figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sim.inputs.checks import check
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Checkpointing, Method, Precision, Workload
+from sim.memory.report import machine
+
+#: tokens of a sequence from which splitting it over GPUs is worth a try
+LONG = 16384
+
+Aim = Literal["faster", "smaller", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change, and the job with it.
+
+    Attributes
+    ----------
+    settings : dict
+        As for ``--set``.
+    text : str
+        In words; with `settings`' keys it names the change.
+    topology, workload : specs
+        With it.
+    aim : str
+        ``faster`` in time, ``smaller`` in memory, or ``both``.
+    shortens : str
+        The part of a step that it is after: ``loss`` or ``waits`` (exposed communication and what
+        kernels lose beside it); "" where it is the whole.
+    changes_training : bool
+        Another method or precision: the trained model will differ.
+    """
+
+    settings: dict[str, Any]
+    text: str
+    topology: Topology
+    workload: Workload
+    aim: Aim
+    shortens: str = ""
+    changes_training: bool = False
+
+    @property
+    def name(self) -> tuple[Any, ...]:
+        """What it is, whatever job it is made to."""
+        return (*self.settings, self.text)
+
+
+def changes(topology: Topology, workload: Workload, aim: Aim) -> Iterator[Change]:
+    """Changes with an aim that this machine and stack take: none that the loader would refuse.
+
+    Parameters
+    ----------
+    topology, workload : specs
+        Checked by the loader.
+    aim : str
+        ``faster`` or ``smaller``.
+    """
+    for change in _all(topology, workload):
+        if change.aim not in (aim, "both"):
+            continue
+        if not any(finding.error for finding in check(change.topology, change.workload)):
+            yield change
+
+
+def _all(topology: Topology, workload: Workload) -> Iterator[Change]:
+    yield from _batch(topology, workload)
+    yield from _kernels(topology, workload)
+    yield from _checkpointing(topology, workload)
+    yield from _communication(topology, workload)
+    yield from _sharding(topology, workload)
+    yield from _training(topology, workload)
+
+
+class _Maker:
+    """Makes changes of a job: keys of the workload, of its parallelism."""
+
+    def __init__(self, topology: Topology, workload: Workload) -> None:
+        self.topology, self.workload = topology, workload
+
+    def job(self, aim: Aim, text: str, shortens: str = "", **update: Any) -> Change:
+        job = self.workload.model_copy(update=update)
+        return Change(update, text, self.topology, job, aim, shortens)
+
+    def parallel(self, aim: Aim, text: str, shortens: str = "", **update: Any) -> Change:
+        p = self.workload.parallelism.model_copy(update=update)
+        job = self.workload.model_copy(update={"parallelism": p})
+        settings = {f"parallelism.{key}": value for key, value in update.items()}
+        return Change(settings, text, self.topology, job, aim, shortens)
+
+    def spelt(
+        self, aim: Aim, settings: dict[str, Any], text: str, *, trains: bool = False, **update: Any
+    ) -> Change:
+        """A change whose specs are written otherwise than its settings."""
+        job = self.workload.model_copy(update=update)
+        return Change(settings, text, self.topology, job, aim, changes_training=trains)
+
+
+def _batch(topology: Topology, workload: Workload) -> Iterator[Change]:
+    make = _Maker(topology, workload)
+    size, steps = workload.micro_batch, workload.gradient_accumulation
+    if steps % 2 == 0:
+        yield make.job(
+            "faster", "twice the micro-batch, same global batch",
+            micro_batch=2 * size, gradient_accumulation=steps // 2,
+        )  # fmt: skip
+    for less in sorted({1, size // 2} - {0, size}, reverse=True):
+        if size * steps % less == 0:
+            yield make.job(
+                "smaller", f"micro-batch of {less}, same global batch",
+                micro_batch=less, gradient_accumulation=size * steps // less,
+            )  # fmt: skip
+
+
+def _kernels(topology: Topology, workload: Workload) -> Iterator[Change]:
+    make = _Maker(topology, workload)
+    gpu = topology.first_gpu
+    if not workload.compile:
+        yield make.job("both", "torch.compile fuses element-wise kernels", compile=True)
+    if gpu.architecture == "hopper" and workload.attention != "flash3":
+        yield make.job("faster", "FlashAttention-3", attention="flash3")
+    if workload.attention == "eager":
+        yield make.job("both", "FlashAttention-2", attention="flash2")
+    if gpu.peak_fp8 and workload.precision.kind == "bf16":
+        fp8 = Precision(kind="fp8", recipe="tensorwise", master=workload.precision.master)
+        # eager, FP8's casts are kernels of their own and eat the gain
+        yield make.spelt(
+            "faster", {"precision": {"fp8": {"recipe": "tensorwise"}}, "compile": True},
+            "FP8 linears under torch.compile", precision=fp8, compile=True,
+        )  # fmt: skip
+    if workload.loss in ("eager", "huggingface"):
+        yield make.job("smaller", "loss in chunks", loss="chunked")
+        yield make.job("both", "fused linear cross-entropy", "loss", loss="fused-linear")
+
+
+def _checkpointing(topology: Topology, workload: Workload) -> Iterator[Change]:
+    make = _Maker(topology, workload)
+    key, policy = "activation_checkpointing", workload.activation_checkpointing
+    if policy.kind in ("full", "selective-op"):
+        yield make.spelt(
+            "faster", {key: "none"}, "no activation checkpointing",
+            activation_checkpointing=Checkpointing(),
+        )  # fmt: skip
+    if policy.kind in ("full", "none"):
+        yield make.spelt(
+            "faster" if policy.kind == "full" else "smaller", {key: {"selective": "op"}},
+            "per-op activation checkpointing",
+            activation_checkpointing=Checkpointing(kind="selective-op"),
+        )  # fmt: skip
+    if policy.kind != "full":
+        yield make.spelt(
+            "smaller", {key: "full"}, "full activation checkpointing",
+            activation_checkpointing=Checkpointing(kind="full"),
+        )  # fmt: skip
+    elif not policy.offload and workload.parallelism.strategy in ("fsdp1", "fsdp2"):
+        yield make.spelt(
+            "smaller", {key: {"full": {"offload": True}}}, "checkpointed inputs on the host",
+            activation_checkpointing=policy.model_copy(update={"offload": True}),
+        )  # fmt: skip
+    p = workload.parallelism
+    if p.strategy == "zero3" and workload.method.kind != "full" and policy.reentrant:
+        text = "a DeepSpeed that frees frozen weights"
+        yield make.parallel("smaller", text, deepspeed_version="0.19.2")
+
+
+def _communication(topology: Topology, workload: Workload) -> Iterator[Change]:
+    make, p = _Maker(topology, workload), workload.parallelism
+    if p.strategy in ("fsdp1", "fsdp2"):
+        if topology.nodes > 1 and p.replicate == 1:
+            text = "HSDP: shard within a node, replicate across"
+            yield make.parallel("faster", text, "waits", replicate=topology.nodes)
+        if workload.gradient_accumulation > 1 and p.gradient_sync == "every":
+            text = "reduce gradients in the last micro-step only"
+            yield make.parallel("faster", text, "waits", gradient_sync="last")
+    if p.strategy == "fsdp2":
+        if p.reshard_after_forward is True:
+            text = "keep parameters gathered between passes"
+            yield make.parallel("faster", text, "waits", reshard_after_forward=False)
+        if not p.reshard_after_forward:
+            yield make.parallel("smaller", "reshard after forward", reshard_after_forward=True)
+        if p.reduce_dtype == "fp32":
+            yield make.parallel("faster", "reduce gradients in bf16", "waits", reduce_dtype="bf16")
+
+
+def _sharding(topology: Topology, workload: Workload) -> Iterator[Change]:
+    make, p = _Maker(topology, workload), workload.parallelism
+    if p.strategy == "fsdp2" and p.wrap == "block+root" and not workload.model.tied_embeddings:
+        yield make.parallel(
+            "smaller", "embedding and head in units of their own", wrap="torchtitan"
+        )
+    twice = 2 * p.context_parallel
+    divides = machine(topology)[1] % twice == 0 and workload.sequence_length % twice == 0
+    if p.strategy == "fsdp2" and divides and workload.sequence_length >= LONG:
+        yield make.parallel("smaller", f"sequences over {twice} GPUs", context_parallel=twice)
+    if workload.optimizer == "adamw":
+        yield make.job("smaller", "8-bit AdamW", optimizer="adamw-8bit")
+    if p.strategy in ("ddp", "zero1", "zero2"):
+        strategy = "zero3" if p.strategy.startswith("zero") else "fsdp2"
+        yield make.parallel("smaller", f"shard parameters ({strategy})", strategy=strategy)
+    if p.offload == "none" and p.strategy != "ddp":
+        if p.strategy.startswith("zero"):
+            yield make.parallel("smaller", "optimizer in host memory", offload="optimizer")
+        if p.strategy not in ("zero1", "zero2"):
+            text = "parameters and optimizer in host memory"
+            yield make.parallel("smaller", text, offload="all")
+    node = topology.node
+    joined = node is not None and node.nics is not None and node.nics.count > 0
+    if joined and topology.graph is None and p.shard is None:
+        nodes = 2 * topology.nodes
+        more = topology.model_copy(update={"nodes": nodes})
+        yield Change({"nodes": nodes}, "twice the nodes", more, workload, "smaller")
+
+
+def _training(topology: Topology, workload: Workload) -> Iterator[Change]:
+    make = _Maker(topology, workload)
+    method, precision = workload.method, workload.precision
+    if method.kind == "full":
+        lora = Method(kind="lora", rank=16, targets=("q", "k", "v", "o", "gate", "up", "down"))
+        yield make.spelt(
+            "smaller", {"method": {"lora": {"rank": 16, "targets": "all-linear"}}},
+            "LoRA of rank 16", trains=True, method=lora,
+        )  # fmt: skip
+    if method.kind == "lora":
+        four = method.model_copy(update={"kind": "qlora", "quantization": "nf4"})
+        yield make.spelt(
+            "smaller", {"method": {"qlora": {"rank": four.rank, "quantization": "nf4"}}},
+            "QLoRA: frozen weights in 4 bits", trains=True, method=four,
+        )  # fmt: skip
+    mixed = precision.kind in ("bf16", "fp8") and precision.master == "fp32"
+    if mixed and method.kind == "full":
+        pure = {"recipe": precision.recipe} if precision.kind == "fp8" else {}
+        yield make.spelt(
+            "smaller", {"precision": {precision.kind: {**pure, "master": "bf16"}}},
+            "pure bf16 weights", trains=True,
+            precision=precision.model_copy(update={"master": "bf16"}),
+        )  # fmt: skip

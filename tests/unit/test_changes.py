@@ -1,0 +1,87 @@
+"""One list of changes worth trying: what a change says it sets is what every verb simulates."""
+
+import shlex
+
+import pytest
+
+from sim.errors import InputError
+from sim.inputs.loader import load
+from sim.report.quantities import settings
+from sim.result.changes import changes
+from sim.result.fixes import ranked, smaller
+from sim.result.predict import predict
+from sim.step.step import step
+
+JOBS = [
+    ("dgx-h100", "llama3-8b-sft", ["nodes=2"]),
+    ("dgx-h100", "llama3-8b-sft", ["attention=eager", "micro_batch=6", "loss=huggingface"]),
+    ("dgx-a100", "llama3-70b-full", ["activation_checkpointing=none"]),
+    ("dgx-a100", "llama3-8b-32k", ["activation_checkpointing={selective: op}"]),
+    ("dgx-a100", "mistral-7b-lora", ["parallelism={strategy: ddp}"]),
+    ("dgx-a100", "mistral-7b-lora", ["parallelism={strategy: zero3, deepspeed_version: 0.14.0}",
+                                     "activation_checkpointing={full: {reentrant: true}}"]),
+    ("dgx-h100", "llama3-8b-sft", ["parallelism={strategy: zero2}"]),
+    ("dgx-h100", "llama3-8b-sft", ["parallelism={strategy: fsdp2, reshard_after_forward: false}"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("aim", ["faster", "smaller"])
+@pytest.mark.parametrize(("topology", "workload", "sets"), JOBS)
+def test_settings_give_the_job_that_is_simulated(topology, workload, sets, aim):
+    loaded = load(topology, workload, sets)
+    found = list(changes(loaded.topology, loaded.workload, aim))
+    assert found
+    assert len({change.name for change in found}) == len(found)
+    for change in found:
+        words = shlex.split(settings(change.settings))
+        typed = [word for word in words if word != "--set"]
+        again = load(topology, workload, [*sets, *typed])
+        fixed = {"global_batch": None}  # the loader may note the accumulation's origin
+        assert again.topology == change.topology, change.text
+        assert again.workload.model_copy(update=fixed) == change.workload.model_copy(update=fixed)
+
+
+def test_changes_that_the_loader_would_refuse_are_not_offered():
+    # groups of 8 for the resharding do not fit into HSDP's groups of 8
+    sets = ["nodes=2", "parallelism={strategy: fsdp2, reshard_after_forward: 8}"]
+    hsdp = "HSDP: shard within a node, replicate across"
+    loaded = load("dgx-h100", "llama3-8b-sft", sets)
+    assert hsdp not in {c.text for c in changes(loaded.topology, loaded.workload, "faster")}
+    with pytest.raises(InputError, match="does not divide"):
+        load("dgx-h100", "llama3-8b-sft", [*sets, "parallelism.replicate=2"])
+    plain = load("dgx-h100", "llama3-8b-sft", sets[:1])
+    assert hsdp in {c.text for c in changes(plain.topology, plain.workload, "faster")}
+
+
+def test_run_and_memory_say_the_same_of_a_change():
+    loaded = load("dgx-a100", "llama3-70b-full")
+    result = predict(loaded.topology, loaded.workload, scaling=False)
+    assert not result.memory.fits
+    listed = {f.description: f for f in smaller(loaded.topology, loaded.workload)}
+    assert "parameters and optimizer in host memory" in listed
+    assert result.bottleneck.fixes[0].fits
+    for fix in result.bottleneck.fixes:
+        same = listed[fix.description]
+        assert fix.change == same.change
+        assert fix.step_time_ratio == 1.0 + same.time_cost
+        assert fix.memory_bytes == same.peak_reserved_bytes
+        assert fix.fits == same.fits
+
+
+def test_a_job_that_fits_is_offered_what_is_faster_and_still_fits():
+    loaded = load("dgx-h100", "llama3-8b-sft")
+    now = step(loaded.topology, loaded.workload)
+    found = ranked(loaded.topology, loaded.workload, now.breakdown, now.memory.fits)
+    ratios = [fix.step_time_ratio for fix in found]
+    assert ratios == sorted(ratios)
+    assert ratios[-1] < 0.995
+    offered = {c.text: c for c in changes(loaded.topology, loaded.workload, "faster")}
+    for fix in found:
+        change = offered[fix.description]
+        changed = step(change.topology, change.workload)
+        assert fix.fits
+        assert fix.memory_bytes == changed.memory.peak_reserved_bytes
+        tokens = change.workload.micro_batch * change.workload.gradient_accumulation
+        before = loaded.workload.micro_batch * loaded.workload.gradient_accumulation
+        ratio = changed.time_s / tokens / (now.time_s / before)
+        assert fix.step_time_ratio == pytest.approx(ratio, rel=1e-12)
