@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sim.blocks.modules import Role
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """One kernel launch (or `count` equal launches in a row).
+class Kernel(NamedTuple):
+    """One kernel launch (or `launches` equal ones in a row).
 
     Attributes
     ----------
@@ -32,8 +31,8 @@ class Kernel:
         ``bf16 | fp16 | fp32 | tf32 | fp8``, of the arithmetic.
     direction : str
         ``forward | backward | dgrad | wgrad``
-    count : int
-        Launches; flops and bytes are of all of them together.
+    launches : int
+        How many; flops and bytes are of all of them together.
     access : str
         How an element-wise kernel reads: ``stream`` (contiguous, vectorised), ``cast``,
         ``strided`` (views), ``composite`` (a norm's chain of small kernels), ``fused`` (one
@@ -51,7 +50,7 @@ class Kernel:
     shape: tuple[int, ...] = ()
     dtype: str = "bf16"
     direction: str = "forward"
-    count: int = 1
+    launches: int = 1
     access: str = "stream"
     role: Role = Role.OTHER
 

@@ -126,16 +126,19 @@ class Tape:
     def _kernels(
         self, rows: Sequence[Map | Kernel], module: str, role: Role, direction: str
     ) -> tuple[Kernel, ...]:
-        plain = "fused" if self.fused else "stream"
-        return tuple(
-            row
-            if isinstance(row, Kernel)
-            else Kernel(
-                row.name, module, row.kind, 0.0, row.bytes, (), self.setting.dtype, direction,
-                row.launches, row.access or plain, role,
-            )
-            for row in rows
-        )  # fmt: skip
+        if not rows:
+            return ()
+        plain, dtype = "fused" if self.fused else "stream", self.setting.dtype
+        made = []
+        for row in rows:
+            if isinstance(row, Map):
+                name, traffic, launches, access, kind = row
+                row = Kernel(
+                    name, module, kind, 0.0, traffic, (), dtype, direction, launches,
+                    access or plain, role,
+                )  # fmt: skip
+            made.append(row)
+        return tuple(made)
 
     def gemm(
         self,

@@ -56,7 +56,7 @@ def _kernel(name: str, kind: str, traffic: float, count: int, dtype: str = "fp32
         kind=kind,
         bytes=traffic,
         dtype=dtype,
-        count=max(1, count),
+        launches=max(1, count),
         access="multi",
     )
 
@@ -93,6 +93,4 @@ def optimizer_kernels(workload: Workload, shard: Shard) -> tuple[Kernel, ...]:
 
 def copy_kernel(name: str, traffic: float, launches: int = 1, dtype: str = "bf16") -> Kernel:
     """A device copy or cast that moves `traffic` bytes (FSDP's copy-in and copy-out)."""
-    return Kernel(
-        name=name, module="", kind="copy", bytes=traffic, dtype=dtype, count=launches, access="copy"
-    )
+    return Kernel(name, "", "copy", bytes=traffic, dtype=dtype, launches=launches, access="copy")

@@ -27,7 +27,7 @@ CURVE_QUANTISATION = 0.18  # loss of a last, partly filled wave; see `rate_by_un
 
 
 class Cost(NamedTuple):
-    """Cost of one kernel (all of its `count` launches together)."""
+    """Cost of one kernel (all of its `launches` together)."""
 
     time_s: float  # alone on the GPU, without the host
     hbm_bytes: float
@@ -139,10 +139,10 @@ class CostModel:
     def host_seconds(self, kernel: Kernel) -> float:
         """CPU time to launch a kernel. [s]"""
         if kernel.kind == "optimizer" or not kernel.module:
-            return self.host.optimizer_s * kernel.count * self._launch
+            return self.host.optimizer_s * kernel.launches * self._launch
         if kernel.direction == "forward":
-            return self.host.forward_s * kernel.count * self._launch
-        return self.host.backward_s * kernel.count * self._launch
+            return self.host.forward_s * kernel.launches * self._launch
+        return self.host.backward_s * kernel.launches * self._launch
 
     def curve_row(self, kernel: Kernel) -> int:
         """Row of `curves` that a kernel has."""
@@ -221,11 +221,11 @@ class CostModel:
         for i, kernel in enumerate(kernels):
             busy = float(times.compute_s[i] / times.seconds[i])
             self._costs[kernel] = Cost(
-                time_s=float(times.seconds[i]) * kernel.count,
+                time_s=float(times.seconds[i]) * kernel.launches,
                 hbm_bytes=kernel.bytes,
-                compute_s=float(times.compute_s[i]) * kernel.count,
-                memory_s=float(times.memory_s[i]) * kernel.count,
-                fixed_s=c.launch_s * kernel.count,
+                compute_s=float(times.compute_s[i]) * kernel.launches,
+                memory_s=float(times.memory_s[i]) * kernel.launches,
+                fixed_s=c.launch_s * kernel.launches,
                 blocks=float(times.tiles[i]),
                 watts=self._watts(busy, clock),
                 flops=kernel.flops,
@@ -262,14 +262,14 @@ class CostModel:
         c = self.constants
         share = c.bandwidth[kernel.access]
         time = stream_time(
-            kernel.bytes, kernel.count, share, self._bandwidth, c.floor_s, c.ramp_bytes
+            kernel.bytes, kernel.launches, share, self._bandwidth, c.floor_s, c.ramp_bytes
         )
         return Cost(
             time_s=time,
             hbm_bytes=kernel.bytes,
             compute_s=0.0,
-            memory_s=time - c.floor_s * kernel.count,
-            fixed_s=c.floor_s * kernel.count,
+            memory_s=time - c.floor_s * kernel.launches,
+            fixed_s=c.floor_s * kernel.launches,
             blocks=0.0,
             watts=self._watts(0.0, 1.0),
             flops=0.0,

@@ -198,7 +198,7 @@ def test_twice_the_machine_takes_half_the_time():
 
 
 def test_host_launch():
-    kernel = Kernel("z", "z", "elementwise", bytes=1e6, count=3)
+    kernel = Kernel("z", "z", "elementwise", bytes=1e6, launches=3)
     eager, graphs = CostModel(H100, "eager"), CostModel(H100, "graphs")
     assert eager.host_seconds(kernel) == pytest.approx(3 * 24e-6)
     assert graphs.host_seconds(kernel) < 0.05 * eager.host_seconds(kernel)
