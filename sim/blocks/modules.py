@@ -78,23 +78,23 @@ class Module:
     base: str = ""
     active: float = 1.0
 
-    @property
-    def quantisable(self) -> bool:
-        """Whether FP8 and 4-bit methods replace its matrices."""
-        return self.role is Role.LINEAR
-
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """One decoder layer, or the root's own modules before (embedding) or after (head) the layers.
 
-    Module order is registration order; `forward_order` the names in the order forward runs them.
+    `modules` are in the order of registration, `forward` in the order that forward runs them.
     """
 
     name: str  # "layers.3", "embedding", "head"
     kind: str  # key of its `BlockKind`: equal kinds have equal kernels
     modules: tuple[Module, ...]
-    forward_order: tuple[str, ...]
+    forward: tuple[Module, ...]
+
+    @property
+    def forward_order(self) -> tuple[str, ...]:
+        """Names of the modules as forward runs them."""
+        return tuple(m.name for m in self.forward)
 
 
 @dataclass(frozen=True, slots=True)

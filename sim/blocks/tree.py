@@ -70,12 +70,12 @@ def build_tree(model: Model, method: Method | None = None) -> ModelTree:
     def block(kind: BlockKind) -> Block:
         run = describe(setting, kind).modules
         registered = tuple(sorted(run, key=lambda m: REGISTERED.get(m.base or m.name, 0)))
-        return Block(kind.key, kind.key, registered, tuple(m.name for m in run))
+        return Block(kind.key, kind.key, registered, run)
 
     kinds = layer_kinds(model)
     templates = {kind: block(kind) for kind in dict.fromkeys(kinds)}
     layers = (
-        Block(f"layers.{i}", k.key, templates[k].modules, templates[k].forward_order)
+        Block(f"layers.{i}", k.key, templates[k].modules, templates[k].forward)
         for i, k in enumerate(kinds)
     )
     return ModelTree(block(EMBEDDING), tuple(layers), block(HEAD), model.tied_embeddings)

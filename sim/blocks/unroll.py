@@ -8,8 +8,8 @@ from functools import lru_cache
 
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.kernels import Kernel
-from sim.blocks.layer import EMBEDDING, HEAD, BlockKind, describe, layer_kinds
-from sim.blocks.ops import recomputed
+from sim.blocks.layer import EMBEDDING, HEAD, BlockKind, block_kinds, describe, layer_kinds
+from sim.blocks.ops import Exchange, recomputed
 from sim.blocks.setting import Setting, early_stop
 from sim.inputs.workload import Workload
 
@@ -98,3 +98,10 @@ def _block(
         (kind.key, "recompute"): tuple(repeated),
         (kind.key, "backward"): tuple(k for op in reversed(ops) for k in op.backward),
     }
+
+
+@lru_cache(maxsize=256)
+def exchanges(workload: Workload, kind: str) -> Mapping[str, tuple[Exchange, ...]]:
+    """What one kind of block needs of ranks that share it, by the module whose kernels ask."""
+    ops = describe(Setting.of(workload), block_kinds(workload.model)[kind]).ops
+    return {op.module: op.exchanges for op in ops if op.exchanges}

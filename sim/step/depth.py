@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from sim.blocks.layer import layer_kinds
 from sim.inputs.workload import Workload
 from sim.lowering.lower import Lowered
 from sim.program import Timeline
@@ -26,7 +27,7 @@ def repeats(workload: Workload) -> bool:
     ZeRO-3 looks far ahead, the others reduce in buckets of many blocks: they are not asked.
     """
     model, p = workload.model, workload.parallelism
-    alike = model.sliding_window_pattern == 1 and model.dense_layers == 0
+    alike = len(set(layer_kinds(model))) == 1
     near = p.strategy in ("fsdp1", "fsdp2") and p.forward_prefetch < SHALLOW - 1
     policy = workload.activation_checkpointing.kind
     return alike and near and policy != "selective-blocks" and model.layers > 2 * DEEP

@@ -149,15 +149,15 @@ def flat_numel(numels: list[int], aligned: int, ranks: int) -> int:
 
 
 def _unit(
-    name: str, block: int, modules: list[tuple[Module, bool]], shard: int, types: Dtypes,
+    name: str, block: int, modules: list[Module], shard: int, types: Dtypes,
     orig_params: bool,
 ) -> Unit:  # fmt: skip
     """One flat parameter."""
-    parameters = [(m, p, inside) for m, inside in modules for p in m.parameters]
+    parameters = [(m, p) for m in modules for p in m.parameters]
     width = DTYPE_BYTES[types.compute]
     aligned = int(_ALIGNMENT / width) if orig_params else 0
-    numel = flat_numel([p.numel for _, p, _ in parameters], aligned, shard)
-    with_grad = [p for _, p, _ in parameters if p.trainable]
+    numel = flat_numel([p.numel for _, p in parameters], aligned, shard)
+    with_grad = [p for _, p in parameters if p.trainable]
     if with_grad and len(with_grad) < len(parameters) and not orig_params:
         message = (
             f"{name} mixes frozen and trainable parameters, which one flat parameter cannot: "
@@ -165,9 +165,7 @@ def _unit(
         )
         raise InputError.single(SOURCE, message, "parallelism.use_orig_params")
     packed = sum(
-        p.numel
-        for m, p, inside in parameters
-        if inside and types.quantised and not p.trainable and is_matrix(m, p)
+        p.numel for m, p in parameters if types.quantised and not p.trainable and is_matrix(m, p)
     )
     plain = numel - packed
     stored = DTYPE_BYTES[types.master if with_grad else types.frozen]
@@ -191,7 +189,7 @@ def _layout(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> _
         raise InputError.single(SOURCE, message, "parallelism.wrap")
     peft = knobs.wrap == "peft"
     recompute = checkpointed(workload.activation_checkpointing, len(tree.layers))
-    outer = [(m, False) for m in (*tree.embedding.modules, *tree.head.modules)]
+    outer = [*tree.embedding.modules, *tree.head.modules]
     orig = knobs.use_orig_params
     units = [_unit("root", -1, outer, shard, types, orig)]
     template: dict[str, list[Unit]] = {}
@@ -207,9 +205,9 @@ def _layout(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> _
             continue
         apart = [m for m in block.modules if peft and m.parameters and _adapter(m)]
         if block.kind not in template:
-            rest = [(m, True) for m in block.modules if m not in apart]
+            rest = [m for m in block.modules if m not in apart]
             made = [_unit(block.name, number, rest, shard, types, orig)]
-            made += [_unit(m.name, number, [(m, True)], shard, types, orig) for m in apart]
+            made += [_unit(m.name, number, [m], shard, types, orig) for m in apart]
             template[block.kind] = made
         own = template[block.kind]
         base = len(units)

@@ -12,7 +12,7 @@ from sim.blocks.update import host_update_bytes
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import ActivationCopies
-from sim.strategies.context import ContextParallel
+from sim.strategies.exchanges import Exchanging
 from sim.strategies.fsdp2_layout import Piece, lay_out, post_forward_ranks, prefetch_targets
 from sim.strategies.fsdp_memory import FsdpMemory
 from sim.strategies.plan import Event, Plan, Recorder
@@ -100,7 +100,7 @@ class _Run:
         layout = self.layout = lay_out(workload, tree, shard, self.types)
         self.units = layout.units
         self.layers = tree.layers
-        self.context = ContextParallel(workload) if mesh.cp > 1 else None
+        self.context = Exchanging(workload) if mesh.cp > 1 else None
         offloads = workload.activation_checkpointing.offload
         self.copies = ActivationCopies(workload, tree) if offloads else None
         groups = {"shard": mesh.groups("fsdp")}

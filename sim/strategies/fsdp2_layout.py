@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sim.blocks.modules import Block, ModelTree, Module
+from sim.blocks.modules import ModelTree, Module
 from sim.errors import InputError
 from sim.inputs.workload import Parallelism, Workload
 from sim.strategies.units import (
@@ -55,16 +55,12 @@ def lay_out(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> L
     return _wrap_blocks(workload, tree, shard, types, titan=wrap == "torchtitan")
 
 
-def _outer(block: Block) -> list[tuple[Module, bool]]:
-    return [(m, False) for m in block.modules]
-
-
 def _wrap_blocks(
     workload: Workload, tree: ModelTree, shard: int, types: Dtypes, *, titan: bool
 ) -> Layout:
     """Each layer a unit; embedding, norm and head in the root or (torchtitan) their own units."""
     last = len(tree.layers) + 1
-    embedding, head = _outer(tree.embedding), _outer(tree.head)
+    embedding, head = tree.embedding.modules, tree.head.modules
     if not titan:
         outer = [fsdp2_unit("root", -1, embedding + head, shard, types)]
         first_unit = head_unit = 0
@@ -79,8 +75,7 @@ def _wrap_blocks(
     for number, block in enumerate(tree.layers, 1):
         unit = template.get(block.kind)
         if unit is None:
-            modules = [(m, True) for m in block.modules]
-            unit = template[block.kind] = fsdp2_unit("", 0, modules, shard, types)
+            unit = template[block.kind] = fsdp2_unit("", 0, block.modules, shard, types)
         units.append(unit._replace(name=block.name, block=number))
     if head_unit == last:
         units.append(fsdp2_unit("norm, lm_head", last, head, shard, types))
@@ -104,7 +99,7 @@ def _wrap_blocks(
 def _wrap_linear(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> Layout:
     """Each linear layer a unit; norms and embedding (and a tied head) in the root."""
     units = [Unit("root", -1, 0, 0.0, "", 0.0, 0, 0, 0)]
-    rest: list[tuple[Module, bool]] = []
+    rest: list[Module] = []
     pieces: list[Piece] = []
     order: list[int] = []
     recompute = checkpointed(workload.activation_checkpointing, len(tree.layers))
@@ -118,9 +113,9 @@ def _wrap_linear(workload: Workload, tree: ModelTree, shard: int, types: Dtypes)
             if number and weights and len(weights[0].shape) == 2 and len(weights) <= 2:
                 own[module.name] = len(units)
                 name = f"{block.name}.{module.name}" if inside else "lm_head"
-                units.append(fsdp2_unit(name, number, [(module, inside)], shard, types))
+                units.append(fsdp2_unit(name, number, [module], shard, types))
             else:
-                rest.append((module, inside))
+                rest.append(module)
         by_name = {m.name: m for m in block.modules}
         for name in block.forward_order or tuple(by_name):
             grad = name in by_name and any(p.trainable for p in by_name[name].parameters)

@@ -95,11 +95,11 @@ class FsdpMemory:
         self.sync, self.accumulating = True, False
         kinds = {block.kind: block for block in tree.layers}
         sizes = {
-            kind: self._sizes(_inside(block), largest=_largest_share(block))
+            kind: self._sizes(block.modules, largest=_largest_share(block))
             for kind, block in kinds.items()
         }
         self.layers = [sizes[block.kind] for block in tree.layers]
-        embedding, head = _outside(tree.embedding), _outside(tree.head)
+        embedding, head = tree.embedding.modules, tree.head.modules
         self.root = self.embedding = self.head = None
         if p.wrap == "torchtitan" and not self.flat and not tree.tied:
             self.embedding = self._sizes(embedding)
@@ -113,7 +113,7 @@ class FsdpMemory:
         self.head_gradient = self.compute * sum(trained)
 
     def _sizes(
-        self, modules: list[tuple[Module, bool]], keep: bool = False, largest: float = 1.0
+        self, modules: tuple[Module, ...], keep: bool = False, largest: float = 1.0
     ) -> Sizes:
         unit = self._unit(modules)
         grad_numel = unit.grad_numel
@@ -140,7 +140,7 @@ class FsdpMemory:
             accumulated=max(wire, self.compute) * grad_numel,
         )
 
-    def _unit(self, modules: list[tuple[Module, bool]]) -> Unit:
+    def _unit(self, modules: tuple[Module, ...]) -> Unit:
         types = self.types
         method = self.workload.method
         if self.mixed and not types.quantised and method.frozen_dtype == "as-compute":
@@ -351,14 +351,6 @@ class FsdpMemory:
         self.to.put(INPUTS)
         steps(self.to, 0.0 if self.offload else 1.0)
         saves(self.to, largest, clones)
-
-
-def _inside(block: Block) -> list[tuple[Module, bool]]:
-    return [(module, True) for module in block.modules]
-
-
-def _outside(block: Block) -> list[tuple[Module, bool]]:
-    return [(module, False) for module in block.modules]
 
 
 def _largest_share(block: Block) -> float:

@@ -11,7 +11,7 @@ from math import ceil
 from typing import NamedTuple
 
 from sim.blocks.flops import checkpointed_layers
-from sim.blocks.modules import Block, ModelTree, Module, Parameter
+from sim.blocks.modules import Block, ModelTree, Module, Parameter, Role
 from sim.blocks.tree import build_tree
 from sim.inputs.model import Model
 from sim.inputs.workload import Checkpointing, Method, Workload
@@ -22,9 +22,6 @@ SOURCE = "workload"
 
 #: bytes an element of a quantised base weight: two 4-bit values in a byte; scales stay on each rank
 QUANTISED_BYTES = 0.5
-
-#: modules of a layer that are matrices but never quantised nor sent in FP8
-_KEPT = frozenset({"router"})
 
 
 class Unit(NamedTuple):
@@ -103,13 +100,11 @@ def padded_numel(shape: Sequence[int], ranks: int) -> int:
 
 def is_matrix(module: Module, parameter: Parameter) -> bool:
     """Whether this is a weight of a linear layer: what FP8 and 4-bit methods replace."""
-    return len(parameter.shape) == 2 and module.name not in _KEPT and module.name[-2:-1] != "."
+    return module.role is Role.LINEAR and len(parameter.shape) == 2
 
 
-def fsdp2_unit(
-    name: str, block: int, modules: Iterable[tuple[Module, bool]], ranks: int, types: Dtypes
-) -> Unit:
-    """One `fully_shard` group over modules, each with whether it stands inside a layer.
+def fsdp2_unit(name: str, block: int, modules: Iterable[Module], ranks: int, types: Dtypes) -> Unit:
+    """One `fully_shard` group over modules.
 
     Equation: per parameter ceil(d0/S) S (numel/d0) elements.
     """
@@ -117,12 +112,12 @@ def fsdp2_unit(
     gather = master = 0.0
     compute = DTYPE_BYTES[types.compute]
     mixed = False
-    for module, in_layer in modules:
+    for module in modules:
         for parameter in module.parameters:
             n = padded_numel(parameter.shape, ranks)
             numel += n
             tensors += 1
-            matrix = in_layer and is_matrix(module, parameter)
+            matrix = is_matrix(module, parameter)
             if parameter.trainable:
                 grad_numel += n
                 grad_tensors += 1
@@ -212,9 +207,7 @@ def stored_bytes(tree: ModelTree, types: Dtypes, trained: str) -> float:
                 for q in module.parameters:
                     if q.trainable:
                         each = DTYPE_BYTES[trained]
-                    elif (
-                        types.quantised and block.kind.startswith("layer") and is_matrix(module, q)
-                    ):
+                    elif types.quantised and is_matrix(module, q):
                         each = QUANTISED_BYTES
                     else:
                         each = DTYPE_BYTES[types.frozen]

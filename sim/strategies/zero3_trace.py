@@ -11,21 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sim.blocks.modules import Block, ModelTree, Module, Parameter
+from sim.blocks.modules import Block, ModelTree, Module, Parameter, Place
 from sim.strategies.units import is_matrix, tree_blocks
 
 FETCH, SEGMENT, GRADIENT, RELEASE = range(4)
 FORWARD, BACKWARD, RECOMPUTE = range(3)
 PHASES = ("forward", "backward", "recompute")
 
-#: modules that read the residual stream
-NORMS = frozenset({"attention_norm", "ffn_norm"})
-#: modules that end a branch: their output is added to the residual stream
-OUTPUTS = frozenset({"wo", "w2", "experts", "shared_experts"})
-#: modules between a branch's readers and its output
-INNER = frozenset({"q_norm", "k_norm"})
-#: norms on a branch's output
-POST_NORMS = frozenset({"post_attention_norm", "post_ffn_norm"})
+#: places whose module reads what its branch has made so far
+_WITHIN = frozenset({Place.INNER, Place.OUTPUT, Place.POST})
+#: places whose module's output is the residual stream, or is added to it
+_ENDS = frozenset({Place.START, Place.OUTPUT, Place.WHOLE, Place.POST})
 
 Call = tuple[int, int, int]
 """What (FETCH, SEGMENT, GRADIENT, RELEASE), unit, direction."""
@@ -177,13 +173,13 @@ def _widest(shape: tuple[int, ...]) -> int:
 def _number_parameters(t: Trace, tree: ModelTree, packed: int) -> list[dict[str, list[int]]]:
     by_block = []
     templates: dict[int, list[tuple[str, str, int, bool, int]]] = {}
-    for block in tree_blocks(tree):
-        prefix = block.name + "." if block.kind.startswith("layer") else ""
+    last = len(tree.layers) + 1
+    for number, block in enumerate(tree_blocks(tree)):
+        prefix = block.name + "." if 0 < number < last else ""
         rows = templates.get(id(block.modules))
         if rows is None:
-            by = packed if prefix else 1
             rows = [
-                (m.name, f"{m.name}.{p.name}", _stored(m, p, by), p.trainable, _widest(p.shape))
+                (m.name, f"{m.name}.{p.name}", _stored(m, p, packed), p.trainable, _widest(p.shape))
                 for m in block.modules
                 for p in m.parameters
             ]
@@ -197,7 +193,8 @@ def _number_parameters(t: Trace, tree: ModelTree, packed: int) -> list[dict[str,
             t.widest.append(widest)
         by_block.append(numbers)
     if tree.tied:
-        by_block[-1].setdefault("head", []).extend(by_block[0]["embedding"][:1])
+        table, head = tree.embedding.modules[0], tree.head.forward[-1]
+        by_block[-1][head.name].extend(by_block[0][table.name][:1])
     return by_block
 
 
@@ -207,34 +204,35 @@ def _units(
     """Hooked modules of a block and where gradients flow. `grad`: its input needs one."""
     groups: list[_Group] = []
     stream, branch, inner = grad, grad, False
-    order = block.forward_order
-    at = 0
-    while at < len(order):
-        name = order[at]
-        parts = [name]
-        while at + len(parts) < len(order) and order[at + len(parts)].startswith(name + "."):
-            parts.append(order[at + len(parts)])
-        at += len(parts)
-        if block.kind == "embedding":
-            reads = stream if name == "embedding_norm" else False
-        elif name in NORMS or name == "norm":
+    for parts in _with_adapters(block):
+        base = parts[0]
+        if base.place is Place.START:
+            reads = False
+        elif base.place is Place.STREAM:
             reads = stream
-        elif name in INNER or name in POST_NORMS or name in ("wo", "w2"):
-            reads = inner or branch
         else:
-            reads = branch
-        group = _group(t, prefix, number, parts, parameters, reads)
+            reads = (inner and base.place in _WITHIN) or branch
+        group = _group(t, prefix, number, [m.name for m in parts], parameters, reads)
         groups.append(group)
         out = group.needs_output_grad
-        if block.kind in ("embedding", "head"):
-            stream = branch = stream or out
-        elif name in NORMS:
+        if base.place is Place.STREAM:
             branch, inner = out, False
-        elif name in OUTPUTS or name in POST_NORMS:
+        elif base.place in _ENDS:
             stream, inner = stream or out, out
         else:
             inner = inner or out
     return _BlockUnits(-1, grad, stream, groups), stream
+
+
+def _with_adapters(block: Block) -> list[list[Module]]:
+    """Modules as forward runs them, each with the adapters that follow it."""
+    groups: list[list[Module]] = []
+    for module in block.forward:
+        if module.base:
+            groups[-1].append(module)
+        else:
+            groups.append([module])
+    return groups
 
 
 def _group(
@@ -245,11 +243,11 @@ def _group(
     leaves: list[_Leaf] = []
     flow = reads
     any_out = False
-    for part in parts:
-        held = parameters.get(part, [])
-        suffix = ".base" if len(parts) > 1 and part == parts[0] else ""
+    for index, part in enumerate(parts):
+        held = parameters[part]
+        suffix = ".base" if len(parts) > 1 and index == 0 else ""
         unit = t.unit(prefix + part + suffix, block, part, held)
-        source = flow if part.endswith(".B") else reads
+        source = flow if index > 1 else reads  # a second adapter matrix reads the first's output
         flow = source or bool(t.unit_gradients[unit])
         any_out = any_out or flow
         leaves.append(_Leaf(unit, source, flow))

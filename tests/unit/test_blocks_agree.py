@@ -5,6 +5,7 @@ kernels, bytes saved and FLOPs are four readings of one description and may not 
 """
 
 import json
+from collections import Counter
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -14,12 +15,12 @@ import pytest
 from sim.blocks.activations import checkpoint_policy, head_footprint, layer_footprint
 from sim.blocks.flops import token_flops
 from sim.blocks.layer import HEAD, block_kinds, describe, layer_kinds
-from sim.blocks.modules import Role
+from sim.blocks.modules import Place, Role
 from sim.blocks.setting import Setting
 from sim.blocks.tree import build_tree, count_parameters, numel
-from sim.blocks.unroll import unroll
+from sim.blocks.unroll import exchanges, unroll
 from sim.inputs.models import model_names, resolve_model
-from sim.inputs.workload import Checkpointing, Method, Workload
+from sim.inputs.workload import Checkpointing, Method, Parallelism, Workload
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 METHODS = {
@@ -166,6 +167,44 @@ def test_memory_is_what_operations_save(name, method):
         head = head_footprint(workload)
         assert head.norm == describe(setting, HEAD).saved_bytes
         assert head.norm < head.saved <= head.backward_peak
+
+
+@pytest.mark.parametrize(
+    ("kind", "forward", "backward"),
+    [
+        # the keys and values of the other three ranks pass by, and in backward their gradients too
+        ("ring", {"send_recv": 3 * 2 * 2048}, {"send_recv": 2 * 3 * 2 * 2048}),
+        ("all-gather", {"all_gather": 4 * 2 * 2048}, {"reduce_scatter": 2 * 2048}),
+        # q, k, v there and the output back; backward the other way round
+        ("ulysses", {"all_to_all": 8192 + 2 * 2048 + 8192}, {"all_to_all": 8192 + 4096 + 8192}),
+    ],
+)
+def test_exchanges_of_a_shared_sequence(kind, forward, backward):
+    """Bytes a token of Llama-3.1-8B's share among four ranks: k and v 2048 each, q 8192."""
+    parallelism = Parallelism(context_parallel=4, context_parallel_kind=kind)
+    workload = job("llama-3.1-8b", parallelism=parallelism)
+    (found,) = exchanges(workload, "layer").values()
+    for back, expected in ((False, forward), (True, backward)):
+        moved = Counter()
+        for x in found:
+            moved[x.collective] += x.received / (2 * LENGTH / 4) * (x.backward == back)
+        assert +moved == expected
+    assert not exchanges(job("llama-3.1-8b"), "layer")
+
+
+def test_roles_and_places_of_a_layer():
+    """Callers read what a module is from its type, never from its name."""
+    tree = build_tree(resolve_model("qwen3-30b-a3b"), METHODS["lora"])
+    layer = {m.name: m for m in tree.layers[0].modules}
+    assert {m.base for m in layer.values() if m.role is Role.ADAPTER} >= {"wq", "experts"}
+    assert layer["router"].role is Role.ROUTER
+    assert layer["experts"].active == 8 / 128
+    places = {
+        "attention_norm": Place.STREAM, "wq": Place.BRANCH, "q_norm": Place.INNER,
+        "wo": Place.OUTPUT, "router": Place.BRANCH, "experts": Place.WHOLE,
+    }  # fmt: skip
+    assert {name: layer[name].place for name in places} == places
+    assert [m.role for m in tree.head.forward] == [Role.NORM, Role.HEAD]
 
 
 def test_recompute_of_mixtures_and_windows():
