@@ -12,9 +12,12 @@ from sim.blocks.modules import ModelTree
 from sim.inputs.shares import batch_on
 from sim.inputs.workload import Workload
 from sim.memory.states import optimizer_bytes, optimizer_temporaries, scale_bytes, staged_bytes
-from sim.strategies.allocations import MOMENTS, TERMS, Allocations
+from sim.strategies.allocations import Allocations
+from sim.strategies.plan import Plan
+from sim.strategies.terms import MOMENTS, TERMS
 
 F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
 
 POOLS = tuple(dict.fromkeys(term.pool for term in TERMS))
 _OF_POOL = {pool: [i for i, t in enumerate(TERMS) if t.pool == pool] for pool in POOLS}
@@ -62,22 +65,25 @@ class Ledger:
         return max(MOMENTS, key=lambda moment: self.peaks[moment].total)
 
 
-def live_bytes(allocations: Allocations, workload: Workload, tree: ModelTree) -> F8:
-    """What lives at every instant of a step.
+def live_bytes(plan: Plan, workload: Workload, tree: ModelTree) -> tuple[I8, F8]:
+    """What lives on a GPU through a step.
 
     Parameters
     ----------
-    allocations : Allocations
-        Of a plan of this job, or of one that differs only in costs.
+    plan : Plan
+        Of this job, or of one that differs only in costs.
     workload, tree
         The job and its model.
 
     Returns
     -------
+    (instants,) int64
+        The op that is issued next at every instant, ascending.
     (terms, instants) float64
-        Rows as `TERMS`; `Allocations.columns` tells moment and next op of an instant. [B]
+        Bytes by term, in the order of `TERMS`. [B]
     """
-    return _live(allocations, quantities(allocations, workload, tree))
+    a = plan.memory
+    return a.columns().before, _live(a, quantities(a, workload, tree))
 
 
 def _live(allocations: Allocations, sizes: F8) -> F8:
@@ -90,7 +96,7 @@ def _live(allocations: Allocations, sizes: F8) -> F8:
 
 
 def quantities(allocations: Allocations, workload: Workload, tree: ModelTree) -> F8:
-    """Bytes of what a plan leaves open, in the order of `sim.strategies.allocations`."""
+    """Bytes of what a plan leaves open, in the order of `sim.strategies.terms`."""
     head, save, ranks = head_footprint(workload), workload.checkpoint, allocations.ranks
     full = save.mode == "full"
     sizes = [

@@ -14,7 +14,7 @@ from sim.inputs.workload import Workload
 from sim.memory.ledger import Ledger, read
 from sim.mesh import Mesh
 from sim.strategies import allocations_of
-from sim.strategies.allocations import MOMENTS
+from sim.strategies.terms import MOMENTS
 from sim.strategies.units import dtypes, stored_bytes
 from sim.strategies.zero3 import zero3_live_peak
 

@@ -10,7 +10,7 @@ from sim.documents import SCHEMAS, Document
 from sim.memory.fit import Bound
 from sim.memory.report import MemoryReport
 from sim.result.fixes import MemoryFix
-from sim.strategies.allocations import TERMS
+from sim.strategies.terms import TERMS
 
 
 @dataclass(frozen=True, slots=True)

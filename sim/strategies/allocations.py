@@ -2,7 +2,7 @@
 
 A plan serves jobs that differ only in costs, while activations, logits and optimizer states depend
 on those. So a size is a coefficient times a *quantity*: `BYTES` for what the plan itself knows, or
-one that `sim.memory.ledger` measures for the job at hand. Sizes in between are linear in them.
+one that `sim.memory.ledger` measures for the job at hand.
 
 Time is counted in *instants*, the points at which the CPU thread has just allocated: what was added
 since the last one lives from here on, what `mark` is given lives for this instant alone.
@@ -17,69 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sim.strategies.terms import BYTES, INIT, JOB_QUANTITIES, LAYER_QUANTITIES, TERMS
+
+F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
-MOMENTS = ("init", "forward", "backward", "optimizer", "save")
-INIT, FORWARD, BACKWARD, OPTIMIZER, SAVE = range(len(MOMENTS))
-
-
-class Term(NamedTuple):
-    """What bytes are for.
-
-    Attributes
-    ----------
-    name : str
-        As reports show it.
-    category : str
-        One of PyTorch's FSDPMemTracker, which calls temporary whatever backward made and no hook
-        has taken over yet.
-    pool : str
-        Other streams than the compute stream allocate it, or it is freed into a pool of sizes of
-        its own: the caching allocator never hands its memory to the compute stream.
-    """
-
-    name: str
-    category: str
-    pool: str = "compute"
-
-
-TERMS = (
-    Term("sharded parameters", "sharded_parameters"),
-    Term("quantisation scales", "unsharded_parameters"),
-    Term("unsharded parameters", "unsharded_parameters"),
-    Term("sharded gradients", "sharded_gradients", "reduced"),
-    Term("unsharded gradients", "unsharded_gradients"),
-    Term("optimizer states", "optimizer_states"),
-    Term("saved activations", "activations"),
-    Term("logits and loss", "activations"),
-    Term("all-gather buffers", "all_gather_buffers", "gather"),
-    Term("reduce-scatter buffers", "reduce_scatter_buffers", "reduce"),
-    Term("gradients of logits", "temporaries"),
-    Term("recomputed activations and their gradients", "temporaries"),
-    Term("gradients waiting for their unit", "temporaries"),
-    Term("last reduce-scatter's input", "temporaries", "reduce"),
-    Term("optimizer temporaries", "temporaries"),
-    Term("checkpoint staging", "temporaries"),
-    Term("inputs", "inputs"),
-)
-(
-    SHARDED, SCALES, UNSHARDED, GRADIENTS, FULL_GRADIENTS, STATES, SAVED, LOGITS, GATHERS, SCATTERS,
-    LOGIT_GRADIENTS, RECOMPUTED, WAITING, LAST_SCATTER, SCRATCH, STAGING, INPUTS,
-) = range(len(TERMS))  # fmt: skip
-
-#: quantities of the job, then those of the head and its loss (`HeadFootprint`)
-(
-    BYTES, SCALE_BYTES, STATE_BYTES, SCRATCH_BYTES, INPUT_BYTES, FULL_SAVE, CLONED_SAVE, STAGED,
-    HIDDEN, NORM, LOGIT_BYTES, LOSS_FORWARD, LOSS_SAVED, LOSS_BACKWARD, HEAD_BACKWARD, HELD,
-) = range(JOB_QUANTITIES := 16)  # fmt: skip
-#: quantities of a layer: kept until backward; at most in forward; of what was saved, gone by the
-#: peak of backward; all else there; input that comes back from the host
-RESIDENT, LAYER_FORWARD, GONE, LAYER_BACKWARD, FETCHED = range(LAYER_QUANTITIES := 5)
+Amount = tuple[int, float] | tuple[int, float, int] | tuple[int, float, int, int]
+"""Term, coefficient, quantity (default bytes), and the layer it is one of (0: of the job)."""
 
 _ADD, _PUT, _MARK = range(3)
-
-Amount = tuple[int, float, int, int]
-"""Term, coefficient, quantity, and the layer it is one of (0: of the job)."""
 
 
 class Style(NamedTuple):
@@ -115,7 +61,7 @@ class Columns:
     instant: I8
     term: I8
     quantity: I8
-    coefficient: npt.NDArray[np.float64]
+    coefficient: F8
     moment: I8
     before: I8
 
@@ -146,7 +92,7 @@ class Allocations:
 
     def put(self, term: int, size: float = 0.0, quantity: int = BYTES) -> None:
         """Make a term this large, whatever it is; not for what layers hold."""
-        self.log.append((_PUT, term, size, quantity, 0))
+        self.log.append((_PUT, term, size, quantity))
 
     def mark(self, *amounts: Amount) -> None:
         """An instant, with what lives only now."""
@@ -168,115 +114,94 @@ class Allocations:
     def columns(self) -> Columns:
         """All allocations of the full model, in no order."""
         if self._columns is None:
-            self._columns = _Log(self).columns()
+            self._columns = _Reader(self).columns()
         return self._columns
 
 
-class _Log:
-    """Reads a log: what `put` frees depends on all before it, missing layers included."""
+class _Reader:
+    """Makes rows of a log. What `put` frees depends on all before it, missing layers included."""
 
     def __init__(self, a: Allocations) -> None:
         self.a = a
-        self.events: list[tuple[int, int, float, int, int]] = []  # instant, then an `Amount`
-        self.instants: list[tuple[int, int]] = []  # moment, next op
+        # of an allocation: instant, term, coefficient, quantity, layer, 0;
+        # of an instant: itself, -1, 1, moment, 0, the op that is issued next
+        self.rows: list[tuple[int, int, float, int, int, int]] = []
+        self.instants = 0
         self.live: list[dict[int, float]] = [{} for _ in TERMS]  # coefficients, but for layers'
-        self.bounds: list[tuple[int, int]] = []  # instants of each stretch
-        self.inside: list[tuple[int, int]] = []  # and its events
+        self.inside: list[tuple[int, int, int]] = []  # of each stretch: its rows, its instants
         at = 0
         for s in a.stretches:
             self._read(at, s.since)
-            before = [held.copy() for held in self.live]
-            since, first = len(self.instants), len(self.events)
+            then, start, first = [held.copy() for held in self.live], len(self.rows), self.instants
             self._read(s.since, s.until)
-            self.bounds.append((since, len(self.instants)))
-            self.inside.append((first, len(self.events)))
-            self._repeat(before)
+            self.inside.append((start, len(self.rows), self.instants - first))
+            for held, before in zip(self.live, then, strict=True):
+                for quantity, size in held.items():  # the missing layers change it as this one has
+                    held[quantity] = size + a.extra * (size - before.get(quantity, 0.0))
             at = s.until
         self._read(at, len(a.log))
 
     def _read(self, start: int, stop: int) -> None:
-        events, instants = self.events, self.instants
-        for entry in self.a.log[start:stop]:
-            kind, term, size, rest = entry[0], entry[1], entry[2], entry[3]
+        for kind, term, size, *rest in self.a.log[start:stop]:
             if kind == _MARK:
-                now = len(instants)
-                for what, much, quantity, layer in rest:
-                    if much:
-                        events.append((now, what, much, quantity, layer))
-                        events.append((now + 1, what, -much, quantity, layer))
-                instants.append((term, size))
+                self._instant(term, size, rest[0])
             elif kind == _ADD:
-                self._add(term, size, rest, entry[4])
+                self._add(term, size, *rest)
             else:
                 for other, held in self.live[term].items():
-                    if other != rest:
+                    if other != rest[0]:
                         self._add(term, -held, other)
-                self._add(term, size - self.live[term].get(rest, 0.0), rest)
+                self._add(term, size - self.live[term].get(rest[0], 0.0), rest[0])
+
+    def _instant(self, moment: int, before: int, amounts: Sequence[Amount]) -> None:
+        now, append = self.instants, self.rows.append
+        for amount in amounts:
+            term, size, quantity, layer = (*amount, 0, 0)[:4]
+            if size:
+                append((now, term, size, quantity, layer, 0))
+                append((now + 1, term, -size, quantity, layer, 0))
+        append((now, -1, 1.0, moment, 0, before))
+        self.instants = now + 1
 
     def _add(self, term: int, size: float, quantity: int, layer: int = 0) -> None:
         if size:
-            self.events.append((len(self.instants), term, size, quantity, layer))
+            self.rows.append((self.instants, term, size, quantity, layer, 0))
             if not layer:
                 held = self.live[term]
                 held[quantity] = held.get(quantity, 0.0) + size
 
-    def _repeat(self, before: list[dict[int, float]]) -> None:
-        """The missing layers change what lives as this one has."""
-        for held, then in zip(self.live, before, strict=True):
-            for quantity, size in held.items():
-                change = size - then.get(quantity, 0.0)
-                if change:
-                    held[quantity] = size + self.a.extra * change
-
     def columns(self) -> Columns:
         """As arrays, with the missing layers."""
-        rows = np.array(self.events, dtype=np.float64).reshape(-1, 5)
-        instant, term, _, quantity, layer = rows.T.astype(np.int64)
-        coefficient = rows[:, 2].copy()
-        moment, before = np.array(self.instants, dtype=np.int64).reshape(-1, 2).T
+        rows = np.array(self.rows, dtype=np.float64).reshape(-1, 6)
         if self.a.extra:
-            instant, layer, source = self._inserted(instant, layer)
-            term, quantity, coefficient = term[source], quantity[source], coefficient[source]
-            moment, before = self._inserted_instants(moment, before)
-        quantity = quantity + np.array(self.a.offsets())[layer]
-        inside = instant < moment.size  # what the last instant alone held is freed after it
-        return Columns(
-            instant[inside], term[inside], quantity[inside], coefficient[inside], moment, before
-        )
+            rows = self._lengthened(rows)
+        found = rows[rows[:, 1] < 0].astype(np.int64)
+        marks = found[found[:, 0].argsort()]
+        # what the last instant alone held is freed after it
+        rows = rows[(rows[:, 1] >= 0) & (rows[:, 0] < len(marks))]
+        instant, term, _, quantity, layer, _ = rows.T.astype(np.int64)
+        quantity += np.array(self.a.offsets())[layer]
+        return Columns(instant, term, quantity, rows[:, 2].copy(), marks[:, 3], marks[:, 5])
 
-    def _inserted(self, instant: I8, layer: I8) -> tuple[I8, I8, I8]:
-        """Instants and layers of the full model's events, and which recorded event each is of."""
+    def _lengthened(self, rows: F8) -> F8:
+        """Copies of each stretch's rows behind it: instants, layers and ops move on."""
         extra, stretches = self.a.extra, self.a.stretches
-        number = np.arange(instant.size)
-        passed = np.searchsorted([stop for _, stop in self.inside], number, side="right")
-        periods = [until - since for since, until in self.bounds]
-        shift = extra * np.concatenate(([0], np.cumsum(periods)))
-        # between a forward and a backward stretch stand the layers behind the inserted ones
-        behind = np.array([s.step < 0 for s in stretches] + [False])
-        layer = layer + np.where((layer > 0) & behind[passed], extra, 0)
-        instant = instant + shift[passed]
-        moved, layers, sources = [instant], [layer], [number]
-        copies = np.arange(1, extra + 1)[:, None]
-        for (start, stop), period, stretch in zip(self.inside, periods, stretches, strict=True):
-            moved.append((instant[start:stop] + copies * period).ravel())
-            own = layer[start:stop]
-            layers.append(np.where(own > 0, own + copies * stretch.step, 0).ravel())
-            sources.append(np.tile(number[start:stop], extra))
-        return np.concatenate(moved), np.concatenate(layers), np.concatenate(sources)
+        steps = np.zeros((len(stretches), 6))  # from a layer's rows to the next one's
+        steps[:, 0] = [instants for _, _, instants in self.inside]
+        steps[:, 4] = [stretch.step for stretch in stretches]
+        steps[:, 5] = [stretch.ops for stretch in stretches]
+        # between a forward and a backward stretch stand the layers behind the missing ones
+        shift = np.concatenate((np.zeros((1, 6)), extra * steps.cumsum(axis=0)))
+        ends = [stop for _, stop, _ in self.inside]
+        parts = [_moved(rows, np.repeat(shift, np.diff([0, *ends, len(rows)]), axis=0))]
+        for (start, stop, _), step in zip(self.inside, steps, strict=True):
+            copies = np.arange(1, extra + 1)[:, None, None] * step
+            parts.append(_moved(parts[0][start:stop], copies).reshape(-1, 6))
+        return np.concatenate(parts)
 
-    def _inserted_instants(self, moment: I8, before: I8) -> tuple[I8, I8]:
-        """Moments and next ops of the full model's instants."""
-        extra = self.a.extra
-        moments, befores = [], []
-        at = ops = 0
-        copies = np.arange(1, extra + 1)[:, None]
-        for (since, until), s in zip(self.bounds, self.a.stretches, strict=True):
-            moments += [moment[at:until], np.tile(moment[since:until], extra)]
-            befores += [
-                before[at:until] + ops,
-                (before[since:until] + ops + copies * s.ops).ravel(),
-            ]
-            at, ops = until, ops + extra * s.ops
-        moments.append(moment[at:])
-        befores.append(before[at:] + ops)
-        return np.concatenate(moments), np.concatenate(befores)
+
+def _moved(rows: F8, by: F8) -> F8:
+    """Rows later on; those of no layer stay so."""
+    moved: F8 = rows + by
+    moved[..., 4] *= rows[:, 4] > 0
+    return moved

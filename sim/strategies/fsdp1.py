@@ -471,7 +471,7 @@ class _Run:
                 if not self.units[unit].grad_numel and layout.input_grad[unit]:
                     frozen = unit
             self.folding.close(piece.block, -1)
-        self.memory.final_callback()
+        self.memory.done()
         self._final_callback()
 
     def _recompute(self, block: int) -> None:

@@ -313,7 +313,7 @@ class _Run:
             if unit != root and layout.opens[unit] == i and piece.input_grad:
                 self.post_backward(unit)
             self.folding.close(block, -1)
-        self.memory.final_callback()
+        self.memory.done()
         self._final_callback()
 
     def _recompute_modules(self, block: int) -> None:

@@ -10,39 +10,10 @@ from typing import NamedTuple
 
 from sim.blocks.modules import Block, ModelTree, Module
 from sim.inputs.workload import Workload
-from sim.strategies.allocations import (
-    BACKWARD,
-    BYTES,
-    FETCHED,
-    FORWARD,
-    FULL_GRADIENTS,
-    GATHERS,
-    GONE,
-    GRADIENTS,
-    HEAD_BACKWARD,
-    HELD,
-    HIDDEN,
-    INPUTS,
-    LAST_SCATTER,
-    LAYER_BACKWARD,
-    LAYER_FORWARD,
-    LOGIT_BYTES,
-    LOGIT_GRADIENTS,
-    LOGITS,
-    LOSS_BACKWARD,
-    LOSS_FORWARD,
-    LOSS_SAVED,
-    NORM,
-    RECOMPUTED,
-    RESIDENT,
-    SAVED,
-    SCATTERS,
-    UNSHARDED,
-    WAITING,
-    Allocations,
-)
-from sim.strategies.rest import at_rest, saves, steps
-from sim.strategies.units import Unit, dtypes, fsdp2_unit, trainable
+from sim.strategies import terms as t
+from sim.strategies.allocations import Allocations
+from sim.strategies.step_memory import StepMemory
+from sim.strategies.units import Unit, fsdp2_unit, trainable
 from sim.units import DTYPE_BYTES
 
 
@@ -59,31 +30,15 @@ class Sizes(NamedTuple):
     accumulated: float  # unsharded gradients kept between micro-batches without synchronisation
 
 
-class FsdpMemory:
-    """Allocations of one rank.
-
-    Parameters
-    ----------
-    workload : Workload
-        Strategy ``fsdp2`` or ``fsdp1``.
-    tree : ModelTree
-        The full model, though its middle layers may be missing from the recording.
-    ranks : int
-        Of a shard group; 1 where nothing is sharded.
-    recorded : int
-        Layers of the recording.
-    to : Allocations
-        Where to write.
-    """
+class FsdpMemory(StepMemory):
+    """Under ``fsdp2`` or ``fsdp1``, of which `recorded` layers are recorded."""
 
     def __init__(
         self, workload: Workload, tree: ModelTree, ranks: int, recorded: int, to: Allocations
     ) -> None:
-        self.workload, self.tree, self.ranks, self.to = workload, tree, ranks, to
-        self.block, self.last = 0, recorded + 1  # the block that is running, and the head
-        p = self.knobs = workload.parallelism
-        self.types = dtypes(workload)
-        self.compute = DTYPE_BYTES[self.types.compute]
+        super().__init__(workload, tree, ranks, to)
+        p = self.knobs
+        self.last = recorded + 1  # the head's number
         self.flat = p.strategy == "fsdp1"
         self.reshard = p.sharding_strategy == "full-shard" if self.flat else p.reshard_after_forward
         # one flat parameter spans frozen and trained weights, unless adapters are wrapped apart
@@ -153,11 +108,8 @@ class FsdpMemory:
     def start(self) -> None:
         """A step begins; before the first, what is there all the time."""
         shards = sum(u.shard for u in self.layers) + sum(u.shard for u in self._outer())
-        at_rest(
-            self.to, self.workload, self.tree, self.ranks, shards,
-            parameters_on_host=self.offload, states_on_host=self.offload,
-        )  # fmt: skip
-        self.to.put(LOGITS, 1.0, HELD)  # the last step's, until forward returns
+        self.at_rest(shards, parameters_on_host=self.offload, states_on_host=self.offload)
+        self.to.put(t.LOGITS, 1.0, t.HELD)  # the last step's, until forward returns
 
     def _outer(self) -> list[Sizes]:
         return [u for u in (self.root, self.embedding, self.head) if u is not None]
@@ -167,19 +119,19 @@ class FsdpMemory:
         to, first = self.to, self.first
         assert first is not None
         self.sync, self.accumulating = sync, accumulating
-        to.moment, self.block = FORWARD, 0
-        to.add(UNSHARDED, first.gathered)
-        to.put(GATHERS, 0.0 if self.flat else first.gathered)
-        to.mark((SAVED, 1.0, HIDDEN, 0))
+        to.moment, self.block = t.FORWARD, 0
+        to.add(t.UNSHARDED, first.gathered)
+        to.put(t.GATHERS, 0.0 if self.flat else first.gathered)
+        to.mark((t.SAVED, 1.0, t.HIDDEN))
         if self.embedding:
-            to.add(UNSHARDED, first.kept - first.gathered)
+            to.add(t.UNSHARDED, first.kept - first.gathered)
 
     def reach(self, block: int) -> None:
         """A block is about to run, in either direction: the one before it has."""
         before, self.block = self.block, block
         if block == before:
             return
-        forward = self.to.moment == FORWARD
+        forward = self.to.moment == t.FORWARD
         if 0 < before < self.last:
             (self._post_forward if forward else self._post_backward)(before)
         if 0 < block < self.last:
@@ -190,74 +142,70 @@ class FsdpMemory:
     def _pre_forward(self, layer: int) -> None:
         """A layer is gathered and runs."""
         to, unit = self.to, self.layers[layer - 1]
-        to.add(UNSHARDED, unit.gathered)
-        work = ((SAVED, 1.0, HIDDEN, 0), (SAVED, 1.0, LAYER_FORWARD, layer))
+        to.add(t.UNSHARDED, unit.gathered)
+        work = ((t.SAVED, 1.0, t.HIDDEN), (t.SAVED, 1.0, t.LAYER_FORWARD, layer))
         if self.flat:
             # the rate limiter lets the next unit be gathered while this one runs
-            to.mark(*work, (UNSHARDED, unit.gathered if self.reshard else 0.0, BYTES, 0))
+            to.mark(*work, (t.UNSHARDED, unit.gathered if self.reshard else 0.0))
         else:
-            to.mark((SAVED, 1.0, HIDDEN, 0), (GATHERS, unit.gathered, BYTES, 0))
+            to.mark((t.SAVED, 1.0, t.HIDDEN), (t.GATHERS, unit.gathered))
             # explicit prefetch issues further all-gathers before this unit runs
-            to.put(GATHERS, unit.gathered * (1 + self.knobs.forward_prefetch))
+            to.put(t.GATHERS, unit.gathered * (1 + self.knobs.forward_prefetch))
             to.mark(*work)
 
     def _post_forward(self, layer: int) -> None:
         """It has run: resharded, its saved tensors stay."""
         unit = self.layers[layer - 1]
-        self.to.add(UNSHARDED, unit.kept - unit.gathered)
-        self.to.add(SAVED, 1.0, RESIDENT, layer)
+        self.to.add(t.UNSHARDED, unit.kept - unit.gathered)
+        self.to.add(t.SAVED, 1.0, t.RESIDENT, layer)
 
     def _loss(self) -> None:
         """Final norm, head and loss."""
         to, head = self.to, self.head
         if head:
-            to.add(UNSHARDED, head.gathered)
-            to.mark((SAVED, 1.0, HIDDEN, 0), (GATHERS, head.gathered, BYTES, 0))
-            to.put(GATHERS, head.gathered)
-        to.mark((LOGITS, 1.0, NORM, 0), (LOGITS, 1.0, LOGIT_BYTES, 0))
-        to.put(GATHERS)
-        to.mark((LOGITS, 1.0, LOSS_FORWARD, 0))
+            to.add(t.UNSHARDED, head.gathered)
+            to.mark((t.SAVED, 1.0, t.HIDDEN), (t.GATHERS, head.gathered))
+            to.put(t.GATHERS, head.gathered)
+        to.mark((t.LOGITS, 1.0, t.NORM), (t.LOGITS, 1.0, t.LOGIT_BYTES))
+        to.put(t.GATHERS)
+        to.mark((t.LOGITS, 1.0, t.LOSS_FORWARD))
 
     # backward
 
     def backward(self) -> None:
         """The loss's and the head's."""
         to = self.to
-        to.moment = BACKWARD
-        to.put(LOGITS)
-        to.mark(
-            (LOGITS, 1.0, LOSS_SAVED, 0),
-            (LOGIT_GRADIENTS, 1.0, LOSS_BACKWARD, 0),
-            (LOGIT_GRADIENTS, -1.0, LOSS_SAVED, 0),
-        )
+        to.moment = t.BACKWARD
+        to.put(t.LOGITS)
+        self.loss_backward()
         self._hold(self.layers[-1].gathered if self.reshard and self.depth else 0.0)
-        to.add(WAITING, self.head_gradient)
+        to.add(t.WAITING, self.head_gradient)
         to.mark(
-            (LOGITS, 1.0, NORM, 0),
-            (LOGIT_GRADIENTS, 1.0, HEAD_BACKWARD, 0),
-            (LOGIT_GRADIENTS, -1.0, NORM, 0),
+            (t.LOGITS, 1.0, t.NORM),
+            (t.LOGIT_GRADIENTS, 1.0, t.HEAD_BACKWARD),
+            (t.LOGIT_GRADIENTS, -1.0, t.NORM),
         )
-        to.put(RECOMPUTED, 1.0, HIDDEN)
-        to.put(LOGITS, 1.0, HELD)
+        to.put(t.RECOMPUTED, 1.0, t.HIDDEN)
+        to.put(t.LOGITS, 1.0, t.HELD)
         if self.head:
-            to.add(WAITING, -self.head_gradient)
-            to.add(UNSHARDED, -self.head.gathered)
+            to.add(t.WAITING, -self.head_gradient)
+            to.add(t.UNSHARDED, -self.head.gathered)
             self._reduce(self.head)
 
     def _hold(self, size: float) -> None:
         """Bytes of the unit gathered ahead: a buffer in FSDP2, the parameters in FSDP1."""
         if self.flat:
-            self.to.add(UNSHARDED, size - self.ahead)
+            self.to.add(t.UNSHARDED, size - self.ahead)
             self.ahead = size
         else:
-            self.to.put(GATHERS, size)
+            self.to.put(t.GATHERS, size)
 
     def _pre_backward(self, layer: int) -> None:
         """A layer is gathered again, and what comes next in backward with it."""
         to, unit = self.to, self.layers[layer - 1]
         if not self.reshard:
             return
-        to.add(UNSHARDED, unit.gathered - unit.kept)
+        to.add(t.UNSHARDED, unit.gathered - unit.kept)
         if not self.flat:
             to.mark()
         below = cast = 0.0
@@ -267,42 +215,42 @@ class FsdpMemory:
         elif self.embedding and self.knobs.unshard_embedding_in_backward:
             below, cast = self.embedding.gathered, self.embedding.cast
         self._hold(below)
-        to.mark((RECOMPUTED, cast, BYTES, 0))
+        to.mark((t.RECOMPUTED, cast))
 
     def _post_backward(self, layer: int) -> None:
         """It has run, after a second forward if it is recomputed: resharded, gradients reduced."""
         to, unit = self.to, self.layers[layer - 1]
         to.mark(
-            (SAVED, -1.0, GONE, layer),
-            (SAVED, 2.0 if layer > 1 else 1.0, FETCHED, layer),  # its input, and the next one's
-            (RECOMPUTED, 1.0, LAYER_BACKWARD, layer),
+            (t.SAVED, -1.0, t.GONE, layer),
+            (t.SAVED, 2.0 if layer > 1 else 1.0, t.FETCHED, layer),  # its input, and the next one's
+            (t.RECOMPUTED, 1.0, t.LAYER_BACKWARD, layer),
         )
-        to.add(SAVED, -1.0, RESIDENT, layer)
+        to.add(t.SAVED, -1.0, t.RESIDENT, layer)
         if self.reshard or self.knobs.reshard_after_backward:
-            to.add(UNSHARDED, -(unit.gathered if self.reshard else unit.kept))
+            to.add(t.UNSHARDED, -(unit.gathered if self.reshard else unit.kept))
         self._reduce(unit)
 
-    def final_callback(self) -> None:
+    def done(self) -> None:
         """End of the backward graph: the embedding's unit."""
         to = self.to
         if self.embedding:
             if self.reshard and self.knobs.unshard_embedding_in_backward:
-                to.add(UNSHARDED, self.embedding.gathered)
+                to.add(t.UNSHARDED, self.embedding.gathered)
                 to.mark()
                 self._hold(0.0)
-                to.mark((FULL_GRADIENTS, self.embedding.gradient, BYTES, 0))
-                to.add(UNSHARDED, -self.embedding.gathered)
-            to.put(RECOMPUTED)
+                to.mark((t.FULL_GRADIENTS, self.embedding.gradient))
+                to.add(t.UNSHARDED, -self.embedding.gathered)
+            to.put(t.RECOMPUTED)
             self._reduce(self.embedding, final=True)
         elif self.root:
             if trainable(self.tree.embedding):
-                to.put(WAITING, self.root.gradient)
+                to.put(t.WAITING, self.root.gradient)
                 to.mark()
-            to.put(RECOMPUTED)
-            to.put(WAITING)
+            to.put(t.RECOMPUTED)
+            to.put(t.WAITING)
             self._reduce(self.root, final=True)
-        to.put(UNSHARDED)
-        to.put(SCATTERS)
+        to.put(t.UNSHARDED)
+        to.put(t.SCATTERS)
         to.mark()
 
     def _reduce(self, unit: Sizes, final: bool = False) -> None:
@@ -310,32 +258,32 @@ class FsdpMemory:
         to, p = self.to, self.knobs
         if not unit.gradient:
             return
-        gradient = (FULL_GRADIENTS, unit.gradient, BYTES, 0)
+        gradient = (t.FULL_GRADIENTS, unit.gradient)
         if not self.sync:
             if not self.accumulating:
-                to.add(FULL_GRADIENTS, unit.accumulated)
+                to.add(t.FULL_GRADIENTS, unit.accumulated)
             to.mark(*([gradient] if self.accumulating else []))
             return
         if self.accumulating and p.gradient_sync == "last":
-            to.add(FULL_GRADIENTS, -unit.accumulated)
-            to.mark((FULL_GRADIENTS, unit.accumulated, BYTES, 0), (SCATTERS, unit.reduce, BYTES, 0))
+            to.add(t.FULL_GRADIENTS, -unit.accumulated)
+            to.mark((t.FULL_GRADIENTS, unit.accumulated), (t.SCATTERS, unit.reduce))
         if final:
             if unit is self.root:
-                to.add(UNSHARDED, -unit.kept)
-            to.put(SCATTERS)
-            to.mark(gradient, (LAST_SCATTER, unit.reduce, BYTES, 0))
+                to.add(t.UNSHARDED, -unit.kept)
+            to.put(t.SCATTERS)
+            to.mark(gradient, (t.LAST_SCATTER, unit.reduce))
         else:
             to.mark(gradient)
-            to.put(SCATTERS, unit.reduce * p.reduce_scatter_max_input_buffers)
+            to.put(t.SCATTERS, unit.reduce * p.reduce_scatter_max_input_buffers)
             # autograd still holds the head's gradients when the output is allocated (recorded)
             output = unit.reduced if unit is self.head else 0.0
-            to.mark(gradient, (RECOMPUTED, output, BYTES, 0))
+            to.mark(gradient, (t.RECOMPUTED, output))
         if self.offload or (self.accumulating and p.gradient_sync == "every"):
-            to.mark((GRADIENTS, unit.reduced, BYTES, 0))
+            to.mark((t.GRADIENTS, unit.reduced))
         else:
-            to.add(GRADIENTS, unit.reduced)
+            to.add(t.GRADIENTS, unit.reduced)
         if final:
-            to.put(SCATTERS)
+            to.put(t.SCATTERS)
 
     # optimizer and checkpoint
 
@@ -348,9 +296,8 @@ class FsdpMemory:
         clones = sum(u.shard for u in units) * self.ranks
         if self.root:
             clones += self.root.shard * self.ranks
-        self.to.put(INPUTS)
-        steps(self.to, 0.0 if self.offload else 1.0)
-        saves(self.to, largest, clones)
+        self.to.put(t.INPUTS)
+        self.ends(0.0 if self.offload else 1.0, 0.0, largest, clones)
 
 
 def _largest_share(block: Block) -> float:

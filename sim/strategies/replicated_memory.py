@@ -10,31 +10,10 @@ from typing import NamedTuple
 
 from sim.blocks.modules import ModelTree
 from sim.inputs.workload import Workload
-from sim.strategies.allocations import (
-    BACKWARD,
-    FORWARD,
-    FULL_GRADIENTS,
-    GATHERS,
-    GONE,
-    GRADIENTS,
-    HELD,
-    HIDDEN,
-    LAYER_BACKWARD,
-    LAYER_FORWARD,
-    LOGIT_GRADIENTS,
-    LOGITS,
-    LOSS_BACKWARD,
-    LOSS_FORWARD,
-    LOSS_SAVED,
-    RECOMPUTED,
-    RESIDENT,
-    SAVED,
-    SCATTERS,
-    UNSHARDED,
-    Allocations,
-)
-from sim.strategies.rest import at_rest, saves, steps
-from sim.strategies.units import dtypes, stored_bytes, trainable_elements
+from sim.strategies import terms as t
+from sim.strategies.allocations import Allocations
+from sim.strategies.step_memory import StepMemory
+from sim.strategies.units import stored_bytes, trainable_elements
 from sim.units import DTYPE_BYTES
 
 STAGES = {"ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3}
@@ -49,32 +28,17 @@ class Gathered(NamedTuple):
     buckets: float = 0.0  # of reduce-scatters
 
 
-class ReplicatedMemory:
-    """Allocations of one rank.
-
-    Parameters
-    ----------
-    workload : Workload
-        Strategy ``ddp``, ``zero1``, ``zero2`` or ``zero3``.
-    tree : ModelTree
-        The model.
-    ranks : int
-        That share the optimizer's states.
-    to : Allocations
-        Where to write.
-    gathered : Gathered
-        Of ZeRO-3.
-    """
+class ReplicatedMemory(StepMemory):
+    """Under ``ddp``, ``zero1``, ``zero2`` or ``zero3``, which gathers what `gathered` says."""
 
     def __init__(
         self, workload: Workload, tree: ModelTree, ranks: int, to: Allocations,
         gathered: Gathered | None = None,
     ) -> None:  # fmt: skip
-        self.workload, self.tree, self.ranks, self.to = workload, tree, ranks, to
+        super().__init__(workload, tree, ranks, to)
         self.gathered = gathered or Gathered()
-        p, types = workload.parallelism, dtypes(workload)
-        self.knobs, self.types, self.stage = p, types, STAGES[p.strategy]
-        self.compute = DTYPE_BYTES[types.compute]
+        p, types = self.knobs, self.types
+        self.stage = STAGES[p.strategy]
         self.elements, _, self.largest, _ = trainable_elements(workload.model, workload.method, 1)
         self.count = len(tree.layers)
         self.states_on_host = p.offload in ("optimizer", "all")
@@ -99,23 +63,22 @@ class ReplicatedMemory:
             # a second shard inside the group, in the compute dtype
             parameters += whole / p.zero_hpz_partition_size
         partition = 4.0 * self.elements / ranks if self.stage and types.compute != "fp32" else 0.0
-        at_rest(
-            self.to, self.workload, self.tree, ranks, parameters,
-            parameters_on_host=p.offload in ("parameters", "all"),
+        self.at_rest(
+            parameters, parameters_on_host=p.offload in ("parameters", "all"),
             states_on_host=self.states_on_host, master=partition,
         )  # fmt: skip
         if self.stage == 0 and self.compute < DTYPE_BYTES[types.master]:
             # autocast keeps a cast copy of each weight until its backward
-            self.to.put(UNSHARDED, self.compute * self.elements)
+            self.to.put(t.UNSHARDED, self.compute * self.elements)
 
     def forward(self, first: bool) -> None:
         """A micro-batch, the first of its step or a later one."""
         to = self.to
         self.first, self.block = first, 0
-        to.moment = FORWARD
+        to.moment = t.FORWARD
         if self.stage == 3:
-            to.put(UNSHARDED, self.gathered.forward)
-            to.put(GATHERS, self.gathered.buffers)
+            to.put(t.UNSHARDED, self.gathered.forward)
+            to.put(t.GATHERS, self.gathered.buffers)
 
     def reach(self, block: int, forward: bool) -> None:
         """A block is about to run: layers up to it, or down to it, have."""
@@ -124,7 +87,7 @@ class ReplicatedMemory:
                 self.block += 1
                 self._forward(self.block)
             return
-        if self.to.moment == FORWARD:
+        if self.to.moment == t.FORWARD:
             self._loss()
         while self.block > max(block, 1):
             self.block -= 1
@@ -133,54 +96,50 @@ class ReplicatedMemory:
     def _forward(self, layer: int) -> None:
         to = self.to
         if layer > self.count:
-            to.mark((LOGITS, 1.0, LOSS_FORWARD, 0))
+            to.mark((t.LOGITS, 1.0, t.LOSS_FORWARD))
             return
-        to.mark((SAVED, 1.0, HIDDEN, 0), (SAVED, 1.0, LAYER_FORWARD, layer))
-        to.add(SAVED, 1.0, RESIDENT, layer)
+        to.mark((t.SAVED, 1.0, t.HIDDEN), (t.SAVED, 1.0, t.LAYER_FORWARD, layer))
+        to.add(t.SAVED, 1.0, t.RESIDENT, layer)
 
     def _loss(self) -> None:
         """Backward of the loss."""
         to = self.to
-        to.moment = BACKWARD
-        to.put(SCATTERS, self.buckets)
-        to.mark(
-            (LOGITS, 1.0, LOSS_SAVED, 0),
-            (LOGIT_GRADIENTS, 1.0, LOSS_BACKWARD, 0),
-            (LOGIT_GRADIENTS, -1.0, LOSS_SAVED, 0),
-        )
+        to.moment = t.BACKWARD
+        to.put(t.SCATTERS, self.buckets)
+        self.loss_backward()
         if self.stage == 0 and self.first:
-            to.add(SCATTERS, self.kept)  # DDP's buckets, beside the gradients
-        to.put(LOGITS, 1.0, HELD)
+            to.add(t.SCATTERS, self.kept)  # DDP's buckets, beside the gradients
+        to.put(t.LOGITS, 1.0, t.HELD)
 
     def _backward(self, layer: int) -> None:
         to, gathered = self.to, self.gathered
         if self.stage == 3:  # what piles up does so layer by layer
             passed = (self.count + 1 - layer) / self.count
             held = gathered.forward + (gathered.backward - gathered.forward) * passed
-            to.put(UNSHARDED, held)
+            to.put(t.UNSHARDED, held)
         to.mark(
-            (SAVED, -1.0, GONE, layer),
-            (RECOMPUTED, 1.0, HIDDEN, 0),
-            (RECOMPUTED, 1.0, LAYER_BACKWARD, layer),
+            (t.SAVED, -1.0, t.GONE, layer),
+            (t.RECOMPUTED, 1.0, t.HIDDEN),
+            (t.RECOMPUTED, 1.0, t.LAYER_BACKWARD, layer),
         )
-        to.add(SAVED, -1.0, RESIDENT, layer)
+        to.add(t.SAVED, -1.0, t.RESIDENT, layer)
         if self.first:
-            to.add(GRADIENTS if self.stage >= 2 else FULL_GRADIENTS, self.kept / self.count)
+            to.add(t.GRADIENTS if self.stage >= 2 else t.FULL_GRADIENTS, self.kept / self.count)
 
     def done(self) -> None:
         """Backward has ended."""
         self.reach(0, forward=False)
-        self.to.mark((RECOMPUTED, 1.0, HIDDEN, 0))
-        self.to.put(LOGITS)
+        self.to.mark((t.RECOMPUTED, 1.0, t.HIDDEN))
+        self.to.put(t.LOGITS)
 
     def step(self) -> None:
         """The optimizer's step, and a checkpoint after it."""
         to, stage, ranks = self.to, self.stage, self.ranks
         if stage:
-            to.put(SCATTERS)
+            to.put(t.SCATTERS)
         if stage in (0, 3):
-            to.put(UNSHARDED)
-            to.put(GATHERS)
+            to.put(t.UNSHARDED)
+            to.put(t.GATHERS)
         own, sub_group = self.elements / ranks, float(self.knobs.sub_group_size)
         scratch, gradients = 1.0, 0.0
         if stage == 3 and own:  # a sub-group at a time
@@ -189,5 +148,4 @@ class ReplicatedMemory:
             gradients = 4.0 * (min(own, sub_group) if stage == 3 else own)  # in fp32
         if self.states_on_host:
             scratch = gradients = 0.0
-        steps(to, scratch, gradients)
-        saves(to, self.compute * self.largest if stage == 3 else 0.0)
+        self.ends(scratch, gradients, self.compute * self.largest if stage == 3 else 0.0)

@@ -13,25 +13,8 @@ from sim.inputs.shares import mesh_on
 from sim.inputs.workload import Checkpointing, CheckpointSave, Method, Parallelism, Workload
 from sim.memory.ledger import live_bytes, quantities, read
 from sim.strategies import allocations_of, build_plan
-from sim.strategies.allocations import (
-    BACKWARD,
-    FORWARD,
-    GRADIENTS,
-    HIDDEN,
-    LOGITS,
-    MOMENTS,
-    SAVED,
-    SCALES,
-    SCATTERS,
-    SHARDED,
-    STAGING,
-    STATES,
-    TERMS,
-    UNSHARDED,
-    Allocations,
-    Stretch,
-    Style,
-)
+from sim.strategies import terms as t
+from sim.strategies.allocations import Allocations, Stretch, Style
 
 WORLD = 8
 FSDP = {"replicate": st.sampled_from([1, 2]), "gradient_sync": st.sampled_from(["every", "last"])}
@@ -103,20 +86,20 @@ def test_bytes_are_conserved(job):
     """Nothing is freed twice, and a step leaves what it found: its state, and logits held."""
     tree = build_tree(job.model, job.method)
     plan = build_plan(job, tree, mesh_on(job, WORLD), 2)
-    live = live_bytes(plan.memory, job, tree)
+    before, live = live_bytes(plan, job, tree)
     c = plan.memory.columns()
     assert live.min() > -0.5
-    assert (np.diff(c.before) >= 0).all()
-    assert c.before[-1] <= len(plan.ops)
-    persistent = live[[SHARDED, SCALES, STATES]]
+    assert (np.diff(before) >= 0).all()
+    assert before[-1] <= len(plan.ops)
+    persistent = live[[t.SHARDED, t.SCALES, t.STATES]]
     assert (persistent[:, 1:] == persistent[:, 1:2]).all()
     assert live.sum(axis=0).max() >= persistent[:, -1].sum()
-    saves = np.flatnonzero(c.moment == MOMENTS.index("save"))
+    saves = np.flatnonzero(c.moment == t.MOMENTS.index("save"))
     assert saves.size == 2
     np.testing.assert_allclose(live[:, saves[0]], live[:, saves[1]], atol=0.5)
-    stay = {SHARDED, SCALES, STATES, STAGING, LOGITS, len(TERMS) - 1}
+    stay = {t.SHARDED, t.SCALES, t.STATES, t.STAGING, t.LOGITS, t.INPUTS}
     if job.parallelism.strategy == "ddp":
-        stay.add(SCATTERS)  # buckets beside the gradients
+        stay.add(t.SCATTERS)  # buckets beside the gradients
     assert {i for i, size in enumerate(live[:, saves[1]]) if size > 0.5} <= stay
 
 
@@ -124,10 +107,10 @@ def test_bytes_are_conserved(job):
 @given(jobs())
 def test_peaks_are_the_highest_instants(job):
     tree = build_tree(job.model, job.method)
-    plan = allocations_of(job, tree, mesh_on(job, WORLD))
-    live, ledger = live_bytes(plan, job, tree), read(plan, job, tree)
-    total, moments = live.sum(axis=0), plan.columns().moment
-    for at, moment in enumerate(MOMENTS):
+    plan = build_plan(job, tree, mesh_on(job, WORLD))
+    (_, live), ledger = live_bytes(plan, job, tree), read(plan.memory, job, tree)
+    total, moments = live.sum(axis=0), plan.memory.columns().moment
+    for at, moment in enumerate(t.MOMENTS):
         peak = ledger.peaks[moment]
         assert peak.total == total[moments == at].max()
         assert sum(peak.terms.values()) == pytest.approx(peak.total)
@@ -139,41 +122,41 @@ def test_instants_by_hand():
     ops = []
     a = Allocations(ops)
     a.layers = [Style("layer", recomputed=False)] * 4
-    a.moment = FORWARD
-    a.put(SHARDED, 100.0)
+    a.moment = t.FORWARD
+    a.put(t.SHARDED, 100.0)
     stretches = []
     for layer in (1, 2):
         since, issued = len(a.log), len(ops)
-        a.add(UNSHARDED, 5.0)
-        a.mark((LOGITS, 2.0, HIDDEN, 0), (SAVED, 1.0, 0, 0))
-        a.add(SAVED, 3.0, 0, layer)
+        a.add(t.UNSHARDED, 5.0)
+        a.mark((t.LOGITS, 2.0, t.HIDDEN), (t.SAVED, 1.0))
+        a.add(t.SAVED, 3.0, 0, layer)
         ops.append("forward")
         if layer == 1:
             stretches.append(Stretch(since, len(a.log), 1, len(ops) - issued))
-    a.moment = BACKWARD
+    a.moment = t.BACKWARD
     for layer in (2, 1):
         since, issued = len(a.log), len(ops)
-        a.mark((GRADIENTS, 7.0, 0, 0))
-        a.add(SAVED, -3.0, 0, layer)
+        a.mark((t.GRADIENTS, 7.0))
+        a.add(t.SAVED, -3.0, 0, layer)
         ops.append("backward")
         if layer == 2:
             stretches.append(Stretch(since, len(a.log), -1, len(ops) - issued))
-    a.put(UNSHARDED)
+    a.put(t.UNSHARDED)
     a.mark()
     a.lengthen(stretches, 2)
     c = a.columns()
-    changes = np.zeros((len(TERMS), c.moment.size))
-    plain = c.quantity != HIDDEN
+    changes = np.zeros((len(t.TERMS), c.moment.size))
+    plain = c.quantity != t.HIDDEN
     # all quantities but the head's are one byte here, so coefficients are bytes
     np.add.at(changes, (c.term[plain], c.instant[plain]), c.coefficient[plain])
     live = changes.cumsum(axis=1)
-    assert live[SHARDED].tolist() == [100.0] * 9
-    assert live[UNSHARDED].tolist() == [5, 10, 15, 20, 20, 20, 20, 20, 0]
-    assert live[SAVED].tolist() == [1, 4, 7, 10, 12, 9, 6, 3, 0]
-    assert live[GRADIENTS].tolist() == [0] * 4 + [7] * 4 + [0]
+    assert live[t.SHARDED].tolist() == [100.0] * 9
+    assert live[t.UNSHARDED].tolist() == [5, 10, 15, 20, 20, 20, 20, 20, 0]
+    assert live[t.SAVED].tolist() == [1, 4, 7, 10, 12, 9, 6, 3, 0]
+    assert live[t.GRADIENTS].tolist() == [0] * 4 + [7] * 4 + [0]
     assert c.before.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8]
-    assert c.moment.tolist() == [FORWARD] * 4 + [BACKWARD] * 5
-    hidden = c.quantity == HIDDEN
+    assert c.moment.tolist() == [t.FORWARD] * 4 + [t.BACKWARD] * 5
+    hidden = c.quantity == t.HIDDEN
     assert sorted(zip(c.instant[hidden], c.coefficient[hidden], strict=True)) == [
         (0, 2), (1, -2), (1, 2), (2, -2), (2, 2), (3, -2), (3, 2), (4, -2)
     ]  # fmt: skip
@@ -200,5 +183,5 @@ def test_one_plan_serves_jobs_of_other_costs():
     tree = build_tree(model, job.method)
     plan = allocations_of(job, tree, mesh_on(job, WORLD))
     assert allocations_of(longer, tree, mesh_on(longer, WORLD)) is plan
-    sizes = [quantities(plan, w, tree)[HIDDEN] for w in (job, longer)]
+    sizes = [quantities(plan, w, tree)[t.HIDDEN] for w in (job, longer)]
     assert sizes == [2 * 64 * 64, 2 * 128 * 64]
