@@ -1,4 +1,7 @@
-"""One job on one machine: its step, memory, methods and timeline."""
+"""One job on one machine: its step, memory, methods and timeline.
+
+Inputs are read before the simulator is imported, so that their faults are said at once.
+"""
 
 from __future__ import annotations
 
@@ -76,19 +79,19 @@ def simulate(
         All faults of both inputs.
     """
     from sim.inputs.loader import load
-    from sim.result.predict import predict
-    from sim.step.variation import read_variation
 
-    varied = read_variation(jitter, slow, seed, replicas)
-    level = varied.level(level)
     sets = settings(overrides, calibration)
     if offer or prices:
         from sim.study.pricing import rented_at
 
         sets = (*rented_at(topology, workload, sets, offer, path(prices)), *sets)
     loaded = load(topology, workload, sets)
+    from sim.result.predict import predict
+    from sim.step.variation import read_variation
+
+    varied = read_variation(jitter, slow, seed, replicas)
     return predict(
-        loaded.topology, loaded.workload, loaded.notes, engine=engine, level=level,
+        loaded.topology, loaded.workload, loaded.notes, engine=engine, level=varied.level(level),
         scaling=scaling, fixes=fixes, variation=varied,
     )  # fmt: skip
 
@@ -121,13 +124,14 @@ def memory_of(
         A `bound` was asked for, and nothing fits.
     """
     from sim.inputs.loader import load
+
+    machine, job, _ = load(topology, workload, settings(overrides, calibration))
     from sim.memory.fit import solve
     from sim.memory.report import memory
     from sim.result.describe import title_of
     from sim.result.fixes import smaller
     from sim.result.memory import MemoryAnswer
 
-    machine, job, _ = load(topology, workload, settings(overrides, calibration))
     return MemoryAnswer(
         title=title_of(machine, job),
         report=memory(machine, job),
@@ -151,9 +155,10 @@ def explain(
         As for `simulate`. A full fine-tune is set beside LoRA of rank 16.
     """
     from sim.inputs.loader import load
-    from sim.result.explain import explain
 
     machine, job, _ = load(topology, workload, settings(overrides, calibration))
+    from sim.result.explain import explain
+
     return explain(machine, job)
 
 
@@ -178,9 +183,10 @@ def trace(
         Every micro-step; else the first, one of the middle and the last.
     """
     from sim.inputs.loader import load
+
+    machine, job, _ = load(topology, workload, settings(overrides, calibration))
     from sim.step.chrome_trace import Trace
     from sim.step.run import run_step
 
-    machine, job, _ = load(topology, workload, settings(overrides, calibration))
     outcome = run_step(machine, job, level=level, all_micro_steps=all_micro_steps)
     return Trace(outcome, job, f"{job.name} on {machine.name}")

@@ -31,11 +31,12 @@ def command(
 ) -> None:  # fmt: skip
     """Bytes per GPU of WORKLOAD on TOPOLOGY by category and moment, the verdict and fixes."""
     import sim
-    from sim.report.memory import view
 
     answer = sim.memory_of(
         topology, workload, overrides=overrides, bound=cast("Quantity | None", most or least)
     )
+    from sim.report.memory import view
+
     show(view(answer), form, output)
     if require and not answer.report.fits:
         sys.exit(4)

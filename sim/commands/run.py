@@ -54,12 +54,13 @@ def command(
 ) -> None:  # fmt: skip
     """Predict memory, step time, throughput, scaling and cost of WORKLOAD on TOPOLOGY."""
     import sim
-    from sim.report.run import view
 
     result = sim.simulate(
         topology, workload, overrides=overrides, offer=offer or "", prices=prices, engine=engine,
         level=level, jitter=jitter, slow=slow, seed=seed, replicas=replicas,
         scaling=not (no_scaling or quiet), fixes=not quiet,
     )  # fmt: skip
+    from sim.report.run import view
+
     show(view(result, quiet=quiet), form, output)
     require(result, requirements)

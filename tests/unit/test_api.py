@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -174,3 +176,10 @@ def test_overrides_are_texts_or_a_mapping():
     texts = ["nodes=2", "parallelism={strategy: zero3}", "compile=true"]
     both = [sim.memory_of(MACHINE, JOB, overrides=sets, fixes=False) for sets in (given, texts)]
     assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("call", ["sim.simulate('none', 'x')", "sim.memory_of('none', 'x')"])
+def test_a_fault_of_the_input_is_said_before_the_simulator_is_imported(call):
+    code = f"import sim, sys\ntry: {call}\nexcept sim.InputError: print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
