@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from sim.study.axes import Axis, Study
+from sim.study.axes import Axis, Grid
 from sim.study.sweep import sweep
 
 AXES = {
@@ -31,10 +31,10 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     points = list(itertools.product(*([str(v) for v in values] for values in AXES.values())))
     chosen = tuple(points[i * len(points) // 10_000] for i in range(10_000))[:count]
-    study = Study("bench", "dgx-h100", "llama3-70b-full", (Axis(tuple(AXES), chosen),))
+    grid = Grid("bench", "dgx-h100", "llama3-70b-full", (Axis(tuple(AXES), chosen),))
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        outcome = sweep(study, Path(folder) / "s.sqlite", processes=2)
+        outcome = sweep(grid, Path(folder) / "s.sqlite", processes=2)
         seconds = time.perf_counter() - began
     print(
         json.dumps(

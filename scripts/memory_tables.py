@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from sim.errors import InfeasibleError
 from sim.inputs.loader import Loaded, load
 from sim.inputs.shares import batch_on
-from sim.memory.fit import solve
+from sim.memory.bound import solve
 from sim.memory.report import memory
 from sim.report.quantities import gib
 from sim.result.fixes import smaller

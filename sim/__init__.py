@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sim.api.questions import run_study as run_study
     from sim.api.questions import size as size
     from sim.api.questions import sweep as sweep
-    from sim.api.questions import sweep_study as sweep_study
+    from sim.api.questions import sweep_grid as sweep_grid
     from sim.documents import Document as Document
     from sim.errors import InfeasibleError as InfeasibleError
     from sim.errors import InputError as InputError
@@ -56,7 +56,7 @@ _GIVEN = {
     "sim.api.measurements": ("calibrate", "diagnose", "validate"),
     "sim.api.questions": (
         "compare", "need_bandwidth", "need_context", "need_gpus", "need_price", "plan",
-        "run_study", "size", "sweep", "sweep_study",
+        "run_study", "size", "sweep", "sweep_grid",
     ),
     "sim.documents": ("Document",),
     "sim.errors": ("InfeasibleError", "InputError", "ScalingSimError"),

@@ -13,7 +13,7 @@ from sim.api.arguments import File, Overrides, path, settings
 if TYPE_CHECKING:
     from sim.inputs.calibration import Calibration
     from sim.inputs.loader import Argument
-    from sim.memory.fit import Quantity
+    from sim.memory.bound import Quantity
     from sim.result.explain import MethodComparison
     from sim.result.memory import MemoryAnswer
     from sim.result.result import Result
@@ -126,11 +126,11 @@ def memory_of(
     from sim.inputs.loader import load
 
     machine, job, _ = load(topology, workload, settings(overrides, calibration))
-    from sim.memory.fit import solve
+    from sim.memory.bound import solve
     from sim.memory.report import memory
-    from sim.result.describe import title_of
     from sim.result.fixes import smaller
     from sim.result.memory import MemoryAnswer
+    from sim.result.sections import title_of
 
     return MemoryAnswer(
         title=title_of(machine, job),

@@ -11,8 +11,8 @@ from sim.api.arguments import File, Overrides, Progress, Varied, axes, path, set
 if TYPE_CHECKING:
     from sim.inputs.calibration import Calibration
     from sim.inputs.loader import Argument
-    from sim.memory.fit import Bound
-    from sim.study.axes import Study
+    from sim.memory.bound import Bound
+    from sim.study.axes import Grid
     from sim.study.compare import Comparison
     from sim.study.inverse import BandwidthNeeded, GpusNeeded, PriceNeeded
     from sim.study.plan import PlanReport
@@ -138,14 +138,14 @@ def sweep(
     calibration: File | Calibration | None = None,
     progress: Progress | None = None,
 ) -> SweepOutcome:
-    """Compute every configuration of a study once: what is stored already is not repeated.
+    """Compute every configuration of a grid once: what is stored already is not repeated.
 
     Parameters
     ----------
-    *inputs : a study file, a Study, or topology and workload
+    *inputs : a sweep file, a Grid, or topology and workload
         What to sweep over.
     vary, zipped
-        Axes over any key of either file, added to the study's; see `compare`. ``1..8`` is a range.
+        Axes over any key of either file, added to the grid's; see `compare`. ``1..8`` is a range.
     where, require : sequence of str
         Conditions over inputs (others are not computed) and over results (others are marked).
     pareto : str, optional
@@ -165,28 +165,28 @@ def sweep(
 
     from sim.study.sweep import sweep
 
-    study = sweep_study(
+    grid = sweep_grid(
         *inputs, vary=vary, zipped=zipped, where=where, require=require, pareto=pareto
     )
     return sweep(
-        study, Path(store or f"{study.name}.sweep.sqlite"),
+        grid, Path(store or f"{grid.name}.sweep.sqlite"),
         sets=settings(overrides, calibration), processes=processes or os.cpu_count() or 1,
         workers=workers, scheduler=scheduler, progress=progress,
     )  # fmt: skip
 
 
-def sweep_study(
+def sweep_grid(
     *inputs: Any,
     vary: Varied = (),
     zipped: bool = False,
     where: Sequence[str] = (),
     require: Sequence[str] = (),
     pareto: str | None = None,
-) -> Study:
-    """The study that `sweep` would compute; its length counts the configurations."""
-    from sim.study.study import study_of
+) -> Grid:
+    """The grid that `sweep` would compute; its length counts the configurations."""
+    from sim.study.grid import grid_of
 
-    return study_of(inputs, axes(vary), zipped, where, require, pareto)
+    return grid_of(inputs, axes(vary), zipped, where, require, pareto)
 
 
 def need_bandwidth(

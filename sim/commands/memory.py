@@ -11,7 +11,7 @@ import click
 from sim.commands.options import FORMS, printed, sets, show
 
 if TYPE_CHECKING:
-    from sim.memory.fit import Quantity
+    from sim.memory.bound import Quantity
 
 
 @click.command("memory")

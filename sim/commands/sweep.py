@@ -37,26 +37,26 @@ def command(
     processes: int | None, workers: int | None, scheduler: str | None, form: str,
     output: Path | None, quiet: bool, dry_run: bool,
 ) -> None:  # fmt: skip
-    """Compute every configuration of a study once: what is stored already is not repeated."""
+    """Compute every configuration of a grid once: what is stored already is not repeated."""
     import sim
     from sim.report.progress import progress_bar
     from sim.report.sweep import summary, view
     from sim.study.export import write_parquet
 
-    study = sim.sweep_study(
+    grid = sim.sweep_grid(
         *arguments, vary=varied, zipped=zipped, where=where, require=required, pareto=pareto
     )
     if dry_run:
-        click.echo(f"{len(study):,} configurations before --where")
+        click.echo(f"{len(grid):,} configurations before --where")
         return
     binary = form in _BINARY
     if binary and output is None:
         message = "parquet is binary; name a file with -o FILE.parquet"
         raise InputError.single(_FORMAT, message)
-    path = store or Path(f"{study.name}.sweep.sqlite")
-    with progress_bar(study.name, quiet) as progress:
+    path = store or Path(f"{grid.name}.sweep.sqlite")
+    with progress_bar(grid.name, quiet) as progress:
         outcome = sim.sweep(
-            study, store=path, processes=processes, workers=workers, scheduler=scheduler,
+            grid, store=path, processes=processes, workers=workers, scheduler=scheduler,
             overrides=overrides, progress=progress,
         )  # fmt: skip
     if binary and output is not None:

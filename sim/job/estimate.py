@@ -1,7 +1,7 @@
-"""The whole job in closed form: what `plan_job` simulates, for sweeps and searches.
+"""The whole job in closed form: what `forecast_job` simulates, for sweeps and searches.
 
 Wall-clock is steps x the slower of step and input pipeline, divided by the goodput that failures
-and checkpoints leave on average (`expected_goodput`); `plan_job` gives quantiles by simulation.
+and checkpoints leave on average (`expected_goodput`); `forecast_job` gives quantiles by simulation.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from sim.inputs.workload import Workload
 from sim.job.checkpoints import expected_goodput
 from sim.job.cost import Cost
 from sim.job.energy import Energy
+from sim.job.forecast import bill_of, job_spec, job_steps, links_of, pipeline_of, save_of
 from sim.job.pipeline import Stall
-from sim.job.plan import bill_of, job_spec, job_steps, links_of, pipeline_of, save_of
 from sim.step.breakdown import Breakdown
 
 _HOPELESS = 600.0

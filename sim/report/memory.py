@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.memory.fit import Bound
+from sim.memory.bound import Bound
 from sim.memory.report import MemoryReport
 from sim.report.quantities import gib, percent, settings
 from sim.report.view import Cell, Column, Lines, Notes, Part, Row, Table, View, left

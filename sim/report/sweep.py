@@ -24,7 +24,7 @@ def view(outcome: SweepOutcome) -> View:
     """What `scaling-sim sweep` says."""
     chosen, title = _chosen(outcome)
     columns = [
-        *map(left, outcome.study.keys), left("fits"),
+        *map(left, outcome.grid.keys), left("fits"),
         *(Column(head) for head, _, _ in _MEASURES.values()),
     ]  # fmt: skip
     table = Table(columns, [_cells(outcome, i) for i in chosen], indent=0, apart=False)
@@ -33,10 +33,10 @@ def view(outcome: SweepOutcome) -> View:
 
 def _chosen(outcome: SweepOutcome) -> tuple[list[int], str]:
     """Rows for people, and what they are."""
-    if outcome.study.pareto:
-        names = " and ".join(outcome.study.pareto)
+    if outcome.grid.pareto:
+        names = " and ".join(outcome.grid.pareto)
         return list(outcome.front), f"Pareto front of {names}: {len(outcome.front)} configurations"
-    rows = [i for i, ok in enumerate(outcome.meets) if ok] if outcome.study.require else None
+    rows = [i for i, ok in enumerate(outcome.meets) if ok] if outcome.grid.require else None
     chosen = list(range(len(outcome.rows))) if rows is None else rows
     what = f"{len(chosen):,} of {len(outcome.rows):,} configurations meet the requirements"
     if rows is None:
@@ -48,7 +48,7 @@ def _chosen(outcome: SweepOutcome) -> tuple[list[int], str]:
 
 def _cells(outcome: SweepOutcome, place: int) -> Row:
     row = outcome.rows[place]
-    varied = [as_text(row.changes.get(key)) or "null" for key in outcome.study.keys]
+    varied = [as_text(row.changes.get(key)) or "null" for key in outcome.grid.keys]
     if row.status != "ok":
         return [*varied, row.status, row.error.splitlines()[0] if row.error else row.status]
     figures = [_cell(row.measures[name], show, unit) for name, (_, show, unit) in _MEASURES.items()]

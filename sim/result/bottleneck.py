@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.job.plan import JobReport
+from sim.job.forecast import JobForecast
 from sim.result.result import Bottleneck, Fix, Memory, Step
 
 _OTHER = ("norm", "elementwise", "reduction", "embedding", "loss", "quantize", "copy")
@@ -74,7 +74,7 @@ def _sentence(kind: str, share: float, step: Step, parts: dict[str, float]) -> s
     return f"optimizer-bound: {percent} of the step is the optimizer and gradient clipping"
 
 
-def data_bottleneck(job: JobReport | None, found: Bottleneck, memory_bytes: float) -> Bottleneck:
+def data_bottleneck(job: JobForecast | None, found: Bottleneck, memory_bytes: float) -> Bottleneck:
     """The bottleneck, or waiting for data where that takes more of the time.
 
     A step that waits for data gains nothing from faster kernels, so that the number of workers

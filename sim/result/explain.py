@@ -19,7 +19,7 @@ from sim.documents import SCHEMAS, Document
 from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Method, Workload
-from sim.result.describe import title_of
+from sim.result.sections import title_of
 from sim.step.step import step
 from sim.strategies import build_plan
 from sim.strategies.plan import COLLECTIVE

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sim.documents import SCHEMAS, Document
-from sim.memory.fit import Bound
+from sim.memory.bound import Bound
 from sim.memory.report import MemoryReport
 from sim.result.fixes import MemoryFix
 from sim.strategies.terms import TERMS

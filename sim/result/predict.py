@@ -12,11 +12,11 @@ from sim.inputs.calibration import CONSTANTS
 from sim.inputs.notes import Notes
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.job.plan import plan_job
+from sim.job.forecast import forecast_job
 from sim.result.bands import uncertainty
 from sim.result.bottleneck import classify, data_bottleneck
-from sim.result.describe import peak_of, topology_section, workload_section
 from sim.result.fixes import ranked
+from sim.result.peak import peak_of
 from sim.result.result import Result, Scaling
 from sim.result.scaling import scaling_curve
 from sim.result.sections import (
@@ -27,6 +27,8 @@ from sim.result.sections import (
     ranks_section,
     step_section,
     throughput_section,
+    topology_section,
+    workload_section,
 )
 from sim.step.pressure import retry_warnings
 from sim.step.step import step
@@ -73,7 +75,7 @@ def predict(
         bottleneck = replace(bottleneck, fixes=fixing)
     own = None if varied.needs_every_rank else breakdown  # the curve is of whole machines
     curve = scaling_curve(topology, workload, own, memory.fits, engine) if scaling else None
-    job = plan_job(topology, workload, breakdown)
+    job = forecast_job(topology, workload, breakdown)
     bottleneck = data_bottleneck(job, bottleneck, memory.peak_reserved_bytes)
     peak = peak_of(topology, workload)
     parameters = count_parameters(workload.model, workload.method).total

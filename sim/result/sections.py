@@ -8,14 +8,16 @@ from dataclasses import fields
 from typing import Any
 
 from sim.blocks.flops import token_flops
-from sim.inputs.shares import batch_of
+from sim.blocks.tree import count_parameters
+from sim.fabric import compile_fabric
+from sim.inputs.shares import batch_of, batch_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.job.cost import Cost
 from sim.job.energy import Energy
-from sim.job.plan import JobReport
+from sim.job.forecast import JobForecast
 from sim.memory.report import MemoryReport
-from sim.result.describe import peak_of
+from sim.result.peak import peak_of
 from sim.result.result import (
     CostSection,
     EnergySection,
@@ -24,11 +26,80 @@ from sim.result.result import (
     RankGroup,
     Step,
     Throughput,
+    TopologySection,
+    WorkloadSection,
 )
 from sim.step.breakdown import Breakdown
 from sim.step.waiting import Group
 
 TOLD = 1e-3  # share of the step that is worth a word
+
+
+def topology_section(topology: Topology) -> TopologySection:
+    """Name, size, GPU and price of a machine."""
+    fabric = compile_fabric(topology)
+    gpu = fabric.gpu(0).name
+    nodes = fabric.n_nodes
+    per_node = len(fabric.ranks_of(0))
+    offer = topology.offer
+    return TopologySection(
+        name=topology.name,
+        title=f"{nodes} {'node' if nodes == 1 else 'nodes'} x {per_node} {gpu}",
+        nodes=nodes,
+        gpus=fabric.n_ranks,
+        gpu=gpu,
+        price_per_gpu_hour_usd=offer.price_per_gpu_hour if offer else None,
+        provider=offer.provider if offer else None,
+    )
+
+
+def workload_section(workload: Workload, world: int, parameters: int) -> WorkloadSection:
+    """Name, method, batch arithmetic of a job on `world` GPUs."""
+    batch = batch_on(workload, world)
+    method = workload.method
+    how = "full" if method.kind == "full" else f"{method.kind} r{method.rank}"
+    return WorkloadSection(
+        name=workload.name,
+        title=f"{workload.model.name} {how}",
+        model=workload.model.name,
+        parameters=parameters,
+        method=method.kind,
+        strategy=_strategy(workload),
+        precision=_precision(workload),
+        sequence_length=workload.sequence_length,
+        micro_batch=workload.micro_batch,
+        gradient_accumulation=workload.gradient_accumulation,
+        data_parallel=batch.data_parallel,
+        global_batch_sequences=batch.sequences,
+        global_batch_tokens=batch.tokens,
+    )
+
+
+def title_of(topology: Topology, workload: Workload) -> str:
+    """Job and machine in a line."""
+    total = count_parameters(workload.model, workload.method).total
+    job = workload_section(workload, topology.world_size, total)
+    return f"{job.title} · {topology_section(topology).title}"
+
+
+def _strategy(workload: Workload) -> str:
+    p = workload.parallelism
+    name = {"fsdp1": "FSDP1", "fsdp2": "FSDP2", "ddp": "DDP"}.get(
+        p.strategy, f"ZeRO-{p.strategy[-1]}"
+    )
+    if p.replicate > 1:
+        name = f"HSDP ({name}, {p.replicate} replicas)"
+    if p.context_parallel > 1:
+        name += f", context parallel {p.context_parallel}"
+    if p.offload != "none":
+        name += f", {p.offload} offloaded to {p.offload_device}"
+    ac = workload.activation_checkpointing.kind
+    return name if ac == "none" else f"{name}, {ac} checkpointing"
+
+
+def _precision(workload: Workload) -> str:
+    p = workload.precision
+    return f"fp8 {p.recipe}" if p.kind == "fp8" else p.kind
 
 
 def step_section(b: Breakdown) -> Step:
@@ -114,7 +185,7 @@ def throughput_section(topology: Topology, workload: Workload, step_s: float) ->
     )
 
 
-def job_section(job: JobReport) -> JobSection:
+def job_section(job: JobForecast) -> JobSection:
     """The job as the document shows it."""
     outcome, spec = job.outcome, job.spec
     rate = 1.0 / spec.mtbf_s + 1.0 / spec.preemption_s
@@ -151,7 +222,7 @@ def job_section(job: JobReport) -> JobSection:
     )
 
 
-def cost_section(job: JobReport, topology: Topology) -> CostSection | None:
+def cost_section(job: JobForecast, topology: Topology) -> CostSection | None:
     """The bill, and where the price is from; None without a price."""
     offer = topology.offer
     if job.cost is None or offer is None:
@@ -165,12 +236,12 @@ def cost_section(job: JobReport, topology: Topology) -> CostSection | None:
     )
 
 
-def energy_section(job: JobReport, model_flops_per_step: float) -> EnergySection:
+def energy_section(job: JobForecast, model_flops_per_step: float) -> EnergySection:
     """Energy, per token and per useful FLOP.
 
     Parameters
     ----------
-    job : JobReport
+    job : JobForecast
         The job.
     model_flops_per_step : float
         Useful FLOPs of a step of all its GPUs.

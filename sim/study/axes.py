@@ -1,4 +1,4 @@
-"""A study: axes over any key of both files, crossed or zipped, and conditions."""
+"""A grid: axes over any key of both files, crossed or zipped, and conditions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sim.inputs.bind import did_you_mean
 from sim.inputs.reader import Reader
 from sim.inputs.tree import Items, Leaf, Place, Table, Tree, from_yaml, read_file
 
-#: a study of more configurations is refused: it is a slip of the keyboard more often than a wish
+#: a grid of more configurations is refused: it is a slip of the keyboard more often than a wish
 LARGEST = 5_000_000
 SIDES = ("topology", "workload")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(\d+))?\Z")
@@ -33,7 +33,7 @@ class Axis:
 
 
 @dataclass(frozen=True, slots=True)
-class Study:
+class Grid:
     """What to sweep over.
 
     Attributes
@@ -84,7 +84,7 @@ class Study:
 
 
 class _Plain(Spec):
-    """The keys of a study file that are no free mappings."""
+    """The keys of a sweep file that are no free mappings."""
 
     name: str = ""
     where: tuple[str, ...] = ()
@@ -95,8 +95,8 @@ class _Plain(Spec):
 _FREE = ("topology", "workload", "axes", "zip", "set")
 
 
-def read_study(path: Path) -> Study:
-    """Read a study file.
+def read_grid(path: Path) -> Grid:
+    """Read a sweep file.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def read_study(path: Path) -> Study:
     _repeated([k for a in axes for k in a.keys], tree.place, faults)
     if faults or plain is None:
         raise InputError(faults)
-    study = Study(
+    grid = Grid(
         plain.name or path.stem,
         _base(tree.entries.get("topology"), path.parent),
         _base(tree.entries.get("workload"), path.parent),
@@ -137,15 +137,15 @@ def read_study(path: Path) -> Study:
         {k: _plain(v) for k, v in fixed.entries.items()} if fixed else {},
         plain.where, plain.require, plain.pareto,
     )  # fmt: skip
-    return checked(study, str(path))
+    return checked(grid, str(path))
 
 
-def checked(study: Study, source: str) -> Study:
-    """The study, unless it is too large or empty."""
-    if len(study) > LARGEST:
-        message = f"{len(study):,} configurations; at most {LARGEST:,} are swept at once"
+def checked(grid: Grid, source: str) -> Grid:
+    """The grid, unless it is too large or empty."""
+    if len(grid) > LARGEST:
+        message = f"{len(grid):,} configurations; at most {LARGEST:,} are swept at once"
         raise InputError.single(source, message, "axes")
-    return study
+    return grid
 
 
 def from_options(texts: Iterable[str], zipped: bool) -> tuple[Axis, ...]:
@@ -201,7 +201,7 @@ def split_commas(text: str) -> list[str]:
 
 
 def _base(tree: Tree | None, folder: Path) -> Any:
-    """A base as the loader takes it: a path beside the study file, a name, or a mapping."""
+    """A base as the loader takes it: a path beside the sweep file, a name, or a mapping."""
     if tree is None or isinstance(tree, Items):
         return ""
     value = _plain(tree)

@@ -13,7 +13,7 @@ from sim.inputs.loader import Prepared
 from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Parallelism, Workload
-from sim.study.axes import Changes, Study
+from sim.study.axes import Changes, Grid
 from sim.study.machines import Machine
 
 NODES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
@@ -57,7 +57,7 @@ class Space:
         GPUs in all.
     strategies, checkpointing, offload : tuple of str
         Of `STRATEGIES`, `CHECKPOINTING`, `OFFLOAD`.
-    extra : Study
+    extra : Grid
         Further axes over any key (precision, NIC rate, ...).
     """
 
@@ -66,7 +66,7 @@ class Space:
     strategies: tuple[str, ...]
     checkpointing: tuple[str, ...]
     offload: tuple[str, ...]
-    extra: Study
+    extra: Grid
 
 
 _POLICIES = {
@@ -95,7 +95,7 @@ def family(workload: Workload) -> tuple[str, ...]:
 Variant = tuple[Topology, Workload, Changes]
 
 
-def variants(base: Prepared, extra: Study) -> Iterator[Variant]:
+def variants(base: Prepared, extra: Grid) -> Iterator[Variant]:
     """Machine and job with each combination of the further axes that makes sense on the machine."""
     for changes in extra.points():
         try:

@@ -12,7 +12,7 @@ from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
 from sim.fabric.compiled import Fabric, compile_fabric
 from sim.inputs.loader import Argument, load_topology
-from sim.study.axes import Axis, Study
+from sim.study.axes import Axis, Grid
 from sim.units import GIB, KIB, MIB, TIB
 
 _SUFFIX = {"": 1.0, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
@@ -204,13 +204,13 @@ def collective_variants(
     InputError
         If a variant is no machine.
     """
-    study = Study("collective", axes=tuple(axes))
+    grid = Grid("collective", axes=tuple(axes))
     values, sweeps = [], []
-    for changes in study.points():
+    for changes in grid.points():
         sets = [*overrides, *(f"{key}={value}" for key, value in changes.items())]
         sweeps.append(collective_sweep(compile_fabric(load_topology(topology, sets)), asked))
         values.append(tuple(_short(str(value)) for value in changes.values()))
-    return CollectiveVariants(study.keys, tuple(values), tuple(sweeps))
+    return CollectiveVariants(grid.keys, tuple(values), tuple(sweeps))
 
 
 def _short(value: str) -> str:

@@ -22,7 +22,7 @@ from sim.inputs.offers import PriceRow, newest
 from sim.inputs.offers import catalogue as catalogue_of_offers
 from sim.inputs.topology import Topology
 from sim.job.cost import Cost, break_even_price
-from sim.result.describe import peak_of
+from sim.result.peak import peak_of
 from sim.result.predict import predict
 from sim.result.result import Result
 from sim.study.pricing import matching, offer_settings, pick_offer

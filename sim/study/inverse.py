@@ -16,7 +16,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.job.cost import break_even_price
 from sim.job.estimate import JobEstimate, estimate_job
-from sim.memory.fit import Bound, solve
+from sim.memory.bound import Bound, solve
 from sim.step.step import memory_of, step
 from sim.study.candidates import NODES
 

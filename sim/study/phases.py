@@ -17,7 +17,7 @@ from sim.errors import InfeasibleError
 from sim.inputs.loader import Prepared
 from sim.inputs.shares import batch_on
 from sim.inputs.workload import Phase, Workload
-from sim.job.plan import job_steps, terms_of
+from sim.job.forecast import job_steps, terms_of
 from sim.memory.report import machine as memory_of
 from sim.step.step import step
 from sim.study.machines import Machine

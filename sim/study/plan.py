@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from sim.documents import SCHEMAS, Document
 from sim.errors import Fault, InfeasibleError, InputError
 from sim.inputs.loader import Argument
-from sim.job.plan import terms_of
+from sim.job.forecast import terms_of
 from sim.study.jobs import Cluster, JobList, Request, cluster_of, read_jobs, requests
 from sim.study.schedule import JobLog, Policy, schedule
 from sim.units import HOUR_S, show

@@ -25,8 +25,8 @@ from sim.documents import Section
 from sim.errors import ScalingSimError
 from sim.inputs.shares import batch_on
 from sim.job.estimate import JobEstimate, estimate_job
-from sim.job.plan import job_steps, terms_of
-from sim.result.describe import peak_of
+from sim.job.forecast import job_steps, terms_of
+from sim.result.peak import peak_of
 from sim.step.breakdown import Breakdown
 from sim.step.step import memory_of, step
 from sim.study.candidates import Candidate
@@ -64,7 +64,7 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan(Section):
+class Choice(Section):
     """A simulated candidate."""
 
     candidate: Candidate
@@ -131,7 +131,7 @@ class Searcher:
         allowed: Callable[[Figures], bool],
         tally: Tally,
         below: float = math.inf,
-    ) -> Plan | None:
+    ) -> Choice | None:
         """The allowed plan of the lowest score; None if none is allowed, fits and is low enough.
 
         Parameters
@@ -157,7 +157,7 @@ class Searcher:
             else:
                 tally.ruled_out += 1
         heapq.heapify(heap)
-        best: Plan | None = None
+        best: Choice | None = None
         lowest = below
         while heap:
             bounded, _, tight, candidate = heapq.heappop(heap)
@@ -207,7 +207,7 @@ class Searcher:
             raise ScalingSimError(message)
         return _figures(candidate, job, step_s)
 
-    def nearest(self, candidates: Iterable[Candidate], shortfall: Score) -> Plan | None:
+    def nearest(self, candidates: Iterable[Candidate], shortfall: Score) -> Choice | None:
         """The plan that fits and by its bound misses a target least; not searched for exactly."""
         bounds = sorted(
             ((shortfall(_rough(c, self._peak_s(c))), i, c) for i, c in enumerate(candidates)),
@@ -215,7 +215,7 @@ class Searcher:
         )
         return next((self.plan(c) for _, _, c in bounds if self.fits(c)), None)
 
-    def plan(self, candidate: Candidate) -> Plan:
+    def plan(self, candidate: Candidate) -> Choice:
         """Simulate a candidate."""
         topology, workload = candidate.topology, candidate.workload
         found = step(topology, workload)
@@ -226,7 +226,7 @@ class Searcher:
             raise ScalingSimError(message)
         flops = token_flops(workload)
         rate = _tokens(candidate) / step_s / candidate.gpus
-        return Plan(
+        return Choice(
             candidate, _figures(candidate, job, step_s), step_s,
             rate * flops.model / peak_of(topology, workload).flops_per_s,
             report.peak_reserved_bytes, report.capacity_bytes, job,

@@ -14,7 +14,7 @@ from sim.errors import Fault, InputError
 from sim.inputs.loader import Argument, Prepared, load_topology, prepare
 from sim.inputs.shares import batch_on
 from sim.inputs.workload import Workload
-from sim.study.axes import Study, from_options
+from sim.study.axes import Grid, from_options
 from sim.study.candidates import (
     CHECKPOINTING,
     OFFLOAD,
@@ -25,7 +25,7 @@ from sim.study.candidates import (
 )
 from sim.study.machines import Machine, Wanted, machines
 from sim.study.phases import PhasePlan, light_phases
-from sim.study.search import Figures, Plan, Searcher, Tally
+from sim.study.search import Choice, Figures, Searcher, Tally
 from sim.units import UnitError, parse
 
 Objective = Literal["cost", "time", "co2", "energy"]
@@ -84,9 +84,9 @@ class Contender(Section):
     ----------
     machine : Machine
         What is rented.
-    plan : Plan or None
+    plan : Choice or None
         Best plan that meets the target; None if there is none.
-    nearest : Plan or None
+    nearest : Choice or None
         Where there is none: a plan that misses the target by little; None if nothing fits. If no
         machine has a plan, the least of these is the nearest miss of all.
     break_even_usd : float or None
@@ -94,8 +94,8 @@ class Contender(Section):
     """
 
     machine: Machine
-    plan: Plan | None
-    nearest: Plan | None = None
+    plan: Choice | None
+    nearest: Choice | None = None
     break_even_usd: float | None = None
 
     def content(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class SizeReport(Document):
         Candidates considered, simulated, too large, ruled out by bounds.
     left_out : tuple of str
         Machines that are not where or what is wanted.
-    fewer, more : Plan or None
+    fewer, more : Choice or None
         The winner's machine with the next smaller and the next larger number of nodes, each with
         its own best layout, whatever the target.
     seconds : float
@@ -147,8 +147,8 @@ class SizeReport(Document):
     contenders: tuple[Contender, ...]
     tally: Tally
     left_out: tuple[str, ...]
-    fewer: Plan | None
-    more: Plan | None
+    fewer: Choice | None
+    more: Choice | None
     seconds: float
     phases: tuple[PhasePlan, ...] = ()
 
@@ -177,12 +177,12 @@ class SizeReport(Document):
         ]
 
     @property
-    def winner(self) -> Plan | None:
+    def winner(self) -> Choice | None:
         """The best plan of all."""
         return self.contenders[0].plan if self.contenders else None
 
     @property
-    def nearest(self) -> Plan | None:
+    def nearest(self) -> Choice | None:
         """Where nothing meets the target: the plan that misses it least."""
         missed = [c.nearest for c in self.contenders if c.nearest]
         return min(missed, key=lambda p: self.target.shortfall(p.figures), default=None)
@@ -251,7 +251,7 @@ def size(
     assumed = batch is None
     if batch is None:
         batch = batch_on(job, _REFERENCE_GPUS).sequences
-    extra = Study("", axes=from_options(vary, False))
+    extra = Grid("", axes=from_options(vary, False))
     space = Space(batch, most_gpus, family(job), CHECKPOINTING, OFFLOAD, extra)
     search, tally = searcher or Searcher(), Tally()
     phases, target = _phases(job, found, bases, target)
@@ -367,7 +367,7 @@ def _rank(contender: Contender, target: Target) -> tuple[int, float]:
     return 2, 0.0
 
 
-def _broken_even(contender: Contender, winner: Plan) -> Contender:
+def _broken_even(contender: Contender, winner: Choice) -> Contender:
     """At which price a losing machine would cost as much as the winner."""
     plan = contender.plan
     if plan is None or plan is winner or plan.job.cost is None:
@@ -380,8 +380,8 @@ def _broken_even(contender: Contender, winner: Plan) -> Contender:
 
 
 def _neighbour(
-    search: Searcher, winner: Plan, base: Prepared, space: Space, target: Target, step: int
-) -> Plan | None:
+    search: Searcher, winner: Choice, base: Prepared, space: Space, target: Target, step: int
+) -> Choice | None:
     """The best plan of the winner's machine with the next number of nodes that goes."""
     machine = winner.candidate.machine
     candidates = list(plans(machine, variants(base, space.extra), space))

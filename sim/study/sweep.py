@@ -1,4 +1,4 @@
-"""`sweep(study, store)`: every configuration once, whatever interrupts it."""
+"""`sweep(grid, store)`: every configuration once, whatever interrupts it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sim.documents import SCHEMAS, Listing, dumps, plain
 from sim.errors import Fault, InputError
 from sim.inputs.loader import Prepared, prepare
 from sim.result.predict import inputs_hash
-from sim.study.axes import SIDES, Changes, Study, names_of, number
+from sim.study.axes import SIDES, Changes, Grid, names_of, number
 from sim.study.executors import Answer, LocalPool, Task, run_here
 from sim.study.expressions import Condition, parse_condition
 from sim.study.measures import MEASURES, measures
@@ -29,7 +29,7 @@ class SweepOutcome(Listing):
 
     Attributes
     ----------
-    study : Study
+    grid : Grid
         What was asked.
     rows : tuple of Row
         One a configuration, in the order of the axes.
@@ -45,7 +45,7 @@ class SweepOutcome(Listing):
 
     schema: ClassVar[str] = SCHEMAS["sweep"]
 
-    study: Study
+    grid: Grid
     rows: tuple[Row, ...]
     meets: tuple[bool, ...]
     front: tuple[int, ...]
@@ -63,13 +63,13 @@ class SweepOutcome(Listing):
     @property
     def columns(self) -> list[str]:
         """Names of all columns: what was varied, `MEASURES`, what became of the row."""
-        front = ["pareto"] if self.study.pareto else []
-        meets = ["meets"] if self.study.require else []
-        return [*self.study.keys, *MEASURES, *meets, *front, "status", "error"]
+        front = ["pareto"] if self.grid.pareto else []
+        meets = ["meets"] if self.grid.require else []
+        return [*self.grid.keys, *MEASURES, *meets, *front, "status", "error"]
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         """A row a configuration, columns as `columns` says, what was varied as text."""
-        keys = set(self.study.keys)
+        keys = set(self.grid.keys)
         return [
             {name: as_text(value) if name in keys else value for name, value in row.items()}
             for row in self.items()
@@ -80,11 +80,11 @@ class SweepOutcome(Listing):
         front = set(self.front)
         found = []
         for i, row in enumerate(self.rows):
-            record = {key: row.changes.get(key) for key in self.study.keys}
+            record = {key: row.changes.get(key) for key in self.grid.keys}
             record |= {name: row.measures.get(name) for name in MEASURES}
-            if self.study.require:
+            if self.grid.require:
                 record["meets"] = self.meets[i]
-            if self.study.pareto:
+            if self.grid.pareto:
                 record["pareto"] = i in front
             found.append(record | {"status": row.status, "error": row.error})
         return found
@@ -97,7 +97,7 @@ def as_text(value: Any) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Bases:
-    """The base pairs of a study, parsed once: the sides of a study may themselves be axes."""
+    """The base pairs of a grid, parsed once: the sides of a grid may themselves be axes."""
 
     pairs: dict[Pair, Prepared]
     hashes: dict[Pair, str]
@@ -110,8 +110,8 @@ class Bases:
         )
 
 
-def read_bases(study: Study, sets: Iterable[str] = ()) -> Bases:
-    """Parse every base pair of a study.
+def read_bases(grid: Grid, sets: Iterable[str] = ()) -> Bases:
+    """Parse every base pair of a grid.
 
     Raises
     ------
@@ -119,11 +119,11 @@ def read_bases(study: Study, sets: Iterable[str] = ()) -> Bases:
         All faults of the bases, or one side is not given.
     """
     values: dict[str, dict[str, Any]] = {}
-    for side, given in zip(SIDES, (study.topology, study.workload), strict=True):
-        found = {str(c[side]): c[side] for c in _side_points(study, side)}
+    for side, given in zip(SIDES, (grid.topology, grid.workload), strict=True):
+        found = {str(c[side]): c[side] for c in _side_points(grid, side)}
         if not found and given in ("", {}):
             message = f"names no {side}; write {side}: NAME, or give it before the options"
-            raise InputError.single(study.name or "sweep", message)
+            raise InputError.single(grid.name or "sweep", message)
         values[side] = found or {_label(given): given}
     pairs = {
         (t_name, w_name): prepare(topology, workload, sets)
@@ -138,8 +138,8 @@ def read_bases(study: Study, sets: Iterable[str] = ()) -> Bases:
     return Bases(pairs, hashes, first)
 
 
-def _side_points(study: Study, side: str) -> Iterator[Changes]:
-    for axis in study.axes:
+def _side_points(grid: Grid, side: str) -> Iterator[Changes]:
+    for axis in grid.axes:
         if side in axis.keys:
             at = axis.keys.index(side)
             yield from ({side: point[at]} for point in axis.points)
@@ -167,7 +167,7 @@ def compute(context: Context, payload: tuple[Pair, Changes]) -> dict[str, Any]:
 
 
 def sweep(
-    study: Study,
+    grid: Grid,
     store: Path,
     *,
     sets: Iterable[str] = (),
@@ -176,11 +176,11 @@ def sweep(
     scheduler: str | None = None,
     progress: Progress | None = None,
 ) -> SweepOutcome:
-    """Compute every configuration of a study that the store does not have.
+    """Compute every configuration of a grid that the store does not have.
 
     Parameters
     ----------
-    study : Study
+    grid : Grid
         Axes and conditions.
     store : Path
         SQLite file; what is in it is not computed again.
@@ -198,18 +198,18 @@ def sweep(
     Raises
     ------
     InputError
-        A fault of the study or its bases. Faults of single configurations become rows.
+        A fault of the grid or its bases. Faults of single configurations become rows.
     """
     began = time.perf_counter()
-    bases = read_bases(study, sets)
-    check_keys(study, bases)
-    wheres, requires = _conditions(study, bases)
-    points = [p for p in study.points() if _passes(p, wheres, bases)]
+    bases = read_bases(grid, sets)
+    check_keys(grid, bases)
+    wheres, requires = _conditions(grid, bases)
+    points = [p for p in grid.points() if _passes(p, wheres, bases)]
     keys = [key_of(bases.hashes[bases.pair_of(p)], p) for p in points]
     with Store(store) as opened:
         have = opened.keys()
         missing = {key: i for i, key in reversed(list(enumerate(keys))) if key not in have}
-        todo = sorted(missing.values(), key=_locality(study, points))
+        todo = sorted(missing.values(), key=_locality(grid, points))
         reused = len(points) - len(todo)
         tasks = (Task(i, (bases.pair_of(points[i]), points[i])) for i in todo)
         if progress:
@@ -226,8 +226,8 @@ def sweep(
         row.status == "ok" and all(_holds(c, row, bases) for c in requires) for row in rows
     )
     return SweepOutcome(
-        study, rows, meets, _front(study, rows, meets), len(todo), reused,
-        sum(row.status != "ok" for row in rows), len(study) - len(points),
+        grid, rows, meets, _front(grid, rows, meets), len(todo), reused,
+        sum(row.status != "ok" for row in rows), len(grid) - len(points),
         time.perf_counter() - began,
     )  # fmt: skip
 
@@ -240,7 +240,7 @@ _CHEAP = ("gradient_accumulation", "tokens", "steps", "samples", "epochs", "offe
           "checkpoint")  # fmt: skip
 
 
-def _locality(study: Study, points: list[Changes]) -> Callable[[int], tuple[Any, ...]]:
+def _locality(grid: Grid, points: list[Changes]) -> Callable[[int], tuple[Any, ...]]:
     """Order of computation: neighbours share as much as possible of what is cached."""
 
     def cost(key: str) -> int:
@@ -249,7 +249,7 @@ def _locality(study: Study, points: list[Changes]) -> Callable[[int], tuple[Any,
             return _DEAR.index(first)
         return len(_DEAR) + (1 + _CHEAP.index(first) if first in _CHEAP else 0)
 
-    keys = sorted(study.keys, key=cost)
+    keys = sorted(grid.keys, key=cost)
     ranks: dict[str, dict[str, int]] = {key: {} for key in keys}
 
     def place(i: int) -> tuple[Any, ...]:
@@ -289,7 +289,7 @@ def _row(key: str, changes: Changes, answer: Answer) -> Row:
     )  # fmt: skip
 
 
-def check_keys(study: Study, bases: Bases) -> None:
+def check_keys(grid: Grid, bases: Bases) -> None:
     """Refuse keys that no file has: a slip would make every row a failed one.
 
     A value that is wrong for its key, or contradicts others, is the fault of its rows alone.
@@ -297,7 +297,7 @@ def check_keys(study: Study, bases: Bases) -> None:
     from sim.inputs.overrides import route, setting
 
     faults: list[Fault] = []
-    first = next(iter(study.points()), {})
+    first = next(iter(grid.points()), {})
     settings = []
     for key, value in first.items():
         if key not in SIDES:
@@ -314,22 +314,22 @@ def check_keys(study: Study, bases: Bases) -> None:
 # --- conditions ----------------------------------------------------------------------------------
 
 
-def _conditions(study: Study, bases: Bases) -> tuple[list[Condition], list[Condition]]:
+def _conditions(grid: Grid, bases: Bases) -> tuple[list[Condition], list[Condition]]:
     loaded = bases.pairs[bases.sides].loaded()
     inputs = names_of({"topology": loaded.topology, "workload": loaded.workload})
-    inputs |= {*study.keys, *study.fixed, "gpus", "topology", "workload"}
+    inputs |= {*grid.keys, *grid.fixed, "gpus", "topology", "workload"}
     faults: list[Fault] = []
     found: dict[str, list[Condition]] = {"where": [], "require": []}
     for name, texts, known in (
-        ("where", study.where, inputs),
-        ("require", study.require, inputs | set(MEASURES)),
+        ("where", grid.where, inputs),
+        ("require", grid.require, inputs | set(MEASURES)),
     ):
         for text in texts:
             try:
                 found[name].append(parse_condition(text, name, known))
             except InputError as error:
                 faults.extend(error.faults)
-    for name in study.pareto:
+    for name in grid.pareto:
         if name not in MEASURES or MEASURES[name][1] is None:
             good = [m for m, (_, sense, _) in MEASURES.items() if sense is not None]
             message = f"no such measure to trade; there are {', '.join(good)}"
@@ -373,13 +373,13 @@ def _holds(condition: Condition, row: Row, bases: Bases) -> bool:
     return condition.holds(lookup)
 
 
-def _front(study: Study, rows: tuple[Row, ...], meets: tuple[bool, ...]) -> tuple[int, ...]:
+def _front(grid: Grid, rows: tuple[Row, ...], meets: tuple[bool, ...]) -> tuple[int, ...]:
     """Rows on the Pareto front: of those that fit and meet the requirements."""
-    if not study.pareto:
+    if not grid.pareto:
         return ()
     chosen = [i for i, row in enumerate(rows) if meets[i] and row.measures.get("fits")]
-    table = [[_figure(rows[i].measures.get(name)) for name in study.pareto] for i in chosen]
-    less = [bool(MEASURES[name][1]) for name in study.pareto]
+    table = [[_figure(rows[i].measures.get(name)) for name in grid.pareto] for i in chosen]
+    less = [bool(MEASURES[name][1]) for name in grid.pareto]
     return tuple(chosen[i] for i in pareto_front(table, less))
 
 

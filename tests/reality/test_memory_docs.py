@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sim.inputs.loader import load
-from sim.memory.fit import solve
+from sim.memory.bound import solve
 from sim.memory.report import memory
 
 TEXT = (Path(__file__).parents[2] / "docs" / "memory.md").read_text()

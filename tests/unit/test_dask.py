@@ -12,7 +12,7 @@ import pytest
 
 from sim.errors import InputError
 from sim.study.executors import Task
-from sim.study.study import study_of
+from sim.study.grid import grid_of
 from sim.study.sweep import sweep
 
 pytest.importorskip("distributed", reason="Dask is not installed: scaling-sim[distributed]")
@@ -88,13 +88,13 @@ def cluster(tmp_path_factory):
     running.close()
 
 
-def study(folder, *varied):
+def grid(folder, *varied):
     (folder / "small.yaml").write_text(JOB)
-    return study_of(["dgx-h100", str(folder / "small.yaml")], varied)
+    return grid_of(["dgx-h100", str(folder / "small.yaml")], varied)
 
 
 def test_a_scheduler_gives_the_rows_of_one_process(cluster, tmp_path):
-    asked = study(tmp_path, "nodes=1..6", "micro_batch=1,2,x")
+    asked = grid(tmp_path, "nodes=1..6", "micro_batch=1,2,x")
     alone = sweep(asked, tmp_path / "a.sqlite")
     spread = sweep(asked, tmp_path / "b.sqlite", scheduler=cluster.address)
     assert [(r.key, r.status, r.measures) for r in alone.rows] == [
@@ -127,7 +127,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(cluster, monkeypatch):
 
 
 def test_an_embedded_cluster_works_too(tmp_path):
-    asked = study(tmp_path, "nodes=1,2", "micro_batch=1,2")
+    asked = grid(tmp_path, "nodes=1,2", "micro_batch=1,2")
     outcome = sweep(asked, tmp_path / "s.sqlite", workers=1)
     assert [row.status for row in outcome.rows] == ["ok"] * 4
 

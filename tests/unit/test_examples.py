@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sim.study.axes import read_study
+from sim.study.axes import read_grid
 from sim.study.plan import fewest
 from sim.study.size import Target, size
 from sim.study.sweep import sweep
@@ -11,7 +11,7 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
 def test_the_sweep(tmp_path):
-    outcome = sweep(read_study(EXAMPLES / "sweep.yaml"), tmp_path / "s.sqlite")
+    outcome = sweep(read_grid(EXAMPLES / "sweep.yaml"), tmp_path / "s.sqlite")
     assert (len(outcome.rows), outcome.filtered, outcome.failed) == (12, 4, 0)
     assert outcome.front
 

@@ -10,7 +10,7 @@ from sim.inputs.gpu import Gpu
 from sim.inputs.models import resolve_model
 from sim.inputs.topology import Cpu, Node, Pcie, Topology
 from sim.inputs.workload import Checkpointing, Parallelism, Precision, Stack, Workload
-from sim.job.plan import checkpoint_bytes
+from sim.job.forecast import checkpoint_bytes
 from sim.memory.report import memory
 from sim.memory.states import optimizer_bytes, trainable_elements
 

@@ -15,8 +15,8 @@ from sim.job.checkpoints import (
     young_interval,
 )
 from sim.job.estimate import estimate_job
+from sim.job.forecast import Links, forecast_job, mean_time_between_failures
 from sim.job.pipeline import Pipeline, simulate_stall
-from sim.job.plan import Links, mean_time_between_failures, plan_job
 from sim.job.run import JobSpec, simulate_job, simulate_run
 from sim.report.formats.text import render
 from sim.report.run import view
@@ -86,7 +86,7 @@ def test_the_llama3_405b_run():
     step_s = 18.0
     steps = int(0.92 * 54 * DAY / step_s)
     job = load_workload("llama3-405b-54-days", [f"steps={steps}"])
-    report = plan_job(
+    report = forecast_job(
         machine, job, Breakdown(step_s, kernels={"gemm": step_s}), links=Links(50e9, 50e9),
         replicas=8,
     )  # fmt: skip

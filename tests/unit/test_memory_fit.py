@@ -13,7 +13,7 @@ from sim.inputs.gpu import Gpu
 from sim.inputs.models import resolve_model
 from sim.inputs.topology import Cpu, Node, NvLink, Pcie, Topology
 from sim.inputs.workload import Checkpointing, CheckpointSave, Method, Parallelism, Stack, Workload
-from sim.memory.fit import solve
+from sim.memory.bound import solve
 from sim.memory.report import constants, memory
 from sim.result.fixes import smaller
 from sim.step.run import run_step

@@ -25,7 +25,7 @@ from sim.inputs.offers import (
 )
 from sim.job.cost import Terms, break_even_price, break_even_tokens, total_cost
 from sim.job.energy import carbon_intensity, gpu_states, job_energy
-from sim.job.plan import terms_of
+from sim.job.forecast import terms_of
 from sim.report.prices import age, stale
 from sim.study.pricing import price_everywhere
 

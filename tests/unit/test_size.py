@@ -10,7 +10,7 @@ from sim.errors import InputError
 from sim.inputs.loader import load, prepare
 from sim.report.formats.text import render
 from sim.report.size import view
-from sim.study.axes import Study
+from sim.study.axes import Grid
 from sim.study.candidates import Space, family, plans, variants
 from sim.study.machines import Wanted, machines
 from sim.study.search import Searcher, Tally
@@ -43,7 +43,7 @@ def everything(topologies, batch, most_gpus, searcher):
         base = prepare(machine.topology, JOB)
         kept = ("none", "full")
         space = Space(batch, most_gpus, family(base.loaded().workload), kept, ("none",),
-                      Study(""))  # fmt: skip
+                      Grid(""))  # fmt: skip
         for candidate in plans(machine, variants(base, space.extra), space):
             if searcher.fits(candidate):
                 found.append(searcher.plan(candidate))
@@ -61,7 +61,7 @@ def searched(topologies, batch, most_gpus, target, searcher):
     for machine in machines(Wanted(), topologies)[0]:
         base = prepare(machine.topology, JOB)
         space = Space(batch, most_gpus, family(base.loaded().workload), ("none", "full"),
-                      ("none",), Study(""))  # fmt: skip
+                      ("none",), Grid(""))  # fmt: skip
         candidates = plans(machine, variants(base, space.extra), space)
         plan = searcher.best(candidates, target.score, target.met, tally)
         if plan and (best is None or target.score(plan.figures) < target.score(best.figures)):

@@ -6,7 +6,7 @@ from sim.calibration.diagnose import Figure, diagnose
 from sim.calibration.observation import step_time
 from sim.inputs.calibration import Calibration
 from sim.inputs.loader import load
-from sim.memory.fit import solve
+from sim.memory.bound import solve
 from sim.memory.report import memory
 from sim.result.predict import predict
 from sim.step.depth import DEEP, of_layers, repeats, settled

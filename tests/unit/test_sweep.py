@@ -19,14 +19,14 @@ from sim.errors import InputError
 from sim.inputs.loader import load
 from sim.report.formats import rendered
 from sim.report.sweep import view
-from sim.study.axes import Axis, Study, from_options, read_study
+from sim.study.axes import Axis, Grid, from_options, read_grid
 from sim.study.executors import LocalPool, Task, run_here
 from sim.study.export import write_parquet
 from sim.study.expressions import parse_condition
+from sim.study.grid import grid_of
 from sim.study.measures import measures
 from sim.study.pareto import pareto_front
 from sim.study.store import Row, Store, key_of
-from sim.study.study import study_of
 from sim.study.sweep import sweep
 
 ROOT = Path(__file__).parents[2]
@@ -42,9 +42,9 @@ def job_file(folder: Path) -> Path:
     return path
 
 
-def small(folder: Path, *varied: str, **more: object) -> Study:
-    study = study_of(["dgx-h100", str(job_file(folder))], varied)
-    return Study(study.name, study.topology, study.workload, study.axes, **more)  # type: ignore[arg-type]
+def small(folder: Path, *varied: str, **more: object) -> Grid:
+    grid = grid_of(["dgx-h100", str(job_file(folder))], varied)
+    return Grid(grid.name, grid.topology, grid.workload, grid.axes, **more)  # type: ignore[arg-type]
 
 
 # --- axes ----------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def small(folder: Path, *varied: str, **more: object) -> Study:
 
 def test_axes_are_crossed_in_order_and_ranges_expanded():
     axes = from_options(["nodes=1..3", "micro_batch=1,4"], zipped=False)
-    points = list(Study("s", axes=axes).points())
+    points = list(Grid("s", axes=axes).points())
     assert [(p["nodes"], p["micro_batch"]) for p in points] == [
         ("1", "1"), ("1", "4"), ("2", "1"), ("2", "4"), ("3", "1"), ("3", "4"),
     ]  # fmt: skip
@@ -93,10 +93,10 @@ def test_a_study_file_says_it_all(tmp_path):
         "where: ['nodes * micro_batch <= 8']\n"
         "pareto: [cost_usd, wall_clock_s]\n"
     )
-    study = read_study(path)
-    assert len(study) == 2 * 4 * 2
-    assert study.keys == ("topology", "nodes", "micro_batch", "gradient_accumulation")
-    first = next(study.points())
+    grid = read_grid(path)
+    assert len(grid) == 2 * 4 * 2
+    assert grid.keys == ("topology", "nodes", "micro_batch", "gradient_accumulation")
+    first = next(grid.points())
     assert first == {
         "sequence_length": "4096", "topology": "dgx-h100", "nodes": "1", "micro_batch": "1",
         "gradient_accumulation": "8",
@@ -107,7 +107,7 @@ def test_faults_of_a_study_file_have_places(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text("topolgy: dgx-h100\naxes:\n  nodes: {a: 1}\nzip: [{a: [1, 2], b: [1]}]\n")
     with pytest.raises(InputError) as caught:
-        read_study(path)
+        read_grid(path)
     text = str(caught.value)
     assert f'{path}:1:1  topolgy: unknown key; did you mean "topology"?' in text
     assert f"{path}:3:" in text
@@ -204,8 +204,8 @@ def test_a_file_that_is_no_store_is_refused(tmp_path):
 
 
 def test_rows_are_what_the_model_says_and_failures_are_rows(tmp_path):
-    study = small(tmp_path, "nodes=1,2", "micro_batch=4,x")
-    outcome = sweep(study, tmp_path / "s.sqlite")
+    grid = small(tmp_path, "nodes=1,2", "micro_batch=4,x")
+    outcome = sweep(grid, tmp_path / "s.sqlite")
     assert [row.status for row in outcome.rows] == ["ok", "invalid"] * 2
     assert "is not a whole number" in outcome.rows[1].error
     loaded = load("dgx-h100", JOB, ["nodes=2", "micro_batch=4"])
@@ -225,19 +225,19 @@ def test_a_second_run_computes_nothing_and_a_wider_one_only_what_is_new(tmp_path
 
 def test_another_base_or_model_version_is_computed_anew(tmp_path, monkeypatch):
     store = tmp_path / "s.sqlite"
-    study = small(tmp_path, "nodes=1")
-    sweep(study, store)
-    assert sweep(study, store, sets=["sequence_length=256"]).computed == 1
+    grid = small(tmp_path, "nodes=1")
+    sweep(grid, store)
+    assert sweep(grid, store, sets=["sequence_length=256"]).computed == 1
     monkeypatch.setattr("sim.study.store.model_version", lambda: "another")
-    assert sweep(study, store).computed == 1
+    assert sweep(grid, store).computed == 1
 
 
 def test_conditions_filter_and_mark(tmp_path):
-    study = small(
+    grid = small(
         tmp_path, "nodes=1,2,4", "micro_batch=1,2", where=("gpus <= 16",),
         require=("fits and micro_batch == 2",), pareto=("cost_usd", "wall_clock_s"),
     )  # fmt: skip
-    outcome = sweep(study, tmp_path / "s.sqlite")
+    outcome = sweep(grid, tmp_path / "s.sqlite")
     assert (len(outcome.rows), outcome.filtered) == (4, 2)
     assert outcome.meets == (False, True, False, True)
     assert set(outcome.front) <= {1, 3}
@@ -254,11 +254,11 @@ def test_a_key_that_no_file_has_is_refused_at_once(tmp_path):
 
 def test_machines_and_jobs_can_be_axes(tmp_path):
     job = job_file(tmp_path)
-    study = Study(
+    grid = Grid(
         "s", "", str(job),
         (Axis(("topology",), (("dgx-h100",), ("dgx-a100",))), Axis(("nodes",), (("1",), ("2",)))),
     )  # fmt: skip
-    outcome = sweep(study, tmp_path / "s.sqlite")
+    outcome = sweep(grid, tmp_path / "s.sqlite")
     rates = [row.measures["tokens_per_s"] for row in outcome.rows]
     assert [row.status for row in outcome.rows] == ["ok"] * 4
     assert rates[0] > rates[2]
@@ -344,9 +344,9 @@ def test_a_task_that_kills_every_worker_becomes_a_failed_answer(tmp_path, monkey
 
 
 def test_processes_give_the_rows_of_one(tmp_path):
-    study = small(tmp_path, "nodes=1,2,3", "micro_batch=1,2,4")
-    alone = sweep(study, tmp_path / "a.sqlite")
-    both = sweep(study, tmp_path / "b.sqlite", processes=2)
+    grid = small(tmp_path, "nodes=1,2,3", "micro_batch=1,2,4")
+    alone = sweep(grid, tmp_path / "a.sqlite")
+    both = sweep(grid, tmp_path / "b.sqlite", processes=2)
     assert [r.measures for r in alone.rows] == [r.measures for r in both.rows]
 
 

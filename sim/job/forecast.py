@@ -41,7 +41,7 @@ def reliability() -> dict[str, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class JobReport:
+class JobForecast:
     """The whole job."""
 
     steps: int
@@ -285,7 +285,7 @@ def bill_of(
     return Bill(storage_gb, egress_gb, cost, energy)
 
 
-def plan_job(
+def forecast_job(
     topology: Topology,
     workload: Workload,
     step: Breakdown,
@@ -293,7 +293,7 @@ def plan_job(
     links: Links | None = None,
     replicas: int = 32,
     seed: int = 0,
-) -> JobReport | None:
+) -> JobForecast | None:
     """Simulate the whole job.
 
     Parameters
@@ -309,7 +309,7 @@ def plan_job(
 
     Returns
     -------
-    JobReport or None
+    JobForecast or None
         None if the workload states no length.
     """
     length = job_steps(workload, topology.world_size)
@@ -330,7 +330,7 @@ def plan_job(
     bill = bill_of(topology, workload, step, wall, busy, tokens)
     rate = 1.0 / spec.mtbf_s + 1.0 / spec.preemption_s
     breaks = save.blocking_s > 0.0 and rate > 0.0
-    return JobReport(
+    return JobForecast(
         steps=steps,
         tokens=tokens,
         pipeline=pipeline,
