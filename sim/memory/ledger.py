@@ -19,8 +19,12 @@ from sim.strategies.terms import MOMENTS, TERMS
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
-POOLS = tuple(dict.fromkeys(term.pool for term in TERMS))
-_OF_POOL = {pool: [i for i, t in enumerate(TERMS) if t.pool == pool] for pool in POOLS}
+#: terms of the pools beside the compute stream's
+_OF_POOL = {
+    pool: [at for at, term in enumerate(TERMS) if term.pool == pool]
+    for pool in dict.fromkeys(term.pool for term in TERMS)
+    if pool != "compute"
+}
 _CATEGORY = {term.name: term.category for term in TERMS}
 
 
@@ -121,24 +125,20 @@ def quantities(allocations: Allocations, workload: Workload, tree: ModelTree) ->
 def read(allocations: Allocations, workload: Workload, tree: ModelTree) -> Ledger:
     """Peaks of a step, from the allocations of its plan."""
     sizes = quantities(allocations, workload, tree)
-    live = _live(allocations, sizes)
-    moments = allocations.columns().moment
+    live, columns = _live(allocations, sizes), allocations.columns()
     total = live.sum(axis=0)
     peaks = {}
     for at, moment in enumerate(MOMENTS):
-        inside = np.flatnonzero(moments == at)
-        if inside.size:
-            highest = inside[total[inside].argmax()]
-            held = live[:, highest].tolist()
-            terms = {t.name: size for t, size in zip(TERMS, held, strict=True) if size}
-            peaks[moment] = Peak(float(total[highest]), terms)
-        else:
-            peaks[moment] = Peak()
-    pools = {pool: float(live[rows].sum(axis=0).max()) for pool, rows in _OF_POOL.items()}
+        highest = np.where(columns.moment == at, total, -1.0).argmax()
+        held = live[:, highest].tolist()
+        terms = {t.name: size for t, size in zip(TERMS, held, strict=True) if size}
+        peaks[moment] = Peak(float(total[highest]), terms)
+    pooled = {pool: live[rows].sum(axis=0) for pool, rows in _OF_POOL.items()}
+    pooled["compute"] = total - sum(pooled.values())
+    pools = {pool: float(sizes.max()) for pool, sizes in pooled.items()}
     host: dict[str, float] = {}
-    offsets = allocations.offsets()
     for name, size, quantity, layer in allocations.host:
-        size *= float(sizes[offsets[layer] + quantity])
+        size *= float(sizes[columns.offsets[layer] + quantity])
         if size:
             host[name] = host.get(name, 0.0) + size
     return Ledger(peaks, pools, host)

@@ -36,12 +36,11 @@ class Style(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """A layer of a recording behind which equal ones are missing, by positions in its log."""
+    """A layer in one pass of a recording, behind which equal ones are missing."""
 
-    since: int
-    until: int
+    ops: tuple[int, int]  # its first, and the first behind it
+    log: tuple[int, int]  # the same of the log of allocations
     step: int  # layers from one to the next: 1 forward, -1 backward
-    ops: int  # it issues
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,8 @@ class Columns:
         What the quantity is multiplied by; negative where it is freed.
     moment, before : (instants,) int64
         Index into `MOMENTS`, and the op that is issued next.
+    offsets : tuple of int
+        Where the quantities of the job (0) and of each layer start.
     """
 
     instant: I8
@@ -64,6 +65,7 @@ class Columns:
     coefficient: F8
     moment: I8
     before: I8
+    offsets: tuple[int, ...]
 
 
 class Allocations:
@@ -106,11 +108,6 @@ class Allocations:
         """Say which layers are missing, as `repeat.lengthen` is told for the ops."""
         self.stretches, self.extra = stretches, extra
 
-    def offsets(self) -> list[int]:
-        """Where the quantities of the job (0) and of each layer start."""
-        styles = {style: at for at, style in enumerate(dict.fromkeys(self.layers))}
-        return [0, *(JOB_QUANTITIES + LAYER_QUANTITIES * styles[style] for style in self.layers)]
-
     def columns(self) -> Columns:
         """All allocations of the full model, in no order."""
         if self._columns is None:
@@ -131,14 +128,14 @@ class _Reader:
         self.inside: list[tuple[int, int, int]] = []  # of each stretch: its rows, its instants
         at = 0
         for s in a.stretches:
-            self._read(at, s.since)
+            self._read(at, s.log[0])
             then, start, first = [held.copy() for held in self.live], len(self.rows), self.instants
-            self._read(s.since, s.until)
+            self._read(*s.log)
             self.inside.append((start, len(self.rows), self.instants - first))
             for held, before in zip(self.live, then, strict=True):
                 for quantity, size in held.items():  # the missing layers change it as this one has
                     held[quantity] = size + a.extra * (size - before.get(quantity, 0.0))
-            at = s.until
+            at = s.log[1]
         self._read(at, len(a.log))
 
     def _read(self, start: int, stop: int) -> None:
@@ -180,8 +177,13 @@ class _Reader:
         # what the last instant alone held is freed after it
         rows = rows[(rows[:, 1] >= 0) & (rows[:, 0] < len(marks))]
         instant, term, _, quantity, layer, _ = rows.T.astype(np.int64)
-        quantity += np.array(self.a.offsets())[layer]
-        return Columns(instant, term, quantity, rows[:, 2].copy(), marks[:, 3], marks[:, 5])
+        styles = {style: at for at, style in enumerate(dict.fromkeys(self.a.layers))}
+        starts = (JOB_QUANTITIES + LAYER_QUANTITIES * styles[style] for style in self.a.layers)
+        offsets = (0, *starts)
+        quantity += np.array(offsets)[layer]
+        return Columns(
+            instant, term, quantity, rows[:, 2].copy(), marks[:, 3], marks[:, 5], offsets
+        )
 
     def _lengthened(self, rows: F8) -> F8:
         """Copies of each stretch's rows behind it: instants, layers and ops move on."""
@@ -189,7 +191,7 @@ class _Reader:
         steps = np.zeros((len(stretches), 6))  # from a layer's rows to the next one's
         steps[:, 0] = [instants for _, _, instants in self.inside]
         steps[:, 4] = [stretch.step for stretch in stretches]
-        steps[:, 5] = [stretch.ops for stretch in stretches]
+        steps[:, 5] = [stretch.ops[1] - stretch.ops[0] for stretch in stretches]
         # between a forward and a backward stretch stand the layers behind the missing ones
         shift = np.concatenate((np.zeros((1, 6)), extra * steps.cumsum(axis=0)))
         ends = [stop for _, stop, _ in self.inside]

@@ -8,21 +8,12 @@ shifted. Tests hold lengthened plans against plans recorded in full.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from sim.blocks.modules import ModelTree
 from sim.strategies.allocations import Stretch
 from sim.strategies.plan import Plan, PlanOp, Recorder
 
 _new_op = tuple.__new__
-
-
-class Fence(NamedTuple):
-    """One layer's ops in one pass, after which copies of them are to be inserted."""
-
-    start: int
-    end: int
-    step: int  # layers the next copy is on: 1 forward, -1 backward
 
 
 class Folding:
@@ -40,8 +31,7 @@ class Folding:
 
     def __init__(self, recorder: Recorder, layer: int, extra: int) -> None:
         self.recorder, self.layer, self.extra = recorder, layer, extra
-        self.fences: list[Fence] = []
-        self._stretches: list[Stretch] = []  # as the fences, in the log of allocations
+        self.stretches: list[Stretch] = []
 
     def open(self, block: int, step: int) -> None:
         """A block is about to run forward (`step` 1) or backward (-1)."""
@@ -51,18 +41,16 @@ class Folding:
     def close(self, block: int, step: int) -> None:
         """It has run."""
         if self.layer and block == (self.layer if step > 0 else self.layer + 1):
-            (start, since), end = self._began, len(self.recorder.ops)
-            until = len(self.recorder.memory.log)
-            self.fences.append(Fence(start, end, step))
-            self._stretches.append(Stretch(since, until, step, end - start))
+            (op, entry), r = self._began, self.recorder
+            self.stretches.append(Stretch((op, len(r.ops)), (entry, len(r.memory.log)), step))
 
     def unfold(self, plan: Plan, tree: ModelTree) -> Plan:
         """Insert the missing layers into a plan of the full model `tree`."""
         if self.extra:
-            plan.memory.lengthen(self._stretches, self.extra)
+            plan.memory.lengthen(self.stretches, self.extra)
         if self.extra and plan.ops:
             names = ("", *(block.name for block in tree.layers), "")
-            plan.ops = lengthen(plan.ops, self.fences, self.extra, names)
+            plan.ops = lengthen(plan.ops, self.stretches, self.extra, names)
         return plan
 
 
@@ -74,15 +62,15 @@ def shortened(tree: ModelTree, edge: int) -> ModelTree:
 
 
 def lengthen(
-    ops: Sequence[PlanOp], fences: Sequence[Fence], extra: int, names: Sequence[str]
+    ops: Sequence[PlanOp], stretches: Sequence[Stretch], extra: int, names: Sequence[str]
 ) -> list[PlanOp]:
-    """Insert `extra` layers at every fence.
+    """Insert `extra` layers at every stretch.
 
     Parameters
     ----------
     ops : sequence of PlanOp
         Recorded with `extra` layers missing from the middle.
-    fences : sequence of Fence
+    stretches : sequence of Stretch
         In order; forward ones after the last layer before the gap, backward ones after the first
         layer behind it.
     extra : int
@@ -98,15 +86,14 @@ def lengthen(
     out: list[PlanOp] = []
     moved: list[int] = []  # new index of each recorded op
     head = len(names) - 1 - extra  # the head's number in the recorded plan
-    edge = (head - 2) // 2  # recorded layers before a fence, at least
+    edge = (head - 2) // 2  # recorded layers before a stretch ends, at least
     at = inserted = low = 0
-    for fence in fences:
-        lift = 0 if fence.step > 0 else extra
-        _copy(ops, at, fence.end, moved, (low, inserted), (lift, extra, head), names, out)
-        period = fence.end - fence.start
-        template = out[-period:]
-        out += _copies(template, extra, fence.step, names)
-        at, inserted, low = fence.end, extra * period, fence.end - edge * period
+    for (start, end), _, step in stretches:
+        lift = 0 if step > 0 else extra
+        _copy(ops, at, end, moved, (low, inserted), (lift, extra, head), names, out)
+        period = end - start
+        out += _copies(out[-period:], extra, step, names)
+        at, inserted, low = end, extra * period, end - edge * period
     _copy(ops, at, len(ops), moved, (low, inserted), (0, extra, head), names, out)
     return out
 
@@ -115,9 +102,9 @@ def _copy(
     ops: Sequence[PlanOp], start: int, stop: int, moved: list[int], gap: tuple[int, int],
     blocks: tuple[int, int, int], names: Sequence[str], out: list[PlanOp],
 ) -> None:  # fmt: skip
-    """Recorded ops between two fences.
+    """Recorded ops between two stretches.
 
-    A dependency on an op of the layers right before the last fence (not before ``gap[0]``) is on
+    A dependency on an op of the layers right before the last one ends (not before ``gap[0]``) is on
     its copy, ``gap[1]`` later; an older one is on the op itself.
     """
     base = len(out) - start

@@ -7,7 +7,6 @@ here is the configuration, the order of a step, and the peak of gathered paramet
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from sim.blocks.modules import ModelTree
@@ -35,10 +34,7 @@ PILE_UP = "zero3-frozen-weights-pile-up"
 
 _traces: dict[tuple[int, tuple[bool, ...], bool, bool, int], tuple[ModelTree, Trace]] = {}
 
-#: plans are kept, as they do not depend on sequence length or micro-batch; about 5 MB each
-MAX_PLANS = 8
-_plans: dict[tuple[int, Settings, int, int, bool], tuple[Trace, Plan]] = {}
-
+MAX_PEAKS = 8
 _peaks: dict[tuple[int, Settings], Coordinator] = {}
 
 
@@ -87,22 +83,9 @@ def build(
     InputError
         If the knobs contradict the mesh.
     """
-    settings, trace = settings_of(workload, mesh), trace_of(workload, tree)
-    if recorder is Quiet:
-        return _allocates(workload, tree, mesh, trace)
-    loss = workload.parallelism.loss_all_reduce
-    key = (id(trace), settings, workload.gradient_accumulation, steps, loss)
-    found = _plans.get(key)
-    if found is None or found[0] is not trace:
-        if len(_plans) >= MAX_PLANS:
-            _plans.clear()
-        found = _plans[key] = (trace, play(workload, tree, mesh, steps).recorder.plan)
-    plan = found[1]
-    return replace(plan, ops=plan.ops.copy(), groups=dict(plan.groups))
-
-
-def _allocates(workload: Workload, tree: ModelTree, mesh: Mesh, trace: Trace) -> Plan:
-    r = Quiet({})
+    if recorder is not Quiet:
+        return play(workload, tree, mesh, steps).recorder.plan
+    r, trace = Quiet({}), trace_of(workload, tree)
     memory = _memory(workload, tree, mesh, r)
     memory.start()
     for micro_step in range(workload.gradient_accumulation):
@@ -325,7 +308,7 @@ def zero3_live_peak(workload: Workload, tree: ModelTree, mesh: Mesh) -> LivePeak
     s, trace = settings_of(workload, mesh), trace_of(workload, tree)
     found = _peaks.get((id(trace), s))
     if found is None or found.trace is not trace:
-        if len(_peaks) >= MAX_PLANS:
+        if len(_peaks) >= MAX_PEAKS:
             _peaks.clear()
         found = _peaks[id(trace), s] = Coordinator(trace, s, Quiet({}))
         found.micro_batch()

@@ -132,7 +132,7 @@ def test_instants_by_hand():
         a.add(t.SAVED, 3.0, 0, layer)
         ops.append("forward")
         if layer == 1:
-            stretches.append(Stretch(since, len(a.log), 1, len(ops) - issued))
+            stretches.append(Stretch((issued, len(ops)), (since, len(a.log)), 1))
     a.moment = t.BACKWARD
     for layer in (2, 1):
         since, issued = len(a.log), len(ops)
@@ -140,7 +140,7 @@ def test_instants_by_hand():
         a.add(t.SAVED, -3.0, 0, layer)
         ops.append("backward")
         if layer == 2:
-            stretches.append(Stretch(since, len(a.log), -1, len(ops) - issued))
+            stretches.append(Stretch((issued, len(ops)), (since, len(a.log)), -1))
     a.put(t.UNSHARDED)
     a.mark()
     a.lengthen(stretches, 2)
