@@ -14,7 +14,7 @@ from sim.inputs.loader import Loaded, load
 from sim.inputs.shares import batch_on
 from sim.memory.bound import solve
 from sim.memory.report import memory
-from sim.report.quantities import gib
+from sim.quantities import gib
 from sim.result.fixes import smaller
 from sim.step.step import step
 

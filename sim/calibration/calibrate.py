@@ -15,6 +15,7 @@ from sim.calibration.observation import Observation
 from sim.documents import SCHEMAS, Document, Section
 from sim.errors import InputError
 from sim.inputs.calibration import CONSTANTS, Calibration
+from sim.quantities import percent
 
 #: constant -> (prior width in ln, lowest, highest). Widths: what machines of one model differ by
 #: from each other and from the data sheet, as far as published figures tell (docs/calibration.md).
@@ -105,7 +106,7 @@ class CalibrationReport(Document):
         before = mean_error([c.before for c in unseen])
         after = mean_error([c.unseen for c in unseen])
         word = "fell" if after < before else "rose"
-        text = f"error on {len(unseen)} {which}: {word} from {before:.1%} to {after:.1%}"
+        text = f"error on {len(unseen)} {which}: {word} from {percent(before)} to {percent(after)}"
         if after >= before:
             text += "; the shipped constants fit them better, use this calibration with care"
         return text

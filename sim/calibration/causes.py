@@ -16,6 +16,7 @@ from sim.inputs.calibration import Calibration
 from sim.inputs.topology import Network, Nics, Node, Topology
 from sim.inputs.workload import Checkpointing, Precision, Workload
 from sim.memory.report import memory
+from sim.quantities import percent
 from sim.step.breakdown import Breakdown
 from sim.units import show
 
@@ -122,7 +123,7 @@ def _slow_network(topology: Topology, workload: Workload, strength: float) -> Ch
 def _says_network(topology: Topology, _: Workload, strength: float) -> str:
     found = _nics(topology)
     if found is None:
-        return f"links between nodes at {strength:.0%} of what is declared"
+        return f"links between nodes at {percent(strength, 0)} of what is declared"
     rate = found[1].rate
     return f"each NIC at {show(strength * rate, 'B/s')} of {show(rate, 'B/s')}"
 
@@ -317,7 +318,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "straggler", "one GPU is slower and all wait for it", 0.3, _straggler,
         (0.9, 0.6, 0.35, 0.2),
-        lambda t, w, s: f"it runs at {s:.0%}",
+        lambda t, w, s: f"it runs at {percent(s, 0)}",
         "the same GEMM benchmark on every GPU; the rank that waits least in collectives",
         everywhere=False,
     ),
@@ -349,7 +350,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "padding", "only real tokens are counted, and much is padding", 0.1, _padding,
-        (1.1, 1.5, 2.5, 4.0, 8.0), lambda t, w, s: f"{1 / s:.0%} of the tokens are real",
+        (1.1, 1.5, 2.5, 4.0, 8.0), lambda t, w, s: f"{percent(1 / s, 0)} of the tokens are real",
         "mean length of a sequence over the padded length; packing",
     ),
 )  # fmt: skip

@@ -14,10 +14,10 @@ from sim.inputs.scaled import at_nodes
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.memory.report import memory
+from sim.quantities import duration, gib, percent
 from sim.step.breakdown import Breakdown
 from sim.step.step import step
-
-GIB = 2.0**30
+from sim.units import GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +126,10 @@ def _gb(value: float) -> str:
     return f"{value / 1e9:.1f} GB/s"
 
 
-def _ms(value: float) -> str:
-    return f"{1e3 * value:.0f} ms"
-
-
 PROBES: tuple[Probe, ...] = (
     Probe(
         "nccl-tests all_reduce_perf of 8 B over the GPUs of two nodes: time", 0.3, _latency,
-        lambda v: f"{1e6 * v:.0f} us",
+        duration,
     ),
     Probe(
         "nccl-tests all_gather_perf of 1 GiB over the GPUs of two nodes: busbw", 0.10,
@@ -151,21 +147,21 @@ PROBES: tuple[Probe, ...] = (
         lambda v: f"{v:,.0f}",
     ),
     Probe(
-        "PyTorch profiler: GEMM kernels a step", 0.12, _kernels("gemm"), _ms,
+        "PyTorch profiler: GEMM kernels a step", 0.12, _kernels("gemm"), duration,
     ),
     Probe(
-        "PyTorch profiler: attention kernels a step", 0.15, _kernels("attention"), _ms,
+        "PyTorch profiler: attention kernels a step", 0.15, _kernels("attention"), duration,
     ),
     Probe(
         "PyTorch profiler: share of the step with nothing on the GPU", 0.5, _idle,
-        lambda v: f"{v:.0%}",
+        lambda v: percent(v, 0),
     ),
     Probe(
         "PyTorch profiler: share of the step in which only NCCL runs", 0.4, _communicating,
-        lambda v: f"{v:.0%}",
+        lambda v: percent(v, 0),
     ),
     Probe(
-        "torch.cuda.max_memory_allocated()", 0.12, _peak, lambda v: f"{v / GIB:.1f} GiB",
+        "torch.cuda.max_memory_allocated()", 0.12, _peak, gib,
     ),
     Probe(
         'torch.cuda.memory_stats()["num_alloc_retries"] a step', 0.7, _retries,

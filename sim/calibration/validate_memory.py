@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import statistics
 from typing import NamedTuple
 
 from sim.calibration.rows import Row, training_rows
@@ -21,6 +22,16 @@ class Peak(NamedTuple):
         return self.predicted / (self.row.memory_bytes or 0.0) - 1.0
 
 
+class Source(NamedTuple):
+    """Errors of the peaks of one source."""
+
+    source: str
+    peaks: int
+    bias: float
+    mean: float  # of |error|
+    worst: float
+
+
 class Refused(NamedTuple):
     """A run that ran, and that the model says would not fit."""
 
@@ -34,6 +45,16 @@ class MemoryReport(NamedTuple):
     peaks: tuple[Peak, ...]
     rows: int
     refused: tuple[Refused, ...]
+
+    @property
+    def sources(self) -> list[Source]:
+        """Errors by source."""
+        found = []
+        for source in dict.fromkeys(p.row.group for p in self.peaks):
+            errors = [p.error for p in self.peaks if p.row.group == source]
+            bias, mean = statistics.fmean(errors), statistics.fmean(abs(e) for e in errors)
+            found.append(Source(source, len(errors), bias, mean, max(errors, key=abs)))
+        return found
 
 
 @functools.cache

@@ -73,12 +73,33 @@ class Pair(NamedTuple):
         return self.predicted / self.measured - 1.0
 
 
+class Ratio(NamedTuple):
+    """Errors of the ratios of one kind."""
+
+    what: str
+    pairs: int
+    median: float  # of |error|
+    mean: float
+    worst: float
+
+
 class Report(NamedTuple):
     """All of it."""
 
     points: tuple[Point, ...]
     groups: tuple[Group, ...]
     pairs: tuple[Pair, ...]
+
+    @property
+    def ratios(self) -> list[Ratio]:
+        """Errors of like-for-like runs, by what differs."""
+        found = []
+        for what in dict.fromkeys(p.what for p in self.pairs):
+            errors = [p.error for p in self.pairs if p.what == what]
+            absolute = [abs(e) for e in errors]
+            middle, mean = statistics.median(absolute), statistics.fmean(absolute)
+            found.append(Ratio(what, len(errors), middle, mean, max(errors, key=abs)))
+        return found
 
     @property
     def complete(self) -> list[Point]:

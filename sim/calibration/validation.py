@@ -56,6 +56,7 @@ class Validation(Document):
                 out["training"]["coverage"] = coverage()
         if self.memory is not None:
             out["memory"] = {
+                "sources": self.memory.sources,
                 "peaks": _peaks(self.memory),
                 "refused": [{"id": r.row.id, "share": r.share} for r in self.memory.refused],
                 "rows": self.memory.rows,
@@ -86,6 +87,7 @@ class Validation(Document):
 def _training(report: training.Report) -> dict[str, Any]:
     return {
         "groups": report.groups,
+        "ratios": report.ratios,
         "pairs": [{**p._asdict(), "error": p.error} for p in report.pairs],
         "rows": _points(report),
     }

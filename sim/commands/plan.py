@@ -39,7 +39,4 @@ def command(
         cluster, jobs, policy=cast("Policy", policy), smallest=smallest, on_time=on_time,
         overrides=overrides,
     )  # fmt: skip
-    heading = ""
-    if smallest:
-        heading = f"{report.nodes} nodes are the fewest on which {on_time:.0%} of deadlines are met"
-    show(view(report, heading), form, output)
+    show(view(report, on_time if smallest else None), form, output)

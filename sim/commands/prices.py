@@ -43,7 +43,7 @@ def list_(
 @command.command("show")
 @click.argument("instance")
 @_own
-@printed("json", *(form for form in FORMS if form != "json"))
+@printed(*dict.fromkeys(("json", *FORMS)))
 def show_(instance: str, own: Path | None, form: str, output: Path | None) -> None:
     """Show everything known about an INSTANCE, at every date."""
     import sim

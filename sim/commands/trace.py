@@ -15,7 +15,7 @@ _CHROME = ("chrome", "json")  # the same: a Chrome trace is JSON
 @click.argument("topology")
 @click.argument("workload")
 @sets
-@printed(*_CHROME, *(form for form in FORMS if form not in _CHROME))
+@printed(*dict.fromkeys((*_CHROME, *FORMS)))
 @click.option("--level", type=click.Choice(["folded", "ranks"]), default="folded",
               help="folded: equal ranks once; ranks: every rank's own lanes.")  # fmt: skip
 @click.option("--all-micro-steps", is_flag=True,

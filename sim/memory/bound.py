@@ -10,6 +10,7 @@ from sim.errors import InfeasibleError
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.report import MemoryReport, memory
+from sim.quantities import gib
 
 Quantity = Literal["micro_batch", "sequence_length", "nodes"]
 #: sequence lengths are answered in whole multiples of this [tokens]
@@ -99,11 +100,11 @@ def _needs(report: MemoryReport) -> str:
     """What does not fit: the GPU's memory or the host's."""
     if report.headroom_bytes < 0:
         return (
-            f"{report.peak_reserved_bytes / 2**30:.1f} of {report.capacity_bytes / 2**30:.1f} GiB, "
+            f"{gib(report.peak_reserved_bytes)} of {gib(report.capacity_bytes)}, "
             f"mostly {report.dominating}"
         )
     host = max(report.host_bytes, report.host_loading_bytes)
-    return f"{host / 2**30:.1f} of the host's {report.host_capacity_bytes / 2**30:.1f} GiB"
+    return f"{gib(host)} of the host's {gib(report.host_capacity_bytes)}"
 
 
 def _fewest_nodes(topology: Topology, workload: Workload) -> Bound:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sim.report.quantities import count, duration, gib, percent, usd
+from sim.quantities import count, duration, gib, percent, usd
 from sim.report.run import borrowed
 from sim.report.view import Cell, Column, Lines, Notes, Part, Row, Table, View
 from sim.result.result import Result

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from sim.calibration.diagnose import Diagnosis, Explanation
-from sim.report.view import Fact, Facts, Lines, View
+from sim.quantities import percent
+from sim.report.view import Fact, Facts, Lines, Part, View
 
 _SHOWN = 6
 _FAINT = 0.005
@@ -17,7 +18,7 @@ def view(found: Diagnosis) -> View:
     shown = shown or list(found.explanations[:3])
     causes = [_explained(i, e, found) for i, e in enumerate(shown, start=1)]
     heading = "single causes, by how well and how plausibly they explain it:"
-    sections = [
+    sections: list[Part] = [
         Lines(_besides(found), indent=0, apart=False),
         Facts(causes, heading, indent=0),
         Lines([_conclusion(found, shown), *_telling(found)], indent=0),
@@ -34,7 +35,7 @@ def _verdict(found: Diagnosis) -> str:
         f"should give {predicted:,.0f} ({seconds:.3g} s): "
     )
     if found.ordinary:
-        return f"{head}{ratio - 1:+.0%} in step time, within the model's error"
+        return f"{head}{percent(ratio - 1, 0, '+')} in step time, within the model's error"
     return head + (f"{ratio:.1f} times too slow" if ratio >= 1 else f"{1 / ratio:.2f} times faster")
 
 
@@ -64,9 +65,9 @@ def _explained(number: int, e: Explanation, found: Diagnosis) -> Fact:
         f"{figure.rate(seconds):,.0f}"
         for figure, seconds in zip(found.figures, e.times, strict=True)
     )
-    fit = "" if e.explains else f"  (not enough by itself: off by {math.expm1(e.off):.0%})"
+    fit = "" if e.explains else f"  (not enough by itself: off by {percent(math.expm1(e.off), 0)})"
     return Fact(
-        f"{number}. {e.probability:4.0%}",
+        f"{number}. {percent(e.probability, 0):>5}",
         f"{e.cause.title}{detail}",
         (f"gives {rates} tokens/s per GPU [{e.cause.key}]{fit}", f"look at: {e.cause.check}"),
     )

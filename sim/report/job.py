@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sim.report.quantities import count, duration, percent, usd
+from sim.quantities import count, duration, percent, usd
 from sim.report.view import Fact, Facts, Lines
 from sim.result.result import CostSection, EnergySection, JobSection, Result
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sim.memory.bound import Bound
 from sim.memory.report import MemoryReport
-from sim.report.quantities import gib, percent, settings
+from sim.quantities import gib, percent
+from sim.report.settings import settings
 from sim.report.view import Cell, Column, Lines, Notes, Part, Row, Table, View, left
 from sim.result.fixes import MemoryFix
 from sim.result.memory import MemoryAnswer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim import units
 from sim.job.estimate import JobEstimate
 from sim.memory.bound import Bound
-from sim.report.quantities import duration, gib, percent, usd
+from sim.quantities import duration, gib, percent, usd
 from sim.report.view import Lines, View
 from sim.study.inverse import BandwidthNeeded, GpusNeeded, PriceNeeded
 

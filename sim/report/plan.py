@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from sim.report.quantities import duration, percent, usd
-from sim.report.view import Cell, Column, Fact, Facts, Lines, Row, Table, View, left
+from sim.quantities import duration, percent, usd
+from sim.report.view import Cell, Column, Fact, Facts, Lines, Part, Row, Table, View, left
 from sim.study.plan import PlanReport
 from sim.study.schedule import JobLog
 
 SHOWN = 40
 
 
-def view(report: PlanReport, heading: str = "") -> View:
-    """What `scaling-sim plan` says, below a heading."""
+def view(report: PlanReport, share: float | None = None) -> View:
+    """What `scaling-sim plan` says; `share` of deadlines is what the smallest cluster must meet."""
+    heading = ""
+    if share is not None:
+        met = percent(share, 0)
+        heading = f"{report.nodes} nodes are the fewest on which {met} of deadlines are met"
     name = (
         f"{report.name}: {len(report.logs)} jobs on {report.nodes} nodes ({report.gpus} GPUs), "
         f"{report.policy}, {duration(report.span_s)}"
@@ -23,7 +27,7 @@ def view(report: PlanReport, heading: str = "") -> View:
     shown = sorted(report.logs, key=lambda log: (log.on_time, log.request.arrival_s))[:SHOWN]
     hidden = len(report.logs) - SHOWN
     more = [f"... and {hidden} more (--format csv)"] if hidden > 0 else []
-    sections = [
+    sections: list[Part] = [
         Lines([name] if heading else [], indent=0, apart=False),
         Facts(_totals(report), gap=3, apart=False),
         Table(columns, [_cells(log) for log in shown], indent=0),

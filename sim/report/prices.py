@@ -6,8 +6,8 @@ import datetime
 from collections.abc import Sequence
 
 from sim.inputs.offers import STALE_DAYS, Offers, PriceRow
-from sim.report.quantities import count, duration, usd
-from sim.report.view import Cell, Lines, Notes, Row, Table, View, left
+from sim.quantities import count, duration, usd
+from sim.report.view import Cell, Lines, Notes, Part, Row, Table, View, left
 from sim.study.pricing import PricedJob, PricedJobs
 
 
@@ -71,7 +71,7 @@ def priced_view(found: PricedJobs, today: datetime.date) -> View:
             f"{count(rival.tie_tokens or 0.0)} tokens"
         )
     rows = [_priced_row(p, best, today) for p in jobs]
-    sections = [
+    sections: list[Part] = [
         Table([left(head) for head in heads], rows, indent=2), Lines(lines),
         _stale([p.row for p in jobs], today),
     ]  # fmt: skip

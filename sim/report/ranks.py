@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.report.quantities import percent
+from sim.quantities import percent
 from sim.report.view import Fact
 from sim.result.result import RankGroup, Result
 

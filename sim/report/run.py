@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sim.quantities import count, duration, gib, percent
 from sim.report.job import job_section
-from sim.report.quantities import count, duration, gib, percent, settings
 from sim.report.ranks import waiting
+from sim.report.settings import settings
 from sim.report.view import (
     Bar,
     Cell,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from sim.inputs.topology import Topology
 from sim.job.forecast import terms_of
-from sim.report.quantities import duration, percent, usd
+from sim.quantities import duration, percent, usd
 from sim.report.view import Cell, Column, Lines, Part, Row, Table, View, left
 from sim.study.phases import idle_cost
 from sim.study.search import Choice
@@ -88,7 +87,7 @@ def _found(report: SizeReport, winner: Choice) -> list[Part]:
     ]
     first, *others = [lines for lines in below if lines.lines] or below
     table = _table([c for c in report.contenders if c.plan][:SHOWN], winner)
-    return [table, replace(first, apart=True), *others]
+    return [table, first._replace(apart=True), *others]
 
 
 def _table(chosen: list[Contender], winner: Choice) -> Table:

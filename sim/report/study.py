@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from sim import __version__
-from sim.report.quantities import percent, usd
+from sim.quantities import percent, usd
 from sim.report.view import (
     Cell,
     Fact,

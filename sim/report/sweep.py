@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sim.report.quantities import duration, gib, percent, usd
+from sim.quantities import duration, gib, percent, usd
 from sim.report.view import Cell, Column, Row, Table, View, left
 from sim.study.sweep import SweepOutcome, as_text
 

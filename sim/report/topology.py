@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim import units
 from sim.fabric.describe import LinkClass, MachineDescription
-from sim.report.view import Cell, Column, Fact, Facts, Lines, Row, Table, View, left
+from sim.report.view import Cell, Column, Fact, Facts, Lines, Part, Row, Table, View, left
 
 
 def view(found: MachineDescription) -> View:
@@ -23,7 +23,7 @@ def view(found: MachineDescription) -> View:
         left("links, each way", width=32), Column("count", before=""),
         Column("effective", width=12, before=" "), Column("raw", width=12, before=" "),
     ]  # fmt: skip
-    parts = [
+    parts: list[Part] = [
         Lines(found.tree, indent=0, literal=True), matrix, Lines(note, indent=0, apart=False),
         Table(columns, [_link(link) for link in found.links], indent=0),
         Facts(_facts(found), indent=0, gap=3), Lines(_alike(found), list=True, apart=False),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from sim.calibration import validate_collectives as collectives
 from sim.calibration.cross_validation import SCHEMES, coverage, cross_validate
 from sim.calibration.rows import training_rows
 from sim.calibration.validate_memory import MemoryReport
-from sim.calibration.validate_training import Pair, Point, Report, errors_of
+from sim.calibration.validate_training import Point, Report, errors_of
 from sim.calibration.validation import Validation
 from sim.report.validation_plots import PLOTS
 from sim.report.view import Cell, Column, Lines, Part, Picture, Row, Table, View, left
@@ -48,7 +47,7 @@ def view(
 def _training(report: Report, cross: bool, misses: int, plots: Sequence[Part]) -> list[Part]:
     parts: list[Part] = [
         Lines([_TRAINING], "Training runs", indent=0), _groups(report), *plots,
-        _pairs(report.pairs),
+        _ratios(report),
     ]  # fmt: skip
     if cross:
         parts += [Lines([_CROSS], "Rows that the fitted constants had not seen", indent=0)]
@@ -107,16 +106,12 @@ def _left_out() -> Table:
     return _table(("left out", "rows of", "rows", *_ERRORS), rows)
 
 
-def _pairs(pairs: Sequence[Pair]) -> Table:
+def _ratios(report: Report) -> Table:
     """Ratios of like-for-like runs."""
-    rows: list[Row] = []
-    for what in dict.fromkeys(p.what for p in pairs):
-        errors = [p.error for p in pairs if p.what == what]
-        absolute = [abs(e) for e in errors]
-        rows.append([
-            what, _count(len(errors)), _share(statistics.median(absolute)),
-            _share(statistics.fmean(absolute)), _share(max(errors, key=abs), "+"),
-        ])  # fmt: skip
+    rows: list[Row] = [
+        [r.what, _count(r.pairs), _share(r.median), _share(r.mean), _share(r.worst, "+")]
+        for r in report.ratios
+    ]
     return _table(("ratio", "pairs", "median error %", "mean %", "worst %"), rows, "Like for like")
 
 
@@ -150,13 +145,10 @@ def _coverage() -> Table:
 
 def _memory(report: MemoryReport) -> list[Part]:
     """Peaks by source and one by one, and runs that are said not to fit."""
-    sources: list[Row] = []
-    for source in dict.fromkeys(p.row.group for p in report.peaks):
-        errors = [p.error for p in report.peaks if p.row.group == source]
-        sources.append([
-            source, _count(len(errors)), _share(statistics.fmean(errors), "+"),
-            _share(statistics.fmean(abs(e) for e in errors)), _share(max(errors, key=abs), "+"),
-        ])  # fmt: skip
+    sources: list[Row] = [
+        [x.source, _count(x.peaks), _share(x.bias, "+"), _share(x.mean), _share(x.worst, "+")]
+        for x in report.sources
+    ]
     peaks: list[Row] = [
         [p.row.id, p.row.memory_figure, _gib(p.row.memory_bytes or 0.0), _gib(p.predicted),
          _share(p.error, "+")]

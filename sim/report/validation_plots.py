@@ -8,7 +8,7 @@ from typing import Any
 from sim.blocks.tree import count_parameters
 from sim.calibration.validate_collectives import quantile
 from sim.calibration.validate_training import Point, value_of
-from sim.report.quantities import percent
+from sim.quantities import percent
 from sim.report.svg import Axis, Series, scatter
 
 PLOTS = {

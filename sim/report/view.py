@@ -8,7 +8,6 @@ as a reader would say them, and cells keep the full number beside it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sim.documents import Document
@@ -41,14 +40,7 @@ def left(head: str = "", **layout: Any) -> Column:
     return Column(head, right=False, **layout)
 
 
-class Part:
-    """A part of a report; a format knows each kind."""
-
-    __slots__ = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Table(Part):
+class Table(NamedTuple):
     """Rows of cells.
 
     Attributes
@@ -83,8 +75,7 @@ class Fact(NamedTuple):
     more: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Facts(Part):
+class Facts(NamedTuple):
     """Labelled sentences; `gap` columns between labels and them in a terminal."""
 
     rows: Sequence[Fact]
@@ -94,8 +85,7 @@ class Facts(Part):
     apart: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Lines(Part):
+class Lines(NamedTuple):
     """Sentences; `apart` from what stands before them, as a `list`, or `literal`: as drawn."""
 
     lines: Sequence[str]
@@ -106,8 +96,7 @@ class Lines(Part):
     apart: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Notes(Part):
+class Notes(NamedTuple):
     """What a reader must know besides: warnings, assumptions, borrowed figures."""
 
     lines: Sequence[str]
@@ -115,8 +104,7 @@ class Notes(Part):
     apart: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Bar(Part):
+class Bar(NamedTuple):
     """Shares of a whole."""
 
     heading: str
@@ -124,8 +112,7 @@ class Bar(Part):
     more: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Picture(Part):
+class Picture(NamedTuple):
     """A drawing: what it shows, the file it was written to, as SVG."""
 
     lines: Sequence[str]  # its title
@@ -133,15 +120,17 @@ class Picture(Part):
     svg: str
 
 
-@dataclass(frozen=True, slots=True)
-class Figures(Part):
+class Figures(NamedTuple):
     """Every number of the document by its key, for formats that are kept rather than read."""
 
     rows: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+#: what a format knows how to write
+Part = Table | Facts | Lines | Notes | Bar | Picture | Figures
+
+
+class View(NamedTuple):
     """A report: what it is about, its sections in order, and the document behind it."""
 
     title: str

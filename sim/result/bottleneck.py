@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sim.job.forecast import JobForecast
+from sim.quantities import percent
 from sim.result.result import Bottleneck, Fix, Memory, Step
 
 _OTHER = ("norm", "elementwise", "reduction", "embedding", "loss", "quantize", "copy")
@@ -33,7 +34,7 @@ def classify(step: Step, memory: Memory) -> Bottleneck:
                  for name, part in shares.items())  # fmt: skip
     if within and compute > 0.5:
         other = {"memory-bandwidth": "memory-bound kernels"}.get(kind, kind)
-        next_to_it = f"; another {100 * share:.0f} % goes to {other}" if share > 0.1 else ""
+        next_to_it = f"; another {percent(share, 0)} goes to {other}" if share > 0.1 else ""
         kind, share = "compute", compute
         text = _sentence(kind, share, step, parts) + next_to_it
     else:
@@ -45,33 +46,31 @@ def classify(step: Step, memory: Memory) -> Bottleneck:
 
 
 def _sentence(kind: str, share: float, step: Step, parts: dict[str, float]) -> str:
-    percent = f"{100 * share:.0f} %"
+    said = percent(share, 0)
     if kind == "compute":
         attention = parts.get("attention", 0.0) / step.time_s
-        extra = f", attention alone {100 * attention:.0f} %" if attention > 0.15 else ""
-        return f"compute-bound: {percent} of the step is matrix products and attention{extra}"
+        extra = f", attention alone {percent(attention, 0)}" if attention > 0.15 else ""
+        return f"compute-bound: {said} of the step is matrix products and attention{extra}"
     if kind == "communication":
         where = next(iter(step.exposed), "collectives")
         return (
-            f"communication-bound: for {percent} of the step the GPU waits for collectives, "
+            f"communication-bound: for {said} of the step the GPU waits for collectives, "
             f"most of all {where}"
         )
     if kind == "memory-bandwidth":
         worst = max(_OTHER, key=lambda key: parts.get(key, 0.0))
         return (
-            f"memory-bandwidth-bound: {percent} of the step is {worst} and other kernels that "
+            f"memory-bandwidth-bound: {said} of the step is {worst} and other kernels that "
             "move bytes rather than multiply"
         )
     if kind == "offload":
         return (
-            f"offload-bound: for {percent} of the step the GPU waits for copies to and from host "
+            f"offload-bound: for {said} of the step the GPU waits for copies to and from host "
             "memory and for the CPU"
         )
     if kind == "host":
-        return (
-            f"launch-bound: for {percent} of the step the GPU waits for the CPU to launch kernels"
-        )
-    return f"optimizer-bound: {percent} of the step is the optimizer and gradient clipping"
+        return f"launch-bound: for {said} of the step the GPU waits for the CPU to launch kernels"
+    return f"optimizer-bound: {said} of the step is the optimizer and gradient clipping"
 
 
 def data_bottleneck(job: JobForecast | None, found: Bottleneck, memory_bytes: float) -> Bottleneck:
@@ -86,7 +85,7 @@ def data_bottleneck(job: JobForecast | None, found: Bottleneck, memory_bytes: fl
     other = 0.0 if found.kind == "compute" else found.share * (1.0 - idle)
     if idle < max(_DATA_BOUND, other):
         return found
-    text = f"data-bound: the GPUs wait {100 * idle:.0f} % of the time for data; "
+    text = f"data-bound: the GPUs wait {percent(idle, 0)} of the time for data; "
     needed = stall.workers_needed
     if needed is None:
         text += "storage delivers less than a step needs, whatever the number of workers"

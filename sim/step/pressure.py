@@ -14,6 +14,7 @@ from dataclasses import replace
 from sim.blocks.tree import build_tree
 from sim.inputs.notes import Message
 from sim.inputs.workload import Workload
+from sim.quantities import percent
 from sim.step.breakdown import Breakdown
 from sim.strategies.units import dtypes
 from sim.units import DTYPE_BYTES
@@ -78,6 +79,6 @@ def retry_warnings(retries_s: float, step_s: float) -> tuple[Message, ...]:
     if retries_s <= 0.0:
         return ()
     share = retries_s / step_s
-    message = f"so close to capacity that failed allocations cost {100 * share:.0f} % of the step"
+    message = f"so close to capacity that failed allocations cost {percent(share, 0)} of the step"
     hint = "a smaller micro_batch, fsdp2, or PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
     return (Message("allocator-retries", "micro_batch", message, hint),)

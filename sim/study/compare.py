@@ -22,6 +22,7 @@ from sim.inputs.offers import PriceRow, newest
 from sim.inputs.offers import catalogue as catalogue_of_offers
 from sim.inputs.topology import Topology
 from sim.job.cost import Cost, break_even_price
+from sim.quantities import percent, usd
 from sim.result.peak import peak_of
 from sim.result.predict import predict
 from sim.result.result import Result
@@ -141,7 +142,7 @@ class Comparison(Document):
 
 def _record(variant: Variant) -> dict[str, Any]:
     r = variant.result
-    wall, usd, joules = whole_job(r)
+    wall, dollars, joules = whole_job(r)
     parts = {
         f"{part.lower().replace(' ', '_').replace('-', '_')}_gpu_s_per_token": seconds
         for part, seconds in part_times(r).items()
@@ -159,7 +160,7 @@ def _record(variant: Variant) -> dict[str, Any]:
         "tokens_per_s_per_gpu": r.throughput.tokens_per_s_per_gpu,
         "mfu": r.throughput.mfu,
         "wall_clock_s": wall,
-        "total_usd": usd,
+        "total_usd": dollars,
         "energy_j": joules,
         **parts,
     }
@@ -275,7 +276,7 @@ def compare(
         row = _offer_for(one.topology, offer, rows)
         if row is not None:
             one = load(topology, workload, (*base, *offer_settings(row), *changes))
-            rate = f"${row.usd_per_gpu_hour:.2f} per GPU-hour ({row.name}, {row.as_of})"
+            rate = f"{usd(row.usd_per_gpu_hour)} per GPU-hour ({row.name}, {row.as_of})"
             notes.append(f"{one.topology.name} priced at {rate}")
         loaded.append(one)
     labels = _labels(loaded, [changes for _, _, changes in cases])
@@ -427,7 +428,7 @@ def _reasons(
         if abs(part.share) < _WORTH_SAYING:
             continue
         verb = "saved" if part.share < 0 else "added"
-        text = f"{part.name}: {100 * abs(part.share):.0f} % of the time {verb}"
+        text = f"{part.name}: {percent(abs(part.share), 0)} of the time {verb}"
         if part.speedup is not None:
             text += f" ({part.speedup:.2f} x as fast{_against(first, other, part.name)})"
         elif part.first_s == 0.0:
@@ -451,7 +452,7 @@ def _waiting(first: Result, other: Result) -> Iterator[str]:
     """Waiting for data, which is outside the step."""
     a, b = (r.job.data_idle_share if r.job else 0.0 for r in (first, other))
     if abs(b - a) >= _WORTH_SAYING:
-        yield f"waiting for data takes {100 * b:.0f} % of the job instead of {100 * a:.0f} %"
+        yield f"waiting for data takes {percent(b, 0)} of the job instead of {percent(a, 0)}"
 
 
 def _cost_reason(first: Result, other: Result) -> Iterator[str]:
@@ -467,7 +468,7 @@ def _cost_reason(first: Result, other: Result) -> Iterator[str]:
     text = f"cost {ratio:.2f} x: {hours:.2f} x the GPU-hours at {rate:.2f} x the hourly price"
     same = first.topology.name == other.topology.name
     tie = None if same else _tie_price(a, b)
-    yield text + (f"; it would cost the same at ${tie:.2f} per GPU-hour" if tie else "")
+    yield text + (f"; it would cost the same at {usd(tie)} per GPU-hour" if tie else "")
 
 
 def _against(first: Variant, other: Variant, part: str) -> str:
@@ -488,7 +489,7 @@ def _summary(variants: Sequence[Variant], deltas: Sequence[Delta]) -> tuple[str,
         was, cost = first.result.cost, variant.result.cost
         if delta.cost_ratio is not None and was and cost:
             a, b = was.total_usd, cost.total_usd
-            text += f" at {delta.cost_ratio:.2f} x the cost (${b:,.0f} against ${a:,.0f})"
+            text += f" at {delta.cost_ratio:.2f} x the cost ({usd(b)} against {usd(a)})"
         unfit = [v.label for v in (first, variant) if not v.result.memory.fits]
         if unfit:
             text += f"; but {' and '.join(unfit)} {'does' if len(unfit) == 1 else 'do'} not fit"
@@ -499,7 +500,7 @@ def _summary(variants: Sequence[Variant], deltas: Sequence[Delta]) -> tuple[str,
         text = f"fastest that fits: {fastest.label}"
         bills = [(v.result.cost.total_usd, v.label) for v in fitting if v.result.cost]
         if bills:
-            usd, label = min(bills, key=lambda bill: bill[0])
-            text += f"; cheapest: {label} (${usd:,.0f})"
+            total, label = min(bills, key=lambda bill: bill[0])
+            text += f"; cheapest: {label} ({usd(total)})"
         lines.append(text)
     return tuple(lines)

@@ -17,6 +17,7 @@ from sim.inputs.workload import Workload
 from sim.job.cost import break_even_price
 from sim.job.estimate import JobEstimate, estimate_job
 from sim.memory.bound import Bound, solve
+from sim.quantities import duration, gib, percent
 from sim.step.step import memory_of, step
 from sim.study.candidates import NODES
 
@@ -141,8 +142,8 @@ def bandwidth_for(
     best, present = at(_FASTEST), at(now)
     if best < efficiency:
         message = (
-            f"no network gives {efficiency:.1%}: with {_FASTEST / 1e9:.0f} GB/s a NIC it is "
-            f"{best:.1%}, limited by what is inside the node (now {present:.1%})"
+            f"no network gives {percent(efficiency)}: with {_FASTEST / 1e9:.0f} GB/s a NIC it is "
+            f"{percent(best)}, limited by what is inside the node (now {percent(present)})"
         )
         raise InfeasibleError(message)
     low, high = _SLOWEST, _FASTEST
@@ -204,10 +205,9 @@ def gpus_for(
     if fastest is None:
         message = f"{job.name} fits on no size of {machine.name} up to {most_nodes} nodes"
         raise InfeasibleError(message)
-    hours = fastest[1].wall_s / 3600
     message = (
-        f"no size up to {most_nodes} nodes ends in {deadline_s / 3600:.3g} h; the fastest is "
-        f"{fastest[0]} nodes with {hours:.3g} h"
+        f"no size up to {most_nodes} nodes ends in {duration(deadline_s)}; the fastest is "
+        f"{fastest[0]} nodes with {duration(fastest[1].wall_s)}"
     )
     raise InfeasibleError(message)
 
@@ -236,8 +236,8 @@ def price_for(
     for machine, job, _ in pairs:
         report = memory_of(machine, job)
         if not report.fits:
-            need, have = report.peak_reserved_bytes / 2**30, report.capacity_bytes / 2**30
-            message = f"{job.name} does not fit on {machine.name}: {need:.1f} of {have:.1f} GiB"
+            need, have = gib(report.peak_reserved_bytes), gib(report.capacity_bytes)
+            message = f"{job.name} does not fit on {machine.name}: {need} of {have}"
             raise InfeasibleError(message)
         jobs.append(_estimate(machine, job))
     mine, theirs = jobs

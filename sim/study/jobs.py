@@ -17,6 +17,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.tree import Items, Leaf, Table, Tree, from_yaml, read_file
 from sim.inputs.workload import Workload
 from sim.job.estimate import estimate_job
+from sim.quantities import gib
 from sim.step.step import memory_of, step
 
 MOST_JOBS = 20_000
@@ -240,8 +241,8 @@ def _timed(
     loaded = prepared.loaded()
     report = memory_of(loaded.topology, loaded.workload)
     if not report.fits:
-        need, have = report.peak_reserved_bytes / 2**30, report.capacity_bytes / 2**30
-        message = f"does not fit on {entry.nodes} nodes: {need:.1f} of {have:.1f} GiB"
+        need, have = gib(report.peak_reserved_bytes), gib(report.capacity_bytes)
+        message = f"does not fit on {entry.nodes} nodes: {need} of {have}"
         raise InputError.single(entry.workload, message)
     alone = step(loaded.topology, loaded.workload).breakdown
     job = estimate_job(loaded.topology, loaded.workload, alone)

@@ -12,9 +12,10 @@ from sim.documents import SCHEMAS, Document
 from sim.errors import Fault, InfeasibleError, InputError
 from sim.inputs.loader import Argument
 from sim.job.forecast import terms_of
+from sim.quantities import duration, percent
 from sim.study.jobs import Cluster, JobList, Request, cluster_of, read_jobs, requests
 from sim.study.schedule import JobLog, Policy, schedule
-from sim.units import HOUR_S, show
+from sim.units import HOUR_S
 
 MOST_NODES = 4096
 
@@ -227,15 +228,15 @@ def fewest(
         return found
     late = [log for log in ample.missed if log.request.deadline_s is not None][:5]
     lines = [
-        f"no number of nodes meets {share:.0%} of the deadlines: on {ample.nodes} nodes, where no "
-        f"job waits, {ample.on_time:.0%} do"
+        f"no number of nodes meets {percent(share, 0)} of the deadlines: on {ample.nodes} nodes, "
+        f"where no job waits, {percent(ample.on_time, 0)} do"
     ]
     for log in late:
         r = log.request
         assert r.deadline_s is not None
         span = r.deadline_s - r.arrival_s
         lines.append(
-            f"  {r.name} takes {show(log.held_s, 's')} on its {r.nodes} nodes; its deadline is "
-            f"{show(span, 's')}: give it more nodes"
+            f"  {r.name} takes {duration(log.held_s)} on its {r.nodes} nodes; its deadline is "
+            f"{duration(span)}: give it more nodes"
         )
     raise InfeasibleError("\n".join(lines))

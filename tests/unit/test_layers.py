@@ -8,9 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "sim"
 ORDER = [
-    "errors", "units", "documents", "data", "mesh", "inputs", "fabric", "blocks", "cost", "program",
-    "strategies", "lowering", "memory", "engine", "step", "job", "result", "study", "calibration",
-    "interop", "api", "report", "web", "commands", "cli",
+    "errors", "units", "quantities", "documents", "data", "mesh", "inputs", "fabric", "blocks",
+    "cost", "program", "strategies", "lowering", "memory", "engine", "step", "job", "result",
+    "study", "calibration", "interop", "api", "report", "web", "commands", "cli",
 ]  # fmt: skip
 
 

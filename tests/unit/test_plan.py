@@ -226,4 +226,4 @@ def test_command(tmp_path):
     assert document["nodes"] == 4
     assert len(document["jobs"]) == 11
     table = CliRunner().invoke(group, ["plan", "dgx-h100", path, "--smallest"])
-    assert "are the fewest on which 95% of deadlines are met" in table.stdout
+    assert "are the fewest on which 95 % of deadlines are met" in table.stdout

@@ -4,17 +4,21 @@ import csv
 import io
 import json
 import re
+from bisect import bisect_left
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from sim.cli import group
+from sim.commands import options
 from sim.report.formats import FORMATS, rendered
 from sim.report.formats.csv import flat
 from sim.report.view import Bar, Cell, Fact, Facts, Lines, Notes, Table, View, left
 
+ROOT = Path(__file__).parents[2]
 VERBS = {
     "run": "run dgx-h100 mistral-7b-lora --no-scaling",
     "run that does not fit": "run dgx-a100 llama3-70b-full",
@@ -92,9 +96,52 @@ def test_every_format(command):
         assert missing == []
 
 
+# a trace's JSON is the timeline, in microseconds
+@pytest.mark.parametrize("command", [c for name, c in VERBS.items() if name != "trace"])
+def test_every_number_of_a_table_is_in_the_json(command, monkeypatch):
+    shown = []
+    monkeypatch.setattr(options, "rendered", lambda view, _: shown.append(view) or "")
+    call(command)
+    (view,) = shown
+    known = sorted(numbers(json.loads(rendered(view, "json"))))
+    tables = [part for part in view.sections if isinstance(part, Table)]
+    cells = [
+        (column.head, cell)
+        for table in tables
+        for row in table.rows
+        for column, cell in zip(table.columns, row, strict=False)
+        if isinstance(cell, Cell) and cell.value is not None
+    ]
+    assert cells or not tables
+    for head, cell in cells:
+        low, high = sorted((cell.value * (1 - 1e-9), cell.value * (1 + 1e-9)))
+        place = bisect_left(known, low)
+        assert place < len(known), (head, cell)
+        assert known[place] <= high, (head, cell)
+
+
+def numbers(value):
+    """Every number of a document."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield float(value)
+
+
 def words(text):
     """Words with a number or a letter in them; the bar's share is drawn, not written."""
     return set(re.findall(r"[\w.,%$]*\w[\w.,%$]*", text.replace("&lt;", "<")))
+
+
+def test_no_report_branches_on_the_format():
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in (ROOT / "sim").rglob("*.py")
+        for line in path.read_text().splitlines()
+        if re.search(r"\b(form|fmt|format)\b (==|!=) ", line)
+    ]
+    assert found == []
 
 
 def test_what_a_run_borrows_is_said_in_every_format():

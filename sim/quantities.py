@@ -1,10 +1,11 @@
-"""Numbers as a reader would say them."""
+"""Numbers as a reader would say them: the one formatter of durations, bytes, shares and dollars.
+
+`sim.units` writes quantities that are read back; these are for reports and messages.
+"""
 
 from __future__ import annotations
 
 import math
-import shlex
-from typing import Any
 
 from sim.units import GIB
 
@@ -13,6 +14,8 @@ def duration(seconds: float) -> str:
     """Seconds as a reader would say them: ``812 ms``, ``6.84 s``, ``7 h 14 min``, ``3.2 days``."""
     if seconds == float("inf"):
         return "never"
+    if seconds == 0.0:
+        return "0 s"
     if seconds < 1e-3:
         return f"{seconds * 1e6:.0f} us"
     if seconds < 1.0:
@@ -51,18 +54,3 @@ def usd(value: float) -> str:
     if not math.isfinite(value):
         return "-"
     return f"${value:,.0f}" if value >= 100 else f"${value:,.2f}"
-
-
-def settings(change: dict[str, Any]) -> str:
-    """Changes as a user would type them: ``--set key=value``, quoted for a shell."""
-    return " ".join(
-        f"--set {shlex.quote(f'{key}={_yaml(value)}')}" for key, value in change.items()
-    )
-
-
-def _yaml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{k}: {_yaml(v)}" for k, v in value.items()) + "}"
-    return str(value)
