@@ -29,7 +29,6 @@ from sim.inputs.loader import Argument, load
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.memory.report import memory
 from sim.step.breakdown import Breakdown
 from sim.step.step import step
 
@@ -131,6 +130,7 @@ class Diagnosis(Document):
     nothing: float  # probability that there is nothing to explain
     test: Test | None
     fits: bool  # in memory, as declared
+    borrowed: tuple[str, ...] = ()  # constants that are those of other hardware
 
     @property
     def ratio(self) -> float:
@@ -160,6 +160,7 @@ class Diagnosis(Document):
             "nothing": self.nothing,
             "causes": self.explanations,
             "test": self.test,
+            "borrowed": self.borrowed,
         }
 
     def records(self) -> Sequence[Mapping[str, Any]]:
@@ -190,7 +191,8 @@ def diagnose(figures: Sequence[Figure], baseline: Figure | None = None) -> Diagn
             beside = replace(baseline, topology=_paced(baseline.topology, pace))
         figures = [replace(f, topology=_paced(f.topology, pace)) for f in figures]
     measured = np.array([f.step_time_s for f in figures])
-    declared = [step(f.topology, f.workload).breakdown for f in figures]
+    steps = [step(f.topology, f.workload) for f in figures]
+    declared = [found.breakdown for found in steps]
     reference = None
     if beside is not None:
         reference = step(beside.topology, beside.workload).breakdown
@@ -218,7 +220,7 @@ def diagnose(figures: Sequence[Figure], baseline: Figure | None = None) -> Diagn
     return Diagnosis(
         tuple(figures), tuple(b.time_s for b in declared), pace, tuple(explanations), nothing,
         _telling(figures[0], explanations),
-        memory(figures[0].topology, figures[0].workload).fits,
+        steps[0].memory.fits, tuple(dict.fromkeys(text for s in steps for text in s.fallbacks)),
     )  # fmt: skip
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sim.quantities import count, duration, gib, percent, usd
-from sim.report.run import borrowed
-from sim.report.view import Cell, Column, Lines, Notes, Part, Row, Table, View
+from sim.report.run import borrowed_by
+from sim.report.view import Cell, Column, Lines, Notes, Part, Row, Table, View, borrowed
 from sim.result.result import Result
 from sim.study.compare import PARTS, Comparison, part_times
 
@@ -28,11 +28,10 @@ def view(comparison: Comparison) -> View:
         Lines(d.reasons, f"Why {d.label} differs from {first}", indent=4, list=True)
         for d in comparison.deltas
     ]
-    said = dict.fromkeys(text for v in comparison.variants for text in borrowed(v.result))
+    said = dict.fromkeys(text for v in comparison.variants for text in borrowed_by(v.result))
     parts: list[Part] = [
         _table(comparison), *why, Lines(comparison.summary),
-        Notes([*comparison.notes, *(f"borrowed: {text}" for text in said)],
-              apart=not comparison.summary),
+        Notes([*comparison.notes, *borrowed(said).lines], apart=not comparison.summary),
     ]  # fmt: skip
     return View("", parts, comparison)
 

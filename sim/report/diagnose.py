@@ -6,7 +6,7 @@ import math
 
 from sim.calibration.diagnose import Diagnosis, Explanation
 from sim.quantities import percent
-from sim.report.view import Fact, Facts, Lines, Part, View
+from sim.report.view import Fact, Facts, Lines, Part, View, borrowed
 
 _SHOWN = 6
 _FAINT = 0.005
@@ -22,6 +22,7 @@ def view(found: Diagnosis) -> View:
         Lines(_besides(found), indent=0, apart=False),
         Facts(causes, heading, indent=0),
         Lines([_conclusion(found, shown), *_telling(found)], indent=0),
+        borrowed(found.borrowed, indent=0),
     ]
     return View(_verdict(found), sections, found)
 

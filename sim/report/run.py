@@ -20,6 +20,7 @@ from sim.report.view import (
     Row,
     Table,
     View,
+    borrowed,
     left,
 )
 from sim.result.result import Result
@@ -210,7 +211,7 @@ def notes(result: Result) -> Notes:
     lines = [
         f"! {w.code} {w.message}" + (f" ({w.hint})" if w.hint else "") for w in result.warnings
     ]
-    lines += [f"borrowed: {text}" for text in borrowed(result)]
+    lines += borrowed(borrowed_by(result)).lines
     if result.assumptions:
         lines.append(
             f"{len(result.assumptions)} keys took defaults (--format json lists them), such as "
@@ -219,7 +220,7 @@ def notes(result: Result) -> Notes:
     return Notes(lines)
 
 
-def borrowed(result: Result) -> list[str]:
+def borrowed_by(result: Result) -> list[str]:
     """Constants of a GPU that are another's."""
     return [text for key, text in result.provenance.items() if key.startswith("fallback")]
 

@@ -7,7 +7,7 @@ import math
 from sim.inputs.topology import Topology
 from sim.job.forecast import terms_of
 from sim.quantities import duration, percent, usd
-from sim.report.view import Cell, Column, Lines, Part, Row, Table, View, left
+from sim.report.view import Cell, Column, Lines, Part, Row, Table, View, borrowed, left
 from sim.study.phases import idle_cost
 from sim.study.search import Choice
 from sim.study.size import Contender, SizeReport, Target
@@ -87,7 +87,8 @@ def _found(report: SizeReport, winner: Choice) -> list[Part]:
     ]
     first, *others = [lines for lines in below if lines.lines] or below
     table = _table([c for c in report.contenders if c.plan][:SHOWN], winner)
-    return [table, first._replace(apart=True), *others]
+    said = dict.fromkeys(x for c in report.contenders if c.plan for x in c.plan.borrowed)
+    return [table, first._replace(apart=True), *others, borrowed(said, indent=0)]
 
 
 def _table(chosen: list[Contender], winner: Choice) -> Table:

@@ -7,7 +7,7 @@ as a reader would say them, and cells keep the full number beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sim.documents import Document
@@ -142,10 +142,21 @@ class View(NamedTuple):
         """The sections that say anything."""
         return [section for section in self.sections if _body(section)]
 
+    def noted(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Rows of the document, with what the notes say; a document of one row has it already."""
+        notes = [x.strip() for s in self.sections if isinstance(s, Notes) for x in s.lines]
+        whole = type(self.document).records is Document.records
+        return [{**row, "notes": notes} if notes and not whole else dict(row) for row in rows]
+
 
 def _body(section: Part) -> Any:
     return next(getattr(section, name) for name in ("rows", "lines", "parts")
                 if hasattr(section, name))  # fmt: skip
+
+
+def borrowed(texts: Iterable[str], indent: int = 2, apart: bool = True) -> Notes:
+    """Says which constants are those of other hardware."""
+    return Notes([f"borrowed: {text}" for text in texts], indent, apart)
 
 
 def text_of(cell: Cell | str) -> str:

@@ -20,7 +20,7 @@ from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Method, Workload
 from sim.result.sections import title_of
-from sim.step.step import step
+from sim.step.step import StepReport, step
 from sim.strategies import build_plan
 from sim.strategies.plan import COLLECTIVE
 
@@ -70,10 +70,11 @@ class MethodComparison(Document):
 
     title: str
     methods: tuple[MethodCost, ...]
+    borrowed: tuple[str, ...]  # constants that are those of other hardware
 
     def content(self) -> dict[str, Any]:
         """The methods."""
-        return {"methods": self.methods}
+        return {"methods": self.methods, "borrowed": self.borrowed}
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         """A row a method, its parts as columns. [s]"""
@@ -107,17 +108,18 @@ def explain(topology: Topology, workload: Workload) -> MethodComparison:
         kinds = [Method(), method]
         if method.kind == "qlora":
             kinds.insert(1, method.model_copy(update={"kind": "lora", "quantization": "none"}))
-    jobs = (workload.model_copy(update={"method": kind}) for kind in kinds)
-    costs = tuple(_cost(topology, job) for job in jobs)
-    return MethodComparison(title_of(topology, workload), costs)
+    jobs = [workload.model_copy(update={"method": kind}) for kind in kinds]
+    steps = [step(topology, job) for job in jobs]
+    costs = tuple(_cost(topology, job, found) for job, found in zip(jobs, steps, strict=True))
+    borrowed = dict.fromkeys(text for found in steps for text in found.fallbacks)
+    return MethodComparison(title_of(topology, workload), costs, tuple(borrowed))
 
 
-def _cost(topology: Topology, workload: Workload) -> MethodCost:
+def _cost(topology: Topology, workload: Workload, report: StepReport) -> MethodCost:
     steps = workload.gradient_accumulation
     parts = dict.fromkeys(PARTS, 0.0)
     for name, seconds in _kernels(topology, unroll(workload), workload):
         parts[name] += steps * seconds
-    report = step(topology, workload)
     whole = report.breakdown
     parts["optimizer and clipping"] = whole.kernels.get("optimizer", 0.0)
     parts["exposed communication"] = whole.exposed_s

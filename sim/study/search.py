@@ -74,6 +74,7 @@ class Choice(Section):
     memory_bytes: float
     capacity_bytes: float
     job: JobEstimate
+    borrowed: tuple[str, ...]  # constants that are those of other hardware
 
     def content(self) -> dict[str, Any]:
         """Machine, layout and figures."""
@@ -101,6 +102,7 @@ class Choice(Section):
             "mfu": self.mfu,
             "memory_bytes": self.memory_bytes,
             "capacity_bytes": self.capacity_bytes,
+            "borrowed": self.borrowed,
         }
 
 
@@ -229,7 +231,7 @@ class Searcher:
         return Choice(
             candidate, _figures(candidate, job, step_s), step_s,
             rate * flops.model / peak_of(topology, workload).flops_per_s,
-            report.peak_reserved_bytes, report.capacity_bytes, job,
+            report.peak_reserved_bytes, report.capacity_bytes, job, found.fallbacks,
         )  # fmt: skip
 
     # --- what is remembered ----------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 
 from sim.errors import InputError
 from sim.inputs.loader import load
-from sim.quantities import settings
+from sim.report.settings import settings
 from sim.result.changes import changes
 from sim.result.fixes import ranked, smaller
 from sim.result.predict import predict

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from bisect import bisect_left
+from functools import cache
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,7 +23,6 @@ ROOT = Path(__file__).parents[2]
 VERBS = {
     "run": "run dgx-h100 mistral-7b-lora --no-scaling",
     "run that does not fit": "run dgx-a100 llama3-70b-full",
-    "run with borrowed constants": "run l40s-8 mistral-7b-lora --no-scaling",
     "memory": "memory dgx-h100 llama3-8b-sft --max micro_batch",
     "compare": "compare dgx-a100 l40s-8 mistral-7b-lora",
     "compare many": "compare dgx-h100 mistral-7b-lora --vary micro_batch=1,2,4,8,16",
@@ -36,7 +36,7 @@ VERBS = {
     "plan": "plan dgx-h100 docs/examples/week.yaml --set nodes=8",
     "size": "size mistral-7b-lora --deadline 24h --max-gpus 8 --provider lambda",
     "topo show": "topo show dgx-h100 --set nodes=2",
-    "validate": "validate --misses 5",
+    "validate": "validate memory",
     "trace": "trace dgx-h100 llama3-8b-lora --set model.layers=2",
     "explain": "explain dgx-h100 llama3-8b-lora",
     "collective": "collective dgx-h100 --sizes 1M:4M",
@@ -46,10 +46,16 @@ VERBS = {
 }
 
 
-def call(command, *more):
-    result = CliRunner().invoke(group, [*command.split(), *more])
+@cache
+def view_of(command):
+    """What a command would print, before it is put into a format."""
+    shown = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(options, "rendered", lambda view, _: shown.append(view) or "")
+        result = CliRunner().invoke(group, command.split())
     assert result.exit_code == 0, result.output
-    return result.stdout
+    (view,) = shown
+    return view
 
 
 class Page(HTMLParser):
@@ -77,9 +83,8 @@ class Page(HTMLParser):
 
 @pytest.mark.parametrize("command", VERBS.values(), ids=VERBS)
 def test_every_format(command):
-    text, *others = (call(command, "--format", form) for form in FORMATS)
-    text = re.sub(r"; [\d.]+ s\n", "\n", text)  # how long a search took
-    document, table, page, html, lines = others
+    view = view_of(command)
+    text, document, table, page, html, lines = (rendered(view, form) for form in FORMATS)
     assert all(json.loads(line) for line in lines.splitlines())
     json.loads(document, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     rows = list(csv.DictReader(io.StringIO(table)))
@@ -94,15 +99,12 @@ def test_every_format(command):
     for where in (page.replace("\\|", "|"), " ".join(found.words)):
         missing = [w for w in words(text) if w not in words(where)]
         assert missing == []
+    if not command.startswith("trace"):  # its JSON is the timeline, in microseconds
+        check_numbers(view)
 
 
-# a trace's JSON is the timeline, in microseconds
-@pytest.mark.parametrize("command", [c for name, c in VERBS.items() if name != "trace"])
-def test_every_number_of_a_table_is_in_the_json(command, monkeypatch):
-    shown = []
-    monkeypatch.setattr(options, "rendered", lambda view, _: shown.append(view) or "")
-    call(command)
-    (view,) = shown
+def check_numbers(view):
+    """Every number of the tables is in the JSON."""
     known = sorted(numbers(json.loads(rendered(view, "json"))))
     tables = [part for part in view.sections if isinstance(part, Table)]
     cells = [
@@ -144,10 +146,29 @@ def test_no_report_branches_on_the_format():
     assert found == []
 
 
-def test_what_a_run_borrows_is_said_in_every_format():
+BORROWED = {
+    "run": "run l40s-8 mistral-7b-lora --no-scaling",
+    "compare": "compare l40s-8 mistral-7b-lora --vary micro_batch=1,2",
+    "explain": "explain l40s-8 mistral-7b-lora",
+    "diagnose": "diagnose l40s-8 mistral-7b-lora --measured tokens_per_s_per_gpu=1000",
+    "size": "size mistral-7b-lora --topology l40s-8 --max-gpus 8 --objective time",
+}
+
+
+@pytest.mark.parametrize("command", BORROWED.values(), ids=BORROWED)
+def test_borrowed_constants_are_said_in_every_format(command):
     for form in FORMATS:
-        text = call(VERBS["run with borrowed constants"], "--format", form)
-        assert "shares of the A100's table" in unescape(text)
+        assert "shares of the A100's table" in unescape(rendered(view_of(command), form)), form
+
+
+def test_the_suffix_of_the_file_names_the_format(tmp_path):
+    for form in ("json", "csv", "md", "html", "jsonl"):
+        file = tmp_path / f"answer.{form}"
+        CliRunner().invoke(
+            group, ["need", "context", "dgx-h100", "mistral-7b-lora", "-o", str(file)]
+        )
+        view = view_of("need context dgx-h100 mistral-7b-lora")
+        assert file.read_text() == rendered(view, form) + "\n"
 
 
 def test_cells_keep_the_full_number_beside_the_short_one():

@@ -7,16 +7,13 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from sim.documents import Document, plain
-from sim.report.view import Notes, View
+from sim.documents import plain
+from sim.report.view import View
 
 
 def render(view: View) -> str:
     """Comma-separated values: a line of keys, then a line a row, what the notes say last."""
-    rows = [flat(plain(row)) for row in view.document.records()]
-    notes = [line.strip() for s in view.sections if isinstance(s, Notes) for line in s.lines]
-    if notes and type(view.document).records is not Document.records:  # else it has them
-        rows = [{**row, "notes": "; ".join(notes)} for row in rows]
+    rows = [flat(row) for row in view.noted(plain(list(view.document.records())))]
     names = dict.fromkeys(name for row in rows for name in row)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(names), restval="", lineterminator="\n")

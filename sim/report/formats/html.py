@@ -19,6 +19,7 @@ th, td { padding: .2rem .7rem; border-bottom: 1px solid #ccc; text-align: left;
 thead th { border-bottom: 2px solid #555; } .n { text-align: right; white-space: nowrap; }
 .note { border-left: 4px solid #d55e00; padding-left: .7rem; }
 .wide, pre { overflow-x: auto; } svg { width: 100%; max-width: 48rem; } svg.bar { height: 1.6rem; }
+.key, svg { print-color-adjust: exact; }
 .key { display: inline-block; width: .8em; height: .8em; margin-right: .3em; }
 @media print { body { margin: 0; max-width: none; font-size: 10pt; } .wide { overflow: visible; }
   table, svg { break-inside: avoid; } thead { display: table-header-group; } }
@@ -27,7 +28,7 @@ thead th { border-bottom: 2px solid #555; } .n { text-align: right; white-space:
 
 def render(view: View) -> str:
     """The page."""
-    title = escape(view.title or "scaling-sim")
+    title = escape(view.title or view.document.schema.split("/")[1].capitalize())
     body = "\n".join(part for section in view.filled for part in _section(section))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -74,7 +75,7 @@ def _section(section: Part) -> Iterator[str]:
 def _table(table: Table) -> Iterator[str]:
     side = [' class="n"' if column.right else "" for column in table.columns]
     heads = "".join(
-        f'<th scope="col"{where}>{escape(column.head)}</th>'
+        f'<th scope="col"{where}>{escape(column.head)}</th>' if column.head else "<td></td>"
         for column, where in zip(table.columns, side, strict=True)
     )
     yield f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>'
