@@ -1,1 +1,1 @@
-"""Results as terminal text, Chrome trace and pages."""
+"""What every verb says: a view a document, in files here, and formats that write any view."""

@@ -159,6 +159,12 @@ def borrowed(texts: Iterable[str], indent: int = 2, apart: bool = True) -> Notes
     return Notes([f"borrowed: {text}" for text in texts], indent, apart)
 
 
+def heading_of(part: Part) -> tuple[int, str]:
+    """Level and text of a heading on a page; a list of reasons belongs to what stands above it."""
+    minor = isinstance(part, Lines) and part.list
+    return 3 if minor else 2, getattr(part, "heading", "").rstrip(":")
+
+
 def text_of(cell: Cell | str) -> str:
     """What a reader sees of a cell."""
     return cell if isinstance(cell, str) else cell.text

@@ -7,12 +7,25 @@ from html import escape
 
 from sim.report.formats.csv import flat
 from sim.report.svg import COLOURS
-from sim.report.view import Bar, Cell, Facts, Figures, Lines, Notes, Part, Picture, Table, View
+from sim.report.view import (
+    Bar,
+    Cell,
+    Facts,
+    Figures,
+    Lines,
+    Notes,
+    Part,
+    Picture,
+    Table,
+    View,
+    heading_of,
+)
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem;
   padding: 0 1rem; color: #1a1a1a; background: #fff; }
-h1 { font-size: 1.3rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+h1 { font-size: 1.3rem; } h2, h3 { font-size: 1.1rem; margin-top: 2rem; }
+h3 { font-size: 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid #ccc; text-align: left;
   vertical-align: top; }
@@ -39,9 +52,9 @@ def render(view: View) -> str:
 
 
 def _section(section: Part) -> Iterator[str]:
-    heading = getattr(section, "heading", "").rstrip(":")
+    level, heading = heading_of(section)
     if heading:
-        yield f"<h2>{escape(heading)}</h2>"
+        yield f"<h{level}>{escape(heading)}</h{level}>"
     if isinstance(section, Figures):
         rows = "".join(
             f'<tr><th scope="row">{escape(key)}</th><td>{escape(value)}</td></tr>\n'

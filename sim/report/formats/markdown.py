@@ -16,6 +16,7 @@ from sim.report.view import (
     Picture,
     Table,
     View,
+    heading_of,
     text_of,
 )
 
@@ -24,10 +25,10 @@ def render(view: View) -> str:
     """A page: title, sections with headings, tables with numbers to the right."""
     parts = [f"# {view.title}"] if view.title else []
     for section in view.filled:
-        heading = getattr(section, "heading", "").rstrip(":")
+        level, heading = heading_of(section)
         body = list(_section(section))
         if body:
-            parts += [f"## {heading}"] if heading else []
+            parts += [f"{'#' * level} {heading}"] if heading else []
             parts += ["\n".join(body)]
     return "\n\n".join(parts)
 
