@@ -156,7 +156,7 @@ def from_options(texts: Iterable[str], zipped: bool) -> tuple[Axis, ...]:
         source = f"--vary {text}"
         key, equals, listed = text.partition("=")
         values = [v.strip() for v in split_commas(listed)]
-        if not equals or not key.strip() or not any(values):
+        if not equals or not key.strip() or not all(values):
             message = "write key=value,value, such as nodes=1,2,4 or nodes=1..8"
             faults.append(Fault(source, None, None, "", message))
             continue

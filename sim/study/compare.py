@@ -26,6 +26,7 @@ from sim.quantities import percent, usd
 from sim.result.peak import peak_of
 from sim.result.predict import predict
 from sim.result.result import Result
+from sim.study.axes import Grid, from_options
 from sim.study.pricing import matching, offer_settings, pick_offer
 
 PARTS: dict[str, tuple[str, ...]] = {
@@ -191,40 +192,11 @@ def _has_model(name: str) -> bool:
     return isinstance(tree, Table) and "model" in tree.entries
 
 
-def parse_vary(texts: Iterable[str]) -> list[tuple[str, tuple[str, ...]]]:
-    """``key=a,b`` texts as axes; commas inside brackets do not part values.
-
-    Raises
-    ------
-    InputError
-        If a text has no key or no value.
-    """
-    axes = []
-    for text in texts:
-        key, equals, rest = text.partition("=")
-        values = tuple(v.strip() for v in _split(rest))
-        if not equals or not key.strip() or not all(values):
-            message = 'write key=a,b, such as "nodes=1,2,4"'
-            raise InputError([Fault(f"--vary {text}", None, None, key.strip(), message)])
-        axes.append((key.strip(), values))
-    return axes
-
-
-def _split(text: str) -> list[str]:
-    out, depth, start = [], 0, 0
-    for i, char in enumerate(text):
-        depth += (char in "{[") - (char in "}]")
-        if char == "," and depth == 0:
-            out.append(text[start:i])
-            start = i + 1
-    return [*out, text[start:]]
-
-
 def compare(
     topologies: Sequence[Argument],
     workloads: Sequence[Argument],
     *,
-    vary: Iterable[str] | Mapping[str, Iterable[Any]] = (),
+    vary: Iterable[str] = (),
     overrides: Iterable[str] = (),
     offer: str = "",
     prices: Path | None = None,
@@ -236,30 +208,19 @@ def compare(
     ----------
     topologies, workloads : sequence of paths, names, mappings or specs
         At least one each.
-    vary : iterable of str or mapping
-        ``key=a,b`` texts, or key -> values; several keys give all their combinations.
-    overrides : iterable of str
-        ``key=value`` for all variants.
-    offer : str
-        Price every machine at its cheapest offer whose name contains this, or ``cheapest``; left
-        empty, a machine that names no price gets the cheapest of the catalogue, and a note.
-    prices : Path, optional
-        A price file of one's own over the catalogue.
-    engine : str
-        As for `simulate`.
+    vary : iterable of str
+        ``key=a,b`` texts; several give all their combinations.
+    overrides, offer, prices, engine
+        As for `sim.compare`.
 
     Raises
     ------
     InputError
         Faults of any variant, or fewer than two variants.
     """
-    if isinstance(vary, Mapping):
-        axes = [(key, tuple(_text(v) for v in values)) for key, values in vary.items()]
-    else:
-        axes = parse_vary(vary)
     combinations = [
-        tuple(f"{key}={value}" for (key, _), value in zip(axes, values, strict=True))
-        for values in itertools.product(*(values for _, values in axes))
+        tuple(f"{key}={value}" for key, value in changes.items())
+        for changes in Grid(_SOURCE, axes=from_options(vary, False)).points()
     ]
     cases = list(itertools.product(topologies, workloads, combinations))
     if not topologies or not workloads:
@@ -297,10 +258,6 @@ def _offer_for(topology: Topology, name: str, rows: Iterable[PriceRow]) -> Price
         return None
     found = matching(topology, rows)
     return min(found, key=lambda r: r.usd_per_gpu_hour) if found else None
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _labels(loaded: Sequence[Loaded], changes: Sequence[tuple[str, ...]]) -> list[str]:

@@ -13,7 +13,8 @@ from sim.cli import group
 from sim.errors import InputError
 from sim.report.compare import view
 from sim.report.formats import rendered
-from sim.study.compare import parse_vary, split_inputs
+from sim.study.axes import from_options
+from sim.study.compare import split_inputs
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +84,14 @@ def test_all_combinations_of_varied_keys():
 
 def test_commas_in_brackets_do_not_part_values():
     text = "precision=bf16,{fp8: {recipe: rowwise, all_gather: fp8}}"
-    assert parse_vary([text]) == [
-        ("precision", ("bf16", "{fp8: {recipe: rowwise, all_gather: fp8}}"))
-    ]
+    (axis,) = from_options([text], False)
+    assert axis.points == (("bf16",), ("{fp8: {recipe: rowwise, all_gather: fp8}}",))
 
 
 @pytest.mark.parametrize("text", ["nodes", "=1,2", "nodes=", "nodes=1,,2"])
 def test_unreadable_axes_are_input_errors(text):
-    with pytest.raises(InputError, match="key=a,b"):
-        parse_vary([text])
+    with pytest.raises(InputError, match="key=value,value"):
+        from_options([text], False)
 
 
 def test_workloads_are_told_from_machines(tmp_path):
