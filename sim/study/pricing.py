@@ -192,11 +192,16 @@ def price_everywhere(
     return PricedJobs(_ranked(priced))
 
 
-def _priced(
-    result: Result, topology: Topology, row: PriceRow, spot: bool, setup_hours: float
-) -> PricedJob:
-    job, energy = result.job, result.energy
-    if job is None or energy is None:
+def cost_at(result: Result, row: PriceRow, *, spot: bool = False, setup_hours: float = 0.0) -> Cost:
+    """What a simulated job costs at an offer. [USD]
+
+    Raises
+    ------
+    InputError
+        The job has no length.
+    """
+    job = result.job
+    if job is None:
         message = "nothing says how long the job is; add tokens, steps or samples"
         raise InputError([Fault(result.workload.name, None, None, "tokens", message)])
     price = row.spot_usd_per_gpu_hour if spot else None
@@ -207,11 +212,19 @@ def _priced(
         storage_usd_per_gb_month=row.storage(),
         egress_usd_per_gb=row.egress(),
     )
-    cost = total_cost(
-        terms, topology.world_size, job.wall_clock_s,
-        storage_gb=job.storage_gb, egress_gb=job.egress_gb,
-        tokens=job.tokens,
+    return total_cost(
+        terms, result.topology.gpus, job.wall_clock_s,
+        storage_gb=job.storage_gb, egress_gb=job.egress_gb, tokens=job.tokens,
     )  # fmt: skip
+
+
+def _priced(
+    result: Result, topology: Topology, row: PriceRow, spot: bool, setup_hours: float
+) -> PricedJob:
+    cost = cost_at(result, row, spot=spot, setup_hours=setup_hours)
+    job, energy = result.job, result.energy
+    assert job is not None
+    assert energy is not None
     found = carbon_intensity(row.provider, row.region, row.country)
     joules = energy.energy_j
     return PricedJob(

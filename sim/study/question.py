@@ -20,13 +20,14 @@ from sim.errors import Fault, InputError
 from sim.inputs.base import Factor, Spec
 from sim.inputs.bind import did_you_mean
 from sim.inputs.loader import Loaded, load
-from sim.inputs.offers import PriceRow, offers
+from sim.inputs.offers import offers
 from sim.inputs.reader import Reader
 from sim.inputs.tree import from_yaml, read_file
-from sim.job.cost import Cost, Terms, break_even_price, total_cost
+from sim.job.cost import break_even_price
 from sim.result.predict import predict
 from sim.result.result import Result
 from sim.study.compare import reasons_between
+from sim.study.pricing import cost_at, matching
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -400,20 +401,13 @@ def _offer_rows(
     """Cost ratio at every provider and date that has both machines' GPUs in nodes of that size."""
     ends = [(loaded[n].topology, results[n]) for n in (pair.case, pair.against)]
     unfit = [n for n in (pair.case, pair.against) if not results[n].memory.fits]
-    rented = [
-        [
-            row for row in offers()
-            if row.gpu in (t.first_gpu.name, t.first_gpu.base)
-            and row.gpus_per_node == t.world_size // t.node_count
-        ]
-        for t, _ in ends
-    ]  # fmt: skip
+    rented = [matching(t, offers()) for t, _ in ends]
     note = f"{' and '.join(unfit)}: does not fit" if unfit else ""
     for own in rented[0]:
         for other in rented[1]:
             if (own.provider, own.as_of) != (other.provider, other.as_of):
                 continue
-            costs = [_cost_at(end[1], row) for end, row in zip(ends, (own, other), strict=True)]
+            costs = [cost_at(end[1], row) for end, row in zip(ends, (own, other), strict=True)]
             tie = break_even_price(costs[1].total_usd, costs[0])
             price = own.usd_per_gpu_hour / other.usd_per_gpu_hour
             text = f"price ratio {price:.2f}"
@@ -433,21 +427,6 @@ def _offer_rows(
                 published=(),
                 note="; ".join(t for t in (text, note) if t),
             )
-
-
-def _cost_at(result: Result, row: PriceRow) -> Cost:
-    terms = Terms(
-        price_per_gpu_hour_usd=row.usd_per_gpu_hour,
-        storage_usd_per_gb_month=row.storage(),
-        egress_usd_per_gb=row.egress(),
-    )
-    job = result.job
-    if job is None:
-        raise _no_length(result, "cost_usd")
-    return total_cost(
-        terms, result.topology.gpus, job.wall_clock_s,
-        storage_gb=job.storage_gb, egress_gb=job.egress_gb, tokens=job.tokens,
-    )  # fmt: skip
 
 
 # --- published measurements ----------------------------------------------------------------------
