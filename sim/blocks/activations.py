@@ -54,12 +54,12 @@ class HeadFootprint:
 @lru_cache(maxsize=256)
 def layer_footprint(workload: Workload, kind: str, checkpoint: str = "none") -> Footprint:
     """Footprint of one layer of a kind under a checkpoint policy (see `autograd.footprint`)."""
-    setting = Setting.of(workload)
+    setting, model = Setting.of(workload), workload.model
     constant = 0.0
-    if workload.model.positions == "rope" and workload.parallelism.strategy == "fsdp2":
+    if model.positions == "rope" and workload.parallelism.strategy == "fsdp2":
         # FSDP2 casts each block's floating inputs, so every block keeps its own cos and sin
-        constant = float(setting.length * workload.model.head_dim * setting.element)
-    return _footprint(setting, block_kinds(workload.model)[kind], checkpoint, constant)
+        constant = float(setting.length * (model.rope_head_dim or model.head_dim) * setting.element)
+    return _footprint(setting, block_kinds(model)[kind], checkpoint, constant)
 
 
 @lru_cache(maxsize=1024)

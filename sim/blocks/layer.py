@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from sim.blocks import attention as attend
-from sim.blocks import ffn, moe
+from sim.blocks import ffn, mla, moe
 from sim.blocks.embedding import embedding
 from sim.blocks.head import head
 from sim.blocks.modules import Place
@@ -77,9 +77,10 @@ def decoder_layer(t: Tape, x: int, kind: BlockKind) -> int:
     """Attention and FFN between residual sums, or side by side."""
     model = t.setting.model
     d, four = model.hidden_size, model.norms_per_layer == 4
+    attention = mla.latent_attention if model.kv_lora_rank else attend.attention
     network: Callable[[Tape, int], int] = moe.mixture if kind.mixture else ffn.feed_forward
     n = norm(t, "attention_norm", x, d)
-    a = attend.attention(t, n, kind.window)
+    a = attention(t, n, kind.window)
     if model.parallel_block:
         m = norm(t, "ffn_norm", x, d) if model.norms_per_layer >= 2 else n
         both = t.add("ffn.add", a, network(t, m))
@@ -93,11 +94,9 @@ def decoder_layer(t: Tape, x: int, kind: BlockKind) -> int:
     return t.add("ffn.add", x, f)
 
 
-#: a layer's modules as the reference model registers them
-REGISTERED = {
-    name: i
-    for i, name in enumerate((
-        *attend.REGISTERED, *ffn.REGISTERED, *moe.REGISTERED,
-        "attention_norm", "post_attention_norm", "ffn_norm", "post_ffn_norm",
-    ))
-}  # fmt: skip
+def registered(model: Model) -> dict[str, int]:
+    """Where each module of a layer stands as the reference model registers them."""
+    attention = mla if model.kv_lora_rank else attend
+    norms = ("attention_norm", "post_attention_norm", "ffn_norm", "post_ffn_norm")
+    names = (*attention.REGISTERED, *ffn.REGISTERED, *moe.REGISTERED, *norms)
+    return {name: place for place, name in enumerate(names)}

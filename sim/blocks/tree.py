@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sim.blocks.layer import EMBEDDING, HEAD, REGISTERED, BlockKind, describe, layer_kinds
+from sim.blocks.layer import EMBEDDING, HEAD, BlockKind, describe, layer_kinds, registered
 from sim.blocks.modules import Block, ModelTree, Module, Role
 from sim.blocks.setting import FULL, Setting, one_layer
 from sim.inputs.model import Model
@@ -65,12 +65,12 @@ def build_tree(model: Model, method: Method | None = None) -> ModelTree:
     ModelTree
         Blocks of one kind share one tuple of modules.
     """
-    setting = Setting(one_layer(model), method or FULL)
+    setting, places = Setting(one_layer(model), method or FULL), registered(model)
 
     def block(kind: BlockKind) -> Block:
         run = describe(setting, kind).modules
-        registered = tuple(sorted(run, key=lambda m: REGISTERED.get(m.base or m.name, 0)))
-        return Block(kind.key, kind.key, registered, run)
+        modules = tuple(sorted(run, key=lambda m: places.get(m.base or m.name, 0)))
+        return Block(kind.key, kind.key, modules, run)
 
     kinds = layer_kinds(model)
     templates = {kind: block(kind) for kind in dict.fromkeys(kinds)}

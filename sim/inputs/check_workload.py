@@ -212,6 +212,13 @@ def _model(m: Model) -> Findings:
     if m.experts and not 0 < m.experts_per_token <= m.experts:
         message = f"{m.experts_per_token} of {m.experts} experts a token"
         yield fault("model-experts", "workload", "model.experts_per_token", message)
+    if m.kv_lora_rank and not (0 < m.rope_head_dim < m.head_dim and m.v_head_dim > 0):
+        message = "latent attention needs rope_head_dim below head_dim, and v_head_dim"
+        hint = "DeepSeek has rope_head_dim: 64, head_dim: 192, v_head_dim: 128"
+        yield fault("model-latent", "workload", "model.kv_lora_rank", message, hint)
+    if m.kv_lora_rank and m.kv_heads != m.heads:
+        message = f"latent attention has keys for each of its {m.heads} heads, not {m.kv_heads}"
+        yield fault("model-heads", "workload", "model.kv_heads", message, "leave it out")
     for key in ("layers", "hidden_size", "heads", "kv_heads", "head_dim", "vocab_size"):
         value = getattr(m, key)
         if value < 1:

@@ -24,6 +24,8 @@ _DEFAULTS: dict[str, tuple[int, int, int, int | None, int | None, int, int, bool
     "qwen2": (4096, 32, 32, 32, 22016, 151936, 32768, False),
     "qwen3": (4096, 32, 32, 32, 22016, 151936, 32768, False),
     "qwen3_moe": (2048, 24, 32, 4, 6144, 151936, 32768, False),
+    "deepseek_v2": (4096, 32, 32, None, 11008, 32000, 2048, False),
+    "deepseek_v3": (7168, 61, 128, None, 18432, 129280, 4096, False),
     "gemma": (3072, 28, 16, 16, 24576, 256000, 8192, True),
     "gemma2": (2304, 26, 8, 4, 9216, 256000, 8192, True),
     "gemma3_text": (2304, 26, 8, 4, 9216, 262208, 131072, True),
@@ -363,6 +365,31 @@ def _qwen3_moe(reader: _Reader, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _deepseek(reader: _Reader, fields: dict[str, Any]) -> dict[str, Any]:
+    """Latent attention and routed experts of DeepSeek-V2 and V3."""
+    new = reader.kind == "deepseek_v3"
+    if reader.flag("attention_bias", False):
+        reader.fault("attention_bias", "latent attention with biases is not modelled")
+    if reader.count("moe_layer_freq", default=1) != 1:
+        reader.fault("moe_layer_freq", "dense layers are modelled only before all mixtures")
+    turned = reader.count("qk_rope_head_dim", default=64)
+    direct = "q_lora_rank" in reader.values and reader.values["q_lora_rank"] is None
+    return {
+        "ffn": "swiglu",
+        "kv_heads": fields["heads"],
+        "head_dim": reader.count("qk_nope_head_dim", default=128) + turned,
+        "rope_head_dim": turned,
+        "v_head_dim": reader.count("v_head_dim", default=128),
+        "kv_lora_rank": reader.count("kv_lora_rank", default=512),
+        "q_lora_rank": 0 if direct else reader.count("q_lora_rank", default=1536),
+        "experts": reader.count("n_routed_experts", default=256 if new else 64),
+        "experts_per_token": reader.count("num_experts_per_tok", default=8 if new else None),
+        "shared_experts": reader.count("n_shared_experts", default=1 if new else 2, least=0),
+        "expert_ffn_size": reader.count("moe_intermediate_size", default=2048 if new else 1407),
+        "dense_layers": reader.count("first_k_dense_replace", default=3 if new else 0, least=0),
+    }
+
+
 def _gemma(reader: _Reader, fields: dict[str, Any]) -> dict[str, Any]:
     bias = reader.flag("attention_bias", False)
     return {"ffn": "geglu", "qkv_bias": bias, "output_bias": bias}
@@ -502,6 +529,8 @@ _KINDS: dict[str, Callable[[_Reader, dict[str, Any]], dict[str, Any]]] = {
     "qwen2": _qwen2,
     "qwen3": _qwen3,
     "qwen3_moe": _qwen3_moe,
+    "deepseek_v2": _deepseek,
+    "deepseek_v3": _deepseek,
     "gemma": _gemma,
     "gemma2": _gemma2,
     "gemma3_text": _gemma3,

@@ -20,7 +20,7 @@ from sim.blocks.setting import Setting
 from sim.blocks.tree import build_tree, count_parameters, numel
 from sim.blocks.unroll import exchanges, unroll
 from sim.inputs.models import model_names, resolve_model
-from sim.inputs.workload import Checkpointing, Method, Parallelism, Workload
+from sim.inputs.workload import Checkpointing, Method, Parallelism, Stack, Workload
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 METHODS = {
@@ -56,10 +56,12 @@ def shapes():
     found = {}
     for name in model_names():
         model = resolve_model(name)
-        same = ("name", "layers", "source", "notes", "hidden_size", "ffn_size", "vocab_size",
-                "heads", "kv_heads", "head_dim", "max_positions", "expert_ffn_size")  # fmt: skip
+        same = (
+            "name", "layers", "source", "notes", "hidden_size", "ffn_size", "vocab_size", "heads",
+            "kv_heads", "head_dim", "max_positions", "expert_ffn_size", "kv_lora_rank",
+        )  # fmt: skip
         shape = tuple(v for k, v in model if k not in same)
-        groups = model.kv_heads < model.heads
+        groups = model.kv_heads < model.heads, model.kv_lora_rank > 0
         found.setdefault((*shape, groups), name)
     return tuple(found.values())
 
@@ -82,7 +84,7 @@ def products(kernels):
 def scores(workload, kinds, kept):
     """Attention's two products by the convention, of layers whose attention is not kept."""
     model = workload.model
-    width = 4.0 * model.heads * model.head_dim
+    width = 2.0 * model.heads * (model.head_dim + (model.v_head_dim or model.head_dim))
     return sum(width * min(LENGTH, kind.window or LENGTH) for kind in kinds if not kept)
 
 
@@ -155,7 +157,9 @@ def test_memory_is_what_operations_save(name, method):
     for policy, style in product(POLICIES.values(), STYLES):
         workload = job(name, method=METHODS[method], activation_checkpointing=policy, **style)
         setting, kinds = Setting.of(workload), block_kinds(workload.model)
-        positions = 2.0 * LENGTH * workload.model.head_dim * (workload.model.positions == "rope")
+        model = workload.model
+        turned = model.rope_head_dim or model.head_dim
+        positions = 2.0 * LENGTH * turned * (model.positions == "rope")
         for kind in dict.fromkeys(layer_kinds(workload.model)):
             described = describe(setting, kinds[kind.key])
             whole = layer_footprint(workload, kind.key)
@@ -205,6 +209,23 @@ def test_roles_and_places_of_a_layer():
     }  # fmt: skip
     assert {name: layer[name].place for name in places} == places
     assert [m.role for m in tree.head.forward] == [Role.NORM, Role.HEAD]
+
+
+def test_latent_attention_by_hand():
+    """DeepSeek-V2-Lite, bytes and FLOPs a token of its dense layer, which has no experts."""
+    d, heads, key, value, rank, turned, f = 2048, 16, 192, 128, 512, 64, 10944
+    workload = job("deepseek-v2-lite", stack=Stack(torch="2.9"))
+    joined = heads * (key - turned + value)  # keys' and values' own columns, one matrix
+    weights = d * heads * key + d * (rank + turned) + rank * joined + heads * value * d + 3 * d * f
+    t = unroll(workload)
+    assert products(t.of("layer.dense", "forward")) == 2 * t.tokens * weights
+    (core,) = (k for k in t.of("layer.dense", "forward") if k.kind == "attention")
+    assert core.flops == 2 * 2 * heads * (key + value) * LENGTH**2 / 2
+    # two norms and their inputs, the latent and its norm, q and k with turned columns, kv, output,
+    # gate's four; three statistics and a log-sum-exp a head; cos and sin
+    saved = 2 * (4 * d + (rank + turned) + rank + 2 * heads * key + joined + heads * value + 4 * f)
+    footprint = layer_footprint(workload, "layer.dense")
+    assert footprint.saved / t.tokens == saved + 4 * 3 + 4 * heads + 2 * turned / 2
 
 
 def test_recompute_of_mixtures_and_windows():
