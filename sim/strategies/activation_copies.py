@@ -8,10 +8,10 @@ while no more than one input is on its way, so GPU memory holds two.
 from __future__ import annotations
 
 from sim.blocks.activations import checkpoint_policy, layer_footprint
+from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import ModelTree
 from sim.inputs.workload import Workload
 from sim.strategies.plan import Event, Recorder
-from sim.strategies.units import checkpointed
 
 
 class ActivationCopies:
@@ -27,7 +27,7 @@ class ActivationCopies:
 
     def __init__(self, workload: Workload, tree: ModelTree) -> None:
         policy = checkpoint_policy(workload)
-        marks = checkpointed(workload.activation_checkpointing, len(tree.layers))
+        marks = checkpointed_layers(workload.activation_checkpointing, len(tree.layers))
         self.sizes = {
             number: layer_footprint(workload, block.kind, policy).hidden
             for number, (block, mark) in enumerate(zip(tree.layers, marks, strict=True), start=1)

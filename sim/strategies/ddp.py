@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree
 from sim.errors import InputError
 from sim.inputs.workload import Workload
@@ -16,7 +17,7 @@ from sim.mesh import Mesh
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.tail import clip_and_step, loss_all_reduce
-from sim.strategies.units import SOURCE, checkpointed, dtypes, tree_blocks
+from sim.strategies.units import SOURCE, dtypes, tree_blocks
 from sim.units import DTYPE_BYTES
 
 _MIB = 1024 * 1024
@@ -111,7 +112,7 @@ class _Run:
         self.blocks = tree_blocks(tree)
         layers = len(tree.layers)
         self.recompute = (
-            False, *checkpointed(workload.activation_checkpointing, layers), False
+            False, *checkpointed_layers(workload.activation_checkpointing, layers), False
         )  # fmt: skip
         self.grad_bytes = DTYPE_BYTES[types.master]
         narrow = DTYPE_BYTES[types.reduce] < self.grad_bytes

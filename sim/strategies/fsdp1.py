@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
 
+from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import ModelTree, Module
 from sim.blocks.update import host_update_bytes
 from sim.errors import InputError
@@ -28,7 +29,6 @@ from sim.strategies.units import (
     SOURCE,
     Dtypes,
     Unit,
-    checkpointed,
     dtypes,
     equal_layers,
     input_grads,
@@ -188,7 +188,7 @@ def _layout(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> _
         message = f'fsdp1 wraps "block+root" or "peft", not "{knobs.wrap}"'
         raise InputError.single(SOURCE, message, "parallelism.wrap")
     peft = knobs.wrap == "peft"
-    recompute = checkpointed(workload.activation_checkpointing, len(tree.layers))
+    recompute = checkpointed_layers(workload.activation_checkpointing, len(tree.layers))
     outer = [*tree.embedding.modules, *tree.head.modules]
     orig = knobs.use_orig_params
     units = [_unit("root", -1, outer, shard, types, orig)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import ModelTree, Module
 from sim.errors import InputError
 from sim.inputs.workload import Parallelism, Workload
@@ -11,7 +12,6 @@ from sim.strategies.units import (
     SOURCE,
     Dtypes,
     Unit,
-    checkpointed,
     fsdp2_unit,
     input_grads,
     trainable,
@@ -79,7 +79,7 @@ def _wrap_blocks(
         units.append(unit._replace(name=block.name, block=number))
     if head_unit == last:
         units.append(fsdp2_unit("norm, lm_head", last, head, shard, types))
-    recompute = checkpointed(workload.activation_checkpointing, len(tree.layers))
+    recompute = checkpointed_layers(workload.activation_checkpointing, len(tree.layers))
     learns = trainable(tree.embedding)
     flows = learns or input_grads(workload)
     pieces = [Piece(first_unit, 0, "", False, False, flows, learns)]
@@ -102,7 +102,7 @@ def _wrap_linear(workload: Workload, tree: ModelTree, shard: int, types: Dtypes)
     rest: list[Module] = []
     pieces: list[Piece] = []
     order: list[int] = []
-    recompute = checkpointed(workload.activation_checkpointing, len(tree.layers))
+    recompute = checkpointed_layers(workload.activation_checkpointing, len(tree.layers))
     flows, required = False, input_grads(workload)
     last = len(tree.layers) + 1
     for number, block in enumerate(tree_blocks(tree)):

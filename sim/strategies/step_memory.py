@@ -5,12 +5,12 @@ Host memory is that of one rank, held from the first step on.
 
 from __future__ import annotations
 
+from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import ModelTree
 from sim.inputs.workload import Workload
 from sim.strategies import terms as t
 from sim.strategies.allocations import Allocations, Style
 from sim.strategies.units import (
-    checkpointed,
     dtypes,
     stored_bytes,
     trainable_elements,
@@ -58,7 +58,7 @@ class StepMemory:
         """
         to, layers = self.to, self.tree.layers
         if not to.log:
-            marks = checkpointed(self.workload.activation_checkpointing, len(layers))
+            marks = checkpointed_layers(self.workload.activation_checkpointing, len(layers))
             to.ranks = self.ranks
             to.layers = [Style(b.kind, mark) for b, mark in zip(layers, marks, strict=True)]
             to.put(t.SHARDED, 0.0 if parameters_on_host else parameters)

@@ -14,7 +14,7 @@ from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree, Module, Parameter, Role
 from sim.blocks.tree import build_tree
 from sim.inputs.model import Model
-from sim.inputs.workload import Checkpointing, Method, Workload
+from sim.inputs.workload import Method, Workload
 from sim.units import DTYPE_BYTES
 
 #: where an error says a knob was read
@@ -140,18 +140,13 @@ def trainable(block: Block) -> bool:
     return any(p.trainable for m in block.modules for p in m.parameters)
 
 
-def checkpointed(policy: Checkpointing, layers: int) -> tuple[bool, ...]:
-    """Which layers recompute their forward in backward."""
-    return checkpointed_layers(policy, layers)
-
-
 def equal_layers(workload: Workload, tree: ModelTree) -> bool:
     """Whether all layers have equal parameters and all or none recompute."""
     templates = {b.kind: b.modules for b in tree.layers}
     first = tree.layers[0].modules
     if any(modules is not first and modules != first for modules in templates.values()):
         return False
-    return len(set(checkpointed(workload.activation_checkpointing, len(tree.layers)))) == 1
+    return len(set(checkpointed_layers(workload.activation_checkpointing, len(tree.layers)))) == 1
 
 
 def input_grads(workload: Workload) -> bool:

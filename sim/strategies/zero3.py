@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import ModelTree
 from sim.blocks.optimizer import FP32, OPTIMIZERS
 from sim.errors import InputError
@@ -18,7 +19,7 @@ from sim.mesh import Mesh
 from sim.strategies.plan import Plan, Quiet, Recorder
 from sim.strategies.replicated_memory import Gathered, ReplicatedMemory
 from sim.strategies.tail import loss_all_reduce
-from sim.strategies.units import SOURCE, checkpointed
+from sim.strategies.units import SOURCE
 from sim.strategies.zero3_coordinator import Coordinator, Settings
 from sim.strategies.zero3_trace import FORWARD, SEGMENT, Trace, build_trace
 from sim.units import DTYPE_BYTES
@@ -269,7 +270,7 @@ def attributes_frozen(release: str) -> bool:
 def trace_of(workload: Workload, tree: ModelTree) -> Trace:
     """The calls of a micro-batch (kept for a tree seen before)."""
     policy = workload.activation_checkpointing
-    layers = checkpointed(policy, workload.model.layers)
+    layers = checkpointed_layers(policy, workload.model.layers)
     asked = workload.method.input_require_grads
     # PEFT asks for input gradients where checkpointing is on: without them nothing would train
     grads = workload.method.kind != "full" and (any(layers) if asked is None else asked)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.blocks.flops import checkpointed_layers
 from sim.blocks.tree import build_tree
 from sim.errors import InputError
 from sim.inputs.model import Model
@@ -16,7 +17,7 @@ from sim.strategies.ddp import buckets
 from sim.strategies.fsdp1 import flat_numel
 from sim.strategies.plan import COLLECTIVE, HOST, KERNEL, SEGMENT, Recorder
 from sim.strategies.replay import replay
-from sim.strategies.units import checkpointed, padded_numel
+from sim.strategies.units import padded_numel
 
 ALL = ("q", "k", "v", "o", "gate", "up", "down")
 
@@ -159,12 +160,12 @@ def test_bf16_reduction_halves_the_wire_and_casts_the_result():
 
 
 def test_checkpointed_layers():
-    assert checkpointed(Checkpointing(kind="selective-blocks", every=3), 7) == (
+    assert checkpointed_layers(Checkpointing(kind="selective-blocks", every=3), 7) == (
         False, False, True, False, False, True, False,
     )  # fmt: skip
-    half = checkpointed(Checkpointing(kind="selective-blocks", fraction=0.5), 6)
+    half = checkpointed_layers(Checkpointing(kind="selective-blocks", fraction=0.5), 6)
     assert half == (True, False, True, False, True, False)
-    assert sum(checkpointed(Checkpointing(kind="selective-blocks", fraction=0.25), 32)) == 8
+    assert sum(checkpointed_layers(Checkpointing(kind="selective-blocks", fraction=0.25), 32)) == 8
 
 
 def test_quantised_base_is_gathered_packed():
