@@ -77,18 +77,20 @@ def _compile(key: _Key) -> Fabric:
     if topology.graph is not None:
         parts = parts_of(topology, topology.graph)
         return Fabric(topology, parts.shapes, parts.plane, parts.labels)
-    node = topology.node
-    if node is None:
-        message = "has neither `node` nor `graph`"
+    groups = topology.groups
+    if not groups:
+        message = "has neither `node`, `node_groups` nor `graph`"
         raise InputError.single(topology.name, message)
-    shape = shape_of(node, topology.name)
+    shapes = {id(group.node): shape_of(group.node, topology.name) for group in groups}
+    each = [group.node for group in groups for _ in range(group.nodes)]
     plane = Plane()
-    if topology.nodes > 1:
-        if node.nics is None or not node.nics.count:
-            message = f"{topology.nodes} nodes, and no NICs to join them"
+    if len(each) > 1:
+        if any(node.nics is None or not node.nics.count for node in each):
+            message = f"{len(each)} nodes, and no NICs to join them"
             raise InputError.single(topology.name, message, "node.nics")
-        plane = shorthand_plane(topology.network, topology.nodes, node.nics.count, node.nics.rate)
-    return Fabric(topology, [shape] * topology.nodes, plane, None)
+        nics = [node.nics for node in each if node.nics is not None]
+        plane = shorthand_plane(topology.network, [(n.count, n.rate) for n in nics])
+    return Fabric(topology, [shapes[id(node)] for node in each], plane, None)
 
 
 class _Key:
@@ -99,7 +101,7 @@ class _Key:
     def __init__(self, topology: Topology) -> None:
         t = topology
         self.topology = t
-        self.content = (t.nodes, t.node, t.network, t.graph, t.gpu, t.calibration)
+        self.content = (t.nodes, t.node, t.network, t.graph, t.gpu, t.calibration, t.node_groups)
 
     def __hash__(self) -> int:
         return hash(self.content)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sim.errors import InputError
@@ -135,30 +137,30 @@ def nodes_per_leaf(network: Network, nics: int) -> int:
     return 32 if network.kind == "rail-optimized" else max(1, 32 // nics)
 
 
-def shorthand_plane(network: Network, nodes: int, nics: int, rate: float) -> Plane:
+def shorthand_plane(network: Network, nics: Sequence[tuple[int, float]]) -> Plane:
     """Lay out the leaves and the spine that the shorthand describes.
 
     Parameters
     ----------
     network : Network
         Kind, oversubscription of leaf uplinks, latency of one switch [s].
-    nodes, nics : int
-        Nodes, and NICs of each.
-    rate : float
-        Of a NIC. [B/s]
+    nics : sequence of (int, float)
+        NICs of each node, and the rate of one. [B/s]
 
     Returns
     -------
     Plane
         rail-optimized: NIC i of every node on leaf i of its pod; fat-tree: all NICs of a node on
-        one leaf; single-switch: no leaves. All spines are one vertex: uplinks are shared as if
-        packets were spread perfectly.
+        one leaf; single-switch: no leaves. Nodes of fewer NICs are on the first rails. All spines
+        are one vertex: uplinks are shared as if packets were spread perfectly.
 
     Notes
     -----
     Half a switch's latency sits on each link that ends at it, so a path sums whole switches.
     """
-    plane = Plane(owner=[(n, j) for n in range(nodes) for j in range(nics)])
+    plane = Plane(owner=[(n, j) for n, (count, _) in enumerate(nics) for j in range(count)])
+    rates = [rate for count, rate in nics for _ in range(count)]
+    most = max(count for count, _ in nics)
     delay = network.switch_latency
     if network.oversubscription < 1.0:
         message = f"{network.oversubscription} is not at least 1"
@@ -168,24 +170,26 @@ def shorthand_plane(network: Network, nodes: int, nics: int, rate: float) -> Pla
             message = "a single switch has no uplinks to oversubscribe; take fat-tree"
             raise _fault(message, "network.oversubscription")
         switch = plane.switch("switch")
-        for p in range(plane.n_ports):
+        for p, rate in enumerate(rates):
             plane.join(p, switch, rate, delay / 2)
         return plane
     rails = network.kind == "rail-optimized"
-    per_leaf = nodes_per_leaf(network, nics)
-    pods = -(-nodes // per_leaf)
+    per_leaf = nodes_per_leaf(network, most)
+    pods = -(-len(nics) // per_leaf)
     leaves = [
         plane.switch(f"leaf{pod}.{rail}" if rails else f"leaf{pod}")
         for pod in range(pods)
-        for rail in range(nics if rails else 1)
+        for rail in range(most if rails else 1)
     ]
-    members = [0] * len(leaves)
+    members: list[Counter[float]] = [Counter() for _ in leaves]
     for p, (node, nic) in enumerate(plane.owner):
-        leaf = node // per_leaf * nics + nic if rails else node // per_leaf
-        members[leaf] += 1
-        plane.join(p, leaves[leaf], rate, delay / 2)
+        leaf = node // per_leaf * most + nic if rails else node // per_leaf
+        members[leaf][rates[p]] += 1
+        plane.join(p, leaves[leaf], rates[p], delay / 2)
     if len(leaves) > 1:
         spine = plane.switch("spine")
-        for leaf, count in zip(leaves, members, strict=True):
-            plane.join(leaf, spine, count * rate / network.oversubscription, delay)
+        for leaf, below in zip(leaves, members, strict=True):
+            rate = sum(count * rate for rate, count in below.items())
+            if below:
+                plane.join(leaf, spine, rate / network.oversubscription, delay)
     return plane

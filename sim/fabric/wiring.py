@@ -66,6 +66,11 @@ class Wiring:
     ) -> None:
         self.topology, self.shapes, self.plane, self._labels = topology, shapes, plane, labels
         self.n_nodes = len(shapes)
+        self._specs = (
+            [group.node for group in topology.groups for _ in range(group.nodes)]
+            if topology.graph is None
+            else []
+        )
         counts = np.array([len(s.gpus) for s in shapes])
         sizes = np.array([s.n_resources for s in shapes])
         self._first_rank = np.concatenate(([0], np.cumsum(counts)))
@@ -98,7 +103,7 @@ class Wiring:
 
     def spec(self, node: int) -> Node | None:
         """What the shorthand says of a node; None in an explicit graph."""
-        return self.topology.node
+        return self._specs[node] if self._specs else None
 
     def host(self, node: int) -> Host:
         """The node around its GPUs; of an explicit graph, a node's defaults."""

@@ -18,8 +18,7 @@ Findings = Iterator[Finding]
 
 def findings(topology: Topology, workload: Workload) -> Findings:
     """Every finding about a pair whose halves are sound."""
-    gpus = _gpus(topology)
-    for gpu in gpus:
+    for gpu in topology.gpu_counts:
         yield from _dtypes(gpu, workload)
         yield from _attention(gpu, workload)
         yield from _software(gpu, workload)
@@ -27,17 +26,6 @@ def findings(topology: Topology, workload: Workload) -> Findings:
     yield from _batch(topology, workload)
     yield from _context(workload)
     yield from _nvls(topology, workload)
-
-
-def _gpus(t: Topology) -> list[Gpu]:
-    """The different GPUs of a topology."""
-    if t.graph is None:
-        return [t.first_gpu]
-    found: dict[str, Gpu] = {}
-    for vertex in t.graph.vertices:
-        if vertex.gpu is not None:
-            found.setdefault(vertex.gpu.name, vertex.gpu)
-    return list(found.values())
 
 
 def _dtypes(gpu: Gpu, w: Workload) -> Findings:

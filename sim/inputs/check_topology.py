@@ -8,7 +8,7 @@ from sim import units
 from sim.data import table
 from sim.inputs.architecture import facts_of
 from sim.inputs.finding import Finding, fault, warning
-from sim.inputs.topology import Graph, Node, Topology
+from sim.inputs.topology import Graph, Node, NodeGroup, Topology
 
 MAX_GPUS = 1_000_000
 SUPERCHIP_NVSWITCH = 72  # NVL72
@@ -21,11 +21,34 @@ def findings(topology: Topology) -> Findings:
     yield from _shape(topology)
     if topology.graph is not None:
         yield from _graph(topology.graph, topology)
+        yield from _absurd(topology, "")
     elif topology.node is not None:
         yield from node_findings(topology.node)
         yield from _no_nics(topology.node, topology.nodes)
         yield from _network(topology)
-    yield from _absurd(topology)
+        yield from _absurd(topology, "")
+    elif topology.node_groups:
+        yield from _groups(topology)
+        yield from _network(topology)
+    if topology.world_size > MAX_GPUS:
+        message = f"{topology.world_size} GPUs in all; {MAX_GPUS} is the most"
+        path = f"node_groups[{len(topology.groups) - 1}].nodes" if topology.node_groups else "nodes"
+        yield fault("absurd", "topology", path, message)
+
+
+def _groups(t: Topology) -> Findings:
+    kinds = {group.node.nics.kind for group in t.node_groups if group.node.nics is not None}
+    for i, group in enumerate(t.node_groups):
+        path = f"node_groups[{i}]"
+        # one node of it needs NICs too, where there are others
+        for found in (*node_findings(group.node), *_no_nics(group.node, t.node_count)):
+            yield found._replace(path=f"{path}.{found.path}")
+        yield from _absurd(group, f"{path}.")
+        if group.node.nics is not None and len(kinds) > 1:
+            message = f"{group.node.nics.kind}, and another group has another kind"
+            hint = "NICs of two kinds do not talk to one another; write kind: tcp for both"
+            yield fault("mixed-nics", "topology", f"{path}.node.nics.kind", message, hint)
+    yield from _absurd(t, "")
 
 
 def node_findings(node: Node) -> Findings:
@@ -42,16 +65,28 @@ def _known(kind: str) -> dict[int, dict[str, float]]:
 
 
 def _shape(t: Topology) -> Findings:
-    if t.node is None and t.graph is None:
-        yield fault(
-            "no-machine", "topology", "", "has neither node nor graph", "describe one of them"
+    given = [
+        name
+        for name, there in (
+            ("node", t.node is not None),
+            ("node_groups", bool(t.node_groups)),
+            ("graph", t.graph is not None),
         )
-    if t.graph is not None and t.node is not None:
-        message = "node and graph exclude one another"
-        yield fault("two-machines", "topology", "graph", message, "keep one")
-    if t.graph is not None and t.nodes != 1:
-        message = "nodes has no meaning beside a graph"
-        yield fault("graph-nodes", "topology", "nodes", message, "give each vertex its node")
+        if there
+    ]
+    if not given:
+        message = "has neither node, node_groups nor graph"
+        yield fault("no-machine", "topology", "", message, "describe one of them")
+    if len(given) > 1:
+        message = f"{' and '.join(given)} exclude one another"
+        yield fault("two-machines", "topology", given[-1], message, "keep one")
+    if given and given[0] != "node" and t.nodes != 1:
+        what, hint = {
+            "graph": ("a graph", "give each vertex its node"),
+            "node_groups": ("node_groups", "give each group its nodes"),
+        }[given[0]]
+        message = f"nodes has no meaning beside {what}"
+        yield fault("graph-nodes", "topology", "nodes", message, hint)
 
 
 def _nvlink(node: Node) -> Findings:
@@ -238,7 +273,7 @@ _SMALLEST = (("node.gpu.memory", 1e9, "B"), ("node.gpu.memory_bandwidth", 1e9, "
              ("node.nics.rate", 1e6, "B/s"))  # fmt: skip
 
 
-def _absurd(t: Topology) -> Findings:
+def _absurd(t: Topology | NodeGroup, above: str) -> Findings:
     for limits, larger in ((_LIMITS, True), (_SMALLEST, False)):
         for path, limit, dimension in limits:
             value: object = t
@@ -253,7 +288,5 @@ def _absurd(t: Topology) -> Findings:
                 shown, bound = units.show(value, dimension), units.show(limit, dimension)  # type: ignore[arg-type]
             word = "more" if larger else "less"
             message = f"{shown} is {word} than any machine has ({bound})"
-            yield fault("absurd", "topology", path, message, "check the number and its unit")
-    if t.world_size > MAX_GPUS:
-        message = f"{t.world_size} GPUs in all; {MAX_GPUS} is the most"
-        yield fault("absurd", "topology", "nodes", message)
+            hint = "check the number and its unit"
+            yield fault("absurd", "topology", above + path, message, hint)

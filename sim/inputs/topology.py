@@ -186,12 +186,25 @@ class Graph(Spec):
     edges: tuple[Edge, ...]
 
 
+class NodeGroup(Spec):
+    """Equal nodes of a cluster that has several kinds."""
+
+    nodes: Positive = 1
+    node: Node
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the group."""
+        return self.nodes * self.node.gpus
+
+
 class Topology(Spec):
-    """A cluster: shorthand (`nodes` equal nodes) or an explicit graph."""
+    """A cluster: `nodes` equal ones of `node`, groups of unlike nodes, or an explicit graph."""
 
     name: str
     nodes: Positive = 1
     node: Node | None = None
+    node_groups: tuple[NodeGroup, ...] = ()  # nodes of several kinds, ranks in this order
     network: Network = Network.model_construct()
     offer: Offer | None = None
     calibration: Calibration | None = None  # of this cluster, from its own measurements
@@ -202,11 +215,18 @@ class Topology(Spec):
     sources: tuple[str, ...] = ()
 
     @property
+    def groups(self) -> tuple[NodeGroup, ...]:
+        """Equal nodes, kind by kind in the order of ranks; none where the machine is a graph."""
+        if self.node_groups or self.node is None:
+            return self.node_groups
+        return (NodeGroup.model_construct(nodes=self.nodes, node=self.node),)
+
+    @property
     def world_size(self) -> int:
         """GPUs in all."""
         if self.graph is not None:
             return sum(v.kind == "gpu" for v in self.graph.vertices)
-        return self.nodes * (self.node.gpus if self.node else 0)
+        return sum(group.gpus for group in self.groups)
 
     @property
     def gpus_per_node(self) -> int:
@@ -214,23 +234,41 @@ class Topology(Spec):
         if self.graph is not None:
             nodes = Counter(v.node for v in self.graph.vertices if v.kind == "gpu")
             return gcd(*nodes.values())
-        return self.node.gpus if self.node else 0
+        return gcd(*(group.node.gpus for group in self.groups))
 
     @property
     def node_count(self) -> int:
         """Nodes in all."""
         if self.graph is not None:
             return len({v.node for v in self.graph.vertices if v.kind == "gpu"})
-        return self.nodes
+        return sum(group.nodes for group in self.groups)
+
+    @property
+    def gpu_counts(self) -> dict[Gpu, int]:
+        """GPUs of each model, in the order of their first rank."""
+        found: Counter[Gpu] = Counter()
+        if self.graph is None:
+            for group in self.groups:
+                found[group.node.gpu] += group.gpus
+            return dict(found)
+        for vertex in self.graph.vertices:
+            gpu = vertex.gpu or self.gpu
+            if vertex.kind == "gpu" and gpu is not None:
+                found[gpu] += 1
+        return dict(found)
+
+    @property
+    def storage(self) -> Storage:
+        """Storage of a node, the slowest where they differ; of a graph, the defaults."""
+        each = [group.node.storage for group in self.groups]
+        if len(each) < 2:
+            return each[0] if each else Storage.model_construct()
+        return Storage(read=min(s.read for s in each), write=min(s.write for s in each))
 
     @property
     def first_gpu(self) -> Gpu:
         """The GPU model (of the first GPU where they differ)."""
-        if self.graph is not None:
-            found = next((v.gpu for v in self.graph.vertices if v.gpu is not None), self.gpu)
-            if found is not None:
-                return found
-        if self.node is None:
-            msg = "a topology has a node, or a graph whose GPUs are named"
+        if not self.gpu_counts:
+            msg = "a topology has nodes, or a graph whose GPUs are named"
             raise ValueError(msg)
-        return self.node.gpu
+        return next(iter(self.gpu_counts))

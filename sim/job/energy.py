@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sim.cost.constants import load_constants
 from sim.cost.power import ATTENTION_INTENSITY, clock_factor, power_watts
@@ -107,12 +107,18 @@ def mean_gpu_power(breakdown: Mapping[str, float], gpu: Gpu) -> float:
     return weighted / total
 
 
+class Draw(NamedTuple):
+    """What GPUs of one model do in a step."""
+
+    gpu: Gpu
+    gpus: int
+    breakdown: Mapping[str, float]  # seconds by kind
+
+
 def job_energy(
-    breakdown: Mapping[str, float],
-    gpu: Gpu,
+    draws: Sequence[Draw],
     *,
     nodes: int,
-    gpus_per_node: int,
     busy_s: float,
     wall_s: float,
     provider: str = "",
@@ -124,11 +130,9 @@ def job_energy(
 
     Parameters
     ----------
-    breakdown : mapping of str to float
-        Of one step. [s]
-    gpu : Gpu
-        The GPU.
-    nodes, gpus_per_node : int
+    draws : sequence of Draw
+        GPUs of each model, all of the machine's.
+    nodes : int
         Machine.
     busy_s, wall_s : float
         Time spent stepping, lost steps included, and in all; in the rest the GPUs idle. [s]
@@ -138,12 +142,18 @@ def job_energy(
         Power usage effectiveness of the site.
     """
     constants = _constants()
-    gpu_w, idle_w = mean_gpu_power(breakdown, gpu), gpu_states(gpu)["idle"]
+    gpus = sum(draw.gpus for draw in draws)
+
+    def mean(of: Callable[[Draw], float]) -> float:
+        return sum(draw.gpus * of(draw) for draw in draws) / gpus
+
+    gpu_w = mean(lambda draw: mean_gpu_power(draw.breakdown, draw.gpu))
+    idle_w = mean(lambda draw: gpu_states(draw.gpu)["idle"])
     overhead_share = float(constants["node"]["overhead_share_of_gpu_limit"])
-    overhead = overhead_share * gpu.power_limit * gpus_per_node
-    node_w = gpu_w * gpus_per_node + overhead
+    overhead = overhead_share * mean(lambda draw: draw.gpu.power_limit) * gpus / nodes
+    node_w = gpu_w * gpus / nodes + overhead
     idle_s = max(0.0, wall_s - busy_s) if math.isfinite(wall_s) else wall_s
-    gpu_j = nodes * gpus_per_node * (busy_s * gpu_w + idle_s * idle_w)
+    gpu_j = gpus * (busy_s * gpu_w + idle_s * idle_w)
     site = float(constants["site"]["pue"]) if pue is None else pue
     joules = site * (gpu_j + nodes * wall_s * overhead)
     found = carbon_intensity(provider, region, country)

@@ -22,14 +22,14 @@ from sim.job.checkpoints import (
     young_interval,
 )
 from sim.job.cost import Cost, Terms, total_cost
-from sim.job.energy import Energy, job_energy
+from sim.job.energy import Draw, Energy, job_energy
 from sim.job.pipeline import Pipeline, Stall, simulate_stall
 from sim.job.run import JobOutcome, JobSpec, simulate_job
+from sim.lowering.parts import roles_of
 from sim.memory.states import optimizer_bytes
 from sim.step.breakdown import Breakdown
 from sim.units import DTYPE_BYTES
 
-_STORAGE_READ, _STORAGE_WRITE = 10e9, 5e9  # [B/s] of an explicit graph, which names none
 RARE = 0.01  # expected failures below which the best interval is not simulated
 
 
@@ -91,7 +91,10 @@ class Links(NamedTuple):
 def links_of(topology: Topology) -> Links:
     """Rates of the machine's links, as its fabric has them."""
     fabric = compile_fabric(topology)
-    host = fabric.bandwidth(fabric.offload_route(0, "to-host"))
+    roles, of = roles_of(fabric)
+    host = min(
+        fabric.bandwidth(fabric.offload_route(of.index(i), "to-host")) for i in range(len(roles))
+    )
     apart = fabric.n_nodes > 1
     return Links(fabric.bandwidth(fabric.route(fabric.n_ranks - 1, 0)) if apart else host, host)
 
@@ -203,35 +206,33 @@ def job_spec(
 
 def pipeline_of(topology: Topology, workload: Workload) -> Pipeline:
     """The input pipeline of a rank; the ranks of a node share its storage."""
-    data, node = workload.data, topology.node
+    data = workload.data
     gpus = max(1, topology.world_size // max(1, topology.node_count))
     # a context-parallel group reads a sequence's tokens between its ranks
     return Pipeline(
         data.workers, batch_on(workload).tokens_per_rank,
         data.preprocess_tokens_per_s_per_worker, data.bytes_per_token,
-        (node.storage.read if node else _STORAGE_READ) / gpus, data.prefetch,
+        topology.storage.read / gpus, data.prefetch,
     )  # fmt: skip
 
 
 def save_of(topology: Topology, workload: Workload, links: Links) -> CheckpointCost:
     """One checkpoint of the job on the machine; reading it back includes a frozen base."""
-    nodes, node = max(1, topology.node_count), topology.node
+    nodes, storage = max(1, topology.node_count), topology.storage
     save = checkpoint_cost(
         checkpoint_bytes(workload), nodes, max(1, topology.world_size // nodes),
         sharded=workload.checkpoint.mode == "sharded",
         asynchronous=workload.checkpoint.asynchronous,
         host_link_bytes_per_s=links.host,
-        storage_write_bytes_per_s=node.storage.write if node else _STORAGE_WRITE,
-        storage_read_bytes_per_s=node.storage.read if node else _STORAGE_READ,
+        storage_write_bytes_per_s=storage.write,
+        storage_read_bytes_per_s=storage.read,
         gather_bytes_per_s=links.network,
     )  # fmt: skip
     if workload.method.kind == "full":
         return save
     # the frozen base is in no checkpoint: every node reads its file again
     counts = count_parameters(workload.model, workload.method)
-    base_s = (
-        2.0 * (counts.total - counts.trainable) / (node.storage.read if node else _STORAGE_READ)
-    )
+    base_s = 2.0 * (counts.total - counts.trainable) / storage.read
     return replace(save, read_s=save.read_s + base_s)
 
 
@@ -268,8 +269,8 @@ def bill_of(
     """
     nodes, offer = max(1, topology.node_count), topology.offer or Offer()
     energy = job_energy(
-        step.parts, topology.first_gpu, nodes=nodes,
-        gpus_per_node=max(1, topology.world_size // nodes), busy_s=stepping_s, wall_s=wall_s,
+        [Draw(g, n, step.by_gpu.get(g.name, step.parts)) for g, n in topology.gpu_counts.items()],
+        nodes=nodes, busy_s=stepping_s, wall_s=wall_s,
         provider=offer.provider, region=offer.region, country=offer.country, pue=offer.pue,
     )  # fmt: skip
     kept = workload.checkpoint.keep if workload.checkpoint.interval else 0

@@ -9,7 +9,7 @@ from sim.blocks.tree import build_tree
 from sim.data import table
 from sim.inputs.notes import Message
 from sim.inputs.shares import mesh_on
-from sim.inputs.topology import Topology
+from sim.inputs.topology import Node, Topology
 from sim.inputs.workload import Workload
 from sim.memory.ledger import Ledger, read
 from sim.mesh import Mesh
@@ -75,6 +75,7 @@ class MemoryReport:
     host_terms: dict[str, float] = field(default_factory=dict)
     host_loading_bytes: float = 0.0
     host_capacity_bytes: float = 0.0
+    binding_gpu: str = ""  # where GPUs differ: whose memory is the capacity
     warnings: tuple[Message, ...] = ()
 
     @property
@@ -139,7 +140,8 @@ def memory(
     }
     reserved = allocated + sum(overheads.values())
     terms = {k: v for k, v in peak.terms.items() if v > 0.5}
-    per_node = min(world, topology.node.gpus if topology.node else world)
+    node = tightest_node(topology)
+    per_node = min(world, node.gpus if node else world)
     host_parts = {k: per_node * v for k, v in ledger.host.items()}
     on_host = sum(host_parts.values())
     loading = per_node * _loading_bytes(workload, tree)
@@ -159,6 +161,7 @@ def memory(
         host_terms=host_parts,
         host_loading_bytes=loading,
         host_capacity_bytes=host,
+        binding_gpu=_binding(topology),
         warnings=_warnings(workload, tree, mesh, reserved, capacity),
     )
 
@@ -199,14 +202,18 @@ def _warnings(
 def machine(topology: Topology) -> tuple[float, int, float]:
     """Memory of the smallest GPU, GPUs in all, and host memory of a node."""
     share = 1 - constants()["driver"]
-    if topology.graph is not None:
-        gpus = [v for v in topology.graph.vertices if v.kind == "gpu"]
-        sizes = [v.gpu.memory for v in gpus if v.gpu is not None]
-        if topology.node is not None:
-            sizes.append(topology.node.gpu.memory)
-        host = topology.node.cpu.memory if topology.node else float("inf")
-        return share * min(sizes, default=0.0), max(1, len(gpus)), host
-    if topology.node is None:
-        return 0.0, 1, 0.0
-    node = topology.node
-    return share * node.gpu.memory, topology.nodes * node.gpus, node.cpu.memory
+    smallest = min((gpu.memory for gpu in topology.gpu_counts), default=0.0)
+    node = tightest_node(topology)
+    host = node.cpu.memory if node else float("inf")
+    return share * smallest, max(1, topology.world_size), host
+
+
+def _binding(topology: Topology) -> str:
+    gpus = topology.gpu_counts
+    return min(gpus, key=lambda gpu: gpu.memory).name if len(gpus) > 1 else ""
+
+
+def tightest_node(topology: Topology) -> Node | None:
+    """The node with the least host memory for each GPU; None of an explicit graph."""
+    nodes = [group.node for group in topology.groups]
+    return min(nodes, key=lambda node: node.cpu.memory / node.gpus, default=None)

@@ -60,6 +60,7 @@ def _verdict(result: Result) -> Facts:
     exposed = s.exposed_communication_s / s.time_s
     where = ", ".join(f"{name} {duration(t)}" for name, t in list(s.exposed.items())[:3])
     verdict, *times = _fit(result)
+    own = ", each GPU's own" if len({group.gpu for group in result.ranks}) > 1 else ""
     return Facts(
         [
             Fact("Verdict", verdict, (*times, result.bottleneck.explanation)),
@@ -71,7 +72,7 @@ def _verdict(result: Result) -> Facts:
             Fact(
                 "MFU",
                 f"{percent(p.mfu)}   (model FLOPs without recompute, attention "
-                f"{result.provenance['attention_flops']}, over the {p.peak_dtype} dense peak)",
+                f"{result.provenance['attention_flops']}, over the {p.peak_dtype} dense peak{own})",
             ),
             Fact("HFU", f"{percent(p.hfu)}   (recompute included)"),
             Fact(
@@ -111,7 +112,7 @@ def _variation(result: Result) -> Iterator[str]:
 def _fit(result: Result) -> list[str]:
     m = result.memory
     used = m.peak_reserved_bytes / m.capacity_bytes if m.capacity_bytes else 0.0
-    gpu = f"{gib(m.peak_reserved_bytes)} of {gib(m.capacity_bytes)} per GPU"
+    gpu = f"{gib(m.peak_reserved_bytes)} of {gib(m.capacity_bytes)} per {m.binding_gpu or 'GPU'}"
     if m.fits:
         return [f"fits: {gpu} ({percent(used)})"]
     reasons = []

@@ -81,13 +81,18 @@ class Band(NamedTuple):
 def job_of(topology: Topology, workload: Workload) -> Job:
     """The features by which rows are comparable."""
     return Job(
-        generation=_generation(topology.first_gpu),
+        generation=_generation(_pacemaker(topology)),
         strategy=workload.parallelism.strategy,
         method=workload.method.kind,
         gpus=topology.world_size,
         parameters=float(count_parameters(workload.model, workload.method).total),
         tokens=float(batch_on(workload).local_tokens),
     )
+
+
+def _pacemaker(topology: Topology) -> Gpu:
+    """The GPU that the others wait for: the one of the least peak."""
+    return min(topology.gpu_counts, key=lambda gpu: gpu.peak_bf16 or gpu.peak_fp16 or 0.0)
 
 
 def _generation(gpu: Gpu) -> str:

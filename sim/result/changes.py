@@ -124,14 +124,15 @@ def _batch(topology: Topology, workload: Workload) -> Iterator[Change]:
 
 def _kernels(topology: Topology, workload: Workload) -> Iterator[Change]:
     make = _Maker(topology, workload)
-    gpu = topology.first_gpu
+    gpus = topology.gpu_counts
     if not workload.compile:
         yield make.job("both", "torch.compile fuses element-wise kernels", compile=True)
-    if gpu.architecture == "hopper" and workload.attention != "flash3":
+    hopper = all(gpu.architecture == "hopper" for gpu in gpus)
+    if hopper and workload.attention != "flash3":
         yield make.job("faster", "FlashAttention-3", attention="flash3")
     if workload.attention == "eager":
         yield make.job("both", "FlashAttention-2", attention="flash2")
-    if gpu.peak_fp8 and workload.precision.kind == "bf16":
+    if all(gpu.peak_fp8 for gpu in gpus) and workload.precision.kind == "bf16":
         fp8 = Precision(kind="fp8", recipe="tensorwise", master=workload.precision.master)
         # eager, FP8's casts are kernels of their own and eat the gain
         yield make.spelt(
@@ -176,9 +177,11 @@ def _checkpointing(topology: Topology, workload: Workload) -> Iterator[Change]:
 def _communication(topology: Topology, workload: Workload) -> Iterator[Change]:
     make, p = _Maker(topology, workload), workload.parallelism
     if p.strategy in ("fsdp1", "fsdp2"):
-        if topology.nodes > 1 and p.replicate == 1:
+        nodes = topology.node_count
+        alike = nodes * topology.gpus_per_node == topology.world_size
+        if nodes > 1 and alike and p.replicate == 1:
             text = "HSDP: shard within a node, replicate across"
-            yield make.parallel("faster", text, "waits", replicate=topology.nodes)
+            yield make.parallel("faster", text, "waits", replicate=nodes)
         if workload.gradient_accumulation > 1 and p.gradient_sync == "every":
             text = "reduce gradients in the last micro-step only"
             yield make.parallel("faster", text, "waits", gradient_sync="last")
@@ -215,7 +218,7 @@ def _sharding(topology: Topology, workload: Workload) -> Iterator[Change]:
             yield make.parallel("smaller", text, offload="all")
     node = topology.node
     joined = node is not None and node.nics is not None and node.nics.count > 0
-    if joined and topology.graph is None and p.shard is None:
+    if joined and p.shard is None:
         nodes = 2 * topology.nodes
         more = topology.model_copy(update={"nodes": nodes})
         yield Change({"nodes": nodes}, "twice the nodes", more, workload, "smaller")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sim.fabric import compile_fabric
+from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 
 
 class Peak(NamedTuple):
-    """The dense peak that MFU refers to."""
+    """The dense peak of a GPU that MFU refers to; of unlike GPUs the mean of each one's own."""
 
     gpu: str
     dtype: str
@@ -19,8 +19,17 @@ class Peak(NamedTuple):
 
 def peak_of(topology: Topology, workload: Workload) -> Peak:
     """Dense datasheet peak of the job's dtype; FP8 jobs are held against the FP8 peak."""
-    gpu = compile_fabric(topology).gpu(0)
-    kind = workload.precision.kind
+    counts = topology.gpu_counts
+    each = [_peak(gpu, workload.precision.kind) for gpu in counts]
+    if len(each) == 1:
+        return each[0]
+    total = sum(n * peak.flops_per_s for n, peak in zip(counts.values(), each, strict=True))
+    names = " and ".join(f"{n} {gpu.name}" for gpu, n in counts.items())
+    dtypes = " and ".join(dict.fromkeys(peak.dtype for peak in each))
+    return Peak(f"mean of {names},", dtypes, total / topology.world_size)
+
+
+def _peak(gpu: Gpu, kind: str) -> Peak:
     chain = {
         "fp8": (("fp8", gpu.peak_fp8), ("bf16", gpu.peak_bf16)),
         "bf16": (("bf16", gpu.peak_bf16), ("fp16", gpu.peak_fp16)),

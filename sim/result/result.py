@@ -127,6 +127,7 @@ class Memory:
     by_moment: dict[str, float]  # peak of each moment
     host_bytes_per_node: float = 0.0
     host_capacity_bytes: float = 0.0
+    binding_gpu: str = ""  # where GPUs differ: whose memory is the capacity
 
 
 @dataclass(frozen=True, slots=True)

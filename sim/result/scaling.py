@@ -32,9 +32,9 @@ def scaling_curve(
     Returns
     -------
     Scaling or None
-        None for an explicit graph, which has one size.
+        None for an explicit graph or groups of unlike nodes: of which kind would there be more?
     """
-    if topology.graph is not None:
+    if topology.node is None:
         return None
     points: dict[int, tuple[Topology, Workload, Breakdown, bool]] = {}
     for nodes in sorted({*CURVE_NODES, topology.nodes}):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 from sim.blocks.flops import token_flops
 from sim.blocks.tree import count_parameters
-from sim.fabric import compile_fabric
+from sim.fabric import Fabric, compile_fabric
 from sim.inputs.shares import batch_of, batch_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -38,19 +39,28 @@ TOLD = 1e-3  # share of the step that is worth a word
 def topology_section(topology: Topology) -> TopologySection:
     """Name, size, GPU and price of a machine."""
     fabric = compile_fabric(topology)
-    gpu = fabric.gpu(0).name
-    nodes = fabric.n_nodes
-    per_node = len(fabric.ranks_of(0))
     offer = topology.offer
     return TopologySection(
         name=topology.name,
-        title=f"{nodes} {'node' if nodes == 1 else 'nodes'} x {per_node} {gpu}",
-        nodes=nodes,
+        title=" + ".join(
+            f"{nodes} {'node' if nodes == 1 else 'nodes'} x {what}"
+            for what, nodes in _nodes(fabric).items()
+        ),
+        nodes=fabric.n_nodes,
         gpus=fabric.n_ranks,
-        gpu=gpu,
+        gpu=" + ".join(gpu.name for gpu in topology.gpu_counts),
         price_per_gpu_hour_usd=offer.price_per_gpu_hour if offer else None,
         provider=offer.provider if offer else None,
     )
+
+
+def _nodes(fabric: Fabric) -> dict[str, int]:
+    """How many nodes there are of each kind, such as ``8 h100-sxm-80gb``."""
+    found: Counter[str] = Counter()
+    for node in range(fabric.n_nodes):
+        gpus = Counter(fabric.gpu(rank).name for rank in fabric.ranks_of(node))
+        found[" and ".join(f"{n} {gpu}" for gpu, n in gpus.items())] += 1
+    return dict(found)
 
 
 def workload_section(workload: Workload, world: int, parameters: int) -> WorkloadSection:
@@ -163,6 +173,7 @@ def memory_section(report: MemoryReport) -> Memory:
         by_moment=report.by_moment,
         host_bytes_per_node=report.host_bytes,
         host_capacity_bytes=report.host_capacity_bytes,
+        binding_gpu=report.binding_gpu,
     )
 
 

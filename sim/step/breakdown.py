@@ -35,6 +35,7 @@ class Breakdown:
     kernels: dict[str, float] = field(default_factory=dict)
     exposed: dict[str, float] = field(default_factory=dict)
     collectives: dict[str, dict[str, float]] = field(default_factory=dict)
+    by_gpu: dict[str, dict[str, float]] = field(default_factory=dict)  # `parts`, if they differ
 
     @property
     def parts(self) -> dict[str, float]:
@@ -53,10 +54,11 @@ class Breakdown:
         for mine, theirs in ((self.kernels, other.kernels), (self.exposed, other.exposed)):
             for key, value in theirs.items():
                 mine[key] = mine.get(key, 0.0) + times * value
-        for kind, values in other.collectives.items():
-            row = self.collectives.setdefault(kind, {})
-            for key, value in values.items():
-                row[key] = row.get(key, 0.0) + times * value
+        for rows, more in ((self.collectives, other.collectives), (self.by_gpu, other.by_gpu)):
+            for kind, values in more.items():
+                row = rows.setdefault(kind, {})
+                for key, value in values.items():
+                    row[key] = row.get(key, 0.0) + times * value
 
 
 def measure(

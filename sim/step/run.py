@@ -165,13 +165,26 @@ def _whole(
     """Measures of the step, in which the middle micro-step counts `repeats` more times; and its."""
     slowest = _slowest(lowered, timeline)
     total, *middle = [
-        measure(lowered, timeline, slowest, begin, finish)
+        _measured(lowered, timeline, slowest, begin, finish)
         for begin, finish, _ in _windows(lowered, timeline, slowest, repeats)
     ]
     if not middle:
         return total, None
     total.add(middle[0], repeats)
     return total, middle[0]
+
+
+def _measured(
+    lowered: Lowered, timeline: Timeline, view: RankView, begin: float, finish: float
+) -> Breakdown:
+    """Measures of a rank, and beside them of one on each other kind of GPU."""
+    found = measure(lowered, timeline, view, begin, finish)
+    kinds = {v.role.gpu.name: v for v in reversed(lowered.views)}
+    if len(kinds) > 1:
+        found.by_gpu = {
+            name: measure(lowered, timeline, v, begin, finish).parts for name, v in kinds.items()
+        }
+    return found
 
 
 def _slowest(lowered: Lowered, timeline: Timeline) -> RankView:

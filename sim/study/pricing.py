@@ -22,7 +22,9 @@ CHEAPEST = "cheapest"
 
 
 def matching(topology: Topology, rows: Iterable[PriceRow]) -> list[PriceRow]:
-    """Offers of the topology's GPU in nodes of its size."""
+    """Offers of the topology's GPU in nodes of its size; none of unlike ones."""
+    if len(topology.gpu_counts) > 1:
+        return []
     gpu, per_node = topology.first_gpu, topology.world_size // topology.node_count
     return [r for r in rows if r.gpu in (gpu.name, gpu.base) and r.gpus_per_node == per_node]
 
@@ -49,7 +51,8 @@ def pick_offer(topology: Topology, name: str, rows: Iterable[PriceRow]) -> Price
         found = [r for r in found if name.lower() in r.name.lower()]
     if not found:
         which = "" if name == CHEAPEST else f'"{name}" '
-        message = f"no offer {which}of nodes of {topology.first_gpu.name} as {topology.name} has"
+        gpus = " and ".join(gpu.name for gpu in topology.gpu_counts)
+        message = f"no offer {which}of nodes of {gpus} as {topology.name} has"
         raise InputError([Fault("--offer", None, None, name, f"{message}; see prices list")])
     return min(found, key=lambda r: r.usd_per_gpu_hour)
 

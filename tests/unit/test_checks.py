@@ -146,7 +146,7 @@ ERRORS = [
     (H100, {"sequence_length": 10**9}, "more than any job has"),
     (H100, {"model": {"base": "llama-3-8b", "kv_heads": 5}}, "32 heads cannot share 5"),
     # the machine
-    ({"name": "x"}, {}, "has neither node nor graph"),
+    ({"name": "x"}, {}, "has neither node, node_groups nor graph"),
     (node("a100-pcie-80gb") | {"nodes": 2}, {}, "2 nodes, but the node has no nics"),
     (node("a100-pcie-80gb", pcie={"generation": 9}), {}, "there are no figures of PCIe 9"),
     (node("a100-pcie-80gb", pcie={"generation": 4, "lanes": 12}), {}, "12 lanes make no link"),

@@ -7,10 +7,17 @@ import pytest
 
 from sim import simulate
 from sim.engine import run
-from sim.inputs.loader import load
+from sim.errors import InputError
+from sim.fabric import compile_fabric
+from sim.fabric.export import explicit_yaml
+from sim.inputs.catalogue import gpu
+from sim.inputs.loader import load, load_topology
+from sim.inputs.topology import NodeGroup, Topology
 from sim.lowering.parts import roles_of
+from sim.memory.report import memory
 from sim.report.formats.text import render
 from sim.report.run import view
+from sim.result.predict import predict
 from sim.step.run import run_step
 from sim.step.waiting import waiting
 
@@ -28,8 +35,8 @@ def graph(*nodes):
             {"id": f"nic{n}", "kind": "nic", "node": n},
         ]
         ends = [f"nic{n}"]
-        for i, gpu in enumerate(gpus):
-            vertices.append({"id": f"gpu{n}.{i}", "kind": "gpu", "node": n, "gpu": gpu})
+        for i, model in enumerate(gpus):
+            vertices.append({"id": f"gpu{n}.{i}", "kind": "gpu", "node": n, "gpu": model})
             ends.append(f"gpu{n}.{i}")
         edges += [
             {"source": end, "target": f"cpu{n}", "kind": "pcie", "bandwidth": "25 GB/s"}
@@ -100,8 +107,6 @@ def test_every_rank_takes_the_kernels_of_its_own_gpu(nodes):
 
 
 def test_roles_tell_gpus_and_hosts_apart():
-    from sim.fabric import compile_fabric
-
     loaded = load(graph([A100] * 2, [H100], [A100] * 2, [A100]), "llama3-8b-lora", [])
     roles, of = roles_of(compile_fabric(loaded.topology))
     assert [(r.gpu.name, r.host.gpus) for r in roles] == [(A100, 2), (H100, 1), (A100, 1)]
@@ -162,3 +167,97 @@ def test_the_report_says_who_waits_for_whom():
     assert line in render(view(slow))
     alike = simulate("dgx-h100", "llama3-8b-sft", scaling=False, fixes=False)
     assert alike.ranks == ()
+
+
+def groups(*kinds, nodes=1, **changes):
+    """Node groups of shipped machines: `kinds` are names of topologies."""
+    found = [
+        {"nodes": nodes, "node": load_topology(kind).node.model_copy(update=changes)}
+        for kind in kinds
+    ]
+    return Topology(name="mixed", node_groups=tuple(NodeGroup(**group) for group in found))
+
+
+def step_of(topology, level="folded"):
+    job = load("dgx-h100", "llama3-8b-sft", ["model.layers=4"]).workload
+    return run_step(topology, job, level=level, engine="python")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_groups_of_equal_nodes_are_the_shorthand(level):
+    shorthand = load_topology("dgx-h100", ["nodes=2"])
+    groups = Topology(
+        name="groups", node_groups=(NodeGroup(nodes=1, node=shorthand.node),) * 2,
+        network=shorthand.network,
+    )  # fmt: skip
+    assert step_of(groups, level).time_s == step_of(shorthand, level).time_s
+
+
+def test_groups_are_the_graph_they_stand_for(tmp_path):
+    mixed = load_topology("mixed-h100-a100")
+    path = tmp_path / "graph.yaml"
+    path.write_text(explicit_yaml(compile_fabric(mixed)))
+    written = step_of(load_topology(str(path)))
+    assert written.time_s == pytest.approx(step_of(mixed).time_s, rel=1e-9)
+
+
+def test_order_of_groups_does_not_matter():
+    """Only routing may tell the orders apart.
+
+    Sixteen A100s wait for the slowest of sixteen, 2.2 % more than for that of eight.
+    """
+    one = step_of(groups("dgx-h100", "dgx-a100")).time_s
+    other = step_of(groups("dgx-a100", "dgx-h100")).time_s
+    assert one == pytest.approx(other, rel=1e-3)
+    slow = step_of(groups("dgx-a100", nodes=2)).time_s
+    assert one == pytest.approx(slow, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "said"),
+    [
+        ("nodes=2", "nodes", "nodes has no meaning beside node_groups"),
+        ("node_groups[1].node.gpu=v100", "node_groups[1].node.gpu", "is no GPU of the catalogue"),
+        ("node_groups[1].node.nics.kind=roce", "node_groups[1].node.nics.kind", "do not talk"),
+        ("node_groups[1].node.gpus=7", "node_groups[1].node.pcie.gpus_per_switch", ""),
+        ("node_groups[0].node.nvlink.links_per_gpu=20", "node_groups[0].node.nvlink", "has 18"),
+        ("node_groups[0].node.storage.read=1 YB/s", "node_groups[0].node.storage.read", ""),
+        ("node_groups[0].nodes=300000", "node_groups[0].nodes", "300000 is more than any machine"),
+        ("node_groups=[]", "", "neither node, node_groups nor graph"),
+        ("node_groups[1].node.nics=null", "node_groups[1].nodes", "has no nics"),
+    ],
+)
+def test_faults_of_groups_name_their_place(change, path, said):
+    try:
+        notes = load("mixed-h100-a100", "llama3-8b-lora", [change]).notes
+    except InputError as error:
+        faults = [(f.path, str(f)) for f in error.faults]
+    else:
+        faults = [(w.path.removeprefix("topology."), w.message) for w in notes.warnings]
+    found = [text for where, text in faults if where.startswith(path)]
+    assert found, faults
+    assert any(said in text for text in found)
+
+
+def test_a_mixed_cluster_is_told_by_its_kinds():
+    small = load_topology("dgx-a100").node.model_copy(update={"gpu": gpu("a100-sxm-40gb")})
+    mixed = groups("dgx-h100").model_copy(
+        update={
+            "node_groups": (
+                NodeGroup(nodes=2, node=load_topology("dgx-h100").node),
+                NodeGroup(node=small),
+            )
+        }
+    )
+    job = load("dgx-h100", "llama3-8b-lora").workload
+    result = predict(mixed, job, fixes=False)
+    assert result.topology.title == ("2 nodes x 8 h100-sxm-80gb + 1 node x 8 a100-sxm-40gb")
+    assert result.memory.binding_gpu == "a100-sxm-40gb"
+    assert (
+        result.memory.capacity_bytes
+        == memory(groups("dgx-a100", gpu=small.gpu), job).capacity_bytes
+    )
+    assert result.throughput.peak_flops_per_s == pytest.approx((16 * 989.4e12 + 8 * 312e12) / 24)
+    assert result.scaling.curve == ()
+    # each kind of GPU at its own power: less than all of them as the busy A100s' breakdown has it
+    assert 300 < result.energy.gpu_w < 700
