@@ -57,11 +57,10 @@ class FsdpMemory(StepMemory):
         embedding, head = tree.embedding.modules, tree.head.modules
         self.root = self.embedding = self.head = None
         if p.wrap == "torchtitan" and not self.flat and not tree.tied:
-            self.embedding = self._sizes(embedding)
+            self.first = self.embedding = self._sizes(embedding)
             self.head = self._sizes(head, keep=True)
         else:
-            self.root = self._sizes(embedding + head, keep=True)
-        self.first = self.root or self.embedding
+            self.first = self.root = self._sizes(embedding + head, keep=True)
         trained = [q.numel for m in tree.head.modules for q in m.parameters if q.trainable]
         if tree.tied and trained:
             trained.append(tree.embedding.modules[0].parameters[0].numel)
@@ -117,7 +116,6 @@ class FsdpMemory(StepMemory):
     def forward(self, sync: bool, accumulating: bool) -> None:
         """A micro-batch: the embedding's unit is gathered."""
         to, first = self.to, self.first
-        assert first is not None
         self.sync, self.accumulating = sync, accumulating
         to.moment, self.block = t.FORWARD, 0
         to.add(t.UNSHARDED, first.gathered)

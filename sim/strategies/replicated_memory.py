@@ -50,7 +50,7 @@ class ReplicatedMemory(StepMemory):
         if self.stage in (1, 2) and self.elements:
             size = p.reduce_bucket_size
             if isinstance(size, str):
-                size = float(tree.layers[0].modules[0].parameters[0].shape[-1]) ** 2
+                size = float(workload.model.hidden_size) ** 2
             # DeepSpeed allocates whole buckets, however few parameters train
             self.buckets = (2 if p.overlap_comm else 1) * self.compute * max(size, self.largest)
 
