@@ -14,6 +14,7 @@ from sim.blocks.autograd import Footprint, footprint
 from sim.blocks.head import loss_memory
 from sim.blocks.layer import HEAD, BlockKind, block_kinds, describe
 from sim.blocks.setting import Setting
+from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 
 
@@ -56,7 +57,7 @@ def layer_footprint(workload: Workload, kind: str, checkpoint: str = "none") -> 
     """Footprint of one layer of a kind under a checkpoint policy (see `autograd.footprint`)."""
     setting, model = Setting.of(workload), workload.model
     constant = 0.0
-    if model.positions == "rope" and workload.parallelism.strategy == "fsdp2":
+    if model.positions == "rope" and strategy_of(workload).casts_inputs:
         # FSDP2 casts each block's floating inputs, so every block keeps its own cos and sin
         constant = float(setting.length * (model.rope_head_dim or model.head_dim) * setting.element)
     return _footprint(setting, block_kinds(model)[kind], checkpoint, constant)

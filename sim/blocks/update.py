@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sim.blocks.kernels import Kernel
 from sim.blocks.optimizer import OPTIMIZERS
+from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 
 FOREACH_TENSORS = 48  # tensors one multi-tensor kernel takes, about: its argument space is 4 KB
@@ -37,7 +38,7 @@ def shard_of(workload: Workload, numel: float, tensors: int) -> Shard:
     FSDP and DDP step the master weights; DeepSpeed steps fp32 copies of a partition, whatever the
     dtype of the model.
     """
-    deepspeed = workload.parallelism.strategy.startswith("zero")
+    deepspeed = strategy_of(workload).deepspeed
     pure = workload.precision.kind != "fp32" and workload.precision.master == "bf16"
     size = 2 if pure and not deepspeed else 4
     return Shard(numel, tensors, parameter_bytes=size, gradient_bytes=size)

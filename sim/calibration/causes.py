@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from sim.inputs.calibration import Calibration
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Network, Nics, Node, Topology
 from sim.inputs.workload import Checkpointing, Precision, Workload
 from sim.memory.report import memory
@@ -146,9 +147,7 @@ def _oversubscribed(topology: Topology, workload: Workload, strength: float) -> 
 
 
 def _full_shard(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    if workload.parallelism.replicate < 2 or workload.parallelism.strategy not in (
-        "fsdp1", "fsdp2",
-    ):  # fmt: skip
+    if workload.parallelism.replicate < 2 or not strategy_of(workload).gathers_blocks:
         return None
     return Changed(topology, _parallelism(workload, replicate=1, shard=None))
 

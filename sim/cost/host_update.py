@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sim.data import table
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Cpu
 from sim.inputs.versions import version
 from sim.inputs.workload import Workload
@@ -47,7 +48,7 @@ def update_slowdown(workload: Workload) -> float:
 
     DeepSpeed brings its own; FSDP runs PyTorch's, fused on the CPU since 2.4 if asked for.
     """
-    if workload.parallelism.strategy.startswith("zero"):
+    if strategy_of(workload).deepspeed:
         return 1.0
     new = version(workload.stack.torch) >= FUSED_SINCE
     if workload.optimizer_implementation == "fused" and new:

@@ -7,10 +7,11 @@ which (`Rate` is read from "400 Gb/s"), and `sim.inputs.bind` does the reading.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sim.inputs.registry import STRATEGIES, Registry
 from sim.units import Dimension
 
 
@@ -44,6 +45,13 @@ class Quantity:
 
 
 @dataclass(frozen=True, slots=True)
+class OneOf:
+    """Marks a text that is one of some names, to which packages may add."""
+
+    names: Registry[Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Tally:
     """Marks a count that may be written as 1e9 or 1B."""
 
@@ -64,3 +72,5 @@ CountOrZero = Annotated[float, Tally(), Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Factor = Annotated[float, Tally(), Field(gt=0)]
+
+StrategyName = Annotated[str, OneOf(STRATEGIES)]

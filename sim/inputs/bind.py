@@ -11,7 +11,7 @@ import operator
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from pydantic_core import PydanticUndefined
 
 from sim import units
 from sim.errors import Fault
-from sim.inputs.base import Quantity, Spec, Tally
+from sim.inputs.base import OneOf, Quantity, Spec, Tally
 from sim.inputs.tree import Items, Leaf, Place, Table, Tree
 
 S = TypeVar("S", bound=Spec)
@@ -110,6 +110,9 @@ def _alternatives(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Alternati
                 return (Alternative("quantity", mark.dimension, bounds),)
         tally = any(isinstance(mark, Tally) for mark in metadata)
         return (Alternative("tally" if tally else "float", None, bounds),)
+    for mark in metadata:
+        if isinstance(mark, OneOf):
+            return (Alternative("literal", mark.names),)
     return (Alternative({bool: "bool", int: "int", str: "str"}[annotation], None, bounds),)
 
 
@@ -240,13 +243,11 @@ class Binder:
         if "tuple" in kinds:
             return self.items(kinds["tuple"].detail, tree, path)
         if not isinstance(tree, Leaf):
-            self.fault(tree.place, path, f"{described(tree)} is not {wanted(known)}")
+            self.fault(tree.place, path, f"{described(tree)} is not {wanted(known.alternatives)}")
             return None
-        return self.scalar(known.alternatives, tree, path, wanted(known))
+        return self.scalar(known.alternatives, tree, path)
 
-    def scalar(
-        self, alternatives: tuple[Alternative, ...], leaf: Leaf, path: str, want: str
-    ) -> Any:
+    def scalar(self, alternatives: tuple[Alternative, ...], leaf: Leaf, path: str) -> Any:
         """A scalar read by the first alternative that takes it."""
         messages: list[str] = []
         for alternative in alternatives:
@@ -263,16 +264,18 @@ class Binder:
                     self.fault(leaf.place, path, f"{described(leaf)} is not {words} {limit:g}")
                     return None
             return value
-        message = messages[0] if len(messages) == 1 else f"{described(leaf)} is not {want}"
-        if len(messages) > 1 and (hint := next((m for m in messages if ";" in m), "")):
-            message += ";" + hint.partition(";")[2]
+        message = messages[0]
+        if len(messages) > 1:
+            message = f"{described(leaf)} is not {wanted(alternatives)}"
+            hint = next((m for m in messages if ";" in m), "")
+            message += hint and ";" + hint.partition(";")[2]
         self.fault(leaf.place, path, message)
         return None
 
     def items(self, alternatives: tuple[Alternative, ...], tree: Tree, path: str) -> Any:
         """A tuple; a lone text is a tuple of one."""
         if isinstance(tree, Leaf) and alternatives[0].kind == "str":
-            return (self.scalar(alternatives, tree, path, "a text"),)
+            return (self.scalar(alternatives, tree, path),)
         if not isinstance(tree, Items):
             self.fault(tree.place, path, f"{described(tree)} is no list")
             return None
@@ -300,10 +303,10 @@ def described(tree: Tree) -> str:
 _NUMBERLIKE = re.compile(r"[+-]?[\d.][\w.+-]*\Z")
 
 
-def wanted(known: FieldPlan) -> str:
+def wanted(alternatives: tuple[Alternative, ...]) -> str:
     """What a field takes, in words."""
     words: list[str] = []
-    for kind, detail, _ in known.alternatives:
+    for kind, detail, _ in alternatives:
         if kind == "literal":
             words.extend(str(v) for v in detail)
         elif kind == "quantity":
@@ -380,7 +383,7 @@ def _bool(leaf: Leaf, _: Any) -> bool:
     raise Misread(msg)
 
 
-def _literal(leaf: Leaf, values: tuple[Any, ...]) -> Any:
+def _literal(leaf: Leaf, values: Collection[Any]) -> Any:
     text = str(leaf.value)
     if text in values and not isinstance(leaf.value, bool):
         return text

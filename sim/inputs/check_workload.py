@@ -7,58 +7,13 @@ from functools import cache
 
 from sim.inputs.finding import Finding, fault, warning
 from sim.inputs.model import Model
+from sim.inputs.registry import STRATEGIES
+from sim.inputs.strategy import COMMON, having, strategy_named, strategy_of
 from sim.inputs.versions import older, versions
 from sim.inputs.workload import Parallelism, Workload
 
 Findings = Iterator[Finding]
 
-_FSDP = ("fsdp1", "fsdp2")
-_ZERO = ("zero1", "zero2", "zero3")
-# knob -> strategies that have it; those of all strategies are left out
-KNOBS: dict[str, tuple[str, ...]] = {
-    "reshard_after_forward": ("fsdp2",),
-    "root_reshard_after_forward": ("fsdp2",),
-    "wrap": _FSDP,
-    "reduce_dtype": (*_FSDP, "ddp"),
-    "forward_prefetch": _FSDP,
-    "backward_prefetch": _FSDP,
-    "limit_all_gathers": ("fsdp1",),
-    "use_orig_params": ("fsdp1",),
-    "sharding_strategy": ("fsdp1",),
-    "separate_reduce_scatter_group": ("fsdp2",),
-    "reduce_scatter_max_input_buffers": ("fsdp2",),
-    "gradient_sync": (*_FSDP, "ddp", "zero1"),
-    "requires_all_reduce": ("fsdp2",),
-    "reshard_after_backward": ("fsdp2",),
-    "unshard_embedding_in_backward": ("fsdp2",),
-    "stage3_max_live_parameters": ("zero3",),
-    "stage3_max_reuse_distance": ("zero3",),
-    "stage3_prefetch_bucket_size": ("zero3",),
-    "stage3_param_persistence_threshold": ("zero3",),
-    "reduce_bucket_size": _ZERO,
-    "allgather_bucket_size": _ZERO,
-    "reduce_scatter": _ZERO,
-    "overlap_comm": _ZERO,
-    "sub_group_size": ("zero3",),
-    "zero_hpz_partition_size": ("zero3",),
-    "communication_data_type": _ZERO,
-    "deepspeed_version": _ZERO,
-    "bucket_cap_mb": ("ddp",),
-    "gradient_as_bucket_view": ("ddp",),
-    "zero_quantized_weights": ("zero3",),
-    "zero_quantized_gradients": ("zero3",),
-}
-# what the same wish is called elsewhere
-_SAME_WISH = {
-    ("reshard_after_forward", "fsdp1"): "fsdp1 says sharding_strategy: shard-grad-op",
-    ("reshard_after_forward", "zero3"): "zero2 keeps parameters gathered",
-    ("sharding_strategy", "fsdp2"): "fsdp2 says reshard_after_forward: false",
-    ("bucket_cap_mb", "zero1"): "ZeRO says reduce_bucket_size",
-    ("bucket_cap_mb", "zero2"): "ZeRO says reduce_bucket_size",
-    ("reduce_dtype", "zero3"): "DeepSpeed says communication_data_type",
-    ("reduce_dtype", "zero2"): "DeepSpeed says communication_data_type",
-    ("reduce_dtype", "zero1"): "DeepSpeed says communication_data_type",
-}
 _DEFAULTS = Parallelism()
 _LIMITS = (
     ("sequence_length", 100_000_000), ("micro_batch", 1_000_000),
@@ -72,6 +27,7 @@ def findings(workload: Workload) -> Findings:
     yield from _job_length(workload)
     yield from _knobs(workload.parallelism)
     yield from _offload(workload.parallelism)
+    yield from strategy_of(workload).findings(workload)
     yield from _method(workload)
     yield from _model(workload.model)
     yield from _positions(workload)
@@ -91,11 +47,8 @@ def silent_keys(workload: Workload) -> frozenset[str]:
 
 @cache
 def _silent(strategy: str, method: str, precision: str, checkpointing: str) -> frozenset[str]:
-    out = {f"parallelism.{k}" for k, owners in KNOBS.items() if strategy not in owners}
-    if strategy not in _FSDP:
-        out |= {"parallelism.checkpoint_wrapper"}
-    if strategy not in (*_FSDP, "zero1"):
-        out |= {"parallelism.replicate"}
+    own = COMMON | strategy_named(strategy).knobs
+    out = {f"parallelism.{knob}" for knob in Parallelism.model_fields if knob not in own}
     if method != "qlora":
         out |= {"method.quantization", "method.double_quantization"}
     if method == "full":
@@ -131,31 +84,22 @@ def _job_length(w: Workload) -> Findings:
 
 def _knobs(p: Parallelism) -> Findings:
     """A knob of another strategy is a wish that would silently not be granted."""
-    for knob, owners in KNOBS.items():
-        if p.strategy in owners or getattr(p, knob) == getattr(_DEFAULTS, knob):
+    strategy = strategy_named(p.strategy)
+    own = COMMON | strategy.knobs
+    for knob in Parallelism.model_fields:
+        if knob in own or getattr(p, knob) == getattr(_DEFAULTS, knob):
             continue
-        message = f"{p.strategy} has no such knob; it belongs to {', '.join(owners)}"
-        hint = _SAME_WISH.get((knob, p.strategy), "leave it out, or change the strategy")
+        message = f"{p.strategy} has no such knob; it belongs to {', '.join(having(knob))}"
+        hint = strategy.instead.get(knob, "leave it out, or change the strategy")
         yield fault("foreign-knob", "workload", f"parallelism.{knob}", message, hint)
-    if p.strategy == "fsdp1" and isinstance(p.backward_prefetch, int):
-        message = "fsdp1 takes pre, post or none"
-        yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)
-    if p.wrap == "peft" and p.strategy == "fsdp2":
-        message = "wrap: peft is the policy of FSDP1"
-        yield fault(
-            "wrap", "workload", "parallelism.wrap", message, "write block+root or torchtitan"
-        )
-    if p.strategy == "fsdp2" and p.backward_prefetch == "post":
-        message = "fsdp2 takes pre or a number of groups"
-        yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)
-    if p.replicate > 1 and p.strategy not in (*_FSDP, "zero1"):
-        message = f"{p.strategy} has no replica groups"
-        hint = "replicate is hybrid sharding, of fsdp and zero1; zero3 has zero_hpz_partition_size"
-        yield fault("foreign-knob", "workload", "parallelism.replicate", message, hint)
+    if "wrap" in own and p.wrap not in strategy.wraps:
+        message = f"{p.strategy} has no wrap: {p.wrap}"
+        hint = f"write {' or '.join(strategy.wraps)}"
+        yield fault("wrap", "workload", "parallelism.wrap", message, hint)
 
 
 def _offload(p: Parallelism) -> Findings:
-    path = "parallelism.offload"
+    path, strategy = "parallelism.offload", strategy_named(p.strategy)
     if p.offload == "none":
         if p.offload_device != "cpu":
             message = "nothing is offloaded"
@@ -163,19 +107,22 @@ def _offload(p: Parallelism) -> Findings:
                 "no-offload", "workload", "parallelism.offload_device", message, "add offload: all"
             )
         return
-    if p.strategy == "ddp":
-        yield fault(
-            "offload", "workload", path, "ddp cannot offload", "write fsdp2, zero2 or zero3"
-        )
-    if p.strategy in ("zero1", "zero2") and p.offload != "optimizer":
-        message = f"{p.strategy} offloads the optimizer only"
-        yield fault("offload", "workload", path, message, "write optimizer, or zero3")
-    if p.strategy in _FSDP and p.offload != "all":
-        message = f"{p.strategy} offloads parameters, gradients and optimizer together"
-        yield warning("offload", "workload", path, message, "write all, or zero3 for parts")
-    if p.offload_device == "nvme" and p.strategy != "zero3":
-        message = f"{p.strategy} cannot offload to NVMe"
-        yield fault("offload-nvme", "workload", "parallelism.offload_device", message, "zero3 can")
+    if not strategy.offloads:
+        message = f"{p.strategy} cannot offload"
+        yield fault("offload", "workload", path, message, "write fsdp2, zero2 or zero3")
+    elif p.offload not in strategy.offloads:
+        if strategy.offloads == ("all",):
+            message = f"{p.strategy} offloads parameters, gradients and optimizer together"
+            yield warning("offload", "workload", path, message, "write all, or zero3 for parts")
+        else:
+            granted = " or ".join(strategy.offloads)
+            message = f"{p.strategy} offloads the {granted} only"
+            yield fault("offload", "workload", path, message, f"write {granted}, or zero3")
+    if p.offload_device not in strategy.offload_devices:
+        message = f"{p.strategy} cannot offload to {p.offload_device.upper()}"
+        path = "parallelism.offload_device"
+        able = [n for n in STRATEGIES if p.offload_device in strategy_named(n).offload_devices]
+        yield fault("offload-nvme", "workload", path, message, f"{', '.join(able)} can")
 
 
 def _method(w: Workload) -> Findings:
@@ -271,7 +218,7 @@ def _activation_offload(w: Workload) -> Findings:
     if c.kind == "none":
         message = "without checkpointing there are no block inputs to send to the host"
         yield fault("offload-nothing", "workload", path, message, "write {full: {offload: true}}")
-    if w.parallelism.strategy not in _FSDP:
+    if not strategy_of(w).offloads_inputs:
         message = f"checkpointed inputs go to the host with fsdp, not with {w.parallelism.strategy}"
         yield fault("offload-inputs", "workload", path, message, "write fsdp2, or leave it out")
 
@@ -300,7 +247,7 @@ def _fp8(w: Workload) -> Findings:
         message = f"{p.recipe} has no FP8 all-gather"
         hint = "tensorwise has; write all_gather: bf16 otherwise"
         yield fault("fp8-all-gather", "workload", "precision.all_gather", message, hint)
-    if p.all_gather == "fp8" and w.parallelism.strategy != "fsdp2":
+    if p.all_gather == "fp8" and not strategy_of(w).gathers_fp8:
         message = f"{w.parallelism.strategy} has no FP8 all-gather"
         yield fault("fp8-all-gather", "workload", "precision.all_gather", message, "fsdp2 has")
     if p.recipe in ("tensorwise", "rowwise") and not w.compile:
@@ -313,15 +260,16 @@ def _features(w: Workload) -> Findings:
     used: list[tuple[str, str]] = (
         [("attention", w.attention)] if w.attention not in ("eager", "triton") else []
     )
-    if w.parallelism.strategy == "fsdp2":
-        used.append(("parallelism.strategy", "fsdp2"))
+    strategy = strategy_of(w)
+    if strategy.feature:
+        used.append(("parallelism.strategy", strategy.feature))
     if w.compile:
         used.append(("compile", "compile"))
     if w.precision.kind == "fp8":
         used.append(
             ("precision", "fp8-te" if w.precision.recipe == "te-delayed" else "fp8-torchao")
         )
-    if w.parallelism.context_parallel > 1 and w.parallelism.strategy == "fsdp2":
+    if w.parallelism.context_parallel > 1 and strategy.context_parallel:
         used.append(("parallelism.context_parallel", "context-parallel"))
     table = versions()["feature"]
     for path, feature in used:

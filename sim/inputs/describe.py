@@ -13,6 +13,7 @@ from sim.inputs.base import Spec
 from sim.inputs.bind import Alternative, FieldPlan, plan_of
 from sim.inputs.loader import Loaded
 from sim.inputs.notes import Origin
+from sim.inputs.registry import STRATEGIES
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 
@@ -95,7 +96,7 @@ _FORMS: dict[str, JsonSchema] = {
     "Precision": {"enum": ["bf16", "fp16", "fp32", "fp8"]},
     "Checkpointing": {"enum": ["none", "full"]},
     "CheckpointSave": {"enum": ["none"]},
-    "Parallelism": {"enum": ["fsdp1", "fsdp2", "zero1", "zero2", "zero3", "ddp"]},
+    "Parallelism": {"enum": list(STRATEGIES)},
     "NvLink": {"enum": ["none"]},
 }
 _KINDS = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 from math import gcd
 
 from sim.errors import InputError
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
-from sim.inputs.workload import Parallelism, Workload
+from sim.inputs.workload import Workload
 from sim.mesh import Batch, Mesh
 
 _SOURCE = "workload"
@@ -40,7 +41,7 @@ def mesh_on(workload: Workload, world: int, gpus_per_node: int | None = None) ->
     if world % cp:
         message = f"{world} ranks do not divide into groups of {cp}"
         raise InputError.single(_SOURCE, message, "parallelism.context_parallel")
-    if _replicates(p):
+    if strategy_of(workload).replicates(p):
         replicate, shard = world // cp, 1
     elif p.shard is None:
         shard = world // replicate // cp
@@ -54,11 +55,6 @@ def mesh_on(workload: Workload, world: int, gpus_per_node: int | None = None) ->
         dp_replicate=replicate, dp_shard=shard, cp=cp,
         gpus_per_node=gcd(world, gpus_per_node) if gpus_per_node else None,
     )  # fmt: skip
-
-
-def _replicates(p: Parallelism) -> bool:
-    """Whether every rank holds the whole model and its optimizer states."""
-    return p.strategy == "ddp" or (p.strategy == "fsdp1" and p.sharding_strategy == "no-shard")
 
 
 def batch_of(topology: Topology, workload: Workload) -> Batch:

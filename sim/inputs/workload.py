@@ -14,6 +14,7 @@ from sim.inputs.base import (
     Positive,
     Seconds,
     Spec,
+    StrategyName,
 )
 from sim.inputs.model import Model
 
@@ -43,7 +44,7 @@ class Precision(Spec):
 class Parallelism(Spec):
     """Strategy and its knobs, by PyTorch's or DeepSpeed's own names."""
 
-    strategy: Literal["fsdp1", "fsdp2", "zero1", "zero2", "zero3", "ddp"] = "fsdp2"
+    strategy: StrategyName = "fsdp2"
     wrap: Literal["block+root", "torchtitan", "linear", "peft"] = (
         "block+root"  # peft: fsdp1, adapters apart
     )

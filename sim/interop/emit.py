@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sim.errors import InputError
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_accelerate import accelerate_yaml
@@ -52,7 +53,7 @@ def write_plan(
     texts: list[tuple[str, str]] = []
     for kind in dict.fromkeys(kinds):
         texts.extend((name, emitter(topology, workload)) for name, emitter in FILES[kind])
-        if kind in ("accelerate", "axolotl") and workload.parallelism.strategy.startswith("zero"):
+        if kind in ("accelerate", "axolotl") and strategy_of(workload).deepspeed:
             texts.append(("ds_config.json", deepspeed_json(topology, workload)))
     written = []
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from sim.inputs.shares import mesh_of
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.plain_yaml import blocks
@@ -23,17 +24,17 @@ _SHARDING = {
 
 def accelerate_yaml(topology: Topology, workload: Workload) -> str:
     """The configuration file."""
-    p = workload.parallelism
+    p, strategy = workload.parallelism, strategy_of(workload)
     config: dict[str, Any] = {"compute_environment": "LOCAL_MACHINE", "debug": False}
-    if p.strategy.startswith("zero"):
+    if strategy.deepspeed:
         config["distributed_type"] = "DEEPSPEED"
         config["deepspeed_config"] = {
             "deepspeed_config_file": "ds_config.json",
-            "zero3_init_flag": p.strategy == "zero3",
+            "zero3_init_flag": strategy.zero_stage(p) == 3,
         }
         if topology.node_count > 1:
             config["deepspeed_config"]["deepspeed_multinode_launcher"] = "standard"
-    elif p.strategy == "ddp":
+    elif not strategy.fsdp_version:
         config["distributed_type"] = "MULTI_GPU" if topology.world_size > 1 else "NO"
     else:
         config["distributed_type"] = "FSDP"
@@ -49,7 +50,7 @@ def accelerate_yaml(topology: Topology, workload: Workload) -> str:
         "same_network": True,
         "use_cpu": False,
     }
-    if not p.strategy.startswith("zero"):  # a DeepSpeed file says its own
+    if not strategy.deepspeed:  # a DeepSpeed file says its own
         precision = workload.precision.kind
         config["mixed_precision"] = {"fp32": "no"}.get(precision, precision)
         if precision == "fp8":
@@ -59,9 +60,9 @@ def accelerate_yaml(topology: Topology, workload: Workload) -> str:
 
 
 def _fsdp(workload: Workload) -> dict[str, Any]:
-    p = workload.parallelism
+    p, version = workload.parallelism, strategy_of(workload).fsdp_version
     config: dict[str, Any] = {
-        "fsdp_version": 2 if p.strategy == "fsdp2" else 1,
+        "fsdp_version": version,
         "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
         "fsdp_offload_params": p.offload in ("parameters", "all"),
         "fsdp_cpu_ram_efficient_loading": p.cpu_ram_efficient_loading,
@@ -70,7 +71,7 @@ def _fsdp(workload: Workload) -> dict[str, Any]:
         ),
         "fsdp_activation_checkpointing": workload.activation_checkpointing.kind != "none",
     }
-    if p.strategy == "fsdp2":
+    if version == 2:
         config["fsdp_reshard_after_forward"] = bool(p.reshard_after_forward)
         return config
     hybrid = p.replicate > 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sim.inputs.shares import batch_of, mesh_of
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_accelerate import comment
@@ -63,13 +64,14 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
     checkpointed = workload.activation_checkpointing.kind != "none"
     if p.context_parallel > 1:
         config["context_parallel_size"] = p.context_parallel
-    if p.strategy.startswith("zero"):
+    strategy = strategy_of(workload)
+    if strategy.deepspeed:
         config["deepspeed"] = "ds_config.json"
         config["gradient_checkpointing"] = checkpointed
-    elif p.strategy == "ddp":
+    elif not strategy.fsdp_version:
         config["gradient_checkpointing"] = checkpointed
     else:
-        version = 2 if p.strategy == "fsdp2" else 1
+        version = strategy.fsdp_version
         mesh = mesh_of(topology, workload)
         if mesh.dp_replicate > 1:
             config |= {"dp_replicate_size": mesh.dp_replicate, "dp_shard_size": mesh.dp_shard}

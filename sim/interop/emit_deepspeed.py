@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from sim.inputs.shares import batch_of, mesh_of
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 
@@ -18,7 +19,7 @@ from sim.inputs.workload import Workload
 def deepspeed_json(topology: Topology, workload: Workload) -> str:
     """The ``ds_config.json``."""
     p = workload.parallelism
-    zero: dict[str, Any] = {"stage": stage(workload)}
+    zero: dict[str, Any] = {"stage": strategy_of(workload).zero_stage(p)}
     if zero["stage"]:
         zero |= {
             "overlap_comm": True if p.overlap_comm is None else p.overlap_comm,
@@ -65,17 +66,6 @@ def deepspeed_json(topology: Topology, workload: Workload) -> str:
     if p.communication_data_type is not None:
         config["communication_data_type"] = p.communication_data_type
     return json.dumps(config, indent=2) + "\n"
-
-
-def stage(workload: Workload) -> int:
-    """ZeRO stage that shards as the plan does."""
-    p = workload.parallelism
-    if p.strategy.startswith("zero"):
-        return int(p.strategy[-1])
-    if p.strategy == "ddp" or p.sharding_strategy == "no-shard":
-        return 0
-    kept = p.reshard_after_forward is False or p.sharding_strategy == "shard-grad-op"
-    return 2 if kept else 3
 
 
 def _count(value: float | str) -> int | str:

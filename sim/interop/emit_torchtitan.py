@@ -12,6 +12,7 @@ from typing import Any
 
 from sim.errors import InputError
 from sim.inputs.shares import batch_of, mesh_of
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 
@@ -29,7 +30,8 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
     p = workload.parallelism
     if workload.method.kind != "full":
         raise _refused(_TRAINING, workload.method.kind)
-    if p.strategy not in ("fsdp2", "ddp"):
+    strategy = strategy_of(workload)
+    if "torchtitan" not in strategy.tools:
         raise _refused(_SHARDING, p.strategy)
     reshard = p.reshard_after_forward
     mesh, batch = mesh_of(topology, workload), batch_of(topology, workload)
@@ -53,7 +55,7 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
         },
         "parallelism": {
             "data_parallel_replicate_degree": mesh.dp_replicate,
-            "data_parallel_shard_degree": 1 if p.strategy == "ddp" else -1,
+            "data_parallel_shard_degree": 1 if strategy.replicates(p) else -1,
             "fsdp_reshard_after_forward": "never" if reshard is False else "always",
             "tensor_parallel_degree": mesh.tp,
             "pipeline_parallel_degree": mesh.pp,

@@ -18,6 +18,7 @@ from sim.cost.host_update import host_rate, update_slowdown
 from sim.cost.kernel_cost import CostModel, cost_model, launch_stack
 from sim.fabric.compiled import Fabric
 from sim.fabric.role import Role
+from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.lowering.classes import Compiled, Key, compile_classes
 from sim.lowering.parts import CATEGORIES, Flight, Part, Rows, roles_of
@@ -262,7 +263,7 @@ class _Pricing:
         )
         self.launch_s = LAUNCH_S * (known.host_launch if known else 1.0)
         # DeepSpeed's Python before and after every module that has parameters
-        hooked = self.workload.parallelism.strategy == "zero3"
+        hooked = strategy_of(self.workload).hooks_modules
         self.hooks_s = 2 * zero3_hook_s() * (known.host_launch if known else 1.0) if hooked else 0.0
         self.table = _Table()
         classes = step.compiled.classes

@@ -9,6 +9,7 @@ from sim.blocks.tree import build_tree
 from sim.data import table
 from sim.inputs.notes import Message
 from sim.inputs.shares import mesh_on
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Node, Topology
 from sim.inputs.workload import Workload
 from sim.memory.ledger import Ledger, read
@@ -16,7 +17,6 @@ from sim.mesh import Mesh
 from sim.strategies import allocations_of
 from sim.strategies.terms import MOMENTS
 from sim.strategies.units import dtypes, stored_bytes
-from sim.strategies.zero3 import zero3_live_peak
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,18 +175,14 @@ def _loading_bytes(workload: Workload, tree: ModelTree) -> float:
     p, types = workload.parallelism, dtypes(workload)
     if p.cpu_ram_efficient_loading:
         return 0.0
-    deepspeed = p.strategy.startswith("zero")
-    return stored_bytes(tree, types, types.compute if deepspeed else types.master)
+    kept = types.compute if strategy_of(workload).deepspeed else types.master
+    return stored_bytes(tree, types, kept)
 
 
 def _warnings(
     workload: Workload, tree: ModelTree, mesh: Mesh, reserved: float, capacity: float
 ) -> tuple[Message, ...]:
-    found = []
-    if workload.parallelism.strategy == "zero3":
-        where = "workload.parallelism.deepspeed_version"
-        for trap in zero3_live_peak(workload, tree, mesh).traps:
-            found.append(Message(f"memory.{trap.code}", where, trap.message, trap.hint))
+    found = list(strategy_of(workload).memory_warnings(workload, tree, mesh))
     if 0.95 * capacity < reserved <= capacity:
         found.append(
             Message(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.job.forecast import terms_of
 from sim.quantities import duration, percent, usd
@@ -31,8 +32,7 @@ def _layout(plan: Choice) -> str:
     """Strategy, batch and checkpointing of a plan, in a few words."""
     w = plan.candidate.workload
     p = w.parallelism
-    name = {"fsdp1": "FSDP1", "fsdp2": "FSDP2", "ddp": "DDP"}.get(p.strategy)
-    name = name or f"ZeRO-{p.strategy[-1]}"
+    name = strategy_of(w).title
     if p.replicate > 1:
         name = f"HSDP x{p.replicate}"
     if p.reshard_after_forward is False:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sim.inputs.checks import check
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Method, Precision, Workload
 from sim.memory.report import machine
@@ -163,57 +164,60 @@ def _checkpointing(topology: Topology, workload: Workload) -> Iterator[Change]:
             "smaller", {key: "full"}, "full activation checkpointing",
             activation_checkpointing=Checkpointing(kind="full"),
         )  # fmt: skip
-    elif not policy.offload and workload.parallelism.strategy in ("fsdp1", "fsdp2"):
+    elif not policy.offload and strategy_of(workload).offloads_inputs:
         yield make.spelt(
             "smaller", {key: {"full": {"offload": True}}}, "checkpointed inputs on the host",
             activation_checkpointing=policy.model_copy(update={"offload": True}),
         )  # fmt: skip
-    p = workload.parallelism
-    if p.strategy == "zero3" and workload.method.kind != "full" and policy.reentrant:
+    gathered = "stage3_max_live_parameters" in strategy_of(workload).knobs
+    if gathered and workload.method.kind != "full" and policy.reentrant:
         text = "a DeepSpeed that frees frozen weights"
         yield make.parallel("smaller", text, deepspeed_version="0.19.2")
 
 
 def _communication(topology: Topology, workload: Workload) -> Iterator[Change]:
     make, p = _Maker(topology, workload), workload.parallelism
-    if p.strategy in ("fsdp1", "fsdp2"):
+    strategy = strategy_of(workload)
+    if strategy.gathers_blocks:
         nodes = topology.node_count
         alike = nodes * topology.gpus_per_node == topology.world_size
-        if nodes > 1 and alike and p.replicate == 1:
+        if nodes > 1 and alike and p.replicate == 1 and "replicate" in strategy.knobs:
             text = "HSDP: shard within a node, replicate across"
             yield make.parallel("faster", text, "waits", replicate=nodes)
-        if workload.gradient_accumulation > 1 and p.gradient_sync == "every":
+        synced = "gradient_sync" in strategy.knobs and p.gradient_sync == "every"
+        if workload.gradient_accumulation > 1 and synced:
             text = "reduce gradients in the last micro-step only"
             yield make.parallel("faster", text, "waits", gradient_sync="last")
-    if p.strategy == "fsdp2":
+        if "reduce_dtype" in strategy.knobs and p.reduce_dtype == "fp32":
+            yield make.parallel("faster", "reduce gradients in bf16", "waits", reduce_dtype="bf16")
+    if "reshard_after_forward" in strategy.knobs:
         if p.reshard_after_forward is True:
             text = "keep parameters gathered between passes"
             yield make.parallel("faster", text, "waits", reshard_after_forward=False)
         if not p.reshard_after_forward:
             yield make.parallel("smaller", "reshard after forward", reshard_after_forward=True)
-        if p.reduce_dtype == "fp32":
-            yield make.parallel("faster", "reduce gradients in bf16", "waits", reduce_dtype="bf16")
 
 
 def _sharding(topology: Topology, workload: Workload) -> Iterator[Change]:
     make, p = _Maker(topology, workload), workload.parallelism
-    if p.strategy == "fsdp2" and p.wrap == "block+root" and not workload.model.tied_embeddings:
+    strategy = strategy_of(workload)
+    apart = "torchtitan" in strategy.wraps and not workload.model.tied_embeddings
+    if apart and p.wrap == "block+root":
         yield make.parallel(
             "smaller", "embedding and head in units of their own", wrap="torchtitan"
         )
     twice = 2 * p.context_parallel
     divides = machine(topology)[1] % twice == 0 and workload.sequence_length % twice == 0
-    if p.strategy == "fsdp2" and divides and workload.sequence_length >= LONG:
+    if strategy.context_parallel and divides and workload.sequence_length >= LONG:
         yield make.parallel("smaller", f"sequences over {twice} GPUs", context_parallel=twice)
     if workload.optimizer == "adamw":
         yield make.job("smaller", "8-bit AdamW", optimizer="adamw-8bit")
-    if p.strategy in ("ddp", "zero1", "zero2"):
-        strategy = "zero3" if p.strategy.startswith("zero") else "fsdp2"
-        yield make.parallel("smaller", f"shard parameters ({strategy})", strategy=strategy)
-    if p.offload == "none" and p.strategy != "ddp":
-        if p.strategy.startswith("zero"):
+    if other := strategy.shards_more:
+        yield make.parallel("smaller", f"shard parameters ({other})", strategy=other)
+    if p.offload == "none":
+        if "optimizer" in strategy.offloads:
             yield make.parallel("smaller", "optimizer in host memory", offload="optimizer")
-        if p.strategy not in ("zero1", "zero2"):
+        if "all" in strategy.offloads:
             text = "parameters and optimizer in host memory"
             yield make.parallel("smaller", text, offload="all")
     node = topology.node

@@ -12,6 +12,7 @@ from sim.blocks.flops import token_flops
 from sim.blocks.tree import count_parameters
 from sim.fabric import Fabric, compile_fabric
 from sim.inputs.shares import batch_of, batch_on
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.job.cost import Cost
@@ -94,9 +95,7 @@ def title_of(topology: Topology, workload: Workload) -> str:
 
 def _strategy(workload: Workload) -> str:
     p = workload.parallelism
-    name = {"fsdp1": "FSDP1", "fsdp2": "FSDP2", "ddp": "DDP"}.get(
-        p.strategy, f"ZeRO-{p.strategy[-1]}"
-    )
+    name = strategy_of(workload).title
     if p.replicate > 1:
         name = f"HSDP ({name}, {p.replicate} replicas)"
     if p.context_parallel > 1:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.blocks.layer import layer_kinds
+from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.lowering.lower import Lowered
 from sim.program import Timeline
@@ -28,7 +29,7 @@ def repeats(workload: Workload) -> bool:
     """
     model, p = workload.model, workload.parallelism
     alike = len(set(layer_kinds(model))) == 1
-    near = p.strategy in ("fsdp1", "fsdp2") and p.forward_prefetch < SHALLOW - 1
+    near = strategy_of(workload).blocks_alike and p.forward_prefetch < SHALLOW - 1
     policy = workload.activation_checkpointing.kind
     return alike and near and policy != "selective-blocks" and model.layers > 2 * DEEP
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from sim.blocks.tree import build_tree
 from sim.inputs.notes import Message
+from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.quantities import percent
 from sim.step.breakdown import Breakdown
@@ -48,7 +49,7 @@ def retry_share(workload: Workload, reserved_bytes: float, capacity_bytes: float
     Of the published runs, the one at 1.008 of its capacity lost a third of its speed; the 50 next
     ones, up to 0.98, lost nothing that depends on it.
     """
-    if reserved_bytes > capacity_bytes or workload.parallelism.strategy != "fsdp1":
+    if reserved_bytes > capacity_bytes or not strategy_of(workload).record_streams:
         return 0.0
     tree = build_tree(workload.model, workload.method)
     types = dtypes(workload)

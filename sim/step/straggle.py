@@ -12,10 +12,10 @@ from statistics import NormalDist
 from sim.data import table
 from sim.inputs.architecture import facts_of
 from sim.inputs.gpu import Gpu
+from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 
 REFERENCE_RANKS = 8  # ranks of the runs against which kernel constants were checked
-_EVERY_BLOCK = frozenset({"fsdp1", "fsdp2", "zero3"})
 
 
 def block_variation(generation: str) -> float:
@@ -63,6 +63,6 @@ def typical_speed(gpu: Gpu, workload: Workload, ranks: int) -> float:
     if beyond <= 0.0:
         return 1.0
     c = block_variation(facts_of(gpu).constants)
-    if workload.parallelism.strategy not in _EVERY_BLOCK:
+    if not strategy_of(workload).gathers_blocks:
         c /= math.sqrt(workload.model.layers)
     return 1.0 / (1.0 + c * beyond)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from sim.errors import InputError
+from sim.inputs.registry import STRATEGIES
+from sim.inputs.strategy import strategy_named, strategy_of
 from sim.inputs.workload import fields_but
 from sim.strategies.plan import Plan, Quiet, Recorder
 
@@ -104,26 +106,10 @@ def build_plan(
     InputError
         If the knobs contradict each other or the mesh.
     """
-    strategy = workload.parallelism.strategy
-    if mesh.cp > 1 and strategy != "fsdp2":
-        message = f"context parallelism is modelled with fsdp2, not with {strategy}"
+    strategy = strategy_of(workload)
+    if mesh.cp > 1 and not strategy.context_parallel:
+        able = ", ".join(n for n in STRATEGIES if strategy_named(n).context_parallel)
+        message = f"context parallelism is modelled with {able}, not with {strategy.name}"
         raise InputError.single(_SOURCE, message, "parallelism.context_parallel")
-    if strategy == "fsdp2":
-        from sim.strategies import fsdp2
-
-        return fsdp2.build(workload, tree, mesh, steps, recorder)
-    if strategy == "fsdp1":
-        from sim.strategies import fsdp1
-
-        return fsdp1.build(workload, tree, mesh, steps, cold, recorder)
-    if strategy == "ddp":
-        from sim.strategies import ddp
-
-        return ddp.build(workload, tree, mesh, steps, recorder)
-    if strategy == "zero3":
-        from sim.strategies import zero3
-
-        return zero3.build(workload, tree, mesh, steps, recorder)
-    from sim.strategies import zero12
-
-    return zero12.build(workload, tree, mesh, steps, recorder)
+    plan: Plan = strategy.build(workload, tree, mesh, steps=steps, cold=cold, recorder=recorder)
+    return plan

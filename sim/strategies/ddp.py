@@ -12,6 +12,7 @@ from typing import NamedTuple
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree
 from sim.errors import InputError
+from sim.inputs.strategy import Strategy, register
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.plan import Plan, Recorder
@@ -256,3 +257,23 @@ def _arrivals(blocks: tuple[Block, ...]) -> tuple[list[_Gradient], list[bool]]:
                     if p.trainable
                 ]
     return arrivals, flows
+
+
+class Ddp(Strategy):
+    """`DistributedDataParallel`."""
+
+    name, title = "ddp", "DDP"
+    knobs = frozenset({"reduce_dtype", "gradient_sync", "bucket_cap_mb", "gradient_as_bucket_view"})
+    tools = frozenset({"accelerate", "axolotl", "deepspeed", "torchtitan"})
+    family = ("fsdp2", "ddp")
+    shards_more = "fsdp2"
+
+    def build(
+        self, workload: Workload, tree: ModelTree, mesh: Mesh, *, steps: int, cold: bool,
+        recorder: type[Recorder],
+    ) -> Plan:  # fmt: skip
+        """See `build`."""
+        return build(workload, tree, mesh, steps, recorder)
+
+
+register(Ddp())

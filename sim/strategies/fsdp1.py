@@ -9,15 +9,19 @@ words.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
+from typing import ClassVar
 
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import ModelTree, Module
 from sim.blocks.update import host_update_bytes
 from sim.errors import InputError
-from sim.inputs.workload import Workload
+from sim.inputs.finding import Finding, fault
+from sim.inputs.strategy import Strategy, register
+from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import ActivationCopies
 from sim.strategies.fsdp_memory import FsdpMemory
@@ -25,6 +29,7 @@ from sim.strategies.plan import Event, Plan, Quiet, Recorder
 from sim.strategies.repeat import Folding, shortened
 from sim.strategies.tail import clip_and_step, loss_all_reduce
 from sim.strategies.units import (
+    FSDP_KNOBS,
     QUANTISED_BYTES,
     SOURCE,
     Dtypes,
@@ -595,3 +600,40 @@ class _Run:
             self.needs_backward[unit] = False
             self.prefetched[unit] = False
         self.order.clear()
+
+
+class Fsdp1(Strategy):
+    """`FullyShardedDataParallel`."""
+
+    name, title, fsdp_version = "fsdp1", "FSDP1", 1
+    knobs = FSDP_KNOBS | {"limit_all_gathers", "use_orig_params", "sharding_strategy"}
+    instead: ClassVar = {"reshard_after_forward": "fsdp1 says sharding_strategy: shard-grad-op"}
+    wraps = ("block+root", "peft")
+    offloads = ("all",)
+    tools = frozenset({"accelerate", "axolotl", "deepspeed"})
+    family = ("fsdp1", "ddp")
+    gathers_blocks = blocks_alike = record_streams = offloads_inputs = True
+
+    def replicates(self, knobs: Parallelism) -> bool:
+        """Where it is told not to shard."""
+        return knobs.sharding_strategy == "no-shard"
+
+    def zero_stage(self, knobs: Parallelism) -> int:
+        """Stages by the names of its own."""
+        return {"no-shard": 0, "shard-grad-op": 2, "full-shard": 3}[knobs.sharding_strategy]
+
+    def findings(self, workload: Workload) -> Iterator[Finding]:
+        """Values that are FSDP2's."""
+        if isinstance(workload.parallelism.backward_prefetch, int):
+            message = "fsdp1 takes pre, post or none"
+            yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)
+
+    def build(
+        self, workload: Workload, tree: ModelTree, mesh: Mesh, *, steps: int, cold: bool,
+        recorder: type[Recorder],
+    ) -> Plan:  # fmt: skip
+        """See `build`."""
+        return build(workload, tree, mesh, steps, cold, recorder)
+
+
+register(Fsdp1())

@@ -7,9 +7,14 @@ the methods of `_Run` carry the names of the hooks they play. The recordings in
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import ClassVar
+
 from sim.blocks.modules import ModelTree
 from sim.blocks.update import host_update_bytes
-from sim.inputs.workload import Workload
+from sim.inputs.finding import Finding, fault
+from sim.inputs.strategy import Strategy, Trial, register
+from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import ActivationCopies
 from sim.strategies.exchanges import Exchanging
@@ -18,7 +23,7 @@ from sim.strategies.fsdp_memory import FsdpMemory
 from sim.strategies.plan import Event, Plan, Recorder
 from sim.strategies.repeat import Folding, shortened
 from sim.strategies.tail import clip_and_step, loss_all_reduce
-from sim.strategies.units import dtypes, equal_layers
+from sim.strategies.units import FSDP_KNOBS, dtypes, equal_layers
 from sim.units import DTYPE_BYTES
 
 SHARDED, POST_FORWARD, UNSHARDED = range(3)
@@ -445,3 +450,53 @@ class _Run:
         for event in self.scatters:
             r.wait("compute", event)
         self.scatters.clear()
+
+
+class Fsdp2(Strategy):
+    """`fully_shard`."""
+
+    name, title, feature, fsdp_version = "fsdp2", "FSDP2", "fsdp2", 2
+    knobs = FSDP_KNOBS | {
+        "reshard_after_forward", "root_reshard_after_forward", "separate_reduce_scatter_group",
+        "reduce_scatter_max_input_buffers", "requires_all_reduce", "reshard_after_backward",
+        "unshard_embedding_in_backward",
+    }  # fmt: skip
+    instead: ClassVar = {"sharding_strategy": "fsdp2 says reshard_after_forward: false"}
+    wraps = ("block+root", "torchtitan", "linear")
+    offloads = ("all",)
+    tools = frozenset({"accelerate", "axolotl", "deepspeed", "torchtitan"})
+    family = ("fsdp2", "ddp")
+    gathers_blocks = blocks_alike = casts_inputs = context_parallel = True
+    gathers_fp8 = offloads_inputs = True
+
+    def replicates(self, knobs: Parallelism) -> bool:
+        """Never: shards are what it is for."""
+        return False
+
+    def zero_stage(self, knobs: Parallelism) -> int:
+        """Parameters kept from forward to backward are ZeRO-2's."""
+        return 2 if knobs.reshard_after_forward is False else 3
+
+    def findings(self, workload: Workload) -> Iterator[Finding]:
+        """Values that are FSDP1's."""
+        p = workload.parallelism
+        if p.backward_prefetch == "post":
+            message = "fsdp2 takes pre or a number of groups"
+            yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)
+
+    def trials(self, nodes: int) -> Iterator[Trial]:
+        """Within a node and replicated, and parameters kept between the passes."""
+        for replicate in (1, nodes) if nodes > 1 else (1,):
+            yield Trial({"replicate": replicate})
+            keep = {"replicate": replicate, "reshard_after_forward": False}
+            yield Trial(keep, offload=False)
+
+    def build(
+        self, workload: Workload, tree: ModelTree, mesh: Mesh, *, steps: int, cold: bool,
+        recorder: type[Recorder],
+    ) -> Plan:  # fmt: skip
+        """See `build`."""
+        return build(workload, tree, mesh, steps, recorder)
+
+
+register(Fsdp2())

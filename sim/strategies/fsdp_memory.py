@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sim.blocks.modules import Block, ModelTree, Module
+from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.strategies import terms as t
 from sim.strategies.allocations import Allocations
@@ -39,7 +40,7 @@ class FsdpMemory(StepMemory):
         super().__init__(workload, tree, ranks, to)
         p = self.knobs
         self.last = recorded + 1  # the head's number
-        self.flat = p.strategy == "fsdp1"
+        self.flat = strategy_of(workload).fsdp_version == 1
         self.reshard = p.sharding_strategy == "full-shard" if self.flat else p.reshard_after_forward
         # one flat parameter spans frozen and trained weights, unless adapters are wrapped apart
         self.mixed = self.flat and p.use_orig_params and p.wrap != "peft"

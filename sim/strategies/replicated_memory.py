@@ -9,14 +9,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sim.blocks.modules import ModelTree
+from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.strategies import terms as t
 from sim.strategies.allocations import Allocations
 from sim.strategies.step_memory import StepMemory
 from sim.strategies.units import stored_bytes, trainable_elements
 from sim.units import DTYPE_BYTES
-
-STAGES = {"ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3}
 
 
 class Gathered(NamedTuple):
@@ -38,7 +37,7 @@ class ReplicatedMemory(StepMemory):
         super().__init__(workload, tree, ranks, to)
         self.gathered = gathered or Gathered()
         p, types = self.knobs, self.types
-        self.stage = STAGES[p.strategy]
+        self.stage = strategy_of(workload).zero_stage(self.knobs)
         self.elements, _, self.largest, _ = trainable_elements(workload.model, workload.method, 1)
         self.count = len(tree.layers)
         self.states_on_host = p.offload in ("optimizer", "all")

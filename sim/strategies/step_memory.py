@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import ModelTree
+from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.strategies import terms as t
 from sim.strategies.allocations import Allocations, Style
@@ -73,7 +74,7 @@ class StepMemory:
     def _on_host(self) -> None:
         p, types, keep = self.knobs, self.types, self.to.keep_on_host
         elements = trainable_elements(self.workload.model, self.workload.method, self.ranks)[0]
-        deepspeed, nvme = p.strategy.startswith("zero"), p.offload_device == "nvme"
+        deepspeed, nvme = strategy_of(self.workload).deepspeed, p.offload_device == "nvme"
         offloads, parameters = p.offload != "none", p.offload in ("parameters", "all")
         if p.offload in ("optimizer", "all") and nvme:
             keep("NVMe buffers", NVME_OPTIMIZER_BUFFERS * 4.0 * min(elements, p.sub_group_size))

@@ -24,6 +24,13 @@ SOURCE = "workload"
 QUANTISED_BYTES = 0.5
 
 
+#: what both FSDPs read of `Parallelism`
+FSDP_KNOBS = frozenset((
+    "wrap", "reduce_dtype", "forward_prefetch", "backward_prefetch", "gradient_sync", "replicate",
+    "checkpoint_wrapper",
+))  # fmt: skip
+
+
 class Unit(NamedTuple):
     """Parameters that are gathered together. Element counts include padding, all shards together.
 

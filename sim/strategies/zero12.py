@@ -12,10 +12,13 @@ Read in ``stage_1_and_2.py``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from sim.blocks.modules import ModelTree
+from sim.inputs.strategy import register, strategy_of
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
+from sim.strategies.deepspeed import DeepSpeed
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.tail import loss_all_reduce
@@ -47,7 +50,7 @@ class _Run:
     def micro_batch(self, first: bool, last: bool) -> None:
         """Forward and backward."""
         t, r = self.trace, self.recorder
-        stage2 = self.workload.parallelism.strategy == "zero2"
+        stage2 = strategy_of(self.workload).zero_stage(self.workload.parallelism) == 2
         hooked = stage2 or (self.overlap and last)
         later: list[int] = []
         self.memory.forward(first)
@@ -242,3 +245,33 @@ def _step(run: _Run, owned: float, shard: int) -> None:
     part = size * owned
     r.collective("all_gather", "all_gather", "optimizer", "shard", part, part * shard, run.dtype)
     r.wait_stream("compute", "all_gather")
+
+
+class _Zero12(DeepSpeed):
+    instead: ClassVar = {**DeepSpeed.instead, "bucket_cap_mb": "ZeRO says reduce_bucket_size"}
+    offloads = ("optimizer",)
+    shards_more = "zero3"
+
+    def build(
+        self, workload: Workload, tree: ModelTree, mesh: Mesh, *, steps: int, cold: bool,
+        recorder: type[Recorder],
+    ) -> Plan:  # fmt: skip
+        """See `build`."""
+        return build(workload, tree, mesh, steps, recorder)
+
+
+class Zero1(_Zero12):
+    """Stage 1: the optimizer's states are sharded, gradients reduced once a step."""
+
+    name, title, stage = "zero1", "ZeRO-1", 1
+    knobs = DeepSpeed.knobs | {"gradient_sync", "replicate"}
+
+
+class Zero2(_Zero12):
+    """Stage 2: gradients are reduced and kept in parts."""
+
+    name, title, stage = "zero2", "ZeRO-2", 2
+
+
+register(Zero1())
+register(Zero2())

@@ -6,16 +6,19 @@ here is the configuration, the order of a step, and the peak of gathered paramet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, NamedTuple
 
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import ModelTree
 from sim.blocks.optimizer import FP32, OPTIMIZERS
 from sim.errors import InputError
+from sim.inputs.notes import Message
+from sim.inputs.strategy import register
 from sim.inputs.versions import version
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
+from sim.strategies.deepspeed import DeepSpeed
 from sim.strategies.plan import Plan, Quiet, Recorder
 from sim.strategies.replicated_memory import Gathered, ReplicatedMemory
 from sim.strategies.tail import loss_all_reduce
@@ -385,3 +388,38 @@ def _traps(workload: Workload, c: Coordinator, peak: float) -> tuple[Trap, ...]:
             peak,
         ),
     )
+
+
+class Zero3(DeepSpeed):
+    """Stage 3: parameters too are sharded."""
+
+    name, title = "zero3", "ZeRO-3"
+    knobs = DeepSpeed.knobs | {
+        "stage3_max_live_parameters", "stage3_max_reuse_distance", "stage3_prefetch_bucket_size",
+        "stage3_param_persistence_threshold", "sub_group_size", "zero_hpz_partition_size",
+        "zero_quantized_weights", "zero_quantized_gradients",
+    }  # fmt: skip
+    instead: ClassVar = {
+        **DeepSpeed.instead, "reshard_after_forward": "zero2 keeps parameters gathered",
+        "replicate": "zero3 has zero_hpz_partition_size",
+    }  # fmt: skip
+    offloads = ("optimizer", "parameters", "all")
+    offload_devices = ("cpu", "nvme")
+    gathers_blocks = hooks_modules = True
+    stage = 3
+
+    def memory_warnings(self, workload: Workload, tree: ModelTree, mesh: Mesh) -> Iterator[Message]:
+        """What frozen weights do in some versions."""
+        where = "workload.parallelism.deepspeed_version"
+        for trap in zero3_live_peak(workload, tree, mesh).traps:
+            yield Message(f"memory.{trap.code}", where, trap.message, trap.hint)
+
+    def build(
+        self, workload: Workload, tree: ModelTree, mesh: Mesh, *, steps: int, cold: bool,
+        recorder: type[Recorder],
+    ) -> Plan:  # fmt: skip
+        """See `build`."""
+        return build(workload, tree, mesh, steps, recorder)
+
+
+register(Zero3())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from sim.errors import InputError
 from sim.inputs import checks
 from sim.inputs.loader import Prepared
 from sim.inputs.shares import batch_on
+from sim.inputs.strategy import strategy_named, strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Parallelism, Workload
 from sim.study.axes import Changes, Grid
@@ -56,7 +56,7 @@ class Space:
     most_gpus : int
         GPUs in all.
     strategies, checkpointing, offload : tuple of str
-        Of `STRATEGIES`, `CHECKPOINTING`, `OFFLOAD`.
+        Names of strategies, of `CHECKPOINTING`, of `OFFLOAD`.
     extra : Grid
         Further axes over any key (precision, NIC rate, ...).
     """
@@ -76,20 +76,12 @@ _POLICIES = {
 }
 CHECKPOINTING = tuple(_POLICIES)
 OFFLOAD = ("none", "optimizer", "all")
-STRATEGIES = ("fsdp2", "fsdp2-keep", "hsdp", "hsdp-keep", "ddp", "zero2", "zero3", "fsdp1")
-_FAMILY = {
-    "fsdp2": ("fsdp2", "fsdp2-keep", "hsdp", "hsdp-keep", "ddp"),
-    "fsdp1": ("fsdp1", "ddp"),
-    "zero1": ("zero2", "zero3"),
-    "zero2": ("zero2", "zero3"),
-    "zero3": ("zero2", "zero3"),
-    "ddp": ("fsdp2", "fsdp2-keep", "hsdp", "hsdp-keep", "ddp"),
-}
 
 
 def family(workload: Workload) -> tuple[str, ...]:
-    """Strategies of the library that a workload names."""
-    return _FAMILY[workload.parallelism.strategy]
+    """Strategies to try for a job: those of the library that it names."""
+    strategy = strategy_of(workload)
+    return strategy.family or (strategy.name,)
 
 
 Variant = tuple[Topology, Workload, Changes]
@@ -113,22 +105,16 @@ def plans(machine: Machine, pairs: Iterable[Variant], space: Space) -> Iterator[
     per_node = machine.topology.node.gpus
     for one, workload, changes in pairs:
         extra = tuple((k, str(v)) for k, v in changes.items())
-        # the checks of a plan depend on these alone, not on the batch that divides
-        sound: dict[Any, bool] = {}
         for nodes in NODES:
             world = nodes * per_node
             if nodes > machine.most_nodes or world > space.most_gpus:
                 break
             topology = one.model_copy(update={"nodes": nodes})
-            for strategy, saving, offload in itertools.product(
-                space.strategies, space.checkpointing, space.offload
-            ):
-                laid_out = _parallelism(workload.parallelism, strategy, offload, nodes, world)
-                if laid_out is None:
-                    continue
+            for laid_out, saving in _trials(workload.parallelism, space, nodes, world):
                 kept = workload.activation_checkpointing
                 policy = kept if kept.kind == saving else _POLICIES[saving]
                 batch = batch_on(workload.model_copy(update={"parallelism": laid_out}), world)
+                sound: bool | None = None  # the checks do not depend on the batch that divides
                 for micro_batch in MICRO_BATCHES:
                     sized = replace(batch, micro_batch=micro_batch)
                     steps, rest = sized.accumulated(space.global_batch)
@@ -142,36 +128,30 @@ def plans(machine: Machine, pairs: Iterable[Variant], space: Space) -> Iterator[
                         "activation_checkpointing": policy,
                     }
                     job = workload.model_copy(update=update)
-                    key = (nodes, strategy, saving, offload)
-                    if key not in sound:
-                        sound[key] = not any(f.error for f in checks.check(topology, job))
-                    if sound[key]:
+                    if sound is None:
+                        sound = not any(f.error for f in checks.check(topology, job))
+                    if sound:
                         yield Candidate(machine, topology, job, extra)
 
 
-def _parallelism(
-    base: Parallelism, strategy: str, offload: str, nodes: int, world: int
-) -> Parallelism | None:
-    """Knobs of a strategy; None where it makes no sense or is another one by another name."""
-    kind, _, keep = strategy.partition("-")
-    update: dict[str, Any] = {"offload": offload, "replicate": 1, "shard": None}
-    if kind == "hsdp":
-        if nodes == 1:
-            return None
-        update |= {"strategy": "fsdp2", "replicate": nodes}
-    else:
-        update |= {"strategy": kind}
-    if keep:
-        if offload != "none":
-            return None
-        update["reshard_after_forward"] = False
-    if kind == "ddp" and offload != "none":
-        return None
-    if kind in ("fsdp1", "fsdp2", "hsdp") and offload == "optimizer":
-        return None  # CPUOffloadPolicy takes parameters and states together
-    if world == 1 and strategy not in ("fsdp2", "zero3", "fsdp1"):
-        return None
-    family_base = base if update["strategy"] == base.strategy else Parallelism()
-    if kind == "ddp":
-        update["context_parallel"] = 1
-    return family_base.model_copy(update=update)
+def _trials(
+    base: Parallelism, space: Space, nodes: int, world: int
+) -> Iterator[tuple[Parallelism, str]]:
+    """Knobs of every strategy with a checkpointing policy.
+
+    On one GPU only the plain trial of strategies that shard everything: the others are the same.
+    """
+    for name in space.strategies:
+        strategy = strategy_named(name)
+        kept = base if name == base.strategy else Parallelism()
+        trials = list(strategy.trials(nodes))
+        if world == 1:
+            alone = strategy.gathers_blocks or len(space.strategies) == 1
+            trials = trials[:1] if alone else []
+        for trial, saving, offload in itertools.product(trials, space.checkpointing, space.offload):
+            if offload != "none" and not (trial.offload and offload in strategy.offloads):
+                continue
+            update = {"strategy": name, "offload": offload, "replicate": 1, "shard": None}
+            if not strategy.context_parallel:
+                update["context_parallel"] = 1
+            yield kept.model_copy(update={**update, **trial.knobs}), saving

@@ -24,6 +24,7 @@ from sim.blocks.flops import token_flops
 from sim.documents import Section
 from sim.errors import ScalingSimError
 from sim.inputs.shares import batch_on
+from sim.inputs.strategy import strategy_of
 from sim.job.estimate import JobEstimate, estimate_job
 from sim.job.forecast import job_steps, terms_of
 from sim.result.peak import peak_of
@@ -261,7 +262,7 @@ class Searcher:
         if key not in self._kernels:
             p = workload.parallelism
             plain = p.model_copy(update={"replicate": 1, "shard": None, "offload": "none"})
-            if p.strategy == "ddp" or p.strategy.startswith("zero"):
+            if not strategy_of(workload).blocks_alike:
                 plain = type(p)(context_parallel=p.context_parallel)
             one = workload.model_copy(
                 update={"parallelism": plain, "gradient_accumulation": 1, "global_batch": None}

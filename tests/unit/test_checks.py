@@ -121,6 +121,10 @@ ERRORS = [
     (H100, {"parallelism": {"stage3_max_live_parameters": 2e9}}, "it belongs to zero3"),
     (H100, {"parallelism": {"strategy": "fsdp1", "reshard_after_forward": False}}, "shard-grad-op"),
     (H100, {"parallelism": {"strategy": "zero3", "replicate": 2}}, "zero_hpz_partition_size"),
+    (H100, {"parallelism": {"strategy": "fsdp1", "wrap": "linear"}}, "block+root or peft"),
+    (H100, {"parallelism": {"wrap": "peft"}}, "block+root or torchtitan or linear"),
+    (H100, {"parallelism": {"strategy": "ddp", "checkpoint_wrapper": "outside"}}, "no such knob"),
+    (H100, {"parallelism": {"strategy": "zero2", "offload": "all"}}, "offloads the optimizer only"),
     (
         H100,
         {"parallelism": {"strategy": "zero3", "reduce_dtype": "bf16"}},

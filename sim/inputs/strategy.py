@@ -1,0 +1,168 @@
+"""What a strategy says of itself: its name, its knobs, and answers to what other layers ask.
+
+Nobody compares a strategy's name. Whoever needs to know something asks the object, so that one
+file, ours or another package's, adds a strategy (docs/add-a-strategy.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+from sim.errors import InputError
+from sim.inputs.finding import Finding
+from sim.inputs.notes import Message
+from sim.inputs.registry import STRATEGIES
+from sim.inputs.workload import Parallelism, Workload
+from sim.mesh import Mesh
+
+SOURCE = "workload"
+
+#: knobs that every strategy has; `knobs` names those of one
+COMMON = frozenset((
+    "strategy", "shard", "context_parallel", "context_parallel_kind", "offload", "offload_device",
+    "cpu_ram_efficient_loading", "clip_gradients", "loss_all_reduce",
+))  # fmt: skip
+
+
+class Trial(NamedTuple):
+    """Knobs that a search tries together."""
+
+    knobs: Mapping[str, Any]
+    offload: bool = True  # worth trying with offloading too
+
+
+class Strategy:
+    """A way of spreading training over ranks.
+
+    A subclass gives `name` and `build`, and overrides what differs from a plain replica per rank.
+    """
+
+    #: as ``parallelism.strategy`` writes it
+    name: str
+    #: as reports write it
+    title: str
+    #: fields of `Parallelism` that it reads beside `COMMON`; any other is a fault if set
+    knobs: frozenset[str] = frozenset()
+    #: what it calls the wish behind a knob that is another's: the hint of that fault
+    instead: ClassVar[Mapping[str, str]] = {}
+    #: values of ``wrap`` that it takes: where it draws its units
+    wraps: tuple[str, ...] = ("block+root",)
+    #: values of ``offload`` that it grants, "none" aside
+    offloads: tuple[str, ...] = ()
+    #: where it offloads to
+    offload_devices: tuple[str, ...] = ("cpu",)
+    #: entry of data/constants/versions.toml with the software that it needs
+    feature: str = ""
+    #: files of `sim.interop.emit.FILES` that can ask a tool for it
+    tools: frozenset[str] = frozenset()
+    #: strategies that a search tries for a job that names this one, in order; empty: itself alone
+    family: tuple[str, ...] = ()
+    #: one that also spreads what this one repeats on each rank
+    shards_more: str = ""
+
+    #: every block gathers its parameters, so that ranks wait for each other block by block
+    gathers_blocks = False
+    #: every block of a step is issued like the next, so that a step of few stands for one of many
+    blocks_alike = False
+    #: blocks cast their floating inputs, so that each keeps tables of positions of its own
+    casts_inputs = False
+    #: gathered parameters pass from stream to stream, so that the allocator holds two sets
+    record_streams = False
+    #: sequences can be split over ranks
+    context_parallel = False
+    #: parameters can be gathered in FP8
+    gathers_fp8 = False
+    #: checkpointed inputs of blocks can go to host memory
+    offloads_inputs = False
+    #: DeepSpeed runs it: flat fp32 partitions of the optimizer, a ds_config.json
+    deepspeed = False
+    #: DeepSpeed's hooks run Python before and after every module with parameters
+    hooks_modules = False
+    #: version of `fully_shard`'s family: 1 `FullyShardedDataParallel`, 2 `fully_shard`, 0 neither
+    fsdp_version = 0
+
+    def replicates(self, knobs: Parallelism) -> bool:
+        """Whether every rank holds the whole model and the whole optimizer."""
+        return True
+
+    def zero_stage(self, knobs: Parallelism) -> int:
+        """ZeRO stage of DeepSpeed that shards as this does."""
+        return 0
+
+    def findings(self, workload: Workload) -> Iterable[Finding]:
+        """What is wrong with a workload, beyond knobs that are another's."""
+        return ()
+
+    def memory_warnings(self, workload: Workload, tree: Any, mesh: Mesh) -> Iterable[Message]:
+        """Known traps of memory that a job steps into; `tree` as for `build`."""
+        return ()
+
+    def trials(self, nodes: int) -> Iterator[Trial]:
+        """Knobs worth trying on some number of nodes, plain ones first."""
+        yield Trial({})
+
+    def build(
+        self, workload: Workload, tree: Any, mesh: Mesh, *, steps: int, cold: bool, recorder: Any
+    ) -> Any:
+        """What one rank issues in a step.
+
+        Parameters
+        ----------
+        workload : Workload
+            The job.
+        tree : ModelTree
+            Every parameter of the model (`sim.blocks.modules`).
+        mesh : Mesh
+            How the ranks are grouped.
+        steps : int
+            Optimizer steps, one after the other. [1]
+        cold : bool
+            The first is a run's first, where that differs.
+        recorder : type of Recorder
+            What to record with: all, or allocations alone.
+
+        Returns
+        -------
+        Plan
+            As a recorder has it (`sim.strategies.plan`).
+        """
+        raise NotImplementedError
+
+
+def register(strategy: Strategy) -> Strategy:
+    """Make a strategy known, in this process.
+
+    Raises
+    ------
+    ValueError
+        If there is one of that name.
+    """
+    found: Strategy = STRATEGIES.register(strategy)
+    return found
+
+
+def strategy_named(name: str) -> Strategy:
+    """The strategy of a name.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    try:
+        found: Strategy = STRATEGIES[name]
+    except KeyError:
+        message = f'"{name}" is not one of {", ".join(STRATEGIES)}'
+        raise InputError.single(SOURCE, message, "parallelism.strategy") from None
+    return found
+
+
+def strategy_of(workload: Workload) -> Strategy:
+    """The strategy that a workload names."""
+    return strategy_named(workload.parallelism.strategy)
+
+
+def having(knob: str) -> list[str]:
+    """Names of the strategies that have a knob."""
+    return [name for name in STRATEGIES if knob in strategy_named(name).knobs]

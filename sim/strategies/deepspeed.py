@@ -1,0 +1,30 @@
+"""What the ZeRO strategies have in common as strategies: knobs by DeepSpeed's names, tools."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from sim.inputs.strategy import Strategy
+from sim.inputs.workload import Parallelism
+
+
+class DeepSpeed(Strategy):
+    """A stage of ZeRO."""
+
+    knobs = frozenset((
+        "reduce_bucket_size", "allgather_bucket_size", "reduce_scatter", "overlap_comm",
+        "communication_data_type", "deepspeed_version",
+    ))  # fmt: skip
+    instead: ClassVar = {"reduce_dtype": "DeepSpeed says communication_data_type"}
+    tools = frozenset({"accelerate", "axolotl", "deepspeed"})
+    family = ("zero2", "zero3")
+    deepspeed = True
+    stage: int
+
+    def replicates(self, knobs: Parallelism) -> bool:
+        """Never: every stage shards the optimizer's states."""
+        return False
+
+    def zero_stage(self, knobs: Parallelism) -> int:
+        """The stage."""
+        return self.stage
