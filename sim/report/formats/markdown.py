@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from sim.report.formats.csv import flat
@@ -19,6 +20,8 @@ from sim.report.view import (
     heading_of,
     text_of,
 )
+
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")  # what a page would take for HTML
 
 
 def render(view: View) -> str:
@@ -68,4 +71,4 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("<", "&lt;")
+    return _TAG.sub("&lt;", text)
