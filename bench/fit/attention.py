@@ -2,9 +2,9 @@
 
     python bench/fit/attention.py
 
-Tables that give forward and backward together are split: forward at FORWARD_OVER_BOTH of the
-combined rate where no forward measurement of the same implementation exists (H100 FlashAttention-2,
-which has both, gives the ratio).
+Backward follows from forward and both together. Where a table gives both together alone, forward is
+taken to be FORWARD_OVER_BOTH times as fast (H100 FlashAttention-2 is 1.07; assumed for the A100),
+and the knees are those of both.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from scipy.optimize import least_squares
 
 TABLE = Path(__file__).parents[2] / "sim/data/measured/attention_kernels.csv"
 PEAK = {"A100": 312.0, "H100": 989.4}
+FORWARD_OVER_BOTH = {("A100", "flash2"): 1.127}
 IMPL = {
     "FA2": "flash2",
     "FA3": "flash3",
@@ -61,33 +62,45 @@ def fit(points):
     return f.x, error
 
 
-def main():
+def constants():
+    """(gpu, implementation, direction, head size) -> rate as a share of the peak, knees, errors."""
     data = read()
-    for key, points in sorted(data.items()):
-        gpu, impl, direction, dim = key
-        x, error = fit(points)
-        print(
-            f"{gpu} {impl:7s} {direction:8s} d{dim:<4d} rate {x[0] / PEAK[gpu]:.4f} "
-            f"knee {x[1]:.0f} knee_full {x[2]:.0f}   n {len(points):2d} "
-            f"mean |error| {np.abs(error).mean():.1%} worst {np.abs(error).max():.1%}"
-        )
-    print("backward from forward and both together (2.5 and 3.5 times the forward's FLOPs):")
+    found = {}
     for (gpu, impl, direction, dim), points in sorted(data.items()):
+        if direction == "fwd":
+            found[gpu, impl, "forward", dim] = fit(points)
         if direction != "fwd+bwd":
             continue
-        ahead = {(s, c): r for s, c, r in data.get((gpu, impl, "fwd", dim), [])}
-        out = []
-        for s, c, r in points:
-            f = ahead.get((s, c))
-            if f is None:
-                continue
-            out.append((s, c, 2.5 / (3.5 / r - 1 / f)))
-        if out:
-            x, error = fit(out)
-            print(
-                f"{gpu} {impl} bwd d{dim} rate {x[0] / PEAK[gpu]:.4f} knee {x[1]:.0f} "
-                f"knee_full {x[2]:.0f}  mean |error| {np.abs(error).mean():.1%}"
+        if (gpu, impl, "fwd", dim) in data:
+            ahead = {(s, c): r for s, c, r in data[gpu, impl, "fwd", dim]}
+            found[gpu, impl, "backward", dim] = fit(
+                [(s, c, backward(ahead[s, c], r)) for s, c, r in points if (s, c) in ahead]
             )
+        elif (gpu, impl) in FORWARD_OVER_BOTH:
+            (rate, *knees), error = fit(points)
+            forward = rate * FORWARD_OVER_BOTH[gpu, impl]
+            found[gpu, impl, "forward", dim] = (forward, *knees), error
+            found[gpu, impl, "backward", dim] = (backward(forward, rate), *knees), error
+        else:
+            found[gpu, impl, "both", dim] = fit(points)
+    return {
+        (gpu, *rest): ((x[0] / PEAK[gpu], x[1], x[2]), error)
+        for (gpu, *rest), (x, error) in found.items()
+    }
+
+
+def backward(forward, both):
+    """Rate of a backward (2.5 times the forward's FLOPs) from the rates of forward and of both."""
+    return 2.5 / (3.5 / both - 1 / forward)
+
+
+def main():
+    for (gpu, impl, direction, dim), ((rate, knee, full), error) in sorted(constants().items()):
+        print(
+            f"{gpu} {impl:7s} {direction:8s} d{dim:<4d} rate {rate:.4f} knee {knee:.0f} "
+            f"knee_full {full:.0f}   n {len(error):2d} "
+            f"mean |error| {np.abs(error).mean():.1%} worst {np.abs(error).max():.1%}"
+        )
 
 
 if __name__ == "__main__":

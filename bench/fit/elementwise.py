@@ -4,6 +4,8 @@
 
 Each case is the list of kernels that the eager (or fused) implementation runs, as bytes per element
 and way of access; one share per way of access and GPU is fitted over all cases of more than 64 MB.
+"composite" is the eager RMSNorm, squares and means of fp32 copies. The [origin] of a data file says
+which of the shares that ship are these, and what was done with the others.
 """
 
 from __future__ import annotations
@@ -15,17 +17,20 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
+from sim.cost.constants import part_of
+
 TABLE = Path(__file__).parents[2] / "sim/data/measured/kernels_nongemm.csv"
+LAUNCHES_S = 3e-6  # of a case, whatever its number of kernels
 HBM = {"A100": 2.039e12, "H100": 3.35e12}
-ACCESS = ("stream", "cast", "strided", "fused", "rows", "reduce")
+ACCESS = ("composite", "cast", "strided", "fused", "rows", "reduce")
 # (kernel, provider, mode) -> bytes per element by access; modes "full" are forward and backward
-RMS_BF16 = {"stream": 8 + 4 + 8 + 4, "cast": 12}
-RMS_FP32 = {"stream": 12 + 8 + 4 + 8 + 8}
+RMS_BF16 = {"composite": 8 + 4 + 8 + 4, "cast": 12}
+RMS_FP32 = {"composite": 12 + 8 + 4 + 8 + 8}
 CASES = {
     ("rms_norm", "huggingface", "forward"): RMS_BF16,
-    ("rms_norm", "huggingface", "backward"): {"stream": 4 + 4 + 24 + 32 + 12 + 6, "cast": 12},
+    ("rms_norm", "huggingface", "backward"): {"composite": 4 + 4 + 24 + 32 + 12 + 6, "cast": 12},
     ("fused_add_rms_norm", "huggingface", "forward"): RMS_FP32,
-    ("fused_add_rms_norm", "huggingface", "backward"): {"stream": 16 + 8 + 24 + 32 + 12 + 12},
+    ("fused_add_rms_norm", "huggingface", "backward"): {"composite": 16 + 8 + 24 + 32 + 12 + 12},
     ("layer_norm", "huggingface", "forward"): {"rows": 8},
     ("layer_norm", "huggingface", "backward"): {"rows": 20},
     ("megatron_rms_norm", "torch", "forward"): {"rows": 4},
@@ -38,7 +43,7 @@ CASES = {
     ("rope", "huggingface", "backward"): {"strided": 23},
     ("rope", "liger", "forward"): {"fused": 4},
     ("cross_entropy", "huggingface", "forward"): {"reduce": 16},
-    ("cross_entropy", "huggingface", "full"): {"reduce": 36, "stream": 4},
+    ("cross_entropy", "huggingface", "full"): {"reduce": 36, "composite": 4},
 }
 
 
@@ -71,27 +76,33 @@ def rows(gpu):
                 yield key, r["x_value"], n * need, float(r["y_value_50"]) * 1e-3
 
 
+def fit(gpu):
+    """Shares of a GPU by way of access, rows and their relative errors."""
+    data = list(rows(gpu))
+    need = np.array([d[2] for d in data])
+    time = np.array([d[3] for d in data])
+    used = need.sum(axis=0) > 0
+
+    def model(x):
+        return LAUNCHES_S + need[:, used] @ (1 / x) / HBM[gpu]
+
+    found = least_squares(
+        lambda x: np.log(model(x) / time),
+        np.full(used.sum(), 0.7),
+        bounds=(0.2, 0.95),
+        loss="soft_l1",
+        f_scale=0.1,
+    )
+    names = [name for name, has in zip(ACCESS, used, strict=True) if has]
+    shares = dict(zip(names, found.x.tolist(), strict=True))
+    return shares, data, model(found.x) / time - 1
+
+
 def main():
-    for gpu, bandwidth in HBM.items():
-        data = list(rows(gpu))
-        need = np.array([d[2] for d in data])
-        time = np.array([d[3] for d in data])
-        used = need.sum(axis=0) > 0
-
-        def model(x, need=need, used=used, bandwidth=bandwidth):
-            return 3e-6 + need[:, used] @ (1 / x) / bandwidth
-
-        fit = least_squares(
-            lambda x, time=time, model=model: np.log(model(x) / time),
-            np.full(used.sum(), 0.7),
-            bounds=(0.2, 0.95),
-            loss="soft_l1",
-            f_scale=0.1,
-        )
-        print(
-            gpu, {a: round(float(v), 3) for a, v in zip(np.array(ACCESS)[used], fit.x, strict=True)}
-        )
-        error = model(fit.x) / time - 1
+    for gpu in HBM:
+        shares, data, error = fit(gpu)
+        shipped = part_of(gpu.lower(), "bandwidth")
+        print(gpu, *(f"{name} {x:.3f} (ships {shipped[name]:g})" for name, x in shares.items()))
         for key in CASES:
             mine = [i for i, d in enumerate(data) if d[0] == key]
             if mine:

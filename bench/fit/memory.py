@@ -19,11 +19,18 @@ assert spec.loader is not None
 rows = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(rows)
 
-if __name__ == "__main__":
+
+def fragmentation():
+    """Reserved memory beyond the sum of the streams' peaks, as a share of it."""
     now = 1 + rows.constants()["fragmentation"]
     fitted = [r for r in rows.ROWS if r.get("fitted")]
     ratio = [math.log(r["measured"] / rows.predicted(r) * now) for r in fitted]
-    print(f"fragmentation = {math.exp(sum(ratio) / len(ratio)) - 1:.4f}  # now {now - 1:.4f}")
+    return math.exp(sum(ratio) / len(ratio)) - 1
+
+
+if __name__ == "__main__":
+    ships = rows.constants()["fragmentation"]
+    print(f"fragmentation = {fragmentation():.4f}  # ships {ships:.4f}")
     print("| row | figure | measured GiB | predicted GiB | error |\n|---|---|---|---|---|")
     for row in rows.ROWS:
         value = rows.predicted(row)

@@ -18,15 +18,15 @@ import numpy.typing as npt
 
 from sim.calibration.validate_training import Point, validate_training, value_of
 from sim.inputs.architecture import facts_of
-from sim.result.bands import Job, band, residuals
+from sim.result.bands import band, residuals
 from sim.step.straggle import typical_speed
 
 F8 = npt.NDArray[np.float64]
 
 SCHEMES = {"models": "model", "GPU counts": "gpus", "sources": "source"}
 NOISE = 0.02  # of one measurement: the same job in two editions differs by 3.7 % on average
-#: how far a constant may be off: products, attention, maps, company, variation (the last two as
-#: shares of themselves)
+#: how far a constant may be off: products, attention, maps, loss beside collectives, variation (the
+#: last two as shares of themselves)
 PRIOR = np.array([0.05, 0.15, 0.15, 0.5, 1.0])
 _BUSY = ("gemm", "attention")
 
@@ -111,8 +111,7 @@ def coverage(by_source: bool = False) -> tuple[Covered, ...]:
             r for r in residuals()
             if (r.group.split()[0] != source if by_source else r.group != row.group)
         ]  # fmt: skip
-        job = Job(*(getattr(row, name) for name in Job._fields))
-        width = band(job, known).half_width
+        width = band(row.job, known).half_width
         hit = abs(row.source if by_source else row.model) <= width
         for key in ("all", source):
             found.setdefault(key, []).append((hit, width))

@@ -1,9 +1,12 @@
-"""Kernel constants of a GPU: its generation's data file, and what was borrowed from others."""
+"""Kernel constants of a GPU: its generation's data file, and what that borrows from others."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from typing import Any
 
 from sim.cost.attention import AttentionConstants
 from sim.cost.gemm import GemmConstants
@@ -40,7 +43,7 @@ class KernelConstants:
         Shortest kernel [s]; see `stream_time` [B].
     power : PowerConstants
         Clocks under power.
-    company : float
+    compute_loss : float
         Loss of compute beside a collective; see `rate_by_units`.
     fallbacks : tuple of str
         What was borrowed from another GPU.
@@ -53,7 +56,7 @@ class KernelConstants:
     floor_s: float
     ramp_bytes: float
     power: PowerConstants
-    company: float
+    compute_loss: float
     fallbacks: tuple[str, ...]
 
 
@@ -71,38 +74,89 @@ def load_constants(gpu: Gpu) -> KernelConstants:
     KernelConstants
         With `fallbacks` saying what was borrowed.
     """
-    generation = facts_of(gpu).constants
-    data = table(f"constants/{generation}")
+    facts = facts_of(gpu)
+    data = table(f"constants/{facts.constants}")
+    measured = data["measured_on"]
     notes = []
-    if gpu.name not in data["measured_on"]:
-        notes.append(f"kernels of {gpu.name}: shares of peak taken from {data['measured_on'][0]}")
-    notes += [
-        f"{part} of {gpu.name}: {source}" for part, source in data.get("borrowed", {}).items()
-    ]
+    if not facts.known:
+        notes.append(f"{gpu.name}: the architecture {gpu.architecture} is unknown")
+    if gpu.name not in measured:
+        notes.append(f"kernels of {gpu.name}: shares of peak taken from {measured[0]}")
+    for part in ("attention", "bandwidth"):
+        if (borrow := data[part].get("borrow")) is not None:
+            notes.append(f"{part} of {gpu.name}: {_borrowed(borrow)}")
     gemm = {
         dtype: GemmConstants(**{**c, "tile": tuple(c["tile"])}) for dtype, c in data["gemm"].items()
     }
     for dtype, other in (("fp16", "bf16"), ("tf32", "bf16"), ("fp32", "bf16"), ("fp8", "bf16")):
         gemm.setdefault(dtype, gemm[other])
-    attention = {
-        (i, d, dim): AttentionConstants(*rest) for i, d, dim, *rest in data["attention"]["table"]
-    }
-    power = dict(data["power"])
-    if gpu.form_factor == "pcie" and gpu.power_limit < power["stock_watts"]:
+    power = PowerConstants(**part_of(facts.constants, "power"))
+    if gpu.form_factor == "pcie" and gpu.power_limit < power.stock_watts:
         notes.append(
             f"clock of {gpu.name} under {gpu.power_limit:.0f} W from the SXM board's power curve"
         )
+    launch = part_of(facts.constants, "launch")
     return KernelConstants(
-        generation=generation,
+        generation=facts.constants,
         gemm=gemm,
-        attention=attention,
-        bandwidth=data["bandwidth"],
-        floor_s=data["launch"]["floor_s"],
-        ramp_bytes=data["launch"]["ramp_bytes"],
-        power=PowerConstants(**power),
-        company=data["interference"]["company"],
+        attention=attention_of(facts.constants),
+        bandwidth=part_of(facts.constants, "bandwidth"),
+        floor_s=launch["floor_s"],
+        ramp_bytes=launch["ramp_bytes"],
+        power=power,
+        compute_loss=part_of(facts.constants, "interference")["compute_loss"],
         fallbacks=tuple(notes),
     )
+
+
+def part_of(generation: str, part: str) -> dict[str, float]:
+    """A part of a generation's constants: what all have in common, what is borrowed, its own.
+
+    Parameters
+    ----------
+    generation : str
+        File of ``data/constants``.
+    part : str
+        ``bandwidth``, ``power``, ``launch`` or ``interference``.
+
+    Notes
+    -----
+    ``borrow = {from = "a100", factor = 1.17, most = 0.9}`` takes the numbers of another file times
+    the factor, none above ``most``; those that the file says itself are its own.
+    """
+    own = dict(table(f"constants/{generation}").get(part, {}))
+    borrow = own.pop("borrow", None)
+    found = dict(table("constants/kernels").get(part, {}))
+    if borrow is not None:
+        factor, most = borrow.get("factor", 1.0), borrow.get("most", math.inf)
+        lent = part_of(borrow["from"], part)
+        found |= {key: min(factor * value, most) for key, value in lent.items()}
+    return found | own
+
+
+def attention_of(generation: str) -> dict[tuple[str, str, int], AttentionConstants]:
+    """Attention constants by implementation, direction, head size; ``only`` some are borrowed."""
+    part = table(f"constants/{generation}")["attention"]
+    borrow = part.get("borrow")
+    found = {}
+    if borrow is not None:
+        factor, only = borrow.get("factor", 1.0), borrow.get("only")
+        for key, lent in attention_of(borrow["from"]).items():
+            if only is None or key[0] in only:
+                found[key] = replace(lent, rate=factor * lent.rate)
+    for kind, direction, size, *rest in part.get("table", ()):
+        found[kind, direction, size] = AttentionConstants(*rest)
+    return found
+
+
+def _borrowed(borrow: Mapping[str, Any]) -> str:
+    """What a ``borrow`` says, in words: ``h100-sxm-80gb's x 0.528 (flash2)``."""
+    text = f"{table('constants/' + borrow['from'])['measured_on'][0]}'s"
+    if "factor" in borrow:
+        text += f" x {borrow['factor']:g}"
+    if "most" in borrow:
+        text += f", at most {borrow['most']:g}"
+    return text + (f" ({', '.join(borrow['only'])})" if "only" in borrow else "")
 
 
 @cache

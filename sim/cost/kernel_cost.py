@@ -293,12 +293,12 @@ class CostModel:
         row = self._curve_of.get(key)
         if row is None:
             row = self._curve_of[key] = len(self._curves)
-            self._curves.append(rate_by_units(*key, sms, self.constants.company))
+            self._curves.append(rate_by_units(*key, sms, self.constants.compute_loss))
         return row
 
 
 def rate_by_units(
-    compute: float, memory: float, fixed: float, blocks: float, sms: int, company: float
+    compute: float, memory: float, fixed: float, blocks: float, sms: int, compute_loss: float
 ) -> F8:
     """Relative rate of a kernel when a collective leaves it fewer SMs.
 
@@ -311,7 +311,7 @@ def rate_by_units(
         Thread blocks, run in waves on the SMs.
     sms : int
         All SMs.
-    company : float
+    compute_loss : float
         Further loss of compute, a share of the SMs taken: what a collective's channels do to L2,
         the HBM queues and power.
 
@@ -324,7 +324,7 @@ def rate_by_units(
     -----
     Compute time scales with the waves of the kernel's blocks on u SMs; the memory time not until
     fewer than MEMORY_SATURATION of the SMs are left, from where it scales with 1/u; launch and
-    tail stay. Compute loses (1 + company (sms - u) / sms) more. Rate = t(all)/t(u).
+    tail stay. Compute loses (1 + compute_loss (sms - u) / sms) more. Rate = t(all)/t(u).
 
     Source: waves' = ceil(tiles/(SMs - channels)): 132 tiles beside 24 channels take 1.7 times as
     long on an H100 (NVIDIA forum 337991), which gives CURVE_QUANTISATION; HBM saturates with less
@@ -336,7 +336,7 @@ def rate_by_units(
     if compute > 0:
         full = float(effective_waves(np.array([blocks / sms]), CURVE_QUANTISATION)[0])
         waves = compute * effective_waves(blocks / u, CURVE_QUANTISATION) / full
-    waves *= 1 + company * (sms - u) / sms
+    waves *= 1 + compute_loss * (sms - u) / sms
     time = fixed + soft_max(waves, slowed)
     return np.ones_like(u) if time[-1] == 0 else np.minimum(time[-1] / time, 1.0)
 

@@ -8,6 +8,7 @@ from sim import units
 from sim.data import table
 from sim.inputs.architecture import facts_of
 from sim.inputs.finding import Finding, fault, warning
+from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Graph, Node, NodeGroup, Topology
 
 MAX_GPUS = 1_000_000
@@ -53,6 +54,7 @@ def _groups(t: Topology) -> Findings:
 
 def node_findings(node: Node) -> Findings:
     """Every finding about a node by itself."""
+    yield from _architecture(node.gpu, "node.gpu")
     yield from _nvlink(node)
     yield from _nvswitch_size(node)
     yield from _pcie(node)
@@ -87,6 +89,15 @@ def _shape(t: Topology) -> Findings:
         }[given[0]]
         message = f"nodes has no meaning beside {what}"
         yield fault("graph-nodes", "topology", "nodes", message, hint)
+
+
+def _architecture(gpu: Gpu, path: str) -> Findings:
+    """A GPU of which nothing is known runs as another does."""
+    if not facts_of(gpu).known:
+        rows = table("architectures")
+        message = f"nothing is known of {gpu.architecture}; {rows['stand_in']}'s kernels stand in"
+        hint = f"known are {', '.join(rows['architecture'])}"
+        yield warning("architecture", "topology", f"{path}.architecture", message, hint)
 
 
 def _nvlink(node: Node) -> Findings:
@@ -209,6 +220,9 @@ def _graph(graph: Graph, t: Topology) -> Findings:
                 f'"{name}" is there twice',
             )
     gpus = [i for i, v in enumerate(graph.vertices) if v.kind == "gpu"]
+    kinds = {v.gpu: i for i, v in reversed(list(enumerate(graph.vertices))) if v.gpu is not None}
+    for gpu, i in kinds.items():
+        yield from _architecture(gpu, f"graph.vertices[{i}].gpu")
     if not gpus:
         yield fault("no-gpus", "topology", "graph.vertices", "no vertex is a GPU", "add kind: gpu")
     for index in gpus:

@@ -34,9 +34,22 @@ SATURATED = 4096  # tokens of a micro-step on one GPU above which no launch is w
 #: residuals where nothing comparable is known, as a half-width of the logarithm: kernels of GPUs
 #: whose own tables were not used; a strategy of which there is no row; both assumed
 UNSEEN = {"generation": 0.12, "strategy": 0.10, "method": 0.10}
+STAND_IN = 0.12  # the same, of kernels that are all of another architecture; assumed
 PER_DOUBLING = (
     0.015  # beyond the most GPUs of any row; spread of `straggle` between the A100 fleets
 )
+
+
+class Job(NamedTuple):
+    """What is asked about, as far as residuals know."""
+
+    generation: str
+    strategy: str
+    method: str
+    gpus: int
+    parameters: float
+    tokens: float
+    stand_in: bool = False  # its kernels are another architecture's
 
 
 class Residual(NamedTuple):
@@ -53,16 +66,12 @@ class Residual(NamedTuple):
     model: float  # log of measured over predicted time, whole models left out
     source: float  # the same, whole sources left out
 
-
-class Job(NamedTuple):
-    """What is asked about, as far as residuals know."""
-
-    generation: str
-    strategy: str
-    method: str
-    gpus: int
-    parameters: float
-    tokens: float
+    @property
+    def job(self) -> Job:
+        """Its features, as of a job asked about."""
+        return Job(
+            self.generation, self.strategy, self.method, self.gpus, self.parameters, self.tokens
+        )
 
 
 class Band(NamedTuple):
@@ -87,6 +96,7 @@ def job_of(topology: Topology, workload: Workload) -> Job:
         gpus=topology.world_size,
         parameters=float(count_parameters(workload.model, workload.method).total),
         tokens=float(batch_on(workload).local_tokens),
+        stand_in=not _own_constants(_pacemaker(topology)),
     )
 
 
@@ -95,11 +105,17 @@ def _pacemaker(topology: Topology) -> Gpu:
     return min(topology.gpu_counts, key=lambda gpu: gpu.peak_bf16 or gpu.peak_fp16 or 0.0)
 
 
+def _own_constants(gpu: Gpu) -> bool:
+    """Whether the constants a GPU takes are of its own architecture."""
+    known: str = table(f"constants/{facts_of(gpu).constants}")["architecture"]
+    return known == gpu.architecture
+
+
 def _generation(gpu: Gpu) -> str:
     """The generation that was measured, or the architecture itself where none was."""
     name = facts_of(gpu).constants
-    own = table(f"constants/{name}")["architecture"] == gpu.architecture
-    return name if own and name in {r.generation for r in residuals()} else gpu.architecture
+    measured = name in {r.generation for r in residuals()}
+    return name if measured and _own_constants(gpu) else gpu.architecture
 
 
 @cache
@@ -153,6 +169,9 @@ def band(job: Job, known: Sequence[Residual]) -> Band:
     squares = width**2 + sum(UNSEEN[key] ** 2 for key in beyond)
     names = [f"{key} {getattr(job, key)}" for key in beyond]
     most = max((r.gpus for r in known), default=1)
+    if job.stand_in:
+        squares += STAND_IN**2
+        names.append("kernels of its architecture")
     if job.gpus > most:
         squares += (PER_DOUBLING * math.log2(job.gpus / most)) ** 2
         names.append(f"{job.gpus} GPUs")

@@ -16,6 +16,7 @@ from sim.cost.kernel_cost import CostModel, rate_by_units
 from sim.cost.power import PowerConstants, clock_factor
 from sim.inputs import catalogue
 from sim.inputs.gpu import Gpu
+from sim.inputs.loader import load
 from sim.inputs.model import Model
 from sim.inputs.workload import Checkpointing, Method, Precision, Workload
 
@@ -208,3 +209,21 @@ def test_borrowed_constants_are_named():
     assert CostModel(H100).fallbacks == ()
     notes = CostModel(catalogue.gpu("v100-sxm-32gb")).fallbacks
     assert any("v100-sxm-32gb" in n for n in notes)
+    assert CostModel(catalogue.gpu("l40s-pcie-48gb")).fallbacks[:2] == (
+        "attention of l40s-pcie-48gb: a100-sxm-80gb's",
+        "bandwidth of l40s-pcie-48gb: a100-sxm-80gb's x 1.17, at most 0.9",
+    )
+    assert CostModel(catalogue.gpu("b200-sxm-180gb")).fallbacks == (
+        "attention of b200-sxm-180gb: h100-sxm-80gb's x 0.528 (flash2)",
+        "bandwidth of b200-sxm-180gb: h100-sxm-80gb's",
+    )
+    stranger = H100.model_copy(update={"architecture": "foo", "name": "foo-1"})
+    assert CostModel(stranger).fallbacks[0] == "foo-1: the architecture foo is unknown"
+
+
+def test_an_unknown_architecture_is_warned_of():
+    sets = ["node.gpu={base: h100-sxm-80gb, architecture: foo}"]
+    loaded = load("dgx-h100", "llama3-8b-lora", sets)
+    found = [w for w in loaded.notes.warnings if w.code == "architecture"]
+    assert [w.path for w in found] == ["topology.node.gpu.architecture"]
+    assert found[0].message == "nothing is known of foo; hopper's kernels stand in"

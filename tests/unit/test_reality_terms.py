@@ -6,7 +6,7 @@ import pytest
 
 from sim import simulate
 from sim.inputs.loader import load
-from sim.result.bands import UNSEEN, Job, Residual, band
+from sim.result.bands import STAND_IN, UNSEEN, Job, Residual, band
 from sim.step.breakdown import Breakdown
 from sim.step.pressure import PER_BLOCK, RETRY_S, retry_share, retry_warnings, with_retries
 from sim.step.straggle import block_variation, expected_largest, typical_speed
@@ -106,6 +106,10 @@ def test_band_widens_with_what_no_row_shows():
     unseen = UNSEEN["generation"] ** 2 + UNSEEN["strategy"] ** 2
     assert other.half_width == pytest.approx(math.hypot(width, math.sqrt(unseen)))
     assert other.beyond == ("generation b200", "strategy zero3")
+    foreign = band(SAME._replace(generation="foo", stand_in=True), known)
+    unseen = UNSEEN["generation"] ** 2 + STAND_IN**2
+    assert foreign.half_width == pytest.approx(math.hypot(width, math.sqrt(unseen)))
+    assert foreign.beyond == ("generation foo", "kernels of its architecture")
     widths = [band(SAME._replace(gpus=n), known).half_width for n in (8, 64, 512)]
     assert widths == sorted(widths)
 

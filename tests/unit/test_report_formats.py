@@ -158,7 +158,9 @@ BORROWED = {
 @pytest.mark.parametrize("command", BORROWED.values(), ids=BORROWED)
 def test_borrowed_constants_are_said_in_every_format(command):
     for form in FORMATS:
-        assert "shares of the A100's table" in unescape(rendered(view_of(command), form)), form
+        assert "bandwidth of l40s-pcie-48gb: a100-sxm-80gb's x 1.17" in unescape(
+            rendered(view_of(command), form)
+        ), form
 
 
 def test_the_suffix_of_the_file_names_the_format(tmp_path):
