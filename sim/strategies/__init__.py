@@ -43,8 +43,10 @@ def plan_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> Plan:
     """
     # what context parallelism exchanges are activations
     shape = mesh.cp > 1 or workload.activation_checkpointing.offload
+    # an optimizer on the host is an op of the plan, of so many bytes
+    update = workload.parallelism.offload != "none" and workload.optimizer
     key = (
-        mesh, shape and (workload.micro_batch, workload.sequence_length),
+        mesh, update, shape and (workload.micro_batch, workload.sequence_length),
         *fields_but(workload, _NO_MATTER),
     )  # fmt: skip
     return _kept(_plans, MAX_PLANS, key, lambda: build_plan(workload, tree, mesh))

@@ -3,7 +3,7 @@
 import pytest
 
 from sim.blocks.optimizer import OPTIMIZERS
-from sim.blocks.tree import count_parameters
+from sim.blocks.tree import build_tree, count_parameters
 from sim.blocks.update import host_update_bytes, optimizer_kernels, shard_of
 from sim.cost.host_update import host_rate, update_slowdown
 from sim.inputs.gpu import Gpu
@@ -13,6 +13,8 @@ from sim.inputs.workload import Checkpointing, Parallelism, Precision, Stack, Wo
 from sim.job.forecast import checkpoint_bytes
 from sim.memory.report import memory
 from sim.memory.states import optimizer_bytes, trainable_elements
+from sim.mesh import Mesh
+from sim.strategies import plan_of
 
 P = 8_030_261_248
 
@@ -147,3 +149,18 @@ def test_offloaded_activations_are_in_host_memory():
     assert here.host_bytes == 0
     saved = here.by_moment["backward"] - there.by_moment["backward"]
     assert saved == pytest.approx(inputs, rel=0.1)
+
+
+def test_an_update_on_the_host_is_of_its_own_optimizer_whoever_ran_before():
+    """Plans are shared by jobs, but not with another optimizer's bytes: SGD moves 12 of 28."""
+    offload = Parallelism(strategy="fsdp2", offload="all")
+    found = {}
+    for kind in ("adamw", "sgd", "adamw-8bit"):
+        job = workload(optimizer=kind, parallelism=offload)
+        tree = build_tree(job.model, job.method)
+        plan = plan_of(job, tree, Mesh(dp_shard=8))
+        (update,) = [op for op in plan.ops if op.name == "optimizer"]
+        found[kind] = update.bytes / plan.owned_numel
+        assert found[kind] == pytest.approx(host_update_bytes(job))
+    assert found["adamw"] == 28
+    assert found["sgd"] == 12
