@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
+from sim.inputs import catalogue
+
 TABLE = Path(__file__).parents[2] / "sim/data/measured/attention_kernels.csv"
-PEAK = {"A100": 312.0, "H100": 989.4}
+BOARDS = {"A100": "a100-sxm-80gb", "H100": "h100-sxm-80gb"}
 FORWARD_OVER_BOTH = {("A100", "flash2"): 1.127}
 IMPL = {
     "FA2": "flash2",
@@ -40,7 +42,7 @@ def read():
             ):
                 continue
             gpu = r["gpu"][:4]
-            if gpu not in PEAK:
+            if gpu not in BOARDS:
                 continue
             key = (gpu, IMPL[r["impl"]], r["pass"], int(r["head_dim"]))
             out[key].append((int(r["seqlen"]), r["causal"] == "True", float(r["tflops"])))
@@ -83,8 +85,9 @@ def constants():
             found[gpu, impl, "backward", dim] = (backward(forward, rate), *knees), error
         else:
             found[gpu, impl, "both", dim] = fit(points)
+    peak = {gpu: catalogue.gpu(name).peak_bf16 * 1e-12 for gpu, name in BOARDS.items()}
     return {
-        (gpu, *rest): ((x[0] / PEAK[gpu], x[1], x[2]), error)
+        (gpu, *rest): ((x[0] / peak[gpu], x[1], x[2]), error)
         for (gpu, *rest), (x, error) in found.items()
     }
 

@@ -18,10 +18,11 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from sim.cost.constants import part_of
+from sim.inputs import catalogue
 
 TABLE = Path(__file__).parents[2] / "sim/data/measured/kernels_nongemm.csv"
 LAUNCHES_S = 3e-6  # of a case, whatever its number of kernels
-HBM = {"A100": 2.039e12, "H100": 3.35e12}
+BOARDS = {"A100": "a100-sxm-80gb", "H100": "h100-sxm-80gb"}
 ACCESS = ("composite", "cast", "strided", "fused", "rows", "reduce")
 # (kernel, provider, mode) -> bytes per element by access; modes "full" are forward and backward
 RMS_BF16 = {"composite": 8 + 4 + 8 + 4, "cast": 12}
@@ -82,9 +83,10 @@ def fit(gpu):
     need = np.array([d[2] for d in data])
     time = np.array([d[3] for d in data])
     used = need.sum(axis=0) > 0
+    bandwidth = catalogue.gpu(BOARDS[gpu]).memory_bandwidth
 
     def model(x):
-        return LAUNCHES_S + need[:, used] @ (1 / x) / HBM[gpu]
+        return LAUNCHES_S + need[:, used] @ (1 / x) / bandwidth
 
     found = least_squares(
         lambda x: np.log(model(x) / time),
@@ -99,7 +101,7 @@ def fit(gpu):
 
 
 def main():
-    for gpu in HBM:
+    for gpu in BOARDS:
         shares, data, error = fit(gpu)
         shipped = part_of(gpu.lower(), "bandwidth")
         print(gpu, *(f"{name} {x:.3f} (ships {shipped[name]:g})" for name, x in shares.items()))

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from sim.cost.gemm import GemmConstants, gemm_times
+from sim.inputs import catalogue
 
 TABLE = Path(__file__).parents[2] / "sim/data/measured/gemm_efficiency.csv"
 SIDES = {
@@ -25,13 +26,10 @@ SIDES = {
     "8k-16k": (8192, 10240, 12288, 16384),
     ">16k": (51200, 65536),
 }
-# SMs, HBM bytes/s, bf16 and fp8 dense peak (facts of the catalogue)
-GPUS = {
-    "A100": (108, 2.039e12, {"bfloat16": 312e12}),
-    "H100": (132, 3.35e12, {"bfloat16": 989.4e12, "fp8": 1978.9e12}),
-    "B200": (148, 8.0e12, {"bfloat16": 2250e12, "fp8": 4500e12}),
-    "L40S": (142, 0.864e12, {"bfloat16": 362e12, "fp8": 733e12}),
-}
+BOARDS = {
+    "A100": "a100-sxm-80gb", "H100": "h100-sxm-80gb", "B200": "b200-sxm-180gb",
+    "L40S": "l40s-pcie-48gb",
+}  # fmt: skip
 NAMES = (
     "tile0",
     "tile1",
@@ -79,13 +77,17 @@ def constants(x):
     )
 
 
-def evaluate(x, table, spec, dtype):
-    sms, bandwidth, peaks = spec
+def peak(board, dtype):
+    return board.peak_fp8 if dtype == "fp8" else board.peak_bf16
+
+
+def evaluate(x, table, board, dtype):
     shapes, ptr = table
+    size, most = 1 if dtype == "fp8" else 2, peak(board, dtype)
     t = gemm_times(
-        shapes, 1 if dtype == "fp8" else 2, 2, peaks[dtype], bandwidth, sms, constants(x), True
-    )
-    eff = 2 * shapes[:, :3].prod(axis=1) / t.seconds / peaks[dtype]
+        shapes, size, 2, most, board.memory_bandwidth, board.sms, constants(x), True
+    )  # fmt: skip
+    eff = 2 * shapes[:, :3].prod(axis=1) / t.seconds / most
     return np.array([np.percentile(eff[a:b], (50, 10, 90)) for a, b in ptr])
 
 
@@ -101,7 +103,7 @@ def build(data):
 def fit(gpu, dtype, seed=0):
     from scipy.optimize import differential_evolution
 
-    spec = GPUS[gpu]
+    board = catalogue.gpu(BOARDS[gpu])
     # fewer than 16 rows: latency of the serving stack, nothing training runs
     data = [r for r in rows(gpu, dtype) if r[0] >= 16 and r[1] != ">16k"]
     table = build(data)
@@ -109,7 +111,7 @@ def fit(gpu, dtype, seed=0):
     weight = np.array([1.0 if r[0] >= 512 else 0.5 for r in data])
 
     def loss(x):
-        got = evaluate(x, table, spec, dtype)
+        got = evaluate(x, table, board, dtype)
         error = np.log(got) - np.log(np.maximum(want, 1e-4))
         return float(
             (
@@ -126,14 +128,14 @@ def fit(gpu, dtype, seed=0):
     best = differential_evolution(
         loss, bounds, seed=seed, maxiter=30, popsize=6, tol=1e-4, polish=False
     )
-    got = evaluate(best.x, table, spec, dtype)
+    got = evaluate(best.x, table, board, dtype)
     return best.x, data, got, want
 
 
 def main():
-    chosen = sys.argv[1:] or list(GPUS)
-    for gpu in chosen:
-        for dtype in GPUS[gpu][2]:
+    for gpu in sys.argv[1:] or list(BOARDS):
+        board = catalogue.gpu(BOARDS[gpu])
+        for dtype in ("bfloat16", "fp8") if board.peak_fp8 else ("bfloat16",):
             x, data, got, want = fit(gpu, dtype)
             error = got[:, 0] / want[:, 0] - 1
             big = np.array([r[0] >= 1024 for r in data])

@@ -71,11 +71,11 @@ def clock_factor(
     (stas00/ml-engineering compute/accelerator/benchmarks); A100 1.305 of 1.41 GHz in HPL
     (glennklockwood.com); power caps act on compute-bound work first (arXiv 2604.11391).
     """
-    drawn = power_watts(intensity, 1.0, idle_watts, c, size)
-    if drawn <= limit_watts:
+    wanted = power_watts(intensity, 1.0, idle_watts, c, size)
+    if wanted <= limit_watts:
         return 1.0
     room = max(limit_watts - idle_watts, 0.05 * limit_watts)
-    return float(max(0.1, (room / (drawn - idle_watts)) ** (1 / c.exponent)))
+    return float(max(0.1, (room / (wanted - idle_watts)) ** (1 / c.exponent)))
 
 
 def power_watts(

@@ -16,7 +16,7 @@ LATEST = (2, 30)
 
 
 def constants(name: str) -> dict[str, Any]:
-    """A file of constants, ``nccl`` or ``nccl_timing``."""
+    """A file of constants: ``nccl``, ``nccl_timing`` or ``links``."""
     return table(f"constants/{name}")
 
 

@@ -381,12 +381,12 @@ def p2p_channels(machine: Machine) -> int:
     2 over PCIe, up to 2 for each NVLink, enough for 14 GB/s each over a network.
     """
     table = constants("nccl")["channels"]
-    row = constants("nccl")["generations"][machine.generation]
     if machine.nodes > 1:
         need = machine.nic_rate * machine.nics / machine.local_ranks
         return int(max(2, math.ceil(need / table["p2p_network_bytes_per_s"])))
     if machine.link != "nvlink":
         return int(table["p2p_pcie"])
-    links = round(machine.intra_rate / 1e9 / row["nvlink_per_link"])
+    link = constants("links")["nvlink"][str(machine.link_generation)]["effective"]
+    links = round(machine.intra_rate / link)
     channels = table["p2p_per_nvlink"] * max(1, links)
     return int(min(32, 2 ** int(math.log2(channels))))
