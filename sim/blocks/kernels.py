@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from sim.blocks.modules import Role
 
+#: kinds of kernel that only move bytes, the optimizer's apart
+STREAMED = ("norm", "elementwise", "reduction", "embedding", "loss", "quantize", "copy")
+
 
 class Kernel(NamedTuple):
     """One kernel launch (or `launches` equal ones in a row).

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sim.blocks.kernels import STREAMED
 from sim.calibration.observation import Observation, run_observation
 from sim.calibration.runs import distinct, read_runs
 from sim.cost.collectives import DEFAULT_NCCL, plan_collective
@@ -32,7 +33,6 @@ EQUIVALENTS = 8  # rows of one log count as so many independent ones at most
 _FEW_BYTES = 1024 * 1024
 _LARGEST_LATENCY = 4096.0  # rows below this size all measure the same latency
 _GPU_FAMILY = re.compile(r"(?:^|[^A-Z0-9])(GB200|GB300|[ABHV]\d{2,3}|L40S?|L4|4090|GH200)(?![0-9])")
-_STREAMED = ("norm", "elementwise", "reduction", "embedding", "loss", "copy", "quantize")
 
 
 def nccl_observations(
@@ -156,7 +156,7 @@ def kineto_observations(
         notes.append(f"{path}: {text}")
     out: list[Observation] = []
     for kind, members in (
-        ("gemm", ("gemm",)), ("attention", ("attention",)), ("other", _STREAMED)
+        ("gemm", ("gemm",)), ("attention", ("attention",)), ("other", STREAMED)
     ):  # fmt: skip
         seconds = trace.per_step(kind)
         if seconds > 0 and _kernel_time(topology, workload, members)(_UNCHANGED) > 0:

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
+from sim.blocks.kernels import STREAMED
 from sim.cost.constants import load_constants
 from sim.cost.power import ATTENTION_INTENSITY, clock_factor, power_watts
 from sim.data import DATA, table
 from sim.inputs.gpu import Gpu
 
 _STATE = {
-    "gemm": "compute", "attention": "attention", "norm": "memory", "elementwise": "memory",
-    "reduction": "memory", "embedding": "memory", "loss": "memory", "optimizer": "memory",
-    "quantize": "memory", "copy": "memory", "exposed_communication": "communication",
+    "gemm": "compute", "attention": "attention", "exposed_communication": "communication",
+    **dict.fromkeys((*STREAMED, "optimizer"), "memory"),
 }  # fmt: skip
 
 

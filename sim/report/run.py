@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sim.blocks.kernels import STREAMED
 from sim.quantities import count, duration, gib, percent
 from sim.report.job import job_section
 from sim.report.ranks import waiting
@@ -28,7 +29,7 @@ from sim.result.result import Result
 _GROUPS = {
     "GEMM": ("gemm",),
     "attention": ("attention",),
-    "other kernels": ("norm", "elementwise", "reduction", "embedding", "loss", "quantize", "copy"),
+    "other kernels": STREAMED,
     "optimizer": ("optimizer",),
     "exposed comm": ("exposed_communication",),
     "host and copies": ("host", "copies", "idle"),

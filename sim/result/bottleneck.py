@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from sim.blocks.kernels import STREAMED
 from sim.job.forecast import JobForecast
 from sim.quantities import percent
 from sim.result.result import Bottleneck, Fix, Memory, Step
 
-_OTHER = ("norm", "elementwise", "reduction", "embedding", "loss", "quantize", "copy")
 _DATA_BOUND = 1 / 6  # of the wall time, as for the other bottlenecks
 
 
@@ -22,7 +22,7 @@ def classify(step: Step, memory: Memory) -> Bottleneck:
     parts = step.breakdown
     shares = {
         "communication": step.exposed_communication_s / total,
-        "memory-bandwidth": sum(parts.get(key, 0.0) for key in _OTHER) / total,
+        "memory-bandwidth": sum(parts.get(key, 0.0) for key in STREAMED) / total,
         "host": parts.get("host", 0.0) / total,
         "optimizer": step.optimizer_s / total,
     }
@@ -58,7 +58,7 @@ def _sentence(kind: str, share: float, step: Step, parts: dict[str, float]) -> s
             f"most of all {where}"
         )
     if kind == "memory-bandwidth":
-        worst = max(_OTHER, key=lambda key: parts.get(key, 0.0))
+        worst = max(STREAMED, key=lambda key: parts.get(key, 0.0))
         return (
             f"memory-bandwidth-bound: {said} of the step is {worst} and other kernels that "
             "move bytes rather than multiply"

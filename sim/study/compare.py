@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from sim.blocks.kernels import STREAMED
 from sim.documents import SCHEMAS, Document, Section
 from sim.errors import Fault, InputError
 from sim.fabric import compile_fabric
@@ -32,7 +33,7 @@ from sim.study.pricing import matching, offer_settings, pick_offer
 PARTS: dict[str, tuple[str, ...]] = {
     "GEMM": ("gemm",),
     "attention": ("attention",),
-    "HBM-bound kernels": ("norm", "elementwise", "reduction", "embedding", "loss", "copy"),
+    "HBM-bound kernels": tuple(kind for kind in STREAMED if kind != "quantize"),
     "FP8 and 4-bit casts": ("quantize",),
     "optimizer": ("optimizer",),
     "exposed communication": ("exposed_communication",),

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from sim.blocks.kernels import STREAMED
 from sim.documents import SCHEMAS, Document, Section
 from sim.errors import Fault, InputError
 from sim.inputs.base import Factor, Spec
@@ -298,7 +299,7 @@ def measure(result: Result, metric: str) -> float:
     step, rates, job, cost, energy = (
         result.step, result.throughput, result.job, result.cost, result.energy,
     )  # fmt: skip
-    hbm = ("norm", "elementwise", "reduction", "embedding", "loss", "copy", "quantize", "optimizer")
+    hbm = (*STREAMED, "optimizer")
     found: dict[str, float | None] = {
         "tokens_per_s_per_gpu": rates.tokens_per_s_per_gpu,
         "tokens_per_s": rates.tokens_per_s,
