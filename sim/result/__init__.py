@@ -1,1 +1,1 @@
-"""Timeline -> Result: exposure, critical path, breakdown, memory, bottleneck."""
+"""Step, memory and job -> Result: sections, curve, bottleneck, changes worth trying, bands."""

@@ -21,6 +21,8 @@ from sim.documents import SCHEMAS, Document, dumps
 from sim.inputs.workload import Workload
 from sim.lowering.lower import Lowered, RankView
 from sim.lowering.parts import CATEGORIES
+from sim.program import Timeline
+from sim.step.critical import critical_path
 from sim.step.run import StepOutcome
 from sim.strategies.plan import COLLECTIVE, SEGMENT, Plan, PlanOp
 from sim.units import DTYPE_BYTES
@@ -68,17 +70,20 @@ class Trace(Document):
 
     def to_dict(self) -> dict[str, Any]:
         """Events in microseconds, one process a rank (class), a thread a stream."""
-        lowered = self.outcome.lowered
+        lowered, timeline = self.outcome.lowered, self.outcome.timeline
         events = [*_names(lowered), *_steps(self.outcome)]
+        path = critical_path(lowered.program, timeline)
+        critical = frozenset(path)
         for number, view in enumerate(lowered.views):
-            events += _kernels(self.outcome, number, self.workload)
-            events += _collectives(self.outcome, view, number)
+            events += _kernels(self.outcome, number, self.workload, critical)
+            events += _collectives(self.outcome, view, number, critical)
         world = sum(view.multiplicity for view in lowered.views)
         return {
             "schemaVersion": 1,
             "traceName": self.title,
             "displayTimeUnit": "ms",
             "distributedInfo": {"backend": "nccl", "rank": 0, "world_size": world},
+            "criticalPath": _shares(lowered, timeline, path),
             "traceEvents": events,
         }
 
@@ -129,7 +134,18 @@ def _steps(outcome: StepOutcome) -> Iterator[dict[str, Any]]:
         yield _event("ProfilerStep#0", "user_annotation", number, 0, 0.0, end, {})
 
 
-def _kernels(outcome: StepOutcome, number: int, workload: Workload) -> Iterator[dict[str, Any]]:
+def _shares(lowered: Lowered, timeline: Timeline, path: Sequence[int]) -> dict[str, float]:
+    """Seconds of the critical path by what its ops are, the longest first; they make the step."""
+    seconds = np.bincount(
+        lowered.category[path], timeline.end[path] - timeline.start[path], len(CATEGORIES)
+    )
+    found = {name: float(s) for name, s in zip(CATEGORIES, seconds, strict=True) if s > 0.0}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _kernels(
+    outcome: StepOutcome, number: int, workload: Workload, critical: frozenset[int]
+) -> Iterator[dict[str, Any]]:
     """Everything of one rank but collectives: host launches, kernels, copies."""
     lowered, timeline = outcome.lowered, outcome.timeline
     lanes = _lanes(lowered)
@@ -147,6 +163,8 @@ def _kernels(outcome: StepOutcome, number: int, workload: Workload) -> Iterator[
         op = lowered.plan.ops[at]
         kind = CATEGORIES[int(lowered.category[i])]
         arguments: dict[str, Any] = {"phase": op.phase, "micro_step": op.micro_step}
+        if i in critical:
+            arguments["critical"] = True
         if op.unit or op.block >= 0:
             arguments["unit"] = op.unit or f"block {op.block}"
         if int(lowered.category[i]) == _HOST:
@@ -202,7 +220,9 @@ class _KernelNames:
         return tuple(self._templates.of(kind, op.name))
 
 
-def _collectives(outcome: StepOutcome, view: RankView, number: int) -> Iterator[dict[str, Any]]:
+def _collectives(
+    outcome: StepOutcome, view: RankView, number: int, critical: frozenset[int]
+) -> Iterator[dict[str, Any]]:
     """Collectives of one rank, from the start on the wire to the end."""
     lowered, timeline = outcome.lowered, outcome.timeline
     lanes = _lanes(lowered)
@@ -214,6 +234,8 @@ def _collectives(outcome: StepOutcome, view: RankView, number: int) -> Iterator[
         arguments["waits us"] = round(
             float(timeline.start[end] - timeline.start[begin]) * _MICRO if begin != end else 0.0, 4
         )
+        if begin in critical or end in critical:
+            arguments["critical"] = True
         name = f"ncclDevKernel_{_NCCL_NAMES[op.collective]}"
         if cost is not None and cost.algorithm not in ("none", "p2p"):
             name += f"_{cost.algorithm.upper()}_{cost.protocol.upper()}"

@@ -46,6 +46,18 @@ def test_it_covers_the_step(traced) -> None:
     assert all(e["dur"] >= 0 for e in spans)
 
 
+def test_the_critical_path_is_marked_and_makes_the_step(traced) -> None:
+    outcome, document = traced
+    shares = document["criticalPath"]
+    assert sum(shares.values()) == pytest.approx(outcome.time_s, rel=1e-12)
+    assert next(iter(shares)) == "gemm"
+    marked = [e for e in document["traceEvents"] if e.get("args", {}).get("critical")]
+    assert {e["cat"] for e in marked} == {"kernel", "cuda_runtime"}
+    # compute-bound: of the gathers only the first of a micro-step holds it up
+    gathers = [e for e in marked if "AllGather" in e["name"]]
+    assert {e["args"]["label"] for e in gathers} == {"first all_gather"}
+
+
 def test_lanes_have_names_and_never_overlap(traced) -> None:
     _, document = traced
     lanes = defaultdict(list)
