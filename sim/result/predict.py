@@ -65,7 +65,7 @@ def predict(
         A job that does not fit gets a full one too.
     """
     varied = variation or Variation()
-    found = step(topology, workload, engine=engine, level=level, variation=varied, whole=True)
+    found = step(topology, workload, engine=engine, level=level, variation=varied)
     breakdown, memory = found.breakdown, memory_section(found.memory)
     shown = step_section(breakdown)
     bottleneck = classify(shown, memory)

@@ -73,7 +73,7 @@ class StepReport:
 
 def step(
     topology: Topology, workload: Workload, *, engine: str = "auto", level: str | None = None,
-    variation: Variation = _ALIKE, whole: bool = False,
+    variation: Variation = _ALIKE,
 ) -> StepReport:  # fmt: skip
     """The optimizer step of a job on a machine.
 
@@ -88,8 +88,6 @@ def step(
         rank); by default folded unless `variation` makes ranks unequal.
     variation : Variation
         Jitter and slow parts, and how many steps to draw.
-    whole : bool
-        Every block simulated, even where blocks are alike.
 
     Returns
     -------
@@ -102,7 +100,7 @@ def step(
     """
     level = variation.level(level)
     if level == "folded":
-        found = _folded(topology, workload, engine, whole)
+        found = _folded(topology, workload, engine)
         simulated, ranks, fallbacks = *found.whole, found.fallbacks
         times = np.array([simulated.time_s])
     else:
@@ -168,13 +166,13 @@ def _machine(topology: Topology) -> Hashable:
     return tuple(values[k] for k in type(topology).model_fields if k not in _MACHINE)
 
 
-def _folded(topology: Topology, workload: Workload, engine: str, every: bool) -> _Measured:
+def _folded(topology: Topology, workload: Workload, engine: str) -> _Measured:
     """Equal ranks, blocks and micro-steps once."""
     steps = workload.gradient_accumulation
     shared = min(steps, _SHARED)
     if shared != steps:
         workload = workload.model_copy(update={"gradient_accumulation": shared})
-    found = _simulated(_Key(_machine(topology), _STEP, shared, topology, workload), engine, every)
+    found = _simulated(_Key(_machine(topology), _STEP, shared, topology, workload), engine)
     if shared == steps or found.middle is None:
         return found
     whole = _sum((found.whole, 1.0), (found.middle, steps - shared))
@@ -187,9 +185,9 @@ def _walked(key: _Key) -> MemoryReport:
 
 
 @lru_cache(maxsize=1024)
-def _simulated(key: _Key, engine: str, every: bool) -> _Measured:
+def _simulated(key: _Key, engine: str) -> _Measured:
     topology, workload = key.topology, key.workload
-    if repeats(workload) and not every:
+    if repeats(workload):
         deep = run_step(topology, of_layers(workload, DEEP), engine=engine)
         if settled(deep.lowered, deep.timeline):
             shallow = run_step(topology, of_layers(workload, SHALLOW), engine=engine)
