@@ -19,10 +19,9 @@ from sim.inputs.workload import Checkpointing, Precision, Workload
 from sim.memory.report import memory
 from sim.quantities import percent
 from sim.step.breakdown import Breakdown
+from sim.step.pressure import RETRY_S
 from sim.units import show
 
-RETRY_S = 0.1  # one retry of the caching allocator: all cached segments freed, device synchronised.
-# Assumed: hundreds of cudaFree of 0.1 to 1 ms each; no published figure.
 CROWDED = 0.92  # reserved over capacity from where the allocator may retry
 
 
@@ -323,7 +322,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "allocator", "memory is nearly full and the allocator retries", 0.6, _allocator,
-        (1.0, 4.0, 16.0, 64.0),
+        (10.0, 40.0, 160.0, 640.0),
         lambda t, w, s: f"about {s:.0f} retries a step",
         'torch.cuda.memory_stats()["num_alloc_retries"]',
     ),

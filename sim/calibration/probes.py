@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sim.calibration.causes import RETRY_S, Changed
+from sim.calibration.causes import Changed
 from sim.cost.collectives import plan_collective
 from sim.errors import InputError
 from sim.fabric import compile_fabric
@@ -16,6 +16,7 @@ from sim.inputs.topology import Topology
 from sim.memory.report import memory
 from sim.quantities import duration, gib, percent
 from sim.step.breakdown import Breakdown
+from sim.step.pressure import RETRY_S
 from sim.step.step import step
 from sim.units import GIB
 

@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.blocks.kernels import Kernel
-from sim.blocks.unroll import Templates
 from sim.cost.attention import attention_rate, lookup
 from sim.cost.constants import KernelConstants, host_constants, load_constants
 from sim.cost.elementwise import stream_time
 from sim.cost.gemm import MEMORY_SATURATION, effective_waves, gemm_times, soft_max
-from sim.cost.power import ATTENTION_INTENSITY, clock_factor, power_watts
+from sim.cost.power import ATTENTION_INTENSITY, clock_factor
 from sim.inputs.calibration import Calibration
 from sim.inputs.gpu import Gpu
 from sim.units import DTYPE_BYTES
@@ -35,8 +34,6 @@ class Cost(NamedTuple):
     memory_s: float  # part that HBM limits
     fixed_s: float  # launch and tail, neither
     blocks: float  # thread blocks that fill the SMs in waves; 0: many small ones
-    watts: float
-    flops: float
 
 
 class KernelCosts(NamedTuple):
@@ -45,8 +42,6 @@ class KernelCosts(NamedTuple):
     time_s: F8  # stand-alone duration [s]
     hbm_bytes: F8
     host_s: F8  # CPU time to launch [s]
-    flops: F8
-    watts: F8
     curve: I4  # row of `CostModel.curves()`
 
 
@@ -118,23 +113,15 @@ class CostModel:
             return known[1]
         self._price([k for k in dict.fromkeys(kernels) if k not in self._costs])
         table = [self._costs[k] for k in kernels]
-        columns = np.array(
-            [(c.time_s, c.hbm_bytes, c.flops, c.watts) for c in table], dtype=float
-        ).reshape(-1, 4)
+        columns = np.array([(c.time_s, c.hbm_bytes) for c in table], dtype=float).reshape(-1, 2)
         host = np.array([self.host_seconds(k) for k in kernels], dtype=float)
         rows = np.array([self._rows[k] for k in kernels], dtype=np.int32)
-        result = KernelCosts(columns[:, 0], columns[:, 1], host, columns[:, 2], columns[:, 3], rows)
+        result = KernelCosts(columns[:, 0], columns[:, 1], host, rows)
         if isinstance(kernels, tuple):  # held, so that its id stays its own
             if len(self._sequences) > 4096:
                 self._sequences.clear()
             self._sequences[id(kernels)] = (kernels, result)
         return result
-
-    def template_costs(self, templates: Templates) -> dict[tuple[str, str], KernelCosts]:
-        """Costs of every template of a workload, all new kernels priced together."""
-        every = dict.fromkeys(k for kernels in templates.kernels.values() for k in kernels)
-        self._price([k for k in every if k not in self._costs])
-        return {key: self.costs(kernels) for key, kernels in templates.kernels.items()}
 
     def host_seconds(self, kernel: Kernel) -> float:
         """CPU time to launch a kernel. [s]"""
@@ -190,10 +177,6 @@ class CostModel:
         # a sister board's larger memory idles higher; its tensor cores hold the same clock
         return min(self.gpu.idle_power, self.constants.power.idle_watts)
 
-    def _watts(self, intensity: float, clock: float) -> float:
-        watts = power_watts(intensity, clock, self._idle_watts, self.constants.power, self._size)
-        return min(watts, self.gpu.power_limit)
-
     def _price(self, kernels: list[Kernel]) -> None:
         gemms = [k for k in kernels if k.kind == "gemm"]
         for dtype in dict.fromkeys(k.dtype for k in gemms):
@@ -219,7 +202,6 @@ class CostModel:
             c,
         )
         for i, kernel in enumerate(kernels):
-            busy = float(times.compute_s[i] / times.seconds[i])
             self._costs[kernel] = Cost(
                 time_s=float(times.seconds[i]) * kernel.launches,
                 hbm_bytes=kernel.bytes,
@@ -227,8 +209,6 @@ class CostModel:
                 memory_s=float(times.memory_s[i]) * kernel.launches,
                 fixed_s=c.launch_s * kernel.launches,
                 blocks=float(times.tiles[i]),
-                watts=self._watts(busy, clock),
-                flops=kernel.flops,
             )
 
     def _attention(self, kernel: Kernel) -> Cost:
@@ -254,8 +234,6 @@ class CostModel:
             memory_s=memory,
             fixed_s=floor,
             blocks=float(blocks),
-            watts=self._watts(ATTENTION_INTENSITY, clock),
-            flops=kernel.flops,
         )
 
     def _stream(self, kernel: Kernel) -> Cost:
@@ -271,8 +249,6 @@ class CostModel:
             memory_s=time - c.floor_s * kernel.launches,
             fixed_s=c.floor_s * kernel.launches,
             blocks=0.0,
-            watts=self._watts(0.0, 1.0),
-            flops=0.0,
         )
 
     def _curve(self, cost: Cost) -> int:

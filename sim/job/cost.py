@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 HOURS_PER_MONTH = 730.0
 
@@ -146,8 +146,3 @@ def break_even_tokens(first: Cost, other: Cost, tokens: float) -> float | None:
     if (once_first - once_other) * (per_first - per_other) >= 0.0:
         return None
     return (once_other - once_first) / (per_first - per_other)
-
-
-def at_price(terms: Terms, price_per_gpu_hour_usd: float) -> Terms:
-    """The same terms at another rate."""
-    return replace(terms, price_per_gpu_hour_usd=price_per_gpu_hour_usd)

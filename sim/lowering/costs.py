@@ -78,18 +78,17 @@ class _Table:
         host_s: float = 0.0,
         category: int = _CATEGORY["collective"],
         alone_s: float = 0.0,
-        recompute: bool = False,
         demands: tuple[tuple[int, float], ...] = (),
     ) -> int:
         """Append one row and return its index."""
         self.columns.append(
-            (latency_s, work, bound, weight, curve, hold, host_s, category, alone_s, recompute)
+            (latency_s, work, bound, weight, curve, hold, host_s, category, alone_s)
         )
         self.demands.append(demands)
         self.size += 1
         return self.size - 1
 
-    def kernels(self, block: _Block, recompute: bool) -> int:
+    def kernels(self, block: _Block) -> int:
         """Append rows of kernels and return the first one's index."""
         self._flush()
         n = block.seconds.size
@@ -101,7 +100,7 @@ class _Table:
                 latency_s=np.zeros(n), work=block.seconds, bound=ones, weight=ones,
                 curve=block.curve, hold=np.zeros(n, dtype=np.int32), host_s=block.host_s,
                 category=block.category, alone_s=block.seconds,
-                recompute=np.full(n, recompute), demand_ptr=reads.astype(np.int32),
+                demand_ptr=reads.astype(np.int32),
                 demand_local=np.zeros(int(reads.sum()), dtype=np.int32),
                 demand_amount=block.rate[reads], curves=_NO_CURVES,
             )
@@ -125,7 +124,6 @@ class _Table:
                 host_s=np.array(c[6]),
                 category=np.array(c[7], dtype=np.int8),
                 alone_s=np.array(c[8]),
-                recompute=np.array(c[9], dtype=bool),
                 demand_ptr=np.array([len(d) for d in self.demands], dtype=np.int32),
                 demand_local=np.array([k for k, _ in flat], dtype=np.int32),
                 demand_amount=np.array([a for _, a in flat], dtype=float),
@@ -289,7 +287,7 @@ class _Pricing:
             kernels = self._segment(op)
             if op.name in ("optimizer", "clip"):
                 return min([self._kernel(kernel) for kernel in kernels]), len(kernels)
-            return self._kernels(kernels, op.module, op.name == "recompute")
+            return self._kernels(kernels, op.module)
         if op.kind == COLLECTIVE:
             return self._collective(op)
         if op.kind == HOST:
@@ -304,9 +302,7 @@ class _Pricing:
             return optimizer_kernels(self.workload, shard)
         return self.templates.of(self._kind(op.block), op.name)
 
-    def _kernels(
-        self, kernels: tuple[Kernel, ...], module: str, recompute: bool
-    ) -> tuple[int, int]:
+    def _kernels(self, kernels: tuple[Kernel, ...], module: str) -> tuple[int, int]:
         block = _block(self.model, kernels, module, self.hbm_capacity)
         n = block.seconds.size
         if n == 0:
@@ -315,7 +311,7 @@ class _Pricing:
             host_s = block.host_s.copy()
             host_s[0] += self.hooks_s
             block = block._replace(host_s=host_s)
-        return self.table.kernels(block, recompute), n
+        return self.table.kernels(block), n
 
     def _kernel(self, kernel: Kernel, beside: bool = False) -> int:
         """Row of one kernel; one on a side stream takes SMs from those it runs beside."""

@@ -136,7 +136,6 @@ def _filled(priced: Priced, frame: _Frame) -> Lowered:
         plan_op=first.plan_op,
         category=spread(rows.category, first.category[0]),
         alone_s=alone,
-        recompute=spread(rows.recompute, False),
         views=(
             replace(
                 first.views[0],

@@ -77,7 +77,6 @@ class Lowered:
     plan_op: I4  # (n,) index into plan.ops, also of the host op that launches it
     category: npt.NDArray[np.int8]  # (n,) index into CATEGORIES
     alone_s: F8  # (n,)
-    recompute: B1  # (n,)
     views: tuple[RankView, ...]
     lane_names: tuple[str, ...]
 
@@ -401,7 +400,6 @@ def lower(parts: Sequence[Part], classes: Classes, flights: Sequence[Flight] = (
         plan_op=columns(lambda r: r.played.layout.plan_op, wires.plan_op),
         category=columns(lambda r: r.played.device(r.played.part.rows.category, host), wire),
         alone_s=columns(alone, 0.0),
-        recompute=columns(lambda r: r.played.device(r.played.part.rows.recompute, False), False),
         views=tuple(view for run in runs for view in _views(run, classes)),
         lane_names=_lane_names(runs, classes, program.n_lanes),
     )

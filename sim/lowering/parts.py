@@ -39,7 +39,6 @@ class Rows(NamedTuple):
     host_s: F8  # CPU time to launch [s]
     category: npt.NDArray[np.int8]
     alone_s: F8  # duration with nothing beside it [s]
-    recompute: B1
     demand_ptr: I4
     demand_local: I4
     demand_amount: F8

@@ -31,7 +31,6 @@ class Breakdown:
     copy_s: float = 0.0
     host_s: float = 0.0
     slowdown_s: float = 0.0
-    recompute_s: float = 0.0
     kernels: dict[str, float] = field(default_factory=dict)
     exposed: dict[str, float] = field(default_factory=dict)
     collectives: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -48,7 +47,7 @@ class Breakdown:
         """Add another window's measures, `times` times."""
         for name in (
             "time_s", "compute_s", "communication_s", "exposed_s", "copy_s", "host_s",
-            "slowdown_s", "recompute_s",
+            "slowdown_s",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name) + times * getattr(other, name))
         for mine, theirs in ((self.kernels, other.kernels), (self.exposed, other.exposed)):
@@ -94,7 +93,6 @@ def measure(
     alone = lowered.alone_s[ops]
     whole = (timeline.end[ops] <= finish) & (timeline.start[ops] >= begin)
     out.slowdown_s = float(np.maximum(0.0, lengths - alone)[whole].sum())
-    out.recompute_s = float(lengths[lowered.recompute[ops]].sum())
     idle_start, idle_end = gaps(start, end, begin, finish)
     hidden = comm.inside(idle_start, idle_end)
     out.exposed_s = float(hidden.sum())

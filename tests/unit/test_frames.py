@@ -58,7 +58,7 @@ def test_frame_is_filled_with_equal_columns(name, speed):
     for column, expected in zip(filled.program, fresh.program, strict=True):
         np.testing.assert_array_equal(column, expected)
         assert np.asarray(column).dtype == np.asarray(expected).dtype
-    for name in ("plan_op", "category", "alone_s", "recompute"):
+    for name in ("plan_op", "category", "alone_s"):
         np.testing.assert_array_equal(getattr(filled, name), getattr(fresh, name))
 
 

@@ -141,7 +141,6 @@ def test_nothing_beats_the_datasheet(name, keys):
         assert cost.time_s > 0
         assert kernel.flops <= model.peak(kernel.dtype) * cost.time_s
         assert kernel.bytes <= gpu.memory_bandwidth * cost.time_s
-        assert cost.watts <= gpu.power_limit
 
 
 def test_curves():
