@@ -157,45 +157,30 @@ class _Walk:
         highest = max(peak, alive + working)
         if peak > alive + working:
             best = (alive, peak - alive, 0.0)
-        grads: dict[int, int] = {nodes[-1].makes: 0}  # tensor -> buffer
-        buffers: list[tuple[float, int]] = [(sizes[nodes[-1].makes], 1)]  # size, holders
         outside = sizes[nodes[-1].makes]  # the incoming gradient is counted by the caller
-        flowing = outside
+        flow = _Gradients(nodes[-1].makes, outside)
         gradients = 0.0
-        for i in range(len(nodes) - 1, -1, -1):
-            node = nodes[i]
-            if node.makes not in grads:
+        for node in reversed(nodes):
+            if node.makes not in flow.of:
                 continue
-            buffer = grads.pop(node.makes)
+            buffer = flow.of.pop(node.makes)
             gradients += node.weight_gradient
-            extra_grads = 0.0
             if node.passes:
-                size, holders = buffers[buffer]
-                targets = list(node.reads)
-                buffers[buffer] = (size, holders - 1 + len(targets))
-                for t in targets:
-                    extra_grads += _accumulate(grads, buffers, t, buffer)
-                total = flowing + extra_grads
-            else:
+                flow.holders[buffer] += len(node.reads)
                 for t in node.reads:
-                    buffers.append((sizes[t], 1))
-                    flowing += sizes[t]
-                    # the sum into an earlier gradient happens after all of this node's are there
-                total = flowing
-            now = alive + working + gradients + total - outside + node.scratch
+                    flow.give(t, buffer)
+                made = []
+            else:
+                # the sum into an earlier gradient happens after all of this node's are there
+                made = [(t, flow.make(sizes[t])) for t in node.reads]
+            now = alive + working + gradients + flow.bytes - outside + node.scratch
             if now > highest:
                 highest = now
                 best = (alive, now - alive, gradients)
-            if node.passes:
-                flowing += extra_grads
-                flowing -= _drop(buffers, grads)
-            else:
-                first = len(buffers) - len(node.reads)
-                for k, t in enumerate(node.reads):
-                    _accumulate(grads, buffers, t, first + k)
-                size, holders = buffers[buffer]
-                buffers[buffer] = (size, holders - 1)
-                flowing -= _drop(buffers, grads)
+            for t, new in made:
+                flow.give(t, new)
+            flow.release(buffer)
+            flow.settle()
             for t in node.saves:
                 savers[t] -= 1
                 if savers[t] == 0:
@@ -211,38 +196,45 @@ class _Walk:
         return best
 
 
-def _accumulate(
-    grads: dict[int, int], buffers: list[tuple[float, int]], tensor: int, buffer: int
-) -> float:
-    """Give a tensor a gradient; a second one is added to the first, in place if nobody shares it.
+class _Gradients:
+    """Gradients on their way: buffers that several tensors may hold, gone when none does."""
 
-    Returns the bytes of a new buffer, where neither could be written to.
-    """
-    if tensor not in grads:
-        grads[tensor] = buffer
-        return 0.0
-    first = grads[tensor]
-    if buffers[first][1] == 1:
-        size, holders = buffers[buffer]
-        buffers[buffer] = (size, holders - 1)
-        return 0.0
-    size, holders = buffers[first]
-    buffers[first] = (size, holders - 1)
-    if buffers[buffer][1] == 1:
-        grads[tensor] = buffer
-        return 0.0
-    size, holders = buffers[buffer]
-    buffers[buffer] = (size, holders - 1)
-    buffers.append((size, 1))
-    grads[tensor] = len(buffers) - 1
-    return size
+    def __init__(self, tensor: int, size: float) -> None:
+        self.of = {tensor: 0}  # buffer of each tensor that has a gradient
+        self.sizes, self.holders = [size], [1]
+        self.bytes = size
+        self._freed = 0.0
 
+    def make(self, size: float) -> int:
+        """A new buffer with one holder."""
+        self.sizes.append(size)
+        self.holders.append(1)
+        self.bytes += size
+        return len(self.sizes) - 1
 
-def _drop(buffers: list[tuple[float, int]], grads: dict[int, int]) -> float:
-    """Free the buffers that nobody holds; bytes freed."""
-    freed = 0.0
-    for i, (size, holders) in enumerate(buffers):
-        if holders <= 0 and size:
-            freed += size
-            buffers[i] = (0.0, 0)
-    return freed
+    def release(self, buffer: int) -> None:
+        """One holder less."""
+        self.holders[buffer] -= 1
+        if not self.holders[buffer]:
+            self._freed += self.sizes[buffer]
+
+    def settle(self) -> None:
+        """An operation has ended: what nobody holds is free."""
+        self.bytes -= self._freed
+        self._freed = 0.0
+
+    def give(self, tensor: int, buffer: int) -> None:
+        """Give a tensor a gradient; a second is added to one of the two that nobody shares."""
+        if tensor not in self.of:
+            self.of[tensor] = buffer
+            return
+        first = self.of[tensor]
+        if self.holders[first] == 1:
+            self.release(buffer)
+            return
+        self.release(first)
+        if self.holders[buffer] == 1:
+            self.of[tensor] = buffer
+        else:
+            self.release(buffer)
+            self.of[tensor] = self.make(self.sizes[buffer])

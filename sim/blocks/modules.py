@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
+from typing import NamedTuple
 
 
 class Role(Enum):
@@ -37,8 +38,7 @@ class Place(Enum):
     POST = "post"  # a norm of a branch's output
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One parameter tensor, unsharded."""
 
     name: str  # within its module: "weight", "bias"
@@ -51,8 +51,7 @@ class Parameter:
         return prod(self.shape)
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
+class Module(NamedTuple):
     """A leaf module (embedding, norm, linear, adapter matrix) with its own parameters.
 
     Attributes
