@@ -112,11 +112,11 @@ def core(
         )  # fmt: skip
 
     return t.op(
-        "attention", qkv, e * outputs, (*qkv, "out"),
+        "attention", qkv, e * outputs, qkv,
         [kernel("forward", 1.0, traffic)],
         [Map("attention.delta", 2 * e * outputs + lse, 1, "fused", "reduction"),
          kernel("backward", BACKWARD_PRODUCTS, 2 * traffic + 4 * queries)],
-        role=Role.ATTENTION, kept_by_policy=True, extra=lse, gradients=2,
+        role=Role.ATTENTION, own=True, kept_by_policy=True, extra=lse, gradients=2,
         flops=counted(t, n_heads * (dim + value_dim), window), exchanges=exchanges,
         scratch=_buffers(t, *moved),
     )  # fmt: skip
@@ -212,7 +212,7 @@ def _eager(
         forward = [Map("softmax", (2 * e + 3 * e + (e + 4 + 8 + 4 + e)) * n, 5)]
         backward = [Map("softmax", (e + 4 + 12 + 4 + e + 2 * e) * n, 4)]
     # softmax in fp32, kept, and its cast, kept for the product with v
-    soft = t.op("softmax", (scores,), 4.0 * n, ("out",), forward, backward, role=role)
+    soft = t.op("softmax", (scores,), 4.0 * n, (), forward, backward, role=role, own=True)
     if e != 4:
         soft = t.op("softmax.cast", (soft,), e * n, role=role)
     out = float(e * batch * length * value_dim)

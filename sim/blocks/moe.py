@@ -23,9 +23,9 @@ def mixture(t: Tape, x: int) -> int:
     router = linear(t, "router", x, d, n_experts, role=Role.ROUTER)
     choice = 4.0 * tokens * n_experts
     weights = t.op(
-        "router.softmax", (router,), choice, ("out",),
+        "router.softmax", (router,), choice, (),
         [Map("router.choose", 6 * choice, 8)], [Map("router.choose", 4 * choice, 4)],
-        role=Role.ROUTER,
+        role=Role.ROUTER, own=True,
     )  # fmt: skip
     every = [(f"{i}.{name}", sides[name][::-1]) for i in range(n_experts) for name in names]
     active = top / n_experts

@@ -43,10 +43,15 @@ class Tape:
     modules: list[Module] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
     sizes: list[float] = field(default_factory=list)
+    column: float = field(init=False)  # bytes of an activation a column, all tokens
+
+    def __post_init__(self) -> None:
+        """Work out once what every operation asks for."""
+        self.column = self.setting.element * self.setting.tokens
 
     def size(self, width: float) -> float:
         """Bytes of an activation of so many columns."""
-        return self.setting.element * self.setting.tokens * width
+        return self.column * width
 
     def tensor(self, size: float) -> int:
         """A new tensor of so many bytes."""
@@ -76,21 +81,22 @@ class Tape:
         name: str,
         reads: tuple[int, ...],
         size: float,
-        saves: tuple[int | str, ...] = (),
+        saves: tuple[int, ...] = (),
         forward: Sequence[Map | Kernel] = (),
         backward: Sequence[Map | Kernel] = (),
         *,
         module: str = "",
         role: Role = Role.OTHER,
+        own: bool = False,
         **facts: Any,
     ) -> int:
-        """Append an operation; ``"out"`` among `saves` is its own output. Returns that tensor."""
+        """Append an operation, which saves its `own` output too or not. Returns that tensor."""
         out = self.tensor(size)
         where = module or self.module
         self.ops.append(
             Op(
                 name, where, role, reads, out,
-                tuple(out if s == "out" else int(s) for s in saves),
+                saves if not own else (*saves, out),
                 self._kernels(forward, where, role, "forward"),
                 self._kernels(backward, where, role, "backward"),
                 **facts,
