@@ -50,10 +50,16 @@ def write_plan(
     InputError
         A tool that cannot run the plan's strategy, or a folder that cannot be written.
     """
+    strategy = strategy_of(workload)
     texts: list[tuple[str, str]] = []
     for kind in dict.fromkeys(kinds):
+        if kind not in {"yaml", *strategy.tools}:
+            able = " or ".join(sorted({"yaml", *strategy.tools}))
+            message = f"{kind} cannot run {strategy.name}; emit {able} instead"
+            option = f"--emit {kind}"
+            raise InputError.single(option, message)
         texts.extend((name, emitter(topology, workload)) for name, emitter in FILES[kind])
-        if kind in ("accelerate", "axolotl") and strategy_of(workload).deepspeed:
+        if kind in ("accelerate", "axolotl") and strategy.deepspeed:
             texts.append(("ds_config.json", deepspeed_json(topology, workload)))
     written = []
     try:

@@ -16,8 +16,6 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 
-_TRAINING, _SHARDING = "trains in full", "shards with FSDP2"
-
 
 def torchtitan_toml(topology: Topology, workload: Workload) -> str:
     """The job configuration.
@@ -25,14 +23,14 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
     Raises
     ------
     InputError
-        The plan is not FSDP2 or DDP with full training.
+        The plan is not full training.
     """
     p = workload.parallelism
     if workload.method.kind != "full":
-        raise _refused(_TRAINING, workload.method.kind)
+        kind, option = workload.method.kind, "--emit torchtitan"
+        message = f"torchtitan trains in full, it cannot run {kind}; emit accelerate instead"
+        raise InputError.single(option, message)
     strategy = strategy_of(workload)
-    if "torchtitan" not in strategy.tools:
-        raise _refused(_SHARDING, p.strategy)
     reshard = p.reshard_after_forward
     mesh, batch = mesh_of(topology, workload), batch_of(topology, workload)
     ac = workload.activation_checkpointing
@@ -87,11 +85,6 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
     for table, entries in tables.items():
         lines += ["", f"[{table}]", *(f"{k} = {json.dumps(v)}" for k, v in entries.items())]
     return "\n".join(lines) + "\n"
-
-
-def _refused(what: str, other: str) -> InputError:
-    message = f"torchtitan {what}, it cannot run {other}; emit accelerate instead"
-    return InputError.single("--emit torchtitan", message)
 
 
 def _family(name: str) -> str:

@@ -116,10 +116,14 @@ def test_torchtitan():
     assert config["activation_checkpoint"]["mode"] == "full"
 
 
-@pytest.mark.parametrize("workload", ["llama3-8b-lora", "llama3-8b-zero3"])
-def test_torchtitan_refuses_what_it_cannot_run(workload):
-    with pytest.raises(InputError, match="emit accelerate instead"):
-        torchtitan_toml(*job(workload=workload))
+@pytest.mark.parametrize(
+    ("workload", "other"),
+    [("llama3-8b-lora", "accelerate instead"), ("llama3-8b-zero3", "axolotl or deepspeed or yaml")],
+)
+def test_torchtitan_refuses_what_it_cannot_run(workload, other, tmp_path):
+    with pytest.raises(InputError, match=f"emit (accelerate or )?{other}"):
+        write_plan(*job(workload=workload), ["torchtitan"], tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_axolotl():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sim.errors import InputError
 from sim.inputs.loader import load
 from sim.inputs.shares import batch_of, batch_on, mesh_of, mesh_on
+from sim.inputs.topology import Graph, Vertex
 from sim.inputs.workload import Parallelism
 from sim.mesh import AXES, EXPERT_AXES, FLATTENED, Batch, Groups, Mesh
 
@@ -155,6 +156,16 @@ def test_what_does_not_divide_is_refused():
         Mesh(dp_shard=8, ep=2).groups("ep", "efsdp", "cp")
     with pytest.raises(ValueError, match="rank 8 is not one of 8"):
         Groups.along([(8, True)]).of(8)
+
+
+def test_a_node_has_the_gpus_of_the_machine():
+    """Groups of quantised gradients: 16 on nodes of 16, of unequal nodes what divides both."""
+    pair = load("gcp-a2-megagpu-16g", "llama3-8b-sft", ["nodes=2", "parallelism=zero3"])
+    assert mesh_of(pair.topology, pair.workload).groups("node").all()[1] == tuple(range(16, 32))
+    graph = pair.topology.model_copy(update={"graph": Graph(edges=(), vertices=tuple(
+        Vertex(id=f"g{i}", kind="gpu", node=i // 8) for i in range(12)
+    ))})  # fmt: skip
+    assert mesh_of(graph, pair.workload).size("node") == 4
 
 
 def test_a_job_on_a_machine():
