@@ -22,7 +22,8 @@ def command(
     Example: explain dgx-h100 llama3-8b-lora
     """
     import sim
-    from sim.report.explain import view
 
     found = sim.explain(topology, workload, overrides=overrides)
+    from sim.report.explain import view
+
     show(view(found), form, output)

@@ -30,11 +30,12 @@ def command(
     collectives in order of issue.
     """
     import sim
-    from sim.report.trace import view
 
     found = sim.trace(
         topology, workload, overrides=overrides, level=level, all_micro_steps=all_micro_steps
     )
+    from sim.report.trace import view
+
     timeline = form in _CHROME
     show(view(found), "json" if timeline else form, output)
     if output is not None and timeline:

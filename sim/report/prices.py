@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from sim.inputs.offers import STALE_DAYS, Offers, PriceRow
 from sim.quantities import count, duration, usd
 from sim.report.view import Cell, Lines, Notes, Part, Row, Table, View, left
-from sim.study.pricing import PricedJob, PricedJobs
+
+if TYPE_CHECKING:  # a list of offers needs no simulator
+    from sim.study.pricing import PricedJob, PricedJobs
 
 
 def age(row: PriceRow, today: datetime.date) -> str:

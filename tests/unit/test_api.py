@@ -178,8 +178,15 @@ def test_overrides_are_texts_or_a_mapping():
     assert both[0] == both[1]
 
 
-@pytest.mark.parametrize("call", ["sim.simulate('none', 'x')", "sim.memory_of('none', 'x')"])
-def test_a_fault_of_the_input_is_said_before_the_simulator_is_imported(call):
-    code = f"import sim, sys\ntry: {call}\nexcept sim.InputError: print('numpy' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+@pytest.mark.parametrize("verb", ["run", "memory", "explain", "trace", "prices list"])
+def test_an_unknown_name_is_said_before_the_simulator_is_imported(verb):
+    arguments = verb.split() if " " in verb else [verb, "none", "none"]
+    code = (
+        "import sys\nfrom sim.cli import main\n"
+        "try: main()\nexcept SystemExit as stop: code = stop.code\nelse: code = 0\n"
+        "sys.exit(10 * ('numpy' in sys.modules) + (code or 0))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, check=False
+    )
+    assert done.returncode == (0 if " " in verb else 2)
