@@ -22,7 +22,7 @@ from scipy.optimize import least_squares
 from sim.calibration.validate_collectives import fabric_of, measurements, predict, systems
 from sim.cost.collectives import _switch_delay, communicator
 from sim.cost.nccl import timing
-from sim.cost.nccl.machine import constants
+from sim.cost.nccl.communicator import constants
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "sim/data/constants/nccl_timing.toml"
@@ -64,21 +64,19 @@ class Row:
         fabric, ranks = fabric_of(measured.system), tuple(range(measured.ranks))
         cost = predict(measured).predicted
         self.measured, self.seconds = measured, measured.time_s
-        self.machine = communicator(fabric, ranks, measured.nccl)
+        self.comm = communicator(fabric, ranks, measured.nccl)
         self.algorithm, self.protocol = cost.algorithm, cost.protocol
         self.rate, self.bound = cost.limit_bytes_per_s, cost.network_bound
-        self.delay = _switch_delay(fabric, ranks, self.machine, measured.op, cost.algorithm)
-        link = timing.link_key(self.machine, constants("nccl_timing"))
+        self.delay = _switch_delay(fabric, ranks, self.comm, measured.op, cost.algorithm)
+        link = timing.link_key(self.comm, constants("nccl_timing"))
         self.parts = {link}
-        if self.machine.nodes > 1:
-            self.parts = {timing.network_key(self.machine)}
+        if self.comm.nodes > 1:
+            self.parts = {timing.network_key(self.comm)}
 
     def predict(self, table) -> float:
         m = self.measured
         choice = m.op, self.algorithm, self.protocol, m.size
-        return self.delay + sum(
-            timing.duration(self.machine, *choice, self.rate, self.bound, table)
-        )
+        return self.delay + sum(timing.duration(self.comm, *choice, self.rate, self.bound, table))
 
     @property
     def weight(self) -> float:
@@ -137,18 +135,18 @@ def solve(table, rows, addresses):
 def fit(rows, table):
     """All rounds; returns the fitted table."""
     table = copy.deepcopy(table)
-    links = sorted({part for row in rows for part in row.parts if row.machine.nodes == 1})
+    links = sorted({part for row in rows for part in row.parts if row.comm.nodes == 1})
     for _ in range(2):
         for link in links:
             mine = [r for r in rows if link in r.parts]
             solve(table, mine, informed(cells(table, ("links", link), LINK_BOUNDS), mine))
-        nvlink = [r for r in rows if r.machine.nodes == 1 and r.machine.link == "nvlink"]
+        nvlink = [r for r in rows if r.comm.nodes == 1 and r.comm.link == "nvlink"]
         edges = [(("edge", op), EDGE) for op in ("all_gather", "reduce_scatter", "all_reduce")]
         solve(table, nvlink, edges)
     chained = [r for r in rows if r.algorithm == "nvls_tree" and not r.bound]
     table["nvls_tree"]["share"] = 0.95 if chained else 1.0
     solve(table, chained, [(("nvls_tree", "share"), (0.7, 1.0))])
-    for kind in sorted({part for row in rows for part in row.parts if row.machine.nodes > 1}):
+    for kind in sorted({part for row in rows for part in row.parts if row.comm.nodes > 1}):
         mine = [r for r in rows if kind in r.parts]
         solve(table, mine, informed(cells(table, ("network", kind), NET_BOUNDS), mine))
     return table

@@ -20,11 +20,11 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.cost.nccl import loads
-from sim.cost.nccl.machine import (
+from sim.cost.nccl.communicator import (
     ALGORITHMS,
     OPERATIONS,
     PROTOCOLS,
-    Machine,
+    Communicator,
     generation_of,
     parse_version,
 )
@@ -190,23 +190,23 @@ def _plan(
         return CollectiveCost(
             op, n, "none", "none", 0, size, 0.0, inf, (), -1, inf, inf, False, fabric
         )  # fmt: skip
-    machine = communicator(fabric, ranks, version)
+    comm = communicator(fabric, ranks, version)
     try:
-        choice = choose(machine, op, size, algorithm, protocol)
+        choice = choose(comm, op, size, algorithm, protocol)
     except ValueError as error:
         raise InputError.single(fabric.topology.name, str(error), "algorithm") from None
     demands, wire, limits = _lowered(
-        fabric, ranks, op, choice.algorithm, sisters, machine.nodes > 1, machine.link == "nvlink"
+        fabric, ranks, op, choice.algorithm, sisters, comm.nodes > 1, comm.link == "nvlink"
     )
     # links inside a node and between nodes keep unlike shares of their rate: the slower way holds
     alone, tight = max(
         (
-            (duration(machine, op, choice.algorithm, choice.protocol, size, t.rate, t.crosses), t)
+            (duration(comm, op, choice.algorithm, choice.protocol, size, t.rate, t.crosses), t)
             for t in limits
         ),
         key=lambda found: found[0].transfer_s,
     )
-    latency = alone.latency_s + _switch_delay(fabric, ranks, machine, op, choice.algorithm)
+    latency = alone.latency_s + _switch_delay(fabric, ranks, comm, op, choice.algorithm)
     if fabric.topology.calibration is not None:
         latency *= fabric.topology.calibration.collective_latency
     return CollectiveCost(
@@ -267,12 +267,12 @@ def _check(what: str, value: str | None, known: tuple[str, ...]) -> None:
 
 
 def _switch_delay(
-    fabric: Fabric, ranks: tuple[int, ...], machine: Machine, op: str, algorithm: str
+    fabric: Fabric, ranks: tuple[int, ...], comm: Communicator, op: str, algorithm: str
 ) -> float:
     """Latency of the network's switches on the serial path. [s]"""
-    if machine.nodes == 1:
+    if comm.nodes == 1:
         return 0.0
-    return hops(machine, op, algorithm)[1] * fabric.rings(ranks).network_latency_s
+    return hops(comm, op, algorithm)[1] * fabric.rings(ranks).network_latency_s
 
 
 @functools.lru_cache(maxsize=1024)
@@ -294,7 +294,7 @@ def demand_of(
 
 
 @functools.lru_cache(maxsize=1024)
-def communicator(fabric: Fabric, ranks: tuple[int, ...], version: str) -> Machine:
+def communicator(fabric: Fabric, ranks: tuple[int, ...], version: str) -> Communicator:
     """What NCCL sees of a group of ranks.
 
     Raises
@@ -321,7 +321,7 @@ def communicator(fabric: Fabric, ranks: tuple[int, ...], version: str) -> Machin
         (gpu.nvlink_generation or 0) if nvlink else part.pcie_generation
         for part in parts for gpu in part.gpus
     )  # fmt: skip
-    return Machine(
+    return Communicator(
         generation=generation_of(min(gpu.compute_capability for gpu in gpus)),
         ranks=len(ranks),
         nodes=len(nodes),

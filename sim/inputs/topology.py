@@ -226,7 +226,9 @@ class Topology(Spec):
         """GPUs in all."""
         if self.graph is not None:
             return sum(v.kind == "gpu" for v in self.graph.vertices)
-        return sum(group.gpus for group in self.groups)
+        if self.node is not None:  # asked for often
+            return self.nodes * self.node.gpus
+        return sum(group.gpus for group in self.node_groups)
 
     @property
     def gpus_per_node(self) -> int:

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 from sim.blocks.kernels import STREAMED
 from sim.documents import SCHEMAS, Document, Section
 from sim.errors import Fault, InputError
-from sim.fabric import compile_fabric
 from sim.inputs import catalogue
 from sim.inputs.loader import Argument, Loaded, load
 from sim.inputs.offers import PriceRow, newest
@@ -294,14 +293,16 @@ def _rates(one: Loaded) -> dict[str, float]:
 
 
 def datasheet_rates(topology: Topology) -> dict[str, float]:
-    """HBM, NVLink and network rate of a GPU. [B/s]; what the topology lacks is left out."""
-    gpu = compile_fabric(topology).gpu(0)
-    rates = {"HBM": gpu.memory_bandwidth}
+    """HBM, NVLink and network rate of a GPU. [B/s]; what the topology lacks is left out.
+
+    Of unlike GPUs the slowest one's, for which the others wait.
+    """
+    rates = {"HBM": min(gpu.memory_bandwidth for gpu in topology.gpu_counts)}
     node = topology.node
     if node is None:
         return rates
     if node.nvlink and node.nvlink.links_per_gpu:
-        link = node.nvlink.link_rate or gpu.nvlink_link_rate
+        link = node.nvlink.link_rate or node.gpu.nvlink_link_rate
         rates["NVLink"] = node.nvlink.links_per_gpu * link
     if node.nics and topology.nodes > 1:
         rates["network"] = node.nics.count * node.nics.rate / node.gpus

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from sim.cli import main
 from sim.commands.collective import command
 from sim.cost.collectives import bus_factor, communicator, demand_of, plan_collective
+from sim.cost.nccl.communicator import constants
 from sim.cost.nccl.loads import double_tree
-from sim.cost.nccl.machine import constants
 from sim.cost.nccl.timing import duration, hops, link_key, network_key
 from sim.errors import InputError
 from sim.fabric import compile_fabric

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from sim.cost.nccl.machine import Machine, generation_of, parse_version
+from sim.cost.nccl.communicator import Communicator, generation_of, parse_version
 from sim.cost.nccl.tuner import (
     available,
     choose,
@@ -17,9 +17,9 @@ from sim.cost.nccl.tuner import (
 )
 
 MIB = 2**20
-A100 = Machine("ampere", 8, 1, "nvlink", 3, 240e9, version=(2, 27))
-H100 = Machine("hopper", 8, 1, "nvlink", 4, 370.8e9, nvls=True, version=(2, 27))
-B200 = Machine("blackwell", 8, 1, "nvlink", 5, 721.8e9, nvls=True, version=(2, 27))
+A100 = Communicator("ampere", 8, 1, "nvlink", 3, 240e9, version=(2, 27))
+H100 = Communicator("hopper", 8, 1, "nvlink", 4, 370.8e9, nvls=True, version=(2, 27))
+B200 = Communicator("blackwell", 8, 1, "nvlink", 5, 721.8e9, nvls=True, version=(2, 27))
 A100_X2 = replace(A100, ranks=16, nodes=2, nics=8, nic_rate=25e9)
 H100_X2 = replace(H100, ranks=16, nodes=2, nics=8, nic_rate=50e9)
 P4D_X2 = replace(A100_X2, nics=4, nic_rate=12.5e9, nic_kind="efa", efa=1)
@@ -35,8 +35,8 @@ A100_PCIE = replace(A100, link="pcie", link_generation=4, intra_rate=24e9)
     ],
 )
 def test_ring_latency_on_one_nvlink_node(ranks, op, expected):
-    machine = replace(A100, ranks=ranks)
-    found = [latency_us(machine, op, "ring", protocol) for protocol in range(3)]
+    comm = replace(A100, ranks=ranks)
+    found = [latency_us(comm, op, "ring", protocol) for protocol in range(3)]
     assert found == pytest.approx(expected)
 
 
@@ -64,7 +64,7 @@ def test_tree_and_nvls_latency():
 
 
 @pytest.mark.parametrize(
-    ("machine", "size", "expected"),
+    ("comm", "size", "expected"),
     [
         (A100, 64 * 1024, 11.5),
         (A100, MIB, 21.3),
@@ -76,14 +76,14 @@ def test_tree_and_nvls_latency():
         (H100, 256 * MIB, 685),
     ],
 )
-def test_cost_of_an_all_gather(machine, size, expected):
+def test_cost_of_an_all_gather(comm, size, expected):
     # an independent computation of the same formula
-    found = choose(machine, "all_gather", size).estimate_s * 1e6
+    found = choose(comm, "all_gather", size).estimate_s * 1e6
     assert found == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.parametrize(
-    ("machine", "channels", "speed", "blocks"),
+    ("comm", "channels", "speed", "blocks"),
     [
         (A100, 12, 20.0, 24),  # 6 x 40 duplicated, then doubled
         (H100, 12, 30.0, 24),  # 6 x 60
@@ -93,10 +93,10 @@ def test_cost_of_an_all_gather(machine, size, expected):
         (A100_PCIE, 2, 12.0, 4),  # logs show 20 to 24 GB/s in one or two channels
     ],
 )
-def test_channel_search(machine, channels, speed, blocks):
-    found = search(machine, "ring")
+def test_channel_search(comm, channels, speed, blocks):
+    found = search(comm, "ring")
     assert (found.channels, found.inter) == (channels, speed)
-    assert thread_blocks(machine, "ring") == blocks
+    assert thread_blocks(comm, "ring") == blocks
 
 
 def test_small_messages_use_fewer_channels():
@@ -117,10 +117,10 @@ def test_choice_on_eight_h200_as_seen_with_2_27():
         assert choose(H100, "all_gather", size).algorithm == "ring"
 
 
-@pytest.mark.parametrize(("machine", "first"), [(H100, 5), (B200, 6)])
-def test_nvls_needs_enough_heads(machine, first):
+@pytest.mark.parametrize(("comm", "first"), [(H100, 5), (B200, 6)])
+def test_nvls_needs_enough_heads(comm, first):
     for ranks in range(3, 9):
-        part = replace(machine, ranks=ranks)
+        part = replace(comm, ranks=ranks)
         used = choose(part, "all_reduce", 2**34).algorithm == "nvls"
         assert used == (ranks >= first)
 
@@ -158,7 +158,7 @@ def test_tree_correction_is_read_by_size():
 
 
 @pytest.mark.parametrize(
-    ("machine", "op", "algorithm", "protocol"),
+    ("comm", "op", "algorithm", "protocol"),
     [
         (A100, "all_reduce", "nvls", None),
         (A100, "all_gather", "tree", None),
@@ -169,9 +169,9 @@ def test_tree_correction_is_read_by_size():
         (A100, "send_recv", "ring", None),
     ],
 )
-def test_what_cannot_run_is_refused(machine, op, algorithm, protocol):
+def test_what_cannot_run_is_refused(comm, op, algorithm, protocol):
     with pytest.raises(ValueError, match=r"."):
-        choose(machine, op, MIB, algorithm, protocol)
+        choose(comm, op, MIB, algorithm, protocol)
 
 
 def test_point_to_point_channels():

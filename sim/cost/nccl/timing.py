@@ -22,7 +22,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sim.cost.nccl.machine import PROTOCOLS, Machine, constants
+from sim.cost.nccl.communicator import PROTOCOLS, Communicator, constants
 from sim.cost.nccl.tuner import full_channel, ring_steps
 
 
@@ -33,23 +33,23 @@ class Duration(NamedTuple):
     transfer_s: float  # S / bound
 
 
-def link_key(machine: Machine, table: Mapping[str, Any]) -> str:
+def link_key(comm: Communicator, table: Mapping[str, Any]) -> str:
     """Row of ``links`` for the links inside a node: own generation, or the nearest of the kind."""
-    skip, wanted = len(machine.link), machine.link_generation
-    kind: list[str] = [name for name in table["links"] if name.startswith(machine.link)]
+    skip, wanted = len(comm.link), comm.link_generation
+    kind: list[str] = [name for name in table["links"] if name.startswith(comm.link)]
     return min(kind, key=lambda name: abs(int(name[skip:]) - wanted))
 
 
-def network_key(machine: Machine) -> str:
+def network_key(comm: Communicator) -> str:
     """Row of ``network``: by kind of NIC; the first generation of EFA has its own."""
-    if machine.nic_kind in ("infiniband", "roce"):  # one NCCL plugin
+    if comm.nic_kind in ("infiniband", "roce"):  # one NCCL plugin
         return "rdma"
-    return "efa1" if machine.efa == 1 else machine.nic_kind
+    return "efa1" if comm.efa == 1 else comm.nic_kind
 
 
-def hops(machine: Machine, op: str, algorithm: str) -> tuple[float, float]:
+def hops(comm: Communicator, op: str, algorithm: str) -> tuple[float, float]:
     """Serial hops inside a node and between nodes."""
-    n, nodes, local = machine.ranks, machine.nodes, machine.local_ranks
+    n, nodes, local = comm.ranks, comm.nodes, comm.local_ranks
     depth = math.log2(nodes) if nodes > 1 else 0.0
     if algorithm == "ring":
         steps = n - 1 if op == "broadcast" else ring_steps(n, op)
@@ -72,7 +72,7 @@ def hops(machine: Machine, op: str, algorithm: str) -> tuple[float, float]:
 
 
 def duration(
-    machine: Machine,
+    comm: Communicator,
     op: str,
     algorithm: str,
     protocol: str,
@@ -85,7 +85,7 @@ def duration(
 
     Parameters
     ----------
-    machine : Machine
+    comm : Communicator
     op, algorithm, protocol : str
     size : float
         Total bytes. [B]
@@ -103,19 +103,19 @@ def duration(
     """
     table = table if table is not None else constants("nccl_timing")
     place = PROTOCOLS.index(protocol)
-    link = table["links"][link_key(machine, table)]
-    intra, between = hops(machine, op, algorithm)
+    link = table["links"][link_key(comm, table)]
+    intra, between = hops(comm, op, algorithm)
     multimem = algorithm in ("nvls", "nvls_tree")
     latency = link["nvls_base_us"] if multimem else link["base_us"][place]
     latency += intra * link["hop_us"][place]
-    if place == 0 and size >= full_channel(machine, algorithm, place):
+    if place == 0 and size >= full_channel(comm, algorithm, place):
         latency += link["spread_us"]
     if algorithm == "p2p":
-        latency += table["p2p_peer_us"] * ((machine.ranks - 1) if op == "all_to_all" else 1)
+        latency += table["p2p_peer_us"] * ((comm.ranks - 1) if op == "all_to_all" else 1)
     efficiency: float = link["nvls_efficiency"] if multimem else link["efficiency"][place]
     ramp, ramp_time = _ramp(link, place, multimem)
     if between:
-        network = table["network"][network_key(machine)]
+        network = table["network"][network_key(comm)]
         latency += between * network["hop_us"][place]
         if multimem:
             efficiency *= table["nvls_tree"]["share"]
@@ -126,8 +126,8 @@ def duration(
             ramp, ramp_time = passes * network["ramp_us"], network["ramp_time_us"]
     ideal = size / rate * 1e6
     edge = 0.0
-    if algorithm == "ring" and machine.link == "nvlink" and not between:
-        edge = table["edge"][op] / max(ring_steps(machine.ranks, op), 1)
+    if algorithm == "ring" and comm.link == "nvlink" and not between:
+        edge = table["edge"][op] / max(ring_steps(comm.ranks, op), 1)
     transfer = ideal * (1.0 + edge) / efficiency + ramp * ideal / (ideal + ramp_time)
     return Duration(latency * 1e-6, transfer * 1e-6)
 

@@ -40,7 +40,7 @@ def parse_version(text: str) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class Communicator:
     """One communicator as NCCL sees it. Rates per direction. [B/s]
 
     Attributes
