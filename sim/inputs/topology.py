@@ -268,6 +268,11 @@ class Topology(Spec):
         return Storage(read=min(s.read for s in each), write=min(s.write for s in each))
 
     @property
+    def slowest_gpu(self) -> Gpu:
+        """The GPU model of the least peak: where they differ, the others wait for it."""
+        return min(self.gpu_counts, key=lambda gpu: gpu.peak_bf16 or gpu.peak_fp16 or 0.0)
+
+    @property
     def first_gpu(self) -> Gpu:
         """The GPU model (of the first GPU where they differ)."""
         if not self.gpu_counts:

@@ -90,19 +90,14 @@ class Band(NamedTuple):
 def job_of(topology: Topology, workload: Workload) -> Job:
     """The features by which rows are comparable."""
     return Job(
-        generation=_generation(_pacemaker(topology)),
+        generation=_generation(topology.slowest_gpu),
         strategy=workload.parallelism.strategy,
         method=workload.method.kind,
         gpus=topology.world_size,
         parameters=float(count_parameters(workload.model, workload.method).total),
         tokens=float(batch_on(workload).local_tokens),
-        stand_in=not _own_constants(_pacemaker(topology)),
+        stand_in=not _own_constants(topology.slowest_gpu),
     )
-
-
-def _pacemaker(topology: Topology) -> Gpu:
-    """The GPU that the others wait for: the one of the least peak."""
-    return min(topology.gpu_counts, key=lambda gpu: gpu.peak_bf16 or gpu.peak_fp16 or 0.0)
 
 
 def _own_constants(gpu: Gpu) -> bool:

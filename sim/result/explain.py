@@ -147,7 +147,7 @@ def _kernels(
 ) -> Iterable[tuple[str, float]]:
     """Seconds of a micro-step by part, every kernel alone."""
     stack = launch_stack(workload.compile, workload.cuda_graphs)
-    model = cost_model(topology.first_gpu, stack)
+    model = cost_model(topology.slowest_gpu, stack)
     blocks = [("embedding", False), ("head", False)]
     blocks += zip(templates.layer_kinds, templates.checkpointed, strict=True)
     for kind, again in sorted(set(blocks)):
