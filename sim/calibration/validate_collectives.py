@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources as package
 from typing import Any, NamedTuple
 
-from sim.cost.collectives import CollectiveCost, bus_factor, plan_collective
+from sim.cost.collectives import CollectiveCost, plan_collective
 from sim.fabric.compiled import Fabric, compile_fabric
 from sim.inputs.loader import load_topology
 from sim.units import GIB, KIB, MIB
@@ -54,12 +54,6 @@ class Point(NamedTuple):
     def error(self) -> float:
         """Relative error of the time; positive is too slow."""
         return self.predicted.time_s / self.measured.time_s - 1.0
-
-    @property
-    def measured_busbw(self) -> float:
-        """Measured bus bandwidth. [B/s]"""
-        m = self.measured
-        return m.size / m.time_s * bus_factor(m.op, m.ranks)
 
 
 class Group(NamedTuple):
