@@ -16,7 +16,7 @@ from sim.inputs.strategy import Strategy, register
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.plan import Plan, Recorder
-from sim.strategies.replicated_memory import ReplicatedMemory
+from sim.strategies.replicated_memory import Gathered, ReplicatedMemory
 from sim.strategies.tail import clip_and_step, loss_all_reduce
 from sim.strategies.units import SOURCE, dtypes, tree_blocks
 from sim.units import DTYPE_BYTES
@@ -133,7 +133,9 @@ class _Run:
                 split.add(end.block)
         self.split = split
         self.recorder = recorder({"world": mesh.groups("world")})
-        self.memory = ReplicatedMemory(workload, tree, 1, self.recorder.memory)
+        # one GPU reduces nothing: no trainer wraps its model
+        held = Gathered(buckets=sum(sizes) if mesh.world > 1 else 0.0)
+        self.memory = ReplicatedMemory(workload, tree, 1, self.recorder.memory, held)
         plan = self.recorder.plan
         plan.owned_numel = float(sum(g.numel for g in arrivals))
         plan.owned_tensors = len(arrivals)
@@ -149,10 +151,11 @@ class _Run:
         self.memory.start()
         for micro in range(micro_steps):
             r.micro_step = micro
-            self.memory.forward(first=not micro)
+            last = micro == micro_steps - 1 or self.knobs.gradient_sync == "every"
+            sync = last and self.mesh.world > 1
+            self.memory.forward(sync)
             self.forward()
-            sync = micro == micro_steps - 1 or self.knobs.gradient_sync == "every"
-            self.backward(sync and self.mesh.world > 1)
+            self.backward(sync)
             self.memory.done()
         self.memory.step()
         loss_all_reduce(r, self.knobs, self.mesh)

@@ -1,6 +1,7 @@
 """What DDP and DeepSpeed's ZeRO allocate: gradients in buckets, parameters whole or by module.
 
-Sources: torch DistributedDataParallel (buckets beside gradients unless views), DeepSpeed 0.19.8
+Sources: torch's reducer.cpp (buckets are allocated once; with ``gradient_as_bucket_view`` a reduced
+gradient is a view of its bucket, one of an unsynchronised micro-step is not), DeepSpeed 0.19.8
 stage_1_and_2.py and stage3.py: bf16 parameters, fp32 master partition, contiguous gradient buckets.
 """
 
@@ -19,12 +20,12 @@ from sim.units import DTYPE_BYTES
 
 
 class Gathered(NamedTuple):
-    """Parameters and buffers of ZeRO-3 that grow with what its coordinator does. [B]"""
+    """Counted by the plan: DDP's buckets, and what ZeRO-3's coordinator gathers. [B]"""
 
     forward: float = 0.0  # gathered parameters at most in forward
     backward: float = 0.0  # and by the end of backward
     buffers: float = 0.0  # of coalesced all-gathers
-    buckets: float = 0.0  # of reduce-scatters
+    buckets: float = 0.0  # of gradients, that are reduced
 
 
 class ReplicatedMemory(StepMemory):
@@ -46,6 +47,7 @@ class ReplicatedMemory(StepMemory):
         if self.stage >= 2:
             self.kept = 0.0 if self.states_on_host else self.kept / ranks
         self.buckets = self.gathered.buckets
+        self.views = bool(self.buckets) and p.gradient_as_bucket_view
         if self.stage in (1, 2) and self.elements:
             size = p.reduce_bucket_size
             if isinstance(size, str):
@@ -69,11 +71,16 @@ class ReplicatedMemory(StepMemory):
         if self.stage == 0 and self.compute < DTYPE_BYTES[types.master]:
             # autocast keeps a cast copy of each weight until its backward
             self.to.put(t.UNSHARDED, self.compute * self.elements)
+        if self.stage == 0:
+            self.to.put(t.SCATTERS, self.buckets)  # for as long as the reducer
+        self.apart = False
 
-    def forward(self, first: bool) -> None:
-        """A micro-batch, the first of its step or a later one."""
+    def forward(self, reduced: bool = True) -> None:
+        """A micro-batch; `reduced`: its gradients are, and with them those of the ones before."""
         to = self.to
-        self.first, self.block = first, 0
+        before, self.apart = self.apart, not (self.views and reduced)
+        self.gained = (self.apart - before) * self.kept / self.count  # gradients beside buckets
+        self.block = 0
         to.moment = t.FORWARD
         if self.stage == 3:
             to.put(t.UNSHARDED, self.gathered.forward)
@@ -106,8 +113,6 @@ class ReplicatedMemory(StepMemory):
         to.moment = t.BACKWARD
         to.put(t.SCATTERS, self.buckets)
         self.loss_backward()
-        if self.stage == 0 and self.first:
-            to.add(t.SCATTERS, self.kept)  # DDP's buckets, beside the gradients
         to.put(t.LOGITS, 1.0, t.HELD)
 
     def _backward(self, layer: int) -> None:
@@ -122,8 +127,7 @@ class ReplicatedMemory(StepMemory):
             (t.RECOMPUTED, 1.0, t.LAYER_BACKWARD, layer),
         )
         to.add(t.SAVED, -1.0, t.RESIDENT, layer)
-        if self.first:
-            to.add(t.GRADIENTS if self.stage >= 2 else t.FULL_GRADIENTS, self.kept / self.count)
+        to.add(t.GRADIENTS if self.stage >= 2 else t.FULL_GRADIENTS, self.gained)
 
     def done(self) -> None:
         """Backward has ended."""

@@ -53,7 +53,7 @@ class _Run:
         stage2 = strategy_of(self.workload).zero_stage(self.workload.parallelism) == 2
         hooked = stage2 or (self.overlap and last)
         later: list[int] = []
-        self.memory.forward(first)
+        self.memory.forward()
         for what, unit, direction in t.calls:
             if what == SEGMENT:
                 phase = PHASES[direction]

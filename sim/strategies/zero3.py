@@ -92,8 +92,8 @@ def build(
     r, trace = Quiet({}), trace_of(workload, tree)
     memory = _memory(workload, tree, mesh, r)
     memory.start()
-    for micro_step in range(workload.gradient_accumulation):
-        memory.forward(first=not micro_step)
+    for _ in range(workload.gradient_accumulation):
+        memory.forward()
         for what, unit, direction in trace.calls:
             if what == SEGMENT:
                 memory.reach(trace.unit_blocks[unit], direction == FORWARD)

@@ -117,7 +117,7 @@ class Coordinator:
         self.running: dict[int, set[int]] = {}
         memory = self.memory
         if memory:
-            memory.forward(self.first)
+            memory.forward()
         modules, blocks, names = t.unit_modules, t.unit_blocks, t.unit_names
         for what, unit, direction in t.calls:
             if what == FETCH:

@@ -37,7 +37,14 @@ KNOBS = st.one_of(
             "sharding_strategy": st.sampled_from(["full-shard", "shard-grad-op", "no-shard"]),
         }
     ),
-    st.fixed_dictionaries({"strategy": st.sampled_from(["ddp", "zero1", "zero2"])}),
+    st.fixed_dictionaries({"strategy": st.sampled_from(["zero1", "zero2"])}),
+    st.fixed_dictionaries(
+        {
+            "strategy": st.just("ddp"),
+            "gradient_sync": FSDP["gradient_sync"],
+            "gradient_as_bucket_view": st.booleans(),
+        }
+    ),
     st.fixed_dictionaries(
         {
             "strategy": st.just("zero3"),
@@ -172,15 +179,53 @@ def test_memory_alone_is_that_of_the_plan(job):
     assert alone == read(build_plan(job, tree, mesh).memory, job, tree)
 
 
-def test_one_plan_serves_jobs_of_other_costs():
-    """A longer sequence has larger quantities, and the same allocations."""
+def small(layers=4, accumulation=1, **parallelism):
+    """A job whose numbers of parameters are counted by hand below."""
     model = Model(
-        name="m", layers=4, hidden_size=64, heads=4, kv_heads=2, head_dim=16, ffn_size=160,
+        name="m", layers=layers, hidden_size=64, heads=4, kv_heads=2, head_dim=16, ffn_size=160,
         vocab_size=512,
     )  # fmt: skip
-    job = Workload(name="w", model=model, sequence_length=64, parallelism=Parallelism())
+    return Workload(
+        name="w", model=model, sequence_length=64, gradient_accumulation=accumulation,
+        parallelism=Parallelism(**parallelism),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("world", "views", "sync", "buckets", "later", "end"),
+    [
+        (1, False, "every", 0, 1, 1),  # one GPU reduces nothing
+        (1, True, "every", 0, 1, 1),
+        (8, False, "every", 1, 1, 1),  # buckets and gradients
+        (8, False, "last", 1, 1, 1),
+        (8, True, "every", 1, 0, 0),  # gradients are the buckets' from the first backward on
+        (8, True, "last", 1, 1, 0),  # only once they are reduced
+    ],
+)
+def test_ddp_buckets_stay(world, views, sync, buckets, later, end):
+    """Buckets all the time; gradients beside them in the second forward and at the optimizer.
+
+    A layer has 3 x 64 x 64 weights of attention (k and v are half as wide), 3 x 64 x 160 of its MLP
+    and two norms of 64: 43,136. Four, two matrices of 512 x 64 and a norm: 238,144, of 4 B.
+    """
+    knobs = {"gradient_as_bucket_view": views, "gradient_sync": sync}
+    job = small(accumulation=2, strategy="ddp", **knobs)
+    tree, whole = build_tree(job.model, job.method), 4 * 238_144
+    plan = build_plan(job, tree, mesh_on(job, world))
+    (_, live), moment = live_bytes(plan, job, tree), plan.memory.columns().moment
+    assert (live[t.SCATTERS, moment != t.INIT] == buckets * whole).all()
+    held = live[t.FULL_GRADIENTS]
+    first_backward = np.flatnonzero(moment == t.BACKWARD)[0]
+    second = np.flatnonzero((moment == t.FORWARD) & (np.arange(moment.size) > first_backward))
+    assert (held[second] == later * whole).all()
+    assert held[moment == t.OPTIMIZER].tolist() == [end * whole]
+
+
+def test_one_plan_serves_jobs_of_other_costs():
+    """A longer sequence has larger quantities, and the same allocations."""
+    job = small()
     longer = job.model_copy(update={"sequence_length": 128})
-    tree = build_tree(model, job.method)
+    tree = build_tree(job.model, job.method)
     plan = allocations_of(job, tree, mesh_on(job, WORLD))
     assert allocations_of(longer, tree, mesh_on(longer, WORLD)) is plan
     sizes = [quantities(plan, w, tree)[t.HIDDEN] for w in (job, longer)]
