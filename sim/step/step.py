@@ -25,6 +25,7 @@ from sim.step.pressure import with_retries
 from sim.step.run import MICRO_STEPS, StepOutcome, run_replicas, run_step
 from sim.step.variation import Variation
 from sim.step.waiting import Group, summed, waiting, waiting_in_windows
+from sim.strategies import micro_steps_apart
 
 #: neither a step nor its memory depends on these
 _JOB = frozenset({
@@ -117,8 +118,7 @@ def step(
 
 def memory_of(topology: Topology, workload: Workload) -> MemoryReport:
     """`memory(topology, workload)`, kept."""
-    # the second micro-step is like all later ones
-    steps = min(2, workload.gradient_accumulation)
+    steps = micro_steps_apart(workload)
     if steps != workload.gradient_accumulation:
         workload = workload.model_copy(update={"gradient_accumulation": steps})
     return _walked(_Key(_machine(topology), _MEMORY, steps, topology, workload))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sim.mesh import Mesh
     from sim.strategies.allocations import Allocations
 
-__all__ = ["Plan", "allocations_of", "build_plan", "plan_of"]
+__all__ = ["Plan", "allocations_of", "build_plan", "micro_steps_apart", "plan_of"]
 
 _SOURCE = "workload"
 _T = TypeVar("_T")
@@ -63,11 +63,8 @@ def _kept(
 
 
 def allocations_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> Allocations:
-    """What a step allocates and frees, for jobs that differ only in costs; its ops are not kept.
-
-    Two micro-batches stand for many: in the second, gradients of the first are there.
-    """
-    micro_steps = min(workload.gradient_accumulation, 2)
+    """What a step allocates and frees, for jobs that differ only in costs; its ops are not kept."""
+    micro_steps = micro_steps_apart(workload)
     key = (mesh, micro_steps, *fields_but(workload, _NO_MATTER | {"gradient_accumulation"}))
 
     def record() -> Allocations:
@@ -75,6 +72,16 @@ def allocations_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> Allocatio
         return build_plan(job, tree, mesh, recorder=Quiet).memory
 
     return _kept(_allocations, MAX_ALLOCATIONS, key, record)
+
+
+def micro_steps_apart(workload: Workload) -> int:
+    """Micro-steps that stand for all of a step in memory.
+
+    In the second the gradients of the first are there. If only the last one reduces, one in between
+    may hold more: it never frees gradients, the last one does as it goes.
+    """
+    last = workload.parallelism.gradient_sync == "last"
+    return min(workload.gradient_accumulation, 3 if last else 2)
 
 
 def build_plan(

@@ -78,7 +78,7 @@ def jobs(draw):
         ),
         sequence_length=draw(st.sampled_from([8, 64, 512])),
         micro_batch=draw(st.integers(1, 3)),
-        gradient_accumulation=draw(st.integers(1, 3)),
+        gradient_accumulation=draw(st.integers(1, 5)),
         loss=draw(st.sampled_from(["eager", "chunked", "huggingface", "fused-linear"])),
         optimizer=draw(st.sampled_from(["adamw", "sgd", "adafactor"])),
         parallelism=Parallelism(**draw(KNOBS)),
@@ -172,11 +172,14 @@ def test_instants_by_hand():
 @settings(max_examples=50, deadline=None)
 @given(jobs())
 def test_memory_alone_is_that_of_the_plan(job):
-    """Recorded without ops, a step allocates the same."""
-    job = job.model_copy(update={"gradient_accumulation": min(2, job.gradient_accumulation)})
+    """Recorded without ops and with few micro-steps, a step has the same peaks."""
     tree, mesh = build_tree(job.model, job.method), mesh_on(job, WORLD)
     alone = read(allocations_of(job, tree, mesh), job, tree)
-    assert alone == read(build_plan(job, tree, mesh).memory, job, tree)
+    whole = read(build_plan(job, tree, mesh).memory, job, tree)
+    assert alone.host == whole.host
+    for moment, peak in whole.peaks.items():
+        assert alone.peaks[moment].total == pytest.approx(peak.total, rel=1e-12)
+    assert alone.pools == pytest.approx(whole.pools, rel=1e-12)
 
 
 def small(layers=4, accumulation=1, **parallelism):
@@ -219,6 +222,27 @@ def test_ddp_buckets_stay(world, views, sync, buckets, later, end):
     second = np.flatnonzero((moment == t.FORWARD) & (np.arange(moment.size) > first_backward))
     assert (held[second] == later * whole).all()
     assert held[moment == t.OPTIMIZER].tolist() == [end * whole]
+
+
+def test_a_middle_micro_step_can_hold_most():
+    """`gradient_sync: last`: it frees no gradients before the last layer's backward.
+
+    Two layers are 86,272 of 151,872 parameters. At rest an eighth of them and of AdamW's states,
+    12 B each, and 21 step counts of 4 B: 227,892 B; inputs of 8 tokens: 64. In the last layer's
+    backward that layer in bf16, 86,272, all accumulated gradients in fp32, 607,488, its own new
+    ones in bf16, 86,272, and activations of 8 tokens: 29,408 saved, 3,968 of backward. The last
+    micro-step has by then sent the head's gradients, 131,328; its highest is the loss: 1,022,868.
+    """
+    job = small(2, 5, strategy="fsdp2", wrap="torchtitan", gradient_sync="last")
+    job = job.model_copy(update={"sequence_length": 8, "loss": "fused-linear"})
+    tree, mesh = build_tree(job.model, job.method), mesh_on(job, WORLD)
+    pools = {}
+    for steps in (2, 3, 5):
+        cut = job.model_copy(update={"gradient_accumulation": steps})
+        pools[steps] = read(allocations_of(cut, tree, mesh), cut, tree).pools["compute"]
+    most = 227_892 + 64 + 86_272 + 607_488 + 86_272 + 29_408 + 3_968
+    assert pools == {2: 1_022_868, 3: most, 5: most}
+    assert read(build_plan(job, tree, mesh).memory, job, tree).pools["compute"] == most
 
 
 def test_one_plan_serves_jobs_of_other_costs():
