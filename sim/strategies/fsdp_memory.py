@@ -295,7 +295,6 @@ class FsdpMemory(StepMemory):
         clones = sum(u.shard for u in units) * self.ranks
         if self.root:
             clones += self.root.shard * self.ranks
-        self.to.put(t.INPUTS)
         self.ends(0.0 if self.offload else 1.0, 0.0, largest, clones)
 
 

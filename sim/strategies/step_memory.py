@@ -69,6 +69,7 @@ class StepMemory:
                 to.add(t.STATES, 1.0, t.STATE_BYTES)
                 to.add(t.STATES, master)
             self._on_host()
+        # a training loop's batch lives until the next one is assigned to its name
         to.put(t.INPUTS, 1.0, t.INPUT_BYTES)
 
     def _on_host(self) -> None:
@@ -122,4 +123,3 @@ class StepMemory:
         to.put(t.FULL_GRADIENTS)
         to.moment = t.SAVE
         to.mark((t.STAGING, largest, t.FULL_SAVE), (t.STAGING, clones, t.CLONED_SAVE))
-        to.put(t.INPUTS)

@@ -49,8 +49,10 @@ def test_moments():
     report = memory(topology(), workload())
     p = 8_030_261_248
     assert report.by_moment["init"] == 4 * p / 8
-    assert report.by_moment["save"] == pytest.approx(12 * p / 8, rel=1e-6)
-    assert report.by_moment["optimizer"] == pytest.approx(16 * p / 8, rel=1e-6)
+    # AdamW counts the steps of 9 x 32 + 3 parameters in fp32; a batch of 2,048 tokens of 8 B
+    small = 4 * 291 + 8 * 2048
+    assert report.by_moment["save"] == 12 * p / 8 + small
+    assert report.by_moment["optimizer"] == 16 * p / 8 + small
     for moment, peak in report.by_moment.items():
         assert sum(report.categories_by_moment[moment].values()) == pytest.approx(peak)
 
