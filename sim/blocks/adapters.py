@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sim.blocks.kernels import Kernel
-from sim.blocks.modules import Role
+from sim.blocks.modules import OpRole
 from sim.blocks.tape import Map, Tape
 
 #: Element-wise traffic of an adapter per input and per output element and pass (dropout with its
@@ -34,7 +34,7 @@ def adapter(
     into = ADAPTER_BYTES if dropout else ADAPTER_BYTES - 2 * e - 1
     ends = [Map(f"{name}.dropout", scale * into * elements * n_in, launches)]
     merge = [Map(f"{name}.merge", scale * ADAPTER_BYTES * elements * n_out, launches)]
-    dropped, role = x, Role.ADAPTER
+    dropped, role = x, OpRole.ADAPTER
     if dropout:
         mask = float(s.tokens * n_in) * copies
         size = t.size(n_in) * copies

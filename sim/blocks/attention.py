@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.blocks.kernels import Kernel
 from sim.blocks.linear import linear
-from sim.blocks.modules import Place, Role
+from sim.blocks.modules import OpRole, Position
 from sim.blocks.norm import norm
 from sim.blocks.ops import Exchange, When
 from sim.blocks.tape import Map, Tape
@@ -48,13 +48,13 @@ def attention(t: Tape, x: int, window: int | None) -> int:
         # three linears read one input: two gradient sums
         t.unseen("qkv.sum", (), [Map("qkv.sum", 6.0 * e * s.tokens * d, 2)], module="wq")
     if model.qk_norm:
-        q = norm(t, "q_norm", q, dim, Place.INNER, heads=model.heads)
-        k = norm(t, "k_norm", k, dim, Place.INNER, heads=model.kv_heads)
+        q = norm(t, "q_norm", q, dim, Position.INNER, heads=model.heads)
+        k = norm(t, "k_norm", k, dim, Position.INNER, heads=model.kv_heads)
     if model.positions == "rope":
         q, k = rope(t, (q, q_width), (k, kv_width), model.rope_fraction)
     out = core(t, q, k, v, (model.heads, model.kv_heads, dim, dim), window)
     return linear(
-        t, "wo", out, q_width, d, Place.OUTPUT, targets=("o",),
+        t, "wo", out, q_width, d, Position.OUTPUT, targets=("o",),
         bias=model.bias or model.output_bias,
     )  # fmt: skip
 
@@ -108,7 +108,7 @@ def core(
     def kernel(direction: str, factor: float, bytes_: float) -> Kernel:
         return Kernel(
             "attention", t.module, "attention", factor * flops, bytes_, what, s.dtype, direction,
-            access=s.attention, role=Role.ATTENTION,
+            access=s.attention, role=OpRole.ATTENTION,
         )  # fmt: skip
 
     return t.op(
@@ -116,7 +116,7 @@ def core(
         [kernel("forward", 1.0, traffic)],
         [Map("attention.delta", 2 * e * outputs + lse, 1, "fused", "reduction"),
          kernel("backward", BACKWARD_PRODUCTS, 2 * traffic + 4 * queries)],
-        role=Role.ATTENTION, own=True, kept_by_policy=True, extra=lse, gradients=2,
+        role=OpRole.ATTENTION, own=True, kept_by_policy=True, extra=lse, gradients=2,
         flops=counted(t, n_heads * (dim + value_dim), window), exchanges=exchanges,
         scratch=_buffers(t, *moved),
     )  # fmt: skip
@@ -192,7 +192,7 @@ def _eager(
     n_heads, _, dim, value_dim = heads
     batch = s.sequences * n_heads
     n = float(batch * length * keys)
-    role = Role.ATTENTION
+    role = OpRole.ATTENTION
 
     def gemm(name: str, m: int, n: int, k: int, way: str = "forward") -> Kernel:
         return t.gemm(name, m, n, k, way, batch=batch, role=role)

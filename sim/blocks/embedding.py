@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.blocks.modules import Place, Role
+from sim.blocks.modules import OpRole, Position
 from sim.blocks.norm import norm
 from sim.blocks.tape import Map, Tape
 
@@ -17,7 +17,7 @@ def embedding(t: Tape, x: int) -> int:
     def gather(name: str, traffic: float) -> Map:
         return Map(name, traffic, 1, "gather", "embedding")
 
-    t.register("embedding", Role.TABLE, Place.START, [("weight", (model.vocab_size, d))])
+    t.register("embedding", OpRole.TABLE, Position.START, [("weight", (model.vocab_size, d))])
     # backward: zero the table's gradient, sort the indices, add rows
     backward = [
         Map("embedding.zero", float(e * model.vocab_size * d), kind="embedding"),
@@ -26,14 +26,16 @@ def embedding(t: Tape, x: int) -> int:
     ]
     out = t.op(
         "embedding", (), t.size(d), (), [gather("embedding", 2 * e * n)], backward * trained,
-        role=Role.TABLE, extra=8.0 * s.tokens,
+        role=OpRole.TABLE, extra=8.0 * s.tokens,
     )  # fmt: skip
     if model.positions == "learned":
-        t.register("positions", Role.TABLE, Place.START, [("weight", (model.max_positions, d))])
+        t.register(
+            "positions", OpRole.TABLE, Position.START, [("weight", (model.max_positions, d))]
+        )
         out = t.op(
             "positions", (out,), t.size(d), (),
             [gather("positions", 2 * e * n), Map("positions.add", 3 * e * n)],
             [gather("positions", 3 * e * n)] * trained,
-            role=Role.TABLE, passes=True,
+            role=OpRole.TABLE, passes=True,
         )  # fmt: skip
     return norm(t, "embedding_norm", out, d) if model.embedding_norm else out

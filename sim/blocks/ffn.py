@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sim.blocks.linear import linear
-from sim.blocks.modules import Place
+from sim.blocks.modules import Position
 from sim.blocks.tape import Map, Tape
 
 GATED = ("swiglu", "geglu")
@@ -25,7 +25,7 @@ def feed_forward(t: Tape, x: int) -> int:
     targets = {"w1": ("gate",) if gated else ("gate", "up"), "w3": ("up",), "w13": ("gate", "up")}
 
     def play(name: str, read: int) -> int:
-        place = Place.OUTPUT if name == "w2" else Place.BRANCH
+        place = Position.OUTPUT if name == "w2" else Position.BRANCH
         return linear(
             t, name, read, *shapes[name], place, targets=targets.get(name, ("down",)), bias=bias
         )

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Literal
 
 from sim.blocks.layer import HEAD, BlockKind, describe, layer_kinds
-from sim.blocks.modules import Role
+from sim.blocks.modules import OpRole
 from sim.blocks.ops import Op, recomputed
 from sim.blocks.setting import Setting, early_stop
 from sim.inputs.workload import Checkpointing, Workload
@@ -93,7 +93,7 @@ def _counted(
     forward = backward = scores = 0.0
     for op in ops:
         work = op.flops
-        if op.role is Role.ATTENTION:
+        if op.role is OpRole.ATTENTION:
             work *= 0.5 if masked else 1.0
             scores += (1 + op.gradients) * work
         forward += work

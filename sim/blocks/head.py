@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sim.blocks.adapters import Routed
 from sim.blocks.kernels import Kernel
 from sim.blocks.linear import matrix
-from sim.blocks.modules import Place, Role
+from sim.blocks.modules import OpRole, Position
 from sim.blocks.norm import norm
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Map, Tape
@@ -26,14 +26,14 @@ def head(t: Tape, x: int) -> int:
         return _fused_linear(t, hidden, d, v)
     _register(t)
     once = Routed(1, s.tokens, 1.0)
-    logits = matrix(t, "head", hidden, d, v, once, bias=model.head_bias, role=Role.HEAD)
+    logits = matrix(t, "head", hidden, d, v, once, bias=model.head_bias, role=OpRole.HEAD)
     # trainers compile the layers; the loss is compiled only where `loss` says so
     t.fused = t.fused and s.loss != "eager"
     forward, backward = _cross_entropy(t, s.loss)
-    t.unseen("loss", forward, backward, role=Role.HEAD)
+    t.unseen("loss", forward, backward, role=OpRole.HEAD)
     t.fused = False
     for _ in range(s.metrics):
-        t.unseen("metric", _cross_entropy(t, "eager")[0], role=Role.HEAD)
+        t.unseen("metric", _cross_entropy(t, "eager")[0], role=OpRole.HEAD)
     return logits
 
 
@@ -42,7 +42,7 @@ def _register(t: Tape) -> None:
     model = t.setting.model
     own = [("weight", (model.vocab_size, model.hidden_size)), ("bias", (model.vocab_size,))]
     keep = 0 if model.tied_embeddings else 2 if model.head_bias else 1
-    t.register("head", Role.HEAD, Place.BRANCH, own[:keep])
+    t.register("head", OpRole.HEAD, Position.BRANCH, own[:keep])
 
 
 def _cross_entropy(t: Tape, kind: str) -> tuple[list[Map], list[Map]]:
@@ -77,7 +77,7 @@ def _cross_entropy(t: Tape, kind: str) -> tuple[list[Map], list[Map]]:
 def _fused_linear(t: Tape, hidden: int, d: int, v: int) -> int:
     """Loss and both gradients chunk by chunk in forward (Liger's fused linear cross-entropy)."""
     s = t.setting
-    e, tokens, role = s.element, s.tokens, Role.HEAD
+    e, tokens, role = s.element, s.tokens, OpRole.HEAD
     _register(t)
     rows = max(1, -(-tokens // CHUNKS))
     parts = -(-tokens // rows)

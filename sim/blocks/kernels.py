@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sim.blocks.modules import Role
+from sim.blocks.modules import OpRole
 
 #: kinds of kernel that only move bytes, the optimizer's apart
 STREAMED = ("norm", "elementwise", "reduction", "embedding", "loss", "quantize", "copy")
@@ -41,7 +41,7 @@ class Kernel(NamedTuple):
         ``strided`` (views), ``composite`` (a norm's chain of small kernels), ``fused`` (one
         compiled kernel), ``rows`` (a norm's row reductions), ``reduce`` (softmax), ``gather``,
         ``multi`` (tensor lists), ``copy``; of attention, its implementation.
-    role : Role
+    role : OpRole
         What it works for.
     """
 
@@ -55,7 +55,7 @@ class Kernel(NamedTuple):
     direction: str = "forward"
     launches: int = 1
     access: str = "stream"
-    role: Role = Role.OTHER
+    role: OpRole = OpRole.OTHER
 
     def __hash__(self) -> int:
         """Hash of the fields that tell kernels apart as a rule; costs are looked up by kernel."""

@@ -10,7 +10,7 @@ from sim.blocks import attention as attend
 from sim.blocks import ffn, mla, moe
 from sim.blocks.embedding import embedding
 from sim.blocks.head import head
-from sim.blocks.modules import Place
+from sim.blocks.modules import Position
 from sim.blocks.norm import norm
 from sim.blocks.ops import Description
 from sim.blocks.setting import Setting
@@ -86,11 +86,11 @@ def decoder_layer(t: Tape, x: int, kind: BlockKind) -> int:
         both = t.add("ffn.add", a, network(t, m))
         return t.add("attention.add", x, both)
     if four:
-        a = norm(t, "post_attention_norm", a, d, Place.POST)
+        a = norm(t, "post_attention_norm", a, d, Position.POST)
     x = t.add("attention.add", x, a)
     f = network(t, norm(t, "ffn_norm", x, d))
     if four:
-        f = norm(t, "post_ffn_norm", f, d, Place.POST)
+        f = norm(t, "post_ffn_norm", f, d, Position.POST)
     return t.add("ffn.add", x, f)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim.blocks.adapters import Routed, adapter
 from sim.blocks.kernels import Kernel
 from sim.blocks.lowprec import dequantise, fp8_backward, fp8_forward
-from sim.blocks.modules import Place, Role
+from sim.blocks.modules import OpRole, Position
 from sim.blocks.tape import Map, Tape
 
 
@@ -15,11 +15,11 @@ def linear(
     x: int,
     n_in: int,
     n_out: int,
-    place: Place = Place.BRANCH,
+    place: Position = Position.BRANCH,
     *,
     targets: tuple[str, ...] = (),
     bias: bool = False,
-    role: Role = Role.LINEAR,
+    role: OpRole = OpRole.LINEAR,
 ) -> int:
     """A linear layer that is a module, and its adapter if the method has one; its output's tensor.
 
@@ -33,13 +33,13 @@ def linear(
         Input.
     n_in, n_out : int
         Columns.
-    place : Place
+    place : Position
         Where it stands.
     targets : tuple of str
         What methods call it that put an adapter on it; a fused matrix serves all of its targets.
     bias : bool
         The forward add is an epilogue; the backward sum a kernel of its own.
-    role : Role
+    role : OpRole
         FP8 recipes, 4-bit storage and adapters are for ``LINEAR`` alone.
     """
     shapes = [("weight", (n_out, n_in)), ("bias", (n_out,))]
@@ -49,8 +49,8 @@ def linear(
     if not adapted(t, targets):
         return out
     rank = t.setting.method.rank
-    a = t.register(f"{name}.A", Role.ADAPTER, place, [("weight", (rank, n_in))], base=name)
-    b = t.register(f"{name}.B", Role.ADAPTER, place, [("weight", (n_out, rank))], base=name)
+    a = t.register(f"{name}.A", OpRole.ADAPTER, place, [("weight", (rank, n_in))], base=name)
+    b = t.register(f"{name}.B", OpRole.ADAPTER, place, [("weight", (n_out, rank))], base=name)
     return adapter(t, name, x, out, n_in, n_out, a, b, by)
 
 
@@ -69,18 +69,18 @@ def matrix(
     by: Routed,
     *,
     bias: bool = False,
-    role: Role = Role.LINEAR,
+    role: OpRole = OpRole.LINEAR,
 ) -> int:
     """The products of a weight (or of one per expert) in the module being played."""
     s = t.setting
     e, (groups, rows, copies) = s.element, by
     ins, outs, weights = groups * rows * n_in, groups * rows * n_out, groups * n_in * n_out
-    low = role is Role.LINEAR
+    low = role is OpRole.LINEAR
     fp8 = low and s.recipe != ""
     quantised = low and s.method.kind == "qlora" and s.method.quantization != "none"
     backward: list[Map | Kernel] = []
     if quantised:
-        t.unseen(name, [dequantise(t, name, weights)], role=Role.DEQUANTISE)
+        t.unseen(name, [dequantise(t, name, weights)], role=OpRole.DEQUANTISE)
     if fp8:
         t.unseen(name, fp8_forward(t, name, ins, weights), role=role)
         backward += fp8_backward(t, name, outs, ins, weights)
@@ -110,5 +110,5 @@ def matrix(
         flops=2.0 * s.tokens * copies * n_in * n_out, scratch=scratch, extra=extra,
     )  # fmt: skip
     if quantised:
-        t.unseen(name, (), [dequantise(t, name, weights)], role=Role.DEQUANTISE)
+        t.unseen(name, (), [dequantise(t, name, weights)], role=OpRole.DEQUANTISE)
     return out

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from sim.blocks.attention import core, rope
 from sim.blocks.linear import linear
-from sim.blocks.modules import Place
+from sim.blocks.modules import Position
 from sim.blocks.norm import norm
 from sim.blocks.tape import Map, Tape
 
@@ -28,16 +28,16 @@ def latent_attention(t: Tape, x: int, window: int | None) -> int:
     queries = heads * dim
     if model.q_lora_rank:
         low = linear(t, "wq_a", x, d, model.q_lora_rank, targets=("q",))
-        low = norm(t, "q_a_norm", low, model.q_lora_rank, Place.INNER)
-        q = linear(t, "wq_b", low, model.q_lora_rank, queries, Place.INNER, targets=("q",))
+        low = norm(t, "q_a_norm", low, model.q_lora_rank, Position.INNER)
+        q = linear(t, "wq_b", low, model.q_lora_rank, queries, Position.INNER, targets=("q",))
     else:
         q = linear(t, "wq", x, d, queries, targets=("q",))
     latent = linear(t, "wkv_a", x, d, rank + turned, targets=("k", "v"))
     # both read one input: their gradients are added
     t.unseen("latent.sum", (), [Map("latent.sum", 3 * t.size(d))])
-    c = norm(t, "kv_a_norm", latent, rank, Place.INNER)
+    c = norm(t, "kv_a_norm", latent, rank, Position.INNER)
     kv = linear(
-        t, "wkv_b", c, rank, heads * (dim - turned + value), Place.INNER, targets=("k", "v")
+        t, "wkv_b", c, rank, heads * (dim - turned + value), Position.INNER, targets=("k", "v")
     )
     q_turned, k_turned = rope(t, (q, heads * turned), (latent, turned))
     # the turned columns beside the others; a key's are copied to every head
@@ -50,4 +50,4 @@ def latent_attention(t: Tape, x: int, window: int | None) -> int:
         for name, plain, rotated in (("q", q, q_turned), ("k", kv, k_turned))
     )  # fmt: skip
     out = core(t, q, k, kv, (heads, heads, dim, value), window)
-    return linear(t, "wo", out, heads * value, d, Place.OUTPUT, targets=("o",))
+    return linear(t, "wo", out, heads * value, d, Position.OUTPUT, targets=("o",))

@@ -12,7 +12,7 @@ from math import prod
 from typing import NamedTuple
 
 
-class Role(Enum):
+class OpRole(Enum):
     """What a module, an operation or a kernel is."""
 
     LINEAR = "linear"  # weight matrices that FP8, 4-bit storage and adapters apply to
@@ -26,7 +26,7 @@ class Role(Enum):
     OTHER = "other"
 
 
-class Place(Enum):
+class Position(Enum):
     """Where a module stands on a block's way: what reaches it, and where its output goes."""
 
     START = "start"  # reads no activation
@@ -60,9 +60,9 @@ class Module(NamedTuple):
         Within its block: "attention_norm", "wq", "wq.A", "embedding", "norm", "head".
     parameters : tuple of Parameter
         In registration order.
-    role : Role
+    role : OpRole
         What it is.
-    place : Place
+    place : Position
         Where it stands.
     base : str
         Of an adapter: the frozen module beside it.
@@ -72,8 +72,8 @@ class Module(NamedTuple):
 
     name: str
     parameters: tuple[Parameter, ...]
-    role: Role
-    place: Place
+    role: OpRole
+    place: Position
     base: str = ""
     active: float = 1.0
 

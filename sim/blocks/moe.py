@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim.blocks.adapters import Routed, adapter
 from sim.blocks.ffn import GATED, mlp
 from sim.blocks.linear import adapted, linear, matrix
-from sim.blocks.modules import Place, Role
+from sim.blocks.modules import OpRole, Position
 from sim.blocks.tape import Map, Tape
 
 #: modules as the reference model registers them
@@ -20,23 +20,23 @@ def mixture(t: Tape, x: int) -> int:
     n_experts, f = model.experts, model.expert_ffn_size or model.ffn_size
     names = ("w1", "w2", "w3") if model.ffn in GATED else ("w1", "w2")
     sides = {"w1": (d, f), "w2": (f, d), "w3": (d, f)}
-    router = linear(t, "router", x, d, n_experts, role=Role.ROUTER)
+    router = linear(t, "router", x, d, n_experts, role=OpRole.ROUTER)
     choice = 4.0 * tokens * n_experts
     weights = t.op(
         "router.softmax", (router,), choice, (),
         [Map("router.choose", 6 * choice, 8)], [Map("router.choose", 4 * choice, 4)],
-        role=Role.ROUTER, own=True,
+        role=OpRole.ROUTER, own=True,
     )  # fmt: skip
     every = [(f"{i}.{name}", sides[name][::-1]) for i in range(n_experts) for name in names]
     active = top / n_experts
-    module = t.register("experts", Role.LINEAR, Place.WHOLE, every, active=active)
+    module = t.register("experts", OpRole.LINEAR, Position.WHOLE, every, active=active)
     low = [name for name in names if adapted(t, TARGETS[name])]
     for suffix in "AB" if low else "":
         r = s.method.rank
         shapes = {n: (r, sides[n][0]) if suffix == "A" else (sides[n][1], r) for n in low}
         pairs = [(f"{i}.{n}", shapes[n]) for i in range(n_experts) for n in low]
         t.register(
-            f"{module}.{suffix}", Role.ADAPTER, Place.WHOLE, pairs, base=module, active=active
+            f"{module}.{suffix}", OpRole.ADAPTER, Position.WHOLE, pairs, base=module, active=active
         )
     routed = tokens * top
     n = float(routed * d)
@@ -64,7 +64,7 @@ def mixture(t: Tape, x: int) -> int:
     wide = model.shared_experts * f
     sides = {"w1": (d, wide), "w2": (wide, d), "w3": (d, wide)}
     own = [(name, sides[name][::-1]) for name in names]
-    t.register("shared_experts", Role.LINEAR, Place.WHOLE, own)
+    t.register("shared_experts", OpRole.LINEAR, Position.WHOLE, own)
     once = Routed(1, tokens, 1.0)
     shared = mlp(t, x, lambda name, read: matrix(t, name, read, *sides[name], once), float(wide))
     return t.add("shared_experts.add", out, shared)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sim.blocks.modules import Place, Role
+from sim.blocks.modules import OpRole, Position
 from sim.blocks.tape import Map, Tape
 
 
 def norm(
-    t: Tape, name: str, x: int, width: int, place: Place = Place.STREAM, *, heads: int = 1
+    t: Tape, name: str, x: int, width: int, place: Position = Position.STREAM, *, heads: int = 1
 ) -> int:
     """A norm over rows of `width`, `heads` of them a token; its output's tensor.
 
@@ -19,7 +19,7 @@ def norm(
     layernorm = model.norm == "layernorm"
     bias = layernorm and (model.bias if model.norm_bias is None else model.norm_bias)
     shapes = [("weight", (width,)), ("bias", (width,))]
-    t.register(name, Role.NORM, place, shapes if bias else shapes[:1])
+    t.register(name, OpRole.NORM, place, shapes if bias else shapes[:1])
     n, rows, size = float(tokens * width * heads), tokens * heads, t.size(width * heads)
     gradient = float(e * width * (2 if bias else 1)) if trained else 0.0
     if layernorm or s.fused_norms:
@@ -28,7 +28,7 @@ def norm(
         back += [Map(f"{name}.dw", 2 * e * n, 1, a, "norm")] * trained
         return t.op(
             name, (x,), size, (x,), [Map(name, 2 * e * n, 1, a, "norm")], back,
-            role=Role.NORM, weight_gradient=gradient, extra=4.0 * rows * (2 if layernorm else 1),
+            role=OpRole.NORM, weight_gradient=gradient, extra=4.0 * rows * (2 if layernorm else 1),
         )  # fmt: skip
 
     def composite(*table: tuple[str, float, int]) -> list[Map]:
@@ -38,9 +38,9 @@ def norm(
     up = x
     casts = composite(("cast", 2 * (4 + e) * n, 2))
     if e == 2:
-        up = t.op(f"{name}.cast", (x,), 2 * size, (), casts, role=Role.NORM)
+        up = t.op(f"{name}.cast", (x,), 2 * size, (), casts, role=OpRole.NORM)
     else:
-        t.unseen(f"{name}.cast", casts, role=Role.NORM)
+        t.unseen(f"{name}.cast", casts, role=OpRole.NORM)
     scaled = t.op(
         f"{name}.scale", (up,), t.sizes[up], (up,),
         [*composite(("square", 8 * n, 1), ("mean", 4 * n, 1)),
@@ -48,11 +48,11 @@ def norm(
         composite(("cast", 2 * (4 + e) * n, 2), ("scale", (8 + 12 + 4) * n, 3),
                   ("rsqrt", 48.0 * rows, 4), ("square", (4 + 8 + 8 + 12) * n, 4),
                   ("sum", 12 * n, 1)),
-        role=Role.NORM, extra=4.0 * rows,
+        role=OpRole.NORM, extra=4.0 * rows,
     )  # fmt: skip
     return t.op(
         name, (scaled,), size, (scaled,) if trained else (),
         [Map(f"{name}.weight", 2 * e * n, 1, "", "norm")],
         composite(("weight", 2 * e * n, 1), *[("dw", 4 * e * n, 2)] * trained),
-        role=Role.NORM, weight_gradient=gradient,
+        role=OpRole.NORM, weight_gradient=gradient,
     )  # fmt: skip

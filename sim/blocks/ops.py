@@ -13,7 +13,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from sim.blocks.kernels import Kernel
-from sim.blocks.modules import Module, Role
+from sim.blocks.modules import Module, OpRole
 
 
 class When(Enum):
@@ -56,7 +56,7 @@ class Op(NamedTuple):
     ----------
     name, module : str
         What it computes, and the leaf module it belongs to.
-    role : Role
+    role : OpRole
         What it is.
     reads : tuple of int
         Tensors that receive a gradient, by number.
@@ -88,7 +88,7 @@ class Op(NamedTuple):
 
     name: str
     module: str
-    role: Role
+    role: OpRole
     reads: tuple[int, ...]
     makes: int
     saves: tuple[int, ...] = ()

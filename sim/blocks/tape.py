@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sim.blocks.kernels import Kernel
-from sim.blocks.modules import Module, Parameter, Place, Role
+from sim.blocks.modules import Module, OpRole, Parameter, Position
 from sim.blocks.ops import Description, Op
 from sim.blocks.setting import Setting
 from sim.units import DTYPE_BYTES
@@ -61,8 +61,8 @@ class Tape:
     def register(
         self,
         name: str,
-        role: Role,
-        place: Place,
+        role: OpRole,
+        place: Position,
         parameters: Iterable[tuple[str, tuple[int, ...]]],
         *,
         base: str = "",
@@ -86,7 +86,7 @@ class Tape:
         backward: Sequence[Map | Kernel] = (),
         *,
         module: str = "",
-        role: Role = Role.OTHER,
+        role: OpRole = OpRole.OTHER,
         own: bool = False,
         **facts: Any,
     ) -> int:
@@ -117,7 +117,7 @@ class Tape:
         backward: Sequence[Map] = (),
         *,
         module: str = "",
-        role: Role = Role.OTHER,
+        role: OpRole = OpRole.OTHER,
     ) -> None:
         """Kernels that make no tensor of the graph: sums of gradients, casts, metrics."""
         where = module or self.module
@@ -130,7 +130,7 @@ class Tape:
         )  # fmt: skip
 
     def _kernels(
-        self, rows: Sequence[Map | Kernel], module: str, role: Role, direction: str
+        self, rows: Sequence[Map | Kernel], module: str, role: OpRole, direction: str
     ) -> tuple[Kernel, ...]:
         if not rows:
             return ()
@@ -157,7 +157,7 @@ class Tape:
         batch: int = 1,
         dtype: str = "",
         module: str = "",
-        role: Role = Role.OTHER,
+        role: OpRole = OpRole.OTHER,
     ) -> Kernel:
         """A matrix product, C (m x n) = A (m x k) B (k x n), `batch` times; C is an activation."""
         kind = dtype or self.setting.dtype

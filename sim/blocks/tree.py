@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from sim.blocks.layer import EMBEDDING, HEAD, BlockKind, describe, layer_kinds, registered
-from sim.blocks.modules import Block, ModelTree, Module, Role
+from sim.blocks.modules import Block, ModelTree, Module, OpRole
 from sim.blocks.setting import FULL, Setting, one_layer
 from sim.inputs.model import Model
 from sim.inputs.workload import Method
@@ -97,7 +97,7 @@ def count_parameters(model: Model, method: Method | None = None) -> ParameterCou
             )
         n, t, c, a = by_kind[block.kind]
         total, trainable, tensors, active = total + n, trainable + t, tensors + c, active + a
-    tables = [m for m in tree.embedding.modules if m.role is Role.TABLE]
+    tables = [m for m in tree.embedding.modules if m.role is OpRole.TABLE]
     table = numel(tables)
     lookup = table - (numel(tables[:1]) if tree.tied else 0)
     return ParameterCounts(

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sim.calibration.validate_training import Point, validate_training, value_of
+from sim.calibration.validate_training import TrainingPoint, validate_training, value_of
 from sim.inputs.architecture import facts_of
 from sim.result.bands import band, residuals
 from sim.step.straggle import typical_speed
@@ -34,11 +34,11 @@ _BUSY = ("gemm", "attention")
 class Left(NamedTuple):
     """One row, predicted by constants that have not seen its group."""
 
-    point: Point
+    point: TrainingPoint
     error: float  # of the speed
 
 
-def features(point: Point) -> F8:
+def features(point: TrainingPoint) -> F8:
     """Sensitivity of a step's log time to the five constants. (5,)"""
     b, row = point.breakdown, point.row
     t = b.time_s
@@ -49,12 +49,12 @@ def features(point: Point) -> F8:
     return np.array([products, attention, rest, b.slowdown_s / t, (1.0 - speed) * b.compute_s / t])
 
 
-def generation(point: Point) -> str:
+def generation(point: TrainingPoint) -> str:
     """Whose constants a row uses."""
     return facts_of(point.row.topology.first_gpu).constants
 
 
-def fit(points: list[Point]) -> dict[str, F8]:
+def fit(points: list[TrainingPoint]) -> dict[str, F8]:
     """Corrections of the five constants, by generation."""
     found = {}
     for name in {generation(p) for p in points}:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sim.calibration.runs import Run
+from sim.calibration.runs import LoggedRun
 from sim.inputs.calibration import Calibration
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -40,7 +40,7 @@ class Observation:
     predict: Callable[[Calibration], float]
 
 
-def run_observation(run: Run) -> Observation:
+def run_observation(run: LoggedRun) -> Observation:
     """A timed run as evidence."""
     return Observation(
         run.name, run.name, "run", run.step_time_s, RUN_ERROR,

@@ -17,7 +17,7 @@ TABLE = Path(__file__).parents[1] / "data" / "measured" / "training.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MeasuredRow:
     """One published run.
 
     Attributes
@@ -56,21 +56,21 @@ class Row:
 
 
 @cache
-def training_rows() -> tuple[Row, ...]:
+def training_rows() -> tuple[MeasuredRow, ...]:
     """All rows of the shipped table."""
     return tuple(_read(TABLE))
 
 
-def _read(path: Path) -> Iterator[Row]:
+def _read(path: Path) -> Iterator[MeasuredRow]:
     with path.open(encoding="utf-8") as file:
         for line in file:
             yield parse_row(json.loads(line))
 
 
-def parse_row(record: dict[str, Any]) -> Row:
+def parse_row(record: dict[str, Any]) -> MeasuredRow:
     """One record of the table; raises InputError where its specs are not valid."""
     loaded = load(record["topology"], record["workload"], record["sets"])
-    return Row(
+    return MeasuredRow(
         id=record["id"],
         source=record["source"],
         topology=loaded.topology,

@@ -13,14 +13,14 @@ from sim.errors import Fault, InputError
 from sim.inputs.loader import load
 from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
-from sim.inputs.tree import Items, Leaf, Table, Tree, from_yaml, read_file
+from sim.inputs.tree import Branch, Items, Leaf, Tree, from_yaml, read_file
 from sim.inputs.workload import Workload
 
 _RUN_KEYS = ("topology", "workload", "set", "tokens_per_s_per_gpu", "step_time_s", "name")
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class LoggedRun:
     """A training run that was timed."""
 
     name: str
@@ -31,7 +31,7 @@ class Run:
 
 def read_runs(
     path: str | PathLike[str], topology: str = "", workload: str = "", sets: Sequence[str] = ()
-) -> list[Run]:
+) -> list[LoggedRun]:
     """Runs of a YAML list.
 
     Parameters
@@ -50,7 +50,7 @@ def read_runs(
     """
     source = str(path)
     tree = from_yaml(read_file(Path(path)), source)
-    if isinstance(tree, Table) and set(tree.entries) == {"runs"}:
+    if isinstance(tree, Branch) and set(tree.entries) == {"runs"}:
         tree = tree.entries["runs"]
     if not isinstance(tree, Items) or not tree.items:
         message = "is no list of runs: - {topology, workload, tokens_per_s_per_gpu}"
@@ -69,9 +69,9 @@ def read_runs(
 
 def _run(
     tree: Tree, index: int, folder: Path, default: tuple[str, str], sets: Sequence[str]
-) -> Run:
+) -> LoggedRun:
     where = f"[{index}]"
-    if not isinstance(tree, Table):
+    if not isinstance(tree, Branch):
         raise InputError([tree.place.fault(where, "is no mapping of topology, workload, ...")])
     faults = [
         tree.keys.get(key, tree.place).fault(
@@ -102,7 +102,7 @@ def _run(
     named = tree.entries.get("name")
     name = str(named.value) if isinstance(named, Leaf) else ""
     name = name or f"run {index + 1}: {loaded.workload.name} on {loaded.topology.world_size} GPUs"
-    return Run(name, loaded.topology, loaded.workload, seconds)
+    return LoggedRun(name, loaded.topology, loaded.workload, seconds)
 
 
 def _argument(tree: Tree, folder: Path) -> Any:
@@ -114,7 +114,7 @@ def _argument(tree: Tree, folder: Path) -> Any:
 
 
 def _plain(tree: Tree) -> Any:
-    if isinstance(tree, Table):
+    if isinstance(tree, Branch):
         return {key: _plain(value) for key, value in tree.entries.items()}
     if isinstance(tree, Items):
         return [_plain(item) for item in tree.items]
@@ -143,7 +143,7 @@ def _positive(tree: Tree, path: str) -> float:
     return value
 
 
-def distinct(runs: Sequence[Run], taken: Sequence[str]) -> list[Run]:
+def distinct(runs: Sequence[LoggedRun], taken: Sequence[str]) -> list[LoggedRun]:
     """Runs under names of their own: what is left out together is found by name."""
     seen = set(taken)
     out = []

@@ -44,7 +44,7 @@ class Measurement(NamedTuple):
     nccl: str
 
 
-class Point(NamedTuple):
+class CollectivePoint(NamedTuple):
     """A figure and what the model says."""
 
     measured: Measurement
@@ -56,7 +56,7 @@ class Point(NamedTuple):
         return self.predicted.time_s / self.measured.time_s - 1.0
 
 
-class Group(NamedTuple):
+class CollectiveGroup(NamedTuple):
     """Errors of one machine, operation and band of sizes."""
 
     system: str
@@ -69,12 +69,12 @@ class Group(NamedTuple):
     worst: float
 
 
-class Report(NamedTuple):
+class CollectiveValidation(NamedTuple):
     """All of it."""
 
-    points: tuple[Point, ...]
-    groups: tuple[Group, ...]
-    misses: tuple[Point, ...]
+    points: tuple[CollectivePoint, ...]
+    groups: tuple[CollectiveGroup, ...]
+    misses: tuple[CollectivePoint, ...]
     anomalies: tuple[tuple[str, int, str], ...]  # system, rows, reason
 
 
@@ -115,13 +115,13 @@ def fabric_of(system: str) -> Fabric:
     return compile_fabric(load_topology(keys))
 
 
-def predict(measured: Measurement) -> Point:
+def predict(measured: Measurement) -> CollectivePoint:
     """What the model says about one figure."""
     cost = plan_collective(
         fabric_of(measured.system), measured.op, range(measured.ranks), measured.size,
         measured.nccl, algorithm=systems()[measured.system].get("algorithm"),
     )  # fmt: skip
-    return Point(measured, cost)
+    return CollectivePoint(measured, cost)
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -130,7 +130,7 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def summarise(points: Iterable[Point]) -> tuple[Group, ...]:
+def summarise(points: Iterable[CollectivePoint]) -> tuple[CollectiveGroup, ...]:
     """Errors by machine, operation and band."""
     cells: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for point in points:
@@ -144,7 +144,7 @@ def summarise(points: Iterable[Point]) -> tuple[Group, ...]:
     ):
         absolute = [abs(e) for e in errors]
         groups.append(
-            Group(
+            CollectiveGroup(
                 system, op, band, len(errors), statistics.median(errors),
                 statistics.median(absolute), quantile(absolute, 0.9), max(absolute),
             )
@@ -152,16 +152,16 @@ def summarise(points: Iterable[Point]) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def validate_collectives() -> Report:
+def validate_collectives() -> CollectiveValidation:
     """Compare every published figure with the model.
 
     Returns
     -------
-    Report
+    CollectiveValidation
         Anomalous machines are listed with the reason and left out of the errors.
     """
     known = systems()
-    points: list[Point] = []
+    points: list[CollectivePoint] = []
     left_out: dict[str, int] = defaultdict(int)
     for measured in measurements():
         if "anomaly" in known[measured.system]:
@@ -170,7 +170,7 @@ def validate_collectives() -> Report:
             points.append(predict(measured))
     misses = [p for p in points if abs(p.error) > MISS and p.measured.size >= SHOWN_FROM]
     misses.sort(key=lambda p: -abs(p.error))
-    return Report(
+    return CollectiveValidation(
         tuple(points), summarise(points), tuple(misses),
         tuple((name, rows, str(known[name]["anomaly"])) for name, rows in sorted(left_out.items())),
     )  # fmt: skip

@@ -6,14 +6,14 @@ import functools
 import statistics
 from typing import NamedTuple
 
-from sim.calibration.rows import Row, training_rows
+from sim.calibration.rows import MeasuredRow, training_rows
 from sim.memory.report import memory
 
 
-class Peak(NamedTuple):
+class MeasuredPeak(NamedTuple):
     """A measured peak and the model's."""
 
-    row: Row
+    row: MeasuredRow
     predicted: float  # [B]
 
     @property
@@ -35,14 +35,14 @@ class Source(NamedTuple):
 class Refused(NamedTuple):
     """A run that ran, and that the model says would not fit."""
 
-    row: Row
+    row: MeasuredRow
     share: float  # of the capacity that the model says it needs
 
 
-class MemoryReport(NamedTuple):
+class MemoryValidation(NamedTuple):
     """Peaks, and verdicts over all rows."""
 
-    peaks: tuple[Peak, ...]
+    peaks: tuple[MeasuredPeak, ...]
     rows: int
     refused: tuple[Refused, ...]
 
@@ -58,7 +58,7 @@ class MemoryReport(NamedTuple):
 
 
 @functools.cache
-def validate_memory() -> MemoryReport:
+def validate_memory() -> MemoryValidation:
     """Compare every published peak with the model, and ask whether each run would fit."""
     peaks, refused = [], []
     rows = training_rows()
@@ -69,5 +69,5 @@ def validate_memory() -> MemoryReport:
         if row.memory_bytes:
             allocated = row.memory_figure == "allocated"
             peak = found.peak_allocated_bytes if allocated else found.peak_reserved_bytes
-            peaks.append(Peak(row, peak))
-    return MemoryReport(tuple(peaks), len(rows), tuple(refused))
+            peaks.append(MeasuredPeak(row, peak))
+    return MemoryValidation(tuple(peaks), len(rows), tuple(refused))

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from sim.blocks.tree import count_parameters
-from sim.calibration.rows import Row, training_rows
+from sim.calibration.rows import MeasuredRow, training_rows
 from sim.calibration.validate_collectives import quantile
 from sim.inputs.shares import batch_on
 from sim.step.breakdown import Breakdown
@@ -28,10 +28,10 @@ SIZES = (("< 500M", 5e8), ("500M-2B", 2e9), ("2-5B", 5e9), ("5-10B", 1e10), ("10
 DIMENSIONS = ("source", "gpu", "parameters", "sequence", "gpus", "precision", "strategy")
 
 
-class Point(NamedTuple):
+class TrainingPoint(NamedTuple):
     """A row and what the model says about its step."""
 
-    row: Row
+    row: MeasuredRow
     breakdown: Breakdown
 
     @property
@@ -45,7 +45,7 @@ class Point(NamedTuple):
         return self.predicted / (self.row.tokens_per_s_per_gpu or 0.0) - 1.0
 
 
-class Group(NamedTuple):
+class TrainingGroup(NamedTuple):
     """Errors of the complete rows that share a value."""
 
     dimension: str
@@ -83,11 +83,11 @@ class Ratio(NamedTuple):
     worst: float
 
 
-class Report(NamedTuple):
+class TrainingValidation(NamedTuple):
     """All of it."""
 
-    points: tuple[Point, ...]
-    groups: tuple[Group, ...]
+    points: tuple[TrainingPoint, ...]
+    groups: tuple[TrainingGroup, ...]
     pairs: tuple[Pair, ...]
 
     @property
@@ -102,26 +102,26 @@ class Report(NamedTuple):
         return found
 
     @property
-    def complete(self) -> list[Point]:
+    def complete(self) -> list[TrainingPoint]:
         """Points whose sources specify the run."""
         return [p for p in self.points if p.row.status == "complete"]
 
 
 @functools.cache
-def predict(row: Row) -> Point:
+def predict(row: MeasuredRow) -> TrainingPoint:
     """What the model says about one row."""
-    return Point(row, step(row.topology, row.workload).breakdown)
+    return TrainingPoint(row, step(row.topology, row.workload).breakdown)
 
 
 @functools.cache
-def validate_training() -> Report:
+def validate_training() -> TrainingValidation:
     """Compare every published speed with the model; quick, depth is extrapolated."""
     points = tuple(predict(row) for row in training_rows() if row.tokens_per_s_per_gpu)
     complete = [p for p in points if p.row.status == "complete"]
-    return Report(points, summarise(complete), tuple(_pairs(complete)))
+    return TrainingValidation(points, summarise(complete), tuple(_pairs(complete)))
 
 
-def value_of(row: Row, dimension: str) -> str:
+def value_of(row: MeasuredRow, dimension: str) -> str:
     """Where a row belongs in a dimension of the table."""
     w = row.workload
     if dimension == "source":
@@ -142,7 +142,7 @@ def value_of(row: Row, dimension: str) -> str:
     return w.parallelism.strategy
 
 
-def summarise(points: Iterable[Point]) -> tuple[Group, ...]:
+def summarise(points: Iterable[TrainingPoint]) -> tuple[TrainingGroup, ...]:
     """Errors by every dimension; "all" first."""
     cells: dict[tuple[str, str], list[float]] = defaultdict(list)
     for p in points:
@@ -154,10 +154,10 @@ def summarise(points: Iterable[Point]) -> tuple[Group, ...]:
     return tuple(errors_of(*key, errors) for key, errors in sorted(cells.items(), key=_order))
 
 
-def errors_of(dimension: str, value: str, errors: list[float]) -> Group:
+def errors_of(dimension: str, value: str, errors: list[float]) -> TrainingGroup:
     """Statistics of some errors."""
     absolute = [abs(e) for e in errors]
-    return Group(
+    return TrainingGroup(
         dimension, value, len(errors), statistics.fmean(errors), statistics.fmean(absolute),
         statistics.median(absolute), quantile(absolute, 0.9), max(errors, key=abs),
     )  # fmt: skip
@@ -172,9 +172,9 @@ def _order(item: tuple[tuple[str, str], list[float]]) -> tuple[int, float, str]:
     return first, float(value) if value.isdigit() else 0.0, value
 
 
-def _pairs(points: list[Point]) -> Iterable[Pair]:
+def _pairs(points: list[TrainingPoint]) -> Iterable[Pair]:
     """H100 over A100 (8 GPUs, any micro-batch and accumulation) and FP8 over bf16."""
-    found: dict[tuple[str, str, str, int, int], Point] = {}
+    found: dict[tuple[str, str, str, int, int], TrainingPoint] = {}
     for p in points:
         w = p.row.workload
         if p.row.group == "llm-foundry":

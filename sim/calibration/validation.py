@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from sim.calibration import validate_collectives as collectives
 from sim.calibration import validate_training as training
 from sim.calibration.cross_validation import SCHEMES, coverage, cross_validate
-from sim.calibration.validate_memory import MemoryReport, validate_memory
+from sim.calibration.validate_memory import MemoryValidation, validate_memory
 from sim.documents import SCHEMAS, Document
 
 PARTS = ("training", "memory", "collectives")
@@ -21,11 +21,11 @@ class Validation(Document):
 
     Attributes
     ----------
-    training : training.Report or None
+    training : training.TrainingValidation or None
         Speed of published runs.
-    memory : MemoryReport or None
+    memory : MemoryValidation or None
         Peaks of memory, and runs that are said not to fit.
-    collectives : collectives.Report or None
+    collectives : collectives.CollectiveValidation or None
         Collectives of real clusters.
     cross : bool
         Also errors on rows that the fitted constants had not seen, which takes a while to make.
@@ -33,9 +33,9 @@ class Validation(Document):
 
     schema: ClassVar[str] = SCHEMAS["validation"]
 
-    training: training.Report | None = None
-    memory: MemoryReport | None = None
-    collectives: collectives.Report | None = None
+    training: training.TrainingValidation | None = None
+    memory: MemoryValidation | None = None
+    collectives: collectives.CollectiveValidation | None = None
     cross: bool = False
 
     @property
@@ -84,7 +84,7 @@ class Validation(Document):
         return [{"part": part, **row} for part, found in rows for row in found]
 
 
-def _training(report: training.Report) -> dict[str, Any]:
+def _training(report: training.TrainingValidation) -> dict[str, Any]:
     return {
         "groups": report.groups,
         "ratios": report.ratios,
@@ -93,7 +93,7 @@ def _training(report: training.Report) -> dict[str, Any]:
     }
 
 
-def _points(report: training.Report) -> list[dict[str, Any]]:
+def _points(report: training.TrainingValidation) -> list[dict[str, Any]]:
     return [
         {
             "id": p.row.id,
@@ -109,14 +109,14 @@ def _points(report: training.Report) -> list[dict[str, Any]]:
     ]
 
 
-def _peaks(report: MemoryReport) -> list[dict[str, Any]]:
+def _peaks(report: MemoryValidation) -> list[dict[str, Any]]:
     return [
         {"id": p.row.id, "measured": p.row.memory_bytes, "predicted": p.predicted, "error": p.error}
         for p in report.peaks
     ]
 
 
-def _collectives(report: collectives.Report) -> list[dict[str, Any]]:
+def _collectives(report: collectives.CollectiveValidation) -> list[dict[str, Any]]:
     return [
         {
             "id": f"{p.measured.system} {p.measured.op}",

@@ -25,7 +25,7 @@ I4 = npt.NDArray[np.int32]
 CURVE_QUANTISATION = 0.18  # loss of a last, partly filled wave; see `rate_by_units`
 
 
-class Cost(NamedTuple):
+class KernelCost(NamedTuple):
     """Cost of one kernel (all of its `launches` together)."""
 
     time_s: float  # alone on the GPU, without the host
@@ -74,7 +74,7 @@ class CostModel:
         self.constants = constants or load_constants(gpu)
         self.host = host_constants(stack)
         self._size = self.peak("bf16") / self.constants.power.reference_peak
-        self._costs: dict[Kernel, Cost] = {}
+        self._costs: dict[Kernel, KernelCost] = {}
         self._rows: dict[Kernel, int] = {}
         self._sequences: dict[int, tuple[Sequence[Kernel], KernelCosts]] = {}
         self._curves: list[F8] = []
@@ -87,7 +87,7 @@ class CostModel:
         """What was costed with constants of something else, so far."""
         return tuple(self._notes)
 
-    def cost(self, kernel: Kernel) -> Cost:
+    def cost(self, kernel: Kernel) -> KernelCost:
         """Cost of one kernel."""
         found = self._costs.get(kernel)
         if found is None:
@@ -202,7 +202,7 @@ class CostModel:
             c,
         )
         for i, kernel in enumerate(kernels):
-            self._costs[kernel] = Cost(
+            self._costs[kernel] = KernelCost(
                 time_s=float(times.seconds[i]) * kernel.launches,
                 hbm_bytes=kernel.bytes,
                 compute_s=float(times.compute_s[i]) * kernel.launches,
@@ -211,7 +211,7 @@ class CostModel:
                 blocks=float(times.tiles[i]),
             )
 
-    def _attention(self, kernel: Kernel) -> Cost:
+    def _attention(self, kernel: Kernel) -> KernelCost:
         sequences, heads, _, queries, keys, dim, causal, window = kernel.shape
         direction = "forward" if kernel.direction == "forward" else "backward"
         c, note = lookup(self.constants.attention, kernel.access, direction, dim)
@@ -227,7 +227,7 @@ class CostModel:
         compute *= max(1.0, 0.75 * self.gpu.sms / blocks)
         memory = kernel.bytes / (self.constants.bandwidth["fused"] * self._bandwidth)
         floor = self.constants.floor_s
-        return Cost(
+        return KernelCost(
             time_s=floor + max(compute, memory),
             hbm_bytes=kernel.bytes,
             compute_s=compute,
@@ -236,13 +236,13 @@ class CostModel:
             blocks=float(blocks),
         )
 
-    def _stream(self, kernel: Kernel) -> Cost:
+    def _stream(self, kernel: Kernel) -> KernelCost:
         c = self.constants
         share = c.bandwidth[kernel.access]
         time = stream_time(
             kernel.bytes, kernel.launches, share, self._bandwidth, c.floor_s, c.ramp_bytes
         )
-        return Cost(
+        return KernelCost(
             time_s=time,
             hbm_bytes=kernel.bytes,
             compute_s=0.0,
@@ -251,7 +251,7 @@ class CostModel:
             blocks=0.0,
         )
 
-    def _curve(self, cost: Cost) -> int:
+    def _curve(self, cost: KernelCost) -> int:
         """Row of the curve of a kernel; curves of like kernels are shared.
 
         A curve follows from its rounded key alone, never from which kernel asked first: results

@@ -55,7 +55,7 @@ class PathMatrix:
 
 
 @dataclass(frozen=True, slots=True)
-class Rings:
+class RingsShown:
     """Rings over all GPUs; what they give, and what limits them. [B/s]"""
 
     count: int
@@ -81,7 +81,7 @@ class MachineDescription(Document):
         Every class of links.
     bisection_bytes_per_s : float
         Between two halves of the GPUs, one way. [B/s]
-    rings : Rings
+    rings : RingsShown
         Of all GPUs.
     rank_classes : tuple of tuple of int
         Ranks that are alike.
@@ -96,7 +96,7 @@ class MachineDescription(Document):
     matrix: PathMatrix
     links: tuple[LinkClass, ...]
     bisection_bytes_per_s: float
-    rings: Rings
+    rings: RingsShown
     rank_classes: tuple[tuple[int, ...], ...]
 
     def records(self) -> Sequence[Mapping[str, Any]]:
@@ -198,7 +198,7 @@ def describe_machine(fabric: Fabric) -> MachineDescription:
         matrix=matrix(fabric),
         links=link_classes(fabric),
         bisection_bytes_per_s=bisection(fabric),
-        rings=Rings(
+        rings=RingsShown(
             count=len(rings.orders),
             bus_bytes_per_s=fabric.bandwidth(rings.load) if bottleneck >= 0 else None,
             limit=fabric.name(bottleneck) if bottleneck >= 0 else None,

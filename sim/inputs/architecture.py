@@ -8,7 +8,7 @@ from sim.data import table
 from sim.inputs.gpu import Gpu
 
 
-class Facts(NamedTuple):
+class Architecture(NamedTuple):
     """Of an architecture.
 
     Attributes
@@ -29,10 +29,10 @@ class Facts(NamedTuple):
     attention: tuple[str, ...]
 
 
-def facts_of(gpu: Gpu) -> Facts:
+def facts_of(gpu: Gpu) -> Architecture:
     """Facts of a GPU's architecture; an unknown one takes those of ``stand_in``."""
     rows = table("architectures")
     known = gpu.architecture in rows["architecture"]
     row = rows["architecture"][gpu.architecture if known else rows["stand_in"]]
     own = tuple(row.get("attention", ())) if known else ()
-    return Facts(row["constants"], known, row.get("largest_nvswitch", 8), own)
+    return Architecture(row["constants"], known, row.get("largest_nvswitch", 8), own)

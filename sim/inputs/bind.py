@@ -22,7 +22,7 @@ from pydantic_core import PydanticUndefined
 from sim import units
 from sim.errors import Fault
 from sim.inputs.base import OneOf, Quantity, Spec, Tally
-from sim.inputs.tree import Items, Leaf, Place, Table, Tree
+from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
 
 S = TypeVar("S", bound=Spec)
 
@@ -125,7 +125,7 @@ def _bounds_in(metadata: tuple[Any, ...]) -> typing.Iterator[tuple[str, float]]:
                 yield name, limit
 
 
-Form = Callable[["Binder", Tree, str], "Table | Spec | None"]
+Form = Callable[["Binder", Tree, str], "Branch | Spec | None"]
 """Puts a short form into the shape of its class: a table, a finished spec, or None (faulty)."""
 
 
@@ -170,13 +170,13 @@ class Binder:
             if shaped is None or isinstance(shaped, Spec):
                 return cast("S | None", shaped)
             tree = shaped
-        if not isinstance(tree, Table):
+        if not isinstance(tree, Branch):
             keys = ", ".join(list(plan_of(cls))[:4])
             self.fault(tree.place, path, f"{described(tree)} is no mapping of {keys}, ...")
             return None
         return self.read_table(cls, tree, path)
 
-    def read_table(self, cls: type[S], table: Table, path: str) -> S | None:
+    def read_table(self, cls: type[S], table: Branch, path: str) -> S | None:
         """A spec of `cls` from a mapping of its own fields."""
         plan = plan_of(cls)
         before = len(self.faults)
@@ -207,7 +207,7 @@ class Binder:
             return None
         return cls.model_construct(**values)
 
-    def partial(self, cls: type[Spec], table: Table, keys: typing.Iterable[str]) -> dict[str, Any]:
+    def partial(self, cls: type[Spec], table: Branch, keys: typing.Iterable[str]) -> dict[str, Any]:
         """Some top-level fields of `cls`, a key that is left out taking its default."""
         plan = plan_of(cls)
         values: dict[str, Any] = {}
@@ -291,7 +291,7 @@ def described(tree: Tree) -> str:
     """A value as the user wrote it, shortened."""
     if isinstance(tree, Items):
         return f"a list of {len(tree.items)}"
-    if isinstance(tree, Table):
+    if isinstance(tree, Branch):
         keys = ", ".join(list(tree.entries)[:3])
         return f"a mapping of {keys}" if keys else "an empty mapping"
     text = tree.value if isinstance(tree.value, str) else repr(tree.value)

@@ -14,7 +14,7 @@ from typing import cast
 from sim.errors import InputError
 from sim.inputs.bind import Binder
 from sim.inputs.gpu import Gpu
-from sim.inputs.tree import Table, from_python
+from sim.inputs.tree import Branch, from_python
 
 DATA = Path(__file__).parents[1] / "data"
 CHECKOUT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def gpu_names() -> tuple[str, ...]:
 
 
 @cache
-def gpu_table(name: str) -> Table:
+def gpu_table(name: str) -> Branch:
     """The entry of a GPU as a tree of its own keys.
 
     Raises
@@ -41,7 +41,7 @@ def gpu_table(name: str) -> Table:
     path = DATA / "gpus" / f"{name}.toml"
     keys = tomllib.loads(path.read_text(encoding="utf-8"))
     keys = {"name": name, "base": name, **keys}
-    return cast(Table, from_python(keys, f"catalogue:gpus/{name}.toml"))
+    return cast(Branch, from_python(keys, f"catalogue:gpus/{name}.toml"))
 
 
 @cache

@@ -20,7 +20,7 @@ from sim.inputs.workload import Workload
 JsonSchema = dict[str, Any]
 
 
-class Line(NamedTuple):
+class KeyLine(NamedTuple):
     """One key of the resolved configuration."""
 
     path: str  # workload.parallelism.wrap
@@ -28,15 +28,15 @@ class Line(NamedTuple):
     origin: Origin
 
 
-def resolved(loaded: Loaded) -> list[Line]:
+def resolved(loaded: Loaded) -> list[KeyLine]:
     """Every key of both files with its value and where that came from."""
-    lines: list[Line] = []
+    lines: list[KeyLine] = []
     for side, spec in (("topology", loaded.topology), ("workload", loaded.workload)):
         lines.extend(_lines(loaded, spec, side))
     return lines
 
 
-def _lines(loaded: Loaded, spec: Spec, path: str) -> Iterator[Line]:
+def _lines(loaded: Loaded, spec: Spec, path: str) -> Iterator[KeyLine]:
     plan = plan_of(type(spec))
     for name, value in spec:
         yield from _value(loaded, plan[name].alternatives, value, f"{path}.{name}")
@@ -44,14 +44,14 @@ def _lines(loaded: Loaded, spec: Spec, path: str) -> Iterator[Line]:
 
 def _value(
     loaded: Loaded, alternatives: tuple[Alternative, ...], value: Any, path: str
-) -> Iterator[Line]:
+) -> Iterator[KeyLine]:
     if isinstance(value, Spec):
         yield from _lines(loaded, value, path)
     elif isinstance(value, tuple) and value and isinstance(value[0], Spec):
         for index, item in enumerate(value):
             yield from _lines(loaded, item, f"{path}[{index}]")
     else:
-        yield Line(path, text_of(alternatives, value), _origin(loaded, path))
+        yield KeyLine(path, text_of(alternatives, value), _origin(loaded, path))
 
 
 def _origin(loaded: Loaded, path: str) -> Origin:

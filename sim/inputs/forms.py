@@ -1,6 +1,6 @@
 """Short forms of the YAML, put into the shape of their spec class.
 
-A form takes a tree and returns a `Table` of the class's own fields, a finished spec, or None after
+A form takes a tree and returns a `Branch` of the class's own fields, a finished spec, or None after
 recording a fault:  ``full``, ``{lora: {rank: 16}}``, ``{fp8: {recipe: rowwise}}``,
 ``{selective: op}``, a GPU or model by name or with a ``base``.
 """
@@ -14,7 +14,7 @@ from sim.errors import InputError
 from sim.inputs import catalogue
 from sim.inputs.base import Spec
 from sim.inputs.bind import Binder, Form, described, did_you_mean
-from sim.inputs.tree import Items, Leaf, Place, Table, Tree
+from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 _TARGET_SETS = {
@@ -28,11 +28,11 @@ _TARGET_NAMES = {f"{n}_proj": n for n in LINEARS} | {
 }  # fmt: skip
 
 
-def gpu(reader: Binder, tree: Tree, path: str) -> Table | Spec | None:
+def gpu(reader: Binder, tree: Tree, path: str) -> Branch | Spec | None:
     """``h100-sxm-80gb``, or a mapping, with or without ``base``."""
     if isinstance(tree, Leaf):
         return _catalogue_gpu(reader, tree, path)
-    if not isinstance(tree, Table):
+    if not isinstance(tree, Branch):
         reader.fault(tree.place, path, "is no GPU: write a catalogue name or a mapping")
         return None
     base = tree.entries.get("base")
@@ -43,7 +43,7 @@ def gpu(reader: Binder, tree: Tree, path: str) -> Table | Spec | None:
             reader.fault(base.place, f"{path}.base", "is no catalogue name")
         return None
     entry = catalogue.gpu_table(str(base.value))
-    return Table({**entry.entries, **tree.without("base").entries}, tree.place, tree.keys)
+    return Branch({**entry.entries, **tree.without("base").entries}, tree.place, tree.keys)
 
 
 def _catalogue_gpu(reader: Binder, leaf: Leaf, path: str) -> Spec | None:
@@ -56,7 +56,7 @@ def _catalogue_gpu(reader: Binder, leaf: Leaf, path: str) -> Spec | None:
     return found
 
 
-def model(reader: Binder, tree: Tree, path: str) -> Table | Spec | None:
+def model(reader: Binder, tree: Tree, path: str) -> Branch | Spec | None:
     """A catalogue name, the path of a Hugging Face config, or a mapping."""
     from sim.inputs import models
 
@@ -70,7 +70,7 @@ def model(reader: Binder, tree: Tree, path: str) -> Table | Spec | None:
             return models.resolve_model(
                 tree.value, source=tree.place.source, relative_to=reader.folder
             )
-        if isinstance(tree, Table):
+        if isinstance(tree, Branch):
             if "model_type" in tree.entries or "architectures" in tree.entries:
                 return models.resolve_model(to_python(tree), source=tree.place.source)
             return _inline_model(reader, tree, path)
@@ -86,7 +86,7 @@ def model(reader: Binder, tree: Tree, path: str) -> Table | Spec | None:
     return None
 
 
-def _inline_model(reader: Binder, tree: Table, path: str) -> Table | Spec | None:
+def _inline_model(reader: Binder, tree: Branch, path: str) -> Branch | Spec | None:
     """Shape keys written out, over a catalogue entry if there is a ``base``."""
     base = tree.entries.get("base")
     entries: dict[str, Tree] = {}
@@ -111,7 +111,7 @@ def _inline_model(reader: Binder, tree: Table, path: str) -> Table | Spec | None
         whole = [_whole(merged.get(k)) for k in ("hidden_size", "heads")]
         if whole[0] and whole[1] and whole[0] % whole[1] == 0:
             merged["head_dim"] = Leaf(whole[0] // whole[1], tree.place)
-    return Table(merged, tree.place, tree.keys)
+    return Branch(merged, tree.place, tree.keys)
 
 
 def _whole(tree: Tree | None) -> int:
@@ -121,7 +121,7 @@ def _whole(tree: Tree | None) -> int:
 
 def to_python(tree: Tree) -> Any:
     """A tree as JSON would load it: for Hugging Face keys, whose types are not ours to know."""
-    if isinstance(tree, Table):
+    if isinstance(tree, Branch):
         return {k: to_python(v) for k, v in tree.entries.items()}
     if isinstance(tree, Items):
         return [to_python(v) for v in tree.items]
@@ -141,7 +141,7 @@ def to_python(tree: Tree) -> Any:
 
 def _choice(
     reader: Binder, tree: Tree, path: str, kinds: tuple[str, ...]
-) -> tuple[str, Tree | None, Table] | None:
+) -> tuple[str, Tree | None, Branch] | None:
     """``kind``, ``{kind: detail, beside: ...}`` or ``{kind: name, ...}``.
 
     Returns
@@ -149,7 +149,7 @@ def _choice(
     tuple
         The kind's text, its detail (None for the bare name), and the entries beside it.
     """
-    empty = Table({}, tree.place)
+    empty = Branch({}, tree.place)
     if isinstance(tree, Leaf):
         word = str(tree.value)
         if word in kinds:
@@ -157,7 +157,7 @@ def _choice(
         hint = did_you_mean(word, kinds)
         reader.fault(tree.place, path, f"{described(tree)} is not one of {', '.join(kinds)}{hint}")
         return None
-    if isinstance(tree, Table):
+    if isinstance(tree, Branch):
         chosen = [k for k in tree.entries if k in kinds]
         if len(chosen) == 1:
             return chosen[0], tree.entries[chosen[0]], tree.without(*chosen)
@@ -179,22 +179,22 @@ def _choice(
 
 
 def _details(
-    reader: Binder, path: str, kind: str, detail: Tree | None, beside: Table
-) -> Table | None:
+    reader: Binder, path: str, kind: str, detail: Tree | None, beside: Branch
+) -> Branch | None:
     """The mapping under a kind and the entries beside it, as one."""
-    out = Table(
+    out = Branch(
         {"kind": Leaf(kind, beside.place), **beside.entries}, beside.place, dict(beside.keys)
     )
     null = isinstance(detail, Leaf) and detail.value in (None, "", "~", "null", True, "true")
     if detail is None or null:
         return out
-    if not isinstance(detail, Table):
+    if not isinstance(detail, Branch):
         reader.fault(detail.place, f"{path}.{kind}", f"{described(detail)} is no mapping")
         return None
-    return Table({**out.entries, **detail.entries}, detail.place, {**out.keys, **detail.keys})
+    return Branch({**out.entries, **detail.entries}, detail.place, {**out.keys, **detail.keys})
 
 
-def method(reader: Binder, tree: Tree, path: str) -> Table | None:
+def method(reader: Binder, tree: Tree, path: str) -> Branch | None:
     """``full | {lora: {rank: 16, targets: all-linear}} | {qlora: {...}}``."""
     chosen = _choice(reader, tree, path, ("full", "lora", "qlora"))
     if chosen is None:
@@ -224,7 +224,7 @@ def method(reader: Binder, tree: Tree, path: str) -> Table | None:
 
 def _targets(reader: Binder, tree: Tree, path: str) -> tuple[str, ...] | None:
     """Names of linear layers, in our order."""
-    if isinstance(tree, Table):
+    if isinstance(tree, Branch):
         reader.fault(tree.place, path, f"{described(tree)} is no list of layers")
         return None
     if isinstance(tree, Leaf) and tree.value in _TARGET_SETS:
@@ -247,7 +247,7 @@ def _targets(reader: Binder, tree: Tree, path: str) -> tuple[str, ...] | None:
     return tuple(n for n in LINEARS if n in found)
 
 
-def precision(reader: Binder, tree: Tree, path: str) -> Table | None:
+def precision(reader: Binder, tree: Tree, path: str) -> Branch | None:
     """``bf16 | fp16 | fp32 | {fp8: {recipe: ..., all_gather: ...}} | {bf16: {master: bf16}}``."""
     chosen = _choice(reader, tree, path, ("bf16", "fp16", "fp32", "fp8"))
     if chosen is None:
@@ -268,10 +268,10 @@ def precision(reader: Binder, tree: Tree, path: str) -> Table | None:
     return table
 
 
-def checkpointing(reader: Binder, tree: Tree, path: str) -> Table | None:
+def checkpointing(reader: Binder, tree: Tree, path: str) -> Branch | None:
     """``none | full | {selective: op | every n-th block | fraction of blocks}``."""
     kinds = ("none", "full", "selective")
-    if isinstance(tree, Table) and isinstance(tree.entries.get("kind"), Leaf):
+    if isinstance(tree, Branch) and isinstance(tree.entries.get("kind"), Leaf):
         kind_leaf = tree.entries["kind"]
         if isinstance(kind_leaf, Leaf) and str(kind_leaf.value).startswith("selective-"):
             return tree  # the class's own keys
@@ -294,7 +294,7 @@ def checkpointing(reader: Binder, tree: Tree, path: str) -> Table | None:
         message = f'{read} is not "op", a whole number n (every n-th block) or a fraction of blocks'
         reader.fault(place, f"{path}.selective", message)
         return None
-    return Table({**entries, **beside.entries}, tree.place, beside.keys)
+    return Branch({**entries, **beside.entries}, tree.place, beside.keys)
 
 
 def _fraction(word: str) -> float | None:
@@ -305,11 +305,11 @@ def _fraction(word: str) -> float | None:
     return value if 0.0 < value < 1.0 else None
 
 
-def checkpoint(reader: Binder, tree: Tree, path: str) -> Table | None:
+def checkpoint(reader: Binder, tree: Tree, path: str) -> Branch | None:
     """``none``, or a mapping."""
     if isinstance(tree, Leaf) and tree.value in ("none", "never", False, "false"):
-        return Table({"interval": Leaf(None, tree.place)}, tree.place)
-    if isinstance(tree, Table):
+        return Branch({"interval": Leaf(None, tree.place)}, tree.place)
+    if isinstance(tree, Branch):
         return tree
     reader.fault(
         tree.place, path, f'{described(tree)} is not "none" or a mapping of interval, mode'
@@ -320,10 +320,10 @@ def checkpoint(reader: Binder, tree: Tree, path: str) -> Table | None:
 def _off(keys: dict[str, Any], what: str) -> Form:
     """A form that takes ``none`` for "there is no such thing", or a mapping."""
 
-    def form(reader: Binder, tree: Tree, path: str) -> Table | None:
+    def form(reader: Binder, tree: Tree, path: str) -> Branch | None:
         if isinstance(tree, Leaf) and tree.value in ("none", "never", False, "false"):
-            return Table({k: Leaf(v, tree.place) for k, v in keys.items()}, tree.place)
-        if isinstance(tree, Table):
+            return Branch({k: Leaf(v, tree.place) for k, v in keys.items()}, tree.place)
+        if isinstance(tree, Branch):
             return tree
         reader.fault(tree.place, path, f'{described(tree)} is not "none" or a mapping of {what}')
         return None
@@ -331,19 +331,19 @@ def _off(keys: dict[str, Any], what: str) -> Form:
     return form
 
 
-def parallelism(reader: Binder, tree: Tree, path: str) -> Table | None:
+def parallelism(reader: Binder, tree: Tree, path: str) -> Branch | None:
     """A mapping, or the bare name of a strategy."""
     if isinstance(tree, Leaf):
-        return Table({"strategy": tree}, tree.place)
-    if isinstance(tree, Table):
+        return Branch({"strategy": tree}, tree.place)
+    if isinstance(tree, Branch):
         return tree
     reader.fault(tree.place, path, "is a list; write a mapping of strategy and its knobs")
     return None
 
 
-def offer(reader: Binder, tree: Tree, path: str) -> Table | None:
+def offer(reader: Binder, tree: Tree, path: str) -> Branch | None:
     """A mapping; what it leaves out comes from the offer that ``instance`` names."""
-    if not isinstance(tree, Table):
+    if not isinstance(tree, Branch):
         hint = "is no mapping of provider, instance, ..., or of price_per_gpu_hour, provider, ..."
         reader.fault(tree.place, path, f"{described(tree)} {hint}")
         return None
@@ -360,7 +360,7 @@ def offer(reader: Binder, tree: Tree, path: str) -> Table | None:
     if len(found) == 1:
         keys = offers.offer_keys(found[0]).items()
         known = {k: Leaf(v, Place("catalogue:prices/offers.csv")) for k, v in keys}
-        return Table({**known, **tree.entries}, tree.place, tree.keys)
+        return Branch({**known, **tree.entries}, tree.place, tree.keys)
     where = f"{path}.instance"
     if found:
         names = ", ".join(f"{row.provider} {row.region}".strip() for row in found)
@@ -374,7 +374,7 @@ def offer(reader: Binder, tree: Tree, path: str) -> Table | None:
     return tree
 
 
-def nvlink(reader: Binder, tree: Tree, path: str) -> Table | None:
+def nvlink(reader: Binder, tree: Tree, path: str) -> Branch | None:
     """``none``, or a mapping."""
     if isinstance(tree, Leaf) and tree.value in ("none", False, "false"):
         entries: dict[str, Tree] = {
@@ -382,8 +382,8 @@ def nvlink(reader: Binder, tree: Tree, path: str) -> Table | None:
             "links_per_gpu": Leaf(0, tree.place),
             "fabric": Leaf("none", tree.place),
         }
-        return Table(entries, tree.place)
-    if isinstance(tree, Table):
+        return Branch(entries, tree.place)
+    if isinstance(tree, Branch):
         return tree
     reader.fault(tree.place, path, f'{described(tree)} is not "none" or a mapping')
     return None

@@ -20,7 +20,7 @@ from sim.inputs.bind import Assumption, did_you_mean
 from sim.inputs.notes import Notes
 from sim.inputs.reader import Reader
 from sim.inputs.topology import Topology
-from sim.inputs.tree import Leaf, Place, Table, Tree, from_python, from_yaml, read_file, read_stdin
+from sim.inputs.tree import Branch, Leaf, Place, Tree, from_python, from_yaml, read_file, read_stdin
 from sim.inputs.workload import Workload
 
 Argument = str | PathLike[str] | Mapping[str, Any] | Spec
@@ -177,7 +177,7 @@ def _load_one(side: Side, argument: Argument, sets: Iterable[str]) -> Spec:
 def _read_half(
     side: Side,
     argument: Argument,
-    routed: Mapping[str, list[overrides.Setting]],
+    routed: Mapping[str, list[overrides.Override]],
     faults: list[Fault],
 ) -> Half | None:
     """Read one argument whole, its overrides applied."""
@@ -218,7 +218,7 @@ def _by_key(assumed: Iterable[Assumption]) -> dict[str, tuple[Assumption, ...]]:
     return out
 
 
-def _reread(half: Half, settings: list[overrides.Setting], faults: list[Fault]) -> Half:
+def _reread(half: Half, settings: list[overrides.Override], faults: list[Fault]) -> Half:
     """Read the top-level keys that the settings touch; keep the rest."""
     cls = _CLASSES[half.side]
     tree = half.tree
@@ -229,8 +229,8 @@ def _reread(half: Half, settings: list[overrides.Setting], faults: list[Fault]) 
     except InputError as error:
         faults.extend(error.faults)
         return half
-    assert isinstance(tree, Table)
-    before = half.tree.entries if isinstance(half.tree, Table) else {}
+    assert isinstance(tree, Branch)
+    before = half.tree.entries if isinstance(half.tree, Branch) else {}
     touched = {s.path[0] for s in settings}
     touched |= {str(k) for k in before if k not in tree.entries}
     reader = Reader(folder=half.folder)

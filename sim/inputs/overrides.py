@@ -1,7 +1,7 @@
 """``--set a.b=c``: parsed, sent to the file that has the key, and put into its tree.
 
 Values are read as YAML, so ``method={lora: {rank: 8}}`` works; their type comes from the schema.
-Setting a key below a name extends it: ``node.gpu.power_limit=500 W`` keeps the GPU as ``base``.
+Override a key below a name extends it: ``node.gpu.power_limit=500 W`` keeps the GPU as ``base``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sim.errors import Fault, InputError
 from sim.inputs.base import Spec
 from sim.inputs.bind import did_you_mean, plan_of
 from sim.inputs.topology import Topology
-from sim.inputs.tree import Items, Leaf, Place, Table, Tree, from_python, from_yaml
+from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, from_python, from_yaml
 from sim.inputs.workload import Workload
 
 _SIDES: dict[str, type[Spec]] = {"topology": Topology, "workload": Workload}
@@ -31,7 +31,7 @@ _CHOICES = {
 JOB_LENGTH = ("tokens", "steps", "samples")
 
 
-class Setting(NamedTuple):
+class Override(NamedTuple):
     """One override: the file it belongs to ("" until routed), its path and its value."""
 
     side: str
@@ -40,15 +40,15 @@ class Setting(NamedTuple):
     text: str
 
 
-def setting(key: str, value: Any) -> Setting:
+def setting(key: str, value: Any) -> Override:
     """A setting from a dotted key and a Python value (texts are read as in the YAML)."""
     source = f"--set {key}"
     if isinstance(value, str):
         return _parse(f"{key}={value}")
-    return Setting("", _steps(key, source), from_python(value, source), key)
+    return Override("", _steps(key, source), from_python(value, source), key)
 
 
-def parse_all(texts: Iterable[str], faults: list[Fault]) -> list[Setting]:
+def parse_all(texts: Iterable[str], faults: list[Fault]) -> list[Override]:
     """Settings of ``key=value`` texts; what cannot be read becomes a fault."""
     out = []
     for text in [texts] if isinstance(texts, str) else texts:
@@ -59,7 +59,7 @@ def parse_all(texts: Iterable[str], faults: list[Fault]) -> list[Setting]:
     return out
 
 
-def _parse(text: str) -> Setting:
+def _parse(text: str) -> Override:
     source = f"--set {text}"
     key, equals, value = text.partition("=")
     key = key.strip()
@@ -73,7 +73,7 @@ def _parse(text: str) -> Setting:
         raise InputError.single(source, "has no value; write null to leave a key out", key)
     else:
         tree = _unplaced(from_yaml(stripped, source), source)
-    return Setting("", steps, tree, key)
+    return Override("", steps, tree, key)
 
 
 def _steps(key: str, source: str) -> tuple[str, ...]:
@@ -92,16 +92,16 @@ def _steps(key: str, source: str) -> tuple[str, ...]:
 def _unplaced(tree: Tree, source: str) -> Tree:
     """A tree whose places name the override and no line."""
     place = Place(source)
-    if isinstance(tree, Table):
-        return Table({k: _unplaced(v, source) for k, v in tree.entries.items()}, place)
+    if isinstance(tree, Branch):
+        return Branch({k: _unplaced(v, source) for k, v in tree.entries.items()}, place)
     if isinstance(tree, Items):
         return Items([_unplaced(v, source) for v in tree.items], place)
     return Leaf(tree.value, place, tree.quoted)
 
 
-def route(settings: Iterable[Setting], faults: list[Fault]) -> dict[str, list[Setting]]:
+def route(settings: Iterable[Override], faults: list[Fault]) -> dict[str, list[Override]]:
     """Settings by the side whose schema has their first key."""
-    routed: dict[str, list[Setting]] = {"topology": [], "workload": []}
+    routed: dict[str, list[Override]] = {"topology": [], "workload": []}
     for item in settings:
         source = item.value.place.source
         first = item.path[0]
@@ -119,7 +119,7 @@ def route(settings: Iterable[Setting], faults: list[Fault]) -> dict[str, list[Se
     return routed
 
 
-def _elsewhere(item: Setting) -> str:
+def _elsewhere(item: Override) -> str:
     """A hint at where a key of this name is."""
     found = [
         f"{name}.{inner}"
@@ -138,7 +138,7 @@ def _fields_below(alternatives: Iterable[Any]) -> list[str]:
     return [n for a in alternatives if a.kind == "spec" for n in plan_of(a.detail)]
 
 
-def apply(tree: Tree, settings: Iterable[Setting], cls: type[Spec]) -> Tree:
+def apply(tree: Tree, settings: Iterable[Override], cls: type[Spec]) -> Tree:
     """The tree with settings put in.
 
     Raises
@@ -150,13 +150,13 @@ def apply(tree: Tree, settings: Iterable[Setting], cls: type[Spec]) -> Tree:
         if isinstance(tree, Leaf) and isinstance(tree.value, cls):
             whole = {n: getattr(tree.value, n) for n in cls.model_fields}
             tree = from_python(whole, tree.place.source)
-        if item.path[0] in JOB_LENGTH and len(item.path) == 1 and isinstance(tree, Table):
+        if item.path[0] in JOB_LENGTH and len(item.path) == 1 and isinstance(tree, Branch):
             tree = tree.without(*(k for k in JOB_LENGTH if k != item.path[0]))
         tree = _put(tree, item.path, item, "")
     return tree
 
 
-def _put(tree: Tree | None, path: tuple[str, ...], item: Setting, name: str) -> Tree:
+def _put(tree: Tree | None, path: tuple[str, ...], item: Override, name: str) -> Tree:
     """A copy of the tree with the value at `path`; `name` is the key the tree stands under."""
     if not path:
         return item.value
@@ -171,22 +171,22 @@ def _put(tree: Tree | None, path: tuple[str, ...], item: Setting, name: str) -> 
         return Items(items, tree.place)
     if isinstance(tree, Leaf):
         tree = _opened(tree, name, place)
-    table = tree if isinstance(tree, Table) else Table({}, place)
+    table = tree if isinstance(tree, Branch) else Branch({}, place)
     choices = _CHOICES.get(name, ())
     if step in choices:
         table = table.without(*(k for k in (*choices, "kind") if k != step))
     return table.with_entry(step, _put(table.entries.get(step), path[1:], item, step))
 
 
-def _opened(leaf: Leaf, name: str, place: Place) -> Table:
+def _opened(leaf: Leaf, name: str, place: Place) -> Branch:
     """A scalar made a mapping that a key can be put into."""
     if isinstance(leaf.value, Spec):
         whole: Mapping[str, Any] = {n: getattr(leaf.value, n) for n in leaf.value.model_fields_set}
         tree = from_python(whole, leaf.place.source)
-        assert isinstance(tree, Table)
+        assert isinstance(tree, Branch)
         return tree
     if name in _BASED and isinstance(leaf.value, str):
-        return Table({"base": leaf}, leaf.place)
+        return Branch({"base": leaf}, leaf.place)
     if name == "parallelism" and isinstance(leaf.value, str):
-        return Table({"strategy": leaf}, leaf.place)
-    return Table({}, place)
+        return Branch({"strategy": leaf}, leaf.place)
+    return Branch({}, place)

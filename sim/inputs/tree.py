@@ -50,24 +50,24 @@ class Items:
 
 
 @dataclass(slots=True)
-class Table:
+class Branch:
     """A mapping; `keys` has the place of each key."""
 
     entries: dict[str, Tree]
     place: Place
     keys: dict[str, Place] = field(default_factory=dict)
 
-    def with_entry(self, key: str, tree: Tree) -> Table:
+    def with_entry(self, key: str, tree: Tree) -> Branch:
         """A copy with one entry set."""
-        return Table({**self.entries, key: tree}, self.place, {**self.keys, key: tree.place})
+        return Branch({**self.entries, key: tree}, self.place, {**self.keys, key: tree.place})
 
-    def without(self, *names: str) -> Table:
+    def without(self, *names: str) -> Branch:
         """A copy that lacks some entries."""
         entries = {k: v for k, v in self.entries.items() if k not in names}
-        return Table(entries, self.place, self.keys)
+        return Branch(entries, self.place, self.keys)
 
 
-Tree = Leaf | Items | Table
+Tree = Leaf | Items | Branch
 
 
 def from_python(value: Any, source: str, path: str = "", depth: int = 0) -> Tree:
@@ -83,7 +83,7 @@ def from_python(value: Any, source: str, path: str = "", depth: int = 0) -> Tree
             k: from_python(v, source, f"{path}.{k}" if path else k, depth + 1)
             for k, v in value.items()
         }
-        return Table(entries, place)
+        return Branch(entries, place)
     if isinstance(value, (list, tuple)):
         return Items(
             [from_python(v, source, f"{path}[{i}]", depth + 1) for i, v in enumerate(value)], place
@@ -196,7 +196,7 @@ class _Builder:
         self.source = source
         self.faults: list[Fault] = []
         self.root: Tree | None = None
-        self.stack: list[Table | Items] = []
+        self.stack: list[Branch | Items] = []
         self.pending: list[str | None] = []  # per open table: the key whose value comes next
         self.anchors: dict[str, Tree] = {}
         self.sizes: dict[str, int] = {}
@@ -247,14 +247,14 @@ class _Builder:
         place = self.place(event)
         self.check_tag(event, place)
         leaf = Leaf(event.value, place, quoted=not (event.style is None or event.style == ""))
-        if self.stack and isinstance(self.stack[-1], Table) and self.pending[-1] is None:
+        if self.stack and isinstance(self.stack[-1], Branch) and self.pending[-1] is None:
             self.key(leaf)
         else:
             self.put(leaf, event.anchor, 1)
 
     def key(self, leaf: Leaf) -> None:
         table, name = self.stack[-1], str(leaf.value)
-        assert isinstance(table, Table)
+        assert isinstance(table, Branch)
         self.pending[-1] = name
         if name == "<<" and not leaf.quoted:
             self.fault(leaf.place, "merge keys (<<) are not read; write the keys out", self.path())
@@ -266,13 +266,13 @@ class _Builder:
     def open(self, event: Any, mapping: bool) -> None:
         place = self.place(event)
         self.check_tag(event, place)
-        if self.stack and isinstance(self.stack[-1], Table) and self.pending[-1] is None:
+        if self.stack and isinstance(self.stack[-1], Branch) and self.pending[-1] is None:
             self.pending[-1] = "?"
             self.fault(place, "a key must be a text, not a list or mapping")
         if len(self.stack) >= MAX_DEPTH:
             self.fault(place, f"nested deeper than {MAX_DEPTH} levels")
             raise InputError(self.faults)
-        new: Table | Items = Table({}, place) if mapping else Items([], place)
+        new: Branch | Items = Branch({}, place) if mapping else Items([], place)
         if event.anchor:
             self.anchors.pop(event.anchor, None)
             self.sizes[event.anchor] = 0
@@ -295,7 +295,7 @@ class _Builder:
     def alias(self, event: Any) -> None:
         place = self.place(event)
         known = self.anchors.get(event.anchor)
-        if self.stack and isinstance(self.stack[-1], Table) and self.pending[-1] is None:
+        if self.stack and isinstance(self.stack[-1], Branch) and self.pending[-1] is None:
             self.pending[-1] = "?"
             self.fault(place, "an alias can be no key")
         elif known is None:
@@ -319,7 +319,7 @@ class _Builder:
             self.fault(self.stack[-1].place, f"aliases expand to more than {MAX_VALUES} values")
             raise InputError(self.faults)
         parent = self.stack[-1]
-        if isinstance(parent, Table):
+        if isinstance(parent, Branch):
             name = self.pending[-1]
             assert name is not None
             parent.entries.setdefault(name, tree)

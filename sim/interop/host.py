@@ -15,7 +15,7 @@ class Nic:
 
 
 @dataclass
-class Host:
+class ImportedNode:
     """One node as read. Hosts are named "cpu0", "pcie3"; a switch hangs on a host too."""
 
     sockets: int = 1

@@ -15,7 +15,7 @@ from xml.parsers import expat
 from sim.errors import Fault, InputError
 from sim.fabric.links import constants
 from sim.inputs.gpu import Gpu
-from sim.interop.host import Host, Nic
+from sim.interop.host import ImportedNode, Nic
 
 _MAX_ELEMENTS = 20_000
 _MAX_DEPTH = 32
@@ -84,7 +84,7 @@ def parse(data: bytes, source: str) -> _Element:
     return roots[0]
 
 
-def read(data: bytes, source: str, gpu: Gpu) -> Host:
+def read(data: bytes, source: str, gpu: Gpu) -> ImportedNode:
     """Read a topology XML.
 
     Parameters
@@ -98,7 +98,7 @@ def read(data: bytes, source: str, gpu: Gpu) -> Host:
 
     Returns
     -------
-    Host
+    ImportedNode
         The node; every NUMA node counts as a socket, as it does to NCCL.
     """
     root = parse(data, source)
@@ -121,11 +121,11 @@ def _numa(cpu: _Element) -> int:
 
 
 class _Reader:
-    """Walks the tree and fills a `Host`."""
+    """Walks the tree and fills a `ImportedNode`."""
 
     def __init__(self, source: str, gpu: Gpu) -> None:
         self.source, self.gpu = source, gpu
-        self.host = Host(sockets=0)
+        self.host = ImportedNode(sockets=0)
         self.faults: list[Fault] = []
         self.unclassed = 0
         self.virtual = 0
@@ -214,7 +214,7 @@ class _Reader:
             direct = net.attributes.get("gdr", "1") != "0"
             self.host.nics.append(Nic(place, rate, direct))
 
-    def finish(self, root: _Element) -> Host:
+    def finish(self, root: _Element) -> ImportedNode:
         host = self.host
         if not self.gpus and not self.faults:
             why = "names no GPU"

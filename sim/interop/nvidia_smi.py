@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from sim.errors import Fault, InputError
 from sim.inputs.gpu import Gpu
-from sim.interop.host import Host, Nic
+from sim.interop.host import ImportedNode, Nic
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _CELL = re.compile(r"X|NV\d+|PIX|PXB|PHB|NODE|SYS|SOC")
@@ -36,7 +36,7 @@ class _Matrix:
         return self.cells.get((a, b), self.cells.get((b, a)))
 
 
-def read(data: bytes, source: str, gpu: Gpu) -> Host:
+def read(data: bytes, source: str, gpu: Gpu) -> ImportedNode:
     """Read a matrix.
 
     Parameters
@@ -50,7 +50,7 @@ def read(data: bytes, source: str, gpu: Gpu) -> Host:
 
     Returns
     -------
-    Host
+    ImportedNode
         The node.
     """
     try:
@@ -63,7 +63,7 @@ def read(data: bytes, source: str, gpu: Gpu) -> Host:
     _check(table, source)
     gpus = [n for n in table.names if _GPU.fullmatch(n)]
     nics = [n for n in table.names if n not in gpus]
-    host = Host()
+    host = ImportedNode()
     sockets = _sockets(table, gpus, nics, host)
     _switches(table, gpus, nics, sockets, host)
     _nvlink(table, gpus, gpu, host, source)
@@ -172,7 +172,9 @@ def _pairs(table: _Matrix, classes: tuple[str, ...]) -> list[tuple[str, str]]:
     ]
 
 
-def _sockets(table: _Matrix, gpus: list[str], nics: list[str], host: Host) -> dict[str, int]:
+def _sockets(
+    table: _Matrix, gpus: list[str], nics: list[str], host: ImportedNode
+) -> dict[str, int]:
     """Socket of every device."""
     columns = (table.numa, table.affinity)
     column = next((c for c in columns if all(g in c for g in gpus)), None)
@@ -233,7 +235,7 @@ def _crossed(table: _Matrix, groups: list[list[str]], nics: list[str]) -> bool:
 
 
 def _switches(
-    table: _Matrix, gpus: list[str], nics: list[str], sockets: dict[str, int], host: Host
+    table: _Matrix, gpus: list[str], nics: list[str], sockets: dict[str, int], host: ImportedNode
 ) -> None:
     place: dict[str, str] = {}
     for members in _with_guessed(table, gpus, nics, sockets, host):
@@ -258,7 +260,7 @@ def _switches(
 
 
 def _with_guessed(
-    table: _Matrix, gpus: list[str], nics: list[str], sockets: dict[str, int], host: Host
+    table: _Matrix, gpus: list[str], nics: list[str], sockets: dict[str, int], host: ImportedNode
 ) -> list[list[str]]:
     """Devices that share a switch; NVLinked GPUs without a NIC beside them as the others are."""
     groups = _groups(table.names, _pairs(table, _SAME_SWITCH))
@@ -280,7 +282,7 @@ def _with_guessed(
     return sorted(shown + runs, key=lambda s: table.names.index(s[0]))
 
 
-def _nvlink(table: _Matrix, gpus: list[str], gpu: Gpu, host: Host, source: str) -> None:
+def _nvlink(table: _Matrix, gpus: list[str], gpu: Gpu, host: ImportedNode, source: str) -> None:
     counts = {}
     for i, a in enumerate(gpus):
         for j in range(i + 1, len(gpus)):

@@ -1,7 +1,7 @@
 """Import of a machine from files its owner has: which reader, and how the YAML is written.
 
-Readers (`nvidia_smi.py`, `nccl_xml.py`) return a `Host`; here it becomes shorthand where shorthand
-means the very same machine (path classes of all pairs agree), else an explicit graph.
+Readers (`nvidia_smi.py`, `nccl_xml.py`) return an `ImportedNode`; here it becomes shorthand where
+shorthand means the very same machine (path classes of all pairs agree), else an explicit graph.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sim.inputs.topology import (
     Vertex,
 )
 from sim.interop import nccl_xml, nvidia_smi
-from sim.interop.host import Host
+from sim.interop.host import ImportedNode
 
 MAX_BYTES = 4_000_000
 
@@ -123,7 +123,7 @@ def text_name(name: str) -> str:
     return name.strip() or "imported"
 
 
-def _choose_nics(host: Host, rate: float | None, all_nics: bool) -> None:
+def _choose_nics(host: ImportedNode, rate: float | None, all_nics: bool) -> None:
     gpu_hosts = set(host.gpus)
     near = [n for n in host.nics if n.host.startswith("pcie") and n.host in gpu_hosts]
     if near and len(near) < len(host.nics) and not all_nics:
@@ -144,7 +144,7 @@ def _choose_nics(host: Host, rate: float | None, all_nics: bool) -> None:
         host.nics = [n for n in host.nics if n.rate is not None]
 
 
-def write(host: Host, gpu: Gpu, name: str) -> ImportedTopology:
+def write(host: ImportedNode, gpu: Gpu, name: str) -> ImportedTopology:
     """Write a host as shorthand where that says the same, else as a graph."""
     if host.generation is None:
         host.generation = gpu.pcie_generation
@@ -165,7 +165,7 @@ def write(host: Host, gpu: Gpu, name: str) -> ImportedTopology:
     return ImportedTopology(_graph_yaml(name, gpu, graph), tuple(host.assumed))
 
 
-def _interconnect(host: Host) -> float:
+def _interconnect(host: ImportedNode) -> float:
     table = constants()["cpu_interconnect"]
     if not host.vendor:
         # Sapphire Rapids brought PCIe 5; Skylake's value stood for its predecessors
@@ -180,7 +180,7 @@ def _interconnect(host: Host) -> float:
     return float(found)
 
 
-def _graph(host: Host, gpu: Gpu, interconnect: float) -> Graph:
+def _graph(host: ImportedNode, gpu: Gpu, interconnect: float) -> Graph:
     _, pcie = pcie_rates(host.generation or gpu.pcie_generation, host.lanes)
     vendor = host.vendor or None
     vertices = [
@@ -223,7 +223,7 @@ def _graph(host: Host, gpu: Gpu, interconnect: float) -> Graph:
     return Graph(vertices=tuple(vertices), edges=tuple(edges))
 
 
-def _shorthand(host: Host, gpu: Gpu, interconnect: float) -> Node | None:
+def _shorthand(host: ImportedNode, gpu: Gpu, interconnect: float) -> Node | None:
     """The shorthand that might say the same; None where none can."""
     sayable, nvlink = _nvlink(host, gpu)
     rates = {n.rate for n in host.nics}
@@ -256,7 +256,7 @@ def _shorthand(host: Host, gpu: Gpu, interconnect: float) -> Node | None:
     )
 
 
-def _nvlink(host: Host, gpu: Gpu) -> tuple[bool, NvLink | None]:
+def _nvlink(host: ImportedNode, gpu: Gpu) -> tuple[bool, NvLink | None]:
     """Whether shorthand can say the NVLinks, and how."""
     generation, n = gpu.nvlink_generation, len(host.gpus)
     if host.nvswitch_links and generation is not None:

@@ -107,7 +107,7 @@ def mean_gpu_power(breakdown: Mapping[str, float], gpu: Gpu) -> float:
     return weighted / total
 
 
-class Draw(NamedTuple):
+class PowerDraw(NamedTuple):
     """What GPUs of one model do in a step."""
 
     gpu: Gpu
@@ -116,7 +116,7 @@ class Draw(NamedTuple):
 
 
 def job_energy(
-    draws: Sequence[Draw],
+    draws: Sequence[PowerDraw],
     *,
     nodes: int,
     busy_s: float,
@@ -130,7 +130,7 @@ def job_energy(
 
     Parameters
     ----------
-    draws : sequence of Draw
+    draws : sequence of PowerDraw
         GPUs of each model, all of the machine's.
     nodes : int
         Machine.
@@ -144,7 +144,7 @@ def job_energy(
     constants = _constants()
     gpus = sum(draw.gpus for draw in draws)
 
-    def mean(of: Callable[[Draw], float]) -> float:
+    def mean(of: Callable[[PowerDraw], float]) -> float:
         return sum(draw.gpus * of(draw) for draw in draws) / gpus
 
     gpu_w = mean(lambda draw: mean_gpu_power(draw.breakdown, draw.gpu))

@@ -22,7 +22,7 @@ from sim.job.checkpoints import (
     young_interval,
 )
 from sim.job.cost import Cost, Terms, total_cost
-from sim.job.energy import Draw, Energy, job_energy
+from sim.job.energy import Energy, PowerDraw, job_energy
 from sim.job.pipeline import Pipeline, Stall, simulate_stall
 from sim.job.run import JobOutcome, JobSpec, simulate_job
 from sim.lowering.parts import roles_of
@@ -268,8 +268,12 @@ def bill_of(
         Trained on.
     """
     nodes, offer = max(1, topology.node_count), topology.offer or Offer()
+    draws = [
+        PowerDraw(gpu, n, step.by_gpu.get(gpu.name, step.parts))
+        for gpu, n in topology.gpu_counts.items()
+    ]
     energy = job_energy(
-        [Draw(g, n, step.by_gpu.get(g.name, step.parts)) for g, n in topology.gpu_counts.items()],
+        draws,
         nodes=nodes, busy_s=stepping_s, wall_s=wall_s,
         provider=offer.provider, region=offer.region, country=offer.country, pue=offer.pue,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from sim.calibration.calibrate import CalibrationReport, Compared, Constant, mean_error
-from sim.report.view import Cell, Column, Lines, Notes, Part, Row, Table, View, left
+from sim.report.view import Cell, Column, Lines, Part, Remarks, Row, Table, View, left
 
 _KINDS = {
     "run": "training runs",
@@ -20,7 +20,7 @@ def view(report: CalibrationReport) -> View:
     """What `scaling-sim calibrate` says."""
     sections: list[Part] = [
         _constants(report), _errors(report), *_runs(report),
-        Notes([f"note: {note}" for note in report.notes], indent=0),
+        Remarks([f"note: {note}" for note in report.notes], indent=0),
         Lines([report.verdict], indent=0),
     ]  # fmt: skip
     return View("", sections, report)

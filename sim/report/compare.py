@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from sim.quantities import count, duration, gib, percent, usd
 from sim.report.run import borrowed_by
-from sim.report.view import Cell, Column, Lines, Notes, Part, Row, Table, View, borrowed
+from sim.report.view import Cell, Column, Lines, Part, Remarks, Row, Table, View, borrowed
 from sim.result.result import Result
 from sim.study.compare import PARTS, Comparison, part_times
 
@@ -31,7 +31,7 @@ def view(comparison: Comparison) -> View:
     said = dict.fromkeys(text for v in comparison.variants for text in borrowed_by(v.result))
     parts: list[Part] = [
         _table(comparison), *why, Lines(comparison.summary),
-        Notes([*comparison.notes, *borrowed(said).lines], apart=not comparison.summary),
+        Remarks([*comparison.notes, *borrowed(said).lines], apart=not comparison.summary),
     ]  # fmt: skip
     return View("", parts, comparison)
 

@@ -6,7 +6,7 @@ from sim.memory.bound import Bound
 from sim.memory.report import MemoryReport
 from sim.quantities import gib, percent
 from sim.report.settings import settings
-from sim.report.view import Cell, Column, Lines, Notes, Part, Row, Table, View, left
+from sim.report.view import Cell, Column, Lines, Part, Remarks, Row, Table, View, left
 from sim.result.fixes import MemoryFix
 from sim.result.memory import MemoryAnswer
 from sim.units import GIB
@@ -37,7 +37,7 @@ def view(answer: MemoryAnswer) -> View:
     report = answer.report
     bound = [] if answer.bound is None else [_bound(answer.bound)]
     sections: list[Part] = [
-        Lines([_verdict(report)]), Notes(_warnings(report), apart=False),
+        Lines([_verdict(report)]), Remarks(_warnings(report), apart=False),
         Lines(_host(report), apart=False), Lines(bound), _moments(report), _fixes(answer.fixes),
     ]  # fmt: skip
     return View(answer.title, sections, answer)

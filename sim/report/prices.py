@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sim.inputs.offers import STALE_DAYS, Offers, PriceRow
 from sim.quantities import count, duration, usd
-from sim.report.view import Cell, Lines, Notes, Part, Row, Table, View, left
+from sim.report.view import Cell, Lines, Part, Remarks, Row, Table, View, left
 
 if TYPE_CHECKING:  # a list of offers needs no simulator
     from sim.study.pricing import PricedJob, PricedJobs
@@ -99,6 +99,6 @@ def _rate(price: float | None) -> Cell:
     return Cell(f"${price:.2f}" if price else "-", price, "USD/h")
 
 
-def _stale(rows: Sequence[PriceRow], today: datetime.date) -> Notes:
+def _stale(rows: Sequence[PriceRow], today: datetime.date) -> Remarks:
     text = stale(rows, today)
-    return Notes([f"! {text}"] if text else [])
+    return Remarks([f"! {text}"] if text else [])

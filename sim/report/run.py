@@ -16,8 +16,8 @@ from sim.report.view import (
     Fact,
     Facts,
     Figures,
-    Notes,
     Part,
+    Remarks,
     Row,
     Table,
     View,
@@ -208,7 +208,7 @@ def _fixes(result: Result) -> Table:
     return Table(columns, rows, heading, headed=False)
 
 
-def notes(result: Result) -> Notes:
+def notes(result: Result) -> Remarks:
     """Warnings, borrowed constants, and keys that took defaults."""
     lines = [
         f"! {w.code} {w.message}" + (f" ({w.hint})" if w.hint else "") for w in result.warnings
@@ -219,7 +219,7 @@ def notes(result: Result) -> Notes:
             f"{len(result.assumptions)} keys took defaults (--format json lists them), such as "
             + ", ".join(_telling(result.assumptions))
         )
-    return Notes(lines)
+    return Remarks(lines)
 
 
 def borrowed_by(result: Result) -> list[str]:

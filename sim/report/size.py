@@ -10,7 +10,7 @@ from sim.job.forecast import terms_of
 from sim.quantities import duration, percent, usd
 from sim.report.view import Cell, Column, Lines, Part, Row, Table, View, borrowed, left
 from sim.study.phases import idle_cost
-from sim.study.search import Choice
+from sim.study.search import Simulated
 from sim.study.size import Contender, SizeReport, Target
 
 SHOWN = 12
@@ -28,7 +28,7 @@ def _cluster(topology: Topology) -> str:
     return f"{topology.nodes} x {topology.node.gpus} {topology.node.gpu.name}"
 
 
-def _layout(plan: Choice) -> str:
+def _layout(plan: Simulated) -> str:
     """Strategy, batch and checkpointing of a plan, in a few words."""
     w = plan.candidate.workload
     p = w.parallelism
@@ -74,7 +74,7 @@ def view(report: SizeReport) -> View:
     return View(title, [Lines([searched], indent=0, apart=False), *found], report)
 
 
-def _found(report: SizeReport, winner: Choice) -> list[Part]:
+def _found(report: SizeReport, winner: Simulated) -> list[Part]:
     lost = [_why(c, report.target) for c in report.contenders if c.plan is None]
     notes = {f"{c.machine.name}: {c.machine.note}" for c in report.contenders if c.machine.note}
     left_out = [f"Left out: {len(report.left_out)} offers that are elsewhere or another kind"]
@@ -91,7 +91,7 @@ def _found(report: SizeReport, winner: Choice) -> list[Part]:
     return [table, first._replace(apart=True), *others, borrowed(said, indent=0)]
 
 
-def _table(chosen: list[Contender], winner: Choice) -> Table:
+def _table(chosen: list[Contender], winner: Simulated) -> Table:
     columns = [
         *map(left, ("", "offer", "cluster", "layout")),
         *map(Column, ("job", "cost", "", "MFU", "memory", "break-even")),
@@ -115,7 +115,7 @@ def _table(chosen: list[Contender], winner: Choice) -> Table:
     return Table(columns, rows, indent=0)
 
 
-def _verdict(report: SizeReport, winner: Choice) -> list[str]:
+def _verdict(report: SizeReport, winner: Simulated) -> list[str]:
     """How the winner compares with fewer and more of its nodes."""
     target, here = report.target, winner.figures
     lines = []
@@ -138,7 +138,7 @@ def _verdict(report: SizeReport, winner: Choice) -> list[str]:
     return lines
 
 
-def _phases(report: SizeReport, winner: Choice) -> list[str]:
+def _phases(report: SizeReport, winner: Simulated) -> list[str]:
     """Light phases on their own machines, and what it would cost to hold the cluster for them."""
     if not report.phases:
         return []
@@ -166,7 +166,7 @@ def _why(contender: Contender, target: Target) -> str:
     return f"{name}: {_miss(contender.nearest, target)}"
 
 
-def _miss(plan: Choice, target: Target) -> str:
+def _miss(plan: Simulated, target: Target) -> str:
     f = plan.figures
     parts = [f"{_cluster(plan.candidate.topology)} ({_layout(plan)}) takes {duration(f.wall_s)}"]
     if math.isfinite(f.cost_usd):

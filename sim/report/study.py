@@ -11,15 +11,15 @@ from sim.report.view import (
     Fact,
     Facts,
     Lines,
-    Notes,
     Part,
+    Remarks,
     Row,
     Table,
     View,
     left,
     text_of,
 )
-from sim.study.question import Answer, Answers
+from sim.study.question import Answers, Verdict
 from sim.study.question import Row as Measured
 
 _NAMES = {
@@ -48,11 +48,11 @@ def view(answers: Answers) -> View:
     ]
     parts.append(Table([left(head) for head in heads], rows, "The cases", indent=2))
     name = answers.source.removesuffix(".yaml")
-    parts.append(Notes([f"Made by `scaling-sim study {name}`, version {__version__}."], indent=0))
+    parts.append(Remarks([f"Made by `scaling-sim study {name}`, version {__version__}."], indent=0))
     return View(study.title, parts, answers)
 
 
-def _answer(answer: Answer) -> list[Part]:
+def _answer(answer: Verdict) -> list[Part]:
     claim = answer.claim
     why = [Lines(row.reasons, f"Why, for {row.label}:", indent=4, list=True) for row in answer.rows]
     return [
@@ -61,7 +61,7 @@ def _answer(answer: Answer) -> list[Part]:
     ]  # fmt: skip
 
 
-def verdict(answer: Answer) -> str:
+def verdict(answer: Verdict) -> str:
     """The verdict in words; cases that only their band brings into the range are counted apart."""
     rows = [row for row in answer.rows if row.within is not None]
     near = sum(row.within is False and _reaches(row) for row in rows)
@@ -121,7 +121,7 @@ def _reaches(row: Measured) -> bool:
     return row.band[1] >= (row.low or 0.0) and row.band[0] <= (row.high or math.inf)
 
 
-def _table(answer: Answer) -> Table:
+def _table(answer: Verdict) -> Table:
     """A row a line, without the columns that say nothing."""
     rows = [_cells(row) for row in answer.rows]
     keep = [i for i in range(len(_HEADS)) if any(text_of(row[i]) for row in rows)]

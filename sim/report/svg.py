@@ -22,7 +22,7 @@ class Series(NamedTuple):
     labels: Sequence[str]  # shown when the mouse rests on a dot
 
 
-class Axis(NamedTuple):
+class Scale(NamedTuple):
     """One axis."""
 
     title: str
@@ -50,7 +50,7 @@ class Axis(NamedTuple):
 
 
 def scatter(
-    title: str, x: Axis, y: Axis, series: Sequence[Series],
+    title: str, x: Scale, y: Scale, series: Sequence[Series],
     lines: Sequence[tuple[float, float, float, float]] = (),
 ) -> str:  # fmt: skip
     """A scatter plot.
@@ -59,7 +59,7 @@ def scatter(
     ----------
     title : str
         Above it.
-    x, y : Axis
+    x, y : Scale
         Values beyond their ends are drawn at the edge.
     series : sequence of Series
         Dots and legend.

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from sim.calibration import validate_collectives as collectives
 from sim.calibration.cross_validation import SCHEMES, coverage, cross_validate
 from sim.calibration.rows import training_rows
-from sim.calibration.validate_memory import MemoryReport
-from sim.calibration.validate_training import Point, Report, errors_of
+from sim.calibration.validate_memory import MemoryValidation
+from sim.calibration.validate_training import TrainingPoint, TrainingValidation, errors_of
 from sim.calibration.validation import Validation
 from sim.report.validation_plots import PLOTS
 from sim.report.view import Cell, Column, Lines, Part, Picture, Row, Table, View, left
@@ -44,7 +44,9 @@ def view(
     return View("Validation", parts, found)
 
 
-def _training(report: Report, cross: bool, misses: int, plots: Sequence[Part]) -> list[Part]:
+def _training(
+    report: TrainingValidation, cross: bool, misses: int, plots: Sequence[Part]
+) -> list[Part]:
     parts: list[Part] = [
         Lines([_TRAINING], "Training runs", indent=0), _groups(report), *plots,
         _ratios(report),
@@ -79,7 +81,7 @@ def _count(value: float) -> Cell:
     return Cell(f"{value:.0f}", value)
 
 
-def _groups(report: Report) -> Table:
+def _groups(report: TrainingValidation) -> Table:
     """Errors of the speed over complete rows, by every dimension."""
     rows: list[Row] = [
         [
@@ -106,7 +108,7 @@ def _left_out() -> Table:
     return _table(("left out", "rows of", "rows", *_ERRORS), rows)
 
 
-def _ratios(report: Report) -> Table:
+def _ratios(report: TrainingValidation) -> Table:
     """Ratios of like-for-like runs."""
     rows: list[Row] = [
         [r.what, _count(r.pairs), _share(r.median), _share(r.mean), _share(r.worst, "+")]
@@ -115,7 +117,7 @@ def _ratios(report: Report) -> Table:
     return _table(("ratio", "pairs", "median error %", "mean %", "worst %"), rows, "Like for like")
 
 
-def _points(points: Iterable[Point], heading: str = "", most: int | None = None) -> Table:
+def _points(points: Iterable[TrainingPoint], heading: str = "", most: int | None = None) -> Table:
     """Single rows, the worst first."""
     rows: list[Row] = [
         [
@@ -143,7 +145,7 @@ def _coverage() -> Table:
     return _table(heads, rows)
 
 
-def _memory(report: MemoryReport) -> list[Part]:
+def _memory(report: MemoryValidation) -> list[Part]:
     """Peaks by source and one by one, and runs that are said not to fit."""
     sources: list[Row] = [
         [x.source, _count(x.peaks), _share(x.bias, "+"), _share(x.mean), _share(x.worst, "+")]
@@ -167,7 +169,7 @@ def _gib(size: float) -> Cell:
     return Cell(f"{size / GIB:.1f}", size, "B")
 
 
-def _collectives(report: collectives.Report, misses: int) -> list[Part]:
+def _collectives(report: collectives.CollectiveValidation, misses: int) -> list[Part]:
     """By machine and operation, then misses, then anomalies."""
     groups: list[Row] = [
         [g.system, g.op, g.band, _count(g.points),

@@ -7,9 +7,9 @@ from typing import Any
 
 from sim.blocks.tree import count_parameters
 from sim.calibration.validate_collectives import quantile
-from sim.calibration.validate_training import Point, value_of
+from sim.calibration.validate_training import TrainingPoint, value_of
 from sim.quantities import percent
-from sim.report.svg import Axis, Series, scatter
+from sim.report.svg import Scale, Series, scatter
 
 PLOTS = {
     "measured": "predicted against measured speed",
@@ -18,9 +18,9 @@ PLOTS = {
 }
 
 
-def plots_of(points: Sequence[Point]) -> dict[str, str]:
+def plots_of(points: Sequence[TrainingPoint]) -> dict[str, str]:
     """Plots of complete rows as SVG, by the keys of `PLOTS`."""
-    by_source: dict[str, list[Point]] = {}
+    by_source: dict[str, list[TrainingPoint]] = {}
     for p in points:
         by_source.setdefault(value_of(p.row, "source"), []).append(p)
 
@@ -31,30 +31,30 @@ def plots_of(points: Sequence[Point]) -> dict[str, str]:
             for name, mine in by_source.items()
         ]  # fmt: skip
 
-    def measured(p: Point) -> float:
+    def measured(p: TrainingPoint) -> float:
         return p.row.tokens_per_s_per_gpu or 0.0
 
-    def size(p: Point) -> float:
+    def size(p: TrainingPoint) -> float:
         return float(count_parameters(p.row.workload.model, p.row.workload.method).total)
 
     speeds = [measured(p) for p in points]
     low, high = 0.8 * min(speeds), 1.25 * max(speeds)
     limit = 1.1 * quantile([abs(100 * p.error) for p in points], 1.0)
-    error = Axis("error of the predicted speed [%]", -limit, limit)
+    error = Scale("error of the predicted speed [%]", -limit, limit)
     diagonal = [(low * f, low, high, high / f) for f in (1.0, 1.1)]
     diagonal.append((low, 1.1 * low, high / 1.1, high))
     return {
         "measured": scatter(
             "Predicted against measured, tokens per second and GPU (lines: equal, 10 % off)",
-            Axis("measured", low, high, True), Axis("predicted", low, high, True),
+            Scale("measured", low, high, True), Scale("predicted", low, high, True),
             series(measured, lambda p: p.predicted), diagonal,
         ),
         "size": scatter(
-            "Error by size of the model", Axis("parameters", 8e7, 1e11, True), error,
+            "Error by size of the model", Scale("parameters", 8e7, 1e11, True), error,
             series(size, lambda p: 100 * p.error), [(8e7, 0.0, 1e11, 0.0)],
         ),
         "gpus": scatter(
-            "Error by number of GPUs", Axis("GPUs", 0.8, 200, True), error,
+            "Error by number of GPUs", Scale("GPUs", 0.8, 200, True), error,
             series(lambda p: float(p.row.gpus), lambda p: 100 * p.error), [(0.8, 0.0, 200, 0.0)],
         ),
     }  # fmt: skip

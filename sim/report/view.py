@@ -96,7 +96,7 @@ class Lines(NamedTuple):
     apart: bool = True
 
 
-class Notes(NamedTuple):
+class Remarks(NamedTuple):
     """What a reader must know besides: warnings, assumptions, borrowed figures."""
 
     lines: Sequence[str]
@@ -127,7 +127,7 @@ class Figures(NamedTuple):
 
 
 #: what a format knows how to write
-Part = Table | Facts | Lines | Notes | Bar | Picture | Figures
+Part = Table | Facts | Lines | Remarks | Bar | Picture | Figures
 
 
 class View(NamedTuple):
@@ -144,7 +144,7 @@ class View(NamedTuple):
 
     def noted(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Rows of the document, with what the notes say; a document of one row has it already."""
-        notes = [x.strip() for s in self.sections if isinstance(s, Notes) for x in s.lines]
+        notes = [x.strip() for s in self.sections if isinstance(s, Remarks) for x in s.lines]
         whole = type(self.document).records is Document.records
         return [{**row, "notes": notes} if notes and not whole else dict(row) for row in rows]
 
@@ -154,9 +154,9 @@ def _body(section: Part) -> Any:
                 if hasattr(section, name))  # fmt: skip
 
 
-def borrowed(texts: Iterable[str], indent: int = 2, apart: bool = True) -> Notes:
+def borrowed(texts: Iterable[str], indent: int = 2, apart: bool = True) -> Remarks:
     """Says which constants are those of other hardware."""
-    return Notes([f"borrowed: {text}" for text in texts], indent, apart)
+    return Remarks([f"borrowed: {text}" for text in texts], indent, apart)
 
 
 def heading_of(part: Part) -> tuple[int, str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sim.blocks.kernels import Kernel
-from sim.blocks.modules import Role
+from sim.blocks.modules import OpRole
 from sim.blocks.tree import build_tree, count_parameters
 from sim.blocks.unroll import PHASES, Templates, unroll
 from sim.cost.kernel_cost import cost_model, launch_stack
@@ -164,7 +164,7 @@ def _kernels(
 
 
 def _part(kernel: Kernel, phase: str) -> str:
-    adapter = kernel.role is Role.ADAPTER
+    adapter = kernel.role is OpRole.ADAPTER
     if kernel.kind == "gemm":
         if adapter:
             return "adapters' products"
@@ -173,7 +173,7 @@ def _part(kernel: Kernel, phase: str) -> str:
         return "recomputed products" if phase == "recompute" else "forward products"
     if adapter:
         return "adapters' element-wise"
-    if kernel.role is Role.DEQUANTISE:
+    if kernel.role is OpRole.DEQUANTISE:
         return "dequantisation"
     if kernel.kind == "attention":
         return "attention"

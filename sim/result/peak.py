@@ -9,7 +9,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 
 
-class Peak(NamedTuple):
+class PeakRate(NamedTuple):
     """The dense peak of a GPU that MFU refers to; of unlike GPUs the mean of each one's own."""
 
     gpu: str
@@ -17,7 +17,7 @@ class Peak(NamedTuple):
     flops_per_s: float
 
 
-def peak_of(topology: Topology, workload: Workload) -> Peak:
+def peak_of(topology: Topology, workload: Workload) -> PeakRate:
     """Dense datasheet peak of the job's dtype; FP8 jobs are held against the FP8 peak."""
     counts = topology.gpu_counts
     each = [_peak(gpu, workload.precision.kind) for gpu in counts]
@@ -26,10 +26,10 @@ def peak_of(topology: Topology, workload: Workload) -> Peak:
     total = sum(n * peak.flops_per_s for n, peak in zip(counts.values(), each, strict=True))
     names = " and ".join(f"{n} {gpu.name}" for gpu, n in counts.items())
     dtypes = " and ".join(dict.fromkeys(peak.dtype for peak in each))
-    return Peak(f"mean of {names},", dtypes, total / topology.world_size)
+    return PeakRate(f"mean of {names},", dtypes, total / topology.world_size)
 
 
-def _peak(gpu: Gpu, kind: str) -> Peak:
+def _peak(gpu: Gpu, kind: str) -> PeakRate:
     chain = {
         "fp8": (("fp8", gpu.peak_fp8), ("bf16", gpu.peak_bf16)),
         "bf16": (("bf16", gpu.peak_bf16), ("fp16", gpu.peak_fp16)),
@@ -38,5 +38,5 @@ def _peak(gpu: Gpu, kind: str) -> Peak:
     }[kind]
     for dtype, peak in chain:
         if peak:
-            return Peak(gpu.name, dtype, peak)
-    return Peak(gpu.name, "fp32", gpu.peak_fp32)
+            return PeakRate(gpu.name, dtype, peak)
+    return PeakRate(gpu.name, "fp32", gpu.peak_fp32)

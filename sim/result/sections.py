@@ -32,7 +32,7 @@ from sim.result.result import (
     WorkloadSection,
 )
 from sim.step.breakdown import Breakdown
-from sim.step.waiting import Group
+from sim.step.waiting import WaitingGroup
 
 TOLD = 1e-3  # share of the step that is worth a word
 
@@ -127,7 +127,7 @@ def step_section(b: Breakdown) -> Step:
     )
 
 
-def ranks_section(groups: Sequence[Group], step_s: float) -> tuple[RankGroup, ...]:
+def ranks_section(groups: Sequence[WaitingGroup], step_s: float) -> tuple[RankGroup, ...]:
     """Who waits for whom; nothing where all ranks are alike and none waits."""
     told = [group for group in groups if group.waiting_s > TOLD * step_s]
     if len(groups) == 1 and not told:

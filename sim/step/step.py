@@ -24,7 +24,7 @@ from sim.step.intervals import F8
 from sim.step.pressure import with_retries
 from sim.step.run import MICRO_STEPS, StepOutcome, run_replicas, run_step
 from sim.step.variation import Variation
-from sim.step.waiting import Group, summed, waiting, waiting_in_windows
+from sim.step.waiting import WaitingGroup, summed, waiting, waiting_in_windows
 from sim.strategies import micro_steps_apart
 
 #: neither a step nor its memory depends on these
@@ -53,7 +53,7 @@ class StepReport:
         Of the step, what allocations that fail at first cost. [s]
     replicas_s : (replicas,) float64
         Step time of every replica; the breakdown is the median one's. [s]
-    ranks : tuple of Group
+    ranks : tuple of WaitingGroup
         Who waits for whom; empty where all ranks do the same.
     fallbacks : tuple of str
         Constants that were borrowed from other hardware.
@@ -63,7 +63,7 @@ class StepReport:
     memory: MemoryReport
     retries_s: float
     replicas_s: F8
-    ranks: tuple[Group, ...]
+    ranks: tuple[WaitingGroup, ...]
     fallbacks: tuple[str, ...]
 
     @property
@@ -131,7 +131,7 @@ class _Window(NamedTuple):
     """What was measured within a window of the step."""
 
     breakdown: Breakdown
-    ranks: tuple[Group, ...]
+    ranks: tuple[WaitingGroup, ...]
 
 
 class _Measured(NamedTuple):

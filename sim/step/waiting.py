@@ -23,7 +23,7 @@ _COLLECTIVE = CATEGORIES.index("collective")
 
 
 @dataclass(slots=True)
-class Group:
+class WaitingGroup:
     """Ranks of one role and one speed; times are their mean and add up to the step's. [s]"""
 
     role: Role
@@ -35,7 +35,7 @@ class Group:
     idle_s: float = 0.0  # compute lane idle for the host, copies, or the end of the step
     waiting_for: dict[int, float] = field(default_factory=dict)  # by group that came last
 
-    def add(self, other: Group, times: float) -> None:
+    def add(self, other: WaitingGroup, times: float) -> None:
         """Add what the same ranks do in another window, `times` times."""
         for name in ("compute_s", "waiting_s", "communication_s", "idle_s"):
             setattr(self, name, getattr(self, name) + times * getattr(other, name))
@@ -51,17 +51,17 @@ class _Late(NamedTuple):
     by: I8  # group of ranks that came last
 
 
-def summed(parts: Iterable[tuple[tuple[Group, ...], float]]) -> tuple[Group, ...]:
+def summed(parts: Iterable[tuple[tuple[WaitingGroup, ...], float]]) -> tuple[WaitingGroup, ...]:
     """The same ranks in several windows, each so many times."""
-    whole: list[Group] = []
+    whole: list[WaitingGroup] = []
     for groups, times in parts:
-        whole = whole or [Group(g.role, g.speed, g.ranks) for g in groups]
+        whole = whole or [WaitingGroup(g.role, g.speed, g.ranks) for g in groups]
         for group, other in zip(whole, groups, strict=True):
             group.add(other, times)
     return tuple(whole)
 
 
-def waiting(outcome: StepOutcome) -> tuple[Group, ...]:
+def waiting(outcome: StepOutcome) -> tuple[WaitingGroup, ...]:
     """How long ranks of each kind compute, wait for later ones, and are idle otherwise.
 
     Parameters
@@ -71,14 +71,14 @@ def waiting(outcome: StepOutcome) -> tuple[Group, ...]:
 
     Returns
     -------
-    tuple of Group
+    tuple of WaitingGroup
         In order of their first rank; of the whole step.
     """
     parts = zip(waiting_in_windows(outcome), windows(outcome), strict=True)
     return summed((groups, times) for groups, (_, _, times) in parts)
 
 
-def waiting_in_windows(outcome: StepOutcome) -> list[tuple[Group, ...]]:
+def waiting_in_windows(outcome: StepOutcome) -> list[tuple[WaitingGroup, ...]]:
     """The same in each of `sim.step.run.windows`, once."""
     lowered, timeline, classes = outcome.lowered, outcome.timeline, outcome.priced.compiled.classes
     kinds = list(zip(classes.role.tolist(), classes.speed.tolist(), strict=True))
@@ -90,7 +90,7 @@ def waiting_in_windows(outcome: StepOutcome) -> list[tuple[Group, ...]]:
     found = []
     for begin, finish, _ in windows(outcome):
         groups = [
-            Group(outcome.priced.parts[role].role, speed, ranks)
+            WaitingGroup(outcome.priced.parts[role].role, speed, ranks)
             for (role, speed), ranks in zip(index, who, strict=True)
         ]
         for c, view in enumerate(lowered.views):
@@ -131,7 +131,7 @@ def _late(
 
 
 def _add(
-    group: Group,
+    group: WaitingGroup,
     times: float,
     lowered: Lowered,
     timeline: Timeline,

@@ -11,7 +11,7 @@ from math import ceil
 from typing import NamedTuple
 
 from sim.blocks.flops import checkpointed_layers
-from sim.blocks.modules import Block, ModelTree, Module, Parameter, Role
+from sim.blocks.modules import Block, ModelTree, Module, OpRole, Parameter
 from sim.blocks.tree import build_tree
 from sim.inputs.model import Model
 from sim.inputs.workload import Method, Workload
@@ -107,7 +107,7 @@ def padded_numel(shape: Sequence[int], ranks: int) -> int:
 
 def is_matrix(module: Module, parameter: Parameter) -> bool:
     """Whether this is a weight of a linear layer: what FP8 and 4-bit methods replace."""
-    return module.role is Role.LINEAR and len(parameter.shape) == 2
+    return module.role is OpRole.LINEAR and len(parameter.shape) == 2
 
 
 def fsdp2_unit(name: str, block: int, modules: Iterable[Module], ranks: int, types: Dtypes) -> Unit:

@@ -23,7 +23,7 @@ from sim.strategies.plan import Plan, Recorder
 from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.tail import loss_all_reduce
 from sim.strategies.zero3 import resolve, scalar_all_reduce, step_on_host, trace_of
-from sim.strategies.zero3_trace import BACKWARD, GRADIENT, PHASES, SEGMENT, Trace
+from sim.strategies.zero3_trace import BACKWARD, GRADIENT, PHASES, SEGMENT, ModuleTrace
 from sim.units import DTYPE_BYTES
 
 ALIGNMENT = 2  # elements at which NCCL wants a partition to start (nccl_start_alignment_factor)
@@ -32,7 +32,7 @@ ALIGNMENT = 2  # elements at which NCCL wants a partition to start (nccl_start_a
 @dataclass(slots=True)
 class _Run:
     workload: Workload
-    trace: Trace
+    trace: ModuleTrace
     shard: int  # ranks that share the optimizer states
     everybody: str  # group over which gradients are reduced
     recorder: Recorder

@@ -24,7 +24,7 @@ from sim.strategies.replicated_memory import Gathered, ReplicatedMemory
 from sim.strategies.tail import loss_all_reduce
 from sim.strategies.units import SOURCE
 from sim.strategies.zero3_coordinator import Coordinator, Settings
-from sim.strategies.zero3_trace import FORWARD, SEGMENT, Trace, build_trace
+from sim.strategies.zero3_trace import FORWARD, SEGMENT, ModuleTrace, build_trace
 from sim.units import DTYPE_BYTES
 
 #: the last release without the attribution of frozen parameters to the active backward
@@ -36,7 +36,7 @@ NVME_READ_BYTES, NVME_WRITE_BYTES = 16.0, 12.0
 
 PILE_UP = "zero3-frozen-weights-pile-up"
 
-_traces: dict[tuple[int, tuple[bool, ...], bool, bool, int], tuple[ModelTree, Trace]] = {}
+_traces: dict[tuple[int, tuple[bool, ...], bool, bool, int], tuple[ModelTree, ModuleTrace]] = {}
 
 MAX_PEAKS = 8
 _peaks: dict[tuple[int, Settings], Coordinator] = {}
@@ -270,7 +270,7 @@ def attributes_frozen(release: str) -> bool:
     return version(release)[:3] > LAST_WITHOUT_ATTRIBUTION
 
 
-def trace_of(workload: Workload, tree: ModelTree) -> Trace:
+def trace_of(workload: Workload, tree: ModelTree) -> ModuleTrace:
     """The calls of a micro-batch (kept for a tree seen before)."""
     policy = workload.activation_checkpointing
     layers = checkpointed_layers(policy, workload.model.layers)

@@ -18,7 +18,15 @@ from typing import NamedTuple
 from sim.strategies.plan import Recorder
 from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.zero3_quantized import quantized_gather, quantized_reduce
-from sim.strategies.zero3_trace import BACKWARD, FETCH, GRADIENT, PHASES, RECOMPUTE, SEGMENT, Trace
+from sim.strategies.zero3_trace import (
+    BACKWARD,
+    FETCH,
+    GRADIENT,
+    PHASES,
+    RECOMPUTE,
+    SEGMENT,
+    ModuleTrace,
+)
 from sim.units import DTYPE_BYTES
 
 NOT_AVAILABLE, IN_FLIGHT, AVAILABLE = range(3)
@@ -73,7 +81,7 @@ class Coordinator:
     """Fetches, prefetches, releases and reduces, one micro-batch at a time."""
 
     def __init__(
-        self, trace: Trace, settings: Settings, recorder: Recorder,
+        self, trace: ModuleTrace, settings: Settings, recorder: Recorder,
         memory: ReplicatedMemory | None = None,
     ) -> None:  # fmt: skip
         self.trace, self.settings, self.recorder = trace, settings, recorder

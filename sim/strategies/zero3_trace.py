@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sim.blocks.modules import Block, ModelTree, Module, Parameter, Place
+from sim.blocks.modules import Block, ModelTree, Module, Parameter, Position
 from sim.strategies.units import is_matrix, tree_blocks
 
 FETCH, SEGMENT, GRADIENT, RELEASE = range(4)
@@ -19,16 +19,16 @@ FORWARD, BACKWARD, RECOMPUTE = range(3)
 PHASES = ("forward", "backward", "recompute")
 
 #: places whose module reads what its branch has made so far
-_WITHIN = frozenset({Place.INNER, Place.OUTPUT, Place.POST})
+_WITHIN = frozenset({Position.INNER, Position.OUTPUT, Position.POST})
 #: places whose module's output is the residual stream, or is added to it
-_ENDS = frozenset({Place.START, Place.OUTPUT, Place.WHOLE, Place.POST})
+_ENDS = frozenset({Position.START, Position.OUTPUT, Position.WHOLE, Position.POST})
 
 Call = tuple[int, int, int]
 """What (FETCH, SEGMENT, GRADIENT, RELEASE), unit, direction."""
 
 
 @dataclass(slots=True)
-class Trace:
+class ModuleTrace:
     """One micro-batch. Parameters and units (modules with hooks) are numbered from 0."""
 
     parameter_names: list[str] = field(default_factory=list)
@@ -100,7 +100,7 @@ class _BlockUnits:
 
 def build_trace(
     tree: ModelTree, recomputed: Sequence[bool], reentrant: bool, input_grads: bool, packed: int = 1
-) -> Trace:
+) -> ModuleTrace:
     """The calls of one forward and backward pass.
 
     Parameters
@@ -122,10 +122,10 @@ def build_trace(
 
     Returns
     -------
-    Trace
+    ModuleTrace
         Parameters numbered in registration order, calls in the order of execution.
     """
-    t = Trace()
+    t = ModuleTrace()
     by_block = _number_parameters(t, tree, packed)
     root = t.unit("root", -1)
     grad = False
@@ -170,7 +170,7 @@ def _widest(shape: tuple[int, ...]) -> int:
     return max(shape) if len(shape) > 1 else 0
 
 
-def _number_parameters(t: Trace, tree: ModelTree, packed: int) -> list[dict[str, list[int]]]:
+def _number_parameters(t: ModuleTrace, tree: ModelTree, packed: int) -> list[dict[str, list[int]]]:
     by_block = []
     templates: dict[int, list[tuple[str, str, int, bool, int]]] = {}
     last = len(tree.layers) + 1
@@ -199,23 +199,28 @@ def _number_parameters(t: Trace, tree: ModelTree, packed: int) -> list[dict[str,
 
 
 def _units(
-    t: Trace, block: Block, number: int, parameters: dict[str, list[int]], grad: bool, prefix: str
+    t: ModuleTrace,
+    block: Block,
+    number: int,
+    parameters: dict[str, list[int]],
+    grad: bool,
+    prefix: str,
 ) -> tuple[_BlockUnits, bool]:
     """Hooked modules of a block and where gradients flow. `grad`: its input needs one."""
     groups: list[_Group] = []
     stream, branch, inner = grad, grad, False
     for parts in _with_adapters(block):
         base = parts[0]
-        if base.place is Place.START:
+        if base.place is Position.START:
             reads = False
-        elif base.place is Place.STREAM:
+        elif base.place is Position.STREAM:
             reads = stream
         else:
             reads = (inner and base.place in _WITHIN) or branch
         group = _group(t, prefix, number, [m.name for m in parts], parameters, reads)
         groups.append(group)
         out = group.needs_output_grad
-        if base.place is Place.STREAM:
+        if base.place is Position.STREAM:
             branch, inner = out, False
         elif base.place in _ENDS:
             stream, inner = stream or out, out
@@ -236,7 +241,7 @@ def _with_adapters(block: Block) -> list[list[Module]]:
 
 
 def _group(
-    t: Trace, prefix: str, block: int, parts: list[str], parameters: dict[str, list[int]],
+    t: ModuleTrace, prefix: str, block: int, parts: list[str], parameters: dict[str, list[int]],
     reads: bool,
 ) -> _Group:  # fmt: skip
     container = t.unit(prefix + parts[0], block) if len(parts) > 1 else -1
@@ -280,7 +285,7 @@ def _forward(calls: list[Call], units: _BlockUnits, direction: int, stop_early: 
         calls.append((RELEASE, units.container, direction))
 
 
-def _backward(t: Trace, units: _BlockUnits, recompute: bool) -> None:
+def _backward(t: ModuleTrace, units: _BlockUnits, recompute: bool) -> None:
     calls = t.calls
     outer = units.container
     if not units.needs_output_grad:

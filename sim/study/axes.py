@@ -13,7 +13,7 @@ from sim.errors import Fault, InputError
 from sim.inputs.base import Spec
 from sim.inputs.bind import did_you_mean
 from sim.inputs.reader import Reader
-from sim.inputs.tree import Items, Leaf, Place, Table, Tree, from_yaml, read_file
+from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, from_yaml, read_file
 
 #: a grid of more configurations is refused: it is a slip of the keyboard more often than a wish
 LARGEST = 5_000_000
@@ -105,7 +105,7 @@ def read_grid(path: Path) -> Grid:
     """
     faults: list[Fault] = []
     tree = from_yaml(read_file(path), str(path), faults)
-    if not isinstance(tree, Table):
+    if not isinstance(tree, Branch):
         raise InputError(
             [*faults, tree.place.fault("", "is no mapping; write axes: {nodes: [1, 2]}")]
         )
@@ -210,10 +210,10 @@ def _base(tree: Tree | None, folder: Path) -> Any:
     return value
 
 
-def _table(tree: Tree | None, key: str, faults: list[Fault]) -> Table | None:
+def _table(tree: Tree | None, key: str, faults: list[Fault]) -> Branch | None:
     if tree is None:
         return None
-    if not isinstance(tree, Table):
+    if not isinstance(tree, Branch):
         faults.append(tree.place.fault(key, "is no mapping of keys to values"))
         return None
     return tree

@@ -181,7 +181,7 @@ def split_inputs(names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _has_model(name: str) -> bool:
-    from sim.inputs.tree import Table, from_yaml, read_file
+    from sim.inputs.tree import Branch, from_yaml, read_file
 
     try:
         if not Path(name).is_file():
@@ -189,7 +189,7 @@ def _has_model(name: str) -> bool:
         tree = from_yaml(read_file(Path(name)), name, [])
     except (OSError, ValueError, InputError):
         return False  # the loader says what is wrong with it
-    return isinstance(tree, Table) and "model" in tree.entries
+    return isinstance(tree, Branch) and "model" in tree.entries
 
 
 def compare(

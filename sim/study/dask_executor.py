@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from sim.errors import Fault, InputError
-from sim.study.executors import ATTEMPTS, Answer, Task, Work, answered
+from sim.study.executors import ATTEMPTS, Outcome, Task, Work, answered
 
 CHUNK = 32
 AHEAD = 4  # chunks a worker that are submitted ahead
@@ -64,7 +64,7 @@ class DaskPool:
             message = f"no Dask scheduler answers at {scheduler}: {error}"
             raise InputError([Fault("--scheduler", None, None, "", message)]) from None
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Answer]:
+    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
         """Answers as chunks finish, in no order."""
         source = iter(tasks)
         chunks: dict[Any, tuple[Task, ...]] = {}
@@ -95,7 +95,7 @@ class DaskPool:
                     completed.add(submit(chunk, attempt + 1))
                 else:
                     message = f"{type(future.exception()).__name__}: its workers ended"
-                    yield Answer(chunk[0].place, "failed", None, message, attempt, 0.0)
+                    yield Outcome(chunk[0].place, "failed", None, message, attempt, 0.0)
                 following = next(_chunks(source), None)
                 if following:
                     completed.add(submit(following, 1))
@@ -119,5 +119,5 @@ def _unpickled(context: bytes) -> Any:
     return pickle.loads(context)
 
 
-def _compute(work: Work, context: bytes, chunk: tuple[Task, ...], attempt: int) -> list[Answer]:
+def _compute(work: Work, context: bytes, chunk: tuple[Task, ...], attempt: int) -> list[Outcome]:
     return [answered(work, _unpickled(context), task, attempt) for task in chunk]

@@ -33,7 +33,7 @@ class Task(NamedTuple):
     payload: Any
 
 
-class Answer(NamedTuple):
+class Outcome(NamedTuple):
     """What came of a task."""
 
     place: int
@@ -47,7 +47,7 @@ class Answer(NamedTuple):
 Work = Callable[[Any, Any], Any]  # (context, payload) -> value; must be importable by workers
 
 
-def answered(work: Work, context: Any, task: Task, attempts: int = 1) -> Answer:
+def answered(work: Work, context: Any, task: Task, attempts: int = 1) -> Outcome:
     """Compute one task; an exception becomes an answer."""
     began = time.perf_counter()
     status, value, error = "ok", None, ""
@@ -59,10 +59,10 @@ def answered(work: Work, context: Any, task: Task, attempts: int = 1) -> Answer:
         status, error = "failed", f"{type(fault).__name__}: {fault}"
     except Exception as fault:  # a fault of the model is a row of the sweep, not its end
         status, error = "failed", f"{type(fault).__name__}: {fault}"
-    return Answer(task.place, status, value, error, attempts, time.perf_counter() - began)
+    return Outcome(task.place, status, value, error, attempts, time.perf_counter() - began)
 
 
-def run_here(work: Work, context: Any, tasks: Iterable[Task]) -> Iterator[Answer]:
+def run_here(work: Work, context: Any, tasks: Iterable[Task]) -> Iterator[Outcome]:
     """Compute in this process."""
     for task in tasks:
         yield answered(work, context, task)
@@ -102,7 +102,7 @@ class LocalPool:
         """Process ids of the workers alive."""
         return [w.process.pid for w in self._workers if w.process.pid is not None]
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Answer]:
+    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
         """Answers as they come, in no order."""
         source = iter(tasks)
         again: deque[Task] = deque()
@@ -170,7 +170,7 @@ class LocalPool:
         with suppress(OSError):  # it died: its pipe reports the end, and its tasks are taken back
             worker.pipe.send(chunk)
 
-    def _bury(self, worker: _Worker, again: deque[Task]) -> Answer | None:
+    def _bury(self, worker: _Worker, again: deque[Task]) -> Outcome | None:
         """Take a dead worker's tasks back; the one it was at may have had its last attempt."""
         self._workers.remove(worker)
         worker.pipe.close()
@@ -191,7 +191,7 @@ class LocalPool:
         code = worker.process.exitcode
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         message = f"its worker ended {attempts} times ({how})"
-        return Answer(suspect.place, "failed", None, message, attempts, 0.0)
+        return Outcome(suspect.place, "failed", None, message, attempts, 0.0)
 
 
 def _serve(pipe: Connection, work: Work, context: Any) -> None:

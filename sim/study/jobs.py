@@ -14,7 +14,7 @@ from sim.inputs.base import Duration, Positive, Seconds, Spec
 from sim.inputs.loader import Argument, load_topology, prepare
 from sim.inputs.reader import Reader
 from sim.inputs.topology import Topology
-from sim.inputs.tree import Items, Leaf, Table, Tree, from_yaml, read_file
+from sim.inputs.tree import Branch, Items, Leaf, Tree, from_yaml, read_file
 from sim.inputs.workload import Workload
 from sim.job.estimate import estimate_job
 from sim.quantities import gib
@@ -137,7 +137,7 @@ class Cluster:
         return self._slow[key]
 
 
-def read_jobs(path: Path) -> tuple[JobList, list[Table]]:
+def read_jobs(path: Path) -> tuple[JobList, list[Branch]]:
     """A jobs file, and what each job sets.
 
     Raises
@@ -147,19 +147,19 @@ def read_jobs(path: Path) -> tuple[JobList, list[Table]]:
     """
     faults: list[Fault] = []
     tree = from_yaml(read_file(path), str(path), faults)
-    if not isinstance(tree, Table):
+    if not isinstance(tree, Branch):
         message = "is no mapping; write jobs: [{name: a, workload: llama3-8b-sft, nodes: 2}]"
         raise InputError([*faults, tree.place.fault("", message)])
     listed = tree.entries.get("jobs")
-    settings: list[Table] = []
+    settings: list[Branch] = []
     if isinstance(listed, Items):
         plain: list[Tree] = []
         for i, item in enumerate(listed.items):
-            own = item.entries.get("set") if isinstance(item, Table) else None
-            if own is not None and not isinstance(own, Table):
+            own = item.entries.get("set") if isinstance(item, Branch) else None
+            if own is not None and not isinstance(own, Branch):
                 faults.append(own.place.fault(f"jobs[{i}].set", "is no mapping of keys to values"))
-            settings.append(own if isinstance(own, Table) else Table({}, item.place))
-            plain.append(item.without("set") if isinstance(item, Table) else item)
+            settings.append(own if isinstance(own, Branch) else Branch({}, item.place))
+            plain.append(item.without("set") if isinstance(item, Branch) else item)
         tree = tree.with_entry("jobs", Items(plain, listed.place))
     reader = Reader(folder=path.parent)
     found = reader.read(JobList, tree, "")
@@ -193,7 +193,7 @@ def cluster_of(argument: Argument, sets: Iterable[str] = ()) -> Cluster:
 
 
 def requests(
-    cluster: Cluster, jobs: JobList, settings: Sequence[Table], folder: Path
+    cluster: Cluster, jobs: JobList, settings: Sequence[Branch], folder: Path
 ) -> list[Request]:
     """Every job with its duration on the cluster.
 
@@ -229,7 +229,7 @@ def requests(
 
 
 def _timed(
-    cluster: Cluster, entry: Entry, own: Table, folder: Path
+    cluster: Cluster, entry: Entry, own: Branch, folder: Path
 ) -> tuple[float, float, float, float]:
     """Seconds alone, to save and to resume, and the share of communication; adds a kind."""
     base = cluster.topology.model_copy(update={"nodes": entry.nodes})

@@ -20,7 +20,7 @@ from sim.inputs.loader import Argument, load_topology
 from sim.inputs.offers import PriceRow, catalogue, newest, offer_keys
 from sim.inputs.reader import Reader
 from sim.inputs.topology import Nics, Offer, Topology
-from sim.inputs.tree import Table, from_python
+from sim.inputs.tree import Branch, from_python
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ def _topologies() -> tuple[Topology, ...]:
 
 def _offer(row: PriceRow) -> Offer:
     """An offer as a topology has it."""
-    keys = cast(Table, from_python(offer_keys(row), row.name))
+    keys = cast(Branch, from_python(offer_keys(row), row.name))
     return cast(Offer, Reader(quiet=True).read_table(Offer, keys, ""))  # keys that a reader takes
 
 

@@ -136,7 +136,7 @@ class Row(Section):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer(Section):
+class Verdict(Section):
     """A claim, its rows and the verdict."""
 
     claim: Claim
@@ -167,7 +167,7 @@ class Answers(Document):
 
     study: Study
     source: str
-    answers: tuple[Answer, ...]
+    answers: tuple[Verdict, ...]
     results: dict[str, Result]
 
     def content(self) -> dict[str, Any]:
@@ -282,16 +282,16 @@ def _load(case: Case) -> Loaded:
 
 def _answer(
     claim: Claim, loaded: dict[str, Loaded], results: dict[str, Result], rows_of: dict[str, str]
-) -> Answer:
+) -> Verdict:
     rows = [_row(_with_published(line, rows_of), loaded, results) for line in claim.lines]
     for pair in claim.offers:
         rows += _offer_rows(pair, loaded, results)
     judged = [row.within for row in rows if row.within is not None]
     if not judged:
-        return Answer(claim, tuple(rows), "measured")
+        return Verdict(claim, tuple(rows), "measured")
     if all(judged):
-        return Answer(claim, tuple(rows), "holds")
-    return Answer(claim, tuple(rows), "holds only for" if any(judged) else "does not hold")
+        return Verdict(claim, tuple(rows), "holds")
+    return Verdict(claim, tuple(rows), "holds only for" if any(judged) else "does not hold")
 
 
 def measure(result: Result, metric: str) -> float:

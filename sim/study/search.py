@@ -40,7 +40,7 @@ _SAFETY = 0.999
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class Estimate:
     """What a plan is judged by; a bound is a set of figures that the real ones cannot beat.
 
     Attributes
@@ -65,11 +65,11 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice(Section):
+class Simulated(Section):
     """A simulated candidate."""
 
     candidate: Candidate
-    figures: Figures
+    figures: Estimate
     step_s: float
     mfu: float
     memory_bytes: float
@@ -107,11 +107,11 @@ class Choice(Section):
         }
 
 
-Score = Callable[[Figures], float]
+Score = Callable[[Estimate], float]
 
 
 @dataclass(slots=True)
-class Tally:
+class Counts:
     """What became of the candidates."""
 
     considered: int = 0
@@ -131,10 +131,10 @@ class Searcher:
         self,
         candidates: Iterable[Candidate],
         score: Score,
-        allowed: Callable[[Figures], bool],
-        tally: Tally,
+        allowed: Callable[[Estimate], bool],
+        tally: Counts,
         below: float = math.inf,
-    ) -> Choice | None:
+    ) -> Simulated | None:
         """The allowed plan of the lowest score; None if none is allowed, fits and is low enough.
 
         Parameters
@@ -145,7 +145,7 @@ class Searcher:
             Figures to what is minimised; must not fall as wall-clock rises.
         allowed : callable
             Whether figures meet the constraints; if it refuses a bound it refuses the plan.
-        tally : Tally
+        tally : Counts
             Counted up.
         below : float
             Only scores below this are of interest.
@@ -160,7 +160,7 @@ class Searcher:
             else:
                 tally.ruled_out += 1
         heapq.heapify(heap)
-        best: Choice | None = None
+        best: Simulated | None = None
         lowest = below
         while heap:
             bounded, _, tight, candidate = heapq.heappop(heap)
@@ -197,7 +197,7 @@ class Searcher:
                 return False
         return memory_of(candidate.topology, w).fits
 
-    def bound(self, candidate: Candidate, kernels: dict[str, float]) -> Figures:
+    def bound(self, candidate: Candidate, kernels: dict[str, float]) -> Estimate:
         """Figures that a candidate cannot beat if its step runs at least these kernels. [s]
 
         A step draws at least the power of its kernels while they run.
@@ -210,7 +210,7 @@ class Searcher:
             raise ScalingSimError(message)
         return _figures(candidate, job, step_s)
 
-    def nearest(self, candidates: Iterable[Candidate], shortfall: Score) -> Choice | None:
+    def nearest(self, candidates: Iterable[Candidate], shortfall: Score) -> Simulated | None:
         """The plan that fits and by its bound misses a target least; not searched for exactly."""
         bounds = sorted(
             ((shortfall(_rough(c, self._peak_s(c))), i, c) for i, c in enumerate(candidates)),
@@ -218,7 +218,7 @@ class Searcher:
         )
         return next((self.plan(c) for _, _, c in bounds if self.fits(c)), None)
 
-    def plan(self, candidate: Candidate) -> Choice:
+    def plan(self, candidate: Candidate) -> Simulated:
         """Simulate a candidate."""
         topology, workload = candidate.topology, candidate.workload
         found = step(topology, workload)
@@ -229,7 +229,7 @@ class Searcher:
             raise ScalingSimError(message)
         flops = token_flops(workload)
         rate = _tokens(candidate) / step_s / candidate.gpus
-        return Choice(
+        return Simulated(
             candidate, _figures(candidate, job, step_s), step_s,
             rate * flops.model / peak_of(topology, workload).flops_per_s,
             report.peak_reserved_bytes, report.capacity_bytes, job, found.fallbacks,
@@ -282,19 +282,19 @@ def _tokens(candidate: Candidate) -> int:
     return batch_on(candidate.workload, candidate.gpus).tokens
 
 
-def _rough(candidate: Candidate, step_s: float) -> Figures:
+def _rough(candidate: Candidate, step_s: float) -> Estimate:
     """Figures without failures, checkpoints, setup, egress and energy, quick to get."""
     length = job_steps(candidate.workload, candidate.gpus)
     terms = terms_of(candidate.topology.offer)
     wall = step_s * length[0] if length else 0.0
     price = terms.price_per_gpu_hour_usd if terms else math.inf
     rate = _tokens(candidate) / step_s
-    return Figures(wall, price * candidate.gpus * wall / HOUR_S, 0.0, 0.0, rate)
+    return Estimate(wall, price * candidate.gpus * wall / HOUR_S, 0.0, 0.0, rate)
 
 
-def _figures(candidate: Candidate, job: JobEstimate, step_s: float) -> Figures:
+def _figures(candidate: Candidate, job: JobEstimate, step_s: float) -> Estimate:
     co2 = job.energy.co2_kg
-    return Figures(
+    return Estimate(
         wall_s=job.wall_s,
         cost_usd=job.cost.total_usd if job.cost else math.inf,
         energy_j=job.energy.energy_j,

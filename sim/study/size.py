@@ -25,7 +25,7 @@ from sim.study.candidates import (
 )
 from sim.study.machines import Machine, Wanted, machines
 from sim.study.phases import PhasePlan, light_phases
-from sim.study.search import Choice, Figures, Searcher, Tally
+from sim.study.search import Counts, Estimate, Searcher, Simulated
 from sim.units import UnitError, parse
 
 Objective = Literal["cost", "time", "co2", "energy"]
@@ -55,12 +55,12 @@ class Target:
     budget_usd: float | None = None
     tokens_per_s: float | None = None
 
-    def score(self, figures: Figures) -> float:
+    def score(self, figures: Estimate) -> float:
         """What is minimised; time breaks ties."""
         value: float = getattr(figures, _FIGURE[self.objective])
         return value * (1.0 + 1e-12 * math.log1p(figures.wall_s)) if math.isfinite(value) else value
 
-    def shortfall(self, figures: Figures) -> float:
+    def shortfall(self, figures: Estimate) -> float:
         """Largest ratio of a figure to its limit: at most 1 where all are met."""
         ratios = [0.0]
         if self.deadline_s is not None:
@@ -71,7 +71,7 @@ class Target:
             ratios.append(self.tokens_per_s / figures.tokens_per_s)
         return max(ratios)
 
-    def met(self, figures: Figures) -> bool:
+    def met(self, figures: Estimate) -> bool:
         """Whether figures meet every limit."""
         return self.shortfall(figures) <= 1.0
 
@@ -84,9 +84,9 @@ class Contender(Section):
     ----------
     machine : Machine
         What is rented.
-    plan : Choice or None
+    plan : Simulated or None
         Best plan that meets the target; None if there is none.
-    nearest : Choice or None
+    nearest : Simulated or None
         Where there is none: a plan that misses the target by little; None if nothing fits. If no
         machine has a plan, the least of these is the nearest miss of all.
     break_even_usd : float or None
@@ -94,8 +94,8 @@ class Contender(Section):
     """
 
     machine: Machine
-    plan: Choice | None
-    nearest: Choice | None = None
+    plan: Simulated | None
+    nearest: Simulated | None = None
     break_even_usd: float | None = None
 
     def content(self) -> dict[str, Any]:
@@ -125,11 +125,11 @@ class SizeReport(Document):
         Whether the workload left it open.
     contenders : tuple of Contender
         Best first; those without a plan last.
-    tally : Tally
+    tally : Counts
         Candidates considered, simulated, too large, ruled out by bounds.
     left_out : tuple of str
         Machines that are not where or what is wanted.
-    fewer, more : Choice or None
+    fewer, more : Simulated or None
         The winner's machine with the next smaller and the next larger number of nodes, each with
         its own best layout, whatever the target.
     seconds : float
@@ -145,10 +145,10 @@ class SizeReport(Document):
     global_batch: int
     assumed_batch: bool
     contenders: tuple[Contender, ...]
-    tally: Tally
+    tally: Counts
     left_out: tuple[str, ...]
-    fewer: Choice | None
-    more: Choice | None
+    fewer: Simulated | None
+    more: Simulated | None
     seconds: float
     phases: tuple[PhasePlan, ...] = ()
 
@@ -177,12 +177,12 @@ class SizeReport(Document):
         ]
 
     @property
-    def winner(self) -> Choice | None:
+    def winner(self) -> Simulated | None:
         """The best plan of all."""
         return self.contenders[0].plan if self.contenders else None
 
     @property
-    def nearest(self) -> Choice | None:
+    def nearest(self) -> Simulated | None:
         """Where nothing meets the target: the plan that misses it least."""
         missed = [c.nearest for c in self.contenders if c.nearest]
         return min(missed, key=lambda p: self.target.shortfall(p.figures), default=None)
@@ -253,7 +253,7 @@ def size(
         batch = batch_on(job, _REFERENCE_GPUS).sequences
     extra = Grid("", axes=from_options(vary, False))
     space = Space(batch, most_gpus, family(job), CHECKPOINTING, OFFLOAD, extra)
-    search, tally = searcher or Searcher(), Tally()
+    search, tally = searcher or Searcher(), Counts()
     phases, target = _phases(job, found, bases, target)
     taking_part = [(i, m) for i, m in enumerate(found) if i in bases]
     contenders = [_contend(search, m, bases[i], space, target, tally) for i, m in taking_part]
@@ -322,7 +322,7 @@ def _bases(
 
 
 def _contend(
-    search: Searcher, machine: Machine, base: Prepared, space: Space, target: Target, tally: Tally
+    search: Searcher, machine: Machine, base: Prepared, space: Space, target: Target, tally: Counts
 ) -> Contender:
     candidates = list(plans(machine, variants(base, space.extra), space))
     if target.objective == "cost" and machine.price is None:
@@ -346,7 +346,7 @@ def _nearest(
     found = []
     for contender, (base, space) in zip(contenders, pairs, strict=True):
         candidates = plans(contender.machine, variants(base, space.extra), space)
-        better = search.best(candidates, target.shortfall, _any, Tally(), below=least)
+        better = search.best(candidates, target.shortfall, _any, Counts(), below=least)
         if better is not None:
             least = target.shortfall(better.figures)
             contender = replace(contender, nearest=better)
@@ -354,7 +354,7 @@ def _nearest(
     return found
 
 
-def _any(figures: Figures) -> bool:
+def _any(figures: Estimate) -> bool:
     """Every plan is allowed."""
     return figures.wall_s > 0.0
 
@@ -367,7 +367,7 @@ def _rank(contender: Contender, target: Target) -> tuple[int, float]:
     return 2, 0.0
 
 
-def _broken_even(contender: Contender, winner: Choice) -> Contender:
+def _broken_even(contender: Contender, winner: Simulated) -> Contender:
     """At which price a losing machine would cost as much as the winner."""
     plan = contender.plan
     if plan is None or plan is winner or plan.job.cost is None:
@@ -380,8 +380,8 @@ def _broken_even(contender: Contender, winner: Choice) -> Contender:
 
 
 def _neighbour(
-    search: Searcher, winner: Choice, base: Prepared, space: Space, target: Target, step: int
-) -> Choice | None:
+    search: Searcher, winner: Simulated, base: Prepared, space: Space, target: Target, step: int
+) -> Simulated | None:
     """The best plan of the winner's machine with the next number of nodes that goes."""
     machine = winner.candidate.machine
     candidates = list(plans(machine, variants(base, space.extra), space))
@@ -390,7 +390,7 @@ def _neighbour(
     if not 0 <= at < len(sizes):
         return None
     chosen = [c for c in candidates if c.topology.nodes == sizes[at]]
-    return search.best(chosen, target.score, _any, Tally())
+    return search.best(chosen, target.score, _any, Counts())
 
 
 def target_of(

@@ -34,7 +34,7 @@ create table if not exists results (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StoredRow:
     """One configuration: what was changed and what came of it.
 
     Attributes
@@ -119,7 +119,7 @@ class Store:
         self._db.execute(_TABLE)
         self._db.execute(f"pragma user_version = {FORMAT}")
 
-    def put(self, row: Row) -> None:
+    def put(self, row: StoredRow) -> None:
         """Store a row; durable against the end of this process when it returns."""
         values = (
             row.key, row.status, json.dumps(row.changes), json.dumps(row.measures), row.error,
@@ -134,16 +134,16 @@ class Store:
         """Keys of all rows."""
         return {key for (key,) in self._query("select key from results")}
 
-    def get(self, keys: Iterable[str]) -> dict[str, Row]:
+    def get(self, keys: Iterable[str]) -> dict[str, StoredRow]:
         """Rows by key; those that are not there are left out."""
         wanted = list(keys)
-        found: dict[str, Row] = {}
+        found: dict[str, StoredRow] = {}
         for begin in range(0, len(wanted), 500):
             part = wanted[begin : begin + 500]
             marks = ",".join("?" * len(part))
             for record in self._query(f"select * from results where key in ({marks})", part):
                 key, status, changes, measures, error, attempts, seconds = record
-                found[key] = Row(
+                found[key] = StoredRow(
                     key, status, json.loads(changes), json.loads(measures), error, attempts,
                     seconds,
                 )  # fmt: skip

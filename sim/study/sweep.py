@@ -13,11 +13,11 @@ from sim.errors import Fault, InputError
 from sim.inputs.loader import Prepared, prepare
 from sim.result.predict import inputs_hash
 from sim.study.axes import SIDES, Changes, Grid, names_of, number
-from sim.study.executors import Answer, LocalPool, Task, run_here
+from sim.study.executors import LocalPool, Outcome, Task, run_here
 from sim.study.expressions import Condition, parse_condition
 from sim.study.measures import MEASURES, measures
 from sim.study.pareto import pareto_front
-from sim.study.store import Row, Store, key_of
+from sim.study.store import Store, StoredRow, key_of
 
 Pair = tuple[str, str]
 Progress = Callable[[int, int], None]  # (done, total)
@@ -31,7 +31,7 @@ class SweepOutcome(Listing):
     ----------
     grid : Grid
         What was asked.
-    rows : tuple of Row
+    rows : tuple of StoredRow
         One a configuration, in the order of the axes.
     meets : tuple of bool
         Whether a row is ``ok`` and meets every ``require``.
@@ -46,7 +46,7 @@ class SweepOutcome(Listing):
     schema: ClassVar[str] = SCHEMAS["sweep"]
 
     grid: Grid
-    rows: tuple[Row, ...]
+    rows: tuple[StoredRow, ...]
     meets: tuple[bool, ...]
     front: tuple[int, ...]
     computed: int
@@ -269,7 +269,7 @@ def _answers(
     processes: int,
     workers: int | None,
     scheduler: str | None,
-) -> Iterator[Answer]:
+) -> Iterator[Outcome]:
     if not count:
         return iter(())
     context = bases.pairs, count >= MANY
@@ -282,9 +282,9 @@ def _answers(
     return run_here(compute, context, tasks)
 
 
-def _row(key: str, changes: Changes, answer: Answer) -> Row:
+def _row(key: str, changes: Changes, answer: Outcome) -> StoredRow:
     value = answer.value if answer.status == "ok" else {}
-    return Row(
+    return StoredRow(
         key, answer.status, changes, value, answer.error, answer.attempts, answer.seconds
     )  # fmt: skip
 
@@ -366,14 +366,14 @@ def _passes(changes: Mapping[str, Any], conditions: list[Condition], bases: Base
     return all(c.holds(lambda name: _input(name, changes, bases)) for c in conditions)
 
 
-def _holds(condition: Condition, row: Row, bases: Bases) -> bool:
+def _holds(condition: Condition, row: StoredRow, bases: Bases) -> bool:
     def lookup(name: str) -> Any:
         return row.measures[name] if name in MEASURES else _input(name, row.changes, bases)
 
     return condition.holds(lookup)
 
 
-def _front(grid: Grid, rows: tuple[Row, ...], meets: tuple[bool, ...]) -> tuple[int, ...]:
+def _front(grid: Grid, rows: tuple[StoredRow, ...], meets: tuple[bool, ...]) -> tuple[int, ...]:
     """Rows on the Pareto front: of those that fit and meet the requirements."""
     if not grid.pareto:
         return ()

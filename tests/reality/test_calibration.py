@@ -7,7 +7,7 @@ import pytest
 from sim.calibration.calibrate import calibrate, mean_error
 from sim.calibration.observation import Observation, run_observation
 from sim.calibration.rows import training_rows
-from sim.calibration.runs import Run
+from sim.calibration.runs import LoggedRun
 from sim.calibration.validate_collectives import measurements
 from sim.cost.collectives import bus_factor
 from sim.inputs.loader import load_topology
@@ -22,7 +22,7 @@ def rows(group: str, status: str) -> dict[str, Observation]:
         if (row.group, row.status) == (group, status) and row.gpus <= 128:
             assert row.tokens_per_s_per_gpu is not None
             seconds = batch_on(row.workload).tokens_per_rank / row.tokens_per_s_per_gpu
-            out[row.id] = run_observation(Run(row.id, row.topology, row.workload, seconds))
+            out[row.id] = run_observation(LoggedRun(row.id, row.topology, row.workload, seconds))
     return out
 
 

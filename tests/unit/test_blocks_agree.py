@@ -15,7 +15,7 @@ import pytest
 from sim.blocks.activations import checkpoint_policy, head_footprint, layer_footprint
 from sim.blocks.flops import token_flops
 from sim.blocks.layer import HEAD, block_kinds, describe, layer_kinds
-from sim.blocks.modules import Place, Role
+from sim.blocks.modules import OpRole, Position
 from sim.blocks.setting import Setting
 from sim.blocks.tree import build_tree, count_parameters, numel
 from sim.blocks.unroll import exchanges, unroll
@@ -78,7 +78,7 @@ def job(name, **keys):
 
 def products(kernels):
     """FLOPs of matrix products, attention's own left out."""
-    return sum(k.flops for k in kernels if k.kind == "gemm" and k.role is not Role.ATTENTION)
+    return sum(k.flops for k in kernels if k.kind == "gemm" and k.role is not OpRole.ATTENTION)
 
 
 def scores(workload, kinds, kept):
@@ -98,13 +98,13 @@ def test_parameters_are_the_weights_that_kernels_read(name, method):
     for block in (*{b.kind: b for b in tree.layers}.values(), tree.head):
         read = trained = 0
         for op in describe(setting, block_kinds(model)[block.kind]).ops:
-            if op.role is Role.ATTENTION:
+            if op.role is OpRole.ATTENTION:
                 continue
             read += sum(k.shape[1] * k.shape[2] * k.shape[3] for k in op.forward if k.shape)
             trained += op.weight_gradient
         matrices = sum(
             p.numel for m in block.modules for p in m.parameters
-            if m.role is not Role.NORM and len(p.shape) == 2
+            if m.role is not OpRole.NORM and len(p.shape) == 2
         )  # fmt: skip
         table = model.vocab_size * model.hidden_size if block is tree.head and tree.tied else 0
         assert read == matrices + table
@@ -200,15 +200,15 @@ def test_roles_and_places_of_a_layer():
     """Callers read what a module is from its type, never from its name."""
     tree = build_tree(resolve_model("qwen3-30b-a3b"), METHODS["lora"])
     layer = {m.name: m for m in tree.layers[0].modules}
-    assert {m.base for m in layer.values() if m.role is Role.ADAPTER} >= {"wq", "experts"}
-    assert layer["router"].role is Role.ROUTER
+    assert {m.base for m in layer.values() if m.role is OpRole.ADAPTER} >= {"wq", "experts"}
+    assert layer["router"].role is OpRole.ROUTER
     assert layer["experts"].active == 8 / 128
     places = {
-        "attention_norm": Place.STREAM, "wq": Place.BRANCH, "q_norm": Place.INNER,
-        "wo": Place.OUTPUT, "router": Place.BRANCH, "experts": Place.WHOLE,
+        "attention_norm": Position.STREAM, "wq": Position.BRANCH, "q_norm": Position.INNER,
+        "wo": Position.OUTPUT, "router": Position.BRANCH, "experts": Position.WHOLE,
     }  # fmt: skip
     assert {name: layer[name].place for name in places} == places
-    assert [m.role for m in tree.head.forward] == [Role.NORM, Role.HEAD]
+    assert [m.role for m in tree.head.forward] == [OpRole.NORM, OpRole.HEAD]
 
 
 def test_latent_attention_by_hand():

@@ -15,7 +15,7 @@ from sim.blocks.kernels import Kernel
 from sim.calibration.calibrate import PRIORS, calibrate, mean_error
 from sim.calibration.fit import Prior, solve, without
 from sim.calibration.observation import run_observation
-from sim.calibration.runs import Run, read_runs
+from sim.calibration.runs import LoggedRun, read_runs
 from sim.cli import group
 from sim.cost.collectives import plan_collective
 from sim.cost.kernel_cost import CostModel
@@ -236,7 +236,7 @@ def test_calibration_finds_planted_factors(tmp_path: Path) -> None:
     for length in (2048, 4096, 8192, 1024):
         loaded = load(topology, JOB, [*SMALL, f"sequence_length={length}"])
         slow = loaded.topology.model_copy(update={"calibration": truth})
-        runs.append(Run(f"s{length}", loaded.topology, loaded.workload,
+        runs.append(LoggedRun(f"s{length}", loaded.topology, loaded.workload,
                         step(slow, loaded.workload).time_s))  # fmt: skip
     observations, notes = nccl_observations(str(log), machine(1))
     assert notes == [f"{log}: 16 ranks, from bus over algbw"]
@@ -279,7 +279,7 @@ def test_a_constant_at_its_bound_is_said() -> None:
     """A run ten times faster than it can be is no calibration."""
     loaded = load("dgx-h100", JOB, SMALL)
     seconds = step(loaded.topology, loaded.workload).time_s / 10
-    runs = [Run(str(i), loaded.topology, loaded.workload, seconds) for i in range(3)]
+    runs = [LoggedRun(str(i), loaded.topology, loaded.workload, seconds) for i in range(3)]
     report = calibrate([run_observation(r) for r in runs])
     assert any("stopped at its bound" in note for note in report.notes)
 

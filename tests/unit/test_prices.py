@@ -24,7 +24,7 @@ from sim.inputs.offers import (
     to_csv,
 )
 from sim.job.cost import Terms, break_even_price, break_even_tokens, total_cost
-from sim.job.energy import Draw, carbon_intensity, gpu_states, job_energy
+from sim.job.energy import PowerDraw, carbon_intensity, gpu_states, job_energy
 from sim.job.forecast import terms_of
 from sim.report.prices import age, stale
 from sim.study.pricing import price_everywhere
@@ -110,7 +110,7 @@ def test_energy_of_a_job_by_hand():
     idle = gpu_states(gpu)["idle"]
     # one node of 8, 100 s of products and 50 s of waiting; 0.4 x 400 W a GPU for the rest; PUE 1.2
     energy = job_energy(
-        [Draw(gpu, 8, {"gemm": 1.0})], nodes=1, busy_s=100.0, wall_s=150.0, pue=1.2,
+        [PowerDraw(gpu, 8, {"gemm": 1.0})], nodes=1, busy_s=100.0, wall_s=150.0, pue=1.2,
         provider="gcp", region="europe-west4",
     )  # fmt: skip
     gpus = 8 * (100 * compute + 50 * idle)
@@ -124,7 +124,7 @@ def test_energy_counts_each_kind_of_gpu():
     """8 A100s at work and 8 H100s that wait: each at its own power, overheads of both limits."""
     a100, h100 = shipped.gpu("a100-sxm-80gb"), shipped.gpu("h100-sxm-80gb")
     energy = job_energy(
-        [Draw(a100, 8, {"gemm": 1.0}), Draw(h100, 8, {"exposed_communication": 1.0})],
+        [PowerDraw(a100, 8, {"gemm": 1.0}), PowerDraw(h100, 8, {"exposed_communication": 1.0})],
         nodes=2, busy_s=100.0, wall_s=100.0, pue=1.0,
     )  # fmt: skip
     working, waiting = gpu_states(a100)["compute"], gpu_states(h100)["communication"]

@@ -17,7 +17,7 @@ from sim.cli import group
 from sim.commands import options
 from sim.report.formats import FORMATS, rendered
 from sim.report.formats.csv import flat
-from sim.report.view import Bar, Cell, Fact, Facts, Lines, Notes, Table, View, left
+from sim.report.view import Bar, Cell, Fact, Facts, Lines, Remarks, Table, View, left
 
 ROOT = Path(__file__).parents[2]
 VERBS = {
@@ -187,7 +187,7 @@ def test_cells_keep_the_full_number_beside_the_short_one():
 
 
 def test_sections_without_content_leave_no_trace():
-    view = View("title", [Table([left("a")], [], "heading"), Lines([], "more"), Notes([])], None)
+    view = View("title", [Table([left("a")], [], "heading"), Lines([], "more"), Remarks([])], None)
     for form in ("table", "md", "html"):
         text = rendered(view, form)
         assert "title" in text

@@ -13,7 +13,7 @@ from sim.report.size import view
 from sim.study.axes import Grid
 from sim.study.candidates import Space, family, plans, variants
 from sim.study.machines import Wanted, machines
-from sim.study.search import Searcher, Tally
+from sim.study.search import Counts, Searcher
 from sim.study.size import Target, size, target_of
 
 HOUR = 3600.0
@@ -57,7 +57,7 @@ def all_plans(searcher):
 
 def searched(topologies, batch, most_gpus, target, searcher):
     best = None
-    tally = Tally()
+    tally = Counts()
     for machine in machines(Wanted(), topologies)[0]:
         base = prepare(machine.topology, JOB)
         space = Space(batch, most_gpus, family(base.loaded().workload), ("none", "full"),

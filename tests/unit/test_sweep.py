@@ -26,7 +26,7 @@ from sim.study.expressions import parse_condition
 from sim.study.grid import grid_of
 from sim.study.measures import measures
 from sim.study.pareto import pareto_front
-from sim.study.store import Row, Store, key_of
+from sim.study.store import Store, StoredRow, key_of
 from sim.study.sweep import sweep
 
 ROOT = Path(__file__).parents[2]
@@ -176,7 +176,7 @@ def test_rows_without_a_figure_are_not_on_the_front():
 
 
 def test_store_keeps_rows_and_keys_depend_on_inputs(tmp_path):
-    row = Row(key_of("base", {"nodes": "2"}), "ok", {"nodes": "2"}, {"mfu": 0.25}, "", 1, 0.5)
+    row = StoredRow(key_of("base", {"nodes": "2"}), "ok", {"nodes": "2"}, {"mfu": 0.25}, "", 1, 0.5)
     with Store(tmp_path / "s.sqlite") as store:
         store.put(row)
     with Store(tmp_path / "s.sqlite") as store:

@@ -13,9 +13,9 @@ from sim.report.view import (
     Facts,
     Figures,
     Lines,
-    Notes,
     Part,
     Picture,
+    Remarks,
     Table,
     View,
     heading_of,
@@ -73,7 +73,7 @@ def _section(section: Part) -> Iterator[str]:
         yield "</tbody></table>"
     elif isinstance(section, Table):
         yield from _table(section)
-    elif isinstance(section, Notes):
+    elif isinstance(section, Remarks):
         yield from (f'<p class="note">{escape(line.strip())}</p>' for line in section.lines)
     elif isinstance(section, Picture):
         yield f"<figure>{section.svg}<figcaption>{escape(section.lines[0])}</figcaption></figure>"

@@ -12,9 +12,9 @@ from sim.report.view import (
     Facts,
     Figures,
     Lines,
-    Notes,
     Part,
     Picture,
+    Remarks,
     Table,
     View,
     heading_of,
@@ -53,7 +53,7 @@ def _section(section: Part) -> Iterator[str]:
         yield f"![{section.lines[0]}]({section.path})"
     elif isinstance(section, Lines) and section.literal:
         yield "\n".join(["```text", *section.lines, "```"])
-    elif isinstance(section, Notes) or (isinstance(section, Lines) and section.list):
+    elif isinstance(section, Remarks) or (isinstance(section, Lines) and section.list):
         yield from (f"- {_escaped(line.strip())}" for line in section.lines)
     elif isinstance(section, Lines):
         yield "\\\n".join(_escaped(line.strip()) for line in section.lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sim.report.view import Bar, Cell, Facts, Lines, Notes, Part, Picture, Table, View, text_of
+from sim.report.view import Bar, Cell, Facts, Lines, Part, Picture, Remarks, Table, View, text_of
 
 _BAR = "█▓▒░▚▞"
 _BAR_WIDTH = 48
@@ -33,7 +33,7 @@ def _section(section: Part) -> Iterator[str]:
         yield from _facts(section)
     elif isinstance(section, Picture):
         yield f"{section.lines[0]}: {section.path}"
-    elif isinstance(section, Lines | Notes):
+    elif isinstance(section, Lines | Remarks):
         yield from (" " * section.indent + line for line in section.lines)
 
 
