@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sim.errors import InputError
 from sim.inputs.registry import STRATEGIES
@@ -22,10 +22,6 @@ __all__ = ["Plan", "allocations_of", "build_plan", "micro_steps_apart", "plan_of
 
 _SOURCE = "workload"
 _T = TypeVar("_T")
-_plans: dict[tuple[object, ...], Plan] = {}
-MAX_PLANS = 32
-_allocations: dict[tuple[object, ...], Allocations] = {}
-MAX_ALLOCATIONS = 128  # about 50 kB each
 _NO_MATTER = frozenset((
     "name", "sequence_length", "micro_batch", "global_batch", "tokens", "steps", "samples",
     "epochs", "optimizer", "optimizer_implementation", "attention", "compile", "cuda_graphs",
@@ -49,17 +45,31 @@ def plan_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> Plan:
         mesh, update, shape and (workload.micro_batch, workload.sequence_length),
         *fields_but(workload, _NO_MATTER),
     )  # fmt: skip
-    return _kept(_plans, MAX_PLANS, key, lambda: build_plan(workload, tree, mesh))
+    return _plans.get(key, lambda: build_plan(workload, tree, mesh))
 
 
-def _kept(
-    of: dict[tuple[object, ...], _T], most: int, key: tuple[object, ...], make: Callable[[], _T]
-) -> _T:
-    found = of.pop(key, None) or make()
-    if len(of) >= most:
-        del of[next(iter(of))]
-    of[key] = found  # the last used stands last
-    return found
+class _Kept(Generic[_T]):
+    """Recordings by key, the last used ones, as many as have `most` entries in all."""
+
+    def __init__(self, most: int, entries: Callable[[_T], int]) -> None:
+        self.most, self.entries = most, entries
+        self.of: dict[tuple[object, ...], _T] = {}
+        self.held = 0
+
+    def get(self, key: tuple[object, ...], make: Callable[[], _T]) -> _T:
+        found = self.of.pop(key, None)
+        if found is None:
+            found = make()
+            self.held += self.entries(found)
+            while self.of and self.held > self.most:
+                self.held -= self.entries(self.of.pop(next(iter(self.of))))
+        self.of[key] = found  # the last used stands last
+        return found
+
+
+# of a step of 8 layers 250 fit, of one of 80 layers 50; an entry takes about 0.3 kB
+_plans = _Kept[Plan](64_000, lambda plan: len(plan.ops))
+_allocations = _Kept["Allocations"](32_000, lambda allocations: len(allocations.log))
 
 
 def allocations_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> Allocations:
@@ -71,7 +81,7 @@ def allocations_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> Allocatio
         job = workload.model_copy(update={"gradient_accumulation": micro_steps})
         return build_plan(job, tree, mesh, recorder=Quiet).memory
 
-    return _kept(_allocations, MAX_ALLOCATIONS, key, record)
+    return _allocations.get(key, record)
 
 
 def micro_steps_apart(workload: Workload) -> int:
