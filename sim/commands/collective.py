@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from sim.commands.options import FORMS, printed, sets, show
+from sim.cost.nccl.algorithms import names
 
 _OPERATIONS = ["all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_to_all", "send_recv"]
-_ALGORITHMS = ["ring", "tree", "nvls", "nvls_tree", "collnet_direct", "collnet_chain", "pat"]
 
 
 @click.command("collective")
@@ -19,7 +19,7 @@ _ALGORITHMS = ["ring", "tree", "nvls", "nvls_tree", "collnet_direct", "collnet_c
               help="Total bytes: a range in powers of two, or a comma list; K = 1024.")  # fmt: skip
 @click.option("--ranks", type=int, help="Only the first so many GPUs.")
 @click.option("--nccl", default="2.21", show_default=True, help="Version of NCCL.")
-@click.option("--algorithm", type=click.Choice(_ALGORITHMS), help="Instead of NCCL's choice.")
+@click.option("--algorithm", type=click.Choice(names()), help="Instead of NCCL's choice.")
 @click.option("--protocol", type=click.Choice(["ll", "ll128", "simple"]),
               help="Instead of NCCL's choice.")  # fmt: skip
 @click.option("--vary", "varied", multiple=True, metavar="KEY=A,B,C",

@@ -20,15 +20,15 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.cost.nccl import loads
+from sim.cost.nccl.algorithms import algorithm_named, names
 from sim.cost.nccl.communicator import (
-    ALGORITHMS,
     OPERATIONS,
     PROTOCOLS,
     Communicator,
     generation_of,
     parse_version,
 )
-from sim.cost.nccl.timing import duration, hops
+from sim.cost.nccl.timing import duration
 from sim.cost.nccl.tuner import choose
 from sim.errors import InputError
 from sim.fabric.compiled import Fabric
@@ -182,7 +182,7 @@ def _plan(
     sisters: tuple[tuple[int, ...], ...],
 ) -> CollectiveCost:
     _check("op", op, OPERATIONS)
-    _check("algorithm", algorithm, ALGORITHMS)
+    _check("algorithm", algorithm, names())
     _check("protocol", protocol, PROTOCOLS)
     n = len(ranks)
     if n < 2 or size <= 0.0:
@@ -272,7 +272,7 @@ def _switch_delay(
     """Latency of the network's switches on the serial path. [s]"""
     if comm.nodes == 1:
         return 0.0
-    return hops(comm, op, algorithm)[1] * fabric.rings(ranks).network_latency_s
+    return algorithm_named(algorithm).hops(comm, op)[1] * fabric.rings(ranks).network_latency_s
 
 
 @functools.lru_cache(maxsize=1024)
@@ -286,7 +286,7 @@ def demand_of(
     """Bytes on each resource per byte of work, of a group and its sisters."""
     others = [group for group in sisters if group != ranks]
     if not sisters:
-        return loads.LOADS[algorithm](fabric, ranks, op)
+        return algorithm_named(algorithm).loads(fabric, ranks, op)
     own = demand_of(fabric, ranks, op, algorithm)
     if not others:
         return own

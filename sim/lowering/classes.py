@@ -13,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sim.cost.nccl.algorithms import algorithm_named
 from sim.fabric.compiled import Fabric
 from sim.fabric.folding import fold
 from sim.lowering.parts import Classes, roles_of
-from sim.lowering.teams import STEPPED, Draw, Team, paced, stepped, whole
+from sim.lowering.teams import Draw, Team, paced, stepped, whole
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -143,10 +144,10 @@ def _every_rank(
     teams = {}
     for key, each in draws.items():
         operation, _, algorithm = key
-        if in_steps and algorithm == "ring" and operation in STEPPED:
-            team = stepped(fabric, [d.members for d in each], operation)
-        else:
-            team = _team(each)
+        groups = [d.members for d in each] if in_steps else []
+        found = [algorithm_named(algorithm).steps(fabric, g, operation) for g in groups]
+        steps = [s for s in found if s is not None]
+        team = stepped(fabric, groups, steps) if steps else _team(each)
         teams[key] = team if capacity is None else paced(team, fabric.capacity, capacity)
     return Compiled(classes, {}, teams, inward, outward)
 

@@ -1,10 +1,9 @@
 """Collectives on the wire: which ops they are, what each draws on and who waits for it.
 
 At level ``ranks`` a group's collective is one op with the demands of all its edges. At level
-``steps`` a ring collective is one stepped op a rank: step s waits for the predecessor's step s-1.
-A rank's op stands for its hops on all channel rings together, since one kernel drives them all and
-a late chunk on one holds up the rank: its demands are the mean over the rings, so that the ops of
-a group together draw what the collective draws at level ``ranks``.
+``steps`` a collective whose algorithm has equal steps is one stepped op a rank: step s waits for
+the predecessor's step s-1, and the ops of a group together draw what the collective draws at
+level ``ranks``.
 """
 
 from __future__ import annotations
@@ -15,15 +14,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sim.cost.nccl.loads import hbm_passes
-from sim.cost.nccl.tuner import ring_steps
+from sim.cost.nccl.algorithm import Steps
 from sim.fabric.compiled import Fabric
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
-
-STEPPED = ("all_gather", "reduce_scatter", "all_reduce")
-"""Operations whose rings go in equal steps; a broadcast is a pipeline and stays one op."""
 
 
 class Draw(NamedTuple):
@@ -77,38 +72,25 @@ def whole(members: Sequence[Sequence[int]], resources: Sequence[I8], amounts: Se
     )
 
 
-def stepped(fabric: Fabric, groups: Sequence[Sequence[int]], op: str) -> Team:
-    """One stepped op a rank of every group; the predecessor is that of the group's first ring."""
+def stepped(fabric: Fabric, groups: Sequence[Sequence[int]], steps: Sequence[Steps]) -> Team:
+    """One stepped op a rank of every group, by the algorithm's `steps` of each group."""
     n = len(groups[0])
-    keys, amounts, before = [], [], []
-    for g, group in enumerate(groups):
-        orders = fabric.rings(group).orders
-        hops = fabric.ring_hops(group)
-        place = np.zeros(fabric.n_ranks, dtype=np.int64)
-        place[list(group)] = g * n + np.arange(n)
-        rows = np.repeat(place[orders.ravel()], np.diff(hops.ptr))
-        keys += [rows * fabric.n_resources + hops.resource]
-        amounts += [hops.demand / len(orders)]
-        peer = np.empty(n, dtype=np.int64)
-        peer[place[orders[0]] - g * n] = place[np.roll(orders[0], 1)]
-        before.append(peer)
     ranks = np.concatenate([np.asarray(group, dtype=np.int64) for group in groups])
-    hbm = np.array([fabric.hbm(rank) for rank in ranks.tolist()])
-    keys.append(np.arange(ranks.size) * fabric.n_resources + hbm)
-    amounts.append(np.full(ranks.size, hbm_passes(op)))
+    keys = [(s.place + g * n) * fabric.n_resources + s.resource for g, s in enumerate(steps)]
     found, where = np.unique(np.concatenate(keys), return_inverse=True)
     row, resource = np.divmod(found, fabric.n_resources)
+    weights = np.concatenate([s.amount for s in steps])
     return Team(
         member=ranks,
         group=np.repeat(np.arange(len(groups)), n),
         wire=np.arange(ranks.size),
         ptr=np.searchsorted(row, np.arange(ranks.size + 1)),
         resource=resource,
-        amount=np.bincount(where, weights=np.concatenate(amounts)).astype(float),
+        amount=np.bincount(where, weights=weights).astype(float),
         pace=np.ones(ranks.size),
-        peer=np.concatenate(before),
-        steps=ring_steps(n, op),
-        chunk=1.0 / n,
+        peer=np.concatenate([s.before + g * n for g, s in enumerate(steps)]),
+        steps=steps[0].steps,
+        chunk=steps[0].chunk,
     )
 
 

@@ -17,6 +17,7 @@ from sim.blocks.kernels import Kernel
 from sim.blocks.unroll import Templates, unroll
 from sim.blocks.update import clip_kernels, optimizer_kernels, shard_of
 from sim.cost.collectives import CollectiveCost
+from sim.cost.nccl.algorithms import algorithm_named
 from sim.documents import SCHEMAS, Document, dumps
 from sim.inputs.workload import Workload
 from sim.lowering.lower import Lowered, RankView
@@ -237,7 +238,7 @@ def _collectives(
         if begin in critical or end in critical:
             arguments["critical"] = True
         name = f"ncclDevKernel_{_NCCL_NAMES[op.collective]}"
-        if cost is not None and cost.algorithm not in ("none", "p2p"):
+        if cost is not None and cost.channels and algorithm_named(cost.algorithm).in_kernel_name:
             name += f"_{cost.algorithm.upper()}_{cost.protocol.upper()}"
         thread = int(lowered.program.lane[begin]) - number * lanes
         yield _event(

@@ -12,9 +12,10 @@ from click.testing import CliRunner
 from sim.cli import main
 from sim.commands.collective import command
 from sim.cost.collectives import bus_factor, communicator, demand_of, plan_collective
+from sim.cost.nccl.algorithms import algorithm_named
 from sim.cost.nccl.communicator import constants
 from sim.cost.nccl.loads import double_tree
-from sim.cost.nccl.timing import duration, hops, link_key, network_key
+from sim.cost.nccl.timing import duration, link_key, network_key
 from sim.errors import InputError
 from sim.fabric import compile_fabric
 from sim.fabric.shape import HBM, NETWORK, NVLINK
@@ -266,7 +267,7 @@ def test_the_network_is_that_of_the_nic_whatever_the_gpu(tmp_path, written, row)
         assert network_key(seen) == row
         link = table["links"][link_key(seen, table)]
         alone = duration(seen, "all_reduce", "tree", "ll", 8.0, 1e9, True)
-        inside, between = hops(seen, "all_reduce", "tree")
+        inside, between = algorithm_named("tree").hops(seen, "all_reduce")
         own = link["base_us"][0] + inside * link["hop_us"][0]
         network = between * table["network"][row]["hop_us"][0]
         assert alone.latency_s == pytest.approx((own + network) * 1e-6)

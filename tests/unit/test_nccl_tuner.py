@@ -5,18 +5,15 @@ from dataclasses import replace
 
 import pytest
 
+from sim.cost.nccl.algorithms import algorithm_named, names
 from sim.cost.nccl.communicator import Communicator, generation_of, parse_version
-from sim.cost.nccl.tuner import (
-    available,
-    choose,
-    estimate_us,
-    latency_us,
-    p2p_channels,
-    search,
-    thread_blocks,
-)
+from sim.cost.nccl.rings import ring_channels, search
+from sim.cost.nccl.tuner import available, choose, estimate_us
 
 MIB = 2**20
+RING, TREE, NVLS, NVLS_TREE, P2P = map(
+    algorithm_named, ("ring", "tree", "nvls", "nvls_tree", "p2p")
+)
 A100 = Communicator("ampere", 8, 1, "nvlink", 3, 240e9, version=(2, 27))
 H100 = Communicator("hopper", 8, 1, "nvlink", 4, 370.8e9, nvls=True, version=(2, 27))
 B200 = Communicator("blackwell", 8, 1, "nvlink", 5, 721.8e9, nvls=True, version=(2, 27))
@@ -36,31 +33,31 @@ A100_PCIE = replace(A100, link="pcie", link_generation=4, intra_rate=24e9)
 )
 def test_ring_latency_on_one_nvlink_node(ranks, op, expected):
     comm = replace(A100, ranks=ranks)
-    found = [latency_us(comm, op, "ring", protocol) for protocol in range(3)]
+    found = [RING.latency_us(comm, op, protocol) for protocol in range(3)]
     assert found == pytest.approx(expected)
 
 
 def test_ring_latency_over_two_nodes():
     # 15 steps, one of them between nodes: 6.6 + 14 max(0.6, 1) + 2.7; Simple 8.4 + 14 x 3.4 + 14
-    assert latency_us(A100_X2, "all_gather", "ring", 0) == pytest.approx(6.6 + 14 + 2.7)
-    assert latency_us(A100_X2, "all_gather", "ring", 2) == pytest.approx(8.4 + 14 * 3.4 + 14)
+    assert RING.latency_us(A100_X2, "all_gather", 0) == pytest.approx(6.6 + 14 + 2.7)
+    assert RING.latency_us(A100_X2, "all_gather", 2) == pytest.approx(8.4 + 14 * 3.4 + 14)
     # an AMD host's overhead of 2 us, x 3 for Simple, is more than the NVLink hop
     amd = replace(A100_X2, cpu_vendor="amd")
-    assert latency_us(amd, "all_gather", "ring", 2) == pytest.approx(8.4 + 14 * 6 + 14)
+    assert RING.latency_us(amd, "all_gather", 2) == pytest.approx(8.4 + 14 * 6 + 14)
     # 2.12 to 2.22 count 2N steps of an all-reduce between nodes, others 2(N-1)
     old = replace(A100_X2, version=(2, 21))
-    assert latency_us(old, "all_reduce", "ring", 0) == pytest.approx(6.6 + 26 * 1.0 + 4 * 2.7)
-    assert latency_us(A100_X2, "all_reduce", "ring", 0) == pytest.approx(6.6 + 28 * 1.0 + 2 * 2.7)
+    assert RING.latency_us(old, "all_reduce", 0) == pytest.approx(6.6 + 26 * 1.0 + 4 * 2.7)
+    assert RING.latency_us(A100_X2, "all_reduce", 0) == pytest.approx(6.6 + 28 * 1.0 + 2 * 2.7)
 
 
 def test_tree_and_nvls_latency():
     # base + 2 ((ppn - 1) hop + log2 N x net)
-    assert latency_us(A100_X2, "all_reduce", "tree", 0) == pytest.approx(6.8 + 2 * (7 * 0.6 + 5.0))
-    assert latency_us(H100, "all_reduce", "nvls", 2) == 25.0
+    assert TREE.latency_us(A100_X2, "all_reduce", 0) == pytest.approx(6.8 + 2 * (7 * 0.6 + 5.0))
+    assert NVLS.latency_us(H100, "all_reduce", 2) == 25.0
     four = replace(H100_X2, ranks=32, nodes=4)
-    assert latency_us(four, "all_reduce", "nvls_tree", 2) == pytest.approx(25 + 2 * 2 * 14.0)
+    assert NVLS_TREE.latency_us(four, "all_reduce", 2) == pytest.approx(25 + 2 * 2 * 14.0)
     newest = replace(four, version=(2, 28))
-    assert latency_us(newest, "all_reduce", "nvls_tree", 2) == pytest.approx(25 + 2 * 2 * 20.9)
+    assert NVLS_TREE.latency_us(newest, "all_reduce", 2) == pytest.approx(25 + 2 * 2 * 20.9)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +91,9 @@ def test_cost_of_an_all_gather(comm, size, expected):
     ],
 )
 def test_channel_search(comm, channels, speed, blocks):
-    found = search(comm, "ring")
+    found = search(comm)
     assert (found.channels, found.inter) == (channels, speed)
-    assert thread_blocks(comm, "ring") == blocks
+    assert ring_channels(comm) == blocks
 
 
 def test_small_messages_use_fewer_channels():
@@ -125,6 +122,11 @@ def test_nvls_needs_enough_heads(comm, first):
         assert used == (ranks >= first)
 
 
+@pytest.mark.parametrize("name", names())
+def test_a_file_and_its_object_have_one_name(name):
+    assert algorithm_named(name).name == name
+
+
 def test_versions():
     assert choose(replace(H100, version=(2, 16)), "all_reduce", 2**30).algorithm == "ring"
     thin = replace(H100_X2, ranks=16, nodes=16, nics=1)
@@ -150,7 +152,7 @@ def test_trees_win_where_nics_are_few():
 
 def test_tree_correction_is_read_by_size():
     # 16 MiB is log2(bytes / 64) = 18: 0.7 of the Simple tree's bandwidth
-    latency = latency_us(A100_X2, "all_reduce", "tree", 2)
+    latency = TREE.latency_us(A100_X2, "all_reduce", 2)
     whole = estimate_us(A100_X2, "all_reduce", "tree", 2, 2**30) - latency  # past the table
     part = estimate_us(A100_X2, "all_reduce", "tree", 2, 16 * MIB) - latency
     assert part == pytest.approx(whole / 64 / 0.7)
@@ -176,9 +178,9 @@ def test_what_cannot_run_is_refused(comm, op, algorithm, protocol):
 
 def test_point_to_point_channels():
     # 2 a link, a power of two, at most 32; over a network one per 14 GB/s
-    assert p2p_channels(A100) == 16
-    assert p2p_channels(A100_PCIE) == 2
-    assert p2p_channels(H100_X2) == 4
+    assert P2P.channels(A100) == 16
+    assert P2P.channels(A100_PCIE) == 2
+    assert P2P.channels(H100_X2) == 4
 
 
 @pytest.mark.parametrize(

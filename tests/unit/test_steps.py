@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sim.cost.collectives import demand_of, plan_collective
+from sim.cost.nccl.algorithms import algorithm_named
 from sim.engine import run
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load, load_topology
@@ -22,6 +23,11 @@ MACHINES = [
 
 def fabric_of(name, sets=()):
     return compile_fabric(load_topology(name, sets))
+
+
+def ring(fabric, groups, op):
+    steps = [algorithm_named("ring").steps(fabric, group, op) for group in groups]
+    return stepped(fabric, groups, steps)
 
 
 def time_alone(team, fabric, cost, late=None):
@@ -56,7 +62,7 @@ def test_a_stepped_ring_alone_takes_what_the_collective_takes(name, sets, op, si
     fabric = fabric_of(name, sets)
     group = tuple(range(fabric.n_ranks))
     cost = plan_collective(fabric, op, group, size, algorithm="ring")
-    ends = time_alone(stepped(fabric, [group], op), fabric, cost)
+    ends = time_alone(ring(fabric, [group], op), fabric, cost)
     assert ends == pytest.approx(np.full(fabric.n_ranks, cost.time_s), rel=1e-9)
 
 
@@ -66,7 +72,7 @@ def test_hops_of_all_ranks_draw_what_the_collective_draws(name, sets, op):
     """Sum over ranks of steps x chunk x demand = demands of level `ranks`, resource by resource."""
     fabric = fabric_of(name, sets)
     group = tuple(range(fabric.n_ranks))
-    team = stepped(fabric, [group], op)
+    team = ring(fabric, [group], op)
     own = demand_of(fabric, group, op, "ring")
     drawn = np.bincount(
         team.resource, weights=team.amount * team.steps * team.chunk, minlength=fabric.n_resources
@@ -83,7 +89,7 @@ def test_one_late_rank_holds_up_all():
     fabric = fabric_of("dgx-h100", ["nodes=1"])
     group = tuple(range(8))
     cost = plan_collective(fabric, "all_gather", group, 2**30, algorithm="ring")
-    team = stepped(fabric, [group], "all_gather")
+    team = ring(fabric, [group], "all_gather")
     late = 10 * cost.time_s
     ends = time_alone(team, fabric, cost, {0: late})
     assert ends == pytest.approx(np.full(8, late + cost.time_s), rel=1e-9)
@@ -96,7 +102,7 @@ def test_a_slow_hop_paces_the_ring():
     cost = plan_collective(fabric, "all_gather", group, 2**32, algorithm="ring")
     capacity = fabric.capacity.copy()
     capacity[fabric.index("n0/gpu2>n0/nvswitch")] /= 2
-    team = paced(stepped(fabric, [group], "all_gather"), fabric.capacity, capacity)
+    team = paced(ring(fabric, [group], "all_gather"), fabric.capacity, capacity)
     transfer = cost.time_s - cost.latency_s
     ends = time_alone(team, fabric, cost)
     assert ends.max() == pytest.approx(cost.latency_s + 2 * transfer, rel=1e-9)
@@ -125,7 +131,7 @@ def test_a_slow_link_halves_its_own_group_only():
     capacity = fabric.capacity.copy()
     capacity[fabric.index("n1/gpu2>n1/nvswitch")] /= 2
     assert paced(team, fabric.capacity, capacity).pace.tolist() == [1.0, 0.5]
-    hops = paced(stepped(fabric, groups, "all_gather"), fabric.capacity, capacity)
+    hops = paced(ring(fabric, groups, "all_gather"), fabric.capacity, capacity)
     assert np.flatnonzero(hops.pace < 1.0).tolist() == [10]
     assert hops.pace[10] == 0.5
 

@@ -1,6 +1,7 @@
 """What NCCL would do: its channel search, its tuner, and how long the result takes.
 
-`communicator` is what NCCL sees of a group of ranks, `tuner` its own cost table and choice,
-`timing` our physics of the chosen algorithm. All pure: numbers in, numbers out.
-`sim.cost.collectives` lowers the choice to the resources of a fabric.
+`communicator` is what NCCL sees of a group of ranks. An algorithm is one object, one file of
+`algorithms`: where it runs, what NCCL thinks of it, how long it takes, what it puts on a fabric.
+`tuner` chooses among them as NCCL would, `timing` is our physics of the choice;
+`sim.cost.collectives` lowers it to the resources of a fabric.
 """

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sim.data import table
 from sim.inputs.versions import version
 
-ALGORITHMS = ("tree", "ring", "collnet_direct", "collnet_chain", "nvls", "nvls_tree", "pat", "p2p")
 PROTOCOLS = ("ll", "ll128", "simple")
+LL, LL128, SIMPLE = range(3)
 OPERATIONS = ("all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_to_all", "send_recv")
 LATEST = (2, 30)
 
@@ -41,7 +42,7 @@ def parse_version(text: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Communicator:
-    """One communicator as NCCL sees it. Rates per direction. [B/s]
+    """What NCCL sees of a group of ranks. Rates per direction. [B/s]
 
     Attributes
     ----------
@@ -86,6 +87,12 @@ class Communicator:
     def local_ranks(self) -> int:
         """Ranks in a node (the fullest one)."""
         return -(-self.ranks // self.nodes)
+
+    @property
+    def row(self) -> Mapping[str, Any]:
+        """NCCL's constants for this generation of GPU."""
+        found: Mapping[str, Any] = constants("nccl")["generations"][self.generation]
+        return found
 
     @property
     def scale(self) -> int:

@@ -18,12 +18,11 @@ Constants: ``sim/data/constants/nccl_timing.toml``, by generation of link and ki
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sim.cost.nccl.communicator import PROTOCOLS, Communicator, constants
-from sim.cost.nccl.tuner import full_channel, ring_steps
+from sim.cost.nccl.algorithms import algorithm_named
+from sim.cost.nccl.communicator import LL, PROTOCOLS, SIMPLE, Communicator, constants
 
 
 class Duration(NamedTuple):
@@ -45,30 +44,6 @@ def network_key(comm: Communicator) -> str:
     if comm.nic_kind in ("infiniband", "roce"):  # one NCCL plugin
         return "rdma"
     return "efa1" if comm.efa == 1 else comm.nic_kind
-
-
-def hops(comm: Communicator, op: str, algorithm: str) -> tuple[float, float]:
-    """Serial hops inside a node and between nodes."""
-    n, nodes, local = comm.ranks, comm.nodes, comm.local_ranks
-    depth = math.log2(nodes) if nodes > 1 else 0.0
-    if algorithm == "ring":
-        steps = n - 1 if op == "broadcast" else ring_steps(n, op)
-        passes = 2 if op == "all_reduce" else 1
-        between = passes * (nodes - 1)
-        return steps - between, between
-    if algorithm == "tree":
-        return 2.0 * (local - 1), 2.0 * math.ceil(depth)
-    if algorithm == "nvls_tree":
-        return 0.0, 2.0 * math.ceil(depth)
-    if algorithm == "pat":
-        return 0.0, math.ceil(depth)
-    if algorithm == "collnet_chain":
-        return 2.0 * (local - 1), 2.0
-    if algorithm == "collnet_direct":
-        return 2.0 * min(1, local - 1), 2.0
-    if algorithm == "p2p":
-        return (0.0, 1.0) if nodes > 1 else (1.0, 0.0)
-    return 0.0, 0.0
 
 
 def duration(
@@ -103,37 +78,24 @@ def duration(
     """
     table = table if table is not None else constants("nccl_timing")
     place = PROTOCOLS.index(protocol)
+    chosen = algorithm_named(algorithm)
     link = table["links"][link_key(comm, table)]
-    intra, between = hops(comm, op, algorithm)
-    multimem = algorithm in ("nvls", "nvls_tree")
-    latency = link["nvls_base_us"] if multimem else link["base_us"][place]
-    latency += intra * link["hop_us"][place]
-    if place == 0 and size >= full_channel(comm, algorithm, place):
+    intra, between = chosen.hops(comm, op)
+    base, efficiency, ramp, ramp_time = chosen.pace(link, place)
+    latency = base + intra * link["hop_us"][place]
+    if place == LL and size >= chosen.full_channel(comm, place):
         latency += link["spread_us"]
-    if algorithm == "p2p":
-        latency += table["p2p_peer_us"] * ((comm.ranks - 1) if op == "all_to_all" else 1)
-    efficiency: float = link["nvls_efficiency"] if multimem else link["efficiency"][place]
-    ramp, ramp_time = _ramp(link, place, multimem)
+    latency += chosen.peers_us(comm, op, table)
     if between:
         network = table["network"][network_key(comm)]
         latency += between * network["hop_us"][place]
-        if multimem:
-            efficiency *= table["nvls_tree"]["share"]
+        efficiency *= chosen.joined(table)
         if network_bound:
             efficiency = network["efficiency"][place]
-        if place == 2:  # the network's ramp is longer; it hides that of the node
+        if place == SIMPLE:  # the network's ramp is longer; it hides that of the node
             passes = 2 if op == "all_reduce" else 1
             ramp, ramp_time = passes * network["ramp_us"], network["ramp_time_us"]
     ideal = size / rate * 1e6
-    edge = 0.0
-    if algorithm == "ring" and comm.link == "nvlink" and not between:
-        edge = table["edge"][op] / max(ring_steps(comm.ranks, op), 1)
+    edge = chosen.edge(comm, op, table)
     transfer = ideal * (1.0 + edge) / efficiency + ramp * ideal / (ideal + ramp_time)
     return Duration(latency * 1e-6, transfer * 1e-6)
-
-
-def _ramp(link: Mapping[str, Any], place: int, multimem: bool) -> tuple[float, float]:
-    """Time lost to the ramp and its time constant; LL and LL128 have none. [us]"""
-    if multimem:
-        return link["nvls_ramp_us"], link["nvls_ramp_time_us"]
-    return (link["ramp_us"] if place == 2 else 0.0), link["ramp_time_us"]

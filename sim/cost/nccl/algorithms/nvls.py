@@ -1,0 +1,106 @@
+"""NVLS: the NVSwitches reduce and multicast, on one node.
+
+S (1 + 1/n) each way on every port; the switch adds up, so bus bandwidth passes the wire.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from sim.cost.nccl.algorithm import Algorithm, Pace
+from sim.cost.nccl.communicator import SIMPLE, Communicator
+from sim.cost.nccl.loads import Amounts, Demand, add_hbm, by_members, demand
+from sim.cost.nccl.rings import ring_bandwidth
+from sim.fabric.compiled import Fabric
+
+
+class Nvls(Algorithm):
+    """NCCL weighs it for all-reduce alone; all-gather and reduce-scatter must ask for it."""
+
+    name = "nvls"
+    operations: ClassVar[tuple[str, ...]] = ("all_reduce", "all_gather", "reduce_scatter")
+    needs = "NVLS needs one node whose NVSwitches reduce (NVLink 4), and NCCL 2.17"
+
+    def switched(self, comm: Communicator, op: str) -> bool:
+        """Whether NCCL would have the NVSwitches reduce."""
+        known = comm.version >= tuple(self.numbers["first_version"])
+        return op == "all_reduce" and comm.nvls and comm.local_ranks > 2 and known
+
+    def weighed(self, comm: Communicator, op: str) -> tuple[int, ...]:
+        """Simple, on one node."""
+        return (SIMPLE,) if comm.nodes == 1 and self.switched(comm, op) else ()
+
+    def forced(self, comm: Communicator, op: str) -> tuple[int, ...]:
+        """Wherever one node's switches reduce."""
+        return (SIMPLE,) if comm.nvls and comm.nodes == 1 else ()
+
+    def latency_us(self, comm: Communicator, op: str, protocol: int) -> float:
+        """One hop through the switches."""
+        return float(self.base_us(comm, protocol) + self.hop_us(comm, protocol)[0])
+
+    def bus(self, comm: Communicator, protocol: int) -> float:
+        """A channel and so much for each GPU of a node."""
+        return float(comm.local_ranks * comm.row.get("nvls_bus_per_head", 0.0))
+
+    def bandwidth(self, comm: Communicator, op: str, protocol: int) -> float:
+        """As of a ring."""
+        return ring_bandwidth(comm, op, self.bus(comm, protocol))
+
+    def channels(self, comm: Communicator) -> int:
+        """A count of its own."""
+        return int(comm.row["nvls_channels"][min(comm.nodes, 2) - 1])
+
+    def active_channels(self, comm: Communicator, protocol: int, size: float) -> int:
+        """All, whatever the size."""
+        return self.channels(comm)
+
+    def hops(self, comm: Communicator, op: str) -> tuple[float, float]:
+        """None beyond the launch."""
+        return 0.0, 0.0
+
+    def pace(self, link: Mapping[str, Any], protocol: int) -> Pace:
+        """Columns of its own."""
+        fields = ("nvls_base_us", "nvls_efficiency", "nvls_ramp_us", "nvls_ramp_time_us")
+        return Pace(*(link[field] for field in fields))
+
+    def loads(self, fabric: Fabric, group: Sequence[int], op: str) -> Demand:
+        """Ports of every GPU.
+
+        Notes
+        -----
+        All-reduce: every GPU's buffer is read through the switch once and every GPU receives the
+        whole result: S out and S in, plus S/n each way for the part the GPU itself reduces and
+        multicasts.
+        """
+        amounts = self.ports(fabric, by_members(fabric, group), op)
+        return self.with_hbm(fabric, amounts, group, op)
+
+    @staticmethod
+    def ports(fabric: Fabric, members: Sequence[Sequence[int]], op: str) -> Amounts:
+        """Bytes on the NVLink ports of the GPUs of every node."""
+        amounts: Amounts = defaultdict(float)
+        for ranks in members:
+            g = len(ranks)
+            out, into = {
+                "all_reduce": (1.0 + 1.0 / g, 1.0 + 1.0 / g),
+                "all_gather": (1.0 / g, 1.0),
+                "reduce_scatter": (1.0, 1.0 / g),
+            }[op]
+            for rank in ranks:
+                sends, receives = fabric.nvlink_ports(rank)
+                for port in sends.tolist():
+                    amounts[port] += out / len(sends)
+                for port in receives.tolist():
+                    amounts[port] += into / len(receives)
+        return amounts
+
+    @staticmethod
+    def with_hbm(fabric: Fabric, amounts: Amounts, group: Sequence[int], op: str) -> Demand:
+        """HBM is read and written once, by what the switches pass."""
+        add_hbm(fabric, amounts, group, 2.0 if op == "all_reduce" else 1.0)
+        return demand(amounts)
+
+
+ALGORITHM = Nvls()

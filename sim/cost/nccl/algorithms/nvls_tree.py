@@ -1,0 +1,75 @@
+"""NVLS tree: NVLS in the node, both binary trees from every GPU over its own rail between nodes."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sim.cost.nccl.algorithms.nvls import Nvls
+from sim.cost.nccl.communicator import SIMPLE, Communicator
+from sim.cost.nccl.loads import Demand, Edges, by_members, on, tree_edges
+from sim.cost.nccl.rings import ring_channels
+from sim.fabric.compiled import Fabric
+
+
+class NvlsTree(Nvls):
+    """NVLS of several nodes, for all-reduce."""
+
+    name = "nvls_tree"
+    operations = ("all_reduce",)
+    needs = "NVLS tree needs NVSwitches that reduce, all_reduce, several nodes, NCCL 2.18"
+
+    def weighed(self, comm: Communicator, op: str) -> tuple[int, ...]:
+        """Simple, on several nodes."""
+        return (SIMPLE,) if comm.nodes > 1 and self.switched(comm, op) else ()
+
+    def forced(self, comm: Communicator, op: str) -> tuple[int, ...]:
+        """Nowhere else."""
+        return ()
+
+    def hop_us(self, comm: Communicator, protocol: int) -> tuple[float, float]:
+        """Quicker between nodes in some versions."""
+        intra, inter = super().hop_us(comm, protocol)
+        if (2, 21) <= comm.version <= (2, 27):
+            inter = self.numbers["network_hop_us_2_21_to_2_27"][protocol]
+        return intra, inter
+
+    def latency_us(self, comm: Communicator, op: str, protocol: int) -> float:
+        """NVLS, and the depth of the trees both ways."""
+        intra, inter = self.hop_us(comm, protocol)
+        base = self.base_us(comm, protocol)
+        return float(base + intra + 2 * math.log2(comm.nodes) * inter)
+
+    def bus(self, comm: Communicator, protocol: int) -> float:
+        """NVLS's, as far as each head's NIC and channels go; twice the NIC over two nodes."""
+        row, heads = comm.row, comm.local_ranks
+        inter = comm.nic_rate * comm.nics / heads / 1e9
+        between = inter * (2.0 if comm.nodes == 2 else 1.0)
+        cap = row["nvls_tree_per_channel"][comm.scale] * ring_channels(comm) / 2 / heads
+        per_head = min(row.get("nvls_bus_per_head", 0.0), between, max(cap, 1e-3))
+        return float(heads * per_head)
+
+    def hops(self, comm: Communicator, op: str) -> tuple[float, float]:
+        """The depth, both ways."""
+        return 0.0, 2.0 * math.ceil(math.log2(comm.nodes))
+
+    def joined(self, table: Mapping[str, Any]) -> float:
+        """A share of NVLS's efficiency."""
+        return float(table["nvls_tree"]["share"])
+
+    def loads(self, fabric: Fabric, group: Sequence[int], op: str) -> Demand:
+        """NVLS's, and binary trees of each head between nodes."""
+        members = by_members(fabric, group)
+        amounts = self.ports(fabric, members, op)
+        edges: Edges = defaultdict(float)
+        heads = min(len(ranks) for ranks in members)
+        for i in range(heads):
+            tree_edges(edges, [ranks[i] for ranks in members], 1.0 / heads)
+        for resource, amount in on(fabric, edges.items()).items():
+            amounts[resource] += amount
+        return self.with_hbm(fabric, amounts, group, op)
+
+
+ALGORITHM = NvlsTree()

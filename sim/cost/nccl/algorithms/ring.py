@@ -1,0 +1,150 @@
+"""Ring: every rank passes to its successor; one ring a channel, each leaving by a rail of its own.
+
+S (n-1)/n a rank for all-gather and reduce-scatter, twice that for all-reduce.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sim.cost.nccl.algorithm import I8, Algorithm, Steps
+from sim.cost.nccl.communicator import LL, LL128, SIMPLE, Communicator, constants
+from sim.cost.nccl.loads import Amounts, Demand, Edges, add_hbm, demand, hbm_passes, on, ring_share
+from sim.cost.nccl.rings import ll_ceiling, ring_bandwidth, ring_steps, search
+from sim.fabric.compiled import Fabric
+
+
+class Ring(Algorithm):
+    """Runs everywhere; NCCL always weighs it."""
+
+    name = "ring"
+    operations = ("all_gather", "reduce_scatter", "all_reduce", "broadcast")
+    needs = "ring runs all_gather, reduce_scatter, all_reduce and broadcast only"
+    shares_ll = True
+
+    def weighed(self, comm: Communicator, op: str) -> tuple[int, ...]:
+        """All protocols."""
+        return LL, LL128, SIMPLE
+
+    def hop_us(self, comm: Communicator, protocol: int) -> tuple[float, float]:
+        """Between nodes of one GPU, NCCL takes the tree's."""
+        intra, inter = super().hop_us(comm, protocol)
+        if comm.local_ranks == 1:
+            inter = constants("nccl")["algorithms"]["tree"]["network_hop_us"][protocol]
+        return intra, inter
+
+    def latency_us(self, comm: Communicator, op: str, protocol: int) -> float:
+        """Every step in turn; a hop inside a node is no quicker than the network's overhead."""
+        intra, inter = self.hop_us(comm, protocol)
+        steps, between = ring_steps(comm.ranks, op), _steps_between(comm, op)
+        overhead = 0.0
+        if comm.nodes > 1:
+            overhead = constants("nccl")["network_overhead_us"][comm.cpu_vendor]
+            overhead *= 3.0 if protocol == SIMPLE else 1.0
+        base = self.base_us(comm, protocol)
+        return float(base + (steps - between) * max(intra, overhead) + between * inter)
+
+    def bus(self, comm: Communicator, protocol: int) -> float:
+        """The rings', less what LL and LL128 spend on flags."""
+        found = search(comm)
+        bus = found.bus(comm)
+        if protocol == LL:
+            return float(min(ll_ceiling(comm), 0.5 * bus))
+        if protocol == LL128:
+            old = comm.version <= (2, 21) and comm.local_ranks < 2
+            cap = found.channels * comm.row["ring_ll128_per_channel"][comm.scale]
+            return float(min((0.7 if old else 0.92) * bus, cap))
+        return float(bus)
+
+    def bandwidth(self, comm: Communicator, op: str, protocol: int) -> float:
+        """By the steps of the ring."""
+        return ring_bandwidth(comm, op, self.bus(comm, protocol))
+
+    def corrected(
+        self, comm: Communicator, op: str, protocol: int, size: float, line: tuple[float, float]
+    ) -> tuple[float, float]:
+        """The plateau between nodes: latency x 1.4, x 1.9 before Ampere, when Simple and large."""
+        latency, bandwidth = line
+        plateau = protocol == SIMPLE and op == "all_reduce" and comm.nodes > 1
+        if plateau and size / (search(comm).channels * comm.ranks) >= 64:
+            latency *= 1.9 if comm.generation == "volta" else 1.4
+        return latency, bandwidth
+
+    def hops(self, comm: Communicator, op: str) -> tuple[float, float]:
+        """Every step; of each pass, one hop into every other node."""
+        n = comm.ranks
+        steps = n - 1 if op == "broadcast" else ring_steps(n, op)
+        between = (2 if op == "all_reduce" else 1) * (comm.nodes - 1)
+        return steps - between, between
+
+    def edge(self, comm: Communicator, op: str, table: Mapping[str, Any]) -> float:
+        """Of one step, on one node over NVLink."""
+        if comm.link != "nvlink" or self.hops(comm, op)[1]:
+            return 0.0
+        return float(table["edge"][op] / max(ring_steps(comm.ranks, op), 1))
+
+    def loads(self, fabric: Fabric, group: Sequence[int], op: str) -> Demand:
+        """All channel rings of a group together."""
+        load = fabric.ring_load(group)
+        share = ring_share(op, len(group))
+        amounts: Amounts = dict(
+            zip(load.resource.tolist(), (load.demand * share).tolist(), strict=True)
+        )
+        if op == "broadcast":  # nothing returns to the root
+            amounts = on(fabric, _chain(fabric.rings(group).orders))
+        add_hbm(fabric, amounts, group, share * hbm_passes(op))
+        return demand(amounts)
+
+    def steps(self, fabric: Fabric, group: Sequence[int], op: str) -> Steps | None:
+        """A rank's hops on all rings together, after those of its predecessor in the first.
+
+        Notes
+        -----
+        One kernel drives all rings and a late chunk on one holds up the rank: demands are the mean
+        over the rings. A broadcast is a pipeline and stays one op.
+        """
+        if op == "broadcast":
+            return None
+        n = len(group)
+        orders = fabric.rings(group).orders
+        hops = fabric.ring_hops(group)
+        place = np.zeros(fabric.n_ranks, dtype=np.int64)
+        place[list(group)] = np.arange(n)
+        before = np.empty(n, dtype=np.int64)
+        before[place[orders[0]]] = place[np.roll(orders[0], 1)]
+        return Steps(
+            np.append(np.repeat(place[orders.ravel()], np.diff(hops.ptr)), np.arange(n)),
+            np.append(hops.resource, [fabric.hbm(rank) for rank in group]),
+            np.append(hops.demand / len(orders), np.full(n, hbm_passes(op))),
+            before, ring_steps(n, op), 1.0 / n,
+        )  # fmt: skip
+
+
+def _steps_between(comm: Communicator, op: str) -> int:
+    """Ring steps between nodes as NCCL counts them in this version."""
+    if comm.nodes == 1:
+        return 0
+    if op == "all_reduce":
+        old = (2, 12) <= comm.version <= (2, 22)
+        return 2 * comm.nodes if old else 2 * (comm.nodes - 1)
+    return comm.nodes - 1
+
+
+def _chain(orders: I8) -> Iterable[tuple[tuple[int, int], float]]:
+    """Edges of the rings cut before the root."""
+    edges: Edges = defaultdict(float)
+    root = int(orders[0, 0])
+    for order in orders.tolist():
+        start = order.index(root)
+        turned = order[start:] + order[:start]
+        for a, b in itertools.pairwise(turned):
+            edges[a, b] += 1.0 / len(orders)
+    return edges.items()
+
+
+ALGORITHM = Ring()
