@@ -14,6 +14,8 @@ from sim.errors import ScalingSimError
 # verb -> (module under sim.commands, one line of help); the module is imported on use
 VERBS: dict[str, str] = {
     "run": "Predict one training job on one machine.",
+    "config": "Every key of both files: its value, and where that came from.",
+    "schema": "JSON Schema of topology and workload files, for editors.",
     "topo": "Show or import a topology.",
     "collective": "What the network gives: the table nccl-tests prints.",
     "compare": "Machines, jobs and changes side by side, and why they differ.",

@@ -12,7 +12,9 @@ from sim.api.arguments import File, Overrides, path, settings
 
 if TYPE_CHECKING:
     from sim.inputs.calibration import Calibration
+    from sim.inputs.config import Configuration
     from sim.inputs.loader import Argument
+    from sim.inputs.schema import FileSchema
     from sim.memory.bound import Quantity
     from sim.result.explain import MethodComparison
     from sim.result.memory import MemoryAnswer
@@ -190,3 +192,40 @@ def trace(
 
     outcome = run_step(machine, job, level=level, all_micro_steps=all_micro_steps)
     return Trace(outcome, job, f"{job.name} on {machine.name}")
+
+
+def config(
+    topology: Argument,
+    workload: Argument,
+    *,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> Configuration:
+    """Every key of a machine and a job: its value, and where that came from.
+
+    Parameters
+    ----------
+    topology, workload, overrides, calibration
+        As for `simulate`.
+    """
+    from sim.inputs.config import resolved
+    from sim.inputs.loader import load
+
+    return resolved(load(topology, workload, settings(overrides, calibration)))
+
+
+def schema(side: str) -> FileSchema:
+    """JSON Schema of a kind of file, for editors that complete and check YAML.
+
+    Parameters
+    ----------
+    side : str
+        ``topology`` or ``workload``.
+    """
+    from sim.errors import InputError
+    from sim.inputs.schema import SIDES, file_schema
+
+    if side not in SIDES:
+        argument = "schema"
+        raise InputError.single(argument, f"{side!r} is not one of {', '.join(SIDES)}", "side")
+    return file_schema(side)

@@ -67,7 +67,8 @@ FORMS = tuple(FORMATS)
 
 
 def formed(*forms: str) -> Callable[[F], F]:
-    """``--format`` and ``--json``; the suffix of ``-o`` where neither is given."""
+    """``--format`` and ``--json``; the suffix of ``-o`` where neither is given, else the first."""
+    forms = tuple(dict.fromkeys(forms))
 
     def add(function: F) -> F:
         @functools.wraps(function)

@@ -45,6 +45,8 @@ CASES = {
     ),
     "explain": ([MACHINE, JOB, *SETS], lambda _: sim.explain(MACHINE, JOB, overrides=ONE)),
     "trace": ([MACHINE, JOB, *SETS], lambda _: sim.trace(MACHINE, JOB, overrides=ONE)),
+    "config": ([MACHINE, JOB, *SETS], lambda _: sim.config(MACHINE, JOB, overrides=ONE)),
+    "schema": (["workload"], lambda _: sim.schema("workload")),
     "topo show": (["dgx-a100"], lambda _: sim.topo_show("dgx-a100")),
     "collective": (
         [MACHINE, "--op=all_reduce", "--sizes=1M", "--vary=nodes=1,2"],

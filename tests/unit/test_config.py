@@ -8,14 +8,15 @@ import pytest
 from ruamel.yaml import YAML
 
 from sim.inputs import loader
-from sim.inputs.describe import as_mapping, resolved, schema
+from sim.inputs.config import resolved
+from sim.inputs.schema import file_schema
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_every_value_has_its_source():
     loaded = loader.load("dgx-h100", "llama3-8b-lora", ["node.gpu.power_limit=500 W", "nodes=2"])
-    lines = {line.path: line for line in resolved(loaded)}
+    lines = {line.path: line for line in resolved(loaded).keys}
     assert lines["topology.nodes"].origin.kind == "override"
     assert lines["topology.node.nics.rate"].value == "50 GB/s"
     assert lines["topology.node.nics.rate"].origin.kind == "user"
@@ -32,7 +33,7 @@ def test_the_written_values_read_back():
     first = loader.load("dgx-h100", "llama3-70b-qlora")
     sets = [
         f"{line.path}={line.value}"
-        for line in resolved(first)
+        for line in resolved(first).keys
         if line.path.startswith(("topology.node.", "workload.parallelism", "workload.data"))
         and not line.path.endswith(("source", "base", "confidence", "name"))
     ]
@@ -41,14 +42,9 @@ def test_the_written_values_read_back():
     assert again.workload == first.workload
 
 
-def test_as_mapping_is_json():
-    spec = loader.load_workload("llama3-8b-sft")
-    assert json.loads(json.dumps(as_mapping(spec)))["model"]["layers"] == 32
-
-
 @pytest.mark.parametrize("side", ["topology", "workload"])
 def test_schema_knows_every_key_and_every_reference(side):
-    document = schema(side)
+    document = file_schema(side).to_dict()
     text = json.dumps(document)
     name = side.capitalize()
     cls = {"Topology": loader.Topology, "Workload": loader.Workload}[name]
@@ -62,6 +58,6 @@ def test_schema_knows_every_key_and_every_reference(side):
 )
 def test_shipped_files_satisfy_the_schema(side, folder):
 
-    validator = jsonschema.Draft202012Validator(schema(side))
+    validator = jsonschema.Draft202012Validator(file_schema(side).to_dict())
     for path in sorted((ROOT / folder).glob("*.yaml")):
         assert [e.message for e in validator.iter_errors(YAML(typ="safe").load(path))] == []

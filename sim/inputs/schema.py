@@ -1,93 +1,62 @@
-"""The resolved configuration with the source of each value, and JSON schemas of the YAML files.
-
-`resolved` is what ``--show-config`` prints; `schema` is for editors that complete YAML.
-"""
+"""JSON Schema of the YAML files, for editors that complete and check them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from sim import units
+from sim.documents import SCHEMAS, Document, dumps
 from sim.inputs.base import Spec
 from sim.inputs.bind import Alternative, FieldPlan, plan_of
-from sim.inputs.loader import Loaded
-from sim.inputs.notes import Origin
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 
 JsonSchema = dict[str, Any]
+SIDES: dict[str, type[Spec]] = {"topology": Topology, "workload": Workload}
 
 
-class KeyLine(NamedTuple):
-    """One key of the resolved configuration."""
+@dataclass(frozen=True, slots=True)
+class FileSchema(Document):
+    """The schema of one kind of file; its JSON is the schema itself."""
 
-    path: str  # workload.parallelism.wrap
-    value: str  # as the YAML would have it, with its unit
-    origin: Origin
+    schema = SCHEMAS["file-schema"]
+    side: str
+    keys: JsonSchema
 
+    def to_dict(self) -> dict[str, Any]:
+        """The schema."""
+        return self.keys
 
-def resolved(loaded: Loaded) -> list[KeyLine]:
-    """Every key of both files with its value and where that came from."""
-    lines: list[KeyLine] = []
-    for side, spec in (("topology", loaded.topology), ("workload", loaded.workload)):
-        lines.extend(_lines(loaded, spec, side))
-    return lines
+    def to_json(self, indent: int | None = 2) -> str:
+        """The schema."""
+        return dumps(self.keys, indent)
 
-
-def _lines(loaded: Loaded, spec: Spec, path: str) -> Iterator[KeyLine]:
-    plan = plan_of(type(spec))
-    for name, value in spec:
-        yield from _value(loaded, plan[name].alternatives, value, f"{path}.{name}")
-
-
-def _value(
-    loaded: Loaded, alternatives: tuple[Alternative, ...], value: Any, path: str
-) -> Iterator[KeyLine]:
-    if isinstance(value, Spec):
-        yield from _lines(loaded, value, path)
-    elif isinstance(value, tuple) and value and isinstance(value[0], Spec):
-        for index, item in enumerate(value):
-            yield from _lines(loaded, item, f"{path}[{index}]")
-    else:
-        yield KeyLine(path, text_of(alternatives, value), _origin(loaded, path))
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """A row a top-level key: what it may be and its default."""
+        properties = self.keys["$defs"][SIDES[self.side].__name__]["properties"]
+        return [
+            {"key": key, "type": _said(field), "default": field.get("default")}
+            for key, field in properties.items()
+        ]
 
 
-def _origin(loaded: Loaded, path: str) -> Origin:
-    """The origin of a key: its own, or that of the name which a catalogue expanded."""
-    own = loaded.notes.given.get(path)
-    if own is not None:
-        return loaded.notes.origin(path)
-    above = path.rpartition(".")[0]
-    short = above.rpartition(".")[2] in ("gpu", "model")
-    if short and above in loaded.notes.given:
-        return Origin("catalogue", loaded.notes.origin(above).place)
-    return Origin("default", "")
+def _said(field: JsonSchema) -> str:
+    """What a key may be, in a few words."""
+    if "anyOf" in field:
+        return " | ".join(dict.fromkeys(_said(option) for option in field["anyOf"]))
+    if "$ref" in field:
+        return str(field["$ref"]).rpartition("/")[2]
+    if "enum" in field:
+        return " | ".join(map(str, field["enum"]))
+    if "examples" in field:
+        return f"quantity such as {field['examples'][0]}"
+    if field.get("type") == "array":
+        return f"list of {_said(field['items'])}"
+    return str(field["type"])
 
-
-def text_of(alternatives: tuple[Alternative, ...], value: Any) -> str:
-    """A value as the YAML would have it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return "[" + ", ".join(str(v) for v in value) + "]"
-    if isinstance(value, float):
-        for kind, detail, _ in alternatives:
-            if kind == "quantity":
-                return units.write(value, detail)
-        return f"{value:.12g}"
-    return str(value) if value != "" else '""'
-
-
-def as_mapping(spec: Spec) -> dict[str, Any]:
-    """A spec as plain JSON values, SI units: the result's record of its inputs."""
-    return spec.model_dump(mode="json")
-
-
-# --- JSON schema ---------------------------------------------------------------------------------
 
 _FORMS: dict[str, JsonSchema] = {
     "Gpu": {"type": "string", "description": "a name of the catalogue"},
@@ -106,7 +75,7 @@ _KINDS = {
 }
 
 
-def schema(side: str) -> JsonSchema:
+def file_schema(side: str) -> FileSchema:
     """JSON schema (draft 2020-12) of a topology or workload file.
 
     Parameters
@@ -114,16 +83,16 @@ def schema(side: str) -> JsonSchema:
     side : str
         ``"topology"`` or ``"workload"``.
     """
-    classes: dict[str, type[Spec]] = {"topology": Topology, "workload": Workload}
-    cls = classes[side]
+    cls = SIDES[side]
     definitions: dict[str, JsonSchema] = {}
     _define(cls, definitions)
-    return {
+    keys = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"scaling-sim {side}",
         "$ref": f"#/$defs/{cls.__name__}",
         "$defs": dict(sorted(definitions.items())),
     }
+    return FileSchema(side, keys)
 
 
 def _define(cls: type[Spec], definitions: dict[str, JsonSchema]) -> None:
