@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from sim.cost.collectives import demand_of, plan_collective
 from sim.cost.nccl import algorithms
 from sim.cost.nccl.communicator import constants
+from sim.cost.nccl.tuner import weighed
 from sim.errors import InputError
 from sim.fabric import compile_fabric
 from sim.fabric.shape import NVLINK
@@ -34,7 +35,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / f"{NAME}.py").write_text(CODE)
     monkeypatch.setattr(algorithms, "__path__", [*algorithms.__path__, str(tmp_path)])
     monkeypatch.setitem(constants("nccl")["algorithms"], NAME, NUMBERS[NAME])
-    caches = algorithms.names, algorithms.algorithm_named
+    caches = algorithms.names, algorithms.algorithm_named, weighed
     for cache in caches:
         cache.cache_clear()
     yield

@@ -8,7 +8,7 @@ import pytest
 from sim.cost.nccl.algorithms import algorithm_named, names
 from sim.cost.nccl.communicator import Communicator, generation_of, parse_version
 from sim.cost.nccl.rings import ring_channels, search
-from sim.cost.nccl.tuner import available, choose, estimate_us
+from sim.cost.nccl.tuner import Line, choose, weighed
 
 MIB = 2**20
 RING, TREE, NVLS, NVLS_TREE, P2P = map(
@@ -21,6 +21,11 @@ A100_X2 = replace(A100, ranks=16, nodes=2, nics=8, nic_rate=25e9)
 H100_X2 = replace(H100, ranks=16, nodes=2, nics=8, nic_rate=50e9)
 P4D_X2 = replace(A100_X2, nics=4, nic_rate=12.5e9, nic_kind="efa", efa=1)
 A100_PCIE = replace(A100, link="pcie", link_generation=4, intra_rate=24e9)
+
+
+def pairs(comm, op):
+    """Algorithms and protocols in NCCL's table."""
+    return {(line.algorithm.name, line.protocol) for line in weighed(comm, op)}
 
 
 @pytest.mark.parametrize(
@@ -130,9 +135,9 @@ def test_a_file_and_its_object_have_one_name(name):
 def test_versions():
     assert choose(replace(H100, version=(2, 16)), "all_reduce", 2**30).algorithm == "ring"
     thin = replace(H100_X2, ranks=16, nodes=16, nics=1)
-    assert ("pat", 2) not in available(replace(thin, version=(2, 22)), "all_gather")
-    assert ("pat", 2) in available(replace(thin, version=(2, 23)), "all_gather")
-    assert ("pat", 2) not in available(H100_X2, "all_gather")  # more than one GPU a node
+    assert ("pat", 2) not in pairs(replace(thin, version=(2, 22)), "all_gather")
+    assert ("pat", 2) in pairs(replace(thin, version=(2, 23)), "all_gather")
+    assert ("pat", 2) not in pairs(H100_X2, "all_gather")  # more than one GPU a node
     assert parse_version("2.21.5") == (2, 21)
     for bad in ("", "2", "two", "1.9", "3.0", "2.x"):
         with pytest.raises(ValueError, match="NCCL"):
@@ -140,8 +145,8 @@ def test_versions():
 
 
 def test_pcie_boxes_have_no_ll128():
-    assert {protocol for _, protocol in available(A100_PCIE, "all_gather")} == {0, 2}
-    assert {protocol for _, protocol in available(A100, "all_gather")} == {0, 1, 2}
+    assert {protocol for _, protocol in pairs(A100_PCIE, "all_gather")} == {0, 2}
+    assert {protocol for _, protocol in pairs(A100, "all_gather")} == {0, 1, 2}
 
 
 def test_trees_win_where_nics_are_few():
@@ -152,9 +157,10 @@ def test_trees_win_where_nics_are_few():
 
 def test_tree_correction_is_read_by_size():
     # 16 MiB is log2(bytes / 64) = 18: 0.7 of the Simple tree's bandwidth
-    latency = TREE.latency_us(A100_X2, "all_reduce", 2)
-    whole = estimate_us(A100_X2, "all_reduce", "tree", 2, 2**30) - latency  # past the table
-    part = estimate_us(A100_X2, "all_reduce", "tree", 2, 16 * MIB) - latency
+    line = Line.of(A100_X2, "all_reduce", TREE, 2)
+    latency = line.latency
+    whole = line.estimate_us(A100_X2, "all_reduce", 2**30) - latency  # past the table
+    part = line.estimate_us(A100_X2, "all_reduce", 16 * MIB) - latency
     assert part == pytest.approx(whole / 64 / 0.7)
     assert int(math.log2(2**30 / 64)) >= 23
 

@@ -12,6 +12,7 @@ import functools
 import math
 from typing import NamedTuple
 
+from sim.cost.nccl.algorithm import Algorithm
 from sim.cost.nccl.algorithms import algorithm_named, names
 from sim.cost.nccl.communicator import LL, LL128, PROTOCOLS, Communicator
 
@@ -25,11 +26,39 @@ class Choice(NamedTuple):
     estimate_s: float  # NCCL's own estimate
 
 
-def available(comm: Communicator, op: str) -> list[tuple[str, int]]:
-    """Pairs of algorithm and protocol (index) that NCCL weighs for an operation by default."""
+class Line(NamedTuple):
+    """An algorithm in one protocol (index), and what NCCL's table says of it."""
+
+    algorithm: Algorithm
+    protocol: int
+    latency: float  # [us]
+    bandwidth: float  # [GB/s]
+
+    @classmethod
+    def of(cls, comm: Communicator, op: str, algorithm: Algorithm, protocol: int) -> Line:
+        """As the algorithm says."""
+        latency = algorithm.latency_us(comm, op, protocol)
+        return cls(algorithm, protocol, latency, algorithm.bandwidth(comm, op, protocol))
+
+    def estimate_us(self, comm: Communicator, op: str, size: float) -> float:
+        """NCCL's own estimate for one operation of `size` total bytes. [us]
+
+        Notes
+        -----
+        t = latency + bytes / (1000 bandwidth), both as the algorithm corrects them for the size.
+        """
+        line = self.latency, self.bandwidth
+        latency, bandwidth = self.algorithm.corrected(comm, op, self.protocol, size, line)
+        return latency + size / (1000.0 * bandwidth)
+
+
+@functools.lru_cache(maxsize=4096)
+def weighed(comm: Communicator, op: str) -> tuple[Line, ...]:
+    """NCCL's table for an operation: the algorithms and protocols it weighs by default."""
     every = [algorithm_named(name) for name in names()]
-    pairs = [(a.name, p) for a in every if op in a.operations for p in a.weighed(comm, op)]
-    return pairs if ll128_allowed(comm) else [pair for pair in pairs if pair[1] != LL128]
+    pairs = [(a, p) for a in every if op in a.operations for p in a.weighed(comm, op)]
+    whole = ll128_allowed(comm)
+    return tuple(Line.of(comm, op, a, p) for a, p in pairs if whole or p != LL128)
 
 
 def ll128_allowed(comm: Communicator) -> bool:
@@ -38,25 +67,6 @@ def ll128_allowed(comm: Communicator) -> bool:
         return False
     ordered = comm.nic_kind in ("infiniband", "roce")
     return comm.nodes == 1 or (comm.gpudirect and ordered)
-
-
-@functools.lru_cache(maxsize=65536)
-def _line(comm: Communicator, op: str, algorithm: str, protocol: int) -> tuple[float, float]:
-    """NCCL's latency [us] and algorithm bandwidth [GB/s]."""
-    found = algorithm_named(algorithm)
-    return found.latency_us(comm, op, protocol), found.bandwidth(comm, op, protocol)
-
-
-def estimate_us(comm: Communicator, op: str, algorithm: str, protocol: int, size: float) -> float:
-    """NCCL's own estimate for one operation of `size` total bytes. [us]
-
-    Notes
-    -----
-    t = latency + bytes / (1000 bandwidth), both as the algorithm corrects them for the size.
-    """
-    line = _line(comm, op, algorithm, protocol)
-    latency, bandwidth = algorithm_named(algorithm).corrected(comm, op, protocol, size, line)
-    return latency + size / (1000.0 * bandwidth)
 
 
 def choose(
@@ -82,31 +92,34 @@ def choose(
     ValueError
         If what was asked for cannot run this operation on this machine.
     """
-    pairs = available(comm, op)
+    lines = weighed(comm, op)
     if algorithm is not None:
-        pairs = [pair for pair in pairs if pair[0] == algorithm] or _forced(comm, op, algorithm)
+        asked = algorithm_named(algorithm)
+        lines = tuple(line for line in lines if line.algorithm is asked)
+        if not lines:
+            lines = _forced(comm, op, asked)
     if protocol is not None:
         wanted = PROTOCOLS.index(protocol)
-        kept = [pair for pair in pairs if pair[1] == wanted]
+        kept = tuple(line for line in lines if line.protocol == wanted)
         if not kept and wanted == LL128:  # NCCL_PROTO overrides the default rule
-            kept = [(name, LL128) for name, p in pairs if p == LL]
+            other = (line.algorithm for line in lines if line.protocol == LL)
+            kept = tuple(Line.of(comm, op, found, LL128) for found in other)
         if not kept:
             message = f"{algorithm or op} does not run with protocol {protocol}"
             raise ValueError(message)
-        pairs = kept
-    best, best_us = pairs[0], math.inf
-    for pair in pairs:
-        us = estimate_us(comm, op, pair[0], pair[1], size)
+        lines = kept
+    best, best_us = lines[0], math.inf
+    for line in lines:
+        us = line.estimate_us(comm, op, size)
         if us < best_us:
-            best, best_us = pair, us
-    channels = algorithm_named(best[0]).active_channels(comm, best[1], size)
-    return Choice(best[0], PROTOCOLS[best[1]], channels, best_us * 1e-6)
+            best, best_us = line, us
+    channels = best.algorithm.active_channels(comm, best.protocol, size)
+    return Choice(best.algorithm.name, PROTOCOLS[best.protocol], channels, best_us * 1e-6)
 
 
-def _forced(comm: Communicator, op: str, algorithm: str) -> list[tuple[str, int]]:
-    """Pairs for an algorithm NCCL would not weigh by itself, or why it cannot run."""
-    found = algorithm_named(algorithm)
-    pairs = [(algorithm, p) for p in found.forced(comm, op)] if op in found.operations else []
-    if not pairs:
-        raise ValueError(found.needs)
-    return pairs
+def _forced(comm: Communicator, op: str, asked: Algorithm) -> tuple[Line, ...]:
+    """What NCCL would not weigh by itself, or why it cannot run."""
+    protocols = asked.forced(comm, op) if op in asked.operations else ()
+    if not protocols:
+        raise ValueError(asked.needs)
+    return tuple(Line.of(comm, op, asked, protocol) for protocol in protocols)

@@ -84,7 +84,7 @@ class Ring(Algorithm):
 
     def edge(self, comm: Communicator, op: str, table: Mapping[str, Any]) -> float:
         """Of one step, on one node over NVLink."""
-        if comm.link != "nvlink" or self.hops(comm, op)[1]:
+        if comm.link != "nvlink" or comm.nodes > 1:
             return 0.0
         return float(table["edge"][op] / max(ring_steps(comm.ranks, op), 1))
 
