@@ -15,7 +15,7 @@ from sim.inputs.shares import batch_on
 from sim.memory.bound import solve
 from sim.memory.report import memory
 from sim.quantities import gib
-from sim.result.fixes import smaller
+from sim.result.trials import smaller
 from sim.step.step import step
 
 GPUS = {"A100": ("a100-x1", "dgx-a100"), "H100": ("h100-x1", "dgx-h100")}

@@ -130,9 +130,9 @@ def memory_of(
     machine, job, _ = load(topology, workload, settings(overrides, calibration))
     from sim.memory.bound import solve
     from sim.memory.report import memory
-    from sim.result.fixes import smaller
     from sim.result.memory import MemoryAnswer
     from sim.result.sections import title_of
+    from sim.result.trials import smaller
 
     return MemoryAnswer(
         title=title_of(machine, job),

@@ -7,8 +7,8 @@ from sim.memory.report import MemoryReport
 from sim.quantities import gib, percent
 from sim.report.settings import settings
 from sim.report.view import Cell, Column, Lines, Part, Remarks, Row, Table, View, left
-from sim.result.fixes import MemoryFix
 from sim.result.memory import MemoryAnswer
+from sim.result.trials import MemoryFix
 from sim.units import GIB
 
 _TITLES = {

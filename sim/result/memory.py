@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from sim.documents import SCHEMAS, Document
 from sim.memory.bound import Bound
 from sim.memory.report import MemoryReport
-from sim.result.fixes import MemoryFix
+from sim.result.trials import MemoryFix
 from sim.strategies.terms import TERMS
 
 

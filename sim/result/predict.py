@@ -15,7 +15,6 @@ from sim.inputs.workload import Workload
 from sim.job.forecast import forecast_job
 from sim.result.bands import uncertainty
 from sim.result.bottleneck import classify, data_bottleneck
-from sim.result.fixes import ranked
 from sim.result.peak import peak_of
 from sim.result.result import Result, Scaling
 from sim.result.scaling import scaling_curve
@@ -30,6 +29,7 @@ from sim.result.sections import (
     topology_section,
     workload_section,
 )
+from sim.result.trials import ranked
 from sim.step.pressure import retry_warnings
 from sim.step.step import step
 from sim.step.variation import Variation, spread

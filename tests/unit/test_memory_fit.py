@@ -15,7 +15,7 @@ from sim.inputs.topology import Cpu, Node, NvLink, Pcie, Topology
 from sim.inputs.workload import Checkpointing, CheckpointSave, Method, Parallelism, Stack, Workload
 from sim.memory.bound import solve
 from sim.memory.report import constants, memory
-from sim.result.fixes import smaller
+from sim.result.trials import smaller
 from sim.step.run import run_step
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")

@@ -9,7 +9,7 @@ from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.report import MemoryReport
-from sim.result.changes import Change, changes
+from sim.result.advice import Change, changes
 from sim.result.result import Fix
 from sim.step.breakdown import Breakdown
 from sim.step.step import memory_of, step

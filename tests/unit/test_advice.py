@@ -7,9 +7,9 @@ import pytest
 from sim.errors import InputError
 from sim.inputs.loader import load
 from sim.report.settings import settings
-from sim.result.changes import changes
-from sim.result.fixes import ranked, smaller
+from sim.result.advice import changes
 from sim.result.predict import predict
+from sim.result.trials import ranked, smaller
 from sim.step.step import step
 
 JOBS = [
