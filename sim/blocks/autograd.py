@@ -68,8 +68,17 @@ class _Walk:
 
     def __init__(self, described: Description) -> None:
         self.nodes = [op for op in described.ops if op.makes >= 0]
-        self.sizes = described.sizes
+        self.sizes = sizes = described.sizes
         self.makers = {op.makes: op.name for op in self.nodes} | {0: "input"}
+        last = {t: i for i, n in enumerate(self.nodes) for t in n.reads}
+        # of each: what it makes, bytes for that, scratch and extra, what it is the last to read
+        self.forward = [
+            (
+                n.makes, 0.0 if n.passes and n.makes in n.reads else sizes[n.makes], n.scratch,
+                n.extra, [t for t in set(n.reads) if last[t] == i and t],
+            )
+            for i, n in enumerate(self.nodes)
+        ]  # fmt: skip
 
     def footprint(self, checkpoint: str = "none", constant: float = 0.0) -> Footprint:
         kept = kept_outputs(self.nodes) if checkpoint == "selective-op" else set()
@@ -103,16 +112,15 @@ class _Walk:
 
     def _forward(self, kept: set[int], checkpoint: str) -> float:
         """Peak of forward above the input: outputs live until their last reader unless kept."""
-        last = {t: i for i, n in enumerate(self.nodes) for t in n.reads}
         live = peak = 0.0
-        for i, node in enumerate(self.nodes):
-            made = 0.0 if node.passes and node.makes in node.reads else self.sizes[node.makes]
+        for makes, made, scratch, extra, done in self.forward:
             live += made
-            peak = max(peak, live + node.scratch)
-            if checkpoint == "none" or node.makes in kept:
-                live += node.extra
-            for t in set(node.reads):
-                if last[t] == i and t not in kept and t != 0:
+            if live + scratch > peak:
+                peak = live + scratch
+            if checkpoint == "none" or makes in kept:
+                live += extra
+            for t in done:
+                if t not in kept:
                     live -= self.sizes[t]
         return max(peak, live)
 

@@ -25,6 +25,7 @@ _OF_POOL = {
     for pool in dict.fromkeys(term.pool for term in TERMS)
     if pool != "compute"
 }
+_NAMES = tuple(term.name for term in TERMS)
 _CATEGORY = {term.name: term.category for term in TERMS}
 
 
@@ -92,7 +93,7 @@ def live_bytes(plan: Plan, workload: Workload, tree: ModelTree) -> tuple[I8, F8]
 
 def _live(allocations: Allocations, sizes: F8) -> F8:
     c = allocations.columns()
-    count = c.moment.size
+    count = c.before.size
     changes = np.bincount(
         c.term * count + c.instant, c.coefficient * sizes[c.quantity], len(TERMS) * count
     )
@@ -128,12 +129,12 @@ def read(allocations: Allocations, workload: Workload, tree: ModelTree) -> Ledge
     live, columns = _live(allocations, sizes), allocations.columns()
     total = live.sum(axis=0)
     peaks = {}
-    for at, moment in enumerate(MOMENTS):
-        highest = np.where(columns.moment == at, total, -1.0).argmax()
+    for moment, instants in zip(MOMENTS, columns.moments, strict=True):
+        highest = instants[total[instants].argmax()]
         held = live[:, highest].tolist()
-        terms = {t.name: size for t, size in zip(TERMS, held, strict=True) if size}
+        terms = {name: size for name, size in zip(_NAMES, held, strict=True) if size}
         peaks[moment] = Peak(float(total[highest]), terms)
-    pooled = {pool: live[rows].sum(axis=0) for pool, rows in _OF_POOL.items()}
+    pooled = {pool: sum(live[row] for row in rows) for pool, rows in _OF_POOL.items()}
     pooled["compute"] = total - sum(pooled.values())
     pools = {pool: float(sizes.max()) for pool, sizes in pooled.items()}
     host: dict[str, float] = {}

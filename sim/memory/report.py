@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from sim.blocks.modules import ModelTree
 from sim.blocks.tree import build_tree
@@ -140,6 +141,7 @@ def memory(
     }
     reserved = allocated + sum(overheads.values())
     terms = {k: v for k, v in peak.terms.items() if v > 0.5}
+    categories = {m: ledger.peaks[m].by_category() for m in MOMENTS}
     node = tightest_node(topology)
     per_node = min(world, node.gpus if node else world)
     host_parts = {k: per_node * v for k, v in ledger.host.items()}
@@ -151,10 +153,10 @@ def memory(
         capacity_bytes=capacity,
         fits=reserved <= capacity and max(on_host, loading) <= host,
         peak_moment=moment,
-        by_category=peak.by_category(),
+        by_category=dict(categories[moment]),
         terms=terms,
         by_moment={m: ledger.peaks[m].total for m in MOMENTS},
-        categories_by_moment={m: ledger.peaks[m].by_category() for m in MOMENTS},
+        categories_by_moment=categories,
         overheads=overheads,
         dominating=max(terms, key=lambda k: terms[k]) if terms else "cuda_context",
         host_bytes=on_host,
@@ -195,6 +197,7 @@ def _warnings(
     return tuple(found)
 
 
+@lru_cache(maxsize=64)
 def machine(topology: Topology) -> tuple[float, int, float]:
     """Memory of the smallest GPU, GPUs in all, and host memory of a node."""
     share = 1 - constants()["driver"]
@@ -204,11 +207,13 @@ def machine(topology: Topology) -> tuple[float, int, float]:
     return share * smallest, max(1, topology.world_size), host
 
 
+@lru_cache(maxsize=64)
 def _binding(topology: Topology) -> str:
     gpus = topology.gpu_counts
     return min(gpus, key=lambda gpu: gpu.memory).name if len(gpus) > 1 else ""
 
 
+@lru_cache(maxsize=64)
 def tightest_node(topology: Topology) -> Node | None:
     """The node with the least host memory for each GPU; None of an explicit graph."""
     nodes = [group.node for group in topology.groups]

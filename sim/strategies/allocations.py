@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sim.strategies.terms import BYTES, INIT, JOB_QUANTITIES, LAYER_QUANTITIES, TERMS
+from sim.strategies.terms import BYTES, INIT, JOB_QUANTITIES, LAYER_QUANTITIES, MOMENTS, TERMS
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -55,6 +55,8 @@ class Columns:
         What the quantity is multiplied by; negative where it is freed.
     moment, before : (instants,) int64
         Index into `MOMENTS`, and the op that is issued next.
+    moments : tuple of (n,) int64
+        Instants of each of `MOMENTS`.
     offsets : tuple of int
         Where the quantities of the job (0) and of each layer start.
     """
@@ -65,6 +67,7 @@ class Columns:
     coefficient: F8
     moment: I8
     before: I8
+    moments: tuple[I8, ...]
     offsets: tuple[int, ...]
 
 
@@ -181,8 +184,16 @@ class _Reader:
         starts = (JOB_QUANTITIES + LAYER_QUANTITIES * styles[style] for style in self.a.layers)
         offsets = (0, *starts)
         quantity += np.array(offsets)[layer]
+        moments = tuple(np.flatnonzero(marks[:, 3] == at) for at in range(len(MOMENTS)))
         return Columns(
-            instant, term, quantity, rows[:, 2].copy(), marks[:, 3], marks[:, 5], offsets
+            instant,
+            term,
+            quantity,
+            rows[:, 2].copy(),
+            marks[:, 3],
+            marks[:, 5],
+            moments,
+            offsets,
         )
 
     def _lengthened(self, rows: F8) -> F8:

@@ -61,7 +61,9 @@ class StepMemory:
         if not to.log:
             marks = checkpointed_layers(self.workload.activation_checkpointing, len(layers))
             to.ranks = self.ranks
-            to.layers = [Style(b.kind, mark) for b, mark in zip(layers, marks, strict=True)]
+            pairs = [(block.kind, mark) for block, mark in zip(layers, marks, strict=True)]
+            styles = {pair: Style(*pair) for pair in set(pairs)}
+            to.layers = [styles[pair] for pair in pairs]
             to.put(t.SHARDED, 0.0 if parameters_on_host else parameters)
             to.add(t.SCALES, 1.0, t.SCALE_BYTES)
             to.mark()
