@@ -1,4 +1,4 @@
-"""Fit sim/data/constants/nccl_timing.toml on the published collectives; `--check` only prints.
+"""Fit sim/data/constants/network_timing.toml on the published collectives; `--check` only prints.
 
     python bench/fit/fit_collectives.py            fit, write the constants, print the errors
     python bench/fit/fit_collectives.py --cross    leave out one machine at a time and refit; a link
@@ -25,7 +25,7 @@ from sim.cost.nccl import timing
 from sim.cost.nccl.communicator import constants
 
 ROOT = Path(__file__).parents[2]
-FILE = ROOT / "sim/data/constants/nccl_timing.toml"
+FILE = ROOT / "sim/data/constants/network_timing.toml"
 HOP = (0.2, 9.0)
 EDGE = (0.0, 0.9)
 SHORT = 16 * 2**20  # only messages below say anything about the latency of a hop
@@ -68,7 +68,7 @@ class Row:
         self.algorithm, self.protocol = cost.algorithm, cost.protocol
         self.rate, self.bound = cost.limit_bytes_per_s, cost.network_bound
         self.delay = _switch_delay(fabric, ranks, self.comm, measured.op, cost.algorithm)
-        link = timing.link_key(self.comm, constants("nccl_timing"))
+        link = timing.link_key(self.comm, constants("network_timing"))
         self.parts = {link}
         if self.comm.nodes > 1:
             self.parts = {timing.network_key(self.comm)}
@@ -219,7 +219,7 @@ def main() -> None:
         if m.system not in kept_out and m.size >= known[m.system].get("fitted_from", 0)
     ]
     others = [Row(m) for m in measurements() if "not_fitted" in known[m.system]]
-    table = copy.deepcopy(constants("nccl_timing"))
+    table = copy.deepcopy(constants("network_timing"))
     if "--check" in sys.argv:
         report(rows, table, "errors with the shipped constants")
     elif "--cross" in sys.argv:

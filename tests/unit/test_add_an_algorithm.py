@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
     """The file among the others, and its table among theirs."""
     (tmp_path / f"{NAME}.py").write_text(CODE)
     monkeypatch.setattr(algorithms, "__path__", [*algorithms.__path__, str(tmp_path)])
-    monkeypatch.setitem(constants("nccl")["algorithms"], NAME, NUMBERS[NAME])
+    monkeypatch.setitem(constants("nccl_tuner")["algorithms"], NAME, NUMBERS[NAME])
     caches = algorithms.names, algorithms.algorithm_named, weighed
     for cache in caches:
         cache.cache_clear()
@@ -69,10 +69,10 @@ def test_forced_it_takes_what_its_rounds_take():
         sum(fabric.capacity[port] for port in fabric.nvlink_ports(0)[0]) / 3.0
     )
     assert fabric.kind[cost.limit_resource] == NVLINK
-    link = constants("nccl_timing")["links"]["nvlink4"]
+    link = constants("network_timing")["links"]["nvlink4"]
     assert cost.latency_s == pytest.approx((link["base_us"][2] + 3 * link["hop_us"][2]) * 1e-6)
     both = plan_collective(fabric, "all_reduce", range(16), 8.0, algorithm=NAME)
-    hop = constants("nccl_timing")["network"]["rdma"]["hop_us"][2]
+    hop = constants("network_timing")["network"]["rdma"]["hop_us"][2]
     switches = fabric.rings(range(16)).network_latency_s
     assert both.latency_s == pytest.approx(cost.latency_s + hop * 1e-6 + switches)
 

@@ -260,7 +260,7 @@ def test_the_network_is_that_of_the_nic_whatever_the_gpu(tmp_path, written, row)
         f"  nics: {{count: 4, rate: 100 Gb/s, kind: efa{written}}}\n"
     )
     swap = ["node.gpu=h100-sxm-80gb", "node.nvlink.generation=4", "node.nvlink.links_per_gpu=18"]
-    table = constants("nccl_timing")
+    table = constants("network_timing")
     for sets in ([], swap):
         fabric = compile_fabric(load_topology(path, sets))
         seen = communicator(fabric, tuple(range(fabric.n_ranks)), "2.27")

@@ -22,7 +22,7 @@ F8 = npt.NDArray[np.float64]
 
 
 class Pace(NamedTuple):
-    """What a link inside a node gives an algorithm, columns of ``links`` in nccl_timing.toml."""
+    """What a link inside a node gives an algorithm, columns of ``links`` in network_timing.toml."""
 
     base_us: float
     efficiency: float
@@ -78,8 +78,8 @@ class Algorithm:
 
     @property
     def numbers(self) -> Mapping[str, Any]:
-        """Its constants in nccl.toml."""
-        found: Mapping[str, Any] = constants("nccl")["algorithms"][self.name]
+        """Its constants in nccl_tuner.toml."""
+        found: Mapping[str, Any] = constants("nccl_tuner")["algorithms"][self.name]
         return found
 
     def base_us(self, comm: Communicator, protocol: int) -> float:
@@ -129,7 +129,7 @@ class Algorithm:
 
     def full_channel(self, comm: Communicator, protocol: int) -> int:
         """Bytes below which NCCL gives a message no further channel. [B]"""
-        table = constants("nccl")["channels"]
+        table = constants("nccl_tuner")["channels"]
         name = PROTOCOLS[protocol]
         threads = int(table[f"threads_{name}"])
         if protocol == LL:

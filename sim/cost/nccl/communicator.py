@@ -17,7 +17,7 @@ LATEST = (2, 30)
 
 
 def constants(name: str) -> dict[str, Any]:
-    """A file of constants: ``nccl``, ``nccl_timing`` or ``links``."""
+    """A file of constants: ``nccl_tuner``, ``network_timing`` or ``links``."""
     return table(f"constants/{name}")
 
 
@@ -47,7 +47,7 @@ class Communicator:
     Attributes
     ----------
     generation : str
-        Key of ``generations`` in ``nccl.toml``: volta, ampere, hopper, blackwell.
+        Key of ``generations`` in ``nccl_tuner.toml``: volta, ampere, hopper, blackwell.
     link : str
         Slowest kind of link between neighbours inside a node: "nvlink", "pcie", or "shm" (through
         host memory).
@@ -91,7 +91,7 @@ class Communicator:
     @property
     def row(self) -> Mapping[str, Any]:
         """NCCL's constants for this generation of GPU."""
-        found: Mapping[str, Any] = constants("nccl")["generations"][self.generation]
+        found: Mapping[str, Any] = constants("nccl_tuner")["generations"][self.generation]
         return found
 
     @property
@@ -102,6 +102,6 @@ class Communicator:
 
 def generation_of(compute_capability: float) -> str:
     """NCCL's row for a compute capability: the newest generation not newer than it."""
-    rows = constants("nccl")["generations"]
+    rows = constants("nccl_tuner")["generations"]
     known = [name for name, row in rows.items() if row["compute_capability"] <= compute_capability]
     return str(known[-1] if known else next(iter(rows)))

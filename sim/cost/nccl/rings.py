@@ -67,7 +67,7 @@ def ring_channels(comm: Communicator) -> int:
 
     Cap 64 (32 before 2.25).
     """
-    table = constants("nccl")["channels"]
+    table = constants("nccl_tuner")["channels"]
     cap = table["cap" if comm.version >= (2, 25) else "cap_before_2_25"]
     return int(min(2 * search(comm).channels, cap))
 
@@ -89,4 +89,4 @@ def ll_ceiling(comm: Communicator) -> float:
     if comm.nodes == 1 or comm.generation in ("hopper", "blackwell"):
         return float(comm.row["ll_max"][comm.scale])
     row = "volta" if comm.cpu_vendor == "intel" else "ampere"
-    return float(constants("nccl")["generations"][row]["ll_max"][comm.scale])
+    return float(constants("nccl_tuner")["generations"][row]["ll_max"][comm.scale])

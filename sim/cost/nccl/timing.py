@@ -12,8 +12,8 @@
 - ``ramp``: time lost while the pipeline of slices is short of its steady state, reached after about
   ``ramp_time``.
 
-Constants: ``sim/data/constants/nccl_timing.toml``, by generation of link and kind of NIC, fitted by
-``bench/fit/fit_collectives.py`` on ``sim/data/measured/collectives.csv``.
+Constants: ``sim/data/constants/network_timing.toml``, by generation of link and kind of NIC,
+fitted by ``bench/fit/fit_collectives.py`` on ``sim/data/measured/collectives.csv``.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def duration(
     Duration
         Never below ``size / rate``.
     """
-    table = table if table is not None else constants("nccl_timing")
+    table = table if table is not None else constants("network_timing")
     place = PROTOCOLS.index(protocol)
     chosen = algorithm_named(algorithm)
     link = table["links"][link_key(comm, table)]

@@ -34,7 +34,7 @@ class P2p(Algorithm):
 
     def channels(self, comm: Communicator) -> int:
         """2 over PCIe, up to 2 for each NVLink, enough for 14 GB/s each over a network."""
-        table = constants("nccl")["channels"]
+        table = constants("nccl_tuner")["channels"]
         if comm.nodes > 1:
             need = comm.nic_rate * comm.nics / comm.local_ranks
             return int(max(2, math.ceil(need / table["p2p_network_bytes_per_s"])))

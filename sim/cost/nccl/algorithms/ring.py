@@ -35,7 +35,7 @@ class Ring(Algorithm):
         """Between nodes of one GPU, NCCL takes the tree's."""
         intra, inter = super().hop_us(comm, protocol)
         if comm.local_ranks == 1:
-            inter = constants("nccl")["algorithms"]["tree"]["network_hop_us"][protocol]
+            inter = constants("nccl_tuner")["algorithms"]["tree"]["network_hop_us"][protocol]
         return intra, inter
 
     def latency_us(self, comm: Communicator, op: str, protocol: int) -> float:
@@ -44,7 +44,7 @@ class Ring(Algorithm):
         steps, between = ring_steps(comm.ranks, op), _steps_between(comm, op)
         overhead = 0.0
         if comm.nodes > 1:
-            overhead = constants("nccl")["network_overhead_us"][comm.cpu_vendor]
+            overhead = constants("nccl_tuner")["network_overhead_us"][comm.cpu_vendor]
             overhead *= 3.0 if protocol == SIMPLE else 1.0
         base = self.base_us(comm, protocol)
         return float(base + (steps - between) * max(intra, overhead) + between * inter)
