@@ -68,7 +68,8 @@ class Parallelism(Spec):
     requires_all_reduce: Literal["every", "last"] = "every"
     reshard_after_backward: bool = True
     unshard_embedding_in_backward: bool = True
-    checkpoint_wrapper: Literal["inside", "outside"] = "inside"  # AC inside FSDP or FSDP inside AC
+    # AC inside FSDP or FSDP inside AC; None: as PEFT's users have it (outside), or else inside
+    checkpoint_wrapper: Literal["inside", "outside"] | None = None
     offload: Literal["none", "optimizer", "parameters", "all"] = "none"
     offload_device: Literal["cpu", "nvme"] = "cpu"
     cpu_ram_efficient_loading: bool = True  # False: every rank builds the model in host memory

@@ -15,6 +15,7 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Method, Precision, Workload
 from sim.memory.report import machine
+from sim.strategies.fsdp_memory import keeps_inputs
 
 #: tokens of a sequence from which splitting it over GPUs is worth a try
 LONG = 16384
@@ -165,9 +166,16 @@ def _checkpointing(topology: Topology, workload: Workload) -> Iterator[Change]:
             activation_checkpointing=Checkpointing(kind="full"),
         )  # fmt: skip
     elif not policy.offload and strategy_of(workload).offloads_inputs:
+        offloaded = {"offload": True} | ({"reentrant": True} if policy.reentrant else {})
         yield make.spelt(
-            "smaller", {key: {"full": {"offload": True}}}, "checkpointed inputs on the host",
+            "smaller", {key: {"full": offloaded}}, "checkpointed inputs on the host",
             activation_checkpointing=policy.model_copy(update={"offload": True}),
+        )  # fmt: skip
+    if policy.kind == "full" and keeps_inputs(workload):
+        plain = {"full": {"offload": True}} if policy.offload else "full"
+        yield make.spelt(
+            "smaller", {key: plain}, "checkpointing that is not reentrant",
+            activation_checkpointing=policy.model_copy(update={"reentrant": False}),
         )  # fmt: skip
     gathered = "stage3_max_live_parameters" in strategy_of(workload).knobs
     if gathered and workload.method.kind != "full" and policy.reentrant:

@@ -20,11 +20,12 @@ from sim.blocks.modules import ModelTree, Module
 from sim.blocks.update import host_update_bytes
 from sim.errors import InputError
 from sim.inputs.finding import Finding, fault
+from sim.inputs.notes import Message
 from sim.inputs.strategy import Strategy, register
 from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import ActivationCopies
-from sim.strategies.fsdp_memory import FsdpMemory
+from sim.strategies.fsdp_memory import FsdpMemory, kept_inputs
 from sim.strategies.plan import Event, Plan, Quiet, Recorder
 from sim.strategies.repeat import Folding, shortened
 from sim.strategies.tail import clip_and_step, loss_all_reduce
@@ -627,6 +628,10 @@ class Fsdp1(Strategy):
         if isinstance(workload.parallelism.backward_prefetch, int):
             message = "fsdp1 takes pre, post or none"
             yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)
+
+    def memory_warnings(self, workload: Workload, tree: ModelTree, mesh: Mesh) -> Iterator[Message]:
+        """What frozen weights do."""
+        yield from kept_inputs(workload)
 
     def build(
         self, workload: Workload, tree: ModelTree, mesh: Mesh, *, steps: int, cold: bool,

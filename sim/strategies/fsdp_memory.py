@@ -6,10 +6,15 @@ those of PyTorch's own tracker (`tests/data/mem.json`); layers of one kind are o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
+from sim.blocks.activations import head_footprint
+from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree, Module
+from sim.inputs.notes import Message
 from sim.inputs.strategy import strategy_of
+from sim.inputs.versions import older
 from sim.inputs.workload import Workload
 from sim.strategies import terms as t
 from sim.strategies.allocations import Allocations
@@ -47,6 +52,7 @@ class FsdpMemory(StepMemory):
         depth = p.backward_prefetch
         self.depth = {"pre": 1, "post": 0, "none": 0}[depth] if isinstance(depth, str) else depth
         self.ahead = 0.0  # FSDP1: unit gathered ahead in backward
+        self.piles_up = keeps_inputs(workload)
         self.offload = p.offload != "none"
         self.sync, self.accumulating = True, False
         kinds = {block.kind: block for block in tree.layers}
@@ -225,6 +231,10 @@ class FsdpMemory(StepMemory):
             (t.RECOMPUTED, 1.0, t.LAYER_BACKWARD, layer),
         )
         to.add(t.SAVED, -1.0, t.RESIDENT, layer)
+        if self.piles_up:
+            # its input, and the gradient of the block's above, which was on its way till now
+            above = layer + 1 < self.last and to.layers[layer].recomputed
+            to.add(t.KEPT, float(to.layers[layer - 1].recomputed + above), t.HIDDEN)
         if self.reshard or self.knobs.reshard_after_backward:
             to.add(t.UNSHARDED, -(unit.gathered if self.reshard else unit.kept))
         self._reduce(unit)
@@ -250,6 +260,7 @@ class FsdpMemory(StepMemory):
             self._reduce(self.root, final=True)
         to.put(t.UNSHARDED)
         to.put(t.SCATTERS)
+        to.put(t.KEPT)
         to.mark()
 
     def _reduce(self, unit: Sizes, final: bool = False) -> None:
@@ -296,6 +307,40 @@ class FsdpMemory(StepMemory):
         if self.root:
             clones += self.root.shard * self.ranks
         self.ends(0.0 if self.offload else 1.0, 0.0, largest, clones)
+
+
+def keeps_inputs(workload: Workload) -> bool:
+    """Whether every recomputed block's input and its gradient live until backward ends.
+
+    A flat parameter without gradient has no post-backward hook, so FSDP1 hangs one on the block's
+    inputs (``_register_post_backward_reshard_only_hook``, since PyTorch 2.1) and removes it when
+    all of backward is done. That hook (``register_multi_grad_hook``) holds their gradient's node.
+    In a reentrant checkpoint around the block the input is a detached leaf, whose node is an
+    ``AccumulateGrad``: it owns the tensor, and so its ``.grad``. Any other input's node owns
+    nothing once it has run. Recorded in ``tests/data/reentrant_memory.json``.
+    """
+    p, policy = workload.parallelism, workload.activation_checkpointing
+    # adapters within the unit would give its flat parameter a gradient
+    frozen = workload.method.kind != "full" and p.wrap == "peft"
+    # transformers checkpoints the call of a block, which by then is a sharded one
+    around = policy.reentrant and p.checkpoint_wrapper != "inside"
+    whole = policy.kind in ("full", "selective-blocks")
+    flat = strategy_of(workload).fsdp_version == 1
+    return flat and frozen and around and whole and not older(workload.stack.torch, "2.1")
+
+
+def kept_inputs(workload: Workload) -> Iterator[Message]:
+    """A warning where they do."""
+    if keeps_inputs(workload):
+        blocks = sum(checkpointed_layers(workload.activation_checkpointing, workload.model.layers))
+        size = (2 * blocks - 3) * head_footprint(workload).hidden / 1e9
+        yield Message(
+            "memory.fsdp1-inputs-pile-up",
+            "workload.activation_checkpointing.reentrant",
+            "FSDP1 keeps the input of every recomputed block and its gradient until the backward "
+            f"pass ends: {size:.1f} GB per GPU",
+            "set activation_checkpointing: full, which is not reentrant",
+        )
 
 
 def _largest_share(block: Block) -> float:

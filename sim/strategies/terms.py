@@ -36,6 +36,7 @@ TERMS = (
     Term("unsharded gradients", "unsharded_gradients"),
     Term("optimizer states", "optimizer_states"),
     Term("saved activations", "activations"),
+    Term("block inputs and gradients kept by hooks", "activations"),
     Term("logits and loss", "activations"),
     Term("all-gather buffers", "all_gather_buffers", "gather"),
     Term("reduce-scatter buffers", "reduce_scatter_buffers", "reduce"),
@@ -48,8 +49,8 @@ TERMS = (
     Term("inputs", "inputs"),
 )
 (
-    SHARDED, SCALES, UNSHARDED, GRADIENTS, FULL_GRADIENTS, STATES, SAVED, LOGITS, GATHERS, SCATTERS,
-    LOGIT_GRADIENTS, RECOMPUTED, WAITING, LAST_SCATTER, SCRATCH, STAGING, INPUTS,
+    SHARDED, SCALES, UNSHARDED, GRADIENTS, FULL_GRADIENTS, STATES, SAVED, KEPT, LOGITS, GATHERS,
+    SCATTERS, LOGIT_GRADIENTS, RECOMPUTED, WAITING, LAST_SCATTER, SCRATCH, STAGING, INPUTS,
 ) = range(len(TERMS))  # fmt: skip
 
 #: quantities of the job, then those of the head and its loss (`HeadFootprint`)

@@ -6,6 +6,7 @@ import pytest
 
 from sim.errors import InputError
 from sim.inputs.loader import load
+from sim.memory.report import memory
 from sim.report.settings import settings
 from sim.result.advice import changes
 from sim.result.predict import predict
@@ -19,6 +20,8 @@ JOBS = [
     ("dgx-a100", "llama3-8b-32k", ["activation_checkpointing={selective: op}"]),
     ("dgx-a100", "mistral-7b-lora", ["parallelism={strategy: ddp}"]),
     ("dgx-a100", "mistral-7b-lora", ["parallelism={strategy: zero3, deepspeed_version: 0.14.0}",
+                                     "activation_checkpointing={full: {reentrant: true}}"]),
+    ("dgx-a100", "mistral-7b-lora", ["parallelism={strategy: fsdp1, wrap: peft}",
                                      "activation_checkpointing={full: {reentrant: true}}"]),
     ("dgx-h100", "llama3-8b-sft", ["parallelism={strategy: zero2}"]),
     ("dgx-h100", "llama3-8b-sft", ["parallelism={strategy: fsdp2, reshard_after_forward: false}"]),
@@ -85,3 +88,27 @@ def test_a_job_that_fits_is_offered_what_is_faster_and_still_fits():
         before = loaded.workload.micro_batch * loaded.workload.gradient_accumulation
         ratio = changed.time_s / tokens / (now.time_s / before)
         assert fix.step_time_ratio == pytest.approx(ratio, rel=1e-12)
+
+
+def test_checkpointing_that_is_not_reentrant_where_inputs_pile_up():
+    """2 x 32 - 5 of 8,192 x 4,096 in bf16 at the peak: block 2, with block 1 gathered ahead."""
+    reentrant = "activation_checkpointing={full: {reentrant: true}}"
+    text, kept = "checkpointing that is not reentrant", "block inputs and gradients kept by hooks"
+
+    def found(*sets):
+        loaded = load("dgx-a100", "mistral-7b-lora", [reentrant, *sets])
+        return loaded, {c.text: c for c in changes(loaded.topology, loaded.workload, "smaller")}
+
+    loaded, offered = found("parallelism={strategy: fsdp1, wrap: peft}")
+    report = memory(loaded.topology, loaded.workload)
+    assert report.terms[kept] == 59 * 2 * 8192 * 4096
+    (warning,) = (w for w in report.warnings if w.code == "memory.fsdp1-inputs-pile-up")
+    assert "4.1 GB" in warning.message
+    without = offered[text]
+    report = memory(without.topology, without.workload)
+    assert kept not in report.terms
+    assert not report.warnings
+    assert text not in found("parallelism={strategy: fsdp1}")[1]
+    assert text not in found("parallelism={strategy: fsdp2}")[1]
+    inside = "parallelism={strategy: fsdp1, wrap: peft, checkpoint_wrapper: inside}"
+    assert text not in found(inside)[1]

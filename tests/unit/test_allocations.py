@@ -35,6 +35,7 @@ KNOBS = st.one_of(
         | {
             "strategy": st.just("fsdp1"),
             "sharding_strategy": st.sampled_from(["full-shard", "shard-grad-op", "no-shard"]),
+            "wrap": st.sampled_from(["block+root", "peft"]),
         }
     ),
     st.fixed_dictionaries({"strategy": st.sampled_from(["zero1", "zero2"])}),
