@@ -10,75 +10,36 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil
 from typing import ClassVar
 
-from sim.blocks.flops import checkpointed_layers
-from sim.blocks.modules import ModelTree, Module
+from sim.blocks.modules import ModelTree
 from sim.blocks.update import host_update_bytes
-from sim.errors import InputError
 from sim.inputs.finding import Finding, fault
 from sim.inputs.notes import Message
 from sim.inputs.strategy import Strategy, register
 from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import ActivationCopies
+from sim.strategies.fsdp1_layout import ROOT, lay_out
 from sim.strategies.fsdp_memory import FsdpMemory, kept_inputs
 from sim.strategies.plan import Event, Plan, Quiet, Recorder
 from sim.strategies.repeat import Folding, shortened
 from sim.strategies.tail import clip_and_step, loss_all_reduce
 from sim.strategies.units import (
     FSDP_KNOBS,
-    QUANTISED_BYTES,
-    SOURCE,
-    Dtypes,
-    Unit,
     dtypes,
     equal_layers,
-    input_grads,
-    is_matrix,
-    trainable,
-    tree_blocks,
 )
 from sim.units import DTYPE_BYTES
 
-ROOT = 0
 FORWARD, BACKWARD = "forward", "backward"
-
-#: flat parameters start each parameter at a multiple of so many bytes (use_orig_params)
-_ALIGNMENT = 16.0
 
 #: free events that may be outstanding before the CPU waits for the oldest
 _MAX_IN_FLIGHT = 2
 
 #: layers to record at either end: outlives the free events left from the step before, and prefetch
 _EDGE = 8
-
-
-@dataclass(slots=True)
-class _Piece:
-    """A stretch of compute: a block, or one module of it, with the units it enters and leaves."""
-
-    unit: int
-    block: int
-    module: str
-    recompute: bool
-    output_grad: bool
-    backward: bool = True  # has kernels in backward
-    enter: tuple[int, ...] = ()  # outer first
-    leave: tuple[int, ...] = ()  # inner first
-
-
-@dataclass(slots=True)
-class _Layout:
-    units: list[Unit]
-    pieces: list[_Piece]
-    input_grad: list[bool]  # by unit
-    output_grad: list[bool]
-    first: dict[int, int]  # block -> its first piece
-    last: dict[int, int]
 
 
 def build(
@@ -134,126 +95,6 @@ def _uniform(workload: Workload, tree: ModelTree) -> bool:
     return equal_layers(workload, tree)
 
 
-def flat_numel(numels: list[int], aligned: int, ranks: int) -> int:
-    """Elements of a flat parameter with its padding.
-
-    Parameters
-    ----------
-    numels : list of int
-        Elements of its parameters, in order.
-    aligned : int
-        Elements to a multiple of which each parameter's start is padded; 0 for no gaps.
-    ranks : int
-        Ranks among which it is divided equally.
-    """
-    total = 0
-    for numel in numels:
-        if aligned:
-            total = ceil(total / aligned) * aligned
-        total += numel
-    return ceil(total / ranks) * ranks
-
-
-def _unit(
-    name: str, block: int, modules: list[Module], shard: int, types: Dtypes,
-    orig_params: bool,
-) -> Unit:  # fmt: skip
-    """One flat parameter."""
-    parameters = [(m, p) for m in modules for p in m.parameters]
-    width = DTYPE_BYTES[types.compute]
-    aligned = int(_ALIGNMENT / width) if orig_params else 0
-    numel = flat_numel([p.numel for _, p in parameters], aligned, shard)
-    with_grad = [p for _, p in parameters if p.trainable]
-    if with_grad and len(with_grad) < len(parameters) and not orig_params:
-        message = (
-            f"{name} mixes frozen and trainable parameters, which one flat parameter cannot: "
-            'set use_orig_params: true or wrap: "peft"'
-        )
-        raise InputError.single(SOURCE, message, "parallelism.use_orig_params")
-    packed = sum(
-        p.numel for m, p in parameters if types.quantised and not p.trainable and is_matrix(m, p)
-    )
-    plain = numel - packed
-    stored = DTYPE_BYTES[types.master if with_grad else types.frozen]
-    return Unit(
-        name=name,
-        block=block,
-        numel=numel,
-        gather_bytes=plain * width + packed * QUANTISED_BYTES,
-        gather_dtype=types.compute,
-        master_bytes=plain * stored + packed * QUANTISED_BYTES,
-        grad_numel=numel if with_grad else 0,
-        tensors=len(parameters),
-        grad_tensors=len(with_grad) if orig_params else min(1, len(with_grad)),
-    )
-
-
-def _layout(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> _Layout:
-    knobs = workload.parallelism
-    if knobs.wrap not in ("block+root", "peft"):
-        message = f'fsdp1 wraps "block+root" or "peft", not "{knobs.wrap}"'
-        raise InputError.single(SOURCE, message, "parallelism.wrap")
-    peft = knobs.wrap == "peft"
-    recompute = checkpointed_layers(workload.activation_checkpointing, len(tree.layers))
-    outer = [*tree.embedding.modules, *tree.head.modules]
-    orig = knobs.use_orig_params
-    units = [_unit("root", -1, outer, shard, types, orig)]
-    template: dict[str, list[Unit]] = {}
-    pieces: list[_Piece] = []
-    input_grad, output_grad = [False], [False]
-    flows = False
-    final = len(tree.layers) + 1
-    for number, block in enumerate(tree_blocks(tree)):
-        if not 0 < number < final:
-            learns = flows or trainable(block)
-            flows = learns or input_grads(workload)
-            pieces.append(_Piece(ROOT, number, "", False, flows, learns))
-            continue
-        apart = [m for m in block.modules if peft and m.parameters and _adapter(m)]
-        if block.kind not in template:
-            rest = [m for m in block.modules if m not in apart]
-            made = [_unit(block.name, number, rest, shard, types, orig)]
-            made += [_unit(m.name, number, [m], shard, types, orig) for m in apart]
-            template[block.kind] = made
-        own = template[block.kind]
-        base = len(units)
-        units.append(own[0]._replace(name=block.name, block=number))
-        input_grad.append(flows)
-        output_grad.append(flows or trainable(block))
-        names = {m.name: base + 1 + i for i, m in enumerate(apart)}
-        for unit, module in zip(own[1:], apart, strict=True):
-            units.append(unit._replace(name=f"{block.name}.{module.name}", block=number))
-            input_grad.append(flows)
-            output_grad.append(True)
-        again = recompute[number - 1]
-        if not apart:
-            flows = flows or trainable(block)
-            pieces.append(_Piece(base, number, "", again, flows, True, (base,), (base,)))
-            continue
-        order = block.forward_order
-        adapted = {m.name for m in block.modules if any(p.trainable for p in m.parameters)}
-        for i, name in enumerate(order):
-            inner = names.get(name)
-            if inner is not None:
-                input_grad[inner] = flows
-            flows = flows or name in adapted
-            enter = ((base,) if i == 0 else ()) + (() if inner is None else (inner,))
-            leave = (() if inner is None else (inner,)) + ((base,) if i == len(order) - 1 else ())
-            unit_of = base if inner is None else inner
-            pieces.append(_Piece(unit_of, number, name, again, flows, flows, enter, leave))
-    output_grad[ROOT] = flows
-    first: dict[int, int] = {}
-    last: dict[int, int] = {}
-    for i, piece in enumerate(pieces):
-        first.setdefault(piece.block, i)
-        last[piece.block] = i
-    return _Layout(units, pieces, input_grad, output_grad, first, last)
-
-
-def _adapter(module: Module) -> bool:
-    return all(p.trainable for p in module.parameters)
-
-
 def _predivide_factor(ranks: int) -> int:
     """FSDP1 divides gradients before and after reducing, about evenly, against overflow."""
     factor = 1
@@ -278,7 +119,7 @@ class _Run:
         self.over = mesh.groups("fsdp" if self.sharded else "world")
         self.shard = shard = self.over.size
         self.replicate = mesh.dp_replicate if self.sharded else 1
-        layout = self.layout = _layout(workload, tree, shard, self.types)
+        layout = self.layout = lay_out(workload, tree, shard, self.types)
         self.units = layout.units
         self.frees = self.knobs.sharding_strategy == "full-shard"
         self.offload = self.knobs.offload != "none"

@@ -14,7 +14,7 @@ from sim.inputs.shares import mesh_on
 from sim.inputs.workload import Checkpointing, Method, Parallelism, Precision, Workload
 from sim.strategies import build_plan
 from sim.strategies.ddp import buckets
-from sim.strategies.fsdp1 import flat_numel
+from sim.strategies.fsdp1_layout import flat_numel
 from sim.strategies.plan import COLLECTIVE, HOST, KERNEL, SEGMENT, Recorder
 from sim.strategies.replay import replay
 from sim.strategies.units import padded_numel
