@@ -42,23 +42,7 @@ def build(
 ) -> Plan:  # fmt: skip
     """Steady-state steps of DDP.
 
-    Parameters
-    ----------
-    workload : Workload
-        Precision, bucket size, checkpointing and accumulation are read.
-    tree : ModelTree
-        Every parameter.
-    mesh : Mesh
-        How the ranks are grouped.
-    steps : int
-        Optimizer steps to record one after the other. [1]
-    recorder : type
-        `Quiet` to keep no ops.
-
-    Returns
-    -------
-    Plan
-        What one rank issues.
+    Arguments and answer are those of `Strategy.build`.
 
     Raises
     ------

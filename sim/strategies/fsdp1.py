@@ -48,26 +48,8 @@ def build(
 ) -> Plan:  # fmt: skip
     """One steady-state step of FSDP1, or the first `steps` steps of a run.
 
-    Parameters
-    ----------
-    workload : Workload
-        Precision, parallelism knobs, checkpointing and accumulation are read.
-    tree : ModelTree
-        Every parameter.
-    mesh : Mesh
-        How the ranks are grouped.
-    steps : int
-        Optimizer steps to record one after the other. [1]
-    cold : bool
-        Start from the first step of a run, in which nothing is known of the forward order and no
-        free event is left over. Implied by ``steps > 1``.
-    recorder : type
-        `Quiet` to keep no ops.
-
-    Returns
-    -------
-    Plan
-        What one rank issues.
+    Arguments and answer are those of `Strategy.build`; `cold` means that nothing is known of the
+    forward order and no free event is left over. Implied by ``steps > 1``.
 
     Raises
     ------

@@ -168,23 +168,7 @@ def build(
 ) -> Plan:  # fmt: skip
     """Plan of training steps under ZeRO-1 or ZeRO-2.
 
-    Parameters
-    ----------
-    workload : Workload
-        The strategy and its knobs in `parallelism`.
-    tree : ModelTree
-        The model's modules.
-    mesh : Mesh
-        How the ranks are grouped.
-    steps : int
-        Optimizer steps to record. [1]
-    recorder : type
-        `Quiet` to keep no ops.
-
-    Returns
-    -------
-    Plan
-        Ops in issue order, all micro-batches included.
+    Arguments and answer are those of `Strategy.build`.
     """
     knobs = workload.parallelism
     trace = trace_of(workload, tree)

@@ -64,23 +64,7 @@ def build(
 ) -> Plan:  # fmt: skip
     """Plan of steady training steps.
 
-    Parameters
-    ----------
-    workload : Workload
-        Strategy knobs by DeepSpeed's names in `parallelism`.
-    tree : ModelTree
-        The model's modules.
-    mesh : Mesh
-        How the ranks are grouped.
-    steps : int
-        Optimizer steps to record. The very first of a run is another: see `play`. [1]
-    recorder : type
-        `Quiet` to keep no ops; then no collectives either, as only blocks allocate.
-
-    Returns
-    -------
-    Plan
-        Ops in issue order, all micro-batches included.
+    Arguments and answer are those of `Strategy.build`.
 
     Raises
     ------
