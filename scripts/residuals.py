@@ -26,7 +26,8 @@ def main() -> None:
         row = by_model.point.row
         job = job_of(row.topology, row.workload)
         residual = Residual(
-            row.id, f"{row.group} {value_of(row, 'model')}", *job,
+            row.id, f"{row.group} {value_of(row, 'model')}",
+            *(getattr(job, name) for name in Residual._fields[2:8]),
             round(math.log1p(by_model.error), 4), round(math.log1p(by_source.error), 4),
         )  # fmt: skip
         lines.append(json.dumps(residual))
