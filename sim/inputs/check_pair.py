@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sim.data import table
 from sim.inputs.architecture import facts_of
 from sim.inputs.check_workload import _NAMES
 from sim.inputs.finding import Finding, fault, warning
@@ -149,7 +150,8 @@ def _context(w: Workload) -> Findings:
 
 def _nvls(t: Topology, w: Workload) -> Findings:
     link = t.node.nvlink if t.node is not None else None
-    need = versions()["feature"]["nvls"]["nccl"]
+    first: list[int] = table("constants/nccl_tuner")["algorithms"]["nvls"]["first_version"]
+    need = ".".join(map(str, first))
     if link is not None and link.sharp and older(w.stack.nccl, need):
         message = f"NCCL {w.stack.nccl} does not reduce in the NVSwitch; {need} does"
         yield warning("no-nvls", "workload", "stack.nccl", message, f"write {need} or newer")
