@@ -307,7 +307,7 @@ def communicator(fabric: Fabric, ranks: tuple[int, ...], version: str) -> Commun
     except ValueError as error:
         raise InputError.single(_SOURCE, str(error), "stack.nccl") from None
     rings = fabric.rings(ranks)
-    nodes = np.unique(fabric.rank_node[list(ranks)]).tolist()
+    nodes = sorted(set(fabric.rank_node[list(ranks)].tolist()))
     # NCCL takes the least of what its ranks have, and equal nodes have the same
     kinds = {id(fabric.shapes[node]): node for node in reversed(nodes)}.values()
     parts = [_NodeSeen.of(fabric, node, ranks, len(nodes) > 1) for node in kinds]

@@ -70,7 +70,7 @@ class Hops(NamedTuple):
 
 def find_rings(fabric: Wiring, ranks: I8) -> Rings:
     """Lay rings over ``ranks``, (n,) int64, in node order."""
-    if not len(ranks) or len(np.unique(ranks)) != len(ranks):
+    if not len(ranks) or len(set(ranks.tolist())) != len(ranks):
         message = "a group of ranks is empty or names a rank twice"
         raise ValueError(message)
     groups = _by_node(fabric, ranks)
@@ -89,7 +89,7 @@ def _by_node(fabric: Wiring, ranks: I8) -> list[tuple[int, tuple[int, ...]]]:
 
 def ring_hops(fabric: Wiring, orders: I8) -> Hops:
     """Demands of single hops of (C, n) rings, for a model of ring steps; their mean = `Load`."""
-    groups = _by_node(fabric, np.unique(orders))
+    groups = _by_node(fabric, orders[0])
     rows: list[dict[int, float]] = []
     if len(groups) == 1:
         for order in orders.tolist() if orders.shape[1] > 1 else ():

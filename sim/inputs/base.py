@@ -36,6 +36,16 @@ class Spec(BaseModel):
             object.__setattr__(self, "_hash", found)
             return found
 
+    def plain(self) -> dict[str, Any]:
+        """All fields as JSON has them, without the serialiser that pydantic would have to build."""
+        return {name: _plain(value) for name, value in self.__dict__.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return value.plain()
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
 
 @dataclass(frozen=True, slots=True)
 class Quantity:

@@ -14,7 +14,7 @@ from sim.inputs.workload import Parallelism, Workload
 
 Findings = Iterator[Finding]
 
-_DEFAULTS = Parallelism()
+_DEFAULTS = Parallelism.model_construct()
 _LIMITS = (
     ("sequence_length", 100_000_000), ("micro_batch", 1_000_000),
     ("gradient_accumulation", 1_000_000), ("tokens", 1e18), ("samples", 10**15), ("steps", 10**12),

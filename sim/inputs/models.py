@@ -29,9 +29,9 @@ def catalogue_model(name: str) -> Model | None:
     """Model of a catalogue name or alias; None if there is none."""
     key = name.lower()
     if key in model_names():
-        return Model(**_entry(key))
+        return Model.model_construct(**_entry(key))
     alias = _aliases().get(key)
-    return Model(**_entry(alias)) if alias else None
+    return Model.model_construct(**_entry(alias)) if alias else None
 
 
 def resolve_model(

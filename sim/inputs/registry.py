@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 
 class Named(Protocol):
@@ -75,6 +77,8 @@ class Registry(Generic[T]):
         return iter(dict.fromkeys((*self._own, *self._known, *self._outside())))
 
     def _outside(self) -> dict[str, EntryPoint]:
+        from importlib.metadata import entry_points  # 8 ms
+
         return {point.name: point for point in entry_points(group=self.group)}
 
 

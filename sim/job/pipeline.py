@@ -2,20 +2,13 @@
 
 Each rank has its own workers (as torch's DataLoader). A worker reads a batch from storage, which
 all ranks of a node share, preprocesses it and puts it into a store of bounded size; a step takes
-one batch. Simulated in SimPy until the stall per step is steady.
+one batch. Played batch by batch until the stall per step is steady.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    import simpy
-
 
 _MANY = 2000  # batches in the store beyond which the closed form does
 
@@ -101,7 +94,7 @@ class Stall:
 
 
 def simulate_stall(pipeline: Pipeline, step_s: float, steps: int = 0) -> Stall:
-    """Run workers and trainer in SimPy and measure the steady wait per step.
+    """Run workers and trainer and measure the steady wait per step.
 
     Parameters
     ----------
@@ -112,38 +105,29 @@ def simulate_stall(pipeline: Pipeline, step_s: float, steps: int = 0) -> Stall:
     steps : int
         Steps to simulate; 0 chooses enough for the store to drain to its steady state.
     """
-    import simpy
-
     # without workers nothing runs beside the step; of thousands every one is like the next
     if pipeline.workers == 0 or pipeline.workers * pipeline.prefetch > _MANY:
         total = pipeline.pace_s(step_s)
         needed = pipeline.workers_needed(step_s)
         return Stall(total, total - step_s, (total - step_s) / total, needed)
-    env = simpy.Environment()
     workers = pipeline.workers
-    store = simpy.Store(env, capacity=workers * pipeline.prefetch)
-    disk = simpy.Resource(env, capacity=1)
-    count = steps or 12 * workers * pipeline.prefetch + 40
+    room = workers * pipeline.prefetch
+    count = steps or 12 * room + 40
+    read_s, preprocess_s = pipeline.read_s, pipeline.preprocess_s
+    # Storage reads, the store and the trainer all serve batches in the order in which workers ask,
+    # and a worker asks anew once its batch is in the store.
+    stored: list[float] = []
+    taken: list[float] = []
     waited: list[float] = []
-
-    def worker() -> Generator[simpy.Event, None, None]:
-        while True:
-            with disk.request() as turn:
-                yield turn
-                yield env.timeout(pipeline.read_s)
-            yield env.timeout(pipeline.preprocess_s)
-            yield store.put(1)
-
-    def trainer() -> Generator[simpy.Event, None, None]:
-        for _ in range(count):
-            asked = env.now
-            yield store.get()
-            waited.append(env.now - asked)
-            yield env.timeout(step_s)
-
-    for _ in range(workers):
-        env.process(worker())
-    env.run(until=env.process(trainer()))
+    asked = read = 0.0
+    for batch in range(count):
+        begun = stored[batch - workers] if batch >= workers else 0.0
+        read = max(begun, read) + read_s
+        done = read + preprocess_s
+        stored.append(max(done, taken[batch - room]) if batch >= room else done)
+        taken.append(max(asked, stored[batch]))
+        waited.append(taken[batch] - asked)
+        asked = taken[batch] + step_s
     # workers that start together stay together: average over whole rounds of all workers
     rounds = max(1, count // 2 // workers)
     tail = waited[-rounds * workers :]

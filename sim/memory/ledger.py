@@ -13,6 +13,7 @@ from sim.inputs.shares import batch_on
 from sim.inputs.workload import Workload
 from sim.memory.states import optimizer_bytes, optimizer_temporaries, scale_bytes, staged_bytes
 from sim.strategies.allocations import Allocations
+from sim.strategies.columns import columns_of
 from sim.strategies.plan import Plan
 from sim.strategies.terms import MOMENTS, TERMS
 
@@ -88,11 +89,11 @@ def live_bytes(plan: Plan, workload: Workload, tree: ModelTree) -> tuple[I8, F8]
         Bytes by term, in the order of `TERMS`. [B]
     """
     a = plan.memory
-    return a.columns().before, _live(a, quantities(a, workload, tree))
+    return columns_of(a).before, _live(a, quantities(a, workload, tree))
 
 
 def _live(allocations: Allocations, sizes: F8) -> F8:
-    c = allocations.columns()
+    c = columns_of(allocations)
     count = c.before.size
     changes = np.bincount(
         c.term * count + c.instant, c.coefficient * sizes[c.quantity], len(TERMS) * count
@@ -126,7 +127,7 @@ def quantities(allocations: Allocations, workload: Workload, tree: ModelTree) ->
 def read(allocations: Allocations, workload: Workload, tree: ModelTree) -> Ledger:
     """Peaks of a step, from the allocations of its plan."""
     sizes = quantities(allocations, workload, tree)
-    live, columns = _live(allocations, sizes), allocations.columns()
+    live, columns = _live(allocations, sizes), columns_of(allocations)
     total = live.sum(axis=0)
     peaks = {}
     for moment, instants in zip(MOMENTS, columns.moments, strict=True):

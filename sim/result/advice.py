@@ -135,7 +135,9 @@ def _kernels(topology: Topology, workload: Workload) -> Iterator[Change]:
     if workload.attention == "eager":
         yield make.job("both", "FlashAttention-2", attention="flash2")
     if all(gpu.peak_fp8 for gpu in gpus) and workload.precision.kind == "bf16":
-        fp8 = Precision(kind="fp8", recipe="tensorwise", master=workload.precision.master)
+        fp8 = Precision.model_construct(
+            kind="fp8", recipe="tensorwise", master=workload.precision.master
+        )
         # eager, FP8's casts are kernels of their own and eat the gain
         yield make.spelt(
             "faster", {"precision": {"fp8": {"recipe": "tensorwise"}}, "compile": True},
@@ -152,18 +154,18 @@ def _checkpointing(topology: Topology, workload: Workload) -> Iterator[Change]:
     if policy.kind in ("full", "selective-op"):
         yield make.spelt(
             "faster", {key: "none"}, "no activation checkpointing",
-            activation_checkpointing=Checkpointing(),
+            activation_checkpointing=Checkpointing.model_construct(),
         )  # fmt: skip
     if policy.kind in ("full", "none"):
         yield make.spelt(
             "faster" if policy.kind == "full" else "smaller", {key: {"selective": "op"}},
             "per-op activation checkpointing",
-            activation_checkpointing=Checkpointing(kind="selective-op"),
+            activation_checkpointing=Checkpointing.model_construct(kind="selective-op"),
         )  # fmt: skip
     if policy.kind != "full":
         yield make.spelt(
             "smaller", {key: "full"}, "full activation checkpointing",
-            activation_checkpointing=Checkpointing(kind="full"),
+            activation_checkpointing=Checkpointing.model_construct(kind="full"),
         )  # fmt: skip
     elif not policy.offload and strategy_of(workload).offloads_inputs:
         offloaded = {"offload": True} | ({"reentrant": True} if policy.reentrant else {})
@@ -240,7 +242,8 @@ def _training(topology: Topology, workload: Workload) -> Iterator[Change]:
     make = _Maker(topology, workload)
     method, precision = workload.method, workload.precision
     if method.kind == "full":
-        lora = Method(kind="lora", rank=16, targets=("q", "k", "v", "o", "gate", "up", "down"))
+        targets = ("q", "k", "v", "o", "gate", "up", "down")
+        lora = Method.model_construct(kind="lora", rank=16, targets=targets)
         yield make.spelt(
             "smaller", {"method": {"lora": {"rank": 16, "targets": "all-linear"}}},
             "LoRA of rank 16", trains=True, method=lora,

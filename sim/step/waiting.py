@@ -152,7 +152,7 @@ def _add(
     waited = 0.0
     if late is not None:
         waited = float(Coverage(late.start, late.end).inside(*idle).sum())
-        for other in np.unique(late.by).tolist():
+        for other in sorted(set(late.by.tolist())):
             mine = late.by == other
             lost = float(Coverage(late.start[mine], late.end[mine]).inside(*idle).sum())
             group.waiting_for[other] = group.waiting_for.get(other, 0.0) + times * lost

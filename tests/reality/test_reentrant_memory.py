@@ -16,6 +16,7 @@ from sim.memory.ledger import live_bytes
 from sim.memory.report import walk
 from sim.strategies import build_plan
 from sim.strategies import terms as t
+from sim.strategies.columns import columns_of
 
 ROOT = Path(__file__).parents[2]
 RECORDED = json.loads((ROOT / "tests" / "data" / "reentrant_memory.json").read_text())
@@ -57,7 +58,7 @@ def live(case, **options):
     tree = build_tree(workload.model, workload.method)
     plan = build_plan(workload, tree, mesh_on(workload, RECORDED["ranks"]))
     _, by_term = live_bytes(plan, workload, tree)
-    columns = plan.memory.columns()
+    columns = columns_of(plan.memory)
     layers = case["layers"]
     offsets = np.array(columns.offsets[1:])
     # an instant in which the block's saved tensors are about to go

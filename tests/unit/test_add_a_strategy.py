@@ -138,9 +138,7 @@ def test_an_unknown_name_is_an_input_error():
 def test_known_names_read_no_metadata(monkeypatch):
     """Entry points are looked for only where a name is not known."""
     looked = []
-    monkeypatch.setattr(
-        "sim.inputs.registry.entry_points", lambda group: looked.append(group) or ()
-    )
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: looked.append(group) or ())
     names: Registry = Registry("some.group", {"ours": "sim.strategies.ddp"})
     assert "ours" in names
     assert not looked

@@ -15,6 +15,7 @@ from sim.memory.ledger import live_bytes, quantities, read
 from sim.strategies import allocations_of, build_plan
 from sim.strategies import terms as t
 from sim.strategies.allocations import Allocations, Stretch, Style
+from sim.strategies.columns import columns_of
 
 WORLD = 8
 FSDP = {"replicate": st.sampled_from([1, 2]), "gradient_sync": st.sampled_from(["every", "last"])}
@@ -95,7 +96,7 @@ def test_bytes_are_conserved(job):
     tree = build_tree(job.model, job.method)
     plan = build_plan(job, tree, mesh_on(job, WORLD), 2)
     before, live = live_bytes(plan, job, tree)
-    c = plan.memory.columns()
+    c = columns_of(plan.memory)
     assert live.min() > -0.5
     assert (np.diff(before) >= 0).all()
     assert before[-1] <= len(plan.ops)
@@ -117,7 +118,7 @@ def test_peaks_are_the_highest_instants(job):
     tree = build_tree(job.model, job.method)
     plan = build_plan(job, tree, mesh_on(job, WORLD))
     (_, live), ledger = live_bytes(plan, job, tree), read(plan.memory, job, tree)
-    total, moments = live.sum(axis=0), plan.memory.columns().moment
+    total, moments = live.sum(axis=0), columns_of(plan.memory).moment
     for at, moment in enumerate(t.MOMENTS):
         peak = ledger.peaks[moment]
         assert peak.total == total[moments == at].max()
@@ -152,7 +153,7 @@ def test_instants_by_hand():
     a.put(t.UNSHARDED)
     a.mark()
     a.lengthen(stretches, 2)
-    c = a.columns()
+    c = columns_of(a)
     changes = np.zeros((len(t.TERMS), c.moment.size))
     plain = c.quantity != t.HIDDEN
     # all quantities but the head's are one byte here, so coefficients are bytes
@@ -216,7 +217,7 @@ def test_ddp_buckets_stay(world, views, sync, buckets, later, end):
     job = small(accumulation=2, strategy="ddp", **knobs)
     tree, whole = build_tree(job.model, job.method), 4 * 238_144
     plan = build_plan(job, tree, mesh_on(job, world))
-    (_, live), moment = live_bytes(plan, job, tree), plan.memory.columns().moment
+    (_, live), moment = live_bytes(plan, job, tree), columns_of(plan.memory).moment
     assert (live[t.SCATTERS, moment != t.INIT] == buckets * whole).all()
     held = live[t.FULL_GRADIENTS]
     first_backward = np.flatnonzero(moment == t.BACKWARD)[0]

@@ -14,6 +14,8 @@ from sim.cli import VERBS, group
 from sim.documents import Document
 from sim.inputs.offers import to_csv
 
+ROOT = Path(__file__).parents[2]
+
 # `sim.memory` and `sim.study` are packages
 NAMES = {"run": "simulate", "memory": "memory_of", "study": "run_study"}
 DATA = Path(__file__).parents[1] / "data"
@@ -192,3 +194,34 @@ def test_an_unknown_name_is_said_before_the_simulator_is_imported(verb):
         [sys.executable, "-c", code, *arguments], capture_output=True, check=False
     )
     assert done.returncode == (0 if " " in verb else 2)
+
+
+@pytest.mark.parametrize(
+    ("machine", "job"),
+    [
+        ("dgx-h100", {"micro_batch: 2": "micro_btach: 2"}),
+        ("dgx-h100", {"strategy: fsdp2": "strategy: fsdp2, sub_group_size: 1"}),
+        ("nodes: 2", {}),
+    ],
+)
+def test_a_fault_in_either_file_is_said_before_numbers_are_imported(machine, job, tmp_path):
+    text = (ROOT / "workloads" / "llama3-8b-sft.yaml").read_text()
+    for sound, faulty in job.items():
+        assert sound in text
+        text = text.replace(sound, faulty)
+    workload = tmp_path / "job.yaml"
+    workload.write_text(text)
+    if ":" in machine:
+        (tmp_path / "machine.yaml").write_text(machine)
+        machine = str(tmp_path / "machine.yaml")
+    code = (
+        "import sys\nfrom sim.cli import main\n"
+        "try: main()\nexcept SystemExit as stop: code = stop.code\n"
+        "heavy = {'numpy', 'numba', 'simpy', 'networkx'} & set(sys.modules)\n"
+        "sys.exit(f'{code} {sorted(heavy)}')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", machine, str(workload)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stderr.splitlines()[-1] == "2 []"

@@ -114,3 +114,4 @@ def test_the_wheel_carries_the_inputs(tmp_path, monkeypatch):
 def test_the_reader_and_pydantic_agree(spec):
     # the loader constructs without pydantic's validators: these must find nothing either
     assert type(spec).model_validate(spec.model_dump()) == spec
+    assert spec.plain() == spec.model_dump(mode="json")  # what hashes of inputs are taken of

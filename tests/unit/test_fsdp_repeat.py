@@ -10,11 +10,12 @@ from sim.inputs.model import Model
 from sim.inputs.shares import mesh_on
 from sim.inputs.workload import Checkpointing, Method, Parallelism, Workload
 from sim.strategies import fsdp1, fsdp2
+from sim.strategies.columns import columns_of
 
 
 def allocated(plan):
     """Moments, next ops, and the coefficient of every quantity that changes at an instant."""
-    c = plan.memory.columns()
+    c = columns_of(plan.memory)
     found = {}
     keys = zip(c.instant.tolist(), c.term.tolist(), c.quantity.tolist(), strict=True)
     for key, size in zip(keys, c.coefficient.tolist(), strict=True):

@@ -46,6 +46,7 @@ def test_catalogue_is_complete():
         model = catalogue_model(name)
         assert model.name == name
         assert model.source
+        assert type(model).model_validate(model.model_dump()) == model  # files are not validated
 
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE))
