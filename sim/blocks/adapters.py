@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from sim.blocks.kernels import Kernel
 from sim.blocks.modules import OpRole
-from sim.blocks.tape import Map, Tape
+from sim.blocks.ops import Map
+from sim.blocks.tape import Tape
 
 #: Element-wise traffic of an adapter per input and per output element and pass (dropout with its
 #: mask, casts to and from the adapter's dtype, scaling, the add). [B]

@@ -6,8 +6,8 @@ from sim.blocks.kernels import Kernel
 from sim.blocks.linear import linear
 from sim.blocks.modules import OpRole, Position
 from sim.blocks.norm import norm
-from sim.blocks.ops import Exchange, When
-from sim.blocks.tape import Map, Tape
+from sim.blocks.ops import Exchange, Map, When
+from sim.blocks.tape import Tape
 
 #: FlashAttention's backward recomputes the scores: five products for the forward's two.
 BACKWARD_PRODUCTS = 2.5

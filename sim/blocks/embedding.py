@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sim.blocks.modules import OpRole, Position
 from sim.blocks.norm import norm
-from sim.blocks.tape import Map, Tape
+from sim.blocks.ops import Map
+from sim.blocks.tape import Tape
 
 
 def embedding(t: Tape, x: int) -> int:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from sim.blocks.linear import linear
 from sim.blocks.modules import Position
-from sim.blocks.tape import Map, Tape
+from sim.blocks.ops import Map
+from sim.blocks.tape import Tape
 
 GATED = ("swiglu", "geglu")
 #: modules as the reference model registers them

@@ -9,8 +9,9 @@ from sim.blocks.kernels import Kernel
 from sim.blocks.linear import matrix
 from sim.blocks.modules import OpRole, Position
 from sim.blocks.norm import norm
+from sim.blocks.ops import Map
 from sim.blocks.setting import Setting
-from sim.blocks.tape import Map, Tape
+from sim.blocks.tape import Tape
 
 #: Above this vocabulary softmax reads its rows from HBM for the maximum, the sum and the output.
 WIDE_ROW = 16384

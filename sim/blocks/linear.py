@@ -6,7 +6,8 @@ from sim.blocks.adapters import Routed, adapter
 from sim.blocks.kernels import Kernel
 from sim.blocks.lowprec import dequantise, fp8_backward, fp8_forward
 from sim.blocks.modules import OpRole, Position
-from sim.blocks.tape import Map, Tape
+from sim.blocks.ops import Map
+from sim.blocks.tape import Tape
 
 
 def linear(

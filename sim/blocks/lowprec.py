@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sim.blocks.tape import Map, Tape
+from sim.blocks.ops import Map
+from sim.blocks.tape import Tape
 
 #: Traffic per 4-bit GPTQ weight and use: shifts, masks, zeros and scales are some 20 kernels
 #: over whole tensors. Fitted on the six QLoRA rows of Qwen-7B (one A100, 256 to 8192 tokens). [B]

@@ -14,7 +14,8 @@ from sim.blocks.attention import core, rope
 from sim.blocks.linear import linear
 from sim.blocks.modules import Position
 from sim.blocks.norm import norm
-from sim.blocks.tape import Map, Tape
+from sim.blocks.ops import Map
+from sim.blocks.tape import Tape
 
 #: modules as the reference model registers them
 REGISTERED = ("wq", "wq_a", "q_a_norm", "wq_b", "wkv_a", "kv_a_norm", "wkv_b", "wo")

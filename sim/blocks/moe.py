@@ -6,7 +6,8 @@ from sim.blocks.adapters import Routed, adapter
 from sim.blocks.ffn import GATED, mlp
 from sim.blocks.linear import adapted, linear, matrix
 from sim.blocks.modules import OpRole, Position
-from sim.blocks.tape import Map, Tape
+from sim.blocks.ops import Map
+from sim.blocks.tape import Tape
 
 #: modules as the reference model registers them
 REGISTERED = ("router", "experts", "shared_experts")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sim.blocks.modules import OpRole, Position
-from sim.blocks.tape import Map, Tape
+from sim.blocks.ops import Map
+from sim.blocks.tape import Tape
 
 
 def norm(

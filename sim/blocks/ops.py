@@ -49,6 +49,16 @@ class Exchange(NamedTuple):
     backward: bool = False
 
 
+class Map(NamedTuple):
+    """A row of a kernel table: an element-wise kernel (or a run of them), no matrix product."""
+
+    name: str
+    bytes: float  # read and written [B]
+    launches: int = 1
+    access: str = ""  # default: one compiled kernel, or a plain stream
+    kind: str = "elementwise"
+
+
 class Op(NamedTuple):
     """One operation.
 
@@ -64,8 +74,8 @@ class Op(NamedTuple):
         The tensor it makes; -1 where autograd sees nothing (a sum of gradients, a metric).
     saves : tuple of int
         Tensors kept for its backward.
-    forward, backward : tuple of Kernel
-        In the order they run.
+    forward, backward : tuple of Map or Kernel
+        In the order they run; `kernels` makes them kernels, which memory need not pay for.
     flops : float
         Forward, by the convention of `sim.blocks.flops`. [1]
     gradients : int
@@ -84,6 +94,8 @@ class Op(NamedTuple):
         Saved beside its tensors: statistics, masks, log-sum-exp. [B]
     exchanges : tuple of Exchange
         Communication with the ranks that hold the rest.
+    fused : bool
+        A compiler merges its element-wise kernels with their neighbours.
     """
 
     name: str
@@ -92,8 +104,8 @@ class Op(NamedTuple):
     reads: tuple[int, ...]
     makes: int
     saves: tuple[int, ...] = ()
-    forward: tuple[Kernel, ...] = ()
-    backward: tuple[Kernel, ...] = ()
+    forward: tuple[Map | Kernel, ...] = ()
+    backward: tuple[Map | Kernel, ...] = ()
     flops: float = 0.0
     gradients: int = 0
     weight_gradient: float = 0.0
@@ -103,6 +115,20 @@ class Op(NamedTuple):
     scratch: float = 0.0
     extra: float = 0.0
     exchanges: tuple[Exchange, ...] = ()
+    fused: bool = False
+
+    def kernels(self, direction: str, dtype: str) -> Iterator[Kernel]:
+        """Kernels of ``forward`` or ``backward``, element-wise ones on `dtype`."""
+        plain = "fused" if self.fused else "stream"
+        for row in self.forward if direction == "forward" else self.backward:
+            if isinstance(row, Map):
+                name, traffic, launches, access, kind = row
+                yield Kernel(
+                    name, self.module, kind, 0.0, traffic, (), dtype, direction, launches,
+                    access or plain, self.role,
+                )  # fmt: skip
+            else:
+                yield row
 
 
 class Description(NamedTuple):

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.blocks.kernels import Kernel
 from sim.blocks.modules import Module, OpRole, Parameter, Position
-from sim.blocks.ops import Description, Op
+from sim.blocks.ops import Description, Map, Op
 from sim.blocks.setting import Setting
 from sim.units import DTYPE_BYTES
-
-
-class Map(NamedTuple):
-    """A row of a kernel table: an element-wise kernel (or a run of them), no matrix product."""
-
-    name: str
-    bytes: float  # read and written [B]
-    launches: int = 1
-    access: str = ""  # default: one compiled kernel, or a plain stream
-    kind: str = "elementwise"
 
 
 @dataclass(slots=True)
@@ -97,9 +87,7 @@ class Tape:
             Op(
                 name, where, role, reads, out,
                 saves if not own else (*saves, out),
-                self._kernels(forward, where, role, "forward") if forward else (),
-                self._kernels(backward, where, role, "backward") if backward else (),
-                **facts,
+                tuple(forward), tuple(backward), fused=self.fused, **facts,
             )
         )  # fmt: skip
         return out
@@ -124,25 +112,9 @@ class Tape:
         self.ops.append(
             Op(
                 name, where, role, (), -1, (),
-                self._kernels(forward, where, role, "forward") if forward else (),
-                self._kernels(backward, where, role, "backward") if backward else (),
+                tuple(forward), tuple(backward), fused=self.fused,
             )
         )  # fmt: skip
-
-    def _kernels(
-        self, rows: Sequence[Map | Kernel], module: str, role: OpRole, direction: str
-    ) -> tuple[Kernel, ...]:
-        plain, dtype = "fused" if self.fused else "stream", self.setting.dtype
-        made = []
-        for row in rows:
-            if isinstance(row, Map):
-                name, traffic, launches, access, kind = row
-                row = _new(Kernel, (
-                    name, module, kind, 0.0, traffic, (), dtype, direction, launches,
-                    access or plain, role,
-                ))  # fmt: skip
-            made.append(row)
-        return tuple(made)
 
     def gemm(
         self,

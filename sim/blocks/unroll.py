@@ -87,16 +87,19 @@ def _block(
     setting: Setting, kind: BlockKind, policy: str, early: bool
 ) -> Mapping[tuple[str, str], tuple[Kernel, ...]]:
     """Templates of one kind of block, shared by all jobs that run it alike."""
-    ops = describe(setting, kind).ops
+    ops, dtype = describe(setting, kind).ops, setting.dtype
     repeated: list[Kernel] = []
     if policy != "none":
         for op, kept in recomputed(ops, policy == "selective-op", early):
             # what is kept spares the product, not the casts around it
-            repeated += [k for k in op.forward if not (kept and k.kind in ("gemm", "attention"))]
+            again = op.kernels("forward", dtype)
+            repeated += [k for k in again if not (kept and k.kind in ("gemm", "attention"))]
     return {
-        (kind.key, "forward"): tuple(k for op in ops for k in op.forward),
+        (kind.key, "forward"): tuple(k for op in ops for k in op.kernels("forward", dtype)),
         (kind.key, "recompute"): tuple(repeated),
-        (kind.key, "backward"): tuple(k for op in reversed(ops) for k in op.backward),
+        (kind.key, "backward"): tuple(
+            k for op in reversed(ops) for k in op.kernels("backward", dtype)
+        ),
     }
 
 

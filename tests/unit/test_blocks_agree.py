@@ -100,7 +100,11 @@ def test_parameters_are_the_weights_that_kernels_read(name, method):
         for op in describe(setting, block_kinds(model)[block.kind]).ops:
             if op.role is OpRole.ATTENTION:
                 continue
-            read += sum(k.shape[1] * k.shape[2] * k.shape[3] for k in op.forward if k.shape)
+            read += sum(
+                k.shape[1] * k.shape[2] * k.shape[3]
+                for k in op.kernels("forward", "bf16")
+                if k.shape
+            )
             trained += op.weight_gradient
         matrices = sum(
             p.numel for m in block.modules for p in m.parameters
