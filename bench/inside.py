@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.ring import ring_step
 from bench.table import Row, measured
-from sim.blocks.tree import build_tree
+from sim.blocks.parameters import build_tree
 from sim.engine import run
 from sim.errors import InputError
 from sim.fabric import compile_fabric

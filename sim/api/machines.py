@@ -104,7 +104,7 @@ def collective(
     CollectiveSweep or CollectiveVariants
         The second where something is varied.
     """
-    from sim.fabric.compiled import compile_fabric
+    from sim.fabric.fabric import compile_fabric
     from sim.inputs.loader import load_topology
     from sim.study.axes import from_options
     from sim.study.collectives import (

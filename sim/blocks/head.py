@@ -101,7 +101,7 @@ def _fused_linear(t: Tape, hidden: int, d: int, v: int) -> int:
 
 
 class LossMemory(NamedTuple):
-    """Bytes of a loss beside the final norm's: see `sim.blocks.activations.HeadFootprint`."""
+    """Bytes of a loss beside the final norm's: see `sim.blocks.footprint.HeadFootprint`."""
 
     saved: float  # until its backward
     forward: float  # most while it is computed

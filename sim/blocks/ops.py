@@ -3,7 +3,7 @@
 A layer type is one file with one description: a function that registers its modules and puts its
 operations on a `sim.blocks.tape.Tape` in forward order. An operation says at once which kernels it
 runs, what autograd keeps, what it counts in FLOPs and what other ranks exchange for it. Parameters
-(`tree`), kernels (`unroll`), memory (`activations`) and FLOPs (`flops`) are readings of it.
+(`parameters`), kernels (`unroll`), memory (`footprint`) and FLOPs (`flops`) are readings of it.
 """
 
 from __future__ import annotations

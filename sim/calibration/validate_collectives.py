@@ -18,7 +18,7 @@ from importlib import resources as package
 from typing import Any, NamedTuple
 
 from sim.cost.collectives import CollectiveCost, plan_collective
-from sim.fabric.compiled import Fabric, compile_fabric
+from sim.fabric.fabric import Fabric, compile_fabric
 from sim.inputs.loader import load_topology
 from sim.units import GIB, KIB, MIB
 

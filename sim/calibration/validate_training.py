@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from sim.blocks.tree import count_parameters
+from sim.blocks.parameters import count_parameters
 from sim.calibration.rows import MeasuredRow, training_rows
 from sim.calibration.validate_collectives import quantile
 from sim.inputs.shares import batch_on

@@ -31,7 +31,7 @@ from sim.cost.nccl.communicator import (
 from sim.cost.nccl.timing import duration
 from sim.cost.nccl.tuner import choose
 from sim.errors import InputError
-from sim.fabric.compiled import Fabric
+from sim.fabric.fabric import Fabric
 from sim.fabric.shape import HBM, NETWORK, NVLINK
 from sim.inputs.gpu import Gpu
 

@@ -50,7 +50,7 @@ Folding (``folding.py``): equal ranks, resources and demand rows found by colour
 
 from __future__ import annotations
 
-from sim.fabric.compiled import Fabric, compile_fabric
+from sim.fabric.fabric import Fabric, compile_fabric
 from sim.fabric.folding import Fold, fold, refine
 from sim.fabric.rings import Hops, Load, Rings
 from sim.fabric.shape import KINDS

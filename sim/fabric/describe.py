@@ -11,7 +11,7 @@ import numpy as np
 from sim import units
 from sim.documents import SCHEMAS, Document
 from sim.fabric import paths
-from sim.fabric.compiled import Fabric
+from sim.fabric.fabric import Fabric
 from sim.fabric.shape import KINDS, Shape
 
 _MATRIX_RANKS = 32  # wider matrices are unreadable

@@ -6,7 +6,7 @@ import json
 import re
 
 from sim import units
-from sim.fabric.compiled import Fabric
+from sim.fabric.fabric import Fabric
 from sim.fabric.shape import KINDS
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")

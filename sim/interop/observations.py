@@ -14,7 +14,7 @@ from sim.calibration.observation import Observation, run_observation
 from sim.calibration.runs import distinct, read_runs
 from sim.cost.collectives import DEFAULT_NCCL, plan_collective
 from sim.errors import InputError
-from sim.fabric.compiled import Fabric, compile_fabric
+from sim.fabric.fabric import Fabric, compile_fabric
 from sim.inputs.calibration import Calibration
 from sim.inputs.loader import load, load_topology
 from sim.inputs.topology import Topology

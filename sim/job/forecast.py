@@ -8,7 +8,7 @@ from functools import cache
 from typing import NamedTuple
 
 from sim.blocks.flops import token_flops
-from sim.blocks.tree import count_parameters
+from sim.blocks.parameters import count_parameters
 from sim.data import table
 from sim.fabric import compile_fabric
 from sim.inputs.shares import batch_on

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cost.nccl.algorithms import algorithm_named
-from sim.fabric.compiled import Fabric
+from sim.fabric.fabric import Fabric
 from sim.fabric.folding import fold
 from sim.lowering.parts import Classes, roles_of
 from sim.lowering.teams import Draw, Team, paced, stepped, whole

@@ -16,7 +16,7 @@ from sim.cost.constants import zero3_hook_s
 from sim.cost.gemm import MEMORY_SATURATION
 from sim.cost.host_update import host_rate, update_slowdown
 from sim.cost.kernel_cost import CostModel, cost_model, launch_stack
-from sim.fabric.compiled import Fabric
+from sim.fabric.fabric import Fabric
 from sim.fabric.role import Role
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cost.nccl.algorithm import Steps
-from sim.fabric.compiled import Fabric
+from sim.fabric.fabric import Fabric
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from sim.blocks.activations import checkpoint_policy, head_footprint, layer_footprint
+from sim.blocks.footprint import checkpoint_policy, head_footprint, layer_footprint
 from sim.blocks.modules import ModelTree
 from sim.inputs.shares import batch_on
 from sim.inputs.workload import Workload

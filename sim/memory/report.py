@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from sim.blocks.modules import ModelTree
-from sim.blocks.tree import build_tree
+from sim.blocks.parameters import build_tree
 from sim.data import table
 from sim.inputs.notes import Message
 from sim.inputs.shares import mesh_on

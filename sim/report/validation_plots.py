@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sim.blocks.tree import count_parameters
+from sim.blocks.parameters import count_parameters
 from sim.calibration.validate_collectives import quantile
 from sim.calibration.validate_training import TrainingPoint, value_of
 from sim.quantities import percent

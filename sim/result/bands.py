@@ -15,7 +15,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from sim.blocks.tree import count_parameters
+from sim.blocks.parameters import count_parameters
 from sim.data import table
 from sim.inputs.architecture import facts_of
 from sim.inputs.gpu import Gpu

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from sim.blocks.kernels import Kernel
 from sim.blocks.modules import OpRole
-from sim.blocks.tree import build_tree, count_parameters
+from sim.blocks.parameters import build_tree, count_parameters
 from sim.blocks.unroll import PHASES, Templates, unroll
 from sim.cost.kernel_cost import cost_model, launch_stack
 from sim.documents import SCHEMAS, Document

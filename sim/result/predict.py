@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 
 from sim import __version__
-from sim.blocks.tree import count_parameters
+from sim.blocks.parameters import count_parameters
 from sim.inputs.calibration import CONSTANTS
 from sim.inputs.notes import Notes
 from sim.inputs.topology import Topology

@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from sim.blocks.flops import token_flops
-from sim.blocks.tree import count_parameters
+from sim.blocks.parameters import count_parameters
 from sim.fabric import Fabric, compile_fabric
 from sim.inputs.shares import batch_of, batch_on
 from sim.inputs.strategy import strategy_of

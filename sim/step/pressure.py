@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sim.blocks.tree import build_tree
+from sim.blocks.parameters import build_tree
 from sim.inputs.notes import Message
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.blocks.tree import build_tree
+from sim.blocks.parameters import build_tree
 from sim.engine import run
 from sim.fabric import Fabric, compile_fabric
 from sim.inputs.gpu import Gpu

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.errors import InputError
-from sim.fabric.compiled import Fabric
+from sim.fabric.fabric import Fabric
 from sim.lowering.lower import Lowered
 from sim.lowering.parts import CATEGORIES
 from sim.step.intervals import F8

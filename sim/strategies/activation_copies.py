@@ -7,8 +7,8 @@ while no more than one input is on its way, so GPU memory holds two.
 
 from __future__ import annotations
 
-from sim.blocks.activations import checkpoint_policy, layer_footprint
 from sim.blocks.flops import checkpointed_layers
+from sim.blocks.footprint import checkpoint_policy, layer_footprint
 from sim.blocks.modules import ModelTree
 from sim.inputs.workload import Workload
 from sim.strategies.plan import Event, Recorder

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from sim.blocks.activations import head_footprint
 from sim.blocks.flops import checkpointed_layers
+from sim.blocks.footprint import head_footprint
 from sim.blocks.modules import Block, ModelTree, Module
 from sim.inputs.notes import Message
 from sim.inputs.strategy import strategy_of

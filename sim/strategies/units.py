@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree, Module, OpRole, Parameter
-from sim.blocks.tree import build_tree
+from sim.blocks.parameters import build_tree
 from sim.inputs.model import Model
 from sim.inputs.workload import Method, Workload
 from sim.units import DTYPE_BYTES

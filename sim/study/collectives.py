@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from sim.cost.collectives import CollectiveCost, plan_collective
 from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
-from sim.fabric.compiled import Fabric, compile_fabric
+from sim.fabric.fabric import Fabric, compile_fabric
 from sim.inputs.loader import Argument, load_topology
 from sim.study.axes import Axis, Grid
 from sim.units import GIB, KIB, MIB, TIB

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sim.blocks.flops import token_flops
-from sim.blocks.tree import count_parameters
+from sim.blocks.parameters import count_parameters
 from sim.errors import InfeasibleError
 from sim.inputs.loader import Prepared
 from sim.inputs.shares import batch_on

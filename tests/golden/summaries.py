@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from sim import simulate
-from sim.blocks.tree import build_tree
+from sim.blocks.parameters import build_tree
 from sim.documents import flatten
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load

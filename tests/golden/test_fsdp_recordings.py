@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.blocks.tree import build_tree
+from sim.blocks.parameters import build_tree
 from sim.inputs.model import Model
 from sim.inputs.shares import mesh_on
 from sim.inputs.workload import Checkpointing, Method, Parallelism, Precision, Workload

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.blocks.tree import build_tree
+from sim.blocks.parameters import build_tree
 from sim.inputs.model import Model
 from sim.inputs.models import resolve_model
 from sim.inputs.shares import mesh_on

@@ -23,7 +23,7 @@ ENTRY = re.search(r"```toml\n(.*?)```", PAGE, re.S).group(1)
 RUN = """
 import json, sys
 import sim
-from sim.blocks.tree import build_tree
+from sim.blocks.parameters import build_tree
 from sim.inputs.loader import load
 from sim.inputs.shares import mesh_of
 from sim.strategies import build_plan

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.blocks.tree import build_tree
+from sim.blocks.parameters import build_tree
 from sim.inputs.model import Model
 from sim.inputs.shares import mesh_on
 from sim.inputs.workload import Checkpointing, CheckpointSave, Method, Parallelism, Workload

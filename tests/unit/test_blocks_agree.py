@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from sim.blocks.activations import checkpoint_policy, head_footprint, layer_footprint
 from sim.blocks.flops import token_flops
+from sim.blocks.footprint import checkpoint_policy, head_footprint, layer_footprint
 from sim.blocks.layer import HEAD, block_kinds, describe, layer_kinds
 from sim.blocks.modules import OpRole, Position
+from sim.blocks.parameters import build_tree, count_parameters, numel
 from sim.blocks.setting import Setting
-from sim.blocks.tree import build_tree, count_parameters, numel
 from sim.blocks.unroll import exchanges, unroll
 from sim.inputs.models import model_names, resolve_model
 from sim.inputs.workload import Checkpointing, Method, Parallelism, Stack, Workload

@@ -3,7 +3,7 @@
 import pytest
 
 from sim.blocks.flops import checkpointed_layers, token_flops
-from sim.blocks.tree import count_parameters
+from sim.blocks.parameters import count_parameters
 from sim.inputs.models import resolve_model
 from sim.inputs.workload import Checkpointing, Method, Workload
 

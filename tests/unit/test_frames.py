@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sim.blocks.tree import build_tree
+from sim.blocks.parameters import build_tree
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load
 from sim.inputs.shares import mesh_of, mesh_on

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.blocks.flops import checkpointed_layers
-from sim.blocks.tree import build_tree
+from sim.blocks.parameters import build_tree
 from sim.errors import InputError
 from sim.inputs.model import Model
 from sim.inputs.shares import mesh_on

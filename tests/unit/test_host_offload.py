@@ -3,7 +3,7 @@
 import pytest
 
 from sim.blocks.optimizer import OPTIMIZERS
-from sim.blocks.tree import build_tree, count_parameters
+from sim.blocks.parameters import build_tree, count_parameters
 from sim.blocks.update import host_update_bytes, optimizer_kernels, shard_of
 from sim.cost.host_update import host_rate, update_slowdown
 from sim.inputs.gpu import Gpu

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.blocks.tree import build_tree, count_parameters, numel
+from sim.blocks.parameters import build_tree, count_parameters, numel
 from sim.errors import InputError
 from sim.inputs.hf import model_from_config
 from sim.inputs.loader import load_workload

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sim.blocks.tree import build_tree
+from sim.blocks.parameters import build_tree
 from sim.blocks.unroll import unroll
 from sim.cost.constants import zero3_hook_s
 from sim.inputs.loader import load

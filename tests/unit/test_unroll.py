@@ -2,7 +2,7 @@
 
 import pytest
 
-from sim.blocks.tree import build_tree
+from sim.blocks.parameters import build_tree
 from sim.blocks.unroll import unroll
 from sim.blocks.update import Shard, clip_kernels, optimizer_kernels
 from sim.inputs.model import Model

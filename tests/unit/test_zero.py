@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.blocks.tree import build_tree, count_parameters
+from sim.blocks.parameters import build_tree, count_parameters
 from sim.blocks.unroll import unroll
 from sim.errors import InputError
 from sim.inputs.model import Model

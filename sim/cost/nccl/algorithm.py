@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sim.cost.nccl.communicator import LL, PROTOCOLS, SIMPLE, Communicator, constants
 from sim.cost.nccl.loads import Demand
 from sim.cost.nccl.rings import ring_channels, search
-from sim.fabric.compiled import Fabric
+from sim.fabric.fabric import Fabric
 
 I8 = npt.NDArray[np.int64]
 F8 = npt.NDArray[np.float64]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sim.fabric.compiled import Fabric
+from sim.fabric.fabric import Fabric
 
 I8 = npt.NDArray[np.int64]
 F8 = npt.NDArray[np.float64]

@@ -13,7 +13,7 @@ from sim.cost.nccl.algorithm import Algorithm
 from sim.cost.nccl.communicator import SIMPLE, Communicator
 from sim.cost.nccl.loads import Amounts, Demand, Edges, add_hbm, by_members, demand, hbm_passes, on
 from sim.cost.nccl.rings import search
-from sim.fabric.compiled import Fabric
+from sim.fabric.fabric import Fabric
 
 
 class CollnetDirect(Algorithm):

@@ -13,7 +13,7 @@ from sim.cost.nccl.algorithm import Algorithm, Pace
 from sim.cost.nccl.communicator import SIMPLE, Communicator
 from sim.cost.nccl.loads import Amounts, Demand, add_hbm, by_members, demand
 from sim.cost.nccl.rings import ring_bandwidth
-from sim.fabric.compiled import Fabric
+from sim.fabric.fabric import Fabric
 
 
 class Nvls(Algorithm):

@@ -11,7 +11,7 @@ from sim.cost.nccl.algorithms.nvls import Nvls
 from sim.cost.nccl.communicator import SIMPLE, Communicator
 from sim.cost.nccl.loads import Demand, Edges, by_members, on, tree_edges
 from sim.cost.nccl.rings import ring_channels
-from sim.fabric.compiled import Fabric
+from sim.fabric.fabric import Fabric
 
 
 class NvlsTree(Nvls):

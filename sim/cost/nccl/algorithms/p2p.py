@@ -9,7 +9,7 @@ from typing import Any
 from sim.cost.nccl.algorithm import Algorithm
 from sim.cost.nccl.communicator import SIMPLE, Communicator, constants
 from sim.cost.nccl.loads import Demand, add_hbm, demand, on
-from sim.fabric.compiled import Fabric
+from sim.fabric.fabric import Fabric
 
 
 class P2p(Algorithm):

@@ -10,7 +10,7 @@ from sim.cost.nccl.algorithm import Algorithm
 from sim.cost.nccl.communicator import SIMPLE, Communicator
 from sim.cost.nccl.loads import Demand, Edges, add_hbm, demand, hbm_passes, on, ring_share
 from sim.cost.nccl.rings import search
-from sim.fabric.compiled import Fabric
+from sim.fabric.fabric import Fabric
 
 
 class Pat(Algorithm):

@@ -16,7 +16,7 @@ from sim.cost.nccl.algorithm import I8, Algorithm, Steps
 from sim.cost.nccl.communicator import LL, LL128, SIMPLE, Communicator, constants
 from sim.cost.nccl.loads import Amounts, Demand, Edges, add_hbm, demand, hbm_passes, on, ring_share
 from sim.cost.nccl.rings import ll_ceiling, ring_bandwidth, ring_steps, search
-from sim.fabric.compiled import Fabric
+from sim.fabric.fabric import Fabric
 
 
 class Ring(Algorithm):

@@ -14,7 +14,7 @@ from sim.cost.nccl.algorithm import Algorithm
 from sim.cost.nccl.communicator import LL, LL128, PROTOCOLS, SIMPLE, Communicator
 from sim.cost.nccl.loads import Demand, Edges, add_hbm, demand, hbm_passes, on, tree_edges
 from sim.cost.nccl.rings import Search, ll_ceiling, search
-from sim.fabric.compiled import Fabric
+from sim.fabric.fabric import Fabric
 
 
 class Tree(Algorithm):

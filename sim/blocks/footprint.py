@@ -2,7 +2,7 @@
 
 A reading of the blocks' descriptions; the miniature autograd of `sim.blocks.autograd` derives
 saved tensors and working sets. Checked tensor by tensor against PyTorch's own records
-(tests/unit/test_activations.py).
+(tests/unit/test_footprint.py).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sim.blocks.activations import head_footprint, layer_footprint
 from sim.blocks.autograd import footprint
+from sim.blocks.footprint import head_footprint, layer_footprint
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
 from sim.inputs.models import resolve_model
