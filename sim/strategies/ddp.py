@@ -36,28 +36,6 @@ class _Gradient(NamedTuple):
     numel: int
 
 
-def build(
-    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1,
-    recorder: type[Recorder] = Recorder,
-) -> Plan:  # fmt: skip
-    """Steady-state steps of DDP.
-
-    Arguments and answer are those of `Strategy.build`.
-
-    Raises
-    ------
-    InputError
-        If offload is asked for, which DDP has none of.
-    """
-    if workload.parallelism.offload != "none":
-        message = "ddp keeps everything on the GPU; fsdp2 and zero1 to zero3 offload"
-        raise InputError.single(SOURCE, message, "parallelism.offload")
-    run = _Run(workload, tree, mesh, recorder)
-    for _ in range(steps):
-        run.step()
-    return run.recorder.plan
-
-
 def buckets(sizes: list[float], first: float, cap: float) -> list[list[int]]:
     """Assign gradients to buckets in order of arrival.
 
@@ -259,8 +237,22 @@ class Ddp(Strategy):
         self, workload: Workload, tree: ModelTree, mesh: Mesh, *, steps: int, cold: bool,
         recorder: type[Recorder],
     ) -> Plan:  # fmt: skip
-        """See `build`."""
-        return build(workload, tree, mesh, steps, recorder)
+        """Steady-state steps of DDP.
+
+        Arguments and answer are those of `Strategy.build`.
+
+        Raises
+        ------
+        InputError
+            If offload is asked for, which DDP has none of.
+        """
+        if workload.parallelism.offload != "none":
+            message = "ddp keeps everything on the GPU; fsdp2 and zero1 to zero3 offload"
+            raise InputError.single(SOURCE, message, "parallelism.offload")
+        run = _Run(workload, tree, mesh, recorder)
+        for _ in range(steps):
+            run.step()
+        return run.recorder.plan
 
 
 register(Ddp())

@@ -42,28 +42,10 @@ _MAX_IN_FLIGHT = 2
 _EDGE = 8
 
 
-def build(
-    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1, cold: bool = False,
-    recorder: type[Recorder] = Recorder,
-) -> Plan:  # fmt: skip
-    """One steady-state step of FSDP1, or the first `steps` steps of a run.
-
-    Arguments and answer are those of `Strategy.build`; `cold` means that nothing is known of the
-    forward order and no free event is left over. Implied by ``steps > 1``.
-
-    Raises
-    ------
-    InputError
-        If knobs contradict each other, or FSDP1 refuses them.
-    """
-    edge = _EDGE if _uniform(workload, tree) else 0
-    return _Run(workload, tree, mesh, edge, recorder).play(steps, cold)
-
-
 def record_in_full(
     workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1, cold: bool = False
 ) -> Plan:
-    """As `build`, every layer by the state machine: what tests hold `build` against."""
+    """As `Strategy.build`, every layer by the state machine: what tests hold it against."""
     return _Run(workload, tree, mesh, 0, Recorder).play(steps, cold)
 
 
@@ -460,8 +442,18 @@ class Fsdp1(Strategy):
         self, workload: Workload, tree: ModelTree, mesh: Mesh, *, steps: int, cold: bool,
         recorder: type[Recorder],
     ) -> Plan:  # fmt: skip
-        """See `build`."""
-        return build(workload, tree, mesh, steps, cold, recorder)
+        """One steady-state step of FSDP1, or the first `steps` steps of a run.
+
+        Arguments and answer are those of `Strategy.build`; `cold` means that nothing is known of
+        the forward order and no free event is left over. Implied by ``steps > 1``.
+
+        Raises
+        ------
+        InputError
+            If knobs contradict each other, or FSDP1 refuses them.
+        """
+        edge = _EDGE if _uniform(workload, tree) else 0
+        return _Run(workload, tree, mesh, edge, recorder).play(steps, cold)
 
 
 register(Fsdp1())

@@ -30,24 +30,8 @@ SHARDED, POST_FORWARD, UNSHARDED = range(3)
 FORWARD, PRE_BACKWARD = "forward", "backward"
 
 
-def build(
-    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1,
-    recorder: type[Recorder] = Recorder,
-) -> Plan:  # fmt: skip
-    """One step (or several) of FSDP2.
-
-    Arguments and answer are those of `Strategy.build`.
-
-    Raises
-    ------
-    InputError
-        If the knobs contradict the mesh.
-    """
-    return _record(_Run(workload, tree, mesh, _edge(workload, tree), recorder), tree, steps)
-
-
 def record_in_full(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Plan:
-    """As `build`, every layer by the state machine: what tests hold `build` against."""
+    """As `Strategy.build`, every layer by the state machine: what tests hold it against."""
     return _record(_Run(workload, tree, mesh, 0, Recorder), tree, steps)
 
 
@@ -479,8 +463,16 @@ class Fsdp2(Strategy):
         self, workload: Workload, tree: ModelTree, mesh: Mesh, *, steps: int, cold: bool,
         recorder: type[Recorder],
     ) -> Plan:  # fmt: skip
-        """See `build`."""
-        return build(workload, tree, mesh, steps, recorder)
+        """One step (or several) of FSDP2.
+
+        Arguments and answer are those of `Strategy.build`.
+
+        Raises
+        ------
+        InputError
+            If the knobs contradict the mesh.
+        """
+        return _record(_Run(workload, tree, mesh, _edge(workload, tree), recorder), tree, steps)
 
 
 register(Fsdp2())

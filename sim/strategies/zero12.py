@@ -162,52 +162,6 @@ class _Run:
             r.wait(stream, (r.kernel(copies, name, "backward", traffic),))
 
 
-def build(
-    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1,
-    recorder: type[Recorder] = Recorder,
-) -> Plan:  # fmt: skip
-    """Plan of training steps under ZeRO-1 or ZeRO-2.
-
-    Arguments and answer are those of `Strategy.build`.
-    """
-    knobs = workload.parallelism
-    trace = trace_of(workload, tree)
-    kind = workload.precision.kind
-    dtype = "bf16" if kind == "fp8" else kind
-    h = workload.model.hidden_size
-    offset, total = [], 0
-    for numel, trains in zip(trace.numel, trace.trainable, strict=True):
-        offset.append(total)
-        total += numel if trains else 0
-    shard = mesh.size("fsdp")
-    unit = ALIGNMENT * shard
-    aligned = -(-total // unit) * unit
-    everybody = "world" if mesh.dp_replicate > 1 else "shard"
-    r = recorder({"shard": mesh.groups("fsdp"), everybody: mesh.groups("world")})
-    run = _Run(
-        workload, trace, shard, everybody, r,
-        ReplicatedMemory(workload, tree, shard, r.memory), DTYPE_BYTES[dtype], dtype,
-        bucket_size=resolve(knobs.reduce_bucket_size, h * h),
-        overlap=bool(knobs.overlap_comm),
-        offload=knobs.offload != "none",
-        offset=offset,
-        partition=max(1, aligned // shard),
-    )  # fmt: skip
-    owned = aligned // shard
-    r.plan.owned_numel = float(owned)
-    r.plan.owned_tensors = 1
-    r.plan.optimizer_on_host = run.offload
-    for _ in range(steps):
-        run.memory.start()
-        for micro_step in range(workload.gradient_accumulation):
-            r.micro_step = micro_step
-            loss_all_reduce(r, knobs, mesh)
-            run.micro_batch(micro_step == 0, micro_step == workload.gradient_accumulation - 1)
-        run.memory.step()
-        _step(run, float(owned), shard)
-    return r.plan
-
-
 def _step(run: _Run, owned: float, shard: int) -> None:
     """Overflow flag, norm, update of the own partition, then everybody's."""
     r, size = run.recorder, float(run.size)
@@ -240,8 +194,46 @@ class _Zero12(DeepSpeed):
         self, workload: Workload, tree: ModelTree, mesh: Mesh, *, steps: int, cold: bool,
         recorder: type[Recorder],
     ) -> Plan:  # fmt: skip
-        """See `build`."""
-        return build(workload, tree, mesh, steps, recorder)
+        """Plan of training steps under ZeRO-1 or ZeRO-2.
+
+        Arguments and answer are those of `Strategy.build`.
+        """
+        knobs = workload.parallelism
+        trace = trace_of(workload, tree)
+        kind = workload.precision.kind
+        dtype = "bf16" if kind == "fp8" else kind
+        h = workload.model.hidden_size
+        offset, total = [], 0
+        for numel, trains in zip(trace.numel, trace.trainable, strict=True):
+            offset.append(total)
+            total += numel if trains else 0
+        shard = mesh.size("fsdp")
+        unit = ALIGNMENT * shard
+        aligned = -(-total // unit) * unit
+        everybody = "world" if mesh.dp_replicate > 1 else "shard"
+        r = recorder({"shard": mesh.groups("fsdp"), everybody: mesh.groups("world")})
+        run = _Run(
+            workload, trace, shard, everybody, r,
+            ReplicatedMemory(workload, tree, shard, r.memory), DTYPE_BYTES[dtype], dtype,
+            bucket_size=resolve(knobs.reduce_bucket_size, h * h),
+            overlap=bool(knobs.overlap_comm),
+            offload=knobs.offload != "none",
+            offset=offset,
+            partition=max(1, aligned // shard),
+        )  # fmt: skip
+        owned = aligned // shard
+        r.plan.owned_numel = float(owned)
+        r.plan.owned_tensors = 1
+        r.plan.optimizer_on_host = run.offload
+        for _ in range(steps):
+            run.memory.start()
+            for micro_step in range(workload.gradient_accumulation):
+                r.micro_step = micro_step
+                loss_all_reduce(r, knobs, mesh)
+                run.micro_batch(micro_step == 0, micro_step == workload.gradient_accumulation - 1)
+            run.memory.step()
+            _step(run, float(owned), shard)
+        return r.plan
 
 
 class Zero1(_Zero12):

@@ -58,34 +58,6 @@ class LivePeak(NamedTuple):
     traps: tuple[Trap, ...]
 
 
-def build(
-    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1,
-    recorder: type[Recorder] = Recorder,
-) -> Plan:  # fmt: skip
-    """Plan of steady training steps.
-
-    Arguments and answer are those of `Strategy.build`.
-
-    Raises
-    ------
-    InputError
-        If the knobs contradict the mesh.
-    """
-    if recorder is not Quiet:
-        return play(workload, tree, mesh, steps).recorder.plan
-    r, trace = Quiet({}), trace_of(workload, tree)
-    memory = _memory(workload, tree, mesh, r)
-    memory.start()
-    for _ in range(workload.gradient_accumulation):
-        memory.forward()
-        for what, unit, direction in trace.calls:
-            if what == SEGMENT:
-                memory.reach(trace.unit_blocks[unit], direction == FORWARD)
-        memory.done()
-    memory.step()
-    return r.plan
-
-
 def _memory(workload: Workload, tree: ModelTree, mesh: Mesh, r: Recorder) -> ReplicatedMemory:
     ranks = mesh.size("fsdp")
     return ReplicatedMemory(workload, tree, ranks, r.memory, _gathered(workload, tree, mesh))
@@ -94,7 +66,7 @@ def _memory(workload: Workload, tree: ModelTree, mesh: Mesh, r: Recorder) -> Rep
 def play(
     workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1, first_step: bool = False
 ) -> Coordinator:
-    """As `build`, but return the coordinator, which knows why each collective was issued.
+    """As `Strategy.build`, but return the coordinator, which knows why each collective was issued.
 
     With `first_step` the first step is the run's first, in which DeepSpeed records its trace: every
     fetch of its first micro-batch is on demand.
@@ -402,8 +374,28 @@ class Zero3(DeepSpeed):
         self, workload: Workload, tree: ModelTree, mesh: Mesh, *, steps: int, cold: bool,
         recorder: type[Recorder],
     ) -> Plan:  # fmt: skip
-        """See `build`."""
-        return build(workload, tree, mesh, steps, recorder)
+        """Plan of steady training steps.
+
+        Arguments and answer are those of `Strategy.build`.
+
+        Raises
+        ------
+        InputError
+            If the knobs contradict the mesh.
+        """
+        if recorder is not Quiet:
+            return play(workload, tree, mesh, steps).recorder.plan
+        r, trace = Quiet({}), trace_of(workload, tree)
+        memory = _memory(workload, tree, mesh, r)
+        memory.start()
+        for _ in range(workload.gradient_accumulation):
+            memory.forward()
+            for what, unit, direction in trace.calls:
+                if what == SEGMENT:
+                    memory.reach(trace.unit_blocks[unit], direction == FORWARD)
+            memory.done()
+        memory.step()
+        return r.plan
 
 
 register(Zero3())
