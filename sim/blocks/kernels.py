@@ -43,6 +43,9 @@ class Kernel(NamedTuple):
         ``multi`` (tensor lists), ``copy``; of attention, its implementation.
     role : OpRole
         What it works for.
+    waits : bool
+        The host waits for its end before it launches what follows: ``.item()``, ``nonzero``, a
+        copy of counts to the CPU.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Kernel(NamedTuple):
     launches: int = 1
     access: str = "stream"
     role: OpRole = OpRole.OTHER
+    waits: bool = False
 
     def __hash__(self) -> int:
         """Hash of the fields that tell kernels apart as a rule; costs are looked up by kernel."""

@@ -57,6 +57,7 @@ class Map(NamedTuple):
     launches: int = 1
     access: str = ""  # default: one compiled kernel, or a plain stream
     kind: str = "elementwise"
+    waits: bool = False  # the host waits for its end before it launches what follows
 
 
 class Op(NamedTuple):
@@ -122,10 +123,10 @@ class Op(NamedTuple):
         plain = "fused" if self.fused else "stream"
         for row in self.forward if direction == "forward" else self.backward:
             if isinstance(row, Map):
-                name, traffic, launches, access, kind = row
+                name, traffic, launches, access, kind, waits = row
                 yield Kernel(
                     name, self.module, kind, 0.0, traffic, (), dtype, direction, launches,
-                    access or plain, self.role,
+                    access or plain, self.role, waits,
                 )  # fmt: skip
             else:
                 yield row

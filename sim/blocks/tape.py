@@ -135,7 +135,7 @@ class Tape:
         traffic = float(batch * (size * (m * k + k * n) + out * m * n))
         return _new(Kernel, (
             name, module or self.module, "gemm", 2.0 * m * n * k * batch, traffic, (m, n, k, batch),
-            kind, direction, 1, "stream", role,
+            kind, direction, 1, "stream", role, False,
         ))  # fmt: skip
 
     def described(self) -> Description:

@@ -21,7 +21,7 @@ from sim.fabric.role import Role
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.lowering.classes import Compiled, Key, compile_classes
-from sim.lowering.parts import CATEGORIES, Flight, Part, Rows, roles_of
+from sim.lowering.parts import B1, CATEGORIES, HOST_SYNC_S, Flight, Part, Rows, roles_of
 from sim.lowering.table import distinct, table_of, total_bytes
 from sim.lowering.teams import Draw
 from sim.mesh import Groups
@@ -33,7 +33,6 @@ I8 = npt.NDArray[np.int64]
 _CATEGORY = {name: i for i, name in enumerate(CATEGORIES)}
 _HOST_LINK = {"h2d": "to_device", "d2h": "to_host"}
 _STORAGE = {"nvme_read": "read", "nvme_write": "write"}
-HOST_SYNC_S = 5e-6  # cudaEventSynchronize after the event has happened: CUDA driver, order of
 LAUNCH_S = 6e-6  # one launch from C++; facts: event 5.96 us (superbenchmark baseline)
 
 
@@ -55,6 +54,7 @@ class _Block(NamedTuple):
     host_s: F8
     category: npt.NDArray[np.int8]
     rate: F8  # of HBM [B/s]
+    waits: B1
 
 
 class _Table:
@@ -78,11 +78,12 @@ class _Table:
         host_s: float = 0.0,
         category: int = _CATEGORY["collective"],
         alone_s: float = 0.0,
+        waits: bool = False,
         demands: tuple[tuple[int, float], ...] = (),
     ) -> int:
         """Append one row and return its index."""
         self.columns.append(
-            (latency_s, work, bound, weight, curve, hold, host_s, category, alone_s)
+            (latency_s, work, bound, weight, curve, hold, host_s, category, alone_s, waits)
         )
         self.demands.append(demands)
         self.size += 1
@@ -99,7 +100,7 @@ class _Table:
             Rows(
                 latency_s=np.zeros(n), work=block.seconds, bound=ones, weight=ones,
                 curve=block.curve, hold=np.zeros(n, dtype=np.int32), host_s=block.host_s,
-                category=block.category, alone_s=block.seconds,
+                category=block.category, alone_s=block.seconds, waits=block.waits,
                 demand_ptr=reads.astype(np.int32),
                 demand_local=np.zeros(int(reads.sum()), dtype=np.int32),
                 demand_amount=block.rate[reads], curves=_NO_CURVES,
@@ -124,6 +125,7 @@ class _Table:
                 host_s=np.array(c[6]),
                 category=np.array(c[7], dtype=np.int8),
                 alone_s=np.array(c[8]),
+                waits=np.array(c[9], dtype=np.bool_),
                 demand_ptr=np.array([len(d) for d in self.demands], dtype=np.int32),
                 demand_local=np.array([k for k, _ in flat], dtype=np.int32),
                 demand_amount=np.array([a for _, a in flat], dtype=float),
@@ -321,7 +323,7 @@ class _Pricing:
             work=cost.time_s, bound=1.0, curve=self.model.curve_row(kernel),
             hold=round(MEMORY_SATURATION * self.role.gpu.sms) if beside else 0,
             host_s=self.model.host_seconds(kernel), category=_CATEGORY[kernel.kind],
-            alone_s=cost.time_s, demands=((0, rate),) if rate > 0.0 else (),
+            alone_s=cost.time_s, waits=kernel.waits, demands=((0, rate),) if rate > 0.0 else (),
         )  # fmt: skip
 
     def _copy(self, op: PlanOp) -> tuple[int, int]:
@@ -404,6 +406,7 @@ def _block(model: CostModel, kernels: tuple[Kernel, ...], module: str, hbm: floa
         host_s=costs.host_s,
         category=np.array([_CATEGORY[k.kind] for k in own], dtype=np.int8),
         rate=rate,
+        waits=np.array([k.waits for k in own], dtype=np.bool_),
     )
     if len(_blocks) >= MAX_BLOCKS:
         _blocks.clear()

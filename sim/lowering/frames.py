@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.lowering.costs import Priced
-from sim.lowering.lower import Lowered, lower
+from sim.lowering.lower import Lowered, lower, woken_s
 from sim.lowering.table import table_of
 from sim.program import revalue
 from sim.strategies.plan import Plan
@@ -48,7 +48,7 @@ def lowered(priced: Priced) -> Lowered:
     plan, rows, start, count = parts[0].plan, parts[0].rows, parts[0].row_start, parts[0].row_count
     key = (
         _structure(plan), start.tobytes(), count.tobytes(), rows.work.size,
-        (rows.hold > 0).tobytes(), classes.ranks,
+        (rows.hold > 0).tobytes(), rows.waits.tobytes(), classes.ranks,
     )  # fmt: skip
     frame = _frames.pop(key, None)
     if frame is None:
@@ -93,7 +93,7 @@ def _filled(priced: Priced, frame: _Frame) -> Lowered:
     part, classes, first = priced.parts[0], priced.compiled.classes, frame.first
     rows = part.rows
     size, n_host = first.plan_op.size, frame.n_host
-    host_s = rows.host_s[frame.host]
+    host_s = rows.host_s[frame.host] + woken_s(rows, frame.host)
 
     def spread(column: npt.NDArray[Any], host: npt.ArrayLike) -> npt.NDArray[Any]:
         out = np.empty(size, dtype=column.dtype)

@@ -22,7 +22,18 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.fabric.role import Role
-from sim.lowering.parts import B1, CATEGORIES, F8, I4, I8, Classes, Flight, Part, Rows
+from sim.lowering.parts import (
+    B1,
+    CATEGORIES,
+    F8,
+    HOST_SYNC_S,
+    I4,
+    I8,
+    Classes,
+    Flight,
+    Part,
+    Rows,
+)  # fmt: skip
 from sim.lowering.slack import may_bind
 from sim.lowering.table import PlanTable, table_of
 from sim.lowering.teams import Team
@@ -92,6 +103,8 @@ class _Layout(NamedTuple):
     rows: I8  # (n_device,)
     launched: I8  # (m,) device ops that wait for their launch
     launch: I8  # (m,) host op of it
+    seen: I8  # (w,) device ops whose end the host waits for
+    woken: I8  # (w,) host op that follows
     host_s: F8  # (n_host,) [s]
     lane: I4  # (n,)
     plan_op: I4  # (n,)
@@ -108,7 +121,7 @@ def _hidden(part: Part, fastest: float) -> B1:
     """Plan ops whose rows but the first are launched before they can be needed, whatever else runs.
 
     Launch i follows launch 0 by the host's time for 1..i; kernel i follows kernel 0 by at least
-    what 0..i-1 take alone, and kernel 0 its launch.
+    what 0..i-1 take alone, and kernel 0 its launch. A kernel that the host waits for hides none.
     """
     rows, row_start, row_count = part.rows, part.row_start, part.row_count
     alone = rows.latency_s + np.where(rows.work > 0.0, rows.work / rows.bound, 0.0)
@@ -121,8 +134,18 @@ def _hidden(part: Part, fastest: float) -> B1:
             end = first + count
             before = run[first : end - 1] - run[first] + _HASTE / fastest * alone[first]
             found = bool((launched[first + 1 : end] - launched[first] <= before).all())
+            found = found and not rows.waits[first:end].any()
             known[first, count] = found
         out[i] = found
+    return out
+
+
+def woken_s(rows: Rows, host_rows: I8) -> F8 | float:
+    """What waking up adds to each host op whose forerunner the host waited for, (n_host,). [s]"""
+    if not rows.waits.any():
+        return 0.0
+    out = np.zeros(host_rows.size)
+    out[1:][rows.waits[host_rows[:-1]]] = HOST_SYNC_S
     return out
 
 
@@ -145,6 +168,7 @@ def _layout(part: Part, table: PlanTable, hidden: B1) -> _Layout:
     )
     host_s = rows.host_s[host_rows]
     host_s[host_first[rest > 0.0] + 1] = rest[rest > 0.0]
+    host_s += woken_s(rows, host_rows)
     order = np.argsort(stream_id, kind="stable")
     order = order[device_count[order] > 0]
     counts = device_count[order]
@@ -161,15 +185,20 @@ def _layout(part: Part, table: PlanTable, hidden: B1) -> _Layout:
     plan_op[:n_host] = np.repeat(np.arange(kind.size), host_count)
     plan_op[n_host:] = np.repeat(order, counts)
     waits = np.flatnonzero((step == 0) | ~np.repeat(hidden[order], counts))
+    device_rows = np.repeat(row_start[order], counts) + step
+    launch = (np.repeat(host_first[order], counts) + step)[waits]
+    seen = rows.waits[device_rows[waits]] & (launch < n_host - 1)
     return _Layout(
         n=n_host + n_device,
         n_host=n_host,
         host_first=host_first,
         first=first,
         last=last,
-        rows=np.repeat(row_start[order], counts) + step,
+        rows=device_rows,
         launched=n_host + waits,
-        launch=(np.repeat(host_first[order], counts) + step)[waits],
+        launch=launch,
+        seen=n_host + waits[seen],
+        woken=launch[seen] + 1,
         host_s=host_s,
         lane=lane,
         plan_op=plan_op,
@@ -184,6 +213,7 @@ def _edges(table: PlanTable, layout: _Layout) -> tuple[I8, I8]:
     src = np.concatenate(
         (
             layout.launch,
+            layout.seen,
             layout.last[table.dep_on],
             layout.last[table.host_after[blocked]],
             layout.last[before],
@@ -192,6 +222,7 @@ def _edges(table: PlanTable, layout: _Layout) -> tuple[I8, I8]:
     dst = np.concatenate(
         (
             layout.launched,
+            layout.woken,
             layout.first[table.dep_of],
             layout.host_first[blocked],
             layout.first[after],

@@ -24,6 +24,9 @@ CATEGORIES = (
 )  # fmt: skip
 
 
+HOST_SYNC_S = 5e-6  # cudaEventSynchronize after the event has happened: CUDA driver, order of
+
+
 class Rows(NamedTuple):
     """Cost of each distinct op, columns of length n_rows; plan ops point at runs of rows.
 
@@ -39,6 +42,7 @@ class Rows(NamedTuple):
     host_s: F8  # CPU time to launch [s]
     category: npt.NDArray[np.int8]
     alone_s: F8  # duration with nothing beside it [s]
+    waits: B1  # the host waits for its end before it launches what follows
     demand_ptr: I4
     demand_local: I4
     demand_amount: F8
