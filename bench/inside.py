@@ -40,7 +40,7 @@ def inside(configurations: int) -> list[Row]:
 
     def build(job: Workload) -> Any:
         plan = plan_of(job, tree, mesh_of(topology, job))
-        return lowered(price(plan, job, fabric))
+        return lowered(price([plan], job, fabric))
 
     def longer() -> Workload:
         return workload.model_copy(update={"sequence_length": next(lengths)})

@@ -140,7 +140,7 @@ def plan_collective(
     fabric : Fabric
         Compiled machine.
     op : str
-        all_gather, reduce_scatter, all_reduce, broadcast, all_to_all or send_recv.
+        all_gather, reduce_scatter, all_reduce, broadcast, all_to_all, send_recv or send.
     ranks : sequence of int
         The group, in rank order.
     total_bytes : float

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from sim.cost.nccl.algorithms import algorithm_named
 from sim.fabric.fabric import Fabric
 from sim.fabric.folding import fold
+from sim.fabric.role import Roles
 from sim.lowering.parts import Classes, roles_of
 from sim.lowering.teams import Draw, Team, paced, stepped, whole
 
@@ -50,6 +51,7 @@ def compile_classes(
     fabric: Fabric,
     level: str,
     draws: Mapping[Key, Sequence[Draw]],
+    roles: Roles | None = None,
     *,
     copies: bool = False,
     speed: F8 | None = None,
@@ -65,6 +67,8 @@ def compile_classes(
         ``folded``, ``ranks`` or ``steps``.
     draws : mapping
         For each kind of collective, one `Draw` a group.
+    roles : Roles, optional
+        What each rank is; `roles_of` the machine if left out.
     copies : bool
         Whether ranks copy to or from host memory.
     speed : (n_ranks,) float64, optional
@@ -73,9 +77,10 @@ def compile_classes(
         Capacities with some links slower than the fabric's, for the levels of every rank.
     """
     pace = np.ones(fabric.n_ranks) if speed is None else speed
+    roles = roles or roles_of(fabric)
     if level != "folded":
-        return _every_rank(fabric, draws, copies, pace, capacity, level == "steps")
-    return _folded(fabric, draws, copies, pace)
+        return _every_rank(fabric, draws, roles, copies, pace, capacity, level == "steps")
+    return _folded(fabric, draws, roles, copies, pace)
 
 
 def _routes(fabric: Fabric, direction: str) -> list[tuple[I8, F8]]:
@@ -89,12 +94,12 @@ def _classes(
     multiplicity: Sequence[int],
     speed: F8,
     fabric: Fabric,
+    roles: Roles,
     capacity: F8,
     hbm: Sequence[int],
     copies: Sequence[Sequence[tuple[I8, F8]]],
 ) -> tuple[Classes, slice, slice]:
     """Local resources of every class: HBM, the route to the device, the route to the host."""
-    role = roles_of(fabric).of
     widths = [max((len(route[0]) for route in routes), default=0) for routes in copies]
     n_local = 1 + sum(widths)
     local = np.full((len(ranks), n_local), capacity.size, dtype=np.int32)
@@ -114,7 +119,7 @@ def _classes(
         ranks=tuple(int(r) for r in ranks),
         of=of,
         multiplicity=np.array(multiplicity, dtype=np.int32),
-        role=np.array([role[r] for r in ranks], dtype=np.int64),
+        role=np.array([roles.of[r] for r in ranks], dtype=np.int64),
         speed=speed,
         local=local.astype(np.int32),
         scale=scale,
@@ -128,6 +133,7 @@ def _classes(
 def _every_rank(
     fabric: Fabric,
     draws: Mapping[Key, Sequence[Draw]],
+    roles: Roles,
     copies: bool,
     speed: F8,
     capacity: F8 | None,
@@ -139,7 +145,7 @@ def _every_rank(
     ones = [1] * fabric.n_ranks
     now = fabric.capacity if capacity is None else capacity
     classes, inward, outward = _classes(
-        ranks, np.arange(fabric.n_ranks), ones, speed, fabric, now, hbm, routes
+        ranks, np.arange(fabric.n_ranks), ones, speed, fabric, roles, now, hbm, routes
     )
     teams = {}
     for key, each in draws.items():
@@ -159,13 +165,16 @@ def _team(each: Sequence[Draw | Orbit]) -> Team:
 
 
 def _folded(
-    fabric: Fabric, draws: Mapping[Key, Sequence[Draw]], copies: bool, speed: F8
+    fabric: Fabric,
+    draws: Mapping[Key, Sequence[Draw]],
+    roles: Roles,
+    copies: bool,
+    speed: F8,
 ) -> Compiled:
     n = fabric.n_ranks
     kinds: dict[object, int] = {}
     rank_kind = [
-        kinds.setdefault(kind, len(kinds))
-        for kind in zip(roles_of(fabric).of, speed.tolist(), strict=True)
+        kinds.setdefault(kind, len(kinds)) for kind in zip(roles.of, speed.tolist(), strict=True)
     ]
     resources = [np.array([fabric.hbm(rank)]) for rank in range(n)]
     amounts = [np.ones(1) for _ in range(n)]
@@ -216,6 +225,7 @@ def _folded(
         [int(folded.row_count[c]) for c in found_classes],
         speed[first],
         fabric,
+        roles,
         folded.capacity,
         hbm,
         routes,

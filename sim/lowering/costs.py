@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from sim.lowering.classes import Compiled, Key, compile_classes
 from sim.lowering.parts import B1, CATEGORIES, HOST_SYNC_S, Flight, Part, Rows, roles_of
 from sim.lowering.table import distinct, table_of, total_bytes
 from sim.lowering.teams import Draw
-from sim.mesh import Groups
+from sim.mesh import Groups, Pairs
 from sim.strategies.plan import COLLECTIVE, HOST, SEGMENT, Plan, PlanOp
 
 F8 = npt.NDArray[np.float64]
@@ -36,14 +37,27 @@ _STORAGE = {"nvme_read": "read", "nvme_write": "write"}
 LAUNCH_S = 6e-6  # one launch from C++; facts: event 5.96 us (superbenchmark baseline)
 
 
+class Name(NamedTuple):
+    """What settles the cost of a collective on a machine."""
+
+    collective: str
+    group: str
+    total: float  # as nccl-tests counts them [B]
+    stage: int  # whose ranks they are; -1 for messages between stages
+
+
 class Priced(NamedTuple):
     """What `lower` needs: a part for each role, and who plays it."""
 
     parts: tuple[Part, ...]
     flights: tuple[Flight, ...]
     compiled: Compiled
-    collectives: dict[tuple[str, str, float], CollectiveCost]
+    collectives: dict[Name, CollectiveCost]
     fallbacks: tuple[str, ...]
+
+    def cost_of(self, plan: Plan, op: PlanOp) -> CollectiveCost:
+        """What a collective of a plan was priced at."""
+        return self.collectives[name_of(plan, op)]
 
 
 class _Block(NamedTuple):
@@ -146,20 +160,26 @@ class _Table:
 _NO_CURVES: F8 = np.ones((0, 1))
 
 
+def name_of(plan: Plan, op: PlanOp) -> Name:
+    """The name of a plan's collective."""
+    stage = -1 if isinstance(plan.groups[op.group], Pairs) else plan.stage
+    return Name(op.collective, op.group, total_bytes(op), stage)
+
+
 def price(
-    plan: Plan,
+    plans: Sequence[Plan],
     workload: Workload,
     fabric: Fabric,
     level: str = "folded",
     speed: F8 | None = None,
     capacity: F8 | None = None,
 ) -> Priced:
-    """Cost every op of a plan on a machine.
+    """Cost every op of a step on a machine.
 
     Parameters
     ----------
-    plan : Plan
-        The step.
+    plans : sequence of Plan
+        The step, a plan for each pipeline stage.
     workload : Workload
         Shapes, dtypes and stack.
     fabric : Fabric
@@ -171,8 +191,8 @@ def price(
     capacity : (n_resources,) float64, optional
         Capacities of resources where some are slower than the machine's; not at ``folded``.
     """
-    step = _Step(plan, workload, fabric, level, speed, capacity)
-    parts = [_Pricing(step, i, role) for i, role in enumerate(roles_of(fabric).roles)]
+    step = _Step(plans, workload, fabric, level, speed, capacity)
+    parts = [_Pricing(step, i, role) for i, role in enumerate(step.roles.roles)]
     return Priced(
         parts=tuple(part.run() for part in parts),
         flights=step.flights(),
@@ -183,72 +203,89 @@ def price(
 
 
 class _Step:
-    """What all roles share: the plan, its collectives, and classes of ranks."""
+    """What all roles share: plans, their collectives, and classes of ranks."""
 
     def __init__(
         self,
-        plan: Plan,
+        plans: Sequence[Plan],
         workload: Workload,
         fabric: Fabric,
         level: str,
         speed: F8 | None,
         capacity: F8 | None,
     ) -> None:
-        self.plan, self.workload, self.fabric = plan, workload, fabric
+        self.plans, self.workload, self.fabric = plans, workload, fabric
+        self.roles = roles_of(fabric, len(plans))
         self.templates: Templates = unroll(workload)
-        self.distinct = distinct(plan, self.templates.layer_kinds)
-        self.costs: dict[tuple[str, str, float], CollectiveCost] = {}
+        self.distinct = [distinct(plan, self.templates.layer_kinds) for plan in plans]
+        self.costs: dict[Name, CollectiveCost] = {}
         self.compiled = self._compile(level, speed, capacity)
         self.single = len(self.compiled.classes.ranks) == 1
-        self._lanes: dict[tuple[str, int, bool], int] = {}
+        self._lanes: dict[tuple[str, int, int, bool], int] = {}
         self._n_lanes = 0
 
     def _compile(self, level: str, speed: F8 | None, capacity: F8 | None) -> Compiled:
-        kinds: dict[Key, tuple[Key, Groups]] = {}
+        kinds: dict[Key, _Kind] = {}
         copies = False
-        for op in self.distinct.ops:
-            if op.kind != COLLECTIVE:
-                copies = copies or op.name in _HOST_LINK
-                continue
-            name = (op.collective, op.group, total_bytes(op))
-            if name in self.costs:
-                continue
-            groups = self.plan.groups[op.group]
-            cost = self.costs[name] = _cost(
-                self.fabric, op.collective, groups, name[2], self.workload.stack.nccl
-            )
-            if cost.demands:
-                key = (op.collective, op.group, cost.algorithm)
-                kinds.setdefault(key, (key, groups))
+        for plan, same in zip(self.plans, self.distinct, strict=True):
+            for op in same.ops:
+                if op.kind != COLLECTIVE:
+                    copies = copies or op.name in _HOST_LINK
+                    continue
+                name = name_of(plan, op)
+                if name in self.costs:
+                    continue
+                where = (plan.groups[op.group], plan.stage, plan.stages)
+                cost = self.costs[name] = _cost(
+                    self.fabric, op.collective, where, name.total, self.workload.stack.nccl
+                )
+                if cost.demands:
+                    key = key_of(name, cost)
+                    kinds.setdefault(key, (key, where))
         draws = tuple(kinds.values())
         if capacity is None:
             pace = b"" if speed is None else speed.tobytes()
-            return _classes(self.fabric, level, draws, copies, pace)
+            return _classes(self.fabric, level, draws, len(self.plans), copies, pace)
         return compile_classes(
-            self.fabric, level, _draws(self.fabric, draws), copies=copies, speed=speed,
+            self.fabric, level, _draws(self.fabric, draws), self.roles, copies=copies, speed=speed,
             capacity=capacity,
         )  # fmt: skip
-
-    def cost_of(self, op: PlanOp) -> CollectiveCost:
-        """Cost of a collective."""
-        return self.costs[op.collective, op.group, total_bytes(op)]
 
     def flights(self) -> tuple[Flight, ...]:
         """Every collective on the wire; none where all ranks are one class."""
         if self.single:
             return ()
-        ops = self.plan.ops
-        found = [self._flight(i, ops[i]) for i in table_of(self.plan).collectives.tolist()]
-        return tuple(flight for flight in found if flight is not None)
+        stages = [role.stage for role in self.roles.roles]  # of each part
+        found: list[Flight] = []
+        sent: dict[tuple[str, str], int] = {}  # messages, until the other stage's plan has them
+        for plan in self.plans:
+            at = [stage == plan.stage for stage in stages]
+            for i in table_of(plan).collectives.tolist():
+                op = plan.ops[i]
+                ops = tuple(i if mine else -1 for mine in at)
+                other = None
+                if isinstance(plan.groups[op.group], Pairs):
+                    other = sent.setdefault((op.comm, op.unit), len(found))
+                if other is not None and other < len(found):
+                    flight = found[other]
+                    found[other] = flight._replace(ops=tuple(map(max, flight.ops, ops)))
+                    continue
+                flown = self._flight(plan, op, ops)
+                if flown is not None:
+                    found.append(flown)
+        return tuple(found)
 
-    def _flight(self, index: int, op: PlanOp) -> Flight | None:
-        cost = self.cost_of(op)
-        team = self.compiled.teams.get((op.collective, op.group, cost.algorithm))
+    def _flight(self, plan: Plan, op: PlanOp, ops: tuple[int, ...]) -> Flight | None:
+        name = name_of(plan, op)
+        cost = self.costs[name]
+        team = self.compiled.teams.get(key_of(name, cost))
         if team is None:
             return None
-        lane = self._lanes.setdefault((op.comm, team.n_wires, team.steps > 1), self._n_lanes)
+        lane = self._lanes.setdefault(
+            (op.comm, name.stage, team.n_wires, team.steps > 1), self._n_lanes
+        )
         self._n_lanes = max(self._n_lanes, lane + team.n_wires)
-        return Flight(index, op.comm, team, lane, cost.latency_s, cost.work, cost.bound_bytes_per_s)
+        return Flight(ops, op.comm, team, lane, cost.latency_s, cost.work, cost.bound_bytes_per_s)
 
 
 class _Pricing:
@@ -256,7 +293,8 @@ class _Pricing:
 
     def __init__(self, step: _Step, index: int, role: Role) -> None:
         self.step, self.role = step, role
-        self.plan, self.workload, self.templates = step.plan, step.workload, step.templates
+        self.plan, self.distinct = step.plans[role.stage], step.distinct[role.stage]
+        self.workload, self.templates = step.workload, step.templates
         known = step.fabric.topology.calibration
         self.model: CostModel = cost_model(
             role.gpu, launch_stack(self.workload.compile, self.workload.cuda_graphs), known
@@ -273,7 +311,7 @@ class _Pricing:
 
     def run(self) -> Part:
         """Rows for every plan op, each distinct op priced once."""
-        same = self.step.distinct
+        same = self.distinct
         runs = np.array([self._rows_of(op) for op in same.ops], dtype=np.int64).reshape(-1, 2)
         rows = self.table.rows(self.model.curves())
         return Part(self.role, self.plan, rows, runs[same.of, 0], runs[same.of, 1])
@@ -363,12 +401,13 @@ class _Pricing:
         return HOST_SYNC_S + slow * op.bytes / rate
 
     def _collective(self, op: PlanOp) -> tuple[int, int]:
-        cost, compiled = self.step.cost_of(op), self.step.compiled
+        name, compiled = name_of(self.plan, op), self.step.compiled
+        cost = self.step.costs[name]
         if not self.step.single:
             first = self.table.add(hold=cost.channels, host_s=self.launch_s, alone_s=0.0)
             self.table.add()
             return first, 2
-        orbits = compiled.orbits.get((op.collective, op.group, cost.algorithm), ())
+        orbits = compiled.orbits.get(key_of(name, cost), ())
         demands: tuple[tuple[int, float], ...] = ()
         if orbits:
             base = compiled.classes.local.shape[1]
@@ -414,22 +453,33 @@ def _block(model: CostModel, kernels: tuple[Kernel, ...], module: str, hbm: floa
     return block
 
 
+_Where = tuple[Groups | Pairs, int, int]
+"""Groups, and the stage out of how many whose ranks they hold."""
+_Kind = tuple[Key, _Where]
+
+
+def key_of(name: Name, cost: CollectiveCost) -> Key:
+    """What decides a collective's demands per byte."""
+    return name.collective, f"{name.group} {name.stage}", cost.algorithm
+
+
 @lru_cache(maxsize=16384)
 def _cost(
-    fabric: Fabric, collective: str, groups: Groups, total: float, nccl: str
+    fabric: Fabric, collective: str, where: _Where, total: float, nccl: str
 ) -> CollectiveCost:
     """Cost of a collective of all sister groups at once."""
-    sisters = groups.all()
+    groups, *stage = where
+    sisters = groups.within(*stage)
     return plan_collective(fabric, collective, sisters[0], total, nccl, concurrent_groups=sisters)
 
 
-def _draws(fabric: Fabric, kinds: tuple[tuple[Key, Groups], ...]) -> dict[Key, list[Draw]]:
+def _draws(fabric: Fabric, kinds: tuple[_Kind, ...]) -> dict[Key, list[Draw]]:
     """What a byte of each kind of collective costs, group by group; the same for every size."""
     found: dict[Key, list[Draw]] = {}
-    for key, groups in kinds:
+    for key, (groups, *stage) in kinds:
         collective, _, algorithm = key
         each = found[key] = []
-        for group in groups.all():
+        for group in groups.within(*stage):
             demand = demand_of(fabric, group, collective, algorithm)
             each.append(Draw(group, demand.resource, demand.amount))
     return found
@@ -437,9 +487,9 @@ def _draws(fabric: Fabric, kinds: tuple[tuple[Key, Groups], ...]) -> dict[Key, l
 
 @lru_cache(maxsize=512)
 def _classes(
-    fabric: Fabric, level: str, kinds: tuple[tuple[Key, Groups], ...], copies: bool,
-    speed: bytes,
+    fabric: Fabric, level: str, kinds: tuple[_Kind, ...], stages: int, copies: bool, speed: bytes,
 ) -> Compiled:  # fmt: skip
     """Classes of ranks and resources; they depend on the kinds of collective, not on sizes."""
     pace = np.frombuffer(speed) if speed else None
-    return compile_classes(fabric, level, _draws(fabric, kinds), copies=copies, speed=pace)
+    roles, draws = roles_of(fabric, stages), _draws(fabric, kinds)
+    return compile_classes(fabric, level, draws, roles, copies=copies, speed=pace)

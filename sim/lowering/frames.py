@@ -132,7 +132,6 @@ def _filled(priced: Priced, frame: _Frame) -> Lowered:
     )
     return Lowered(
         program=program,
-        plan=part.plan,
         plan_op=first.plan_op,
         category=spread(rows.category, first.category[0]),
         alone_s=alone,
@@ -140,6 +139,7 @@ def _filled(priced: Priced, frame: _Frame) -> Lowered:
             replace(
                 first.views[0],
                 role=part.role,
+                plan=part.plan,
                 multiplicity=int(classes.multiplicity[0]),
                 comm_bytes=table_of(part.plan).comm_bytes,
             ),

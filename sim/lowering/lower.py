@@ -69,6 +69,7 @@ class RankView:
     rank: int
     multiplicity: int
     role: Role
+    plan: Plan
     compute: slice
     copies: I8
     comm_begin: I8  # ops at whose start a collective is in flight
@@ -84,8 +85,7 @@ class Lowered:
     """A program and what its ops are."""
 
     program: Program
-    plan: Plan  # of all roles
-    plan_op: I4  # (n,) index into plan.ops, also of the host op that launches it
+    plan_op: I4  # (n,) index into its view's plan, also of the host op that launches it
     category: npt.NDArray[np.int8]  # (n,) index into CATEGORIES
     alone_s: F8  # (n,)
     views: tuple[RankView, ...]
@@ -251,6 +251,7 @@ class _Run(NamedTuple):
     """Classes in a row that play the same part."""
 
     played: _Played
+    role: int  # which part that is
     begin: int  # first class
     classes: int  # how many
     each: I4  # (classes, 1) their numbers
@@ -294,6 +295,7 @@ def _runs(played: Sequence[_Played], classes: Classes, curve: I4) -> tuple[_Run,
         runs.append(
             _Run(
                 played=played[int(classes.role[first])],
+                role=int(classes.role[first]),
                 begin=first,
                 classes=end - first,
                 each=np.arange(first, end, dtype=np.int32)[:, None],
@@ -427,7 +429,6 @@ def lower(parts: Sequence[Part], classes: Classes, flights: Sequence[Flight] = (
     host, wire = CATEGORIES.index("host"), CATEGORIES.index("collective")
     return Lowered(
         program=program,
-        plan=parts[0].plan,
         plan_op=columns(lambda r: r.played.layout.plan_op, wires.plan_op),
         category=columns(lambda r: r.played.device(r.played.part.rows.category, host), wire),
         alone_s=columns(alone, 0.0),
@@ -494,7 +495,7 @@ def _wires(
     place[-1] = -1
     peer = np.concatenate(peers)[order]
     return _Wires(
-        plan_op=index([f.plan_op for f in flights])[order],
+        plan_op=index([max(f.ops) for f in flights])[order],
         lane=lane[order],
         latency=each([f.latency_s / f.team.steps for f in flights])[order],
         work=each([f.work * f.team.chunk for f in flights])[order],
@@ -518,7 +519,7 @@ def _arrivals(flights: Sequence[Flight], teams: Sequence[Team], runs: Sequence[_
     out = []
     for flight in flights:
         at, run = members[id(flight.team)]
-        first = np.array([r.played.layout.first[flight.plan_op] for r in runs])
+        first = np.array([r.played.layout.first[flight.ops[r.role]] for r in runs])
         out.append(at + (first[run] if len(runs) > 1 else first))
     return np.concatenate(out)
 
@@ -580,6 +581,7 @@ def _views(run: _Run, classes: Classes) -> Iterator[RankView]:
             rank=classes.ranks[c],
             multiplicity=int(classes.multiplicity[c]),
             role=run.played.part.role,
+            plan=run.played.part.plan,
             compute=slice(at + int(compute[0]), at + int(compute[-1]) + 1),
             copies=at + copies,
             comm_begin=at + first,

@@ -53,7 +53,7 @@ class Part(NamedTuple):
     """What ranks of one role run, and what it costs them."""
 
     role: Role
-    plan: Plan  # today one plan is every role's
+    plan: Plan  # of its pipeline stage
     rows: Rows
     row_start: I8  # (P,) run of rows of each plan op; a collective has one row where one class
     row_count: I8  # (P,) takes part, else two (arrive, finish) and its wire op in a `Flight`
@@ -76,7 +76,7 @@ class Classes(NamedTuple):
 class Flight(NamedTuple):
     """One collective of the plan on the wire, in all groups."""
 
-    plan_op: int
+    ops: tuple[int, ...]  # by part, which op of its plan it is; -1 where it takes no part
     comm: str  # collectives of one communicator follow each other
     team: Team
     lane: int  # wire lane of its first op; each op has its own
@@ -86,21 +86,24 @@ class Flight(NamedTuple):
 
 
 @lru_cache(maxsize=128)
-def roles_of(fabric: Fabric) -> Roles:
+def roles_of(fabric: Fabric, stages: int = 1) -> Roles:
     """What each rank of a machine is.
 
     Parameters
     ----------
     fabric : Fabric
         Ranks are told apart by their GPU and by the host around it.
+    stages : int
+        Pipeline stages, each a run of equally many ranks: the outermost axis of the mesh. [1]
     """
     index: dict[Role, int] = {}
-    known: dict[tuple[int, int], int] = {}  # equal nodes share a shape, equal GPUs a spec
+    known: dict[tuple[int, int, int], int] = {}  # equal nodes share a shape, equal GPUs a spec
     of: list[int] = []
     for node, shape in enumerate(fabric.shapes):
         for gpu in shape.gpu_specs:
-            key = (id(shape), id(gpu))
+            stage = len(of) * stages // fabric.n_ranks
+            key = (id(shape), id(gpu), stage)
             if key not in known:
-                known[key] = index.setdefault(Role(gpu, fabric.host(node)), len(index))
+                known[key] = index.setdefault(Role(gpu, fabric.host(node), stage), len(index))
             of.append(known[key])
     return Roles(tuple(index), tuple(of))

@@ -1,11 +1,12 @@
 """The mesh: how the ranks of a job are cut into groups, and what each holds of a batch.
 
-`Mesh` has the ordered, named axes, `Groups` are equal groups of ranks that come out of it, and
-`Batch` counts sequences and tokens. All three are plain values that know no file and no machine.
+`Mesh` has the ordered, named axes, `Groups` are equal groups of ranks that come out of it, `Pairs`
+those of two pipeline stages, and `Batch` counts sequences and tokens. All are plain values that
+know no file and no machine.
 """
 
 from sim.mesh.batch import Batch
-from sim.mesh.groups import Group, Groups
+from sim.mesh.groups import Group, Groups, Pairs
 from sim.mesh.mesh import AXES, EXPERT_AXES, FLATTENED, Mesh
 
-__all__ = ["AXES", "EXPERT_AXES", "FLATTENED", "Batch", "Group", "Groups", "Mesh"]
+__all__ = ["AXES", "EXPERT_AXES", "FLATTENED", "Batch", "Group", "Groups", "Mesh", "Pairs"]

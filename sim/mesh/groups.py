@@ -60,6 +60,13 @@ class Groups:
         """Every group, in the order of its first rank."""
         return _all(self.dims)
 
+    def within(self, part: int, parts: int) -> tuple[Group, ...]:
+        """Those in one of `parts` equal runs of ranks, which no group crosses."""
+        if parts == 1:
+            return self.all()
+        ranks = self.world // parts
+        return tuple(group for group in self.all() if group[0] // ranks == part)
+
     def of(self, rank: int) -> Group:
         """The group that holds a rank."""
         own = self._offset(rank, inside=False)
@@ -118,6 +125,40 @@ class Groups:
             found += digit * stride * (marked is inside)
             stride *= ranks
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Ranks of two pipeline stages that send to each other, at equal places in their stage.
+
+    Attributes
+    ----------
+    first, second : int
+        Stages in the order of the mesh. [1]
+    stages : int
+        How many there are. [1]
+    ranks : int
+        Ranks of one stage. [1]
+    """
+
+    first: int
+    second: int
+    stages: int
+    ranks: int
+
+    @property
+    def size(self) -> int:
+        """Ranks in one group."""
+        return 2
+
+    def all(self) -> tuple[Group, ...]:
+        """Every pair."""
+        a, b = self.first * self.ranks, self.second * self.ranks
+        return tuple((a + i, b + i) for i in range(self.ranks))
+
+    def within(self, part: int, parts: int) -> tuple[Group, ...]:
+        """Every pair: they lie across stages."""
+        return self.all()
 
 
 @lru_cache(maxsize=256)

@@ -20,6 +20,7 @@ from sim.cost.collectives import CollectiveCost
 from sim.cost.nccl.algorithms import algorithm_named
 from sim.documents import SCHEMAS, Document, dumps
 from sim.inputs.workload import Workload
+from sim.lowering.costs import name_of
 from sim.lowering.lower import Lowered, RankView
 from sim.lowering.parts import CATEGORIES
 from sim.program import Timeline
@@ -155,13 +156,14 @@ def _kernels(
     mine = mine[
         (lowered.category[mine] != _COLLECTIVE) & (timeline.end[mine] > timeline.start[mine])
     ]
-    names = _KernelNames(lowered.plan, workload)
+    plan = lowered.views[number].plan
+    names = _KernelNames(plan, workload)
     first: dict[tuple[int, int], int] = {}
     for i in mine.tolist():
         thread = int(lane[i]) - number * lanes
         at = int(lowered.plan_op[i])
         place = i - first.setdefault((thread, at), i)
-        op = lowered.plan.ops[at]
+        op = plan.ops[at]
         kind = CATEGORIES[int(lowered.category[i])]
         arguments: dict[str, Any] = {"phase": op.phase, "micro_step": op.micro_step}
         if i in critical:
@@ -229,8 +231,8 @@ def _collectives(
     lanes = _lanes(lowered)
     for k in range(len(view.comm_kind)):
         begin, end = int(view.comm_begin[k]), int(view.comm_end[k])
-        op = lowered.plan.ops[int(view.comm_plan[k])]
-        cost = cost_of(outcome, op)
+        op = view.plan.ops[int(view.comm_plan[k])]
+        cost = cost_of(outcome, view.plan, op)
         arguments = _described(op, cost, view.comm_label[k])
         arguments["waits us"] = round(
             float(timeline.start[end] - timeline.start[begin]) * _MICRO if begin != end else 0.0, 4
@@ -247,9 +249,9 @@ def _collectives(
         )  # fmt: skip
 
 
-def cost_of(outcome: StepOutcome, op: PlanOp) -> CollectiveCost | None:
-    """What a collective of the plan was priced at; None for one that moves nothing."""
-    return outcome.priced.collectives.get((op.collective, op.group, max(op.bytes_in, op.bytes_out)))
+def cost_of(outcome: StepOutcome, plan: Plan, op: PlanOp) -> CollectiveCost | None:
+    """What a collective of a plan was priced at; None for one that moves nothing."""
+    return outcome.priced.collectives.get(name_of(plan, op))
 
 
 def _described(op: PlanOp, cost: CollectiveCost | None, label: str) -> dict[str, Any]:
@@ -283,8 +285,8 @@ def collectives(outcome: StepOutcome) -> list[dict[str, Any]]:
     view = max(lowered.views, key=lambda v: float(timeline.end[v.compute].max()))
     rows = []
     for k in range(len(view.comm_kind)):
-        op = lowered.plan.ops[int(view.comm_plan[k])]
-        cost = cost_of(outcome, op)
+        op = view.plan.ops[int(view.comm_plan[k])]
+        cost = cost_of(outcome, view.plan, op)
         assert op.kind == COLLECTIVE
         rows.append(
             {
@@ -296,7 +298,7 @@ def collectives(outcome: StepOutcome) -> list[dict[str, Any]]:
                 "bytes_out": op.bytes_out,
                 "dtype": op.dtype,
                 "group": op.group,
-                "group_size": cost.ranks if cost else lowered.plan.groups[op.group].size,
+                "group_size": cost.ranks if cost else view.plan.groups[op.group].size,
                 "algorithm": cost.algorithm if cost else "",
                 "protocol": cost.protocol if cost else "",
                 "start_s": float(timeline.start[int(view.comm_begin[k])]),

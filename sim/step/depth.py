@@ -56,9 +56,9 @@ def settled(lowered: Lowered, timeline: Timeline) -> bool:
         A step of `DEEP` blocks, as the slowest rank sees it.
     """
     view = max(lowered.views, key=lambda view: float(timeline.end[view.compute].max()))
-    first = lowered.plan.derived.get("first of blocks")
+    first = view.plan.derived.get("first of blocks")
     if first is None:
-        first = lowered.plan.derived["first of blocks"] = _first_of_blocks(lowered.plan)
+        first = view.plan.derived["first of blocks"] = _first_of_blocks(view.plan)
     of, starts = lowered.plan_op[view.compute], timeline.start[view.compute]
     begins = starts[np.searchsorted(of, first)]
     pace = np.diff(begins, axis=1)[:, SHALLOW - 2 : DEEP - 3]  # the last ones see the end coming

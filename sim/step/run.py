@@ -122,7 +122,7 @@ def run_replicas(
     slow = speeds(variation, fabric)
     if slow is not None:
         speed = slow if speed is None else slow * speed
-    priced = price(plan, simulated, fabric, level, speed, capacities(variation, fabric))
+    priced = price([plan], simulated, fabric, level, speed, capacities(variation, fabric))
     program = lowered(priced)
     repeats = accumulation - simulated.gradient_accumulation
 
@@ -203,14 +203,14 @@ def _windows(
     whole = (0.0, float(timeline.end.max()), 1)
     if not repeats:
         return [whole]
-    return [whole, (*_micro_step_starts(lowered, timeline, view.compute), repeats)]
+    return [whole, (*_micro_step_starts(lowered, timeline, view), repeats)]
 
 
-def _micro_step_starts(lowered: Lowered, timeline: Timeline, compute: slice) -> tuple[float, float]:
+def _micro_step_starts(lowered: Lowered, timeline: Timeline, view: RankView) -> tuple[float, float]:
     """When the compute lane enters the second and the third micro-step. [s]"""
-    table = table_of(lowered.plan)
+    table = table_of(view.plan)
     micro, segment = table.micro_step, table.kind == SEGMENT
-    of = lowered.plan_op[compute]
-    starts = timeline.start[compute]
+    of = lowered.plan_op[view.compute]
+    starts = timeline.start[view.compute]
     inside = segment[of]
     return tuple(float(starts[inside & (micro[of] == i)].min()) for i in (1, 2))  # type: ignore[return-value]

@@ -182,7 +182,8 @@ def jittered(lowered: Lowered, jitter: float, seed: int, replica: int) -> Lowere
     """
     variance = math.log1p(jitter * jitter)
     random = np.random.default_rng([seed, replica])
-    drawn = random.standard_normal((len(lowered.views), len(lowered.plan.ops)))
+    most = max(len(view.plan.ops) for view in lowered.views)
+    drawn = random.standard_normal((len(lowered.views), most))
     factors = np.exp(math.sqrt(variance) * drawn - 0.5 * variance)
     work, alone = lowered.program.work.copy(), lowered.alone_s.copy()
     for view, factor in zip(lowered.views, factors, strict=True):

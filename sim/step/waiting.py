@@ -86,7 +86,7 @@ def waiting_in_windows(outcome: StepOutcome) -> list[tuple[WaitingGroup, ...]]:
     group_of = np.array([index[kind] for kind in kinds])
     members = group_of[classes.of]
     who = [tuple(np.flatnonzero(members == i).tolist()) for i in index.values()]
-    late = _late(lowered, timeline, outcome.priced.flights, group_of)
+    late = _late(lowered, timeline, outcome.priced.flights, classes.role, group_of)
     found = []
     for begin, finish, _ in windows(outcome):
         groups = [
@@ -102,21 +102,24 @@ def waiting_in_windows(outcome: StepOutcome) -> list[tuple[WaitingGroup, ...]]:
 
 
 def _late(
-    lowered: Lowered, timeline: Timeline, flights: tuple[Flight, ...], group_of: I8
+    lowered: Lowered, timeline: Timeline, flights: tuple[Flight, ...], role: I8, group_of: I8
 ) -> Mapping[int, _Late]:
     """Where each class waits, flight by flight."""
     if not flights:
         return {}
-    place = {int(op): i for i, op in enumerate(lowered.views[0].comm_plan.tolist())}
-    arrival = np.stack([timeline.end[view.comm_begin] for view in lowered.views])
+    arrival = [timeline.end[view.comm_begin] for view in lowered.views]
     teams = {id(f.team): f.team for f in flights}
-    columns: dict[int, list[int]] = {}
+    plans = dict(zip(role.tolist(), lowered.views, strict=True))
+    ops: dict[int, list[tuple[int, ...]]] = {}
     for flight in flights:
-        columns.setdefault(id(flight.team), []).append(place[flight.plan_op])
+        ops.setdefault(id(flight.team), []).append(flight.ops)
     found: dict[int, list[_Late]] = {}
     for key, team in teams.items():
         first = np.flatnonzero(np.diff(team.group, prepend=-1))
-        came = arrival[team.member][:, columns[key]]
+        # which of its plan's collectives each flight is, to a class of each part
+        flown = dict(enumerate(np.array(ops[key]).T))
+        place = {p: np.searchsorted(v.comm_plan, flown[p]) for p, v in plans.items()}
+        came = np.stack([arrival[c][place[role[c]]] for c in team.member.tolist()])
         last = np.maximum.reduceat(came, first, axis=0)
         # the first member of those that came last
         at = np.where(came == last[team.group], np.arange(team.member.size)[:, None], came.shape[0])

@@ -13,7 +13,9 @@ What a lowering must impose, and nothing else:
 2. **Streams.** Ops of one `stream` (all but "host") run in list order, one at a time.
 3. **Dependencies.** An op starts after the end of every op in `deps`. Indices are of earlier ops.
    Those that stream order or an earlier wait of the same stream already implies are left out.
-4. **Communicators.** Collectives with the same `comm` run one at a time, in list order, whatever
+4. **Messages.** A collective of a group of `Pairs` is one message (or several at once, sent and
+   received) between two pipeline stages. Each stage's plan has it, with the same `comm` and `unit`.
+5. **Communicators.** Collectives with the same `comm` run one at a time, in list order, whatever
    their streams: NCCL serialises a communicator. ``Plan.groups`` says which ranks;
    ``comm == group`` unless the strategy made a second communicator over the same ranks.
 
@@ -27,11 +29,11 @@ over the host link. COLLECTIVE carries bytes per rank as c10d sees them: all-gat
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sim.mesh import Groups
+from sim.mesh import Groups, Pairs
 from sim.strategies.allocations import Allocations
 
 SEGMENT, KERNEL, COLLECTIVE, HOST = range(4)
@@ -70,14 +72,16 @@ class PlanOp(NamedTuple):
 
 @dataclass(slots=True)
 class Plan:
-    """A recorded step."""
+    """A recorded step of one rank; of every rank of its pipeline stage."""
 
     ops: list[PlanOp]
     memory: Allocations
-    groups: dict[str, Groups] = field(default_factory=dict)  # by the name that ops give
+    groups: dict[str, Groups | Pairs] = field(default_factory=dict)  # by the name that ops give
     owned_numel: float = 0.0  # trainable elements that rank 0 updates in the optimizer step
     owned_tensors: int = 0  # trainable tensors it updates
     optimizer_on_host: bool = False  # CPU offload: the step is a HOST op
+    stage: int = 0  # whose plan it is, of `stages`: ranks of a pipeline stage run the same
+    stages: int = 1
     # what pricing and lowering work out once a plan: plans are shared by jobs that differ in costs
     derived: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -98,14 +102,14 @@ class Recorder:
 
     Parameters
     ----------
-    groups : dict of str to Groups
+    groups : dict of str to Groups or Pairs
         The groups that collectives will name.
     """
 
-    def __init__(self, groups: dict[str, Groups]) -> None:
+    def __init__(self, groups: Mapping[str, Groups | Pairs]) -> None:
         self.ops: list[PlanOp] = []
         self.memory = Allocations(self.ops)
-        self.plan = Plan(self.ops, self.memory, groups)
+        self.plan = Plan(self.ops, self.memory, dict(groups))
         self.micro_step = 0
         self._lanes: dict[str, _Lane] = {}
         self._host_after = -1

@@ -70,7 +70,7 @@ def program_summary(topology: str, workload: str, sets: tuple[str, ...]) -> dict
     fabric = compile_fabric(loaded.topology)
     tree = build_tree(job.model, job.method)
     plan = build_plan(job, tree, mesh_of(loaded.topology, job))
-    priced = price(plan, job, fabric, "folded")
+    priced = price([plan], job, fabric, "folded")
     lowered = lower(priced.parts, priced.compiled.classes, priced.flights)
     counts = Counter(CATEGORIES[i] for i in lowered.category.tolist())
     del counts["host"]  # launches that nothing waits for are put together, which depends on times

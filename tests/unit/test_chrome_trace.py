@@ -117,7 +117,7 @@ def test_a_profilers_reader_reads_it(tmp_path: Path, traced) -> None:
     assert found.per_step("gemm") == pytest.approx(outcome.breakdown.kernels["gemm"], rel=1e-4)
     gathers = [c for c in found.collectives if c.op == "all_gather"]
     priced = {
-        c.work: c for (op, _, _), c in outcome.priced.collectives.items() if op == "all_gather"
+        c.work: c for n, c in outcome.priced.collectives.items() if n.collective == "all_gather"
     }
     assert {c.size for c in gathers} == set(priced)
     for c in gathers:

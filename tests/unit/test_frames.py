@@ -40,7 +40,7 @@ def _priced(topology, workload, speed=None):
         workload, build_tree(workload.model, workload.method), mesh_of(topology, workload)
     )
     pace = None if speed is None else np.full(fabric.n_ranks, speed)
-    return price(plan, workload, fabric, "folded", pace)
+    return price([plan], workload, fabric, "folded", pace)
 
 
 @pytest.mark.parametrize("name", ["llama3-8b-sft", "llama3-8b-offload", "llama3-8b-zero3"])

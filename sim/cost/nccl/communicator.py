@@ -12,7 +12,9 @@ from sim.inputs.versions import version
 
 PROTOCOLS = ("ll", "ll128", "simple")
 LL, LL128, SIMPLE = range(3)
-OPERATIONS = ("all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_to_all", "send_recv")
+OPERATIONS = (
+    "all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_to_all", "send_recv", "send",
+)  # fmt: skip
 LATEST = (2, 30)
 
 

@@ -34,7 +34,7 @@ def ring_share(op: str, n: int) -> float:
     """Bytes each rank passes to its successor per total byte."""
     if op == "all_reduce":
         return 2.0 * (n - 1) / n
-    return 1.0 if op in ("broadcast", "send_recv") else (n - 1) / n
+    return 1.0 if op in ("broadcast", "send_recv", "send") else (n - 1) / n
 
 
 def hbm_passes(op: str) -> float:

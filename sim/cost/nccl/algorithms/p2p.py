@@ -1,4 +1,4 @@
-"""Sends and receives: all pairs, or each rank to the next."""
+"""Sends and receives: all pairs, each rank to the next, or the first rank to the second."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class P2p(Algorithm):
     """All that NCCL has for these operations, so its tuner has no opinion."""
 
     name = "p2p"
-    operations = ("all_to_all", "send_recv")
-    needs = "p2p is for all_to_all and send_recv"
+    operations = ("all_to_all", "send_recv", "send")
+    needs = "p2p is for all_to_all, send_recv and send"
     in_kernel_name = False
 
     def weighed(self, comm: Communicator, op: str) -> tuple[int, ...]:
@@ -58,11 +58,13 @@ class P2p(Algorithm):
         return float(table["p2p_peer_us"] * ((comm.ranks - 1) if op == "all_to_all" else 1))
 
     def loads(self, fabric: Fabric, group: Sequence[int], op: str) -> Demand:
-        """The routes of all pairs."""
+        """The routes of all that send; each byte is read once and written once."""
         n = len(group)
         if op == "send_recv":
             edges = [((group[i], group[(i + 1) % n]), 1.0) for i in range(n)] if n > 1 else []
             sent = 1.0
+        elif op == "send":
+            edges, sent = [((group[0], group[1]), 1.0)], 0.5
         else:
             edges = [((a, b), 1.0 / n) for a in group for b in group if a != b]
             sent = (n - 1) / n

@@ -1,0 +1,129 @@
+"""Pipeline stages run plans of their own, and messages between them are waited for by both."""
+
+import numpy as np
+import pytest
+
+from sim.engine import run
+from sim.fabric import compile_fabric
+from sim.inputs.loader import load
+from sim.lowering.costs import name_of, price
+from sim.lowering.lower import lower
+from sim.mesh import Mesh, Pairs
+from sim.strategies.plan import Recorder
+
+STAGES, MICRO_BATCHES = 2, 3
+SIZE = 2.0 * 4096 * 2048  # of a message [B]
+
+
+def gpipe(stage, ranks, micro_batches=MICRO_BATCHES):
+    """All forwards, then all backwards, one block and an all-reduce a stage; by hand."""
+    r = Recorder(
+        {
+            "tp": Mesh(pp=STAGES, tp=ranks).groups("tp"),
+            "down": Pairs(0, 1, STAGES, ranks),
+            "up": Pairs(1, 0, STAGES, ranks),
+        }
+    )
+    r.plan.stage, r.plan.stages = stage, STAGES
+
+    def message(group, i):
+        r.collective(f"p2p {group}", "send", "forward", group, SIZE, SIZE, "bf16", unit=f"{i}")
+
+    for i in range(micro_batches):
+        if stage == 1:
+            message("down", i)
+            r.wait_stream("compute", "p2p down")
+        r.segment("forward", "forward", 1 + stage)
+        if stage == 0:
+            r.wait_stream("p2p down", "compute")
+            message("down", i)
+    for i in range(micro_batches):
+        if stage == 0:
+            message("up", i)
+            r.wait_stream("compute", "p2p up")
+        r.segment("backward", "backward", 1 + stage)
+        r.collective("compute", "all_reduce", "backward", "tp", SIZE, SIZE, "bf16")
+        if stage == 1:
+            r.wait_stream("p2p up", "compute")
+            message("up", i)
+    return r.plan
+
+
+def simulated(level, sets=(), engine="python"):
+    loaded = load(
+        "dgx-h100", "llama3-8b-sft", ["nodes=1", "model.layers=2", "micro_batch=1", *sets]
+    )
+    fabric = compile_fabric(loaded.topology)
+    plans = [gpipe(stage, fabric.n_ranks // STAGES) for stage in range(STAGES)]
+    priced = price(plans, loaded.workload, fabric, level)
+    lowered = lower(priced.parts, priced.compiled.classes, priced.flights)
+    return priced, lowered, run(lowered.program, engine)
+
+
+def spans(lowered, timeline, rank):
+    """Start and end of every op of a rank's plan, (P,) each. [s]"""
+    view = next(v for v in lowered.views if v.rank == rank)
+    ops = np.arange(view.compute.start, view.compute.stop)
+    of = lowered.plan_op[ops]
+    first = [timeline.start[ops[of == i]].min(initial=np.inf) for i in range(len(view.plan.ops))]
+    last = [timeline.end[ops[of == i]].max(initial=-np.inf) for i in range(len(view.plan.ops))]
+    return view.plan, first, last
+
+
+def test_a_stage_waits_for_the_other_and_for_the_message():
+    priced, lowered, timeline = simulated("folded")
+    assert [v.role.stage for v in lowered.views] == [0, 1]
+    assert [v.multiplicity for v in lowered.views] == [4, 4]
+    plan, first, last = spans(lowered, timeline, 0)
+    other, begin, end = spans(lowered, timeline, 4)
+    sent = next(op for op in plan.ops if op.collective == "send")
+    flight = priced.collectives[name_of(plan, sent)].time_s
+    down = [i for i, op in enumerate(plan.ops) if op.name == "forward"]
+    there = [i for i, op in enumerate(other.ops) if op.name == "forward"]
+    # the first micro-batch reaches the second stage a message after the first has run it
+    assert begin[there[0]] == pytest.approx(last[down[0]] + flight, rel=0.02)
+    # stages are alike but for the message, so the second stays one behind
+    for i in range(1, MICRO_BATCHES):
+        assert begin[there[i]] >= last[down[i]]
+    up = [i for i, op in enumerate(other.ops) if op.name == "backward"]
+    here = [i for i, op in enumerate(plan.ops) if op.name == "backward"]
+    assert first[here[0]] > end[up[0]] + 0.9 * flight
+    # bubble of GPipe with two stages: one forward and one backward a stage and the messages
+    f, b = last[down[0]] - first[down[0]], end[up[0]] - begin[up[0]]
+    total = float(timeline.end.max())
+    assert total > (MICRO_BATCHES + 1) * (f + b)
+
+
+def test_stages_reduce_only_among_themselves():
+    priced, _, _ = simulated("folded")
+    names = {n for n in priced.collectives if n.collective == "all_reduce"}
+    assert {n.stage for n in names} == {0, 1}
+    assert all(priced.collectives[n].ranks == 4 for n in names)
+    # a message is one flight of both plans, a reduction one of its own plan
+    parts = [sum(op >= 0 for op in flight.ops) for flight in priced.flights]
+    assert sorted(parts) == [1] * (2 * MICRO_BATCHES) + [2] * (2 * MICRO_BATCHES)
+
+
+@pytest.mark.parametrize("engine", ["reference", "python", "compiled"])
+@pytest.mark.parametrize("level", ["folded", "ranks"])
+def test_engines_and_levels_agree(engine, level):
+    *_, timeline = simulated("folded")
+    _, lowered, other = simulated(level, engine=engine)
+    assert len(lowered.views) == (2 if level == "folded" else 8)
+    assert float(other.end.max()) == pytest.approx(float(timeline.end.max()), rel=1e-9)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_pairs(reverse):
+    pairs = Pairs(*((2, 1) if reverse else (1, 2)), stages=4, ranks=3)
+    expected = [(3, 6), (4, 7), (5, 8)]
+    assert pairs.all() == tuple((b, a) if reverse else (a, b) for a, b in expected)
+    assert pairs.within(0, 4) == pairs.all()
+    assert pairs.size == 2
+
+
+def test_groups_of_a_stage():
+    mesh = Mesh(pp=2, dp_shard=2, tp=2)
+    assert mesh.groups("tp").within(1, 2) == ((4, 5), (6, 7))
+    assert mesh.groups("dp_shard").within(0, 2) == ((0, 2), (1, 3))
+    assert mesh.groups("world").within(0, 1) == (tuple(range(8)),)
