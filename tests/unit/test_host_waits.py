@@ -25,7 +25,7 @@ def priced(sets=(), level="folded", waiting=None, machine="dgx-h100"):
     fabric = compile_fabric(job.topology)
     tree = build_tree(job.workload.model, job.workload.method)
     plan = plan_of(job.workload, tree, mesh_of(job.topology, job.workload))
-    found = price(plan, job.workload, fabric, level)
+    found = price([plan], job.workload, fabric, level)
     if waiting is None:
         return found
     return found._replace(parts=tuple(_waited(part, waiting) for part in found.parts))
