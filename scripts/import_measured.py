@@ -1,20 +1,25 @@
-"""Carry published training measurements over into `sim/data/measured/training.jsonl`.
+"""Carry published training measurements over into `sim/data/measured`.
 
     python scripts/import_measured.py FOLDER_OF_CSVS
 
 Each row becomes what a user would write down: a topology, a workload, the figure, and whether the
 source specifies the run completely. Conventions of llm-foundry stand below, of the other sources
-in `measured_sources.py`.
+in `measured_sources.py`; those of the 1,101 rows of `finetune.csv`, in `finetune.toml`.
 """
 
 import csv
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from measured_sources import TABLES, falcon
+from measured_sources import FINETUNE, TABLES, falcon
 
-OUT = Path(__file__).parents[1] / "sim" / "data" / "measured" / "training.jsonl"
+MEASURED = Path(__file__).parents[1] / "sim" / "data" / "measured"
+OUT = MEASURED / "training.jsonl"
+FINETUNE_TABLE = MEASURED / "finetune.csv"  # what ran is in finetune.toml
+
+Convert = Callable[[dict[str, str]], "dict[str, object] | None"]
 
 MPT = {
     "ffn": "gelu", "norm": "layernorm", "positions": "learned", "bias": True, "fused_qkv": True,
@@ -90,16 +95,59 @@ SOURCES = {
 }
 
 
+FINETUNE_MODELS = {
+    "llama2-70b": "llama-2-70b", "llama3.1-8b": "llama-3.1-8b", "mistral-7b-v0.1": "mistral-7b",
+}  # fmt: skip
+FINETUNE_GPUS = {
+    "NVIDIA-A100-80GB-PCIe": "a100-pcie", "NVIDIA-H100-PCIe": "h100-pcie", "L40S": "l40s",
+    "NVIDIA-A100-SXM4-80GB": "a100-sxm",
+}  # fmt: skip
+FINETUNE_FLAGS = {
+    "avoid": "memory-edge", "pair": "pair-placement", "network slow": "network-slow",
+    "network fast": "network-fast",
+}  # fmt: skip
+
+
+def finetune(row: dict[str, str]) -> dict[str, str]:
+    """A run of LLMFineTuningBench in the columns of finetune.csv."""
+    flags = [flag for start, flag in FINETUNE_FLAGS.items() if row["flag"].startswith(start)]
+    return {
+        "model": FINETUNE_MODELS.get(row["model_name"], row["model_name"]),
+        "method": row["method"],
+        "gpu": FINETUNE_GPUS[row["gpu_model"]],
+        "length": row["tokens_per_sample"],
+        "batch": row["batch_size"],
+        "gpus": row["number_gpus"],
+        "nodes": row["number_nodes"],
+        "campaign": row["campaign"],
+        "tokens_per_s": f"{float(row['tokens_per_second']):.2f}",
+        "flag": flags[0] if row["flag"] else "",
+    }
+
+
 def main(folder: Path) -> None:
     """Write all rows that a source's convention can express."""
-    with OUT.open("w", encoding="utf-8") as out:
-        for name, convert in SOURCES.items():
+    with (folder / "finetune.csv").open(encoding="utf-8", newline="") as file:
+        rows = [finetune(row) for row in csv.DictReader(file)]
+    with FINETUNE_TABLE.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    _write(OUT, folder, SOURCES, falcon())
+    _write(MEASURED / "finetune.jsonl", folder, FINETUNE, [])
+
+
+def _write(
+    path: Path, folder: Path, sources: Mapping[str, Convert], more: list[dict[str, object]]
+) -> None:
+    with path.open("w", encoding="utf-8") as out:
+        for name, convert in sources.items():
             with (folder / name).open(encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
                     found = convert(row)
                     if found is not None:
                         out.write(json.dumps(found) + "\n")
-        for found in falcon():
+        for found in more:
             out.write(json.dumps(found) + "\n")
 
 

@@ -440,6 +440,112 @@ def falcon() -> list[Record]:
     return rows
 
 
+_FSDP1 = {
+    "strategy": "fsdp1", "reduce_dtype": "bf16", "backward_prefetch": "pre",
+    "gradient_sync": "last",
+}  # fmt: skip
+_PURE = {"bf16": {"master": "bf16"}}
+
+
+def fms_acceleration(row: Row) -> Record:
+    """Mistral 7B with the Hugging Face Trainer, eager (fw=none) and with fms-acceleration."""
+    gpus = int(row["n_gpus"])
+    notes = dict(part.strip().partition("=")[::2] for part in row["notes"].split(";"))
+    framework, quantised = notes["fw"], notes["quant"]
+    fused = "foak" in framework
+    lora: Record = {"rank": 16, "targets": ["q", "k", "v", "o"]}
+    method: Any = "full"
+    if row["method"] == "lora":
+        method = {"lora": lora}
+    elif quantised != "none":
+        kind = {"bnb": "nf4", "gptq": "gptq-int4"}[quantised]
+        method = {"qlora": {**lora, "quantization": kind}}
+    precision: Any = _PURE
+    if "amp" in row["precision"]:
+        precision = row["precision"].split()[0]
+    half = "fp16" if precision == "fp16" else "bf16"
+    parallelism: Record = {"strategy": "ddp"}
+    if gpus > 1:
+        parallelism = {**_FSDP1, "reduce_dtype": half, "checkpoint_wrapper": "outside",
+                       **({} if method == "full" else {"wrap": "peft"})}  # fmt: skip
+    return record(
+        row, "fms-acceleration", "a100-x1", [f"node.gpus={gpus}", *(NVLINK3 if gpus > 1 else [])],
+        {
+            "model": "mistral-7b",
+            "method": method,
+            "sequence_length": int(row["seq_len"]),
+            "micro_batch": int(row["micro_batch_per_gpu"]),
+            "precision": precision,
+            "parallelism": parallelism,
+            "activation_checkpointing": {"full": {"reentrant": True}},
+            "attention": "flash2",
+            "fused_kernels": "all" if fused else "none",
+            "loss": "compiled" if fused else "huggingface",
+            "optimizer_implementation": "foreach",
+            "stack": {"torch": "2.4.1", "cuda": "12.1", "nccl": "2.20.5", "bitsandbytes": "0.43.3"},
+        },
+        "complete", framework if framework != "none" else "",
+        tokens=number(row, "tokens_per_s_per_gpu"), memory=number(row, "mem_gb") * GIB,
+        figure="allocated",
+    )  # fmt: skip
+
+
+def vectorlm(row: Row) -> Record:
+    """Llama 3 8B, a trainer of its own on FSDP1 and PEFT; the best of micro-batches 2, 4, 8."""
+    gpus = int(row["n_gpus"])
+    lora = row["method"] == "lora"
+    return record(
+        row, "vectorlm", "a100-x1", [f"node.gpus={gpus}", *(NVLINK3 if gpus > 1 else [])],
+        {
+            "model": "llama-3-8b",
+            "method": {"lora": {"rank": 8, "targets": ["q", "v"], "dropout": 0.1}}
+            if lora else "full",
+            "sequence_length": int(row["seq_len"]),
+            "micro_batch": int(row["micro_batch_per_gpu"]),
+            "gradient_accumulation": int(row["grad_accum"]),
+            "precision": _PURE,
+            "parallelism": {**_FSDP1, "forward_prefetch": 1, "use_orig_params": False,
+                            "checkpoint_wrapper": "inside", **({"wrap": "peft"} if lora else {})},
+            "activation_checkpointing": "full",
+            "attention": "flash2",
+            "loss": "huggingface",
+            "optimizer_implementation": "foreach",
+            "stack": {"torch": "2.2.1", "cuda": "12.1", "nccl": "2.19.3"},
+        },
+        "complete", "NVLink of the node not stated, taken for granted",
+        tokens=number(row, "tokens_per_s_per_gpu"),
+    )  # fmt: skip
+
+
+def ms_swift(row: Row) -> Record:
+    """Qwen2.5 14B with the Hugging Face Trainer and DeepSpeed, nothing overlapped."""
+    zero = "zero3" if "ZeRO-3" in row["strategy"] else "zero2"
+    buckets: Record = {"reduce_bucket_size": 200_000_000, "allgather_bucket_size": 200_000_000}
+    if zero == "zero3":
+        buckets = {"reduce_bucket_size": "auto", "stage3_prefetch_bucket_size": "auto",
+                   "stage3_param_persistence_threshold": "auto"}  # fmt: skip
+    return record(
+        row, "ms-swift", "dgx-a100", ["node.gpu=a800-sxm-80gb", "node.nvlink.links_per_gpu=8"],
+        {
+            "model": "qwen2.5-14b",
+            "sequence_length": int(row["seq_len"]),
+            "micro_batch": int(row["micro_batch_per_gpu"]),
+            "gradient_accumulation": int(row["grad_accum"]),
+            "parallelism": {"strategy": zero, "overlap_comm": False, **buckets},
+            "activation_checkpointing": {"full": {"reentrant": True}},
+            "attention": "flash2",
+            "loss": "huggingface",
+        },
+        "incomplete", "versions not stated; memory rounded",
+        tokens=number(row, "tokens_per_s_per_gpu"), memory=number(row, "mem_gb") * GB,
+    )  # fmt: skip
+
+
+#: fine-tuning as people run it, beside the table of `finetune.csv`
+FINETUNE = {
+    "fms_acceleration.csv": fms_acceleration, "vectorlm.csv": vectorlm, "ms_swift.csv": ms_swift,
+}  # fmt: skip
+
 TABLES = {
     "atorch_dlrover.csv": atorch, "qwen.csv": qwen, "internevo.csv": internevo,
     "xtuner.csv": xtuner, "litgpt.csv": litgpt, "fsdp_qlora.csv": fsdp_qlora,

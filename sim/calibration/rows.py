@@ -58,10 +58,11 @@ class MeasuredRow:
 @cache
 def training_rows() -> tuple[MeasuredRow, ...]:
     """All rows of the shipped table."""
-    return tuple(_read(TABLE))
+    return tuple(read_rows(TABLE))
 
 
-def _read(path: Path) -> Iterator[MeasuredRow]:
+def read_rows(path: Path) -> Iterator[MeasuredRow]:
+    """Rows of a table, a JSON record a line."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             yield parse_row(json.loads(line))

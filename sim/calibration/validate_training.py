@@ -20,6 +20,7 @@ from sim.blocks.parameters import count_parameters
 from sim.calibration.rows import MeasuredRow, training_rows
 from sim.calibration.validate_collectives import quantile
 from sim.inputs.shares import batch_on
+from sim.memory.report import MemoryReport
 from sim.step.breakdown import Breakdown
 from sim.step.step import step
 
@@ -33,6 +34,7 @@ class TrainingPoint(NamedTuple):
 
     row: MeasuredRow
     breakdown: Breakdown
+    memory: MemoryReport
 
     @property
     def predicted(self) -> float:
@@ -110,7 +112,8 @@ class TrainingValidation(NamedTuple):
 @functools.cache
 def predict(row: MeasuredRow) -> TrainingPoint:
     """What the model says about one row."""
-    return TrainingPoint(row, step(row.topology, row.workload).breakdown)
+    found = step(row.topology, row.workload)
+    return TrainingPoint(row, found.breakdown, found.memory)
 
 
 @functools.cache
