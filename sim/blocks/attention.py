@@ -7,6 +7,7 @@ from sim.blocks.linear import linear
 from sim.blocks.modules import OpRole, Position
 from sim.blocks.norm import norm
 from sim.blocks.ops import Exchange, Map, When
+from sim.blocks.padding import padded, unpadded
 from sim.blocks.tape import Tape
 
 #: FlashAttention's backward recomputes the scores: five products for the forward's two.
@@ -98,6 +99,8 @@ def core(
         keys, values = queries, outputs
     if s.attention == "eager":
         return _eager(t, q, k, v, heads, window, exchanges)
+    if s.unpads:
+        q, k, v = unpadded(t, (q, queries), (k, keys), (v, values))
     pairs = visible_pairs(s.length, s.keys, window)
     flops = 2.0 * s.sequences * n_heads * (dim + value_dim) * pairs
     traffic = e * (queries + keys + values + outputs)
@@ -111,7 +114,7 @@ def core(
             access=s.attention, role=OpRole.ATTENTION,
         )  # fmt: skip
 
-    return t.op(
+    out = t.op(
         "attention", qkv, e * outputs, qkv,
         [kernel("forward", 1.0, traffic)],
         [Map("attention.delta", 2 * e * outputs + lse, 1, "fused", "reduction"),
@@ -120,6 +123,7 @@ def core(
         flops=counted(t, n_heads * (dim + value_dim), window), exchanges=exchanges,
         scratch=_buffers(t, *moved),
     )  # fmt: skip
+    return padded(t, out, outputs) if s.unpads else out
 
 
 def counted(t: Tape, width: int, window: int | None) -> float:

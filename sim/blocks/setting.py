@@ -12,6 +12,8 @@ from sim.inputs.workload import Method, Workload
 from sim.units import DTYPE_BYTES
 
 FULL = Method.model_construct()
+#: times a layer turns the mask into indices: Hugging Face once, llm-foundry for q, k and v each
+UNPADS = {"none": 0, "unpad": 1, "unpad-each": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class Setting:
         RMSNorm is one CUDA kernel: by hand, compiled, or PyTorch 2.9 and newer.
     attention, loss : str
         Implementations.
+    unpads : int
+        Times a layer finds out where the padding is and takes it out before attention.
     metrics : int
         Times a trainer takes the loss once more, without gradient.
     keeps_inputs : bool
@@ -66,6 +70,7 @@ class Setting:
     fused_norms: bool = False
     attention: str = "flash2"
     loss: str = "eager"
+    unpads: int = 0
     metrics: int = 0
     keeps_inputs: bool = False
     context: int = 1
@@ -125,6 +130,7 @@ def _setting(workload: Workload) -> Setting:
         or workload.fused_kernels != "none"
         or not older(stack.torch, "2.9"),
         attention=workload.attention,
+        unpads=UNPADS[workload.attention_padding],
         loss=workload.loss,
         metrics=workload.train_metrics,
         # bitsandbytes/autograd/_functions.py, MatMul4Bit: ``ctx.tensors = (A, B)`` up to 0.43.1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
+from sim.inputs.check_rows import check_rows
 from sim.inputs.finding import Finding, fault, warning
 from sim.inputs.model import Model
 from sim.inputs.registry import STRATEGIES
@@ -35,7 +36,7 @@ def findings(workload: Workload) -> Findings:
     yield from _checkpointing(workload)
     yield from _fp8(workload)
     yield from _features(workload)
-    yield from _padding(workload)
+    yield from check_rows(workload)
     yield from _absurd(workload)
 
 
@@ -221,22 +222,6 @@ def _activation_offload(w: Workload) -> Findings:
     if not strategy_of(w).offloads_inputs:
         message = f"checkpointed inputs go to the host with fsdp, not with {w.parallelism.strategy}"
         yield fault("offload-inputs", "workload", path, message, "write fsdp2, or leave it out")
-
-
-def _padding(w: Workload) -> Findings:
-    data = w.data
-    if data.mean_length is not None and data.mean_length > w.sequence_length:
-        message = f"samples of {data.mean_length} tokens are cut to {w.sequence_length}"
-        hint = "raise sequence_length, or count what is left"
-        yield warning("cut", "workload", "data.mean_length", message, hint)
-    if not data.packing and data.mean_length is None:
-        message = "without packing each sample is padded, and nothing says how long samples are"
-        hint = "add data.mean_length; until then every token counts as real"
-        yield warning("padding", "workload", "data.packing", message, hint)
-    if not data.packing and data.mean_length and data.mean_length < w.sequence_length:
-        share = 100 * (1 - data.mean_length / w.sequence_length)
-        message = f"{share:.0f} % of what is computed is padding; tokens/s and MFU count it"
-        yield warning("padding", "workload", "data.packing", message, "packing saves it")
 
 
 def _fp8(w: Workload) -> Findings:

@@ -175,6 +175,9 @@ class Workload(Spec):
     parallelism: Parallelism = Parallelism.model_construct()
     activation_checkpointing: Checkpointing = Checkpointing.model_construct()
     attention: Literal["eager", "sdpa", "flash2", "flash3", "triton", "cudnn"] = "flash2"
+    # padding taken out of q, k and v in each layer: found once a layer (Hugging Face), or for each
+    # of them (llm-foundry)
+    attention_padding: Literal["none", "unpad", "unpad-each"] = "none"
     compile: bool = False
     cuda_graphs: bool = False
     fused_kernels: Literal["none", "norm", "all"] = (

@@ -5,7 +5,9 @@ import pytest
 
 from sim.blocks.ops import Map, Op, OpRole
 from sim.blocks.parameters import build_tree
+from sim.blocks.unroll import unroll
 from sim.engine import run
+from sim.errors import InputError
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load
 from sim.inputs.shares import mesh_of
@@ -14,6 +16,7 @@ from sim.lowering.costs import price
 from sim.lowering.frames import lowered
 from sim.lowering.lower import lower
 from sim.lowering.parts import HOST_SYNC_S
+from sim.step.run import run_step
 from sim.strategies import plan_of
 
 JOB = ["gradient_accumulation=1", "model.layers=3", "sequence_length=2048", "micro_batch=1"]
@@ -120,3 +123,64 @@ def test_a_frame_is_filled_with_waits():
     assert {id(f) for f in frames._frames.values()} == before
     for column, expected in zip(filled.program, fresh.program, strict=True):
         np.testing.assert_array_equal(column, expected)
+
+
+PADS = {"none": (0, 0), "unpad": (2, 2), "unpad-each": (6, 6)}
+
+
+@pytest.mark.parametrize("padding", PADS)
+def test_waits_a_layer(padding):
+    """`nonzero` and `max().item()`, once (Hugging Face) or for q, k and v each (llm-foundry)."""
+    job = load("dgx-h100", "llama3-8b-sft", [f"attention_padding={padding}", "attention=flash2"])
+    templates = unroll(job.workload)
+    for phase, waits in zip(("forward", "recompute"), PADS[padding], strict=True):
+        assert sum(k.waits for k in templates.of("layer", phase)) == waits
+    assert not any(k.waits for k in templates.of("layer", "backward"))
+
+
+def test_unpadding_copies_q_k_v_and_the_output():
+    """8B, one token: q 4096, k and v 1024 each, out 4096 elements of 2 B, read and written."""
+    sets = ["micro_batch=1", "sequence_length=1024", "attention=flash2"]
+    plain, unpad = (
+        unroll(load("dgx-h100", "llama3-8b-sft", [*sets, f"attention_padding={p}"]).workload)
+        for p in ("none", "unpad")
+    )
+    names = ("unpad.q", "unpad.k", "unpad.v", "pad")
+    moved = sum(k.bytes for k in unpad.of("layer", "forward") if k.name in names)
+    assert moved == 2 * 2 * 1024 * (4096 + 1024 + 1024 + 4096)
+    assert {k.name for k in plain.of("layer", "forward")}.isdisjoint(names)
+
+
+def test_unpadding_costs_most_where_the_host_is_late():
+    """Less work a layer, a larger share lost to launches that cannot run ahead."""
+
+    def loss(tokens):
+        sets = [f"sequence_length={tokens}", "attention=flash2", "compile=true", "micro_batch=1"]
+        jobs = (
+            load("dgx-h100", "llama3-8b-sft", [*sets, f"attention_padding={p}"])
+            for p in ("none", "unpad", "unpad-each")
+        )
+        return [run_step(job.topology, job.workload).time_s for job in jobs]
+
+    short, long = loss(1024), loss(8192)
+    for none, once, each in (short, long):
+        assert none < once < each
+    assert short[2] / short[0] > long[2] / long[0]
+
+
+@pytest.mark.parametrize(
+    ("sets", "says"),
+    [
+        (["attention=sdpa"], "takes rows of one length"),
+        (["attention=flash2", "compile=true", "cuda_graphs=true"], "no CUDA graph can"),
+        (["attention=flash2", "parallelism.context_parallel=2"], "not split over context-parallel"),
+    ],
+)
+def test_where_padding_is_not_taken_out(sets, says):
+    with pytest.raises(InputError, match=says):
+        load("dgx-h100", "llama3-8b-sft", ["attention_padding=unpad", *sets])
+
+
+def test_a_word_that_is_none():
+    with pytest.raises(InputError, match=r"attention_padding.*none, unpad, unpad-each"):
+        load("dgx-h100", "llama3-8b-sft", ["attention_padding=pack"])
