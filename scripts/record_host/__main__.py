@@ -1,0 +1,84 @@
+"""Record the host side of real training code on a CPU; see docs/recordings.md.
+
+pip install torch==2.13.0 transformers==4.45.2 peft==0.13.2 accelerate==1.0.1 trl==0.11.4 "numpy<2"
+python scripts/record_host modelling > sim/data/host/modelling.json
+python scripts/record_host updates > sim/data/host/updates.json
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+from typing import Any
+
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "trl", "deepspeed")
+
+MODELLING = {
+    "layer": "what each further decoder layer adds (three layers less two)",
+    "rest": "what two layers leave over: embedding, position tables, final norm, head, loss. Below "
+    "zero where the first layer has less to do than another (frozen embedding: no gradient for "
+    "its input)",
+    "forward, recompute, backward": "phases; recompute: a checkpointed layer's second forward. "
+    "backward is what remains of backward. Absent: nothing ran",
+    "kernels": "launches on CUDA: operators that launch nothing there (views, allocations) not "
+    "counted, those of several kernels so many times (LAUNCHES in scripts/record_host/counting.py)",
+    "gemms": "matrix products among them",
+    "operators": "all that went through PyTorch's dispatcher, views and allocations too",
+    "modules": "calls of nn.Module.__call__",
+    "waits": "by place: operators after which the host knows a value of the device (.item(), "
+    "bool(tensor), nonzero), so that no later kernel is launched before all earlier ones are done",
+    "names": "kernels by operator; flash_forward and flash_backward stand for flash-attn 2.7, "
+    "sum_heads for its sums of dk and dv where heads share keys",
+    "nodes": "autograd nodes that the loss reaches, gradient accumulators included",
+    "attention_mask": "given, all ones (padding: the last three of the first sequence zero)",
+    "master": "dtype of the weights; autocast to bf16 or not",
+    "methods": "lora: r=4 on the projections that the reference fine-tuning runs adapt, alpha 16",
+}
+UPDATES = {
+    "lists": "kernels over lists of tensors, each once per chunk of a list on CUDA",
+    "fixed": "kernels a step, whatever the number of tensors",
+    "tensor": "kernels a step and tensor",
+    "host_operators_tensor": "operators a step and tensor on the step counters, which lie in host "
+    "memory and launch nothing",
+}
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that run."""
+    found = {"python": sys.version.split()[0]}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name).split("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write(what: str, meaning: dict[str, str], rows: list[dict[str, Any]]) -> None:
+    """A JSON document, one row a line."""
+    head = {"command": f"python scripts/record_host {what}", "versions": versions(),
+            "meaning": meaning}  # fmt: skip
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    sys.stdout.write(f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n{lines}\n]}}\n')
+
+
+def modelling() -> None:
+    """Kernels of modelling code."""
+    import flash
+
+    flash.install()
+    import modelling as m
+
+    write("modelling", MODELLING, [case | m.record(case) for case in m.cases()])
+
+
+def updates() -> None:
+    """Kernels of optimizers and clipping."""
+    import updates as u
+
+    write("updates", UPDATES, [u.record(*case) for case in u.cases()])
+
+
+if __name__ == "__main__":
+    {"modelling": modelling, "updates": updates}[sys.argv[1]]()
