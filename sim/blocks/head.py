@@ -117,12 +117,14 @@ def loss_memory(s: Setting) -> LossMemory:
     -----
     Per token, V the vocabulary: eager keeps the fp32 log-softmax (4 V); its backward holds that,
     the gradient of the loss and its own result (12 V). A compiled loss keeps to the compute dtype
-    (logits and their gradient). A chunked one holds logits, their gradient and one chunk of fp32.
+    (logits and their gradient). A chunked one runs head, loss and backward chunk by chunk: logits,
+    their gradient and two fp32 copies of one chunk live, beside the gradient of the hidden states.
     A fused linear loss keeps hidden gradients and one chunk of logits. Hugging Face's causal
     models up to 4.45 compute it eagerly on a shifted copy of fp32 logits; training loops that keep
     the model's output keep those logits (4 V) through backward.
 
-    Source: fsdp/mem recordings (eager); transformers 4.31, LlamaForCausalLM.forward (huggingface);
+    Source: fsdp/mem recordings (eager); torchtitan's default loss (chunked); transformers 4.31,
+    LlamaForCausalLM.forward (huggingface);
     Liger-Kernel fused_linear_cross_entropy for the chunk rule.
     """
     e, tokens, d, v = s.element, s.tokens, s.model.hidden_size, s.model.vocab_size
@@ -135,8 +137,8 @@ def loss_memory(s: Setting) -> LossMemory:
     if s.loss == "compiled":
         return LossMemory(logits, logits, 2 * logits, logits)
     if s.loss == "chunked":
-        chunk = 2 * wide / CHUNKS
-        return LossMemory(logits, logits + chunk, 2 * logits + chunk, logits)
+        chunk, hidden = (2 * logits + 2 * wide) / CHUNKS, e * tokens * d
+        return LossMemory(hidden, hidden + chunk, hidden + chunk, 0.0)
     chunks = 1 << max(0, -(-v // d) - 1).bit_length()
     gradients = e * tokens * d + (0.0 if s.frozen else e * v * d)
     part = -(-tokens // chunks) * v * (e + 4.0)

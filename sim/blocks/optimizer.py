@@ -15,21 +15,22 @@ class Optimizer:
 
     Attributes
     ----------
-    moment_bytes : float
-        Of one running mean, the scales of a quantised one included. [B]
+    moment_bytes : float or None
+        Of one running mean, the scales of a quantised one included; None: of the parameter's dtype,
+        as torch.optim makes them (``zeros_like``). [B]
     moments : int
         Running means an element.
     factored : bool
         The second moment of a matrix is a row and a column vector, fp32.
     counter_bytes : float
-        A step counter, per tensor. [B]
+        A step counter, per tensor. On the GPU only where one kernel reads it. [B]
     passes : int
         Kernels that one tensor takes where the step is not one kernel; 0 where it always is.
     listed : bool
         Tensors are updated many at a time, by multi-tensor kernels.
     """
 
-    moment_bytes: float = 0.0
+    moment_bytes: float | None = None
     moments: int = 0
     factored: bool = False
     counter_bytes: float = 0.0
@@ -40,11 +41,21 @@ class Optimizer:
         """Whether a step is one kernel; nobody fuses Adafactor."""
         return not self.passes or (implementation == "fused" and not self.factored)
 
-    def state_bytes(self, elements: float, tensors: int, factors: float) -> float:
+    def moment(self, parameter: float) -> float:
+        """Size of one running mean of a parameter element of so many bytes. [B]"""
+        return parameter if self.moment_bytes is None else self.moment_bytes
+
+    def state_bytes(
+        self, implementation: str, parameter: float, elements: float, tensors: int, factors: float
+    ) -> float:
         """States of so many elements in so many tensors. [B]
 
         Parameters
         ----------
+        implementation : str
+            ``foreach``, ``fused`` or ``for-loop``.
+        parameter : float
+            Size of a parameter element. [B]
         elements : float
             Trainable elements.
         tensors : int
@@ -52,26 +63,29 @@ class Optimizer:
         factors : float
             Elements of the row and column vectors of all matrices, and of all vectors.
         """
-        states = self.moments * self.moment_bytes * elements
+        states = self.moments * self.moment(parameter) * elements
         if self.factored:
             states += FP32 * factors
-        return states + self.counter_bytes * tensors
+        counters = self.counter_bytes * tensors if self.one_kernel(implementation) else 0.0
+        return states + counters
 
     def step_bytes(self, parameter: float, gradient: float) -> float:
         """Traffic of a step in one kernel: all read, all but the gradient written. [B]"""
         if self.factored:  # squares, two factored means, the outer product, rms, update
             return 2 * parameter + 6 * gradient + 4 * FP32
-        return 2 * parameter + gradient + 2 * self.moments * self.moment_bytes
+        return 2 * parameter + gradient + 2 * self.moments * self.moment(parameter)
 
     def unfused_bytes(self, parameter: float, gradient: float) -> float:
         """Traffic of Adam's step pass by pass, as foreach and for-loop run it. [B]
 
         Decay p; lerp m; mul v; addcmul v; sqrt; div; add; addcdiv p: what each reads and writes.
         """
-        state = self.moment_bytes
+        state = self.moment(parameter)
         return 4 * parameter + 2 * gradient + 14 * state
 
-    def scratch_bytes(self, implementation: str, elements: float, largest: float) -> float:
+    def scratch_bytes(
+        self, implementation: str, parameter: float, elements: float, largest: float
+    ) -> float:
         """What a step allocates and frees again. [B]
 
         foreach holds the square root of all second moments at once; a loop that of one tensor,
@@ -79,15 +93,16 @@ class Optimizer:
         """
         if self.one_kernel(implementation):
             return 0.0
-        if self.factored or implementation == "for-loop":
+        if self.factored:
             return 2 * FP32 * largest
-        return self.moment_bytes * elements
+        size = self.moment(parameter)
+        return 2 * size * largest if implementation == "for-loop" else size * elements
 
 
 #: 8-bit: a byte a state and an fp32 scale per block of 256. SGD without momentum.
 #: Source: torch.optim.AdamW and Adafactor; bitsandbytes and torchao 8-bit AdamW.
 OPTIMIZERS = {
-    "adamw": Optimizer(FP32, 2, counter_bytes=FP32, passes=8),
+    "adamw": Optimizer(None, 2, counter_bytes=FP32, passes=8),
     "adamw-bf16": Optimizer(DTYPE_BYTES["bf16"], 2, counter_bytes=FP32, passes=8),
     "adamw-8bit": Optimizer(1.0 + FP32 / 256, 2, counter_bytes=FP32, listed=False),
     "adafactor": Optimizer(factored=True, counter_bytes=FP32, passes=14, listed=False),

@@ -38,10 +38,15 @@ def shard_of(workload: Workload, numel: float, tensors: int) -> Shard:
     FSDP and DDP step the master weights; DeepSpeed steps fp32 copies of a partition, whatever the
     dtype of the model.
     """
+    size = updated_bytes(workload)
+    return Shard(numel, tensors, parameter_bytes=size, gradient_bytes=size)
+
+
+def updated_bytes(workload: Workload) -> int:
+    """Size of an element that the optimizer steps, as `shard_of` says. [B]"""
     deepspeed = strategy_of(workload).deepspeed
     pure = workload.precision.kind != "fp32" and workload.precision.master == "bf16"
-    size = 2 if pure and not deepspeed else 4
-    return Shard(numel, tensors, parameter_bytes=size, gradient_bytes=size)
+    return 2 if pure and not deepspeed else 4
 
 
 def host_update_bytes(workload: Workload) -> float:

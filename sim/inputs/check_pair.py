@@ -10,6 +10,7 @@ from sim.inputs.check_workload import _NAMES
 from sim.inputs.finding import Finding, fault, warning
 from sim.inputs.gpu import Gpu
 from sim.inputs.shares import batch_of
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.versions import older, versions
 from sim.inputs.workload import Workload
@@ -74,6 +75,10 @@ def _software(gpu: Gpu, w: Workload) -> Findings:
 
 def _groups(t: Topology, w: Workload) -> Findings:
     p, world = w.parallelism, t.world_size
+    if world > 1 and (other := strategy_of(w).spreads_as):
+        message = f"{p.strategy} trains on one GPU, and the machine has {world}"
+        yield fault("one-gpu", "workload", "parallelism.strategy", message, f"write {other} or ddp")
+        return
     if world % (p.replicate * p.context_parallel):
         factor = "replicate" if world % p.replicate else "context_parallel"
         value = getattr(p, factor)

@@ -9,7 +9,7 @@ from sim.inputs.base import Spec
 from sim.inputs.finding import Finding
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
-from sim.inputs.workload import Workload
+from sim.inputs.workload import Parallelism, Workload
 
 __all__ = ["Finding", "check", "check_one", "finish", "finish_pair"]
 
@@ -38,8 +38,27 @@ def finish(spec: S) -> S:
     return spec
 
 
-def finish_pair(topology: Topology, workload: Workload, accumulation_given: bool) -> Workload:
-    """Derive the gradient accumulation from a global batch, where only that is written."""
+#: what a job is where its file names no parallelism and the machine has one GPU
+ONE_GPU = Parallelism(strategy="single")
+
+
+def finish_pair(
+    topology: Topology, workload: Workload, *, named: bool, accumulation_given: bool
+) -> Workload:
+    """Derive what depends on both files.
+
+    On one GPU nothing is sharded unless the file says so. The gradient accumulation follows from a
+    global batch, where only that is written.
+
+    Parameters
+    ----------
+    topology, workload : specs
+        The pair.
+    named, accumulation_given : bool
+        Whether parallelism and gradient accumulation are written.
+    """
+    if topology.world_size == 1 and not named:
+        workload = workload.model_copy(update={"parallelism": ONE_GPU})
     if workload.global_batch is None or accumulation_given:
         return workload
     steps, rest = batch_of(topology, workload).accumulated(workload.global_batch)

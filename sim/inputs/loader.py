@@ -94,9 +94,17 @@ def prepare(topology: Argument, workload: Argument, sets: Iterable[str] = ()) ->
 def _checked(topology: Half, workload: Half) -> Prepared:
     """A pair that passed its checks."""
     machine, job = cast(Topology, topology.spec), cast(Workload, workload.spec)
-    finished = checks.finish_pair(machine, job, "gradient_accumulation" in workload.given)
+    given = workload.given
+    finished = checks.finish_pair(
+        machine, job, accumulation_given="gradient_accumulation" in given,
+        named="parallelism" in given or isinstance(workload.tree, Leaf),  # a spec says it all
+    )  # fmt: skip
     if finished is not job:
-        workload = replace(workload, spec=finished)
+        assumed = workload.assumed
+        if finished.parallelism is not job.parallelism:
+            strategy = Assumption("parallelism.strategy", finished.parallelism.strategy)
+            assumed = assumed | {"parallelism": (strategy,)}
+        workload = replace(workload, spec=finished, assumed=assumed)
     findings = checks.check(machine, finished)
     faults = _faults_of(findings, {"topology": topology, "workload": workload})
     if faults:

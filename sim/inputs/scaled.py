@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sim.inputs.checks import check
+from sim.inputs.strategy import spread
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 
@@ -21,7 +22,7 @@ def at_nodes(
             return None
         replicate = max(1, replicate)
     update = {"parallelism": p.model_copy(update={"replicate": replicate}), "global_batch": None}
-    job = workload.model_copy(update=update)
+    job = spread(workload.model_copy(update=update), moved.world_size)
     if any(finding.error for finding in check(moved, job)):  # no NICs, groups that do not divide
         return None
     return moved, job

@@ -60,6 +60,10 @@ class Strategy:
     family: tuple[str, ...] = ()
     #: one that also spreads what this one repeats on each rank
     shards_more: str = ""
+    #: one that trains the same job on more GPUs, if this one is for one GPU alone
+    spreads_as: str = ""
+    #: one of whose published runs are like its own
+    measured_as: str = ""
 
     #: every block gathers its parameters, so that ranks wait for each other block by block
     gathers_blocks = False
@@ -161,6 +165,15 @@ def strategy_named(name: str) -> Strategy:
 def strategy_of(workload: Workload) -> Strategy:
     """The strategy that a workload names."""
     return strategy_named(workload.parallelism.strategy)
+
+
+def spread(workload: Workload, world: int) -> Workload:
+    """The job on some number of GPUs: under another strategy if its own is for one alone."""
+    other = strategy_of(workload).spreads_as
+    if world < 2 or not other:
+        return workload
+    knobs = workload.parallelism.model_copy(update={"strategy": other})
+    return workload.model_copy(update={"parallelism": knobs})
 
 
 def having(knob: str) -> list[str]:

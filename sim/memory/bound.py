@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from sim.documents import SCHEMAS, Document
 from sim.errors import InfeasibleError
+from sim.inputs.strategy import spread
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.report import MemoryReport, memory
@@ -115,7 +116,8 @@ def _fewest_nodes(topology: Topology, workload: Workload) -> Bound:
     replicate = workload.parallelism.replicate
 
     def at(nodes: int) -> MemoryReport:
-        return memory(topology, workload, world=nodes * per_node)
+        world = nodes * per_node
+        return memory(topology, spread(workload, world), world=world)
 
     least = max(1, -(-replicate // per_node))
     high = least

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sim.blocks.modules import ModelTree
 from sim.blocks.optimizer import OPTIMIZERS
+from sim.blocks.update import updated_bytes
 from sim.inputs.workload import Workload
 from sim.strategies.units import dtypes, is_matrix, trainable_elements
 from sim.units import DTYPE_BYTES
@@ -12,14 +13,16 @@ from sim.units import DTYPE_BYTES
 def optimizer_bytes(workload: Workload, ranks: int) -> float:
     """Optimizer states of one rank. [B]"""
     elements, tensors, _, factors = trainable_elements(workload.model, workload.method, ranks)
-    return OPTIMIZERS[workload.optimizer].state_bytes(elements, tensors, factors)
+    kind, how = OPTIMIZERS[workload.optimizer], workload.optimizer_implementation
+    return kind.state_bytes(how, updated_bytes(workload), elements, tensors, factors)
 
 
 def optimizer_temporaries(workload: Workload, ranks: int) -> float:
     """What the step allocates and frees again on one rank. [B]"""
     elements, _, largest, _ = trainable_elements(workload.model, workload.method, ranks)
     how = workload.optimizer_implementation
-    return OPTIMIZERS[workload.optimizer].scratch_bytes(how, elements, largest)
+    kind = OPTIMIZERS[workload.optimizer]
+    return kind.scratch_bytes(how, updated_bytes(workload), elements, largest)
 
 
 def staged_bytes(workload: Workload, ranks: int) -> float:

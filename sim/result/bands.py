@@ -20,6 +20,7 @@ from sim.data import table
 from sim.inputs.architecture import facts_of
 from sim.inputs.gpu import Gpu
 from sim.inputs.shares import batch_on
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.result.result import Interval, Result, Uncertainty
@@ -91,7 +92,7 @@ def job_of(topology: Topology, workload: Workload) -> Job:
     """The features by which rows are comparable."""
     return Job(
         generation=_generation(topology.slowest_gpu),
-        strategy=workload.parallelism.strategy,
+        strategy=strategy_of(workload).measured_as or workload.parallelism.strategy,
         method=workload.method.kind,
         gpus=topology.world_size,
         parameters=float(count_parameters(workload.model, workload.method).total),

@@ -255,4 +255,16 @@ class Ddp(Strategy):
         return run.recorder.plan
 
 
+class Single(Ddp):
+    """A plain training loop on one GPU: nothing is wrapped, bucketed or reduced."""
+
+    name, title = "single", "one GPU"
+    knobs = frozenset()
+    family = ("single", "fsdp2")
+    spreads_as = "fsdp2"
+    tools = frozenset({"accelerate", "axolotl"})
+    measured_as = "ddp"  # which on one GPU is the same
+
+
 register(Ddp())
+register(Single())

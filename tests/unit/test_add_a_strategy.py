@@ -100,7 +100,7 @@ def test_the_command_line_knows_it(package):
     assert "local-sgd has no such knob; it belongs to ddp" in refused.stderr
     unknown = python(package, *words, "parallelism=local-sdg")
     assert unknown.returncode == 2
-    assert 'zero3, ddp, local-sgd; did you mean "local-sgd"?' in unknown.stderr
+    assert 'zero3, ddp, single, local-sgd; did you mean "local-sgd"?' in unknown.stderr
 
 
 def test_ours_are_found_by_name_and_answer_for_every_knob():

@@ -63,7 +63,7 @@ def test_optimizer_traffic_follows_the_master_dtype(master, strategy, size):
     shard = shard_of(job, 1e6, 10)
     assert (shard.parameter_bytes, shard.gradient_bytes) == (size, size)
     traffic = sum(k.bytes for k in optimizer_kernels(job, shard))
-    assert traffic == (2 * size + size + 16) * 1e6
+    assert traffic == (2 * size + size + 4 * size) * 1e6  # moments have the parameter's dtype
 
 
 @pytest.mark.parametrize(
@@ -93,17 +93,30 @@ def test_states_are_the_same_on_the_gpu_and_in_a_checkpoint(optimizer, per_eleme
 def test_adafactor_keeps_a_row_and_a_column_of_a_matrix():
     """And allocates two fp32 copies of its largest tensor: nobody fuses it."""
     kind = OPTIMIZERS["adafactor"]
-    assert kind.state_bytes(300 * 400, 1, 300 + 400) == 4 * 700 + 4
     for how in ("fused", "foreach", "for-loop"):
-        assert kind.scratch_bytes(how, 1e9, 300 * 400) == 2 * 4 * 300 * 400
+        assert kind.state_bytes(how, 4, 300 * 400, 1, 300 + 400) == 4 * 700
+        assert kind.scratch_bytes(how, 4, 1e9, 300 * 400) == 2 * 4 * 300 * 400
 
 
 def test_adam_by_passes_allocates_a_moment():
-    fp32, bf16 = OPTIMIZERS["adamw"], OPTIMIZERS["adamw-bf16"]
-    assert fp32.scratch_bytes("foreach", 1e6, 1e3) == 4e6
-    assert bf16.scratch_bytes("foreach", 1e6, 1e3) == 2e6
-    assert fp32.scratch_bytes("for-loop", 1e6, 1e3) == 8e3
-    assert fp32.scratch_bytes("fused", 1e6, 1e3) == 0
+    adamw, bf16 = OPTIMIZERS["adamw"], OPTIMIZERS["adamw-bf16"]
+    assert adamw.scratch_bytes("foreach", 4, 1e6, 1e3) == 4e6
+    assert adamw.scratch_bytes("foreach", 2, 1e6, 1e3) == 2e6
+    assert bf16.scratch_bytes("foreach", 4, 1e6, 1e3) == 2e6
+    assert adamw.scratch_bytes("for-loop", 4, 1e6, 1e3) == 8e3
+    assert adamw.scratch_bytes("fused", 4, 1e6, 1e3) == 0
+
+
+def test_moments_take_the_parameters_dtype():
+    """AdamW on bf16 parameters keeps 4 B of moments; its counters are on the GPU only if fused."""
+    for master, strategy, moments in (("fp32", "ddp", 8), ("bf16", "ddp", 4), ("bf16", "zero3", 8)):
+        job = workload(
+            precision=Precision(master=master), parallelism=Parallelism(strategy=strategy)
+        )
+        elements, tensors, *_ = trainable_elements(job.model, job.method, 1)
+        assert optimizer_bytes(job, 1) == moments * elements + 4 * tensors
+        foreach = job.model_copy(update={"optimizer_implementation": "foreach"})
+        assert optimizer_bytes(foreach, 1) == moments * elements
 
 
 def test_what_zero3_keeps_on_the_host():
