@@ -23,11 +23,13 @@ from sim.calibration.validate_collectives import fabric_of, measurements, predic
 from sim.cost.collectives import _switch_delay, communicator
 from sim.cost.nccl import timing
 from sim.cost.nccl.communicator import constants
+from sim.fabric.shape import PCIE
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "sim/data/constants/network_timing.toml"
 HOP = (0.2, 9.0)
 EDGE = (0.0, 0.9)
+TRANSFER = (0.4, 1.0)
 SHORT = 16 * 2**20  # only messages below say anything about the latency of a hop
 LINK_BOUNDS = {
     "base_us": ((2.0, 30.0), (8.0, 40.0), (5.0, 40.0)),
@@ -68,6 +70,9 @@ class Row:
         self.algorithm, self.protocol = cost.algorithm, cost.protocol
         self.rate, self.bound = cost.limit_bytes_per_s, cost.network_bound
         self.delay = _switch_delay(fabric, ranks, self.comm, measured.op, cost.algorithm)
+        self.transfer = None  # how its tightest link is used, where that is PCIe
+        if self.comm.link != "nvlink" and fabric.kind[cost.limit_resource] == PCIE:
+            self.transfer = "staged" if self.comm.link == "shm" else "p2p"
         link = timing.link_key(self.comm, constants("network_timing"))
         self.parts = {link}
         if self.comm.nodes > 1:
@@ -76,7 +81,11 @@ class Row:
     def predict(self, table) -> float:
         m = self.measured
         choice = m.op, self.algorithm, self.protocol, m.size
-        return self.delay + sum(timing.duration(self.comm, *choice, self.rate, self.bound, table))
+        rate = self.rate
+        if self.transfer is not None:
+            shipped = constants("network_timing")["transfers"][self.transfer]
+            rate *= table["transfers"][self.transfer] / shipped
+        return self.delay + sum(timing.duration(self.comm, *choice, rate, self.bound, table))
 
     @property
     def weight(self) -> float:
@@ -92,7 +101,9 @@ def cells(table, key, bounds):
         if name not in table[key[0]][key[1]]:
             continue
         if isinstance(limit[0], tuple):
-            found += [((*key, name, i), pair) for i, pair in enumerate(limit)]
+            # what Simple reaches of PCIe and of host memory all generations share: `transfers`
+            one = name == "efficiency" and key[1].startswith(("pcie", "shm"))
+            found += [((*key, name, i), p) for i, p in enumerate(limit[:2] if one else limit)]
         else:
             found.append(((*key, name), limit))
     return found
@@ -136,7 +147,9 @@ def fit(rows, table):
     """All rounds; returns the fitted table."""
     table = copy.deepcopy(table)
     links = sorted({part for row in rows for part in row.parts if row.comm.nodes == 1})
+    host = [r for r in rows if r.comm.link != "nvlink" and r.comm.nodes == 1]
     for _ in range(2):
+        solve(table, host, shared(table, host))
         for link in links:
             mine = [r for r in rows if link in r.parts]
             solve(table, mine, informed(cells(table, ("links", link), LINK_BOUNDS), mine))
@@ -150,6 +163,14 @@ def fit(rows, table):
         mine = [r for r in rows if kind in r.parts]
         solve(table, mine, informed(cells(table, ("network", kind), NET_BOUNDS), mine))
     return table
+
+
+def shared(table, rows):
+    """What PCIe and host memory have in common on every machine, whatever the generation."""
+    found = []
+    for mechanism in {r.transfer for r in rows} - {None}:
+        found.append((("transfers", mechanism), TRANSFER))
+    return found
 
 
 def informed(addresses, rows):
@@ -197,7 +218,7 @@ def write(table) -> None:
             continue
         groups = (
             {section: content}
-            if section in ("edge", "nvls_tree")
+            if section in ("edge", "nvls_tree", "transfers")
             else {f"{section}.{name}": row for name, row in content.items()}
         )
         for name, row in groups.items():

@@ -387,5 +387,4 @@ def _intra_rate(fabric: Fabric, local: Sequence[int], nvlink: bool) -> float:
         out, _ = fabric.nvlink_ports(local[0])
         return float(fabric.nominal[out].sum())
     order = fabric.rings(local).orders[0].tolist()
-    routes = [fabric.route(a, b) for a, b in itertools.pairwise(order)]
-    return min(float(np.min(fabric.nominal[r.resource] / r.demand)) for r in routes)
+    return min(fabric.nccl_rate(a, b) for a, b in itertools.pairwise(order))

@@ -146,7 +146,9 @@ def _shape(topology: Topology, vertices: list[Vertex], edges: list[Edge], ports:
         count = _links(specs.get(a, specs.get(b)), edge, rates)
         for tail, head in ((a, b),) if edge.directed else ((a, b), (b, a)):
             rate = edge.bandwidth
-            shape.links.append(Link(tail, head, _KIND[edge.kind], rate, rate, edge.latency, count))
+            shape.links.append(
+                Link(tail, head, _KIND[edge.kind], rate, rate, rate, edge.latency, count)
+            )
     shape.add_own(node.storage if node else Storage())
     return shape
 
@@ -165,7 +167,7 @@ def _links(gpu: Gpu | None, edge: Edge, rates: dict[int, float]) -> int:
         return 0
     if id(gpu) not in rates:
         one = NvLink(generation=gpu.nvlink_generation, links_per_gpu=1)
-        rates[id(gpu)] = nvlink_rates(one, gpu)[1]
+        rates[id(gpu)] = nvlink_rates(one, gpu).nccl
     return max(1, round(edge.bandwidth / rates[id(gpu)]))
 
 

@@ -1,12 +1,20 @@
-"""Link rates by generation: raw as the data sheet says, effective as NCCL counts them."""
+"""Link rates by generation: by the data sheet, as reached, and as NCCL counts them."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from sim.data import table
 from sim.inputs.gpu import Gpu
-from sim.inputs.topology import NvLink
+from sim.inputs.topology import Node, NvLink
+
+
+class Rates(NamedTuple):
+    """Of a link, per direction. [B/s]"""
+
+    raw: float  # data sheet
+    capacity: float  # what bytes reach on it
+    nccl: float  # what NCCL counts: it decides what NCCL chooses, never how long that takes
 
 
 def constants() -> dict[str, Any]:
@@ -14,8 +22,13 @@ def constants() -> dict[str, Any]:
     return table("constants/links")
 
 
-def nvlink_rates(nvlink: NvLink, gpu: Gpu) -> tuple[float, float]:
-    """Raw and effective rate of one NVLink.
+def transfer_cost(mechanism: str) -> float:
+    """Bytes of PCIe that a byte of NCCL's kernels takes: ``p2p``, or ``staged`` in host memory."""
+    return 1.0 / float(table("constants/network_timing")["transfers"][mechanism])
+
+
+def nvlink_rates(nvlink: NvLink, gpu: Gpu) -> Rates:
+    """Rates of one NVLink.
 
     Parameters
     ----------
@@ -26,21 +39,48 @@ def nvlink_rates(nvlink: NvLink, gpu: Gpu) -> tuple[float, float]:
 
     Returns
     -------
-    tuple of float
-        Raw and effective, per direction. [B/s]
-
-    Notes
-    -----
-    effective = raw x (NCCL's rate / data-sheet rate) of the generation, about 0.8.
+    Rates
+        NCCL counts raw x (its rate / data-sheet rate) of the generation, about 0.8. Links reach
+        that, but for bridges between cards where ``links.toml`` says otherwise.
     """
     row = constants()["nvlink"][str(nvlink.generation)]
     raw = nvlink.link_rate
     if raw is None:
         raw = gpu.nvlink_link_rate if gpu.nvlink_generation == nvlink.generation else row["raw"]
-    return raw, raw * row["effective"] / row["raw"]
+    counted = raw * row["effective"] / row["raw"]
+    bridged = nvlink.fabric == "pairs" and gpu.form_factor == "pcie"
+    kept = constants()["bridge"].get(str(nvlink.generation), 1.0) if bridged else 1.0
+    return Rates(raw, counted * kept, counted)
 
 
-def pcie_rates(generation: int, lanes: int) -> tuple[float, float]:
-    """Raw and effective rate of a PCIe link, per direction. [B/s]"""
+def pcie_rates(generation: int, lanes: int) -> Rates:
+    """Rates of a PCIe link."""
     row = constants()["pcie"][str(generation)]
-    return lanes * row["raw"], lanes * row["effective"]
+    return Rates(lanes * row["raw"], lanes * row["copy"], lanes * row["nccl"])
+
+
+def socket_rates(node: Node) -> Rates:
+    """Rates of the link between two sockets: as written, or of the CPUs of its PCIe generation."""
+    cpu, generation = node.cpu, node.pcie.generation
+    rate = cpu.interconnect
+    if rate is None:
+        rate = socket_rate(cpu.vendor, generation)
+    return Rates(rate, rate, nccl_socket_rate(cpu.vendor, generation))
+
+
+def socket_rate(vendor: str, generation: int, model: int | None = None) -> float:
+    """All links between two sockets, by vendor and PCIe generation, or an Intel model. [B/s]"""
+    table = constants()
+    rate, links = table["sockets"][vendor][_host_generation(generation)]
+    if vendor == "intel" and str(model) in table["intel_models"]:
+        rate, links = table["intel_models"][str(model)]
+    return float(rate * links)
+
+
+def nccl_socket_rate(vendor: str, generation: int) -> float:
+    """What NCCL counts for the link between sockets. [B/s]"""
+    return float(constants()["nccl_sockets"][vendor or "intel"][_host_generation(generation)])
+
+
+def _host_generation(generation: int) -> str:
+    return str(min(max(generation, 3), 6))

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, cast
 
 from sim.errors import InputError
-from sim.fabric.links import constants
+from sim.fabric.links import constants, transfer_cost
 from sim.fabric.shape import CPU, NVLINK, PCIE, Shape
 
 # nearest first
@@ -138,9 +138,13 @@ def gpu_way(shape: Shape, a: int, b: int) -> Way:
     -----
     NVLink where it is; PCIe peer to peer up to PXB; else through host memory (SHM), on the
     receiver's socket, each byte crossing memory twice. AMD hosts with at most two GPUs: peer to
-    peer up to SYS. NCCL counts 6/5 of the bytes between GPUs through an Intel root complex.
+    peer up to SYS. A kernel that writes to a peer reaches a share of its PCIe link. Staged bytes
+    hold both directions of the GPU's link: reads of host memory send their requests outward,
+    behind the writes, so writes and reads together get what one direction carries.
 
-    Source: facts in NVIDIA/nccl src/graph/paths.cc (p2p level) and topo.h (INTEL_P2P_OVERHEAD).
+    Source: facts in NVIDIA/nccl src/graph/paths.cc (p2p level); shares: ``transfers`` in
+    network_timing.toml. Of a ring through host memory A100 PCIe get 12 to 13.5 GB/s (SimuMax), of
+    one whose GPUs either write or read, being bridged in pairs, 24 to 26 (Vidur, Azure NC96).
     """
     key = ("way", a, b)
     found = shape.memo.get(key)
@@ -164,8 +168,28 @@ def _find_gpu_way(shape: Shape, a: int, b: int) -> Way:
         raise _fault(message)
     across_cpu_allowed = shape.vendor == "amd" and len(shape.gpus) <= 2
     if shape.p2p and (path in NEAR_PCIE or across_cpu_allowed):
-        return Way(path, "p2p", tuple((i, 1.0) for i in links))
+        cost = transfer_cost("p2p")
+        ends = (links[0], links[-1])
+        return Way(path, "p2p", tuple((i, cost if i in ends else 1.0) for i in links))
     return Way(path, "shm", _staged(shape, a, b, nearest_cpu(shape, b)))
+
+
+def nccl_rate(shape: Shape, a: int, b: int) -> float:
+    """What NCCL counts for the way between two local ranks without NVLink. [B/s]
+
+    Notes
+    -----
+    The slowest link; 5/6 of PCIe through an Intel root complex.
+
+    Source: NVIDIA/nccl src/graph/topo.h (INTEL_P2P_OVERHEAD), paths.cc.
+    """
+    u, v = shape.gpus[a], shape.gpus[b]
+    links = [shape.links[i] for i in host_links(shape, u, v) or ()]
+    through_cpu = host_class(shape, u, v) not in NEAR_PCIE
+    overhead = 1.0
+    if through_cpu and shape.vendor == "intel":
+        overhead = constants()["host"]["intel_root_complex_overhead"]
+    return min(e.nccl / (overhead if e.kind == PCIE else 1.0) for e in links)
 
 
 def _staged(shape: Shape, a: int, b: int, place: int) -> tuple[tuple[int, float], ...]:
@@ -176,12 +200,17 @@ def _staged(shape: Shape, a: int, b: int, place: int) -> tuple[tuple[int, float]
     if up is None or down is None:
         message = f"no way from {shape.names[a]} to {shape.names[b]} through host memory"
         raise _fault(message)
-    gpus_only = shape.kinds[a] == shape.kinds[b] == "gpu"
-    through_intel = shape.vendor == "intel" and gpus_only
-    overhead = host["intel_root_complex_overhead"] if through_intel else 1.0
     loads: dict[int, float] = {}
     for i in up + down:
-        loads[i] = loads.get(i, 0.0) + (overhead if shape.links[i].kind == PCIE else 1.0)
+        loads[i] = loads.get(i, 0.0) + 1.0
+    own = [i for end, i in ((a, up[0]), (b, down[-1])) if shape.kinds[end] == "gpu"]
+    for i in own:
+        link = shape.links[i]
+        if link.kind == PCIE:
+            loads[i] = transfer_cost("staged")
+            for back in _outgoing(shape)[link.head]:
+                if shape.links[back].head == link.tail and shape.links[back].kind == PCIE:
+                    loads[back] = loads[i]
     loads[shape.memory_of(place)] = host["staging_passes"]
     return tuple(loads.items())
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sim.errors import InputError
-from sim.fabric.links import nvlink_rates, pcie_rates
+from sim.fabric.links import Rates, nvlink_rates, pcie_rates, socket_rates
 from sim.inputs import check_topology
 from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Nics, Node, Storage
@@ -21,8 +21,9 @@ class Link(NamedTuple):
     tail: int
     head: int
     kind: int  # index into KINDS
-    capacity: float  # [B/s] effective
-    raw: float  # [B/s]
+    capacity: float  # [B/s] that bytes reach
+    raw: float  # [B/s] data sheet
+    nccl: float  # [B/s] as NCCL counts
     latency: float  # [s]
     links: int  # NVLinks bundled; 0 unknown
 
@@ -65,11 +66,11 @@ class Shape:
         self.kinds.append(kind)
         return len(self.names) - 1
 
-    def join(self, a: int, b: int, kind: int, rates: tuple[float, float], count: int = 0) -> None:
-        """Add both directions of a link of raw and effective ``rates`` [B/s]."""
-        raw, effective = rates
-        self.links.append(Link(a, b, kind, effective, raw, 0.0, count))
-        self.links.append(Link(b, a, kind, effective, raw, 0.0, count))
+    def join(self, a: int, b: int, kind: int, rates: Rates, count: int = 0) -> None:
+        """Add both directions of a link."""
+        raw, capacity, nccl = rates
+        self.links.append(Link(a, b, kind, capacity, raw, nccl, 0.0, count))
+        self.links.append(Link(b, a, kind, capacity, raw, nccl, 0.0, count))
 
     def add_own(self, storage: Storage) -> None:
         """Add the memories and the storage once all vertices are known."""
@@ -135,9 +136,10 @@ def _add_host(shape: Shape, node: Node) -> None:
     )
     shape.cpus = [shape.vertex("cpu", f"cpu{i}") for i in range(cpu.sockets)]
     shape.memory = [cpu.memory_bandwidth] * cpu.sockets
+    between = socket_rates(node)
     for i, a in enumerate(shape.cpus):
         for b in shape.cpus[i + 1 :]:
-            shape.join(a, b, CPU, (cpu.interconnect, cpu.interconnect))
+            shape.join(a, b, CPU, between)
     switches: list[int] = []
     if pcie.gpus_per_switch > 0:
         n_switches = -(-node.gpus // pcie.gpus_per_switch)
@@ -153,9 +155,7 @@ def _add_host(shape: Shape, node: Node) -> None:
         _add_nics(shape, node.nics, switches, pcie.nics_per_switch, link)
 
 
-def _add_nics(
-    shape: Shape, nics: Nics, switches: list[int], per_switch: int, link: tuple[float, float]
-) -> None:
+def _add_nics(shape: Shape, nics: Nics, switches: list[int], per_switch: int, link: Rates) -> None:
     on_switches = min(nics.count, len(switches) * per_switch)
     on_cpus = nics.count - on_switches
     hosts = [switches[s] for s in spread(on_switches, len(switches))] if on_switches else []
@@ -172,11 +172,11 @@ def _add_nvlink(shape: Shape, node: Node) -> None:
     nvlink = node.nvlink
     if nvlink is None or nvlink.fabric == "none" or node.gpus < 2:
         return
-    raw, effective = nvlink_rates(nvlink, node.gpu)
+    one = nvlink_rates(nvlink, node.gpu)
     n, links = len(shape.gpus), nvlink.links_per_gpu
 
     def join(a: int, b: int, count: int) -> None:
-        shape.join(a, b, NVLINK, (count * raw, count * effective), count)
+        shape.join(a, b, NVLINK, Rates(*(count * rate for rate in one)), count)
 
     if nvlink.fabric == "nvswitch":
         switch = shape.vertex("nvswitch", "nvswitch")

@@ -52,7 +52,7 @@ class Wiring:
     node_base : (n_nodes,) int64
         First resource of each node.
     capacity, nominal, raw : (n_resources,) float64
-        Effective rates with and without the topology's calibration, and data-sheet rates. [B/s]
+        What bytes reach (with the topology's calibration), what NCCL counts, data sheet. [B/s]
     kind : (n_resources,) int8
         Index into KINDS.
     latency : (n_resources,) float64
@@ -80,16 +80,17 @@ class Wiring:
         self.node_base = np.concatenate(([0], np.cumsum(sizes)))[:-1]
         plane.base = int(sizes.sum())
         self.n_resources = plane.base + len(plane.tail)
-        columns: dict[int, tuple[F8, F8, npt.NDArray[np.int8], F8]] = {}
+        columns: dict[int, tuple[F8, F8, npt.NDArray[np.int8], F8, F8]] = {}
         for s in shapes:
             if id(s) not in columns:
                 columns[id(s)] = _columns(s)
         per_node = [columns[id(s)] for s in shapes]
-        self.nominal = np.concatenate([c[0] for c in per_node] + [np.array(plane.capacity)])
+        whole = np.concatenate([c[0] for c in per_node] + [np.array(plane.capacity)])
+        self.nominal = np.concatenate([c[4] for c in per_node] + [np.array(plane.capacity)])
         self.raw = np.concatenate([c[1] for c in per_node] + [np.array(plane.raw)])
         ports = np.full(len(plane.tail), NETWORK, np.int8)
         self.kind = np.concatenate([c[2] for c in per_node] + [ports])
-        self.capacity = _calibrated(self.nominal, self.kind, topology.calibration)
+        self.capacity = _calibrated(whole, self.kind, topology.calibration)
         self.latency = np.concatenate([c[3] for c in per_node] + [np.array(plane.latency)])
         self.port = {owner: p for p, owner in enumerate(plane.owner)}
         self._routes: dict[tuple[int, int], Route] = {}
@@ -228,6 +229,14 @@ class Wiring:
             found = self._routes[src, dst] = self._find_route(src, dst)
         return found
 
+    def nccl_rate(self, a: int, b: int) -> float:
+        """What NCCL counts between two ranks of a node, for its choice. [B/s]"""
+        (shape, first, _), (_, second, _) = self._place(a), self._place(b)
+        if paths.gpu_way(shape, first, second).path in ("NVL", "NVB"):
+            links = paths.gpu_way(shape, first, second).loads
+            return min(shape.links[i].nccl for i, _ in links)
+        return paths.nccl_rate(shape, first, second)
+
     def _find_route(self, src: int, dst: int) -> Route:
         (shape, a, node), (far, b, other) = self._place(src), self._place(dst)
         if node == other:
@@ -299,20 +308,23 @@ def _route(
     return Route(resource, demand, path, transport, delay, hops, pxn)
 
 
-def _columns(shape: Shape) -> tuple[F8, F8, npt.NDArray[np.int8], F8]:
+def _columns(shape: Shape) -> tuple[F8, F8, npt.NDArray[np.int8], F8, F8]:
     capacity = [e.capacity for e in shape.links] + [o.capacity for o in shape.own]
     raw = [e.raw for e in shape.links] + [o.capacity for o in shape.own]
     kind = [e.kind for e in shape.links] + [o.kind for o in shape.own]
     delay = [e.latency for e in shape.links] + [0.0] * len(shape.own)
-    return np.array(capacity), np.array(raw), np.array(kind, np.int8), np.array(delay)
+    nccl = [e.nccl for e in shape.links] + [o.capacity for o in shape.own]
+    return (
+        np.array(capacity), np.array(raw), np.array(kind, np.int8), np.array(delay), np.array(nccl)
+    )  # fmt: skip
 
 
-def _calibrated(nominal: F8, kind: npt.NDArray[np.int8], known: Calibration | None) -> F8:
+def _calibrated(whole: F8, kind: npt.NDArray[np.int8], known: Calibration | None) -> F8:
     """Capacities of a cluster that was measured."""
     if known is None:
-        return nominal
+        return whole
     scale = np.ones(len(KINDS))
     scale[[NVLINK, PCIE, NETWORK, HBM]] = (
         known.nvlink_bandwidth, known.pcie_bandwidth, known.network_bandwidth, known.hbm_bandwidth
     )  # fmt: skip
-    return np.asarray(nominal * scale[kind])
+    return np.asarray(whole * scale[kind])

@@ -50,7 +50,7 @@ class Cpu(Spec):
     """Host processors."""
 
     sockets: Positive = 2
-    interconnect: Rate = 22e9  # [B/s] per direction, for GPU traffic between sockets
+    interconnect: Rate | None = None  # [B/s] per direction between two sockets; None: by vendor
     memory: Memory = 2e12  # [B]
     memory_bandwidth: Rate = 400e9  # [B/s] per socket
     vendor: Literal["intel", "amd", "arm"] = "intel"

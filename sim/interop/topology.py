@@ -16,7 +16,7 @@ from sim.errors import InputError
 from sim.fabric import paths
 from sim.fabric.explicit import parts_of
 from sim.fabric.export import text
-from sim.fabric.links import constants, nvlink_rates, pcie_rates
+from sim.fabric.links import nvlink_rates, pcie_rates, socket_rate
 from sim.fabric.shape import Shape, shape_of
 from sim.inputs import catalogue
 from sim.inputs.gpu import Gpu
@@ -166,22 +166,14 @@ def write(host: ImportedNode, gpu: Gpu, name: str) -> ImportedTopology:
 
 
 def _interconnect(host: ImportedNode) -> float:
-    table = constants()["cpu_interconnect"]
-    if not host.vendor:
-        # Sapphire Rapids brought PCIe 5; Skylake's value stood for its predecessors
-        model = "143" if (host.generation or 0) >= 5 else "85"
-        rate = float(table["intel"][model])
-        if host.sockets > 1:
-            host.assumed.append(f"an Intel host, {units.show(rate, 'B/s')} between sockets")
-        return rate
-    found = table[host.vendor]
-    if isinstance(found, dict):
-        found = found.get(str(host.model), found["default"])
-    return float(found)
+    rate = socket_rate(host.vendor or "intel", host.generation or 4, host.model)
+    if not host.vendor and host.sockets > 1:
+        host.assumed.append(f"an Intel host, {units.show(rate, 'B/s')} between sockets")
+    return rate
 
 
 def _graph(host: ImportedNode, gpu: Gpu, interconnect: float) -> Graph:
-    _, pcie = pcie_rates(host.generation or gpu.pcie_generation, host.lanes)
+    pcie = pcie_rates(host.generation or gpu.pcie_generation, host.lanes).capacity
     vendor = host.vendor or None
     vertices = [
         *(Vertex(id=f"gpu{i}", kind="gpu") for i in range(len(host.gpus))),
@@ -208,7 +200,7 @@ def _graph(host: ImportedNode, gpu: Gpu, interconnect: float) -> Graph:
     ]
     if host.nvlinks or host.nvswitch_links:
         generation = gpu.nvlink_generation or 3
-        _, one = nvlink_rates(NvLink(generation=generation, links_per_gpu=1), gpu)
+        one = nvlink_rates(NvLink(generation=generation, links_per_gpu=1), gpu).capacity
         if host.nvswitch_links:
             vertices.append(Vertex(id="nvswitch", kind="nvswitch"))
             wide = host.nvswitch_links * one
@@ -320,8 +312,8 @@ def _shorthand_yaml(name: str, node: Node) -> str:
         f"gpus_per_switch: {p.gpus_per_switch}, nics_per_switch: {p.nics_per_switch}}}"
     )
     lines.append(
-        f"  cpu: {{sockets: {c.sockets}, interconnect: {units.write(c.interconnect, 'B/s')}, "
-        f"vendor: {c.vendor}}}"
+        f"  cpu: {{sockets: {c.sockets}, "
+        f"interconnect: {units.write(c.interconnect or 0.0, 'B/s')}, vendor: {c.vendor}}}"
     )
     if node.nics is not None:
         direct = "" if node.nics.gpudirect else ", gpudirect: false"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from sim.fabric.links import transfer_cost
 from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Cpu, Network, Nics, Node, NvLink, Pcie, Topology
+
+# bytes of PCIe that a byte takes which a kernel writes to a peer, or stages in host memory
+P2P, STAGED = transfer_cost("p2p"), transfer_cost("staged")
 
 H100 = Gpu(name="h100-sxm-80gb")
 A100 = Gpu(

@@ -76,7 +76,7 @@ def test_degraded_nic_holds_its_rail():
     fabric = compile_fabric(changed(explicit(dgx_h100(2)), "n0/nic5", "leaf0.5", 12.5e9))
     assert bus(fabric) == pytest.approx(8 * 12.5e9)
     assert fabric.name(fabric.bottleneck(fabric.ring_load(range(16)))).count("nic5") == 1
-    assert bus(fabric, [0, 8]) == 48e9  # the other rails don't notice
+    assert bus(fabric, [0, 8]) == 50e9  # the other rails don't notice
 
 
 def test_missing_nic_leaves_fewer_rails():
@@ -89,7 +89,7 @@ def test_missing_nic_leaves_fewer_rails():
     fabric = compile_fabric(cut.model_copy(update={"graph": graph}))
     rings = fabric.rings(range(16))
     assert rings.orders.shape == (7, 16)
-    assert fabric.bandwidth(rings.load) == pytest.approx(7 * 48e9)
+    assert fabric.bandwidth(rings.load) == pytest.approx(7 * 50e9)
     # GPU 5's NIC is gone: it leaves through a neighbour's
     assert fabric.route(5, 13).pxn
 
@@ -106,7 +106,7 @@ def test_unequal_nodes():
     assert len({id(s) for s in fabric.shapes}) == 2
     rings = fabric.rings(range(16))
     assert rings.orders.shape == (4, 16)
-    assert fabric.bandwidth(rings.load) == pytest.approx(4 * 48e9)
+    assert fabric.bandwidth(rings.load) == pytest.approx(4 * 50e9)
     classes = fabric.rank_classes()
     assert not set(classes[:8]) & set(classes[8:])
 

@@ -114,7 +114,7 @@ def test_every_kind_of_argument(files):
             "nvlink": by_path.node.nvlink,
             "gpus": 8,
             "pcie": {"generation": 5},
-            "cpu": {"memory": "2 TB"},
+            "cpu": {"interconnect": "22 GB/s", "memory": "2 TB"},
             "nics": {"rate": "400 Gb/s"},
             "storage": {"read": "25 GB/s", "write": "12 GB/s"},
         },

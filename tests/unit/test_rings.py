@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sim.fabric import compile_fabric
-from tests.unit.machines import dgx_a100, dgx_h100, pcie_box
+from tests.unit.machines import P2P, STAGED, dgx_a100, dgx_h100, pcie_box
 
 
 @pytest.mark.parametrize(
@@ -12,12 +12,13 @@ from tests.unit.machines import dgx_a100, dgx_h100, pcie_box
     [
         (dgx_a100(), 1, 240e9),  # 12 links x 20
         (dgx_h100(), 1, 370.8e9),  # 18 x 20.6
-        (dgx_a100(2), 8, 192e9),  # two NICs of 25 share an uplinkless 24 of PCIe: 8 x 24
+        (dgx_a100(2), 8, 200e9),  # a NIC of 25 under PCIe of 26: 8 x 25
         (dgx_a100(2, nics=4, per_switch=1, rate=12.5e9), 4, 50e9),  # p4d: 4 x 100 Gb/s
-        (dgx_h100(2), 8, 370.8e9),  # PXN keeps all bytes on the ports; NICs would give 8 x 48
-        (pcie_box(), 1, 16e9),  # the link between sockets
-        (pcie_box(sockets=1, per_switch=8), 1, 24e9),
-        (pcie_box(fabric="pairs"), 1, 16e9),
+        (dgx_h100(2), 8, 370.8e9),  # PXN keeps all bytes on the ports; NICs would give 8 x 50
+        (pcie_box(), 1, 26e9 / (P2P + STAGED)),  # one link reads, and is written to
+        (pcie_box(sockets=1, per_switch=8), 1, 26e9 / P2P),
+        (pcie_box(fabric="pairs"), 1, 16e9),  # the link between sockets
+        (pcie_box(fabric="pairs", per_switch=0, gpus=4, sockets=1), 1, 26e9 / STAGED),
         (pcie_box(gpus=4, fabric="mesh"), 12, 240e9),  # all links of all pairs busy
     ],
 )
@@ -109,7 +110,7 @@ def test_replica_groups_take_a_rail_each():
     for local in range(8):
         rings = fabric.rings(range(local, 32, 8))
         assert rings.orders.shape == (1, 4)
-        assert fabric.bandwidth(rings.load) == 48e9  # PCIe 5 x16 under a 400 Gb/s NIC
+        assert fabric.bandwidth(rings.load) == 50e9  # a 400 Gb/s NIC
         used.append(set(rings.load.resource.tolist()))
     assert not set.intersection(*used)
     assert sum(len(u) for u in used) == len(set.union(*used))

@@ -73,7 +73,7 @@ def test_dump(tmp_path):
     node = topology.node
     assert (node.gpus, node.nvlink.links_per_gpu, node.pcie.generation) == (4, 12, 4)
     assert (node.nics.count, node.nics.rate) == (2, 25e9)
-    assert (node.cpu.vendor, node.cpu.interconnect) == ("amd", 16e9)
+    assert (node.cpu.vendor, node.cpu.interconnect) == ("amd", 108e9)  # three xGMI links
     assert any("2 virtual interfaces" in line for line in assumed)
 
 

@@ -20,11 +20,11 @@ from tests.unit.machines import dgx_a100, dgx_h100, pcie_box
 @pytest.mark.parametrize(
     ("topology", "expected"),
     [
-        # four GPUs a half, NVLink 240 and PCIe over the socket link: 2 x 24 up, 16 across
+        # four GPUs a half, NVLink 240; PCIe over the socket link: 2 x 26 up, 16 across
         (dgx_a100(), 4 * 240e9 + 16e9),
         (pcie_box(), 16e9),
-        # eight NICs of 50 behind PCIe 5 links of 48
-        (dgx_h100(2), 8 * 48e9),
+        # eight NICs of 50 behind PCIe 5 links of 54
+        (dgx_h100(2), 8 * 50e9),
         (dgx_h100(4, kind="fat-tree", oversubscription=2.0, nodes_per_leaf=2), 2 * 8 * 50e9 / 2),
     ],
 )

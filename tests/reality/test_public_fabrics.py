@@ -1,0 +1,71 @@
+"""Machines of the catalogue against public figures of bus bandwidth, large messages."""
+
+import pytest
+
+from sim.cost.collectives import plan_collective
+from sim.fabric import compile_fabric
+from sim.inputs.loader import load_topology
+
+GIB = 2.0**30
+
+
+def busbw(machine, op="all_gather", ranks=None, size=GIB, sets=(), **more):
+    fabric = compile_fabric(load_topology(machine, list(sets)))
+    group = range(ranks or fabric.n_ranks)
+    return plan_collective(fabric, op, group, size, **more).busbw_bytes_per_s / 1e9
+
+
+H100_PAIR = {
+    "name": "h100-pcie-pair",
+    "node": {
+        "gpu": "h100-pcie-80gb",
+        "gpus": 2,
+        "nvlink": {"generation": 4, "links_per_gpu": 12, "fabric": "pairs"},
+        "pcie": {"generation": 5, "gpus_per_switch": 0, "nics_per_switch": 0},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("machine", "op", "ranks", "low", "high"),
+    [
+        # MooreThreads/SimuMax configs/system/a100_pcie.json: 0.69, 0.45, 0.37, 0.42 of 30 GB/s
+        ("pcie4-a100-8", "all_gather", 4, 17.5, 23.5),
+        ("pcie4-a100-8", "all_gather", 8, 10.8, 15.5),
+        ("pcie4-a100-8", "reduce_scatter", 8, 9.5, 13.0),
+        ("pcie4-a100-8", "all_reduce", 8, 10.6, 14.0),
+        # one log of 32 MiB, 25.9; Vidur's all-reduce across bridged pairs, 23.7
+        ("azure-nc-a100-v4", "all_gather", 4, 23.0, 27.0),
+        ("azure-nc-a100-v4", "all_reduce", 4, 21.5, 26.5),
+        # Vidur a100_pairwise_nvlink, nccl-tests issue 178: 195 to 208
+        ("azure-nc-a100-v4", "all_reduce", 2, 185.0, 212.0),
+        # PCIe 5 peer to peer across sockets: 39 to 51
+        ("pcie5-h100-8", "all_gather", 8, 38.0, 51.0),
+        # NVIDIA/nccl issue 1161, nccl-tests issue 194: 115 to 116
+        (H100_PAIR, "all_reduce", 2, 110.0, 121.0),
+        # ai-dynamo/aiconfigurator, l40s
+        ("l40s-8-virtual", "all_gather", 8, 1.1, 2.1),
+        ("l40s-8-virtual", "all_gather", 4, 4.5, 5.3),
+    ],
+)
+def test_without_nvswitch(machine, op, ranks, low, high):
+    assert low < busbw(machine, op, ranks) < high
+
+
+def test_in_the_order_of_public_figures():
+    names = ("pcie5-h100-8", "pcie4-a100-8", "l40s-8", "l40s-8-virtual")
+    rates = [busbw(name) for name in names]
+    assert rates[0] > 2.5 * rates[1]
+    assert rates[1] == pytest.approx(rates[2], rel=0.1)
+    assert rates[2] > 4 * rates[3]
+
+
+@pytest.mark.parametrize("rate", ["10 GB/s", "1.2 GB/s"])
+def test_a_slow_socket_link_is_what_holds(rate):
+    held = busbw("pcie4-a100-8", sets=[f"node.cpu.interconnect={rate}"])
+    assert held == pytest.approx(float(rate.split()[0]), rel=0.02)
+
+
+def test_without_peer_to_peer_a_box_is_slower():
+    direct = busbw("pcie4-a100-8", ranks=4)
+    assert busbw("pcie4-a100-8", ranks=4, sets=["node.pcie.p2p=false"]) < 0.75 * direct
