@@ -187,9 +187,11 @@ def trace(
     from sim.inputs.loader import load
 
     machine, job, _ = load(topology, workload, settings(overrides, calibration))
+    from sim.inputs.rows import as_run
     from sim.step.chrome_trace import Trace
     from sim.step.run import run_step
 
+    job = as_run(job, machine.world_size)
     outcome = run_step(machine, job, level=level, all_micro_steps=all_micro_steps)
     return Trace(outcome, job, f"{job.name} on {machine.name}")
 

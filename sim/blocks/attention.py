@@ -8,6 +8,7 @@ from sim.blocks.modules import OpRole, Position
 from sim.blocks.norm import norm
 from sim.blocks.ops import Exchange, Map, When
 from sim.blocks.padding import padded, unpadded
+from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
 
 #: FlashAttention's backward recomputes the scores: five products for the forward's two.
@@ -101,10 +102,10 @@ def core(
         return _eager(t, q, k, v, heads, window, exchanges)
     if s.unpads:
         q, k, v = unpadded(t, (q, queries), (k, keys), (v, values))
-    pairs = visible_pairs(s.length, s.keys, window)
-    flops = 2.0 * s.sequences * n_heads * (dim + value_dim) * pairs
-    traffic = e * (queries + keys + values + outputs)
-    what = (s.sequences, n_heads, kv_heads, s.length, s.keys, dim, 1, window or 0)
+    many, length, seen = _attended(s)
+    flops = 2.0 * many * n_heads * (dim + value_dim) * visible_pairs(length, seen, window)
+    traffic = e * (queries + keys + values + outputs) * s.attended_share
+    what = (max(1, round(many)), n_heads, kv_heads, length, seen, dim, 1, window or 0)
     lse = 4.0 * rows * n_heads
     qkv = tuple(dict.fromkeys((q, k, v)))
 
@@ -129,7 +130,20 @@ def core(
 def counted(t: Tape, width: int, window: int | None) -> float:
     """FLOPs of both products by the convention: all keys a query could see, masked ones too. [1]"""
     s = t.setting
-    return 2.0 * width * min(s.keys, window or s.keys) * s.tokens
+    many, length, keys = _attended(s)
+    return 2.0 * width * min(keys, window or keys) * (many * length)
+
+
+def _attended(s: Setting) -> tuple[float, int, int]:
+    """Sequences that attention runs on, their queries and their keys.
+
+    Samples in a row, or rows without padding, are as many sequences of the length at which they
+    have the pairs that samples of unequal length have: T / l sequences of l = E[l^2] / E[l].
+    """
+    if not s.attended:
+        return s.sequences, s.length, s.keys
+    length = max(1, round(s.attended))
+    return s.tokens * s.attended_share / length, length, length
 
 
 def exchanged(

@@ -19,6 +19,7 @@ from sim.blocks.layer import HEAD, BlockKind, describe, layer_kinds
 from sim.blocks.modules import OpRole
 from sim.blocks.ops import Op, recomputed
 from sim.blocks.setting import Setting, early_stop
+from sim.inputs.rows import as_counted
 from sim.inputs.workload import Checkpointing, Workload
 
 
@@ -68,7 +69,7 @@ def token_flops(workload: Workload, attention: Literal["full", "causal"] = "full
     TokenFlops
         Per token.
     """
-    setting, policy = Setting.of(workload), workload.activation_checkpointing
+    setting, policy = Setting.of(as_counted(workload)), workload.activation_checkpointing
     kinds = layer_kinds(workload.model)
     again = checkpointed_layers(policy, len(kinds))
     forward = backward = recompute = scores = 0.0

@@ -26,6 +26,7 @@ def unpadded(
     e = s.element
     made = []
     for i, (name, (x, n)) in enumerate((("q", q), ("k", k), ("v", v))):
+        n *= s.attended_share
         found = _indices(float(s.tokens), float(s.sequences)) if i < s.unpads else []
         forward = [*found, Map(f"unpad.{name}", 2 * e * n, 1, ACCESS, "copy")]
         backward = [
@@ -39,9 +40,9 @@ def unpadded(
 
 def padded(t: Tape, x: int, n: float) -> int:
     """Attention's output, `n` elements, in its padded place; backward takes the rows out again."""
-    e = t.setting.element
-    forward = [Map("pad.zero", e * n), Map("pad", 2 * e * n, 1, ACCESS, "copy")]
-    backward = [Map("pad.rows", 2 * e * n, 1, ACCESS, "copy")]
+    e, real = t.setting.element, t.setting.attended_share
+    forward = [Map("pad.zero", e * n), Map("pad", 2 * e * n * real, 1, ACCESS, "copy")]
+    backward = [Map("pad.rows", 2 * e * n * real, 1, ACCESS, "copy")]
     return t.op("pad", (x,), e * n, (), forward, backward)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from sim.inputs.model import Model
+from sim.inputs.rows import Computed
 from sim.inputs.shares import batch_on
 from sim.inputs.versions import older
 from sim.inputs.workload import Method, Workload
@@ -50,6 +51,10 @@ class Setting:
         Times a trainer takes the loss once more, without gradient.
     keeps_inputs : bool
         4-bit linears keep their inputs, though only weights of theirs could need them.
+    attended : float
+        Tokens of a sample that attention stays in; 0: of the whole row.
+    attended_share : float
+        Of the tokens that reach attention: padding is taken out before it.
     context : int
         Ranks that share a sequence.
     context_kind : str
@@ -73,6 +78,8 @@ class Setting:
     unpads: int = 0
     metrics: int = 0
     keeps_inputs: bool = False
+    attended: float = 0.0
+    attended_share: float = 1.0
     context: int = 1
     context_kind: str = ""
 
@@ -114,6 +121,7 @@ def _setting(workload: Workload) -> Setting:
     p, precision, stack = workload.parallelism, workload.precision, workload.stack
     fp8 = precision.kind == "fp8"
     batch = batch_on(workload)
+    rows = workload if isinstance(workload, Computed) else None
     return Setting(
         model=one_layer(workload.model),
         method=workload.method,
@@ -136,6 +144,8 @@ def _setting(workload: Workload) -> Setting:
         # bitsandbytes/autograd/_functions.py, MatMul4Bit: ``ctx.tensors = (A, B)`` up to 0.43.1,
         # ``(None, B)`` in 0.44.1
         keeps_inputs=workload.method.quantization == "nf4" and older(stack.bitsandbytes, "0.44"),
+        attended=rows.attended if rows else 0.0,
+        attended_share=rows.attended_share if rows else 1.0,
         context=p.context_parallel,
         context_kind=p.context_parallel_kind,
     )

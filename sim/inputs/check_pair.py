@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sim.data import table
 from sim.inputs.architecture import facts_of
+from sim.inputs.check_rows import padding_said
 from sim.inputs.check_workload import _NAMES
 from sim.inputs.finding import Finding, fault, warning
 from sim.inputs.gpu import Gpu
@@ -26,6 +27,7 @@ def findings(topology: Topology, workload: Workload) -> Findings:
         yield from _software(gpu, workload)
     yield from _groups(topology, workload)
     yield from _batch(topology, workload)
+    yield from padding_said(workload, topology.world_size)
     yield from _context(workload)
     yield from _nvls(topology, workload)
 

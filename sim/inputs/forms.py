@@ -389,7 +389,32 @@ def nvlink(reader: Binder, tree: Tree, path: str) -> Branch | None:
     return None
 
 
+def sample_lengths(reader: Binder, tree: Tree, path: str) -> Branch | None:
+    """A list of lengths, ``{histogram: {512: 0.3, ...}}``, or a mean, a maximum and a shape."""
+    if isinstance(tree, Items):
+        return Branch({"lengths": tree}, tree.place)
+    if not isinstance(tree, Branch):
+        message = f"{described(tree)} is no list of lengths, no histogram and no mean and maximum"
+        reader.fault(tree.place, path, message)
+        return None
+    bars = tree.entries.get("histogram")
+    if bars is None:
+        return tree
+    if not isinstance(bars, Branch) or len(tree.entries) > 1:
+        message = "is no mapping of lengths to weights, alone: {histogram: {512: 0.3, 2048: 0.7}}"
+        reader.fault(bars.place, f"{path}.histogram", message)
+        return None
+    places = [bars.keys.get(key, bars.place) for key in bars.entries]
+    keys: list[Tree] = [Leaf(key, at) for key, at in zip(bars.entries, places, strict=True)]
+    weights = list(bars.entries.values())
+    entries: dict[str, Tree] = {
+        "lengths": Items(keys, bars.place), "weights": Items(weights, bars.place)
+    }  # fmt: skip
+    return Branch(entries, tree.place)
+
+
 FORMS: dict[str, Form] = {
+    "SampleLengths": sample_lengths,
     "Gpu": gpu,
     "Model": model,
     "Method": method,

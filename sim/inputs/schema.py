@@ -67,11 +67,13 @@ _FORMS: dict[str, JsonSchema] = {
     "CheckpointSave": {"enum": ["none"]},
     "Parallelism": {"enum": list(STRATEGIES)},
     "NvLink": {"enum": ["none"]},
+    "SampleLengths": {"type": "array", "items": {"type": "integer", "minimum": 1}},
 }
 _KINDS = {
     "Method": ("full", "lora", "qlora"),
     "Precision": ("bf16", "fp16", "fp32", "fp8"),
     "Checkpointing": ("full", "selective"),
+    "SampleLengths": ("histogram",),
 }
 
 

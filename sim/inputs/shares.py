@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import gcd
 
 from sim.errors import InputError
+from sim.inputs.rows import real_length
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -69,7 +70,8 @@ def batch_on(workload: Workload, world: int = 1) -> Batch:
     counted as one: without `world`, the batch is that of a single data-parallel rank.
     """
     cp = workload.parallelism.context_parallel
+    real = None if workload.data.packing is True else real_length(workload)
     return Batch(
         workload.sequence_length, workload.micro_batch, workload.gradient_accumulation, cp,
-        max(1, world // cp),
+        max(1, world // cp), real,
     )  # fmt: skip

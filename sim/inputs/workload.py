@@ -114,14 +114,27 @@ class Stack(Spec):
     omp_num_threads: Positive | None = None  # of a rank; None: its share of the cores
 
 
+class SampleLengths(Spec):
+    """Lengths of samples: a shape with its mean and maximum, or the lengths themselves."""
+
+    shape: Literal["lognormal", "constant"] = "lognormal"
+    mean: Factor | None = None
+    maximum: Positive | None = None  # the longest sample of the set; None: 12.4 times the mean
+    lengths: tuple[int, ...] = ()  # of samples, or of the bars of a histogram
+    weights: tuple[float, ...] = ()  # of the bars
+
+
 class Data(Spec):
     """Input pipeline."""
 
     workers: NotNegative = 8
     bytes_per_token: Factor = 4.0
     preprocess_tokens_per_s_per_worker: Count = 2e5
-    packing: bool = True
+    # False pads a micro-batch to its longest sample; padding-free: samples one after the other
+    packing: bool | Literal["padding-free"] = True
     mean_length: Positive | None = None  # tokens of a sample; None: the sequence length
+    sequence_lengths: SampleLengths | None = None  # instead of `mean_length`: a distribution
+    document_masks: bool = False  # of packed rows: attention stops at the ends of samples
     prefetch: Positive = 2  # batches a worker keeps ready (torch's prefetch_factor)
 
 

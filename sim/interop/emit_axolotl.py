@@ -33,7 +33,7 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
         "base_model": workload.model.source.split(" ")[0].removeprefix("https://huggingface.co/")
         or workload.model.name,
         "sequence_len": workload.sequence_length,
-        "sample_packing": workload.data.packing,
+        "sample_packing": workload.data.packing is True,
         "micro_batch_size": workload.micro_batch,
         "gradient_accumulation_steps": workload.gradient_accumulation,
         "optimizer": _OPTIMIZERS[workload.optimizer],

@@ -11,6 +11,7 @@ from sim.blocks.flops import token_flops
 from sim.blocks.parameters import count_parameters
 from sim.data import table
 from sim.fabric import compile_fabric
+from sim.inputs.rows import sample_length
 from sim.inputs.shares import batch_on
 from sim.inputs.topology import Offer, Topology
 from sim.inputs.workload import Workload
@@ -64,12 +65,10 @@ class JobForecast:
 def job_steps(workload: Workload, world: int) -> tuple[int, float] | None:
     """Optimizer steps and tokens of the whole job, or None if its length is not given.
 
-    Tokens are those of samples; without packing each sample is padded to a row of its own.
+    Tokens are those of samples: padding is not counted.
     """
-    sequences = batch_on(workload, world).sequences
-    row = workload.sequence_length
-    real = min(row, workload.data.mean_length or row)
-    per_step = float(sequences * (row if workload.data.packing else real))
+    real = sample_length(workload)
+    per_step = float(batch_on(workload, world).tokens)
     if workload.steps:
         return workload.steps, workload.steps * per_step
     tokens = workload.tokens

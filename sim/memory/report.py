@@ -9,6 +9,7 @@ from sim.blocks.modules import ModelTree
 from sim.blocks.parameters import build_tree
 from sim.data import table
 from sim.inputs.notes import Message
+from sim.inputs.rows import at_longest
 from sim.inputs.shares import mesh_on
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Node, Topology
@@ -119,6 +120,7 @@ def memory(
     tree = tree or build_tree(workload.model, workload.method)
     capacity, gpus, host = machine(topology)
     world = world or gpus
+    workload = at_longest(workload, world)
     mesh = mesh_on(workload, world, topology.gpus_per_node)
     ledger = walk(workload, tree, mesh)
     moment = ledger.highest

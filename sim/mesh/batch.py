@@ -21,6 +21,8 @@ class Batch:
         Ranks that hold a part of each sequence. [1]
     data_parallel : int
         Ranks (with their context-parallel partners) that read different sequences. [1]
+    real_length : float or None
+        Tokens of a sequence that are no padding, on average; None: all. [1]
     """
 
     sequence_length: int
@@ -28,6 +30,7 @@ class Batch:
     accumulation: int
     cp: int = 1
     data_parallel: int = 1
+    real_length: float | None = None
 
     @property
     def sequences_per_rank(self) -> int:
@@ -46,13 +49,16 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Tokens a step."""
+        """Tokens a step, padding not counted."""
+        if self.real_length is not None:
+            return round(self.sequences * self.real_length)
         return self.sequences * self.sequence_length
 
     @property
     def tokens_per_rank(self) -> float:
-        """Tokens a step that one rank computes."""
-        return self.sequences_per_rank * self.sequence_length / self.cp
+        """Tokens a step that one rank computes, padding not counted."""
+        length = self.sequence_length if self.real_length is None else self.real_length
+        return self.sequences_per_rank * length / self.cp
 
     @property
     def local_length(self) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sim.inputs.checks import check
+from sim.inputs.rows import varied
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Method, Precision, Workload
@@ -76,6 +77,7 @@ def changes(topology: Topology, workload: Workload, aim: Aim) -> Iterator[Change
 
 
 def _all(topology: Topology, workload: Workload) -> Iterator[Change]:
+    yield from _rows(topology, workload)
     yield from _batch(topology, workload)
     yield from _kernels(topology, workload)
     yield from _checkpointing(topology, workload)
@@ -106,6 +108,16 @@ class _Maker:
         """A change whose specs are written otherwise than its settings."""
         job = self.workload.model_copy(update=update)
         return Change(settings, text, self.topology, job, aim, changes_training=trains)
+
+
+def _rows(topology: Topology, workload: Workload) -> Iterator[Change]:
+    data = workload.data
+    if data.packing is not False or not varied(workload):
+        return
+    make = _Maker(topology, workload)
+    for packing, text in ((True, "samples packed into full rows"), ("padding-free", "no padding")):
+        changed = data.model_copy(update={"packing": packing})
+        yield make.spelt("faster", {"data.packing": packing}, text, data=changed)
 
 
 def _batch(topology: Topology, workload: Workload) -> Iterator[Change]:

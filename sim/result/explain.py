@@ -16,6 +16,7 @@ from sim.blocks.parameters import build_tree, count_parameters
 from sim.blocks.unroll import PHASES, Templates, unroll
 from sim.cost.kernel_cost import cost_model, launch_stack
 from sim.documents import SCHEMAS, Document
+from sim.inputs.rows import as_run
 from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Method, Workload
@@ -118,7 +119,8 @@ def explain(topology: Topology, workload: Workload) -> MethodComparison:
 def _cost(topology: Topology, workload: Workload, report: StepReport) -> MethodCost:
     steps = workload.gradient_accumulation
     parts = dict.fromkeys(PARTS, 0.0)
-    for name, seconds in _kernels(topology, unroll(workload), workload):
+    run = as_run(workload, topology.world_size)
+    for name, seconds in _kernels(topology, unroll(run), run):
         parts[name] += steps * seconds
     whole = report.breakdown
     parts["optimizer and clipping"] = whole.kernels.get("optimizer", 0.0)

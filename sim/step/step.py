@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.inputs.rows import as_run, at_longest
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload, fields_but
 from sim.memory.report import MemoryReport, memory
@@ -100,6 +101,8 @@ def step(
         A machine that cannot be, or equal ranks asked for where they are not.
     """
     level = variation.level(level)
+    needed = memory_of(topology, workload)
+    workload = as_run(workload, topology.world_size)
     if level == "folded":
         found = _folded(topology, workload, engine)
         simulated, ranks, fallbacks = *found.whole, found.fallbacks
@@ -108,7 +111,6 @@ def step(
         outcome, times = run_replicas(topology, workload, variation, engine=engine, level=level)
         simulated, ranks = outcome.breakdown, waiting(outcome)
         fallbacks = outcome.priced.fallbacks
-    needed = memory_of(topology, workload)
     pressed = with_retries(
         simulated, workload, needed.peak_reserved_bytes, needed.capacity_bytes
     )  # fmt: skip
@@ -118,6 +120,7 @@ def step(
 
 def memory_of(topology: Topology, workload: Workload) -> MemoryReport:
     """`memory(topology, workload)`, kept."""
+    workload = at_longest(workload, topology.world_size)
     steps = micro_steps_apart(workload)
     if steps != workload.gradient_accumulation:
         workload = workload.model_copy(update={"gradient_accumulation": steps})
