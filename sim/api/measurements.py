@@ -94,7 +94,7 @@ def validate(what: str = "all", *, cross_validate: bool = False) -> Validation:
 
     Parameters
     ----------
-    what : {"all", "training", "memory", "collectives"}
+    what : {"all", "training", "finetune", "memory", "collectives"}
         Which of them.
     cross_validate : bool
         Also the error on models, GPU counts and sources left out of the fits.

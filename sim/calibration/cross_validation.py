@@ -4,31 +4,39 @@ What training rows decide, of all constants: per GPU generation how fast product
 element-wise kernels run beside the kernel tables, what collectives cost the kernels beside them,
 and the variation from rank to rank. Without the rows left out these five are fitted anew (least
 squares on the logarithm of the time, with a prior around the shipped constants), then the rows left
-out are predicted.
+out are predicted. Fine-tuning runs also decide how long kernels wait for the host and for links.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from sim.calibration.rows import MeasuredRow
+from sim.calibration.validate_finetune import machine_of, validate_finetune
 from sim.calibration.validate_training import TrainingPoint, validate_training, value_of
 from sim.inputs.architecture import facts_of
 from sim.result.bands import band, residuals
 from sim.step.straggle import typical_speed
 
-F8 = npt.NDArray[np.float64]
-
 SCHEMES = {"models": "model", "GPU counts": "gpus", "sources": "source"}
+FINETUNE_SCHEMES: dict[str, Callable[[MeasuredRow], str]] = {
+    "models": lambda row: row.workload.model.name, "GPU kinds": machine_of,
+}  # fmt: skip
 NOISE = 0.02  # of one measurement: the same job in two editions differs by 3.7 % on average
 #: how far a constant may be off: products, attention, maps, loss beside collectives, variation (the
 #: last two as shares of themselves)
-PRIOR = np.array([0.05, 0.15, 0.15, 0.5, 1.0])
+PRIOR = {"products": 0.05, "attention": 0.15, "maps": 0.15, "slowdown": 0.5, "variation": 1.0}
+#: of fine-tuning, where nothing hides them: time that kernels wait for the host, for collectives
+FINETUNE_PRIOR = {**PRIOR, "host": 0.3, "exposed": 0.3}
+_FAR = {"training": 0.1, "finetune": 0.5}  # of log time: one far-off group must not decide
 _BUSY = ("gemm", "attention")
+
+Sensitivities = dict[tuple[str, str], float]  # of a step's log time, by (whose, constant)
 
 
 class Left(NamedTuple):
@@ -38,33 +46,58 @@ class Left(NamedTuple):
     error: float  # of the speed
 
 
-def features(point: TrainingPoint) -> F8:
-    """Sensitivity of a step's log time to the five constants. (5,)"""
+def sensitivities(point: TrainingPoint) -> Sensitivities:
+    """How a step's log time moves with five constants of its GPU's generation."""
     b, row = point.breakdown, point.row
     t = b.time_s
     products, attention = (b.kernels.get(kind, 0.0) / t for kind in _BUSY)
     rest = b.compute_s / t - products - attention
-    gpu = row.topology.first_gpu
-    speed = typical_speed(gpu, row.workload, row.gpus)
-    return np.array([products, attention, rest, b.slowdown_s / t, (1.0 - speed) * b.compute_s / t])
+    speed = typical_speed(row.topology.first_gpu, row.workload, row.gpus)
+    values = (
+        products, attention, rest, b.slowdown_s / t, (1.0 - speed) * b.compute_s / t,
+    )  # fmt: skip
+    whose = facts_of(row.topology.first_gpu).constants
+    return {(whose, name): value for name, value in zip(PRIOR, values, strict=True)}
 
 
-def generation(point: TrainingPoint) -> str:
-    """Whose constants a row uses."""
-    return facts_of(point.row.topology.first_gpu).constants
+def finetune_sensitivities(point: TrainingPoint) -> Sensitivities:
+    """The same, with the host, which is one for all GPUs, and what links make wait."""
+    b, node = point.breakdown, point.row.topology.groups[0].node
+    link = "nvlink" if node.nvlink else "pcie"
+    return {
+        **sensitivities(point), ("all", "host"): b.host_s / b.time_s,
+        (link, "exposed"): b.exposed_s / b.time_s,
+    }  # fmt: skip
 
 
-def fit(points: list[TrainingPoint]) -> dict[str, F8]:
-    """Corrections of the five constants, by generation."""
-    found = {}
-    for name in {generation(p) for p in points}:
-        mine = [p for p in points if generation(p) == name]
-        x = np.array([features(p) for p in mine])
-        # measured over predicted time; one far-off source must not decide
-        y = np.clip(np.array([np.log1p(p.error) for p in mine]), -0.1, 0.1)
-        prior = np.diag((NOISE / PRIOR) ** 2)
-        found[name] = np.linalg.solve(x.T @ x + prior, x.T @ y)
-    return found
+def fit(
+    points: Sequence[TrainingPoint], of: Callable[[TrainingPoint], Sensitivities],
+    prior: Mapping[str, float], far: float,
+) -> Sensitivities:  # fmt: skip
+    """Corrections of the constants that points are sensitive to: least squares with a prior."""
+    rows = [of(p) for p in points]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    x = np.array([[row.get(name, 0.0) for name in columns] for row in rows])
+    # measured over predicted time
+    y = np.clip(np.array([np.log1p(p.error) for p in points]), -far, far)
+    about = np.diag([(NOISE / prior[name]) ** 2 for _, name in columns])
+    return dict(zip(columns, np.linalg.solve(x.T @ x + about, x.T @ y).tolist(), strict=True))
+
+
+def without(
+    points: Sequence[TrainingPoint], groups: Sequence[str],
+    of: Callable[[TrainingPoint], Sensitivities], prior: Mapping[str, float], far: float,
+) -> tuple[Left, ...]:  # fmt: skip
+    """Every point, predicted by constants fitted to those of other groups."""
+    fits = {
+        group: fit([p for p, g in zip(points, groups, strict=True) if g != group], of, prior, far)
+        for group in dict.fromkeys(groups)
+    }
+    out = []
+    for p, group in zip(points, groups, strict=True):
+        shift = sum(fits[group].get(name, 0.0) * value for name, value in of(p).items())
+        out.append(Left(p, math.exp(math.log1p(p.error) - shift) - 1.0))
+    return tuple(out)
 
 
 @functools.cache
@@ -78,16 +111,21 @@ def cross_validate(scheme: str) -> tuple[Left, ...]:
     """
     points = validate_training().complete
     groups = [value_of(p.row, SCHEMES[scheme]) for p in points]
-    without = {
-        group: fit([p for p, g in zip(points, groups, strict=True) if g != group])
-        for group in dict.fromkeys(groups)
-    }
-    out = []
-    for p, group in zip(points, groups, strict=True):
-        correction = without[group].get(generation(p))
-        shift = 0.0 if correction is None else float(features(p) @ correction)
-        out.append(Left(p, math.exp(math.log1p(p.error) - shift) - 1.0))
-    return tuple(out)
+    return without(points, groups, sensitivities, PRIOR, _FAR["training"])
+
+
+@functools.cache
+def cross_validate_finetune(scheme: str) -> tuple[Left, ...]:
+    """Every fine-tuning run of the table without flag, predicted without its group.
+
+    Parameters
+    ----------
+    scheme : str
+        A key of `FINETUNE_SCHEMES`.
+    """
+    points = validate_finetune().table
+    groups = [FINETUNE_SCHEMES[scheme](p.row) for p in points]
+    return without(points, groups, finetune_sensitivities, FINETUNE_PRIOR, _FAR["finetune"])
 
 
 class Covered(NamedTuple):

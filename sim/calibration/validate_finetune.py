@@ -84,6 +84,11 @@ class FinetuneValidation(NamedTuple):
         return [p for p in self.points if p.row.status == "complete"]
 
     @property
+    def table(self) -> list[TrainingPoint]:
+        """Those of them that stand in the large table."""
+        return [p for p in self.unflagged if p.row.group == "finetune"]
+
+    @property
     def refused(self) -> list[TrainingPoint]:
         """Runs that ran and are said not to fit."""
         return [p for p in self.points if not p.memory.fits]

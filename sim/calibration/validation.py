@@ -1,4 +1,4 @@
-"""The model beside published measurements: training speed, memory, collectives."""
+"""The model beside published measurements: training speed, fine-tuning, memory, collectives."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any, ClassVar
 
 from sim.calibration import validate_collectives as collectives
 from sim.calibration import validate_training as training
+from sim.calibration.baselines import SPLITS, comparison
 from sim.calibration.cross_validation import SCHEMES, coverage, cross_validate
+from sim.calibration.validate_finetune import FinetuneValidation, validate_finetune
 from sim.calibration.validate_memory import MemoryValidation, validate_memory
 from sim.documents import SCHEMAS, Document
 
-PARTS = ("training", "memory", "collectives")
+PARTS = ("training", "finetune", "memory", "collectives")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class Validation(Document):
     ----------
     training : training.TrainingValidation or None
         Speed of published runs.
+    finetune : FinetuneValidation or None
+        Speed of fine-tuning as people run it, whether it fits, on how many GPUs it is fastest.
     memory : MemoryValidation or None
         Peaks of memory, and runs that are said not to fit.
     collectives : collectives.CollectiveValidation or None
@@ -34,6 +38,7 @@ class Validation(Document):
     schema: ClassVar[str] = SCHEMAS["validation"]
 
     training: training.TrainingValidation | None = None
+    finetune: FinetuneValidation | None = None
     memory: MemoryValidation | None = None
     collectives: collectives.CollectiveValidation | None = None
     cross: bool = False
@@ -54,6 +59,10 @@ class Validation(Document):
                     for scheme in SCHEMES
                 }
                 out["training"]["coverage"] = coverage()
+        if self.finetune is not None:
+            out["finetune"] = _finetune(self.finetune)
+            if self.cross:
+                out["finetune"]["comparison"] = {split: comparison(split) for split in SPLITS}
         if self.memory is not None:
             out["memory"] = {
                 "sources": self.memory.sources,
@@ -76,7 +85,9 @@ class Validation(Document):
         """A row a published figure: tokens/s per GPU, peak bytes, or seconds of a collective."""
         rows: list[tuple[str, list[dict[str, Any]]]] = []
         if self.training is not None:
-            rows.append(("training", _points(self.training)))
+            rows.append(("training", _points(self.training.points)))
+        if self.finetune is not None:
+            rows.append(("finetune", _points(self.finetune.points)))
         if self.memory is not None:
             rows.append(("memory", _peaks(self.memory)))
         if self.collectives is not None:
@@ -89,11 +100,24 @@ def _training(report: training.TrainingValidation) -> dict[str, Any]:
         "groups": report.groups,
         "ratios": report.ratios,
         "pairs": [{**p._asdict(), "error": p.error} for p in report.pairs],
-        "rows": _points(report),
+        "rows": _points(report.points),
     }
 
 
-def _points(report: training.TrainingValidation) -> list[dict[str, Any]]:
+def _finetune(report: FinetuneValidation) -> dict[str, Any]:
+    return {
+        "groups": report.groups,
+        "flagged": report.flagged,
+        "refused": [p.row.id for p in report.refused],
+        "gpu_counts": [
+            {"rows": [p.row.id for p in s.points], "right": s.right, "fewer": s.fewer}
+            for s in report.scaling
+        ],
+        "rows": _points(report.points),
+    }
+
+
+def _points(points: Sequence[training.TrainingPoint]) -> list[dict[str, Any]]:
     return [
         {
             "id": p.row.id,
@@ -105,7 +129,7 @@ def _points(report: training.TrainingValidation) -> list[dict[str, Any]]:
             "predicted": p.predicted,
             "error": p.error,
         }
-        for p in report.points
+        for p in points
     ]
 
 
@@ -143,6 +167,7 @@ def validation(parts: Collection[str] = PARTS, cross: bool = False) -> Validatio
     """
     return Validation(
         training.validate_training() if "training" in parts else None,
+        validate_finetune() if "finetune" in parts else None,
         validate_memory() if "memory" in parts else None,
         collectives.validate_collectives() if "collectives" in parts else None,
         cross,

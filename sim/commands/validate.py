@@ -12,11 +12,13 @@ from sim.commands.options import FORMS, printed, show
 
 @click.command("validate")
 @click.argument(
-    "what", type=click.Choice(["all", "training", "memory", "collectives"]), default="all"
+    "what",
+    type=click.Choice(["all", "training", "finetune", "memory", "collectives"]),
+    default="all",
 )
 @click.option(
     "--cross-validate", "cross", is_flag=True,
-    help="Also the error on models, GPU counts and sources left out of the fits.",
+    help="Also the error on models, GPUs and sources left out of the fits, and simple methods.",
 )  # fmt: skip
 @click.option("--misses", default=20, show_default=True, help="How many misses to list.")
 @click.option("--plots", type=click.Path(path_type=Path), metavar="FOLDER",

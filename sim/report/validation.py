@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from sim.calibration import validate_collectives as collectives
 from sim.calibration.cross_validation import SCHEMES, coverage, cross_validate
 from sim.calibration.rows import training_rows
 from sim.calibration.validate_memory import MemoryValidation
-from sim.calibration.validate_training import TrainingPoint, TrainingValidation, errors_of
+from sim.calibration.validate_training import TrainingValidation, errors_of
 from sim.calibration.validation import Validation
+from sim.report import validation_finetune as finetune
+from sim.report.validation_cells import ERRORS, count, gib, groups, points, share, table
 from sim.report.validation_plots import PLOTS
-from sim.report.view import Cell, Column, Lines, Part, Picture, Row, Table, View, left
-from sim.units import GIB
-
-_ERRORS = ("mean %", "median %", "p90 %", "worst %")
+from sim.report.view import Cell, Lines, Part, Picture, Row, Table, View
 
 
 def view(
@@ -37,6 +36,8 @@ def view(
     if found.training is not None:
         shown = [Picture([PLOTS[n]], f"{folder}/{n}.svg", svg) for n, svg in (plots or {}).items()]
         parts += _training(found.training, found.cross, misses, shown)
+    if found.finetune is not None:
+        parts += finetune.parts(found.finetune, found.cross, misses)
     if found.memory is not None:
         parts += _memory(found.memory)
     if found.collectives is not None:
@@ -48,7 +49,7 @@ def _training(
     report: TrainingValidation, cross: bool, misses: int, plots: Sequence[Part]
 ) -> list[Part]:
     parts: list[Part] = [
-        Lines([_TRAINING], "Training runs", indent=0), _groups(report), *plots,
+        Lines([_TRAINING], "Training runs", indent=0), groups(report.groups), *plots,
         _ratios(report),
     ]  # fmt: skip
     if cross:
@@ -58,39 +59,11 @@ def _training(
     incomplete = [p for p in report.points if p.row.status == "incomplete"]
     return [
         *parts,
-        _points(report.complete, f"The {misses} worst complete rows", misses),
-        _points(anomalies, "Anomalies, left out"),
+        points(report.complete, f"The {misses} worst complete rows", misses),
+        points(anomalies, "Anomalies, left out"),
         Lines([_INCOMPLETE], "Rows whose source leaves something out", indent=0),
-        _points(incomplete),
+        points(incomplete),
     ]
-
-
-def _table(heads: Sequence[str], rows: Sequence[Row], heading: str = "") -> Table:
-    """A table whose numbers stand to the right."""
-    right = [all(isinstance(row[i], Cell) for row in rows) for i in range(len(heads))]
-    columns = [Column(h) if r else left(h) for h, r in zip(heads, right, strict=True)]
-    return Table(columns, rows, heading, indent=0)
-
-
-def _share(value: float, sign: str = "", digits: int = 1) -> Cell:
-    """A share in per cent."""
-    return Cell(f"{100 * value:{sign}.{digits}f}", value)
-
-
-def _count(value: float) -> Cell:
-    return Cell(f"{value:.0f}", value)
-
-
-def _groups(report: TrainingValidation) -> Table:
-    """Errors of the speed over complete rows, by every dimension."""
-    rows: list[Row] = [
-        [
-            g.dimension, g.value, _count(g.rows), _share(g.bias, "+"),
-            *map(_share, (g.mean, g.median, g.p90)), _share(g.worst, "+"),
-        ]
-        for g in report.groups
-    ]  # fmt: skip
-    return _table(("by", "value", "rows", "bias %", *_ERRORS), rows)
 
 
 def _left_out() -> Table:
@@ -103,85 +76,67 @@ def _left_out() -> Table:
             ("llm-foundry", [x for x in unseen if x.point.row.group.startswith("llm-foundry")]),
         ):
             g = errors_of(scheme, name, [x.error for x in kept])
-            figures = map(_share, (g.mean, g.median, g.p90))
-            rows.append([f"whole {scheme}", name, _count(g.rows), *figures, _share(g.worst, "+")])
-    return _table(("left out", "rows of", "rows", *_ERRORS), rows)
+            figures = map(share, (g.mean, g.median, g.p90))
+            rows.append([f"whole {scheme}", name, count(g.rows), *figures, share(g.worst, "+")])
+    return table(("left out", "rows of", "rows", *ERRORS), rows)
 
 
 def _ratios(report: TrainingValidation) -> Table:
     """Ratios of like-for-like runs."""
     rows: list[Row] = [
-        [r.what, _count(r.pairs), _share(r.median), _share(r.mean), _share(r.worst, "+")]
+        [r.what, count(r.pairs), share(r.median), share(r.mean), share(r.worst, "+")]
         for r in report.ratios
     ]
-    return _table(("ratio", "pairs", "median error %", "mean %", "worst %"), rows, "Like for like")
-
-
-def _points(points: Iterable[TrainingPoint], heading: str = "", most: int | None = None) -> Table:
-    """Single rows, the worst first."""
-    rows: list[Row] = [
-        [
-            p.row.id, _count(p.row.gpus), p.row.workload.model.name,
-            _count(p.row.workload.sequence_length), _count(p.row.tokens_per_s_per_gpu or 0.0),
-            _count(p.predicted), _share(p.error, "+"), p.row.note,
-        ]
-        for p in sorted(points, key=lambda p: -abs(p.error))
-    ]  # fmt: skip
-    heads = ("row", "GPUs", "model", "length", "measured", "model says", "error %", "note")
-    return _table(heads, rows[:most], heading)
+    return table(("ratio", "pairs", "median error %", "mean %", "worst %"), rows, "Like for like")
 
 
 def _coverage() -> Table:
     """Rows within their 80 % bands."""
     rows: list[Row] = [
-        [a.source, _count(a.rows), _share(a.share, digits=0), _share(b.share, digits=0),
-         _share(a.half_width)]
+        [a.source, count(a.rows), share(a.share, digits=0), share(b.share, digits=0),
+         share(a.half_width)]
         for a, b in zip(coverage(), coverage(by_source=True), strict=True)
     ]  # fmt: skip
     heads = (
         "rows of", "rows", "within, model left out %", "within, source left out %",
         "mean half-width %",
     )  # fmt: skip
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _memory(report: MemoryValidation) -> list[Part]:
     """Peaks by source and one by one, and runs that are said not to fit."""
     sources: list[Row] = [
-        [x.source, _count(x.peaks), _share(x.bias, "+"), _share(x.mean), _share(x.worst, "+")]
+        [x.source, count(x.peaks), share(x.bias, "+"), share(x.mean), share(x.worst, "+")]
         for x in report.sources
     ]
     peaks: list[Row] = [
-        [p.row.id, p.row.memory_figure, _gib(p.row.memory_bytes or 0.0), _gib(p.predicted),
-         _share(p.error, "+")]
+        [p.row.id, p.row.memory_figure, gib(p.row.memory_bytes or 0.0), gib(p.predicted),
+         share(p.error, "+")]
         for p in sorted(report.peaks, key=lambda p: -abs(p.error))
     ]  # fmt: skip
     refused = ", ".join(f"{r.row.id} ({r.share:.2f} of the capacity)" for r in report.refused)
     said = f"{report.rows - len(report.refused)} of {report.rows} runs that ran are said to fit"
     return [
-        _table(("source", "peaks", "bias %", "mean %", "worst %"), sources, "Peak memory"),
+        table(("source", "peaks", "bias %", "mean %", "worst %"), sources, "Peak memory"),
         Lines([f"{said}; not: {refused}" if refused else said], indent=0),
-        _table(("row", "figure", "measured GiB", "model says GiB", "error %"), peaks),
+        table(("row", "figure", "measured GiB", "model says GiB", "error %"), peaks),
     ]
-
-
-def _gib(size: float) -> Cell:
-    return Cell(f"{size / GIB:.1f}", size, "B")
 
 
 def _collectives(report: collectives.CollectiveValidation, misses: int) -> list[Part]:
     """By machine and operation, then misses, then anomalies."""
-    groups: list[Row] = [
-        [g.system, g.op, g.band, _count(g.points),
-         *map(_share, (g.bias, g.median, g.p90, g.worst))]
+    systems: list[Row] = [
+        [g.system, g.op, g.band, count(g.points),
+         *map(share, (g.bias, g.median, g.p90, g.worst))]
         for g in report.groups
     ]  # fmt: skip
     worst: list[Row] = [
         [
-            p.measured.system, p.measured.op, _count(p.measured.ranks),
+            p.measured.system, p.measured.op, count(p.measured.ranks),
             Cell(collectives.size_text(p.measured.size), p.measured.size, "B"),
             _microseconds(p.measured.time_s), _microseconds(p.predicted.time_s),
-            _share(p.error, "+", 0), f"{p.predicted.algorithm} {p.predicted.protocol}",
+            share(p.error, "+", 0), f"{p.predicted.algorithm} {p.predicted.protocol}",
         ]
         for p in report.misses[:misses]
     ]  # fmt: skip
@@ -196,7 +151,7 @@ def _collectives(report: collectives.CollectiveValidation, misses: int) -> list[
         "machine", "operation", "GPUs", "size", "measured us", "model us", "error %", "runs as",
     )  # fmt: skip
     return [
-        _table(heads, groups, "Collectives"), Lines([said], indent=0), _table(single, worst),
+        table(heads, systems, "Collectives"), Lines([said], indent=0), table(single, worst),
         Lines(left_out, "Left out:", list=True),
     ]  # fmt: skip
 
