@@ -10,6 +10,7 @@ from sim.blocks.ops import Exchange, Map, When
 from sim.blocks.padding import padded, unpadded
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
+from sim.blocks.tensor import enter, leave
 
 #: FlashAttention's backward recomputes the scores: five products for the forward's two.
 BACKWARD_PRODUCTS = 2.5
@@ -36,7 +37,9 @@ def attention(t: Tape, x: int, window: int | None) -> int:
     """The branch from the norm's output to what is added to the residual stream."""
     s, model = t.setting, t.setting.model
     d, e, dim = model.hidden_size, s.element, model.head_dim
-    q_width, kv_width = model.heads * dim, model.kv_heads * dim
+    heads, kv_heads = s.split(model.heads), s.split(model.kv_heads)
+    q_width, kv_width = heads * dim, kv_heads * dim
+    x = enter(t, x, "wqkv" if model.fused_qkv else "wq")
     bias = model.bias or model.qkv_bias
     if model.fused_qkv:
         width = q_width + 2 * kv_width
@@ -50,15 +53,16 @@ def attention(t: Tape, x: int, window: int | None) -> int:
         # three linears read one input: two gradient sums
         t.unseen("qkv.sum", (), [Map("qkv.sum", 6.0 * e * s.tokens * d, 2)], module="wq")
     if model.qk_norm:
-        q = norm(t, "q_norm", q, dim, Position.INNER, heads=model.heads)
-        k = norm(t, "k_norm", k, dim, Position.INNER, heads=model.kv_heads)
+        q = norm(t, "q_norm", q, dim, Position.INNER, heads=heads)
+        k = norm(t, "k_norm", k, dim, Position.INNER, heads=kv_heads)
     if model.positions == "rope":
         q, k = rope(t, (q, q_width), (k, kv_width), model.rope_fraction)
-    out = core(t, q, k, v, (model.heads, model.kv_heads, dim, dim), window)
-    return linear(
+    out = core(t, q, k, v, (heads, kv_heads, dim, dim), window)
+    made = linear(
         t, "wo", out, q_width, d, Position.OUTPUT, targets=("o",),
         bias=model.bias or model.output_bias,
     )  # fmt: skip
+    return leave(t, made)
 
 
 def rope(t: Tape, q: tuple[int, int], k: tuple[int, int], fraction: float = 1.0) -> tuple[int, int]:

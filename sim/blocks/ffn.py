@@ -8,6 +8,7 @@ from sim.blocks.linear import linear
 from sim.blocks.modules import Position
 from sim.blocks.ops import Map
 from sim.blocks.tape import Tape
+from sim.blocks.tensor import enter, leave
 
 GATED = ("swiglu", "geglu")
 #: modules as the reference model registers them
@@ -20,8 +21,10 @@ Matrix = Callable[[str, int], int]
 def feed_forward(t: Tape, x: int) -> int:
     """The dense FFN: ``w1`` gate, ``w3`` up, ``w2`` down; a plain one has ``w1`` up."""
     s, model = t.setting, t.setting.model
-    d, f, bias = model.hidden_size, model.ffn_size, model.bias or model.mlp_bias
+    d, f, bias = model.hidden_size, s.split(model.ffn_size), model.bias or model.mlp_bias
     gated = model.ffn in GATED
+    fused = gated and model.fused_gate_up
+    x = enter(t, x, "w13" if fused else "w1")
     shapes = {"w1": (d, f), "w3": (d, f), "w13": (d, 2 * f), "w2": (f, d)}
     targets = {"w1": ("gate",) if gated else ("gate", "up"), "w3": ("up",), "w13": ("gate", "up")}
 
@@ -31,14 +34,15 @@ def feed_forward(t: Tape, x: int) -> int:
             t, name, read, *shapes[name], place, targets=targets.get(name, ("down",)), bias=bias
         )
 
-    if gated and model.fused_gate_up:
+    if fused:
         both = play("w13", x)
-        return play("w2", gate(t, both, both, t.size(f)))
+        return leave(t, play("w2", gate(t, both, both, t.size(f))))
     if gated:
         # two linears read one input, so autograd adds two gradients
         total = [Map("ffn.sum", 3 * s.element * float(s.tokens * d))]
-        return mlp(t, x, play, float(f), lambda: t.unseen("ffn.sum", (), total, module="w1"))
-    return mlp(t, x, play, float(f))
+        made = mlp(t, x, play, float(f), lambda: t.unseen("ffn.sum", (), total, module="w1"))
+        return leave(t, made)
+    return leave(t, mlp(t, x, play, float(f)))
 
 
 def mlp(

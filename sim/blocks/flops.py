@@ -69,7 +69,7 @@ def token_flops(workload: Workload, attention: Literal["full", "causal"] = "full
     TokenFlops
         Per token.
     """
-    setting, policy = Setting.of(as_counted(workload)), workload.activation_checkpointing
+    setting, policy = Setting.of(as_counted(workload)).whole, workload.activation_checkpointing
     kinds = layer_kinds(workload.model)
     again = checkpointed_layers(policy, len(kinds))
     forward = backward = recompute = scores = 0.0

@@ -12,6 +12,7 @@ from sim.blocks.norm import norm
 from sim.blocks.ops import Map
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
+from sim.blocks.tensor import enter, gather_logits, loss_sums
 
 #: Above this vocabulary softmax reads its rows from HBM for the maximum, the sum and the output.
 WIDE_ROW = 16384
@@ -21,17 +22,18 @@ CHUNKS = 8  # of torchtune's and torchtitan's chunked loss, and of the kernels o
 def head(t: Tape, x: int) -> int:
     """From the last hidden state to the loss."""
     s, model = t.setting, t.setting.model
-    d, v = model.hidden_size, model.vocab_size
-    hidden = norm(t, "norm", x, d)
+    d, v = model.hidden_size, s.split(model.vocab_size)
+    hidden = enter(t, norm(t, "norm", x, d), "head")
     if s.loss == "fused-linear":
         return _fused_linear(t, hidden, d, v)
     _register(t)
     once = Routed(1, s.tokens, 1.0)
     logits = matrix(t, "head", hidden, d, v, once, bias=model.head_bias, role=OpRole.HEAD)
+    logits = gather_logits(t, logits, model.vocab_size)
     # trainers compile the layers; the loss is compiled only where `loss` says so
     t.fused = t.fused and s.loss != "eager"
     forward, backward = _cross_entropy(t, s.loss)
-    t.unseen("loss", forward, backward, role=OpRole.HEAD)
+    t.unseen("loss", forward, backward, role=OpRole.HEAD, exchanges=loss_sums(t))
     t.fused = False
     for _ in range(s.metrics):
         t.unseen("metric", _cross_entropy(t, "eager")[0], role=OpRole.HEAD)
@@ -41,14 +43,15 @@ def head(t: Tape, x: int) -> int:
 def _register(t: Tape) -> None:
     """A tied head multiplies by the embedding's table and has no parameters of its own."""
     model = t.setting.model
-    own = [("weight", (model.vocab_size, model.hidden_size)), ("bias", (model.vocab_size,))]
+    rows = t.setting.split(model.vocab_size)
+    own = [("weight", (rows, model.hidden_size)), ("bias", (rows,))]
     keep = 0 if model.tied_embeddings else 2 if model.head_bias else 1
     t.register("head", OpRole.HEAD, Position.BRANCH, own[:keep])
 
 
 def _cross_entropy(t: Tape, kind: str) -> tuple[list[Map], list[Map]]:
     s = t.setting
-    e, tokens, vocab = s.element, s.tokens, s.model.vocab_size
+    e, tokens, vocab = s.element, s.tokens, s.loss_columns
     n = float(tokens * vocab)
     if kind == "compiled":
         # two passes over the low-precision logits; the gradient is written once
@@ -127,7 +130,7 @@ def loss_memory(s: Setting) -> LossMemory:
     LlamaForCausalLM.forward (huggingface);
     Liger-Kernel fused_linear_cross_entropy for the chunk rule.
     """
-    e, tokens, d, v = s.element, s.tokens, s.model.hidden_size, s.model.vocab_size
+    e, tokens, d, v = s.element, s.tokens, s.model.hidden_size, s.loss_columns
     logits, wide = e * tokens * v, 4.0 * tokens * v
     if s.loss == "huggingface":
         return LossMemory(2 * wide, 3 * wide, 4 * wide, logits + wide, wide)

@@ -63,7 +63,7 @@ def block_kinds(model: Model) -> dict[str, BlockKind]:
 def describe(setting: Setting, kind: BlockKind) -> Description:
     """The description of one kind of block, played once for all that read it."""
     t = Tape(setting, setting.compiled)
-    x = t.tensor(t.size(setting.model.hidden_size))
+    x = t.tensor(t.stream(setting.model.hidden_size))
     if kind is EMBEDDING:
         embedding(t, x)
     elif kind is HEAD:

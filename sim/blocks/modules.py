@@ -68,6 +68,9 @@ class Module(NamedTuple):
         Of an adapter: the frozen module beside it.
     active : float
         Share of its parameters that one token meets: less than 1 of routed experts. [1]
+    partial : bool
+        Tensor-parallel ranks hold all of it and see a part of what it is applied to, so that their
+        gradients are to be summed.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Module(NamedTuple):
     place: Position
     base: str = ""
     active: float = 1.0
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)

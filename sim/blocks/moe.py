@@ -8,6 +8,7 @@ from sim.blocks.linear import adapted, linear, matrix
 from sim.blocks.modules import OpRole, Position
 from sim.blocks.ops import Map
 from sim.blocks.tape import Tape
+from sim.blocks.tensor import enter, leave
 
 #: modules as the reference model registers them
 REGISTERED = ("router", "experts", "shared_experts")
@@ -18,7 +19,8 @@ def mixture(t: Tape, x: int) -> int:
     """The routed and the shared experts; all routed ones are one module, fetched as a whole."""
     s, model = t.setting, t.setting.model
     e, tokens, d, top = s.element, s.tokens, model.hidden_size, model.experts_per_token
-    n_experts, f = model.experts, model.expert_ffn_size or model.ffn_size
+    n_experts, f = model.experts, s.split(model.expert_ffn_size or model.ffn_size)
+    x = enter(t, x, "router")
     names = ("w1", "w2", "w3") if model.ffn in GATED else ("w1", "w2")
     sides = {"w1": (d, f), "w2": (f, d), "w3": (d, f)}
     router = linear(t, "router", x, d, n_experts, role=OpRole.ROUTER)
@@ -60,6 +62,7 @@ def mixture(t: Tape, x: int) -> int:
         [Map("unpermute", (2 * e + 2 * e) * n, 3, "gather")],
         [Map("unpermute", (3 * e + 2 * e) * n, 3, "gather")],
     )  # fmt: skip
+    out = leave(t, out)
     if not model.shared_experts:
         return out
     wide = model.shared_experts * f
@@ -68,4 +71,4 @@ def mixture(t: Tape, x: int) -> int:
     t.register("shared_experts", OpRole.LINEAR, Position.WHOLE, own)
     once = Routed(1, tokens, 1.0)
     shared = mlp(t, x, lambda name, read: matrix(t, name, read, *sides[name], once), float(wide))
-    return t.add("shared_experts.add", out, shared)
+    return t.add("shared_experts.add", out, leave(t, shared))

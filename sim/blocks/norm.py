@@ -16,12 +16,14 @@ def norm(
     against kernel timings by ``bench/fit/elementwise.py``.
     """
     s, model = t.setting, t.setting.model
-    e, tokens, trained = s.element, s.tokens, not s.frozen
+    inner = place is Position.INNER
+    e, tokens, trained = s.element, s.tokens if inner else s.stream_tokens, not s.frozen
     layernorm = model.norm == "layernorm"
     bias = layernorm and (model.bias if model.norm_bias is None else model.norm_bias)
     shapes = [("weight", (width,)), ("bias", (width,))]
-    t.register(name, OpRole.NORM, place, shapes if bias else shapes[:1])
-    n, rows, size = float(tokens * width * heads), tokens * heads, t.size(width * heads)
+    partial = s.splits_stream or (inner and s.tensor > 1)
+    t.register(name, OpRole.NORM, place, shapes if bias else shapes[:1], partial=partial)
+    n, rows, size = float(tokens * width * heads), tokens * heads, float(e * tokens * width * heads)
     gradient = float(e * width * (2 if bias else 1)) if trained else 0.0
     if layernorm or s.fused_norms:
         a = "fused" if t.fused else "rows"

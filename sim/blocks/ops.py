@@ -39,6 +39,10 @@ class Exchange(NamedTuple):
         Against the kernels of the operation's module.
     backward : bool
         Whether it belongs to backward.
+    dtype : str
+        Of what is sent, "" for that of activations.
+    phase : str
+        What the plan calls it, "" for the phase of the kernels beside it.
     """
 
     collective: str
@@ -47,6 +51,8 @@ class Exchange(NamedTuple):
     received: float
     when: When
     backward: bool = False
+    dtype: str = ""
+    phase: str = ""
 
 
 class Map(NamedTuple):

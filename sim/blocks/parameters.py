@@ -15,7 +15,7 @@ from sim.blocks.layer import EMBEDDING, HEAD, BlockKind, describe, layer_kinds, 
 from sim.blocks.modules import Block, ModelTree, Module, OpRole
 from sim.blocks.setting import FULL, Setting, one_layer
 from sim.inputs.model import Model
-from sim.inputs.workload import Method
+from sim.inputs.workload import Method, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,9 @@ class ParameterCounts:
 
 
 @lru_cache(maxsize=64)
-def build_tree(model: Model, method: Method | None = None) -> ModelTree:
+def build_tree(
+    model: Model, method: Method | None = None, tensor: int = 1, sequence_parallel: bool = False
+) -> ModelTree:
     """Module tree of a model under a training method.
 
     Parameters
@@ -59,13 +61,21 @@ def build_tree(model: Model, method: Method | None = None) -> ModelTree:
         Shape of the transformer.
     method : Method, optional
         LoRA and QLoRA freeze the base and add adapters. Default: full fine-tuning.
+    tensor : int
+        Ranks that share its matrices: shapes are one rank's, of the largest part. [1]
+    sequence_parallel : bool
+        They see different positions of what its norms are applied to.
 
     Returns
     -------
     ModelTree
         Blocks of one kind share one tuple of modules.
     """
-    setting, places = Setting(one_layer(model), method or FULL), registered(model)
+    setting = Setting(
+        one_layer(model), method or FULL, tensor=tensor,
+        sequence_parallel=tensor > 1 and sequence_parallel,
+    )  # fmt: skip
+    places = registered(model)
 
     def block(kind: BlockKind) -> Block:
         run = describe(setting, kind).modules
@@ -79,6 +89,14 @@ def build_tree(model: Model, method: Method | None = None) -> ModelTree:
         for i, k in enumerate(kinds)
     )
     return ModelTree(block(EMBEDDING), tuple(layers), block(HEAD), model.tied_embeddings)
+
+
+def tree_of(workload: Workload) -> ModelTree:
+    """A workload's module tree, as one rank holds it before data-parallel shards are cut."""
+    p = workload.parallelism
+    if p.tensor_parallel == 1:
+        return build_tree(workload.model, workload.method)
+    return build_tree(workload.model, workload.method, p.tensor_parallel, p.sequence_parallel)
 
 
 @lru_cache(maxsize=64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from sim.inputs.model import Model
@@ -59,6 +59,12 @@ class Setting:
         Ranks that share a sequence.
     context_kind : str
         How they exchange keys and values.
+    tensor : int
+        Ranks that share the matrices of a block.
+    sequence_parallel : bool
+        They share the residual stream by positions too.
+    loss_parallel : bool
+        They compute the loss on their own columns of the logits.
     """
 
     model: Model
@@ -82,6 +88,36 @@ class Setting:
     attended_share: float = 1.0
     context: int = 1
     context_kind: str = ""
+    tensor: int = 1
+    sequence_parallel: bool = False
+    loss_parallel: bool = False
+
+    @property
+    def splits_stream(self) -> bool:
+        """Whether tensor-parallel ranks hold parts of the residual stream."""
+        return self.tensor > 1 and self.sequence_parallel
+
+    @property
+    def stream_tokens(self) -> int:
+        """Tokens of the residual stream on this rank, the longest part."""
+        return -(-self.tokens // self.tensor) if self.sequence_parallel else self.tokens
+
+    @property
+    def whole(self) -> Setting:
+        """The same block on one rank: its work is that of all who share it."""
+        if self.tensor == 1:
+            return self
+        return replace(self, tensor=1, sequence_parallel=False, loss_parallel=False)
+
+    @property
+    def loss_columns(self) -> int:
+        """Logits of a token that this rank's loss is computed on."""
+        vocabulary = self.model.vocab_size
+        return self.split(vocabulary) if self.loss_parallel else vocabulary
+
+    def split(self, columns: int) -> int:
+        """Columns (or heads) of this rank, the largest part."""
+        return -(-columns // self.tensor)
 
     @property
     def element(self) -> float:
@@ -112,6 +148,9 @@ def one_layer(model: Model) -> Model:
 
 def early_stop(workload: Workload) -> bool:
     """Whether recompute ends with the last saved tensor (non-reentrant, PyTorch 2.1 and newer)."""
+    asked = workload.activation_checkpointing.early_stop
+    if asked is not None:
+        return asked
     reentrant = workload.activation_checkpointing.reentrant
     return not reentrant and not older(workload.stack.torch, "2.1")
 
@@ -148,4 +187,7 @@ def _setting(workload: Workload) -> Setting:
         attended_share=rows.attended_share if rows else 1.0,
         context=p.context_parallel,
         context_kind=p.context_parallel_kind,
+        tensor=p.tensor_parallel,
+        sequence_parallel=p.tensor_parallel > 1 and p.sequence_parallel,
+        loss_parallel=p.tensor_parallel > 1 and p.loss_parallel,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from sim.blocks.kernels import Kernel
 from sim.blocks.modules import Module, OpRole, Parameter, Position
-from sim.blocks.ops import Description, Map, Op
+from sim.blocks.ops import Description, Exchange, Map, Op
 from sim.blocks.setting import Setting
 from sim.units import DTYPE_BYTES
 
@@ -34,14 +34,20 @@ class Tape:
     ops: list[Op] = field(default_factory=list)
     sizes: list[float] = field(default_factory=list)
     column: float = field(init=False)  # bytes of an activation a column, all tokens
+    stream_column: float = field(init=False)  # the same in the residual stream
 
     def __post_init__(self) -> None:
         """Work out once what every operation asks for."""
         self.column = self.setting.element * self.setting.tokens
+        self.stream_column = self.setting.element * self.setting.stream_tokens
 
     def size(self, width: float) -> float:
         """Bytes of an activation of so many columns."""
         return self.column * width
+
+    def stream(self, width: float) -> float:
+        """Bytes of a tensor of the residual stream, which sequence parallelism splits."""
+        return self.stream_column * width
 
     def tensor(self, size: float) -> int:
         """A new tensor of so many bytes."""
@@ -57,11 +63,12 @@ class Tape:
         *,
         base: str = "",
         active: float = 1.0,
+        partial: bool = False,
     ) -> str:
         """Add a module of (name, shape) parameters; what is no adapter gets the ops that follow."""
         trained = bool(base) or not self.setting.frozen
         own = tuple(Parameter(n, shape, trained) for n, shape in parameters)
-        self.modules.append(Module(name, own, role, place, base, active))
+        self.modules.append(Module(name, own, role, place, base, active, partial))
         if not base:
             self.module = name
         return name
@@ -106,13 +113,14 @@ class Tape:
         *,
         module: str = "",
         role: OpRole = OpRole.OTHER,
+        exchanges: tuple[Exchange, ...] = (),
     ) -> None:
         """Kernels that make no tensor of the graph: sums of gradients, casts, metrics."""
         where = module or self.module
         self.ops.append(
             Op(
                 name, where, role, (), -1, (),
-                tuple(forward), tuple(backward), fused=self.fused,
+                tuple(forward), tuple(backward), exchanges=exchanges, fused=self.fused,
             )
         )  # fmt: skip
 

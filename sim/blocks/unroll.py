@@ -103,8 +103,29 @@ def _block(
     }
 
 
-@lru_cache(maxsize=256)
-def exchanges(workload: Workload, kind: str) -> Mapping[str, tuple[Exchange, ...]]:
-    """What one kind of block needs of ranks that share it, by the module whose kernels ask."""
+@lru_cache(maxsize=1024)
+def exchanges(workload: Workload, kind: str, phase: str) -> Mapping[str, tuple[Exchange, ...]]:
+    """What a kind of block needs of ranks that share it, by the module whose kernels ask.
+
+    Parameters
+    ----------
+    workload : Workload
+        Shapes, parallelism and checkpointing.
+    kind : str
+        Of the block.
+    phase : str
+        One of `PHASES`. A recompute needs again what forward did, up to where it stops, unless the
+        result was kept.
+    """
     ops = describe(Setting.of(workload), block_kinds(workload.model)[kind]).ops
-    return {op.module: op.exchanges for op in ops if op.exchanges}
+    backward = phase == "backward"
+    if phase == "recompute":
+        per_op = workload.activation_checkpointing.kind == "selective-op"
+        run = recomputed(ops, per_op, early_stop(workload))
+        ops = tuple(op for op, kept in run if not kept)
+    found: dict[str, tuple[Exchange, ...]] = {}
+    for op in reversed(ops) if backward else ops:
+        own = tuple(x for x in op.exchanges if x.backward == backward)
+        if own:
+            found[op.module] = found.get(op.module, ()) + own
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim.data import table
+from sim.inputs import check_mesh
 from sim.inputs.architecture import facts_of
 from sim.inputs.check_rows import padding_said
 from sim.inputs.check_workload import _NAMES
@@ -29,6 +30,7 @@ def findings(topology: Topology, workload: Workload) -> Findings:
     yield from _batch(topology, workload)
     yield from padding_said(workload, topology.world_size)
     yield from _context(workload)
+    yield from check_mesh.pair_findings(topology, workload)
     yield from _nvls(topology, workload)
 
 
@@ -81,14 +83,19 @@ def _groups(t: Topology, w: Workload) -> Findings:
         message = f"{p.strategy} trains on one GPU, and the machine has {world}"
         yield fault("one-gpu", "workload", "parallelism.strategy", message, f"write {other} or ddp")
         return
-    if world % (p.replicate * p.context_parallel):
-        factor = "replicate" if world % p.replicate else "context_parallel"
+    taken = 1
+    for factor in ("replicate", "context_parallel", "tensor_parallel"):
         value = getattr(p, factor)
-        product = "" if world % value else " beside replicate"
+        taken *= value
+        if world % taken == 0:
+            continue
+        beside = [f for f in ("replicate", "context_parallel") if getattr(p, f) > 1]
+        product = "" if world % value else f" beside {' and '.join(beside)}"
         message = f"{value} does not divide {world} GPUs{product}"
         hint = f"divisors are {_divisors(world)}"
         yield fault("indivisible", "workload", f"parallelism.{factor}", message, hint)
         return
+    world //= p.tensor_parallel
     group = world // p.replicate
     if p.shard is not None and p.shard * p.replicate not in (world, world // p.context_parallel):
         message = f"shard {p.shard} x replicate {p.replicate} is not {world} GPUs"
@@ -100,10 +107,11 @@ def _groups(t: Topology, w: Workload) -> Findings:
         hint = f"write true, false or one of {_divisors(group, proper=True) or 'none'}"
         yield fault("indivisible", "workload", "parallelism.reshard_after_forward", message, hint)
     hpz = p.zero_hpz_partition_size
-    if world % hpz:
-        message = f"{hpz} does not divide {world} GPUs"
+    if t.world_size % hpz:
+        message = f"{hpz} does not divide {t.world_size} GPUs"
         path = "parallelism.zero_hpz_partition_size"
-        yield fault("indivisible", "workload", path, message, f"divisors are {_divisors(world)}")
+        hint = f"divisors are {_divisors(t.world_size)}"
+        yield fault("indivisible", "workload", path, message, hint)
 
 
 def _divisors(n: int, proper: bool = False) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
+from sim.inputs import check_mesh
 from sim.inputs.check_rows import check_rows
 from sim.inputs.finding import Finding, fault, warning
 from sim.inputs.model import Model
@@ -32,7 +33,7 @@ def findings(workload: Workload) -> Findings:
     yield from _method(workload)
     yield from _model(workload.model)
     yield from _positions(workload)
-    yield from _context(workload)
+    yield from check_mesh.workload_findings(workload)
     yield from _checkpointing(workload)
     yield from _fp8(workload)
     yield from _features(workload)
@@ -43,11 +44,13 @@ def findings(workload: Workload) -> Findings:
 def silent_keys(workload: Workload) -> frozenset[str]:
     """Paths whose defaults say nothing about this job: knobs of other strategies and methods."""
     m, p, c = workload.method.kind, workload.precision.kind, workload.activation_checkpointing.kind
-    return _silent(workload.parallelism.strategy, m, p, c)
+    return _silent(workload.parallelism.strategy, m, p, c, workload.parallelism.tensor_parallel)
 
 
 @cache
-def _silent(strategy: str, method: str, precision: str, checkpointing: str) -> frozenset[str]:
+def _silent(
+    strategy: str, method: str, precision: str, checkpointing: str, tensor: int
+) -> frozenset[str]:
     own = COMMON | strategy_named(strategy).knobs
     out = {f"parallelism.{knob}" for knob in Parallelism.model_fields if knob not in own}
     if method != "qlora":
@@ -56,6 +59,8 @@ def _silent(strategy: str, method: str, precision: str, checkpointing: str) -> f
         out |= {"method.rank", "method.targets", "method.dropout", "method.frozen_dtype"}
     if precision != "fp8":
         out |= {"precision.recipe", "precision.all_gather"}
+    if tensor == 1:
+        out |= {"parallelism.sequence_parallel", "parallelism.loss_parallel"}
     if checkpointing == "none":
         out |= {"activation_checkpointing.reentrant", "activation_checkpointing.offload"}
         out |= {"parallelism.checkpoint_wrapper"}
@@ -188,16 +193,6 @@ def _positions(w: Workload) -> Findings:
     else:
         hint = "time and memory are right; quality needs RoPE scaling"
         yield warning("positions", "workload", "sequence_length", message, hint)
-
-
-def _context(w: Workload) -> Findings:
-    p, m = w.parallelism, w.model
-    if p.context_parallel == 1 or p.context_parallel_kind != "ulysses":
-        return
-    if m.heads % p.context_parallel == 0 and m.kv_heads % p.context_parallel:
-        message = f"{m.kv_heads} key-value heads are repeated for {p.context_parallel} ranks"
-        hint = "fewer ranks, or ring, send less"
-        yield warning("ulysses", "workload", "parallelism.context_parallel", message, hint)
 
 
 def _checkpointing(w: Workload) -> Findings:

@@ -38,22 +38,24 @@ def mesh_on(workload: Workload, world: int, gpus_per_node: int | None = None) ->
         If the sizes that the workload gives are not the world.
     """
     p = workload.parallelism
-    cp, replicate = p.context_parallel, p.replicate
-    if world % cp:
-        message = f"{world} ranks do not divide into groups of {cp}"
-        raise InputError.single(_SOURCE, message, "parallelism.context_parallel")
+    cp, tp, replicate = p.context_parallel, p.tensor_parallel, p.replicate
+    own = cp * tp  # ranks that read the same sequences
+    if world % own:
+        key = "context_parallel" if world % cp else "tensor_parallel"
+        message = f"{world} ranks do not divide into groups of {cp if world % cp else own}"
+        raise InputError.single(_SOURCE, message, f"parallelism.{key}")
     if strategy_of(workload).replicates(p):
-        replicate, shard = world // cp, 1
+        replicate, shard = world // own, 1
     elif p.shard is None:
-        shard = world // replicate // cp
+        shard = world // replicate // own
     else:
-        shard = p.shard if p.shard * replicate * cp == world else p.shard // cp
-    if shard * replicate * cp != world:
+        shard = p.shard if p.shard * replicate * own == world else p.shard // cp
+    if shard * replicate * own != world:
         given = world // replicate if p.shard is None else p.shard
         message = f"{given} ranks a shard group x {replicate} replicas is not the world of {world}"
         raise InputError.single(_SOURCE, message, "parallelism.replicate")
     return Mesh(
-        dp_replicate=replicate, dp_shard=shard, cp=cp,
+        dp_replicate=replicate, dp_shard=shard, cp=cp, tp=tp,
         gpus_per_node=gcd(world, gpus_per_node) if gpus_per_node else None,
     )  # fmt: skip
 
@@ -66,12 +68,13 @@ def batch_of(topology: Topology, workload: Workload) -> Batch:
 def batch_on(workload: Workload, world: int = 1) -> Batch:
     """What a job computes in a step on some number of GPUs.
 
-    Left-over GPUs that make no context-parallel group read nothing; fewer than one group are
-    counted as one: without `world`, the batch is that of a single data-parallel rank.
+    Left-over GPUs that make no group of ranks that share sequences read nothing; fewer than one
+    group are counted as one: without `world`, the batch is that of a single data-parallel rank.
     """
     cp = workload.parallelism.context_parallel
+    own = cp * workload.parallelism.tensor_parallel
     real = None if workload.data.packing is True else real_length(workload)
     return Batch(
         workload.sequence_length, workload.micro_batch, workload.gradient_accumulation, cp,
-        max(1, world // cp), real,
+        max(1, world // own), real,
     )  # fmt: skip

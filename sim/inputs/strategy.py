@@ -20,7 +20,8 @@ SOURCE = "workload"
 
 #: knobs that every strategy has; `knobs` names those of one
 COMMON = frozenset((
-    "strategy", "shard", "context_parallel", "context_parallel_kind", "offload", "offload_device",
+    "strategy", "shard", "context_parallel", "context_parallel_kind", "tensor_parallel",
+    "sequence_parallel", "loss_parallel", "offload", "offload_device",
     "cpu_ram_efficient_loading", "clip_gradients", "loss_all_reduce",
 ))  # fmt: skip
 
@@ -75,6 +76,8 @@ class Strategy:
     record_streams = False
     #: sequences can be split over ranks
     context_parallel = False
+    #: matrices can be split over ranks
+    tensor_parallel = False
     #: parameters can be gathered in FP8
     gathers_fp8 = False
     #: checkpointed inputs of blocks can go to host memory

@@ -54,6 +54,9 @@ class Parallelism(Spec):
     shard: Positive | None = None  # None: world / replicate
     context_parallel: Positive = 1
     context_parallel_kind: Literal["ring", "all-gather", "ulysses"] = "ring"
+    tensor_parallel: Positive = 1
+    sequence_parallel: bool = True  # of tensor_parallel: the residual stream is split too
+    loss_parallel: bool = True  # of tensor_parallel: each rank's loss is of its own logits
     reduce_dtype: Literal["fp32", "bf16", "fp16"] | None = "fp32"
     forward_prefetch: NotNegative = 0
     backward_prefetch: NotNegative | Literal["pre", "post", "none"] = (
@@ -100,6 +103,7 @@ class Checkpointing(Spec):
     every: Positive = 1  # of selective-blocks: every n-th block
     fraction: Fraction | None = None  # of selective-blocks: share of blocks
     reentrant: bool = False
+    early_stop: bool | None = None  # recompute ends at the last saved tensor; None: as PyTorch does
     offload: bool = False  # saved block inputs go to host memory
 
 

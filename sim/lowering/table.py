@@ -122,6 +122,9 @@ def labels_of(ops: Sequence[PlanOp]) -> list[str]:
     first: dict[tuple[int, str], int] = {}
     last: dict[tuple[int, str], int] = {}
     for i, op in enumerate(ops):
+        if op.group == op.stream:  # inside a block: not of the parameters
+            labels[i] = f"{op.group} {labels[i]}"
+            continue
         key = (op.micro_step, op.collective)
         first.setdefault(key, i)
         last[key] = i

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from sim.blocks.modules import ModelTree
-from sim.blocks.parameters import build_tree
+from sim.blocks.parameters import tree_of
 from sim.data import table
 from sim.inputs.notes import Message
 from sim.inputs.rows import at_longest
@@ -108,7 +108,7 @@ def memory(
     workload : Workload
         The job.
     tree : ModelTree, optional
-        ``build_tree(workload.model, workload.method)``.
+        ``tree_of(workload)``.
     world : int, optional
         GPUs in all. Default: all of the topology.
 
@@ -117,7 +117,7 @@ def memory(
     MemoryReport
         Peaks by moment and category, and the verdict.
     """
-    tree = tree or build_tree(workload.model, workload.method)
+    tree = tree or tree_of(workload)
     capacity, gpus, host = machine(topology)
     world = world or gpus
     workload = at_longest(workload, world)

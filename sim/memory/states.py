@@ -12,14 +12,14 @@ from sim.units import DTYPE_BYTES
 
 def optimizer_bytes(workload: Workload, ranks: int) -> float:
     """Optimizer states of one rank. [B]"""
-    elements, tensors, _, factors = trainable_elements(workload.model, workload.method, ranks)
+    elements, tensors, _, factors = trainable_elements(workload, ranks)
     kind, how = OPTIMIZERS[workload.optimizer], workload.optimizer_implementation
     return kind.state_bytes(how, updated_bytes(workload), elements, tensors, factors)
 
 
 def optimizer_temporaries(workload: Workload, ranks: int) -> float:
     """What the step allocates and frees again on one rank. [B]"""
-    elements, _, largest, _ = trainable_elements(workload.model, workload.method, ranks)
+    elements, _, largest, _ = trainable_elements(workload, ranks)
     how = workload.optimizer_implementation
     kind = OPTIMIZERS[workload.optimizer]
     return kind.scratch_bytes(how, updated_bytes(workload), elements, largest)
@@ -29,7 +29,7 @@ def staged_bytes(workload: Workload, ranks: int) -> float:
     """Copies that an asynchronous checkpoint leaves in host memory, per rank. [B]"""
     if not workload.checkpoint.asynchronous:
         return 0.0
-    elements = trainable_elements(workload.model, workload.method, ranks)[0]
+    elements = trainable_elements(workload, ranks)[0]
     return DTYPE_BYTES[dtypes(workload).master] * elements + optimizer_bytes(workload, ranks)
 
 

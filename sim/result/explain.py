@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from sim.blocks.kernels import Kernel
 from sim.blocks.modules import OpRole
-from sim.blocks.parameters import build_tree, count_parameters
+from sim.blocks.parameters import count_parameters, tree_of
 from sim.blocks.unroll import PHASES, Templates, unroll
 from sim.cost.kernel_cost import cost_model, launch_stack
 from sim.documents import SCHEMAS, Document
@@ -126,7 +126,7 @@ def _cost(topology: Topology, workload: Workload, report: StepReport) -> MethodC
     parts["optimizer and clipping"] = whole.kernels.get("optimizer", 0.0)
     parts["exposed communication"] = whole.exposed_s
     parts["contention and host"] = whole.time_s - sum(parts.values())
-    tree = build_tree(workload.model, workload.method)
+    tree = tree_of(workload)
     one = workload.model_copy(update={"gradient_accumulation": 1})
     plan = build_plan(one, tree, mesh_of(topology, one))
     moved = {"all_gather": 0.0, "reduce_scatter": 0.0, "all_reduce": 0.0}

@@ -100,6 +100,8 @@ def _strategy(workload: Workload) -> str:
         name = f"HSDP ({name}, {p.replicate} replicas)"
     if p.context_parallel > 1:
         name += f", context parallel {p.context_parallel}"
+    if p.tensor_parallel > 1:
+        name += f", tensor parallel {p.tensor_parallel}"
     if p.offload != "none":
         name += f", {p.offload} offloaded to {p.offload_device}"
     ac = workload.activation_checkpointing.kind

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sim.blocks.parameters import build_tree
+from sim.blocks.parameters import tree_of
 from sim.inputs.notes import Message
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
@@ -51,7 +51,7 @@ def retry_share(workload: Workload, reserved_bytes: float, capacity_bytes: float
     """
     if reserved_bytes > capacity_bytes or not strategy_of(workload).record_streams:
         return 0.0
-    tree = build_tree(workload.model, workload.method)
+    tree = tree_of(workload)
     types = dtypes(workload)
     gathered = largest = 0.0
     for block in tree.layers:

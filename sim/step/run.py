@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.blocks.parameters import build_tree
+from sim.blocks.parameters import tree_of
 from sim.engine import run
 from sim.fabric import Fabric, compile_fabric
 from sim.inputs.gpu import Gpu
@@ -116,7 +116,7 @@ def run_replicas(
     if accumulation > MICRO_STEPS and not all_micro_steps and not variation.jitter:
         simulated = workload.model_copy(update={"gradient_accumulation": MICRO_STEPS})
     fabric = compile_fabric(topology)
-    tree = build_tree(workload.model, workload.method)
+    tree = tree_of(workload)
     plan = plan_of(simulated, tree, mesh_of(topology, workload))
     speed = None if variation.jitter else _speeds(topology, workload, fabric)
     slow = speeds(variation, fabric)

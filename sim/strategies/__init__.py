@@ -37,12 +37,12 @@ def plan_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> Plan:
     workload, tree, mesh
         As for `build_plan`; `tree` is of the workload's model and method.
     """
-    # what context parallelism exchanges are activations
-    shape = mesh.cp > 1 or workload.activation_checkpointing.offload
+    # what context and tensor parallelism exchange are activations
+    shape = mesh.cp > 1 or mesh.tp > 1 or workload.activation_checkpointing.offload
     # an optimizer on the host is an op of the plan, of so many bytes
     update = workload.parallelism.offload != "none" and workload.optimizer
     key = (
-        mesh, update, shape and (workload.micro_batch, workload.sequence_length),
+        mesh, update, shape and (workload.micro_batch, workload.sequence_length, workload.loss),
         *fields_but(workload, _NO_MATTER),
     )  # fmt: skip
     return _plans.get(key, lambda: build_plan(workload, tree, mesh))
@@ -130,5 +130,9 @@ def build_plan(
         able = ", ".join(n for n in STRATEGIES if strategy_named(n).context_parallel)
         message = f"context parallelism is modelled with {able}, not with {strategy.name}"
         raise InputError.single(_SOURCE, message, "parallelism.context_parallel")
+    if mesh.tp > 1 and not strategy.tensor_parallel:
+        able = ", ".join(n for n in STRATEGIES if strategy_named(n).tensor_parallel)
+        message = f"tensor parallelism is modelled with {able}, not with {strategy.name}"
+        raise InputError.single(_SOURCE, message, "parallelism.tensor_parallel")
     plan: Plan = strategy.build(workload, tree, mesh, steps=steps, cold=cold, recorder=recorder)
     return plan

@@ -1,8 +1,8 @@
-"""A layer with the communication inside it: what its operations need of ranks that share it.
+"""A block with the communication inside it: what its operations need of ranks that share it.
 
-Context parallelism today: each rank holds a part of every sequence and attends to all of it (see
-`sim.blocks.attention.exchanged`). What is exchanged, with whom and when a block's description
-says; here it is issued.
+Under context parallelism each rank holds a part of every sequence and attends to all of it; under
+tensor parallelism, a part of every matrix. What is exchanged, with whom and when a block's
+description says; here it is issued.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from sim.blocks.modules import Block
 from sim.blocks.ops import Exchange, When
 from sim.blocks.unroll import exchanges
 from sim.inputs.workload import Workload
+from sim.mesh import Mesh
 from sim.strategies.plan import Recorder
 from sim.strategies.units import dtypes
 
 #: mesh axis -> the plan's group of that name, and the stream its collectives run on
-_GROUPS = {"cp": "context"}
+GROUPS = {"cp": "context", "tp": "tensor"}
 
 
 class Exchanging:
-    """Plays a layer's segments module by module, with their exchanges.
+    """Plays a block's segments module by module, with their exchanges.
 
     Parameters
     ----------
@@ -31,32 +32,70 @@ class Exchanging:
         self.workload = workload
         self.dtype = dtypes(workload).compute
 
-    def play(self, r: Recorder, name: str, phase: str, number: int, block: Block) -> None:
-        """One layer forward, again or backward."""
-        backward = name == "backward"
-        every = exchanges(self.workload, block.kind)
+    @classmethod
+    def of(cls, workload: Workload, mesh: Mesh) -> Exchanging | None:
+        """What plays a job's blocks; None where no ranks share one."""
+        return cls(workload) if mesh.cp > 1 or mesh.tp > 1 else None
+
+    def inside(self, block: Block) -> bool:
+        """Whether a block has communication inside."""
+        return any(exchanges(self.workload, block.kind, p) for p in ("forward", "backward"))
+
+    def play(
+        self, r: Recorder, name: str, phase: str, number: int, block: Block, unit: str,
+        *, again: bool = False,
+    ) -> None:  # fmt: skip
+        """One block forward, again or backward.
+
+        Parameters
+        ----------
+        r : Recorder
+            Where it runs.
+        name, phase : str
+            Of the segments, and of the collectives.
+        number : int
+            Of the block.
+        block : Block
+            The block.
+        unit : str
+            Whose parameters it uses.
+        again : bool
+            Backward follows a recompute of the block, or this is it. The gradient of the block's
+            output is gathered before the recompute, which autograd starts when it meets the first
+            saved tensor.
+        """
+        backward, where = name == "backward", "recompute" if name == "recompute" else phase
+        every = exchanges(self.workload, block.kind, name)
         order = block.forward_order
+        ahead = exchanges(self.workload, block.kind, "backward").get(order[-1], ()) if again else ()
+        ahead = tuple(x for x in ahead if x.when is not When.AFTER)
+        if name == "recompute":
+            self._issue(r, phase, number, unit, ahead)
         for module in reversed(order) if backward else order:
-            own = [x for x in every.get(module, ()) if x.backward == backward]
-            early = [x for x in own if x.when is not When.AFTER]
-            late = [x for x in own if x.when is When.AFTER]
-            self._issue(r, phase, number, block.name, early)
+            own = every.get(module, ())
+            early = tuple(x for x in own if x.when is not When.AFTER)
+            late = tuple(x for x in own if x.when is When.AFTER)
+            if backward and again and module == order[-1]:
+                self._wait(r, ahead)
+                early = ()
+            self._issue(r, where, number, unit, early)
             if any(x.when is When.BEFORE for x in early):
                 self._wait(r, early)
-            r.segment(name, phase, number, module, block.name)
-            self._issue(r, phase, number, block.name, late)
+            r.segment(name, phase, number, module, unit)
+            self._issue(r, where, number, unit, late)
             self._wait(r, own)
 
     def _issue(
-        self, r: Recorder, phase: str, number: int, unit: str, found: list[Exchange]
+        self, r: Recorder, phase: str, number: int, unit: str, found: tuple[Exchange, ...]
     ) -> None:
         for x in found:
-            group = _GROUPS[x.over]
+            group = GROUPS[x.over]
             r.wait_stream(group, "compute")
             r.collective(
-                group, x.collective, phase, group, x.sent, x.received, self.dtype, unit, number
-            )
+                group, x.collective, x.phase or phase, group, x.sent, x.received,
+                x.dtype or self.dtype, unit, number,
+            )  # fmt: skip
 
-    def _wait(self, r: Recorder, found: list[Exchange]) -> None:
-        for group in dict.fromkeys(_GROUPS[x.over] for x in found):
+    def _wait(self, r: Recorder, found: tuple[Exchange, ...]) -> None:
+        for group in dict.fromkeys(GROUPS[x.over] for x in found):
             r.wait_stream("compute", group)

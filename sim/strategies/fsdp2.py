@@ -17,13 +17,13 @@ from sim.inputs.strategy import Strategy, Trial, register
 from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import ActivationCopies
-from sim.strategies.exchanges import Exchanging
+from sim.strategies.exchanges import GROUPS, Exchanging
 from sim.strategies.fsdp2_layout import Piece, lay_out, post_forward_ranks, prefetch_targets
 from sim.strategies.fsdp_memory import FsdpMemory
 from sim.strategies.plan import Event, Plan, Recorder
 from sim.strategies.repeat import Folding, shortened
 from sim.strategies.tail import clip_and_step, loss_all_reduce
-from sim.strategies.units import FSDP_KNOBS, dtypes, equal_layers
+from sim.strategies.units import FSDP_KNOBS, dtypes, equal_layers, tree_blocks
 from sim.units import DTYPE_BYTES
 
 SHARDED, POST_FORWARD, UNSHARDED = range(3)
@@ -72,8 +72,8 @@ class _Run:
         extra = len(full.layers) - len(tree.layers)
         layout = self.layout = lay_out(workload, tree, shard, self.types)
         self.units = layout.units
-        self.layers = tree.layers
-        self.context = Exchanging(workload) if mesh.cp > 1 else None
+        self.exchanging = Exchanging.of(workload, mesh)
+        self.blocks = tree_blocks(tree)
         offloads = workload.activation_checkpointing.offload
         self.copies = ActivationCopies(workload, tree) if offloads else None
         groups = {"shard": mesh.groups("fsdp")}
@@ -84,8 +84,9 @@ class _Run:
         self.keeps = value is False or (not isinstance(value, bool) and value == 1)
         if self.smaller:
             groups[f"subgroup:{self.smaller}"] = groups["shard"].inner(self.smaller)
-        if self.context:
-            groups["context"] = mesh.groups("cp")
+        for axis, name in GROUPS.items():
+            if mesh.size(axis) > 1:
+                groups[name] = mesh.groups(axis)
         self.recorder = recorder(groups)
         self.folding = Folding(self.recorder, edge, extra)
         self.memory = FsdpMemory(workload, full, shard, len(tree.layers), self.recorder.memory)
@@ -165,12 +166,12 @@ class _Run:
             self.held = ()
 
     def _compute(self, name: str, phase: str, piece: Piece) -> None:
-        number = piece.block
-        if self.context is None or not 0 < number <= len(self.layers):
-            unit = self.units[piece.unit].name
+        number, unit, play = piece.block, self.units[piece.unit].name, self.exchanging
+        block = self.blocks[number]
+        if play is None or not play.inside(block):
             self.recorder.segment(name, phase, number, piece.module, unit)
         else:
-            self.context.play(self.recorder, name, phase, number, self.layers[number - 1])
+            play.play(self.recorder, name, phase, number, block, unit, again=piece.recompute)
 
     def pre_forward(self, unit: int) -> None:
         self.unshard(unit, FORWARD)
@@ -329,11 +330,25 @@ class _Run:
                     traffic = u.grad_numel * (width + wide)
                     r.kernel("compute", "upcast", PRE_BACKWARD, traffic, u.name, u.block)
             return
+        if grads:
+            self._sum_partial(unit, wide if self.accumulated[unit] else width)
         while len(self.scatters) >= knobs.reduce_scatter_max_input_buffers:
             r.wait("compute", self.scatters.pop(0))
         if grads:
             self._reduce(unit, width if not self.accumulated[unit] else wide)
             self.accumulated[unit] = False
+
+    def _sum_partial(self, unit: int, grad_bytes: float) -> None:
+        """Gradients that each tensor-parallel rank has a part of are summed, one by one."""
+        if self.mesh.tp == 1:
+            return
+        u, r = self.units[unit], self.recorder
+        dtype = self.types.reduce if self.accumulated[unit] else self.types.compute
+        for numel in u.partial:
+            size = numel * grad_bytes
+            r.collective(
+                "compute", "all_reduce", PRE_BACKWARD, "tensor", size, size, dtype, u.name, u.block
+            )
 
     def _reduce(self, unit: int, grad_bytes: float) -> None:
         u, r, types = self.units[unit], self.recorder, self.types
@@ -435,6 +450,7 @@ class Fsdp2(Strategy):
     tools = frozenset({"accelerate", "axolotl", "deepspeed", "torchtitan"})
     family = ("fsdp2", "ddp")
     gathers_blocks = blocks_alike = casts_inputs = context_parallel = True
+    tensor_parallel = True
     gathers_fp8 = offloads_inputs = True
 
     def replicates(self, knobs: Parallelism) -> bool:

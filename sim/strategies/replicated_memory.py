@@ -39,7 +39,7 @@ class ReplicatedMemory(StepMemory):
         self.gathered = gathered or Gathered()
         p, types = self.knobs, self.types
         self.stage = strategy_of(workload).zero_stage(self.knobs)
-        self.elements, _, self.largest, _ = trainable_elements(workload.model, workload.method, 1)
+        self.elements, _, self.largest, _ = trainable_elements(workload, 1)
         self.count = len(tree.layers)
         self.states_on_host = p.offload in ("optimizer", "all")
         width = self.compute if self.stage else DTYPE_BYTES[types.master]

@@ -76,7 +76,7 @@ class StepMemory:
 
     def _on_host(self) -> None:
         p, types, keep = self.knobs, self.types, self.to.keep_on_host
-        elements = trainable_elements(self.workload.model, self.workload.method, self.ranks)[0]
+        elements = trainable_elements(self.workload, self.ranks)[0]
         deepspeed, nvme = strategy_of(self.workload).deepspeed, p.offload_device == "nvme"
         offloads, parameters = p.offload != "none", p.offload in ("parameters", "all")
         if p.offload in ("optimizer", "all") and nvme:

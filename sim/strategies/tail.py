@@ -49,6 +49,8 @@ def clip_and_step(
         shard = plan.groups.get("shard")
         if shard and shard.size > 1 and sent:
             r.collective("compute", "all_reduce", "clip", "shard", sent, sent, norm_dtype)
+        if sent and "tensor" in plan.groups:  # a norm is reduced over one mesh dimension at a time
+            r.collective("compute", "all_reduce", "clip", "tensor", sent, sent, norm_dtype)
         if plan.optimizer_on_host:
             r.host_sync(r.record("compute"))
             r.host("clip", "clip", 2 * size)

@@ -5,7 +5,7 @@ A unit is the parameters of one `fully_shard` call (FSDP2) or one flat parameter
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from math import ceil
 from typing import NamedTuple
@@ -52,6 +52,8 @@ class Unit(NamedTuple):
         Padded elements of the parameters that have a gradient.
     tensors, grad_tensors : int
         Parameters in it, and those with a gradient.
+    partial : tuple of int
+        Elements of each whose gradient tensor-parallel ranks have parts of.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Unit(NamedTuple):
     grad_numel: int
     tensors: int
     grad_tensors: int
+    partial: tuple[int, ...] = ()
 
 
 class Dtypes(NamedTuple):
@@ -110,7 +113,7 @@ def is_matrix(module: Module, parameter: Parameter) -> bool:
     return module.role is OpRole.LINEAR and len(parameter.shape) == 2
 
 
-def fsdp2_unit(name: str, block: int, modules: Iterable[Module], ranks: int, types: Dtypes) -> Unit:
+def fsdp2_unit(name: str, block: int, modules: Sequence[Module], ranks: int, types: Dtypes) -> Unit:
     """One `fully_shard` group over modules.
 
     Equation: per parameter ceil(d0/S) S (numel/d0) elements.
@@ -139,7 +142,10 @@ def fsdp2_unit(name: str, block: int, modules: Iterable[Module], ranks: int, typ
             gather += n * sent
             master += n * stored
     dtype = "uint8" if mixed else types.compute
-    return Unit(name, block, numel, gather, dtype, master, grad_numel, tensors, grad_tensors)
+    partial = tuple(q.numel for m in modules if m.partial for q in m.parameters if q.trainable)
+    return Unit(
+        name, block, numel, gather, dtype, master, grad_numel, tensors, grad_tensors, partial
+    )
 
 
 def trainable(block: Block) -> bool:
@@ -173,10 +179,19 @@ def tree_blocks(tree: ModelTree) -> tuple[Block, ...]:
     return (tree.embedding, *tree.layers, tree.head)
 
 
-@lru_cache(maxsize=64)
-def trainable_elements(model: Model, method: Method, ranks: int) -> tuple[float, int, float, float]:
+def trainable_elements(workload: Workload, ranks: int) -> tuple[float, int, float, float]:
     """Padded trainable elements of a shard, tensors, largest shard of one, Adafactor's factors."""
-    tree = build_tree(model, method)
+    p = workload.parallelism
+    tensor = p.tensor_parallel
+    split = tensor > 1 and p.sequence_parallel
+    return _trainable_elements(workload.model, workload.method, ranks, tensor, split)
+
+
+@lru_cache(maxsize=64)
+def _trainable_elements(
+    model: Model, method: Method, ranks: int, tensor: int, split: bool
+) -> tuple[float, int, float, float]:
+    tree = build_tree(model, method, tensor, split)
     elements = largest = factors = 0.0
     tensors = 0
     seen: dict[str, tuple[float, int, float, float]] = {}

@@ -1,0 +1,159 @@
+"""Tensor and sequence parallelism: shapes, exchanges, memory and faults."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sim.blocks.flops import token_flops
+from sim.blocks.footprint import head_footprint, layer_footprint
+from sim.blocks.parameters import count_parameters, tree_of
+from sim.blocks.unroll import exchanges, unroll
+from sim.errors import InputError
+from sim.inputs.loader import load
+from sim.inputs.shares import batch_of, mesh_of
+from sim.step.run import run_step
+from sim.step.step import memory_of
+
+DATA = Path(__file__).parents[1] / "data" / "tensor_parallel_memory.json"
+RUNS = json.loads(DATA.read_text())["runs"]
+TOKENS, HIDDEN = 8192, 4096
+A = 2.0 * TOKENS * HIDDEN  # one activation of Llama-3-8B [B]
+
+
+def job(*sets, tensor=8):
+    return load(
+        "dgx-h100", "llama3-8b-sft",
+        ["nodes=1", f"sequence_length={TOKENS}", "micro_batch=1", "gradient_accumulation=1",
+         f"parallelism.tensor_parallel={tensor}", *sets],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_kept_bytes_equal_the_recording(name):
+    """To the byte; the recording's RoPE table is the input of every block here."""
+    run = RUNS[name]
+    # SDPA repeats key and value heads, unless there is one: then it is a view
+    attention = "flash2" if run["tensor_parallel"] == 8 else "sdpa"
+    workload = job(
+        f"model={run['model']}", f"attention={attention}",
+        f"activation_checkpointing={run['checkpointing']}",
+        f"parallelism.sequence_parallel={str(run['sequence_parallel']).lower()}",
+        f"parallelism.loss_parallel={str(run['loss_parallel']).lower()}",
+        tensor=run["tensor_parallel"],
+    ).workload  # fmt: skip
+    kept = dict(layer_footprint(workload, "layer", run["checkpointing"]).tensors)
+    table = kept.pop("positions")
+    kept = layer_footprint(workload, "layer", run["checkpointing"]).saved
+    kept -= table if run["checkpointing"] != "none" else 0.0
+    assert kept == run["block"]
+    assert head_footprint(workload).saved + 4 == run["head"]
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_exchanges_of_a_layer(split):
+    """Two gathers and two reduce-scatters each way, or two all-reduces of as many bytes."""
+    workload = job(f"parallelism.sequence_parallel={str(split).lower()}").workload
+    for phase in ("forward", "backward"):
+        found = [
+            (x.collective, x.sent, x.received)
+            for each in exchanges(workload, "layer", phase).values() for x in each
+        ]  # fmt: skip
+        if split:
+            gather, scatter = ("all_gather", A / 8, A), ("reduce_scatter", A, A / 8)
+            assert sorted(found) == [gather, gather, scatter, scatter]
+        else:
+            assert found == [("all_reduce", A, A)] * 2
+
+
+def test_a_rank_runs_its_share_of_every_product():
+    whole, part = unroll(job(tensor=1).workload), unroll(job().workload)
+    for phase in ("forward", "backward"):
+        mine, all_of_it = (
+            sum(k.flops for k in t.of("layer", phase) if k.kind in ("gemm", "attention"))
+            for t in (part, whole)
+        )
+        assert 8 * mine == pytest.approx(all_of_it, rel=1e-12)
+
+
+def test_work_of_a_token_is_what_it_was():
+    assert token_flops(job().workload) == token_flops(job(tensor=1).workload)
+
+
+def test_shards_hold_the_model_once():
+    """Matrices are cut, norms are not: 2 x 32 + 1 norms of 4096 in each of eight parts."""
+    workload = job().workload
+    tree = tree_of(workload)
+    held = sum(
+        q.numel
+        for block in (tree.embedding, *tree.layers, tree.head)
+        for m in block.modules for q in m.parameters
+    )  # fmt: skip
+    assert 8 * held - 7 * 65 * 4096 == count_parameters(workload.model).total
+    partial = [m.name for m in tree.layers[0].modules if m.partial]
+    assert partial == ["attention_norm", "ffn_norm"]
+    whole = tree_of(job("parallelism.sequence_parallel=false").workload)
+    assert not any(m.partial for m in whole.layers[0].modules)
+
+
+def test_mesh_and_batch():
+    loaded = job("nodes=2", tensor=4)
+    mesh = mesh_of(loaded.topology, loaded.workload)
+    assert (mesh.dp_shard, mesh.tp) == (4, 4)
+    assert mesh.groups("tp").all()[0] == (0, 1, 2, 3)
+    assert mesh.groups("fsdp").all()[0] == (0, 4, 8, 12)
+    assert batch_of(loaded.topology, loaded.workload).sequences == 4
+
+
+def test_all_of_it_is_exposed():
+    """Nothing runs beside an exchange but what FSDP does."""
+    loaded = job("model.layers=4", "activation_checkpointing=none")
+    outcome = run_step(loaded.topology, loaded.workload)
+    inside = {
+        k: v for k, v in outcome.priced.collectives.items() if k.group == "tensor"
+    }  # fmt: skip
+    counts: dict[object, int] = {}
+    (view,) = outcome.lowered.views
+    for op in view.plan.ops:
+        if op.collective and op.group == "tensor" and op.phase != "clip":
+            key = (op.collective, max(op.bytes_in, op.bytes_out))
+            counts[key] = counts.get(key, 0) + 1
+    alone = sum(v.time_s * counts.get((k.collective, k.total), 0) for k, v in inside.items())
+    # the gaps hold the fixed part of launches as well
+    assert outcome.breakdown.exposed_s >= 0.99 * alone > 0.0
+
+
+def test_memory_falls_with_every_doubling():
+    needed = [memory_of(*pair(t)).peak_allocated_bytes for t in (1, 2, 4, 8)]
+    assert needed == sorted(needed, reverse=True)
+
+
+def pair(tensor):
+    loaded = job("model.layers=8", tensor=tensor)
+    return loaded.topology, loaded.workload
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["model=phi-2", "parallelism.tensor_parallel=3"], "32 heads of phi-2 cannot be divided"),
+        (["parallelism.tensor_parallel=16", "nodes=2"], "8 key-value heads of llama-3.1-8b"),
+        (["sequence_length=8190"], "8190 tokens of a sequence cannot be divided among 8 GPUs"),
+        (["parallelism.strategy=zero3"], "tensor parallelism is modelled with fsdp2, not with"),
+        (["model=deepseek-v2-lite"], "latent attention"),
+        (["method=lora"], "modelled for full training"),
+        (["parallelism.wrap=linear"], "units of whole blocks"),
+        (["node.gpus=4"], "8 does not divide 4 GPUs"),
+        (["parallelism.replicate=2"], "8 does not divide 8 GPUs beside replicate"),
+    ],
+)
+def test_faults(sets, said):
+    with pytest.raises(InputError, match=said):
+        job(*sets)
+
+
+def test_a_group_wider_than_a_node_is_warned_of():
+    loaded = job("nodes=2", "model=llama-2-7b", tensor=16)
+    assert "tensor-network" in {w.code for w in loaded.notes.warnings}
