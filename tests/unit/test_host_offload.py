@@ -84,7 +84,7 @@ def test_states_are_the_same_on_the_gpu_and_in_a_checkpoint(optimizer, per_eleme
     """One description: moments, scales of 8-bit ones in blocks of 256, a counter a tensor."""
     job = workload(optimizer=optimizer)
     counts = count_parameters(job.model, job.method)
-    tensors = trainable_elements(job.model, job.method, 1)[1]
+    tensors = trainable_elements(job, 1)[1]
     states = per_element * counts.trainable + (0 if optimizer == "sgd" else 4 * tensors)
     assert optimizer_bytes(job, 1) == pytest.approx(states, rel=1e-12)
     assert checkpoint_bytes(job) == pytest.approx(4 * counts.total + states, rel=1e-12)
