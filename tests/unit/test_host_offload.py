@@ -113,7 +113,7 @@ def test_moments_take_the_parameters_dtype():
         job = workload(
             precision=Precision(master=master), parallelism=Parallelism(strategy=strategy)
         )
-        elements, tensors, *_ = trainable_elements(job.model, job.method, 1)
+        elements, tensors, *_ = trainable_elements(job, 1)
         assert optimizer_bytes(job, 1) == moments * elements + 4 * tensors
         foreach = job.model_copy(update={"optimizer_implementation": "foreach"})
         assert optimizer_bytes(foreach, 1) == moments * elements
