@@ -74,6 +74,8 @@ class CollectiveCost:
         Rate of work at which it is full: by effective capacity, and by the data sheet's.
     network_bound : bool
         Whether it lies on the way between nodes.
+    nodes : int
+        Nodes that its ranks are on.
     """
 
     op: str
@@ -89,6 +91,7 @@ class CollectiveCost:
     limit_bytes_per_s: float
     wire_bytes_per_s: float
     network_bound: bool = False
+    nodes: int = 1
     _fabric: Fabric | None = field(repr=False, compare=False, default=None)
 
     @property
@@ -188,7 +191,7 @@ def _plan(
     if n < 2 or size <= 0.0:
         inf = float("inf")
         return CollectiveCost(
-            op, n, "none", "none", 0, size, 0.0, inf, (), -1, inf, inf, False, fabric
+            op, n, "none", "none", 0, size, 0.0, inf, (), -1, inf, inf, _fabric=fabric
         )  # fmt: skip
     comm = communicator(fabric, ranks, version)
     try:
@@ -211,7 +214,8 @@ def _plan(
         latency *= fabric.topology.calibration.collective_latency
     return CollectiveCost(
         op, n, choice.algorithm, choice.protocol, choice.channels, size, latency,
-        size / alone.transfer_s, demands, tight.resource, tight.rate, wire, tight.crosses, fabric,
+        size / alone.transfer_s, demands, tight.resource, tight.rate, wire, tight.crosses,
+        comm.nodes, fabric,
     )  # fmt: skip
 
 

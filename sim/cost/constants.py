@@ -45,6 +45,8 @@ class KernelConstants:
         Clocks under power.
     compute_loss : float
         Loss of compute beside a collective; see `rate_by_units`.
+    network_channel : float
+        SMs' worth that a channel of a collective between nodes takes.
     fallbacks : tuple of str
         What was borrowed from another GPU.
     """
@@ -57,6 +59,7 @@ class KernelConstants:
     ramp_bytes: float
     power: PowerConstants
     compute_loss: float
+    network_channel: float
     fallbacks: tuple[str, ...]
 
 
@@ -104,7 +107,7 @@ def load_constants(gpu: Gpu) -> KernelConstants:
         floor_s=launch["floor_s"],
         ramp_bytes=launch["ramp_bytes"],
         power=power,
-        compute_loss=part_of(facts.constants, "interference")["compute_loss"],
+        **part_of(facts.constants, "interference"),
         fallbacks=tuple(notes),
     )
 

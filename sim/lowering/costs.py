@@ -400,11 +400,16 @@ class _Pricing:
         slow = update_slowdown(self.workload) if op.name == "optimizer" else 1.0
         return HOST_SYNC_S + slow * op.bytes / rate
 
+    def _sms(self, cost: CollectiveCost) -> int:
+        """SMs whose loss kernels beside a collective feel: its channels', more between nodes."""
+        weight = self.model.constants.network_channel if cost.nodes > 1 else 1.0
+        return min(round(weight * cost.channels), self.role.gpu.sms)
+
     def _collective(self, op: PlanOp) -> tuple[int, int]:
         name, compiled = name_of(self.plan, op), self.step.compiled
         cost = self.step.costs[name]
         if not self.step.single:
-            first = self.table.add(hold=cost.channels, host_s=self.launch_s, alone_s=0.0)
+            first = self.table.add(hold=self._sms(cost), host_s=self.launch_s, alone_s=0.0)
             self.table.add()
             return first, 2
         orbits = compiled.orbits.get(key_of(name, cost), ())
@@ -420,7 +425,7 @@ class _Pricing:
             work=cost.work if moves else 0.0,
             bound=cost.bound_bytes_per_s if moves else float("inf"),
             weight=cost.bound_bytes_per_s if moves else 1.0,
-            hold=cost.channels, host_s=self.launch_s, alone_s=cost.time_s, demands=demands,
+            hold=self._sms(cost), host_s=self.launch_s, alone_s=cost.time_s, demands=demands,
         )  # fmt: skip
         return row, 1
 

@@ -105,7 +105,7 @@ def test_borrowed_shares_follow_their_lender():
 def test_what_all_have_in_common_may_be_told_otherwise():
     assert part_of("a100", "power")["exponent"] == 2.4
     assert part_of("h100", "power")["exponent"] == 1.8
-    assert {part_of(g, "interference")["compute_loss"] for g in GENERATIONS} == {1.37}
+    assert {part_of(g, "interference")["compute_loss"] for g in GENERATIONS} == {2.0}
 
 
 def test_no_file_of_constants_is_left_out():
