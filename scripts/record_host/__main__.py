@@ -3,6 +3,7 @@
 pip install torch==2.13.0 transformers==4.45.2 peft==0.13.2 accelerate==1.0.1 trl==0.11.4 "numpy<2"
 python scripts/record_host modelling > sim/data/host/modelling.json
 python scripts/record_host updates > sim/data/host/updates.json
+python scripts/record_host wrappers > sim/data/host/wrappers.json
 """
 
 from __future__ import annotations
@@ -34,6 +35,21 @@ MODELLING = {
     "attention_mask": "given, all ones (padding: the last three of the first sequence zero)",
     "master": "dtype of the weights; autocast to bf16 or not",
     "methods": "lora: r=4 on the projections that the reference fine-tuning runs adapt, alpha 16",
+}
+WRAPPERS = {
+    "ranks": "eight; the group is imagined, so that a collective costs nothing and moves nothing",
+    "policy": "blocks: each decoder layer is a unit; peft: fsdp_auto_wrap_policy of PEFT",
+    "micro_step": "of two to a step, after a first step: accumulating (under no_sync, or without "
+    "gradient synchronisation, where no_sync says so), last; clip: gradient clipping after it",
+    "layer, rest": "as in modelling: what each decoder layer adds to the bare model, and the rest",
+    "units": "groups of parameters that are gathered or reduced together",
+    "python_calls": "Python functions entered inside torch.distributed (or DeepSpeed)",
+    "hooks": "those among them that are hooks or what hooks do to a unit",
+    "streams": "asked of the device handle: the current stream, another stream entered, events "
+    "recorded, waited for by a stream (wait_event, wait_stream) or by the host (synchronize)",
+    "collectives": "issued, by kind",
+    "kernels, names, operators": "more than the bare model's (less: below zero): copies, casts, "
+    "gradients summed into one flat tensor in place of many",
 }
 UPDATES = {
     "lists": "kernels over lists of tensors, each once per chunk of a list on CUDA",
@@ -80,5 +96,15 @@ def updates() -> None:
     write("updates", UPDATES, [u.record(*case) for case in u.cases()])
 
 
+def wrappers() -> None:
+    """What FSDP and DDP add."""
+    import flash
+
+    flash.install()
+    import wrappers as w
+
+    write("wrappers", WRAPPERS, [row for case in w.cases() for row in w.record(case)])
+
+
 if __name__ == "__main__":
-    {"modelling": modelling, "updates": updates}[sys.argv[1]]()
+    {"modelling": modelling, "updates": updates, "wrappers": wrappers}[sys.argv[1]]()

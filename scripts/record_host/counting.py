@@ -48,6 +48,13 @@ LAUNCHES = {
 #: operators that make the host wait for the device
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select",
          "aten::unique_dim", "aten::_unique2")  # fmt: skip
+#: c10d operators by what they are; gathers take a list of tensors where the device is the CPU
+COLLECTIVES = {
+    "allgather_": "all_gather", "_allgather_base_": "all_gather", "allreduce_": "all_reduce",
+    "_reduce_scatter_base_": "reduce_scatter", "reduce_scatter_": "reduce_scatter",
+    "broadcast_": "broadcast", "allgather_into_tensor_coalesced_": "all_gather",
+    "reduce_scatter_tensor_coalesced_": "reduce_scatter",
+}  # fmt: skip
 GEMM = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::linear")
 
 
@@ -75,6 +82,7 @@ class Watch(TorchDispatchMode):
         self.phase = ""
         self.kernels: dict[str, Counter[str]] = {}
         self.operators: Counter[str] = Counter()
+        self.collectives: dict[str, Counter[str]] = {}
         self.waits: Counter[tuple[str, str]] = Counter()
         self.modules: Counter[str] = Counter()
 
@@ -82,7 +90,10 @@ class Watch(TorchDispatchMode):
         if self.phase:
             name = name_of(func)
             self.operators[self.phase] += 1
-            if not quiet(func):
+            if func.namespace in ("c10d", "_c10d_functional"):
+                short = COLLECTIVES.get(name.split("::")[1], name)
+                self.collectives.setdefault(self.phase, Counter())[short] += 1
+            elif not quiet(func):
                 count = LAUNCHES.get(name, 1)
                 short = name.removeprefix("aten::").removeprefix("record_host::")
                 self.kernels.setdefault(self.phase, Counter())[short] += count
@@ -128,8 +139,8 @@ def again(watch: Watch, layers: Any) -> None:
 def _recomputing(watch: Watch, forward: Any) -> Any:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         before = watch.phase
-        if before == "backward":
-            watch.phase = "recompute"
+        if before.endswith("backward"):
+            watch.phase = before.removesuffix("backward") + "recompute"
         try:
             return forward(*args, **kwargs)
         finally:

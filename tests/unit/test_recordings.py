@@ -138,6 +138,56 @@ def test_blocks_launch_what_was_recorded(row):
             assert products == seen["gemms"] - seen["names"].get("bmm", 0), phase
 
 
+def wrapped(**keys):
+    plain = {"wrapper": "fsdp1", "method": "full", "checkpointing": "nonreentrant", "no_sync": True,
+             "mixed_precision": False, "master": "bf16", "micro_step": "last"} | keys  # fmt: skip
+    (found,) = [
+        r for r in recording("wrappers")["rows"] if all(r[k] == v for k, v in plain.items())
+    ]
+    return found
+
+
+def test_units_and_collectives_of_wrappers():
+    def issued(row, part="layer"):
+        return [row[part].get(p, {}).get("collectives", {}) for p in PHASES]
+
+    gather, scatter = {"all_gather": 1}, {"all_gather": 1, "reduce_scatter": 1}
+    for wrapper in ("fsdp1", "fsdp2"):
+        assert issued(wrapped(wrapper=wrapper)) == [gather, {}, scatter]
+        # nothing is reduced before the last micro-step
+        held = wrapped(wrapper=wrapper, micro_step="accumulating")
+        assert issued(held) == [gather, {}, gather]
+    assert issued(wrapped(no_sync=False, micro_step="accumulating")) == [gather, {}, scatter]
+    # reentrant checkpointing runs a block's hooks again
+    assert issued(wrapped(checkpointing="reentrant"))[1] == gather
+    # PEFT: two weights of two adapters and the frozen rest, which is not reduced
+    row = wrapped(method="lora", policy="peft", adapter_dtype="fp32")
+    assert row["layer"]["units"] == 5
+    assert issued(row) == [
+        {"all_gather": 5}, {"all_gather": 3}, {"all_gather": 6, "reduce_scatter": 4},
+    ]  # fmt: skip
+
+
+def test_every_gather_of_fsdp1_waits_for_a_freed_unit():
+    for row in recording("wrappers")["rows"]:
+        if row["wrapper"] != "fsdp1" or row["micro_step"] == "clip":
+            continue
+        for phase in PHASES:
+            seen = row["layer"].get(phase, {})
+            gathers = seen.get("collectives", {}).get("all_gather", 0)
+            assert seen.get("streams", {}).get("synchronize", 0) == gathers
+            assert seen.get("hooks", {}).get("_unshard", 0) == gathers
+
+
+def test_adapters_in_units_of_their_own_ask_more_of_the_host():
+    def calls(**keys):
+        layer = wrapped(**keys)["layer"]
+        return sum(layer.get(p, {}).get("python_calls", 0) for p in PHASES)
+
+    assert calls(method="lora", policy="peft", adapter_dtype="fp32") > 5 * calls()
+    assert calls(wrapper="fsdp2") < 2 * calls()
+
+
 def test_optimizers_and_clipping():
     rows = {(r["what"], r["dtype"]): r for r in recording("updates")["rows"]}
     # decay, lerp, scale, addcmul, sqrt, div, add, addcdiv
