@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from measured_sources import FINETUNE, TABLES, falcon
+from measured_sources import FINETUNE, OUT_OF_MEMORY, TABLES, asked, falcon
 
 MEASURED = Path(__file__).parents[1] / "sim" / "data" / "measured"
 OUT = MEASURED / "training.jsonl"
@@ -135,6 +135,7 @@ def main(folder: Path) -> None:
         writer.writerows(rows)
     _write(OUT, folder, SOURCES, falcon())
     _write(MEASURED / "finetune.jsonl", folder, FINETUNE, [])
+    _write(MEASURED / "out_of_memory.jsonl", folder, OUT_OF_MEMORY, asked())
 
 
 def _write(

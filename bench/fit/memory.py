@@ -1,40 +1,29 @@
-"""Fit the allocator's fragmentation and print the error table of published memory peaks.
+"""Fit the allocator's fragmentation: what it reserves beyond what its streams' pools need.
 
     python bench/fit/memory.py
 
 The one constant is the ratio of reserved memory to the sum of the streams' peaks, least squares in
-logarithm over the rows marked "fitted"; the others are predictions.
+logarithm over three eager rows of torchtitan; `scaling-sim validate memory` shows all other peaks,
+which are predictions.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("rows", ROOT / "tests/reality/test_memory_peaks.py")
-assert spec is not None
-assert spec.loader is not None
-rows = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(rows)
+from sim.calibration.validate_memory import validate_memory
+from sim.memory.report import constants
+
+FITTED = ("torchao-eager:L43", "torchao-eager:L53", "torchao-eager:L63")
 
 
 def fragmentation():
     """Reserved memory beyond the sum of the streams' peaks, as a share of it."""
-    now = 1 + rows.constants()["fragmentation"]
-    fitted = [r for r in rows.ROWS if r.get("fitted")]
-    ratio = [math.log(r["measured"] / rows.predicted(r) * now) for r in fitted]
-    return math.exp(sum(ratio) / len(ratio)) - 1
+    now = 1 + constants()["fragmentation"]
+    errors = [p.error for p in validate_memory().peaks if p.row.id in FITTED]
+    assert len(errors) == len(FITTED)
+    return math.exp(sum(math.log(now / (1 + e)) for e in errors) / len(errors)) - 1
 
 
 if __name__ == "__main__":
-    ships = rows.constants()["fragmentation"]
-    print(f"fragmentation = {fragmentation():.4f}  # ships {ships:.4f}")
-    print("| row | figure | measured GiB | predicted GiB | error |\n|---|---|---|---|---|")
-    for row in rows.ROWS:
-        value = rows.predicted(row)
-        error = 100 * (value / row["measured"] - 1)
-        print(
-            f"| {row['row']} | {row['figure']} | {row['measured']} | {value:.2f} | {error:+.1f} % |"
-        )
+    print(f"fragmentation = {fragmentation():.4f}  # ships {constants()['fragmentation']:.4f}")

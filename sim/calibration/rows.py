@@ -13,7 +13,7 @@ from sim.inputs.loader import load
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 
-TABLE = Path(__file__).parents[1] / "data" / "measured" / "training.jsonl"
+MEASURED = Path(__file__).parents[1] / "data" / "measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,9 @@ class MeasuredRow:
     memory_bytes : float or None
         Measured peak per GPU. [B]
     memory_figure : str
-        What that is: ``allocated`` or ``reserved``.
+        What that is: ``allocated``, ``reserved`` or ``device`` (`validate_memory.figure`).
+    ran : bool
+        False: it ran out of memory.
     status : str
         ``complete`` (the source specifies the run), ``incomplete`` or ``anomaly``.
     """
@@ -48,6 +50,7 @@ class MeasuredRow:
     status: str
     note: str
     memory_figure: str = "reserved"
+    ran: bool = True
 
     @property
     def group(self) -> str:
@@ -58,7 +61,13 @@ class MeasuredRow:
 @cache
 def training_rows() -> tuple[MeasuredRow, ...]:
     """All rows of the shipped table."""
-    return tuple(read_rows(TABLE))
+    return tuple(read_rows(MEASURED / "training.jsonl"))
+
+
+@cache
+def out_of_memory_rows() -> tuple[MeasuredRow, ...]:
+    """Jobs that somebody tried and that ran out of memory."""
+    return tuple(read_rows(MEASURED / "out_of_memory.jsonl"))
 
 
 def read_rows(path: Path) -> Iterator[MeasuredRow]:
@@ -82,4 +91,5 @@ def parse_row(record: dict[str, Any]) -> MeasuredRow:
         status=record["status"],
         note=record["note"],
         memory_figure=record.get("memory_figure", "reserved"),
+        ran=record.get("ran", True),
     )

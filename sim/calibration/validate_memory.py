@@ -6,8 +6,9 @@ import functools
 import statistics
 from typing import NamedTuple
 
-from sim.calibration.rows import MeasuredRow, training_rows
-from sim.memory.report import memory
+from sim.calibration.finetune import finetune_rows
+from sim.calibration.rows import MeasuredRow, out_of_memory_rows, training_rows
+from sim.memory.report import MemoryReport, memory
 
 
 class MeasuredPeak(NamedTuple):
@@ -39,12 +40,21 @@ class Refused(NamedTuple):
     share: float  # of the capacity that the model says it needs
 
 
+class Verdict(NamedTuple):
+    """What the model says of a job that ran out of memory."""
+
+    row: MeasuredRow
+    fits: bool
+    share: float  # of the capacity that the model says it needs
+
+
 class MemoryValidation(NamedTuple):
-    """Peaks, and verdicts over all rows."""
+    """Peaks, verdicts over all rows that ran, and over jobs that ran out of memory."""
 
     peaks: tuple[MeasuredPeak, ...]
     rows: int
     refused: tuple[Refused, ...]
+    out_of_memory: tuple[Verdict, ...]
 
     @property
     def sources(self) -> list[Source]:
@@ -57,17 +67,42 @@ class MemoryValidation(NamedTuple):
         return found
 
 
+def figure(found: MemoryReport, name: str) -> float:
+    """What a source's figure counts.
+
+    Parameters
+    ----------
+    found : MemoryReport
+        Of the job.
+    name : str
+        ``allocated`` (live tensors), ``reserved`` (the caching allocator's), ``device`` (all that
+        nvidia-smi counts: context and communicators too).
+
+    Returns
+    -------
+    float
+        Peak. [B]
+    """
+    if name == "allocated":
+        return found.peak_allocated_bytes
+    beside = ("cuda_context", "communicators") if name == "reserved" else ()
+    return found.peak_reserved_bytes - sum(found.overheads[key] for key in beside)
+
+
 @functools.cache
 def validate_memory() -> MemoryValidation:
     """Compare every published peak with the model, and ask whether each run would fit."""
     peaks, refused = [], []
-    rows = training_rows()
+    rows = (*training_rows(), *(row for row in finetune_rows() if row.memory_bytes))
     for row in rows:
         found = memory(row.topology, row.workload)
         if not found.fits:
             refused.append(Refused(row, found.peak_reserved_bytes / found.capacity_bytes))
         if row.memory_bytes:
-            allocated = row.memory_figure == "allocated"
-            peak = found.peak_allocated_bytes if allocated else found.peak_reserved_bytes
-            peaks.append(MeasuredPeak(row, peak))
-    return MemoryValidation(tuple(peaks), len(rows), tuple(refused))
+            peaks.append(MeasuredPeak(row, figure(found, row.memory_figure)))
+    tried = []
+    for row in out_of_memory_rows():
+        found = memory(row.topology, row.workload)
+        share = found.peak_reserved_bytes / found.capacity_bytes
+        tried.append(Verdict(row, found.fits, share))
+    return MemoryValidation(tuple(peaks), len(rows), tuple(refused), tuple(tried))

@@ -69,6 +69,10 @@ class Validation(Document):
                 "peaks": _peaks(self.memory),
                 "refused": [{"id": r.row.id, "share": r.share} for r in self.memory.refused],
                 "rows": self.memory.rows,
+                "out_of_memory": [
+                    {"id": v.row.id, "fits": v.fits, "share": v.share}
+                    for v in self.memory.out_of_memory
+                ],
             }
         if self.collectives is not None:
             out["collectives"] = {

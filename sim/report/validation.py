@@ -119,9 +119,18 @@ def _memory(report: MemoryValidation) -> list[Part]:
     said = f"{report.rows - len(report.refused)} of {report.rows} runs that ran are said to fit"
     return [
         table(("source", "peaks", "bias %", "mean %", "worst %"), sources, "Peak memory"),
-        Lines([f"{said}; not: {refused}" if refused else said], indent=0),
+        Lines([f"{said}; not: {refused}" if refused else said, _caught(report)], indent=0),
         table(("row", "figure", "measured GiB", "model says GiB", "error %"), peaks),
     ]
+
+
+def _caught(report: MemoryValidation) -> str:
+    """Jobs that ran out of memory, and what the model says of them."""
+    tried = report.out_of_memory
+    missed = ", ".join(f"{v.row.id} ({v.share:.2f})" for v in tried if v.fits)
+    caught = sum(not v.fits for v in tried)
+    said = f"{caught} of {len(tried)} jobs that ran out of memory are said not to fit"
+    return f"{said}; not: {missed}" if missed else said
 
 
 def _collectives(report: collectives.CollectiveValidation, misses: int) -> list[Part]:

@@ -41,6 +41,7 @@ def plots_of(points: Sequence[TrainingPoint]) -> dict[str, str]:
     low, high = 0.8 * min(speeds), 1.25 * max(speeds)
     limit = 1.1 * quantile([abs(100 * p.error) for p in points], 1.0)
     error = Scale("error of the predicted speed [%]", -limit, limit)
+    most = 1.25 * max(p.row.gpus for p in points)
     diagonal = [(low * f, low, high, high / f) for f in (1.0, 1.1)]
     diagonal.append((low, 1.1 * low, high / 1.1, high))
     return {
@@ -54,7 +55,7 @@ def plots_of(points: Sequence[TrainingPoint]) -> dict[str, str]:
             series(size, lambda p: 100 * p.error), [(8e7, 0.0, 1e11, 0.0)],
         ),
         "gpus": scatter(
-            "Error by number of GPUs", Scale("GPUs", 0.8, 200, True), error,
-            series(lambda p: float(p.row.gpus), lambda p: 100 * p.error), [(0.8, 0.0, 200, 0.0)],
+            "Error by number of GPUs", Scale("GPUs", 0.8, most, True), error,
+            series(lambda p: float(p.row.gpus), lambda p: 100 * p.error), [(0.8, 0.0, most, 0.0)],
         ),
     }  # fmt: skip
