@@ -76,7 +76,7 @@ def head_footprint(workload: Workload) -> HeadFootprint:
     norm, hidden = described.saved_bytes, described.sizes[0]
     return HeadFootprint(
         norm=norm,
-        logits=float(setting.element * setting.tokens * setting.loss_columns),
+        logits=loss.logits,
         forward_peak=norm + loss.forward,
         saved=norm + loss.saved,
         backward_peak=norm + loss.backward,

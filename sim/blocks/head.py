@@ -110,6 +110,7 @@ class LossMemory(NamedTuple):
     forward: float  # most while it is computed
     backward: float  # most in its backward
     gradient: float  # of the logits, and what stays beside it
+    logits: float  # of them, before the loss begins
     held: float = 0.0  # logits that the model's output keeps alive until backward has ended
 
 
@@ -133,16 +134,16 @@ def loss_memory(s: Setting) -> LossMemory:
     e, tokens, d, v = s.element, s.tokens, s.model.hidden_size, s.loss_columns
     logits, wide = e * tokens * v, 4.0 * tokens * v
     if s.loss == "huggingface":
-        return LossMemory(2 * wide, 3 * wide, 4 * wide, logits + wide, wide)
+        return LossMemory(2 * wide, 3 * wide, 4 * wide, logits + wide, logits, wide)
     if s.loss == "eager":
         upcast = wide if e != 4 else 0.0
-        return LossMemory(wide, logits + upcast + wide, 3 * wide, logits)
+        return LossMemory(wide, logits + upcast + wide, 3 * wide, logits, logits)
     if s.loss == "compiled":
-        return LossMemory(logits, logits, 2 * logits, logits)
+        return LossMemory(logits, logits, 2 * logits, logits, logits)
     if s.loss == "chunked":
         chunk, hidden = (2 * logits + 2 * wide) / CHUNKS, e * tokens * d
-        return LossMemory(hidden, hidden + chunk, hidden + chunk, 0.0)
+        return LossMemory(hidden, hidden + chunk, hidden + chunk, 0.0, 0.0)
     chunks = 1 << max(0, -(-v // d) - 1).bit_length()
     gradients = e * tokens * d + (0.0 if s.frozen else e * v * d)
     part = -(-tokens // chunks) * v * (e + 4.0)
-    return LossMemory(gradients, gradients + part, gradients + part, 0.0)
+    return LossMemory(gradients, gradients + part, gradients + part, 0.0, 0.0)

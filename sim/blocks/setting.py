@@ -8,7 +8,7 @@ from functools import lru_cache
 from sim.inputs.model import Model
 from sim.inputs.rows import Computed
 from sim.inputs.shares import batch_on
-from sim.inputs.versions import older
+from sim.inputs.versions import older, sdpa_since
 from sim.inputs.workload import Method, Workload
 from sim.units import DTYPE_BYTES
 
@@ -155,6 +155,12 @@ def early_stop(workload: Workload) -> bool:
     return not reentrant and not older(workload.stack.torch, "2.1")
 
 
+def _attention(asked: str, torch: str) -> str:
+    """The implementation; of PyTorch's own, which may be several, since which release."""
+    since = sdpa_since(torch) if asked == "sdpa" else ""
+    return f"{asked}-{since}" if since else asked
+
+
 @lru_cache(maxsize=512)
 def _setting(workload: Workload) -> Setting:
     p, precision, stack = workload.parallelism, workload.precision, workload.stack
@@ -176,7 +182,7 @@ def _setting(workload: Workload) -> Setting:
         fused_norms=workload.compile
         or workload.fused_kernels != "none"
         or not older(stack.torch, "2.9"),
-        attention=workload.attention,
+        attention=_attention(workload.attention, stack.torch),
         unpads=UNPADS[workload.attention_padding],
         loss=workload.loss,
         metrics=workload.train_metrics,

@@ -1,4 +1,4 @@
-"""What makes a real run slower than its machine should be: causes as changes to simulate.
+"""What makes a real run slower or faster than its machine should be: causes to simulate.
 
 A cause has a strength where it comes in degrees (a link at x GB/s, a host x times slower), from
 mild to hard, and a plausibility beside the others. The plausibilities are judgement, informed by
@@ -12,7 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from sim.blocks.modules import OpRole
+from sim.blocks.unroll import PHASES, unroll
+from sim.cost.kernel_cost import cost_model
 from sim.inputs.calibration import Calibration
+from sim.inputs.checks import check
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Network, Nics, Node, Topology
 from sim.inputs.workload import Checkpointing, Precision, Workload
@@ -56,6 +60,8 @@ class Cause:
         (topology, workload, strength) to what the strength means.
     check : str
         How to look for it directly.
+    faster : bool
+        It makes a run faster than declared.
     everywhere : bool
         Whether every run on these machines has it; a slow GPU may be in one node alone.
     """
@@ -68,6 +74,7 @@ class Cause:
     says: Callable[[Topology, Workload, float], str]
     check: str
     everywhere: bool = True
+    faster: bool = False
 
 
 def _calibrated(topology: Topology, **factors: float) -> Topology:
@@ -215,6 +222,40 @@ def _eager_attention(topology: Topology, workload: Workload, strength: float) ->
     return Changed(topology, workload.model_copy(update={"attention": "eager"}))
 
 
+def _other_attention(kernel: str) -> Callable[[Topology, Workload, float], Changed | None]:
+    """A run on another kernel than declared, where that one is the faster."""
+
+    def change(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+        job = workload.model_copy(update={"attention": kernel})
+        refused = any(finding.error for finding in check(topology, job))
+        if refused or _attention_s(topology, job) >= _attention_s(topology, workload):
+            return None
+        return Changed(topology, job)
+
+    return change
+
+
+def _attention_s(topology: Topology, workload: Workload) -> float:
+    """Seconds of attention in a layer, forward and backward."""
+    templates, model = unroll(workload), cost_model(topology.slowest_gpu)
+    kinds = dict.fromkeys(templates.layer_kinds)
+    kernels = [k for kind in kinds for p in PHASES for k in templates.of(kind, p)]
+    return sum(model.cost(k).time_s for k in kernels if k.role is OpRole.ATTENTION)
+
+
+def _no_recompute(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    if workload.activation_checkpointing.kind == "none":
+        return None
+    none = Checkpointing.model_construct()
+    return Changed(topology, workload.model_copy(update={"activation_checkpointing": none}))
+
+
+def _compiled(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    if workload.compile:
+        return None
+    return Changed(topology, workload.model_copy(update={"compile": True}))
+
+
 def _recompute(topology: Topology, workload: Workload, strength: float) -> Changed | None:
     if workload.activation_checkpointing.kind == "full":
         return None
@@ -329,6 +370,27 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "eager-attention", "attention is not fused", 0.4, _eager_attention, _ONCE, _silent,
         "kernel names in a trace: softmax and batched GEMMs instead of flash or fmha",
+    ),
+    *(
+        Cause(
+            f"{kernel}-attention", f"faster than declared: another attention kernel, {name}", 0.3,
+            _other_attention(kernel), _ONCE, _silent,
+            f"kernel names in a trace: {names}; the backend that SDPA chose", faster=True,
+        )
+        for kernel, name, names in (
+            ("cudnn", "cuDNN's", "cudnn_generated_fort_native_sdpa"),
+            ("flash3", "FlashAttention 3", "flash::...sm90"),
+            ("flash2", "FlashAttention 2", "flash_fwd_kernel"),
+        )
+    ),
+    Cause(
+        "no-recompute", "faster than declared: activation checkpointing is off", 0.2,
+        _no_recompute, _ONCE, _silent, "peak memory; no forward kernels inside backward",
+        faster=True,
+    ),
+    Cause(
+        "compiled", "faster than declared: torch.compile is in effect", 0.2, _compiled, _ONCE,
+        _silent, "kernel names: triton_*", faster=True,
     ),
     Cause(
         "recompute", "activation checkpointing is on", 0.3, _recompute, _ONCE, _silent,

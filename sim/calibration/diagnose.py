@@ -197,7 +197,8 @@ def diagnose(figures: Sequence[Figure], baseline: Figure | None = None) -> Diagn
     if beside is not None:
         reference = step(beside.topology, beside.workload).breakdown
     found = []
-    for cause in (NOTHING, *CAUSES):
+    sooner = figures[0].step_time_s < declared[0].time_s
+    for cause in (NOTHING, *(c for c in CAUSES if sooner or not c.faster)):
         weighed = _weigh(cause, figures, declared, measured, (beside, reference))
         if weighed is not None:
             found.append((cause, *weighed))

@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-#: workload's name of an implementation -> the family whose constants it has
-FAMILY = {
-    "flash2": "flash2",
-    "sdpa": "flash2",
-    "flash3": "flash3",
-    "triton": "triton",
-    "cudnn": "cudnn",
-}
+from sim.inputs.versions import sdpa_on_cudnn
+
+SDPA = "sdpa"  # PyTorch's own; "sdpa-2.11": as it is since that release
+CUDNN_HEAD = 128  # columns of a head up to which cuDNN has a backward
+
+
+def family(kind: str, capability: float, head_dim: int) -> str:
+    """The family whose constants an implementation has on a GPU.
+
+    PyTorch's `scaled_dot_product_attention` is FlashAttention 2, but where its release prefers
+    cuDNN (``data/versions.toml``).
+    """
+    name, _, since = kind.partition("-")
+    if name != SDPA:
+        return kind
+    preferred = capability in sdpa_on_cudnn(since) and head_dim <= CUDNN_HEAD
+    return "cudnn" if preferred else "flash2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +49,20 @@ Table = Mapping[tuple[str, str, int], AttentionConstants]
 def lookup(
     table: Table, kind: str, direction: str, head_dim: int
 ) -> tuple[AttentionConstants, str]:
-    """Constants for an implementation and head size, and what they fell back on ("" if nothing).
+    """Constants of a family and head size, and what they fell back on ("" if nothing).
 
     Between tabulated head sizes the rate is that of the next larger one times the share of its
     padded width that is used: kernels pad 80 to 96 or 128.
     """
-    family = FAMILY.get(kind, kind)
     note = ""
-    dims = sorted(d for f, p, d in table if f == family and p == direction)
+    dims = sorted(d for f, p, d in table if f == kind and p == direction)
     if not dims:
         note = f"attention {kind} {direction}: no data on this GPU, flash2 taken"
-        family = "flash2"
-        dims = sorted(d for f, p, d in table if f == family and p == direction)
+        kind = "flash2"
+        dims = sorted(d for f, p, d in table if f == kind and p == direction)
     above = [d for d in dims if d >= head_dim]
     near = above[0] if above else dims[-1]
-    found = table[family, direction, near]
+    found = table[kind, direction, near]
     if near != head_dim:
         note = note or f"attention {kind} {direction}: head size {head_dim} from {near}"
         padded = next((p for p in (32, 64, 96, 128, 160, 192, 224, 256) if p >= head_dim), head_dim)

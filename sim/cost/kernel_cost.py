@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.blocks.kernels import Kernel
-from sim.cost.attention import attention_rate, lookup
+from sim.cost.attention import attention_rate, family, lookup
 from sim.cost.constants import KernelConstants, host_constants, load_constants
 from sim.cost.elementwise import stream_time
 from sim.cost.gemm import MEMORY_SATURATION, effective_waves, gemm_times, soft_max
@@ -214,7 +214,8 @@ class CostModel:
     def _attention(self, kernel: Kernel) -> KernelCost:
         sequences, heads, _, queries, keys, dim, causal, window = kernel.shape
         direction = "forward" if kernel.direction == "forward" else "backward"
-        c, note = lookup(self.constants.attention, kernel.access, direction, dim)
+        kind = family(kernel.access, self.gpu.compute_capability, dim)
+        c, note = lookup(self.constants.attention, kind, direction, dim)
         if note:
             self._notes[note] = None
         clock = self.clock(ATTENTION_INTENSITY)

@@ -27,3 +27,24 @@ def older(have: str, need: str) -> bool:
     left, right = version(have), version(need)
     length = max(len(left), len(right))
     return bool(left) and left + (0,) * (length - len(left)) < right + (0,) * (length - len(right))
+
+
+@cache
+def sdpa_since(torch: str) -> str:
+    """The release since which a PyTorch's fused attention is as it is; "" where it is plain.
+
+    A version without its last number, ``2.5``, is the latest of that series.
+    """
+    for entry in versions()["sdpa"]:
+        before = entry.get("before")
+        if before and len(version(torch)) < 3:
+            continue
+        if not older(torch, entry["since"]) and (not before or older(torch, before)):
+            return str(entry["since"])
+    return ""
+
+
+@cache
+def sdpa_on_cudnn(since: str) -> tuple[float, ...]:
+    """Compute capabilities on which such a PyTorch's fused attention is cuDNN's."""
+    return next((tuple(e["cudnn"]) for e in versions()["sdpa"] if e["since"] == since), ())

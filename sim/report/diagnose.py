@@ -77,7 +77,7 @@ def _explained(number: int, e: Explanation, found: Diagnosis) -> Fact:
 def _conclusion(found: Diagnosis, shown: list[Explanation]) -> str:
     if found.ordinary:
         return "Nothing needs explaining: the figure is what the model expects, within its error."
-    if found.ratio < 1.0:
+    if found.ratio < 1.0 and not (shown and shown[0].explains):
         return (
             "Faster than the machine should be: check how tokens are counted, and whether the "
             "topology or the workload understates what ran."

@@ -252,7 +252,8 @@ def test_versions_compare(have, need, expected):
 
 def test_every_minimum_has_a_source():
     for group in versions().values():
-        assert all(entry["source"] for entry in group.values())
+        entries = group if isinstance(group, list) else group.values()
+        assert all(entry["source"] for entry in entries)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from sim.blocks.kernels import Kernel
 from sim.blocks.unroll import unroll
 from sim.blocks.update import Shard, clip_kernels, optimizer_kernels
-from sim.cost.attention import AttentionConstants, attention_rate, lookup
+from sim.cost.attention import AttentionConstants, attention_rate, family, lookup
 from sim.cost.constants import load_constants
 from sim.cost.elementwise import stream_time
 from sim.cost.gemm import GemmConstants, effective_waves, gemm_times
@@ -18,6 +18,7 @@ from sim.inputs import catalogue
 from sim.inputs.gpu import Gpu
 from sim.inputs.loader import load
 from sim.inputs.model import Model
+from sim.inputs.versions import sdpa_since
 from sim.inputs.workload import Checkpointing, Method, Precision, Workload
 from sim.step.step import step
 
@@ -239,3 +240,25 @@ def test_a_collective_between_nodes_costs_no_less_than_one_inside():
         for s in (one, two)
     ]
     assert 0.9 < per_second[1] / per_second[0] < 1.1
+
+
+@pytest.mark.parametrize(
+    ("torch", "a100", "h100", "b200"),
+    [
+        ("2.4.1", "flash2", "flash2", "flash2"),
+        ("2.5.0", "flash2", "cudnn", "flash2"),
+        ("2.5.0+cu124", "flash2", "cudnn", "flash2"),
+        ("2.5", "flash2", "flash2", "flash2"),
+        ("2.5.1", "flash2", "flash2", "flash2"),
+        ("2.10", "flash2", "flash2", "flash2"),
+        ("2.11", "flash2", "cudnn", "cudnn"),
+        ("2.13.0", "flash2", "cudnn", "cudnn"),
+    ],
+)
+def test_which_kernel_sdpa_runs(torch, a100, h100, b200):
+    """By PyTorch's release and the GPU: pytorch PR 138522 and 162073."""
+    kind = f"sdpa-{sdpa_since(torch)}".rstrip("-")
+    found = [family(kind, capability, 128) for capability in (8.0, 9.0, 10.0)]
+    assert found == [a100, h100, b200]
+    assert family(kind, 12.0, 128) == "flash2"
+    assert family(kind, 9.0, 256) == "flash2"
