@@ -62,6 +62,7 @@ def llm_foundry(row: dict[str, str], edition: str) -> dict[str, object]:
         "activation_checkpointing": "full" if row["activation_checkpointing"] == "full" else "none",
         "attention": "triton",
         "loss": "compiled",  # flash-attn's cross-entropy
+        "trainer": "composer",
         "train_metrics": 2,  # Composer: LanguageCrossEntropy and LanguagePerplexity
         "stack": {
             "torch": "1.13" if old else "2.1", "cuda": "11.7" if old else "12.1",

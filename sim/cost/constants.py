@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from sim.cost.attention import AttentionConstants
@@ -14,15 +14,6 @@ from sim.cost.power import PowerConstants
 from sim.data import table
 from sim.inputs.architecture import facts_of
 from sim.inputs.gpu import Gpu
-
-
-@dataclass(frozen=True, slots=True)
-class HostConstants:
-    """CPU time to issue one kernel. [s]"""
-
-    forward_s: float
-    backward_s: float
-    optimizer_s: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,15 +151,3 @@ def _borrowed(borrow: Mapping[str, Any]) -> str:
     if "most" in borrow:
         text += f", at most {borrow['most']:g}"
     return text + (f" ({', '.join(borrow['only'])})" if "only" in borrow else "")
-
-
-@cache
-def host_constants(stack: str) -> HostConstants:
-    """Launch costs of a stack: ``eager | compiled | graphs``."""
-    return HostConstants(**table("constants/host")[stack])
-
-
-@cache
-def zero3_hook_s() -> float:
-    """CPU time of one of DeepSpeed's hooks around a module. [s]"""
-    return float(table("constants/host")["hooks"]["zero3_s"])

@@ -38,7 +38,7 @@ def host_rate(cpu: Cpu, ranks: int, threads: int | None = None) -> float:
         Rate. [B/s]
     """
     c = constants()
-    threads = threads or max(1, cpu.cores // ranks)
+    threads = threads or cpu.cores_per_rank or max(1, cpu.cores // ranks)
     share = c["efficiency"] * cpu.memory_bandwidth * cpu.sockets / ranks
     return min(share, threads * c["core"])
 

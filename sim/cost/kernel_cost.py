@@ -1,4 +1,4 @@
-"""Kernels -> seconds, HBM bytes, host launch time, and how much slower each is on fewer SMs."""
+"""Kernels -> seconds, HBM bytes, and how much slower each is on fewer SMs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from sim.blocks.kernels import Kernel
 from sim.cost.attention import attention_rate, family, lookup
-from sim.cost.constants import KernelConstants, host_constants, load_constants
+from sim.cost.constants import KernelConstants, load_constants
 from sim.cost.elementwise import stream_time
 from sim.cost.gemm import MEMORY_SATURATION, effective_waves, gemm_times, soft_max
 from sim.cost.power import ATTENTION_INTENSITY, clock_factor
@@ -41,38 +41,33 @@ class KernelCosts(NamedTuple):
 
     time_s: F8  # stand-alone duration [s]
     hbm_bytes: F8
-    host_s: F8  # CPU time to launch [s]
     curve: I4  # row of `CostModel.curves()`
 
 
 class CostModel:
-    """Costs of kernels on one GPU under one stack; remembers every distinct kernel.
+    """Costs of kernels on one GPU; remembers every distinct kernel.
 
     Parameters
     ----------
     gpu : Gpu
         The GPU; `power_limit` is a what-if.
-    stack : str
-        ``eager | compiled | graphs``: how kernels are launched.
     constants : KernelConstants, optional
         Instead of the GPU's own, for fits and what-ifs.
     calibration : Calibration, optional
-        What a user's measurements say about this GPU and its host.
+        What a user's measurements say about this GPU.
     """
 
     def __init__(
         self,
         gpu: Gpu,
-        stack: str = "eager",
         constants: KernelConstants | None = None,
         calibration: Calibration | None = None,
     ) -> None:
         self.gpu = gpu
         known = calibration or Calibration.model_construct()
-        self._rate, self._launch = known.gemm_clock, known.host_launch
+        self._rate = known.gemm_clock
         self._bandwidth = gpu.memory_bandwidth * known.hbm_bandwidth
         self.constants = constants or load_constants(gpu)
-        self.host = host_constants(stack)
         self._size = self.peak("bf16") / self.constants.power.reference_peak
         self._costs: dict[Kernel, KernelCost] = {}
         self._rows: dict[Kernel, int] = {}
@@ -114,22 +109,13 @@ class CostModel:
         self._price([k for k in dict.fromkeys(kernels) if k not in self._costs])
         table = [self._costs[k] for k in kernels]
         columns = np.array([(c.time_s, c.hbm_bytes) for c in table], dtype=float).reshape(-1, 2)
-        host = np.array([self.host_seconds(k) for k in kernels], dtype=float)
         rows = np.array([self._rows[k] for k in kernels], dtype=np.int32)
-        result = KernelCosts(columns[:, 0], columns[:, 1], host, rows)
+        result = KernelCosts(columns[:, 0], columns[:, 1], rows)
         if isinstance(kernels, tuple):  # held, so that its id stays its own
             if len(self._sequences) > 4096:
                 self._sequences.clear()
             self._sequences[id(kernels)] = (kernels, result)
         return result
-
-    def host_seconds(self, kernel: Kernel) -> float:
-        """CPU time to launch a kernel. [s]"""
-        if kernel.kind == "optimizer" or not kernel.module:
-            return self.host.optimizer_s * kernel.launches * self._launch
-        if kernel.direction == "forward":
-            return self.host.forward_s * kernel.launches * self._launch
-        return self.host.backward_s * kernel.launches * self._launch
 
     def curve_row(self, kernel: Kernel) -> int:
         """Row of `curves` that a kernel has."""
@@ -319,13 +305,6 @@ def rate_by_units(
 
 
 @lru_cache(maxsize=16)
-def cost_model(gpu: Gpu, stack: str = "eager", calibration: Calibration | None = None) -> CostModel:
-    """The cost model of a GPU and stack, shared so that equal kernels are priced once."""
-    return CostModel(gpu, stack, calibration=calibration)
-
-
-def launch_stack(compiled: bool, graphs: bool) -> str:
-    """How a workload launches kernels: ``eager | compiled | graphs``."""
-    if graphs:
-        return "graphs"
-    return "compiled" if compiled else "eager"
+def cost_model(gpu: Gpu, calibration: Calibration | None = None) -> CostModel:
+    """The cost model of a GPU, shared so that equal kernels are priced once."""
+    return CostModel(gpu, calibration=calibration)

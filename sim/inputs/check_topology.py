@@ -58,6 +58,7 @@ def node_findings(node: Node) -> Findings:
     yield from _nvlink(node)
     yield from _nvswitch_size(node)
     yield from _pcie(node)
+    yield from _cores(node)
     yield from _nics(node)
 
 
@@ -208,6 +209,14 @@ def _network(t: Topology) -> Findings:
         yield fault("oversubscription", "topology", "network.oversubscription", message, hint)
 
 
+def _cores(node: Node) -> Findings:
+    given = node.cpu.cores_per_rank
+    if given is not None and given * node.gpus > node.cpu.cores:
+        message = f"{node.gpus} ranks of {given} cores on {node.cpu.cores} cores"
+        hint = f"write at most {node.cpu.cores // node.gpus}, or more cores"
+        yield fault("cores", "topology", "node.cpu.cores_per_rank", message, hint)
+
+
 def _graph(graph: Graph, t: Topology) -> Findings:
     names = [v.id for v in graph.vertices]
     known = set(names)
@@ -281,10 +290,10 @@ _LIMITS = (
     ("node.cpu.sockets", 64, None), ("node.storage.read", 100e12, "B/s"),
     ("node.storage.write", 100e12, "B/s"), ("network.switch_latency", 1.0, "s"),
     ("network.oversubscription", 1000, None), ("offer.price_per_gpu_hour", 10_000, "USD"),
-    ("node.gpu.power_limit", 100_000, "W"),
+    ("node.gpu.power_limit", 100_000, "W"), ("node.cpu.speed", 20, None),
 )  # fmt: skip
 _SMALLEST = (("node.gpu.memory", 1e9, "B"), ("node.gpu.memory_bandwidth", 1e9, "B/s"),
-             ("node.nics.rate", 1e6, "B/s"))  # fmt: skip
+             ("node.nics.rate", 1e6, "B/s"), ("node.cpu.speed", 0.01, None))  # fmt: skip
 
 
 def _absurd(t: Topology | NodeGroup, above: str) -> Findings:

@@ -20,6 +20,7 @@ from sim.inputs.bind import Assumption, did_you_mean
 from sim.inputs.notes import Notes
 from sim.inputs.reader import Reader
 from sim.inputs.topology import Topology
+from sim.inputs.trainer import trainer_of
 from sim.inputs.tree import Branch, Leaf, Place, Tree, from_python, from_yaml, read_file, read_stdin
 from sim.inputs.workload import Workload
 
@@ -136,8 +137,10 @@ class Prepared:
         """The specs and their notes."""
         warnings = tuple(f.notice() for f in self.findings if not f.error)
         silent = check_workload.silent_keys(cast(Workload, self.workload.spec))
-        notes = Notes(warnings, (self.topology, self.workload), silent)
-        return Loaded(cast(Topology, self.topology.spec), cast(Workload, self.workload.spec), notes)
+        job = cast(Workload, self.workload.spec)
+        followed = [] if job.trainer else [Assumption("workload.trainer", trainer_of(job).name)]
+        notes = Notes(warnings, (self.topology, self.workload), silent, tuple(followed))
+        return Loaded(cast(Topology, self.topology.spec), job, notes)
 
     def vary(self, changes: Mapping[str, Any] | Iterable[str]) -> Prepared:
         """The pair with keys changed; only what a change touches is read again.

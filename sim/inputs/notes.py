@@ -55,11 +55,14 @@ class Notes:
         The two halves.
     silent : frozenset of str
         Paths of the workload whose defaults have no effect on this job.
+    followed : tuple of Assumption
+        Keys left out whose value follows from others.
     """
 
     warnings: tuple[Message, ...]
     sides: tuple[Written, ...]
     silent: frozenset[str] = frozenset()
+    followed: tuple[Assumption, ...] = ()
 
     @cached_property
     def assumed(self) -> tuple[Assumption, ...]:
@@ -68,7 +71,7 @@ class Notes:
         Paths begin with the side's name. Defaults that mean "nothing" (null, no text, an empty
         list) and knobs of other strategies are left out.
         """
-        return tuple(
+        return self.followed + tuple(
             Assumption(f"{side.side}.{item.path}", item.value)
             for side in self.sides
             for group in side.assumed.values()

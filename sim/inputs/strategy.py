@@ -84,8 +84,6 @@ class Strategy:
     offloads_inputs = False
     #: DeepSpeed runs it: flat fp32 partitions of the optimizer, a ds_config.json
     deepspeed = False
-    #: DeepSpeed's hooks run Python before and after every module with parameters
-    hooks_modules = False
     #: version of `fully_shard`'s family: 1 `FullyShardedDataParallel`, 2 `fully_shard`, 0 neither
     fsdp_version = 0
 
@@ -96,6 +94,10 @@ class Strategy:
     def zero_stage(self, knobs: Parallelism) -> int:
         """ZeRO stage of DeepSpeed that shards as this does."""
         return 0
+
+    def trainer(self, workload: Workload) -> str:
+        """Name of the trainer that it mostly runs under: of adapters, Hugging Face's."""
+        return "accelerate" if workload.method.kind == "full" else "huggingface"
 
     def findings(self, workload: Workload) -> Iterable[Finding]:
         """What is wrong with a workload, beyond knobs that are another's."""

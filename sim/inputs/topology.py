@@ -55,6 +55,8 @@ class Cpu(Spec):
     memory_bandwidth: Rate = 400e9  # [B/s] per socket
     vendor: Literal["intel", "amd", "arm"] = "intel"
     cores: Positive = 96
+    cores_per_rank: Positive | None = None  # that a job is given; None: its share of the node's
+    speed: Factor = 1.0  # of a core at Python, against the host of data/constants/host.toml
 
 
 class Nics(Spec):

@@ -202,6 +202,10 @@ class Workload(Spec):
     )
     loss: Literal["eager", "huggingface", "compiled", "chunked", "fused-linear"] = "eager"
     train_metrics: NotNegative = 0  # times a trainer takes the loss once more, without gradient
+    # the loop around forward, backward and step; None: what the strategy mostly runs under
+    trainer: (
+        Literal["huggingface", "accelerate", "torchtitan", "composer", "deepspeed", "none"] | None
+    ) = None
     stack: Stack = Stack.model_construct()
     data: Data = Data.model_construct()
     checkpoint: CheckpointSave = CheckpointSave.model_construct()

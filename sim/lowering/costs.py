@@ -13,13 +13,13 @@ from sim.blocks.kernels import Kernel
 from sim.blocks.unroll import Templates, unroll
 from sim.blocks.update import clip_kernels, copy_kernel, optimizer_kernels, shard_of
 from sim.cost.collectives import CollectiveCost, demand_of, plan_collective
-from sim.cost.constants import zero3_hook_s
 from sim.cost.gemm import MEMORY_SATURATION
+from sim.cost.host import HostModel, host_model, launch_stack, pace_of
 from sim.cost.host_update import host_rate, update_slowdown
-from sim.cost.kernel_cost import CostModel, cost_model, launch_stack
+from sim.cost.kernel_cost import CostModel, cost_model
 from sim.fabric.fabric import Fabric
 from sim.fabric.role import Role
-from sim.inputs.strategy import strategy_of
+from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
 from sim.lowering.classes import Compiled, Key, compile_classes
 from sim.lowering.parts import B1, CATEGORIES, HOST_SYNC_S, Flight, Part, Rows, roles_of
@@ -296,13 +296,13 @@ class _Pricing:
         self.plan, self.distinct = step.plans[role.stage], step.distinct[role.stage]
         self.workload, self.templates = step.workload, step.templates
         known = step.fabric.topology.calibration
-        self.model: CostModel = cost_model(
-            role.gpu, launch_stack(self.workload.compile, self.workload.cuda_graphs), known
+        self.model: CostModel = cost_model(role.gpu, known)
+        self.host = host_model(
+            launch_stack(self.workload.compile, self.workload.cuda_graphs),
+            pace_of(role.host.cpu, role.host.gpus, known.host_launch if known else 1.0),
         )
-        self.launch_s = LAUNCH_S * (known.host_launch if known else 1.0)
-        # DeepSpeed's Python before and after every module that has parameters
-        hooked = strategy_of(self.workload).hooks_modules
-        self.hooks_s = 2 * zero3_hook_s() * (known.host_launch if known else 1.0) if hooked else 0.0
+        own = trainer_of(self.workload).calls_s(self.workload.micro_batch)
+        self.calls = {**self.host.calls, **{k: self.host.pace * v for k, v in own.items()}}
         self.table = _Table()
         classes = step.compiled.classes
         self.player = int(np.argmax(classes.role == index))  # a class that plays the part
@@ -316,6 +316,10 @@ class _Pricing:
         rows = self.table.rows(self.model.curves())
         return Part(self.role, self.plan, rows, runs[same.of, 0], runs[same.of, 1])
 
+    def _calls_s(self, op: PlanOp) -> float:
+        """CPU time of what goes before an op. [s]"""
+        return sum([self.calls[name] * times for name, times in op.calls]) if op.calls else 0.0
+
     def _kind(self, block: int) -> str:
         layers = self.templates.layer_kinds
         if block <= 0:
@@ -326,8 +330,10 @@ class _Pricing:
         if op.kind == SEGMENT:
             kernels = self._segment(op)
             if op.name in ("optimizer", "clip"):
-                return min([self._kernel(kernel) for kernel in kernels]), len(kernels)
-            return self._kernels(kernels, op.module)
+                first, *rest = kernels
+                row = self._kernel(first, calls_s=self._calls_s(op))
+                return min([row, *(self._kernel(kernel) for kernel in rest)]), len(kernels)
+            return self._kernels(kernels, op)
         if op.kind == COLLECTIVE:
             return self._collective(op)
         if op.kind == HOST:
@@ -342,25 +348,25 @@ class _Pricing:
             return optimizer_kernels(self.workload, shard)
         return self.templates.of(self._kind(op.block), op.name)
 
-    def _kernels(self, kernels: tuple[Kernel, ...], module: str) -> tuple[int, int]:
-        block = _block(self.model, kernels, module, self.hbm_capacity)
-        n = block.seconds.size
+    def _kernels(self, kernels: tuple[Kernel, ...], op: PlanOp) -> tuple[int, int]:
+        block = _block(self.model, self.host, kernels, op.module, self.hbm_capacity)
+        n, calls_s = block.seconds.size, self._calls_s(op)
         if n == 0:
-            return self.table.add(category=_CATEGORY["elementwise"]), 1
-        if self.hooks_s:
+            return self.table.add(host_s=calls_s, category=_CATEGORY["elementwise"]), 1
+        if calls_s:
             host_s = block.host_s.copy()
-            host_s[0] += self.hooks_s
+            host_s[0] += calls_s
             block = block._replace(host_s=host_s)
         return self.table.kernels(block), n
 
-    def _kernel(self, kernel: Kernel, beside: bool = False) -> int:
+    def _kernel(self, kernel: Kernel, beside: bool = False, calls_s: float = 0.0) -> int:
         """Row of one kernel; one on a side stream takes SMs from those it runs beside."""
         cost = self.model.cost(kernel)
         rate = min(cost.hbm_bytes / cost.time_s, self.hbm_capacity)
         return self.table.add(
             work=cost.time_s, bound=1.0, curve=self.model.curve_row(kernel),
             hold=round(MEMORY_SATURATION * self.role.gpu.sms) if beside else 0,
-            host_s=self.model.host_seconds(kernel), category=_CATEGORY[kernel.kind],
+            host_s=self.host.launch_s(kernel) + calls_s, category=_CATEGORY[kernel.kind],
             alone_s=cost.time_s, waits=kernel.waits, demands=((0, rate),) if rate > 0.0 else (),
         )  # fmt: skip
 
@@ -370,14 +376,16 @@ class _Pricing:
             return self._storage(op), 1
         if direction is None:
             kernel = copy_kernel(op.name, op.bytes)
-            return self._kernel(kernel, beside=op.stream != "compute"), 1
+            calls_s = self._calls_s(op)
+            return self._kernel(kernel, beside=op.stream != "compute", calls_s=calls_s), 1
         where: slice = getattr(self.step.compiled, direction)
         demands = tuple((k, 1.0) for k in range(where.start, where.stop))
         classes, me = self.step.compiled.classes, self.player
         rates = classes.capacity[classes.local[me, where]] / classes.scale[me, where]
         rate = float(rates.min())
         row = self.table.add(
-            latency_s=LAUNCH_S, work=op.bytes, weight=rate, host_s=LAUNCH_S,
+            latency_s=LAUNCH_S, work=op.bytes, weight=rate,
+            host_s=LAUNCH_S + self._calls_s(op),
             category=_CATEGORY["copy"], alone_s=LAUNCH_S + op.bytes / rate, demands=demands,
         )  # fmt: skip
         return row, 1
@@ -387,18 +395,20 @@ class _Pricing:
         host = self.role.host
         rate = float(getattr(host.storage, _STORAGE[op.name])) / host.gpus
         return self.table.add(
-            latency_s=LAUNCH_S, work=op.bytes, bound=rate, weight=rate, host_s=LAUNCH_S,
+            latency_s=LAUNCH_S, work=op.bytes, bound=rate, weight=rate,
+            host_s=LAUNCH_S + self._calls_s(op),
             category=_CATEGORY["copy"], alone_s=LAUNCH_S + op.bytes / rate,
         )  # fmt: skip
 
     def _host_work(self, op: PlanOp) -> float:
         """Passes over state in host memory, every rank of the node at the same time."""
+        calls_s = self._calls_s(op)
         if op.bytes <= 0.0:
-            return HOST_SYNC_S
+            return HOST_SYNC_S + calls_s
         host = self.role.host
         rate = host_rate(host.cpu, host.gpus, self.workload.stack.omp_num_threads)
         slow = update_slowdown(self.workload) if op.name == "optimizer" else 1.0
-        return HOST_SYNC_S + slow * op.bytes / rate
+        return HOST_SYNC_S + calls_s + slow * op.bytes / rate
 
     def _sms(self, cost: CollectiveCost) -> int:
         """SMs whose loss kernels beside a collective feel: its channels', more between nodes."""
@@ -408,8 +418,9 @@ class _Pricing:
     def _collective(self, op: PlanOp) -> tuple[int, int]:
         name, compiled = name_of(self.plan, op), self.step.compiled
         cost = self.step.costs[name]
+        host_s = self.calls["c10d.collective"] + self._calls_s(op)
         if not self.step.single:
-            first = self.table.add(hold=self._sms(cost), host_s=self.launch_s, alone_s=0.0)
+            first = self.table.add(hold=self._sms(cost), host_s=host_s, alone_s=0.0)
             self.table.add()
             return first, 2
         orbits = compiled.orbits.get(key_of(name, cost), ())
@@ -425,21 +436,24 @@ class _Pricing:
             work=cost.work if moves else 0.0,
             bound=cost.bound_bytes_per_s if moves else float("inf"),
             weight=cost.bound_bytes_per_s if moves else 1.0,
-            hold=self._sms(cost), host_s=self.launch_s, alone_s=cost.time_s, demands=demands,
+            hold=self._sms(cost), host_s=host_s, alone_s=cost.time_s, demands=demands,
         )  # fmt: skip
         return row, 1
 
 
-_blocks: dict[tuple[int, int, str], tuple[CostModel, tuple[Kernel, ...], _Block]] = {}
+_blocks: dict[tuple[int, int, int, str], tuple[CostModel, HostModel, tuple[Kernel, ...], _Block]]
+_blocks = {}
 MAX_BLOCKS = 4096
 
 
-def _block(model: CostModel, kernels: tuple[Kernel, ...], module: str, hbm: float) -> _Block:
+def _block(
+    model: CostModel, host: HostModel, kernels: tuple[Kernel, ...], module: str, hbm: float
+) -> _Block:
     """Columns of a template's kernels, or of those of one of its modules."""
-    key = (id(model), id(kernels), module)
+    key = (id(model), id(host), id(kernels), module)
     found = _blocks.get(key)
     if found is not None:
-        return found[2]
+        return found[-1]
     own = tuple(k for k in kernels if k.module == module) if module else kernels
     costs = model.costs(own)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -447,14 +461,14 @@ def _block(model: CostModel, kernels: tuple[Kernel, ...], module: str, hbm: floa
     block = _Block(
         seconds=costs.time_s,
         curve=costs.curve,
-        host_s=costs.host_s,
+        host_s=np.array([host.launch_s(k) for k in own], dtype=float),
         category=np.array([_CATEGORY[k.kind] for k in own], dtype=np.int8),
         rate=rate,
         waits=np.array([k.waits for k in own], dtype=np.bool_),
     )
     if len(_blocks) >= MAX_BLOCKS:
         _blocks.clear()
-    _blocks[key] = (model, kernels, block)  # held, so that the ids stay theirs
+    _blocks[key] = (model, host, kernels, block)  # held, so that the ids stay theirs
     return block
 
 

@@ -101,12 +101,12 @@ def distinct(plan: Plan, layer_kinds: tuple[str, ...]) -> Distinct:
     for op in plan.ops:
         (
             kind, stream, name, _, block, module, _, _, _, collective, group, bytes_in, bytes_out,
-            _, _, traffic, _,
+            _, _, traffic, _, calls,
         ) = op  # fmt: skip
         if kind == COLLECTIVE:
-            key: tuple[object, ...] = (collective, group, bytes_in, bytes_out)
+            key: tuple[object, ...] = (collective, group, bytes_in, bytes_out, calls)
         else:
-            key = (kind, name, kinds[block], module, traffic, stream)
+            key = (kind, name, kinds[block], module, traffic, stream, calls)
         index = seen.get(key)
         if index is None:
             index = seen[key] = len(first)

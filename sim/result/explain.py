@@ -14,7 +14,7 @@ from sim.blocks.kernels import Kernel
 from sim.blocks.modules import OpRole
 from sim.blocks.parameters import count_parameters, tree_of
 from sim.blocks.unroll import PHASES, Templates, unroll
-from sim.cost.kernel_cost import cost_model, launch_stack
+from sim.cost.kernel_cost import cost_model
 from sim.documents import SCHEMAS, Document
 from sim.inputs.rows import as_run
 from sim.inputs.shares import mesh_of
@@ -148,8 +148,7 @@ def _kernels(
     topology: Topology, templates: Templates, workload: Workload
 ) -> Iterable[tuple[str, float]]:
     """Seconds of a micro-step by part, every kernel alone."""
-    stack = launch_stack(workload.compile, workload.cuda_graphs)
-    model = cost_model(topology.slowest_gpu, stack)
+    model = cost_model(topology.slowest_gpu)
     blocks = [("embedding", False), ("head", False)]
     blocks += zip(templates.layer_kinds, templates.checkpointed, strict=True)
     for kind, again in sorted(set(blocks)):

@@ -13,6 +13,7 @@ from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree
 from sim.errors import InputError
 from sim.inputs.strategy import Strategy, register
+from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.plan import Plan, Recorder
@@ -94,7 +95,7 @@ class _Run:
             if end.module != _last_module(self.blocks[end.block]):
                 split.add(end.block)
         self.split = split
-        self.recorder = recorder({"world": mesh.groups("world")})
+        self.recorder = recorder({"world": mesh.groups("world")}, trainer_of(workload))
         # one GPU reduces nothing: no trainer wraps its model
         held = Gathered(buckets=sum(sizes) if mesh.world > 1 else 0.0)
         self.memory = ReplicatedMemory(workload, tree, 1, self.recorder.memory, held)
@@ -112,7 +113,7 @@ class _Run:
         micro_steps = self.workload.gradient_accumulation
         self.memory.start()
         for micro in range(micro_steps):
-            r.micro_step = micro
+            r.start(micro)
             last = micro == micro_steps - 1 or self.knobs.gradient_sync == "every"
             sync = last and self.mesh.world > 1
             self.memory.forward(sync)
@@ -122,7 +123,7 @@ class _Run:
         self.memory.step()
         loss_all_reduce(r, self.knobs, self.mesh)
         clip_and_step(r, self.knobs, self.grad_bytes, norm_bytes=0.0)
-        r.micro_step = 0
+        r.end()
 
     def forward(self) -> None:
         """Forward of every block; under autocast weights are cast at each use."""

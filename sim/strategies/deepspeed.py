@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from sim.inputs.strategy import Strategy
-from sim.inputs.workload import Parallelism
+from sim.inputs.workload import Parallelism, Workload
 
 
 class DeepSpeed(Strategy):
@@ -24,6 +24,10 @@ class DeepSpeed(Strategy):
     def replicates(self, knobs: Parallelism) -> bool:
         """Never: every stage shards the optimizer's states."""
         return False
+
+    def trainer(self, workload: Workload) -> str:
+        """DeepSpeed's own engine in a plain loop; of adapters, Hugging Face's trainer around it."""
+        return "deepspeed" if workload.method.kind == "full" else "huggingface"
 
     def zero_stage(self, knobs: Parallelism) -> int:
         """The stage."""

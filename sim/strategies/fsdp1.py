@@ -18,6 +18,7 @@ from sim.blocks.update import host_update_bytes
 from sim.inputs.finding import Finding, fault
 from sim.inputs.notes import Message
 from sim.inputs.strategy import Strategy, register
+from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import ActivationCopies
@@ -113,7 +114,7 @@ class _Run:
         groups = {"shard": self.over}
         if self.replicate > 1:
             groups["replicate"] = self.mesh.groups("dp_replicate")
-        recorder = self.recorder = self.kind(groups)
+        recorder = self.recorder = self.kind(groups, trainer_of(self.workload))
         extra = len(self.full.layers) - self.recorded
         self.folding = Folding(recorder, self.edge, extra)
         plan = recorder.plan
@@ -141,7 +142,7 @@ class _Run:
         self.has_grad = [False] * len(self.units)
         self.memory.start()
         for micro in range(micro_steps):
-            r.micro_step = micro
+            r.start(micro)
             self.reduce_grads = micro == micro_steps - 1 or knobs.gradient_sync == "every"
             self.memory.forward(sync=self.reduce_grads, accumulating=micro > 0)
             self.forward()
@@ -156,7 +157,7 @@ class _Run:
             norm_bytes=norm,
             update_bytes=host_update_bytes(self.workload),
         )
-        r.micro_step = 0
+        r.end()
 
     # forward
 
@@ -167,6 +168,7 @@ class _Run:
         if self.knobs.forward_prefetch:
             self.needs_forward = [True] * n
             self.prefetched = [False] * n
+        r.call("fsdp1.root_forward")
         r.wait_stream("all_gather", "compute")
         r.wait_stream("copy_in", "compute")
         self.made = []
@@ -190,6 +192,7 @@ class _Run:
 
     def pre_forward(self, unit: int, position: int, entered: list[int] | None = None) -> None:
         """Gather unless prefetched, wait, then prefetch the next in forward order."""
+        self.recorder.call("fsdp1.pre_forward")
         if not self.prefetched[unit]:
             self.unshard(unit, FORWARD, position)
         self.needs_forward[unit] = False
@@ -204,6 +207,7 @@ class _Run:
 
     def post_forward(self, unit: int) -> None:
         """Record the order, free the parameters, expect to be needed in backward."""
+        self.recorder.call("fsdp1.post_forward")
         if not self.index[unit]:
             self.index[unit] = len(self.order)
         self.order.append(unit)
@@ -214,6 +218,7 @@ class _Run:
     def unshard(self, unit: int, phase: str, position: int) -> None:
         """Cast, wait on the CPU for an older free if two are outstanding, all-gather."""
         u, r = self.units[unit], self.recorder
+        r.call("fsdp1.unshard")
         needed = self.sharded and not self.gathered[unit]
         parts = self.shard if self.sharded else 1
         if needed or (not self.sharded and self.types.casts):
@@ -232,6 +237,7 @@ class _Run:
                     "all_gather", "all_gather", phase, "shard", u.gather_bytes / self.shard,
                     u.gather_bytes, u.gather_dtype, u.name, u.block,
                 )  # fmt: skip
+        r.call_times("fsdp1.view", u.tensors)
         if phase == FORWARD and not self.in_use[unit]:
             self.views[unit] = position
             self.made.append(unit)
@@ -239,6 +245,8 @@ class _Run:
 
     def reshard(self, unit: int, free: bool) -> None:
         """Free the parameters, with an event for the limiter."""
+        self.recorder.call("fsdp1.reshard")
+        self.recorder.call_times("fsdp1.view", self.units[unit].tensors)
         if free:
             self.gathered[unit] = False
             if self.knobs.limit_all_gathers:
@@ -304,6 +312,7 @@ class _Run:
         """Gather unless prefetched, wait, then prefetch what ran just before (BACKWARD_PRE)."""
         if self.ran_backward[unit]:
             return
+        self.recorder.call("fsdp1.pre_backward")
         if self.needs_backward[unit]:
             if not self.prefetched[unit]:
                 self.unshard(unit, BACKWARD, 0)
@@ -332,6 +341,7 @@ class _Run:
         """Free the parameters and reduce the flat gradient."""
         u, r = self.units[unit], self.recorder
         width = DTYPE_BYTES[self.types.compute]
+        r.call("fsdp1.post_backward")
         if self.held_grad[unit]:
             traffic = 3 * u.grad_numel * width
             r.kernel("compute", "accumulate", BACKWARD, traffic, u.name, u.block)
@@ -344,6 +354,7 @@ class _Run:
         u, r, types = self.units[unit], self.recorder, self.types
         width, wide = DTYPE_BYTES[types.compute], DTYPE_BYTES[types.reduce]
         stream = "reduce_scatter"
+        r.call("fsdp1.reduce")
         r.wait_stream(stream, "compute")
         bytes_in = u.grad_numel * wide
         if types.reduce != types.compute:
@@ -392,6 +403,7 @@ class _Run:
     def _final_callback(self) -> None:
         """Wait for the reductions, free what no hook has freed, forget the order."""
         r = self.recorder
+        r.call_times("fsdp1.final", len(self.units))
         if self.reduce_grads:
             r.wait_stream("compute", "reduce_scatter")
             if self.replicate > 1:

@@ -14,6 +14,7 @@ from sim.blocks.modules import ModelTree
 from sim.blocks.update import host_update_bytes
 from sim.inputs.finding import Finding, fault
 from sim.inputs.strategy import Strategy, Trial, register
+from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import ActivationCopies
@@ -87,7 +88,7 @@ class _Run:
         for axis, name in GROUPS.items():
             if mesh.size(axis) > 1:
                 groups[name] = mesh.groups(axis)
-        self.recorder = recorder(groups)
+        self.recorder = recorder(groups, trainer_of(workload))
         self.folding = Folding(self.recorder, edge, extra)
         self.memory = FsdpMemory(workload, full, shard, len(tree.layers), self.recorder.memory)
         self.rs_comm = "shard.reduce_scatter" if knobs.separate_reduce_scatter_group else "shard"
@@ -121,7 +122,7 @@ class _Run:
         self.has_grad = [False] * len(self.units)
         self.memory.start()
         for micro in range(micro_steps):
-            r.micro_step = micro
+            r.start(micro)
             last = micro == micro_steps - 1
             self.reduce_grads = last or knobs.gradient_sync == "every"
             self.all_reduce_grads = last or knobs.requires_all_reduce == "every"
@@ -133,7 +134,7 @@ class _Run:
         loss_all_reduce(r, knobs, self.mesh)
         update = host_update_bytes(self.workload)
         clip_and_step(r, knobs, DTYPE_BYTES[self.types.master], update_bytes=update)
-        r.micro_step = 0
+        r.end()
 
     # forward
 
@@ -460,6 +461,10 @@ class Fsdp2(Strategy):
     def zero_stage(self, knobs: Parallelism) -> int:
         """Parameters kept from forward to backward are ZeRO-2's."""
         return 2 if knobs.reshard_after_forward is False else 3
+
+    def trainer(self, workload: Workload) -> str:
+        """What it was written with."""
+        return "torchtitan"
 
     def findings(self, workload: Workload) -> Iterator[Finding]:
         """Values that are FSDP1's."""

@@ -9,7 +9,7 @@ What a lowering must impose, and nothing else:
    CPU has reached it. If ``host_after >= 0`` the CPU first waits for the end of that op (a blocking
    synchronise); as the CPU is in order, every later op is issued after that too. An op of kind HOST
    runs on the CPU itself: it starts when the CPU reaches it and its `deps` have ended, and the CPU
-   goes on after its end.
+   goes on after its end. Before it issues an op the CPU makes the `calls` of it.
 2. **Streams.** Ops of one `stream` (all but "host") run in list order, one at a time.
 3. **Dependencies.** An op starts after the end of every op in `deps`. Indices are of earlier ops.
    Those that stream order or an earlier wait of the same stream already implies are left out.
@@ -33,10 +33,13 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from sim.inputs.trainer import NOBODY, Trainer
 from sim.mesh import Groups, Pairs
 from sim.strategies.allocations import Allocations
 
 SEGMENT, KERNEL, COLLECTIVE, HOST = range(4)
+
+Calls = tuple[tuple[str, float], ...]
 
 Event = tuple[int, ...]
 """The ops it stands for: the last of its stream, and what that stream waited for since."""
@@ -68,6 +71,8 @@ class PlanOp(NamedTuple):
     # plain kernels and copies
     bytes: float = 0.0  # HBM (or host link) traffic [B]
     comm: str = ""  # communicator (collectives): same name = serialised in list order
+    # what the CPU does right before it issues the op: calls of `sim.cost.host`, and how often
+    calls: Calls = ()
 
 
 @dataclass(slots=True)
@@ -104,15 +109,21 @@ class Recorder:
     ----------
     groups : dict of str to Groups or Pairs
         The groups that collectives will name.
+    trainer : Trainer, optional
+        Whose loop calls the strategy; left out, nobody's.
     """
 
-    def __init__(self, groups: Mapping[str, Groups | Pairs]) -> None:
+    def __init__(
+        self, groups: Mapping[str, Groups | Pairs], trainer: Trainer | None = None
+    ) -> None:
         self.ops: list[PlanOp] = []
         self.memory = Allocations(self.ops)
         self.plan = Plan(self.ops, self.memory, dict(groups))
         self.micro_step = 0
+        self._trainer = trainer or NOBODY
         self._lanes: dict[str, _Lane] = {}
         self._host_after = -1
+        self._calls: Calls = ()
 
     def _lane(self, stream: str) -> _Lane:
         lane = self._lanes.get(stream)
@@ -152,9 +163,10 @@ class Recorder:
         index = lane.tail = len(ops)
         ops.append(_new_op(PlanOp, (
             kind, stream, name, phase, block, module, deps, self._host_after, self.micro_step,
-            collective, group, bytes_in, bytes_out, dtype, unit, traffic, comm,
+            collective, group, bytes_in, bytes_out, dtype, unit, traffic, comm, self._calls,
         )))  # fmt: skip
         self._host_after = -1
+        self._calls = ()
         return index
 
     def segment(self, name: str, phase: str, block: int, module: str = "", unit: str = "") -> int:
@@ -171,9 +183,10 @@ class Recorder:
         index = lane.tail = len(ops)
         ops.append(_new_op(PlanOp, (
             KERNEL, stream, name, phase, block, "", deps, self._host_after, self.micro_step,
-            "", "", 0.0, 0.0, "", unit, traffic, "",
+            "", "", 0.0, 0.0, "", unit, traffic, "", self._calls,
         )))  # fmt: skip
         self._host_after = -1
+        self._calls = ()
         return index
 
     def collective(
@@ -190,6 +203,39 @@ class Recorder:
     def host(self, name: str, phase: str, traffic: float = 0.0) -> int:
         """Work of the CPU itself, after everything given to `wait("host", ...)`."""
         return self.issue(HOST, "host", name, phase, traffic=traffic)
+
+    def call(self, *names: str) -> None:
+        """Python that the CPU runs before it issues the next op: names of calls."""
+        self._calls += tuple([(name, 1.0) for name in names])
+
+    def call_times(self, name: str, times: float) -> None:
+        """As `call`, so many times."""
+        if times:
+            self._calls += ((name, times),)
+
+    def start(self, micro_step: int) -> None:
+        """A micro-step begins: the trainer has read the loss of the one before, and has a batch."""
+        if micro_step:
+            self.read_loss()
+        self.micro_step = micro_step
+        if self._trainer.works:
+            self.call("trainer.micro_step")
+
+    def read_loss(self) -> None:
+        """After a micro-step's backward."""
+        if self._trainer.waits_for_loss:
+            self.host_sync(self.record("compute"))
+
+    def end(self) -> None:
+        """The optimizer has been stepped: the trainer logs, and readies the next step."""
+        trainer = self._trainer
+        if trainer.works:
+            if trainer.waits_for_step:
+                self.host_sync(self.record("compute"))
+            self.call("trainer.step")
+        if self._calls:
+            self.host("calls", "trainer")
+        self.micro_step = 0
 
     def record(self, stream: str) -> Event:
         """An event at the present end of a stream."""
@@ -219,6 +265,8 @@ class Recorder:
         """Block the CPU until an event has happened."""
         if not event:
             return
+        if self._calls:  # made while it still was to happen
+            self.host("calls", "host")
         if len(event) == 1 and self._host_after in (-1, event[0]):
             self._host_after = event[0]
         else:
@@ -236,6 +284,12 @@ class Quiet(Recorder):
 
     kernel = issue
     _issued = -1
+
+    def call(self, *names: str) -> None:
+        """Nothing."""
+
+    def call_times(self, name: str, times: float) -> None:
+        """Nothing."""
 
     def record(self, stream: str) -> Event:
         """Some event."""

@@ -138,14 +138,14 @@ def _copies(
     times = range(1, extra + 1)
     for at, (
         kind, stream, name, phase, first, module, deps, host_after, micro_step,
-        collective, group, bytes_in, bytes_out, dtype, _, traffic, comm,
+        collective, group, bytes_in, bytes_out, dtype, _, traffic, comm, calls,
     ) in enumerate(template):  # fmt: skip
         blocks = range(first + step, first + step * (extra + 1), step)
         syncs = [host_after + k * period if host_after >= 0 else -1 for k in times]
         copies[at::period] = [
             new(PlanOp, (
                 kind, stream, name, phase, block, module, waits, sync, micro_step,
-                collective, group, bytes_in, bytes_out, dtype, names[block], traffic, comm,
+                collective, group, bytes_in, bytes_out, dtype, names[block], traffic, comm, calls,
             ))
             for block, waits, sync in zip(blocks, _shifted(deps, period, extra), syncs, strict=True)
         ]  # fmt: skip

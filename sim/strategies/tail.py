@@ -39,11 +39,13 @@ def clip_and_step(
         Bytes an element that the step moves if it runs on the host. [B]
     """
     plan = r.plan
+    r.read_loss()
     size = plan.owned_numel * grad_bytes
     if knobs.clip_gradients and plan.owned_tensors:
         if plan.optimizer_on_host:
             r.host("grad_norm", "clip", size)
         else:
+            r.call_times("clip.tensor", plan.owned_tensors)
             r.kernel("compute", "grad_norm", "clip", size)
         sent = 4.0 * plan.owned_tensors if norm_bytes is None else norm_bytes
         shard = plan.groups.get("shard")
@@ -59,4 +61,5 @@ def clip_and_step(
     if plan.optimizer_on_host:
         r.host("optimizer", "optimizer", update_bytes * plan.owned_numel)
     else:
+        r.call_times("optimizer.tensor", plan.owned_tensors)
         r.issue(SEGMENT, "compute", "optimizer", "optimizer")

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from sim.blocks.modules import ModelTree
 from sim.inputs.strategy import register, strategy_of
+from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.deepspeed import DeepSpeed
@@ -211,7 +212,8 @@ class _Zero12(DeepSpeed):
         unit = ALIGNMENT * shard
         aligned = -(-total // unit) * unit
         everybody = "world" if mesh.dp_replicate > 1 else "shard"
-        r = recorder({"shard": mesh.groups("fsdp"), everybody: mesh.groups("world")})
+        groups = {"shard": mesh.groups("fsdp"), everybody: mesh.groups("world")}
+        r = recorder(groups, trainer_of(workload))
         run = _Run(
             workload, trace, shard, everybody, r,
             ReplicatedMemory(workload, tree, shard, r.memory), DTYPE_BYTES[dtype], dtype,
@@ -228,11 +230,12 @@ class _Zero12(DeepSpeed):
         for _ in range(steps):
             run.memory.start()
             for micro_step in range(workload.gradient_accumulation):
-                r.micro_step = micro_step
+                r.start(micro_step)
                 loss_all_reduce(r, knobs, mesh)
                 run.micro_batch(micro_step == 0, micro_step == workload.gradient_accumulation - 1)
             run.memory.step()
             _step(run, float(owned), shard)
+            r.end()
         return r.plan
 
 

@@ -15,6 +15,7 @@ from sim.blocks.optimizer import FP32, OPTIMIZERS
 from sim.errors import InputError
 from sim.inputs.notes import Message
 from sim.inputs.strategy import register
+from sim.inputs.trainer import trainer_of
 from sim.inputs.versions import version
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
@@ -80,7 +81,7 @@ def play(
     if settings.quantized_gradients and mesh.world > settings.gpus_per_node:
         node = settings.gpus_per_node
         groups |= {"node": mesh.groups("node"), "replicate": everybody.outer(node)}
-    r = Recorder(groups)
+    r = Recorder(groups, trainer_of(workload))
     memory = _memory(workload, tree, mesh, r)
     c = Coordinator(trace, settings, r, memory)
     if first_step:
@@ -88,12 +89,13 @@ def play(
     for step in range(steps):
         memory.start()
         for micro_step in range(workload.gradient_accumulation):
-            r.micro_step = micro_step
+            r.start(micro_step)
             c.boundary = micro_step == workload.gradient_accumulation - 1
             loss_all_reduce(r, workload.parallelism, mesh)
             c.micro_batch(tracing=first_step and step == micro_step == 0)
         memory.step()
         _step(workload, c)
+        r.end()
     return c
 
 
@@ -361,7 +363,7 @@ class Zero3(DeepSpeed):
     }  # fmt: skip
     offloads = ("optimizer", "parameters", "all")
     offload_devices = ("cpu", "nvme")
-    gathers_blocks = hooks_modules = True
+    gathers_blocks = True
     stage = 3
 
     def memory_warnings(self, workload: Workload, tree: ModelTree, mesh: Mesh) -> Iterator[Message]:

@@ -135,6 +135,7 @@ class Coordinator:
                 when = "forward" if phase == "forward" else "backward"
                 if memory:
                     memory.reach(blocks[unit], when == "forward")
+                r.call("zero3.module")
                 self._segment = r.segment(phase, when, blocks[unit], modules[unit], names[unit])
             elif what == GRADIENT:
                 self.reduce(t.unit_gradients[unit])

@@ -1,0 +1,64 @@
+"""The loop around a strategy: what a trainer does on the CPU between forward, backward and step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from sim.data import table
+from sim.inputs.strategy import strategy_of
+from sim.inputs.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """A trainer, as ``data/trainers.toml`` has it.
+
+    Attributes
+    ----------
+    name, title : str
+        As ``trainer`` writes it, and as reports do.
+    micro_step_s : float
+        CPU time of a micro-step beside forward and backward: the loader's next batch, contexts,
+        callbacks. [s]
+    step_s : float
+        Of an optimizer step: learning rate, logging, callbacks, zero_grad. [s]
+    sample_s : float
+        To collate a sample. [s]
+    waits_for_loss, waits_for_step : bool
+        The CPU reads the loss of each micro-step; something after each step.
+    """
+
+    name: str
+    title: str
+    micro_step_s: float
+    step_s: float
+    sample_s: float
+    waits_for_loss: bool
+    waits_for_step: bool
+
+    @property
+    def works(self) -> bool:
+        """Whether there is a trainer at all."""
+        return self is not NOBODY
+
+    def calls_s(self, samples: int) -> dict[str, float]:
+        """CPU time of its calls with so many samples a micro-step, on the constants' host. [s]"""
+        return {
+            "trainer.micro_step": self.micro_step_s + samples * self.sample_s,
+            "trainer.step": self.step_s,
+        }
+
+
+@cache
+def trainer_named(name: str) -> Trainer:
+    """The trainer of a name; KeyError if there is none."""
+    return Trainer(name, **table("trainers")[name])
+
+
+NOBODY = trainer_named("none")
+
+
+def trainer_of(workload: Workload) -> Trainer:
+    """The trainer that a workload names, or that its strategy mostly runs under."""
+    return trainer_named(workload.trainer or strategy_of(workload).trainer(workload))

@@ -1,0 +1,166 @@
+"""The host lane: CPU times by name, cores and speed, trainers and their waits."""
+
+import pytest
+
+from sim.blocks.kernels import Kernel
+from sim.blocks.parameters import build_tree
+from sim.cost.host import host_model, known_calls, pace_of
+from sim.data import table
+from sim.errors import InputError
+from sim.inputs.loader import load
+from sim.inputs.shares import mesh_of
+from sim.inputs.topology import Cpu
+from sim.inputs.trainer import trainer_named, trainer_of
+from sim.step.step import step
+from sim.strategies import build_plan
+from sim.strategies.plan import COLLECTIVE, HOST, Recorder
+
+BOX = {
+    "name": "box",
+    "node": {
+        "gpu": "a100-sxm-80gb", "gpus": 4, "pcie": {"generation": 4},
+        "nvlink": {"generation": 3, "links_per_gpu": 12},
+    },
+}  # fmt: skip
+JOB = {
+    "name": "j", "model": "llama-3.2-1b", "sequence_length": 512, "steps": 10,
+    "activation_checkpointing": "full", "parallelism": "fsdp1",
+}  # fmt: skip
+
+
+def box(**cpu):
+    return {**BOX, "node": {**BOX["node"], "cpu": cpu}}
+
+
+def plan_for(**more):
+    found = load(BOX, JOB | more, [])
+    w = found.workload
+    return build_plan(w, build_tree(w.model, w.method), mesh_of(found.topology, w))
+
+
+@pytest.mark.parametrize(
+    ("cpu", "ranks", "pace"),
+    [
+        ({"cores": 96}, 8, 1.0),  # 12 cores a rank
+        ({"cores": 96, "speed": 0.5}, 8, 2.0),
+        ({"cores": 96, "cores_per_rank": 1}, 8, 2.0),  # one core for two cores' work
+        ({"cores": 8, "speed": 2.0}, 16, 2.0),  # half a core: 4 times as long, twice as fast
+    ],
+)
+def test_pace(cpu, ranks, pace):
+    assert pace_of(Cpu(**cpu), ranks) == pytest.approx(pace)
+    assert pace_of(Cpu(**cpu), ranks, launch=3.0) == pytest.approx(3 * pace)
+
+
+def test_every_cpu_time_scales_with_the_pace():
+    kernel = Kernel("w", "w", "gemm")
+    plain, slow = host_model("eager"), host_model("eager", 3.0)
+    assert slow.launch_s(kernel) == pytest.approx(3 * plain.launch_s(kernel), rel=1e-12)
+    assert slow.calls == pytest.approx({k: 3 * v for k, v in known_calls().items()})
+
+
+def test_calls_of_plans_are_known():
+    known = set(known_calls()) | set(trainer_named("huggingface").calls_s(1))
+    lora = {"lora": {"rank": 4, "targets": "qv"}}
+    jobs = (
+        {}, {"method": lora, "parallelism": {"strategy": "fsdp1", "wrap": "peft"}},
+        {"parallelism": "fsdp2"}, {"parallelism": "ddp"}, {"parallelism": "zero2"},
+        {"parallelism": "zero3", "trainer": "huggingface"},
+    )  # fmt: skip
+    for job in jobs:
+        assert {name for op in plan_for(**job).ops for name, _ in op.calls} <= known
+
+
+def test_calls_go_before_the_next_op_and_before_a_wait():
+    r = Recorder({})
+    r.kernel("compute", "a", "forward", 1.0)
+    r.call("x.before")
+    r.host_sync(r.record("compute"))
+    r.call("x.after", "x.after")
+    r.call_times("x.many", 5)
+    r.kernel("compute", "b", "forward", 1.0)
+    first, waiting, last = r.ops
+    assert (first.calls, waiting.kind) == ((), HOST)
+    assert waiting.calls == (("x.before", 1.0),)
+    assert last.calls == (("x.after", 1.0), ("x.after", 1.0), ("x.many", 5))
+    assert last.host_after == 0
+
+
+def test_a_units_hooks():
+    """Root and 16 layers: each gathered in forward and again in backward, the root once."""
+    plan = plan_for(trainer="none")
+    count = {}
+    for op in plan.ops:
+        for name, times in op.calls:
+            count[name] = count.get(name, 0) + times
+    assert count["fsdp1.pre_forward"] == count["fsdp1.post_forward"] == 17
+    assert count["fsdp1.pre_backward"] == count["fsdp1.reduce"] == 17
+    gathers = sum(op.kind == COLLECTIVE and op.collective == "all_gather" for op in plan.ops)
+    assert count["fsdp1.unshard"] == gathers + 1  # the root is there, but it looks
+    assert not [name for name in count if name.startswith("trainer")]
+
+
+def test_a_slow_cpu_is_exposed_only_where_the_gpu_waits():
+    def seconds(length, speed):
+        loaded = load(box(speed=speed), JOB | {"sequence_length": length}, [])
+        return step(loaded.topology, loaded.workload).breakdown
+
+    short, long = ({v: seconds(n, v) for v in (1.0, 0.25)} for n in (128, 8192))
+    assert short[0.25].time_s > 2.5 * short[1.0].time_s
+    assert long[0.25].time_s < 1.15 * long[1.0].time_s
+
+
+def test_time_never_falls_as_the_cpu_slows():
+    times = []
+    for speed in (2.0, 1.0, 0.7, 0.5, 0.3):
+        loaded = load(box(speed=speed), JOB, [])
+        times.append(step(loaded.topology, loaded.workload).time_s)
+    assert times == sorted(times)
+
+
+def test_trainers():
+    def seconds(**more):
+        loaded = load(BOX, JOB | {"gradient_accumulation": 4} | more, [])
+        return step(loaded.topology, loaded.workload).time_s
+
+    assert seconds(trainer="huggingface") > seconds(trainer="accelerate") > seconds(trainer="none")
+
+
+@pytest.mark.parametrize(
+    ("job", "trainer"),
+    [
+        ({"parallelism": "fsdp2"}, "torchtitan"),
+        ({"parallelism": "fsdp1"}, "accelerate"),
+        ({"parallelism": "zero2"}, "deepspeed"),
+        ({"parallelism": "ddp", "method": "lora"}, "huggingface"),
+        ({"parallelism": "zero3", "method": "lora"}, "huggingface"),
+        ({"parallelism": "zero3", "trainer": "none"}, "none"),
+    ],
+)
+def test_the_trainer_follows_from_the_strategy_and_is_said(job, trainer):
+    loaded = load(BOX, JOB | job, [])
+    assert trainer_of(loaded.workload).name == trainer
+    said = f"workload.trainer = {trainer}" in loaded.notes.assumptions()
+    assert said is ("trainer" not in job)
+
+
+def test_trainers_of_the_data_are_those_of_the_key():
+    for name in table("trainers"):
+        loaded = load(BOX, JOB | {"trainer": name}, [])
+        assert trainer_of(loaded.workload).title
+
+
+@pytest.mark.parametrize(
+    ("cpu", "job", "says"),
+    [
+        ({}, {"trainer": "hugginface"}, 'did you mean "huggingface"?'),
+        ({"speed": 0}, {}, "0 is not more than 0"),
+        ({"speed": 1000}, {}, "1000 is more than any machine has (20)"),
+        ({"cores": 16, "cores_per_rank": 8}, {}, "4 ranks of 8 cores on 16 cores"),
+        ({"cores_per_rank": 0}, {}, "0 is not at least 1"),
+    ],
+)
+def test_faults(cpu, job, says):
+    with pytest.raises(InputError) as caught:
+        load(box(**cpu), JOB | job, [])
+    assert says in str(caught.value)
