@@ -5,7 +5,7 @@
 Measured: bus bandwidth over the rate of a node's NICs, A100 and H100 machines of 8 GPUs and 8
 RoCE NICs (aliyun/SimAI, astra-sim-alibabacloud/inputs/ratio, kept in
 `sim/data/measured/network_efficiency.csv`).
-The source names neither operation nor protocol. Ours: all-gather by ring, protocol Simple.
+The source names neither operation nor protocol. Ours: all-gather, as NCCL chooses.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def measured() -> dict[int, dict[int, float]]:
     return found
 
 
-def ours(machine: str, size: int, nodes: int, protocol: str | None = "simple") -> float:
-    """Bus bandwidth of an all-gather over the rate of a node's NICs."""
+def ours(machine: str, size: int, nodes: int, protocol: str | None = None) -> float:
+    """Bus bandwidth of an all-gather by ring over the rate of a node's NICs."""
     fabric = compile_fabric(load_topology(machine, [f"nodes={nodes}"]))
     cost = plan_collective(
         fabric, "all_gather", range(fabric.n_ranks), size, algorithm="ring", protocol=protocol

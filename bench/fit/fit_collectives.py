@@ -19,33 +19,39 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
-from sim.calibration.validate_collectives import fabric_of, measurements, predict, systems
-from sim.cost.collectives import _switch_delay, communicator
+from bench.network_scaling import MACHINES
+from bench.network_scaling import measured as scaling
+from sim.calibration.validate_collectives import Measurement, fabric_of, measurements, systems
+from sim.cost.collectives import DEFAULT_NCCL, _switch_delay, communicator, plan_collective
 from sim.cost.nccl import timing
 from sim.cost.nccl.communicator import constants
+from sim.fabric import compile_fabric
 from sim.fabric.shape import PCIE
+from sim.inputs.loader import load_topology
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "sim/data/constants/network_timing.toml"
-HOP = (0.2, 9.0)
+MOST_HOP = 12.0  # [us]
 EDGE = (0.0, 0.9)
 TRANSFER = (0.4, 1.0)
 SHORT = 16 * 2**20  # only messages below say anything about the latency of a hop
 LINK_BOUNDS = {
     "base_us": ((2.0, 30.0), (8.0, 40.0), (5.0, 40.0)),
-    "hop_us": (HOP, HOP, HOP),
+    "hop_us": None,  # from what NCCL itself reckons: `hop_bounds`
     "efficiency": ((0.2, 0.6), (0.5, 0.94), (0.5, 1.0)),
     "ramp_us": (0.0, 300.0),
     "ramp_time_us": (100.0, 2500.0),
     "spread_us": (0.0, 10.0),
+    "edge": EDGE,
     "nvls_base_us": (5.0, 60.0),
     "nvls_efficiency": (0.6, 0.95),
     "nvls_ramp_us": (0.0, 300.0),
     "nvls_ramp_time_us": (50.0, 1500.0),
 }
-NET_HOP = (2.0, 90.0)
+MOST_NET_HOP = 90.0
+LL128_HOP = (4.0, 30.0)
 NET_BOUNDS = {
-    "hop_us": (NET_HOP, NET_HOP, NET_HOP),
+    "hop_us": None,
     "efficiency": ((0.05, 0.6), (0.3, 0.94), (0.6, 1.0)),
     "ramp_us": (0.0, 800.0),
     "ramp_time_us": (50.0, 1000.0),
@@ -54,17 +60,23 @@ NET_BOUNDS = {
 # who lends constants to a row without figures, when machines are left out
 RELATIVES = {
     "nvlink3": "nvlink4", "nvlink4": "nvlink5", "nvlink5": "nvlink4", "pcie4": "pcie5",
-    "pcie5": "pcie4", "shm4": "shm5", "shm5": "shm4", "efa1": "efa", "efa": "efa1",
-    "tcpx": "efa", "rdma": "efa",
+    "pcie5": "pcie4", "shm4": "shm5", "shm5": "shm4", "efa1": "efa4", "efa4": "efa",
+    "efa": "efa4", "tcpx": "efa", "rdma": "efa",
 }  # fmt: skip
 
 
 class Row:
     """One figure with all that does not depend on the constants."""
 
-    def __init__(self, measured) -> None:
-        fabric, ranks = fabric_of(measured.system), tuple(range(measured.ranks))
-        cost = predict(measured).predicted
+    def __init__(self, measured, fabric=None, algorithm=None, protocol=None) -> None:
+        ranks = tuple(range(measured.ranks))
+        if fabric is None:
+            fabric = fabric_of(measured.system)
+            algorithm = systems()[measured.system].get("algorithm")
+        cost = plan_collective(
+            fabric, measured.op, ranks, measured.size, measured.nccl,
+            algorithm=algorithm, protocol=protocol,
+        )  # fmt: skip
         self.measured, self.seconds = measured, measured.time_s
         self.comm = communicator(fabric, ranks, measured.nccl)
         self.algorithm, self.protocol = cost.algorithm, cost.protocol
@@ -76,7 +88,7 @@ class Row:
         link = timing.link_key(self.comm, constants("network_timing"))
         self.parts = {link}
         if self.comm.nodes > 1:
-            self.parts = {timing.network_key(self.comm)}
+            self.parts = {timing.network_key(self.comm, constants("network_timing"))}
 
     def predict(self, table) -> float:
         m = self.measured
@@ -94,12 +106,55 @@ class Row:
         return whole * (0.5 if size < 2**16 else (3.0 if size >= 2**28 else 1.0))
 
 
+class Scaled:
+    """A share of the NICs' rate over nodes, by NCCL's own choice: mean of our two machines."""
+
+    weight, parts = 2.0, frozenset({"rdma"})
+
+    def __init__(self, size, nodes, share) -> None:
+        self.seconds = 1.0 / share  # what is compared is a time for each byte of NIC rate
+        self.rows = []
+        for machine, rate in MACHINES.items():
+            fabric = compile_fabric(load_topology(machine, [f"nodes={nodes}"]))
+            ranks = fabric.n_ranks
+            found = Row(Measurement(machine, "all_gather", ranks, size, 1.0, DEFAULT_NCCL), fabric)
+            self.rows.append((found, size * (ranks - 1) / ranks / rate))
+
+    def predict(self, table):
+        shares = [ideal / row.predict(table) for row, ideal in self.rows]
+        return len(shares) / sum(shares)
+
+
+class Border:
+    """Bytes up to which AWS's tuner takes LL128: there both choices take equal time."""
+
+    def __init__(self, machine, op, nodes, size, low, high) -> None:
+        fabric = compile_fabric(load_topology(machine, [f"nodes={nodes}"]))
+        told = Measurement(machine, op, fabric.n_ranks, size, 1.0, "2.23")
+        self.low, self.high = Row(told, fabric, *low), Row(told, fabric, *high)
+        self.parts, self.seconds, self.weight = self.low.parts, 1.0, 2.0
+
+    def predict(self, table):
+        return self.low.predict(table) / self.high.predict(table)
+
+
+def borders():
+    """Of the regions in nccl_tuner.toml, where the plugin's own source says them."""
+    ring = ("ring", "ll128"), ("ring", "simple")
+    found = []
+    for nodes, size in ((2, 237e6), (8, 956e6), (48, 7.2e9)):
+        found.append(Border("aws-p5en", "all_gather", nodes, size, *ring))
+    return found
+
+
 def cells(table, key, bounds):
     """Addresses of the constants that `bounds` names."""
     found = []
     for name, limit in bounds.items():
         if name not in table[key[0]][key[1]]:
             continue
+        if limit is None:
+            limit = hop_bounds(key)
         if isinstance(limit[0], tuple):
             # what Simple reaches of PCIe and of host memory all generations share: `transfers`
             one = name == "efficiency" and key[1].startswith(("pcie", "shm"))
@@ -107,6 +162,15 @@ def cells(table, key, bounds):
         else:
             found.append(((*key, name), limit))
     return found
+
+
+def hop_bounds(key):
+    """No protocol is quicker over a hop than NCCL's own table, of rings, has it."""
+    ring = constants("nccl_tuner")["algorithms"]["ring"]
+    if key[0] == "network":
+        return tuple((least, MOST_NET_HOP) for least in ring["network_hop_us"])
+    kind = "nvlink" if key[1].startswith("nvlink") else "pcie"
+    return tuple((least, MOST_HOP) for least in ring[f"{kind}_hop_us"])
 
 
 def put(table, address, value):
@@ -161,7 +225,16 @@ def fit(rows, table):
     solve(table, chained, [(("nvls_tree", "share"), (0.7, 1.0))])
     for kind in sorted({part for row in rows for part in row.parts if row.comm.nodes > 1}):
         mine = [r for r in rows if kind in r.parts]
-        solve(table, mine, informed(cells(table, ("network", kind), NET_BOUNDS), mine))
+        free = informed(cells(table, ("network", kind), NET_BOUNDS), mine)
+        if kind == "rdma":
+            mine = mine + [Scaled(s, n, v) for s, row in scaling().items() for n, v in row.items()]
+            free = sorted({*free, (("network", kind, "hop_us", 1), LL128_HOP)})
+        solve(table, mine, free)
+    solve(table, [r for r in [*rows, *borders()] if "efa" in r.parts], [
+        (("network", "efa", "hop_us", 2), (30.0, MOST_NET_HOP)),
+        (("network", "efa", "efficiency", 1), (0.5, 0.94)),
+        (("network", "efa", "ramp_us"), NET_BOUNDS["ramp_us"]),
+    ])  # fmt: skip
     return table
 
 

@@ -25,6 +25,7 @@ from sim.cost.nccl.communicator import (
     OPERATIONS,
     PROTOCOLS,
     Communicator,
+    constants,
     generation_of,
     parse_version,
 )
@@ -368,6 +369,8 @@ class _NodeSeen(NamedTuple):
             used = sorted({nic for rank in local for nic in fabric.nics(rank)})
             nics = len(used)
             rate = float(fabric.nominal[fabric.nic_ports(node, used[0])[0]].sum())
+            bundle = _bundle(fabric, node, local, used)
+            nics, rate = nics // bundle, rate * bundle
         spec = fabric.spec(node)
         own = spec.nics if spec is not None else None
         switched = fabric.nvswitch(local) if len(local) > 1 else False
@@ -380,6 +383,22 @@ class _NodeSeen(NamedTuple):
             fabric.shapes[node].vendor or "intel",
             switched and sharp and all(gpu.multicast for gpu in gpus),
         )  # fmt: skip
+
+
+def _bundle(fabric: Fabric, node: int, local: Sequence[int], used: Sequence[int]) -> int:
+    """NICs that a vendor's plugin shows NCCL as one: those beside a GPU, up to so many rails."""
+    spec = fabric.spec(node)
+    plugins = constants("nccl_tuner")["plugins"]
+    plugin = plugins.get(spec.nics.kind, {}) if spec is not None and spec.nics is not None else {}
+    if (
+        spec is None
+        or spec.nics is None
+        or spec.nics.efa_generation not in plugin.get("bundles", ())
+    ):
+        return 1
+    beside = min(len(fabric.nics(rank)) for rank in local)
+    bundle = min(beside, int(plugin["rails"]))
+    return bundle if len(used) % bundle == 0 else 1
 
 
 def _intra_rate(fabric: Fabric, local: Sequence[int], nvlink: bool) -> float:

@@ -264,7 +264,7 @@ def test_the_network_is_that_of_the_nic_whatever_the_gpu(tmp_path, written, row)
     for sets in ([], swap):
         fabric = compile_fabric(load_topology(path, sets))
         seen = communicator(fabric, tuple(range(fabric.n_ranks)), "2.27")
-        assert network_key(seen) == row
+        assert network_key(seen, table) == row
         link = table["links"][link_key(seen, table)]
         alone = duration(seen, "all_reduce", "tree", "ll", 8.0, 1e9, True)
         inside, between = algorithm_named("tree").hops(seen, "all_reduce")

@@ -91,7 +91,9 @@ class Algorithm:
         """NCCL's latency of a hop inside a node and between nodes. [us]"""
         link = "nvlink" if comm.link == "nvlink" else "pcie"
         numbers = self.numbers
-        return numbers[f"{link}_hop_us"][protocol], numbers["network_hop_us"][protocol]
+        # Simple waits for the network twice: data, and the flush behind it
+        told = comm.nic_latency_us * (2.0 if protocol == SIMPLE else 1.0)
+        return numbers[f"{link}_hop_us"][protocol], numbers["network_hop_us"][protocol] + told
 
     def latency_us(self, comm: Communicator, op: str, protocol: int) -> float:
         """NCCL's latency term. [us]"""
@@ -143,6 +145,10 @@ class Algorithm:
         """Serial hops inside a node and between nodes."""
         raise NotImplementedError
 
+    def least_hop_us(self, comm: Communicator, protocol: int) -> float:
+        """Latency below which no hop inside a node goes. [us]"""
+        return 0.0
+
     def pace(self, link: Mapping[str, Any], protocol: int) -> Pace:
         """Launch, efficiency and ramp on a link; LL and LL128 have no ramp."""
         ramp = link["ramp_us"] if protocol == SIMPLE else 0.0
@@ -153,7 +159,9 @@ class Algorithm:
         """Latency for each peer that a rank must reach, beyond hops. [us]"""
         return 0.0
 
-    def edge(self, comm: Communicator, op: str, table: Mapping[str, Any]) -> float:
+    def edge(
+        self, comm: Communicator, op: str, table: Mapping[str, Any], link: Mapping[str, Any]
+    ) -> float:
         """Share of the transfer to add for a rank's own part, which crosses HBM only."""
         return 0.0
 

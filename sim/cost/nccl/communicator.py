@@ -58,7 +58,8 @@ class Communicator:
     intra_rate : float
         What one GPU can pass to its neighbours in the node, over all its links.
     nics : int
-        Of a node, as far as this communicator can use them; 0 on one node.
+        Network devices of a node, as far as this communicator can use them; 0 on one node. A plugin
+        may show several NICs beside a GPU as one.
     nic_rate : float
         Of each.
     nic_kind : str
@@ -84,6 +85,18 @@ class Communicator:
     nvls: bool = False
     collnet: bool = False
     version: tuple[int, int] = LATEST
+
+    @property
+    def plugin(self) -> Mapping[str, Any]:
+        """What a vendor's plugin changes for this kind of NIC; empty for NCCL's own transports."""
+        found: Mapping[str, Any] = constants("nccl_tuner")["plugins"].get(self.nic_kind, {})
+        return found
+
+    @property
+    def nic_latency_us(self) -> float:
+        """Latency that the plugin tells NCCL. [us]"""
+        told = self.plugin.get("latency_us")
+        return float(told[self.efa - 1]) if told is not None and self.nodes > 1 else 0.0
 
     @property
     def local_ranks(self) -> int:

@@ -7,8 +7,8 @@
   over several. ``hops``: a latency for each serial step, by link and protocol.
 - ``efficiency``: what a protocol keeps of the link; of NVLS in a node, when trees join nodes, the
   ``share``.
-- ``edge``: share of a step that a ring over NVLink, on one node, spends on the rank's own part,
-  which crosses HBM only.
+- ``edge``: share of a step that a ring on one node spends on the rank's own part, which crosses
+  HBM only.
 - ``ramp``: time lost while the pipeline of slices is short of its steady state, reached after about
   ``ramp_time``.
 
@@ -39,11 +39,12 @@ def link_key(comm: Communicator, table: Mapping[str, Any]) -> str:
     return min(kind, key=lambda name: abs(int(name[skip:]) - wanted))
 
 
-def network_key(comm: Communicator) -> str:
-    """Row of ``network``: by kind of NIC; the first generation of EFA has its own."""
+def network_key(comm: Communicator, table: Mapping[str, Any]) -> str:
+    """Row of ``network``: by kind of NIC; the generations of EFA that differ have their own."""
     if comm.nic_kind in ("infiniband", "roce"):  # one NCCL plugin
         return "rdma"
-    return "efa1" if comm.efa == 1 else comm.nic_kind
+    own = f"efa{comm.efa}"
+    return own if comm.nic_kind == "efa" and own in table["network"] else comm.nic_kind
 
 
 def duration(
@@ -82,12 +83,12 @@ def duration(
     link = table["links"][link_key(comm, table)]
     intra, between = chosen.hops(comm, op)
     base, efficiency, ramp, ramp_time = chosen.pace(link, place)
-    latency = base + intra * link["hop_us"][place]
+    latency = base + intra * max(link["hop_us"][place], chosen.least_hop_us(comm, place))
     if place == LL and size >= chosen.full_channel(comm, place):
         latency += link["spread_us"]
     latency += chosen.peers_us(comm, op, table)
     if between:
-        network = table["network"][network_key(comm)]
+        network = table["network"][network_key(comm, table)]
         latency += between * network["hop_us"][place]
         efficiency *= chosen.joined(table)
         if network_bound:
@@ -96,6 +97,6 @@ def duration(
             passes = 2 if op == "all_reduce" else 1
             ramp, ramp_time = passes * network["ramp_us"], network["ramp_time_us"]
     ideal = size / rate * 1e6
-    edge = chosen.edge(comm, op, table)
+    edge = chosen.edge(comm, op, table, link)
     transfer = ideal * (1.0 + edge) / efficiency + ramp * ideal / (ideal + ramp_time)
     return Duration(latency * 1e-6, transfer * 1e-6)

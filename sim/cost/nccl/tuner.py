@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sim.cost.nccl.algorithm import Algorithm
 from sim.cost.nccl.algorithms import algorithm_named, names
-from sim.cost.nccl.communicator import LL, LL128, PROTOCOLS, Communicator
+from sim.cost.nccl.communicator import LL, LL128, PROTOCOLS, SIMPLE, Communicator
 
 
 class Choice(NamedTuple):
@@ -58,15 +59,23 @@ def weighed(comm: Communicator, op: str) -> tuple[Line, ...]:
     every = [algorithm_named(name) for name in names()]
     pairs = [(a, p) for a in every if op in a.operations for p in a.weighed(comm, op)]
     whole = ll128_allowed(comm)
-    return tuple(Line.of(comm, op, a, p) for a, p in pairs if whole or p != LL128)
+    plain = comm.nodes > 1 and comm.efa in comm.plugin.get("simple_only", ())
+    return tuple(
+        Line.of(comm, op, a, p)
+        for a, p in pairs
+        if (whole or p != LL128) and (p == SIMPLE or not plain)
+    )
 
 
 def ll128_allowed(comm: Communicator) -> bool:
     """LL128 needs NVLink in the node, GPUDirect behind it, and a network that keeps 128 B whole."""
     if comm.local_ranks > 1 and comm.link != "nvlink":
         return False
+    if comm.nodes == 1:
+        return True
     ordered = comm.nic_kind in ("infiniband", "roce")
-    return comm.nodes == 1 or (comm.gpudirect and ordered)
+    ordered = ordered or 0 < comm.plugin.get("ll128_from", math.inf) <= comm.efa
+    return comm.gpudirect and ordered
 
 
 def choose(
@@ -93,6 +102,8 @@ def choose(
         If what was asked for cannot run this operation on this machine.
     """
     lines = weighed(comm, op)
+    if algorithm is None and protocol is None:
+        lines = _by_plugin(comm, op, size, lines)
     if algorithm is not None:
         asked = algorithm_named(algorithm)
         lines = tuple(line for line in lines if line.algorithm is asked)
@@ -115,6 +126,43 @@ def choose(
             best, best_us = line, us
     channels = best.algorithm.active_channels(comm, best.protocol, size)
     return Choice(best.algorithm.name, PROTOCOLS[best.protocol], channels, best_us * 1e-6)
+
+
+def _by_plugin(
+    comm: Communicator, op: str, size: float, lines: tuple[Line, ...]
+) -> tuple[Line, ...]:
+    """What the tuner of a vendor's plugin leaves: the one of its region, or all where it has none.
+
+    Notes
+    -----
+    Regions lie in (bytes, ranks): one choice up to a border, another above. The border runs
+    straight between its known points, in logarithms, and goes on beyond the last.
+
+    Source: aws/aws-ofi-nccl src/tuner/nccl_ofi_regions.cpp.
+    """
+    for region in comm.plugin.get("regions", ()):
+        if op not in region["op"] or comm.efa not in region["efa"] or comm.nodes == 1:
+            continue
+        if comm.local_ranks != region["gpus_a_node"]:
+            continue
+        place = "below" if size <= border(region["ranks"], region["bytes"], comm.ranks) else "above"
+        name, protocol = region[place]
+        kept = tuple(
+            line
+            for line in lines
+            if line.algorithm.name == name and PROTOCOLS[line.protocol] == protocol
+        )
+        return kept or lines
+    return lines
+
+
+def border(ranks: Sequence[float], sizes: Sequence[float], at: int) -> float:
+    """Bytes at a number of ranks, on the line through points in logarithms. [B]"""
+    last = max(1, len(ranks) - 1)
+    i = next((i for i in range(1, last) if at <= ranks[i]), last)
+    low, high = (math.log(ranks[i - 1]), math.log(ranks[i]))
+    share = (math.log(at) - low) / (high - low)
+    return math.exp(math.log(sizes[i - 1]) * (1.0 - share) + math.log(sizes[i]) * share)
 
 
 def _forced(comm: Communicator, op: str, asked: Algorithm) -> tuple[Line, ...]:

@@ -35,17 +35,15 @@ class Ring(Algorithm):
         """Between nodes of one GPU, NCCL takes the tree's."""
         intra, inter = super().hop_us(comm, protocol)
         if comm.local_ranks == 1:
-            inter = constants("nccl_tuner")["algorithms"]["tree"]["network_hop_us"][protocol]
+            own = self.numbers["network_hop_us"][protocol]
+            inter += constants("nccl_tuner")["algorithms"]["tree"]["network_hop_us"][protocol] - own
         return intra, inter
 
     def latency_us(self, comm: Communicator, op: str, protocol: int) -> float:
         """Every step in turn; a hop inside a node is no quicker than the network's overhead."""
         intra, inter = self.hop_us(comm, protocol)
         steps, between = ring_steps(comm.ranks, op), _steps_between(comm, op)
-        overhead = 0.0
-        if comm.nodes > 1:
-            overhead = constants("nccl_tuner")["network_overhead_us"][comm.cpu_vendor]
-            overhead *= 3.0 if protocol == SIMPLE else 1.0
+        overhead = self.least_hop_us(comm, protocol)
         base = self.base_us(comm, protocol)
         return float(base + (steps - between) * max(intra, overhead) + between * inter)
 
@@ -82,11 +80,21 @@ class Ring(Algorithm):
         between = (2 if op == "all_reduce" else 1) * (comm.nodes - 1)
         return steps - between, between
 
-    def edge(self, comm: Communicator, op: str, table: Mapping[str, Any]) -> float:
-        """Of one step, on one node over NVLink."""
-        if comm.link != "nvlink" or comm.nodes > 1:
+    def least_hop_us(self, comm: Communicator, protocol: int) -> float:
+        """NCCL's network overhead, where a ring goes on over the network."""
+        if comm.nodes == 1:
             return 0.0
-        return float(table["edge"][op] / max(ring_steps(comm.ranks, op), 1))
+        overhead = float(constants("nccl_tuner")["network_overhead_us"][comm.cpu_vendor])
+        return overhead * (3.0 if protocol == SIMPLE else 1.0)
+
+    def edge(
+        self, comm: Communicator, op: str, table: Mapping[str, Any], link: Mapping[str, Any]
+    ) -> float:
+        """Of one step, on one node: by operation over NVLink, else by link."""
+        if comm.nodes > 1 or op == "broadcast":
+            return 0.0
+        own = table["edge"][op] if comm.link == "nvlink" else link["edge"]
+        return float(own / max(ring_steps(comm.ranks, op), 1))
 
     def loads(self, fabric: Fabric, group: Sequence[int], op: str) -> Demand:
         """All channel rings of a group together."""
