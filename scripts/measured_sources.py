@@ -482,8 +482,17 @@ def fms_acceleration(row: Row) -> Record:
     if row["method"] == "lora":
         method = {"lora": lora}
     elif quantised != "none":
-        kind = {"bnb": "nf4", "gptq": "gptq-int4"}[quantised]
-        method = {"qlora": {**lora, "quantization": kind}}
+        # its plugin for bitsandbytes leaves out PEFT's upcast, as TRL does under FSDP; adapters of
+        # 4-bit layers it fuses
+        kind: Record = {
+            "bnb": {"quantization": "nf4"},
+            "gptq": {"quantization": "gptq-int4", "gptq_kernels": "triton"},
+        }[quantised]
+        if framework == "baseline-peft-bnb" and gpus == 1:
+            kind["prepare_kbit"] = True
+        if fused:
+            kind["adapters"] = "fused"
+        method = {"qlora": {**lora, **kind}}
     precision: Any = _PURE
     if "amp" in row["precision"]:
         precision = row["precision"].split()[0]
@@ -503,7 +512,7 @@ def fms_acceleration(row: Row) -> Record:
             "parallelism": parallelism,
             "activation_checkpointing": {"full": {"reentrant": True}},
             "attention": "flash2",
-            "fused_kernels": "all" if fused else "none",
+            "fused_kernels": "norm+rope" if fused else "none",
             "loss": "compiled" if fused else "huggingface",
             "optimizer_implementation": "foreach",
             "stack": {"torch": "2.4.1", "cuda": "12.1", "nccl": "2.20.5", "bitsandbytes": "0.43.3"},
@@ -514,6 +523,10 @@ def fms_acceleration(row: Row) -> Record:
     )  # fmt: skip
 
 
+#: from 0.6 to 0.11 PEFT gave adapters the dtype of the layer beside them
+_OLD_PEFT = {"adapter_dtype": "as-compute"}
+
+
 def vectorlm(row: Row) -> Record:
     """Llama 3 8B, a trainer of its own on FSDP1 and PEFT; the best of micro-batches 2, 4, 8."""
     gpus = int(row["n_gpus"])
@@ -522,7 +535,7 @@ def vectorlm(row: Row) -> Record:
         row, "vectorlm", "a100-x1", [f"node.gpus={gpus}", *(NVLINK3 if gpus > 1 else [])],
         {
             "model": "llama-3-8b",
-            "method": {"lora": {"rank": 8, "targets": ["q", "v"], "dropout": 0.1}}
+            "method": {"lora": {"rank": 8, "targets": ["q", "v"], "dropout": 0.1, **_OLD_PEFT}}
             if lora else "full",
             "sequence_length": int(row["seq_len"]),
             "micro_batch": int(row["micro_batch_per_gpu"]),

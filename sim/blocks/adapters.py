@@ -7,12 +7,9 @@ from typing import NamedTuple
 from sim.blocks.kernels import Kernel
 from sim.blocks.modules import OpRole
 from sim.blocks.ops import Map
+from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
-
-#: Element-wise traffic of an adapter per input and per output element and pass (dropout with its
-#: mask, casts to and from the adapter's dtype, scaling, the add). [B]
-#: Source: LoRA rows of sim/data/measured (A100), all sources together.
-ADAPTER_BYTES = 13.0
+from sim.units import DTYPE_BYTES
 
 
 class Routed(NamedTuple):
@@ -23,45 +20,151 @@ class Routed(NamedTuple):
     copies: float  # of every token: the experts that it is sent to
 
 
-def adapter(
-    t: Tape, name: str, x: int, base: int, n_in: int, n_out: int, a: str, b: str, by: Routed
-) -> int:
-    """B(A(dropout(x))) scaled and added to the frozen base's output; modules `a` and `b`."""
-    s = t.setting
-    e, r, (groups, rows, copies) = s.element, s.method.rank, by
-    elements = groups * rows
-    scale, launches = (0.5, 1) if t.fused else (1.0, 3)
-    dropout = s.method.dropout > 0
-    into = ADAPTER_BYTES if dropout else ADAPTER_BYTES - 2 * e - 1
-    ends = [Map(f"{name}.dropout", scale * into * elements * n_in, launches)]
-    merge = [Map(f"{name}.merge", scale * ADAPTER_BYTES * elements * n_out, launches)]
-    dropped, role = x, OpRole.ADAPTER
-    if dropout:
-        mask = float(s.tokens * n_in) * copies
-        size = t.size(n_in) * copies
-        dropped = t.op(
-            f"{name}.dropout", (x,), size, (), ends, ends, module=a, role=role, extra=mask
-        )
-    else:
-        t.unseen(f"{name}.dropout", ends, ends, module=a, role=role)
+class Move(NamedTuple):
+    """An element-wise kernel of an adapter: bytes an element that it reads and writes."""
 
-    def product(what: str, n_from: int, n_to: int, read: int) -> int:
+    name: str
+    read: float
+    write: float
+    access: str = ""
+
+
+class Code(NamedTuple):
+    """What a LoRA layer's code runs around its two products, an input or output element. [B]
+
+    Attributes
+    ----------
+    into, onto : tuple of Move
+        Forward: from the layer's input to A, and from B to the layer's output.
+    back_onto, back_into : tuple of Move
+        Backward: from the output's gradient to B, and from A to the input's gradient.
+    dtype : str
+        Of both products.
+    dropped : float
+        Size of what A reads, if a kernel makes it; 0 where A reads the layer's input. [B]
+    adds : bool
+        The second product of a pass adds to what the base wrote.
+    """
+
+    into: tuple[Move, ...]
+    onto: tuple[Move, ...]
+    back_onto: tuple[Move, ...]
+    back_into: tuple[Move, ...]
+    dtype: str
+    dropped: float
+    adds: bool = False
+
+
+def code(s: Setting, wide: bool = True) -> Code:
+    """The code of a setting's adapters; `wide`: beside what is fp32 where activations are upcast.
+
+    Notes
+    -----
+    PEFT's `Linear` casts its input to the adapter's dtype, drops out, multiplies, scales, adds to
+    the base's output and casts that back. Its 4-bit and GPTQ layers cast nothing under autocast,
+    which itself casts what enters a product; the 4-bit one copies the base's output first, the
+    GPTQ one casts before it scales. A `fused` one (Unsloth, Liger) has no kernels but a dropout's:
+    products accumulate into the base's result.
+
+    Source: PEFT 0.13.2, tuners/lora/{layer,bnb,gptq}.py, with torch's operations recorded by
+    scripts/record_adapters.py; unsloth/kernels/utils.py, matmul_lora.
+    """
+    e, a = s.element if wide else s.product, DTYPE_BYTES[s.adapter_dtype]
+    quantised = s.method.quantization
+    plain, dropout = quantised == "none", s.method.dropout > 0
+    if s.adapters == "fused":
+        mask = (Move("dropout", e, e + 1),) if dropout else ()
+        back = (Move("dropout", e + 1, e),) if dropout else ()
+        return Code(mask, (), (), back, s.dtype, e if dropout else 0.0, True)
+    x: float = a if plain or not s.autocast else e  # of the input as it is dropped
+    g: float = s.product if s.autocast else a  # of the products
+    into = [*_cast(e, x)]
+    back_into = [*_cast(x, e)]
+    if dropout:
+        into.append(Move("dropout", x, x + 1))
+        back_into.insert(0, Move("dropout", x + 1, x))
+    into += _cast(x, g)
+    back_into = [*_cast(g, x), *back_into, Move("sum", 2 * e, e)]
+    most = max(e, g)
+    scale = Move("scale", g, g)
+    if plain:  # the sum has the wider dtype
+        onto = [scale, Move("add", e + g, most), *_cast(most, e)]
+        back_onto = [*_cast(e, most), *_cast(most, e), scale]
+    elif quantised == "nf4":
+        added = g if s.autocast else e
+        onto = [Move("copy", e, e), scale, *_cast(g, added), Move("add", e + added, e)]
+        back_onto = [*_cast(e, g), scale]
+    else:
+        scale = Move("scale", e, e)
+        onto = [*_cast(g, e), scale, Move("add", 2 * e, e)]
+        back_onto = [scale, *_cast(e, g)]
+    if s.compiled:  # a kernel a chain, which reads what it starts from and writes what it ends with
+        into = [Move("dropout", e, g)] if dropout or e != g else []
+        back_into = [Move("dropout", g + e, e)]
+        onto, back_onto = [Move("add", e + g, e)], [Move("scale", e, g)]
+    return Code(
+        tuple(into), tuple(onto), tuple(back_onto), tuple(back_into),
+        s.dtype if s.autocast else s.adapter_dtype, g if into else 0.0,
+    )  # fmt: skip
+
+
+def _cast(have: float, want: float) -> tuple[Move, ...]:
+    return (Move("cast", have, want, "cast"),) if have != want else ()
+
+
+def adapter(
+    t: Tape, name: str, x: int, base: int, n_in: int, n_out: int, a: str, b: str, by: Routed,
+    wide: bool = True,
+) -> int:  # fmt: skip
+    """B(A(dropout(x))) scaled and added to the frozen base's output; modules `a` and `b`."""
+    s, how = t.setting, code(t.setting, wide)
+    r, (groups, rows, copies) = s.method.rank, by
+    elements = float(groups * rows)
+    element, role = DTYPE_BYTES[how.dtype], OpRole.ADAPTER
+
+    def maps(moves: tuple[Move, ...], width: int) -> list[Map]:
+        n = elements * width
+        return [Map(f"{name}.{m.name}", (m.read + m.write) * n, 1, m.access) for m in moves]
+
+    def tensor(width: int, size: float = element) -> float:
+        return size * s.tokens * width * copies
+
+    into, back_into = maps(how.into, n_in), maps(how.back_into, n_in)
+    dropped = x
+    if how.dropped:
+        masked = s.method.dropout > 0 and not s.compiled
+        mask = float(s.tokens * n_in) * copies if masked else 0.0
+        dropped = t.op(
+            f"{name}.dropout", (x,), tensor(n_in, how.dropped), (), into, back_into,
+            module=a, role=role, extra=mask,
+        )  # fmt: skip
+    else:
+        t.unseen(f"{name}.dropout", into, back_into, module=a, role=role)
+
+    def product(what: str, n_from: int, n_to: int, read: int, joins: str) -> int:
+        """One of the two products; the one that `joins` adds to what the base wrote."""
+
         def gemm(label: str, m: int, n: int, k: int, way: str = "forward") -> Kernel:
-            return t.gemm(label, m, n, k, way, batch=groups, module=what, role=role)
+            made = t.gemm(
+                label, m, n, k, way, batch=groups, dtype=how.dtype, module=what, role=role
+            )
+            there = element * elements * n if how.adds and way == joins else 0.0
+            return made._replace(bytes=made.bytes + there)
 
         return t.op(
-            what, (read,), t.size(n_to) * copies, (read,),
+            what, (read,), 0.0 if how.adds and joins == "forward" else tensor(n_to), (read,),
             [gemm(what, rows, n_to, n_from)],
             [gemm(f"{what}.dgrad", rows, n_from, n_to, "dgrad"),
              gemm(f"{what}.wgrad", n_to, n_from, rows, "wgrad")],
             module=what, role=role, product=True, gradients=2,
-            weight_gradient=float(e * groups * n_from * n_to),
+            weight_gradient=DTYPE_BYTES[s.adapter_dtype] * groups * n_from * n_to,
             flops=2.0 * s.tokens * copies * n_from * n_to,
         )  # fmt: skip
 
-    high = product(b, r, n_out, product(a, n_in, r, dropped))
-    scaled = t.op(f"{name}.scale", (high,), t.size(n_out) * copies, module=b, role=role)
+    high = product(b, r, n_out, product(a, n_in, r, dropped, "dgrad"), "forward")
+    if not how.adds:
+        high = t.op(f"{name}.scale", (high,), tensor(n_out), module=b, role=role)
     return t.op(
-        f"{name}.merge", (base, scaled), t.size(n_out) * copies, (), merge, merge,
-        module=b, role=role, passes=True,
+        f"{name}.merge", (base, high), t.size(n_out) * copies, (),
+        maps(how.onto, n_out), maps(how.back_onto, n_out), module=b, role=role, passes=True,
     )  # fmt: skip

@@ -60,7 +60,7 @@ def attention(t: Tape, x: int, window: int | None) -> int:
     out = core(t, q, k, v, (heads, kv_heads, dim, dim), window)
     made = linear(
         t, "wo", out, q_width, d, Position.OUTPUT, targets=("o",),
-        bias=model.bias or model.output_bias,
+        bias=model.bias or model.output_bias, wide=False,
     )  # fmt: skip
     return leave(t, made)
 
@@ -74,7 +74,7 @@ def rope(t: Tape, q: tuple[int, int], k: tuple[int, int], fraction: float = 1.0)
         n = t.setting.tokens * float(width) * fraction
         forward = [Map(name, 10 * e * n, 5, "strided")]
         backward = [Map(name, 11.5 * e * n, 7, "strided")]
-        if t.setting.one_kernel:
+        if t.setting.fused_rope:
             one = [Map("rope", 2 * e * (t.setting.tokens * both * fraction), 1, "fused")]
             forward = backward = one if name == "rope.q" else []
         made.append(t.op(name, (x,), t.size(width), (), forward, backward))
@@ -89,12 +89,14 @@ def core(
     A flash-like kernel keeps its inputs, its output and a number a row and head.
     """
     s = t.setting
-    e, rows = s.element, float(s.tokens)
+    e, rows = s.product, float(s.tokens)
     n_heads, kv_heads, dim, value_dim = heads
     queries, keys = rows * n_heads * dim, rows * kv_heads * dim
     outputs, values = rows * n_heads * value_dim, rows * kv_heads * value_dim
     moved = (e * (keys + values), e * queries, e * outputs)
     exchanges = exchanged(t, *moved, kv_heads)
+    if s.upcast:  # flash kernels take no fp32; what they return is as they computed it
+        q, k, v = narrowed(t, q, queries), narrowed(t, k, keys), narrowed(t, v, values)
     if kv_heads < n_heads and s.attention not in NATIVE_GROUPS:
         copy = 1.0 * e * (keys + values + queries + outputs)
         forward = [Map("repeat_kv", copy, 2, "strided", "copy")]
@@ -129,6 +131,12 @@ def core(
         scratch=_buffers(t, *moved),
     )  # fmt: skip
     return padded(t, out, outputs) if s.unpads else out
+
+
+def narrowed(t: Tape, x: int, elements: float) -> int:
+    """An fp32 activation in the dtype of products; its gradient is cast back."""
+    cast = [Map("attention.cast", (t.setting.element + t.setting.product) * elements, 1, "cast")]
+    return t.op("attention.cast", (x,), t.setting.product * elements, (), cast, cast)
 
 
 def counted(t: Tape, width: int, window: int | None) -> float:

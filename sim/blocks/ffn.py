@@ -65,7 +65,7 @@ def mlp(
 def gate(t: Tape, one: int, two: int, size: float) -> int:
     """silu(one) x two. In one kernel, silu is computed again in backward instead of kept."""
     reads = tuple(dict.fromkeys((one, two)))
-    if t.setting.one_kernel:
+    if t.setting.fused_gate:
         forward = [Map("gate", 3 * size, 1, "fused")]
         return t.op("gate", reads, size, reads, forward, [Map("gate", 5 * size, 1, "fused")])
     silu = t.op(

@@ -51,7 +51,7 @@ def _register(t: Tape) -> None:
 
 def _cross_entropy(t: Tape, kind: str) -> tuple[list[Map], list[Map]]:
     s = t.setting
-    e, tokens, vocab = s.element, s.tokens, s.loss_columns
+    e, tokens, vocab = s.product, s.tokens, s.loss_columns
     n = float(tokens * vocab)
     if kind == "compiled":
         # two passes over the low-precision logits; the gradient is written once
@@ -81,7 +81,7 @@ def _cross_entropy(t: Tape, kind: str) -> tuple[list[Map], list[Map]]:
 def _fused_linear(t: Tape, hidden: int, d: int, v: int) -> int:
     """Loss and both gradients chunk by chunk in forward (Liger's fused linear cross-entropy)."""
     s = t.setting
-    e, tokens, role = s.element, s.tokens, OpRole.HEAD
+    e, tokens, role = s.product, s.tokens, OpRole.HEAD
     _register(t)
     rows = max(1, -(-tokens // CHUNKS))
     parts = -(-tokens // rows)
@@ -131,7 +131,7 @@ def loss_memory(s: Setting) -> LossMemory:
     LlamaForCausalLM.forward (huggingface);
     Liger-Kernel fused_linear_cross_entropy for the chunk rule.
     """
-    e, tokens, d, v = s.element, s.tokens, s.model.hidden_size, s.loss_columns
+    e, tokens, d, v = s.product, s.tokens, s.model.hidden_size, s.loss_columns
     logits, wide = e * tokens * v, 4.0 * tokens * v
     if s.loss == "huggingface":
         return LossMemory(2 * wide, 3 * wide, 4 * wide, logits + wide, logits, wide)

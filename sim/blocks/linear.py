@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.blocks.adapters import Routed, adapter
 from sim.blocks.kernels import Kernel
-from sim.blocks.lowprec import dequantise, fp8_backward, fp8_forward
+from sim.blocks.lowprec import fp8_backward, fp8_forward, unpacking
 from sim.blocks.modules import OpRole, Position
 from sim.blocks.ops import Map
 from sim.blocks.tape import Tape
@@ -21,6 +21,7 @@ def linear(
     targets: tuple[str, ...] = (),
     bias: bool = False,
     role: OpRole = OpRole.LINEAR,
+    wide: bool = True,
 ) -> int:
     """A linear layer that is a module, and its adapter if the method has one; its output's tensor.
 
@@ -42,17 +43,19 @@ def linear(
         The forward add is an epilogue; the backward sum a kernel of its own.
     role : OpRole
         FP8 recipes, 4-bit storage and adapters are for ``LINEAR`` alone.
+    wide : bool
+        It reads and makes what is fp32 where activations are upcast.
     """
     shapes = [("weight", (n_out, n_in)), ("bias", (n_out,))]
     t.register(name, role, place, shapes if bias else shapes[:1])
     by = Routed(1, t.setting.tokens, 1.0)
-    out = matrix(t, name, x, n_in, n_out, by, bias=bias, role=role)
+    out = matrix(t, name, x, n_in, n_out, by, bias=bias, role=role, wide=wide)
     if not adapted(t, targets):
         return out
     rank = t.setting.method.rank
     a = t.register(f"{name}.A", OpRole.ADAPTER, place, [("weight", (rank, n_in))], base=name)
     b = t.register(f"{name}.B", OpRole.ADAPTER, place, [("weight", (n_out, rank))], base=name)
-    return adapter(t, name, x, out, n_in, n_out, a, b, by)
+    return adapter(t, name, x, out, n_in, n_out, a, b, by, wide)
 
 
 def adapted(t: Tape, targets: tuple[str, ...]) -> bool:
@@ -71,20 +74,31 @@ def matrix(
     *,
     bias: bool = False,
     role: OpRole = OpRole.LINEAR,
+    wide: bool = True,
 ) -> int:
     """The products of a weight (or of one per expert) in the module being played."""
     s = t.setting
-    e, (groups, rows, copies) = s.element, by
+    e, (groups, rows, copies) = s.product, by
     ins, outs, weights = groups * rows * n_in, groups * rows * n_out, groups * n_in * n_out
     low = role is OpRole.LINEAR
     fp8 = low and s.recipe != ""
     quantised = low and s.method.kind == "qlora" and s.method.quantization != "none"
     backward: list[Map | Kernel] = []
-    if quantised:
-        t.unseen(name, [dequantise(t, name, weights)], role=OpRole.DEQUANTISE)
+    unpack = unpacking(s) if quantised else None
+    if unpack:
+        t.unseen(name, unpack.maps(name, weights, e), role=OpRole.DEQUANTISE)
     if fp8:
         t.unseen(name, fp8_forward(t, name, ins, weights), role=role)
         backward += fp8_backward(t, name, outs, ins, weights)
+
+    casts = low and wide and s.element != e
+    if casts:  # autocast hands a product what it reads, the 4-bit layer its caller's dtype
+        narrow, widen = (
+            Map(f"{name}.cast", (s.element + e) * ins, 1, "cast"),
+            Map(f"{name}.cast", (s.element + e) * outs, 1, "cast"),
+        )
+        t.unseen(name, [narrow, widen], role=role)
+        backward += [widen, narrow]
 
     def gemm(label: str, m: int, n: int, k: int, way: str = "forward") -> Kernel:
         return t.gemm(label, m, n, k, way, batch=groups, dtype="fp8" if fp8 else "", role=role)
@@ -95,7 +109,9 @@ def matrix(
     gradient = scratch = extra = 0.0
     if s.frozen:
         saves = (x,) if low and s.keeps_inputs else ()
-        scratch = float(e * weights) if low and s.method.kind == "qlora" else 0.0
+        if unpack:
+            whole = float(e * weights)
+            scratch, extra = (0.0, whole) if unpack.keeps else (whole, 0.0)
     else:
         backward.append(gemm(f"{name}.wgrad", n_out, n_in, rows, "wgrad"))
         # Transformer Engine sums it while it casts the gradient
@@ -105,11 +121,14 @@ def matrix(
         if fp8 and s.recipe == "te-delayed":
             # Transformer Engine keeps an FP8 copy of its own, of half the size
             saves, extra = (), s.tokens * n_in * copies
+    size = (s.element if low and wide else e) * s.tokens * n_out * copies
     out = t.op(
-        name, (x,), t.size(n_out) * copies, saves, forward, backward,
+        name, (x,), size, saves, forward, backward,
         role=role, product=True, gradients=1 if s.frozen else 2, weight_gradient=gradient,
         flops=2.0 * s.tokens * copies * n_in * n_out, scratch=scratch, extra=extra,
     )  # fmt: skip
-    if quantised:
-        t.unseen(name, (), [dequantise(t, name, weights)], role=OpRole.DEQUANTISE)
+    if unpack and unpack.biased:
+        t.unseen(name, [Map(f"{name}.bias", 2 * e * outs)], role=role)
+    if unpack and not unpack.keeps:
+        t.unseen(name, (), unpack.maps(name, weights, e), role=OpRole.DEQUANTISE)
     return out

@@ -2,20 +2,70 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from sim.blocks.ops import Map
+from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
 
-#: Traffic per 4-bit GPTQ weight and use: shifts, masks, zeros and scales are some 20 kernels
-#: over whole tensors. Fitted on the six QLoRA rows of Qwen-7B (one A100, 256 to 8192 tokens). [B]
-GPTQ_BYTES = 10.5
+
+class Unpacking(NamedTuple):
+    """How a library makes 4-bit weights whole for a product.
+
+    Attributes
+    ----------
+    kernels : tuple of (str, float, float, int, str)
+        What each does, bytes a weight that it moves beside the whole weight, whole weights that it
+        writes, launches, way of access.
+    keeps : bool
+        Autograd keeps the whole weight for backward, which else unpacks it again.
+    biased : bool
+        Every layer adds a bias in a kernel of its own, of zeros where the model has none.
+    """
+
+    kernels: tuple[tuple[str, float, float, int, str], ...]
+    keeps: bool = False
+    biased: bool = False
+
+    def maps(self, name: str, weights: float, element: float) -> list[Map]:
+        """Kernels of one use of so many weights."""
+        return [
+            Map(f"{name}.{what}", (extra + whole * element) * weights, n, access, "quantize")
+            for what, extra, whole, n, access in self.kernels
+        ]
 
 
-def dequantise(t: Tape, name: str, weights: float) -> Map:
-    """Weights back to the compute dtype, before every use."""
-    label = f"{name}.dequantise"
-    if t.setting.method.quantization == "gptq-int4":
-        return Map(label, GPTQ_BYTES * weights, 20, "stream", "quantize")
-    return Map(label, (0.5 + 4 / 64 + t.setting.element) * weights, 2, "cast", "quantize")
+GROUP = 128  # weights a scale and a zero, of GPTQ
+#: AutoGPTQ 0.7.1, qlinear_cuda_old.py, from 128 rows on: torch's own operations on whole tensors.
+#: Weights are shifted into int32 of their own, cast to int8, masked, less zeros, times scales;
+#: zeros are shifted, cast, raised by one, masked. Operations that broadcast are not vectorised.
+_CUDA_OLD = Unpacking(
+    (
+        ("shift", 0.5 + 4, 0.0, 1, "strided"),
+        ("int8", 4 + 1, 0.0, 1, "cast"),
+        ("mask", 1 + 1, 0.0, 1, ""),
+        ("zero", 1 + 1, 0.0, 1, "strided"),
+        ("dequantise", 1, 1.0, 1, "strided"),
+        ("zeros", (0.5 + 4 + 5 + 2 + 2) / GROUP, 0.0, 4, ""),
+    ),
+    keeps=True,
+    biased=True,
+)
+#: AutoGPTQ's and GPTQModel's qlinear_tritonv2: one kernel, dequant_kernel_248, before each product.
+#: Eight rows read each word of packed weights, from the L2. AutoGPTQ makes all its layers with a
+#: bias (modeling/_utils.py, make_quant).
+_TRITON = Unpacking((("dequantise", 0.5 + 2.5 / GROUP, 1.0, 1, "gather"),), biased=True)
+#: bitsandbytes' dequantize_4bit: codes and an fp32 scale a block of 64
+_BNB = ("dequantise", 0.5 + 4 / 64, 1.0, 1, "cast")
+_BNB_SCALES = ("scales", (1 + 4 + 8) / 64, 0.0, 2, "")  # 8 bits each first, plus their mean
+
+
+def unpacking(s: Setting) -> Unpacking:
+    """How the method's library unpacks 4-bit weights."""
+    method = s.method
+    if method.quantization == "nf4":
+        return Unpacking((_BNB_SCALES, _BNB) if method.double_quantization else (_BNB,))
+    return _TRITON if s.unpacking == "triton" else _CUDA_OLD
 
 
 def _quantise(t: Tape, what: str, elements: float, layouts: int) -> list[Map]:

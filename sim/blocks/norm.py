@@ -38,17 +38,15 @@ def norm(
         return [Map(f"{name}.{what}", b, count, "composite", "norm") for what, b, count in table]
 
     # cast up, x / rms(x), times the weight, cast down: the first two are kept in fp32
-    up = x
-    casts = composite(("cast", 2 * (4 + e) * n, 2))
-    if e == 2:
-        up = t.op(f"{name}.cast", (x,), 2 * size, (), casts, role=OpRole.NORM)
-    else:
-        t.unseen(f"{name}.cast", casts, role=OpRole.NORM)
+    up, casts = x, []
+    if e != 4:
+        casts = [("cast", 2 * (4 + e) * n, 2)]
+        up = t.op(f"{name}.cast", (x,), 2 * size, (), composite(*casts), role=OpRole.NORM)
     scaled = t.op(
         f"{name}.scale", (up,), t.sizes[up], (up,),
         [*composite(("square", 8 * n, 1), ("mean", 4 * n, 1)),
          Map(f"{name}.rsqrt", 16.0 * rows, 2, "", "norm"), *composite(("scale", 8 * n, 1))],
-        composite(("cast", 2 * (4 + e) * n, 2), ("scale", (8 + 12 + 4) * n, 3),
+        composite(*casts, ("scale", (8 + 12 + 4) * n, 3),
                   ("rsqrt", 48.0 * rows, 4), ("square", (4 + 8 + 8 + 12) * n, 4),
                   ("sum", 12 * n, 1)),
         role=OpRole.NORM, extra=4.0 * rows,

@@ -23,7 +23,7 @@ def unpadded(
     llmfoundry/models/layers/attention.py, `flash_attn_fn`.
     """
     s = t.setting
-    e = s.element
+    e = s.product
     made = []
     for i, (name, (x, n)) in enumerate((("q", q), ("k", k), ("v", v))):
         n *= s.attended_share
@@ -40,7 +40,7 @@ def unpadded(
 
 def padded(t: Tape, x: int, n: float) -> int:
     """Attention's output, `n` elements, in its padded place; backward takes the rows out again."""
-    e, real = t.setting.element, t.setting.attended_share
+    e, real = t.setting.product, t.setting.attended_share
     forward = [Map("pad.zero", e * n), Map("pad", 2 * e * n * real, 1, ACCESS, "copy")]
     backward = [Map("pad.rows", 2 * e * n * real, 1, ACCESS, "copy")]
     return t.op("pad", (x,), e * n, (), forward, backward)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from sim.inputs.model import Model
+from sim.inputs.modelling import adapter_dtype, autocast, compute_dtype, gptq_kernels
 from sim.inputs.rows import Computed
 from sim.inputs.shares import batch_on
 from sim.inputs.versions import older, sdpa_since
@@ -39,10 +40,20 @@ class Setting:
         Weights arrive in FP8.
     compiled : bool
         A compiler merges neighbouring element-wise kernels of the layers.
-    by_hand : bool
-        RoPE and the gate have kernels of their own (Liger, flash-attn).
+    fused_rope, fused_gate : bool
+        RoPE is one kernel of q and k, and a gate is one: compiled or by hand (Liger, flash-attn).
     fused_norms : bool
         RMSNorm is one CUDA kernel: by hand, compiled, or PyTorch 2.9 and newer.
+    adapters : str
+        ``eager`` as PEFT runs them, or ``fused``.
+    adapter_dtype : str
+        Of adapters as forward reads them.
+    unpacking : str
+        Which kernels make GPTQ's weights whole: ``cuda-old | triton``.
+    autocast : bool
+        Products cast what they read to `dtype` (torch.autocast).
+    upcast : bool
+        Activations between products are fp32, as PEFT's `prepare_model_for_kbit_training` has them.
     attention, loss : str
         Implementations.
     unpads : int
@@ -77,8 +88,14 @@ class Setting:
     recipe: str = ""
     fp8_gather: bool = False
     compiled: bool = False
-    by_hand: bool = False
+    fused_rope: bool = False
+    fused_gate: bool = False
     fused_norms: bool = False
+    adapters: str = "eager"
+    adapter_dtype: str = "bf16"
+    unpacking: str = ""
+    autocast: bool = False
+    upcast: bool = False
     attention: str = "flash2"
     loss: str = "eager"
     unpads: int = 0
@@ -122,17 +139,17 @@ class Setting:
     @property
     def element(self) -> float:
         """Size of an activation element. [B]"""
+        return 4.0 if self.upcast else DTYPE_BYTES[self.dtype]
+
+    @property
+    def product(self) -> float:
+        """Size of an element that a product outside FP8 or attention reads or writes. [B]"""
         return DTYPE_BYTES[self.dtype]
 
     @property
     def frozen(self) -> bool:
         """Whether the base is frozen."""
         return self.method.kind != "full"
-
-    @property
-    def one_kernel(self) -> bool:
-        """Whether RoPE or a gate is a single kernel."""
-        return self.compiled or self.by_hand
 
     @classmethod
     def of(cls, workload: Workload) -> Setting:
@@ -174,14 +191,20 @@ def _setting(workload: Workload) -> Setting:
         sequences=workload.micro_batch,
         length=batch.local_length,
         keys=workload.sequence_length,
-        dtype="bf16" if fp8 else precision.kind,
+        dtype=compute_dtype(workload),
         recipe=precision.recipe if fp8 else "",
         fp8_gather=precision.all_gather == "fp8",
         compiled=workload.compile,
-        by_hand=workload.fused_kernels == "all",
+        fused_rope=workload.compile or workload.fused_kernels in ("norm+rope", "all"),
+        fused_gate=workload.compile or workload.fused_kernels == "all",
         fused_norms=workload.compile
         or workload.fused_kernels != "none"
         or not older(stack.torch, "2.9"),
+        adapters=workload.method.adapters,
+        adapter_dtype=adapter_dtype(workload),
+        unpacking=gptq_kernels(workload),
+        autocast=autocast(workload),
+        upcast=workload.method.prepare_kbit,
         attention=_attention(workload.attention, stack.torch),
         unpads=UNPADS[workload.attention_padding],
         loss=workload.loss,

@@ -139,7 +139,8 @@ class Tape:
     ) -> Kernel:
         """A matrix product, C (m x n) = A (m x k) B (k x n), `batch` times; C is an activation."""
         kind = dtype or self.setting.dtype
-        size, out = DTYPE_BYTES[kind], self.setting.element
+        size = DTYPE_BYTES[kind]
+        out = max(size, self.setting.product)
         traffic = float(batch * (size * (m * k + k * n) + out * m * n))
         return _new(Kernel, (
             name, module or self.module, "gemm", 2.0 * m * n * k * batch, traffic, (m, n, k, batch),

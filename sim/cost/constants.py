@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from sim.cost.attention import AttentionConstants
-from sim.cost.gemm import GemmConstants
+from sim.cost.gemm import CUDA_CORES, GemmConstants
 from sim.cost.power import PowerConstants
 from sim.data import table
 from sim.inputs.architecture import facts_of
@@ -82,8 +82,9 @@ def load_constants(gpu: Gpu) -> KernelConstants:
     gemm = {
         dtype: GemmConstants(**{**c, "tile": tuple(c["tile"])}) for dtype, c in data["gemm"].items()
     }
-    for dtype, other in (("fp16", "bf16"), ("tf32", "bf16"), ("fp32", "bf16"), ("fp8", "bf16")):
-        gemm.setdefault(dtype, gemm[other])
+    for dtype in ("fp16", "tf32", "fp8"):
+        gemm.setdefault(dtype, gemm["bf16"])
+    gemm.setdefault("fp32", replace(gemm["bf16"], tiling=CUDA_CORES))
     power = PowerConstants(**part_of(facts.constants, "power"))
     if gpu.form_factor == "pcie" and gpu.power_limit < power.stock_watts:
         notes.append(

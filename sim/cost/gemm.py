@@ -10,12 +10,35 @@ import numpy.typing as npt
 
 F8 = npt.NDArray[np.float64]
 
-#: (rows, columns) of the output tiles a library chooses from, and which efficiency they have
-TILES = np.array(
-    [(256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (64, 256), (256, 64)],
-    dtype=float,
+
+class Tiling(NamedTuple):
+    """Output tiles that a library has: (rows, columns), class of efficiency, step in depth."""
+
+    shapes: F8
+    classes: npt.NDArray[np.int64]
+    depth: float
+
+
+TENSOR_CORES = Tiling(
+    np.array(
+        [(256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (64, 256), (256, 64)],
+        dtype=float,
+    ),
+    np.array([0, 0, 1, 2, 2, 3, 2, 2]),
+    32.0,
 )
-TILE_CLASS = np.array([0, 0, 1, 2, 2, 3, 2, 2])
+#: fp32 products run on CUDA cores, whose kernels are narrower: cuBLAS's sgemm_32x32, sgemm_128x32
+#: and, for as few columns as an adapter's rank, gemmSN
+CUDA_CORES = Tiling(
+    np.vstack(
+        [
+            TENSOR_CORES.shapes,
+            np.array([(128, 32), (32, 128), (32, 32), (128, 16), (16, 128)], dtype=float),
+        ]
+    ),
+    np.concatenate([TENSOR_CORES.classes, [3, 3, 3, 3, 3]]),
+    8.0,
+)
 SPLITS = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
 MEMORY_SATURATION = 0.45  # share of the SMs that saturates HBM; see `bounds_by_units`
 
@@ -42,6 +65,8 @@ class GemmConstants:
     burst, burst_s : float
         Clock gained by short kernels of a benchmark loop, and the kernel time at which half of it
         is left: rate x (1 + burst / (1 + t/burst_s)). Training runs too hot for it. [1], [s]
+    tiling : Tiling
+        Of the cores it runs on.
     """
 
     tile: tuple[float, float, float, float]
@@ -53,6 +78,7 @@ class GemmConstants:
     extra_bytes: float = 0.0
     burst: float = 0.0
     burst_s: float = 1.0
+    tiling: Tiling = TENSOR_CORES
 
 
 class GemmTimes(NamedTuple):
@@ -109,11 +135,11 @@ def gemm_times(
     fitted on sim/data/measured/gemm_efficiency.csv by bench/fit/gemm.py.
     """
     m, n, k, batch = (shapes[:, i, None, None] for i in range(4))
-    a, b = TILES[None, :, None, 0], TILES[None, :, None, 1]
-    rate = np.array(c.tile)[TILE_CLASS][None, :, None] * peak_flops_per_s / sms
+    a, b = c.tiling.shapes[None, :, None, 0], c.tiling.shapes[None, :, None, 1]
+    rate = np.array(c.tile)[c.tiling.classes][None, :, None] * peak_flops_per_s / sms
     s = SPLITS[None, None, :]
     tiles = batch * np.ceil(m / a) * np.ceil(n / b) * s
-    depth = np.ceil(np.maximum(np.ceil(k / s), 1) / 32) * 32
+    depth = np.ceil(np.maximum(np.ceil(k / s), 1) / c.tiling.depth) * c.tiling.depth
     waves = effective_waves(tiles / sms, c.quantisation)
     compute = waves * (2 * a * b * depth / rate + c.fill_s)
     bandwidth = c.memory * bytes_per_s

@@ -12,7 +12,7 @@ from sim.inputs.model import Model
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.strategy import COMMON, having, strategy_named, strategy_of
 from sim.inputs.versions import older, versions
-from sim.inputs.workload import Parallelism, Workload
+from sim.inputs.workload import Method, Parallelism, Workload
 
 Findings = Iterator[Finding]
 
@@ -56,7 +56,7 @@ def _silent(
     if method != "qlora":
         out |= {"method.quantization", "method.double_quantization"}
     if method == "full":
-        out |= {"method.rank", "method.targets", "method.dropout", "method.frozen_dtype"}
+        out |= {f"method.{key}" for key in Method.model_fields if key != "kind"}
     if precision != "fp8":
         out |= {"precision.recipe", "precision.all_gather"}
     if tensor == 1:
@@ -151,6 +151,16 @@ def _method(w: Workload) -> Findings:
     if not m.targets:
         message = f"{w.model.name} has none of the layers named"
         yield fault("lora-targets", "workload", "method.targets", message, 'write "all-linear"')
+    if m.gptq_kernels in ("exllama", "marlin"):
+        message = f"{m.gptq_kernels} has no backward, so nothing trains through it"
+        yield fault("gptq-kernels", "workload", "method.gptq_kernels", message, "write triton")
+    if m.gptq_kernels is not None and m.quantization != "gptq-int4":
+        message = f"{m.gptq_kernels} unpacks GPTQ weights; these are {m.quantization}"
+        hint = "leave it out, or write quantization: gptq-int4"
+        yield fault("gptq-kernels", "workload", "method.gptq_kernels", message, hint)
+    if m.prepare_kbit and m.quantization != "nf4":
+        message = f"prepare_kbit leaves a model with quantization {m.quantization} as it is"
+        yield fault("prepare-kbit", "workload", "method.prepare_kbit", message, "leave it out")
     if m.kind == "qlora" and w.precision.kind == "fp8":
         message = "a 4-bit base is dequantised to bf16; FP8 GEMMs on top are not what libraries do"
         yield warning("qlora-fp8", "workload", "precision", message, "write bf16")

@@ -27,8 +27,14 @@ class Method(Spec):
     targets: tuple[str, ...] = ()  # resolved: "q", "k", "v", "o", "gate", "up", "down"
     quantization: Literal["none", "nf4", "gptq-int4"] = "none"
     double_quantization: bool = True
+    # None: AutoGPTQ's default, cuda-old, or what fused adapters ask for, triton (its v2)
+    gptq_kernels: Literal["cuda-old", "triton", "exllama", "marlin"] | None = None
     dropout: Fraction = 0.05
+    prepare_kbit: bool = False  # PEFT's prepare_model_for_kbit_training: fp32 between products
     frozen_dtype: Literal["as-compute", "fp32", "bf16"] = "as-compute"
+    adapters: Literal["eager", "fused"] = "eager"  # PEFT's layers; fused: Unsloth, Liger, fms
+    # None: PEFT's fp32, unless the strategy hands every parameter over in the compute dtype
+    adapter_dtype: Literal["as-compute", "fp32", "bf16"] | None = None
     input_require_grads: bool | None = None  # None: with activation checkpointing, as PEFT does
 
 
@@ -197,9 +203,8 @@ class Workload(Spec):
     attention_padding: Literal["none", "unpad", "unpad-each"] = "none"
     compile: bool = False
     cuda_graphs: bool = False
-    fused_kernels: Literal["none", "norm", "all"] = (
-        "none"  # hand-fused: RMSNorm alone, or RoPE and SwiGLU as well
-    )
+    # hand-fused: RMSNorm alone, RoPE too (fms), or the gate as well (Liger)
+    fused_kernels: Literal["none", "norm", "norm+rope", "all"] = "none"
     loss: Literal["eager", "huggingface", "compiled", "chunked", "fused-linear"] = "eager"
     train_metrics: NotNegative = 0  # times a trainer takes the loss once more, without gradient
     # the loop around forward, backward and step; None: what the strategy mostly runs under

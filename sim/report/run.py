@@ -227,7 +227,10 @@ def borrowed_by(result: Result) -> list[str]:
     return [text for key, text in result.provenance.items() if key.startswith("fallback")]
 
 
-_TELLING = ("optimizer_implementation", "loss", "wrap", "reduce_dtype", "torch", "nccl", "clip")
+_TELLING = (
+    "optimizer_implementation", "loss", "wrap", "reduce_dtype", "torch", "nccl", "clip",
+    "adapters", "adapter_dtype", "gptq_kernels",
+)  # fmt: skip
 
 
 def _telling(assumptions: tuple[str, ...]) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from sim import __version__
 from sim.blocks.parameters import count_parameters
 from sim.inputs.calibration import CONSTANTS
+from sim.inputs.modelling import taken
 from sim.inputs.notes import Notes
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -96,7 +97,10 @@ def predict(
             *found.memory.warnings,
             *retry_warnings(found.retries_s, found.time_s),
         ),
-        assumptions=notes.assumptions() if notes else (),
+        assumptions=(
+            *(notes.assumptions() if notes else ()),
+            *(f"workload.{key} = {value}" for key, value in taken(workload).items()),
+        ),
         provenance={
             "attention_flops": "counted in full (not halved for the causal mask)",
             "peak": f"{peak.dtype} dense, {peak.gpu} datasheet",

@@ -101,6 +101,7 @@ def peak(row, place):
         method=Method(
             kind=method, rank=16, targets=("q", "k", "v", "o"),
             quantization=four if method == "qlora" else "none",
+            gptq_kernels="triton" if gptq else None,
         ),
         sequence_length=int(row["seq_len"]),
         micro_batch=int(row["micro_batch_per_gpu"]),
@@ -118,14 +119,14 @@ def peak(row, place):
 
 
 def test_published_peaks_of_adapters_under_fsdp1():
-    """14 runs on two A100s: 2.8 % off on average and at most 5.1 %; without the term 13.2 %."""
+    """14 runs on two A100s: 2.1 % off on average and at most 4 %; without the term 13.2 %."""
     if not MEASURED.exists():
         pytest.skip("published measurements are not part of the package")
     with MEASURED.open() as lines:
         rows = [r for r in csv.DictReader(lines) if r["n_gpus"] != "1" and r["method"] != "full-ft"]
     assert len(rows) == 14
     errors = [abs(peak(row, None) - 1) for row in rows]
-    assert max(errors) < 0.052
-    assert sum(errors) / len(errors) < 0.03
+    assert max(errors) < 0.04
+    assert sum(errors) / len(errors) < 0.022
     before = [1 - peak(row, "inside") for row in rows]
     assert sum(before) / len(before) == pytest.approx(0.132, abs=0.003)

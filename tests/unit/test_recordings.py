@@ -100,7 +100,8 @@ def job(row):
     method = Method()
     if row["method"] == "lora":
         targets = ("q", "k", "v", "o") if name == "gpt_bigcode" else ("q", "v")
-        method = Method(kind="lora", rank=4, targets=targets, dropout=row["dropout"])
+        method = Method(kind="lora", rank=4, targets=targets, dropout=row["dropout"],
+                        adapter_dtype=row["adapter_dtype"])  # fmt: skip
     kind = row["checkpointing"]
     return Workload(
         name="t", model=BIGCODE if name == "gpt_bigcode" else catalogue_model(CATALOGUE[name]),
@@ -131,7 +132,9 @@ def test_blocks_launch_what_was_recorded(row):
             continue
         kernels = played.of(kind, phase)
         launches = sum(k.launches for k in kernels)
-        assert abs(launches / seen["kernels"] - 1) <= TOLERANCE[row["model"]], (phase, launches)
+        # a GPU's dropout is one kernel of the three that a CPU runs
+        recorded = seen["kernels"] - 2 * seen["names"].get("bernoulli_", 0)
+        assert abs(launches / recorded - 1) <= TOLERANCE[row["model"]], (phase, launches)
         if row["model"] != "mixtral" and row["attention"] != "eager":
             products = sum(k.launches for k in kernels if k.kind == "gemm")
             # bmm: the rotary table

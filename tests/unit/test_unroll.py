@@ -128,11 +128,6 @@ def test_lora_trains_adapters_alone():
     trained = [k.name for k in t.of("layer", "backward") if k.direction == "wgrad"]
     assert len(trained) == 14
     assert all(".A." in n or ".B." in n for n in trained)
-    # 13 B per input and output element of each adapted linear and pass
-    maps = [k for k in t.of("layer", "forward") if k.name.endswith((".dropout", ".merge"))]
-    inputs = 3 * 4096 + 4096 + 2 * 4096 + 14336  # wq, wk, wv; wo; w1, w3; w2
-    outputs = 4096 + 1024 * 2 + 4096 + 14336 * 2 + 4096
-    assert sum(k.bytes for k in maps) == 13 * 8192 * (inputs + outputs)
     assert t.of("embedding", "backward") == ()
 
 

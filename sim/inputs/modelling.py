@@ -1,0 +1,63 @@
+"""What the modelling code of a job runs where its workload leaves the choice open.
+
+Keys whose default is null (``method.adapter_dtype``) follow from the library, the strategy and the
+method. Who needs to know asks here; results say what was taken.
+"""
+
+from __future__ import annotations
+
+from sim.inputs.strategy import strategy_of
+from sim.inputs.workload import Workload
+
+
+def compute_dtype(workload: Workload) -> str:
+    """Dtype of activations: FP8 linears keep bf16 outside their products."""
+    kind = workload.precision.kind
+    return "bf16" if kind == "fp8" else kind
+
+
+def casts_units(workload: Workload) -> bool:
+    """Whether parameters reach the blocks in the compute dtype, whatever they are stored in.
+
+    FSDP's mixed precision gathers them so; DeepSpeed casts the model.
+    """
+    strategy = strategy_of(workload)
+    mixed = strategy.fsdp_version > 0 and workload.precision.master == "fp32"
+    return strategy.deepspeed or mixed
+
+
+def autocast(workload: Workload) -> bool:
+    """Whether weights are cast product by product (`torch.autocast`, the trainer's ``bf16``)."""
+    p = workload.precision
+    return p.kind in ("bf16", "fp16") and p.master == "fp32" and not casts_units(workload)
+
+
+def adapter_dtype(workload: Workload) -> str:
+    """Dtype of adapters as forward reads them.
+
+    PEFT makes them fp32 (``autocast_adapter_dtype``, 0.12 and newer), which lasts unless the
+    strategy casts every parameter.
+    """
+    asked = workload.method.adapter_dtype
+    if asked is None:
+        asked = "as-compute" if casts_units(workload) else "fp32"
+    return compute_dtype(workload) if asked == "as-compute" else asked
+
+
+def gptq_kernels(workload: Workload) -> str:
+    """Kernels that unpack GPTQ weights: AutoGPTQ's default, or Triton's for fused adapters."""
+    method = workload.method
+    if method.quantization != "gptq-int4":
+        return ""
+    return method.gptq_kernels or ("triton" if method.adapters == "fused" else "cuda-old")
+
+
+def taken(workload: Workload) -> dict[str, str]:
+    """Choices left open and what was taken, by the path of the key."""
+    method = workload.method
+    found = {}
+    if method.kind != "full" and method.adapter_dtype is None:
+        found["method.adapter_dtype"] = adapter_dtype(workload)
+    if method.gptq_kernels is None and (kernels := gptq_kernels(workload)):
+        found["method.gptq_kernels"] = kernels
+    return found

@@ -1,0 +1,130 @@
+"""What LoRA and 4-bit layers run around their products, against the real libraries."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sim.blocks.adapters import code
+from sim.blocks.lowprec import unpacking
+from sim.blocks.setting import Setting
+from sim.blocks.unroll import unroll
+from sim.errors import InputError
+from sim.inputs.loader import load
+from sim.inputs.modelling import taken
+from sim.inputs.workload import Method
+from sim.step.step import step
+
+RECORDED = json.loads((Path(__file__).parents[1] / "data" / "adapters.json").read_text())
+KIND = {"linear": {"kind": "lora"}, "gptq": {"kind": "qlora", "quantization": "gptq-int4"}}
+LORA = {"rank": 16, "targets": "all-linear"}
+
+
+def setting(kind, **keys):
+    method = Method(rank=16, targets=("q",), dropout=0.05, **KIND[kind])
+    return Setting(model=None, method=method, **keys)
+
+
+def job(method, **keys):
+    work = {"name": "j", "model": "llama-3.1-8b", "sequence_length": 4096, "micro_batch": 2,
+            "parallelism": "ddp", "activation_checkpointing": "full", "steps": 1,
+            "method": method, **keys}  # fmt: skip
+    return load("h100-x1", work, [])
+
+
+def speed(method, **keys):
+    found = job(method, **keys)
+    return 1 / step(found.topology, found.workload).breakdown.time_s
+
+
+@pytest.mark.parametrize("row", RECORDED, ids=lambda r: " ".join(str(v) for v in r.values())[:25])
+def test_adapters_move_what_peft_moves(row):
+    """Every element-wise operation of PEFT's layers, by its width, in order, byte for byte."""
+    short = {"float32": "fp32", "bfloat16": "bf16"}[row["adapters"]]
+    how = code(setting(row["layer"], adapter_dtype=short, autocast=row["autocast"]))
+    sides = {"forward": (how.into, how.onto), "backward": (how.back_onto, how.back_into)}
+    for way, both in sides.items():
+        recorded = [(side, size) for _, _, side, size in row[way]]
+        order = ("in", "out") if way == "forward" else ("out", "in")
+        played = [
+            (side, move.read + move.write)
+            for side, moves in zip(order, both, strict=True)
+            for move in moves
+        ]
+        assert played == recorded
+
+
+def test_fused_adapters_run_a_dropout_alone():
+    how = code(setting("linear", adapters="fused", adapter_dtype="fp32"))
+    assert [m.name for m in (*how.into, *how.back_into)] == ["dropout", "dropout"]
+    assert (how.onto, how.back_onto, how.dtype) == ((), (), "bf16")
+
+
+def test_a_compiler_leaves_a_kernel_a_chain():
+    how = code(setting("linear", adapter_dtype="fp32", compiled=True))
+    assert [len(side) for side in (how.into, how.onto, how.back_onto, how.back_into)] == [1] * 4
+
+
+def test_lora_is_faster_than_full_and_fused_faster_still():
+    """One H100: fewer adapters and fewer kernels are faster; adapters of bf16 cast nothing."""
+    full = speed("full")
+    narrow = speed({"lora": LORA, "adapter_dtype": "as-compute"})
+    fused = speed({"lora": {**LORA, "adapters": "fused", "dropout": 0.0}})
+    assert full < fused
+    assert speed({"lora": LORA}) < narrow < fused
+    assert speed({"lora": {**LORA, "targets": ["q", "v"]}}) > full
+
+
+def test_upcast_activations_cost_what_plain_ones_do_not():
+    qlora = {"qlora": LORA}
+    assert speed({"qlora": {**LORA, "prepare_kbit": True}}) < 0.9 * speed(qlora)
+    wide = unroll(job({"qlora": {**LORA, "prepare_kbit": True}}).workload)
+    plain = unroll(job(qlora).workload)
+
+    def products(t):
+        return [k.bytes for k in t.of("layer", "forward") if k.kind == "gemm"]
+
+    assert products(wide) == products(plain)
+
+
+def test_gptq_back_ends_by_hand():
+    """Bytes a weight: 16.5 whole-weight in five kernels, and zeros; Triton reads 4 bits once."""
+    old = unpacking(setting("gptq", unpacking="cuda-old"))
+    whole = [m for m in old.maps("w", 1.0, 2.0) if m.name != "w.zeros"]
+    assert len(whole) == 5
+    assert sum(m.bytes for m in whole) == 4.5 + 5 + 2 + 2 + 3
+    assert old.keeps
+    assert old.biased
+    triton = unpacking(setting("gptq", unpacking="triton"))
+    (one,) = triton.maps("w", 1.0, 2.0)
+    assert one.bytes == 0.5 + 2.5 / 128 + 2
+    assert not triton.keeps
+    again = []
+    for kernels in ("cuda-old", "triton"):
+        method = {"qlora": {**LORA, "quantization": "gptq-int4", "gptq_kernels": kernels}}
+        backward = unroll(job(method).workload).of("layer", "backward")
+        again.append(sum(k.name.endswith("dequantise") for k in backward))
+    assert again == [0, 7]
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"qlora": {**LORA, "quantization": "gptq-int4", "gptq_kernels": "marlin"}},
+         "marlin has no backward"),
+        ({"qlora": {**LORA, "gptq_kernels": "triton"}}, "unpacks GPTQ weights; these are nf4"),
+        ({"lora": {**LORA, "prepare_kbit": True}}, "leaves a model with quantization none"),
+        ({"lora": {**LORA, "adapters": "quick"}}, '"quick" is not one of eager, fused'),
+        ({"lora": {**LORA, "adapter_dtype": "fp8"}}, '"fp8" is not'),
+    ],
+)  # fmt: skip
+def test_wrong_choices_are_faults(method, message):
+    with pytest.raises(InputError, match=message):
+        job(method)
+
+
+def test_what_is_taken_is_said():
+    assert taken(job({"lora": LORA}).workload) == {"method.adapter_dtype": "fp32"}
+    sharded = job({"qlora": {**LORA, "quantization": "gptq-int4"}}, parallelism="fsdp2").workload
+    assert taken(sharded) == {"method.adapter_dtype": "bf16", "method.gptq_kernels": "cuda-old"}
+    assert taken(job("full").workload) == {}
