@@ -23,7 +23,7 @@ from sim.inputs.workload import Checkpointing, Precision, Workload
 from sim.memory.report import memory
 from sim.quantities import percent
 from sim.step.breakdown import Breakdown
-from sim.step.pressure import RETRY_S
+from sim.step.pressure import retry_s
 from sim.units import show
 
 CROWDED = 0.92  # reserved over capacity from where the allocator may retry
@@ -205,7 +205,7 @@ def _allocator(topology: Topology, workload: Workload, strength: float) -> Chang
     report = memory(topology, workload)
     if report.peak_reserved_bytes < CROWDED * report.capacity_bytes:
         return None
-    return Changed(topology, workload, lambda b: b.time_s + strength * RETRY_S)
+    return Changed(topology, workload, lambda b: b.time_s + strength * retry_s(workload))
 
 
 # --- job -----------------------------------------------------------------------------------------

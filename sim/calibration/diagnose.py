@@ -29,6 +29,7 @@ from sim.inputs.loader import Argument, load
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
+from sim.memory.verdict import Verdict
 from sim.step.breakdown import Breakdown
 from sim.step.step import step
 
@@ -129,7 +130,7 @@ class Diagnosis(Document):
     explanations: tuple[Explanation, ...]
     nothing: float  # probability that there is nothing to explain
     test: Test | None
-    fits: bool  # in memory, as declared
+    verdict: Verdict  # of memory, as declared
     borrowed: tuple[str, ...] = ()  # constants that are those of other hardware
 
     @property
@@ -156,7 +157,8 @@ class Diagnosis(Document):
                 for f, seconds in zip(self.figures, self.predicted, strict=True)
             ],
             "pace": self.pace,
-            "fits": self.fits,
+            "fits": self.verdict.fits,
+            "verdict": self.verdict.word,
             "nothing": self.nothing,
             "causes": self.explanations,
             "test": self.test,
@@ -221,7 +223,7 @@ def diagnose(figures: Sequence[Figure], baseline: Figure | None = None) -> Diagn
     return Diagnosis(
         tuple(figures), tuple(b.time_s for b in declared), pace, tuple(explanations), nothing,
         _telling(figures[0], explanations),
-        steps[0].memory.fits, tuple(dict.fromkeys(text for s in steps for text in s.fallbacks)),
+        steps[0].memory.verdict, tuple(dict.fromkeys(text for s in steps for text in s.fallbacks)),
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from sim.inputs.topology import Topology
 from sim.memory.report import memory
 from sim.quantities import duration, gib, percent
 from sim.step.breakdown import Breakdown
-from sim.step.pressure import RETRY_S
+from sim.step.pressure import retry_s
 from sim.step.step import step
 from sim.units import GIB
 
@@ -115,7 +115,7 @@ def _retries(changed: Changed, under: Breakdown) -> float:
     crowded = memory(changed.topology, changed.workload)
     if crowded.peak_reserved_bytes < 0.9 * crowded.capacity_bytes:
         return 1.0
-    return 1.0 + added / RETRY_S
+    return 1.0 + added / retry_s(changed.workload)
 
 
 def _spread(changed: Changed, _: Breakdown) -> float:

@@ -97,7 +97,7 @@ def validate_memory() -> MemoryValidation:
     for row in rows:
         found = memory(row.topology, row.workload)
         if not found.fits:
-            refused.append(Refused(row, found.peak_reserved_bytes / found.capacity_bytes))
+            refused.append(Refused(row, found.verdict.share))
         if row.memory_bytes:
             peaks.append(MeasuredPeak(row, figure(found, row.memory_figure)))
     tried = []

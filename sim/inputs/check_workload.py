@@ -259,6 +259,8 @@ def _features(w: Workload) -> Findings:
         used.append(
             ("precision", "fp8-te" if w.precision.recipe == "te-delayed" else "fp8-torchao")
         )
+    if w.stack.expandable_segments:
+        used.append(("stack.expandable_segments", "expandable-segments"))
     if w.parallelism.context_parallel > 1 and strategy.context_parallel:
         used.append(("parallelism.context_parallel", "context-parallel"))
     table = versions()["feature"]

@@ -121,6 +121,7 @@ class Stack(Spec):
     nccl: str = "2.21"
     transformer_engine: str | None = None
     bitsandbytes: str = "0.44"
+    expandable_segments: bool = False  # PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
     omp_num_threads: Positive | None = None  # of a rank; None: its share of the cores
 
 

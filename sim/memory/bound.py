@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -33,6 +34,8 @@ class Bound(Document):
         Memory there.
     beyond : MemoryReport or None
         Memory one step further, where it no longer fits; None at the end of the search.
+    sure : int or None
+        The largest (fewest) that fits without risk, where that is another.
     """
 
     schema: ClassVar[str] = SCHEMAS["need"]
@@ -41,6 +44,7 @@ class Bound(Document):
     value: int
     report: MemoryReport
     beyond: MemoryReport | None
+    sure: int | None = None
 
 
 def solve(topology: Topology, workload: Workload, quantity: Quantity) -> Bound:
@@ -94,14 +98,28 @@ def solve(topology: Topology, workload: Workload, quantity: Quantity) -> Bound:
         else:
             high = middle
     beyond = at((low + 1) * step) if (low + 1) * step <= limit else None
-    return Bound(quantity, low * step, at(low * step), beyond)
+    found = at(low * step)
+    sure = _largest_sure(lambda units: at(units * step), low) if found.verdict.risk else None
+    return Bound(quantity, low * step, found, beyond, sure and sure * step)
+
+
+def _largest_sure(at: Callable[[int], MemoryReport], high: int) -> int | None:
+    """The largest number below `high` that fits without risk; None where there is none."""
+    low = 0
+    while high - low > 1:
+        middle = (low + high) // 2
+        if at(middle).verdict.word == "fits":
+            low = middle
+        else:
+            high = middle
+    return low or None
 
 
 def _needs(report: MemoryReport) -> str:
     """What does not fit: the GPU's memory or the host's."""
     if report.headroom_bytes < 0:
         return (
-            f"{gib(report.peak_reserved_bytes)} of {gib(report.capacity_bytes)}, "
+            f"{gib(report.needed_bytes)} of {gib(report.capacity_bytes)}, "
             f"mostly {report.dominating}"
         )
     host = max(report.host_bytes, report.host_loading_bytes)
@@ -139,4 +157,8 @@ def _fewest_nodes(topology: Topology, workload: Workload) -> Bound:
             high = middle
         else:
             low = middle
-    return Bound("nodes", high, at(high), at(high - least) if high > least else None)
+    found, sure = at(high), None
+    if found.verdict.risk:
+        more = range(high + least, 4 * high + 1, least)
+        sure = next((nodes for nodes in more if at(nodes).verdict.word == "fits"), None)
+    return Bound("nodes", high, found, at(high - least) if high > least else None, sure)

@@ -15,6 +15,8 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Node, Topology
 from sim.inputs.workload import Workload
 from sim.memory.ledger import Ledger, read
+from sim.memory.states import in_flight_bytes
+from sim.memory.verdict import Verdict
 from sim.mesh import Mesh
 from sim.strategies import allocations_of
 from sim.strategies.terms import MOMENTS
@@ -30,11 +32,12 @@ class MemoryReport:
     peak_allocated_bytes : float
         Highest sum of live tensors. [B]
     peak_reserved_bytes : float
-        All the GPU must have: allocator with fragmentation, CUDA context, communicators. [B]
+        What the process takes if there is room: the allocator's pools, fragmentation, CUDA context,
+        communicators. [B]
+    needed_bytes : float
+        What must live: the same with one pool, since streams give back what they do not use. [B]
     capacity_bytes : float
         What the GPU offers. [B]
-    fits : bool
-        Whether the second is within the third, and the host's share within the host's memory.
     peak_moment : str
         ``init | forward | backward | optimizer | save``.
     by_category : dict
@@ -50,6 +53,8 @@ class MemoryReport:
         ``communicators``. [B]
     dominating : str
         The largest of `terms`, or of `overheads`.
+    in_flight_bytes : float
+        Blocks beside the reserved ones while streams hand on what they used. [B]
     host_bytes : float
         Host memory of one node while training: offloaded state and staging of checkpoints. [B]
     host_terms : dict
@@ -64,8 +69,8 @@ class MemoryReport:
 
     peak_allocated_bytes: float
     peak_reserved_bytes: float
+    needed_bytes: float
     capacity_bytes: float
-    fits: bool
     peak_moment: str
     by_category: dict[str, float]
     terms: dict[str, float]
@@ -77,13 +82,28 @@ class MemoryReport:
     host_terms: dict[str, float] = field(default_factory=dict)
     host_loading_bytes: float = 0.0
     host_capacity_bytes: float = 0.0
+    in_flight_bytes: float = 0.0
     binding_gpu: str = ""  # where GPUs differ: whose memory is the capacity
     warnings: tuple[Message, ...] = ()
 
     @property
+    def verdict(self) -> Verdict:
+        """Whether it fits, and how likely it is to run."""
+        return Verdict(
+            self.needed_bytes, self.capacity_bytes, self.peak_reserved_bytes,
+            max(self.host_bytes, self.host_loading_bytes), self.host_capacity_bytes,
+            self.in_flight_bytes,
+        )  # fmt: skip
+
+    @property
+    def fits(self) -> bool:
+        """Whether it more likely runs than not (`Verdict.fits`)."""
+        return self.verdict.fits
+
+    @property
     def headroom_bytes(self) -> float:
         """Capacity left; negative where it does not fit. [B]"""
-        return self.capacity_bytes - self.peak_reserved_bytes
+        return self.capacity_bytes - self.needed_bytes
 
 
 def constants() -> dict[str, float]:
@@ -135,13 +155,17 @@ def memory(
     if workload.parallelism.context_parallel > 1:
         groups += 1
     pooled = sum(ledger.pools.values())
+    expandable = "_expandable" if workload.stack.expandable_segments else ""
+    lost = c[f"fragmentation{expandable}"]
     overheads = {
         "stream_pools": pooled - allocated,
-        "fragmentation": c["fragmentation"] * pooled,
+        "fragmentation": lost * pooled,
         "cuda_context": c["context"],
         "communicators": c["communicator"] * groups,
     }
     reserved = allocated + sum(overheads.values())
+    needed = (1.0 + lost) * allocated
+    needed += overheads["cuda_context"] + overheads["communicators"]
     terms = {k: v for k, v in peak.terms.items() if v > 0.5}
     categories = {m: ledger.peaks[m].by_category() for m in MOMENTS}
     node = tightest_node(topology)
@@ -152,8 +176,8 @@ def memory(
     return MemoryReport(
         peak_allocated_bytes=allocated,
         peak_reserved_bytes=reserved,
+        needed_bytes=needed,
         capacity_bytes=capacity,
-        fits=reserved <= capacity and max(on_host, loading) <= host,
         peak_moment=moment,
         by_category=dict(categories[moment]),
         terms=terms,
@@ -165,8 +189,9 @@ def memory(
         host_terms=host_parts,
         host_loading_bytes=loading,
         host_capacity_bytes=host,
+        in_flight_bytes=in_flight_bytes(workload, tree),
         binding_gpu=_binding(topology),
-        warnings=_warnings(workload, tree, mesh, reserved, capacity),
+        warnings=tuple(strategy_of(workload).memory_warnings(workload, tree, mesh)),
     )
 
 
@@ -181,22 +206,6 @@ def _loading_bytes(workload: Workload, tree: ModelTree) -> float:
         return 0.0
     kept = types.compute if strategy_of(workload).deepspeed else types.master
     return stored_bytes(tree, types, kept)
-
-
-def _warnings(
-    workload: Workload, tree: ModelTree, mesh: Mesh, reserved: float, capacity: float
-) -> tuple[Message, ...]:
-    found = list(strategy_of(workload).memory_warnings(workload, tree, mesh))
-    if 0.95 * capacity < reserved <= capacity:
-        found.append(
-            Message(
-                "memory.close-to-capacity",
-                "workload.micro_batch",
-                "within 5 % of the GPU's memory: the caching allocator will retry and slow steps",
-                "see `scaling-sim memory` for what would make room",
-            )
-        )
-    return tuple(found)
 
 
 @lru_cache(maxsize=64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sim.blocks.modules import ModelTree
 from sim.blocks.optimizer import OPTIMIZERS
 from sim.blocks.update import updated_bytes
+from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.strategies.units import dtypes, is_matrix, trainable_elements
 from sim.units import DTYPE_BYTES
@@ -23,6 +24,28 @@ def optimizer_temporaries(workload: Workload, ranks: int) -> float:
     how = workload.optimizer_implementation
     kind = OPTIMIZERS[workload.optimizer]
     return kind.scratch_bytes(how, updated_bytes(workload), elements, largest)
+
+
+#: sets of a block's parameters and gradients in flight: fsdp1's limiter lets two gathers ahead
+IN_FLIGHT = 2
+
+
+def in_flight_bytes(workload: Workload, tree: ModelTree) -> float:
+    """What the allocator holds twice where streams hand memory on (`record_stream`). [B]
+
+    FSDP1's gathered parameters and whole gradients of a block are free again only when all streams
+    have passed them. FSDP2 and ZeRO wait for their events instead: nothing.
+    """
+    if not strategy_of(workload).record_streams:
+        return 0.0
+    types = dtypes(workload)
+    parameter, gradient = DTYPE_BYTES[types.compute], DTYPE_BYTES[types.reduce]
+    largest = 0.0
+    for block in {b.kind: b for b in tree.layers}.values():
+        parts = [p for m in block.modules for p in m.parameters]
+        size = sum(p.numel * (parameter + (gradient if p.trainable else 0)) for p in parts)
+        largest = max(largest, size)
+    return IN_FLIGHT * largest
 
 
 def staged_bytes(workload: Workload, ranks: int) -> float:

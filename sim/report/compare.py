@@ -74,8 +74,8 @@ def _cell(value: float | None, show: Callable[[float], str], unit: str = "") -> 
 
 def _memory(r: Result) -> Cell:
     m = r.memory
-    verdict = " fits" if m.fits else f" of {gib(m.capacity_bytes)}: DOES NOT FIT"
-    return Cell(gib(m.peak_reserved_bytes) + verdict, m.peak_reserved_bytes, "B")
+    verdict = f" {m.verdict}" if m.fits else f" of {gib(m.capacity_bytes)}: DOES NOT FIT"
+    return Cell(gib(m.needed_bytes) + verdict, m.needed_bytes, "B")
 
 
 def _step(r: Result) -> Cell:

@@ -47,7 +47,9 @@ def _besides(found: Diagnosis) -> list[str]:
         f"{figure.rate(seconds):,.0f} predicted"
         for figure, seconds in zip(found.figures[1:], found.predicted[1:], strict=True)
     ]
-    if not found.fits:
+    if found.verdict.risk:
+        lines.append(f"as declared it is at risk in memory: {found.verdict.risk}")
+    if not found.verdict.fits:
         lines.append(
             "as declared it does not fit in memory: what ran was something else "
             "(scaling-sim memory says what would fit)"

@@ -29,7 +29,6 @@ _OVERHEADS = {
     "cuda_context": "CUDA context",
     "communicators": "NCCL buffers",
 }
-_CLOSE = "memory.close-to-capacity"
 
 
 def view(answer: MemoryAnswer) -> View:
@@ -44,23 +43,23 @@ def view(answer: MemoryAnswer) -> View:
 
 
 def _verdict(report: MemoryReport) -> str:
-    used = f"{gib(report.peak_reserved_bytes)} of {gib(report.capacity_bytes)}"
-    share = percent(report.peak_reserved_bytes / report.capacity_bytes)
+    found = report.verdict
+    used = f"{gib(report.needed_bytes)} of {gib(report.capacity_bytes)}"
+    share = percent(found.share)
     size = gib(report.terms.get(report.dominating, 0.0))
     why = f"largest at the peak ({report.peak_moment}): {report.dominating}, {size}"
-    if report.fits:
+    if found.risk:
+        return f"At risk: {used} ({share}), {found.risk}; {why}"
+    if found.fits:
         return f"Fits: {used} ({share}); {why}"
-    if report.headroom_bytes >= 0:
+    if found.on_gpu:
         return f"Does not fit on the host; the GPU would take {used} ({share})"
     return f"Does not fit: {used} ({share}), {gib(-report.headroom_bytes)} too much; {why}"
 
 
 def _warnings(report: MemoryReport) -> list[str]:
-    """What slows the step, and traps that the job steps into."""
-    found = [f"! {w.message}; {w.hint}" for w in report.warnings if w.code != _CLOSE]
-    if any(w.code == _CLOSE for w in report.warnings):
-        found.insert(0, "! within 5 % of the capacity: allocator retries will slow the step")
-    return found
+    """Traps that the job steps into."""
+    return [f"! {w.message}; {w.hint}" for w in report.warnings]
 
 
 def _host(report: MemoryReport) -> list[str]:
@@ -86,9 +85,14 @@ def _host(report: MemoryReport) -> list[str]:
 def _bound(bound: Bound) -> str:
     name = bound.quantity.replace("_", " ")
     most = "Fewest nodes that fit" if bound.quantity == "nodes" else f"Largest {name} that fits"
-    line = f"{most}: {bound.value:,} ({gib(bound.report.peak_reserved_bytes)}"
+    line = f"{most}: {bound.value:,} ({gib(bound.report.needed_bytes)}"
     if bound.beyond is not None:
-        line += f"; one step beyond {gib(bound.beyond.peak_reserved_bytes)}"
+        line += f"; one step beyond {gib(bound.beyond.needed_bytes)}"
+    risk = bound.report.verdict.risk
+    if risk:
+        line += f"; {risk}"
+    if bound.sure is not None:
+        line += f"; without risk {bound.sure:,}"
     return line + ")"
 
 
@@ -105,7 +109,8 @@ def _moments(report: MemoryReport) -> Table:
         size = report.overheads.get(name, 0.0)
         if size >= 0.005 * GIB:
             rows.append([f"+ {text}", _gib(size)])
-    rows.append(["needed in all", _gib(report.peak_reserved_bytes)])
+    rows.append(["reserved, were there room", _gib(report.peak_reserved_bytes)])
+    rows.append(["needed in all", _gib(report.needed_bytes)])
     columns = [
         left("GiB per GPU", width=width), *(Column(m, width=11, before="") for m in moments)
     ]  # fmt: skip
@@ -129,8 +134,8 @@ def _fixes(fixes: tuple[MemoryFix, ...]) -> Table:
     rows: list[Row] = [
         [
             f.description, Cell(gib(f.saved_bytes), f.saved_bytes, "B"),
-            Cell(gib(f.peak_reserved_bytes), f.peak_reserved_bytes, "B"),
-            "fits" if f.fits else "does not fit", Cell(_cost(f), f.time_cost), settings(f.change),
+            Cell(gib(f.needed_bytes), f.needed_bytes, "B"),
+            f.verdict, Cell(_cost(f), f.time_cost), settings(f.change),
         ]
         for f in fixes
     ]  # fmt: skip

@@ -41,11 +41,15 @@ def context_view(found: Bound) -> View:
     """Longest context."""
     r = found.report
     title = (
-        f"{found.value:,} tokens fit: {gib(r.peak_reserved_bytes)} of {gib(r.capacity_bytes)}, "
+        f"{found.value:,} tokens fit: {gib(r.needed_bytes)} of {gib(r.capacity_bytes)}, "
         f"mostly {r.dominating.replace('_', ' ')}"
     )
     if found.beyond is not None:
-        title += f"; one step more needs {gib(found.beyond.peak_reserved_bytes)}"
+        title += f"; one step more needs {gib(found.beyond.needed_bytes)}"
+    if r.verdict.risk:
+        title += f"; there it is {r.verdict.risk}"
+    if found.sure is not None:
+        title += f"; {found.sure:,} fit without risk"
     return View(title, [], found)
 
 

@@ -31,9 +31,18 @@ def view(report: PlanReport, share: float | None = None) -> View:
         Lines([name] if heading else [], indent=0, apart=False),
         Facts(_totals(report), gap=3, apart=False),
         Table(columns, [_cells(log) for log in shown], indent=0),
-        Lines(more, indent=0, apart=False),
+        Lines([*more, *_risks(report)], indent=0, apart=False),
     ]
     return View(heading or name, sections, report)
+
+
+def _risks(report: PlanReport) -> list[str]:
+    """Jobs that memory may not hold, each risk once."""
+    jobs: dict[str, list[str]] = {}
+    for log in report.logs:
+        if log.request.risk:
+            jobs.setdefault(log.request.risk, []).append(log.request.name)
+    return [f"at risk in memory: {', '.join(names)} ({risk})" for risk, names in jobs.items()]
 
 
 def _totals(report: PlanReport) -> list[Fact]:

@@ -81,6 +81,9 @@ def priced_view(found: PricedJobs, today: datetime.date) -> View:
     return View("", sections, found)
 
 
+_VERDICTS = {"fits": "", "at risk": " (at risk)", "does not fit": " (DOES NOT FIT)"}
+
+
 def _priced_row(p: PricedJob, best: PricedJob, today: datetime.date) -> Row:
     c = p.cost
     tie: Cell | str = "cheapest" if p is best else "at no price"
@@ -89,7 +92,7 @@ def _priced_row(p: PricedJob, best: PricedJob, today: datetime.date) -> Row:
     sums = (c.compute_usd, c.setup_usd, c.storage_usd, c.egress_usd, c.total_usd)
     carbon = Cell("-" if p.co2_kg is None else f"{p.co2_kg:,.0f}", p.co2_kg, "kg")
     return [
-        p.name, p.machine + ("" if p.fits else " (DOES NOT FIT)"), _rate(c.price_per_gpu_hour_usd),
+        p.name, p.machine + _VERDICTS[p.verdict], _rate(c.price_per_gpu_hour_usd),
         Cell(duration(p.wall_s), p.wall_s, "s"), *(Cell(usd(x), x, "USD") for x in sums),
         Cell(f"{p.energy_j / 3.6e6:,.0f}", p.energy_j, "J"), carbon, tie, age(p.row, today),
     ]  # fmt: skip

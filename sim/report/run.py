@@ -112,15 +112,17 @@ def _variation(result: Result) -> Iterator[str]:
 
 def _fit(result: Result) -> list[str]:
     m = result.memory
-    used = m.peak_reserved_bytes / m.capacity_bytes if m.capacity_bytes else 0.0
-    gpu = f"{gib(m.peak_reserved_bytes)} of {gib(m.capacity_bytes)} per {m.binding_gpu or 'GPU'}"
+    used = m.needed_bytes / m.capacity_bytes if m.capacity_bytes else 0.0
+    gpu = f"{gib(m.needed_bytes)} of {gib(m.capacity_bytes)} per {m.binding_gpu or 'GPU'}"
+    if m.risk:
+        return [f"at risk: {gpu} ({percent(used)}), {m.risk}"]
     if m.fits:
         return [f"fits: {gpu} ({percent(used)})"]
     reasons = []
-    if m.peak_reserved_bytes > m.capacity_bytes:
+    if m.needed_bytes > m.capacity_bytes:
         largest = max(m.by_category, key=lambda name: m.by_category[name])
         reasons.append(
-            f"needs {gpu}, {gib(m.peak_reserved_bytes - m.capacity_bytes)} too much, at "
+            f"needs {gpu}, {gib(m.needed_bytes - m.capacity_bytes)} too much, at "
             f"{m.peak_moment}; {largest} alone are {gib(m.by_category[largest])}"
         )
     if m.host_bytes_per_node > m.host_capacity_bytes > 0.0:
@@ -128,7 +130,7 @@ def _fit(result: Result) -> list[str]:
             f"needs {gib(m.host_bytes_per_node)} of {gib(m.host_capacity_bytes)} of host memory "
             "per node"
         )
-    times = "the times below are as if there were room"
+    times = "the times below are as if it just ran"
     curve = result.scaling.curve
     roomy = [point for point in curve if point.fits]
     if roomy:
@@ -182,7 +184,8 @@ def _scaling(result: Result) -> Table:
             Cell(duration(p.step_time_s), p.step_time_s, "s"),
             Cell(count(p.tokens_per_s), p.tokens_per_s), Cell(percent(p.efficiency), p.efficiency),
             Cell(percent(p.ideal_efficiency), p.ideal_efficiency),
-            percent(p.exposed_communication_s / p.step_time_s), "" if p.fits else "does not fit",
+            percent(p.exposed_communication_s / p.step_time_s),
+            "" if p.verdict == "fits" else p.verdict,
         ]
         for p in scaling.curve
     ]  # fmt: skip
@@ -199,7 +202,7 @@ def _fixes(result: Result) -> Table:
         [
             Cell(f"{100 * (fix.step_time_ratio - 1):+.1f} %", fix.step_time_ratio),
             fix.description,
-            Cell(gib(fix.memory_bytes) + ("" if fix.fits else ", does not fit"),
+            Cell(gib(fix.memory_bytes) + ("" if fix.verdict == "fits" else f", {fix.verdict}"),
                  fix.memory_bytes, "B"),
             settings(fix.change),
         ]

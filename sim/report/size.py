@@ -104,13 +104,14 @@ def _table(chosen: list[Contender], winner: Simulated) -> Table:
         more = ""
         if plan is not winner and math.isfinite(winner.figures.cost_usd):
             more = percent(f.cost_usd / winner.figures.cost_usd - 1, 0, "+")
-        share = plan.memory_bytes / plan.capacity_bytes
+        fit = plan.memory.verdict
         even = "" if c.break_even_usd is None else f"${c.break_even_usd:.2f}"
         rows.append([
             "->" if i == 0 else str(i + 1), c.machine.name, _cluster(plan.candidate.topology),
             _layout(plan), Cell(duration(f.wall_s), f.wall_s, "s"),
             Cell(usd(f.cost_usd), f.cost_usd, "USD"), more, Cell(percent(plan.mfu), plan.mfu),
-            Cell(percent(share, 0), plan.memory_bytes, "B"), Cell(even, c.break_even_usd, "USD/h"),
+            Cell(percent(fit.share, 0) + (" !" if fit.risk else ""), fit.needed_bytes, "B"),
+            Cell(even, c.break_even_usd, "USD/h"),
         ])  # fmt: skip
     return Table(columns, rows, indent=0)
 
@@ -118,7 +119,9 @@ def _table(chosen: list[Contender], winner: Simulated) -> Table:
 def _verdict(report: SizeReport, winner: Simulated) -> list[str]:
     """How the winner compares with fewer and more of its nodes."""
     target, here = report.target, winner.figures
-    lines = []
+    risk = winner.memory.verdict.risk
+    share = percent(winner.memory.verdict.share, 0)
+    lines = [f"At risk: the winner needs {share} of a GPU's memory, {risk}"] if risk else []
     for plan, word in ((report.more, "More"), (report.fewer, "Fewer")):
         size = winner.candidate.gpus if plan is None else plan.candidate.gpus
         if plan is None:

@@ -24,7 +24,7 @@ def view(outcome: SweepOutcome) -> View:
     """What `scaling-sim sweep` says."""
     chosen, title = _chosen(outcome)
     columns = [
-        *map(left, outcome.grid.keys), left("fits"),
+        *map(left, outcome.grid.keys), left("verdict"),
         *(Column(head) for head, _, _ in _MEASURES.values()),
     ]  # fmt: skip
     table = Table(columns, [_cells(outcome, i) for i in chosen], indent=0, apart=False)
@@ -52,7 +52,7 @@ def _cells(outcome: SweepOutcome, place: int) -> Row:
     if row.status != "ok":
         return [*varied, row.status, row.error.splitlines()[0] if row.error else row.status]
     figures = [_cell(row.measures[name], show, unit) for name, (_, show, unit) in _MEASURES.items()]
-    return [*varied, "yes" if row.measures["fits"] else "no", *figures]
+    return [*varied, row.measures["verdict"], *figures]
 
 
 def _cell(value: float | None, show: Callable[[float], str], unit: str) -> Cell:

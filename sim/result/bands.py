@@ -23,9 +23,9 @@ from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
+from sim.memory.verdict import COVERAGE, memory_half_width
 from sim.result.result import Interval, Result, Uncertainty
 
-COVERAGE = 0.8
 #: weight of a row that differs in one thing: method (full, LoRA), strategy, GPU generation
 OTHER = {"method": 0.15, "strategy": 0.3, "generation": 0.3}
 #: a row counts e times less per so many doublings of the number of GPUs, tenfolds of parameters and
@@ -125,13 +125,6 @@ def _table() -> dict[str, Any]:
 def residuals() -> tuple[Residual, ...]:
     """Of step times, all of the data file."""
     return tuple(Residual(*row) for row in _table()["rows"])
-
-
-@cache
-def memory_half_width() -> float:
-    """80 % quantile of the size of the errors of published peaks, as a logarithm."""
-    sizes = [abs(e) for e in _table()["memory"]]
-    return _weighted_quantile(sizes, [1.0] * len(sizes), COVERAGE)
 
 
 def band(job: Job, known: Sequence[Residual]) -> Band:

@@ -139,7 +139,7 @@ def _cost(topology: Topology, workload: Workload, report: StepReport) -> MethodC
         parts=parts,
         gathered_bytes=steps * moved["all_gather"],
         reduced_bytes=steps * (moved["reduce_scatter"] + moved["all_reduce"]),
-        memory_bytes=report.memory.peak_reserved_bytes,
+        memory_bytes=report.memory.needed_bytes,
         trainable=count_parameters(workload.model, workload.method).trainable,
     )
 

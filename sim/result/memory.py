@@ -42,7 +42,10 @@ class MemoryAnswer(Document):
         if self.bound is not None:
             bound = self.bound
             memory = _report(bound.report)
-            found["bound"] = {"quantity": bound.quantity, "value": bound.value, "memory": memory}
+            found["bound"] = {
+                "quantity": bound.quantity, "value": bound.value, "sure": bound.sure,
+                "memory": memory,
+            }  # fmt: skip
         return found | {"fixes": self.fixes}
 
     def records(self) -> Sequence[Mapping[str, Any]]:
@@ -55,20 +58,28 @@ class MemoryAnswer(Document):
             for name in dict.fromkeys(term.category for term in TERMS)
         ]
         rows.append({"category": "allocated", **r.by_moment, "peak": r.peak_allocated_bytes})
-        added = {**r.overheads, "needed": r.peak_reserved_bytes, "capacity": r.capacity_bytes}
+        added = {
+            **r.overheads, "reserved": r.peak_reserved_bytes, "needed": r.needed_bytes,
+            "capacity": r.capacity_bytes,
+        }  # fmt: skip
         added |= {f"host {name}": size for name, size in r.host_terms.items()}
         return [*rows, *({"category": name, "peak": size} for name, size in added.items())]
 
 
 def _report(report: MemoryReport) -> dict[str, Any]:
     names = (
-        "peak_allocated_bytes", "peak_reserved_bytes", "capacity_bytes", "fits", "peak_moment",
+        "peak_allocated_bytes", "peak_reserved_bytes", "needed_bytes", "capacity_bytes", "fits",
+        "peak_moment",
         "dominating", "by_category", "terms", "by_moment", "categories_by_moment", "overheads",
     )  # fmt: skip
     host = ("host_bytes", "host_terms", "host_loading_bytes", "host_capacity_bytes")
     warnings = [{"code": w.code, "message": w.message} for w in report.warnings]
+    verdict = report.verdict
     return {
         **{name: getattr(report, name) for name in names},
+        "verdict": verdict.word,
+        "fit_probability": verdict.probability,
+        "risk": verdict.risk,
         "warnings": warnings,
         **{name: getattr(report, name) for name in host},
     }

@@ -75,9 +75,11 @@ def predict(
         fixing = ranked(topology, workload, breakdown, memory.fits)
         bottleneck = replace(bottleneck, fixes=fixing)
     own = None if varied.needs_every_rank else breakdown  # the curve is of whole machines
-    curve = scaling_curve(topology, workload, own, memory.fits, engine) if scaling else None
+    curve = (
+        scaling_curve(topology, workload, own, found.memory.verdict, engine) if scaling else None
+    )
     job = forecast_job(topology, workload, breakdown)
-    bottleneck = data_bottleneck(job, bottleneck, memory.peak_reserved_bytes)
+    bottleneck = data_bottleneck(job, bottleneck, memory.needed_bytes)
     peak = peak_of(topology, workload)
     parameters = count_parameters(workload.model, workload.method).total
     result = Result(
@@ -95,7 +97,7 @@ def predict(
         warnings=(
             *(notes.warnings if notes else ()),
             *found.memory.warnings,
-            *retry_warnings(found.retries_s, found.time_s),
+            *retry_warnings(workload, found.retries_s, found.time_s),
         ),
         assumptions=(
             *(notes.assumptions() if notes else ()),

@@ -102,6 +102,7 @@ class ScalingPoint:
     ideal_efficiency: float  # were communication free
     exposed_communication_s: float
     fits: bool
+    verdict: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +121,12 @@ class Memory:
 
     peak_allocated_bytes: float
     peak_reserved_bytes: float
+    needed_bytes: float  # what must live, context and NCCL's buffers included
     capacity_bytes: float
-    fits: bool
+    fits: bool  # more likely than not
+    verdict: str  # fits, at risk, does not fit
+    fit_probability: float  # that it runs, from the errors of published peaks
+    risk: str  # in words, where it is at risk
     peak_moment: str
     by_category: dict[str, float]  # at the peak
     by_moment: dict[str, float]  # peak of each moment
@@ -137,8 +142,9 @@ class Fix:
     change: dict[str, Any]  # as for --set
     description: str
     step_time_ratio: float  # time per token with / without
-    memory_bytes: float  # peak reserved with it
+    memory_bytes: float  # what must live with it
     fits: bool
+    verdict: str = "fits"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from sim.inputs.scaled import at_nodes
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
+from sim.memory.verdict import Verdict
 from sim.result.result import Scaling, ScalingPoint
 from sim.step.breakdown import Breakdown
 from sim.step.step import step
@@ -14,7 +15,7 @@ CURVE_NODES = (1, 2, 4, 8)
 
 
 def scaling_curve(
-    topology: Topology, workload: Workload, own: Breakdown | None, own_fits: bool, engine: str
+    topology: Topology, workload: Workload, own: Breakdown | None, own_verdict: Verdict, engine: str
 ) -> Scaling | None:
     """Throughput on 1, 2, 4 and 8 nodes and on the machine's own number.
 
@@ -24,8 +25,8 @@ def scaling_curve(
         Machine and job.
     own : Breakdown or None
         The step on the machine as it is, where that is known.
-    own_fits : bool
-        In memory.
+    own_verdict : Verdict
+        Of memory, there.
     engine : str
         For the other numbers of nodes.
 
@@ -36,22 +37,22 @@ def scaling_curve(
     """
     if topology.node is None:
         return None
-    points: dict[int, tuple[Topology, Workload, Breakdown, bool]] = {}
+    points: dict[int, tuple[Topology, Workload, Breakdown, Verdict]] = {}
     for nodes in sorted({*CURVE_NODES, topology.nodes}):
         moved = at_nodes(topology, workload, nodes)
         if moved is None:
             continue
         if nodes == topology.nodes and own is not None:
-            points[nodes] = (*moved, own, own_fits)
+            points[nodes] = (*moved, own, own_verdict)
             continue
         found = step(*moved, engine=engine)
-        points[nodes] = (*moved, found.breakdown, found.memory.fits)
-    fitting = [n for n, point in points.items() if point[3]]
+        points[nodes] = (*moved, found.breakdown, found.memory.verdict)
+    fitting = [n for n, point in points.items() if point[3].fits]
     base = min(fitting or points)
     base_top, base_job, base_step, _ = points[base]
     base_rate = batch_of(base_top, base_job).tokens / base_step.time_s / base_top.world_size
     curve = []
-    for nodes, (top, job, b, fits) in points.items():
+    for nodes, (top, job, b, verdict) in points.items():
         tokens = batch_of(top, job).tokens
         rate = tokens / b.time_s / top.world_size
         free = tokens / (b.time_s - b.exposed_s) / top.world_size
@@ -64,7 +65,8 @@ def scaling_curve(
                 efficiency=rate / base_rate,
                 ideal_efficiency=free / base_rate,
                 exposed_communication_s=b.exposed_s,
-                fits=fits,
+                fits=verdict.fits,
+                verdict=verdict.word,
             )
         )
     mine = next(p.efficiency for p in curve if p.nodes == topology.nodes)

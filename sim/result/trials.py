@@ -31,10 +31,10 @@ class MemoryFix:
         In words.
     saved_bytes : float
         Less at the peak, overheads included. [B]
-    peak_reserved_bytes : float
-        With it. [B]
-    fits : bool
-        With it.
+    needed_bytes : float
+        What must live with it. [B]
+    verdict : str
+        With it: fits, at risk, does not fit.
     time_cost : float
         GPU-seconds a token that it adds, as a share of what they are; negative where it is faster.
     changes_training : bool
@@ -44,10 +44,15 @@ class MemoryFix:
     change: dict[str, Any]
     description: str
     saved_bytes: float
-    peak_reserved_bytes: float
-    fits: bool
+    needed_bytes: float
+    verdict: str
     time_cost: float
     changes_training: bool = False
+
+    @property
+    def fits(self) -> bool:
+        """Whether it more likely runs than not."""
+        return self.verdict != "does not fit"
 
 
 def ranked(
@@ -70,9 +75,9 @@ def ranked(
     if not fits:
         found = smaller(topology, workload, training=False)
         cures = [f for f in found if f.fits]
-        nearest = sorted(found, key=lambda f: f.peak_reserved_bytes)
+        nearest = sorted(found, key=lambda f: f.needed_bytes)
         return tuple(
-            Fix(f.change, f.description, 1.0 + f.time_cost, f.peak_reserved_bytes, f.fits)
+            Fix(f.change, f.description, 1.0 + f.time_cost, f.needed_bytes, f.fits, f.verdict)
             for f in (cures or nearest)[:MOST]
         )
     waits = now.exposed_s + now.slowdown_s
@@ -87,8 +92,10 @@ def ranked(
             continue
         ratio = _seconds(change.topology, change.workload) / base
         if ratio < 1.0 - SHORTER:
-            need = room.peak_reserved_bytes
-            faster.append(Fix(change.settings, change.text, ratio, need, fits=True))
+            need = room.needed_bytes
+            faster.append(
+                Fix(change.settings, change.text, ratio, need, fits=True, verdict=room.verdict.word)
+            )
     return tuple(sorted(faster, key=lambda f: f.step_time_ratio)[:MOST])
 
 
@@ -119,7 +126,7 @@ def smaller(
         if change.changes_training and not training:
             continue
         after = memory_of(change.topology, change.workload)
-        if _saved(before, after) < LESS * before.peak_reserved_bytes:
+        if _saved(before, after) < LESS * before.needed_bytes:
             continue
         found.append(_fix(change, before, after, base))
     found.sort(key=lambda f: (f.changes_training, f.time_cost))
@@ -135,17 +142,19 @@ def _fix(change: Change, before: MemoryReport, after: MemoryReport, base: float)
     cost = _seconds(change.topology, change.workload) / base - 1.0
     return MemoryFix(
         change.settings, change.text, _saved(before, after),
-        after.peak_reserved_bytes, after.fits, cost, change.changes_training,
+        after.needed_bytes, after.verdict.word, cost, change.changes_training,
     )  # fmt: skip
 
 
 def _saved(before: MemoryReport, after: MemoryReport) -> float:
-    return before.peak_reserved_bytes - after.peak_reserved_bytes
+    return before.needed_bytes - after.needed_bytes
 
 
 def _seconds(topology: Topology, workload: Workload) -> float:
-    """GPU-seconds of a token. [s]"""
-    return step(topology, workload).time_s / batch_on(workload).tokens_per_rank
+    """GPU-seconds of a token; of a job that does not fit without retries. [s]"""
+    found = step(topology, workload)
+    lost = 0.0 if found.memory.fits else found.retries_s
+    return (found.time_s - lost) / batch_on(workload).tokens_per_rank
 
 
 def _together(

@@ -49,7 +49,7 @@ class StepReport:
     breakdown : Breakdown
         Of the slowest rank, with all micro-steps and with retries; shared, not to be changed.
     memory : MemoryReport
-        Of the same job; a step that does not fit is one as if there were room.
+        Of the same job; a step that does not fit is one as if it just ran, with every retry.
     retries_s : float
         Of the step, what allocations that fail at first cost. [s]
     replicas_s : (replicas,) float64
@@ -111,9 +111,7 @@ def step(
         outcome, times = run_replicas(topology, workload, variation, engine=engine, level=level)
         simulated, ranks = outcome.breakdown, waiting(outcome)
         fallbacks = outcome.priced.fallbacks
-    pressed = with_retries(
-        simulated, workload, needed.peak_reserved_bytes, needed.capacity_bytes
-    )  # fmt: skip
+    pressed = with_retries(simulated, workload, needed.verdict)
     lost = pressed.time_s - simulated.time_s
     return StepReport(pressed, needed, lost, times + lost, ranks, fallbacks)
 

@@ -155,7 +155,9 @@ def _record(variant: Variant) -> dict[str, Any]:
         "changes": " ".join(variant.changes),
         "gpus": r.topology.gpus,
         "fits": r.memory.fits,
-        "memory_bytes": r.memory.peak_reserved_bytes,
+        "verdict": r.memory.verdict,
+        "fit_probability": r.memory.fit_probability,
+        "memory_bytes": r.memory.needed_bytes,
         "step_time_s": r.step.time_s,
         "tokens_per_s": r.throughput.tokens_per_s,
         "tokens_per_s_per_gpu": r.throughput.tokens_per_s_per_gpu,
@@ -341,7 +343,7 @@ def _delta(first: Variant, other: Variant) -> Delta:
         wall_ratio=wall,
         cost_ratio=cost,
         energy_ratio=energy,
-        memory_ratio=b.memory.peak_reserved_bytes / a.memory.peak_reserved_bytes,
+        memory_ratio=b.memory.needed_bytes / a.memory.needed_bytes,
         tie_price_usd=_tie_price(a.cost, b.cost),
         parts=parts,
         reasons=_reasons(first, other, parts, per_gpu, gpus),
@@ -452,6 +454,8 @@ def _summary(variants: Sequence[Variant], deltas: Sequence[Delta]) -> tuple[str,
         unfit = [v.label for v in (first, variant) if not v.result.memory.fits]
         if unfit:
             text += f"; but {' and '.join(unfit)} {'does' if len(unfit) == 1 else 'do'} not fit"
+        for tight in (v for v in (first, variant) if v.result.memory.risk):
+            text += f"; {tight.label} is at risk ({tight.result.memory.risk})"
         lines.append(text)
     fitting = [v for v in variants if v.result.memory.fits]
     if len(variants) > 2 and fitting:

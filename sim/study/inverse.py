@@ -236,7 +236,7 @@ def price_for(
     for machine, job, _ in pairs:
         report = memory_of(machine, job)
         if not report.fits:
-            need, have = gib(report.peak_reserved_bytes), gib(report.capacity_bytes)
+            need, have = gib(report.needed_bytes), gib(report.capacity_bytes)
             message = f"{job.name} does not fit on {machine.name}: {need} of {have}"
             raise InfeasibleError(message)
         jobs.append(_estimate(machine, job))

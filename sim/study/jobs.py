@@ -69,6 +69,8 @@ class Request:
         Share of a step with a collective in flight: how often it is seen on a shared link.
     kind : int
         Jobs of a kind are alike; for `Cluster.slowdown`.
+    risk : str
+        That memory may not do, in words; empty where it fits.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Request:
     resume_s: float
     communication: float
     kind: int
+    risk: str = ""
 
 
 @dataclass(slots=True)
@@ -220,7 +223,7 @@ def requests(
             found.append(
                 Request(
                     name, entry.nodes, arrival, deadline, entry.priority, timed[0], timed[1],
-                    timed[2], timed[3], len(cluster.kinds) - 1,
+                    timed[2], timed[3], len(cluster.kinds) - 1, timed[4],
                 )
             )  # fmt: skip
     if faults:
@@ -230,8 +233,8 @@ def requests(
 
 def _timed(
     cluster: Cluster, entry: Entry, own: Branch, folder: Path
-) -> tuple[float, float, float, float]:
-    """Seconds alone, to save and to resume, and the share of communication; adds a kind."""
+) -> tuple[float, float, float, float, str]:
+    """Seconds alone, to save and to resume, share of communication, and risk; adds a kind."""
     base = cluster.topology.model_copy(update={"nodes": entry.nodes})
     path = folder / entry.workload
     argument = str(path) if path.is_file() else entry.workload
@@ -241,7 +244,7 @@ def _timed(
     loaded = prepared.loaded()
     report = memory_of(loaded.topology, loaded.workload)
     if not report.fits:
-        need, have = gib(report.peak_reserved_bytes), gib(report.capacity_bytes)
+        need, have = gib(report.needed_bytes), gib(report.capacity_bytes)
         message = f"does not fit on {entry.nodes} nodes: {need} of {have}"
         raise InputError.single(entry.workload, message)
     alone = step(loaded.topology, loaded.workload).breakdown
@@ -251,7 +254,7 @@ def _timed(
         raise InputError.single(entry.workload, message)
     cluster.kinds.append((loaded.topology, loaded.workload, alone.time_s))
     busy = alone.communication_s / alone.time_s if entry.nodes > 1 else 0.0
-    return job.wall_s, job.checkpoint_blocking_s, job.resume_s, busy
+    return job.wall_s, job.checkpoint_blocking_s, job.resume_s, busy, report.verdict.risk
 
 
 def _plain(tree: Tree) -> Any:

@@ -13,7 +13,9 @@ from sim.step.step import step
 
 #: name -> (unit, whether less is better, what it is); the columns of a sweep, in order
 MEASURES: dict[str, tuple[str, bool | None, str]] = {
-    "fits": ("", None, "whether it fits in memory"),
+    "fits": ("", None, "whether it fits in memory, more likely than not"),
+    "verdict": ("", None, "fits, at risk or does not fit"),
+    "fit_probability": ("", False, "that it runs, from the errors of published peaks"),
     "gpus": ("", True, "GPUs in all"),
     "step_time_s": ("s", True, "one optimizer step"),
     "compute_s": ("s", True, "of which the compute lane is busy"),
@@ -23,7 +25,7 @@ MEASURES: dict[str, tuple[str, bool | None, str]] = {
     "tokens_per_s_per_gpu": ("1/s", False, "throughput of one GPU"),
     "mfu": ("", False, "model FLOPs against the dense peak"),
     "hfu": ("", False, "with recompute"),
-    "memory_bytes": ("B", True, "peak reserved on a GPU"),
+    "memory_bytes": ("B", True, "what must live on a GPU"),
     "capacity_bytes": ("B", None, "what a GPU offers"),
     "wall_clock_s": ("s", True, "the whole job, failures and checkpoints included"),
     "goodput": ("", False, "useful share of it"),
@@ -55,6 +57,8 @@ def measures(topology: Topology, workload: Workload) -> dict[str, Any]:
     cost = job.cost if job else None
     row: dict[str, Any] = {
         "fits": memory.fits,
+        "verdict": memory.verdict.word,
+        "fit_probability": memory.verdict.probability,
         "gpus": topology.world_size,
         "step_time_s": measured.time_s,
         "compute_s": measured.compute_s,
@@ -64,7 +68,7 @@ def measures(topology: Topology, workload: Workload) -> dict[str, Any]:
         "tokens_per_s_per_gpu": rates.tokens_per_s_per_gpu,
         "mfu": rates.mfu,
         "hfu": rates.hfu,
-        "memory_bytes": memory.peak_reserved_bytes,
+        "memory_bytes": memory.needed_bytes,
         "capacity_bytes": memory.capacity_bytes,
         "wall_clock_s": job.wall_s if job else None,
         "goodput": job.goodput if job else None,

@@ -83,6 +83,7 @@ class PricedJob(Section):
     row: PriceRow
     spot: bool
     fits: bool
+    verdict: str
     wall_s: float
     energy_j: float
     co2_kg: float | None
@@ -105,6 +106,7 @@ class PricedJob(Section):
             "gpu": self.row.gpu,
             "region": self.row.region,
             "fits": self.fits,
+            "verdict": self.verdict,
             "wall_clock_s": self.wall_s,
             "tokens": self.tokens,
             "energy_j": self.energy_j,
@@ -235,6 +237,7 @@ def _priced(
         row=row,
         spot=spot,
         fits=result.memory.fits,
+        verdict=result.memory.verdict,
         wall_s=job.wall_clock_s,
         energy_j=joules,
         co2_kg=joules / 3.6e6 * found[1] / 1000.0 if found else None,

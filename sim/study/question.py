@@ -303,7 +303,7 @@ def measure(result: Result, metric: str) -> float:
     found: dict[str, float | None] = {
         "tokens_per_s_per_gpu": rates.tokens_per_s_per_gpu,
         "tokens_per_s": rates.tokens_per_s,
-        "memory_gib": result.memory.peak_reserved_bytes / 2**30,
+        "memory_gib": result.memory.needed_bytes / 2**30,
         "days": job.wall_clock_s / 86400.0 if job else None,
         "cost_usd": cost.total_usd if cost else None,
         "usd_per_million_tokens": cost.usd_per_million_tokens if cost else None,

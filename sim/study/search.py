@@ -27,6 +27,7 @@ from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_of
 from sim.job.estimate import JobEstimate, estimate_job
 from sim.job.forecast import job_steps, terms_of
+from sim.memory.report import MemoryReport
 from sim.result.peak import peak_of
 from sim.step.breakdown import Breakdown
 from sim.step.step import memory_of, step
@@ -72,8 +73,7 @@ class Simulated(Section):
     figures: Estimate
     step_s: float
     mfu: float
-    memory_bytes: float
-    capacity_bytes: float
+    memory: MemoryReport
     job: JobEstimate
     borrowed: tuple[str, ...]  # constants that are those of other hardware
 
@@ -101,8 +101,10 @@ class Simulated(Section):
             "tokens_per_s": f.tokens_per_s,
             "step_time_s": self.step_s,
             "mfu": self.mfu,
-            "memory_bytes": self.memory_bytes,
-            "capacity_bytes": self.capacity_bytes,
+            "memory_bytes": self.memory.needed_bytes,
+            "capacity_bytes": self.memory.capacity_bytes,
+            "verdict": self.memory.verdict.word,
+            "fit_probability": self.memory.verdict.probability,
             "borrowed": self.borrowed,
         }
 
@@ -232,7 +234,7 @@ class Searcher:
         return Simulated(
             candidate, _figures(candidate, job, step_s), step_s,
             rate * flops.model / peak_of(topology, workload).flops_per_s,
-            report.peak_reserved_bytes, report.capacity_bytes, job, found.fallbacks,
+            report, job, found.fallbacks,
         )  # fmt: skip
 
     # --- what is remembered ----------------------------------------------------------------------

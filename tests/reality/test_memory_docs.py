@@ -30,8 +30,8 @@ def test_methods(row):
         sets.append(f"nodes={int(gpus) // 8}")
     loaded = load(machine, f"llama3-70b-{method}", sets)
     report = memory(loaded.topology, loaded.workload)
-    assert f"{report.peak_reserved_bytes / 2**30:.1f} GiB" == need
-    assert ("yes" if report.fits else "no") == fits
+    assert f"{report.needed_bytes / 2**30:.1f} GiB" == need
+    assert report.verdict.word == fits
     assert why.startswith(report.dominating)
 
 
@@ -47,5 +47,24 @@ def test_longest_context(machine, what, sets):
     loaded = load(machine, "llama3-8b-32k", [*LOCAL, *sets])
     gpus = str(loaded.topology.world_size)
     table = rows("| GPUs | method | with |")
-    said = next(r[3] for r in table if r[:3] == [gpus, "full", what] and r[3] != "none")
-    assert f"{solve(loaded.topology, loaded.workload, 'sequence_length').value:,}" == said
+    said = next(r[3:5] for r in table if r[:3] == [gpus, "full", what] and r[3] != "none")
+    found = solve(loaded.topology, loaded.workload, "sequence_length")
+    assert [f"{found.value:,}", f"{found.sure:,}" if found.sure else ""] == said
+
+
+EDGE = rows("| sequence | must live |")
+
+
+def test_edge():
+    """A job through capacity: memory, verdict, and a time a token that neither jumps nor falls."""
+    loaded = load(
+        "dgx-a100", "llama3-8b-sft",
+        ["parallelism={strategy: fsdp1}", "micro_batch=1", "gradient_accumulation=1"],
+    )  # fmt: skip
+    for row in EDGE:
+        job = loaded.workload.model_copy(update={"sequence_length": int(row[0].replace(",", ""))})
+        verdict = memory(loaded.topology, job).verdict
+        shown = [f"{verdict.needed_bytes / 2**30:.1f} GiB", verdict.word]
+        assert shown == [row[1], row[3]]
+    times = [float(row[6]) for row in EDGE]
+    assert times == sorted(times)

@@ -67,7 +67,7 @@ def test_run_and_memory_say_the_same_of_a_change():
         same = listed[fix.description]
         assert fix.change == same.change
         assert fix.step_time_ratio == 1.0 + same.time_cost
-        assert fix.memory_bytes == same.peak_reserved_bytes
+        assert fix.memory_bytes == same.needed_bytes
         assert fix.fits == same.fits
 
 
@@ -83,7 +83,7 @@ def test_a_job_that_fits_is_offered_what_is_faster_and_still_fits():
         change = offered[fix.description]
         changed = step(change.topology, change.workload)
         assert fix.fits
-        assert fix.memory_bytes == changed.memory.peak_reserved_bytes
+        assert fix.memory_bytes == changed.memory.needed_bytes
         tokens = change.workload.micro_batch * change.workload.gradient_accumulation
         before = loaded.workload.micro_batch * loaded.workload.gradient_accumulation
         ratio = changed.time_s / tokens / (now.time_s / before)

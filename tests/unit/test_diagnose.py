@@ -141,7 +141,7 @@ def test_a_job_that_cannot_have_run() -> None:
     """Full fine-tuning of 8B on one GPU does not fit: the description is wrong, and it says so."""
     figures = read_figures("h100-x1", "llama3-8b-sft", ["model.layers=24"], "step_time_s=100")
     found = diagnose(figures)
-    assert not found.fits
+    assert not found.verdict.fits
     assert "does not fit in memory" in render(view(found))
 
 

@@ -1,14 +1,25 @@
 """Variation, allocator retries and bands: worked values and what must hold."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
 from sim import simulate
+from sim.blocks.parameters import build_tree
 from sim.inputs.loader import load
+from sim.memory.states import in_flight_bytes
+from sim.memory.verdict import Verdict
 from sim.result.bands import STAND_IN, UNSEEN, Job, Residual, band
 from sim.step.breakdown import Breakdown
-from sim.step.pressure import PER_BLOCK, RETRY_S, retry_share, retry_warnings, with_retries
+from sim.step.pressure import (
+    EXCHANGES,
+    PER_BLOCK,
+    retry_s,
+    retry_share,
+    retry_warnings,
+    with_retries,
+)
 from sim.step.straggle import block_variation, expected_largest, typical_speed
 
 A100 = load("dgx-a100", "mpt-7b-pretrain").topology.first_gpu
@@ -51,31 +62,60 @@ def test_unknown_generation_varies_as_the_newest():
     assert block_variation("z9000") == block_variation("h100")
 
 
+def found(work, reserved, capacity):
+    """Verdict of a job whose pools take so much."""
+    set_ = in_flight_bytes(work, build_tree(work.model, work.method))
+    return Verdict(reserved, capacity, reserved, in_flight_bytes=set_)
+
+
 def test_retries_begin_where_a_second_set_no_longer_fits():
     """A block of 4 h^2 + 8 h^2 (+ biases): 12.6 M parameters, 2 + 4 bytes each, twice in flight."""
     h = 1024
     block = 12 * h * h + 9 * h + 4 * h  # weights, biases of four linears, two norms
     slack, capacity = 2 * 6 * block, 8e9
     begins = capacity - slack
-    assert retry_share(job(), begins - 1e6, capacity) == 0.0
-    assert retry_share(job(), begins + 0.005 * capacity, capacity) == pytest.approx(0.5, abs=0.01)
-    assert retry_share(job(), capacity - 1.0, capacity) == 1.0
-    assert retry_share(job(), capacity + 1.0, capacity) == 0.0  # stops instead
-    assert retry_share(job(strategy="fsdp2"), capacity - 1.0, capacity) == 0.0
+    assert retry_share(found(job(), begins - 1e6, capacity)) == 0.0
+    halfway = found(job(), begins + 0.005 * capacity, capacity)
+    assert retry_share(halfway) == pytest.approx(0.5, abs=0.01)
+    assert halfway.word == "at risk"
+    assert retry_share(found(job(), capacity - 1.0, capacity)) == 1.0
+    assert retry_share(found(job(), 2 * capacity, capacity)) == 1.0  # as if it just ran
+    other = job(strategy="fsdp2")
+    assert retry_share(found(other, capacity - 1.0, capacity)) == 0.0
+    assert retry_share(found(other, 1.005 * capacity, capacity)) == pytest.approx(0.5)
 
 
 def test_retries_lengthen_the_step_by_blocks_and_micro_steps():
     capacity, reserved = 80e9, 80e9 - 1.0
     work = job(gradient_accumulation=3)
     before = Breakdown(time_s=2.0, host_s=0.5)
-    after = with_retries(before, work, reserved, capacity)
-    lost = retry_share(work, reserved, capacity) * PER_BLOCK * 16 * 3 * RETRY_S
+    after = with_retries(before, work, found(work, reserved, capacity))
+    lost = retry_share(found(work, reserved, capacity)) * PER_BLOCK * 16 * 3 * 18e-3
     assert after.time_s - 2.0 == pytest.approx(lost)
     assert after.host_s - 0.5 == pytest.approx(lost)
-    (warning,) = retry_warnings(lost, after.time_s)
+    (warning,) = retry_warnings(work, lost, after.time_s)
     assert warning.code == "allocator-retries"
     assert f"{100 * lost / (2 + lost):.0f} %" in warning.message
-    assert retry_warnings(0.0, before.time_s) == ()
+    assert retry_warnings(work, 0.0, before.time_s) == ()
+
+
+def test_time_grows_with_memory_through_capacity():
+    """Retries neither jump nor stop where a job no longer fits."""
+    capacity, before = 80e9, Breakdown(time_s=2.0)
+    for strategy, most in (("fsdp1", PER_BLOCK * 16), ("fsdp2", EXCHANGES)):
+        work = job(strategy=strategy)
+        sizes = [capacity * (0.9 + 0.0005 * n) for n in range(400)]
+        times = [with_retries(before, work, found(work, size, capacity)).time_s for size in sizes]
+        assert times == sorted(times)
+        assert max(b - a for a, b in pairwise(times)) < 0.051 * most * 18e-3
+        assert times[0] == 2.0
+        assert times[-1] == pytest.approx(2.0 + most * 18e-3)
+
+
+def test_expandable_segments_retry_for_less():
+    work = job()
+    stack = work.stack.model_copy(update={"expandable_segments": True})
+    assert retry_s(work.model_copy(update={"stack": stack})) < retry_s(work) / 4
 
 
 def rows(n, size, **keys):

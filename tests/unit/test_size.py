@@ -114,7 +114,7 @@ def test_figures_of_the_winner_are_those_of_a_run(searcher):
     result = predict(plan.candidate.topology, plan.candidate.workload, scaling=False, fixes=False)
     assert result.step.time_s == pytest.approx(plan.step_s, rel=1e-4)
     assert result.throughput.mfu == pytest.approx(plan.mfu, rel=1e-4)
-    assert result.memory.peak_reserved_bytes == plan.memory_bytes
+    assert result.memory.needed_bytes == plan.memory.needed_bytes
     assert result.cost.total_usd == pytest.approx(plan.figures.cost_usd, rel=0.1)
 
 

@@ -133,10 +133,10 @@ def test_every_verb_gives_the_same_step(strategy, near, tmp_path):
     run = predict(machine, job, scaling=False, fixes=False).step.time_s
     own = step(machine, job)
     pressed = strategy == "fsdp1" and near
-    assert (own.retries_s > 0.0) == pressed
+    assert (own.retries_s > 0.0) == (pressed or own.memory.verdict.retries)
     swept = measures(machine, job)
     assert swept["step_time_s"] == pytest.approx(own.time_s, rel=1e-11)
-    assert swept["memory_bytes"] == pytest.approx(own.memory.peak_reserved_bytes, rel=1e-11)
+    assert swept["memory_bytes"] == pytest.approx(own.memory.needed_bytes, rel=1e-11)
     assert Searcher().plan(Candidate(Machine("own", machine, 1), machine, job)).step_s == own.time_s
     assert gpus_for(machine, job, 1e12).job.pace_s == own.time_s
     jobs = tmp_path / "jobs.yaml"
@@ -156,7 +156,7 @@ def test_a_sweep_counts_retries_as_a_run_does():
     sets = ["parallelism={strategy: fsdp1}", "micro_batch=1", "sequence_length=31744"]
     loaded = load("dgx-a100", "llama3-8b-sft", sets)
     found = step(loaded.topology, loaded.workload)
-    assert found.retries_s / found.time_s == pytest.approx(0.059, abs=0.001)
+    assert found.retries_s / found.time_s == pytest.approx(0.101, abs=0.001)
     assert measures(loaded.topology, loaded.workload)["step_time_s"] == pytest.approx(
         65.42, abs=0.01
     )

@@ -274,8 +274,8 @@ def test_formats_say_the_same(tmp_path):
     assert [json.loads(line) for line in rendered(view(outcome), "jsonl").splitlines()] == rows
     assert json.loads(rendered(view(outcome), "json")) == rows
     head, *lines = rendered(view(outcome), "csv").splitlines()
-    assert head.startswith("nodes,micro_batch,fits,gpus,step_time_s")
-    assert lines[0].split(",")[4] == repr(rows[0]["step_time_s"])
+    assert head.startswith("nodes,micro_batch,fits,verdict,fit_probability,gpus,step_time_s")
+    assert lines[0].split(",")[6] == repr(rows[0]["step_time_s"])
     assert rows[1]["step_time_s"] is None
     assert "is not a whole number" in rendered(view(outcome), "table")
 

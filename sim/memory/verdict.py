@@ -1,0 +1,139 @@
+"""Whether a job fits: fits, at risk, does not fit; and how likely it is to run.
+
+What must live decides, not what the allocator reserves: before it fails, it gives back every cached
+block and asks again. Near the capacity that happens in every step, which is slower.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+from sim.quantities import gib, percent
+
+Word = Literal["fits", "at risk", "does not fit"]
+
+COVERAGE = 0.8  # of the memory band
+_Z = 1.2816  # standard deviations of a normal distribution within which so much lies
+SURE = 0.9  # probability from which on a job is said to fit without a word
+
+
+@cache
+def memory_half_width() -> float:
+    """80 % quantile of the size of the errors of published peaks, as a logarithm."""
+    text = (files("sim.data") / "measured" / "residuals.json").read_text(encoding="utf-8")
+    sizes = sorted(abs(error) for error in json.loads(text)["memory"])
+    return float(sizes[max(0, math.ceil(COVERAGE * len(sizes)) - 1)])
+
+
+def probability(needed: float, capacity: float) -> float:
+    """Probability that so much is needed that it fits.
+
+    Parameters
+    ----------
+    needed : float
+        Predicted. [B]
+    capacity : float
+        What there is. [B]
+
+    Returns
+    -------
+    float
+        0 to 1; 0.5 where the two are equal.
+
+    Notes
+    -----
+    Phi(ln(capacity / needed) / sigma): measured over predicted peaks are log-normal, and their 80 %
+    band is 1.28 sigma wide to either side.
+    """
+    if needed <= 0.0:
+        return 1.0
+    if capacity <= 0.0:
+        return 0.0
+    sigma = memory_half_width() / _Z
+    return 0.5 * (1.0 + math.erf(math.log(capacity / needed) / sigma / math.sqrt(2.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a job fits a GPU and its host.
+
+    Attributes
+    ----------
+    needed_bytes, capacity_bytes : float
+        What must live on the GPU, context and NCCL's buffers included, and what it has. [B]
+    reserved_bytes : float
+        What the caching allocator would hold if there were room. [B]
+    in_flight_bytes : float
+        Blocks beside that while streams hand on what they used. [B]
+    host_bytes, host_capacity_bytes : float
+        The same of a node's host. [B]
+    """
+
+    needed_bytes: float
+    capacity_bytes: float
+    reserved_bytes: float
+    host_bytes: float = 0.0
+    host_capacity_bytes: float = math.inf
+    in_flight_bytes: float = 0.0
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the GPU has room."""
+        return self.needed_bytes <= self.capacity_bytes
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the host has room."""
+        return self.host_bytes <= self.host_capacity_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether it more likely runs than not: it fits or is at risk."""
+        return self.on_gpu and self.on_host
+
+    @property
+    def retries(self) -> bool:
+        """Whether the allocator has to give blocks back and take them anew."""
+        return self.fits and self.missing_bytes > 0.0
+
+    @property
+    def missing_bytes(self) -> float:
+        """What the allocator would like to have beyond the capacity; negative if it has it. [B]"""
+        return self.reserved_bytes + self.in_flight_bytes - self.capacity_bytes
+
+    @property
+    def probability(self) -> float:
+        """That the job runs, from the errors of published peaks."""
+        host = 1.0 if self.host_bytes <= 0.0 else self.host_bytes
+        return min(
+            probability(self.needed_bytes, self.capacity_bytes),
+            probability(host, self.host_capacity_bytes),
+        )
+
+    @property
+    def word(self) -> Word:
+        """In a word or three."""
+        if not self.fits:
+            return "does not fit"
+        return "at risk" if self.retries or self.probability < SURE else "fits"
+
+    @property
+    def share(self) -> float:
+        """Of the capacity, what must live. [1]"""
+        return self.needed_bytes / self.capacity_bytes if self.capacity_bytes else 0.0
+
+    @property
+    def risk(self) -> str:
+        """What the risk is, in words; empty where the job simply fits or does not."""
+        if self.word != "at risk":
+            return ""
+        said = f"{percent(self.probability, 0)} likely to run"
+        if self.retries:
+            wants = gib(self.reserved_bytes + self.in_flight_bytes)
+            said += f"; the allocator would take {wants}, so it frees blocks and retries each step"
+        return said

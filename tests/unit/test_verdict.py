@@ -1,0 +1,95 @@
+"""Fits, at risk, does not fit: one object, one probability, every verb."""
+
+import json
+import math
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.cli import group
+from sim.inputs.loader import load
+from sim.memory.bound import solve
+from sim.memory.report import constants, memory
+from sim.memory.verdict import SURE, Verdict, memory_half_width, probability
+
+
+def test_probability_is_of_the_band():
+    """The 80 % band is 1.28 standard deviations wide to either side of the logarithm."""
+    edge = math.exp(memory_half_width())
+    assert probability(1e9, 1e9) == 0.5
+    assert probability(1e9, edge * 1e9) == pytest.approx(0.9, abs=1e-4)
+    assert probability(edge * 1e9, 1e9) == pytest.approx(0.1, abs=1e-4)
+
+
+@given(st.floats(1e6, 1e13), st.floats(1e6, 1e13), st.floats(1.0, 2.0))
+def test_more_memory_is_never_less_likely(needed, capacity, more):
+    assert probability(needed, more * capacity) >= probability(needed, capacity)
+    assert probability(more * needed, capacity) <= probability(needed, capacity)
+
+
+@pytest.mark.parametrize(
+    ("needed", "reserved", "host", "word"),
+    [
+        (70.0, 74.0, 0.0, "fits"),
+        (76.0, 76.0, 0.0, "at risk"),  # the band
+        (70.0, 90.0, 0.0, "at risk"),  # the allocator retries
+        (81.0, 81.0, 0.0, "does not fit"),
+        (70.0, 74.0, 99.0, "at risk"),
+        (70.0, 74.0, 101.0, "does not fit"),
+    ],
+)
+def test_words(needed, reserved, host, word):
+    found = Verdict(needed, 80.0, reserved, host, 100.0)
+    assert found.word == word
+    assert found.fits == (word != "does not fit")
+    assert bool(found.risk) == (word == "at risk")
+
+
+def test_what_must_live_leaves_out_pools_of_streams():
+    found = memory(*load("dgx-h100", "llama3-8b-sft")[:2])
+    c = constants()
+    kept = (1 + c["fragmentation"]) * found.peak_allocated_bytes
+    assert found.needed_bytes == pytest.approx(kept + c["context"] + c["communicator"])
+    assert found.needed_bytes < found.peak_reserved_bytes
+
+
+def test_expandable_segments_need_less():
+    plain = load("dgx-h100", "llama3-8b-sft")
+    set_ = load("dgx-h100", "llama3-8b-sft", ["stack.expandable_segments=true"])
+    assert memory(*set_[:2]).needed_bytes < memory(*plain[:2]).needed_bytes
+
+
+def said(*words):
+    """What a verb answers as JSON."""
+    found = CliRunner().invoke(group, [*words, "--format", "json"])
+    assert found.exit_code == 0, found.output
+    return json.loads(found.output)
+
+
+def tight():
+    """Settings of a job at the edge of a DGX H100, and what it is called there."""
+    sets = ["micro_batch=1", "gradient_accumulation=1"]
+    loaded = load("dgx-h100", "llama3-8b-sft", sets)
+    longest = solve(loaded.topology, loaded.workload, "sequence_length")
+    assert longest.sure is not None
+    assert longest.sure < longest.value
+    return [*sets, f"sequence_length={longest.value}"], longest.report.verdict
+
+
+def test_every_verb_says_the_same():
+    sets, verdict = tight()
+    options = [word for text in sets for word in ("--set", text)]
+    assert verdict.word == "at risk"
+    assert verdict.probability < SURE
+    pair = ("dgx-h100", "llama3-8b-sft")
+    expected = ("at risk", pytest.approx(verdict.probability))
+    for found in (
+        said("run", *pair, *options)["memory"],
+        said("memory", *pair, *options)["memory"],
+        said("compare", "dgx-h100", "dgx-h200", "llama3-8b-sft", *options)["variants"][0],
+    ):
+        found = found.get("result", found)
+        found = found.get("memory", found)
+        assert (found["verdict"], found["fit_probability"]) == expected
