@@ -78,7 +78,7 @@ def record(point):
         "accumulation": w.gradient_accumulation, "note": row.note,
         "measured_s": measured, "predicted_s": measured / (1 + point.error),
         "error": point.error, "fits": point.memory.fits,
-        "memory_share": point.memory.peak_reserved_bytes / point.memory.capacity_bytes,
+        "memory_share": point.memory.verdict.share,
         "measured_bytes": row.memory_bytes, "allocated_bytes": point.memory.peak_allocated_bytes,
     }  # fmt: skip
 

@@ -103,6 +103,6 @@ def validate_memory() -> MemoryValidation:
     tried = []
     for row in out_of_memory_rows():
         found = memory(row.topology, row.workload)
-        share = found.peak_reserved_bytes / found.capacity_bytes
+        share = found.verdict.share
         tried.append(Verdict(row, found.fits, share))
     return MemoryValidation(tuple(peaks), len(rows), tuple(refused), tuple(tried))
