@@ -4,6 +4,7 @@ pip install torch==2.13.0 transformers==4.45.2 peft==0.13.2 accelerate==1.0.1 tr
 python scripts/record_host modelling > sim/data/host/modelling.json
 python scripts/record_host updates > sim/data/host/updates.json
 python scripts/record_host wrappers > sim/data/host/wrappers.json
+python scripts/record_host seconds > sim/data/host/seconds.json
 """
 
 from __future__ import annotations
@@ -50,6 +51,16 @@ WRAPPERS = {
     "collectives": "issued, by kind",
     "kernels, names, operators": "more than the bare model's (less: below zero): copies, casts, "
     "gradients summed into one flat tensor in place of many",
+}
+SECONDS = {
+    "unit": "all times in units: the CPU time of torch.add of two tensors of eight values without "
+    "gradient on the same machine (row reference, in seconds)",
+    "calls": "single calls; operator_with_gradient and operator_in_backward of an elementwise one; "
+    "module_call without its forward; autocast_linear, peft_linear: more than the linear alone; "
+    "checkpoint: around a module that does nothing, forward; collectives: of an imagined group",
+    "updates": "an optimizer's step, clipping and zero_grad over so many tensors",
+    "layer, rest": "of a last micro-step, in fp32 on one sequence of twelve tokens: what a decoder "
+    "layer takes (seven layers less two, divided by five) and what two layers leave over",
 }
 UPDATES = {
     "lists": "kernels over lists of tensors, each once per chunk of a list on CUDA",
@@ -106,5 +117,17 @@ def wrappers() -> None:
     write("wrappers", WRAPPERS, [row for case in w.cases() for row in w.record(case)])
 
 
+def seconds() -> None:
+    """CPU time."""
+    import flash
+
+    flash.install()
+    import seconds as s
+
+    write("seconds", SECONDS, s.record())
+
+
 if __name__ == "__main__":
-    {"modelling": modelling, "updates": updates, "wrappers": wrappers}[sys.argv[1]]()
+    {"modelling": modelling, "updates": updates, "wrappers": wrappers, "seconds": seconds}[
+        sys.argv[1]
+    ]()

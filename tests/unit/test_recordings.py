@@ -191,6 +191,34 @@ def test_adapters_in_units_of_their_own_ask_more_of_the_host():
     assert calls(wrapper="fsdp2") < 2 * calls()
 
 
+def test_cpu_time_of_layers():
+    """In operators: what host lanes are scaled by. Wide bounds, for another machine differs."""
+    rows = [r for r in recording("seconds")["rows"] if r["what"] == "layer"]
+
+    def total(wrapper, method, kind):
+        (row,) = [
+            r for r in rows if r["model"] == "llama" and r["wrapper"] == wrapper
+            and r["method"] == method and r["checkpointing"] == kind
+        ]  # fmt: skip
+        return sum(v for k, v in row["layer"].items() if k != "clip")
+
+    counted = pick(model="llama")["layer"]
+    operators = sum(counted[p]["operators"] for p in ("forward", "backward"))
+    assert 1.5 < total("none", "full", "none") / operators < 6
+    # Python hooks around every saved tensor
+    assert total("none", "full", "nonreentrant") > 2 * total("none", "full", "none")
+    # units of adapters ask more than twice of the host, though frozen weights ask less of the GPU
+    assert total("fsdp1", "lora", "nonreentrant") > 2 * total("fsdp1", "full", "nonreentrant")
+    assert all(v > 0 for r in rows for v in r["layer"].values())
+
+
+def test_cpu_time_of_updates_grows_with_tensors():
+    few, many = [r["units"] for r in recording("seconds")["rows"] if r["what"] == "updates"]
+    for what in ("adamw_foreach", "adamw_fused", "adamw_for-loop", "clip"):
+        assert 5 < many[what] / few[what] < 11  # ten times as many tensors
+    assert many["adamw_fused"] < many["adamw_foreach"] < many["adamw_for-loop"]
+
+
 def test_optimizers_and_clipping():
     rows = {(r["what"], r["dtype"]): r for r in recording("updates")["rows"]}
     # decay, lerp, scale, addcmul, sqrt, div, add, addcdiv
