@@ -21,7 +21,6 @@ from sim.calibration.validate_finetune import machine_of, validate_finetune
 from sim.calibration.validate_training import TrainingPoint, validate_training, value_of
 from sim.inputs.architecture import facts_of
 from sim.result.bands import band, residuals
-from sim.step.straggle import typical_speed
 
 SCHEMES = {"models": "model", "GPU counts": "gpus", "sources": "source"}
 FINETUNE_SCHEMES: dict[str, Callable[[MeasuredRow], str]] = {
@@ -48,15 +47,13 @@ class Left(NamedTuple):
 
 def sensitivities(point: TrainingPoint) -> Sensitivities:
     """How a step's log time moves with five constants of its GPU's generation."""
-    b, row = point.breakdown, point.row
+    b = point.breakdown
     t = b.time_s
     products, attention = (b.kernels.get(kind, 0.0) / t for kind in _BUSY)
     rest = b.compute_s / t - products - attention
-    speed = typical_speed(row.topology.first_gpu, row.workload, row.gpus)
-    values = (
-        products, attention, rest, b.slowdown_s / t, (1.0 - speed) * b.compute_s / t,
-    )  # fmt: skip
-    whose = facts_of(row.topology.first_gpu).constants
+    rest -= b.waiting_s / t
+    values = (products, attention, rest, b.slowdown_s / t, b.waiting_s / t)
+    whose = facts_of(point.row.topology.first_gpu).constants
     return {(whose, name): value for name, value in zip(PRIOR, values, strict=True)}
 
 

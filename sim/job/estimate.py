@@ -82,7 +82,7 @@ def estimate_job(topology: Topology, workload: Workload, step: Breakdown) -> Job
     interval = workload.checkpoint.interval or math.inf
     segment, blocking = (interval, save.blocking_s) if interval < busy else (busy, 0.0)
     stall = Stall(pace, pace - step.time_s, 1.0 - step.time_s / pace, None)
-    spec = job_spec(topology, workload, steps, stall, save, 0.0)
+    spec = job_spec(topology, workload, steps, stall, save, 0.0, step)
     rate = 1.0 / spec.mtbf_s + 1.0 / spec.preemption_s
     # an interruption of either kind, each as likely as it is frequent
     away = spec.detect_s / spec.mtbf_s + spec.preemption_wait_s / spec.preemption_s

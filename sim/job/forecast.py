@@ -29,6 +29,7 @@ from sim.job.run import JobOutcome, JobSpec, simulate_job
 from sim.lowering.parts import roles_of
 from sim.memory.states import optimizer_bytes
 from sim.step.breakdown import Breakdown
+from sim.step.variation import usual_ranks
 from sim.units import DTYPE_BYTES
 
 RARE = 0.01  # expected failures below which the best interval is not simulated
@@ -163,6 +164,20 @@ def _given(value: float | None, default: str) -> float:
     return reliability()[default] if value is None else value
 
 
+def pace_spread(topology: Topology, step: Breakdown) -> float:
+    """Relative standard deviation of a job's mean pace from run to run.
+
+    Notes
+    -----
+    Each run gets other boards and hosts, and goes as the slowest of them: half the way from the
+    16th to the 84th percentile of its kernels, beside what equal machines still differ by.
+    """
+    ranks = usual_ranks(step, max(topology.gpu_counts.values()))
+    own = step.compute_s - step.waiting_s
+    slowest = 0.5 * (ranks.slowdown_at(0.8413) - ranks.slowdown_at(0.1587)) * own / step.time_s
+    return math.hypot(reliability()["run_to_run_spread"], slowest)
+
+
 def job_spec(
     topology: Topology,
     workload: Workload,
@@ -170,6 +185,7 @@ def job_spec(
     stall: Stall,
     save: CheckpointCost,
     evaluation_s: float,
+    step: Breakdown,
 ) -> JobSpec:
     """What the simulation of the whole job needs, from keys and their defaults."""
     r, offer, known = topology.reliability, topology.offer, reliability()
@@ -184,7 +200,7 @@ def job_spec(
         steps=steps,
         step_s=stall.step_s,
         stall_s=stall.stall_s,
-        spread=_given(r.pace_spread, "run_to_run_spread"),
+        spread=pace_spread(topology, step) if r.pace_spread is None else r.pace_spread,
         interval_s=interval if interval else math.inf,
         blocking_s=save.blocking_s,
         durable_s=save.write_s,
@@ -326,7 +342,7 @@ def forecast_job(
     flops = token_flops(workload)
     forward_s = step.time_s * flops.forward / flops.hardware  # evaluation is forward alone
     evaluation_s = forward_s * workload.evaluation.tokens / (tokens / steps)
-    spec = job_spec(topology, workload, steps, stall, save, evaluation_s)
+    spec = job_spec(topology, workload, steps, stall, save, evaluation_s, step)
     outcome = simulate_job(spec, replicas, seed)
     wall, shares = outcome.wall_p50_s, outcome.shares
     stepping = shares["useful"] + shares["lost_work"] + shares["evaluation"]

@@ -54,7 +54,7 @@ def _never(job: JobSection, step_s: float) -> list[Fact]:
 def _wall(job: JobSection, result: Result) -> str:
     low, high = duration(job.wall_clock_p10_s), duration(job.wall_clock_p90_s)
     text = f"{duration(job.wall_clock_s)}  (p10 {low}, p90 {high} of {job.replicas} runs"
-    text += f"; paces spread by {100 * job.pace_spread:g} %)"
+    text += f"; paces spread by {100 * job.pace_spread:.2g} %)"
     known = result.uncertainty
     if known is not None and job.data_idle_share < 5e-4:  # else the loader's pace
         band, scale = known.step_time_s, job.wall_clock_s / result.step.time_s

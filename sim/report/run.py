@@ -31,9 +31,13 @@ _GROUPS = {
     "attention": ("attention",),
     "other kernels": STREAMED,
     "optimizer": ("optimizer",),
+    "slowest rank": ("waiting",),
     "exposed comm": ("exposed_communication",),
     "host and copies": ("host", "copies", "idle"),
 }
+
+
+_TOLD = 0.01  # of the step: a spread that is worth a line
 
 
 def view(result: Result, *, quiet: bool = False) -> View:
@@ -98,10 +102,18 @@ def _variation(result: Result) -> Iterator[str]:
     found = result.variation
     if found is None:
         return
+    times = found.step_time_s
+    if not found.replicas:
+        if times.p90 - times.p10 > _TOLD * times.mean:
+            yield (
+                f"of machines p10 {duration(times.p10)}, p50 {duration(times.p50)}, p90 "
+                f"{duration(times.p90)}: ranks differ by {percent(found.jitter)}, and one waits "
+                f"{duration(found.waiting_s)} for the slowest of {found.ranks}"
+            )
+        return
     parts = list(found.slow)
     if found.jitter:
         parts.append(f"jitter {percent(found.jitter)}, seed {found.seed}")
-    times = found.step_time_s
     if found.replicas > 1:
         parts.append(
             f"over {found.replicas} steps p10 {duration(times.p10)}, "

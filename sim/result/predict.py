@@ -32,8 +32,8 @@ from sim.result.sections import (
 )
 from sim.result.trials import ranked
 from sim.step.pressure import retry_warnings
-from sim.step.step import step
-from sim.step.variation import Variation, spread
+from sim.step.step import StepReport, step
+from sim.step.variation import Spread, Variation, spread, usual_spread
 
 
 def predict(
@@ -111,10 +111,22 @@ def predict(
         },
         inputs_hash=inputs_hash(topology, workload),
         model_version=__version__,
-        variation=spread(varied, level, found.replicas_s) if varied.needs_every_rank else None,
+        variation=_spread(topology, varied, level, found),
         ranks=ranks_section(found.ranks, found.time_s),
     )
     return replace(result, uncertainty=uncertainty(topology, workload, result))
+
+
+def _spread(topology: Topology, varied: Variation, level: str, found: StepReport) -> Spread | None:
+    """By how much ranks differ; nothing for one, or where a calibration says it."""
+    ranks = max(topology.gpu_counts.values())
+    if varied.needs_every_rank:
+        waits = [(group.waiting_s, len(group.ranks)) for group in found.ranks]
+        mean = sum(s * n for s, n in waits) / max(1, sum(n for _, n in waits))
+        return spread(varied, varied.level(level), found.replicas_s, mean, ranks)
+    if ranks == 1 or found.breakdown.deviation_s == 0.0:
+        return None
+    return usual_spread(found.breakdown, ranks)
 
 
 def _calibrated(topology: Topology) -> dict[str, str]:

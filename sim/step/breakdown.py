@@ -31,6 +31,8 @@ class Breakdown:
     copy_s: float = 0.0
     host_s: float = 0.0
     slowdown_s: float = 0.0
+    waiting_s: float = 0.0  # of compute_s, for the slowest of ranks that are alike
+    deviation_s: float = 0.0  # by which a rank's kernels differ from their mean, one deviation
     kernels: dict[str, float] = field(default_factory=dict)
     exposed: dict[str, float] = field(default_factory=dict)
     collectives: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -39,15 +41,33 @@ class Breakdown:
     @property
     def parts(self) -> dict[str, float]:
         """The step by what the compute lane does; adds up to `time_s`."""
-        parts = {**self.kernels, "exposed_communication": self.exposed_s, "copies": self.copy_s}
+        parts = {**self.kernels}
+        if self.waiting_s > 0.0:
+            parts["waiting"] = self.waiting_s
+        parts |= {"exposed_communication": self.exposed_s, "copies": self.copy_s}
         parts["host"] = self.time_s - sum(parts.values())
         return parts
+
+    def split(self, slowdown: float, deviation: float) -> Breakdown:
+        """The same, kernels apart from what their rank waits for one that is slower.
+
+        Parameters
+        ----------
+        slowdown : float
+            Of the kernels that were measured, over a usual rank's.
+        deviation : float
+            Of a rank's kernel time, over its mean.
+        """
+        self.kernels = {kind: seconds / slowdown for kind, seconds in self.kernels.items()}
+        self.waiting_s = self.compute_s - self.compute_s / slowdown
+        self.deviation_s = deviation * (self.compute_s - self.waiting_s)
+        return self
 
     def add(self, other: Breakdown, times: float = 1.0) -> None:
         """Add another window's measures, `times` times."""
         for name in (
             "time_s", "compute_s", "communication_s", "exposed_s", "copy_s", "host_s",
-            "slowdown_s",
+            "slowdown_s", "waiting_s", "deviation_s",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name) + times * getattr(other, name))
         for mine, theirs in ((self.kernels, other.kernels), (self.exposed, other.exposed)):

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sim.blocks.parameters import tree_of
 from sim.engine import run
-from sim.fabric import Fabric, compile_fabric
-from sim.inputs.gpu import Gpu
+from sim.fabric import compile_fabric
+from sim.fabric.role import Role
 from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced, price
 from sim.lowering.frames import lowered
 from sim.lowering.lower import Lowered, RankView
-from sim.lowering.parts import roles_of
 from sim.lowering.table import table_of
 from sim.program import Timeline
 from sim.step.breakdown import Breakdown, measure
 from sim.step.intervals import F8
-from sim.step.straggle import typical_speed
+from sim.step.straggle import Ranks, ranks_of
 from sim.step.variation import Variation, capacities, jittered, speeds
 from sim.strategies import plan_of
 from sim.strategies.plan import SEGMENT
@@ -66,6 +65,7 @@ def run_step(
     engine: str = "auto",
     level: str = "folded",
     all_micro_steps: bool = False,
+    layers: int | None = None,
     variation: Variation | None = None,
 ) -> StepOutcome:
     """Simulate one optimizer step.
@@ -80,13 +80,15 @@ def run_step(
         ``folded`` (equal ranks once), ``ranks`` or ``steps`` (every ring step of every rank).
     all_micro_steps : bool
         Simulate every micro-step instead of repeating the middle one.
+    layers : int, optional
+        Of the whole model, where `workload` has some of its blocks.
     variation : Variation, optional
         Jitter and slow parts, at levels ``ranks`` and ``steps``. Of several replicas, the one
         whose time is the median.
     """
     return run_replicas(
         topology, workload, variation or Variation(), engine=engine, level=level,
-        all_micro_steps=all_micro_steps,
+        all_micro_steps=all_micro_steps, layers=layers,
     )[0]  # fmt: skip
 
 
@@ -98,10 +100,9 @@ def run_replicas(
     engine: str = "auto",
     level: str = "ranks",
     all_micro_steps: bool = False,
+    layers: int | None = None,
 ) -> tuple[StepOutcome, F8]:
     """Simulate a step as often as `variation` asks, with new draws each time.
-
-    Micro-steps differ where there is jitter, so all are simulated.
 
     Returns
     -------
@@ -113,25 +114,32 @@ def run_replicas(
     level = variation.level(level)
     accumulation = workload.gradient_accumulation
     simulated = workload
-    if accumulation > MICRO_STEPS and not all_micro_steps and not variation.jitter:
+    if accumulation > MICRO_STEPS and not all_micro_steps:
         simulated = workload.model_copy(update={"gradient_accumulation": MICRO_STEPS})
     fabric = compile_fabric(topology)
     tree = tree_of(workload)
     plan = plan_of(simulated, tree, mesh_of(topology, workload))
-    speed = None if variation.jitter else _speeds(topology, workload, fabric)
+    known = topology.calibration
     slow = speeds(variation, fabric)
-    if slow is not None:
-        speed = slow if speed is None else slow * speed
-    priced = price([plan], simulated, fabric, level, speed, capacities(variation, fabric))
+    told = known is not None and known.slowest_gpu != 1.0 and not variation.jitter
+    if known is not None and told:  # a calibration that found one GPU slower says so itself
+        slow = np.ones(fabric.n_ranks) if slow is None else slow
+        slow[-1] *= known.slowest_gpu
+    priced = price([plan], simulated, fabric, level, slow, capacities(variation, fabric))
+    ranks = () if told else ranks_of(priced, simulated, variation.jitter, _deep(workload, layers))
+    if not variation.jitter:
+        priced = _as_the_slowest(priced, ranks)
     program = lowered(priced)
     repeats = accumulation - simulated.gradient_accumulation
+
+    by_role = {part.role: mine for part, mine in zip(priced.parts, ranks, strict=False)}
 
     def outcome(replica: int) -> StepOutcome:
         drawn = program
         if variation.jitter:
-            drawn = jittered(program, variation.jitter, variation.seed, replica)
+            drawn = jittered(program, by_role, variation.seed, replica)
         timeline = run(drawn.program, engine)
-        whole, middle = _whole(drawn, timeline, repeats)
+        whole, middle = _whole(drawn, timeline, repeats, {} if variation.jitter else by_role)
         return StepOutcome(whole, drawn, timeline, priced, middle, repeats)
 
     if variation.replicas == 1:
@@ -142,30 +150,30 @@ def run_replicas(
     return outcome(median), times
 
 
-def _speeds(topology: Topology, workload: Workload, fabric: Fabric) -> F8 | None:
-    """Relative kernel speed of each rank: what waiting for others costs on average.
+def _deep(workload: Workload, layers: int | None) -> Workload:
+    if layers is None or layers == workload.model.layers:
+        return workload
+    model = workload.model.model_copy(update={"layers": layers})
+    return workload.model_copy(update={"model": model})
 
-    A calibration that found one GPU slower says so itself.
-    """
-    if topology.calibration is not None and topology.calibration.slowest_gpu != 1.0:
-        speed = np.ones(fabric.n_ranks)
-        speed[-1] = topology.calibration.slowest_gpu
-        return speed
-    roles, of = roles_of(fabric)
-    alike: Counter[Gpu] = Counter()  # ranks of a faster kind are never the last
-    for role, ranks in zip(roles, np.bincount(of).tolist(), strict=True):
-        alike[role.gpu] += ranks
-    typical = np.array([typical_speed(r.gpu, workload, alike[r.gpu]) for r in roles])
-    return None if (typical == 1.0).all() else typical[np.array(of)]
+
+def _as_the_slowest(priced: Priced, ranks: Sequence[Ranks]) -> Priced:
+    """The same step where every rank is as slow as the slowest is in the mean."""
+    pace = np.array([1.0 / each.slowdown for each in ranks])
+    if (pace == 1.0).all():
+        return priced
+    classes = priced.compiled.classes
+    classes = classes._replace(speed=classes.speed * pace[classes.role])
+    return priced._replace(compiled=priced.compiled._replace(classes=classes))
 
 
 def _whole(
-    lowered: Lowered, timeline: Timeline, repeats: int
+    lowered: Lowered, timeline: Timeline, repeats: int, ranks: Mapping[Role, Ranks]
 ) -> tuple[Breakdown, Breakdown | None]:
     """Measures of the step, in which the middle micro-step counts `repeats` more times; and its."""
     slowest = _slowest(lowered, timeline)
     total, *middle = [
-        _measured(lowered, timeline, slowest, begin, finish)
+        _measured(lowered, timeline, slowest, begin, finish, ranks)
         for begin, finish, _ in _windows(lowered, timeline, slowest, repeats)
     ]
     if not middle:
@@ -175,15 +183,19 @@ def _whole(
 
 
 def _measured(
-    lowered: Lowered, timeline: Timeline, view: RankView, begin: float, finish: float
-) -> Breakdown:
+    lowered: Lowered, timeline: Timeline, view: RankView, begin: float, finish: float,
+    ranks: Mapping[Role, Ranks],
+) -> Breakdown:  # fmt: skip
     """Measures of a rank, and beside them of one on each other kind of GPU."""
-    found = measure(lowered, timeline, view, begin, finish)
+
+    def of(view: RankView) -> Breakdown:
+        found, mine = measure(lowered, timeline, view, begin, finish), ranks.get(view.role)
+        return found if mine is None else found.split(mine.slowdown, mine.deviation)
+
+    found = of(view)
     kinds = {v.role.gpu.name: v for v in reversed(lowered.views)}
     if len(kinds) > 1:
-        found.by_gpu = {
-            name: measure(lowered, timeline, v, begin, finish).parts for name, v in kinds.items()
-        }
+        found.by_gpu = {name: of(v).parts for name, v in kinds.items()}
     return found
 
 

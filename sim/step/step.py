@@ -188,10 +188,11 @@ def _walked(key: _Key) -> MemoryReport:
 @lru_cache(maxsize=1024)
 def _simulated(key: _Key, engine: str) -> _Measured:
     topology, workload = key.topology, key.workload
+    whole = workload.model.layers
     if repeats(workload):
-        deep = run_step(topology, of_layers(workload, DEEP), engine=engine)
+        deep = run_step(topology, of_layers(workload, DEEP), engine=engine, layers=whole)
         if settled(deep.lowered, deep.timeline):
-            shallow = run_step(topology, of_layers(workload, SHALLOW), engine=engine)
+            shallow = run_step(topology, of_layers(workload, SHALLOW), engine=engine, layers=whole)
             return _extended(_measured(shallow), _measured(deep), workload.model.layers)
     return _measured(run_step(topology, workload, engine=engine))
 

@@ -1,29 +1,44 @@
-"""A step waits for its slowest rank: what ordinary variation costs, on by default.
+"""The law by which equal ranks differ, and what a step loses to the slowest of them.
 
-`--jitter` simulates it rank by rank; here its mean is taken in closed form, so that equal ranks
-still run once.
+A board is faster or slower than its sisters, and a rank takes longer to hand on each gathered unit
+than others do, for as long as a step lasts: no schedule can hide that. (What differs from block to
+block only, it hides: a schedule that gathers one block ahead loses 0.3 % to noise of 3 % a block on
+64 ranks.) A rank's kernels take
+
+    f = 1 + c z,  c = board + unit U / busy
+
+times their mean, z normal, U the units that ranks gather together in a step, busy what the kernels
+of its micro-steps take. Where ranks wait for each other, all go as the slowest: in the mean with
+z = E_n, the expected largest of n normals, and with z = inverse CDF(q^(1/n)) at quantile q.
+`--jitter` draws z rank by rank instead. What 8 ranks lose, c E_8, kernel constants contain already.
 """
 
 from __future__ import annotations
 
-import math
+from collections import Counter
+from functools import lru_cache
 from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
 
 from sim.data import table
 from sim.inputs.architecture import facts_of
 from sim.inputs.gpu import Gpu
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
+from sim.lowering.costs import Priced
+from sim.lowering.parts import CATEGORIES, F8, I8, Part
+from sim.strategies.plan import SEGMENT, Plan
 
 REFERENCE_RANKS = 8  # ranks of the runs against which kernel constants were checked
+FASTEST = 0.05  # least factor of a kernel time, where a deviation near 1 would draw one below 0
+
+_NORMAL = NormalDist()
+_NO_KERNELS = [CATEGORIES.index(kind) for kind in ("collective", "copy", "host")]
 
 
-def block_variation(generation: str) -> float:
-    """Standard deviation over mean of a block's compute time."""
-    block: dict[str, float] = table("constants/variation")["block"]
-    return block.get(generation, block["h100"])
-
-
+@lru_cache(maxsize=1024)
 def expected_largest(n: int) -> float:
     """Mean of the largest of n standard normal variables.
 
@@ -33,36 +48,123 @@ def expected_largest(n: int) -> float:
 
     Source: Blom, "Statistical estimates and transformed beta-variables", 1958.
     """
-    return NormalDist().inv_cdf((n - 0.375) / (n + 0.25)) if n > 1 else 0.0
+    return _NORMAL.inv_cdf((n - 0.375) / (n + 0.25)) if n > 1 else 0.0
 
 
-def typical_speed(gpu: Gpu, workload: Workload, ranks: int) -> float:
-    """Kernel speed that all ranks seem to have because each waits for the slowest.
+def deviation(generation: str, busy_s: float, units: float) -> float:
+    """Standard deviation of a rank's kernel time over its mean.
 
     Parameters
     ----------
-    gpu : Gpu
-        The generation decides how much blocks vary.
-    workload : Workload
-        Where every block gathers, ranks wait at each; else once a micro-step, over which the
-        variation of blocks averages out.
-    ranks : int
-        Ranks that wait for each other.
-
-    Returns
-    -------
-    float
-        At most 1; exactly 1 up to 8 ranks.
-
-    Notes
-    -----
-    1 / (1 + c (E_n - E_8)), E_n the expected largest of n normals, c the variation of a block, or
-    c / sqrt(layers) where ranks wait only once for all of them.
+    generation : str
+        Of the constants of its GPU; hosts are as old as their GPUs.
+    busy_s : float
+        What the kernels of a step's micro-steps take. [s]
+    units : float
+        Times in a step that all ranks come together for a unit of parameters.
     """
-    beyond = expected_largest(ranks) - expected_largest(REFERENCE_RANKS)
-    if beyond <= 0.0:
-        return 1.0
-    c = block_variation(facts_of(gpu).constants)
-    if not strategy_of(workload).gathers_blocks:
-        c /= math.sqrt(workload.model.layers)
-    return 1.0 / (1.0 + c * beyond)
+    law = table("constants/variation")
+    hosts: dict[str, float] = law["unit_s"]
+    unit_s = hosts.get(generation, hosts["h100"])
+    return float(law["board"]["share"] + (unit_s * units / busy_s if units else 0.0))
+
+
+class Ranks(NamedTuple):
+    """Equal ranks that wait for each other.
+
+    Attributes
+    ----------
+    n : int
+        How many.
+    deviation : float
+        Of a rank's kernel time, over its mean.
+    usual : float
+        What that is of ranks as kernel constants know them.
+    """
+
+    n: int
+    deviation: float
+    usual: float
+
+    @property
+    def slowdown(self) -> float:
+        """Mean kernel time of the slowest over what kernel constants say; 1 up to 8 usual ranks."""
+        return self.lateness(expected_largest(self.n))
+
+    def lateness(self, z: float) -> float:
+        """Kernel time of a rank z deviations from the mean over what kernel constants say."""
+        known = self.usual * expected_largest(min(self.n, REFERENCE_RANKS))
+        return max(FASTEST, 1.0 + (self.deviation * z - known))
+
+    def slowdown_at(self, quantile: float) -> float:
+        """A quantile of the slowest rank's kernel time over what kernel constants say."""
+        return self.lateness(_NORMAL.inv_cdf(quantile ** (1.0 / self.n)))
+
+    @property
+    def wait(self) -> float:
+        """Share of the slowest rank's kernel time that a mean rank waits for it."""
+        return 1.0 - self.lateness(0.0) / self.slowdown
+
+
+def ranks_of(
+    priced: Priced, workload: Workload, jitter: float = 0.0, whole: Workload | None = None
+) -> tuple[Ranks, ...]:
+    """The ranks that wait for each other, for each part of a priced step.
+
+    Parameters
+    ----------
+    priced : Priced
+        The step.
+    workload : Workload
+        Its strategy says whether ranks come together for every unit of parameters. Where a CUDA
+        graph is the whole step, no host hands anything on.
+    jitter : float
+        Deviation of a rank's kernel time over its mean instead of the usual one; 0: that one.
+    whole : Workload, optional
+        The same with all its blocks and micro-steps, where `priced` has some of them.
+    """
+    whole = whole or workload
+    deeper = whole.model.layers / workload.model.layers
+    longer = whole.gradient_accumulation / workload.gradient_accumulation
+    times = np.array([0.0, longer, longer * deeper])  # by `_kinds`
+    sizes = np.bincount(priced.compiled.classes.of, minlength=len(priced.compiled.classes.ranks))
+    alike: Counter[Gpu] = Counter()  # ranks of a faster kind are never the last
+    for role, ranks in zip(priced.compiled.classes.role.tolist(), sizes.tolist(), strict=True):
+        alike[priced.parts[role].role.gpu] += ranks
+    handed_on = strategy_of(workload).gathers_blocks and not workload.cuda_graphs
+    found = []
+    for part in priced.parts:
+        n, (kinds, units) = alike[part.role.gpu], _kinds(part.plan)
+        usual = deviation(
+            facts_of(part.role.gpu).constants, float((_busy_s(part) * times[kinds]).sum()),
+            units * longer * deeper if handed_on and n > 1 else 0.0,
+        )  # fmt: skip
+        found.append(Ranks(n, jitter or usual, usual))
+    return tuple(found)
+
+
+def _kinds(plan: Plan) -> tuple[I8, int]:
+    """Of each op whether it is there once, each micro-step, each block (0 to 2); blocks in all."""
+    found: tuple[I8, int] | None = plan.derived.get("kinds")
+    if found is None:
+        last = max((op.block for op in plan.ops if op.kind == SEGMENT), default=0)  # the head
+        kinds = []
+        units = set()
+        for op in plan.ops:
+            if op.kind != SEGMENT or op.name in ("optimizer", "clip"):
+                kinds.append(0)
+            elif 0 < op.block < last:
+                kinds.append(2)
+                units.add((op.micro_step, op.block))
+            else:
+                kinds.append(1)
+        found = plan.derived["kinds"] = (np.array(kinds, dtype=np.int64), len(units))
+    return found
+
+
+def _busy_s(part: Part) -> F8:
+    """What the kernels of each op take alone, (P,). [s]"""
+    rows = part.rows
+    kernel = np.where(np.isin(rows.category, _NO_KERNELS), 0.0, rows.alone_s)
+    before = np.concatenate(([0.0], np.cumsum(kernel)))
+    return np.asarray(before[part.row_start + part.row_count] - before[part.row_start])

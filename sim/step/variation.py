@@ -1,14 +1,13 @@
 """What differs from rank to rank and from step to step: jitter, slow GPUs, slow links.
 
-Jitter multiplies the work of the kernels of every block, phase and micro-step by a log-normal
-factor of mean 1, drawn for each rank; draws follow from the seed and the number of the replica.
-It replaces the spread of a calibration (`slowest_gpu`), which stands for the same thing.
+Jitter draws every rank's pace from the law of `sim.step.straggle`, which without it is taken in
+closed form; draws follow from the seed and the number of the replica. It replaces the spread of a
+calibration (`slowest_gpu`), which stands for the same thing.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -16,9 +15,12 @@ import numpy as np
 
 from sim.errors import InputError
 from sim.fabric.fabric import Fabric
+from sim.fabric.role import Role
 from sim.lowering.lower import Lowered
 from sim.lowering.parts import CATEGORIES
+from sim.step.breakdown import Breakdown
 from sim.step.intervals import F8
+from sim.step.straggle import Ranks
 
 _LEVEL, _JITTER, _SLOW = "--level", "--jitter", "--slow"
 _SEED, _REPLICAS = "--seed", "--replicas"
@@ -41,7 +43,7 @@ class Variation:
     Attributes
     ----------
     jitter : float
-        Standard deviation of a block's compute time, over its mean.
+        Standard deviation of a rank's compute time, over its mean.
     slow : tuple of Slow
         Stragglers.
     seed : int
@@ -164,34 +166,27 @@ def capacities(variation: Variation, fabric: Fabric) -> F8 | None:
     return capacity
 
 
-def jittered(lowered: Lowered, jitter: float, seed: int, replica: int) -> Lowered:
-    """The same step with other kernel times.
+def jittered(lowered: Lowered, ranks: Mapping[Role, Ranks], seed: int, replica: int) -> Lowered:
+    """The same step where each rank has a pace of its own.
 
     Parameters
     ----------
     lowered : Lowered
         At a level with every rank's own lanes.
-    jitter : float
-        Standard deviation over mean.
+    ranks : mapping
+        By how much ranks of each role differ.
     seed, replica : int
         Equal ones give equal draws.
-
-    Notes
-    -----
-    f = exp(s z - s^2 / 2), z normal, s^2 = ln(1 + jitter^2): mean 1, deviation `jitter`.
     """
-    variance = math.log1p(jitter * jitter)
-    random = np.random.default_rng([seed, replica])
-    most = max(len(view.plan.ops) for view in lowered.views)
-    drawn = random.standard_normal((len(lowered.views), most))
-    factors = np.exp(math.sqrt(variance) * drawn - 0.5 * variance)
+    drawn = np.random.default_rng([seed, replica]).standard_normal(len(lowered.views))
     work, alone = lowered.program.work.copy(), lowered.alone_s.copy()
-    for view, factor in zip(lowered.views, factors, strict=True):
+    for view, z in zip(lowered.views, drawn.tolist(), strict=True):
+        mine = ranks[view.role]
+        factor = mine.lateness(z)
         ops = np.arange(view.compute.start, view.compute.stop)
         ops = ops[~np.isin(lowered.category[ops], _NOT_KERNELS)]
-        mine = factor[lowered.plan_op[ops]]
-        work[ops] *= mine
-        alone[ops] *= mine
+        work[ops] *= factor
+        alone[ops] *= factor
     return replace(lowered, program=lowered.program._replace(work=work), alone_s=alone)
 
 
@@ -209,17 +204,19 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What was varied, and the distribution of step time that came of it."""
+    """By how much ranks differ, what else was varied, and the step times that came of it."""
 
     level: str
-    jitter: float  # standard deviation of a block's compute time, over its mean
+    jitter: float  # standard deviation of a rank's compute time, over its mean
     slow: tuple[str, ...]
     seed: int
-    replicas: int
+    replicas: int  # steps that were simulated; 0: quantiles of the law itself
+    ranks: int  # alike, and waiting for each other
+    waiting_s: float  # of the step, what a mean rank waits for the slowest
     step_time_s: Quantiles
 
 
-def spread(variation: Variation, level: str, times_s: F8) -> Spread:
+def spread(variation: Variation, level: str, times_s: F8, waiting_s: float, ranks: int) -> Spread:
     """Distribution of step time over replicas, (n,) float64. [s]"""
     p10, p50, p90 = np.quantile(times_s, (0.1, 0.5, 0.9)).tolist()
     mean, least, most = float(times_s.mean()), float(times_s.min()), float(times_s.max())
@@ -229,5 +226,35 @@ def spread(variation: Variation, level: str, times_s: F8) -> Spread:
         slow=tuple(f"{s.kind}:{s.name}={s.factor:g}" for s in variation.slow),
         seed=variation.seed,
         replicas=variation.replicas,
+        ranks=ranks,
+        waiting_s=waiting_s,
         step_time_s=Quantiles(p10, p50, p90, mean, least, most),
     )
+
+
+def usual_ranks(breakdown: Breakdown, ranks: int) -> Ranks:
+    """Ranks as different as they usually are."""
+    own = breakdown.compute_s - breakdown.waiting_s
+    usual = breakdown.deviation_s / own if own > 0.0 else 0.0
+    return Ranks(ranks, usual, usual)
+
+
+def usual_spread(breakdown: Breakdown, ranks: int) -> Spread:
+    """Distribution of step time over machines whose ranks differ as they usually do.
+
+    Notes
+    -----
+    T + own (f_q - f), own the kernels' time, f_q and f what the slowest of the ranks takes of it at
+    quantile q and in the mean; least and most are at 1 and 99 %. No schedule hides more, and one
+    whose step is communication hides some.
+    """
+    alike = usual_ranks(breakdown, ranks)
+    own = breakdown.compute_s - breakdown.waiting_s
+    p1, p10, p50, p90, p99 = (
+        breakdown.time_s + own * (alike.slowdown_at(q) - alike.slowdown)
+        for q in (0.01, 0.1, 0.5, 0.9, 0.99)
+    )
+    return Spread(
+        "folded", alike.deviation, (), 0, 0, ranks, own * alike.slowdown * alike.wait,
+        Quantiles(p10, p50, p90, breakdown.time_s, p1, p99),
+    )  # fmt: skip

@@ -56,7 +56,7 @@ def test_one_log_and_three_step_times(tmp_path) -> None:
     before = mean_error([c.before for c in report.held_out])
     after = mean_error([c.after for c in report.held_out])
     assert len(report.held_out) >= 15
-    assert after < max(0.8 * before, 0.014)
+    assert after < before
     assert after < 0.025
     logs = [c for c in report.fitted if c.kind == "collective"]
     assert mean_error([c.after for c in logs]) < mean_error([c.before for c in logs])

@@ -38,13 +38,14 @@ def everything(monkeypatch):
 
 @pytest.mark.parametrize(("machine", "sets"), PAIRS)
 @pytest.mark.parametrize(("level", "jitter"), [("ranks", 0.0), ("ranks", 0.05), ("steps", 0.0)])
-def test_demands_that_cannot_bind_change_no_bit(monkeypatch, machine, sets, level, jitter):
+def test_demands_that_cannot_bind_change_no_time(monkeypatch, machine, sets, level, jitter):
     few = steps_of(machine, sets, level, jitter)
     everything(monkeypatch)
     all_of_them = steps_of(machine, sets, level, jitter)
     fewer, more = few.lowered.program.demand_resource, all_of_them.lowered.program.demand_resource
     assert fewer.size < more.size
-    assert (few.timeline.end == all_of_them.timeline.end).all()
+    # rates are the same; what is left of an op is reckoned at other moments, a rounding each
+    assert few.timeline.end == pytest.approx(all_of_them.timeline.end, rel=1e-14)
 
 
 @pytest.mark.parametrize(("machine", "sets"), PAIRS)

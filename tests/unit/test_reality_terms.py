@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from sim import simulate
@@ -20,7 +21,8 @@ from sim.step.pressure import (
     retry_warnings,
     with_retries,
 )
-from sim.step.straggle import block_variation, expected_largest, typical_speed
+from sim.step.run import run_step
+from sim.step.straggle import Ranks, deviation, expected_largest, ranks_of
 
 A100 = load("dgx-a100", "mpt-7b-pretrain").topology.first_gpu
 
@@ -44,22 +46,54 @@ def test_expected_largest(n, mean):
     assert expected_largest(n) == pytest.approx(mean, rel=0.05 if n == 2 else 0.01)
 
 
-def test_speed_falls_with_ranks_and_only_beyond_the_reference():
-    assert typical_speed(A100, job(), 1) == typical_speed(A100, job(), 8) == 1.0
-    speeds = [typical_speed(A100, job(), n) for n in (8, 16, 64, 512)]
-    assert speeds == sorted(speeds, reverse=True)
-    grown = expected_largest(64) - expected_largest(8)
-    assert speeds[2] == pytest.approx(1 / (1 + block_variation("a100") * grown))
+def test_what_eight_ranks_lose_is_in_the_kernel_constants():
+    slowdowns = [Ranks(n, 0.04, 0.04).slowdown for n in (1, 2, 8, 16, 64, 512)]
+    assert slowdowns[:3] == [1.0, 1.0, 1.0]
+    assert slowdowns[2:] == sorted(slowdowns[2:])
+    # 0.04 (2.344 - 1.424)
+    assert slowdowns[4] == pytest.approx(1.0368, abs=1e-3)
+    # twice the usual deviation shows on eight ranks too
+    assert Ranks(8, 0.08, 0.04).slowdown == pytest.approx(1 + 0.04 * 1.424, rel=1e-3)
 
 
-def test_variation_of_blocks_averages_out_between_reductions():
-    """16 blocks between waits: a quarter of the loss."""
-    lost = [1 / typical_speed(A100, job(strategy=s), 64) - 1 for s in ("fsdp1", "ddp")]
-    assert lost[1] == pytest.approx(lost[0] / 4)
+def test_quantiles_of_the_slowest_rank_are_those_of_the_largest_of_n():
+    ranks = Ranks(64, 0.05, 0.05)
+    z = np.random.default_rng(2).standard_normal((20_000, 64)).max(axis=1)
+    for q in (0.1, 0.5, 0.9):
+        found = ranks.lateness(float(np.quantile(z, q)))
+        assert ranks.slowdown_at(q) == pytest.approx(found, abs=1e-3)
+    assert ranks.wait == pytest.approx(0.05 * 2.344 / ranks.slowdown, rel=0.01)
 
 
-def test_unknown_generation_varies_as_the_newest():
-    assert block_variation("z9000") == block_variation("h100")
+def test_hosts_add_to_boards_by_the_unit():
+    """2.2 ms a unit beside an A100: 100 units in 10 s of kernels are 2.2 %, in 1 s 22 %."""
+    assert deviation("a100", 10.0, 0) == 0.03
+    assert deviation("a100", 10.0, 100) == pytest.approx(0.052)
+    assert deviation("a100", 1.0, 100) == pytest.approx(0.25)
+    assert deviation("z9000", 1.0, 100) == deviation("h100", 1.0, 100)
+
+
+@pytest.mark.parametrize(("strategy", "waits"), [("fsdp1", True), ("fsdp2", True), ("ddp", False)])
+def test_ranks_hand_on_units_where_blocks_are_gathered(strategy, waits):
+    loaded = load("dgx-a100", "mpt-7b-pretrain", ["nodes=8"])
+    w = job(strategy=strategy, gradient_accumulation=2)
+    outcome = run_step(loaded.topology, w)
+    (ranks,) = ranks_of(outcome.priced, w)
+    own = outcome.breakdown.compute_s - outcome.breakdown.waiting_s
+    assert ranks.n == 64
+    assert (ranks.deviation > 0.03) == waits
+    assert outcome.breakdown.deviation_s == pytest.approx(ranks.deviation * own)
+    assert ranks_of(outcome.priced, w.model_copy(update={"cuda_graphs": True}))[0].deviation == 0.03
+
+
+def test_a_step_is_split_into_kernels_and_waiting_for_the_slowest():
+    loaded = load("dgx-a100", "mpt-7b-pretrain", ["nodes=8"])
+    one, many = (run_step(load("dgx-a100", "mpt-7b-pretrain", [f"nodes={n}"]).topology,
+                          loaded.workload).breakdown for n in (1, 8))  # fmt: skip
+    assert "waiting" not in one.parts
+    assert sum(many.parts.values()) == pytest.approx(many.time_s)
+    assert many.parts["waiting"] == many.waiting_s > 0.02 * many.time_s
+    assert many.kernels["gemm"] == pytest.approx(one.kernels["gemm"], rel=0.02)
 
 
 def found(work, reserved, capacity):
