@@ -71,6 +71,8 @@ class Module(NamedTuple):
     partial : bool
         Tensor-parallel ranks hold all of it and see a part of what it is applied to, so that their
         gradients are to be summed.
+    calls : int
+        Leaf modules of the model's code that it stands for, where that calls them one by one.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Module(NamedTuple):
     base: str = ""
     active: float = 1.0
     partial: bool = False
+    calls: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from sim.inputs.model import Model
-from sim.inputs.modelling import adapter_dtype, autocast, compute_dtype, gptq_kernels
+from sim.inputs.modelling import adapter_dtype, autocast, compute_dtype, experts, gptq_kernels
 from sim.inputs.rows import Computed
 from sim.inputs.shares import batch_on
 from sim.inputs.versions import older, sdpa_since
@@ -54,6 +54,8 @@ class Setting:
         Products cast what they read to `dtype` (torch.autocast).
     upcast : bool
         Activations between products are fp32, as PEFT's `prepare_model_for_kbit_training` has them.
+    experts : str
+        ``grouped`` into one kernel, or ``eager``, one after another.
     attention, loss : str
         Implementations.
     unpads : int
@@ -96,6 +98,7 @@ class Setting:
     unpacking: str = ""
     autocast: bool = False
     upcast: bool = False
+    experts: str = "grouped"
     attention: str = "flash2"
     loss: str = "eager"
     unpads: int = 0
@@ -205,6 +208,7 @@ def _setting(workload: Workload) -> Setting:
         unpacking=gptq_kernels(workload),
         autocast=autocast(workload),
         upcast=workload.method.prepare_kbit,
+        experts=experts(workload),
         attention=_attention(workload.attention, stack.torch),
         unpads=UNPADS[workload.attention_padding],
         loss=workload.loss,

@@ -33,6 +33,7 @@ class Tape:
     modules: list[Module] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
     sizes: list[float] = field(default_factory=list)
+    apart: int = 1  # products of a batch, and kernels between them, run so many times on a part
     column: float = field(init=False)  # bytes of an activation a column, all tokens
     stream_column: float = field(init=False)  # the same in the residual stream
 
@@ -64,11 +65,12 @@ class Tape:
         base: str = "",
         active: float = 1.0,
         partial: bool = False,
+        calls: int = 1,
     ) -> str:
         """Add a module of (name, shape) parameters; what is no adapter gets the ops that follow."""
         trained = bool(base) or not self.setting.frozen
         own = tuple(Parameter(n, shape, trained) for n, shape in parameters)
-        self.modules.append(Module(name, own, role, place, base, active, partial))
+        self.modules.append(Module(name, own, role, place, base, active, partial, calls))
         if not base:
             self.module = name
         return name
@@ -94,10 +96,15 @@ class Tape:
             Op(
                 name, where, role, reads, out,
                 saves if not own else (*saves, out),
-                tuple(forward), tuple(backward), fused=self.fused, **facts,
+                self._rows(forward), self._rows(backward), fused=self.fused, **facts,
             )
         )  # fmt: skip
         return out
+
+    def _rows(self, rows: Sequence[Map | Kernel]) -> tuple[Map | Kernel, ...]:
+        if self.apart == 1:
+            return tuple(rows)
+        return tuple(_apart(row, self.apart) for row in rows)
 
     def add(self, name: str, one: int, two: int) -> int:
         """A residual sum; backward adds both branches' gradients. Compiled, the next norm does."""
@@ -120,7 +127,7 @@ class Tape:
         self.ops.append(
             Op(
                 name, where, role, (), -1, (),
-                tuple(forward), tuple(backward), exchanges=exchanges, fused=self.fused,
+                self._rows(forward), self._rows(backward), exchanges=exchanges, fused=self.fused,
             )
         )  # fmt: skip
 
@@ -150,6 +157,13 @@ class Tape:
     def described(self) -> Description:
         """What was played."""
         return Description(tuple(self.modules), tuple(self.ops), tuple(self.sizes))
+
+
+def _apart(row: Map | Kernel, parts: int) -> Map | Kernel:
+    """A batched product as products one after another; any other kernel on a part at a time."""
+    if isinstance(row, Map):
+        return row._replace(launches=row.launches * parts)
+    return row._replace(shape=(*row.shape[:3], 1), launches=parts)
 
 
 _new = tuple.__new__  # of a named tuple, in half the time

@@ -52,6 +52,17 @@ def gptq_kernels(workload: Workload) -> str:
     return method.gptq_kernels or ("triton" if method.adapters == "fused" else "cuda-old")
 
 
+def experts(workload: Workload) -> str:
+    """How a mixture's experts run: torchtitan groups them, Hugging Face loops over them.
+
+    FSDP2 stands for torchtitan, all other strategies for Hugging Face's models.
+    """
+    if not workload.model.experts:
+        return "grouped"
+    grouped = strategy_of(workload).fsdp_version == 2
+    return workload.experts or ("grouped" if grouped else "eager")
+
+
 def taken(workload: Workload) -> dict[str, str]:
     """Choices left open and what was taken, by the path of the key."""
     method = workload.method
@@ -60,4 +71,6 @@ def taken(workload: Workload) -> dict[str, str]:
         found["method.adapter_dtype"] = adapter_dtype(workload)
     if method.gptq_kernels is None and (kernels := gptq_kernels(workload)):
         found["method.gptq_kernels"] = kernels
+    if workload.model.experts and workload.experts is None:
+        found["experts"] = experts(workload)
     return found

@@ -93,6 +93,8 @@ class Parallelism(Spec):
     reduce_scatter: bool = True
     overlap_comm: bool | None = None
     sub_group_size: Count = 1e9
+    # deepspeed.utils.set_z3_leaf_modules on mixtures: their experts are fetched as one module
+    z3_leaf_experts: bool = False
     zero_hpz_partition_size: Positive = 1
     zero_quantized_weights: bool = False
     zero_quantized_gradients: bool = False
@@ -204,6 +206,8 @@ class Workload(Spec):
     attention_padding: Literal["none", "unpad", "unpad-each"] = "none"
     compile: bool = False
     cuda_graphs: bool = False
+    # of a mixture: one grouped kernel, or Hugging Face's loop; None: grouped with fsdp2
+    experts: Literal["eager", "grouped"] | None = None
     # hand-fused: RMSNorm alone, RoPE too (fms), or the gate as well (Liger)
     fused_kernels: Literal["none", "norm", "norm+rope", "all"] = "none"
     loss: Literal["eager", "huggingface", "compiled", "chunked", "fused-linear"] = "eager"

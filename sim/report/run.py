@@ -244,7 +244,7 @@ def borrowed_by(result: Result) -> list[str]:
 
 _TELLING = (
     "optimizer_implementation", "loss", "wrap", "reduce_dtype", "torch", "nccl", "clip",
-    "adapters", "adapter_dtype", "gptq_kernels",
+    "adapters", "adapter_dtype", "gptq_kernels", "experts",
 )  # fmt: skip
 
 

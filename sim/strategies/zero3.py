@@ -13,6 +13,7 @@ from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import ModelTree
 from sim.blocks.optimizer import FP32, OPTIMIZERS
 from sim.errors import InputError
+from sim.inputs.modelling import experts
 from sim.inputs.notes import Message
 from sim.inputs.strategy import register
 from sim.inputs.trainer import trainer_of
@@ -209,6 +210,7 @@ def settings_of(workload: Workload, mesh: Mesh) -> Settings:
         attribute_frozen=attributes_frozen(p.deepspeed_version),
         offload_parameters=p.offload in ("parameters", "all"),
         offload_optimizer=p.offload in ("optimizer", "all"),
+        one_by_one=experts(workload) == "eager" and not p.z3_leaf_experts,
         nvme=p.offload_device == "nvme",
     )
 
@@ -354,7 +356,8 @@ class Zero3(DeepSpeed):
     name, title = "zero3", "ZeRO-3"
     knobs = DeepSpeed.knobs | {
         "stage3_max_live_parameters", "stage3_max_reuse_distance", "stage3_prefetch_bucket_size",
-        "stage3_param_persistence_threshold", "sub_group_size", "zero_hpz_partition_size",
+        "stage3_param_persistence_threshold", "sub_group_size", "z3_leaf_experts",
+        "zero_hpz_partition_size",
         "zero_quantized_weights", "zero_quantized_gradients",
     }  # fmt: skip
     instead: ClassVar = {

@@ -55,6 +55,7 @@ class Settings:
     attribute_frozen: bool = True  # frozen parameters of a recompute belong to the active backward
     offload_parameters: bool = False
     offload_optimizer: bool = False
+    one_by_one: bool = False  # experts are modules with hooks of their own
     nvme: bool = False  # what is offloaded lies on NVMe, not in host memory
 
 
@@ -127,6 +128,7 @@ class Coordinator:
         if memory:
             memory.forward()
         modules, blocks, names = t.unit_modules, t.unit_blocks, t.unit_names
+        one_by_one = self.settings.one_by_one
         for what, unit, direction in t.calls:
             if what == FETCH:
                 self.fetch(unit, direction)
@@ -135,7 +137,7 @@ class Coordinator:
                 when = "forward" if phase == "forward" else "backward"
                 if memory:
                     memory.reach(blocks[unit], when == "forward")
-                r.call("zero3.module")
+                r.call_times("zero3.module", t.unit_calls[unit] if one_by_one else 1)
                 self._segment = r.segment(phase, when, blocks[unit], modules[unit], names[unit])
             elif what == GRADIENT:
                 self.reduce(t.unit_gradients[unit])

@@ -40,6 +40,7 @@ class ModuleTrace:
     unit_blocks: list[int] = field(default_factory=list)
     unit_parameters: list[tuple[int, ...]] = field(default_factory=list)
     unit_gradients: list[tuple[int, ...]] = field(default_factory=list)  # complete after it
+    unit_calls: list[int] = field(default_factory=list)  # leaf modules of the model's code
     reduced: set[int] = field(default_factory=set)
     calls: list[Call] = field(default_factory=list)
     backward_at: int = 0  # index in `calls` of the first call of the backward pass
@@ -48,8 +49,12 @@ class ModuleTrace:
     uses: list[list[int]] = field(default_factory=list)  # steps of each parameter
     travelled: list[int] = field(default_factory=list)  # elements of all units before a step
 
-    def unit(self, name: str, block: int, module: str = "", parameters: Sequence[int] = ()) -> int:
+    def unit(
+        self, name: str, block: int, module: str = "", parameters: Sequence[int] = (),
+        calls: int = 1,
+    ) -> int:  # fmt: skip
         """Add a module."""
+        self.unit_calls.append(calls)
         self.unit_names.append(name)
         self.unit_modules.append(module)
         self.unit_blocks.append(block)
@@ -217,7 +222,7 @@ def _units(
             reads = stream
         else:
             reads = (inner and base.place in _WITHIN) or branch
-        group = _group(t, prefix, number, [m.name for m in parts], parameters, reads)
+        group = _group(t, prefix, number, parts, parameters, reads)
         groups.append(group)
         out = group.needs_output_grad
         if base.place is Position.STREAM:
@@ -241,17 +246,17 @@ def _with_adapters(block: Block) -> list[list[Module]]:
 
 
 def _group(
-    t: ModuleTrace, prefix: str, block: int, parts: list[str], parameters: dict[str, list[int]],
-    reads: bool,
+    t: ModuleTrace, prefix: str, block: int, parts: list[Module],
+    parameters: dict[str, list[int]], reads: bool,
 ) -> _Group:  # fmt: skip
-    container = t.unit(prefix + parts[0], block) if len(parts) > 1 else -1
+    container = t.unit(prefix + parts[0].name, block) if len(parts) > 1 else -1
     leaves: list[_Leaf] = []
     flow = reads
     any_out = False
     for index, part in enumerate(parts):
-        held = parameters[part]
+        name = part.name
         suffix = ".base" if len(parts) > 1 and index == 0 else ""
-        unit = t.unit(prefix + part + suffix, block, part, held)
+        unit = t.unit(prefix + name + suffix, block, name, parameters[name], part.calls)
         source = flow if index > 1 else reads  # a second adapter matrix reads the first's output
         flow = source or bool(t.unit_gradients[unit])
         any_out = any_out or flow

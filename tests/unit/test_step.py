@@ -43,7 +43,7 @@ def test_extrapolated_depth_equals_every_block(topology, workload, sets):
 def test_blocks_without_a_rhythm_are_all_simulated():
     # experts in flight beside prefetched blocks: the pace has not settled after eight blocks, and
     # extrapolated the step would be 0.9 % off
-    sets = ["model=qwen3-30b-a3b", "sequence_length=2048",
+    sets = ["model=qwen3-30b-a3b", "sequence_length=2048", "experts=grouped",
             "parallelism={strategy: fsdp1, forward_prefetch: 1}"]  # fmt: skip
     loaded = load("dgx-h100", "llama3-8b-sft", sets)
     assert repeats(loaded.workload)
