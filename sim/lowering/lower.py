@@ -66,6 +66,7 @@ class _Wires(NamedTuple):
 class RankView:
     """Where one class of ranks is found in the op table."""
 
+    index: int  # of the class, and of the SMs that its ops hold
     rank: int
     multiplicity: int
     role: Role
@@ -578,6 +579,7 @@ def _views(run: _Run, classes: Classes) -> Iterator[RankView]:
     first, last = layout.first[table.collectives], layout.last[table.collectives]
     for c, at in enumerate(run.base.ravel().tolist(), run.begin):
         yield RankView(
+            index=c,
             rank=classes.ranks[c],
             multiplicity=int(classes.multiplicity[c]),
             role=run.played.part.role,

@@ -160,10 +160,13 @@ def _time(result: Result) -> Bar:
     ]
     more = []
     if result.step.overlap_slowdown_s > 0.005 * total:
-        more.append(
-            f"overlap costs {duration(result.step.overlap_slowdown_s)}: kernels "
-            "slowed by the SMs and HBM bandwidth of collectives beside them"
+        causes = ", ".join(
+            f"{cause} {duration(seconds)}"
+            for cause, seconds in result.step.overlap_slowdown.items()
+            if seconds > 0.001 * total
         )
+        lost = duration(result.step.overlap_slowdown_s)
+        more.append(f"overlap costs {lost}: kernels slowed by {causes}")
     return Bar("Where time goes", shares, more)
 
 

@@ -54,7 +54,8 @@ class Step:
     exposed_communication_s: float  # of which the compute lane is idle
     optimizer_s: float  # compute lane busy with the optimizer and clipping
     host_s: float  # compute lane idle with nothing in flight: waiting for launches or the host
-    overlap_slowdown_s: float  # what kernels lost to collectives beside them
+    overlap_slowdown_s: float  # what kernels lost to collectives and copies beside them
+    overlap_slowdown: dict[str, float]  # adds up to it, by cause
     breakdown: dict[str, float]  # adds up to time_s
     exposed: dict[str, float]  # adds up to exposed_communication_s, by collective and place
     collectives: dict[str, dict[str, float]]  # per kind: count, bytes, seconds in flight

@@ -123,6 +123,7 @@ def step_section(b: Breakdown) -> Step:
         optimizer_s=b.kernels.get("optimizer", 0.0),
         host_s=b.host_s,
         overlap_slowdown_s=b.slowdown_s,
+        overlap_slowdown=dict(sorted(b.slowdown.items(), key=lambda item: -item[1])),
         breakdown=b.parts,
         exposed=b.exposed,
         collectives=b.collectives,

@@ -16,6 +16,7 @@ from sim.lowering.lower import Lowered, RankView
 from sim.lowering.parts import CATEGORIES
 from sim.program import Timeline
 from sim.step.intervals import F8, Coverage, gaps
+from sim.step.overlap import B1, causes
 
 _COLLECTIVE = CATEGORIES.index("collective")
 
@@ -33,6 +34,7 @@ class Breakdown:
     slowdown_s: float = 0.0
     waiting_s: float = 0.0  # of compute_s, for the slowest of ranks that are alike
     deviation_s: float = 0.0  # by which a rank's kernels differ from their mean, one deviation
+    slowdown: dict[str, float] = field(default_factory=dict)  # `slowdown_s` by cause
     kernels: dict[str, float] = field(default_factory=dict)
     exposed: dict[str, float] = field(default_factory=dict)
     collectives: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -70,7 +72,10 @@ class Breakdown:
             "slowdown_s", "waiting_s", "deviation_s",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name) + times * getattr(other, name))
-        for mine, theirs in ((self.kernels, other.kernels), (self.exposed, other.exposed)):
+        for mine, theirs in (
+            (self.kernels, other.kernels), (self.exposed, other.exposed),
+            (self.slowdown, other.slowdown),
+        ):  # fmt: skip
             for key, value in theirs.items():
                 mine[key] = mine.get(key, 0.0) + times * value
         for rows, more in ((self.collectives, other.collectives), (self.by_gpu, other.by_gpu)):
@@ -81,7 +86,7 @@ class Breakdown:
 
 
 def measure(
-    lowered: Lowered, timeline: Timeline, view: RankView, begin: float, finish: float
+    lowered: Lowered, timeline: Timeline, view: RankView, begin: float, finish: float, far: B1
 ) -> Breakdown:
     """Measures of one rank within ``[begin, finish]``.
 
@@ -95,6 +100,8 @@ def measure(
         The rank (or class of ranks) to look from.
     begin, finish : float
         The window. [s]
+    far : (P,) bool
+        Which ops of its plan are collectives between nodes.
     """
     lane = np.arange(view.compute.start, view.compute.stop)
     # a collective may be issued on the compute stream (clipping): that is communication
@@ -112,7 +119,9 @@ def measure(
     out.compute_s = float(lengths.sum())
     alone = lowered.alone_s[ops]
     whole = (timeline.end[ops] <= finish) & (timeline.start[ops] >= begin)
-    out.slowdown_s = float(np.maximum(0.0, lengths - alone)[whole].sum())
+    lost = np.where(whole, np.maximum(0.0, lengths - alone), 0.0)
+    out.slowdown_s = float(lost.sum())
+    out.slowdown = causes(lowered, timeline, view, ops, lost, far)
     idle_start, idle_end = gaps(start, end, begin, finish)
     hidden = comm.inside(idle_start, idle_end)
     out.exposed_s = float(hidden.sum())

@@ -21,6 +21,7 @@ from sim.lowering.table import table_of
 from sim.program import Timeline
 from sim.step.breakdown import Breakdown, measure
 from sim.step.intervals import F8
+from sim.step.overlap import between_nodes
 from sim.step.straggle import Ranks, ranks_of
 from sim.step.variation import Variation, capacities, jittered, speeds
 from sim.strategies import plan_of
@@ -139,7 +140,8 @@ def run_replicas(
         if variation.jitter:
             drawn = jittered(program, by_role, variation.seed, replica)
         timeline = run(drawn.program, engine)
-        whole, middle = _whole(drawn, timeline, repeats, {} if variation.jitter else by_role)
+        usual = {} if variation.jitter else by_role
+        whole, middle = _whole(priced, drawn, timeline, repeats, usual)
         return StepOutcome(whole, drawn, timeline, priced, middle, repeats)
 
     if variation.replicas == 1:
@@ -168,12 +170,12 @@ def _as_the_slowest(priced: Priced, ranks: Sequence[Ranks]) -> Priced:
 
 
 def _whole(
-    lowered: Lowered, timeline: Timeline, repeats: int, ranks: Mapping[Role, Ranks]
+    priced: Priced, lowered: Lowered, timeline: Timeline, repeats: int, ranks: Mapping[Role, Ranks]
 ) -> tuple[Breakdown, Breakdown | None]:
     """Measures of the step, in which the middle micro-step counts `repeats` more times; and its."""
     slowest = _slowest(lowered, timeline)
     total, *middle = [
-        _measured(lowered, timeline, slowest, begin, finish, ranks)
+        _measured(priced, lowered, timeline, slowest, begin, finish, ranks)
         for begin, finish, _ in _windows(lowered, timeline, slowest, repeats)
     ]
     if not middle:
@@ -183,13 +185,15 @@ def _whole(
 
 
 def _measured(
-    lowered: Lowered, timeline: Timeline, view: RankView, begin: float, finish: float,
-    ranks: Mapping[Role, Ranks],
+    priced: Priced, lowered: Lowered, timeline: Timeline, view: RankView, begin: float,
+    finish: float, ranks: Mapping[Role, Ranks],
 ) -> Breakdown:  # fmt: skip
     """Measures of a rank, and beside them of one on each other kind of GPU."""
 
     def of(view: RankView) -> Breakdown:
-        found, mine = measure(lowered, timeline, view, begin, finish), ranks.get(view.role)
+        far = between_nodes(priced, view.plan)
+        found = measure(lowered, timeline, view, begin, finish, far)
+        mine = ranks.get(view.role)
         return found if mine is None else found.split(mine.slowdown, mine.deviation)
 
     found = of(view)

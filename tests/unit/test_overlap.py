@@ -1,0 +1,39 @@
+"""What overlap costs, by cause."""
+
+import pytest
+
+from sim.inputs.loader import load
+from sim.step.overlap import BETWEEN, COPIES, INSIDE, MEMORY
+from sim.step.run import run_step
+
+JOB = {"name": "x", "model": "llama-3-8b", "sequence_length": 2048, "micro_batch": 2}
+
+
+def lost(machine="dgx-h100", sets=(), level="folded", **keys):
+    loaded = load(machine, {**JOB, **keys}, ["model.layers=3", *sets])
+    return run_step(loaded.topology, loaded.workload, engine="python", level=level).breakdown
+
+
+@pytest.mark.parametrize("level", ["folded", "ranks"])
+@pytest.mark.parametrize("accumulation", [1, 6])
+def test_causes_add_up_to_what_overlap_costs(level, accumulation):
+    found = lost(sets=["nodes=2"], level=level, gradient_accumulation=accumulation)
+    assert sum(found.slowdown.values()) == pytest.approx(found.slowdown_s, rel=1e-9)
+    assert set(found.slowdown) <= {INSIDE, BETWEEN, COPIES, MEMORY}
+
+
+def test_collectives_are_told_apart_by_where_their_ranks_are():
+    one, two = lost().slowdown, lost(sets=["nodes=2"]).slowdown
+    assert BETWEEN not in one
+    assert INSIDE not in two
+    assert one[INSIDE] > 0.5 * sum(one.values())
+    assert two[BETWEEN] > 0.5 * sum(two.values())
+    # shards inside each node, replicas across: both
+    hybrid = lost(sets=["nodes=2", "parallelism={strategy: fsdp2, replicate: 2}"]).slowdown
+    assert min(hybrid[INSIDE], hybrid[BETWEEN]) > 0.05 * sum(hybrid.values())
+
+
+def test_one_gpu_loses_nothing_to_overlap():
+    found = lost(sets=["node.gpus=1", "parallelism={strategy: ddp}", "model=llama-3.2-1b"])
+    assert found.slowdown_s == pytest.approx(0.0, abs=1e-12)
+    assert found.slowdown == {}
