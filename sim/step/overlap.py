@@ -73,9 +73,10 @@ def causes(
             taken = float(units[mine].mean())
             parts[cause] = taken * Coverage(start[mine], end[mine]).inside(begin, finish)
             most = max(most, round(taken))
-    left = max(0, int(program.hold_capacity[view.index]) - most)
+    sms = int(program.hold_capacity[view.index])
+    misses = program.curves[:, max(0, sms - most)] < _FLAT * program.curves[:, sms]
     row = program.curve[ops]
-    curved = (row >= 0) & (program.curves[row, left] < _FLAT * program.curves[row].max(axis=1))
+    curved = (row >= 0) & misses[row]
     total = np.asarray(sum(parts.values(), np.zeros(ops.size)))
     blamed = curved & (total > 0.0)
     found = {
