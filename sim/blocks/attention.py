@@ -106,6 +106,9 @@ def core(
         keys, values = queries, outputs
     if s.attention == "eager":
         return _eager(t, q, k, v, heads, window, exchanges)
+    if s.checks_positions:
+        t.unseen("positions", [Map("positions.ascend", 26.0 * rows, 3),
+                               Map("positions.item", 1.0, kind="copy", waits=True)])  # fmt: skip
     if s.unpads:
         q, k, v = unpadded(t, (q, queries), (k, keys), (v, values))
     many, length, seen = _attended(s)

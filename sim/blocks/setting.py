@@ -62,6 +62,8 @@ class Setting:
         Times a layer finds out where the padding is and takes it out before attention.
     metrics : int
         Times a trainer takes the loss once more, without gradient.
+    checks_positions : bool
+        The host looks at positions before each attention.
     keeps_inputs : bool
         4-bit linears keep their inputs, though only weights of theirs could need them.
     attended : float
@@ -103,6 +105,7 @@ class Setting:
     loss: str = "eager"
     unpads: int = 0
     metrics: int = 0
+    checks_positions: bool = False
     keeps_inputs: bool = False
     attended: float = 0.0
     attended_share: float = 1.0
@@ -181,6 +184,19 @@ def _attention(asked: str, torch: str) -> str:
     return f"{asked}-{since}" if since else asked
 
 
+def _checks_positions(workload: Workload) -> bool:
+    """Whether transformers asks a tensor, before FlashAttention, if positions ascend.
+
+    Source: transformers 4.44 and newer, modeling_flash_attention_utils.py,
+    `_flash_attention_forward`: ``not (torch.diff(position_ids) >= 0).all()``; models with learned
+    positions pass none (sim/data/host/modelling.json).
+    """
+    used, m = workload.stack.transformers, workload.model
+    if used is None or older(used, "4.44") or workload.attention_padding != "none":
+        return False
+    return workload.attention.startswith("flash") and m.positions == "rope"
+
+
 @lru_cache(maxsize=512)
 def _setting(workload: Workload) -> Setting:
     p, precision, stack = workload.parallelism, workload.precision, workload.stack
@@ -213,6 +229,7 @@ def _setting(workload: Workload) -> Setting:
         unpads=UNPADS[workload.attention_padding],
         loss=workload.loss,
         metrics=workload.train_metrics,
+        checks_positions=_checks_positions(workload),
         # bitsandbytes/autograd/_functions.py, MatMul4Bit: ``ctx.tensors = (A, B)`` up to 0.43.1,
         # ``(None, B)`` in 0.44.1
         keeps_inputs=workload.method.quantization == "nf4" and older(stack.bitsandbytes, "0.44"),

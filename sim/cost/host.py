@@ -83,9 +83,13 @@ def host_model(stack: str, pace: float = 1.0) -> HostModel:
 
 @cache
 def known_calls() -> Mapping[str, float]:
-    """CPU time of each named call on the constants' host. [s]"""
-    return {
-        f"{group}.{name}": value
-        for group, entries in table("constants/host")["calls"].items()
-        for name, value in entries.items()
-    }
+    """CPU time of each named call on the constants' host, made of counts or given. [s]"""
+    data = table("constants/host")
+    prices: dict[str, float] = data["prices"]
+    found = {}
+    for group, entries in data["calls"].items():
+        for name, made_of in entries.items():
+            if isinstance(made_of, dict):
+                made_of = sum(prices[what] * times for what, times in made_of.items())
+            found[f"{group}.{name}"] = float(made_of)
+    return found

@@ -40,7 +40,7 @@ class Trainer:
     @property
     def works(self) -> bool:
         """Whether there is a trainer at all."""
-        return self is not NOBODY
+        return self.name != NOBODY.name
 
     def calls_s(self, samples: int) -> dict[str, float]:
         """CPU time of its calls with so many samples a micro-step, on the constants' host. [s]"""

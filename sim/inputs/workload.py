@@ -124,6 +124,7 @@ class Stack(Spec):
     transformer_engine: str | None = None
     bitsandbytes: str = "0.44"
     expandable_segments: bool = False  # PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
+    transformers: str | None = None  # whose modelling code runs, where its waits are to count
     omp_num_threads: Positive | None = None  # of a rank; None: its share of the cores
 
 

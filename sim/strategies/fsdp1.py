@@ -341,6 +341,8 @@ class _Run:
         """Free the parameters and reduce the flat gradient."""
         u, r = self.units[unit], self.recorder
         width = DTYPE_BYTES[self.types.compute]
+        # gradients of the views become one flat tensor (torch.split's backward)
+        r.kernel("compute", "flatten", BACKWARD, 2 * u.grad_numel * width, u.name, u.block)
         r.call("fsdp1.post_backward")
         if self.held_grad[unit]:
             traffic = 3 * u.grad_numel * width
@@ -403,7 +405,8 @@ class _Run:
     def _final_callback(self) -> None:
         """Wait for the reductions, free what no hook has freed, forget the order."""
         r = self.recorder
-        r.call_times("fsdp1.final", len(self.units))
+        each = (len(self.units) - 1) // self.recorded  # of a layer
+        r.call_times("fsdp1.final", 1 + each * len(self.full.layers))
         if self.reduce_grads:
             r.wait_stream("compute", "reduce_scatter")
             if self.replicate > 1:

@@ -140,7 +140,10 @@ def _copies(
         kind, stream, name, phase, first, module, deps, host_after, micro_step,
         collective, group, bytes_in, bytes_out, dtype, _, traffic, comm, calls,
     ) in enumerate(template):  # fmt: skip
-        blocks = range(first + step, first + step * (extra + 1), step)
+        # what the host does stands in no block
+        blocks = (
+            range(first + step, first + step * (extra + 1), step) if first >= 0 else [-1] * extra
+        )
         syncs = [host_after + k * period if host_after >= 0 else -1 for k in times]
         copies[at::period] = [
             new(PlanOp, (

@@ -184,3 +184,23 @@ def test_where_padding_is_not_taken_out(sets, says):
 def test_a_word_that_is_none():
     with pytest.raises(InputError, match=r"attention_padding.*none, unpad, unpad-each"):
         load("dgx-h100", "llama3-8b-sft", ["attention_padding=pack"])
+
+
+@pytest.mark.parametrize(
+    ("sets", "waits"),
+    [
+        ([], 0),  # nobody said whose modelling code runs
+        (["stack.transformers=4.45.2"], 1),
+        (["stack.transformers=4.43"], 0),
+        (["stack.transformers=4.45.2", "attention=sdpa"], 0),
+        (["stack.transformers=4.45.2", "model=gpt2"], 0),  # passes no positions
+        (["stack.transformers=4.45.2", "attention_padding=unpad"], 2),  # those of padding instead
+    ],
+)
+def test_transformers_asks_whether_positions_ascend(sets, waits):
+    """As in sim/data/host/modelling.json."""
+    sets = ["sequence_length=512", "attention=flash2", *sets]
+    templates = unroll(load("dgx-h100", "llama3-8b-sft", sets).workload)
+    for phase in ("forward", "recompute"):
+        assert sum(k.waits for k in templates.of("layer", phase)) == waits
+    assert not any(k.waits for k in templates.of("layer", "backward"))
