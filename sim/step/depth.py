@@ -47,13 +47,17 @@ def factors(layers: int) -> tuple[float, float]:
     return -factor, 1.0 + factor
 
 
-def settled(lowered: Lowered, timeline: Timeline) -> bool:
-    """Whether the blocks past `SHALLOW` follow each other evenly.
+def settled(lowered: Lowered, timeline: Timeline, layers: int) -> bool:
+    """Whether the blocks past `SHALLOW` follow each other evenly, and so would `layers` of them.
+
+    They would not where the host, ahead of the GPU now, loses so much a block that it falls behind.
 
     Parameters
     ----------
     lowered, timeline
         A step of `DEEP` blocks, as the slowest rank sees it.
+    layers : int
+        Blocks of the whole model. [1]
     """
     view = max(lowered.views, key=lambda view: float(timeline.end[view.compute].max()))
     first = view.plan.derived.get("first of blocks")
@@ -63,7 +67,19 @@ def settled(lowered: Lowered, timeline: Timeline) -> bool:
     begins = starts[np.searchsorted(of, first)]
     pace = np.diff(begins, axis=1)[:, SHALLOW - 2 : DEEP - 3]  # the last ones see the end coming
     share = float(timeline.end[view.compute].max()) / (DEEP * (first.shape[0] // 2))
-    return bool((pace.max(axis=1) - pace.min(axis=1)).max() <= EVEN * share)
+    if (pace.max(axis=1) - pace.min(axis=1)).max() > EVEN * share:
+        return False
+    lead = begins - timeline.end[_launches(lowered, view.rank, first)]
+    lost = lead[:, DEEP - 4] - lead[:, DEEP - 3]  # a block
+    falls = (lost > EVEN * share) & (lead[:, DEEP - 3] < lost * (layers - DEEP + 3))
+    return not bool(falls.any())
+
+
+def _launches(lowered: Lowered, rank: int, ops: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The host op that launches the first kernel of each plan op."""
+    lane = lowered.lane_names.index(f"rank {rank} host")
+    begin, end = np.searchsorted(lowered.program.lane, (lane, lane + 1))
+    return np.asarray(begin + np.searchsorted(lowered.plan_op[begin:end], ops))
 
 
 def _first_of_blocks(plan: Plan) -> npt.NDArray[np.int64]:

@@ -141,6 +141,7 @@ class _Run:
     def forward(self) -> None:
         """The model's forward, with each unit's hooks around it."""
         r, layout = self.recorder, self.layout
+        r.call("fsdp2.root_forward")
         r.wait_stream("copy_in", "compute")
         r.wait_stream("all_gather", "compute")
         if layout.root >= 0:
@@ -175,10 +176,13 @@ class _Run:
             play.play(self.recorder, name, phase, number, block, unit, again=piece.recompute)
 
     def pre_forward(self, unit: int) -> None:
+        self.recorder.call("fsdp2.pre_forward")
+        self.recorder.call_times("fsdp2.tensor", self.units[unit].tensors)
         self.unshard(unit, FORWARD)
         self.wait_for_unshard(unit, FORWARD)
 
     def post_forward(self, unit: int) -> None:
+        self.recorder.call("fsdp2.post_forward")
         keep = self._keeps(unit)
         if not keep and self.smaller and unit != self.layout.root:
             u, r = self.units[unit], self.recorder
@@ -212,6 +216,7 @@ class _Run:
         if smaller:
             r.wait("copy_in", self.resharded[unit])
             r.wait("all_gather", self.resharded[unit])
+        r.call("fsdp2.unshard")
         if ranks == 1:
             if self.offload:  # nothing to gather, but the weights are in host memory
                 r.kernel("copy_in", "h2d", phase, u.master_bytes, u.name, u.block)
@@ -241,6 +246,7 @@ class _Run:
         if event is None:
             return
         u, r = self.units[unit], self.recorder
+        r.call("fsdp2.wait")
         if phase == FORWARD and self.held:
             r.wait("copy_in", self.held)
             r.wait("all_gather", self.held)
@@ -302,6 +308,7 @@ class _Run:
                 r.segment("recompute", PRE_BACKWARD, block, piece.module, name)
 
     def pre_backward(self, unit: int) -> None:
+        self.recorder.call("fsdp2.pre_backward")
         self.unshard(unit, PRE_BACKWARD)
         self.wait_for_unshard(unit, PRE_BACKWARD)
         targets = self.backward_targets.get(unit)
@@ -317,6 +324,8 @@ class _Run:
         """Reshard, then copy in and reduce the gradients."""
         self.done[unit] = True
         u, r, knobs = self.units[unit], self.recorder, self.knobs
+        r.call("fsdp2.post_backward")
+        r.call_times("fsdp2.tensor", u.tensors)
         grads = u.grad_numel > 0
         width, wide = DTYPE_BYTES[self.types.compute], DTYPE_BYTES[self.types.reduce]
         if grads and self.accumulated[unit]:
@@ -354,6 +363,7 @@ class _Run:
     def _reduce(self, unit: int, grad_bytes: float) -> None:
         u, r, types = self.units[unit], self.recorder, self.types
         wide = DTYPE_BYTES[types.reduce]
+        r.call("fsdp2.reduce")
         bytes_in = u.grad_numel * wide
         bytes_out = bytes_in / self.shard
         r.kernel(

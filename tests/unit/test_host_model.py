@@ -166,39 +166,45 @@ def test_faults(cpu, job, says):
     assert says in str(caught.value)
 
 
-def recorded(policy, where):
+LORA = {"lora": {"rank": 4, "targets": "qv"}}
+WRAPPED = {
+    ("fsdp1", "blocks"): ("full", {"gradient_sync": "last", "checkpoint_wrapper": "outside"}),
+    ("fsdp1", "peft"): (
+        LORA, {"gradient_sync": "last", "wrap": "peft", "checkpoint_wrapper": "outside"}
+    ),
+    ("fsdp2", "blocks"): ("full", {"gradient_sync": "last"}),
+}  # fmt: skip
+
+
+def recorded(wrapper, policy, where):
     """What a wrapper adds to a layer, sim/data/host/wrappers.json."""
     return next(
         row["layer"] for row in recording("wrappers")["rows"]
-        if row["wrapper"] == "fsdp1" and row["policy"] == policy and row["no_sync"]
+        if row["wrapper"] == wrapper and row["policy"] == policy and row["no_sync"]
         and row["checkpointing"] == "nonreentrant" and not row["mixed_precision"]
         and row["adapter_dtype"] in ("", "fp32") and row["micro_step"] == where
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("policy", "method"), [("blocks", "full"), ("peft", {"lora": {"rank": 4, "targets": "qv"}})]
-)
+@pytest.mark.parametrize(("wrapper", "policy"), WRAPPED)
 @pytest.mark.parametrize(("micro", "where"), [(0, "accumulating"), (1, "last")])
-def test_counts_of_a_layers_hooks_are_those_recorded(policy, method, micro, where):
-    """Python calls and operators that FSDP1 adds to a Llama layer, all of a micro-step's phases."""
-    wrap = "peft" if policy == "peft" else "block+root"
-    parallelism = {"strategy": "fsdp1", "wrap": wrap, "gradient_sync": "last"}
-    parallelism["checkpoint_wrapper"] = "outside"
+def test_counts_of_a_layers_hooks_are_those_recorded(wrapper, policy, micro, where):
+    """Python calls and operators that a wrapper adds to a Llama layer, all phases of one."""
+    method, knobs = WRAPPED[wrapper, policy]
     counts = {}
     for layers in (24, 25):
         plan = plan_for(
             model={"base": "llama-3.2-1b", "layers": layers}, method=method, trainer="none",
-            parallelism=parallelism, gradient_accumulation=2,
+            parallelism={"strategy": wrapper, **knobs}, gradient_accumulation=2,
         )  # fmt: skip
         found = counts[layers] = {"python": 0.0, "operators": 0.0}
-        made_of = table("constants/host")["calls"]["fsdp1"]
+        made_of = table("constants/host")["calls"][wrapper]
         for op in plan.ops:
             for name, times in op.calls if op.micro_step == micro else ():
                 group, _, call = name.partition(".")
-                for what in found if group == "fsdp1" else ():
+                for what in found if group == wrapper else ():
                     found[what] += times * made_of[call].get(what, 0.0)
-    seen = recorded(policy, where)
+    seen = recorded(wrapper, policy, where)
     phases = [seen[p] for p in ("forward", "recompute", "backward") if p in seen]
     ours = {k: counts[25][k] - counts[24][k] for k in counts[25]}
     assert ours["python"] == pytest.approx(sum(p["python_calls"] for p in phases), rel=0.12)

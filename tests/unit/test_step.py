@@ -48,7 +48,7 @@ def test_blocks_without_a_rhythm_are_all_simulated():
     loaded = load("dgx-h100", "llama3-8b-sft", sets)
     assert repeats(loaded.workload)
     deep = run_step(loaded.topology, of_layers(loaded.workload, DEEP), engine="python")
-    assert not settled(deep.lowered, deep.timeline)
+    assert not settled(deep.lowered, deep.timeline, loaded.workload.model.layers)
     full = run_step(loaded.topology, loaded.workload, engine="python")
     assert step(loaded.topology, loaded.workload, engine="python").time_s == full.time_s
 
@@ -159,5 +159,5 @@ def test_a_sweep_counts_retries_as_a_run_does():
     found = step(loaded.topology, loaded.workload)
     assert found.retries_s / found.time_s == pytest.approx(0.101, abs=0.001)
     assert measures(loaded.topology, loaded.workload)["step_time_s"] == pytest.approx(
-        68.49, abs=0.01
+        68.57, abs=0.01
     )
