@@ -140,8 +140,11 @@ def internevo(row: Row) -> Record | None:
     everywhere = "zero1=-1" in row["strategy"]
     far = gpus > 128 and everywhere
     note = "an own framework that broadcasts parameters"
+    # where nodes lay is not said; Ethernet of 2023 hashes flows
+    shared = ["network.placement=random", "network.routing=ecmp"] if gpus > 8 else []
+    machine = [f"nodes={gpus // 8}", "node.gpu=a100-sxm-80gb", *ROCE_4X100, *shared]
     return record(
-        row, "internevo", "dgx-a100", [f"nodes={gpus // 8}", "node.gpu=a100-sxm-80gb", *ROCE_4X100],
+        row, "internevo", "dgx-a100", machine,
         {
             "model": "internlm-7b",
             "sequence_length": 2048,

@@ -250,6 +250,13 @@ def _no_recompute(topology: Topology, workload: Workload, strength: float) -> Ch
     return Changed(topology, workload.model_copy(update={"activation_checkpointing": none}))
 
 
+def _pageable(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    p = workload.parallelism
+    if p.offload == "none" or not p.pin_memory or "pin_memory" not in strategy_of(workload).knobs:
+        return None
+    return Changed(topology, _parallelism(workload, pin_memory=False))
+
+
 def _compiled(topology: Topology, workload: Workload, strength: float) -> Changed | None:
     if workload.compile:
         return None
@@ -391,6 +398,10 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "compiled", "faster than declared: torch.compile is in effect", 0.2, _compiled, _ONCE,
         _silent, "kernel names: triton_*", faster=True,
+    ),
+    Cause(
+        "pageable", "offloaded weights and gradients are not in pinned memory", 0.5, _pageable,
+        _ONCE, _silent, "profiler: Memcpy HtoD (Pageable -> Device); gaps beside cudaMemcpyAsync",
     ),
     Cause(
         "recompute", "activation checkpointing is on", 0.3, _recompute, _ONCE, _silent,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sim.errors import InputError
+from sim.fabric.placement import leaves_of, uplink_rate
 from sim.inputs.topology import Network
 
 
@@ -152,7 +152,7 @@ def shorthand_plane(network: Network, nics: Sequence[tuple[int, float]]) -> Plan
     Plane
         rail-optimized: NIC i of every node on leaf i of its pod; fat-tree: all NICs of a node on
         one leaf; single-switch: no leaves. Nodes of fewer NICs are on the first rails. All spines
-        are one vertex: uplinks are shared as if packets were spread perfectly.
+        are one vertex, whose uplinks carry what `uplink_rate` says.
 
     Notes
     -----
@@ -175,21 +175,22 @@ def shorthand_plane(network: Network, nics: Sequence[tuple[int, float]]) -> Plan
         return plane
     rails = network.kind == "rail-optimized"
     per_leaf = nodes_per_leaf(network, most)
-    pods = -(-len(nics) // per_leaf)
+    under = leaves_of(network, len(nics), per_leaf)
+    pods = max(under) + 1
     leaves = [
         plane.switch(f"leaf{pod}.{rail}" if rails else f"leaf{pod}")
         for pod in range(pods)
         for rail in range(most if rails else 1)
     ]
-    members: list[Counter[float]] = [Counter() for _ in leaves]
+    members: list[list[float]] = [[] for _ in leaves]
     for p, (node, nic) in enumerate(plane.owner):
-        leaf = node // per_leaf * most + nic if rails else node // per_leaf
-        members[leaf][rates[p]] += 1
+        leaf = under[node] * most + nic if rails else under[node]
+        members[leaf].append(rates[p])
         plane.join(p, leaves[leaf], rates[p], delay / 2)
     if len(leaves) > 1:
         spine = plane.switch("spine")
         for leaf, below in zip(leaves, members, strict=True):
-            rate = sum(count * rate for rate, count in below.items())
             if below:
-                plane.join(leaf, spine, rate / network.oversubscription, delay)
+                whole = per_leaf * (1 if rails else most)
+                plane.join(leaf, spine, uplink_rate(network, below, whole, pods), delay)
     return plane

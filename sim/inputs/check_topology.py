@@ -203,7 +203,13 @@ def _network(t: Topology) -> Findings:
         message = f"{t.network.oversubscription:g} is less than 1"
         hint = "1 is non-blocking, 4 is four-to-one oversubscribed"
         yield fault("oversubscription", "topology", "network.oversubscription", message, hint)
-    elif t.network.kind == "single-switch" and t.network.oversubscription != 1.0:
+    if t.network.kind == "single-switch":
+        for key, plain in (("placement", "packed"), ("routing", "adaptive"), ("tenants", 0.0)):
+            if getattr(t.network, key) != plain:
+                message = "a single switch has no uplinks that jobs share"
+                hint = "write network.kind: fat-tree or rail-optimized"
+                yield fault("no-uplinks", "topology", f"network.{key}", message, hint)
+    if t.network.kind == "single-switch" and t.network.oversubscription > 1.0:
         message = "a single switch has no uplinks to oversubscribe"
         hint = "write network.kind: fat-tree"
         yield fault("oversubscription", "topology", "network.oversubscription", message, hint)

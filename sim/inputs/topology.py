@@ -116,6 +116,9 @@ class Network(Spec):
     nodes_per_leaf: Positive | None = (
         None  # None: 32 on a rail leaf; fat-tree 32 ports / NICs a node
     )
+    placement: Literal["packed", "random", "fragmented"] = "packed"  # of the job's nodes on leaves
+    routing: Literal["adaptive", "ecmp"] = "adaptive"  # of packets over uplinks, or flows by a hash
+    tenants: Annotated[Fraction, Field(lt=1)] = 0.0  # share of the job's uplinks that others take
     sharp: bool = False  # switches reduce (InfiniBand SHARP): CollNet
 
 

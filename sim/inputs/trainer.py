@@ -27,6 +27,9 @@ class Trainer:
         To collate a sample. [s]
     waits_for_loss, waits_for_step : bool
         The CPU reads the loss of each micro-step; something after each step.
+    scales_gradients : bool
+        It multiplies gradients after backward: by the number of tokens, over which it summed the
+        loss.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Trainer:
     sample_s: float
     waits_for_loss: bool
     waits_for_step: bool
+    scales_gradients: bool
 
     @property
     def works(self) -> bool:

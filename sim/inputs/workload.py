@@ -81,6 +81,7 @@ class Parallelism(Spec):
     checkpoint_wrapper: Literal["inside", "outside"] | None = None
     offload: Literal["none", "optimizer", "parameters", "all"] = "none"
     offload_device: Literal["cpu", "nvme"] = "cpu"
+    pin_memory: bool = True  # FSDP2's CPUOffloadPolicy: False makes the host wait for every copy
     cpu_ram_efficient_loading: bool = True  # False: every rank builds the model in host memory
     clip_gradients: bool = True
     loss_all_reduce: bool = False
@@ -215,7 +216,10 @@ class Workload(Spec):
     train_metrics: NotNegative = 0  # times a trainer takes the loss once more, without gradient
     # the loop around forward, backward and step; None: what the strategy mostly runs under
     trainer: (
-        Literal["huggingface", "accelerate", "torchtitan", "composer", "deepspeed", "none"] | None
+        Literal[
+            "huggingface", "accelerate", "torchtitan", "torchtune", "composer", "deepspeed", "none"
+        ]
+        | None
     ) = None
     stack: Stack = Stack.model_construct()
     data: Data = Data.model_construct()

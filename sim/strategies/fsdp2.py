@@ -24,7 +24,7 @@ from sim.strategies.fsdp_memory import FsdpMemory
 from sim.strategies.plan import Event, Plan, Recorder
 from sim.strategies.repeat import Folding, shortened
 from sim.strategies.tail import clip_and_step, loss_all_reduce
-from sim.strategies.units import FSDP_KNOBS, dtypes, equal_layers, tree_blocks
+from sim.strategies.units import FSDP_KNOBS, Unit, dtypes, equal_layers, tree_blocks
 from sim.units import DTYPE_BYTES
 
 SHARDED, POST_FORWARD, UNSHARDED = range(3)
@@ -219,7 +219,7 @@ class _Run:
         r.call("fsdp2.unshard")
         if ranks == 1:
             if self.offload:  # nothing to gather, but the weights are in host memory
-                r.kernel("copy_in", "h2d", phase, u.master_bytes, u.name, u.block)
+                self._load(u.master_bytes, phase, u)
                 if self.types.casts:
                     cast = u.master_bytes + u.gather_bytes
                     r.kernel("copy_in", "cast", phase, cast, u.name, u.block)
@@ -228,7 +228,7 @@ class _Run:
         bytes_in = u.gather_bytes / ranks
         stored = bytes_in if smaller else u.master_bytes / ranks
         if self.offload:
-            r.kernel("copy_in", "h2d", phase, stored, u.name, u.block)
+            self._load(stored, phase, u)
         if self.types.casts:
             r.kernel("copy_in", "cast", phase, stored + bytes_in, u.name, u.block)
         r.kernel("copy_in", "copy_in", phase, 2 * bytes_in, u.name, u.block)
@@ -406,6 +406,13 @@ class _Run:
         self.reduced[stream] = r.record(stream)
         self.scatters.append(scattered)
 
+    def _load(self, size: float, phase: str, u: Unit) -> None:
+        """Offloaded weights to the GPU; of pageable memory the copy returns when it is done."""
+        r = self.recorder
+        r.kernel("copy_in", "h2d", phase, size, u.name, u.block)
+        if not self.knobs.pin_memory:
+            r.host_sync(r.record("copy_in"))
+
     def _store(self, unit: int, stream: str, reduced_bytes: float) -> None:
         """Cast the reduced gradient, send it to the host or add it to an earlier one."""
         u, r, types = self.units[unit], self.recorder, self.types
@@ -414,10 +421,11 @@ class _Run:
             r.kernel(stream, "cast", PRE_BACKWARD, reduced_bytes + stored, u.name, u.block)
         if self.offload:
             r.kernel(stream, "d2h", PRE_BACKWARD, stored, u.name, u.block)
-            if self.has_grad[unit]:
+            if self.has_grad[unit] or not self.knobs.pin_memory:
                 r.host_sync(r.record(stream))
+            if self.has_grad[unit]:
                 r.host("accumulate", PRE_BACKWARD, 3 * stored)
-            else:
+            elif self.knobs.pin_memory:
                 self.offloaded[unit].append(r.record(stream))
         elif self.has_grad[unit]:
             r.kernel(stream, "accumulate", PRE_BACKWARD, 3 * stored, u.name, u.block)
@@ -453,7 +461,7 @@ class Fsdp2(Strategy):
     knobs = FSDP_KNOBS | {
         "reshard_after_forward", "root_reshard_after_forward", "separate_reduce_scatter_group",
         "reduce_scatter_max_input_buffers", "requires_all_reduce", "reshard_after_backward",
-        "unshard_embedding_in_backward",
+        "unshard_embedding_in_backward", "pin_memory",
     }  # fmt: skip
     instead: ClassVar = {"sharding_strategy": "fsdp2 says reshard_after_forward: false"}
     wraps = ("block+root", "torchtitan", "linear")
@@ -473,8 +481,10 @@ class Fsdp2(Strategy):
         return 2 if knobs.reshard_after_forward is False else 3
 
     def trainer(self, workload: Workload) -> str:
-        """What it was written with."""
-        return "torchtitan"
+        """What it was written with; bf16 weights and moments are torchtune's way."""
+        precision = workload.precision
+        pure = precision.master == "bf16" and precision.kind != "fp32"
+        return "torchtune" if pure else "torchtitan"
 
     def findings(self, workload: Workload) -> Iterator[Finding]:
         """Values that are FSDP1's."""

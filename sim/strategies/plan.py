@@ -226,6 +226,15 @@ class Recorder:
         if self._trainer.waits_for_loss:
             self.host_sync(self.record("compute"))
 
+    def scale_gradients(self, size: float) -> None:
+        """Before clipping: the trainer normalises a summed loss; `size` of the gradients. [B]"""
+        if not self._trainer.scales_gradients:
+            return
+        if self.plan.optimizer_on_host:
+            self.host("scale", "clip", 2 * size)
+        else:
+            self.kernel("compute", "scale", "clip", 2 * size)
+
     def end(self) -> None:
         """The optimizer has been stepped: the trainer logs, and readies the next step."""
         trainer = self._trainer

@@ -41,6 +41,7 @@ def clip_and_step(
     plan = r.plan
     r.read_loss()
     size = plan.owned_numel * grad_bytes
+    r.scale_gradients(size)
     if knobs.clip_gradients and plan.owned_tensors:
         if plan.optimizer_on_host:
             r.host("grad_norm", "clip", size)

@@ -9,11 +9,13 @@ from sim.cost.host_update import host_rate, update_slowdown
 from sim.inputs.gpu import Gpu
 from sim.inputs.models import resolve_model
 from sim.inputs.topology import Cpu, Node, Pcie, Topology
+from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Checkpointing, Parallelism, Precision, Stack, Workload
 from sim.job.forecast import checkpoint_bytes
 from sim.memory.report import memory
 from sim.memory.states import optimizer_bytes, trainable_elements
 from sim.mesh import Mesh
+from sim.step.step import step
 from sim.strategies import plan_of
 
 P = 8_030_261_248
@@ -177,3 +179,40 @@ def test_an_update_on_the_host_is_of_its_own_optimizer_whoever_ran_before():
         assert found[kind] == pytest.approx(host_update_bytes(job))
     assert found["adamw"] == 28
     assert found["sgd"] == 12
+
+
+def offloaded(**keys):
+    """Pure bf16 under FSDP2, all of it in host memory."""
+    p = Parallelism(offload="all", clip_gradients=False, **keys.pop("knobs", {}))
+    precision = Precision(master="bf16")
+    return workload(parallelism=p, precision=precision, optimizer="adamw-bf16", **keys)
+
+
+def test_torchtune_scales_gradients_where_they_are():
+    """`scale_grads`: every bf16 gradient read and written once more, on the host if offloaded."""
+    for trainer, passes in (("torchtune", 1), ("torchtitan", 0)):
+        job = offloaded(trainer=trainer)
+        plan = plan_of(job, build_tree(job.model, job.method), Mesh(dp_shard=8))
+        found = [op.bytes for op in plan.ops if op.name == "scale" and op.stream == "host"]
+        assert found == [pytest.approx(4 * plan.owned_numel)] * passes
+    on_gpu = workload(trainer="torchtune")
+    plan = plan_of(on_gpu, build_tree(on_gpu.model, on_gpu.method), Mesh(dp_shard=8))
+    assert [op.stream for op in plan.ops if op.name == "scale"] == ["compute"]
+
+
+def test_pure_bf16_is_torchtunes():
+    assert trainer_of(offloaded()).name == "torchtune"
+    assert trainer_of(workload()).name == "torchtitan"
+
+
+def test_pageable_copies_hold_the_host_up():
+    """The CPU waits for the copy of every unit, in and out, and the step is longer."""
+    plans, times = {}, {}
+    for pinned in (True, False):
+        job = offloaded(knobs={"pin_memory": pinned})
+        plans[pinned] = plan_of(job, build_tree(job.model, job.method), Mesh(dp_shard=8))
+        times[pinned] = step(topology(), job).time_s
+    waits = {k: sum(op.host_after >= 0 for op in plan.ops) for k, plan in plans.items()}
+    copies = sum(op.name == "h2d" for op in plans[True].ops)
+    assert waits[False] >= waits[True] + copies
+    assert times[False] > times[True]
