@@ -20,20 +20,22 @@ from sim.calibration.rows import MeasuredRow
 from sim.calibration.validate_finetune import machine_of, validate_finetune
 from sim.calibration.validate_training import TrainingPoint, validate_training, value_of
 from sim.inputs.architecture import facts_of
-from sim.result.bands import band, residuals
+from sim.memory.band import half_width, memory_residuals
+from sim.result.bands import Evidence, band
+from sim.result.likeness import DOUBT, NOISE, Residual, doubts, residuals
 
 SCHEMES = {"models": "model", "GPU counts": "gpus", "sources": "source"}
 FINETUNE_SCHEMES: dict[str, Callable[[MeasuredRow], str]] = {
     "models": lambda row: row.workload.model.name, "GPU kinds": machine_of,
+    "sources": lambda row: row.group,
 }  # fmt: skip
-NOISE = 0.02  # of one measurement: the same job in two editions differs by 3.7 % on average
-#: how far a constant may be off: products, attention, maps, loss beside collectives, variation (the
-#: last two as shares of themselves)
-PRIOR = {"products": 0.05, "attention": 0.15, "maps": 0.15, "slowdown": 0.5, "variation": 1.0}
+#: how far a constant may be off: those of `DOUBT`, and variation as a share of itself
+PRIOR = {
+    **{key: DOUBT[key] for key in ("products", "attention", "maps", "slowdown")}, "waiting": 1.0,
+}  # fmt: skip
 #: of fine-tuning, where nothing hides them: time that kernels wait for the host, for collectives
-FINETUNE_PRIOR = {**PRIOR, "host": 0.3, "exposed": 0.3}
+FINETUNE_PRIOR = {**PRIOR, "host": DOUBT["host"], "exposed": DOUBT["exposed"]}
 _FAR = {"training": 0.1, "finetune": 0.5}  # of log time: one far-off group must not decide
-_BUSY = ("gemm", "attention")
 
 Sensitivities = dict[tuple[str, str], float]  # of a step's log time, by (whose, constant)
 
@@ -48,22 +50,19 @@ class Left(NamedTuple):
 def sensitivities(point: TrainingPoint) -> Sensitivities:
     """How a step's log time moves with five constants of its GPU's generation."""
     b = point.breakdown
-    t = b.time_s
-    products, attention = (b.kernels.get(kind, 0.0) / t for kind in _BUSY)
-    rest = b.compute_s / t - products - attention
-    rest -= b.waiting_s / t
-    values = (products, attention, rest, b.slowdown_s / t, b.waiting_s / t)
+    shares = doubts(b.parts, b.slowdown_s)
     whose = facts_of(point.row.topology.first_gpu).constants
-    return {(whose, name): value for name, value in zip(PRIOR, values, strict=True)}
+    return {(whose, name): shares[name] for name in PRIOR}
 
 
 def finetune_sensitivities(point: TrainingPoint) -> Sensitivities:
     """The same, with the host, which is one for all GPUs, and what links make wait."""
     b, node = point.breakdown, point.row.topology.groups[0].node
+    shares = doubts(b.parts, b.slowdown_s)
     link = "nvlink" if node.nvlink else "pcie"
     return {
-        **sensitivities(point), ("all", "host"): b.host_s / b.time_s,
-        (link, "exposed"): b.exposed_s / b.time_s,
+        **sensitivities(point), ("all", "host"): shares["host"],
+        (link, "exposed"): shares["exposed"],
     }  # fmt: skip
 
 
@@ -113,14 +112,14 @@ def cross_validate(scheme: str) -> tuple[Left, ...]:
 
 @functools.cache
 def cross_validate_finetune(scheme: str) -> tuple[Left, ...]:
-    """Every fine-tuning run of the table without flag, predicted without its group.
+    """Every fine-tuning run without flag, predicted without its group.
 
     Parameters
     ----------
     scheme : str
         A key of `FINETUNE_SCHEMES`.
     """
-    points = validate_finetune().table
+    points = validate_finetune().unflagged
     groups = [FINETUNE_SCHEMES[scheme](p.row) for p in points]
     return without(points, groups, finetune_sensitivities, FINETUNE_PRIOR, _FAR["finetune"])
 
@@ -140,16 +139,33 @@ def coverage(by_source: bool = False) -> tuple[Covered, ...]:
     Reads the shipped residuals; "all" comes first.
     """
     found: dict[str, list[tuple[bool, float]]] = {"all": []}
+    others: dict[tuple[str, ...], Evidence] = {}
+
+    def group(row: Residual) -> tuple[str, ...]:
+        return (row.source,) if by_source else (row.source, row.model)
+
     for row in residuals():
-        source = row.group.split()[0]
-        known = [
-            r for r in residuals()
-            if (r.group.split()[0] != source if by_source else r.group != row.group)
-        ]  # fmt: skip
-        width = band(row.job, known).half_width
-        hit = abs(row.source if by_source else row.model) <= width
+        source, mine = row.source, group(row)
+        if mine not in others:
+            others[mine] = Evidence([r for r in residuals() if group(r) != mine])
+        width = band(row.job, others[mine]).half_width
+        hit = abs(row.without_source if by_source else row.without_model) <= width
         for key in ("all", source):
             found.setdefault(key, []).append((hit, width))
+    return _covered(found)
+
+
+def memory_coverage() -> tuple[Covered, ...]:
+    """Shares of published peaks within bands made without their source; "all" comes first."""
+    found: dict[str, list[tuple[bool, float]]] = {"all": []}
+    for row in memory_residuals():
+        width = half_width(row.kind, [r for r in memory_residuals() if r.source != row.source])
+        for key in ("all", row.source):
+            found.setdefault(key, []).append((abs(row.error) <= width, width))
+    return _covered(found)
+
+
+def _covered(found: Mapping[str, Sequence[tuple[bool, float]]]) -> tuple[Covered, ...]:
     return tuple(
         Covered(
             key, len(rows), sum(hit for hit, _ in rows) / len(rows),

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from sim.calibration import validate_collectives as collectives
 from sim.calibration import validate_training as training
 from sim.calibration.baselines import SPLITS, comparison
-from sim.calibration.cross_validation import SCHEMES, coverage, cross_validate
+from sim.calibration.cross_validation import SCHEMES, coverage, cross_validate, memory_coverage
 from sim.calibration.validate_finetune import FinetuneValidation, validate_finetune
 from sim.calibration.validate_memory import MemoryValidation, validate_memory
 from sim.documents import SCHEMAS, Document
@@ -58,7 +58,6 @@ class Validation(Document):
                     scheme: {x.point.row.id: x.error for x in cross_validate(scheme)}
                     for scheme in SCHEMES
                 }
-                out["training"]["coverage"] = coverage()
         if self.finetune is not None:
             out["finetune"] = _finetune(self.finetune)
             if self.cross:
@@ -83,6 +82,11 @@ class Validation(Document):
                     for system, rows, reason in self.collectives.anomalies
                 ],
             }
+        if self.cross:
+            out["bands"] = {
+                "without_model": coverage(), "without_source": coverage(by_source=True),
+                "memory_without_source": memory_coverage(),
+            }  # fmt: skip
         return out
 
     def records(self) -> Sequence[Mapping[str, Any]]:

@@ -14,6 +14,7 @@ from sim.inputs.shares import mesh_on
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Node, Topology
 from sim.inputs.workload import Workload
+from sim.memory.band import kind_of, memory_half_width
 from sim.memory.ledger import Ledger, read
 from sim.memory.states import in_flight_bytes
 from sim.memory.verdict import Verdict
@@ -83,6 +84,7 @@ class MemoryReport:
     host_loading_bytes: float = 0.0
     host_capacity_bytes: float = 0.0
     in_flight_bytes: float = 0.0
+    half_width: float = 0.1  # of the 80 % band of the peak, as a logarithm
     binding_gpu: str = ""  # where GPUs differ: whose memory is the capacity
     warnings: tuple[Message, ...] = ()
 
@@ -92,7 +94,7 @@ class MemoryReport:
         return Verdict(
             self.needed_bytes, self.capacity_bytes, self.peak_reserved_bytes,
             max(self.host_bytes, self.host_loading_bytes), self.host_capacity_bytes,
-            self.in_flight_bytes,
+            self.in_flight_bytes, self.half_width,
         )  # fmt: skip
 
     @property
@@ -190,6 +192,7 @@ def memory(
         host_loading_bytes=loading,
         host_capacity_bytes=host,
         in_flight_bytes=in_flight_bytes(workload, tree),
+        half_width=memory_half_width(kind_of(workload)),
         binding_gpu=_binding(topology),
         warnings=tuple(strategy_of(workload).memory_warnings(workload, tree, mesh)),
     )

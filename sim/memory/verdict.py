@@ -6,31 +6,19 @@ block and asks again. Near the capacity that happens in every step, which is slo
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Literal
 
 from sim.quantities import gib, percent
 
 Word = Literal["fits", "at risk", "does not fit"]
 
-COVERAGE = 0.8  # of the memory band
 _Z = 1.2816  # standard deviations of a normal distribution within which so much lies
 SURE = 0.9  # probability from which on a job is said to fit without a word
 
 
-@cache
-def memory_half_width() -> float:
-    """80 % quantile of the size of the errors of published peaks, as a logarithm."""
-    text = (files("sim.data") / "measured" / "residuals.json").read_text(encoding="utf-8")
-    sizes = sorted(abs(error) for error in json.loads(text)["memory"])
-    return float(sizes[max(0, math.ceil(COVERAGE * len(sizes)) - 1)])
-
-
-def probability(needed: float, capacity: float) -> float:
+def probability(needed: float, capacity: float, half_width: float) -> float:
     """Probability that so much is needed that it fits.
 
     Parameters
@@ -39,6 +27,8 @@ def probability(needed: float, capacity: float) -> float:
         Predicted. [B]
     capacity : float
         What there is. [B]
+    half_width : float
+        Of the 80 % band of the logarithm of what is needed (`sim.memory.band`).
 
     Returns
     -------
@@ -54,7 +44,7 @@ def probability(needed: float, capacity: float) -> float:
         return 1.0
     if capacity <= 0.0:
         return 0.0
-    sigma = memory_half_width() / _Z
+    sigma = half_width / _Z
     return 0.5 * (1.0 + math.erf(math.log(capacity / needed) / sigma / math.sqrt(2.0)))
 
 
@@ -72,6 +62,8 @@ class Verdict:
         Blocks beside that while streams hand on what they used. [B]
     host_bytes, host_capacity_bytes : float
         The same of a node's host. [B]
+    half_width : float
+        Of the 80 % band of the peak, as a logarithm (`sim.memory.band`).
     """
 
     needed_bytes: float
@@ -80,6 +72,7 @@ class Verdict:
     host_bytes: float = 0.0
     host_capacity_bytes: float = math.inf
     in_flight_bytes: float = 0.0
+    half_width: float = 0.1
 
     @property
     def on_gpu(self) -> bool:
@@ -111,8 +104,8 @@ class Verdict:
         """That the job runs, from the errors of published peaks."""
         host = 1.0 if self.host_bytes <= 0.0 else self.host_bytes
         return min(
-            probability(self.needed_bytes, self.capacity_bytes),
-            probability(host, self.host_capacity_bytes),
+            probability(self.needed_bytes, self.capacity_bytes, self.half_width),
+            probability(host, self.host_capacity_bytes, self.half_width),
         )
 
     @property

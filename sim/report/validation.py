@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sim.calibration import validate_collectives as collectives
-from sim.calibration.cross_validation import SCHEMES, coverage, cross_validate
+from sim.calibration.cross_validation import SCHEMES, coverage, cross_validate, memory_coverage
 from sim.calibration.rows import training_rows
 from sim.calibration.validate_memory import MemoryValidation
 from sim.calibration.validate_training import TrainingValidation, errors_of
@@ -40,6 +40,8 @@ def view(
         parts += finetune.parts(found.finetune, found.cross, misses)
     if found.memory is not None:
         parts += _memory(found.memory)
+    if found.cross:
+        parts += [Lines([_BANDS], "80 % bands", indent=0), _coverage(), *_memory_coverage()]
     if found.collectives is not None:
         parts += _collectives(found.collectives, misses)
     return View("Validation", parts, found)
@@ -54,7 +56,7 @@ def _training(
     ]  # fmt: skip
     if cross:
         parts += [Lines([_CROSS], "Rows that the fitted constants had not seen", indent=0)]
-        parts += [_left_out(), Lines([_BANDS], "80 % bands", indent=0), _coverage()]
+        parts.append(_left_out())
     anomalies = [p for p in report.points if p.row.status == "anomaly"]
     incomplete = [p for p in report.points if p.row.status == "incomplete"]
     return [
@@ -91,17 +93,27 @@ def _ratios(report: TrainingValidation) -> Table:
 
 
 def _coverage() -> Table:
-    """Rows within their 80 % bands."""
+    """Rows whose step time is within its 80 % band."""
     rows: list[Row] = [
-        [a.source, count(a.rows), share(a.share, digits=0), share(b.share, digits=0),
-         share(a.half_width)]
+        [a.source, count(a.rows), share(a.share, digits=0), share(a.half_width),
+         share(b.share, digits=0), share(b.half_width)]
         for a, b in zip(coverage(), coverage(by_source=True), strict=True)
     ]  # fmt: skip
     heads = (
-        "rows of", "rows", "within, model left out %", "within, source left out %",
-        "mean half-width %",
+        "step times of", "rows", "within, model left out %", "mean half-width %",
+        "within, source left out %", "mean half-width, source left out %",
     )  # fmt: skip
     return table(heads, rows)
+
+
+def _memory_coverage() -> list[Part]:
+    """The same of peaks of memory, sources left out."""
+    rows: list[Row] = [
+        [a.source, count(a.rows), share(a.share, digits=0), share(a.half_width)]
+        for a in memory_coverage()
+    ]
+    heads = ("peaks of", "rows", "within, source left out %", "mean half-width %")
+    return [Lines([_MEMORY_BANDS], indent=0), table(heads, rows)]
 
 
 def _memory(report: MemoryValidation) -> list[Part]:
@@ -187,8 +199,10 @@ _CROSS = (
 )
 _BANDS = (
     "Share of rows whose measured step time lies in the 80 % band that the model gives, made "
-    "without the row's model, and without its source."
+    "without the row's model, and without its source: constants fitted anew, and no residual of "
+    "it among those that make the band."
 )
+_MEMORY_BANDS = "Measured peaks in their 80 % bands, made without the peaks of the source:"
 _INCOMPLETE = (
     "Not counted above: what is missing is assumed, as the note says, and decides the error."
 )

@@ -2,77 +2,50 @@
 
 Each residual is of a run predicted twice, by constants that have not seen its model and by
 constants that have not seen its source: the mean of both sizes counts, since a new job is like
-neither. Rows count by how comparable they are; what no row shows widens the band.
+neither. It is held against what the run's doubts come to (`sim.result.likeness`): a step that waits
+for its host or its links may be farther off than one that multiplies. Rows count by how comparable
+they are; what no row shows widens the band. Every residual is of a fleet that was left out.
 `sim/data/measured/residuals.json` holds them, made by `scripts/residuals.py`.
 """
 
 from __future__ import annotations
 
-import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sim.blocks.parameters import count_parameters
-from sim.data import table
-from sim.inputs.architecture import facts_of
-from sim.inputs.gpu import Gpu
-from sim.inputs.shares import batch_on
-from sim.inputs.strategy import strategy_of
+import numpy as np
+import numpy.typing as npt
+
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.memory.verdict import COVERAGE, memory_half_width
+from sim.memory.band import COVERAGE, effective, kind_of, memory_half_width, quantile_of
+from sim.result.likeness import Job, Residual, job_of, residuals
 from sim.result.result import Interval, Result, Uncertainty
 
-#: weight of a row that differs in one thing: method (full, LoRA), strategy, GPU generation
-OTHER = {"method": 0.15, "strategy": 0.3, "generation": 0.3}
+F8 = npt.NDArray[np.float64]
+#: weight of a row that differs in one thing
+OTHER = {
+    "method": 0.3, "strategy": 0.3, "generation": 0.3, "trainer": 0.3, "link": 0.3, "fp8": 0.3,
+    "compiled": 0.5,
+}  # fmt: skip
 #: a row counts e times less per so many doublings of the number of GPUs, tenfolds of parameters and
 #: doublings of the tokens of a micro-step below a saturated one
 DOUBLINGS, TENFOLDS, THIN = 2.5, 1.0, 1.0
 SATURATED = 4096  # tokens of a micro-step on one GPU above which no launch is waited for
-#: residuals where nothing comparable is known, as a half-width of the logarithm: kernels of GPUs
-#: whose own tables were not used; a strategy of which there is no row; both assumed
-UNSEEN = {"generation": 0.12, "strategy": 0.10, "method": 0.10}
+#: what no row shows widens the band, as a half-width of the logarithm: kernels of GPUs whose own
+#: tables were not used; a way to train, a library around it, links that were not measured; assumed
+UNSEEN = {
+    "generation": 0.12, "strategy": 0.10, "method": 0.10, "trainer": 0.05, "link": 0.10,
+    "fp8": 0.05, "compiled": 0.05,
+}  # fmt: skip
 STAND_IN = 0.12  # the same, of kernels that are all of another architecture; assumed
 PER_DOUBLING = (
     0.015  # beyond the most GPUs of any row; spread of `straggle` between the A100 fleets
 )
-
-
-class Job(NamedTuple):
-    """What is asked about, as far as residuals know."""
-
-    generation: str
-    strategy: str
-    method: str
-    gpus: int
-    parameters: float
-    tokens: float
-    stand_in: bool = False  # its kernels are another architecture's
-
-
-class Residual(NamedTuple):
-    """One published run."""
-
-    id: str
-    group: str  # source and model
-    generation: str
-    strategy: str
-    method: str
-    gpus: int
-    parameters: float
-    tokens: float  # of a micro-step on one GPU
-    model: float  # log of measured over predicted time, whole models left out
-    source: float  # the same, whole sources left out
-
-    @property
-    def job(self) -> Job:
-        """Its features, as of a job asked about."""
-        return Job(
-            self.generation, self.strategy, self.method, self.gpus, self.parameters, self.tokens
-        )
+_NAMES = {"fp8": "FP8", "compiled": "a compiled model"}
 
 
 class Band(NamedTuple):
@@ -88,53 +61,60 @@ class Band(NamedTuple):
         return math.exp(-self.half_width), math.exp(self.half_width)
 
 
-def job_of(topology: Topology, workload: Workload) -> Job:
-    """The features by which rows are comparable."""
-    return Job(
-        generation=_generation(topology.slowest_gpu),
-        strategy=strategy_of(workload).measured_as or workload.parallelism.strategy,
-        method=workload.method.kind,
-        gpus=topology.world_size,
-        parameters=float(count_parameters(workload.model, workload.method).total),
-        tokens=float(batch_on(workload).local_tokens),
-        stand_in=not _own_constants(topology.slowest_gpu),
-    )
+class Evidence:
+    """Published runs by feature, to compare a job with.
 
+    Parameters
+    ----------
+    rows : sequence of Residual
+        The runs. Arrays are of shape (n,).
+    """
 
-def _own_constants(gpu: Gpu) -> bool:
-    """Whether the constants a GPU takes are of its own architecture."""
-    known: str = table(f"constants/{facts_of(gpu).constants}")["architecture"]
-    return known == gpu.architecture
+    def __init__(self, rows: Sequence[Residual]) -> None:
+        jobs = [r.job for r in rows]
+        sources = Counter(r.source for r in rows)
+        self.kinds = {key: np.array([getattr(j, key) for j in jobs]) for key in OTHER}
+        self.gpus = np.array([float(j.gpus) for j in jobs])
+        self.parameters = np.array([j.parameters for j in jobs])
+        self.thin = np.array([_thin(j) for j in jobs])
+        # rows of a source are alike: four times as many say twice as much
+        self.counts = np.array([1.0 / math.sqrt(sources[r.source]) for r in rows])
+        both = np.array([abs(r.without_model) + abs(r.without_source) for r in rows])
+        self.sizes = 0.5 * both / np.array([j.scale for j in jobs])
 
+    def likeness(self, job: Job) -> F8:
+        """Weights of the runs. (n,)"""
+        apart = np.abs(np.log2(job.gpus / self.gpus)) / DOUBLINGS
+        apart += np.abs(np.log10(job.parameters / self.parameters)) / TENFOLDS
+        apart += np.abs(_thin(job) - self.thin) / THIN
+        weights = self.counts * np.exp(-apart)
+        for key, factor in OTHER.items():
+            weights[self.kinds[key] != getattr(job, key)] *= factor
+        return weights
 
-def _generation(gpu: Gpu) -> str:
-    """The generation that was measured, or the architecture itself where none was."""
-    name = facts_of(gpu).constants
-    measured = name in {r.generation for r in residuals()}
-    return name if measured and _own_constants(gpu) else gpu.architecture
+    def lacks(self, job: Job) -> list[str]:
+        """Features that no run shares."""
+        return [key for key in UNSEEN if not (self.kinds[key] == getattr(job, key)).any()]
 
 
 @cache
-def _table() -> dict[str, Any]:
-    text = (files("sim.data") / "measured" / "residuals.json").read_text(encoding="utf-8")
-    table: dict[str, Any] = json.loads(text)
-    return table
+def evidence() -> Evidence:
+    """All published runs of the data file."""
+    return Evidence(residuals())
 
 
-@cache
-def residuals() -> tuple[Residual, ...]:
-    """Of step times, all of the data file."""
-    return tuple(Residual(*row) for row in _table()["rows"])
+def _thin(job: Job) -> float:
+    return math.log2(max(1.0, SATURATED / job.tokens))
 
 
-def band(job: Job, known: Sequence[Residual]) -> Band:
+def band(job: Job, known: Evidence) -> Band:
     """The 80 % band of a job's step time.
 
     Parameters
     ----------
     job : Job
         What is asked about.
-    known : sequence of Residual
+    known : Evidence
         Rows to compare with.
 
     Returns
@@ -143,56 +123,33 @@ def band(job: Job, known: Sequence[Residual]) -> Band:
 
     Notes
     -----
-    The weighted 80 % quantile of |residual|, rows weighted by likeness; the quantile is taken at
+    The weighted 80 % quantile of |residual| over its scale, times the job's own scale; rows are
+    weighted by likeness, and the quantile is taken at
     0.8 + 0.2/(1 + n/2), n the effective number of rows, so that few rows give a wide band. Widths
     for what no row shows are added in quadrature.
     """
-    seen = {key: any(getattr(r, key) == getattr(job, key) for r in known) for key in UNSEEN}
-    weights = [_likeness(job, r) for r in known]
-    absolute = [0.5 * (abs(r.model) + abs(r.source)) for r in known]
-    total = sum(weights)
-    effective = total**2 / sum(w * w for w in weights) if total > 0 else 0.0
-    share = COVERAGE + (1 - COVERAGE) / (1 + effective / 2)
-    width = _weighted_quantile(absolute, weights, share)
-    beyond = [key for key, found in seen.items() if not found]
+    weights = known.likeness(job)
+    width = job.scale * quantile_of(known.sizes, weights)
+    beyond = known.lacks(job)
     squares = width**2 + sum(UNSEEN[key] ** 2 for key in beyond)
-    names = [f"{key} {getattr(job, key)}" for key in beyond]
-    most = max((r.gpus for r in known), default=1)
+    names = [_NAMES.get(key, f"{key} {getattr(job, key)}") for key in beyond]
+    most = known.gpus.max(initial=1.0)
     if job.stand_in:
         squares += STAND_IN**2
         names.append("kernels of its architecture")
     if job.gpus > most:
         squares += (PER_DOUBLING * math.log2(job.gpus / most)) ** 2
         names.append(f"{job.gpus} GPUs")
-    return Band(math.sqrt(squares), effective, tuple(names))
-
-
-def _likeness(job: Job, row: Residual) -> float:
-    weight = 1.0
-    for key, factor in OTHER.items():
-        if getattr(job, key) != getattr(row, key):
-            weight *= factor
-    weight *= math.exp(-abs(math.log2(job.gpus / row.gpus)) / DOUBLINGS)
-    weight *= math.exp(-abs(math.log10(job.parameters / row.parameters)) / TENFOLDS)
-    thin = [math.log2(max(1.0, SATURATED / x.tokens)) for x in (job, row)]
-    return weight * math.exp(-abs(thin[0] - thin[1]) / THIN)
-
-
-def _weighted_quantile(values: Sequence[float], weights: Sequence[float], share: float) -> float:
-    order = sorted(range(len(values)), key=values.__getitem__)
-    reached, total = 0.0, sum(weights)
-    for i in order:
-        reached += weights[i]
-        if reached >= share * total:
-            return values[i]
-    return values[order[-1]] if order else 0.25
+    return Band(math.sqrt(squares), effective(weights), tuple(names))
 
 
 def uncertainty(topology: Topology, workload: Workload, result: Result) -> Uncertainty:
     """What `Result.uncertainty` says of a result's headline figures, its step time being off."""
-    found = band(job_of(topology, workload), residuals())
+    s = result.step
+    job = job_of(topology, workload, s.breakdown, s.overlap_slowdown_s)
+    found = band(job, evidence())
     low, high = found.factors
-    wide = math.exp(memory_half_width())
+    wide = math.exp(memory_half_width(kind_of(workload)))
     memory, rates = result.memory, result.throughput
 
     def grows(value: float) -> Interval:

@@ -11,7 +11,8 @@ from sim.blocks.parameters import build_tree
 from sim.inputs.loader import load
 from sim.memory.states import in_flight_bytes
 from sim.memory.verdict import Verdict
-from sim.result.bands import STAND_IN, UNSEEN, Job, Residual, band
+from sim.result.bands import STAND_IN, UNSEEN, Evidence, band
+from sim.result.likeness import Job, Residual, doubts
 from sim.step.breakdown import Breakdown
 from sim.step.pressure import (
     EXCHANGES,
@@ -152,46 +153,73 @@ def test_expandable_segments_retry_for_less():
     assert retry_s(work.model_copy(update={"stack": stack})) < retry_s(work) / 4
 
 
-def rows(n, size, **keys):
-    kind = {"generation": "a100", "strategy": "fsdp1", "method": "full", **keys}
-    return [
-        Residual(f"r{i}", "g m", gpus=8, parameters=7e9, tokens=8192.0,
-                 model=size * (i + 1) / n, source=size * (i + 1) / n, **kind)
-        for i in range(n)
-    ]  # fmt: skip
+SAME = Job("a100", "fsdp1", "full", 8, 7e9, 8192.0, "composer", "nvlink", scale=0.05)
 
 
-SAME = Job("a100", "fsdp1", "full", 8, 7e9, 8192.0)
+def rows(n, size, source="s", **keys):
+    """Residuals from size / n to size."""
+    job = SAME._replace(**keys)
+    found = [size * (i + 1) / n for i in range(n)]
+    return [Residual(f"r{i}", source, "m", job, e, e) for i, e in enumerate(found)]
+
+
+def band_of(job, known):
+    return band(job, Evidence(known))
 
 
 def test_band_is_the_quantile_of_equal_rows():
     """Of 100 residuals from 0.1 to 10 % the 80.4 % quantile: 0.2 / 51 more for their number."""
-    found = band(SAME, rows(100, 0.1))
+    found = band_of(SAME, rows(100, 0.1))
     assert found.rows == pytest.approx(100)
     assert found.half_width == pytest.approx(0.081, abs=0.001)
     low, high = found.factors
     assert low * high == pytest.approx(1.0)
 
 
+def test_band_grows_with_what_is_in_doubt():
+    """Twice the scale, twice the band; a third of a step at 30 % is 10 %."""
+    known = rows(100, 0.1)
+    twice = band_of(SAME._replace(scale=0.1), known)
+    assert twice.half_width == pytest.approx(2 * band_of(SAME, known).half_width)
+    shares = doubts({"gemm": 4.0, "norm": 1.0, "exposed_communication": 5.0}, slowdown_s=0.5)
+    assert shares == {
+        "products": 0.4, "attention": 0.0, "maps": 0.1, "slowdown": 0.05, "host": 0.0,
+        "exposed": 0.5, "waiting": 0.0,
+    }  # fmt: skip
+
+
 def test_band_widens_with_what_no_row_shows():
     known = rows(100, 0.1)
-    width = band(SAME, known).half_width
-    other = band(SAME._replace(generation="b200", strategy="zero3"), known)
-    unseen = UNSEEN["generation"] ** 2 + UNSEEN["strategy"] ** 2
-    assert other.half_width == pytest.approx(math.hypot(width, math.sqrt(unseen)))
+    width = band_of(SAME, known).half_width
+
+    def wider(*names):
+        return pytest.approx(math.hypot(width, *(UNSEEN[name] for name in names)))
+
+    other = band_of(SAME._replace(generation="b200", strategy="zero3"), known)
+    assert other.half_width == wider("generation", "strategy")
     assert other.beyond == ("generation b200", "strategy zero3")
-    foreign = band(SAME._replace(generation="foo", stand_in=True), known)
-    unseen = UNSEEN["generation"] ** 2 + STAND_IN**2
-    assert foreign.half_width == pytest.approx(math.hypot(width, math.sqrt(unseen)))
+    stack = band_of(SAME._replace(trainer="torchtitan", fp8=True, compiled=True), known)
+    assert stack.half_width == wider("trainer", "fp8", "compiled")
+    assert stack.beyond == ("trainer torchtitan", "FP8", "a compiled model")
+    foreign = band_of(SAME._replace(generation="foo", stand_in=True), known)
+    squares = UNSEEN["generation"] ** 2 + STAND_IN**2
+    assert foreign.half_width == pytest.approx(math.hypot(width, math.sqrt(squares)))
     assert foreign.beyond == ("generation foo", "kernels of its architecture")
-    widths = [band(SAME._replace(gpus=n), known).half_width for n in (8, 64, 512)]
+    widths = [band_of(SAME._replace(gpus=n), known).half_width for n in (8, 64, 512)]
     assert widths == sorted(widths)
 
 
 def test_rows_of_the_same_kind_count_most():
-    known = rows(50, 0.02) + rows(50, 0.4, method="qlora")
-    assert band(SAME, known).half_width < 0.1
-    assert band(SAME._replace(method="qlora"), known).half_width > 0.2
+    known = rows(50, 0.02) + rows(50, 0.4, "t", method="nf4")
+    assert band_of(SAME, known).half_width < 0.1
+    assert band_of(SAME._replace(method="nf4"), known).half_width > 0.2
+
+
+def test_many_rows_of_one_source_are_not_many_witnesses():
+    """400 rows of one source count twice as much as 100 of another."""
+    known = Evidence([*rows(400, 0.1), *rows(100, 0.1, "t")])
+    weights = known.likeness(SAME)
+    assert weights[:400].sum() == pytest.approx(2 * weights[400:].sum())
 
 
 def test_every_headline_figure_carries_its_band():
@@ -217,6 +245,6 @@ def test_every_headline_figure_carries_its_band():
     assert "constants that had not seen them" in found.provenance
 
     other, wider = bands("dgx-b200")
-    assert wider.beyond_data == ("generation blackwell",)
+    assert wider.beyond_data == ("generation b200",)
     spread = [u.step_time_s.high / r.step.time_s for r, u in ((result, found), (other, wider))]
     assert spread[1] > spread[0] > 1.0

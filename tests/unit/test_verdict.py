@@ -12,21 +12,22 @@ from sim.cli import group
 from sim.inputs.loader import load
 from sim.memory.bound import solve
 from sim.memory.report import constants, memory
-from sim.memory.verdict import SURE, Verdict, memory_half_width, probability
+from sim.memory.verdict import SURE, Verdict, probability
 
 
 def test_probability_is_of_the_band():
     """The 80 % band is 1.28 standard deviations wide to either side of the logarithm."""
-    edge = math.exp(memory_half_width())
-    assert probability(1e9, 1e9) == 0.5
-    assert probability(1e9, edge * 1e9) == pytest.approx(0.9, abs=1e-4)
-    assert probability(edge * 1e9, 1e9) == pytest.approx(0.1, abs=1e-4)
+    edge = math.exp(0.08)
+    assert probability(1e9, 1e9, 0.08) == 0.5
+    assert probability(1e9, edge * 1e9, 0.08) == pytest.approx(0.9, abs=1e-4)
+    assert probability(edge * 1e9, 1e9, 0.08) == pytest.approx(0.1, abs=1e-4)
 
 
 @given(st.floats(1e6, 1e13), st.floats(1e6, 1e13), st.floats(1.0, 2.0))
 def test_more_memory_is_never_less_likely(needed, capacity, more):
-    assert probability(needed, more * capacity) >= probability(needed, capacity)
-    assert probability(more * needed, capacity) <= probability(needed, capacity)
+    likely = probability(needed, capacity, 0.1)
+    assert probability(needed, more * capacity, 0.1) >= likely
+    assert probability(more * needed, capacity, 0.1) <= likely
 
 
 @pytest.mark.parametrize(
