@@ -38,9 +38,42 @@ def host_rate(cpu: Cpu, ranks: int, threads: int | None = None) -> float:
         Rate. [B/s]
     """
     c = constants()
-    threads = threads or cpu.cores_per_rank or max(1, cpu.cores // ranks)
+    threads = threads or _threads(cpu, ranks)
     share = c["efficiency"] * cpu.memory_bandwidth * cpu.sockets / ranks
     return min(share, threads * c["core"])
+
+
+def _threads(cpu: Cpu, ranks: int) -> int:
+    """Threads of a rank where nothing says how many: its cores."""
+    return cpu.cores_per_rank or max(1, cpu.cores // ranks)
+
+
+def update_s(workload: Workload, cpu: Cpu, ranks: int, traffic: float, elements: float) -> float:
+    """The optimizer's pass over a rank's share in host memory. [s]
+
+    Equation: slow B / rate + elements a / threads, the second for PyTorch's fused AdamW alone.
+
+    Parameters
+    ----------
+    workload : Workload
+        Its optimizer, its stack.
+    cpu, ranks
+        As for `host_rate`.
+    traffic : float
+        Read and written. [B]
+    elements : float
+        Updated. [1]
+    """
+    threads = workload.stack.omp_num_threads
+    moving = update_slowdown(workload) * traffic / host_rate(cpu, ranks, threads)
+    if strategy_of(workload).deepspeed or not _fused(workload):
+        return moving  # its own kernel, or passes: as slow as measured, all in all
+    return moving + elements * constants()["element"] / (threads or _threads(cpu, ranks))
+
+
+def _fused(workload: Workload) -> bool:
+    new = version(workload.stack.torch) >= FUSED_SINCE
+    return workload.optimizer_implementation == "fused" and new
 
 
 def update_slowdown(workload: Workload) -> float:
@@ -48,9 +81,6 @@ def update_slowdown(workload: Workload) -> float:
 
     DeepSpeed brings its own; FSDP runs PyTorch's, fused on the CPU since 2.4 if asked for.
     """
-    if strategy_of(workload).deepspeed:
-        return 1.0
-    new = version(workload.stack.torch) >= FUSED_SINCE
-    if workload.optimizer_implementation == "fused" and new:
+    if strategy_of(workload).deepspeed or _fused(workload):
         return 1.0
     return constants()["unfused"]

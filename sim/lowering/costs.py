@@ -11,11 +11,17 @@ import numpy.typing as npt
 
 from sim.blocks.kernels import Kernel
 from sim.blocks.unroll import Templates, unroll
-from sim.blocks.update import clip_kernels, copy_kernel, optimizer_kernels, shard_of
+from sim.blocks.update import (
+    clip_kernels,
+    copy_kernel,
+    host_update_bytes,
+    optimizer_kernels,
+    shard_of,
+)
 from sim.cost.collectives import CollectiveCost, demand_of, plan_collective
 from sim.cost.gemm import MEMORY_SATURATION
 from sim.cost.host import HostModel, host_model, launch_stack, pace_of
-from sim.cost.host_update import host_rate, update_slowdown
+from sim.cost.host_update import host_rate, update_s
 from sim.cost.kernel_cost import CostModel, cost_model
 from sim.fabric.fabric import Fabric
 from sim.fabric.role import Role
@@ -406,9 +412,13 @@ class _Pricing:
         if op.bytes <= 0.0:
             return HOST_SYNC_S + calls_s
         host = self.role.host
-        rate = host_rate(host.cpu, host.gpus, self.workload.stack.omp_num_threads)
-        slow = update_slowdown(self.workload) if op.name == "optimizer" else 1.0
-        return HOST_SYNC_S + calls_s + slow * op.bytes / rate
+        if op.name == "optimizer":
+            elements = op.bytes / host_update_bytes(self.workload)
+            took = update_s(self.workload, host.cpu, host.gpus, op.bytes, elements)
+        else:
+            threads = self.workload.stack.omp_num_threads
+            took = op.bytes / host_rate(host.cpu, host.gpus, threads)
+        return HOST_SYNC_S + calls_s + took
 
     def _sms(self, cost: CollectiveCost) -> int:
         """SMs whose loss kernels beside a collective feel: its channels', more between nodes."""

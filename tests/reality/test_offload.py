@@ -23,24 +23,16 @@ def run(*sets):
     return simulate("dgx-a100", JOB, overrides=["nodes=1", *sets], scaling=False, fixes=False)
 
 
-@pytest.mark.parametrize(
-    ("sets", "seconds", "tolerance"),
-    [
-        ([], 20.9, 0.15),
-        (["sequence_length=128"], 13.6, 0.19),
-        (["parallelism.pin_memory=false"], 20.9, 0.06),
-        (["parallelism.pin_memory=false", "sequence_length=128"], 13.6, 0.06),
-    ],
-)
-def test_step_of_a_70b_on_the_host(sets, seconds, tolerance):
-    """Too fast with pinned memory, for a reason unknown; without it both are within 6 %."""
-    assert run(*sets).step.time_s == pytest.approx(seconds, rel=tolerance)
+@pytest.mark.parametrize(("sets", "seconds"), [([], 20.9), (["sequence_length=128"], 13.6)])
+def test_step_of_a_70b_on_the_host(sets, seconds):
+    assert run(*sets).step.time_s == pytest.approx(seconds, rel=0.12)
 
 
 def test_memory_of_a_70b_on_the_host():
     assert run().memory.peak_allocated_bytes / 2**30 == pytest.approx(13.9, rel=0.08)
 
 
-def test_one_thread_is_far_slower():
-    """torchrun's default of one thread: twice as slow, says the thread."""
-    assert run("stack.omp_num_threads=1").step.time_s > 1.25 * run().step.time_s
+def test_one_thread_doubles_the_step():
+    """torchrun's default, says the thread; the constant of a core is from it."""
+    one = run("stack.omp_num_threads=1").step.time_s
+    assert one == pytest.approx(2 * 20.9, rel=0.1)

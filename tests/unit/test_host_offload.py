@@ -5,7 +5,7 @@ import pytest
 from sim.blocks.optimizer import OPTIMIZERS
 from sim.blocks.parameters import build_tree, count_parameters
 from sim.blocks.update import host_update_bytes, optimizer_kernels, shard_of
-from sim.cost.host_update import host_rate, update_slowdown
+from sim.cost.host_update import host_rate, update_s, update_slowdown
 from sim.inputs.gpu import Gpu
 from sim.inputs.models import resolve_model
 from sim.inputs.topology import Cpu, Node, Pcie, Topology
@@ -216,3 +216,15 @@ def test_pageable_copies_hold_the_host_up():
     copies = sum(op.name == "h2d" for op in plans[True].ops)
     assert waits[False] >= waits[True] + copies
     assert times[False] > times[True]
+
+
+def test_fused_adamw_takes_a_core_its_time():
+    """8.8e9 elements: 14 B each at 12 GB/s and 2 ns on one thread; a 16th of the 2 ns on 16."""
+    rome = Cpu(sockets=2, memory_bandwidth=204.8e9, cores=128)
+    n, one = 8.8e9, offloaded(stack=Stack(torch="2.6", omp_num_threads=1))
+    assert update_s(one, rome, 8, 14 * n, n) == pytest.approx(n * (14 / 12e9 + 2e-9))
+    share = 0.425 * 2 * 204.8e9 / 8
+    every = offloaded(stack=Stack(torch="2.6"))
+    assert update_s(every, rome, 8, 14 * n, n) == pytest.approx(n * (14 / share + 2e-9 / 16))
+    ours = workload(stack=Stack(torch="2.6"), parallelism=Parallelism(strategy="zero3"))
+    assert update_s(ours, rome, 8, 28 * n, n) == pytest.approx(28 * n / share)
