@@ -66,7 +66,11 @@ def attention(t: Tape, x: int, window: int | None) -> int:
 
 
 def rope(t: Tape, q: tuple[int, int], k: tuple[int, int], fraction: float = 1.0) -> tuple[int, int]:
-    """Rotation of (tensor, width) q and k. Eager: x cos, rotate half (neg, cat), x sin, add."""
+    """Rotation of (tensor, width) q and k.
+
+    Eager: x cos, rotate half (neg, cat), x sin, add; or, as complex numbers, a cast to fp32, the
+    product and a cast back.
+    """
     e = t.setting.element
     made = []
     both = q[1] + k[1]
@@ -74,6 +78,9 @@ def rope(t: Tape, q: tuple[int, int], k: tuple[int, int], fraction: float = 1.0)
         n = t.setting.tokens * float(width) * fraction
         forward = [Map(name, 10 * e * n, 5, "strided")]
         backward = [Map(name, 11.5 * e * n, 7, "strided")]
+        if t.setting.complex_rope:
+            casts = 2 * (e + 4) * n if e != 4 else 0.0
+            forward = backward = [Map(name, casts + 8 * n, 3 if casts else 1)]
         if t.setting.fused_rope:
             one = [Map("rope", 2 * e * (t.setting.tokens * both * fraction), 1, "fused")]
             forward = backward = one if name == "rope.q" else []

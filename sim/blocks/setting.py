@@ -6,7 +6,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from sim.inputs.model import Model
-from sim.inputs.modelling import adapter_dtype, autocast, compute_dtype, experts, gptq_kernels
+from sim.inputs.modelling import (
+    adapter_dtype,
+    autocast,
+    compute_dtype,
+    experts,
+    gptq_kernels,
+    modelling_of,
+)
 from sim.inputs.rows import Computed
 from sim.inputs.shares import batch_on
 from sim.inputs.versions import older, sdpa_since
@@ -40,6 +47,8 @@ class Setting:
         Weights arrive in FP8.
     compiled : bool
         A compiler merges neighbouring element-wise kernels of the layers.
+    complex_rope : bool
+        RoPE multiplies complex numbers.
     fused_rope, fused_gate : bool
         RoPE is one kernel of q and k, and a gate is one: compiled or by hand (Liger, flash-attn).
     fused_norms : bool
@@ -92,6 +101,7 @@ class Setting:
     recipe: str = ""
     fp8_gather: bool = False
     compiled: bool = False
+    complex_rope: bool = False
     fused_rope: bool = False
     fused_gate: bool = False
     fused_norms: bool = False
@@ -214,6 +224,7 @@ def _setting(workload: Workload) -> Setting:
         recipe=precision.recipe if fp8 else "",
         fp8_gather=precision.all_gather == "fp8",
         compiled=workload.compile,
+        complex_rope=modelling_of(workload).complex_rope,
         fused_rope=workload.compile or workload.fused_kernels in ("norm+rope", "all"),
         fused_gate=workload.compile or workload.fused_kernels == "all",
         fused_norms=workload.compile

@@ -6,8 +6,48 @@ method. Who needs to know asks here; results say what was taken.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sim.inputs.strategy import strategy_of
+from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Modelling:
+    """How a code base writes a transformer.
+
+    Attributes
+    ----------
+    complex_rope : bool
+        RoPE is a product of complex numbers, else of rotated halves.
+    loops_experts : bool
+        A mixture's experts run one after another.
+    """
+
+    complex_rope: bool = False
+    loops_experts: bool = True
+
+
+#: Source: transformers 4.45, models/llama and models/mixtral; torchtitan, models/llama3/model and
+#: models/moe; llm-foundry, models/mpt (rotates halves; dMoE by megablocks)
+MODELLING = {
+    "huggingface": Modelling(),
+    "torchtitan": Modelling(complex_rope=True, loops_experts=False),
+    "composer": Modelling(loops_experts=False),
+}
+#: trainers whose models are not mostly Hugging Face's
+OF_TRAINER = {"torchtitan": "torchtitan", "torchtune": "torchtitan", "composer": "composer"}
+
+
+def modelling_name(workload: Workload) -> str:
+    """Whose code a workload's model is: what it names, or what its trainer's models mostly are."""
+    return workload.modelling or OF_TRAINER.get(trainer_of(workload).name, "huggingface")
+
+
+def modelling_of(workload: Workload) -> Modelling:
+    """How that code writes a transformer."""
+    return MODELLING[modelling_name(workload)]
 
 
 def compute_dtype(workload: Workload) -> str:
@@ -53,20 +93,16 @@ def gptq_kernels(workload: Workload) -> str:
 
 
 def experts(workload: Workload) -> str:
-    """How a mixture's experts run: torchtitan groups them, Hugging Face loops over them.
-
-    FSDP2 stands for torchtitan, all other strategies for Hugging Face's models.
-    """
+    """How a mixture's experts run: ``grouped`` or, one by one, ``eager``."""
     if not workload.model.experts:
         return "grouped"
-    grouped = strategy_of(workload).fsdp_version == 2
-    return workload.experts or ("grouped" if grouped else "eager")
+    return workload.experts or ("eager" if modelling_of(workload).loops_experts else "grouped")
 
 
 def taken(workload: Workload) -> dict[str, str]:
     """Choices left open and what was taken, by the path of the key."""
     method = workload.method
-    found = {}
+    found = {} if workload.modelling else {"modelling": modelling_name(workload)}
     if method.kind != "full" and method.adapter_dtype is None:
         found["method.adapter_dtype"] = adapter_dtype(workload)
     if method.gptq_kernels is None and (kernels := gptq_kernels(workload)):

@@ -208,7 +208,9 @@ class Workload(Spec):
     attention_padding: Literal["none", "unpad", "unpad-each"] = "none"
     compile: bool = False
     cuda_graphs: bool = False
-    # of a mixture: one grouped kernel, or Hugging Face's loop; None: grouped with fsdp2
+    # whose code the model is; None: what its trainer's mostly is
+    modelling: Literal["huggingface", "torchtitan", "composer"] | None = None
+    # of a mixture: one grouped kernel, or Hugging Face's loop; None: as the modelling code has it
     experts: Literal["eager", "grouped"] | None = None
     # hand-fused: RMSNorm alone, RoPE too (fms), or the gate as well (Liger)
     fused_kernels: Literal["none", "norm", "norm+rope", "all"] = "none"

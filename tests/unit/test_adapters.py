@@ -124,7 +124,30 @@ def test_wrong_choices_are_faults(method, message):
 
 
 def test_what_is_taken_is_said():
-    assert taken(job({"lora": LORA}).workload) == {"method.adapter_dtype": "fp32"}
+    assert taken(job({"lora": LORA}, modelling="huggingface").workload) == {
+        "method.adapter_dtype": "fp32"
+    }
     sharded = job({"qlora": {**LORA, "quantization": "gptq-int4"}}, parallelism="fsdp2").workload
-    assert taken(sharded) == {"method.adapter_dtype": "bf16", "method.gptq_kernels": "cuda-old"}
-    assert taken(job("full").workload) == {}
+    assert taken(sharded) == {
+        "modelling": "torchtitan",
+        "method.adapter_dtype": "bf16",
+        "method.gptq_kernels": "cuda-old",
+    }
+    assert taken(job("full", parallelism="fsdp1").workload) == {"modelling": "huggingface"}
+
+
+def test_rope_by_modelling_code():
+    """Bytes an element: halves 10 and 11.5 of bf16, strided; complex 6 + 8 + 6, streamed."""
+
+    def rope(code, phase):
+        t = unroll(job("full", modelling=code).workload)
+        found = [k for k in t.of("layer", phase) if k.name == "rope.q"]
+        return [(k.bytes / t.tokens / 4096, k.launches, k.access) for k in found]
+
+    assert rope("huggingface", "forward") == [(20.0, 5, "strided")]
+    assert rope("huggingface", "backward") == [(23.0, 7, "strided")]
+    for phase in ("forward", "backward"):
+        assert rope("torchtitan", phase) == [(20.0, 3, "stream")]
+    assert speed("full", modelling="huggingface") < speed("full", modelling="torchtitan")
+    with pytest.raises(InputError, match='"megatron" is not one of'):
+        job("full", modelling="megatron")

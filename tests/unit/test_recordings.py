@@ -105,7 +105,7 @@ def job(row):
                         adapter_dtype=row["adapter_dtype"])  # fmt: skip
     kind = row["checkpointing"]
     return Workload(
-        name="t", experts="eager",
+        name="t", modelling="huggingface",
         model=BIGCODE if name == "gpt_bigcode" else catalogue_model(CATALOGUE[name]),
         sequence_length=512, micro_batch=2, method=method, loss="huggingface",
         attention={"flash_attention_2": "flash2"}.get(row["attention"], row["attention"]),
