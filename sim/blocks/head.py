@@ -57,6 +57,12 @@ def _cross_entropy(t: Tape, kind: str) -> tuple[list[Map], list[Map]]:
         # two passes over the low-precision logits; the gradient is written once
         row = [Map("loss", 2 * e * n, 1, "fused", "loss")]
         return row, row
+    if kind == "fused":
+        # one kernel reads the logits, one puts the gradient in their place (Unsloth, flash-attn)
+        return (
+            [Map("loss", e * n + 8 * tokens, 1, "fused", "loss")],
+            [Map("loss", 2 * e * n, 1, "fused", "loss")],
+        )
     cast = e + 4 if e < 4 else 0
     passes, rows = (4 * 3 + 4, 20) if vocab > WIDE_ROW else (4 + 4, 12)
     parts = CHUNKS if kind == "chunked" else 1
@@ -125,7 +131,8 @@ def loss_memory(s: Setting) -> LossMemory:
     their gradient and two fp32 copies of one chunk live, beside the gradient of the hidden states.
     A fused linear loss keeps hidden gradients and one chunk of logits. Hugging Face's causal
     models up to 4.45 compute it eagerly on a shifted copy of fp32 logits; training loops that keep
-    the model's output keep those logits (4 V) through backward.
+    the model's output keep those logits (4 V) through backward. A fused one (Liger, Unsloth,
+    flash-attn) keeps logits in the compute dtype, where its backward puts their gradient.
 
     Source: fsdp/mem recordings (eager); torchtitan's default loss (chunked); transformers 4.31,
     LlamaForCausalLM.forward (huggingface);
@@ -140,6 +147,8 @@ def loss_memory(s: Setting) -> LossMemory:
         return LossMemory(wide, logits + upcast + wide, 3 * wide, logits, logits)
     if s.loss == "compiled":
         return LossMemory(logits, logits, 2 * logits, logits, logits)
+    if s.loss == "fused":  # the gradient takes the logits' place
+        return LossMemory(logits, logits, logits, logits, logits)
     if s.loss == "chunked":
         chunk, hidden = (2 * logits + 2 * wide) / CHUNKS, e * tokens * d
         return LossMemory(hidden, hidden + chunk, hidden + chunk, 0.0, 0.0)

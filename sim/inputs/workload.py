@@ -214,7 +214,7 @@ class Workload(Spec):
     experts: Literal["eager", "grouped"] | None = None
     # hand-fused: RMSNorm alone, RoPE too (fms), or the gate as well (Liger)
     fused_kernels: Literal["none", "norm", "norm+rope", "all"] = "none"
-    loss: Literal["eager", "huggingface", "compiled", "chunked", "fused-linear"] = "eager"
+    loss: Literal["eager", "huggingface", "compiled", "fused", "chunked", "fused-linear"] = "eager"
     train_metrics: NotNegative = 0  # times a trainer takes the loss once more, without gradient
     # the loop around forward, backward and step; None: what the strategy mostly runs under
     trainer: (

@@ -141,6 +141,14 @@ def test_loss_kinds_rank():
     assert fused.backward_peak < peaks[1]
 
 
+def test_a_fused_loss_holds_its_logits_once():
+    """bf16 logits in forward, their gradient in the same place in backward."""
+    job = workload(loss="fused")
+    found = head_footprint(job)
+    logits = 2 * job.micro_batch * job.sequence_length * job.model.vocab_size
+    assert found.saved - found.norm == found.backward_peak - found.norm == logits
+
+
 def test_a_chunked_loss_holds_one_chunk():
     """Two of its logits in bf16 and two in fp32, beside the gradient of the hidden states."""
     job = workload(loss="chunked")

@@ -198,6 +198,16 @@ def test_loss_forms_agree_on_products():
     assert both[0] == both[1]
 
 
+def test_a_fused_loss_reads_its_logits_twice_and_writes_once():
+    t = unroll(job(loss="fused"))
+    moved = [
+        [k.bytes for k in t.of("head", phase) if k.kind == "loss"]
+        for phase in ("forward", "backward")
+    ]
+    logits = 2 * 2 * 4096 * 128256
+    assert moved == [[logits + 8 * 2 * 4096], [2 * logits]]
+
+
 def test_a_compiled_model_has_the_loss_it_names():
     """Layers are compiled, the loss where it says so: what its memory is, its kernels are."""
 
