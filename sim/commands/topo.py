@@ -26,12 +26,15 @@ def show_(topology: str, overrides: tuple[str, ...], form: str, output: Path | N
     import sim
     from sim.fabric import compile_fabric
     from sim.fabric.export import explicit_yaml, node_link_json
-    from sim.inputs.loader import load_topology
+    from sim.inputs.loader import given_keys, load_topology
     from sim.report.topology import view
 
-    written = {"graph": node_link_json, "yaml": explicit_yaml}.get(form)
-    if written is not None:
-        emit(written(compile_fabric(load_topology(topology, overrides))), output)
+    if form in ("graph", "yaml"):
+        fabric = compile_fabric(load_topology(topology, overrides))
+        if form == "yaml":
+            emit(explicit_yaml(fabric, given_keys(topology, overrides)), output)
+        else:
+            emit(node_link_json(fabric), output)
     else:
         show(view(sim.topo_show(topology, overrides=overrides)), form, output)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sim.errors import Fault, InputError
-from sim.fabric.links import nvlink_rates
+from sim.fabric.links import nvlink_rates, pcie_rates, socket_rates
 from sim.fabric.network import Plane
 from sim.fabric.shape import CPU, NVLINK, PCIE, Link, Shape
 from sim.inputs.gpu import Gpu
-from sim.inputs.topology import Cpu, Edge, Graph, NvLink, Storage, Topology, Vertex
+from sim.inputs.topology import Cpu, Edge, Graph, Node, NvLink, Storage, Topology, Vertex
 
 _KIND = {"nvlink": NVLINK, "pcie": PCIE, "cpu": CPU}
 _PORTS = ("nic", "gpu")  # vertices of a node that may be joined to the network
@@ -82,9 +82,12 @@ def _assemble(
         else:
             inside[local.find(edge.source)].append(edge)
     parts, shared = Parts(), dict[object, Shape]()
+    each = [group.node for group in topology.described for _ in range(group.nodes)]
+    beside = each if len(each) == len(groups) else [None] * len(groups)
     port_of: dict[str, int] = {}
     for place, group in enumerate(groups):
-        shape = _shape(topology, [vertices[v] for v in group], inside[local.find(group[0])], ports)
+        edges = inside[local.find(group[0])]
+        shape = _shape(topology, beside[place], [vertices[v] for v in group], edges, ports)
         key = (
             tuple(shape.kinds),
             tuple(shape.links),
@@ -115,8 +118,13 @@ def _join_network(plane: Plane, graph: Graph, switches: list[str], port_of: dict
                 plane.link(b, a, edge.bandwidth, edge.latency)
 
 
-def _shape(topology: Topology, vertices: list[Vertex], edges: list[Edge], ports: set[str]) -> Shape:
-    node = topology.node
+def _shape(
+    topology: Topology,
+    node: Node | None,
+    vertices: list[Vertex],
+    edges: list[Edge],
+    ports: set[str],
+) -> Shape:
     shape = Shape()
     if node is not None:
         shape.p2p, shape.vendor = node.pcie.p2p, node.cpu.vendor
@@ -145,12 +153,29 @@ def _shape(topology: Topology, vertices: list[Vertex], edges: list[Edge], ports:
         a, b = place[edge.source], place[edge.target]
         count = _links(specs.get(a, specs.get(b)), edge, rates)
         for tail, head in ((a, b),) if edge.directed else ((a, b), (b, a)):
-            rate = edge.bandwidth
+            rate, counted, raw = _rates(edge, node)
             shape.links.append(
-                Link(tail, head, _KIND[edge.kind], rate, rate, rate, edge.latency, count)
+                Link(tail, head, _KIND[edge.kind], rate, raw, counted, edge.latency, count)
             )
     shape.add_own(node.storage if node else Storage())
     return shape
+
+
+def _rates(edge: Edge, node: Node | None) -> tuple[float, float, float]:
+    """Bandwidth as written; as NCCL counts it and by the data sheet, in the node's proportions."""
+    rate = edge.bandwidth
+    if node is None:
+        return rate, rate, rate
+    known = None
+    if edge.kind == "pcie":
+        known = pcie_rates(node.pcie.generation, node.pcie.lanes)
+    elif edge.kind == "nvlink" and node.nvlink is not None:
+        known = nvlink_rates(node.nvlink, node.gpu)
+    elif edge.kind == "cpu":
+        known = socket_rates(node)
+    if known is None:
+        return rate, rate, rate
+    return rate, rate * known.nccl / known.capacity, rate * known.raw / known.capacity
 
 
 def _gpu(topology: Topology, vertex: Vertex) -> Gpu:

@@ -66,11 +66,8 @@ class Wiring:
     ) -> None:
         self.topology, self.shapes, self.plane, self._labels = topology, shapes, plane, labels
         self.n_nodes = len(shapes)
-        self._specs = (
-            [group.node for group in topology.groups for _ in range(group.nodes)]
-            if topology.graph is None
-            else []
-        )
+        each = [group.node for group in topology.described for _ in range(group.nodes)]
+        self._specs = each if len(each) == self.n_nodes else []
         counts = np.array([len(s.gpus) for s in shapes])
         sizes = np.array([s.n_resources for s in shapes])
         self._first_rank = np.concatenate(([0], np.cumsum(counts)))
@@ -103,7 +100,7 @@ class Wiring:
         return shape.gpu_specs[local]
 
     def spec(self, node: int) -> Node | None:
-        """What the shorthand says of a node; None in an explicit graph."""
+        """What the shorthand says of a node; None in an explicit graph that has none beside it."""
         return self._specs[node] if self._specs else None
 
     def host(self, node: int) -> Host:

@@ -80,6 +80,8 @@ def _shape(t: Topology) -> Findings:
     if not given:
         message = "has neither node, node_groups nor graph"
         yield fault("no-machine", "topology", "", message, "describe one of them")
+    if t.graph is not None and t.graph.written_from and len(given) == 2:
+        return  # written from the other, and edited
     if len(given) > 1:
         message = f"{' and '.join(given)} exclude one another"
         yield fault("two-machines", "topology", given[-1], message, "keep one")

@@ -23,9 +23,14 @@ def finish(spec: S) -> S:
         if nics.kind == "efa" and nics.efa is None:
             nics = nics.model_copy(update={"efa": nics.efa_generation})
             return spec.model_copy(update={"node": spec.node.model_copy(update={"nics": nics})})
-    if isinstance(spec, Topology) and spec.graph is not None and spec.gpu is not None:
+    if isinstance(spec, Topology) and spec.graph is not None and spec.graph.unedited():
+        return finish(spec.model_copy(update={"graph": None, "gpu": None}))
+    gpu = None
+    if isinstance(spec, Topology) and spec.graph is not None:
+        gpu = spec.gpu or (spec.node.gpu if spec.node is not None else None)
+    if isinstance(spec, Topology) and spec.graph is not None and gpu is not None:
         vertices = tuple(
-            v.model_copy(update={"gpu": spec.gpu}) if v.kind == "gpu" and v.gpu is None else v
+            v.model_copy(update={"gpu": gpu}) if v.kind == "gpu" and v.gpu is None else v
             for v in spec.graph.vertices
         )
         graph = spec.graph.model_copy(update={"vertices": vertices})

@@ -67,6 +67,16 @@ def load_topology(argument: Argument, sets: Iterable[str] = ()) -> Topology:
     return cast(Topology, _load_one("topology", argument, sets))
 
 
+def given_keys(argument: Argument, sets: Iterable[str] = ()) -> frozenset[str]:
+    """Dotted paths that a topology and its settings say themselves; the rest are defaults."""
+    faults: list[Fault] = []
+    settings = [s._replace(side="topology") for s in overrides.parse_all(sets, faults)]
+    half = _read_half("topology", argument, overrides.route(settings, faults), faults)
+    if faults or half is None:
+        raise InputError(faults)
+    return frozenset(half.given)
+
+
 def load_workload(argument: Argument, sets: Iterable[str] = ()) -> Workload:
     """Read and check a workload alone."""
     return cast(Workload, _load_one("workload", argument, sets))
@@ -205,7 +215,15 @@ def _read_half(
         return None
     spec = checks.finish(read)
     assumed = reader.assumed if spec is read else _inferred(reader.assumed, spec)
-    return Half(side, tree, spec, folder, _by_key(assumed), reader.given)
+    gone = _dropped(read, spec)
+    found = {k: v for k, v in _by_key(assumed).items() if k not in gone}
+    given = {p: v for p, v in reader.given.items() if p.partition(".")[0] not in gone}
+    return Half(side, tree, spec, folder, found, given)
+
+
+def _dropped(read: Spec, spec: Spec) -> set[str]:
+    """Keys that were read and do not count: an explicit graph that nobody has edited."""
+    return {k for k in ("graph",) if getattr(read, k, None) and getattr(spec, k, None) is None}
 
 
 def _inferred(assumed: list[Assumption], spec: Spec) -> list[Assumption]:

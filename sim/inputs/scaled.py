@@ -11,9 +11,13 @@ from sim.inputs.workload import Workload
 def at_nodes(
     topology: Topology, workload: Workload, nodes: int
 ) -> tuple[Topology, Workload] | None:
-    """The same job per GPU on another number of nodes; None where it cannot be run there."""
+    """The same job per GPU on another number of nodes; None where it cannot be run there.
+
+    An edited graph is the machine at its own number of nodes, the shorthand beside it at others.
+    """
     p = workload.parallelism
-    moved = topology.model_copy(update={"nodes": nodes})
+    own = topology.graph if nodes == topology.nodes else None
+    moved = topology.model_copy(update={"nodes": nodes, "graph": own})
     replicate = p.replicate
     if p.shard is not None or replicate > 1:
         # groups keep their size, so there are more or fewer of them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from math import gcd
 from typing import Annotated, Literal
@@ -189,6 +190,22 @@ class Graph(Spec):
 
     vertices: tuple[Vertex, ...]
     edges: tuple[Edge, ...]
+    written_from: str = ""  # digest of the graph that the shorthand beside it was laid out as
+
+    def unedited(self) -> bool:
+        """Whether it is as `topo show` wrote it, so that the shorthand beside it says it all."""
+        return bool(self.written_from) and self.written_from == self.digest()
+
+    def digest(self) -> str:
+        """Of vertices and edges."""
+        parts = [
+            (v.id, v.kind, v.node, v.gpu.name if v.gpu else "", v.rail, v.vendor,
+             v.memory_bandwidth, v.gpudirect)
+            for v in self.vertices
+        ] + [
+            (e.source, e.target, e.kind, e.bandwidth, e.latency, e.directed) for e in self.edges
+        ]  # fmt: skip
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 class NodeGroup(Spec):
@@ -204,7 +221,11 @@ class NodeGroup(Spec):
 
 
 class Topology(Spec):
-    """A cluster: `nodes` equal ones of `node`, groups of unlike nodes, or an explicit graph."""
+    """A cluster: `nodes` equal ones of `node`, groups of unlike nodes, or an explicit graph.
+
+    A graph that was written from a shorthand and then edited stands beside it: the graph is the
+    wiring, the shorthand says what vertices and edges do not.
+    """
 
     name: str
     nodes: Positive = 1
@@ -222,9 +243,16 @@ class Topology(Spec):
     @property
     def groups(self) -> tuple[NodeGroup, ...]:
         """Equal nodes, kind by kind in the order of ranks; none where the machine is a graph."""
+        if self.graph is not None:
+            return ()
         if self.node_groups or self.node is None:
             return self.node_groups
         return (NodeGroup.model_construct(nodes=self.nodes, node=self.node),)
+
+    @property
+    def described(self) -> tuple[NodeGroup, ...]:
+        """Nodes as the shorthand has them, a graph edited or not."""
+        return self.model_copy(update={"graph": None}).groups if self.graph else self.groups
 
     @property
     def world_size(self) -> int:
@@ -266,8 +294,8 @@ class Topology(Spec):
 
     @property
     def storage(self) -> Storage:
-        """Storage of a node, the slowest where they differ; of a graph, the defaults."""
-        each = [group.node.storage for group in self.groups]
+        """Storage of a node, the slowest where they differ; of a bare graph, the defaults."""
+        each = [group.node.storage for group in self.described]
         if len(each) < 2:
             return each[0] if each else Storage.model_construct()
         return Storage(read=min(s.read for s in each), write=min(s.write for s in each))

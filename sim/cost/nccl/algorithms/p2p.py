@@ -9,6 +9,7 @@ from typing import Any
 from sim.cost.nccl.algorithm import Algorithm
 from sim.cost.nccl.communicator import SIMPLE, Communicator, constants
 from sim.cost.nccl.loads import Demand, add_hbm, demand, on
+from sim.cost.nccl.pairs import all_pairs
 from sim.fabric.fabric import Fabric
 
 
@@ -62,13 +63,11 @@ class P2p(Algorithm):
         n = len(group)
         if op == "send_recv":
             edges = [((group[i], group[(i + 1) % n]), 1.0) for i in range(n)] if n > 1 else []
-            sent = 1.0
+            amounts, sent = on(fabric, edges), 1.0
         elif op == "send":
-            edges, sent = [((group[0], group[1]), 1.0)], 0.5
+            amounts, sent = on(fabric, [((group[0], group[1]), 1.0)]), 0.5
         else:
-            edges = [((a, b), 1.0 / n) for a in group for b in group if a != b]
-            sent = (n - 1) / n
-        amounts = on(fabric, edges)
+            amounts, sent = all_pairs(fabric, group, 1.0 / n), (n - 1) / n
         add_hbm(fabric, amounts, group, 2.0 * sent)
         return demand(amounts)
 

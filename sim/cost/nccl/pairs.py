@@ -1,0 +1,113 @@
+"""What all-to-all puts on a machine: every rank to every other, in time linear in the ranks.
+
+Nodes of one shape, the same local ranks and the same leaves are alike: between two kinds of node
+the routes of one pair of nodes say those of all, moved to each node's own resources.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from sim.cost.nccl.loads import Amounts, by_members
+from sim.fabric.fabric import Fabric
+
+Kind = tuple[object, ...]
+Place = tuple[str, int, int]
+
+
+def all_pairs(fabric: Fabric, group: Sequence[int], size: float) -> Amounts:
+    """Bytes on resources when every rank of a group sends `size` bytes to every other. [B]"""
+    kinds: dict[Kind, list[list[int]]] = defaultdict(list)
+    for ranks in by_members(fabric, group):
+        kinds[_kind(fabric, ranks)].append(ranks)
+    amounts: Amounts = defaultdict(float)
+    for same in kinds.values():
+        _inside(amounts, fabric, same, size)
+    for first in kinds.values():
+        for second in kinds.values():
+            _between(amounts, fabric, first, second, size)
+    return amounts
+
+
+def _kind(fabric: Fabric, ranks: Sequence[int]) -> Kind:
+    """What two nodes must have in common for their routes to be alike."""
+    node = int(fabric.rank_node[ranks[0]])
+    shape, plane = fabric.shapes[node], fabric.plane
+    switches = []
+    for nic in range(len(shape.nics)):
+        port = fabric.port.get((node, nic), -1)
+        ends = [plane.head[i] for i in plane.out.get(port, ())]
+        switches += ends if all(e >= plane.n_ports for e in ends) else [-1 - node]
+    return id(shape), tuple(fabric.rank_local[list(ranks)].tolist()), tuple(switches)
+
+
+def _add(amounts: Amounts, fabric: Fabric, a: int, b: int, size: float) -> None:
+    route = fabric.route(a, b)
+    for resource, part in zip(route.resource.tolist(), route.demand.tolist(), strict=True):
+        amounts[resource] += part * size
+
+
+def _inside(amounts: Amounts, fabric: Fabric, nodes: Sequence[list[int]], size: float) -> None:
+    """Add what the ranks of each of some like nodes send to one another."""
+    found: Amounts = defaultdict(float)
+    for a in nodes[0]:
+        for b in nodes[0]:
+            if a != b:
+                _add(found, fabric, a, b, size)
+    places = _places(fabric, nodes[0])
+    for resource, amount in found.items():
+        for ranks in nodes:
+            amounts[_at(fabric, ranks, places[resource])] += amount
+
+
+def _between(
+    amounts: Amounts,
+    fabric: Fabric,
+    senders: Sequence[list[int]],
+    receivers: Sequence[list[int]],
+    size: float,
+) -> None:
+    """Add what nodes of one kind send to those of another, or to the others of their own."""
+    same = senders is receivers
+    pairs = len(senders) * (len(receivers) - same)
+    if not pairs:
+        return
+    src, dst = senders[0], receivers[1 if same else 0]
+    found: Amounts = defaultdict(float)
+    for a in src:
+        for b in dst:
+            _add(found, fabric, a, b, size)
+    out, into = _places(fabric, src), _places(fabric, dst)
+    for resource, amount in found.items():
+        if resource in out:
+            each = amount * (len(receivers) - same)
+            for ranks in senders:
+                amounts[_at(fabric, ranks, out[resource])] += each
+        elif resource in into:
+            each = amount * (len(senders) - same)
+            for ranks in receivers:
+                amounts[_at(fabric, ranks, into[resource])] += each
+        else:
+            amounts[resource] += amount * pairs
+
+
+def _places(fabric: Fabric, ranks: Sequence[int]) -> dict[int, Place]:
+    """Resources of a node and of its network ports, and where in the node each is."""
+    node = int(fabric.rank_node[ranks[0]])
+    base, shape = int(fabric.node_base[node]), fabric.shapes[node]
+    found: dict[int, Place] = {base + i: ("node", i, 0) for i in range(shape.n_resources)}
+    for nic in range(len(shape.nics)):
+        for side, ports in zip(("out", "into"), fabric.nic_ports(node, nic), strict=True):
+            found |= {int(r): (side, nic, i) for i, r in enumerate(ports.tolist())}
+    return found
+
+
+def _at(fabric: Fabric, ranks: Sequence[int], place: Place) -> int:
+    """The resource at the same place in another node."""
+    node = int(fabric.rank_node[ranks[0]])
+    side, which, i = place
+    if side == "node":
+        return int(fabric.node_base[node]) + which
+    ports = fabric.nic_ports(node, which)[0 if side == "out" else 1]
+    return int(ports[i])
