@@ -13,10 +13,15 @@ from typing import Any
 COLLECTIVES = ("all_gather", "reduce_scatter", "all_reduce", "all_to_all")
 GROUPS = {"dp_shard": "shard", "dp_replicate": "replicate", "tp": "tensor", "cp": "context"}
 CHECKPOINTING = {"full": "full", "sel": "selective-op"}
+SCHEDULES = {
+    "GPipe": "gpipe", "1F1B": "1f1b", "Interleaved1F1B": "interleaved-1f1b",
+    "LoopedBFS": "looped-bfs", "InterleavedZeroBubble": "interleaved-zero-bubble",
+    "ZBVZeroBubble": "zbv", "DualPipeV": "dualpipev",
+}  # fmt: skip
 SOURCE = (
-    "Recorded by running torch 2.13's parallelize_module and fully_shard on a fake process group "
-    "(shared/mesh, index.json), carried over into the terms of this project: each op is "
-    '"collective phase group dtype bytes-in bytes-out", bytes per rank'
+    "Recorded by running torch 2.13's parallelize_module, pipelining and fully_shard on a fake "
+    "process group (shared/mesh, index.json), carried over into the terms of this project: each op "
+    'is "collective phase group dtype bytes-in bytes-out", bytes per rank'
 )
 
 
@@ -27,12 +32,7 @@ def carried(recording: dict[str, Any]) -> dict[str, Any] | None:
         return None
     sizes = config["model_cfg"]
     return {
-        "model": {
-            "name": config["model"], "layers": sizes["layers"], "hidden_size": sizes["dim"],
-            "heads": sizes["heads"], "kv_heads": sizes["kv"],
-            "head_dim": sizes["dim"] // sizes["heads"], "ffn_size": sizes["ffn"],
-            "vocab_size": sizes["vocab"],
-        },
+        "model": model_of(config, sizes),
         "world": config["ws"],
         "sequence_length": config.get("seq", 16),
         "micro_batch": config.get("bs", 1),
@@ -56,16 +56,111 @@ def carried(recording: dict[str, Any]) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
+def pipeline(recording: dict[str, Any]) -> dict[str, Any] | None:
+    """A run of a pipeline as a job of ours and what each rank issued; None for one left out.
+
+    Left out: parameters gathered for every micro-batch, receives as late as possible, tensor
+    parallelism without FSDP (nobody reduces the norms' gradients then).
+    """
+    config = recording["config"]
+    if config["kind"] != "pp_run" or config.get("raf") or config.get("defer") or config.get("tp"):
+        return None
+    if "defer" in config["name"]:
+        return None
+    sizes = config["model_cfg"]
+    return {
+        "model": model_of(config, sizes),
+        "world": config["pp"] * config.get("dp", 1),
+        "sequence_length": config.get("seq", 16),
+        "micro_batch": config.get("bs", 1),
+        "gradient_accumulation": config["mb"],
+        "parallelism": {
+            "wrap": "torchtitan",
+            "pipeline_parallel": config["pp"],
+            "pipeline_schedule": SCHEDULES[config["schedule"]],
+            "virtual_stages": config.get("v"),
+            "clip_gradients": False,
+        },
+        "checkpointing": CHECKPOINTING.get(config.get("ac"), "none"),
+        "ops": {rank: pipeline_ops(events) for rank, events in recording["events"].items()},
+    }
+
+
+def pipeline_ops(events: list[dict[str, Any]]) -> list[str]:
+    """Messages and collectives of a rank in order; a coalesced batch is one."""
+    found: list[str] = []
+    batch: list[dict[str, Any]] | None = None
+    for e in events:
+        op = e.get("op")
+        if op == "batch_begin":
+            batch = []
+        elif op == "batch_end":
+            assert batch is not None
+            found.append(f"{' '.join(x['op'] for x in batch)} {batch[0]['bytes_in']}")
+            batch = None
+        elif op in ("send", "recv") and batch is not None:
+            batch.append(e)
+        elif op in ("send", "recv"):
+            found.append(f"{op} {e['bytes_in']}")
+        elif op in COLLECTIVES:
+            group = GROUPS[e["group"]]
+            found.append(f"{op} {group} {e['dtype']} {e['bytes_in']} {e['bytes_out']}")
+    return found
+
+
+def in_flight(shared: Path) -> dict[str, Any]:
+    """Most micro-batches of its stages that each rank keeps until their weight gradients."""
+    counted = json.loads((shared / "mem" / "inflight.json").read_text(encoding="utf-8"))
+    return {
+        name: {rank: most for rank, (most, _) in ranks.items()}
+        for name, ranks in counted["tables"].items()
+    }
+
+
+def table(recording: dict[str, Any]) -> dict[str, Any] | None:
+    """The table of a schedule: what each rank computes, and what the runtime executes."""
+    config = recording["config"]
+    # torch's own table of 1F1B is not what it runs
+    if config["kind"] != "pp_table" or config["schedule"] == "1F1B":
+        return None
+    return {
+        "schedule": SCHEDULES[config["schedule"]],
+        "shape": [config["pp"], config["mb"], config["v"]],
+        "computed": {
+            rank: " ".join(a for a in row.split() if a != "." and "REDUCE" not in a)
+            for rank, row in recording["compute"].items()
+        },
+        "executed": recording.get("with_comms", {}),
+    }
+
+
+def model_of(config: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
+    """A recorded model's shape in our words."""
+    return {
+        "name": config["model"], "layers": sizes["layers"], "hidden_size": sizes["dim"],
+        "heads": sizes["heads"], "kv_heads": sizes["kv"],
+        "head_dim": sizes["dim"] // sizes["heads"], "ffn_size": sizes["ffn"],
+        "vocab_size": sizes["vocab"],
+    }  # fmt: skip
+
+
 def main(shared: Path, out: Path) -> None:
     """Write every recording whose rules are modelled."""
-    found = {}
-    for path in sorted((shared / "traces").glob("*.json")):
-        kept = carried(json.loads(path.read_text(encoding="utf-8")))
-        if kept is not None:
-            found[path.stem] = kept
-    lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(r)}" for name, r in found.items())
-    text = f'{{"source": {json.dumps(SOURCE)}, "recordings": {{\n{lines}\n}}}}\n'
-    out.write_text(text, encoding="utf-8")
+    most = in_flight(shared)
+    for name, carry in (
+        ("mesh_recordings", carried), ("pipeline_recordings", pipeline),
+        ("pipeline_tables", table),
+    ):  # fmt: skip
+        found = {}
+        for path in sorted((shared / "traces").glob("*.json")):
+            kept = carry(json.loads(path.read_text(encoding="utf-8")))
+            if kept is not None:
+                found[path.stem] = kept
+                if carry is table:
+                    kept["in_flight"] = most[path.stem]
+        lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(r)}" for key, r in found.items())
+        text = f'{{"source": {json.dumps(SOURCE)}, "recordings": {{\n{lines}\n}}}}\n'
+        (out / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

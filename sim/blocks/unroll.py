@@ -14,6 +14,8 @@ from sim.blocks.setting import Setting, early_stop
 from sim.inputs.workload import Workload
 
 PHASES = ("forward", "recompute", "backward")
+#: of a backward that is split, as zero-bubble pipelines do
+PARTS = ("input", "weight")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +42,9 @@ class Templates:
     tokens: int
 
     def of(self, kind: str, phase: str) -> tuple[Kernel, ...]:
-        """Kernels of one template."""
+        """Kernels of one template; backward's for inputs and for weights alone have names too."""
+        if phase in PARTS:
+            return _part(self.kernels[kind, "backward"], phase == "weight")
         return self.kernels[kind, phase]
 
     def flops(self, phase: str) -> float:
@@ -103,6 +107,11 @@ def _block(
     }
 
 
+@lru_cache(maxsize=64)
+def _part(kernels: tuple[Kernel, ...], weights: bool) -> tuple[Kernel, ...]:
+    return tuple(k for k in kernels if (k.direction == "wgrad") == weights)
+
+
 @lru_cache(maxsize=1024)
 def exchanges(workload: Workload, kind: str, phase: str) -> Mapping[str, tuple[Exchange, ...]]:
     """What a kind of block needs of ranks that share it, by the module whose kernels ask.
@@ -115,8 +124,10 @@ def exchanges(workload: Workload, kind: str, phase: str) -> Mapping[str, tuple[E
         Of the block.
     phase : str
         One of `PHASES`. A recompute needs again what forward did, up to where it stops, unless the
-        result was kept.
+        result was kept. Weight gradients need nothing.
     """
+    if phase == "weight":
+        return {}
     ops = describe(Setting.of(workload), block_kinds(workload.model)[kind]).ops
     backward = phase == "backward"
     if phase == "recompute":

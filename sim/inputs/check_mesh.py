@@ -9,6 +9,8 @@ from sim.inputs.registry import STRATEGIES
 from sim.inputs.strategy import strategy_named, strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
+from sim.pipeline.schedules import SCHEDULES, Shape, rounds
+from sim.pipeline.stages import layers_of_stages
 
 Findings = Iterator[Finding]
 
@@ -17,6 +19,7 @@ def workload_findings(workload: Workload) -> Findings:
     """What is wrong with the axes of a workload, on any machine."""
     yield from _context(workload)
     yield from _tensor(workload)
+    yield from _pipeline(workload)
 
 
 def pair_findings(topology: Topology, workload: Workload) -> Findings:
@@ -74,3 +77,69 @@ def _tensor(w: Workload) -> Findings:
         message = f"{local} tokens of a sequence cannot be divided among {t} GPUs"
         hint = "write a multiple, or parallelism.sequence_parallel: false"
         yield fault("indivisible", "workload", "sequence_length", message, hint)
+
+
+def shape_of(workload: Workload) -> Shape:
+    """The shape of a job's pipeline: its micro-steps are the pipeline's micro-batches."""
+    p = workload.parallelism
+    virtual = p.virtual_stages or SCHEDULES[p.pipeline_schedule].virtual
+    return Shape(p.pipeline_parallel, workload.gradient_accumulation, virtual)
+
+
+def _pipeline(w: Workload) -> Findings:
+    p = w.parallelism
+    path = "parallelism.pipeline_parallel"
+    if p.pipeline_parallel == 1:
+        return
+    schedule, shape = SCHEDULES[p.pipeline_schedule], shape_of(w)
+    if not strategy_of(w).pipeline_parallel:
+        able = ", ".join(n for n in STRATEGIES if strategy_named(n).pipeline_parallel)
+        message = f"pipelines are modelled with {able}, not with {p.strategy}"
+        yield fault("pipeline-strategy", "workload", path, message, f"write strategy: {able}")
+        return
+    if shape.virtual != schedule.virtual and not schedule.several:
+        message = f"{schedule.title} has {schedule.virtual} stages a rank"
+        hint = f"write {schedule.virtual}, or interleaved-1f1b"
+        yield fault("virtual-stages", "workload", "parallelism.virtual_stages", message, hint)
+        return
+    layers = layers_of_stages(
+        w.model.layers, shape.stages, p.pipeline_first_stage_less_layers,
+        p.pipeline_last_stage_less_layers,
+    )  # fmt: skip
+    if min(layers[0], layers[-1]) < 0 or not all(layers[1:-1]):
+        message = f"{w.model.layers} layers of {w.model.name} do not fill {shape.stages} stages"
+        yield fault("stages", "workload", path, message, "write fewer stages")
+    fewest = schedule.fewest(shape.ranks)
+    if shape.micro < fewest:
+        message = (
+            f"{schedule.title} on {shape.ranks} ranks needs {fewest} micro-batches or more; "
+            f"a step has {shape.micro}"
+        )
+        hint = f"write {fewest} or more"
+        yield fault("micro-batches", "workload", "gradient_accumulation", message, hint)
+    elif schedule.several and schedule.name != "looped-bfs" and shape.micro % rounds(shape):
+        message = (
+            f"{shape.micro} micro-batches make no whole rounds of {rounds(shape)} on "
+            f"{shape.ranks} ranks"
+        )
+        hint = f"write a multiple of {shape.ranks}"
+        yield fault("indivisible", "workload", "gradient_accumulation", message, hint)
+    if w.model.tied_embeddings:
+        message = f"{w.model.name} ties embedding and head, which are on two stages"
+        yield fault("tied", "workload", path, message, "write 1")
+    if p.wrap in ("linear", "peft"):
+        message = "a pipeline needs units of whole blocks"
+        yield fault("pipeline-wrap", "workload", "parallelism.wrap", message, "write torchtitan")
+    if p.offload != "none" or w.activation_checkpointing.offload:
+        message = "offloading is not modelled in a pipeline"
+        yield fault("pipeline-offload", "workload", path, message, "write 1, or do not offload")
+    if w.method.kind != "full":
+        message = f"a pipeline is modelled for full training, not for {w.method.kind}"
+        yield fault("pipeline-method", "workload", path, message, "write 1")
+    if schedule.splits and w.activation_checkpointing.kind != "none":
+        message = (
+            f"{schedule.title} splits backward, and stock PyTorch repeats a checkpointed block for "
+            "every parameter's gradient: about ten times the recompute"
+        )
+        hint = "write activation_checkpointing: none, or interleaved-1f1b"
+        yield warning("split-recompute", "workload", "activation_checkpointing", message, hint)

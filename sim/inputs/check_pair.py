@@ -84,18 +84,19 @@ def _groups(t: Topology, w: Workload) -> Findings:
         yield fault("one-gpu", "workload", "parallelism.strategy", message, f"write {other} or ddp")
         return
     taken = 1
-    for factor in ("replicate", "context_parallel", "tensor_parallel"):
+    axes = ("replicate", "context_parallel", "tensor_parallel", "pipeline_parallel")
+    for factor in axes:
         value = getattr(p, factor)
         taken *= value
         if world % taken == 0:
             continue
-        beside = [f for f in ("replicate", "context_parallel") if getattr(p, f) > 1]
+        beside = [f for f in axes[: axes.index(factor)] if getattr(p, f) > 1]
         product = "" if world % value else f" beside {' and '.join(beside)}"
         message = f"{value} does not divide {world} GPUs{product}"
         hint = f"divisors are {_divisors(world)}"
         yield fault("indivisible", "workload", f"parallelism.{factor}", message, hint)
         return
-    world //= p.tensor_parallel
+    world //= p.tensor_parallel * p.pipeline_parallel
     group = world // p.replicate
     if p.shard is not None and p.shard * p.replicate not in (world, world // p.context_parallel):
         message = f"shard {p.shard} x replicate {p.replicate} is not {world} GPUs"

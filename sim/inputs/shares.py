@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from math import gcd
+from operator import mul
 
 from sim.errors import InputError
 from sim.inputs.rows import real_length
@@ -39,11 +41,13 @@ def mesh_on(workload: Workload, world: int, gpus_per_node: int | None = None) ->
     """
     p = workload.parallelism
     cp, tp, replicate = p.context_parallel, p.tensor_parallel, p.replicate
-    own = cp * tp  # ranks that read the same sequences
+    own = cp * tp * p.pipeline_parallel  # ranks that read the same sequences
     if world % own:
-        key = "context_parallel" if world % cp else "tensor_parallel"
-        message = f"{world} ranks do not divide into groups of {cp if world % cp else own}"
-        raise InputError.single(_SOURCE, message, f"parallelism.{key}")
+        axes = ("context_parallel", "tensor_parallel", "pipeline_parallel")
+        sizes = list(accumulate((getattr(p, axis) for axis in axes), mul))
+        axis, size = next((a, n) for a, n in zip(axes, sizes, strict=True) if world % n)
+        message = f"{world} ranks do not divide into groups of {size}"
+        raise InputError.single(_SOURCE, message, f"parallelism.{axis}")
     if strategy_of(workload).replicates(p):
         replicate, shard = world // own, 1
     elif p.shard is None:
@@ -55,7 +59,7 @@ def mesh_on(workload: Workload, world: int, gpus_per_node: int | None = None) ->
         message = f"{given} ranks a shard group x {replicate} replicas is not the world of {world}"
         raise InputError.single(_SOURCE, message, "parallelism.replicate")
     return Mesh(
-        dp_replicate=replicate, dp_shard=shard, cp=cp, tp=tp,
+        pp=p.pipeline_parallel, dp_replicate=replicate, dp_shard=shard, cp=cp, tp=tp,
         gpus_per_node=gcd(world, gpus_per_node) if gpus_per_node else None,
     )  # fmt: skip
 
@@ -72,7 +76,7 @@ def batch_on(workload: Workload, world: int = 1) -> Batch:
     group are counted as one: without `world`, the batch is that of a single data-parallel rank.
     """
     cp = workload.parallelism.context_parallel
-    own = cp * workload.parallelism.tensor_parallel
+    own = cp * workload.parallelism.tensor_parallel * workload.parallelism.pipeline_parallel
     real = None if workload.data.packing is True else real_length(workload)
     return Batch(
         workload.sequence_length, workload.micro_batch, workload.gradient_accumulation, cp,

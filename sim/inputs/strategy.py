@@ -21,7 +21,9 @@ SOURCE = "workload"
 #: knobs that every strategy has; `knobs` names those of one
 COMMON = frozenset((
     "strategy", "shard", "context_parallel", "context_parallel_kind", "tensor_parallel",
-    "sequence_parallel", "loss_parallel", "offload", "offload_device",
+    "sequence_parallel", "loss_parallel", "pipeline_parallel", "pipeline_schedule",
+    "virtual_stages", "pipeline_first_stage_less_layers", "pipeline_last_stage_less_layers",
+    "offload", "offload_device",
     "cpu_ram_efficient_loading", "clip_gradients", "loss_all_reduce",
 ))  # fmt: skip
 
@@ -78,6 +80,8 @@ class Strategy:
     context_parallel = False
     #: matrices can be split over ranks
     tensor_parallel = False
+    #: layers can be split over ranks: `build_stage` plays one of them
+    pipeline_parallel = False
     #: parameters can be gathered in FP8
     gathers_fp8 = False
     #: checkpointed inputs of blocks can go to host memory
@@ -136,6 +140,12 @@ class Strategy:
         Plan
             As a recorder has it (`sim.strategies.plan`).
         """
+        raise NotImplementedError
+
+    def build_stage(
+        self, workload: Workload, tree: Any, mesh: Mesh, rank: int, *, recorder: Any
+    ) -> Any:
+        """What a rank of a pipeline issues in a step; as `build`, of ranks `pipeline_parallel`."""
         raise NotImplementedError
 
 

@@ -61,6 +61,14 @@ class Parallelism(Spec):
     context_parallel: Positive = 1
     context_parallel_kind: Literal["ring", "all-gather", "ulysses"] = "ring"
     tensor_parallel: Positive = 1
+    pipeline_parallel: Positive = 1  # micro-steps are its micro-batches
+    pipeline_schedule: Literal[
+        "1f1b", "gpipe", "interleaved-1f1b", "looped-bfs", "interleaved-zero-bubble", "zbv",
+        "dualpipev",
+    ] = "1f1b"  # fmt: skip
+    virtual_stages: Positive | None = None  # stages a rank; None: 1, or 2 where it takes several
+    pipeline_first_stage_less_layers: NotNegative = 1  # layers that the embedding stands for
+    pipeline_last_stage_less_layers: NotNegative = 1  # layers that norm and head stand for
     sequence_parallel: bool = True  # of tensor_parallel: the residual stream is split too
     loss_parallel: bool = True  # of tensor_parallel: each rank's loss is of its own logits
     reduce_dtype: Literal["fp32", "bf16", "fp16"] | None = "fp32"

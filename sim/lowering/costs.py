@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -49,7 +50,7 @@ class Name(NamedTuple):
     collective: str
     group: str
     total: float  # as nccl-tests counts them [B]
-    stage: int  # whose ranks they are; -1 for messages between stages
+    stage: int  # whose ranks they are; -1 where ranks of several stages take part
 
 
 class Priced(NamedTuple):
@@ -168,7 +169,8 @@ _NO_CURVES: F8 = np.ones((0, 1))
 
 def name_of(plan: Plan, op: PlanOp) -> Name:
     """The name of a plan's collective."""
-    stage = -1 if isinstance(plan.groups[op.group], Pairs) else plan.stage
+    crosses = plan.stages > 1 and plan.groups[op.group].crosses(plan.stages)
+    stage = -1 if crosses else plan.stage
     return Name(op.collective, op.group, total_bytes(op), stage)
 
 
@@ -263,19 +265,21 @@ class _Step:
             return ()
         stages = [role.stage for role in self.roles.roles]  # of each part
         found: list[Flight] = []
-        sent: dict[tuple[str, str], int] = {}  # messages, until the other stage's plan has them
+        known: dict[tuple[object, ...], int] = {}  # flights of ranks of several stages
         for plan in self.plans:
             at = [stage == plan.stage for stage in stages]
+            again: Counter[tuple[str, str]] = Counter()
             for i in table_of(plan).collectives.tolist():
                 op = plan.ops[i]
                 ops = tuple(i if mine else -1 for mine in at)
-                other = None
-                if isinstance(plan.groups[op.group], Pairs):
-                    other = sent.setdefault((op.comm, op.unit), len(found))
-                if other is not None and other < len(found):
-                    flight = found[other]
-                    found[other] = flight._replace(ops=tuple(map(max, flight.ops, ops)))
-                    continue
+                if name_of(plan, op).stage < 0:
+                    again[op.comm, op.unit] += 1
+                    which = (op.comm, op.unit, again[op.comm, op.unit])
+                    other = known.setdefault(which, len(found))
+                    if other < len(found):
+                        flight = found[other]
+                        found[other] = flight._replace(ops=tuple(map(max, flight.ops, ops)))
+                        continue
                 flown = self._flight(plan, op, ops)
                 if flown is not None:
                     found.append(flown)

@@ -114,8 +114,11 @@ def constants() -> dict[str, float]:
 
 
 def walk(workload: Workload, tree: ModelTree, mesh: Mesh) -> Ledger:
-    """Memory of one rank in a step, read off its plan."""
-    return read(allocations_of(workload, tree, mesh), workload, tree)
+    """Memory of one rank in a step, read off its plan; of the fullest rank of a pipeline."""
+    ledgers = [
+        read(allocations_of(workload, tree, mesh, rank), workload, tree) for rank in range(mesh.pp)
+    ]
+    return max(ledgers, key=lambda ledger: ledger.peaks[ledger.highest].total)
 
 
 def memory(

@@ -60,9 +60,15 @@ class Groups:
         """Every group, in the order of its first rank."""
         return _all(self.dims)
 
+    def crosses(self, parts: int) -> bool:
+        """Whether a group has ranks in several of `parts` equal runs of ranks."""
+        ranks = self.world // parts
+        first = self.of(0)
+        return first[-1] // ranks != 0
+
     def within(self, part: int, parts: int) -> tuple[Group, ...]:
-        """Those in one of `parts` equal runs of ranks, which no group crosses."""
-        if parts == 1:
+        """Those in one of `parts` equal runs of ranks; all where groups cross them."""
+        if parts == 1 or self.crosses(parts):
             return self.all()
         ranks = self.world // parts
         return tuple(group for group in self.all() if group[0] // ranks == part)
@@ -156,8 +162,12 @@ class Pairs:
         a, b = self.first * self.ranks, self.second * self.ranks
         return tuple((a + i, b + i) for i in range(self.ranks))
 
+    def crosses(self, parts: int) -> bool:
+        """Always."""
+        return True
+
     def within(self, part: int, parts: int) -> tuple[Group, ...]:
-        """Every pair: they lie across stages."""
+        """Every pair."""
         return self.all()
 
 

@@ -19,6 +19,7 @@ from sim.job.cost import Cost
 from sim.job.energy import Energy
 from sim.job.forecast import JobForecast
 from sim.memory.report import MemoryReport
+from sim.pipeline.schedules import SCHEDULES
 from sim.result.peak import peak_of
 from sim.result.result import (
     CostSection,
@@ -102,6 +103,9 @@ def _strategy(workload: Workload) -> str:
         name += f", context parallel {p.context_parallel}"
     if p.tensor_parallel > 1:
         name += f", tensor parallel {p.tensor_parallel}"
+    if p.pipeline_parallel > 1:
+        title = SCHEDULES[p.pipeline_schedule].title
+        name += f", pipeline parallel {p.pipeline_parallel} ({title})"
     if p.offload != "none":
         name += f", {p.offload} offloaded to {p.offload_device}"
     ac = workload.activation_checkpointing.kind

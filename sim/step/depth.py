@@ -31,7 +31,8 @@ def repeats(workload: Workload) -> bool:
     alike = len(set(layer_kinds(model))) == 1
     near = strategy_of(workload).blocks_alike and p.forward_prefetch < SHALLOW - 1
     policy = workload.activation_checkpointing.kind
-    return alike and near and policy != "selective-blocks" and model.layers > 2 * DEEP
+    deep = p.pipeline_parallel == 1 and model.layers > 2 * DEEP
+    return alike and near and policy != "selective-blocks" and deep
 
 
 def of_layers(workload: Workload, layers: int) -> Workload:

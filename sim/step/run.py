@@ -24,7 +24,7 @@ from sim.step.intervals import F8
 from sim.step.overlap import between_nodes
 from sim.step.straggle import Ranks, ranks_of
 from sim.step.variation import Variation, capacities, jittered, speeds
-from sim.strategies import plan_of
+from sim.strategies import plans_of
 from sim.strategies.plan import SEGMENT
 
 MICRO_STEPS = 3  # simulated: the first, one that stands for all in the middle, the last
@@ -115,18 +115,19 @@ def run_replicas(
     level = variation.level(level)
     accumulation = workload.gradient_accumulation
     simulated = workload
-    if accumulation > MICRO_STEPS and not all_micro_steps:
+    alike = workload.parallelism.pipeline_parallel == 1  # a pipeline's micro-batches interlock
+    if alike and accumulation > MICRO_STEPS and not all_micro_steps:
         simulated = workload.model_copy(update={"gradient_accumulation": MICRO_STEPS})
     fabric = compile_fabric(topology)
     tree = tree_of(workload)
-    plan = plan_of(simulated, tree, mesh_of(topology, workload))
+    plans = plans_of(simulated, tree, mesh_of(topology, workload))
     known = topology.calibration
     slow = speeds(variation, fabric)
     told = known is not None and known.slowest_gpu != 1.0 and not variation.jitter
     if known is not None and told:  # a calibration that found one GPU slower says so itself
         slow = np.ones(fabric.n_ranks) if slow is None else slow
         slow[-1] *= known.slowest_gpu
-    priced = price([plan], simulated, fabric, level, slow, capacities(variation, fabric))
+    priced = price(plans, simulated, fabric, level, slow, capacities(variation, fabric))
     ranks = () if told else ranks_of(priced, simulated, variation.jitter, _deep(workload, layers))
     if not variation.jitter:
         priced = _as_the_slowest(priced, ranks)

@@ -170,7 +170,8 @@ def _machine(topology: Topology) -> Hashable:
 def _folded(topology: Topology, workload: Workload, engine: str) -> _Measured:
     """Equal ranks, blocks and micro-steps once."""
     steps = workload.gradient_accumulation
-    shared = min(steps, _SHARED)
+    alone = workload.parallelism.pipeline_parallel > 1  # its micro-batches interlock
+    shared = steps if alone else min(steps, _SHARED)
     if shared != steps:
         workload = workload.model_copy(update={"gradient_accumulation": shared})
     found = _simulated(_Key(_machine(topology), _STEP, shared, topology, workload), engine)

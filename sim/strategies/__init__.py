@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from sim.mesh import Mesh
     from sim.strategies.allocations import Allocations
 
-__all__ = ["Plan", "allocations_of", "build_plan", "micro_steps_apart", "plan_of"]
+__all__ = [
+    "Plan", "allocations_of", "build_plan", "build_plans", "micro_steps_apart", "plan_of",
+    "plans_of",
+]  # fmt: skip
 
 _SOURCE = "workload"
 _T = TypeVar("_T")
@@ -27,6 +30,26 @@ _NO_MATTER = frozenset((
     "epochs", "optimizer", "optimizer_implementation", "attention", "attention_padding", "compile",
     "cuda_graphs", "fused_kernels", "loss", "data", "checkpoint", "evaluation", "sources",
 ))  # fmt: skip
+
+
+def plans_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> tuple[Plan, ...]:
+    """One step's plans, one for each pipeline rank (see `plan_of`)."""
+    if mesh.pp == 1:
+        return (plan_of(workload, tree, mesh),)
+    key = (
+        "pipeline", mesh, workload.micro_batch, workload.sequence_length, workload.loss,
+        *fields_but(workload, _NO_MATTER),
+    )  # fmt: skip
+    return _pipelines.get(key, lambda: build_plans(workload, tree, mesh))
+
+
+def build_plans(workload: Workload, tree: ModelTree, mesh: Mesh) -> tuple[Plan, ...]:
+    """Record what each pipeline rank issues in a step."""
+    strategy = strategy_of(workload)
+    return tuple(
+        strategy.build_stage(workload, tree, mesh, rank, recorder=Recorder)
+        for rank in range(mesh.pp)
+    )
 
 
 def plan_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> Plan:
@@ -69,16 +92,23 @@ class _Kept(Generic[_T]):
 
 # of a step of 8 layers 250 fit, of one of 80 layers 50; an entry takes about 0.3 kB
 _plans = _Kept[Plan](64_000, lambda plan: len(plan.ops))
+_pipelines = _Kept["tuple[Plan, ...]"](
+    1_000_000, lambda plans: sum(len(plan.ops) for plan in plans)
+)
 _allocations = _Kept["Allocations"](32_000, lambda allocations: len(allocations.log))
 
 
-def allocations_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> Allocations:
+def allocations_of(workload: Workload, tree: ModelTree, mesh: Mesh, rank: int = 0) -> Allocations:
     """What a step allocates and frees, for jobs that differ only in costs; its ops are not kept."""
     micro_steps = micro_steps_apart(workload)
-    key = (mesh, micro_steps, *fields_but(workload, _NO_MATTER | {"gradient_accumulation"}))
+    key = (mesh, rank, micro_steps, *fields_but(workload, _NO_MATTER | {"gradient_accumulation"}))
 
     def record() -> Allocations:
         job = workload.model_copy(update={"gradient_accumulation": micro_steps})
+        if mesh.pp > 1:
+            strategy = strategy_of(workload)
+            plan: Plan = strategy.build_stage(job, tree, mesh, rank, recorder=Quiet)
+            return plan.memory
         return build_plan(job, tree, mesh, recorder=Quiet).memory
 
     return _allocations.get(key, record)
@@ -90,6 +120,8 @@ def micro_steps_apart(workload: Workload) -> int:
     In the second the gradients of the first are there. If only the last one reduces, one in between
     may hold more: it never frees gradients, the last one does as it goes.
     """
+    if workload.parallelism.pipeline_parallel > 1:  # all are in flight
+        return workload.gradient_accumulation
     last = workload.parallelism.gradient_sync == "last"
     return min(workload.gradient_accumulation, 3 if last else 2)
 

@@ -19,6 +19,10 @@ from sim.strategies.units import dtypes
 GROUPS = {"cp": "context", "tp": "tensor"}
 
 
+#: segments that run a block's modules from the last to the first
+REVERSED = ("backward", "input", "weight")
+
+
 class Exchanging:
     """Plays a block's segments module by module, with their exchanges.
 
@@ -52,7 +56,8 @@ class Exchanging:
         r : Recorder
             Where it runs.
         name, phase : str
-            Of the segments, and of the collectives.
+            Of the segments (``forward``, ``recompute``, ``backward``, or its parts ``input`` and
+            ``weight``), and of the collectives.
         number : int
             Of the block.
         block : Block
@@ -64,8 +69,8 @@ class Exchanging:
             output is gathered before the recompute, which autograd starts when it meets the first
             saved tensor.
         """
-        backward, where = name == "backward", "recompute" if name == "recompute" else phase
-        every = exchanges(self.workload, block.kind, name)
+        backward, where = name in REVERSED, "recompute" if name == "recompute" else phase
+        every = exchanges(self.workload, block.kind, "backward" if name == "input" else name)
         order = block.forward_order
         ahead = exchanges(self.workload, block.kind, "backward").get(order[-1], ()) if again else ()
         ahead = tuple(x for x in ahead if x.when is not When.AFTER)

@@ -1,96 +1,82 @@
 """FSDP2 (`fully_shard`): the state machine of its parameter groups, played on a recorder.
 
 Follows torch 2.13 (`_fsdp_param_group.py`, `_fsdp_state.py`, `_fsdp_collectives.py`) call by call;
-the methods of `_Run` carry the names of the hooks they play. The recordings in
+the methods of `Hooks` carry the names of the hooks they play. The recordings in
 `tests/data/fsdp_recordings.json` are the expected values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
 
-from sim.blocks.modules import ModelTree
+from sim.blocks.modules import Block
 from sim.blocks.update import host_update_bytes
-from sim.inputs.finding import Finding, fault
-from sim.inputs.strategy import Strategy, Trial, register
-from sim.inputs.trainer import trainer_of
-from sim.inputs.workload import Parallelism, Workload
-from sim.mesh import Mesh
+from sim.inputs.workload import Workload
+from sim.mesh import Groups, Mesh, Pairs
 from sim.strategies.activation_copies import ActivationCopies
 from sim.strategies.exchanges import GROUPS, Exchanging
-from sim.strategies.fsdp2_layout import Piece, lay_out, post_forward_ranks, prefetch_targets
-from sim.strategies.fsdp_memory import FsdpMemory
-from sim.strategies.plan import Event, Plan, Recorder
-from sim.strategies.repeat import Folding, shortened
+from sim.strategies.fsdp2_layout import Layout, Piece, post_forward_ranks, prefetch_targets
+from sim.strategies.fsdp_memory import Remembers
+from sim.strategies.plan import Event, Recorder
+from sim.strategies.repeat import Folding
 from sim.strategies.tail import clip_and_step, loss_all_reduce
-from sim.strategies.units import FSDP_KNOBS, Unit, dtypes, equal_layers, tree_blocks
+from sim.strategies.units import Unit, dtypes
 from sim.units import DTYPE_BYTES
 
 SHARDED, POST_FORWARD, UNSHARDED = range(3)
 FORWARD, PRE_BACKWARD = "forward", "backward"
 
 
-def record_in_full(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Plan:
-    """As `Strategy.build`, every layer by the state machine: what tests hold it against."""
-    return _record(_Run(workload, tree, mesh, 0, Recorder), tree, steps)
+def groups_of(workload: Workload, mesh: Mesh) -> dict[str, Groups | Pairs]:
+    """The groups that FSDP2's collectives, and those inside blocks, name."""
+    groups: dict[str, Groups | Pairs] = {"shard": mesh.groups("fsdp")}
+    if mesh.dp_replicate > 1:
+        groups["replicate"] = mesh.groups("dp_replicate")
+    smaller = post_forward_ranks(workload.parallelism, mesh.size("fsdp"))
+    if smaller:
+        groups[f"subgroup:{smaller}"] = mesh.groups("fsdp").inner(smaller)
+    for axis, name in GROUPS.items():
+        if mesh.size(axis) > 1:
+            groups[name] = mesh.groups(axis)
+    return groups
 
 
-def _record(run: _Run, tree: ModelTree, steps: int) -> Plan:
-    for _ in range(steps):
-        run.step()
-    return run.folding.unfold(run.recorder.plan, tree)
+class Hooks:
+    """The CPU thread: hooks in the order in which autograd and modules call them.
 
-
-def _edge(workload: Workload, tree: ModelTree) -> int:
-    """Layers to record at either end before all in between are copies of one; 0: record all."""
-    knobs = workload.parallelism
-    layers = len(tree.layers)
-    smaller = not isinstance(knobs.reshard_after_forward, bool)
-    if knobs.wrap == "linear" or smaller or knobs.offload != "none":
-        return 0
-    if workload.activation_checkpointing.offload:
-        return 0
-    depth = knobs.backward_prefetch if isinstance(knobs.backward_prefetch, int) else 1
-    edge = 3 + max(depth, knobs.forward_prefetch, knobs.reduce_scatter_max_input_buffers)
-    if layers < 2 * edge + 3:
-        return 0
-    return edge if equal_layers(workload, tree) else 0
-
-
-class _Run:
-    """The CPU thread: hooks in the order in which autograd and modules call them."""
+    Parameters
+    ----------
+    workload, mesh
+        Of the job.
+    layout : Layout
+        Units, and the compute inside them, of the model or of a part of it.
+    blocks : dict of int to Block
+        By the number that pieces give.
+    recorder : Recorder
+        Where it is written down.
+    memory : Remembers
+        What it allocates.
+    folding : Folding, optional
+        Watches for layers that stand for more.
+    """
 
     def __init__(
-        self, workload: Workload, full: ModelTree, mesh: Mesh, edge: int, recorder: type[Recorder]
-    ) -> None:
+        self, workload: Workload, mesh: Mesh, layout: Layout, blocks: Mapping[int, Block],
+        recorder: Recorder, memory: Remembers, folding: Folding | None = None,
+    ) -> None:  # fmt: skip
         knobs = self.knobs = workload.parallelism
         self.workload, self.mesh = workload, mesh
         self.shard = shard = mesh.size("fsdp")
         self.replicate = mesh.dp_replicate
         self.types = dtypes(workload)
-        tree = shortened(full, edge)
-        extra = len(full.layers) - len(tree.layers)
-        layout = self.layout = lay_out(workload, tree, shard, self.types)
-        self.units = layout.units
+        self.layout, self.units, self.blocks = layout, layout.units, blocks
         self.exchanging = Exchanging.of(workload, mesh)
-        self.blocks = tree_blocks(tree)
-        offloads = workload.activation_checkpointing.offload
-        self.copies = ActivationCopies(workload, tree) if offloads else None
-        groups = {"shard": mesh.groups("fsdp")}
-        if mesh.dp_replicate > 1:
-            groups["replicate"] = mesh.groups("dp_replicate")
+        self.copies: ActivationCopies | None = None
         self.smaller = post_forward_ranks(knobs, shard)
         value = knobs.reshard_after_forward
         self.keeps = value is False or (not isinstance(value, bool) and value == 1)
-        if self.smaller:
-            groups[f"subgroup:{self.smaller}"] = groups["shard"].inner(self.smaller)
-        for axis, name in GROUPS.items():
-            if mesh.size(axis) > 1:
-                groups[name] = mesh.groups(axis)
-        self.recorder = recorder(groups, trainer_of(workload))
-        self.folding = Folding(self.recorder, edge, extra)
-        self.memory = FsdpMemory(workload, full, shard, len(tree.layers), self.recorder.memory)
+        self.recorder, self.memory = recorder, memory
+        self.folding = folding or Folding(recorder, 0, 0)
         self.rs_comm = "shard.reduce_scatter" if knobs.separate_reduce_scatter_group else "shard"
         self.offload = knobs.offload != "none"
         n = len(layout.units)
@@ -109,10 +95,12 @@ class _Run:
         self.offloaded: list[list[Event]] = [[] for _ in range(n)]
         self.reduce_grads = self.all_reduce_grads = self.reshard_after_backward = True
         self.forward_targets, self.backward_targets = prefetch_targets(knobs, layout)
-        plan = self.recorder.plan
-        owned = self.units + [self.units[layout.pieces[1].unit]] * extra
-        plan.owned_numel = sum(u.grad_numel for u in owned) / shard
-        plan.owned_tensors = sum(u.grad_tensors for u in owned)
+
+    def own(self, units: Iterable[Unit]) -> None:
+        """Their parameters are what this rank updates a share of."""
+        plan, owned = self.recorder.plan, list(units)
+        plan.owned_numel += sum(u.grad_numel for u in owned) / self.shard
+        plan.owned_tensors += sum(u.grad_tensors for u in owned)
         plan.optimizer_on_host = self.offload
 
     def step(self) -> None:
@@ -156,7 +144,7 @@ class _Run:
                     self.unshard(target, FORWARD)
             if self.copies and layout.pieces[i - 1].block != piece.block:
                 self.copies.forward(r, piece.block)
-            self._compute("forward", FORWARD, piece)
+            self.compute("forward", FORWARD, piece)
             if unit != layout.root and layout.closes[unit] == i:
                 self.post_forward(unit)
             self.folding.close(block, 1)
@@ -167,7 +155,8 @@ class _Run:
             r.wait("all_gather", self.held)
             self.held = ()
 
-    def _compute(self, name: str, phase: str, piece: Piece) -> None:
+    def compute(self, name: str, phase: str, piece: Piece) -> None:
+        """A piece's kernels, with the exchanges inside it."""
         number, unit, play = piece.block, self.units[piece.unit].name, self.exchanging
         block = self.blocks[number]
         if play is None or not play.inside(block):
@@ -176,12 +165,14 @@ class _Run:
             play.play(self.recorder, name, phase, number, block, unit, again=piece.recompute)
 
     def pre_forward(self, unit: int) -> None:
+        """Gather a unit and wait for it."""
         self.recorder.call("fsdp2.pre_forward")
         self.recorder.call_times("fsdp2.tensor", self.units[unit].tensors)
         self.unshard(unit, FORWARD)
         self.wait_for_unshard(unit, FORWARD)
 
     def post_forward(self, unit: int) -> None:
+        """Drop a unit's parameters, or keep what `reshard_after_forward` says."""
         self.recorder.call("fsdp2.post_forward")
         keep = self._keeps(unit)
         if not keep and self.smaller and unit != self.layout.root:
@@ -288,14 +279,14 @@ class _Run:
             if unit != root and layout.closes[unit] == i:
                 self.pre_backward(unit)
             if piece.recompute and not piece.module:
-                self._compute("recompute", PRE_BACKWARD, piece)
+                self.compute("recompute", PRE_BACKWARD, piece)
             if piece.backward:
-                self._compute("backward", PRE_BACKWARD, piece)
+                self.compute("backward", PRE_BACKWARD, piece)
             if unit != root and layout.opens[unit] == i and piece.input_grad:
                 self.post_backward(unit)
             self.folding.close(block, -1)
         self.memory.done()
-        self._final_callback()
+        self.final_callback()
 
     def _recompute_modules(self, block: int) -> None:
         """Forward again through a block whose modules are units: each is gathered on demand."""
@@ -308,6 +299,7 @@ class _Run:
                 r.segment("recompute", PRE_BACKWARD, block, piece.module, name)
 
     def pre_backward(self, unit: int) -> None:
+        """Gather a unit, wait for it, and gather ahead."""
         self.recorder.call("fsdp2.pre_backward")
         self.unshard(unit, PRE_BACKWARD)
         self.wait_for_unshard(unit, PRE_BACKWARD)
@@ -323,23 +315,34 @@ class _Run:
     def post_backward(self, unit: int) -> None:
         """Reshard, then copy in and reduce the gradients."""
         self.done[unit] = True
-        u, r, knobs = self.units[unit], self.recorder, self.knobs
+        u, r = self.units[unit], self.recorder
         r.call("fsdp2.post_backward")
         r.call_times("fsdp2.tensor", u.tensors)
-        grads = u.grad_numel > 0
-        width, wide = DTYPE_BYTES[self.types.compute], DTYPE_BYTES[self.types.reduce]
-        if grads and self.accumulated[unit]:
-            traffic = u.grad_numel * (width + 2 * wide)
-            r.kernel("compute", "accumulate", PRE_BACKWARD, traffic, u.name, u.block)
+        self.accumulate(unit, keep=not self.reduce_grads)
         if self.reshard_after_backward:
             self.state[unit] = SHARDED
-        if not self.reduce_grads:
-            if grads and not self.accumulated[unit]:
-                self.accumulated[unit] = True
-                if wide != width:
-                    traffic = u.grad_numel * (width + wide)
-                    r.kernel("compute", "upcast", PRE_BACKWARD, traffic, u.name, u.block)
+        if self.reduce_grads:
+            self.reduce(unit)
+
+    def accumulate(self, unit: int, keep: bool) -> None:
+        """Add new gradients to earlier ones of the reduce dtype; `keep` the first ones so."""
+        u, r = self.units[unit], self.recorder
+        width, wide = DTYPE_BYTES[self.types.compute], DTYPE_BYTES[self.types.reduce]
+        if not u.grad_numel:
             return
+        if self.accumulated[unit]:
+            traffic = u.grad_numel * (width + 2 * wide)
+            r.kernel("compute", "accumulate", PRE_BACKWARD, traffic, u.name, u.block)
+        elif keep:
+            self.accumulated[unit] = True
+            if wide != width:
+                traffic = u.grad_numel * (width + wide)
+                r.kernel("compute", "upcast", PRE_BACKWARD, traffic, u.name, u.block)
+
+    def reduce(self, unit: int) -> None:
+        """Sum what tensor-parallel ranks have parts of, copy in, reduce-scatter."""
+        r, knobs, grads = self.recorder, self.knobs, self.units[unit].grad_numel > 0
+        width, wide = DTYPE_BYTES[self.types.compute], DTYPE_BYTES[self.types.reduce]
         if grads:
             self._sum_partial(unit, wide if self.accumulated[unit] else width)
         while len(self.scatters) >= knobs.reduce_scatter_max_input_buffers:
@@ -431,7 +434,7 @@ class _Run:
             r.kernel(stream, "accumulate", PRE_BACKWARD, 3 * stored, u.name, u.block)
         self.has_grad[unit] = True
 
-    def _final_callback(self) -> None:
+    def final_callback(self) -> None:
         """End of the backward graph: what no autograd hook has reduced, and the last waits."""
         r = self.recorder
         for unit in range(len(self.units)):
@@ -452,68 +455,3 @@ class _Run:
         for event in self.scatters:
             r.wait("compute", event)
         self.scatters.clear()
-
-
-class Fsdp2(Strategy):
-    """`fully_shard`."""
-
-    name, title, feature, fsdp_version = "fsdp2", "FSDP2", "fsdp2", 2
-    knobs = FSDP_KNOBS | {
-        "reshard_after_forward", "root_reshard_after_forward", "separate_reduce_scatter_group",
-        "reduce_scatter_max_input_buffers", "requires_all_reduce", "reshard_after_backward",
-        "unshard_embedding_in_backward", "pin_memory",
-    }  # fmt: skip
-    instead: ClassVar = {"sharding_strategy": "fsdp2 says reshard_after_forward: false"}
-    wraps = ("block+root", "torchtitan", "linear")
-    offloads = ("all",)
-    tools = frozenset({"accelerate", "axolotl", "deepspeed", "torchtitan"})
-    family = ("fsdp2", "ddp")
-    gathers_blocks = blocks_alike = casts_inputs = context_parallel = True
-    tensor_parallel = True
-    gathers_fp8 = offloads_inputs = True
-
-    def replicates(self, knobs: Parallelism) -> bool:
-        """Never: shards are what it is for."""
-        return False
-
-    def zero_stage(self, knobs: Parallelism) -> int:
-        """Parameters kept from forward to backward are ZeRO-2's."""
-        return 2 if knobs.reshard_after_forward is False else 3
-
-    def trainer(self, workload: Workload) -> str:
-        """What it was written with; bf16 weights and moments are torchtune's way."""
-        precision = workload.precision
-        pure = precision.master == "bf16" and precision.kind != "fp32"
-        return "torchtune" if pure else "torchtitan"
-
-    def findings(self, workload: Workload) -> Iterator[Finding]:
-        """Values that are FSDP1's."""
-        p = workload.parallelism
-        if p.backward_prefetch == "post":
-            message = "fsdp2 takes pre or a number of groups"
-            yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)
-
-    def trials(self, nodes: int) -> Iterator[Trial]:
-        """Within a node and replicated, and parameters kept between the passes."""
-        for replicate in (1, nodes) if nodes > 1 else (1,):
-            yield Trial({"replicate": replicate})
-            keep = {"replicate": replicate, "reshard_after_forward": False}
-            yield Trial(keep, offload=False)
-
-    def build(
-        self, workload: Workload, tree: ModelTree, mesh: Mesh, *, steps: int, cold: bool,
-        recorder: type[Recorder],
-    ) -> Plan:  # fmt: skip
-        """One step (or several) of FSDP2.
-
-        Arguments and answer are those of `Strategy.build`.
-
-        Raises
-        ------
-        InputError
-            If the knobs contradict the mesh.
-        """
-        return _record(_Run(workload, tree, mesh, _edge(workload, tree), recorder), tree, steps)
-
-
-register(Fsdp2())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import ModelTree, Module
@@ -137,6 +137,22 @@ def _close(layout: Layout) -> Layout:
             layout.opens.setdefault(piece.unit, i)
             layout.closes[piece.unit] = i
     return layout
+
+
+def part_of(layout: Layout, blocks: range) -> Layout:
+    """The units and the compute of some blocks, of a layout that has a unit for each."""
+    units = [i for i, unit in enumerate(layout.units) if unit.block in blocks]
+    number = {unit: i for i, unit in enumerate(units)}
+    kept = [(i, p) for i, p in enumerate(layout.pieces) if p.block in blocks]
+    place = {i: at for at, (i, _) in enumerate(kept)}
+    return Layout(
+        units=[layout.units[i] for i in units],
+        pieces=[replace(p, unit=number[p.unit]) for _, p in kept],
+        root=-1,
+        prefetchable=[number[u] for u in layout.prefetchable if u in number],
+        opens={number[u]: place[i] for u, i in layout.opens.items() if u in number},
+        closes={number[u]: place[i] for u, i in layout.closes.items() if u in number},
+    )
 
 
 def post_forward_ranks(knobs: Parallelism, shard: int) -> int:

@@ -7,7 +7,7 @@ those of PyTorch's own tracker (`tests/data/mem.json`); layers of one kind are o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.footprint import head_footprint
@@ -34,6 +34,28 @@ class Sizes(NamedTuple):
     reduced: float  # output of it: the sharded gradient
     kept: float  # left after forward by reshard_after_forward
     accumulated: float  # unsharded gradients kept between micro-batches without synchronisation
+
+
+class Remembers(Protocol):
+    """What FSDP2's hooks tell of a step."""
+
+    def start(self) -> None:
+        """A step begins."""
+
+    def step(self) -> None:
+        """The optimizer steps."""
+
+    def forward(self, sync: bool, accumulating: bool) -> None:
+        """A micro-batch begins."""
+
+    def backward(self) -> None:
+        """Its backward does."""
+
+    def done(self) -> None:
+        """It has ended."""
+
+    def reach(self, block: int) -> None:
+        """A block is about to run, in either direction."""
 
 
 class FsdpMemory(StepMemory):

@@ -13,8 +13,8 @@ What a lowering must impose, and nothing else:
 2. **Streams.** Ops of one `stream` (all but "host") run in list order, one at a time.
 3. **Dependencies.** An op starts after the end of every op in `deps`. Indices are of earlier ops.
    Those that stream order or an earlier wait of the same stream already implies are left out.
-4. **Messages.** A collective of a group of `Pairs` is one message (or several at once, sent and
-   received) between two pipeline stages. Each stage's plan has it, with the same `comm` and `unit`.
+4. **Stages.** A collective of ranks of several pipeline stages, such as a message (a group of
+   `Pairs`), is in the plan of each, with the same `comm` and `unit`.
 5. **Communicators.** Collectives with the same `comm` run one at a time, in list order, whatever
    their streams: NCCL serialises a communicator. ``Plan.groups`` says which ranks;
    ``comm == group`` unless the strategy made a second communicator over the same ranks.

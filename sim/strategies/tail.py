@@ -54,6 +54,8 @@ def clip_and_step(
             r.collective("compute", "all_reduce", "clip", "shard", sent, sent, norm_dtype)
         if sent and "tensor" in plan.groups:  # a norm is reduced over one mesh dimension at a time
             r.collective("compute", "all_reduce", "clip", "tensor", sent, sent, norm_dtype)
+        if sent and "pipeline" in plan.groups:  # the squared norm of all stages
+            r.collective("compute", "all_reduce", "clip", "pipeline", 4.0, 4.0, norm_dtype)
         if plan.optimizer_on_host:
             r.host_sync(r.record("compute"))
             r.host("clip", "clip", 2 * size)

@@ -47,10 +47,12 @@ TERMS = (
     Term("optimizer temporaries", "temporaries"),
     Term("checkpoint staging", "temporaries"),
     Term("inputs", "inputs"),
+    Term("buffers of pipeline messages", "activations"),
 )
 (
     SHARDED, SCALES, UNSHARDED, GRADIENTS, FULL_GRADIENTS, STATES, SAVED, KEPT, LOGITS, GATHERS,
     SCATTERS, LOGIT_GRADIENTS, RECOMPUTED, WAITING, LAST_SCATTER, SCRATCH, STAGING, INPUTS,
+    MESSAGES,
 ) = range(len(TERMS))  # fmt: skip
 
 #: quantities of the job, then those of the head and its loss (`HeadFootprint`)

@@ -1,0 +1,174 @@
+"""Actions of a pipeline rank, and what the runtime adds to an order of computations.
+
+The runtime of torch.distributed.pipelining takes what a schedule computes, rank by rank, and adds
+when parameters are gathered and dropped, when gradients are reduced, and what is sent and received.
+
+Source: torch 2.13, ``distributed/pipelining/schedules.py``: ``_add_unshard_reshard``,
+``_add_reduce_grad``, ``_add_send_recv``. Recorded tables: ``tests/data/pipeline_tables.json``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+FORWARD, BACKWARD, INPUT, WEIGHT = "F", "B", "I", "W"
+PAIR = "OVERLAP_F_B"
+UNSHARD, RESHARD, REDUCE = "UNSHARD", "RESHARD", "REDUCE_GRAD"
+SEND_F, RECV_F, SEND_B, RECV_B = "SEND_F", "RECV_F", "SEND_B", "RECV_B"
+RESIDENT_STAGES = 3  # of a rank whose parameters are gathered at a time
+
+
+class Action(NamedTuple):
+    """One thing that a rank does.
+
+    Attributes
+    ----------
+    kind : str
+        ``F`` forward, ``B`` backward, ``I`` and ``W`` its parts for inputs and weights; ``PAIR``;
+        what the runtime adds.
+    stage : int
+        Of the pipeline; -1 for a pair.
+    micro : int
+        Micro-batch, -1 for all.
+    pair : tuple of Action
+        What a pair runs one after the other.
+    """
+
+    kind: str
+    stage: int
+    micro: int = -1
+    pair: tuple[Action, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Action, ...]:
+        """What is computed: the action itself, or both of a pair."""
+        return self.pair or (self,)
+
+    def __str__(self) -> str:
+        """As torch prints it."""
+        if self.pair:
+            return f"({';'.join(map(str, self.pair))}){PAIR}"
+        return f"{self.stage}{self.kind}{'' if self.micro < 0 else self.micro}"
+
+
+Orders = dict[int, list[Action]]
+"""By pipeline rank."""
+
+
+def with_runtime(orders: Orders, rank_of: Callable[[int], int], stages: int, micro: int) -> Orders:
+    """What the runtime executes of an order of computations.
+
+    Parameters
+    ----------
+    orders : dict of int to list of Action
+        Computations of each pipeline rank.
+    rank_of : callable
+        The rank of a stage.
+    stages, micro : int
+        Stages in all, and micro-batches. [1]
+    """
+    for rank, order in orders.items():
+        orders = orders | {rank: _with_reductions(_with_gathers(order), micro)}
+    return _with_messages(orders, rank_of, stages)
+
+
+def _with_gathers(order: Sequence[Action]) -> list[Action]:
+    """The next distinct stages are gathered ahead, in order; those no longer among them dropped."""
+    out: list[Action] = []
+    resident: list[int] = []
+    for i, action in enumerate(order):
+        coming = _next_stages(order[i:])
+        for stage in [s for s in resident if s not in coming]:
+            resident.remove(stage)
+            out.append(Action(RESHARD, stage))
+        for stage in coming:
+            if stage not in resident:
+                resident.append(stage)
+                out.append(Action(UNSHARD, stage))
+        out.append(action)
+    return out + [Action(RESHARD, stage) for stage in resident]
+
+
+def _next_stages(order: Iterable[Action]) -> list[int]:
+    found: list[int] = []
+    for action in order:
+        for part in action.parts:
+            if part.stage not in found:
+                found.append(part.stage)
+        if len(found) >= RESIDENT_STAGES:
+            break
+    return found[:RESIDENT_STAGES]
+
+
+def _with_reductions(order: Sequence[Action], micro: int) -> list[Action]:
+    """Gradients of a stage are reduced after its last weight gradient."""
+    out: list[Action] = []
+    done: Counter[int] = Counter()
+    for action in order:
+        out.append(action)
+        for part in action.parts:
+            if part.kind in (BACKWARD, WEIGHT):
+                done[part.stage] += 1
+                if done[part.stage] == micro:
+                    out.append(Action(REDUCE, part.stage))
+    return out
+
+
+def _with_messages(orders: Orders, rank_of: Callable[[int], int], stages: int) -> Orders:
+    """A send right behind what it sends; its receive where the receiver's list is by then."""
+    left = {rank: deque(orders[rank]) for rank in sorted(orders)}
+    out: Orders = {rank: [] for rank in left}
+    placed: dict[int, set[Action]] = {rank: set() for rank in left}
+
+    def place(rank: int, action: Action) -> None:
+        out[rank].append(action)
+        placed[rank].add(action)
+        placed[rank].update(action.pair)
+
+    while any(left.values()):
+        progress = False
+        for rank, queue in left.items():
+            if not queue or not all(_ready(p, placed[rank], stages) for p in queue[0].parts):
+                continue
+            progress = True
+            action = queue.popleft()
+            place(rank, action)
+            for part in action.parts:
+                send, receive = _messages(part, rank_of, stages)
+                if send is not None and receive is not None:
+                    place(rank, send)
+                    place(rank_of(receive.stage), receive)
+        if not progress:
+            msg = "the schedule waits for itself"
+            raise ValueError(msg)
+    return out
+
+
+def _ready(action: Action, placed: set[Action], stages: int) -> bool:
+    """Whether the input of a computation has been placed on its rank."""
+    kind, stage, micro, _ = action
+    needed: tuple[Action, ...]
+    if kind == FORWARD and stage > 0:
+        needed = (Action(RECV_F, stage, micro), Action(FORWARD, stage - 1, micro))
+    elif kind in (BACKWARD, INPUT) and stage < stages - 1:
+        needed = (
+            Action(RECV_B, stage, micro), Action(INPUT, stage + 1, micro),
+            Action(BACKWARD, stage + 1, micro),
+        )  # fmt: skip
+    else:
+        return True
+    return any(n in placed for n in needed)
+
+
+def _messages(
+    action: Action, rank_of: Callable[[int], int], stages: int
+) -> tuple[Action | None, Action | None]:
+    """What a computation sends, and what the other rank receives; nothing within a rank."""
+    kind, stage, micro, _ = action
+    if kind == FORWARD and stage < stages - 1 and rank_of(stage + 1) != rank_of(stage):
+        return Action(SEND_F, stage, micro), Action(RECV_F, stage + 1, micro)
+    if kind in (BACKWARD, INPUT) and stage > 0 and rank_of(stage - 1) != rank_of(stage):
+        return Action(SEND_B, stage, micro), Action(RECV_B, stage - 1, micro)
+    return None, None

@@ -1,0 +1,271 @@
+"""Pipeline schedules: which stages a rank holds, and what it computes in which order.
+
+p ranks, M micro-batches, v stages a rank. A schedule is one object with the order of each rank;
+the runtime (`actions.with_runtime`) adds the rest.
+
+Source: torch 2.13, ``distributed/pipelining/schedules.py``; every order is held to recorded tables.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from sim.pipeline.actions import (
+    BACKWARD,
+    FORWARD,
+    INPUT,
+    PAIR,
+    WEIGHT,
+    Action,
+    Orders,
+    with_runtime,
+)
+
+
+class Shape(NamedTuple):
+    """Ranks, micro-batches and stages a rank. [1]"""
+
+    ranks: int
+    micro: int
+    virtual: int
+
+    @property
+    def stages(self) -> int:
+        """In all."""
+        return self.ranks * self.virtual
+
+
+Order = Callable[[Shape, int], list[Action]]
+
+
+class Schedule(NamedTuple):
+    """A schedule.
+
+    Attributes
+    ----------
+    name, title : str
+        As ``parallelism.pipeline_schedule`` and as reports write it.
+    order : callable
+        (shape, rank) -> what the rank computes.
+    virtual : int
+        Stages a rank by default. [1]
+    several : bool
+        Takes other numbers of stages a rank.
+    turns : bool
+        Stages lie along a V: rank r has stages r and 2p - 1 - r; else stage s is on rank s mod p.
+    fewest : callable
+        Least micro-batches for so many ranks. [1]
+    splits : bool
+        Backward is split into inputs and weights.
+    table : bool
+        torch's runtime executes the order; GPipe's and 1F1B's own loops are in `stage_loops`.
+    """
+
+    name: str
+    title: str
+    order: Order
+    virtual: int = 2
+    several: bool = True
+    turns: bool = False
+    fewest: Callable[[int], int] = lambda ranks: 1
+    splits: bool = False
+    table: bool = True
+
+    def rank_of(self, shape: Shape) -> Callable[[int], int]:
+        """The rank of each stage."""
+        p, last = shape.ranks, shape.stages - 1
+        if self.turns:
+            return lambda stage: stage if stage < p else last - stage
+        return lambda stage: stage % p
+
+    def stages_of(self, shape: Shape, rank: int) -> tuple[int, ...]:
+        """The stages of a rank, as the model has them."""
+        of = self.rank_of(shape)
+        return tuple(stage for stage in range(shape.stages) if of(stage) == rank)
+
+    def computed(self, shape: Shape) -> Orders:
+        """What each rank computes."""
+        return {rank: self.order(shape, rank) for rank in range(shape.ranks)}
+
+    def executed(self, shape: Shape) -> Orders:
+        """What each rank executes: with gathers, reductions and messages."""
+        return with_runtime(self.computed(shape), self.rank_of(shape), shape.stages, shape.micro)
+
+
+def _gpipe(shape: Shape, rank: int) -> list[Action]:
+    every = range(shape.micro)
+    return [Action(FORWARD, rank, m) for m in every] + [Action(BACKWARD, rank, m) for m in every]
+
+
+def _one_forward_one_backward(shape: Shape, rank: int) -> list[Action]:
+    warm = min(shape.micro, shape.ranks - rank)
+    out = [Action(FORWARD, rank, m) for m in range(warm)]
+    for m in range(shape.micro):
+        out.append(Action(BACKWARD, rank, m))
+        if warm + m < shape.micro:
+            out.append(Action(FORWARD, rank, warm + m))
+    return out
+
+
+def _looped(shape: Shape, rank: int) -> list[Action]:
+    stages = [rank + i * shape.ranks for i in range(shape.virtual)]
+    every = range(shape.micro)
+    out = [Action(FORWARD, s, m) for s in stages for m in every]
+    return out + [Action(BACKWARD, s, m) for s in reversed(stages) for m in reversed(every)]
+
+
+class _Counting:
+    """A list of actions in which each stage counts its micro-batches up, kind by kind."""
+
+    def __init__(self) -> None:
+        self.out: list[Action] = []
+        self.next: Counter[tuple[str, int]] = Counter()
+
+    def made(self, kind: str, stage: int) -> Action:
+        self.next[kind, stage] += 1
+        return Action(kind, stage, self.next[kind, stage] - 1)
+
+    def add(self, *what: tuple[str, int]) -> None:
+        self.out += [self.made(kind, stage) for kind, stage in what]
+
+
+def rounds(shape: Shape) -> int:
+    """Micro-batches that a stage runs before the rank's next stage. [1]"""
+    return shape.micro // max(1, shape.micro // shape.ranks)
+
+
+def _interleaved(shape: Shape, rank: int, split: bool = False) -> list[Action]:
+    p, M, v = shape
+    m, n = rounds(shape), M * v
+    warm = min(n, (v - 1) * m + (1 if split else 2) * (p - 1 - rank))
+    c, back = _Counting(), INPUT if split else BACKWARD
+    forward = [((i // m) % v) * p + rank for i in range(n)]
+    backward = [(v - 1 - (j // m) % v) * p + rank for j in range(n)]
+    weights = 0
+    for i in range(n + warm):
+        if i < n:
+            c.add((FORWARD, forward[i]))
+        if i >= warm:
+            c.add((back, backward[i - warm]))
+            if split and i - warm >= rank:
+                c.add((WEIGHT, backward[weights]))
+                weights += 1
+    if split:
+        c.add(*((WEIGHT, stage) for stage in backward[weights:]))
+    return c.out
+
+
+def _zero_bubble(shape: Shape, rank: int) -> list[Action]:
+    return _interleaved(shape, rank, split=True)
+
+
+def _zbv(shape: Shape, rank: int) -> list[Action]:
+    """Made for at least 2p - 1 micro-batches; what is too many is left out."""
+    p, near, far = shape.ranks, rank, shape.stages - 1 - rank
+    c, n = _Counting(), max(2 * p - 1, shape.micro)
+    c.add(*[(FORWARD, near)] * (2 * (p - rank) - 1))
+    c.add(*[(FORWARD, far), (FORWARD, near)] * rank)
+    c.add(*[(FORWARD, far), (INPUT, far), (WEIGHT, far)] * (p - rank))
+    done = c.next
+    while done[FORWARD, far] < done[FORWARD, near] or done[FORWARD, near] < n:
+        if done[FORWARD, near] < n:
+            c.add((FORWARD, near))
+        c.add((INPUT, near), (WEIGHT, near), (FORWARD, far), (INPUT, far), (WEIGHT, far))
+    c.add(*[(INPUT, near), (INPUT, far)] * rank)
+    c.add(*[(INPUT, near), (WEIGHT, near)] * (p - rank))
+    for stage in (far, near):
+        c.add(*[(WEIGHT, stage)] * (done[INPUT, stage] - done[WEIGHT, stage]))
+    return [action for action in c.out if action.micro < shape.micro]
+
+
+def _dual_pipe_v(shape: Shape, rank: int) -> list[Action]:
+    """DualPipe's half with a V of stages; pairs run one after the other in stock PyTorch."""
+    p, near, far = shape.ranks, rank, shape.stages - 1 - rank
+    c = _Counting()
+    waiting: list[int] = []  # stages whose weight gradients are outstanding
+
+    def pair(forward: int, backward: int) -> None:
+        both = (c.made(FORWARD, forward), c.made(BACKWARD, backward))
+        c.out.append(Action(PAIR, -1, -1, both))
+
+    def back(stage: int, split: bool) -> None:
+        c.add((INPUT if split else BACKWARD, stage))
+        if split:
+            waiting.append(stage)
+            c.next[BACKWARD, stage] += 1
+        else:
+            c.next[INPUT, stage] += 1
+            c.next[WEIGHT, stage] += 1
+
+    def weight() -> None:
+        c.add((WEIGHT, waiting.pop(0)))
+
+    c.add(*[(FORWARD, near)] * (2 * (p - rank - 1)))
+    c.add(*[(FORWARD, near), (FORWARD, far)] * (rank + 1))
+    for _ in range(p - rank - 1):
+        back(far, split=True)
+        weight()
+        c.add((FORWARD, far))
+    for i in range(shape.micro - 2 * p + rank + 1):
+        if i == 0 and rank == p - 1:
+            c.add((FORWARD, near))
+            back(far, split=False)
+        else:
+            pair(near, far)
+            _count(c, far)
+        pair(far, near)
+        _count(c, near)
+    for _ in range(p - rank - 1):
+        back(far, split=False)
+        pair(far, near)
+        _count(c, near)
+    split, half = False, (rank + 1) // 2
+    for i in range(rank + 1):
+        split = split or (i == half and rank % 2 == 1)
+        back(far, split)
+        split = split or (i == half and rank % 2 == 0)
+        back(near, split)
+    for _ in range(p - rank - 1):
+        weight()
+        back(near, split=True)
+    for _ in range(rank + 1):
+        weight()
+    return c.out
+
+
+def _count(c: _Counting, stage: int) -> None:
+    """A full backward counts for both of its parts."""
+    c.next[INPUT, stage] += 1
+    c.next[WEIGHT, stage] += 1
+
+
+SCHEDULES = {
+    s.name: s
+    for s in (
+        Schedule("gpipe", "GPipe", _gpipe, 1, False, table=False),
+        Schedule("1f1b", "1F1B", _one_forward_one_backward, 1, False, fewest=int, table=False),
+        Schedule("interleaved-1f1b", "interleaved 1F1B", _interleaved),
+        Schedule("looped-bfs", "looped BFS", _looped),
+        Schedule("interleaved-zero-bubble", "interleaved zero bubble", _zero_bubble, splits=True),
+        Schedule("zbv", "ZBV", _zbv, several=False, turns=True, splits=True),
+        Schedule(
+            "dualpipev", "DualPipeV", _dual_pipe_v, several=False, turns=True, splits=True,
+            fewest=lambda ranks: 2 * ranks,
+        ),
+    )
+}  # fmt: skip
+
+
+def in_flight(shape: Shape, schedule: Schedule, rank: int) -> Iterator[tuple[int, int]]:
+    """Micro-batches kept for backward after each computation of a rank: stage, how many."""
+    kept: Counter[int] = Counter()
+    split = {a[1:3] for a in schedule.order(shape, rank) if a.kind == WEIGHT}
+    for action in schedule.order(shape, rank):
+        for kind, stage, micro, _ in action.parts:
+            if kind == FORWARD:
+                kept[stage] += 1
+            elif kind == WEIGHT or (kind == BACKWARD and (stage, micro) not in split):
+                kept[stage] -= 1
+            yield stage, kept[stage]
