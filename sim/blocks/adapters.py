@@ -42,8 +42,8 @@ class Code(NamedTuple):
         Of both products.
     dropped : float
         Size of what A reads, if a kernel makes it; 0 where A reads the layer's input. [B]
-    adds : bool
-        The second product of a pass adds to what the base wrote.
+    scales : bool
+        B's output is scaled, not its weight.
     """
 
     into: tuple[Move, ...]
@@ -52,7 +52,7 @@ class Code(NamedTuple):
     back_into: tuple[Move, ...]
     dtype: str
     dropped: float
-    adds: bool = False
+    scales: bool = True
 
 
 def code(s: Setting, wide: bool = True) -> Code:
@@ -63,8 +63,8 @@ def code(s: Setting, wide: bool = True) -> Code:
     PEFT's `Linear` casts its input to the adapter's dtype, drops out, multiplies, scales, adds to
     the base's output and casts that back. Its 4-bit and GPTQ layers cast nothing under autocast,
     which itself casts what enters a product; the 4-bit one copies the base's output first, the
-    GPTQ one casts before it scales. A `fused` one (Unsloth, Liger) has no kernels but a dropout's:
-    products accumulate into the base's result.
+    GPTQ one casts before it scales. A `fused` one (Unsloth, fms) scales the weight and adds both
+    passes' products in place; its backward finds dropout's mask from what is zero.
 
     Source: PEFT 0.13.2, tuners/lora/{layer,bnb,gptq}.py, with torch's operations recorded by
     scripts/record_adapters.py; unsloth/kernels/utils.py, matmul_lora.
@@ -74,8 +74,11 @@ def code(s: Setting, wide: bool = True) -> Code:
     plain, dropout = quantised == "none", s.method.dropout > 0
     if s.adapters == "fused":
         mask = (Move("dropout", e, e + 1),) if dropout else ()
-        back = (Move("dropout", e + 1, e),) if dropout else ()
-        return Code(mask, (), (), back, s.dtype, e if dropout else 0.0, True)
+        back = (Move("mask", e, 1), Move("dropout", e + 1, e)) if dropout else ()
+        add = Move("add", 2 * e, e)
+        return Code(
+            mask, (add,), (), (*back, add), s.dtype, e if dropout else 0.0, scales=False
+        )  # fmt: skip
     x: float = a if plain or not s.autocast else e  # of the input as it is dropped
     g: float = s.product if s.autocast else a  # of the products
     into = [*_cast(e, x)]
@@ -141,18 +144,14 @@ def adapter(
     else:
         t.unseen(f"{name}.dropout", into, back_into, module=a, role=role)
 
-    def product(what: str, n_from: int, n_to: int, read: int, joins: str) -> int:
-        """One of the two products; the one that `joins` adds to what the base wrote."""
-
+    def product(what: str, n_from: int, n_to: int, read: int) -> int:
         def gemm(label: str, m: int, n: int, k: int, way: str = "forward") -> Kernel:
-            made = t.gemm(
+            return t.gemm(
                 label, m, n, k, way, batch=groups, dtype=how.dtype, module=what, role=role
             )
-            there = element * elements * n if how.adds and way == joins else 0.0
-            return made._replace(bytes=made.bytes + there)
 
         return t.op(
-            what, (read,), 0.0 if how.adds and joins == "forward" else tensor(n_to), (read,),
+            what, (read,), tensor(n_to), (read,),
             [gemm(what, rows, n_to, n_from)],
             [gemm(f"{what}.dgrad", rows, n_from, n_to, "dgrad"),
              gemm(f"{what}.wgrad", n_to, n_from, rows, "wgrad")],
@@ -161,8 +160,8 @@ def adapter(
             flops=2.0 * s.tokens * copies * n_from * n_to,
         )  # fmt: skip
 
-    high = product(b, r, n_out, product(a, n_in, r, dropped, "dgrad"), "forward")
-    if not how.adds:
+    high = product(b, r, n_out, product(a, n_in, r, dropped))
+    if how.scales:
         high = t.op(f"{name}.scale", (high,), tensor(n_out), module=b, role=role)
     return t.op(
         f"{name}.merge", (base, high), t.size(n_out) * copies, (),

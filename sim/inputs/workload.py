@@ -32,7 +32,7 @@ class Method(Spec):
     dropout: Fraction = 0.05
     prepare_kbit: bool = False  # PEFT's prepare_model_for_kbit_training: fp32 between products
     frozen_dtype: Literal["as-compute", "fp32", "bf16"] = "as-compute"
-    adapters: Literal["eager", "fused"] = "eager"  # PEFT's layers; fused: Unsloth, Liger, fms
+    adapters: Literal["eager", "fused"] = "eager"  # PEFT's layers; fused: Unsloth, fms
     # None: PEFT's fp32, unless the strategy hands every parameter over in the compute dtype
     adapter_dtype: Literal["as-compute", "fp32", "bf16"] | None = None
     input_require_grads: bool | None = None  # None: with activation checkpointing, as PEFT does

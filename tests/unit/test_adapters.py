@@ -54,10 +54,17 @@ def test_adapters_move_what_peft_moves(row):
         assert played == recorded
 
 
-def test_fused_adapters_run_a_dropout_alone():
+def test_fused_adapters_add_in_place():
+    """fms' LoRA_QKV: dropout, +=; backward X != 0, times that, +=. Nothing is cast or scaled."""
     how = code(setting("linear", adapters="fused", adapter_dtype="fp32"))
-    assert [m.name for m in (*how.into, *how.back_into)] == ["dropout", "dropout"]
-    assert (how.onto, how.back_onto, how.dtype) == ((), (), "bf16")
+    assert [(m.name, m.read + m.write) for m in (*how.into, *how.onto)] == [
+        ("dropout", 5), ("add", 6)
+    ]  # fmt: skip
+    assert [(m.name, m.read + m.write) for m in (*how.back_onto, *how.back_into)] == [
+        ("mask", 3), ("dropout", 5), ("add", 6)
+    ]  # fmt: skip
+    assert how.dtype == "bf16"
+    assert not how.scales
 
 
 def test_a_compiler_leaves_a_kernel_a_chain():
