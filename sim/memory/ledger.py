@@ -15,7 +15,7 @@ from sim.memory.states import optimizer_bytes, optimizer_temporaries, scale_byte
 from sim.strategies.allocations import Allocations
 from sim.strategies.columns import columns_of
 from sim.strategies.plan import Plan
-from sim.strategies.terms import MOMENTS, TERMS
+from sim.strategies.terms import FORWARD, MOMENTS, OPTIMIZER, TERMS
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -64,6 +64,7 @@ class Ledger:
     peaks: dict[str, Peak]
     pools: dict[str, float]
     host: dict[str, float]
+    step_pooled: float = 0.0  # all pools' most within a step: neither loading nor saving [B]
 
     @property
     def highest(self) -> str:
@@ -138,9 +139,11 @@ def read(allocations: Allocations, workload: Workload, tree: ModelTree) -> Ledge
     pooled = {pool: sum(live[row] for row in rows) for pool, rows in _OF_POOL.items()}
     pooled["compute"] = total - sum(pooled.values())
     pools = {pool: float(sizes.max()) for pool, sizes in pooled.items()}
+    within = np.concatenate(columns.moments[FORWARD : OPTIMIZER + 1])
+    step_pooled = sum(float(sizes[within].max()) for sizes in pooled.values())
     host: dict[str, float] = {}
     for name, size, quantity, layer in allocations.host:
         size *= float(sizes[columns.offsets[layer] + quantity])
         if size:
             host[name] = host.get(name, 0.0) + size
-    return Ledger(peaks, pools, host)
+    return Ledger(peaks, pools, host, step_pooled)

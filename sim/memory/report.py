@@ -56,6 +56,8 @@ class MemoryReport:
         The largest of `terms`, or of `overheads`.
     in_flight_bytes : float
         Blocks beside the reserved ones while streams hand on what they used. [B]
+    step_reserved_bytes : float
+        As `peak_reserved_bytes`, within a step alone: neither loading nor saving. [B]
     host_bytes : float
         Host memory of one node while training: offloaded state and staging of checkpoints. [B]
     host_terms : dict
@@ -84,6 +86,7 @@ class MemoryReport:
     host_loading_bytes: float = 0.0
     host_capacity_bytes: float = 0.0
     in_flight_bytes: float = 0.0
+    step_reserved_bytes: float = 0.0
     half_width: float = 0.1  # of the 80 % band of the peak, as a logarithm
     binding_gpu: str = ""  # where GPUs differ: whose memory is the capacity
     warnings: tuple[Message, ...] = ()
@@ -92,7 +95,7 @@ class MemoryReport:
     def verdict(self) -> Verdict:
         """Whether it fits, and how likely it is to run."""
         return Verdict(
-            self.needed_bytes, self.capacity_bytes, self.peak_reserved_bytes,
+            self.needed_bytes, self.capacity_bytes, self.step_reserved_bytes,
             max(self.host_bytes, self.host_loading_bytes), self.host_capacity_bytes,
             self.in_flight_bytes, self.half_width,
         )  # fmt: skip
@@ -169,6 +172,7 @@ def memory(
         "communicators": c["communicator"] * groups,
     }
     reserved = allocated + sum(overheads.values())
+    in_step = reserved - (1.0 + lost) * (pooled - ledger.step_pooled)
     needed = (1.0 + lost) * allocated
     needed += overheads["cuda_context"] + overheads["communicators"]
     terms = {k: v for k, v in peak.terms.items() if v > 0.5}
@@ -195,6 +199,7 @@ def memory(
         host_loading_bytes=loading,
         host_capacity_bytes=host,
         in_flight_bytes=in_flight_bytes(workload, tree),
+        step_reserved_bytes=in_step,
         half_width=memory_half_width(kind_of(workload)),
         binding_gpu=_binding(topology),
         warnings=tuple(strategy_of(workload).memory_warnings(workload, tree, mesh)),

@@ -57,7 +57,7 @@ class Verdict:
     needed_bytes, capacity_bytes : float
         What must live on the GPU, context and NCCL's buffers included, and what it has. [B]
     reserved_bytes : float
-        What the caching allocator would hold if there were room. [B]
+        What the caching allocator would hold in a step if there were room. [B]
     in_flight_bytes : float
         Blocks beside that while streams hand on what they used. [B]
     host_bytes, host_capacity_bytes : float

