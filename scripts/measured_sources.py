@@ -73,6 +73,7 @@ def atorch(row: Row) -> Record | None:
             "fused_kernels": "norm",
             "optimizer_implementation": "foreach",
             "loss": "huggingface",
+            "trainer": "accelerate",  # a loop of its own, which keeps the model's output
             # the printed peak is that of the last save: see docs/memory.md
             "checkpoint": {"mode": "full", "offload_to_cpu": False},
             "stack": {"torch": "2.0", "cuda": "11.8", "nccl": "2.14"},
@@ -516,9 +517,13 @@ def fms_acceleration(row: Row) -> Record:
             "activation_checkpointing": {"full": {"reentrant": True}},
             "attention": "flash2",
             "fused_kernels": "norm+rope" if fused else "none",
-            "loss": "compiled" if fused else "huggingface",
+            "loss": "huggingface-fused" if fused else "huggingface",
+            "trainer": "huggingface",
             "optimizer_implementation": "foreach",
-            "stack": {"torch": "2.4.1", "cuda": "12.1", "nccl": "2.20.5", "bitsandbytes": "0.43.3"},
+            "stack": {
+                "torch": "2.4.1", "cuda": "12.1", "nccl": "2.20.5", "bitsandbytes": "0.43.3",
+                "transformers": "4.48.1",
+            },
         },
         "complete", framework if framework != "none" else "",
         tokens=number(row, "tokens_per_s_per_gpu"), memory=number(row, "mem_gb") * GIB,

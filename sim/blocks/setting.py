@@ -11,11 +11,13 @@ from sim.inputs.modelling import (
     autocast,
     compute_dtype,
     experts,
+    fp32_logits,
     gptq_kernels,
     modelling_of,
 )
 from sim.inputs.rows import Computed
 from sim.inputs.shares import batch_on
+from sim.inputs.trainer import trainer_of
 from sim.inputs.versions import older, sdpa_since
 from sim.inputs.workload import Method, Workload
 from sim.units import DTYPE_BYTES
@@ -69,6 +71,8 @@ class Setting:
         Implementations.
     unpads : int
         Times a layer finds out where the padding is and takes it out before attention.
+    keeps_output, fp32_output : bool
+        The model's output outlives the loss; its logits are fp32.
     metrics : int
         Times a trainer takes the loss once more, without gradient.
     checks_positions : bool
@@ -114,6 +118,8 @@ class Setting:
     attention: str = "flash2"
     loss: str = "eager"
     unpads: int = 0
+    keeps_output: bool = False
+    fp32_output: bool = False
     metrics: int = 0
     checks_positions: bool = False
     keeps_inputs: bool = False
@@ -213,6 +219,7 @@ def _setting(workload: Workload) -> Setting:
     fp8 = precision.kind == "fp8"
     batch = batch_on(workload)
     rows = workload if isinstance(workload, Computed) else None
+    output = workload.loss in ("huggingface", "huggingface-fused")
     return Setting(
         model=one_layer(workload.model),
         method=workload.method,
@@ -239,11 +246,13 @@ def _setting(workload: Workload) -> Setting:
         attention=_attention(workload.attention, stack.torch),
         unpads=UNPADS[workload.attention_padding],
         loss=workload.loss,
+        keeps_output=output and trainer_of(workload).keeps_output,
+        fp32_output=output and fp32_logits(stack),
         metrics=workload.train_metrics,
         checks_positions=_checks_positions(workload),
         # bitsandbytes/autograd/_functions.py, MatMul4Bit: ``ctx.tensors = (A, B)`` up to 0.43.1,
-        # ``(None, B)`` in 0.44.1
-        keeps_inputs=workload.method.quantization == "nf4" and older(stack.bitsandbytes, "0.44"),
+        # ``(None, B)`` from 0.43.2 on (release notes: activations of frozen weights)
+        keeps_inputs=workload.method.quantization == "nf4" and older(stack.bitsandbytes, "0.43.2"),
         attended=rows.attended if rows else 0.0,
         attended_share=rows.attended_share if rows else 1.0,
         context=p.context_parallel,

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from sim.inputs.strategy import strategy_of
 from sim.inputs.trainer import trainer_of
-from sim.inputs.workload import Workload
+from sim.inputs.versions import older
+from sim.inputs.workload import Stack, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +111,13 @@ def taken(workload: Workload) -> dict[str, str]:
     if workload.model.experts and workload.experts is None:
         found["experts"] = experts(workload)
     return found
+
+
+def fp32_logits(stack: Stack) -> bool:
+    """Whether a causal model of transformers returns fp32 logits: up to 4.45.
+
+    Without a version it is one of PyTorch's time: 4.46 came out with PyTorch 2.5.1.
+    """
+    if stack.transformers is not None:
+        return older(stack.transformers, "4.46")
+    return older(stack.torch, "2.6")

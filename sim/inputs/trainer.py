@@ -25,6 +25,8 @@ class Trainer:
         Of an optimizer step: learning rate, logging, callbacks, zero_grad. [s]
     sample_s : float
         To collate a sample. [s]
+    keeps_output : bool
+        The model's output, and with it its logits, lives through backward.
     waits_for_loss, waits_for_step : bool
         The CPU reads the loss of each micro-step; something after each step.
     scales_gradients : bool
@@ -37,6 +39,7 @@ class Trainer:
     micro_step_s: float
     step_s: float
     sample_s: float
+    keeps_output: bool
     waits_for_loss: bool
     waits_for_step: bool
     scales_gradients: bool

@@ -133,7 +133,8 @@ class Stack(Spec):
     transformer_engine: str | None = None
     bitsandbytes: str = "0.44"
     expandable_segments: bool = False  # PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
-    transformers: str | None = None  # whose modelling code runs, where its waits are to count
+    # whose modelling code runs, where its waits are to count; None: memory as of torch's time
+    transformers: str | None = None
     omp_num_threads: Positive | None = None  # of a rank; None: its share of the cores
 
 
@@ -222,7 +223,9 @@ class Workload(Spec):
     experts: Literal["eager", "grouped"] | None = None
     # hand-fused: RMSNorm alone, RoPE too (fms), or the gate as well (Liger)
     fused_kernels: Literal["none", "norm", "norm+rope", "all"] = "none"
-    loss: Literal["eager", "huggingface", "compiled", "fused", "chunked", "fused-linear"] = "eager"
+    loss: Literal[
+        "eager", "huggingface", "huggingface-fused", "compiled", "fused", "chunked", "fused-linear"
+    ] = "eager"
     train_metrics: NotNegative = 0  # times a trainer takes the loss once more, without gradient
     # the loop around forward, backward and step; None: what the strategy mostly runs under
     trainer: (

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from sim import simulate
+from sim.blocks.footprint import head_footprint
 from sim.commands.memory import command
 from sim.errors import InfeasibleError
 from sim.inputs.gpu import Gpu
@@ -367,12 +368,24 @@ def test_old_bitsandbytes_keeps_the_inputs_of_frozen_linears():
     assert saved("0.43.1") - saved("0.44.1") == 32 * 1304 * 2 * (2 * 4096 + 11008)
 
 
-def test_logits_that_the_models_output_keeps():
-    """Hugging Face: 4 V bytes a token more in backward than an eager loss on logits it owns."""
-    eager = memory(topology(), workload(length=8192))
-    kept = memory(topology(), workload(length=8192, loss="huggingface"))
-    more = kept.by_moment["backward"] - eager.by_moment["backward"]
-    assert more == pytest.approx(4 * 8192 * 128256, rel=1e-6)
+@pytest.mark.parametrize(
+    ("transformers", "trainer", "loss", "forward", "backward"),
+    [
+        ("4.45", "accelerate", "huggingface", 12, 16),
+        ("4.46", "accelerate", "huggingface", 14, 14),
+        ("4.45", "huggingface", "huggingface", 12, 12),
+        ("4.48.1", "huggingface", "huggingface", 14, 12),
+        ("4.48.1", "huggingface", "huggingface-fused", 10, 8),
+        (None, "huggingface", "huggingface", 14, 12),  # of the time of PyTorch 2.13
+    ],
+)
+def test_logits_of_hugging_face(transformers, trainer, loss, forward, backward):
+    """Bytes a vocabulary entry and token; what a kept output holds lives through backward."""
+    stack = Stack(torch="2.13", transformers=transformers)
+    job = workload(loss=loss, trainer=trainer).model_copy(update={"stack": stack})
+    found, entries = head_footprint(job), 2048 * 128256
+    assert (found.forward_peak - found.norm) / entries == forward
+    assert (found.backward_peak - found.norm) / entries == backward
 
 
 def test_adapters_wrapped_apart_leave_no_gradient_of_the_base():
