@@ -32,6 +32,8 @@ class Trainer:
     scales_gradients : bool
         It multiplies gradients after backward: by the number of tokens, over which it summed the
         loss.
+    wraps_adapters : bool
+        Under FSDP1 it takes PEFT's wrap policy: a unit for each adapter weight.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Trainer:
     waits_for_loss: bool
     waits_for_step: bool
     scales_gradients: bool
+    wraps_adapters: bool = False
 
     @property
     def works(self) -> bool:

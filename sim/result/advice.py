@@ -212,6 +212,9 @@ def _communication(topology: Topology, workload: Workload) -> Iterator[Change]:
             yield make.parallel("faster", text, "waits", gradient_sync="last")
         if "reduce_dtype" in strategy.knobs and p.reduce_dtype == "fp32":
             yield make.parallel("faster", "reduce gradients in bf16", "waits", reduce_dtype="bf16")
+    if "peft" in strategy.wraps and p.wrap == "peft":
+        text = "adapters in the unit of their block"
+        yield make.parallel("faster", text, wrap="block+root")
     if "reshard_after_forward" in strategy.knobs:
         if p.reshard_after_forward is True:
             text = "keep parameters gathered between passes"

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from sim.blocks.modules import ModelTree
 from sim.blocks.update import host_update_bytes
-from sim.inputs.finding import Finding, fault
+from sim.inputs.finding import Finding, fault, warning
 from sim.inputs.notes import Message
 from sim.inputs.strategy import Strategy, register
 from sim.inputs.trainer import trainer_of
@@ -448,6 +448,12 @@ class Fsdp1(Strategy):
         if isinstance(workload.parallelism.backward_prefetch, int):
             message = "fsdp1 takes pre, post or none"
             yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)
+        trainer = trainer_of(workload)
+        blocks = workload.parallelism.wrap == "block+root"
+        if workload.method.kind != "full" and blocks and trainer.wraps_adapters:
+            message = f"{trainer.title} makes a unit of each adapter weight (PEFT's wrap policy)"
+            hint = "write wrap: peft, or trainer: none if you wrap blocks yourself"
+            yield warning("peft-wrap", "workload", "parallelism.wrap", message, hint)
 
     def memory_warnings(self, workload: Workload, tree: ModelTree, mesh: Mesh) -> Iterator[Message]:
         """What frozen weights do."""

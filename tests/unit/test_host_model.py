@@ -209,3 +209,13 @@ def test_counts_of_a_layers_hooks_are_those_recorded(wrapper, policy, micro, whe
     ours = {k: counts[25][k] - counts[24][k] for k in counts[25]}
     assert ours["python"] == pytest.approx(sum(p["python_calls"] for p in phases), rel=0.12)
     assert ours["operators"] == pytest.approx(sum(p["operators"] for p in phases), rel=0.25)
+
+
+def test_a_trainer_that_wraps_adapters_apart_is_told():
+    def codes(**more):
+        return [w.code for w in load(BOX, JOB | {"method": LORA} | more, []).notes.warnings]
+
+    assert "peft-wrap" in codes(parallelism="fsdp1")
+    assert "peft-wrap" not in codes(parallelism={"strategy": "fsdp1", "wrap": "peft"})
+    assert "peft-wrap" not in codes(parallelism="fsdp1", trainer="none")
+    assert "peft-wrap" not in codes(parallelism="fsdp2", trainer="huggingface")
