@@ -8,6 +8,7 @@ matters beside how well a cause explains the figure (docs/calibration.md).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -110,7 +111,8 @@ def _tcp(topology: Topology, workload: Workload, strength: float) -> Changed | N
     if found is None or found[1].kind in ("tcp", "tcpx"):
         return None
     rate = min(strength, found[1].rate * found[1].count)
-    nics = Nics.model_construct(count=1, rate=rate, kind="tcp", gpudirect=False)
+    ports = math.ceil(rate / 10e9)  # over a faster one sockets carry no more
+    nics = Nics.model_construct(count=ports, rate=rate / ports, kind="tcp", gpudirect=False)
     return Changed(_with_node(topology, nics=nics), workload)
 
 
@@ -174,6 +176,17 @@ def _no_nvlink(topology: Topology, workload: Workload, strength: float) -> Chang
     if node is None or node.nvlink is None or node.gpus < 2:
         return None
     return Changed(_with_node(topology, nvlink=None), workload)
+
+
+def _host_path(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    node = topology.node
+    if (
+        node is None
+        or node.gpus < 2
+        or (node.nvlink and node.nvlink.fabric in ("nvswitch", "mesh"))
+    ):
+        return None
+    return Changed(_calibrated(topology, pcie_bandwidth=strength), workload)
 
 
 def _slow_host(topology: Topology, workload: Workload, strength: float) -> Changed | None:
@@ -312,7 +325,7 @@ NOTHING = Cause("none", "nothing: as predicted", 4.0, _nothing, _ONCE, _silent, 
 CAUSES: tuple[Cause, ...] = (
     Cause(
         "tcp", "traffic between nodes goes over TCP sockets, not RDMA", 1.0, _tcp,
-        (2e9, 3.5e9, 6e9, 12.5e9, 25e9)[::-1],
+        (0.5e9, 2e9, 3.5e9, 6e9, 12.5e9, 25e9)[::-1],
         lambda t, w, s: f"at {show(s, 'B/s')} a node",
         'NCCL_DEBUG=INFO: "NET/Socket" instead of "NET/IB" or "NET/OFI" (EFA)',
     ),
@@ -345,6 +358,12 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "no-nvlink", "GPUs of a node talk over PCIe: NVLink is down or unused", 0.25, _no_nvlink,
         _ONCE, _silent, "nvidia-smi nvlink -s; nvidia-smi topo -m; fabric manager running?",
+    ),
+    Cause(
+        "host-path", "GPUs of a node talk through the host badly: peer-to-peer off, PCIe degraded",
+        0.5, _host_path, (0.5, 0.25, 0.12, 0.06, 0.04, 0.025),
+        lambda t, w, s: f"at {percent(s, 1)} of what PCIe gives",
+        "all_gather_perf of nccl-tests within a node; lspci link state; NCCL_P2P_DISABLE unset",
     ),
     Cause(
         "host-bound", "the CPU launches kernels too slowly", 0.4, _slow_host, _GROWING[1:],

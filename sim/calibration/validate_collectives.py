@@ -42,6 +42,7 @@ class Measurement(NamedTuple):
     size: float  # total bytes
     time_s: float
     nccl: str
+    host_s: float = 0.0  # of it the timing program's own, before NCCL has work
 
 
 class CollectivePoint(NamedTuple):
@@ -53,7 +54,12 @@ class CollectivePoint(NamedTuple):
     @property
     def error(self) -> float:
         """Relative error of the time; positive is too slow."""
-        return self.predicted.time_s / self.measured.time_s - 1.0
+        return self.time_s / self.measured.time_s - 1.0
+
+    @property
+    def time_s(self) -> float:
+        """Predicted, with what the host that timed it adds. [s]"""
+        return self.predicted.time_s + self.measured.host_s
 
 
 class CollectiveGroup(NamedTuple):
@@ -99,7 +105,13 @@ def measurements() -> tuple[Measurement, ...]:
             nccl = row["nccl"] or known[row["system"]]["nccl"]
             rows.append(
                 Measurement(
-                    row["system"], row["op"], int(row["ranks"]), float(row["bytes"]), time, nccl
+                    row["system"],
+                    row["op"],
+                    int(row["ranks"]),
+                    float(row["bytes"]),
+                    time,
+                    nccl,
+                    known[row["system"]].get("host_us", 0.0) * 1e-6,
                 )
             )
     return tuple(rows)

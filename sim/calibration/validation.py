@@ -155,7 +155,7 @@ def _collectives(report: collectives.CollectiveValidation) -> list[dict[str, Any
             "gpus": p.measured.ranks,
             "size_bytes": p.measured.size,
             "measured": p.measured.time_s,
-            "predicted": p.predicted.time_s,
+            "predicted": p.time_s,
             "error": p.error,
             "runs_as": f"{p.predicted.algorithm} {p.predicted.protocol}",
         }

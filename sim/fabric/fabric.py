@@ -12,6 +12,7 @@ import numpy as np
 from sim.errors import InputError
 from sim.fabric.explicit import parts_of
 from sim.fabric.folding import classes_of_ranks
+from sim.fabric.links import nic_rate
 from sim.fabric.network import Plane, shorthand_plane
 from sim.fabric.rings import Hops, Load, Rings, find_rings, ring_hops
 from sim.fabric.shape import Shape, shape_of
@@ -89,7 +90,7 @@ def _compile(key: _Key) -> Fabric:
             message = f"{len(each)} nodes, and no NICs to join them"
             raise InputError.single(topology.name, message, "node.nics")
         nics = [node.nics for node in each if node.nics is not None]
-        plane = shorthand_plane(topology.network, [(n.count, n.rate) for n in nics])
+        plane = shorthand_plane(topology.network, [(n.count, nic_rate(n)) for n in nics])
     return Fabric(topology, [shapes[id(node)] for node in each], plane, None)
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from sim.data import table
 from sim.inputs.gpu import Gpu
-from sim.inputs.topology import Node, NvLink
+from sim.inputs.topology import Nics, Node, NvLink
 
 
 class Rates(NamedTuple):
@@ -57,6 +57,11 @@ def pcie_rates(generation: int, lanes: int) -> Rates:
     """Rates of a PCIe link."""
     row = constants()["pcie"][str(generation)]
     return Rates(lanes * row["raw"], lanes * row["copy"], lanes * row["nccl"])
+
+
+def nic_rate(nics: Nics) -> float:
+    """What a NIC carries: its line rate, over TCP no more than the CPU's threads copy. [B/s]"""
+    return min(nics.rate, constants()["tcp"]["nic"]) if nics.kind == "tcp" else nics.rate
 
 
 def socket_rates(node: Node) -> Rates:

@@ -156,7 +156,7 @@ def _collectives(report: collectives.CollectiveValidation, misses: int) -> list[
         [
             p.measured.system, p.measured.op, count(p.measured.ranks),
             Cell(collectives.size_text(p.measured.size), p.measured.size, "B"),
-            _microseconds(p.measured.time_s), _microseconds(p.predicted.time_s),
+            _microseconds(p.measured.time_s), _microseconds(p.time_s),
             share(p.error, "+", 0), f"{p.predicted.algorithm} {p.predicted.protocol}",
         ]
         for p in report.misses[:misses]

@@ -69,3 +69,11 @@ def test_a_slow_socket_link_is_what_holds(rate):
 def test_without_peer_to_peer_a_box_is_slower():
     direct = busbw("pcie4-a100-8", ranks=4)
     assert busbw("pcie4-a100-8", ranks=4, sets=["node.pcie.p2p=false"]) < 0.75 * direct
+
+
+def test_tcp_is_held_by_the_cpu():
+    """8 x 400 Gb/s over sockets: no more than 10 GB/s a NIC (323 GB/s a node before)."""
+    sets = ["nodes=2", "node.nics.kind=tcp", "node.nvlink.sharp=false"]
+    assert busbw("dgx-h100", sets=sets) < 80.0
+    slow = busbw("dgx-h100", sets=[*sets, "node.nics.count=1", "node.nics.rate=10 Gb/s"])
+    assert 0.7 < slow < 1.25
