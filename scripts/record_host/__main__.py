@@ -1,16 +1,21 @@
 """Record the host side of real training code on a CPU; see docs/recordings.md.
 
-pip install torch==2.13.0 transformers==4.45.2 peft==0.13.2 accelerate==1.0.1 trl==0.11.4 "numpy<2"
+pip install torch==2.13.0 transformers==4.45.2 peft==0.13.2 accelerate==1.0.1 "numpy<2"
+pip install deepspeed==0.19.8  # for trainers
 python scripts/record_host modelling > sim/data/host/modelling.json
+python scripts/record_host older > sim/data/host/modelling-torch-2.4.json  # with torch 2.4.1
 python scripts/record_host updates > sim/data/host/updates.json
 python scripts/record_host wrappers > sim/data/host/wrappers.json
 python scripts/record_host seconds > sim/data/host/seconds.json
+python scripts/record_host trainers > sim/data/host/trainers.json
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import importlib.metadata
 import json
+import multiprocessing
 import sys
 from typing import Any
 
@@ -62,6 +67,24 @@ SECONDS = {
     "layer, rest": "of a last micro-step, in fp32 on one sequence of twelve tokens: what a decoder "
     "layer takes (seven layers less two, divided by five) and what two layers leave over",
 }
+TRAINERS = {
+    "loop": "a real loop over a tiny Llama, one sample of 16 tokens a micro-step, nothing sent; "
+    "accumulation: micro-steps a step; clip: maximal norm; the loss is read or logged every step",
+    "waits": "host waits a step by place, those of modelling code and of step counters left out; "
+    "the loop: reading the loss",
+    "layer, rest": "CPU time a step in the units of seconds.json, by part, of what is neither "
+    "forward, backward nor the optimizer's step: what each decoder layer adds (modules and tensors "
+    "in row size), and the rest",
+    "own": "what no other part has: data loader, accelerator, the loop itself",
+    "collation": "padding so many samples of a length into a batch, CPU time in units",
+    "size": "modules and parameters of a layer of that Llama",
+    "read": "from source, not run: waits and collectives each so many steps",
+}
+OLDER = {
+    "rows": "cases of modelling.json in which this torch launches other kernels; "
+    "the others are equal",
+    "kernels": "more than there, by operator beside it",
+}
 UPDATES = {
     "lists": "kernels over lists of tensors, each once per chunk of a list on CUDA",
     "fixed": "kernels a step, whatever the number of tensors",
@@ -100,6 +123,32 @@ def modelling() -> None:
     write("modelling", MODELLING, [case | m.record(case) for case in m.cases()])
 
 
+def older() -> None:
+    """Under an older torch: rows of `modelling` whose kernels differ, and how."""
+    import pathlib
+
+    import flash
+
+    flash.install()
+    import modelling as m
+
+    shipped = pathlib.Path(__file__).parents[2] / "sim/data/host/modelling.json"
+    rows = []
+    for known in json.loads(shipped.read_text())["rows"]:
+        case = {k: v for k, v in known.items() if k not in ("layer", "rest")}
+        found, differ = m.record(case), {}
+        for part in ("layer", "rest"):
+            for phase in m.PHASES:
+                one, two = (x[part].get(phase, {}).get("names", {}) for x in (known, found))
+                names = {k: two.get(k, 0) - one.get(k, 0) for k in sorted(one | two)}
+                if any(names.values()):
+                    names = {k: v for k, v in names.items() if v}
+                    differ.setdefault(part, {})[phase] = {"kernels": sum(names.values())} | names
+        if differ:
+            rows.append(case | differ)
+    write("older", OLDER, rows)
+
+
 def updates() -> None:
     """Kernels of optimizers and clipping."""
     import updates as u
@@ -127,7 +176,26 @@ def seconds() -> None:
     write("seconds", SECONDS, s.record())
 
 
+def trainers() -> None:
+    """Work of training loops."""
+    import flash
+
+    flash.install()
+    import trainers as t
+
+    # a process for each trainer: DeepSpeed and Accelerate do not share one
+    apart = {"mp_context": multiprocessing.get_context("spawn"), "max_tasks_per_child": 1}
+    with concurrent.futures.ProcessPoolExecutor(1, **apart) as pool:
+        loops = list(pool.map(t.record, t.cases(), chunksize=4))
+    write("trainers", TRAINERS, [t.size(), *loops, *t.collation(), *t.read()])
+
+
 if __name__ == "__main__":
-    {"modelling": modelling, "updates": updates, "wrappers": wrappers, "seconds": seconds}[
-        sys.argv[1]
-    ]()
+    {
+        "modelling": modelling,
+        "updates": updates,
+        "older": older,
+        "wrappers": wrappers,
+        "seconds": seconds,
+        "trainers": trainers,
+    }[sys.argv[1]]()

@@ -36,9 +36,10 @@ LAUNCHES = {
     "aten::nonzero": 3,  # Nonzero.cu: cub reduce, cub select, coordinates
     "aten::topk": 2,  # TensorTopK.cu: gatherTopK, then sort of what it found
     "aten::cumsum": 2,  # cub scan
-    # Indexing.cu, index_put_with_sort_kernel: wrap, divide, number, sort (cub: 4), add rows
-    "aten::index_put_": 8,
-    "aten::_index_put_impl_": 8,
+    # Indexing.cu, index_put_with_sort_kernel: wrap, divide, number, sort (cub: 2), add rows
+    "aten::index_put": 6,
+    "aten::index_put_": 6,
+    "aten::_index_put_impl_": 6,
     "aten::native_layer_norm_backward": 2,  # layer_norm_kernel.cu: input, then weight and bias
     "aten::_fused_rms_norm_backward": 2,
     "aten::convolution_backward": 2,
@@ -95,6 +96,8 @@ class Watch(TorchDispatchMode):
                 self.collectives.setdefault(self.phase, Counter())[short] += 1
             elif not quiet(func):
                 count = LAUNCHES.get(name, 1)
+                if "index_put" in name and not (len(args) > 3 and args[3]):
+                    count = 1  # it does not accumulate, so it need not sort
                 short = name.removeprefix("aten::").removeprefix("record_host::")
                 self.kernels.setdefault(self.phase, Counter())[short] += count
             if name in WAITS:
@@ -112,11 +115,11 @@ def place() -> str:
     frame = sys._getframe(2)
     while frame is not None:
         path = frame.f_code.co_filename
-        if "/torch/" not in path and "record_host" not in path:
+        if "site-packages" in path and "/torch/" not in path:
             where = path.split("site-packages/")[-1]
             return f"{where}:{frame.f_code.co_qualname}"
         frame = frame.f_back  # type: ignore[assignment]
-    return "torch"
+    return "the loop"
 
 
 @contextlib.contextmanager

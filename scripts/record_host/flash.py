@@ -127,6 +127,11 @@ def one_hot(x: Any, num_classes: int) -> Any:
     return out.scatter_(-1, x.unsqueeze(-1), 1)
 
 
+def dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    """As on CUDA, where it is one kernel (Dropout.cpp, ``is_fused_kernel_acceptable``)."""
+    return torch.native_dropout(x, p, True)[0] if training and p > 0 else x
+
+
 def install() -> None:
     """Let transformers believe that flash-attn 2.7 is there; before it is imported."""
     package, padding = types.ModuleType("flash_attn"), types.ModuleType("flash_attn.bert_padding")
@@ -138,7 +143,7 @@ def install() -> None:
     padding.pad_input, padding.unpad_input = pad_input, unpad_input  # type: ignore[attr-defined]
     package.bert_padding = padding  # type: ignore[attr-defined]
     sys.modules.update({"flash_attn": package, "flash_attn.bert_padding": padding})
-    F.one_hot = one_hot  # type: ignore[assignment]
+    F.one_hot, F.dropout = one_hot, dropout  # type: ignore[assignment]
     import transformers.utils
     import transformers.utils.import_utils as found
 

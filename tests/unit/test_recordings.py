@@ -2,7 +2,6 @@
 
 import pytest
 
-from sim.blocks.moe import INDEX_PUT
 from sim.blocks.unroll import unroll
 from sim.data import recording
 from sim.inputs.model import Model
@@ -28,7 +27,7 @@ CATALOGUE = {
 #: each layer.
 TOLERANCE = {
     "llama": 0.11, "qwen2": 0.14, "mistral": 0.26, "gemma": 0.29, "gemma2": 0.41, "phi3": 0.29,
-    "phi": 0.45, "falcon": 0.33, "gpt_neox": 0.42, "gpt2": 0.47, "gpt_bigcode": 0.16,
+    "phi": 0.45, "falcon": 0.45, "gpt_neox": 0.42, "gpt2": 0.47, "gpt_bigcode": 0.16,
     "mixtral": 0.14,
 }  # fmt: skip
 
@@ -134,11 +133,7 @@ def test_blocks_launch_what_was_recorded(row):
             continue
         kernels = played.of(kind, phase)
         launches = sum(k.launches for k in kernels)
-        # a GPU's dropout is one kernel of the three that a CPU runs, its index_put sorts first
-        recorded = seen["kernels"] - 2 * seen["names"].get("bernoulli_", 0)
-        if row["model"] == "mixtral":
-            recorded += (INDEX_PUT - 1) * seen["names"].get("index_put", 0)
-        assert abs(launches / recorded - 1) <= TOLERANCE[row["model"]], (phase, launches)
+        assert abs(launches / seen["kernels"] - 1) <= TOLERANCE[row["model"]], (phase, launches)
         if row["attention"] != "eager":
             products = sum(k.launches for k in kernels if k.kind == "gemm")
             # bmm: the rotary table
@@ -234,3 +229,62 @@ def test_optimizers_and_clipping():
     clip = rows["clip", "fp32"]
     assert clip["lists"] == {"_foreach_norm": 1, "_foreach_mul_": 1}
     assert sum(clip["fixed"].values()) == 6
+
+
+def loop(trainer, method="full", accumulation=1):
+    (found,) = [
+        r for r in recording("trainers")["rows"]
+        if (r["what"], r.get("trainer"), r.get("method"), r.get("accumulation"))
+        == ("loop", trainer, method, accumulation)
+    ]  # fmt: skip
+    return found
+
+
+def test_waits_of_trainers():
+    def waits(*key):
+        return sum(loop(*key)["waits"].values())
+
+    # Hugging Face: is the loss infinite, is it no number, in each micro-step; loss and norm logged
+    for method in ("full", "lora"):
+        assert waits("huggingface", method, 1) == 2 + 2
+        assert waits("huggingface", method, 4) == 4 * 2 + 2
+        # Accelerate reads nothing of its own: the loop reads the loss
+        assert waits("accelerate", method, 4) == 1
+    # overflow, norm (twice), its scale; and the loss
+    assert waits("deepspeed", "full", 4) == 5
+
+
+def test_cpu_time_of_trainers_goes_with_micro_steps_and_modules():
+    def units(part, *key):
+        found = loop(*key)
+        return 32 * found["layer"][part] + found["rest"][part]
+
+    for method in ("full", "lora"):
+        for part in ("floating_point_ops", "module_train", "collate", "prepare_inputs"):
+            once, often = (units(part, "huggingface", method, n) for n in (1, 4))
+            assert 2 < often / once < 8, part
+        for part in ("logging", "schedule"):
+            once, often = (units(part, "huggingface", method, n) for n in (1, 4))
+            assert 0.3 < often / once < 3, part
+    # adapters are modules: setting the mode and counting FLOPs visit them all, in every micro-step
+    for part in ("floating_point_ops", "module_train"):
+        assert units(part, "huggingface", "lora", 4) > 1.5 * units(part, "huggingface", "full", 4)
+
+
+def test_collation_grows_with_what_is_padded():
+    units = {(r["length"], r["samples"]): r["units"]
+             for r in recording("trainers")["rows"] if r["what"] == "collation"}  # fmt: skip
+    assert 2 < units[8192, 1] / units[2048, 1] < 5
+    assert 4 < units[8192, 8] / units[8192, 1] < 10
+
+
+def test_an_older_torch_launches_no_fewer_kernels_in_backward():
+    rows = recording("modelling-torch-2.4")["rows"]
+    assert recording("modelling-torch-2.4")["versions"]["torch"] == "2.4.1"
+    for row in rows:
+        # slices of a whole axis are nodes of the graph: zeros and a copy each
+        assert row["rest"]["backward"]["kernels"] == row["rest"]["backward"]["slice_backward"] > 0
+    (llama,) = [r for r in rows if r["model"] == "llama" and r["method"] == "full"
+                and r["attention"].startswith("flash") and r["checkpointing"] == "none"
+                and not r["autocast"] and not r["padding"] and r["batch"] == 2]  # fmt: skip
+    assert "layer" not in llama  # equal
