@@ -8,6 +8,7 @@ python scripts/record_host updates > sim/data/host/updates.json
 python scripts/record_host wrappers > sim/data/host/wrappers.json
 python scripts/record_host seconds > sim/data/host/seconds.json
 python scripts/record_host trainers > sim/data/host/trainers.json
+python scripts/record_host sequences > tests/data/fsdp1_accumulation.json
 """
 
 from __future__ import annotations
@@ -85,6 +86,12 @@ OLDER = {
     "the others are equal",
     "kernels": "more than there, by operator beside it",
 }
+SEQUENCES = {
+    "ops": "collectives of the second step of two micro-steps and clipping: kind, phase (a second "
+    "forward is forward to FSDP), unit, bytes in and out, dtype, ranks",
+    "model": "Llama of three layers in bf16: LoRA r=4 on q and v, PEFT's wrap policy, eight ranks; "
+    "the checkpoint around the sharded layer",
+}
 UPDATES = {
     "lists": "kernels over lists of tensors, each once per chunk of a list on CUDA",
     "fixed": "kernels a step, whatever the number of tensors",
@@ -149,6 +156,16 @@ def older() -> None:
     write("older", OLDER, rows)
 
 
+def sequences() -> None:
+    """Collectives of FSDP1 with adapters, in order."""
+    import flash
+
+    flash.install()
+    import sequences as q
+
+    write("sequences", SEQUENCES, q.record())
+
+
 def updates() -> None:
     """Kernels of optimizers and clipping."""
     import updates as u
@@ -195,6 +212,7 @@ if __name__ == "__main__":
         "modelling": modelling,
         "updates": updates,
         "older": older,
+        "sequences": sequences,
         "wrappers": wrappers,
         "seconds": seconds,
         "trainers": trainers,
