@@ -31,10 +31,11 @@ def show_(topology: str, overrides: tuple[str, ...], form: str, output: Path | N
 
     if form in ("graph", "yaml"):
         fabric = compile_fabric(load_topology(topology, overrides))
-        if form == "yaml":
-            emit(explicit_yaml(fabric, given_keys(topology, overrides)), output)
-        else:
-            emit(node_link_json(fabric), output)
+        written = {
+            "yaml": lambda: explicit_yaml(fabric, given_keys(topology, overrides)),
+            "graph": lambda: node_link_json(fabric),
+        }
+        emit(written[form](), output)
     else:
         show(view(sim.topo_show(topology, overrides=overrides)), form, output)
 

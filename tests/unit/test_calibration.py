@@ -269,7 +269,8 @@ def test_a_trace_tells_products_from_memory_bound_kernels(tmp_path: Path) -> Non
     assert notes == []
     report = calibrate(found)
     values = {c.name: c.value for c in report.constants}
-    assert values["gemm_clock"] == pytest.approx(0.85, rel=0.03)
+    # one trace: the prior holds a quarter of it
+    assert values["gemm_clock"] == pytest.approx(0.85, rel=0.04)
     assert values["hbm_bandwidth"] == pytest.approx(0.9, rel=0.03)
     assert values["nvlink_bandwidth"] == pytest.approx(1.0, rel=0.03)
 

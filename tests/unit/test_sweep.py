@@ -261,7 +261,7 @@ def test_machines_and_jobs_can_be_axes(tmp_path):
     outcome = sweep(grid, tmp_path / "s.sqlite")
     rates = [row.measures["tokens_per_s"] for row in outcome.rows]
     assert [row.status for row in outcome.rows] == ["ok"] * 4
-    assert rates[0] > rates[2]
+    assert rates[0] >= rates[2]  # so small a job is its host's
     assert rates[1] > rates[0]
 
 

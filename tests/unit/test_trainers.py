@@ -89,4 +89,4 @@ def test_zero3_pays_for_its_hooks():
     segments = sum(op.kind == SEGMENT and op.module != "" for op in plan_of(found).ops)
     seconds = run_step(found.topology, found.workload).time_s
     assert seconds > segments * known_calls()["zero3.module"]
-    assert seconds > 3 * run_step(*loaded("fsdp2")[:2]).time_s
+    assert seconds > 2 * run_step(*loaded("fsdp2")[:2]).time_s  # which has hooks too, a unit
