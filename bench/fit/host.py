@@ -7,7 +7,7 @@ Counts are recorded (sim/data/host), launches known from decoding (host.toml); f
 for all that hooks do, the Hugging Face Trainer's time a micro-step and a step, and the speed of the
 cores of the fine-tuning fleet's A100 SXM nodes. Rows: small batches on these nodes, the
 launch-bound rows of Qwen. Gauss-Newton on the logarithm of the time with a prior a factor of two
-wide.
+wide around round guesses.
 """
 
 import argparse
@@ -25,11 +25,14 @@ from sim.inputs.trainer import trainer_named
 from sim.step import step as steps
 
 TOKENS = 4096  # a micro-step: above, GPUs set the pace
-SHIPPED = {
-    **{k: table("constants/host")["prices"][k] for k in ("python", "operators", "streams")},
-    **{k: table("trainers")["huggingface"][k] for k in ("micro_step_s", "step_s")},
-}
-SPEED = table("measured/finetune")["machines"]["a100-sxm"]["node"]["cpu"].get("speed", 1.0)
+HOOKS = {"python": 1e-6, "operators": 5e-6, "streams": 3e-6}  # 1 : 5 : 3 [s]
+GUESS = (HOOKS["python"], 4e-3, 30e-3, 0.5)  # where the prior stands
+SHIPPED = (
+    table("constants/host")["prices"]["python"],
+    table("trainers")["huggingface"]["micro_step_s"],
+    table("trainers")["huggingface"]["step_s"],
+    table("measured/finetune")["machines"]["a100-sxm"]["node"]["cpu"]["speed"],
+)
 PRIOR = 0.5 / math.log(2) ** 2
 NAMES = ("hooks", "micro_step_s", "step_s", "speed")
 
@@ -50,16 +53,15 @@ def use(factors):
     """Put trial values in place of the data files', and forget what others gave."""
     hooks, micro, whole, _ = factors
     prices, trainer = table("constants/host")["prices"], table("trainers")["huggingface"]
-    prices.update({k: hooks * SHIPPED[k] for k in ("python", "operators", "streams")})
-    trainer.update(micro_step_s=micro * SHIPPED["micro_step_s"], step_s=whole * SHIPPED["step_s"])
+    prices.update({name: hooks * price for name, price in HOOKS.items()})
+    trainer.update(micro_step_s=micro * GUESS[1], step_s=whole * GUESS[2])
     for kept in (known_calls, host_model, trainer_named, steps._simulated):
         kept.cache_clear()
 
 
-def moved(topology, factor):
-    """The machine with its cores so much faster."""
-    cpu = topology.node.cpu
-    cpu = cpu.model_copy(update={"speed": factor * cpu.speed})
+def moved(topology, speed):
+    """The machine with cores of a speed."""
+    cpu = topology.node.cpu.model_copy(update={"speed": speed})
     return topology.model_copy(update={"node": topology.node.model_copy(update={"cpu": cpu})})
 
 
@@ -70,14 +72,16 @@ def errors(chosen, logs):
     out = []
     for row in chosen:
         w = row.workload
-        topology = moved(row.topology, factors[3]) if row.group == "finetune" else row.topology
+        topology = (
+            moved(row.topology, GUESS[3] * factors[3]) if row.group == "finetune" else row.topology
+        )
         measured = batch_on(w).tokens_per_rank / row.tokens_per_s_per_gpu
         out.append(math.log(steps.step(topology, w).time_s / measured))
     return np.array(out)
 
 
 def fit(chosen, rounds=4):
-    """Logs of the factors on what ships, that fit some rows best."""
+    """Logs of the factors on the guesses, that fit some rows best."""
     x = np.zeros(len(NAMES))
     for _ in range(rounds):
         e = errors(chosen, x)
@@ -90,13 +94,9 @@ def fit(chosen, rounds=4):
 
 def shown(x):
     """Values that factors stand for."""
-    hooks, micro, whole, speed = np.exp(x)
-    times = (hooks * SHIPPED["python"], micro * SHIPPED["micro_step_s"], whole * SHIPPED["step_s"])
-    python, micro_step, whole_step = (1e3 * t for t in times)
-    return (
-        f"python {1e3 * python:.2f} us, micro-step {micro_step:.1f} ms, step {whole_step:.0f} ms, "
-        f"speed {speed * SPEED:.2f}"
-    )
+    python, micro, whole, speed = np.exp(x) * GUESS
+    trainer = f"micro-step {1e3 * micro:.1f} ms, step {1e3 * whole:.0f} ms"
+    return f"python {1e6 * python:.2f} us, {trainer}, speed {speed:.2f}"
 
 
 def size(e):
@@ -112,7 +112,8 @@ def main():
     parser.add_argument("--all-only", action="store_true", help="leave no groups out")
     args = parser.parse_args()
     chosen = rows(args.every)
-    print(f"{len(chosen)} rows, as shipped {size(errors(chosen, np.zeros(len(NAMES))))}")
+    shipped = np.log(np.divide(SHIPPED, GUESS))
+    print(f"{len(chosen)} rows, as shipped {size(errors(chosen, shipped))}")
     best = fit(chosen)
     e = errors(chosen, best)
     print(f"fit: {shown(best)}; {size(e)}")
