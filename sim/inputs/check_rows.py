@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sim.inputs.finding import Finding, fault, warning
 from sim.inputs.rows import as_run, lengths_of, sample_length, varied
+from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import SampleLengths, Workload
 
 Findings = Iterator[Finding]
@@ -21,6 +22,7 @@ def check_rows(workload: Workload) -> Findings:
     yield from _masks(workload)
     yield from _padding(workload)
     yield from _unpadding(workload)
+    yield from _padded_attention(workload)
 
 
 def _unpadding(w: Workload) -> Findings:
@@ -106,6 +108,17 @@ def _padding(w: Workload) -> Findings:
         message = "without packing each sample is padded, and nothing says how long samples are"
         hint = "add data.mean_length; until then every token counts as real"
         yield warning("padding", "workload", "data.packing", message, hint)
+
+
+def _padded_attention(w: Workload) -> Findings:
+    """Hugging Face's flash attention under a padding mask, as it is."""
+    if w.data.packing is not False or not varied(w) or w.micro_batch == 1:
+        return
+    left = w.attention_padding == "none" and w.attention in VARIED
+    if left and trainer_of(w).name == "huggingface":
+        message = "Hugging Face's flash attention takes padding out in every layer"
+        hint = "write attention_padding: unpad"
+        yield warning("unpad", "workload", "attention_padding", message, hint)
 
 
 def padding_said(workload: Workload, world: int) -> Findings:

@@ -74,6 +74,7 @@ def test_orders_of_longest_and_sum(lengths, many, more):
     assert d.total(many).mean == pytest.approx(many * d.mean, rel=1e-6)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(1, 64), st.integers(1, 64))
 def test_rows_grow_with_micro_batch_and_ranks(micro, ranks):
     def length(m, r):
@@ -199,3 +200,20 @@ def test_throughput_counts_no_padding():
     assert padded.step.time_s == packed.step.time_s
     assert padded.throughput == packed.throughput
     assert padded.memory.peak_reserved_bytes == packed.memory.peak_reserved_bytes
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        ([], True),
+        (["attention_padding=unpad"], False),
+        (["micro_batch=1"], False),
+        (["trainer=torchtitan"], False),
+        (["data={packing: true}"], False),
+    ],
+)
+def test_hugging_faces_padding_is_mentioned(sets, said):
+    text = "data={packing: false, mean_length: 300}"
+    base = ["attention=flash2", "micro_batch=4", "trainer=huggingface", text]
+    notes = load("dgx-h100", "llama3-8b-sft", [*base, *sets]).notes
+    assert any("padding out in every layer" in w.message for w in notes.warnings) is said
