@@ -9,6 +9,7 @@ from typing import NamedTuple
 from sim.calibration.finetune import finetune_rows
 from sim.calibration.rows import MeasuredRow, out_of_memory_rows, training_rows
 from sim.memory.report import MemoryReport, memory
+from sim.memory.verdict import Verdict
 
 
 class MeasuredPeak(NamedTuple):
@@ -40,12 +41,11 @@ class Refused(NamedTuple):
     share: float  # of the capacity that the model says it needs
 
 
-class Verdict(NamedTuple):
+class Tried(NamedTuple):
     """What the model says of a job that ran out of memory."""
 
     row: MeasuredRow
-    fits: bool
-    share: float  # of the capacity that the model says it needs
+    verdict: Verdict
 
 
 class MemoryValidation(NamedTuple):
@@ -54,7 +54,7 @@ class MemoryValidation(NamedTuple):
     peaks: tuple[MeasuredPeak, ...]
     rows: int
     refused: tuple[Refused, ...]
-    out_of_memory: tuple[Verdict, ...]
+    out_of_memory: tuple[Tried, ...]
 
     @property
     def sources(self) -> list[Source]:
@@ -100,9 +100,5 @@ def validate_memory() -> MemoryValidation:
             refused.append(Refused(row, found.verdict.share))
         if row.memory_bytes:
             peaks.append(MeasuredPeak(row, figure(found, row.memory_figure)))
-    tried = []
-    for row in out_of_memory_rows():
-        found = memory(row.topology, row.workload)
-        share = found.verdict.share
-        tried.append(Verdict(row, found.fits, share))
+    tried = [Tried(row, memory(row.topology, row.workload).verdict) for row in out_of_memory_rows()]
     return MemoryValidation(tuple(peaks), len(rows), tuple(refused), tuple(tried))

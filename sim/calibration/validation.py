@@ -69,8 +69,8 @@ class Validation(Document):
                 "refused": [{"id": r.row.id, "share": r.share} for r in self.memory.refused],
                 "rows": self.memory.rows,
                 "out_of_memory": [
-                    {"id": v.row.id, "fits": v.fits, "share": v.share}
-                    for v in self.memory.out_of_memory
+                    {"id": x.row.id, "verdict": x.verdict.word, "share": x.verdict.share}
+                    for x in self.memory.out_of_memory
                 ],
             }
         if self.collectives is not None:

@@ -138,11 +138,17 @@ def _memory(report: MemoryValidation) -> list[Part]:
 
 def _caught(report: MemoryValidation) -> str:
     """Jobs that ran out of memory, and what the model says of them."""
-    tried = report.out_of_memory
-    missed = ", ".join(f"{v.row.id} ({v.share:.2f})" for v in tried if v.fits)
-    caught = sum(not v.fits for v in tried)
-    said = f"{caught} of {len(tried)} jobs that ran out of memory are said not to fit"
-    return f"{said}; not: {missed}" if missed else said
+    words: dict[str, list[str]] = {"does not fit": [], "at risk": [], "fits": []}
+    for tried in report.out_of_memory:
+        words[tried.verdict.word].append(f"{tried.row.id} ({tried.verdict.share:.2f})")
+    said = (
+        f"{len(words['does not fit'])} of {len(report.out_of_memory)} jobs that ran out of memory "
+        "are said not to fit"
+    )
+    for word in ("at risk", "fits"):
+        if words[word]:
+            said += f"; {word}: {', '.join(words[word])}"
+    return said
 
 
 def _collectives(report: collectives.CollectiveValidation, misses: int) -> list[Part]:

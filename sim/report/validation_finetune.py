@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from sim.calibration.baselines import SPLITS, Compared, comparison
 from sim.calibration.validate_finetune import NOISE, FinetuneValidation
+from sim.calibration.validate_training import TrainingPoint
 from sim.quantities import percent
 from sim.report.validation_cells import ERRORS, count, groups, points, share, table
 from sim.report.view import Lines, Part, Row
@@ -40,10 +43,16 @@ def _scaling(report: FinetuneValidation) -> str:
 
 
 def _refused(report: FinetuneValidation) -> str:
-    refused, every = len(report.refused), len(report.points)
+    def said(points: list[TrainingPoint]) -> str:
+        words = Counter[str](p.memory.verdict.word for p in points)
+        return ", ".join(
+            f"{words[word]} ({percent(words[word] / len(points), 1)}) {text}"
+            for word, text in (("does not fit", "are said not to fit"), ("at risk", "at risk"))
+        )
+
     return (
-        f"All {every} runs ran; {refused} ({percent(refused / every, 1)}) are said not to fit, "
-        f"{sum(p.row.status == 'complete' for p in report.refused)} of them without flag."
+        f"All {len(report.points)} runs ran; {said(list(report.points))}. Of those without flag "
+        f"{said(report.unflagged)}."
     )
 
 

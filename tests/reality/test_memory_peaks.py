@@ -69,8 +69,9 @@ def test_what_a_figure_counts():
 
 
 def test_jobs_that_ran_out_of_memory():
-    """Four of five are said not to fit; of one the copies that FSDP() makes are not modelled."""
+    """Nine of ten are not said simply to fit; what FSDP() copies in one is not modelled."""
     assert not any(row.ran for row in out_of_memory_rows())
-    tried = validate_memory().out_of_memory
-    assert len(tried) >= 10
-    assert sum(not v.fits for v in tried) >= 0.8 * len(tried)
+    words = [tried.verdict.word for tried in validate_memory().out_of_memory]
+    assert len(words) >= 10
+    assert sum(word != "fits" for word in words) >= 0.9 * len(words)
+    assert sum(word == "does not fit" for word in words) >= 0.7 * len(words)
