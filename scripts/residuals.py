@@ -27,7 +27,7 @@ def main() -> None:
     lines = []
     for by_model, by_source in (*training, *finetune):
         row, b = by_model.point.row, by_model.point.breakdown
-        job = job_of(row.topology, row.workload, b.parts, b.slowdown_s)
+        job = job_of(row.topology, row.workload, b.parts, b.slowdown_s, by_model.point.retries_s)
         residual = Residual(
             row.id, row.group, value_of(row, "model"),
             job._replace(scale=round(job.scale, 4)),

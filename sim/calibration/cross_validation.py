@@ -33,9 +33,12 @@ FINETUNE_SCHEMES: dict[str, Callable[[MeasuredRow], str]] = {
 PRIOR = {
     **{key: DOUBT[key] for key in ("products", "attention", "maps", "slowdown")}, "waiting": 1.0,
 }  # fmt: skip
-#: of fine-tuning, where nothing hides them: time that kernels wait for the host, for collectives
-FINETUNE_PRIOR = {**PRIOR, "host": DOUBT["host"], "exposed": DOUBT["exposed"]}
+#: of fine-tuning, where nothing hides them: waits for the host, for links, for the allocator
+FINETUNE_PRIOR = {**PRIOR, **{key: DOUBT[key] for key in ("host", "exposed", "retries")}}
 _FAR = {"training": 0.1, "finetune": 0.5}  # of log time: one far-off group must not decide
+#: of one row: what a fit of few constants leaves. Rows of the fine-tuning table come by the dozen
+#: with one machine, model and method, and are off together.
+_LEAVES = {"training": NOISE, "finetune": 0.3}
 
 Sensitivities = dict[tuple[str, str], float]  # of a step's log time, by (whose, constant)
 
@@ -50,7 +53,7 @@ class Left(NamedTuple):
 def sensitivities(point: TrainingPoint) -> Sensitivities:
     """How a step's log time moves with five constants of its GPU's generation."""
     b = point.breakdown
-    shares = doubts(b.parts, b.slowdown_s)
+    shares = doubts(b.parts, b.slowdown_s, point.retries_s)
     whose = facts_of(point.row.topology.first_gpu).constants
     return {(whose, name): shares[name] for name in PRIOR}
 
@@ -58,35 +61,38 @@ def sensitivities(point: TrainingPoint) -> Sensitivities:
 def finetune_sensitivities(point: TrainingPoint) -> Sensitivities:
     """The same, with the host, which is one for all GPUs, and what links make wait."""
     b, node = point.breakdown, point.row.topology.groups[0].node
-    shares = doubts(b.parts, b.slowdown_s)
+    shares = doubts(b.parts, b.slowdown_s, point.retries_s)
     link = "nvlink" if node.nvlink else "pcie"
     return {
         **sensitivities(point), ("all", "host"): shares["host"],
+        ("all", "retries"): shares["retries"],
         (link, "exposed"): shares["exposed"],
     }  # fmt: skip
 
 
 def fit(
     points: Sequence[TrainingPoint], of: Callable[[TrainingPoint], Sensitivities],
-    prior: Mapping[str, float], far: float,
+    prior: Mapping[str, float], family: str,
 ) -> Sensitivities:  # fmt: skip
     """Corrections of the constants that points are sensitive to: least squares with a prior."""
     rows = [of(p) for p in points]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     x = np.array([[row.get(name, 0.0) for name in columns] for row in rows])
     # measured over predicted time
-    y = np.clip(np.array([np.log1p(p.error) for p in points]), -far, far)
-    about = np.diag([(NOISE / prior[name]) ** 2 for _, name in columns])
+    y = np.clip(np.array([np.log1p(p.error) for p in points]), -_FAR[family], _FAR[family])
+    about = np.diag([(_LEAVES[family] / prior[name]) ** 2 for _, name in columns])
     return dict(zip(columns, np.linalg.solve(x.T @ x + about, x.T @ y).tolist(), strict=True))
 
 
 def without(
     points: Sequence[TrainingPoint], groups: Sequence[str],
-    of: Callable[[TrainingPoint], Sensitivities], prior: Mapping[str, float], far: float,
+    of: Callable[[TrainingPoint], Sensitivities], prior: Mapping[str, float], family: str,
 ) -> tuple[Left, ...]:  # fmt: skip
     """Every point, predicted by constants fitted to those of other groups."""
     fits = {
-        group: fit([p for p, g in zip(points, groups, strict=True) if g != group], of, prior, far)
+        group: fit(
+            [p for p, g in zip(points, groups, strict=True) if g != group], of, prior, family
+        )
         for group in dict.fromkeys(groups)
     }
     out = []
@@ -107,7 +113,7 @@ def cross_validate(scheme: str) -> tuple[Left, ...]:
     """
     points = validate_training().complete
     groups = [value_of(p.row, SCHEMES[scheme]) for p in points]
-    return without(points, groups, sensitivities, PRIOR, _FAR["training"])
+    return without(points, groups, sensitivities, PRIOR, "training")
 
 
 @functools.cache
@@ -121,7 +127,7 @@ def cross_validate_finetune(scheme: str) -> tuple[Left, ...]:
     """
     points = validate_finetune().unflagged
     groups = [FINETUNE_SCHEMES[scheme](p.row) for p in points]
-    return without(points, groups, finetune_sensitivities, FINETUNE_PRIOR, _FAR["finetune"])
+    return without(points, groups, finetune_sensitivities, FINETUNE_PRIOR, "finetune")
 
 
 class Covered(NamedTuple):

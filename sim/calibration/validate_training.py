@@ -35,6 +35,7 @@ class TrainingPoint(NamedTuple):
     row: MeasuredRow
     breakdown: Breakdown
     memory: MemoryReport
+    retries_s: float = 0.0
 
     @property
     def predicted(self) -> float:
@@ -113,7 +114,7 @@ class TrainingValidation(NamedTuple):
 def predict(row: MeasuredRow) -> TrainingPoint:
     """What the model says about one row."""
     found = step(row.topology, row.workload)
-    return TrainingPoint(row, found.breakdown, found.memory)
+    return TrainingPoint(row, found.breakdown, found.memory, found.retries_s)
 
 
 @functools.cache

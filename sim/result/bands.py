@@ -143,10 +143,12 @@ def band(job: Job, known: Evidence) -> Band:
     return Band(math.sqrt(squares), effective(weights), tuple(names))
 
 
-def uncertainty(topology: Topology, workload: Workload, result: Result) -> Uncertainty:
+def uncertainty(
+    topology: Topology, workload: Workload, result: Result, retries_s: float = 0.0
+) -> Uncertainty:
     """What `Result.uncertainty` says of a result's headline figures, its step time being off."""
     s = result.step
-    job = job_of(topology, workload, s.breakdown, s.overlap_slowdown_s)
+    job = job_of(topology, workload, s.breakdown, s.overlap_slowdown_s, retries_s)
     found = band(job, evidence())
     low, high = found.factors
     wide = math.exp(memory_half_width(kind_of(workload)))

@@ -24,7 +24,7 @@ NOISE = 0.02  # of one measurement: the same job in two editions differs by 3.7 
 #: against, since a step that waits for its host says little of one that multiplies. Assumed.
 DOUBT = {
     "products": 0.05, "attention": 0.15, "maps": 0.15, "slowdown": 0.5, "host": 0.3, "exposed": 0.3,
-    "waiting": 0.5,
+    "waiting": 0.5, "retries": 1.0,
 }  # fmt: skip
 
 
@@ -65,7 +65,9 @@ class Residual(NamedTuple):
         return [self.id, self.source, self.model, *self.job[:-1], *self[-2:]]
 
 
-def doubts(parts: Mapping[str, float], slowdown_s: float) -> dict[str, float]:
+def doubts(
+    parts: Mapping[str, float], slowdown_s: float, retries_s: float = 0.0
+) -> dict[str, float]:
     """Shares of a step that the constants of `DOUBT` decide.
 
     Parameters
@@ -74,6 +76,8 @@ def doubts(parts: Mapping[str, float], slowdown_s: float) -> dict[str, float]:
         The step by what the compute lane does, adding up to its time. [s]
     slowdown_s : float
         What kernels lost to collectives beside them. [s]
+    retries_s : float
+        Of ``host``, what the allocator's retries near capacity take. [s]
 
     Returns
     -------
@@ -83,7 +87,7 @@ def doubts(parts: Mapping[str, float], slowdown_s: float) -> dict[str, float]:
     total = sum(parts.values())
     seconds = {
         "products": parts.get("gemm", 0.0), "attention": parts.get("attention", 0.0),
-        "slowdown": slowdown_s, "host": parts.get("host", 0.0),
+        "slowdown": slowdown_s, "host": parts.get("host", 0.0) - retries_s, "retries": retries_s,
         "exposed": parts.get("exposed_communication", 0.0), "waiting": parts.get("waiting", 0.0),
     }  # fmt: skip
     apart = ("gemm", "attention", "host", "exposed_communication", "copies", "waiting")
@@ -92,9 +96,10 @@ def doubts(parts: Mapping[str, float], slowdown_s: float) -> dict[str, float]:
 
 
 def job_of(
-    topology: Topology, workload: Workload, parts: Mapping[str, float], slowdown_s: float
-) -> Job:
-    """The features by which rows are comparable; `parts` and `slowdown_s` as for `doubts`."""
+    topology: Topology, workload: Workload, parts: Mapping[str, float], slowdown_s: float,
+    retries_s: float = 0.0,
+) -> Job:  # fmt: skip
+    """The features by which rows are comparable; `parts` and all after it as for `doubts`."""
     kind, node = workload.method.kind, topology.groups[0].node if topology.groups else None
     link = "none"
     if topology.world_size > 1:
@@ -103,7 +108,7 @@ def job_of(
             node is not None and node.nics is not None and len(topology.groups) + topology.nodes > 2
         )
         link = node.nics.kind if far and node is not None and node.nics is not None else local
-    shares = doubts(parts, slowdown_s)
+    shares = doubts(parts, slowdown_s, retries_s)
     return Job(
         generation=_generation(topology.slowest_gpu),
         strategy=strategy_of(workload).measured_as or workload.parallelism.strategy,

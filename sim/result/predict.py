@@ -114,7 +114,7 @@ def predict(
         variation=_spread(topology, varied, level, found),
         ranks=ranks_section(found.ranks, found.time_s),
     )
-    return replace(result, uncertainty=uncertainty(topology, workload, result))
+    return replace(result, uncertainty=uncertainty(topology, workload, result, found.retries_s))
 
 
 def _spread(topology: Topology, varied: Variation, level: str, found: StepReport) -> Spread | None:

@@ -31,19 +31,19 @@ def test_the_fastest_number_of_gpus():
 
 
 def test_a_fit_of_one_constant():
-    """y = x b with a prior: b = x.y / (x.x + (noise / prior)^2), clipped ones included."""
+    """y = x b with a prior: b = x.y / (x.x + (noise / prior)^2); 0.3 is clipped to 0.1."""
     points = [SimpleNamespace(error=math.expm1(e), share=s) for e, s in ((0.1, 0.5), (0.3, 0.8))]
     name = ("all", "host")
 
     def of(p):
         return {name: p.share}
 
-    found = fit(points, of, {"host": 0.3}, far=0.2)
-    expected = (0.5 * 0.1 + 0.8 * 0.2) / (0.5**2 + 0.8**2 + (NOISE / 0.3) ** 2)
+    found = fit(points, of, {"host": 0.3}, "training")
+    expected = (0.5 * 0.1 + 0.8 * 0.1) / (0.5**2 + 0.8**2 + (NOISE / 0.3) ** 2)
     assert found == {name: pytest.approx(expected)}
-    left = without(points, ["a", "b"], of, {"host": 0.3}, far=0.5)
-    # the first by the second: 0.1 less 0.5 b
-    b = 0.8 * 0.3 / (0.8**2 + (NOISE / 0.3) ** 2)
+    left = without(points, ["a", "b"], of, {"host": 0.3}, "finetune")
+    # the first by the second: 0.1 less 0.5 b; a row of fine-tuning is worth 0.3
+    b = 0.8 * 0.3 / (0.8**2 + (0.3 / 0.3) ** 2)
     assert math.log1p(left[0].error) == pytest.approx(0.1 - 0.5 * b)
 
 

@@ -184,8 +184,10 @@ def test_band_grows_with_what_is_in_doubt():
     shares = doubts({"gemm": 4.0, "norm": 1.0, "exposed_communication": 5.0}, slowdown_s=0.5)
     assert shares == {
         "products": 0.4, "attention": 0.0, "maps": 0.1, "slowdown": 0.05, "host": 0.0,
-        "exposed": 0.5, "waiting": 0.0,
+        "exposed": 0.5, "waiting": 0.0, "retries": 0.0,
     }  # fmt: skip
+    near = doubts({"gemm": 6.0, "host": 4.0}, slowdown_s=0.0, retries_s=3.0)
+    assert (near["host"], near["retries"]) == pytest.approx((0.1, 0.3))
 
 
 def test_band_widens_with_what_no_row_shows():
