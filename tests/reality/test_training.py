@@ -65,7 +65,7 @@ def test_bands_cover_what_they_say():
     for by_source in (False, True):
         everything = coverage(by_source)[0]
         assert everything.rows >= 1150
-        assert 0.55 <= everything.share <= 0.90
+        assert 0.68 <= everything.share <= 0.90
     memory = memory_coverage()[0]
     assert memory.rows > 100
     assert 0.70 <= memory.share <= 0.90
