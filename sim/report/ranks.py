@@ -13,7 +13,8 @@ LEAST = 0.005  # share of the step that a line is worth
 def waiting(result: Result) -> list[Fact]:
     """One fact for each group of ranks that waits for others, the longest first."""
     total, named = result.step.time_s, {g.ranks: g for g in result.ranks}
-    found = []
+    found = bubble(result)
+    most = MOST + len(found)
     for group in sorted(result.ranks, key=lambda g: -g.waiting_s):
         if group.waiting_s < LEAST * total:
             break
@@ -24,7 +25,17 @@ def waiting(result: Result) -> list[Fact]:
         shares = percent(group.waiting_s / total), percent(group.communication_s / total)
         text = f"{shares[0]} of the step for {whom}; {shares[1]} more for data on its way"
         found.append(Fact("Waiting", f"{_named(group)} {text}"))
-    return found[:MOST]
+    return found[:most]
+
+
+def bubble(result: Result) -> list[Fact]:
+    """What ranks of a pipeline lose to other stages, in the mean."""
+    if len({group.stage for group in result.ranks}) < 2:
+        return []
+    ranks = sum(group.count for group in result.ranks)
+    lost = sum(group.count * group.waiting_s for group in result.ranks) / ranks
+    share = percent(lost / result.step.time_s)
+    return [Fact("Bubble", f"{share} of the step: what a rank waits for other stages, in the mean")]
 
 
 def _named(group: RankGroup) -> str:

@@ -74,6 +74,7 @@ class RankGroup:
     communication_s: float  # idle while its data moves
     idle_s: float  # idle for the host, copies, or the end of the step
     waiting_for: dict[str, float]  # seconds by the ranks that came last
+    stage: int = 0  # of a pipeline
 
 
 @dataclass(frozen=True, slots=True)

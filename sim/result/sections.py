@@ -145,6 +145,7 @@ def ranks_section(groups: Sequence[WaitingGroup], step_s: float) -> tuple[RankGr
             ranks=name,
             count=len(group.ranks),
             gpu=group.role.gpu.name,
+            stage=group.role.stage,
             speed=group.speed,
             compute_s=group.compute_s,
             waiting_s=group.waiting_s,

@@ -185,6 +185,7 @@ class _Rank:
     def step(self) -> Plan:
         """All micro-batches, then clipping and the optimizer."""
         r, knobs = self.recorder, self.knobs
+        r.start(0)  # the trainer's batch is cut into the pipeline's
         if self.schedule.table:
             for action in self.schedule.executed(self.shape)[self.rank]:
                 self._do(action)
@@ -197,6 +198,7 @@ class _Rank:
         self.memory.end()
         loss_all_reduce(r, knobs, self.mesh)
         clip_and_step(r, knobs, DTYPE_BYTES[self.types.master])
+        r.end()
         return r.plan
 
     # what actions do

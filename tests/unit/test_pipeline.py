@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim import simulate
 from sim.blocks.parameters import tree_of
 from sim.errors import InputError
 from sim.inputs.loader import load
@@ -18,6 +19,7 @@ from sim.memory.ledger import live_bytes, read
 from sim.pipeline.actions import BACKWARD, FORWARD, INPUT, WEIGHT
 from sim.pipeline.schedules import SCHEDULES, Shape, in_flight
 from sim.pipeline.stages import blocks_of_stages, layers_of_stages
+from sim.report.ranks import bubble
 from sim.step.run import run_step
 from sim.step.step import memory_of, step
 from sim.strategies import allocations_of, build_plans
@@ -221,3 +223,14 @@ def test_faults(sets, said):
         return
     with pytest.raises(InputError, match=said):
         job(*sets)
+
+
+def test_the_report_says_what_is_lost_to_other_stages():
+    """The mean of what ranks wait; the last stage of an even pipeline waits for the first."""
+    found = simulate(*job()[:2])
+    assert [group.stage for group in found.ranks] == [0, 1, 2, 3]
+    (fact,) = bubble(found)
+    lost = sum(g.waiting_s * g.count for g in found.ranks) / 8 / found.step.time_s
+    assert 0.05 < lost < 0.5
+    assert fact.text.startswith(f"{100 * lost:.1f} %")
+    assert bubble(simulate(*job(pipeline=1)[:2])) == []
