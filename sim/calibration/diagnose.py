@@ -31,7 +31,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.verdict import Verdict
 from sim.step.breakdown import Breakdown
-from sim.step.step import step
+from sim.step.step import memory_of, step
 
 F8 = npt.NDArray[np.float64]
 SHARED_ERROR = 0.06  # b
@@ -256,7 +256,8 @@ def _weigh(
 ) -> tuple[float, float, F8] | None:  # fmt: skip
     """Mean likelihood over the strengths, the best strength, and the step times there."""
     first = figures[0]
-    if cause.change(first.topology, first.workload, cause.strengths[0]) is None:
+    changed = cause.change(first.topology, first.workload, cause.strengths[0])
+    if changed is None or _cannot_be(changed, first):
         return None
     rows = []
     for strength in cause.strengths:
@@ -277,6 +278,14 @@ def _weigh(
     likelihood = np.exp(_log_likelihood(found - np.log(measured)))
     best = int(np.argmax(likelihood))
     return float(likelihood.mean()), float(strengths[best]), np.exp(found[best])
+
+
+def _cannot_be(changed: Changed, figure: Figure) -> bool:
+    """Whether a job that fits as declared would not as a cause leaves it: then it did not run."""
+    if changed.workload is figure.workload and changed.topology is figure.topology:
+        return False
+    fits = memory_of(figure.topology, figure.workload).fits
+    return fits and not memory_of(changed.topology, changed.workload).fits
 
 
 def _shared(

@@ -225,7 +225,7 @@ def _activation_offload(w: Workload) -> Findings:
         message = "without checkpointing there are no block inputs to send to the host"
         yield fault("offload-nothing", "workload", path, message, "write {full: {offload: true}}")
     if not strategy_of(w).offloads_inputs:
-        message = f"checkpointed inputs go to the host with fsdp, not with {w.parallelism.strategy}"
+        message = f"{w.parallelism.strategy} does not send checkpointed inputs to the host"
         yield fault("offload-inputs", "workload", path, message, "write fsdp2, or leave it out")
 
 

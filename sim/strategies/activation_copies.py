@@ -14,6 +14,12 @@ from sim.inputs.workload import Workload
 from sim.strategies.plan import Event, Recorder
 
 
+def copies_of(workload: Workload, tree: ModelTree) -> ActivationCopies | None:
+    """Copies of one rank's inputs, if the workload asks for them."""
+    asked = workload.activation_checkpointing.offload
+    return ActivationCopies(workload, tree) if asked else None
+
+
 class ActivationCopies:
     """Issues the copies of one rank.
 
@@ -35,6 +41,13 @@ class ActivationCopies:
         }
         self.out: dict[int, Event] = {}
         self.back: dict[int, Event] = {}
+        self._at = (-1, True)
+
+    def enter(self, r: Recorder, block: int, forward: bool) -> None:
+        """Before any part of a block: what `forward` or `backward` does, once a block."""
+        if (block, forward) != self._at:
+            self._at = (block, forward)
+            (self.forward if forward else self.backward)(r, block)
 
     def forward(self, r: Recorder, block: int) -> None:
         """Before a block's forward: send its input to the host."""

@@ -16,6 +16,7 @@ from sim.inputs.strategy import Strategy, register
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
+from sim.strategies.activation_copies import copies_of
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.replicated_memory import Gathered, ReplicatedMemory
 from sim.strategies.tail import clip_and_step, loss_all_reduce
@@ -78,6 +79,7 @@ class _Run:
         self.recompute = (
             False, *checkpointed_layers(workload.activation_checkpointing, layers), False
         )  # fmt: skip
+        self.copies = copies_of(workload, tree)
         self.grad_bytes = DTYPE_BYTES[types.master]
         narrow = DTYPE_BYTES[types.reduce] < self.grad_bytes
         self.wire = types.reduce if narrow else types.master  # narrower: a compression hook
@@ -129,6 +131,8 @@ class _Run:
         """Forward of every block; under autocast weights are cast at each use."""
         for number in range(len(self.blocks)):
             self.memory.reach(number, forward=True)
+            if self.copies:
+                self.copies.enter(self.recorder, number, forward=True)
             self._cast(number, "forward", self.elements[number])
             self.recorder.segment("forward", "forward", number)
 
@@ -154,6 +158,8 @@ class _Run:
             if not self.flows[number]:
                 continue
             block = self.blocks[number]
+            if self.copies:
+                self.copies.enter(r, number, forward=False)
             if self.recompute[number]:
                 self._cast(number, "backward", self.elements[number])
                 r.segment("recompute", "backward", number)
@@ -233,6 +239,7 @@ class Ddp(Strategy):
     tools = frozenset({"accelerate", "axolotl", "deepspeed", "torchtitan"})
     family = ("fsdp2", "ddp")
     shards_more = "fsdp2"
+    offloads_inputs = True
 
     def build(
         self, workload: Workload, tree: ModelTree, mesh: Mesh, *, steps: int, cold: bool,

@@ -18,7 +18,7 @@ class DeepSpeed(Strategy):
     instead: ClassVar = {"reduce_dtype": "DeepSpeed says communication_data_type"}
     tools = frozenset({"accelerate", "axolotl", "deepspeed"})
     family = ("zero2", "zero3")
-    deepspeed = True
+    deepspeed = offloads_inputs = True
     stage: int
 
     def replicates(self, knobs: Parallelism) -> bool:

@@ -123,6 +123,7 @@ class ReplicatedMemory(StepMemory):
             to.put(t.UNSHARDED, held)
         to.mark(
             (t.SAVED, -1.0, t.GONE, layer),
+            (t.SAVED, 2.0 if layer > 1 else 1.0, t.FETCHED, layer),  # its input, and the next one's
             (t.RECOMPUTED, 1.0, t.HIDDEN),
             (t.RECOMPUTED, 1.0, t.LAYER_BACKWARD, layer),
         )

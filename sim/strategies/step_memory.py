@@ -5,6 +5,8 @@ Host memory is that of one rank, held from the first step on.
 
 from __future__ import annotations
 
+import math
+
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import ModelTree
 from sim.inputs.strategy import strategy_of
@@ -15,12 +17,25 @@ from sim.strategies.units import (
     dtypes,
     stored_bytes,
     trainable_elements,
+    tree_blocks,
 )
 from sim.units import DTYPE_BYTES
 
 #: DeepSpeed's pinned buffers for NVMe: so many, of a sub-group's fp32 elements or `buffer_size`
 #: bf16 elements. Source: DeepSpeed offload_config.py, buffer_count 4 and 5, buffer_size 1e8.
 NVME_OPTIMIZER_BUFFERS, NVME_PARAMETER_BUFFERS, NVME_PARAMETER_ELEMENTS = 4, 5, 1e8
+#: Of a training process beside its tensors: Python, PyTorch, the host's part of CUDA and NCCL. [B]
+#: Source: 3 to 5 GB in reports of offloaded runs; assumed
+PROCESS = 4e9
+
+
+def pinned_bytes(size: float) -> float:
+    """What a pinned allocation of so many bytes takes: the next power of two. [B]
+
+    Source: PyTorch CachingHostAllocator, ``allocate``: "round up the allocation to the nearest
+    power of two to improve reuse".
+    """
+    return float(1 << max(0, math.ceil(size) - 1).bit_length()) if size > 0.0 else 0.0
 
 
 class StepMemory:
@@ -83,20 +98,45 @@ class StepMemory:
             keep("NVMe buffers", NVME_OPTIMIZER_BUFFERS * 4.0 * min(elements, p.sub_group_size))
         elif offloads and not (deepspeed and p.offload == "parameters"):
             keep("optimizer states", 1.0, t.STATE_BYTES)
-            keep("gradients", (4.0 if deepspeed else DTYPE_BYTES[types.master]) * elements)
             if deepspeed:
+                groups, rest = divmod(elements, float(p.sub_group_size))
                 keep("master weights", 4.0 * elements)
+                keep(
+                    "gradients",
+                    groups * pinned_bytes(4.0 * p.sub_group_size) + pinned_bytes(4.0 * rest),
+                )
+                keep("gradients in the compute dtype", pinned_bytes(self.compute * elements))
+            else:
+                keep("gradients", DTYPE_BYTES[types.master] * elements)
         if parameters and nvme:
             keep("NVMe buffers", NVME_PARAMETER_BUFFERS * self.compute * NVME_PARAMETER_ELEMENTS)
         elif parameters or (offloads and not deepspeed):
-            trained = types.compute if deepspeed else types.master
-            keep("parameters", stored_bytes(self.tree, types, trained) / self.ranks)
+            size = stored_bytes(self.tree, types, types.compute if deepspeed else types.master)
+            size /= self.ranks
+            keep("parameters", pinned_bytes(size) if deepspeed else size)
+            if deepspeed:
+                keep("parameters as loaded", self._as_loaded(size))
+        if offloads:
+            keep("process", PROCESS)
         if self.workload.activation_checkpointing.offload:
             for layer, style in enumerate(self.to.layers, start=1):
                 if style.recomputed:
                     keep("activations", 1.0, t.FETCHED, layer)
         if not offloads:
             keep("checkpoint staging", 1.0, t.STAGED)
+
+    def _as_loaded(self, stored: float) -> float:
+        """Pinned partitions that `zero.Init` made, parameter by parameter. [B]
+
+        One buffer takes them all, but the allocator of pinned memory keeps what it has once taken.
+        """
+        whole = rounded = 0.0
+        for block in tree_blocks(self.tree):
+            for module in block.modules:
+                for q in module.parameters:
+                    whole += self.compute * q.numel / self.ranks
+                    rounded += pinned_bytes(self.compute * q.numel / self.ranks)
+        return stored * rounded / whole
 
     def loss_backward(self) -> None:
         """The loss's backward, and what its gradient is made of."""

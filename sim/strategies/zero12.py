@@ -19,6 +19,7 @@ from sim.inputs.strategy import register, strategy_of
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
+from sim.strategies.activation_copies import ActivationCopies, copies_of
 from sim.strategies.deepspeed import DeepSpeed
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.replicated_memory import ReplicatedMemory
@@ -45,6 +46,7 @@ class _Run:
     offload: bool
     offset: list[int]  # of each parameter in the flat group of trainable ones
     partition: int  # elements a rank owns
+    copies: ActivationCopies | None = None  # of block inputs to the host
     bucket: list[int] = field(default_factory=list)
     elements: int = 0
 
@@ -60,6 +62,8 @@ class _Run:
                 phase = PHASES[direction]
                 when = "forward" if phase == "forward" else "backward"
                 self.memory.reach(t.unit_blocks[unit], when == "forward")
+                if self.copies:
+                    self.copies.enter(r, t.unit_blocks[unit], when == "forward")
                 r.segment(
                     phase, when, t.unit_blocks[unit], t.unit_modules[unit], t.unit_names[unit]
                 )
@@ -222,6 +226,7 @@ class _Zero12(DeepSpeed):
             offload=knobs.offload != "none",
             offset=offset,
             partition=max(1, aligned // shard),
+            copies=copies_of(workload, tree),
         )  # fmt: skip
         owned = aligned // shard
         r.plan.owned_numel = float(owned)

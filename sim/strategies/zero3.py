@@ -20,6 +20,7 @@ from sim.inputs.trainer import trainer_of
 from sim.inputs.versions import version
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
+from sim.strategies.activation_copies import copies_of
 from sim.strategies.deepspeed import DeepSpeed
 from sim.strategies.plan import Plan, Quiet, Recorder
 from sim.strategies.replicated_memory import Gathered, ReplicatedMemory
@@ -84,7 +85,7 @@ def play(
         groups |= {"node": mesh.groups("node"), "replicate": everybody.outer(node)}
     r = Recorder(groups, trainer_of(workload))
     memory = _memory(workload, tree, mesh, r)
-    c = Coordinator(trace, settings, r, memory)
+    c = Coordinator(trace, settings, r, memory, copies_of(workload, tree))
     if first_step:
         c.forget_persistent()
     for step in range(steps):

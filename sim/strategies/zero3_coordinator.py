@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from sim.strategies.activation_copies import ActivationCopies
 from sim.strategies.plan import Recorder
 from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.zero3_quantized import quantized_gather, quantized_reduce
@@ -83,10 +84,10 @@ class Coordinator:
 
     def __init__(
         self, trace: ModuleTrace, settings: Settings, recorder: Recorder,
-        memory: ReplicatedMemory | None = None,
+        memory: ReplicatedMemory | None = None, copies: ActivationCopies | None = None,
     ) -> None:  # fmt: skip
         self.trace, self.settings, self.recorder = trace, settings, recorder
-        self.memory = memory
+        self.memory, self.copies = memory, copies
         n = len(trace.numel)
         self.persistent = [size <= settings.persistence for size in trace.numel]
         self.status = [AVAILABLE if p else NOT_AVAILABLE for p in self.persistent]
@@ -137,6 +138,8 @@ class Coordinator:
                 when = "forward" if phase == "forward" else "backward"
                 if memory:
                     memory.reach(blocks[unit], when == "forward")
+                if self.copies:
+                    self.copies.enter(r, blocks[unit], when == "forward")
                 r.call_times("zero3.module", t.unit_calls[unit] if one_by_one else 1)
                 self._segment = r.segment(phase, when, blocks[unit], modules[unit], names[unit])
             elif what == GRADIENT:

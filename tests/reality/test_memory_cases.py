@@ -10,6 +10,7 @@ import pytest
 from sim.calibration.finetune import finetune_rows
 from sim.calibration.rows import out_of_memory_rows
 from sim.inputs.loader import load
+from sim.memory.bound import solve
 from sim.memory.report import memory
 
 GIB = 2.0**30
@@ -83,3 +84,86 @@ def test_jobs_that_ran_out_of_memory_are_caught():
     """Two are not: one by 0.02 %, one whose batch is not stated."""
     missed = [r.id for r in out_of_memory_rows() if memory(r.topology, r.workload).fits]
     assert len(missed) <= 2
+
+
+ZERO3 = {
+    "name": "zero3", "steps": 100, "activation_checkpointing": {"full": {"reentrant": True}},
+    "loss": "huggingface",
+}  # fmt: skip
+INFINITY = {"strategy": "zero3", "offload": "all", "deepspeed_version": "0.17.0"}
+AUTO = {
+    "strategy": "zero3", "stage3_prefetch_bucket_size": "auto", "reduce_bucket_size": "auto",
+    "stage3_param_persistence_threshold": "auto", "overlap_comm": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("longest", "gpu", "changes"),
+    [
+        (65_000, "h200-sxm-141gb", {}),
+        (36_000, "h100-sxm-80gb", {}),
+        (300_000, "h200-sxm-141gb", {"loss": "fused-linear", "fused_kernels": "all"}),
+        (
+            650_000, "h200-sxm-141gb",
+            {
+                "loss": "fused-linear", "fused_kernels": "all",
+                "activation_checkpointing": {"full": {"reentrant": True, "offload": True}},
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_longest_sequence_on_one_gpu(longest, gpu, changes):
+    """Llama 3.1 8B, full, ZeRO-3 with all state on the host: within 5 % of the longest that ran.
+
+    Source: snowflakedb/ArcticTraining projects/sequence-parallelism, recipes for one H100 and H200.
+    """
+    job = ZERO3 | {
+        "model": "llama-3.1-8b", "sequence_length": longest, "parallelism": INFINITY,
+        "attention": "flash3", "stack": {"torch": "2.7", "cuda": "12.6", "nccl": "2.26"},
+    }  # fmt: skip
+    found = load(machine(gpu, cpu={"memory": "1.9 TB"}), job | changes)
+    bound = solve(found.topology, found.workload, "sequence_length")
+    assert bound.value == pytest.approx(longest, rel=0.05)
+
+
+@pytest.mark.parametrize(("length", "word"), [(20_000, "at risk"), (32_000, "does not fit")])
+def test_32b_on_16_gpus(length, word):
+    """FSDP1, 32B: 20,000 tokens trained, 32,000 did not. Source: simplescaling/s1 issues 13, 22."""
+    job = {
+        "name": "s1", "model": "qwen2.5-32b", "sequence_length": length, "steps": 10,
+        "parallelism": {"strategy": "fsdp1"}, "activation_checkpointing": "full",
+        "attention": "sdpa", "loss": "eager",
+    }  # fmt: skip
+    found = load("dgx-h100", job, ["nodes=2"])
+    assert memory(found.topology, found.workload).verdict.word == word
+
+
+@pytest.mark.parametrize(
+    ("gpus", "length", "fits"), [(7, 1024, False), (8, 1024, True), (8, 16_384, False)]
+)
+def test_32b_on_seven_or_eight_gpus(gpus, length, fits):
+    """ZeRO-3, cutoff 1,024. Source: hiyouga/LLaMA-Factory issue 6999; GAIR-NLP/LIMO issue 10."""
+    job = ZERO3 | {
+        "model": "qwen2.5-32b", "sequence_length": length, "gradient_accumulation": 2,
+        "parallelism": AUTO,
+    }  # fmt: skip
+    nvlink = {"generation": 3, "links_per_gpu": 8, "fabric": "nvswitch"}
+    found = load(machine("a800-sxm-80gb", gpus, nvlink=nvlink), job)
+    assert memory(found.topology, found.workload).fits == fits
+
+
+def test_host_memory_of_a_32b():
+    """744 GB were not enough; DeepSpeed's rule says 27 B a parameter.
+
+    Source: hiyouga/LLaMA-Factory issue 6755; deepspeed/runtime/zero/stage3.py,
+    estimate_zero3_model_states_mem_needs.
+    """
+    job = ZERO3 | {
+        "model": "qwen2.5-32b", "sequence_length": 1024, "gradient_accumulation": 2,
+        "parallelism": AUTO | {"offload": "all"},
+    }  # fmt: skip
+    found = load(machine("h100-nvl-94gb", cpu={"memory": "744 GB"}), job)
+    report = memory(found.topology, found.workload)
+    assert report.verdict.word == "does not fit"
+    assert report.verdict.on_gpu
+    assert report.host_bytes == pytest.approx(27 * 32.76e9, rel=0.2)

@@ -8,15 +8,17 @@ from sim.blocks.update import host_update_bytes, optimizer_kernels, shard_of
 from sim.cost.host_update import host_rate, update_s, update_slowdown
 from sim.inputs.gpu import Gpu
 from sim.inputs.models import resolve_model
+from sim.inputs.shares import mesh_on
 from sim.inputs.topology import Cpu, Node, Pcie, Topology
 from sim.inputs.trainer import trainer_of
-from sim.inputs.workload import Checkpointing, Parallelism, Precision, Stack, Workload
+from sim.inputs.workload import Checkpointing, Method, Parallelism, Precision, Stack, Workload
 from sim.job.forecast import checkpoint_bytes
 from sim.memory.report import memory
 from sim.memory.states import optimizer_bytes, trainable_elements
 from sim.mesh import Mesh
 from sim.step.step import step
 from sim.strategies import plan_of
+from sim.strategies.step_memory import pinned_bytes
 
 P = 8_030_261_248
 
@@ -121,12 +123,34 @@ def test_moments_take_the_parameters_dtype():
         assert optimizer_bytes(foreach, 1) == moments * elements
 
 
+def test_pinned_memory_comes_in_powers_of_two():
+    assert [pinned_bytes(x) for x in (0.0, 1.0, 2.0, 3.0, 2.0**30, 2.0**30 + 1)] == [
+        0.0, 1.0, 2.0, 4.0, 2.0**30, 2.0**31,
+    ]  # fmt: skip
+
+
 def test_what_zero3_keeps_on_the_host():
-    """Optimizer: states 8, fp32 gradient 4, fp32 weights 4; parameters: bf16 2 more."""
-    for offload, per_element in (("optimizer", 16), ("parameters", 2), ("all", 18)):
+    """8.03e9 parameters on 8 ranks, 1.0e9 on each: what is pinned is rounded up.
+
+    Optimizer: states 8, fp32 weights 4; gradients of a sub-group of 1e9 in fp32 (4.3 GB) and of the
+    3.8e6 left over (16.8 MB), and all of them in bf16 (2 x 1.004e9 -> 2.1 GB). Parameters: 2.1 GB,
+    and those of zero.Init one by one. A process 4 GB.
+    """
+    fp32, half = 2.0**32 + 2.0**24, 2.0**31
+    for offload, terms in (
+        ("optimizer", {"gradients": fp32, "gradients in the compute dtype": half}),
+        ("parameters", {"parameters": half}),
+        ("all", {"gradients": fp32, "parameters": half}),
+    ):
         parallelism = Parallelism(strategy="zero3", offload=offload)
-        report = memory(topology(), workload(parallelism=parallelism))
-        assert report.host_bytes == pytest.approx(per_element * P, rel=1e-5)
+        found = memory(topology(), workload(parallelism=parallelism)).host_terms
+        for name, size in {"process": 4e9, **terms}.items():
+            assert found[name] == 8 * size
+        if offload != "parameters":
+            assert found["master weights"] == pytest.approx(4 * P, rel=1e-5)
+            assert found["optimizer states"] == pytest.approx(8 * P, rel=1e-5)
+        if offload != "optimizer":  # 2 B each, rounded up by a quarter on average
+            assert found["parameters as loaded"] == pytest.approx(2.5 * P, rel=0.12)
     kept = memory(topology(), workload(parallelism=Parallelism(strategy="zero3")))
     only = Parallelism(strategy="zero3", offload="parameters")
     moved = memory(topology(), workload(parallelism=only))
@@ -138,7 +162,8 @@ def test_nvme_leaves_buffers_in_host_memory():
     parallelism = Parallelism(strategy="zero3", offload="all", offload_device="nvme")
     report = memory(topology(), workload(parallelism=parallelism))
     # four of a sub-group of 1e9 elements in fp32 and five of 1e8 in bf16, on eight ranks
-    assert report.host_terms == {"NVMe buffers": 8 * (4 * 4 * 1e9 + 5 * 2 * 1e8)}
+    buffers = 8 * (4 * 4 * 1e9 + 5 * 2 * 1e8)
+    assert report.host_terms == {"NVMe buffers": buffers, "process": 8 * 4e9}
 
 
 def test_a_copy_on_every_rank_may_not_fit_the_host():
@@ -164,6 +189,24 @@ def test_offloaded_activations_are_in_host_memory():
     assert here.host_bytes == 0
     saved = here.by_moment["backward"] - there.by_moment["backward"]
     assert saved == pytest.approx(inputs, rel=0.1)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3"])
+def test_checkpointed_inputs_go_to_the_host_under_every_strategy(strategy):
+    """32 inputs of 8 x 2,048 tokens; two stay on the GPU; a copy each way and layer."""
+    p, rest = Parallelism(strategy=strategy), {"micro_batch": 8, "loss": "fused-linear"}
+    method = Method(kind="lora", rank=8, targets=("q", "v"))
+    here = workload(parallelism=p, method=method, **rest)
+    there = here.model_copy(
+        update={"activation_checkpointing": Checkpointing(kind="full", offload=True)}
+    )
+    one = 8 * 2048 * 4096 * 2
+    assert memory(topology(), there).host_terms["activations"] == 8 * 32 * one
+    kept = [memory(topology(), job).terms["saved activations"] / one for job in (here, there)]
+    assert kept[0] - kept[1] == pytest.approx(30, abs=2)
+    plan = plan_of(there, build_tree(there.model, there.method), mesh_on(there, 8))
+    names = [op.name for op in plan.ops]
+    assert (names.count("d2h"), names.count("h2d")) == (32, 32)
 
 
 def test_an_update_on_the_host_is_of_its_own_optimizer_whoever_ran_before():
