@@ -89,14 +89,14 @@ class Optimizer:
         """What a step allocates and frees again. [B]
 
         foreach holds the square root of all second moments at once; a loop that of one tensor,
-        twice.
+        twice, and the one before. Recorded in ``tests/data/optimizer_memory.json``.
         """
         if self.one_kernel(implementation):
             return 0.0
         if self.factored:
             return 2 * FP32 * largest
         size = self.moment(parameter)
-        return 2 * size * largest if implementation == "for-loop" else size * elements
+        return 3 * size * largest if implementation == "for-loop" else size * elements
 
 
 #: 8-bit: a byte a state and an fp32 scale per block of 256. SGD without momentum.

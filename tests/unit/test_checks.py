@@ -260,13 +260,6 @@ def test_every_minimum_has_a_source():
     ("keys", "says"),
     [
         ({"activation_checkpointing": {"none": {"offload": True}}}, "no block inputs to send"),
-        (
-            {
-                "activation_checkpointing": {"full": {"offload": True}},
-                "parallelism": {"strategy": "zero3"},
-            },
-            "not with zero3",
-        ),
     ],
 )
 def test_method_errors(keys, says):
