@@ -60,7 +60,7 @@ def ranked(
 ) -> tuple[Fix, ...]:  # fmt: skip
     """The changes that help most, best first.
 
-    A job that fits wants less time a token and must still fit; one that does not fit wants what
+    A job that fits wants less time a token and must still fit as surely; one that does not fit wants what
     `smaller` finds: what lets it fit, or else comes nearest, and trains the same.
 
     Parameters
@@ -83,12 +83,14 @@ def ranked(
     waits = now.exposed_s + now.slowdown_s
     parts = {"": now.time_s, "loss": now.kernels.get("loss", 0.0), "waits": waits}
     base = now.time_s / batch_on(workload).tokens_per_rank
+    # a job that simply fits is not talked into one that may not
+    safe = not memory_of(topology, workload).verdict.risk
     faster = []
     for change in changes(topology, workload, "faster"):
         if parts[change.shortens] <= SHORTER * now.time_s:
             continue
         room = memory_of(change.topology, change.workload)
-        if not room.fits:
+        if not room.fits or (safe and room.verdict.risk):
             continue
         ratio = _seconds(change.topology, change.workload) / base
         if ratio < 1.0 - SHORTER:
