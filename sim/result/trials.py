@@ -60,8 +60,8 @@ def ranked(
 ) -> tuple[Fix, ...]:  # fmt: skip
     """The changes that help most, best first.
 
-    A job that fits wants less time a token and must still fit as surely; one that does not fit wants what
-    `smaller` finds: what lets it fit, or else comes nearest, and trains the same.
+    A job that fits wants less time a token and must still fit as surely; one that does not fit
+    wants what `smaller` finds: what lets it fit, or else comes nearest, and trains the same.
 
     Parameters
     ----------
