@@ -360,7 +360,10 @@ _MISNOMERS = {
     "num_hidden_layers": "layers", "intermediate_size": "ffn_size",
     "num_attention_heads": "heads", "num_key_value_heads": "kv_heads",
     "max_position_embeddings": "max_positions", "dp_replicate": "replicate",
-    "cp": "context_parallel", "num_nodes": "nodes", "gpu_count": "gpus", "gpus_per_node": "gpus",
+    "cp": "context_parallel", "tp": "tensor_parallel", "pp": "pipeline_parallel",
+    "data_parallel_shard": "shard", "data_parallel_replicate": "replicate",
+    "tensor_parallel_degree": "tensor_parallel", "pipeline_parallel_degree": "pipeline_parallel",
+    "num_nodes": "nodes", "gpu_count": "gpus", "gpus_per_node": "gpus",
     "num_gpus": "gpus", "bandwidth": "rate", "nic": "nics", "tdp": "power_limit",
     "hbm_bandwidth": "memory_bandwidth", "price": "price_per_gpu_hour",
 }  # fmt: skip
