@@ -23,7 +23,7 @@ from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import ActivationCopies
 from sim.strategies.fsdp1_layout import ROOT, lay_out
-from sim.strategies.fsdp_memory import FsdpMemory, kept_inputs
+from sim.strategies.fsdp_memory import FsdpMemory, kept_inputs, runs_again
 from sim.strategies.plan import Event, Plan, Quiet, Recorder
 from sim.strategies.repeat import Folding, shortened
 from sim.strategies.tail import clip_and_step, loss_all_reduce
@@ -114,6 +114,7 @@ class _Run:
         groups = {"shard": self.over}
         if self.replicate > 1:
             groups["replicate"] = self.mesh.groups("dp_replicate")
+        self.around = runs_again(self.workload)
         recorder = self.recorder = self.kind(groups, trainer_of(self.workload))
         extra = len(self.full.layers) - self.recorded
         self.folding = Folding(recorder, self.edge, extra)
@@ -185,6 +186,8 @@ class _Run:
             r.segment("forward", FORWARD, piece.block, piece.module, name)
             for unit in piece.leave:
                 self.post_forward(unit)
+                if self.around and piece.recompute:  # its output has no graph yet
+                    self.needs_backward[unit] = False
             self.folding.close(piece.block, 1)
         self.post_forward(ROOT)
         if not self.next_forward:
@@ -273,6 +276,9 @@ class _Run:
             if piece.output_grad:
                 if self.copies and pieces[(i + 1) % len(pieces)].block != piece.block:
                     self.copies.backward(r, piece.block)
+                if self.around and piece.recompute and piece.block != recomputed:
+                    recomputed = piece.block
+                    self._run_again(piece.block)
                 for unit in reversed(piece.leave):
                     self.pre_backward(unit)
                     if frozen >= 0:
@@ -307,6 +313,23 @@ class _Run:
             r.segment("recompute", BACKWARD, block, piece.module, name)
             if inner:
                 self.post_forward(piece.unit)
+
+    def _run_again(self, block: int) -> None:
+        """A reentrant checkpoint around a block calls it anew, its hooks too.
+
+        It is gathered, run and freed, and only then gathered for its backward. Until it has run, no
+        hook expects that, so nothing is gathered ahead.
+        """
+        r, layout = self.recorder, self.layout
+        for i in range(layout.first[block], layout.last[block] + 1):
+            piece = layout.pieces[i]
+            for unit in piece.enter:
+                seen = self.views[unit]
+                self.pre_forward(unit, i)
+                self.views[unit] = seen
+            r.segment("recompute", BACKWARD, block, piece.module, self.units[piece.unit].name)
+            for unit in piece.leave:
+                self.post_forward(unit)
 
     def pre_backward(self, unit: int) -> None:
         """Gather unless prefetched, wait, then prefetch what ran just before (BACKWARD_PRE)."""

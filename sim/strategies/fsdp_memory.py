@@ -331,6 +331,13 @@ class FsdpMemory(StepMemory):
         self.ends(0.0 if self.offload else 1.0, 0.0, largest, clones)
 
 
+def runs_again(workload: Workload) -> bool:
+    """Whether a reentrant checkpoint around FSDP1's unit calls it, hooks and all, a second time."""
+    p, policy = workload.parallelism, workload.activation_checkpointing
+    outside = p.checkpoint_wrapper or ("outside" if p.wrap == "peft" else "inside")
+    return policy.kind != "none" and policy.reentrant and outside == "outside"
+
+
 def keeps_inputs(workload: Workload) -> bool:
     """Whether every recomputed block's input and its gradient live until backward ends.
 

@@ -39,14 +39,16 @@ def planned(row):
             reduce_dtype="bf16",
             gradient_sync="last" if row["no_sync"] else "every",
         ),
-        activation_checkpointing=Checkpointing(kind="none" if kind == "none" else "full"),
+        activation_checkpointing=Checkpointing(
+            kind="none" if kind == "none" else "full", reentrant=kind == "reentrant"
+        ),
     )
     return build_plan(workload, build_tree(MODEL, method), mesh_on(workload, 8), 1, False)
 
 
 @pytest.mark.parametrize(
     "row",
-    [r for r in ROWS if r["adapter_dtype"] == "bf16" and r["checkpointing"] != "reentrant"],
+    [r for r in ROWS if r["adapter_dtype"] == "bf16"],
     ids=lambda row: f"{row['checkpointing']}-{'no_sync' if row['no_sync'] else 'sync'}",
 )
 def test_collectives_equal_the_recording(row):

@@ -52,6 +52,7 @@ FSDP1 = st.fixed_dictionaries(
         "backward_prefetch": st.sampled_from(["pre", "none", "post"]),
         "limit_all_gathers": st.booleans(),
         "sharding_strategy": st.sampled_from(["full-shard", "shard-grad-op", "no-shard"]),
+        "checkpoint_wrapper": st.sampled_from(["inside", "outside"]),
     }
 )
 
@@ -62,7 +63,7 @@ FSDP1 = st.fixed_dictionaries(
     layers=st.integers(19, 30),
     accumulate=st.integers(1, 3),
     lora=st.booleans(),
-    recompute=st.sampled_from(["none", "full"]),
+    recompute=st.sampled_from(["none", "full", "reentrant"]),
     tied=st.booleans(),
     steps=st.sampled_from([1, 2]),
 )
@@ -78,7 +79,9 @@ def test_copied_layers_equal_recorded_ones(knobs, layers, accumulate, lora, reco
         sequence_length=8,
         gradient_accumulation=accumulate,
         parallelism=Parallelism(**knobs),
-        activation_checkpointing=Checkpointing(kind=recompute),
+        activation_checkpointing=Checkpointing(
+            kind="none" if recompute == "none" else "full", reentrant=recompute == "reentrant"
+        ),
     )
     tree = build_tree(model, workload.method)
     module = fsdp1 if knobs["strategy"] == "fsdp1" else fully_shard
