@@ -116,6 +116,10 @@ def _looped(shape: Shape, rank: int) -> list[Action]:
     return out + [Action(BACKWARD, s, m) for s in reversed(stages) for m in reversed(every)]
 
 
+#: what an action counts as: a whole backward is both of its parts, gradients of inputs begin one
+_COUNTED = {BACKWARD: (BACKWARD, INPUT, WEIGHT), INPUT: (BACKWARD, INPUT)}
+
+
 class _Counting:
     """A list of actions in which each stage counts its micro-batches up, kind by kind."""
 
@@ -124,8 +128,10 @@ class _Counting:
         self.next: Counter[tuple[str, int]] = Counter()
 
     def made(self, kind: str, stage: int) -> Action:
-        self.next[kind, stage] += 1
-        return Action(kind, stage, self.next[kind, stage] - 1)
+        found = Action(kind, stage, self.next[kind, stage])
+        for counted in _COUNTED.get(kind, (kind,)):
+            self.next[counted, stage] += 1
+        return found
 
     def add(self, *what: tuple[str, int]) -> None:
         self.out += [self.made(kind, stage) for kind, stage in what]
@@ -194,10 +200,6 @@ def _dual_pipe_v(shape: Shape, rank: int) -> list[Action]:
         c.add((INPUT if split else BACKWARD, stage))
         if split:
             waiting.append(stage)
-            c.next[BACKWARD, stage] += 1
-        else:
-            c.next[INPUT, stage] += 1
-            c.next[WEIGHT, stage] += 1
 
     def weight() -> None:
         c.add((WEIGHT, waiting.pop(0)))
@@ -214,13 +216,10 @@ def _dual_pipe_v(shape: Shape, rank: int) -> list[Action]:
             back(far, split=False)
         else:
             pair(near, far)
-            _count(c, far)
         pair(far, near)
-        _count(c, near)
     for _ in range(p - rank - 1):
         back(far, split=False)
         pair(far, near)
-        _count(c, near)
     split, half = False, (rank + 1) // 2
     for i in range(rank + 1):
         split = split or (i == half and rank % 2 == 1)
@@ -233,12 +232,6 @@ def _dual_pipe_v(shape: Shape, rank: int) -> list[Action]:
     for _ in range(rank + 1):
         weight()
     return c.out
-
-
-def _count(c: _Counting, stage: int) -> None:
-    """A full backward counts for both of its parts."""
-    c.next[INPUT, stage] += 1
-    c.next[WEIGHT, stage] += 1
 
 
 SCHEDULES = {
