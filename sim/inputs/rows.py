@@ -107,8 +107,8 @@ def as_run(workload: Workload, world: int) -> Workload:
 
 
 def _readers(workload: Workload, world: int) -> int:
-    """Ranks (with their context-parallel partners) that read different samples."""
-    return max(1, world // workload.parallelism.context_parallel)
+    """Ranks (with those they share samples with) that read different ones."""
+    return max(1, world // workload.parallelism.sharing)
 
 
 @lru_cache(maxsize=512)

@@ -41,7 +41,7 @@ def mesh_on(workload: Workload, world: int, gpus_per_node: int | None = None) ->
     """
     p = workload.parallelism
     cp, tp, replicate = p.context_parallel, p.tensor_parallel, p.replicate
-    own = cp * tp * p.pipeline_parallel  # ranks that read the same sequences
+    own = p.sharing
     if world % own:
         axes = ("context_parallel", "tensor_parallel", "pipeline_parallel")
         sizes = list(accumulate((getattr(p, axis) for axis in axes), mul))
@@ -76,9 +76,8 @@ def batch_on(workload: Workload, world: int = 1) -> Batch:
     group are counted as one: without `world`, the batch is that of a single data-parallel rank.
     """
     cp = workload.parallelism.context_parallel
-    own = cp * workload.parallelism.tensor_parallel * workload.parallelism.pipeline_parallel
     real = None if workload.data.packing is True else real_length(workload)
     return Batch(
         workload.sequence_length, workload.micro_batch, workload.gradient_accumulation, cp,
-        max(1, world // own), real,
+        max(1, world // workload.parallelism.sharing), real,
     )  # fmt: skip

@@ -112,6 +112,11 @@ class Parallelism(Spec):
     bucket_cap_mb: Factor = 25.0  # DDP
     gradient_as_bucket_view: bool = False  # DDP
 
+    @property
+    def sharing(self) -> int:
+        """Ranks that work on the same sequences, along the axes that split no batch. [1]"""
+        return self.context_parallel * self.tensor_parallel * self.pipeline_parallel
+
 
 class Checkpointing(Spec):
     """Activation checkpointing."""

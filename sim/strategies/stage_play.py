@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sim.blocks.modules import ModelTree
+from sim.blocks.setting import Setting
 from sim.inputs.check_mesh import shape_of
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
@@ -174,10 +175,8 @@ class _Rank:
             stage = self.stages[s] = _Stage(apart, mesh, part, blocks, r, memory)
             stage.own(stage.units)
             stage.reduce_grads = stage.reshard_after_backward = False
-        tokens = workload.micro_batch * workload.sequence_length / mesh.cp
-        if self.knobs.sequence_parallel:
-            tokens /= mesh.tp
-        self.size = DTYPE_BYTES[self.types.compute] * tokens * workload.model.hidden_size
+        setting = Setting.of(workload)
+        self.size = setting.element * setting.stream_tokens * workload.model.hidden_size
         self.memory.begin({s: ranges[s] for s in own}, self.shape, self.size)
         self.arrived: dict[Action, Event] = {}  # receives, until what needs them
         self.sent: list[Event] = []

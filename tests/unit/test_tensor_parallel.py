@@ -13,6 +13,7 @@ from sim.blocks.parameters import count_parameters, tree_of
 from sim.blocks.unroll import exchanges, unroll
 from sim.errors import InputError
 from sim.inputs.loader import load
+from sim.inputs.rows import as_run
 from sim.inputs.shares import batch_of, mesh_of
 from sim.step.run import run_step
 from sim.step.step import memory_of
@@ -157,3 +158,17 @@ def test_faults(sets, said):
 def test_a_group_wider_than_a_node_is_warned_of():
     loaded = job("nodes=2", "model=llama-2-7b", tensor=16)
     assert "tensor-network" in {w.code for w in loaded.notes.warnings}
+
+
+def test_ranks_that_share_sequences_wait_for_no_other_reader():
+    """16 GPUs with matrices over 4 and stages over 2 read two rows at a time, as 2 GPUs do."""
+    lengths = "data.sequence_lengths={mean: 400, maximum: 4000}"
+    packing = "data.packing=false"
+    split = job(
+        "nodes=2", "parallelism.pipeline_parallel=2", "gradient_accumulation=4", lengths, packing,
+        tensor=4,
+    ).workload  # fmt: skip
+    plain = job("gradient_accumulation=4", lengths, packing, tensor=1).workload
+    assert split.parallelism.sharing == 8
+    assert as_run(split, 16).sequence_length == as_run(plain, 2).sequence_length
+    assert as_run(plain, 16).sequence_length > as_run(plain, 2).sequence_length
