@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.lowering.costs import Priced
-from sim.lowering.lower import Lowered, lower, woken_s
+from sim.lowering.layout import woken_s
+from sim.lowering.lower import Lowered, lower
 from sim.lowering.table import table_of
 from sim.program import revalue
 from sim.strategies.plan import Plan

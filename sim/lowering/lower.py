@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.fabric.role import Role
+from sim.lowering.layout import Layout, edges_of, exclusive, lay_out
 from sim.lowering.parts import (
     B1,
     CATEGORIES,
     F8,
-    HOST_SYNC_S,
     I4,
     I8,
     Classes,
@@ -35,10 +35,10 @@ from sim.lowering.parts import (
     Rows,
 )  # fmt: skip
 from sim.lowering.slack import may_bind
-from sim.lowering.table import PlanTable, table_of
+from sim.lowering.table import table_of
 from sim.lowering.teams import Team
 from sim.program import Program, assemble
-from sim.strategies.plan import HOST, Plan
+from sim.strategies.plan import Plan
 
 _COPY_STREAMS = frozenset({"copy_in", "offload_in", "offload_out", "nvme"})
 _HASTE = 0.5  # kernels may be so much faster than their rows say (jitter) and still hide launches
@@ -93,31 +93,6 @@ class Lowered:
     lane_names: tuple[str, ...]
 
 
-class _Layout(NamedTuple):
-    """Local op indices of a class that plays a part: host ops first, then each stream's ops."""
-
-    n: int
-    n_host: int
-    host_first: I8  # (P,)
-    first: I8  # (P,) first device op, or the host op of a host-only plan op
-    last: I8
-    rows: I8  # (n_device,)
-    launched: I8  # (m,) device ops that wait for their launch
-    launch: I8  # (m,) host op of it
-    seen: I8  # (w,) device ops whose end the host waits for
-    woken: I8  # (w,) host op that follows
-    host_s: F8  # (n_host,) [s]
-    lane: I4  # (n,)
-    plan_op: I4  # (n,)
-    streams: tuple[str, ...]
-
-
-def _exclusive(counts: I8) -> I8:
-    out = np.zeros(counts.size, dtype=np.int64)
-    np.cumsum(counts[:-1], out=out[1:])
-    return out
-
-
 def _hidden(part: Part, fastest: float) -> B1:
     """Plan ops whose rows but the first are launched before they can be needed, whatever else runs.
 
@@ -141,103 +116,11 @@ def _hidden(part: Part, fastest: float) -> B1:
     return out
 
 
-def woken_s(rows: Rows, host_rows: I8) -> F8 | float:
-    """What waking up adds to each host op whose forerunner the host waited for, (n_host,). [s]"""
-    if not rows.waits.any():
-        return 0.0
-    out = np.zeros(host_rows.size)
-    out[1:][rows.waits[host_rows[:-1]]] = HOST_SYNC_S
-    return out
-
-
-def _layout(part: Part, table: PlanTable, hidden: B1) -> _Layout:
-    kind, stream = table.kind, table.stream
-    rows, row_start, row_count = part.rows, part.row_start, part.row_count
-    names = tuple(dict.fromkeys(s for s in stream if s != "host"))
-    number = {name: i + 1 for i, name in enumerate(names)} | {"host": 0}
-    stream_id = np.array([number[s] for s in stream], dtype=np.int64)
-    host_only = kind == HOST
-    device_count = np.where(host_only, 0, row_count)
-    hidden = hidden & ~host_only & (row_count > 1)
-    host_time = np.concatenate(([0.0], np.cumsum(rows.host_s)))
-    rest = np.where(hidden, host_time[row_start + row_count] - host_time[row_start + 1], 0.0)
-    host_count = np.where(host_only, 1, np.where(hidden, 1 + (rest > 0.0), row_count))
-    host_first = _exclusive(host_count)
-    n_host = int(host_count.sum())
-    host_rows = np.repeat(row_start, host_count) + (
-        np.arange(n_host) - np.repeat(host_first, host_count)
-    )
-    host_s = rows.host_s[host_rows]
-    host_s[host_first[rest > 0.0] + 1] = rest[rest > 0.0]
-    host_s += woken_s(rows, host_rows)
-    order = np.argsort(stream_id, kind="stable")
-    order = order[device_count[order] > 0]
-    counts = device_count[order]
-    base = _exclusive(counts)
-    n_device = int(counts.sum())
-    step = np.arange(n_device) - np.repeat(base, counts)
-    first = host_first.copy()
-    first[order] = n_host + base
-    last = host_first.copy()
-    last[order] = n_host + base + counts - 1
-    lane = np.zeros(n_host + n_device, dtype=np.int32)
-    lane[n_host:] = np.repeat(stream_id[order], counts)
-    plan_op = np.empty(n_host + n_device, dtype=np.int32)
-    plan_op[:n_host] = np.repeat(np.arange(kind.size), host_count)
-    plan_op[n_host:] = np.repeat(order, counts)
-    waits = np.flatnonzero((step == 0) | ~np.repeat(hidden[order], counts))
-    device_rows = np.repeat(row_start[order], counts) + step
-    launch = (np.repeat(host_first[order], counts) + step)[waits]
-    seen = rows.waits[device_rows[waits]] & (launch < n_host - 1)
-    return _Layout(
-        n=n_host + n_device,
-        n_host=n_host,
-        host_first=host_first,
-        first=first,
-        last=last,
-        rows=device_rows,
-        launched=n_host + waits,
-        launch=launch,
-        seen=n_host + waits[seen],
-        woken=launch[seen] + 1,
-        host_s=host_s,
-        lane=lane,
-        plan_op=plan_op,
-        streams=("host", *names),
-    )
-
-
-def _edges(table: PlanTable, layout: _Layout) -> tuple[I8, I8]:
-    """Cross-lane edges of one class: launches, dependencies, host syncs, communicator order."""
-    blocked = np.flatnonzero(table.host_after >= 0)
-    before, after = table.fifo[:, 0], table.fifo[:, 1]
-    src = np.concatenate(
-        (
-            layout.launch,
-            layout.seen,
-            layout.last[table.dep_on],
-            layout.last[table.host_after[blocked]],
-            layout.last[before],
-        )
-    )
-    dst = np.concatenate(
-        (
-            layout.launched,
-            layout.woken,
-            layout.first[table.dep_of],
-            layout.host_first[blocked],
-            layout.first[after],
-        )
-    )
-    order = np.argsort(src * layout.n + dst)
-    return src[order], dst[order]
-
-
 class _Played(NamedTuple):
     """A part as the ops of a class that plays it."""
 
     part: Part
-    layout: _Layout
+    layout: Layout
     row: I8  # (n,) of costs; 0 for host ops, which have none
     is_host: B1
     src: I8  # edges
@@ -263,9 +146,9 @@ class _Run(NamedTuple):
 
 def _played(part: Part, hidden: B1) -> _Played:
     table = table_of(part.plan)
-    layout = _layout(part, table, hidden)
+    layout = lay_out(part, table, hidden)
     row = np.concatenate((np.zeros(layout.n_host, dtype=np.int64), layout.rows))
-    src, dst = _edges(table, layout)
+    src, dst = edges_of(table, layout)
     return _Played(part, layout, row, np.arange(layout.n) < layout.n_host, src, dst)
 
 
@@ -288,7 +171,7 @@ def _curves(parts: Sequence[Part], classes: Classes) -> tuple[F8, I4]:
 
 def _runs(played: Sequence[_Played], classes: Classes, curve: I4) -> tuple[_Run, ...]:
     sizes = np.array([p.layout.n for p in played], dtype=np.int64)
-    base = _exclusive(sizes[classes.role])
+    base = exclusive(sizes[classes.role])
     starts = [0, *(np.flatnonzero(np.diff(classes.role)) + 1).tolist(), classes.role.size]
     runs = []
     for first, end in pairwise(starts):
@@ -471,11 +354,11 @@ def _wires(
                 amount=t.amount[some],
             )
     starts = dict(
-        zip(teams, _exclusive(np.array([t.n_wires for t in teams.values()])).tolist(), strict=True)
+        zip(teams, exclusive(np.array([t.n_wires for t in teams.values()])).tolist(), strict=True)
     )
-    ends = _exclusive(np.array([t.resource.size for t in teams.values()])).tolist()
+    ends = exclusive(np.array([t.resource.size for t in teams.values()])).tolist()
     counts = np.array([f.team.n_wires for f in flights], dtype=np.int64)
-    at = n_local + _exclusive(counts)
+    at = n_local + exclusive(counts)
     own = np.arange(int(counts.sum())) - np.repeat(at - n_local, counts)
 
     def each(values: Sequence[float]) -> F8:
