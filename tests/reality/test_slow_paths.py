@@ -1,5 +1,7 @@
 """Two real runs whose path between GPUs was far below what was declared; LLaMA-Factory issues."""
 
+import json
+
 import pytest
 
 from sim import diagnose
@@ -20,11 +22,9 @@ JOB = {
 
 @pytest.fixture
 def files(tmp_path):
-    import yaml
-
     def write(name, content):
         path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({"name": name, **content}))
+        path.write_text(json.dumps({"name": name, **content}))
         return str(path)
 
     return write
