@@ -84,7 +84,8 @@ def _prepared(
     node: dict[str, Any] = {"gpus": local, "cpu": {"cores": CORES_PER_GPU * local}}
     if network:
         node |= about["networks"][network]
-    topology = merged(about["machines"][gpu], {"nodes": nodes, "node": node})
+    pair = about["pairs"].get(gpu, {}) if local == 2 else {}
+    topology = merged(about["machines"][gpu], pair, {"nodes": nodes, "node": node})
     if local == 1:
         topology["node"].pop("nvlink", None)
     topology["node"]["pcie"]["gpus_per_switch"] = min(

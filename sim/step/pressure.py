@@ -62,8 +62,18 @@ def with_retries(breakdown: Breakdown, workload: Workload, found: Verdict) -> Br
         return breakdown
     passed = strategy_of(workload).record_streams
     each = PER_BLOCK * workload.model.layers if passed else EXCHANGES
-    lost = share * each * workload.gradient_accumulation * retry_s(workload)
+    lost = share * each * _passes(workload) * retry_s(workload)
     return replace(breakdown, time_s=breakdown.time_s + lost, host_s=breakdown.host_s + lost)
+
+
+def _passes(workload: Workload) -> int:
+    """How often a step pays: once for each micro-step whose gradients are reduced.
+
+    Under no_sync whole gradients stay where they are until the last backward, and the pools find
+    their sizes in the first; only the last hands gradients to the stream that reduces them.
+    """
+    every = workload.parallelism.gradient_sync == "every"
+    return workload.gradient_accumulation if every else 1
 
 
 def retry_warnings(workload: Workload, retries_s: float, step_s: float) -> tuple[Message, ...]:

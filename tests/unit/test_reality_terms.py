@@ -132,6 +132,10 @@ def test_retries_lengthen_the_step_by_blocks_and_micro_steps():
     assert warning.code == "allocator-retries"
     assert f"{100 * lost / (2 + lost):.0f} %" in warning.message
     assert retry_warnings(work, 0.0, before.time_s) == ()
+    once_a_step = work.parallelism.model_copy(update={"gradient_sync": "last"})  # no_sync
+    last = work.model_copy(update={"parallelism": once_a_step})
+    once = with_retries(before, last, found(last, reserved, capacity))
+    assert once.time_s - 2.0 == pytest.approx(lost / 3)
 
 
 def test_time_grows_with_memory_through_capacity():
