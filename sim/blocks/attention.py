@@ -39,7 +39,7 @@ def attention(t: Tape, x: int, window: int | None) -> int:
     d, e, dim = model.hidden_size, s.element, model.head_dim
     heads, kv_heads = s.split(model.heads), s.split(model.kv_heads)
     q_width, kv_width = heads * dim, kv_heads * dim
-    x = enter(t, x, "wqkv" if model.fused_qkv else "wq")
+    x = enter(t, x, "wqkv") if model.fused_qkv else enter(t, x, "wq", "wv")
     bias = model.bias or model.qkv_bias
     if model.fused_qkv:
         width = q_width + 2 * kv_width

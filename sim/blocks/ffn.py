@@ -24,7 +24,7 @@ def feed_forward(t: Tape, x: int) -> int:
     d, f, bias = model.hidden_size, s.split(model.ffn_size), model.bias or model.mlp_bias
     gated = model.ffn in GATED
     fused = gated and model.fused_gate_up
-    x = enter(t, x, "w13" if fused else "w1")
+    x = enter(t, x, "w13") if fused else enter(t, x, "w1", "w3" if gated else "")
     shapes = {"w1": (d, f), "w3": (d, f), "w13": (d, 2 * f), "w2": (f, d)}
     targets = {"w1": ("gate",) if gated else ("gate", "up"), "w3": ("up",), "w13": ("gate", "up")}
 

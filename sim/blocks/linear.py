@@ -105,8 +105,9 @@ def matrix(
 
     forward = [gemm(name, rows, n_out, n_in)]
     backward.append(gemm(f"{name}.dgrad", rows, n_in, n_out, "dgrad"))
-    saves: tuple[int, ...] = (x,)
-    gradient = scratch = extra = 0.0
+    saves: tuple[int, ...] = (t.kept.get(x, x),)
+    gradient = extra = 0.0
+    scratch = t.sizes[x] if x in t.kept else 0.0
     if s.frozen:
         saves = (x,) if low and s.keeps_inputs else ()
         if unpack:

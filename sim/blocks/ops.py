@@ -17,11 +17,17 @@ from sim.blocks.modules import Module, OpRole
 
 
 class When(Enum):
-    """When an exchange runs: its module's kernels wait for it, run beside it, or precede it."""
+    """When an exchange runs: its module's kernels wait for it, run beside it, or precede it.
+
+    In backward it may run beside a part of them: the gradients of inputs, or those of weights,
+    which come after and wait for the former exchange.
+    """
 
     BEFORE = "before"
     BESIDE = "beside"
     AFTER = "after"
+    BESIDE_INPUTS = "beside inputs"
+    BESIDE_WEIGHTS = "beside weights"
 
 
 class Exchange(NamedTuple):

@@ -14,6 +14,7 @@ from sim.inputs.modelling import (
     fp32_logits,
     gptq_kernels,
     modelling_of,
+    tensor_style,
 )
 from sim.inputs.rows import Computed
 from sim.inputs.shares import batch_on
@@ -93,6 +94,8 @@ class Setting:
         They share the residual stream by positions too.
     loss_parallel : bool
         They compute the loss on their own columns of the logits.
+    tensor_style : str
+        How they exchange it (`sim.blocks.tensor`), "" where nothing is shared.
     """
 
     model: Model
@@ -130,6 +133,12 @@ class Setting:
     tensor: int = 1
     sequence_parallel: bool = False
     loss_parallel: bool = False
+    tensor_style: str = ""
+
+    @property
+    def regathers(self) -> bool:
+        """Whether inputs of shared matrices are kept in parts, and gathered again in backward."""
+        return self.tensor_style == "megatron"
 
     @property
     def splits_stream(self) -> bool:
@@ -146,7 +155,9 @@ class Setting:
         """The same block on one rank: its work is that of all who share it."""
         if self.tensor == 1:
             return self
-        return replace(self, tensor=1, sequence_parallel=False, loss_parallel=False)
+        return replace(
+            self, tensor=1, sequence_parallel=False, loss_parallel=False, tensor_style=""
+        )
 
     @property
     def loss_columns(self) -> int:
@@ -260,4 +271,5 @@ def _setting(workload: Workload) -> Setting:
         tensor=p.tensor_parallel,
         sequence_parallel=p.tensor_parallel > 1 and p.sequence_parallel,
         loss_parallel=p.tensor_parallel > 1 and p.loss_parallel,
+        tensor_style=tensor_style(workload),
     )

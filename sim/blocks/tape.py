@@ -25,6 +25,8 @@ class Tape:
         A compiler merges neighbouring element-wise kernels.
     module : str
         The base module whose operations are being played.
+    kept : dict of int to int
+        Of a tensor that backward makes again: what is kept in its place.
     """
 
     setting: Setting
@@ -33,6 +35,7 @@ class Tape:
     modules: list[Module] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
     sizes: list[float] = field(default_factory=list)
+    kept: dict[int, int] = field(default_factory=dict)
     apart: int = 1  # products of a batch, and kernels between them, run so many times on a part
     column: float = field(init=False)  # bytes of an activation a column, all tokens
     stream_column: float = field(init=False)  # the same in the residual stream

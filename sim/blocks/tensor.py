@@ -6,7 +6,13 @@ its part is gathered before the branch and the branch's partial sums are reduce-
 all ranks hold the whole stream, and the partial sums are all-reduced, in backward those of the
 input's gradient. Every exchange is waited for by what comes next.
 
-Source: torchtitan's `parallelize_module` plan; Megatron-LM, arXiv 2105.04473 and 2205.05198.
+Two styles: ``dtensor`` keeps the gathered input, and orders what it gathered along the sequence by
+a copy; ``megatron`` has the sequence as outermost dimension, keeps the part alone and gathers it
+again in backward beside the gradients of inputs; those are then reduced beside the gradients of
+weights.
+
+Source: torchtitan's `parallelize_module` plan; Megatron-LM, core/tensor_parallel/layers.py,
+`LinearWithGradAccumulationAndAsyncCommunication`; arXiv 2105.04473 and 2205.05198.
 """
 
 from __future__ import annotations
@@ -18,25 +24,39 @@ from sim.blocks.tape import Tape
 AXIS = "tp"
 
 
-def enter(t: Tape, x: int, module: str) -> int:
-    """The input of matrices split by columns, the first of which is `module`; its tensor."""
+def enter(t: Tape, x: int, module: str, last: str = "") -> int:
+    """The input of matrices split by columns; its tensor.
+
+    Parameters
+    ----------
+    t, x
+        The tape, and what the matrices read.
+    module, last : str
+        The first of them as forward runs them, and the last; "" where there is one. [1]
+    """
     s = t.setting
     if s.tensor == 1:
         return x
+    reduces = When.BESIDE_WEIGHTS if s.regathers else When.AFTER
     if not s.splits_stream:
         whole = t.sizes[x]
-        back = Exchange("all_reduce", AXIS, whole, whole, When.AFTER, True)
-        t.unseen("tp.enter", (), [_copy(whole)], module=module, exchanges=(back,))
+        back = Exchange("all_reduce", AXIS, whole, whole, reduces, True)
+        t.unseen("tp.enter", (), _copies(t, whole), module=module, exchanges=(back,))
         return x
     part, whole = t.sizes[x], t.sizes[x] * s.tensor
     # a gather along the sequence is put in order by a copy, so are chunks before a reduction
-    return t.op(
-        "tp.gather", (x,), whole, (), [_copy(whole)], [_copy(whole)], module=module,
+    gathered = t.op(
+        "tp.gather", (x,), whole, (), _copies(t, whole), _copies(t, whole), module=module,
         exchanges=(
             Exchange("all_gather", AXIS, part, whole, When.BEFORE),
-            Exchange("reduce_scatter", AXIS, whole, part, When.AFTER, True),
+            Exchange("reduce_scatter", AXIS, whole, part, reduces, True),
         ),
     )  # fmt: skip
+    if s.regathers:
+        t.kept[gathered] = x
+        again = Exchange("all_gather", AXIS, part, whole, When.BESIDE_INPUTS, True)
+        t.unseen("tp.again", module=last or module, exchanges=(again,))
+    return gathered
 
 
 def leave(t: Tape, y: int) -> int:
@@ -47,12 +67,12 @@ def leave(t: Tape, y: int) -> int:
     whole = t.sizes[y]
     if not s.splits_stream:
         return t.op(
-            "tp.sum", (y,), whole, (), [_copy(whole)], passes=True,
+            "tp.sum", (y,), whole, (), _copies(t, whole), passes=True,
             exchanges=(Exchange("all_reduce", AXIS, whole, whole, When.AFTER),),
         )  # fmt: skip
     part = whole / s.tensor
     return t.op(
-        "tp.scatter", (y,), part, (), [_copy(whole)], [_copy(whole)], kept_by_policy=True,
+        "tp.scatter", (y,), part, (), _copies(t, whole), _copies(t, whole), kept_by_policy=True,
         exchanges=(
             Exchange("reduce_scatter", AXIS, whole, part, When.AFTER),
             Exchange("all_gather", AXIS, part, whole, When.BEFORE, True),
@@ -83,3 +103,8 @@ def loss_sums(t: Tape) -> tuple[Exchange, ...]:
 
 def _copy(size: float) -> Map:
     return Map("tp.copy", 2 * size, 1, "strided", "copy")
+
+
+def _copies(t: Tape, size: float) -> list[Map]:
+    """What puts positions in order, where the sequence is not the outermost dimension."""
+    return [] if t.setting.regathers else [_copy(size)]

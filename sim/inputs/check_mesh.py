@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim.inputs.finding import Finding, fault, warning
+from sim.inputs.modelling import tensor_style
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.strategy import strategy_named, strategy_of
 from sim.inputs.topology import Topology
@@ -73,6 +74,11 @@ def _tensor(w: Workload) -> Findings:
         hint = "write block+root or torchtitan"
         yield fault("tensor-wrap", "workload", "parallelism.wrap", message, hint)
     local = w.sequence_length // p.context_parallel
+    split = p.pipeline_parallel > 1 and SCHEDULES[p.pipeline_schedule].splits
+    if split and tensor_style(w) == "megatron":
+        message = "Megatron's linear layers make the gradients of inputs and of weights in one call"
+        path = "parallelism.pipeline_schedule"
+        yield fault("tensor-split", "workload", path, message, "write 1f1b or interleaved-1f1b")
     if p.sequence_parallel and local % t:
         message = f"{local} tokens of a sequence cannot be divided among {t} GPUs"
         hint = "write a multiple, or parallelism.sequence_parallel: false"

@@ -61,6 +61,7 @@ def _silent(
         out |= {"precision.recipe", "precision.all_gather"}
     if tensor == 1:
         out |= {"parallelism.sequence_parallel", "parallelism.loss_parallel"}
+        out |= {"parallelism.tensor_parallel_style"}
     if checkpointing == "none":
         out |= {"activation_checkpointing.reentrant", "activation_checkpointing.offload"}
         out |= {"parallelism.checkpoint_wrapper"}

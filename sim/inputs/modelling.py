@@ -100,6 +100,12 @@ def experts(workload: Workload) -> str:
     return workload.experts or ("eager" if modelling_of(workload).loops_experts else "grouped")
 
 
+def tensor_style(workload: Workload) -> str:
+    """How ranks that share matrices exchange activations; "" where none do."""
+    p = workload.parallelism
+    return (p.tensor_parallel_style or strategy_of(workload).tensor_style) * (p.tensor_parallel > 1)
+
+
 def taken(workload: Workload) -> dict[str, str]:
     """Choices left open and what was taken, by the path of the key."""
     method = workload.method
@@ -108,6 +114,8 @@ def taken(workload: Workload) -> dict[str, str]:
         found["method.adapter_dtype"] = adapter_dtype(workload)
     if method.gptq_kernels is None and (kernels := gptq_kernels(workload)):
         found["method.gptq_kernels"] = kernels
+    if (style := tensor_style(workload)) and workload.parallelism.tensor_parallel_style is None:
+        found["parallelism.tensor_parallel_style"] = style
     if workload.model.experts and workload.experts is None:
         found["experts"] = experts(workload)
     return found

@@ -71,6 +71,8 @@ class Parallelism(Spec):
     pipeline_last_stage_less_layers: NotNegative = 1  # layers that norm and head stand for
     sequence_parallel: bool = True  # of tensor_parallel: the residual stream is split too
     loss_parallel: bool = True  # of tensor_parallel: each rank's loss is of its own logits
+    # whose linear layers share matrices; None: PyTorch's DTensor, or Megatron's under `megatron`
+    tensor_parallel_style: Literal["dtensor", "megatron"] | None = None
     reduce_dtype: Literal["fp32", "bf16", "fp16"] | None = "fp32"
     forward_prefetch: NotNegative = 0
     backward_prefetch: NotNegative | Literal["pre", "post", "none"] = (

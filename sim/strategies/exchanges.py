@@ -19,6 +19,8 @@ from sim.strategies.units import dtypes
 GROUPS = {"cp": "context", "tp": "tensor"}
 
 
+_EARLY = (When.BEFORE, When.BESIDE)
+
 #: segments that run a block's modules from the last to the first
 REVERSED = ("backward", "input", "weight")
 
@@ -73,12 +75,12 @@ class Exchanging:
         every = exchanges(self.workload, block.kind, "backward" if name == "input" else name)
         order = block.forward_order
         ahead = exchanges(self.workload, block.kind, "backward").get(order[-1], ()) if again else ()
-        ahead = tuple(x for x in ahead if x.when is not When.AFTER)
+        ahead = tuple(x for x in ahead if x.when in _EARLY)
         if name == "recompute":
             self._issue(r, phase, number, unit, ahead)
         for module in reversed(order) if backward else order:
             own = every.get(module, ())
-            early = tuple(x for x in own if x.when is not When.AFTER)
+            early = tuple(x for x in own if x.when in _EARLY)
             late = tuple(x for x in own if x.when is When.AFTER)
             if backward and again and module == order[-1]:
                 self._wait(r, ahead)
@@ -86,9 +88,27 @@ class Exchanging:
             self._issue(r, where, number, unit, early)
             if any(x.when is When.BEFORE for x in early):
                 self._wait(r, early)
-            r.segment(name, phase, number, module, unit)
+            inputs, weights = (
+                tuple(x for x in own if x.when is when)
+                for when in (When.BESIDE_INPUTS, When.BESIDE_WEIGHTS)
+            )
+            if inputs or weights:
+                self._in_parts(r, where, phase, number, module, unit, inputs, weights)
+            else:
+                r.segment(name, phase, number, module, unit)
             self._issue(r, where, number, unit, late)
             self._wait(r, own)
+
+    def _in_parts(
+        self, r: Recorder, where: str, phase: str, number: int, module: str, unit: str,
+        inputs: tuple[Exchange, ...], weights: tuple[Exchange, ...],
+    ) -> None:  # fmt: skip
+        """A module's backward: gradients of inputs, then of weights, with exchanges beside them."""
+        self._issue(r, where, number, unit, inputs)
+        r.segment("input", phase, number, module, unit)
+        self._wait(r, inputs)
+        self._issue(r, where, number, unit, weights)
+        r.segment("weight", phase, number, module, unit)
 
     def _issue(
         self, r: Recorder, phase: str, number: int, unit: str, found: tuple[Exchange, ...]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sim.blocks.flops import token_flops
@@ -172,3 +173,48 @@ def test_ranks_that_share_sequences_wait_for_no_other_reader():
     assert split.parallelism.sharing == 8
     assert as_run(split, 16).sequence_length == as_run(plain, 2).sequence_length
     assert as_run(plain, 16).sequence_length > as_run(plain, 2).sequence_length
+
+
+def megatron(*sets):
+    return job("parallelism.tensor_parallel_style=megatron", *sets)
+
+
+def test_megatron_keeps_parts_and_gathers_them_again():
+    """A block keeps parts of two gathered inputs, and gathers them in backward beside GEMMs."""
+    theirs, ours = job().workload, megatron().workload
+    kept = [layer_footprint(w, "layer").saved for w in (theirs, ours)]
+    assert kept[0] - kept[1] == 2 * (A - A / 8)
+    found = exchanges(ours, "layer", "backward")
+    when = {m: [(x.collective, x.when.value) for x in each] for m, each in found.items()}
+    assert when == {
+        "w2": [("all_gather", "before")], "wo": [("all_gather", "before")],
+        "w3": [("all_gather", "beside inputs")], "wv": [("all_gather", "beside inputs")],
+        "w1": [("reduce_scatter", "beside weights")],
+        "wq": [("reduce_scatter", "beside weights")],
+    }  # fmt: skip
+    names = [k.name for k in unroll(ours).of("layer", "forward")]
+    assert "tp.copy" not in names  # the sequence is the outermost dimension
+
+
+def test_megatron_hides_what_follows_the_gradients_of_inputs():
+    """The re-gather runs beside w3's input gradient, the reduction beside w1's weight gradient."""
+    topology, workload, _ = megatron()
+    outcome = run_step(topology, workload)
+    (view, *_), line = outcome.lowered.views, outcome.timeline
+    plan, at = view.plan, dict(zip(view.comm_plan.tolist(), view.comm_begin.tolist(), strict=True))
+    middle = [i for i in at if plan.ops[i].block == 4 and plan.ops[i].phase == "backward"]
+    segments = {
+        (plan.ops[i].module, plan.ops[i].name): i for i in range(len(plan.ops))
+        if plan.ops[i].block == 4 and plan.ops[i].phase == "backward" and plan.ops[i].module
+    }  # fmt: skip
+    assert {("w1", "input"), ("w1", "weight"), ("wq", "weight"), ("wv", "input")} <= set(segments)
+    last = max(i for i in middle if plan.ops[i].collective == "reduce_scatter")
+    weights = np.flatnonzero(outcome.lowered.plan_op == segments["wq", "weight"])
+    begins = line.start[weights][np.isin(weights, np.arange(*view.compute.indices(10**9)))].min()
+    assert begins < line.end[at[last]]
+
+
+def test_megatron_refuses_a_split_backward():
+    with pytest.raises(InputError, match="gradients of inputs and of weights in one call"):
+        megatron("parallelism.pipeline_parallel=2", "parallelism.pipeline_schedule=zbv",
+                 "gradient_accumulation=8", "nodes=2")  # fmt: skip
