@@ -25,13 +25,16 @@ runs, and a test holds it to them.
 | exit code | means |
 | --- | --- |
 | 0 | done; a `run` whose answer is "does not fit" is done |
-| 1 | a broken invariant inside us: please report it |
+| 1 | a fault inside us: please report it (`SCALING_SIM_TRACEBACK=1` shows where) |
 | 2 | bad input |
 | 3 | the question has no answer: nothing fits, or nothing meets the deadline |
 | 4 | a `--require` does not hold; the result is printed all the same |
 | 130 | interrupted |
+| 143 | ended by SIGTERM |
 
-Results go to stdout, everything else to stderr. A reader that stops early (`| head`) is no error.
+Results go to stdout, everything else to stderr. A reader that stops early (`| head`) is no error. Files are written whole or
+not at all; what a sweep has computed is in its store however it ends. Control characters of names and files are spelled out
+(`\\u001b`), so that no file commands a terminal. `tests/hostile` feeds some thousand damaged inputs to every reader and option.
 """
 TOPO = """\
 name: box

@@ -5,11 +5,17 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
 import sys
+from contextlib import suppress
+from io import StringIO, TextIOWrapper
+from typing import NoReturn
 
 import click
 
-from sim.errors import ScalingSimError
+from sim.errors import ScalingSimError, visible
+
+_TRACEBACK = "SCALING_SIM_TRACEBACK"
 
 # verb -> (module under sim.commands, one line of help); the module is imported on use
 VERBS: dict[str, str] = {
@@ -78,21 +84,46 @@ def main() -> None:
     """Entry point.
 
     Exit codes: 0 done, 1 internal error, 2 bad input, 3 no answer, 4 a --require failed, 130
-    interrupted.
+    interrupted, 143 ended by SIGTERM.
     """
     # finding pydantic's plugins reads the metadata of every installed package
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     gc.set_threshold(200_000)  # imports and plans make many objects, no rubbish: 17 ms of a run
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal of LANG=C has no box characters
+            stream.reconfigure(errors="replace")
+    with suppress(ValueError):  # not the main thread of a program that calls us
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         group.main(prog_name="scaling-sim", standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        told = StringIO()
+        error.show(told)
+        _fail(told.getvalue().rstrip("\n"), 2)
     except ScalingSimError as error:
-        click.echo(str(error), err=True)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        sys.exit(130)
+        _fail("interrupted", 130)
+    except MemoryError:
+        _fail("out of memory: this takes more than the machine has", 1)
+    except Exception as error:
+        if os.environ.get(_TRACEBACK):
+            raise
+        kind = type(error).__name__
+        _fail(
+            f"internal error, a fault of scaling-sim: {kind}: {error}; {_TRACEBACK}=1 shows where",
+            1,
+        )
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    with suppress(OSError):  # nobody has to listen
+        click.echo(visible(message), err=True)
+    sys.exit(code)
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    """End as after an error: half-written files are removed, workers ended, the store closed."""
+    sys.exit(128 + number)

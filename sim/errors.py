@@ -8,8 +8,26 @@ ScalingSimError
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+# what moves the cursor, colours, rings or turns the direction of writing; line feed and tab stay
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+_TOLD = 40  # faults that a message spells out; `InputError.faults` has all
+
+
+def visible(text: str) -> str:
+    r"""Text with control characters spelled out, so that no file's words command a terminal.
+
+    >>> visible("a\x1b[31mb")
+    'a\\u001b[31mb'
+    """
+    return _CONTROL.sub(lambda m: f"\\u{ord(m[0]):04x}", text)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -28,7 +46,8 @@ class Fault:
             place += f":{self.line}"
             if self.column is not None:
                 place += f":{self.column}"
-        return f"{place}  {self.path}: {self.message}" if self.path else f"{place}  {self.message}"
+        told = f"{place}  {self.path}: {self.message}" if self.path else f"{place}  {self.message}"
+        return visible(told)
 
 
 class ScalingSimError(Exception):
@@ -50,7 +69,9 @@ class InputError(ScalingSimError):
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(sorted(faults, key=lambda f: (f.source, f.line or 0, f.column or 0)))
-        super().__init__("\n".join(str(f) for f in self.faults))
+        told = [str(f) for f in self.faults[:_TOLD]]
+        more = len(self.faults) - len(told)
+        super().__init__("\n".join([*told, *([f"and {more} more faults"] if more else [])]))
 
     @classmethod
     def single(cls, source: str, message: str, path: str = "") -> InputError:

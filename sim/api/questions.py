@@ -169,7 +169,7 @@ def sweep(
         *inputs, vary=vary, zipped=zipped, where=where, require=require, pareto=pareto
     )
     return sweep(
-        grid, Path(store or f"{grid.name}.sweep.sqlite"),
+        grid, Path(store or grid.store),
         sets=settings(overrides, calibration), processes=processes or os.cpu_count() or 1,
         workers=workers, scheduler=scheduler, progress=progress,
     )  # fmt: skip

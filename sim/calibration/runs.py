@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import Fault, InputError
+from sim.files import is_file
 from sim.inputs.loader import load
 from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
@@ -109,7 +110,7 @@ def _argument(tree: Tree, folder: Path) -> Any:
     """A path beside the list, a name, or a mapping."""
     if isinstance(tree, Leaf):
         beside = folder / str(tree.value)
-        return str(beside) if beside.is_file() else str(tree.value)
+        return str(beside) if is_file(beside) else str(tree.value)
     return _plain(tree)
 
 

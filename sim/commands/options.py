@@ -7,12 +7,14 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import click
 
-from sim.errors import InputError
+from sim.errors import InputError, visible
+from sim.files import write_whole
 from sim.report.formats import FORMATS, rendered
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": lambda a, b: a < b,
 }
 _REQUIRE = "--require"
+_STDOUT = "standard output"
 _EXPRESSION = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(>=|<=|>|<)\s*([-+0-9.eE]+)\s*")
 
 
@@ -104,15 +107,39 @@ def show(view: View, form: str, output: Path | None) -> None:
 def emit(text: str, output: Path | None) -> None:
     """Print a result, or write it to a file; a path that can't be written is bad input."""
     if output is None:
-        try:
-            click.echo(text)
-        except BrokenPipeError:  # `| head` has read enough; there is nobody left to tell
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
+        say(text)
+    else:
+        write_whole(output, visible(text) + "\n")
+
+
+def say(text: str) -> None:
+    """Print to standard output, control characters spelled out.
+
+    Raises
+    ------
+    InputError
+        There is no room for it.
+    """
     try:
-        output.write_text(text + "\n", encoding="utf-8")
+        click.echo(visible(text))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough; there is nobody left to tell
+        _silence()
     except OSError as error:
-        raise InputError.single(str(output), f"cannot write: {error.strerror}") from error
+        _silence()
+        raise InputError.single(_STDOUT, f"cannot write: {error.strerror}") from None
+
+
+def tell(text: str) -> None:
+    """Print to standard error, control characters spelled out; nobody has to listen."""
+    with suppress(OSError):
+        click.echo(visible(text), err=True)
+
+
+def _silence() -> None:
+    """Let what waits in the buffer go nowhere at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Requirement(NamedTuple):
@@ -158,7 +185,7 @@ def require(result: Result, wanted: tuple[Requirement, ...]) -> None:
         r.text for r in wanted if not _OPERATORS[r.operator](_lookup(result, r.name), r.limit)
     ]
     for text in failed:
-        click.echo(f"requirement not met: {text}", err=True)
+        tell(f"requirement not met: {text}")
     if failed:
         sys.exit(4)
 

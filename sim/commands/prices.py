@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, emit, printed, sets, show
+from sim.commands.options import FORMS, emit, printed, sets, show, tell
 
 _own = click.option(
     "--prices", "own", type=click.Path(path_type=Path),
@@ -65,7 +65,7 @@ def import_(file: Path, provider: str, as_of: str | None, output: Path | None) -
     found = sim.prices_import(file, provider, as_of=as_of or "")
     emit(to_csv(found.rows), output)
     for note in found.left_out:
-        click.echo(f"left out: {note}", err=True)
+        tell(f"left out: {note}")
 
 
 @command.command("job")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from sim.commands.options import FORMS, formed, sets, show
+from sim.commands.options import FORMS, formed, sets, show, tell
 
 if TYPE_CHECKING:
     from sim.study.size import Objective
@@ -70,4 +70,4 @@ def command(
         winner = report.winner.candidate
         folder = output or Path("plan")
         for path in write_plan(winner.topology, winner.workload, emitted, folder):
-            click.echo(f"wrote {path}", err=True)
+            tell(f"wrote {path}")

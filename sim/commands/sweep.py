@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, printed, sets, show
-from sim.errors import InputError
+from sim.commands.options import FORMS, printed, say, sets, show, tell
+from sim.errors import InputError, visible
 
 _BINARY = ("parquet",)
 _FORMAT = "--format"
@@ -47,14 +47,14 @@ def command(
         *arguments, vary=varied, zipped=zipped, where=where, require=required, pareto=pareto
     )
     if dry_run:
-        click.echo(f"{len(grid):,} configurations before --where")
+        say(f"{len(grid):,} configurations before --where")
         return
     binary = form in _BINARY
     if binary and output is None:
         message = "parquet is binary; name a file with -o FILE.parquet"
         raise InputError.single(_FORMAT, message)
-    path = store or Path(f"{grid.name}.sweep.sqlite")
-    with progress_bar(grid.name, quiet) as progress:
+    path = store or grid.store
+    with progress_bar(visible(grid.name), quiet) as progress:
         outcome = sim.sweep(
             grid, store=path, processes=processes, workers=workers, scheduler=scheduler,
             overrides=overrides, progress=progress,
@@ -64,4 +64,4 @@ def command(
     else:
         show(view(outcome), form, output)
     if not quiet:
-        click.echo(summary(outcome, path), err=True)
+        tell(summary(outcome, path))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, emit, printed, sets, show
+from sim.commands.options import FORMS, emit, printed, sets, show, tell
 
 
 @click.group("topo")
@@ -57,4 +57,4 @@ def import_(
     found = sim.topo_import(file, gpu=gpu, nic=nic_rate, name=name, all_nics=all_nics)
     emit(found.yaml.rstrip("\n"), output)
     for line in found.assumed:
-        click.echo(f"assumed: {line}", err=True)
+        tell(f"assumed: {line}")

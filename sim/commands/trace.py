@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, printed, sets, show
+from sim.commands.options import FORMS, printed, sets, show, tell
 
 _CHROME = ("chrome", "json")  # the same: a Chrome trace is JSON
 
@@ -39,4 +39,4 @@ def command(
     timeline = form in _CHROME
     show(view(found), "json" if timeline else form, output)
     if output is not None and timeline:
-        click.echo(f"{output}: open it at https://ui.perfetto.dev", err=True)
+        tell(f"{output}: open it at https://ui.perfetto.dev")

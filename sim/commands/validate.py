@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from sim.commands.options import FORMS, printed, show
+from sim.files import make_folder, write_whole
 
 
 @click.command("validate")
@@ -37,8 +38,8 @@ def command(
     link = ""
     if plots is not None and found.training is not None:
         drawn = plots_of(found.training.complete)
-        plots.mkdir(parents=True, exist_ok=True)
+        make_folder(plots)
         for name, svg in drawn.items():
-            (plots / f"{name}.svg").write_text(svg, encoding="utf-8")
+            write_whole(plots / f"{name}.svg", svg)
         link = os.path.relpath(plots, output.parent if output else ".")
     show(view(found, misses, drawn, link), form, output)

@@ -14,7 +14,17 @@ from sim.program import Program
 # No fastmath: results are bit-identical to plain Python. `_nrt=False` keeps reference counting
 # out of the loop; division follows numpy (the kernel checks what could be zero).
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
-jitted: Any = njit(cache=True, **OPTIONS)(kernel.simulate)
+
+
+def compile_kernel() -> Any:
+    """The kernel jitted; kept for the next process where there is a place to keep it."""
+    try:
+        return njit(cache=True, **OPTIONS)(kernel.simulate)
+    except RuntimeError:  # home and site-packages are read-only
+        return njit(**OPTIONS)(kernel.simulate)
+
+
+jitted: Any = compile_kernel()
 
 
 def simulate(program: Program, state: State) -> kernel.Outcome:

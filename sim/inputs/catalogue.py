@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from sim.errors import InputError
+from sim.files import is_file
 from sim.inputs.bind import Binder
 from sim.inputs.gpu import Gpu
 from sim.inputs.tree import Branch, from_python
@@ -80,6 +81,6 @@ def find(kind: str, name: str) -> Path | None:
     for folder in folders(kind):
         for suffix in _SUFFIXES:
             path = folder / f"{name}{suffix}"
-            if path.is_file():
+            if is_file(path):
                 return path
     return None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from sim.errors import Fault, InputError
+from sim.files import is_file, is_folder
 from sim.inputs import catalogue, check_workload, checks, overrides
 from sim.inputs.base import Spec
 from sim.inputs.bind import Assumption, did_you_mean
@@ -303,20 +304,16 @@ def _path_of(side: Side, argument: str | PathLike[str]) -> Path:
     """The file that an argument names: an existing path first, then the catalogue."""
     path = Path(argument)
     text = str(argument)
-    try:
-        exists = path.is_file()
-    except (OSError, ValueError):
-        exists = False
     if not text.strip():
         raise InputError([Fault(f"<{side}>", None, None, "", "the name is empty")])
-    if exists:
+    if is_file(path):
         return path
     kind = _FOLDERS[side]
     shipped = catalogue.find(kind, text)
     if shipped is not None:
         return shipped
     looks_like_path = "/" in text or "\\" in text or path.suffix in (".yaml", ".yml", ".json")
-    if looks_like_path or path.is_dir():
+    if looks_like_path or is_folder(path):
         return path  # reading it says what is wrong
     names = catalogue.names(kind)
     hint = did_you_mean(text, names)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sim.data import DATA
 from sim.errors import InputError
+from sim.files import is_file
 from sim.inputs.hf import model_from_config, read_config
 from sim.inputs.model import Model
 
@@ -72,9 +73,9 @@ def resolve_model(
         return found
     for folder in (relative_to, Path()):
         path = Path(name) if folder is None else folder / name
-        if path.is_dir() and (path / "config.json").is_file():
+        if is_file(path / "config.json"):
             path = path / "config.json"
-        if path.is_file():
+        if is_file(path):
             return model_from_config(read_config(path), source=str(path))
     if name.endswith(".json") or "/" in name or "\\" in name:
         message = f"{name!r}: no such file, and no such name in the catalogue"

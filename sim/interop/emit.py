@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sim.errors import InputError
+from sim.files import make_folder, write_whole
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -62,11 +63,8 @@ def write_plan(
         if kind in ("accelerate", "axolotl") and strategy.deepspeed:
             texts.append(("ds_config.json", deepspeed_json(topology, workload)))
     written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in dict(texts).items():
-            (folder / name).write_text(text, encoding="utf-8")
-            written.append(folder / name)
-    except OSError as error:
-        raise InputError.single(str(folder), f"cannot write: {error.strerror}") from None
+    make_folder(folder)
+    for name, text in dict(texts).items():
+        write_whole(folder / name, text)
+        written.append(folder / name)
     return written

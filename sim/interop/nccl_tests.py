@@ -40,6 +40,8 @@ _ROW = re.compile(
     rf"(?:\s+(?P<time2>{_NUMBER})\s+(?P<alg2>{_NUMBER})\s+(?P<bus2>{_NUMBER})\s+(?P<check2>{_CHECK}))?"
     r"(?:\s|$)"
 )
+#: what launchers put before each piece of output they see, inside lines too: [0], [1,0]<stdout>:
+_TAG = re.compile(r"\[\d{1,6}(?:,\d{1,6})?\](?:<std(?:out|err)>:?)?")
 _DEVICE = re.compile(
     r"#\s+Rank\s+(\d{1,9})(?:\s+Group\s+\d+)?\s+Pid\s+\d+\s+on\s+(\S+)\s+device\s+\d+\s+\[[^\]]*\]\s+(.*)"
 )
@@ -151,7 +153,8 @@ def _from_text(text: str) -> list[_Draft]:
     for number, line in enumerate(text.splitlines(), start=1):
         if len(line) > 4096:
             continue
-        row = _ROW.search(line)
+        bare = _TAG.sub("", line)
+        row = _ROW.search(line) or _ROW.search(bare)
         if row is not None and "NCCL INFO" not in line:
             if not drafts[-1].rows:  # a list of devices is of the table that follows it
                 drafts[-1].devices, devices = devices, {}
@@ -159,13 +162,13 @@ def _from_text(text: str) -> list[_Draft]:
                 drafts[-1].nccl = nccl
             _add(drafts[-1], row, number)
             continue
-        device = _DEVICE.search(line)
+        device = _DEVICE.search(line) or _DEVICE.search(bare)
         if device is not None:
             rank = int(device[1])
             if rank == 0 or rank in devices:
                 devices = {}
             devices[rank] = device[2], device[3].strip()
-        elif _HEAD.search(line):
+        elif _HEAD.search(bare):
             drafts.append(_Draft(number, program, counts_wrong="#wrong" in line))
         else:
             program = _program(line) or program

@@ -15,6 +15,7 @@ from sim.calibration.runs import distinct, read_runs
 from sim.cost.collectives import DEFAULT_NCCL, plan_collective
 from sim.errors import InputError
 from sim.fabric.fabric import Fabric, compile_fabric
+from sim.files import is_file
 from sim.inputs.calibration import Calibration
 from sim.inputs.loader import load, load_topology
 from sim.inputs.topology import Topology
@@ -89,7 +90,7 @@ def _parts(argument: str) -> tuple[str, str, int]:
         and number.isdigit()
         and len(number) < 6
         and int(number)
-        and not Path(argument).exists()
+        and not is_file(Path(argument))
     ):
         return path, op, int(number)
     return argument, op, 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import Fault, InputError
+from sim.files import is_file
 from sim.inputs.base import Spec
 from sim.inputs.bind import did_you_mean
 from sim.inputs.reader import Reader
@@ -74,6 +75,12 @@ class Grid:
     def keys(self) -> tuple[str, ...]:
         """Varied keys, in the order of the axes."""
         return tuple(k for axis in self.axes for k in axis.keys)
+
+    @property
+    def store(self) -> Path:
+        """File of its results where none is named: beside us, whatever the name says."""
+        plain = re.sub(r"[^\w.-]+", "-", self.name)[:100].strip(".-")
+        return Path(f"{plain or 'sweep'}.sweep.sqlite")
 
     def points(self) -> Iterator[Changes]:
         """Changes of every configuration, fixed ones included; the first axis moves slowest."""
@@ -205,7 +212,7 @@ def _base(tree: Tree | None, folder: Path) -> Any:
     if tree is None or isinstance(tree, Items):
         return ""
     value = _plain(tree)
-    if isinstance(value, str) and (folder / value).is_file():
+    if isinstance(value, str) and is_file(folder / value):
         return str(folder / value)
     return value
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from sim.blocks.kernels import STREAMED
 from sim.documents import SCHEMAS, Document, Section
 from sim.errors import Fault, InputError
+from sim.files import is_file
 from sim.inputs import catalogue
 from sim.inputs.loader import Argument, Loaded, load
 from sim.inputs.offers import PriceRow, newest
@@ -186,7 +187,7 @@ def _has_model(name: str) -> bool:
     from sim.inputs.tree import Branch, from_yaml, read_file
 
     try:
-        if not Path(name).is_file():
+        if not is_file(Path(name)):
             return False
         tree = from_yaml(read_file(Path(name)), name, [])
     except (OSError, ValueError, InputError):

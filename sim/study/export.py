@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 from sim.errors import InputError
+from sim.files import write_whole
 from sim.study.sweep import SweepOutcome
 
 
@@ -24,7 +26,6 @@ def write_parquet(outcome: SweepOutcome, path: Path) -> None:
         raise InputError.single(str(path), message) from None
     rows = list(outcome.records())
     table = pyarrow.Table.from_pylist(rows) if rows else pyarrow.table({})
-    try:
-        parquet.write_table(table, path)
-    except OSError as error:
-        raise InputError.single(str(path), f"cannot write: {error.strerror}") from None
+    content = BytesIO()
+    parquet.write_table(table, content)
+    write_whole(path, content.getvalue())

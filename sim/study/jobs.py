@@ -10,6 +10,7 @@ from typing import Any
 
 from sim.errors import Fault, InputError
 from sim.fabric.network import nodes_per_leaf
+from sim.files import is_file
 from sim.inputs.base import Duration, Positive, Seconds, Spec
 from sim.inputs.loader import Argument, load_topology, prepare
 from sim.inputs.reader import Reader
@@ -237,7 +238,7 @@ def _timed(
     """Seconds alone, to save and to resume, share of communication, and risk; adds a kind."""
     base = cluster.topology.model_copy(update={"nodes": entry.nodes})
     path = folder / entry.workload
-    argument = str(path) if path.is_file() else entry.workload
+    argument = str(path) if is_file(path) else entry.workload
     prepared = prepare(base, argument)
     if own.entries:
         prepared = prepared.vary({key: _plain(value) for key, value in own.entries.items()})

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 from sim.blocks.kernels import STREAMED
 from sim.documents import SCHEMAS, Document, Section
 from sim.errors import Fault, InputError
+from sim.files import is_file
 from sim.inputs.base import Factor, Spec
 from sim.inputs.bind import did_you_mean
 from sim.inputs.loader import Loaded, load
@@ -188,7 +189,7 @@ def find_study(name: str) -> Path:
         If there is neither.
     """
     path = Path(name)
-    if path.is_file():
+    if is_file(path):
         return path
     shipped = {p.stem: p for p in (DATA / "studies").glob("*.yaml")}
     if name in shipped:

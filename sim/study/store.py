@@ -10,7 +10,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from sim import __version__
 from sim.errors import InputError
 
 FORMAT = 1
+WAIT_S = 8.0  # for another process to end its transaction; a sweep's own take milliseconds
 _TABLE = """
 create table if not exists results (
     key text primary key,
@@ -99,7 +100,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=30.0)
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=WAIT_S)
             try:
                 self._open()
             except BaseException:
@@ -111,7 +112,9 @@ class Store:
     def _open(self) -> None:
         found = int(self._db.execute("pragma user_version").fetchone()[0])
         tables = self._db.execute("select count(*) from sqlite_master").fetchone()[0]
-        if tables and found != FORMAT:
+        columns = [row[1] for row in self._db.execute("pragma table_info(results)")]
+        known = [field.name for field in fields(StoredRow)]
+        if tables and (found != FORMAT or columns != known):
             message = "is an SQLite file, but not a store of this version; name another file"
             raise InputError.single(str(self.path), message)
         self._db.execute("pragma journal_mode = wal")
@@ -142,12 +145,19 @@ class Store:
             part = wanted[begin : begin + 500]
             marks = ",".join("?" * len(part))
             for record in self._query(f"select * from results where key in ({marks})", part):
-                key, status, changes, measures, error, attempts, seconds = record
-                found[key] = StoredRow(
-                    key, status, json.loads(changes), json.loads(measures), error, attempts,
-                    seconds,
-                )  # fmt: skip
+                found[record[0]] = self._row(record)
         return found
+
+    def _row(self, record: tuple[Any, ...]) -> StoredRow:
+        key, status, changes, measures, error, attempts, seconds = record
+        try:
+            parts = json.loads(changes), json.loads(measures)
+        except (TypeError, ValueError):
+            parts = None, None
+        if not all(isinstance(part, dict) for part in parts):
+            message = f"row {key} is damaged; name another file, or delete this one"
+            raise InputError.single(str(self.path), message)
+        return StoredRow(key, status, *parts, error, attempts, seconds)
 
     def _query(self, sql: str, values: Iterable[str] = ()) -> Iterator[tuple[Any, ...]]:
         try:

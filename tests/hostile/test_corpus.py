@@ -1,0 +1,97 @@
+"""Nothing that a file or an option may say ends in a traceback, a hang, or an escape sequence."""
+
+import io
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sim import cli
+from tests.hostile.corpus import OPTIONS, Case, cases, options, readers
+
+READERS = readers()
+LIMIT_S = 10.0
+#: escapes, bells, C1 controls, turns of the writing direction
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def run(case: Case, folder: Path, capsys, monkeypatch) -> list[str]:
+    """What is wrong with how the command line takes a case."""
+    for path in folder.iterdir():
+        path.unlink()
+    for name, content in case.files.items():
+        (folder / name).write_bytes(content)
+    monkeypatch.setattr(sys, "argv", ["scaling-sim", *case.argv])
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    began = time.perf_counter()
+    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    took = time.perf_counter() - began
+    out, err = capsys.readouterr()
+    faults = []
+    if code not in ((0,) if case.name == "good" else (0, 2, 3, 4)):
+        faults.append(f"exit code {code}: {err[-300:]}")
+    if code == 2 and not err.strip():
+        faults.append("no message")
+    if "Traceback" in out + err:
+        faults.append("traceback")
+    if CONTROL.search(out) or CONTROL.search(err):
+        faults.append(f"control characters: {CONTROL.findall(out + err)[:3]}")
+    if len(err) > 200_000:
+        faults.append(f"{len(err)} characters of messages")
+    if took > LIMIT_S:
+        faults.append(f"{took:.1f} s")
+    for path in folder.iterdir():
+        if path.name not in case.files and ".sweep.sqlite" not in path.name:
+            faults.append(f"wrote {path.name}")
+    changed = [n for n, data in case.files.items() if (folder / n).read_bytes() != data]
+    return [*faults, *(f"changed {name}" for name in changed)]
+
+
+@pytest.fixture
+def faults(tmp_path, capsys, monkeypatch):
+    """A function that runs cases in an empty folder and gives what is wrong, by case."""
+    folder = tmp_path / "inner" / "cwd"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+
+    def alarm(number, frame):
+        message = f"took more than {LIMIT_S} s"
+        raise TimeoutError(message)
+
+    before = signal.signal(signal.SIGALRM, alarm)
+
+    def find(all_cases):
+        found = {c.name: run(c, folder, capsys, monkeypatch) for c in all_cases}
+        assert list(folder.parent.iterdir()) == [folder]
+        assert list(tmp_path.iterdir()) == [folder.parent]
+        return {name: wrong for name, wrong in found.items() if wrong}
+
+    ends = signal.getsignal(signal.SIGTERM)
+    yield find
+    signal.signal(signal.SIGALRM, before)
+    signal.signal(signal.SIGTERM, ends)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_files(name, faults):
+    assert faults(cases(READERS[name])) == {}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options(name, faults):
+    assert faults(options(name)) == {}
+
+
+def test_there_are_enough():
+    count = sum(len(list(cases(r))) for r in READERS.values())
+    assert count + sum(len(list(options(o))) for o in OPTIONS) > 700

@@ -1,0 +1,198 @@
+"""Faults of the machine: no room, no terminal, no reader, a damaged store, a signal."""
+
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from sim.engine import compiled
+from sim.errors import InputError
+from sim.study.store import WAIT_S, Store, StoredRow
+from tests.hostile.corpus import WORKLOAD
+
+ROOT = Path(__file__).parents[2]
+START = [sys.executable, "-c", "from sim.cli import main; main()"]
+RUN = ("run", "h100-x1", "job.yaml", "--quiet")
+SWEEP = ("sweep", "h100-x1", "job.yaml", "-j", "1", "--store", "s.sqlite", "--format", "csv")
+
+
+@pytest.fixture
+def start(tmp_path):
+    """A function that starts the command line in an empty folder with a small job."""
+    (tmp_path / "job.yaml").write_text(WORKLOAD)
+
+    def begin(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, before=None, **variables):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"} | variables
+        return subprocess.Popen(
+            [*START, *arguments], cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL,
+            stdout=stdout, stderr=stderr, text=True, errors="replace", preexec_fn=before,
+        )  # fmt: skip
+
+    return begin
+
+
+@pytest.fixture
+def call(start):
+    """A function that runs it to its end: exit code, standard output and standard error."""
+
+    def run(*arguments, **more):
+        with start(*arguments, **more) as child:
+            out, err = child.communicate(timeout=60)
+        assert "Traceback" not in err
+        assert "internal error" not in err
+        return child.returncode, out, err
+
+    return run
+
+
+def at_most(size):
+    """No file may grow beyond so many bytes, as on a full disk."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    return limit
+
+
+def test_no_room_for_standard_output(call):
+    with open("/dev/full", "w") as full:
+        code, _, err = call(*RUN, stdout=full)
+    assert (code, err) == (2, "standard output  cannot write: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_streams_that_are_closed(call, closed):
+    code, _, err = call(*RUN, before=lambda: os.close(closed))
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"COLUMNS": "1", "LINES": "1"},
+        {"TERM": "dumb", "COLUMNS": "x"},
+        {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null", "TMPDIR": "/nowhere"},
+    ],
+    ids=["C", "Latin-1", "one column", "dumb", "no home"],
+)
+def test_odd_surroundings(call, variables):
+    code, out, err = call(*RUN, **variables)
+    assert (code, err) == (0, "")
+    assert "fits" in out
+
+
+def test_nowhere_to_keep_what_was_compiled(monkeypatch):
+    from numba.core import caching
+
+    def refuse(*_):
+        raise OSError(30, "Read-only file system")
+
+    for name in dir(caching):
+        if name.endswith("CacheLocator"):
+            monkeypatch.setattr(getattr(caching, name), "ensure_cache_path", refuse, raising=False)
+    assert compiled.compile_kernel().py_func is compiled.jitted.py_func
+
+
+def test_a_file_is_written_whole_or_not_at_all(call, tmp_path):
+    old = tmp_path / "out.json"
+    old.write_text("old")
+    old.chmod(0o640)
+    code, _, err = call(*RUN, "-o", "out.json", before=at_most(100))
+    assert code == 2
+    assert err.startswith("out.json  cannot write: ")
+    assert old.read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["job.yaml", "out.json"]
+    (tmp_path / "link.json").symlink_to(old)
+    assert call(*RUN, "-o", "link.json")[0] == 0
+    assert old.read_text().startswith("{")
+    assert old.stat().st_mode & 0o777 == 0o640
+    assert "fits" in call(*RUN, "-o", "/dev/stdout")[1]
+
+
+def test_no_room_for_a_store(call, tmp_path):
+    code, _, err = call(*SWEEP, "--vary", "micro_batch=1..8", before=at_most(5000))
+    assert code == 2
+    assert err.startswith("s.sqlite  cannot be ")
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store of three rows."""
+    path = tmp_path / "s.sqlite"
+    with Store(path) as opened:
+        for key in "abc":
+            opened.put(StoredRow(key, "ok", {"nodes": 1}, {"mfu": 0.5}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("update results set measures = '{broken'", "row a is damaged"),
+        ("update results set measures = '[1]'", "row a is damaged"),
+        ("update results set changes = 1.5", "row a is damaged"),
+        ("alter table results rename column key to id", "not a store of this version"),
+        ("pragma user_version = 99", "not a store of this version"),
+    ],
+)
+def test_a_store_that_somebody_changed(store, change, says):
+    with closing(sqlite3.connect(store)) as db, db:
+        db.execute(change)
+    with pytest.raises(InputError, match=says), Store(store) as opened:
+        opened.get(["a"])
+
+
+def test_a_store_with_holes(store):
+    store.write_bytes(store.read_bytes()[:4096] + b"\xff" * 4096)
+    with pytest.raises(InputError, match="malformed"), Store(store) as opened:
+        opened.get(["a"])
+
+
+def test_a_store_that_another_program_holds(store, monkeypatch):
+    assert WAIT_S < 10
+    monkeypatch.setattr("sim.study.store.WAIT_S", 0.1)
+    with closing(sqlite3.connect(store, isolation_level=None)) as held:
+        held.execute("pragma locking_mode = exclusive")
+        held.execute("begin exclusive")
+        with pytest.raises(InputError, match="locked"):
+            Store(store)
+
+
+def test_two_sweeps_on_one_store(start):
+    both = [start(*SWEEP, "--vary", "micro_batch=1..16", "--quiet") for _ in range(2)]
+    ends = [child.communicate(timeout=60) for child in both]
+    assert [child.returncode for child in both] == [0, 0]
+    assert ends[0] == ends[1]
+    assert ends[0][1] == ""
+
+
+def test_sigterm_keeps_what_is_done(start, tmp_path):
+    child = start(*SWEEP, "--vary", "micro_batch=1..64", "--vary", "nodes=1..64", "-o", "out.csv")
+    store = tmp_path / "s.sqlite"
+
+    def rows():
+        if not store.exists():
+            return 0
+        with closing(sqlite3.connect(store)) as db:
+            if not db.execute("select count(*) from sqlite_master").fetchone()[0]:
+                return 0
+            return db.execute("select count(*) from results").fetchone()[0]
+
+    deadline = time.monotonic() + 30
+    while rows() < 5 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.send_signal(signal.SIGTERM)
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == 143
+    assert "Traceback" not in err
+    assert rows() >= 5
+    assert not (tmp_path / "out.csv").exists()
