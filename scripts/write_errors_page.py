@@ -32,9 +32,10 @@ runs, and a test holds it to them.
 | 130 | interrupted |
 | 143 | ended by SIGTERM |
 
-Results go to stdout, everything else to stderr. A reader that stops early (`| head`) is no error. Files are written whole or
-not at all; what a sweep has computed is in its store however it ends. Control characters of names and files are spelled out
-(`\\u001b`), so that no file commands a terminal. `tests/hostile` feeds some thousand damaged inputs to every reader and option.
+Results go to stdout, everything else to stderr. A reader that stops early (`| head`) is no error.
+Files are written whole or not at all; what a sweep has computed is in its store however it ends.
+Control characters of names and files are spelled out (`\\u001b`): no file commands a terminal.
+`tests/hostile` feeds some thousand damaged inputs to every reader and option.
 """
 TOPO = """\
 name: box
