@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 COLLECTIVES = ("all_gather", "reduce_scatter", "all_reduce", "all_to_all")
-GROUPS = {"dp_shard": "shard", "dp_replicate": "replicate", "tp": "tensor", "cp": "context"}
+GROUPS = {
+    "dp_shard": "shard", "dp_replicate": "replicate", "tp": "tensor", "cp": "context",
+    "fsdp": "shard", "efsdp": "expert-shard", "ep": "expert",
+}  # fmt: skip
 CHECKPOINTING = {"full": "full", "sel": "selective-op"}
 SCHEDULES = {
     "GPipe": "gpipe", "1F1B": "1f1b", "Interleaved1F1B": "interleaved-1f1b",
@@ -47,13 +50,82 @@ def carried(recording: dict[str, Any]) -> dict[str, Any] | None:
             "reshard_after_forward": config.get("raf", True),
         },
         "checkpointing": CHECKPOINTING.get(config.get("ac"), "none"),
-        "ops": [
-            f"{e['op']} {e['phase']} {GROUPS[e['group']]} {e['dtype']} "
-            f"{e['bytes_in']} {e['bytes_out']}"
-            for e in recording["events"]
-            if e.get("op") in COLLECTIVES
-        ],
+        "ops": ops_of(recording["events"]),
+    }
+
+
+def titan(recording: dict[str, Any]) -> dict[str, Any] | None:
+    """A run of torchtitan's own models as a job of ours; None for one left out.
+
+    Left out: context parallelism, a loss in chunks, and plain parameters under tensor parallelism
+    (nobody reduces the norms' gradients then).
+    """
+    config = recording["config"]
+    plain = config.get("backend") == "spmd_types" and config.get("tp", 1) > 1
+    if config["kind"] != "titan" or config.get("cp") or config.get("chunked") or plain:
+        return None
+    return {
+        "model": titan_model(config),
+        "world": config["ws"],
+        "sequence_length": config["tokens_local"],
+        "micro_batch": 1,
+        "gradient_accumulation": config.get("accum", 1),
+        "parallelism": {
+            "wrap": "torchtitan",
+            "tensor_parallel": config.get("tp", 1),
+            "expert_parallel": config.get("ep", 1),
+            "replicate": config.get("replicate", 1),
+            "clip_gradients": False,
+        },
+        "checkpointing": CHECKPOINTING.get(config.get("ac"), "none"),
+        "ops": ops_of(recording["events"]),
+    }
+
+
+def titan_model(config: dict[str, Any]) -> dict[str, Any]:
+    """A model of torchtitan's families in our words; defaults as its recorder has them."""
+    given = config.get("cfg", {})
+
+    def size(key: str, default: int) -> int:
+        return int(given.get(key, default))
+
+    heads, dim = size("heads", 8), size("dim", 64)
+    found = {
+        "name": config["model"], "layers": size("layers", 2), "hidden_size": dim,
+        "heads": heads, "kv_heads": size("kv", 4), "head_dim": size("hd", dim // heads),
+        "ffn_size": size("ffn", 192), "vocab_size": size("vocab", 512),
     }  # fmt: skip
+    if config["model"] == "llama":
+        return found
+    found |= {
+        "head_dim": size("hd", 16), "qk_norm": True, "experts": size("experts", 8),
+        "experts_per_token": size("topk", 2), "expert_ffn_size": size("moe_ffn", 48),
+    }  # fmt: skip
+    if config["model"] == "qwen3moe":
+        return found
+    turned = size("rope", 8)
+    return found | {
+        "kv_heads": heads, "head_dim": size("nope", 16) + turned, "rope_head_dim": turned,
+        "v_head_dim": size("vd", 16), "kv_lora_rank": size("kv_lora", 32),
+        "q_lora_rank": size("q_lora", 0), "qk_norm": False, "ffn_size": size("dense_ffn", 192),
+        "shared_experts": size("shared", 1), "dense_layers": size("dense", 1),
+    }  # fmt: skip
+
+
+def ops_of(events: list[dict[str, Any]]) -> list[str]:
+    """Collectives of a rank in order."""
+    return [
+        f"{e['op']} {e['phase']} {group_of(e)} {e['dtype']} {e['bytes_in']} {e['bytes_out']}"
+        for e in events
+        if e.get("op") in COLLECTIVES
+    ]
+
+
+def group_of(event: dict[str, Any]) -> str:
+    """The group of a collective; one over all ranks is known by what runs on it."""
+    if event["group"] == "ep+fsdp(world)":
+        return "expert" if event["op"] == "all_to_all" else "shard"
+    return GROUPS[event["group"]]
 
 
 def pipeline(recording: dict[str, Any]) -> dict[str, Any] | None:
@@ -103,7 +175,7 @@ def pipeline_ops(events: list[dict[str, Any]]) -> list[str]:
         elif op in ("send", "recv"):
             found.append(f"{op} {e['bytes_in']}")
         elif op in COLLECTIVES:
-            group = GROUPS[e["group"]]
+            group = group_of(e)
             found.append(f"{op} {group} {e['dtype']} {e['bytes_in']} {e['bytes_out']}")
     return found
 
@@ -148,7 +220,8 @@ def main(shared: Path, out: Path) -> None:
     """Write every recording whose rules are modelled."""
     most = in_flight(shared)
     for name, carry in (
-        ("mesh_recordings", carried), ("pipeline_recordings", pipeline),
+        ("mesh_recordings", carried), ("titan_recordings", titan),
+        ("pipeline_recordings", pipeline),
         ("pipeline_tables", table),
     ):  # fmt: skip
         found = {}

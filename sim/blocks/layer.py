@@ -94,9 +94,14 @@ def decoder_layer(t: Tape, x: int, kind: BlockKind) -> int:
     return t.add("ffn.add", x, f)
 
 
-def registered(model: Model) -> dict[str, int]:
-    """Where each module of a layer stands as the reference model registers them."""
+def registered(model: Model, norms_first: bool = False) -> dict[str, int]:
+    """Where each module of a layer stands as the reference model registers them.
+
+    `norms_first`: before the FFN, as torchtitan does, instead of last.
+    """
     attention = mla if model.kv_lora_rank else attend
     norms = ("attention_norm", "post_attention_norm", "ffn_norm", "post_ffn_norm")
-    names = (*attention.REGISTERED, *ffn.REGISTERED, *moe.REGISTERED, *norms)
+    networks = (*ffn.REGISTERED, *moe.REGISTERED)
+    after = (*norms, *networks) if norms_first else (*networks, *norms)
+    names = (*attention.REGISTERED, *after)
     return {name: place for place, name in enumerate(names)}

@@ -22,6 +22,7 @@ def linear(
     bias: bool = False,
     role: OpRole = OpRole.LINEAR,
     wide: bool = True,
+    partial: bool = False,
 ) -> int:
     """A linear layer that is a module, and its adapter if the method has one; its output's tensor.
 
@@ -45,9 +46,11 @@ def linear(
         FP8 recipes, 4-bit storage and adapters are for ``LINEAR`` alone.
     wide : bool
         It reads and makes what is fp32 where activations are upcast.
+    partial : bool
+        Tensor-parallel ranks all have the whole weight, and gradients of a part of what it made.
     """
     shapes = [("weight", (n_out, n_in)), ("bias", (n_out,))]
-    t.register(name, role, place, shapes if bias else shapes[:1])
+    t.register(name, role, place, shapes if bias else shapes[:1], partial=partial)
     by = Routed(1, t.setting.tokens, 1.0)
     out = matrix(t, name, x, n_in, n_out, by, bias=bias, role=role, wide=wide)
     if not adapted(t, targets):

@@ -16,24 +16,29 @@ from sim.blocks.modules import Position
 from sim.blocks.norm import norm
 from sim.blocks.ops import Map
 from sim.blocks.tape import Tape
+from sim.blocks.tensor import enter, leave
 
 #: modules as the reference model registers them
 REGISTERED = ("wq", "wq_a", "q_a_norm", "wq_b", "wkv_a", "kv_a_norm", "wkv_b", "wo")
 
 
 def latent_attention(t: Tape, x: int, window: int | None) -> int:
-    """The branch from the norm's output to what is added to the residual stream."""
-    model = t.setting.model
-    d, heads, dim, value = model.hidden_size, model.heads, model.head_dim, model.v_head_dim
-    turned, rank = model.rope_head_dim, model.kv_lora_rank
+    """The branch from the norm's output to what is added to the residual stream.
+
+    Tensor-parallel ranks share the heads; each makes the latents whole.
+    """
+    s, model = t.setting, t.setting.model
+    d, heads, dim, value = model.hidden_size, s.split(model.heads), model.head_dim, model.v_head_dim
+    turned, rank, shared = model.rope_head_dim, model.kv_lora_rank, s.tensor > 1
     queries = heads * dim
+    x = enter(t, x, "wq_a" if model.q_lora_rank else "wq", "wkv_a")
     if model.q_lora_rank:
-        low = linear(t, "wq_a", x, d, model.q_lora_rank, targets=("q",))
+        low = linear(t, "wq_a", x, d, model.q_lora_rank, targets=("q",), partial=shared)
         low = norm(t, "q_a_norm", low, model.q_lora_rank, Position.INNER)
         q = linear(t, "wq_b", low, model.q_lora_rank, queries, Position.INNER, targets=("q",))
     else:
         q = linear(t, "wq", x, d, queries, targets=("q",))
-    latent = linear(t, "wkv_a", x, d, rank + turned, targets=("k", "v"))
+    latent = linear(t, "wkv_a", x, d, rank + turned, targets=("k", "v"), partial=shared)
     # both read one input: their gradients are added
     t.unseen("latent.sum", (), [Map("latent.sum", 3 * t.size(d))])
     c = norm(t, "kv_a_norm", latent, rank, Position.INNER)
@@ -51,4 +56,5 @@ def latent_attention(t: Tape, x: int, window: int | None) -> int:
         for name, plain, rotated in (("q", q, q_turned), ("k", kv, k_turned))
     )  # fmt: skip
     out = core(t, q, k, kv, (heads, heads, dim, value), window)
-    return linear(t, "wo", out, heads * value, d, Position.OUTPUT, targets=("o",))
+    made = linear(t, "wo", out, heads * value, d, Position.OUTPUT, targets=("o",))
+    return leave(t, made)

@@ -73,6 +73,8 @@ class Module(NamedTuple):
         gradients are to be summed.
     calls : int
         Leaf modules of the model's code that it stands for, where that calls them one by one.
+    expert : bool
+        Its parameters are those of the experts on this rank, of which other ranks hold others.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Module(NamedTuple):
     active: float = 1.0
     partial: bool = False
     calls: int = 1
+    expert: bool = False
 
 
 @dataclass(frozen=True, slots=True)

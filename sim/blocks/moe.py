@@ -1,25 +1,27 @@
-"""Mixture of experts, equally loaded: router, permutation, products, weighted sum.
+"""Mixture of experts: router, permutation, products, weighted sum.
 
 ``grouped``: tokens are permuted once and all experts' products of a kind are one kernel. ``eager``:
 Hugging Face's loop over the experts, each of which finds its tokens (the host waits for how many),
 gathers them, multiplies, and adds its share to the whole output; in backward each makes and adds a
-gradient of all tokens.
+gradient of all tokens. Where ranks hold parts of the experts, `sim.blocks.dispatch` says how tokens
+reach them.
 
 Source of the loop's kernels: sim/data/host/modelling.json, recorded from Mixtral.
 """
 
 from __future__ import annotations
 
+from sim.blocks import dispatch
 from sim.blocks.adapters import Routed, adapter
 from sim.blocks.ffn import GATED, mlp
 from sim.blocks.linear import adapted, linear, matrix
 from sim.blocks.modules import OpRole, Position
-from sim.blocks.ops import Map
+from sim.blocks.ops import Map, joined
 from sim.blocks.tape import Tape
-from sim.blocks.tensor import enter, leave
+from sim.blocks.tensor import enter, leave, scores_back
 
 #: modules as the reference model registers them
-REGISTERED = ("router", "experts", "shared_experts")
+REGISTERED = ("router", "experts", *dispatch.REGISTERED, "shared_experts")
 #: kernels of an accumulating index_put on a GPU, which sorts its indices first
 INDEX_PUT = 6
 TARGETS = {"w1": ("gate",), "w2": ("down",), "w3": ("up",)}
@@ -27,48 +29,90 @@ TARGETS = {"w1": ("gate",), "w2": ("down",), "w3": ("up",)}
 
 def mixture(t: Tape, x: int) -> int:
     """The routed and the shared experts; all routed ones are one module, fetched as a whole."""
+    if t.setting.expert > 1:
+        out = _spread(t, x)
+    else:
+        x = enter(t, x, "router")
+        out = _routed(t, x)
+    return _shared(t, x, out) if t.setting.model.shared_experts else out
+
+
+def _routed(t: Tape, x: int) -> int:
+    """The experts of this rank's tokens, all of them here (or a part of each, tensor-parallel)."""
     s, model = t.setting, t.setting.model
-    e, tokens, d, top = s.element, s.tokens, model.hidden_size, model.experts_per_token
-    n_experts, f = model.experts, s.split(model.expert_ffn_size or model.ffn_size)
-    x = enter(t, x, "router")
-    names = ("w1", "w2", "w3") if model.ffn in GATED else ("w1", "w2")
-    sides = {"w1": (d, f), "w2": (f, d), "w3": (d, f)}
-    router = linear(t, "router", x, d, n_experts, role=OpRole.ROUTER)
-    choice = 4.0 * tokens * n_experts
-    weights = t.op(
+    weights = _route(t, x, s.splits_stream)
+    scores_back(t, model.experts_per_token, "router")
+    sent = _permute(t, x)
+    t.apart = model.experts if s.experts == "eager" else 1
+    made = _experts(t, sent, model.experts, s.split(_width(t)))
+    t.apart = 1
+    return leave(t, _unpermute(t, made, weights))
+
+
+def _spread(t: Tape, x: int) -> int:
+    """Experts on other ranks, of the tokens that this rank holds of the residual stream."""
+    s = t.setting
+    if s.splits_stream and s.model.shared_experts:
+        t.unseen("shared_experts.join", module="router", exchanges=(joined("tp"),))
+    with t.of_stream():
+        weights = _route(t, x, s.splits_stream)
+        sent = dispatch.dispatch(t, x)
+        sorted_by = dispatch.arrange(t, sent, "experts")
+        made = _experts(t, sorted_by, s.model.experts // s.expert, _width(t), s.load)
+        made = dispatch.arrange(t, made, "experts")
+        return dispatch.combine(t, made, weights)
+
+
+def _width(t: Tape) -> int:
+    """Columns of a routed expert."""
+    model = t.setting.model
+    return model.expert_ffn_size or model.ffn_size
+
+
+def _route(t: Tape, x: int, partial: bool) -> int:
+    """Scores of each token's experts; `partial`: other ranks' routers see other positions."""
+    model = t.setting.model
+    n_experts = model.experts
+    router = linear(
+        t, "router", x, model.hidden_size, n_experts, role=OpRole.ROUTER, partial=partial
+    )
+    choice = 4.0 * t.setting.tokens * n_experts
+    return t.op(
         "router.softmax", (router,), choice, (),
         [Map("router.choose", 6 * choice, 8)], [Map("router.choose", 4 * choice, 4)],
         role=OpRole.ROUTER, own=True,
     )  # fmt: skip
-    every = [(f"{i}.{name}", sides[name][::-1]) for i in range(n_experts) for name in names]
-    active, one_by_one = top / n_experts, s.experts == "eager"
-    each = n_experts * len(names)
-    module = t.register("experts", OpRole.LINEAR, Position.WHOLE, every, active=active, calls=each)
+
+
+def _experts(t: Tape, sent: int, held: int, f: int, load: float = 1.0) -> int:
+    """Products of the experts held here, `f` columns each, on `load` times the mean's tokens."""
+    s, model = t.setting, t.setting.model
+    d, top = model.hidden_size, model.experts_per_token
+    names = ("w1", "w2", "w3") if model.ffn in GATED else ("w1", "w2")
+    sides = {"w1": (d, f), "w2": (f, d), "w3": (d, f)}
+    active = top / model.experts
+    every: list[tuple[str, tuple[int, ...]]]
+    if s.expert > 1:  # one tensor of all, as torchtitan's `GroupedExperts`
+        every = [(name, (held, *sides[name][::-1])) for name in names]
+        calls = 1
+    else:
+        every = [(f"{i}.{name}", sides[name][::-1]) for i in range(held) for name in names]
+        calls = held * len(names)
+    module = t.register(
+        "experts", OpRole.LINEAR, Position.WHOLE, every, active=active, calls=calls,
+        expert=s.expert > 1,
+    )  # fmt: skip
     low = [name for name in names if adapted(t, TARGETS[name])]
     for suffix in "AB" if low else "":
         r = s.method.rank
         shapes = {n: (r, sides[n][0]) if suffix == "A" else (sides[n][1], r) for n in low}
-        pairs = [(f"{i}.{n}", shapes[n]) for i in range(n_experts) for n in low]
+        pairs = [(f"{i}.{n}", shapes[n]) for i in range(held) for n in low]
         t.register(
             f"{module}.{suffix}", OpRole.ADAPTER, Position.WHOLE, pairs, base=module, active=active,
-            calls=n_experts * len(low),
+            calls=held * len(low),
         )  # fmt: skip
-    routed = tokens * top
-    n = float(routed * d)
-    whole = e * float(tokens * d) * n_experts
-    forward = [Map("permute", 2 * e * n, 2, "gather")]
-    backward = [Map("permute", 2 * e * n + e * tokens * d, 2, "gather")]
-    if one_by_one:
-        found = Map("permute.where", 8.0 * tokens * top, 3, "gather", waits=True)
-        forward = [found] * n_experts + [Map("permute", 2 * e * n, n_experts, "gather")]
-        # a gradient of zeros for all tokens, filled and added: for each expert
-        backward = [
-            Map("permute.put", 2 * e * n, INDEX_PUT * n_experts, "gather"),
-            Map("permute.whole", 4 * whole, 2 * n_experts),
-        ]
-    sent = t.op("dispatch", (x,), t.size(d) * top, (), forward, backward, extra=8.0 * tokens * top)
-    t.apart = n_experts if one_by_one else 1
-    by = Routed(n_experts, max(1, -(-routed // n_experts)), float(top))
+    rows = max(1, -(-round(s.tokens * top * load) // held))
+    by = Routed(held, rows, top * load)
 
     def grouped(name: str, read: int) -> int:
         out = matrix(t, name, read, *sides[name], by)
@@ -76,10 +120,40 @@ def mixture(t: Tape, x: int) -> int:
             return out
         return adapter(t, name, read, out, *sides[name], f"{module}.A", f"{module}.B", by)
 
-    made = mlp(t, sent, grouped, float(f * top))
-    t.apart = 1
+    return mlp(t, sent, grouped, f * top * load)
+
+
+def _permute(t: Tape, x: int) -> int:
+    """Tokens in the order of their experts, each as often as it has experts."""
+    s, model = t.setting, t.setting.model
+    e, tokens, d, n_experts = s.element, s.tokens, model.hidden_size, model.experts
+    top = model.experts_per_token
+    n, whole = float(tokens * top * d), e * float(tokens * d) * n_experts
+    forward = [Map("permute", 2 * e * n, 2, "gather")]
+    backward = [Map("permute", 2 * e * n + e * tokens * d, 2, "gather")]
+    if s.experts == "eager":
+        found = Map("permute.where", 8.0 * tokens * top, 3, "gather", waits=True)
+        forward = [found] * n_experts + [Map("permute", 2 * e * n, n_experts, "gather")]
+        # a gradient of zeros for all tokens, filled and added: for each expert
+        backward = [
+            Map("permute.put", 2 * e * n, INDEX_PUT * n_experts, "gather"),
+            Map("permute.whole", 4 * whole, 2 * n_experts),
+        ]
+    return t.op(
+        "dispatch", (x,), t.size(d) * top, (), forward, backward, extra=8.0 * tokens * top,
+        module="experts",
+    )  # fmt: skip
+
+
+def _unpermute(t: Tape, made: int, weights: int) -> int:
+    """Each token's outputs, weighted and summed."""
+    s, model = t.setting, t.setting.model
+    e, tokens, d, n_experts = s.element, s.tokens, model.hidden_size, model.experts
+    top = model.experts_per_token
+    n = float(tokens * top * d)
     forward = [Map("unpermute", (2 * e + 2 * e) * n, 3, "gather")]
     backward = [Map("unpermute", (3 * e + 2 * e) * n, 3, "gather")]
+    one_by_one = s.experts == "eager"
     if one_by_one:
         # weights gathered and applied, the sum; the whole output of zeros first
         forward = [
@@ -87,17 +161,22 @@ def mixture(t: Tape, x: int) -> int:
             Map("unpermute", 5 * e * n, 3 * n_experts, "gather"),
         ]
         backward = [Map("unpermute", 9 * e * n, (5 + INDEX_PUT) * n_experts, "gather")]
-    out = t.op(
+    return t.op(
         "combine", (made, weights), t.size(d), (made,), forward, backward,
         extra=8.0 * tokens * top if one_by_one else 0.0,
     )  # fmt: skip
-    out = leave(t, out)
-    if not model.shared_experts:
-        return out
-    wide = model.shared_experts * f
+
+
+def _shared(t: Tape, x: int, out: int) -> int:
+    """The experts that every token meets; their sum with `out`."""
+    s, model = t.setting, t.setting.model
+    d, wide = model.hidden_size, model.shared_experts * s.split(_width(t))
+    names = ("w1", "w2", "w3") if model.ffn in GATED else ("w1", "w2")
     sides = {"w1": (d, wide), "w2": (wide, d), "w3": (d, wide)}
     own = [(name, sides[name][::-1]) for name in names]
     t.register("shared_experts", OpRole.LINEAR, Position.WHOLE, own)
-    once = Routed(1, tokens, 1.0)
+    if s.expert > 1:
+        x = enter(t, x, "shared_experts", late=True)
+    once = Routed(1, s.tokens, 1.0)
     shared = mlp(t, x, lambda name, read: matrix(t, name, read, *sides[name], once), float(wide))
     return t.add("shared_experts.add", out, leave(t, shared))

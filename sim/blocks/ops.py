@@ -21,6 +21,7 @@ class When(Enum):
 
     In backward it may run beside a part of them: the gradients of inputs, or those of weights,
     which come after and wait for the former exchange.
+    One that is LATE follows them, and is waited for where an exchange of nothing (`joined`) stands.
     """
 
     BEFORE = "before"
@@ -28,6 +29,7 @@ class When(Enum):
     AFTER = "after"
     BESIDE_INPUTS = "beside inputs"
     BESIDE_WEIGHTS = "beside weights"
+    LATE = "late"
 
 
 class Exchange(NamedTuple):
@@ -59,6 +61,11 @@ class Exchange(NamedTuple):
     backward: bool = False
     dtype: str = ""
     phase: str = ""
+
+
+def joined(over: str) -> Exchange:
+    """In backward, wait for what still is on the way along a mesh axis."""
+    return Exchange("", over, 0.0, 0.0, When.BEFORE, True)
 
 
 class Map(NamedTuple):

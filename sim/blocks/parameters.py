@@ -51,8 +51,9 @@ class ParameterCounts:
 
 @lru_cache(maxsize=64)
 def build_tree(
-    model: Model, method: Method | None = None, tensor: int = 1, sequence_parallel: bool = False
-) -> ModelTree:
+    model: Model, method: Method | None = None, tensor: int = 1, sequence_parallel: bool = False,
+    expert: int = 1,
+) -> ModelTree:  # fmt: skip
     """Module tree of a model under a training method.
 
     Parameters
@@ -65,6 +66,8 @@ def build_tree(
         Ranks that share its matrices: shapes are one rank's, of the largest part. [1]
     sequence_parallel : bool
         They see different positions of what its norms are applied to.
+    expert : int
+        Ranks that its experts are spread over. [1]
 
     Returns
     -------
@@ -73,9 +76,9 @@ def build_tree(
     """
     setting = Setting(
         one_layer(model), method or FULL, tensor=tensor,
-        sequence_parallel=tensor > 1 and sequence_parallel,
+        sequence_parallel=tensor > 1 and sequence_parallel, expert=expert,
     )  # fmt: skip
-    places = registered(model)
+    places = registered(model, norms_first=tensor > 1)
 
     def block(kind: BlockKind) -> Block:
         run = describe(setting, kind).modules
@@ -94,9 +97,11 @@ def build_tree(
 def tree_of(workload: Workload) -> ModelTree:
     """A workload's module tree, as one rank holds it before data-parallel shards are cut."""
     p = workload.parallelism
-    if p.tensor_parallel == 1:
+    if p.tensor_parallel == p.expert_parallel == 1:
         return build_tree(workload.model, workload.method)
-    return build_tree(workload.model, workload.method, p.tensor_parallel, p.sequence_parallel)
+    return build_tree(
+        workload.model, workload.method, p.tensor_parallel, p.sequence_parallel, p.expert_parallel
+    )
 
 
 @lru_cache(maxsize=64)

@@ -21,6 +21,7 @@ from sim.inputs.shares import batch_on
 from sim.inputs.trainer import trainer_of
 from sim.inputs.versions import older, sdpa_since
 from sim.inputs.workload import Method, Workload
+from sim.mesh.routing import busiest_load
 from sim.units import DTYPE_BYTES
 
 FULL = Method.model_construct()
@@ -96,6 +97,10 @@ class Setting:
         They compute the loss on their own columns of the logits.
     tensor_style : str
         How they exchange it (`sim.blocks.tensor`), "" where nothing is shared.
+    expert : int
+        Ranks that experts are spread over.
+    load : float
+        Tokens that the busiest of them gets, over the mean.
     """
 
     model: Model
@@ -134,6 +139,8 @@ class Setting:
     sequence_parallel: bool = False
     loss_parallel: bool = False
     tensor_style: str = ""
+    expert: int = 1
+    load: float = 1.0
 
     @property
     def regathers(self) -> bool:
@@ -153,10 +160,16 @@ class Setting:
     @property
     def whole(self) -> Setting:
         """The same block on one rank: its work is that of all who share it."""
-        if self.tensor == 1:
+        if self.tensor == self.expert == 1:
             return self
         return replace(
-            self, tensor=1, sequence_parallel=False, loss_parallel=False, tensor_style=""
+            self,
+            tensor=1,
+            sequence_parallel=False,
+            loss_parallel=False,
+            tensor_style="",
+            expert=1,
+            load=1.0,
         )
 
     @property
@@ -224,6 +237,14 @@ def _checks_positions(workload: Workload) -> bool:
     return workload.attention.startswith("flash") and m.positions == "rope"
 
 
+def _load(workload: Workload) -> float:
+    m, p, routing = workload.model, workload.parallelism, workload.routing
+    if p.expert_parallel == 1:
+        return 1.0
+    layers = m.layers - m.dense_layers
+    return busiest_load(m.experts, p.expert_parallel, routing.imbalance, routing.seed, layers)
+
+
 @lru_cache(maxsize=512)
 def _setting(workload: Workload) -> Setting:
     p, precision, stack = workload.parallelism, workload.precision, workload.stack
@@ -272,4 +293,6 @@ def _setting(workload: Workload) -> Setting:
         sequence_parallel=p.tensor_parallel > 1 and p.sequence_parallel,
         loss_parallel=p.tensor_parallel > 1 and p.loss_parallel,
         tensor_style=tensor_style(workload),
+        expert=p.expert_parallel,
+        load=_load(workload),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sim.blocks.kernels import Kernel
@@ -45,6 +46,17 @@ class Tape:
         self.column = self.setting.element * self.setting.tokens
         self.stream_column = self.setting.element * self.setting.stream_tokens
 
+    @contextmanager
+    def of_stream(self) -> Iterator[None]:
+        """Inside, everything is of the positions of the residual stream that this rank holds."""
+        whole, column = self.setting, self.column
+        self.setting = replace(
+            whole, tokens=whole.stream_tokens, tensor=1, sequence_parallel=False, tensor_style=""
+        )
+        self.column = self.stream_column
+        yield
+        self.setting, self.column = whole, column
+
     def size(self, width: float) -> float:
         """Bytes of an activation of so many columns."""
         return self.column * width
@@ -69,11 +81,12 @@ class Tape:
         active: float = 1.0,
         partial: bool = False,
         calls: int = 1,
+        expert: bool = False,
     ) -> str:
         """Add a module of (name, shape) parameters; what is no adapter gets the ops that follow."""
         trained = bool(base) or not self.setting.frozen
         own = tuple(Parameter(n, shape, trained) for n, shape in parameters)
-        self.modules.append(Module(name, own, role, place, base, active, partial, calls))
+        self.modules.append(Module(name, own, role, place, base, active, partial, calls, expert))
         if not base:
             self.module = name
         return name

@@ -24,7 +24,7 @@ from sim.blocks.tape import Tape
 AXIS = "tp"
 
 
-def enter(t: Tape, x: int, module: str, last: str = "") -> int:
+def enter(t: Tape, x: int, module: str, last: str = "", *, late: bool = False) -> int:
     """The input of matrices split by columns; its tensor.
 
     Parameters
@@ -33,11 +33,13 @@ def enter(t: Tape, x: int, module: str, last: str = "") -> int:
         The tape, and what the matrices read.
     module, last : str
         The first of them as forward runs them, and the last; "" where there is one. [1]
+    late : bool
+        Its gradient is added to another branch's, and not needed before that is there.
     """
     s = t.setting
     if s.tensor == 1:
         return x
-    reduces = When.BESIDE_WEIGHTS if s.regathers else When.AFTER
+    reduces = When.BESIDE_WEIGHTS if s.regathers else When.LATE if late else When.AFTER
     if not s.splits_stream:
         whole = t.sizes[x]
         back = Exchange("all_reduce", AXIS, whole, whole, reduces, True)
@@ -57,6 +59,15 @@ def enter(t: Tape, x: int, module: str, last: str = "") -> int:
         again = Exchange("all_gather", AXIS, part, whole, When.BESIDE_INPUTS, True)
         t.unseen("tp.again", module=last or module, exchanges=(again,))
     return gathered
+
+
+def scores_back(t: Tape, top: int, module: str) -> None:
+    """The gradients of a router's scores are summed, each rank's for its part of the positions."""
+    s = t.setting
+    if s.splits_stream:
+        whole = t.size(top)
+        back = Exchange("reduce_scatter", AXIS, whole, whole / s.tensor, When.BEFORE, True)
+        t.unseen("tp.scores", (), [_copy(whole)], module=module, exchanges=(back,))
 
 
 def leave(t: Tape, y: int) -> int:

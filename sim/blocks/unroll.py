@@ -95,9 +95,10 @@ def _block(
     repeated: list[Kernel] = []
     if policy != "none":
         for op, kept in recomputed(ops, policy == "selective-op", early):
-            # what is kept spares the product, not the casts around it
+            # what is kept spares the product (or the copy to the host), not the casts around it
             again = op.kernels("forward", dtype)
-            repeated += [k for k in again if not (kept and k.kind in ("gemm", "attention"))]
+            spared = ("gemm", "attention") if kept else ()
+            repeated += [k for k in again if not (k.kind in spared or (kept and k.waits))]
     return {
         (kind.key, "forward"): tuple(k for op in ops for k in op.kernels("forward", dtype)),
         (kind.key, "recompute"): tuple(repeated),

@@ -81,6 +81,7 @@ Count = Annotated[float, Tally(), Field(gt=0)]
 CountOrZero = Annotated[float, Tally(), Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[float, Tally(), Field(ge=1)]
 Factor = Annotated[float, Tally(), Field(ge=1e-3, le=1e3)]
 
 StrategyName = Annotated[str, OneOf(STRATEGIES)]

@@ -362,6 +362,7 @@ _MISNOMERS = {
     "max_position_embeddings": "max_positions", "dp_replicate": "replicate",
     "cp": "context_parallel", "tp": "tensor_parallel", "pp": "pipeline_parallel",
     "data_parallel_shard": "shard", "data_parallel_replicate": "replicate",
+    "ep": "expert_parallel", "expert_parallel_degree": "expert_parallel",
     "tensor_parallel_degree": "tensor_parallel", "pipeline_parallel_degree": "pipeline_parallel",
     "num_nodes": "nodes", "gpu_count": "gpus", "gpus_per_node": "gpus",
     "num_gpus": "gpus", "bandwidth": "rate", "nic": "nics", "tdp": "power_limit",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim.inputs.finding import Finding, fault, warning
-from sim.inputs.modelling import tensor_style
+from sim.inputs.modelling import experts, tensor_style
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.strategy import strategy_named, strategy_of
 from sim.inputs.topology import Topology
@@ -21,6 +21,7 @@ def workload_findings(workload: Workload) -> Findings:
     yield from _context(workload)
     yield from _tensor(workload)
     yield from _pipeline(workload)
+    yield from _experts(workload)
 
 
 def pair_findings(topology: Topology, workload: Workload) -> Findings:
@@ -63,9 +64,10 @@ def _tensor(w: Workload) -> Findings:
             message = f"{heads} {what} of {m.name} cannot be divided among {t} GPUs"
             yield fault("indivisible", "workload", path, message, f"write one of {able}")
             return
-    if m.kv_lora_rank:
-        message = f"latent attention ({m.name}) is not modelled with tensor parallelism"
-        yield fault("tensor-latent", "workload", path, message, "write 1")
+    if m.kv_lora_rank and not p.sequence_parallel:
+        message = f"latent attention ({m.name}) is modelled with sequence parallelism alone"
+        hint = "leave it out"
+        yield fault("tensor-latent", "workload", "parallelism.sequence_parallel", message, hint)
     if w.method.kind != "full":
         message = f"tensor parallelism is modelled for full training, not for {w.method.kind}"
         yield fault("tensor-method", "workload", path, message, "write 1")
@@ -83,6 +85,53 @@ def _tensor(w: Workload) -> Findings:
         message = f"{local} tokens of a sequence cannot be divided among {t} GPUs"
         hint = "write a multiple, or parallelism.sequence_parallel: false"
         yield fault("indivisible", "workload", "sequence_length", message, hint)
+
+
+def _experts(w: Workload) -> Findings:
+    p, m, share = w.parallelism, w.model, w.routing.imbalance
+    e, path = p.expert_parallel, "parallelism.expert_parallel"
+    most = m.experts / m.experts_per_token if m.experts and m.experts_per_token else 1.0
+    if share > most:
+        message = f"an expert of {m.name} can have at most {most:g} times the mean's tokens"
+        yield fault("imbalance", "workload", "routing.imbalance", message, "write less")
+    if e == 1:
+        if share > 1.0:
+            message = "routing changes nothing where every rank has all experts"
+            hint = "set parallelism.expert_parallel"
+            yield warning("imbalance-alone", "workload", "routing.imbalance", message, hint)
+        return
+    if not strategy_of(w).expert_parallel:
+        able = ", ".join(n for n in STRATEGIES if strategy_named(n).expert_parallel)
+        message = f"expert parallelism is modelled with {able}, not with {p.strategy}"
+        yield fault("expert-strategy", "workload", path, message, f"write strategy: {able}")
+        return
+    if m.experts % e or not m.experts:
+        able = ", ".join(str(n) for n in range(1, m.experts + 1) if m.experts % n == 0)
+        message = f"{m.experts or 'no'} experts of {m.name} cannot be divided among {e} GPUs"
+        yield fault("indivisible", "workload", path, message, f"write one of {able or 1}")
+        return
+    if p.tensor_parallel > 1 and not p.sequence_parallel:
+        message = "experts on other ranks need tokens split among tensor-parallel ranks"
+        hint = "leave it out"
+        yield fault("expert-tokens", "workload", "parallelism.sequence_parallel", message, hint)
+    if w.method.kind != "full":
+        message = f"expert parallelism is modelled for full training, not for {w.method.kind}"
+        yield fault("expert-method", "workload", path, message, "write 1")
+    if experts(w) == "eager":
+        message = "a loop over the experts needs all of them on every rank"
+        yield fault("expert-loop", "workload", "experts", message, "write experts: grouped")
+    if p.wrap == "linear":
+        message = "expert parallelism needs units of whole blocks"
+        hint = "write block+root or torchtitan"
+        yield fault("expert-wrap", "workload", "parallelism.wrap", message, hint)
+    if p.offload != "none":
+        message = "offloading is not modelled with expert parallelism"
+        yield fault("expert-offload", "workload", "parallelism.offload", message, "leave it out")
+    if not isinstance(p.reshard_after_forward, bool):
+        message = "experts are sharded over other ranks than the rest of a block"
+        hint = "write true or false"
+        where = "parallelism.reshard_after_forward"
+        yield fault("expert-reshard", "workload", where, message, hint)
 
 
 def shape_of(workload: Workload) -> Shape:

@@ -102,6 +102,11 @@ def _groups(t: Topology, w: Workload) -> Findings:
         message = f"shard {p.shard} x replicate {p.replicate} is not {world} GPUs"
         hint = f"write {group}, or leave it out"
         yield fault("shard", "workload", "parallelism.shard", message, hint)
+    ranks = world // p.replicate * p.tensor_parallel
+    if ranks % p.expert_parallel:
+        message = f"{p.expert_parallel} does not divide the {ranks} GPUs of a replica and stage"
+        hint = f"divisors are {_divisors(ranks)}"
+        yield fault("indivisible", "workload", "parallelism.expert_parallel", message, hint)
     reshard = p.reshard_after_forward
     if not isinstance(reshard, bool) and (reshard < 2 or group % reshard or reshard >= group):
         message = f"{reshard} does not divide the {group} GPUs of a shard group into smaller groups"

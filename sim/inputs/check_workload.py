@@ -44,12 +44,14 @@ def findings(workload: Workload) -> Findings:
 def silent_keys(workload: Workload) -> frozenset[str]:
     """Paths whose defaults say nothing about this job: knobs of other strategies and methods."""
     m, p, c = workload.method.kind, workload.precision.kind, workload.activation_checkpointing.kind
-    return _silent(workload.parallelism.strategy, m, p, c, workload.parallelism.tensor_parallel)
+    axes = workload.parallelism
+    spread = axes.expert_parallel > 1
+    return _silent(axes.strategy, m, p, c, axes.tensor_parallel > 1, spread)
 
 
 @cache
 def _silent(
-    strategy: str, method: str, precision: str, checkpointing: str, tensor: int
+    strategy: str, method: str, precision: str, checkpointing: str, tensor: bool, spread: bool
 ) -> frozenset[str]:
     own = COMMON | strategy_named(strategy).knobs
     out = {f"parallelism.{knob}" for knob in Parallelism.model_fields if knob not in own}
@@ -59,9 +61,11 @@ def _silent(
         out |= {f"method.{key}" for key in Method.model_fields if key != "kind"}
     if precision != "fp8":
         out |= {"precision.recipe", "precision.all_gather"}
-    if tensor == 1:
+    if not tensor:
         out |= {"parallelism.sequence_parallel", "parallelism.loss_parallel"}
         out |= {"parallelism.tensor_parallel_style"}
+    if not spread:
+        out |= {"routing.imbalance", "routing.seed"}
     if checkpointing == "none":
         out |= {"activation_checkpointing.reentrant", "activation_checkpointing.offload"}
         out |= {"parallelism.checkpoint_wrapper"}

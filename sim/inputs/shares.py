@@ -58,8 +58,12 @@ def mesh_on(workload: Workload, world: int, gpus_per_node: int | None = None) ->
         given = world // replicate if p.shard is None else p.shard
         message = f"{given} ranks a shard group x {replicate} replicas is not the world of {world}"
         raise InputError.single(_SOURCE, message, "parallelism.replicate")
+    ep = p.expert_parallel
+    if shard * cp * tp % ep:
+        message = f"{shard * cp * tp} ranks of a replica cannot be divided among {ep} with experts"
+        raise InputError.single(_SOURCE, message, "parallelism.expert_parallel")
     return Mesh(
-        pp=p.pipeline_parallel, dp_replicate=replicate, dp_shard=shard, cp=cp, tp=tp,
+        pp=p.pipeline_parallel, dp_replicate=replicate, dp_shard=shard, cp=cp, tp=tp, ep=ep,
         gpus_per_node=gcd(world, gpus_per_node) if gpus_per_node else None,
     )  # fmt: skip
 

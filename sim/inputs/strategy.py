@@ -21,8 +21,8 @@ SOURCE = "workload"
 #: knobs that every strategy has; `knobs` names those of one
 COMMON = frozenset((
     "strategy", "shard", "context_parallel", "context_parallel_kind", "tensor_parallel",
-    "sequence_parallel", "loss_parallel", "tensor_parallel_style", "pipeline_parallel",
-    "pipeline_schedule",
+    "sequence_parallel", "loss_parallel", "tensor_parallel_style", "expert_parallel",
+    "pipeline_parallel", "pipeline_schedule",
     "virtual_stages", "pipeline_first_stage_less_layers", "pipeline_last_stage_less_layers",
     "offload", "offload_device",
     "cpu_ram_efficient_loading", "clip_gradients", "loss_all_reduce",
@@ -83,6 +83,8 @@ class Strategy:
     tensor_parallel = False
     #: whose linear layers its ranks share matrices with, unless the job says
     tensor_style = "dtensor"
+    #: experts can be spread over ranks
+    expert_parallel = False
     #: layers can be split over ranks: `build_stage` plays one of them
     pipeline_parallel = False
     #: parameters can be gathered in FP8

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sim.inputs.base import (
+    AtLeastOne,
     Count,
     CountOrZero,
     Dollars,
@@ -69,6 +70,7 @@ class Parallelism(Spec):
     virtual_stages: Positive | None = None  # stages a rank; None: 1, or 2 where it takes several
     pipeline_first_stage_less_layers: NotNegative = 1  # layers that the embedding stands for
     pipeline_last_stage_less_layers: NotNegative = 1  # layers that norm and head stand for
+    expert_parallel: Positive = 1  # ranks that experts are spread over: of the axes above
     sequence_parallel: bool = True  # of tensor_parallel: the residual stream is split too
     loss_parallel: bool = True  # of tensor_parallel: each rank's loss is of its own logits
     # whose linear layers share matrices; None: PyTorch's DTensor, or Megatron's under `megatron`
@@ -118,6 +120,13 @@ class Parallelism(Spec):
     def sharing(self) -> int:
         """Ranks that work on the same sequences, along the axes that split no batch. [1]"""
         return self.context_parallel * self.tensor_parallel * self.pipeline_parallel
+
+
+class Routing(Spec):
+    """Where a mixture's router sends tokens."""
+
+    imbalance: AtLeastOne = 1.0  # tokens of a layer's busiest expert over the mean
+    seed: NotNegative = 0  # of the draw of the others' shares
 
 
 class Checkpointing(Spec):
@@ -228,6 +237,7 @@ class Workload(Spec):
     modelling: Literal["huggingface", "torchtitan", "composer"] | None = None
     # of a mixture: one grouped kernel, or Hugging Face's loop; None: as the modelling code has it
     experts: Literal["eager", "grouped"] | None = None
+    routing: Routing = Routing.model_construct()
     # hand-fused: RMSNorm alone, RoPE too (fms), or the gate as well (Liger)
     fused_kernels: Literal["none", "norm", "norm+rope", "all"] = "none"
     loss: Literal[

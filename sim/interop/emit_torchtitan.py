@@ -58,6 +58,7 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
             "tensor_parallel_degree": mesh.tp,
             "pipeline_parallel_degree": mesh.pp,
             "context_parallel_degree": mesh.cp,
+            "expert_parallel_degree": mesh.ep,
         },
         "checkpoint": {
             "enable": workload.checkpoint.interval is not None,

@@ -105,7 +105,9 @@ def checkpoint_bytes(workload: Workload) -> float:
     LoRA and QLoRA save adapters only; the base comes from its own file.
     """
     master = DTYPE_BYTES[workload.precision.master]
-    return _trained(workload) * master + optimizer_bytes(workload, ranks=1)
+    one = workload.parallelism.model_copy(update={"tensor_parallel": 1, "expert_parallel": 1})
+    whole = workload.model_copy(update={"parallelism": one})
+    return _trained(workload) * master + optimizer_bytes(whole, ranks=1)
 
 
 def _trained(workload: Workload) -> int:

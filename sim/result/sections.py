@@ -103,6 +103,8 @@ def _strategy(workload: Workload) -> str:
         name += f", context parallel {p.context_parallel}"
     if p.tensor_parallel > 1:
         name += f", tensor parallel {p.tensor_parallel}"
+    if p.expert_parallel > 1:
+        name += f", expert parallel {p.expert_parallel}"
     if p.pipeline_parallel > 1:
         title = SCHEDULES[p.pipeline_schedule].title
         name += f", pipeline parallel {p.pipeline_parallel} ({title})"

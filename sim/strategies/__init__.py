@@ -60,8 +60,8 @@ def plan_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> Plan:
     workload, tree, mesh
         As for `build_plan`; `tree` is of the workload's model and method.
     """
-    # what context and tensor parallelism exchange are activations
-    shape = mesh.cp > 1 or mesh.tp > 1 or workload.activation_checkpointing.offload
+    # what ranks that share a block exchange are activations
+    shape = max(mesh.cp, mesh.tp, mesh.ep) > 1 or workload.activation_checkpointing.offload
     # an optimizer on the host is an op of the plan, of so many bytes
     update = workload.parallelism.offload != "none" and workload.optimizer
     key = (

@@ -1,8 +1,8 @@
 """A block with the communication inside it: what its operations need of ranks that share it.
 
 Under context parallelism each rank holds a part of every sequence and attends to all of it; under
-tensor parallelism, a part of every matrix. What is exchanged, with whom and when a block's
-description says; here it is issued.
+tensor parallelism, a part of every matrix; under expert parallelism, some of the experts. What is
+exchanged, with whom and when a block's description says; here it is issued.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sim.strategies.plan import Recorder
 from sim.strategies.units import dtypes
 
 #: mesh axis -> the plan's group of that name, and the stream its collectives run on
-GROUPS = {"cp": "context", "tp": "tensor"}
+GROUPS = {"cp": "context", "tp": "tensor", "ep": "expert"}
 
 
 _EARLY = (When.BEFORE, When.BESIDE)
@@ -41,7 +41,7 @@ class Exchanging:
     @classmethod
     def of(cls, workload: Workload, mesh: Mesh) -> Exchanging | None:
         """What plays a job's blocks; None where no ranks share one."""
-        return cls(workload) if mesh.cp > 1 or mesh.tp > 1 else None
+        return cls(workload) if max(mesh.cp, mesh.tp, mesh.ep) > 1 else None
 
     def inside(self, block: Block) -> bool:
         """Whether a block has communication inside."""
@@ -81,7 +81,7 @@ class Exchanging:
         for module in reversed(order) if backward else order:
             own = every.get(module, ())
             early = tuple(x for x in own if x.when in _EARLY)
-            late = tuple(x for x in own if x.when is When.AFTER)
+            behind = tuple(x for x in own if x.when in (When.AFTER, When.LATE))
             if backward and again and module == order[-1]:
                 self._wait(r, ahead)
                 early = ()
@@ -96,8 +96,8 @@ class Exchanging:
                 self._in_parts(r, where, phase, number, module, unit, inputs, weights)
             else:
                 r.segment(name, phase, number, module, unit)
-            self._issue(r, where, number, unit, late)
-            self._wait(r, own)
+            self._issue(r, where, number, unit, behind)
+            self._wait(r, tuple(x for x in own if x.when is not When.LATE))
 
     def _in_parts(
         self, r: Recorder, where: str, phase: str, number: int, module: str, unit: str,
@@ -114,6 +114,8 @@ class Exchanging:
         self, r: Recorder, phase: str, number: int, unit: str, found: tuple[Exchange, ...]
     ) -> None:
         for x in found:
+            if not x.collective:
+                continue
             group = GROUPS[x.over]
             r.wait_stream(group, "compute")
             r.collective(

@@ -20,7 +20,7 @@ from sim.strategies.fsdp_memory import Remembers
 from sim.strategies.plan import Event, Recorder
 from sim.strategies.repeat import Folding
 from sim.strategies.tail import clip_and_step, loss_all_reduce
-from sim.strategies.units import Unit, dtypes
+from sim.strategies.units import EXPERT_SHARD, SHARD, Unit, dtypes
 from sim.units import DTYPE_BYTES
 
 SHARDED, POST_FORWARD, UNSHARDED = range(3)
@@ -29,7 +29,9 @@ FORWARD, PRE_BACKWARD = "forward", "backward"
 
 def groups_of(workload: Workload, mesh: Mesh) -> dict[str, Groups | Pairs]:
     """The groups that FSDP2's collectives, and those inside blocks, name."""
-    groups: dict[str, Groups | Pairs] = {"shard": mesh.groups("fsdp")}
+    groups: dict[str, Groups | Pairs] = {SHARD: mesh.groups("fsdp")}
+    if mesh.ep > 1:
+        groups[EXPERT_SHARD] = mesh.groups("efsdp")
     if mesh.dp_replicate > 1:
         groups["replicate"] = mesh.groups("dp_replicate")
     smaller = post_forward_ranks(workload.parallelism, mesh.size("fsdp"))
@@ -66,7 +68,8 @@ class Hooks:
     ) -> None:  # fmt: skip
         knobs = self.knobs = workload.parallelism
         self.workload, self.mesh = workload, mesh
-        self.shard = shard = mesh.size("fsdp")
+        shard = mesh.size("fsdp")
+        self.ranks = {SHARD: shard, EXPERT_SHARD: mesh.efsdp}  # that share a unit, by its group
         self.replicate = mesh.dp_replicate
         self.types = dtypes(workload)
         self.layout, self.units, self.blocks = layout, layout.units, blocks
@@ -77,7 +80,7 @@ class Hooks:
         self.keeps = value is False or (not isinstance(value, bool) and value == 1)
         self.recorder, self.memory = recorder, memory
         self.folding = folding or Folding(recorder, 0, 0)
-        self.rs_comm = "shard.reduce_scatter" if knobs.separate_reduce_scatter_group else "shard"
+        self.scatters_apart = ".reduce_scatter" * knobs.separate_reduce_scatter_group
         self.offload = knobs.offload != "none"
         n = len(layout.units)
         self.state = [SHARDED] * n
@@ -99,8 +102,9 @@ class Hooks:
     def own(self, units: Iterable[Unit]) -> None:
         """Their parameters are what this rank updates a share of."""
         plan, owned = self.recorder.plan, list(units)
-        plan.owned_numel += sum(u.grad_numel for u in owned) / self.shard
+        plan.owned_numel += sum(u.grad_numel / self.ranks[u.over] for u in owned)
         plan.owned_tensors += sum(u.grad_tensors for u in owned)
+        plan.owned_experts += sum(u.grad_tensors for u in owned if u.over == EXPERT_SHARD)
         plan.optimizer_on_host = self.offload
 
     def step(self) -> None:
@@ -165,16 +169,23 @@ class Hooks:
             play.play(self.recorder, name, phase, number, block, unit, again=piece.recompute)
 
     def pre_forward(self, unit: int) -> None:
-        """Gather a unit and wait for it."""
-        self.recorder.call("fsdp2.pre_forward")
-        self.recorder.call_times("fsdp2.tensor", self.units[unit].tensors)
-        self.unshard(unit, FORWARD)
-        self.wait_for_unshard(unit, FORWARD)
+        """Gather a unit, group by group, and wait for it."""
+        for group in self.layout.groups(unit):
+            self.recorder.call("fsdp2.pre_forward")
+            self.recorder.call_times("fsdp2.tensor", self.units[group].tensors)
+            self.unshard(group, FORWARD)
+            self.wait_for_unshard(group, FORWARD)
 
     def post_forward(self, unit: int) -> None:
         """Drop a unit's parameters, or keep what `reshard_after_forward` says."""
-        self.recorder.call("fsdp2.post_forward")
         keep = self._keeps(unit)
+        for group in self.layout.groups(unit):
+            self.recorder.call("fsdp2.post_forward")
+            self._reshard(group, keep)
+        self.indices[unit].append(len(self.order))
+        self.order.append(unit)
+
+    def _reshard(self, unit: int, keep: bool) -> None:
         if not keep and self.smaller and unit != self.layout.root:
             u, r = self.units[unit], self.recorder
             kept = u.gather_bytes / self.smaller
@@ -183,8 +194,6 @@ class Hooks:
             self.resharded[unit] = r.record("compute")
         elif not keep:
             self.state[unit] = SHARDED
-        self.indices[unit].append(len(self.order))
-        self.order.append(unit)
 
     def _keeps(self, unit: int) -> bool:
         """Whether a unit stays gathered after forward."""
@@ -203,7 +212,7 @@ class Hooks:
         if phase == PRE_BACKWARD and u.block == 0 and not self.knobs.unshard_embedding_in_backward:
             return
         smaller = self.state[unit] == POST_FORWARD
-        ranks = self.smaller if smaller else self.shard
+        ranks = self.smaller if smaller else self.ranks[u.over]
         if smaller:
             r.wait("copy_in", self.resharded[unit])
             r.wait("all_gather", self.resharded[unit])
@@ -224,7 +233,7 @@ class Hooks:
             r.kernel("copy_in", "cast", phase, stored + bytes_in, u.name, u.block)
         r.kernel("copy_in", "copy_in", phase, 2 * bytes_in, u.name, u.block)
         r.wait_stream("all_gather", "copy_in")
-        group = f"subgroup:{ranks}" if smaller else "shard"
+        group = f"subgroup:{ranks}" if smaller else u.over
         r.collective(
             "all_gather", "all_gather", phase, group, bytes_in, u.gather_bytes, u.gather_dtype,
             u.name, u.block,
@@ -247,7 +256,7 @@ class Hooks:
         self.state[unit] = UNSHARDED
         self.gathered[unit] = None
         copied = r.record("compute")
-        if phase == FORWARD and self.shard > 1:
+        if phase == FORWARD and self.ranks[u.over] > 1:
             self.held = copied
         else:
             r.wait("copy_in", copied)
@@ -283,7 +292,8 @@ class Hooks:
             if piece.backward:
                 self.compute("backward", PRE_BACKWARD, piece)
             if unit != root and layout.opens[unit] == i and piece.input_grad:
-                self.post_backward(unit)
+                for group in reversed(layout.groups(unit)):
+                    self.post_backward(group)
             self.folding.close(block, -1)
         self.memory.done()
         self.final_callback()
@@ -299,10 +309,11 @@ class Hooks:
                 r.segment("recompute", PRE_BACKWARD, block, piece.module, name)
 
     def pre_backward(self, unit: int) -> None:
-        """Gather a unit, wait for it, and gather ahead."""
-        self.recorder.call("fsdp2.pre_backward")
-        self.unshard(unit, PRE_BACKWARD)
-        self.wait_for_unshard(unit, PRE_BACKWARD)
+        """Gather a unit, its last group first, wait for it, and gather ahead."""
+        for group in reversed(self.layout.groups(unit)):
+            self.recorder.call("fsdp2.pre_backward")
+            self.unshard(group, PRE_BACKWARD)
+            self.wait_for_unshard(group, PRE_BACKWARD)
         targets = self.backward_targets.get(unit)
         if targets is not None:
             for target in targets:
@@ -368,7 +379,8 @@ class Hooks:
         wide = DTYPE_BYTES[types.reduce]
         r.call("fsdp2.reduce")
         bytes_in = u.grad_numel * wide
-        bytes_out = bytes_in / self.shard
+        ranks = self.ranks[u.over]
+        bytes_out = bytes_in / ranks
         r.kernel(
             "compute", "reduce_scatter_copy_in", PRE_BACKWARD, u.grad_numel * (grad_bytes + wide),
             u.name, u.block,
@@ -378,10 +390,10 @@ class Hooks:
         scaled = types.reduce == "fp16"  # NCCL's own average could overflow
         if scaled:
             r.kernel(stream, "predivide", PRE_BACKWARD, 2 * bytes_in, u.name, u.block)
-        if self.shard > 1:
+        if ranks > 1:
             r.collective(
-                stream, "reduce_scatter", PRE_BACKWARD, "shard", bytes_in, bytes_out,
-                types.reduce, u.name, u.block, comm=self.rs_comm,
+                stream, "reduce_scatter", PRE_BACKWARD, u.over, bytes_in, bytes_out,
+                types.reduce, u.name, u.block, comm=u.over + self.scatters_apart,
             )  # fmt: skip
         else:
             r.kernel(stream, "copy", PRE_BACKWARD, 2 * bytes_in, u.name, u.block)
@@ -419,7 +431,7 @@ class Hooks:
     def _store(self, unit: int, stream: str, reduced_bytes: float) -> None:
         """Cast the reduced gradient, send it to the host or add it to an earlier one."""
         u, r, types = self.units[unit], self.recorder, self.types
-        stored = u.grad_numel / self.shard * DTYPE_BYTES[types.master]
+        stored = u.grad_numel / self.ranks[u.over] * DTYPE_BYTES[types.master]
         if types.reduce != types.master:
             r.kernel(stream, "cast", PRE_BACKWARD, reduced_bytes + stored, u.name, u.block)
         if self.offload:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from sim.blocks.flops import checkpointed_layers
@@ -9,6 +10,7 @@ from sim.blocks.modules import ModelTree, Module
 from sim.errors import InputError
 from sim.inputs.workload import Parallelism, Workload
 from sim.strategies.units import (
+    EXPERT_SHARD,
     SOURCE,
     Dtypes,
     Unit,
@@ -42,6 +44,11 @@ class Layout:
     prefetchable: list[int]  # units in forward order, without the root
     opens: dict[int, int] = field(default_factory=dict)  # unit -> its first piece
     closes: dict[int, int] = field(default_factory=dict)  # unit -> its last piece
+    experts: dict[int, int] = field(default_factory=dict)  # unit -> that of its block's experts
+
+    def groups(self, unit: int) -> tuple[int, ...]:
+        """The parameter groups of a unit's `fully_shard` call: itself, and its experts'."""
+        return (unit, self.experts[unit]) if unit in self.experts else (unit,)
 
 
 def lay_out(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> Layout:
@@ -55,6 +62,16 @@ def lay_out(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> L
     return _wrap_blocks(workload, tree, shard, types, titan=wrap == "torchtitan")
 
 
+def experts_shard(knobs: Parallelism, shard: int) -> int:
+    """Ranks that an expert's weights are sharded over, where others' are over `shard`."""
+    return shard * knobs.tensor_parallel // knobs.expert_parallel
+
+
+def experts_apart(modules: Sequence[Module]) -> tuple[list[Module], list[Module]]:
+    """A block's modules, and those of them whose parameters are this rank's experts."""
+    return [m for m in modules if not m.expert], [m for m in modules if m.expert]
+
+
 def _wrap_blocks(
     workload: Workload, tree: ModelTree, shard: int, types: Dtypes, *, titan: bool
 ) -> Layout:
@@ -62,38 +79,43 @@ def _wrap_blocks(
     last = len(tree.layers) + 1
     embedding, head = tree.embedding.modules, tree.head.modules
     if not titan:
-        outer = [fsdp2_unit("root", -1, embedding + head, shard, types)]
-        first_unit = head_unit = 0
+        units = [fsdp2_unit("root", -1, embedding + head, shard, types)]
     elif tree.tied:
-        outer = [fsdp2_unit("tok_embeddings, norm, lm_head", -1, embedding + head, shard, types)]
-        first_unit = head_unit = 0
+        units = [fsdp2_unit("tok_embeddings, norm, lm_head", -1, embedding + head, shard, types)]
     else:
-        outer = [fsdp2_unit("tok_embeddings", 0, embedding, shard, types)]
-        first_unit, head_unit = 0, last
-    units = list(outer)
-    template: dict[str, Unit] = {}
+        units = [fsdp2_unit("tok_embeddings", 0, embedding, shard, types)]
+    template: dict[str, list[Unit]] = {}
+    of_block, experts = [0], {}
     for number, block in enumerate(tree.layers, 1):
-        unit = template.get(block.kind)
-        if unit is None:
-            unit = template[block.kind] = fsdp2_unit("", 0, block.modules, shard, types)
-        units.append(unit._replace(name=block.name, block=number))
-    if head_unit == last:
+        if block.kind not in template:
+            own, held = experts_apart(block.modules)
+            found = template[block.kind] = [fsdp2_unit("", 0, own, shard, types)]
+            if held:
+                ranks = experts_shard(workload.parallelism, shard)
+                found.append(fsdp2_unit("", 0, held, ranks, types, EXPERT_SHARD))
+        of_block.append(len(units))
+        units += [u._replace(name=block.name, block=number) for u in template[block.kind]]
+        if len(template[block.kind]) > 1:
+            experts[of_block[-1]] = len(units) - 1
+    of_block.append(0)
+    if titan and not tree.tied:
+        of_block[-1] = len(units)
         units.append(fsdp2_unit("norm, lm_head", last, head, shard, types))
     recompute = checkpointed_layers(workload.activation_checkpointing, len(tree.layers))
     learns = trainable(tree.embedding)
     flows = learns or input_grads(workload)
-    pieces = [Piece(first_unit, 0, "", False, False, flows, learns)]
+    pieces = [Piece(0, 0, "", False, False, flows, learns)]
     for number, block in enumerate(tree.layers, 1):
         out = flows or trainable(block)
-        pieces.append(Piece(number, number, "", recompute[number - 1], flows, out))
+        pieces.append(Piece(of_block[number], number, "", recompute[number - 1], flows, out))
         flows = out
-    pieces.append(Piece(head_unit, last, "", False, flows, flows or trainable(tree.head)))
+    pieces.append(Piece(of_block[last], last, "", False, flows, flows or trainable(tree.head)))
     root = -1 if titan else 0
     if titan:
         order = [p.unit for p in pieces[:-1]] if tree.tied else [p.unit for p in pieces]
     else:
         order = [p.unit for p in pieces[1:-1]]
-    return _close(Layout(units, pieces, root, order))
+    return _close(Layout(units, pieces, root, order, experts=experts))
 
 
 def _wrap_linear(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> Layout:
@@ -152,6 +174,7 @@ def part_of(layout: Layout, blocks: range) -> Layout:
         prefetchable=[number[u] for u in layout.prefetchable if u in number],
         opens={number[u]: place[i] for u, i in layout.opens.items() if u in number},
         closes={number[u]: place[i] for u, i in layout.closes.items() if u in number},
+        experts={number[u]: number[e] for u, e in layout.experts.items() if u in number},
     )
 
 
@@ -166,13 +189,27 @@ def post_forward_ranks(knobs: Parallelism, shard: int) -> int:
     return value
 
 
+def gathered_ahead(knobs: Parallelism) -> int:
+    """Units that forward gathers ahead by name: with experts on other ranks one unless asked."""
+    return max(knobs.forward_prefetch, int(knobs.expert_parallel > 1))
+
+
 def prefetch_targets(
     knobs: Parallelism, layout: Layout
 ) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
     """Explicit prefetch lists by unit; a unit without one prefetches by post-forward order."""
     order = layout.prefetchable
-    ahead, behind = knobs.forward_prefetch, knobs.backward_prefetch
-    forward = {u: order[i + 1 : i + 1 + ahead] for i, u in enumerate(order)} if ahead else {}
+    ahead, behind = gathered_ahead(knobs), knobs.backward_prefetch
+    # a host that waits for token counts issues nothing meanwhile: torchtitan names what comes next
+    if knobs.expert_parallel > 1 and behind == "pre":
+        behind = 1
+    groups = layout.groups
+    forward = {}
+    if ahead:
+        forward = {
+            u: [g for v in order[i + 1 : i + 1 + ahead] for g in groups(v)]
+            for i, u in enumerate(order)
+        }
     if behind == "pre":
         return forward, {}
     if behind == "post":
@@ -181,5 +218,8 @@ def prefetch_targets(
     if behind in ("none", 0):
         return forward, {u: [] for u in range(len(layout.units))}
     depth = int(behind)
-    backward = {u: order[max(0, i - depth) : i][::-1] for i, u in enumerate(order) if i}
+    backward = {
+        u: [g for v in order[max(0, i - depth) : i][::-1] for g in reversed(groups(v))]
+        for i, u in enumerate(order) if i
+    }  # fmt: skip
     return forward, backward

@@ -6,7 +6,7 @@ those of PyTorch's own tracker (`tests/data/mem.json`); layers of one kind are o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from sim.blocks.flops import checkpointed_layers
@@ -18,6 +18,7 @@ from sim.inputs.versions import older
 from sim.inputs.workload import Workload
 from sim.strategies import terms as t
 from sim.strategies.allocations import Allocations
+from sim.strategies.fsdp2_layout import experts_apart, experts_shard, gathered_ahead
 from sim.strategies.step_memory import StepMemory
 from sim.strategies.units import Unit, fsdp2_unit, trainable
 from sim.units import DTYPE_BYTES
@@ -98,7 +99,15 @@ class FsdpMemory(StepMemory):
     def _sizes(
         self, modules: tuple[Module, ...], keep: bool = False, largest: float = 1.0
     ) -> Sizes:
-        unit = self._unit(modules)
+        own, experts = experts_apart(modules)
+        if experts:
+            ranks = experts_shard(self.knobs, self.ranks)
+            both = self._sizes(tuple(own)), self._of(experts, ranks, keep, largest)
+            return Sizes(*map(sum, zip(*both, strict=True)))
+        return self._of(own, self.ranks, keep, largest)
+
+    def _of(self, modules: Sequence[Module], ranks: int, keep: bool, largest: float) -> Sizes:
+        unit = self._unit(modules, ranks)
         grad_numel = unit.grad_numel
         if self.mixed and grad_numel:
             grad_numel = unit.numel  # the flat gradient spans frozen parameters too
@@ -114,22 +123,22 @@ class FsdpMemory(StepMemory):
         part = largest if self.knobs.wrap == "linear" and not keep else 1.0
         return Sizes(
             gathered=part * unit.gather_bytes,
-            shard=unit.master_bytes / self.ranks,
-            cast=unit.gather_bytes / self.ranks if self.types.casts else 0.0,
+            shard=unit.master_bytes / ranks,
+            cast=unit.gather_bytes / ranks if self.types.casts else 0.0,
             gradient=part * (self.compute * grad_numel),
             reduce=part * reduce,
-            reduced=DTYPE_BYTES[self.types.master] * grad_numel / self.ranks,
+            reduced=DTYPE_BYTES[self.types.master] * grad_numel / ranks,
             kept=kept,
             accumulated=max(wire, self.compute) * grad_numel,
         )
 
-    def _unit(self, modules: tuple[Module, ...]) -> Unit:
+    def _unit(self, modules: Sequence[Module], ranks: int) -> Unit:
         types = self.types
         method = self.workload.method
         if self.mixed and not types.quantised and method.frozen_dtype == "as-compute":
             # a flat parameter has one dtype, so frozen weights are stored in the adapters'
             types = types._replace(frozen=types.master)
-        return fsdp2_unit("", 0, modules, 1 if self.flat else self.ranks, types)
+        return fsdp2_unit("", 0, modules, 1 if self.flat else ranks, types)
 
     # forward
 
@@ -177,7 +186,7 @@ class FsdpMemory(StepMemory):
         else:
             to.mark((t.SAVED, 1.0, t.HIDDEN), (t.GATHERS, unit.gathered))
             # explicit prefetch issues further all-gathers before this unit runs
-            to.put(t.GATHERS, unit.gathered * (1 + self.knobs.forward_prefetch))
+            to.put(t.GATHERS, unit.gathered * (1 + gathered_ahead(self.knobs)))
             to.mark(*work)
 
     def _post_forward(self, layer: int) -> None:

@@ -13,7 +13,7 @@ from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import ActivationCopies
 from sim.strategies.fsdp2 import Hooks, groups_of
-from sim.strategies.fsdp2_layout import lay_out
+from sim.strategies.fsdp2_layout import gathered_ahead, lay_out
 from sim.strategies.fsdp_memory import FsdpMemory
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.repeat import Folding, shortened
@@ -39,7 +39,8 @@ def _recorded(
     run = Hooks(workload, mesh, layout, blocks, r, memory, folding)
     if workload.activation_checkpointing.offload:
         run.copies = ActivationCopies(workload, tree)
-    run.own(layout.units + [layout.units[layout.pieces[1].unit]] * extra)
+    equal = [layout.units[group] for group in layout.groups(layout.pieces[1].unit)]
+    run.own(layout.units + equal * extra)
     for _ in range(steps):
         run.step()
     return folding.unfold(r.plan, full)
@@ -55,7 +56,7 @@ def _edge(workload: Workload, tree: ModelTree) -> int:
     if workload.activation_checkpointing.offload:
         return 0
     depth = knobs.backward_prefetch if isinstance(knobs.backward_prefetch, int) else 1
-    edge = 3 + max(depth, knobs.forward_prefetch, knobs.reduce_scatter_max_input_buffers)
+    edge = 3 + max(depth, gathered_ahead(knobs), knobs.reduce_scatter_max_input_buffers)
     if layers < 2 * edge + 3:
         return 0
     return edge if equal_layers(workload, tree) else 0
@@ -76,7 +77,7 @@ class Fsdp2(Strategy):
     tools = frozenset({"accelerate", "axolotl", "deepspeed", "torchtitan"})
     family = ("fsdp2", "ddp")
     gathers_blocks = blocks_alike = casts_inputs = context_parallel = True
-    tensor_parallel = pipeline_parallel = True
+    tensor_parallel = pipeline_parallel = expert_parallel = True
     gathers_fp8 = offloads_inputs = True
 
     def replicates(self, knobs: Parallelism) -> bool:

@@ -63,7 +63,7 @@ class PlanOp(NamedTuple):
     micro_step: int  # from 0
     # collectives
     collective: str = ""  # all_gather | reduce_scatter | all_reduce | broadcast | all_to_all
-    group: str = ""  # "shard" | "replicate" | "world" | "hpz" | "subgroup:k" | "context"
+    group: str = ""  # "shard" | "replicate" | "world" | "hpz" | "subgroup:k" | "context" ...
     bytes_in: float = 0.0  # per rank [B]
     bytes_out: float = 0.0  # per rank [B]
     dtype: str = ""
@@ -84,6 +84,7 @@ class Plan:
     groups: dict[str, Groups | Pairs] = field(default_factory=dict)  # by the name that ops give
     owned_numel: float = 0.0  # trainable elements that rank 0 updates in the optimizer step
     owned_tensors: int = 0  # trainable tensors it updates
+    owned_experts: int = 0  # those of them that are experts spread over ranks
     optimizer_on_host: bool = False  # CPU offload: the step is a HOST op
     stage: int = 0  # whose plan it is, of `stages`: ranks of a pipeline stage run the same
     stages: int = 1

@@ -41,7 +41,7 @@ from sim.strategies.fsdp2_layout import Piece, lay_out, part_of
 from sim.strategies.plan import Event, Plan, Recorder
 from sim.strategies.stage_memory import PipelineMemory, StageMemory
 from sim.strategies.tail import clip_and_step, loss_all_reduce
-from sim.strategies.units import dtypes, tree_blocks
+from sim.strategies.units import EXPERT_SHARD, SHARD, dtypes, tree_blocks
 from sim.units import DTYPE_BYTES
 
 
@@ -76,8 +76,9 @@ class _Stage(Hooks):
 
     def unshard(self, unit: int, phase: str) -> None:
         """As FSDP2 does, once."""
-        if self.gathered[unit] is None and self.state[unit] == SHARDED:
-            self.memory.gathered(self.units[unit].block)
+        u = self.units[unit]
+        if self.gathered[unit] is None and self.state[unit] == SHARDED and u.over == SHARD:
+            self.memory.gathered(u.block)  # its experts' group too
         super().unshard(unit, phase)
 
     def gather(self) -> None:
@@ -88,7 +89,7 @@ class _Stage(Hooks):
     def drop(self) -> None:
         """All units."""
         for unit, state in enumerate(self.state):
-            if state != SHARDED:
+            if state != SHARDED and self.units[unit].over == SHARD:
                 self.memory.dropped(self.units[unit].block)
         self.state = [SHARDED] * len(self.units)
 
@@ -109,8 +110,8 @@ class _Stage(Hooks):
             for _ in range(self._repeats(name, piece)):
                 self.compute("recompute", PRE_BACKWARD, piece)
             self.compute(name, PRE_BACKWARD, piece)
-            if name == "weight":
-                self.accumulate(piece.unit, keep=True)
+            for group in self.layout.groups(piece.unit) if name == "weight" else ():
+                self.accumulate(group, keep=True)
         self.memory.done()
 
     def _repeats(self, name: str, piece: Piece) -> int:
@@ -124,7 +125,8 @@ class _Stage(Hooks):
         for unit in range(len(self.units)):
             self.state[unit] = SHARDED
             self.reduce(unit)
-            self.memory.reduced(self.units[unit].block)
+            if self.units[unit].over == SHARD:
+                self.memory.reduced(self.units[unit].block)
             self.done[unit] = True
         self.final_callback()
 
@@ -167,7 +169,10 @@ class _Rank:
         own = self.schedule.stages_of(self.shape, rank)
         parts = {s: part_of(layout, ranges[s]) for s in own}
         shard = mesh.size("fsdp")
-        owned = sum(u.grad_numel for part in parts.values() for u in part.units) / shard
+        owned = sum(
+            u.grad_numel / (mesh.efsdp if u.over == EXPERT_SHARD else shard)
+            for part in parts.values() for u in part.units
+        )  # fmt: skip
         self.memory = PipelineMemory(apart, tree, shard, r.memory, owned)
         self.stages = {}
         for s, part in parts.items():

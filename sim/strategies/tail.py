@@ -49,11 +49,13 @@ def clip_and_step(
             r.call_times("clip.tensor", plan.owned_tensors)
             r.kernel("compute", "grad_norm", "clip", size)
         sent = 4.0 * plan.owned_tensors if norm_bytes is None else norm_bytes
-        shard = plan.groups.get("shard")
-        if shard and shard.size > 1 and sent:
-            r.collective("compute", "all_reduce", "clip", "shard", sent, sent, norm_dtype)
-        if sent and "tensor" in plan.groups:  # a norm is reduced over one mesh dimension at a time
-            r.collective("compute", "all_reduce", "clip", "tensor", sent, sent, norm_dtype)
+        # norms are reduced over one mesh dimension at a time, of experts and of the others apart
+        apart = 4.0 * plan.owned_experts
+        chains = ((apart, ("expert-shard", "expert")), (sent - apart, ("shard", "tensor")))
+        for norms, axes in chains:
+            for group in axes if norms else ():
+                if group in plan.groups and plan.groups[group].size > 1:
+                    r.collective("compute", "all_reduce", "clip", group, norms, norms, norm_dtype)
         if sent and "pipeline" in plan.groups:  # the squared norm of all stages
             r.collective("compute", "all_reduce", "clip", "pipeline", 4.0, 4.0, norm_dtype)
         if plan.optimizer_on_host:

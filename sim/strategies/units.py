@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from math import ceil
+from math import ceil, prod
 from typing import NamedTuple
 
 from sim.blocks.flops import checkpointed_layers
@@ -23,6 +23,9 @@ SOURCE = "workload"
 #: bytes an element of a quantised base weight: two 4-bit values in a byte; scales stay on each rank
 QUANTISED_BYTES = 0.5
 
+
+#: groups of a plan that parameters are sharded over: those of experts over fewer ranks
+SHARD, EXPERT_SHARD = "shard", "expert-shard"
 
 #: what both FSDPs read of `Parallelism`
 FSDP_KNOBS = frozenset((
@@ -54,6 +57,8 @@ class Unit(NamedTuple):
         Parameters in it, and those with a gradient.
     partial : tuple of int
         Elements of each whose gradient tensor-parallel ranks have parts of.
+    over : str
+        Group of the plan that they are sharded over.
     """
 
     name: str
@@ -66,6 +71,7 @@ class Unit(NamedTuple):
     tensors: int
     grad_tensors: int
     partial: tuple[int, ...] = ()
+    over: str = SHARD
 
 
 class Dtypes(NamedTuple):
@@ -99,13 +105,20 @@ def dtypes(workload: Workload) -> Dtypes:
     )
 
 
-def padded_numel(shape: Sequence[int], ranks: int) -> int:
-    """Elements after FSDP2 pads dimension 0 to a multiple of `ranks`."""
-    rows = shape[0] if shape else 1
-    rest = 1
-    for size in shape[1:]:
-        rest *= size
-    return ceil(rows / ranks) * ranks * rest
+def padded_numel(shape: Sequence[int], ranks: int, along: int = 0) -> int:
+    """Elements after FSDP2 pads a dimension (the first) to a multiple of `ranks`."""
+    rows = shape[along] if shape else 1
+    return ceil(rows / ranks) * ranks * (prod(shape) // rows)
+
+
+def sharded_numel(module: Module, parameter: Parameter, ranks: int) -> int:
+    """Elements of a parameter with padding, all of its `ranks` shards together.
+
+    Fewer experts than ranks are cut along the second dimension, so that none is padding.
+    Source: torchtitan, ``apply_fsdp``, ``shard_placement_fn`` of the experts.
+    """
+    shape = parameter.shape
+    return padded_numel(shape, ranks, int(module.expert and ranks > shape[0]))
 
 
 def is_matrix(module: Module, parameter: Parameter) -> bool:
@@ -113,7 +126,9 @@ def is_matrix(module: Module, parameter: Parameter) -> bool:
     return module.role is OpRole.LINEAR and len(parameter.shape) == 2
 
 
-def fsdp2_unit(name: str, block: int, modules: Sequence[Module], ranks: int, types: Dtypes) -> Unit:
+def fsdp2_unit(
+    name: str, block: int, modules: Sequence[Module], ranks: int, types: Dtypes, over: str = SHARD
+) -> Unit:
     """One `fully_shard` group over modules.
 
     Equation: per parameter ceil(d0/S) S (numel/d0) elements.
@@ -124,7 +139,7 @@ def fsdp2_unit(name: str, block: int, modules: Sequence[Module], ranks: int, typ
     mixed = False
     for module in modules:
         for parameter in module.parameters:
-            n = padded_numel(parameter.shape, ranks)
+            n = sharded_numel(module, parameter, ranks)
             numel += n
             tensors += 1
             matrix = is_matrix(module, parameter)
@@ -144,7 +159,7 @@ def fsdp2_unit(name: str, block: int, modules: Sequence[Module], ranks: int, typ
     dtype = "uint8" if mixed else types.compute
     partial = tuple(q.numel for m in modules if m.partial for q in m.parameters if q.trainable)
     return Unit(
-        name, block, numel, gather, dtype, master, grad_numel, tensors, grad_tensors, partial
+        name, block, numel, gather, dtype, master, grad_numel, tensors, grad_tensors, partial, over
     )
 
 
@@ -182,16 +197,16 @@ def tree_blocks(tree: ModelTree) -> tuple[Block, ...]:
 def trainable_elements(workload: Workload, ranks: int) -> tuple[float, int, float, float]:
     """Padded trainable elements of a shard, tensors, largest shard of one, Adafactor's factors."""
     p = workload.parallelism
-    tensor = p.tensor_parallel
+    tensor, expert = p.tensor_parallel, p.expert_parallel
     split = tensor > 1 and p.sequence_parallel
-    return _trainable_elements(workload.model, workload.method, ranks, tensor, split)
+    return _trainable_elements(workload.model, workload.method, ranks, tensor, split, expert)
 
 
 @lru_cache(maxsize=64)
 def _trainable_elements(
-    model: Model, method: Method, ranks: int, tensor: int, split: bool
+    model: Model, method: Method, ranks: int, tensor: int, split: bool, expert: int
 ) -> tuple[float, int, float, float]:
-    tree = build_tree(model, method, tensor, split)
+    tree = build_tree(model, method, tensor, split, expert)
     elements = largest = factors = 0.0
     tensors = 0
     seen: dict[str, tuple[float, int, float, float]] = {}
@@ -200,10 +215,11 @@ def _trainable_elements(
             e = big = f = 0.0
             count = 0
             for module in block.modules:
+                own = ranks * tensor // expert if module.expert else ranks
                 for parameter in module.parameters:
                     if not parameter.trainable:
                         continue
-                    n = padded_numel(parameter.shape, ranks) / ranks
+                    n = sharded_numel(module, parameter, own) / own
                     e, big, count = e + n, max(big, n), count + 1
                     # a row and a column vector for a matrix, the whole second moment for a vector
                     f += sum(parameter.shape) if len(parameter.shape) > 1 else parameter.numel

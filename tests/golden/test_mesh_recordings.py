@@ -1,4 +1,4 @@
-"""Every collective of recorded runs on a device mesh, in order: tensor and pipeline parallelism."""
+"""Every collective of recorded runs on a device mesh: tensor, expert and pipeline parallelism."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "mesh"
 DATA = ROOT / "tests" / "data" / "mesh_recordings.json"
 RUNS = json.loads(DATA.read_text())["recordings"]
+TITAN = json.loads((DATA.parent / "titan_recordings.json").read_text())["recordings"]
 PIPELINES = json.loads((DATA.parent / "pipeline_recordings.json").read_text())["recordings"]
 
 
@@ -41,14 +42,14 @@ def planned(run):
     return build_plan(workload, tree_of(workload), mesh_on(workload, run["world"]))
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_collectives_equal_the_recording(name):
+@pytest.mark.parametrize("run", [*RUNS.values(), *TITAN.values()], ids=[*RUNS, *TITAN])
+def test_collectives_equal_the_recording(run):
     issued = [
         f"{op.collective} {op.phase} {op.group} {op.dtype} {op.bytes_in:.0f} {op.bytes_out:.0f}"
-        for op in planned(RUNS[name]).ops
+        for op in planned(run).ops
         if op.kind == COLLECTIVE
     ]
-    assert issued == RUNS[name]["ops"]
+    assert issued == run["ops"]
 
 
 def issued_by(plan):

@@ -144,7 +144,7 @@ def pair(tensor):
         (["parallelism.tensor_parallel=16", "nodes=2"], "8 key-value heads of llama-3.1-8b"),
         (["sequence_length=8190"], "8190 tokens of a sequence cannot be divided among 8 GPUs"),
         (["parallelism.strategy=zero3"], "tensor parallelism is modelled with fsdp2, not with"),
-        (["model=deepseek-v2-lite"], "latent attention"),
+        (["model=deepseek-v2-lite", "parallelism.sequence_parallel=false"], "latent attention"),
         (["method=lora"], "modelled for full training"),
         (["parallelism.wrap=linear"], "units of whole blocks"),
         (["node.gpus=4"], "8 does not divide 4 GPUs"),

@@ -1,0 +1,175 @@
+"""Experts spread over ranks: what each holds, computes and sends."""
+
+import numpy as np
+import pytest
+
+from sim.blocks.flops import token_flops
+from sim.blocks.parameters import tree_of
+from sim.blocks.unroll import exchanges, unroll
+from sim.errors import InputError
+from sim.inputs.loader import load
+from sim.inputs.shares import mesh_on
+from sim.job.forecast import checkpoint_bytes
+from sim.mesh.routing import busiest_load
+from sim.step.step import step
+from sim.strategies import build_plan, build_plans
+from sim.strategies.fully_shard import record_in_full
+from sim.strategies.plan import COLLECTIVE
+from sim.strategies.units import trainable_elements
+
+MIXTURE = {
+    "name": "small", "layers": 4, "hidden_size": 1024, "heads": 8, "kv_heads": 4, "head_dim": 128,
+    "ffn_size": 4096, "vocab_size": 32000, "experts": 16, "experts_per_token": 4,
+    "expert_ffn_size": 512,
+}  # fmt: skip
+
+
+def job(*sets, model=MIXTURE, **axes):
+    work = {"name": "j", "model": model, "sequence_length": 2048, "steps": 1,
+            "experts": "grouped", "parallelism": {"strategy": "fsdp2", **axes}}  # fmt: skip
+    return load("dgx-h100", work, list(sets))
+
+
+def products(workload, phase="forward"):
+    t = unroll(workload)
+    return [k for k in t.of(t.layer_kinds[0], phase) if k.kind == "gemm" and k.module == "experts"]
+
+
+@pytest.mark.parametrize("phase", ["forward", "backward"])
+def test_a_rank_multiplies_fewer_experts_on_more_tokens(phase):
+    """2048 tokens x 4 choices arrive at 2 of 16 experts: 4096 rows each; FLOPs are as without."""
+    alone, spread = (products(job(expert_parallel=e).workload, phase) for e in (1, 8))
+    assert [k.flops for k in spread] == [k.flops for k in alone]
+    forward = products(job(expert_parallel=8).workload)
+    assert [k.shape for k in forward] == [(4096, 512, 1024, 2)] * 2 + [(4096, 1024, 512, 2)]
+
+
+def test_tokens_travel_as_often_as_they_have_experts():
+    """2048 x 4 x 1024 columns in bf16; the counts are an int64 an expert."""
+    workload = job(expert_parallel=8).workload
+    sent = exchanges(workload, "layer", "forward")
+    assert [(m, x.sent, x.received) for m, found in sent.items() for x in found] == [
+        ("router", 128.0, 128.0), ("dispatch", 2.0**24, 2.0**24), ("experts", 2.0**24, 2.0**24),
+    ]  # fmt: skip
+    (split,) = (k for k in unroll(workload).of("layer", "forward") if k.waits)
+    assert split.module == "dispatch"
+
+
+def test_sequence_parallel_ranks_send_their_positions():
+    workload = job(expert_parallel=8, tensor_parallel=2).workload
+    sent = exchanges(workload, "layer", "forward")
+    assert [x.sent for x in sent["dispatch"]] == [2.0**23]
+    assert products(workload)[0].shape == (2048, 512, 1024, 2)
+
+
+@pytest.mark.parametrize(
+    ("experts", "ranks", "imbalance", "load"),
+    [
+        (16, 8, 1.0, 1.0),  # as many for all
+        (16, 1, 1.3, 1.0),  # all of them here
+        (16, 16, 1.3, 1.3),  # an expert a rank
+        (2, 2, 2.0, 2.0),  # one has everything
+    ],
+)
+def test_load_of_the_busiest_rank(experts, ranks, imbalance, load):
+    assert busiest_load(experts, ranks, imbalance, 0, 3) == pytest.approx(load)
+
+
+def test_experts_that_share_a_rank_even_out():
+    loads = [busiest_load(128, ranks, 2.0, 7, 40) for ranks in (2, 8, 32, 128)]
+    assert loads == sorted(loads)
+    assert 1.0 < loads[0] < 1.2
+    assert loads[-1] == pytest.approx(2.0)
+    assert busiest_load(128, 8, 2.0, 7, 40) == loads[1]
+    assert busiest_load(128, 8, 2.0, 8, 40) != loads[1]
+
+
+def test_imbalance_is_the_busiest_ranks_work_and_memory():
+    """16 experts on 16 ranks, the busiest with 1.5 times the mean: its products, bytes, tensors."""
+    sets = ["nodes=2", "micro_batch=8"]
+    even, skewed = (
+        job(*sets, f"routing.imbalance={share}", expert_parallel=16) for share in (1, 1.5)
+    )
+    rows = [products(found.workload)[0].shape[0] for found in (even, skewed)]
+    assert rows == [65536, 98304]
+    there, back = (
+        exchanges(skewed.workload, "layer", "forward")[m][0] for m in ("dispatch", "experts")
+    )
+    assert (there.sent, there.received) == (back.received, back.sent) == (2.0**27, 1.5 * 2.0**27)
+    assert token_flops(even.workload) == token_flops(skewed.workload)
+    slow, fast = (step(found.topology, found.workload).breakdown.time_s for found in (skewed, even))
+    assert slow > fast
+
+
+@pytest.mark.parametrize(("expert", "tensor"), [(1, 1), (4, 1), (8, 1), (8, 2), (4, 4)])
+def test_ranks_hold_every_parameter_once(expert, tensor):
+    """All shares are the model, but for norms and routers, which tensor parallelism copies."""
+    workload = job(expert_parallel=expert, tensor_parallel=tensor).workload
+    mesh = mesh_on(workload, 8)
+    whole = trainable_elements(job().workload, 1)[0]
+    copied = 4 * (2 * 1024 + 16 * 1024) + 1024
+    held = 8 * trainable_elements(workload, mesh.size("fsdp"))[0]
+    assert held == whole + (tensor - 1) * copied
+    assert checkpoint_bytes(workload) == checkpoint_bytes(job().workload)
+    plan = build_plan(workload, tree_of(workload), mesh)
+    assert plan.owned_numel * 8 == held
+
+
+def test_norms_of_experts_and_of_the_rest_are_summed_apart():
+    """3 tensors of experts a layer; 4 + 1 + 2 others, and table, norm and head."""
+    workload = job("nodes=2", expert_parallel=8).workload
+    plan = build_plan(workload, tree_of(workload), mesh_on(workload, 16))
+    clip = [
+        (op.group, op.bytes_in) for op in plan.ops if op.kind == COLLECTIVE and op.phase == "clip"
+    ]
+    assert clip == [("expert-shard", 48.0), ("expert", 48.0), ("shard", 4.0 * (4 * 7 + 3))]
+
+
+def test_a_folded_plan_is_the_plan_in_full():
+    deep = {**MIXTURE, "layers": 24}
+    workload = job(model=deep, expert_parallel=4).workload
+    tree, mesh = tree_of(workload), mesh_on(workload, 8)
+    assert build_plan(workload, tree, mesh).ops == record_in_full(workload, tree, mesh).ops
+
+
+def test_stages_spread_their_experts():
+    """A stage's experts are gathered once, reduced after the rest of their block."""
+    axes = {"expert_parallel": 4, "pipeline_parallel": 2}
+    found = job("gradient_accumulation=4", **axes)
+    plans = build_plans(found.workload, tree_of(found.workload), mesh_on(found.workload, 8))
+    for plan in plans:
+        ops = [op for op in plan.ops if op.kind == COLLECTIVE]
+        sent = [op.block for op in ops if op.group == "expert" and op.phase != "clip"]
+        # counts, there and back; gradients both ways
+        assert len(sent) == 4 * len(set(sent)) * 5
+    assert sum(plan.owned_numel for plan in plans) * 4 == trainable_elements(job().workload, 1)[0]
+    assert step(found.topology, found.workload).breakdown.time_s > 0
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["model=llama-3.1-8b"], "no experts of llama-3.1-8b cannot be divided among 8"),
+        (["parallelism.expert_parallel=3"], "16 experts of small cannot be divided among 3"),
+        (["parallelism.expert_parallel=16"], "16 does not divide the 8 GPUs of a replica"),
+        (["parallelism.strategy=zero3"], "expert parallelism is modelled with fsdp2, not with"),
+        (["parallelism={strategy: fsdp2, expert_parallel: 8, tensor_parallel: 2,"
+          " sequence_parallel: false}"], "need tokens split among tensor-parallel ranks"),
+        (["experts=eager"], "a loop over the experts"),
+        (["method=lora"], "modelled for full training"),
+        (["parallelism.wrap=linear"], "units of whole blocks"),
+        (["parallelism.offload=all"], "offloading is not modelled with expert"),
+        (["parallelism.reshard_after_forward=4"], "sharded over other ranks"),
+        (["routing.imbalance=5"], "at most 4 times the mean"),
+        (["routing.imbalance=0.5"], "at least 1"),
+    ],
+)  # fmt: skip
+def test_faults(sets, said):
+    with pytest.raises(InputError, match=said):
+        job(*sets, expert_parallel=8)
+
+
+def test_routing_without_expert_parallelism_is_said():
+    found = job("routing.imbalance=1.3")
+    assert "imbalance-alone" in {w.code for w in found.notes.warnings}
+    assert np.isfinite(step(found.topology, found.workload).breakdown.time_s)
