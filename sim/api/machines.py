@@ -74,6 +74,7 @@ def collective(
     nccl: str = "2.21",
     algorithm: str | None = None,
     protocol: str | None = None,
+    nccl_path: str = "plain",
     vary: Varied = (),
     zipped: bool = False,
     overrides: Overrides = (),
@@ -94,6 +95,9 @@ def collective(
         Only the first so many GPUs.
     nccl, algorithm, protocol : str
         NCCL's version, and what to use instead of its choice.
+    nccl_path : str
+        What the program registers its buffers for, as ``stack.nccl_path``: ``plain``,
+        ``registered``, ``symmetric`` or ``copy-engine``.
     vary : iterable of ``KEY=A,B,C``, or mapping
         A row for each value of keys of the topology.
     zipped : bool
@@ -115,7 +119,7 @@ def collective(
     )
 
     wanted = parse_sizes(sizes) if isinstance(sizes, str) else tuple(sizes)
-    asked = Collective(op, wanted, ranks, nccl, algorithm, protocol)
+    asked = Collective(op, wanted, ranks, nccl, algorithm, protocol, nccl_path)
     sets = settings(overrides, calibration)
     texts = axes(vary)
     if texts:

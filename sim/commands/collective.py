@@ -8,6 +8,7 @@ import click
 
 from sim.commands.options import FORMS, printed, sets, show
 from sim.cost.nccl.algorithms import names
+from sim.cost.nccl.communicator import ASKED
 
 _OPERATIONS = ["all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_to_all", "send_recv"]
 
@@ -22,6 +23,8 @@ _OPERATIONS = ["all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_t
 @click.option("--algorithm", type=click.Choice(names()), help="Instead of NCCL's choice.")
 @click.option("--protocol", type=click.Choice(["ll", "ll128", "simple"]),
               help="Instead of NCCL's choice.")  # fmt: skip
+@click.option("--nccl-path", type=click.Choice(["plain", *ASKED]), default="plain",
+              show_default=True, help="As stack.nccl_path.")  # fmt: skip
 @click.option("--vary", "varied", multiple=True, metavar="KEY=A,B,C",
               help="A row for each value of a key of the topology. Repeatable.")  # fmt: skip
 @click.option("--zip", "zipped", is_flag=True, help="The --vary keys move together.")
@@ -29,8 +32,8 @@ _OPERATIONS = ["all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_t
 @printed(*FORMS)
 def command(
     topology: str, op: str, sizes: str, ranks: int | None, nccl: str, algorithm: str | None,
-    protocol: str | None, varied: tuple[str, ...], zipped: bool, overrides: tuple[str, ...],
-    form: str, output: Path | None,
+    protocol: str | None, nccl_path: str, varied: tuple[str, ...], zipped: bool,
+    overrides: tuple[str, ...], form: str, output: Path | None,
 ) -> None:  # fmt: skip
     """Print the table that nccl-tests would print on TOPOLOGY."""
     import sim
@@ -38,6 +41,6 @@ def command(
 
     found = sim.collective(
         topology, op=op, sizes=sizes, ranks=ranks, nccl=nccl, algorithm=algorithm,
-        protocol=protocol, vary=varied, zipped=zipped, overrides=overrides,
+        protocol=protocol, nccl_path=nccl_path, vary=varied, zipped=zipped, overrides=overrides,
     )  # fmt: skip
     show(view(found), form, output)

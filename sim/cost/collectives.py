@@ -25,6 +25,7 @@ from sim.cost.nccl.communicator import (
     OPERATIONS,
     PROTOCOLS,
     Communicator,
+    Nccl,
     constants,
     generation_of,
     parse_version,
@@ -131,7 +132,7 @@ def plan_collective(
     op: str,
     ranks: Sequence[int],
     total_bytes: float,
-    nccl_version: str = DEFAULT_NCCL,
+    nccl: str | Nccl = DEFAULT_NCCL,
     *,
     algorithm: str | None = None,
     protocol: str | None = None,
@@ -150,8 +151,8 @@ def plan_collective(
     total_bytes : float
         As nccl-tests counts: all shards of an all-gather or reduce-scatter, the buffer of the
         others, what one rank sends of all-to-all and send/recv. [B]
-    nccl_version : str
-        Such as "2.21".
+    nccl : str or Nccl
+        Its version, such as "2.21", and the path the program asks for.
     algorithm, protocol : str, optional
         Force what NCCL would choose otherwise.
     concurrent_groups : iterable of sequences of int
@@ -170,7 +171,7 @@ def plan_collective(
     """
     sisters = tuple(tuple(group) for group in concurrent_groups)
     return _plan(
-        fabric, op, tuple(ranks), float(total_bytes), nccl_version, algorithm, protocol, sisters
+        fabric, op, tuple(ranks), float(total_bytes), Nccl.of(nccl), algorithm, protocol, sisters
     )
 
 
@@ -180,7 +181,7 @@ def _plan(
     op: str,
     ranks: tuple[int, ...],
     size: float,
-    version: str,
+    nccl: Nccl,
     algorithm: str | None,
     protocol: str | None,
     sisters: tuple[tuple[int, ...], ...],
@@ -194,7 +195,7 @@ def _plan(
         return CollectiveCost(
             op, n, "none", "none", 0, size, 0.0, inf, (), -1, inf, inf, _fabric=fabric
         )  # fmt: skip
-    comm = communicator(fabric, ranks, version)
+    comm = communicator(fabric, ranks, nccl)
     try:
         choice = choose(comm, op, size, algorithm, protocol)
     except ValueError as error:
@@ -299,7 +300,7 @@ def demand_of(
 
 
 @functools.lru_cache(maxsize=1024)
-def communicator(fabric: Fabric, ranks: tuple[int, ...], version: str) -> Communicator:
+def communicator(fabric: Fabric, ranks: tuple[int, ...], nccl: str | Nccl) -> Communicator:
     """What NCCL sees of a group of ranks.
 
     Raises
@@ -307,8 +308,9 @@ def communicator(fabric: Fabric, ranks: tuple[int, ...], version: str) -> Commun
     InputError
         If the version is none.
     """
+    library = Nccl.of(nccl)
     try:
-        parsed = parse_version(version)
+        parsed = parse_version(library.version)
     except ValueError as error:
         raise InputError.single(_SOURCE, str(error), "stack.nccl") from None
     rings = fabric.rings(ranks)
@@ -342,6 +344,7 @@ def communicator(fabric: Fabric, ranks: tuple[int, ...], version: str) -> Commun
         nvls=all(part.nvls for part in parts),
         collnet=fabric.topology.network.sharp,
         version=parsed,
+        path=library.path,
     )
 
 

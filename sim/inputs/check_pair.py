@@ -176,3 +176,19 @@ def _nvls(t: Topology, w: Workload) -> Findings:
     if link is not None and link.sharp and older(w.stack.nccl, need):
         message = f"NCCL {w.stack.nccl} does not reduce in the NVSwitch; {need} does"
         yield warning("no-nvls", "workload", "stack.nccl", message, f"write {need} or newer")
+    yield from _nccl_path(t, w)
+
+
+def _nccl_path(t: Topology, w: Workload) -> Findings:
+    """Registered buffers serve collectives of one node whose GPUs a switch joins."""
+    path, key = w.stack.nccl_path, "stack.nccl_path"
+    if path == "plain":
+        return
+    link, p = (t.node.nvlink if t.node is not None else None), w.parallelism
+    if link is None or link.fabric != "nvswitch" or (path == "registered" and not link.sharp):
+        need = "an NVSwitch that reduces" if path == "registered" else "an NVSwitch"
+        message = f"{path} does nothing here: it needs {need}"
+        yield warning("no-effect", "workload", key, message, "leave it out")
+    elif t.node_count > 1 and p.replicate == 1 and p.tensor_parallel == 1:
+        message = f"{path} does nothing here: every collective crosses nodes, and it serves one"
+        yield warning("no-effect", "workload", key, message, "leave it out, or shard in a node")

@@ -266,6 +266,8 @@ def _features(w: Workload) -> Findings:
         )
     if w.stack.expandable_segments:
         used.append(("stack.expandable_segments", "expandable-segments"))
+    if w.stack.nccl_path != "plain":
+        used.append(("stack.nccl_path", f"nccl-{w.stack.nccl_path}"))
     if w.parallelism.context_parallel > 1 and strategy.context_parallel:
         used.append(("parallelism.context_parallel", "context-parallel"))
     table = versions()["feature"]

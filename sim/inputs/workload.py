@@ -146,6 +146,8 @@ class Stack(Spec):
     torch: str = "2.5"
     cuda: str = "12.4"
     nccl: str = "2.21"
+    # buffers that the program registers with NCCL, and what it then runs inside a node
+    nccl_path: Literal["plain", "registered", "symmetric", "copy-engine"] = "plain"
     transformer_engine: str | None = None
     bitsandbytes: str = "0.44"
     expandable_segments: bool = False  # PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True

@@ -24,6 +24,7 @@ from sim.cost.gemm import MEMORY_SATURATION
 from sim.cost.host import HostModel, host_model, launch_stack, pace_of
 from sim.cost.host_update import host_rate, update_s
 from sim.cost.kernel_cost import CostModel, cost_model
+from sim.cost.nccl.communicator import Nccl
 from sim.fabric.fabric import Fabric
 from sim.fabric.role import Role
 from sim.inputs.trainer import trainer_of
@@ -235,6 +236,8 @@ class _Step:
     def _compile(self, level: str, speed: F8 | None, capacity: F8 | None) -> Compiled:
         kinds: dict[Key, _Kind] = {}
         copies = False
+        stack = self.workload.stack
+        nccl = Nccl(stack.nccl, stack.nccl_path)
         for plan, same in zip(self.plans, self.distinct, strict=True):
             for op in same.ops:
                 if op.kind != COLLECTIVE:
@@ -244,9 +247,7 @@ class _Step:
                 if name in self.costs:
                     continue
                 where = (plan.groups[op.group], plan.stage, plan.stages)
-                cost = self.costs[name] = _cost(
-                    self.fabric, op.collective, where, name.total, self.workload.stack.nccl
-                )
+                cost = self.costs[name] = _cost(self.fabric, op.collective, where, name.total, nccl)
                 if cost.demands:
                     key = key_of(name, cost)
                     kinds.setdefault(key, (key, where))
@@ -498,7 +499,7 @@ def key_of(name: Name, cost: CollectiveCost) -> Key:
 
 @lru_cache(maxsize=16384)
 def _cost(
-    fabric: Fabric, collective: str, where: _Where, total: float, nccl: str
+    fabric: Fabric, collective: str, where: _Where, total: float, nccl: Nccl
 ) -> CollectiveCost:
     """Cost of a collective of all sister groups at once."""
     groups, *stage = where

@@ -82,6 +82,7 @@ def _all(topology: Topology, workload: Workload) -> Iterator[Change]:
     yield from _kernels(topology, workload)
     yield from _checkpointing(topology, workload)
     yield from _communication(topology, workload)
+    yield from _paths(topology, workload)
     yield from _sharding(topology, workload)
     yield from _training(topology, workload)
 
@@ -103,11 +104,18 @@ class _Maker:
         return Change(settings, text, self.topology, job, aim, shortens)
 
     def spelt(
-        self, aim: Aim, settings: dict[str, Any], text: str, *, trains: bool = False, **update: Any
+        self,
+        aim: Aim,
+        settings: dict[str, Any],
+        text: str,
+        *,
+        shortens: str = "",
+        trains: bool = False,
+        **update: Any,
     ) -> Change:
         """A change whose specs are written otherwise than its settings."""
         job = self.workload.model_copy(update=update)
-        return Change(settings, text, self.topology, job, aim, changes_training=trains)
+        return Change(settings, text, self.topology, job, aim, shortens, changes_training=trains)
 
 
 def _rows(topology: Topology, workload: Workload) -> Iterator[Change]:
@@ -221,6 +229,29 @@ def _communication(topology: Topology, workload: Workload) -> Iterator[Change]:
             yield make.parallel("faster", text, "waits", reshard_after_forward=False)
         if not p.reshard_after_forward:
             yield make.parallel("smaller", "reshard after forward", reshard_after_forward=True)
+
+
+def _paths(topology: Topology, workload: Workload) -> Iterator[Change]:
+    """NCCL's paths through registered buffers, where a collective stays in a node."""
+    node, p = topology.node, workload.parallelism
+    link = node.nvlink if node is not None else None
+    inside = topology.node_count == 1 or p.replicate > 1 or p.tensor_parallel > 1
+    if link is None or link.fabric != "nvswitch" or topology.world_size == 1 or not inside:
+        return
+    make = _Maker(topology, workload)
+    for path, text in _NCCL_PATHS.items():
+        if path != workload.stack.nccl_path and (link.sharp or path != "registered"):
+            stack = workload.stack.model_copy(update={"nccl_path": path})
+            yield make.spelt(
+                "faster", {"stack.nccl_path": path}, text, shortens="waits", stack=stack
+            )
+
+
+_NCCL_PATHS = {
+    "registered": "buffers registered with NCCL: NVLS on a few SMs",
+    "symmetric": "NCCL's symmetric kernels",
+    "copy-engine": "gathers by copy engines, no SM",
+}
 
 
 def _sharding(topology: Topology, workload: Workload) -> Iterator[Change]:

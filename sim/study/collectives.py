@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sim.cost.collectives import CollectiveCost, plan_collective
+from sim.cost.nccl.communicator import Nccl
 from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
 from sim.fabric.fabric import Fabric, compile_fabric
@@ -38,6 +39,8 @@ class Collective:
         Its version.
     algorithm, protocol : str or None
         Instead of NCCL's choice.
+    path : str
+        What the program registers its buffers for (``stack.nccl_path``).
     """
 
     op: str = "all_gather"
@@ -46,6 +49,7 @@ class Collective:
     nccl: str = "2.21"
     algorithm: str | None = None
     protocol: str | None = None
+    path: str = "plain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +190,7 @@ def collective_sweep(fabric: Fabric, asked: Collective) -> CollectiveSweep:
         raise InputError.single(fabric.topology.name, message, "ranks")
     costs = tuple(
         plan_collective(
-            fabric, asked.op, range(count), size, asked.nccl,
+            fabric, asked.op, range(count), size, Nccl(asked.nccl, asked.path),
             algorithm=asked.algorithm, protocol=asked.protocol,
         )
         for size in asked.sizes

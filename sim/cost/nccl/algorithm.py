@@ -56,6 +56,8 @@ class Algorithm:
         Whether all ranks together fill an LL channel, rather than each.
     in_kernel_name : bool
         Whether NCCL's kernel is named after it.
+    paths : tuple of str
+        Of `sim.cost.nccl.communicator.ASKED`, those on which NCCL takes it where it can run.
     """
 
     name: ClassVar[str]
@@ -63,6 +65,7 @@ class Algorithm:
     needs: ClassVar[str]
     shares_ll: ClassVar[bool] = False
     in_kernel_name: ClassVar[bool] = True
+    paths: ClassVar[tuple[str, ...]] = ()
 
     # where it can run
 
@@ -119,7 +122,7 @@ class Algorithm:
         """Channels a large message runs on: one thread block, so one SM, each."""
         return ring_channels(comm)
 
-    def active_channels(self, comm: Communicator, protocol: int, size: float) -> int:
+    def active_channels(self, comm: Communicator, op: str, protocol: int, size: float) -> int:
         """Channels a message of `size` bytes uses: fewer while each would get too little.
 
         Notes
@@ -149,7 +152,7 @@ class Algorithm:
         """Latency below which no hop inside a node goes. [us]"""
         return 0.0
 
-    def pace(self, link: Mapping[str, Any], protocol: int) -> Pace:
+    def pace(self, link: Mapping[str, Any], op: str, protocol: int) -> Pace:
         """Launch, efficiency and ramp on a link; LL and LL128 have no ramp."""
         ramp = link["ramp_us"] if protocol == SIMPLE else 0.0
         base, efficiency = link["base_us"][protocol], link["efficiency"][protocol]

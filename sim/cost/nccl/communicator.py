@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sim.data import table
 from sim.inputs.versions import version
@@ -16,6 +16,8 @@ OPERATIONS = (
     "all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_to_all", "send_recv", "send",
 )  # fmt: skip
 LATEST = (2, 30)
+#: ways of NCCL that a program must ask for, and which release brought each (versions.toml)
+ASKED = ("registered", "symmetric", "copy-engine")
 
 
 def constants(name: str) -> dict[str, Any]:
@@ -40,6 +42,18 @@ def parse_version(text: str) -> tuple[int, int]:
         message = f"NCCL {text} is not known; versions from 2.4 to 2.x are"
         raise ValueError(message)
     return found[0], found[1]
+
+
+class Nccl(NamedTuple):
+    """The library as a job sets it up."""
+
+    version: str
+    path: str = "plain"  # or one of `ASKED`
+
+    @classmethod
+    def of(cls, given: str | Nccl) -> Nccl:
+        """A version alone is NCCL as it comes."""
+        return given if isinstance(given, Nccl) else cls(given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +82,8 @@ class Communicator:
         Generation of an EFA; 0 for other NICs.
     nvls, collnet : bool
         Whether the NVSwitches, and the network's switches, can reduce.
+    path : str
+        ``plain``, or what of `ASKED` the program has buffers for.
     """
 
     generation: str
@@ -85,6 +101,7 @@ class Communicator:
     nvls: bool = False
     collnet: bool = False
     version: tuple[int, int] = LATEST
+    path: str = "plain"
 
     @property
     def plugin(self) -> Mapping[str, Any]:

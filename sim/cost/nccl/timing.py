@@ -82,7 +82,7 @@ def duration(
     chosen = algorithm_named(algorithm)
     link = table["links"][link_key(comm, table)]
     intra, between = chosen.hops(comm, op)
-    base, efficiency, ramp, ramp_time = chosen.pace(link, place)
+    base, efficiency, ramp, ramp_time = chosen.pace(link, op, place)
     latency = base + intra * max(link["hop_us"][place], chosen.least_hop_us(comm, place))
     if place == LL and size >= chosen.full_channel(comm, place):
         latency += link["spread_us"]

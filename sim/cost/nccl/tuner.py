@@ -103,7 +103,7 @@ def choose(
     """
     lines = weighed(comm, op)
     if algorithm is None and protocol is None:
-        lines = _by_plugin(comm, op, size, lines)
+        lines = _by_plugin(comm, op, size, _by_path(comm, lines))
     if algorithm is not None:
         asked = algorithm_named(algorithm)
         lines = tuple(line for line in lines if line.algorithm is asked)
@@ -124,8 +124,17 @@ def choose(
         us = line.estimate_us(comm, op, size)
         if us < best_us:
             best, best_us = line, us
-    channels = best.algorithm.active_channels(comm, best.protocol, size)
+    channels = best.algorithm.active_channels(comm, op, best.protocol, size)
     return Choice(best.algorithm.name, PROTOCOLS[best.protocol], channels, best_us * 1e-6)
+
+
+def _by_path(comm: Communicator, lines: tuple[Line, ...]) -> tuple[Line, ...]:
+    """What a program's buffers are for, where it can run; NCCL does not weigh it against others.
+
+    Source: NVIDIA/nccl src/sym_kernels.cc, ce_coll.cc, transport/nvls.cc.
+    """
+    kept = tuple(line for line in lines if comm.path in line.algorithm.paths)
+    return kept or lines
 
 
 def _by_plugin(

@@ -1,6 +1,7 @@
 """NVLS: the NVSwitches reduce and multicast, on one node.
 
-S (1 + 1/n) each way on every port; the switch adds up, so bus bandwidth passes the wire.
+S (1 + 1/n) each way on every port; the switch adds up, so bus bandwidth passes the wire. Where the
+program registers its buffers, the switches read and write them in place, and a few channels do.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from sim.fabric.fabric import Fabric
 
 
 class Nvls(Algorithm):
-    """NCCL weighs it for all-reduce alone; all-gather and reduce-scatter must ask for it."""
+    """NCCL weighs it for all-reduce alone, unless buffers are registered."""
 
     name = "nvls"
     operations: ClassVar[tuple[str, ...]] = ("all_reduce", "all_gather", "reduce_scatter")
     needs = "NVLS needs one node whose NVSwitches reduce (NVLink 4), and NCCL 2.17"
+    paths: ClassVar[tuple[str, ...]] = ("registered",)
 
     def switched(self, comm: Communicator, op: str) -> bool:
         """Whether NCCL would have the NVSwitches reduce."""
@@ -30,7 +32,8 @@ class Nvls(Algorithm):
 
     def weighed(self, comm: Communicator, op: str) -> tuple[int, ...]:
         """Simple, on one node."""
-        return (SIMPLE,) if comm.nodes == 1 and self.switched(comm, op) else ()
+        asked = comm.path in self.paths and comm.nvls
+        return (SIMPLE,) if comm.nodes == 1 and (asked or self.switched(comm, op)) else ()
 
     def forced(self, comm: Communicator, op: str) -> tuple[int, ...]:
         """Wherever one node's switches reduce."""
@@ -52,15 +55,21 @@ class Nvls(Algorithm):
         """A count of its own."""
         return int(comm.row["nvls_channels"][min(comm.nodes, 2) - 1])
 
-    def active_channels(self, comm: Communicator, protocol: int, size: float) -> int:
-        """All, whatever the size."""
+    def active_channels(self, comm: Communicator, op: str, protocol: int, size: float) -> int:
+        """All, whatever the size; registered buffers need so many as keep the switches busy.
+
+        Source: NVIDIA/nccl src/transport/nvls.cc, ncclNvlsRegResourcesQuery.
+        """
+        if comm.path in self.paths and comm.nodes == 1:
+            heads = comm.row["nvls_registered_heads"][op]
+            return max(1, -(-int(heads) // comm.local_ranks))
         return self.channels(comm)
 
     def hops(self, comm: Communicator, op: str) -> tuple[float, float]:
         """None beyond the launch."""
         return 0.0, 0.0
 
-    def pace(self, link: Mapping[str, Any], protocol: int) -> Pace:
+    def pace(self, link: Mapping[str, Any], op: str, protocol: int) -> Pace:
         """Columns of its own."""
         fields = ("nvls_base_us", "nvls_efficiency", "nvls_ramp_us", "nvls_ramp_time_us")
         return Pace(*(link[field] for field in fields))

@@ -46,7 +46,7 @@ class P2p(Algorithm):
         channels = table["p2p_per_nvlink"] * max(1, links)
         return int(min(32, 2 ** int(math.log2(channels))))
 
-    def active_channels(self, comm: Communicator, protocol: int, size: float) -> int:
+    def active_channels(self, comm: Communicator, op: str, protocol: int, size: float) -> int:
         """All, whatever the size."""
         return self.channels(comm)
 
