@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sim.api.jobs import memory_of as memory_of
     from sim.api.jobs import schema as schema
     from sim.api.jobs import simulate as simulate
+    from sim.api.jobs import timeline as timeline
     from sim.api.jobs import trace as trace
     from sim.api.machines import collective as collective
     from sim.api.machines import prices_import as prices_import
@@ -50,7 +51,7 @@ __version__ = "0.1.0"
 
 # module -> what it gives; imported on use: `scaling-sim --help` should not pay for the simulator
 _GIVEN = {
-    "sim.api.jobs": ("config", "explain", "memory_of", "schema", "simulate", "trace"),
+    "sim.api.jobs": ("config", "explain", "memory_of", "schema", "simulate", "timeline", "trace"),
     "sim.api.machines": (
         "collective", "prices_import", "prices_job", "prices_list", "prices_show", "topo_import",
         "topo_show",

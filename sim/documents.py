@@ -17,7 +17,7 @@ SCHEMAS = {
     for name in (
         "result", "memory", "comparison", "size", "sweep", "need", "plan", "offers", "prices",
         "study", "explain", "collective", "collective-variants", "topology", "topology-import",
-        "validation", "calibration", "diagnosis", "trace", "config", "file-schema",
+        "validation", "calibration", "diagnosis", "trace", "timeline", "config", "file-schema",
     )
 }  # fmt: skip
 _CELLS = 60  # rows of a document that a notebook shows

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sim.result.memory import MemoryAnswer
     from sim.result.result import Result
     from sim.step.chrome_trace import Trace
+    from sim.step.spans import StepTimeline
 
 
 def simulate(
@@ -194,6 +195,30 @@ def trace(
     job = as_run(job, machine.world_size)
     outcome = run_step(machine, job, level=level, all_micro_steps=all_micro_steps)
     return Trace(outcome, job, f"{job.name} on {machine.name}")
+
+
+def timeline(
+    topology: Argument,
+    workload: Argument,
+    *,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+    all_micro_steps: bool = False,
+) -> StepTimeline:
+    """A step to draw: spans a stream, exposed stretches, critical path, bytes over time.
+
+    Parameters
+    ----------
+    topology, workload, overrides, calibration, all_micro_steps
+        As for `trace`.
+    """
+    from sim.inputs.loader import load
+
+    machine, job, _ = load(topology, workload, settings(overrides, calibration))
+    from sim.result.sections import title_of
+    from sim.step.spans import step_timeline
+
+    return step_timeline(machine, job, title_of(machine, job), all_micro_steps)
 
 
 def config(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, priced, printed, sets, show
+from sim.commands.options import FORMS, priced, printed, reported, sets, show, write_page
 
 
 @click.command("compare")
@@ -17,10 +17,11 @@ from sim.commands.options import FORMS, priced, printed, sets, show
 @sets
 @priced
 @printed(*FORMS)
+@reported
 def command(
     inputs: tuple[str, ...], workloads: tuple[str, ...], vary: tuple[str, ...],
     overrides: tuple[str, ...], offer: str | None, prices: Path | None, form: str,
-    output: Path | None,
+    output: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
     """Simulate every machine with every job and say what makes each differ from the first.
 
@@ -37,3 +38,8 @@ def command(
         prices=prices,
     )  # fmt: skip
     show(view(found), form, output)
+    if report is not None:
+        from sim.page.gather import asked_of
+
+        cases = asked_of(found, machines, [*jobs, *workloads], overrides)
+        write_page(report, view(found), *cases)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, printed, sets, show
+from sim.commands.options import FORMS, printed, reported, sets, show, write_page
+from sim.page.asked import Asked
 
 
 @click.command("diagnose")
@@ -22,9 +23,11 @@ from sim.commands.options import FORMS, printed, sets, show
               "--measured lacks beside it needs explaining.")  # fmt: skip
 @sets
 @printed(*FORMS)
+@reported
 def command(
     topology: str, workload: str, measured: str, also: tuple[str, ...], baseline: str | None,
     overrides: tuple[str, ...], form: str, output: Path | None,
+    report: Path | None,
 ) -> None:  # fmt: skip
     """Compare a measured run of WORKLOAD on TOPOLOGY with what it should give, and rank causes.
 
@@ -37,3 +40,4 @@ def command(
         topology, workload, measured=measured, also=also, baseline=baseline, overrides=overrides
     )
     show(view(found), form, output)
+    write_page(report, view(found), Asked(topology, workload, overrides))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from sim.commands.options import FORMS, printed, sets, show
+from sim.commands.options import FORMS, printed, reported, sets, show, write_page
+from sim.page.asked import Asked
 
 if TYPE_CHECKING:
     from sim.memory.bound import Quantity
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--min", "least", type=click.Choice(["nodes"]), help="Also find the fewest that fit.")
 @printed(*FORMS)
+@reported
 @click.option("--require", type=click.Choice(["fits"]), help="Exit 4 unless it fits.")
 def command(
     topology: str, workload: str, overrides: tuple[str, ...], most: str | None, least: str | None,
-    form: str, output: Path | None, require: str | None,
+    form: str, output: Path | None, report: Path | None, require: str | None,
 ) -> None:  # fmt: skip
     """Bytes per GPU of WORKLOAD on TOPOLOGY by category and moment, the verdict and fixes."""
     import sim
@@ -38,5 +40,6 @@ def command(
     from sim.report.memory import view
 
     show(view(answer), form, output)
+    write_page(report, view(answer), Asked(topology, workload, overrides))
     if require and not answer.report.fits:
         sys.exit(4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,7 @@ from sim.files import write_whole
 from sim.report.formats import FORMATS, rendered
 
 if TYPE_CHECKING:
+    from sim.page.asked import Asked
     from sim.report.view import View
     from sim.result.result import Result
 
@@ -97,6 +99,49 @@ def printed(*forms: str) -> Callable[[F], F]:
         help="Write to a file instead; its suffix names the format.",
     )  # fmt: skip
     return lambda function: formed(*forms)(with_file(function))
+
+
+def reported(function: F) -> F:
+    """``--report FILE``: also a page with charts; the function gets `report`."""
+    return click.option(
+        "--report", type=click.Path(path_type=Path), metavar="FILE.html",
+        help="Also write a page with charts to look at and hand over; it needs no network.",
+    )(function)  # fmt: skip
+
+
+def write_page(report: Path | None, view: View, *asked: Asked) -> None:
+    """Write the page of a verb, where one was asked for.
+
+    Parameters
+    ----------
+    report : path or None
+        Where to.
+    view : View
+        What the verb says.
+    *asked : Asked
+        The jobs it is about.
+    """
+    if report is None:
+        return
+    from sim.page.gather import dossier_of
+    from sim.page.render import page
+
+    emit(page(dossier_of(view, asked, command_line())).rstrip("\n"), report)
+    tell(f"{report}: open it in a browser")
+
+
+def command_line() -> str:
+    """What the user typed, without where the page goes; nothing outside the command line."""
+    name, *words = sys.argv
+    if not Path(name).name.startswith(("scaling-sim", "__main__")):
+        return ""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if not skip and word != "--report" and not word.startswith("--report="):
+            kept.append(word)
+        skip = word == "--report"
+    return shlex.join(["scaling-sim", *kept])
 
 
 def show(view: View, form: str, output: Path | None) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from sim.commands.options import FORMS, printed, sets, show
+from sim.commands.options import FORMS, printed, reported, sets, show, write_page
 
 if TYPE_CHECKING:
     from sim.study.schedule import Policy
@@ -27,16 +27,19 @@ if TYPE_CHECKING:
 @click.option("--on-time", type=click.FloatRange(0.0, 1.0), default=0.95, show_default=True,
               help="Share of deadlines that --smallest must meet.")  # fmt: skip
 @printed(*FORMS)
+@reported
 def command(
     cluster: str, jobs: Path, overrides: tuple[str, ...], policy: str, smallest: bool,
-    on_time: float, form: str, output: Path | None,
+    on_time: float, form: str, output: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
     """Serve JOBS.yaml on CLUSTER: queueing, utilisation, deadlines, cost."""
     import sim
     from sim.report.plan import view
 
-    report = sim.plan(
+    found = sim.plan(
         cluster, jobs, policy=cast("Policy", policy), smallest=smallest, on_time=on_time,
         overrides=overrides,
     )  # fmt: skip
-    show(view(report, on_time if smallest else None), form, output)
+    said = view(found, on_time if smallest else None)
+    show(said, form, output)
+    write_page(report, said)

@@ -11,11 +11,14 @@ from sim.commands.options import (
     Requirement,
     priced,
     printed,
+    reported,
     require,
     requirements,
     sets,
     show,
+    write_page,
 )
+from sim.page.asked import Asked
 
 
 @click.command("run")
@@ -23,6 +26,7 @@ from sim.commands.options import (
 @click.argument("workload")
 @sets
 @printed(*FORMS)
+@reported
 @click.option("-q", "--quiet", is_flag=True, help="Title and verdict only: no curve, no fixes.")
 @click.option(
     "--engine", type=click.Choice(["auto", "reference", "python", "compiled"]), default="auto",
@@ -48,9 +52,9 @@ from sim.commands.options import (
 @requirements
 def command(
     topology: str, workload: str, overrides: tuple[str, ...], form: str, output: Path | None,
-    quiet: bool, engine: str, level: str | None, jitter: str, slow: tuple[str, ...], seed: int,
-    replicas: int, offer: str | None, prices: Path | None, no_scaling: bool,
-    requirements: tuple[Requirement, ...],
+    report: Path | None, quiet: bool, engine: str, level: str | None, jitter: str,
+    slow: tuple[str, ...], seed: int, replicas: int, offer: str | None, prices: Path | None,
+    no_scaling: bool, requirements: tuple[Requirement, ...],
 ) -> None:  # fmt: skip
     """Predict memory, step time, throughput, scaling and cost of WORKLOAD on TOPOLOGY."""
     import sim
@@ -63,4 +67,5 @@ def command(
     from sim.report.run import view
 
     show(view(result, quiet=quiet), form, output)
+    write_page(report, view(result), Asked(topology, workload, overrides, result))
     require(result, requirements)

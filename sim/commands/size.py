@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from sim.commands.options import FORMS, formed, sets, show, tell
+from sim.commands.options import FORMS, formed, reported, sets, show, tell, write_page
+from sim.page.asked import Asked
 
 if TYPE_CHECKING:
     from sim.study.size import Objective
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
               type=click.Choice(["accelerate", "deepspeed", "torchtitan", "axolotl", "yaml"]),
               help="Write the plan as a configuration of this tool. Repeatable.")  # fmt: skip
 @formed(*FORMS)
+@reported
 @click.option("-o", "--output", type=click.Path(path_type=Path),
               help="Folder for --emit; without it, file for the report.")  # fmt: skip
 def command(
@@ -49,25 +51,26 @@ def command(
     region: tuple[str, ...], provider: tuple[str, ...], gpu: tuple[str, ...],
     topologies: tuple[str, ...], prices: Path | None, spot: bool, max_gpus: int,
     global_batch: int | None, vary: tuple[str, ...], emitted: tuple[str, ...], form: str,
-    output: Path | None,
+    output: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
     """Search for the best cluster for WORKLOAD; exit 3 if nothing meets the target."""
     import sim
     from sim.report.size import view
 
-    report = sim.size(
+    found = sim.size(
         workload, objective=cast("Objective", objective), deadline=deadline, budget=budget,
         throughput=throughput, residency=residency, region=region, provider=provider, gpu=gpu,
         topologies=topologies, prices=prices, spot=spot, max_gpus=max_gpus,
         global_batch=global_batch, vary=vary, overrides=overrides,
     )  # fmt: skip
-    show(view(report), form, None if emitted else output)
-    if report.winner is None:
+    show(view(found), form, None if emitted else output)
+    best = found.winner.candidate if found.winner else None
+    write_page(report, view(found), *([Asked(best.topology, best.workload)] if best else ()))
+    if best is None:
         sys.exit(3)
     if emitted:
         from sim.interop.emit import write_plan
 
-        winner = report.winner.candidate
         folder = output or Path("plan")
-        for path in write_plan(winner.topology, winner.workload, emitted, folder):
+        for path in write_plan(best.topology, best.workload, emitted, folder):
             tell(f"wrote {path}")

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, printed, show
+from sim.commands.options import FORMS, printed, reported, show, write_page
 
 
 @click.command("study")
 @click.argument("study")
 @printed(*FORMS)
-def command(study: str, form: str, output: Path | None) -> None:
+@reported
+def command(study: str, form: str, output: Path | None, report: Path | None) -> None:
     """Rerun STUDY, a YAML file or a shipped name (h100-vs-a100), and print its verdicts."""
     import sim
     from sim.report.progress import progress_bar
@@ -21,3 +22,4 @@ def command(study: str, form: str, output: Path | None) -> None:
     with progress_bar("cases") as progress:
         answers = sim.run_study(study, progress=progress)
     show(view(answers), form, output)
+    write_page(report, view(answers))

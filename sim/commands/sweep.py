@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, printed, say, sets, show, tell
+from sim.commands.options import FORMS, printed, reported, say, sets, show, tell, write_page
 from sim.errors import InputError, visible
 
 _BINARY = ("parquet",)
@@ -29,13 +29,14 @@ _FORMAT = "--format"
 @click.option("--workers", type=click.IntRange(1, 512), help="Workers of a local Dask cluster.")
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="A Dask scheduler that runs already.")
 @printed(*FORMS, *_BINARY)
+@reported
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 @click.option("--dry-run", is_flag=True, help="Only count the configurations.")
 def command(
     arguments: tuple[str, ...], overrides: tuple[str, ...], varied: tuple[str, ...], zipped: bool,
     where: tuple[str, ...], required: tuple[str, ...], pareto: str | None, store: Path | None,
     processes: int | None, workers: int | None, scheduler: str | None, form: str,
-    output: Path | None, quiet: bool, dry_run: bool,
+    output: Path | None, report: Path | None, quiet: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """Compute every configuration of a grid once: what is stored already is not repeated."""
     import sim
@@ -63,5 +64,6 @@ def command(
         write_parquet(outcome, output)
     else:
         show(view(outcome), form, output)
+    write_page(report, view(outcome))
     if not quiet:
         tell(summary(outcome, path))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, printed, show
+from sim.commands.options import FORMS, printed, reported, show, write_page
 from sim.files import make_folder, write_whole
 
 
@@ -25,8 +25,15 @@ from sim.files import make_folder, write_whole
 @click.option("--plots", type=click.Path(path_type=Path), metavar="FOLDER",
               help="Write plots there, and show them in the report.")  # fmt: skip
 @printed(*FORMS)
+@reported
 def command(
-    what: str, cross: bool, misses: int, plots: Path | None, form: str, output: Path | None
+    what: str,
+    cross: bool,
+    misses: int,
+    plots: Path | None,
+    form: str,
+    output: Path | None,
+    report: Path | None,
 ) -> None:
     """Print the model's error table for WHAT (all of it if left out), misses included."""
     import sim
@@ -36,10 +43,12 @@ def command(
     found = sim.validate(what, cross_validate=cross)
     drawn: dict[str, str] = {}
     link = ""
-    if plots is not None and found.training is not None:
+    if (plots or report) and found.training is not None:
         drawn = plots_of(found.training.complete)
+    if plots is not None and drawn:
         make_folder(plots)
         for name, svg in drawn.items():
             write_whole(plots / f"{name}.svg", svg)
         link = os.path.relpath(plots, output.parent if output else ".")
-    show(view(found, misses, drawn, link), form, output)
+    show(view(found, misses, drawn if plots else {}, link), form, output)
+    write_page(report, view(found, misses, drawn, link))

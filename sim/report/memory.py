@@ -11,7 +11,7 @@ from sim.result.memory import MemoryAnswer
 from sim.result.trials import MemoryFix
 from sim.units import GIB
 
-_TITLES = {
+TITLES = {
     "sharded_parameters": "parameters (sharded)",
     "unsharded_parameters": "parameters (gathered)",
     "sharded_gradients": "gradients (sharded)",
@@ -98,9 +98,9 @@ def _bound(bound: Bound) -> str:
 
 def _moments(report: MemoryReport) -> Table:
     moments = list(report.by_moment)
-    width = max(len(t) for t in (*_TITLES.values(), *_OVERHEADS.values()))
+    width = max(len(t) for t in (*TITLES.values(), *_OVERHEADS.values()))
     rows: list[Row] = []
-    for name, text in _TITLES.items():
+    for name, text in TITLES.items():
         sizes = [report.categories_by_moment[m].get(name, 0.0) for m in moments]
         if max(sizes) >= 0.005 * GIB:
             rows.append([text, *map(_size, sizes)])

@@ -45,8 +45,8 @@ def view(result: Result, *, quiet: bool = False) -> View:
     sections: list[Part] = [_verdict(result)]
     if not quiet:
         sections += [
-            _time(result), _memory(result), _scaling(result), job_section(result), _fixes(result),
-            notes(result), Figures(result.to_dict()),
+            _time(result), memory_table(result), scaling_table(result), job_section(result),
+            fixes_table(result), notes(result), Figures(result.to_dict()),
         ]  # fmt: skip
     return View(_title(result), sections, result)
 
@@ -64,7 +64,7 @@ def _verdict(result: Result) -> Facts:
     s, p = result.step, result.throughput
     exposed = s.exposed_communication_s / s.time_s
     where = ", ".join(f"{name} {duration(t)}" for name, t in list(s.exposed.items())[:3])
-    verdict, *times = _fit(result)
+    verdict, *times = fit_lines(result)
     own = ", each GPU's own" if len({group.gpu for group in result.ranks}) > 1 else ""
     return Facts(
         [
@@ -122,7 +122,8 @@ def _variation(result: Result) -> Iterator[str]:
     yield f"with {', '.join(parts)}"
 
 
-def _fit(result: Result) -> list[str]:
+def fit_lines(result: Result) -> list[str]:
+    """Whether it fits and why not, and what the times then mean."""
     m = result.memory
     used = m.needed_bytes / m.capacity_bytes if m.capacity_bytes else 0.0
     gpu = f"{gib(m.needed_bytes)} of {gib(m.capacity_bytes)} per {m.binding_gpu or 'GPU'}"
@@ -152,12 +153,15 @@ def _fit(result: Result) -> list[str]:
     return [f"DOES NOT FIT: {'; '.join(reasons)}", times]
 
 
+def parts_of(result: Result) -> dict[str, float]:
+    """The step by what a reader calls its parts, which add up to it. [s]"""
+    breakdown = result.step.breakdown
+    return {label: sum(breakdown.get(key, 0.0) for key in keys) for label, keys in _GROUPS.items()}
+
+
 def _time(result: Result) -> Bar:
-    breakdown, total = result.step.breakdown, result.step.time_s
-    shares = [
-        (label, sum(breakdown.get(key, 0.0) for key in keys) / total)
-        for label, keys in _GROUPS.items()
-    ]
+    total = result.step.time_s
+    shares = [(label, seconds / total) for label, seconds in parts_of(result).items()]
     more = []
     if result.step.overlap_slowdown_s > 0.005 * total:
         causes = ", ".join(
@@ -170,7 +174,8 @@ def _time(result: Result) -> Bar:
     return Bar("Where time goes", shares, more)
 
 
-def _memory(result: Result) -> Table:
+def memory_table(result: Result) -> Table:
+    """Bytes on a GPU at its peak."""
     m = result.memory
     top = sorted(m.by_category.items(), key=lambda item: -item[1])
     rows: list[Row] = [
@@ -185,7 +190,8 @@ def _memory(result: Result) -> Table:
     )  # fmt: skip
 
 
-def _scaling(result: Result) -> Table:
+def scaling_table(result: Result) -> Table:
+    """The curve over numbers of nodes."""
     scaling = result.scaling
     heading = f"Scaling ({scaling.kind}; efficiency against {scaling.baseline_gpus} GPUs)"
     columns = [
@@ -207,7 +213,8 @@ def _scaling(result: Result) -> Table:
     return Table(columns, rows, heading)
 
 
-def _fixes(result: Result) -> Table:
+def fixes_table(result: Result) -> Table:
+    """Changes worth trying, each simulated."""
     heading = "Worth trying (each simulated; time per token against now)"
     columns = [
         Column("time per token", width=8), left("change", pad=False),

@@ -97,6 +97,38 @@ class Evidence:
         return [key for key in UNSEEN if not (self.kinds[key] == getattr(job, key)).any()]
 
 
+class LikeRun(NamedTuple):
+    """A published run, how like a job it is, and how far off the model was on it."""
+
+    id: str
+    source: str
+    model: str
+    gpus: int
+    strategy: str
+    method: str
+    likeness: float  # weight over that of a run which differs in nothing
+    error: float  # predicted over measured time, less 1; by constants that had not seen its source
+
+
+def like_runs(
+    topology: Topology, workload: Workload, result: Result, most: int = 8
+) -> tuple[LikeRun, ...]:
+    """The published runs that a job is held against, the most like it first."""
+    s = result.step
+    job = job_of(topology, workload, s.breakdown, s.overlap_slowdown_s)
+    known = evidence()
+    weights = known.likeness(job) / known.counts
+    order = np.argsort(-weights, kind="stable")[:most].tolist()
+    rows = residuals()
+    return tuple(
+        LikeRun(
+            r.id, r.source, r.model, r.job.gpus, r.job.strategy, r.job.method, float(weights[i]),
+            math.exp(-r.without_source) - 1.0,
+        )
+        for i, r in ((i, rows[i]) for i in order)
+    )  # fmt: skip
+
+
 @cache
 def evidence() -> Evidence:
     """All published runs of the data file."""

@@ -42,7 +42,7 @@ thead th { border-bottom: 2px solid #555; } .n { text-align: right; white-space:
 def render(view: View) -> str:
     """The page."""
     title = escape(view.title or view.document.schema.split("/")[1].capitalize())
-    body = "\n".join(part for section in view.filled for part in _section(section))
+    body = "\n".join(part for section in view.filled for part in part_html(section))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -51,10 +51,11 @@ def render(view: View) -> str:
     )
 
 
-def _section(section: Part) -> Iterator[str]:
+def part_html(section: Part, deeper: int = 0) -> Iterator[str]:
+    """A part as HTML, its heading `deeper` levels below that of a page of its own."""
     level, heading = heading_of(section)
     if heading:
-        yield f"<h{level}>{escape(heading)}</h{level}>"
+        yield f"<h{level + deeper}>{escape(heading)}</h{level + deeper}>"
     if isinstance(section, Figures):
         rows = "".join(
             f'<tr><th scope="row">{escape(key)}</th><td>{escape(value)}</td></tr>\n'

@@ -1,0 +1,239 @@
+"""What a verb's own document is drawn as: one function a kind, and a line in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from sim.documents import Document
+from sim.page.charts.axes import Axis, Dots, Drawn, Line, axes, ceiling
+from sim.page.charts.bars import Piece as Slice
+from sim.page.charts.bars import Row, ranked, stacked
+from sim.page.charts.canvas import Chart, Key
+from sim.page.model import Piece
+from sim.quantities import count, duration, gib, percent, usd
+from sim.report.memory import TITLES
+from sim.result.memory import MemoryAnswer
+from sim.study.compare import Comparison, whole_job
+from sim.study.plan import PlanReport
+from sim.study.size import SizeReport
+from sim.study.sweep import SweepOutcome
+from sim.units import HOUR_S
+
+_SHOWN = 14
+
+
+def pieces_of(document: Document) -> list[Piece]:
+    """Its charts; nothing for a document that is words and tables alone."""
+    for kind, draw in _DRAWN.items():
+        if isinstance(document, kind):
+            return list(draw(document))
+    return []
+
+
+def lead_of(document: Document) -> str:
+    """The answer in a sentence or two; empty where its first words are a table."""
+    if isinstance(document, Comparison):
+        ties = [
+            f"{d.label} costs as much as {document.variants[0].label} at {usd(d.tie_price_usd)} "
+            "for a GPU-hour"
+            for d in document.deltas
+            if d.tie_price_usd is not None
+        ]
+        return ". ".join([*document.summary, *ties]) + "."
+    if isinstance(document, SizeReport) and document.winner is not None:
+        return _chosen(document)
+    return ""
+
+
+def _chosen(report: SizeReport) -> str:
+    """The winner, and the price at which the runner-up would win."""
+    first, *others = [c for c in report.contenders if c.plan is not None]
+    assert first.plan is not None
+    f = first.plan.figures
+    said = f"Take {first.plan.candidate.gpus} GPUs of {first.machine.name}: {duration(f.wall_s)}"
+    said += f", {usd(f.cost_usd)}." if f.cost_usd < float("inf") else "."
+    if others and others[0].plan is not None:
+        second = others[0].plan.figures
+        said += f" The runner-up is {others[0].machine.name} with {duration(second.wall_s)}"
+        said += f" and {usd(second.cost_usd)}" if second.cost_usd < float("inf") else ""
+        even = others[0].break_even_usd
+        said += f"; it wins below {usd(even)} for a GPU-hour." if even else "."
+    return said
+
+
+def memory_pieces(answer: MemoryAnswer) -> list[Piece]:
+    """Bytes by category at the peak of each moment."""
+    report = answer.report
+    names = [
+        name for name in TITLES
+        if max(found.get(name, 0.0) for found in report.categories_by_moment.values()) > 1 << 20
+    ]  # fmt: skip
+    drawn = [
+        (
+            f"{moment}: {gib(report.by_moment[moment])}",
+            [
+                Slice(TITLES[name], found.get(name, 0.0), f"s{i % 11}",
+                      f"{TITLES[name]}: {gib(found.get(name, 0.0))}")
+                for i, name in enumerate(names)
+            ],
+        )
+        for moment, found in report.categories_by_moment.items()
+    ]  # fmt: skip
+    peak = report.categories_by_moment[report.peak_moment]
+    legend = [
+        Key(f"s{i % 11}-key", TITLES[name], gib(peak.get(name, 0.0)))
+        for i, name in enumerate(names)
+    ]
+    said = "Live bytes by moment: " + ", ".join(name for name, _ in drawn)
+    return [
+        Chart("memory-moments", "Highest of each moment", said,
+              lambda width: stacked(width, drawn, said), answer.records(), legend,
+              f"Figures are those of the peak, in {report.peak_moment}.")
+    ]  # fmt: skip
+
+
+def _compared(comparison: Comparison) -> list[Piece]:
+    """Throughput and cost of every variant."""
+    rows = [
+        Row(v.label, 0.0, v.result.throughput.tokens_per_s_per_gpu,
+            f"{count(v.result.throughput.tokens_per_s_per_gpu)}", f"s{i % 7}", i == 0)
+        for i, v in enumerate(comparison.variants)
+    ]  # fmt: skip
+    said = "Tokens a second of a GPU: " + ", ".join(f"{r.label} {r.text}" for r in rows)
+    high = max(r.end for r in rows)
+    found: list[Piece] = [
+        Chart("throughput", "Tokens a second of a GPU", said,
+              lambda width: ranked(width, rows, said, 0.0, high), comparison.records())
+    ]  # fmt: skip
+    priced = [(v.label, *whole_job(v.result)[:2]) for v in comparison.variants]
+    known = [(label, wall, paid) for label, wall, paid in priced if wall and paid]
+    if len(known) > 1:
+        points = [(wall, paid) for _, wall, paid in known]
+        found.append(_money([label for label, _, _ in known], points, [], comparison.records()))
+    return found
+
+
+def _sized(report: SizeReport) -> list[Piece]:
+    """Wall-clock and cost of the best plan of every machine."""
+    plans = [c for c in report.contenders if c.plan is not None]
+    points, names = [], []
+    for c in plans[:_SHOWN]:
+        if c.plan is not None and c.plan.figures.cost_usd < float("inf"):
+            points.append((c.plan.figures.wall_s, c.plan.figures.cost_usd))
+            names.append(f"{c.machine.name}, {c.plan.candidate.gpus} GPUs")
+    if not points:
+        return []
+    return [_money(names, points, _front(points), report.records())]
+
+
+def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points that no other beats in both, by the first."""
+    found: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not found or point[1] < found[-1][1]:
+            found.append(point)
+    return found
+
+
+def _money(
+    names: Sequence[str], points: Sequence[tuple[float, float]],
+    front: Sequence[tuple[float, float]], rows: Sequence[Any],
+) -> Chart:  # fmt: skip
+    titles = [f"{n}: {duration(t)}, {usd(c)}" for n, (t, c) in zip(names, points, strict=True)]
+    x = Axis("wall-clock, hours", 0.0, ceiling(1.1 * max(t for t, _ in points) / HOUR_S) * HOUR_S,
+             lambda v: f"{v / HOUR_S:g}", unit=HOUR_S)  # fmt: skip
+    y = Axis("cost", 0.0, ceiling(1.15 * max(c for _, c in points)), lambda v: f"${count(v)}")
+    layers: list[Drawn] = [Line(front, "dash")] if len(front) > 1 else []
+    layers += [
+        Dots(points[1:], "s0", titles[1:], names[1:] if len(names) < 5 else ()),
+        Dots(points[:1], "chosen-dot", titles[:1], names[:1], 8.0),
+    ]
+    said = "; ".join(titles)
+    legend = [Key("chosen-key", names[0]), Key("s0-key", "the others")]
+    if len(front) > 1:
+        legend.append(Key("dash-key", "nothing is both faster and cheaper"))
+    return Chart("cost-time", "Cost against time", said,
+                 lambda width: axes(width, x, y, layers, said, 0.4), rows, legend)  # fmt: skip
+
+
+def _swept(outcome: SweepOutcome) -> list[Piece]:
+    """Two measures of every configuration: those of the front, or throughput and memory."""
+    names = list(outcome.grid.pareto)[:2]
+    if len(names) < 2:
+        names = ["memory_bytes", "tokens_per_s"]
+    ok = [
+        i for i, row in enumerate(outcome.rows)
+        if row.status == "ok" and all(_number(row.measures.get(n)) for n in names)
+    ]  # fmt: skip
+    if len(ok) < 2:
+        return []
+    at = {i: tuple(float(outcome.rows[i].measures[n]) for n in names) for i in ok}
+    titles = {
+        i: ", ".join(f"{k}={outcome.rows[i].changes.get(k)}" for k in outcome.grid.keys) for i in ok
+    }
+    x, y = (_axis(name, [point[k] for point in at.values()]) for k, name in enumerate(names))
+    front = [i for i in outcome.front if i in at]
+    layers: list[Drawn] = [
+        Dots([cast("tuple[float, float]", at[i]) for i in ok], "s0 see", [titles[i] for i in ok])
+    ]
+    legend = [Key("s0-key", "a configuration")]
+    if front:
+        line = sorted(cast("tuple[float, float]", at[i]) for i in front)
+        layers += [Line(line, "dash"), Dots([cast("tuple[float, float]", at[i]) for i in front],
+                                            "s1", [titles[i] for i in front])]  # fmt: skip
+        legend.append(Key("s1-key", "Pareto front"))
+    said = f"{len(ok)} configurations by {names[0]} and {names[1]}"
+    return [Chart("sweep", f"{y.title} against {x.title}", said,
+                  lambda width: axes(width, x, y, layers, said, 0.42), outcome.records(),
+                  legend)]  # fmt: skip
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and value == value and abs(value) < float("inf")
+
+
+def _axis(name: str, values: Sequence[float]) -> Axis:
+    """An axis for a measure, in the unit that its name ends with."""
+    high = max(values)
+    if name.endswith("_bytes"):
+        unit = float(1 << 30)
+        return Axis(f"{name[:-6]}, GiB", 0.0, ceiling(high / unit) * unit,
+                    lambda v: f"{v / unit:g}", unit=unit)  # fmt: skip
+    if name.endswith("_s") and not name.endswith("per_s"):
+        unit = HOUR_S if high > 2 * HOUR_S else 1.0
+        word = "hours" if unit == HOUR_S else "seconds"
+        return Axis(f"{name[:-2].replace('_', ' ')}, {word}", 0.0, ceiling(high / unit) * unit,
+                    lambda v: f"{v / unit:g}", unit=unit)  # fmt: skip
+    return Axis(name.replace("_", " "), 0.0, ceiling(high), count)
+
+
+def _planned(report: PlanReport) -> list[Piece]:
+    """A bar a job from its start to its end."""
+    logs = list(report.logs)[:40]
+    rows = [
+        Row(log.request.name, log.start_s, log.finish_s, duration(log.finish_s - log.start_s),
+            f"s{i % 7}")
+        for i, log in enumerate(logs)
+    ]  # fmt: skip
+    if not rows:
+        return []
+    said = f"{len(report.logs)} jobs over {duration(report.span_s)}"
+    low = min(row.start for row in rows)
+    high = max(row.end for row in rows)
+    return [
+        Chart(
+            "jobs", "Jobs from start to end", said,
+            lambda width: ranked(width, rows, said, low, high), report.records(),
+            note=f"Jobs hold nodes {percent(report.utilisation)} of the time.",
+        )
+    ]  # fmt: skip
+
+
+_DRAWN: dict[type[Document], Callable[[Any], list[Piece]]] = {
+    MemoryAnswer: lambda answer: [],  # in the section on memory
+    Comparison: _compared,
+    SizeReport: _sized,
+    SweepOutcome: _swept,
+    PlanReport: _planned,
+}

@@ -1,0 +1,87 @@
+"""3: bytes on a GPU over the step, against what it has."""
+
+from __future__ import annotations
+
+import math
+
+from sim.page.charts.axes import Axis, Band, Drawn, Level, Limit, axes, ceiling
+from sim.page.charts.canvas import Chart, Key
+from sim.page.model import Case, Dossier, PageSection, Piece
+from sim.page.sections.answers import memory_pieces
+from sim.quantities import duration, gib, percent
+from sim.report.memory import TITLES
+from sim.report.run import memory_table
+from sim.result.memory import MemoryAnswer
+from sim.units import GIB
+
+_LEAST = 0.002  # of the capacity: thinner layers are not drawn
+_MARKS = ("s7", "s0", "s4", "s2", "s5", "s1", "s3", "s6", "s8", "s9", "s10")
+
+
+def section(dossier: Dossier) -> PageSection | None:
+    """The memory."""
+    case = dossier.first
+    if case is None:
+        return None
+    m = case.result.memory
+    lead = (
+        f"{gib(m.needed_bytes)} of {gib(m.capacity_bytes)} must live at once "
+        f"({percent(m.needed_bytes / m.capacity_bytes)}), at its highest in {m.peak_moment}; the "
+        f"odds that it runs out of memory are {percent(1.0 - m.fit_probability)}."
+    )
+    parts: list[Piece] = [memory_chart(c) for c in dossier.cases if c.timeline is not None]
+    parts.append(memory_table(case.result))
+    if isinstance(dossier.view.document, MemoryAnswer):
+        parts = [*memory_pieces(dossier.view.document), *parts]
+    return PageSection("memory", "Memory", lead, parts)
+
+
+def memory_chart(case: Case) -> Chart:
+    """Live bytes by category over a step, the peak's band and the capacity."""
+    one = case.timeline
+    assert one is not None
+    report = one.memory
+    fixed = sum(report.overheads.get(k, 0.0) for k in ("cuda_context", "communicators"))
+    names = [
+        name for name in TITLES
+        if max((h.by_category.get(name, 0.0) for h in one.held), default=0.0)
+        > _LEAST * report.capacity_bytes
+    ]  # fmt: skip
+    base = [(h.time_s, fixed) for h in one.held]
+    levels = [Level(base, _MARKS[0])]
+    for name, mark in zip(names, _MARKS[1:], strict=False):
+        base = [
+            (t, below + h.by_category.get(name, 0.0))
+            for (t, below), h in zip(base, one.held, strict=True)
+        ]
+        levels.append(Level(base, mark))
+    layers: list[Drawn] = [*reversed(levels)]  # the highest at the back
+    wide = math.exp(report.half_width)
+    low, high = report.needed_bytes / wide, report.needed_bytes * wide
+    ends = (0.0, one.end_s)
+    layers.append(Band([(t, high) for t in ends], [(t, low) for t in ends], "band"))
+    layers.append(Limit(report.needed_bytes, f"peak {gib(report.needed_bytes)}", "peak"))
+    layers.append(Limit(report.capacity_bytes, f"capacity {gib(report.capacity_bytes)}"))
+    y = Axis("GiB on a GPU", 0.0, GIB * ceiling(max(report.capacity_bytes, high) * 1.06 / GIB),
+             lambda v: f"{v / GIB:.0f}", unit=GIB)  # fmt: skip
+    x = Axis("time in the step", 0.0, one.end_s, duration)
+    legend = [Key(f"{_MARKS[0]}-key", "CUDA context, NCCL buffers", gib(fixed))]
+    legend += [
+        Key(f"{mark}-key", TITLES[name], gib(max(h.by_category.get(name, 0.0) for h in one.held)))
+        for name, mark in zip(names, _MARKS[1:], strict=False)
+    ]
+    legend.append(Key("band-key", "80 % band of the peak", f"{gib(low)} to {gib(high)}"))
+    said = (
+        f"Live bytes over a step, at most {gib(report.needed_bytes)} of "
+        f"{gib(report.capacity_bytes)}"
+    )
+    title = "Memory over the step" + (f": {case.label}" if case.label else "")
+    rows = [
+        {"time_s": h.time_s, "total_bytes": h.total_bytes,
+         **{name: h.by_category.get(name, 0.0) for name in names}}
+        for h in one.held
+    ]  # fmt: skip
+    return Chart(
+        "memory", title, said, lambda width: axes(width, x, y, layers, said, 0.36), rows,
+        legend, "Figures are each category's own highest. The peak includes fragmentation.",
+    )  # fmt: skip

@@ -1,0 +1,99 @@
+"""2: where a step's time goes, and its timeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sim.page.charts.bars import Piece as Slice
+from sim.page.charts.bars import stacked
+from sim.page.charts.canvas import Chart, Key
+from sim.page.charts.timeline import TITLES, mark_of, summed_rows, tracks
+from sim.page.model import Case, Dossier, PageSection, Piece
+from sim.quantities import duration, percent
+from sim.report.ranks import waiting
+from sim.report.run import parts_of
+from sim.report.view import Facts, Lines, Remarks
+
+_MARKS = ("s0", "s1", "s2", "s3", "s6", "s5", "s7")
+_BESIDE = 2  # timelines that are drawn below each other
+
+
+def section(dossier: Dossier) -> PageSection | None:
+    """The step."""
+    case = dossier.first
+    if case is None:
+        return None
+    step = case.result.step
+    exposed = percent(step.exposed_communication_s / step.time_s)
+    lead = (
+        f"A step takes {duration(step.time_s)}; {exposed} of it is communication that no kernel "
+        "hides."
+    )
+    parts: list[Piece] = [parts_chart(dossier.cases)]
+    if step.overlap_slowdown_s > 0.005 * step.time_s:
+        causes = ", ".join(f"{cause} {duration(s)}" for cause, s in step.overlap_slowdown.items())
+        lost = duration(step.overlap_slowdown_s)
+        parts.append(Lines([f"Overlap is not free: it costs {lost}, kernels slowed by {causes}."]))
+    drawn = [c for c in dossier.cases if c.timeline is not None][:_BESIDE]
+    if drawn:
+        parts += [timeline_chart(drawn), Remarks(list(_cut(drawn)))]
+    if found := list(waiting(case.result)):
+        parts.append(Facts(found, "Who waits for whom"))
+    return PageSection("step", "Where the time goes", lead, parts)
+
+
+def parts_chart(cases: Sequence[Case]) -> Chart:
+    """Parts of each case's step; several as GPU-seconds per token, so that sizes compare."""
+    several = len(cases) > 1
+    rows, drawn = [], []
+    for case in cases:
+        r = case.result
+        tokens = r.throughput.tokens_per_s_per_gpu * r.step.time_s if several else 1.0
+        found = {name: seconds / tokens for name, seconds in parts_of(r).items()}
+        rows += [
+            {"case": case.label, "part": name, "gpu_s_per_token" if several else "seconds": value,
+             "share": value / sum(found.values())}
+            for name, value in found.items()
+        ]  # fmt: skip
+        drawn.append((case.label, [
+            Slice(name, value, mark, f"{name}: {percent(value / sum(found.values()))}")
+            for (name, value), mark in zip(found.items(), _MARKS, strict=True)
+        ]))  # fmt: skip
+    first = parts_of(cases[0].result)
+    total = sum(first.values())
+    legend = [
+        Key(f"{mark}-key", name, f"{duration(seconds)} · {percent(seconds / total)}")
+        for (name, seconds), mark in zip(first.items(), _MARKS, strict=True)
+    ]
+    title = "GPU time for each token" if several else "Parts of the step"
+    said = ", ".join(f"{name} {percent(s / total, 0)}" for name, s in first.items())
+    note = f"Figures are those of {cases[0].label}." if several else ""
+    return Chart("step-parts", title, said, lambda width: stacked(width, drawn, said), rows,
+                 legend, note)  # fmt: skip
+
+
+def timeline_chart(cases: Sequence[Case]) -> Chart:
+    """The step of each case by stream."""
+    drawn = [(case.label, case.timeline) for case in cases if case.timeline is not None]
+    present = {mark_of(span) for _, one in drawn for span in one.spans}
+    legend = [Key(f"{mark}-key", title) for mark, title in TITLES.items() if mark in present]
+    legend += [Key("exposed-key", "exposed communication"), Key("critical-key", "critical path")]
+    streams = sum(len(one.tracks) for _, one in drawn)
+    said = f"Timeline of one step on {streams} streams; exposed communication is hatched"
+    rows = [{"case": name, **row} for name, one in drawn for row in summed_rows(one)]
+    return Chart("timeline", "One step, stream by stream", said,
+                 lambda width: tracks(width, drawn, said), rows, legend)  # fmt: skip
+
+
+def _cut(cases: Sequence[Case]) -> list[str]:
+    """What the drawing leaves out."""
+    found = []
+    for case in cases:
+        one = case.timeline
+        if one is not None and one.shown < one.micro_steps:
+            name = f"{case.label}: " if case.label else ""
+            found.append(
+                f"{name}{one.shown} of {one.micro_steps} micro-steps are drawn; the one in the "
+                f"middle stands for {one.micro_steps - one.shown + 1} that are alike."
+            )
+    return found

@@ -1,0 +1,229 @@
+"""Pages with charts (`--report`): whole, offline, small, true to the JSON, readable by anyone."""
+
+import base64
+import csv
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+from click.testing import CliRunner
+
+import sim
+from sim.cli import group
+from sim.documents import plain
+from sim.page.charts.axes import Axis, Line, axes, ceiling
+from sim.page.charts.bars import Piece, stacked
+from sim.page.charts.canvas import stairs_of
+
+SECTIONS = ["decision", "step", "memory", "scaling", "machine", "money", "trust", "inputs"]
+VERBS = {
+    "run": "run dgx-h100 mistral-7b-lora --set nodes=2",
+    "run that does not fit": "run dgx-a100 llama3-70b-full --no-scaling",
+    "run of a pipeline": "run dgx-h100 llama3-8b-sft --set parallelism.pipeline_parallel=2 "
+    "--no-scaling",
+    "run without a price": "run workstation-4x4090 llama3-8b-lora --no-scaling",
+    "run on one GPU": "run a100-x1 llama3-8b-lora --no-scaling",
+    "run on unlike nodes": "run mixed-h100-a100 mistral-7b-lora --no-scaling",
+    "memory": "memory dgx-h100 mistral-7b-lora",
+    "compare": "compare dgx-a100 l40s-8 mistral-7b-lora --vary micro_batch=1,2",
+    "size": "size mistral-7b-lora --deadline 24h --max-gpus 8 --provider lambda",
+    "size without an answer": "size mistral-7b-lora --deadline 1s --max-gpus 8 --provider lambda",
+    "sweep": "sweep dgx-h100 mistral-7b-lora --vary micro_batch=1,2 --vary nodes=1,2 -j 1 "
+    "--pareto cost_usd,wall_clock_s -q",
+    "plan": "plan dgx-h100 {docs}/examples/week.yaml --set nodes=8",
+    "diagnose": "diagnose dgx-h100 mistral-7b-lora --set nodes=1 "
+    "--measured tokens_per_s_per_gpu=3000",
+}  # fmt: skip
+
+
+class Reader(HTMLParser):
+    """Tags, ids, links and texts of a page; checks that tags close in order."""
+
+    VOID = frozenset({"meta", "br", "link", "img", "input", "hr"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.tags.append((tag, values))
+        self.ids += [values["id"]] if "id" in values else []
+        self.links += [values[key] for key in ("href", "src") if key in values]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """Page and JSON of a verb, written once."""
+    folder, known = tmp_path_factory.mktemp("pages"), {}
+
+    def of(name: str) -> tuple[str, dict]:
+        if name not in known:
+            file, document = folder / f"{len(known)}.html", folder / f"{len(known)}.json"
+            docs = sim.__path__[0] + "/../docs"
+            words = VERBS[name].format(docs=docs).split()
+            words += ["--store", str(folder / "s.sqlite")] if words[0] == "sweep" else []
+            done = CliRunner().invoke(
+                group, [*words, "--report", str(file), "--format", "json", "-o", str(document)]
+            )
+            assert done.exit_code in (0, 3), done.output
+            known[name] = file.read_text(encoding="utf-8"), json.loads(document.read_text())
+        return known[name]
+
+    return of
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_page_is_whole_small_and_offline(pages, name):
+    text, _ = pages(name)
+    page = Reader(text)
+    assert len(text) < 500_000
+    assert len(page.ids) == len(set(page.ids))
+    for link in page.links:
+        assert link.startswith("data:") or link.removeprefix("#") in page.ids
+    assert not re.search(r"@import|url\((?!#)|https?://(?!www\.w3\.org)", _style_and_script(text))
+    assert "nan" not in re.sub(r"base64,[\w+/=]*", "", text).lower().split('d="m', 1)[-1][:2000]
+    for tag, values in page.tags:
+        if tag == "svg" and "aria-hidden" not in values:
+            assert values["role"] == "img"
+            assert values["aria-label"]
+
+
+def _style_and_script(text: str) -> str:
+    return "".join(re.findall(r"<(?:style|script)>(.*?)</(?:style|script)>", text, re.S))
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_drawings_have_only_finite_coordinates(pages, name):
+    text, _ = pages(name)
+    for drawing in re.findall(r"<svg.*?</svg>", text, re.S):
+        shapes = re.sub(r"<title>.*?</title>|<text.*?</text>|aria-label=\"[^\"]*\"", "", drawing)
+        assert not re.search(r"\b(nan|inf)\b", shapes)
+
+
+def test_a_run_has_all_eight_sections(pages):
+    text, _ = pages("run")
+    assert re.findall(r'<section id="(\w+)"', text) == SECTIONS
+    heads = [int(level) for level in re.findall(r"<h(\d)", text)]
+    assert heads[0] == 1
+    assert all(b - a <= 1 for a, b in pairwise(heads))
+
+
+@pytest.mark.parametrize("name", ["run", "run that does not fit"])
+def test_figures_are_those_of_the_json(pages, name):
+    text, document = pages(name)
+    known = list(_numbers(document))
+    decision = re.search(r'<section id="decision".*?</section>', text, re.S).group()
+    told = [float(value) for value in re.findall(r'<data [^>]*?value="([^"]+)"', decision)]
+    assert len(told) > 8
+    for value in told:
+        assert any(math.isclose(value, other, rel_tol=1e-9) for other in known), value
+
+
+def _numbers(value):
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float):
+        yield float(value)
+
+
+def test_every_chart_offers_its_numbers(pages):
+    text, document = pages("run")
+    figures = re.findall(r'<figure data-name="([\w-]+)">(.*?)</figure>', text, re.S)
+    assert [name for name, _ in figures] == [
+        "step-parts", "timeline", "memory", "scaling", "machine", "tornado", "cost-time", "offers",
+        "like-runs",
+    ]  # fmt: skip
+    tables = {name: _table(figure) for name, figure in figures}
+    assert all(tables.values())
+    total = sum(float(row["seconds"]) for row in tables["step-parts"])
+    assert total == pytest.approx(document["step"]["time_s"])
+    allocated = max(float(row["total_bytes"]) for row in tables["memory"])
+    assert allocated == pytest.approx(document["memory"]["peak_allocated_bytes"])
+    rates = [float(row["tokens_per_s"]) for row in tables["scaling"]]
+    assert rates == [point["tokens_per_s"] for point in document["scaling"]["curve"]]
+    least = min(float(row["total_usd"]) for row in tables["offers"])
+    assert least <= document["cost"]["total_usd"] * (1 + 1e-9)
+
+
+def _table(figure: str) -> list[dict[str, str]]:
+    data = re.search(r'href="data:text/csv;base64,([\w+/=]+)"', figure).group(1)
+    return list(csv.DictReader(io.StringIO(base64.b64decode(data).decode())))
+
+
+def test_the_document_is_in_the_page(pages):
+    text, document = pages("run")
+    data = re.search(r'href="data:application/json;base64,([\w+/=]+)"', text).group(1)
+    assert json.loads(base64.b64decode(data)) == document
+
+
+def test_what_users_name_is_escaped(tmp_path):
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        "name: '<script>alert(1)</script>'\nmodel: llama-3.1-8b\ntokens: 1e8\n"
+        "sequence_length: 2048\n"
+    )
+    out = tmp_path / "out.html"
+    done = CliRunner().invoke(
+        group, ["run", "dgx-h100", str(job), "--no-scaling", "--report", str(out)]
+    )
+    assert done.exit_code == 0, done.output
+    text = out.read_text()
+    assert "<script>alert" not in text
+    assert text.count("<script>") == 1
+
+
+def test_a_timeline_agrees_with_the_step_and_its_memory():
+    made = sim.timeline("dgx-h100", "llama3-8b-sft", overrides={"gradient_accumulation": 2})
+    step = sim.simulate("dgx-h100", "llama3-8b-sft", overrides={"gradient_accumulation": 2},
+                        scaling=False, fixes=False).step  # fmt: skip
+    assert made.shown == made.micro_steps == 2
+    assert made.end_s == pytest.approx(step.time_s, rel=1e-3)
+    exposed = sum(end - start for start, end in made.exposed)
+    assert exposed == pytest.approx(step.exposed_communication_s, rel=2e-3)
+    assert max(h.total_bytes for h in made.held) == made.memory.peak_allocated_bytes
+    assert sum(end - start for _, start, end in made.critical) == pytest.approx(
+        made.end_s, rel=0.01
+    )
+    by_track = {}
+    for span in made.spans:
+        assert span.start_s >= by_track.get(span.track, 0.0) - 1e-12  # none over another
+        by_track[span.track] = span.end_s
+    assert json.loads(made.to_json())["spans"][0] == plain(made.spans[0])
+
+
+def test_axes_end_at_round_numbers_and_stairs_tell_only_changes():
+    assert [ceiling(v) for v in (0, 0.7, 1.01, 79.3, 9.9e9)] == [1, 0.8, 1.2, 80, 1e10]
+    assert stairs_of([(0, 5), (1, 5), (2, 3), (4, 3)]) == "M0 5H2V3H4"
+    x = Axis("GPUs", 8, 64, "{:.0f}".format, logarithmic=True)
+    assert x.ticks(9) == [8, 16, 32, 64]
+    y = Axis("GiB", 0, 80 * 2**30, str, unit=2**30)
+    assert y.ticks(9)[1] == 10 * 2**30
+    drawn = axes(920, x, y, [Line([(8, 0), (64, 80 * 2**30)], "line")], "a line")
+    assert 'aria-label="a line"' in drawn
+
+
+def test_bars_share_one_scale():
+    drawn = stacked(
+        100, [("a", [Piece("x", 1, "s0", "")]), ("b", [Piece("y", 4, "s1", "")])], "two"
+    )
+    widths = [float(w) for w in re.findall(r'width="([\d.]+)" height="34"', drawn)]
+    assert widths == [24, 99]
