@@ -1,10 +1,10 @@
 """Mixture of experts: router, permutation, products, weighted sum.
 
-``grouped``: tokens are permuted once and all experts' products of a kind are one kernel. ``eager``:
-Hugging Face's loop over the experts, each of which finds its tokens (the host waits for how many),
-gathers them, multiplies, and adds its share to the whole output; in backward each makes and adds a
-gradient of all tokens. Where ranks hold parts of the experts, `sim.blocks.dispatch` says how tokens
-reach them.
+``grouped``: tokens are permuted once, all experts' products of a kind are one kernel and their
+matrices one parameter (torchtitan's `GroupedExperts`). ``eager``: Hugging Face's loop over the
+experts, each of which finds its tokens (the host waits for how many), gathers them, multiplies, and
+adds its share to the whole output; in backward each makes and adds a gradient of all tokens. Where
+ranks hold parts of the experts, `sim.blocks.dispatch` says how tokens reach them.
 
 Source of the loop's kernels: sim/data/host/modelling.json, recorded from Mixtral.
 """
@@ -92,7 +92,7 @@ def _experts(t: Tape, sent: int, held: int, f: int, load: float = 1.0) -> int:
     sides = {"w1": (d, f), "w2": (f, d), "w3": (d, f)}
     active = top / model.experts
     every: list[tuple[str, tuple[int, ...]]]
-    if s.expert > 1:  # one tensor of all, as torchtitan's `GroupedExperts`
+    if s.experts == "grouped" and s.method.kind == "full":  # adapters stand beside matrices
         every = [(name, (held, *sides[name][::-1])) for name in names]
         calls = 1
     else:

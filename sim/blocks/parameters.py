@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from sim.blocks.layer import EMBEDDING, HEAD, BlockKind, describe, layer_kinds, registered
 from sim.blocks.modules import Block, ModelTree, Module, OpRole
 from sim.blocks.setting import FULL, Setting, one_layer
 from sim.inputs.model import Model
+from sim.inputs.modelling import experts
 from sim.inputs.workload import Method, Workload
 
 
@@ -49,11 +51,32 @@ class ParameterCounts:
     tensors: int
 
 
+class Share(NamedTuple):
+    """How the parameters of a block are cut before data-parallel shards are.
+
+    Attributes
+    ----------
+    tensor : int
+        Ranks that share its matrices: shapes are one rank's, of the largest part. [1]
+    sequence_parallel : bool
+        They see different positions of what its norms are applied to.
+    expert : int
+        Ranks that its experts are spread over. [1]
+    grouped : bool
+        All experts' matrices of a kind are one parameter.
+    """
+
+    tensor: int = 1
+    sequence_parallel: bool = False
+    expert: int = 1
+    grouped: bool = False
+
+
+WHOLE = Share()
+
+
 @lru_cache(maxsize=64)
-def build_tree(
-    model: Model, method: Method | None = None, tensor: int = 1, sequence_parallel: bool = False,
-    expert: int = 1,
-) -> ModelTree:  # fmt: skip
+def build_tree(model: Model, method: Method | None = None, share: Share = WHOLE) -> ModelTree:
     """Module tree of a model under a training method.
 
     Parameters
@@ -62,21 +85,19 @@ def build_tree(
         Shape of the transformer.
     method : Method, optional
         LoRA and QLoRA freeze the base and add adapters. Default: full fine-tuning.
-    tensor : int
-        Ranks that share its matrices: shapes are one rank's, of the largest part. [1]
-    sequence_parallel : bool
-        They see different positions of what its norms are applied to.
-    expert : int
-        Ranks that its experts are spread over. [1]
+    share : Share
+        What a rank has of every block.
 
     Returns
     -------
     ModelTree
         Blocks of one kind share one tuple of modules.
     """
+    tensor = share.tensor
     setting = Setting(
         one_layer(model), method or FULL, tensor=tensor,
-        sequence_parallel=tensor > 1 and sequence_parallel, expert=expert,
+        sequence_parallel=share.sequence_parallel, expert=share.expert,
+        experts="grouped" if share.grouped else "eager",
     )  # fmt: skip
     places = registered(model, norms_first=tensor > 1)
 
@@ -96,12 +117,15 @@ def build_tree(
 
 def tree_of(workload: Workload) -> ModelTree:
     """A workload's module tree, as one rank holds it before data-parallel shards are cut."""
-    p = workload.parallelism
-    if p.tensor_parallel == p.expert_parallel == 1:
-        return build_tree(workload.model, workload.method)
-    return build_tree(
-        workload.model, workload.method, p.tensor_parallel, p.sequence_parallel, p.expert_parallel
-    )
+    return build_tree(workload.model, workload.method, share_of(workload))
+
+
+def share_of(workload: Workload) -> Share:
+    """How a workload cuts its blocks."""
+    p, m = workload.parallelism, workload.model
+    tensor = p.tensor_parallel
+    grouped = bool(m.experts) and experts(workload) == "grouped"
+    return Share(tensor, tensor > 1 and p.sequence_parallel, p.expert_parallel, grouped)
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,7 @@ from sim.inputs.check_rows import padding_said
 from sim.inputs.check_workload import _NAMES
 from sim.inputs.finding import Finding, fault, warning
 from sim.inputs.gpu import Gpu
+from sim.inputs.modelling import experts
 from sim.inputs.shares import batch_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -107,6 +108,7 @@ def _groups(t: Topology, w: Workload) -> Findings:
         message = f"{p.expert_parallel} does not divide the {ranks} GPUs of a replica and stage"
         hint = f"divisors are {_divisors(ranks)}"
         yield fault("indivisible", "workload", "parallelism.expert_parallel", message, hint)
+    yield from _padding(w, group)
     reshard = p.reshard_after_forward
     if not isinstance(reshard, bool) and (reshard < 2 or group % reshard or reshard >= group):
         message = f"{reshard} does not divide the {group} GPUs of a shard group into smaller groups"
@@ -118,6 +120,23 @@ def _groups(t: Topology, w: Workload) -> Findings:
         path = "parallelism.zero_hpz_partition_size"
         hint = f"divisors are {_divisors(t.world_size)}"
         yield fault("indivisible", "workload", path, message, hint)
+
+
+def _padding(w: Workload, ranks: int) -> Findings:
+    """Experts in one parameter are sharded by experts, and padded where ranks are more."""
+    m, p = w.model, w.parallelism
+    one = m.experts and experts(w) == "grouped" and w.method.kind == "full"
+    if not one or p.expert_parallel > 1 or strategy_of(w).fsdp_version != 2:
+        return
+    padded = -(-m.experts // ranks) * ranks
+    if padded > m.experts:
+        message = (
+            f"{m.experts} experts sharded over {ranks} GPUs are padded to {padded}: each holds and "
+            f"gathers {padded / m.experts:.3g} times their parameters"
+        )
+        hint = "set parallelism.expert_parallel, which shards within an expert"
+        path = "parallelism.expert_parallel"
+        yield warning("expert-padding", "workload", path, message, hint)
 
 
 def _divisors(n: int, proper: bool = False) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree, Module, OpRole, Parameter
-from sim.blocks.parameters import build_tree
+from sim.blocks.parameters import Share, build_tree, share_of
 from sim.inputs.model import Model
 from sim.inputs.workload import Method, Workload
 from sim.units import DTYPE_BYTES
@@ -196,17 +196,14 @@ def tree_blocks(tree: ModelTree) -> tuple[Block, ...]:
 
 def trainable_elements(workload: Workload, ranks: int) -> tuple[float, int, float, float]:
     """Padded trainable elements of a shard, tensors, largest shard of one, Adafactor's factors."""
-    p = workload.parallelism
-    tensor, expert = p.tensor_parallel, p.expert_parallel
-    split = tensor > 1 and p.sequence_parallel
-    return _trainable_elements(workload.model, workload.method, ranks, tensor, split, expert)
+    return _trainable_elements(workload.model, workload.method, ranks, share_of(workload))
 
 
 @lru_cache(maxsize=64)
 def _trainable_elements(
-    model: Model, method: Method, ranks: int, tensor: int, split: bool, expert: int
+    model: Model, method: Method, ranks: int, share: Share
 ) -> tuple[float, int, float, float]:
-    tree = build_tree(model, method, tensor, split, expert)
+    tree = build_tree(model, method, share)
     elements = largest = factors = 0.0
     tensors = 0
     seen: dict[str, tuple[float, int, float, float]] = {}
@@ -215,14 +212,15 @@ def _trainable_elements(
             e = big = f = 0.0
             count = 0
             for module in block.modules:
-                own = ranks * tensor // expert if module.expert else ranks
+                own = ranks * share.tensor // share.expert if module.expert else ranks
                 for parameter in module.parameters:
                     if not parameter.trainable:
                         continue
                     n = sharded_numel(module, parameter, own) / own
                     e, big, count = e + n, max(big, n), count + 1
                     # a row and a column vector for a matrix, the whole second moment for a vector
-                    f += sum(parameter.shape) if len(parameter.shape) > 1 else parameter.numel
+                    *many, last = parameter.shape
+                    f += prod(many[:-1]) * (many[-1] + last) if many else last
             seen[block.kind] = (e, count, big, f)
         e, count, big, f = seen[block.kind]
         elements, tensors, factors = elements + e, tensors + count, factors + f

@@ -173,3 +173,21 @@ def test_routing_without_expert_parallelism_is_said():
     found = job("routing.imbalance=1.3")
     assert "imbalance-alone" in {w.code for w in found.notes.warnings}
     assert np.isfinite(step(found.topology, found.workload).breakdown.time_s)
+
+
+def test_grouped_experts_are_one_parameter_a_matrix():
+    """3 x 16 x 1024 x 512: three tensors, padded to as many as ranks; apart, 48 matrices."""
+    loop, grouped = (
+        trainable_elements(job(f"experts={how}").workload, 8) for how in ("eager", "grouped")
+    )
+    assert grouped[0] == loop[0]
+    assert loop[1] - grouped[1] == 4 * (48 - 3)
+    found = job("nodes=4")
+    held = (
+        trainable_elements(found.workload, 32)[0]
+        - trainable_elements(job("nodes=4", "experts=eager").workload, 32)[0]
+    )
+    assert held == 4 * 3 * 16 * 1024 * 512 / 32
+    assert "expert-padding" in {w.code for w in found.notes.warnings}
+    spread = job("nodes=4", expert_parallel=8)
+    assert "expert-padding" not in {w.code for w in spread.notes.warnings}
