@@ -13,73 +13,88 @@ from typing import Any
 COLLECTIVES = ("all_gather", "reduce_scatter", "all_reduce", "all_to_all")
 GROUPS = {
     "dp_shard": "shard", "dp_replicate": "replicate", "tp": "tensor", "cp": "context",
-    "fsdp": "shard", "efsdp": "expert-shard", "ep": "expert",
+    "dp_shard_cp": "shard", "fsdp": "shard", "efsdp": "expert-shard", "ep": "expert",
 }  # fmt: skip
 CHECKPOINTING = {"full": "full", "sel": "selective-op"}
+ROTATIONS = {"allgather": "all-gather", "alltoall": "all-to-all"}
 SCHEDULES = {
     "GPipe": "gpipe", "1F1B": "1f1b", "Interleaved1F1B": "interleaved-1f1b",
     "LoopedBFS": "looped-bfs", "InterleavedZeroBubble": "interleaved-zero-bubble",
     "ZBVZeroBubble": "zbv", "DualPipeV": "dualpipev",
 }  # fmt: skip
 SOURCE = (
-    "Recorded by running torch 2.13's parallelize_module, pipelining and fully_shard on a fake "
-    "process group (shared/mesh, index.json), carried over into the terms of this project: each op "
-    'is "collective phase group dtype bytes-in bytes-out", bytes per rank'
+    "Recorded by running torch 2.13's parallelize_module, context_parallel, pipelining and "
+    "fully_shard, and torchtitan, on a fake process group (shared/mesh, index.json), carried over "
+    'into the terms of this project: each op is "collective phase group dtype bytes-in bytes-out", '
+    "bytes per rank"
 )
 
 
 def carried(recording: dict[str, Any]) -> dict[str, Any] | None:
-    """A recording as a job of ours and the collectives it issued; None for one left out."""
+    """A run of torch's plans as a job of ours and what it issued; None for one left out."""
     config = recording["config"]
-    if config["kind"] != "tp" or not config.get("fsdp") or config.get("plan"):
+    if config["kind"] not in ("tp", "cp") or config.get("plan"):
         return None
-    sizes = config["model_cfg"]
-    return {
-        "model": model_of(config, sizes),
+    whole = bool(config.get("fsdp"))
+    if config["kind"] == "tp" and not whole:
+        return None
+    found = {
+        "model": model_of(config, config["model_cfg"]),
         "world": config["ws"],
-        "sequence_length": config.get("seq", 16),
+        "sequence_length": config.get("seq", 64 if config["kind"] == "cp" else 16),
         "micro_batch": config.get("bs", 1),
         "gradient_accumulation": config.get("accum", 1),
         "parallelism": {
             "wrap": "torchtitan",
-            "tensor_parallel": config["tp"],
+            "tensor_parallel": config.get("tp", 1),
             "sequence_parallel": config.get("sp", True),
             "loss_parallel": config.get("lp", True),
+            "context_parallel": config.get("cp", 1),
+            "context_parallel_rotation": ROTATIONS[config.get("rotate", "allgather")],
+            "context_parallel_load_balance": config.get("lb", True),
             "replicate": config.get("replicate", 1),
             "gradient_sync": "last" if config.get("nosync") else "every",
             "reshard_after_forward": config.get("raf", True),
+            "clip_gradients": config["kind"] == "tp",
         },
         "checkpointing": CHECKPOINTING.get(config.get("ac"), "none"),
+        "attention": "sdpa",
         "ops": ops_of(recording["events"]),
     }
+    return found if whole else found | {"only": "context"}  # recorded without FSDP
 
 
 def titan(recording: dict[str, Any]) -> dict[str, Any] | None:
-    """A run of torchtitan's own models as a job of ours; None for one left out.
+    """A run of torchtitan's own models as a job of ours; None for one left out: a loss in chunks.
 
-    Left out: context parallelism, a loss in chunks, and plain parameters under tensor parallelism
-    (nobody reduces the norms' gradients then).
+    Torch 2.13's FSDP cannot read the annotations that make it sum norms' gradients.
     """
     config = recording["config"]
-    plain = config.get("backend") == "spmd_types" and config.get("tp", 1) > 1
-    if config["kind"] != "titan" or config.get("cp") or config.get("chunked") or plain:
+    if config["kind"] != "titan" or config.get("chunked"):
         return None
+    model, plain = titan_model(config), config.get("backend") == "spmd_types"
+    partial = (
+        f"all_reduce backward tensor bf16 {2 * model['hidden_size']} {2 * model['hidden_size']}"
+    )
     return {
-        "model": titan_model(config),
+        "model": model,
         "world": config["ws"],
-        "sequence_length": config["tokens_local"],
+        "sequence_length": config["tokens_local"] * config.get("cp", 1),
         "micro_batch": 1,
         "gradient_accumulation": config.get("accum", 1),
         "parallelism": {
             "wrap": "torchtitan",
             "tensor_parallel": config.get("tp", 1),
+            "sequence_parallel": config.get("sp", True),
+            "context_parallel": config.get("cp", 1),
+            "context_parallel_kind": "all-gather",
             "expert_parallel": config.get("ep", 1),
             "replicate": config.get("replicate", 1),
             "clip_gradients": False,
         },
         "checkpointing": CHECKPOINTING.get(config.get("ac"), "none"),
         "ops": ops_of(recording["events"]),
-    }
+    } | ({"missing": partial} if plain and config.get("sp", True) else {})
 
 
 def titan_model(config: dict[str, Any]) -> dict[str, Any]:
@@ -115,10 +130,17 @@ def titan_model(config: dict[str, Any]) -> dict[str, Any]:
 def ops_of(events: list[dict[str, Any]]) -> list[str]:
     """Collectives of a rank in order."""
     return [
-        f"{e['op']} {e['phase']} {group_of(e)} {e['dtype']} {e['bytes_in']} {e['bytes_out']}"
+        f"{operation(e)} {e['phase']} {group_of(e)} {e['dtype']} {e['bytes_in']} {e['bytes_out']}"
         for e in events
         if e.get("op") in COLLECTIVES
     ]
+
+
+def operation(event: dict[str, Any]) -> str:
+    """The collective; an all-to-all that has one peer is a send and a receive."""
+    splits = event.get("splits")
+    one = splits and all(s["max"] == s["sum"] for s in splits)
+    return "send_recv" if one and event["group"] == "cp" else event["op"]
 
 
 def group_of(event: dict[str, Any]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from sim.blocks import context
 from sim.blocks.kernels import Kernel
 from sim.blocks.linear import linear
 from sim.blocks.modules import OpRole, Position
 from sim.blocks.norm import norm
-from sim.blocks.ops import Exchange, Map, When
+from sim.blocks.ops import Exchange, Map
 from sim.blocks.padding import padded, unpadded
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
@@ -14,23 +15,8 @@ from sim.blocks.tensor import enter, leave
 
 #: FlashAttention's backward recomputes the scores: five products for the forward's two.
 BACKWARD_PRODUCTS = 2.5
-#: kernels that read key and value heads without repeating them
-NATIVE_GROUPS = ("flash2", "flash3", "cudnn")
 #: modules as the reference model registers them
 REGISTERED = ("wqkv", "wq", "wk", "wv", "wo", "q_norm", "k_norm")
-
-
-def visible_pairs(queries: int, keys: int, window: int | None, causal: bool = True) -> float:
-    """Query-key pairs of a head and sequence that are not masked; `queries` share `keys` fairly.
-
-    Full causal attention counts half the square, as flash kernels do; a window caps the keys a
-    query sees.
-    """
-    if not causal:
-        return float(queries) * keys
-    if window is None or window >= keys:
-        return queries * keys / 2
-    return queries / keys * (window * keys - window * window / 2)
 
 
 def attention(t: Tape, x: int, window: int | None) -> int:
@@ -98,49 +84,80 @@ def core(
     s = t.setting
     e, rows = s.product, float(s.tokens)
     n_heads, kv_heads, dim, value_dim = heads
-    queries, keys = rows * n_heads * dim, rows * kv_heads * dim
-    outputs, values = rows * n_heads * value_dim, rows * kv_heads * value_dim
-    moved = (e * (keys + values), e * queries, e * outputs)
-    exchanges = exchanged(t, *moved, kv_heads)
+    widths = (n_heads * dim, kv_heads * dim, kv_heads * value_dim, n_heads * value_dim)
+    sizes = moved = context.Sizes(*(e * rows * width for width in widths))
     if s.upcast:  # flash kernels take no fp32; what they return is as they computed it
-        q, k, v = narrowed(t, q, queries), narrowed(t, k, keys), narrowed(t, v, values)
-    if kv_heads < n_heads and s.attention not in NATIVE_GROUPS:
-        copy = 1.0 * e * (keys + values + queries + outputs)
+        q, k, v = (narrowed(t, x, rows * w) for x, w in zip((q, k, v), widths, strict=False))
+    ring = context.travels(s)  # which is inside the kernel's call, and sees what that sees
+    if not ring:
+        context.open_parts(t)
+    k, v, sizes = context.gathered(t, k, v, sizes)
+    if kv_heads < n_heads and s.repeats_heads:
+        more = n_heads / kv_heads
+        copy = (1.0 + more) * sizes.pairs
         forward = [Map("repeat_kv", copy, 2, "strided", "copy")]
         backward = [Map("repeat_kv", copy, 2, "", "reduction")]
-        k = t.op("repeat.k", (k,), e * queries, (), forward, backward)
-        v = t.op("repeat.v", (v,), e * outputs)
-        keys, values = queries, outputs
+        sizes = sizes._replace(keys=more * sizes.keys, values=more * sizes.values)
+        k = t.op("repeat.k", (k,), sizes.keys, (), forward, backward)
+        v = t.op("repeat.v", (v,), sizes.values)
+    if ring:
+        context.open_parts(t)
+        moved = sizes
+    exchanges = context.exchanged(s, moved, kv_heads)
     if s.attention == "eager":
         return _eager(t, q, k, v, heads, window, exchanges)
     if s.checks_positions:
         t.unseen("positions", [Map("positions.ascend", 26.0 * rows, 3),
                                Map("positions.item", 1.0, kind="copy", waits=True)])  # fmt: skip
     if s.unpads:
-        q, k, v = unpadded(t, (q, queries), (k, keys), (v, values))
-    many, length, seen = _attended(s)
-    flops = 2.0 * many * n_heads * (dim + value_dim) * visible_pairs(length, seen, window)
-    traffic = e * (queries + keys + values + outputs) * s.attended_share
-    what = (max(1, round(many)), n_heads, kv_heads, length, seen, dim, 1, window or 0)
-    lse = 4.0 * rows * n_heads
+        q, k, v = unpadded(t, *((x, size / e) for x, size in zip((q, k, v), sizes, strict=False)))
     qkv = tuple(dict.fromkeys((q, k, v)))
-
-    def kernel(direction: str, factor: float, bytes_: float) -> Kernel:
-        return Kernel(
-            "attention", t.module, "attention", factor * flops, bytes_, what, s.dtype, direction,
-            access=s.attention, role=OpRole.ATTENTION,
-        )  # fmt: skip
-
+    ahead, back = _calls(t, sizes, heads, window)
+    scratch, backward_scratch = context.buffers(s, sizes)
     out = t.op(
-        "attention", qkv, e * outputs, qkv,
-        [kernel("forward", 1.0, traffic)],
-        [Map("attention.delta", 2 * e * outputs + lse, 1, "fused", "reduction"),
-         kernel("backward", BACKWARD_PRODUCTS, 2 * traffic + 4 * queries)],
-        role=OpRole.ATTENTION, own=True, kept_by_policy=True, extra=lse, gradients=2,
-        flops=counted(t, n_heads * (dim + value_dim), window), exchanges=exchanges,
-        scratch=_buffers(t, *moved),
+        "attention", qkv, sizes.outputs, qkv, ahead, back,
+        role=OpRole.ATTENTION, own=True, kept_by_policy=True, extra=4.0 * rows * n_heads,
+        gradients=2, flops=counted(t, n_heads * (dim + value_dim), window), exchanges=exchanges,
+        scratch=scratch, backward_scratch=backward_scratch,
     )  # fmt: skip
-    return padded(t, out, outputs) if s.unpads else out
+    return padded(t, out, sizes.outputs / e) if s.unpads else out
+
+
+def _calls(
+    t: Tape, sizes: context.Sizes, heads: tuple[int, int, int, int], window: int | None
+) -> tuple[list[Map | Kernel], list[Map | Kernel]]:
+    """Calls of the fused kernel, forward and backward, with what is between them."""
+    s = t.setting
+    many, length, seen = _attended(s)
+    n_heads, kv_heads, dim, value_dim = heads
+    delta = 2 * sizes.outputs + 4.0 * s.tokens * n_heads
+    ahead: list[Map | Kernel] = []
+    back: list[Map | Kernel] = []
+    for call, piece in enumerate(context.pieces(s, length, seen, window)):
+        flops = 2.0 * many * n_heads / piece.heads * (dim + value_dim) * piece.pairs
+        traffic = sizes.queries + sizes.outputs + piece.share * sizes.pairs
+        traffic *= s.attended_share
+        what = (
+            max(1, round(many)), *(max(1, h // piece.heads) for h in (n_heads, kv_heads)),
+            piece.queries, piece.keys, dim, int(piece.causal), window or 0,
+        )  # fmt: skip
+        one, two = (context.part(s, call, way) for way in (False, True))
+        ahead.append(_kernel(t, one, "forward", flops, traffic, what))
+        ahead += context.merged(s, call, sizes)
+        back.append(Map("attention.delta", delta, 1, "fused", "reduction", part=two))
+        traffic = 2 * traffic + 4.0 * sizes.queries / s.product
+        back.append(_kernel(t, two, "backward", BACKWARD_PRODUCTS * flops, traffic, what))
+        back += context.added(s, call, sizes)
+    return ahead, back
+
+
+def _kernel(
+    t: Tape, part: str, direction: str, flops: float, traffic: float, what: tuple[int, ...]
+) -> Kernel:
+    return Kernel(
+        "attention", part or t.module, "attention", flops, traffic, what, t.setting.dtype,
+        direction, access=t.setting.attention, role=OpRole.ATTENTION,
+    )  # fmt: skip
 
 
 def narrowed(t: Tape, x: int, elements: float) -> int:
@@ -166,60 +183,6 @@ def _attended(s: Setting) -> tuple[float, int, int]:
         return s.sequences, s.length, s.keys
     length = max(1, round(s.attended))
     return s.tokens * s.attended_share / length, length, length
-
-
-def exchanged(
-    t: Tape, pairs: float, queries: float, outputs: float, kv_heads: int
-) -> tuple[Exchange, ...]:
-    """What ranks that share a sequence send each other for it, forward and backward. [B]
-
-    ``all-gather``: keys and values are gathered before attention, their gradients reduce-scattered
-    after its backward; both are waited for (Llama 3, section 3.3.2). ``ring``: keys and values
-    travel round the ring beside attention on what has arrived; in backward their gradients travel
-    too (ring attention; torch's `context_parallel`). ``ulysses``: all-to-alls turn parts of the
-    sequence into parts of the heads before attention, and back after it.
-    """
-    ranks, kind = t.setting.context, t.setting.context_kind
-    if ranks == 1:
-        return ()
-
-    def one(what: str, sent: float, got: float, when: When, backward: bool = False) -> Exchange:
-        return Exchange(what, "cp", sent, got, when, backward)
-
-    if kind == "ring":
-        size = (ranks - 1) * pairs
-        return (
-            one("send_recv", size, size, When.BESIDE),
-            one("send_recv", 2 * size, 2 * size, When.BESIDE, True),
-        )
-    if kind == "all-gather":
-        return (
-            one("all_gather", pairs, pairs * ranks, When.BEFORE),
-            one("reduce_scatter", pairs * ranks, pairs, When.AFTER, True),
-        )
-    if kv_heads < ranks:
-        pairs *= ranks / kv_heads  # each rank needs a whole head
-    there, back = queries + pairs, outputs
-    return (
-        one("all_to_all", there, there, When.BEFORE),
-        one("all_to_all", back, back, When.AFTER),
-        one("all_to_all", back, back, When.BEFORE, True),
-        one("all_to_all", there, there, When.AFTER, True),
-    )
-
-
-def _buffers(t: Tape, pairs: float, queries: float, outputs: float) -> float:
-    """Buffers of an exchange, alive while attention runs.
-
-    Ring: keys and values in use and arriving, and an fp32 output being merged. All-gather: keys
-    and values of the whole sequence. Ulysses: the four tensors by heads instead of positions.
-    """
-    s = t.setting
-    if s.context == 1:
-        return 0.0
-    if s.context_kind == "ring":
-        return 2 * pairs + 4.0 * outputs / s.element
-    return s.context * pairs if s.context_kind == "all-gather" else pairs + queries + outputs
 
 
 def _eager(

@@ -181,7 +181,7 @@ class _Walk:
             else:
                 # the sum into an earlier gradient happens after all of this node's are there
                 made = [(t, flow.make(sizes[t])) for t in node.reads]
-            now = alive + working + gradients + flow.bytes - outside + node.scratch
+            now = alive + working + gradients + flow.bytes - outside + node.backward_scratch
             if now > highest:
                 highest = now
                 best = (alive, now - alive, gradients)

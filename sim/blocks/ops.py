@@ -51,6 +51,8 @@ class Exchange(NamedTuple):
         Of what is sent, "" for that of activations.
     phase : str
         What the plan calls it, "" for the phase of the kernels beside it.
+    part : str
+        Of the block, beside whose kernels it runs, "" for the operation's module.
     """
 
     collective: str
@@ -61,6 +63,7 @@ class Exchange(NamedTuple):
     backward: bool = False
     dtype: str = ""
     phase: str = ""
+    part: str = ""
 
 
 def joined(over: str) -> Exchange:
@@ -77,6 +80,7 @@ class Map(NamedTuple):
     access: str = ""  # default: one compiled kernel, or a plain stream
     kind: str = "elementwise"
     waits: bool = False  # the host waits for its end before it launches what follows
+    part: str = ""  # of the block, where it is not that of the operation's module
 
 
 class Op(NamedTuple):
@@ -108,7 +112,7 @@ class Op(NamedTuple):
         Per-op checkpointing keeps its output (attention).
     passes : bool
         A sum: its gradient goes on to all inputs as it is.
-    scratch : float
+    scratch, backward_scratch : float
         Alive only while it runs, forward or backward. [B]
     extra : float
         Saved beside its tensors: statistics, masks, log-sum-exp. [B]
@@ -133,6 +137,7 @@ class Op(NamedTuple):
     kept_by_policy: bool = False
     passes: bool = False
     scratch: float = 0.0
+    backward_scratch: float = 0.0
     extra: float = 0.0
     exchanges: tuple[Exchange, ...] = ()
     fused: bool = False
@@ -142,9 +147,9 @@ class Op(NamedTuple):
         plain = "fused" if self.fused else "stream"
         for row in self.forward if direction == "forward" else self.backward:
             if isinstance(row, Map):
-                name, traffic, launches, access, kind, waits = row
+                name, traffic, launches, access, kind, waits, part = row
                 yield Kernel(
-                    name, self.module, kind, 0.0, traffic, (), dtype, direction, launches,
+                    name, part or self.module, kind, 0.0, traffic, (), dtype, direction, launches,
                     access or plain, self.role, waits,
                 )  # fmt: skip
             else:
@@ -152,11 +157,15 @@ class Op(NamedTuple):
 
 
 class Description(NamedTuple):
-    """A block as played: modules as forward runs them, operations, sizes of tensors (0: input)."""
+    """A block as played: modules as forward runs them, operations, sizes of tensors (0: input).
+
+    `order` names the modules and, between them, parts of a module that exchanges are around.
+    """
 
     modules: tuple[Module, ...]
     ops: tuple[Op, ...]
     sizes: tuple[float, ...]
+    order: tuple[str, ...]
 
     @property
     def saved_bytes(self) -> float:

@@ -14,6 +14,7 @@ from sim.inputs.modelling import (
     fp32_logits,
     gptq_kernels,
     modelling_of,
+    repeats_heads,
     tensor_style,
 )
 from sim.inputs.rows import Computed
@@ -71,6 +72,8 @@ class Setting:
         ``grouped`` into one kernel, or ``eager``, one after another.
     attention, loss : str
         Implementations.
+    repeats_heads : bool
+        Keys and values are copied to every query head before attention.
     unpads : int
         Times a layer finds out where the padding is and takes it out before attention.
     keeps_output, fp32_output : bool
@@ -87,8 +90,10 @@ class Setting:
         Of the tokens that reach attention: padding is taken out before it.
     context : int
         Ranks that share a sequence.
-    context_kind : str
-        How they exchange keys and values.
+    context_kind, context_rotation : str
+        How they exchange keys and values, and how those pass round a ring.
+    context_balanced : bool
+        Parts of a sequence are dealt out so that all have equal work.
     tensor : int
         Ranks that share the matrices of a block.
     sequence_parallel : bool
@@ -124,6 +129,7 @@ class Setting:
     upcast: bool = False
     experts: str = "grouped"
     attention: str = "flash2"
+    repeats_heads: bool = False
     loss: str = "eager"
     unpads: int = 0
     keeps_output: bool = False
@@ -135,6 +141,8 @@ class Setting:
     attended_share: float = 1.0
     context: int = 1
     context_kind: str = ""
+    context_rotation: str = ""
+    context_balanced: bool = True
     tensor: int = 1
     sequence_parallel: bool = False
     loss_parallel: bool = False
@@ -276,6 +284,7 @@ def _setting(workload: Workload) -> Setting:
         upcast=workload.method.prepare_kbit,
         experts=experts(workload),
         attention=_attention(workload.attention, stack.torch),
+        repeats_heads=repeats_heads(workload),
         unpads=UNPADS[workload.attention_padding],
         loss=workload.loss,
         keeps_output=output and trainer_of(workload).keeps_output,
@@ -289,6 +298,8 @@ def _setting(workload: Workload) -> Setting:
         attended_share=rows.attended_share if rows else 1.0,
         context=p.context_parallel,
         context_kind=p.context_parallel_kind,
+        context_rotation=p.context_parallel_rotation,
+        context_balanced=p.context_parallel_load_balance,
         tensor=p.tensor_parallel,
         sequence_parallel=p.tensor_parallel > 1 and p.sequence_parallel,
         loss_parallel=p.tensor_parallel > 1 and p.loss_parallel,

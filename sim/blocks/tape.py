@@ -34,6 +34,7 @@ class Tape:
     fused: bool
     module: str = ""
     modules: list[Module] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
     sizes: list[float] = field(default_factory=list)
     kept: dict[int, int] = field(default_factory=dict)
@@ -87,9 +88,15 @@ class Tape:
         trained = bool(base) or not self.setting.frozen
         own = tuple(Parameter(n, shape, trained) for n, shape in parameters)
         self.modules.append(Module(name, own, role, place, base, active, partial, calls, expert))
+        self.order.append(name)
         if not base:
             self.module = name
         return name
+
+    def part(self, name: str) -> None:
+        """What follows stands apart from the last module, so that exchanges can be around it."""
+        self.order.append(name)
+        self.module = name
 
     def op(
         self,
@@ -172,7 +179,9 @@ class Tape:
 
     def described(self) -> Description:
         """What was played."""
-        return Description(tuple(self.modules), tuple(self.ops), tuple(self.sizes))
+        return Description(
+            tuple(self.modules), tuple(self.ops), tuple(self.sizes), tuple(self.order)
+        )
 
 
 def _apart(row: Map | Kernel, parts: int) -> Map | Kernel:

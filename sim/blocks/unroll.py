@@ -9,6 +9,7 @@ from functools import lru_cache
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.kernels import Kernel
 from sim.blocks.layer import EMBEDDING, HEAD, BlockKind, block_kinds, describe, layer_kinds
+from sim.blocks.modules import OpRole
 from sim.blocks.ops import Exchange, recomputed
 from sim.blocks.setting import Setting, early_stop
 from sim.inputs.workload import Workload
@@ -95,10 +96,11 @@ def _block(
     repeated: list[Kernel] = []
     if policy != "none":
         for op, kept in recomputed(ops, policy == "selective-op", early):
+            if kept and op.role is OpRole.ATTENTION and not op.product:
+                continue  # one call, with all that it runs
             # what is kept spares the product (or the copy to the host), not the casts around it
             again = op.kernels("forward", dtype)
-            spared = ("gemm", "attention") if kept else ()
-            repeated += [k for k in again if not (k.kind in spared or (kept and k.waits))]
+            repeated += [k for k in again if not (kept and (k.kind == "gemm" or k.waits))]
     return {
         (kind.key, "forward"): tuple(k for op in ops for k in op.kernels("forward", dtype)),
         (kind.key, "recompute"): tuple(repeated),
@@ -115,7 +117,7 @@ def _part(kernels: tuple[Kernel, ...], weights: bool) -> tuple[Kernel, ...]:
 
 @lru_cache(maxsize=1024)
 def exchanges(workload: Workload, kind: str, phase: str) -> Mapping[str, tuple[Exchange, ...]]:
-    """What a kind of block needs of ranks that share it, by the module whose kernels ask.
+    """What a kind of block needs of ranks that share it, by the module (or part) that asks.
 
     Parameters
     ----------
@@ -137,7 +139,13 @@ def exchanges(workload: Workload, kind: str, phase: str) -> Mapping[str, tuple[E
         ops = tuple(op for op, kept in run if not kept)
     found: dict[str, tuple[Exchange, ...]] = {}
     for op in reversed(ops) if backward else ops:
-        own = tuple(x for x in op.exchanges if x.backward == backward)
-        if own:
-            found[op.module] = found.get(op.module, ()) + own
+        for x in op.exchanges:
+            if x.backward == backward:
+                where = x.part or op.module
+                found[where] = (*found.get(where, ()), x)
     return found
+
+
+def order_of(workload: Workload, kind: str) -> tuple[str, ...]:
+    """Modules of a kind of block, and parts of them, as forward runs them."""
+    return describe(Setting.of(workload), block_kinds(workload.model)[kind]).order

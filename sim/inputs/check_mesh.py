@@ -38,7 +38,18 @@ def pair_findings(topology: Topology, workload: Workload) -> Findings:
 
 def _context(w: Workload) -> Findings:
     p, m = w.parallelism, w.model
-    if p.context_parallel == 1 or p.context_parallel_kind != "ulysses":
+    if p.context_parallel == 1:
+        return
+    if p.context_parallel_kind == "ring":
+        hint = "write context_parallel_kind: all-gather or ulysses"
+        path = "parallelism.context_parallel_kind"
+        if w.attention == "eager":
+            message = "a ring passes between calls of a fused kernel, which eager attention has not"
+            yield fault("ring", "workload", path, message, f"{hint}, or attention: sdpa")
+        if m.sliding_window and m.sliding_window < w.sequence_length:
+            message = f"ring attention knows no windows, and {m.name} has"
+            yield fault("ring", "workload", path, message, hint)
+    if p.context_parallel_kind != "ulysses":
         return
     if m.heads % p.context_parallel == 0 and m.kv_heads % p.context_parallel:
         message = f"{m.kv_heads} key-value heads are repeated for {p.context_parallel} ranks"

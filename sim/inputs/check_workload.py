@@ -46,12 +46,19 @@ def silent_keys(workload: Workload) -> frozenset[str]:
     m, p, c = workload.method.kind, workload.precision.kind, workload.activation_checkpointing.kind
     axes = workload.parallelism
     spread = axes.expert_parallel > 1
-    return _silent(axes.strategy, m, p, c, axes.tensor_parallel > 1, spread)
+    shared = axes.context_parallel_kind if axes.context_parallel > 1 else ""
+    return _silent(axes.strategy, m, p, c, axes.tensor_parallel > 1, spread, shared)
 
 
 @cache
 def _silent(
-    strategy: str, method: str, precision: str, checkpointing: str, tensor: bool, spread: bool
+    strategy: str,
+    method: str,
+    precision: str,
+    checkpointing: str,
+    tensor: bool,
+    spread: bool,
+    shared: str,
 ) -> frozenset[str]:
     own = COMMON | strategy_named(strategy).knobs
     out = {f"parallelism.{knob}" for knob in Parallelism.model_fields if knob not in own}
@@ -66,6 +73,10 @@ def _silent(
         out |= {"parallelism.tensor_parallel_style"}
     if not spread:
         out |= {"routing.imbalance", "routing.seed"}
+    if shared != "ring":
+        out |= {"parallelism.context_parallel_rotation"}
+    if shared in ("", "ulysses"):
+        out |= {"parallelism.context_parallel_load_balance"}
     if checkpointing == "none":
         out |= {"activation_checkpointing.reentrant", "activation_checkpointing.offload"}
         out |= {"parallelism.checkpoint_wrapper"}

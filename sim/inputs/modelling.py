@@ -37,6 +37,8 @@ MODELLING = {
     "torchtitan": Modelling(complex_rope=True, loops_experts=False),
     "composer": Modelling(loops_experts=False),
 }
+#: attention kernels that read key and value heads without repeating them
+NATIVE_GROUPS = ("flash2", "flash3", "cudnn")
 #: trainers whose models are not mostly Hugging Face's
 OF_TRAINER = {"torchtitan": "torchtitan", "torchtune": "torchtitan", "composer": "composer"}
 
@@ -104,6 +106,20 @@ def tensor_style(workload: Workload) -> str:
     """How ranks that share matrices exchange activations; "" where none do."""
     p = workload.parallelism
     return (p.tensor_parallel_style or strategy_of(workload).tensor_style) * (p.tensor_parallel > 1)
+
+
+def repeats_heads(workload: Workload) -> bool:
+    """Whether keys and values are copied to every query head before attention.
+
+    FlashAttention and cuDNN read groups of heads as they are; so does PyTorch's own where it is
+    asked to (``enable_gqa``, without a mask): transformers 4.54 and newer, integrations/
+    sdpa_attention.py.
+    """
+    if workload.attention in NATIVE_GROUPS:
+        return False
+    used = workload.stack.transformers
+    asks = used is not None and not older(used, "4.54") and not older(workload.stack.torch, "2.5")
+    return not (asks and workload.attention == "sdpa" and workload.attention_padding == "none")
 
 
 def taken(workload: Workload) -> dict[str, str]:

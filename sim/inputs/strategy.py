@@ -20,7 +20,8 @@ SOURCE = "workload"
 
 #: knobs that every strategy has; `knobs` names those of one
 COMMON = frozenset((
-    "strategy", "shard", "context_parallel", "context_parallel_kind", "tensor_parallel",
+    "strategy", "shard", "context_parallel", "context_parallel_kind",
+    "context_parallel_rotation", "context_parallel_load_balance", "tensor_parallel",
     "sequence_parallel", "loss_parallel", "tensor_parallel_style", "expert_parallel",
     "pipeline_parallel", "pipeline_schedule",
     "virtual_stages", "pipeline_first_stage_less_layers", "pipeline_last_stage_less_layers",

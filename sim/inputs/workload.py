@@ -61,6 +61,8 @@ class Parallelism(Spec):
     shard: Positive | None = None  # None: world / replicate
     context_parallel: Positive = 1
     context_parallel_kind: Literal["ring", "all-gather", "ulysses"] = "ring"
+    context_parallel_rotation: Literal["all-gather", "all-to-all"] = "all-gather"  # of a ring
+    context_parallel_load_balance: bool = True  # of ring and all-gather: equal work for all ranks
     tensor_parallel: Positive = 1
     pipeline_parallel: Positive = 1  # micro-steps are its micro-batches
     pipeline_schedule: Literal[

@@ -25,10 +25,13 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
     InputError
         The plan is not full training.
     """
-    p = workload.parallelism
+    p, option = workload.parallelism, "--emit torchtitan"
     if workload.method.kind != "full":
-        kind, option = workload.method.kind, "--emit torchtitan"
+        kind = workload.method.kind
         message = f"torchtitan trains in full, it cannot run {kind}; emit accelerate instead"
+        raise InputError.single(option, message)
+    if p.context_parallel > 1 and p.context_parallel_kind == "ulysses":
+        message = "torchtitan's context parallelism has no all-to-alls over heads; write ring"
         raise InputError.single(option, message)
     strategy = strategy_of(workload)
     reshard = p.reshard_after_forward
@@ -67,6 +70,11 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
         "activation_checkpoint": {"mode": ac.kind.split("-")[0]},
         "compile": {"enable": workload.compile, "components": compiled},
     }
+    if mesh.cp > 1:
+        rotation = {"all-gather": "allgather", "all-to-all": "alltoall"}
+        tables["parallelism"]["context_parallel_rotate_method"] = rotation[
+            p.context_parallel_rotation
+        ]
     if workload.steps:
         tables["training"]["steps"] = workload.steps
     elif workload.tokens:

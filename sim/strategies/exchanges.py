@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sim.blocks.modules import Block
 from sim.blocks.ops import Exchange, When
-from sim.blocks.unroll import exchanges
+from sim.blocks.unroll import exchanges, order_of
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.plan import Recorder
@@ -73,7 +73,7 @@ class Exchanging:
         """
         backward, where = name in REVERSED, "recompute" if name == "recompute" else phase
         every = exchanges(self.workload, block.kind, "backward" if name == "input" else name)
-        order = block.forward_order
+        order = order_of(self.workload, block.kind)
         ahead = exchanges(self.workload, block.kind, "backward").get(order[-1], ()) if again else ()
         ahead = tuple(x for x in ahead if x.when in _EARLY)
         if name == "recompute":

@@ -14,7 +14,8 @@ JOB = {
     "precision": {"bf16": {"master": "bf16"}}, "optimizer": "adamw-bf16",
     "parallelism": {"strategy": "fsdp2", "context_parallel": 8},
     "activation_checkpointing": {"full": {"offload": True}}, "loss": "fused-linear",
-    "attention": "sdpa", "stack": {"torch": "2.11", "cuda": "12.8", "nccl": "2.27"},
+    "attention": "sdpa",
+    "stack": {"torch": "2.11", "cuda": "12.8", "nccl": "2.27", "transformers": "5.0"},
 }  # fmt: skip
 
 

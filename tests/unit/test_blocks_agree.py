@@ -5,7 +5,6 @@ kernels, bytes saved and FLOPs are four readings of one description and may not 
 """
 
 import json
-from collections import Counter
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -18,9 +17,9 @@ from sim.blocks.layer import HEAD, block_kinds, describe, layer_kinds
 from sim.blocks.modules import OpRole, Position
 from sim.blocks.parameters import build_tree, count_parameters, numel
 from sim.blocks.setting import Setting
-from sim.blocks.unroll import exchanges, unroll
+from sim.blocks.unroll import unroll
 from sim.inputs.models import model_names, resolve_model
-from sim.inputs.workload import Checkpointing, Method, Parallelism, Stack, Workload
+from sim.inputs.workload import Checkpointing, Method, Stack, Workload
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 METHODS = {
@@ -175,29 +174,6 @@ def test_memory_is_what_operations_save(name, method):
         head = head_footprint(workload)
         assert head.norm == describe(setting, HEAD).saved_bytes
         assert head.norm < head.saved <= head.backward_peak
-
-
-@pytest.mark.parametrize(
-    ("kind", "forward", "backward"),
-    [
-        # the keys and values of the other three ranks pass by, and in backward their gradients too
-        ("ring", {"send_recv": 3 * 2 * 2048}, {"send_recv": 2 * 3 * 2 * 2048}),
-        ("all-gather", {"all_gather": 4 * 2 * 2048}, {"reduce_scatter": 2 * 2048}),
-        # q, k, v there and the output back; backward the other way round
-        ("ulysses", {"all_to_all": 8192 + 2 * 2048 + 8192}, {"all_to_all": 8192 + 4096 + 8192}),
-    ],
-)
-def test_exchanges_of_a_shared_sequence(kind, forward, backward):
-    """Bytes a token of Llama-3.1-8B's share among four ranks: k and v 2048 each, q 8192."""
-    parallelism = Parallelism(context_parallel=4, context_parallel_kind=kind)
-    workload = job("llama-3.1-8b", parallelism=parallelism)
-    for phase, expected in (("forward", forward), ("backward", backward)):
-        (found,) = exchanges(workload, "layer", phase).values()
-        moved = Counter()
-        for x in found:
-            moved[x.collective] += x.received / (2 * LENGTH / 4)
-        assert moved == expected
-        assert not exchanges(job("llama-3.1-8b"), "layer", phase)
 
 
 def test_roles_and_places_of_a_layer():

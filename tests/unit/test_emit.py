@@ -126,6 +126,15 @@ def test_torchtitan_refuses_what_it_cannot_run(workload, other, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_torchtitan_passes_keys_round_as_said():
+    split = ["parallelism.context_parallel=4", "parallelism.context_parallel_rotation=all-to-all"]
+    config = tomllib.loads(torchtitan_toml(*job(*split)))["parallelism"]
+    assert config["context_parallel_degree"] == 4
+    assert config["context_parallel_rotate_method"] == "alltoall"
+    with pytest.raises(InputError, match="no all-to-alls over heads"):
+        torchtitan_toml(*job(split[0], "parallelism.context_parallel_kind=ulysses"))
+
+
 def test_axolotl():
     config = read(axolotl_yaml(*job(workload="llama3-70b-qlora", machine="dgx-h100")))
     assert config["adapter"] == "qlora"

@@ -204,36 +204,6 @@ def test_contradictions_are_input_errors(world, options, path):
         plan_of(world, **options)
 
 
-@pytest.mark.parametrize(
-    ("kind", "forward", "backward"),
-    [
-        # 32 local tokens: k and v 2 x 32 wide, q 64 wide, bf16
-        ("all-gather", [("all_gather", 4096.0)], [("reduce_scatter", 8192.0)]),
-        ("ring", [("send_recv", 4096.0)], [("send_recv", 8192.0)]),
-        (
-            "ulysses",
-            [("all_to_all", 8192.0), ("all_to_all", 4096.0)],
-            [("all_to_all", 4096.0), ("all_to_all", 8192.0)],
-        ),
-    ],
-)
-def test_context_parallel_attention(kind, forward, backward):
-    w = workload(context_parallel=2, context_parallel_kind=kind).model_copy(
-        update={"sequence_length": 64}
-    )
-    plan = plan_of(of=w)
-    check(plan)
-    for phase, expected in (("forward", forward), ("backward", backward)):
-        ops = [o for o in plan.ops if o.group == "context" and (o.phase, o.block) == (phase, 2)]
-        assert [(o.collective, o.bytes_in) for o in ops] == expected
-    assert counts(plan)[:2] == (5 + 4 * (kind == "all-gather"), 4)
-    assert plan.groups["context"].size == 2
-    # the core is counted with wv; wo needs what attention has seen
-    wo = next(i for i, o in enumerate(plan.ops) if (o.name, o.module) == ("forward", "wo"))
-    last = max(i for i, o in enumerate(plan.ops[:wo]) if o.group == "context")
-    assert ancestors(plan)[wo] >> last & 1
-
-
 # order and overlap
 
 
