@@ -159,7 +159,7 @@ def test_files_are_written_and_zero_brings_its_json(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):
     (tmp_path / "plan").write_text("a file")
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(InputError, match="cannot make this folder"):
         write_plan(*job(), ["yaml"], tmp_path / "plan")
 
 
