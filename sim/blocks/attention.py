@@ -16,7 +16,7 @@ from sim.blocks.tensor import enter, leave
 #: FlashAttention's backward recomputes the scores: five products for the forward's two.
 BACKWARD_PRODUCTS = 2.5
 #: modules as the reference model registers them
-REGISTERED = ("wqkv", "wq", "wk", "wv", "wo", "q_norm", "k_norm")
+REGISTERED = ("wqkv", "wq", "wk", "wv", "wo", "sinks", "q_norm", "k_norm")
 
 
 def attention(t: Tape, x: int, window: int | None) -> int:
@@ -44,11 +44,29 @@ def attention(t: Tape, x: int, window: int | None) -> int:
     if model.positions == "rope":
         q, k = rope(t, (q, q_width), (k, kv_width), model.rope_fraction)
     out = core(t, q, k, v, (heads, kv_heads, dim, dim), window)
+    if model.attention_sinks:
+        out = sinks(t, out, heads)
     made = linear(
         t, "wo", out, q_width, d, Position.OUTPUT, targets=("o",),
         bias=model.bias or model.output_bias, wide=False,
     )  # fmt: skip
     return leave(t, made)
+
+
+def sinks(t: Tape, out: int, heads: int) -> int:
+    """A logit of each head that softmax runs over too, and that has no value.
+
+    Attention's kernel leaves it out; its output is scaled by what is left, sigmoid(lse - sink).
+
+    Source: torchtitan, models/gpt_oss: ``output * sigmoid(lse - sinks)``.
+    """
+    t.register("sinks", OpRole.OTHER, Position.INNER, [("weight", (heads,))])
+    size, lse = t.sizes[out], 4.0 * t.setting.tokens * heads
+    return t.op(
+        "sinks", (out,), size, (out,), [Map("sinks.scale", lse, 2), Map("sinks", 2 * size)],
+        [Map("sinks", 5 * size, 2), Map("sinks.scale", 3 * lse, 3, kind="reduction")],
+        weight_gradient=t.setting.element * heads * (not t.setting.frozen), extra=lse,
+    )  # fmt: skip
 
 
 def rope(t: Tape, q: tuple[int, int], k: tuple[int, int], fraction: float = 1.0) -> tuple[int, int]:

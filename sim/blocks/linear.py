@@ -106,7 +106,9 @@ def matrix(
     def gemm(label: str, m: int, n: int, k: int, way: str = "forward") -> Kernel:
         return t.gemm(label, m, n, k, way, batch=groups, dtype="fp8" if fp8 else "", role=role)
 
-    forward = [gemm(name, rows, n_out, n_in)]
+    forward: list[Map | Kernel] = [gemm(name, rows, n_out, n_in)]
+    if bias and groups > 1:  # a grouped product has no epilogue
+        forward.append(Map(f"{name}.bias", 2 * e * outs))
     backward.append(gemm(f"{name}.dgrad", rows, n_in, n_out, "dgrad"))
     saves: tuple[int, ...] = (t.kept.get(x, x),)
     gradient = extra = 0.0
@@ -121,7 +123,7 @@ def matrix(
         # Transformer Engine sums it while it casts the gradient
         if bias and not (fp8 and s.recipe == "te-delayed"):
             backward.append(Map(f"{name}.bias", e * outs, kind="reduction"))
-        gradient = float(e * (weights + (n_out if bias else 0)))
+        gradient = float(e * (weights + (groups * n_out if bias else 0)))
         if fp8 and s.recipe == "te-delayed":
             # Transformer Engine keeps an FP8 copy of its own, of half the size
             saves, extra = (), s.tokens * n_in * copies

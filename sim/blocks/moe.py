@@ -74,8 +74,9 @@ def _route(t: Tape, x: int, partial: bool) -> int:
     model = t.setting.model
     n_experts = model.experts
     router = linear(
-        t, "router", x, model.hidden_size, n_experts, role=OpRole.ROUTER, partial=partial
-    )
+        t, "router", x, model.hidden_size, n_experts, role=OpRole.ROUTER, partial=partial,
+        bias=model.router_bias,
+    )  # fmt: skip
     choice = 4.0 * t.setting.tokens * n_experts
     return t.op(
         "router.softmax", (router,), choice, (),
@@ -90,13 +91,16 @@ def _experts(t: Tape, sent: int, held: int, f: int, load: float = 1.0) -> int:
     d, top = model.hidden_size, model.experts_per_token
     names = ("w1", "w2", "w3") if model.ffn in GATED else ("w1", "w2")
     sides = {"w1": (d, f), "w2": (f, d), "w3": (d, f)}
-    active = top / model.experts
+    active, bias = top / model.experts, model.mlp_bias
     every: list[tuple[str, tuple[int, ...]]]
     if s.experts == "grouped" and s.method.kind == "full":  # adapters stand beside matrices
         every = [(name, (held, *sides[name][::-1])) for name in names]
+        every += [(f"{name}.bias", (held, sides[name][1])) for name in names if bias]
         calls = 1
     else:
         every = [(f"{i}.{name}", sides[name][::-1]) for i in range(held) for name in names]
+        ends = [(i, name) for i in range(held) for name in names if bias]
+        every += [(f"{i}.{name}.bias", sides[name][1:]) for i, name in ends]
         calls = held * len(names)
     module = t.register(
         "experts", OpRole.LINEAR, Position.WHOLE, every, active=active, calls=calls,
@@ -115,7 +119,7 @@ def _experts(t: Tape, sent: int, held: int, f: int, load: float = 1.0) -> int:
     by = Routed(held, rows, top * load)
 
     def grouped(name: str, read: int) -> int:
-        out = matrix(t, name, read, *sides[name], by)
+        out = matrix(t, name, read, *sides[name], by, bias=bias)
         if name not in low:
             return out
         return adapter(t, name, read, out, *sides[name], f"{module}.A", f"{module}.B", by)

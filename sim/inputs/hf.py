@@ -24,6 +24,7 @@ _DEFAULTS: dict[str, tuple[int, int, int, int | None, int | None, int, int, bool
     "qwen2": (4096, 32, 32, 32, 22016, 151936, 32768, False),
     "qwen3": (4096, 32, 32, 32, 22016, 151936, 32768, False),
     "qwen3_moe": (2048, 24, 32, 4, 6144, 151936, 32768, False),
+    "gpt_oss": (2880, 36, 64, 8, 2880, 201088, 131072, False),
     "deepseek_v2": (4096, 32, 32, None, 11008, 32000, 2048, False),
     "deepseek_v3": (7168, 61, 128, None, 18432, 129280, 4096, False),
     "gemma": (3072, 28, 16, 16, 24576, 256000, 8192, True),
@@ -42,7 +43,7 @@ _DEFAULTS: dict[str, tuple[int, int, int, int | None, int | None, int, int, bool
 #: text decoders of multimodal models that are those of a plain kind
 _DECODER_OF = {"qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe", "qwen2_vl_text": "qwen2"}
 _DECODER_OF["qwen2_5_vl_text"] = "qwen2"
-_HEAD_DIM = {"qwen3": 128, "gemma": 256, "gemma2": 256, "gemma3_text": 256}
+_HEAD_DIM = {"qwen3": 128, "gpt_oss": 64, "gemma": 256, "gemma2": 256, "gemma3_text": 256}
 _GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "quick_gelu")
 
 
@@ -365,6 +366,21 @@ def _qwen3_moe(reader: _Reader, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _gpt_oss(reader: _Reader, fields: dict[str, Any]) -> dict[str, Any]:
+    window = _window(reader, 128)
+    if "layer_types" not in reader.values and window:
+        window["sliding_window_pattern"] = 2
+    bias = reader.flag("attention_bias", True)
+    return {
+        "ffn": "swiglu", "qkv_bias": bias, "output_bias": bias, "mlp_bias": True,
+        "router_bias": True, "attention_sinks": True,
+        "experts": reader.count("num_local_experts", default=128),
+        "experts_per_token": reader.count("num_experts_per_tok", "experts_per_token", default=4),
+        "expert_ffn_size": fields["ffn_size"],
+        **window,
+    }  # fmt: skip
+
+
 def _deepseek(reader: _Reader, fields: dict[str, Any]) -> dict[str, Any]:
     """Latent attention and routed experts of DeepSeek-V2 and V3."""
     new = reader.kind == "deepseek_v3"
@@ -529,6 +545,7 @@ _KINDS: dict[str, Callable[[_Reader, dict[str, Any]], dict[str, Any]]] = {
     "qwen2": _qwen2,
     "qwen3": _qwen3,
     "qwen3_moe": _qwen3_moe,
+    "gpt_oss": _gpt_oss,
     "deepseek_v2": _deepseek,
     "deepseek_v3": _deepseek,
     "gemma": _gemma,

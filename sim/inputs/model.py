@@ -23,7 +23,11 @@ class Model(Spec):
     bias: bool = False  # on every linear and LayerNorm (GPT-2, MPT with biases)
     qkv_bias: bool = False  # on q, k, v alone (Qwen2)
     output_bias: bool = False  # on the attention output projection, beside qkv_bias
-    mlp_bias: bool = False  # on the FFN matrices alone (Llama's switch)
+    mlp_bias: bool = (
+        False  # on the FFN matrices alone (Llama's switch), or on all experts' (gpt-oss)
+    )
+    router_bias: bool = False  # trained, on a mixture's router (gpt-oss)
+    attention_sinks: bool = False  # a trained logit a head that takes part of softmax (gpt-oss)
     norm_bias: bool | None = None  # None: as `bias`
     qk_norm: bool = False  # RMSNorm on q and k heads (Qwen3)
     norms_per_layer: int = 2  # 4 in Gemma 2, 1 in GPT-J-like parallel blocks

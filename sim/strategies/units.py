@@ -123,7 +123,10 @@ def sharded_numel(module: Module, parameter: Parameter, ranks: int) -> int:
 
 def is_matrix(module: Module, parameter: Parameter) -> bool:
     """Whether this is a weight of a linear layer: what FP8 and 4-bit methods replace."""
-    return module.role is OpRole.LINEAR and len(parameter.shape) == 2
+    two = len(parameter.shape) == 2 and not parameter.name.endswith(
+        "bias"
+    )  # of experts, a row each
+    return module.role is OpRole.LINEAR and two
 
 
 def fsdp2_unit(

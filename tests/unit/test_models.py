@@ -28,6 +28,8 @@ PUBLISHED = {
     "gpt2": 124_439_808,
     "qwen2-7b": 7_615_616_512,
     "qwen3-30b-a3b": 30_532_122_624,
+    "gpt-oss-20b": 20_914_757_184,
+    "gpt-oss-120b": 116_829_156_672,
     "deepseek-v2-lite": 15_706_484_224,
     # the index has 671,026,419,200: 256 routing biases a mixture, which no gradient trains, too
     "deepseek-v3": 671_026_419_200 - 58 * 256,
@@ -293,3 +295,16 @@ def test_fused_targets_share_one_adapter():
     names = [m.name for m in layer.layers[0].modules]
     assert names[:3] == ["wqkv", "wqkv.A", "wqkv.B"]
     assert "w1.A" not in names
+
+
+def test_gpt_oss_as_its_file_says():
+    """Defaults of the class are the 120b's; sinks, biases of experts and router are counted."""
+    read = model_from_config({"model_type": "gpt_oss", "sliding_window": 128}, source="config.json")
+    known = catalogue_model("gpt-oss-120b")
+    same = set(type(known).model_fields) - {"name", "source", "notes"}
+    assert {k: getattr(read, k) for k in same} == {k: getattr(known, k) for k in same}
+    tree = build_tree(known)
+    sinks = next(m for m in tree.layers[0].modules if m.name == "sinks")
+    assert numel([sinks]) == 64
+    # the card counts 5.13 billion a token, without the table
+    assert count_parameters(known).active_non_embedding == pytest.approx(5.13e9, rel=2e-3)
