@@ -1,0 +1,256 @@
+"""Play a pipeline rank's actions on a recorder: what its stages compute, and messages between them.
+
+GPipe and 1F1B run loops of their own, in which a rank waits for what it sends and receives; the
+other schedules run their table, receive early and wait for sends at the end of the step. What a
+stage does in an action is the strategy's (`Stage`).
+
+Source: torch 2.13, ``distributed/pipelining/{schedules,stage}.py``; recordings in
+``tests/data/pipeline_recordings.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from sim.blocks.setting import Setting
+from sim.inputs.check_mesh import shape_of
+from sim.inputs.workload import Workload
+from sim.mesh import Mesh, Pairs
+from sim.pipeline.actions import (
+    BACKWARD,
+    FORWARD,
+    INPUT,
+    RECV_B,
+    RECV_F,
+    REDUCE,
+    RESHARD,
+    SEND_B,
+    SEND_F,
+    UNSHARD,
+    WEIGHT,
+    Action,
+)
+from sim.pipeline.schedules import SCHEDULES
+from sim.strategies.plan import Event, Recorder
+from sim.strategies.units import dtypes
+
+
+class Stage(Protocol):
+    """What a strategy does with one stage of a rank."""
+
+    def forward(self) -> None:
+        """A micro-batch."""
+
+    def backward(self) -> None:
+        """Its backward."""
+
+    def part(self, name: str, first: bool) -> None:
+        """Backward for ``input`` or ``weight`` alone; `first`: of the pipeline's first stage."""
+
+    def gather(self) -> None:
+        """Parameters, before their first use."""
+
+    def drop(self) -> None:
+        """Parameters that were gathered."""
+
+    def reduce_all(self) -> None:
+        """Gradients, after the last backward."""
+
+
+def message_bytes(workload: Workload) -> float:
+    """Of an activation between two stages, on one rank. [B]"""
+    setting = Setting.of(workload)
+    return setting.element * setting.stream_tokens * workload.model.hidden_size
+
+
+class _Message(NamedTuple):
+    """An activation, or its gradient, from a stage to its neighbour."""
+
+    source: int
+    target: int
+    micro: int
+    forward: bool
+
+    def __str__(self) -> str:
+        return f"{'F' if self.forward else 'B'}{self.micro} {self.source}>{self.target}"
+
+
+class PipelineRank:
+    """A pipeline rank: its stages, and what it sends to others.
+
+    Parameters
+    ----------
+    workload, mesh
+        Of the job.
+    rank : int
+        Along the pipeline. [1]
+    recorder : Recorder
+        Where it is written down; its plan's group ``pipeline`` is added.
+    stages : mapping of int to Stage
+        Its own, by number.
+    """
+
+    def __init__(
+        self, workload: Workload, mesh: Mesh, rank: int, recorder: Recorder,
+        stages: Mapping[int, Stage],
+    ) -> None:  # fmt: skip
+        self.mesh, self.rank, self.recorder, self.stages = mesh, rank, recorder, stages
+        self.schedule = SCHEDULES[workload.parallelism.pipeline_schedule]
+        self.shape = shape_of(workload)
+        self.rank_of = self.schedule.rank_of(self.shape)
+        self.dtype, self.size = dtypes(workload).compute, message_bytes(workload)
+        self.arrived: dict[Action, Event] = {}  # receives, until what needs them
+        self.sent: list[Event] = []
+        plan = recorder.plan
+        plan.stage, plan.stages = rank, mesh.pp
+        plan.groups["pipeline"] = mesh.groups("pp")
+
+    def play(self) -> None:
+        """All micro-batches of a step."""
+        r = self.recorder
+        r.start(0)  # the trainer's batch is cut into the pipeline's
+        if self.schedule.table:
+            for action in self.schedule.executed(self.shape)[self.rank]:
+                self._do(action)
+        elif self.schedule.name == "gpipe":
+            self._gpipe()
+        else:
+            self._one_forward_one_backward()
+        self._wait_for_sends()
+        r.micro_step = 0
+
+    # what actions do
+
+    def _do(self, action: Action) -> None:
+        kind, index, micro, pair = action
+        if pair:
+            for part in pair:
+                self._do(part)
+            return
+        self.recorder.micro_step = max(0, micro)
+        stage = self.stages[index]
+        if kind == UNSHARD:
+            stage.gather()
+        elif kind == RESHARD:
+            stage.drop()
+        elif kind == REDUCE:
+            stage.reduce_all()
+        elif kind in (SEND_F, SEND_B):
+            self.sent.append(self._send([self._message(index, micro, kind == SEND_F)]))
+        elif kind in (RECV_F, RECV_B):
+            forward = kind == RECV_F
+            event = self._send([self._message(index - (1 if forward else -1), micro, forward)])
+            self.arrived[Action(FORWARD if forward else BACKWARD, index, micro)] = event
+        else:
+            self._compute(stage, kind, index, micro)
+
+    def _compute(self, stage: Stage, kind: str, index: int, micro: int) -> None:
+        needed = Action(FORWARD if kind == FORWARD else BACKWARD, index, micro)
+        if kind != WEIGHT:
+            self.recorder.wait("compute", self.arrived.pop(needed, ()))
+        if kind == FORWARD:
+            stage.forward()
+        elif kind == BACKWARD:
+            stage.backward()
+        else:
+            stage.part("input" if kind == INPUT else "weight", first=index == 0)
+
+    # messages
+
+    def _message(self, source: int, micro: int, forward: bool) -> _Message:
+        """A stage's activation for the next one, or its gradient for the one before."""
+        return _Message(source, source + (1 if forward else -1), micro, forward)
+
+    def _send(self, messages: list[_Message]) -> Event:
+        """Messages between two ranks, one way or both at once; who receives says the same."""
+        r, (first, *more) = self.recorder, messages
+        a, b = self.rank_of(first.source), self.rank_of(first.target)
+        near, far = min(a, b), max(a, b)
+        stream = f"p2p {near}-{far}"  # one communicator for every two ranks and both ways
+        group, ends, what = f"stage {a} to {b}", (a, b), "send"
+        if more:  # a coalesced batch is one kernel of the pipeline's own communicator
+            stream, group = f"p2p {near}-{far} coalesced", f"stages {near} and {far}"
+            ends, what = (near, far), "send_recv"
+        if group not in r.plan.groups:
+            r.plan.groups[group] = Pairs(*ends, self.mesh.pp, self.mesh.world // self.mesh.pp)
+        r.wait_stream(stream, "compute")
+        phase = "forward" if first.forward else "backward"
+        r.collective(
+            stream, what, phase, group, self.size, self.size, self.dtype,
+            " ".join(sorted(map(str, messages))), comm=stream,
+        )  # fmt: skip
+        return r.record(stream)
+
+    def _exchange(self, messages: list[_Message]) -> None:
+        """Send and receive, and wait for both."""
+        if messages:
+            self.recorder.wait("compute", self._send(messages))
+
+    def _wait_for_sends(self) -> None:
+        for event in self.sent:
+            self.recorder.wait("compute", event)
+        self.sent.clear()
+
+    # the loops of schedules without a table: one stage a rank
+
+    def _gpipe(self) -> None:
+        s, last = self.rank, self.shape.ranks - 1
+        for m in range(self.shape.micro):
+            if s:
+                self._do(Action(RECV_F, s, m))
+            self._do(Action(FORWARD, s, m))
+            if s < last:
+                self._do(Action(SEND_F, s, m))
+        self._wait_for_sends()
+        for m in range(self.shape.micro):
+            if s < last:
+                self._do(Action(RECV_B, s, m))
+            self._do(Action(BACKWARD, s, m))
+            if s:
+                self._do(Action(SEND_B, s, m))
+        self._wait_for_sends()
+        self._do(Action(REDUCE, s))
+
+    def _one_forward_one_backward(self) -> None:
+        """A rank waits for what it sends and receives between two computations."""
+        s, (p, micro, _) = self.rank, self.shape
+        warm = min(micro, p - s)
+        onward = s < p - 1
+
+        def out(m: int) -> list[_Message]:
+            return [self._message(s, m, True)] if onward else []
+
+        def back(m: int) -> list[_Message]:
+            return [self._message(s + 1, m, False)] if onward else []
+
+        for m in range(warm):
+            if s:
+                self._do(Action(RECV_F, s, m))
+            self._do(Action(FORWARD, s, m))
+            self._wait_for_sends()
+            if onward and m < warm - 1:
+                self._do(Action(SEND_F, s, m))
+        forward, backward = warm, 0
+        while True:
+            self._exchange(out(forward - 1) + back(backward))
+            self._do(Action(BACKWARD, s, backward))
+            backward += 1
+            if forward == micro:
+                break
+            if s:
+                self._exchange(
+                    [self._message(s, backward - 1, False), self._message(s - 1, forward, True)]
+                )
+            self._do(Action(FORWARD, s, forward))
+            forward += 1
+        if s:
+            self._do(Action(SEND_B, s, backward - 1))
+        for m in range(backward, micro):
+            self._do(Action(RECV_B, s, m))
+            self._do(Action(BACKWARD, s, m))
+            self._wait_for_sends()
+            if s:
+                self._do(Action(SEND_B, s, m))
+        self._wait_for_sends()
+        self._do(Action(REDUCE, s))
