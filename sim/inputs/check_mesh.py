@@ -11,7 +11,7 @@ from sim.inputs.strategy import strategy_named, strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.pipeline.schedules import SCHEDULES, Shape, rounds
-from sim.pipeline.stages import layers_of_stages
+from sim.pipeline.stages import blocks_of_stages, layers_by_cost, layers_of_stages
 
 Findings = Iterator[Finding]
 
@@ -152,6 +152,24 @@ def shape_of(workload: Workload) -> Shape:
     return Shape(p.pipeline_parallel, workload.gradient_accumulation, virtual)
 
 
+def stage_layers(workload: Workload) -> tuple[int, ...]:
+    """Layers of each stage of a job's pipeline; of all where there is none."""
+    p, m, stages = workload.parallelism, workload.model, shape_of(workload).stages
+    if p.pipeline_parallel == 1:
+        return (m.layers,)
+    if p.pipeline_split == "cost":
+        layer = 4 * m.heads * m.head_dim * m.hidden_size + 3 * m.ffn_size * m.hidden_size
+        return layers_by_cost(m.layers, stages, layer, m.vocab_size * m.hidden_size)
+    return layers_of_stages(
+        m.layers, stages, p.pipeline_first_stage_less_layers, p.pipeline_last_stage_less_layers
+    )
+
+
+def blocks_of(workload: Workload) -> tuple[range, ...]:
+    """Block numbers of each stage (`stage_layers`)."""
+    return blocks_of_stages(stage_layers(workload))
+
+
 def _pipeline(w: Workload) -> Findings:
     p = w.parallelism
     path = "parallelism.pipeline_parallel"
@@ -168,11 +186,9 @@ def _pipeline(w: Workload) -> Findings:
         hint = f"write {schedule.virtual}, or interleaved-1f1b"
         yield fault("virtual-stages", "workload", "parallelism.virtual_stages", message, hint)
         return
-    layers = layers_of_stages(
-        w.model.layers, shape.stages, p.pipeline_first_stage_less_layers,
-        p.pipeline_last_stage_less_layers,
-    )  # fmt: skip
-    if min(layers[0], layers[-1]) < 0 or not all(layers[1:-1]):
+    layers = stage_layers(w)
+    full = p.pipeline_split == "cost" or all(layers[1:-1])  # work may lie in a head alone
+    if min(layers[0], layers[-1]) < 0 or shape.stages > w.model.layers + 2 or not full:
         message = f"{w.model.layers} layers of {w.model.name} do not fill {shape.stages} stages"
         yield fault("stages", "workload", path, message, "write fewer stages")
     fewest = schedule.fewest(shape.ranks)
@@ -190,7 +206,7 @@ def _pipeline(w: Workload) -> Findings:
         )
         hint = f"write a multiple of {shape.ranks}"
         yield fault("indivisible", "workload", "gradient_accumulation", message, hint)
-    if w.model.tied_embeddings:
+    if not strategy_of(w).ties_stages and w.model.tied_embeddings:
         message = f"{w.model.name} ties embedding and head, which are on two stages"
         yield fault("tied", "workload", path, message, "write 1")
     if p.wrap in ("linear", "peft"):

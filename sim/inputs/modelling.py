@@ -62,11 +62,11 @@ def compute_dtype(workload: Workload) -> str:
 def casts_units(workload: Workload) -> bool:
     """Whether parameters reach the blocks in the compute dtype, whatever they are stored in.
 
-    FSDP's mixed precision gathers them so; DeepSpeed casts the model.
+    FSDP's mixed precision gathers them so; DeepSpeed and Megatron cast the model.
     """
     strategy = strategy_of(workload)
     mixed = strategy.fsdp_version > 0 and workload.precision.master == "fp32"
-    return strategy.deepspeed or mixed
+    return strategy.deepspeed or strategy.casts_model or mixed
 
 
 def autocast(workload: Workload) -> bool:

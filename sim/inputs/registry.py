@@ -87,5 +87,5 @@ STRATEGIES: Registry[Any] = Registry("scaling_sim.strategies", {
     "fsdp1": "sim.strategies.fsdp1", "fsdp2": "sim.strategies.fully_shard",
     "zero1": "sim.strategies.zero12", "zero2": "sim.strategies.zero12",
     "zero3": "sim.strategies.zero3", "ddp": "sim.strategies.ddp",
-    "single": "sim.strategies.ddp",
+    "single": "sim.strategies.ddp", "megatron": "sim.strategies.megatron",
 })  # fmt: skip

@@ -23,7 +23,7 @@ COMMON = frozenset((
     "strategy", "shard", "context_parallel", "context_parallel_kind",
     "context_parallel_rotation", "context_parallel_load_balance", "tensor_parallel",
     "sequence_parallel", "loss_parallel", "tensor_parallel_style", "expert_parallel",
-    "pipeline_parallel", "pipeline_schedule",
+    "pipeline_parallel", "pipeline_schedule", "pipeline_split",
     "virtual_stages", "pipeline_first_stage_less_layers", "pipeline_last_stage_less_layers",
     "offload", "offload_device",
     "cpu_ram_efficient_loading", "clip_gradients", "loss_all_reduce",
@@ -76,6 +76,8 @@ class Strategy:
     blocks_alike = False
     #: blocks cast their floating inputs, so that each keeps tables of positions of its own
     casts_inputs = False
+    #: parameters are kept in the compute dtype, beside fp32 masters
+    casts_model = False
     #: gathered parameters pass from stream to stream, so that the allocator holds two sets
     record_streams = False
     #: sequences can be split over ranks
@@ -88,6 +90,8 @@ class Strategy:
     expert_parallel = False
     #: layers can be split over ranks: `build_stage` plays one of them
     pipeline_parallel = False
+    #: first and last stage can share a table, each with a copy of its own
+    ties_stages = False
     #: parameters can be gathered in FP8
     gathers_fp8 = False
     #: checkpointed inputs of blocks can go to host memory

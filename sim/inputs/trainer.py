@@ -34,6 +34,11 @@ class Trainer:
         loss.
     wraps_adapters : bool
         Under FSDP1 it takes PEFT's wrap policy: a unit for each adapter weight.
+    waits_for_messages : bool
+        The CPU waits for each message of a pipeline: it learns from it what comes.
+    layer_forward_s, layer_backward_s, layer_update_s : float
+        CPU time of a layer beside its kernels: what its own modules do in forward and backward, and
+        of a micro-step's gradients, onto the buffer that sums them. [s]
     """
 
     name: str
@@ -46,6 +51,10 @@ class Trainer:
     waits_for_step: bool
     scales_gradients: bool
     wraps_adapters: bool = False
+    waits_for_messages: bool = False
+    layer_forward_s: float = 0.0
+    layer_backward_s: float = 0.0
+    layer_update_s: float = 0.0
 
     @property
     def works(self) -> bool:
@@ -57,6 +66,9 @@ class Trainer:
         return {
             "trainer.micro_step": self.micro_step_s + samples * self.sample_s,
             "trainer.step": self.step_s,
+            "trainer.layer_forward": self.layer_forward_s,
+            "trainer.layer_backward": self.layer_backward_s,
+            "trainer.layer_update": self.layer_update_s,
         }
 
 

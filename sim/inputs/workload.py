@@ -69,6 +69,8 @@ class Parallelism(Spec):
         "1f1b", "gpipe", "interleaved-1f1b", "looped-bfs", "interleaved-zero-bubble", "zbv",
         "dualpipev",
     ] = "1f1b"  # fmt: skip
+    # which layers a stage holds: equally many, or of equal work with the head (nanotron)
+    pipeline_split: Literal["layers", "cost"] = "layers"
     virtual_stages: Positive | None = None  # stages a rank; None: 1, or 2 where it takes several
     pipeline_first_stage_less_layers: NotNegative = 1  # layers that the embedding stands for
     pipeline_last_stage_less_layers: NotNegative = 1  # layers that norm and head stand for
@@ -117,6 +119,12 @@ class Parallelism(Spec):
     deepspeed_version: str = "0.19.8"
     bucket_cap_mb: Factor = 25.0  # DDP
     gradient_as_bucket_view: bool = False  # DDP
+    use_distributed_optimizer: bool = True  # Megatron: ZeRO-1
+    overlap_grad_reduce: bool = True
+    overlap_param_gather: bool = False
+    gradient_accumulation_fusion: bool = True  # False: gradients are added in a pass of their own
+    # elements; None: Megatron's 40e6, or 1e6 a data-parallel rank, and whole stages but the first
+    grad_bucket_size: Count | None = None
 
     @property
     def sharing(self) -> int:
@@ -251,7 +259,15 @@ class Workload(Spec):
     # the loop around forward, backward and step; None: what the strategy mostly runs under
     trainer: (
         Literal[
-            "huggingface", "accelerate", "torchtitan", "torchtune", "composer", "deepspeed", "none"
+            "huggingface",
+            "accelerate",
+            "torchtitan",
+            "torchtune",
+            "composer",
+            "deepspeed",
+            "megatron",
+            "nanotron",
+            "none",
         ]
         | None
     ) = None

@@ -148,7 +148,9 @@ class PipelineRank:
     def _compute(self, stage: Stage, kind: str, index: int, micro: int) -> None:
         needed = Action(FORWARD if kind == FORWARD else BACKWARD, index, micro)
         if kind != WEIGHT:
-            self.recorder.wait("compute", self.arrived.pop(needed, ()))
+            event = self.arrived.pop(needed, ())
+            self.recorder.wait("compute", event)
+            self.recorder.await_message(event)
         if kind == FORWARD:
             stage.forward()
         elif kind == BACKWARD:
@@ -185,7 +187,10 @@ class PipelineRank:
     def _exchange(self, messages: list[_Message]) -> None:
         """Send and receive, and wait for both."""
         if messages:
-            self.recorder.wait("compute", self._send(messages))
+            event = self._send(messages)
+            self.recorder.wait("compute", event)
+            if any(self.rank_of(m.target) == self.rank for m in messages):
+                self.recorder.await_message(event)
 
     def _wait_for_sends(self) -> None:
         for event in self.sent:

@@ -227,6 +227,11 @@ class Recorder:
         if self._trainer.waits_for_loss:
             self.host_sync(self.record("compute"))
 
+    def await_message(self, event: Event) -> None:
+        """A message of a pipeline is to come: the trainer may look at it first."""
+        if self._trainer.waits_for_messages:
+            self.host_sync(event)
+
     def scale_gradients(self, size: float) -> None:
         """Before clipping: the trainer normalises a summed loss; `size` of the gradients. [B]"""
         if not self._trainer.scales_gradients:

@@ -10,6 +10,8 @@ Source: torch 2.13, ``distributed/pipelining/stage.py``; recordings ``ppmem_*``.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from sim.blocks.modules import ModelTree
 from sim.inputs.workload import Workload
 from sim.pipeline.schedules import Shape
@@ -62,18 +64,28 @@ class PipelineMemory(FsdpMemory):
         self.ends(self.share, 0.0, largest, 0.0)
 
 
+class OfRank(Protocol):
+    """What a rank holds, as its stages need to know it."""
+
+    to: Allocations
+    last: int  # the head's block
+
+    def unit(self, block: int) -> Sizes:
+        """Of a block's parameters."""
+
+
 class StageMemory:
     """Of one stage: what its hooks call, block by block.
 
     Parameters
     ----------
-    of : PipelineMemory
+    of : OfRank
         The rank's.
     first, last : bool
         Whether it holds the embedding, the head.
     """
 
-    def __init__(self, of: PipelineMemory, first: bool, last: bool) -> None:
+    def __init__(self, of: OfRank, first: bool, last: bool) -> None:
         self.of, self.to = of, of.to
         self.first, self.last = first, last
         self.way = ""

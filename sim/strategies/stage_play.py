@@ -10,12 +10,11 @@ Source: torch 2.13, ``distributed/pipelining/stage.py``; recordings in
 from __future__ import annotations
 
 from sim.blocks.modules import ModelTree
-from sim.inputs.check_mesh import shape_of
+from sim.inputs.check_mesh import blocks_of, shape_of
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.pipeline.schedules import SCHEDULES
-from sim.pipeline.stages import blocks_of_stages
 from sim.strategies.fsdp2 import FORWARD as FORWARD_PHASE
 from sim.strategies.fsdp2 import PRE_BACKWARD, SHARDED, Hooks, groups_of
 from sim.strategies.fsdp2_layout import Piece, lay_out, part_of
@@ -47,10 +46,7 @@ def build_stage(
     apart = workload.model_copy(update={"parallelism": knobs})
     layout = lay_out(apart, tree, mesh.size("fsdp"), types)
     blocks = dict(enumerate(tree_blocks(tree)))
-    ranges = blocks_of_stages(
-        len(tree.layers), shape.stages, knobs.pipeline_first_stage_less_layers,
-        knobs.pipeline_last_stage_less_layers,
-    )  # fmt: skip
+    ranges = blocks_of(workload)
     own = SCHEDULES[knobs.pipeline_schedule].stages_of(shape, rank)
     parts = {s: part_of(layout, ranges[s]) for s in own}
     shard = mesh.size("fsdp")

@@ -89,7 +89,7 @@ def test_every_micro_batch_runs_once_through_every_stage(name, ranks, rounds, vi
 )  # fmt: skip
 def test_stages(layers, stages, expected):
     assert layers_of_stages(layers, stages, 1, 1) == expected
-    blocks = blocks_of_stages(layers, stages, 1, 1)
+    blocks = blocks_of_stages(layers_of_stages(layers, stages, 1, 1))
     assert [b for own in blocks for b in own] == list(range(layers + 2))
 
 

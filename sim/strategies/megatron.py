@@ -1,0 +1,338 @@
+"""Megatron's data parallelism: bf16 parameters whole on each rank, gradients summed in a buffer.
+
+Gradients of all micro-batches accumulate in a contiguous buffer of the reduce dtype (``main_grad``)
+and are reduced once a step: bucket by bucket beside the last backward (`overlap_grad_reduce`) or
+all at once after it. With `use_distributed_optimizer` (ZeRO-1) each rank updates its part of fp32
+master weights, and parameters are gathered after the step or, bucket by bucket, in the next
+forward (`overlap_param_gather`). Ranks may share matrices and sequences, or hold stages.
+
+Source: Megatron-LM, core/distributed/distributed_data_parallel.py, param_and_grad_buffer.py,
+core/optimizer/distrib_optimizer.py, core/distributed/finalize_model_grads.py; nanotron, which also
+keeps such a buffer, optim/gradient_accumulator.py and optim/zero.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from sim.blocks.flops import checkpointed_layers
+from sim.blocks.modules import Block, ModelTree
+from sim.inputs.check_mesh import blocks_of, shape_of
+from sim.inputs.finding import Finding, fault
+from sim.inputs.strategy import Strategy, register
+from sim.inputs.trainer import trainer_of
+from sim.inputs.workload import Parallelism, Workload
+from sim.mesh import Groups, Mesh, Pairs
+from sim.pipeline.schedules import SCHEDULES
+from sim.strategies.exchanges import GROUPS, Exchanging
+from sim.strategies.megatron_memory import MegatronMemory, MegatronStageMemory
+from sim.strategies.pipeline_play import PipelineRank
+from sim.strategies.plan import Event, Plan, Recorder
+from sim.strategies.tail import clip_and_step, loss_all_reduce
+from sim.strategies.units import dtypes, tree_blocks
+from sim.units import DTYPE_BYTES
+
+#: elements of a bucket, at least, and for each data-parallel rank
+#: Source: distributed_data_parallel.py, ``bucket_size = max(40000000, 1000000 * dp_size)``
+BUCKET, BUCKET_OF_A_RANK = 40_000_000, 1_000_000
+
+
+class _Job:
+    """What all stages of a rank share."""
+
+    def __init__(
+        self, workload: Workload, tree: ModelTree, mesh: Mesh, rank: int, recorder: type[Recorder]
+    ) -> None:
+        self.workload, self.mesh, self.rank, self.tree = workload, mesh, rank, tree
+        knobs = self.knobs = workload.parallelism
+        self.types = dtypes(workload)
+        self.blocks = tree_blocks(tree)
+        self.layers = len(tree.layers)
+        self.again = (
+            False, *checkpointed_layers(workload.activation_checkpointing, self.layers), False,
+        )  # fmt: skip
+        self.exchanging = Exchanging.of(workload, mesh)
+        self.micro = workload.gradient_accumulation
+        self.ranks = mesh.size("loss")  # that see other tokens with equal parameters
+        self.sharded = knobs.use_distributed_optimizer
+        self.group = "shard" if self.sharded else "data"
+        groups: dict[str, Groups | Pairs] = {self.group: mesh.groups("loss")}
+        groups |= {name: mesh.groups(axis) for axis, name in GROUPS.items() if mesh.size(axis) > 1}
+        self.tied = tree.tied and mesh.pp > 1 and rank in (0, mesh.pp - 1)
+        if self.tied:
+            groups["embedding"] = Pairs(0, mesh.pp - 1, mesh.pp, mesh.world // mesh.pp)
+        self.trainer = trainer_of(workload)
+        self.r = recorder(groups, self.trainer)
+        first = rank == 0
+        size = max(BUCKET, BUCKET_OF_A_RANK * self.ranks) if first else float("inf")
+        self.bucket = float(knobs.grad_bucket_size or size)
+        ranges = blocks_of(workload)
+        own = SCHEDULES[knobs.pipeline_schedule].stages_of(shape_of(workload), rank)
+        held = {s: ranges[s] for s in (own if mesh.pp > 1 else (0,))}
+        numel = {b: self.elements(b) for blocks in held.values() for b in blocks}
+        self.numel = float(sum(numel.values()))
+        self.owned = -(-self.numel // self.ranks) if self.sharded else self.numel
+        plan = self.r.plan
+        plan.owned_numel = self.owned
+        plan.owned_tensors = sum(len(m.parameters) for b in numel for m in self.blocks[b].modules)
+        self.memory = MegatronMemory(workload, tree, self.r.memory, numel, self.owned)
+        last = len(ranges) - 1
+        self.stages = {
+            s: _Stage(self, blocks, MegatronStageMemory(self.memory, s == 0, s == last))
+            for s, blocks in held.items()
+        }
+
+    def elements(self, number: int) -> int:
+        """Trainable elements of a block; the last stage has its own copy of a tied table."""
+        found = _elements(self.blocks[number])
+        if self.tree.tied and self.mesh.pp > 1 and number == self.layers + 1:
+            found += self.tree.embedding.modules[0].parameters[0].numel
+        return found
+
+    def step(self) -> None:
+        """All micro-batches, the reduction, clipping, the optimizer, and parameters for all."""
+        r = self.r
+        self.memory.begin()
+        for stage in self.stages.values():
+            stage.done = 0
+            stage.gather_ahead()
+        if self.mesh.pp > 1:
+            PipelineRank(self.workload, self.mesh, self.rank, r, self.stages).play()
+        else:
+            (stage,) = self.stages.values()
+            for micro in range(self.micro):
+                r.start(micro)
+                stage.forward()
+                stage.backward()
+            stage.reduce_all()
+        self._finish()
+        self.memory.end()
+        loss_all_reduce(r, self.knobs, self.mesh)
+        wide = DTYPE_BYTES[self.types.reduce]
+        clip_and_step(r, self.knobs, wide, norm_bytes=4.0)
+        self._update()
+        r.end()
+
+    def _finish(self) -> None:
+        """Sums of what ranks hold in common: norms over tensor-parallel ranks, a tied table."""
+        r, wide = self.r, DTYPE_BYTES[self.types.reduce]
+        partial = sum(
+            q.numel for stage in self.stages.values() for b in stage.numbers
+            for m in self.blocks[b].modules if m.partial for q in m.parameters if q.trainable
+        )  # fmt: skip
+        if partial and self.mesh.tp > 1:
+            size = partial * wide
+            r.collective(
+                "compute", "all_reduce", "backward", "tensor", size, size, self.types.reduce
+            )
+        if self.tied:
+            size = self.tree.embedding.modules[0].parameters[0].numel * wide
+            r.collective(
+                "compute", "all_reduce", "backward", "embedding", size, size, self.types.reduce,
+                "embedding",
+            )  # fmt: skip
+
+    def _update(self) -> None:
+        """Master weights to the compute dtype, gradients to zero, parameters to all ranks."""
+        r, wide = self.r, DTYPE_BYTES[self.types.reduce]
+        compute = DTYPE_BYTES[self.types.compute]
+        if compute < 4:
+            r.kernel("compute", "cast", "optimizer", (4.0 + compute) * self.owned)
+        if self.sharded and self.ranks > 1 and not self.knobs.overlap_param_gather:
+            r.wait_stream("all_gather", "compute")
+            part = compute * self.owned
+            r.collective(
+                "all_gather", "all_gather", "optimizer", self.group, part, part * self.ranks,
+                self.types.compute,
+            )  # fmt: skip
+            r.wait_stream("compute", "all_gather")
+        r.kernel("compute", "zero", "optimizer", wide * self.numel)
+
+
+class _Stage:
+    """The blocks of a stage, or of the model."""
+
+    def __init__(self, job: _Job, numbers: range, memory: MegatronStageMemory) -> None:
+        self.job, self.numbers, self.memory = job, numbers, memory
+        self.done = 0  # backwards
+        self.held = 0.0  # elements whose gradients wait for their bucket to be full
+        self.coming: dict[int, Event] = {}  # parameters on their way, by the first block in need
+
+    def gather_ahead(self) -> None:
+        """Parameters of the last step's update, bucket by bucket in the order of forward."""
+        job = self.job
+        if not (job.sharded and job.knobs.overlap_param_gather and job.ranks > 1):
+            return
+        r, compute, first, held = job.r, DTYPE_BYTES[job.types.compute], -1, 0.0
+        for number in self.numbers:
+            first = number if first < 0 else first
+            held += job.elements(number)
+            if held >= job.bucket or number == self.numbers[-1]:
+                size = compute * held
+                r.wait_stream("all_gather", "compute")
+                r.collective(
+                    "all_gather", "all_gather", "forward", job.group, size / job.ranks, size,
+                    job.types.compute, f"bucket of {job.blocks[first].name}",
+                )  # fmt: skip
+                self.coming[first] = r.record("all_gather")
+                first, held = -1, 0.0
+
+    def forward(self) -> None:
+        """A micro-batch."""
+        self.memory.forward()
+        for number in self.numbers:
+            self.memory.reach(number)
+            self.job.r.wait("compute", self.coming.pop(number, ()))
+            self._compute("forward", "forward", number)
+        self.memory.done()
+
+    def backward(self) -> None:
+        """Its backward, and in the step's last one the reduction of what is ready."""
+        job, r = self.job, self.job.r
+        self.done += 1
+        hooked = self.done == job.micro and job.knobs.overlap_grad_reduce and job.ranks > 1
+        self.memory.backward()
+        for number in reversed(self.numbers):
+            self.memory.reach(number)
+            if job.again[number]:
+                self._compute("recompute", "backward", number)
+            self._compute("backward", "backward", number)
+            if hooked:
+                self._accumulate(job.elements(number), number)
+                self.held += job.elements(number)
+                if self.held >= job.bucket:
+                    self._reduce(job.bucket * (self.held // job.bucket))
+                    self.held %= job.bucket
+        self.memory.done()
+        if not hooked:
+            self._accumulate(sum(map(job.elements, self.numbers)))
+            r.call_times("trainer.layer_update", self._layers())
+
+    def _compute(self, name: str, phase: str, number: int) -> None:
+        job, r = self.job, self.job.r
+        block, play = job.blocks[number], job.exchanging
+        if 0 < number <= job.layers:
+            r.call(f"trainer.layer_{'forward' if name != 'backward' else 'backward'}")
+        if play is None or not play.inside(block):
+            r.segment(name, phase, number)
+        else:
+            play.play(r, name, phase, number, block, "", again=job.again[number])
+
+    def _layers(self) -> int:
+        return sum(0 < number <= self.job.layers for number in self.numbers)
+
+    def _accumulate(self, numel: float, block: int = -1) -> None:
+        """Gradients onto the buffer; fused, the products of the weights' gradients do it."""
+        job = self.job
+        if job.knobs.gradient_accumulation_fusion or not numel:
+            return
+        traffic = (DTYPE_BYTES[job.types.compute] + 2.0 * DTYPE_BYTES[job.types.reduce]) * numel
+        job.r.kernel("compute", "accumulate", "backward", traffic, "", block)
+
+    def _reduce(self, numel: float) -> None:
+        """A bucket, or several that are full at the same time."""
+        job, r = self.job, self.job.r
+        total = numel * DTYPE_BYTES[job.types.reduce]
+        scatters = job.sharded and job.knobs.reduce_scatter
+        what, out = ("reduce_scatter", total / job.ranks) if scatters else ("all_reduce", total)
+        r.wait_stream(what, "compute")
+        r.collective(what, what, "backward", job.group, total, out, job.types.reduce)
+
+    def reduce_all(self) -> None:
+        """What no bucket has reduced yet; then compute waits for all."""
+        job, r = self.job, self.job.r
+        hooked = job.knobs.overlap_grad_reduce and job.ranks > 1
+        left = self.held if hooked else float(sum(map(job.elements, self.numbers)))
+        self.held = 0.0
+        if left and job.ranks > 1:
+            self._reduce(left)
+        for stream in ("reduce_scatter", "all_reduce"):
+            r.wait_stream("compute", stream)
+
+    def part(self, name: str, first: bool) -> None:
+        """Megatron's schedules split no backward (see `Megatron.findings`)."""
+        raise NotImplementedError(name)
+
+    def gather(self) -> None:
+        """Nothing: parameters are whole."""
+
+    drop = gather
+
+
+def _elements(block: Block) -> int:
+    return sum(q.numel for m in block.modules for q in m.parameters if q.trainable)
+
+
+class Megatron(Strategy):
+    """Megatron's `DistributedDataParallel` with or without its distributed optimizer."""
+
+    name, title, tensor_style = "megatron", "Megatron", "megatron"
+    knobs = frozenset((
+        "reduce_dtype", "use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather",
+        "gradient_accumulation_fusion", "grad_bucket_size", "reduce_scatter",
+    ))  # fmt: skip
+    instead: ClassVar = {
+        "bucket_cap_mb": "megatron says grad_bucket_size, in elements",
+        "replicate": "megatron says use_distributed_optimizer: false",
+    }
+    context_parallel = tensor_parallel = pipeline_parallel = casts_model = ties_stages = True
+    measured_as = "zero1"
+    shards_more = "fsdp2"
+    schedules = ("1f1b", "gpipe", "interleaved-1f1b")
+
+    def replicates(self, knobs: Parallelism) -> bool:
+        """Unless the optimizer's states are spread."""
+        return not knobs.use_distributed_optimizer
+
+    def zero_stage(self, knobs: Parallelism) -> int:
+        """That of its optimizer."""
+        return int(knobs.use_distributed_optimizer)
+
+    def trainer(self, workload: Workload) -> str:
+        """Its own."""
+        return "megatron"
+
+    def findings(self, workload: Workload) -> Iterator[Finding]:
+        """What it is not modelled with, and knobs that wait for another."""
+        p = workload.parallelism
+        if workload.method.kind != "full":
+            message = f"megatron is modelled for full training, not for {workload.method.kind}"
+            yield fault("megatron-method", "workload", "method", message, "write fsdp2")
+        if workload.precision.master != "fp32":
+            message = "megatron steps fp32 master weights"
+            yield fault("megatron-master", "workload", "precision.master", message, "write fp32")
+        if p.overlap_param_gather and not (p.use_distributed_optimizer and p.overlap_grad_reduce):
+            message = "only a distributed optimizer gathers parameters beside forward, and only "
+            message += "together with overlap_grad_reduce"
+            path = "parallelism.overlap_param_gather"
+            yield fault("megatron-overlap", "workload", path, message, "set both, or write false")
+        if p.pipeline_parallel > 1 and p.pipeline_schedule not in self.schedules:
+            message = f"Megatron has no {SCHEDULES[p.pipeline_schedule].title}"
+            path, hint = "parallelism.pipeline_schedule", f"write {' or '.join(self.schedules)}"
+            yield fault("megatron-schedule", "workload", path, message, hint)
+
+    def build(
+        self, workload: Workload, tree: ModelTree, mesh: Mesh, *, steps: int, cold: bool,
+        recorder: type[Recorder],
+    ) -> Plan:  # fmt: skip
+        """Training steps without stages.
+
+        Arguments and answer are those of `Strategy.build`.
+        """
+        job = _Job(workload, tree, mesh, 0, recorder)
+        for _ in range(steps):
+            job.step()
+        return job.r.plan
+
+    def build_stage(
+        self, workload: Workload, tree: ModelTree, mesh: Mesh, rank: int, *,
+        recorder: type[Recorder],
+    ) -> Plan:  # fmt: skip
+        """One step of a pipeline rank."""
+        job = _Job(workload, tree, mesh, rank, recorder)
+        job.step()
+        return job.r.plan
+
+
+register(Megatron())

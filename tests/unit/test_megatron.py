@@ -1,0 +1,139 @@
+"""Megatron's data parallelism: what is reduced, gathered and kept, beside TP and PP."""
+
+import pytest
+
+from sim.blocks.parameters import count_parameters, tree_of
+from sim.errors import InputError
+from sim.inputs.check_mesh import stage_layers
+from sim.inputs.loader import load
+from sim.inputs.shares import mesh_of
+from sim.pipeline.stages import layers_by_cost
+from sim.step.run import run_step
+from sim.step.step import memory_of
+from sim.strategies import plans_of
+from sim.strategies.plan import COLLECTIVE, SEGMENT
+
+MODEL = {
+    "layers": 8, "hidden_size": 1024, "heads": 16, "kv_heads": 16, "head_dim": 64,
+    "ffn_size": 4096, "ffn": "swiglu", "norm": "rmsnorm", "positions": "rope",
+    "vocab_size": 32000, "name": "small", "fused_qkv": True, "fused_gate_up": True,
+}  # fmt: skip
+NORMS = 1024 * (2 * 8 + 1)
+
+
+def job(*sets, nodes=2, model=MODEL, **knobs):
+    workload = {
+        "name": "t", "model": model, "sequence_length": 2048, "micro_batch": 1, "steps": 10,
+        "gradient_accumulation": 8, "parallelism": {"strategy": "megatron"} | knobs,
+    }  # fmt: skip
+    return load("dgx-h100", workload, [f"nodes={nodes}", *sets])
+
+
+def plans(*sets, **knobs):
+    topology, workload, _ = job(*sets, **knobs)
+    return plans_of(workload, tree_of(workload), mesh_of(topology, workload))
+
+
+def sent(plan, *kinds):
+    return [
+        (op.collective, op.phase, op.group, round(op.bytes_in), op.micro_step)
+        for op in plan.ops if op.kind == COLLECTIVE and op.collective in kinds
+    ]  # fmt: skip
+
+
+def test_gradients_are_reduced_once_in_fp32_and_parameters_gathered_in_bf16():
+    total = count_parameters(job().workload.model).total
+    (plan,) = plans(grad_bucket_size=40e6)
+    found = sent(plan, "reduce_scatter", "all_reduce", "all_gather")
+    *reduced, clip, gathered = found
+    assert {(kind, micro) for kind, _, _, _, micro in reduced} == {("reduce_scatter", 7)}
+    assert len(reduced) > 1
+    assert sum(size for *_, size, _ in reduced) == 4 * total
+    assert clip[:4] == ("all_reduce", "clip", "shard", 4)
+    assert gathered[:3] == ("all_gather", "optimizer", "shard")
+    assert gathered[3] == pytest.approx(2 * total / 16, abs=2)
+    (plan,) = plans(overlap_grad_reduce=False, reduce_scatter=False)
+    assert sent(plan, "all_reduce")[0][:4] == ("all_reduce", "backward", "shard", 4 * total)
+    (plan,) = plans(use_distributed_optimizer=False)
+    assert not sent(plan, "all_gather", "reduce_scatter")
+    assert plan.owned_numel == total
+
+
+def test_parameters_of_the_next_step_come_beside_its_forward():
+    total = count_parameters(job().workload.model).total
+    (plan,) = plans(overlap_param_gather=True, grad_bucket_size=40e6)
+    gathers = sent(plan, "all_gather")
+    assert {phase for _, phase, *_ in gathers} == {"forward"}
+    assert 16 * sum(size for *_, size, _ in gathers) == pytest.approx(2 * total, rel=1e-6)
+    late, early = (
+        run_step(*job(overlap_param_gather=on, grad_bucket_size=40e6, nodes=8)[:2]).time_s
+        for on in (False, True)
+    )
+    assert early < late
+
+
+def test_gradients_are_added_in_a_pass_of_their_own_where_products_do_not():
+    total = count_parameters(job().workload.model).total
+    for fused, passes in ((True, 0), (False, 8)):
+        (plan,) = plans(gradient_accumulation_fusion=fused, overlap_grad_reduce=False)
+        found = [op.bytes for op in plan.ops if op.name == "accumulate"]
+        assert len(found) == passes
+        assert sum(found) == passes * 10 * total
+
+
+def test_tensor_parallel_ranks_sum_norms_once_a_step():
+    (plan,) = plans(tensor_parallel=4)
+    sums = [s for s in sent(plan, "all_reduce") if s[2] == "tensor" and s[1] == "backward"]
+    assert sums == [("all_reduce", "backward", "tensor", 4 * NORMS, 7)]
+    assert mesh_of(*job(tensor_parallel=4)[:2]).dp_shard == 4
+
+
+def test_a_tied_table_is_on_both_end_stages_and_summed():
+    tied = MODEL | {"tied_embeddings": True}
+    total = count_parameters(job(model=tied).workload.model).total
+    found = plans(model=tied, pipeline_parallel=4, use_distributed_optimizer=False)
+    table = 32000 * 1024
+    assert sum(plan.owned_numel for plan in found) == total + table
+    sums = [[s for s in sent(p, "all_reduce") if s[2] == "embedding"] for p in found]
+    assert [len(s) for s in sums] == [1, 0, 0, 1]
+    assert sums[0][0][3] == 4 * table
+
+
+def test_stages_of_equal_work():
+    """nanotron's thresholds: of 28 layers and a head worth 3.56 a stage has 31.56 / n."""
+    layer, head = 113.2e6, 402.7e6
+    assert layers_by_cost(28, 2, layer, head) == (16, 12)
+    assert layers_by_cost(28, 4, layer, head) == (8, 8, 8, 4)
+    assert layers_by_cost(28, 8, layer, head) == (4,) * 7 + (0,)
+    assert layers_by_cost(28, 16, layer, head) == (2,) * 14 + (0, 0)
+    workload = job(pipeline_parallel=4, pipeline_split="cost").workload
+    # a layer is 16.8e6, the head 32.8e6: 1.95 layers of 9.95
+    assert stage_layers(workload) == (3, 2, 3, 0)
+    found = plans(pipeline_parallel=4, pipeline_split="cost")
+    forwards = [{op.block for op in p.ops if op.kind == SEGMENT and op.block >= 0} for p in found]
+    assert forwards == [{0, 1, 2, 3}, {4, 5}, {6, 7, 8}, {9}]
+
+
+def test_what_a_rank_keeps():
+    """bf16 parameters and fp32 gradients whole, fp32 masters and moments in parts."""
+    total = count_parameters(job().workload.model).total
+    for nodes, spread, ranks in ((1, True, 8), (2, True, 16), (2, False, 1)):
+        topology, workload, _ = job(nodes=nodes, use_distributed_optimizer=spread)
+        terms = memory_of(topology, workload).terms
+        assert terms["sharded parameters"] == 2 * total
+        assert terms["unsharded gradients"] == 4 * total
+        assert terms["optimizer states"] == pytest.approx(12 * total / ranks, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [
+        ({"pipeline_parallel": 2, "pipeline_schedule": "zbv"}, "Megatron has no ZBV"),
+        ({"overlap_param_gather": True, "overlap_grad_reduce": False}, "only a distributed"),
+        ({"bucket_cap_mb": 10}, "grad_bucket_size"),
+        ({"pipeline_parallel": 16}, "8 layers of small do not fill 16 stages"),
+    ],
+)  # fmt: skip
+def test_refusals(knobs, said):
+    with pytest.raises(InputError, match=said):
+        job("gradient_accumulation=32", **knobs)
