@@ -20,6 +20,7 @@ _TRACEBACK = "SCALING_SIM_TRACEBACK"
 # verb -> (module under sim.commands, one line of help); the module is imported on use
 VERBS: dict[str, str] = {
     "run": "Predict one training job on one machine.",
+    "import": "Other tools' files of a job as a workload file.",
     "config": "Every key of both files: its value, and where that came from.",
     "schema": "JSON Schema of topology and workload files, for editors.",
     "topo": "Show or import a topology.",
@@ -40,6 +41,9 @@ VERBS: dict[str, str] = {
 }
 
 
+_WORDS = frozenset({"import"})  # verbs that no module can be called
+
+
 class LazyGroup(click.Group):
     """A group whose subcommands are imported when used."""
 
@@ -51,7 +55,8 @@ class LazyGroup(click.Group):
         """Import the verb's module and return its command."""
         if cmd_name not in VERBS:
             return None
-        module = importlib.import_module(f"sim.commands.{cmd_name.replace('-', '_')}")
+        name = cmd_name.replace("-", "_") + ("_" if cmd_name in _WORDS else "")
+        module = importlib.import_module(f"sim.commands.{name}")
         command: click.Command = module.command
         return command
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from sim.api.arguments import File, Overrides, path, settings
 
 if TYPE_CHECKING:
+    from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
     from sim.inputs.config import Configuration
-    from sim.inputs.loader import Argument
     from sim.inputs.schema import FileSchema
+    from sim.interop.imported import ImportedJob
     from sim.memory.bound import Quantity
     from sim.result.explain import MethodComparison
     from sim.result.memory import MemoryAnswer
@@ -239,6 +240,25 @@ def config(
     from sim.inputs.loader import load
 
     return resolved(load(topology, workload, settings(overrides, calibration)))
+
+
+def import_job(*files: File) -> ImportedJob:
+    """Read the files of one job as other tools have them.
+
+    Parameters
+    ----------
+    *files : paths
+        In any order: a trainer's file, a launcher's, an adapter's. `simulate` and the others take
+        such a file, or a tuple of them, as it is.
+
+    Raises
+    ------
+    InputError
+        A file that is no tool's known here, or two that contradict each other.
+    """
+    from sim.interop.imported import import_job
+
+    return import_job(files)
 
 
 def schema(side: str) -> FileSchema:

@@ -10,8 +10,8 @@ from sim.api.arguments import File, Overrides, Varied, axes, path, settings, sev
 
 if TYPE_CHECKING:
     from sim.fabric.describe import MachineDescription
+    from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
-    from sim.inputs.loader import Argument
     from sim.inputs.offers import Offers
     from sim.interop.topology import ImportedTopology
     from sim.study.collectives import CollectiveSweep, CollectiveVariants

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from sim.calibration.calibrate import CalibrationReport
     from sim.calibration.diagnose import Diagnosis
     from sim.calibration.validation import Validation
+    from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
-    from sim.inputs.loader import Argument
 
 
 def calibrate(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from sim.api.arguments import File, Overrides, Progress, Varied, axes, path, settings, several
 
 if TYPE_CHECKING:
+    from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
-    from sim.inputs.loader import Argument
     from sim.memory.bound import Bound
     from sim.study.axes import Grid
     from sim.study.compare import Comparison

@@ -24,8 +24,9 @@ from sim.calibration.causes import CAUSES, NOTHING, Cause, Changed
 from sim.calibration.probes import PROBES
 from sim.documents import SCHEMAS, Document, Section
 from sim.errors import Fault, InputError
+from sim.inputs.arguments import Argument
 from sim.inputs.calibration import Calibration
-from sim.inputs.loader import Argument, load
+from sim.inputs.loader import load
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, printed, sets, show
+from sim.commands.options import FORMS, job, printed, sets, show
 
 
 @click.command("config")
 @click.argument("topology")
-@click.argument("workload")
+@job
 @sets
 @printed(*FORMS)
 def command(

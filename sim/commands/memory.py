@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from sim.commands.options import FORMS, printed, reported, sets, show, write_page
+from sim.commands.options import FORMS, job, printed, reported, sets, show, write_page
 from sim.page.asked import Asked
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("memory")
 @click.argument("topology")
-@click.argument("workload")
+@job
 @sets
 @click.option(
     "--max", "most", type=click.Choice(["micro_batch", "sequence_length"]),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import click
 
 from sim.errors import InputError, visible
-from sim.files import write_whole
+from sim.files import make_folder, write_whole
 from sim.report.formats import FORMATS, rendered
 
 if TYPE_CHECKING:
@@ -39,7 +39,12 @@ def sets(function: F) -> F:
     """The repeatable ``--set a.b=c``, and ``--calibration``, which is a file of such settings."""
 
     @functools.wraps(function)
-    def calibrated(*, calibration: Path | None, overrides: tuple[str, ...], **rest: Any) -> Any:
+    def calibrated(
+        *, calibration: Path | None, overrides: tuple[str, ...], model_config: Path | None,
+        **rest: Any,
+    ) -> Any:  # fmt: skip
+        if model_config is not None:
+            overrides = (f"model={model_config.resolve()}", *overrides)
         if calibration is not None:
             from sim.inputs.calibration import calibration_settings
 
@@ -50,10 +55,22 @@ def sets(function: F) -> F:
         "--set", "overrides", multiple=True, metavar="KEY=VALUE",
         help="Override a key of either file, e.g. --set nodes=4 --set micro_batch=1.",
     )(cast(F, calibrated))  # fmt: skip
+    with_model = click.option(
+        "--model-config", type=click.Path(path_type=Path), metavar="FILE",
+        help="The config.json of a model that the catalogue lacks.",
+    )(with_sets)  # fmt: skip
     return click.option(
         "--calibration", type=click.Path(path_type=Path), metavar="FILE",
         help="Corrections of this cluster, as `scaling-sim calibrate` writes them.",
-    )(with_sets)  # fmt: skip
+    )(with_model)  # fmt: skip
+
+
+def job(function: F) -> F:
+    """``WORKLOAD``: a file, a name, or the several files of one job as other tools have them."""
+    return click.argument(
+        "workload", nargs=-1, required=True, metavar="WORKLOAD...",
+        callback=lambda context, parameter, files: files[0] if len(files) == 1 else files,
+    )(function)  # fmt: skip
 
 
 def priced(function: F) -> F:
@@ -185,6 +202,16 @@ def tell(text: str) -> None:
 def _silence() -> None:
     """Let what waits in the buffer go nowhere at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def written(path: Path, text: str, force: bool = False) -> None:
+    """Write a file, and say so; one that is there is kept unless `force`."""
+    if path.exists() and not force:
+        message = "is there already; name another file, or add --force"
+        raise InputError.single(str(path), message)
+    make_folder(path.parent)
+    write_whole(path, text)
+    tell(f"wrote {path}")
 
 
 class Requirement(NamedTuple):

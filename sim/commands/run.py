@@ -9,6 +9,7 @@ import click
 from sim.commands.options import (
     FORMS,
     Requirement,
+    job,
     priced,
     printed,
     reported,
@@ -23,7 +24,7 @@ from sim.page.asked import Asked
 
 @click.command("run")
 @click.argument("topology")
-@click.argument("workload")
+@job
 @sets
 @printed(*FORMS)
 @reported

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from sim.commands.options import FORMS, formed, reported, sets, show, tell, write_page
+from sim.commands.options import FORMS, formed, job, reported, sets, show, tell, write_page
 from sim.page.asked import Asked
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("size")
-@click.argument("workload")
+@job
 @sets
 @click.option("--deadline", metavar="48h", help="Wall-clock of the whole job at most.")
 @click.option("--budget", metavar="'500 USD'", help="Total cost at most.")

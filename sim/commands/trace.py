@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, printed, sets, show, tell
+from sim.commands.options import FORMS, job, printed, sets, show, tell
 
 _CHROME = ("chrome", "json")  # the same: a Chrome trace is JSON
 
 
 @click.command("trace")
 @click.argument("topology")
-@click.argument("workload")
+@job
 @sets
 @printed(*dict.fromkeys((*_CHROME, *FORMS)))
 @click.option("--level", type=click.Choice(["folded", "ranks"]), default="folded",

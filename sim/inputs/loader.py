@@ -1,34 +1,31 @@
 """`load(topology, workload, sets)`: two arguments of any kind to two checked specs.
 
 An argument is a path, ``"-"`` (standard input), a name of the catalogue, a mapping of the same
-keys as the YAML, or a spec.  All faults of both are collected and raised together.  For sweeps,
-`prepare` parses once and `Prepared.vary` validates what an override touches.
+keys as the YAML, a spec, or the files of one job as another tool has them (`sim.inputs.foreign`).
+All faults of both are collected and raised together.  For sweeps, `prepare` parses once and
+`Prepared.vary` validates what an override touches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from sim.errors import Fault, InputError
-from sim.files import is_file, is_folder
-from sim.inputs import catalogue, check_workload, checks, overrides
+from sim.inputs import check_workload, checks, overrides
+from sim.inputs.arguments import CLASSES, Argument, Given, Side, given, kind_of, of_side
 from sim.inputs.base import Spec
-from sim.inputs.bind import Assumption, did_you_mean
+from sim.inputs.bind import Assumption
+from sim.inputs.check_translation import check_translation
 from sim.inputs.notes import Notes
 from sim.inputs.reader import Reader
 from sim.inputs.topology import Topology
 from sim.inputs.trainer import trainer_of
-from sim.inputs.tree import Branch, Leaf, Place, Tree, from_python, from_yaml, read_file, read_stdin
+from sim.inputs.translation import Translation
+from sim.inputs.tree import Branch, Leaf, Place, Tree, from_python
 from sim.inputs.workload import Workload
-
-Argument = str | PathLike[str] | Mapping[str, Any] | Spec
-Side = Literal["topology", "workload"]
-_CLASSES: dict[str, type[Topology] | type[Workload]] = {"topology": Topology, "workload": Workload}
-_FOLDERS = {"topology": "topologies", "workload": "workloads"}
 
 
 class Loaded(NamedTuple):
@@ -72,7 +69,7 @@ def given_keys(argument: Argument, sets: Iterable[str] = ()) -> frozenset[str]:
     """Dotted paths that a topology and its settings say themselves; the rest are defaults."""
     faults: list[Fault] = []
     settings = [s._replace(side="topology") for s in overrides.parse_all(sets, faults)]
-    half = _read_half("topology", argument, overrides.route(settings, faults), faults)
+    half = _read_one("topology", argument, overrides.route(settings, faults), faults)
     if faults or half is None:
         raise InputError(faults)
     return frozenset(half.given)
@@ -89,11 +86,13 @@ def prepare(topology: Argument, workload: Argument, sets: Iterable[str] = ()) ->
         msg = "only one of topology and workload can be -"
         raise InputError([Fault("<stdin>", None, None, "", msg)])
     faults: list[Fault] = []
-    sides: dict[str, Half] = {}
+    sides: dict[Side, Half] = {}
     settings = overrides.parse_all(sets, faults)
     routed = overrides.route(settings, faults)
-    for side, argument in (("topology", topology), ("workload", workload)):
-        half = _read_half(cast(Side, side), argument, routed, faults)
+    both: dict[Side, Argument] = {"topology": topology, "workload": workload}
+    read = {side: _given(side, argument, faults) for side, argument in both.items()}
+    for side, found in _in_order(read).items():
+        half = None if found is None else _read_half(side, found, routed, faults)
         if half is not None:
             sides[side] = half
     if len(sides) == 2 and not faults:
@@ -101,6 +100,25 @@ def prepare(topology: Argument, workload: Argument, sets: Iterable[str] = ()) ->
     for side, half in sides.items():  # what can be said of one side is said beside the faults
         faults.extend(_faults_of(checks.check_one(half.spec), {side: half}))
     raise InputError(faults)
+
+
+def _given(side: Side, argument: Argument, faults: list[Fault]) -> Given | None:
+    """An argument, read; None after recording why not."""
+    try:
+        return given(side, argument, faults)
+    except InputError as error:
+        faults.extend(error.faults)
+        return None
+
+
+def _in_order(read: dict[Side, Given | None]) -> dict[Side, Given | None]:
+    """Both arguments under the side they are of, if they came in the other order."""
+    first, second = read["topology"], read["workload"]
+    if first is None or second is None:
+        return read
+    if kind_of(first) == "workload" and kind_of(second) == "topology":
+        return {"topology": second, "workload": first}
+    return read
 
 
 def _checked(topology: Half, workload: Half) -> Prepared:
@@ -117,7 +135,7 @@ def _checked(topology: Half, workload: Half) -> Prepared:
             strategy = Assumption("parallelism.strategy", finished.parallelism.strategy)
             assumed = assumed | {"parallelism": (strategy,)}
         workload = replace(workload, spec=finished, assumed=assumed)
-    findings = checks.check(machine, finished)
+    findings = (*checks.check(machine, finished), *workload.said(machine))
     faults = _faults_of(findings, {"topology": topology, "workload": workload})
     if faults:
         raise InputError(faults)
@@ -134,6 +152,11 @@ class Half:
     folder: Path | None
     assumed: dict[str, tuple[Assumption, ...]] = field(default_factory=dict)  # by top-level key
     given: dict[str, Place] = field(default_factory=dict)
+    translation: Translation | None = None  # of another tool's files
+
+    def said(self, machine: Topology) -> tuple[checks.Finding, ...]:
+        """What another tool's files give rise to say on a machine."""
+        return () if self.translation is None else check_translation(self.translation, machine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +210,7 @@ class Prepared:
 def _load_one(side: Side, argument: Argument, sets: Iterable[str]) -> Spec:
     faults: list[Fault] = []
     settings = [s._replace(side=side) for s in overrides.parse_all(sets, faults)]
-    half = _read_half(side, argument, overrides.route(settings, faults), faults)
+    half = _read_one(side, argument, overrides.route(settings, faults), faults)
     if half is not None and not faults:
         findings = checks.check_one(half.spec)
         faults.extend(_faults_of(findings, {side: half}))
@@ -196,30 +219,54 @@ def _load_one(side: Side, argument: Argument, sets: Iterable[str]) -> Spec:
     return half.spec
 
 
-def _read_half(
+def _read_one(
     side: Side,
     argument: Argument,
     routed: Mapping[str, list[overrides.Override]],
     faults: list[Fault],
 ) -> Half | None:
     """Read one argument whole, its overrides applied."""
+    found = _given(side, argument, faults)
+    return None if found is None else _read_half(side, found, routed, faults)
+
+
+def _read_half(
+    side: Side,
+    found: Given,
+    routed: Mapping[str, list[overrides.Override]],
+    faults: list[Fault],
+) -> Half | None:
+    """Bind an argument's tree, its overrides applied."""
     try:
-        tree, folder = _tree_of(side, argument, faults)
-        tree = overrides.apply(tree, routed[side], _CLASSES[side])
+        tree = overrides.apply(of_side(side, found).tree, routed[side], CLASSES[side])
     except InputError as error:
         faults.extend(error.faults)
         return None
-    reader = Reader(folder=folder)
-    read = reader.read(_CLASSES[side], tree, "")
-    faults.extend(reader.faults)
+    reader = Reader(folder=found.folder)
+    read = reader.read(CLASSES[side], tree, "")
+    faults.extend(_completed(reader.faults, found))
     if read is None:
         return None
     spec = checks.finish(read)
     assumed = reader.assumed if spec is read else _inferred(reader.assumed, spec)
     gone = _dropped(read, spec)
-    found = {k: v for k, v in _by_key(assumed).items() if k not in gone}
-    given = {p: v for p, v in reader.given.items() if p.partition(".")[0] not in gone}
-    return Half(side, tree, spec, folder, found, given)
+    if found.translation is not None:
+        assumed = [*(Assumption(s.key, s.value) for s in found.translation.supposed), *assumed]
+    kept = {k: v for k, v in _by_key(assumed).items() if k not in gone}
+    places = {p: v for p, v in reader.given.items() if p.partition(".")[0] not in gone}
+    return Half(side, tree, spec, found.folder, kept, places, found.translation)
+
+
+def _completed(faults: list[Fault], found: Given) -> list[Fault]:
+    """Faults of a translated job; one about a key that is missing says how to add it."""
+    if found.translation is None:
+        return faults
+    titles = " and ".join(found.translation.titles)
+    add = f"in {titles}; add --set {{0}}=..., or name the file that says it too"
+    return [
+        replace(f, message=f"{f.message} {add.format(f.path)}") if f.message == "is missing" else f
+        for f in faults
+    ]
 
 
 def _dropped(read: Spec, spec: Spec) -> set[str]:
@@ -250,7 +297,7 @@ def _by_key(assumed: Iterable[Assumption]) -> dict[str, tuple[Assumption, ...]]:
 
 def _reread(half: Half, settings: list[overrides.Override], faults: list[Fault]) -> Half:
     """Read the top-level keys that the settings touch; keep the rest."""
-    cls = _CLASSES[half.side]
+    cls = CLASSES[half.side]
     tree = half.tree
     if isinstance(tree, Leaf):  # a spec was given: there is no tree to change
         tree = from_python(_as_mapping(half.spec), f"<{half.side}>")
@@ -272,57 +319,14 @@ def _reread(half: Half, settings: list[overrides.Override], faults: list[Fault])
     spec = checks.finish(changed)
     found = reader.assumed if spec is changed else _inferred(reader.assumed, spec)
     assumed = {k: v for k, v in half.assumed.items() if k not in touched} | _by_key(found)
-    given = {p: v for p, v in half.given.items() if p.partition(".")[0] not in touched}
-    return Half(half.side, tree, spec, half.folder, assumed, given | reader.given)
+    places = {p: v for p, v in half.given.items() if p.partition(".")[0] not in touched}
+    places |= reader.given
+    return Half(half.side, tree, spec, half.folder, assumed, places, half.translation)
 
 
 def _as_mapping(spec: Spec) -> dict[str, Any]:
     """A spec's fields, its inner specs left whole: a tree keeps them as they are."""
     return {name: getattr(spec, name) for name in type(spec).model_fields}
-
-
-def _tree_of(side: Side, argument: Argument, faults: list[Fault]) -> tuple[Tree, Path | None]:
-    """The tree of an argument, and the folder that its relative paths start from."""
-    source = f"<{side}>"
-    if isinstance(argument, Spec):
-        if not isinstance(argument, _CLASSES[side]):
-            raise InputError.single(source, f"is a {type(argument).__name__}, not a {side}")
-        return Leaf(argument, Place(source)), None
-    if isinstance(argument, Mapping):
-        return from_python(argument, source), None
-    if not isinstance(argument, (str, PathLike)):
-        raise InputError.single(
-            source, f"{type(argument).__name__} is no path, name, mapping or spec"
-        )
-    if argument == "-":
-        return from_yaml(read_stdin(), "<stdin>", faults), None
-    path = _path_of(side, argument)
-    return from_yaml(read_file(path), str(path), faults), path.parent
-
-
-def _path_of(side: Side, argument: str | PathLike[str]) -> Path:
-    """The file that an argument names: an existing path first, then the catalogue."""
-    path = Path(argument)
-    text = str(argument)
-    if not text.strip():
-        raise InputError([Fault(f"<{side}>", None, None, "", "the name is empty")])
-    if is_file(path):
-        return path
-    kind = _FOLDERS[side]
-    shipped = catalogue.find(kind, text)
-    if shipped is not None:
-        return shipped
-    looks_like_path = "/" in text or "\\" in text or path.suffix in (".yaml", ".yml", ".json")
-    if looks_like_path or is_folder(path):
-        return path  # reading it says what is wrong
-    names = catalogue.names(kind)
-    hint = did_you_mean(text, names)
-    if not hint.startswith("; did"):
-        hint = f"; shipped are {', '.join(names)}" if names else ""
-    other = _FOLDERS["workload" if side == "topology" else "topology"]
-    if catalogue.find(other, text) is not None:
-        hint = f"; it is the name of a {'workload' if side == 'topology' else 'topology'}"
-    raise InputError.single(text, f"no such file, and no {side} of that name{hint}")
 
 
 def _faults_of(findings: Iterable[checks.Finding], halves: Mapping[str, Half]) -> list[Fault]:

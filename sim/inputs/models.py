@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
@@ -77,19 +78,58 @@ def resolve_model(
             path = path / "config.json"
         if is_file(path):
             return model_from_config(read_config(path), source=str(path))
+    shape = catalogue_model(shape_named(name) or "")
+    if shape is not None:
+        return shape
     if name.endswith(".json") or "/" in name or "\\" in name:
         message = f"{name!r}: no such file, and no such name in the catalogue"
     else:
         message = f"{name!r} is not in the catalogue"
     from difflib import get_close_matches
 
-    near = get_close_matches(name.lower(), [*model_names(), *_aliases()], n=1)
-    hint = (
-        f'; did you mean "{near[0]}"?'
-        if near
-        else "; give a catalogue name, a config.json or a mapping"
-    )
-    raise InputError.single(source, message + hint, "model")
+    bare = name.lower().rstrip("/").rpartition("/")[2]
+    near = get_close_matches(bare, [*model_names(), *_aliases()], n=1)
+    hint = f'; did you mean "{near[0]}"? If not, give' if near else "; give"
+    raise InputError.single(source, f"{message}{hint} its config.json or its shape", "model")
+
+
+#: words of a repository's name that say how weights were trained or stored, not their shape
+_NO_SHAPE = re.compile(
+    r"(?:^|-)(?:instruct|chat|base|hf|it|pt|sft|dpo|rlhf|thinking|text|bnb|nf4|unsloth|gptq|awq"
+    r"|quantized|dynamic|preview|fp16|bf16|fp8|fp4|nvfp4|mxfp4|gguf|[48]bit|int[48]|w[48]a16"
+    r"|2[3-6]\d\d|20\d\d\d\d)(?=-|$)"
+)
+
+
+def shape_named(name: str) -> str | None:
+    """The catalogue's name of a repository's: ``meta-llama/Meta-Llama-3.1-8B-Instruct``.
+
+    Organisation, case and punctuation do not matter, nor do words that say how the weights were
+    trained or stored; every other word must be the same.
+    """
+    bare = name.strip().rstrip("/").rpartition("/")[2].lower().replace("_", "-").replace(" ", "-")
+    known = _folded()
+    cut, shorter = "", bare.removeprefix("meta-")
+    while shorter != cut:
+        cut = shorter
+        if _fold(cut) in known:
+            return known[_fold(cut)]
+        shorter = _NO_SHAPE.sub("", cut, count=1).strip("-")
+    return None
+
+
+def _fold(name: str) -> str:
+    return re.sub(r"[-_. ]", "", name)
+
+
+@lru_cache(maxsize=1)
+def _folded() -> dict[str, str]:
+    """Names and aliases without punctuation -> name; one that would be two is none."""
+    found: dict[str, str] = {}
+    for spoken, name in [*((n, n) for n in model_names()), *_aliases().items()]:
+        key = _fold(spoken)
+        found[key] = name if found.get(key, name) == name else ""
+    return {key: name for key, name in found.items() if name}
 
 
 def _folder() -> Any:

@@ -89,3 +89,18 @@ STRATEGIES: Registry[Any] = Registry("scaling_sim.strategies", {
     "zero3": "sim.strategies.zero3", "ddp": "sim.strategies.ddp",
     "single": "sim.strategies.ddp", "megatron": "sim.strategies.megatron",
 })  # fmt: skip
+
+#: files of trainers and launchers: `sim.inputs.foreign.Format` objects, the most telling first
+FORMATS: Registry[Any] = Registry("scaling_sim.formats", {
+    "axolotl": "sim.interop.trainers.axolotl",
+    "llamafactory": "sim.interop.trainers.llamafactory",
+    "ms-swift": "sim.interop.trainers.swift",
+    "automodel": "sim.interop.trainers.automodel",
+    "torchtitan": "sim.interop.trainers.torchtitan",
+    "huggingface": "sim.interop.trainers.huggingface",
+    "accelerate": "sim.interop.trainers.accelerate",
+    "deepspeed": "sim.interop.trainers.deepspeed",
+    "peft": "sim.interop.trainers.peft",
+    "kubernetes": "sim.interop.trainers.kubernetes",
+    "launch": "sim.interop.trainers.launch",
+})  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from sim.inputs.loader import Argument
+    from sim.inputs.arguments import Argument
     from sim.result.result import Result
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from sim.fabric import compile_fabric
 from sim.files import is_file
 from sim.inputs import catalogue
+from sim.inputs.arguments import Argument
 from sim.inputs.config import resolved
-from sim.inputs.loader import Argument, Loaded, load
+from sim.inputs.loader import Loaded, load
 from sim.inputs.offers import catalogue as every_offer
 from sim.inputs.offers import newest
 from sim.page.asked import Asked

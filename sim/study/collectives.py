@@ -12,7 +12,8 @@ from sim.cost.nccl.communicator import Nccl
 from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
 from sim.fabric.fabric import Fabric, compile_fabric
-from sim.inputs.loader import Argument, load_topology
+from sim.inputs.arguments import Argument
+from sim.inputs.loader import load_topology
 from sim.study.axes import Axis, Grid
 from sim.units import GIB, KIB, MIB, TIB
 

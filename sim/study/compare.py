@@ -18,7 +18,8 @@ from sim.documents import SCHEMAS, Document, Section
 from sim.errors import Fault, InputError
 from sim.files import is_file
 from sim.inputs import catalogue
-from sim.inputs.loader import Argument, Loaded, load
+from sim.inputs.arguments import Argument
+from sim.inputs.loader import Loaded, load
 from sim.inputs.offers import PriceRow, newest
 from sim.inputs.offers import catalogue as catalogue_of_offers
 from sim.inputs.topology import Topology

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from sim.documents import SCHEMAS, Document
 from sim.errors import InfeasibleError, InputError
-from sim.inputs.loader import Argument, load
+from sim.inputs.arguments import Argument
+from sim.inputs.loader import load
 from sim.inputs.scaled import at_nodes
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology

@@ -11,8 +11,9 @@ from typing import Any
 from sim.errors import Fault, InputError
 from sim.fabric.network import nodes_per_leaf
 from sim.files import is_file
+from sim.inputs.arguments import Argument
 from sim.inputs.base import Duration, Positive, Seconds, Spec
-from sim.inputs.loader import Argument, load_topology, prepare
+from sim.inputs.loader import load_topology, prepare
 from sim.inputs.reader import Reader
 from sim.inputs.topology import Topology
 from sim.inputs.tree import Branch, Items, Leaf, Tree, from_yaml, read_file

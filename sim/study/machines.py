@@ -15,8 +15,9 @@ from typing import cast
 
 from sim.errors import Fault, InputError
 from sim.inputs import catalogue as shipped
+from sim.inputs.arguments import Argument
 from sim.inputs.bind import did_you_mean
-from sim.inputs.loader import Argument, load_topology
+from sim.inputs.loader import load_topology
 from sim.inputs.offers import PriceRow, catalogue, newest, offer_keys
 from sim.inputs.reader import Reader
 from sim.inputs.topology import Nics, Offer, Topology

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from sim.documents import SCHEMAS, Document
 from sim.errors import Fault, InfeasibleError, InputError
-from sim.inputs.loader import Argument
+from sim.inputs.arguments import Argument
 from sim.job.forecast import terms_of
 from sim.quantities import duration, percent
 from sim.study.jobs import Cluster, JobList, Request, cluster_of, read_jobs, requests

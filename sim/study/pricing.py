@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 from sim.documents import SCHEMAS, Listing, Section, plain
 from sim.errors import Fault, InputError
-from sim.inputs.loader import Argument, load
+from sim.inputs.arguments import Argument
+from sim.inputs.loader import load
 from sim.inputs.offers import PriceRow, catalogue, newest, offer_keys
 from sim.inputs.topology import Offer, Topology
 from sim.job.cost import Cost, Terms, break_even_price, break_even_tokens, total_cost

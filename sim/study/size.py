@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal, cast
 
 from sim.documents import SCHEMAS, Document, Section
 from sim.errors import Fault, InputError
-from sim.inputs.loader import Argument, Prepared, load_topology, prepare
+from sim.inputs.arguments import Argument
+from sim.inputs.loader import Prepared, load_topology, prepare
 from sim.inputs.shares import batch_on
 from sim.inputs.workload import Workload
 from sim.study.axes import Grid, from_options

@@ -16,8 +16,8 @@ from sim.inputs.offers import to_csv
 
 ROOT = Path(__file__).parents[2]
 
-# `sim.memory` and `sim.study` are packages
-NAMES = {"run": "simulate", "memory": "memory_of", "study": "run_study"}
+# `sim.memory` and `sim.study` are packages, `import` is a word of Python
+NAMES = {"run": "simulate", "memory": "memory_of", "study": "run_study", "import": "import_job"}
 DATA = Path(__file__).parents[1] / "data"
 MACHINE, JOB = "dgx-h100", "mistral-7b-lora"
 ONE = {"nodes": 1, "model.layers": 2}
@@ -36,6 +36,8 @@ RUNS = """
 - {topology: dgx-a100, workload: mistral-7b-lora, tokens_per_s_per_gpu: 9000}
 """
 
+TUNED = "{model_name_or_path: Qwen/Qwen3-8B, finetuning_type: full, cutoff_len: 2048}"
+
 CASES = {
     "run": (
         [MACHINE, JOB, "--no-scaling", "--jitter=5%", *SETS],
@@ -47,6 +49,7 @@ CASES = {
     ),
     "explain": ([MACHINE, JOB, *SETS], lambda _: sim.explain(MACHINE, JOB, overrides=ONE)),
     "trace": ([MACHINE, JOB, *SETS], lambda _: sim.trace(MACHINE, JOB, overrides=ONE)),
+    "import": (["tuned.yaml"], lambda _: sim.import_job("tuned.yaml")),
     "config": ([MACHINE, JOB, *SETS], lambda _: sim.config(MACHINE, JOB, overrides=ONE)),
     "schema": (["workload"], lambda _: sim.schema("workload")),
     "topo show": (["dgx-a100"], lambda _: sim.topo_show("dgx-a100")),
@@ -132,7 +135,7 @@ def test_the_page_has_an_example_of_each():
 @pytest.mark.parametrize("verb", CASES)
 def test_the_command_prints_the_document(verb, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, text in (("study", STUDY), ("jobs", JOBS), ("runs", RUNS)):
+    for name, text in (("study", STUDY), ("jobs", JOBS), ("runs", RUNS), ("tuned", TUNED)):
         (tmp_path / f"{name}.yaml").write_text(text)
     options, call = CASES[verb]
     form = {"trace": [], "prices show": []}.get(verb, ["--format=json"])

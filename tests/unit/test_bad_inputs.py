@@ -62,7 +62,7 @@ def test_all_faults_of_both_files_come_at_once(write):
         "  pcie: {generation: 5, lanes: yes}\n  nics: {count: 8, rate: 400}\n"
     )
     workload = write(
-        "name: j\nmodel: llama3-8b\nseq_len: 8\ncompile: on\ntokens: 1e9x\n", "job.yaml"
+        "name: j\nmodel: llama-9-8b\nseq_len: 8\ncompile: on\ntokens: 1e9x\n", "job.yaml"
     )
     told = [
         str(f).replace(topology, "T").replace(workload, "W") for f in faults_of(topology, workload)
@@ -75,7 +75,8 @@ def test_all_faults_of_both_files_come_at_once(write):
         'T:6:3  node.nvlonk: unknown key; did you mean "nvlink"?',
         'T:7:32  node.pcie.lanes: "yes" is not a whole number',
         'T:8:26  node.nics.rate: 400 has no unit; write for example "400 Gb/s"',
-        "W:2:8  model: 'llama3-8b' is not in the catalogue; did you mean \"llama-3-8b\"?",
+        "W:2:8  model: 'llama-9-8b' is not in the catalogue; did you mean \"llama-3-8b\"? "
+        "If not, give its config.json or its shape",
         'W:3:1  seq_len: unknown key; did you mean "sequence_length"?',
         'W:4:10  compile: "on" is not true or false; write true',
         'W:5:9  tokens: "1e9x" is no count; write a number such as 1e9 or 1B',
@@ -193,7 +194,7 @@ def test_folder_missing_and_odd_names(tmp_path):
     assert "no file name" in faults_of("a\0b/c.yaml")[0].message
     assert "is empty" in faults_of("")[0].message
     assert 'did you mean "dgx-h100"' in faults_of("dgx-h10")[0].message
-    assert "name of a workload" in faults_of("llama3-8b-sft")[0].message
+    assert "is a workload, not a topology" in faults_of("llama3-8b-sft")[0].message
     assert "no path" in faults_of(5)[0].message
     assert "cannot be read" in faults_of("x" * 5000 + "/y")[0].message
 
@@ -224,7 +225,7 @@ def test_standard_input(monkeypatch):
         ({"name": "x", "network": {"switch_latency": 6e-7}}, "has no unit"),
         ({"name": "x", "network": {"oversubscription": float("inf")}}, "finite"),
         ({"name": "x", "network": object()}, "no mapping"),
-        ({}, "is missing"),
+        ({}, "has neither node"),
     ],
 )
 def test_python_mappings(mapping, says):

@@ -74,7 +74,7 @@ def test_host_memory_that_does_not_suffice_is_named(call):
     [
         (("rnu", *PAIR), 'no verb "rnu"; did you mean "run"?'),
         (("frobnicate",), "verbs are run, "),
-        (("run", "dgx-h100"), "Missing argument 'WORKLOAD'"),
+        (("run", "dgx-h100"), "Missing argument 'WORKLOAD...'"),
         (("run", *PAIR, "--fromat", "json"), "--format"),
         (("run", *PAIR, "--format", "xml"), "'table', 'json', 'csv', 'md'"),
         (("run", "dgx-h10", "mistral-7b-lora"), 'did you mean "dgx-h100"?'),

@@ -1,0 +1,149 @@
+"""What stands behind an argument: a file, a catalogue name, a mapping or a spec, as a tree.
+
+Also which side it is of, so that two arguments in the other order are read as they were meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from sim.errors import Fault, InputError
+from sim.files import is_file, is_folder
+from sim.inputs import catalogue, foreign
+from sim.inputs.base import Spec
+from sim.inputs.bind import did_you_mean, plan_of
+from sim.inputs.topology import Topology
+from sim.inputs.translation import Translation
+from sim.inputs.tree import Branch, Leaf, Place, Tree, from_python, read_file, read_stdin
+from sim.inputs.workload import Workload
+
+File = str | PathLike[str]
+Argument = File | Mapping[str, Any] | Spec | tuple[File, ...]
+Side = Literal["topology", "workload"]
+CLASSES: dict[str, type[Topology] | type[Workload]] = {"topology": Topology, "workload": Workload}
+_FOLDERS = {"topology": "topologies", "workload": "workloads"}
+
+
+class Given(NamedTuple):
+    """An argument, read: its tree, where its relative paths start, whose job it was before."""
+
+    tree: Tree
+    folder: Path | None = None
+    translation: Translation | None = None
+    name: str = ""  # to call it by where it has none of its own
+
+
+def given(side: Side, argument: Argument, faults: list[Fault]) -> Given:
+    """Read an argument of a side.
+
+    Parameters
+    ----------
+    side : {"topology", "workload"}
+        What it is to be.
+    argument : path, ``"-"``, catalogue name, mapping, spec, or tuple of paths
+        Several files are those of one job, as other tools write it.
+    faults : list of Fault
+        Takes faults that leave a tree to go on with.
+
+    Raises
+    ------
+    InputError
+        What cannot be read at all.
+    """
+    source = f"<{side}>"
+    if isinstance(argument, Spec):
+        if not isinstance(argument, CLASSES[side]):
+            raise InputError.single(source, f"is a {type(argument).__name__}, not a {side}")
+        return Given(Leaf(argument, Place(source)))
+    if isinstance(argument, Mapping):
+        return _named(Given(from_python(argument, source), name=side))
+    files = argument if isinstance(argument, tuple) else (argument,)
+    for file in files:
+        if not isinstance(file, (str, PathLike)):
+            kind = type(argument).__name__
+            raise InputError.single(source, f"{kind} is no path, name, mapping or spec")
+    return _named(_files(side, files, faults))
+
+
+def _named(found: Given) -> Given:
+    """An argument with a name: its file's, where it has none of its own."""
+    tree = found.tree
+    if isinstance(tree, Branch) and "name" not in tree.entries:
+        entry = Leaf(found.name, tree.place)
+        tree = Branch({"name": entry, **tree.entries}, tree.place, tree.keys)
+    return found._replace(tree=tree)
+
+
+def _files(side: Side, files: Sequence[File], faults: list[Fault]) -> Given:
+    sources = []
+    for file in files:
+        if file == "-":
+            sources.append(foreign.source_of(read_stdin(), "<stdin>", None, faults))
+        else:
+            path = path_of(side, file)
+            sources.append(foreign.source_of(read_file(path), str(path), path, faults))
+    first = sources[0]
+    folder = first.path.parent if first.path is not None else None
+    name = first.path.stem if first.path is not None else side
+    if len(sources) == 1 and (first.tree is not None and foreign.format_of(first) is None):
+        return Given(first.tree, folder, None, name)
+    job = foreign.translate(sources)
+    faults.extend(job.faults)
+    return Given(job.tree, folder, job, name)
+
+
+def kind_of(found: Given) -> Side | None:
+    """Which side an argument is of by its keys; None where they do not say."""
+    if found.translation is not None:
+        return "workload"
+    if not isinstance(found.tree, Branch):
+        return None
+    keys = found.tree.entries.keys()
+    hits = {side: len(keys & plan_of(cls).keys()) for side, cls in CLASSES.items()}
+    if hits["topology"] == hits["workload"]:
+        return None
+    return "topology" if hits["topology"] > hits["workload"] else "workload"
+
+
+def of_side(side: Side, found: Given) -> Given:
+    """An argument that can be of a side.
+
+    Raises
+    ------
+    InputError
+        Its keys are those of the other side.
+    """
+    if kind_of(found) not in (side, None):
+        other = "workload" if side == "topology" else "topology"
+        assert isinstance(found.tree, Branch)
+        own = len(found.tree.entries.keys() & plan_of(CLASSES[side]).keys() - {"name"})
+        if not own:
+            message = f"is a {other}, not a {side}"
+            raise InputError([found.tree.place.fault("", message)])
+    return found
+
+
+def path_of(side: Side, argument: File) -> Path:
+    """The file that an argument names: an existing path first, then the catalogue."""
+    path = Path(argument)
+    text = str(argument)
+    if not text.strip():
+        raise InputError([Fault(f"<{side}>", None, None, "", "the name is empty")])
+    if is_file(path):
+        return path
+    kind = _FOLDERS[side]
+    other = _FOLDERS["workload" if side == "topology" else "topology"]
+    shipped = catalogue.find(kind, text) or catalogue.find(other, text)
+    if shipped is not None:
+        return shipped
+    looks_like_path = "/" in text or "\\" in text or path.suffix in (".yaml", ".yml", ".json")
+    if looks_like_path or is_folder(path):
+        return path  # reading it says what is wrong
+    names = catalogue.names(kind)
+    hint = did_you_mean(text, names)
+    if not hint.startswith("; did"):
+        hint = f"; shipped are {', '.join(names)}" if names else ""
+    raise InputError.single(text, f"no such file, and no {side} of that name{hint}")

@@ -1,0 +1,42 @@
+"""Checks of another tool's job on a machine: its GPUs, and what of it cannot be followed."""
+
+from __future__ import annotations
+
+from sim.inputs.finding import Finding, warning
+from sim.inputs.topology import Topology
+from sim.inputs.translation import Translation
+from sim.inputs.tree import Place
+
+
+def check_translation(job: Translation, machine: Topology) -> tuple[Finding, ...]:
+    """Warnings that the files of a job give rise to."""
+    found = [
+        warning("not-followed", "workload", "", f"{_line(aside.place)}{aside.theirs}: {aside.why}")
+        for aside in job.aside
+        if aside.matters
+    ]
+    return (*_gpus(job, machine), *found)
+
+
+def _gpus(job: Translation, machine: Topology) -> tuple[Finding, ...]:
+    """GPUs that the files start the job on, held against the machine's."""
+    for said, has, what in (
+        (job.world, machine.world_size, "GPUs"),
+        (job.nodes, machine.node_count, "nodes"),
+        (job.gpus_per_node, machine.gpus_per_node, "GPUs a node"),
+    ):
+        if said is None or said[0] == has:
+            continue
+        count, place = said
+        message = f"{_line(place)}the job is for {count} {what}; {machine.name} has {has}"
+        each = machine.gpus_per_node or 1
+        nodes = count if what == "nodes" else count // each if count % each == 0 else 0
+        hint = f"add --set nodes={nodes}" if nodes and what != "GPUs a node" else ""
+        return (warning("world", "workload", "", message, hint or "take a machine like it"),)
+    return ()
+
+
+def _line(place: Place) -> str:
+    """Name and line of a file, as a sentence begins with them."""
+    name = place.source.rpartition("/")[2]
+    return f"{name}:{place.line}: " if place.line else f"{name}: "

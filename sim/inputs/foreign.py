@@ -1,0 +1,180 @@
+"""Jobs written for other tools: recognised, and read as the workload that they describe.
+
+What a file is, its keys say, never its name. Formats are known by name (`FORMATS` of
+`sim.inputs.registry`); each says whether a file is its own and reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from sim.errors import Fault, InputError
+from sim.files import is_file
+from sim.inputs.bind import plan_of
+from sim.inputs.registry import FORMATS
+from sim.inputs.topology import Topology
+from sim.inputs.translation import Source, Translation
+from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, from_python, from_yaml
+from sim.inputs.workload import Workload
+
+_SCRIPT = re.compile(r"^(#!.*sh\b|#SBATCH\b)|\b(torchrun|accelerate +launch|deepspeed +--)", re.M)
+_HEADER = re.compile(r"\s*\[+([^\]]+)\]+")
+_ASSIGNED = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*=")
+
+
+class Format(Protocol):
+    """A kind of file of another tool."""
+
+    @property
+    def name(self) -> str:
+        """As `import` lists it."""
+
+    @property
+    def title(self) -> str:
+        """As sentences call it: "an axolotl file"."""
+
+    def recognises(self, source: Source) -> bool:
+        """Whether a file is of this kind."""
+
+    def read(self, source: Source, job: Translation) -> None:
+        """Put what a file says into a job."""
+
+
+def source_of(text: str, name: str, path: Path | None, faults: list[Fault]) -> Source:
+    """A file's text as a source: YAML, JSON, TOML or a launch script.
+
+    Raises
+    ------
+    InputError
+        Broken syntax.
+    """
+    if name.endswith(".toml"):
+        return Source(path, name, text, _from_toml(text, name))
+    if _SCRIPT.search(text) and not _mapping(text):
+        return Source(path, name, text, None)
+    if name.endswith(".py"):
+        message = "is Python, which is not run here; name the JSON that its tool writes of it"
+        raise InputError.single(name, message)
+    if text.lstrip().startswith("{") and "\t" in text:  # JSON that no YAML parser takes
+        return Source(path, name, text, _from_json(text, name))
+    return Source(path, name, text, from_yaml(text, name, faults))
+
+
+def _mapping(text: str) -> bool:
+    """Whether a text with a launch command in it is a mapping all the same (Kubernetes)."""
+    return bool(re.search(r"^(apiVersion|kind)\s*:", text, re.M))
+
+
+def _from_json(text: str, name: str) -> Tree:
+    try:
+        return from_python(json.loads(text), name)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            [Fault(name, error.lineno, error.colno, "", f"not JSON: {error.msg}")]
+        ) from None
+    except RecursionError:
+        raise InputError.single(name, "is nested too deeply") from None
+
+
+def _from_toml(text: str, name: str) -> Tree:
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError.single(name, f"not TOML: {error}") from None
+    except RecursionError:
+        raise InputError.single(name, "is nested too deeply") from None
+    lines: dict[str, int] = {}
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            table = header[1].strip() + "."
+            lines.setdefault(table[:-1], number)
+        elif key := _ASSIGNED.match(line):
+            lines.setdefault(table + key[1], number)
+    return _placed(from_python(values, name), lines, name, "")
+
+
+def _placed(tree: Tree, lines: dict[str, int], name: str, path: str) -> Tree:
+    """A tree of TOML with the lines of its keys."""
+    place = Place(name, lines.get(path))
+    if isinstance(tree, Branch):
+        entries = {
+            k: _placed(v, lines, name, f"{path}.{k}" if path else k)
+            for k, v in tree.entries.items()
+        }
+        return Branch(entries, place, {k: v.place for k, v in entries.items()})
+    if isinstance(tree, Items):
+        return Items([_placed(v, lines, name, path) for v in tree.items], place)
+    return Leaf(tree.value, place, tree.quoted)
+
+
+def is_ours(source: Source) -> bool:
+    """Whether every top-level key is one of a workload or a topology."""
+    own = {*plan_of(Workload), *plan_of(Topology)}
+    return isinstance(source.tree, Leaf | Items) or (source.tree is not None and source.keys <= own)
+
+
+def format_of(source: Source) -> Format | None:
+    """The format that a file is of, or None where it is none of another tool's."""
+    if is_ours(source):
+        return None
+    return next((FORMATS[name] for name in FORMATS if FORMATS[name].recognises(source)), None)
+
+
+def translate(sources: Sequence[Source]) -> Translation:
+    """One job out of several files of other tools.
+
+    Raises
+    ------
+    InputError
+        A file that no format recognises.
+    """
+    name = sources[0].name
+    job = Translation(Branch({}, Place(name)))
+    formats = []
+    for source in sources:
+        found = format_of(source)
+        if found is None:
+            raise InputError.single(source.name, f"is the file of no tool known here ({_known()})")
+        formats.append(found)
+    order = list(FORMATS)
+    # what launches a job says least of it, and what it says is what others leave open
+    for format_, source in sorted(
+        zip(formats, sources, strict=True), key=lambda pair: order.index(pair[0].name)
+    ):
+        job.titles.append(format_.title)
+        format_.read(source, job)
+    _finish(job)
+    return job
+
+
+def _finish(job: Translation) -> None:
+    """What follows for any tool: data parallel where nothing shards, adapters apart in FSDP1."""
+    if job.at("parallelism.strategy") is None and job.at("parallelism") is None:
+        job.suppose("parallelism.strategy", "ddp", "neither FSDP nor DeepSpeed is configured")
+    adapted = job.text_at("method.kind") in ("lora", "qlora")
+    apart = "huggingface" in job.text_at("trainer") or (
+        job.text_at("parallelism.use_orig_params").lower() == "false"
+    )
+    if job.text_at("parallelism.strategy") == "fsdp1" and adapted and apart:
+        job.suppose("parallelism.wrap", "peft", "PEFT's wrap policy keeps adapters apart")
+
+
+def _known() -> str:
+    return ", ".join(FORMATS)
+
+
+def beside(source: Source, name: str) -> Path | None:
+    """A file that another one names: from its folder, or from where we stand."""
+    if source.path is None or not name:
+        return None
+    for folder in (source.path.parent, *list(source.path.parents)[1:4], Path()):
+        path = folder / name
+        if is_file(path):
+            return path
+    return None

@@ -1,0 +1,1 @@
+"""Files of trainers and launchers, read as jobs: one module a tool."""

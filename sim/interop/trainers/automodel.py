@@ -1,0 +1,153 @@
+"""NeMo AutoModel's YAML as a job: keys of its recipes for fine-tuning language models."""
+
+from __future__ import annotations
+
+from sim.inputs.registry import FORMATS
+from sim.inputs.translation import Keys, Source, Translation
+from sim.interop.trainers import common
+from sim.interop.trainers.common import DTYPES, TrainerFormat
+
+_DEFAULT = "NeMo AutoModel's default"
+
+
+def recognises(source: Source) -> bool:
+    """Its step scheduler and a model."""
+    return {"step_scheduler", "model"} <= source.keys
+
+
+def read(source: Source, job: Translation) -> None:
+    """Read a recipe."""
+    keys = Keys(job, common.branch_of(source))
+    model = keys.inner("model")
+    model.put("model", model.text("pretrained_model_name_or_path"), "pretrained_model_name_or_path")
+    common.attention(model, "attn_implementation")
+    job.suppose("attention", "sdpa", _DEFAULT)
+    dtype = DTYPES.get(model.text("torch_dtype", "dtype").lower(), "bf16")
+    job.suppose("precision.kind", dtype, "the dtype of the model")
+    if model.flag("use_liger_kernel"):
+        model.put("fused_kernels", "all", "use_liger_kernel")
+    model.rest("NeMo AutoModel")
+    _schedule(keys.inner("step_scheduler"), job)
+    _length(keys, job)
+    _method(keys, job)
+    _mesh(keys, job)
+    optimizer = keys.inner("optimizer").text("_target_").rpartition(".")[2].lower()
+    job.suppose(
+        "optimizer", "adafactor" if "adafactor" in optimizer else "adamw", "the optimizer's class"
+    )
+    loss = keys.inner("loss_fn").text("_target_")
+    if "FusedLinear" in loss or "LinearCrossEntropy" in loss:
+        job.take("loss", "fused-linear", keys.place("loss_fn"), "loss_fn._target_", loss)
+    job.suppose("loss", "huggingface", _DEFAULT)
+    job.suppose("trainer", "accelerate", "a loop of its own, without Hugging Face's trainer")
+    if keys.inner("checkpoint").flag("enabled") is False:
+        job.take("checkpoint.interval", None, keys.place("checkpoint"), "checkpoint.enabled")
+    if keys.inner("fp8").flag("enabled"):
+        keys.matters("its FP8 is not read: add --set precision=fp8", "fp8")
+    if keys.inner("compile").flag("enabled"):
+        job.take("compile", True, keys.place("compile"), "compile.enabled")
+    keys.leave_matching(
+        common.WHY_NO_MATTER,
+        r"optimizer|lr_scheduler|rng|dist_env|checkpoint|validation\w*|dataloader"
+        r"|loss_fn|wandb|recipe|clip_grad_norm|compile|fp8|seed|distributed"
+        r"|freeze_config|slurm|mlflow",
+    )
+    keys.rest("NeMo AutoModel")
+
+
+def _schedule(keys: Keys, job: Translation) -> None:
+    keys.put_count("global_batch", "global_batch_size")
+    keys.put_count("micro_batch", "local_batch_size")
+    keys.put_count("steps", "max_steps")
+    keys.leave(
+        "the file does not say how many samples there are: add --set samples=N", "num_epochs"
+    )
+    keys.leave(
+        "counted in steps: `checkpoint.interval` and `evaluation` are set by hand",
+        "ckpt_every_steps",
+        "val_every_steps",
+    )
+    keys.rest("NeMo AutoModel")
+
+
+def _length(keys: Keys, job: Translation) -> None:
+    packed, data = keys.inner("packed_sequence"), keys.inner("dataset")
+    size = packed.count("packed_sequence_size")
+    if size and size > 0:
+        packed.put("sequence_length", size, "packed_sequence_size")
+        packed.put("data.packing", True, "packed_sequence_size")
+    else:
+        data.put_count("sequence_length", "seq_length", "max_length", "seq_len")
+        job.suppose("data.packing", False, _DEFAULT)
+
+
+def _method(keys: Keys, job: Translation) -> None:
+    peft = keys.inner("peft")
+    four = keys.inner("quantization").flag("load_in_4bit") is True
+    if not peft.branch.entries:
+        job.suppose("method.kind", "full", "no peft table")
+        return
+    common.lora(
+        peft,
+        kind="lora",
+        four_bit=four,
+        rank=8,
+        why=_DEFAULT,
+        dropout=0.0,
+        rank_names=("dim",),
+        target_names=("target_modules",),
+        dropout_names=("dropout",),
+        place_names=("_target_",),
+        default_targets="all-linear",
+    )
+    if peft.flag("match_all_linear") and not peft.has("target_modules"):
+        peft.put("method.targets", "all-linear", "match_all_linear")
+    peft.leave(
+        common.WHY_NO_MATTER,
+        "alpha",
+        "use_triton",
+        "dropout_position",
+        "lora_A_init",
+        "match_all_linear",
+        "exclude_modules",
+    )
+
+
+def _mesh(keys: Keys, job: Translation) -> None:
+    mesh = keys.inner("distributed")
+    target = (mesh.text("strategy") or mesh.text("_target_").rpartition(".")[2]).lower()
+    if "ddp" in target:
+        mesh.put("parallelism.strategy", "ddp", "strategy", "_target_")
+    else:
+        if target and "fsdp" not in target:
+            mesh.matters(f"{target} is not modelled: taken as FSDP2", "strategy", "_target_")
+        job.suppose("parallelism.strategy", "fsdp2", _DEFAULT)
+    for name, ours in (
+        ("tp_size", "tensor_parallel"),
+        ("cp_size", "context_parallel"),
+        ("pp_size", "pipeline_parallel"),
+        ("dp_replicate_size", "replicate"),
+    ):
+        value = mesh.count(name)
+        if value and value > 1:
+            mesh.put(f"parallelism.{ours}", value, name)
+    if (mesh.count("ep_size") or 1) > 1:
+        mesh.matters("experts spread over ranks: every rank holds all of them here", "ep_size")
+    if mesh.flag("sequence_parallel") is False and job.at("parallelism.tensor_parallel"):
+        mesh.put("parallelism.sequence_parallel", False, "sequence_parallel")
+    if mesh.flag("activation_checkpointing"):
+        mesh.put("activation_checkpointing.kind", "full", "activation_checkpointing")
+    mesh.leave(
+        "1 or none: what is left over",
+        "dp_size",
+        "tp_size",
+        "cp_size",
+        "pp_size",
+        "ep_size",
+        "dp_replicate_size",
+        "sequence_parallel",
+    )
+    mesh.rest("NeMo AutoModel")
+
+
+FORMATS.register(TrainerFormat("automodel", "a NeMo AutoModel recipe", recognises, read))

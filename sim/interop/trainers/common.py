@@ -1,0 +1,479 @@
+"""What the files of several trainers share: their words for optimizers, attention, LoRA, FSDP."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sim.inputs.foreign import beside, source_of
+from sim.inputs.translation import Keys, Source, Translation
+from sim.inputs.tree import Branch, Items, Leaf, Place, read_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerFormat:
+    """A format by what tells it and what reads it (see `sim.inputs.foreign.Format`)."""
+
+    name: str
+    title: str
+    recognises: Callable[[Source], bool]
+    read: Callable[[Source, Translation], None]
+
+
+#: names of optimizers (transformers' `OptimizerNames`, axolotl's, torchtitan's): ours, and the
+#: implementation where the name says it
+OPTIMIZERS: dict[str, tuple[str, str | None]] = {
+    "adamw": ("adamw", None),
+    "adam": ("adamw", None),
+    "adamw_torch": ("adamw", "foreach"),
+    "adamw_hf": ("adamw", "for-loop"),
+    "adamw_torch_fused": ("adamw", "fused"),
+    "adamw_apex_fused": ("adamw", "fused"),
+    "adamw_bnb_8bit": ("adamw-8bit", None),
+    "adamw_8bit": ("adamw-8bit", None),
+    "adamw_torch_8bit": ("adamw-8bit", None),
+    "adafactor": ("adafactor", None),
+    "sgd": ("sgd", None),
+}
+_LIKE = {
+    "paged_adamw_8bit": ("adamw-8bit", "its states stay on the GPU here: paging is not modelled"),
+    "paged_adamw_32bit": ("adamw", "its states stay on the GPU here: paging is not modelled"),
+    "paged_adamw": ("adamw", "its states stay on the GPU here: paging is not modelled"),
+    "adamw_torch_4bit": ("adamw-8bit", "4-bit states are taken as 8-bit ones"),
+    "ademamix": ("adamw", "its third state is not counted"),
+}
+
+ATTENTION = {
+    "flash_attention_2": "flash2",
+    "flash_attention_3": "flash3",
+    "sdpa": "sdpa",
+    "eager": "eager",
+    "fa2": "flash2",
+    "fa3": "flash3",
+    "flash_attn": "flash2",
+    "flash_attention": "flash2",
+    "flash_attn_2": "flash2",
+    "flash_attn_3": "flash3",
+    "disabled": "eager",
+    "kernels-community/flash-attn2": "flash2",
+    "kernels-community/flash-attn3": "flash3",
+    "kernels-community/vllm-flash-attn3": "flash3",
+}
+
+DTYPES = {
+    "bf16": "bf16",
+    "bfloat16": "bf16",
+    "torch.bfloat16": "bf16",
+    "fp16": "fp16",
+    "float16": "fp16",
+    "half": "fp16",
+    "torch.float16": "fp16",
+    "fp32": "fp32",
+    "float32": "fp32",
+    "no": "fp32",
+    "torch.float32": "fp32",
+    "fp8": "fp8",
+}
+
+_PROJECTIONS: dict[str, tuple[str, ...]] = {
+    "q_proj": ("q",),
+    "k_proj": ("k",),
+    "v_proj": ("v",),
+    "o_proj": ("o",),
+    "out_proj": ("o",),
+    "dense": ("o",),
+    "gate_proj": ("gate",),
+    "up_proj": ("up",),
+    "down_proj": ("down",),
+    "qkv_proj": ("q", "k", "v"),
+    "query_key_value": ("q", "k", "v"),
+    "Wqkv": ("q", "k", "v"),
+    "c_attn": ("q", "k", "v"),
+    "gate_up_proj": ("gate", "up"),
+    "dense_h_to_4h": ("up",),
+    "dense_4h_to_h": ("down",),
+    "fc1": ("up",),
+    "fc2": ("down",),
+    "c_fc": ("up",),
+    "w1": ("gate",),
+    "w2": ("down",),
+    "w3": ("up",),
+}
+_EVERY = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+#: keys of any Hugging Face trainer that change neither the time nor the memory of a step
+NO_MATTER = (
+    r"learning_rate|lr|lr_scheduler\w*|scheduler|warmup\w*|weight_decay|adam_\w+|seed|data_seed"
+    r"|output_dir|overwrite_\w+|logging_\w+|report_to|run_name|wandb\w*|mlflow\w*|comet\w*"
+    r"|tensorboard\w*|swanlab\w*|plot_loss|hub_\w+|push_to_hub\w*|save_total_limit"
+    r"|save_only_model|save_safetensors|save_first_step|saves_per_epoch|resume_from_checkpoint"
+    r"|remove_unused_columns|ddp_timeout|include_\w+|disable_tqdm|log_level\w*|do_train|do_predict"
+    r"|chat_template\w*|template|datasets?|dataset_\w+|special_tokens|tokens|tokenizer\w*"
+    r"|trust_remote_code|val_set_size|test_datasets|strict|shuffle\w*|train_on_inputs"
+    r"|group_by_length|early_stopping\w*|debug|load_best_model_at_end|metric_for_best_model"
+    r"|greater_is_better|average_tokens_across_devices|model_init_kwargs|use_cache|model_revision"
+    r"|lora_alpha|lora_fan_in_fan_out|peft_use_rslora|use_rslora|lora_model_dir"
+    r"|ddp_find_unused_parameters|router_aux_loss_coef|neftune\w*|label_smoothing_factor"
+)
+WHY_NO_MATTER = "no effect on time or memory of a step"
+_RUN_TIME = "counted in steps or epochs: `checkpoint.interval` and `evaluation` are set by hand"
+
+
+def optimizer(keys: Keys, *names: str) -> None:
+    """Which optimizer runs."""
+    word = keys.text(*names)
+    if not word:
+        return
+    name = word.lower()
+    if name in OPTIMIZERS:
+        ours, how = OPTIMIZERS[name]
+        keys.put("optimizer", ours, *names)
+        if how:
+            keys.put("optimizer_implementation", how, *names)
+    elif name in _LIKE:
+        ours, why = _LIKE[name]
+        keys.put("optimizer", ours, *names)
+        keys.matters(why, *names)
+    else:
+        keys.matters(f"{word} is not modelled: taken as AdamW", *names)
+        keys.put("optimizer", "adamw", *names)
+
+
+def attention(keys: Keys, *names: str) -> None:
+    """Whose attention kernel runs."""
+    word = keys.text(*names)
+    if not word or word == "auto":
+        return
+    if word in ATTENTION:
+        keys.put("attention", ATTENTION[word], *names)
+    else:
+        keys.put("attention", "flash2", *names)
+        keys.matters(f"{word} is not modelled: taken as FlashAttention 2", *names)
+
+
+def targets(keys: Keys, *names: str) -> None:
+    """Which matrices LoRA adapts: names, a regular expression, or all of them."""
+    words = keys.words(*names)
+    if not words:
+        return
+    if {w.lower() for w in words} & {"all", "all-linear", "all_linear"}:
+        keys.put("method.targets", "all-linear", *names)
+        return
+    found: list[str] = []
+    unknown = []
+    for word in words:
+        last = word.rpartition(".")[2]
+        if last in _PROJECTIONS:
+            found += _PROJECTIONS[last]
+        elif re.search(r"[\\|()*+?^$]", word) and len(word) < 1000:
+            hits = [part for name in _EVERY if name in word for part in _PROJECTIONS[name]]
+            found += hits or _fitting(word)
+        else:
+            unknown.append(word)
+    if unknown:
+        keys.matters(f"adapters of {', '.join(unknown)} are not counted", *names)
+    if found:
+        place = keys.place(*names)
+        ordered = dict.fromkeys(found)
+        keys.put("method.targets", Items([Leaf(w, place) for w in ordered], place), *names)
+
+
+def _fitting(pattern: str) -> list[str]:
+    """Projections whose usual names a regular expression could be meant for."""
+    stems = {"q": "q", "k": "k", "v": "v", "o": "o", "gate": "gate", "up": "up", "down": "down"}
+    if "_proj" not in pattern:
+        return []
+    inside = re.findall(r"\(([\w|]+)\)_proj", pattern)
+    return [stems[w] for group in inside for w in group.split("|") if w in stems]
+
+
+def lora(
+    keys: Keys,
+    *,
+    kind: str,
+    four_bit: bool,
+    rank: int,
+    why: str,
+    dropout: float,
+    rank_names: tuple[str, ...],
+    target_names: tuple[str, ...],
+    dropout_names: tuple[str, ...],
+    place_names: tuple[str, ...],
+    default_targets: str = "qv",
+) -> None:
+    """Put a LoRA method: its rank, its targets, and what the library takes where they are open."""
+    method = "qlora" if four_bit or kind == "qlora" else "lora"
+    keys.put("method.kind", method, *place_names)
+    keys.put_count("method.rank", *rank_names)
+    keys.job.suppose("method.rank", rank, why)
+    value = keys.number(*dropout_names)
+    if value is not None:
+        keys.put("method.dropout", value, *dropout_names)
+    keys.job.suppose("method.dropout", dropout, why)
+    targets(keys, *target_names)
+    keys.job.suppose("method.targets", default_targets, why)
+    if keys.flag("use_dora", "peft_use_dora"):
+        keys.matters("DoRA's norms are not modelled: taken as LoRA", "use_dora", "peft_use_dora")
+    saved = keys.words("modules_to_save", "lora_modules_to_save", "additional_target")
+    if saved:
+        keys.matters(
+            f"{', '.join(saved)} trained in full beside the adapters are not counted",
+            "modules_to_save",
+            "lora_modules_to_save",
+            "additional_target",
+        )
+
+
+_SHARDING = {
+    "full_shard": "full-shard",
+    "1": "full-shard",
+    "shard_grad_op": "shard-grad-op",
+    "2": "shard-grad-op",
+    "no_shard": "no-shard",
+    "3": "no-shard",
+}
+_HYBRID = {
+    "hybrid_shard": "full-shard",
+    "4": "full-shard",
+    "hybrid_shard_zero2": "shard-grad-op",
+    "5": "shard-grad-op",
+    "_hybrid_shard_zero2": "shard-grad-op",
+}
+
+
+def fsdp(keys: Keys, job: Translation, version: int, words: list[str]) -> None:
+    """FSDP as accelerate's plugin takes it, keys with or without ``fsdp_``.
+
+    Parameters
+    ----------
+    keys : Keys
+        The ``fsdp_config`` mapping.
+    job : Translation
+        The job.
+    version : int
+        1 or 2.
+    words : list of str
+        Of transformers' ``fsdp`` option: ``full_shard auto_wrap offload``.
+    """
+    strategy = "fsdp2" if version == 2 else "fsdp1"
+    place = keys.branch.place
+    job.take("parallelism.strategy", strategy, place, keys.prefix.rstrip(".") or "fsdp")
+    if keys.flag("fsdp_offload_params", "offload_params") or "offload" in words:
+        job.take(
+            "parallelism.offload",
+            "all",
+            keys.place("fsdp_offload_params", "offload_params"),
+            keys.named("fsdp_offload_params", "offload_params"),
+        )
+    _reshard(keys, job, version, words)
+    prefetch = keys.text("fsdp_backward_prefetch", "backward_prefetch").lower()
+    names = ("fsdp_backward_prefetch", "backward_prefetch")
+    if prefetch and version == 1:
+        ours = {"backward_pre": "pre", "backward_post": "post", "no_prefetch": "none"}
+        keys.put("parallelism.backward_prefetch", ours.get(prefetch, "pre"), *names)
+    elif version == 1:
+        job.suppose("parallelism.backward_prefetch", "none", "accelerate's NO_PREFETCH")
+    if keys.flag("fsdp_forward_prefetch", "forward_prefetch"):
+        if version == 1:
+            keys.put("parallelism.forward_prefetch", 1, "fsdp_forward_prefetch", "forward_prefetch")
+        else:
+            keys.leave(
+                "accelerate does not pass it to FSDP2", "fsdp_forward_prefetch", "forward_prefetch"
+            )
+    if version == 1:
+        keys.put_flag("parallelism.use_orig_params", "fsdp_use_orig_params", "use_orig_params")
+        keys.put_flag(
+            "parallelism.limit_all_gathers", "fsdp_limit_all_gathers", "limit_all_gathers"
+        )
+    keys.put_flag(
+        "parallelism.cpu_ram_efficient_loading",
+        "fsdp_cpu_ram_efficient_loading",
+        "cpu_ram_efficient_loading",
+    )
+    keys.put_flag("parallelism.pin_memory", "fsdp_cpu_offload_pin_memory", "cpu_offload_pin_memory")
+    state = keys.text("fsdp_state_dict_type", "state_dict_type", "final_state_dict_type").lower()
+    if state:
+        keys.put(
+            "checkpoint.mode",
+            "full" if state.startswith("full") else "sharded",
+            "fsdp_state_dict_type",
+            "state_dict_type",
+            "final_state_dict_type",
+        )
+    names = ("fsdp_activation_checkpointing", "activation_checkpointing")
+    if keys.flag(*names):
+        keys.put("activation_checkpointing.kind", "full", *names)
+        job.suppose("activation_checkpointing.reentrant", False, "accelerate's wrapper")
+    policy = keys.text("fsdp_auto_wrap_policy", "auto_wrap_policy").upper()
+    if policy in ("SIZE_BASED_WRAP", "NO_WRAP"):
+        keys.matters(
+            f"{policy} is not modelled: every block is wrapped",
+            "fsdp_auto_wrap_policy",
+            "auto_wrap_policy",
+        )
+    keys.leave(
+        "the blocks are wrapped, whatever their class is called",
+        "fsdp_auto_wrap_policy",
+        "auto_wrap_policy",
+        "fsdp_transformer_layer_cls_to_wrap",
+        "transformer_layer_cls_to_wrap",
+    )
+    keys.leave(
+        WHY_NO_MATTER,
+        "fsdp_sync_module_states",
+        "sync_module_states",
+        "fsdp_min_num_params",
+        "min_num_params",
+        "fsdp_version",
+        "fsdp_use_orig_params",
+        "use_orig_params",
+        "fsdp_limit_all_gathers",
+        "limit_all_gathers",
+        "fsdp_backward_prefetch",
+        "backward_prefetch",
+        "fsdp_sharding_strategy",
+        "sharding_strategy",
+        "xla",
+        "xla_fsdp_v2",
+        "xla_fsdp_grad_ckpt",
+    )
+    keys.rest("accelerate")
+
+
+def _reshard(keys: Keys, job: Translation, version: int, words: list[str]) -> None:
+    """Whether parameters are dropped after forward."""
+    again = ("fsdp_reshard_after_forward", "reshard_after_forward")
+    named = ("fsdp_sharding_strategy", "sharding_strategy")
+    word = keys.text(*named).lower() or keys.text(*again).lower()
+    word = word or next((w.lower() for w in words if w.lower() in _SHARDING | _HYBRID), "")
+    if version == 2:
+        value = keys.text(*again).lower()
+        if value in ("true", "false"):
+            keys.put_flag("parallelism.reshard_after_forward", *again)
+        elif word in ("shard_grad_op", "2"):
+            job.take(
+                "parallelism.reshard_after_forward",
+                False,
+                keys.place(*named, *again),
+                keys.named(*named),
+            )
+        return
+    if word in _SHARDING:
+        if _SHARDING[word] != "full-shard":
+            job.take(
+                "parallelism.sharding_strategy",
+                _SHARDING[word],
+                keys.place(*named, *again),
+                keys.named(*named),
+            )
+    elif word in _HYBRID:
+        if _HYBRID[word] != "full-shard":
+            job.take(
+                "parallelism.sharding_strategy",
+                _HYBRID[word],
+                keys.place(*named),
+                keys.named(*named),
+            )
+        if job.nodes is not None:
+            job.take("parallelism.replicate", job.nodes[0], keys.place(*named), keys.named(*named))
+        else:
+            keys.matters(
+                "hybrid: a whole copy on each node; add --set parallelism.replicate=NODES", *named
+            )
+
+
+def refer(source: Source, name: str, job: Translation, place: Place, theirs: str) -> Source | None:
+    """A file that another names, read; None where it is not there."""
+    path = beside(source, name)
+    if path is None:
+        return None
+    job.titles.append(f"{path.name}, which it names")
+    return source_of(read_file(path), str(path), path, job.faults)
+
+
+def zero_by_name(name: str, job: Translation, place: Place, theirs: str) -> None:
+    """What a DeepSpeed file that is not here says by its name: ``zero3``, ``ds_z2_offload``."""
+    base = name.rpartition("/")[2].lower()
+    stage = re.search(r"(?:zero|z)_?(?:stage_?)?([0-3])", base)
+    if stage is None:
+        job.faults.append(
+            place.fault(theirs, f'"{name}" is not here; name it too, or put it beside this file')
+        )
+        return
+    strategy = {"0": "ddp"}.get(stage[1], f"zero{stage[1]}")
+    job.take("parallelism.strategy", strategy, place, theirs, name)
+    if "offload" in base:
+        both = "optim" not in base and stage[1] == "3"
+        if "params" in base:
+            both = True
+        job.take("parallelism.offload", "all" if both else "optimizer", place, theirs, name)
+    job.skip(place, theirs, f"{name} is not here: its stage is taken from its name", True)
+
+
+def branch_of(source: Source) -> Branch:
+    """The mapping of a source; a list or a scalar is an empty one."""
+    return source.tree if isinstance(source.tree, Branch) else Branch({}, Place(source.name))
+
+
+def checkpointing(keys: Keys, job: Translation, reentrant: bool, why: str) -> bool:
+    """Gradient checkpointing of a Hugging Face trainer; True where it is on."""
+    names = ("gradient_checkpointing", "activation_checkpointing")
+    word = keys.text(*names).lower()
+    offload = word.startswith("offload") or word == "unsloth"
+    on = offload or bool(keys.flag(*names)) if word else False
+    if not on:
+        if word in ("false", "no"):
+            keys.leave("the default", *names)
+        return False
+    keys.put("activation_checkpointing.kind", "full", *names)
+    if offload:
+        keys.put("activation_checkpointing.offload", True, *names)
+    inner = keys.inner("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")
+    inner.put_flag("activation_checkpointing.reentrant", "use_reentrant")
+    job.suppose("activation_checkpointing.reentrant", reentrant, why)
+    return True
+
+
+def masked(keys: Keys, name: str) -> None:
+    """Packed samples that do not see each other: less attention, if one knew their lengths."""
+    keys.job.skip(
+        keys.place(name), keys.named(name),
+        "attention is counted over whole rows, as no file says how long samples are; add "
+        "--set data.mean_length=N --set data.document_masks=true", True,
+    )  # fmt: skip
+
+
+def unpadded(keys: Keys, name: str) -> None:
+    """Samples one after the other without padding: as many tokens as they have, were it known."""
+    keys.put("data.packing", True, name)
+    keys.matters(
+        "rows are counted as full, as no file says how long samples are; add "
+        "--set data.mean_length=N --set data.packing=padding-free", name,
+    )  # fmt: skip
+
+
+def saving(keys: Keys) -> None:
+    """When checkpoints are saved and evaluation runs: in steps, which are no time."""
+    if keys.text("save_strategy").lower() == "no":
+        keys.put("checkpoint.interval", None, "save_strategy")
+    keys.leave(
+        _RUN_TIME,
+        "save_strategy",
+        "save_steps",
+        "eval_strategy",
+        "eval_steps",
+        "evals_per_epoch",
+        "saves_per_epoch",
+        "per_device_eval_batch_size",
+        "do_eval",
+        "eval_sample_packing",
+        "eval_table_size",
+        "eval_max_new_tokens",
+        "eval_accumulation_steps",
+        "val_size",
+        "eval_dataset",
+    )

@@ -1,0 +1,71 @@
+"""Kubernetes' PyTorchJob, TrainJob and MPIJob as (a part of) a job: GPUs and the command."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from sim.inputs.registry import FORMATS
+from sim.inputs.translation import Keys, Source, Translation
+from sim.inputs.tree import Branch, Items, Leaf, Tree
+from sim.interop.trainers import common, launch
+from sim.interop.trainers.common import TrainerFormat
+
+_KINDS = ("PyTorchJob", "MPIJob", "TrainJob", "Job", "JobSet", "RayJob", "Pod")
+_GPU = "nvidia.com/gpu"
+
+
+def recognises(source: Source) -> bool:
+    """A kind of Kubernetes' that runs containers."""
+    keys = source.keys
+    return {"apiVersion", "kind"} <= keys
+
+
+def read(source: Source, job: Translation) -> None:
+    """Read replicas, GPUs of a pod, and the arguments of its command."""
+    branch = common.branch_of(source)
+    keys = Keys(job, branch)
+    if keys.text("kind") not in _KINDS:
+        keys.fault(f"{keys.text('kind')} is no job; {', '.join(_KINDS)} are", "kind")
+        return
+    nodes = 0
+    for replicas in _under(branch, ("replicas", "numNodes", "numWorkers")):
+        if isinstance(replicas, Leaf) and str(replicas.value).isdigit():
+            nodes += int(str(replicas.value))
+    found: dict[str, Leaf] = {}
+    for gpus in _under(branch, (_GPU,)):
+        if isinstance(gpus, Leaf) and str(gpus.value).isdigit():
+            found["gpus"] = Leaf(str(gpus.value), gpus.place)
+    if nodes:
+        found["nodes"] = Leaf(str(nodes), branch.place)
+    words: list[str] = []
+    for command in _under(branch, ("command", "args")):
+        words += (
+            [str(x.value) for x in command.items if isinstance(x, Leaf)]
+            if isinstance(command, Items)
+            else []
+        )
+    launch.arguments(" ".join(_quoted(w) for w in words), source, job, found, {})
+    keys.leave(common.WHY_NO_MATTER, *branch.entries)
+
+
+def _quoted(word: str) -> str:
+    return word if "\n" not in word and " " not in word else " ".join(shlex.split(word))
+
+
+def _under(tree: Tree, names: tuple[str, ...], depth: int = 0) -> Iterator[Tree]:
+    """Everything that stands under one of some keys, at any depth."""
+    if depth > 24:
+        return
+    if isinstance(tree, Branch):
+        for key, inner in tree.entries.items():
+            if key in names:
+                yield inner
+            else:
+                yield from _under(inner, names, depth + 1)
+    elif isinstance(tree, Items):
+        for inner in tree.items:
+            yield from _under(inner, names, depth + 1)
+
+
+FORMATS.register(TrainerFormat("kubernetes", "a Kubernetes job", recognises, read))

@@ -1,0 +1,179 @@
+"""Launch scripts: sbatch headers, torchrun, accelerate and deepspeed lines, and their arguments."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from sim.inputs.foreign import format_of
+from sim.inputs.registry import FORMATS
+from sim.inputs.translation import Keys, Source, Translation
+from sim.inputs.tree import Branch, Leaf, Place
+from sim.interop.trainers import common, huggingface
+from sim.interop.trainers.common import TrainerFormat
+
+_LAUNCHER = re.compile(
+    r"\b(torchrun|accelerate\s+launch|deepspeed|python3?\s+-m\s+torch\.distributed)"
+)
+_VARIABLE = re.compile(r"\$(?:\{(\w+)(?::[-=]([^}]*))?\}|(\w+))")
+_ASSIGNED = re.compile(r"^\s*(?:export\s+|local\s+|declare\s+)?([A-Za-z_]\w*)=([^\s#;]+)")
+_DIRECTIVE = re.compile(r"^#SBATCH\s+(--?[\w-]+)[=\s]?([^\s#]*)")
+_TORCH = ("nproc_per_node", "nproc-per-node", "nnodes")
+
+
+def recognises(source: Source) -> bool:
+    """A script, not a mapping."""
+    return source.tree is None and bool(_LAUNCHER.search(source.text) or "#SBATCH" in source.text)
+
+
+def read(source: Source, job: Translation) -> None:
+    """Read how many GPUs a script asks for, and the trainer's arguments on its lines."""
+    found, names = _directives(source)
+    text = "\n".join(source.text.splitlines())
+    arguments(text, source, job, found, names)
+
+
+def arguments(
+    text: str,
+    source: Source,
+    job: Translation,
+    found: dict[str, Leaf],
+    values: dict[str, str],
+) -> None:
+    """GPUs of a launch, and its trainer's arguments.
+
+    Parameters
+    ----------
+    text : str
+        Commands.
+    source : Source
+        The file.
+    job : Translation
+        The job.
+    found : dict of str to Leaf
+        What stands in headers: ``nodes``, ``gpus``.
+    values : dict of str to str
+        Variables that the script sets.
+    """
+    options = _options(text, source.name, values)
+    launch = Keys(job, Branch({**options, **found}, Place(source.name)))
+    per_node = launch.count("nproc_per_node", "nproc-per-node", "gpus", "num_gpus")
+    nodes = launch.count("nnodes", "nodes", "num_machines", "num_nodes")
+    world = launch.count("num_processes")
+    if nodes:
+        job.nodes = (nodes, launch.place("nnodes", "nodes", "num_machines", "num_nodes"))
+    if per_node:
+        job.gpus_per_node = (per_node, launch.place("nproc_per_node", "nproc-per-node", "gpus"))
+    if world is None and per_node and nodes:
+        world = per_node * nodes
+    if world:
+        job.world = (world, launch.branch.place)
+    _config(launch, source, job)
+    _accelerate(launch, job)
+    rest = Branch(
+        {k: v for k, v in options.items() if k not in launch.seen},
+        Place(source.name),
+        {k: v.place for k, v in options.items()},
+    )
+    inner = Source(source.path, source.name, "", rest)
+    form = format_of(inner)
+    if form is not None:
+        form.read(inner, job)
+        return
+    keys = Keys(job, rest)
+    if {"per_device_train_batch_size", "model_name_or_path"} & inner.keys:
+        huggingface.arguments(source, keys, job)
+    keys.leave("an argument of a script that is not known here", *rest.entries)
+
+
+def _accelerate(launch: Keys, job: Translation) -> None:
+    """FSDP and precision as options of ``accelerate launch``."""
+    if launch.flag("use_fsdp"):
+        names = [n for n in launch.branch.entries if n.startswith("fsdp_")]
+        launch.seen.update(names)
+        plugin = Branch({n: launch.branch.entries[n] for n in names}, launch.place("use_fsdp"))
+        inner = Keys(job, plugin)
+        common.fsdp(inner, job, inner.count("fsdp_version") or 1, [])
+    precision = launch.text("mixed_precision").lower()
+    if precision in common.DTYPES:
+        launch.put("precision.kind", common.DTYPES[precision], "mixed_precision")
+    launch.seen.update(("use_deepspeed", "multi_gpu"))
+
+
+def _config(launch: Keys, source: Source, job: Translation) -> None:
+    """The file that ``--config_file`` or ``--deepspeed`` names."""
+    for name in ("config_file", "deepspeed"):
+        path = launch.text(name)
+        if not path or path.lower() in ("true", "false"):
+            continue
+        other = common.refer(source, path, job, launch.place(name), name)
+        if other is not None and (form := format_of(other)) is not None:
+            form.read(other, job)
+        elif name == "deepspeed":
+            common.zero_by_name(path, job, launch.place(name), name)
+        else:
+            launch.matters(f"{path} is not here: name it too", name)
+
+
+def _directives(source: Source) -> tuple[dict[str, Leaf], dict[str, str]]:
+    """``#SBATCH`` lines and the variables that the script sets."""
+    found: dict[str, Leaf] = {}
+    values: dict[str, str] = {}
+    for number, line in enumerate(source.text.splitlines(), 1):
+        if match := _DIRECTIVE.match(line):
+            _directive(match[1].lstrip("-"), match[2], Place(source.name, number), found)
+        elif match := _ASSIGNED.match(line):
+            values.setdefault(match[1], match[2].strip("\"'"))
+    for name, of in (
+        ("SLURM_NNODES", "nodes"),
+        ("SLURM_JOB_NUM_NODES", "nodes"),
+        ("SLURM_GPUS_ON_NODE", "gpus"),
+        ("SLURM_GPUS_PER_NODE", "gpus"),
+    ):
+        if of in found:
+            values[name] = str(found[of].value)
+    return found, values
+
+
+def _directive(name: str, value: str, place: Place, found: dict[str, Leaf]) -> None:
+    number = re.search(r"(\d+)(?!.*\d)", value)
+    if name in ("nodes", "N") and number:
+        found["nodes"] = Leaf(number[1], place)
+    elif name in ("gpus-per-node", "gres") and number and "gpu" in (name + value):
+        found["gpus"] = Leaf(number[1], place)
+
+
+def _options(text: str, name: str, values: dict[str, str]) -> dict[str, Leaf]:
+    """``--key value`` and ``--key=value`` of every command, each with its line."""
+    found: dict[str, Leaf] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith("#"):
+            continue
+        try:
+            words = shlex.split(line.replace("\\\n", " "), comments=True)
+        except ValueError:  # a quotation that goes on in the next line
+            words = line.replace('"', " ").replace("'", " ").split()
+        words = [w for word in words for w in (word.split() if " --" in word else [word])]
+        for at, word in enumerate(words):
+            if not word.startswith("--"):
+                continue
+            key, equals, value = word[2:].partition("=")
+            if not equals:
+                after = words[at + 1] if at + 1 < len(words) else "true"
+                value = "true" if after.startswith(("--", "\\")) else after
+            found.setdefault(key, Leaf(_known(value, values), Place(name, number)))
+    return found
+
+
+def _known(value: str, values: dict[str, str]) -> str:
+    """A value with the variables that the script sets itself put in."""
+
+    def put(match: re.Match[str]) -> str:
+        return values.get(match[1] or match[3], match[2] or match[0])
+
+    for _ in range(3):
+        value = _VARIABLE.sub(put, value)
+    return value
+
+
+FORMATS.register(TrainerFormat("launch", "a launch script", recognises, read))

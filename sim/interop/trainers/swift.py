@@ -1,0 +1,104 @@
+"""ms-swift's YAML, or the args.json it writes, as a job. Keys and defaults as its 4.6 has them."""
+
+from __future__ import annotations
+
+from sim.inputs.registry import FORMATS
+from sim.inputs.translation import Keys, Source, Translation
+from sim.interop.trainers import common, huggingface
+from sim.interop.trainers.common import DTYPES, TrainerFormat
+
+_MARKS = {
+    "tuner_type",
+    "train_type",
+    "sft_type",
+    "attn_impl",
+    "quant_bits",
+    "quant_method",
+    "per_device_train_batch_size",
+    "torch_dtype",
+    "tuner_backend",
+    "max_length",
+}
+_DEFAULT = "ms-swift's default"
+
+
+def recognises(source: Source) -> bool:
+    """A model and two other keys of its own."""
+    return bool({"model", "model_id_or_path"} & source.keys) and len(_MARKS & source.keys) > 1
+
+
+def read(source: Source, job: Translation) -> None:
+    """Read the file, and the DeepSpeed file that it names."""
+    keys = Keys(job, common.branch_of(source))
+    keys.put("model", keys.text("model", "model_id_or_path"), "model", "model_id_or_path")
+    keys.put_count("sequence_length", "max_length")
+    packed = keys.flag("packing")
+    if packed is not None:
+        keys.put("data.packing", packed, "packing")
+        if packed:
+            common.masked(keys, "packing")
+    if keys.flag("padding_free") and not packed:
+        common.unpadded(keys, "padding_free")
+    job.suppose("data.packing", False, _DEFAULT)
+    keys.leave("rows are max_length", "packing_length", "padding_free")
+    _method(keys, job)
+    word = keys.text("attn_impl")
+    if word:
+        common.attention(keys, "attn_impl")
+    job.suppose("attention", "sdpa", _DEFAULT)
+    dtype = DTYPES.get(keys.text("torch_dtype").lower(), "bf16")
+    huggingface.training(
+        source,
+        keys,
+        job,
+        micro_batch=1,
+        precision=dtype,
+        checkpointing=True,
+        why=_DEFAULT,
+        reentrant=True,
+    )
+    huggingface.master(keys, job, dtype, "torch_dtype")
+    ulysses = keys.count("sequence_parallel_size") or 1
+    if ulysses > 1:
+        keys.put("parallelism.context_parallel", ulysses, "sequence_parallel_size")
+        keys.put("parallelism.context_parallel_kind", "ulysses", "sequence_parallel_size")
+    keys.leave_matching(
+        common.WHY_NO_MATTER,
+        r"torch_dtype|model_type|model_author|model_name|dataset\w*|split_\w+"
+        r"|load_args|load_data_args|add_version|bnb_\w+|system|freeze_\w+"
+        r"|sequence_parallel_size|use_hf|logging_\w+|streaming|loss_scale"
+        r"|padding_side|ckpt_dir|truncation_strategy|max_pixels|agent_template"
+        r"|create_checkpoint_symlink|ignore_args_error|check_model|lazy_tokenize"
+        r"|acc_\w+|predict_with_generate|device_map|rank|global_world_size|local_\w+",
+    )
+    keys.rest("ms-swift")
+
+
+def _method(keys: Keys, job: Translation) -> None:
+    kind = keys.text("tuner_type", "train_type", "sft_type") or "lora"
+    four = keys.count("quant_bits") == 4 or keys.flag("load_in_4bit") is True
+    names = ("tuner_type", "train_type", "sft_type")
+    if kind == "full":
+        keys.put("method.kind", "full", *names)
+    else:
+        if kind != "lora":
+            keys.matters(f"{kind} is not modelled: taken as LoRA", *names)
+        common.lora(
+            keys,
+            kind="lora",
+            four_bit=four,
+            rank=8,
+            why=_DEFAULT,
+            dropout=0.05,
+            rank_names=("lora_rank",),
+            target_names=("target_modules", "lora_target_modules"),
+            dropout_names=("lora_dropout",),
+            place_names=names,
+            default_targets="all-linear",
+        )
+    if (keys.count("quant_bits") or 4) != 4:
+        keys.matters("weights of other than 4 bits are not modelled", "quant_bits")
+    keys.leave("taken with quant_bits", "quant_method", "quant_bits", "tuner_backend")
+
+
+FORMATS.register(TrainerFormat("ms-swift", "an ms-swift file", recognises, read))

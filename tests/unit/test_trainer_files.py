@@ -1,0 +1,489 @@
+"""Other tools' files as jobs: every key that is mapped, joined files, contradictions."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import sim
+from sim.cli import group
+from sim.errors import InputError
+from sim.inputs.arguments import given
+from sim.inputs.loader import load, load_workload
+
+EXAMPLES = Path(__file__).parents[3] / "shared" / "users" / "examples"
+FOLDERS = (
+    "axolotl",
+    "llamafactory",
+    "accelerate",
+    "deepspeed",
+    "peft",
+    "torchtitan",
+    "slurm",
+    "k8s",
+)
+
+AXOLOTL = """\
+base_model: meta-llama/Llama-3.1-8B-Instruct
+adapter: lora
+load_in_8bit: true
+lora_r: 32
+lora_alpha: 16
+lora_dropout: 0.1
+lora_target_modules: [q_proj, v_proj]
+datasets: [{path: mine, type: alpaca}]
+sequence_len: 4_096
+sample_packing: true
+micro_batch_size: 2
+gradient_accumulation_steps: 4
+max_steps: 100
+num_epochs: 3
+optimizer: adamw_bnb_8bit
+bf16: auto
+gradient_checkpointing: true
+attn_implementation: flash_attention_2
+plugins: [axolotl.integrations.liger.LigerPlugin]
+liger_rms_norm: true
+liger_rope: true
+liger_fused_linear_cross_entropy: true
+dp_replicate_size: 2
+dp_shard_size: 4
+fsdp_version: 2
+fsdp_config:
+  offload_params: false
+  state_dict_type: FULL_STATE_DICT
+  auto_wrap_policy: TRANSFORMER_BASED_WRAP
+  reshard_after_forward: false
+  cpu_ram_efficient_loading: false
+learning_rate: 1e-4
+some_new_key: 7
+"""
+FACTORY = """\
+model_name_or_path: Qwen/Qwen3-4B-Instruct-2507
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_rank: 8
+lora_target: all
+quantization_bit: 4
+dataset: one,two
+cutoff_len: 2048
+max_samples: 500
+neat_packing: true
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+num_train_epochs: 2.0
+bf16: true
+flash_attn: fa2
+enable_liger_kernel: true
+use_reentrant_gc: false
+"""
+TRL = """\
+model_name_or_path: meta-llama/Llama-3.2-3B
+use_peft: true
+lora_r: 16
+lora_target_modules: all-linear
+load_in_4bit: true
+use_bnb_nested_quant: true
+max_length: 1024
+padding_free: true
+per_device_train_batch_size: 4
+gradient_accumulation_steps: 2
+optim: adamw_torch
+bf16: true
+gradient_checkpointing: true
+gradient_checkpointing_kwargs: {use_reentrant: true}
+attn_implementation: flash_attention_2
+fsdp: full_shard auto_wrap
+fsdp_config: {backward_prefetch: backward_post, forward_prefetch: true}
+dataloader_num_workers: 3
+max_grad_norm: 0.0
+save_strategy: "no"
+torch_compile: true
+"""
+SWIFT = """\
+{"model": "Qwen/Qwen2.5-7B-Instruct", "tuner_type": "lora", "lora_rank": 16,
+ "torch_dtype": "bfloat16",
+ "target_modules": ["all-linear"], "max_length": 4096, "attn_impl": "flash_attn", "packing": true,
+ "per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "deepspeed": "zero2",
+ "sequence_parallel_size": 2, "gradient_checkpointing": true, "quant_bits": 4}
+"""
+AUTOMODEL = """\
+recipe: TrainFinetuneRecipeForNextTokenPrediction
+step_scheduler: {global_batch_size: 64, local_batch_size: 2, max_steps: 30, ckpt_every_steps: 10}
+model: {_target_: nemo_automodel.NeMoAutoModelForCausalLM.from_pretrained,
+        pretrained_model_name_or_path: meta-llama/Llama-3.2-1B, torch_dtype: bf16}
+peft: {_target_: nemo_automodel.components._peft.lora.PeftConfig, dim: 8, match_all_linear: true}
+distributed: {_target_: FSDP2Manager, tp_size: 1, cp_size: 2, dp_replicate_size: 2,
+              sequence_parallel: false}
+packed_sequence: {packed_sequence_size: 2048}
+optimizer: {_target_: torch.optim.Adam, lr: 1e-5}
+"""
+TITAN = """\
+[job]
+description = "mine"
+[model]
+name = "llama3"
+flavor = "8B"
+converters = ["float8"]
+[optimizer]
+name = "AdamW"
+implementation = "foreach"
+[training]
+local_batch_size = 2
+global_batch_size = 64
+seq_len = 4096
+steps = 50
+enable_cpu_offload = true
+mixed_precision_reduce = "bfloat16"
+[parallelism]
+data_parallel_replicate_degree = 2
+data_parallel_shard_degree = -1
+tensor_parallel_degree = 2
+fsdp_reshard_after_forward = "never"
+disable_loss_parallel = true
+[checkpoint]
+enable = true
+async_mode = "async"
+[activation_checkpoint]
+mode = "selective"
+selective_ac_option = "2"
+[compile]
+enable = true
+components = ["model", "loss"]
+[quantize.linear.float8]
+recipe_name = "rowwise"
+"""
+ACCELERATE = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: FSDP
+mixed_precision: bf16
+num_machines: 2
+num_processes: 16
+fsdp_config:
+  fsdp_version: 1
+  fsdp_sharding_strategy: HYBRID_SHARD
+  fsdp_backward_prefetch: BACKWARD_POST
+  fsdp_forward_prefetch: true
+  fsdp_offload_params: false
+  fsdp_use_orig_params: true
+  fsdp_limit_all_gathers: false
+  fsdp_state_dict_type: SHARDED_STATE_DICT
+  fsdp_activation_checkpointing: true
+  fsdp_cpu_ram_efficient_loading: false
+"""
+ZERO = {
+    "train_micro_batch_size_per_gpu": 2,
+    "gradient_accumulation_steps": 4,
+    "train_batch_size": "auto",
+    "bf16": {"enabled": True},
+    "gradient_clipping": 0,
+    "communication_data_type": "fp32",
+    "optimizer": {"type": "AdamW", "params": {"lr": "auto"}},
+    "zero_optimization": {
+        "stage": 3,
+        "overlap_comm": False,
+        "offload_optimizer": {"device": "cpu"},
+        "offload_param": {"device": "nvme"},
+        "reduce_bucket_size": "auto",
+        "stage3_prefetch_bucket_size": 1e7,
+        "param_persistence_threshold": 1e4,
+        "stage3_max_live_parameters": 2e9,
+        "max_reuse_distance": 3e9,
+        "sub_group_size": 0,
+        "zero_hpz_partition_size": 8,
+        "zero_quantized_weights": True,
+        "stage3_gather_16bit_weights_on_model_save": True,
+    },
+}
+ADAPTER = {
+    "peft_type": "LORA", "r": 24, "lora_dropout": 0.2, "bias": "none",
+    "target_modules": r"model\.layers\.\d+\.self_attn\.(q|k|v)_proj",
+    "base_model_name_or_path": "mistralai/Mistral-7B-v0.3",
+}  # fmt: skip
+SCRIPT = """\
+#!/bin/bash
+#SBATCH --nodes=2
+#SBATCH --gpus-per-node=8
+GPUS=8
+srun torchrun --nnodes $SLURM_NNODES --nproc_per_node=$GPUS sft.py \\
+  --model_name_or_path meta-llama/Llama-3.1-8B --max_length 2048 \\
+  --per_device_train_batch_size 4 --gradient_accumulation_steps 2 --bf16 \\
+  --gradient_checkpointing true --max_steps 40 --fsdp "full_shard auto_wrap"
+"""
+POD = """\
+apiVersion: kubeflow.org/v1
+kind: PyTorchJob
+metadata: {name: tune}
+spec:
+  pytorchReplicaSpecs:
+    Master: {replicas: 1, template: {spec: {containers: [{resources: {limits: {nvidia.com/gpu: 8}},
+      command: [torchrun, --nproc_per_node=8, train.py, --model_name_or_path, Qwen/Qwen2.5-7B,
+                --per_device_train_batch_size, "2", --max_length=4096, --bf16]}]}}}
+    Worker: {replicas: 3}
+"""
+
+FILES = {
+    "axolotl": ("a.yml", AXOLOTL), "llamafactory": ("lf.yaml", FACTORY), "trl": ("trl.yaml", TRL),
+    "swift": ("args.json", SWIFT), "automodel": ("recipe.yaml", AUTOMODEL),
+    "torchtitan": ("titan.toml", TITAN), "accelerate": ("acc.yaml", ACCELERATE),
+    "deepspeed": ("ds.json", json.dumps(ZERO, indent="\t")),
+    "peft": ("adapter_config.json", json.dumps(ADAPTER)),
+    "sbatch": ("job.sbatch", SCRIPT), "kubernetes": ("pod.yaml", POD),
+}  # fmt: skip
+WANTED = {
+    "axolotl": {
+        "model.name": "llama-3.1-8b", "method.kind": "lora", "method.rank": 32,
+        "method.dropout": 0.1, "method.targets": ("q", "v"), "sequence_length": 4096,
+        "micro_batch": 2, "gradient_accumulation": 4, "steps": 100, "optimizer": "adamw-8bit",
+        "precision.kind": "bf16", "activation_checkpointing.kind": "full",
+        "activation_checkpointing.reentrant": True, "attention": "flash2",
+        "fused_kernels": "norm+rope", "loss": "fused-linear", "parallelism.replicate": 2,
+        "parallelism.shard": 4, "parallelism.strategy": "fsdp2", "checkpoint.mode": "full",
+        "parallelism.reshard_after_forward": False, "trainer": "huggingface",
+        "parallelism.cpu_ram_efficient_loading": False, "data.packing": True, "name": "a",
+    },
+    "llamafactory": {
+        "model.name": "qwen3-4b", "method.kind": "qlora", "method.rank": 8,
+        "method.quantization": "nf4", "sequence_length": 2048, "samples": 1000, "epochs": 2.0,
+        "data.packing": True, "micro_batch": 1, "gradient_accumulation": 8,
+        "precision.kind": "bf16", "attention": "flash2", "fused_kernels": "all",
+        "loss": "fused-linear", "parallelism.strategy": "ddp", "optimizer": "adamw",
+        "activation_checkpointing.kind": "full", "activation_checkpointing.reentrant": False,
+    },
+    "trl": {
+        "model.name": "llama-3.2-3b", "method.kind": "qlora", "method.rank": 16,
+        "method.double_quantization": True, "sequence_length": 1024,
+        "data.packing": True, "micro_batch": 4, "gradient_accumulation": 2,
+        "optimizer_implementation": "foreach", "activation_checkpointing.reentrant": True,
+        "parallelism.strategy": "fsdp1", "parallelism.backward_prefetch": "post",
+        "parallelism.forward_prefetch": 1, "parallelism.wrap": "peft", "data.workers": 3,
+        "parallelism.clip_gradients": False, "checkpoint.interval": None, "compile": True,
+    },
+    "swift": {
+        "model.name": "qwen2.5-7b", "method.kind": "qlora", "method.rank": 16,
+        "sequence_length": 4096, "data.packing": True, "attention": "flash2", "micro_batch": 2,
+        "gradient_accumulation": 8, "parallelism.strategy": "zero2",
+        "parallelism.context_parallel": 2, "parallelism.context_parallel_kind": "ulysses",
+        "activation_checkpointing.kind": "full", "precision.kind": "bf16",
+    },
+    "automodel": {
+        "model.name": "llama-3.2-1b", "method.rank": 8, "global_batch": 64, "micro_batch": 2,
+        "steps": 30, "sequence_length": 2048, "data.packing": True,
+        "parallelism.context_parallel": 2, "parallelism.replicate": 2,
+        "parallelism.strategy": "fsdp2",
+    },
+    "torchtitan": {
+        "model.name": "llama-3.1-8b", "precision.kind": "fp8", "precision.recipe": "rowwise",
+        "optimizer_implementation": "foreach", "micro_batch": 2, "global_batch": 64,
+        "sequence_length": 4096, "steps": 50, "parallelism.offload": "all",
+        "parallelism.reduce_dtype": "bf16", "parallelism.replicate": 2,
+        "parallelism.tensor_parallel": 2, "parallelism.reshard_after_forward": False,
+        "parallelism.loss_parallel": False, "checkpoint.asynchronous": True,
+        "activation_checkpointing.kind": "selective-blocks", "activation_checkpointing.every": 2,
+        "compile": True, "loss": "compiled", "trainer": "torchtitan",
+    },
+    "accelerate": {
+        "parallelism.strategy": "fsdp1", "parallelism.replicate": 2,
+        "parallelism.backward_prefetch": "post", "parallelism.forward_prefetch": 1,
+        "parallelism.limit_all_gathers": False, "checkpoint.mode": "sharded",
+        "activation_checkpointing.kind": "full", "precision.kind": "bf16",
+        "parallelism.cpu_ram_efficient_loading": False, "trainer": "accelerate",
+    },
+    "deepspeed": {
+        "parallelism.strategy": "zero3", "micro_batch": 2, "gradient_accumulation": 4,
+        "precision.kind": "bf16", "parallelism.clip_gradients": False,
+        "parallelism.communication_data_type": "fp32", "parallelism.overlap_comm": False,
+        "parallelism.offload": "all", "parallelism.offload_device": "nvme",
+        "parallelism.reduce_bucket_size": "auto", "parallelism.sub_group_size": 1,
+        "parallelism.stage3_prefetch_bucket_size": 1e7,
+        "parallelism.stage3_param_persistence_threshold": 1e4,
+        "parallelism.stage3_max_live_parameters": 2e9,
+        "parallelism.stage3_max_reuse_distance": 3e9, "parallelism.zero_hpz_partition_size": 8,
+        "parallelism.zero_quantized_weights": True, "checkpoint.mode": "full",
+    },
+    "peft": {
+        "method.kind": "lora", "method.rank": 24, "method.dropout": 0.2,
+        "method.targets": ("q", "k", "v"), "model.name": "mistral-7b-v0.3",
+    },
+    "sbatch": {
+        "model.name": "llama-3.1-8b", "sequence_length": 2048, "micro_batch": 4,
+        "gradient_accumulation": 2, "precision.kind": "bf16", "steps": 40,
+        "activation_checkpointing.kind": "full", "parallelism.strategy": "fsdp1",
+    },
+    "kubernetes": {
+        "model.name": "qwen2.5-7b", "micro_batch": 2, "sequence_length": 4096,
+        "precision.kind": "bf16",
+    },
+}  # fmt: skip
+#: what files that say nothing of them leave open
+OPEN = {
+    "accelerate": ["model=llama-3.1-8b", "sequence_length=2048"],
+    "deepspeed": ["model=llama-3.1-8b", "sequence_length=2048"],
+    "peft": ["sequence_length=2048"],
+}
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, text in FILES.values():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def value(spec, path):
+    for key in path.split("."):
+        spec = getattr(spec, key)
+    return spec
+
+
+@pytest.mark.parametrize("tool", WANTED)
+def test_every_key_is_taken(tool, files):
+    job = load_workload(files / FILES[tool][0], OPEN.get(tool, ()))
+    assert {path: value(job, path) for path in WANTED[tool]} == WANTED[tool]
+
+
+@pytest.mark.parametrize("tool", WANTED)
+def test_the_written_workload_is_the_same_job(tool, files):
+    found = sim.import_job(files / FILES[tool][0])
+    (files / "job.yaml").write_text(found.yaml)
+    sets = [*OPEN.get(tool, ()), "name=x"]
+    direct = load_workload(files / FILES[tool][0], sets)
+    again = load_workload(files / "job.yaml", sets)
+    assert again.model_copy(update={"model": direct.model}) == direct
+    assert again.model.name == direct.model.name
+
+
+@pytest.mark.parametrize(("tool", "gpus", "nodes"), [
+    ("accelerate", 16, 2), ("sbatch", 16, 2), ("kubernetes", 32, 4), ("axolotl", None, None),
+])  # fmt: skip
+def test_gpus_of_a_launch(tool, gpus, nodes, files):
+    found = sim.import_job(files / FILES[tool][0])
+    assert (found.gpus, found.nodes) == (gpus, nodes)
+
+
+def test_a_job_for_other_gpus_says_so(files):
+    notes = load("dgx-h100", files / "job.sbatch").notes
+    world = next(w for w in notes.warnings if w.code == "world")
+    assert "for 16 GPUs; dgx-h100 has 8" in world.message
+    assert world.hint == "add --set nodes=2"
+    codes = {w.code for w in load("dgx-h100", files / "job.sbatch", ["nodes=2"]).notes.warnings}
+    assert "world" not in codes
+
+
+def test_what_cannot_be_followed_is_a_warning(files):
+    notes = load("dgx-h100", files / "a.yml").notes
+    said = [w.message for w in notes.warnings if w.code == "not-followed"]
+    assert any("a.yml:3: load_in_8bit: 8-bit weights are not modelled" in m for m in said)
+    found = sim.import_job(files / "a.yml")
+    assert [a["theirs"] for a in found.aside if a["why"].startswith("no key")] == ["some_new_key"]
+
+
+def test_files_of_one_job_are_joined(files):
+    """The order does not matter; what one leaves open, another says."""
+    (files / "ds_auto.json").write_text(json.dumps({
+        "train_micro_batch_size_per_gpu": "auto", "zero_optimization": {"stage": 2},
+        "bf16": {"enabled": "auto"},
+    }))  # fmt: skip
+    parts = (files / "ds_auto.json", files / "lf.yaml")
+    job = load_workload(parts)
+    assert (job.parallelism.strategy, job.micro_batch) == ("zero2", 1)
+    assert load_workload(parts[::-1], ["name=x"]) == load_workload(parts, ["name=x"])
+
+
+def test_a_file_that_another_names_is_read(files):
+    (files / "lf.yaml").write_text(FACTORY + "deepspeed: ds.json\n")
+    with pytest.raises(InputError, match=r"gradient_accumulation.*make them agree"):
+        load_workload(files / "lf.yaml")
+    (files / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": 3}}))
+    assert load_workload(files / "lf.yaml").parallelism.strategy == "zero3"
+    (files / "lf.yaml").write_text(FACTORY + "deepspeed: conf/ds_z3_offload_config.json\n")
+    knobs = load_workload(files / "lf.yaml").parallelism
+    assert (knobs.strategy, knobs.offload) == ("zero3", "all")
+    (files / "lf.yaml").write_text(FACTORY + "deepspeed: conf/mine.json\n")
+    with pytest.raises(InputError, match=r'lf\.yaml:19:.*"conf/mine\.json" is not here'):
+        load_workload(files / "lf.yaml")
+
+
+def test_contradictions_name_both_places(files):
+    (files / "acc.yaml").write_text(ACCELERATE.replace("bf16", "fp16"))
+    with pytest.raises(InputError) as caught:
+        load_workload((files / "lf.yaml", files / "acc.yaml"))
+    text = str(caught.value)
+    assert "mixed_precision makes precision.kind fp16" in text
+    assert "lf.yaml:15:7 makes it bf16; make them agree" in text
+
+
+def test_global_batch_and_world_are_reconciled(files):
+    both = {**ZERO, "train_batch_size": 128}
+    (files / "ds.json").write_text(json.dumps(both))
+    sets = OPEN["deepspeed"]
+    with pytest.raises(InputError, match="4 x 16 sequences are not 128; write 8"):
+        load("dgx-h100", files / "ds.json", sets)
+    assert load("dgx-h100", files / "ds.json", [*sets, "nodes=2"]).workload.global_batch == 128
+    del both["gradient_accumulation_steps"]
+    (files / "ds.json").write_text(json.dumps(both))
+    assert load("dgx-h100", files / "ds.json", sets).workload.gradient_accumulation == 8
+
+
+def test_what_is_missing_says_how_to_add_it(files):
+    with pytest.raises(InputError) as caught:
+        load("dgx-h100", files / "acc.yaml")
+    text = str(caught.value)
+    assert "model: is missing in an accelerate file; add --set model=..., or name the file" in text
+
+
+def test_files_in_the_other_order_are_read_as_meant(files):
+    assert load(files / "trl.yaml", "dgx-h100") == load("dgx-h100", files / "trl.yaml")
+    swapped = load("llama3-8b-sft", "dgx-h100")
+    assert (swapped.topology.name, swapped.workload.name) == ("dgx-h100", "llama3-8b-sft")
+
+
+@pytest.mark.parametrize(("name", "text", "message"), [
+    ("config.py", "x = 1\n", "is Python, which is not run here"),
+    ("a.yml", AXOLOTL.replace("micro_batch_size: 2", "micro_batch_size: two"),
+     r'a\.yml:11:\d+  micro_batch_size: "two" is no number'),
+    ("a.yml", AXOLOTL.replace("bf16: auto", "bf16: maybe"), '"maybe" is not true or false'),
+    ("a.toml", "[training\n", "not TOML"),
+    ("a.json", '{"a":\t1,}', r"a\.json:1:\d+  not JSON"),
+    ("acc.yaml", ACCELERATE.replace(": FSDP\n", ": XLA\n"), "XLA is not modelled; FSDP"),
+])  # fmt: skip
+def test_faults_stand_at_their_line(name, text, message, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        sim.import_job(tmp_path / name)
+
+
+def test_import_writes_and_never_overwrites(files):
+    run = lambda *args: CliRunner().invoke(group, ["import", str(files / "a.yml"), *args])  # noqa: E731
+    target = files / "new" / "job.yaml"
+    done = run("-o", str(target))
+    assert done.exit_code == 0, done.output
+    assert "changes the run, and is not followed" in done.stdout
+    assert target.read_text().startswith("# a, read by scaling-sim from an axolotl file\n")
+    again = run("-o", str(target))
+    assert isinstance(again.exception, InputError)
+    assert run("-o", str(target), "--force").exit_code == 0
+
+
+def test_our_own_file_is_not_imported(tmp_path):
+    (tmp_path / "w.yaml").write_text("model: llama-3-8b\nsequence_length: 512\n")
+    with pytest.raises(InputError, match="a file of scaling-sim's own"):
+        sim.import_job(tmp_path / "w.yaml")
+    assert load_workload(tmp_path / "w.yaml").name == "w"
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_example_is_read(folder):
+    """Real files of each tool: read, with nothing of a known tool called unknown."""
+    if not EXAMPLES.is_dir():
+        pytest.skip("the collection of users' files is not here")
+    for path in sorted((EXAMPLES / folder).iterdir()):
+        if path.name == "topology.conf":
+            continue
+        faults = []
+        found = given("workload", path, faults).translation
+        assert not faults
+        assert found is not None, path
+        assert [a.theirs for a in found.aside if a.why.startswith("no key")] == []
