@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
-
 _HALVINGS = 60  # of the interval that the spread of logits is sought in
 _WIDEST = 64.0  # spread at which one expert has all
 
@@ -37,6 +35,8 @@ def busiest_load(
     """
     if imbalance == 1.0 or ranks == 1:
         return 1.0
+    import numpy as np  # inputs are checked without it
+
     logits = np.random.default_rng(seed).standard_normal((layers, experts))
     logits -= logits.max(axis=1, keepdims=True)
     low, high = np.zeros((layers, 1)), np.full((layers, 1), _WIDEST)
