@@ -34,7 +34,7 @@ from sim.lowering.parts import B1, CATEGORIES, HOST_SYNC_S, Flight, Part, Rows, 
 from sim.lowering.table import distinct, table_of, total_bytes
 from sim.lowering.teams import Draw
 from sim.mesh import Groups, Pairs
-from sim.strategies.plan import COLLECTIVE, HOST, SEGMENT, Plan, PlanOp
+from sim.strategies.plan import COLLECTIVE, HOST, SEGMENT, Plan, PlanOp, runs
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -469,7 +469,7 @@ def _block(
     found = _blocks.get(key)
     if found is not None:
         return found[-1]
-    own = tuple(k for k in kernels if k.module == module) if module else kernels
+    own = tuple(k for k in kernels if runs(module, k.module)) if module else kernels
     costs = model.costs(own)
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = np.minimum(costs.hbm_bytes / costs.time_s, hbm)

@@ -26,7 +26,7 @@ from sim.lowering.parts import CATEGORIES
 from sim.program import Timeline
 from sim.step.critical import critical_path
 from sim.step.run import StepOutcome
-from sim.strategies.plan import COLLECTIVE, SEGMENT, Plan, PlanOp
+from sim.strategies.plan import COLLECTIVE, SEGMENT, Plan, PlanOp, runs
 from sim.units import DTYPE_BYTES
 
 _TORCH_NAMES = {
@@ -202,7 +202,7 @@ class _KernelNames:
         if key not in self._known:
             kernels = self._segment(op)
             self._known[key] = tuple(
-                f"{k.name} {k.direction}" for k in kernels if op.module in ("", k.module)
+                f"{k.name} {k.direction}" for k in kernels if runs(op.module, k.module)
             )
         names = self._known[key]
         return names[place] if place < len(names) else ""

@@ -12,7 +12,7 @@ from sim.blocks.ops import Exchange, When
 from sim.blocks.unroll import exchanges, order_of
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
-from sim.strategies.plan import Recorder
+from sim.strategies.plan import Recorder, together
 from sim.strategies.units import dtypes
 
 #: mesh axis -> the plan's group of that name, and the stream its collectives run on
@@ -78,6 +78,13 @@ class Exchanging:
         ahead = tuple(x for x in ahead if x.when in _EARLY)
         if name == "recompute":
             self._issue(r, phase, number, unit, ahead)
+        run: list[str] = []  # modules with nothing to exchange between them: one segment
+
+        def compute() -> None:
+            if run:
+                r.segment(name, phase, number, together(run), unit)
+                run.clear()
+
         for module in reversed(order) if backward else order:
             own = every.get(module, ())
             early = tuple(x for x in own if x.when in _EARLY)
@@ -85,6 +92,11 @@ class Exchanging:
             if backward and again and module == order[-1]:
                 self._wait(r, ahead)
                 early = ()
+            if not own:
+                run.append(module)
+                continue
+            if early:
+                compute()
             self._issue(r, where, number, unit, early)
             if any(x.when is When.BEFORE for x in early):
                 self._wait(r, early)
@@ -93,11 +105,16 @@ class Exchanging:
                 for when in (When.BESIDE_INPUTS, When.BESIDE_WEIGHTS)
             )
             if inputs or weights:
+                compute()
                 self._in_parts(r, where, phase, number, module, unit, inputs, weights)
             else:
-                r.segment(name, phase, number, module, unit)
+                run.append(module)
+                if all(x.when is When.BEFORE for x in own):
+                    continue
+                compute()
             self._issue(r, where, number, unit, behind)
             self._wait(r, tuple(x for x in own if x.when is not When.LATE))
+        compute()
 
     def _in_parts(
         self, r: Recorder, where: str, phase: str, number: int, module: str, unit: str,

@@ -29,7 +29,7 @@ over the host link. COLLECTIVE carries bytes per rank as c10d sees them: all-gat
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -57,7 +57,7 @@ class PlanOp(NamedTuple):
     name: str  # "all_gather", "copy_out", "forward", "backward", "recompute", "optimizer" ...
     phase: str  # forward | backward | clip | optimizer | loss | ...
     block: int  # 0 embedding, 1..L layers, L+1 head; -1 root or none
-    module: str  # leaf module for per-module schedules; "" = whole block
+    module: str  # leaf module, or several (`together`), of per-module schedules; "" = whole block
     deps: tuple[int, ...]
     host_after: int  # op whose end the CPU has to see before issuing this one; -1 none
     micro_step: int  # from 0
@@ -90,6 +90,16 @@ class Plan:
     stages: int = 1
     # what pricing and lowering work out once a plan: plans are shared by jobs that differ in costs
     derived: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+def together(modules: Iterable[str]) -> str:
+    """Several leaf modules as the `module` of one segment."""
+    return " ".join(modules)
+
+
+def runs(module: str, name: str) -> bool:
+    """Whether a segment of `module` runs the leaf module `name`."""
+    return not module or name in module.split(" ")
 
 
 class _Lane:

@@ -120,7 +120,7 @@ def test_attention_waits_for_what_it_needs():
         if op.kind == COLLECTIVE and op.group == "context" and op.block == 1
     )  # fmt: skip
     after = next(op for op in ops[last:] if op.kind == SEGMENT)
-    assert after.module == "wv"
+    assert after.module.split(" ")[0] == "wv"
     assert last in after.deps
 
 

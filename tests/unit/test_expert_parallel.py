@@ -14,7 +14,7 @@ from sim.mesh.routing import busiest_load
 from sim.step.step import step
 from sim.strategies import build_plan, build_plans
 from sim.strategies.fully_shard import record_in_full
-from sim.strategies.plan import COLLECTIVE
+from sim.strategies.plan import COLLECTIVE, SEGMENT
 from sim.strategies.units import trainable_elements
 
 MIXTURE = {
@@ -113,6 +113,18 @@ def test_ranks_hold_every_parameter_once(expert, tensor):
     assert checkpoint_bytes(workload) == checkpoint_bytes(job().workload)
     plan = build_plan(workload, tree_of(workload), mesh)
     assert plan.owned_numel * 8 == held
+
+
+def test_a_segment_ends_where_something_is_exchanged():
+    workload = job(expert_parallel=8).workload
+    plan = build_plan(workload, tree_of(workload), mesh_on(workload, 8))
+    forward, backward = (
+        [op.module for op in plan.ops if (op.kind, op.name, op.block) == (SEGMENT, way, 2)]
+        for way in ("forward", "backward")
+    )
+    modules = ["attention_norm", "wq", "wk", "wv", "wo", "ffn_norm", "router"]
+    assert forward == [" ".join(modules), "dispatch", "experts", "combine"]
+    assert backward == ["combine", "experts", "dispatch " + " ".join(reversed(modules))]
 
 
 def test_norms_of_experts_and_of_the_rest_are_summed_apart():
