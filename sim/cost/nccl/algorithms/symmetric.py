@@ -61,8 +61,8 @@ class Symmetric(Algorithm):
 
     def pace(self, link: Mapping[str, Any], op: str, protocol: int) -> Pace:
         """Columns of its own."""
-        efficiency = link["symmetric_efficiency"]["all_reduce" if op == "all_reduce" else "others"]
-        return Pace(link["symmetric_base_us"], efficiency, 0.0, 1.0)
+        what = "symmetric_reduce_efficiency" if op == "all_reduce" else "symmetric_efficiency"
+        return Pace(link["symmetric_base_us"], link[what], 0.0, 1.0)
 
     def loads(self, fabric: Fabric, group: Sequence[int], op: str) -> Demand:
         """A part from every rank to every other; all-reduce as the switches do it."""
