@@ -117,7 +117,7 @@ class Parallelism(Spec):
     zero_quantized_gradients: bool = False
     communication_data_type: Literal["fp32", "bf16", "fp16"] | None = None
     deepspeed_version: str = "0.19.8"
-    bucket_cap_mb: Factor = 25.0  # DDP
+    bucket_cap_mb: Count = 25.0  # DDP
     gradient_as_bucket_view: bool = False  # DDP
     use_distributed_optimizer: bool = True  # Megatron: ZeRO-1
     overlap_grad_reduce: bool = True
@@ -170,7 +170,7 @@ class SampleLengths(Spec):
     """Lengths of samples: a shape with its mean and maximum, or the lengths themselves."""
 
     shape: Literal["lognormal", "constant"] = "lognormal"
-    mean: Factor | None = None
+    mean: Count | None = None
     maximum: Positive | None = None  # the longest sample of the set; None: 12.4 times the mean
     lengths: tuple[int, ...] = ()  # of samples, or of the bars of a histogram
     weights: tuple[float, ...] = ()  # of the bars

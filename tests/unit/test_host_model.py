@@ -154,7 +154,7 @@ def test_trainers_of_the_data_are_those_of_the_key():
     ("cpu", "job", "says"),
     [
         ({}, {"trainer": "hugginface"}, 'did you mean "huggingface"?'),
-        ({"speed": 0}, {}, "0 is not more than 0"),
+        ({"speed": 0}, {}, "0 is not at least 0.001"),
         ({"speed": 1000}, {}, "1000 is more than any machine has (20)"),
         ({"cores": 16, "cores_per_rank": 8}, {}, "4 ranks of 8 cores on 16 cores"),
         ({"cores_per_rank": 0}, {}, "0 is not at least 1"),
