@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from sim.study.plan import PlanReport
     from sim.study.question import Answers
     from sim.study.schedule import Policy
-    from sim.study.size import Objective, SizeReport
+    from sim.study.sized import SizeReport
     from sim.study.sweep import SweepOutcome
+    from sim.study.target import Objective
 
 
 def compare(
@@ -76,6 +77,7 @@ def size(
     prices: File | None = None,
     spot: bool = False,
     max_gpus: int = 256,
+    gpus: int | None = None,
     global_batch: int | None = None,
     vary: Varied = (),
     overrides: Overrides = (),
@@ -101,10 +103,12 @@ def size(
         Also at spot prices.
     max_gpus : int
         Largest cluster.
+    gpus : int, optional
+        So many GPUs, neither more nor fewer.
     global_batch : int, optional
         Sequences a step.
     vary : iterable of ``KEY=A,B``, or mapping
-        Also choose these keys.
+        Also choose these keys; ``layout`` cuts the model in every way that goes.
 
     Returns
     -------
@@ -112,13 +116,14 @@ def size(
         ``winner`` is None if nothing meets the target.
     """
     from sim.study.machines import Wanted
-    from sim.study.size import size, target_of
+    from sim.study.size import size
+    from sim.study.target import target_of
 
     return size(
         workload, target_of(objective, deadline, budget, throughput),
         Wanted(tuple(residency), tuple(region), tuple(provider), tuple(gpu)),
         sets=settings(overrides, calibration), topologies=several(topologies),
-        prices=path(prices), spot=spot, most_gpus=max_gpus, global_batch=global_batch,
+        prices=path(prices), spot=spot, most_gpus=max_gpus, gpus=gpus, global_batch=global_batch,
         vary=axes(vary),
     )  # fmt: skip
 
@@ -145,7 +150,8 @@ def sweep(
     *inputs : a sweep file, a Grid, or topology and workload
         What to sweep over.
     vary, zipped
-        Axes over any key of either file, added to the grid's; see `compare`. ``1..8`` is a range.
+        Axes over any key of either file, added to the grid's; see `compare`. ``1..8`` is a range,
+        ``layout`` all ways to cut the model over the GPUs.
     where, require : sequence of str
         Conditions over inputs (others are not computed) and over results (others are marked).
     pareto : str, optional
@@ -166,8 +172,9 @@ def sweep(
     from sim.study.sweep import sweep
 
     grid = sweep_grid(
-        *inputs, vary=vary, zipped=zipped, where=where, require=require, pareto=pareto
-    )
+        *inputs, vary=vary, zipped=zipped, where=where, require=require, pareto=pareto,
+        overrides=overrides, calibration=calibration,
+    )  # fmt: skip
     return sweep(
         grid, Path(store or grid.store),
         sets=settings(overrides, calibration), processes=processes or os.cpu_count() or 1,
@@ -182,11 +189,14 @@ def sweep_grid(
     where: Sequence[str] = (),
     require: Sequence[str] = (),
     pareto: str | None = None,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
 ) -> Grid:
     """The grid that `sweep` would compute; its length counts the configurations."""
     from sim.study.grid import grid_of
 
-    return grid_of(inputs, axes(vary), zipped, where, require, pareto)
+    sets = settings(overrides, calibration)
+    return grid_of(inputs, axes(vary), zipped, where, require, pareto, sets)
 
 
 def need_bandwidth(
@@ -239,7 +249,7 @@ def need_gpus(
         No size does.
     """
     from sim.study.inverse import gpus_for
-    from sim.study.size import target_of
+    from sim.study.target import target_of
 
     text = deadline if isinstance(deadline, str) else f"{deadline} s"
     limit = target_of("cost", text, None, None).deadline_s

@@ -12,7 +12,7 @@ from sim.commands.options import FORMS, formed, job, reported, sets, show, tell,
 from sim.page.asked import Asked
 
 if TYPE_CHECKING:
-    from sim.study.size import Objective
+    from sim.study.target import Objective
 
 
 @click.command("size")
@@ -35,9 +35,11 @@ if TYPE_CHECKING:
 @click.option("--prices", type=click.Path(path_type=Path), help="CSV of offers, over the shipped.")
 @click.option("--spot", is_flag=True, help="Also at spot prices.")
 @click.option("--max-gpus", type=click.IntRange(1, 16384), default=256, show_default=True)
+@click.option("--gpus", type=click.IntRange(1, 16384), help="So many GPUs exactly.")
 @click.option("--global-batch", type=click.IntRange(1, 1 << 24), help="Sequences a step.")
 @click.option("--vary", multiple=True, metavar="KEY=A,B",
-              help="Also choose this key, e.g. precision=bf16,fp8.")  # fmt: skip
+              help="Also choose this key, e.g. precision=bf16,fp8; `layout`: every way to "
+                   "cut the model.")  # fmt: skip
 @click.option("--emit", "emitted", multiple=True,
               type=click.Choice(["accelerate", "deepspeed", "torchtitan", "axolotl", "yaml"]),
               help="Write the plan as a configuration of this tool. Repeatable.")  # fmt: skip
@@ -50,8 +52,8 @@ def command(
     throughput: float | None, objective: str, residency: tuple[str, ...],
     region: tuple[str, ...], provider: tuple[str, ...], gpu: tuple[str, ...],
     topologies: tuple[str, ...], prices: Path | None, spot: bool, max_gpus: int,
-    global_batch: int | None, vary: tuple[str, ...], emitted: tuple[str, ...], form: str,
-    output: Path | None, report: Path | None,
+    gpus: int | None, global_batch: int | None, vary: tuple[str, ...], emitted: tuple[str, ...],
+    form: str, output: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
     """Search for the best cluster for WORKLOAD; exit 3 if nothing meets the target."""
     import sim
@@ -61,7 +63,7 @@ def command(
         workload, objective=cast("Objective", objective), deadline=deadline, budget=budget,
         throughput=throughput, residency=residency, region=region, provider=provider, gpu=gpu,
         topologies=topologies, prices=prices, spot=spot, max_gpus=max_gpus,
-        global_batch=global_batch, vary=vary, overrides=overrides,
+        gpus=gpus, global_batch=global_batch, vary=vary, overrides=overrides,
     )  # fmt: skip
     show(view(found), form, None if emitted else output)
     best = found.winner.candidate if found.winner else None

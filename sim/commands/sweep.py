@@ -17,7 +17,8 @@ _FORMAT = "--format"
 @click.argument("arguments", nargs=-1, metavar="STUDY.yaml | TOPOLOGY WORKLOAD")
 @sets
 @click.option("--vary", "varied", multiple=True, metavar="KEY=A,B,C",
-              help="An axis over a key of either file; 1..8 is a range. Repeatable.")  # fmt: skip
+              help="An axis over a key of either file; 1..8 is a range; `layout`: every "
+                   "way to cut the model. Repeatable.")  # fmt: skip
 @click.option("--zip", "zipped", is_flag=True, help="The --vary axes move together.")
 @click.option("--where", multiple=True, metavar="EXPR",
               help='Leave others out before computing: "gpus <= 64".')  # fmt: skip
@@ -45,8 +46,9 @@ def command(
     from sim.study.export import write_parquet
 
     grid = sim.sweep_grid(
-        *arguments, vary=varied, zipped=zipped, where=where, require=required, pareto=pareto
-    )
+        *arguments, vary=varied, zipped=zipped, where=where, require=required, pareto=pareto,
+        overrides=overrides,
+    )  # fmt: skip
     if dry_run:
         say(f"{len(grid):,} configurations before --where")
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sim.quantities import percent
 from sim.report.view import Fact
 from sim.result.result import RankGroup, Result
+from sim.step.shares import bubble_s
 
 MOST = 3  # groups, those that wait longest
 LEAST = 0.005  # share of the step that a line is worth
@@ -30,10 +31,9 @@ def waiting(result: Result) -> list[Fact]:
 
 def bubble(result: Result) -> list[Fact]:
     """What ranks of a pipeline lose to other stages, in the mean."""
-    if len({group.stage for group in result.ranks}) < 2:
+    lost = bubble_s(result.ranks)
+    if not lost:
         return []
-    ranks = sum(group.count for group in result.ranks)
-    lost = sum(group.count * group.waiting_s for group in result.ranks) / ranks
     share = percent(lost / result.step.time_s)
     return [Fact("Bubble", f"{share} of the step: what a rank waits for other stages, in the mean")]
 

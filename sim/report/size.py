@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 
-from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.job.forecast import terms_of
 from sim.quantities import duration, percent, usd
+from sim.report.size_layouts import layout, layouts_beside
 from sim.report.view import Cell, Column, Lines, Part, Row, Table, View, borrowed, left
 from sim.study.phases import idle_cost
 from sim.study.search import Simulated
-from sim.study.size import Contender, SizeReport, Target
+from sim.study.sized import Contender, SizeReport
+from sim.study.target import Target
 
 SHOWN = 12
 _LEAST = {
@@ -26,23 +27,6 @@ def _cluster(topology: Topology) -> str:
     """``2 x 8 h100-sxm-80gb``."""
     assert topology.node is not None
     return f"{topology.nodes} x {topology.node.gpus} {topology.node.gpu.name}"
-
-
-def _layout(plan: Simulated) -> str:
-    """Strategy, batch and checkpointing of a plan, in a few words."""
-    w = plan.candidate.workload
-    p = w.parallelism
-    name = strategy_of(w).title
-    if p.replicate > 1:
-        name = f"HSDP x{p.replicate}"
-    if p.reshard_after_forward is False:
-        name += " kept"
-    if p.offload != "none":
-        name += f" offload {p.offload}"
-    saving = {"none": "", "full": ", full AC", "selective-op": ", per-op AC"}
-    kind = saving.get(w.activation_checkpointing.kind, f", {w.activation_checkpointing.kind} AC")
-    extra = "".join(f", {k}={v}" for k, v in plan.candidate.extra)
-    return f"{name}, {w.micro_batch} x {w.gradient_accumulation}{kind}{extra}"
 
 
 def _goal(target: Target) -> str:
@@ -85,10 +69,14 @@ def _found(report: SizeReport, winner: Simulated) -> list[Part]:
         Lines(sorted(notes), "Assumed:", list=True, apart=False),
         Lines(left_out if report.left_out else [], indent=0, apart=False),
     ]
-    first, *others = [lines for lines in below if lines.lines] or below
+    below = [lines for lines in below if lines.lines] or below[:1]
     table = _table([c for c in report.contenders if c.plan][:SHOWN], winner)
     said = dict.fromkeys(x for c in report.contenders if c.plan for x in c.plan.borrowed)
-    return [table, first._replace(apart=True), *others, borrowed(said, indent=0)]
+    first, *others = below
+    return [
+        table, *layouts_beside(report, winner), first._replace(apart=True), *others,
+        borrowed(said, indent=0),
+    ]  # fmt: skip
 
 
 def _table(chosen: list[Contender], winner: Simulated) -> Table:
@@ -108,7 +96,7 @@ def _table(chosen: list[Contender], winner: Simulated) -> Table:
         even = "" if c.break_even_usd is None else f"${c.break_even_usd:.2f}"
         rows.append([
             "->" if i == 0 else str(i + 1), c.machine.name, _cluster(plan.candidate.topology),
-            _layout(plan), Cell(duration(f.wall_s), f.wall_s, "s"),
+            layout(plan), Cell(duration(f.wall_s), f.wall_s, "s"),
             Cell(usd(f.cost_usd), f.cost_usd, "USD"), more, Cell(percent(plan.mfu), plan.mfu),
             Cell(percent(fit.share, 0) + (" !" if fit.risk else ""), fit.needed_bytes, "B"),
             Cell(even, c.break_even_usd, "USD/h"),
@@ -171,7 +159,7 @@ def _why(contender: Contender, target: Target) -> str:
 
 def _miss(plan: Simulated, target: Target) -> str:
     f = plan.figures
-    parts = [f"{_cluster(plan.candidate.topology)} ({_layout(plan)}) takes {duration(f.wall_s)}"]
+    parts = [f"{_cluster(plan.candidate.topology)} ({layout(plan)}) takes {duration(f.wall_s)}"]
     if math.isfinite(f.cost_usd):
         parts.append(f"costs {usd(f.cost_usd)}")
     if target.tokens_per_s is not None:

@@ -35,6 +35,16 @@ class WaitingGroup:
     idle_s: float = 0.0  # compute lane idle for the host, copies, or the end of the step
     waiting_for: dict[int, float] = field(default_factory=dict)  # by group that came last
 
+    @property
+    def stage(self) -> int:
+        """Of the pipeline."""
+        return self.role.stage
+
+    @property
+    def count(self) -> int:
+        """Ranks."""
+        return len(self.ranks)
+
     def add(self, other: WaitingGroup, times: float) -> None:
         """Add what the same ranks do in another window, `times` times."""
         for name in ("compute_s", "waiting_s", "communication_s", "idle_s"):

@@ -14,6 +14,7 @@ from sim.inputs.strategy import strategy_named, strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Parallelism, Workload
 from sim.study.axes import Changes, Grid
+from sim.study.layouts import Knobs, layouts, warned
 from sim.study.machines import Machine
 
 NODES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
@@ -59,6 +60,10 @@ class Space:
         Names of strategies, of `CHECKPOINTING`, of `OFFLOAD`.
     extra : Grid
         Further axes over any key (precision, NIC rate, ...).
+    layouts : bool
+        Cut the model in every way that goes, not only as the workload does.
+    gpus : int or None
+        GPUs in all, exactly.
     """
 
     global_batch: int
@@ -67,14 +72,18 @@ class Space:
     checkpointing: tuple[str, ...]
     offload: tuple[str, ...]
     extra: Grid
+    layouts: bool = False
+    gpus: int | None = None
 
 
-_POLICIES = {
+#: checkpointing that is tried, by the kind that names it
+POLICIES = {
     "none": Checkpointing(kind="none"),
     "selective-op": Checkpointing(kind="selective-op"),
     "full": Checkpointing(kind="full"),
 }
-CHECKPOINTING = tuple(_POLICIES)
+CHECKPOINTING = tuple(POLICIES)
+SAVING = ("full", "selective-op", "none")  # most first
 OFFLOAD = ("none", "optimizer", "all")
 
 
@@ -82,6 +91,15 @@ def family(workload: Workload) -> tuple[str, ...]:
     """Strategies to try for a job: those of the library that it names."""
     strategy = strategy_of(workload)
     return strategy.family or (strategy.name,)
+
+
+def saves_as_much(policy: Checkpointing, other: Checkpointing) -> bool:
+    """Whether a policy keeps no more activations than another, as far as their kinds tell."""
+    if policy == other:
+        return True
+    if not {policy.kind, other.kind} <= set(SAVING):
+        return False
+    return SAVING.index(policy.kind) < SAVING.index(other.kind)
 
 
 Variant = tuple[Topology, Workload, Changes]
@@ -105,53 +123,77 @@ def plans(machine: Machine, pairs: Iterable[Variant], space: Space) -> Iterator[
     per_node = machine.topology.node.gpus
     for one, workload, changes in pairs:
         extra = tuple((k, str(v)) for k, v in changes.items())
-        for nodes in NODES:
+        for nodes in _nodes(space, per_node):
             world = nodes * per_node
             if nodes > machine.most_nodes or world > space.most_gpus:
                 break
             topology = one.model_copy(update={"nodes": nodes})
-            for laid_out, saving in _trials(workload.parallelism, space, nodes, world):
+            for laid_out, saving in _trials(workload, space, topology):
                 kept = workload.activation_checkpointing
-                policy = kept if kept.kind == saving else _POLICIES[saving]
-                batch = batch_on(workload.model_copy(update={"parallelism": laid_out}), world)
-                sound: bool | None = None  # the checks do not depend on the batch that divides
-                for micro_batch in MICRO_BATCHES:
-                    sized = replace(batch, micro_batch=micro_batch)
-                    steps, rest = sized.accumulated(space.global_batch)
-                    if rest or not steps:
-                        continue
-                    update = {
-                        "micro_batch": micro_batch,
-                        "gradient_accumulation": steps,
-                        "global_batch": space.global_batch,
-                        "parallelism": laid_out,
-                        "activation_checkpointing": policy,
-                    }
-                    job = workload.model_copy(update=update)
-                    if sound is None:
-                        sound = not any(f.error for f in checks.check(topology, job))
-                    if sound:
-                        yield Candidate(machine, topology, job, extra)
+                policy = kept if kept.kind == saving else POLICIES[saving]
+                cut = workload.model_copy(
+                    update={"parallelism": laid_out, "activation_checkpointing": policy}
+                )
+                for job in _batches(topology, cut, space):
+                    yield Candidate(machine, topology, job, extra)
+
+
+def _nodes(space: Space, per_node: int) -> tuple[int, ...]:
+    if space.gpus is None:
+        return NODES
+    return (space.gpus // per_node,) if space.gpus % per_node == 0 else ()
+
+
+def _batches(topology: Topology, workload: Workload, space: Space) -> Iterator[Workload]:
+    """The global batch in every micro-batch that divides it and passes the checks."""
+    p = workload.parallelism
+    alike = p.pipeline_parallel == 1  # its checks do not depend on the batch that divides
+    anew = space.layouts and p.sharing > 1
+    batch = batch_on(workload, topology.world_size)
+    passed: bool | None = None
+    for micro_batch in MICRO_BATCHES:
+        steps, rest = replace(batch, micro_batch=micro_batch).accumulated(space.global_batch)
+        if rest or not steps:
+            continue
+        update = {
+            "micro_batch": micro_batch,
+            "gradient_accumulation": steps,
+            "global_batch": space.global_batch,
+        }
+        job = workload.model_copy(update=update)
+        if passed is None or not alike:
+            passed = not any(f.error for f in checks.check(topology, job))
+            passed = passed and not (anew and warned(topology, job))
+        if passed:
+            yield job
 
 
 def _trials(
-    base: Parallelism, space: Space, nodes: int, world: int
+    workload: Workload, space: Space, topology: Topology
 ) -> Iterator[tuple[Parallelism, str]]:
     """Knobs of every strategy with a checkpointing policy.
 
     On one GPU only the plain trial of strategies that shard everything: the others are the same.
     """
+    base, world = workload.parallelism, topology.world_size
     for name in space.strategies:
         strategy = strategy_named(name)
         kept = base if name == base.strategy else Parallelism()
-        trials = list(strategy.trials(nodes))
+        trials = list(strategy.trials(topology.nodes))
         if world == 1:
             alone = strategy.gathers_blocks or len(space.strategies) == 1
             trials = trials[:1] if alone else []
-        for trial, saving, offload in itertools.product(trials, space.checkpointing, space.offload):
+        cuts: Iterable[Knobs] = ({},)
+        if space.layouts:
+            cuts = layouts(workload, strategy, topology.gpus_per_node, world)
+        for cut, trial, saving, offload in itertools.product(
+            cuts, trials, space.checkpointing, space.offload
+        ):
             if offload != "none" and not (trial.offload and offload in strategy.offloads):
                 continue
+            if cut.get("pipeline_parallel", 1) > 1 and not trial.offload:
+                continue  # its stages keep what they gathered as it is
             update = {"strategy": name, "offload": offload, "replicate": 1, "shard": None}
             if not strategy.context_parallel:
                 update["context_parallel"] = 1
-            yield kept.model_copy(update={**update, **trial.knobs}), saving
+            yield kept.model_copy(update={**update, **cut, **trial.knobs}), saving

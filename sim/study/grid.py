@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import Fault, InputError
-from sim.study.axes import Grid, checked, from_options, read_grid
+from sim.inputs.loader import prepare
+from sim.inputs.strategy import strategy_of
+from sim.study.axes import Axis, Grid, checked, from_options, read_grid
+from sim.study.layouts import KEYS, LAYOUT, layouts
 
 
 def grid_of(
@@ -18,6 +21,7 @@ def grid_of(
     where: Sequence[str] = (),
     required: Sequence[str] = (),
     pareto: str | None = None,
+    sets: Sequence[str] = (),
 ) -> Grid:
     """The grid that arguments and options describe together.
 
@@ -26,7 +30,9 @@ def grid_of(
     arguments : sequence
         A sweep file or a Grid, or topology and workload.
     varied, zipped, where, required, pareto
-        Added to the file's own.
+        Added to the file's own; of `varied`, ``layout`` is an axis over the ways to cut the model.
+    sets : sequence of str
+        Overrides of the bases, which say how many GPUs there are to cut it over.
 
     Raises
     ------
@@ -41,7 +47,9 @@ def grid_of(
     else:
         message = "give a sweep file, or a topology and a workload with --vary KEY=A,B"
         raise InputError([Fault("sweep", None, None, "", message)])
-    axes = (*grid.axes, *from_options(varied, zipped))
+    axes = (*grid.axes, *from_options([v for v in varied if v.strip() != LAYOUT], zipped))
+    if any(v.strip() == LAYOUT for v in varied):
+        axes = (*axes, layout_axis(grid, axes, sets))
     keys = [k for axis in axes for k in axis.keys]
     for key in keys:
         if keys.count(key) > 1:
@@ -54,3 +62,36 @@ def grid_of(
         pareto=traded,
     )  # fmt: skip
     return checked(whole, grid.name)
+
+
+def layout_axis(grid: Grid, axes: Sequence[Axis], sets: Sequence[str] = ()) -> Axis:
+    """The ways to cut a grid's job over its GPUs, those that the checks let pass.
+
+    Where the grid varies the nodes, what goes on any of them.
+
+    Raises
+    ------
+    InputError
+        The grid names no single pair of topology and workload, or nothing passes.
+    """
+    if "" in (grid.topology, grid.workload):
+        message = "needs one topology and one workload; an axis over either cannot stand beside it"
+        raise InputError([Fault("--vary", None, None, LAYOUT, message)])
+    base = prepare(grid.topology, grid.workload, sets)
+    sized = [point for axis in axes if axis.keys == ("nodes",) for point in axis.points]
+    sizes: list[dict[str, Any]] = [{"nodes": nodes} for (nodes,) in sized]
+    points: dict[tuple[Any, ...], None] = {}
+    for changes in sizes or [{}]:
+        loaded = (base.vary(changes) if changes else base).loaded()
+        topology, workload = loaded.topology, loaded.workload
+        cuts = layouts(workload, strategy_of(workload), topology.gpus_per_node, topology.world_size)
+        for cut in cuts:
+            keyed = {f"parallelism.{key}": cut[key] for key in KEYS}
+            try:
+                base.vary({**changes, **keyed}).loaded()
+            except InputError:
+                continue
+            points[tuple(keyed.values())] = None
+    if not points:
+        raise InputError([Fault("--vary", None, None, LAYOUT, "no way to cut the model goes")])
+    return Axis(tuple(f"parallelism.{key}" for key in KEYS), tuple(points))

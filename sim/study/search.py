@@ -1,14 +1,12 @@
 """Best plan of a machine, exactly: branch and bound over candidates.
 
-Two lower bounds of a step, both of which no plan can beat:
+Candidates are taken in order of their bound (`sim.study.bounds`); the cheap bound is replaced by
+the better one when its turn comes, then memory is checked, then the plan is simulated. The search
+ends when the next bound is not better than the best plan found.
 
-1. its FLOPs (recompute included) at the dense peak of the dtype;
-2. its matrix products, attention and norms as the cost model times them alone: the same kernels run
-   on every rank whatever the number of nodes or the sharding, and collectives can only slow them.
-
-Candidates are taken in order of their bound; the cheap bound is replaced by the better one when its
-turn comes, then memory is checked, then the plan is simulated. The search ends when the next bound
-is not better than the best plan found.
+Pipelines are dear to simulate and their bounds wide: gathers, reductions and messages lie open at
+both ends of a step. These are much the same in all plans of one cut, so that from the second on a
+plan counts as so far above its bound as the closest yet of its cut.
 """
 
 from __future__ import annotations
@@ -17,27 +15,25 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sim.blocks.flops import token_flops
 from sim.documents import Section
 from sim.errors import ScalingSimError
 from sim.inputs.shares import batch_on
-from sim.inputs.strategy import strategy_of
+from sim.inputs.workload import Checkpointing, Workload
 from sim.job.estimate import JobEstimate, estimate_job
 from sim.job.forecast import job_steps, terms_of
 from sim.memory.report import MemoryReport
 from sim.result.peak import peak_of
 from sim.step.breakdown import Breakdown
+from sim.step.shares import Shares, shares
 from sim.step.step import memory_of, step
-from sim.study.candidates import Candidate
+from sim.study.bounds import Bounds
+from sim.study.candidates import Candidate, saves_as_much
+from sim.study.layouts import KEYS, cut_of, least_form
 from sim.units import HOUR_S
-
-#: kernels that every plan of a micro-batch and checkpointing runs alike
-_ALIKE = ("gemm", "attention", "norm", "loss", "embedding")
-#: rounding of the extrapolation in depth must not make a bound exceed what it bounds
-_SAFETY = 0.999
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +72,7 @@ class Simulated(Section):
     memory: MemoryReport
     job: JobEstimate
     borrowed: tuple[str, ...]  # constants that are those of other hardware
+    shares: Shares  # of the step, by what it is spent on
 
     def content(self) -> dict[str, Any]:
         """Machine, layout and figures."""
@@ -89,6 +86,7 @@ class Simulated(Section):
             "strategy": w.parallelism.strategy,
             "replicate": w.parallelism.replicate,
             "reshard_after_forward": w.parallelism.reshard_after_forward,
+            **{axis: getattr(w.parallelism, axis) for axis in KEYS},
             "offload": w.parallelism.offload,
             "micro_batch": w.micro_batch,
             "gradient_accumulation": w.gradient_accumulation,
@@ -105,9 +103,15 @@ class Simulated(Section):
             "capacity_bytes": self.memory.capacity_bytes,
             "verdict": self.memory.verdict.word,
             "fit_probability": self.memory.verdict.probability,
+            "shares": asdict(self.shares),
             "borrowed": self.borrowed,
         }
 
+
+#: what a candidate's place in the search rests on: the cheap bound, the better one, its cut's plans
+_ROUGH, _TIGHT, _EXPECTED = range(3)
+#: part of what one plan of a cut takes beyond its bound that another of the cut surely does
+_LIKENESS = 0.8
 
 Score = Callable[[Estimate], float]
 
@@ -126,8 +130,11 @@ class Counts:
 class Searcher:
     """Shares bounds between the machines of one search."""
 
-    _kernels: dict[Any, dict[str, float]] = field(default_factory=dict)
-    _peaks: dict[Any, float] = field(default_factory=dict)
+    bounds: Bounds = field(default_factory=Bounds)
+    #: what steps of a cut take at least beyond their bounds [s]
+    _beyond_s: dict[Any, float] = field(default_factory=dict)
+    #: checkpointing and micro-batches that are too much, by the rest of a plan
+    _too_large: dict[Any, list[tuple[Checkpointing, int]]] = field(default_factory=dict)
 
     def best(
         self,
@@ -153,35 +160,38 @@ class Searcher:
             Only scores below this are of interest.
         """
         order = itertools.count()
-        heap: list[tuple[float, int, bool, Candidate]] = []
+        heap: list[tuple[float, int, int, Candidate]] = []
         for candidate in candidates:
             tally.considered += 1
-            bound = _rough(candidate, self._peak_s(candidate))
+            bound = _rough(candidate, self.bounds.peak_s(candidate))
             if allowed(bound):
-                heap.append((score(bound), next(order), False, candidate))
+                heap.append((score(bound), next(order), _ROUGH, candidate))
             else:
                 tally.ruled_out += 1
         heapq.heapify(heap)
         best: Simulated | None = None
         lowest = below
         while heap:
-            bounded, _, tight, candidate = heapq.heappop(heap)
+            bounded, _, how, candidate = heapq.heappop(heap)
             if bounded >= lowest:
                 tally.ruled_out += len(heap) + 1
                 break
-            if not tight:
-                bound = self.bound(candidate, self._kernels_of(candidate))
-                if allowed(bound):
-                    item = (max(bounded, score(bound)), next(order), True, candidate)
-                    heapq.heappush(heap, item)
-                else:
-                    tally.ruled_out += 1
-                continue
+            if how < _EXPECTED:
+                beyond = self._beyond_s.get(cut_of(candidate.workload), 0.0) if how else 0.0
+                if not how or beyond:
+                    bound = self.bound(candidate, beyond)
+                    if allowed(bound):
+                        item = (max(bounded, score(bound)), next(order), how + 1, candidate)
+                        heapq.heappush(heap, item)
+                    else:
+                        tally.ruled_out += 1
+                    continue
             if not self.fits(candidate):
                 tally.too_large += 1
                 continue
             plan = self.plan(candidate)
             tally.simulated += 1
+            self._learn(plan)
             if allowed(plan.figures) and score(plan.figures) < lowest:
                 best, lowest = plan, score(plan.figures)
         return best
@@ -189,22 +199,40 @@ class Searcher:
     def fits(self, candidate: Candidate) -> bool:
         """Whether a candidate fits in memory.
 
-        Where one sequence at a time is too much, more are: that is asked first.
+        What is too much of a layout stays so with larger micro-batches and with less checkpointing.
+        Of a pipeline, 1F1B with as few micro-batches as it takes is asked first: none needs less.
         """
-        w = candidate.workload
-        if w.micro_batch > 1 and w.gradient_accumulation > 1:
-            steps = batch_on(w).sequences_per_rank
-            least = w.model_copy(update={"micro_batch": 1, "gradient_accumulation": steps})
-            if not memory_of(candidate.topology, least).fits:
-                return False
-        return memory_of(candidate.topology, w).fits
+        least = least_form(candidate.workload)
+        if least is not None and not self._fits(candidate, least):
+            return False
+        return self._fits(candidate, candidate.workload)
 
-    def bound(self, candidate: Candidate, kernels: dict[str, float]) -> Estimate:
-        """Figures that a candidate cannot beat if its step runs at least these kernels. [s]
+    def _fits(self, candidate: Candidate, w: Workload) -> bool:
+        key = (candidate.machine.name, candidate.topology.nodes, candidate.extra, w.parallelism)
+        saving = w.activation_checkpointing
+        failed = self._too_large.setdefault(key, [])
+        if any(saves_as_much(s, saving) and n <= w.micro_batch for s, n in failed):
+            return False
+        fits = memory_of(candidate.topology, w).fits
+        if not fits:
+            failed.append((saving, w.micro_batch))
+        return fits
+
+    def _learn(self, plan: Simulated) -> None:
+        """How far steps of a pipeline are above their bound, at the least."""
+        if plan.candidate.workload.parallelism.pipeline_parallel == 1:
+            return
+        cut = cut_of(plan.candidate.workload)
+        beyond = _LIKENESS * (plan.step_s - self.bounds.of(plan.candidate).step_s)
+        self._beyond_s[cut] = min(beyond, self._beyond_s.get(cut, math.inf))
+
+    def bound(self, candidate: Candidate, beyond_s: float = 0.0) -> Estimate:
+        """Figures that a candidate cannot beat whose step is so far above its bound.
 
         A step draws at least the power of its kernels while they run.
         """
-        step_s = sum(kernels.values())
+        step_s, kernels = self.bounds.of(candidate)
+        step_s += beyond_s
         least = Breakdown(time_s=step_s, kernels=kernels)
         job = estimate_job(candidate.topology, candidate.workload, least)
         if job is None:
@@ -215,7 +243,7 @@ class Searcher:
     def nearest(self, candidates: Iterable[Candidate], shortfall: Score) -> Simulated | None:
         """The plan that fits and by its bound misses a target least; not searched for exactly."""
         bounds = sorted(
-            ((shortfall(_rough(c, self._peak_s(c))), i, c) for i, c in enumerate(candidates)),
+            ((shortfall(_rough(c, self.bounds.peak_s(c))), i, c) for i, c in enumerate(candidates)),
             key=lambda item: item[:2],
         )
         return next((self.plan(c) for _, _, c in bounds if self.fits(c)), None)
@@ -234,50 +262,8 @@ class Searcher:
         return Simulated(
             candidate, _figures(candidate, job, step_s), step_s,
             rate * flops.model / peak_of(topology, workload).flops_per_s,
-            report, job, found.fallbacks,
+            report, job, found.fallbacks, shares(found.breakdown, found.ranks),
         )  # fmt: skip
-
-    # --- what is remembered ----------------------------------------------------------------------
-
-    def _peak_s(self, candidate: Candidate) -> float:
-        """Bound 1. [s]"""
-        workload = candidate.workload
-        policy = workload.activation_checkpointing
-        key = (candidate.topology.first_gpu.name, candidate.extra, policy)
-        if key not in self._peaks:
-            # of one token alone: attention's share depends on what a kernel skips under the mask
-            flops = token_flops(workload.model_copy(update={"sequence_length": 1}))
-            single = candidate.topology.model_copy(update={"nodes": 1})
-            self._peaks[key] = _SAFETY * flops.hardware / peak_of(single, workload).flops_per_s
-        return self._peaks[key] * _tokens(candidate) / candidate.gpus
-
-    def _kernels_of(self, candidate: Candidate) -> dict[str, float]:
-        """Bound 2: kernels that every plan runs, by kind. [s]"""
-        workload = candidate.workload
-        node = candidate.topology.node
-        assert node is not None
-        # the more ranks, the slower the slowest of them: one node of the same size bounds them all
-        key = (
-            node.gpu, node.gpus, node.cpu, candidate.extra, workload.micro_batch,
-            workload.activation_checkpointing, workload.parallelism.context_parallel,
-        )  # fmt: skip
-        if key not in self._kernels:
-            p = workload.parallelism
-            plain = p.model_copy(update={"replicate": 1, "shard": None, "offload": "none"})
-            if not strategy_of(workload).blocks_alike:
-                plain = type(p)(context_parallel=p.context_parallel)
-            one = workload.model_copy(
-                update={"parallelism": plain, "gradient_accumulation": 1, "global_batch": None}
-            )
-            single = candidate.topology.model_copy(update={"nodes": 1})
-            b = step(single, one).breakdown
-            alike = {kind: b.kernels.get(kind, 0.0) for kind in _ALIKE}
-            total = sum(alike.values())
-            # what collectives cost these kernels is not theirs
-            share = _SAFETY * max(0.0, total - b.slowdown_s) / total
-            self._kernels[key] = {kind: share * seconds for kind, seconds in alike.items()}
-        steps = workload.gradient_accumulation
-        return {kind: steps * seconds for kind, seconds in self._kernels[key].items()}
 
 
 def _tokens(candidate: Candidate) -> int:

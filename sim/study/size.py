@@ -4,189 +4,36 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
 
-from sim.documents import SCHEMAS, Document, Section
-from sim.errors import Fault, InputError
+from sim.errors import InputError
 from sim.inputs.arguments import Argument
 from sim.inputs.loader import Prepared, load_topology, prepare
 from sim.inputs.shares import batch_on
 from sim.inputs.workload import Workload
+from sim.step.step import memory_of
 from sim.study.axes import Grid, from_options
 from sim.study.candidates import (
     CHECKPOINTING,
     OFFLOAD,
+    SAVING,
+    Candidate,
     Space,
     family,
     plans,
     variants,
 )
+from sim.study.layouts import LAYOUT, beside
 from sim.study.machines import Machine, Wanted, machines
 from sim.study.phases import PhasePlan, light_phases
 from sim.study.search import Counts, Estimate, Searcher, Simulated
-from sim.units import UnitError, parse
+from sim.study.sized import Beside, Contender, SizeReport
+from sim.study.target import Target
 
-Objective = Literal["cost", "time", "co2", "energy"]
-_FIGURE = {"cost": "cost_usd", "time": "wall_s", "co2": "co2_kg", "energy": "energy_j"}
 #: GPUs of the node that a batch without `global_batch` is counted on
 _REFERENCE_GPUS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What is wanted; None is no limit.
-
-    Attributes
-    ----------
-    objective : str
-        What is least: ``cost``, ``time``, ``co2`` or ``energy``.
-    deadline_s : float, optional
-        Wall-clock of the whole job. [s]
-    budget_usd : float, optional
-        Total cost. [USD]
-    tokens_per_s : float, optional
-        Throughput of all GPUs. [1/s]
-    """
-
-    objective: Objective = "cost"
-    deadline_s: float | None = None
-    budget_usd: float | None = None
-    tokens_per_s: float | None = None
-
-    def score(self, figures: Estimate) -> float:
-        """What is minimised; time breaks ties."""
-        value: float = getattr(figures, _FIGURE[self.objective])
-        return value * (1.0 + 1e-12 * math.log1p(figures.wall_s)) if math.isfinite(value) else value
-
-    def shortfall(self, figures: Estimate) -> float:
-        """Largest ratio of a figure to its limit: at most 1 where all are met."""
-        ratios = [0.0]
-        if self.deadline_s is not None:
-            ratios.append(figures.wall_s / self.deadline_s)
-        if self.budget_usd is not None:
-            ratios.append(figures.cost_usd / self.budget_usd)
-        if self.tokens_per_s is not None:
-            ratios.append(self.tokens_per_s / figures.tokens_per_s)
-        return max(ratios)
-
-    def met(self, figures: Estimate) -> bool:
-        """Whether figures meet every limit."""
-        return self.shortfall(figures) <= 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Contender(Section):
-    """The best plan of one machine, or why it has none.
-
-    Attributes
-    ----------
-    machine : Machine
-        What is rented.
-    plan : Simulated or None
-        Best plan that meets the target; None if there is none.
-    nearest : Simulated or None
-        Where there is none: a plan that misses the target by little; None if nothing fits. If no
-        machine has a plan, the least of these is the nearest miss of all.
-    break_even_usd : float or None
-        Price per GPU-hour at which its plan would cost as much as the winner's. [USD/h]
-    """
-
-    machine: Machine
-    plan: Simulated | None
-    nearest: Simulated | None = None
-    break_even_usd: float | None = None
-
-    def content(self) -> dict[str, Any]:
-        """Machine, plan and price."""
-        return {
-            "machine": self.machine.name,
-            "note": self.machine.note,
-            "plan": self.plan,
-            "nearest": self.nearest,
-            "break_even_usd_per_gpu_hour": self.break_even_usd,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class SizeReport(Document):
-    """Answer of a search.
-
-    Attributes
-    ----------
-    target : Target
-        What was asked.
-    workload : str
-        Its name.
-    global_batch : int
-        Sequences a step, of every plan.
-    assumed_batch : bool
-        Whether the workload left it open.
-    contenders : tuple of Contender
-        Best first; those without a plan last.
-    tally : Counts
-        Candidates considered, simulated, too large, ruled out by bounds.
-    left_out : tuple of str
-        Machines that are not where or what is wanted.
-    fewer, more : Simulated or None
-        The winner's machine with the next smaller and the next larger number of nodes, each with
-        its own best layout, whatever the target.
-    seconds : float
-        The search itself. [s]
-    phases : tuple of PhasePlan
-        Other phases of the job, each on a machine of its own.
-    """
-
-    schema: ClassVar[str] = SCHEMAS["size"]
-
-    target: Target
-    workload: str
-    global_batch: int
-    assumed_batch: bool
-    contenders: tuple[Contender, ...]
-    tally: Counts
-    left_out: tuple[str, ...]
-    fewer: Simulated | None
-    more: Simulated | None
-    seconds: float
-    phases: tuple[PhasePlan, ...] = ()
-
-    def content(self) -> dict[str, Any]:
-        """Target, counts of the search, winner and contenders."""
-        return {
-            "workload": self.workload,
-            "target": self.target,
-            "global_batch": self.global_batch,
-            **asdict(self.tally),
-            "winner": self.winner,
-            "contenders": self.contenders,
-            "phases": self.phases,
-            "fewer": self.fewer,
-            "more": self.more,
-            "left_out": self.left_out,
-        }
-
-    def records(self) -> Sequence[Mapping[str, Any]]:
-        """The best plan of every machine that has one."""
-        return [
-            c.plan.content()
-            | {"break_even_usd_per_gpu_hour": c.break_even_usd, "note": c.machine.note}
-            for c in self.contenders
-            if c.plan is not None
-        ]
-
-    @property
-    def winner(self) -> Simulated | None:
-        """The best plan of all."""
-        return self.contenders[0].plan if self.contenders else None
-
-    @property
-    def nearest(self) -> Simulated | None:
-        """Where nothing meets the target: the plan that misses it least."""
-        missed = [c.nearest for c in self.contenders if c.nearest]
-        return min(missed, key=lambda p: self.target.shortfall(p.figures), default=None)
 
 
 def size(
@@ -199,6 +46,7 @@ def size(
     prices: Path | None = None,
     spot: bool = False,
     most_gpus: int = 256,
+    gpus: int | None = None,
     global_batch: int | None = None,
     vary: Sequence[str] = (),
     searcher: Searcher | None = None,
@@ -223,10 +71,13 @@ def size(
         Also at spot prices.
     most_gpus : int
         Largest cluster to consider.
+    gpus : int, optional
+        So many GPUs, neither more nor fewer.
     global_batch : int, optional
         Sequences a step; the workload's otherwise.
     vary : sequence of str
-        Further axes, ``key=a,b``: precision, NIC rate and so on.
+        Further axes, ``key=a,b``: precision, NIC rate and so on; ``layout`` cuts the model in
+        every way that goes.
     searcher : Searcher, optional
         Shares its simulations with other searches.
 
@@ -252,8 +103,11 @@ def size(
     assumed = batch is None
     if batch is None:
         batch = batch_on(job, _REFERENCE_GPUS).sequences
-    extra = Grid("", axes=from_options(vary, False))
-    space = Space(batch, most_gpus, family(job), CHECKPOINTING, OFFLOAD, extra)
+    keys = [key for key in vary if key.strip() != LAYOUT]
+    space = Space(
+        batch, max(most_gpus, gpus or 0), family(job), CHECKPOINTING, OFFLOAD,
+        Grid("", axes=from_options(keys, False)), len(keys) < len(vary), gpus,
+    )  # fmt: skip
     search, tally = searcher or Searcher(), Counts()
     phases, target = _phases(job, found, bases, target)
     taking_part = [(i, m) for i, m in enumerate(found) if i in bases]
@@ -265,14 +119,17 @@ def size(
     contenders.sort(key=lambda c: _rank(c, target))
     winner = contenders[0].plan if contenders else None
     fewer = more = None
+    next_to: list[Beside] = []
     if winner is not None:
         contenders = [_broken_even(c, winner) for c in contenders]
         base = bases[found.index(winner.candidate.machine)]
         fewer = _neighbour(search, winner, base, space, target, -1)
         more = _neighbour(search, winner, base, space, target, +1)
+        if space.layouts:
+            next_to = _beside(search, winner, base, space, target)
     return SizeReport(
         target, job.name, batch, assumed, tuple(contenders), tally, tuple(left_out), fewer, more,
-        time.perf_counter() - began, tuple(phases),
+        time.perf_counter() - began, tuple(phases), tuple(next_to),
     )  # fmt: skip
 
 
@@ -394,34 +251,31 @@ def _neighbour(
     return search.best(chosen, target.score, _any, Counts())
 
 
-def target_of(
-    objective: str, deadline: str | None, budget: str | None, throughput: float | None
-) -> Target:
-    """A target from what a command line says.
+def _beside(
+    search: Searcher, winner: Simulated, base: Prepared, space: Space, target: Target
+) -> list[Beside]:
+    """The best plan of every layout next to the winner's, on as many GPUs."""
+    machine, gpus = winner.candidate.machine, winner.candidate.gpus
+    alike = replace(space, gpus=gpus)
+    candidates = [
+        c for c in plans(machine, variants(base, space.extra), alike)
+        if c.workload.parallelism.strategy == winner.candidate.workload.parallelism.strategy
+    ]  # fmt: skip
+    found = []
+    chosen = winner.candidate.workload.parallelism
+    for step in beside(chosen, [c.workload.parallelism for c in candidates]):
+        members = [candidates[i] for i in step.members]
+        plan = search.best(members, target.score, _any, Counts())
+        if plan is not None:
+            needed = plan.memory.needed_bytes
+        else:
+            least = min(members, key=_size_order)
+            needed = memory_of(least.topology, least.workload).needed_bytes
+        found.append(Beside(step.axis, step.value, plan, needed))
+    return found
 
-    Raises
-    ------
-    InputError
-        A quantity that cannot be read, or a limit that is not positive.
-    """
-    faults: list[Fault] = []
 
-    def read(option: str, text: str | None, dimension: Literal["s", "USD"]) -> float | None:
-        if text is None:
-            return None
-        try:
-            value = parse(text, dimension)
-        except UnitError as error:
-            faults.append(Fault(option, None, None, "", str(error)))
-            return None
-        if value <= 0.0:
-            faults.append(Fault(option, None, None, "", f"{text} is not more than nothing"))
-        return value
-
-    target = Target(
-        cast(Objective, objective), read("--deadline", deadline, "s"),
-        read("--budget", budget, "USD"), throughput,
-    )  # fmt: skip
-    if faults:
-        raise InputError(faults)
-    return target
+def _size_order(candidate: Candidate) -> tuple[int, int, int]:
+    """Candidates of one cut from the one that needs least memory."""
+    w = candidate.workload
+    return w.micro_batch, SAVING.index(w.activation_checkpointing.kind), w.gradient_accumulation

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from sim.study.axes import read_grid
 from sim.study.plan import fewest
-from sim.study.size import Target, size
+from sim.study.size import size
 from sim.study.sweep import sweep
+from sim.study.target import Target
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 

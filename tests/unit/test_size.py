@@ -14,7 +14,8 @@ from sim.study.axes import Grid
 from sim.study.candidates import Space, family, plans, variants
 from sim.study.machines import Wanted, machines
 from sim.study.search import Counts, Searcher
-from sim.study.size import Target, size, target_of
+from sim.study.size import size
+from sim.study.target import Target, target_of
 
 HOUR = 3600.0
 JOB = {
@@ -87,10 +88,9 @@ def test_branch_and_bound_finds_what_trying_everything_finds(
 def test_bounds_bound(all_plans, searcher):
     for plan in all_plans:
         candidate = plan.candidate
-        assert searcher._peak_s(candidate) <= plan.step_s
-        kernels = searcher._kernels_of(candidate)
-        assert sum(kernels.values()) <= plan.step_s
-        bound = searcher.bound(candidate, kernels)
+        assert searcher.bounds.peak_s(candidate) <= plan.step_s
+        assert searcher.bounds.of(candidate).step_s <= plan.step_s
+        bound = searcher.bound(candidate)
         for name in ("wall_s", "cost_usd", "energy_j"):
             assert getattr(bound, name) <= getattr(plan.figures, name) * (1 + 1e-9)
 

@@ -16,7 +16,7 @@ from sim.report.memory import TITLES
 from sim.result.memory import MemoryAnswer
 from sim.study.compare import Comparison, whole_job
 from sim.study.plan import PlanReport
-from sim.study.size import SizeReport
+from sim.study.sized import SizeReport
 from sim.study.sweep import SweepOutcome
 from sim.units import HOUR_S
 

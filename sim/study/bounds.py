@@ -1,0 +1,131 @@
+"""Lower bounds of a plan's step, which no plan can beat.
+
+1. Its FLOPs (recompute included) at the dense peak of the dtype.
+2. Its matrix products, attention and norms as the cost model times them alone on one node, cut as
+   the plan cuts them: the same kernels run whatever the number of nodes or the sharding, and
+   collectives can only slow them. Exchanges inside blocks lie between them.
+3. A pipeline of p ranks with v stages each runs m micro-batches in no less than m + (p - 1) / v of
+   one rank's share: the last rank waits for the first micro-batch to come down, and the first for
+   the last one to come back. Schedules that split backward fill that with gradients of weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import gcd
+from typing import Any, NamedTuple
+
+from sim.blocks.flops import token_flops
+from sim.inputs.check_mesh import shape_of
+from sim.inputs.shares import batch_on
+from sim.inputs.strategy import strategy_of
+from sim.inputs.workload import Workload
+from sim.pipeline.schedules import SCHEDULES
+from sim.result.peak import peak_of
+from sim.step.shares import shares
+from sim.step.step import step
+from sim.study.candidates import Candidate
+
+#: kernels that every plan of a micro-batch and checkpointing runs alike
+_ALIKE = ("gemm", "attention", "norm", "loss", "embedding")
+#: and those of a strategy whose blocks do nothing else in any layout
+_WITHIN = ("elementwise",)
+#: rounding of the extrapolation in depth must not make a bound exceed what it bounds
+_SAFETY = 0.999
+#: the same where the plan has more ranks for its experts than a node
+_FEWER_EXPERTS = 0.9
+#: exchanges between matrix products share links with others on one node that may lie elsewhere
+_EXCHANGES = 0.9
+#: the rank of a pipeline that bounds it has less than the mean of all by so much
+_EVEN = 0.95
+
+
+class Bound(NamedTuple):
+    """Least time of a step, and of the kernels of a rank in it by kind. [s]"""
+
+    step_s: float
+    kernels: dict[str, float]
+
+
+class _Micro(NamedTuple):
+    """Least times of one micro-step of the whole model. [s]"""
+
+    kernels: dict[str, float]
+    exchanges_s: float
+
+
+@dataclass(slots=True)
+class Bounds:
+    """Bounds of candidates; what they share is simulated once."""
+
+    _micro: dict[Any, _Micro] = field(default_factory=dict)
+    _peaks: dict[Any, float] = field(default_factory=dict)
+
+    def peak_s(self, candidate: Candidate) -> float:
+        """Bounds 1 and 3, at once. [s]"""
+        workload = candidate.workload
+        policy = workload.activation_checkpointing
+        key = (candidate.topology.first_gpu.name, candidate.extra, policy)
+        if key not in self._peaks:
+            # of one token alone: attention's share depends on what a kernel skips under the mask
+            flops = token_flops(workload.model_copy(update={"sequence_length": 1}))
+            single = candidate.topology.model_copy(update={"nodes": 1})
+            self._peaks[key] = _SAFETY * flops.hardware / peak_of(single, workload).flops_per_s
+        tokens = batch_on(workload, candidate.gpus).tokens
+        return self._peaks[key] * tokens / candidate.gpus * _filling(workload)
+
+    def of(self, candidate: Candidate) -> Bound:
+        """Bounds 2 and 3, after the simulation of a micro-step on one node."""
+        workload = candidate.workload
+        micro = self._micro_of(candidate)
+        even = _EVEN if workload.parallelism.pipeline_parallel > 1 else 1.0
+        each = even * workload.gradient_accumulation / workload.parallelism.pipeline_parallel
+        kernels = {kind: each * seconds for kind, seconds in micro.kernels.items()}
+        busy = sum(kernels.values()) + each * micro.exchanges_s
+        return Bound(busy * _filling(workload), kernels)
+
+    def _micro_of(self, candidate: Candidate) -> _Micro:
+        workload = candidate.workload
+        node = candidate.topology.node
+        assert node is not None
+        p = workload.parallelism
+        cut = {
+            "context_parallel": p.context_parallel, "tensor_parallel": p.tensor_parallel,
+            "sequence_parallel": p.sequence_parallel, "loss_parallel": p.loss_parallel,
+            "expert_parallel": gcd(p.expert_parallel, node.gpus),
+        }  # fmt: skip
+        # the more ranks, the slower the slowest of them: one node of the same size bounds them all
+        same = strategy_of(workload).blocks_alike
+        key = (
+            same, node.gpu, node.gpus, node.cpu, candidate.extra, workload.micro_batch,
+            workload.activation_checkpointing, tuple(cut.values()),
+        )  # fmt: skip
+        if key not in self._micro:
+            whole = {"replicate": 1, "shard": None, "offload": "none", "pipeline_parallel": 1}
+            plain = p.model_copy(update=whole)
+            if not same:
+                plain = type(p)().model_copy(update=cut)
+            one = workload.model_copy(
+                update={"parallelism": plain, "gradient_accumulation": 1, "global_batch": None}
+            )
+            single = candidate.topology.model_copy(update={"nodes": 1})
+            found = step(single, one)
+            b = found.breakdown
+            alike = {kind: b.kernels.get(kind, 0.0) for kind in _ALIKE + same * _WITHIN}
+            total = sum(alike.values())
+            # what collectives cost these kernels is not theirs; fewer experts a rank are quicker
+            safety = _FEWER_EXPERTS if p.expert_parallel > node.gpus else _SAFETY
+            share = safety * max(0.0, total - b.slowdown_s) / total
+            kernels = {kind: share * seconds for kind, seconds in alike.items()}
+            within = sum(shares(b, found.ranks).within_s.values())
+            self._micro[key] = _Micro(kernels, _EXCHANGES * within)
+        return self._micro[key]
+
+
+def _filling(workload: Workload) -> float:
+    """Least time of a pipeline over that of its rank alone; 1 without one."""
+    p = workload.parallelism
+    if p.pipeline_parallel == 1 or SCHEDULES[p.pipeline_schedule].splits:
+        return 1.0
+    shape = shape_of(workload)
+    return 1.0 + (shape.ranks - 1) / (shape.virtual * shape.micro)

@@ -1,0 +1,158 @@
+"""What `size` answers: the best plan of every machine, and what lies beside the winner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from sim.documents import SCHEMAS, Document, Section
+from sim.study.machines import Machine
+from sim.study.phases import PhasePlan
+from sim.study.search import Counts, Simulated
+from sim.study.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Contender(Section):
+    """The best plan of one machine, or why it has none.
+
+    Attributes
+    ----------
+    machine : Machine
+        What is rented.
+    plan : Simulated or None
+        Best plan that meets the target; None if there is none.
+    nearest : Simulated or None
+        Where there is none: a plan that misses the target by little; None if nothing fits. If no
+        machine has a plan, the least of these is the nearest miss of all.
+    break_even_usd : float or None
+        Price per GPU-hour at which its plan would cost as much as the winner's. [USD/h]
+    """
+
+    machine: Machine
+    plan: Simulated | None
+    nearest: Simulated | None = None
+    break_even_usd: float | None = None
+
+    def content(self) -> dict[str, Any]:
+        """Machine, plan and price."""
+        return {
+            "machine": self.machine.name,
+            "note": self.machine.note,
+            "plan": self.plan,
+            "nearest": self.nearest,
+            "break_even_usd_per_gpu_hour": self.break_even_usd,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Beside(Section):
+    """A layout beside the winner's, on as many GPUs of the same machine.
+
+    Attributes
+    ----------
+    axis, value : str
+        What differs: an axis of `sim.study.layouts.AXES` or ``schedule``, and what it is there.
+    plan : Simulated or None
+        Its best plan, whatever the target; None if none fits.
+    needed_bytes : float
+        Memory of that plan, or of the one that needs least. [B]
+    """
+
+    axis: str
+    value: str
+    plan: Simulated | None
+    needed_bytes: float
+
+    def content(self) -> dict[str, Any]:
+        """What differs, and the plan."""
+        return {
+            "axis": self.axis,
+            "value": self.value,
+            "plan": self.plan,
+            "needed_bytes": self.needed_bytes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SizeReport(Document):
+    """Answer of a search.
+
+    Attributes
+    ----------
+    target : Target
+        What was asked.
+    workload : str
+        Its name.
+    global_batch : int
+        Sequences a step, of every plan.
+    assumed_batch : bool
+        Whether the workload left it open.
+    contenders : tuple of Contender
+        Best first; those without a plan last.
+    tally : Counts
+        Candidates considered, simulated, too large, ruled out by bounds.
+    left_out : tuple of str
+        Machines that are not where or what is wanted.
+    fewer, more : Simulated or None
+        The winner's machine with the next smaller and the next larger number of nodes, each with
+        its own best layout, whatever the target.
+    seconds : float
+        The search itself. [s]
+    beside : tuple of Beside
+        Where layouts were searched: those next to the winner's.
+    phases : tuple of PhasePlan
+        Other phases of the job, each on a machine of its own.
+    """
+
+    schema: ClassVar[str] = SCHEMAS["size"]
+
+    target: Target
+    workload: str
+    global_batch: int
+    assumed_batch: bool
+    contenders: tuple[Contender, ...]
+    tally: Counts
+    left_out: tuple[str, ...]
+    fewer: Simulated | None
+    more: Simulated | None
+    seconds: float
+    phases: tuple[PhasePlan, ...] = ()
+    beside: tuple[Beside, ...] = ()
+
+    def content(self) -> dict[str, Any]:
+        """Target, counts of the search, winner and contenders."""
+        return {
+            "workload": self.workload,
+            "target": self.target,
+            "global_batch": self.global_batch,
+            **asdict(self.tally),
+            "winner": self.winner,
+            "contenders": self.contenders,
+            "phases": self.phases,
+            "beside": self.beside,
+            "fewer": self.fewer,
+            "more": self.more,
+            "left_out": self.left_out,
+        }
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """The best plan of every machine that has one."""
+        return [
+            c.plan.content()
+            | {"break_even_usd_per_gpu_hour": c.break_even_usd, "note": c.machine.note}
+            for c in self.contenders
+            if c.plan is not None
+        ]
+
+    @property
+    def winner(self) -> Simulated | None:
+        """The best plan of all."""
+        return self.contenders[0].plan if self.contenders else None
+
+    @property
+    def nearest(self) -> Simulated | None:
+        """Where nothing meets the target: the plan that misses it least."""
+        missed = [c.nearest for c in self.contenders if c.nearest]
+        return min(missed, key=lambda p: self.target.shortfall(p.figures), default=None)
