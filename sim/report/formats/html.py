@@ -31,7 +31,7 @@ th, td { padding: .2rem .7rem; border-bottom: 1px solid #ccc; text-align: left;
   vertical-align: top; }
 thead th { border-bottom: 2px solid #555; } .n { text-align: right; white-space: nowrap; }
 .note { border-left: 4px solid #d55e00; padding-left: .7rem; }
-.wide, pre { overflow-x: auto; } svg { width: 100%; max-width: 48rem; } svg.bar { height: 1.6rem; }
+.facts td { overflow-wrap: anywhere; } .wide, pre { overflow-x: auto; } svg { width: 100%; max-width: 48rem; } svg.bar { height: 1.6rem; }
 .key, svg { print-color-adjust: exact; }
 .key { display: inline-block; width: .8em; height: .8em; margin-right: .3em; }
 @media print { body { margin: 0; max-width: none; font-size: 10pt; } .wide { overflow: visible; }
@@ -62,16 +62,16 @@ def part_html(section: Part, deeper: int = 0) -> Iterator[str]:
             for key, value in flat(section.rows).items()
         )
         head = '<thead><tr><th scope="col">key</th><th scope="col">value</th></tr></thead>'
-        yield f"<details><summary>Every figure</summary>\n<table>{head}<tbody>\n{rows}</tbody>"
-        yield "</table></details>"
+        yield f'<details><summary>Every figure</summary>\n<div class="wide"><table>{head}<tbody>'
+        yield f"{rows}</tbody></table></div></details>"
     elif isinstance(section, Bar):
         yield from _bar(section)
     elif isinstance(section, Facts):
-        yield "<table><tbody>"
+        yield '<div class="wide"><table class="facts"><tbody>'
         for label, *text in ((row.label, row.text, *row.more) for row in section.rows):
             said = "<br>".join(map(escape, text))
             yield f'<tr><th scope="row">{escape(label)}</th><td>{said}</td></tr>'
-        yield "</tbody></table>"
+        yield "</tbody></table></div>"
     elif isinstance(section, Table):
         yield from _table(section)
     elif isinstance(section, Remarks):
