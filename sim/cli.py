@@ -38,6 +38,7 @@ VERBS: dict[str, str] = {
     "diagnose": "Why is a real run slower than its machine should be?",
     "trace": "The step's timeline for Perfetto, or its collectives as CSV.",
     "validate": "The model's error against published measurements.",
+    "serve": "The live page: change a job and see at once what it does.",
 }
 
 

@@ -2,17 +2,65 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from sim.errors import InputError
+
+#: audit events of what a sealed process does not do
+_FORBIDDEN = frozenset({
+    "os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect",
+    "socket.bind", "shutil.rmtree",
+})  # fmt: skip
+
+
+_sealed: tuple[str, ...] = ()  # folders beside which this process knows no file; empty: all
+
+
+def seal(folders: Iterable[Path]) -> None:
+    """From now on this process opens files of ours and of Python alone, and starts nothing.
+
+    For processes that work for others: no field of a request leads to a file, or says whether there
+    is one. It cannot be undone.
+
+    Parameters
+    ----------
+    folders : iterable of Path
+        Of ours.
+    """
+    global _sealed
+    ours = [os.path.realpath(folder) for folder in folders]
+    _sealed = tuple(f"{folder}{os.sep}" for folder in ours)
+    installed = (p for p in sys.path if Path(p).name in ("site-packages", "dist-packages"))
+    python = (sys.prefix, sys.base_prefix, *installed, os.environ.get("NUMBA_CACHE_DIR", ""))
+    readable = (*_sealed, *(f"{os.path.realpath(p)}{os.sep}" for p in python if p), "/dev/urandom")
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in _FORBIDDEN:
+            raise PermissionError(errno.EACCES, "is not done here")
+        named = event == "open" and isinstance(arguments[0], str | bytes)
+        if named and not os.path.realpath(os.fsdecode(arguments[0])).startswith(readable):
+            raise PermissionError(errno.EACCES, "is not read here")
+
+    sys.addaudithook(watch)
+
+
+def hidden(path: Path) -> bool:
+    """Whether this process is sealed against a file: it is then as if it were not there."""
+    return bool(_sealed) and not os.path.realpath(path).startswith(_sealed)
 
 
 def is_file(path: Path) -> bool:
     """Whether there is such a file; a name that no file can have is none."""
     try:
+        if hidden(path):
+            return False
         return path.is_file()
     except (OSError, ValueError):  # too long, or with a NUL
         return False
@@ -21,6 +69,8 @@ def is_file(path: Path) -> bool:
 def is_folder(path: Path) -> bool:
     """Whether there is such a folder; as `is_file`."""
     try:
+        if hidden(path):
+            return False
         return path.is_dir()
     except (OSError, ValueError):
         return False

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import Fault, InputError
+from sim.files import hidden
 from sim.inputs.model import Model
 
 MAX_BYTES = 4 << 20  # the longest real config is below 200 kB
@@ -66,6 +67,8 @@ def read_config(path: Path) -> dict[str, Any]:
         Unreadable, not JSON (with line and column), a key twice, or not an object.
     """
     source = str(path)
+    if hidden(path):
+        raise InputError.single(source, "no such file")
     if path.is_dir():
         raise InputError.single(source, "a directory, not a file")
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sim.errors import Fault, InputError
+from sim.files import hidden
 
 MAX_BYTES = 4_000_000  # an explicit graph of 10,000 edges is about 1 MB
 MAX_DEPTH = 24
@@ -95,6 +96,8 @@ def read_file(path: Path) -> str:
     """Text of a file that a person names; every way in which it can be no text is a fault."""
     source = str(path)
     try:
+        if hidden(path):
+            raise FileNotFoundError
         if path.is_dir():
             raise InputError.single(source, "is a folder; name the YAML file in it")
         size = path.stat().st_size

@@ -18,7 +18,8 @@ from sim.page.sections import sections
 from sim.report.formats.csv import flat
 from sim.report.formats.html import part_html
 
-_HATCH = (
+#: the pattern of exposed communication, once a page
+HATCH = (
     '<svg class="hidden" aria-hidden="true" focusable="false"><defs><pattern id="hatch" width="6" '
     'height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><line x1="0" y1="0" '
     'x2="0" y2="6" class="hatch"/></pattern></defs></svg>'
@@ -47,7 +48,7 @@ def page(dossier: Dossier) -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)} · scaling-sim</title>\n<style>\n{asset('page.css')}</style>\n"
-        f'</head>\n<body>\n<a class="skip" href="#main">To the report</a>\n{_HATCH}\n'
+        f'</head>\n<body>\n<a class="skip" href="#main">To the report</a>\n{HATCH}\n'
         '<header class="top"><div class="inner"><div class="brand"><span>scaling-sim report</span>'
         f'</div><h1>{escape(title)}</h1><p class="about">{escape(about)}</p></div></header>\n'
         f'<nav class="bar" aria-label="Sections"><div class="inner"><ul>{links}</ul></div></nav>\n'

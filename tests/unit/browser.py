@@ -22,6 +22,16 @@ _LISTEN = (
 PROBE = (Path(__file__).parent / "probe.js").read_text(encoding="utf-8")
 
 
+def visited(address: str, folder: Path) -> tuple[str, list[str]]:
+    """A page that asks a server: what it has become, and what the console says."""
+    flags = [flag.replace("4000", "30000") for flag in _FLAGS]
+    done = subprocess.run(
+        [str(CHROMIUM), *flags, f"--user-data-dir={folder / 'profile'}", "--dump-dom", address],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+
+
 def looked_at(text: str, folder: Path, width: int, theme: str) -> tuple[dict, list[str]]:
     """What the probe finds in a page of a width and theme, and what the console says."""
     page = text.replace('<html lang="en">', f'<html lang="en" data-theme="{theme}">')

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sim.page.charts.machine import machine_chart
-from sim.page.model import Dossier, PageSection, Piece
+from sim.page.model import Case, Dossier, PageSection, Piece
 from sim.units import show
 
 
 def section(dossier: Dossier) -> PageSection | None:
-    """The machines that were looked at, each once."""
-    fabrics = {c.fabric.topology.name: c.fabric for c in dossier.cases if c.fabric is not None}
+    """The machines that were looked at."""
+    return drawn(dossier.cases)
+
+
+def drawn(cases: Sequence[Case]) -> PageSection | None:
+    """The machines of some cases, each once."""
+    fabrics = {c.fabric.topology.name: c.fabric for c in cases if c.fabric is not None}
     if not fabrics:
         return None
     parts: list[Piece] = []

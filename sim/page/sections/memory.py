@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from sim.page.charts.axes import Axis, Band, Drawn, Level, Limit, axes, ceiling
+from sim.page.charts.bars import Piece as Slice
+from sim.page.charts.bars import stacked
 from sim.page.charts.canvas import Chart, Key
 from sim.page.model import Case, Dossier, PageSection, Piece
 from sim.page.sections.answers import memory_pieces
@@ -34,6 +37,37 @@ def section(dossier: Dossier) -> PageSection | None:
     if isinstance(dossier.view.document, MemoryAnswer):
         parts = [*memory_pieces(dossier.view.document), *parts]
     return PageSection("memory", "Memory", lead, parts)
+
+
+def memory_bars(cases: Sequence[Case]) -> Chart:
+    """Bytes at the peak by what they are for, and what is left of the capacity."""
+    names = list(dict.fromkeys(
+        name for case in cases
+        for name, size in sorted(case.result.memory.by_category.items(), key=lambda x: -x[1])
+        if size > _LEAST * case.result.memory.capacity_bytes
+    ))  # fmt: skip
+    marks = {name: f"s{i % 11}" for i, name in enumerate(names)}
+    drawn, rows = [], []
+    for case in cases:
+        m = case.result.memory
+        found = {name: m.by_category.get(name, 0.0) for name in names}
+        more = m.needed_bytes - sum(found.values())
+        pieces = [Slice(n, b, marks[n], f"{n}: {gib(b)}") for n, b in found.items()]
+        pieces.append(
+            Slice("context and the rest", more, "s9", f"context and the rest: {gib(more)}")
+        )
+        left = m.capacity_bytes - m.needed_bytes
+        pieces.append(Slice("free", left, "track", f"free: {gib(left)}"))
+        name = f"{case.label}: {gib(m.needed_bytes)} of {gib(m.capacity_bytes)}"
+        drawn.append((name if case.label else "", pieces))
+        rows.append({"case": case.label, **found, "rest": more, "capacity_bytes": m.capacity_bytes})
+    last = cases[-1].result.memory
+    legend = [
+        Key(f"{marks[name]}-key", name, gib(last.by_category.get(name, 0.0))) for name in names
+    ]
+    said = f"{gib(last.needed_bytes)} of {gib(last.capacity_bytes)} at the peak"
+    return Chart("memory-peak", "Memory at the peak", said,
+                 lambda width: stacked(width, drawn, said), rows, legend)  # fmt: skip
 
 
 def memory_chart(case: Case) -> Chart:

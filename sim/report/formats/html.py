@@ -31,7 +31,8 @@ th, td { padding: .2rem .7rem; border-bottom: 1px solid #ccc; text-align: left;
   vertical-align: top; }
 thead th { border-bottom: 2px solid #555; } .n { text-align: right; white-space: nowrap; }
 .note { border-left: 4px solid #d55e00; padding-left: .7rem; }
-.facts td { overflow-wrap: anywhere; } .wide, pre { overflow-x: auto; } svg { width: 100%; max-width: 48rem; } svg.bar { height: 1.6rem; }
+.facts td { overflow-wrap: anywhere; }
+.wide, pre { overflow-x: auto; } svg { width: 100%; max-width: 48rem; } svg.bar { height: 1.6rem; }
 .key, svg { print-color-adjust: exact; }
 .key { display: inline-block; width: .8em; height: .8em; margin-right: .3em; }
 @media print { body { margin: 0; max-width: none; font-size: 10pt; } .wide { overflow: visible; }

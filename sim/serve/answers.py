@@ -1,0 +1,222 @@
+"""What a worker makes of a request: the verb's document, and the parts of the page that show it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from sim.errors import InputError
+from sim.fabric import compile_fabric
+from sim.inputs.loader import Argument, Loaded, Prepared, prepare
+from sim.interop.emit_yaml import topology_yaml, workload_yaml
+from sim.page.charts.canvas import Chart
+from sim.page.model import Case, Piece, Tiles
+from sim.page.render import piece_html
+from sim.page.sections import machine as machine_section
+from sim.page.sections.answers import lead_of, pieces_of
+from sim.page.sections.decision import further, headline, sentence
+from sim.page.sections.memory import memory_bars, memory_chart
+from sim.page.sections.scaling import scaling_chart
+from sim.page.sections.step import parts_chart, timeline_chart
+from sim.report.settings import settings
+from sim.result.predict import predict
+from sim.result.result import Result
+from sim.result.sections import title_of
+from sim.serve.requests import BODIES, Diagnose, Drawn, Job, Run, Size
+from sim.step.spans import step_timeline
+
+_ENGINE = "compiled"  # it is warm here
+
+
+def answer(verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """The answer to a request.
+
+    Parameters
+    ----------
+    verb : str
+        Of `BODIES`.
+    body : dict
+        As it was sent.
+
+    Returns
+    -------
+    int, dict
+        HTTP status, and the JSON: the document under ``document``, parts of the page under
+        ``html``; of bad input its faults.
+    """
+    from pydantic import ValidationError
+
+    try:
+        asked = BODIES[verb].model_validate(body)
+    except ValidationError as error:
+        found = [
+            {"path": ".".join(map(str, e["loc"])), "message": e["msg"]} for e in error.errors()
+        ]
+        return 422, {"faults": found}
+    if wrong := asked.check():
+        return 422, {"faults": [{"path": "", "message": text} for text in wrong]}
+    try:
+        return 200, _ANSWERS[verb](asked)
+    except InputError as error:
+        faults = [
+            {"path": f.path, "message": f.message, "line": f.line, "column": f.column}
+            for f in error.faults
+        ]
+        return 422, {"faults": faults}
+
+
+def warm() -> None:
+    """Compile and load what the first request would wait for."""
+    answer("run", {"topology": "dgx-h100", "workload": "llama3-8b-sft"})
+
+
+@lru_cache(maxsize=32)
+def _prepared(topology: str, workload: str) -> Prepared:
+    """Both files, parsed once."""
+    return prepare(_argument(topology), _argument(workload))
+
+
+def _argument(text: str) -> Argument:
+    found: Argument = json.loads(text)
+    return found
+
+
+def _loaded(job: Job) -> Loaded:
+    prepared = _prepared(json.dumps(job.topology), json.dumps(job.workload))
+    return (prepared.vary(job.overrides) if job.overrides else prepared).loaded()
+
+
+def _simulated(job: Job, *, curve: bool = False, changes: bool = False) -> tuple[Loaded, Result]:
+    loaded = _loaded(job)
+    return loaded, predict(
+        loaded.topology, loaded.workload, loaded.notes, engine=_ENGINE, scaling=curve,
+        fixes=changes,
+    )  # fmt: skip
+
+
+def _run(asked: Run) -> dict[str, Any]:
+    loaded, result = _simulated(asked, curve=asked.curve, changes=asked.changes)
+    cases = [Case("B" if asked.beside else "", result)]
+    if asked.beside is not None:
+        cases.insert(0, Case("A", _simulated(asked.beside)[1]))
+    parts: list[tuple[str, Piece]] = [
+        ("tiles", Tiles(list(headline(result)))), ("further", Tiles(list(further(result)), True)),
+        ("parts", parts_chart(cases)), ("memory", memory_bars(cases)),
+    ]  # fmt: skip
+    if len(result.scaling.curve) > 1:
+        parts.append(("scaling", scaling_chart(result)))
+    found: dict[str, Any] = {
+        "document": result.to_dict(),
+        "sentence": sentence(result),
+        "warnings": [f"{w.message}. {w.hint}".strip() for w in result.warnings],
+        "html": {name: _html([part]) for name, part in parts},
+        "copies": _copies(asked, loaded),
+    }
+    if asked.beside is not None:
+        found["beside"] = _ratios(cases[0].result, result)
+    if asked.changes:
+        found["changes"] = [
+            {"text": fix.description, "overrides": _words(fix.change),
+             "ratio": fix.step_time_ratio, "verdict": fix.verdict}
+            for fix in result.bottleneck.fixes
+        ]  # fmt: skip
+    return found
+
+
+def _words(change: dict[str, Any]) -> list[str]:
+    """A change as overrides."""
+    return [word for word in shlex.split(settings(change)) if word != "--set"]
+
+
+def _ratios(a: Result, b: Result) -> dict[str, float | None]:
+    """B over A."""
+    return {
+        "tokens_per_s": b.throughput.tokens_per_s / a.throughput.tokens_per_s,
+        "memory": b.memory.needed_bytes / a.memory.needed_bytes,
+        "cost": b.cost.total_usd / a.cost.total_usd if a.cost and b.cost else None,
+    }
+
+
+def _copies(job: Job, loaded: Loaded) -> dict[str, str]:
+    """The same as a command, a program and files."""
+    yaml = f"# topology.yaml\n{topology_yaml(loaded.topology)}\n"
+    yaml += f"# workload.yaml\n{workload_yaml(loaded.workload)}"
+    named = isinstance(job.topology, str) and isinstance(job.workload, str)
+    first = str(job.topology) if isinstance(job.topology, str) else "topology.yaml"
+    second = str(job.workload) if isinstance(job.workload, str) else "workload.yaml"
+    sets = " ".join(f"--set {shlex.quote(text)}" for text in job.overrides)
+    python = f"import sim\n\nresult = sim.simulate({first!r}, {second!r}"
+    python += f", overrides={list(job.overrides)!r})\n" if job.overrides else ")\n"
+    python += "print(result.step.time_s, result.memory.verdict)\n"
+    command = f"scaling-sim run {shlex.quote(first)} {shlex.quote(second)} {sets}".strip()
+    return {"cli": command, "python": python, "yaml": yaml, "named": str(named).lower()}
+
+
+def _draw(asked: Drawn) -> dict[str, Any]:
+    cases = []
+    for label, job in (("A", asked.beside), ("B" if asked.beside else "", asked)):
+        if job is not None:
+            loaded, result = _simulated(job)
+            machine, work, _ = loaded
+            drawn = asked.what == "timeline"
+            title = title_of(machine, work)
+            cases.append(
+                Case(label, result, step_timeline(machine, work, title) if drawn else None,
+                     compile_fabric(machine))
+            )  # fmt: skip
+    parts: list[Piece] = []
+    if asked.what == "timeline":
+        parts = [timeline_chart(cases), *map(memory_chart, cases)]
+        lines = [c.timeline.to_dict() for c in cases if c.timeline is not None]
+        return {"document": lines[-1], "html": {"timeline": _html(parts)}}
+    found = machine_section.drawn(cases)
+    said = "" if found is None else found.lead
+    parts = list(found.parts) if found is not None else []
+    rows = [list(part.rows) for part in parts if isinstance(part, Chart)]
+    return {"document": {"links": rows}, "sentence": said, "html": {"machine": _html(parts)}}
+
+
+def _size(asked: Size) -> dict[str, Any]:
+    import sim
+    from sim.report.size import view
+
+    found = sim.size(
+        asked.workload, objective=asked.objective, deadline=asked.deadline, budget=asked.budget,
+        gpu=asked.gpu, provider=asked.provider, spot=asked.spot, max_gpus=asked.max_gpus,
+        overrides=asked.overrides,
+    )  # fmt: skip
+    said = view(found)
+    return {
+        "document": found.to_dict(),
+        "sentence": lead_of(found) or said.title,
+        "html": {"size": _html([*pieces_of(found), *said.filled])},
+    }
+
+
+def _diagnose(asked: Diagnose) -> dict[str, Any]:
+    import sim
+    from sim.report.diagnose import view
+
+    found = sim.diagnose(
+        asked.topology, asked.workload, measured=asked.measured, overrides=asked.overrides
+    )
+    said = view(found)
+    return {
+        "document": found.to_dict(), "sentence": said.title,
+        "html": {"diagnose": _html(said.filled)},
+    }  # fmt: skip
+
+
+def _html(parts: Sequence[Piece]) -> str:
+    return "\n".join(line for part in parts for line in piece_html(part))
+
+
+_ANSWERS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "run": _run,
+    "draw": _draw,
+    "size": _size,
+    "diagnose": _diagnose,
+}

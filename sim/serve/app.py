@@ -1,0 +1,163 @@
+"""The server: its routes, its API's description, and how it starts and stops."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from sim import __version__
+from sim.inputs import catalogue
+from sim.page.render import HATCH, asset
+from sim.serve.guard import Guard
+from sim.serve.requests import BODIES
+from sim.serve.workers import Busy, Workers
+
+LIMIT_S = 5.0
+_WAITING = 256
+_SUFFIX = {"css": "text/css", "js": "text/javascript"}
+
+
+def application(
+    token: str, hosts: list[str], workers: int = 1, limit_s: float = LIMIT_S, rate: float = 200.0
+) -> Starlette:
+    """The live page and its API.
+
+    Parameters
+    ----------
+    token : str
+        That a request must carry.
+    hosts : list of str
+        ``host:port`` that it is served under.
+    workers : int
+        Processes that simulate.
+    limit_s : float
+        Longest time of a request. [s]
+    rate : float
+        Requests a second, in the long run. [1/s]
+    """
+    pool = Workers(workers, limit_s, _WAITING)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await pool.start()
+        try:
+            yield
+        finally:
+            await pool.stop()
+
+    async def ask(request: Request) -> Response:
+        verb = request.path_params["verb"]
+        if verb not in BODIES:
+            return _fault(404, f"no such verb; there are {', '.join(BODIES)}")
+        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            return _fault(415, "send application/json")
+        try:
+            body = json.loads(await request.body())
+        except (ValueError, RecursionError):
+            return _fault(400, "is not JSON")
+        if not isinstance(body, dict):
+            return _fault(400, "is no JSON object")
+        try:
+            status, found = await pool.ask(verb, body)
+        except Busy:
+            return _fault(503, "busy; ask again in a second")
+        return Response(found, status, media_type="application/json")
+
+    return Starlette(
+        routes=[
+            Route("/", _page),
+            Route("/assets/{name}", _asset),
+            Route("/api/catalogue", _catalogue),
+            Route("/api/openapi.json", _openapi),
+            Route("/api/{verb}", ask, methods=["POST"]),
+        ],
+        middleware=[Middleware(Guard, token=token, hosts=hosts, rate=rate)],
+        exception_handlers={HTTPException: _nothing},
+        lifespan=lifespan,
+    )
+
+
+async def _nothing(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return _fault(status, "there is nothing here" if status == 404 else "is not to be had so")
+
+
+def _fault(status: int, text: str) -> Response:
+    return JSONResponse({"faults": [{"path": "", "message": text}]}, status)
+
+
+async def _page(request: Request) -> Response:
+    text = _own("live.html").replace("<!-- hatch -->", HATCH)
+    return Response(text, media_type="text/html")
+
+
+async def _asset(request: Request) -> Response:
+    """One of a handful of names; nothing is looked for."""
+    found = {
+        "page.css": lambda: asset("page.css"), "page.js": lambda: asset("page.js"),
+        "live.css": lambda: _own("live.css"), "live.js": lambda: _own("live.js"),
+    }.get(request.path_params["name"])  # fmt: skip
+    if found is None:
+        return _fault(404, "no such file")
+    kind = _SUFFIX[request.path_params["name"].rpartition(".")[2]]
+    return Response(found(), media_type=kind)
+
+
+def _own(name: str) -> str:
+    return (files("sim.serve") / "assets" / name).read_text(encoding="utf-8")
+
+
+async def _catalogue(request: Request) -> Response:
+    return JSONResponse({kind: catalogue.names(kind) for kind in ("topologies", "workloads")})
+
+
+async def _openapi(request: Request) -> Response:
+    return JSONResponse(openapi())
+
+
+def openapi() -> dict[str, Any]:
+    """The API as OpenAPI 3.1: a POST a verb, bodies as they are checked."""
+    answers = {
+        "200": {"description": "the verb's document, and parts of the page that show it"},
+        "422": {"description": "faults of the input: path, message, line, column"},
+        "503": {"description": "took too long, or too many wait"},
+    }
+    schemas: dict[str, Any] = {}
+    paths: dict[str, Any] = {
+        "/api/catalogue": {"get": {"summary": "Shipped machines and jobs.",
+                                   "responses": {"200": {"description": "their names"}}}},
+    }  # fmt: skip
+    for verb, body in BODIES.items():
+        schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= schema.pop("$defs", {})
+        schemas[body.__name__] = schema
+        content = {
+            "application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}
+        }
+        paths[f"/api/{verb}"] = {
+            "post": {
+                "summary": (body.__doc__ or "").splitlines()[0],
+                "requestBody": {"required": True, "content": content},
+                "responses": answers,
+            }
+        }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "scaling-sim", "version": __version__},
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"token": []}],
+    }

@@ -1,0 +1,81 @@
+"""What may be asked: the bodies of requests, checked by pydantic, which writes their schema."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sim.inputs import catalogue
+
+_Text = Annotated[str, Field(max_length=500)]
+_Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Job(_Body):
+    """A job on a machine: shipped names, or the keys of a file as a mapping; never a path."""
+
+    topology: _Name | dict[str, Any] = Field(examples=["dgx-h100"])
+    workload: _Name | dict[str, Any] = Field(examples=["llama3-8b-sft"])
+    overrides: list[_Text] = Field(default=[], max_length=64, examples=[["nodes=2"]])
+
+    def check(self) -> list[str]:
+        """What is wrong with its names."""
+        pairs = (("topologies", self.topology), ("workloads", self.workload))
+        return [
+            f"{name!r} is not shipped; see GET /api/catalogue, or send its keys as a mapping"
+            for kind, name in pairs
+            if isinstance(name, str) and catalogue.find(kind, name) is None
+        ]
+
+
+class Run(Job):
+    """Simulate it; `beside` is what it is held against."""
+
+    curve: bool = Field(default=False, description="also 1, 2, 4 and 8 nodes")
+    changes: bool = Field(default=False, description="also changes worth trying")
+    beside: Job | None = None
+
+
+class Drawn(Job):
+    """Draw its step and its machine."""
+
+    beside: Job | None = None
+    what: Literal["timeline", "machine"] = "timeline"
+
+
+class Size(_Body):
+    """The best cluster for a job."""
+
+    workload: _Name | dict[str, Any] = Field(examples=["mistral-7b-lora"])
+    overrides: list[_Text] = Field(default=[], max_length=64)
+    objective: Literal["cost", "time", "co2", "energy"] = "cost"
+    deadline: Annotated[str, Field(max_length=40)] | None = Field(default=None, examples=["48h"])
+    budget: Annotated[str, Field(max_length=40)] | None = Field(default=None, examples=["500 USD"])
+    gpu: list[_Name] = Field(default=[], max_length=8)
+    provider: list[_Name] = Field(default=[], max_length=8)
+    spot: bool = False
+    max_gpus: int = Field(default=64, ge=1, le=512)
+
+    def check(self) -> list[str]:
+        """What is wrong with its names."""
+        return Job(topology={}, workload=self.workload).check()
+
+
+class Diagnose(Job):
+    """Why a run is slower than it should be."""
+
+    measured: _Text = Field(examples=["tokens_per_s_per_gpu=3000"])
+
+
+#: verb -> the body it takes
+BODIES: dict[str, type[Run] | type[Drawn] | type[Size] | type[Diagnose]] = {
+    "run": Run,
+    "draw": Drawn,
+    "size": Size,
+    "diagnose": Diagnose,
+}

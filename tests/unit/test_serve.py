@@ -1,0 +1,271 @@
+"""The live page: who may ask, how much, what is answered, what is never read, how it stops."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+pytest.importorskip("starlette", reason="the extra `serve` is not installed")
+pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
+
+import sim
+from sim.serve.app import openapi
+from sim.serve.guard import MOST_BYTES, Guard
+from sim.serve.requests import BODIES
+from tests.unit.browser import CHROMIUM, WITHOUT, looked_at, visited
+
+JOB = {"topology": "dgx-h100", "workload": "mistral-7b-lora"}
+
+
+class Server:
+    """A server of its own, as the command line starts it."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sim", "serve", "--port", "0", "--limit", "3"],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.address = self.process.stdout.readline().strip()
+        self.base, _, self.token = self.address.partition("/?token=")
+
+    def ask(self, path, body=None, **headers):
+        """Status, headers and text of an answer."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        known = {"Authorization": f"Bearer {self.token}"}
+        if data is not None:
+            known["Content-Type"] = "application/json"
+        known |= {key.replace("_", "-"): value for key, value in headers.items()}
+        request = urllib.request.Request(self.base + path, data, known)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, answer.headers, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.headers, error.read().decode()
+
+    def run(self, **body):
+        status, _, text = self.ask("/api/run", {**JOB, **body})
+        return status, json.loads(text)
+
+
+@pytest.fixture(scope="module")
+def server():
+    made = Server()
+    yield made
+    if made.process.poll() is None:
+        made.process.send_signal(signal.SIGINT)
+        made.process.wait(10)
+    made.process.stdout.close()
+
+
+def test_figures_are_those_of_the_program(server):
+    status, found = server.run(overrides=["nodes=2"])
+    assert status == 200
+    result = sim.simulate(**JOB, overrides=["nodes=2"], scaling=False, fixes=False)
+    assert found["document"] == result.to_dict()
+    assert "--set nodes=2" in found["copies"]["cli"]
+    assert set(found["html"]) == {"tiles", "further", "parts", "memory"}
+
+
+def test_what_is_copied_runs_to_the_same(server, tmp_path):
+    _, found = server.run(overrides=["nodes=2", "micro_batch=2"])
+    first, second = found["copies"]["yaml"].split("# workload.yaml\n")
+    (tmp_path / "t.yaml").write_text(first)
+    (tmp_path / "w.yaml").write_text(second)
+    again = sim.simulate(tmp_path / "t.yaml", tmp_path / "w.yaml", scaling=False, fixes=False)
+    assert again.step.time_s == pytest.approx(found["document"]["step"]["time_s"], rel=1e-9)
+    told = {}
+    exec(found["copies"]["python"].replace("print(", "dict(").split("dict(")[0], told)
+    assert told["result"].inputs_hash == found["document"]["inputs_hash"]
+
+
+def test_one_case_is_held_against_another(server):
+    status, found = server.run(beside={**JOB, "overrides": ["micro_batch=1"]})
+    assert status == 200
+    assert found["beside"]["memory"] > 1.0
+    assert "GPU time for each token" in found["html"]["parts"]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"topology": "/etc/passwd"}, {"topology": "../topologies/dgx-h100.yaml"},
+        {"workload": "file:///etc/passwd"}, {"overrides": ["model=/etc/hostname"]},
+        {"overrides": ["model=../../README.md"]}, {"overrides": ["model=file:///etc/passwd"]},
+        {"workload": {"name": "x", "model": "/etc/passwd", "sequence_length": 1024}},
+        {"topology": "-"},
+    ],
+)  # fmt: skip
+def test_no_field_leads_to_a_file(server, field):
+    status, found = server.run(**field)
+    assert status == 422
+    told = json.dumps(found)
+    assert "root:" not in told
+    # and no field says whether there is one
+    other = json.loads(json.dumps(field).replace("passwd", "n0ne").replace("hostname", "n0ne"))
+    _, absent = server.run(**other)
+    assert json.dumps(absent).replace("n0ne", "") == (
+        told.replace("passwd", "").replace("hostname", "")
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status"),
+    [
+        ("/api/run", JOB, {"Authorization": "Bearer wrong"}, 401),
+        ("/api/run", JOB, {"Authorization": "", "Cookie": "\x7f; ="}, 401),
+        ("/?token=wrong", None, {"Authorization": ""}, 401),
+        ("/api/run", JOB, {"Host": "evil.example"}, 421),
+        ("/api/run", JOB, {"Origin": "https://evil.example"}, 403),
+        ("/api/run", JOB, {"Content_Type": "text/plain"}, 415),
+        ("/api/run", b"{", {}, 400),
+        ("/api/run", b"[" * 100_000, {}, 400),
+        ("/api/run", b"[1]", {}, 400),
+        ("/api/run", b" " * (MOST_BYTES + 1), {}, 413),
+        ("/api/nothing", JOB, {}, 404),
+        ("/assets/..%2fapp.py", None, {}, 404),
+        ("/assets/app.py", None, {}, 404),
+    ],
+)  # fmt: skip
+def test_others_and_too_much_are_turned_away(server, path, body, headers, status):
+    found, _, text = server.ask(path, body, **headers)
+    assert found == status
+    assert json.loads(text)["faults"][0]["message"]
+
+
+def test_every_answer_says_what_a_page_may_do(server):
+    for path in ("/", "/assets/live.js", "/api/catalogue"):
+        status, headers, _ = server.ask(path)
+        assert status == 200
+        assert "script-src 'self'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+    _, _, page = server.ask("/")
+    assert "<script>" not in page
+    assert "style=" not in page
+
+
+def test_the_address_gives_a_cookie_and_keeps_no_token(server):
+    class Stay(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_):
+            return None
+
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.build_opener(Stay).open(server.address)
+    headers = caught.value.headers
+    caught.value.close()
+    assert (caught.value.code, headers["location"]) == (303, "/")
+    assert "HttpOnly; SameSite=Strict" in headers["set-cookie"]
+
+
+def test_what_takes_too_long_is_ended_and_the_next_is_answered(server):
+    began = time.monotonic()
+    deep = {
+        "workload": "llama3-70b-full",
+        "overrides": ["nodes=16", "gradient_accumulation=4096",
+                      "parallelism={strategy: fsdp2, pipeline_parallel: 16}"],
+    }  # fmt: skip
+    status, found = server.run(**deep)
+    assert time.monotonic() - began < 30
+    assert (status, found["faults"][0]["message"]) == (503, "took longer than 3 s")
+    assert server.run()[0] == 200
+
+
+def test_the_api_describes_itself(server):
+    _, _, text = server.ask("/api/openapi.json")
+    assert json.loads(text) == openapi()
+    assert {p.rpartition("/")[2] for p, v in openapi()["paths"].items() if "post" in v} == {*BODIES}
+    for name in ("Run", "Job", "Size", "Diagnose", "Drawn"):
+        assert openapi()["components"]["schemas"][name]["additionalProperties"] is False
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+@pytest.mark.parametrize(("width", "theme"), [(1400, "light"), (390, "dark")])
+def test_the_page_is_worked_by_anyone(server, tmp_path, width, theme):
+    found, console = looked_at(_recorded(server), tmp_path, width, theme)
+    assert console == []
+    assert found["faults"] == []
+    assert found["texts"] > 80
+    assert found["faint"] == []
+    assert found["nameless"] == []
+    assert found["overflow"] <= 0
+
+
+def _recorded(server):
+    """The page as one file whose questions are answered with what the server said once."""
+    _, _, page = server.ask("/")
+    for name in ("page.css", "live.css"):
+        _, _, style = server.ask(f"/assets/{name}")
+        page = page.replace(f'<link rel="stylesheet" href="assets/{name}">',
+                            f"<style>{style}</style>")  # fmt: skip
+    answers = {
+        "api/catalogue": json.loads(server.ask("/api/catalogue")[2]),
+        "api/run": server.run(curve=True, changes=True)[1],
+    }
+    _, _, script = server.ask("/assets/live.js")
+    told = json.dumps(answers).replace("</", "<\\/")
+    stub = "history.replaceState = () => {};"  # a frame without an address has none to change
+    stub += f"window.fetch = async (u) => ({{ ok: true, json: async () => ({told})[u] }});"
+    return page.replace(
+        '<script src="assets/live.js"></script>', f"<script>{stub}\n{script}</script>"
+    )
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+def test_the_page_asks_and_shows_under_its_own_policy(server, tmp_path):
+    dom, console = visited(server.address + "#s=nodes%3D2&t=timeline", tmp_path)
+    assert console == []
+    assert "2 nodes x 8 h100-sxm-80gb" in dom
+    assert 'data-name="timeline"' in dom
+    assert "time per token" in dom
+
+
+def test_it_stops_when_it_is_told(server):
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(10) == 0
+
+
+def test_a_slow_or_hasty_client_waits():
+    async def never():
+        await asyncio.sleep(60)
+
+    async def fine(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def ask(guard, receive):
+        told = []
+
+        async def send(message):
+            told.append(message)
+
+        scope = {"type": "http", "path": "/", "query_string": b"",
+                 "headers": [(b"host", b"h:1"), (b"authorization", b"Bearer t")]}  # fmt: skip
+        await guard(scope, receive, send)
+        return told[0]["status"]
+
+    async def whole():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def both():
+        slow = Guard(fine, "t", ["h:1"], body_s=0.05)
+        assert await ask(slow, never) == 408
+        hasty = Guard(fine, "t", ["h:1"], rate=0.0, burst=3)
+        return [await ask(hasty, whole) for _ in range(4)]
+
+    assert asyncio.run(both()) == [200, 200, 200, 429]
+
+
+def test_without_the_extra_it_says_so(tmp_path):
+    (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError(name='uvicorn')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "sim", "serve"], capture_output=True, text=True, timeout=30,
+        env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "scaling-sim[serve]" in done.stderr
