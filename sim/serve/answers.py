@@ -10,7 +10,8 @@ from typing import Any
 
 from sim.errors import InputError
 from sim.fabric import compile_fabric
-from sim.inputs.loader import Argument, Loaded, Prepared, prepare
+from sim.inputs.arguments import Argument
+from sim.inputs.loader import Loaded, Prepared, prepare
 from sim.interop.emit_yaml import topology_yaml, workload_yaml
 from sim.page.charts.canvas import Chart
 from sim.page.model import Case, Piece, Tiles
