@@ -5,6 +5,7 @@ python scripts/carry_mesh_recordings.py ../shared/mesh tests/data/mesh_recording
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -153,13 +154,10 @@ def group_of(event: dict[str, Any]) -> str:
 def pipeline(recording: dict[str, Any]) -> dict[str, Any] | None:
     """A run of a pipeline as a job of ours and what each rank issued; None for one left out.
 
-    Left out: parameters gathered for every micro-batch, receives as late as possible, tensor
-    parallelism without FSDP (nobody reduces the norms' gradients then).
+    Left out: tensor parallelism without FSDP (nobody reduces the norms' gradients then).
     """
     config = recording["config"]
-    if config["kind"] != "pp_run" or config.get("raf") or config.get("defer") or config.get("tp"):
-        return None
-    if "defer" in config["name"]:
+    if config["kind"] != "pp_run" or config.get("tp"):
         return None
     sizes = config["model_cfg"]
     return {
@@ -173,6 +171,8 @@ def pipeline(recording: dict[str, Any]) -> dict[str, Any] | None:
             "pipeline_parallel": config["pp"],
             "pipeline_schedule": SCHEDULES[config["schedule"]],
             "virtual_stages": config.get("v"),
+            "pipeline_defer_receives": "defer" in config["name"],
+            "pipeline_reshard_after_forward": config.get("raf", False),
             "clip_gradients": False,
         },
         "checkpointing": CHECKPOINTING.get(config.get("ac"), "none"),
@@ -225,7 +225,14 @@ def table(recording: dict[str, Any]) -> dict[str, Any] | None:
             for rank, row in recording["compute"].items()
         },
         "executed": recording.get("with_comms", {}),
+        "deferred": digest(recording.get("with_comms_defer_pp_recv", {})),
     }
+
+
+def digest(rows: dict[str, str]) -> str:
+    """Of what each rank executes, where a table is nearly another one."""
+    text = "\n".join(f"{rank} {row}" for rank, row in sorted(rows.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if rows else ""
 
 
 def model_of(config: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:

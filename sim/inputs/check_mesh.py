@@ -186,6 +186,10 @@ def _pipeline(w: Workload) -> Findings:
         hint = f"write {schedule.virtual}, or interleaved-1f1b"
         yield fault("virtual-stages", "workload", "parallelism.virtual_stages", message, hint)
         return
+    if p.pipeline_defer_receives and not schedule.table:
+        message = f"{schedule.title} runs a loop of its own, which receives when it has to"
+        hint = "leave it out, or write pipeline_schedule: interleaved-1f1b"
+        yield fault("late", "workload", "parallelism.pipeline_defer_receives", message, hint)
     layers = stage_layers(w)
     full = p.pipeline_split == "cost" or all(layers[1:-1])  # work may lie in a head alone
     if min(layers[0], layers[-1]) < 0 or shape.stages > w.model.layers + 2 or not full:

@@ -25,6 +25,7 @@ COMMON = frozenset((
     "sequence_parallel", "loss_parallel", "tensor_parallel_style", "expert_parallel",
     "pipeline_parallel", "pipeline_schedule", "pipeline_split",
     "virtual_stages", "pipeline_first_stage_less_layers", "pipeline_last_stage_less_layers",
+    "pipeline_defer_receives", "pipeline_reshard_after_forward",
     "offload", "offload_device",
     "cpu_ram_efficient_loading", "clip_gradients", "loss_all_reduce",
 ))  # fmt: skip

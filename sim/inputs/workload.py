@@ -74,6 +74,8 @@ class Parallelism(Spec):
     virtual_stages: Positive | None = None  # stages a rank; None: 1, or 2 where it takes several
     pipeline_first_stage_less_layers: NotNegative = 1  # layers that the embedding stands for
     pipeline_last_stage_less_layers: NotNegative = 1  # layers that norm and head stand for
+    pipeline_defer_receives: bool = False  # just before what needs them; not of 1f1b and gpipe
+    pipeline_reshard_after_forward: bool = False  # gather a stage for every micro-batch
     expert_parallel: Positive = 1  # ranks that experts are spread over: of the axes above
     sequence_parallel: bool = True  # of tensor_parallel: the residual stream is split too
     loss_parallel: bool = True  # of tensor_parallel: each rank's loss is of its own logits

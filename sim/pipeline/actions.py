@@ -4,13 +4,14 @@ The runtime of torch.distributed.pipelining takes what a schedule computes, rank
 when parameters are gathered and dropped, when gradients are reduced, and what is sent and received.
 
 Source: torch 2.13, ``distributed/pipelining/schedules.py``: ``_add_unshard_reshard``,
-``_add_reduce_grad``, ``_add_send_recv``. Recorded tables: ``tests/data/pipeline_tables.json``.
+``_add_reduce_grad``, ``_add_send_recv``, ``_defer_recv_ops``. Recorded tables:
+``tests/data/pipeline_tables.json``.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 FORWARD, BACKWARD, INPUT, WEIGHT = "F", "B", "I", "W"
@@ -144,6 +145,35 @@ def _with_messages(orders: Orders, rank_of: Callable[[int], int], stages: int) -
             msg = "the schedule waits for itself"
             raise ValueError(msg)
     return out
+
+
+def deferred(orders: Orders, rank_of: Callable[[int], int]) -> Orders:
+    """Receives as late as possible: before what needs them.
+
+    The lower of two ranks posts its receives from the other before it sends to it, so that they
+    do not wait for each other.
+    """
+    return {rank: list(_deferred(rank, order, rank_of)) for rank, order in orders.items()}
+
+
+def _deferred(
+    rank: int, order: Iterable[Action], rank_of: Callable[[int], int]
+) -> Iterator[Action]:  # fmt: skip
+    waiting: dict[Action, int] = {}  # the rank that sends it
+    for action in order:
+        kind, stage, *_ = action
+        if kind in (RECV_F, RECV_B):
+            waiting[action] = rank_of(stage - 1 if kind == RECV_F else stage + 1)
+            continue
+        needed: list[Action] = []
+        if kind in (SEND_F, SEND_B):
+            peer = rank_of(stage + 1 if kind == SEND_F else stage - 1)
+            needed = [a for a, source in waiting.items() if source == peer and rank < peer]
+        for part in action.parts:
+            what = {FORWARD: RECV_F, BACKWARD: RECV_B, INPUT: RECV_B}.get(part.kind, "")
+            needed.append(Action(what, part.stage, part.micro))
+        yield from (a for a in needed if waiting.pop(a, None) is not None)
+        yield action
 
 
 def _ready(action: Action, placed: set[Action], stages: int) -> bool:

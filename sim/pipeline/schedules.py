@@ -20,6 +20,7 @@ from sim.pipeline.actions import (
     WEIGHT,
     Action,
     Orders,
+    deferred,
     with_runtime,
 )
 
@@ -89,9 +90,11 @@ class Schedule(NamedTuple):
         """What each rank computes."""
         return {rank: self.order(shape, rank) for rank in range(shape.ranks)}
 
-    def executed(self, shape: Shape) -> Orders:
-        """What each rank executes: with gathers, reductions and messages."""
-        return with_runtime(self.computed(shape), self.rank_of(shape), shape.stages, shape.micro)
+    def executed(self, shape: Shape, defer: bool = False) -> Orders:
+        """What each rank executes: with gathers, reductions and messages, received late or not."""
+        rank_of = self.rank_of(shape)
+        orders = with_runtime(self.computed(shape), rank_of, shape.stages, shape.micro)
+        return deferred(orders, rank_of) if defer else orders
 
 
 def _gpipe(shape: Shape, rank: int) -> list[Action]:

@@ -73,6 +73,7 @@ class Hooks:
         self.replicate = mesh.dp_replicate
         self.types = dtypes(workload)
         self.layout, self.units, self.blocks = layout, layout.units, blocks
+        self.head = max(blocks)  # the last block
         self.exchanging = Exchanging.of(workload, mesh)
         self.copies: ActivationCopies | None = None
         self.smaller = post_forward_ranks(knobs, shard)
@@ -200,7 +201,8 @@ class Hooks:
         knobs, layout = self.knobs, self.layout
         if unit == layout.root:
             return knobs.root_reshard_after_forward is not True
-        if layout.root < 0 and layout.closes[unit] == len(layout.pieces) - 1:
+        ends = layout.closes[unit] == len(layout.pieces) - 1
+        if layout.root < 0 and ends and layout.pieces[-1].block == self.head:
             return True  # torchtitan: [norm, lm_head] would be gathered again at once
         return self.keeps
 

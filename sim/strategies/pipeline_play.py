@@ -97,6 +97,7 @@ class PipelineRank:
     ) -> None:  # fmt: skip
         self.mesh, self.rank, self.recorder, self.stages = mesh, rank, recorder, stages
         self.schedule = SCHEDULES[workload.parallelism.pipeline_schedule]
+        self.late = workload.parallelism.pipeline_defer_receives
         self.shape = shape_of(workload)
         self.rank_of = self.schedule.rank_of(self.shape)
         self.dtype, self.size = dtypes(workload).compute, message_bytes(workload)
@@ -111,7 +112,7 @@ class PipelineRank:
         r = self.recorder
         r.start(0)  # the trainer's batch is cut into the pipeline's
         if self.schedule.table:
-            for action in self.schedule.executed(self.shape)[self.rank]:
+            for action in self.schedule.executed(self.shape, self.late)[self.rank]:
                 self._do(action)
         elif self.schedule.name == "gpipe":
             self._gpipe()
@@ -171,6 +172,9 @@ class PipelineRank:
         near, far = min(a, b), max(a, b)
         stream = f"p2p {near}-{far}"  # one communicator for every two ranks and both ways
         group, ends, what = f"stage {a} to {b}", (a, b), "send"
+        if self.late:
+            # the ranks no longer agree on one order: a border's sends are buffered on their own
+            stream = f"p2p {first.source}>{first.target}"
         if more:  # a coalesced batch is one kernel of the pipeline's own communicator
             stream, group = f"p2p {near}-{far} coalesced", f"stages {near} and {far}"
             ends, what = (near, far), "send_recv"

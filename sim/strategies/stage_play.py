@@ -76,8 +76,8 @@ class _Stage(Hooks):
     memory: StageMemory
 
     def forward(self) -> None:
-        """A micro-batch; what is gathered stays."""
-        self.keeps = True
+        """A micro-batch; what is gathered stays, unless parameters are gathered for each."""
+        self.keeps = not self.knobs.pipeline_reshard_after_forward
         self.memory.forward()
         super().forward()
         self.memory.done()
@@ -88,6 +88,12 @@ class _Stage(Hooks):
         if self.gathered[unit] is None and self.state[unit] == SHARDED and u.over == SHARD:
             self.memory.gathered(u.block)  # its experts' group too
         super().unshard(unit, phase)
+
+    def post_forward(self, unit: int) -> None:
+        """As FSDP2 does; its last unit is kept because it is the head."""
+        super().post_forward(unit)
+        if self.state[unit] == SHARDED and self.units[unit].over == SHARD:
+            self.memory.dropped(self.units[unit].block)
 
     def gather(self) -> None:
         """All units at once, in module order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -38,6 +39,9 @@ def test_tables_equal_the_recording(name):
     assert text(schedule.computed(shape)) == found["computed"]
     if found["executed"]:
         assert text(schedule.executed(shape)) == found["executed"]
+        late = text(schedule.executed(shape, defer=True))
+        rows = "\n".join(f"{rank} {row}" for rank, row in sorted(late.items()))
+        assert hashlib.sha256(rows.encode()).hexdigest()[:16] == found["deferred"]
     assert most_kept(schedule, shape) == found["in_flight"]
 
 
@@ -186,6 +190,33 @@ def test_more_in_flight_needs_more_memory():
     assert kept["1f1b", 16] == pytest.approx(kept["1f1b", 8], rel=0.05)
 
 
+@pytest.mark.parametrize("name", sorted(n for n, s in SCHEDULES.items() if s.table))
+def test_late_receives_wait_for_nobody_who_waits(name):
+    """Sender and receiver agree on the turn of a border's messages, so that the step ends."""
+    times = {}
+    for late in ("false", "true"):
+        loaded = job(
+            f"parallelism.pipeline_schedule={name}", f"parallelism.pipeline_defer_receives={late}"
+        )
+        times[late] = run_step(loaded.topology, loaded.workload).time_s
+    assert times["false"] * 0.98 < times["true"] < 1.2 * times["false"]
+
+
+def test_parameters_gathered_for_every_micro_batch():
+    """Less is whole at a time, and what is gathered is dropped again."""
+    whole = job("model.layers=32", pipeline=2)
+    again = job("model.layers=32", "parallelism.pipeline_reshard_after_forward=true", pipeline=2)
+    for plan in plans_of(again):
+        _, live = live_bytes(plan, again.workload, tree_of(again.workload))
+        assert live[t.UNSHARDED, -1] == pytest.approx(0.0, abs=1.0)
+    gathers = [
+        sum(op.collective == "all_gather" for op in plans_of(loaded)[0].ops)
+        for loaded in (whole, again)
+    ]
+    assert gathers[1] > 8 * gathers[0] * 0.9
+    assert memory_of(*again[:2]).peak_allocated_bytes < memory_of(*whole[:2]).peak_allocated_bytes
+
+
 @pytest.mark.parametrize("engine", ["python", "compiled"])
 def test_levels_agree(engine):
     loaded = job(layers=8)
@@ -214,6 +245,7 @@ def test_levels_agree(engine):
         (["parallelism.offload=all"], "offloading is not modelled in a pipeline"),
         (["parallelism.pipeline_parallel=3"], "3 does not divide 8 GPUs"),
         (["method=lora"], "modelled for full training"),
+        (["parallelism.pipeline_defer_receives=true"], "1F1B runs a loop of its own"),
         (["model=gemma-2b"], "ties embedding and head"),
     ],
 )
