@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sim.api.jobs import memory_of as memory_of
     from sim.api.jobs import schema as schema
     from sim.api.jobs import simulate as simulate
+    from sim.api.jobs import stages as stages
     from sim.api.jobs import timeline as timeline
     from sim.api.jobs import trace as trace
     from sim.api.machines import collective as collective
@@ -53,7 +54,8 @@ __version__ = "0.1.0"
 # module -> what it gives; imported on use: `scaling-sim --help` should not pay for the simulator
 _GIVEN = {
     "sim.api.jobs": (
-        "config", "explain", "import_job", "memory_of", "schema", "simulate", "timeline", "trace",
+        "config", "explain", "import_job", "memory_of", "schema", "simulate", "stages",
+        "timeline", "trace",
     ),
     "sim.api.machines": (
         "collective", "prices_import", "prices_job", "prices_list", "prices_show", "topo_import",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sim.result.result import Result
     from sim.step.chrome_trace import Trace
     from sim.step.spans import StepTimeline
+    from sim.step.stages import StageChart
 
 
 def simulate(
@@ -220,6 +221,33 @@ def timeline(
     from sim.step.spans import step_timeline
 
     return step_timeline(machine, job, title_of(machine, job), all_micro_steps)
+
+
+def stages(
+    topology: Argument,
+    workload: Argument,
+    *,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> StageChart:
+    """What each rank of a pipeline computes when, for a chart; and the share that it is idle.
+
+    Parameters
+    ----------
+    topology, workload, overrides, calibration
+        As for `simulate`.
+
+    Raises
+    ------
+    InputError
+        The job has no pipeline.
+    """
+    from sim.inputs.loader import load
+
+    machine, job, _ = load(topology, workload, settings(overrides, calibration))
+    from sim.step.stages import stage_chart
+
+    return stage_chart(machine, job, f"{job.name} on {machine.name}")
 
 
 def config(

@@ -26,6 +26,7 @@ from sim.lowering.parts import CATEGORIES
 from sim.program import Timeline
 from sim.step.critical import critical_path
 from sim.step.run import StepOutcome
+from sim.step.stages import stage_runs
 from sim.strategies.plan import COLLECTIVE, SEGMENT, Plan, PlanOp, runs
 from sim.units import DTYPE_BYTES
 
@@ -36,10 +37,12 @@ _TORCH_NAMES = {
     "all_to_all": "all_to_allv",
     "broadcast": "broadcast",
     "send_recv": "send",
+    "send": "send",
 }
 _NCCL_NAMES = {
     "all_gather": "AllGather", "reduce_scatter": "ReduceScatter", "all_reduce": "AllReduce",
     "all_to_all": "SendRecv", "broadcast": "Broadcast", "send_recv": "SendRecv",
+    "send": "SendRecv",
 }  # fmt: skip
 _DTYPES = {
     "bf16": "BFloat16", "fp16": "Half", "fp32": "Float", "fp8": "Float8_e4m3fn", "int8": "Char",
@@ -71,7 +74,10 @@ class Trace(Document):
     title: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Events in microseconds, one process a rank (class), a thread a stream."""
+        """Events in microseconds, one process a rank (class), a thread a stream.
+
+        A pipeline is a process of its own too, with a thread a rank of it.
+        """
         lowered, timeline = self.outcome.lowered, self.outcome.timeline
         events = [*_names(lowered), *_steps(self.outcome)]
         path = critical_path(lowered.program, timeline)
@@ -79,6 +85,8 @@ class Trace(Document):
         for number, view in enumerate(lowered.views):
             events += _kernels(self.outcome, number, self.workload, critical)
             events += _collectives(self.outcome, view, number, critical)
+        if lowered.views[0].plan.stages > 1:
+            events += _pipeline(self.outcome, self.workload, len(lowered.views))
         world = sum(view.multiplicity for view in lowered.views)
         return {
             "schemaVersion": 1,
@@ -98,20 +106,20 @@ class Trace(Document):
         return collectives(self.outcome)
 
 
-def _lanes(lowered: Lowered) -> int:
-    """Lanes of one class of ranks."""
-    wires = sum(name.startswith("wire ") for name in lowered.lane_names)
-    return (len(lowered.lane_names) - wires) // len(lowered.views)
+def _lanes(lowered: Lowered, view: RankView) -> range:
+    """Lanes of one class of ranks; pipeline stages have different ones."""
+    prefix = f"rank {view.rank} "
+    own = [i for i, name in enumerate(lowered.lane_names) if name.startswith(prefix)]
+    return range(own[0], own[-1] + 1)
 
 
 def _names(lowered: Lowered) -> Iterator[dict[str, Any]]:
-    lanes = _lanes(lowered)
     for number, view in enumerate(lowered.views):
         alike = f" (and {view.multiplicity - 1} like it)" if view.multiplicity > 1 else ""
         yield _meta("process_name", number, 0, name=f"rank {view.rank}{alike}")
         yield _meta("process_sort_index", number, 0, sort_index=number)
-        for k in range(lanes):
-            name = lowered.lane_names[number * lanes + k].split(" ", 2)[2]
+        for k, lane in enumerate(_lanes(lowered, view)):
+            name = lowered.lane_names[lane].split(" ", 2)[2]
             yield _meta("thread_name", number, k, name=name)
             yield _meta("thread_sort_index", number, k, sort_index=k)
 
@@ -150,9 +158,8 @@ def _kernels(
 ) -> Iterator[dict[str, Any]]:
     """Everything of one rank but collectives: host launches, kernels, copies."""
     lowered, timeline = outcome.lowered, outcome.timeline
-    lanes = _lanes(lowered)
-    lane = lowered.program.lane
-    mine = np.flatnonzero((lane // lanes == number) & (lane < lanes * len(lowered.views)))
+    lanes, lane = _lanes(lowered, lowered.views[number]), lowered.program.lane
+    mine = np.flatnonzero((lane >= lanes.start) & (lane < lanes.stop))
     mine = mine[
         (lowered.category[mine] != _COLLECTIVE) & (timeline.end[mine] > timeline.start[mine])
     ]
@@ -160,7 +167,7 @@ def _kernels(
     names = _KernelNames(plan, workload)
     first: dict[tuple[int, int], int] = {}
     for i in mine.tolist():
-        thread = int(lane[i]) - number * lanes
+        thread = int(lane[i]) - lanes.start
         at = int(lowered.plan_op[i])
         place = i - first.setdefault((thread, at), i)
         op = plan.ops[at]
@@ -228,7 +235,7 @@ def _collectives(
 ) -> Iterator[dict[str, Any]]:
     """Collectives of one rank, from the start on the wire to the end."""
     lowered, timeline = outcome.lowered, outcome.timeline
-    lanes = _lanes(lowered)
+    lanes = _lanes(lowered, view)
     for k in range(len(view.comm_kind)):
         begin, end = int(view.comm_begin[k]), int(view.comm_end[k])
         op = view.plan.ops[int(view.comm_plan[k])]
@@ -242,11 +249,27 @@ def _collectives(
         name = f"ncclDevKernel_{_NCCL_NAMES[op.collective]}"
         if cost is not None and cost.channels and algorithm_named(cost.algorithm).in_kernel_name:
             name += f"_{cost.algorithm.upper()}_{cost.protocol.upper()}"
-        thread = int(lowered.program.lane[begin]) - number * lanes
+        thread = int(lowered.program.lane[begin]) - lanes.start
         yield _event(
             name, "kernel", number, thread, float(timeline.start[begin]), float(timeline.end[end]),
             arguments,
         )  # fmt: skip
+
+
+def _pipeline(outcome: StepOutcome, workload: Workload, process: int) -> Iterator[dict[str, Any]]:
+    """What the ranks of a pipeline compute, action by action; between them they wait."""
+    yield _meta("process_name", process, 0, name="pipeline")
+    yield _meta("process_sort_index", process, 0, sort_index=-1)
+    named: set[int] = set()
+    for run in stage_runs(outcome, workload):
+        if run.rank not in named:
+            named.add(run.rank)
+            yield _meta("thread_name", process, run.rank, name=f"rank {run.rank}")
+            yield _meta("thread_sort_index", process, run.rank, sort_index=run.rank)
+        arguments = {"stage": run.stage, "micro_batch": run.micro_batch}
+        yield _event(
+            run.name, "user_annotation", process, run.rank, run.start_s, run.end_s, arguments
+        )
 
 
 def cost_of(outcome: StepOutcome, plan: Plan, op: PlanOp) -> CollectiveCost | None:
