@@ -59,7 +59,6 @@ def _spread(t: Tape, x: int) -> int:
         sent = dispatch.dispatch(t, x)
         sorted_by = dispatch.arrange(t, sent, "experts")
         made = _experts(t, sorted_by, s.model.experts // s.expert, _width(t), s.load)
-        made = dispatch.arrange(t, made, "experts")
         return dispatch.combine(t, made, weights)
 
 

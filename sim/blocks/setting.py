@@ -106,6 +106,8 @@ class Setting:
         Ranks that experts are spread over.
     load : float
         Tokens that the busiest of them gets, over the mean.
+    dispatch : str
+        How tokens get to them.
     """
 
     model: Model
@@ -149,6 +151,7 @@ class Setting:
     tensor_style: str = ""
     expert: int = 1
     load: float = 1.0
+    dispatch: str = "all-to-all"
 
     @property
     def regathers(self) -> bool:
@@ -306,4 +309,5 @@ def _setting(workload: Workload) -> Setting:
         tensor_style=tensor_style(workload),
         expert=p.expert_parallel,
         load=_load(workload),
+        dispatch=p.expert_dispatch,
     )

@@ -72,7 +72,7 @@ def _silent(
         out |= {"parallelism.sequence_parallel", "parallelism.loss_parallel"}
         out |= {"parallelism.tensor_parallel_style"}
     if not spread:
-        out |= {"routing.imbalance", "routing.seed"}
+        out |= {"routing.imbalance", "routing.seed", "parallelism.expert_dispatch"}
     if shared != "ring":
         out |= {"parallelism.context_parallel_rotation"}
     if shared in ("", "ulysses"):

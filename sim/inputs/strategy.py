@@ -23,7 +23,7 @@ COMMON = frozenset((
     "strategy", "shard", "context_parallel", "context_parallel_kind",
     "context_parallel_rotation", "context_parallel_load_balance", "tensor_parallel",
     "sequence_parallel", "loss_parallel", "tensor_parallel_style", "expert_parallel",
-    "pipeline_parallel", "pipeline_schedule", "pipeline_split",
+    "expert_dispatch", "pipeline_parallel", "pipeline_schedule", "pipeline_split",
     "virtual_stages", "pipeline_first_stage_less_layers", "pipeline_last_stage_less_layers",
     "pipeline_defer_receives", "pipeline_reshard_after_forward",
     "offload", "offload_device",

@@ -77,6 +77,9 @@ class Parallelism(Spec):
     pipeline_defer_receives: bool = False  # just before what needs them; not of 1f1b and gpipe
     pipeline_reshard_after_forward: bool = False  # gather a stage for every micro-batch
     expert_parallel: Positive = 1  # ranks that experts are spread over: of the axes above
+    # how tokens get to them: an all-to-all of every choice, or once to each rank (and, between
+    # nodes, once to each node)
+    expert_dispatch: Literal["all-to-all", "deepep"] = "all-to-all"
     sequence_parallel: bool = True  # of tensor_parallel: the residual stream is split too
     loss_parallel: bool = True  # of tensor_parallel: each rank's loss is of its own logits
     # whose linear layers share matrices; None: PyTorch's DTensor, or Megatron's under `megatron`

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import comb
 
 _HALVINGS = 60  # of the interval that the spread of logits is sought in
 _WIDEST = 64.0  # spread at which one expert has all
+
+
+def parts_met(experts: int, parts: int, choices: int) -> float:
+    """Parts of the experts, equally many in each, that a token's choices are in, on average. [1]
+
+    Parameters
+    ----------
+    experts, parts, choices : int
+        Of a layer, of them, and of a token: different experts, all equally likely. [1]
+
+    Notes
+    -----
+    A part is missed where all choices are of the others: parts (1 - C(E - E/p, k) / C(E, k)).
+    """
+    others = experts - experts // parts
+    return parts * (1.0 - comb(others, choices) / comb(experts, choices))
 
 
 @lru_cache(maxsize=256)

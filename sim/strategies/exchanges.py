@@ -12,6 +12,7 @@ from sim.blocks.ops import Exchange, When
 from sim.blocks.unroll import exchanges, order_of
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
+from sim.mesh.routing import parts_met
 from sim.strategies.plan import Recorder, together
 from sim.strategies.units import dtypes
 
@@ -32,16 +33,23 @@ class Exchanging:
     ----------
     workload : Workload
         Shapes and parallelism.
+    mesh : Mesh
+        Of the job.
     """
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, mesh: Mesh) -> None:
         self.workload = workload
         self.dtype = dtypes(workload).compute
+        # groups that an axis's exchanges run in, and the share of their bytes in each
+        self.ways: dict[str, tuple[tuple[str, float], ...]]
+        self.ways = {axis: ((name, 1.0),) for axis, name in GROUPS.items()}
+        if by_node(workload, mesh):
+            self.ways["ep"] = _by_node(workload, mesh)
 
     @classmethod
     def of(cls, workload: Workload, mesh: Mesh) -> Exchanging | None:
         """What plays a job's blocks; None where no ranks share one."""
-        return cls(workload) if max(mesh.cp, mesh.tp, mesh.ep) > 1 else None
+        return cls(workload, mesh) if max(mesh.cp, mesh.tp, mesh.ep) > 1 else None
 
     def inside(self, block: Block) -> bool:
         """Whether a block has communication inside."""
@@ -131,15 +139,34 @@ class Exchanging:
         self, r: Recorder, phase: str, number: int, unit: str, found: tuple[Exchange, ...]
     ) -> None:
         for x in found:
-            if not x.collective:
-                continue
-            group = GROUPS[x.over]
-            r.wait_stream(group, "compute")
-            r.collective(
-                group, x.collective, x.phase or phase, group, x.sent, x.received,
-                x.dtype or self.dtype, unit, number,
-            )  # fmt: skip
+            for group, share in self.ways[x.over] if x.collective else ():
+                r.wait_stream(group, "compute")
+                r.collective(
+                    group, x.collective, x.phase or phase, group, share * x.sent,
+                    share * x.received, x.dtype or self.dtype, unit, number,
+                )  # fmt: skip
 
     def _wait(self, r: Recorder, found: tuple[Exchange, ...]) -> None:
-        for group in dict.fromkeys(GROUPS[x.over] for x in found):
-            r.wait_stream("compute", group)
+        for axis in dict.fromkeys(x.over for x in found):
+            for group, _ in self.ways[axis]:
+                r.wait_stream("compute", group)
+
+
+def by_node(workload: Workload, mesh: Mesh) -> int:
+    """Ranks of a node that hold different experts, where tokens cross nodes once; else 0."""
+    near = mesh.gpus_per_node or mesh.world
+    whole = mesh.ep > near and mesh.ep % near == 0
+    return near if whole and workload.parallelism.expert_dispatch == "deepep" else 0
+
+
+def _by_node(workload: Workload, mesh: Mesh) -> tuple[tuple[str, float], ...]:
+    """Groups that a token takes to its ranks, and the share of what a rank sends in each.
+
+    Once to the rank of its own place in each node that it has an expert in, and from there to the
+    node's ranks; both at the same time, part by part.
+    """
+    m = workload.model
+    nodes = mesh.ep // by_node(workload, mesh)
+    met = (parts_met(m.experts, parts, m.experts_per_token) for parts in (nodes, mesh.ep))
+    across, within = met
+    return (("expert-nodes", across / within), ("expert-node", 1.0))

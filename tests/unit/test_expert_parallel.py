@@ -10,7 +10,7 @@ from sim.errors import InputError
 from sim.inputs.loader import load
 from sim.inputs.shares import mesh_on
 from sim.job.forecast import checkpoint_bytes
-from sim.mesh.routing import busiest_load
+from sim.mesh.routing import busiest_load, parts_met
 from sim.step.step import step
 from sim.strategies import build_plan, build_plans
 from sim.strategies.fully_shard import record_in_full
@@ -82,6 +82,54 @@ def test_experts_that_share_a_rank_even_out():
     assert loads[-1] == pytest.approx(2.0)
     assert busiest_load(128, 8, 2.0, 7, 40) == loads[1]
     assert busiest_load(128, 8, 2.0, 8, 40) != loads[1]
+
+
+@pytest.mark.parametrize(
+    ("experts", "parts", "choices", "met"),
+    [
+        (16, 16, 4, 4.0),  # as many as there are choices
+        (16, 1, 4, 1.0),
+        (4, 2, 2, 5 / 3),  # of 6 pairs, 2 are in one half
+        (128, 8, 8, 8 * (1 - np.prod([(112 - i) / (128 - i) for i in range(8)]))),
+    ],
+)
+def test_parts_that_a_token_meets(experts, parts, choices, met):
+    assert parts_met(experts, parts, choices) == pytest.approx(met)
+
+
+def test_deepep_sends_a_token_once_to_a_rank():
+    """16 experts on 8 ranks, 4 a token: 8 (1 - C(14, 4) / C(16, 4)) = 3.6 ranks; no counts."""
+    workload = job("parallelism.expert_dispatch=deepep", expert_parallel=8).workload
+    sent = exchanges(workload, "layer", "forward")
+    assert list(sent) == ["dispatch", "experts"]
+    for found in sent.values():
+        assert [x.sent for x in found] == [pytest.approx(3.6 * 2048 * 1024 * 2)]
+    assert [k.module for k in unroll(workload).of("layer", "forward") if k.waits] == ["dispatch"]
+    plain = job(expert_parallel=8).workload
+    assert [k.flops for k in products(workload)] == [k.flops for k in products(plain)]
+    assert token_flops(workload) == token_flops(plain)
+
+
+def test_deepep_crosses_nodes_once():
+    """On two nodes of 8 every rank talks to its like across, and to its node, at the same time."""
+    found = job("nodes=2", "parallelism.expert_dispatch=deepep", expert_parallel=16)
+    workload = found.workload
+    plan = build_plan(workload, tree_of(workload), mesh_on(workload, 16, 8))
+    assert plan.groups["expert-nodes"].all()[0] == (0, 8)
+    assert plan.groups["expert-node"].all()[1] == tuple(range(8, 16))
+    across, within = (
+        next(op for op in plan.ops if op.group == group and op.block == 1)
+        for group in ("expert-nodes", "expert-node")
+    )
+    token = 2048 * 1024 * 2
+    assert across.bytes_in == pytest.approx(parts_met(16, 2, 4) * token)
+    assert within.bytes_in == pytest.approx(4 * token)
+    first = plan.ops.index(within)
+    assert plan.ops.index(across) == first - 1
+    assert within.deps == across.deps  # neither waits for the other
+    plain = job("nodes=2", expert_parallel=16)
+    fast, slow = (step(f.topology, f.workload).breakdown.time_s for f in (found, plain))
+    assert fast < slow
 
 
 def test_imbalance_is_the_busiest_ranks_work_and_memory():
