@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import gcd
 from typing import Any, Literal
 
 from sim.inputs.checks import check
@@ -82,6 +83,7 @@ def _all(topology: Topology, workload: Workload) -> Iterator[Change]:
     yield from _kernels(topology, workload)
     yield from _checkpointing(topology, workload)
     yield from _communication(topology, workload)
+    yield from _experts(topology, workload)
     yield from _paths(topology, workload)
     yield from _sharding(topology, workload)
     yield from _training(topology, workload)
@@ -229,6 +231,25 @@ def _communication(topology: Topology, workload: Workload) -> Iterator[Change]:
             yield make.parallel("faster", text, "waits", reshard_after_forward=False)
         if not p.reshard_after_forward:
             yield make.parallel("smaller", "reshard after forward", reshard_after_forward=True)
+
+
+def _experts(topology: Topology, workload: Workload) -> Iterator[Change]:
+    """Where a mixture's experts are, and how tokens get there."""
+    make, m, p = _Maker(topology, workload), workload.model, workload.parallelism
+    if not m.experts or not strategy_of(workload).expert_parallel:
+        return
+    if p.expert_parallel == 1:
+        near = gcd(m.experts, topology.gpus_per_node)
+        if near > 1:
+            text = f"experts over {near} GPUs of a node"
+            yield make.parallel("both", text, expert_parallel=near)
+        return
+    if p.expert_dispatch != "deepep":
+        text = "DeepEP: a token once to each GPU that has experts of it"
+        yield make.parallel("faster", text, "waits", expert_dispatch="deepep")
+    if p.reduce_scatter_max_input_buffers == 1:
+        text = "gradients of experts reduced beside those of the rest"
+        yield make.parallel("faster", text, "waits", reduce_scatter_max_input_buffers=2)
 
 
 def _paths(topology: Topology, workload: Workload) -> Iterator[Change]:

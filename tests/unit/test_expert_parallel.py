@@ -11,6 +11,7 @@ from sim.inputs.loader import load
 from sim.inputs.shares import mesh_on
 from sim.job.forecast import checkpoint_bytes
 from sim.mesh.routing import busiest_load, parts_met
+from sim.result.advice import changes
 from sim.step.step import step
 from sim.strategies import build_plan, build_plans
 from sim.strategies.fully_shard import record_in_full
@@ -173,6 +174,21 @@ def test_a_segment_ends_where_something_is_exchanged():
     modules = ["attention_norm", "wq", "wk", "wv", "wo", "ffn_norm", "router"]
     assert forward == [" ".join(modules), "dispatch", "experts", "combine"]
     assert backward == ["combine", "experts", "dispatch " + " ".join(reversed(modules))]
+
+
+def test_what_is_advised():
+    def offered(**axes):
+        found = job("nodes=2", **axes)
+        every = (c for aim in ("faster", "smaller") for c in changes(*found[:2], aim))
+        return {key: value for c in every for key, value in c.settings.items() if "expert" in key
+                or "buffers" in key}  # fmt: skip
+
+    assert offered() == {"parallelism.expert_parallel": 8}
+    assert offered(expert_parallel=16) == {
+        "parallelism.expert_dispatch": "deepep",
+        "parallelism.reduce_scatter_max_input_buffers": 2,
+    }
+    assert not [c for c in changes(*job("method=lora")[:2], "faster") if "expert" in c.text]
 
 
 def test_norms_of_experts_and_of_the_rest_are_summed_apart():
