@@ -4,7 +4,8 @@ Convention: 2 m n k a product. Model FLOPs are forward plus backward without rec
 weight that multiplies (active experts, the head, also if tied; no embedding look-up), 4 for frozen
 ones, which have no weight gradient, and 12 x layers x heads x head_dim x T a token for attention,
 counted in full although causal kernels skip half (the convention of PaLM, llm-foundry and
-torchtitan; ``attention="causal"`` halves it). Hardware FLOPs add what checkpointing recomputes.
+torchtitan; ``attention="causal"`` halves it). Hardware FLOPs are those that run: recompute is
+added, and what a fused kernel skips is left out (``attention="run"``), so that HFU stays below 1.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from sim.blocks.ops import Op, recomputed
 from sim.blocks.setting import Setting, early_stop
 from sim.inputs.rows import as_counted
 from sim.inputs.workload import Checkpointing, Workload
+
+Counting = Literal["full", "causal", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +57,16 @@ class TokenFlops:
 
 
 @lru_cache(maxsize=256)
-def token_flops(workload: Workload, attention: Literal["full", "causal"] = "full") -> TokenFlops:
+def token_flops(workload: Workload, attention: Counting = "full") -> TokenFlops:
     """FLOPs that training on one token takes.
 
     Parameters
     ----------
     workload : Workload
         Model, method, shapes and stack matter.
-    attention : {"full", "causal"}
-        Count all T x T scores, or the half that a causal mask leaves.
+    attention : {"full", "causal", "run"}
+        Count all T x T scores, the half that a causal mask leaves, or those that the kernel works
+        on: eager attention computes what the mask hides too.
 
     Returns
     -------
@@ -71,26 +75,27 @@ def token_flops(workload: Workload, attention: Literal["full", "causal"] = "full
     """
     setting, policy = Setting.of(as_counted(workload)).whole, workload.activation_checkpointing
     kinds = layer_kinds(workload.model)
+    masked = attention == "causal" or (attention == "run" and workload.attention != "eager")
     again = checkpointed_layers(policy, len(kinds))
     forward = backward = recompute = scores = 0.0
     for (kind, repeats), times in Counter(zip(kinds, again, strict=True)).items():
         ops = describe(setting, kind).ops
-        f, b, a = _counted(ops, setting, kind, attention)
+        f, b, a = _counted(ops, setting, kind, masked)
         forward, backward, scores = forward + times * f, backward + times * b, scores + times * a
         if repeats:
             twice = recomputed(ops, policy.kind == "selective-op", early_stop(workload))
             run = [op for op, kept in twice if not kept]
-            recompute += times * _counted(run, setting, kind, attention)[0]
-    f, b, _ = _counted(describe(setting, HEAD).ops, setting, HEAD, attention)
+            recompute += times * _counted(run, setting, kind, masked)[0]
+    f, b, _ = _counted(describe(setting, HEAD).ops, setting, HEAD, masked)
     n = setting.tokens
     return TokenFlops((forward + f) / n, (backward + b) / n, recompute / n, scores / n)
 
 
 def _counted(
-    ops: Iterable[Op], setting: Setting, kind: BlockKind, attention: str
+    ops: Iterable[Op], setting: Setting, kind: BlockKind, masked: bool
 ) -> tuple[float, float, float]:
     """Forward, backward and attention's share of both, of all the rank's tokens."""
-    masked = attention == "causal" and (kind.window is None or kind.window >= setting.keys)
+    masked = masked and (kind.window is None or kind.window >= setting.keys)
     forward = backward = scores = 0.0
     for op in ops:
         work = op.flops

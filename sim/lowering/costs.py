@@ -63,6 +63,16 @@ class Priced(NamedTuple):
     collectives: dict[Name, CollectiveCost]
     fallbacks: tuple[str, ...]
 
+    @property
+    def algorithms(self) -> dict[str, tuple[str, ...]]:
+        """What NCCL takes for the collectives of a kind, from the smallest to the largest."""
+        found: dict[str, dict[str, None]] = {}
+        for name, cost in sorted(self.collectives.items(), key=lambda item: item[0].total):
+            if cost.channels:
+                taken = f"{cost.algorithm} {cost.protocol} {cost.channels} ch"
+                found.setdefault(name.collective, {})[taken] = None
+        return {collective: tuple(taken) for collective, taken in found.items()}
+
     def cost_of(self, plan: Plan, op: PlanOp) -> CollectiveCost:
         """What a collective of a plan was priced at."""
         return self.collectives[name_of(plan, op)]

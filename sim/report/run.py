@@ -79,7 +79,10 @@ def _verdict(result: Result) -> Facts:
                 f"{percent(p.mfu)}   (model FLOPs without recompute, attention "
                 f"{result.provenance['attention_flops']}, over the {p.peak_dtype} dense peak{own})",
             ),
-            Fact("HFU", f"{percent(p.hfu)}   (recompute included)"),
+            Fact(
+                "HFU",
+                f"{percent(p.hfu)}   (of what runs: recompute, no masked attention)",
+            ),
             Fact(
                 "Exposed comm",
                 f"{duration(s.exposed_communication_s)} ({percent(exposed)} of the step)"

@@ -68,7 +68,7 @@ def predict(
     varied = variation or Variation()
     found = step(topology, workload, engine=engine, level=level, variation=varied)
     breakdown, memory = found.breakdown, memory_section(found.memory)
-    shown = step_section(breakdown)
+    shown = step_section(breakdown, found.algorithms)
     bottleneck = classify(shown, memory)
     throughput = throughput_section(topology, workload, found.time_s)
     if fixes:

@@ -59,6 +59,7 @@ class Step:
     breakdown: dict[str, float]  # adds up to time_s
     exposed: dict[str, float]  # adds up to exposed_communication_s, by collective and place
     collectives: dict[str, dict[str, float]]  # per kind: count, bytes, seconds in flight
+    algorithms: dict[str, tuple[str, ...]]  # per kind: what NCCL takes, small to large messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,9 @@ class Throughput:
     tokens_per_s: float
     tokens_per_s_per_gpu: float
     tflops_per_gpu: float  # model FLOPs, no recompute
-    mfu: float
-    hfu: float
+    mfu: float  # attention counted in full, as PaLM does
+    mfu_causal: float  # attention without what the mask hides
+    hfu: float  # what runs: recompute added, attention without what its kernel skips
     peak_flops_per_s: float  # of the dtype that MFU refers to
     peak_dtype: str
     model_flops_per_step: float

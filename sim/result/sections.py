@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -119,7 +119,7 @@ def _precision(workload: Workload) -> str:
     return f"fp8 {p.recipe}" if p.kind == "fp8" else p.kind
 
 
-def step_section(b: Breakdown) -> Step:
+def step_section(b: Breakdown, algorithms: Mapping[str, tuple[str, ...]]) -> Step:
     """The step as the document shows it; `breakdown` adds up to the time."""
     return Step(
         time_s=b.time_s,
@@ -133,6 +133,7 @@ def step_section(b: Breakdown) -> Step:
         breakdown=b.parts,
         exposed=b.exposed,
         collectives=b.collectives,
+        algorithms=dict(algorithms),
     )
 
 
@@ -193,7 +194,8 @@ def memory_section(report: MemoryReport) -> Memory:
 def throughput_section(topology: Topology, workload: Workload, step_s: float) -> Throughput:
     """Rates of the job on all its GPUs."""
     tokens = batch_of(topology, workload).tokens
-    flops = token_flops(workload)
+    flops, run = token_flops(workload), token_flops(workload, "run")
+    masked = token_flops(workload, "causal")
     peak = peak_of(topology, workload)
     per_gpu = tokens / step_s / topology.world_size
     return Throughput(
@@ -201,11 +203,12 @@ def throughput_section(topology: Topology, workload: Workload, step_s: float) ->
         tokens_per_s_per_gpu=per_gpu,
         tflops_per_gpu=per_gpu * flops.model / 1e12,
         mfu=per_gpu * flops.model / peak.flops_per_s,
-        hfu=per_gpu * flops.hardware / peak.flops_per_s,
+        mfu_causal=per_gpu * masked.model / peak.flops_per_s,
+        hfu=per_gpu * run.hardware / peak.flops_per_s,
         peak_flops_per_s=peak.flops_per_s,
         peak_dtype=peak.dtype,
         model_flops_per_step=flops.model * tokens,
-        hardware_flops_per_step=flops.hardware * tokens,
+        hardware_flops_per_step=run.hardware * tokens,
     )
 
 

@@ -19,6 +19,7 @@ from sim.step.intervals import F8, Coverage, gaps
 from sim.step.overlap import B1, causes
 
 _COLLECTIVE = CATEGORIES.index("collective")
+_ROUNDING = 1e-9  # of a step: differences of its moments are rounded to less
 
 
 @dataclass(slots=True)
@@ -47,8 +48,12 @@ class Breakdown:
         if self.waiting_s > 0.0:
             parts["waiting"] = self.waiting_s
         parts |= {"exposed_communication": self.exposed_s, "copies": self.copy_s}
-        parts["host"] = self.time_s - sum(parts.values())
+        parts["host"] = self._rest(self.time_s - sum(parts.values()))
         return parts
+
+    def _rest(self, value: float) -> float:
+        """What is left of a sum; nothing where only its rounding is."""
+        return 0.0 if -_ROUNDING * self.time_s < value < 0.0 else value
 
     def split(self, slowdown: float, deviation: float) -> Breakdown:
         """The same, kernels apart from what their rank waits for one that is slower.
@@ -71,13 +76,13 @@ class Breakdown:
             "time_s", "compute_s", "communication_s", "exposed_s", "copy_s", "host_s",
             "slowdown_s", "waiting_s", "deviation_s",
         ):  # fmt: skip
-            setattr(self, name, getattr(self, name) + times * getattr(other, name))
+            setattr(self, name, self._rest(getattr(self, name) + times * getattr(other, name)))
         for mine, theirs in (
             (self.kernels, other.kernels), (self.exposed, other.exposed),
             (self.slowdown, other.slowdown),
         ):  # fmt: skip
             for key, value in theirs.items():
-                mine[key] = mine.get(key, 0.0) + times * value
+                mine[key] = self._rest(mine.get(key, 0.0) + times * value)
         for rows, more in ((self.collectives, other.collectives), (self.by_gpu, other.by_gpu)):
             for kind, values in more.items():
                 row = rows.setdefault(kind, {})
@@ -131,8 +136,8 @@ def measure(
         np.concatenate((comm_end, timeline.end[copies])).clip(begin, finish),
     )
     covered = both.inside(idle_start, idle_end)
-    out.copy_s = float((covered - hidden).sum())
-    out.host_s = float((idle_end - idle_start).sum()) - out.exposed_s - out.copy_s
+    out.copy_s = out._rest(float((covered - hidden).sum()))
+    out.host_s = out._rest(float((idle_end - idle_start).sum()) - out.exposed_s - out.copy_s)
     out.exposed = _attribute(view, comm_start, comm_end, idle_start, idle_end, hidden)
     inside = (comm_start >= begin) & (comm_start < finish)
     for kind, selected in _by_kind(view.comm_kind, inside):

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from sim.blocks.layer import layer_kinds
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
-from sim.lowering.lower import Lowered
+from sim.lowering.lower import Lowered, RankView
 from sim.program import Timeline
+from sim.step.run import StepOutcome
 from sim.strategies.plan import SEGMENT, Plan
 
 SHALLOW, DEEP = 4, 8  # both beyond any prefetch depth of FSDP
@@ -60,20 +61,62 @@ def settled(lowered: Lowered, timeline: Timeline, layers: int) -> bool:
     layers : int
         Blocks of the whole model. [1]
     """
-    view = max(lowered.views, key=lambda view: float(timeline.end[view.compute].max()))
-    first = view.plan.derived.get("first of blocks")
-    if first is None:
-        first = view.plan.derived["first of blocks"] = _first_of_blocks(view.plan)
-    of, starts = lowered.plan_op[view.compute], timeline.start[view.compute]
-    begins = starts[np.searchsorted(of, first)]
+    view = _slowest(lowered, timeline)
+    first = _first_of_blocks(view.plan)
+    begins = _begins(lowered, timeline)
     pace = np.diff(begins, axis=1)[:, SHALLOW - 2 : DEEP - 3]  # the last ones see the end coming
-    share = float(timeline.end[view.compute].max()) / (DEEP * (first.shape[0] // 2))
+    share = _share(lowered, timeline, DEEP)
     if (pace.max(axis=1) - pace.min(axis=1)).max() > EVEN * share:
         return False
     lead = begins - timeline.end[_launches(lowered, view.rank, first)]
     lost = lead[:, DEEP - 4] - lead[:, DEEP - 3]  # a block
     falls = (lost > EVEN * share) & (lead[:, DEEP - 3] < lost * (layers - DEEP + 3))
     return not bool(falls.any())
+
+
+def alike(shallow: StepOutcome, deep: StepOutcome) -> bool:
+    """Whether the two begin and end alike, so that the deeper one has more of its middle only.
+
+    A host or a stream that is not yet in its rhythm where the shallow one ends shows here: as
+    another pace of the first or last blocks, or as waiting that more blocks make less.
+
+    Parameters
+    ----------
+    shallow, deep : StepOutcome
+        Steps of `SHALLOW` and of `DEEP` blocks.
+    """
+    less, more = (np.diff(_begins(o.lowered, o.timeline), axis=1) for o in (shallow, deep))
+    head, tail = less[:, :-1] - more[:, : SHALLOW - 2], less[:, -1] - more[:, -1]
+    least = EVEN * _share(deep.lowered, deep.timeline, DEEP)
+    if max(np.abs(head).max(), np.abs(tail).max()) > least:
+        return False
+    fewer, further = shallow.breakdown, deep.breakdown
+    return (
+        all(
+            further.exposed.get(name, 0.0) >= seconds - least
+            for name, seconds in fewer.exposed.items()
+        )
+        and further.host_s >= fewer.host_s - least
+    )
+
+
+def _slowest(lowered: Lowered, timeline: Timeline) -> RankView:
+    return max(lowered.views, key=lambda view: float(timeline.end[view.compute].max()))
+
+
+def _share(lowered: Lowered, timeline: Timeline, layers: int) -> float:
+    """A block's share of a micro-step. [s]"""
+    view = _slowest(lowered, timeline)
+    passes = len(_first_of_blocks(view.plan))  # forward and backward of every micro-step
+    return float(timeline.end[view.compute].max()) / (layers * (passes // 2))
+
+
+def _begins(lowered: Lowered, timeline: Timeline) -> npt.NDArray[np.float64]:
+    """When the slowest rank begins each block, (2 x micro-steps, blocks). [s]"""
+    view = _slowest(lowered, timeline)
+    of, starts = lowered.plan_op[view.compute], timeline.start[view.compute]
+    found: npt.NDArray[np.float64] = starts[np.searchsorted(of, _first_of_blocks(view.plan))]
+    return found
 
 
 def _launches(lowered: Lowered, rank: int, ops: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -85,9 +128,15 @@ def _launches(lowered: Lowered, rank: int, ops: npt.NDArray[np.int64]) -> npt.ND
 
 def _first_of_blocks(plan: Plan) -> npt.NDArray[np.int64]:
     """The op with which each block begins, (2 x micro-steps, blocks), in the order of running."""
+    known: npt.NDArray[np.int64] | None = plan.derived.get("first of blocks")
+    if known is not None:
+        return known
     found: dict[tuple[int, bool], dict[int, int]] = {}
     for i, op in enumerate(plan.ops):
         if op.kind == SEGMENT and op.block > 0 and op.name in ("forward", "recompute", "backward"):
             found.setdefault((op.micro_step, op.name == "forward"), {}).setdefault(op.block, i)
     # the head counts as the block after the last
-    return np.array([[i for b, i in row.items() if b <= DEEP] for row in found.values()])
+    layers = max(b for row in found.values() for b in row) - 1
+    rows = np.array([[i for b, i in row.items() if b <= layers] for row in found.values()])
+    plan.derived["first of blocks"] = rows
+    return rows

@@ -19,6 +19,7 @@ from sim.lowering.frames import lowered
 from sim.lowering.lower import Lowered, RankView
 from sim.lowering.table import table_of
 from sim.program import Timeline
+from sim.step.bounds import check_size
 from sim.step.breakdown import Breakdown, measure
 from sim.step.intervals import F8
 from sim.step.overlap import between_nodes
@@ -128,6 +129,7 @@ def run_replicas(
         slow = np.ones(fabric.n_ranks) if slow is None else slow
         slow[-1] *= known.slowest_gpu
     priced = price(plans, simulated, fabric, level, slow, capacities(variation, fabric))
+    check_size(priced, level, variation.replicas)
     ranks = () if told else ranks_of(priced, simulated, variation.jitter, _deep(workload, layers))
     if not variation.jitter:
         priced = _as_the_slowest(priced, ranks)

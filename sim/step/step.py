@@ -8,7 +8,7 @@ what it depends on: jobs share it that differ in length, price, data or accumula
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload, fields_but
 from sim.memory.report import MemoryReport, memory
 from sim.step.breakdown import Breakdown
-from sim.step.depth import DEEP, SHALLOW, factors, of_layers, repeats, settled
+from sim.step.depth import DEEP, SHALLOW, alike, factors, of_layers, repeats, settled
 from sim.step.intervals import F8
 from sim.step.pressure import with_retries
 from sim.step.run import MICRO_STEPS, StepOutcome, run_replicas, run_step
@@ -58,6 +58,8 @@ class StepReport:
         Who waits for whom; empty where all ranks do the same.
     fallbacks : tuple of str
         Constants that were borrowed from other hardware.
+    algorithms : dict of str to tuple of str
+        Algorithm, protocol and channels that NCCL takes, by kind of collective.
     """
 
     breakdown: Breakdown
@@ -66,6 +68,7 @@ class StepReport:
     replicas_s: F8
     ranks: tuple[WaitingGroup, ...]
     fallbacks: tuple[str, ...]
+    algorithms: Mapping[str, tuple[str, ...]]
 
     @property
     def time_s(self) -> float:
@@ -106,14 +109,15 @@ def step(
     if level == "folded":
         found = _folded(topology, workload, engine)
         simulated, ranks, fallbacks = *found.whole, found.fallbacks
+        algorithms = found.algorithms
         times = np.array([simulated.time_s])
     else:
         outcome, times = run_replicas(topology, workload, variation, engine=engine, level=level)
         simulated, ranks = outcome.breakdown, waiting(outcome)
-        fallbacks = outcome.priced.fallbacks
+        fallbacks, algorithms = outcome.priced.fallbacks, outcome.priced.algorithms
     pressed = with_retries(simulated, workload, needed.verdict)
     lost = pressed.time_s - simulated.time_s
-    return StepReport(pressed, needed, lost, times + lost, ranks, fallbacks)
+    return StepReport(pressed, needed, lost, times + lost, ranks, fallbacks, algorithms)
 
 
 def memory_of(topology: Topology, workload: Workload) -> MemoryReport:
@@ -141,6 +145,7 @@ class _Measured(NamedTuple):
     whole: _Window
     middle: _Window | None
     fallbacks: tuple[str, ...]
+    algorithms: Mapping[str, tuple[str, ...]]
 
 
 class _Key:
@@ -178,7 +183,7 @@ def _folded(topology: Topology, workload: Workload, engine: str) -> _Measured:
     if shared == steps or found.middle is None:
         return found
     whole = _sum((found.whole, 1.0), (found.middle, steps - shared))
-    return _Measured(whole, found.middle, found.fallbacks)
+    return found._replace(whole=whole)
 
 
 @lru_cache(maxsize=1024)
@@ -194,7 +199,8 @@ def _simulated(key: _Key, engine: str) -> _Measured:
         deep = run_step(topology, of_layers(workload, DEEP), engine=engine, layers=whole)
         if settled(deep.lowered, deep.timeline, whole):
             shallow = run_step(topology, of_layers(workload, SHALLOW), engine=engine, layers=whole)
-            return _extended(_measured(shallow), _measured(deep), workload.model.layers)
+            if alike(shallow, deep):
+                return _extended(_measured(shallow), _measured(deep), workload.model.layers)
     return _measured(run_step(topology, workload, engine=engine))
 
 
@@ -202,12 +208,12 @@ def _measured(outcome: StepOutcome) -> _Measured:
     # where ranks are one class, none waits for another
     apart = len(outcome.lowered.views) > 1
     ranks = waiting_in_windows(outcome) if apart else [(), ()]
-    fallbacks = outcome.priced.fallbacks
+    said = outcome.priced.fallbacks, outcome.priced.algorithms
     if outcome.middle is None:
-        return _Measured(_Window(outcome.breakdown, ranks[0]), None, fallbacks)
+        return _Measured(_Window(outcome.breakdown, ranks[0]), None, *said)
     together = summed([(ranks[0], 1.0), (ranks[1], outcome.repeats)])
     middle = _Window(outcome.middle, ranks[1])
-    return _Measured(_Window(outcome.breakdown, together), middle, fallbacks)
+    return _Measured(_Window(outcome.breakdown, together), middle, *said)
 
 
 def _extended(shallow: _Measured, deep: _Measured, layers: int) -> _Measured:
@@ -216,7 +222,7 @@ def _extended(shallow: _Measured, deep: _Measured, layers: int) -> _Measured:
     if shallow.middle is not None and deep.middle is not None:
         middle = _sum((deep.middle, more), (shallow.middle, less))
     whole = _sum((deep.whole, more), (shallow.whole, less))
-    return _Measured(whole, middle, deep.fallbacks)
+    return deep._replace(whole=whole, middle=middle)
 
 
 def _sum(*parts: tuple[_Window, float]) -> _Window:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sim import simulate
 from sim.blocks.flops import checkpointed_layers, token_flops
 from sim.blocks.parameters import count_parameters
 from sim.inputs.models import resolve_model
@@ -10,9 +11,10 @@ from sim.inputs.workload import Checkpointing, Method, Workload
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
-def flops(model, length, attention="full", **keys):
+def flops(model, length, counted="full", **keys):
+    model = resolve_model(model) if isinstance(model, str) else model
     workload = Workload(name="w", model=model, sequence_length=length, **keys)
-    return token_flops(workload, attention)
+    return token_flops(workload, counted)
 
 
 def test_torchtitan_formula():
@@ -31,7 +33,7 @@ def test_tied_head_multiplies():
 def test_causal_halves_attention():
     model = resolve_model("llama-2-7b")
     full = flops(model, 4096)
-    causal = flops(model, 4096, attention="causal")
+    causal = flops(model, 4096, "causal")
     assert full.model - causal.model == full.attention / 2
 
 
@@ -74,3 +76,21 @@ def test_fraction_of_blocks(fraction, count):
 def test_every_other_block():
     c = Checkpointing(kind="selective-blocks", every=2)
     assert checkpointed_layers(c, 4) == (False, True, False, True)
+
+
+def test_hardware_flops_are_those_that_run():
+    """A fused kernel skips what the mask hides, eager attention does not."""
+    whole, masked = flops("mpt-7b", 8192), flops("mpt-7b", 8192, "causal")
+    assert flops("mpt-7b", 8192, "run", attention="flash2") == masked
+    assert flops("mpt-7b", 8192, "run", attention="eager") == whole
+
+
+@pytest.mark.parametrize("kernel", ["flash2", "cudnn", "eager"])
+def test_hfu_is_a_share_at_any_length(kernel):
+    """131,072 tokens on A100s: attention counted in full would pass 100 % of the peak."""
+    job = {
+        "name": "long", "model": "llama-3.1-8b", "sequence_length": 131072, "steps": 10,
+        "attention": kernel, "activation_checkpointing": "full", "parallelism": "fsdp2",
+    }  # fmt: skip
+    rates = simulate("dgx-a100", job, scaling=False, fixes=False).throughput
+    assert rates.mfu_causal < rates.hfu < 1

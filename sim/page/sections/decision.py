@@ -86,7 +86,7 @@ def further(result: Result) -> Iterator[Tile]:
         f"{count(rates.tokens_per_s)} in all", rates.tokens_per_s_per_gpu, "1/s",
     )  # fmt: skip
     yield Tile("MFU", percent(rates.mfu), f"of the {rates.peak_dtype} dense peak", rates.mfu)
-    yield Tile("HFU", percent(rates.hfu), "recompute included", rates.hfu)
+    yield Tile("HFU", percent(rates.hfu), "of what runs, recompute included", rates.hfu)
     yield Tile(
         "Exposed communication", percent(step.exposed_communication_s / step.time_s),
         f"{duration(step.exposed_communication_s)} of a step", step.exposed_communication_s, "s",

@@ -1,0 +1,41 @@
+"""Work is reckoned before it is done, and refused where it is absurd."""
+
+import time
+
+import pytest
+
+from sim.errors import InputError
+from sim.inputs.loader import load
+from sim.step.bounds import MAX_OPS
+from sim.step.run import run_step
+from sim.step.variation import Variation
+
+
+def job(nodes):
+    found = load("dgx-h100", "llama3-8b-sft", [f"nodes={nodes}"])
+    return found.topology, found.workload
+
+
+MANY = Variation(jitter=0.05, replicas=10**6)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "how", "says"),
+    [
+        (256, {"level": "ranks"}, "ops, more than 1.5e.07; take fewer nodes, or level folded"),
+        (96, {"level": "steps"}, "steps of rings, .*; take fewer nodes, or level ranks"),
+        (1, {"level": "ranks", "variation": MANY}, "take fewer replicas"),
+    ],
+)
+def test_too_much_is_refused_at_once(nodes, how, says):
+    began = time.process_time()
+    with pytest.raises(InputError, match=says):
+        run_step(*job(nodes), **how)
+    assert time.process_time() - began < 5.0
+
+
+def test_the_reckoning_is_what_the_program_has():
+    outcome = run_step(*job(1), level="ranks")
+    reckoned = 8 * int(outcome.priced.parts[0].row_count.sum())
+    assert reckoned == pytest.approx(outcome.lowered.plan_op.size, rel=0.2)
+    assert reckoned < MAX_OPS
