@@ -91,6 +91,8 @@ class Strategy:
     expert_parallel = False
     #: layers can be split over ranks: `build_stage` plays one of them
     pipeline_parallel = False
+    #: every micro-batch has a buffer of its own for what a stage receives
+    buffers_messages = False
     #: first and last stage can share a table, each with a copy of its own
     ties_stages = False
     #: parameters can be gathered in FP8

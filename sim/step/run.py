@@ -17,18 +17,15 @@ from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced, price
 from sim.lowering.frames import lowered
 from sim.lowering.lower import Lowered, RankView
-from sim.lowering.table import table_of
 from sim.program import Timeline
 from sim.step.bounds import check_size
 from sim.step.breakdown import Breakdown, measure
 from sim.step.intervals import F8
 from sim.step.overlap import between_nodes
+from sim.step.rhythm import middle_of, settled, shortened
 from sim.step.straggle import Ranks, ranks_of
 from sim.step.variation import Variation, capacities, jittered, speeds
 from sim.strategies import plans_of
-from sim.strategies.plan import SEGMENT
-
-MICRO_STEPS = 3  # simulated: the first, one that stands for all in the middle, the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +111,19 @@ def run_replicas(
         Every replica's step time. [s]
     """
     level = variation.level(level)
-    accumulation = workload.gradient_accumulation
-    simulated = workload
-    alike = workload.parallelism.pipeline_parallel == 1  # a pipeline's micro-batches interlock
-    if alike and accumulation > MICRO_STEPS and not all_micro_steps:
-        simulated = workload.model_copy(update={"gradient_accumulation": MICRO_STEPS})
+    tried = (workload,) if all_micro_steps else shortened(workload)
+    for simulated in tried:
+        found, times = _replicas(topology, workload, simulated, variation, engine, level, layers)
+        if simulated is workload or settled(found.lowered, found.timeline):
+            break
+    return found, times
+
+
+def _replicas(
+    topology: Topology, workload: Workload, simulated: Workload, variation: Variation, engine: str,
+    level: str, layers: int | None,
+) -> tuple[StepOutcome, F8]:  # fmt: skip
+    """As `run_replicas`, of `simulated`, which has all micro-steps of the job or fewer."""
     fabric = compile_fabric(topology)
     tree = tree_of(workload)
     plans = plans_of(simulated, tree, mesh_of(topology, workload))
@@ -134,7 +139,7 @@ def run_replicas(
     if not variation.jitter:
         priced = _as_the_slowest(priced, ranks)
     program = lowered(priced)
-    repeats = accumulation - simulated.gradient_accumulation
+    repeats = workload.gradient_accumulation - simulated.gradient_accumulation
 
     by_role = {part.role: mine for part, mine in zip(priced.parts, ranks, strict=False)}
 
@@ -222,14 +227,4 @@ def _windows(
     whole = (0.0, float(timeline.end.max()), 1)
     if not repeats:
         return [whole]
-    return [whole, (*_micro_step_starts(lowered, timeline, view), repeats)]
-
-
-def _micro_step_starts(lowered: Lowered, timeline: Timeline, view: RankView) -> tuple[float, float]:
-    """When the compute lane enters the second and the third micro-step. [s]"""
-    table = table_of(view.plan)
-    micro, segment = table.micro_step, table.kind == SEGMENT
-    of = lowered.plan_op[view.compute]
-    starts = timeline.start[view.compute]
-    inside = segment[of]
-    return tuple(float(starts[inside & (micro[of] == i)].min()) for i in (1, 2))  # type: ignore[return-value]
+    return [whole, (*middle_of(lowered, timeline, view), repeats)]

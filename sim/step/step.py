@@ -23,7 +23,8 @@ from sim.step.breakdown import Breakdown
 from sim.step.depth import DEEP, SHALLOW, alike, factors, of_layers, repeats, settled
 from sim.step.intervals import F8
 from sim.step.pressure import with_retries
-from sim.step.run import MICRO_STEPS, StepOutcome, run_replicas, run_step
+from sim.step.rhythm import MICRO_STEPS
+from sim.step.run import StepOutcome, run_replicas, run_step
 from sim.step.variation import Variation
 from sim.step.waiting import WaitingGroup, summed, waiting, waiting_in_windows
 from sim.strategies import micro_steps_apart

@@ -120,8 +120,11 @@ def micro_steps_apart(workload: Workload) -> int:
     In the second the gradients of the first are there. If only the last one reduces, one in between
     may hold more: it never frees gradients, the last one does as it goes.
     """
-    if workload.parallelism.pipeline_parallel > 1:  # all are in flight
-        return workload.gradient_accumulation
+    stages = workload.parallelism.pipeline_parallel
+    if stages > 1:  # all are in flight, but for 1F1B: there p - r on rank r
+        few = workload.parallelism.pipeline_schedule == "1f1b"
+        most = 2 * stages if few and not strategy_of(workload).buffers_messages else float("inf")
+        return int(min(workload.gradient_accumulation, most))
     last = workload.parallelism.gradient_sync == "last"
     return min(workload.gradient_accumulation, 3 if last else 2)
 
