@@ -32,6 +32,8 @@ def attention(t: Tape, x: int, window: int | None) -> int:
         # views of one tensor cost nothing; their gradients are joined
         q = k = v = linear(t, "wqkv", x, d, width, targets=("q", "k", "v"), bias=bias)
         t.unseen("qkv.cat", (), [Map("qkv.cat", 2.0 * e * s.tokens * width)])
+        if s.copies_heads:
+            put_apart(t, q_width, kv_width)
     else:
         q = linear(t, "wq", x, d, q_width, targets=("q",), bias=bias)
         k = linear(t, "wk", x, d, kv_width, targets=("k",), bias=bias)
@@ -67,6 +69,23 @@ def sinks(t: Tape, out: int, heads: int) -> int:
         [Map("sinks", 5 * size, 2), Map("sinks.scale", 3 * lse, 3, kind="reduction")],
         weight_gradient=t.setting.element * heads * (not t.setting.frozen), extra=lse,
     )  # fmt: skip
+
+
+def put_apart(t: Tape, q: int, kv: int) -> None:
+    """Copies around q, k and v of so many columns, as nanotron's attention has them.
+
+    Forward: q, k and v from one another, k and v together, and their dimensions turned round; of
+    several sequences the output too, whose outermost dimension is the sequence. Backward: the
+    gradients of k and v together, and all three turned back.
+    """
+    s = t.setting
+    column, whole = 2.0 * s.element * s.tokens, q + 2 * kv
+    output = [q] if s.sequences > 1 else []
+
+    def copy(*widths: int) -> list[Map]:
+        return [Map("heads.copy", column * width, 1, "strided", "copy") for width in widths]
+
+    t.unseen("heads.copy", copy(whole, 2 * kv, 2 * kv, *output), copy(*output, 2 * kv, whole))
 
 
 def rope(t: Tape, q: tuple[int, int], k: tuple[int, int], fraction: float = 1.0) -> tuple[int, int]:

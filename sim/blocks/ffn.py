@@ -36,6 +36,8 @@ def feed_forward(t: Tape, x: int) -> int:
 
     if fused:
         both = play("w13", x)
+        if not s.fused_gate:  # halves are views; their gradients are joined
+            t.unseen("gate.cat", (), [Map("gate.cat", 4 * t.size(f))])
         return leave(t, play("w2", gate(t, both, both, t.size(f))))
     if gated:
         # two linears read one input, so autograd adds two gradients

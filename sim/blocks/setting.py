@@ -54,6 +54,8 @@ class Setting:
         A compiler merges neighbouring element-wise kernels of the layers.
     complex_rope : bool
         RoPE multiplies complex numbers.
+    copies_heads : bool
+        q, k and v of one product are put apart by copies.
     fused_rope, fused_gate : bool
         RoPE is one kernel of q and k, and a gate is one: compiled or by hand (Liger, flash-attn).
     fused_norms : bool
@@ -121,6 +123,7 @@ class Setting:
     fp8_gather: bool = False
     compiled: bool = False
     complex_rope: bool = False
+    copies_heads: bool = False
     fused_rope: bool = False
     fused_gate: bool = False
     fused_norms: bool = False
@@ -157,6 +160,14 @@ class Setting:
     def regathers(self) -> bool:
         """Whether inputs of shared matrices are kept in parts, and gathered again in backward."""
         return self.tensor_style == "megatron"
+
+    @property
+    def reduces_beside(self) -> bool:
+        """Whether gradients of inputs are reduced beside the products of gradients of weights.
+
+        Who does so lays the sequence outermost: no copy puts what was gathered in order.
+        """
+        return self.tensor_style in ("megatron", "nanotron")
 
     @property
     def splits_stream(self) -> bool:
@@ -275,6 +286,7 @@ def _setting(workload: Workload) -> Setting:
         fp8_gather=precision.all_gather == "fp8",
         compiled=workload.compile,
         complex_rope=modelling_of(workload).complex_rope,
+        copies_heads=modelling_of(workload).copies_heads,
         fused_rope=workload.compile or workload.fused_kernels in ("norm+rope", "all"),
         fused_gate=workload.compile or workload.fused_kernels == "all",
         fused_norms=workload.compile

@@ -6,13 +6,14 @@ its part is gathered before the branch and the branch's partial sums are reduce-
 all ranks hold the whole stream, and the partial sums are all-reduced, in backward those of the
 input's gradient. Every exchange is waited for by what comes next.
 
-Two styles: ``dtensor`` keeps the gathered input, and orders what it gathered along the sequence by
-a copy; ``megatron`` has the sequence as outermost dimension, keeps the part alone and gathers it
+Three styles: ``dtensor`` keeps the gathered input, and orders what it gathered along the sequence
+by a copy; ``megatron`` has the sequence as outermost dimension, keeps the part alone and gathers it
 again in backward beside the gradients of inputs; those are then reduced beside the gradients of
-weights.
+weights; ``nanotron`` does the same, but keeps what it gathered.
 
 Source: torchtitan's `parallelize_module` plan; Megatron-LM, core/tensor_parallel/layers.py,
-`LinearWithGradAccumulationAndAsyncCommunication`; arXiv 2105.04473 and 2205.05198.
+`LinearWithGradAccumulationAndAsyncCommunication`; nanotron, parallel/tensor_parallel/functional.py,
+`_ColumnLinearAsyncCommunication`; arXiv 2105.04473 and 2205.05198.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def enter(t: Tape, x: int, module: str, last: str = "", *, late: bool = False) -
     s = t.setting
     if s.tensor == 1:
         return x
-    reduces = When.BESIDE_WEIGHTS if s.regathers else When.LATE if late else When.AFTER
+    reduces = When.BESIDE_WEIGHTS if s.reduces_beside else When.LATE if late else When.AFTER
     if not s.splits_stream:
         whole = t.sizes[x]
         back = Exchange("all_reduce", AXIS, whole, whole, reduces, True)
@@ -118,4 +119,4 @@ def _copy(size: float) -> Map:
 
 def _copies(t: Tape, size: float) -> list[Map]:
     """What puts positions in order, where the sequence is not the outermost dimension."""
-    return [] if t.setting.regathers else [_copy(size)]
+    return [] if t.setting.reduces_beside else [_copy(size)]

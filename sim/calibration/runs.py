@@ -99,7 +99,7 @@ def _run(
     loaded = load(arguments[0], arguments[1], texts)
     seconds = figure
     if given[0] == "tokens_per_s_per_gpu":
-        seconds = batch_on(loaded.workload).tokens_per_rank / figure
+        seconds = batch_on(loaded.workload).tokens_per_gpu / figure
     named = tree.entries.get("name")
     name = str(named.value) if isinstance(named, Leaf) else ""
     name = name or f"run {index + 1}: {loaded.workload.name} on {loaded.topology.world_size} GPUs"

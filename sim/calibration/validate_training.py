@@ -40,7 +40,7 @@ class TrainingPoint(NamedTuple):
     @property
     def predicted(self) -> float:
         """Tokens per second and GPU."""
-        return batch_on(self.row.workload).tokens_per_rank / self.breakdown.time_s
+        return batch_on(self.row.workload).tokens_per_gpu / self.breakdown.time_s
 
     @property
     def error(self) -> float:

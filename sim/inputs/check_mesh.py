@@ -88,8 +88,9 @@ def _tensor(w: Workload) -> Findings:
         yield fault("tensor-wrap", "workload", "parallelism.wrap", message, hint)
     local = w.sequence_length // p.context_parallel
     split = p.pipeline_parallel > 1 and SCHEDULES[p.pipeline_schedule].splits
-    if split and tensor_style(w) == "megatron":
-        message = "Megatron's linear layers make the gradients of inputs and of weights in one call"
+    if split and tensor_style(w) != "dtensor":
+        message = f"linear layers of style {tensor_style(w)} make the gradients of inputs and of "
+        message += "weights in one call"
         path = "parallelism.pipeline_schedule"
         yield fault("tensor-split", "workload", path, message, "write 1f1b or interleaved-1f1b")
     if p.sequence_parallel and local % t:
@@ -196,7 +197,7 @@ def _pipeline(w: Workload) -> Findings:
         message = f"{w.model.layers} layers of {w.model.name} do not fill {shape.stages} stages"
         yield fault("stages", "workload", path, message, "write fewer stages")
     fewest = schedule.fewest(shape.ranks)
-    if shape.micro < fewest:
+    if shape.micro < fewest and not strategy_of(w).short_pipelines:
         message = (
             f"{schedule.title} on {shape.ranks} ranks needs {fewest} micro-batches or more; "
             f"a step has {shape.micro}"

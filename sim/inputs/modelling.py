@@ -24,23 +24,31 @@ class Modelling:
         RoPE is a product of complex numbers, else of rotated halves.
     loops_experts : bool
         A mixture's experts run one after another.
+    copies_heads : bool
+        q, k and v of one product are put apart, and k and v together again, by copies.
     """
 
     complex_rope: bool = False
     loops_experts: bool = True
+    copies_heads: bool = False
 
 
 #: Source: transformers 4.45, models/llama and models/mixtral; torchtitan, models/llama3/model and
-#: models/moe; llm-foundry, models/mpt (rotates halves; dMoE by megablocks)
+#: models/moe; llm-foundry, models/mpt (rotates halves; dMoE by megablocks); nanotron,
+#: models/llama.py, `CausalSelfAttention.forward`
 MODELLING = {
     "huggingface": Modelling(),
     "torchtitan": Modelling(complex_rope=True, loops_experts=False),
     "composer": Modelling(loops_experts=False),
+    "nanotron": Modelling(loops_experts=False, copies_heads=True),
 }
 #: attention kernels that read key and value heads without repeating them
 NATIVE_GROUPS = ("flash2", "flash3", "cudnn")
 #: trainers whose models are not mostly Hugging Face's
-OF_TRAINER = {"torchtitan": "torchtitan", "torchtune": "torchtitan", "composer": "composer"}
+OF_TRAINER = {
+    "torchtitan": "torchtitan", "torchtune": "torchtitan", "composer": "composer",
+    "nanotron": "nanotron",
+}  # fmt: skip
 
 
 def modelling_name(workload: Workload) -> str:

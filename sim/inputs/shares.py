@@ -79,9 +79,10 @@ def batch_on(workload: Workload, world: int = 1) -> Batch:
     Left-over GPUs that make no group of ranks that share sequences read nothing; fewer than one
     group are counted as one: without `world`, the batch is that of a single data-parallel rank.
     """
-    cp = workload.parallelism.context_parallel
+    p = workload.parallelism
     real = None if workload.data.packing is True else real_length(workload)
     return Batch(
-        workload.sequence_length, workload.micro_batch, workload.gradient_accumulation, cp,
-        max(1, world // workload.parallelism.sharing), real,
+        workload.sequence_length, workload.micro_batch, workload.gradient_accumulation,
+        p.context_parallel, max(1, world // p.sharing), real,
+        split=p.tensor_parallel * p.pipeline_parallel,
     )  # fmt: skip

@@ -83,7 +83,7 @@ class Parallelism(Spec):
     sequence_parallel: bool = True  # of tensor_parallel: the residual stream is split too
     loss_parallel: bool = True  # of tensor_parallel: each rank's loss is of its own logits
     # whose linear layers share matrices; None: PyTorch's DTensor, or Megatron's under `megatron`
-    tensor_parallel_style: Literal["dtensor", "megatron"] | None = None
+    tensor_parallel_style: Literal["dtensor", "megatron", "nanotron"] | None = None
     reduce_dtype: Literal["fp32", "bf16", "fp16"] | None = "fp32"
     forward_prefetch: NotNegative = 0
     backward_prefetch: NotNegative | Literal["pre", "post", "none"] = (
@@ -251,7 +251,7 @@ class Workload(Spec):
     compile: bool = False
     cuda_graphs: bool = False
     # whose code the model is; None: what its trainer's mostly is
-    modelling: Literal["huggingface", "torchtitan", "composer"] | None = None
+    modelling: Literal["huggingface", "torchtitan", "composer", "nanotron"] | None = None
     # of a mixture: one grouped kernel, or Hugging Face's loop; None: as the modelling code has it
     experts: Literal["eager", "grouped"] | None = None
     routing: Routing = Routing.model_construct()

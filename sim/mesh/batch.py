@@ -21,6 +21,8 @@ class Batch:
         Ranks that hold a part of each sequence. [1]
     data_parallel : int
         Ranks (with their context-parallel partners) that read different sequences. [1]
+    split : int
+        Ranks that split matrices or layers, and so work on the same tokens. [1]
     real_length : float or None
         Tokens of a sequence that are no padding, on average; None: all. [1]
     """
@@ -31,6 +33,7 @@ class Batch:
     cp: int = 1
     data_parallel: int = 1
     real_length: float | None = None
+    split: int = 1
 
     @property
     def sequences_per_rank(self) -> int:
@@ -59,6 +62,11 @@ class Batch:
         """Tokens a step that one rank computes, padding not counted."""
         length = self.sequence_length if self.real_length is None else self.real_length
         return self.sequences_per_rank * length / self.cp
+
+    @property
+    def tokens_per_gpu(self) -> float:
+        """Tokens a step over the number of ranks, padding not counted: what rates are of."""
+        return self.tokens_per_rank / self.split
 
     @property
     def local_length(self) -> int:

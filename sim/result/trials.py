@@ -82,7 +82,7 @@ def ranked(
         )
     waits = now.exposed_s + now.slowdown_s
     parts = {"": now.time_s, "loss": now.kernels.get("loss", 0.0), "waits": waits}
-    base = now.time_s / batch_on(workload).tokens_per_rank
+    base = now.time_s / batch_on(workload).tokens_per_gpu
     # a job that simply fits is not talked into one that may not
     safe = not memory_of(topology, workload).verdict.risk
     faster = []
@@ -156,7 +156,7 @@ def _seconds(topology: Topology, workload: Workload) -> float:
     """GPU-seconds of a token; of a job that does not fit without retries. [s]"""
     found = step(topology, workload)
     lost = 0.0 if found.memory.fits else found.retries_s
-    return (found.time_s - lost) / batch_on(workload).tokens_per_rank
+    return (found.time_s - lost) / batch_on(workload).tokens_per_gpu
 
 
 def _together(

@@ -276,7 +276,8 @@ class Megatron(Strategy):
         "bucket_cap_mb": "megatron says grad_bucket_size, in elements",
         "replicate": "megatron says use_distributed_optimizer: false",
     }
-    context_parallel = tensor_parallel = pipeline_parallel = casts_model = ties_stages = True
+    context_parallel = tensor_parallel = pipeline_parallel = casts_model = True
+    ties_stages = short_pipelines = True
     measured_as = "zero1"
     shards_more = "fsdp2"
     schedules = ("1f1b", "gpipe", "interleaved-1f1b")

@@ -224,7 +224,10 @@ class PipelineRank:
     def _one_forward_one_backward(self) -> None:
         """A rank waits for what it sends and receives between two computations."""
         s, (p, micro, _) = self.rank, self.shape
-        warm = min(micro, p - s)
+        if micro < p - s:  # the pipeline never fills up to here
+            self._gpipe()
+            return
+        warm = p - s
         onward = s < p - 1
 
         def out(m: int) -> list[_Message]:

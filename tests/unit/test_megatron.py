@@ -114,6 +114,18 @@ def test_stages_of_equal_work():
     assert forwards == [{0, 1, 2, 3}, {4, 5}, {6, 7, 8}, {9}]
 
 
+def test_a_pipeline_with_fewer_micro_batches_than_ranks():
+    """Ranks that it never fills up to run forward, then backward; messages still meet."""
+    times = {
+        m: run_step(*job(f"gradient_accumulation={m}", pipeline_parallel=4)[:2]).time_s
+        for m in (1, 2, 3, 4, 5)
+    }
+    slots = {m: t / (m + 3) for m, t in times.items()}
+    assert max(slots.values()) < 1.2 * min(slots.values())
+    with pytest.raises(InputError, match="1F1B on 4 ranks needs 4 micro-batches"):
+        job("gradient_accumulation=3", strategy="fsdp2", pipeline_parallel=4)
+
+
 def test_what_a_rank_keeps():
     """bf16 parameters and fp32 gradients whole, fp32 masters and moments in parts."""
     total = count_parameters(job().workload.model).total

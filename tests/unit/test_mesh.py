@@ -213,7 +213,8 @@ def test_a_batch_by_hand():
     assert batch.sequences_per_micro_step == 10
     assert batch.sequences == 30
     assert batch.tokens == 3030
-    assert batch.tokens_per_rank == 757.5
+    assert batch.tokens_per_rank == batch.tokens_per_gpu == 757.5
+    assert Batch(101, 5, 3, cp=2, data_parallel=2, split=4).tokens_per_gpu == 757.5 / 4
     assert (batch.local_length, batch.local_tokens) == (51, 255)
     assert batch.accumulated(64) == (6, 4)
 

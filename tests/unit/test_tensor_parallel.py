@@ -196,6 +196,31 @@ def test_megatron_keeps_parts_and_gathers_them_again():
     assert "tp.copy" not in names  # the sequence is the outermost dimension
 
 
+def test_nanotron_reduces_beside_and_keeps_what_it_gathered():
+    theirs, ours = job().workload, job("parallelism.tensor_parallel_style=nanotron").workload
+    kept = [layer_footprint(w, "layer").saved for w in (theirs, ours)]
+    assert kept[0] == kept[1]
+    found = exchanges(ours, "layer", "backward")
+    when = sorted((x.collective, x.when.value) for each in found.values() for x in each)
+    assert when == [("all_gather", "before")] * 2 + [("reduce_scatter", "beside weights")] * 2
+
+
+def test_nanotron_copies_heads_apart():
+    """14 e d forward and 10 backward a token, beside the joining of gradients that all have."""
+    fused = "model={name: m, layers: 2, hidden_size: 1024, heads: 8, kv_heads: 8, head_dim: 128, "
+    fused += "ffn_size: 4096, vocab_size: 1000, fused_qkv: true, fused_gate_up: true}"
+    plain, theirs = (
+        job(fused, f"modelling={name}", tensor=1).workload for name in ("huggingface", "nanotron")
+    )
+    for phase, times in (("forward", 14), ("backward", 10)):
+        more = [
+            sum(k.bytes for k in unroll(w).of("layer", phase)) for w in (plain, theirs)
+        ]  # fmt: skip
+        assert more[1] - more[0] == times * 2 * 1024 * TOKENS
+    joined = [k.bytes for k in unroll(plain).of("layer", "backward") if k.name == "gate.cat"]
+    assert joined == [4 * 2 * 4096 * TOKENS]
+
+
 def test_megatron_hides_what_follows_the_gradients_of_inputs():
     """The re-gather runs beside w3's input gradient, the reduction beside w1's weight gradient."""
     topology, workload, _ = megatron()
