@@ -107,10 +107,12 @@ def _experts(w: Workload) -> Findings:
         message = f"an expert of {m.name} can have at most {most:g} times the mean's tokens"
         yield fault("imbalance", "workload", "routing.imbalance", message, "write less")
     if e == 1:
-        if share > 1.0:
-            message = "routing changes nothing where every rank has all experts"
+        idle = {"routing.imbalance": share > 1.0,
+                "parallelism.expert_dispatch": p.expert_dispatch != "all-to-all"}  # fmt: skip
+        for key in (key for key, said in idle.items() if said):
+            message = f"{key} changes nothing where every rank has all experts"
             hint = "set parallelism.expert_parallel"
-            yield warning("imbalance-alone", "workload", "routing.imbalance", message, hint)
+            yield warning("experts-alone", "workload", key, message, hint)
         return
     if not strategy_of(w).expert_parallel:
         able = ", ".join(n for n in STRATEGIES if strategy_named(n).expert_parallel)

@@ -26,6 +26,11 @@ FILES: dict[str, tuple[tuple[str, Emitter], ...]] = {
              ("workload.yaml", lambda t, w: workload_yaml(w))),
 }  # fmt: skip
 
+#: axes that a tool's file cannot ask for
+LACKS = {
+    "accelerate": ("expert_parallel", "pipeline_parallel"), "axolotl": ("pipeline_parallel",),
+}  # fmt: skip
+
 
 def write_plan(
     topology: Topology, workload: Workload, kinds: Iterable[str], folder: Path
@@ -49,7 +54,7 @@ def write_plan(
     Raises
     ------
     InputError
-        A tool that cannot run the plan's strategy, or a folder that cannot be written.
+        A tool that cannot run the plan's strategy or axes, or a folder that cannot be written.
     """
     strategy = strategy_of(workload)
     texts: list[tuple[str, str]] = []
@@ -59,6 +64,11 @@ def write_plan(
             message = f"{kind} cannot run {strategy.name}; emit {able} instead"
             option = f"--emit {kind}"
             raise InputError.single(option, message)
+        for axis in LACKS.get(kind, ()):
+            if getattr(workload.parallelism, axis) > 1:
+                message = f"{kind}'s file has no {axis}; emit torchtitan instead"
+                option = f"--emit {kind}"
+                raise InputError.single(option, message)
         texts.extend((name, emitter(topology, workload)) for name, emitter in FILES[kind])
         if kind in ("accelerate", "axolotl") and strategy.deepspeed:
             texts.append(("ds_config.json", deepspeed_json(topology, workload)))

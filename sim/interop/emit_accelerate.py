@@ -39,7 +39,7 @@ def accelerate_yaml(topology: Topology, workload: Workload) -> str:
     else:
         config["distributed_type"] = "FSDP"
         config["fsdp_config"] = _fsdp(workload)
-        if p.replicate > 1 or p.context_parallel > 1:
+        if max(p.replicate, p.context_parallel, p.tensor_parallel) > 1:
             config["parallelism_config"] = _mesh(mesh_of(topology, workload))
     config |= {
         "machine_rank": 0,

@@ -64,6 +64,8 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
     checkpointed = workload.activation_checkpointing.kind != "none"
     if p.context_parallel > 1:
         config["context_parallel_size"] = p.context_parallel
+    if p.tensor_parallel > 1:
+        config["tensor_parallel_size"] = p.tensor_parallel
     strategy = strategy_of(workload)
     if strategy.deepspeed:
         config["deepspeed"] = "ds_config.json"
@@ -75,6 +77,13 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
         mesh = mesh_of(topology, workload)
         if mesh.dp_replicate > 1:
             config |= {"dp_replicate_size": mesh.dp_replicate, "dp_shard_size": mesh.dp_shard}
+        if mesh.ep > 1:
+            config |= {
+                "plugins": ["axolotl.integrations.expert_parallel.ExpertParallelPlugin"],
+                "experts_implementation": "grouped_mm",
+                "expert_parallel_size": mesh.ep,
+                "dp_shard_size": mesh.dp_shard // mesh.ep,
+            }
         config["fsdp_version"] = version
         fsdp: dict[str, Any] = {
             "offload_params": p.offload in ("parameters", "all"),

@@ -75,6 +75,8 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
         tables["parallelism"]["context_parallel_rotate_method"] = rotation[
             p.context_parallel_rotation
         ]
+    if mesh.ep > 1 and p.expert_dispatch == "deepep":
+        tables["parallelism"]["expert_parallel_comm_backend"] = "deepep"
     if workload.steps:
         tables["training"]["steps"] = workload.steps
     elif workload.tokens:
@@ -103,6 +105,6 @@ def _family(name: str) -> str:
 
 
 def _flavour(name: str) -> str:
-    """The size in a name: ``llama-3.1-8b`` is flavour 8B."""
-    sizes = re.findall(r"(?<![\d.])\d+(?:\.\d+)?[bm]\b", name)
+    """The size in a name: ``llama-3.1-8b`` is flavour 8B, ``qwen3-30b-a3b`` 30B-A3B."""
+    sizes = re.findall(r"(?<![\w.])(?:\d+x)?\d+(?:\.\d+)?[bm](?:-a\d+(?:\.\d+)?b)?\b", name)
     return sizes[-1].upper() if sizes else name

@@ -8,7 +8,9 @@ from sim.blocks.parameters import tree_of
 from sim.blocks.unroll import exchanges, unroll
 from sim.errors import InputError
 from sim.inputs.loader import load
+from sim.inputs.models import catalogue_model
 from sim.inputs.shares import mesh_on
+from sim.interop.emit import write_plan
 from sim.job.forecast import checkpoint_bytes
 from sim.mesh.routing import busiest_load, parts_met
 from sim.result.advice import changes
@@ -245,10 +247,30 @@ def test_faults(sets, said):
         job(*sets, expert_parallel=8)
 
 
-def test_routing_without_expert_parallelism_is_said():
-    found = job("routing.imbalance=1.3")
-    assert "imbalance-alone" in {w.code for w in found.notes.warnings}
+def test_what_is_for_other_ranks_alone_is_said():
+    found = job("routing.imbalance=1.3", "parallelism.expert_dispatch=deepep")
+    assert [w.code for w in found.notes.warnings].count("experts-alone") == 2
     assert np.isfinite(step(found.topology, found.workload).breakdown.time_s)
+
+
+@pytest.mark.parametrize("tool", ["torchtitan", "axolotl"])
+def test_a_written_file_is_read_as_the_same_spread(tool, tmp_path):
+    model = catalogue_model("qwen3-30b-a3b").model_dump()
+    sets = ["parallelism.expert_dispatch=deepep", "nodes=2"]
+    found = job(*sets, model=model, expert_parallel=8, wrap="torchtitan")
+    (path,) = write_plan(found.topology, found.workload, [tool], tmp_path)
+    again = load("dgx-h100", path, ["nodes=2"]).workload
+    assert again.parallelism.expert_parallel == 8
+    assert again.experts == "grouped"
+    if tool == "torchtitan":
+        assert again.parallelism.expert_dispatch == "deepep"
+    assert mesh_on(again, 16).efsdp == 2
+
+
+def test_tools_that_spread_no_experts_are_refused(tmp_path):
+    found = job(expert_parallel=8)
+    with pytest.raises(InputError, match="accelerate's file has no expert_parallel"):
+        write_plan(found.topology, found.workload, ["accelerate"], tmp_path)
 
 
 def test_grouped_experts_are_one_parameter_a_matrix():

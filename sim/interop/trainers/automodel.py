@@ -131,8 +131,7 @@ def _mesh(keys: Keys, job: Translation) -> None:
         value = mesh.count(name)
         if value and value > 1:
             mesh.put(f"parallelism.{ours}", value, name)
-    if (mesh.count("ep_size") or 1) > 1:
-        mesh.matters("experts spread over ranks: every rank holds all of them here", "ep_size")
+    common.experts(mesh, job, "ep_size")
     if mesh.flag("sequence_parallel") is False and job.at("parallelism.tensor_parallel"):
         mesh.put("parallelism.sequence_parallel", False, "sequence_parallel")
     if mesh.flag("activation_checkpointing"):

@@ -183,14 +183,11 @@ def _strategy(source: Source, keys: Keys, job: Translation) -> None:
         job.suppose("parallelism.context_parallel_kind", kind, "axolotl's ring_attn_func")
     keys.put_count("parallelism.tensor_parallel", "tensor_parallel_size")
     keys.put_count("parallelism.replicate", "dp_replicate_size")
-    experts, shard = keys.count("expert_parallel_size") or 1, keys.count("dp_shard_size")
-    if experts > 1:
-        why = "experts spread over ranks: every rank holds all of them here"
-        keys.matters(why, "expert_parallel_size")
-    if shard:
-        keys.put("parallelism.shard", shard * experts, "dp_shard_size")
     if keys.text("experts_implementation") in ("grouped_mm", "scattermoe", "sonicmoe"):
         keys.put("experts", "grouped", "experts_implementation")
+    experts, shard = common.experts(keys, job, "expert_parallel_size"), keys.count("dp_shard_size")
+    if shard:
+        keys.put("parallelism.shard", shard * experts, "dp_shard_size")
 
 
 def _precision(keys: Keys, job: Translation) -> None:

@@ -386,6 +386,23 @@ def _reshard(keys: Keys, job: Translation, version: int, words: list[str]) -> No
             )
 
 
+def experts(keys: Keys, job: Translation, name: str) -> int:
+    """Ranks that experts are spread over; said to be left out where that is not modelled."""
+    ranks = keys.count(name) or 1
+    if ranks == 1:
+        return 1
+    full = job.text_at("method.kind") in ("", "full")
+    if full and job.text_at("parallelism.strategy") == "fsdp2":
+        keys.put("parallelism.expert_parallel", ranks, name)
+        job.suppose("experts", "grouped", "experts on other ranks run as a group")
+    else:
+        why = (
+            "experts are spread over ranks with FSDP2 and full training alone: here all are on each"
+        )
+        keys.matters(why, name)
+    return ranks
+
+
 def refer(source: Source, name: str, job: Translation, place: Place, theirs: str) -> Source | None:
     """A file that another names, read; None where it is not there."""
     path = beside(source, name)

@@ -199,10 +199,9 @@ def _parallelism(keys: Keys, job: Translation) -> None:
         mesh.put("parallelism.sequence_parallel", False, "enable_sequence_parallel")
     if mesh.flag("disable_loss_parallel"):
         mesh.put("parallelism.loss_parallel", False, "disable_loss_parallel")
-    if (mesh.count("expert_parallel_degree") or 1) > 1:
-        mesh.matters(
-            "experts spread over ranks: every rank holds all of them here", "expert_parallel_degree"
-        )
+    common.experts(mesh, job, "expert_parallel_degree")
+    if mesh.text("expert_parallel_comm_backend").lower() == "deepep":
+        mesh.put("parallelism.expert_dispatch", "deepep", "expert_parallel_comm_backend")
     if mesh.flag("enable_async_tensor_parallel"):
         mesh.matters(
             "asynchronous tensor parallelism is not modelled: its products wait for their "
@@ -215,6 +214,7 @@ def _parallelism(keys: Keys, job: Translation) -> None:
         "fsdp_reshard_after_forward",
         "enable_async_tensor_parallel",
         "expert_parallel_degree",
+        "expert_parallel_comm_backend",
         "pipeline_parallel_schedule",
         "context_parallel_rotate_method",
         "pipeline_parallel_microbatch_size",
