@@ -17,6 +17,7 @@ GROUPS = {
     "dp_shard_cp": "shard", "fsdp": "shard", "efsdp": "expert-shard", "ep": "expert",
 }  # fmt: skip
 CHECKPOINTING = {"full": "full", "sel": "selective-op"}
+PHASES = {"idle": "forward"}  # issued by a loss in chunks before the first
 ROTATIONS = {"allgather": "all-gather", "alltoall": "all-to-all"}
 SCHEDULES = {
     "GPipe": "gpipe", "1F1B": "1f1b", "Interleaved1F1B": "interleaved-1f1b",
@@ -66,12 +67,12 @@ def carried(recording: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def titan(recording: dict[str, Any]) -> dict[str, Any] | None:
-    """A run of torchtitan's own models as a job of ours; None for one left out: a loss in chunks.
+    """A run of torchtitan's own models as a job of ours; None for another recording.
 
     Torch 2.13's FSDP cannot read the annotations that make it sum norms' gradients.
     """
     config = recording["config"]
-    if config["kind"] != "titan" or config.get("chunked"):
+    if config["kind"] != "titan":
         return None
     model, plain = titan_model(config), config.get("backend") == "spmd_types"
     partial = (
@@ -94,6 +95,7 @@ def titan(recording: dict[str, Any]) -> dict[str, Any] | None:
             "clip_gradients": False,
         },
         "checkpointing": CHECKPOINTING.get(config.get("ac"), "none"),
+        "loss_chunks": config.get("chunked", 0),
         "ops": ops_of(recording["events"]),
     } | ({"missing": partial} if plain and config.get("sp", True) else {})
 
@@ -131,7 +133,8 @@ def titan_model(config: dict[str, Any]) -> dict[str, Any]:
 def ops_of(events: list[dict[str, Any]]) -> list[str]:
     """Collectives of a rank in order."""
     return [
-        f"{operation(e)} {e['phase']} {group_of(e)} {e['dtype']} {e['bytes_in']} {e['bytes_out']}"
+        f"{operation(e)} {PHASES.get(e['phase'], e['phase'])} {group_of(e)} {e['dtype']} "
+        f"{e['bytes_in']} {e['bytes_out']}"
         for e in events
         if e.get("op") in COLLECTIVES
     ]

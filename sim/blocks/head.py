@@ -12,18 +12,21 @@ from sim.blocks.norm import norm
 from sim.blocks.ops import Map
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
-from sim.blocks.tensor import enter, gather_logits, loss_sums
+from sim.blocks.tensor import chunk_sums, enter, gather_logits, loss_sums, whole_stream
 
 #: Above this vocabulary softmax reads its rows from HBM for the maximum, the sum and the output.
 WIDE_ROW = 16384
-CHUNKS = 8  # of torchtune's and torchtitan's chunked loss, and of the kernels of a fused linear one
+CHUNKS = 8  # of the kernels of a fused linear loss
 
 
 def head(t: Tape, x: int) -> int:
     """From the last hidden state to the loss."""
     s, model = t.setting, t.setting.model
     d, v = model.hidden_size, s.split(model.vocab_size)
-    hidden = enter(t, norm(t, "norm", x, d), "head")
+    hidden = norm(t, "norm", x, d)
+    if s.loss == "chunked":
+        return _chunked(t, whole_stream(t, hidden), d, v)
+    hidden = enter(t, hidden, "head")
     if s.loss == "fused-linear":
         return _fused_linear(t, hidden, d, v)
     _register(t)
@@ -35,9 +38,13 @@ def head(t: Tape, x: int) -> int:
     forward, backward = _cross_entropy(t, s.loss)
     t.unseen("loss", forward, backward, role=OpRole.HEAD, exchanges=loss_sums(t))
     t.fused = False
-    for _ in range(s.metrics):
-        t.unseen("metric", _cross_entropy(t, "eager")[0], role=OpRole.HEAD)
+    _metrics(t)
     return logits
+
+
+def _metrics(t: Tape) -> None:
+    for _ in range(t.setting.metrics):
+        t.unseen("metric", _cross_entropy(t, "eager")[0], role=OpRole.HEAD)
 
 
 def _register(t: Tape) -> None:
@@ -65,16 +72,15 @@ def _cross_entropy(t: Tape, kind: str) -> tuple[list[Map], list[Map]]:
         )
     cast = e + 4 if e < 4 else 0
     passes, rows = (4 * 3 + 4, 20) if vocab > WIDE_ROW else (4 + 4, 12)
-    parts = CHUNKS if kind == "chunked" else 1
-    casts = [Map("loss.cast", cast * n, parts, "cast", "loss")] if cast else []
+    casts = [Map("loss.cast", cast * n, 1, "cast", "loss")] if cast else []
     forward = [
         *casts,
-        Map("loss.log_softmax", passes * n, parts, "reduce", "loss"),
-        Map("loss.nll", 16.0 * tokens, parts, kind="loss"),
+        Map("loss.log_softmax", passes * n, 1, "reduce", "loss"),
+        Map("loss.nll", 16.0 * tokens, kind="loss"),
     ]
     backward = [
-        Map("loss.nll", 4 * n, 2 * parts, kind="loss"),
-        Map("loss.log_softmax", rows * n, parts, "reduce", "loss"),
+        Map("loss.nll", 4 * n, 2, kind="loss"),
+        Map("loss.log_softmax", rows * n, 1, "reduce", "loss"),
         *casts,
     ]
     if kind == "huggingface-fused":  # one pass each way, the gradient written over what was read
@@ -85,6 +91,35 @@ def _cross_entropy(t: Tape, kind: str) -> tuple[list[Map], list[Map]]:
         forward.insert(len(casts), Map("loss.shift", 8 * n, kind="loss"))
         backward.insert(len(backward) - len(casts), Map("loss.shift", 12 * n, 2, kind="loss"))
     return forward, backward
+
+
+def _chunked(t: Tape, hidden: int, d: int, v: int) -> int:
+    """Head, loss and the backward of both, chunk by chunk in forward (torchtitan's default loss).
+
+    Gradients of the weight add up in fp32, as FSDP2 has them without synchronisation.
+    """
+    s = t.setting
+    e, tokens, role = s.product, s.tokens, OpRole.HEAD
+    _register(t)
+    rows = max(1, -(-tokens // s.loss_chunks))
+    parts = -(-tokens // rows)
+    forward, backward = (
+        [row._replace(bytes=row.bytes / parts) for row in way] for way in _cross_entropy(t, "eager")
+    )
+    chunk: list[Map | Kernel] = [
+        t.gemm("head", rows, v, d, role=role), *forward, *backward,
+        t.gemm("head.dgrad", rows, d, v, "dgrad", role=role),
+    ]  # fmt: skip
+    if not s.frozen:
+        chunk.append(t.gemm("head.wgrad", v, d, rows, "wgrad", role=role))
+        chunk.append(Map("head.accumulate", (e + 8.0) * v * d, kind="loss"))
+    made = t.op(
+        "loss", (hidden,), 4.0, (hidden,), chunk * parts, (),
+        role=role, flops=2.0 * tokens * d * v, gradients=1 if s.frozen else 2,
+        exchanges=chunk_sums(t, t.size(s.model.vocab_size), parts),
+    )  # fmt: skip
+    _metrics(t)
+    return made
 
 
 def _fused_linear(t: Tape, hidden: int, d: int, v: int) -> int:
@@ -164,7 +199,7 @@ def loss_memory(s: Setting) -> LossMemory:
     if s.loss == "fused":  # the gradient takes the logits' place
         return LossMemory(logits, logits, logits, logits, logits)
     if s.loss == "chunked":
-        chunk, hidden = (2 * logits + 2 * wide) / CHUNKS, e * tokens * d
+        chunk, hidden = (2 * logits + 2 * wide) / s.loss_chunks, e * tokens * d
         return LossMemory(hidden, hidden + chunk, hidden + chunk, 0.0, 0.0)
     chunks = 1 << max(0, -(-v // d) - 1).bit_length()
     gradients = e * tokens * d + (0.0 if s.frozen else e * v * d)

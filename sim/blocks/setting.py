@@ -78,6 +78,8 @@ class Setting:
         Keys and values are copied to every query head before attention.
     unpads : int
         Times a layer finds out where the padding is and takes it out before attention.
+    loss_chunks : int
+        Of a loss in chunks.
     keeps_output, fp32_output : bool
         The model's output outlives the loss; its logits are fp32.
     metrics : int
@@ -136,6 +138,7 @@ class Setting:
     attention: str = "flash2"
     repeats_heads: bool = False
     loss: str = "eager"
+    loss_chunks: int = 1
     unpads: int = 0
     keeps_output: bool = False
     fp32_output: bool = False
@@ -302,6 +305,7 @@ def _setting(workload: Workload) -> Setting:
         repeats_heads=repeats_heads(workload),
         unpads=UNPADS[workload.attention_padding],
         loss=workload.loss,
+        loss_chunks=workload.loss_chunks,
         keeps_output=output and trainer_of(workload).keeps_output,
         fp32_output=output and fp32_logits(stack),
         metrics=workload.train_metrics,

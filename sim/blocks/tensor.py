@@ -62,6 +62,30 @@ def enter(t: Tape, x: int, module: str, last: str = "", *, late: bool = False) -
     return gathered
 
 
+def whole_stream(t: Tape, x: int) -> int:
+    """All positions of what the module made, where nobody reads a part of it; its tensor.
+
+    Gathered before the module's parameters are given back, and its gradient reduced when they are
+    there again: the hidden states of a loss in chunks.
+    """
+    s = t.setting
+    if s.tensor == 1:
+        return x
+    if not s.splits_stream:
+        whole = t.sizes[x]
+        back = Exchange("all_reduce", AXIS, whole, whole, When.BEFORE, True)
+        t.unseen("tp.whole", (), _copies(t, whole), exchanges=(back,))
+        return x
+    part, whole = t.sizes[x], t.sizes[x] * s.tensor
+    return t.op(
+        "tp.whole", (x,), whole, (), _copies(t, whole), _copies(t, whole),
+        exchanges=(
+            Exchange("all_gather", AXIS, part, whole, When.AFTER),
+            Exchange("reduce_scatter", AXIS, whole, part, When.BEFORE, True),
+        ),
+    )  # fmt: skip
+
+
 def scores_back(t: Tape, top: int, module: str) -> None:
     """The gradients of a router's scores are summed, each rank's for its part of the positions."""
     s = t.setting
@@ -109,7 +133,21 @@ def loss_sums(t: Tape) -> tuple[Exchange, ...]:
     s = t.setting
     if s.tensor == 1 or not s.loss_parallel:
         return ()
-    size = 4.0 * s.tokens
+    return _sums(4.0 * s.tokens)
+
+
+def chunk_sums(t: Tape, logits: float, parts: int) -> tuple[Exchange, ...]:
+    """What a loss in so many chunks exchanges, chunk by chunk; `logits` of all columns. [B]"""
+    s = t.setting
+    if s.tensor == 1:
+        return ()
+    if s.loss_parallel:
+        return _sums(4.0 * s.tokens / parts) * parts
+    part, whole = logits / s.tensor / parts, logits / parts
+    return (Exchange("all_gather", AXIS, part, whole, When.AFTER, phase="loss"),) * parts
+
+
+def _sums(size: float) -> tuple[Exchange, ...]:
     return (Exchange("all_reduce", AXIS, size, size, When.AFTER, dtype="fp32", phase="loss"),) * 3
 
 

@@ -47,7 +47,8 @@ def silent_keys(workload: Workload) -> frozenset[str]:
     axes = workload.parallelism
     spread = axes.expert_parallel > 1
     shared = axes.context_parallel_kind if axes.context_parallel > 1 else ""
-    return _silent(axes.strategy, m, p, c, axes.tensor_parallel > 1, spread, shared)
+    tensor = axes.tensor_parallel > 1
+    return _silent(axes.strategy, m, p, c, tensor, spread, shared, workload.loss)
 
 
 @cache
@@ -59,6 +60,7 @@ def _silent(
     tensor: bool,
     spread: bool,
     shared: str,
+    loss: str,
 ) -> frozenset[str]:
     own = COMMON | strategy_named(strategy).knobs
     out = {f"parallelism.{knob}" for knob in Parallelism.model_fields if knob not in own}
@@ -68,6 +70,8 @@ def _silent(
         out |= {f"method.{key}" for key in Method.model_fields if key != "kind"}
     if precision != "fp8":
         out |= {"precision.recipe", "precision.all_gather"}
+    if loss != "chunked":
+        out |= {"loss_chunks"}
     if not tensor:
         out |= {"parallelism.sequence_parallel", "parallelism.loss_parallel"}
         out |= {"parallelism.tensor_parallel_style"}

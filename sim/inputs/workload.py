@@ -260,6 +260,7 @@ class Workload(Spec):
     loss: Literal[
         "eager", "huggingface", "huggingface-fused", "compiled", "fused", "chunked", "fused-linear"
     ] = "eager"
+    loss_chunks: Positive = 8  # of a chunked loss
     train_metrics: NotNegative = 0  # times a trainer takes the loss once more, without gradient
     # the loop around forward, backward and step; None: what the strategy mostly runs under
     trainer: (

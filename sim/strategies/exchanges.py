@@ -57,7 +57,7 @@ class Exchanging:
 
     def play(
         self, r: Recorder, name: str, phase: str, number: int, block: Block, unit: str,
-        *, again: bool = False,
+        *, again: bool = False, only: str = "",
     ) -> None:  # fmt: skip
         """One block forward, again or backward.
 
@@ -78,10 +78,12 @@ class Exchanging:
             Backward follows a recompute of the block, or this is it. The gradient of the block's
             output is gathered before the recompute, which autograd starts when it meets the first
             saved tensor.
+        only : str
+            One module of the block, "" for all.
         """
         backward, where = name in REVERSED, "recompute" if name == "recompute" else phase
         every = exchanges(self.workload, block.kind, "backward" if name == "input" else name)
-        order = order_of(self.workload, block.kind)
+        order = (only,) if only else order_of(self.workload, block.kind)
         ahead = exchanges(self.workload, block.kind, "backward").get(order[-1], ()) if again else ()
         ahead = tuple(x for x in ahead if x.when in _EARLY)
         if name == "recompute":

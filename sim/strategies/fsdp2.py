@@ -170,7 +170,10 @@ class Hooks:
         if play is None or not play.inside(block):
             self.recorder.segment(name, phase, number, piece.module, unit)
         else:
-            play.play(self.recorder, name, phase, number, block, unit, again=piece.recompute)
+            play.play(
+                self.recorder, name, phase, number, block, unit, again=piece.recompute,
+                only=piece.module,
+            )  # fmt: skip
 
     def pre_forward(self, unit: int) -> None:
         """Gather a unit, group by group, and wait for it."""
@@ -290,11 +293,11 @@ class Hooks:
             if piece.recompute and piece.module and piece.block != recomputed:
                 recomputed = piece.block
                 self._recompute_modules(piece.block)
-            if unit != root and layout.closes[unit] == i:
+            if unit != root and layout.closes[unit] == i and not piece.done:
                 self.pre_backward(unit)
             if piece.recompute and not piece.module:
                 self.compute("recompute", PRE_BACKWARD, piece)
-            if piece.backward:
+            if piece.backward and not piece.done:
                 self.compute("backward", PRE_BACKWARD, piece)
             if unit != root and layout.opens[unit] == i and piece.input_grad:
                 for group in reversed(layout.groups(unit)):

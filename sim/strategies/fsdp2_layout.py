@@ -32,6 +32,7 @@ class Piece:
     input_grad: bool  # the unit's input requires a gradient
     output_grad: bool
     backward: bool = True  # has kernels in backward
+    done: bool = False  # which forward has run already
 
 
 @dataclass(slots=True)
@@ -60,6 +61,31 @@ def lay_out(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> L
             raise InputError.single(SOURCE, message, "parallelism.wrap")
         return _wrap_linear(workload, tree, shard, types)
     return _wrap_blocks(workload, tree, shard, types, titan=wrap == "torchtitan")
+
+
+def gathers_for_chunks(workload: Workload) -> bool:
+    """Whether a loss in chunks has norm and head gathered apart: three times a micro-step.
+
+    For the norm's forward, for all chunks forward and backward, and for the norm's backward;
+    gradients of the head are reduced after the last chunk. Recorded of torchtitan's loss.
+    """
+    p = workload.parallelism
+    dropped = p.reshard_after_forward is not False and p.pipeline_parallel == 1
+    return workload.loss == "chunked" and dropped
+
+
+def _turns(whole: Unit, head: Sequence[Module], shard: int, types: Dtypes) -> list[Unit]:
+    """One group of parameters in two turns: gathered whole, with its own gradients in each."""
+    turns = []
+    for modules in ([m for m in head if m.name == "norm"], [m for m in head if m.name != "norm"]):
+        own = fsdp2_unit(whole.name, whole.block, modules, shard, types)
+        turns.append(
+            whole._replace(
+                grad_numel=own.grad_numel, grad_tensors=own.grad_tensors, partial=own.partial,
+                tensors=own.tensors,
+            )
+        )  # fmt: skip
+    return turns
 
 
 def experts_shard(knobs: Parallelism, shard: int) -> int:
@@ -98,9 +124,11 @@ def _wrap_blocks(
         if len(template[block.kind]) > 1:
             experts[of_block[-1]] = len(units) - 1
     of_block.append(0)
+    chunked = titan and not tree.tied and gathers_for_chunks(workload)
     if titan and not tree.tied:
         of_block[-1] = len(units)
-        units.append(fsdp2_unit("norm, lm_head", last, head, shard, types))
+        whole = fsdp2_unit("norm, lm_head", last, head, shard, types)
+        units += _turns(whole, head, shard, types) if chunked else [whole]
     recompute = checkpointed_layers(workload.activation_checkpointing, len(tree.layers))
     learns = trainable(tree.embedding)
     flows = learns or input_grads(workload)
@@ -109,7 +137,11 @@ def _wrap_blocks(
         out = flows or trainable(block)
         pieces.append(Piece(of_block[number], number, "", recompute[number - 1], flows, out))
         flows = out
-    pieces.append(Piece(of_block[last], last, "", False, flows, flows or trainable(tree.head)))
+    learns = flows or trainable(tree.head)
+    for turn, module in enumerate(("norm", "head") if chunked else ("",)):
+        pieces.append(
+            Piece(of_block[last] + turn, last, module, False, flows, learns, done=turn > 0)
+        )
     root = -1 if titan else 0
     if titan:
         order = [p.unit for p in pieces[:-1]] if tree.tied else [p.unit for p in pieces]

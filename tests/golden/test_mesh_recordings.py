@@ -32,6 +32,8 @@ def workload_of(run):
         micro_batch=run["micro_batch"],
         gradient_accumulation=run["gradient_accumulation"],
         attention=run.get("attention", "flash2"),
+        loss="chunked" if run.get("loss_chunks") else "eager",
+        loss_chunks=run.get("loss_chunks") or 8,
         parallelism=Parallelism(**run["parallelism"]),
         # torchtitan's checkpoint wrapper repeats the whole block
         activation_checkpointing=Checkpointing(kind=run["checkpointing"], early_stop=False),

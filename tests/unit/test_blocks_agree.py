@@ -21,6 +21,8 @@ from sim.blocks.unroll import unroll
 from sim.inputs.models import model_names, resolve_model
 from sim.inputs.workload import Checkpointing, Method, Stack, Workload
 
+#: losses whose backward runs in forward, chunk by chunk
+IN_FORWARD = ("fused-linear", "chunked")
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 METHODS = {
     "full": Method(),
@@ -132,7 +134,7 @@ def test_kernels_and_counting_agree(name, method):
     for policy, style in product(POLICIES.values(), STYLES):
         workload = job(
             name, method=METHODS[method], activation_checkpointing=policy,
-            **{**style, "loss": "eager" if style["loss"] == "fused-linear" else style["loss"]},
+            **{**style, "loss": "eager" if style["loss"] in IN_FORWARD else style["loss"]},
         )  # fmt: skip
         t, counted = unroll(workload), token_flops(workload)
         kinds = layer_kinds(workload.model)

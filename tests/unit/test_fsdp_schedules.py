@@ -499,3 +499,17 @@ def test_one_gpu_fetches_offloaded_weights():
     assert not issued(plan, "all_gather")
     first = next(op for op in plan.ops if op.stream == "compute" and op.block == 1)
     assert any(plan.ops[d].stream == "copy_in" for d in first.deps)
+
+
+def test_a_loss_in_chunks_gathers_its_unit_three_times():
+    """Norm, all chunks, the norm's backward; never where parameters stay gathered."""
+
+    def gathers(**knobs):
+        w = workload(wrap="torchtitan", **knobs).model_copy(update={"loss": "chunked"})
+        plan = plan_of(of=w)
+        check(plan)
+        return [op.phase for op in issued(plan, "all_gather") if op.unit == "norm, lm_head"]
+
+    assert gathers() == ["forward", "forward", "backward"]
+    assert gathers(reshard_after_forward=False) == ["forward"]
+    assert gathers(accumulate=2) == ["forward", "forward", "backward"] * 2
