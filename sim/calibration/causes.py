@@ -295,7 +295,10 @@ def _full_precision(topology: Topology, workload: Workload, strength: float) -> 
     if workload.precision.kind == "fp32":
         return None
     fp32 = Precision.model_construct(kind="fp32", master="fp32")
-    return Changed(topology, workload.model_copy(update={"precision": fp32}))
+    changed = workload.model_copy(update={"precision": fp32})
+    if workload.attention != "eager":  # no fused kernel but PyTorch's own has FP32
+        changed = changed.model_copy(update={"attention": "sdpa"})
+    return Changed(topology, changed)
 
 
 def _per_node(topology: Topology, workload: Workload, strength: float) -> Changed | None:

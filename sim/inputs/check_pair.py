@@ -48,6 +48,9 @@ def _dtypes(gpu: Gpu, w: Workload) -> Findings:
 
 
 def _attention(gpu: Gpu, w: Workload) -> Findings:
+    if w.precision.kind == "fp32" and w.attention in ("flash2", "flash3", "cudnn"):
+        message = f"{w.attention} has no FP32"
+        yield fault("attention-fp32", "workload", "attention", message, "write sdpa, or eager")
     if w.attention == "flash3" and "flash3" not in facts_of(gpu).attention:
         message = f"FlashAttention-3 runs on Hopper only, not on {gpu.name}"
         yield fault("flash3", "workload", "attention", message, "write flash2")

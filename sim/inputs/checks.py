@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TypeVar
 
 from sim.inputs import check_pair, check_topology, check_workload
@@ -48,23 +49,27 @@ ONE_GPU = Parallelism(strategy="single")
 
 
 def finish_pair(
-    topology: Topology, workload: Workload, *, named: bool, accumulation_given: bool
+    topology: Topology, workload: Workload, *, given: Collection[str], whole: bool
 ) -> Workload:
-    """Derive what depends on both files.
+    """Derive what depends on both files, or on several keys.
 
     On one GPU nothing is sharded unless the file says so. The gradient accumulation follows from a
-    global batch, where only that is written.
+    global batch, where only that is written; FlashAttention has no FP32, PyTorch's kernels have.
 
     Parameters
     ----------
     topology, workload : specs
         The pair.
-    named, accumulation_given : bool
-        Whether parallelism and gradient accumulation are written.
+    given : collection of str
+        Keys of the workload that are written.
+    whole : bool
+        Whether it is a spec, which says everything.
     """
-    if topology.world_size == 1 and not named:
+    if workload.precision.kind == "fp32" and "attention" not in given and not whole:
+        workload = workload.model_copy(update={"attention": "sdpa"})
+    if topology.world_size == 1 and "parallelism" not in given and not whole:
         workload = workload.model_copy(update={"parallelism": ONE_GPU})
-    if workload.global_batch is None or accumulation_given:
+    if workload.global_batch is None or "gradient_accumulation" in given:
         return workload
     steps, rest = batch_of(topology, workload).accumulated(workload.global_batch)
     if rest or not steps:

@@ -124,16 +124,15 @@ def _in_order(read: dict[Side, Given | None]) -> dict[Side, Given | None]:
 def _checked(topology: Half, workload: Half) -> Prepared:
     """A pair that passed its checks."""
     machine, job = cast(Topology, topology.spec), cast(Workload, workload.spec)
-    given = workload.given
-    finished = checks.finish_pair(
-        machine, job, accumulation_given="gradient_accumulation" in given,
-        named="parallelism" in given or isinstance(workload.tree, Leaf),  # a spec says it all
-    )  # fmt: skip
+    whole = isinstance(workload.tree, Leaf)  # a spec says it all
+    finished = checks.finish_pair(machine, job, given=workload.given, whole=whole)
     if finished is not job:
         assumed = workload.assumed
         if finished.parallelism is not job.parallelism:
             strategy = Assumption("parallelism.strategy", finished.parallelism.strategy)
             assumed = assumed | {"parallelism": (strategy,)}
+        if finished.attention != job.attention:
+            assumed = assumed | {"attention": (Assumption("attention", finished.attention),)}
         workload = replace(workload, spec=finished, assumed=assumed)
     findings = (*checks.check(machine, finished), *workload.said(machine))
     faults = _faults_of(findings, {"topology": topology, "workload": workload})

@@ -16,6 +16,7 @@ from sim.inputs.workload import Workload
 from sim.job.forecast import forecast_job
 from sim.result.bands import uncertainty
 from sim.result.bottleneck import classify, data_bottleneck
+from sim.result.idle import idle_keys
 from sim.result.peak import peak_of
 from sim.result.result import Result, Scaling
 from sim.result.scaling import scaling_curve
@@ -66,6 +67,7 @@ def predict(
         A job that does not fit gets a full one too.
     """
     varied = variation or Variation()
+    alike = level == "folded" and not varied.needs_every_rank
     found = step(topology, workload, engine=engine, level=level, variation=varied)
     breakdown, memory = found.breakdown, memory_section(found.memory)
     shown = step_section(breakdown, found.algorithms)
@@ -96,6 +98,7 @@ def predict(
         uncertainty=None,
         warnings=(
             *(notes.warnings if notes else ()),
+            *(idle_keys(topology, workload, notes, breakdown.time_s) if alike and notes else ()),
             *found.memory.warnings,
             *retry_warnings(workload, found.retries_s, found.time_s),
         ),

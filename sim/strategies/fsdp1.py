@@ -467,8 +467,19 @@ class Fsdp1(Strategy):
         return {"no-shard": 0, "shard-grad-op": 2, "full-shard": 3}[knobs.sharding_strategy]
 
     def findings(self, workload: Workload) -> Iterator[Finding]:
-        """Values that are FSDP2's."""
-        if isinstance(workload.parallelism.backward_prefetch, int):
+        """Values that are FSDP2's, and what FSDP1 computes wrongly."""
+        knobs = workload.parallelism
+        if (
+            knobs.offload != "none"
+            and workload.gradient_accumulation > 1
+            and knobs.gradient_sync == "every"
+        ):
+            # "FSDP will use the newly-reduced gradient instead of accumulating with any existing
+            # gradient", says PyTorch's documentation; runs with it were published all the same
+            message = "fsdp1 with offload loses gradients that it accumulates outside no_sync()"
+            hint = "write gradient_sync: last, gradient_accumulation: 1, or fsdp2"
+            yield warning("offload-sync", "workload", "parallelism.gradient_sync", message, hint)
+        if isinstance(knobs.backward_prefetch, int):
             message = "fsdp1 takes pre, post or none"
             yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)
         trainer = trainer_of(workload)

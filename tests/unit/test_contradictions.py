@@ -1,0 +1,78 @@
+"""Keys that exclude one another, and keys that do nothing beside others: said, never silent."""
+
+import pytest
+
+from sim import simulate
+from sim.errors import InputError
+from sim.inputs.loader import load
+from sim.result.idle import WAYS
+
+SCATTERED = "network.placement=random"
+FSDP1 = "parallelism={strategy: fsdp1, offload: all}"
+
+
+@pytest.mark.parametrize(
+    ("sets", "says"),
+    [
+        (["attention=flash2", "precision=fp32"], "flash2 has no FP32"),
+        (["attention=cudnn", "precision=fp32", "stack.torch=2.6"], "cudnn has no FP32"),
+        (["method={lora: {rank: 5000}}"], "more than the hidden size 4096"),
+        (["node.nvlink.links_per_gpu=19"], "h100-sxm-80gb has 18"),
+        (["network.kind=single-switch", "network.oversubscription=2"], "no uplinks"),
+        (["parallelism={strategy: ddp, forward_prefetch: 2}"], "ddp has no such knob"),
+    ],
+)
+def test_contradictions_are_refused(sets, says):
+    with pytest.raises(InputError, match=says):
+        load("dgx-h100", "llama3-8b-sft", sets)
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        [FSDP1, "gradient_accumulation=1"],
+        ["parallelism={strategy: fsdp1, offload: all, gradient_sync: last}"],
+    ],
+)
+def test_what_is_no_contradiction_is_not_refused(sets):
+    assert load("dgx-h100", "llama3-8b-sft", sets).workload.parallelism.offload == "all"
+
+
+def test_gradients_that_fsdp1_loses_are_said():
+    for accumulated, said in ((4, True), (1, False)):
+        sets = [FSDP1, f"gradient_accumulation={accumulated}"]
+        found = load("dgx-h100", "llama3-8b-sft", sets).notes.warnings
+        assert any(w.code == "offload-sync" for w in found) is said
+
+
+def test_attention_of_fp32_where_none_is_written():
+    job = {"name": "j", "model": "gpt2", "sequence_length": 128, "steps": 1, "precision": "fp32"}
+    found = load("dgx-h100", job)
+    assert found.workload.attention == "sdpa"
+    assert ("workload.attention", "sdpa") in found.notes.assumed
+
+
+def idle(machine, *sets, job="llama3-8b-sft"):
+    found = simulate(machine, job, overrides=sets, scaling=False, fixes=False)
+    return [w.path.removeprefix("topology.") for w in found.warnings if w.code == "idle-key"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "sets", "expected"),
+    [
+        ("dgx-h100", ["network.oversubscription=2"], ["network.oversubscription"]),  # one node
+        ("dgx-h100", ["nodes=64", SCATTERED, "network.oversubscription=4"], []),
+        ("dgx-h100", ["node.pcie.p2p=false"], ["node.pcie.p2p"]),
+        ("dgx-h100", ["network.sharp=true"], ["network.sharp"]),
+        ("pcie4-a100-8", ["node.pcie.p2p=false"], []),
+        ("dgx-h100", ["nodes=2", "node.nics.gpudirect=false"], []),
+        ("dgx-h100", ["nodes=1"], []),
+    ],
+)  # fmt: skip
+def test_ways_that_nothing_takes_are_said(machine, sets, expected):
+    assert idle(machine, *sets) == expected
+
+
+def test_what_the_file_says_of_its_machine_is_no_wish():
+    assert idle("l40s-8", job="mistral-7b-lora") == []
+    assert len(set(WAYS)) == len(WAYS)
