@@ -173,8 +173,12 @@ def trace(
     *,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
-    level: str = "folded",
-    all_micro_steps: bool = False,
+    level: str | None = None,
+    all_micro_steps: bool | None = None,
+    ranks: Iterable[int] = (),
+    jitter: str = "0%",
+    slow: Iterable[str] = (),
+    seed: int = 0,
 ) -> Trace:
     """Simulate a step and give its timeline, for Perfetto or as rows of collectives.
 
@@ -182,21 +186,24 @@ def trace(
     ----------
     topology, workload, overrides, calibration
         As for `simulate`.
-    level : {"folded", "ranks"}
-        Equal ranks once, or every rank's own lanes.
-    all_micro_steps : bool
-        Every micro-step; else the first, one of the middle and the last.
+    level : {"folded", "ranks"}, optional
+        Equal ranks once, or every rank's own lanes; ``ranks`` where some are named or slowed.
+    all_micro_steps : bool, optional
+        Every micro-step, or the first, one of the middle and the last; by default every one where
+        that makes no more than 400,000 ops.
+    ranks : iterable of int
+        Only these; all by default.
+    jitter, slow, seed
+        As for `simulate`.
     """
     from sim.inputs.loader import load
 
     machine, job, _ = load(topology, workload, settings(overrides, calibration))
-    from sim.inputs.rows import as_run
-    from sim.step.chrome_trace import Trace
-    from sim.step.run import run_step
+    from sim.step.chrome_trace import traced
+    from sim.step.variation import read_variation
 
-    job = as_run(job, machine.world_size)
-    outcome = run_step(machine, job, level=level, all_micro_steps=all_micro_steps)
-    return Trace(outcome, job, f"{job.name} on {machine.name}")
+    varied = read_variation(jitter, slow, seed, 1)
+    return traced(machine, job, varied, level, all_micro_steps, tuple(ranks))
 
 
 def timeline(

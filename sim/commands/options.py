@@ -85,6 +85,22 @@ def priced(function: F) -> F:
     )(with_prices)  # fmt: skip
 
 
+def varied(function: F) -> F:
+    """``--jitter``, ``--slow`` and ``--seed``: ranks and links that are not alike."""
+    with_seed = click.option("--seed", default=0, show_default=True, help="Of the jitter.")(
+        function
+    )
+    with_slow = click.option(
+        "--slow", multiple=True, metavar="PART=FACTOR",
+        help="A slow GPU or link: rank:3=0.9, link:n0/nic2>leaf0.2=0.5 (A<>B: both ways; names as "
+        "`collective` prints them).",
+    )(with_seed)  # fmt: skip
+    return click.option(
+        "--jitter", default="0%", metavar="SHARE",
+        help="Deviation of each rank's compute time, by block, such as 5%.",
+    )(with_slow)  # fmt: skip
+
+
 FORMS = tuple(FORMATS)
 
 

@@ -17,6 +17,7 @@ from sim.commands.options import (
     requirements,
     sets,
     show,
+    varied,
     write_page,
 )
 from sim.page.asked import Asked
@@ -38,14 +39,7 @@ from sim.page.asked import Asked
     help="folded (the default): equal ranks once; ranks: every rank's own lanes, the default with "
     "--jitter or --slow; steps: every ring step of every rank too.",
 )  # fmt: skip
-@click.option("--jitter", default="0%", metavar="SHARE",
-              help="Deviation of each rank's compute time, by block, such as 5%.")  # fmt: skip
-@click.option(
-    "--slow", multiple=True, metavar="PART=FACTOR",
-    help="A slow GPU or link: rank:3=0.9, link:n0/nic2>leaf0.2=0.5 (A<>B: both ways; names as "
-    "`collective` prints them).",
-)  # fmt: skip
-@click.option("--seed", default=0, show_default=True, help="Of the jitter.")
+@varied
 @click.option("--replicas", default=1, show_default=True,
               help="Steps to draw: their spread, and the median one, are shown.")  # fmt: skip
 @priced

@@ -41,6 +41,9 @@ _DTYPES = {
 }  # fmt: skip
 
 
+Stream = tuple[str, str]  # process and thread of a trace
+
+
 class TracedCollective(NamedTuple):
     """All collectives of one kind and size."""
 
@@ -63,7 +66,10 @@ class KinetoTrace:
     step_s : float
         From the start of a step to that of the next; nan if fewer than two are marked. [s]
     kinds : dict of str to float
-        GPU time of all kernels by kind: gemm, attention, optimizer, other, collective. [s]
+        GPU time by kind: gemm, attention, optimizer and other of the stream that multiplies most
+        (copies and casts beside it are none of the model's kernels), collective of all. [s]
+    pace : float
+        How much longer its kernels are than a usual rank's; 1 but in a trace of our own.
     collectives : list of TracedCollective
         Those whose kernels carry their size.
     """
@@ -78,10 +84,11 @@ class KinetoTrace:
     kernels: int
     collectives: list[TracedCollective]
     notes: list[str] = field(default_factory=list)
+    pace: float = 1.0
 
     def per_step(self, kind: str) -> float:
-        """GPU time of a kind in one step; nan where steps are not marked. [s]"""
-        return self.kinds.get(kind, 0.0) / self.steps if self.steps else math.nan
+        """GPU time of a kind in one step of a usual rank; nan where steps are not marked. [s]"""
+        return self.kinds.get(kind, 0.0) / self.steps / self.pace if self.steps else math.nan
 
 
 def read_kineto(path: str | PathLike[str]) -> KinetoTrace:
@@ -103,15 +110,15 @@ def read_kineto(path: str | PathLike[str]) -> KinetoTrace:
     if not isinstance(events, list):
         raise InputError.single(source, 'is no profiler trace: it has no list "traceEvents"')
     head = document if isinstance(document, dict) else {}
-    kinds: dict[str, float] = defaultdict(float)
+    by_stream: dict[Stream, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     sized: dict[tuple[str, int, float], list[float]] = defaultdict(list)
     kernels = unsized = 0
     starts: dict[str, float] = {}
-    for name, category, start, duration, arguments in _complete(events):
+    for stream, name, category, start, duration, arguments in _complete(events):
         if category == "kernel":
             kernels += 1
             kind = kind_of(name, arguments)
-            kinds[kind] += duration
+            by_stream[stream][kind] += duration
             if kind == "collective":
                 key = _collective(name, arguments)
                 if key is None:
@@ -137,7 +144,8 @@ def read_kineto(path: str | PathLike[str]) -> KinetoTrace:
         nccl=str(info.get("nccl_version") or ""),
         steps=len(begun),
         step_s=step_s,
-        kinds=dict(kinds),
+        kinds=_kinds(by_stream),
+        pace=_pace(head),
         kernels=kernels,
         collectives=[
             TracedCollective(*key, len(times), min(times), statistics.median(times))
@@ -145,6 +153,22 @@ def read_kineto(path: str | PathLike[str]) -> KinetoTrace:
         ],
         notes=notes,
     )
+
+
+def _kinds(by_stream: Mapping[Stream, Mapping[str, float]]) -> dict[str, float]:
+    """Kinds of the stream that multiplies most, or where none does is busiest; all collectives."""
+    main = max(
+        by_stream.values(),
+        key=lambda kinds: (kinds.get("gemm", 0.0), sum(kinds.values())),
+    )
+    collective = sum(kinds.get("collective", 0.0) for kinds in by_stream.values())
+    return {**main, **({"collective": collective} if collective else {})}
+
+
+def _pace(head: Mapping[str, Any]) -> float:
+    found = head.get("pace")
+    known = isinstance(found, int | float) and math.isfinite(found) and 1.0 <= found < 2.0
+    return float(found) if known and found is not None else 1.0
 
 
 def kind_of(name: str, arguments: Mapping[str, Any] | None = None) -> str:
@@ -164,8 +188,10 @@ def kind_of(name: str, arguments: Mapping[str, Any] | None = None) -> str:
     return "optimizer" if _OPTIMIZER.search(name) else "other"
 
 
-def _complete(events: list[Any]) -> Iterator[tuple[str, str, float, float, dict[str, Any]]]:
-    """Complete events: name, category, start [s], duration [s], arguments; others are skipped."""
+def _complete(
+    events: list[Any],
+) -> Iterator[tuple[Stream, str, str, float, float, dict[str, Any]]]:
+    """Complete events: stream, name, category, start and duration [s], arguments."""
     for event in events:
         if not isinstance(event, dict) or event.get("ph") != "X":
             continue
@@ -177,6 +203,7 @@ def _complete(events: list[Any]) -> Iterator[tuple[str, str, float, float, dict[
             continue
         arguments = event.get("args")
         yield (
+            (str(event.get("pid")), str(event.get("tid"))),
             name,
             category.lower(),
             start,

@@ -19,14 +19,20 @@ from sim.blocks.update import clip_kernels, optimizer_kernels, shard_of
 from sim.cost.collectives import CollectiveCost
 from sim.cost.nccl.algorithms import algorithm_named
 from sim.documents import SCHEMAS, Document, dumps
+from sim.errors import InputError
+from sim.inputs.rows import as_run
+from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.costs import name_of
 from sim.lowering.lower import Lowered, RankView
 from sim.lowering.parts import CATEGORIES
 from sim.program import Timeline
+from sim.step.breakdown import Breakdown
 from sim.step.critical import critical_path
-from sim.step.run import StepOutcome
+from sim.step.run import StepOutcome, run_step
 from sim.step.stages import stage_runs
+from sim.step.trace_marks import marks
+from sim.step.variation import Variation
 from sim.strategies.plan import COLLECTIVE, SEGMENT, Plan, PlanOp, runs
 from sim.units import DTYPE_BYTES
 
@@ -51,6 +57,8 @@ _DTYPES = {
 _HOST = CATEGORIES.index("host")
 _COLLECTIVE = CATEGORIES.index("collective")
 _MICRO = 1e6
+_MOST_OPS = 400_000  # of a trace that nobody asked to be whole: 100 MB
+_SOURCE = "trace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,10 @@ class Trace(Document):
         For the names of its kernels.
     title : str
         Name of the trace.
+    ranks : tuple of int
+        Those that are written; empty: all, equal ones once.
+    micro_steps : int
+        Of the job. Where fewer were simulated the trace says so, and marks no whole step.
     """
 
     schema: ClassVar[str] = SCHEMAS["trace"]
@@ -72,6 +84,8 @@ class Trace(Document):
     outcome: StepOutcome
     workload: Workload
     title: str = ""
+    ranks: tuple[int, ...] = ()
+    micro_steps: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Events in microseconds, one process a rank (class), a thread a stream.
@@ -79,12 +93,19 @@ class Trace(Document):
         A pipeline is a process of its own too, with a thread a rank of it.
         """
         lowered, timeline = self.outcome.lowered, self.outcome.timeline
-        events = [*_names(lowered), *_steps(self.outcome)]
+        shown = [
+            (number, view)
+            for number, view in enumerate(lowered.views)
+            if not self.ranks or view.rank in self.ranks
+        ]
+        numbers = frozenset(number for number, _ in shown)
+        events = [e for e in (*_names(lowered), *self._steps()) if e["pid"] in numbers]
         path = critical_path(lowered.program, timeline)
         critical = frozenset(path)
-        for number, view in enumerate(lowered.views):
+        for number, view in shown:
             events += _kernels(self.outcome, number, self.workload, critical)
             events += _collectives(self.outcome, view, number, critical)
+            events += marks(self.outcome, view, number, self.workload)
         if lowered.views[0].plan.stages > 1:
             events += _pipeline(self.outcome, self.workload, len(lowered.views))
         world = sum(view.multiplicity for view in lowered.views)
@@ -93,6 +114,8 @@ class Trace(Document):
             "traceName": self.title,
             "displayTimeUnit": "ms",
             "distributedInfo": {"backend": "nccl", "rank": 0, "world_size": world},
+            "microSteps": {"shown": self.shown, "of": self.micro_steps},
+            "pace": pace(self.outcome.breakdown),
             "criticalPath": _shares(lowered, timeline, path),
             "traceEvents": events,
         }
@@ -101,9 +124,53 @@ class Trace(Document):
         """The trace as profilers write it, without white space."""
         return dumps(self.to_dict(), indent, compact=indent is None)
 
+    @property
+    def shown(self) -> int:
+        """Micro-steps in it; those that are missing are like the one in the middle."""
+        return self.micro_steps - self.outcome.repeats
+
+    def _steps(self) -> Iterator[dict[str, Any]]:
+        """What profilers mark a step with; no step where one of its parts is missing."""
+        end = float(self.outcome.timeline.end.max())
+        name = "ProfilerStep#0"
+        if self.shown < self.micro_steps:
+            name = f"{self.shown} of {self.micro_steps} micro-steps"
+        for number in range(len(self.outcome.lowered.views)):
+            yield _event(name, "user_annotation", number, 0, 0.0, end, {})
+
     def records(self) -> Sequence[Mapping[str, Any]]:
         """Collectives of the slowest rank in the order of issue; bytes are per rank, times in s."""
         return collectives(self.outcome)
+
+
+def traced(
+    topology: Topology, workload: Workload, variation: Variation, level: str | None,
+    all_micro_steps: bool | None, ranks: tuple[int, ...],
+) -> Trace:  # fmt: skip
+    """Simulate a step and trace it; arguments as for `sim.trace`.
+
+    Raises
+    ------
+    InputError
+        A rank that the machine has not.
+    """
+    world = topology.world_size
+    beyond = [rank for rank in ranks if not 0 <= rank < world]
+    if beyond:
+        raise InputError.single(_SOURCE, f"{beyond[0]} is none of ranks 0 to {world - 1}", "ranks")
+    level = "ranks" if ranks and level is None else variation.level(level)
+    job = as_run(workload, world)
+    outcome = run_step(
+        topology, job, level=level, all_micro_steps=bool(all_micro_steps), variation=variation
+    )
+    steps = job.gradient_accumulation
+    if all_micro_steps is None and outcome.repeats:
+        ops = outcome.lowered.program.lane.size * steps / (steps - outcome.repeats)
+        if ops <= _MOST_OPS:
+            outcome = run_step(
+                topology, job, level=level, all_micro_steps=True, variation=variation
+            )
+    return Trace(outcome, job, f"{job.name} on {topology.name}", ranks, steps)
 
 
 def _lanes(lowered: Lowered, view: RankView) -> range:
@@ -138,10 +205,10 @@ def _event(
     }  # fmt: skip
 
 
-def _steps(outcome: StepOutcome) -> Iterator[dict[str, Any]]:
-    end = float(outcome.timeline.end.max())
-    for number in range(len(outcome.lowered.views)):
-        yield _event("ProfilerStep#0", "user_annotation", number, 0, 0.0, end, {})
+def pace(breakdown: Breakdown) -> float:
+    """How much longer the kernels of a trace are than a usual rank's: it is the slowest's."""
+    usual = breakdown.compute_s - breakdown.waiting_s
+    return breakdown.compute_s / usual if usual > 0.0 else 1.0
 
 
 def _shares(lowered: Lowered, timeline: Timeline, path: Sequence[int]) -> dict[str, float]:

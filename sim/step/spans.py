@@ -126,16 +126,16 @@ def step_timeline(
         micro_steps=steps,
         shown=steps - outcome.repeats,
         end_s=end,
-        tracks=tuple(_tracks(lowered, view)),
+        tracks=tuple(tracks_of(lowered, view)),
         spans=tuple(_spans(lowered, timeline, view, end)),
-        exposed=tuple(_exposed(outcome, view, end)),
-        critical=tuple(_critical(lowered, timeline, view, end)),
-        held=tuple(_held(outcome, view, job)),
+        exposed=tuple(exposed_stretches(outcome, view, end)),
+        critical=tuple(critical_stretches(lowered, timeline, view, end)),
+        held=tuple(held_bytes(outcome, view, job)),
         memory=memory(topology, workload),
     )
 
 
-def _tracks(lowered: Lowered, view: RankView) -> dict[str, int]:
+def tracks_of(lowered: Lowered, view: RankView) -> dict[str, int]:
     """Lanes of a rank by the name of their stream; those with nothing on them left out."""
     prefix = f"rank {view.rank} "
     used = set(np.unique(lowered.program.lane).tolist())
@@ -149,7 +149,7 @@ def _tracks(lowered: Lowered, view: RankView) -> dict[str, int]:
 
 
 def _spans(lowered: Lowered, timeline: Timeline, view: RankView, end: float) -> Iterator[Span]:
-    for track, lane in _tracks(lowered, view).items():
+    for track, lane in tracks_of(lowered, view).items():
         yield from _joined(track, lane, lowered, timeline, view.plan, _JOINED * end)
 
 
@@ -184,7 +184,9 @@ def _joined(
         yield known
 
 
-def _exposed(outcome: StepOutcome, view: RankView, end: float) -> Iterator[tuple[float, float]]:
+def exposed_stretches(
+    outcome: StepOutcome, view: RankView, end: float
+) -> Iterator[tuple[float, float]]:
     """Where the compute lane is idle and a collective in flight."""
     lowered, timeline = outcome.lowered, outcome.timeline
     lane = np.arange(view.compute.start, view.compute.stop)
@@ -204,11 +206,11 @@ def _exposed(outcome: StepOutcome, view: RankView, end: float) -> Iterator[tuple
             j += 1
 
 
-def _critical(
+def critical_stretches(
     lowered: Lowered, timeline: Timeline, view: RankView, end: float
 ) -> Iterator[tuple[str, float, float]]:
     """Stretches of the critical path on the tracks of a rank."""
-    names = {lane: name for name, lane in _tracks(lowered, view).items()}
+    names = {lane: name for name, lane in tracks_of(lowered, view).items()}
     known: tuple[str, float, float] | None = None
     for op in critical_path(lowered.program, timeline):
         track = names.get(int(lowered.program.lane[op]))
@@ -225,7 +227,7 @@ def _critical(
         yield known
 
 
-def _held(outcome: StepOutcome, view: RankView, workload: Workload) -> Iterator[Held]:
+def held_bytes(outcome: StepOutcome, view: RankView, workload: Workload) -> Iterator[Held]:
     """Live bytes when the op that is issued next starts on its stream; a bucket's highest stay."""
     before, live = live_bytes(view.plan, workload, tree_of(workload))
     times = _starts(outcome, view)[before]
@@ -248,7 +250,7 @@ def _starts(outcome: StepOutcome, view: RankView) -> F8:
     lowered, timeline = outcome.lowered, outcome.timeline
     found = np.full(len(view.plan.ops) + 1, np.inf)
     found[-1] = timeline.end.max()
-    for track, lane in _tracks(lowered, view).items():
+    for track, lane in tracks_of(lowered, view).items():
         if track == "host":
             continue
         ops = np.flatnonzero(lowered.program.lane == lane)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import sim
 from sim.cli import group
 from sim.inputs.loader import load
 from sim.interop.kineto import read_kineto
@@ -167,3 +168,82 @@ def test_command(tmp_path: Path) -> None:
     assert json.loads(out.read_text(encoding="utf-8"))["traceName"] == "small on dgx-h100"
     listed = CliRunner().invoke(group, [*common, "--format", "csv"])
     assert listed.stdout.startswith("order,op,phase,unit,bytes_in,bytes_out,dtype,group,group_size")
+
+
+def test_arrows_lead_from_launches_and_collectives_to_what_waits_for_them(traced) -> None:
+    _, document = traced
+    arrows = defaultdict(dict)
+    for e in document["traceEvents"]:
+        if e["ph"] in "sf":
+            arrows[e["id"]][e["ph"]] = e
+    assert all(set(ends) == {"s", "f"} for ends in arrows.values())
+    assert all(ends["f"]["ts"] >= ends["s"]["ts"] - 2e-4 for ends in arrows.values())
+    assert {ends["s"]["name"] for ends in arrows.values()} == {"launch", "wait"}
+    # every arrow stands on slices: Perfetto binds it to the one around its time
+    slices = defaultdict(list)
+    for e in document["traceEvents"]:
+        if e["ph"] == "X":
+            slices[e["tid"]].append((e["ts"] - 2e-4, e["ts"] + e["dur"] + 2e-4))
+    for ends in arrows.values():
+        for e in ends.values():
+            assert any(a <= e["ts"] <= b for a, b in slices[e["tid"]])
+
+
+def test_counters_and_marked_stretches_are_those_of_the_step(traced) -> None:
+    outcome, document = traced
+    events = document["traceEvents"]
+    memory = [sum(e["args"].values()) for e in events if e["name"] == "memory GiB"]
+    assert len(memory) > 15
+    assert max(memory) > 1.2 * memory[0]
+    traffic = [e["args"]["in flight"] for e in events if e["name"] == "collectives GB/s"]
+    assert min(traffic) == 0.0 == traffic[-1]
+    assert max(traffic) > 10
+    threads = {e["args"]["name"]: e["tid"] for e in events if e["name"] == "thread_name"}
+    lengths = {
+        name: sum(e["dur"] for e in events if e["ph"] == "X" and e["tid"] == threads[name]) * 1e-6
+        for name in ("exposed communication", "critical path")
+    }
+    assert lengths["exposed communication"] == pytest.approx(outcome.breakdown.exposed_s, rel=1e-3)
+    assert lengths["critical path"] == pytest.approx(outcome.time_s, rel=0.01)
+
+
+def test_calibrating_on_our_own_trace_moves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    job = {**JOB, "gradient_accumulation": 4}
+    path.write_text(sim.trace("dgx-h100", job).to_json(), encoding="utf-8")
+    found = sim.calibrate("dgx-h100", str(_written(tmp_path, job)), kineto=[path])
+    assert {c.name for c in found.constants if abs(c.value - 1.0) > 0.005} == set()
+    kernels = [c for c in found.fitted if c.kind == "kernels"]
+    assert len(kernels) == 3
+    assert all(abs(c.before) < 1e-3 for c in kernels)
+
+
+def _written(folder: Path, job: dict) -> Path:
+    path = folder / "job.yaml"
+    path.write_text(json.dumps(job), encoding="utf-8")
+    return path
+
+
+def test_a_cut_trace_says_so_and_marks_no_step(tmp_path: Path) -> None:
+    job = {**JOB, "gradient_accumulation": 8, "model": "llama-3.2-1b"}
+    cut = sim.trace("dgx-h100", job, all_micro_steps=False)
+    assert (cut.shown, cut.micro_steps) == (3, 8)
+    path = tmp_path / "cut.json"
+    path.write_text(cut.to_json(), encoding="utf-8")
+    found = read_kineto(path)
+    assert found.steps == 0
+    assert "no ProfilerStep marks" in found.notes[0]
+    assert '"3 of 8 micro-steps"' in cut.to_json()
+    assert sim.trace("dgx-h100", job).shown == 8
+
+
+def test_some_ranks_of_many_and_stages_as_processes() -> None:
+    some = sim.trace("dgx-h100", JOB, ranks=[0, 3], slow=["rank:3=0.8"]).to_dict()
+    names = [e["args"]["name"] for e in some["traceEvents"] if e["name"] == "process_name"]
+    assert names == ["rank 0", "rank 3"]
+    with pytest.raises(sim.InputError, match="9 is none of ranks 0 to 7"):
+        sim.trace("dgx-h100", JOB, ranks=[9])
+    piped = sim.trace("dgx-h100", "llama3-8b-sft", overrides=["parallelism={pipeline_parallel: 2}"])
+    events = piped.to_dict()["traceEvents"]
+    assert len({e["pid"] for e in events}) == 2
+    assert any(e["name"] == "ncclDevKernel_SendRecv" for e in events)

@@ -17,6 +17,7 @@ _SEEN = 0.7  # of a unit: narrower bars are joined with their neighbours
 MARKS = {
     "forward": "s0", "recompute": "s4", "backward": "s1", "optimizer": "s2", "clip": "s2",
     "all_gather": "s3", "reduce_scatter": "s5", "all_reduce": "s6", "send_recv": "s6",
+    "send": "s6", "all_to_all": "s6", "broadcast": "s6",
 }  # fmt: skip
 OTHER = "s7"
 TITLES = {
