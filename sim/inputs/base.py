@@ -66,6 +66,11 @@ class Tally:
     """Marks a count that may be written as 1e9 or 1B."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Marks a length in tokens, of which 8k are 8,192 as the names of models have it."""
+
+
 Bytes = Annotated[float, Quantity("B"), Field(ge=0)]
 Memory = Annotated[float, Quantity("B"), Field(gt=0)]
 Rate = Annotated[float, Quantity("B/s"), Field(gt=0)]
@@ -80,6 +85,7 @@ Fraction = Annotated[float, Quantity("1"), Field(ge=0, le=1)]
 Count = Annotated[float, Tally(), Field(gt=0)]
 CountOrZero = Annotated[float, Tally(), Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+Length = Annotated[int, Tokens(), Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[float, Tally(), Field(ge=1)]
 Factor = Annotated[float, Tally(), Field(ge=1e-3, le=1e3)]

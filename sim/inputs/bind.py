@@ -21,11 +21,13 @@ from pydantic_core import PydanticUndefined
 
 from sim import units
 from sim.errors import Fault
-from sim.inputs.base import OneOf, Quantity, Spec, Tally
+from sim.inputs.base import OneOf, Quantity, Spec, Tally, Tokens
+from sim.inputs.spoken import meant, value_of
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
 
 S = TypeVar("S", bound=Spec)
 
+_LENGTH = re.compile(r"(\d{1,6})\s*([kKM])\Z")
 _WHOLE = re.compile(r"[+-]?(?:0|[1-9]\d*)\Z")
 _BOOL_WORDS = {
     "yes": "true",
@@ -113,6 +115,8 @@ def _alternatives(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Alternati
     for mark in metadata:
         if isinstance(mark, OneOf):
             return (Alternative("literal", mark.names),)
+        if isinstance(mark, Tokens):
+            return (Alternative("int", "tokens", bounds),)
     return (Alternative({bool: "bool", int: "int", str: "str"}[annotation], None, bounds),)
 
 
@@ -187,7 +191,8 @@ class Binder:
             known = plan.get(key)
             if known is None:
                 place = table.keys.get(key, sub.place)
-                hint = did_you_mean(key, plan)
+                below = "" if _MISNOMERS.get(key) in plan else _below(key, plan)
+                hint = f'; did you mean "{below}"?' if below else did_you_mean(key, plan)
                 misspelt.append(hint)
                 self.fault(place, where, "unknown key" + hint)
             else:
@@ -303,6 +308,16 @@ def described(tree: Tree) -> str:
 _NUMBERLIKE = re.compile(r"[+-]?[\d.][\w.+-]*\Z")
 
 
+def _below(key: str, plan: Mapping[str, FieldPlan]) -> str:
+    """The dotted path of a key of this name, or of what others call so, one level down."""
+    wanted_key = _MISNOMERS.get(key, key)
+    for name, known in plan.items():
+        for kind, detail, _ in known.alternatives:
+            if kind == "spec" and wanted_key in plan_of(detail):
+                return f"{name}.{wanted_key}"
+    return ""
+
+
 def wanted(alternatives: tuple[Alternative, ...]) -> str:
     """What a field takes, in words."""
     words: list[str] = []
@@ -353,7 +368,13 @@ _MISNOMERS = {
     "train_micro_batch_size_per_gpu": "micro_batch",
     "gradient_accumulation_steps": "gradient_accumulation",
     "accumulation": "gradient_accumulation", "max_steps": "steps", "num_train_epochs": "epochs",
-    "max_tokens": "tokens", "dtype": "precision",
+    "max_tokens": "tokens", "dtype": "precision", "bf16": "precision", "fp16": "precision",
+    "fp8": "precision", "mixed_precision": "precision", "torch_dtype": "precision",
+    "zero_stage": "parallelism", "fsdp": "parallelism", "deepspeed": "parallelism",
+    "strategy": "parallelism", "lora": "method", "qlora": "method", "finetuning_type": "method",
+    "cutoff_len": "sequence_length", "max_length": "sequence_length", "optim": "optimizer",
+    "model_name_or_path": "model", "lora_rank": "rank", "global_batch_size": "global_batch",
+    "train_batch_size": "global_batch",
     "gradient_checkpointing": "activation_checkpointing", "recompute": "activation_checkpointing",
     "attn_implementation": "attention", "torch_compile": "compile", "base_model": "model",
     "r": "rank", "lora_r": "rank", "target_modules": "targets", "num_layers": "layers",
@@ -391,6 +412,12 @@ def _literal(leaf: Leaf, values: Collection[Any]) -> Any:
     text = str(leaf.value)
     if text in values and not isinstance(leaf.value, bool):
         return text
+    spoken = None if isinstance(leaf.value, bool) else value_of(text, values)
+    if spoken is not None:
+        return spoken
+    if way := meant(text):
+        msg = f"{described(leaf)} is not one of {', '.join(map(str, values))}; {way}"
+        raise Misread(msg)
     from difflib import get_close_matches
 
     near = get_close_matches(text.lower(), [str(v) for v in values], n=1, cutoff=_CUTOFF)
@@ -406,8 +433,10 @@ def _text(leaf: Leaf, _: Any) -> str:
     raise Misread(msg)
 
 
-def _integer(leaf: Leaf, _: Any) -> int:
+def _integer(leaf: Leaf, detail: Any) -> int:
     value = leaf.value
+    if detail == "tokens" and isinstance(value, str) and (length := _LENGTH.match(value.strip())):
+        return int(length[1]) * (1024 if length[2] in "kK" else 1024**2)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:

@@ -13,7 +13,8 @@ from typing import Any
 from sim.errors import InputError
 from sim.inputs import catalogue
 from sim.inputs.base import Spec
-from sim.inputs.bind import Binder, Form, described, did_you_mean
+from sim.inputs.bind import Assumption, Binder, Form, described, did_you_mean
+from sim.inputs.spoken import gpu_named, value_of
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -42,7 +43,8 @@ def gpu(reader: Binder, tree: Tree, path: str) -> Branch | Spec | None:
         if not isinstance(base, Leaf):
             reader.fault(base.place, f"{path}.base", "is no catalogue name")
         return None
-    entry = catalogue.gpu_table(str(base.value))
+    name = str(base.value)
+    entry = catalogue.gpu_table(gpu_named(name, catalogue.gpu_names()) or name)
     return Branch({**entry.entries, **tree.without("base").entries}, tree.place, tree.keys)
 
 
@@ -51,6 +53,10 @@ def _catalogue_gpu(reader: Binder, leaf: Leaf, path: str) -> Spec | None:
     found = catalogue.gpu(name) if isinstance(name, str) else None
     if found is None:
         names = catalogue.gpu_names()
+        spoken = gpu_named(name, names) if isinstance(name, str) else None
+        if spoken is not None:
+            reader.assumed.append(Assumption(path, spoken))
+            return catalogue.gpu(spoken)
         hint = did_you_mean(str(name).lower(), names) or f"; known are {', '.join(names)}"
         reader.fault(leaf.place, path, f"{described(leaf)} is no GPU of the catalogue{hint}")
     return found
@@ -152,8 +158,9 @@ def _choice(
     empty = Branch({}, tree.place)
     if isinstance(tree, Leaf):
         word = str(tree.value)
-        if word in kinds:
-            return word, None, empty
+        spoken = word if word in kinds else value_of(word, kinds)
+        if spoken is not None:
+            return spoken, None, empty
         hint = did_you_mean(word, kinds)
         reader.fault(tree.place, path, f"{described(tree)} is not one of {', '.join(kinds)}{hint}")
         return None

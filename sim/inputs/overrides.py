@@ -29,6 +29,7 @@ _CHOICES = {
     "activation_checkpointing": ("none", "full", "selective"),
 }
 JOB_LENGTH = ("tokens", "steps", "samples")
+_BATCH = {"global_batch": "gradient_accumulation", "gradient_accumulation": "global_batch"}
 
 
 class Override(NamedTuple):
@@ -146,10 +147,15 @@ def apply(tree: Tree, settings: Iterable[Override], cls: type[Spec]) -> Tree:
     InputError
         If a path leads through something that has no keys.
     """
+    settings = list(settings)
+    said = {item.path[0] for item in settings}
     for item in settings:
         if isinstance(tree, Leaf) and isinstance(tree.value, cls):
             whole = {n: getattr(tree.value, n) for n in cls.model_fields}
             tree = from_python(whole, tree.place.source)
+        other = _BATCH.get(item.path[0])
+        if other and other not in said and isinstance(tree, Branch):
+            tree = tree.without(other)  # it follows, or else contradicts what is wanted
         if item.path[0] in JOB_LENGTH and len(item.path) == 1 and isinstance(tree, Branch):
             tree = tree.without(*(k for k in JOB_LENGTH if k != item.path[0]))
         tree = _put(tree, item.path, item, "")

@@ -11,6 +11,7 @@ from sim.inputs.base import (
     Dollars,
     Factor,
     Fraction,
+    Length,
     NotNegative,
     Positive,
     Seconds,
@@ -229,7 +230,7 @@ class Workload(Spec):
     name: str
     model: Model
     method: Method = Method.model_construct()
-    sequence_length: Positive
+    sequence_length: Length
     micro_batch: Positive = 1
     gradient_accumulation: Positive = 1
     global_batch: Positive | None = (

@@ -344,5 +344,5 @@ def test_assumed_keys_are_those_with_an_effect():
 
 
 def test_the_beginning_of_a_name_is_a_hint():
-    with pytest.raises(InputError, match='did you mean "h100-nvl-94gb" or "h100-pcie-80gb"'):
-        loader.load_topology("dgx-h100", ["node.gpu=h100"])
+    with pytest.raises(InputError, match='did you mean "a100-pcie-40gb" or "a100-pcie-80gb"'):
+        loader.load_topology("dgx-h100", ["node.gpu=a100"])

@@ -1,0 +1,72 @@
+"""Words that other tools and people use for ours: read as meant, or led to the right key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+
+#: other tools' words for values, without case and punctuation; each is exactly one of ours
+_VALUES = {
+    "bfloat16": "bf16", "torchbfloat16": "bf16", "float16": "fp16", "half": "fp16",
+    "torchfloat16": "fp16", "float32": "fp32", "single": "fp32", "torchfloat32": "fp32",
+    "float8": "fp8",
+    "flashattention2": "flash2", "flashattn2": "flash2", "fa2": "flash2", "flash": "flash2",
+    "flashattention": "flash2", "flashattn": "flash2", "flashattention3": "flash3",
+    "flashattn3": "flash3", "fa3": "flash3",
+    "adamwtorchfused": "adamw", "adamwbnb8bit": "adamw-8bit", "adamw8bit": "adamw-8bit",
+    "deepspeedzero1": "zero1", "deepspeedzero2": "zero2", "deepspeedzero3": "zero3",
+    "zerostage1": "zero1", "zerostage2": "zero2", "zerostage3": "zero3",
+    "distributeddataparallel": "ddp", "fullyshard": "fsdp2",
+}  # fmt: skip
+#: words that are no value of ours, and what to write for them
+_MEANT = {
+    "hsdp": "it is fsdp2 with replicate: write {strategy: fsdp2, replicate: NODES}",
+    "hybridshard": "it is fsdp2 with replicate: write {strategy: fsdp2, replicate: NODES}",
+    "fsdp": "write fsdp2 (fully_shard) or fsdp1 (FullyShardedDataParallel)",
+    "fullshard": "write fsdp2, or {strategy: fsdp1, sharding_strategy: full-shard}",
+    "zero": "write zero1, zero2 or zero3",
+    "deepspeed": "write zero1, zero2 or zero3",
+    "adamwtorch": "write adamw, with optimizer_implementation: foreach",
+    "pagedadamw8bit": "paging is not modelled; write adamw-8bit",
+    "pagedadamw32bit": "paging is not modelled; write adamw",
+    "flexattention": "write flash2: it is the nearest kernel",
+    "xformers": "write flash2: it is the nearest kernel",
+}
+_VENDOR = frozenset({"nvidia", "tesla", "geforce", "amd", "instinct", "quadro", "gpu", "ada",
+                     "generation", "graphics"})  # fmt: skip
+_MEMORY_KIND = re.compile(r"hbm\w*|gddr\w*")
+
+
+def folded(word: str) -> str:
+    """A word without case and punctuation."""
+    return re.sub(r"[-_. ]", "", word.lower())
+
+
+def value_of(word: str, values: Collection[object]) -> str | None:
+    """The one of some values that a word means, or None."""
+    known = {folded(str(v)): str(v) for v in values}
+    bare = folded(word)
+    found = known.get(bare) or _VALUES.get(bare)
+    return found if found in {str(v) for v in values} else None
+
+
+def meant(word: str) -> str:
+    """What to write for a word that is no value of ours; "" where nothing is known of it."""
+    return _MEANT.get(folded(word), "")
+
+
+def gpu_named(word: str, names: Iterable[str]) -> str | None:
+    """The catalogue's name of a GPU as people and nvidia-smi call it, or None.
+
+    ``H100``, ``A100 80GB``, ``NVIDIA A100-SXM4-80GB``, ``RTX 4090``: every word must be one of the
+    catalogue's name. Where only the form is open, it is SXM, as of a card of that name most are.
+    """
+    text = re.sub(r"(?<=\d)\s*(?:gib|gb)\b", "gb", word.lower())
+    words = {re.sub(r"^sxm\d$", "sxm", w) for w in re.split(r"[-_\s/]+", text) if w}
+    words = {w for w in words - _VENDOR if not _MEMORY_KIND.fullmatch(w)}
+    if not words:
+        return None
+    fitting = [n for n in names if words <= set(n.split("-"))]
+    if len(fitting) > 1:
+        fitting = [n for n in fitting if "sxm" in n.split("-")]
+    return fitting[0] if len(fitting) == 1 else None

@@ -1,0 +1,111 @@
+"""Words of other tools and people: read as meant, or led to the right key."""
+
+import pytest
+
+from sim.errors import InputError
+from sim.inputs.catalogue import gpu_names
+from sim.inputs.loader import load, load_workload
+from sim.inputs.models import catalogue_model, model_names, shape_named
+from sim.inputs.spoken import gpu_named
+
+JOB = {"model": "llama-3.1-8b", "sequence_length": 4096, "steps": 1}
+
+
+def value(spec, path):
+    for key in path.split("."):
+        spec = getattr(spec, key)
+    return spec
+
+
+@pytest.mark.parametrize(("setting", "path", "is_"), [
+    ("precision=bfloat16", "precision.kind", "bf16"),
+    ("precision=float16", "precision.kind", "fp16"),
+    ("precision=FP8", "precision.kind", "fp8"),
+    ("attention=flash_attention_2", "attention", "flash2"),
+    ("attention=FA3", "attention", "flash3"),
+    ("optimizer=AdamW", "optimizer", "adamw"),
+    ("optimizer=adamw_bnb_8bit", "optimizer", "adamw-8bit"),
+    ("parallelism=zero-3", "parallelism.strategy", "zero3"),
+    ("parallelism=ZeRO-2", "parallelism.strategy", "zero2"),
+    ("parallelism=DDP", "parallelism.strategy", "ddp"),
+    ("method=LoRA", "method.kind", "lora"),
+    ("sequence_length=8k", "sequence_length", 8192),
+    ("sequence_length=128K", "sequence_length", 131072),
+    ("sequence_length=1M", "sequence_length", 1048576),
+    ("model=meta-llama/Meta-Llama-3.1-8B-Instruct", "model.name", "llama-3.1-8b"),
+])  # fmt: skip
+def test_words_are_read_as_meant(setting, path, is_):
+    assert value(load_workload(JOB, [setting]), path) == is_
+
+
+@pytest.mark.parametrize(("setting", "says"), [
+    ("parallelism=hsdp", "it is fsdp2 with replicate"),
+    ("parallelism=fsdp", "write fsdp2 (fully_shard) or fsdp1"),
+    ("optimizer=adamw_torch", "optimizer_implementation: foreach"),
+    ("tensor_parallel=2", 'did you mean "parallelism.tensor_parallel"?'),
+    ("bf16=true", 'did you mean "precision"?'),
+    ("node.gpu=A100", 'did you mean "a100-pcie-40gb" or'),
+])  # fmt: skip
+def test_others_lead_to_the_right_key(setting, says):
+    with pytest.raises(InputError) as caught:
+        load("dgx-h100", JOB, [setting])
+    assert says in str(caught.value)
+
+
+def test_a_key_of_an_inner_table_is_led_there():
+    with pytest.raises(InputError) as caught:
+        load_workload({**JOB, "tensor_parallel": 2, "lora_r": 8, "reentrant": True})
+    told = str(caught.value)
+    for path in (
+        "parallelism.tensor_parallel",
+        "method.rank",
+        "activation_checkpointing.reentrant",
+    ):
+        assert f'did you mean "{path}"?' in told
+
+
+@pytest.mark.parametrize(("word", "name"), [
+    ("H100", "h100-sxm-80gb"), ("h100", "h100-sxm-80gb"), ("A100 80GB", "a100-sxm-80gb"),
+    ("A100 80 GB", "a100-sxm-80gb"), ("NVIDIA A100-SXM4-40GB", "a100-sxm-40gb"),
+    ("NVIDIA H100 80GB HBM3", "h100-sxm-80gb"), ("NVIDIA H100 PCIe", "h100-pcie-80gb"),
+    ("NVIDIA GeForce RTX 4090", "rtx-4090-24gb"), ("4090", "rtx-4090-24gb"),
+    ("H200", "h200-sxm-141gb"), ("L40S", "l40s-pcie-48gb"),
+    ("Tesla V100-SXM2-16GB", "v100-sxm-16gb"),
+    ("A100", None), ("H300", None), ("", None), ("NVIDIA", None),
+])  # fmt: skip
+def test_gpus_by_what_people_and_drivers_call_them(word, name):
+    assert gpu_named(word, gpu_names()) == name
+
+
+def test_a_gpu_so_named_stands_among_the_assumptions():
+    loaded = load("dgx-h100", JOB, ["node.gpu=H100"])
+    assert loaded.topology.node.gpu.name == "h100-sxm-80gb"
+    assert "topology.node.gpu = h100-sxm-80gb" in loaded.notes.assumptions()
+
+
+@pytest.mark.parametrize(("word", "name"), [
+    ("mistralai/Mistral-7B-Instruct-v0.3", "mistral-7b-v0.3"),
+    ("mistralai/Mistral-7B-v0.1", "mistral-7b"),
+    ("unsloth/Meta-Llama-3.1-8B-bnb-4bit", "llama-3.1-8b"),
+    ("Qwen/Qwen3-30B-A3B-Instruct-2507", "qwen3-30b-a3b"), ("google/gemma-2-9b-it", "gemma-2-9b"),
+    ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "tinyllama-1.1b"), ("Llama 2 70B", "llama-2-70b"),
+    ("mine/llama-3.1-8b-wider", None), ("meta-llama/Llama-3.1-9B", None), ("x/", None),
+])  # fmt: skip
+def test_models_by_their_repository(word, name):
+    assert shape_named(word) == name
+
+
+def test_every_name_of_the_catalogue_is_itself():
+    for name in model_names():
+        assert shape_named(name) == name
+        assert catalogue_model(name).name == name
+
+
+def test_global_batch_can_be_set_on_a_job_that_says_its_accumulation():
+    """What is set wins: the other follows; said both, they must agree."""
+    shipped = load("dgx-h100", "llama3-8b-sft", ["global_batch=128"]).workload
+    assert (shipped.gradient_accumulation, shipped.global_batch) == (8, 128)
+    whole = {**JOB, "global_batch": 64}
+    assert load("dgx-h100", whole, ["gradient_accumulation=2"]).workload.gradient_accumulation == 2
+    with pytest.raises(InputError, match="4 x 16 sequences are not 128"):
+        load("dgx-h100", "llama3-8b-sft", ["gradient_accumulation=4", "global_batch=128"])
