@@ -47,8 +47,8 @@ def silent_keys(workload: Workload) -> frozenset[str]:
     axes = workload.parallelism
     spread = axes.expert_parallel > 1
     shared = axes.context_parallel_kind if axes.context_parallel > 1 else ""
-    tensor = axes.tensor_parallel > 1
-    return _silent(axes.strategy, m, p, c, tensor, spread, shared, workload.loss)
+    tensor, piped = axes.tensor_parallel > 1, axes.pipeline_parallel > 1
+    return _silent(axes.strategy, m, p, c, tensor, spread, shared, workload.loss, piped)
 
 
 @cache
@@ -61,6 +61,7 @@ def _silent(
     spread: bool,
     shared: str,
     loss: str,
+    piped: bool,
 ) -> frozenset[str]:
     own = COMMON | strategy_named(strategy).knobs
     out = {f"parallelism.{knob}" for knob in Parallelism.model_fields if knob not in own}
@@ -75,6 +76,9 @@ def _silent(
     if not tensor:
         out |= {"parallelism.sequence_parallel", "parallelism.loss_parallel"}
         out |= {"parallelism.tensor_parallel_style"}
+    if not piped:
+        out |= {f"parallelism.{k}" for k in Parallelism.model_fields if k.startswith("pipeline_")}
+        out -= {"parallelism.pipeline_parallel"}
     if not spread:
         out |= {"routing.imbalance", "routing.seed", "parallelism.expert_dispatch"}
     if shared != "ring":
