@@ -195,7 +195,7 @@ def _pipeline(w: Workload) -> Findings:
         yield fault("late", "workload", "parallelism.pipeline_defer_receives", message, hint)
     layers = stage_layers(w)
     full = p.pipeline_split == "cost" or all(layers[1:-1])  # work may lie in a head alone
-    if min(layers[0], layers[-1]) < 0 or shape.stages > w.model.layers + 2 or not full:
+    if min(layers[0], layers[-1]) < 0 or not full:
         message = f"{w.model.layers} layers of {w.model.name} do not fill {shape.stages} stages"
         yield fault("stages", "workload", path, message, "write fewer stages")
     fewest = schedule.fewest(shape.ranks)

@@ -180,8 +180,14 @@ _NO_CURVES: F8 = np.ones((0, 1))
 
 def name_of(plan: Plan, op: PlanOp) -> Name:
     """The name of a plan's collective."""
-    crosses = plan.stages > 1 and plan.groups[op.group].crosses(plan.stages)
-    stage = -1 if crosses else plan.stage
+    stage = plan.stage
+    if plan.stages > 1:
+        known = plan.derived.setdefault("stages of groups", {})
+        found = known.get(op.group)
+        if found is None:
+            crosses = plan.groups[op.group].crosses(plan.stages)
+            found = known[op.group] = -1 if crosses else stage
+        stage = found
     return Name(op.collective, op.group, total_bytes(op), stage)
 
 
@@ -280,10 +286,15 @@ class _Step:
         for plan in self.plans:
             at = [stage == plan.stage for stage in stages]
             again: Counter[tuple[str, str]] = Counter()
+            alike: dict[tuple[object, ...], tuple[bool, Flight | None]] = {}
             for i in table_of(plan).collectives.tolist():
                 op = plan.ops[i]
-                ops = tuple(i if mine else -1 for mine in at)
-                if name_of(plan, op).stage < 0:
+                ops = tuple([i if mine else -1 for mine in at])
+                key = (op.comm, op.group, op.collective, op.bytes_in, op.bytes_out)
+                if key not in alike:
+                    alike[key] = (name_of(plan, op).stage < 0, self._flight(plan, op))
+                several, one = alike[key]
+                if several:
                     again[op.comm, op.unit] += 1
                     which = (op.comm, op.unit, again[op.comm, op.unit])
                     other = known.setdefault(which, len(found))
@@ -291,12 +302,12 @@ class _Step:
                         flight = found[other]
                         found[other] = flight._replace(ops=tuple(map(max, flight.ops, ops)))
                         continue
-                flown = self._flight(plan, op, ops)
-                if flown is not None:
-                    found.append(flown)
+                if one is not None:
+                    found.append(Flight(ops, *one[1:]))
         return tuple(found)
 
-    def _flight(self, plan: Plan, op: PlanOp, ops: tuple[int, ...]) -> Flight | None:
+    def _flight(self, plan: Plan, op: PlanOp) -> Flight | None:
+        """A collective on the wire, but for where it stands in the plans; None if it is on none."""
         name = name_of(plan, op)
         cost = self.costs[name]
         team = self.compiled.teams.get(key_of(name, cost))
@@ -306,7 +317,7 @@ class _Step:
             (op.comm, name.stage, team.n_wires, team.steps > 1), self._n_lanes
         )
         self._n_lanes = max(self._n_lanes, lane + team.n_wires)
-        return Flight(ops, op.comm, team, lane, cost.latency_s, cost.work, cost.bound_bytes_per_s)
+        return Flight((), op.comm, team, lane, cost.latency_s, cost.work, cost.bound_bytes_per_s)
 
 
 class _Pricing:

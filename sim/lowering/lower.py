@@ -367,17 +367,16 @@ def _wires(
     def index(values: Sequence[int]) -> I8:
         return np.repeat(np.array(values, dtype=np.int64), counts)
 
-    peers = [
-        np.where(f.team.peer < 0, -1, f.team.peer + i) for f, i in zip(flights, at, strict=True)
-    ]
     bound = each([f.bound * f.team.steps * f.team.chunk for f in flights])
-    waits = [f.team.wire + i for f, i in zip(flights, at, strict=True)]
+    waits = np.concatenate([f.team.wire for f in flights])
+    waits = waits + np.repeat(at, [f.team.wire.size for f in flights])
     lane = index([f.lane for f in flights]) + own
     order = np.argsort(lane, kind="stable")
     place = np.empty(order.size + 1, dtype=np.int64)
     place[order] = n_local + np.arange(order.size)
     place[-1] = -1
-    peer = np.concatenate(peers)[order]
+    peer = np.concatenate([f.team.peer for f in flights])
+    peer = np.where(peer < 0, -1, peer + np.repeat(at, counts))[order]
     return _Wires(
         plan_op=index([max(f.ops) for f in flights])[order],
         lane=lane[order],
@@ -388,7 +387,7 @@ def _wires(
         steps=index([f.team.steps for f in flights])[order],
         peer=place[np.where(peer < 0, -1, peer - n_local)],
         arrive=arrivals,
-        waits=place[np.concatenate(waits) - n_local],
+        waits=place[waits - n_local],
         ptr=np.concatenate([t.ptr[1:] + i for t, i in zip(teams.values(), ends, strict=True)]),
         resource=np.concatenate([t.resource for t in teams.values()]),
         amount=np.concatenate([t.amount for t in teams.values()]),
@@ -399,13 +398,17 @@ def _arrivals(flights: Sequence[Flight], teams: Sequence[Team], runs: Sequence[_
     """Op with which each member arrives at each flight."""
     base = np.concatenate([run.base.ravel() for run in runs])
     run_of = np.repeat(np.arange(len(runs)), [run.classes for run in runs])
-    members = {id(t): (base[t.member], run_of[t.member]) for t in teams}
-    out = []
-    for flight in flights:
-        at, run = members[id(flight.team)]
-        first = np.array([r.played.layout.first[flight.ops[r.role]] for r in runs])
-        out.append(at + (first[run] if len(runs) > 1 else first))
-    return np.concatenate(out)
+    ops = np.array([f.ops for f in flights], dtype=np.int64)
+    first = np.stack([r.played.layout.first[ops[:, r.role]] for r in runs], axis=1)
+    begin = exclusive(np.array([f.team.member.size for f in flights], dtype=np.int64))
+    out = np.empty(int(begin[-1]) + flights[-1].team.member.size, dtype=np.int64)
+    number = {id(t): i for i, t in enumerate(teams)}
+    of = np.array([number[id(f.team)] for f in flights], dtype=np.int64)
+    for i, team in enumerate(teams):
+        mine, member = np.flatnonzero(of == i), team.member
+        where = begin[mine, None] + np.arange(member.size)
+        out[where] = base[member] + first[mine[:, None], run_of[member]]
+    return out
 
 
 class _Routes(NamedTuple):

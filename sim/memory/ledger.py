@@ -132,6 +132,9 @@ def read(allocations: Allocations, workload: Workload, tree: ModelTree) -> Ledge
     total = live.sum(axis=0)
     peaks = {}
     for moment, instants in zip(MOMENTS, columns.moments, strict=True):
+        if not instants.size:  # a stage without blocks
+            peaks[moment] = Peak()
+            continue
         highest = instants[total[instants].argmax()]
         held = live[:, highest].tolist()
         terms = {name: size for name, size in zip(_NAMES, held, strict=True) if size}

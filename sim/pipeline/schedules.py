@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from sim.pipeline.actions import (
@@ -91,10 +92,18 @@ class Schedule(NamedTuple):
         return {rank: self.order(shape, rank) for rank in range(shape.ranks)}
 
     def executed(self, shape: Shape, defer: bool = False) -> Orders:
-        """What each rank executes: with gathers, reductions and messages, received late or not."""
-        rank_of = self.rank_of(shape)
-        orders = with_runtime(self.computed(shape), rank_of, shape.stages, shape.micro)
-        return deferred(orders, rank_of) if defer else orders
+        """What each rank executes: with gathers, reductions and messages, received late or not.
+
+        Shared by all ranks, not to be changed.
+        """
+        return _executed(self, shape, defer)
+
+
+@lru_cache(maxsize=16)
+def _executed(schedule: Schedule, shape: Shape, defer: bool) -> Orders:
+    rank_of = schedule.rank_of(shape)
+    orders = with_runtime(schedule.computed(shape), rank_of, shape.stages, shape.micro)
+    return deferred(orders, rank_of) if defer else orders
 
 
 def _gpipe(shape: Shape, rank: int) -> list[Action]:

@@ -26,6 +26,31 @@ _EARLY = (When.BEFORE, When.BESIDE)
 REVERSED = ("backward", "input", "weight")
 
 
+SEGMENT, WAIT, COLLECTIVE = range(3)
+#: phases that `play` is told: of a block's compute, and of what comes after a recompute
+WHERE, AHEAD = "(where)", "(ahead)"
+
+_Act = tuple[int, str, str, str, float, float, str]
+
+
+class _Script:
+    """A recorder of a block whose number, unit and phase are still open."""
+
+    def __init__(self) -> None:
+        self.acts: list[_Act] = []
+
+    def segment(self, name: str, module: str) -> None:
+        self.acts.append((SEGMENT, name, module, "", 0.0, 0.0, ""))
+
+    def wait_stream(self, stream: str, on: str) -> None:
+        self.acts.append((WAIT, stream, on, "", 0.0, 0.0, ""))
+
+    def collective(
+        self, group: str, what: str, phase: str, sent: float, received: float, dtype: str
+    ) -> None:
+        self.acts.append((COLLECTIVE, group, what, phase, sent, received, dtype))
+
+
 class Exchanging:
     """Plays a block's segments module by module, with their exchanges.
 
@@ -40,6 +65,8 @@ class Exchanging:
     def __init__(self, workload: Workload, mesh: Mesh) -> None:
         self.workload = workload
         self.dtype = dtypes(workload).compute
+        self._inside: dict[str, bool] = {}  # by kind of block
+        self._scripts: dict[tuple[str, str, bool, str], tuple[_Act, ...]] = {}
         # groups that an axis's exchanges run in, and the share of their bytes in each
         self.ways: dict[str, tuple[tuple[str, float], ...]]
         self.ways = {axis: ((name, 1.0),) for axis, name in GROUPS.items()}
@@ -53,7 +80,12 @@ class Exchanging:
 
     def inside(self, block: Block) -> bool:
         """Whether a block has communication inside."""
-        return any(exchanges(self.workload, block.kind, p) for p in ("forward", "backward"))
+        found = self._inside.get(block.kind)
+        if found is None:
+            phases = ("forward", "backward")
+            found = any(exchanges(self.workload, block.kind, p) for p in phases)
+            self._inside[block.kind] = found
+        return found
 
     def play(
         self, r: Recorder, name: str, phase: str, number: int, block: Block, unit: str,
@@ -81,18 +113,38 @@ class Exchanging:
         only : str
             One module of the block, "" for all.
         """
-        backward, where = name in REVERSED, "recompute" if name == "recompute" else phase
-        every = exchanges(self.workload, block.kind, "backward" if name == "input" else name)
-        order = (only,) if only else order_of(self.workload, block.kind)
-        ahead = exchanges(self.workload, block.kind, "backward").get(order[-1], ()) if again else ()
+        if r.quiet:  # nothing of it allocates
+            return
+        key = (block.kind, name, again, only)
+        script = self._scripts.get(key)
+        if script is None:
+            written = _Script()
+            self._write(written, *key)
+            script = self._scripts[key] = tuple(written.acts)
+        phases = {AHEAD: phase, WHERE: "recompute" if name == "recompute" else phase}
+        for what, one, two, when, sent, received, dtype in script:
+            if what == SEGMENT:
+                r.segment(one, phase, number, two, unit)
+            elif what == WAIT:
+                r.wait_stream(one, two)
+            else:
+                when = phases.get(when, when)
+                r.collective(one, two, when, one, sent, received, dtype, unit, number)
+
+    def _write(self, r: _Script, kind: str, name: str, again: bool, only: str) -> None:
+        """What `play` does with a kind of block, in order."""
+        backward = name in REVERSED
+        every = exchanges(self.workload, kind, "backward" if name == "input" else name)
+        order = (only,) if only else order_of(self.workload, kind)
+        ahead = exchanges(self.workload, kind, "backward").get(order[-1], ()) if again else ()
         ahead = tuple(x for x in ahead if x.when in _EARLY)
         if name == "recompute":
-            self._issue(r, phase, number, unit, ahead)
+            self._issue(r, ahead, AHEAD)
         run: list[str] = []  # modules with nothing to exchange between them: one segment
 
         def compute() -> None:
             if run:
-                r.segment(name, phase, number, together(run), unit)
+                r.segment(name, together(run))
                 run.clear()
 
         for module in reversed(order) if backward else order:
@@ -107,7 +159,7 @@ class Exchanging:
                 continue
             if early:
                 compute()
-            self._issue(r, where, number, unit, early)
+            self._issue(r, early)
             if any(x.when is When.BEFORE for x in early):
                 self._wait(r, early)
             inputs, weights = (
@@ -116,39 +168,36 @@ class Exchanging:
             )
             if inputs or weights:
                 compute()
-                self._in_parts(r, where, phase, number, module, unit, inputs, weights)
+                self._in_parts(r, module, inputs, weights)
             else:
                 run.append(module)
                 if all(x.when is When.BEFORE for x in own):
                     continue
                 compute()
-            self._issue(r, where, number, unit, behind)
+            self._issue(r, behind)
             self._wait(r, tuple(x for x in own if x.when is not When.LATE))
         compute()
 
     def _in_parts(
-        self, r: Recorder, where: str, phase: str, number: int, module: str, unit: str,
-        inputs: tuple[Exchange, ...], weights: tuple[Exchange, ...],
-    ) -> None:  # fmt: skip
-        """A module's backward: gradients of inputs, then of weights, with exchanges beside them."""
-        self._issue(r, where, number, unit, inputs)
-        r.segment("input", phase, number, module, unit)
-        self._wait(r, inputs)
-        self._issue(r, where, number, unit, weights)
-        r.segment("weight", phase, number, module, unit)
-
-    def _issue(
-        self, r: Recorder, phase: str, number: int, unit: str, found: tuple[Exchange, ...]
+        self, r: _Script, module: str, inputs: tuple[Exchange, ...], weights: tuple[Exchange, ...]
     ) -> None:
+        """A module's backward: gradients of inputs, then of weights, with exchanges beside them."""
+        self._issue(r, inputs)
+        r.segment("input", module)
+        self._wait(r, inputs)
+        self._issue(r, weights)
+        r.segment("weight", module)
+
+    def _issue(self, r: _Script, found: tuple[Exchange, ...], phase: str = WHERE) -> None:
         for x in found:
             for group, share in self.ways[x.over] if x.collective else ():
                 r.wait_stream(group, "compute")
                 r.collective(
-                    group, x.collective, x.phase or phase, group, share * x.sent,
-                    share * x.received, x.dtype or self.dtype, unit, number,
+                    group, x.collective, x.phase or phase, share * x.sent, share * x.received,
+                    x.dtype or self.dtype,
                 )  # fmt: skip
 
-    def _wait(self, r: Recorder, found: tuple[Exchange, ...]) -> None:
+    def _wait(self, r: _Script, found: tuple[Exchange, ...]) -> None:
         for axis in dict.fromkeys(x.over for x in found):
             for group, _ in self.ways[axis]:
                 r.wait_stream("compute", group)

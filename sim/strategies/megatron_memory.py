@@ -63,9 +63,7 @@ class MegatronMemory(StepMemory):
             share = self.owned / trainable_elements(self.workload, 1)[0]
             to.add(t.STATES, share - 1.0, t.STATE_BYTES)
         to.put(t.FULL_GRADIENTS, self.wide * total)
-        for moment in (t.BACKWARD, t.FORWARD):  # of a stage without blocks nothing else is said
-            to.moment = moment
-            to.mark()
+        to.moment = t.FORWARD
 
     def end(self) -> None:
         """The optimizer's step, and a checkpoint after it."""

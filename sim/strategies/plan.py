@@ -124,6 +124,9 @@ class Recorder:
         Whose loop calls the strategy; left out, nobody's.
     """
 
+    #: nobody reads the ops
+    quiet = False
+
     def __init__(
         self, groups: Mapping[str, Groups | Pairs], trainer: Trainer | None = None
     ) -> None:
@@ -308,6 +311,7 @@ class Quiet(Recorder):
         return op
 
     kernel = issue
+    quiet = True
     _issued = -1
 
     def call(self, *names: str) -> None:

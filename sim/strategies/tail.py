@@ -42,7 +42,8 @@ def clip_and_step(
     r.read_loss()
     size = plan.owned_numel * grad_bytes
     r.scale_gradients(size)
-    if knobs.clip_gradients and plan.owned_tensors:
+    # a stage without parameters takes part in the norm of all stages
+    if knobs.clip_gradients and (plan.owned_tensors or "pipeline" in plan.groups):
         if plan.optimizer_on_host:
             r.host("grad_norm", "clip", size)
         else:
@@ -56,7 +57,7 @@ def clip_and_step(
             for group in axes if norms else ():
                 if group in plan.groups and plan.groups[group].size > 1:
                     r.collective("compute", "all_reduce", "clip", group, norms, norms, norm_dtype)
-        if sent and "pipeline" in plan.groups:  # the squared norm of all stages
+        if (sent or norm_bytes is None) and "pipeline" in plan.groups:  # of all stages, squared
             r.collective("compute", "all_reduce", "clip", "pipeline", 4.0, 4.0, norm_dtype)
         if plan.optimizer_on_host:
             r.host_sync(r.record("compute"))

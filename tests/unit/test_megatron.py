@@ -126,6 +126,23 @@ def test_a_pipeline_with_fewer_micro_batches_than_ranks():
         job("gradient_accumulation=3", strategy="fsdp2", pipeline_parallel=4)
 
 
+@pytest.mark.parametrize("strategy", ["megatron", "fsdp2"])
+def test_stages_without_blocks_pass_messages_on(strategy):
+    """4 layers and a head worth 1.95 on 8 stages: a layer each, then nothing, then the head."""
+    model = MODEL | {"layers": 4}
+    knobs = {"strategy": strategy, "pipeline_parallel": 8, "pipeline_split": "cost"}
+    topology, workload, _ = job(model=model, nodes=1, **knobs)
+    assert stage_layers(workload) == (1, 1, 1, 1, 0, 0, 0, 0)
+    assert memory_of(topology, workload).fits
+    found = run_step(topology, workload)
+    idle = next(v.plan for v in found.lowered.views if v.plan.stage == 5)
+    sent = " ".join(op.unit for op in idle.ops if op.kind == COLLECTIVE)
+    for m in range(8):
+        assert all(f"{way}{m} {a}>{b}" in sent for way, a, b in
+                   (("F", 4, 5), ("F", 5, 6), ("B", 6, 5), ("B", 5, 4)))  # fmt: skip
+    assert not any(op.kind == SEGMENT and op.block >= 0 for op in idle.ops)
+
+
 def test_what_a_rank_keeps():
     """bf16 parameters and fp32 gradients whole, fp32 masters and moments in parts."""
     total = count_parameters(job().workload.model).total
