@@ -83,7 +83,7 @@ METHODS: list[dict[str, Any]] = [
     {"method": {"kind": "qlora", "rank": 16}},
 ]
 REST: list[dict[str, Any]] = [
-    {"precision": "fp32"},
+    {"precision": "fp32", "attention": "sdpa"},
     {"precision": {"kind": "fp8", "recipe": "tensorwise"}, "compile": True},
     {"precision": {"kind": "bf16", "master": "bf16"}},
     {"compile": True},

@@ -87,11 +87,12 @@ def adapter_dtype(workload: Workload) -> str:
     """Dtype of adapters as forward reads them.
 
     PEFT makes them fp32 (``autocast_adapter_dtype``, 0.12 and newer), which lasts unless the
-    strategy casts every parameter.
+    strategy casts every parameter, or the trainer has layers of its own.
     """
     asked = workload.method.adapter_dtype
     if asked is None:
-        asked = "as-compute" if casts_units(workload) else "fp32"
+        own = trainer_of(workload).own_adapters and workload.precision.master != "fp32"
+        asked = "as-compute" if own or casts_units(workload) else "fp32"
     return compute_dtype(workload) if asked == "as-compute" else asked
 
 

@@ -34,6 +34,8 @@ class Trainer:
         loss.
     wraps_adapters : bool
         Under FSDP1 it takes PEFT's wrap policy: a unit for each adapter weight.
+    own_adapters : bool
+        Its LoRA layers are its own, not PEFT's, and of the dtype of its weights.
     waits_for_messages : bool
         The CPU waits for each message of a pipeline: it learns from it what comes.
     layer_forward_s, layer_backward_s, layer_update_s : float
@@ -51,6 +53,7 @@ class Trainer:
     waits_for_step: bool
     scales_gradients: bool
     wraps_adapters: bool = False
+    own_adapters: bool = False
     waits_for_messages: bool = False
     layer_forward_s: float = 0.0
     layer_backward_s: float = 0.0

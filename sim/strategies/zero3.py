@@ -13,6 +13,7 @@ from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import ModelTree
 from sim.blocks.optimizer import FP32, OPTIMIZERS
 from sim.errors import InputError
+from sim.inputs.finding import Finding, warning
 from sim.inputs.modelling import experts
 from sim.inputs.notes import Message
 from sim.inputs.strategy import register
@@ -211,7 +212,7 @@ def settings_of(workload: Workload, mesh: Mesh) -> Settings:
         attribute_frozen=attributes_frozen(p.deepspeed_version),
         offload_parameters=p.offload in ("parameters", "all"),
         offload_optimizer=p.offload in ("optimizer", "all"),
-        one_by_one=experts(workload) == "eager" and not p.z3_leaf_experts,
+        one_by_one=_one_by_one(workload),
         nvme=p.offload_device == "nvme",
     )
 
@@ -351,6 +352,11 @@ def _traps(workload: Workload, c: Coordinator, peak: float) -> tuple[Trap, ...]:
     )
 
 
+def _one_by_one(workload: Workload) -> bool:
+    """Whether its hooks see each expert on its own; a dense model has none to see."""
+    return experts(workload) == "eager" and not workload.parallelism.z3_leaf_experts
+
+
 class Zero3(DeepSpeed):
     """Stage 3: parameters too are sharded."""
 
@@ -369,6 +375,17 @@ class Zero3(DeepSpeed):
     offload_devices = ("cpu", "nvme")
     gathers_blocks = True
     stage = 3
+
+    def findings(self, workload: Workload) -> Iterator[Finding]:
+        """What a mixture is taken to run as, where that decides its step."""
+        yield from super().findings(workload)
+        if _one_by_one(workload):
+            message = (
+                f"the model's code is taken to loop over its {workload.model.experts} experts, and "
+                "ZeRO-3 to gather each of their matrices: the CPU decides the step"
+            )
+            hint = "write experts: grouped, or parallelism.z3_leaf_experts: true, where that is so"
+            yield warning("experts-one-by-one", "workload", "experts", message, hint)
 
     def memory_warnings(self, workload: Workload, tree: ModelTree, mesh: Mesh) -> Iterator[Message]:
         """What frozen weights do in some versions."""
