@@ -205,6 +205,32 @@ def pipeline_ops(events: list[dict[str, Any]]) -> list[str]:
     return found
 
 
+def kept(recording: dict[str, Any]) -> dict[str, Any] | None:
+    """What autograd of each pipeline rank keeps after every action, in bytes."""
+    config = recording["config"]
+    if config["kind"] != "pp_mem":
+        return None
+    sizes = {"dim": 64, "layers": config["layers"], "heads": 8, "kv": 4, "ffn": 192, "vocab": 512}
+    return {
+        "model": model_of(config, sizes),
+        "world": config["pp"],
+        "sequence_length": 16,
+        "micro_batch": 1,
+        "gradient_accumulation": config["mb"],
+        "parallelism": {
+            "wrap": "torchtitan",
+            "pipeline_parallel": config["pp"],
+            "pipeline_schedule": SCHEDULES[config["schedule"]],
+            "virtual_stages": config["v"],
+        },
+        "checkpointing": "none",
+        "after": {
+            rank: " ".join(f"{action}:{size}" for action, size in own["after_each_action"])
+            for rank, own in recording["ranks"].items()
+        },
+    }
+
+
 def in_flight(shared: Path) -> dict[str, Any]:
     """Most micro-batches of its stages that each rank keeps until their weight gradients."""
     counted = json.loads((shared / "mem" / "inflight.json").read_text(encoding="utf-8"))
@@ -254,15 +280,15 @@ def main(shared: Path, out: Path) -> None:
     for name, carry in (
         ("mesh_recordings", carried), ("titan_recordings", titan),
         ("pipeline_recordings", pipeline),
-        ("pipeline_tables", table),
+        ("pipeline_tables", table), ("pipeline_memory", kept),
     ):  # fmt: skip
         found = {}
         for path in sorted((shared / "traces").glob("*.json")):
-            kept = carry(json.loads(path.read_text(encoding="utf-8")))
-            if kept is not None:
-                found[path.stem] = kept
+            run = carry(json.loads(path.read_text(encoding="utf-8")))
+            if run is not None:
+                found[path.stem] = run
                 if carry is table:
-                    kept["in_flight"] = most[path.stem]
+                    run["in_flight"] = most[path.stem]
         lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(r)}" for key, r in found.items())
         text = f'{{"source": {json.dumps(SOURCE)}, "recordings": {{\n{lines}\n}}}}\n'
         (out / f"{name}.json").write_text(text, encoding="utf-8")
