@@ -92,7 +92,7 @@ def stage_chart(topology: Topology, workload: Workload, title: str) -> StageChar
         message = "nothing to draw: the job has no pipeline; write 2 or more"
         raise InputError.single(workload.name, message, "parallelism.pipeline_parallel")
     job = as_run(workload, topology.world_size)
-    outcome = run_step(topology, job)
+    outcome = run_step(topology, job, all_micro_steps=True)
     runs = tuple(stage_runs(outcome, job))
     shape = shape_of(job)
     first, last = min(run.start_s for run in runs), max(run.end_s for run in runs)

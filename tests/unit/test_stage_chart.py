@@ -103,3 +103,10 @@ def test_checkpointing_repeats_inside_an_action():
 def test_no_pipeline_is_said():
     with pytest.raises(InputError, match="no pipeline"):
         sim.stages("dgx-h100", "llama3-8b-sft")
+
+
+def test_a_long_step_is_drawn_whole():
+    """A few micro-batches stand for many where time is all that is asked."""
+    sets = ["nodes=1", "micro_batch=1", "gradient_accumulation=40", "model.layers=8"]
+    chart = sim.stages("dgx-h100", "llama3-8b-sft", overrides=[*sets, DRAWN["SETS"][-1]])
+    assert len(chart.runs) == 4 * 2 * 40
