@@ -247,7 +247,7 @@ def compare(old: Path, new: Path, every: int) -> int:
             moved = {k: d for k in sorted({*x, *y}) if (d := _difference(x.get(k), y.get(k)))}
             if moved:
                 counts["moved"] += 1
-                by_figure.update(moved)
+                by_figure.update(moved.keys())
                 largest |= {k: max(d, largest.get(k, 0.0)) for k, d in moved.items()}
                 worst = max(moved, key=lambda k: (k == ".step.time_s", moved[k]))
                 shown.append((moved[worst], f"{job}: {worst} {x.get(worst)} -> {y.get(worst)}"))

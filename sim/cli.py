@@ -94,6 +94,8 @@ def main() -> None:
     """
     # finding pydantic's plugins reads the metadata of every installed package
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    # numpy's BLAS starts a thread a core when it is loaded, for products that nothing here takes
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(200_000)  # imports and plans make many objects, no rubbish: 17 ms of a run
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal of LANG=C has no box characters

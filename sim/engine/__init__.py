@@ -1,7 +1,7 @@
 """Engines: `run(program)` says when each op of a program starts and ends.
 
 Three engines, one meaning: `reference` defines it (SimPy), `python` is the fast loop as it is,
-`compiled` the same loop jitted by numba, bit for bit. None of them imports numba or SimPy before it
+`compiled` the same loop as machine code, bit for bit. None of them imports numba or SimPy before it
 is needed.
 """
 
@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from sim.engine import kernel
+from sim.engine import kernel, objects
 from sim.engine.state import State, prepare
 from sim.errors import EngineError
 from sim.program import Program, Timeline, check_acyclic
@@ -23,10 +22,10 @@ from sim.program import Program, Timeline, check_acyclic
 C = TypeVar("C", Program, State)
 ENGINES = ("auto", "reference", "python", "compiled")
 
-# Measured in bench (CPU time): the plain loop does about 0.25 M ops a second; importing numba and
-# loading the jitted loop takes 0.9 s, compiling it 8 s, once after installation.
-OPS_PER_SECOND = 250_000
-LOADING_S = 0.9
+# Measured in bench (CPU time): the plain loop does about 0.3 M ops a second; loading the compiled
+# one takes 0.03 s, compiling it 8 s, once after installation.
+OPS_PER_SECOND = 300_000
+LOADING_S = 0.03
 COMPILING_S = 8.0
 
 _plain_s = 0.0  # what the plain loop has cost this process so far
@@ -40,8 +39,8 @@ def run(program: Program, engine: str = "auto") -> Timeline:
     program : Program
         From `sim.program.assemble`.
     engine : {"auto", "reference", "python", "compiled"}
-        Auto takes the plain loop for small programs, and the jitted one for large or many ones, or
-        where numba is imported already.
+        Auto takes the plain loop for small programs, and the compiled one for large or many ones,
+        or where it is loaded already.
 
     Returns
     -------
@@ -82,33 +81,15 @@ def run(program: Program, engine: str = "auto") -> Timeline:
 def choose(program: Program) -> str:
     """Engine that should finish first, by the program's size and what this process has run.
 
-    As with renting or buying skis: the plain loop, until it has cost as much as numba would.
+    As with renting or buying skis: the plain loop, until it has cost as much as the other would.
     """
     if "sim.engine.compiled" in sys.modules:
         return "compiled"
     ops = program.lane.size + int((program.steps - 1).sum())
     plain_s = _plain_s + ops / OPS_PER_SECOND
-    if plain_s < (0.0 if "numba" in sys.modules else LOADING_S):
-        return "python"
-    if plain_s < COMPILING_S and not _compiled_before():
+    if plain_s < LOADING_S or (plain_s < COMPILING_S and not os.path.exists(objects.kept_at())):
         return "python"
     return "compiled"
-
-
-def _compiled_before() -> bool:
-    """Whether numba's cache seems to hold the kernel; a wrong guess costs time only."""
-    source = Path(kernel.__file__)
-    # numba writes beside the source or, where it may not, to the user's cache.
-    elsewhere = os.environ.get("NUMBA_CACHE_DIR") or "~/.cache/numba"
-    folders = list(Path(elsewhere).expanduser().glob("engine_*"))
-    if "NUMBA_CACHE_DIR" not in os.environ:
-        folders.append(source.parent / "__pycache__")
-    written = source.stat().st_mtime
-    return any(
-        index.stat().st_mtime >= written
-        for folder in folders
-        for index in folder.glob("kernel.simulate-*.nbi")
-    )
 
 
 def _lists(columns: C) -> C:

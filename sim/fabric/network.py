@@ -35,6 +35,7 @@ class Plane:
     memo: dict[tuple[int, int], tuple[tuple[tuple[int, float], ...], float, int]] = field(
         default_factory=dict
     )
+    _from_switches: dict[int, list[int]] = field(default_factory=dict)
 
     @property
     def n_ports(self) -> int:
@@ -88,39 +89,46 @@ class Plane:
         """Split evenly at every vertex over the links that lie on a shortest path."""
         if a == b:
             return (), 0.0, 0
-        distance = {b: 0}
-        frontier = [b]
-        while frontier and a not in distance:
-            reached = []
+        # from b back, layer by layer; `toward` has the links of a vertex that lead on to b
+        reached, frontier, length = {b}, {b: None}, 1
+        toward: dict[int, list[int]] = {}
+        while not (last := [i for i in self.out.get(a, ()) if self.head[i] in frontier]):
+            ahead: dict[int, None] = {}
             for v in frontier:
-                if v < self.n_ports and v != b:
-                    continue  # NICs don't forward
-                for i in self.into.get(v, ()):
-                    if self.tail[i] not in distance:
-                        distance[self.tail[i]] = distance[v] + 1
-                        reached.append(self.tail[i])
-            frontier = reached
-        if a not in distance:
-            message = f"no way over the network from {self.label(a)} to {self.label(b)}"
-            raise _fault(message, "graph")
+                for i in self._switched(v):
+                    if self.tail[i] not in reached:
+                        toward.setdefault(self.tail[i], []).append(i)
+                        ahead[self.tail[i]] = None
+            if not ahead:
+                message = f"no way over the network from {self.label(a)} to {self.label(b)}"
+                raise _fault(message, "graph")
+            reached |= ahead.keys()
+            frontier, length = ahead, length + 1
+        toward[a] = last
         share = {a: 1.0}
         loads: list[tuple[int, float]] = []
         delay = 0.0
         layer = [a]
         while layer and layer != [b]:
-            ahead: dict[int, float] = {}
+            after: dict[int, float] = {}
             for u in layer:
-                links = [
-                    i for i in self.out[u] if distance.get(self.head[i], -1) == distance[u] - 1
-                ]
-                for i in links:
-                    part = share[u] / len(links)
+                for i in toward[u]:
+                    part = share[u] / len(toward[u])
                     loads.append((self.base + i, part))
                     delay += part * self.latency[i]
-                    ahead[self.head[i]] = ahead.get(self.head[i], 0.0) + part
-            share.update(ahead)
-            layer = list(ahead)
-        return tuple(loads), delay, distance[a]
+                    after[self.head[i]] = after.get(self.head[i], 0.0) + part
+            share.update(after)
+            layer = list(after)
+        return tuple(loads), delay, length
+
+    def _switched(self, vertex: int) -> list[int]:
+        """Links into a vertex from switches: NICs don't forward."""
+        found = self._from_switches.get(vertex)
+        if found is None:
+            links = self.into.get(vertex, ())
+            found = [i for i in links if self.tail[i] >= self.n_ports]
+            self._from_switches[vertex] = found
+        return found
 
     def label(self, vertex: int) -> str:
         """Name of a port or switch for messages."""

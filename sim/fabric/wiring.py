@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -163,6 +163,17 @@ class Wiring:
         shape, local, node = self._place(rank)
         return int(self.node_base[node]) + shape.hbm_of(local)
 
+    def hbm_of(self, ranks: Sequence[int]) -> I8:
+        """Resources of the HBM of ranks, (n,) int64."""
+        at = np.asarray(ranks, np.int64)
+        return np.asarray(self._first_hbm[self.rank_node[at]] + self.rank_local[at])
+
+    @functools.cached_property
+    def _first_hbm(self) -> I8:
+        """HBM of each node's first GPU; the others' follow it."""
+        first: I8 = np.array([shape.hbm_of(0) for shape in self.shapes], np.int64)
+        return self.node_base + first
+
     def host_memory(self, rank: int) -> int:
         """Resource of the memory of the socket nearest to a rank."""
         shape, local, node = self._place(rank)
@@ -235,44 +246,51 @@ class Wiring:
         return paths.nccl_rate(shape, first, second)
 
     def _find_route(self, src: int, dst: int) -> Route:
-        (shape, a, node), (far, b, other) = self._place(src), self._place(dst)
+        (shape, a, node), (_, b, other) = self._place(src), self._place(dst)
         if node == other:
             way = paths.gpu_way(shape, a, b)
             loads = self._local(node, way.loads)
             delay = sum(float(self.latency[r]) for r in loads)
             return _route(loads, way.path, way.transport, delay, 0)
-        out, into = paths.nics_of(shape, a), paths.nics_of(far, b)
-        if not out or not into:
-            message = f"ranks {src} and {dst} are in different nodes, and one has no NIC"
-            raise InputError.single(self.topology.name, message, "graph")
         total: dict[int, float] = {}
-        parts = max(len(out), len(into))
+        pairs = self.nic_pairs(src, dst)
         delay, hops, pxn = 0.0, 0, False
-        for j in range(parts):
-            leg = self._crossing(node, a, out[j % len(out)], other, b, into[j % len(into)])
-            for r, amount in leg.loads:
-                total[r] = total.get(r, 0.0) + amount / parts
+        for out, into in pairs:
+            leg = self.crossing(src, dst, out, into)
+            ends = self._local(node, leg.outward), self._local(other, leg.inward)
+            for r, amount in (*ends[0].items(), *leg.net, *ends[1].items()):
+                total[r] = total.get(r, 0.0) + amount / len(pairs)
             delay, hops, pxn = max(delay, leg.latency_s), max(hops, leg.hops), pxn or leg.pxn
         return _route(total, "NET", "net", delay, hops, pxn)
 
-    def _crossing(self, node: int, a: int, out: int, other: int, b: int, into: int) -> _Leg:
+    def nic_pairs(self, src: int, dst: int) -> list[tuple[int, int]]:
+        """NICs by which a rank sends and a rank of another node receives, an equal part each."""
+        out, into = self.nics(src), self.nics(dst)
+        if not out or not into:
+            message = f"ranks {src} and {dst} are in different nodes, and one has no NIC"
+            raise InputError.single(self.topology.name, message, "graph")
+        parts = range(max(len(out), len(into)))
+        return [(out[j % len(out)], into[j % len(into)]) for j in parts]
+
+    def rail_port(self, src: int, dst: int, into: int) -> int:
+        """NIC of a sender's node on the rail of a receiver's NIC; -1 if there is none."""
+        shape, rail = self._place(src)[0], self._place(dst)[0].rails[into]
+        return shape.rails.index(rail) if rail in shape.rails else -1
+
+    def crossing(self, src: int, dst: int, out: int, into: int) -> Leg:
         """One NIC to one NIC, with their PCIe ends; prefers the receiver's rail by PXN."""
-        shape, far = self.shapes[node], self.shapes[other]
+        (shape, a, node), (far, b, other) = self._place(src), self._place(dst)
         proxies = tuple(range(len(shape.gpus)))
-        way = paths.nic_way(shape, a, out, True, proxies)
+        way, nic = paths.nic_way(shape, a, out, True, proxies), out
         net = self.plane.path(self.port[node, out], self.port[other, into])
-        rail = far.rails[into]
-        if shape.rails[out] != rail and rail in shape.rails:
-            same = shape.rails.index(rail)
+        same = self.rail_port(src, dst, into)
+        if same >= 0 and shape.rails[out] != far.rails[into]:
             by_proxy = paths.nic_way(shape, a, same, True, proxies)
             direct = self.plane.path(self.port[node, same], self.port[other, into])
             if by_proxy.transport == "pxn" and direct[2] < net[2]:
-                way, net = by_proxy, direct
+                way, net, nic = by_proxy, direct, same
         inward = paths.nic_way(far, b, into, False)
-        loads = list(self._local(node, way.loads).items())
-        loads += net[0]
-        loads += self._local(other, inward.loads).items()
-        return _Leg(loads, net[1], net[2], way.transport == "pxn")
+        return Leg(way.loads, nic, net[0], inward.loads, net[1], net[2], way.transport == "pxn")
 
     def _local(self, node: int, loads: Iterable[tuple[int, float]]) -> dict[int, float]:
         base = int(self.node_base[node])
@@ -290,8 +308,13 @@ class Wiring:
         return _route(resources, "PHB", "p2p", delay, 0)
 
 
-class _Leg(NamedTuple):
-    loads: list[tuple[int, float]]
+class Leg(NamedTuple):
+    """From a GPU to one of another node by one NIC each: pairs of resource and share of bytes."""
+
+    outward: tuple[tuple[int, float], ...]  # in the sender's node, by place there
+    nic: int  # that it leaves by
+    net: tuple[tuple[int, float], ...]  # resources of the network, ports first and last
+    inward: tuple[tuple[int, float], ...]  # in the receiver's node
     latency_s: float
     hops: int
     pxn: bool

@@ -1,24 +1,17 @@
-"""Hours and weeks of one job in SimPy: steps, evaluation, checkpoints, failures, restarts.
+"""Hours and weeks of one job: steps, evaluation, checkpoints, failures, restarts.
 
 Training works in stretches that end at the next evaluation, at an interruption or at the end of the
 job. Saves fall at known times of a stretch, so that an interruption says by arithmetic how far it
 had come: simulating a run costs as much as it has interruptions, however many checkpoints lie
-between them. Broken nodes are repaired by processes of their own and come back as spares.
+between them. Broken nodes are repaired meanwhile and come back as spares.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 import random
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    import simpy
-
-    Process = Generator[simpy.Event, None, None]
 
 PARTS = (
     "useful", "data_stall", "checkpoint", "evaluation", "lost_work", "restart", "waiting", "setup",
@@ -112,22 +105,17 @@ class JobRun:
 
 def simulate_run(spec: JobSpec, seed: int) -> JobRun:
     """One seeded replica of the job."""
-    import simpy
-
-    env = simpy.Environment()
-    job = _Job(env, spec, seed)
-    env.run(until=env.process(job.train()))
-    job.run.wall_s = env.now
+    job = _Job(spec, seed)
+    job.train()
+    job.run.wall_s = job.now
     return job.run
 
 
 class _Job:
-    """One replica's processes and what they share."""
+    """One replica: its clock, its books and its machine."""
 
-    def __init__(self, env: simpy.Environment, spec: JobSpec, seed: int) -> None:
-        import simpy
-
-        self.env, self.spec, self.run = env, spec, JobRun()
+    def __init__(self, spec: JobSpec, seed: int) -> None:
+        self.now, self.spec, self.run = 0.0, spec, JobRun()
         # a stream of random numbers each, so that changing one thing moves nothing else
         self.repairs = random.Random(f"{seed} repairs")
         self.causes = {
@@ -150,23 +138,22 @@ class _Job:
         self.done = self.saved = 0  # steps: worked, and durable
         self.since = 0  # steps worked since the last save began
         self.pending: tuple[float, int] | None = None  # a save under way: durable when, which step
-        self.spares: simpy.Container | None = None
-        if spec.spares is not None:
-            self.spares = simpy.Container(env, init=spec.spares)
+        self.spares = spec.spares
+        self.repaired: list[float] = []  # when broken nodes come back, a heap
 
     def draw(self, cause: str) -> float:
         """Time up until the next interruption of a kind. [s]"""
         mean_s, rng = self.causes[cause]
         return rng.expovariate(1.0 / mean_s)
 
-    # -- processes --------------------------------------------------------------------------------
+    # -- what happens -----------------------------------------------------------------------------
 
-    def train(self) -> Process:
+    def train(self) -> None:
         """Work until all steps are done, through interruptions."""
         spec, fruitless = self.spec, 0
-        yield from self.spend("setup", spec.setup_s)
+        self.spend("setup", spec.setup_s)
         while self.done < spec.steps:
-            began, work = self.env.now, spec.steps - self.done
+            began, work = self.now, spec.steps - self.done
             if spec.evaluation_every:
                 work = min(work, spec.evaluation_every - self.done % spec.evaluation_every)
             evaluates = bool(spec.evaluation_every) and not (
@@ -176,7 +163,7 @@ class _Job:
             length_s += spec.evaluation_s if evaluates else 0.0
             cause = min(self.uptime_left, key=self.uptime_left.__getitem__, default="")
             stop_s = self.uptime_left[cause] if cause else math.inf
-            yield self.env.timeout(min(length_s, stop_s))
+            self.now += min(length_s, stop_s)
             for kind in self.uptime_left:
                 self.uptime_left[kind] -= min(length_s, stop_s)
             if stop_s < length_s:
@@ -187,39 +174,39 @@ class _Job:
                     self.run.finished = False
                     return
                 self.uptime_left[cause] = self.draw(cause)
-                yield from self.recover(cause)
+                self.recover(cause)
             else:
                 self.complete(began, work)
                 self.run.parts["evaluation"] += spec.evaluation_s if evaluates else 0.0
 
-    def recover(self, cause: str) -> Process:
+    def recover(self, cause: str) -> None:
         """Notice, wait for a machine, start again and load. Nothing fails meanwhile."""
         spec = self.spec
         if cause == "preemption":
             self.run.preemptions += 1
-            mean_s = spec.preemption_wait_s
-            yield from self.spend("waiting", self.repairs.expovariate(1.0) * mean_s)
+            self.spend("waiting", self.repairs.expovariate(1.0) * spec.preemption_wait_s)
         else:
             self.run.failures += 1
-            yield from self.spend("restart", spec.detect_s)
+            self.spend("restart", spec.detect_s)
             if self.repairs.random() < spec.repair_share and self.spares is not None:
-                self.env.process(self.repair())
-                began = self.env.now
-                yield self.spares.get(1)
-                self.run.parts["waiting"] += self.env.now - began
-        yield from self.spend("restart", spec.restart_s + spec.load_s)
+                self.replace_node()
+        self.spend("restart", spec.restart_s + spec.load_s)
 
-    def repair(self) -> Process:
-        """Bring a broken node back as a spare."""
+    def replace_node(self) -> None:
+        """Send a node to repair and take a spare, or wait for the next that comes back."""
         assert self.spares is not None
-        yield self.env.timeout(self.spec.repair_s)
-        yield self.spares.put(1)
+        heapq.heappush(self.repaired, self.now + self.spec.repair_s)
+        while self.repaired and (self.repaired[0] <= self.now or not self.spares):
+            back = heapq.heappop(self.repaired)
+            self.spend("waiting", back - self.now)
+            self.spares += 1
+        self.spares -= 1
 
-    def spend(self, part: str, seconds: float) -> Process:
+    def spend(self, part: str, seconds: float) -> None:
         """Let time pass on something."""
         if seconds > 0.0:
             self.run.parts[part] += seconds
-            yield self.env.timeout(seconds)
+            self.now += seconds
 
     # -- arithmetic of a stretch ------------------------------------------------------------------
 
@@ -275,7 +262,7 @@ class _Job:
 
     def note_saves(self, began: float, first: int, begun: int) -> None:
         """Which of the saves begun in a stretch, or before it, are durable by now."""
-        now = self.env.now + 1e-9 * self.cycle_s  # a sum of many cycles is not exact
+        now = self.now + 1e-9 * self.cycle_s  # a sum of many cycles is not exact
         if self.pending and self.pending[0] <= now:
             self.saved, self.pending = self.pending[1], None
         self.run.checkpoints += begun

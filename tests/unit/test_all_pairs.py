@@ -1,4 +1,6 @@
-"""All-to-all's load, kind of node by kind of node, against every pair by itself."""
+"""Loads of many pairs at once, and of all-to-all, against every pair by itself."""
+
+from collections import defaultdict
 
 import pytest
 
@@ -30,11 +32,15 @@ def test_as_pair_by_pair(topology, ranks):
     fabric = compile_fabric(topology)
     group = list(ranks if ranks is not None else range(fabric.n_ranks))
     size = 1.0 / len(group)
-    single = on(fabric, [((a, b), size) for a in group for b in group if a != b])
-    found = all_pairs(fabric, group, size)
-    assert set(found) == set(single)
-    for resource, amount in single.items():
-        assert found[resource] == pytest.approx(amount, rel=1e-9)
+    pairs = [(a, b) for a in group for b in group if a != b]
+    single = defaultdict(float)
+    for a, b in pairs:
+        route = fabric.route(a, b)
+        for resource, part in zip(route.resource.tolist(), route.demand.tolist(), strict=True):
+            single[resource] += part * size
+    for found in (all_pairs(fabric, group, size), on(fabric, [(pair, size) for pair in pairs])):
+        amounts = dict(zip(found.resource.tolist(), found.amount.tolist(), strict=True))
+        assert amounts == pytest.approx(single, rel=1e-9)
 
 
 def test_routes_looked_up_grow_with_kinds_of_node_not_with_ranks():

@@ -1,4 +1,4 @@
-"""The jitted kernel: no reference counts, bounds checks that work, and its speed."""
+"""The compiled kernel: no reference counts, bounds checks that work, and its speed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import sim.engine
 from bench.ring import ring_step
 from sim import engine
-from sim.engine import compiled, kernel, run
+from sim.engine import compiled, kernel, objects, run
 from sim.program import assemble
 
 jit_only = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
@@ -34,15 +35,40 @@ def test_the_loop_counts_no_references():
 
 
 @jit_only
-def test_one_signature_serves_all_programs():
-    # Read-only or strided columns would be other types, compiled for seconds each.
+def test_columns_as_they_come():
+    # read-only or strided ones are copied: machine code reads what lies in a row
     program, _ = assemble(lane=[0, 0, 1], latency=[1.0, 2.0, 3.0])
     frozen = program.latency.copy()
     frozen.flags.writeable = False
-    strided = np.repeat(program.weight, 2)[::2]
-    run(program._replace(latency=frozen, weight=strided), "compiled")
+    odd = program._replace(latency=frozen, weight=np.repeat(program.weight, 2)[::2])
+    assert run(odd, "compiled").end.tolist() == [1.0, 3.0, 3.0]
+
+
+@jit_only
+def test_what_was_compiled_is_kept_and_checked(tmp_path, monkeypatch):
     run(ring_step(4, layers=2), "compiled")
-    assert len(compiled.jitted.signatures) == 1
+    whole = objects.kept()
+    assert whole is not None
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert objects.kept() is None
+    objects.keep(whole)
+    assert objects.kept() == whole
+    for damaged in (whole[:-1], b"", b"{}\n" + whole, whole.replace(b'"made": ["', b'"made": ["9')):
+        objects.kept_at().write_bytes(damaged)
+        assert objects.kept() is None
+
+
+@jit_only
+def test_the_compiled_loop_loads_without_numba():
+    run(ring_step(4, layers=2), "compiled")
+    code = (
+        "import sys\n"
+        "from sim.engine import run\n"
+        "from sim.program import assemble\n"
+        "run(assemble(lane=[0, 1], latency=1.0)[0], 'compiled')\n"
+        "raise SystemExit('numba' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_bounds_checks_find_a_read_outside():
@@ -105,16 +131,15 @@ def test_levels_of_the_ring_step_agree():
     assert flows.end.max() == pytest.approx(steps.end.max(), rel=1e-2)
 
 
-def test_auto_takes_the_plain_loop_until_numba_pays(monkeypatch):
+def test_auto_takes_the_plain_loop_until_the_other_pays(monkeypatch):
     small = ring_step(4, layers=2)
     monkeypatch.delitem(sys.modules, "sim.engine.compiled")
-    monkeypatch.delitem(sys.modules, "numba")
-    monkeypatch.setattr(engine, "_compiled_before", lambda: True)
+    monkeypatch.setattr(objects, "kept_at", lambda: Path(__file__))
     monkeypatch.setattr(engine, "_plain_s", 0.0)
     assert engine.choose(small) == "python"
     monkeypatch.setattr(engine, "_plain_s", engine.LOADING_S)
     assert engine.choose(small) == "compiled"
-    monkeypatch.setattr(engine, "_compiled_before", lambda: False)
+    monkeypatch.setattr(objects, "kept_at", lambda: Path("nowhere"))
     assert engine.choose(small) == "python"
     monkeypatch.setattr(engine, "_plain_s", engine.COMPILING_S)
     assert engine.choose(small) == "compiled"

@@ -33,7 +33,7 @@ def test_a_plain_run_needs_neither_numba_nor_the_graph_library():
     code = (
         "import sys; sys.argv = ['scaling-sim', 'run', 'dgx-h100', 'llama3-8b-sft'];"
         "from sim.cli import main; main();"
-        "print([m for m in ('numba', 'networkx', 'scipy', 'pandas') if m in sys.modules])"
+        "print([m for m in ('numba', 'simpy', 'networkx', 'scipy', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.fabric.fabric import Fabric
+from sim.fabric.traffic import summed, traffic
 
 I8 = npt.NDArray[np.int64]
 F8 = npt.NDArray[np.float64]
-Amounts = dict[int, float]
 Edges = dict[tuple[int, int], float]
 """Bytes from rank to rank."""
 
@@ -48,12 +48,10 @@ def hbm_passes(op: str) -> float:
 
 
 def total(parts: Iterable[Demand]) -> Demand:
-    """Sum of what several groups put on the resources."""
-    amounts: Amounts = defaultdict(float)
-    for part in parts:
-        for resource, amount in zip(part.resource.tolist(), part.amount.tolist(), strict=True):
-            amounts[resource] += amount
-    return demand(amounts)
+    """The sum of several, by resource; resources with nothing on them left out."""
+    resource, amount = summed(parts)
+    used = amount > 0.0
+    return Demand(resource[used], amount[used])
 
 
 def double_tree(n: int) -> tuple[list[int], list[int]]:
@@ -91,21 +89,18 @@ def tree_edges(edges: Edges, heads: Sequence[int], share: float) -> None:
                 edges[heads[parent], heads[child]] += share / 2
 
 
-def on(fabric: Fabric, edges: Iterable[tuple[tuple[int, int], float]]) -> Amounts:
+def on(fabric: Fabric, edges: Iterable[tuple[tuple[int, int], float]]) -> Demand:
     """Bytes on resources of bytes from rank to rank."""
-    amounts: Amounts = defaultdict(float)
-    for (a, b), size in edges:
-        route = fabric.route(a, b)
-        for resource, part in zip(route.resource.tolist(), route.demand.tolist(), strict=True):
-            amounts[resource] += part * size
-    return amounts
+    listed = list(edges)
+    pairs = np.array([pair for pair, _ in listed], np.int64).reshape(-1, 2)
+    size = np.array([size for _, size in listed], float)
+    return Demand(*traffic(fabric, pairs[:, 0], pairs[:, 1], size))
 
 
-def add_hbm(fabric: Fabric, amounts: Amounts, group: Sequence[int], size: float) -> None:
-    """Add `size` bytes to the HBM of every rank."""
-    for rank in group:
-        resource = fabric.hbm(rank)
-        amounts[resource] = amounts.get(resource, 0.0) + size
+def hbm(fabric: Fabric, group: Sequence[int], size: float) -> Demand:
+    """`size` bytes on the HBM of every rank."""
+    resource = fabric.hbm_of(group)
+    return Demand(resource, np.full(resource.size, size))
 
 
 def by_members(fabric: Fabric, group: Sequence[int]) -> list[list[int]]:
@@ -114,12 +109,3 @@ def by_members(fabric: Fabric, group: Sequence[int]) -> list[list[int]]:
     for rank in group:
         members[int(fabric.rank_node[rank])].append(rank)
     return [members[node] for node in sorted(members)]
-
-
-def demand(amounts: Amounts) -> Demand:
-    """Amounts as arrays, by resource."""
-    kept = sorted((resource, amount) for resource, amount in amounts.items() if amount > 0.0)
-    return Demand(
-        np.array([resource for resource, _ in kept], np.int64),
-        np.array([amount for _, amount in kept], np.float64),
-    )

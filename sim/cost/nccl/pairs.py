@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from sim.cost.nccl.loads import Amounts, by_members
+import numpy as np
+
+from sim.cost.nccl.loads import Demand, by_members
 from sim.fabric.fabric import Fabric
 
+Amounts = dict[int, float]
 Kind = tuple[object, ...]
 Place = tuple[str, int, int]
 
 
-def all_pairs(fabric: Fabric, group: Sequence[int], size: float) -> Amounts:
+def all_pairs(fabric: Fabric, group: Sequence[int], size: float) -> Demand:
     """Bytes on resources when every rank of a group sends `size` bytes to every other. [B]"""
     kinds: dict[Kind, list[list[int]]] = defaultdict(list)
     for ranks in by_members(fabric, group):
@@ -27,7 +30,10 @@ def all_pairs(fabric: Fabric, group: Sequence[int], size: float) -> Amounts:
     for first in kinds.values():
         for second in kinds.values():
             _between(amounts, fabric, first, second, size)
-    return amounts
+    return Demand(
+        np.fromiter(amounts, np.int64, len(amounts)),
+        np.fromiter(amounts.values(), np.float64, len(amounts)),
+    )
 
 
 def _kind(fabric: Fabric, ranks: Sequence[int]) -> Kind:

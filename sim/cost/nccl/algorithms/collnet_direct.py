@@ -9,9 +9,11 @@ import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 
+import numpy as np
+
 from sim.cost.nccl.algorithm import Algorithm
 from sim.cost.nccl.communicator import SIMPLE, Communicator
-from sim.cost.nccl.loads import Amounts, Demand, Edges, add_hbm, by_members, demand, hbm_passes, on
+from sim.cost.nccl.loads import Demand, Edges, by_members, hbm, hbm_passes, on, total
 from sim.cost.nccl.rings import search
 from sim.fabric.fabric import Fabric
 
@@ -47,7 +49,7 @@ class CollnetDirect(Algorithm):
         """S along a node's GPUs, both ways, and S over its NICs."""
         members = by_members(fabric, group)
         edges: Edges = defaultdict(float)
-        amounts: Amounts = defaultdict(float)
+        over: list[Demand] = []
         for ranks in members:
             for head, tail in itertools.pairwise(ranks):
                 edges[tail, head] += 1.0
@@ -56,12 +58,10 @@ class CollnetDirect(Algorithm):
             nics = sorted({nic for rank in ranks for nic in fabric.nics(rank)})
             for nic in nics:
                 for ports in fabric.nic_ports(node, nic):
-                    for port in ports.tolist():
-                        amounts[port] += 1.0 / len(nics) / len(ports)
-        for resource, amount in on(fabric, edges.items()).items():
-            amounts[resource] += amount
-        add_hbm(fabric, amounts, group, 2.0 * hbm_passes(op))
-        return demand(amounts)
+                    each = 1.0 / len(nics) / max(1, len(ports))
+                    over.append(Demand(ports, np.full(len(ports), each)))
+        own = hbm(fabric, group, 2.0 * hbm_passes(op))
+        return total([*over, on(fabric, edges.items()), own])
 
 
 ALGORITHM = CollnetDirect()

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from sim.cost.nccl.algorithm import Algorithm, Pace
 from sim.cost.nccl.communicator import SIMPLE, Communicator, constants
-from sim.cost.nccl.loads import Demand, add_hbm, demand
+from sim.cost.nccl.loads import Demand, hbm, total
 from sim.cost.nccl.pairs import all_pairs
 from sim.fabric.fabric import Fabric
 
@@ -58,8 +58,7 @@ class CopyEngine(Algorithm):
     def loads(self, fabric: Fabric, group: Sequence[int], op: str) -> Demand:
         """A part from every rank to every other; each byte is read once and written once."""
         amounts = all_pairs(fabric, group, 1.0 / len(group))
-        add_hbm(fabric, amounts, group, 2.0 * (len(group) - 1) / len(group))
-        return demand(amounts)
+        return total([amounts, hbm(fabric, group, 2.0 * (len(group) - 1) / len(group))])
 
 
 ALGORITHM = CopyEngine()

@@ -6,13 +6,14 @@ program registers its buffers, the switches read and write them in place, and a 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 from sim.cost.nccl.algorithm import Algorithm, Pace
 from sim.cost.nccl.communicator import SIMPLE, Communicator
-from sim.cost.nccl.loads import Amounts, Demand, add_hbm, by_members, demand
+from sim.cost.nccl.loads import Demand, by_members, hbm, total
 from sim.cost.nccl.rings import ring_bandwidth
 from sim.fabric.fabric import Fabric
 
@@ -83,13 +84,12 @@ class Nvls(Algorithm):
         whole result: S out and S in, plus S/n each way for the part the GPU itself reduces and
         multicasts.
         """
-        amounts = self.ports(fabric, by_members(fabric, group), op)
-        return self.with_hbm(fabric, amounts, group, op)
+        return self.with_hbm(fabric, [self.ports(fabric, by_members(fabric, group), op)], group, op)
 
     @staticmethod
-    def ports(fabric: Fabric, members: Sequence[Sequence[int]], op: str) -> Amounts:
+    def ports(fabric: Fabric, members: Sequence[Sequence[int]], op: str) -> Demand:
         """Bytes on the NVLink ports of the GPUs of every node."""
-        amounts: Amounts = defaultdict(float)
+        parts: list[Demand] = []
         for ranks in members:
             g = len(ranks)
             out, into = {
@@ -99,17 +99,14 @@ class Nvls(Algorithm):
             }[op]
             for rank in ranks:
                 sends, receives = fabric.nvlink_ports(rank)
-                for port in sends.tolist():
-                    amounts[port] += out / len(sends)
-                for port in receives.tolist():
-                    amounts[port] += into / len(receives)
-        return amounts
+                for ports, size in ((sends, out), (receives, into)):
+                    parts.append(Demand(ports, np.full(len(ports), size / len(ports))))
+        return total(parts)
 
     @staticmethod
-    def with_hbm(fabric: Fabric, amounts: Amounts, group: Sequence[int], op: str) -> Demand:
+    def with_hbm(fabric: Fabric, parts: Sequence[Demand], group: Sequence[int], op: str) -> Demand:
         """HBM is read and written once, by what the switches pass."""
-        add_hbm(fabric, amounts, group, 2.0 if op == "all_reduce" else 1.0)
-        return demand(amounts)
+        return total([*parts, hbm(fabric, group, 2.0 if op == "all_reduce" else 1.0)])
 
 
 ALGORITHM = Nvls()

@@ -65,14 +65,12 @@ class NvlsTree(Nvls):
     def loads(self, fabric: Fabric, group: Sequence[int], op: str) -> Demand:
         """NVLS's, and binary trees of each head between nodes."""
         members = by_members(fabric, group)
-        amounts = self.ports(fabric, members, op)
+        ports = self.ports(fabric, members, op)
         edges: Edges = defaultdict(float)
         heads = min(len(ranks) for ranks in members)
         for i in range(heads):
             tree_edges(edges, [ranks[i] for ranks in members], 1.0 / heads)
-        for resource, amount in on(fabric, edges.items()).items():
-            amounts[resource] += amount
-        return self.with_hbm(fabric, amounts, group, op)
+        return self.with_hbm(fabric, [ports, on(fabric, edges.items())], group, op)
 
 
 ALGORITHM = NvlsTree()

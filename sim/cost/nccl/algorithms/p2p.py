@@ -8,7 +8,7 @@ from typing import Any
 
 from sim.cost.nccl.algorithm import Algorithm
 from sim.cost.nccl.communicator import SIMPLE, Communicator, constants
-from sim.cost.nccl.loads import Demand, add_hbm, demand, on
+from sim.cost.nccl.loads import Demand, hbm, on, total
 from sim.cost.nccl.pairs import all_pairs
 from sim.fabric.fabric import Fabric
 
@@ -68,8 +68,7 @@ class P2p(Algorithm):
             amounts, sent = on(fabric, [((group[0], group[1]), 1.0)]), 0.5
         else:
             amounts, sent = all_pairs(fabric, group, 1.0 / n), (n - 1) / n
-        add_hbm(fabric, amounts, group, 2.0 * sent)
-        return demand(amounts)
+        return total([amounts, hbm(fabric, group, 2.0 * sent)])
 
 
 ALGORITHM = P2p()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from sim.cost.nccl.algorithm import Algorithm
 from sim.cost.nccl.communicator import SIMPLE, Communicator
-from sim.cost.nccl.loads import Demand, Edges, add_hbm, demand, hbm_passes, on, ring_share
+from sim.cost.nccl.loads import Demand, Edges, hbm, hbm_passes, on, ring_share, total
 from sim.cost.nccl.rings import search
 from sim.fabric.fabric import Fabric
 
@@ -49,9 +49,8 @@ class Pat(Algorithm):
             for i in range(n):
                 edges[group[i], group[(i + distance) % n]] += parts
             distance *= 2
-        amounts = on(fabric, edges.items())
-        add_hbm(fabric, amounts, group, ring_share(op, n) * hbm_passes(op))
-        return demand(amounts)
+        own = hbm(fabric, group, ring_share(op, n) * hbm_passes(op))
+        return total([on(fabric, edges.items()), own])
 
 
 ALGORITHM = Pat()

@@ -14,7 +14,7 @@ import numpy as np
 
 from sim.cost.nccl.algorithm import I8, Algorithm, Steps
 from sim.cost.nccl.communicator import LL, LL128, SIMPLE, Communicator, constants
-from sim.cost.nccl.loads import Amounts, Demand, Edges, add_hbm, demand, hbm_passes, on, ring_share
+from sim.cost.nccl.loads import Demand, Edges, hbm, hbm_passes, on, ring_share, total
 from sim.cost.nccl.rings import ll_ceiling, ring_bandwidth, ring_steps, search
 from sim.fabric.fabric import Fabric
 
@@ -100,13 +100,10 @@ class Ring(Algorithm):
         """All channel rings of a group together."""
         load = fabric.ring_load(group)
         share = ring_share(op, len(group))
-        amounts: Amounts = dict(
-            zip(load.resource.tolist(), (load.demand * share).tolist(), strict=True)
-        )
+        amounts = Demand(load.resource, load.demand * share)
         if op == "broadcast":  # nothing returns to the root
             amounts = on(fabric, _chain(fabric.rings(group).orders))
-        add_hbm(fabric, amounts, group, share * hbm_passes(op))
-        return demand(amounts)
+        return total([amounts, hbm(fabric, group, share * hbm_passes(op))])
 
     def steps(self, fabric: Fabric, group: Sequence[int], op: str) -> Steps | None:
         """A rank's hops on all rings together, after those of its predecessor in the first.
@@ -127,7 +124,7 @@ class Ring(Algorithm):
         before[place[orders[0]]] = place[np.roll(orders[0], 1)]
         return Steps(
             np.append(np.repeat(place[orders.ravel()], np.diff(hops.ptr)), np.arange(n)),
-            np.append(hops.resource, [fabric.hbm(rank) for rank in group]),
+            np.append(hops.resource, fabric.hbm_of(group)),
             np.append(hops.demand / len(orders), np.full(n, hbm_passes(op))),
             before, ring_steps(n, op), 1.0 / n,
         )  # fmt: skip

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from sim.cost.nccl.algorithm import Algorithm
 from sim.cost.nccl.communicator import LL, LL128, PROTOCOLS, SIMPLE, Communicator
-from sim.cost.nccl.loads import Demand, Edges, add_hbm, demand, hbm_passes, on, tree_edges
+from sim.cost.nccl.loads import Demand, Edges, hbm, hbm_passes, on, total, tree_edges
 from sim.cost.nccl.rings import Search, ll_ceiling, search
 from sim.fabric.fabric import Fabric
 
@@ -71,9 +71,7 @@ class Tree(Algorithm):
                     edges[tail, head] += share
                     edges[head, tail] += share
             tree_edges(edges, [segment[0] for segment in segments], share)
-        amounts = on(fabric, edges.items())
-        add_hbm(fabric, amounts, group, 2.0 * hbm_passes(op))
-        return demand(amounts)
+        return total([on(fabric, edges.items()), hbm(fabric, group, 2.0 * hbm_passes(op))])
 
 
 def _search(comm: Communicator) -> Search:

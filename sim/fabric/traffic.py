@@ -1,0 +1,142 @@
+"""Bytes on every resource of bytes between many pairs of ranks at once.
+
+Pairs alike in shape of node, local ranks and leaf switches take alike routes: the legs of one say
+those of all, moved to each pair's own nodes and ports. `Wiring.route` says what a route is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.fabric import paths
+from sim.fabric.wiring import Wiring
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+
+def traffic(fabric: Wiring, source: I8, target: I8, size: F8) -> tuple[I8, F8]:
+    """Sum of what pairs of ranks put on the resources.
+
+    Parameters
+    ----------
+    fabric : Wiring
+        The machine.
+    source, target : (m,) int64
+        Ranks.
+    size : (m,) float64
+        Bytes from one to the other. [B]
+
+    Returns
+    -------
+    resource : (k,) int64
+        In order, each once.
+    amount : (k,) float64
+        HBM at the ends not counted. [B]
+    """
+    parts: list[tuple[I8, F8]] = []
+    ports = _ports(fabric)
+    for at in _alike(fabric, source, target):
+        src, dst, bytes_ = source[at], target[at], size[at]
+        node, other = fabric.rank_node[src], fabric.rank_node[dst]
+        if node[0] == other[0]:
+            local = fabric.rank_local
+            way = paths.gpu_way(fabric.shapes[node[0]], int(local[src[0]]), int(local[dst[0]]))
+            for i, part in way.loads:
+                parts.append((fabric.node_base[node] + i, part * bytes_))
+        elif ports is None:
+            for a, b, each in zip(src.tolist(), dst.tolist(), bytes_.tolist(), strict=True):
+                route = fabric.route(a, b)
+                parts.append((route.resource, route.demand * each))
+        else:
+            parts += _crossing(fabric, ports, src, dst, bytes_)
+    return summed(parts)
+
+
+def summed(parts: Iterable[tuple[I8, F8]]) -> tuple[I8, F8]:
+    """Amounts on resources, each resource once and in order."""
+    listed = list(parts)
+    if not listed:
+        return np.zeros(0, np.int64), np.zeros(0)
+    resource = np.concatenate([r for r, _ in listed])
+    order = np.argsort(resource, kind="stable")
+    resource = resource[order]
+    starts = np.flatnonzero(np.r_[True, resource[1:] != resource[:-1]][: resource.size])
+    amount = np.concatenate([a for _, a in listed])[order]
+    return resource[starts], np.add.reduceat(amount, starts) if starts.size else amount
+
+
+def _alike(fabric: Wiring, source: I8, target: I8) -> Iterator[I8]:
+    """Places of pairs between like nodes and the same local ranks, kind by kind."""
+    number: dict[int, int] = {}
+    shape = np.array([number.setdefault(id(s), len(number)) for s in fabric.shapes])
+    node, other = fabric.rank_node[source], fabric.rank_node[target]
+    most = int(fabric.rank_local.max()) + 1
+    kind = (shape[node] * len(number) + shape[other]) * 2 + (node == other)
+    kind = (kind * most + fabric.rank_local[source]) * most + fabric.rank_local[target]
+    order = np.argsort(kind, kind="stable")
+    cuts = np.flatnonzero(np.diff(kind[order])) + 1
+    return iter(np.split(order, cuts) if len(order) else ())
+
+
+class _Ports(NamedTuple):
+    """Ports that have one link each way, to a switch: their links and switches."""
+
+    at: I8  # (n_nodes, NICs) port of a node's NIC
+    out: I8  # (n_ports,) resource of its link out
+    into: I8
+    above: I8  # (n_ports,) switch that it sends to
+    below: I8  # and that it receives from
+
+
+def _ports(fabric: Wiring) -> _Ports | None:
+    """None where a port has several links, as an explicit graph may have it."""
+    plane = fabric.plane
+    if not plane.n_ports:
+        return None
+    ends = [(plane.out.get(p, []), plane.into.get(p, [])) for p in range(plane.n_ports)]
+    if any(len(out) != 1 or len(into) != 1 for out, into in ends):
+        return None
+    out = np.array([links[0] for links, _ in ends])
+    into = np.array([links[0] for _, links in ends])
+    above, below = np.array(plane.head)[out], np.array(plane.tail)[into]
+    if min(above.min(), below.min()) < plane.n_ports:
+        return None
+    at = np.full((fabric.n_nodes, max(len(s.nics) for s in fabric.shapes)), -1)
+    node, nic = zip(*plane.owner, strict=True)
+    at[np.array(node), np.array(nic)] = np.arange(plane.n_ports)
+    return _Ports(at, plane.base + out, plane.base + into, above, below)
+
+
+def _crossing(
+    fabric: Wiring, ports: _Ports, source: I8, target: I8, size: F8
+) -> Iterator[tuple[I8, F8]]:
+    """What pairs between like nodes, of the same local ranks, put on resources."""
+    first = int(source[0]), int(target[0])
+    pairs = fabric.nic_pairs(*first)
+    node, other = fabric.rank_node[source], fabric.rank_node[target]
+    for out, into in pairs:
+        # a leg depends on the switch of the port it may leave by, of the one on the receiver's rail
+        # and of the one it comes in by
+        rail = fabric.rail_port(first[0], first[1], into)
+        leave, by_rail = (ports.above[ports.at[node, nic]] for nic in (out, max(rail, 0)))
+        arrive = ports.below[ports.at[other, into]]
+        most = int(max(leave.max(), by_rail.max(), arrive.max())) + 1
+        code = (leave * most + by_rail) * most + arrive
+        order = np.argsort(code, kind="stable")
+        cuts = np.flatnonzero(np.diff(code[order])) + 1
+        for at in np.split(order, cuts):
+            leg = fabric.crossing(int(source[at[0]]), int(target[at[0]]), out, into)
+            bytes_ = size[at] / len(pairs)
+            bases = fabric.node_base[node[at]], fabric.node_base[other[at]]
+            for base, loads in zip(bases, (leg.outward, leg.inward), strict=True):
+                for i, part in loads:
+                    yield base + i, part * bytes_
+            yield ports.out[ports.at[node[at], leg.nic]], bytes_
+            yield ports.into[ports.at[other[at], into]], bytes_
+            for r, part in leg.net[1:-1]:
+                yield np.array([r]), part * bytes_.sum(keepdims=True)
