@@ -4,7 +4,8 @@
 
 Each row becomes what a user would write down: a topology, a workload, the figure, and whether the
 source specifies the run completely. Conventions of llm-foundry stand below, of the other sources
-in `measured_sources.py`; those of the 1,101 rows of `finetune.csv`, in `finetune.toml`.
+in `measured_sources.py`; those of the 1,101 rows of `finetune.csv`, in `finetune.toml`, of the
+layouts of `mesh.csv`, in `mesh.toml`.
 """
 
 import csv
@@ -18,6 +19,7 @@ from measured_sources import FINETUNE, OUT_OF_MEMORY, TABLES, asked, falcon
 MEASURED = Path(__file__).parents[1] / "sim" / "data" / "measured"
 OUT = MEASURED / "training.jsonl"
 FINETUNE_TABLE = MEASURED / "finetune.csv"  # what ran is in finetune.toml
+MESH_TABLE = MEASURED / "mesh.csv"  # what ran is in mesh.toml
 
 Convert = Callable[[dict[str, str]], "dict[str, object] | None"]
 
@@ -126,17 +128,39 @@ def finetune(row: dict[str, str]) -> dict[str, str]:
     }
 
 
+MESH = ("model", "nodes", "dp", "pp", "tp", "zero_stage", "micro_batch")
+
+
+def layout(row: dict[str, str]) -> dict[str, str]:
+    """A run of the Ultra-Scale Playbook in the columns of mesh.csv."""
+    found = {name: row[name] for name in MESH}
+    found["accumulation"] = row["grad_accum"]
+    return found | {name: row[name] for name in ("tokens_per_s_per_gpu", "memory_gb", "ran")}
+
+
+def _place(row: dict[str, str]) -> tuple[object, ...]:
+    models = ("1B", "3B", "8B", "80B")
+    counts = ("nodes", "pp", "tp", "zero_stage", "micro_batch")
+    speed = row["tokens_per_s_per_gpu"]
+    return (models.index(row["model"]), *(int(row[name]) for name in counts), speed)
+
+
 def main(folder: Path) -> None:
     """Write all rows that a source's convention can express."""
     with (folder / "finetune.csv").open(encoding="utf-8", newline="") as file:
-        rows = [finetune(row) for row in csv.DictReader(file)]
-    with FINETUNE_TABLE.open("w", encoding="utf-8", newline="") as out:
-        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        _table(FINETUNE_TABLE, [finetune(row) for row in csv.DictReader(file)])
+    with (folder / "mesh_h100.csv").open(encoding="utf-8", newline="") as file:
+        _table(MESH_TABLE, sorted((layout(row) for row in csv.DictReader(file)), key=_place))
     _write(OUT, folder, SOURCES, falcon())
     _write(MEASURED / "finetune.jsonl", folder, FINETUNE, [])
     _write(MEASURED / "out_of_memory.jsonl", folder, OUT_OF_MEMORY, asked())
+
+
+def _table(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _write(

@@ -94,8 +94,8 @@ def validate(what: str = "all", *, cross_validate: bool = False) -> Validation:
 
     Parameters
     ----------
-    what : {"all", "training", "finetune", "memory", "collectives"}
-        Which of them.
+    what : {"all", "training", "finetune", "memory", "collectives", "mesh"}
+        Which of them; "mesh", layouts on a mesh, takes minutes and is no part of "all".
     cross_validate : bool
         Also the error on models, GPU counts and sources left out of the fits.
     """

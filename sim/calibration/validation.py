@@ -12,9 +12,12 @@ from sim.calibration.baselines import SPLITS, comparison
 from sim.calibration.cross_validation import SCHEMES, coverage, cross_validate, memory_coverage
 from sim.calibration.validate_finetune import FinetuneValidation, validate_finetune
 from sim.calibration.validate_memory import MemoryValidation, validate_memory
+from sim.calibration.validate_mesh import MeshValidation, validate_mesh
 from sim.documents import SCHEMAS, Document
 
 PARTS = ("training", "finetune", "memory", "collectives")
+#: asked for by name alone: what takes minutes
+SLOW = ("mesh",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class Validation(Document):
         Collectives of real clusters.
     cross : bool
         Also errors on rows that the fitted constants had not seen, which takes a while to make.
+    mesh : MeshValidation or None
+        Speed of layouts of data, tensor and pipeline parallelism, and which is the best.
     """
 
     schema: ClassVar[str] = SCHEMAS["validation"]
@@ -42,11 +47,12 @@ class Validation(Document):
     memory: MemoryValidation | None = None
     collectives: collectives.CollectiveValidation | None = None
     cross: bool = False
+    mesh: MeshValidation | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
         """What was asked for."""
-        return tuple(part for part in PARTS if getattr(self, part) is not None)
+        return tuple(part for part in (*PARTS, *SLOW) if getattr(self, part) is not None)
 
     def content(self) -> dict[str, Any]:
         """Figures of every part that was asked for."""
@@ -82,6 +88,8 @@ class Validation(Document):
                     for system, rows, reason in self.collectives.anomalies
                 ],
             }
+        if self.mesh is not None:
+            out["mesh"] = _mesh(self.mesh)
         if self.cross:
             out["bands"] = {
                 "without_model": coverage(), "without_source": coverage(by_source=True),
@@ -100,6 +108,8 @@ class Validation(Document):
             rows.append(("memory", _peaks(self.memory)))
         if self.collectives is not None:
             rows.append(("collectives", _collectives(self.collectives)))
+        if self.mesh is not None:
+            rows.append(("mesh", _points([p.point for p in self.mesh.points])))
         return [{"part": part, **row} for part, found in rows for row in found]
 
 
@@ -122,6 +132,19 @@ def _finetune(report: FinetuneValidation) -> dict[str, Any]:
             for s in report.scaling
         ],
         "rows": _points(report.points),
+    }
+
+
+def _mesh(report: MeshValidation) -> dict[str, Any]:
+    return {
+        "groups": report.groups,
+        "cells": [cell._asdict() for cell in report.cells],
+        "refused": [p.layout.id for p in report.refused],
+        "left_out": [{"id": row.id, "reason": why} for row, why in report.inexpressible],
+        "rows": [
+            {**row, "at_odds": p.odd}
+            for row, p in zip(_points([p.point for p in report.points]), report.points, strict=True)
+        ],
     }
 
 
@@ -169,7 +192,7 @@ def validation(parts: Collection[str] = PARTS, cross: bool = False) -> Validatio
     Parameters
     ----------
     parts : collection of str
-        Of `PARTS`.
+        Of `PARTS` and `SLOW`.
     cross : bool
         Also the errors on what was left out of the fits, and how many rows their bands hold.
     """
@@ -179,4 +202,5 @@ def validation(parts: Collection[str] = PARTS, cross: bool = False) -> Validatio
         validate_memory() if "memory" in parts else None,
         collectives.validate_collectives() if "collectives" in parts else None,
         cross,
+        validate_mesh() if "mesh" in parts else None,
     )

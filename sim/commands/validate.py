@@ -14,7 +14,7 @@ from sim.files import make_folder, write_whole
 @click.command("validate")
 @click.argument(
     "what",
-    type=click.Choice(["all", "training", "finetune", "memory", "collectives"]),
+    type=click.Choice(["all", "training", "finetune", "memory", "collectives", "mesh"]),
     default="all",
 )
 @click.option(
@@ -35,7 +35,10 @@ def command(
     output: Path | None,
     report: Path | None,
 ) -> None:
-    """Print the model's error table for WHAT (all of it if left out), misses included."""
+    """Print the model's error table for WHAT, misses included.
+
+    WHAT left out is all of it, but for `mesh`, whose layouts take minutes.
+    """
     import sim
     from sim.report.validation import view
     from sim.report.validation_plots import plots_of

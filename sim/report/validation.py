@@ -11,6 +11,7 @@ from sim.calibration.validate_memory import MemoryValidation
 from sim.calibration.validate_training import TrainingValidation, errors_of
 from sim.calibration.validation import Validation
 from sim.report import validation_finetune as finetune
+from sim.report import validation_mesh as mesh
 from sim.report.validation_cells import ERRORS, count, gib, groups, points, share, table
 from sim.report.validation_plots import PLOTS
 from sim.report.view import Cell, Lines, Part, Picture, Row, Table, View
@@ -32,7 +33,8 @@ def view(
     folder : str
         Of the plots' files, as a link sees it.
     """
-    parts: list[Part] = [Lines([_INTRODUCTION], indent=0)]
+    # layouts say themselves how their page was made
+    parts: list[Part] = [] if found.parts == ("mesh",) else [Lines([_INTRODUCTION], indent=0)]
     if found.training is not None:
         shown = [Picture([PLOTS[n]], f"{folder}/{n}.svg", svg) for n, svg in (plots or {}).items()]
         parts += _training(found.training, found.cross, misses, shown)
@@ -44,6 +46,8 @@ def view(
         parts += [Lines([_BANDS], "80 % bands", indent=0), _coverage(), *_memory_coverage()]
     if found.collectives is not None:
         parts += _collectives(found.collectives, misses)
+    if found.mesh is not None:
+        parts += mesh.parts(found.mesh, misses)
     return View("Validation", parts, found)
 
 

@@ -1,0 +1,129 @@
+"""Published layouts of data, tensor and pipeline parallelism as topologies and workloads.
+
+`sim/data/measured/mesh.toml` says once what ran, a row of `mesh.csv` on which ranks.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+from sim.calibration.finetune import merged
+from sim.calibration.rows import MeasuredRow
+from sim.data import DATA, table
+from sim.inputs.loader import load
+
+TABLE = "measured/mesh"
+GB = 1e9
+#: a row is at odds with others from this many times their time of a slot
+AT_ODDS = 2.0
+#: of (model, nodes) one cell in three was never looked at while the model was made
+MODELS, NODES = ("1B", "3B", "8B", "80B"), (1, 2, 4, 8, 16, 32, 64)
+
+
+class Layout(NamedTuple):
+    """A row of the table."""
+
+    model: str
+    nodes: int
+    dp: int
+    pp: int
+    tp: int
+    zero: int
+    micro_batch: int
+    accumulation: int
+    tokens_per_s_per_gpu: float | None
+    memory_gb: float | None
+    ran: bool
+
+    @property
+    def cell(self) -> str:
+        """Model and number of nodes."""
+        return f"{self.model}, {self.nodes} nodes"
+
+    @property
+    def held(self) -> bool:
+        """Whether its cell is for grading alone."""
+        return (NODES.index(self.nodes) + MODELS.index(self.model)) % 3 == 2
+
+    @property
+    def slot_s(self) -> float:
+        """Measured time of one of the M + p - 1 slots of a step. [s]"""
+        length: int = table(TABLE)["workload"]["sequence_length"]
+        tokens = length * self.micro_batch * self.accumulation
+        ranks = self.tp * self.pp
+        step = tokens / ((self.tokens_per_s_per_gpu or 0.0) * ranks)
+        return step / (self.accumulation + self.pp - 1)
+
+    @property
+    def id(self) -> str:
+        """A name."""
+        return (
+            f"mesh:{self.model}-n{self.nodes}-dp{self.dp}-tp{self.tp}-pp{self.pp}-z{self.zero}"
+            f"-mb{self.micro_batch}"
+        )
+
+
+@cache
+def layouts() -> tuple[Layout, ...]:
+    """All rows of the shipped table whose batch is the one that the source states."""
+    sequences = table(TABLE)["sequences"]
+    with (DATA / f"{TABLE}.csv").open(encoding="utf-8", newline="") as file:
+        found = [_layout(row) for row in csv.DictReader(file)]
+    return tuple(r for r in found if r.dp * r.micro_batch * r.accumulation == sequences)
+
+
+def _layout(row: Mapping[str, str]) -> Layout:
+    def figure(name: str) -> float | None:
+        return float(row[name]) if row[name] else None
+
+    nodes, dp, pp, tp, zero, micro, accumulation = (
+        int(row[name])
+        for name in ("nodes", "dp", "pp", "tp", "zero_stage", "micro_batch", "accumulation")
+    )
+    return Layout(
+        row["model"], nodes, dp, pp, tp, zero, micro, accumulation,
+        figure("tokens_per_s_per_gpu"), figure("memory_gb"), row["ran"] == "yes",
+    )  # fmt: skip
+
+
+def at_odds(rows: Iterable[Layout]) -> frozenset[Layout]:
+    """Rows that others of the table contradict.
+
+    A micro-batch on the same stages and tensor-parallel ranks takes no longer than a larger one
+    does anywhere: a row whose slot takes `AT_ODDS` times that is slow for another reason than its
+    layout. Most such rows take 0.7 to 1.2 s a slot, whatever its work. Only measurements are read.
+    """
+    alike: dict[tuple[str, int, int], list[Layout]] = {}
+    for row in rows:
+        if row.ran:
+            alike.setdefault((row.model, row.pp, row.tp), []).append(row)
+    return frozenset(
+        row
+        for group in alike.values()
+        for row in group
+        if row.slot_s > AT_ODDS * min(o.slot_s for o in group if o.micro_batch >= row.micro_batch)
+    )
+
+
+@cache
+def measured(row: Layout) -> MeasuredRow:
+    """A row as a user would have written it."""
+    about: dict[str, Any] = table(TABLE)
+    shape = merged(about["model"], about["models"][row.model], {"name": row.model})
+    shape |= {"kv_heads": shape["heads"], "head_dim": shape["hidden_size"] // shape["heads"]}
+    ranks = {"tensor_parallel": row.tp, "pipeline_parallel": row.pp}
+    workload = merged(
+        about["workload"],
+        {"model": shape, "micro_batch": row.micro_batch, "gradient_accumulation": row.accumulation},
+        {"parallelism": merged(about["zero"][str(row.zero)], ranks)},
+    )
+    loaded = load(about["machine"]["topology"], workload, [f"nodes={row.nodes}"])
+    memory = None if row.memory_gb is None else row.memory_gb * GB
+    return MeasuredRow(
+        row.id, about["source"], loaded.topology, loaded.workload, loaded.topology.world_size,
+        row.tokens_per_s_per_gpu, memory, "anomaly" if row in at_odds(layouts()) else "complete",
+        "", ran=row.ran,
+    )  # fmt: skip
