@@ -33,7 +33,7 @@ class Cell(NamedTuple):
     bias: float
     mean: float  # of |error|
     median: float
-    order: float  # Spearman's rank correlation of measured and predicted speed
+    order: float | None  # Spearman's rank correlation of measured and predicted speed; of 3 or more
     regret: float  # what the layout that the model chooses loses against the measured best
 
 
@@ -121,7 +121,7 @@ def _cells(points: list[MeshPoint]) -> Iterable[Cell]:
         said = [p.point.predicted for p in mine]
         g = errors_of("cell", name, [p.point.error for p in mine])
         chosen = speeds[said.index(max(said))]
-        order = spearman(speeds, said) if len(mine) > 2 else float("nan")
+        order = spearman(speeds, said) if len(mine) > 2 else None
         yield Cell(
             name, mine[0].layout.held, len(mine), g.bias, g.mean, g.median, order,
             1.0 - chosen / max(speeds),

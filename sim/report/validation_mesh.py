@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 
 from sim.calibration.mesh import AT_ODDS
@@ -30,15 +29,15 @@ def parts(report: MeshValidation, misses: int) -> list[Part]:
 
 
 def _row(cell: MeshCell) -> Row:
-    order = "" if math.isnan(cell.order) else f"{cell.order:.2f}"
+    order = Cell("", None) if cell.order is None else Cell(f"{cell.order:.2f}", cell.order)
     return [
         cell.name, "no" if cell.held else "yes", count(cell.rows), share(cell.bias, "+"),
-        share(cell.mean), share(cell.median), Cell(order, cell.order), share(cell.regret),
+        share(cell.mean), share(cell.median), order, share(cell.regret),
     ]  # fmt: skip
 
 
 def _order(report: MeshValidation) -> str:
-    orders = [c.order for c in report.cells if not math.isnan(c.order)]
+    orders = [c.order for c in report.cells if c.order is not None]
     regrets = [c.regret for c in report.cells]
     return (
         f"Spearman's correlation within a cell is {statistics.median(orders):.2f} in the median, "

@@ -64,9 +64,6 @@ class _Job:
             groups["embedding"] = Pairs(0, mesh.pp - 1, mesh.pp, mesh.world // mesh.pp)
         self.trainer = trainer_of(workload)
         self.r = recorder(groups, self.trainer)
-        first = rank == 0
-        size = max(BUCKET, BUCKET_OF_A_RANK * self.ranks) if first else float("inf")
-        self.bucket = float(knobs.grad_bucket_size or size)
         ranges = blocks_of(workload)
         own = SCHEDULES[knobs.pipeline_schedule].stages_of(shape_of(workload), rank)
         held = {s: ranges[s] for s in (own if mesh.pp > 1 else (0,))}
@@ -79,7 +76,7 @@ class _Job:
         self.memory = MegatronMemory(workload, tree, self.r.memory, numel, self.owned)
         last = len(ranges) - 1
         self.stages = {
-            s: _Stage(self, blocks, MegatronStageMemory(self.memory, s == 0, s == last))
+            s: _Stage(self, blocks, MegatronStageMemory(self.memory, s == 0, s == last), s == 0)
             for s, blocks in held.items()
         }
 
@@ -153,8 +150,10 @@ class _Job:
 class _Stage:
     """The blocks of a stage, or of the model."""
 
-    def __init__(self, job: _Job, numbers: range, memory: MegatronStageMemory) -> None:
+    def __init__(self, job: _Job, numbers: range, memory: MegatronStageMemory, first: bool) -> None:
         self.job, self.numbers, self.memory = job, numbers, memory
+        size = max(BUCKET, BUCKET_OF_A_RANK * job.ranks) if first else float("inf")
+        self.bucket = float(job.knobs.grad_bucket_size or size)
         self.done = 0  # backwards
         self.held = 0.0  # elements whose gradients wait for their bucket to be full
         self.coming: dict[int, Event] = {}  # parameters on their way, by the first block in need
@@ -168,7 +167,7 @@ class _Stage:
         for number in self.numbers:
             first = number if first < 0 else first
             held += job.elements(number)
-            if held >= job.bucket or number == self.numbers[-1]:
+            if held >= self.bucket or number == self.numbers[-1]:
                 size = compute * held
                 r.wait_stream("all_gather", "compute")
                 r.collective(
@@ -201,9 +200,9 @@ class _Stage:
             if hooked:
                 self._accumulate(job.elements(number), number)
                 self.held += job.elements(number)
-                if self.held >= job.bucket:
-                    self._reduce(job.bucket * (self.held // job.bucket))
-                    self.held %= job.bucket
+                if self.held >= self.bucket:
+                    self._reduce(self.bucket * (self.held // self.bucket))
+                    self.held %= self.bucket
         self.memory.done()
         if not hooked:
             self._accumulate(sum(map(job.elements, self.numbers)))

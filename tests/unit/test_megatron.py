@@ -59,6 +59,15 @@ def test_gradients_are_reduced_once_in_fp32_and_parameters_gathered_in_bf16():
     assert plan.owned_numel == total
 
 
+def test_only_the_first_stage_has_buckets_unless_asked():
+    """Megatron's rule: elsewhere nothing hides a reduction, which comes when all is done."""
+    chunks = {"pipeline_parallel": 2, "pipeline_schedule": "interleaved-1f1b"}
+    counts = [[s[0] for s in sent(p, "reduce_scatter")] for p in plans(nodes=4, **chunks)]
+    assert [len(found) for found in counts] == [3, 2]  # of stages 0 and 2, of 1 and 3
+    asked = plans(nodes=4, grad_bucket_size=20e6, **chunks)
+    assert [len(sent(p, "reduce_scatter")) for p in asked] > [3, 2]
+
+
 def test_parameters_of_the_next_step_come_beside_its_forward():
     total = count_parameters(job().workload.model).total
     (plan,) = plans(overlap_param_gather=True, grad_bucket_size=40e6)

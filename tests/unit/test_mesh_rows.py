@@ -1,7 +1,6 @@
 """Measured layouts: the shipped table, which rows others contradict, and how they are graded."""
 
 import csv
-import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,10 @@ import pytest
 from sim.calibration import validate_mesh as graded
 from sim.calibration.mesh import Layout, at_odds, layouts, measured
 from sim.calibration.validate_training import predict
+from sim.calibration.validation import Validation
 from sim.inputs.check_mesh import stage_layers
+from sim.report.formats import rendered
+from sim.report.validation import view
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "measured" / "mesh_h100.csv"
 
@@ -67,5 +69,14 @@ def test_order_and_regret(monkeypatch):
     assert cell.rows == len(rows) == 6
     assert cell.median < 0.06
     assert cell.regret < 0.03
-    assert not math.isnan(cell.order)
+    assert cell.order is not None
     assert not found.refused
+    document = Validation(mesh=found)
+    assert document.parts == ("mesh",)
+    assert [row["id"] for row in document.records()] == [row.id for row in rows]
+    content = document.to_dict()["mesh"]
+    assert content["cells"][0]["rows"] == 6
+    assert content["left_out"] == []
+    text = rendered(view(document, misses=2), "md")
+    assert "Of 6 layouts that ran 0 (0.0 %) are said not to fit, 0 to be at risk." in text
+    assert text.count("mesh:3B-n1-") == 2
