@@ -31,6 +31,11 @@ def duration(seconds: float) -> str:
     return f"{minutes / 1440.0:.1f} days"
 
 
+def counted(number: int, noun: str) -> str:
+    """A count of things: ``1 node``, ``1,024 nodes``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def count(value: float) -> str:
     """A count with a k, M, B or T."""
     for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):

@@ -15,32 +15,97 @@ Overrides = Iterable[str] | Mapping[str, Any]
 Varied = Iterable[str] | Mapping[str, Iterable[Any]]
 Progress = Callable[[int, int], None]
 
+_OVERRIDES = "overrides"
+
 
 def settings(
-    overrides: Overrides, calibration: File | Calibration | None = None
+    overrides: Overrides,
+    calibration: File | Calibration | None = None,
+    keys: Mapping[str, Any] | None = None,
 ) -> tuple[str, ...]:
-    """Overrides as ``key=value``; a calibration's come first, so that others win."""
-    if isinstance(overrides, Mapping):
-        overrides = [f"{key}={_text(value)}" for key, value in overrides.items()]
+    """Overrides as ``key=value``: a calibration's come first, `keys` last, so that later ones win.
+
+    Raises
+    ------
+    InputError
+        Overrides that are neither texts nor a mapping, or values that no YAML can hold.
+    """
+    found = (*_sets(overrides), *_sets(keys or {}))
     if calibration is None:
-        return tuple(overrides)
+        return found
     from sim.inputs.calibration import calibration_settings
 
-    return (*calibration_settings(calibration), *overrides)
+    return (*calibration_settings(calibration), *found)
+
+
+def _sets(overrides: Overrides) -> tuple[str, ...]:
+    if isinstance(overrides, Mapping):
+        return tuple(f"{key}={_text(value, str(key))}" for key, value in overrides.items())
+    return texts(_OVERRIDES, overrides, "['nodes=2'] or {'nodes': 2}")
+
+
+def texts(name: str, given: Any, example: str) -> tuple[str, ...]:
+    """An argument that is one text or several.
+
+    Raises
+    ------
+    InputError
+        It is something else.
+    """
+    from sim.errors import InputError
+
+    if isinstance(given, str):
+        return (given,)
+    found = tuple(given) if isinstance(given, Iterable) else None
+    if found is None or not all(isinstance(text, str) for text in found):
+        kind = type(given).__name__
+        message = f"{kind} {given!r} is no list of texts; write such as {example}"
+        raise InputError.single(name, message)
+    return found
+
+
+def chosen(name: str, given: Any, among: Sequence[Any]) -> None:
+    """Check an argument that is one of a few.
+
+    Raises
+    ------
+    InputError
+        It is none of them.
+    """
+    from sim.errors import InputError
+
+    if given not in among:
+        known = ", ".join(map(repr, among))
+        raise InputError.single(name, f"{given!r} is not one of {known}")
+
+
+def share(given: str | float) -> str:
+    """A share as the command line has it: ``5%``, or a number such as 0.05."""
+    return given if isinstance(given, str) else repr(given)
 
 
 def axes(vary: Varied) -> tuple[str, ...]:
     """``key=a,b`` texts."""
     if isinstance(vary, Mapping):
-        return tuple(f"{key}={','.join(map(_text, values))}" for key, values in vary.items())
-    return tuple(vary)
+        return tuple(
+            f"{key}={','.join(_text(value, str(key)) for value in values)}"
+            for key, values in vary.items()
+        )
+    return texts("vary", vary, "['nodes=1,2'] or {'nodes': [1, 2]}")
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, key: str) -> str:
     """A value as YAML on one line."""
     from sim.documents import dumps
+    from sim.errors import InputError
 
-    return value if isinstance(value, str) else dumps(value, None)
+    if isinstance(value, str):
+        return value
+    try:
+        return dumps(value, None)
+    except (TypeError, ValueError):
+        message = f"{type(value).__name__} {value!r} is no text, number, list or mapping"
+        raise InputError.single(_OVERRIDES, message, key) from None
 
 
 def several(given: Any) -> Sequence[Any]:

@@ -6,9 +6,9 @@ Inputs are read before the simulator is imported, so that their faults are said 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sim.api.arguments import File, Overrides, path, settings
+from sim.api.arguments import File, Overrides, chosen, path, settings, share, texts
 
 if TYPE_CHECKING:
     from sim.inputs.arguments import Argument
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sim.step.spans import StepTimeline
     from sim.step.stages import StageChart
 
+_ENGINES = ("auto", "reference", "python", "compiled")
+
 
 def simulate(
     topology: Argument,
@@ -35,12 +37,13 @@ def simulate(
     prices: File | None = None,
     engine: str = "auto",
     level: str | None = None,
-    jitter: str = "0%",
+    jitter: str | float = "0%",
     slow: Iterable[str] = (),
     seed: int = 0,
     replicas: int = 1,
     scaling: bool = True,
     fixes: bool = True,
+    **keys: Any,
 ) -> Result:
     """Predict one training job on one machine.
 
@@ -48,7 +51,7 @@ def simulate(
     ----------
     topology, workload : path, catalogue name, mapping of the YAML's keys, or spec
         Machine and job.
-    overrides : iterable of str, or mapping
+    overrides : str, iterable of str, or mapping
         ``key=value`` as for ``--set``.
     calibration : path or Calibration, optional
         Corrections of this cluster, as `calibrate` makes them.
@@ -61,8 +64,8 @@ def simulate(
     level : str, optional
         ``folded`` (equal ranks once), ``ranks`` or ``steps`` (every ring step of every rank);
         ``ranks`` where ranks differ by `jitter` or `slow`, else ``folded``.
-    jitter : str
-        Deviation of each rank's compute time, block by block, such as ``5%``.
+    jitter : str or float
+        Deviation of each rank's compute time, block by block, such as ``5%`` or 0.05.
     slow : iterable of str
         Slow GPUs and links: ``rank:3=0.9``, ``link:NAME=0.5``.
     seed, replicas : int
@@ -72,6 +75,8 @@ def simulate(
         Also simulate 1, 2, 4 and 8 nodes.
     fixes : bool
         Also simulate changes worth trying.
+    **keys
+        Overrides of keys that are names of Python: ``nodes=2, micro_batch=4``.
 
     Returns
     -------
@@ -85,7 +90,9 @@ def simulate(
     """
     from sim.inputs.loader import load
 
-    sets = settings(overrides, calibration)
+    chosen("engine", engine, _ENGINES)
+    chosen("level", level, (None, "folded", "ranks", "steps"))
+    sets = settings(overrides, calibration, keys)
     if offer or prices:
         from sim.study.pricing import rented_at
 
@@ -94,7 +101,8 @@ def simulate(
     from sim.result.predict import predict
     from sim.step.variation import read_variation
 
-    varied = read_variation(jitter, slow, seed, replicas)
+    slowed = texts("slow", slow, "['rank:3=0.9']")
+    varied = read_variation(share(jitter), slowed, seed, replicas)
     return predict(
         loaded.topology, loaded.workload, loaded.notes, engine=engine, level=varied.level(level),
         scaling=scaling, fixes=fixes, variation=varied,
@@ -109,12 +117,13 @@ def memory_of(
     calibration: File | Calibration | None = None,
     bound: Quantity | None = None,
     fixes: bool = True,
+    **keys: Any,
 ) -> MemoryAnswer:
     """Bytes per GPU by category and moment, the verdict, and what would save memory.
 
     Parameters
     ----------
-    topology, workload, overrides, calibration
+    topology, workload, overrides, calibration, keys
         As for `simulate`.
     bound : {"micro_batch", "sequence_length", "nodes"}, optional
         Also find the largest of it that fits, or the fewest nodes.
@@ -130,7 +139,8 @@ def memory_of(
     """
     from sim.inputs.loader import load
 
-    machine, job, _ = load(topology, workload, settings(overrides, calibration))
+    chosen("bound", bound, (None, "micro_batch", "sequence_length", "nodes"))
+    machine, job, _ = load(topology, workload, settings(overrides, calibration, keys))
     from sim.memory.bound import solve
     from sim.memory.report import memory
     from sim.result.memory import MemoryAnswer
@@ -151,17 +161,18 @@ def explain(
     *,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
+    **keys: Any,
 ) -> MethodComparison:
     """Why LoRA is (no) faster: the step part by part, by fine-tuning method.
 
     Parameters
     ----------
-    topology, workload, overrides, calibration
+    topology, workload, overrides, calibration, keys
         As for `simulate`. A full fine-tune is set beside LoRA of rank 16.
     """
     from sim.inputs.loader import load
 
-    machine, job, _ = load(topology, workload, settings(overrides, calibration))
+    machine, job, _ = load(topology, workload, settings(overrides, calibration, keys))
     from sim.result.explain import explain
 
     return explain(machine, job)
@@ -176,15 +187,16 @@ def trace(
     level: str | None = None,
     all_micro_steps: bool | None = None,
     ranks: Iterable[int] = (),
-    jitter: str = "0%",
+    jitter: str | float = "0%",
     slow: Iterable[str] = (),
     seed: int = 0,
+    **keys: Any,
 ) -> Trace:
     """Simulate a step and give its timeline, for Perfetto or as rows of collectives.
 
     Parameters
     ----------
-    topology, workload, overrides, calibration
+    topology, workload, overrides, calibration, keys
         As for `simulate`.
     level : {"folded", "ranks"}, optional
         Equal ranks once, or every rank's own lanes; ``ranks`` where some are named or slowed.
@@ -198,11 +210,13 @@ def trace(
     """
     from sim.inputs.loader import load
 
-    machine, job, _ = load(topology, workload, settings(overrides, calibration))
+    chosen("level", level, (None, "folded", "ranks"))
+    machine, job, _ = load(topology, workload, settings(overrides, calibration, keys))
     from sim.step.chrome_trace import traced
     from sim.step.variation import read_variation
 
-    varied = read_variation(jitter, slow, seed, 1)
+    slowed = texts("slow", slow, "['rank:3=0.9']")
+    varied = read_variation(share(jitter), slowed, seed, 1)
     return traced(machine, job, varied, level, all_micro_steps, tuple(ranks))
 
 
@@ -213,17 +227,18 @@ def timeline(
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     all_micro_steps: bool = False,
+    **keys: Any,
 ) -> StepTimeline:
     """A step to draw: spans a stream, exposed stretches, critical path, bytes over time.
 
     Parameters
     ----------
-    topology, workload, overrides, calibration, all_micro_steps
+    topology, workload, overrides, calibration, all_micro_steps, keys
         As for `trace`.
     """
     from sim.inputs.loader import load
 
-    machine, job, _ = load(topology, workload, settings(overrides, calibration))
+    machine, job, _ = load(topology, workload, settings(overrides, calibration, keys))
     from sim.result.sections import title_of
     from sim.step.spans import step_timeline
 
@@ -263,18 +278,19 @@ def config(
     *,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
+    **keys: Any,
 ) -> Configuration:
     """Every key of a machine and a job: its value, and where that came from.
 
     Parameters
     ----------
-    topology, workload, overrides, calibration
+    topology, workload, overrides, calibration, keys
         As for `simulate`.
     """
     from sim.inputs.config import resolved
     from sim.inputs.loader import load
 
-    return resolved(load(topology, workload, settings(overrides, calibration)))
+    return resolved(load(topology, workload, settings(overrides, calibration, keys)))
 
 
 def import_job(*files: File) -> ImportedJob:

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 _RANKS = "--ranks"
 _CHROME = ("chrome", "json")  # the same: a Chrome trace is JSON
-_PICTURE = "svg"
+_PICTURES = ("svg",)
 
 
 @click.command("trace")
 @click.argument("topology")
 @job
 @sets
-@printed(*dict.fromkeys((*_CHROME, *FORMS, _PICTURE)))
+@printed(*dict.fromkeys((*_CHROME, *FORMS, *_PICTURES)))
 @click.option("--stages", is_flag=True,
               help="A chart of a pipeline's ranks: a table, a picture (svg).")  # fmt: skip
 @click.option("--level", type=click.Choice(["folded", "ranks"]),
@@ -45,7 +45,7 @@ def command(
     """
     import sim
 
-    if stages or form == _PICTURE:
+    if stages or form in _PICTURES:
         _chart(sim.stages(topology, workload, overrides=overrides), form, output)
         return
     found = sim.trace(
@@ -65,10 +65,10 @@ def command(
 def _chart(found: StageChart, form: str, output: Path | None) -> None:
     from sim.report.stages import picture, view
 
-    if form == _PICTURE:
+    if form in _PICTURES:
         emit(picture(found).rstrip("\n"), output)
     else:
-        show(view(found), "table" if form == "chrome" else form, output)
+        show(view(found), FORMS[0] if form in _CHROME[:1] else form, output)
 
 
 def _ranks(text: str) -> list[int]:

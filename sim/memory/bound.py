@@ -12,7 +12,7 @@ from sim.inputs.strategy import spread
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.report import MemoryReport, memory
-from sim.quantities import gib
+from sim.quantities import counted, gib
 
 Quantity = Literal["micro_batch", "sequence_length", "nodes"]
 #: sequence lengths are answered in whole multiples of this [tokens]
@@ -144,8 +144,8 @@ def _fewest_nodes(topology: Topology, workload: Workload) -> Bound:
         if high > LARGEST["nodes"]:
             report = at(high // 2)
             message = (
-                f"{high // 2} nodes are not enough: {report.dominating} shrinks no further; "
-                f"it needs {_needs(report)}"
+                f"{counted(high // 2, 'node')} are not enough: {report.dominating} shrinks no "
+                f"further; it needs {_needs(report)}"
             )
             raise InfeasibleError(message)
     low = high // 2

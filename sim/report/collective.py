@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sim.cost.collectives import CollectiveCost, bus_factor
+from sim.quantities import counted
 from sim.report.view import Cell, Column, Lines, Row, Table, View, left
 from sim.study.collectives import CollectiveSweep, CollectiveVariants
 
@@ -27,7 +28,7 @@ def _sizes(found: CollectiveSweep) -> View:
         for c in found.costs
     ]  # fmt: skip
     nodes = len({int(found.fabric.rank_node[rank]) for rank in range(found.ranks)})
-    where = "1 node" if nodes == 1 else f"{nodes} nodes"
+    where = counted(nodes, "node")
     title = (
         f"{found.fabric.topology.name}: {found.op} over {found.ranks} GPUs on {where}, "
         f"NCCL {found.nccl}"

@@ -144,5 +144,5 @@ def _fixes(fixes: tuple[MemoryFix, ...]) -> Table:
 
 
 def _cost(fix: MemoryFix) -> str:
-    cost = f"time {100 * fix.time_cost:+.1f} %"
+    cost = f"time {percent(fix.time_cost, sign='+')}"
     return f"{cost}, another training" if fix.changes_training else cost

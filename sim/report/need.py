@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim import units
 from sim.job.estimate import JobEstimate
 from sim.memory.bound import Bound
-from sim.quantities import duration, gib, percent, usd
+from sim.quantities import counted, duration, gib, percent, usd
 from sim.report.view import Lines, View
 from sim.study.inverse import BandwidthNeeded, GpusNeeded, PriceNeeded
 
@@ -27,14 +27,20 @@ def bandwidth_view(found: BandwidthNeeded) -> View:
 def gpus_view(found: GpusNeeded) -> View:
     """Nodes for a deadline."""
     title = (
-        f"{found.nodes} nodes ({found.gpus} GPUs) end in {_job(found.job)} "
-        f"(asked {duration(found.deadline_s)})"
+        f"{counted(found.nodes, 'node')} ({counted(found.gpus, 'GPU')}) "
+        f"{_verb(found.nodes, 'end')} in {_job(found.job)} (asked {duration(found.deadline_s)})"
     )
     if found.below is None:
         return View(f"{title}; it is the smallest size", [], found)
     nodes, job = found.below
-    below = f"{nodes} nodes " + (f"take {_job(job)}" if job else "do not fit in memory")
+    said = f"{_verb(nodes, 'take')} {_job(job)}" if job else "would not hold it in memory"
+    below = f"{counted(nodes, 'node')} {said}"
     return View(title, [Lines([below], indent=0, apart=False)], found)
+
+
+def _verb(number: int, verb: str) -> str:
+    """The form of a verb that goes with a number."""
+    return f"{verb}s" if number == 1 else verb
 
 
 def context_view(found: Bound) -> View:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.quantities import duration, percent, usd
+from sim.quantities import counted, duration, percent, usd
 from sim.report.view import Cell, Column, Fact, Facts, Lines, Part, Row, Table, View, left
 from sim.study.plan import PlanReport
 from sim.study.schedule import JobLog
@@ -15,9 +15,12 @@ def view(report: PlanReport, share: float | None = None) -> View:
     heading = ""
     if share is not None:
         met = percent(share, 0)
-        heading = f"{report.nodes} nodes are the fewest on which {met} of deadlines are met"
+        fewest = "is the fewest" if report.nodes == 1 else "are the fewest"
+        size = counted(report.nodes, "node")
+        heading = f"{size} {fewest} on which {met} of deadlines are met"
     name = (
-        f"{report.name}: {len(report.logs)} jobs on {report.nodes} nodes ({report.gpus} GPUs), "
+        f"{report.name}: {counted(len(report.logs), 'job')} on {counted(report.nodes, 'node')} "
+        f"({counted(report.gpus, 'GPU')}), "
         f"{report.policy}, {duration(report.span_s)}"
     )
     columns = [

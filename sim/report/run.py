@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim.blocks.kernels import STREAMED
-from sim.quantities import count, duration, gib, percent
+from sim.quantities import count, counted, duration, gib, percent
 from sim.report.job import job_section
 from sim.report.ranks import waiting
 from sim.report.settings import settings
@@ -150,7 +150,8 @@ def fit_lines(result: Result) -> list[str]:
     curve = result.scaling.curve
     roomy = [point for point in curve if point.fits]
     if roomy:
-        times = f"unchanged, it fits on {roomy[0].nodes} nodes ({roomy[0].gpus} GPUs); {times}"
+        size = f"{counted(roomy[0].nodes, 'node')} ({counted(roomy[0].gpus, 'GPU')})"
+        times = f"unchanged, it fits on {size}; {times}"
     elif len(curve) > 1:
         times = f"unchanged, it fits on none of up to {curve[-1].nodes} nodes; {times}"
     return [f"DOES NOT FIT: {'; '.join(reasons)}", times]
@@ -225,7 +226,7 @@ def fixes_table(result: Result) -> Table:
     ]  # fmt: skip
     rows: list[Row] = [
         [
-            Cell(f"{100 * (fix.step_time_ratio - 1):+.1f} %", fix.step_time_ratio),
+            Cell(percent(fix.step_time_ratio - 1.0, sign="+"), fix.step_time_ratio),
             fix.description,
             Cell(gib(fix.memory_bytes) + ("" if fix.verdict == "fits" else f", {fix.verdict}"),
                  fix.memory_bytes, "B"),

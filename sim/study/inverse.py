@@ -18,7 +18,7 @@ from sim.inputs.workload import Workload
 from sim.job.cost import break_even_price
 from sim.job.estimate import JobEstimate, estimate_job
 from sim.memory.bound import Bound, solve
-from sim.quantities import duration, gib, percent
+from sim.quantities import counted, duration, gib, percent
 from sim.step.step import memory_of, step
 from sim.study.candidates import NODES
 
@@ -208,7 +208,7 @@ def gpus_for(
         raise InfeasibleError(message)
     message = (
         f"no size up to {most_nodes} nodes ends in {duration(deadline_s)}; the fastest is "
-        f"{fastest[0]} nodes with {duration(fastest[1].wall_s)}"
+        f"{counted(fastest[0], 'node')} with {duration(fastest[1].wall_s)}"
     )
     raise InfeasibleError(message)
 

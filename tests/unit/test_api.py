@@ -103,11 +103,12 @@ CASES = {
     "validate": (["memory"], lambda _: sim.validate("memory")),
 }  # fmt: skip
 OTHERS = {"topo import", "prices import"}  # they write files for other verbs
+SERVERS = {"serve"}  # it answers with pages
 
 
 def commands():
     """Every verb, and every verb of a verb."""
-    for verb in VERBS:
+    for verb in (v for v in VERBS if v not in SERVERS):
         command = group.get_command(None, verb)
         subs = getattr(command, "commands", None)
         yield from (f"{verb} {sub}" for sub in subs) if subs else [verb]
@@ -228,3 +229,46 @@ def test_a_fault_in_either_file_is_said_before_numbers_are_imported(machine, job
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stderr.splitlines()[-1] == "2 []"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"overrides": "nodes=2"}, {"overrides": ["nodes=2"]}, {"overrides": {"nodes": 2}},
+        {"nodes": 2}, {"overrides": "nodes=4", "nodes": 2},
+    ],
+)  # fmt: skip
+def test_overrides_are_given_in_any_way(given):
+    nodes = next(k for k in sim.config(MACHINE, JOB, **given).keys if k.path == "topology.nodes")
+    assert nodes.value == "2"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"overrides": 4}, "int 4 is no list of texts; write such as ['nodes=2']"),
+        ({"overrides": [("nodes", 2)]}, "is no list of texts"),
+        ({"overrides": {"nodes": object}}, "nodes: type <class 'object'> is no text, number"),
+        ({"nodse": 2}, "nodse"),
+        ({"level": "x"}, "'x' is not one of None, 'folded', 'ranks', 'steps'"),
+        ({"engine": "gpu"}, "'gpu' is not one of 'auto', 'reference'"),
+        ({"jitter": 5.0}, "is not between 0 and 100%"),
+        ({"jitter": "much"}, "write 5% or 0.05"),
+        ({"slow": 3}, "write such as ['rank:3=0.9']"),
+        ({"scalling": True}, "scalling"),
+    ],
+)
+def test_wrong_arguments_are_told(given, said):
+    with pytest.raises(sim.InputError) as caught:
+        sim.simulate(MACHINE, JOB, scaling=False, fixes=False, **given)
+    assert said in str(caught.value)
+
+
+def test_a_number_is_a_share():
+    by_text, by_number = (
+        sim.simulate(MACHINE, JOB, jitter=j, scaling=False, fixes=False, nodes=1)
+        for j in ("5%", 0.05)
+    )
+    assert by_text == by_number
+    with pytest.raises(sim.InputError, match="'width' is not one of"):
+        sim.memory_of(MACHINE, JOB, bound="width")

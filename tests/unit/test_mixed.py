@@ -167,7 +167,7 @@ def test_the_report_says_who_waits_for_whom():
     pattern = (
         rf"ranks 0-2, 4-7 \({H100}\) [12]\.\d % of the step for rank 3 \({H100}\), 80.0 % as fast;"
     )
-    assert re.search(pattern, render(view(slow)))
+    assert re.search(pattern, " ".join(render(view(slow)).split()))
     alike = simulate("dgx-h100", "llama3-8b-sft", scaling=False, fixes=False)
     assert alike.ranks == ()
 

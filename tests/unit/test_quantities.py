@@ -2,7 +2,7 @@
 
 import pytest
 
-from sim.quantities import count, duration, gib, percent, usd
+from sim.quantities import count, counted, duration, gib, percent, usd
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,9 @@ def test_counts_bytes_shares_and_dollars():
     ]  # fmt: skip
     sums = [usd(x) for x in (2.949, 99.994, 1068.2, float("inf"))]
     assert sums == ["$2.95", "$99.99", "$1,068", "-"]
+
+
+def test_one_is_not_many():
+    assert [counted(n, "node") for n in (0, 1, 2, 1024)] == [
+        "0 nodes", "1 node", "2 nodes", "1,024 nodes",
+    ]  # fmt: skip

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from sim.cli import group
 from sim.commands import options
+from sim.documents import Document
 from sim.report.formats import FORMATS, rendered
 from sim.report.formats.csv import flat
 from sim.report.view import Bar, Cell, Fact, Facts, Lines, Remarks, Table, View, left
@@ -200,3 +201,27 @@ def test_sections_without_content_leave_no_trace():
 def test_lists_and_parts_are_columns():
     row = {"a": {"b": [1.5, {"c": None}]}, "d": ["x", "y"], "e": True, "f": []}
     assert flat(row) == {"a.b.0": "1.5", "a.b.1.c": "", "d": "x; y", "e": "true", "f": ""}
+
+
+def test_sentences_stay_within_the_terminal_and_figures_with_their_unit():
+    words = "a sentence of 12.5 GiB and 80 % and 3 h 05 min " * 6
+    options = "--set 'precision={fp8: {recipe: tensorwise}}' --set compile=true"
+    told = View(
+        words.strip(),
+        [
+            Facts([Fact("Verdict", words, (words,))]), Remarks([words]), Bar("Where", [("x", 1.0)]),
+            Table([left("change"), left("as options")], [["c" * 60, options]]),
+        ],
+        Document.__new__(Document),
+    )  # fmt: skip
+    lines = rendered(told, "table").splitlines()
+    assert max(map(len, lines)) <= 100
+    assert not any(re.search(r"\d$", line) for line in lines)
+    assert options in [line.strip() for line in lines]
+
+
+@pytest.mark.parametrize("verb", ["run", "run that does not fit", "compare", "need bandwidth",
+                                  "plan", "validate"])  # fmt: skip
+def test_what_a_verb_says_is_100_columns_wide(verb):
+    done = CliRunner().invoke(group, VERBS[verb].split())
+    assert max(map(len, done.stdout.splitlines())) <= 100

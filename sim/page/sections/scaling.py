@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim.page.charts.axes import Axis, Band, Dots, Drawn, Limit, Line, axes, ceiling
 from sim.page.charts.canvas import Chart, Key
 from sim.page.model import Dossier, PageSection, Piece
-from sim.quantities import count, percent
+from sim.quantities import count, counted, percent
 from sim.report.run import scaling_table
 from sim.result.result import Result
 
@@ -44,7 +44,10 @@ def scaling_chart(result: Result) -> Chart:
         highest = max(highest, *(v for _, v in upper))
     layers.append(Limit(each[0][1], f"ideal {count(each[0][1])}", "ideal"))
     layers.append(Line(free, "dash"))
-    labels = [f"{p.nodes} nodes, {p.gpus} GPUs: {count(p.tokens_per_s / p.gpus)}" for p in curve]
+    labels = [
+        f"{counted(p.nodes, 'node')}, {counted(p.gpus, 'GPU')}: {count(p.tokens_per_s / p.gpus)}"
+        for p in curve
+    ]
     layers.append(Line(each, "line", dots=True, labels=labels))
     misfits = [i for i, p in enumerate(curve) if not p.fits]
     if misfits:
