@@ -43,6 +43,11 @@ class FileSchema(Document):
         ]
 
 
+def described(alternatives: tuple[Alternative, ...]) -> str:
+    """What a key may be, in a few words."""
+    return _said(_field(FieldPlan(alternatives, True, None), {}))
+
+
 def _said(field: JsonSchema) -> str:
     """What a key may be, in a few words."""
     if "anyOf" in field:
