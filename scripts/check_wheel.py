@@ -32,6 +32,8 @@ def main() -> int:
             return 1
         command = "from sim.cli import main; main()"
         print(python(command, "run", "dgx-h100", "llama3-8b-sft", "--quiet"))
+        python(command, "run", "dgx-h100", "llama3-8b-lora", "--quiet", "--report", "page.html")
+        python("from sim.serve.app import _own; _own('live.html')")
         python(command, "collective", "aws-p5", "--sizes", "1M,1G")
         python(command, "memory", "dgx-a100", "llama3-70b-lora")
         print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB, runs by names")

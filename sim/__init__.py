@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from sim.errors import InfeasibleError as InfeasibleError
     from sim.errors import InputError as InputError
     from sim.errors import ScalingSimError as ScalingSimError
+    from sim.page.face import report_page as report_page
     from sim.result.result import Result as Result
 
 __version__ = "0.1.0"
@@ -67,6 +68,7 @@ _GIVEN = {
         "run_study", "size", "sweep", "sweep_grid",
     ),
     "sim.documents": ("Document",),
+    "sim.page.face": ("report_page",),
     "sim.errors": ("InfeasibleError", "InputError", "ScalingSimError"),
     "sim.result.result": ("Result",),
 }  # fmt: skip

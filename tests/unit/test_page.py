@@ -210,6 +210,16 @@ def test_a_timeline_agrees_with_the_step_and_its_memory():
     assert json.loads(made.to_json())["spans"][0] == plain(made.spans[0])
 
 
+def test_python_has_the_same_page(tmp_path):
+    made = sim.report_page("dgx-h100", "mistral-7b-lora", nodes=2)
+    assert re.findall(r'<section id="(\w+)"', made.text) == SECTIONS
+    assert made.write(tmp_path / "p.html").read_text(encoding="utf-8") == made.text
+    frame = Reader(made._repr_html_()).tags[0]
+    assert (frame[0], frame[1]["srcdoc"]) == ("iframe", made.text)
+    with pytest.raises(sim.InputError, match="nodse"):
+        sim.report_page("dgx-h100", "mistral-7b-lora", nodse=2)
+
+
 def test_axes_end_at_round_numbers_and_stairs_tell_only_changes():
     assert [ceiling(v) for v in (0, 0.7, 1.01, 79.3, 9.9e9)] == [1, 0.8, 1.2, 80, 1e10]
     assert stairs_of([(0, 5), (1, 5), (2, 3), (4, 3)]) == "M0 5H2V3H4"
