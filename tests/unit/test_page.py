@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import shlex
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -26,6 +27,8 @@ VERBS = {
     "run of a pipeline": "run dgx-h100 llama3-8b-sft --set parallelism.pipeline_parallel=2 "
     "--no-scaling",
     "run without a price": "run workstation-4x4090 llama3-8b-lora --no-scaling",
+    "run that never ends": "run dgx-a100 llama3-70b-full --no-scaling --set nodes=512 "
+    "--set 'reliability.gpu_mtbf=1 h'",
     "run on one GPU": "run a100-x1 llama3-8b-lora --no-scaling",
     "run on unlike nodes": "run mixed-h100-a100 mistral-7b-lora --no-scaling",
     "memory": "memory dgx-h100 mistral-7b-lora",
@@ -78,7 +81,7 @@ def pages(tmp_path_factory):
         if name not in known:
             file, document = folder / f"{len(known)}.html", folder / f"{len(known)}.json"
             docs = sim.__path__[0] + "/../docs"
-            words = VERBS[name].format(docs=docs).split()
+            words = shlex.split(VERBS[name].format(docs=docs))
             words += ["--store", str(folder / "s.sqlite")] if words[0] == "sweep" else []
             done = CliRunner().invoke(
                 group, [*words, "--report", str(file), "--format", "json", "-o", str(document)]

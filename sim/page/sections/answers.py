@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -107,7 +108,11 @@ def _compared(comparison: Comparison) -> list[Piece]:
               lambda width: ranked(width, rows, said, 0.0, high), comparison.records())
     ]  # fmt: skip
     priced = [(v.label, *whole_job(v.result)[:2]) for v in comparison.variants]
-    known = [(label, wall, paid) for label, wall, paid in priced if wall and paid]
+    known = [
+        (label, wall, paid)
+        for label, wall, paid in priced
+        if wall and paid and math.isfinite(wall + paid)
+    ]
     if len(known) > 1:
         points = [(wall, paid) for _, wall, paid in known]
         found.append(_money([label for label, _, _ in known], points, [], comparison.records()))
@@ -119,7 +124,7 @@ def _sized(report: SizeReport) -> list[Piece]:
     plans = [c for c in report.contenders if c.plan is not None]
     points, names = [], []
     for c in plans[:_SHOWN]:
-        if c.plan is not None and c.plan.figures.cost_usd < float("inf"):
+        if c.plan is not None and math.isfinite(c.plan.figures.cost_usd + c.plan.figures.wall_s):
             points.append((c.plan.figures.wall_s, c.plan.figures.cost_usd))
             names.append(f"{c.machine.name}, {c.plan.candidate.gpus} GPUs")
     if not points:

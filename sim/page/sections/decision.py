@@ -64,7 +64,7 @@ def headline(result: Result) -> Iterator[Tile]:
             "Tokens a second", count(result.throughput.tokens_per_s),
             _range(band, "tokens_per_s", count), result.throughput.tokens_per_s, "1/s",
         )  # fmt: skip
-    if cost is not None:
+    if cost is not None and cost.total_usd < float("inf"):
         yield Tile("Cost", usd(cost.total_usd), _range(band, "total_usd", usd),
                    cost.total_usd, "USD")  # fmt: skip
     yield Tile(

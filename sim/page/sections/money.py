@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from sim.page.charts.axes import Axis, Dots, Drawn, Line, axes, ceiling
@@ -26,8 +27,11 @@ def section(dossier: Dossier) -> PageSection | None:
         return None
     job, cost = case.result.job, case.result.cost
     parts: list[Piece] = []
+    ends = math.isfinite(job.wall_clock_s)
     if cost is None:
         lead = "No price is known for this machine."
+    elif not ends:
+        lead = "A job that never ends has no price."
     else:
         where = " ".join(x for x in (cost.provider, cost.region) if x)
         lead = (
@@ -37,8 +41,8 @@ def section(dossier: Dossier) -> PageSection | None:
         parts += [moved_by(case, job, cost)]
         if len(case.result.scaling.curve) > 1:
             parts.append(cost_chart(case, job, cost))
-    if case.offers is not None and case.offers.jobs:
-        parts.append(offers_chart(case.offers.jobs))
+    if ends and (offers := _priced(case)):
+        parts.append(offers_chart(offers))
     parts.append(job_section(case.result))
     return PageSection("money", "Money", lead, parts)
 
@@ -83,8 +87,14 @@ def _moves(case: Case, job: JobSection, cost: CostSection) -> Iterator[tuple[str
         yield "storage and egress", total - kept, total
 
 
+def _priced(case: Case) -> tuple[PricedJob, ...]:
+    """The offers at which the job ends."""
+    jobs = case.offers.jobs if case.offers is not None else ()
+    return tuple(job for job in jobs if math.isfinite(job.cost.total_usd))
+
+
 def _fitting(case: Case) -> list[PricedJob]:
-    return [job for job in case.offers.jobs if job.fits] if case.offers is not None else []
+    return [job for job in _priced(case) if job.fits]
 
 
 def cost_chart(case: Case, job: JobSection, cost: CostSection) -> Chart:
