@@ -160,8 +160,8 @@ def memory(
         groups += 1
     if workload.parallelism.separate_reduce_scatter_group:
         groups += 1
-    if workload.parallelism.context_parallel > 1:
-        groups += 1
+    groups += sum(size > 1 for size in (mesh.cp, mesh.tp, mesh.pp, mesh.ep))
+    groups += mesh.ep > 1 and mesh.efsdp > 1
     pooled = sum(ledger.pools.values())
     expandable = "_expandable" if workload.stack.expandable_segments else ""
     lost = c[f"fragmentation{expandable}"]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sim.blocks.flops import token_flops
+from sim.blocks.footprint import layer_footprint
 from sim.blocks.parameters import tree_of
 from sim.blocks.unroll import exchanges, unroll
 from sim.errors import InputError
@@ -12,6 +13,7 @@ from sim.inputs.models import catalogue_model
 from sim.inputs.shares import mesh_on
 from sim.interop.emit import write_plan
 from sim.job.forecast import checkpoint_bytes
+from sim.memory.report import memory
 from sim.mesh.routing import busiest_load, parts_met
 from sim.result.advice import changes
 from sim.step.step import step
@@ -76,6 +78,22 @@ def test_sequence_parallel_ranks_send_their_positions():
 )
 def test_load_of_the_busiest_rank(experts, ranks, imbalance, load):
     assert busiest_load(experts, ranks, imbalance, 0, 3) == pytest.approx(load)
+
+
+def test_autograd_keeps_what_the_busiest_rank_gets():
+    """A copy of a token keeps its d columns, w1, its silu, w3 and their product of f, two indices.
+
+    What comes back, d columns a copy, is of this rank's own tokens.
+    """
+    even, skewed = (
+        layer_footprint(
+            job("nodes=2", f"routing.imbalance={share}", expert_parallel=16).workload, "layer"
+        )
+        for share in (1, 1.5)
+    )
+    copies, width, experts = 2048 * 4, 1024, 512
+    more = 0.5 * copies * (2 * (width + 4 * experts) + 2 * 8)
+    assert skewed.saved - even.saved == pytest.approx(more)
 
 
 def test_experts_that_share_a_rank_even_out():
@@ -193,6 +211,22 @@ def test_what_is_advised():
     assert not [c for c in changes(*job("method=lora")[:2], "faster") if "expert" in c.text]
 
 
+@pytest.mark.parametrize(
+    ("axes", "groups"),
+    [
+        ({}, 1),
+        ({"expert_parallel": 8}, 2),  # experts have no other rank to be sharded over
+        ({"expert_parallel": 4}, 3),
+        ({"expert_parallel": 4, "tensor_parallel": 2}, 4),
+        ({"context_parallel": 2}, 2),
+    ],
+)
+def test_every_axis_has_a_communicator(axes, groups):
+    found = job(**axes)
+    report = memory(found.topology, found.workload)
+    assert report.overheads["communicators"] == pytest.approx(groups * 0.385e9)
+
+
 def test_norms_of_experts_and_of_the_rest_are_summed_apart():
     """3 tensors of experts a layer; 4 + 1 + 2 others, and table, norm and head."""
     workload = job("nodes=2", expert_parallel=8).workload
@@ -203,9 +237,18 @@ def test_norms_of_experts_and_of_the_rest_are_summed_apart():
     assert clip == [("expert-shard", 48.0), ("expert", 48.0), ("shard", 4.0 * (4 * 7 + 3))]
 
 
-def test_a_folded_plan_is_the_plan_in_full():
+@pytest.mark.parametrize(
+    "sets",
+    [
+        [],
+        ["parallelism.forward_prefetch=2", "parallelism.backward_prefetch=2"],
+        ["parallelism.reduce_scatter_max_input_buffers=3", "parallelism.replicate=2"],
+        ["parallelism.tensor_parallel=2", "activation_checkpointing=full"],
+    ],
+)
+def test_a_folded_plan_is_the_plan_in_full(sets):
     deep = {**MIXTURE, "layers": 24}
-    workload = job(model=deep, expert_parallel=4).workload
+    workload = job(*sets, model=deep, expert_parallel=4).workload
     tree, mesh = tree_of(workload), mesh_on(workload, 8)
     assert build_plan(workload, tree, mesh).ops == record_in_full(workload, tree, mesh).ops
 
