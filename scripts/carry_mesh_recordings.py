@@ -37,9 +37,7 @@ def carried(recording: dict[str, Any]) -> dict[str, Any] | None:
     config = recording["config"]
     if config["kind"] not in ("tp", "cp") or config.get("plan"):
         return None
-    whole = bool(config.get("fsdp"))
-    if config["kind"] == "tp" and not whole:
-        return None
+    whole = bool(config.get("fsdp")) or config["kind"] == "tp"
     found = {
         "model": model_of(config, config["model_cfg"]),
         "world": config["ws"],
@@ -50,7 +48,7 @@ def carried(recording: dict[str, Any]) -> dict[str, Any] | None:
             "wrap": "torchtitan",
             "tensor_parallel": config.get("tp", 1),
             "sequence_parallel": config.get("sp", True),
-            "loss_parallel": config.get("lp", True),
+            "loss_parallel": config.get("lp", config["kind"] == "tp"),
             "context_parallel": config.get("cp", 1),
             "context_parallel_rotation": ROTATIONS[config.get("rotate", "allgather")],
             "context_parallel_load_balance": config.get("lb", True),
@@ -61,6 +59,8 @@ def carried(recording: dict[str, Any]) -> dict[str, Any] | None:
         },
         "checkpointing": CHECKPOINTING.get(config.get("ac"), "none"),
         "attention": "sdpa",
+        # without FSDP bf16 weights, as nobody casts them
+        "master": "fp32" if config.get("fsdp") or config["kind"] == "cp" else "bf16",
         "ops": ops_of(recording["events"]),
     }
     return found if whole else found | {"only": "context"}  # recorded without FSDP
@@ -157,20 +157,23 @@ def group_of(event: dict[str, Any]) -> str:
 def pipeline(recording: dict[str, Any]) -> dict[str, Any] | None:
     """A run of a pipeline as a job of ours and what each rank issued; None for one left out.
 
-    Left out: tensor parallelism without FSDP (nobody reduces the norms' gradients then).
+    None has an optimizer; without FSDP nobody has summed the norms' gradients before it.
     """
     config = recording["config"]
-    if config["kind"] != "pp_run" or config.get("tp"):
+    if config["kind"] != "pp_run":
         return None
-    sizes = config["model_cfg"]
-    return {
-        "model": model_of(config, sizes),
-        "world": config["pp"] * config.get("dp", 1),
+    model, tp = model_of(config, config["model_cfg"]), config.get("tp", 1)
+    found = {
+        "model": model,
+        "world": config["pp"] * config.get("dp", 1) * tp,
         "sequence_length": config.get("seq", 16),
         "micro_batch": config.get("bs", 1),
         "gradient_accumulation": config["mb"],
         "parallelism": {
             "wrap": "torchtitan",
+            "tensor_parallel": tp,
+            "sequence_parallel": config.get("sp", True),
+            "loss_parallel": config.get("lp", False),
             "pipeline_parallel": config["pp"],
             "pipeline_schedule": SCHEDULES[config["schedule"]],
             "virtual_stages": config.get("v"),
@@ -181,6 +184,10 @@ def pipeline(recording: dict[str, Any]) -> dict[str, Any] | None:
         "checkpointing": CHECKPOINTING.get(config.get("ac"), "none"),
         "ops": {rank: pipeline_ops(events) for rank, events in recording["events"].items()},
     }
+    if tp > 1 and config.get("sp", True) and "dp" not in config:
+        size = 4 * model["hidden_size"]
+        found["missing"] = f"all_reduce tensor fp32 {size} {size}"
+    return found
 
 
 def pipeline_ops(events: list[dict[str, Any]]) -> list[str]:

@@ -129,8 +129,13 @@ class Hooks:
         self.memory.step()
         loss_all_reduce(r, knobs, self.mesh)
         update = host_update_bytes(self.workload)
-        clip_and_step(r, knobs, DTYPE_BYTES[self.types.master], update_bytes=update)
+        self.finish(update)
         r.end()
+
+    def finish(self, update_bytes: float) -> None:
+        """Clipping and the optimizer."""
+        width = DTYPE_BYTES[self.types.master]
+        clip_and_step(self.recorder, self.knobs, width, update_bytes=update_bytes)
 
     # forward
 

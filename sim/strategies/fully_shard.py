@@ -15,6 +15,7 @@ from sim.strategies.activation_copies import ActivationCopies
 from sim.strategies.fsdp2 import Hooks, groups_of
 from sim.strategies.fsdp2_layout import gathered_ahead, lay_out
 from sim.strategies.fsdp_memory import FsdpMemory
+from sim.strategies.plain_modules import Plain, PlainMemory, plain
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.repeat import Folding, shortened
 from sim.strategies.stage_play import build_stage
@@ -34,9 +35,12 @@ def _recorded(
     layout = lay_out(workload, tree, mesh.size("fsdp"), dtypes(workload))
     r = recorder(groups_of(workload, mesh), trainer_of(workload))
     folding = Folding(r, edge, extra)
-    memory = FsdpMemory(workload, full, mesh.size("fsdp"), len(tree.layers), r.memory)
+    bare = plain(workload, mesh)
+    memory = (PlainMemory if bare else FsdpMemory)(
+        workload, full, mesh.size("fsdp"), len(tree.layers), r.memory
+    )
     blocks = dict(enumerate(tree_blocks(tree)))
-    run = Hooks(workload, mesh, layout, blocks, r, memory, folding)
+    run = (Plain if bare else Hooks)(workload, mesh, layout, blocks, r, memory, folding)
     if workload.activation_checkpointing.offload:
         run.copies = ActivationCopies(workload, tree)
     equal = [layout.units[group] for group in layout.groups(layout.pieces[1].unit)]

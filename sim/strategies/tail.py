@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sim.inputs.workload import Parallelism
 from sim.mesh import Mesh
 from sim.strategies.plan import SEGMENT, Recorder
@@ -20,6 +22,7 @@ def loss_all_reduce(r: Recorder, knobs: Parallelism, mesh: Mesh) -> None:
 def clip_and_step(
     r: Recorder, knobs: Parallelism, grad_bytes: float, norm_bytes: float | None = None,
     norm_dtype: str = "fp32", update_bytes: float = 0.0,
+    before_step: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
     """Gradient norm, its all-reduce over the shard group, scaling, optimizer.
 
@@ -37,6 +40,8 @@ def clip_and_step(
         Dtype of that all-reduce.
     update_bytes : float
         Bytes an element that the step moves if it runs on the host. [B]
+    before_step : callable
+        Issues what the optimizer's kernels wait for.
     """
     plan = r.plan
     r.read_loss()
@@ -64,6 +69,7 @@ def clip_and_step(
             r.host("clip", "clip", 2 * size)
         else:
             r.kernel("compute", "clip", "clip", 2 * size)
+    before_step()
     if plan.optimizer_on_host:
         r.host("optimizer", "optimizer", update_bytes * plan.owned_numel)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from sim.inputs.rows import as_run
 from sim.inputs.shares import batch_of, mesh_of
 from sim.step.run import run_step
 from sim.step.step import memory_of
+from sim.strategies import build_plan
+from sim.strategies.plan import KERNEL
 
 DATA = Path(__file__).parents[1] / "data" / "tensor_parallel_memory.json"
 RUNS = json.loads(DATA.read_text())["runs"]
@@ -243,3 +246,40 @@ def test_megatron_refuses_a_split_backward():
     with pytest.raises(InputError, match="gradients of inputs and of weights in one call"):
         megatron("parallelism.pipeline_parallel=2", "parallelism.pipeline_schedule=zbv",
                  "gradient_accumulation=8", "nodes=2")  # fmt: skip
+
+
+BF16 = "precision={bf16: {master: bf16}}"
+
+
+def test_modules_that_nobody_wraps():
+    """bf16 weights on one tensor-parallel group: no hook, no copy; norms are summed when read."""
+    loaded = job("nodes=1", "model.layers=4", "gradient_accumulation=2", BF16)
+    plan = build_plan(
+        loaded.workload, tree_of(loaded.workload), mesh_of(loaded.topology, loaded.workload)
+    )
+    assert {op.name for op in plan.ops if op.kind == KERNEL} == {
+        "accumulate", "scale", "grad_norm", "clip",
+    }  # fmt: skip
+    sums = Counter(op.phase for op in plan.ops if op.collective == "all_reduce")
+    norms = 2 * 4 + 1
+    assert (sums["clip"], sums["optimizer"]) == (norms + 1, 3 * norms)
+    wrapped = job("nodes=1", "model.layers=4", "gradient_accumulation=2")
+    kept = memory_of(loaded.topology, loaded.workload).terms
+    assert "unsharded parameters" in memory_of(wrapped.topology, wrapped.workload).terms
+    assert "unsharded parameters" not in kept
+    held = sum(
+        2 * q.numel for block in (tree_of(loaded.workload).embedding, *tree_of(
+            loaded.workload).layers, tree_of(loaded.workload).head)
+        for m in block.modules for q in m.parameters
+    )  # fmt: skip
+    assert kept["sharded parameters"] == kept["sharded gradients"] == held
+
+
+def test_a_second_group_is_wrapped_again():
+    loaded = job("nodes=2", "model.layers=4", BF16)
+    names = {
+        op.name for op in build_plan(
+            loaded.workload, tree_of(loaded.workload), mesh_of(loaded.topology, loaded.workload)
+        ).ops
+    }  # fmt: skip
+    assert "copy_in" in names
