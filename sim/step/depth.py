@@ -74,16 +74,19 @@ def settled(lowered: Lowered, timeline: Timeline, layers: int) -> bool:
     return not bool(falls.any())
 
 
-def alike(shallow: StepOutcome, deep: StepOutcome) -> bool:
+def alike(shallow: StepOutcome, deep: StepOutcome, layers: int) -> bool:
     """Whether the two begin and end alike, so that the deeper one has more of its middle only.
 
     A host or a stream that is not yet in its rhythm where the shallow one ends shows here: as
-    another pace of the first or last blocks, or as waiting that more blocks make less.
+    another pace of the first or last blocks, as waiting that more blocks make less, or as a stream
+    or host that would end after the step does: it is ahead at eight blocks and falls behind later.
 
     Parameters
     ----------
     shallow, deep : StepOutcome
         Steps of `SHALLOW` and of `DEEP` blocks.
+    layers : int
+        Blocks of the whole model. [1]
     """
     less, more = (np.diff(_begins(o.lowered, o.timeline), axis=1) for o in (shallow, deep))
     head, tail = less[:, :-1] - more[:, : SHALLOW - 2], less[:, -1] - more[:, -1]
@@ -91,13 +94,21 @@ def alike(shallow: StepOutcome, deep: StepOutcome) -> bool:
     if max(np.abs(head).max(), np.abs(tail).max()) > least:
         return False
     fewer, further = shallow.breakdown, deep.breakdown
-    return (
-        all(
-            further.exposed.get(name, 0.0) >= seconds - least
-            for name, seconds in fewer.exposed.items()
-        )
-        and further.host_s >= fewer.host_s - least
-    )
+    once, again = ({**part.exposed, "host": part.host_s} for part in (fewer, further))
+    if any(again.get(name, 0.0) < seconds - least for name, seconds in once.items()):
+        return False
+    times, more_times = factors(layers)
+    ends = times * _ends(shallow) + more_times * _ends(deep)  # of each lane
+    step_s = times * shallow.timeline.end.max() + more_times * deep.timeline.end.max()
+    return bool(ends.max() <= step_s + least)
+
+
+def _ends(outcome: StepOutcome) -> npt.NDArray[np.float64]:
+    """When each lane ends, (n_lanes,). [s]"""
+    program = outcome.lowered.program
+    ends = np.zeros(program.n_lanes)
+    np.maximum.at(ends, program.lane, outcome.timeline.end)
+    return ends
 
 
 def _slowest(lowered: Lowered, timeline: Timeline) -> RankView:

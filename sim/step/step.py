@@ -200,7 +200,7 @@ def _simulated(key: _Key, engine: str) -> _Measured:
         deep = run_step(topology, of_layers(workload, DEEP), engine=engine, layers=whole)
         if settled(deep.lowered, deep.timeline, whole):
             shallow = run_step(topology, of_layers(workload, SHALLOW), engine=engine, layers=whole)
-            if alike(shallow, deep):
+            if alike(shallow, deep, whole):
                 return _extended(_measured(shallow), _measured(deep), workload.model.layers)
     return _measured(run_step(topology, workload, engine=engine))
 
