@@ -44,13 +44,20 @@ class Kind(NamedTuple):
     of: Callable[[Layout], bool]
 
 
-#: what waits for what: the first three are within what the model knows
+#: what waits for what; of the first ones the model knows what they wait for
 KINDS = (
     Kind("no tensor parallelism", lambda r: r.tp == 1),
     Kind("t within a node, no pipeline or one node", lambda r: 1 < r.tp <= 8 and _calm(r)),
     Kind("t within a node, pipeline over nodes", lambda r: 1 < r.tp <= 8 and not _calm(r)),
     Kind("t over nodes", lambda r: r.tp > 8),
 )
+
+
+KNOWN = 2  # of the kinds
+
+
+def _known(row: Layout) -> bool:
+    return any(kind.of(row) for kind in KINDS[:KNOWN])
 
 
 def _calm(row: Layout) -> bool:
@@ -62,6 +69,7 @@ class MeshValidation(NamedTuple):
 
     points: tuple[MeshPoint, ...]
     cells: tuple[Cell, ...]
+    known: tuple[Cell, ...]  # of the layouts whose waits the model knows, `KINDS[:KNOWN]`
     groups: tuple[TrainingGroup, ...]
     inexpressible: tuple[tuple[Layout, str], ...]  # and why
 
@@ -90,8 +98,9 @@ def validate_mesh() -> MeshValidation:
         except InputError as error:
             inexpressible.append((row, error.faults[0].message))
     return MeshValidation(
-        tuple(points), tuple(_cells(points)), tuple(_groups(points)), tuple(inexpressible)
-    )
+        tuple(points), tuple(_cells(points, lambda _: True)), tuple(_cells(points, _known)),
+        tuple(_groups(points)), tuple(inexpressible),
+    )  # fmt: skip
 
 
 def _groups(points: list[MeshPoint]) -> Iterable[TrainingGroup]:
@@ -105,16 +114,16 @@ def _groups(points: list[MeshPoint]) -> Iterable[TrainingGroup]:
         group("all", "at odds with others", lambda p: p.odd),
         *(group("kind", k.name, lambda p, k=k: not p.odd and k.of(p.layout)) for k in KINDS),  # type: ignore[misc]
         group("held back", "no tensor parallelism, or t within a node and calm",
-              lambda p: p.layout.held and not p.odd and any(k.of(p.layout) for k in KINDS[:2])),
+              lambda p: p.layout.held and not p.odd and _known(p.layout)),
         group("held back", "all not at odds", lambda p: p.layout.held and not p.odd),
     ]  # fmt: skip
     return [g for g in found if g is not None]
 
 
-def _cells(points: list[MeshPoint]) -> Iterable[Cell]:
+def _cells(points: list[MeshPoint], of: Callable[[Layout], bool]) -> Iterable[Cell]:
     by: dict[str, list[MeshPoint]] = {}
     for p in points:
-        if not p.odd:
+        if not p.odd and of(p.layout):
             by.setdefault(p.layout.cell, []).append(p)
     for name, mine in by.items():
         speeds = [p.layout.tokens_per_s_per_gpu or 0.0 for p in mine]

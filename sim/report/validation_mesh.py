@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 
 from sim.calibration.mesh import AT_ODDS
 from sim.calibration.validate_mesh import Cell as MeshCell
@@ -14,7 +15,6 @@ from sim.report.view import Cell, Lines, Part, Row
 
 def parts(report: MeshValidation, misses: int) -> list[Part]:
     """All of it, the worst of the consistent rows last."""
-    rows: list[Row] = [_row(cell) for cell in report.cells]
     heads = (
         "cell", "looked at", "rows", "bias %", "mean %", "median %", "Spearman", "regret %",
     )  # fmt: skip
@@ -22,8 +22,10 @@ def parts(report: MeshValidation, misses: int) -> list[Part]:
     return [
         Lines([_INTRODUCTION], "Layouts on 8 to 512 H100s", indent=0),
         groups(report.groups),
-        Lines([_CELLS], indent=0), table(heads, rows),
-        Lines([_order(report), _refused(report), _left_out(report)], indent=0, list=True),
+        Lines([_KNOWN], indent=0), table(heads, [_row(cell) for cell in report.known]),
+        Lines([_said(report.known)], indent=0, list=True),
+        Lines([_CELLS], indent=0), table(heads, [_row(cell) for cell in report.cells]),
+        Lines([_said(report.cells), _refused(report), _left_out(report)], indent=0, list=True),
         points(worst, f"The {misses} worst layouts not at odds with others", misses),
     ]  # fmt: skip
 
@@ -36,9 +38,9 @@ def _row(cell: MeshCell) -> Row:
     ]  # fmt: skip
 
 
-def _order(report: MeshValidation) -> str:
-    orders = [c.order for c in report.cells if c.order is not None]
-    regrets = [c.regret for c in report.cells]
+def _said(cells: Sequence[MeshCell]) -> str:
+    orders = [c.order for c in cells if c.order is not None] or [1.0]
+    regrets = [c.regret for c in cells]
     return (
         f"Spearman's correlation within a cell is {statistics.median(orders):.2f} in the median, "
         f"{min(orders):.2f} at least; the layout that the model chooses loses "
@@ -76,4 +78,8 @@ _INTRODUCTION = (
     "not, and nothing here models that. Many of these also took less memory, as if inputs of "
     "matrices were gathered again: the table holds runs of two versions of the trainer."
 )
-_CELLS = "Rows not at odds with others, by model and number of nodes:"
+_KNOWN = (
+    "By model and number of nodes, the rows not at odds with others that have no tensor "
+    "parallelism, or have it within a node and no pipeline over nodes:"
+)
+_CELLS = "All rows not at odds with others, by model and number of nodes:"
