@@ -73,11 +73,11 @@ def inside(configurations: int) -> list[Row]:
 def _thousand(count: int) -> Row:
     """Different configurations in one process: load changes, simulate, memory; no curves."""
     prepared = prepare("dgx-h100", "llama3-70b-full")
-    changes = list(itertools.islice(_changes(), count))
+    chosen = list(itertools.islice(changes(), count))
     done: list[float] = []
 
     def every() -> None:
-        for change in changes:
+        for change in chosen:
             try:
                 pair = prepared.vary(change).loaded()
             except InputError:
@@ -91,7 +91,7 @@ def _thousand(count: int) -> Row:
     return Row(f"{count} configurations", 8.0 * count / 1000, wall, cpu, peak, f"{each}; {spread}")
 
 
-def _changes() -> Iterator[dict[str, Any]]:
+def changes() -> Iterator[dict[str, Any]]:
     """Every combination of six knobs, shuffled, so that neighbours share little."""
     axes: dict[str, list[Any]] = {
         "nodes": [1, 2, 3, 4, 6, 8, 12, 16, 32, 64],

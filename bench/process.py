@@ -14,7 +14,13 @@ from bench.table import Row
 
 ROOT = Path(__file__).parents[1]
 START = "from sim.cli import main; main()"
+REFUSED = (
+    "import sys\n"
+    "from sim.cli import main\n"
+    "try:\n    main()\nexcept SystemExit as stop:\n    sys.exit(stop.code != 2)\n"
+)
 SMALL = ("run", "dgx-h100", "llama3-8b-sft")
+HUGE = ("run", "dgx-h100", "llama3-70b-full", "--set", "nodes=2048")
 LARGE = ("run", "dgx-h100", "llama3-70b-full", "--set", "nodes=2")
 
 
@@ -31,13 +37,15 @@ def processes(repeat: int) -> list[Row]:
                  code="import numpy, click, pydantic; pydantic.BaseModel"),
             _row(folder, "first run after installation, 8B", 1.5, 1, *SMALL,
                  note="compiles bytecode"),
-            _row(folder, "`--help`", 0.15, repeat, "--help"),
-            _row(folder, "`run`, 8B on 8 GPUs", 0.6, repeat, *SMALL),
+            _row(folder, "`--help`", 0.1, repeat, "--help"),
+            _row(folder, "an input error", 0.3, repeat, *SMALL, "--set", "nodse=2", code=REFUSED),
+            _row(folder, "`run`, 8B on 8 GPUs, engine not compiled", 0.0, repeat, *SMALL),
+            _row(folder, "the run that compiles the engine", 0.0, 1, *SMALL, "--engine",
+                 "compiled", note="once after installation"),
+            _row(folder, "`run`, 8B on 8 GPUs", 0.45, repeat, *SMALL),
             _row(folder, "the same, no curve", 0.0, repeat, *SMALL, "--no-scaling"),
             _row(folder, "`run`, 70B on 2 x 8 GPUs", 0.6, repeat, *LARGE),
-            _row(folder, "first run with numba", 0.0, 1, *SMALL, "--engine", "compiled",
-                 note="compiles the engine"),
-            _row(folder, "`run`, 8B, compiled", 1.0, repeat, *SMALL, "--engine", "compiled"),
+            _row(folder, "`run`, 70B on 2,048 x 8 GPUs", 1.0, repeat, *HUGE),
         ]  # fmt: skip
     return rows
 
@@ -59,7 +67,7 @@ def _row(
         began = time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments], cwd=folder, env=environment,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         _, status, used = os.wait4(process.pid, 0)
         wall.append(time.perf_counter() - began)

@@ -11,7 +11,7 @@ from sim.inputs.finding import Finding, fault, warning
 from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Graph, Node, NodeGroup, Topology
 
-MAX_GPUS = 1_000_000
+MAX_GPUS = 262_144  # more than any one job has had; a larger one takes minutes to simulate
 SUPERCHIP_NVSWITCH = 72  # NVL72
 
 Findings = Iterator[Finding]

@@ -7,6 +7,7 @@ HBM traffic is part of the load: NCCL's kernels read and write it on every hop.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -80,13 +81,29 @@ def _parent(n: int, i: int) -> int:
     return i ^ bit if up >= n else up
 
 
-def tree_edges(edges: Edges, heads: Sequence[int], share: float) -> None:
-    """Add both trees over the heads of nodes, half the bytes each, up and down."""
-    for parents in double_tree(len(heads)):
-        for child, parent in enumerate(parents):
-            if parent >= 0:
-                edges[heads[child], heads[parent]] += share / 2
-                edges[heads[parent], heads[child]] += share / 2
+@functools.cache
+def _double_tree_edges(n: int) -> I8:
+    """Child and parent of every edge of both trees over 0..n-1, (m, 2)."""
+    edges = [
+        (child, parent)
+        for parents in double_tree(n)
+        for child, parent in enumerate(parents)
+        if parent >= 0
+    ]
+    return np.array(edges, np.int64).reshape(-1, 2)
+
+
+def tree_edges(heads: Iterable[Sequence[int] | I8]) -> I8:
+    """Pairs of ranks, child and parent, of both trees over each of some rows of heads, (m, 2)."""
+    rows = [np.asarray(row, np.int64) for row in heads]
+    return np.concatenate([row[_double_tree_edges(row.size)] for row in rows])
+
+
+def both_ways(fabric: Fabric, *runs: tuple[I8, float]) -> Demand:
+    """Bytes on resources of pairs of ranks, (m, 2), that send so many bytes each to the other."""
+    pairs = np.concatenate([pairs[:, order] for pairs, _ in runs for order in ((0, 1), (1, 0))])
+    size = np.concatenate([np.full(2 * len(pairs), size) for pairs, size in runs])
+    return Demand(*traffic(fabric, pairs[:, 0], pairs[:, 1], size))
 
 
 def on(fabric: Fabric, edges: Iterable[tuple[tuple[int, int], float]]) -> Demand:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sim.cost.nccl.algorithms.nvls import Nvls
 from sim.cost.nccl.communicator import SIMPLE, Communicator
-from sim.cost.nccl.loads import Demand, Edges, by_members, on, tree_edges
+from sim.cost.nccl.loads import Demand, both_ways, by_members, tree_edges
 from sim.cost.nccl.rings import ring_channels
 from sim.fabric.fabric import Fabric
 
@@ -66,11 +65,10 @@ class NvlsTree(Nvls):
         """NVLS's, and binary trees of each head between nodes."""
         members = by_members(fabric, group)
         ports = self.ports(fabric, members, op)
-        edges: Edges = defaultdict(float)
         heads = min(len(ranks) for ranks in members)
-        for i in range(heads):
-            tree_edges(edges, [ranks[i] for ranks in members], 1.0 / heads)
-        return self.with_hbm(fabric, [ports, on(fabric, edges.items())], group, op)
+        trees = tree_edges([ranks[i] for ranks in members] for i in range(heads))
+        between = both_ways(fabric, (trees, 0.5 / heads))
+        return self.with_hbm(fabric, [ports, between], group, op)
 
 
 ALGORITHM = NvlsTree()

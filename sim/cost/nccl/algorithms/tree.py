@@ -5,14 +5,14 @@ No node sends more than 2 S.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections import defaultdict
 from collections.abc import Sequence
+
+import numpy as np
 
 from sim.cost.nccl.algorithm import Algorithm
 from sim.cost.nccl.communicator import LL, LL128, PROTOCOLS, SIMPLE, Communicator
-from sim.cost.nccl.loads import Demand, Edges, hbm, hbm_passes, on, total, tree_edges
+from sim.cost.nccl.loads import Demand, both_ways, hbm, hbm_passes, total, tree_edges
 from sim.cost.nccl.rings import Search, ll_ceiling, search
 from sim.fabric.fabric import Fabric
 
@@ -62,16 +62,14 @@ class Tree(Algorithm):
     def loads(self, fabric: Fabric, group: Sequence[int], op: str) -> Demand:
         """A chain and a place in both trees for each channel."""
         orders = fabric.rings(group).orders
-        edges: Edges = defaultdict(float)
+        node = fabric.rank_node[orders]
+        inside = node[:, 1:] == node[:, :-1]
+        chain = np.stack([orders[:, 1:][inside], orders[:, :-1][inside]], axis=1)
+        enters = np.c_[np.ones(len(orders), dtype=np.bool_), ~inside]
+        trees = tree_edges(order[first] for order, first in zip(orders, enters, strict=True))
         share = 1.0 / len(orders)
-        for order in orders.tolist():
-            segments = _by_node(fabric, order)
-            for segment in segments:
-                for head, tail in itertools.pairwise(segment):
-                    edges[tail, head] += share
-                    edges[head, tail] += share
-            tree_edges(edges, [segment[0] for segment in segments], share)
-        return total([on(fabric, edges.items()), hbm(fabric, group, 2.0 * hbm_passes(op))])
+        amounts = both_ways(fabric, (chain, share), (trees, share / 2))
+        return total([amounts, hbm(fabric, group, 2.0 * hbm_passes(op))])
 
 
 def _search(comm: Communicator) -> Search:
@@ -82,19 +80,6 @@ def _search(comm: Communicator) -> Search:
     room = comm.intra_rate / 1e9 * (1 + 1e-9)
     fits = (s for s in comm.row["intra_speeds"] if s * found.channels <= room)
     return found._replace(intra=max(max(fits, default=found.intra), found.intra))
-
-
-def _by_node(fabric: Fabric, order: Sequence[int]) -> list[list[int]]:
-    """Cut a ring order where it leaves a node."""
-    segments: list[list[int]] = []
-    last = -1
-    for rank in order:
-        node = int(fabric.rank_node[rank])
-        if node != last:
-            segments.append([])
-            last = node
-        segments[-1].append(rank)
-    return segments
 
 
 ALGORITHM = Tree()
