@@ -213,6 +213,17 @@ def test_a_timeline_agrees_with_the_step_and_its_memory():
     assert json.loads(made.to_json())["spans"][0] == plain(made.spans[0])
 
 
+def test_parts_of_several_are_told_for_each_token(pages):
+    text, document = pages("compare")
+    figure = re.search(r'<figure data-name="step-parts">(.*?)</figure>', text, re.S).group(1)
+    first, *others = [v["label"] for v in document["variants"]]
+    products = _table(figure)[0]
+    assert (products["case"], products["part"]) == (first, "GEMM")
+    told = re.search(r'GEMM <span class="value">([^<]*)<', figure).group(1)
+    assert told.split(" · ")[0] == f"{first} {1e6 * float(products['gpu_s_per_token']):.0f} us"
+    assert len(told.split(" · ")) == 1 + len(others)
+
+
 def test_python_has_the_same_page(tmp_path):
     made = sim.report_page("dgx-h100", "mistral-7b-lora", nodes=2)
     assert re.findall(r'<section id="(\w+)"', made.text) == SECTIONS

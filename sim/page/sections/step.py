@@ -62,14 +62,21 @@ def parts_chart(cases: Sequence[Case]) -> Chart:
     first = parts_of(cases[0].result)
     total = sum(first.values())
     legend = [
-        Key(f"{mark}-key", name, f"{duration(seconds)} · {percent(seconds / total)}")
-        for (name, seconds), mark in zip(first.items(), _MARKS, strict=True)
+        Key(f"{mark}-key", name, _figures(name, drawn, f"{duration(s)} · {percent(s / total)}"))
+        for (name, s), mark in zip(first.items(), _MARKS, strict=True)
     ]
     title = "GPU time for each token" if several else "Parts of the step"
     said = ", ".join(f"{name} {percent(s / total, 0)}" for name, s in first.items())
-    note = f"Figures are those of {cases[0].label}." if several else ""
     return Chart("step-parts", title, said, lambda width: stacked(width, drawn, said), rows,
-                 legend, note)  # fmt: skip
+                 legend)  # fmt: skip
+
+
+def _figures(name: str, drawn: Sequence[tuple[str, Sequence[Slice]]], alone: str) -> str:
+    """A part of each of several cases, or of the one there is in more detail."""
+    if len(drawn) == 1:
+        return alone
+    each = ((label, next(p.value for p in pieces if p.label == name)) for label, pieces in drawn)
+    return " · ".join(f"{label} {duration(value)}" for label, value in each)
 
 
 def timeline_chart(cases: Sequence[Case]) -> Chart:
