@@ -18,6 +18,7 @@ GROUPS = {
 }  # fmt: skip
 CHECKPOINTING = {"full": "full", "sel": "selective-op"}
 PHASES = {"idle": "forward"}  # issued by a loss in chunks before the first
+STYLES = {"titan": "dtensor", "naive": "dtensor-per-linear"}
 ROTATIONS = {"allgather": "all-gather", "alltoall": "all-to-all"}
 SCHEDULES = {
     "GPipe": "gpipe", "1F1B": "1f1b", "Interleaved1F1B": "interleaved-1f1b",
@@ -35,7 +36,7 @@ SOURCE = (
 def carried(recording: dict[str, Any]) -> dict[str, Any] | None:
     """A run of torch's plans as a job of ours and what it issued; None for one left out."""
     config = recording["config"]
-    if config["kind"] not in ("tp", "cp") or config.get("plan"):
+    if config["kind"] not in ("tp", "cp"):
         return None
     whole = bool(config.get("fsdp")) or config["kind"] == "tp"
     found = {
@@ -48,6 +49,7 @@ def carried(recording: dict[str, Any]) -> dict[str, Any] | None:
             "wrap": "torchtitan",
             "tensor_parallel": config.get("tp", 1),
             "sequence_parallel": config.get("sp", True),
+            "tensor_parallel_style": STYLES[config.get("plan", "titan")],
             "loss_parallel": config.get("lp", config["kind"] == "tp"),
             "context_parallel": config.get("cp", 1),
             "context_parallel_rotation": ROTATIONS[config.get("rotate", "allgather")],

@@ -11,7 +11,7 @@ from sim.blocks.ops import Exchange, Map
 from sim.blocks.padding import padded, unpadded
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
-from sim.blocks.tensor import enter, leave
+from sim.blocks.tensor import leave, read_by, summed_tokens
 
 #: FlashAttention's backward recomputes the scores: five products for the forward's two.
 BACKWARD_PRODUCTS = 2.5
@@ -25,21 +25,21 @@ def attention(t: Tape, x: int, window: int | None) -> int:
     d, e, dim = model.hidden_size, s.element, model.head_dim
     heads, kv_heads = s.split(model.heads), s.split(model.kv_heads)
     q_width, kv_width = heads * dim, kv_heads * dim
-    x = enter(t, x, "wqkv") if model.fused_qkv else enter(t, x, "wq", "wv")
+    read = read_by(t, x, "wqkv") if model.fused_qkv else read_by(t, x, "wq", "wv")
     bias = model.bias or model.qkv_bias
     if model.fused_qkv:
         width = q_width + 2 * kv_width
         # views of one tensor cost nothing; their gradients are joined
-        q = k = v = linear(t, "wqkv", x, d, width, targets=("q", "k", "v"), bias=bias)
+        q = k = v = linear(t, "wqkv", read("wqkv"), d, width, targets=("q", "k", "v"), bias=bias)
         t.unseen("qkv.cat", (), [Map("qkv.cat", 2.0 * e * s.tokens * width)])
         if s.copies_heads:
             put_apart(t, q_width, kv_width)
     else:
-        q = linear(t, "wq", x, d, q_width, targets=("q",), bias=bias)
-        k = linear(t, "wk", x, d, kv_width, targets=("k",), bias=bias)
-        v = linear(t, "wv", x, d, kv_width, targets=("v",), bias=bias)
+        q = linear(t, "wq", read("wq"), d, q_width, targets=("q",), bias=bias)
+        k = linear(t, "wk", read("wk"), d, kv_width, targets=("k",), bias=bias)
+        v = linear(t, "wv", read("wv"), d, kv_width, targets=("v",), bias=bias)
         # three linears read one input: two gradient sums
-        t.unseen("qkv.sum", (), [Map("qkv.sum", 6.0 * e * s.tokens * d, 2)], module="wq")
+        t.unseen("qkv.sum", (), [Map("qkv.sum", 6.0 * e * summed_tokens(t) * d, 2)], module="wq")
     if model.qk_norm:
         q = norm(t, "q_norm", q, dim, Position.INNER, heads=heads)
         k = norm(t, "k_norm", k, dim, Position.INNER, heads=kv_heads)

@@ -8,7 +8,7 @@ from sim.blocks.linear import linear
 from sim.blocks.modules import Position
 from sim.blocks.ops import Map
 from sim.blocks.tape import Tape
-from sim.blocks.tensor import enter, leave
+from sim.blocks.tensor import leave, read_by, summed_tokens
 
 GATED = ("swiglu", "geglu")
 #: modules as the reference model registers them
@@ -24,14 +24,15 @@ def feed_forward(t: Tape, x: int) -> int:
     d, f, bias = model.hidden_size, s.split(model.ffn_size), model.bias or model.mlp_bias
     gated = model.ffn in GATED
     fused = gated and model.fused_gate_up
-    x = enter(t, x, "w13") if fused else enter(t, x, "w1", "w3" if gated else "")
+    own = read_by(t, x, "w13") if fused else read_by(t, x, "w1", "w3" if gated else "")
     shapes = {"w1": (d, f), "w3": (d, f), "w13": (d, 2 * f), "w2": (f, d)}
     targets = {"w1": ("gate",) if gated else ("gate", "up"), "w3": ("up",), "w13": ("gate", "up")}
 
     def play(name: str, read: int) -> int:
         place = Position.OUTPUT if name == "w2" else Position.BRANCH
+        source = read if name == "w2" else own(name)
         return linear(
-            t, name, read, *shapes[name], place, targets=targets.get(name, ("down",)), bias=bias
+            t, name, source, *shapes[name], place, targets=targets.get(name, ("down",)), bias=bias
         )
 
     if fused:
@@ -41,7 +42,7 @@ def feed_forward(t: Tape, x: int) -> int:
         return leave(t, play("w2", gate(t, both, both, t.size(f))))
     if gated:
         # two linears read one input, so autograd adds two gradients
-        total = [Map("ffn.sum", 3 * s.element * float(s.tokens * d))]
+        total = [Map("ffn.sum", 3 * s.element * float(summed_tokens(t) * d))]
         made = mlp(t, x, play, float(f), lambda: t.unseen("ffn.sum", (), total, module="w1"))
         return leave(t, made)
     return leave(t, mlp(t, x, play, float(f)))

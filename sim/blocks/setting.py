@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from sim.inputs.model import Model
 from sim.inputs.modelling import (
+    PER_LINEAR,
     adapter_dtype,
     autocast,
     compute_dtype,
@@ -163,6 +164,11 @@ class Setting:
     def regathers(self) -> bool:
         """Whether inputs of shared matrices are kept in parts, and gathered again in backward."""
         return self.tensor_style == "megatron"
+
+    @property
+    def gathers_apart(self) -> bool:
+        """Whether each matrix gathers what it reads, though several read the same."""
+        return self.tensor_style == PER_LINEAR
 
     @property
     def reduces_beside(self) -> bool:

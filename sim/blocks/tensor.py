@@ -18,6 +18,8 @@ Source: torchtitan's `parallelize_module` plan; Megatron-LM, core/tensor_paralle
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sim.blocks.modules import OpRole
 from sim.blocks.ops import Exchange, Map, When
 from sim.blocks.tape import Tape
@@ -60,6 +62,25 @@ def enter(t: Tape, x: int, module: str, last: str = "", *, late: bool = False) -
         again = Exchange("all_gather", AXIS, part, whole, When.BESIDE_INPUTS, True)
         t.unseen("tp.again", module=last or module, exchanges=(again,))
     return gathered
+
+
+def read_by(t: Tape, x: int, first: str, last: str = "") -> Callable[[str], int]:
+    """What each of the matrices split by columns reads, by its name: one tensor, or its own copy.
+
+    Parameters
+    ----------
+    t, x, first, last
+        As for `enter`.
+    """
+    if t.setting.gathers_apart:
+        return lambda module: enter(t, x, module)
+    whole = enter(t, x, first, last)
+    return lambda _: whole
+
+
+def summed_tokens(t: Tape) -> int:
+    """Tokens of the gradients that matrices with one input add to each other's. [1]"""
+    return t.setting.stream_tokens if t.setting.gathers_apart else t.setting.tokens
 
 
 def whole_stream(t: Tape, x: int) -> int:

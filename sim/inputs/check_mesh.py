@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim.inputs.finding import Finding, fault, warning
-from sim.inputs.modelling import experts, tensor_style
+from sim.inputs.modelling import PER_LINEAR, experts, tensor_style
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.strategy import strategy_named, strategy_of
 from sim.inputs.topology import Topology
@@ -88,8 +88,13 @@ def _tensor(w: Workload) -> Findings:
         yield fault("tensor-wrap", "workload", "parallelism.wrap", message, hint)
     local = w.sequence_length // p.context_parallel
     split = p.pipeline_parallel > 1 and SCHEDULES[p.pipeline_schedule].splits
-    if split and tensor_style(w) != "dtensor":
-        message = f"linear layers of style {tensor_style(w)} make the gradients of inputs and of "
+    style = tensor_style(w)
+    if style == PER_LINEAR and (m.kv_lora_rank or m.experts):
+        message = f"linears that gather their own input are modelled of dense blocks, not {m.name}"
+        where = "parallelism.tensor_parallel_style"
+        yield fault("tensor-style", "workload", where, message, "write dtensor")
+    if split and style not in ("dtensor", PER_LINEAR):
+        message = f"linear layers of style {style} make the gradients of inputs and of "
         message += "weights in one call"
         path = "parallelism.pipeline_schedule"
         yield fault("tensor-split", "workload", path, message, "write 1f1b or interleaved-1f1b")

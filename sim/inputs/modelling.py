@@ -111,6 +111,10 @@ def experts(workload: Workload) -> str:
     return workload.experts or ("eager" if modelling_of(workload).loops_experts else "grouped")
 
 
+#: style of tensor parallelism in which each linear declares an input split by positions
+PER_LINEAR = "dtensor-per-linear"
+
+
 def tensor_style(workload: Workload) -> str:
     """How ranks that share matrices exchange activations; "" where none do."""
     p = workload.parallelism

@@ -84,7 +84,9 @@ class Parallelism(Spec):
     sequence_parallel: bool = True  # of tensor_parallel: the residual stream is split too
     loss_parallel: bool = True  # of tensor_parallel: each rank's loss is of its own logits
     # whose linear layers share matrices; None: PyTorch's DTensor, or Megatron's under `megatron`
-    tensor_parallel_style: Literal["dtensor", "megatron", "nanotron"] | None = None
+    tensor_parallel_style: (
+        Literal["dtensor", "dtensor-per-linear", "megatron", "nanotron"] | None
+    ) = None
     reduce_dtype: Literal["fp32", "bf16", "fp16"] | None = "fp32"
     forward_prefetch: NotNegative = 0
     backward_prefetch: NotNegative | Literal["pre", "post", "none"] = (

@@ -47,6 +47,7 @@ def test_kept_bytes_equal_the_recording(name):
         f"activation_checkpointing={run['checkpointing']}",
         f"parallelism.sequence_parallel={str(run['sequence_parallel']).lower()}",
         f"parallelism.loss_parallel={str(run['loss_parallel']).lower()}",
+        f"parallelism.tensor_parallel_style={run.get('style', 'dtensor')}",
         tensor=run["tensor_parallel"],
     ).workload  # fmt: skip
     kept = dict(layer_footprint(workload, "layer", run["checkpointing"]).tensors)
@@ -149,6 +150,10 @@ def pair(tensor):
         (["parallelism.strategy=zero3"], "modelled with fsdp2, megatron, not with"),
         (["model=deepseek-v2-lite", "parallelism.sequence_parallel=false"], "latent attention"),
         (["method=lora"], "modelled for full training"),
+        (
+            ["model=mixtral-8x7b", "parallelism.tensor_parallel_style=dtensor-per-linear"],
+            "modelled of dense blocks, not mixtral-8x7b",
+        ),
         (["parallelism.wrap=linear"], "units of whole blocks"),
         (["node.gpus=4"], "8 does not divide 4 GPUs"),
         (["parallelism.replicate=2"], "8 does not divide 8 GPUs beside replicate"),
