@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sim.api.questions import need_gpus as need_gpus
     from sim.api.questions import need_price as need_price
     from sim.api.questions import plan as plan
+    from sim.api.questions import posttrain as posttrain
     from sim.api.questions import run_study as run_study
     from sim.api.questions import size as size
     from sim.api.questions import sweep as sweep
@@ -65,7 +66,7 @@ _GIVEN = {
     "sim.api.measurements": ("calibrate", "diagnose", "validate"),
     "sim.api.questions": (
         "compare", "need_bandwidth", "need_context", "need_gpus", "need_price", "plan",
-        "run_study", "size", "sweep", "sweep_grid",
+        "posttrain", "run_study", "size", "sweep", "sweep_grid",
     ),
     "sim.documents": ("Document",),
     "sim.page.face": ("report_page",),

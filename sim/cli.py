@@ -31,6 +31,7 @@ VERBS: dict[str, str] = {
     "memory": "Bytes per GPU by category and moment, verdict, fixes.",
     "explain": "Why LoRA is (no) faster: a method's step part by part.",
     "need": "Inverse questions: bandwidth, GPUs, context, price.",
+    "posttrain": "A step of DPO, GRPO or PPO: generation, log-probabilities, update.",
     "plan": "Several jobs on one cluster: queueing, deadlines, cost, smallest cluster.",
     "size": "The cheapest, fastest or greenest cluster that does a job in time.",
     "sweep": "Many configurations: axes, filters, Pareto front, resumable.",

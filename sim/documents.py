@@ -18,7 +18,7 @@ SCHEMAS = {
         "result", "memory", "comparison", "size", "sweep", "need", "plan", "offers", "prices",
         "study", "explain", "collective", "collective-variants", "topology", "topology-import",
         "validation", "calibration", "diagnosis", "trace", "timeline", "config", "file-schema",
-        "import", "stages",
+        "import", "post-training", "stages",
     )
 }  # fmt: skip
 _CELLS = 60  # rows of a document that a notebook shows

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sim.study.compare import Comparison
     from sim.study.inverse import BandwidthNeeded, GpusNeeded, PriceNeeded
     from sim.study.plan import PlanReport
+    from sim.study.post_trained import PostTrainingReport
     from sim.study.question import Answers
     from sim.study.schedule import Policy
     from sim.study.sized import SizeReport
@@ -332,6 +333,25 @@ def plan(
     if smallest:
         return fewest(cluster, Path(jobs), policy=policy, share=on_time, sets=sets)
     return plan(cluster, Path(jobs), policy=policy, sets=sets)
+
+
+def posttrain(
+    topology: Argument,
+    workload: Argument,
+    *,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> PostTrainingReport:
+    """A step of DPO, GRPO or PPO: generation, log-probabilities, update, new weights.
+
+    Parameters
+    ----------
+    topology, workload, overrides, calibration
+        As for `simulate`; the workload says ``post_training``.
+    """
+    from sim.study.post_training import post_training
+
+    return post_training(topology, workload, settings(overrides, calibration))
 
 
 def run_study(study: File, *, progress: Progress | None = None) -> Answers:

@@ -19,6 +19,7 @@ from sim.inputs.base import (
     StrategyName,
 )
 from sim.inputs.model import Model
+from sim.inputs.post_training import PostTraining
 
 
 class Method(Spec):
@@ -285,6 +286,7 @@ class Workload(Spec):
     checkpoint: CheckpointSave = CheckpointSave.model_construct()
     evaluation: Evaluation = Evaluation.model_construct()
     phases: tuple[Phase, ...] = ()
+    post_training: PostTraining | None = None  # `posttrain`: rollouts before each update
     sources: tuple[str, ...] = ()
 
 

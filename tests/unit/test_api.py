@@ -100,6 +100,10 @@ CASES = {
         [MACHINE, JOB, "--measured=tokens_per_s_per_gpu=1000", *SETS],
         lambda _: sim.diagnose(MACHINE, JOB, measured="tokens_per_s_per_gpu=1000", overrides=ONE),
     ),
+    "posttrain": (
+        [MACHINE, "qwen2.5-7b-grpo", *SETS],
+        lambda _: sim.posttrain(MACHINE, "qwen2.5-7b-grpo", overrides=ONE),
+    ),
     "validate": (["memory"], lambda _: sim.validate("memory")),
 }  # fmt: skip
 OTHERS = {"topo import", "prices import"}  # they write files for other verbs

@@ -34,6 +34,7 @@ VERBS = {
     "prices list": "prices list --gpu h200",
     "prices show": "prices show p5.48xlarge",
     "prices job": "prices job dgx-a100 dgx-h100 mistral-7b-lora",
+    "posttrain": "posttrain dgx-h100 qwen2.5-7b-grpo --set post_training.prompts=16",
     "plan": "plan dgx-h100 docs/examples/week.yaml --set nodes=8",
     "size": "size mistral-7b-lora --deadline 24h --max-gpus 8 --provider lambda",
     "topo show": "topo show dgx-h100 --set nodes=2",
