@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sim import simulate
 from sim.engine import run
 from sim.program import Program, Timeline
 from tests.differential.programs import programs
 
 several = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
-)
+    max_examples=int(os.environ.get("PROGRAMS", "80")),  # CI takes 2,000 once
+    deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None,
+)  # fmt: skip
 
 
 def same_bits(a: Timeline, b: Timeline) -> None:
@@ -79,3 +84,15 @@ def test_order_holds(program: Program) -> None:
     np.maximum(latest, line.arrive, out=latest)
     np.testing.assert_array_equal(line.start, latest)
     assert (line.end >= line.start).all()
+
+
+@pytest.mark.parametrize(
+    ("machine", "job"),
+    [("dgx-h100", "llama3-8b-zero3"), ("pcie4-a100-8", "llama3-8b-lora")],
+)
+def test_an_engine_changes_no_digit_of_a_result(machine: str, job: str) -> None:
+    texts = {
+        simulate(machine, job, engine=engine, scaling=False, fixes=False).to_json()
+        for engine in ("reference", "python", "compiled")
+    }
+    assert len(texts) == 1

@@ -9,7 +9,7 @@ from sim.step.step import step
 
 
 def test_a_better_machine_is_not_slower():
-    """2,000 jobs x 12 knobs were run once; docs/decisions/0008-one-step.md has what they found."""
+    """1,000 jobs x 12 knobs were run once; docs/decisions/0008-one-step.md has what they found."""
     assert [str(fault) for job in jobs(12, seed=3) for fault in broken(job)] == []
 
 
