@@ -141,7 +141,7 @@ def _every_rank(
 ) -> Compiled:
     ranks = range(fabric.n_ranks)
     routes = [_routes(fabric, d) for d in ("to-device", "to-host")] if copies else []
-    hbm = [fabric.hbm(rank) for rank in ranks]
+    hbm = fabric.hbm_of(ranks).tolist()
     ones = [1] * fabric.n_ranks
     now = fabric.capacity if capacity is None else capacity
     classes, inward, outward = _classes(
@@ -176,8 +176,8 @@ def _folded(
     rank_kind = [
         kinds.setdefault(kind, len(kinds)) for kind in zip(roles.of, speed.tolist(), strict=True)
     ]
-    resources = [np.array([fabric.hbm(rank)]) for rank in range(n)]
-    amounts = [np.ones(1) for _ in range(n)]
+    resources = list(fabric.hbm_of(range(n)).reshape(-1, 1))
+    amounts = [np.ones(1)] * n
     colour = list(rank_kind)
     near: list[int] = []
     far: list[int] = []

@@ -97,13 +97,14 @@ def roles_of(fabric: Fabric, stages: int = 1) -> Roles:
         Pipeline stages, each a run of equally many ranks: the outermost axis of the mesh. [1]
     """
     index: dict[Role, int] = {}
-    known: dict[tuple[int, int, int], int] = {}  # equal nodes share a shape, equal GPUs a spec
+    known: dict[tuple[int, tuple[int, ...]], list[int]] = {}  # equal nodes share a shape
     of: list[int] = []
     for node, shape in enumerate(fabric.shapes):
-        for gpu in shape.gpu_specs:
-            stage = len(of) * stages // fabric.n_ranks
-            key = (id(shape), id(gpu), stage)
-            if key not in known:
-                known[key] = index.setdefault(Role(gpu, fabric.host(node), stage), len(index))
-            of.append(known[key])
+        stage = tuple(rank * stages // fabric.n_ranks for rank in fabric.ranks_of(node))
+        key = (id(shape), stage)
+        if key not in known:
+            host = fabric.host(node)
+            roles = (Role(gpu, host, at) for gpu, at in zip(shape.gpu_specs, stage, strict=True))
+            known[key] = [index.setdefault(role, len(index)) for role in roles]
+        of += known[key]
     return Roles(tuple(index), tuple(of))
