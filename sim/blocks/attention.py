@@ -40,7 +40,10 @@ def attention(t: Tape, x: int, window: int | None) -> int:
         v = linear(t, "wv", read("wv"), d, kv_width, targets=("v",), bias=bias)
         # three linears read one input: two gradient sums
         t.unseen("qkv.sum", (), [Map("qkv.sum", 6.0 * e * summed_tokens(t) * d, 2)], module="wq")
-    if model.qk_norm:
+    if model.qk_norm_whole:
+        q = norm(t, "q_norm", q, q_width, Position.INNER)
+        k = norm(t, "k_norm", k, kv_width, Position.INNER)
+    elif model.qk_norm:
         q = norm(t, "q_norm", q, dim, Position.INNER, heads=heads)
         k = norm(t, "k_norm", k, dim, Position.INNER, heads=kv_heads)
     if model.positions == "rope":

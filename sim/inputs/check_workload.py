@@ -191,6 +191,8 @@ def _method(w: Workload) -> Findings:
 
 
 def _model(m: Model) -> Findings:
+    for note in m.notes:
+        yield warning("model-notes", "workload", "model", f"{m.name}: {note}")
     if m.kv_heads and m.heads % m.kv_heads:
         message = f"{m.heads} heads cannot share {m.kv_heads} key-value heads"
         yield fault(

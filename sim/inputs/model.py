@@ -30,6 +30,7 @@ class Model(Spec):
     attention_sinks: bool = False  # a trained logit a head that takes part of softmax (gpt-oss)
     norm_bias: bool | None = None  # None: as `bias`
     qk_norm: bool = False  # RMSNorm on q and k heads (Qwen3)
+    qk_norm_whole: bool = False  # over all heads at once (OLMo 2)
     norms_per_layer: int = 2  # 4 in Gemma 2, 1 in GPT-J-like parallel blocks
     parallel_block: bool = False  # attention and FFN read the same norm's input (GPT-NeoX)
     tied_embeddings: bool = False

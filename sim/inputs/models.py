@@ -140,6 +140,8 @@ def _folder() -> Any:
 def _entry(name: str) -> dict[str, Any]:
     entry = tomllib.loads((_folder() / f"{name}.toml").read_text(encoding="utf-8"))
     entry.pop("aliases", None)
+    if "notes" in entry:
+        entry["notes"] = tuple(entry["notes"])
     return entry
 
 

@@ -19,7 +19,7 @@ NAMED = [
 
 def test_the_wanted_gpus_are_there():
     assert set(NAMED) <= set(GPUS)
-    assert len(GPUS) >= 16
+    assert len(GPUS) >= 32
 
 
 @pytest.mark.parametrize("name", GPUS)
@@ -34,7 +34,8 @@ def test_an_entry_is_complete_and_plausible(name):
     assert 0.93 * nominal < gpu.memory < 1.08 * nominal
     if gpu.peak_bf16 is not None:
         assert gpu.peak_bf16 == gpu.peak_fp16
-        assert gpu.peak_tf32 == pytest.approx(gpu.peak_bf16 / 2, rel=0.02)
+        if gpu.peak_tf32 is not None:  # AMD's CDNA 2 has none
+            assert gpu.peak_tf32 == pytest.approx(gpu.peak_bf16 / 2, rel=0.02)
     if gpu.peak_fp8 is not None:
         assert gpu.peak_fp8 == pytest.approx(2 * gpu.peak_bf16, rel=0.02)
     assert (gpu.nvlink_links > 0) == (gpu.nvlink_generation is not None)

@@ -42,7 +42,7 @@ def inline(keys):
 
 
 def test_catalogue_is_complete():
-    assert len(model_names()) >= 60
+    assert len(model_names()) >= 110
     assert set(CATALOGUE) == set(model_names())
     for name in model_names():
         model = catalogue_model(name)
