@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sim.api.jobs import config as config
     from sim.api.jobs import explain as explain
+    from sim.api.jobs import export as export
     from sim.api.jobs import import_job as import_job
     from sim.api.jobs import memory_of as memory_of
     from sim.api.jobs import schema as schema
@@ -56,7 +57,7 @@ __version__ = "0.1.0"
 # module -> what it gives; imported on use: `scaling-sim --help` should not pay for the simulator
 _GIVEN = {
     "sim.api.jobs": (
-        "config", "explain", "import_job", "memory_of", "schema", "simulate", "stages",
+        "config", "explain", "export", "import_job", "memory_of", "schema", "simulate", "stages",
         "timeline", "trace",
     ),
     "sim.api.machines": (

@@ -21,6 +21,7 @@ _TRACEBACK = "SCALING_SIM_TRACEBACK"
 VERBS: dict[str, str] = {
     "run": "Predict one training job on one machine.",
     "import": "Other tools' files of a job as a workload file.",
+    "export": "A job as files of the tools that will run it.",
     "config": "Every key of both files: its value, and where that came from.",
     "schema": "JSON Schema of topology and workload files, for editors.",
     "topo": "Show or import a topology.",

@@ -19,6 +19,7 @@ SCHEMAS = {
         "study", "explain", "collective", "collective-variants", "topology", "topology-import",
         "validation", "calibration", "diagnosis", "trace", "timeline", "config", "file-schema",
         "import", "post-training", "stages",
+        "export",
     )
 }  # fmt: skip
 _CELLS = 60  # rows of a document that a notebook shows

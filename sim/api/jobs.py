@@ -5,7 +5,8 @@ Inputs are read before the simulator is imported, so that their faults are said 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.api.arguments import File, Overrides, chosen, path, settings, share, texts
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from sim.inputs.calibration import Calibration
     from sim.inputs.config import Configuration
     from sim.inputs.schema import FileSchema
+    from sim.interop.emit import Exported
     from sim.interop.imported import ImportedJob
     from sim.memory.bound import Quantity
     from sim.result.explain import MethodComparison
@@ -291,6 +293,41 @@ def config(
     from sim.inputs.loader import load
 
     return resolved(load(topology, workload, settings(overrides, calibration, keys)))
+
+
+def export(
+    topology: Argument,
+    workload: Argument,
+    *,
+    emit: Sequence[str],
+    folder: File = "plan",
+    overwrite: bool = False,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> Exported:
+    """Write a job as configurations of the tools that will run it.
+
+    Parameters
+    ----------
+    topology, workload, overrides, calibration
+        As for `simulate`.
+    emit : sequence of str
+        ``accelerate``, ``deepspeed``, ``torchtitan``, ``axolotl``, ``llamafactory``, ``trl``,
+        ``sbatch``, ``torchrun``, ``yaml``.
+    folder : path
+        Where to; files that are there are kept unless `overwrite`.
+
+    Raises
+    ------
+    InputError
+        A tool whose file would mean another plan, or a file that is there already.
+    """
+    from sim.inputs.loader import load
+
+    machine, job, _ = load(topology, workload, settings(overrides, calibration))
+    from sim.interop.emit import export
+
+    return export(machine, job, emit, Path(folder), overwrite)
 
 
 def import_job(*files: File) -> ImportedJob:

@@ -102,6 +102,9 @@ def varied(function: F) -> F:
 
 
 FORMS = tuple(FORMATS)
+#: tools that plans are written for (`sim.interop.emit.FILES`)
+EMITTED = ("accelerate", "deepspeed", "torchtitan", "axolotl", "llamafactory", "trl", "sbatch",
+           "torchrun", "yaml")  # fmt: skip
 
 
 def formed(*forms: str) -> Callable[[F], F]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from sim.commands.options import FORMS, formed, job, reported, sets, show, tell, write_page
+from sim.commands.options import EMITTED, FORMS, formed, job, reported, sets, show, tell, write_page
 from sim.page.asked import Asked
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
               help="Also choose this key, e.g. precision=bf16,fp8; `layout`: every way to "
                    "cut the model.")  # fmt: skip
 @click.option("--emit", "emitted", multiple=True,
-              type=click.Choice(["accelerate", "deepspeed", "torchtitan", "axolotl", "yaml"]),
+              type=click.Choice(EMITTED),
               help="Write the plan as a configuration of this tool. Repeatable.")  # fmt: skip
 @formed(*FORMS)
 @reported

@@ -135,7 +135,8 @@ def translate(sources: Sequence[Source]) -> Translation:
         A file that no format recognises.
     """
     name = sources[0].name
-    job = Translation(Branch({}, Place(name)))
+    files = frozenset(source.name.rpartition("/")[2] for source in sources)
+    job = Translation(Branch({}, Place(name)), files)
     formats = []
     for source in sources:
         found = format_of(source)
@@ -157,7 +158,10 @@ def _finish(job: Translation) -> None:
     """What follows for any tool: data parallel where nothing shards, adapters apart in FSDP1."""
     if job.at("parallelism.strategy") is None and job.at("parallelism") is None:
         job.suppose("parallelism.strategy", "ddp", "neither FSDP nor DeepSpeed is configured")
+    whole = job.text_at("parallelism.strategy") in ("ddp", "single")
     adapted = job.text_at("method.kind") in ("lora", "qlora")
+    if job.loads_bf16 and whole and not adapted and job.text_at("precision.kind") == "bf16":
+        job.suppose("precision.master", "bf16", job.loads_bf16)
     apart = "huggingface" in job.text_at("trainer") or (
         job.text_at("parallelism.use_orig_params").lower() == "false"
     )

@@ -17,7 +17,7 @@ from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
 
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0", "none"})
-_NOTHING = frozenset({"", "~", "null", "none"})
+_NOTHING = frozenset({"", "~", "null"})
 AUTO = "auto"
 
 
@@ -69,6 +69,8 @@ class Translation:
 
     Attributes
     ----------
+    files : frozenset of str
+        Names of the files, folders left out: what one of them names is not looked for again.
     titles : list of str
         What the files are: "an axolotl file".
     tree : Branch
@@ -77,16 +79,20 @@ class Translation:
         What became of each key.
     faults : list of Fault
         What cannot be read, and where two files contradict each other.
+    loads_bf16 : str
+        Why weights are loaded in bf16, and so trained in it where no strategy keeps fp32 copies.
     world, nodes : tuple of int and Place, optional
         GPUs in all, and machines, where a file says so.
     """
 
     tree: Branch
+    files: frozenset[str] = frozenset()
     titles: list[str] = field(default_factory=list)
     took: list[Took] = field(default_factory=list)
     supposed: list[Supposed] = field(default_factory=list)
     aside: list[Aside] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    loads_bf16: str = ""
     world: tuple[int, Place] | None = None
     nodes: tuple[int, Place] | None = None
     gpus_per_node: tuple[int, Place] | None = None
@@ -137,6 +143,10 @@ class Translation:
         for part in key.split("."):
             tree = tree.entries.get(part) if isinstance(tree, Branch) else None
         return tree
+
+    def has_file(self, name: str) -> bool:
+        """Whether a file that another names is one of the job's, and so read by itself."""
+        return name.rpartition("/")[2] in self.files
 
     def text_at(self, key: str) -> str:
         """The scalar under a key of ours as text; "" where there is none."""

@@ -2,38 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
 from sim.files import make_folder, write_whole
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.interop.emit_accelerate import accelerate_yaml
+from sim.interop.emit_accelerate import accelerate_yaml, beside_trainer
 from sim.interop.emit_axolotl import axolotl_yaml
 from sim.interop.emit_deepspeed import deepspeed_json
+from sim.interop.emit_launch import sbatch_script, torchrun_script
+from sim.interop.emit_llamafactory import llamafactory_yaml
 from sim.interop.emit_torchtitan import torchtitan_toml
+from sim.interop.emit_trl import trl_yaml
 from sim.interop.emit_yaml import topology_yaml, workload_yaml
+from sim.interop.roundtrip import lost
 
 Emitter = Callable[[Topology, Workload], str]
+_AXOLOTL = ("axolotl.yaml", axolotl_yaml)
+_TRL = ("sft.yaml", trl_yaml)
 FILES: dict[str, tuple[tuple[str, Emitter], ...]] = {
     "accelerate": (("accelerate.yaml", accelerate_yaml),),
     "deepspeed": (("ds_config.json", deepspeed_json),),
     "torchtitan": (("torchtitan.toml", torchtitan_toml),),
-    "axolotl": (("axolotl.yaml", axolotl_yaml),),
+    "axolotl": (_AXOLOTL,),
+    "llamafactory": (("llamafactory.yaml", llamafactory_yaml),),
+    "trl": (_TRL,),
+    "sbatch": (("job.sbatch", sbatch_script), _TRL),
+    "torchrun": (("torchrun.sh", torchrun_script), _TRL),
     "yaml": (("topology.yaml", lambda t, w: topology_yaml(t)),
              ("workload.yaml", lambda t, w: workload_yaml(w))),
 }  # fmt: skip
+#: Hugging Face's trainer runs what accelerate does
+_AS_ACCELERATE = frozenset({"llamafactory", "trl", "sbatch", "torchrun"})
+#: trainers that leave FSDP to the file of accelerate's launcher
+_LAUNCHED = frozenset({"llamafactory", "trl", "sbatch"})
 
-#: axes that a tool's file cannot ask for
-LACKS = {
-    "accelerate": ("expert_parallel", "pipeline_parallel"), "axolotl": ("pipeline_parallel",),
-}  # fmt: skip
+
+def texts_of(topology: Topology, workload: Workload, kind: str) -> dict[str, str]:
+    """A plan's files for a tool, and those that they name.
+
+    Parameters
+    ----------
+    topology, workload : specs
+        The plan.
+    kind : str
+        A key of `FILES`.
+
+    Returns
+    -------
+    dict of str to str
+        Texts by file name.
+
+    Raises
+    ------
+    InputError
+        A tool that cannot run the plan's strategy, or whose file would mean another plan.
+    """
+    strategy = strategy_of(workload)
+    able = {"yaml", *strategy.tools}
+    if able & {"accelerate"}:
+        able |= _AS_ACCELERATE
+    if not strategy.deepspeed:  # its ZeRO stage that shards alike is another plan
+        able -= {"deepspeed"}
+    option = f"--emit {kind}"
+    if kind not in able:
+        message = f"{kind} cannot run {strategy.name}; emit {' or '.join(sorted(able))} instead"
+        raise InputError.single(option, message)
+    texts = {name: emitter(topology, workload) for name, emitter in FILES[kind]}
+    if kind == "yaml":
+        return texts
+    if strategy.deepspeed:
+        texts["ds_config.json"] = deepspeed_json(topology, workload)
+    if kind == "sbatch" or (kind in _LAUNCHED and strategy.fsdp_version):
+        texts["accelerate.yaml"] = beside_trainer(topology, workload)
+    wrong, _ = lost(texts, workload)
+    if wrong:
+        said = ", ".join(f"{row.path} = {row.planned} (it would be {row.read})" for row in wrong)
+        others = " or ".join(sorted(able - {kind}))
+        message = f"{kind} cannot say {said}; emit {others} instead"
+        raise InputError.single(option, message)
+    return texts
 
 
 def write_plan(
-    topology: Topology, workload: Workload, kinds: Iterable[str], folder: Path
+    topology: Topology,
+    workload: Workload,
+    kinds: Iterable[str],
+    folder: Path,
+    *,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Write a plan's files.
 
@@ -45,6 +108,8 @@ def write_plan(
         Keys of `FILES`.
     folder : Path
         Created if it is not there.
+    overwrite : bool
+        Replace files that are there.
 
     Returns
     -------
@@ -54,27 +119,55 @@ def write_plan(
     Raises
     ------
     InputError
-        A tool that cannot run the plan's strategy or axes, or a folder that cannot be written.
+        As `texts_of`; two tools that want one file otherwise, a file that is there already, or a
+        folder that cannot be written.
     """
-    strategy = strategy_of(workload)
-    texts: list[tuple[str, str]] = []
+    texts: dict[str, str] = {}
     for kind in dict.fromkeys(kinds):
-        if kind not in {"yaml", *strategy.tools}:
-            able = " or ".join(sorted({"yaml", *strategy.tools}))
-            message = f"{kind} cannot run {strategy.name}; emit {able} instead"
-            option = f"--emit {kind}"
-            raise InputError.single(option, message)
-        for axis in LACKS.get(kind, ()):
-            if getattr(workload.parallelism, axis) > 1:
-                message = f"{kind}'s file has no {axis}; emit torchtitan instead"
-                option = f"--emit {kind}"
-                raise InputError.single(option, message)
-        texts.extend((name, emitter(topology, workload)) for name, emitter in FILES[kind])
-        if kind in ("accelerate", "axolotl") and strategy.deepspeed:
-            texts.append(("ds_config.json", deepspeed_json(topology, workload)))
-    written = []
+        for name, text in texts_of(topology, workload, kind).items():
+            if name == "accelerate.yaml" and kind == "accelerate" and name in texts:
+                continue  # beside a trainer it leaves checkpointing to that
+            texts[name] = text
+    there = [name for name in texts if (folder / name).exists()]
+    if there and not overwrite:
+        message = f"{' and '.join(there)} is there already; name another folder, or add --force"
+        raise InputError.single(str(folder), message)
     make_folder(folder)
-    for name, text in dict(texts).items():
+    for name, text in texts.items():
         write_whole(folder / name, text)
-        written.append(folder / name)
-    return written
+    return [folder / name for name in texts]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported(Document):
+    """A plan's files.
+
+    Attributes
+    ----------
+    paths : tuple of str
+        What was written.
+    unsaid : tuple of mappings
+        ``tool``, ``key``, ``planned``: knobs of the plan that no file of the tool says.
+    """
+
+    schema = SCHEMAS["export"]
+    paths: tuple[str, ...]
+    unsaid: tuple[Mapping[str, Any], ...]
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """A row a file."""
+        return [{"path": path} for path in self.paths]
+
+
+def export(
+    topology: Topology, workload: Workload, kinds: Sequence[str], folder: Path, overwrite: bool
+) -> Exported:
+    """`write_plan`, with what the files do not say."""
+    paths = write_plan(topology, workload, kinds, folder, overwrite=overwrite)
+    unsaid = [
+        {"tool": kind, "key": row.path, "planned": row.planned}
+        for kind in dict.fromkeys(kinds)
+        if kind != "yaml"
+        for row in lost(texts_of(topology, workload, kind), workload)[1]
+    ]
+    return Exported(tuple(map(str, paths)), tuple(unsaid))

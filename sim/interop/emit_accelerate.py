@@ -11,7 +11,7 @@ from typing import Any
 from sim.inputs.shares import mesh_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
-from sim.inputs.workload import Workload
+from sim.inputs.workload import Checkpointing, Workload
 from sim.interop.plain_yaml import blocks
 from sim.mesh import Mesh
 
@@ -20,6 +20,12 @@ _SHARDING = {
     "shard-grad-op": "SHARD_GRAD_OP",
     "no-shard": "NO_SHARD",
 }
+
+
+def beside_trainer(topology: Topology, workload: Workload) -> str:
+    """The file beside that of a trainer, which does its own gradient checkpointing."""
+    none = Checkpointing(kind="none")
+    return accelerate_yaml(topology, workload.model_copy(update={"activation_checkpointing": none}))
 
 
 def accelerate_yaml(topology: Topology, workload: Workload) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sim.inputs.model import Model
 from sim.inputs.shares import batch_of, mesh_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -11,18 +12,25 @@ from sim.inputs.workload import Workload
 from sim.interop.emit_accelerate import comment
 from sim.interop.plain_yaml import blocks
 
-_MODULES = {
+MODULES = {
     "q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj",
     "gate": "gate_proj", "up": "up_proj", "down": "down_proj",
 }  # fmt: skip
-_OPTIMIZERS = {
+OPTIMIZERS = {
     "adamw": "adamw_torch_fused", "adamw-bf16": "adamw_torch_fused", "adamw-8bit": "adamw_bnb_8bit",
     "adafactor": "adafactor", "sgd": "sgd",
 }  # fmt: skip
-_ATTENTION = {
+ATTENTION = {
     "flash2": "flash_attention_2", "flash3": "flash_attention_3", "sdpa": "sdpa", "eager": "eager",
     "triton": "flex_attention", "cudnn": "sdpa",
 }  # fmt: skip
+
+
+def repository(model: Model) -> str:
+    """The hub's name of a model, or its own."""
+    source = model.source.split(" ")[0]
+    hub = "https://huggingface.co/"
+    return source.removeprefix(hub) if source.startswith(hub) else model.name
 
 
 def axolotl_yaml(topology: Topology, workload: Workload) -> str:
@@ -30,16 +38,15 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
     p, method = workload.parallelism, workload.method
     precision = workload.precision.kind
     config: dict[str, Any] = {
-        "base_model": workload.model.source.split(" ")[0].removeprefix("https://huggingface.co/")
-        or workload.model.name,
+        "base_model": repository(workload.model),
         "sequence_len": workload.sequence_length,
         "sample_packing": workload.data.packing is True,
         "micro_batch_size": workload.micro_batch,
         "gradient_accumulation_steps": workload.gradient_accumulation,
-        "optimizer": _OPTIMIZERS[workload.optimizer],
+        "optimizer": OPTIMIZERS[workload.optimizer],
         "bf16": precision in ("bf16", "fp8"),
         "fp16": precision == "fp16",
-        "attn_implementation": _ATTENTION[workload.attention],
+        "attn_implementation": ATTENTION[workload.attention],
         "torch_compile": workload.compile,
     }
     if precision == "fp8":
@@ -51,7 +58,7 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
             "lora_r": method.rank,
             "lora_alpha": 2 * method.rank,
             "lora_dropout": method.dropout,
-            "lora_target_modules": [_MODULES[t] for t in method.targets],
+            "lora_target_modules": [MODULES[t] for t in method.targets],
         }
         if method.kind == "qlora":
             config["load_in_4bit"] = True
@@ -62,16 +69,21 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
     elif workload.tokens:
         config["max_steps"] = -(-int(workload.tokens) // batch_of(topology, workload).tokens)
     checkpointed = workload.activation_checkpointing.kind != "none"
-    if p.context_parallel > 1:
-        config["context_parallel_size"] = p.context_parallel
-    if p.tensor_parallel > 1:
-        config["tensor_parallel_size"] = p.tensor_parallel
+    for axis, size in (("context", p.context_parallel), ("tensor", p.tensor_parallel)):
+        if size > 1:
+            config[f"{axis}_parallel_size"] = size
+    if workload.fused_kernels == "all":
+        config |= {"liger_rms_norm": True, "liger_glu_activation": True, "liger_rope": True}
+    if workload.loss == "fused-linear":
+        config["liger_fused_linear_cross_entropy"] = True
+    if workload.loss == "fused-linear" or workload.fused_kernels == "all":
+        config["plugins"] = ["axolotl.integrations.liger.LigerPlugin"]
     strategy = strategy_of(workload)
     if strategy.deepspeed:
         config["deepspeed"] = "ds_config.json"
-        config["gradient_checkpointing"] = checkpointed
+        config |= _checkpointing(workload)
     elif not strategy.fsdp_version:
-        config["gradient_checkpointing"] = checkpointed
+        config |= _checkpointing(workload)
     else:
         version = strategy.fsdp_version
         mesh = mesh_of(topology, workload)
@@ -88,7 +100,10 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
         fsdp: dict[str, Any] = {
             "offload_params": p.offload in ("parameters", "all"),
             "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "state_dict_type": "SHARDED_STATE_DICT",
+            "state_dict_type": (
+                "SHARDED_STATE_DICT" if workload.checkpoint.mode == "sharded" else "FULL_STATE_DICT"
+            ),
+            "cpu_ram_efficient_loading": p.cpu_ram_efficient_loading,
             "activation_checkpointing": checkpointed,
         }
         if version == 2:
@@ -96,5 +111,20 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
         else:
             full = p.sharding_strategy == "full-shard"
             fsdp["sharding_strategy"] = "FULL_SHARD" if full else "SHARD_GRAD_OP"
+            before = {"pre": "BACKWARD_PRE", "post": "BACKWARD_POST"}
+            fsdp["backward_prefetch"] = before.get(str(p.backward_prefetch), "NO_PREFETCH")
+            fsdp["forward_prefetch"] = bool(p.forward_prefetch)
+            fsdp["use_orig_params"] = p.use_orig_params
         config["fsdp_config"] = fsdp
     return blocks(config, comment(workload))
+
+
+def _checkpointing(workload: Workload) -> dict[str, Any]:
+    """The trainer's own checkpointing, where no wrapper of FSDP does it."""
+    checkpointing = workload.activation_checkpointing
+    if checkpointing.kind == "none":
+        return {"gradient_checkpointing": False}
+    return {
+        "gradient_checkpointing": "offload" if checkpointing.offload else True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": checkpointing.reentrant},
+    }

@@ -106,7 +106,7 @@ CASES = {
     ),
     "validate": (["memory"], lambda _: sim.validate("memory")),
 }  # fmt: skip
-OTHERS = {"topo import", "prices import"}  # they write files for other verbs
+OTHERS = {"topo import", "prices import", "export"}  # they write files for other verbs
 SERVERS = {"serve"}  # it answers with pages
 
 

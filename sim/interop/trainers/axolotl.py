@@ -207,9 +207,8 @@ def _precision(keys: Keys, job: Translation) -> None:
         keys.put("precision.kind", "fp32", "bf16")
     else:
         job.suppose("precision.kind", "bf16", "axolotl's bf16: auto")
-    whole = job.text_at("parallelism.strategy") in ("", "ddp", "single")
-    if whole and half and job.text_at("method.kind") == "full":
-        job.suppose("precision.master", "bf16", "axolotl loads weights in bf16")
+    if half:
+        job.loads_bf16 = "axolotl loads weights in bf16"
 
 
 def _off(keys: Keys, name: str) -> bool:

@@ -157,7 +157,7 @@ def attention(keys: Keys, *names: str) -> None:
 
 def targets(keys: Keys, *names: str) -> None:
     """Which matrices LoRA adapts: names, a regular expression, or all of them."""
-    words = keys.words(*names)
+    words = [word.strip() for text in keys.words(*names) for word in _listed(text)]
     if not words:
         return
     if {w.lower() for w in words} & {"all", "all-linear", "all_linear"}:
@@ -180,6 +180,11 @@ def targets(keys: Keys, *names: str) -> None:
         place = keys.place(*names)
         ordered = dict.fromkeys(found)
         keys.put("method.targets", Items([Leaf(w, place) for w in ordered], place), *names)
+
+
+def _listed(text: str) -> list[str]:
+    """Names that stand in one text with commas, unless it is a pattern."""
+    return text.split(",") if re.fullmatch(r"[\w., ]+", text) else [text]
 
 
 def _fitting(pattern: str) -> list[str]:

@@ -48,7 +48,7 @@ def named(source: Source, keys: Keys, job: Translation, name: str) -> None:
         table(Keys(job, tree, f"{name}."), job)
         return
     path = keys.text(name)
-    if not path:
+    if not path or job.has_file(path):
         return
     place = keys.place(name)
     found = common.refer(source, path, job, place, name)

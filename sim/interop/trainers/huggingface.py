@@ -202,10 +202,8 @@ def strategy(source: Source, keys: Keys, job: Translation) -> None:
 
 def master(keys: Keys, job: Translation, dtype: str, *names: str) -> None:
     """Weights loaded in 16 bits and trained without FSDP or DeepSpeed stay in 16 bits."""
-    whole = job.text_at("parallelism.strategy") in ("", "ddp", "single")
-    full = job.text_at("method.kind") in ("", "full")
-    if dtype == "bf16" and whole and full and job.text_at("precision.kind") in ("bf16", "fp32"):
-        keys.put("precision.master", "bf16", *names)
+    if dtype == "bf16":
+        job.loads_bf16 = f"{keys.named(*names)}: {keys.text(*names)}"
 
 
 def _rows(keys: Keys, job: Translation) -> None:

@@ -101,10 +101,10 @@ def _accelerate(launch: Keys, job: Translation) -> None:
 
 
 def _config(launch: Keys, source: Source, job: Translation) -> None:
-    """The file that ``--config_file`` or ``--deepspeed`` names."""
-    for name in ("config_file", "deepspeed"):
+    """The files that ``--config_file``, ``--deepspeed`` and TRL's ``--config`` name."""
+    for name in ("config_file", "deepspeed", "config"):
         path = launch.text(name)
-        if not path or path.lower() in ("true", "false"):
+        if not path or path.lower() in ("true", "false") or job.has_file(path):
             continue
         other = common.refer(source, path, job, launch.place(name), name)
         if other is not None and (form := format_of(other)) is not None:

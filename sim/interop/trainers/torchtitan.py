@@ -257,7 +257,9 @@ def _checkpointing(keys: Keys) -> None:
             keys.put("activation_checkpointing.kind", "selective-op", "selective_ac_option", "mode")
         else:
             keys.job.suppose("activation_checkpointing.kind", "selective-op", _DEFAULT)
-    elif mode != "none":
+    elif mode == "none":
+        keys.put("activation_checkpointing.kind", "none", "mode")
+    else:
         keys.matters(f"{mode} is not modelled: taken as full", "mode")
         keys.put("activation_checkpointing.kind", "full", "mode")
     keys.leave(

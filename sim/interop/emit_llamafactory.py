@@ -1,0 +1,77 @@
+"""A plan as a LLaMA-Factory configuration; data set and template are yours to add.
+
+FSDP comes from accelerate's file beside it, DeepSpeed from its JSON. Gradient checkpointing is
+LLaMA-Factory's own, so that accelerate's wrapper has none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim.errors import InputError
+from sim.inputs.strategy import strategy_of
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
+from sim.interop.emit_axolotl import MODULES, OPTIMIZERS, repository
+from sim.interop.plain_yaml import blocks
+
+_ATTENTION = {"flash2": "fa2", "flash3": "fa3", "sdpa": "sdpa", "eager": "disabled"}
+
+
+def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
+    """The configuration file.
+
+    Raises
+    ------
+    InputError
+        A precision that LLaMA-Factory does not train in.
+    """
+    method, precision = workload.method, workload.precision
+    if precision.kind == "fp8":
+        option = "--emit llamafactory"
+        raise InputError.single(option, "LLaMA-Factory's FP8 is not written; emit axolotl instead")
+    config: dict[str, Any] = {
+        "model_name_or_path": repository(workload.model),
+        "stage": "sft",
+        "do_train": True,
+        "finetuning_type": "full" if method.kind == "full" else "lora",
+    }
+    if method.kind != "full":
+        config |= {
+            "lora_rank": method.rank,
+            "lora_dropout": method.dropout,
+            "lora_target": ",".join(MODULES[t] for t in method.targets),
+        }
+    if method.kind == "qlora":
+        config |= {"quantization_bit": 4, "double_quantization": method.double_quantization}
+    config |= {
+        "cutoff_len": workload.sequence_length,
+        "per_device_train_batch_size": workload.micro_batch,
+        "gradient_accumulation_steps": workload.gradient_accumulation,
+        "optim": OPTIMIZERS[workload.optimizer],
+        "bf16": precision.kind == "bf16" and precision.master == "fp32",
+        "fp16": precision.kind == "fp16",
+        "dataloader_num_workers": workload.data.workers,
+    }
+    if precision.kind == "bf16" and precision.master == "bf16":
+        config["pure_bf16"] = True
+    if workload.data.packing is True:
+        config["packing"] = True
+        if workload.data.document_masks:
+            config["neat_packing"] = True
+    if workload.attention in _ATTENTION:
+        config["flash_attn"] = _ATTENTION[workload.attention]
+    if workload.fused_kernels == "all" and workload.loss == "fused-linear":
+        config["enable_liger_kernel"] = True
+    checkpointing = workload.activation_checkpointing
+    if checkpointing.kind == "none":
+        config["disable_gradient_checkpointing"] = True
+    else:
+        config["use_reentrant_gc"] = checkpointing.reentrant
+    if strategy_of(workload).deepspeed:
+        config["deepspeed"] = "ds_config.json"
+    if workload.steps:
+        config["max_steps"] = workload.steps
+    elif workload.samples:
+        config |= {"max_samples": workload.samples, "num_train_epochs": workload.epochs}
+    return blocks(config, f"{workload.name}, written by scaling-sim; add dataset and template")

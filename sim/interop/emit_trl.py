@@ -1,0 +1,69 @@
+"""A plan as arguments of TRL's SFT script (`trl sft --config sft.yaml`); the data set is yours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim.errors import InputError
+from sim.inputs.strategy import strategy_of
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
+from sim.interop.emit_axolotl import ATTENTION, MODULES, OPTIMIZERS, repository
+from sim.interop.plain_yaml import blocks
+
+_OPTION = "--emit trl"
+
+
+def trl_yaml(topology: Topology, workload: Workload) -> str:
+    """The configuration file; FSDP comes from accelerate's beside it.
+
+    Raises
+    ------
+    InputError
+        A precision that transformers' trainer does not train in.
+    """
+    method, precision = workload.method, workload.precision
+    if precision.kind == "fp8":
+        message = "transformers' trainer takes FP8 from accelerate alone; emit axolotl instead"
+        raise InputError.single(_OPTION, message)
+    config: dict[str, Any] = {"model_name_or_path": repository(workload.model)}
+    if precision.kind == "bf16" and precision.master == "bf16":
+        config["dtype"] = "bfloat16"
+    if method.kind != "full":
+        config |= {
+            "use_peft": True,
+            "lora_r": method.rank,
+            "lora_alpha": 2 * method.rank,
+            "lora_dropout": method.dropout,
+            "lora_target_modules": [MODULES[t] for t in method.targets],
+        }
+    if method.kind == "qlora":
+        config |= {"load_in_4bit": True, "use_bnb_nested_quant": method.double_quantization}
+    config |= {
+        "max_length": workload.sequence_length,
+        "packing": workload.data.packing is True,
+        "per_device_train_batch_size": workload.micro_batch,
+        "gradient_accumulation_steps": workload.gradient_accumulation,
+        "bf16": precision.kind == "bf16",
+        "fp16": precision.kind == "fp16",
+        "optim": OPTIMIZERS[workload.optimizer],
+        "attn_implementation": ATTENTION[workload.attention],
+        "torch_compile": workload.compile,
+        "dataloader_num_workers": workload.data.workers,
+        "max_grad_norm": 1.0 if workload.parallelism.clip_gradients else 0.0,
+    }
+    checkpointing = workload.activation_checkpointing
+    config["gradient_checkpointing"] = checkpointing.kind != "none"
+    if checkpointing.kind != "none":
+        config["gradient_checkpointing_kwargs"] = {"use_reentrant": checkpointing.reentrant}
+        if checkpointing.offload:
+            config["activation_offloading"] = True
+    if workload.fused_kernels == "all" and workload.loss == "fused-linear":
+        config["use_liger_kernel"] = True
+    if strategy_of(workload).deepspeed:
+        config["deepspeed"] = "ds_config.json"
+    if workload.steps:
+        config["max_steps"] = workload.steps
+    return blocks(
+        config, f"{workload.name}, written by scaling-sim; add dataset_name and output_dir"
+    )

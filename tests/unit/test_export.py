@@ -1,0 +1,112 @@
+"""Plans as files of tools, read back to the same plan; nothing changes in silence."""
+
+import pytest
+from click.testing import CliRunner
+
+import sim
+from sim.cli import group
+from sim.errors import InputError
+from sim.inputs.loader import load
+from sim.interop.emit import FILES, texts_of
+from sim.interop.roundtrip import lost, read_back
+
+JOBS = {
+    "fsdp2": ["parallelism=fsdp2"],
+    "fsdp2-kept": ["parallelism={strategy: fsdp2, reshard_after_forward: false}"],
+    "hsdp": ["nodes=2", "parallelism={strategy: fsdp2, replicate: 2}"],
+    "fsdp2-offload": ["parallelism={strategy: fsdp2, offload: all}"],
+    "fsdp1": ["parallelism={strategy: fsdp1, backward_prefetch: post, forward_prefetch: 1}"],
+    "ddp": ["parallelism=ddp"],
+    "zero1": ["parallelism=zero1"],
+    "zero2": ["parallelism={strategy: zero2, offload: optimizer}"],
+    "zero3": ["parallelism={strategy: zero3, offload: all, stage3_prefetch_bucket_size: auto}"],
+    "lora": ["method={lora: {rank: 8, targets: attention, dropout: 0.1}}"],
+    "qlora": ["method={qlora: {rank: 32}}", "parallelism=ddp"],
+    "no-checkpoint": ["activation_checkpointing=none"],
+    "pure-bf16": ["precision={bf16: {master: bf16}}", "parallelism=ddp"],
+    "liger": ["fused_kernels=all", "loss=fused-linear"],
+    "8bit": ["optimizer=adamw-8bit", "attention=sdpa"],
+}
+TOOLS = [t for t in FILES if t != "yaml"]
+
+
+def job(*sets):
+    return load("dgx-h100", "llama3-8b-sft", sets)[:2]
+
+
+@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_plan_comes_back_as_it_was_or_is_refused(tool, name):
+    topology, workload = job(*JOBS[name])
+    try:
+        texts = texts_of(topology, workload, tool)
+    except InputError:
+        return  # `test_every_strategy_can_be_written_for_some_tool` counts these
+    wrong, _ = lost(texts, workload)
+    assert wrong == []
+    read, _ = read_back(texts, workload)
+    assert read.parallelism.strategy == workload.parallelism.strategy
+    if tool not in ("accelerate", "deepspeed"):  # which leave it to the trainer's arguments
+        assert read.activation_checkpointing.kind == workload.activation_checkpointing.kind
+        assert read.method == workload.method
+        assert read.precision == workload.precision
+        assert read.optimizer == workload.optimizer
+
+
+def test_every_strategy_can_be_written_for_some_tool():
+    for name, sets in JOBS.items():
+        written = []
+        for tool in TOOLS:
+            try:
+                texts_of(*job(*sets), tool)
+            except InputError:
+                continue
+            written.append(tool)
+        assert written, name
+
+
+@pytest.mark.parametrize(("tool", "sets"), [
+    ("axolotl", ["parallelism={strategy: fsdp2, pipeline_parallel: 2}"]),
+    ("accelerate", ["parallelism={strategy: fsdp2, pipeline_parallel: 2}"]),
+    ("deepspeed", ["parallelism=fsdp2"]),
+    ("torchrun", ["parallelism=fsdp2"]),
+    ("trl", ["precision=fp8", "compile=true"]),
+])  # fmt: skip
+def test_what_a_tool_cannot_say_is_refused(tool, sets):
+    with pytest.raises(InputError, match="emit"):
+        texts_of(*job(*sets), tool)
+
+
+def test_checkpointing_is_done_once():
+    """A trainer's own checkpointing and FSDP's wrapper beside it would recompute twice."""
+    for tool in ("llamafactory", "trl", "sbatch", "axolotl"):
+        texts = texts_of(*job("parallelism=fsdp2"), tool)
+        whole = "\n".join(texts.values())
+        on = whole.count("activation_checkpointing: true")
+        on += whole.count("gradient_checkpointing: true") + whole.count("use_reentrant_gc:")
+        assert on == 1, (tool, whole)
+
+
+def test_a_launch_brings_the_files_that_it_names():
+    assert set(texts_of(*job("parallelism=fsdp2"), "sbatch")) == {
+        "job.sbatch", "accelerate.yaml", "sft.yaml",
+    }  # fmt: skip
+    assert set(texts_of(*job("parallelism=zero3"), "torchrun")) == {
+        "torchrun.sh", "sft.yaml", "ds_config.json",
+    }  # fmt: skip
+    script = texts_of(*job("nodes=2", "parallelism=fsdp2"), "sbatch")["job.sbatch"]
+    assert "#SBATCH --nodes=2" in script
+    assert "--num_processes 16" in script
+
+
+def test_export_writes_says_and_never_overwrites(tmp_path):
+    call = ["export", "dgx-h100", "llama3-8b-lora", "--emit", "trl", "--emit", "accelerate"]
+    run = lambda *more: CliRunner().invoke(group, [*call, "-o", str(tmp_path), *more])  # noqa: E731
+    done = run()
+    assert done.exit_code == 0, done.output
+    assert {p.name for p in tmp_path.iterdir()} == {"sft.yaml", "accelerate.yaml"}
+    assert isinstance(run().exception, InputError)
+    assert run("--force").exit_code == 0
+    again = sim.simulate("dgx-h100", (tmp_path / "sft.yaml", tmp_path / "accelerate.yaml"),
+                         scaling=False, fixes=False)  # fmt: skip
+    assert again.memory.fits
