@@ -196,26 +196,28 @@ def _offer(row: PriceRow) -> Offer:
 
 def _offered(row: PriceRow) -> Machine | None:
     """The machine of an offer; None where no shipped topology has its GPU."""
-    fitting = [t for t in _topologies() if t.first_gpu.name == row.gpu]
+    fitting = [
+        t for t in _topologies()
+        if t.first_gpu.name == row.gpu and t.node is not None and t.node.gpus >= row.gpus_per_node
+    ]  # fmt: skip
     if not fitting:
         return None
 
-    def distance(topology: Topology) -> tuple[bool, bool, bool, str]:
+    def distance(topology: Topology) -> tuple[bool, bool, bool, bool, str]:
         assert topology.node is not None
         provider = topology.offer.provider.lower() if topology.offer else ""
+        plain = topology.name.startswith("dgx")
         return (
-            topology.node.gpus != row.gpus_per_node, provider != row.provider.lower(),
-            not topology.name.startswith("dgx"), topology.name,
+            topology.node.gpus != row.gpus_per_node, provider != row.provider.lower(), not plain,
+            bool(provider), topology.name,
         )  # fmt: skip
 
     base = min(fitting, key=distance)
-    different, foreign, _, _ = distance(base)
+    different, foreign, *_ = distance(base)
     assert base.node is not None
     node, most, note = base.node, MOST_NODES, ""
     if different:
         # part of a bigger node: its GPUs and links, and no network for the rest
-        if row.gpus_per_node > node.gpus:
-            return None
         share = row.gpus_per_node / node.gpus
         nics = Nics(**{**node.nics.model_dump(), "count": max(1, round(node.nics.count * share))}) \
             if node.nics else None  # fmt: skip
