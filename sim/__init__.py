@@ -14,6 +14,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sim.api.catalogue import diff as diff
+    from sim.api.catalogue import doctor as doctor
+    from sim.api.catalogue import entries as entries
+    from sim.api.catalogue import entry as entry
+    from sim.api.catalogue import init as init
     from sim.api.jobs import config as config
     from sim.api.jobs import explain as explain
     from sim.api.jobs import export as export
@@ -56,6 +61,7 @@ __version__ = "0.1.0"
 
 # module -> what it gives; imported on use: `scaling-sim --help` should not pay for the simulator
 _GIVEN = {
+    "sim.api.catalogue": ("diff", "doctor", "entries", "entry", "init"),
     "sim.api.jobs": (
         "config", "explain", "export", "import_job", "memory_of", "schema", "simulate", "stages",
         "timeline", "trace",

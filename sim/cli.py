@@ -21,6 +21,12 @@ _TRACEBACK = "SCALING_SIM_TRACEBACK"
 VERBS: dict[str, str] = {
     "run": "Predict one training job on one machine.",
     "import": "Other tools' files of a job as a workload file.",
+    "list": "What the catalogue has: models, gpus, machines, jobs, offers, ...",
+    "show": "One entry of the catalogue.",
+    "init": "A machine and a job of your own to edit.",
+    "diff": "Which figures of two results moved, for a pull request.",
+    "doctor": "What is installed, and what that lets one do.",
+    "completion": "Completion of verbs, options and names in a shell.",
     "export": "A job as files of the tools that will run it.",
     "config": "Every key of both files: its value, and where that came from.",
     "schema": "JSON Schema of topology and workload files, for editors.",

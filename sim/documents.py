@@ -19,7 +19,7 @@ SCHEMAS = {
         "study", "explain", "collective", "collective-variants", "topology", "topology-import",
         "validation", "calibration", "diagnosis", "trace", "timeline", "config", "file-schema",
         "import", "post-training", "stages",
-        "export",
+        "export", "entries", "entry", "difference", "doctor", "init",
     )
 }  # fmt: skip
 _CELLS = 60  # rows of a document that a notebook shows

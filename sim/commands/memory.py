@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
 
-from sim.commands.options import FORMS, job, printed, reported, sets, show, write_page
+from sim.commands.options import (
+    FORMS,
+    Requirements,
+    job,
+    printed,
+    reported,
+    require,
+    requirements,
+    sets,
+    show,
+    write_page,
+)
 from sim.page.asked import Asked
 
 if TYPE_CHECKING:
@@ -26,10 +36,10 @@ if TYPE_CHECKING:
 @click.option("--min", "least", type=click.Choice(["nodes"]), help="Also find the fewest that fit.")
 @printed(*FORMS)
 @reported
-@click.option("--require", type=click.Choice(["fits"]), help="Exit 4 unless it fits.")
+@requirements
 def command(
     topology: str, workload: str, overrides: tuple[str, ...], most: str | None, least: str | None,
-    form: str, output: Path | None, report: Path | None, require: str | None,
+    form: str, output: Path | None, report: Path | None, requirements: Requirements,
 ) -> None:  # fmt: skip
     """Bytes per GPU of WORKLOAD on TOPOLOGY by category and moment, the verdict and fixes."""
     import sim
@@ -41,5 +51,4 @@ def command(
 
     show(view(answer), form, output)
     write_page(report, view(answer), Asked(topology, workload, overrides))
-    if require and not answer.report.fits:
-        sys.exit(4)
+    require(answer, requirements)

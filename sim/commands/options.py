@@ -19,9 +19,9 @@ from sim.files import make_folder, write_whole
 from sim.report.formats import FORMATS, rendered
 
 if TYPE_CHECKING:
+    from sim.documents import Document
     from sim.page.asked import Asked
     from sim.report.view import View
-    from sim.result.result import Result
 
 F = TypeVar("F", bound=Callable[..., Any])
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -32,7 +32,7 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
 }
 _REQUIRE = "--require"
 _STDOUT = "standard output"
-_EXPRESSION = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(>=|<=|>|<)\s*([-+0-9.eE]+)\s*")
+_EXPRESSION = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(>=|<=|>|<)\s*([-+0-9.].*?)\s*")
 
 
 def sets(function: F) -> F:
@@ -242,18 +242,31 @@ class Requirement(NamedTuple):
     limit: float
 
 
+class Requirements(NamedTuple):
+    """What a result must be, and where that is written down for a CI server."""
+
+    wanted: tuple[Requirement, ...]
+    junit: Path | None
+
+
 def requirements(function: F) -> F:
-    """The repeatable ``--require``, read before anything is simulated."""
+    """The repeatable ``--require``, read before anything is simulated, and ``--junit``."""
+
+    @functools.wraps(function)
+    def required(*, wanted: tuple[str, ...], junit: Path | None, **rest: Any) -> Any:
+        found = tuple(
+            _requirement(part) for text in wanted for part in re.split(r"\s+and\s+", text)
+        )
+        return function(requirements=Requirements(found, junit), **rest)
+
+    with_file = click.option(
+        "--junit", type=click.Path(path_type=Path), metavar="FILE",
+        help="Also write the requirements as JUnit XML.",
+    )(cast(F, required))  # fmt: skip
     return click.option(
-        "--require", "requirements", multiple=True, metavar="EXPR", callback=_requirements,
-        help='Exit 4 unless it holds: "mfu>0.4", "fits".',
-    )(function)  # fmt: skip
-
-
-def _requirements(
-    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
-) -> tuple[Requirement, ...]:
-    return tuple(map(_requirement, texts))
+        "--require", "wanted", multiple=True, metavar="EXPR",
+        help='Exit 4 unless it holds: "mfu > 40 %", "fits and step.time_s < 12 s".',
+    )(with_file)  # fmt: skip
 
 
 def _requirement(text: str) -> Requirement:
@@ -264,24 +277,53 @@ def _requirement(text: str) -> Requirement:
         message = 'cannot read it; write "fits" or NAME>NUMBER, e.g. "mfu>0.4"'
         raise InputError.single(_REQUIRE, message, text)
     name, operator, limit = match.groups()
+    return Requirement(text.strip(), name, operator, _limit(limit, text))
+
+
+def _limit(limit: str, text: str) -> float:
+    """A number, a share as ``40 %``, or a quantity with its unit, in SI."""
+    from sim import units
+
     try:
-        return Requirement(text, name, operator, float(limit))
+        return float(limit)
     except ValueError:
-        raise InputError.single(_REQUIRE, f"{limit!r} is not a number", text) from None
+        pass
+    for dimension in units.EXAMPLES:
+        try:
+            return units.parse(limit, cast("units.Dimension", dimension))
+        except units.UnitError:
+            continue
+    message = f"{limit!r} is not a number, a share or a quantity with its unit"
+    raise InputError.single(_REQUIRE, message, text)
 
 
-def require(result: Result, wanted: tuple[Requirement, ...]) -> None:
+def require(result: Document, asked: Requirements) -> None:
     """Exit with 4 if any requirement does not hold."""
-    failed = [
-        r.text for r in wanted if not _OPERATORS[r.operator](_lookup(result, r.name), r.limit)
-    ]
-    for text in failed:
-        tell(f"requirement not met: {text}")
+    found = [(r, _lookup(result, r.name)) for r in asked.wanted]
+    failed = [(r, value) for r, value in found if not _OPERATORS[r.operator](value, r.limit)]
+    if asked.junit is not None:
+        write_whole(asked.junit, _junit(found, [r for r, _ in failed]))
+    for r, value in failed:
+        tell(f"requirement not met: {r.text}" + ("" if r.text == "fits" else f" (is {value:.6g})"))
     if failed:
         sys.exit(4)
 
 
-def _lookup(result: Result, name: str) -> float:
+def _junit(found: list[tuple[Requirement, float]], failed: list[Requirement]) -> str:
+    """Requirements as test cases."""
+    from xml.etree import ElementTree as Xml
+
+    suite = Xml.Element("testsuite", name="scaling-sim", tests=str(len(found)),
+                        failures=str(len(failed)))  # fmt: skip
+    for r, value in found:
+        case = Xml.SubElement(suite, "testcase", classname="scaling-sim", name=r.text)
+        if r in failed:
+            Xml.SubElement(case, "failure", message=f"{r.name} is {value:.6g}")
+    Xml.indent(suite)
+    return Xml.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _lookup(result: Document, name: str) -> float:
     from difflib import get_close_matches
 
     from sim.documents import flatten

@@ -8,7 +8,7 @@ import click
 
 from sim.commands.options import (
     FORMS,
-    Requirement,
+    Requirements,
     job,
     priced,
     printed,
@@ -49,7 +49,7 @@ def command(
     topology: str, workload: str, overrides: tuple[str, ...], form: str, output: Path | None,
     report: Path | None, quiet: bool, engine: str, level: str | None, jitter: str,
     slow: tuple[str, ...], seed: int, replicas: int, offer: str | None, prices: Path | None,
-    no_scaling: bool, requirements: tuple[Requirement, ...],
+    no_scaling: bool, requirements: Requirements,
 ) -> None:  # fmt: skip
     """Predict memory, step time, throughput, scaling and cost of WORKLOAD on TOPOLOGY."""
     import sim

@@ -17,7 +17,14 @@ from sim.inputs.offers import to_csv
 ROOT = Path(__file__).parents[2]
 
 # `sim.memory` and `sim.study` are packages, `import` is a word of Python
-NAMES = {"run": "simulate", "memory": "memory_of", "study": "run_study", "import": "import_job"}
+NAMES = {
+    "run": "simulate",
+    "memory": "memory_of",
+    "study": "run_study",
+    "import": "import_job",
+    "list": "entries",
+    "show": "entry",
+}
 DATA = Path(__file__).parents[1] / "data"
 MACHINE, JOB = "dgx-h100", "mistral-7b-lora"
 ONE = {"nodes": 1, "model.layers": 2}
@@ -49,6 +56,10 @@ CASES = {
     ),
     "explain": ([MACHINE, JOB, *SETS], lambda _: sim.explain(MACHINE, JOB, overrides=ONE)),
     "trace": ([MACHINE, JOB, *SETS], lambda _: sim.trace(MACHINE, JOB, overrides=ONE)),
+    "list": (["gpus", "h100"], lambda _: sim.entries("gpus", "h100")),
+    "show": (["A100 80GB"], lambda _: sim.entry("A100 80GB")),
+    "diff": (["before.json", "after.json"], lambda _: sim.diff("before.json", "after.json")),
+    "doctor": ([], lambda _: sim.doctor()),
     "import": (["tuned.yaml"], lambda _: sim.import_job("tuned.yaml")),
     "config": ([MACHINE, JOB, *SETS], lambda _: sim.config(MACHINE, JOB, overrides=ONE)),
     "schema": (["workload"], lambda _: sim.schema("workload")),
@@ -106,8 +117,8 @@ CASES = {
     ),
     "validate": (["memory"], lambda _: sim.validate("memory")),
 }  # fmt: skip
-OTHERS = {"topo import", "prices import", "export"}  # they write files for other verbs
-SERVERS = {"serve"}  # it answers with pages
+OTHERS = {"topo import", "prices import", "export", "init"}  # they write files for other verbs
+SERVERS = {"completion", "serve"}  # they answer a shell and a browser
 
 
 def commands():
@@ -142,6 +153,9 @@ def test_the_command_prints_the_document(verb, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, text in (("study", STUDY), ("jobs", JOBS), ("runs", RUNS), ("tuned", TUNED)):
         (tmp_path / f"{name}.yaml").write_text(text)
+    for name, step in (("before", 1.0), ("after", 1.5)):
+        text = json.dumps({"schema": "scaling-sim/result/1", "step": {"time_s": step}})
+        (tmp_path / f"{name}.json").write_text(text)
     options, call = CASES[verb]
     form = {"trace": [], "prices show": []}.get(verb, ["--format=json"])
     if verb.startswith("need"):

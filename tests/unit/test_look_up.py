@@ -1,0 +1,122 @@
+"""Verbs that need no machine: list, show, init, diff, doctor, completion; --require and JUnit."""
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner
+
+import sim
+from sim.cli import group
+from sim.errors import InputError
+from sim.inputs import catalogue, models
+from sim.inputs.entries import KINDS
+
+
+def call(*arguments):
+    return CliRunner().invoke(group, arguments)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_listed_and_filtered(kind):
+    whole = sim.entries(kind)
+    assert len(whole.rows) > 5
+    name = whole.rows[-1]["name"]
+    found = sim.entries(kind, name.upper().replace("-", " ")).rows
+    assert name in {row["name"] for row in found}
+    assert len(found) < len(whole.rows)
+    done = call("list", kind)
+    assert done.exit_code == 0
+    assert name in done.stdout
+
+
+def test_lists_have_everything():
+    assert [r["name"] for r in sim.entries("gpus").rows] == list(catalogue.gpu_names())
+    assert [r["name"] for r in sim.entries("models").rows] == list(models.model_names())
+    assert all(r["about"] for kind in ("machines", "strategies") for r in sim.entries(kind).rows)
+
+
+@pytest.mark.parametrize(("word", "kind", "line"), [
+    ("A100 80GB", "gpu", "architecture: ampere"),
+    ("meta-llama/Llama-3.1-8B-Instruct", "model", "layers: 32"),
+    ("dgx-h100", "machine", "name: dgx-h100"), ("llama3-8b-sft", "job", "name: llama3-8b-sft"),
+    ("fsdp2", "strategy", "# `fully_shard`."),
+])  # fmt: skip
+def test_an_entry_is_shown(word, kind, line):
+    found = sim.entry(word)
+    assert found.kind == kind
+    assert line in found.lines
+    assert line in call("show", word).stdout
+
+
+def test_what_is_not_there_is_said():
+    with pytest.raises(InputError, match=r'called "lama-3-8b"; did you mean "llama-3-8b"'):
+        sim.entry("lama-3-8b")
+    with pytest.raises(InputError, match="is not one of models, gpus"):
+        sim.entries("things")
+    with pytest.raises(InputError, match=r'no topology is called "dgx-h10"; did you mean'):
+        sim.init("dgx-h10")
+
+
+def test_init_writes_files_that_run_and_are_valid(tmp_path):
+    jsonschema = pytest.importorskip("jsonschema")
+    done = call("init", str(tmp_path), "--machine", "aws-p5", "--job", "mistral-7b-lora")
+    assert done.exit_code == 0, done.output
+    loaded = sim.config(tmp_path / "topology.yaml", tmp_path / "workload.yaml")
+    assert (loaded.topology, loaded.workload) == ("aws-p5", "mistral-7b-lora")
+    for side in ("topology", "workload"):
+        first = (tmp_path / f"{side}.yaml").read_text().splitlines()[0]
+        assert first == f"# yaml-language-server: $schema={side}.schema.json"
+        schema = json.loads((tmp_path / f"{side}.schema.json").read_text())
+        jsonschema.Draft202012Validator.check_schema(schema)
+    assert isinstance(call("init", str(tmp_path)).exception, InputError)
+
+
+def test_diff_of_two_results(tmp_path):
+    for name, step, gpus in (("a", 2.0, 8), ("b", 2.5, 8)):
+        document = {"schema": "scaling-sim/result/1", "step": {"time_s": step}, "gpus": gpus,
+                    "verdict": name}  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    found = sim.diff(tmp_path / "a.json", tmp_path / "b.json")
+    assert [(r["key"], r["change"]) for r in found.rows] == [
+        ("step.time_s", 0.25), ("verdict", None),
+    ]  # fmt: skip
+    assert found.same == 2
+    assert (
+        sim.diff(tmp_path / "a.json", tmp_path / "b.json", tolerance="30 %").rows
+        == (found.rows[1:])
+    )
+    page = call("diff", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--format", "md")
+    assert "| step.time_s | 2 | 2.5 | +25.00 % |" in page.stdout
+    (tmp_path / "c.json").write_text('{"schema": "scaling-sim/memory/1"}')
+    with pytest.raises(InputError, match="is a scaling-sim/memory/1"):
+        sim.diff(tmp_path / "a.json", tmp_path / "c.json")
+    (tmp_path / "d.json").write_text("[")
+    with pytest.raises(InputError, match="is no JSON document"):
+        sim.diff(tmp_path / "a.json", tmp_path / "d.json")
+
+
+def test_doctor_and_completion():
+    parts = {row["name"]: row["found"] for row in sim.doctor().parts}
+    assert parts["numpy"]
+    assert int(parts["models"]) == len(models.model_names())
+    for shell in ("bash", "zsh", "fish"):
+        assert "_SCALING_SIM_COMPLETE" in call("completion", shell).stdout
+
+
+def test_requirements_with_words_units_and_junit(tmp_path):
+    file = tmp_path / "r.xml"
+    quick = ["run", "dgx-h100", "mistral-7b-lora", "-q", "--set", "model.layers=2", "--junit",
+             str(file)]  # fmt: skip
+    assert call(*quick, "--require", "fits and step.time_s < 1 min and mfu > 1 %").exit_code == 0
+    assert ElementTree.parse(file).getroot().attrib["failures"] == "0"
+    done = call(*quick, "--require", "mfu > 99 %")
+    assert done.exit_code == 4
+    assert "requirement not met: mfu > 99 % (is 0." in done.stderr
+    suite = ElementTree.parse(file).getroot()
+    assert (suite.attrib["tests"], suite.attrib["failures"]) == ("1", "1")
+    bad = call(*quick, "--require", "mfu > 3 parsecs")
+    assert "is not a number, a share or a quantity" in str(bad.exception)
+    memory = ["memory", "dgx-h100", "mistral-7b-lora", "--set", "model.layers=2", "--require"]
+    assert call(*memory, "needed_bytes < 80 GiB and fits").exit_code == 0
+    assert call(*memory, "needed_bytes < 1 MiB").exit_code == 4
