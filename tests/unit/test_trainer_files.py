@@ -1,6 +1,8 @@
 """Other tools' files as jobs: every key that is mapped, joined files, contradictions."""
 
+import contextlib
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -472,6 +474,42 @@ def test_our_own_file_is_not_imported(tmp_path):
     with pytest.raises(InputError, match="a file of scaling-sim's own"):
         sim.import_job(tmp_path / "w.yaml")
     assert load_workload(tmp_path / "w.yaml").name == "w"
+
+
+WORDS = [
+    "auto", "null", "[]", "{}", "-1", "1e999", "9" * 20, "true", "'no'", "$X", "nan", "[1, [2]]",
+    "{a: {b: c}}", '""', "0", "1.5", "\u2603", "- x", "${A}${A}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_spoilt_files_are_read_or_refused(seed, tmp_path):
+    """Values exchanged, lines lost, doubled and garbled: a job or faults, never anything else."""
+    draw = random.Random(seed)
+    for _ in range(60):
+        name, text = draw.choice(list(FILES.values()))
+        lines = text.splitlines()
+        for _ in range(draw.randint(1, 4)):
+            at, kind = draw.randrange(len(lines)), draw.random()
+            if kind < 0.6:
+                key, equals, _ = lines[at].partition(": " if ": " in lines[at] else "=")
+                lines[at] = key + equals + draw.choice(WORDS)
+            elif kind < 0.7 and len(lines) > 1:
+                lines.pop(at)
+            elif kind < 0.8:
+                lines.insert(at, draw.choice(lines))
+            else:
+                cut = draw.randrange(len(lines[at]) + 1)
+                lines[at] = lines[at][:cut] + draw.choice("{}[]:,\"'#-\\$\t \x00") + lines[at][cut:]
+        (tmp_path / name).write_text("\n".join(lines))
+        with contextlib.suppress(InputError):
+            load("dgx-h100", tmp_path / name, ["nodes=2"])
+
+
+def test_variables_of_a_script_do_not_grow_without_end(tmp_path):
+    many = "".join(f"V{i + 1}={f'$V{i}' * 300}\n" for i in range(9))
+    (tmp_path / "job.sh").write_text(f"V0=x\n{many}torchrun --nnodes=$V9 x.py --bf16\n")
+    assert sim.import_job(tmp_path / "job.sh").nodes is None
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

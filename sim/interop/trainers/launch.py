@@ -12,6 +12,7 @@ from sim.inputs.tree import Branch, Leaf, Place
 from sim.interop.trainers import common, huggingface
 from sim.interop.trainers.common import TrainerFormat
 
+_LONGEST = 4096
 _LAUNCHER = re.compile(
     r"\b(torchrun|accelerate\s+launch|deepspeed|python3?\s+-m\s+torch\.distributed)"
 )
@@ -172,6 +173,8 @@ def _known(value: str, values: dict[str, str]) -> str:
         return values.get(match[1] or match[3], match[2] or match[0])
 
     for _ in range(3):
+        if len(value) > _LONGEST:  # variables in variables may grow without end
+            break
         value = _VARIABLE.sub(put, value)
     return value
 
