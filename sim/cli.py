@@ -45,6 +45,7 @@ VERBS: dict[str, str] = {
     "calibrate": "Fit a few constants to your own logs and step times.",
     "diagnose": "Why is a real run slower than its machine should be?",
     "trace": "The step's timeline for Perfetto, or its collectives as CSV.",
+    "mcp": "Four tools for an assistant (Model Context Protocol).",
     "validate": "The model's error against published measurements.",
     "serve": "The live page: change a job and see at once what it does.",
 }

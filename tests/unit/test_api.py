@@ -118,7 +118,7 @@ CASES = {
     "validate": (["memory"], lambda _: sim.validate("memory")),
 }  # fmt: skip
 OTHERS = {"topo import", "prices import", "export", "init"}  # they write files for other verbs
-SERVERS = {"completion", "serve"}  # they answer a shell and a browser
+SERVERS = {"completion", "mcp", "serve"}  # they answer a shell, an assistant, a browser
 
 
 def commands():

@@ -47,7 +47,7 @@ STYLES = (
     {"compile": False, "loss": "chunked", "attention": "triton"},
 )
 #: routed rows fill the experts evenly: 1024 x 2 tokens
-LENGTH = 1024
+LENGTH = 1280  # twice this, the tokens, divides evenly among 40 and 160 experts as well
 KNOWN = json.loads((Path(__file__).parents[1] / "data" / "model_params.json").read_text())
 
 

@@ -1,0 +1,97 @@
+"""`scaling-sim mcp`: four tools for an assistant, over standard input and output."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from sim.errors import InputError, ScalingSimError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mcp.server.fastmcp import FastMCP
+
+_ABOUT = (
+    "Predicts distributed training on GPU clusters. topology: a machine's name such as dgx-h100; "
+    "workload: a job's name such as llama3-8b-lora, or a trainer's file; settings: KEY=VALUE."
+)
+
+
+@click.command("mcp")
+def command() -> None:
+    """Serve run, memory, size and compare to an assistant (Model Context Protocol, stdio).
+
+    Needs the extra: pip install "scaling-sim[mcp]"
+    """
+    server().run("stdio")
+
+
+def server() -> FastMCP:
+    """The server, with its four tools.
+
+    Raises
+    ------
+    InputError
+        The ``mcp`` package is not there.
+    """
+    try:
+        from mcp.server.fastmcp import FastMCP
+    except ImportError:
+        message = 'needs the mcp package: pip install "scaling-sim[mcp]"'
+        raise InputError.single(command.name or "", message) from None
+    found = FastMCP("scaling-sim", instructions=_ABOUT)
+    for tool in (run, memory, size, compare):
+        found.add_tool(tool)
+    return found
+
+
+def run(topology: str, workload: str, settings: list[str] | None = None) -> str:
+    """Whether a job fits on a machine, its step time, throughput, bottleneck, time and cost."""
+    import sim
+    from sim.report import brief
+
+    return _said(lambda: brief.run(
+        sim.simulate(topology, workload, overrides=settings or (), scaling=False, fixes=False)
+    ))  # fmt: skip
+
+
+def memory(topology: str, workload: str, settings: list[str] | None = None) -> str:
+    """Memory a GPU of a job on a machine, and what would save some."""
+    import sim
+    from sim.report import brief
+
+    return _said(lambda: brief.memory(sim.memory_of(topology, workload, overrides=settings or ())))
+
+
+def size(
+    workload: str, deadline: str | None = None, budget: str | None = None, max_gpus: int = 64,
+    gpu: str | None = None,
+) -> str:  # fmt: skip
+    """The cheapest cluster that does a job by a deadline (48h) or within a budget (500 USD)."""
+    import sim
+    from sim.report import brief
+
+    return _said(lambda: brief.size(
+        sim.size(workload, deadline=deadline, budget=budget, max_gpus=max_gpus,
+                 gpu=[gpu] if gpu else ())
+    ))  # fmt: skip
+
+
+def compare(topologies: list[str], workload: str, settings: list[str] | None = None) -> str:
+    """Machines side by side for a job, and why they differ."""
+    import sim
+    from sim.report import brief
+
+    return _said(lambda: brief.compare(
+        sim.compare(topologies, workload, overrides=settings or ())
+    ))  # fmt: skip
+
+
+def _said(answer: Callable[[], str]) -> str:
+    """An answer; faults of the input are one too, so that the assistant can mend them."""
+    try:
+        return answer()
+    except ScalingSimError as error:
+        return f"not answered:\n{error}"[:1500]

@@ -1,0 +1,54 @@
+"""An assistant's door: the four tools, called over stdio by the protocol's own client."""
+
+import sys
+
+import pytest
+
+from sim.commands import mcp as door
+from sim.report.brief import LONGEST
+
+CALLS = {
+    "run": {"topology": "dgx-h100", "workload": "mistral-7b-lora",
+            "settings": ["model.layers=4", "nodes=2"]},
+    "memory": {"topology": "dgx-a100", "workload": "llama3-70b-full"},
+    "size": {"workload": "mistral-7b-lora", "deadline": "24h", "max_gpus": 8, "gpu": "h100"},
+    "compare": {"topologies": ["dgx-a100", "dgx-h100"], "workload": "mistral-7b-lora",
+                "settings": ["model.layers=4"]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", CALLS)
+def test_answers_are_short_and_say_what_they_are(tool):
+    text = getattr(door, tool)(**CALLS[tool])
+    assert len(text) <= LONGEST
+    assert "(estimated)" in text or "unknown" in text
+    assert "not answered" not in text
+
+
+def test_faults_come_back_as_an_answer():
+    text = door.run("dgx-h10", "mistral-7b-lora")
+    assert text.startswith("not answered:")
+    assert 'did you mean "dgx-h100"' in text
+
+
+def test_the_client_of_the_protocol_lists_and_calls():
+    pytest.importorskip("mcp", reason="the mcp extra is not installed")
+    import anyio
+    from mcp import ClientSession, StdioServerParameters
+    from mcp.client.stdio import stdio_client
+
+    server = StdioServerParameters(
+        command=sys.executable, args=["-c", "from sim.cli import main; main()", "mcp"]
+    )
+
+    async def talk():
+        async with stdio_client(server) as (read, write), ClientSession(read, write) as client:
+            await client.initialize()
+            tools = {tool.name for tool in (await client.list_tools()).tools}
+            answer = await client.call_tool("run", CALLS["run"])
+            return tools, answer.content[0].text
+
+    tools, text = anyio.run(talk)
+    assert tools == set(CALLS)
+    assert "fits" in text
+    assert "(estimated)" in text
