@@ -38,7 +38,7 @@ def gpu(reader: Binder, tree: Tree, path: str) -> Branch | Spec | None:
         return None
     base = tree.entries.get("base")
     if base is None:
-        return tree
+        return _own_gpu(reader, tree, path)
     if not isinstance(base, Leaf) or _catalogue_gpu(reader, base, f"{path}.base") is None:
         if not isinstance(base, Leaf):
             reader.fault(base.place, f"{path}.base", "is no catalogue name")
@@ -46,6 +46,33 @@ def gpu(reader: Binder, tree: Tree, path: str) -> Branch | Spec | None:
     name = str(base.value)
     entry = catalogue.gpu_table(gpu_named(name, catalogue.gpu_names()) or name)
     return Branch({**entry.entries, **tree.without("base").entries}, tree.place, tree.keys)
+
+
+#: what decides how fast a GPU is and what fits on it: nothing to be supposed of an unknown one
+_DECIDES = ("memory", "memory_bandwidth", "sms", "power_limit")
+_PEAKS = ("peak_bf16", "peak_fp16")
+
+
+def _own_gpu(reader: Binder, tree: Branch, path: str) -> Branch | None:
+    """A GPU written out: over the catalogue's of its name, or with all that decides the answer."""
+    name = tree.entries.get("name")
+    spoken = str(name.value) if isinstance(name, Leaf) else ""
+    known = gpu_named(spoken, catalogue.gpu_names()) if spoken else None
+    if known is not None:
+        entry = catalogue.gpu_table(known)
+        left_out = [k for k in entry.entries if k not in tree.entries and k != "base"]
+        if left_out:
+            reader.assumed.append(Assumption(f"{path}.base", known))
+        return Branch({**entry.entries, **tree.entries}, tree.place, tree.keys)
+    missing = [key for key in _DECIDES if key not in tree.entries]
+    missing += [" or ".join(_PEAKS)] * (not any(key in tree.entries for key in _PEAKS))
+    if missing:
+        hint = did_you_mean(spoken.lower(), catalogue.gpu_names()) if spoken else ""
+        hint = hint if hint.startswith("; did") else ""
+        message = f"is not of the catalogue, and does not say {', '.join(missing)}{hint}"
+        reader.fault(tree.place, path, f"{message}; write these, or a base of the catalogue")
+        return None
+    return tree
 
 
 def _catalogue_gpu(reader: Binder, leaf: Leaf, path: str) -> Spec | None:

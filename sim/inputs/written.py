@@ -41,11 +41,13 @@ def lines_of(
 
 def _entries(spec: Spec, given: frozenset[str], above: str = "") -> list[tuple[str, str]]:
     plan = plan_of(type(spec))
+    own = isinstance(spec, Gpu) and not spec.base  # nothing of such a one is supposed
     found = []
     for name, field in type(spec).model_fields.items():
         value = getattr(spec, name)
         path = f"{above}{name}"
-        if not field.is_required() and value == field.default and path not in given:
+        default = not field.is_required() and value == field.default
+        if default and path not in given and (value == "" or not own):
             continue
         found.append((name, _value(plan[name].alternatives, value, given, path)))
     return found

@@ -29,9 +29,10 @@ def workload_yaml(workload: Workload) -> str:
 def as_written(spec: Spec) -> dict[str, Any]:
     """Keys of a spec that differ from their defaults, quantities as text."""
     out: dict[str, Any] = {}
+    own = isinstance(spec, Gpu) and not spec.base  # nothing of such a one is supposed
     for name, field in plan_of(type(spec)).items():
         value = getattr(spec, name)
-        if field.required or value != field.default:
+        if (own and value != "") or field.required or value != field.default:
             out[name] = _value(value, field.alternatives)
     if out and "kind" in type(spec).model_fields:  # a choice is named even where it is the default
         kind: Any = getattr(spec, "kind", None)

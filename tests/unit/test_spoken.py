@@ -4,9 +4,10 @@ import pytest
 
 from sim.errors import InputError
 from sim.inputs.catalogue import gpu_names
-from sim.inputs.loader import load, load_workload
+from sim.inputs.loader import load, load_topology, load_workload
 from sim.inputs.models import catalogue_model, model_names, shape_named
 from sim.inputs.spoken import gpu_named
+from sim.interop.emit_yaml import topology_yaml
 
 JOB = {"model": "llama-3.1-8b", "sequence_length": 4096, "steps": 1}
 
@@ -75,6 +76,34 @@ def test_a_key_of_an_inner_table_is_led_there():
 ])  # fmt: skip
 def test_gpus_by_what_people_and_drivers_call_them(word, name):
     assert gpu_named(word, gpu_names()) == name
+
+
+BOX = {
+    "node": {"gpus": 2, "pcie": {"generation": 4, "lanes": 16},
+             "cpu": {"sockets": 1, "memory": "64 GB"}},
+}  # fmt: skip
+
+
+def box(gpu):
+    return {**BOX, "node": {**BOX["node"], "gpu": gpu}}
+
+
+def test_a_gpu_written_out_takes_the_rest_of_its_name():
+    spec = load_topology(box({"name": "rtx-3090", "memory": "23 GiB"})).node.gpu
+    assert (spec.sms, spec.base, spec.memory) == (82, "rtx-3090-24gb", 23 * 2**30)
+
+
+def test_a_gpu_of_ones_own_says_what_decides_the_answer(tmp_path):
+    with pytest.raises(InputError) as caught:
+        load_topology(box({"name": "mine-9000", "memory": "48 GB"}))
+    told = str(caught.value)
+    assert "does not say memory_bandwidth, sms, power_limit, peak_bf16 or peak_fp16" in told
+    own = {"name": "mine-9000", "memory": "48 GB", "memory_bandwidth": "3.35 TB/s", "sms": 132,
+           "power_limit": "300 W", "peak_bf16": "200 TFLOP/s"}  # fmt: skip
+    spec = load_topology(box(own))
+    assert spec.node.gpu.base == ""
+    (tmp_path / "t.yaml").write_text(topology_yaml(spec))
+    assert load_topology(tmp_path / "t.yaml") == spec
 
 
 def test_a_gpu_so_named_stands_among_the_assumptions():
