@@ -11,10 +11,12 @@ import re
 from typing import Any
 
 from sim.errors import InputError
+from sim.inputs.check_mesh import shape_of
 from sim.inputs.shares import batch_of, mesh_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
+from sim.pipeline.schedules import SCHEDULES
 
 
 def torchtitan_toml(topology: Topology, workload: Workload) -> str:
@@ -78,6 +80,9 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
         ]
     if mesh.ep > 1 and p.expert_dispatch == "deepep":
         tables["parallelism"]["expert_parallel_comm_backend"] = "deepep"
+    if mesh.pp > 1:
+        tables["parallelism"] |= _pipeline(workload)
+        tables["training"]["local_batch_size"] *= workload.gradient_accumulation
     if workload.steps:
         tables["training"]["steps"] = workload.steps
     elif workload.tokens:
@@ -97,6 +102,34 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
     for table, entries in tables.items():
         lines += ["", f"[{table}]", *(f"{k} = {json.dumps(v)}" for k, v in entries.items())]
     return "\n".join(lines) + "\n"
+
+
+def _pipeline(workload: Workload) -> dict[str, Any]:
+    """How the local batch is cut into micro-batches, and the layers into stages.
+
+    Raises
+    ------
+    InputError
+        Stages that torchtitan, which rounds layers a stage up, would not make.
+    """
+    p, shape = workload.parallelism, shape_of(workload)
+    first, last = p.pipeline_first_stage_less_layers, p.pipeline_last_stage_less_layers
+    found: dict[str, Any] = {
+        "pipeline_parallel_schedule": SCHEDULES[p.pipeline_schedule].torch_name,
+        "pipeline_parallel_microbatch_size": workload.micro_batch,
+        "pipeline_parallel_first_stage_less_layers": first,
+        "pipeline_parallel_last_stage_less_layers": last,
+    }
+    if shape.virtual != SCHEDULES[p.pipeline_schedule].virtual:
+        units = workload.model.layers + first + last
+        each = -(-units // shape.stages)
+        made = -(-units // each)
+        if made != shape.stages:
+            message = f"torchtitan makes {made} stages of {each} layers, not {shape.stages}"
+            option = "--emit torchtitan"
+            raise InputError.single(option, message)
+        found["pipeline_parallel_layers_per_stage"] = each
+    return found
 
 
 def _family(name: str) -> str:

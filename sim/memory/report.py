@@ -8,6 +8,7 @@ from functools import lru_cache
 from sim.blocks.modules import ModelTree
 from sim.blocks.parameters import tree_of
 from sim.data import table
+from sim.inputs.check_mesh import blocks_of, shape_of
 from sim.inputs.notes import Message
 from sim.inputs.rows import at_longest
 from sim.inputs.shares import mesh_on
@@ -19,9 +20,10 @@ from sim.memory.ledger import Ledger, read
 from sim.memory.states import in_flight_bytes
 from sim.memory.verdict import Verdict
 from sim.mesh import Mesh
+from sim.pipeline.schedules import SCHEDULES
 from sim.strategies import allocations_of
 from sim.strategies.terms import MOMENTS
-from sim.strategies.units import dtypes, stored_bytes
+from sim.strategies.units import dtypes, stored_bytes, tree_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +121,30 @@ def constants() -> dict[str, float]:
 def walk(workload: Workload, tree: ModelTree, mesh: Mesh) -> Ledger:
     """Memory of one rank in a step, read off its plan; of the fullest rank of a pipeline."""
     ledgers = [
-        read(allocations_of(workload, tree, mesh, rank), workload, tree) for rank in range(mesh.pp)
+        read(allocations_of(workload, tree, mesh, rank), workload, tree)
+        for rank in fullest_ranks(workload, tree)
     ]
     return max(ledgers, key=lambda ledger: ledger.peaks[ledger.highest].total)
+
+
+def fullest_ranks(workload: Workload, tree: ModelTree) -> list[int]:
+    """Ranks of a pipeline of which one is the fullest; 0 where there is none.
+
+    Of ranks whose stages have the same blocks, the first: an earlier one has more micro-batches in
+    flight. Along a V all have as many, and all are kept.
+    """
+    p = workload.parallelism
+    schedule, shape = SCHEDULES[p.pipeline_schedule], shape_of(workload)
+    if p.pipeline_parallel == 1 or schedule.turns:
+        return list(range(p.pipeline_parallel))
+    kinds = [block.kind for block in tree_blocks(tree)]
+    ranges = blocks_of(workload)
+    first: dict[tuple[tuple[str, ...], ...], int] = {}
+    for rank in range(shape.ranks):
+        stages = schedule.stages_of(shape, rank)
+        own = tuple(tuple(kinds[b] for b in ranges[stage]) for stage in stages)
+        first.setdefault(own, rank)
+    return list(first.values())
 
 
 def memory(

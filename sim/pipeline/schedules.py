@@ -75,6 +75,16 @@ class Schedule(NamedTuple):
     splits: bool = False
     table: bool = True
 
+    @property
+    def torch_name(self) -> str:
+        """As ``get_schedule_class`` of torch and torchtitan's files have it."""
+        return {
+            "interleaved-1f1b": "Interleaved1F1B",
+            "looped-bfs": "LoopedBFS",
+            "interleaved-zero-bubble": "InterleavedZeroBubble",
+            "zbv": "ZBVZeroBubble",
+        }.get(self.name, self.title)
+
     def rank_of(self, shape: Shape) -> Callable[[int], int]:
         """The rank of each stage."""
         p, last = shape.ranks, shape.stages - 1

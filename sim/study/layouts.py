@@ -30,9 +30,10 @@ KEYS = (
     "pipeline_schedule", "virtual_stages",
 )  # fmt: skip
 #: schedules that are tried, and their stages a rank. GPipe and looped BFS are no faster than these
-#: and larger; those that split backward gain nothing on stock kernels beside exposed messages.
+#: and larger, DualPipeV is ZBV with less freedom.
 SCHEDULES_TRIED: tuple[tuple[str, int | None], ...] = (
     ("1f1b", None), ("interleaved-1f1b", 2), ("interleaved-1f1b", 4),
+    ("interleaved-zero-bubble", None), ("zbv", None),
 )  # fmt: skip
 Knobs = dict[str, Any]
 
@@ -100,7 +101,7 @@ def _schedules(ranks: int, layers: int) -> Iterator[tuple[str, int | None]]:
         yield Parallelism.model_fields["pipeline_schedule"].default, None
         return
     for name, virtual in SCHEDULES_TRIED:
-        if ranks * (virtual or 1) <= layers:
+        if ranks * (virtual or SCHEDULES[name].virtual) <= layers:
             yield name, virtual
 
 
@@ -117,8 +118,9 @@ def warned(topology: Topology, workload: Workload) -> bool:
 
 
 def cut_of(workload: Workload) -> tuple[int, ...]:
-    """Where a layout stands on `AXES`."""
-    return tuple(getattr(workload.parallelism, axis) for axis in AXES)
+    """Where a layout stands on `AXES`, and whether its schedule splits backward."""
+    p = workload.parallelism
+    return (*(getattr(p, axis) for axis in AXES), SCHEDULES[p.pipeline_schedule].splits)
 
 
 def least_form(workload: Workload) -> Workload | None:

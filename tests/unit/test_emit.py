@@ -136,6 +136,22 @@ def test_torchtitan_passes_keys_round_as_said():
         torchtitan_toml(*job(split[0], "parallelism.context_parallel_kind=ulysses"))
 
 
+def test_torchtitan_cuts_a_pipeline_as_the_plan_does():
+    """The local batch is the pipeline's; 34 layers in 8 stages are 5 each: 7 stages of them."""
+    split = ["parallelism.pipeline_parallel=2", "gradient_accumulation=8", "micro_batch=2"]
+    config = tomllib.loads(torchtitan_toml(*job(*split)))
+    found = config["parallelism"]
+    assert config["training"]["local_batch_size"] == 16
+    assert (found["pipeline_parallel_degree"], found["pipeline_parallel_microbatch_size"]) == (2, 2)
+    assert found["pipeline_parallel_schedule"] == "1F1B"
+    more = [*split, "parallelism.pipeline_schedule=interleaved-1f1b"]
+    config = tomllib.loads(torchtitan_toml(*job(*more)))["parallelism"]
+    assert config["pipeline_parallel_schedule"] == "Interleaved1F1B"
+    assert "pipeline_parallel_layers_per_stage" not in config  # two stages a rank are its default
+    with pytest.raises(InputError, match="makes 7 stages of 5 layers, not 8"):
+        torchtitan_toml(*job(*more, "parallelism.virtual_stages=4"))
+
+
 def test_axolotl():
     config = read(axolotl_yaml(*job(workload="llama3-70b-qlora", machine="dgx-h100")))
     assert config["adapter"] == "qlora"

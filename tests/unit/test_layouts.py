@@ -57,6 +57,7 @@ def test_every_factorisation_is_there_once():
     assert {f[2:4] for f in found} == {(1, 1)}
     assert {f[4:] for f in found if f[1] == 16} == {
         ("1f1b", None), ("interleaved-1f1b", 2), ("interleaved-1f1b", 4),
+        ("interleaved-zero-bubble", None), ("zbv", None),
     }  # fmt: skip
     assert {f[4:] for f in found if f[1] == 64} == {("1f1b", None)}
     assert found[0][:4] == (1, 1, 1, 1)

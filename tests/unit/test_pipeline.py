@@ -17,6 +17,7 @@ from sim.errors import InputError
 from sim.inputs.loader import load
 from sim.inputs.shares import mesh_of
 from sim.memory.ledger import live_bytes, read
+from sim.memory.report import fullest_ranks
 from sim.pipeline.actions import BACKWARD, FORWARD, INPUT, WEIGHT
 from sim.pipeline.schedules import SCHEDULES, Shape, in_flight
 from sim.pipeline.stages import blocks_of_stages, layers_of_stages
@@ -215,6 +216,25 @@ def test_parameters_gathered_for_every_micro_batch():
     ]
     assert gathers[1] > 8 * gathers[0] * 0.9
     assert memory_of(*again[:2]).peak_allocated_bytes < memory_of(*whole[:2]).peak_allocated_bytes
+
+
+@pytest.mark.parametrize("virtual", [1, 2])
+def test_the_fullest_rank_is_one_of_few(virtual):
+    """Thirty layers on four ranks: stages of 8, 8, 8, 6, so only the third is like one before."""
+    schedule = "1f1b" if virtual == 1 else "interleaved-1f1b"
+    found = job(f"parallelism.pipeline_schedule={schedule}", layers=30)
+    workload, mesh = found.workload, mesh_of(found.topology, found.workload)
+    tree = tree_of(workload)
+
+    def peak(rank):
+        ledger = read(allocations_of(workload, tree, mesh, rank), workload, tree)
+        return ledger.peaks[ledger.highest].total
+
+    few = fullest_ranks(workload, tree)
+    assert len(few) < mesh.pp
+    assert max(map(peak, few)) == max(map(peak, range(mesh.pp)))
+    turning = job("parallelism.pipeline_schedule=zbv").workload
+    assert fullest_ranks(turning, tree_of(turning)) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("engine", ["python", "compiled"])

@@ -12,6 +12,7 @@ from sim.inputs.translation import Keys, Source, Translation
 from sim.inputs.tree import Branch
 from sim.interop.trainers import common
 from sim.interop.trainers.common import DTYPES, TrainerFormat
+from sim.pipeline.schedules import SCHEDULES
 
 _DEFAULT = "torchtitan's default"
 _AXES = (
@@ -21,15 +22,7 @@ _AXES = (
     ("context_parallel_degree", "context_parallel"),
     ("data_parallel_shard_degree", "shard"),
 )
-_SCHEDULES = {
-    "1f1b": "1f1b",
-    "gpipe": "gpipe",
-    "interleaved1f1b": "interleaved-1f1b",
-    "loopedbfs": "looped-bfs",
-    "interleavedzerobubble": "interleaved-zero-bubble",
-    "zbvzerobubble": "zbv",
-    "dualpipev": "dualpipev",
-}
+_SCHEDULES = {schedule.torch_name.lower(): name for name, schedule in SCHEDULES.items()}
 #: flavours of its models by the names of the catalogue
 _FAMILIES = {
     "llama3": "llama-3.1",
