@@ -81,6 +81,10 @@ def size(
     gpus: int | None = None,
     global_batch: int | None = None,
     vary: Varied = (),
+    risk: str | float = "5 %",
+    slack: str | None = None,
+    setup: str = "15 min",
+    as_written: bool = False,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
 ) -> SizeReport:
@@ -110,6 +114,14 @@ def size(
         Sequences a step.
     vary : iterable of ``KEY=A,B``, or mapping
         Also choose these keys; ``layout`` cuts the model in every way that goes.
+    risk : str or float
+        Probability of running out of memory that a plan may have.
+    slack : str, optional
+        Share of what is least by which a smaller cluster may be worse; 5 %, or 0 for the fastest.
+    setup : str
+        Paid for on every node before the first step, where its offer states none.
+    as_written : bool
+        Do not consider faster implementations that train the same: torch.compile, attention, loss.
 
     Returns
     -------
@@ -118,14 +130,15 @@ def size(
     """
     from sim.study.machines import Wanted
     from sim.study.size import size
-    from sim.study.target import target_of
+    from sim.study.target import settings_of, target_of
 
+    allowed, setup_s = settings_of(risk, setup)
     return size(
-        workload, target_of(objective, deadline, budget, throughput),
+        workload, target_of(objective, deadline, budget, throughput, slack),
         Wanted(tuple(residency), tuple(region), tuple(provider), tuple(gpu)),
         sets=settings(overrides, calibration), topologies=several(topologies),
         prices=path(prices), spot=spot, most_gpus=max_gpus, gpus=gpus, global_batch=global_batch,
-        vary=axes(vary),
+        vary=axes(vary), risk=allowed, setup_s=setup_s, tuned=not as_written,
     )  # fmt: skip
 
 

@@ -40,6 +40,14 @@ if TYPE_CHECKING:
 @click.option("--vary", multiple=True, metavar="KEY=A,B",
               help="Also choose this key, e.g. precision=bf16,fp8; `layout`: every way to "
                    "cut the model.")  # fmt: skip
+@click.option("--risk", default="5 %", show_default=True,
+              help="Probability of running out of memory that a plan may have.")  # fmt: skip
+@click.option("--slack", metavar="SHARE",
+              help="Take a smaller cluster that is worse by no more; 5 %, 0 of time.")  # fmt: skip
+@click.option("--setup", default="15 min", show_default=True,
+              help="Paid for on every node before the first step.")  # fmt: skip
+@click.option("--as-written", is_flag=True,
+              help="Leave torch.compile, attention and loss as the workload has them.")  # fmt: skip
 @click.option("--emit", "emitted", multiple=True,
               type=click.Choice(EMITTED),
               help="Write the plan as a configuration of this tool. Repeatable.")  # fmt: skip
@@ -52,7 +60,8 @@ def command(
     throughput: float | None, objective: str, residency: tuple[str, ...],
     region: tuple[str, ...], provider: tuple[str, ...], gpu: tuple[str, ...],
     topologies: tuple[str, ...], prices: Path | None, spot: bool, max_gpus: int,
-    gpus: int | None, global_batch: int | None, vary: tuple[str, ...], emitted: tuple[str, ...],
+    gpus: int | None, global_batch: int | None, vary: tuple[str, ...], risk: str,
+    slack: str | None, setup: str, as_written: bool, emitted: tuple[str, ...],
     form: str, output: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
     """Search for the best cluster for WORKLOAD; exit 3 if nothing meets the target."""
@@ -63,7 +72,8 @@ def command(
         workload, objective=cast("Objective", objective), deadline=deadline, budget=budget,
         throughput=throughput, residency=residency, region=region, provider=provider, gpu=gpu,
         topologies=topologies, prices=prices, spot=spot, max_gpus=max_gpus,
-        gpus=gpus, global_batch=global_batch, vary=vary, overrides=overrides,
+        gpus=gpus, global_batch=global_batch, vary=vary, risk=risk, slack=slack,
+        setup=setup, as_written=as_written, overrides=overrides,
     )  # fmt: skip
     show(view(found), form, None if emitted else output)
     best = found.winner.candidate if found.winner else None

@@ -6,9 +6,10 @@ import math
 
 from sim.inputs.topology import Topology
 from sim.job.forecast import terms_of
-from sim.quantities import duration, percent, usd
-from sim.report.size_layouts import layout, layouts_beside
+from sim.quantities import duration, gib, percent, usd
+from sim.report.size_layouts import layout, layout_of, layouts_beside, tuned
 from sim.report.view import Cell, Column, Lines, Part, Row, Table, View, borrowed, left
+from sim.step.step import memory_of
 from sim.study.phases import idle_cost
 from sim.study.search import Simulated
 from sim.study.sized import Contender, SizeReport
@@ -50,7 +51,8 @@ def view(report: SizeReport) -> View:
     title = f"{_goal(report.target).capitalize()} for {report.workload}, {batch}"
     searched = (
         f"Considered {t.considered:,} plans on {len(report.contenders)} offers: {t.simulated:,} "
-        f"simulated, {t.too_large:,} do not fit, {t.ruled_out:,} ruled out by lower bounds; "
+        f"simulated, {t.too_large:,} do not fit, {t.at_risk:,} are less than "
+        f"{percent(1.0 - report.risk, 0)} likely to, {t.ruled_out:,} ruled out by lower bounds; "
         f"{report.seconds:.1f} s"
     )
     winner = report.winner
@@ -59,11 +61,12 @@ def view(report: SizeReport) -> View:
 
 
 def _found(report: SizeReport, winner: Simulated) -> list[Part]:
-    lost = [_why(c, report.target) for c in report.contenders if c.plan is None]
+    lost = [_why(c, report) for c in report.contenders if c.plan is None]
     notes = {f"{c.machine.name}: {c.machine.note}" for c in report.contenders if c.machine.note}
     left_out = [f"Left out: {len(report.left_out)} offers that are elsewhere or another kind"]
     below = [
         Lines(_verdict(report, winner), indent=0, apart=False),
+        Lines(tuned(report), indent=0, apart=False),
         Lines(_phases(report, winner), "Phases:", apart=False),
         Lines(lost, "Not chosen:", list=True, apart=False),
         Lines(sorted(notes), "Assumed:", list=True, apart=False),
@@ -107,9 +110,19 @@ def _table(chosen: list[Contender], winner: Simulated) -> Table:
 def _verdict(report: SizeReport, winner: Simulated) -> list[str]:
     """How the winner compares with fewer and more of its nodes."""
     target, here = report.target, winner.figures
-    risk = winner.memory.verdict.risk
-    share = percent(winner.memory.verdict.share, 0)
-    lines = [f"At risk: the winner needs {share} of a GPU's memory, {risk}"] if risk else []
+    verdict = winner.memory.verdict
+    risk = verdict.risk
+    share = percent(verdict.share, 0)
+    sure = f"{percent(verdict.probability, 0)} likely to run"
+    lines = [f"Memory: {share} of a GPU, {verdict.word}: {risk or sure}"]
+    cheaper = report.contenders[0].cheaper
+    if cheaper is not None:
+        less = 1.0 - target.score(cheaper.figures) / target.score(here)
+        lines.append(
+            f"Within {percent(target.slack, 0)} (--slack) the smaller cluster is taken: "
+            f"{cheaper.candidate.gpus} GPUs for {duration(cheaper.figures.wall_s)} are "
+            f"{percent(less, 1)} better"
+        )
     for plan, word in ((report.more, "More"), (report.fewer, "Fewer")):
         size = winner.candidate.gpus if plan is None else plan.candidate.gpus
         if plan is None:
@@ -123,7 +136,7 @@ def _verdict(report: SizeReport, winner: Simulated) -> list[str]:
             said += f" and {usd(f.cost_usd)} ({percent(cost, 1, '+')})"
         if target.shortfall(f) > 1.0:
             said += ", which misses the target"
-        elif target.objective == "cost" and word == "More":
+        elif target.objective == "cost" and word == "More" and cost > target.slack:
             said += ": use fewer GPUs"
         lines.append(f"{word} GPUs: {said}")
     return lines
@@ -148,13 +161,26 @@ def _phases(report: SizeReport, winner: Simulated) -> list[str]:
     return [*lines, total]
 
 
-def _why(contender: Contender, target: Target) -> str:
+def _why(contender: Contender, report: SizeReport) -> str:
     name = contender.machine.name
-    if contender.nearest is None:
-        if contender.machine.price is None and target.objective == "cost":
-            return f"{name}: has no price"
-        return f"{name}: nothing fits in its memory"
-    return f"{name}: {_miss(contender.nearest, target)}"
+    if contender.nearest is not None:
+        return f"{name}: {_miss(contender.nearest, report.target)}"
+    if contender.machine.price is None and report.target.objective == "cost":
+        return f"{name}: has no price"
+    found = contender.likeliest
+    if found is None:
+        return f"{name}: no cluster of {report.most_gpus} GPUs or fewer divides the batch"
+    memory = memory_of(found.topology, found.workload)
+    v = memory.verdict
+    at = f"{_cluster(found.topology)} ({layout_of(found)})"
+    if v.fits:
+        likely = f"{percent(v.probability, 0)} likely to run"
+        return f"{name}: {at} is {likely} at the best, --risk allows {percent(report.risk, 0)}"
+    if not v.on_host:
+        need, have = gib(v.host_bytes), gib(v.host_capacity_bytes)
+        return f"{name}: does not fit, {at} needs {need} of a host's {have}"
+    need, have = gib(v.needed_bytes), gib(v.capacity_bytes)
+    return f"{name}: does not fit, {at} needs {need} of a GPU's {have}"
 
 
 def _miss(plan: Simulated, target: Target) -> str:
@@ -168,13 +194,14 @@ def _miss(plan: Simulated, target: Target) -> str:
 
 
 def _nothing(report: SizeReport) -> list[Part]:
-    why = [_why(c, report.target) for c in report.contenders[:SHOWN]]
+    why = [_why(c, report) for c in report.contenders[:SHOWN]]
     nearest = report.nearest
     if not report.contenders:
         said = "Nothing to choose from: no offer is where and what is wanted."
         why = list(report.left_out[:SHOWN])
     elif nearest is None:
-        said = "Nothing fits in memory on any of these machines, at any size and layout."
+        sure = percent(1.0 - report.risk, 0)
+        said = f"Nothing fits in memory with {sure} certainty on any of these machines."
     else:
         miss = f"{nearest.candidate.machine.name}, {_miss(nearest, report.target)}"
         said = f"Nothing meets the target; the nearest miss is {miss}."

@@ -6,6 +6,7 @@ from sim.inputs.strategy import strategy_of
 from sim.quantities import duration, gib, percent
 from sim.report.view import Cell, Column, Part, Row, Table, left
 from sim.step.shares import Shares
+from sim.study.candidates import IMPLEMENTATION, Candidate
 from sim.study.layouts import AXIS_TITLES, cut_in_words
 from sim.study.search import Simulated
 from sim.study.sized import Beside, SizeReport
@@ -21,7 +22,12 @@ _TOLD = 0.01  # share of the step that a difference is worth a word
 
 def layout(plan: Simulated) -> str:
     """Strategy, batch and checkpointing of a plan, in a few words."""
-    w = plan.candidate.workload
+    return layout_of(plan.candidate)
+
+
+def layout_of(candidate: Candidate) -> str:
+    """The same of a plan that was not simulated."""
+    w = candidate.workload
     p = w.parallelism
     name = strategy_of(w).title
     if p.replicate > 1:
@@ -34,8 +40,29 @@ def layout(plan: Simulated) -> str:
         name += f", {cut}"
     saving = {"none": "", "full": ", full AC", "selective-op": ", per-op AC"}
     kind = saving.get(w.activation_checkpointing.kind, f", {w.activation_checkpointing.kind} AC")
-    extra = "".join(f", {k}={v}" for k, v in plan.candidate.extra)
+    own = [(k, v) for k, v in candidate.extra if k not in IMPLEMENTATION]
+    extra = "".join(f", {k}={v}" for k, v in own)
+    if len(own) < len(candidate.extra):
+        extra += ", tuned"
     return f"{name}, {w.micro_batch} x {w.gradient_accumulation}{kind}{extra}"
+
+
+def tuned(report: SizeReport) -> list[str]:
+    """What "tuned" stands for, machine by machine where they differ."""
+    found: dict[str, list[str]] = {}
+    for c in report.contenders:
+        plan = c.plan or c.nearest
+        settings = plan.candidate.extra if plan else ()
+        text = ", ".join(f"{k}={v}" for k, v in settings if k in IMPLEMENTATION)
+        if text:
+            found.setdefault(text, []).append(
+                plan.candidate.topology.first_gpu.name if plan else ""
+            )
+    lines = []
+    for text, gpus in found.items():
+        where = f" on {', '.join(dict.fromkeys(gpus))}" if len(found) > 1 else ""
+        lines.append(f"tuned: {text}{where}: faster, and trains the same (--as-written: without)")
+    return lines
 
 
 def layouts_beside(report: SizeReport, winner: Simulated) -> list[Part]:

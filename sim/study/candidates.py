@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 from sim.errors import InputError
 from sim.inputs import checks
-from sim.inputs.loader import Prepared
+from sim.inputs.loader import Loaded, Prepared
 from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_named, strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Parallelism, Workload
+from sim.result.advice import changes as advised
 from sim.study.axes import Changes, Grid
 from sim.study.layouts import Knobs, layouts, warned
 from sim.study.machines import Machine
@@ -64,6 +65,10 @@ class Space:
         Cut the model in every way that goes, not only as the workload does.
     gpus : int or None
         GPUs in all, exactly.
+    tuned : bool
+        Also with every faster implementation of the same training that the machine takes.
+    given : frozenset of str
+        Keys that were set by hand, which stay as they are.
     """
 
     global_batch: int
@@ -74,6 +79,8 @@ class Space:
     extra: Grid
     layouts: bool = False
     gpus: int | None = None
+    tuned: bool = False
+    given: frozenset[str] = frozenset()
 
 
 #: checkpointing that is tried, by the kind that names it
@@ -105,9 +112,9 @@ def saves_as_much(policy: Checkpointing, other: Checkpointing) -> bool:
 Variant = tuple[Topology, Workload, Changes]
 
 
-def variants(base: Prepared, extra: Grid) -> Iterator[Variant]:
+def variants(base: Prepared, space: Space) -> Iterator[Variant]:
     """Machine and job with each combination of the further axes that makes sense on the machine."""
-    for changes in extra.points():
+    for changes in space.extra.points():
         try:
             loaded = (base.vary(changes) if changes else base).loaded()
         except InputError as error:
@@ -115,6 +122,30 @@ def variants(base: Prepared, extra: Grid) -> Iterator[Variant]:
                 raise
             continue  # FP8 on an A100 is no variant of it
         yield loaded.topology, loaded.workload, changes
+        faster = _faster(space, loaded, changes) if space.tuned else {}
+        if faster:
+            changes = {**changes, **faster}
+            loaded = base.vary(changes).loaded()
+            yield loaded.topology, loaded.workload, changes
+
+
+#: keys that change how a job is computed and not what it learns
+IMPLEMENTATION = ("compile", "attention", "loss")
+
+
+def _faster(space: Space, loaded: Loaded, changes: Changes) -> Changes:
+    """Settings of `IMPLEMENTATION` that make steps faster; one that was given by hand stays."""
+    found: Changes = {}
+    for change in advised(loaded.topology, loaded.workload, "faster"):
+        new = change.settings
+        kept = space.given | changes.keys() | found.keys()
+        if not change.changes_training and new.keys() <= set(IMPLEMENTATION) - kept:
+            found |= {key: _written(value) for key, value in new.items()}
+    return found
+
+
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def plans(machine: Machine, pairs: Iterable[Variant], space: Space) -> Iterator[Candidate]:

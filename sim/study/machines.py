@@ -8,7 +8,7 @@ stands in for it, and the machine says so.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -74,6 +74,9 @@ class Wanted:
 
 
 MOST_NODES = 1024
+#: paid for on every node before the first step: it boots, pulls an image, is tested with a
+#: collective, fetches weights and data. Set, not measured; an offer's own `setup` replaces it.
+SETUP_S = 900.0
 
 
 def machines(
@@ -117,6 +120,17 @@ def machines(
         else:
             kept.append(machine)
     return kept, left_out
+
+
+def set_up(machine: Machine, seconds: float) -> Machine:
+    """The machine with a set-up time, where its offer states none."""
+    offer = machine.topology.offer
+    if offer is None or offer.setup:
+        return machine
+    topology = machine.topology.model_copy(
+        update={"offer": offer.model_copy(update={"setup": seconds})}
+    )
+    return replace(machine, topology=topology)
 
 
 def _check(wanted: Wanted, rows: Iterable[PriceRow]) -> None:

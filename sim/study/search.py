@@ -16,7 +16,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from sim.blocks.flops import token_flops
 from sim.documents import Section
@@ -43,7 +43,7 @@ class Estimate:
     Attributes
     ----------
     wall_s : float
-        Expected wall-clock of the job. [s]
+        Expected wall-clock of the job, set-up included. [s]
     cost_usd : float
         Total; inf without a price. [USD]
     energy_j : float
@@ -113,6 +113,9 @@ _ROUGH, _TIGHT, _EXPECTED = range(3)
 #: part of what one plan of a cut takes beyond its bound that another of the cut surely does
 _LIKENESS = 0.8
 
+#: probability of running out of memory that a plan may have where nobody says
+RISK = 0.05
+Room = Literal["fits", "at risk", "too large"]
 Score = Callable[[Estimate], float]
 
 
@@ -123,18 +126,26 @@ class Counts:
     considered: int = 0
     simulated: int = 0
     too_large: int = 0
+    at_risk: int = 0
     ruled_out: int = 0
 
 
 @dataclass(slots=True)
 class Searcher:
-    """Shares bounds between the machines of one search."""
+    """Shares bounds between the machines of one search.
 
+    Attributes
+    ----------
+    risk : float
+        Probability of running out of memory that a plan may have. [1]
+    """
+
+    risk: float = RISK
     bounds: Bounds = field(default_factory=Bounds)
     #: what steps of a cut take at least beyond their bounds [s]
     _beyond_s: dict[Any, float] = field(default_factory=dict)
     #: checkpointing and micro-batches that are too much, by the rest of a plan
-    _too_large: dict[Any, list[tuple[Checkpointing, int]]] = field(default_factory=dict)
+    _too_large: dict[Any, list[tuple[Checkpointing, int, Room]]] = field(default_factory=dict)
 
     def best(
         self,
@@ -186,8 +197,10 @@ class Searcher:
                     else:
                         tally.ruled_out += 1
                     continue
-            if not self.fits(candidate):
-                tally.too_large += 1
+            room = self.room(candidate)
+            if room != "fits":
+                tally.at_risk += room == "at risk"
+                tally.too_large += room == "too large"
                 continue
             plan = self.plan(candidate)
             tally.simulated += 1
@@ -196,27 +209,33 @@ class Searcher:
                 best, lowest = plan, score(plan.figures)
         return best
 
-    def fits(self, candidate: Candidate) -> bool:
-        """Whether a candidate fits in memory.
+    def room(self, candidate: Candidate) -> Room:
+        """Whether a candidate has room in memory, as surely as is asked.
 
         What is too much of a layout stays so with larger micro-batches and with less checkpointing.
         Of a pipeline, 1F1B with as few micro-batches as it takes is asked first: none needs less.
         """
         least = least_form(candidate.workload)
-        if least is not None and not self._fits(candidate, least):
-            return False
-        return self._fits(candidate, candidate.workload)
+        if least is not None and (word := self._room(candidate, least)) != "fits":
+            return word
+        return self._room(candidate, candidate.workload)
 
-    def _fits(self, candidate: Candidate, w: Workload) -> bool:
+    def fits(self, candidate: Candidate) -> bool:
+        """Whether `room` is sure enough."""
+        return self.room(candidate) == "fits"
+
+    def _room(self, candidate: Candidate, w: Workload) -> Room:
         key = (candidate.machine.name, candidate.topology.nodes, candidate.extra, w.parallelism)
         saving = w.activation_checkpointing
         failed = self._too_large.setdefault(key, [])
-        if any(saves_as_much(s, saving) and n <= w.micro_batch for s, n in failed):
-            return False
-        fits = memory_of(candidate.topology, w).fits
-        if not fits:
-            failed.append((saving, w.micro_batch))
-        return fits
+        for policy, micro_batch, word in failed:
+            if saves_as_much(policy, saving) and micro_batch <= w.micro_batch:
+                return word
+        verdict = memory_of(candidate.topology, w).verdict
+        if verdict.fits and verdict.probability >= 1.0 - self.risk:
+            return "fits"
+        failed.append((saving, w.micro_batch, "at risk" if verdict.fits else "too large"))
+        return failed[-1][-1]
 
     def _learn(self, plan: Simulated) -> None:
         """How far steps of a pipeline are above their bound, at the least."""
@@ -239,14 +258,6 @@ class Searcher:
             message = "the workload states no length (tokens, steps or samples)"
             raise ScalingSimError(message)
         return _figures(candidate, job, step_s)
-
-    def nearest(self, candidates: Iterable[Candidate], shortfall: Score) -> Simulated | None:
-        """The plan that fits and by its bound misses a target least; not searched for exactly."""
-        bounds = sorted(
-            ((shortfall(_rough(c, self.bounds.peak_s(c))), i, c) for i, c in enumerate(candidates)),
-            key=lambda item: item[:2],
-        )
-        return next((self.plan(c) for _, _, c in bounds if self.fits(c)), None)
 
     def plan(self, candidate: Candidate) -> Simulated:
         """Simulate a candidate."""
@@ -271,19 +282,25 @@ def _tokens(candidate: Candidate) -> int:
 
 
 def _rough(candidate: Candidate, step_s: float) -> Estimate:
-    """Figures without failures, checkpoints, setup, egress and energy, quick to get."""
+    """Figures without failures, checkpoints, egress and energy, quick to get."""
     length = job_steps(candidate.workload, candidate.gpus)
     terms = terms_of(candidate.topology.offer)
-    wall = step_s * length[0] if length else 0.0
+    wall = _setup_s(candidate) + (step_s * length[0] if length else 0.0)
     price = terms.price_per_gpu_hour_usd if terms else math.inf
     rate = _tokens(candidate) / step_s
     return Estimate(wall, price * candidate.gpus * wall / HOUR_S, 0.0, 0.0, rate)
 
 
+def _setup_s(candidate: Candidate) -> float:
+    """What passes, and is paid for, before the first step. [s]"""
+    offer = candidate.topology.offer
+    return offer.setup if offer else 0.0
+
+
 def _figures(candidate: Candidate, job: JobEstimate, step_s: float) -> Estimate:
     co2 = job.energy.co2_kg
     return Estimate(
-        wall_s=job.wall_s,
+        wall_s=job.wall_s + _setup_s(candidate),
         cost_usd=job.cost.total_usd if job.cost else math.inf,
         energy_j=job.energy.energy_j,
         co2_kg=math.inf if co2 is None else co2,

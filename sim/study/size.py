@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -13,22 +12,13 @@ from sim.inputs.arguments import Argument
 from sim.inputs.loader import Prepared, load_topology, prepare
 from sim.inputs.shares import batch_on
 from sim.inputs.workload import Workload
-from sim.step.step import memory_of
 from sim.study.axes import Grid, from_options
-from sim.study.candidates import (
-    CHECKPOINTING,
-    OFFLOAD,
-    SAVING,
-    Candidate,
-    Space,
-    family,
-    plans,
-    variants,
-)
-from sim.study.layouts import LAYOUT, beside
-from sim.study.machines import Machine, Wanted, machines
+from sim.study.candidates import CHECKPOINTING, OFFLOAD, Space, family
+from sim.study.contest import Contest, broken_even
+from sim.study.layouts import LAYOUT
+from sim.study.machines import SETUP_S, Machine, Wanted, machines, set_up
 from sim.study.phases import PhasePlan, light_phases
-from sim.study.search import Counts, Estimate, Searcher, Simulated
+from sim.study.search import RISK, Counts, Searcher
 from sim.study.sized import Beside, Contender, SizeReport
 from sim.study.target import Target
 
@@ -49,6 +39,9 @@ def size(
     gpus: int | None = None,
     global_batch: int | None = None,
     vary: Sequence[str] = (),
+    risk: float = RISK,
+    setup_s: float = SETUP_S,
+    tuned: bool = True,
     searcher: Searcher | None = None,
 ) -> SizeReport:
     """Search the catalogue for the best cluster.
@@ -78,6 +71,12 @@ def size(
     vary : sequence of str
         Further axes, ``key=a,b``: precision, NIC rate and so on; ``layout`` cuts the model in
         every way that goes.
+    risk : float
+        Probability of running out of memory that a plan may have. [1]
+    setup_s : float
+        Paid for on every node before the first step, where its offer states none. [s]
+    tuned : bool
+        Also consider faster implementations that train the same: torch.compile, attention, loss.
     searcher : Searcher, optional
         Shares its simulations with other searches.
 
@@ -93,6 +92,7 @@ def size(
     """
     began = time.perf_counter()
     found, left_out = machines(wanted or Wanted(), topologies, prices, spot)
+    found = [set_up(machine, setup_s) for machine in found]
     given = list(sets)
     bases, unfit = _bases(workload, given, found)
     job = next(iter(bases.values())).loaded().workload
@@ -107,29 +107,29 @@ def size(
     space = Space(
         batch, max(most_gpus, gpus or 0), family(job), CHECKPOINTING, OFFLOAD,
         Grid("", axes=from_options(keys, False)), len(keys) < len(vary), gpus,
+        tuned, frozenset(s.partition("=")[0].strip() for s in given),
     )  # fmt: skip
-    search, tally = searcher or Searcher(), Counts()
+    search, tally = searcher or Searcher(risk), Counts()
     phases, target = _phases(job, found, bases, target)
     taking_part = [(i, m) for i, m in enumerate(found) if i in bases]
-    contenders = [_contend(search, m, bases[i], space, target, tally) for i, m in taking_part]
-    if contenders and not any(c.plan for c in contenders):
-        pairs = [(bases[i], space) for i, _ in taking_part]
-        contenders = _nearest(search, contenders, pairs, target)
+    contest = Contest(search, space, target)
+    contenders = [contest.contend(m, bases[i], tally) for i, m in taking_part]
     left_out += unfit
     contenders.sort(key=lambda c: _rank(c, target))
     winner = contenders[0].plan if contenders else None
     fewer = more = None
     next_to: list[Beside] = []
     if winner is not None:
-        contenders = [_broken_even(c, winner) for c in contenders]
+        contenders = [broken_even(c, winner) for c in contenders]
         base = bases[found.index(winner.candidate.machine)]
-        fewer = _neighbour(search, winner, base, space, target, -1)
-        more = _neighbour(search, winner, base, space, target, +1)
+        fewer = contest.neighbour(winner, base, -1)
+        more = contest.neighbour(winner, base, +1)
         if space.layouts:
-            next_to = _beside(search, winner, base, space, target)
+            next_to = contest.beside(winner, base)
     return SizeReport(
         target, job.name, batch, assumed, tuple(contenders), tally, tuple(left_out), fewer, more,
-        time.perf_counter() - began, tuple(phases), tuple(next_to),
+        time.perf_counter() - began, search.risk, space.most_gpus,
+        tuple(phases), tuple(next_to),
     )  # fmt: skip
 
 
@@ -179,103 +179,9 @@ def _bases(
     return kept, unfit
 
 
-def _contend(
-    search: Searcher, machine: Machine, base: Prepared, space: Space, target: Target, tally: Counts
-) -> Contender:
-    candidates = list(plans(machine, variants(base, space.extra), space))
-    if target.objective == "cost" and machine.price is None:
-        return Contender(machine, None)
-    plan = search.best(candidates, target.score, target.met, tally)
-    if plan is not None:
-        return Contender(machine, plan)
-    return Contender(machine, None, search.nearest(candidates, target.shortfall))
-
-
-def _nearest(
-    search: Searcher,
-    contenders: list[Contender],
-    pairs: list[tuple[Prepared, Space]],
-    target: Target,
-) -> list[Contender]:
-    """Nothing meets the target: find the plan that misses it least, exactly."""
-    least = min(
-        (target.shortfall(c.nearest.figures) for c in contenders if c.nearest), default=math.inf
-    )
-    found = []
-    for contender, (base, space) in zip(contenders, pairs, strict=True):
-        candidates = plans(contender.machine, variants(base, space.extra), space)
-        better = search.best(candidates, target.shortfall, _any, Counts(), below=least)
-        if better is not None:
-            least = target.shortfall(better.figures)
-            contender = replace(contender, nearest=better)
-        found.append(contender)
-    return found
-
-
-def _any(figures: Estimate) -> bool:
-    """Every plan is allowed."""
-    return figures.wall_s > 0.0
-
-
 def _rank(contender: Contender, target: Target) -> tuple[int, float]:
     if contender.plan is not None:
         return 0, target.score(contender.plan.figures)
     if contender.nearest is not None:
         return 1, target.shortfall(contender.nearest.figures)
     return 2, 0.0
-
-
-def _broken_even(contender: Contender, winner: Simulated) -> Contender:
-    """At which price a losing machine would cost as much as the winner."""
-    plan = contender.plan
-    if plan is None or plan is winner or plan.job.cost is None:
-        return contender
-    from sim.job.cost import break_even_price
-
-    return replace(
-        contender, break_even_usd=break_even_price(winner.figures.cost_usd, plan.job.cost)
-    )
-
-
-def _neighbour(
-    search: Searcher, winner: Simulated, base: Prepared, space: Space, target: Target, step: int
-) -> Simulated | None:
-    """The best plan of the winner's machine with the next number of nodes that goes."""
-    machine = winner.candidate.machine
-    candidates = list(plans(machine, variants(base, space.extra), space))
-    sizes = sorted({c.topology.nodes for c in candidates})
-    at = sizes.index(winner.candidate.topology.nodes) + step
-    if not 0 <= at < len(sizes):
-        return None
-    chosen = [c for c in candidates if c.topology.nodes == sizes[at]]
-    return search.best(chosen, target.score, _any, Counts())
-
-
-def _beside(
-    search: Searcher, winner: Simulated, base: Prepared, space: Space, target: Target
-) -> list[Beside]:
-    """The best plan of every layout next to the winner's, on as many GPUs."""
-    machine, gpus = winner.candidate.machine, winner.candidate.gpus
-    alike = replace(space, gpus=gpus)
-    candidates = [
-        c for c in plans(machine, variants(base, space.extra), alike)
-        if c.workload.parallelism.strategy == winner.candidate.workload.parallelism.strategy
-    ]  # fmt: skip
-    found = []
-    chosen = winner.candidate.workload.parallelism
-    for step in beside(chosen, [c.workload.parallelism for c in candidates]):
-        members = [candidates[i] for i in step.members]
-        plan = search.best(members, target.score, _any, Counts())
-        if plan is not None:
-            needed = plan.memory.needed_bytes
-        else:
-            least = min(members, key=_size_order)
-            needed = memory_of(least.topology, least.workload).needed_bytes
-        found.append(Beside(step.axis, step.value, plan, needed))
-    return found
-
-
-def _size_order(candidate: Candidate) -> tuple[int, int, int]:
-    """Candidates of one cut from the one that needs least memory."""
-    w = candidate.workload
-    return w.micro_batch, SAVING.index(w.activation_checkpointing.kind), w.gradient_accumulation

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from sim.documents import SCHEMAS, Document, Section
+from sim.step.step import memory_of
+from sim.study.candidates import Candidate
 from sim.study.machines import Machine
 from sim.study.phases import PhasePlan
 from sim.study.search import Counts, Simulated
@@ -24,8 +26,11 @@ class Contender(Section):
     plan : Simulated or None
         Best plan that meets the target; None if there is none.
     nearest : Simulated or None
-        Where there is none: a plan that misses the target by little; None if nothing fits. If no
-        machine has a plan, the least of these is the nearest miss of all.
+        Where there is none: the plan that misses the target least; None if nothing fits.
+    likeliest : Candidate or None
+        Where nothing has room in memory as surely as is asked: what is likeliest to have it.
+    cheaper : Simulated or None
+        A plan of more GPUs that is better by less than the slack.
     break_even_usd : float or None
         Price per GPU-hour at which its plan would cost as much as the winner's. [USD/h]
     """
@@ -33,7 +38,18 @@ class Contender(Section):
     machine: Machine
     plan: Simulated | None
     nearest: Simulated | None = None
+    likeliest: Candidate | None = None
+    cheaper: Simulated | None = None
     break_even_usd: float | None = None
+
+    @property
+    def fit_probability(self) -> float | None:
+        """Of the plan, or of the likeliest one; None where there is none at all. [1]"""
+        if self.likeliest is not None:
+            memory = memory_of(self.likeliest.topology, self.likeliest.workload)
+            return memory.verdict.probability
+        plan = self.plan or self.nearest
+        return None if plan is None else plan.memory.verdict.probability
 
     def content(self) -> dict[str, Any]:
         """Machine, plan and price."""
@@ -42,6 +58,8 @@ class Contender(Section):
             "note": self.machine.note,
             "plan": self.plan,
             "nearest": self.nearest,
+            "fit_probability": self.fit_probability,
+            "cheaper": self.cheaper,
             "break_even_usd_per_gpu_hour": self.break_even_usd,
         }
 
@@ -100,6 +118,10 @@ class SizeReport(Document):
         its own best layout, whatever the target.
     seconds : float
         The search itself. [s]
+    risk : float
+        Probability of running out of memory that a plan may have. [1]
+    most_gpus : int
+        Largest cluster that was considered. [1]
     beside : tuple of Beside
         Where layouts were searched: those next to the winner's.
     phases : tuple of PhasePlan
@@ -118,6 +140,8 @@ class SizeReport(Document):
     fewer: Simulated | None
     more: Simulated | None
     seconds: float
+    risk: float
+    most_gpus: int
     phases: tuple[PhasePlan, ...] = ()
     beside: tuple[Beside, ...] = ()
 
@@ -127,6 +151,7 @@ class SizeReport(Document):
             "workload": self.workload,
             "target": self.target,
             "global_batch": self.global_batch,
+            "risk": self.risk,
             **asdict(self.tally),
             "winner": self.winner,
             "contenders": self.contenders,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from sim.errors import Fault, InputError
@@ -28,12 +28,15 @@ class Target:
         Total cost. [USD]
     tokens_per_s : float, optional
         Throughput of all GPUs. [1/s]
+    slack : float
+        Of what is least: a smaller cluster is taken that loses no more. [1]
     """
 
     objective: Objective = "cost"
     deadline_s: float | None = None
     budget_usd: float | None = None
     tokens_per_s: float | None = None
+    slack: float = 0.0
 
     def score(self, figures: Estimate) -> float:
         """What is minimised; time breaks ties."""
@@ -56,9 +59,14 @@ class Target:
         return self.shortfall(figures) <= 1.0
 
 
+#: of cost, energy and CO2; a step's 80 % band is rarely narrower
+SLACK = 0.05
+
+
 def target_of(
-    objective: str, deadline: str | None, budget: str | None, throughput: float | None
-) -> Target:
+    objective: str, deadline: str | None = None, budget: str | None = None,
+    throughput: float | None = None, slack: str | None = None,
+) -> Target:  # fmt: skip
     """A target from what a command line says.
 
     Raises
@@ -67,23 +75,58 @@ def target_of(
         A quantity that cannot be read, or a limit that is not positive.
     """
     faults: list[Fault] = []
-
-    def read(option: str, text: str | None, dimension: Literal["s", "USD"]) -> float | None:
-        if text is None:
-            return None
-        try:
-            value = parse(text, dimension)
-        except UnitError as error:
-            faults.append(Fault(option, None, None, "", str(error)))
-            return None
-        if value <= 0.0:
-            faults.append(Fault(option, None, None, "", f"{text} is not more than nothing"))
-        return value
-
     target = Target(
-        cast(Objective, objective), read("--deadline", deadline, "s"),
-        read("--budget", budget, "USD"), throughput,
-    )  # fmt: skip
+        cast(Objective, objective),
+        _limit("--deadline", deadline, "s", faults),
+        _limit("--budget", budget, "USD", faults),
+        throughput,
+        0.0 if objective == "time" else SLACK,
+    )
+    if slack is not None:
+        target = replace(target, slack=share_of("--slack", slack, faults))
     if faults:
         raise InputError(faults)
     return target
+
+
+def settings_of(risk: str | float, setup: str) -> tuple[float, float]:
+    """A risk, and the seconds of a set-up.
+
+    Raises
+    ------
+    InputError
+        One that cannot be read.
+    """
+    faults: list[Fault] = []
+    share = share_of("--risk", risk, faults)
+    seconds = 0.0 if setup.strip() == "0" else _limit("--setup", setup, "s", faults)
+    if faults:
+        raise InputError(faults)
+    return share, seconds or 0.0
+
+
+def _limit(
+    option: str, text: str | None, dimension: Literal["s", "USD"], faults: list[Fault]
+) -> float | None:
+    if text is None:
+        return None
+    try:
+        value = parse(text, dimension)
+    except UnitError as error:
+        faults.append(Fault(option, None, None, "", str(error)))
+        return None
+    if value <= 0.0:
+        faults.append(Fault(option, None, None, "", f"{text} is not more than nothing"))
+    return value
+
+
+def share_of(option: str, text: str | float, faults: list[Fault]) -> float:
+    """A share such as ``5 %`` or ``0.05``; a fault where it is none from 0 to 1."""
+    try:
+        said = str(text).strip()
+        value = float(said.removesuffix("%")) / (100.0 if said.endswith("%") else 1.0)
+    except ValueError:
+        value = math.nan
+    if not 0.0 <= value <= 1.0:
+        faults.append(Fault(option, None, None, "", f"{text} is no share; write 5 % or 0.05"))
+    return value

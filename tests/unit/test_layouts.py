@@ -83,7 +83,7 @@ def searched():
     base = prepare(machine.topology, JOB)
     space = Space(8, 4, ("fsdp2",), ("none", "full"), ("none",), Grid(""), layouts=True, gpus=4)
     search = Searcher()
-    candidates = list(plans(machine, variants(base, space.extra), space))
+    candidates = list(plans(machine, variants(base, space), space))
     return search, candidates, [search.plan(c) for c in candidates if search.fits(c)]
 
 

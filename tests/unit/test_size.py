@@ -12,10 +12,11 @@ from sim.report.formats.text import render
 from sim.report.size import view
 from sim.study.axes import Grid
 from sim.study.candidates import Space, family, plans, variants
+from sim.study.contest import Contest
 from sim.study.machines import Wanted, machines
 from sim.study.search import Counts, Searcher
 from sim.study.size import size
-from sim.study.target import Target, target_of
+from sim.study.target import Target, settings_of, target_of
 
 HOUR = 3600.0
 JOB = {
@@ -45,7 +46,7 @@ def everything(topologies, batch, most_gpus, searcher):
         kept = ("none", "full")
         space = Space(batch, most_gpus, family(base.loaded().workload), kept, ("none",),
                       Grid(""))  # fmt: skip
-        for candidate in plans(machine, variants(base, space.extra), space):
+        for candidate in plans(machine, variants(base, space), space):
             if searcher.fits(candidate):
                 found.append(searcher.plan(candidate))
     return found
@@ -63,7 +64,7 @@ def searched(topologies, batch, most_gpus, target, searcher):
         base = prepare(machine.topology, JOB)
         space = Space(batch, most_gpus, family(base.loaded().workload), ("none", "full"),
                       ("none",), Grid(""))  # fmt: skip
-        candidates = plans(machine, variants(base, space.extra), space)
+        candidates = plans(machine, variants(base, space), space)
         plan = searcher.best(candidates, target.score, target.met, tally)
         if plan and (best is None or target.score(plan.figures) < target.score(best.figures)):
             best = plan
@@ -122,9 +123,10 @@ def test_figures_of_the_winner_are_those_of_a_run(searcher):
 
 
 def test_a_deadline_takes_more_gpus_than_the_cheapest(searcher):
-    free = size(JOB, Target(), topologies=[A100], searcher=searcher)
+    asked = {"topologies": [A100], "searcher": searcher, "setup_s": 0.0, "tuned": False}
+    free = size(JOB, Target(), **asked)
     slack = free.winner.figures.wall_s
-    hurried = size(JOB, Target(deadline_s=slack / 2), topologies=[A100], searcher=searcher)
+    hurried = size(JOB, Target(deadline_s=slack / 2), **asked)
     assert hurried.winner.figures.wall_s <= slack / 2
     assert hurried.winner.candidate.gpus > free.winner.candidate.gpus
     assert hurried.winner.figures.cost_usd >= free.winner.figures.cost_usd
@@ -149,7 +151,8 @@ def test_residency_leaves_machines_out(searcher):
 
 def test_nothing_is_an_answer_with_the_nearest_miss(searcher):
     target = Target(deadline_s=60.0)
-    report = size(JOB, target, topologies=["dgx-h100", A100], most_gpus=16, searcher=searcher)
+    report = size(JOB, target, topologies=["dgx-h100", A100], most_gpus=16, searcher=searcher,
+                  setup_s=0.0, tuned=False)  # fmt: skip
     assert report.winner is None
     nearest = report.nearest
     assert "the nearest miss is" in render(view(report))
@@ -182,6 +185,90 @@ def test_further_axes_are_searched(searcher):
     ]  # fmt: skip
     assert report.winner.figures.cost_usd == pytest.approx(min(single), rel=1e-9)
     assert dict(report.winner.candidate.extra)["precision"] in ("bf16", "fp8")
+
+
+# --- memory, set-up, small clusters, implementations ----------------------------------------------
+
+
+def test_a_plan_is_as_sure_of_its_memory_as_is_asked():
+    """8B in full on one node: what is cheapest takes 94 % of a GPU."""
+    asked = {"topologies": ["dgx-h100"], "gpus": 8, "global_batch": 64, "tuned": False}
+    sure = size("llama3-8b-sft", Target(), **asked)
+    bold = size("llama3-8b-sft", Target(), risk=0.5, **asked)
+    assert sure.winner.memory.verdict.probability >= 0.95
+    assert 0.5 <= bold.winner.memory.verdict.probability < 0.95
+    assert bold.winner.figures.cost_usd < sure.winner.figures.cost_usd
+    assert sure.tally.at_risk > 0
+    assert bold.tally.at_risk == 0
+    assert "are less than 95 % likely to" in render(view(sure))
+
+
+def test_set_up_is_paid_on_every_node():
+    """A quarter of an hour of 16 GPUs at 1.5 dollars is 6 dollars, and a quarter of an hour."""
+    asked = {"topologies": [A100], "gpus": 16, "global_batch": 32, "tuned": False}
+    free, paid = (size(JOB, Target(), setup_s=s, **asked).winner for s in (0.0, 900.0))
+    assert paid.candidate.workload == free.candidate.workload
+    assert paid.job.cost.setup_usd == pytest.approx(16 * 1.5 / 4)
+    assert paid.figures.cost_usd - free.figures.cost_usd == pytest.approx(6.0, rel=1e-3)
+    assert paid.figures.wall_s - free.figures.wall_s == pytest.approx(900.0)
+
+
+def test_the_smallest_cluster_within_the_slack_is_taken(all_plans, searcher):
+    """Of plans no more than half dearer than the cheapest, the fewest GPUs, then the cheapest."""
+    target = Target(slack=0.5)
+    least = min(p.figures.cost_usd for p in all_plans if p.candidate.machine.name == "our-a100s")
+    close = [p for p in all_plans if p.candidate.machine.name == "our-a100s"
+             and p.figures.cost_usd < 1.5 * least]  # fmt: skip
+    fewest = min(p.candidate.gpus for p in close)
+    machine = machines(Wanted(), [A100])[0][0]
+    base = prepare(machine.topology, JOB)
+    space = Space(32, 16, ("fsdp2", "ddp"), ("none", "full"), ("none",), Grid(""))
+    found = Contest(searcher, space, target).contend(machine, base, Counts())
+    assert found.plan.candidate.gpus == fewest
+    cheapest = min(p.figures.cost_usd for p in close if p.candidate.gpus == fewest)
+    assert found.plan.figures.cost_usd == pytest.approx(cheapest, rel=1e-9)
+
+
+def test_every_loser_has_its_own_nearest_miss(all_plans, searcher):
+    target = Target(deadline_s=1.0)
+    report = size(JOB, target, topologies=["dgx-h100", A100], most_gpus=16, global_batch=32,
+                  setup_s=0.0, tuned=False, searcher=searcher)  # fmt: skip
+    for contender in report.contenders:
+        own = [p for p in all_plans if p.candidate.machine.name == contender.machine.name]
+        fastest = min(p.figures.wall_s for p in own)
+        assert contender.nearest.figures.wall_s <= fastest * (1 + 1e-9)
+
+
+def test_what_does_not_fit_says_whose_memory_and_by_how_much():
+    job = {**JOB, "model": "llama-3-70b", "optimizer": "adamw"}
+    report = size(job, Target("time"), topologies=["l40s-8"], gpus=8, searcher=Searcher())
+    said = render(view(report))
+    assert "Nothing fits in memory with 95 % certainty" in said
+    assert "of a host's" in said or "of a GPU's" in said
+    assert report.contenders[0].fit_probability < 0.5
+
+
+def test_what_trains_the_same_is_searched_unless_it_was_set():
+    asked = {"topologies": ["dgx-h100"], "gpus": 8, "global_batch": 32}
+    free = size(JOB, Target(), **asked)
+    written = size(JOB, Target(), tuned=False, **asked)
+    held = size(JOB, Target(), sets=["compile=false"], **asked)
+    assert dict(free.winner.candidate.extra)["compile"] == "true"
+    assert free.winner.figures.cost_usd < written.winner.figures.cost_usd
+    assert not written.winner.candidate.extra
+    assert not held.winner.candidate.workload.compile
+    assert dict(held.winner.candidate.extra)["attention"] == "flash3"
+    assert "trains the same" in render(view(free))
+
+
+@pytest.mark.parametrize(("risk", "said"), [("lots", "is no share"), ("120 %", "is no share")])
+def test_shares_are_read(risk, said):
+    with pytest.raises(InputError, match=said):
+        settings_of(risk, "15 min")
+    assert settings_of("5 %", "15 min") == (0.05, 900.0)
+    assert settings_of(0.2, "0") == (0.2, 0.0)
+    assert target_of("cost").slack == 0.05
+    assert target_of("time").slack == 0.0
 
 
 # --- phases --------------------------------------------------------------------------------------

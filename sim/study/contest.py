@@ -1,0 +1,121 @@
+"""A machine's own best plan, why it has none, and what lies beside the winner's."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from sim.inputs.loader import Prepared
+from sim.job.cost import break_even_price
+from sim.step.step import memory_of
+from sim.study.candidates import SAVING, Candidate, Space, plans, variants
+from sim.study.layouts import beside
+from sim.study.machines import Machine
+from sim.study.search import Counts, Estimate, Searcher, Simulated
+from sim.study.sized import Beside, Contender
+from sim.study.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """What is searched for, in which space, with what is known of it already."""
+
+    search: Searcher
+    space: Space
+    target: Target
+
+    def candidates(
+        self, machine: Machine, base: Prepared, space: Space | None = None
+    ) -> list[Candidate]:
+        """Every plan of a machine."""
+        space = space or self.space
+        return list(plans(machine, variants(base, space), space))
+
+    def contend(self, machine: Machine, base: Prepared, tally: Counts) -> Contender:
+        """The best plan of a machine; where none meets the target, the one that misses it least."""
+        if self.target.objective == "cost" and machine.price is None:
+            return Contender(machine, None)
+        candidates = self.candidates(machine, base)
+        target = self.target
+        plan = self.search.best(candidates, target.score, target.met, tally)
+        if plan is not None:
+            smaller = self._smaller(plan, candidates)
+            return Contender(machine, smaller or plan, cheaper=plan if smaller else None)
+        nearest = self.search.best(candidates, target.shortfall, _any, Counts())
+        return Contender(machine, None, nearest, None if nearest else least(candidates))
+
+    def _smaller(self, plan: Simulated, candidates: list[Candidate]) -> Simulated | None:
+        """The plan of the fewest GPUs that is worse by no more than the slack."""
+        if not self.target.slack:
+            return None
+        limit = self.target.score(plan.figures) * (1.0 + self.target.slack)
+        for gpus in sorted({c.gpus for c in candidates if c.gpus < plan.candidate.gpus}):
+            few = [c for c in candidates if c.gpus == gpus]
+            found = self.search.best(few, self.target.score, self.target.met, Counts(), below=limit)
+            if found is not None:
+                return found
+        return None
+
+    def neighbour(self, winner: Simulated, base: Prepared, step: int) -> Simulated | None:
+        """The best plan of the winner's machine with the next number of nodes that goes."""
+        candidates = self.candidates(winner.candidate.machine, base)
+        sizes = sorted({c.topology.nodes for c in candidates})
+        at = sizes.index(winner.candidate.topology.nodes) + step
+        if not 0 <= at < len(sizes):
+            return None
+        chosen = [c for c in candidates if c.topology.nodes == sizes[at]]
+        return self.search.best(chosen, self.target.score, _any, Counts())
+
+    def beside(self, winner: Simulated, base: Prepared) -> list[Beside]:
+        """The best plan of every layout next to the winner's, on as many GPUs."""
+        chosen = winner.candidate.workload.parallelism
+        space = replace(self.space, gpus=winner.candidate.gpus)
+        candidates = [
+            c for c in self.candidates(winner.candidate.machine, base, space)
+            if c.workload.parallelism.strategy == chosen.strategy
+        ]  # fmt: skip
+        found = []
+        for step in beside(chosen, [c.workload.parallelism for c in candidates]):
+            members = [candidates[i] for i in step.members]
+            plan = self.search.best(members, self.target.score, _any, Counts())
+            if plan is not None:
+                needed = plan.memory.needed_bytes
+            else:
+                smallest = min(members, key=_size_order)
+                needed = memory_of(smallest.topology, smallest.workload).needed_bytes
+            found.append(Beside(step.axis, step.value, plan, needed))
+        return found
+
+
+def broken_even(contender: Contender, winner: Simulated) -> Contender:
+    """At which price a losing machine would cost as much as the winner."""
+    plan = contender.plan
+    if plan is None or plan is winner or plan.job.cost is None:
+        return contender
+    even = break_even_price(winner.figures.cost_usd, plan.job.cost)
+    return replace(contender, break_even_usd=even)
+
+
+def least(candidates: list[Candidate]) -> Candidate | None:
+    """The plan that is likeliest to have room: of the largest cluster, with what saves most."""
+    gpus = max((c.gpus for c in candidates), default=0)
+    largest = [c for c in candidates if c.gpus == gpus]
+    order = min(map(_size_order, largest), default=None)
+    smallest = [c for c in largest if _size_order(c) == order]
+    return max(smallest, key=_likelihood, default=None)
+
+
+def _likelihood(candidate: Candidate) -> float:
+    return memory_of(candidate.topology, candidate.workload).verdict.probability
+
+
+def _any(figures: Estimate) -> bool:
+    """Every plan that ends is allowed."""
+    return math.isfinite(figures.wall_s)
+
+
+def _size_order(candidate: Candidate) -> tuple[int, int]:
+    """Candidates of one cut from the one that needs least memory."""
+    w = candidate.workload
+    kind = w.activation_checkpointing.kind
+    return w.micro_batch, SAVING.index(kind) if kind in SAVING else 0
