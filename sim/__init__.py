@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sim.api.jobs import explain as explain
     from sim.api.jobs import export as export
     from sim.api.jobs import import_job as import_job
+    from sim.api.jobs import improve as improve
     from sim.api.jobs import memory_of as memory_of
     from sim.api.jobs import schema as schema
     from sim.api.jobs import simulate as simulate
@@ -63,7 +64,8 @@ __version__ = "0.1.0"
 _GIVEN = {
     "sim.api.catalogue": ("diff", "doctor", "entries", "entry", "init"),
     "sim.api.jobs": (
-        "config", "explain", "export", "import_job", "memory_of", "schema", "simulate", "stages",
+        "config", "explain", "export", "import_job", "improve", "memory_of", "schema", "simulate",
+        "stages",
         "timeline", "trace",
     ),
     "sim.api.machines": (

@@ -36,6 +36,7 @@ VERBS: dict[str, str] = {
     "prices": "Offers with date and source; a job priced at every one.",
     "study": "A question answered claim by claim, rerun from its inputs.",
     "memory": "Bytes per GPU by category and moment, verdict, fixes.",
+    "improve": "The combination of changes that helps a job most, step by step.",
     "explain": "Why LoRA is (no) faster: a method's step part by part.",
     "need": "Inverse questions: bandwidth, GPUs, context, price.",
     "posttrain": "A step of DPO, GRPO or PPO: generation, log-probabilities, update.",

@@ -18,7 +18,7 @@ SCHEMAS = {
         "result", "memory", "comparison", "size", "sweep", "need", "plan", "offers", "prices",
         "study", "explain", "collective", "collective-variants", "topology", "topology-import",
         "validation", "calibration", "diagnosis", "trace", "timeline", "config", "file-schema",
-        "import", "post-training", "stages",
+        "import", "improvement", "post-training", "stages",
         "export", "entries", "entry", "difference", "doctor", "init",
     )
 }  # fmt: skip

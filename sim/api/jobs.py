@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sim.interop.imported import ImportedJob
     from sim.memory.bound import Quantity
     from sim.result.explain import MethodComparison
+    from sim.result.improve import Improvement
     from sim.result.memory import MemoryAnswer
     from sim.result.result import Result
     from sim.step.chrome_trace import Trace
@@ -155,6 +156,36 @@ def memory_of(
         fixes=smaller(machine, job) if fixes else (),
         bound=solve(machine, job, bound) if bound else None,
     )
+
+
+def improve(
+    topology: Argument,
+    workload: Argument,
+    *,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+    same_numerics: bool = False,
+) -> Improvement:
+    """The combination of changes that helps a job most on its machine, each step simulated.
+
+    Parameters
+    ----------
+    topology, workload, overrides, calibration
+        As for `simulate`.
+    same_numerics : bool
+        No FP8, no gradients reduced in bf16, no 8-bit optimizer.
+
+    Raises
+    ------
+    InputError
+        All faults of both inputs.
+    """
+    from sim.inputs.loader import load
+
+    machine, job, _ = load(topology, workload, settings(overrides, calibration))
+    from sim.result.improve import improve
+
+    return improve(machine, job, numerics=not same_numerics)
 
 
 def explain(

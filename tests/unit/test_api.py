@@ -54,6 +54,7 @@ CASES = {
         [MACHINE, JOB, "--max=micro_batch", *SETS],
         lambda _: sim.memory_of(MACHINE, JOB, bound="micro_batch", overrides=ONE),
     ),
+    "improve": ([MACHINE, JOB, *SETS], lambda _: sim.improve(MACHINE, JOB, overrides=ONE)),
     "explain": ([MACHINE, JOB, *SETS], lambda _: sim.explain(MACHINE, JOB, overrides=ONE)),
     "trace": ([MACHINE, JOB, *SETS], lambda _: sim.trace(MACHINE, JOB, overrides=ONE)),
     "list": (["gpus", "h100"], lambda _: sim.entries("gpus", "h100")),

@@ -1,0 +1,35 @@
+"""`scaling-sim improve`: the combination of changes that helps a job most."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sim.commands.options import FORMS, emit, job, printed, sets, show, tell
+
+
+@click.command("improve")
+@click.argument("topology")
+@job
+@sets
+@click.option("--same-numerics", is_flag=True,
+              help="No FP8, no gradients reduced in bf16, no 8-bit optimizer.")  # fmt: skip
+@click.option("--apply", "applied", type=click.Path(path_type=Path), metavar="FILE",
+              help="Write the improved workload as YAML.")  # fmt: skip
+@printed(*FORMS)
+def command(
+    topology: str, workload: str, overrides: tuple[str, ...], same_numerics: bool,
+    applied: Path | None, form: str, output: Path | None,
+) -> None:  # fmt: skip
+    """Find the changes of WORKLOAD that help most together on TOPOLOGY, each step simulated."""
+    import sim
+    from sim.report.improve import view
+
+    found = sim.improve(topology, workload, overrides=overrides, same_numerics=same_numerics)
+    show(view(found), form, output)
+    if applied is not None:
+        from sim.interop.emit_yaml import workload_yaml
+
+        emit(workload_yaml(found.after.workload).rstrip("\n"), applied)
+        tell(f"wrote {applied}")

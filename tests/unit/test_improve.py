@@ -1,0 +1,106 @@
+"""A plan of changes: each step replayed, nothing warned of, no step to spare."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from sim.cli import group
+from sim.inputs.checks import check
+from sim.inputs.loader import load, prepare
+from sim.report.formats.text import render
+from sim.report.improve import view
+from sim.result.improve import improve, state_of
+from sim.result.trials import SHORTER, ranked
+from sim.step.step import step
+
+JOBS = [
+    ("dgx-h100", "llama3-8b-sft", ("nodes=1",)),
+    ("dgx-a100", "mistral-7b-lora", ("nodes=1",)),
+    ("dgx-h100", "llama3-70b-full", ("nodes=2",)),  # does not fit as it is
+    ("dgx-h100", "llama3-8b-zero3", ("nodes=1",)),
+]
+
+
+@pytest.fixture(scope="module", params=JOBS, ids=lambda job: job[1])
+def planned(request):
+    machine, job, sets = request.param
+    loaded = load(machine, job, list(sets))
+    return request.param, loaded, improve(loaded.topology, loaded.workload)
+
+
+def test_each_step_is_what_its_settings_give(planned):
+    """Typed by hand, one on top of the other, they give the figures that the plan states."""
+    (machine, job, sets), _, plan = planned
+    assert plan.made
+    typed = {}
+    for made in plan.made:
+        typed |= made.settings
+        loaded = prepare(machine, job, list(sets)).vary(typed).loaded()
+        state = state_of(loaded.topology, loaded.workload)
+        assert state.gpu_s_per_token == pytest.approx(made.state.gpu_s_per_token, rel=1e-9)
+        assert state.memory.needed_bytes == made.state.memory.needed_bytes
+
+
+def test_it_ends_at_least_as_sure_and_quicker_than_any_single_change(planned):
+    _, loaded, plan = planned
+    assert plan.after.memory.verdict.word == "fits"
+    if plan.before.sure:
+        now = step(loaded.topology, loaded.workload).breakdown
+        single = ranked(loaded.topology, loaded.workload, now, fits=True)
+        assert plan.time_ratio <= min(fix.step_time_ratio for fix in single) + 1e-9
+
+
+def test_nothing_is_proposed_that_is_warned_of(planned):
+    _, loaded, plan = planned
+    known = {f.code for f in check(loaded.topology, loaded.workload)}
+    for made in plan.made:
+        assert {f.code for f in check(made.state.topology, made.state.workload)} <= known
+        assert made.state.topology is loaded.topology
+        assert made.state.workload.model == loaded.workload.model
+        assert made.state.workload.method == loaded.workload.method
+
+
+def test_no_step_can_be_left_out(planned):
+    (machine, job, sets), _, plan = planned
+    for spare in plan.made:
+        rest = {}
+        for made in plan.made:
+            if made is not spare:
+                rest |= made.settings
+        if rest == plan.settings:
+            continue  # a micro-batch doubled again
+        loaded = prepare(machine, job, list(sets)).vary(rest).loaded()
+        without = state_of(loaded.topology, loaded.workload)
+        slower = without.gpu_s_per_token > plan.after.gpu_s_per_token * (1 - SHORTER)
+        assert slower or not without.sure
+
+
+def test_numbers_are_rounded_as_before_if_that_is_asked():
+    loaded = load("dgx-h100", "llama3-8b-sft", ["nodes=1"])
+    plan = improve(loaded.topology, loaded.workload, numerics=False)
+    assert not any(made.rounds for made in plan.made)
+    assert plan.after.workload.precision == loaded.workload.precision
+    free = improve(loaded.topology, loaded.workload)
+    assert free.time_ratio < plan.time_ratio < 0.7
+    assert "(other rounding)" in render(view(free))
+
+
+def test_a_job_that_cannot_be_helped_is_told_so():
+    loaded = load("dgx-h100", "llama3-8b-sft", ["nodes=1"])
+    best = improve(loaded.topology, loaded.workload).after
+    again = improve(best.topology, best.workload)
+    assert again.time_ratio > 1 - 2 * SHORTER
+
+
+def test_apply_writes_a_workload_that_loads(tmp_path):
+    file = tmp_path / "better.yaml"
+    arguments = ["improve", "dgx-h100", "llama3-8b-sft", "--set", "nodes=1", "--apply", str(file)]
+    done = CliRunner().invoke(group, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    loaded = load("dgx-h100", "llama3-8b-sft", ["nodes=1"])
+    plan = improve(loaded.topology, loaded.workload)
+    assert load("dgx-h100", file, ["nodes=1"]).workload == plan.after.workload
+    assert json.loads(done.stdout)["time_ratio"] == pytest.approx(plan.time_ratio)
