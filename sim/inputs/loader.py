@@ -299,7 +299,9 @@ def _reread(half: Half, settings: list[overrides.Override], faults: list[Fault])
     cls = CLASSES[half.side]
     tree = half.tree
     if isinstance(tree, Leaf):  # a spec was given: there is no tree to change
-        tree = from_python(_as_mapping(half.spec), f"<{half.side}>")
+        tree = from_python(
+            overrides.written(half.spec, type(half.spec).model_fields), f"<{half.side}>"
+        )
     try:
         tree = overrides.apply(tree, settings, cls)
     except InputError as error:
@@ -321,11 +323,6 @@ def _reread(half: Half, settings: list[overrides.Override], faults: list[Fault])
     places = {p: v for p, v in half.given.items() if p.partition(".")[0] not in touched}
     places |= reader.given
     return Half(half.side, tree, spec, half.folder, assumed, places, half.translation)
-
-
-def _as_mapping(spec: Spec) -> dict[str, Any]:
-    """A spec's fields, its inner specs left whole: a tree keeps them as they are."""
-    return {name: getattr(spec, name) for name in type(spec).model_fields}
 
 
 def _faults_of(findings: Iterable[checks.Finding], halves: Mapping[str, Half]) -> list[Fault]:

@@ -7,7 +7,7 @@ Override a key below a name extends it: ``node.gpu.power_limit=500 W`` keeps the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from sim.errors import Fault, InputError
@@ -151,7 +151,7 @@ def apply(tree: Tree, settings: Iterable[Override], cls: type[Spec]) -> Tree:
     said = {item.path[0] for item in settings}
     for item in settings:
         if isinstance(tree, Leaf) and isinstance(tree.value, cls):
-            whole = {n: getattr(tree.value, n) for n in cls.model_fields}
+            whole = written(tree.value, cls.model_fields)
             tree = from_python(whole, tree.place.source)
         other = _BATCH.get(item.path[0])
         if other and other not in said and isinstance(tree, Branch):
@@ -184,10 +184,19 @@ def _put(tree: Tree | None, path: tuple[str, ...], item: Override, name: str) ->
     return table.with_entry(step, _put(table.entries.get(step), path[1:], item, step))
 
 
+def written(spec: Spec, names: Iterable[str]) -> dict[str, Any]:
+    """A spec's fields, its inner specs left whole: a tree keeps them as they are.
+
+    An empty text is left out: in a tree it would be a key without a value.
+    """
+    found = {name: getattr(spec, name) for name in names}
+    return {name: value for name, value in found.items() if value != ""}
+
+
 def _opened(leaf: Leaf, name: str, place: Place) -> Branch:
     """A scalar made a mapping that a key can be put into."""
     if isinstance(leaf.value, Spec):
-        whole: Mapping[str, Any] = {n: getattr(leaf.value, n) for n in leaf.value.model_fields_set}
+        whole = written(leaf.value, leaf.value.model_fields_set)
         tree = from_python(whole, leaf.place.source)
         assert isinstance(tree, Branch)
         return tree

@@ -67,6 +67,16 @@ def price_view(found: PriceNeeded) -> View:
         f"a GPU of {found.first} does {found.speed_ratio:.2f} times the work of one of "
         f"{found.other}",
     ]
+    places = [place or "no stated provider" for place in (found.first_place, found.other_place)]
+    if found.alike:
+        lines.append(f"both priced at {places[0]}")
+    else:
+        lines.append(f"not like for like: priced at {places[0]} against {places[1]}")
+        same = found.like_for_like
+        where = f"at {same.first_place}" if same else "no provider has both machines"
+        if same and not same.alike:
+            where += f" against {same.other_place}"
+        lines.append(f"{where}: {_break_even(same)}" if same else where)
     return View(_break_even(found), [Lines(lines, indent=0, apart=False)], found)
 
 

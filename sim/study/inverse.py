@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from sim.documents import SCHEMAS, Document
 from sim.errors import InfeasibleError, InputError
 from sim.inputs.arguments import Argument
-from sim.inputs.loader import load
+from sim.inputs.loader import Loaded, load
+from sim.inputs.offers import PriceRow, catalogue, newest
 from sim.inputs.scaled import at_nodes
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
@@ -21,6 +22,8 @@ from sim.memory.bound import Bound, solve
 from sim.quantities import counted, duration, gib, percent
 from sim.step.step import memory_of, step
 from sim.study.candidates import NODES
+from sim.study.machines import offer_of
+from sim.study.pricing import like_for_like
 
 #: bandwidths are answered to this relative width
 _WIDTH = 0.005
@@ -87,6 +90,10 @@ class PriceNeeded(Document):
         What the first asks. [USD/h]
     speed_ratio : float
         Wall-clock of the other over the first's, per GPU.
+    first_place, other_place : str
+        Provider and region of the prices; "" where none is stated.
+    like_for_like : PriceNeeded or None
+        Where those differ and some provider has both machines: the same at its prices.
     """
 
     schema: ClassVar[str] = SCHEMAS["need"]
@@ -98,6 +105,14 @@ class PriceNeeded(Document):
     break_even_usd: float | None
     now_usd: float | None
     speed_ratio: float
+    first_place: str = ""
+    other_place: str = ""
+    like_for_like: PriceNeeded | None = None
+
+    @property
+    def alike(self) -> bool:
+        """Whether both are one provider's, in one region."""
+        return self.first_place == self.other_place
 
 
 def bandwidth_for(
@@ -224,31 +239,54 @@ def price_for(
 ) -> PriceNeeded:
     """The price at which the first machine costs as much as the other for a job.
 
+    Machines that state no price are rented like for like (`sim.study.pricing.like_for_like`).
+
     Raises
     ------
     InputError
-        The other has no price, or the job no length.
+        One has no price and nobody offers it, or the job has no length.
     InfeasibleError
         The job does not fit on one of them.
     """
     given = list(sets)
-    pairs = [load(machine, workload, given) for machine in (first, other)]
-    jobs = []
-    for machine, job, _ in pairs:
+    loaded = [load(machine, workload, given) for machine in (first, other)]
+    machines = loaded[0].topology, loaded[1].topology
+    for machine, job, _ in loaded:
         report = memory_of(machine, job)
         if not report.fits:
             need, have = gib(report.needed_bytes), gib(report.capacity_bytes)
             message = f"{job.name} does not fit on {machine.name}: {need} of {have}"
             raise InfeasibleError(message)
-        jobs.append(_estimate(machine, job))
-    mine, theirs = jobs
-    a, b = pairs[0].topology, pairs[1].topology
-    if theirs.cost is None:
-        message = "has no price; write offer: {price_per_gpu_hour: 2 USD}"
-        raise InputError.single(b.name, message)
-    if mine.cost is None:
-        message = "has no price to start from; write offer: {price_per_gpu_hour: 2 USD}"
-        raise InputError.single(a.name, message)
+    rows = newest(catalogue())
+
+    def at(offers: tuple[PriceRow | None, PriceRow | None]) -> PriceNeeded:
+        return _between(*(_rented(one, row) for one, row in zip(loaded, offers, strict=True)))
+
+    found = at(like_for_like(*machines, rows))
+    if found.alike:
+        return found
+    same = like_for_like(*machines, rows, own=False)
+    if same[0] is None or same[1] is None or same[0].provider != same[1].provider:
+        return found
+    return replace(found, like_for_like=at(same))
+
+
+def _rented(job: Loaded, row: PriceRow | None) -> Loaded:
+    if row is None:
+        return job
+    return job._replace(topology=job.topology.model_copy(update={"offer": offer_of(row)}))
+
+
+def _between(first: Loaded, other: Loaded) -> PriceNeeded:
+    """The break-even of two machines at the prices that they have."""
+    a, b = first.topology, other.topology
+    mine, theirs = _estimate(a, first.workload), _estimate(b, other.workload)
+    for machine, estimate in ((b, theirs), (a, mine)):
+        if estimate.cost is None:
+            message = "has no price; write offer: {price_per_gpu_hour: 2 USD}"
+            raise InputError.single(machine.name, message)
+    assert mine.cost is not None
+    assert theirs.cost is not None
     per_gpu = (theirs.wall_s * b.world_size / theirs.tokens) / (
         mine.wall_s * a.world_size / mine.tokens
     )
@@ -256,8 +294,13 @@ def price_for(
     target = theirs.cost.total_usd / theirs.tokens * mine.tokens
     return PriceNeeded(
         a.name, b.name, mine, theirs, break_even_price(target, mine.cost),
-        mine.cost.price_per_gpu_hour_usd, per_gpu,
+        mine.cost.price_per_gpu_hour_usd, per_gpu, _place(a), _place(b),
     )  # fmt: skip
+
+
+def _place(topology: Topology) -> str:
+    offer = topology.offer
+    return f"{offer.provider} {offer.region}".strip() if offer else ""
 
 
 def _resized(machine: Topology, job: Workload, nodes: int) -> tuple[Topology, Workload] | None:

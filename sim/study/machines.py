@@ -202,7 +202,7 @@ def _topologies() -> tuple[Topology, ...]:
     return tuple(found)
 
 
-def _offer(row: PriceRow) -> Offer:
+def offer_of(row: PriceRow) -> Offer:
     """An offer as a topology has it."""
     keys = cast(Branch, from_python(offer_keys(row), row.name))
     return cast(Offer, Reader(quiet=True).read_table(Offer, keys, ""))  # keys that a reader takes
@@ -243,5 +243,5 @@ def _offered(row: PriceRow) -> Machine | None:
     if node.nics is None:
         most = 1
     name = f"{row.provider} {row.instance}"
-    topology = base.model_copy(update={"node": node, "offer": _offer(row), "name": row.instance})
+    topology = base.model_copy(update={"node": node, "offer": offer_of(row), "name": row.instance})
     return Machine(name, topology, most, note)

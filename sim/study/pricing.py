@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from sim.documents import SCHEMAS, Listing, Section, plain
 from sim.errors import Fault, InputError
@@ -56,6 +56,57 @@ def pick_offer(topology: Topology, name: str, rows: Iterable[PriceRow]) -> Price
         message = f"no offer {which}of nodes of {gpus} as {topology.name} has"
         raise InputError([Fault("--offer", None, None, name, f"{message}; see prices list")])
     return min(found, key=lambda r: r.usd_per_gpu_hour)
+
+
+def like_for_like(
+    first: Topology, other: Topology, rows: Iterable[PriceRow], *, own: bool = True
+) -> tuple[PriceRow | None, PriceRow | None]:
+    """Offers to compare two machines at: those of one provider, in one region if it has both there.
+
+    Parameters
+    ----------
+    first, other : Topology
+        The machines.
+    rows : iterable of PriceRow
+        The catalogue.
+    own : bool
+        A machine that states its own price keeps it, and is compared at its provider's.
+
+    Returns
+    -------
+    PriceRow or None, twice
+        The cheapest pair of one provider; the cheapest of each where none has both. None for a
+        machine with a price of its own, or that nobody offers.
+    """
+    known = tuple(rows)
+    options = [_own_or_offers(machine, known, own) for machine in (first, other)]
+    pairs = [(a, b) for a in options[0] for b in options[1]]
+    if not pairs:
+        return None, None
+
+    def distance(pair: tuple[_Option, _Option]) -> tuple[bool, bool, float]:
+        a, b = pair
+        elsewhere = "any" not in (a.region, b.region) and a.region != b.region
+        apart = a.provider.lower() != b.provider.lower()
+        return apart, apart or elsewhere, a.price + b.price
+
+    a, b = min(pairs, key=distance)
+    return a.row, b.row
+
+
+class _Option(NamedTuple):
+    provider: str
+    region: str
+    price: float
+    row: PriceRow | None
+
+
+def _own_or_offers(machine: Topology, rows: Iterable[PriceRow], own: bool) -> list[_Option]:
+    offer = machine.offer
+    if own and offer is not None and offer.price_per_gpu_hour is not None:
+        return [_Option(offer.provider, offer.region or "any", offer.price_per_gpu_hour, None)]
+    found = matching(machine, rows)
+    return [_Option(r.provider, r.region, r.usd_per_gpu_hour, r) for r in found]
 
 
 def offer_settings(row: PriceRow) -> tuple[str, ...]:

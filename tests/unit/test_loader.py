@@ -346,3 +346,15 @@ def test_assumed_keys_are_those_with_an_effect():
 def test_the_beginning_of_a_name_is_a_hint():
     with pytest.raises(InputError, match='did you mean "a100-pcie-40gb" or "a100-pcie-80gb"'):
         loader.load_topology("dgx-h100", ["node.gpu=a100"])
+
+
+@pytest.mark.parametrize("machine", ["dgx-h100", "oci-bm-gpu-h100-8"])
+def test_a_spec_takes_overrides_as_its_file_does(machine):
+    whole = loader.load(machine, "llama3-8b-sft", ["nodes=2"])
+    again = loader.load(
+        loader.load_topology(machine),
+        loader.load("dgx-h100", "llama3-8b-sft").workload,
+        ["nodes=2"],
+    )
+    assert again.topology == whole.topology
+    assert again.workload == whole.workload

@@ -7,12 +7,16 @@ from click.testing import CliRunner
 
 from sim.cli import group
 from sim.errors import InfeasibleError, InputError
-from sim.inputs.loader import load
+from sim.inputs.loader import load, load_topology
+from sim.inputs.offers import PriceRow
 from sim.inputs.shares import batch_of
 from sim.memory.report import memory
+from sim.report.formats.text import render
+from sim.report.need import price_view
 from sim.result.predict import predict
 from sim.step.step import step
 from sim.study.inverse import bandwidth_for, context_for, gpus_for, price_for
+from sim.study.pricing import like_for_like
 
 HOUR = 3600.0
 
@@ -94,9 +98,44 @@ def test_at_the_break_even_price_both_cost_the_same():
     assert 1.5 < found.speed_ratio < 3.5  # an H100 against an A100
 
 
-def test_a_machine_without_a_price_is_refused():
+def test_prices_of_two_providers_are_told_and_set_beside_one_providers():
+    found = price_for("dgx-h100", "dgx-a100", "llama3-8b-sft")
+    same = found.like_for_like
+    assert not found.alike
+    assert same.first_place.split()[0] == same.other_place.split()[0]
+    assert same.speed_ratio == pytest.approx(found.speed_ratio)
+    assert same.now_usd != found.now_usd
+    said = render(price_view(found))
+    assert f"not like for like: priced at {found.first_place} against {found.other_place}" in said
+    assert f"at {same.first_place}" in said
+
+
+def test_offers_are_paired_by_provider_then_region_then_price():
+    def row(provider, gpu, price, region):
+        return PriceRow(provider, gpu, gpu, 8, price, None, region, "", "2026", "test")
+
+    h100, a100 = load_topology("dgx-h100"), load_topology("dgx-a100")
+    a_name = a100.first_gpu.name
+    rows = [
+        row("a", "h100-sxm-80gb", 1.0, "x"), row("b", a_name, 0.5, "x"),
+        row("c", "h100-sxm-80gb", 3.0, "x"), row("c", a_name, 2.0, "y"),
+        row("c", "h100-sxm-80gb", 4.0, "y"),
+    ]  # fmt: skip
+    assert [r.usd_per_gpu_hour for r in like_for_like(h100, a100, rows, own=False)] == [4.0, 2.0]
+    assert [r.usd_per_gpu_hour for r in like_for_like(h100, a100, rows[:4], own=False)] == [
+        3.0,
+        2.0,
+    ]
+    assert [r.usd_per_gpu_hour for r in like_for_like(h100, a100, rows[:2], own=False)] == [
+        1.0,
+        0.5,
+    ]
+    assert like_for_like(h100, a100, rows[:1], own=False) == (None, None)
+
+
+def test_a_machine_that_nobody_offers_is_refused():
     with pytest.raises(InputError, match="has no price"):
-        price_for("dgx-h100", "dgx-a100", "llama3-8b-sft")
+        price_for("dgx-h100", "mixed-h100-a100", "llama3-8b-sft")
 
 
 @pytest.mark.parametrize(
