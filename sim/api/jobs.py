@@ -119,6 +119,7 @@ def memory_of(
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     bound: Quantity | None = None,
+    bounds: Iterable[Quantity] = (),
     fixes: bool = True,
     **keys: Any,
 ) -> MemoryAnswer:
@@ -130,6 +131,8 @@ def memory_of(
         As for `simulate`.
     bound : {"micro_batch", "sequence_length", "nodes"}, optional
         Also find the largest of it that fits, or the fewest nodes.
+    bounds : iterable of the same
+        Of several, each on its own.
     fixes : bool
         Also walk and simulate changes that save memory.
 
@@ -138,23 +141,28 @@ def memory_of(
     InputError
         All faults of both inputs.
     InfeasibleError
-        A `bound` was asked for, and nothing fits.
+        A `bound` was asked for and nothing fits; of several, none has an answer.
     """
     from sim.inputs.loader import load
 
-    chosen("bound", bound, (None, "micro_batch", "sequence_length", "nodes"))
+    quantities = ("micro_batch", "sequence_length", "nodes")
+    asked = [*([bound] if bound else []), *bounds]
+    for quantity in asked:
+        chosen("bound", quantity, (None, *quantities))
     machine, job, _ = load(topology, workload, settings(overrides, calibration, keys))
-    from sim.memory.bound import solve
+    from sim.memory.bound import solve_each
     from sim.memory.report import memory
     from sim.result.memory import MemoryAnswer
     from sim.result.sections import title_of
     from sim.result.trials import smaller
 
+    found, unbounded = solve_each(machine, job, asked)
     return MemoryAnswer(
         title=title_of(machine, job),
         report=memory(machine, job),
         fixes=smaller(machine, job) if fixes else (),
-        bound=solve(machine, job, bound) if bound else None,
+        bounds=found,
+        unbounded=unbounded,
     )
 
 
@@ -165,12 +173,13 @@ def improve(
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     same_numerics: bool = False,
+    **keys: Any,
 ) -> Improvement:
     """The combination of changes that helps a job most on its machine, each step simulated.
 
     Parameters
     ----------
-    topology, workload, overrides, calibration
+    topology, workload, overrides, calibration, keys
         As for `simulate`.
     same_numerics : bool
         No FP8, no gradients reduced in bf16, no 8-bit optimizer.
@@ -182,7 +191,7 @@ def improve(
     """
     from sim.inputs.loader import load
 
-    machine, job, _ = load(topology, workload, settings(overrides, calibration))
+    machine, job, _ = load(topology, workload, settings(overrides, calibration, keys))
     from sim.result.improve import improve
 
     return improve(machine, job, numerics=not same_numerics)

@@ -30,23 +30,24 @@ if TYPE_CHECKING:
 @job
 @sets
 @click.option(
-    "--max", "most", type=click.Choice(["micro_batch", "sequence_length"]),
-    help="Also find the largest of it that fits.",
+    "--max", "most", type=click.Choice(["micro_batch", "sequence_length"]), multiple=True,
+    help="Also find the largest of it that fits. Repeatable.",
 )  # fmt: skip
-@click.option("--min", "least", type=click.Choice(["nodes"]), help="Also find the fewest that fit.")
+@click.option("--min", "least", type=click.Choice(["nodes"]), multiple=True,
+              help="Also find the fewest that fit.")  # fmt: skip
 @printed(*FORMS)
 @reported
 @requirements
 def command(
-    topology: str, workload: str, overrides: tuple[str, ...], most: str | None, least: str | None,
-    form: str, output: Path | None, report: Path | None, requirements: Requirements,
+    topology: str, workload: str, overrides: tuple[str, ...], most: tuple[str, ...],
+    least: tuple[str, ...], form: str, output: Path | None, report: Path | None,
+    requirements: Requirements,
 ) -> None:  # fmt: skip
     """Bytes per GPU of WORKLOAD on TOPOLOGY by category and moment, the verdict and fixes."""
     import sim
 
-    answer = sim.memory_of(
-        topology, workload, overrides=overrides, bound=cast("Quantity | None", most or least)
-    )
+    asked = cast("tuple[Quantity, ...]", (*most, *least))
+    answer = sim.memory_of(topology, workload, overrides=overrides, bounds=asked)
     from sim.report.memory import view
 
     show(view(answer), form, output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -45,6 +45,35 @@ class Bound(Document):
     report: MemoryReport
     beyond: MemoryReport | None
     sure: int | None = None
+
+
+def solve_each(
+    topology: Topology, workload: Workload, quantities: Iterable[Quantity]
+) -> tuple[tuple[Bound, ...], tuple[str, ...]]:
+    """`solve` for several quantities, each on its own.
+
+    Returns
+    -------
+    tuple of Bound
+        Those that have an answer.
+    tuple of str
+        Why others have none.
+
+    Raises
+    ------
+    InfeasibleError
+        None has one.
+    """
+    found: list[Bound] = []
+    failed: list[InfeasibleError] = []
+    for quantity in dict.fromkeys(quantities):
+        try:
+            found.append(solve(topology, workload, quantity))
+        except InfeasibleError as error:
+            failed.append(error)
+    if failed and not found:
+        raise failed[0]
+    return tuple(found), tuple(map(str, failed))
 
 
 def solve(topology: Topology, workload: Workload, quantity: Quantity) -> Bound:

@@ -34,7 +34,7 @@ _OVERHEADS = {
 def view(answer: MemoryAnswer) -> View:
     """What `scaling-sim memory` says."""
     report = answer.report
-    bound = [] if answer.bound is None else [_bound(answer.bound)]
+    bound = [*map(_bound, answer.bounds), *answer.unbounded]
     sections: list[Part] = [
         Lines([_verdict(report)]), Remarks(_warnings(report), apart=False),
         Lines(_host(report), apart=False), Lines(bound), _moments(report), _fixes(answer.fixes),

@@ -25,8 +25,10 @@ class MemoryAnswer(Document):
         Bytes on a GPU and on its host. [B]
     fixes : tuple of MemoryFix
         Changes that save memory, each simulated; empty where they were not asked for.
-    bound : Bound or None
-        The largest or the fewest that fits, where it was asked for.
+    bounds : tuple of Bound
+        The largest or the fewest that fits, of each quantity that was asked for.
+    unbounded : tuple of str
+        Where several were asked for: why one has no answer.
     """
 
     schema: ClassVar[str] = SCHEMAS["memory"]
@@ -34,18 +36,25 @@ class MemoryAnswer(Document):
     title: str
     report: MemoryReport
     fixes: tuple[MemoryFix, ...] = ()
-    bound: Bound | None = None
+    bounds: tuple[Bound, ...] = ()
+    unbounded: tuple[str, ...] = ()
+
+    @property
+    def bound(self) -> Bound | None:
+        """The first of `bounds`."""
+        return self.bounds[0] if self.bounds else None
 
     def content(self) -> dict[str, Any]:
-        """Report, bound if there is one, fixes."""
+        """Report, bounds if there are any, fixes."""
         found: dict[str, Any] = {"memory": _report(self.report)}
-        if self.bound is not None:
-            bound = self.bound
-            memory = _report(bound.report)
-            found["bound"] = {
-                "quantity": bound.quantity, "value": bound.value, "sure": bound.sure,
-                "memory": memory,
-            }  # fmt: skip
+        bounds = [
+            {"quantity": b.quantity, "value": b.value, "sure": b.sure, "memory": _report(b.report)}
+            for b in self.bounds
+        ]
+        if bounds:
+            found["bound"] = bounds[0]
+        if len(bounds) + len(self.unbounded) > 1:
+            found |= {"bounds": bounds, "unbounded": self.unbounded}
         return found | {"fixes": self.fixes}
 
     def records(self) -> Sequence[Mapping[str, Any]]:
