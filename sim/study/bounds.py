@@ -1,9 +1,9 @@
 """Lower bounds of a plan's step, which no plan can beat.
 
 1. Its FLOPs (recompute included) at the dense peak of the dtype.
-2. Its matrix products, attention and norms as the cost model times them alone on one node, cut as
-   the plan cuts them: the same kernels run whatever the number of nodes or the sharding, and
-   collectives can only slow them. Exchanges inside blocks lie between them.
+2. Its matrix products, attention and norms as the cost model times them alone on one node (or on as
+   many as share a sequence), cut as the plan cuts them: the same kernels run whatever the number of
+   nodes or the sharding, and collectives can only slow them. Exchanges inside blocks lie between.
 3. A pipeline of p ranks with v stages each runs m micro-batches in no less than m + (p - 1) / v of
    one rank's share: the last rank waits for the first micro-batch to come down, and the first for
    the last one to come back. Schedules that split backward fill that with gradients of weights.
@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import gcd
+from math import gcd, lcm
 from typing import Any, NamedTuple
 
 from sim.blocks.flops import token_flops
@@ -108,8 +108,9 @@ class Bounds:
             one = workload.model_copy(
                 update={"parallelism": plain, "gradient_accumulation": 1, "global_batch": None}
             )
-            single = candidate.topology.model_copy(update={"nodes": 1})
-            found = step(single, one)
+            ranks = lcm(node.gpus, p.context_parallel * p.tensor_parallel)
+            few = candidate.topology.model_copy(update={"nodes": ranks // node.gpus})
+            found = step(few, one)
             b = found.breakdown
             alike = {kind: b.kernels.get(kind, 0.0) for kind in _ALIKE + same * _WITHIN}
             total = sum(alike.values())

@@ -13,7 +13,7 @@ from sim.report.size import view
 from sim.step.shares import bubble_s, shares
 from sim.step.step import step
 from sim.study.axes import Grid
-from sim.study.candidates import POLICIES, Space, plans, saves_as_much, variants
+from sim.study.candidates import POLICIES, Candidate, Space, plans, saves_as_much, variants
 from sim.study.grid import grid_of
 from sim.study.layouts import KEYS, beside, cut_in_words, layouts, least_form
 from sim.study.machines import Wanted, machines
@@ -185,6 +185,16 @@ def test_size_says_why_the_winner_beats_its_neighbours():
     text = render(view(report))
     assert "the winner's layout, and those beside it" in text
     assert "because" in text
+
+
+def test_a_sequence_may_be_shared_by_more_than_a_node():
+    sets = ["parallelism.context_parallel=8", "parallelism.tensor_parallel=2",
+            "sequence_length=32768", "nodes=2"]  # fmt: skip
+    job = load("dgx-h100", JOB, sets)
+    machine = machines(Wanted(), ["dgx-h100"])[0][0]
+    candidate = Candidate(machine, job.topology, job.workload)
+    search = Searcher()
+    assert search.bounds.of(candidate).step_s <= search.plan(candidate).step_s
 
 
 def test_exactly_so_many_gpus():
