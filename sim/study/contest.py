@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sim.inputs.loader import Prepared
 from sim.job.cost import break_even_price
@@ -23,13 +23,18 @@ class Contest:
     search: Searcher
     space: Space
     target: Target
+    #: plans by machine and number of GPUs
+    _known: dict[tuple[str, int | None], list[Candidate]] = field(default_factory=dict)
 
     def candidates(
-        self, machine: Machine, base: Prepared, space: Space | None = None
+        self, machine: Machine, base: Prepared, gpus: int | None = None
     ) -> list[Candidate]:
-        """Every plan of a machine."""
-        space = space or self.space
-        return list(plans(machine, variants(base, space), space))
+        """Every plan of a machine, or of so many of its GPUs."""
+        space = self.space if gpus is None else replace(self.space, gpus=gpus)
+        key = machine.name, space.gpus
+        if key not in self._known:
+            self._known[key] = list(plans(machine, variants(base, space), space))
+        return self._known[key]
 
     def contend(self, machine: Machine, base: Prepared, tally: Counts) -> Contender:
         """The best plan of a machine; where none meets the target, the one that misses it least."""
@@ -69,9 +74,9 @@ class Contest:
     def beside(self, winner: Simulated, base: Prepared) -> list[Beside]:
         """The best plan of every layout next to the winner's, on as many GPUs."""
         chosen = winner.candidate.workload.parallelism
-        space = replace(self.space, gpus=winner.candidate.gpus)
+        gpus = winner.candidate.gpus
         candidates = [
-            c for c in self.candidates(winner.candidate.machine, base, space)
+            c for c in self.candidates(winner.candidate.machine, base, gpus)
             if c.workload.parallelism.strategy == chosen.strategy
         ]  # fmt: skip
         found = []

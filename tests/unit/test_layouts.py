@@ -35,6 +35,11 @@ FOUR = {
 }  # fmt: skip
 
 
+def told(shown):
+    """A view as text, its wrapped lines joined."""
+    return " ".join(render(shown).split())
+
+
 def loaded(*sets, topology="dgx-h100", workload="llama3-70b-full"):
     return load(topology, workload, list(sets))
 
@@ -182,7 +187,7 @@ def test_size_says_why_the_winner_beats_its_neighbours():
     for b in report.beside:
         if b.plan is not None:
             assert b.plan.figures.cost_usd >= report.winner.figures.cost_usd
-    text = render(view(report))
+    text = told(view(report))
     assert "the winner's layout, and those beside it" in text
     assert "because" in text
 

@@ -21,6 +21,11 @@ from sim.study.pricing import like_for_like
 HOUR = 3600.0
 
 
+def told(shown):
+    """A view as text, its wrapped lines joined."""
+    return " ".join(render(shown).split())
+
+
 def efficiency(rate):
     one = load("dgx-a100", "llama3-8b-sft", ["nodes=1", "micro_batch=1"])
     two = load("dgx-a100", "llama3-8b-sft",
@@ -105,7 +110,7 @@ def test_prices_of_two_providers_are_told_and_set_beside_one_providers():
     assert same.first_place.split()[0] == same.other_place.split()[0]
     assert same.speed_ratio == pytest.approx(found.speed_ratio)
     assert same.now_usd != found.now_usd
-    said = render(price_view(found))
+    said = told(price_view(found))
     assert f"not like for like: priced at {found.first_place} against {found.other_place}" in said
     assert f"at {same.first_place}" in said
 

@@ -33,6 +33,11 @@ A100 = {
 }  # fmt: skip
 
 
+def told(shown):
+    """A view as text, its wrapped lines joined."""
+    return " ".join(render(shown).split())
+
+
 @pytest.fixture(scope="module")
 def searcher():
     return Searcher()
@@ -130,7 +135,7 @@ def test_a_deadline_takes_more_gpus_than_the_cheapest(searcher):
     assert hurried.winner.figures.wall_s <= slack / 2
     assert hurried.winner.candidate.gpus > free.winner.candidate.gpus
     assert hurried.winner.figures.cost_usd >= free.winner.figures.cost_usd
-    assert "use fewer GPUs" in render(view(free))
+    assert "use fewer GPUs" in told(view(free))
 
 
 def test_a_budget_that_is_met_for_the_fastest(searcher):
@@ -155,7 +160,7 @@ def test_nothing_is_an_answer_with_the_nearest_miss(searcher):
                   setup_s=0.0, tuned=False)  # fmt: skip
     assert report.winner is None
     nearest = report.nearest
-    assert "the nearest miss is" in render(view(report))
+    assert "the nearest miss is" in told(view(report))
     every = everything(["dgx-h100", A100], report.global_batch, 16, searcher)
     assert nearest.figures.wall_s == pytest.approx(min(p.figures.wall_s for p in every), rel=1e-9)
 
@@ -200,7 +205,7 @@ def test_a_plan_is_as_sure_of_its_memory_as_is_asked():
     assert bold.winner.figures.cost_usd < sure.winner.figures.cost_usd
     assert sure.tally.at_risk > 0
     assert bold.tally.at_risk == 0
-    assert "are less than 95 % likely to" in render(view(sure))
+    assert "are less than 95 % likely to" in told(view(sure))
 
 
 def test_set_up_is_paid_on_every_node():
@@ -242,7 +247,7 @@ def test_every_loser_has_its_own_nearest_miss(all_plans, searcher):
 def test_what_does_not_fit_says_whose_memory_and_by_how_much():
     job = {**JOB, "model": "llama-3-70b", "optimizer": "adamw"}
     report = size(job, Target("time"), topologies=["l40s-8"], gpus=8, searcher=Searcher())
-    said = render(view(report))
+    said = told(view(report))
     assert "Nothing fits in memory with 95 % certainty" in said
     assert "of a host's" in said or "of a GPU's" in said
     assert report.contenders[0].fit_probability < 0.5
@@ -258,7 +263,7 @@ def test_what_trains_the_same_is_searched_unless_it_was_set():
     assert not written.winner.candidate.extra
     assert not held.winner.candidate.workload.compile
     assert dict(held.winner.candidate.extra)["attention"] == "flash3"
-    assert "trains the same" in render(view(free))
+    assert "trains the same" in told(view(free))
 
 
 @pytest.mark.parametrize(("risk", "said"), [("lots", "is no share"), ("120 %", "is no share")])
@@ -292,7 +297,7 @@ def test_light_phases_get_machines_of_their_own(searcher):
     assert evaluate.machine in ("dgx-h100", "h100-x1", "our-a100s")
     # forward passes alone are faster than training on as many tokens on the same machine
     assert 0 < evaluate.wall_s < report.winner.figures.wall_s
-    assert "holding the cluster through the others would cost" in render(view(report))
+    assert "holding the cluster through the others would cost" in told(view(report))
 
 
 def test_phases_leave_training_the_rest_of_the_deadline(searcher):
