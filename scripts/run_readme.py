@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,7 +16,9 @@ ROOT = Path(__file__).parents[1]
 
 
 # files that only a user has, and what stands in for them
-STAND_INS = {"topo.txt": "tests/data/topo/four-a100-trimmed.txt"}
+STAND_INS = {"topo.txt": "tests/data/topo/four-a100-trimmed.txt"} | {
+    path.name: str(path) for path in (ROOT / "docs" / "examples" / "files").iterdir()
+}
 
 
 def commands() -> list[str]:
@@ -52,9 +55,13 @@ def main() -> int:
     if sys.argv[1:] == ["--write"]:
         write()
         return 0
-    for command in commands():
+    scratch = Path(tempfile.mkdtemp())
+    for number, command in enumerate(commands()):
         began = time.monotonic()
         words = [STAND_INS.get(word, word) for word in shlex.split(command)]
+        if "-o" in words:  # what a command writes is not left in the checkout
+            at = words.index("-o") + 1
+            words[at] = str(scratch / f"{number}-{words[at]}")
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
         print(f"exit {done.returncode}  {command}  ({time.monotonic() - began:.1f} s)")
         if done.returncode != 0:
