@@ -7,6 +7,7 @@ those of all, moved to each pair's own nodes and ports. `Wiring.route` says what
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +40,6 @@ def traffic(fabric: Wiring, source: I8, target: I8, size: F8) -> tuple[I8, F8]:
         HBM at the ends not counted. [B]
     """
     parts: list[tuple[I8, F8]] = []
-    ports = _ports(fabric)
     for at in _alike(fabric, source, target):
         src, dst, bytes_ = source[at], target[at], size[at]
         node, other = fabric.rank_node[src], fabric.rank_node[dst]
@@ -48,7 +48,7 @@ def traffic(fabric: Wiring, source: I8, target: I8, size: F8) -> tuple[I8, F8]:
             way = paths.gpu_way(fabric.shapes[node[0]], int(local[src[0]]), int(local[dst[0]]))
             for i, part in way.loads:
                 parts.append((fabric.node_base[node] + i, part * bytes_))
-        elif ports is None:
+        elif (ports := _ports(fabric)) is None:
             for a, b, each in zip(src.tolist(), dst.tolist(), bytes_.tolist(), strict=True):
                 route = fabric.route(a, b)
                 parts.append((route.resource, route.demand * each))
@@ -72,15 +72,21 @@ def summed(parts: Iterable[tuple[I8, F8]]) -> tuple[I8, F8]:
 
 def _alike(fabric: Wiring, source: I8, target: I8) -> Iterator[I8]:
     """Places of pairs between like nodes and the same local ranks, kind by kind."""
-    number: dict[int, int] = {}
-    shape = np.array([number.setdefault(id(s), len(number)) for s in fabric.shapes])
+    shape, kinds, most = _shapes(fabric)
     node, other = fabric.rank_node[source], fabric.rank_node[target]
-    most = int(fabric.rank_local.max()) + 1
-    kind = (shape[node] * len(number) + shape[other]) * 2 + (node == other)
+    kind = (shape[node] * kinds + shape[other]) * 2 + (node == other)
     kind = (kind * most + fabric.rank_local[source]) * most + fabric.rank_local[target]
     order = np.argsort(kind, kind="stable")
     cuts = np.flatnonzero(np.diff(kind[order])) + 1
     return iter(np.split(order, cuts) if len(order) else ())
+
+
+@lru_cache(maxsize=8)
+def _shapes(fabric: Wiring) -> tuple[I8, int, int]:
+    """Number of each node's shape, how many there are, and the ranks of the fullest node."""
+    number: dict[int, int] = {}
+    shape = np.array([number.setdefault(id(s), len(number)) for s in fabric.shapes])
+    return shape, len(number), int(fabric.rank_local.max()) + 1
 
 
 class _Ports(NamedTuple):
@@ -93,6 +99,7 @@ class _Ports(NamedTuple):
     below: I8  # and that it receives from
 
 
+@lru_cache(maxsize=8)
 def _ports(fabric: Wiring) -> _Ports | None:
     """None where a port has several links, as an explicit graph may have it."""
     plane = fabric.plane
