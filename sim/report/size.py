@@ -126,7 +126,7 @@ def _verdict(report: SizeReport, winner: Simulated) -> list[str]:
     for plan, word in ((report.more, "More"), (report.fewer, "Fewer")):
         size = winner.candidate.gpus if plan is None else plan.candidate.gpus
         if plan is None:
-            if word == "Fewer" and winner.candidate.topology.nodes > 1:
+            if word == "Fewer" and not report.exact and winner.candidate.topology.nodes > 1:
                 lines.append(f"Fewer GPUs: fewer than {size} do not fit, whatever the layout")
             continue
         f = plan.figures

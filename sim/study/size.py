@@ -129,7 +129,7 @@ def size(
     return SizeReport(
         target, job.name, batch, assumed, tuple(contenders), tally, tuple(left_out), fewer, more,
         time.perf_counter() - began, search.risk, space.most_gpus,
-        tuple(phases), tuple(next_to),
+        gpus is not None, tuple(phases), tuple(next_to),
     )  # fmt: skip
 
 

@@ -122,6 +122,8 @@ class SizeReport(Document):
         Probability of running out of memory that a plan may have. [1]
     most_gpus : int
         Largest cluster that was considered. [1]
+    exact : bool
+        It was the only size asked for: nothing is known of others.
     beside : tuple of Beside
         Where layouts were searched: those next to the winner's.
     phases : tuple of PhasePlan
@@ -142,6 +144,7 @@ class SizeReport(Document):
     seconds: float
     risk: float
     most_gpus: int
+    exact: bool = False
     phases: tuple[PhasePlan, ...] = ()
     beside: tuple[Beside, ...] = ()
 

@@ -371,3 +371,9 @@ def test_document_is_plain(searcher):
     report = size(JOB, Target(), topologies=["dgx-h100"], most_gpus=8, searcher=searcher)
     plain = report.to_json()
     assert json.loads(plain)["considered"] == report.tally.considered
+
+
+def test_sizes_that_were_not_asked_for_are_not_said_to_be_too_small():
+    report = size(JOB, Target(), topologies=["dgx-h100"], gpus=16, tuned=False)
+    assert report.winner.candidate.topology.nodes == 2
+    assert "Fewer GPUs" not in told(view(report))
