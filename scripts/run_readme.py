@@ -62,6 +62,8 @@ def main() -> int:
         if "-o" in words:  # what a command writes is not left in the checkout
             at = words.index("-o") + 1
             words[at] = str(scratch / f"{number}-{words[at]}")
+        elif "--emit" in words:
+            words += ["-o", str(scratch / f"{number}-plan")]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
         print(f"exit {done.returncode}  {command}  ({time.monotonic() - began:.1f} s)")
         if done.returncode != 0:
