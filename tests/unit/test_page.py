@@ -9,6 +9,7 @@ import re
 import shlex
 from html.parser import HTMLParser
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -96,6 +97,7 @@ def pages(tmp_path_factory):
 @pytest.mark.parametrize("name", VERBS)
 def test_a_page_is_whole_small_and_offline(pages, name):
     text, _ = pages(name)
+    assert str(Path(sim.__path__[0]).parent) not in text  # it is handed on: no path of this machine
     page = Reader(text)
     assert len(text) < 500_000
     assert len(page.ids) == len(set(page.ids))

@@ -36,7 +36,12 @@ def _keys(dossier: Dossier) -> Iterator[Folded]:
             continue
         head = f"{case.label}: keys that differ" if known else "Every key, and where it is from"
         rows = [
-            [k.path, k.value, k.origin.kind, k.origin.place]
+            [
+                k.path,
+                k.value,
+                k.origin.kind,
+                k.origin.place.rpartition("/")[2],
+            ]  # a page is handed on
             for k in case.keys.keys
             if known.get(k.path) != k.value
         ]
