@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from sim.inputs.finding import Finding, fault, warning
 from sim.inputs.modelling import PER_LINEAR, experts, tensor_style
-from sim.inputs.registry import STRATEGIES
-from sim.inputs.strategy import strategy_named, strategy_of
+from sim.inputs.strategy import not_modelled, strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.pipeline.schedules import SCHEDULES, Shape, rounds
@@ -62,10 +61,9 @@ def _tensor(w: Workload) -> Findings:
     t, path = p.tensor_parallel, "parallelism.tensor_parallel"
     if t == 1:
         return
-    if not strategy_of(w).tensor_parallel:
-        able = ", ".join(n for n in STRATEGIES if strategy_named(n).tensor_parallel)
-        message = f"tensor parallelism is modelled with {able}, not with {p.strategy}"
-        yield fault("tensor-strategy", "workload", path, message, f"write strategy: {able}")
+    if lacks := not_modelled(strategy_of(w), "tensor parallelism is", "tensor_parallel"):
+        hint = f"write strategy: {lacks.able}"
+        yield fault("tensor-strategy", "workload", path, lacks.message, hint)
         return
     for heads, what in ((m.heads, "heads"), (m.kv_heads, "key-value heads")):
         if heads % t:
@@ -119,10 +117,9 @@ def _experts(w: Workload) -> Findings:
             hint = "set parallelism.expert_parallel"
             yield warning("experts-alone", "workload", key, message, hint)
         return
-    if not strategy_of(w).expert_parallel:
-        able = ", ".join(n for n in STRATEGIES if strategy_named(n).expert_parallel)
-        message = f"expert parallelism is modelled with {able}, not with {p.strategy}"
-        yield fault("expert-strategy", "workload", path, message, f"write strategy: {able}")
+    if lacks := not_modelled(strategy_of(w), "expert parallelism is", "expert_parallel"):
+        hint = f"write strategy: {lacks.able}"
+        yield fault("expert-strategy", "workload", path, lacks.message, hint)
         return
     if m.experts % e or not m.experts:
         able = ", ".join(str(n) for n in range(1, m.experts + 1) if m.experts % n == 0)
@@ -184,10 +181,9 @@ def _pipeline(w: Workload) -> Findings:
     if p.pipeline_parallel == 1:
         return
     schedule, shape = SCHEDULES[p.pipeline_schedule], shape_of(w)
-    if not strategy_of(w).pipeline_parallel:
-        able = ", ".join(n for n in STRATEGIES if strategy_named(n).pipeline_parallel)
-        message = f"pipelines are modelled with {able}, not with {p.strategy}"
-        yield fault("pipeline-strategy", "workload", path, message, f"write strategy: {able}")
+    if lacks := not_modelled(strategy_of(w), "pipelines are", "pipeline_parallel"):
+        hint = f"write strategy: {lacks.able}"
+        yield fault("pipeline-strategy", "workload", path, lacks.message, hint)
         return
     if shape.virtual != schedule.virtual and not schedule.several:
         message = f"{schedule.title} has {schedule.virtual} stages a rank"

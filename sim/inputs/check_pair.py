@@ -19,6 +19,7 @@ from sim.inputs.versions import older, versions
 from sim.inputs.workload import Workload
 
 Findings = Iterator[Finding]
+NO_EFFECT = "no-effect"  # of a key that changes nothing on this machine
 
 
 def findings(topology: Topology, workload: Workload) -> Findings:
@@ -210,7 +211,7 @@ def _nccl_path(t: Topology, w: Workload) -> Findings:
     if link is None or link.fabric != "nvswitch" or (path == "registered" and not link.sharp):
         need = "an NVSwitch that reduces" if path == "registered" else "an NVSwitch"
         message = f"{path} does nothing here: it needs {need}"
-        yield warning("no-effect", "workload", key, message, "leave it out")
+        yield warning(NO_EFFECT, "workload", key, message, "leave it out")
     elif t.node_count > 1 and p.replicate == 1 and p.tensor_parallel == 1:
         message = f"{path} does nothing here: every collective crosses nodes, and it serves one"
-        yield warning("no-effect", "workload", key, message, "leave it out, or shard in a node")
+        yield warning(NO_EFFECT, "workload", key, message, "leave it out, or shard in a node")

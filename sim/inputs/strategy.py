@@ -206,6 +206,30 @@ def spread(workload: Workload, world: int) -> Workload:
     return workload.model_copy(update={"parallelism": knobs})
 
 
+class NotModelled(NamedTuple):
+    """A way to split a model that a strategy does not take."""
+
+    message: str
+    able: str  # strategies that do, for a hint
+
+
+def not_modelled(strategy: Strategy, what: str, trait: str) -> NotModelled | None:
+    """What to say where a strategy lacks a trait; None where it has it.
+
+    Parameters
+    ----------
+    strategy : Strategy
+    what : str
+        The way in words and its verb, ``tensor parallelism is``.
+    trait : str
+        Attribute of a strategy that says whether it takes it.
+    """
+    if getattr(strategy, trait):
+        return None
+    able = ", ".join(name for name in STRATEGIES if getattr(strategy_named(name), trait))
+    return NotModelled(f"{what} modelled with {able}, not with {strategy.name}", able)
+
+
 def having(knob: str) -> list[str]:
     """Names of the strategies that have a knob."""
     return [name for name in STRATEGIES if knob in strategy_named(name).knobs]

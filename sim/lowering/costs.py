@@ -252,8 +252,7 @@ class _Step:
     def _compile(self, level: str, speed: F8 | None, capacity: F8 | None) -> Compiled:
         kinds: dict[Key, _Kind] = {}
         copies = False
-        stack = self.workload.stack
-        nccl = Nccl(stack.nccl, stack.nccl_path)
+        nccl = Nccl.of(self.workload.stack)
         for plan, same in zip(self.plans, self.distinct, strict=True):
             for op in same.ops:
                 if op.kind != COLLECTIVE:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Any, Literal
 
+from sim.inputs.check_pair import NO_EFFECT
 from sim.inputs.checks import check
 from sim.inputs.rows import varied
 from sim.inputs.strategy import strategy_of
@@ -61,7 +62,7 @@ class Change:
 
 
 def changes(topology: Topology, workload: Workload, aim: Aim) -> Iterator[Change]:
-    """Changes with an aim that this machine and stack take: none that the loader would refuse.
+    """Changes with an aim that the loader neither refuses nor says to do nothing here.
 
     Parameters
     ----------
@@ -73,7 +74,9 @@ def changes(topology: Topology, workload: Workload, aim: Aim) -> Iterator[Change
     for change in _all(topology, workload):
         if change.aim not in (aim, "both"):
             continue
-        if not any(finding.error for finding in check(change.topology, change.workload)):
+        idle = {(NO_EFFECT, key) for key in change.settings}
+        found = check(change.topology, change.workload)
+        if not any(f.error or (f.code, f.path) in idle for f in found):
             yield change
 
 
@@ -254,14 +257,11 @@ def _experts(topology: Topology, workload: Workload) -> Iterator[Change]:
 
 def _paths(topology: Topology, workload: Workload) -> Iterator[Change]:
     """NCCL's paths through registered buffers, where a collective stays in a node."""
-    node, p = topology.node, workload.parallelism
-    link = node.nvlink if node is not None else None
-    inside = topology.node_count == 1 or p.replicate > 1 or p.tensor_parallel > 1
-    if link is None or link.fabric != "nvswitch" or topology.world_size == 1 or not inside:
+    if topology.world_size == 1:
         return
     make = _Maker(topology, workload)
     for path, text in _NCCL_PATHS.items():
-        if path != workload.stack.nccl_path and (link.sharp or path != "registered"):
+        if path != workload.stack.nccl_path:
             stack = workload.stack.model_copy(update={"nccl_path": path})
             yield make.spelt(
                 "faster", {"stack.nccl_path": path}, text, shortens="waits", stack=stack

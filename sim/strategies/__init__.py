@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sim.errors import InputError
-from sim.inputs.registry import STRATEGIES
-from sim.inputs.strategy import strategy_named, strategy_of
+from sim.inputs.strategy import not_modelled, strategy_of
 from sim.inputs.workload import fields_but
 from sim.strategies.plan import Plan, Quiet, Recorder
 
@@ -161,13 +160,10 @@ def build_plan(
         If the knobs contradict each other or the mesh.
     """
     strategy = strategy_of(workload)
-    if mesh.cp > 1 and not strategy.context_parallel:
-        able = ", ".join(n for n in STRATEGIES if strategy_named(n).context_parallel)
-        message = f"context parallelism is modelled with {able}, not with {strategy.name}"
-        raise InputError.single(_SOURCE, message, "parallelism.context_parallel")
-    if mesh.tp > 1 and not strategy.tensor_parallel:
-        able = ", ".join(n for n in STRATEGIES if strategy_named(n).tensor_parallel)
-        message = f"tensor parallelism is modelled with {able}, not with {strategy.name}"
-        raise InputError.single(_SOURCE, message, "parallelism.tensor_parallel")
+    for size, axis in ((mesh.cp, "context"), (mesh.tp, "tensor")):
+        if size == 1:
+            continue
+        if lacks := not_modelled(strategy, f"{axis} parallelism is", f"{axis}_parallel"):
+            raise InputError.single(_SOURCE, lacks.message, f"parallelism.{axis}_parallel")
     plan: Plan = strategy.build(workload, tree, mesh, steps=steps, cold=cold, recorder=recorder)
     return plan

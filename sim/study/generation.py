@@ -130,10 +130,8 @@ class Engine:
         if self.tensor == 1:
             return 0.0
         size = _ELEMENT * sequences * self.workload.model.hidden_size
-        stack = self.workload.stack
-        one = plan_collective(
-            self.fabric, "all_reduce", range(self.tensor), size, Nccl(stack.nccl, stack.nccl_path)
-        )
+        nccl = Nccl.of(self.workload.stack)
+        one = plan_collective(self.fabric, "all_reduce", range(self.tensor), size, nccl)
         return 2.0 * self.workload.model.layers * one.time_s
 
 

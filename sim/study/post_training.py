@@ -132,7 +132,7 @@ class _Job:
         if found:
             raise InputError.single(workload.name, found[0].message, found[0].path)
         self.fabric = compile_fabric(topology)
-        self.nccl = Nccl(workload.stack.nccl, workload.stack.nccl_path)
+        self.nccl = Nccl.of(workload.stack)
         self.weights = _BF16 * count_parameters(workload.model, FULL).total
 
     def _training(self, w: Workload) -> Workload:

@@ -8,32 +8,15 @@ in `test_public_fabrics`.
 import pytest
 
 from sim import diagnose, simulate
-
-#: Llama 3.2 3B on one A100 80 GB, pure bf16, 2 x 4096 packed, tokens a second. Source:
-#: meta-pytorch/torchtune README.md, table of optimisations; "+ compile" keeps eager logits
-LADDER = [
-    (7075, {}),
-    (8998, {"compile": True}),
-    (9174, {"compile": True, "loss": "chunked"}),
-    (7210, {"compile": True, "loss": "chunked", "activation_checkpointing": "full"}),
-    (
-        8210,
-        {
-            "compile": True, "loss": "chunked", "activation_checkpointing": "full",
-            "method": {"lora": {"rank": 8, "targets": "all-linear", "dropout": 0}},
-        },
-    ),
-]  # fmt: skip
+from tests.reality import ladder
 
 
-@pytest.mark.parametrize(("measured", "changes"), LADDER, ids=[str(row[0]) for row in LADDER])
+@pytest.mark.parametrize(
+    ("measured", "changes"), ladder.SPEEDS, ids=[str(row[0]) for row in ladder.SPEEDS]
+)
 def test_speed_of_savings_on_one_gpu(measured, changes):
-    job = {
-        "name": "ladder", "model": "llama-3.2-3b", "sequence_length": 4096, "micro_batch": 2,
-        "steps": 100, "precision": {"bf16": {"master": "bf16"}}, "attention": "flash2",
-        "trainer": "torchtune", "stack": {"torch": "2.6"},
-    }  # fmt: skip
-    found = simulate("a100-x1", job | changes, scaling=False, fixes=False)
+    job = ladder.JOB | changes | {"trainer": "torchtune"}
+    found = simulate("a100-x1", job, scaling=False, fixes=False)
     assert found.throughput.tokens_per_s == pytest.approx(measured, rel=0.1)
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from sim.data import table
 from sim.inputs.versions import version
+from sim.inputs.workload import Stack
 
 PROTOCOLS = ("ll", "ll128", "simple")
 LL, LL128, SIMPLE = range(3)
@@ -51,9 +52,11 @@ class Nccl(NamedTuple):
     path: str = "plain"  # or one of `ASKED`
 
     @classmethod
-    def of(cls, given: str | Nccl) -> Nccl:
-        """A version alone is NCCL as it comes."""
-        return given if isinstance(given, Nccl) else cls(given)
+    def of(cls, given: str | Nccl | Stack) -> Nccl:
+        """As a job's stack has it; a version alone is NCCL as it comes."""
+        if isinstance(given, Nccl):
+            return given
+        return cls(given) if isinstance(given, str) else cls(given.nccl, given.nccl_path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ def read(source: Source, job: Translation) -> None:
     job.suppose("micro_batch", 1, _DEFAULT)
     keys.put_count("gradient_accumulation", "gradient_accumulation_steps")
     job.suppose("gradient_accumulation", 1, _DEFAULT)
-    _length(keys)
+    common.length(keys, "num_epochs")
     _rows(keys, job)
     _method(keys, job)
     common.optimizer(keys, "optimizer")
@@ -58,19 +58,6 @@ def read(source: Source, job: Translation) -> None:
         keys.put("parallelism.clip_gradients", False, "max_grad_norm")
     common.saving(keys)
     _aside(keys)
-
-
-def _length(keys: Keys) -> None:
-    steps = keys.count("max_steps")
-    if steps and steps > 0:
-        keys.put("steps", steps, "max_steps")
-        keys.leave("max_steps ends the job first", "num_epochs")
-    else:
-        keys.leave(
-            "the file does not say how many samples there are: add --set samples=N",
-            "num_epochs",
-            "max_steps",
-        )
 
 
 def _rows(keys: Keys, job: Translation) -> None:

@@ -123,6 +123,20 @@ WHY_NO_MATTER = "no effect on time or memory of a step"
 _RUN_TIME = "counted in steps or epochs: `checkpoint.interval` and `evaluation` are set by hand"
 
 
+def length(keys: Keys, epochs: str) -> None:
+    """How long the job is: steps, where they are given; `epochs` is the file's other key."""
+    steps = keys.count("max_steps")
+    if steps and steps > 0:
+        keys.put("steps", steps, "max_steps")
+        keys.leave("max_steps ends the job first", epochs)
+    else:
+        keys.leave(
+            "the file does not say how many samples there are: add --set samples=N",
+            epochs,
+            "max_steps",
+        )
+
+
 def optimizer(keys: Keys, *names: str) -> None:
     """Which optimizer runs."""
     word = keys.text(*names)

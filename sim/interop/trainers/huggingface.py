@@ -103,7 +103,7 @@ def training(
     keys.put_count("gradient_accumulation", "gradient_accumulation_steps")
     if job.at("global_batch") is None:
         job.suppose("gradient_accumulation", 1, why)
-    length(keys)
+    common.length(keys, "num_train_epochs")
     common.optimizer(keys, "optim")
     job.suppose("optimizer", "adamw", why)
     word = keys.text("optim").lower()
@@ -160,20 +160,6 @@ def training(
         "activation_checkpointing_kwargs",
         "liger_kernel_config",
     )
-
-
-def length(keys: Keys) -> None:
-    """How long the job is: steps, where they are given."""
-    steps = keys.count("max_steps")
-    if steps and steps > 0:
-        keys.put("steps", steps, "max_steps")
-        keys.leave("max_steps ends the job first", "num_train_epochs")
-    else:
-        keys.leave(
-            "the file does not say how many samples there are: add --set samples=N",
-            "num_train_epochs",
-            "max_steps",
-        )
 
 
 def strategy(source: Source, keys: Keys, job: Translation) -> None:
