@@ -127,6 +127,8 @@ class Verdict:
             return ""
         said = f"{percent(self.probability, 0)} likely to run"
         if self.retries:
+            if round(100 * self.probability) == 100:
+                said = "sure to run, but slower"  # the risk is of time alone
             wants = gib(self.reserved_bytes + self.in_flight_bytes)
             said += f"; the allocator would take {wants}, so it frees blocks and retries each step"
         return said

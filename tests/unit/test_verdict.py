@@ -94,3 +94,11 @@ def test_every_verb_says_the_same():
         found = found.get("result", found)
         found = found.get("memory", found)
         assert (found["verdict"], found["fit_probability"]) == expected
+
+
+def test_a_risk_of_time_alone_is_not_said_as_one_of_memory():
+    sure = Verdict(40e9, 80e9, 81e9, half_width=0.1)
+    assert (sure.word, f"{sure.probability:.3f}") == ("at risk", "1.000")
+    assert sure.risk.startswith("sure to run, but slower; the allocator would take")
+    likely = Verdict(70e9, 80e9, 81e9, half_width=0.1)
+    assert likely.risk.startswith(f"{100 * likely.probability:.0f} % likely to run; the allocator")
