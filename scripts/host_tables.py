@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sim.calibration.finetune import finetune_rows
-from sim.calibration.rows import MeasuredRow, training_rows
 from sim.calibration.validate_finetune import machine_of, method_of
 from sim.cost.host import host_model, known_calls
 from sim.data import table
 from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
+from sim.published.finetune import finetune_rows
+from sim.published.rows import MeasuredRow, training_rows
 from sim.step import step as steps
 
 PAGE = Path(__file__).parents[1] / "docs" / "host.md"

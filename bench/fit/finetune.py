@@ -20,7 +20,6 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from sim.calibration.finetune import finetune_rows
 from sim.calibration.validate_finetune import (
     GROUPS,
     machine_of,
@@ -28,6 +27,7 @@ from sim.calibration.validate_finetune import (
     predict_all,
     scaling,
 )
+from sim.published.finetune import finetune_rows
 
 
 def tokens_of(row):

@@ -15,13 +15,13 @@ import math
 
 import numpy as np
 
-from sim.calibration.finetune import finetune_rows
-from sim.calibration.rows import training_rows
 from sim.calibration.validate_finetune import machine_of, method_of
 from sim.cost.host import host_model, known_calls
 from sim.data import table
 from sim.inputs.shares import batch_on
 from sim.inputs.trainer import trainer_named
+from sim.published.finetune import finetune_rows
+from sim.published.rows import training_rows
 from sim.step import step as steps
 
 TOKENS = 4096  # a micro-step: above, GPUs set the pace

@@ -17,10 +17,10 @@ import sys
 
 import numpy as np
 
-from sim.calibration.rows import training_rows
 from sim.data import table
 from sim.inputs.architecture import facts_of
 from sim.inputs.shares import batch_on
+from sim.published.rows import training_rows
 from sim.step.step import step
 
 KERNELS = table("constants/kernels")["interference"]

@@ -17,10 +17,10 @@ from typing import NamedTuple
 from sim.blocks.flops import token_flops
 from sim.blocks.parameters import count_parameters
 from sim.calibration.cross_validation import cross_validate_finetune
-from sim.calibration.finetune import table_rows
-from sim.calibration.rows import MeasuredRow
 from sim.calibration.validate_finetune import GROUPS, machine_of, method_of, validate_finetune
 from sim.data import DATA
+from sim.published.finetune import table_rows
+from sim.published.rows import MeasuredRow
 
 BOOSTED = DATA / "measured" / "boosted.json"
 FOLDS = 5

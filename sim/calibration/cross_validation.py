@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.calibration.rows import MeasuredRow
 from sim.calibration.validate_finetune import machine_of, validate_finetune
 from sim.calibration.validate_training import TrainingPoint, validate_training, value_of
 from sim.inputs.architecture import facts_of
 from sim.memory.band import half_width, memory_residuals
+from sim.published.rows import MeasuredRow
 from sim.result.bands import Evidence, band
 from sim.result.likeness import DOUBT, NOISE, Residual, doubts, residuals
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from sim.calibration.finetune import merged
-from sim.calibration.rows import MeasuredRow
 from sim.data import DATA, table
 from sim.inputs.loader import load
+from sim.published.finetune import merged
+from sim.published.rows import MeasuredRow
 
 TABLE = "measured/mesh"
 GB = 1e9

@@ -9,10 +9,10 @@ import functools
 from collections.abc import Callable, Hashable, Iterable
 from typing import NamedTuple
 
-from sim.calibration.finetune import finetune_rows
-from sim.calibration.rows import MeasuredRow
 from sim.calibration.validate_training import TrainingGroup, TrainingPoint, errors_of, predict
 from sim.inputs.workload import fields_but
+from sim.published.finetune import finetune_rows
+from sim.published.rows import MeasuredRow
 
 NOISE = (
     0.02  # of one measurement: repeats of a run differ by 0.8 % in the median, 7 % in one of ten

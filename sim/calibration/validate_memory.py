@@ -6,10 +6,10 @@ import functools
 import statistics
 from typing import NamedTuple
 
-from sim.calibration.finetune import finetune_rows
-from sim.calibration.rows import MeasuredRow, out_of_memory_rows, training_rows
 from sim.memory.report import MemoryReport, memory
 from sim.memory.verdict import Verdict
+from sim.published.finetune import finetune_rows
+from sim.published.rows import MeasuredRow, out_of_memory_rows, training_rows
 
 
 class MeasuredPeak(NamedTuple):

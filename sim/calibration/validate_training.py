@@ -17,10 +17,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from sim.blocks.parameters import count_parameters
-from sim.calibration.rows import MeasuredRow, training_rows
 from sim.calibration.validate_collectives import quantile
 from sim.inputs.shares import batch_on
 from sim.memory.report import MemoryReport
+from sim.published.rows import MeasuredRow, training_rows
 from sim.step.breakdown import Breakdown
 from sim.step.step import step
 

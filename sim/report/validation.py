@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from sim.calibration import validate_collectives as collectives
 from sim.calibration.cross_validation import SCHEMES, coverage, cross_validate, memory_coverage
-from sim.calibration.rows import training_rows
 from sim.calibration.validate_memory import MemoryValidation
 from sim.calibration.validate_training import TrainingValidation, errors_of
 from sim.calibration.validation import Validation
+from sim.published.rows import training_rows
 from sim.report import validation_finetune as finetune
 from sim.report import validation_mesh as mesh
 from sim.report.validation_cells import ERRORS, count, gib, groups, points, share, table

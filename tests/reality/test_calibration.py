@@ -6,13 +6,13 @@ import pytest
 
 from sim.calibration.calibrate import calibrate, mean_error
 from sim.calibration.observation import Observation, run_observation
-from sim.calibration.rows import training_rows
 from sim.calibration.runs import LoggedRun
 from sim.calibration.validate_collectives import measurements
 from sim.cost.collectives import bus_factor
 from sim.inputs.loader import load_topology
 from sim.inputs.shares import batch_on
 from sim.interop.observations import nccl_observations
+from sim.published.rows import training_rows
 
 
 def rows(group: str, status: str) -> dict[str, Observation]:

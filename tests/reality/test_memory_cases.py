@@ -7,11 +7,11 @@ from functools import cache
 
 import pytest
 
-from sim.calibration.finetune import finetune_rows
-from sim.calibration.rows import out_of_memory_rows
 from sim.inputs.loader import load
 from sim.memory.bound import solve
 from sim.memory.report import memory
+from sim.published.finetune import finetune_rows
+from sim.published.rows import out_of_memory_rows
 from tests.reality import ladder
 
 GIB = 2.0**30

@@ -10,9 +10,9 @@ import statistics
 
 import pytest
 
-from sim.calibration.rows import out_of_memory_rows
 from sim.calibration.validate_memory import figure, validate_memory
 from sim.memory.report import memory
+from sim.published.rows import out_of_memory_rows
 
 #: |error| of any peak, by the start of its row's name
 LIMITS = {

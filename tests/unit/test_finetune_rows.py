@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sim.calibration.finetune import finetune_rows, merged, table_rows
 from sim.calibration.validate_finetune import machine_of, method_of
+from sim.published.finetune import finetune_rows, merged, table_rows
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "measured" / "finetune.csv"
 

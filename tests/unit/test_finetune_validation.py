@@ -10,8 +10,8 @@ import pytest
 from sim.calibration import baselines
 from sim.calibration.baselines import BOOSTED, SPLITS, compared_rows, features, roof_s, roofline
 from sim.calibration.cross_validation import NOISE, fit, without
-from sim.calibration.finetune import table_rows
 from sim.calibration.validate_finetune import Scaling, machine_of
+from sim.published.finetune import table_rows
 from sim.report.validation_finetune import _beaten
 
 

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from sim.calibration.rows import MeasuredRow, read_rows
 from sim.data import DATA, table
 from sim.inputs.loader import Prepared, prepare
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
+from sim.published.rows import MeasuredRow, read_rows
 
 TABLE = "measured/finetune"
 CORES_PER_GPU = 2  # as the jobs asked for
