@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 from sim.blocks.modules import OpRole
 from sim.blocks.unroll import PHASES, unroll
 from sim.cost.kernel_cost import cost_model
+from sim.fabric.links import socket_core_rate
 from sim.inputs.calibration import Calibration
 from sim.inputs.checks import check
 from sim.inputs.strategy import strategy_of
@@ -113,8 +114,10 @@ def _tcp(topology: Topology, workload: Workload, strength: float) -> Changed | N
     if found is None or found[1].kind in ("tcp", "tcpx"):
         return None
     rate = min(strength, found[1].rate * found[1].count)
-    ports = math.ceil(rate / 10e9)  # over a faster one sockets carry no more
-    nics = Nics.model_construct(count=ports, rate=rate / ports, kind="tcp", gpudirect=False)
+    threads = math.ceil(rate / socket_core_rate())  # of what carries so much
+    nics = Nics.model_construct(
+        count=1, rate=rate, kind="tcp", gpudirect=False, socket_threads=threads
+    )
     return Changed(_with_node(topology, nics=nics), workload)
 
 

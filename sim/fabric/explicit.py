@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sim.errors import Fault, InputError
-from sim.fabric.links import nvlink_rates, pcie_rates, socket_rates
+from sim.fabric.links import nic_passes, nvlink_rates, pcie_rates, socket_rates
 from sim.fabric.network import Plane
 from sim.fabric.shape import CPU, NVLINK, PCIE, Link, Shape
 from sim.inputs.gpu import Gpu
@@ -96,6 +96,7 @@ def _assemble(
             tuple(shape.nics),
             tuple(shape.memory),
             shape.staged,
+            shape.nic_passes,
             shape.vendor,
         )
         parts.shapes.append(shared.setdefault(key, shape))
@@ -128,6 +129,7 @@ def _shape(
     shape = Shape()
     if node is not None:
         shape.p2p, shape.vendor = node.pcie.p2p, node.cpu.vendor
+        shape.nic_passes = nic_passes(node.nics)
     memory = (node.cpu if node else Cpu()).memory_bandwidth
     staged = []
     place: dict[str, int] = {}

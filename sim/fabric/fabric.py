@@ -12,7 +12,7 @@ import numpy as np
 from sim.errors import InputError
 from sim.fabric.explicit import parts_of
 from sim.fabric.folding import classes_of_ranks
-from sim.fabric.links import nic_rate
+from sim.fabric.links import nic_rates
 from sim.fabric.network import Plane, shorthand_plane
 from sim.fabric.rings import Hops, Load, Rings, find_rings, ring_hops
 from sim.fabric.shape import Shape, shape_of
@@ -89,8 +89,8 @@ def _compile(key: _Key) -> Fabric:
         if any(node.nics is None or not node.nics.count for node in each):
             message = f"{len(each)} nodes, and no NICs to join them"
             raise InputError.single(topology.name, message, "node.nics")
-        nics = [node.nics for node in each if node.nics is not None]
-        plane = shorthand_plane(topology.network, [(n.count, nic_rate(n)) for n in nics])
+        ports = [(n.nics.count, nic_rates(n, n.nics)) for n in each if n.nics is not None]
+        plane = shorthand_plane(topology.network, ports)
     return Fabric(topology, [shapes[id(node)] for node in each], plane, None)
 
 

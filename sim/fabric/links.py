@@ -59,9 +59,40 @@ def pcie_rates(generation: int, lanes: int) -> Rates:
     return Rates(lanes * row["raw"], lanes * row["copy"], lanes * row["nccl"])
 
 
-def nic_rate(nics: Nics) -> float:
-    """What a NIC carries: its line rate, over TCP no more than the CPU's threads copy. [B/s]"""
-    return min(nics.rate, constants()["tcp"]["nic"]) if nics.kind == "tcp" else nics.rate
+def nic_rates(node: Node, nics: Nics) -> Rates:
+    """Rates of a NIC of a node: the line's, over TCP no more than the node's cores copy.
+
+    Parameters
+    ----------
+    node : Node
+        Without ``nics.socket_threads`` each rank has one thread, for what it sends and receives,
+        and the NICs share the ranks.
+    nics : Nics
+        Its NICs.
+
+    Returns
+    -------
+    Rates
+        NCCL counts the line.
+    """
+    if nics.kind != "tcp":
+        return Rates(nics.rate, nics.rate, nics.rate)
+    ways = 2 * nics.count
+    threads = float(nics.socket_threads or min(1.0, node.gpus / ways))
+    copied = min(threads, node.cpu.cores / ways) * socket_core_rate()
+    return Rates(nics.rate, min(nics.rate, copied), nics.rate)
+
+
+def nic_passes(nics: Nics | None) -> float:
+    """How often a byte between a GPU and a NIC crosses the host memory it is staged in."""
+    sockets = nics is not None and nics.kind == "tcp"
+    table = constants()
+    return float(table["tcp"]["passes"] if sockets else table["host"]["staging_passes"])
+
+
+def socket_core_rate() -> float:
+    """What one core moves over TCP. [B/s]"""
+    return float(constants()["tcp"]["core"])
 
 
 def socket_rates(node: Node) -> Rates:

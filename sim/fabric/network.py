@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sim.errors import InputError
+from sim.fabric.links import Rates
 from sim.fabric.placement import leaves_of, uplink_rate
 from sim.inputs.topology import Network
 
@@ -47,21 +48,25 @@ class Plane:
         self.names.append(name)
         return self.n_ports + len(self.names) - 1
 
-    def link(self, a: int, b: int, capacity: float, latency: float) -> None:
-        """Add one direction of a link."""
+    def link(
+        self, a: int, b: int, capacity: float, latency: float, raw: float | None = None
+    ) -> None:
+        """Add one direction of a link, of which the data sheet says `raw`, or the same."""
         i = len(self.tail)
         self.tail.append(a)
         self.head.append(b)
         self.capacity.append(capacity)
-        self.raw.append(capacity)
+        self.raw.append(capacity if raw is None else raw)
         self.latency.append(latency)
         self.out.setdefault(a, []).append(i)
         self.into.setdefault(b, []).append(i)
 
-    def join(self, a: int, b: int, capacity: float, latency: float) -> None:
+    def join(
+        self, a: int, b: int, capacity: float, latency: float, raw: float | None = None
+    ) -> None:
         """Add both directions of a link."""
-        self.link(a, b, capacity, latency)
-        self.link(b, a, capacity, latency)
+        self.link(a, b, capacity, latency, raw)
+        self.link(b, a, capacity, latency, raw)
 
     def path(self, a: int, b: int) -> tuple[tuple[tuple[int, float], ...], float, int]:
         """Resources that a byte from port a to port b crosses.
@@ -145,15 +150,15 @@ def nodes_per_leaf(network: Network, nics: int) -> int:
     return 32 if network.kind == "rail-optimized" else max(1, 32 // nics)
 
 
-def shorthand_plane(network: Network, nics: Sequence[tuple[int, float]]) -> Plane:
+def shorthand_plane(network: Network, nics: Sequence[tuple[int, Rates]]) -> Plane:
     """Lay out the leaves and the spine that the shorthand describes.
 
     Parameters
     ----------
     network : Network
         Kind, oversubscription of leaf uplinks, latency of one switch [s].
-    nics : sequence of (int, float)
-        NICs of each node, and the rate of one. [B/s]
+    nics : sequence of (int, Rates)
+        NICs of each node, and the rates of one. [B/s]
 
     Returns
     -------
@@ -167,7 +172,7 @@ def shorthand_plane(network: Network, nics: Sequence[tuple[int, float]]) -> Plan
     Half a switch's latency sits on each link that ends at it, so a path sums whole switches.
     """
     plane = Plane(owner=[(n, j) for n, (count, _) in enumerate(nics) for j in range(count)])
-    rates = [rate for count, rate in nics for _ in range(count)]
+    rates = [each for count, each in nics for _ in range(count)]
     most = max(count for count, _ in nics)
     delay = network.switch_latency
     if network.oversubscription < 1.0:
@@ -179,7 +184,7 @@ def shorthand_plane(network: Network, nics: Sequence[tuple[int, float]]) -> Plan
             raise _fault(message, "network.oversubscription")
         switch = plane.switch("switch")
         for p, rate in enumerate(rates):
-            plane.join(p, switch, rate, delay / 2)
+            plane.join(p, switch, rate.capacity, delay / 2, rate.raw)
         return plane
     rails = network.kind == "rail-optimized"
     per_leaf = nodes_per_leaf(network, most)
@@ -193,8 +198,8 @@ def shorthand_plane(network: Network, nics: Sequence[tuple[int, float]]) -> Plan
     members: list[list[float]] = [[] for _ in leaves]
     for p, (node, nic) in enumerate(plane.owner):
         leaf = under[node] * most + nic if rails else under[node]
-        members[leaf].append(rates[p])
-        plane.join(p, leaves[leaf], rates[p], delay / 2)
+        members[leaf].append(rates[p].raw)
+        plane.join(p, leaves[leaf], rates[p].capacity, delay / 2, rates[p].raw)
     if len(leaves) > 1:
         spine = plane.switch("spine")
         for leaf, below in zip(leaves, members, strict=True):

@@ -171,7 +171,8 @@ def _find_gpu_way(shape: Shape, a: int, b: int) -> Way:
         cost = transfer_cost("p2p")
         ends = (links[0], links[-1])
         return Way(path, "p2p", tuple((i, cost if i in ends else 1.0) for i in links))
-    return Way(path, "shm", _staged(shape, a, b, nearest_cpu(shape, b)))
+    passes = float(constants()["host"]["staging_passes"])
+    return Way(path, "shm", _staged(shape, a, b, nearest_cpu(shape, b), passes))
 
 
 def nccl_rate(shape: Shape, a: int, b: int) -> float:
@@ -192,9 +193,10 @@ def nccl_rate(shape: Shape, a: int, b: int) -> float:
     return min(e.nccl / (overhead if e.kind == PCIE else 1.0) for e in links)
 
 
-def _staged(shape: Shape, a: int, b: int, place: int) -> tuple[tuple[int, float], ...]:
-    """Loads of a transfer that stops in the memory of the CPU at ``place``."""
-    host = constants()["host"]
+def _staged(
+    shape: Shape, a: int, b: int, place: int, passes: float
+) -> tuple[tuple[int, float], ...]:
+    """Loads of a transfer that stops in the memory of the CPU at ``place``, crossed so often."""
     cpu = shape.cpus[place]
     up, down = host_links(shape, a, cpu), host_links(shape, cpu, b)
     if up is None or down is None:
@@ -211,7 +213,7 @@ def _staged(shape: Shape, a: int, b: int, place: int) -> tuple[tuple[int, float]
             for back in _outgoing(shape)[link.head]:
                 if shape.links[back].head == link.tail and shape.links[back].kind == PCIE:
                     loads[back] = loads[i]
-    loads[shape.memory_of(place)] = host["staging_passes"]
+    loads[shape.memory_of(place)] = passes
     return tuple(loads.items())
 
 
@@ -271,7 +273,7 @@ def _find_nic_way(
                 return Way("PXN", "pxn", tuple((i, 1.0) for i in links))
     _oriented(shape, g, n, outward)
     ends = (g, n) if outward else (n, g)
-    return Way(path, "shm", _staged(shape, *ends, nearest_cpu(shape, n)))
+    return Way(path, "shm", _staged(shape, *ends, nearest_cpu(shape, n), shape.nic_passes))
 
 
 def nics_of(shape: Shape, local: int) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sim.errors import InputError
-from sim.fabric.links import Rates, nvlink_rates, pcie_rates, socket_rates
+from sim.fabric.links import Rates, nic_passes, nvlink_rates, pcie_rates, socket_rates
 from sim.inputs import check_topology
 from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Nics, Node, Storage
@@ -52,6 +52,7 @@ class Shape:
     own: list[Own] = field(default_factory=list)
     p2p: bool = True
     staged: frozenset[int] = frozenset()  # NICs (places in ``nics``) without GPUDirect
+    nic_passes: float = 2.0  # of a byte of theirs through host memory
     vendor: str = ""  # of the CPUs; empty: unknown, and no vendor's rule applies
     memo: dict[object, object] = field(default_factory=dict)  # paths found so far (paths.py)
 
@@ -164,6 +165,7 @@ def _add_nics(shape: Shape, nics: Nics, switches: list[int], per_switch: int, li
     shape.rails = list(range(nics.count))
     if not nics.gpudirect or nics.kind == "tcp":
         shape.staged = frozenset(range(nics.count))
+    shape.nic_passes = nic_passes(nics)
     for n, host in zip(shape.nics, hosts, strict=True):
         shape.join(n, host, PCIE, link)
 

@@ -83,7 +83,7 @@ class Wiring:
                 columns[id(s)] = _columns(s)
         per_node = [columns[id(s)] for s in shapes]
         whole = np.concatenate([c[0] for c in per_node] + [np.array(plane.capacity)])
-        self.nominal = np.concatenate([c[4] for c in per_node] + [np.array(plane.capacity)])
+        self.nominal = np.concatenate([c[4] for c in per_node] + [np.array(plane.raw)])
         self.raw = np.concatenate([c[1] for c in per_node] + [np.array(plane.raw)])
         ports = np.full(len(plane.tail), NETWORK, np.int8)
         self.kind = np.concatenate([c[2] for c in per_node] + [ports])

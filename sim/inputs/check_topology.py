@@ -192,6 +192,9 @@ def _nics(node: Node) -> Findings:
     if nics.efa is not None and nics.kind != "efa":
         message = f"a generation of EFA, but the NICs are {nics.kind}"
         yield fault("not-efa", "topology", "node.nics.efa", message, "write kind: efa")
+    if nics.socket_threads is not None and nics.kind != "tcp":
+        message = f"threads that feed sockets, but the NICs are {nics.kind}"
+        yield fault("not-tcp", "topology", "node.nics.socket_threads", message, "write kind: tcp")
     slot = 16 * _known("pcie").get(node.pcie.generation, {"raw": 0.0})["raw"]
     if slot and nics.rate > slot * 1.05:
         rate, most = units.show(nics.rate, "B/s"), units.show(slot, "B/s")

@@ -68,6 +68,7 @@ class Nics(Spec):
     kind: Literal["infiniband", "roce", "efa", "tcpx", "tcp"] = "infiniband"
     efa: EfaGeneration | None = None  # of an Elastic Fabric Adapter; None: `efa_generation`
     gpudirect: bool = True
+    socket_threads: Positive | None = None  # each way over TCP (NCCL_SOCKET_NTHREADS); None: ranks'
 
     @property
     def efa_generation(self) -> int:

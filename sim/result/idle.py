@@ -14,9 +14,9 @@ from sim.step.step import step
 
 #: keys of the ways between GPUs: whether one matters is known once NCCL's choices are
 WAYS = (
-    "node.pcie.p2p", "node.nvlink.sharp", "node.nics.gpudirect", "node.cpu.interconnect",
-    "network.sharp", "network.oversubscription", "network.placement", "network.routing",
-    "network.tenants", "network.switch_latency",
+    "node.pcie.p2p", "node.nvlink.sharp", "node.nics.gpudirect", "node.nics.socket_threads",
+    "node.cpu.interconnect", "network.sharp", "network.oversubscription", "network.placement",
+    "network.routing", "network.tenants", "network.switch_latency",
 )  # fmt: skip
 
 
