@@ -34,6 +34,19 @@ def findings(topology: Topology, workload: Workload) -> Findings:
     yield from _context(workload)
     yield from check_mesh.pair_findings(topology, workload)
     yield from _nvls(topology, workload)
+    yield from _failures(topology, workload)
+
+
+def _failures(t: Topology, w: Workload) -> Findings:
+    nodes, peers, least = t.node_count, w.checkpoint.peers, t.reliability.least_nodes
+    if peers >= nodes:
+        message = f"{peers} other nodes are to hold copies, and there are {nodes - 1}"
+        hint = "write fewer, or more nodes"
+        yield fault("no-peers", "workload", "checkpoint.peers", message, hint)
+    if least is not None and least > nodes:
+        message = f"the job goes on with {least} nodes or more, and has {nodes}"
+        hint = f"write {nodes} or less"
+        yield fault("least-nodes", "topology", "reliability.least_nodes", message, hint)
 
 
 def _dtypes(gpu: Gpu, w: Workload) -> Findings:

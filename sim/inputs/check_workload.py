@@ -110,6 +110,15 @@ def _job_length(w: Workload) -> Findings:
         yield fault(
             "no-interval", "workload", "checkpoint.interval", message, 'write "checkpoint: none"'
         )
+    save = w.checkpoint
+    if save.memory_interval == 0.0:
+        message = "a copy every 0 seconds leaves no time to train"
+        path = "checkpoint.memory_interval"
+        yield fault("no-interval", "workload", path, message, "write 1 min, or leave it out")
+    if save.peers and save.memory_interval is None:
+        message = f"{save.peers} peers hold copies, and none are made"
+        hint = "add checkpoint.memory_interval: 1 min"
+        yield fault("no-copies", "workload", "checkpoint.peers", message, hint)
 
 
 def _knobs(p: Parallelism) -> Findings:

@@ -149,6 +149,15 @@ class Offer(Spec):
     country: str = ""  # ISO 3166 alpha-3, for CO2 where the region is in no table
 
 
+class FailureDomain(Spec):
+    """Nodes that fail together, beside what fails alone: a rack, a switch, a power feed."""
+
+    name: str = "domain"
+    nodes: Positive  # under one of them
+    mtbf: Duration  # [s] of one of them
+    repair: Seconds | None = None  # [s] until its nodes are back; None: as of a node
+
+
 class Reliability(Spec):
     """How often the machine fails and for how long; None: see data/constants/reliability.toml."""
 
@@ -159,6 +168,10 @@ class Reliability(Spec):
     restart: Seconds | None = None  # [s] scheduling, process groups, warm-up; not reading state
     repair: Seconds | None = None  # [s] a broken node is away
     spare_nodes: NotNegative | None = None  # None: a broken node is replaced at once
+    # [s] starting again where spares stand ready, image and data in place; None: as `restart`
+    warm_restart: Seconds | None = None
+    least_nodes: Positive | None = None  # with so many the job goes on, slower; None: it needs all
+    domains: tuple[FailureDomain, ...] = ()  # add to what `gpu_mtbf` and `node_mtbf` say
     pace_spread: Fraction | None = None  # relative standard deviation of a run's mean step time
 
 

@@ -9,6 +9,7 @@ from sim.inputs.base import (
     Count,
     CountOrZero,
     Dollars,
+    Duration,
     Factor,
     Fraction,
     Length,
@@ -213,6 +214,8 @@ class CheckpointSave(Spec):
     mode: Literal["sharded", "full"] = "sharded"
     offload_to_cpu: bool = True  # of mode full: False collects the whole model on each GPU
     asynchronous: bool = False
+    memory_interval: Seconds | None = None  # [s] between copies in host memory; None: no copies
+    peers: NotNegative = 0  # other nodes that hold a copy of a node's part in their memory too
     keep: Positive = 2  # checkpoints in storage at a time
     export: Literal["weights", "state", "none"] = "weights"  # what leaves the provider at the end
 
@@ -243,6 +246,7 @@ class Workload(Spec):
     steps: Positive | None = None
     samples: Positive | None = None
     epochs: Factor = 1.0
+    deadline: Duration | None = None  # [s] from the start; `run` says how likely it is met
     precision: Precision = Precision.model_construct()
     optimizer: Literal["adamw", "adamw-bf16", "adamw-8bit", "adafactor", "sgd"] = "adamw"
     optimizer_implementation: Literal["foreach", "fused", "for-loop"] = "fused"

@@ -1,8 +1,8 @@
 """What a checkpoint holds, how long it blocks, and the best interval by closed form.
 
 Sources: Young 1974; Daly 2006 (higher-order estimate); the availability-optimal form with blocking
-and asynchronous saves follows arXiv 2410.18124. Bytes per parameter: bf16 weights 2, fp32 master
-4, Adam moments 8 (BLOOM-176B: 2.3 TB, 13.1 B per parameter).
+and asynchronous saves follows arXiv 2410.18124; copies in memory: Gemini (SOSP 2023). Bytes per
+parameter: bf16 weights 2, fp32 master 4, Adam moments 8 (BLOOM-176B: 2.3 TB, 13.1 B per parameter).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from sim.job.run import JobSpec, simulate_run
+from sim.job.run import simulate_run
+from sim.job.spec import JobSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,38 @@ def checkpoint_cost(
     return CheckpointCost(size_bytes, blocking, to_host + write, read)
 
 
+def memory_copy(
+    size_bytes: float,
+    nodes: int,
+    gpus_per_node: int,
+    peers: int,
+    *,
+    host_link_bytes_per_s: float,
+    network_bytes_per_s: float,
+) -> CheckpointCost:
+    """A copy of the state in the host memory of its own node, and of as many peers.
+
+    Parameters
+    ----------
+    size_bytes : float
+        The whole state, of which each rank holds its part. [B]
+    nodes, gpus_per_node, peers : int
+        Machine, and copies on other nodes.
+    host_link_bytes_per_s : float
+        Device to host, per GPU. [B/s]
+    network_bytes_per_s : float
+        Of a node's NICs. [B/s]
+
+    Notes
+    -----
+    Training waits for its own GPU's copy alone; peers get theirs while it goes on, in gaps of the
+    network (Gemini, SOSP 2023). A node that is new reads its part from a peer.
+    """
+    to_host = size_bytes / (nodes * gpus_per_node) / host_link_bytes_per_s
+    to_peer = size_bytes / nodes / network_bytes_per_s if peers else 0.0
+    return CheckpointCost(size_bytes, to_host, to_host + peers * to_peer, to_host + to_peer)
+
+
 def young_interval(blocking_s: float, mtbf_s: float) -> float:
     """Young's first-order optimal work between checkpoints: sqrt(2 C M). [s]"""
     return math.sqrt(2.0 * blocking_s * mtbf_s)
@@ -94,13 +127,13 @@ def expected_goodput(
 
     Notes
     -----
-    A segment of T useful seconds and C of saving takes (M + R)(exp((T + C)/M) - 1) on average when
-    failures strike at rate 1/M and each costs R (no failures during restart).
+    A segment of T useful seconds and C of saving takes M exp(R/M)(exp((T + C)/M) - 1) on average
+    when failures strike at rate 1/M, during the restart R after one too (Daly 2006).
     """
     if math.isinf(mtbf_s):
         return interval_s / (interval_s + blocking_s)
     growth = math.expm1((interval_s + blocking_s) / mtbf_s)
-    return interval_s / ((mtbf_s + restart_s) * growth)
+    return interval_s / (mtbf_s * math.exp(restart_s / mtbf_s) * growth)
 
 
 def best_interval(spec: JobSpec, failures: int = 300, seed: int = 0) -> float | None:
@@ -118,7 +151,8 @@ def best_interval(spec: JobSpec, failures: int = 300, seed: int = 0) -> float | 
     Returns
     -------
     float or None
-        None where saving costs nothing, nothing fails, or failures come faster than saves.
+        None where saving costs nothing, nothing needs what is saved, or failures come faster than
+        saves.
 
     Notes
     -----
@@ -127,7 +161,7 @@ def best_interval(spec: JobSpec, failures: int = 300, seed: int = 0) -> float | 
     """
     import numpy as np
 
-    rate = 1.0 / spec.mtbf_s + 1.0 / spec.preemption_s
+    rate = spec.storage_rate
     if spec.blocking_s <= 0.0 or rate <= 0.0:
         return None
     mtbf_s = 1.0 / rate
@@ -135,7 +169,9 @@ def best_interval(spec: JobSpec, failures: int = 300, seed: int = 0) -> float | 
     wanted = (middle * 2.0 ** (k / 2.0) for k in range(-4, 5))
     # saves fall between steps
     tried = [max(1, math.ceil(t / spec.step_s - 1e-9)) * spec.step_s for t in wanted]
-    steps = max(1, math.ceil(failures * mtbf_s / spec.step_s))
+    # enough that storage is needed, but not for the sake of what memory takes care of
+    counted_s = failures / max(rate, 0.1 * spec.interruption_rate)
+    steps = max(1, math.ceil(counted_s / spec.step_s))
     loss = []
     for interval_s in tried:
         long = replace(

@@ -14,8 +14,17 @@ from sim.inputs.workload import Workload
 from sim.job.checkpoints import expected_goodput
 from sim.job.cost import Cost
 from sim.job.energy import Energy
-from sim.job.forecast import bill_of, job_spec, job_steps, links_of, pipeline_of, save_of
+from sim.job.forecast import (
+    bill_of,
+    copy_of,
+    job_steps,
+    links_of,
+    pipeline_of,
+    save_of,
+)
+from sim.job.hazards import job_spec
 from sim.job.pipeline import Stall
+from sim.job.spec import JobSpec
 from sim.step.breakdown import Breakdown
 
 _HOPELESS = 600.0
@@ -56,6 +65,38 @@ class JobEstimate:
     energy: Energy
 
 
+def mean_goodput(spec: JobSpec) -> float:
+    """Share of the time of a job that is not spent on saves, failures and lost work; 0: no end.
+
+    Waiting for spares, fewer nodes, evaluation and setup are left to the simulation.
+
+    Notes
+    -----
+    `expected_goodput` for interruptions after which the job reads storage. Those that a copy in
+    memory outlives cost half the time between copies, the time until one is whole, and a restart;
+    they are rare enough to be added up.
+    """
+    busy, rate = spec.steps * spec.step_s, spec.storage_rate
+    # a job shorter than the interval saves nothing and starts over after a failure
+    short = spec.interval_s >= busy
+    segment, blocking = (busy, 0.0) if short else (spec.interval_s, spec.blocking_s)
+    # exp(600) attempts: it will never get through
+    if (segment + blocking + spec.restart_s) * rate > _HOPELESS:
+        return 0.0
+    start = spec.restart_s if spec.warm_restart_s is None else spec.warm_restart_s
+    away = spec.detect_s * spec.failure_rate
+    if spec.spares is None:
+        away += spec.preemption_wait_s / spec.preemption_s
+    down = (away / spec.interruption_rate if spec.interruption_rate else 0.0) + start
+    mtbf = 1.0 / rate if rate else math.inf
+    goodput = expected_goodput(segment, blocking, down + spec.load_s, mtbf)
+    if not math.isfinite(spec.memory_interval_s):
+        return goodput
+    lost = spec.memory_interval_s / 2.0 + spec.memory_durable_s + down + spec.memory_load_s
+    outlived = spec.interruption_rate - rate
+    return goodput / (1.0 + outlived * lost + spec.memory_blocking_s / spec.memory_interval_s)
+
+
 def estimate_job(topology: Topology, workload: Workload, step: Breakdown) -> JobEstimate | None:
     """Expected wall-clock, cost and energy of a job.
 
@@ -76,23 +117,14 @@ def estimate_job(topology: Topology, workload: Workload, step: Breakdown) -> Job
         return None
     steps, tokens = length
     pace = pipeline_of(topology, workload).pace_s(step.time_s)
-    save = save_of(topology, workload, links_of(topology))
+    links = links_of(topology)
+    save, copy = save_of(topology, workload, links), copy_of(topology, workload, links)
     busy = steps * pace
-    # a job shorter than the interval saves nothing and starts over after a failure
-    interval = workload.checkpoint.interval or math.inf
-    segment, blocking = (interval, save.blocking_s) if interval < busy else (busy, 0.0)
     stall = Stall(pace, pace - step.time_s, 1.0 - step.time_s / pace, None)
-    spec = job_spec(topology, workload, steps, stall, save, 0.0, step)
-    rate = 1.0 / spec.mtbf_s + 1.0 / spec.preemption_s
-    # an interruption of either kind, each as likely as it is frequent
-    away = spec.detect_s / spec.mtbf_s + spec.preemption_wait_s / spec.preemption_s
+    spec = job_spec(topology, workload, steps, stall, save, copy, 0.0, step)
+    goodput = mean_goodput(spec)
+    wall = busy / goodput if goodput else math.inf
     resume = spec.restart_s + spec.load_s
-    if (segment + blocking) * rate > _HOPELESS:  # exp(600) attempts: it will never get through
-        goodput, wall = 0.0, math.inf
-    else:
-        down = (away / rate if rate else 0.0) + resume
-        goodput = expected_goodput(segment, blocking, down, 1.0 / rate if rate else math.inf)
-        wall = busy / goodput
     bill = bill_of(topology, workload, step, wall, steps * step.time_s, tokens)
     return JobEstimate(
         steps, tokens, pace, wall, goodput, save.blocking_s, resume, bill.cost, bill.energy

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import NamedTuple
 
 from sim.blocks.flops import token_flops
 from sim.blocks.parameters import count_parameters
-from sim.data import table
 from sim.fabric import compile_fabric
 from sim.inputs.rows import sample_length
 from sim.inputs.shares import batch_on
@@ -20,26 +18,21 @@ from sim.job.checkpoints import (
     best_interval,
     checkpoint_cost,
     daly_interval,
+    memory_copy,
     young_interval,
 )
 from sim.job.cost import Cost, Terms, total_cost
 from sim.job.energy import Energy, PowerDraw, job_energy
+from sim.job.hazards import job_spec
+from sim.job.outcome import JobOutcome, simulate_job
 from sim.job.pipeline import Pipeline, Stall, simulate_stall
-from sim.job.run import JobOutcome, JobSpec, simulate_job
+from sim.job.spec import JobSpec
 from sim.lowering.parts import roles_of
 from sim.memory.states import optimizer_bytes
 from sim.step.breakdown import Breakdown
-from sim.step.variation import usual_ranks
 from sim.units import DTYPE_BYTES
 
 RARE = 0.01  # expected failures below which the best interval is not simulated
-
-
-@cache
-def reliability() -> dict[str, float]:
-    """Failure and restart figures with their sources in ``data/constants/reliability.toml``."""
-    rows = table("constants/reliability")
-    return {key: float(value["value"]) for key, value in rows.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +44,7 @@ class JobForecast:
     pipeline: Pipeline
     stall: Stall
     save: CheckpointCost
+    copy: CheckpointCost | None  # in host memory
     spec: JobSpec
     outcome: JobOutcome
     interval_s: float | None
@@ -124,21 +118,6 @@ def export_bytes(workload: Workload) -> float:
     return 2.0 * _trained(workload)
 
 
-def mean_time_between_failures(topology: Topology) -> float:
-    """Of the whole machine; inf where failures are switched off. [s]
-
-    Failures of GPUs and of nodes add up: 1/M = GPUs / M_gpu + nodes / M_node.
-    """
-    r, known = topology.reliability, reliability()
-    if not r.failures:
-        return math.inf
-    gpus, nodes = max(1, topology.world_size), max(1, topology.node_count)
-    rate = gpus / (r.gpu_mtbf or known["gpu_mtbf_s"]) + nodes / (
-        r.node_mtbf or known["node_mtbf_s"]
-    )
-    return 1.0 / rate
-
-
 def terms_of(offer: Offer | None) -> Terms | None:
     """Terms of an offer; None without a price.
 
@@ -159,65 +138,6 @@ def terms_of(offer: Offer | None) -> Terms | None:
         storage_usd_per_gb_month=offer.storage_per_gb_month,
         egress_usd_per_gb=offer.egress_per_gb,
         energy_usd_per_kwh=offer.energy_per_kwh,
-    )
-
-
-def _given(value: float | None, default: str) -> float:
-    return reliability()[default] if value is None else value
-
-
-def pace_spread(topology: Topology, step: Breakdown) -> float:
-    """Relative standard deviation of a job's mean pace from run to run.
-
-    Notes
-    -----
-    Each run gets other boards and hosts, and goes as the slowest of them: half the way from the
-    16th to the 84th percentile of its kernels, beside what equal machines still differ by.
-    """
-    ranks = usual_ranks(step, max(topology.gpu_counts.values()))
-    own = step.compute_s - step.waiting_s
-    slowest = 0.5 * (ranks.slowdown_at(0.8413) - ranks.slowdown_at(0.1587)) * own / step.time_s
-    return math.hypot(reliability()["run_to_run_spread"], slowest)
-
-
-def job_spec(
-    topology: Topology,
-    workload: Workload,
-    steps: int,
-    stall: Stall,
-    save: CheckpointCost,
-    evaluation_s: float,
-    step: Breakdown,
-) -> JobSpec:
-    """What the simulation of the whole job needs, from keys and their defaults."""
-    r, offer, known = topology.reliability, topology.offer, reliability()
-    preemption_s, wait_s, notice_s = math.inf, 0.0, 0.0
-    if offer is not None and offer.capacity == "spot":
-        per_node = offer.preemption_mtbf or known["preemption_mtbf_s"]
-        preemption_s = per_node / max(1, topology.node_count)
-        wait_s = _given(offer.preemption_wait, "preemption_wait_s")
-        notice_s = offer.preemption_notice
-    interval = workload.checkpoint.interval
-    return JobSpec(
-        steps=steps,
-        step_s=stall.step_s,
-        stall_s=stall.stall_s,
-        spread=pace_spread(topology, step) if r.pace_spread is None else r.pace_spread,
-        interval_s=interval if interval else math.inf,
-        blocking_s=save.blocking_s,
-        durable_s=save.write_s,
-        mtbf_s=mean_time_between_failures(topology),
-        detect_s=_given(r.detect, "detect_s"),
-        restart_s=_given(r.restart, "restart_s"),
-        load_s=save.read_s,
-        repair_s=_given(r.repair, "repair_s"),
-        repair_share=known["repair_share"],
-        spares=r.spare_nodes,
-        preemption_s=preemption_s,
-        preemption_wait_s=wait_s,
-        preemption_notice_s=notice_s,
-        evaluation_every=workload.evaluation.every if evaluation_s > 0.0 else 0,
-        evaluation_s=evaluation_s,
     )
 
 
@@ -251,6 +171,21 @@ def save_of(topology: Topology, workload: Workload, links: Links) -> CheckpointC
     counts = count_parameters(workload.model, workload.method)
     base_s = 2.0 * (counts.total - counts.trainable) / storage.read
     return replace(save, read_s=save.read_s + base_s)
+
+
+def copy_of(topology: Topology, workload: Workload, links: Links) -> CheckpointCost | None:
+    """One copy of the state in host memory; None where the job makes none."""
+    if workload.checkpoint.memory_interval is None:
+        return None
+    nodes = max(1, topology.node_count)
+    nics = [group.node.nics for group in topology.described]
+    rates = [n.count * n.rate for n in nics if n is not None]
+    return memory_copy(
+        checkpoint_bytes(workload), nodes, max(1, topology.world_size // nodes),
+        workload.checkpoint.peers,
+        host_link_bytes_per_s=links.host,
+        network_bytes_per_s=min(rates) if rates else links.network,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,9 +235,10 @@ def bill_of(
     egress_gb = export_bytes(workload) / 1e9
     terms, cost = terms_of(topology.offer), None
     if terms is not None:
+        spares = topology.reliability.spare_nodes or 0
         cost = total_cost(
-            terms, topology.world_size, wall_s, storage_gb=storage_gb, egress_gb=egress_gb,
-            energy_j=energy.energy_j, tokens=tokens,
+            terms, topology.world_size * (nodes + spares) // nodes, wall_s,
+            storage_gb=storage_gb, egress_gb=egress_gb, energy_j=energy.energy_j, tokens=tokens,
         )  # fmt: skip
     return Bill(storage_gb, egress_gb, cost, energy)
 
@@ -340,17 +276,18 @@ def forecast_job(
     steps, tokens = length
     pipeline = pipeline_of(topology, workload)
     stall = simulate_stall(pipeline, step.time_s)
-    save = save_of(topology, workload, links or links_of(topology))
+    links = links or links_of(topology)
+    save, copy = save_of(topology, workload, links), copy_of(topology, workload, links)
     flops = token_flops(workload)
     forward_s = step.time_s * flops.forward / flops.hardware  # evaluation is forward alone
     evaluation_s = forward_s * workload.evaluation.tokens / (tokens / steps)
-    spec = job_spec(topology, workload, steps, stall, save, evaluation_s, step)
+    spec = job_spec(topology, workload, steps, stall, save, copy, evaluation_s, step)
     outcome = simulate_job(spec, replicas, seed)
     wall, shares = outcome.wall_p50_s, outcome.shares
     stepping = shares["useful"] + shares["lost_work"] + shares["evaluation"]
     busy = wall * stepping if stepping else 0.0
     bill = bill_of(topology, workload, step, wall, busy, tokens)
-    rate = 1.0 / spec.mtbf_s + 1.0 / spec.preemption_s
+    rate = spec.storage_rate
     breaks = save.blocking_s > 0.0 and rate > 0.0
     return JobForecast(
         steps=steps,
@@ -358,6 +295,7 @@ def forecast_job(
         pipeline=pipeline,
         stall=stall,
         save=save,
+        copy=copy,
         spec=spec,
         outcome=outcome,
         interval_s=workload.checkpoint.interval,

@@ -1,90 +1,28 @@
 """Hours and weeks of one job: steps, evaluation, checkpoints, failures, restarts.
 
-Training works in stretches that end at the next evaluation, at an interruption or at the end of the
-job. Saves fall at known times of a stretch, so that an interruption says by arithmetic how far it
-had come: simulating a run costs as much as it has interruptions, however many checkpoints lie
-between them. Broken nodes are repaired meanwhile and come back as spares.
+Training works in stretches that end at the next evaluation, at an interruption, when a missing node
+is back or at the end of the job. Saves fall at known times of a stretch, so that an interruption
+says by arithmetic how far it had come: simulating a run costs as much as it has interruptions,
+however many checkpoints lie between them. A start may be interrupted too. Copies in host memory
+come more often still: what they block is spread over the steps. Broken nodes are repaired meanwhile
+and come back as spares.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sim.job.nodes import Nodes
+from sim.job.spec import JobSpec
 
 PARTS = (
-    "useful", "data_stall", "checkpoint", "evaluation", "lost_work", "restart", "waiting", "setup",
+    "useful", "data_stall", "checkpoint", "evaluation", "lost_work", "restart", "waiting",
+    "fewer_nodes", "setup",
 )  # fmt: skip
 
-
-@dataclass(frozen=True, slots=True)
-class JobSpec:
-    """What the job simulation needs, all in seconds.
-
-    Attributes
-    ----------
-    steps : int
-        Optimizer steps of useful work.
-    step_s : float
-        One step, waiting for data included. [s]
-    stall_s : float
-        Part of it spent waiting for data. [s]
-    spread : float
-        Relative standard deviation of the job's mean pace from run to run.
-    interval_s : float
-        Training time between checkpoints; inf: none. [s]
-    blocking_s : float
-        Training stands still per checkpoint. [s]
-    durable_s : float
-        From the start of a save until it can be restored from (>= blocking_s). [s]
-    mtbf_s : float
-        Mean time between failures of the whole machine; inf: none. [s]
-    detect_s, restart_s, load_s : float
-        After a failure: noticing it, starting again, reading the checkpoint. [s]
-    repair_s : float
-        Time a broken node is away; matters when no spare is left. [s]
-    repair_share : float
-        Failures that take a node away; after the others it starts again at once.
-    spares : int or None
-        Spare nodes; None: a broken node is replaced at once.
-    preemption_s : float
-        Mean time between preemptions of the whole machine; inf: none. [s]
-    preemption_wait_s : float
-        Mean wait for capacity after one, exponential. [s]
-    preemption_notice_s : float
-        Warning: a save that takes no longer loses nothing. [s]
-    evaluation_every : int
-        Steps between evaluations; 0: none.
-    evaluation_s : float
-        One evaluation. [s]
-    setup_s : float
-        Before the first step: image, data, compile. [s]
-    """
-
-    steps: int
-    step_s: float
-    stall_s: float = 0.0
-    spread: float = 0.0
-    interval_s: float = math.inf
-    blocking_s: float = 0.0
-    durable_s: float = 0.0
-    mtbf_s: float = math.inf
-    detect_s: float = 0.0
-    restart_s: float = 0.0
-    load_s: float = 0.0
-    repair_s: float = 0.0
-    repair_share: float = 1.0
-    spares: int | None = None
-    preemption_s: float = math.inf
-    preemption_wait_s: float = 0.0
-    preemption_notice_s: float = 0.0
-    evaluation_every: int = 0
-    evaluation_s: float = 0.0
-    setup_s: float = 0.0
-
-
-MOST = 1000  # interruptions or evaluations that are simulated one by one
 HOPELESS = 1000  # interruptions in a row without a durable save between them
 
 
@@ -92,11 +30,14 @@ HOPELESS = 1000  # interruptions in a row without a durable save between them
 class JobRun:
     """One replica: wall time and where it went. `parts` adds up to `wall_s`.
 
-    Not `finished`: given up after `HOPELESS` starts that came to nothing.
+    Interruptions strike while it works or starts, for `up_s` in all; `failures` holds those of
+    single nodes and of domains. Not `finished`: given up after `HOPELESS` starts that came to
+    nothing.
     """
 
     finished: bool = True
     wall_s: float = 0.0
+    up_s: float = 0.0
     failures: int = 0
     preemptions: int = 0
     checkpoints: int = 0
@@ -111,35 +52,61 @@ def simulate_run(spec: JobSpec, seed: int) -> JobRun:
     return job.run
 
 
+class _Hit(NamedTuple):
+    """An interruption."""
+
+    cause: str
+    lost: int = 0  # nodes that are away
+    away_s: float = 0.0  # how long each
+
+
 class _Job:
     """One replica: its clock, its books and its machine."""
 
     def __init__(self, spec: JobSpec, seed: int) -> None:
         self.now, self.spec, self.run = 0.0, spec, JobRun()
+        self.nodes = Nodes(spec)
+        self.domains = {f"domain {i}": domain for i, domain in enumerate(spec.domains)}
         # a stream of random numbers each, so that changing one thing moves nothing else
         self.repairs = random.Random(f"{seed} repairs")
+        means = [("failure", spec.mtbf_s), ("preemption", spec.preemption_s)]
+        means += [(cause, domain.mtbf_s) for cause, domain in self.domains.items()]
         self.causes = {
             cause: (mean_s, random.Random(f"{seed} {cause}"))
-            for cause, mean_s in (("failure", spec.mtbf_s), ("preemption", spec.preemption_s))
+            for cause, mean_s in means
             if math.isfinite(mean_s)
         }
         self.uptime_left = {cause: self.draw(cause) for cause in self.causes}
         pace = 1.0
         if spec.spread:
             pace = max(0.5, random.Random(f"{seed} pace").gauss(1.0, spec.spread))
-        self.pace_s = spec.step_s * pace
+        self.full_pace_s = spec.step_s * pace  # of a step on all nodes
         self.stall = min(1.0, spec.stall_s / spec.step_s)
+        self.done = self.saved = 0  # steps: worked, and durable
+        self.resumed = 0  # step of the last start
+        self.starting_s = 0.0  # until the next step can begin: what fails meanwhile starts it over
+        self.since = 0  # steps worked since the last save began
+        self.pending: tuple[float, int] | None = None  # a save under way: durable when, which step
+        self.set_pace()
+
+    def set_pace(self) -> None:
+        """Steps as long as they are on the nodes that are there, and saves as often."""
+        spec = self.spec
+        worked_s = self.full_pace_s * self.nodes.slowdown
+        self.copy_every, copy_s = 0, 0.0  # steps between copies in memory; per step
+        if math.isfinite(spec.memory_interval_s):
+            self.copy_every = _steps_within(spec.memory_interval_s, worked_s)
+            hold_s = spec.memory_durable_s - self.copy_every * worked_s
+            copy_s = max(spec.memory_blocking_s, hold_s) / self.copy_every
+        self.pace_s = worked_s + copy_s
+        self.useful = self.full_pace_s / self.pace_s  # shares of a step
+        self.copying = copy_s / self.pace_s
         self.every = spec.steps + 1  # steps between saves
         if math.isfinite(spec.interval_s):
-            self.every = max(1, math.ceil(spec.interval_s / self.pace_s - 1e-9))
+            self.every = _steps_within(spec.interval_s, self.pace_s)
         # an asynchronous save that outlasts the interval holds the next one up
         self.save_s = max(spec.blocking_s, spec.durable_s - self.every * self.pace_s)
         self.cycle_s = self.save_s + self.every * self.pace_s
-        self.done = self.saved = 0  # steps: worked, and durable
-        self.since = 0  # steps worked since the last save began
-        self.pending: tuple[float, int] | None = None  # a save under way: durable when, which step
-        self.spares = spec.spares
-        self.repaired: list[float] = []  # when broken nodes come back, a heap
 
     def draw(self, cause: str) -> float:
         """Time up until the next interruption of a kind. [s]"""
@@ -159,48 +126,71 @@ class _Job:
             evaluates = bool(spec.evaluation_every) and not (
                 (self.done + work) % spec.evaluation_every
             )
-            length_s = work * self.pace_s + self.saves_within(work) * self.save_s
+            length_s = self.starting_s + work * self.pace_s + self.saves_within(work) * self.save_s
             length_s += spec.evaluation_s if evaluates else 0.0
             cause = min(self.uptime_left, key=self.uptime_left.__getitem__, default="")
             stop_s = self.uptime_left[cause] if cause else math.inf
-            self.now += min(length_s, stop_s)
+            if self.nodes.missing and (back_s := self.nodes.next_back_s - self.now) < stop_s:
+                cause, stop_s = "back", max(0.0, back_s)
+            passed_s = min(length_s, stop_s)
+            self.now += passed_s
+            self.run.up_s += passed_s
             for kind in self.uptime_left:
-                self.uptime_left[kind] -= min(length_s, stop_s)
-            if stop_s < length_s:
-                before = self.saved
-                self.break_off(began, work, stop_s, cause)
-                fruitless = 0 if self.saved > before else fruitless + 1
-                if fruitless == HOPELESS:
-                    self.run.finished = False
-                    return
-                self.uptime_left[cause] = self.draw(cause)
-                self.recover(cause)
-            else:
-                self.complete(began, work)
+                self.uptime_left[kind] -= passed_s
+            start_s, self.starting_s = min(self.starting_s, passed_s), 0.0
+            self.run.parts["restart"] += start_s
+            if stop_s >= length_s:
+                self.complete(began + start_s, work)
                 self.run.parts["evaluation"] += spec.evaluation_s if evaluates else 0.0
+                continue
+            hit, before = self.hit(cause), self.resumed
+            from_memory = self.break_off(began + start_s, work, stop_s - start_s, hit)
+            if cause == "back":
+                self.grow()
+                continue
+            fruitless = 0 if self.resumed > before else fruitless + 1
+            if fruitless == HOPELESS:
+                self.run.finished = False
+                return
+            self.uptime_left[cause] = self.draw(cause)
+            self.recover(hit, from_memory)
 
-    def recover(self, cause: str) -> None:
-        """Notice, wait for a machine, start again and load. Nothing fails meanwhile."""
+    def hit(self, cause: str) -> _Hit:
+        """What an interruption takes away."""
         spec = self.spec
         if cause == "preemption":
+            return _Hit(cause, 1, self.repairs.expovariate(1.0) * spec.preemption_wait_s)
+        if cause == "failure":
+            return _Hit(cause, int(self.repairs.random() < spec.repair_share), spec.repair_s)
+        if cause in self.domains:
+            return _Hit(cause, self.domains[cause].nodes, self.domains[cause].repair_s)
+        return _Hit(cause)
+
+    def recover(self, hit: _Hit, from_memory: bool) -> None:
+        """Wait for nodes; then noticing, starting again and loading are ahead of the next step."""
+        spec = self.spec
+        wait_s = detect_s = 0.0
+        if hit.cause == "preemption":
             self.run.preemptions += 1
-            self.spend("waiting", self.repairs.expovariate(1.0) * spec.preemption_wait_s)
+            wait_s = hit.away_s if spec.spares is None else 0.0
         else:
             self.run.failures += 1
-            self.spend("restart", spec.detect_s)
-            if self.repairs.random() < spec.repair_share and self.spares is not None:
-                self.replace_node()
-        self.spend("restart", spec.restart_s + spec.load_s)
+            detect_s = spec.detect_s
+        wait_s += self.nodes.lose(hit.lost, self.now, hit.away_s)
+        self.spend("waiting", wait_s)
+        stood_by = spec.warm_restart_s is not None and not wait_s and not self.nodes.missing
+        start_s = spec.warm_restart_s if stood_by else spec.restart_s
+        assert start_s is not None
+        self.starting_s = detect_s + start_s
+        self.starting_s += spec.memory_load_s if from_memory else spec.load_s
+        self.set_pace()
 
-    def replace_node(self) -> None:
-        """Send a node to repair and take a spare, or wait for the next that comes back."""
-        assert self.spares is not None
-        heapq.heappush(self.repaired, self.now + self.spec.repair_s)
-        while self.repaired and (self.repaired[0] <= self.now or not self.spares):
-            back = heapq.heappop(self.repaired)
-            self.spend("waiting", back - self.now)
-            self.spares += 1
-        self.spares -= 1
+    def grow(self) -> None:
+        """Save, and start again with the nodes that are back."""
+        self.spend("checkpoint", self.spec.blocking_s)
+        self.nodes.regain(self.now)
+        self.starting_s = self.spec.restart_s + self.spec.load_s
+        self.set_pace()
 
     def spend(self, part: str, seconds: float) -> None:
         """Let time pass on something."""
@@ -222,14 +212,18 @@ class _Job:
     def complete(self, began: float, work: int) -> None:
         """A whole stretch is done."""
         saves, first = self.saves_within(work), self.every - self.since
-        self.account(work * self.pace_s, saves * self.save_s)
+        self.account(work * self.pace_s)
+        self.run.parts["checkpoint"] += saves * self.save_s
         self.note_saves(began, first, saves)
         self.done += work
         self.since = (work - first) - (saves - 1) * self.every if saves else self.since + work
 
-    def break_off(self, began: float, work: int, elapsed_s: float, cause: str) -> None:
-        """An interruption after `elapsed_s` of a stretch: what is not durable is lost."""
-        spec, parts = self.spec, self.run.parts
+    def break_off(self, began: float, work: int, elapsed_s: float, hit: _Hit) -> bool:
+        """An interruption after `elapsed_s` of a stretch: what is nowhere else is lost.
+
+        Whether the job goes on from a copy in memory.
+        """
+        spec = self.spec
         saves, first = self.saves_within(work), self.every - self.since
         after_first = elapsed_s - first * self.pace_s
         begun = completed = 0
@@ -242,23 +236,38 @@ class _Job:
         worked_s = elapsed_s - completed * self.save_s - in_save
         in_evaluation = max(0.0, worked_s - work * self.pace_s)
         worked_s -= in_evaluation
-        self.account(worked_s, completed * self.save_s)
+        self.account(worked_s)
+        self.run.parts["checkpoint"] += completed * self.save_s
         self.note_saves(began, first, begun)
         reached = self.done + worked_s / self.pace_s
-        if cause == "preemption" and spec.preemption_notice_s >= max(spec.durable_s, 1e-9):
+        if hit.cause == "back" or (hit.cause == "preemption" and spec.warned):
             self.saved = max(self.saved, int(reached))
-        lost_s = (reached - self.saved) * self.pace_s
-        parts["useful"] -= lost_s * (1.0 - self.stall)
-        parts["data_stall"] -= lost_s * self.stall
-        parts["lost_work"] += lost_s + in_save + in_evaluation
-        self.done, self.since, self.pending = self.saved, 0, None
+        copied = self.copied(reached) if spec.kept_in_memory(hit.lost) else 0
+        from_memory = copied > self.saved
+        resumed = max(self.saved, copied)
+        lost_s = (reached - resumed) * self.pace_s
+        self.account(-lost_s)
+        self.run.parts["lost_work"] += lost_s + in_save + in_evaluation
+        # a copy in memory may lie further than the last save: the next one is due all the same
+        self.done = self.resumed = resumed
+        self.since, self.pending = (resumed - self.saved) % self.every, None
+        return from_memory
 
-    def account(self, worked_s: float, saving_s: float) -> None:
-        """Put time under its headings."""
-        parts = self.run.parts
-        parts["useful"] += worked_s * (1.0 - self.stall)
-        parts["data_stall"] += worked_s * self.stall
-        parts["checkpoint"] += saving_s
+    def copied(self, reached: float) -> int:
+        """Step of the last whole copy in memory; never before the last start."""
+        last = int(reached) // self.copy_every * self.copy_every
+        if (reached - last) * self.pace_s < self.spec.memory_durable_s:
+            last -= self.copy_every
+        return max(self.resumed, last)
+
+    def account(self, worked_s: float) -> None:
+        """Put time of steps, saves apart, under its headings."""
+        parts, useful_s = self.run.parts, worked_s * self.useful
+        parts["useful"] += useful_s * (1.0 - self.stall)
+        parts["data_stall"] += useful_s * self.stall
+        if self.useful < 1.0:
+            parts["checkpoint"] += worked_s * self.copying
+            parts["fewer_nodes"] += worked_s * (1.0 - self.useful - self.copying)
 
     def note_saves(self, began: float, first: int, begun: int) -> None:
         """Which of the saves begun in a stretch, or before it, are durable by now."""
@@ -276,73 +285,6 @@ class _Job:
                 self.pending = (durable_at, step)
 
 
-@dataclass(frozen=True, slots=True)
-class JobOutcome:
-    """Seeded replicas summed up. Shares of the mean wall time; quantiles of wall time. [s]
-
-    Where a replica had to be given up, the job does not finish and the times are infinite.
-    """
-
-    wall_p10_s: float
-    wall_p50_s: float
-    wall_p90_s: float
-    wall_mean_s: float
-    goodput: float
-    shares: dict[str, float]
-    failures: float
-    preemptions: float
-    checkpoints: float
-    replicas: int
-
-
-def simulate_job(spec: JobSpec, replicas: int = 32, seed: int = 0) -> JobOutcome:
-    """Wall-clock quantiles and goodput over seeded replicas; same seed, same figures.
-
-    Of a job of very many interruptions a part is simulated and scaled up: the rest is like it.
-    """
-    spec, scale = _shortened(spec)
-    runs: list[JobRun] = []
-    while len(runs) < replicas and (not runs or runs[-1].finished):
-        runs.append(simulate_run(spec, seed * 1_000_003 + len(runs)))
-    replicas = len(runs)
-    mean = sum(r.wall_s for r in runs) / replicas
-    spent = {part: sum(r.parts[part] for r in runs) / replicas for part in PARTS}
-    shares = {part: max(0.0, seconds / mean) for part, seconds in spent.items()}
-    walls = sorted(r.wall_s * scale for r in runs)
-    mean *= scale
-    if not runs[-1].finished:
-        walls, mean = [math.inf] * replicas, math.inf
-
-    def quantile(q: float) -> float:
-        at = q * (replicas - 1)
-        low = int(at)
-        high = min(low + 1, replicas - 1)
-        between = walls[high] - walls[low] if walls[high] < math.inf else 0.0
-        return walls[low] + (at - low) * between
-
-    return JobOutcome(
-        wall_p10_s=quantile(0.1),
-        wall_p50_s=quantile(0.5),
-        wall_p90_s=quantile(0.9),
-        wall_mean_s=mean,
-        goodput=shares["useful"],
-        shares=shares,
-        failures=scale * sum(r.failures for r in runs) / replicas,
-        preemptions=scale * sum(r.preemptions for r in runs) / replicas,
-        checkpoints=scale * sum(r.checkpoints for r in runs) / replicas,
-        replicas=replicas,
-    )
-
-
-def _shortened(spec: JobSpec) -> tuple[JobSpec, float]:
-    """A job of at most `MOST` interruptions and evaluations, and how often it goes into the whole.
-
-    Interruptions are counted as if no work were lost. Evaluations too many to be simulated one by
-    one are held several at a time.
-    """
-    interruptions = spec.steps * spec.step_s * (1.0 / spec.mtbf_s + 1.0 / spec.preemption_s)
-    scale = max(1.0, interruptions / MOST)
-    spec = replace(spec, steps=max(1, round(spec.steps / scale)))
-    lumps = spec.steps // spec.evaluation_every // MOST + 1 if spec.evaluation_every else 1
-    every, each_s = spec.evaluation_every * lumps, spec.evaluation_s * lumps
-    return replace(spec, evaluation_every=every, evaluation_s=each_s), scale
+def _steps_within(interval_s: float, step_s: float) -> int:
+    """Whole steps after which so much time has passed."""
+    return max(1, math.ceil(interval_s / step_s - 1e-9))

@@ -49,11 +49,22 @@ def in_flight_bytes(workload: Workload, tree: ModelTree) -> float:
 
 
 def staged_bytes(workload: Workload, ranks: int) -> float:
-    """Copies that an asynchronous checkpoint leaves in host memory, per rank. [B]"""
-    if not workload.checkpoint.asynchronous:
+    """Copies of its state that a rank keeps in host memory. [B]
+
+    Notes
+    -----
+    One for an asynchronous checkpoint on its way. Of copies to go on from, its own and those of its
+    peers, two each: the last whole one, and one that is being written (Gemini, SOSP 2023).
+    """
+    save = workload.checkpoint
+    copies = int(save.asynchronous)
+    if save.memory_interval is not None:
+        copies += 2 * (1 + save.peers)
+    if not copies:
         return 0.0
     elements = trainable_elements(workload, ranks)[0]
-    return DTYPE_BYTES[dtypes(workload).master] * elements + optimizer_bytes(workload, ranks)
+    state = DTYPE_BYTES[dtypes(workload).master] * elements + optimizer_bytes(workload, ranks)
+    return copies * state
 
 
 def scale_bytes(workload: Workload, tree: ModelTree) -> float:

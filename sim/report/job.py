@@ -7,6 +7,7 @@ import math
 from sim.quantities import count, duration, percent, usd
 from sim.report.view import Fact, Facts, Lines
 from sim.result.result import CostSection, EnergySection, JobSection, Result
+from sim.result.sections import NO_IDLE
 
 _PARTS = {
     "useful": "useful",
@@ -16,6 +17,7 @@ _PARTS = {
     "lost_work": "lost work",
     "restart": "restarts",
     "waiting": "waiting for nodes",
+    "fewer_nodes": "slower on fewer nodes",
     "setup": "setup",
 }
 
@@ -30,6 +32,7 @@ def job_section(result: Result) -> Facts | Lines:
         return Facts(_never(job, result.step.time_s), head, indent=4)
     rows = [
         Fact("wall-clock", _wall(job, result)),
+        Fact("deadline", _deadline(job)),
         Fact("goodput", _goodput(job.shares)),
         Fact("data", _data(job)),
         Fact("failures", _failures(job)),
@@ -56,11 +59,21 @@ def _wall(job: JobSection, result: Result) -> str:
     text = f"{duration(job.wall_clock_s)}  (p10 {low}, p90 {high} of {job.replicas} runs"
     text += f"; paces spread by {100 * job.pace_spread:.2g} %)"
     known = result.uncertainty
-    if known is not None and job.data_idle_share < 5e-4:  # else the loader's pace
+    if known is not None and job.data_idle_share < NO_IDLE:  # else the loader's pace
         band, scale = known.step_time_s, job.wall_clock_s / result.step.time_s
         low, high = duration(band.low * scale), duration(band.high * scale)
         text += f"; the model's own 80 % band {low} to {high}"
     return text
+
+
+def _deadline(job: JobSection) -> str:
+    if job.deadline_s is None or job.done_by_deadline is None:
+        return ""
+    odds = job.done_by_deadline
+    shown = percent(odds, 0)
+    if odds >= 0.995 or odds <= 0.005:  # no replica and no band says never or always
+        shown = "more than 99 %" if odds > 0.5 else "less than 1 %"
+    return f"done in {duration(job.deadline_s)} with a probability of {shown}"
 
 
 def _goodput(shares: dict[str, float]) -> str:
@@ -72,7 +85,7 @@ def _goodput(shares: dict[str, float]) -> str:
 
 def _data(job: JobSection) -> str:
     idle, needed, workers = job.data_idle_share, job.data_workers_needed, job.data_workers
-    if idle < 5e-4:
+    if idle < NO_IDLE:
         return ""
     text = f"GPUs wait {percent(idle)} of the time for data with {workers} workers per GPU; "
     if needed is None:
@@ -90,10 +103,9 @@ def _failures(job: JobSection) -> str:
     if not mtbf or mtbf == float("inf"):
         text = "none"
     else:
-        expected = job.wall_clock_s / mtbf
-        text = f"{_number(expected)} expected (one per {duration(mtbf)} on this machine)"
+        text = f"{_number(job.failures)} expected (one per {duration(mtbf)} on this machine)"
     if job.preemptions:
-        text += f"; {_number(job.preemptions)} preemptions a run"
+        text += f"; {_number(job.preemptions)} nodes reclaimed a run"
     return text
 
 
@@ -107,6 +119,11 @@ def _checkpoints(job: JobSection) -> str:
         text = f"every {duration(interval)}: {size}, blocks {pause}"
         if job.checkpoint_durable_s > job.checkpoint_blocking_s:
             text += f", durable after {duration(job.checkpoint_durable_s)}"
+    if job.memory_copy_interval_s is not None:
+        text += (
+            f"; a copy in memory every {duration(job.memory_copy_interval_s)}, "
+            f"blocks {duration(job.memory_copy_blocking_s or 0.0)}"
+        )
     young, daly = job.checkpoint_interval_young_s, job.checkpoint_interval_daly_s
     if best and young and daly:
         text += (

@@ -18,7 +18,7 @@ from sim.result.bands import uncertainty
 from sim.result.bottleneck import classify, data_bottleneck
 from sim.result.idle import idle_keys
 from sim.result.peak import peak_of
-from sim.result.result import Result, Scaling
+from sim.result.result import Interval, Result, Scaling
 from sim.result.scaling import scaling_curve
 from sim.result.sections import (
     cost_section,
@@ -29,6 +29,7 @@ from sim.result.sections import (
     step_section,
     throughput_section,
     topology_section,
+    with_deadline,
     workload_section,
 )
 from sim.result.trials import ranked
@@ -117,7 +118,13 @@ def predict(
         variation=_spread(topology, varied, level, found),
         ranks=ranks_section(found.ranks, found.time_s),
     )
-    return replace(result, uncertainty=uncertainty(topology, workload, result, found.retries_s))
+    known = uncertainty(topology, workload, result, found.retries_s)
+    result = replace(result, uncertainty=known)
+    if job is None or result.job is None or workload.deadline is None:
+        return result
+    low, high = known.step_time_s.low / found.time_s, known.step_time_s.high / found.time_s
+    section = with_deadline(result.job, job, workload.deadline, Interval(low, high))
+    return replace(result, job=section)
 
 
 def _spread(topology: Topology, varied: Variation, level: str, found: StepReport) -> Spread | None:

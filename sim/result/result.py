@@ -177,7 +177,7 @@ class JobSection:
     replicas: int
     goodput: float
     shares: dict[str, float]  # of the mean wall time; adds up to 1
-    failures: float  # mean number in a run
+    failures: float  # expected number in a run
     preemptions: float
     checkpoints: float
     mtbf_s: float
@@ -195,8 +195,12 @@ class JobSection:
     checkpoint_interval_young_s: float | None
     checkpoint_interval_daly_s: float | None
     checkpoint_interval_best_s: float | None
+    memory_copy_interval_s: float | None  # of copies in host memory; None: none
+    memory_copy_blocking_s: float | None
     storage_gb: float
     egress_gb: float
+    deadline_s: float | None = None
+    done_by_deadline: float | None = None  # probability, by luck and the model's own band together
 
 
 @dataclass(frozen=True, slots=True)

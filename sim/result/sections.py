@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from sim.blocks.flops import token_flops
@@ -18,12 +18,14 @@ from sim.inputs.workload import Workload
 from sim.job.cost import Cost
 from sim.job.energy import Energy
 from sim.job.forecast import JobForecast
+from sim.memory.band import COVERAGE
 from sim.memory.report import MemoryReport
 from sim.pipeline.schedules import SCHEDULES
 from sim.result.peak import peak_of
 from sim.result.result import (
     CostSection,
     EnergySection,
+    Interval,
     JobSection,
     Memory,
     RankGroup,
@@ -35,6 +37,7 @@ from sim.result.result import (
 from sim.step.breakdown import Breakdown
 from sim.step.waiting import WaitingGroup
 
+NO_IDLE = 5e-4  # share of the time waiting for data that is none
 TOLD = 1e-3  # share of the step that is worth a word
 
 
@@ -213,9 +216,9 @@ def throughput_section(topology: Topology, workload: Workload, step_s: float) ->
 
 
 def job_section(job: JobForecast) -> JobSection:
-    """The job as the document shows it."""
+    """The job as the document shows it, but for the odds of a deadline."""
     outcome, spec = job.outcome, job.spec
-    rate = 1.0 / spec.mtbf_s + 1.0 / spec.preemption_s
+    rate = spec.interruption_rate
     return JobSection(
         steps=job.steps,
         tokens=job.tokens,
@@ -229,7 +232,7 @@ def job_section(job: JobForecast) -> JobSection:
         failures=outcome.failures,
         preemptions=outcome.preemptions,
         checkpoints=outcome.checkpoints,
-        mtbf_s=spec.mtbf_s,
+        mtbf_s=1.0 / spec.failure_rate if spec.failure_rate else math.inf,
         mean_uptime_s=1.0 / rate if rate else math.inf,
         pace_spread=spec.spread,
         step_with_data_s=job.stall.step_s,
@@ -244,9 +247,31 @@ def job_section(job: JobForecast) -> JobSection:
         checkpoint_interval_young_s=job.young_s,
         checkpoint_interval_daly_s=job.daly_s,
         checkpoint_interval_best_s=job.best_s,
+        memory_copy_interval_s=spec.memory_interval_s if job.copy else None,
+        memory_copy_blocking_s=job.copy.blocking_s if job.copy else None,
         storage_gb=job.storage_gb,
         egress_gb=job.egress_gb,
     )
+
+
+def with_deadline(
+    section: JobSection, job: JobForecast, deadline_s: float, step: Interval
+) -> JobSection:
+    """The job with the probability that it is done in time.
+
+    Parameters
+    ----------
+    section, job
+        As the document shows it, and as it was simulated.
+    deadline_s : float
+        From the start. [s]
+    step : Interval
+        Band of its step time, in units of the step time.
+    """
+    # where the pace is the loader's there is no band
+    half_width = 0.0 if section.data_idle_share >= NO_IDLE else math.log(step.high)
+    odds = job.outcome.done_by(deadline_s, half_width, COVERAGE)
+    return replace(section, deadline_s=deadline_s, done_by_deadline=odds)
 
 
 def cost_section(job: JobForecast, topology: Topology) -> CostSection | None:

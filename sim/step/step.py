@@ -32,7 +32,7 @@ from sim.strategies import micro_steps_apart
 #: neither a step nor its memory depends on these
 _JOB = frozenset({
     "name", "tokens", "steps", "samples", "epochs", "global_batch", "data", "evaluation", "phases",
-    "sources",
+    "deadline", "sources",
 })  # fmt: skip
 _MACHINE = ("name", "offer", "reliability", "hourly_price_source", "sources")
 _STEP = _JOB | {"checkpoint", "gradient_accumulation"}

@@ -27,7 +27,8 @@ _T = TypeVar("_T")
 _NO_MATTER = frozenset((
     "name", "sequence_length", "micro_batch", "global_batch", "tokens", "steps", "samples",
     "epochs", "optimizer", "optimizer_implementation", "attention", "attention_padding", "compile",
-    "cuda_graphs", "fused_kernels", "loss", "data", "checkpoint", "evaluation", "sources",
+    "cuda_graphs", "fused_kernels", "loss", "data", "checkpoint", "evaluation", "deadline",
+    "sources",
 ))  # fmt: skip
 
 
