@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sim.api.jobs import stages as stages
     from sim.api.jobs import timeline as timeline
     from sim.api.jobs import trace as trace
+    from sim.api.jobs import trace_diff as trace_diff
     from sim.api.machines import collective as collective
     from sim.api.machines import prices_import as prices_import
     from sim.api.machines import prices_job as prices_job
@@ -65,8 +66,7 @@ _GIVEN = {
     "sim.api.catalogue": ("diff", "doctor", "entries", "entry", "init"),
     "sim.api.jobs": (
         "config", "explain", "export", "import_job", "improve", "memory_of", "schema", "simulate",
-        "stages",
-        "timeline", "trace",
+        "stages", "timeline", "trace", "trace_diff",
     ),
     "sim.api.machines": (
         "collective", "prices_import", "prices_job", "prices_list", "prices_show", "topo_import",

@@ -17,9 +17,9 @@ SCHEMAS = {
     for name in (
         "result", "memory", "comparison", "size", "sweep", "need", "plan", "offers", "prices",
         "study", "explain", "collective", "collective-variants", "topology", "topology-import",
-        "validation", "calibration", "diagnosis", "trace", "timeline", "config", "file-schema",
-        "import", "improvement", "post-training", "stages",
-        "export", "entries", "entry", "difference", "doctor", "init",
+        "validation", "calibration", "diagnosis", "trace", "trace-difference", "timeline",
+        "config", "file-schema", "import", "improvement", "post-training", "stages", "export",
+        "entries", "entry", "difference", "doctor", "init",
     )
 }  # fmt: skip
 _CELLS = 60  # rows of a document that a notebook shows

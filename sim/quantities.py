@@ -31,6 +31,14 @@ def duration(seconds: float) -> str:
     return f"{minutes / 1440.0:.1f} days"
 
 
+def brief(seconds: float) -> str:
+    """Seconds of one kernel or collective, in three digits: ``2.42 ms``, ``16.8 us``."""
+    unit, name = (1.0, "s") if seconds >= 1.0 else (1e-3, "ms")
+    if seconds < 1e-3:
+        unit, name = 1e-6, "us"
+    return f"{seconds / unit:.3g} {name}"
+
+
 def counted(number: int, noun: str) -> str:
     """A count of things: ``1 node``, ``1,024 nodes``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

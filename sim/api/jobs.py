@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sim.inputs.schema import FileSchema
     from sim.interop.emit import Exported
     from sim.interop.imported import ImportedJob
+    from sim.interop.trace_diff import TraceDifference
     from sim.memory.bound import Quantity
     from sim.result.explain import MethodComparison
     from sim.result.improve import Improvement
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sim.step.spans import StepTimeline
     from sim.step.stages import StageChart
 
+_DIFFERENCE = "trace diff"
 _ENGINES = ("auto", "reference", "python", "compiled")
 
 
@@ -260,6 +262,47 @@ def trace(
     slowed = texts("slow", slow, "['rank:3=0.9']")
     varied = read_variation(share(jitter), slowed, seed, 1)
     return traced(machine, job, varied, level, all_micro_steps, tuple(ranks))
+
+
+def trace_diff(
+    recorded: File,
+    topology: Argument,
+    workload: Argument | None = None,
+    *,
+    steps: int | None = None,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+    **keys: Any,
+) -> TraceDifference:
+    """A recorded step beside the simulated one, part by part.
+
+    Parameters
+    ----------
+    recorded : path
+        A trace of PyTorch's profiler, of one rank, ``.json`` or ``.json.gz``.
+    topology, workload, overrides, calibration, keys
+        As for `simulate`; without a workload, `topology` is another trace, such as `trace` writes.
+    steps : int, optional
+        How many steps the recording has, where it marks none.
+
+    Raises
+    ------
+    InputError
+        Faults of the inputs; a file that is no trace; a rank that the machine has not.
+    """
+    from sim.errors import InputError
+    from sim.interop.trace_diff import compared, recorded_profile, simulated_profile
+
+    sets = settings(overrides, calibration, keys)
+    found = recorded_profile(str(recorded), steps)
+    if workload is None:
+        if sets:
+            message = "two traces have no keys to set; name a machine and a job to simulate"
+            raise InputError.single(_DIFFERENCE, message)
+        return compared(found, recorded_profile(str(topology)))
+    from sim.inputs.loader import load
+
+    return compared(found, simulated_profile(load(topology, workload, sets), found.rank))
 
 
 def timeline(

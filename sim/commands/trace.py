@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from sim.commands.options import FORMS, emit, job, printed, sets, show, tell, varied
+from sim.commands.options import (
+    FORMS,
+    emit,
+    job,
+    printed,
+    reported,
+    sets,
+    show,
+    tell,
+    varied,
+    write_page,
+)
 from sim.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +29,51 @@ _CHROME = ("chrome", "json")  # the same: a Chrome trace is JSON
 _PICTURES = ("svg",)
 
 
-@click.command("trace")
+@click.command("diff")
+@click.argument("recorded")
+@click.argument("topology")
+@click.argument("workload", nargs=-1, metavar="[WORKLOAD...]")
+@click.option("--steps", type=click.IntRange(1, 10_000),
+              help="How many steps the recording has, where it marks none.")  # fmt: skip
+@sets
+@printed(*FORMS)
+@reported
+def difference(
+    recorded: str, topology: str, workload: tuple[str, ...], steps: int | None,
+    overrides: tuple[str, ...], form: str, output: Path | None, report: Path | None,
+) -> None:  # fmt: skip
+    """Compare RECORDED, a trace of PyTorch's profiler, with the simulated step, part by part.
+
+    Without a WORKLOAD, TOPOLOGY is another trace. Example: trace diff rank0.json.gz dgx-h100
+    llama3-8b-sft
+    """
+    import sim
+    from sim.page.asked import Asked
+    from sim.report.trace_diff import view
+
+    asked = workload[0] if len(workload) == 1 else (workload or None)
+    found = sim.trace_diff(recorded, topology, asked, steps=steps, overrides=overrides)
+    show(view(found), form, output)
+    write_page(report, view(found), *([Asked(topology, asked, overrides)] if asked else []))
+
+
+class _Trace(click.Command):
+    """The verb itself, and `trace diff`."""
+
+    commands = {"diff": difference}  # noqa: RUF012
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:  # fmt: skip
+        """Of whichever of the two is meant."""
+        inner = self.commands.get(args[0]) if args else None
+        if inner is not None:
+            return inner.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.command("trace", cls=_Trace)
 @click.argument("topology")
 @job
 @sets
@@ -33,15 +88,18 @@ _PICTURES = ("svg",)
 @click.option("--all-micro-steps/--cut", default=None,
               help="Every micro-step, or the first, one of the middle and the last; every one by "
               "default, where the trace stays below 400,000 ops.")  # fmt: skip
+@click.option("--memory-snapshot", "snapshot", type=click.Path(path_type=Path), metavar="FILE",
+              help="Also write what is allocated when, for pytorch.org/memory_viz.")  # fmt: skip
 def command(
     topology: str, workload: str, overrides: tuple[str, ...], form: str, level: str | None,
     stages: bool, ranks: str | None, jitter: str, slow: tuple[str, ...], seed: int,
-    all_micro_steps: bool | None, output: Path | None,
+    all_micro_steps: bool | None, snapshot: Path | None, output: Path | None,
 ) -> None:  # fmt: skip
     """Simulate a step of WORKLOAD on TOPOLOGY and write its timeline.
 
     Open the JSON at https://ui.perfetto.dev or in chrome://tracing. Other formats list the
     collectives in order of issue. With --stages: what each rank of a pipeline computes when.
+    `trace diff FILE TOPOLOGY WORKLOAD` sets a recorded trace beside it.
     """
     import sim
 
@@ -55,6 +113,14 @@ def command(
     from sim.report.trace import view
 
     timeline = form in _CHROME
+    if snapshot is not None:
+        from sim.files import write_whole
+        from sim.step.snapshot import pickled
+
+        write_whole(snapshot, pickled(found.memory_snapshot()))
+        tell(f"{snapshot}: open it at https://pytorch.org/memory_viz")
+        if output is None and timeline:
+            return
     show(view(found), "json" if timeline else form, output)
     if output is not None and timeline:
         cut = found.shown < found.micro_steps

@@ -22,6 +22,7 @@ from sim.interop.evidence import json_of, read_bytes
 from sim.units import DTYPE_BYTES
 
 MAX_BYTES = 512 * 1024 * 1024  # decompressed
+NO_KERNELS = "has no GPU kernels: was it recorded with ProfilerActivity.CUDA, and not cut off?"
 _GEMM = re.compile(r"cutlass|(?<!fb)gemm|xmma|nvjet|wgmma|cublas", re.IGNORECASE)
 _ATTENTION = re.compile(r"flash|fmha|attention|attn|softmax_.*dropout", re.IGNORECASE)
 _OPTIMIZER = re.compile(r"multi_tensor_apply|fused_?adam|adamw?_kernel", re.IGNORECASE)
@@ -105,22 +106,18 @@ def read_kineto(path: str | PathLike[str]) -> KinetoTrace:
         If it is no such trace, has no GPU kernels, or is broken or too large.
     """
     source = str(path)
-    document = json_of(read_bytes(path, MAX_BYTES), source)
-    events = document.get("traceEvents") if isinstance(document, dict) else document
-    if not isinstance(events, list):
-        raise InputError.single(source, 'is no profiler trace: it has no list "traceEvents"')
-    head = document if isinstance(document, dict) else {}
+    head, events = read_trace(path)
     by_stream: dict[Stream, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     sized: dict[tuple[str, int, float], list[float]] = defaultdict(list)
     kernels = unsized = 0
     starts: dict[str, float] = {}
-    for stream, name, category, start, duration, arguments in _complete(events):
+    for stream, name, category, start, duration, arguments in complete(events):
         if category == "kernel":
             kernels += 1
             kind = kind_of(name, arguments)
             by_stream[stream][kind] += duration
             if kind == "collective":
-                key = _collective(name, arguments)
+                key = collective_of(arguments)
                 if key is None:
                     unsized += 1
                 else:
@@ -128,8 +125,7 @@ def read_kineto(path: str | PathLike[str]) -> KinetoTrace:
         elif category == "user_annotation" and name.startswith("ProfilerStep#"):
             starts.setdefault(name, start)
     if not kernels:
-        message = "has no GPU kernels: was it recorded with ProfilerActivity.CUDA, and not cut off?"
-        raise InputError.single(source, message)
+        raise InputError.single(source, NO_KERNELS)
     begun = sorted(starts.values())
     step_s = (begun[-1] - begun[0]) / (len(begun) - 1) if len(begun) > 1 else math.nan
     notes = [f"{unsized} collectives without their size left out"] if unsized else []
@@ -139,7 +135,7 @@ def read_kineto(path: str | PathLike[str]) -> KinetoTrace:
     info = info if isinstance(info, dict) else {}
     return KinetoTrace(
         source=source,
-        gpu=_device(head),
+        gpu=device_of(head),
         world_size=_count(info.get("world_size")) or 1,
         nccl=str(info.get("nccl_version") or ""),
         steps=len(begun),
@@ -153,6 +149,22 @@ def read_kineto(path: str | PathLike[str]) -> KinetoTrace:
         ],
         notes=notes,
     )
+
+
+def read_trace(path: str | PathLike[str]) -> tuple[Mapping[str, Any], list[Any]]:
+    """What stands above the events of a trace, and the events.
+
+    Raises
+    ------
+    InputError
+        It is no such trace, broken or too large.
+    """
+    source = str(path)
+    document = json_of(read_bytes(path, MAX_BYTES), source)
+    events = document.get("traceEvents") if isinstance(document, dict) else document
+    if not isinstance(events, list):
+        raise InputError.single(source, 'is no profiler trace: it has no list "traceEvents"')
+    return document if isinstance(document, dict) else {}, events
 
 
 def _kinds(by_stream: Mapping[Stream, Mapping[str, float]]) -> dict[str, float]:
@@ -188,7 +200,7 @@ def kind_of(name: str, arguments: Mapping[str, Any] | None = None) -> str:
     return "optimizer" if _OPTIMIZER.search(name) else "other"
 
 
-def _complete(
+def complete(
     events: list[Any],
 ) -> Iterator[tuple[Stream, str, str, float, float, dict[str, Any]]]:
     """Complete events: stream, name, category, start and duration [s], arguments."""
@@ -227,10 +239,9 @@ def _count(value: Any) -> int:
     return 0
 
 
-def _collective(name: str, arguments: dict[str, Any]) -> tuple[str, int, float] | None:
+def collective_of(arguments: Mapping[str, Any]) -> tuple[str, int, float] | None:
     """Operation, group and total bytes of an NCCL kernel; None if it does not carry them."""
-    plain = re.sub(r"[^a-z]", "", str(arguments.get("Collective name", "")).lower())
-    op = _OPERATIONS.get(plain)
+    op = _operation(str(arguments.get("Collective name", "")))
     group = _count(arguments.get("Group size"))
     elements = max(
         _count(arguments.get("In msg nelems")), _count(arguments.get("Out msg nelems"))
@@ -242,7 +253,20 @@ def _collective(name: str, arguments: dict[str, Any]) -> tuple[str, int, float] 
     return op, group, float(elements * width)
 
 
-def _device(head: dict[str, Any]) -> str:
+def operation_of(name: str, arguments: Mapping[str, Any]) -> str:
+    """Operation of an NCCL kernel, from its arguments or its name."""
+    match = _NCCL.match(name)
+    named = match[1].partition("_")[0] if match else ""
+    said = _operation(str(arguments.get("Collective name", ""))) or _operation(named)
+    return said or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", named).lower()
+
+
+def _operation(said: str) -> str | None:
+    return _OPERATIONS.get(re.sub(r"[^a-z]", "", said.lower()))
+
+
+def device_of(head: Mapping[str, Any]) -> str:
+    """The GPU's name; empty where the trace does not say."""
     devices = head.get("deviceProperties")
     if isinstance(devices, list) and devices and isinstance(devices[0], dict):
         return str(devices[0].get("name", ""))

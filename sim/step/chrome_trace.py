@@ -31,7 +31,7 @@ from sim.step.breakdown import Breakdown
 from sim.step.critical import critical_path
 from sim.step.run import StepOutcome, run_step
 from sim.step.stages import stage_runs
-from sim.step.trace_marks import marks
+from sim.step.trace_marks import marks, placed
 from sim.step.variation import Variation
 from sim.strategies.plan import COLLECTIVE, SEGMENT, Plan, PlanOp, runs
 from sim.units import DTYPE_BYTES
@@ -93,11 +93,7 @@ class Trace(Document):
         A pipeline is a process of its own too, with a thread a rank of it.
         """
         lowered, timeline = self.outcome.lowered, self.outcome.timeline
-        shown = [
-            (number, view)
-            for number, view in enumerate(lowered.views)
-            if not self.ranks or view.rank in self.ranks
-        ]
+        shown = self._views()
         numbers = frozenset(number for number, _ in shown)
         events = [e for e in (*_names(lowered), *self._steps()) if e["pid"] in numbers]
         path = critical_path(lowered.program, timeline)
@@ -123,6 +119,23 @@ class Trace(Document):
     def to_json(self, indent: int | None = None) -> str:
         """The trace as profilers write it, without white space."""
         return dumps(self.to_dict(), indent, compact=indent is None)
+
+    def memory_snapshot(self) -> dict[str, Any]:
+        """Allocations of the step as PyTorch's snapshot, a device a rank that is shown.
+
+        Pickled it opens at https://pytorch.org/memory_viz.
+        """
+        from sim.step.snapshot import memory_snapshot
+
+        return memory_snapshot(self.outcome, [view for _, view in self._views()], self.workload)
+
+    def _views(self) -> list[tuple[int, RankView]]:
+        """Ranks that are written, with their numbers."""
+        return [
+            (number, view)
+            for number, view in enumerate(self.outcome.lowered.views)
+            if not self.ranks or view.rank in self.ranks
+        ]
 
     @property
     def shown(self) -> int:
@@ -201,7 +214,7 @@ def _event(
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "ph": "X", "cat": category, "name": name, "pid": process, "tid": thread,
-        "ts": round(start * _MICRO, 4), "dur": round((end - start) * _MICRO, 4), "args": arguments,
+        **placed(start, end), "args": arguments,
     }  # fmt: skip
 
 

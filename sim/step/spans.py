@@ -230,7 +230,7 @@ def critical_stretches(
 def held_bytes(outcome: StepOutcome, view: RankView, workload: Workload) -> Iterator[Held]:
     """Live bytes when the op that is issued next starts on its stream; a bucket's highest stay."""
     before, live = live_bytes(view.plan, workload, tree_of(workload))
-    times = _starts(outcome, view)[before]
+    times = starts_of(outcome, view)[before]
     total = live.sum(axis=0)
     edges = np.linspace(0.0, times[-1], _POINTS + 1)[1:-1]
     bucket = np.searchsorted(edges, times, side="right")
@@ -245,7 +245,7 @@ def held_bytes(outcome: StepOutcome, view: RankView, workload: Workload) -> Iter
         yield Held(float(times[at]), float(total[at]), held)
 
 
-def _starts(outcome: StepOutcome, view: RankView) -> F8:
+def starts_of(outcome: StepOutcome, view: RankView) -> F8:
     """When each op of a plan starts on its stream, never before one issued earlier. (P+1,) [s]"""
     lowered, timeline = outcome.lowered, outcome.timeline
     found = np.full(len(view.plan.ops) + 1, np.inf)

@@ -42,7 +42,7 @@ def traced():
 def test_it_covers_the_step(traced) -> None:
     outcome, document = traced
     spans = [e for e in document["traceEvents"] if e["ph"] == "X"]
-    assert max(e["ts"] + e["dur"] for e in spans) == pytest.approx(1e6 * outcome.time_s, rel=1e-9)
+    assert max(e["ts"] + e["dur"] for e in spans) == pytest.approx(1e6 * outcome.time_s, abs=1e-3)
     assert min(e["ts"] for e in spans) == 0.0
     assert all(e["dur"] >= 0 for e in spans)
 
@@ -74,6 +74,45 @@ def test_lanes_have_names_and_never_overlap(traced) -> None:
         spans.sort()
         # four decimals of a microsecond are written
         assert all(b[0] >= a[1] - 2e-4 for a, b in pairwise(spans))
+
+
+@pytest.mark.parametrize(
+    ("topology", "job", "sets"),
+    [
+        ("dgx-h100", JOB, []),
+        ("dgx-h100", "llama3-8b-sft", ["parallelism.pipeline_parallel=2"]),
+        ("pcie4-a100-16", JOB, ["parallelism.strategy=zero3"]),
+    ],
+    ids=["fsdp2", "pipeline", "zero3"],
+)
+def test_perfetto_would_drop_nothing(topology, job, sets) -> None:
+    """What its importer counts as faults: slices that cross, arrows without ends, no numbers."""
+    events = sim.trace(topology, job, overrides=sets).to_dict()["traceEvents"]
+    threads = defaultdict(list)
+    for e in events:
+        assert isinstance(e["pid"], int)
+        if e["ph"] == "X":
+            begin = round(1e3 * e["ts"])  # it keeps nanoseconds
+            threads[e["pid"], e["tid"]].append((begin, -round(1e3 * e["dur"])))
+            assert 1e3 * e["ts"] == pytest.approx(begin, abs=1e-3)
+        elif e["ph"] == "C":
+            assert all(isinstance(value, int | float) for value in e["args"].values())
+        elif e["ph"] in "sf":
+            assert e["ph"] == "s" or e["bp"] == "e"
+        else:
+            assert e["ph"] == "M"
+    for slices in threads.values():
+        ends: list[int] = []  # of those that are open
+        for begin, less in sorted(slices):
+            while ends and ends[-1] <= begin:
+                ends.pop()
+            assert not ends or begin - less <= ends[-1]  # within the one around it
+            ends.append(begin - less)
+    named = {(e["pid"], e["tid"]) for e in events if e["name"] == "thread_name"}
+    assert set(threads) <= named
+    leaving = [e["id"] for e in events if e["ph"] == "s"]
+    assert len(leaving) == len(set(leaving))
+    assert sorted(leaving) == sorted(e["id"] for e in events if e["ph"] == "f")
 
 
 def test_kernels_add_up_to_the_breakdown(traced) -> None:

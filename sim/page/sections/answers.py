@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from sim.documents import Document
+from sim.interop.trace_diff import TraceDifference
 from sim.page.charts.axes import Axis, Dots, Drawn, Line, axes, ceiling
 from sim.page.charts.bars import Piece as Slice
 from sim.page.charts.bars import Row, ranked, stacked
 from sim.page.charts.canvas import Chart, Key
 from sim.page.model import Piece
+from sim.page.sections.traces import trace_pieces
 from sim.quantities import count, duration, gib, percent, usd
 from sim.report.memory import TITLES
+from sim.report.trace_diff import sentence as traced
 from sim.result.memory import MemoryAnswer
 from sim.study.compare import Comparison, whole_job
 from sim.study.plan import PlanReport
@@ -44,6 +47,9 @@ def lead_of(document: Document) -> str:
         return ". ".join([*document.summary, *ties]) + "."
     if isinstance(document, SizeReport) and document.winner is not None:
         return _chosen(document)
+    if isinstance(document, TraceDifference):
+        said = traced(document)
+        return f"{said[0].upper()}{said[1:]}."
     return ""
 
 
@@ -241,4 +247,5 @@ _DRAWN: dict[type[Document], Callable[[Any], list[Piece]]] = {
     SizeReport: _sized,
     SweepOutcome: _swept,
     PlanReport: _planned,
+    TraceDifference: trace_pieces,
 }

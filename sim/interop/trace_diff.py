@@ -1,0 +1,198 @@
+"""A recorded step beside the simulated one: which parts make the difference between their times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from sim.documents import SCHEMAS, Document
+from sim.errors import InputError
+from sim.inputs.loader import Loaded
+from sim.interop.kineto import read_trace
+from sim.interop.profile import BESIDE, EXPOSED, IDLE, PHASES, Calls, Profile, Share, profile_of
+from sim.step.chrome_trace import traced
+from sim.step.variation import Variation
+
+_KINDS = {
+    "gemm": "matrix products", "attention": "attention", "optimizer": "optimizer kernels",
+    "other": "norms, element-wise, copies",
+}  # fmt: skip
+_GAPS = {BESIDE: "waits for other streams", IDLE: "idle: waits for the host"}
+_SOURCE = "trace diff"
+_NOTHING = Share(0.0, 0.0)
+
+
+class Part(NamedTuple):
+    """What one part of a step takes on either side; parts add up to the step. [s]"""
+
+    name: str
+    phase: str
+    kind: str
+    recorded_s: float
+    simulated_s: float
+    difference_s: float  # recorded over simulated
+    recorded_calls: float
+    simulated_calls: float
+
+
+class Pair(NamedTuple):
+    """Collectives of one kind and size on either side, of one step; None where there are none."""
+
+    op: str
+    group_size: int
+    size_bytes: float
+    recorded_calls: float
+    simulated_calls: float
+    recorded_s: float | None  # the median
+    simulated_s: float | None
+    recorded_least_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TraceDifference(Document):
+    """A recorded step beside a simulated one; parts by how much they differ.
+
+    Attributes
+    ----------
+    title : str
+        What was simulated.
+    recorded, simulated : Profile
+        A step of each, taken apart.
+    parts : tuple of Part
+        Their differences add up to that of the steps.
+    collectives : tuple of Pair
+        By operation and size.
+    notes : tuple of str
+        What the comparison must be read with.
+    """
+
+    schema: ClassVar[str] = SCHEMAS["trace-difference"]
+
+    title: str
+    recorded: Profile
+    simulated: Profile
+    parts: tuple[Part, ...]
+    collectives: tuple[Pair, ...]
+    notes: tuple[str, ...]
+
+    def content(self) -> dict[str, Any]:
+        """Both steps, their difference, and what makes it."""
+        return {
+            "title": self.title,
+            "recorded": _head(self.recorded),
+            "simulated": _head(self.simulated),
+            "difference_s": self.recorded.step_s - self.simulated.step_s,
+            "parts": self.parts,
+            "collectives": self.collectives,
+            "longest": {
+                "recorded": self.recorded.longest, "simulated": self.simulated.longest,
+            },
+            "notes": self.notes,
+        }  # fmt: skip
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """A row a part."""
+        return [part._asdict() for part in self.parts]
+
+
+def _head(profile: Profile) -> dict[str, Any]:
+    kept = ("source", "gpu", "rank", "world_size", "steps", "step_s")
+    return {key: value for key, value in asdict(profile).items() if key in kept}
+
+
+def recorded_profile(path: str, steps: int | None = None) -> Profile:
+    """A trace of one rank, taken apart; arguments as for `profile_of`."""
+    found = profile_of(*read_trace(path), path, steps=steps)
+    return replace(found, source=Path(path).name)  # reports are handed on: no folder of this one
+
+
+def simulated_profile(loaded: Loaded, rank: int) -> Profile:
+    """The simulated step of a rank, taken apart as a recorded one.
+
+    Raises
+    ------
+    InputError
+        A rank that the machine has not.
+    """
+    machine, job, _ = loaded
+    even = Variation()
+    found = traced(machine, job, even, "folded", True, ())
+    if len(found.outcome.lowered.views) > 1:  # unlike ranks: this one's own lanes
+        found = traced(machine, job, even, None, True, (rank,))
+    elif not 0 <= rank < machine.world_size:
+        message = f"{rank} is none of ranks 0 to {machine.world_size - 1}"
+        raise InputError.single(_SOURCE, message)
+    document = found.to_dict()
+    return profile_of(document, document["traceEvents"], found.title)
+
+
+def compared(recorded: Profile, simulated: Profile) -> TraceDifference:
+    """What makes the difference between two steps."""
+    ours, theirs = simulated.parts, recorded.parts
+    if not (recorded.phased and simulated.phased):
+        ours, theirs = _unphased(ours), _unphased(theirs)
+    parts = []
+    for phase, kind in dict.fromkeys((*theirs, *ours)):
+        a, b = theirs.get((phase, kind), _NOTHING), ours.get((phase, kind), _NOTHING)
+        if a.seconds or b.seconds or a.calls or b.calls:
+            parts.append(
+                Part(_name(phase, kind), phase, kind, a.seconds, b.seconds, a.seconds - b.seconds,
+                     a.calls, b.calls)
+            )  # fmt: skip
+    parts.sort(key=lambda part: -abs(part.difference_s))
+    return TraceDifference(
+        title=simulated.source,
+        recorded=recorded,
+        simulated=simulated,
+        parts=tuple(parts),
+        collectives=_pairs(recorded.collectives, simulated.collectives),
+        notes=tuple(_notes(recorded, simulated)),
+    )
+
+
+def _unphased(parts: Mapping[tuple[str, str], Share]) -> dict[tuple[str, str], Share]:
+    """All phases together; collectives keep their operation."""
+    found: dict[tuple[str, str], Share] = {}
+    for (phase, kind), share in parts.items():
+        key = ("" if phase in PHASES else phase), kind
+        known = found.get(key, _NOTHING)
+        found[key] = Share(known.seconds + share.seconds, known.calls + share.calls)
+    return found
+
+
+def _name(phase: str, kind: str) -> str:
+    if kind == EXPOSED:
+        return f"exposed {phase.replace('_', '-')}"
+    if kind in _GAPS:
+        return _GAPS[kind]
+    return f"{phase}: {_KINDS[kind]}" if phase else _KINDS[kind]
+
+
+def _pairs(recorded: Sequence[Calls], simulated: Sequence[Calls]) -> tuple[Pair, ...]:
+    """Collectives of equal kind, group and size beside each other."""
+    theirs = {c[:3]: c for c in recorded}
+    ours = {c[:3]: c for c in simulated}
+    found = []
+    for key in sorted({*theirs, *ours}):
+        a, b = theirs.get(key), ours.get(key)
+        found.append(
+            Pair(
+                *key,
+                a.calls if a else 0.0, b.calls if b else 0.0,
+                a.median_s if a else None, b.median_s if b else None, a.least_s if a else None,
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def _notes(recorded: Profile, simulated: Profile) -> list[str]:
+    found = list(recorded.notes)
+    if recorded.world_size != simulated.world_size:
+        found.append(
+            f"recorded on {recorded.world_size} ranks, simulated on {simulated.world_size}"
+        )
+    if not recorded.phased:
+        found.append("the recording has no launches of the host: phases are not told apart")
+    return found
