@@ -18,8 +18,8 @@ import click
 
 from sim.cli import VERBS, group
 from sim.inputs.base import Spec
-from sim.inputs.bind import Alternative, plan_of
 from sim.inputs.config import text_of
+from sim.inputs.fields import Alternative, plan_of
 from sim.inputs.schema import SIDES, described
 
 ROOT = Path(__file__).parents[1]

@@ -7,21 +7,17 @@ side; short forms such as ``method: {lora: {rank: 16}}`` are put into the shape 
 
 from __future__ import annotations
 
-import operator
 import re
-import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, cast
-
-from pydantic_core import PydanticUndefined
+from typing import Any, NamedTuple, TypeVar, cast
 
 from sim import units
 from sim.errors import Fault
-from sim.inputs.base import OneOf, Quantity, Spec, Tally, Tokens
+from sim.inputs.base import Spec
+from sim.inputs.fields import BOUNDS, Alternative, FieldPlan, plan_of, wanted
 from sim.inputs.spoken import meant, value_of
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
 
@@ -39,94 +35,6 @@ _BOOL_WORDS = {
 }
 _NULLS = ("", "~", "null", "Null", "NULL")
 _CUTOFF = 0.6
-_BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
-    "ge": ("at least", operator.ge),
-    "gt": ("more than", operator.gt),
-    "le": ("at most", operator.le),
-    "lt": ("less than", operator.lt),
-}
-
-
-class Alternative(NamedTuple):
-    """One thing a field may hold."""
-
-    kind: str  # bool | literal | quantity | tally | int | float | str | spec | tuple | none
-    detail: Any = None  # values, dimension, spec class, or the alternatives of a tuple's items
-    bounds: tuple[tuple[str, float], ...] = ()  # ("ge", 1.0), ...
-
-
-class FieldPlan(NamedTuple):
-    """How one field is read."""
-
-    alternatives: tuple[Alternative, ...]
-    required: bool
-    default: Any
-
-
-@cache
-def plan_of(cls: type[Spec]) -> dict[str, FieldPlan]:
-    """The plan of every field of a spec class."""
-    plan = {}
-    for name, info in cls.model_fields.items():
-        default = None if info.default is PydanticUndefined else info.default
-        if info.default_factory is not None:
-            default = cast(Callable[[], Any], info.default_factory)()
-        alternatives = _alternatives(info.annotation, tuple(info.metadata))
-        plan[name] = FieldPlan(alternatives, info.is_required(), default)
-    return plan
-
-
-def _alternatives(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Alternative, ...]:
-    """What an annotation allows, most specific first."""
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
-        inner, *more = typing.get_args(annotation)
-        return _alternatives(inner, (*metadata, *more))
-    if origin in (typing.Union, types.UnionType):
-        found = [a for arg in typing.get_args(annotation) for a in _alternatives(arg, metadata)]
-        order = [
-            "none",
-            "bool",
-            "spec",
-            "tuple",
-            "quantity",
-            "tally",
-            "int",
-            "float",
-            "literal",
-            "str",
-        ]
-        return tuple(sorted(found, key=lambda a: order.index(a.kind)))
-    if origin is Literal:
-        return (Alternative("literal", typing.get_args(annotation)),)
-    if origin is tuple:
-        return (Alternative("tuple", _alternatives(typing.get_args(annotation)[0], ())),)
-    if annotation is type(None):
-        return (Alternative("none"),)
-    if isinstance(annotation, type) and issubclass(annotation, Spec):
-        return (Alternative("spec", annotation),)
-    bounds = tuple(_bounds_in(metadata))
-    if annotation is float:
-        for mark in metadata:
-            if isinstance(mark, Quantity):
-                return (Alternative("quantity", mark.dimension, bounds),)
-        tally = any(isinstance(mark, Tally) for mark in metadata)
-        return (Alternative("tally" if tally else "float", None, bounds),)
-    for mark in metadata:
-        if isinstance(mark, OneOf):
-            return (Alternative("literal", mark.names),)
-        if isinstance(mark, Tokens):
-            return (Alternative("int", "tokens", bounds),)
-    return (Alternative({bool: "bool", int: "int", str: "str"}[annotation], None, bounds),)
-
-
-def _bounds_in(metadata: tuple[Any, ...]) -> typing.Iterator[tuple[str, float]]:
-    """Bounds among the marks of an annotation (`Field(ge=1)` nests its own)."""
-    for mark in metadata:
-        yield from _bounds_in(tuple(getattr(mark, "metadata", ())))
-        for name in _BOUNDS:
-            if (limit := getattr(mark, name, None)) is not None:
-                yield name, limit
 
 
 Form = Callable[["Binder", Tree, str], "Branch | Spec | None"]
@@ -264,7 +172,7 @@ class Binder:
                 messages.append(str(no))
                 continue
             for name, limit in alternative.bounds:
-                words, holds = _BOUNDS[name]
+                words, holds = BOUNDS[name]
                 if not holds(value, limit):
                     self.fault(leaf.place, path, f"{described(leaf)} is not {words} {limit:g}")
                     return None
@@ -316,27 +224,6 @@ def _below(key: str, plan: Mapping[str, FieldPlan]) -> str:
             if kind == "spec" and wanted_key in plan_of(detail):
                 return f"{name}.{wanted_key}"
     return ""
-
-
-def wanted(alternatives: tuple[Alternative, ...]) -> str:
-    """What a field takes, in words."""
-    words: list[str] = []
-    for kind, detail, _ in alternatives:
-        if kind == "literal":
-            words.extend(str(v) for v in detail)
-        elif kind == "quantity":
-            words.append(f'a quantity such as "{units.EXAMPLES[detail]}"')
-        elif kind == "bool":
-            words.append("true or false")
-        elif kind != "none":
-            plain = {
-                "int": "a whole number",
-                "float": "a number",
-                "tally": "a number",
-                "str": "a text",
-            }
-            words.append(plain.get(kind, kind))
-    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
 
 def did_you_mean(word: str, known: typing.Iterable[str]) -> str:

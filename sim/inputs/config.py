@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sim import units
 from sim.documents import SCHEMAS, Document
 from sim.inputs.base import Spec
-from sim.inputs.bind import Alternative, plan_of
+from sim.inputs.fields import Alternative, plan_of
 from sim.inputs.loader import Loaded
 from sim.inputs.notes import Origin
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from sim.errors import Fault, InputError
 from sim.files import is_file
-from sim.inputs.bind import plan_of
+from sim.inputs.fields import plan_of
 from sim.inputs.registry import FORMATS
 from sim.inputs.topology import Topology
 from sim.inputs.translation import Source, Translation

@@ -9,7 +9,7 @@ from typing import Any
 from sim import units
 from sim.documents import SCHEMAS, Document, dumps
 from sim.inputs.base import Spec
-from sim.inputs.bind import Alternative, FieldPlan, plan_of
+from sim.inputs.fields import Alternative, FieldPlan, plan_of
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload

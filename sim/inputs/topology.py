@@ -7,8 +7,6 @@ from collections import Counter
 from math import gcd
 from typing import Annotated, Literal
 
-from pydantic import Field
-
 from sim.inputs.base import (
     Dollars,
     Duration,
@@ -22,6 +20,7 @@ from sim.inputs.base import (
     Spec,
 )
 from sim.inputs.calibration import Calibration
+from sim.inputs.fields import Field
 from sim.inputs.gpu import Gpu
 
 EfaGeneration = Annotated[int, Field(ge=1, le=4)]

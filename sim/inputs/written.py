@@ -7,9 +7,9 @@ import re
 from typing import Any
 
 from sim.inputs.base import Spec
-from sim.inputs.bind import plan_of
 from sim.inputs.catalogue import gpu
 from sim.inputs.config import text_of
+from sim.inputs.fields import plan_of
 from sim.inputs.gpu import Gpu
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
@@ -46,7 +46,7 @@ def _entries(spec: Spec, given: frozenset[str], above: str = "") -> list[tuple[s
     for name, field in type(spec).model_fields.items():
         value = getattr(spec, name)
         path = f"{above}{name}"
-        default = not field.is_required() and value == field.default
+        default = not field.required and value == field.default
         if default and path not in given and (value == "" or not own):
             continue
         found.append((name, _value(plan[name].alternatives, value, given, path)))

@@ -6,8 +6,8 @@ from typing import Any
 
 from sim import units
 from sim.inputs.base import Spec
-from sim.inputs.bind import Alternative, plan_of
 from sim.inputs.catalogue import gpu
+from sim.inputs.fields import Alternative, plan_of
 from sim.inputs.gpu import Gpu
 from sim.inputs.model import Model
 from sim.inputs.models import catalogue_model

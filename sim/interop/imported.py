@@ -9,7 +9,7 @@ from typing import Any
 from sim.documents import SCHEMAS, Document
 from sim.errors import Fault, InputError
 from sim.inputs.arguments import File, given
-from sim.inputs.bind import plan_of
+from sim.inputs.fields import plan_of
 from sim.inputs.models import shape_named
 from sim.inputs.translation import Translation
 from sim.inputs.tree import Branch, Items, Place, Tree

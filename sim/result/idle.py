@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel
-
+from sim.inputs.base import Spec
 from sim.inputs.notes import Message, Notes
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -50,7 +49,7 @@ def idle_keys(
 
 def _with_default(spec: Any, keys: list[str]) -> Any:
     """A copy in which a key has its default; None where a part of the path is not there."""
-    if not isinstance(spec, BaseModel):
+    if not isinstance(spec, Spec):
         return None
     key, *rest = keys
     value: Any = type(spec).model_fields[key].default

@@ -2,7 +2,7 @@
 
 from scripts.write_reference import cli_page, keys_page
 from sim.cli import VERBS
-from sim.inputs.bind import plan_of
+from sim.inputs.fields import plan_of
 from sim.inputs.schema import SIDES
 
 

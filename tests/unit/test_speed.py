@@ -29,8 +29,7 @@ def test_a_configuration_of_a_sweep_takes_milliseconds():
     assert _least(5, another) < 0.1  # 5 to 8 ms
 
 
-#: and what pydantic imports to build a validator: 50 ms, and 5 more a class
-HEAVY = ("numba", "simpy", "networkx", "scipy", "pandas", "pydantic.plugin._loader")
+HEAVY = ("numba", "simpy", "networkx", "scipy", "pandas", "pydantic")
 
 
 def test_a_plain_run_needs_neither_numba_nor_the_graph_library():
