@@ -98,6 +98,8 @@ def _assemble(
             shape.staged,
             shape.nic_passes,
             shape.vendor,
+            shape.p2p,
+            shape.level,
         )
         parts.shapes.append(shared.setdefault(key, shape))
         parts.labels.append(group)
@@ -130,6 +132,8 @@ def _shape(
     if node is not None:
         shape.p2p, shape.vendor = node.pcie.p2p, node.cpu.vendor
         shape.nic_passes = nic_passes(node.nics)
+        shape.level = node.p2p_level or ""
+        edges = [e for e in edges if e.kind != "nvlink"] if shape.level == "LOC" else edges
     memory = (node.cpu if node else Cpu()).memory_bandwidth
     staged = []
     place: dict[str, int] = {}

@@ -12,7 +12,7 @@ import numpy as np
 from sim.errors import InputError
 from sim.fabric.explicit import parts_of
 from sim.fabric.folding import classes_of_ranks
-from sim.fabric.links import nic_rates
+from sim.fabric.links import nic_rates, staging_range
 from sim.fabric.network import Plane, shorthand_plane
 from sim.fabric.rings import Hops, Load, Rings, find_rings, ring_hops
 from sim.fabric.shape import Shape, shape_of
@@ -21,6 +21,9 @@ from sim.inputs.topology import Topology
 
 if TYPE_CHECKING:
     import networkx as nx
+
+
+HOST_MEMORY = "in host memory"
 
 
 class Fabric(Wiring):
@@ -60,6 +63,22 @@ class Fabric(Wiring):
         if not len(load.resource):
             return -1
         return int(load.resource[np.argmin(self.capacity[load.resource] / load.demand)])
+
+    def staging_range(self) -> tuple[float, float]:
+        """`sim.fabric.links.staging_range`, where the first node's GPUs meet in host memory."""
+        spec = self.spec(0)
+        known = staging_range(spec) if spec is not None else (1.0, 1.0)
+        return known if known[0] < 1.0 and self.meeting_place() == HOST_MEMORY else (1.0, 1.0)
+
+    def meeting_place(self) -> str:
+        """Where rings of the first node's GPUs pass, other than PCIe; empty for one GPU."""
+        local = np.flatnonzero(self.rank_node == 0)
+        if local.size < 2:
+            return ""
+        rings = self.rings(local)
+        if rings.transport == "shm":
+            return HOST_MEMORY
+        return "over NVLink" if rings.path in ("NVL", "NVB") else ""
 
     def rank_classes(self) -> I8:
         """Class of each rank under the symmetries that colour refinement sees in the graph."""

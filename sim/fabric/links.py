@@ -90,6 +90,15 @@ def nic_passes(nics: Nics | None) -> float:
     return float(table["tcp"]["passes"] if sockets else table["host"]["staging_passes"])
 
 
+def staging_range(node: Node) -> tuple[float, float]:
+    """Between which shares of our rate nodes like this pass bytes through host memory, 80 %."""
+    known = constants()["host"]["staging_range"]
+    if not node.virtual and node.gpu.p2p:
+        return 1.0, 1.0
+    low, high = known["virtual" if node.virtual else "board"]
+    return float(low), float(high)
+
+
 def socket_core_rate() -> float:
     """What one core moves over TCP. [B/s]"""
     return float(constants()["tcp"]["core"])

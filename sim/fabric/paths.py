@@ -136,11 +136,12 @@ def gpu_way(shape: Shape, a: int, b: int) -> Way:
 
     Notes
     -----
-    NVLink where it is; PCIe peer to peer up to PXB; else through host memory (SHM), on the
-    receiver's socket, each byte crossing memory twice. AMD hosts with at most two GPUs: peer to
-    peer up to SYS. A kernel that writes to a peer reaches a share of its PCIe link. Staged bytes
-    hold both directions of the GPU's link: reads of host memory send their requests outward,
-    behind the writes, so writes and reads together get what one direction carries.
+    NVLink where it is; PCIe peer to peer up to PXB, or as NCCL is told (``p2p_level``); else
+    through host memory (SHM), on the receiver's socket, each byte crossing memory twice. AMD hosts
+    with at most two GPUs: peer to peer up to SYS. A kernel that writes to a peer reaches a share of
+    its PCIe link. Staged bytes hold both directions of the GPU's link: reads of host memory send
+    their requests outward, behind the writes, so writes and reads together get what one direction
+    carries.
 
     Source: facts in NVIDIA/nccl src/graph/paths.cc (p2p level); shares: ``transfers`` in
     network_timing.toml. Of a ring through host memory A100 PCIe get 12 to 13.5 GB/s (SimuMax), of
@@ -151,6 +152,11 @@ def gpu_way(shape: Shape, a: int, b: int) -> Way:
     if found is None:
         found = shape.memo[key] = _find_gpu_way(shape, shape.gpus[a], shape.gpus[b])
     return cast("Way", found)
+
+
+def _reach(path: str) -> int:
+    """How far a path class goes; to NCCL a node's root complex is one, whatever hangs below it."""
+    return CLASSES.index("PHB" if path == "NODE" else path)
 
 
 def _find_gpu_way(shape: Shape, a: int, b: int) -> Way:
@@ -166,8 +172,8 @@ def _find_gpu_way(shape: Shape, a: int, b: int) -> Way:
     if links is None or path is None:
         message = f"no way from {shape.names[a]} to {shape.names[b]} inside their node"
         raise _fault(message)
-    across_cpu_allowed = shape.vendor == "amd" and len(shape.gpus) <= 2
-    if shape.p2p and (path in NEAR_PCIE or across_cpu_allowed):
+    usual = "SYS" if shape.vendor == "amd" and len(shape.gpus) <= 2 else "PXB"
+    if shape.p2p and _reach(path) <= _reach(shape.level or usual):
         cost = transfer_cost("p2p")
         ends = (links[0], links[-1])
         return Way(path, "p2p", tuple((i, cost if i in ends else 1.0) for i in links))
@@ -297,8 +303,7 @@ def _assign_nics(shape: Shape) -> list[tuple[int, ...]]:
         for j, n in enumerate(shape.nics):
             path = "PIX" if g == n else host_class(shape, g, n)
             if path is not None:
-                # PHB and NODE cost the same
-                ranked.append((CLASSES.index("PHB" if path == "NODE" else path), j))
+                ranked.append((_reach(path), j))
         best = min((r for r, _ in ranked), default=0)
         nearest.append(tuple(j for r, j in ranked if r == best))
     table: list[tuple[int, ...]] = []

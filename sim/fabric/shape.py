@@ -51,6 +51,7 @@ class Shape:
     links: list[Link] = field(default_factory=list)
     own: list[Own] = field(default_factory=list)
     p2p: bool = True
+    level: str = ""  # farthest path class that NCCL is told to cross peer to peer; empty: its own
     staged: frozenset[int] = frozenset()  # NICs (places in ``nics``) without GPUDirect
     nic_passes: float = 2.0  # of a byte of theirs through host memory
     vendor: str = ""  # of the CPUs; empty: unknown, and no vendor's rule applies
@@ -121,6 +122,7 @@ def shape_of(node: Node, source: str = "topology") -> Shape:
     if faults:
         raise InputError(faults)
     shape = Shape(p2p=node.pcie.p2p and node.gpu.p2p, vendor=node.cpu.vendor)
+    shape.level = node.p2p_level or ""
     shape.gpus = [shape.vertex("gpu", f"gpu{i}") for i in range(node.gpus)]
     shape.gpu_specs = [node.gpu] * node.gpus
     _add_host(shape, node)
@@ -172,7 +174,7 @@ def _add_nics(shape: Shape, nics: Nics, switches: list[int], per_switch: int, li
 
 def _add_nvlink(shape: Shape, node: Node) -> None:
     nvlink = node.nvlink
-    if nvlink is None or nvlink.fabric == "none" or node.gpus < 2:
+    if nvlink is None or nvlink.fabric == "none" or node.gpus < 2 or shape.level == "LOC":
         return
     one = nvlink_rates(nvlink, node.gpu)
     n, links = len(shape.gpus), nvlink.links_per_gpu

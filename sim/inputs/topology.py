@@ -43,7 +43,7 @@ class Pcie(Spec):
     lanes: Positive = 16
     gpus_per_switch: NotNegative = 1
     nics_per_switch: NotNegative = 1
-    p2p: bool = True
+    p2p: bool = True  # peer-to-peer over PCIe works
 
 
 class Cpu(Spec):
@@ -106,6 +106,10 @@ class Node(Spec):
     cpu: Cpu = Cpu.model_construct()
     nics: Nics | None = None
     storage: Storage = Storage.model_construct()
+    virtual: bool = False  # rates through host memory are its hypervisor's: a wide band
+    p2p_level: Literal["LOC", "NVL", "PIX", "PXB", "PHB", "SYS"] | None = (
+        None  # NCCL_P2P_LEVEL; LOC: NCCL_P2P_DISABLE=1; None: NCCL's own
+    )
 
 
 class Network(Spec):

@@ -41,8 +41,18 @@ def _sizes(found: CollectiveSweep) -> View:
         f"{_LIMIT} ch: channels = SMs held.",
         f"best: {best.busbw_bytes_per_s / 1e9:.1f} GB/s of {best.limit_busbw_bytes_per_s / 1e9:.1f}"
         f" ({best.algorithm}, {best.protocol}).",
+        *_doubt(found, best.busbw_bytes_per_s),
     ]
     return View(title, [Table(columns, rows, indent=0), Lines(lines, indent=0)], found)
+
+
+def _doubt(found: CollectiveSweep, best: float) -> list[str]:
+    """How far rates through host memory differ among machines that look alike."""
+    low, high = found.fabric.staging_range()
+    if low == high:
+        return []
+    rates = f"{low * best / 1e9:.1f} to {high * best / 1e9:.1f} GB/s at best (80 %)"
+    return [f"its GPUs meet in host memory, which machines like it differ in: {rates}."]
 
 
 def _variants(found: CollectiveVariants) -> View:

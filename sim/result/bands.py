@@ -42,6 +42,7 @@ UNSEEN = {
     "fp8": 0.05, "compiled": 0.05,
 }  # fmt: skip
 STAND_IN = 0.12  # the same, of kernels that are all of another architecture; assumed
+LEAST_STAGED = 0.01  # of a job's half-width for rates through host memory, to be told of
 PER_DOUBLING = (
     0.015  # beyond the most GPUs of any row; spread of `straggle` between the A100 fleets
 )
@@ -169,6 +170,9 @@ def band(job: Job, known: Evidence) -> Band:
     if job.stand_in:
         squares += STAND_IN**2
         names.append("kernels of its architecture")
+    if job.staged > LEAST_STAGED:
+        squares += job.staged**2
+        names.append("what this host's memory passes from GPU to GPU")
     if job.gpus > most:
         squares += (PER_DOUBLING * math.log2(job.gpus / most)) ** 2
         names.append(f"{job.gpus} GPUs")

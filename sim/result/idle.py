@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from sim.fabric import compile_fabric
 from sim.inputs.base import Spec
 from sim.inputs.notes import Message, Notes
 from sim.inputs.topology import Topology
@@ -13,9 +14,10 @@ from sim.step.step import step
 
 #: keys of the ways between GPUs: whether one matters is known once NCCL's choices are
 WAYS = (
-    "node.pcie.p2p", "node.nvlink.sharp", "node.nics.gpudirect", "node.nics.socket_threads",
-    "node.cpu.interconnect", "network.sharp", "network.oversubscription", "network.placement",
-    "network.routing", "network.tenants", "network.switch_latency",
+    "node.pcie.p2p", "node.p2p_level", "node.nvlink.sharp", "node.nics.gpudirect",
+    "node.nics.socket_threads", "node.cpu.interconnect", "network.sharp",
+    "network.oversubscription", "network.placement", "network.routing", "network.tenants",
+    "network.switch_latency",
 )  # fmt: skip
 
 
@@ -44,7 +46,11 @@ def idle_keys(
         if other is None or other == topology or step(other, workload).time_s != step_s:
             continue
         message = "changes nothing in this step: no collective or copy is slower or faster for it"
-        yield Message("idle-key", f"topology.{path}", message, "leave it out")
+        hint = "leave it out"
+        if path == "node.pcie.p2p" and (meet := compile_fabric(topology).meeting_place()):
+            message = f"changes nothing in this step: its GPUs meet {meet}"
+            hint = "node.p2p_level is how far NCCL goes: LOC, PIX, ..., SYS (NCCL_P2P_LEVEL)"
+        yield Message("idle-key", f"topology.{path}", message, hint)
 
 
 def _with_default(spec: Any, keys: list[str]) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from sim.blocks.parameters import count_parameters
 from sim.data import table
+from sim.fabric import compile_fabric
 from sim.inputs.architecture import facts_of
 from sim.inputs.gpu import Gpu
 from sim.inputs.shares import batch_on
@@ -43,6 +44,7 @@ class Job(NamedTuple):
     compiled: bool = False
     scale: float = NOISE  # what its doubts come to, of the logarithm of its time
     stand_in: bool = False  # its kernels are another architecture's
+    staged: float = 0.0  # half-width for rates through host memory, of the logarithm of its time
 
 
 class Residual(NamedTuple):
@@ -62,7 +64,7 @@ class Residual(NamedTuple):
 
     def written(self) -> list[Any]:
         """The row of the data file."""
-        return [self.id, self.source, self.model, *self.job[:-1], *self[-2:]]
+        return [self.id, self.source, self.model, *self.job[:-2], *self[-2:]]
 
 
 def doubts(
@@ -109,6 +111,7 @@ def job_of(
         )
         link = node.nics.kind if far and node is not None and node.nics is not None else local
     shares = doubts(parts, slowdown_s, retries_s)
+    low, high = compile_fabric(topology).staging_range()
     return Job(
         generation=_generation(topology.slowest_gpu),
         strategy=strategy_of(workload).measured_as or workload.parallelism.strategy,
@@ -122,6 +125,7 @@ def job_of(
         compiled=workload.compile,
         scale=math.sqrt(NOISE**2 + sum((DOUBT[key] * shares[key]) ** 2 for key in DOUBT)),
         stand_in=not _own_constants(topology.slowest_gpu),
+        staged=shares["exposed"] * math.log(high / low) / 2.0,
     )
 
 

@@ -1,9 +1,15 @@
 """Machines of the catalogue against public figures of bus bandwidth, large messages."""
 
-import pytest
+import math
 
+import pytest
+from click.testing import CliRunner
+
+from sim import simulate
+from sim.commands.collective import command as collective
 from sim.cost.collectives import plan_collective
 from sim.fabric import compile_fabric
+from sim.fabric.export import graph_of
 from sim.inputs.loader import load_topology
 
 GIB = 2.0**30
@@ -69,6 +75,51 @@ def test_a_slow_socket_link_is_what_holds(rate):
 def test_without_peer_to_peer_a_box_is_slower():
     direct = busbw("pcie4-a100-8", ranks=4)
     assert busbw("pcie4-a100-8", ranks=4, sets=["node.pcie.p2p=false"]) < 0.75 * direct
+
+
+@pytest.mark.parametrize(
+    ("machine", "level", "held"),
+    [
+        ("dgx-h100", "LOC", 26.0),  # NCCL_P2P_DISABLE=1: no NVLink, no NVLS, host memory
+        ("dgx-h100", "NVL", 338.4),
+        ("pcie4-a100-8", "NVL", 6.5),  # four GPUs share a switch's link to host memory
+        ("pcie4-a100-8", "PIX", 11.7),  # as NCCL has it by itself
+        ("pcie4-a100-8", "SYS", 21.6),  # across CPUs too
+        ("workstation-4x4090", "SYS", 12.5),  # boards that forbid it
+    ],
+)
+def test_nccl_goes_peer_to_peer_as_far_as_it_is_told(machine, level, held):
+    found = busbw(machine, sets=[f"node.p2p_level={level}"])
+    assert found == pytest.approx(held, rel=0.02)
+    written = compile_fabric(load_topology(machine, [f"node.p2p_level={level}"]))
+    again = compile_fabric(written.topology.model_copy(update={"graph": graph_of(written)}))
+    assert plan_collective(again, "all_gather", range(4), GIB).busbw_bytes_per_s == pytest.approx(
+        plan_collective(written, "all_gather", range(4), GIB).busbw_bytes_per_s
+    )
+
+
+def test_what_a_virtual_server_passes_through_host_memory_is_a_range():
+    """1.2 to 12 GB/s where eight L40S are offered; boards without peer-to-peer 2 to 12.5."""
+    for machine, expected in (
+        ("l40s-8-virtual", (0.32, 3.2)), ("workstation-4x4090", (0.16, 1.0)),
+        ("l40s-8", (1.0, 1.0)), ("dgx-h100", (1.0, 1.0)), ("rtx-4090-x1", (1.0, 1.0)),
+    ):  # fmt: skip
+        assert compile_fabric(load_topology(machine)).staging_range() == expected
+    said = CliRunner().invoke(collective, ["l40s-8-virtual", "--op", "all_gather", "--sizes", "1G"])
+    assert "0.5 to 4.8 GB/s at best (80 %)" in said.output
+    bands = []
+    for virtual in ("true", "false"):
+        found = simulate(
+            "l40s-8-virtual", "llama3-8b-lora", overrides=[f"node.virtual={virtual}"],
+            scaling=False, fixes=False,
+        )  # fmt: skip
+        assert found.uncertainty is not None
+        band = found.uncertainty.step_time_s
+        bands.append(math.log(band.high / band.low) / 2)
+        shown = "what this host's memory passes from GPU to GPU" in found.uncertainty.beyond_data
+        assert shown == (virtual == "true")
+    share = found.step.exposed_communication_s / found.step.time_s
+    assert bands[0] == pytest.approx(math.hypot(bands[1], math.log(10) / 2 * share), rel=1e-6)
 
 
 @pytest.mark.parametrize(

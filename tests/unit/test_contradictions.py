@@ -65,12 +65,25 @@ def idle(machine, *sets, job="llama3-8b-sft"):
         ("dgx-h100", ["node.pcie.p2p=false"], ["node.pcie.p2p"]),
         ("dgx-h100", ["network.sharp=true"], ["network.sharp"]),
         ("pcie4-a100-8", ["node.pcie.p2p=false"], []),
+        ("dgx-h100", ["node.p2p_level=LOC"], []),
+        ("dgx-h100", ["node.p2p_level=PIX"], ["node.p2p_level"]),
         ("dgx-h100", ["nodes=2", "node.nics.gpudirect=false"], []),
         ("dgx-h100", ["nodes=1"], []),
     ],
 )  # fmt: skip
 def test_ways_that_nothing_takes_are_said(machine, sets, expected):
     assert idle(machine, *sets) == expected
+
+
+def test_where_gpus_meet_is_said_when_peer_to_peer_changes_nothing():
+    root_ports = ["node.gpus=3", "node.pcie.gpus_per_switch=0", "node.cpu.vendor=intel"]
+    for machine, sets, place in (
+        ("dgx-h100", [], "over NVLink"), ("pcie4-a100-8", root_ports, "in host memory"),
+    ):  # fmt: skip
+        sets = [*sets, "node.pcie.p2p=false"]
+        found = simulate(machine, "llama3-8b-lora", overrides=sets, scaling=False, fixes=False)
+        (said,) = (w for w in found.warnings if w.code == "idle-key")
+        assert said.message.endswith(f"its GPUs meet {place}")
 
 
 def test_what_the_file_says_of_its_machine_is_no_wish():
