@@ -56,13 +56,14 @@ def main() -> int:
         write()
         return 0
     scratch = Path(tempfile.mkdtemp())
+    files = dict(STAND_INS)  # and what earlier commands wrote
     for number, command in enumerate(commands()):
         began = time.monotonic()
-        words = [STAND_INS.get(word, word) for word in shlex.split(command)]
-        if "-o" in words:  # what a command writes is not left in the checkout
-            at = words.index("-o") + 1
-            words[at] = str(scratch / f"{number}-{words[at]}")
-        elif "--emit" in words:
+        words = [files.get(word, word) for word in shlex.split(command)]
+        for option in {"-o", "--junit"} & set(words):  # what it writes is not left in the checkout
+            at = words.index(option) + 1
+            files[words[at]] = words[at] = str(scratch / f"{number}-{words[at]}")
+        if "--emit" in words and "-o" not in words:
             words += ["-o", str(scratch / f"{number}-plan")]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
         print(f"exit {done.returncode}  {command}  ({time.monotonic() - began:.1f} s)")

@@ -1,4 +1,4 @@
-"""Write docs/reference-cli.md and docs/reference-keys.md from the code: every option, every key.
+"""Write docs/reference-cli.md, reference-keys.md and codes.md from the code: options, keys, codes.
 
 What a key is about is the comment that stands beside it in its spec.
 """
@@ -18,12 +18,17 @@ import click
 
 from sim.cli import VERBS, group
 from sim.inputs.base import Spec
+from sim.inputs.codes import codes
 from sim.inputs.config import text_of
 from sim.inputs.fields import Alternative, plan_of
 from sim.inputs.schema import SIDES, described
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"cli": ROOT / "docs" / "reference-cli.md", "keys": ROOT / "docs" / "reference-keys.md"}
+PAGES = {
+    "cli": ROOT / "docs" / "reference-cli.md",
+    "keys": ROOT / "docs" / "reference-keys.md",
+    "codes": ROOT / "docs" / "codes.md",
+}
 NOTE = "Written by `python scripts/write_reference.py` from the code; CI holds it to it.\n"
 
 
@@ -82,6 +87,15 @@ def keys_page() -> str:
                 lines.append(_row(f"`{name}`", kind, default, about.get(name, "")))
             lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def codes_page() -> str:
+    """Every code of a fault or a warning."""
+    lines = ["# Every code", "", NOTE, "A fault ends with its code in brackets, a warning begins "
+             "with it: `scaling-sim explain CODE` prints what stands here.", "",
+             "| code | is about | why |", "| --- | --- | --- |"]  # fmt: skip
+    lines += [_row(f"`{c.code}`", c.title, c.why) for c in codes()]
+    return "\n".join(lines) + "\n"
 
 
 def _default(alternatives: tuple[Alternative, ...], value: object) -> str:
@@ -153,9 +167,10 @@ def _row(*cells: str) -> str:
 
 
 def main() -> int:
-    """Write both pages; with ``--check``, say whether they are as the code says."""
+    """Write the pages; with ``--check``, say whether they are as the code says."""
     stale = 0
-    for path, text in ((PAGES["cli"], cli_page()), (PAGES["keys"], keys_page())):
+    pages = {"cli": cli_page, "keys": keys_page, "codes": codes_page}
+    for path, text in ((PAGES[name], page()) for name, page in pages.items()):
         if sys.argv[1:] != ["--check"]:
             path.write_text(text, encoding="utf-8")
         elif path.read_text(encoding="utf-8") != text:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sim.api.catalogue import doctor as doctor
     from sim.api.catalogue import entries as entries
     from sim.api.catalogue import entry as entry
+    from sim.api.catalogue import explain_code as explain_code
     from sim.api.catalogue import init as init
     from sim.api.jobs import config as config
     from sim.api.jobs import explain as explain
@@ -63,7 +64,7 @@ __version__ = "0.1.0"
 
 # module -> what it gives; imported on use: `scaling-sim --help` should not pay for the simulator
 _GIVEN = {
-    "sim.api.catalogue": ("diff", "doctor", "entries", "entry", "init"),
+    "sim.api.catalogue": ("diff", "doctor", "entries", "entry", "explain_code", "init"),
     "sim.api.jobs": (
         "config", "explain", "export", "import_job", "improve", "memory_of", "schema", "simulate",
         "stages", "timeline", "trace", "trace_diff",

@@ -19,7 +19,7 @@ SCHEMAS = {
         "study", "explain", "collective", "collective-variants", "topology", "topology-import",
         "validation", "calibration", "diagnosis", "trace", "trace-difference", "timeline",
         "config", "file-schema", "import", "improvement", "post-training", "stages", "export",
-        "entries", "entry", "difference", "doctor", "init",
+        "entries", "entry", "difference", "doctor", "init", "code", "support",
     )
 }  # fmt: skip
 _CELLS = 60  # rows of a document that a notebook shows

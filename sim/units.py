@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from functools import cache
-from typing import Literal
+from typing import Literal, cast
 
 Dimension = Literal["B", "B/s", "s", "W", "J", "Hz", "FLOP/s", "USD", "USD/h", "USD/B", "kg/J", "1"]
 
@@ -100,6 +100,23 @@ def _units(dimension: Dimension) -> dict[str, Decimal]:
             "gCO2/kWh": Decimal("0.001") / kwh,
         }
     return {"": ten**0, "%": Decimal("0.01")}
+
+
+def parse_any(text: str) -> float:
+    """A quantity of any dimension in its SI unit.
+
+    Raises
+    ------
+    UnitError
+        No dimension has the unit.
+    """
+    for dimension in EXAMPLES:
+        try:
+            return parse(text, cast("Dimension", dimension))
+        except UnitError:
+            continue
+    msg = f'"{text}" is no quantity; write a number, a share such as 40 %, or a unit as in 12 s'
+    raise UnitError(msg)
 
 
 def parse(text: str, dimension: Dimension) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sim.api.arguments import File
 
 if TYPE_CHECKING:
+    from sim.inputs.codes import Code
     from sim.inputs.doctor import Checkup
     from sim.inputs.entries import Entries, Entry
     from sim.inputs.starter import Starter
@@ -20,7 +21,8 @@ def entries(kind: str, word: str = "") -> Entries:
     Parameters
     ----------
     kind : str
-        ``models``, ``gpus``, ``machines``, ``jobs``, ``strategies``, ``offers`` or ``formats``.
+        ``models``, ``gpus``, ``machines``, ``jobs``, ``strategies``, ``offers``, ``formats`` or
+        ``codes``.
     word : str
         Only entries with it in any column, whatever its case and punctuation.
     """
@@ -34,6 +36,19 @@ def entry(name: str) -> Entry:
     from sim.inputs.entries import entry
 
     return entry(name)
+
+
+def explain_code(code: str) -> Code:
+    """What the code of a fault or a warning is about.
+
+    Parameters
+    ----------
+    code : str
+        As ``[flash3]`` behind a fault, or before a warning.
+    """
+    from sim.inputs.codes import code_named
+
+    return code_named(code)
 
 
 def init(machine: str = "dgx-h100", job: str = "llama3-8b-sft") -> Starter:

@@ -1,4 +1,4 @@
-"""`scaling-sim explain`: what a fine-tuning method saves and adds, beside the full fine-tune."""
+"""`scaling-sim explain`: a code in words; a fine-tuning method beside the full fine-tune."""
 
 from __future__ import annotations
 
@@ -6,23 +6,33 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, job, printed, sets, show
+from sim.commands.options import FORMS, job_of, printed, sets, show
 
 
 @click.command("explain")
-@click.argument("topology")
-@job
+@click.argument("topology", metavar="CODE|TOPOLOGY")
+@click.argument("workload", nargs=-1, callback=job_of, metavar="[WORKLOAD...]")
 @sets
 @printed(*FORMS)
 def command(
     topology: str, workload: str, overrides: tuple[str, ...], form: str, output: Path | None
 ) -> None:
-    """Why is LoRA (no) faster: the step of WORKLOAD on TOPOLOGY part by part, by method.
+    """What CODE of a fault or warning means; or why LoRA is (no) faster.
+
+    With a TOPOLOGY and a WORKLOAD: the step part by part, by method.
+
+    Example: explain flash3
 
     Example: explain dgx-h100 llama3-8b-lora
     """
     import sim
 
+    if not workload:
+        code = sim.explain_code(topology)
+        from sim.report.code import view as code_view
+
+        show(code_view(code), form, output)
+        return
     found = sim.explain(topology, workload, overrides=overrides)
     from sim.report.explain import view
 

@@ -8,7 +8,7 @@ import click
 
 from sim.commands.options import FORMS, printed, show
 
-_KINDS = ("models", "gpus", "machines", "jobs", "strategies", "offers", "formats")
+_KINDS = ("models", "gpus", "machines", "jobs", "strategies", "offers", "formats", "codes")
 
 
 @click.command("list")

@@ -9,12 +9,9 @@ import click
 
 from sim.commands.options import (
     FORMS,
-    Requirements,
     job,
     printed,
     reported,
-    require,
-    requirements,
     sets,
     show,
     write_page,
@@ -37,11 +34,9 @@ if TYPE_CHECKING:
               help="Also find the fewest that fit.")  # fmt: skip
 @printed(*FORMS)
 @reported
-@requirements
 def command(
     topology: str, workload: str, overrides: tuple[str, ...], most: tuple[str, ...],
     least: tuple[str, ...], form: str, output: Path | None, report: Path | None,
-    requirements: Requirements,
 ) -> None:  # fmt: skip
     """Bytes per GPU of WORKLOAD on TOPOLOGY by category and moment, the verdict and fixes."""
     import sim
@@ -52,4 +47,3 @@ def command(
 
     show(view(answer), form, output)
     write_page(report, view(answer), Asked(topology, workload, overrides))
-    require(answer, requirements)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -19,20 +18,12 @@ from sim.files import make_folder, write_whole
 from sim.report.formats import FORMATS, rendered
 
 if TYPE_CHECKING:
-    from sim.documents import Document
     from sim.page.asked import Asked
     from sim.report.view import View
 
 F = TypeVar("F", bound=Callable[..., Any])
-_OPERATORS: dict[str, Callable[[float, float], bool]] = {
-    ">=": lambda a, b: a >= b,
-    "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b,
-    "<": lambda a, b: a < b,
-}
-_REQUIRE = "--require"
 _STDOUT = "standard output"
-_EXPRESSION = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(>=|<=|>|<)\s*([-+0-9.].*?)\s*")
+_SHOWN = "sim.shown"
 
 
 def sets(function: F) -> F:
@@ -65,12 +56,18 @@ def sets(function: F) -> F:
     )(with_model)  # fmt: skip
 
 
+def job_of(
+    context: click.Context, parameter: click.Parameter, files: tuple[str, ...]
+) -> str | tuple[str, ...]:
+    """One file or name as it is, the several files of a job together."""
+    return files[0] if len(files) == 1 else files
+
+
 def job(function: F) -> F:
     """``WORKLOAD``: a file, a name, or the several files of one job as other tools have them."""
     return click.argument(
-        "workload", nargs=-1, required=True, metavar="WORKLOAD...",
-        callback=lambda context, parameter, files: files[0] if len(files) == 1 else files,
-    )(function)  # fmt: skip
+        "workload", nargs=-1, required=True, metavar="WORKLOAD...", callback=job_of
+    )(function)
 
 
 def priced(function: F) -> F:
@@ -107,11 +104,17 @@ EMITTED = ("accelerate", "deepspeed", "torchtitan", "axolotl", "llamafactory", "
            "torchrun", "yaml")  # fmt: skip
 
 
-def formed(*forms: str) -> Callable[[F], F]:
-    """``--format`` and ``--json``; the suffix of ``-o`` where neither is given, else the first."""
+def formed(*forms: str, required: bool = True) -> Callable[[F], F]:
+    """``--format`` and ``--json``; the suffix of ``-o`` where neither is given, else the first.
+
+    With `required` also ``--require`` and ``--junit``, which hold what `show` showed to conditions.
+    """
     forms = tuple(dict.fromkeys(forms))
 
     def add(function: F) -> F:
+        if required:
+            function = _requirements(function)
+
         @functools.wraps(function)
         def chosen(*, form: str | None, output: Path | None, **rest: Any) -> Any:
             suffix = output.suffix.lower().removeprefix(".") if output else ""
@@ -128,13 +131,41 @@ def formed(*forms: str) -> Callable[[F], F]:
     return add
 
 
-def printed(*forms: str) -> Callable[[F], F]:
+def _requirements(function: F) -> F:
+    """The repeatable ``--require``, read before anything is simulated, and ``--junit``."""
+
+    @functools.wraps(function)
+    def held(*, wanted: tuple[str, ...], junit: Path | None, **rest: Any) -> None:
+        if not wanted and junit is None:
+            function(**rest)
+            return
+        from sim.commands.required import hold, read
+
+        conditions = read(wanted)
+        function(**rest)
+        failed = hold(click.get_current_context().meta[_SHOWN], conditions, junit)
+        for line in failed:
+            tell(line)
+        if failed:
+            sys.exit(4)
+
+    with_file = click.option(
+        "--junit", type=click.Path(path_type=Path), metavar="FILE",
+        help="Also write the requirements as JUnit XML.",
+    )(cast(F, held))  # fmt: skip
+    return click.option(
+        "--require", "wanted", multiple=True, metavar="EXPR",
+        help='Exit 4 unless it holds: "mfu > 40 %", "fits and step.time_s < 12 s".',
+    )(with_file)  # fmt: skip
+
+
+def printed(*forms: str, required: bool = True) -> Callable[[F], F]:
     """`formed`, and ``-o`` for the file to write to."""
     with_file = click.option(
         "-o", "--output", type=click.Path(path_type=Path),
         help="Write to a file instead; its suffix names the format.",
     )  # fmt: skip
-    return lambda function: formed(*forms)(with_file(function))
+    return lambda function: formed(*forms, required=required)(with_file(function))
 
 
 def reported(function: F) -> F:
@@ -181,7 +212,8 @@ def command_line() -> str:
 
 
 def show(view: View, form: str, output: Path | None) -> None:
-    """Print a view in a format, or write it to a file."""
+    """Print a view in a format, or write it to a file; ``--require`` is about its document."""
+    click.get_current_context().meta[_SHOWN] = view.document
     emit(rendered(view, form), output)
 
 
@@ -231,108 +263,3 @@ def written(path: Path, text: str, force: bool = False) -> None:
     make_folder(path.parent)
     write_whole(path, text)
     tell(f"wrote {path}")
-
-
-class Requirement(NamedTuple):
-    """One ``--require``: a figure of the result and its limit."""
-
-    text: str
-    name: str
-    operator: str
-    limit: float
-
-
-class Requirements(NamedTuple):
-    """What a result must be, and where that is written down for a CI server."""
-
-    wanted: tuple[Requirement, ...]
-    junit: Path | None
-
-
-def requirements(function: F) -> F:
-    """The repeatable ``--require``, read before anything is simulated, and ``--junit``."""
-
-    @functools.wraps(function)
-    def required(*, wanted: tuple[str, ...], junit: Path | None, **rest: Any) -> Any:
-        found = tuple(
-            _requirement(part) for text in wanted for part in re.split(r"\s+and\s+", text)
-        )
-        return function(requirements=Requirements(found, junit), **rest)
-
-    with_file = click.option(
-        "--junit", type=click.Path(path_type=Path), metavar="FILE",
-        help="Also write the requirements as JUnit XML.",
-    )(cast(F, required))  # fmt: skip
-    return click.option(
-        "--require", "wanted", multiple=True, metavar="EXPR",
-        help='Exit 4 unless it holds: "mfu > 40 %", "fits and step.time_s < 12 s".',
-    )(with_file)  # fmt: skip
-
-
-def _requirement(text: str) -> Requirement:
-    if text.strip() == "fits":
-        return Requirement(text, "memory.fits", ">=", 1.0)
-    match = _EXPRESSION.fullmatch(text)
-    if match is None:
-        message = 'cannot read it; write "fits" or NAME>NUMBER, e.g. "mfu>0.4"'
-        raise InputError.single(_REQUIRE, message, text)
-    name, operator, limit = match.groups()
-    return Requirement(text.strip(), name, operator, _limit(limit, text))
-
-
-def _limit(limit: str, text: str) -> float:
-    """A number, a share as ``40 %``, or a quantity with its unit, in SI."""
-    from sim import units
-
-    try:
-        return float(limit)
-    except ValueError:
-        pass
-    for dimension in units.EXAMPLES:
-        try:
-            return units.parse(limit, cast("units.Dimension", dimension))
-        except units.UnitError:
-            continue
-    message = f"{limit!r} is not a number, a share or a quantity with its unit"
-    raise InputError.single(_REQUIRE, message, text)
-
-
-def require(result: Document, asked: Requirements) -> None:
-    """Exit with 4 if any requirement does not hold."""
-    found = [(r, _lookup(result, r.name)) for r in asked.wanted]
-    failed = [(r, value) for r, value in found if not _OPERATORS[r.operator](value, r.limit)]
-    if asked.junit is not None:
-        write_whole(asked.junit, _junit(found, [r for r, _ in failed]))
-    for r, value in failed:
-        tell(f"requirement not met: {r.text}" + ("" if r.text == "fits" else f" (is {value:.6g})"))
-    if failed:
-        sys.exit(4)
-
-
-def _junit(found: list[tuple[Requirement, float]], failed: list[Requirement]) -> str:
-    """Requirements as test cases."""
-    from xml.etree import ElementTree as Xml
-
-    suite = Xml.Element("testsuite", name="scaling-sim", tests=str(len(found)),
-                        failures=str(len(failed)))  # fmt: skip
-    for r, value in found:
-        case = Xml.SubElement(suite, "testcase", classname="scaling-sim", name=r.text)
-        if r in failed:
-            Xml.SubElement(case, "failure", message=f"{r.name} is {value:.6g}")
-    Xml.indent(suite)
-    return Xml.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
-
-
-def _lookup(result: Document, name: str) -> float:
-    from difflib import get_close_matches
-
-    from sim.documents import flatten
-
-    flat = flatten(result.to_dict())
-    numbers = {key: float(v) for key, v in flat.items() if isinstance(v, int | float)}
-    hits = [key for key in numbers if key == name or key.split(".", 1)[-1] == name]
-    if not hits:
-        near = get_close_matches(name, [*numbers, *(k.rsplit(".", 1)[-1] for k in numbers)], 1)
-        hint = f'; did you mean "{near[0]}"?' if near else ""
-        raise InputError.single(_REQUIRE, f"no such figure in the result{hint}", name)
-    return numbers[hits[0]]

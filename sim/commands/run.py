@@ -8,13 +8,10 @@ import click
 
 from sim.commands.options import (
     FORMS,
-    Requirements,
     job,
     priced,
     printed,
     reported,
-    require,
-    requirements,
     sets,
     show,
     varied,
@@ -44,12 +41,11 @@ from sim.page.asked import Asked
               help="Steps to draw: their spread, and the median one, are shown.")  # fmt: skip
 @priced
 @click.option("--no-scaling", is_flag=True, help="Leave out the scaling curve.")
-@requirements
 def command(
     topology: str, workload: str, overrides: tuple[str, ...], form: str, output: Path | None,
     report: Path | None, quiet: bool, engine: str, level: str | None, jitter: str,
     slow: tuple[str, ...], seed: int, replicas: int, offer: str | None, prices: Path | None,
-    no_scaling: bool, requirements: Requirements,
+    no_scaling: bool,
 ) -> None:  # fmt: skip
     """Predict memory, step time, throughput, scaling and cost of WORKLOAD on TOPOLOGY."""
     import sim
@@ -63,4 +59,3 @@ def command(
 
     show(view(result, quiet=quiet), form, output)
     write_page(report, view(result), Asked(topology, workload, overrides, result))
-    require(result, requirements)

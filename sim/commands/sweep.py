@@ -29,7 +29,7 @@ _FORMAT = "--format"
 @click.option("-j", "--processes", type=click.IntRange(1, 512), help="Processes; all cores.")
 @click.option("--workers", type=click.IntRange(1, 512), help="Workers of a local Dask cluster.")
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="A Dask scheduler that runs already.")
-@printed(*FORMS, *_BINARY)
+@printed(*FORMS, *_BINARY, required=False)
 @reported
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 @click.option("--dry-run", is_flag=True, help="Only count the configurations.")

@@ -1,4 +1,4 @@
-"""The catalogue to look through: GPUs, models, machines, jobs, strategies, offers, file formats."""
+"""The catalogue to look through: GPUs, models, machines, jobs, offers, formats, codes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sim.errors import InputError
 from sim.inputs import catalogue, models, offers
 from sim.inputs.base import Spec
 from sim.inputs.bind import did_you_mean
+from sim.inputs.codes import codes
 from sim.inputs.loader import load_topology, load_workload
 from sim.inputs.registry import FORMATS, STRATEGIES
 from sim.inputs.spoken import folded, gpu_named
@@ -142,6 +143,10 @@ def _formats() -> list[Row]:
     return [{"name": n, "about": FORMATS[n].title} for n in FORMATS]
 
 
+def _codes() -> list[Row]:
+    return [{"name": c.code, "about": c.title} for c in codes()]
+
+
 KINDS: dict[str, Callable[[], list[Row]]] = {
     "models": _models,
     "gpus": _gpus,
@@ -150,6 +155,7 @@ KINDS: dict[str, Callable[[], list[Row]]] = {
     "strategies": _strategies,
     "offers": _offers,
     "formats": _formats,
+    "codes": _codes,
 }
 
 

@@ -25,9 +25,14 @@ class Finding(NamedTuple):
         """The message with its remedy."""
         return f"{self.message}; {self.hint}" if self.hint else self.message
 
+    @property
+    def told(self) -> str:
+        """The message with its remedy, and the code that `explain` takes."""
+        return f"{self.text} [{self.code}]"
+
     def at(self, source: str) -> Fault:
         """The finding as a fault of a file whose lines are not known."""
-        return Fault(source, None, None, self.path, self.text)
+        return Fault(source, None, None, self.path, self.told)
 
     def notice(self) -> Message:
         """The finding as a warning of the result."""

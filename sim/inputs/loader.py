@@ -332,7 +332,7 @@ def _faults_of(findings: Iterable[checks.Finding], halves: Mapping[str, Half]) -
         half = halves.get(finding.side)
         if not finding.error or half is None:
             continue
-        out.append(_place_of(half, finding.path).fault(finding.path, finding.text))
+        out.append(_place_of(half, finding.path).fault(finding.path, finding.told))
     return out
 
 

@@ -1,13 +1,15 @@
 """Conditions over names and numbers: ``nodes * micro_batch <= 64``, ``fits and mfu > 0.4``.
 
-A small part of Python's expressions: numbers, texts, dotted names, arithmetic, comparisons,
-``and``, ``or``, ``not``, ``in`` with a list. Nothing can be called and nothing assigned.
+A small part of Python's expressions: numbers, quantities (``40 %``, ``12 s``), texts, dotted names,
+arithmetic, comparisons, ``and``, ``or``, ``not``, ``in`` with a list. Nothing can be
+called and nothing assigned.
 """
 
 from __future__ import annotations
 
 import ast
 import operator
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -38,6 +40,13 @@ _UNARY: dict[type[ast.AST], Callable[[Any], Any]] = {
     ast.UAdd: operator.pos,
 }
 LONGEST = 2000
+_PLAIN = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+#: a number with its unit, and an operator or the end behind it: `7 % nodes` is a remainder
+_QUANTITY = re.compile(
+    r"""(?<![\w.])(?:\$\s*{n}|{n}\s*(?!(?:and|or|not|in|if|is|else)\b|[eE][+-]?\d)(?:%|[^\W\d_][\w/$]*))
+    (?=\s*(?:$|[)\],<>=!+*-]|(?:and|or)\b))""".replace("{n}", _PLAIN),
+    re.VERBOSE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +96,7 @@ def parse_condition(text: str, source: str, known: set[str] | None = None) -> Co
     if len(text) > LONGEST:
         raise InputError.single(source, f"is longer than {LONGEST} characters")
     try:
-        body = ast.parse(text.strip(), mode="eval").body
+        body = ast.parse(_in_si(text.strip(), source), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         message = 'cannot be read; write for example "fits and mfu > 0.4"'
         raise InputError.single(source, message, text) from None
@@ -99,6 +108,19 @@ def parse_condition(text: str, source: str, known: set[str] | None = None) -> Co
             hint = f'; did you mean "{near[0]}"?' if near else ""
             raise InputError.single(source, f"no such name: {name}{hint}", text)
     return Condition(text, source, tuple(dict.fromkeys(names)), body)
+
+
+def _in_si(text: str, source: str) -> str:
+    """The text with its quantities as plain numbers."""
+    from sim import units
+
+    def number(match: re.Match[str]) -> str:
+        try:
+            return repr(units.parse_any(match[0]))
+        except units.UnitError as no:
+            raise InputError.single(source, str(no), text) from None
+
+    return _QUANTITY.sub(number, text)
 
 
 def _check(node: ast.expr, names: list[str], source: str, text: str) -> None:

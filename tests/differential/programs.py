@@ -3,67 +3,79 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from random import Random
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
 from sim.program import Program, ProgramBuilder
 
+T = TypeVar("T")
+
 # Few values make many ties; the others make none.
-TIED = st.sampled_from([1.0, 2.0, 3.0, 0.5, 1 / 3])
-FREE = st.floats(0.1, 10.0)
+TIED = (1.0, 2.0, 3.0, 0.5, 1 / 3)
 
 
-@st.composite
-def programs(draw: st.DrawFn, contended: bool = True) -> Program:
+def programs(contended: bool = True) -> st.SearchStrategy[Program]:
+    """Programs as `random_program` makes them, which Hypothesis shrinks."""
+    return st.randoms(use_true_random=False).map(lambda rng: random_program(rng, contended))
+
+
+def random_program(rng: Random, contended: bool = True) -> Program:
     """A program of up to 40 ops on up to 6 lanes.
 
     With `contended` false each lane has resources of its own and nothing is held, so that every
     engine has to give the same bits.
     """
-    amount = draw(st.sampled_from([TIED, FREE]))
-    scale = draw(st.sampled_from([1.0, 1e9]))
+    tied = rng.random() < 0.5
+
+    def amount() -> float:
+        return rng.choice(TIED) if tied else rng.uniform(0.1, 10.0)
+
+    scale = rng.choice((1.0, 1e9))
     build = ProgramBuilder()
-    lanes = draw(st.integers(1, 6))
-    resources = [build.resource(draw(amount) * scale) for _ in range(draw(st.integers(1, 6)))]
-    private = [[build.resource(draw(amount) * scale) for _ in range(2)] for _ in range(lanes)]
-    units = [build.countable(draw(st.integers(1, 8))) for _ in range(2)] if contended else []
+    lanes = rng.randint(1, 6)
+    resources = [build.resource(amount() * scale) for _ in range(rng.randint(1, 6))]
+    private = [[build.resource(amount() * scale) for _ in range(2)] for _ in range(lanes)]
+    units = [build.countable(rng.randint(1, 8)) for _ in range(2)] if contended else []
     curves = [
-        build.curve([draw(amount) * scale for _ in range(9)])
-        for _ in range(draw(st.integers(0, 3)) if contended else 0)
+        build.curve([amount() * scale for _ in range(9)])
+        for _ in range(rng.randint(0, 3) if contended else 0)
     ]
+
+    def some(pool: Sequence[T], least: int, most: int) -> list[T]:
+        return rng.sample(pool, rng.randint(least, min(most, len(pool))))
 
     def physics(lane: int) -> dict[str, Any]:
         pool = resources if contended else private[lane]
-        demands = {
-            r: draw(st.sampled_from([1.0, 2.0, 1.75]) | amount)
-            for r in draw(st.lists(st.sampled_from(pool), max_size=3, unique=True))
-        }
-        curve = draw(st.sampled_from([None, *curves]))
-        unbounded = [math.inf] if demands or curve is not None else []
+        demands = {r: rng.choice((1.0, 2.0, 1.75, amount())) for r in some(pool, 0, 3)}
+        curve = rng.choice((None, *curves))
+        bound = math.inf if demands or curve is not None else amount() * scale
         return {
-            "latency": draw(st.sampled_from([0.0, 0.0, 1e-6]) | amount),
-            "work": draw(st.sampled_from([0.0, scale, 1e-9 * scale]) | amount.map(scale.__mul__)),
-            "bound": draw(st.sampled_from(unbounded) if unbounded else amount.map(scale.__mul__)),
-            "weight": draw(st.just(1.0) | amount | amount.map(scale.__mul__)),
+            "latency": rng.choice((0.0, 0.0, 1e-6, amount())),
+            "work": rng.choice((0.0, scale, 1e-9 * scale, amount() * scale)),
+            "bound": rng.choice((bound, amount() * scale)),
+            "weight": rng.choice((1.0, amount(), amount() * scale)),
             "demands": demands,
-            "curve": None if curve is None else (curve, draw(st.sampled_from(units))),
+            "curve": None if curve is None else (curve, rng.choice(units)),
         }
 
     def hold() -> tuple[int, int] | None:
-        if not units or draw(st.booleans()):
+        if not units or rng.random() < 0.5:
             return None
-        return draw(st.sampled_from(units)), draw(st.integers(1, 6))
+        return rng.choice(units), rng.randint(1, 6)
 
     ops: list[int] = []
-    for _ in range(draw(st.integers(1, 20))):
-        after = draw(st.lists(st.sampled_from(ops), max_size=2)) if ops else []
-        kind = draw(st.sampled_from(["plain", "plain", "plain", "rendezvous", "steps"]))
+    for _ in range(rng.randint(1, 20)):
+        after = some(ops, 0, 2)
+        kind = rng.choice(("plain", "plain", "plain", "rendezvous", "steps"))
         if kind == "plain" or lanes == 1:
-            lane = draw(st.integers(0, lanes - 1))
+            lane = rng.randrange(lanes)
             ops.append(build.op(lane, after=after, hold=hold(), **physics(lane)))
-        elif kind == "rendezvous":
-            members = draw(st.lists(st.integers(0, lanes - 1), min_size=2, unique=True))
+            continue
+        members = some(range(lanes), 2, lanes)
+        if kind == "rendezvous":
             wire = lanes + members[0]  # a lane of its own
             collective = build.op(wire, **physics(members[0]))
             for lane in members:
@@ -72,14 +84,13 @@ def programs(draw: st.DrawFn, contended: bool = True) -> Program:
                 build.op(lane, after=[collective])
             ops.append(collective)
         else:
-            members = draw(st.lists(st.integers(0, lanes - 1), min_size=2, unique=True))
-            steps = draw(st.integers(1, 5))
+            steps = rng.randint(1, 5)
             ring = [
                 build.op(lane, after=after, hold=hold(), steps=steps, **physics(lane))
                 for lane in members
             ]
             build.ring(ring)
-            if draw(st.booleans()):
+            if rng.random() < 0.5:
                 build.pair(ring[0], -1)  # a chain
             ops += ring
     return build.build()[0]

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from sim import simulate
 from sim.engine import run
-from sim.program import Program, Timeline
+from sim.program import Program
 from tests.differential.programs import programs
+from tests.differential.sameness import same_bits, same_meaning, same_run
 
 several = settings(
     max_examples=int(os.environ.get("PROGRAMS", "80")),  # CI takes 2,000 once
@@ -20,31 +21,16 @@ several = settings(
 )  # fmt: skip
 
 
-def same_bits(a: Timeline, b: Timeline) -> None:
-    np.testing.assert_array_equal(a.arrive, b.arrive)
-    np.testing.assert_array_equal(a.start, b.start)
-    np.testing.assert_array_equal(a.end, b.end)
-
-
 @several
 @given(programs())
 def test_kernel_means_what_the_reference_means(program: Program) -> None:
-    expected, got = run(program, "reference"), run(program, "python")
-    makespan = expected.end.max()
-    np.testing.assert_allclose(got.arrive, expected.arrive, rtol=1e-9)
-    np.testing.assert_allclose(got.start, expected.start, rtol=1e-9)
-    np.testing.assert_allclose(got.end, expected.end, rtol=1e-9)
-    np.testing.assert_allclose(
-        got.end - got.start, expected.end - expected.start, rtol=1e-9, atol=1e-12 * makespan
-    )
+    same_meaning(run(program, "reference"), run(program, "python"))
 
 
 @several
 @given(programs())
 def test_compiled_and_plain_kernel_agree_to_the_bit(program: Program) -> None:
-    plain, compiled = run(program, "python"), run(program, "compiled")
-    same_bits(plain, compiled)
-    assert (plain.events, plain.solves) == (compiled.events, compiled.solves)
+    same_run(run(program, "python"), run(program, "compiled"))
 
 
 @several

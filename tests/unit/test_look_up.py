@@ -1,15 +1,19 @@
 """Verbs that need no machine: list, show, init, diff, doctor, completion; --require and JUnit."""
 
+import ast
 import json
+from pathlib import Path
 from xml.etree import ElementTree
 
+import click
 import pytest
 from click.testing import CliRunner
 
 import sim
-from sim.cli import group
+from sim.cli import VERBS, group
 from sim.errors import InputError
 from sim.inputs import catalogue, models
+from sim.inputs.codes import codes
 from sim.inputs.entries import KINDS
 
 
@@ -116,7 +120,70 @@ def test_requirements_with_words_units_and_junit(tmp_path):
     suite = ElementTree.parse(file).getroot()
     assert (suite.attrib["tests"], suite.attrib["failures"]) == ("1", "1")
     bad = call(*quick, "--require", "mfu > 3 parsecs")
-    assert "is not a number, a share or a quantity" in str(bad.exception)
+    assert '"3 parsecs" is no quantity' in str(bad.exception)
     memory = ["memory", "dgx-h100", "mistral-7b-lora", "--set", "model.layers=2", "--require"]
     assert call(*memory, "needed_bytes < 80 GiB and fits").exit_code == 0
     assert call(*memory, "needed_bytes < 1 MiB").exit_code == 4
+
+
+def verbs():
+    """Every command with its name; those of groups too."""
+    for verb in VERBS:
+        command = group.get_command(click.Context(group), verb)
+        yield from {verb: command, **getattr(command, "commands", {})}.items()
+
+
+def test_every_verb_that_answers_takes_requirements():
+    options = {name: {o for p in c.params for o in p.opts} for name, c in verbs()}
+    answers = {name for name, those in options.items() if "--json" in those}
+    assert len(answers) > 25
+    assert {name for name in answers if "--junit" not in options[name]} == {"sweep"}
+
+
+@pytest.mark.parametrize(("line", "condition", "told"), [
+    ("prices list --gpu h100-sxm", "rows.count > 1000", "rows.count > 1000 (is "),
+    ("explain flash3", 'code == "flash2"', "(is flash3)"),
+    ("need context h100-x1 llama3-8b-lora", "value < 10", "value < 10 (is "),
+    ("collective dgx-h100 --sizes 1G", "rows.count == 2", "rows.count == 2 (is 1)"),
+    ("show h100", 'kind == "gpu" and name == "a100-sxm-80gb"', "kind is gpu, name is h100-sxm"),
+])  # fmt: skip
+def test_other_verbs_are_held_too(line, condition, told):
+    done = call(*line.split(), "--require", condition)
+    assert done.exit_code == 4, done.output
+    assert told in done.stderr
+
+
+def test_a_name_that_stands_for_two_figures_or_none():
+    config = ["memory", "dgx-h100", "mistral-7b-lora", "--set", "model.layers=2", "--require"]
+    assert "the result has no " in str(call(*config, "speed > 1").exception)
+    assert "more, which --json shows" in str(call(*config, "speed > 1").exception)
+    result = ["run", "dgx-h100", "mistral-7b-lora", "-q", "--set", "model.layers=2", "--require"]
+    assert "write the whole name" in str(call(*result, "name == 3").exception)
+
+
+SIM = Path(sim.__file__).parent
+
+
+def test_every_code_has_one_text_and_every_text_a_code():
+    texts = {code.code for code in codes()}
+    trees = [ast.parse(path.read_text()) for path in SIM.rglob("*.py")]
+    raised, words = set(), set()
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words.add(node.value)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+            first = node.args[0]
+            if node.func.id in {"fault", "warning", "Message"} and isinstance(first, ast.Constant):
+                raised.add(first.value)
+    assert raised <= texts
+    assert len(raised) > 100
+    assert {t for t in texts if t not in words and t.removeprefix("memory.") not in words} == set()
+
+
+def test_a_code_is_explained():
+    assert sim.explain_code("[flash3]").title == "FlashAttention-3 off Hopper"
+    assert "wgmma" in call("explain", "flash3").stdout
+    with pytest.raises(InputError, match=r'no code; did you mean "no-nvlink"'):
+        sim.explain_code("no-nvlnk")
+    with pytest.raises(InputError, match=r"write flash2 \[flash3\]$"):
+        sim.config("dgx-a100", "llama3-8b-sft", overrides=["attention=flash3"])
