@@ -78,6 +78,8 @@ class CollectiveCost:
         Whether it lies on the way between nodes.
     nodes : int
         Nodes that its ranks are on.
+    link : str
+        Slowest kind of link between neighbours inside a node: "nvlink", "pcie" or "shm".
     """
 
     op: str
@@ -94,6 +96,7 @@ class CollectiveCost:
     wire_bytes_per_s: float
     network_bound: bool = False
     nodes: int = 1
+    link: str = "nvlink"
     _fabric: Fabric | None = field(repr=False, compare=False, default=None)
 
     @property
@@ -217,7 +220,7 @@ def _plan(
     return CollectiveCost(
         op, n, choice.algorithm, choice.protocol, choice.channels, size, latency,
         size / alone.transfer_s, demands, tight.resource, tight.rate, wire, tight.crosses,
-        comm.nodes, fabric,
+        comm.nodes, comm.link, fabric,
     )  # fmt: skip
 
 

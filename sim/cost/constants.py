@@ -38,6 +38,8 @@ class KernelConstants:
         Loss of compute beside a collective; see `rate_by_units`.
     network_channel : float
         SMs' worth that a channel of a collective between nodes takes.
+    bus_share : float
+        Share of the SMs that a collective is worth whose GPUs meet over PCIe, of any channels.
     fallbacks : tuple of str
         What was borrowed from another GPU.
     """
@@ -51,6 +53,7 @@ class KernelConstants:
     power: PowerConstants
     compute_loss: float
     network_channel: float
+    bus_share: float
     fallbacks: tuple[str, ...]
 
 

@@ -446,9 +446,13 @@ class _Pricing:
         return HOST_SYNC_S + calls_s + took
 
     def _sms(self, cost: CollectiveCost) -> int:
-        """SMs whose loss kernels beside a collective feel: its channels', more between nodes."""
-        weight = self.model.constants.network_channel if cost.nodes > 1 else 1.0
-        return min(round(weight * cost.channels), self.role.gpu.sms)
+        """SMs whose loss kernels beside a collective feel: its channels', more off NVLink."""
+        constants, sms = self.model.constants, self.role.gpu.sms
+        weight = constants.network_channel if cost.nodes > 1 else 1.0
+        taken = weight * cost.channels
+        if taken and cost.link != "nvlink":
+            taken = max(taken, constants.bus_share * sms)
+        return min(round(taken), sms)
 
     def _collective(self, op: PlanOp) -> tuple[int, int]:
         name, compiled = name_of(self.plan, op), self.step.compiled

@@ -24,9 +24,16 @@ class Search(NamedTuple):
 
 
 def _fit(speeds: list[float], rate: float, most: int) -> tuple[int, float]:
-    """Channels of the speed that uses most of `rate`; the faster speed on a tie. [GB/s]"""
-    best, used = (1, min(rate, speeds[-1])), 0.0
+    """Channels of the speed that uses most of `rate`; the faster speed on a tie. [GB/s]
+
+    Once a speed fits, the search goes on to slower ones while they are more than 0.49 of it.
+    """
+    best, used, found = (1, min(rate, speeds[-1])), 0.0, 0.0
     for speed in speeds:
+        if speed <= 0.49 * found:
+            break
+        if rate >= speed and not found:
+            found = speed
         count = min(int(rate / speed + 1e-9), most)
         if count * speed > used * (1 + 1e-9):
             best, used = (count, speed), count * speed
