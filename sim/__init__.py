@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from sim.api.questions import posttrain as posttrain
     from sim.api.questions import run_study as run_study
     from sim.api.questions import size as size
+    from sim.api.questions import studies as studies
     from sim.api.questions import sweep as sweep
     from sim.api.questions import sweep_grid as sweep_grid
     from sim.documents import Document as Document
@@ -76,7 +77,7 @@ _GIVEN = {
     "sim.api.measurements": ("calibrate", "diagnose", "validate"),
     "sim.api.questions": (
         "compare", "need_bandwidth", "need_context", "need_gpus", "need_price", "plan",
-        "posttrain", "run_study", "size", "sweep", "sweep_grid",
+        "posttrain", "run_study", "size", "studies", "sweep", "sweep_grid",
     ),
     "sim.documents": ("Document",),
     "sim.page.face": ("report_page",),

@@ -16,8 +16,8 @@ SCHEMAS = {
     name: f"scaling-sim/{name}/1"
     for name in (
         "result", "memory", "comparison", "size", "sweep", "need", "plan", "offers", "prices",
-        "study", "explain", "collective", "collective-variants", "topology", "topology-import",
-        "validation", "calibration", "diagnosis", "trace", "trace-difference", "timeline",
+        "study", "studies", "explain", "collective", "collective-variants", "topology",
+        "topology-import", "validation", "calibration", "diagnosis", "trace", "trace-difference", "timeline",
         "config", "file-schema", "import", "improvement", "post-training", "stages", "export",
         "entries", "entry", "difference", "doctor", "init", "code", "support",
     )

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from sim.study.inverse import BandwidthNeeded, GpusNeeded, PriceNeeded
     from sim.study.plan import PlanReport
     from sim.study.post_trained import PostTrainingReport
-    from sim.study.question import Answers
+    from sim.study.question.answers import Answers
+    from sim.study.question.reading import Studies
     from sim.study.schedule import Policy
     from sim.study.sized import SizeReport
     from sim.study.sweep import SweepOutcome
@@ -377,7 +378,15 @@ def run_study(study: File, *, progress: Progress | None = None) -> Answers:
     progress : callable, optional
         Called with the cases done and their number.
     """
-    from sim.study.question import find_study, read_study, run_study
+    from sim.study.question.answers import run_study
+    from sim.study.question.reading import find_study, read_study
 
     path = find_study(str(study))
     return run_study(read_study(path), path.name, progress)
+
+
+def studies() -> Studies:
+    """The studies that are shipped, and the question of each."""
+    from sim.study.question.reading import list_studies
+
+    return list_studies()

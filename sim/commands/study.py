@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from sim.commands.options import FORMS, printed, reported, show, write_page
+from sim.files import make_folder, write_whole
 
 
 @click.command("study")
-@click.argument("study")
+@click.argument("study", required=False)
+@click.option("--list", "listing", is_flag=True, help="Print the studies that are shipped.")
+@click.option("--plots", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Write its pictures there, and show them on the page.")  # fmt: skip
 @printed(*FORMS)
 @reported
-def command(study: str, form: str, output: Path | None, report: Path | None) -> None:
-    """Rerun STUDY, a YAML file or a shipped name (h100-vs-a100), and print its verdicts."""
+def command(
+    study: str | None, listing: bool, plots: Path | None, form: str, output: Path | None,
+    report: Path | None,
+) -> None:  # fmt: skip
+    """Rerun STUDY, a YAML file or a shipped name (h100-vs-a100), and print its answers."""
     import sim
     from sim.report.progress import progress_bar
-    from sim.report.study import view
+    from sim.report.study import listed, view
+    from sim.report.study_plots import plots_of
 
+    if listing:
+        show(listed(sim.studies()), form, output)
+        return
+    if study is None:
+        message = "name a study, or --list them"
+        raise click.UsageError(message)
     with progress_bar("cases") as progress:
         answers = sim.run_study(study, progress=progress)
-    show(view(answers), form, output)
-    write_page(report, view(answers))
+    drawn = plots_of(answers)
+    link = ""
+    if plots is not None:
+        make_folder(plots)
+        for name, svg in drawn.items():
+            write_whole(plots / f"{name}.svg", svg)
+        link = os.path.relpath(plots, output.parent if output else ".")
+    inside = plots is not None or form == "html"
+    show(view(answers, drawn if inside else None, link), form, output)
+    write_page(report, view(answers, drawn, link))

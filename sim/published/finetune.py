@@ -30,9 +30,19 @@ def finetune_rows() -> tuple[MeasuredRow, ...]:
 @cache
 def table_rows() -> tuple[MeasuredRow, ...]:
     """Rows of the shipped table."""
-    about = table(TABLE)
+    return tuple(map(table_row, range(1, len(table_records()) + 1)))
+
+
+def table_row(number: int) -> MeasuredRow:
+    """A row of the shipped table, the first of which is 1."""
+    return _row(number, table_records()[number - 1], table(TABLE))
+
+
+@cache
+def table_records() -> tuple[dict[str, str], ...]:
+    """The shipped table as it stands, a mapping of its columns a run."""
     with (DATA / f"{TABLE}.csv").open(encoding="utf-8", newline="") as file:
-        return tuple(_row(i, row, about) for i, row in enumerate(csv.DictReader(file), 1))
+        return tuple(csv.DictReader(file))
 
 
 def _row(index: int, row: Mapping[str, str], about: Mapping[str, Any]) -> MeasuredRow:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator, Mapping, Sequence
 
 from sim import __version__
-from sim.quantities import percent, usd
+from sim.quantities import usd
+from sim.report.study_plots import NAMES
 from sim.report.view import (
     Cell,
     Fact,
     Facts,
     Lines,
     Part,
+    Picture,
     Remarks,
     Row,
     Table,
@@ -19,114 +21,227 @@ from sim.report.view import (
     left,
     text_of,
 )
-from sim.study.question import Answers, Verdict
-from sim.study.question import Row as Measured
+from sim.study.question.answers import Answers, Cells, Verdict
+from sim.study.question.prices import Offered, Tie
+from sim.study.question.reading import Studies
+from sim.study.question.rows import Row as Measured
+from sim.study.question.rows import said
+from sim.study.question.spec import Case
 
-_NAMES = {
-    "tokens_per_s_per_gpu": "tokens/s per GPU", "tokens_per_s": "tokens/s", "memory_gib": "memory",
-    "days": "days", "cost_usd": "cost", "usd_per_million_tokens": "USD per million tokens",
-    "energy_kwh": "energy", "mfu": "MFU", "exposed_share": "exposed communication",
-    "hbm_share": "HBM-bound kernels",
-}  # fmt: skip
 _HEADS = ("case", "measure", "ours", "80 % band", "claimed", "holds", "published", "note")
-_SHARES = ("mfu", "exposed_share", "hbm_share")
+_BANDS = (
+    "The band of a ratio is what measured ratios of its kind missed by: published runs that differ "
+    "as the two cases do and in nothing else, predicted by constants that had not seen their "
+    "source. Ratios that nobody measured have the bands of both runs, taken as independent."
+)
+_HOLDS = (
+    "A case holds where its whole band lies in the range that is claimed, and is undecided where "
+    "part of it does. Published runs are judged by their measurement, with 2 % of noise each."
+)
 
 
-def view(answers: Answers) -> View:
-    """What `scaling-sim study` says: the verdicts, each claim with its rows, the cases."""
+def listed(studies: Studies) -> View:
+    """What `scaling-sim study --list` says."""
+    rows: list[Row] = [[entry.name, entry.title] for entry in studies.studies]
+    return View("", [Table([left("study"), left("question")], rows, indent=2)], studies)
+
+
+def view(answers: Answers, plots: Mapping[str, str] | None = None, folder: str = "") -> View:
+    """What `scaling-sim study` says: what it comes to, the claims one by one, the cases.
+
+    Parameters
+    ----------
+    answers : Answers
+        The study, run.
+    plots : mapping of str to str, optional
+        Its pictures as SVG, by name.
+    folder : str
+        Where they lie, as a page is to link them.
+    """
     study = answers.study
-    parts: list[Part] = [
-        Lines([_one_line(study.question)] if study.question else [], indent=0),
-        Facts([Fact(a.claim.id, verdict(a)) for a in answers.answers], "Verdicts"),
-    ]
-    for answer in answers.answers:
-        parts += _answer(answer)
-    heads = ("case", "machine", "job", "set")
-    rows: list[Row] = [
-        [c.name, c.topology or c.measured, c.workload or "as published", " ".join(c.set)]
-        for c in study.cases
-    ]
-    parts.append(Table([left(head) for head in heads], rows, "The cases", indent=2))
+    parts: list[Part] = [Lines([_one_line(study.question)] if study.question else [], indent=0)]
+    drawn = {
+        p.name: Picture([p.title], f"{folder}/{p.name}.svg", plots[p.name])
+        for p in study.pictures
+        if plots and p.name in plots
+    }
+    for answer, text in answers.said:
+        parts.append(Lines([_one_line(text)], answer.persona))
+        parts += [drawn.pop(answer.picture)] if answer.picture in drawn else []
+    verdicts = [Fact(a.claim.id, verdict(a)) for a in answers.answers]
+    parts += [Facts(verdicts, "Verdicts"), Remarks([_HOLDS, _BANDS])]
+    parts += drawn.values()
+    for found in answers.answers:
+        parts += _answer(found, answers)
+    parts += _voices(answers)
+    parts += _cases(answers)
     name = answers.source.removesuffix(".yaml")
     parts.append(Remarks([f"Made by `scaling-sim study {name}`, version {__version__}."], indent=0))
     return View(study.title, parts, answers)
 
 
-def _answer(answer: Verdict) -> list[Part]:
+def _answer(answer: Verdict, answers: Answers) -> Iterator[Part]:
     claim = answer.claim
-    why = [Lines(row.reasons, f"Why, for {row.label}:", indent=4, list=True) for row in answer.rows]
-    return [
-        Lines([f"-> {verdict(answer)}"], f"{claim.id}. {_one_line(claim.claim)}"),
-        _table(answer), *why, Lines([_one_line(claim.reading)] if claim.reading else []),
-    ]  # fmt: skip
+    yield Lines([f"-> {verdict(answer)}"], f"{claim.id}. {_one_line(claim.claim)}")
+    if answer.rows:
+        yield _table(answer)
+    yield from _ties(answer, answers.study.machines)
+    yield from map(_cells_table, answer.cells)
+    for row in answer.rows:
+        yield Lines(row.reasons, f"Why, for {row.label}:", indent=4, list=True)
+    yield Lines([_one_line(answer.reading)] if answer.reading else [])
 
 
 def verdict(answer: Verdict) -> str:
-    """The verdict in words; cases that only their band brings into the range are counted apart."""
-    rows = [row for row in answer.rows if row.within is not None]
-    near = sum(row.within is False and _reaches(row) for row in rows)
-    maybe = f"; the bands of {near} more reach it" if near else ""
-    if answer.verdict == "holds only for":
-        labels = answer.holding
-        if len(labels) > 4:
-            return f"holds for {len(labels)} of {len(rows)} cases{maybe}"
-        return f"holds only for {len(labels)} of {len(rows)}: {'; '.join(labels)}{maybe}"
-    if answer.verdict == "measured":
-        return "measured, no range claimed"
-    return answer.verdict + (f"; the bands of {near} reach it" if near else "")
+    """The verdict in words, with how many cases are for it, against it and open."""
+    rows = [row for row in answer.rows if row.holds is not None]
+    if answer.word == "measured":
+        return _by_price(answer.ties) if answer.ties else "measured, no range claimed"
+    if answer.word != "mixed":
+        return answer.word
+    phrases = {"yes": "holds for", "no": "fails for", "undecided": "undecided for"}
+    said = []
+    for holds, text in phrases.items():
+        labels = answer.labels(holds)
+        if labels:
+            names = f": {'; '.join(labels)}" if len(labels) <= 2 else ""
+            said.append(f"{text} {len(labels)} of {len(rows)}{names}")
+    return ", ".join(said)
 
 
-def shown(row: Measured, value: float | None) -> str:
-    """A value of a row as a reader would say it."""
-    if value is None:
-        return "does not fit"
-    if row.is_ratio:
-        return f"{value:.2f} x"
-    if row.metric in _SHARES:
-        return percent(value)
-    if row.metric in ("cost_usd", "usd_per_million_tokens"):
-        return usd(value)
-    unit = {"memory_gib": " GiB", "days": " days", "energy_kwh": " kWh"}.get(row.metric, "")
-    return f"{value:,.0f}{unit}" if value >= 100 else f"{value:.2f}{unit}"
+def _by_price(ties: Sequence[Tie]) -> str:
+    """Between which price ratios the answer changes."""
+    known = [tie.ratio for tie in ties if tie.ratio is not None]
+    if not known:
+        return "no two machines fit"
+    return (
+        f"depends on the job and on the price: machines tie at {min(known):.2f} to "
+        f"{max(known):.2f} times the hourly price"
+    )
 
 
 def _claimed(row: Measured) -> str:
     if row.low is None and row.high is None:
         return ""
     if row.low is None:
-        return f"at most {shown(row, row.high)}"
+        return f"at most {row.said(row.high)}"
     if row.high is None:
-        return f"at least {shown(row, row.low)}"
-    return f"{shown(row, row.low)} to {shown(row, row.high)}"
+        return f"at least {row.said(row.low)}"
+    return f"{row.said(row.low).removesuffix(' x')} to {row.said(row.high)}"
 
 
-def _cells(row: Measured) -> list[Cell | str]:
-    band = f"{shown(row, row.band[0])} to {shown(row, row.band[1])}" if row.band else ""
-    holds = {True: "yes", False: "no", None: ""}[row.within]
-    if row.within is False and _reaches(row):
-        holds = "no, its band does"
+def _line(row: Measured) -> list[Cell | str]:
+    band = ""
+    if row.band:
+        band = f"{row.said(row.band[0]).removesuffix(' x')} to {row.said(row.band[1])}"
+    holds: str = row.holds or ""
     if row.published and holds:
         holds += ", as measured"
-    published = "; ".join(f"{shown(row, value)} ({text})" for text, value in row.published)
+    published = "; ".join(f"{row.said(value)} ({text})" for text, value in row.published)
     return [
-        row.label, f"{_NAMES[row.metric]}{' ratio' if row.is_ratio else ''}",
-        Cell(shown(row, row.value), row.value), band, _claimed(row), holds, published, row.note,
+        row.label, f"{NAMES[row.metric]}{' ratio' if row.is_ratio else ''}",
+        Cell(row.said(row.value), row.value), band, _claimed(row), holds, published, row.note,
     ]  # fmt: skip
-
-
-def _reaches(row: Measured) -> bool:
-    """Whether a row's band reaches the claimed range."""
-    if row.band is None or row.published:  # a measurement needs no band of ours
-        return False
-    return row.band[1] >= (row.low or 0.0) and row.band[0] <= (row.high or math.inf)
 
 
 def _table(answer: Verdict) -> Table:
     """A row a line, without the columns that say nothing."""
-    rows = [_cells(row) for row in answer.rows]
+    rows = [_line(row) for row in answer.rows]
     keep = [i for i in range(len(_HEADS)) if any(text_of(row[i]) for row in rows)]
     columns = [left(_HEADS[i]) for i in keep]
     return Table(columns, [[row[i] for i in keep] for row in rows], indent=2, apart=False)
+
+
+# --- prices --------------------------------------------------------------------------------------
+
+
+def _ties(answer: Verdict, machines: tuple[str, ...]) -> Iterator[Part]:
+    """Price ratios at which either machine is the cheaper, and what providers ask."""
+    if not answer.ties:
+        return
+    first, second = machines if len(machines) == 2 else ("first", "second")
+    columns = [
+        left("job"), left(f"{first} cheaper below"), left("ties at"),
+        left(f"{second} cheaper above"),
+    ]  # fmt: skip
+    rows: list[Row] = []
+    for tie in answer.ties:
+        if tie.ratio is None or tie.band is None:
+            rows.append([tie.label, "", "one does not fit", ""])
+        else:
+            ratios = (tie.band[0], tie.ratio, tie.band[1])
+            rows.append([tie.label, *(Cell(f"{r:.2f} x", r) for r in ratios)])
+    yield Table(columns, rows, f"Break-even: hourly price of {first} over {second}", indent=2)
+    offered = dict.fromkeys(o for tie in answer.ties for o in tie.offered)
+    asked = sorted(offered, key=lambda o: o.ratio)
+    heads = [left("job"), *(left(f"{o.name}: {o.ratio:.2f} x") for o in asked)]
+    words = {"first": first, "second": second}
+    lines: list[Row] = []
+    for tie in answer.ties:
+        if tie.offered and tie.ratio is not None:
+            known = {o: str(tie.cheaper(o.ratio)) for o in tie.offered}
+            found = [known.get(o, "") for o in asked]
+            lines.append([tie.label, *(words.get(word, word) for word in found)])
+    if lines:
+        yield Table(heads, lines, "The cheaper one at what providers ask for both", indent=2)
+        columns = [left("provider, region, date"), left(first), left(second), left("source")]
+        yield Table(columns, [_offer(o) for o in asked], "Prices of a GPU-hour", indent=2)
+
+
+def _offer(offered: Offered) -> Row:
+    ends = (offered.first, offered.second)
+    sources = "; ".join(dict.fromkeys(row.source for row in ends))
+    prices = [Cell(usd(row.usd_per_gpu_hour), row.usd_per_gpu_hour, "USD") for row in ends]
+    return [offered.name, *prices, sources]
+
+
+# --- grids, voices, cases ------------------------------------------------------------------------
+
+
+def _cells_table(cells: Cells) -> Table:
+    grid = cells.grid
+    columns = [left(grid.rows.name), *(left(step.label) for step in grid.columns.steps)]
+    rows: list[Row] = [
+        [step.label, *(_cell(value, cells.metric) for value in values)]
+        for step, values in zip(grid.rows.steps, cells.values, strict=True)
+    ]
+    heading = f"{grid.title}: {NAMES[cells.metric]} by {grid.rows.name} and {grid.columns.name}"
+    return Table(columns, rows, heading, indent=2)
+
+
+def _cell(value: float | None, metric: str) -> Cell | str:
+    return "does not fit" if value is None else Cell(said(value, metric), value)
+
+
+def _voices(answers: Answers) -> Iterator[Part]:
+    if not answers.voices:
+        return
+    columns = [left("who"), left("says"), left("ours"), left("reading")]
+    rows: list[Row] = []
+    for voice, row, reading in answers.voices:
+        ours = f"{row.said(row.value)}: {row.label}" if row is not None else ""
+        rows.append([voice.source, _one_line(voice.says), ours, _one_line(reading)])
+    yield Table(columns, rows, "Who says otherwise, and who measured it", indent=2)
+
+
+def _cases(answers: Answers) -> Iterator[Part]:
+    heads = [left("case"), left("machine"), left("job"), left("set")]
+    yield Table(heads, [_case(c) for c in answers.study.cases], "The cases", indent=2)
+    for grid in answers.study.grids:
+        rows: list[Row] = [
+            [axis.name, step.label, " ".join(step.set)]
+            for axis in (grid.rows, grid.columns)
+            for step in axis.steps
+        ]
+        where = f"{grid.topology}, {grid.workload} {' '.join(grid.set)}".rstrip()
+        columns = [left("axis"), left("value"), left("set")]
+        yield Table(columns, rows, f"The grid {grid.name}: {where}", indent=2)
+
+
+def _case(case: Case) -> Row:
+    if case.measured:
+        return [case.name, case.measured, "as published", " ".join(case.set)]
+    return [case.name, case.topology, case.workload, " ".join(case.set)]
 
 
 def _one_line(text: str) -> str:
