@@ -17,8 +17,8 @@ SCHEMAS = {
     for name in (
         "result", "memory", "comparison", "size", "sweep", "need", "plan", "offers", "prices",
         "study", "studies", "explain", "collective", "collective-variants", "topology",
-        "topology-import", "validation", "calibration", "diagnosis", "trace", "trace-difference", "timeline",
-        "config", "file-schema", "import", "improvement", "post-training", "stages", "export",
+        "topology-import", "validation", "calibration", "diagnosis", "trace", "trace-difference",
+        "timeline", "config", "file-schema", "import", "improvement", "post-training", "stages", "export",
         "entries", "entry", "difference", "doctor", "init", "code", "support",
     )
 }  # fmt: skip
