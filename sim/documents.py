@@ -18,8 +18,8 @@ SCHEMAS = {
         "result", "memory", "comparison", "size", "sweep", "need", "plan", "offers", "prices",
         "study", "studies", "explain", "collective", "collective-variants", "topology",
         "topology-import", "validation", "calibration", "diagnosis", "trace", "trace-difference",
-        "timeline", "config", "file-schema", "import", "improvement", "post-training", "stages", "export",
-        "entries", "entry", "difference", "doctor", "init", "code", "support",
+        "timeline", "config", "file-schema", "import", "improvement", "post-training", "stages",
+        "export", "entries", "entry", "difference", "doctor", "init", "code", "support",
     )
 }  # fmt: skip
 _CELLS = 60  # rows of a document that a notebook shows

@@ -43,6 +43,6 @@ def command(
         for name, svg in drawn.items():
             write_whole(plots / f"{name}.svg", svg)
         link = os.path.relpath(plots, output.parent if output else ".")
-    inside = plots is not None or form == "html"
-    show(view(answers, drawn if inside else None, link), form, output)
-    write_page(report, view(answers, drawn, link))
+    said = view(answers, drawn, link)
+    show(said, form, output)
+    write_page(report, said)

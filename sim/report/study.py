@@ -56,12 +56,13 @@ def view(answers: Answers, plots: Mapping[str, str] | None = None, folder: str =
     plots : mapping of str to str, optional
         Its pictures as SVG, by name.
     folder : str
-        Where they lie, as a page is to link them.
+        Where they lie, as a page is to link them; empty: nowhere.
     """
     study = answers.study
     parts: list[Part] = [Lines([_one_line(study.question)] if study.question else [], indent=0)]
+    at = f"{folder}/{{}}.svg" if folder else ""
     drawn = {
-        p.name: Picture([p.title], f"{folder}/{p.name}.svg", plots[p.name])
+        p.name: Picture([p.title], at.format(p.name), plots[p.name])
         for p in study.pictures
         if plots and p.name in plots
     }

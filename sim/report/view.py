@@ -116,7 +116,7 @@ class Picture(NamedTuple):
     """A drawing: what it shows, the file it was written to, as SVG."""
 
     lines: Sequence[str]  # its title
-    path: str
+    path: str  # empty: to none, so that it is only where pictures are drawn
     svg: str
 
 

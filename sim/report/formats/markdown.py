@@ -50,7 +50,7 @@ def _section(section: Part) -> Iterator[str]:
         cells = [[text_of(cell) for cell in row] for row in section.rows]
         yield from _table(section.columns, cells)
     elif isinstance(section, Picture):
-        yield f"![{section.lines[0]}]({section.path})"
+        yield from (f"![{line}]({section.path})" for line in section.lines if section.path)
     elif isinstance(section, Lines) and section.literal:
         yield "\n".join(["```text", *section.lines, "```"])
     elif isinstance(section, Remarks) or (isinstance(section, Lines) and section.list):

@@ -37,7 +37,7 @@ def _section(section: Part) -> Iterator[str]:
     elif isinstance(section, Facts):
         yield from _facts(section)
     elif isinstance(section, Picture):
-        yield f"{section.lines[0]}: {section.path}"
+        yield from (f"{line}: {section.path}" for line in section.lines if section.path)
     elif isinstance(section, Lines) and section.literal:
         yield from (" " * section.indent + line for line in section.lines)
     elif isinstance(section, Lines | Remarks):
