@@ -16,17 +16,30 @@ def waiting(result: Result) -> list[Fact]:
     total, named = result.step.time_s, {g.ranks: g for g in result.ranks}
     found = bubble(result)
     most = MOST + len(found)
-    for group in sorted(result.ranks, key=lambda g: -g.waiting_s):
-        if group.waiting_s < LEAST * total:
+    for group in sorted(result.ranks, key=lambda g: -sum(_lost(g).values())):
+        lost = _lost(group)
+        whole = sum(lost.values())
+        if whole < LEAST * total:
             break
-        last = named[max(group.waiting_for, key=lambda ranks: group.waiting_for[ranks])]
+        last = named[max(lost, key=lambda ranks: lost[ranks])]
         whom = "one another" if last is group else _named(last)
         if last.gpu == group.gpu and last.speed < group.speed:
             whom += f", {percent(last.speed / group.speed)} as fast"
-        shares = percent(group.waiting_s / total), percent(group.communication_s / total)
-        text = f"{shares[0]} of the step for {whom}; {shares[1]} more for data on its way"
+        text = f"{percent(whole / total)} of the step for {whom}"
+        if whole - group.waiting_s >= LEAST * total:
+            beside = percent((whole - group.waiting_s) / total)
+            text += f" ({beside} in kernels beside collectives that wait)"
+        text += f"; {percent(group.communication_s / total)} more for data on its way"
         found.append(Fact("Waiting", f"{_named(group)} {text}"))
     return found[:most]
+
+
+def _lost(group: RankGroup) -> dict[str, float]:
+    """Seconds lost to later ranks, idle or in slower kernels, by those ranks."""
+    names = {**group.waiting_for, **group.slowed_for}
+    return {
+        name: group.waiting_for.get(name, 0.0) + group.slowed_for.get(name, 0.0) for name in names
+    }
 
 
 def bubble(result: Result) -> list[Fact]:

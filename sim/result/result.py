@@ -75,6 +75,7 @@ class RankGroup:
     communication_s: float  # idle while its data moves
     idle_s: float  # idle for the host, copies, or the end of the step
     waiting_for: dict[str, float]  # seconds by the ranks that came last
+    slowed_for: dict[str, float]  # of compute_s, lost beside collectives that waited, by the same
     stage: int = 0  # of a pipeline
 
 

@@ -142,7 +142,7 @@ def step_section(b: Breakdown, algorithms: Mapping[str, tuple[str, ...]]) -> Ste
 
 def ranks_section(groups: Sequence[WaitingGroup], step_s: float) -> tuple[RankGroup, ...]:
     """Who waits for whom; nothing where all ranks are alike and none waits."""
-    told = [group for group in groups if group.waiting_s > TOLD * step_s]
+    told = [g for g in groups if g.waiting_s + sum(g.slowed_for.values()) > TOLD * step_s]
     if len(groups) == 1 and not told:
         return ()
     names = [_runs(group.ranks) for group in groups]
@@ -158,6 +158,7 @@ def ranks_section(groups: Sequence[WaitingGroup], step_s: float) -> tuple[RankGr
             communication_s=group.communication_s,
             idle_s=group.idle_s,
             waiting_for={names[i]: lost for i, lost in group.waiting_for.items() if lost > 0.0},
+            slowed_for={names[i]: lost for i, lost in group.slowed_for.items() if lost > 0.0},
         )
         for name, group in zip(names, groups, strict=True)
     )

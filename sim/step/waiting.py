@@ -1,7 +1,8 @@
 """Who waits for whom: ranks of each kind, and what they lose in collectives to later ones.
 
 A rank waits while its compute lane is idle and a collective it has come to lacks a rank of the
-group. What it computes meanwhile is no waiting, and neither is the time that data moves.
+group. The time that data moves is no waiting, and neither is what it computes meanwhile; but those
+kernels are slower for the SMs that the collective holds while it waits.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class WaitingGroup:
     communication_s: float = 0.0  # compute lane idle, data moving
     idle_s: float = 0.0  # compute lane idle for the host, copies, or the end of the step
     waiting_for: dict[int, float] = field(default_factory=dict)  # by group that came last
+    #: of compute_s, what kernels lost to collectives that lacked a rank, by group that came last
+    slowed_for: dict[int, float] = field(default_factory=dict)
 
     @property
     def stage(self) -> int:
@@ -49,8 +52,11 @@ class WaitingGroup:
         """Add what the same ranks do in another window, `times` times."""
         for name in ("compute_s", "waiting_s", "communication_s", "idle_s"):
             setattr(self, name, getattr(self, name) + times * getattr(other, name))
-        for late, lost in other.waiting_for.items():
-            self.waiting_for[late] = self.waiting_for.get(late, 0.0) + times * lost
+        for mine, theirs in (
+            (self.waiting_for, other.waiting_for), (self.slowed_for, other.slowed_for),
+        ):  # fmt: skip
+            for late, lost in theirs.items():
+                mine[late] = mine.get(late, 0.0) + times * lost
 
 
 class _Late(NamedTuple):
@@ -165,10 +171,18 @@ def _add(
     waited = 0.0
     if late is not None:
         waited = float(Coverage(late.start, late.end).inside(*idle).sum())
+        # of what a kernel lost, the share of the time beside collectives in which they waited
+        lost = np.maximum(0.0, end - start - lowered.alone_s[ops])
+        beside = flown.inside(start, end)
+        share = np.divide(lost, beside, out=np.zeros_like(lost), where=beside > 0.0)
         for other in sorted(set(late.by.tolist())):
             mine = late.by == other
-            lost = float(Coverage(late.start[mine], late.end[mine]).inside(*idle).sum())
-            group.waiting_for[other] = group.waiting_for.get(other, 0.0) + times * lost
+            lacking = Coverage(late.start[mine], late.end[mine])
+            for found, seconds in (
+                (group.waiting_for, lacking.inside(*idle)),
+                (group.slowed_for, share * lacking.inside(start, end)),
+            ):
+                found[other] = found.get(other, 0.0) + times * float(seconds.sum())
     group.waiting_s += times * waited
     group.communication_s += times * (moving - waited)
     group.idle_s += times * (float((idle[1] - idle[0]).sum()) - moving)

@@ -11,6 +11,7 @@ from sim.commands.run import command
 from sim.errors import InputError
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load
+from sim.report.ranks import waiting as facts
 from sim.step.run import run_replicas, run_step
 from sim.step.straggle import expected_largest, ranks_of
 from sim.step.variation import (
@@ -21,6 +22,7 @@ from sim.step.variation import (
     speeds,
     usual_spread,
 )
+from sim.step.waiting import waiting
 
 SMALL = ["gradient_accumulation=1", "model.layers=4"]
 
@@ -132,6 +134,27 @@ def test_a_compute_bound_job_runs_at_the_pace_of_its_slow_gpu():
     lame = run_step(*pair, engine="python", level="ranks", variation=slow)
     busy = whole.breakdown.compute_s
     assert lame.time_s == pytest.approx(whole.time_s + busy / 0.8 - busy, rel=0.02)
+
+
+def test_what_others_lose_to_a_slow_gpu_is_said_idle_or_in_slower_kernels():
+    """Collectives that wait for it hold SMs beside the others' kernels: hardly any idles."""
+    pair = small(sets=["nodes=2"])
+    whole = run_step(*pair, level="ranks").time_s
+    slow = Variation(slow=read_variation("0", ["rank:5=0.8"], 0, 1).slow)
+    ran = run_step(*pair, level="ranks", variation=slow)
+    others, lame = waiting(ran)
+    lost = others.waiting_s + others.slowed_for[1]
+    assert lost == pytest.approx(ran.time_s - whole, rel=0.15)
+    assert others.slowed_for[1] > others.waiting_s > 0.0
+    assert others.slowed_for.get(0, 0.0) < 0.01 * lost
+    assert sum(lame.slowed_for.values()) < 0.01 * lost
+    parts = (others.compute_s, others.waiting_s, others.communication_s, others.idle_s)
+    assert sum(parts) == pytest.approx(ran.time_s, rel=1e-9)
+    told = simulate("dgx-h100", "llama3-8b-sft", overrides=[*SMALL, "nodes=2"],
+                    slow="rank:5=0.8", scaling=False, fixes=False)  # fmt: skip
+    (said,) = facts(told)
+    assert "ranks 0-4, 6-15 (h100-sxm-80gb) 18.4 % of the step for rank 5" in said.text
+    assert "11.4 % in kernels beside collectives that wait" in said.text
 
 
 @pytest.mark.parametrize("level", ["ranks", "steps"])
