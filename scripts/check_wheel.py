@@ -36,6 +36,12 @@ def main() -> int:
         python("from sim.serve.app import _own; _own('live.html')")
         python(command, "collective", "aws-p5", "--sizes", "1M,1G")
         python(command, "memory", "dgx-a100", "llama3-70b-lora")
+        for kind in ("topologies", "workloads"):  # editors complete by what their first line names
+            for file in (site / "sim" / "data" / kind).glob("*.yaml"):
+                schema = file.read_text().splitlines()[0].partition("$schema=")[2]
+                if not schema or not (file.parent / schema).is_file():
+                    print(f"{file}: no schema at {schema or 'the first line'}")
+                    return 1
         print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB, runs by names")
     return 0
 

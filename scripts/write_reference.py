@@ -1,4 +1,4 @@
-"""Write docs/reference-cli.md, reference-keys.md and codes.md from the code: options, keys, codes.
+"""Write from the code what says what it has: pages of options, keys and codes, schemas of files.
 
 What a key is about is the comment that stands beside it in its spec.
 """
@@ -21,14 +21,9 @@ from sim.inputs.base import Spec
 from sim.inputs.codes import codes
 from sim.inputs.config import text_of
 from sim.inputs.fields import Alternative, plan_of
-from sim.inputs.schema import SIDES, described
+from sim.inputs.schema import SIDES, described, file_schema
 
 ROOT = Path(__file__).parents[1]
-PAGES = {
-    "cli": ROOT / "docs" / "reference-cli.md",
-    "keys": ROOT / "docs" / "reference-keys.md",
-    "codes": ROOT / "docs" / "codes.md",
-}
 NOTE = "Written by `python scripts/write_reference.py` from the code; CI holds it to it.\n"
 
 
@@ -167,10 +162,15 @@ def _row(*cells: str) -> str:
 
 
 def main() -> int:
-    """Write the pages; with ``--check``, say whether they are as the code says."""
+    """Write the files; with ``--check``, say whether they are as the code says."""
     stale = 0
-    pages = {"cli": cli_page, "keys": keys_page, "codes": codes_page}
-    for path, text in ((PAGES[name], page()) for name, page in pages.items()):
+    files = {
+        "docs/reference-cli.md": cli_page(),
+        "docs/reference-keys.md": keys_page(),
+        "docs/codes.md": codes_page(),
+    }
+    files |= {f"schemas/{side}.schema.json": file_schema(side).to_json() + "\n" for side in SIDES}
+    for path, text in ((ROOT / name, text) for name, text in files.items()):
         if sys.argv[1:] != ["--check"]:
             path.write_text(text, encoding="utf-8")
         elif path.read_text(encoding="utf-8") != text:

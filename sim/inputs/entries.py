@@ -102,11 +102,11 @@ def _gpus() -> list[Row]:
 
 
 def _about(kind: str, name: str) -> str:
-    """The comment that a shipped file begins with."""
+    """The comment that a shipped file begins with, after the line for editors."""
     path = catalogue.find(kind, name)
     lines = path.read_text(encoding="utf-8").splitlines() if path is not None else []
-    said = [line.removeprefix("# ") for line in lines if not line.startswith("# yaml-")]
-    return said[0] if said and lines[0].startswith("#") else ""
+    first = next((line for line in lines if not line.startswith("# yaml-")), "")
+    return first.removeprefix("# ") if first.startswith("#") else ""
 
 
 def _machines() -> list[Row]:

@@ -36,7 +36,7 @@ class FileSchema(Document):
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         """A row a top-level key: what it may be and its default."""
-        properties = self.keys["$defs"][SIDES[self.side].__name__]["properties"]
+        properties = self.keys["definitions"][SIDES[self.side].__name__]["properties"]
         return [
             {"key": key, "type": _said(field), "default": field.get("default")}
             for key, field in properties.items()
@@ -83,7 +83,7 @@ _KINDS = {
 
 
 def file_schema(side: str) -> FileSchema:
-    """JSON schema (draft 2020-12) of a topology or workload file.
+    """JSON schema (draft-07, which YAML language servers know) of a topology or workload file.
 
     Parameters
     ----------
@@ -94,10 +94,10 @@ def file_schema(side: str) -> FileSchema:
     definitions: dict[str, JsonSchema] = {}
     _define(cls, definitions)
     keys = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$schema": "http://json-schema.org/draft-07/schema#",
         "title": f"scaling-sim {side}",
-        "$ref": f"#/$defs/{cls.__name__}",
-        "$defs": dict(sorted(definitions.items())),
+        "allOf": [{"$ref": f"#/definitions/{cls.__name__}"}],
+        "definitions": dict(sorted(definitions.items())),
     }
     return FileSchema(side, keys)
 
@@ -150,7 +150,7 @@ def _option(alternative: Alternative, definitions: dict[str, JsonSchema]) -> Jso
     limits = {_BOUND_WORDS[name]: limit for name, limit in bounds}
     if kind == "spec":
         _define(detail, definitions)
-        return {"$ref": f"#/$defs/{detail.__name__}"}
+        return {"$ref": f"#/definitions/{detail.__name__}"}
     if kind == "tuple":
         return {"type": "array", "items": _field(FieldPlan(detail, True, None), definitions)}
     if kind == "literal":

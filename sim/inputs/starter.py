@@ -54,7 +54,7 @@ def starter(machine: str, job: str) -> Starter:
             hint = did_you_mean(name, names)
             hint = hint if hint.startswith("; did") else f"; shipped are {', '.join(names)}"
             raise InputError.single(_SOURCE, f'no {side} is called "{name}"{hint}')
-        mode = f"# yaml-language-server: $schema={side}.schema.json\n"
-        texts[f"{side}.yaml"] = mode + path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        texts[f"{side}.yaml"] = text.replace("$schema=../schemas/", "$schema=", 1)
         texts[f"{side}.schema.json"] = file_schema(side).to_json() + "\n"
     return Starter(machine, job, texts)

@@ -20,7 +20,7 @@ def test_every_value_has_its_source():
     assert lines["topology.nodes"].origin.kind == "override"
     assert lines["topology.node.nics.rate"].value == "50 GB/s"
     assert lines["topology.node.nics.rate"].origin.kind == "user"
-    assert lines["topology.node.nics.rate"].origin.place.endswith("dgx-h100.yaml:10:26")
+    assert lines["topology.node.nics.rate"].origin.place.endswith("dgx-h100.yaml:11:26")
     assert lines["topology.node.gpu.power_limit"].value == "500 W"
     assert lines["topology.node.gpu.power_limit"].origin.kind == "override"
     assert lines["topology.node.gpu.sms"].origin.kind == "catalogue"
@@ -48,16 +48,19 @@ def test_schema_knows_every_key_and_every_reference(side):
     text = json.dumps(document)
     name = side.capitalize()
     cls = {"Topology": loader.Topology, "Workload": loader.Workload}[name]
-    assert set(document["$defs"][name]["properties"]) == set(cls.model_fields)
-    references = {part.split('"')[0] for part in text.split("#/$defs/")[1:]}
-    assert references <= set(document["$defs"])
+    assert set(document["definitions"][name]["properties"]) == set(cls.model_fields)
+    references = {part.split('"')[0] for part in text.split("#/definitions/")[1:]}
+    assert references <= set(document["definitions"])
 
 
 @pytest.mark.parametrize(
     ("side", "folder"), [("topology", "topologies"), ("workload", "workloads")]
 )
 def test_shipped_files_satisfy_the_schema(side, folder):
-
-    validator = jsonschema.Draft202012Validator(file_schema(side).to_dict())
+    published = (ROOT / "schemas" / f"{side}.schema.json").read_text()
+    assert published == file_schema(side).to_json() + "\n"  # scripts/write_reference.py
+    validator = jsonschema.Draft7Validator(file_schema(side).to_dict())
     for path in sorted((ROOT / folder).glob("*.yaml")):
+        first = path.read_text().splitlines()[0]
+        assert first == f"# yaml-language-server: $schema=../schemas/{side}.schema.json"
         assert [e.message for e in validator.iter_errors(YAML(typ="safe").load(path))] == []

@@ -72,7 +72,7 @@ def test_init_writes_files_that_run_and_are_valid(tmp_path):
         first = (tmp_path / f"{side}.yaml").read_text().splitlines()[0]
         assert first == f"# yaml-language-server: $schema={side}.schema.json"
         schema = json.loads((tmp_path / f"{side}.schema.json").read_text())
-        jsonschema.Draft202012Validator.check_schema(schema)
+        jsonschema.Draft7Validator.check_schema(schema)
     assert isinstance(call("init", str(tmp_path)).exception, InputError)
 
 
