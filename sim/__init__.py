@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sim.api.jobs import schema as schema
     from sim.api.jobs import simulate as simulate
     from sim.api.jobs import stages as stages
+    from sim.api.jobs import support as support
     from sim.api.jobs import timeline as timeline
     from sim.api.jobs import trace as trace
     from sim.api.jobs import trace_diff as trace_diff
@@ -68,7 +69,7 @@ _GIVEN = {
     "sim.api.catalogue": ("diff", "doctor", "entries", "entry", "explain_code", "init"),
     "sim.api.jobs": (
         "config", "explain", "export", "import_job", "improve", "memory_of", "schema", "simulate",
-        "stages", "timeline", "trace", "trace_diff",
+        "stages", "support", "timeline", "trace", "trace_diff",
     ),
     "sim.api.machines": (
         "collective", "prices_import", "prices_job", "prices_list", "prices_show", "topo_import",

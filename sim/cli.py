@@ -38,6 +38,7 @@ VERBS: dict[str, str] = {
     "memory": "Bytes per GPU by category and moment, verdict, fixes.",
     "improve": "The combination of changes that helps a job most, step by step.",
     "explain": "Why LoRA is (no) faster: a method's step part by part.",
+    "support": "What of a job is measured, modelled or neither.",
     "need": "Inverse questions: bandwidth, GPUs, context, price.",
     "posttrain": "A step of DPO, GRPO or PPO: generation, log-probabilities, update.",
     "plan": "Several jobs on one cluster: queueing, deadlines, cost, smallest cluster.",

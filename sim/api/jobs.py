@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sim.result.improve import Improvement
     from sim.result.memory import MemoryAnswer
     from sim.result.result import Result
+    from sim.result.support import Support
     from sim.step.chrome_trace import Trace
     from sim.step.spans import StepTimeline
     from sim.step.stages import StageChart
@@ -220,6 +221,29 @@ def explain(
     from sim.result.explain import explain
 
     return explain(machine, job)
+
+
+def support(
+    topology: Argument,
+    workload: Argument,
+    *,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+    **keys: Any,
+) -> Support:
+    """What of a job is measured, modelled or not modelled, and the published runs near it.
+
+    Parameters
+    ----------
+    topology, workload, overrides, calibration, keys
+        As for `simulate`.
+    """
+    from sim.inputs.loader import load
+
+    machine, job, notes = load(topology, workload, settings(overrides, calibration, keys))
+    from sim.result.support import support
+
+    return support(machine, job, notes)
 
 
 def trace(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sim.quantities import count, duration, gib, percent, usd
-from sim.report.run import borrowed_by
 from sim.report.view import Cell, Column, Lines, Part, Remarks, Row, Table, View, borrowed
 from sim.result.result import Result
 from sim.study.compare import PARTS, Comparison, part_times
@@ -28,7 +27,7 @@ def view(comparison: Comparison) -> View:
         Lines(d.reasons, f"Why {d.label} differs from {first}", indent=4, list=True)
         for d in comparison.deltas
     ]
-    said = dict.fromkeys(text for v in comparison.variants for text in borrowed_by(v.result))
+    said = dict.fromkeys(text for v in comparison.variants for text in v.result.borrowed)
     parts: list[Part] = [
         _table(comparison), *why, Lines(comparison.summary),
         Remarks([*comparison.notes, *borrowed(said).lines], apart=not comparison.summary),

@@ -242,18 +242,13 @@ def notes(result: Result) -> Remarks:
     lines = [
         f"! {w.code} {w.message}" + (f" ({w.hint})" if w.hint else "") for w in result.warnings
     ]
-    lines += borrowed(borrowed_by(result)).lines
+    lines += borrowed(result.borrowed).lines
     if result.assumptions:
         lines.append(
             f"{len(result.assumptions)} keys took defaults (--format json lists them), such as "
             + ", ".join(_telling(result.assumptions))
         )
     return Remarks(lines)
-
-
-def borrowed_by(result: Result) -> list[str]:
-    """Constants of a GPU that are another's."""
-    return [text for key, text in result.provenance.items() if key.startswith("fallback")]
 
 
 _TELLING = (

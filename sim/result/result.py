@@ -294,6 +294,11 @@ class Result(Document):
     variation: Spread | None = None
     ranks: tuple[RankGroup, ...] = ()  # where they differ
 
+    @property
+    def borrowed(self) -> tuple[str, ...]:
+        """Constants of a GPU that are another's."""
+        return tuple(t for key, t in self.provenance.items() if key.startswith("fallback"))
+
     def content(self) -> dict[str, Any]:
         """The sections, what was computed from what first."""
         first = ("inputs_hash", "model_version")

@@ -8,10 +8,9 @@ from sim.page.charts.axes import Axis, Band, Dots, Drawn, Limit, axes
 from sim.page.charts.canvas import Chart, Key
 from sim.page.model import Case, Dossier, Folded, PageSection, Piece
 from sim.quantities import percent
-from sim.report.run import borrowed_by
 from sim.report.settings import settings
+from sim.report.support import like_table
 from sim.report.view import Cell, Column, Lines, Remarks, Row, Table, borrowed, left
-from sim.result.bands import LikeRun
 from sim.result.result import Result
 
 _TELLS = 0.01  # of the time per token
@@ -30,7 +29,7 @@ def section(dossier: Dossier) -> PageSection | None:
         parts.append(Remarks([f"No published run shows {', '.join(known.beyond_data)}."]))
     if case.like:
         parts += [like_chart(case), like_table(case.like)]
-    parts.append(borrowed(borrowed_by(result)))
+    parts.append(borrowed(result.borrowed))
     if moving := list(_moving(result)):
         parts.append(
             Table([left("key"), left("as simulated"), Column("time per token"), left("with")],
@@ -74,21 +73,6 @@ def like_chart(case: Case) -> Chart:
         lambda width: axes(width, x, y, layers, said, 0.3), rows, legend,
         "Each predicted by constants that had not seen its source.",
     )  # fmt: skip
-
-
-def like_table(runs: tuple[LikeRun, ...]) -> Table:
-    """The same runs as rows."""
-    columns = [
-        left("run"), left("model"), Column("GPUs"), left("strategy"), left("method"),
-        Column("likeness"), Column("error"),
-    ]  # fmt: skip
-    rows: list[Row] = [
-        [run.id, run.model, Cell(str(run.gpus), run.gpus), run.strategy, run.method,
-         Cell(percent(run.likeness, 0), run.likeness),
-         Cell(percent(run.error, sign="+"), run.error)]
-        for run in runs
-    ]  # fmt: skip
-    return Table(columns, rows)
 
 
 def _moving(result: Result) -> Iterator[Row]:
