@@ -15,7 +15,7 @@ _SOURCE = "serve"
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True,
               help="Processes that simulate.")  # fmt: skip
 @click.option("--limit", type=click.FloatRange(0.1, 600.0), default=5.0, show_default=True,
-              help="Longest time of a request, in seconds.")  # fmt: skip
+              help="Longest time of a request, in seconds; of a search, twelve times.")  # fmt: skip
 def command(port: int, workers: int, limit: float) -> None:
     """Serve the live page: change a job and see at once what it does.
 

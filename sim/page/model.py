@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from sim.fabric import Fabric
 from sim.inputs.config import Configuration
 from sim.page.charts.canvas import Chart
@@ -81,6 +84,8 @@ class Case:
         Every key of both inputs.
     like : tuple of LikeRun
         Published runs that are most like it.
+    capacity : (resources,) float64 or None
+        Of the machine's links, where some give less than they should. [B/s]
     """
 
     label: str
@@ -90,6 +95,7 @@ class Case:
     offers: PricedJobs | None = None
     keys: Configuration | None = None
     like: tuple[LikeRun, ...] = ()
+    capacity: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,17 +17,20 @@ from sim.page.charts.canvas import Chart
 from sim.page.model import Case, Piece, Tiles
 from sim.page.render import piece_html
 from sim.page.sections import machine as machine_section
-from sim.page.sections.answers import lead_of, pieces_of
+from sim.page.sections.answers import lead_of, pieces_of, priced_plans
 from sim.page.sections.decision import further, headline, sentence
 from sim.page.sections.memory import memory_bars, memory_chart
 from sim.page.sections.scaling import scaling_chart
 from sim.page.sections.step import parts_chart, timeline_chart
+from sim.quantities import duration, usd
 from sim.report.settings import settings
 from sim.result.predict import predict
 from sim.result.result import Result
 from sim.result.sections import title_of
-from sim.serve.requests import BODIES, Diagnose, Drawn, Job, Run, Size
+from sim.serve.requests import BODIES, Degraded, Diagnose, Drawn, Job, Run, Size
 from sim.step.spans import step_timeline
+from sim.step.variation import Variation, capacities, read_variation
+from sim.study.sized import SizeReport
 
 _ENGINE = "compiled"  # it is warm here
 
@@ -90,11 +93,17 @@ def _loaded(job: Job) -> Loaded:
     return (prepared.vary(job.overrides) if job.overrides else prepared).loaded()
 
 
-def _simulated(job: Job, *, curve: bool = False, changes: bool = False) -> tuple[Loaded, Result]:
-    loaded = _loaded(job)
+def _varied(job: Degraded) -> Variation:
+    return read_variation("0%", job.slow, 0, 1)
+
+
+def _simulated(
+    job: Degraded, *, curve: bool = False, changes: bool = False
+) -> tuple[Loaded, Result]:
+    loaded, varied = _loaded(job), _varied(job)
     return loaded, predict(
         loaded.topology, loaded.workload, loaded.notes, engine=_ENGINE, scaling=curve,
-        fixes=changes,
+        fixes=changes, level=varied.level(None), variation=varied,
     )  # fmt: skip
 
 
@@ -141,18 +150,21 @@ def _ratios(a: Result, b: Result) -> dict[str, float | None]:
     }
 
 
-def _copies(job: Job, loaded: Loaded) -> dict[str, str]:
+def _copies(job: Degraded, loaded: Loaded) -> dict[str, str]:
     """The same as a command, a program and files."""
     yaml = f"# topology.yaml\n{topology_yaml(loaded.topology)}\n"
     yaml += f"# workload.yaml\n{workload_yaml(loaded.workload)}"
     named = isinstance(job.topology, str) and isinstance(job.workload, str)
     first = str(job.topology) if isinstance(job.topology, str) else "topology.yaml"
     second = str(job.workload) if isinstance(job.workload, str) else "workload.yaml"
-    sets = " ".join(f"--set {shlex.quote(text)}" for text in job.overrides)
-    python = f"import sim\n\nresult = sim.simulate({first!r}, {second!r}"
-    python += f", overrides={list(job.overrides)!r})\n" if job.overrides else ")\n"
+    options = [("--set", text) for text in job.overrides]
+    options += [("--slow", text) for text in job.slow]
+    given = {"overrides": job.overrides, "slow": job.slow}
+    said = "".join(f", {name}={list(value)!r}" for name, value in given.items() if value)
+    python = f"import sim\n\nresult = sim.simulate({first!r}, {second!r}{said})\n"
     python += "print(result.step.time_s, result.memory.verdict)\n"
-    command = f"scaling-sim run {shlex.quote(first)} {shlex.quote(second)} {sets}".strip()
+    words = (word for option in options for word in option)
+    command = shlex.join(["scaling-sim", "run", first, second, *words])
     return {"cli": command, "python": python, "yaml": yaml, "named": str(named).lower()}
 
 
@@ -164,16 +176,15 @@ def _draw(asked: Drawn) -> dict[str, Any]:
             machine, work, _ = loaded
             drawn = asked.what == "timeline"
             title = title_of(machine, work)
-            cases.append(
-                Case(label, result, step_timeline(machine, work, title) if drawn else None,
-                     compile_fabric(machine))
-            )  # fmt: skip
+            varied, fabric = _varied(job), compile_fabric(machine)
+            line = step_timeline(machine, work, title, variation=varied) if drawn else None
+            cases.append(Case(label, result, line, fabric, capacity=capacities(varied, fabric)))
     parts: list[Piece] = []
     if asked.what == "timeline":
         parts = [timeline_chart(cases), *map(memory_chart, cases)]
         lines = [c.timeline.to_dict() for c in cases if c.timeline is not None]
         return {"document": lines[-1], "html": {"timeline": _html(parts)}}
-    found = machine_section.drawn(cases)
+    found = machine_section.drawn(cases, editable=True)
     said = "" if found is None else found.lead
     parts = list(found.parts) if found is not None else []
     rows = [list(part.rows) for part in parts if isinstance(part, Chart)]
@@ -193,8 +204,18 @@ def _size(asked: Size) -> dict[str, Any]:
     return {
         "document": found.to_dict(),
         "sentence": lead_of(found) or said.title,
+        "plans": list(_plans(found)),
         "html": {"size": _html([*pieces_of(found), *said.filled])},
     }
+
+
+def _plans(found: SizeReport) -> Iterator[dict[str, Any]]:
+    """The best plan of every machine, for limits to be moved over; with the words for each."""
+    for name, figures in priced_plans(found):
+        yield {
+            "name": name, "seconds": figures.wall_s, "usd": figures.cost_usd,
+            "time": duration(figures.wall_s), "cost": usd(figures.cost_usd),
+        }  # fmt: skip
 
 
 def _diagnose(asked: Diagnose) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from sim import __version__
 from sim.inputs import catalogue
+from sim.inputs.offers import catalogue as offers
 from sim.page.render import HATCH, asset
 from sim.serve.guard import Guard
 from sim.serve.requests import BODIES
@@ -24,6 +25,10 @@ from sim.serve.workers import Busy, Workers
 
 LIMIT_S = 5.0
 _WAITING = 256
+#: verbs that simulate hundreds of jobs: a process of their own, and longer
+_SEARCHES, _LONGER, _IN_LINE = ("size",), 12.0, 8
+_OWN = ("live.css", "live.js", "machine.js", "tabs.js")
+_OF_PAGES = ("page.css", "page.js")
 _SUFFIX = {"css": "text/css", "js": "text/javascript"}
 
 
@@ -41,11 +46,12 @@ def application(
     workers : int
         Processes that simulate.
     limit_s : float
-        Longest time of a request. [s]
+        Longest time of a request; a search has twelve times as long. [s]
     rate : float
         Requests a second, in the long run. [1/s]
     """
     pool = Workers(workers, limit_s, _WAITING)
+    searches = Workers(1, _LONGER * limit_s, _IN_LINE)  # started by the first: no slider waits
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -54,6 +60,7 @@ def application(
             yield
         finally:
             await pool.stop()
+            await searches.stop()
 
     async def ask(request: Request) -> Response:
         verb = request.path_params["verb"]
@@ -68,7 +75,8 @@ def application(
         if not isinstance(body, dict):
             return _fault(400, "is no JSON object")
         try:
-            status, found = await pool.ask(verb, body)
+            lane = searches if verb in _SEARCHES else pool
+            status, found = await lane.ask(verb, body)
         except Busy:
             return _fault(503, "busy; ask again in a second")
         return Response(found, status, media_type="application/json")
@@ -103,14 +111,11 @@ async def _page(request: Request) -> Response:
 
 async def _asset(request: Request) -> Response:
     """One of a handful of names; nothing is looked for."""
-    found = {
-        "page.css": lambda: asset("page.css"), "page.js": lambda: asset("page.js"),
-        "live.css": lambda: _own("live.css"), "live.js": lambda: _own("live.js"),
-    }.get(request.path_params["name"])  # fmt: skip
-    if found is None:
+    name = request.path_params["name"]
+    if name not in (*_OWN, *_OF_PAGES):
         return _fault(404, "no such file")
-    kind = _SUFFIX[request.path_params["name"].rpartition(".")[2]]
-    return Response(found(), media_type=kind)
+    text = _own(name) if name in _OWN else asset(name)
+    return Response(text, media_type=_SUFFIX[name.rpartition(".")[2]])
 
 
 def _own(name: str) -> str:
@@ -118,7 +123,8 @@ def _own(name: str) -> str:
 
 
 async def _catalogue(request: Request) -> Response:
-    return JSONResponse({kind: catalogue.names(kind) for kind in ("topologies", "workloads")})
+    found = {kind: catalogue.names(kind) for kind in ("topologies", "workloads")}
+    return JSONResponse(found | {"providers": sorted({row.provider for row in offers(None)})})
 
 
 async def _openapi(request: Request) -> Response:
@@ -134,7 +140,7 @@ def openapi() -> dict[str, Any]:
     }
     schemas: dict[str, Any] = {}
     paths: dict[str, Any] = {
-        "/api/catalogue": {"get": {"summary": "Shipped machines and jobs.",
+        "/api/catalogue": {"get": {"summary": "Shipped machines and jobs, and who rents.",
                                    "responses": {"200": {"description": "their names"}}}},
     }  # fmt: skip
     for verb, body in BODIES.items():

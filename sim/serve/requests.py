@@ -33,18 +33,27 @@ class Job(_Body):
         ]
 
 
-class Run(Job):
+class Degraded(Job):
+    """A job on a machine of which some parts are slow."""
+
+    slow: list[_Text] = Field(
+        default=[], max_length=32, examples=[["rank:3=0.9", "link:n0/nic2<>leaf2=0.5"]],
+        description="as for --slow: a GPU or a link, and what it gives of its speed",
+    )  # fmt: skip
+
+
+class Run(Degraded):
     """Simulate it; `beside` is what it is held against."""
 
     curve: bool = Field(default=False, description="also 1, 2, 4 and 8 nodes")
     changes: bool = Field(default=False, description="also changes worth trying")
-    beside: Job | None = None
+    beside: Degraded | None = None
 
 
-class Drawn(Job):
+class Drawn(Degraded):
     """Draw its step and its machine."""
 
-    beside: Job | None = None
+    beside: Degraded | None = None
     what: Literal["timeline", "machine"] = "timeline"
 
 

@@ -42,13 +42,17 @@ class Workers:
         self._all: list[_Worker] = []
         self._waiting = 0
         self._threads = ThreadPoolExecutor(2 * count, thread_name_prefix="worker")
+        self._starting = asyncio.Lock()
 
     async def start(self) -> None:
-        """Start them all; they are warm when this returns."""
-        self._all = [_Worker() for _ in range(self._count)]
-        await asyncio.gather(*(self._in_thread(w.ready) for w in self._all))
-        for worker in self._all:
-            self._free.put_nowait(worker)
+        """Start them all, where they are not yet; they are warm when this returns."""
+        async with self._starting:
+            if self._all:
+                return
+            self._all = [_Worker() for _ in range(self._count)]
+            await asyncio.gather(*(self._in_thread(w.ready) for w in self._all))
+            for worker in self._all:
+                self._free.put_nowait(worker)
 
     async def stop(self) -> None:
         """End them all."""
@@ -68,6 +72,7 @@ class Workers:
             raise Busy
         self._waiting += 1
         try:
+            await self.start()
             worker = await self._free.get()
         finally:
             self._waiting -= 1

@@ -25,6 +25,7 @@ from sim.program import Timeline
 from sim.step.critical import critical_path
 from sim.step.intervals import F8, gaps, union
 from sim.step.run import StepOutcome, run_step
+from sim.step.variation import Variation
 from sim.strategies.plan import Plan
 from sim.strategies.terms import TERMS
 
@@ -110,11 +111,14 @@ class StepTimeline(Document):
 
 
 def step_timeline(
-    topology: Topology, workload: Workload, title: str, all_micro_steps: bool = False
-) -> StepTimeline:
+    topology: Topology, workload: Workload, title: str, all_micro_steps: bool = False,
+    variation: Variation | None = None,
+) -> StepTimeline:  # fmt: skip
     """Simulate a step and put its drawing together."""
-    job = as_run(workload, topology.world_size)
-    outcome = run_step(topology, job, all_micro_steps=all_micro_steps)
+    job, varied = as_run(workload, topology.world_size), variation or Variation()
+    outcome = run_step(
+        topology, job, level=varied.level(None), all_micro_steps=all_micro_steps, variation=varied
+    )
     lowered, timeline = outcome.lowered, outcome.timeline
     view = max(lowered.views, key=lambda v: float(timeline.end[v.compute].max()))
     end = float(timeline.end.max())

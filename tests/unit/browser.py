@@ -1,9 +1,13 @@
 """A headless Chromium that opens a page, runs a probe in it and hands back what that found."""
 
+import base64
 import json
+import os
 import re
+import select
 import shutil
 import subprocess
+import time
 from html import unescape
 from pathlib import Path
 
@@ -53,3 +57,107 @@ def looked_at(text: str, folder: Path, width: int, theme: str) -> tuple[dict, li
     assert told is not None, done.stderr[-2000:]
     console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
     return json.loads(unescape(told.group(1))), console
+
+
+class Page:
+    """A page of a running Chromium, worked with real keys and a real pointer (DevTools, a pipe)."""
+
+    def __init__(self, address: str, folder: Path, width: int = 1400, height: int = 1000) -> None:
+        theirs, self._out = os.pipe()
+        self._in, ours = os.pipe()
+        flags = [flag for flag in _FLAGS if "virtual-time" not in flag]
+
+        def placed() -> None:
+            # Chromium reads commands from 3 and writes answers to 4
+            a, b = os.dup(theirs), os.dup(ours)
+            os.dup2(a, 3)
+            os.dup2(b, 4)
+
+        self._process = subprocess.Popen(
+            [str(CHROMIUM), *flags, "--remote-debugging-pipe", f"--window-size={width},{height}",
+             f"--user-data-dir={folder / 'worked'}"],
+            pass_fds=(3, 4, theirs, ours), preexec_fn=placed, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(theirs)
+        os.close(ours)
+        self._number, self._waiting, self._session = 0, b"", ""
+        self.console: list[str] = []
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
+        self.send("Runtime.enable")
+        self.send("Page.enable")
+        self.send("Page.navigate", url=address)
+        self.until("location.href !== 'about:blank' && document.readyState === 'complete'")
+
+    def __enter__(self) -> "Page":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait(10)
+        os.close(self._in)
+        os.close(self._out)
+
+    def send(self, method: str, **parameters: object) -> dict:
+        """A command of the DevTools protocol, and its answer."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        while True:
+            told = self._next()
+            if told.get("id") == self._number:
+                assert "error" not in told, told
+                return told["result"]
+            if told.get("method") == "Runtime.exceptionThrown":
+                self.console.append(json.dumps(told["params"]["exceptionDetails"]))
+
+    def _next(self) -> dict:
+        while b"\0" not in self._waiting:
+            ready, _, _ = select.select([self._in], [], [], 60)
+            assert ready, "Chromium says nothing"
+            self._waiting += os.read(self._in, 1 << 16)
+        line, self._waiting = self._waiting.split(b"\0", 1)
+        return json.loads(line)
+
+    def ask(self, expression: str) -> object:
+        """Value of an expression in the page."""
+        found = self.send("Runtime.evaluate", expression=expression, returnByValue=True,
+                          awaitPromise=True)  # fmt: skip
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def until(self, expression: str, seconds: float = 60.0) -> None:
+        """Wait until an expression holds."""
+        end = time.monotonic() + seconds
+        while not self.ask(expression):
+            assert time.monotonic() < end, expression
+            time.sleep(0.1)
+
+    def press(self, key: str) -> None:
+        """A key, down and up."""
+        for kind in ("keyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+
+    def drag(self, selector: str, down: float) -> None:
+        """The pointer pressed in the middle of an element and moved down."""
+        x, y = self.ask(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            "e.scrollIntoView({ block: 'center', behavior: 'instant' });"
+            "const b = e.getBoundingClientRect();"
+            "return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+        )
+        steps = [("mousePressed", 0.0), ("mouseMoved", down / 2), ("mouseMoved", down),
+                 ("mouseReleased", down)]  # fmt: skip
+        for kind, by in steps:
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y + by, button="left",
+                      buttons=1, clickCount=1)  # fmt: skip
+
+    def picture(self, path: Path) -> None:
+        """The page as it is, as PNG."""
+        data = self.send("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+        path.write_bytes(base64.b64decode(data))

@@ -18,7 +18,7 @@ import sim
 from sim.serve.app import openapi
 from sim.serve.guard import MOST_BYTES, Guard
 from sim.serve.requests import BODIES
-from tests.unit.browser import CHROMIUM, WITHOUT, looked_at, visited
+from tests.unit.browser import CHROMIUM, WITHOUT, Page, looked_at, visited
 
 JOB = {"topology": "dgx-h100", "workload": "mistral-7b-lora"}
 
@@ -89,6 +89,47 @@ def test_one_case_is_held_against_another(server):
     assert status == 200
     assert found["beside"]["memory"] > 1.0
     assert "GPU time for each token" in found["html"]["parts"]
+
+
+def test_slow_parts_are_those_of_the_program(server):
+    slow = ["link:n0/gpu2<>n0/nvswitch=0.25", "rank:3=0.8"]
+    status, found = server.run(slow=slow)
+    assert status == 200
+    result = sim.simulate(**JOB, slow=slow, scaling=False, fixes=False)
+    assert found["document"] == result.to_dict()
+    whole = server.run()[1]["document"]["step"]["time_s"]
+    assert found["document"]["step"]["time_s"] > 1.05 * whole
+    assert found["copies"]["cli"].endswith("'link:n0/gpu2<>n0/nvswitch=0.25' --slow rank:3=0.8")
+    told = {}
+    exec(found["copies"]["python"].rpartition("print(")[0], told)
+    assert told["result"].step.time_s == result.step.time_s
+    status, found = server.run(slow=["link:n0/gpu2<>n9/nvswitch=0.25"])
+    assert status == 422
+    assert "no such link" in found["faults"][0]["message"]
+
+
+def test_a_slow_link_is_drawn_as_what_holds_the_ring(server):
+    body = {**JOB, "slow": ["link:n0/gpu2<>n0/nvswitch=0.5"], "what": "machine"}
+    found = json.loads(server.ask("/api/draw", body)[2])
+    assert found["sentence"] == (
+        "A ring over all 8 GPUs gives 185 GB/s; n0/gpu2>n0/nvswitch is what holds it."
+    )
+    assert 'data-link="n0/gpu2&lt;&gt;n0/nvswitch" data-share="0.5"' in found["html"]["machine"]
+    links = {(row["from"], row["to"]): row for row in found["document"]["links"][0]}
+    slow, whole = links["n0/gpu2", "n0/nvswitch"], links["n0/gpu1", "n0/nvswitch"]
+    assert slow["bytes_per_s"] == pytest.approx(whole["bytes_per_s"] / 2)
+    assert (slow["use"], whole["use"]) == (1.0, pytest.approx(0.5))
+
+
+def test_a_search_has_a_process_of_its_own(server):
+    body = {"workload": "mistral-7b-lora", "max_gpus": 8, "provider": ["nebius"]}
+    status, _, text = server.ask("/api/size", body)
+    found = json.loads(text)
+    assert status == 200
+    plans = found["plans"]
+    assert len(plans) > 2
+    best = found["document"]["winner"]
+    assert (plans[0]["seconds"], plans[0]["usd"]) == (best["wall_clock_s"], best["cost_usd"])
 
 
 @pytest.mark.parametrize(
@@ -180,7 +221,7 @@ def test_the_api_describes_itself(server):
     _, _, text = server.ask("/api/openapi.json")
     assert json.loads(text) == openapi()
     assert {p.rpartition("/")[2] for p, v in openapi()["paths"].items() if "post" in v} == {*BODIES}
-    for name in ("Run", "Job", "Size", "Diagnose", "Drawn"):
+    for name in ("Run", "Degraded", "Size", "Diagnose", "Drawn"):
         assert openapi()["components"]["schemas"][name]["additionalProperties"] is False
 
 
@@ -207,13 +248,15 @@ def _recorded(server):
         "api/catalogue": json.loads(server.ask("/api/catalogue")[2]),
         "api/run": server.run(curve=True, changes=True)[1],
     }
-    _, _, script = server.ask("/assets/live.js")
+    scripts = ("live.js", "machine.js", "tabs.js")
+    script = "\n".join(server.ask(f"/assets/{name}")[2] for name in scripts)
     told = json.dumps(answers).replace("</", "<\\/")
     stub = "history.replaceState = () => {};"  # a frame without an address has none to change
     stub += f"window.fetch = async (u) => ({{ ok: true, json: async () => ({told})[u] }});"
-    return page.replace(
-        '<script src="assets/live.js"></script>', f"<script>{stub}\n{script}</script>"
-    )
+    for name in scripts[:-1]:
+        page = page.replace(f'<script src="assets/{name}"></script>\n', "")
+    last = f'<script src="assets/{scripts[-1]}"></script>'
+    return page.replace(last, f"<script>{stub}\n{script}</script>")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
@@ -223,6 +266,68 @@ def test_the_page_asks_and_shows_under_its_own_policy(server, tmp_path):
     assert "2 nodes x 8 h100-sxm-80gb" in dom
     assert 'data-name="timeline"' in dom
     assert "time per token" in dom
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+def test_parts_of_the_machine_are_slowed_where_they_are_drawn(server, tmp_path):
+    link = '#machine-drawn .wide-svg [data-link="n0/gpu2<>n0/nvswitch"]'
+    with Page(server.address + "#j=mistral-7b-lora&t=machine", tmp_path) as page:
+        page.until(f"document.querySelector('{link}') !== null")
+        named = page.ask(
+            "[...document.querySelectorAll('#machine-drawn [tabindex]')].every("
+            "(e) => e.getAttribute('role') === 'slider' && e.getAttribute('aria-label')"
+            " && e.getAttribute('aria-valuenow') === '100')"
+        )
+        assert named is True
+        page.drag(link, 50.0)
+        page.until("location.hash.includes('w=link%3An0%2Fgpu2%3C%3En0%2Fnvswitch%3D0.5')")
+        page.until("document.getElementById('machine-said').textContent.includes('185 GB/s')")
+        # it is still chosen, and keys move it on
+        page.press("ArrowDown")
+        page.until("document.getElementById('machine-said').textContent.includes('148 GB/s')")
+        assert page.ask("document.getElementById('part-out').textContent") == "40 %"
+        page.press("End")
+        page.until("!location.hash.includes('gpu2')")
+        page.ask("document.querySelector('#counts button').click()")  # one NIC fewer
+        page.until("document.querySelectorAll('.wide-svg [data-kind=nic]').length === 7")
+        assert page.ask("document.getElementById('more').value") == "node.nics.count=7"
+        assert page.ask("document.getElementById('faults').textContent") == ""
+        assert page.console == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+def test_limits_move_over_what_was_found_and_a_trace_is_dropped(server, tmp_path):
+    events = [{"ph": "X", "name": f"ProfilerStep#{i}", "ts": 9e6 * i, "dur": 9e6} for i in range(4)]
+    with Page(server.address + "#j=mistral-7b-lora&t=size", tmp_path) as page:
+        page.until("document.body.dataset.answers >= 1")
+        page.ask("document.getElementById('maxgpus').value = 8;"
+                 "document.getElementById('provider').value = 'nebius';"
+                 "document.getElementById('find').click()")  # fmt: skip
+        page.until("!document.getElementById('front').hidden", 120)
+        free = page.ask("document.getElementById('front-said').textContent")
+        page.ask("document.getElementById('front-time').focus()")
+        page.press("Home")  # as fast as anything is
+        tight = page.ask("document.getElementById('front-said').textContent")
+        assert tight != free
+        assert page.ask("document.querySelectorAll('circle.best').length") == 2  # wide and narrow
+        page.ask("document.getElementById('front-cost').focus()")
+        page.press("Home")
+        said = page.ask("document.getElementById('front-said').textContent")
+        assert said == "Nothing is both within that time and for that money."
+        page.ask(
+            f"""(async () => {{
+            const text = {json.dumps(json.dumps({"traceEvents": events}))};
+            const packed = new Blob([text]).stream().pipeThrough(new CompressionStream("gzip"));
+            const t = new DataTransfer();
+            t.items.add(new File([await new Response(packed).blob()], "rank0.json.gz"));
+            document.getElementById("diagnose").dispatchEvent(
+              new DragEvent("drop", {{ dataTransfer: t, bubbles: true }}));
+            }})()"""
+        )
+        page.until("document.getElementById('diagnose-said').textContent.includes('the median')")
+        said = page.ask("document.getElementById('diagnose-said').textContent")
+        assert said.startswith("rank0.json.gz: 3 steps, 9.000 s in the median. measured ")
+        assert page.console == []
 
 
 def test_it_stops_when_it_is_told(server):

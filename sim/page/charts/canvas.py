@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+_NO_DATA: Mapping[str, str] = MappingProxyType({})
 WIDE, NARROW = 920, 400  # user units: one is a pixel where there is room
 
 
@@ -56,26 +58,28 @@ class Canvas:
         Of the drawing.
     label : str
         What a screen reader says of it.
+    role : str
+        ``img``, or ``group`` where its parts are spoken of too.
     """
 
-    def __init__(self, width: float, height: float, label: str) -> None:
-        self.width, self.height, self._label = width, height, label
+    def __init__(self, width: float, height: float, label: str, role: str = "img") -> None:
+        self.width, self.height, self._label, self._role = width, height, label, role
         self._parts: list[str] = []
 
     def rect(
         self, x: float, y: float, width: float, height: float, mark: str, title: str = "",
-        round_: float = 0.0,
+        round_: float = 0.0, data: Mapping[str, str] = _NO_DATA,
     ) -> None:  # fmt: skip
-        """A filled rectangle."""
+        """A filled rectangle; `data` is for scripts."""
         corner = f' rx="{n(round_)}"' if round_ else ""
         self._shape(
             f'rect x="{n(x)}" y="{n(y)}" width="{n(max(width, 0.0))}" '
-            f'height="{n(max(height, 0.0))}"{corner}', "rect", mark, title,
+            f'height="{n(max(height, 0.0))}"{corner}', "rect", mark, title, data,
         )  # fmt: skip
 
-    def path(self, d: str, mark: str, title: str = "") -> None:
+    def path(self, d: str, mark: str, title: str = "", data: Mapping[str, str] = _NO_DATA) -> None:
         """A path; the class says whether it is filled or stroked."""
-        self._shape(f'path d="{d}"', "path", mark, title)
+        self._shape(f'path d="{d}"', "path", mark, title, data)
 
     def line(self, x1: float, y1: float, x2: float, y2: float, mark: str) -> None:
         """A straight line."""
@@ -96,7 +100,10 @@ class Canvas:
             f'<text x="{n(x)}" y="{n(y)}" class="{mark}"{side}{turn}>{escape(text)}</text>'
         )
 
-    def _shape(self, head: str, tag: str, mark: str, title: str) -> None:
+    def _shape(
+        self, head: str, tag: str, mark: str, title: str, data: Mapping[str, str] = _NO_DATA
+    ) -> None:
+        head += "".join(f' data-{key}="{escape(value)}"' for key, value in data.items())
         inside = f"<title>{escape(title)}</title></{tag}>" if title else ""
         self._parts.append(f'<{head} class="{mark}"' + (f">{inside}" if title else "/>"))
 
@@ -104,7 +111,7 @@ class Canvas:
         """The drawing."""
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {n(self.width)} '
-            f'{n(self.height)}" role="img" aria-label="{escape(self._label)}">'
+            f'{n(self.height)}" role="{self._role}" aria-label="{escape(self._label)}">'
             + "".join(self._parts) + "</svg>"
         )  # fmt: skip
 

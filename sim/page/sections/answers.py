@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 from sim.documents import Document
@@ -14,12 +14,13 @@ from sim.page.charts.bars import Row, ranked, stacked
 from sim.page.charts.canvas import Chart, Key
 from sim.page.model import Piece
 from sim.page.sections.traces import trace_pieces
-from sim.quantities import count, duration, gib, percent, usd
+from sim.quantities import count, counted, duration, gib, percent, usd
 from sim.report.memory import TITLES
 from sim.report.trace_diff import sentence as traced
 from sim.result.memory import MemoryAnswer
 from sim.study.compare import Comparison, whole_job
 from sim.study.plan import PlanReport
+from sim.study.search import Estimate
 from sim.study.sized import SizeReport
 from sim.study.sweep import SweepOutcome
 from sim.units import HOUR_S
@@ -58,7 +59,8 @@ def _chosen(report: SizeReport) -> str:
     first, *others = [c for c in report.contenders if c.plan is not None]
     assert first.plan is not None
     f = first.plan.figures
-    said = f"Take {first.plan.candidate.gpus} GPUs of {first.machine.name}: {duration(f.wall_s)}"
+    size = counted(first.plan.candidate.gpus, "GPU")
+    said = f"Take {size} of {first.machine.name}: {duration(f.wall_s)}"
     said += f", {usd(f.cost_usd)}." if f.cost_usd < float("inf") else "."
     if others and others[0].plan is not None:
         second = others[0].plan.figures
@@ -127,15 +129,19 @@ def _compared(comparison: Comparison) -> list[Piece]:
 
 def _sized(report: SizeReport) -> list[Piece]:
     """Wall-clock and cost of the best plan of every machine."""
-    plans = [c for c in report.contenders if c.plan is not None]
-    points, names = [], []
-    for c in plans[:_SHOWN]:
-        if c.plan is not None and math.isfinite(c.plan.figures.cost_usd + c.plan.figures.wall_s):
-            points.append((c.plan.figures.wall_s, c.plan.figures.cost_usd))
-            names.append(f"{c.machine.name}, {c.plan.candidate.gpus} GPUs")
-    if not points:
+    found = list(priced_plans(report))
+    if not found:
         return []
+    names = [name for name, _ in found]
+    points = [(figures.wall_s, figures.cost_usd) for _, figures in found]
     return [_money(names, points, _front(points), report.records())]
+
+
+def priced_plans(report: SizeReport) -> Iterator[tuple[str, Estimate]]:
+    """The best plan of every machine that has one and a price, with its name; the first few."""
+    for c in [c for c in report.contenders if c.plan is not None][:_SHOWN]:
+        if c.plan is not None and math.isfinite(c.plan.figures.cost_usd + c.plan.figures.wall_s):
+            yield f"{c.machine.name}, {counted(c.plan.candidate.gpus, 'GPU')}", c.plan.figures
 
 
 def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -22,7 +22,10 @@
     ["compile", "torch.compile", ["true", "false"]],
     ["loss", "Loss", ["eager", "fused", "fused-linear"]],
   ];
-  const state = { topology: "dgx-h100", workload: "llama3-8b-sft", set: {}, more: "", pin: null, tab: "whatif" };
+  const state = {
+    topology: "dgx-h100", workload: "llama3-8b-sft", set: {}, more: "", slow: {}, pin: null, tab: "whatif",
+    fleet: null,
+  };
   let last = null; // the last answer
   let drawn = {}; // tab -> what it was drawn for
 
@@ -37,10 +40,17 @@
     return { topology: of.topology, workload: of.workload, overrides: overrides(of) };
   }
 
+  // The same on a machine whose parts are as slow as they were made.
+  function degraded(of = state) {
+    return { ...job(of), slow: Object.entries(of.slow || {}).map(([part, share]) => `${part}=${share}`) };
+  }
+
   function remember() {
     const words = new URLSearchParams({ m: state.topology, j: state.workload });
     for (const [key, value] of Object.entries(state.set)) words.append("s", `${key}=${value}`);
     if (state.more.trim()) words.set("k", state.more);
+    for (const [part, share] of Object.entries(state.slow)) words.append("w", `${part}=${share}`);
+    if (state.fleet) words.set("f", JSON.stringify(state.fleet));
     if (state.pin) words.set("a", JSON.stringify(state.pin));
     if (state.tab !== "whatif") words.set("t", state.tab);
     history.replaceState(null, "", "#" + words.toString());
@@ -52,12 +62,20 @@
     state.workload = words.get("j") || state.workload;
     state.more = words.get("k") || "";
     state.set = {};
-    for (const text of words.getAll("s")) {
-      const at = text.indexOf("=");
-      if (at > 0) state.set[text.slice(0, at)] = text.slice(at + 1);
+    state.slow = {};
+    for (const [name, into] of [["s", state.set], ["w", state.slow]]) {
+      for (const text of words.getAll(name)) {
+        const at = name === "s" ? text.indexOf("=") : text.lastIndexOf("=");
+        if (at > 0) into[text.slice(0, at)] = text.slice(at + 1);
+      }
     }
-    try { state.pin = words.get("a") ? JSON.parse(words.get("a")) : null; } catch { state.pin = null; }
+    state.pin = read(words.get("a"));
+    state.fleet = read(words.get("f"));
     state.tab = $("tab-" + words.get("t")) ? words.get("t") : "whatif";
+  }
+
+  function read(text) {
+    try { return text ? JSON.parse(text) : null; } catch { return null; }
   }
 
   // --- asking ------------------------------------------------------------------------------------
@@ -82,8 +100,8 @@
     document.querySelectorAll("#tiles, #further, #whatif").forEach((e) => e.classList.add("stale"));
     const began = performance.now();
     try {
-      const body = job();
-      if (state.pin) body.beside = job(state.pin);
+      const body = degraded();
+      if (state.pin) body.beside = degraded(state.pin);
       const found = await ask("run", body);
       last = found;
       showFaults([]);
@@ -104,23 +122,23 @@
 
   // What takes longer than a slider may: the curve, changes worth trying.
   async function further() {
-    const asked = JSON.stringify(job());
+    const asked = JSON.stringify(degraded());
     try {
-      const found = await ask("run", { ...job(), curve: true, changes: true });
-      if (asked !== JSON.stringify(job())) return;
+      const found = await ask("run", { ...degraded(), curve: true, changes: true });
+      if (asked !== JSON.stringify(degraded())) return;
       put("scaling", found.html.scaling || "");
       showChanges(found.changes);
     } catch { showChanges([]); }
   }
 
   async function draw() {
-    const body = job(), tab = state.tab, asked = JSON.stringify([body, state.pin]);
+    const body = degraded(), tab = state.tab, asked = JSON.stringify([body, state.pin]);
     if (!["timeline", "machine"].includes(tab) || drawn[tab] === asked) return;
     drawn[tab] = asked;
-    if (state.pin) body.beside = job(state.pin);
+    if (state.pin) body.beside = degraded(state.pin);
     try {
       const found = await ask("draw", { ...body, what: tab });
-      put(tab === "machine" ? "machine-drawn" : "timeline", found.html[tab]);
+      if (tab === "machine") live.machine(found); else put("timeline", found.html[tab]);
     } catch (faults) { showFaults(faults); }
   }
 
@@ -262,40 +280,6 @@
     draw();
   }
 
-  async function size() {
-    $("size-said").textContent = "Searching.";
-    const body = { workload: state.workload, objective: $("objective").value, max_gpus: Number($("maxgpus").value) };
-    if ($("deadline").value.trim()) body.deadline = $("deadline").value.trim();
-    if ($("budget").value.trim()) body.budget = $("budget").value.trim();
-    try {
-      const found = await ask("size", body);
-      $("size-said").textContent = found.sentence;
-      put("size-found", found.html.size);
-    } catch (faults) { $("size-said").textContent = faults.map((f) => f.message).join("; "); }
-  }
-
-  async function diagnose() {
-    const measured = Number($("measured").value);
-    if (!(measured > 0)) { $("diagnose-said").textContent = "Say how many tokens a second a GPU does."; return; }
-    $("diagnose-said").textContent = "Simulating causes.";
-    try {
-      const found = await ask("diagnose", { ...job(), measured: `tokens_per_s_per_gpu=${measured}` });
-      $("diagnose-said").textContent = found.sentence;
-      put("diagnose-found", found.html.diagnose);
-    } catch (faults) { $("diagnose-said").textContent = faults.map((f) => f.message).join("; "); }
-  }
-
-  // A log stays here: the median of the seconds a step that it names becomes tokens a second.
-  async function readLog(file) {
-    const text = (await file.slice(0, 4e6).text());
-    const pattern = /(?:step[_ ]?time|sec(?:onds)?[_ /]?(?:per[_ ]?)?(?:it|step)|time[_ ]per[_ ]step)["']?\s*[:=]?\s*([\d.]+)|([\d.]+)\s*s\/it/gi;
-    const seconds = [...text.matchAll(pattern)].map((m) => Number(m[1] ?? m[2])).filter((v) => v > 0).sort((a, b) => a - b);
-    if (!seconds.length || !last) { $("diagnose-said").textContent = "No step times are in it: looked for step_time: 12.3 and 12.3 s/it."; return; }
-    const median = seconds[Math.floor(seconds.length / 2)], d = last.document;
-    $("measured").value = (d.workload.global_batch_tokens / median / d.topology.gpus).toFixed(1);
-    $("diagnose-said").textContent = `${seconds.length} steps, ${median} s in the median.`;
-  }
-
   async function copy(kind) {
     const text = kind === "link" ? location.origin + location.pathname + location.hash : last ? last.copies[kind] : "";
     $("copied").textContent = text;
@@ -307,6 +291,7 @@
     const known = await (await fetch("api/catalogue")).json();
     $("topology").append(...known.topologies.map((name) => new Option(name, name)));
     $("workload").append(...known.workloads.map((name) => new Option(name, name)));
+    $("provider").append(...known.providers.map((name) => new Option(name, name)));
     $("sliders").append(...SLIDERS.map(slider));
     $("choices").append(...CHOICES.map(choice));
     fill();
@@ -320,14 +305,11 @@
       typing = setTimeout(refresh, 350);
     });
     $("pin").addEventListener("click", () => {
-      state.pin = state.pin ? null : { topology: state.topology, workload: state.workload, set: { ...state.set }, more: state.more };
+      state.pin = state.pin ? null : { topology: state.topology, workload: state.workload, set: { ...state.set }, more: state.more, slow: { ...state.slow } };
       fill();
       refresh();
     });
-    $("reset").addEventListener("click", () => { state.set = {}; state.more = ""; fill(); refresh(); });
-    $("find").addEventListener("click", size);
-    $("ask").addEventListener("click", diagnose);
-    $("log").addEventListener("change", () => { if ($("log").files[0]) readLog($("log").files[0]); });
+    $("reset").addEventListener("click", () => { state.set = {}; state.more = ""; state.slow = {}; fill(); refresh(); });
     document.querySelectorAll("[data-copy]").forEach((b) => b.addEventListener("click", () => copy(b.dataset.copy)));
     const tabs = [...document.querySelectorAll("[role=tab]")];
     tabs.forEach((button, i) => {
@@ -342,5 +324,7 @@
     await refresh();
   }
 
-  start().catch((error) => showFaults([{ path: "", message: String(error) }]));
+  const live = { $, state, ask, job, put, fill, refresh, remember, last: () => last };
+  window.live = live;
+  addEventListener("DOMContentLoaded", () => start().catch((error) => showFaults([{ path: "", message: String(error) }])));
 })();
