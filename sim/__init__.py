@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from sim.api.measurements import diagnose as diagnose
     from sim.api.measurements import validate as validate
     from sim.api.questions import compare as compare
+    from sim.api.questions import compare_plans as compare_plans
     from sim.api.questions import need_bandwidth as need_bandwidth
     from sim.api.questions import need_context as need_context
     from sim.api.questions import need_gpus as need_gpus
@@ -77,8 +78,8 @@ _GIVEN = {
     ),
     "sim.api.measurements": ("calibrate", "diagnose", "validate"),
     "sim.api.questions": (
-        "compare", "need_bandwidth", "need_context", "need_gpus", "need_price", "plan",
-        "posttrain", "run_study", "size", "studies", "sweep", "sweep_grid",
+        "compare", "compare_plans", "need_bandwidth", "need_context", "need_gpus", "need_price",
+        "plan", "posttrain", "run_study", "size", "studies", "sweep", "sweep_grid",
     ),
     "sim.documents": ("Document",),
     "sim.page.face": ("report_page",),

@@ -20,6 +20,7 @@ SCHEMAS = {
         "topology-import", "validation", "calibration", "diagnosis", "trace", "trace-difference",
         "timeline", "config", "file-schema", "import", "improvement", "post-training", "stages",
         "export", "entries", "entry", "difference", "doctor", "init", "code", "support",
+        "plan-comparison",
     )
 }  # fmt: skip
 _CELLS = 60  # rows of a document that a notebook shows

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sim.study.axes import Grid
     from sim.study.compare import Comparison
     from sim.study.inverse import BandwidthNeeded, GpusNeeded, PriceNeeded
-    from sim.study.plan import PlanReport
+    from sim.study.planned import PlanComparison, PlanReport
     from sim.study.post_trained import PostTrainingReport
     from sim.study.question.answers import Answers
     from sim.study.question.reading import Studies
@@ -323,30 +323,71 @@ def plan(
     policy: Policy = "fifo",
     smallest: bool = False,
     on_time: float = 0.95,
+    replicas: int = 20,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
 ) -> PlanReport:
-    """Serve several jobs on one cluster: queueing, utilisation, deadlines, cost.
+    """Serve several jobs on one cluster: queueing, deadlines and their odds, cost.
 
     Parameters
     ----------
     cluster, overrides, calibration
         As the topology of `simulate`.
     jobs : path
-        Jobs file.
-    policy : {"fifo", "priority", "backfill"}
+        Jobs file, or a trace of a real cluster (``.csv``).
+    policy : {"fifo", "sjf", "edf", "priority", "backfill"}
         Who goes first; priority preempts.
     smallest : bool
         Find the fewest nodes instead of using the cluster's.
     on_time : float
         Share of deadlines that `smallest` must meet.
+    replicas : int
+        Times to play failures, for the odds of deadlines; 0: none.
     """
     from sim.study.plan import fewest, plan
 
     sets = settings(overrides, calibration)
     if smallest:
-        return fewest(cluster, Path(jobs), policy=policy, share=on_time, sets=sets)
-    return plan(cluster, Path(jobs), policy=policy, sets=sets)
+        return fewest(
+            cluster, Path(jobs), policy=policy, share=on_time, sets=sets, replicas=replicas
+        )
+    return plan(cluster, Path(jobs), policy=policy, sets=sets, replicas=replicas)
+
+
+def compare_plans(
+    clusters: Argument | Sequence[Argument],
+    jobs: File,
+    *,
+    policies: Sequence[Policy] = ("fifo",),
+    vary: Varied = (),
+    growth: str | Sequence[float] = (1.0,),
+    smallest: bool = False,
+    on_time: float = 0.95,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> PlanComparison:
+    """The same jobs on several clusters, under several policies and growths, and which to take.
+
+    Parameters
+    ----------
+    clusters : one or several
+        As the topology of `simulate`.
+    jobs, smallest, on_time, overrides, calibration
+        As for `plan`.
+    policies : sequence of str
+        As `policy` of `plan`.
+    vary : iterable of ``KEY=A,B``, or mapping of keys to values
+        Of the clusters; several keys give all their combinations.
+    growth : sequence of float, or ``1,1.5``
+        Times as many jobs in the same time.
+    """
+    from sim.study.scenarios import compare_plans, try_growth
+
+    return compare_plans(
+        several(clusters), Path(jobs), policies=policies, vary=axes(vary),
+        growths=try_growth(growth) if isinstance(growth, str) else growth, fewest=smallest,
+        share=on_time, sets=settings(overrides, calibration),
+    )  # fmt: skip
 
 
 def posttrain(

@@ -1,4 +1,4 @@
-"""`scaling-sim plan`: several jobs on one cluster."""
+"""`scaling-sim plan`: several jobs on one cluster, or the same jobs on several."""
 
 from __future__ import annotations
 
@@ -12,34 +12,57 @@ from sim.commands.options import FORMS, printed, reported, sets, show, write_pag
 if TYPE_CHECKING:
     from sim.study.schedule import Policy
 
+_POLICIES = ("fifo", "sjf", "edf", "priority", "backfill")
+
 
 @click.command("plan")
 @click.argument("cluster")
 @click.argument("jobs", type=click.Path(path_type=Path))
 @sets
 @click.option(
-    "--policy", type=click.Choice(["fifo", "priority", "backfill"]), default="fifo",
-    show_default=True, help="Who goes first; priority preempts.",
+    "--policy", "policies", type=click.Choice([*_POLICIES, "all"]), multiple=True,
+    default=("fifo",), show_default=True,
+    help="Who goes first; several are compared. fifo: by arrival, sjf: shortest first, edf: "
+    "earliest deadline first, priority: preempts, backfill: EASY.",
 )  # fmt: skip
 @click.option(
     "--smallest", is_flag=True, help="Find the fewest nodes instead of using the cluster's."
 )
 @click.option("--on-time", type=click.FloatRange(0.0, 1.0), default=0.95, show_default=True,
-              help="Share of deadlines that --smallest must meet.")  # fmt: skip
+              help="Share of deadlines that must be met.")  # fmt: skip
+@click.option("--or", "others", multiple=True, metavar="CLUSTER",
+              help="Another cluster to compare with.")  # fmt: skip
+@click.option("--vary", multiple=True, metavar="KEY=A,B",
+              help="Values of a key of the cluster to compare, such as nodes=6,8 or "
+              "network.oversubscription=1,4.")  # fmt: skip
+@click.option("--growth", metavar="1,1.5,2", help="Times as many jobs in the same time.")
+@click.option("--replicas", type=click.IntRange(0, 1000), default=20, show_default=True,
+              help="Times to play failures, for the odds of deadlines; 0: not.")  # fmt: skip
+@click.option("--gantt", is_flag=True, help="Draw the jobs over time.")
 @printed(*FORMS)
 @reported
 def command(
-    cluster: str, jobs: Path, overrides: tuple[str, ...], policy: str, smallest: bool,
-    on_time: float, form: str, output: Path | None, report: Path | None,
+    cluster: str, jobs: Path, overrides: tuple[str, ...], policies: tuple[str, ...],
+    smallest: bool, on_time: float, others: tuple[str, ...], vary: tuple[str, ...],
+    growth: str | None, replicas: int, gantt: bool, form: str, output: Path | None,
+    report: Path | None,
 ) -> None:  # fmt: skip
-    """Serve JOBS.yaml on CLUSTER: queueing, utilisation, deadlines, cost."""
+    """Serve JOBS (.yaml, or a trace .csv) on CLUSTER: queueing, deadlines and their odds, cost."""
     import sim
-    from sim.report.plan import view
+    from sim.report import plan, plans
 
-    found = sim.plan(
-        cluster, jobs, policy=cast("Policy", policy), smallest=smallest, on_time=on_time,
-        overrides=overrides,
-    )  # fmt: skip
-    said = view(found, on_time if smallest else None)
+    chosen = cast("tuple[Policy, ...]", _POLICIES if "all" in policies else policies)
+    if len(chosen) > 1 or others or vary or growth is not None:
+        found = sim.compare_plans(
+            [cluster, *others], jobs, policies=chosen, vary=vary, growth=growth or "1",
+            smallest=smallest, on_time=on_time, overrides=overrides,
+        )  # fmt: skip
+        said = plans.view(found)
+    else:
+        planned = sim.plan(
+            cluster, jobs, policy=chosen[0], smallest=smallest, on_time=on_time,
+            replicas=replicas, overrides=overrides,
+        )  # fmt: skip
+        said = plan.view(planned, on_time if smallest else None, gantt)
     show(said, form, output)
     write_page(report, said)

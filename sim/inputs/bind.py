@@ -186,8 +186,8 @@ class Binder:
         return None
 
     def items(self, alternatives: tuple[Alternative, ...], tree: Tree, path: str) -> Any:
-        """A tuple; a lone text is a tuple of one."""
-        if isinstance(tree, Leaf) and alternatives[0].kind == "str":
+        """A tuple; a lone text or number is a tuple of one."""
+        if isinstance(tree, Leaf) and alternatives[0].kind in ("str", "int"):
             return (self.scalar(alternatives, tree, path),)
         if not isinstance(tree, Items):
             self.fault(tree.place, path, f"{described(tree)} is no list")

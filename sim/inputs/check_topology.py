@@ -31,6 +31,11 @@ def findings(topology: Topology) -> Findings:
     elif topology.node_groups:
         yield from _groups(topology)
         yield from _network(topology)
+    offer = topology.offer
+    if offer is not None and offer.capacity == "owned" and offer.own is None:
+        message = "owned, and nothing says what it cost"
+        hint = "write offer.own: {price_per_gpu: 30000 USD}, with node, network and storage in it"
+        yield fault("no-own-price", "topology", "offer.capacity", message, hint)
     if topology.world_size > MAX_GPUS:
         message = f"{topology.world_size} GPUs in all; {MAX_GPUS} is the most"
         path = f"node_groups[{len(topology.groups) - 1}].nodes" if topology.node_groups else "nodes"

@@ -127,6 +127,21 @@ class Network(Spec):
     sharp: bool = False  # switches reduce (InfiniBand SHARP): CollNet
 
 
+class Ownership(Spec):
+    """A machine of one's own, each figure a GPU's share of nodes, network, storage and room.
+
+    Electricity comes on top: the site's, cooling included, at `offer.energy_per_kwh`.
+    """
+
+    price_per_gpu: Dollars  # [USD] paid once
+    lifetime: Duration = 4 * 365.25 * 86400.0  # [s] written off over, evenly
+    resale: Fraction = 0.0  # of the price, at its end
+    interest: Fraction = 0.0  # a year, on what is tied up on average
+    staff_per_gpu_year: Dollars = 0.0  # [USD]
+    space_per_gpu_month: Dollars = 0.0  # [USD] a rack's rent
+    in_use: Annotated[Fraction, Field(gt=0)] = 1.0  # share of its life: the rest is paid for too
+
+
 class Offer(Spec):
     """What the machine costs; an `instance` of the catalogue of offers fills in the rest."""
 
@@ -139,7 +154,8 @@ class Offer(Spec):
     spot_price_per_gpu_hour: Dollars | None = None  # [USD]
     date: str = ""  # month or year the price was read
     source: str = ""
-    capacity: Literal["on-demand", "spot"] = "on-demand"  # spot can be taken away
+    capacity: Literal["on-demand", "spot", "owned"] = "on-demand"  # spot can be taken away
+    own: Ownership | None = None  # what pays where there is no price, or with capacity: owned
     preemption_mtbf: Duration | None = None  # [s] of a spot node; None: see reliability.toml
     preemption_wait: Seconds | None = None  # [s] mean, until spot capacity is there again
     preemption_notice: Seconds = 0.0  # [s] warning before a node is taken

@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from sim.inputs.topology import Ownership
+from sim.units import HOUR_S
+
 HOURS_PER_MONTH = 730.0
+HOURS_PER_YEAR = 8766.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +21,7 @@ class Terms:
     price_per_gpu_hour_usd : float
         Rate paid. [USD/h]
     kind : str
-        ``on-demand``, ``spot`` or ``committed``.
+        ``on-demand``, ``spot``, ``committed`` or ``owned``.
     setup_hours : float
         Paid before the first step. [h]
     least_hours : float
@@ -35,6 +39,21 @@ class Terms:
     storage_usd_per_gb_month: float = 0.0
     egress_usd_per_gb: float = 0.0
     energy_usd_per_kwh: float = 0.0
+
+
+def owned_rate(own: Ownership) -> float:
+    """What an hour of a GPU of one's own costs, electricity apart. [USD/h]
+
+    Notes
+    -----
+    ((P - resale) / life + interest x (P + resale) / 2 + staff + space) / share in use, P the price:
+    written off evenly, so half of what is lost in value is tied up on average.
+    """
+    kept = own.price_per_gpu * own.resale
+    rate = (own.price_per_gpu - kept) / (own.lifetime / HOUR_S)
+    rate += own.interest * (own.price_per_gpu + kept) / 2.0 / HOURS_PER_YEAR
+    rate += own.staff_per_gpu_year / HOURS_PER_YEAR + own.space_per_gpu_month / HOURS_PER_MONTH
+    return rate / own.in_use
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,13 @@ def mean_gpu_power(breakdown: Mapping[str, float], gpu: Gpu) -> float:
     return weighted / total
 
 
+def full_site_watts(gpu: Gpu, pue: float | None = None) -> float:
+    """Power of a GPU at its limit, with its share of the node and of the site's cooling. [W]"""
+    c = _constants()
+    node = 1.0 + float(c["node"]["overhead_share_of_gpu_limit"])
+    return gpu.power_limit * node * (pue or float(c["site"]["pue"]))
+
+
 class PowerDraw(NamedTuple):
     """What GPUs of one model do in a step."""
 

@@ -52,6 +52,8 @@ class JobEstimate:
         None without a price.
     energy : Energy
         Of all nodes.
+    spec : JobSpec
+        What a simulation of it would play.
     """
 
     steps: int
@@ -63,6 +65,7 @@ class JobEstimate:
     resume_s: float
     cost: Cost | None
     energy: Energy
+    spec: JobSpec
 
 
 def mean_goodput(spec: JobSpec) -> float:
@@ -127,5 +130,5 @@ def estimate_job(topology: Topology, workload: Workload, step: Breakdown) -> Job
     resume = spec.restart_s + spec.load_s
     bill = bill_of(topology, workload, step, wall, steps * step.time_s, tokens)
     return JobEstimate(
-        steps, tokens, pace, wall, goodput, save.blocking_s, resume, bill.cost, bill.energy
+        steps, tokens, pace, wall, goodput, save.blocking_s, resume, bill.cost, bill.energy, spec
     )  # fmt: skip

@@ -21,7 +21,7 @@ from sim.job.checkpoints import (
     memory_copy,
     young_interval,
 )
-from sim.job.cost import Cost, Terms, total_cost
+from sim.job.cost import Cost, Terms, owned_rate, total_cost
 from sim.job.energy import Energy, PowerDraw, job_energy
 from sim.job.hazards import job_spec
 from sim.job.outcome import JobOutcome, simulate_job
@@ -121,12 +121,17 @@ def export_bytes(workload: Workload) -> float:
 def terms_of(offer: Offer | None) -> Terms | None:
     """Terms of an offer; None without a price.
 
-    Spot takes the spot price; a commitment takes its discount off and has a least length.
+    Spot takes the spot price; a commitment takes its discount off and has a least length. A machine
+    of one's own costs what it is written off by, unless it is rented at a price.
     """
-    if offer is None or offer.price_per_gpu_hour is None:
+    if offer is None:
         return None
     price, kind = offer.price_per_gpu_hour, "on-demand"
-    if offer.capacity == "spot" and offer.spot_price_per_gpu_hour is not None:
+    if offer.own is not None and (price is None or offer.capacity == "owned"):
+        price, kind = owned_rate(offer.own), "owned"
+    elif price is None:
+        return None
+    elif offer.capacity == "spot" and offer.spot_price_per_gpu_hour is not None:
         price, kind = offer.spot_price_per_gpu_hour, "spot"
     elif offer.commitment_discount or offer.commitment:
         price, kind = price * (1.0 - offer.commitment_discount), "committed"

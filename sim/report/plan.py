@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from sim.quantities import counted, duration, percent, usd
-from sim.report.view import Cell, Column, Fact, Facts, Lines, Part, Row, Table, View, left
-from sim.study.plan import PlanReport
-from sim.study.schedule import JobLog
+from sim.report.gantt import chart
+from sim.report.view import Cell, Column, Fact, Facts, Lines, Part, Remarks, Row, Table, View, left
+from sim.study.joblog import JobLog
+from sim.study.planned import Marginal, PlanReport
 
 SHOWN = 40
 
 
-def view(report: PlanReport, share: float | None = None) -> View:
-    """What `scaling-sim plan` says; `share` of deadlines is what the smallest cluster must meet."""
+def view(report: PlanReport, share: float | None = None, drawn: bool = False) -> View:
+    """What `scaling-sim plan` says.
+
+    Parameters
+    ----------
+    report : PlanReport
+        The plan.
+    share : float, optional
+        Of deadlines, where it is the smallest cluster that meets so many.
+    drawn : bool
+        With the jobs over time.
+    """
     heading = ""
     if share is not None:
         met = percent(share, 0)
@@ -23,9 +34,10 @@ def view(report: PlanReport, share: float | None = None) -> View:
         f"({counted(report.gpus, 'GPU')}), "
         f"{report.policy}, {duration(report.span_s)}"
     )
+    likely = report.replicas > 0
     columns = [
-        left("job"), *map(Column, ("nodes", "arrives", "waits", "holds", "pace", "preempted")),
-        left("deadline"),
+        left("job"), *map(Column, ("nodes", "arrives", "waits", "holds", "pace", "lost")),
+        left("deadline"), *([Column("in time")] if likely else []),
     ]  # fmt: skip
     shown = sorted(report.logs, key=lambda log: (log.on_time, log.request.arrival_s))[:SHOWN]
     hidden = len(report.logs) - SHOWN
@@ -33,8 +45,10 @@ def view(report: PlanReport, share: float | None = None) -> View:
     sections: list[Part] = [
         Lines([name] if heading else [], indent=0, apart=False),
         Facts(_totals(report), gap=3, apart=False),
-        Table(columns, [_cells(log) for log in shown], indent=0),
+        Lines(chart(report) if drawn else [], indent=2, literal=True),
+        Table(columns, [_cells(log, likely) for log in shown], indent=0),
         Lines([*more, *_risks(report)], indent=0, apart=False),
+        Remarks([f"! {note}" for note in report.notes]),
     ]
     return View(heading or name, sections, report)
 
@@ -49,11 +63,17 @@ def _risks(report: PlanReport) -> list[str]:
 
 
 def _totals(report: PlanReport) -> list[Fact]:
-    bound = [log for log in report.logs if log.request.deadline_s is not None]
+    bound = report.bound
     met = len(bound) - len(report.missed)
     facts = []
     if bound:
-        facts.append(Fact("deadlines", f"{met} of {len(bound)} met ({percent(report.on_time)})"))
+        text = f"{met} of {len(bound)} met ({percent(report.on_time)})"
+        if report.on_time_expected is not None:
+            text += (
+                f"; with failures and paces as they fall {percent(report.on_time_expected)} are "
+                f"expected to be ({report.replicas} replicas)"
+            )
+        facts.append(Fact("deadlines", text))
     queue = (
         f"{duration(report.waiting_mean_s)} on average, "
         f"95 % wait {duration(report.waiting_p95_s)} or less"
@@ -66,19 +86,57 @@ def _totals(report: PlanReport) -> list[Fact]:
     if report.cost_usd is not None and report.idle_usd is not None:
         text = f"{usd(report.cost_usd)}, of which {usd(report.idle_usd)} idle"
         facts.append(Fact("cost", text))
+    for other in report.marginal:
+        word = "one node more" if other.nodes > report.nodes else "one node less"
+        facts.append(Fact(word, _changed(report, other)))
+    if report.capacity is not None:
+        facts.append(Fact("keep or rent", _capacity(report)))
     return facts
 
 
-def _cells(log: JobLog) -> Row:
+def _changed(report: PlanReport, other: Marginal) -> str:
+    """What another number of nodes would change."""
+    parts = []
+    if report.bound:
+        now, then = (round(share * len(report.bound)) for share in (report.on_time, other.on_time))
+        parts.append(f"{then} of {len(report.bound)} deadlines met" + _by(then - now))
+    parts.append(f"{duration(other.waiting_mean_s)} in the queue on average")
+    parts.append(f"done after {duration(other.span_s)}")
+    if other.cost_usd is not None and report.cost_usd is not None:
+        change = other.cost_usd - report.cost_usd
+        parts.append(f"{usd(other.cost_usd)} ({'+' if change >= 0 else '-'}{usd(abs(change))})")
+    return ", ".join(parts)
+
+
+def _by(change: int) -> str:
+    return f" ({change:+d})" if change else ""
+
+
+def _capacity(report: PlanReport) -> str:
+    c = report.capacity
+    assert c is not None
+    kept = {"owned": "bought", "committed": "committed to"}[c.base_kind]
+    power = f" and ${c.power_rate_usd:.2f} of electricity" if c.power_rate_usd else ""
+    return (
+        f"keep {c.base_nodes} of the {counted(c.peak_nodes, 'node')} in use at the most, rent the "
+        f"rest by the hour: {usd(c.mixed_usd)}; all {kept} {usd(c.kept_usd)}, all rented "
+        f"{usd(c.rented_usd)} (a GPU-hour {kept} ${c.base_rate_usd:.2f}{power}, {c.hour_kind} "
+        f"${c.hour_rate_usd:.2f}: a node is worth keeping from {percent(c.even_share, 0)} in use)"
+    )
+
+
+def _cells(log: JobLog, likely: bool) -> Row:
     r = log.request
     deadline = "-"
     if r.deadline_s is not None:
         word = "to spare" if log.on_time else "late"
         deadline = f"{duration(abs(r.deadline_s - log.finish_s))} {word}"
+    size = counted(r.gpus, "GPU") if r.gpus else str(r.nodes)
+    odds = [Cell("-" if log.odds is None else percent(log.odds, 0), log.odds)] if likely else []
     return [
-        r.name, Cell(str(r.nodes), r.nodes), _time(r.arrival_s), _time(max(0.0, log.waiting_s)),
+        r.name, Cell(size, r.nodes), _time(r.arrival_s), _time(max(0.0, log.waiting_s)),
         _time(log.held_s), Cell(f"x{log.slowdown:.2f}", log.slowdown),
-        Cell(str(log.preemptions), log.preemptions), deadline,
+        Cell(str(log.preemptions), log.preemptions), deadline, *odds,
     ]  # fmt: skip
 
 

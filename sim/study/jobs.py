@@ -1,30 +1,26 @@
-"""The jobs of a plan: read from a file, timed by the step model, slowed by their neighbours."""
+"""The jobs of a plan: read from a file, and timed by the step model on every size they may have."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sim.errors import Fault, InputError
-from sim.fabric.network import nodes_per_leaf
 from sim.files import is_file
 from sim.inputs.arguments import Argument
 from sim.inputs.base import Duration, Positive, Seconds, Spec
 from sim.inputs.loader import load_topology, prepare
 from sim.inputs.reader import Reader
-from sim.inputs.topology import Topology
 from sim.inputs.tree import Branch, Items, Leaf, Tree, from_yaml, read_file
-from sim.inputs.workload import Workload
 from sim.job.estimate import estimate_job
-from sim.quantities import gib
+from sim.quantities import counted, gib
 from sim.step.step import memory_of, step
+from sim.study.cluster import Cluster, Request
 
 MOST_JOBS = 20_000
-#: effective oversubscriptions are rounded up to multiples of this, so that few are simulated
-_GRAIN = 0.25
+MOST_SIZES = 16  # of a job; each is timed
 
 
 class Entry(Spec):
@@ -32,7 +28,7 @@ class Entry(Spec):
 
     name: str
     workload: str
-    nodes: Positive = 1
+    nodes: tuple[Positive, ...] = (1,)  # one number, or those that it may choose of
     arrival: Seconds = 0.0  # [s] after the start of the plan
     deadline: Duration | None = None  # [s] after arrival
     priority: int = 0  # higher goes first
@@ -45,101 +41,6 @@ class JobList(Spec):
 
     name: str = ""
     jobs: tuple[Entry, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One job that wants nodes.
-
-    Attributes
-    ----------
-    name : str
-        Of the entry, with a number where it is repeated.
-    nodes : int
-        All at once, or the job does not start (gang scheduling).
-    arrival_s : float
-        [s]
-    deadline_s : float or None
-        Point in time, not span. [s]
-    priority : int
-        Higher goes first.
-    alone_s : float
-        Wall-clock with the network to itself, expected failures included. [s]
-    save_s, resume_s : float
-        Before its nodes can be taken, and before it goes on. [s]
-    communication : float
-        Share of a step with a collective in flight: how often it is seen on a shared link.
-    kind : int
-        Jobs of a kind are alike; for `Cluster.slowdown`.
-    risk : str
-        That memory may not do, in words; empty where it fits.
-    """
-
-    name: str
-    nodes: int
-    arrival_s: float
-    deadline_s: float | None
-    priority: int
-    alone_s: float
-    save_s: float
-    resume_s: float
-    communication: float
-    kind: int
-    risk: str = ""
-
-
-@dataclass(slots=True)
-class Cluster:
-    """The machine that jobs share, and how their steps stretch when its uplinks are shared.
-
-    Attributes
-    ----------
-    topology : Topology
-        With its number of nodes.
-    kinds : list of (Topology, Workload, float)
-        By `Request.kind`: a partition of the job's size, the job, and its step alone. [s]
-    """
-
-    topology: Topology
-    kinds: list[tuple[Topology, Workload, float]] = field(default_factory=list)
-    _slow: dict[tuple[int, int, float], float] = field(default_factory=dict)
-
-    @property
-    def leaf_nodes(self) -> int:
-        """Nodes under one leaf switch; all of them where there is one switch."""
-        node = self.topology.node
-        if self.topology.network.kind == "single-switch" or node is None or node.nics is None:
-            return 1 << 30
-        return nodes_per_leaf(self.topology.network, node.nics.count)
-
-    @property
-    def uplink(self) -> float:
-        """What the uplinks of a full leaf carry, in units of one node's NICs."""
-        return self.leaf_nodes / self.topology.network.oversubscription
-
-    def slowdown(self, kind: int, widest: int, oversubscription: float) -> float:
-        """How much longer a step takes on shared uplinks than alone; at least 1.
-
-        Parameters
-        ----------
-        kind : int
-            Of the job.
-        widest : int
-            Most of its nodes under one leaf.
-        oversubscription : float
-            Of the share of the uplinks that it gets.
-        """
-        topology, workload, alone_s = self.kinds[kind]
-        rounded = max(1.0, math.ceil(oversubscription / _GRAIN - 1e-9) * _GRAIN)
-        key = (kind, widest, rounded)
-        if key not in self._slow:
-            network = topology.network.model_copy(
-                update={"nodes_per_leaf": widest, "oversubscription": rounded}
-            )
-            shared = topology.model_copy(update={"network": network})
-            step_s = step(shared, workload).time_s
-            self._slow[key] = max(1.0, step_s / alone_s)
-        return self._slow[key]
 
 
 def read_jobs(path: Path) -> tuple[JobList, list[Branch]]:
@@ -222,22 +123,34 @@ def requests(
             arrival = entry.arrival + n * entry.every
             name = entry.name if entry.count == 1 else f"{entry.name}-{n + 1}"
             deadline = None if entry.deadline is None else arrival + entry.deadline
-            found.append(
-                Request(
-                    name, entry.nodes, arrival, deadline, entry.priority, timed[0], timed[1],
-                    timed[2], timed[3], len(cluster.kinds) - 1, timed[4],
-                )
-            )  # fmt: skip
+            first, *others = (
+                replace(form, name=name, arrival_s=arrival, deadline_s=deadline) for form in timed
+            )
+            found.append(replace(first, others=tuple(others)))
     if faults:
         raise InputError(faults)
     return sorted(found, key=lambda r: r.arrival_s)
 
 
-def _timed(
-    cluster: Cluster, entry: Entry, own: Branch, folder: Path
-) -> tuple[float, float, float, float, str]:
-    """Seconds alone, to save and to resume, share of communication, and risk; adds a kind."""
-    base = cluster.topology.model_copy(update={"nodes": entry.nodes})
+def _timed(cluster: Cluster, entry: Entry, own: Branch, folder: Path) -> list[Request]:
+    """The job on each number of nodes on which it fits, timed; adds a kind for each."""
+    if not 0 < len(entry.nodes) <= MOST_SIZES:
+        message = f"lists {len(entry.nodes)} numbers of nodes; write 1 to {MOST_SIZES}"
+        raise InputError([Fault(entry.workload, None, None, "nodes", message)])
+    found, refusals = [], []
+    for nodes in sorted(set(entry.nodes)):
+        try:
+            found.append(_on(cluster, entry, nodes, own, folder))
+        except InputError as error:
+            refusals.append(error)
+    if not found:  # on the largest: nothing else is in its way
+        raise refusals[-1]
+    return found
+
+
+def _on(cluster: Cluster, entry: Entry, nodes: int, own: Branch, folder: Path) -> Request:
+    """The job on so many nodes."""
+    base = cluster.topology.model_copy(update={"nodes": nodes})
     path = folder / entry.workload
     argument = str(path) if is_file(path) else entry.workload
     prepared = prepare(base, argument)
@@ -247,7 +160,7 @@ def _timed(
     report = memory_of(loaded.topology, loaded.workload)
     if not report.fits:
         need, have = gib(report.needed_bytes), gib(report.capacity_bytes)
-        message = f"does not fit on {entry.nodes} nodes: {need} of {have}"
+        message = f"does not fit on {counted(nodes, 'node')}: {need} of {have}"
         raise InputError.single(entry.workload, message)
     alone = step(loaded.topology, loaded.workload).breakdown
     job = estimate_job(loaded.topology, loaded.workload, alone)
@@ -255,8 +168,11 @@ def _timed(
         message = "states no length; write tokens, steps or samples"
         raise InputError.single(entry.workload, message)
     cluster.kinds.append((loaded.topology, loaded.workload, alone.time_s))
-    busy = alone.communication_s / alone.time_s if entry.nodes > 1 else 0.0
-    return job.wall_s, job.checkpoint_blocking_s, job.resume_s, busy, report.verdict.risk
+    busy = alone.communication_s / alone.time_s if nodes > 1 else 0.0
+    return Request(
+        entry.name, nodes, 0.0, None, entry.priority, job.wall_s, job.checkpoint_blocking_s,
+        job.resume_s, busy, len(cluster.kinds) - 1, report.verdict.risk, spec=job.spec,
+    )  # fmt: skip
 
 
 def _plain(tree: Tree) -> Any:

@@ -1,90 +1,47 @@
-"""`plan(cluster, jobs)`: queueing, utilisation, missed deadlines, cost; the smallest cluster."""
+"""`plan(cluster, jobs)`: queueing, deadlines and their odds, cost; the smallest cluster."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import NamedTuple
 
-from sim.documents import SCHEMAS, Document
 from sim.errors import Fault, InfeasibleError, InputError
 from sim.inputs.arguments import Argument
 from sim.job.forecast import terms_of
-from sim.quantities import duration, percent
-from sim.study.jobs import Cluster, JobList, Request, cluster_of, read_jobs, requests
-from sim.study.schedule import JobLog, Policy, schedule
+from sim.job.run import simulate_run
+from sim.quantities import counted, duration, percent
+from sim.study.burst import capacity_of
+from sim.study.cluster import Cluster, Request
+from sim.study.jobs import JobList, cluster_of, read_jobs, requests
+from sim.study.planned import Marginal, PlanReport
+from sim.study.schedule import Policy, schedule
+from sim.study.traces import read_trace
 from sim.units import HOUR_S
 
 MOST_NODES = 4096
+REPLICAS = 20  # with failures and paces as they fall
+MOST_PLAYED = 40_000  # jobs of all replicas together; a plan of more is played less often
+ENDLESS = 100.0  # times as long as expected: so much a job takes that never ends
 
 
-@dataclass(frozen=True, slots=True)
-class PlanReport(Document):
-    """A cluster that served some jobs.
+class Wanted(NamedTuple):
+    """The jobs of a file, timed on a cluster, and what of the file they do not hold."""
 
-    Attributes
-    ----------
-    name : str
-        Of the cluster.
-    nodes, gpus : int
-        Its size.
-    policy : str
-        How jobs were ordered.
-    logs : tuple of JobLog
-        By arrival.
-    span_s : float
-        From the first arrival to the last end: the cluster is rented so long. [s]
-    utilisation : float
-        Share of node time in which jobs held nodes.
-    useful : float
-        Share of node time that the jobs would have needed alone.
-    on_time : float
-        Share of the jobs with a deadline that met it.
-    waiting_mean_s, waiting_p95_s : float
-        In the queue. [s]
-    cost_usd, idle_usd : float or None
-        The cluster over the span, and what of it nobody used; None without a price. [USD]
-    """
-
-    schema: ClassVar[str] = SCHEMAS["plan"]
-
-    name: str
-    nodes: int
-    gpus: int
-    policy: Policy
-    logs: tuple[JobLog, ...]
-    span_s: float
-    utilisation: float
-    useful: float
-    on_time: float
-    waiting_mean_s: float
-    waiting_p95_s: float
-    cost_usd: float | None
-    idle_usd: float | None
-
-    @property
-    def missed(self) -> tuple[JobLog, ...]:
-        """Jobs that missed their deadline."""
-        return tuple(log for log in self.logs if not log.on_time)
-
-    def content(self) -> dict[str, Any]:
-        """The cluster's figures, and its jobs."""
-        names = (
-            "nodes", "gpus", "policy", "span_s", "utilisation", "useful", "on_time",
-            "waiting_mean_s", "waiting_p95_s", "cost_usd", "idle_usd",
-        )  # fmt: skip
-        figures = {name: getattr(self, name) for name in names}
-        return {"cluster": self.name, **figures, "jobs": self.logs}
-
-    def records(self) -> Sequence[Mapping[str, Any]]:
-        """A row a job."""
-        return [log.content() for log in self.logs]
+    cluster: Cluster
+    jobs: list[Request]
+    notes: tuple[str, ...] = ()
 
 
 def plan(
-    topology: Argument, jobs: Path, *, policy: Policy = "fifo", sets: Iterable[str] = ()
+    topology: Argument,
+    jobs: Path,
+    *,
+    policy: Policy = "fifo",
+    sets: Iterable[str] = (),
+    replicas: int = REPLICAS,
 ) -> PlanReport:
     """Serve the jobs of a file on a cluster.
 
@@ -93,62 +50,78 @@ def plan(
     topology : path, name, mapping or spec
         The cluster with its number of nodes.
     jobs : Path
-        Jobs file.
+        Jobs file, or a trace of a real cluster (.csv).
     policy : str
-        ``fifo``, ``priority`` or ``backfill``.
+        One of `POLICIES`.
     sets : iterable of str
         Overrides of the topology.
+    replicas : int
+        Times to play it with failures, for the odds of deadlines; 0: none.
 
     Raises
     ------
     InputError
         Faults of either file, or a job larger than the cluster.
     """
-    cluster, wanted = read_plan(topology, jobs, sets)
-    nodes = cluster.topology.nodes
-    large = [r for r in wanted if r.nodes > nodes]
+    wanted = read_plan(topology, jobs, sets)
+    nodes = wanted.cluster.topology.nodes
+    large = [r for r in wanted.jobs if r.nodes > nodes]
     if large:
         raise InputError(
-            Fault(str(jobs), None, None, r.name, f"wants {r.nodes} nodes; the cluster has {nodes}")
-            for r in large
-        )
-    return serve(cluster, wanted, nodes, policy)
+            Fault(str(jobs), None, None, r.name,
+                  f"wants {counted(r.nodes, 'node')}; the cluster has {nodes}")
+            for r in large[:20]
+        )  # fmt: skip
+    return finished(wanted, nodes, policy, replicas)
 
 
-def read_plan(
-    topology: Argument, jobs: Path, sets: Iterable[str] = ()
-) -> tuple[Cluster, list[Request]]:
+def read_plan(topology: Argument, jobs: Path, sets: Iterable[str] = ()) -> Wanted:
     """Cluster and jobs, timed."""
     cluster = cluster_of(topology, sets)
+    if jobs.suffix.lower() == ".csv":
+        trace = read_trace(jobs, cluster.per_node)
+        return Wanted(cluster, list(trace.jobs), trace.notes)
     listed: JobList
     listed, settings = read_jobs(jobs)
-    return cluster, requests(cluster, listed, settings, jobs.parent)
+    return Wanted(cluster, requests(cluster, listed, settings, jobs.parent))
 
 
-def serve(cluster: Cluster, jobs: list[Request], nodes: int, policy: Policy) -> PlanReport:
-    """Serve timed jobs on so many nodes."""
-    logs = schedule(cluster, jobs, nodes, policy)
+def finished(wanted: Wanted, nodes: int, policy: Policy, replicas: int) -> PlanReport:
+    """The report on so many nodes, with odds, neighbours in size, and what to keep or rent."""
+    report = replace(serve(wanted.cluster, wanted.jobs, nodes, policy), notes=wanted.notes)
+    return replace(
+        with_odds(report, wanted, replicas),
+        marginal=_marginal(wanted, report),
+        capacity=capacity_of(report, wanted.cluster.topology),
+    )
+
+
+def serve(cluster: Cluster, jobs: Sequence[Request], nodes: int, policy: Policy) -> PlanReport:
+    """Serve timed jobs on so many nodes; forms of a job that do not fit on them are left out."""
+    able = [_within(r, nodes) for r in jobs]
+    logs = schedule(cluster, able, nodes, policy)
     begin = min(r.arrival_s for r in jobs)
-    span = max(log.finish_s for log in logs) - begin
-    held = sum(log.held_s * log.request.nodes for log in logs)
-    alone = sum(r.alone_s * r.nodes for r in jobs)
+    span, per_node = max(log.finish_s for log in logs) - begin, cluster.per_node
+    gpus = [log.request.gpus_of(per_node) for log in logs]
+    held = sum(log.held_s * n for log, n in zip(logs, gpus, strict=True))
+    alone = sum(log.request.alone_s * n for log, n in zip(logs, gpus, strict=True))
     waits = sorted(log.waiting_s for log in logs)
     bound = [log for log in logs if log.request.deadline_s is not None]
-    per_node = cluster.topology.node.gpus if cluster.topology.node else 1
     terms = terms_of(cluster.topology.offer)
     cost = idle = None
+    size = nodes * per_node
     if terms is not None:
-        rate = terms.price_per_gpu_hour_usd * per_node / HOUR_S
-        cost, idle = rate * nodes * span, rate * (nodes * span - held)
+        rate = terms.price_per_gpu_hour_usd / HOUR_S
+        cost, idle = rate * size * span, rate * (size * span - held)
     return PlanReport(
         name=cluster.topology.name,
         nodes=nodes,
-        gpus=nodes * per_node,
+        gpus=size,
         policy=policy,
         logs=tuple(logs),
         span_s=span,
-        utilisation=held / (nodes * span),
-        useful=alone / (nodes * span),
+        utilisation=held / (size * span),
+        useful=alone / (size * span),
         on_time=sum(log.on_time for log in bound) / len(bound) if bound else 1.0,
         waiting_mean_s=sum(waits) / len(waits),
         waiting_p95_s=waits[min(len(waits) - 1, math.ceil(0.95 * len(waits)) - 1)],
@@ -157,8 +130,59 @@ def serve(cluster: Cluster, jobs: list[Request], nodes: int, policy: Policy) -> 
     )
 
 
+def _within(request: Request, nodes: int) -> Request:
+    """A job in the forms that so many nodes hold."""
+    if not request.others:
+        return request
+    first, *others = [f for f in request.forms if f.nodes <= nodes]
+    return replace(first, others=tuple(replace(f, others=()) for f in others))
+
+
+def with_odds(report: PlanReport, wanted: Wanted, replicas: int) -> PlanReport:
+    """The probability that each job meets its deadline, failures and paces as they fall.
+
+    In each replica every job takes as long as a simulated run of it does, and the others wait for
+    it as they must. The model's own error is not in it.
+    """
+    replicas = min(replicas, MOST_PLAYED // len(report.logs))
+    if not report.bound or replicas < 2 or all(r.spec is None for r in wanted.jobs):
+        return report
+    met = [0] * len(report.logs)
+    able = [_within(r, report.nodes) for r in wanted.jobs]
+    for replica in range(replicas):
+
+        def stretch(i: int, seed: int = replica * 1_000_003) -> float:
+            request = able[i]
+            if request.spec is None:
+                return 1.0
+            run = simulate_run(request.spec, seed + i)
+            longer = run.wall_s / request.alone_s
+            return min(longer, ENDLESS) if run.finished else ENDLESS
+
+        logs = schedule(wanted.cluster, able, report.nodes, report.policy, stretch)
+        met = [count + log.on_time for count, log in zip(met, logs, strict=True)]
+    for log, count in zip(report.logs, met, strict=True):
+        if log.request.deadline_s is not None:
+            log.odds = count / replicas
+    expected = sum(log.odds or 0.0 for log in report.bound) / len(report.bound)
+    return replace(report, replicas=replicas, on_time_expected=expected)
+
+
+def _marginal(wanted: Wanted, report: PlanReport) -> tuple[Marginal, ...]:
+    """With a node less, and with one more."""
+    least = max(min(f.nodes for f in r.forms) for r in wanted.jobs)
+    found = []
+    for nodes in (report.nodes - 1, report.nodes + 1):
+        if nodes >= least:
+            other = serve(wanted.cluster, wanted.jobs, nodes, report.policy)
+            found.append(
+                Marginal(nodes, other.on_time, other.waiting_mean_s, other.span_s, other.cost_usd)
+            )
+    return tuple(found)
+
+
 def smallest(
-    cluster: Cluster, jobs: list[Request], policy: Policy, share: float = 0.95
+    cluster: Cluster, jobs: Sequence[Request], policy: Policy, share: float = 0.95
 ) -> tuple[PlanReport | None, PlanReport]:
     """The fewest nodes on which enough jobs meet their deadlines.
 
@@ -167,7 +191,7 @@ def smallest(
     cluster, jobs
         As `read_plan` gives them; the cluster's own number of nodes is not used.
     policy : str
-        ``fifo``, ``priority`` or ``backfill``.
+        One of `POLICIES`.
     share : float
         Of the jobs with a deadline.
 
@@ -180,9 +204,9 @@ def smallest(
     Notes
     -----
     More nodes can make a schedule worse, so sizes are tried one by one from the least that holds
-    the largest job; the first that serves the jobs is the answer.
+    every job; the first that serves the jobs is the answer.
     """
-    least = max(r.nodes for r in jobs)
+    least = max(min(f.nodes for f in r.forms) for r in jobs)
     enough = min(MOST_NODES, max(least, _most_at_once(jobs)))
     ample = serve(cluster, jobs, enough, policy)
     if ample.on_time < share:
@@ -194,10 +218,11 @@ def smallest(
     return ample, ample
 
 
-def _most_at_once(jobs: list[Request]) -> int:
-    """Nodes in use at once if no job ever waited."""
-    events = [(r.arrival_s, r.nodes) for r in jobs]
-    events += [(r.arrival_s + r.alone_s, -r.nodes) for r in jobs]
+def _most_at_once(jobs: Sequence[Request]) -> int:
+    """Nodes in use at once if no job ever waited, each on the most that it may have."""
+    widest = [max(r.forms, key=lambda f: f.nodes) for r in jobs]
+    events = [(r.arrival_s, r.nodes) for r in widest]
+    events += [(r.arrival_s + max(f.alone_s for f in r.forms), -r.nodes) for r in widest]
     busy = most = 0
     for _, change in sorted(events, key=lambda e: (e[0], -e[1])):
         busy += change
@@ -212,6 +237,7 @@ def fewest(
     policy: Policy = "fifo",
     share: float = 0.95,
     sets: Iterable[str] = (),
+    replicas: int = REPLICAS,
 ) -> PlanReport:
     """The smallest cluster that serves the jobs of a file.
 
@@ -222,10 +248,15 @@ def fewest(
     InfeasibleError
         Jobs that miss their deadline on any number of nodes, with how long they take alone.
     """
-    cluster, wanted = read_plan(topology, jobs, sets)
-    found, ample = smallest(cluster, wanted, policy, share)
+    wanted = read_plan(topology, jobs, sets)
+    found, ample = smallest(wanted.cluster, wanted.jobs, policy, share)
     if found is not None:
-        return found
+        return finished(wanted, found.nodes, policy, replicas)
+    raise InfeasibleError(too_slow(ample, share))
+
+
+def too_slow(ample: PlanReport, share: float) -> str:
+    """Why no number of nodes is enough."""
     late = [log for log in ample.missed if log.request.deadline_s is not None][:5]
     lines = [
         f"no number of nodes meets {percent(share, 0)} of the deadlines: on {ample.nodes} nodes, "
@@ -236,7 +267,7 @@ def fewest(
         assert r.deadline_s is not None
         span = r.deadline_s - r.arrival_s
         lines.append(
-            f"  {r.name} takes {duration(log.held_s)} on its {r.nodes} nodes; its deadline is "
-            f"{duration(span)}: give it more nodes"
+            f"  {r.name} takes {duration(log.held_s)} on its {counted(r.nodes, 'node')}; its "
+            f"deadline is {duration(span)}: give it more nodes"
         )
-    raise InfeasibleError("\n".join(lines))
+    return "\n".join(lines)

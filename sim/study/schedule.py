@@ -1,100 +1,71 @@
-"""Jobs on one cluster, gang-scheduled, in SimPy: FIFO, priority with preemption, backfill.
+"""Jobs on one cluster, gang-scheduled, in SimPy: who goes first, on how many nodes, who waits.
 
 A job holds all its nodes from start to end. Where its nodes lie under several leaf switches and
 other jobs' do too, their collectives share the uplinks: a job gets what a max-min fair share leaves
 it (others count by the part of their steps in which they communicate), and its pace is the step
 model's on a network with that much. Paces change whenever a job starts or ends.
+
+A job of several sizes takes the fewest node-hours that meet its deadline; without one, or where
+none meets it, the size at which it ends first, for which it may wait.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from sim.documents import Section
-from sim.study.jobs import Cluster, Request
+from sim.study.cluster import Cluster, Request
+from sim.study.joblog import Hold, JobLog
+from sim.study.pool import Placed, Pool
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     import simpy
 
-Policy = Literal["fifo", "priority", "backfill"]
-POLICIES: tuple[Policy, ...] = ("fifo", "priority", "backfill")
+Policy = Literal["fifo", "sjf", "edf", "priority", "backfill"]
+#: what comes first, and whether others may pass
+POLICIES: dict[Policy, str] = {
+    "fifo": "first come, first served",
+    "sjf": "shortest job first",
+    "edf": "earliest deadline first",
+    "priority": "by priority, which preempts",
+    "backfill": "first come, and who does not delay the first may pass (EASY)",
+}
+DEPTH = 100  # jobs of the queue that backfill looks at
 _PREEMPTED, _REPACED = "preempted", "repaced"
 
 
 @dataclass(slots=True)
-class JobLog(Section):
-    """What became of a job. Times from the start of the plan. [s]
-
-    Attributes
-    ----------
-    request : Request
-        What was asked.
-    start_s, finish_s : float
-        First start, end.
-    held_s : float
-        Time in which it held its nodes.
-    preemptions : int
-        How often it lost them.
-    """
-
-    request: Request
-    start_s: float = -1.0
-    finish_s: float = -1.0
-    held_s: float = 0.0
-    preemptions: int = 0
-
-    @property
-    def waiting_s(self) -> float:
-        """Time without nodes, first wait and preemptions together. [s]"""
-        return self.finish_s - self.request.arrival_s - self.held_s
-
-    @property
-    def slowdown(self) -> float:
-        """Time with nodes over the time alone: neighbours, saves and restarts."""
-        return self.held_s / self.request.alone_s
-
-    @property
-    def on_time(self) -> bool:
-        """Whether it met its deadline; a job without one does."""
-        deadline = self.request.deadline_s
-        return deadline is None or self.finish_s <= deadline * (1 + 1e-9)
-
-    def content(self) -> dict[str, Any]:
-        """The job as a flat mapping."""
-        r = self.request
-        return {
-            "name": r.name,
-            "nodes": r.nodes,
-            "priority": r.priority,
-            "arrival_s": r.arrival_s,
-            "start_s": self.start_s,
-            "finish_s": self.finish_s,
-            "waiting_s": max(0.0, self.waiting_s),
-            "held_s": self.held_s,
-            "alone_s": r.alone_s,
-            "deadline_s": r.deadline_s,
-            "preemptions": self.preemptions,
-            "on_time": self.on_time,
-        }
-
-
-@dataclass(slots=True)
 class _Running:
-    """A job on its nodes."""
+    """A job that waits or runs."""
 
     log: JobLog
-    left_s: float  # of work, at full pace
-    priority: int
+    stretch: float  # times as long as expected that its work is
+    left_s: float = 0.0  # of work, at full pace
     pace: float = 1.0
-    nodes: list[int] = field(default_factory=list)
+    placed: Placed = field(default_factory=list)
     since: float = 0.0
     process: simpy.Process | None = None
     saving: bool = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether it ever held nodes."""
+        return self.log.start_s >= 0.0
+
+    @property
+    def forms(self) -> tuple[Request, ...]:
+        """What it may start as: once begun, what it was."""
+        request = self.log.request
+        return (request,) if self.begun else request.forms
+
+    def needs_s(self, form: Request) -> float:
+        """Time that it takes as something, with the network to itself. [s]"""
+        return self.left_s if self.begun else form.alone_s * self.stretch
 
     def finish_at(self, now: float) -> float:
         """When it ends at its present pace. [s]"""
@@ -102,7 +73,11 @@ class _Running:
 
 
 def schedule(
-    cluster: Cluster, jobs: Sequence[Request], nodes: int, policy: Policy = "fifo"
+    cluster: Cluster,
+    jobs: Sequence[Request],
+    nodes: int,
+    policy: Policy = "fifo",
+    stretch: Callable[[int], float] | None = None,
 ) -> list[JobLog]:
     """Run jobs on a cluster.
 
@@ -115,9 +90,12 @@ def schedule(
     nodes : int
         Of the cluster.
     policy : str
-        ``fifo``: strictly by arrival. ``priority``: by priority, then arrival; a job may take the
-        nodes of running ones of lower priority, which save, wait and go on. ``backfill``: by
-        arrival, but a later job may start if it does not delay the first in the queue.
+        ``fifo``: strictly by arrival. ``sjf``: the shortest first. ``edf``: the earliest deadline
+        first. ``priority``: by priority, then arrival; a job may take the nodes of running ones of
+        lower priority, which save, wait and go on. ``backfill``: by arrival, but a later job may
+        start if it does not delay the first in the queue.
+    stretch : callable, optional
+        How many times as long as expected the i-th job takes.
 
     Returns
     -------
@@ -128,10 +106,11 @@ def schedule(
 
     env = simpy.Environment()
     run = _Scheduler(env, cluster, nodes, policy)
-    for request in jobs:
-        env.process(run.arrive(request))
+    logs = [JobLog(request) for request in jobs]
+    for i, log in enumerate(logs):
+        env.process(run.arrive(_Running(log, stretch(i) if stretch else 1.0)))
     env.run()
-    return [run.logs[id(request)] for request in jobs]
+    return logs
 
 
 class _Scheduler:
@@ -139,32 +118,36 @@ class _Scheduler:
         self, env: simpy.Environment, cluster: Cluster, nodes: int, policy: Policy
     ) -> None:
         self.env, self.cluster, self.policy = env, cluster, policy
-        self.free = list(range(nodes))
+        self.pool = Pool(nodes, cluster.per_node, cluster.leaf_nodes)
         self.queue: list[_Running] = []
         self.running: list[_Running] = []
-        self.logs: dict[int, JobLog] = {}
 
-    def arrive(self, request: Request) -> Generator[simpy.Event, None, None]:
-        yield self.env.timeout(request.arrival_s)
-        log = self.logs[id(request)] = JobLog(request)
-        self._enqueue(_Running(log, request.alone_s, request.priority))
+    def arrive(self, job: _Running) -> Generator[simpy.Event, None, None]:
+        yield self.env.timeout(job.log.request.arrival_s)
+        self._enqueue(job)
         self._dispatch()
 
     def _enqueue(self, job: _Running) -> None:
-        """By arrival; under priorities by these first. A preempted job keeps its place."""
+        """By the policy, then arrival. A preempted job keeps its place."""
         bisect.insort(self.queue, job, key=self._order)
 
     def _order(self, job: _Running) -> tuple[float, float]:
-        first = -job.priority if self.policy == "priority" else 0
-        return first, job.log.request.arrival_s
+        request, first = job.log.request, 0.0
+        if self.policy == "priority":
+            first = -request.priority
+        elif self.policy == "sjf":
+            first = job.needs_s(request.fastest)
+        elif self.policy == "edf":
+            first = math.inf if request.deadline_s is None else request.deadline_s
+        return first, request.arrival_s
 
     # --- starting --------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
         """Start what can start now."""
         started = False
-        while self.queue and self.queue[0].log.request.nodes <= len(self.free):
-            self._start(self.queue.pop(0))
+        while self.queue and self.pool.fits(form := self._wanted(self.queue[0])):
+            self._start(self.queue.pop(0), form)
             started = True
         if self.queue and self.policy == "priority":
             self._preempt_for(self.queue[0])
@@ -173,74 +156,87 @@ class _Scheduler:
         if started:
             self._repace()
 
+    def _wanted(self, job: _Running) -> Request:
+        """The size that a job takes, or waits for."""
+        forms = job.forms
+        if len(forms) == 1:
+            return forms[0]
+        return self._best(job, forms, [self._shadow(form)[0] for form in forms])
+
+    def _best(self, job: _Running, forms: Sequence[Request], starts: Sequence[float]) -> Request:
+        """Of sizes and their starts: the fewest node-hours in time, or the first to end."""
+        ends = [(start + job.needs_s(f), f) for start, f in zip(starts, forms, strict=True)]
+        deadline = job.log.request.deadline_s
+        in_time = [f for end, f in ends if deadline is not None and end <= deadline]
+        if in_time:
+            return min(in_time, key=lambda f: (f.nodes * job.needs_s(f), f.nodes))
+        return min(ends, key=lambda e: (e[0], e[1].nodes))[1]
+
+    def _shadow(self, form: Request) -> tuple[float, Pool]:
+        """When there is room for a job if nobody else starts, and what is free then. [s]"""
+        trial, now = self.pool.copy(), self.env.now
+        if trial.fits(form):
+            return now, trial
+        for end, _, job in sorted((j.finish_at(now), i, j) for i, j in enumerate(self.running)):
+            trial.release(job.placed)
+            if trial.fits(form):
+                return end, trial
+        return math.inf, trial
+
     def _backfill(self) -> bool:
         """EASY: others may start if the first in the queue is not delayed by it."""
-        first = self.queue[0].log.request.nodes
-        ends = sorted((j.finish_at(self.env.now), len(j.nodes)) for j in self.running)
-        available, reserved, spare = len(self.free), self.env.now, 0
-        for end, count in ends:
-            available += count
-            if available >= first:
-                reserved, spare = end, available - first
-                break
+        first = self._wanted(self.queue[0])
+        reserved, then = self._shadow(first)
+        if reserved < math.inf:
+            then.place(first)
         started = False
-        for job in self.queue[1:]:
-            need = job.log.request.nodes
-            if need > len(self.free):
+        for job in self.queue[1 : DEPTH + 1]:
+            now = self.env.now
+            able = [
+                f for f in job.forms
+                if self.pool.fits(f) and (now + job.needs_s(f) <= reserved or then.fits(f))
+            ]  # fmt: skip
+            if not able:
                 continue
-            short = self.env.now + job.left_s <= reserved
-            if not short and need > spare:
-                continue
-            if not short:
-                spare -= need
+            form = self._best(job, able, [now] * len(able))
+            if now + job.needs_s(form) > reserved:
+                then.place(form)
             self.queue.remove(job)
-            self._start(job)
+            self._start(job, form)
             started = True
         return started
 
     def _preempt_for(self, wanting: _Running) -> None:
         """Take nodes from running jobs of lower priority: the lowest and latest first."""
-        need = wanting.log.request.nodes - len(self.free)
-        need -= sum(len(j.nodes) for j in self.running if j.saving)
-        lower = [j for j in self.running if j.priority < wanting.priority and not j.saving]
-        lower.sort(key=lambda j: (j.priority, -j.log.start_s))
+        form, trial = self._wanted(wanting), self.pool.copy()
+        for job in self.running:
+            if job.saving:
+                trial.release(job.placed)
+        priority = wanting.log.request.priority
+        lower = [j for j in self.running if j.log.request.priority < priority and not j.saving]
+        lower.sort(key=lambda j: (j.log.request.priority, -j.log.start_s))
         chosen = []
         for job in lower:
-            if need <= 0:
+            if trial.fits(form):
                 break
             chosen.append(job)
-            need -= len(job.nodes)
-        if need > 0:
+            trial.release(job.placed)
+        if not trial.fits(form):
             return
         for job in chosen:
             job.saving = True
             assert job.process is not None
             job.process.interrupt(_PREEMPTED)
 
-    def _start(self, job: _Running) -> None:
-        job.nodes = self._place(job.log.request.nodes)
+    def _start(self, job: _Running, form: Request) -> None:
+        job.left_s = job.needs_s(form)
+        job.log.request = form
+        job.placed = self.pool.place(form)
         if job.log.start_s < 0.0:
             job.log.start_s = self.env.now
         job.since, job.pace, job.saving = self.env.now, 1.0, False
         self.running.append(job)
         job.process = self.env.process(self._run(job))
-
-    def _place(self, count: int) -> list[int]:
-        """Nodes under as few leaves as possible, the tightest fit first."""
-        per_leaf = self.cluster.leaf_nodes
-        leaves: dict[int, list[int]] = {}
-        for node in self.free:
-            leaves.setdefault(node // per_leaf, []).append(node)
-        whole = [g for g in leaves.values() if len(g) >= count]
-        if whole:
-            chosen = min(whole, key=len)[:count]
-        else:
-            chosen = []
-            for group in sorted(leaves.values(), key=len, reverse=True):
-                chosen.extend(group[: count - len(chosen)])
-        taken = set(chosen)
-        self.free = [n for n in self.free if n not in taken]
-        return chosen
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -256,15 +252,12 @@ class _Scheduler:
             except simpy.Interrupt as interrupt:
                 self._advance(job)
                 if interrupt.cause == _PREEMPTED:
-                    yield from self._save(job)
-                    log.held_s += env.now - held_from
+                    yield from self._save(job, held_from)
                     return
-        self.running.remove(job)
-        log.held_s += env.now - held_from
         log.finish_s = env.now
-        self._release(job)
+        self._leave(job, held_from)
 
-    def _save(self, job: _Running) -> Generator[simpy.Event, Any, None]:
+    def _save(self, job: _Running, held_from: float) -> Generator[simpy.Event, Any, None]:
         """Save, give the nodes back and queue again, with the restart added to the work."""
         import simpy
 
@@ -276,13 +269,17 @@ class _Scheduler:
                 job.since = self.env.now  # a new pace does not matter any more
         job.log.preemptions += 1
         job.left_s += job.log.request.resume_s
-        self.running.remove(job)
-        nodes, job.nodes = job.nodes, []
         self._enqueue(job)
-        self._release(job, nodes)
+        self._leave(job, held_from)
 
-    def _release(self, job: _Running, nodes: list[int] | None = None) -> None:
-        self.free = sorted([*self.free, *(job.nodes if nodes is None else nodes)])
+    def _leave(self, job: _Running, held_from: float) -> None:
+        """Give the nodes back."""
+        self.running.remove(job)
+        job.log.held_s += self.env.now - held_from
+        nodes = tuple(sorted(node for node, _ in job.placed))
+        job.log.holds.append(Hold(held_from, self.env.now, nodes))
+        self.pool.release(job.placed)
+        job.placed = []
         self._dispatch()
         self._repace()
 
@@ -294,6 +291,8 @@ class _Scheduler:
 
     def _repace(self) -> None:
         """Set every running job's pace by who is on its uplinks now."""
+        if self.pool.per_leaf >= len(self.pool.free):
+            return
         crossing = [(j, leaves) for j in self.running if len(leaves := self._leaves(j)) > 1]
         paces = {id(j): 1.0 for j in self.running}
         for job, leaves in crossing:
@@ -313,7 +312,7 @@ class _Scheduler:
     def _leaves(self, job: _Running) -> dict[int, int]:
         """Nodes of a job by leaf."""
         found: dict[int, int] = {}
-        for node in job.nodes:
+        for node, _ in job.placed:
             leaf = node // self.cluster.leaf_nodes
             found[leaf] = found.get(leaf, 0) + 1
         return found

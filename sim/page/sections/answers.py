@@ -13,13 +13,15 @@ from sim.page.charts.bars import Piece as Slice
 from sim.page.charts.bars import Row, ranked, stacked
 from sim.page.charts.canvas import Chart, Key
 from sim.page.model import Piece
+from sim.page.sections.plans import compared as plans_compared
+from sim.page.sections.plans import planned
 from sim.page.sections.traces import trace_pieces
-from sim.quantities import count, counted, duration, gib, percent, usd
+from sim.quantities import count, counted, duration, gib, usd
 from sim.report.memory import TITLES
 from sim.report.trace_diff import sentence as traced
 from sim.result.memory import MemoryAnswer
 from sim.study.compare import Comparison, whole_job
-from sim.study.plan import PlanReport
+from sim.study.planned import PlanComparison, PlanReport
 from sim.study.search import Estimate
 from sim.study.sized import SizeReport
 from sim.study.sweep import SweepOutcome
@@ -225,33 +227,12 @@ def _axis(name: str, values: Sequence[float]) -> Axis:
     return Axis(name.replace("_", " "), 0.0, ceiling(high), count)
 
 
-def _planned(report: PlanReport) -> list[Piece]:
-    """A bar a job from its start to its end."""
-    logs = list(report.logs)[:40]
-    rows = [
-        Row(log.request.name, log.start_s, log.finish_s, duration(log.finish_s - log.start_s),
-            f"s{i % 7}")
-        for i, log in enumerate(logs)
-    ]  # fmt: skip
-    if not rows:
-        return []
-    said = f"{len(report.logs)} jobs over {duration(report.span_s)}"
-    low = min(row.start for row in rows)
-    high = max(row.end for row in rows)
-    return [
-        Chart(
-            "jobs", "Jobs from start to end", said,
-            lambda width: ranked(width, rows, said, low, high), report.records(),
-            note=f"Jobs hold nodes {percent(report.utilisation)} of the time.",
-        )
-    ]  # fmt: skip
-
-
 _DRAWN: dict[type[Document], Callable[[Any], list[Piece]]] = {
     MemoryAnswer: lambda answer: [],  # in the section on memory
     Comparison: _compared,
     SizeReport: _sized,
     SweepOutcome: _swept,
-    PlanReport: _planned,
+    PlanReport: planned,
+    PlanComparison: plans_compared,
     TraceDifference: trace_pieces,
 }

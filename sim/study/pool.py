@@ -1,0 +1,71 @@
+"""Free GPUs of a cluster, node by node: what fits, and where it is put."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sim.study.cluster import Request
+
+Placed = list[tuple[int, int]]  # a node, and GPUs of it
+
+
+class Pool:
+    """Nodes of equal size under leaf switches.
+
+    Parameters
+    ----------
+    nodes, per_node, per_leaf : int
+        Nodes, GPUs of each, and nodes under one leaf.
+    """
+
+    def __init__(self, nodes: int, per_node: int, per_leaf: int) -> None:
+        self.per_node, self.per_leaf = per_node, per_leaf
+        self.free = [per_node] * nodes
+        self.whole = nodes  # nodes that nobody is on
+
+    def copy(self) -> Pool:
+        """Another one of the same, to try things on."""
+        other = Pool(0, self.per_node, self.per_leaf)
+        other.free, other.whole = list(self.free), self.whole
+        return other
+
+    def fits(self, request: Request) -> bool:
+        """Whether a job could start now."""
+        if not request.gpus:
+            return self.whole >= request.nodes
+        return self.whole > 0 or any(free >= request.gpus for free in self.free)
+
+    def place(self, request: Request) -> Placed:
+        """Take GPUs for a job that fits.
+
+        Whole nodes lie under as few leaves as possible, the tightest fit first; a part of a node is
+        of the fullest that has room.
+        """
+        if request.gpus:
+            room = [(free, node) for node, free in enumerate(self.free) if free >= request.gpus]
+            placed = [(min(room)[1], request.gpus)]
+        else:
+            placed = [(node, self.per_node) for node in self._nodes(request.nodes)]
+        for node, gpus in placed:
+            self.whole -= self.free[node] == self.per_node
+            self.free[node] -= gpus
+        return placed
+
+    def release(self, placed: Iterable[tuple[int, int]]) -> None:
+        """Give GPUs back."""
+        for node, gpus in placed:
+            self.free[node] += gpus
+            self.whole += self.free[node] == self.per_node
+
+    def _nodes(self, count: int) -> list[int]:
+        leaves: dict[int, list[int]] = {}
+        for node, free in enumerate(self.free):
+            if free == self.per_node:
+                leaves.setdefault(node // self.per_leaf, []).append(node)
+        whole = [g for g in leaves.values() if len(g) >= count]
+        if whole:
+            return min(whole, key=len)[:count]
+        chosen: list[int] = []
+        for group in sorted(leaves.values(), key=len, reverse=True):
+            chosen.extend(group[: count - len(chosen)])
+        return chosen
