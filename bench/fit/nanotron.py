@@ -1,10 +1,12 @@
-"""CPU time of a layer in nanotron's forward and backward, on layouts that wait for the CPU alone.
+"""CPU times in nanotron's runs, each on layouts that wait for it alone.
 
     python bench/fit/nanotron.py
 
-Rows of `sim/data/measured/mesh.csv`: one sequence a micro-batch, 4 or 8 tensor-parallel ranks
-inside a node, no pipeline, up to 8 nodes, of cells that may be looked at. Free is one number, as
-long in forward as in backward; the answer is where the mean logarithm of predicted over measured
+Rows of `sim/data/measured/mesh.csv` with one sequence a micro-batch, of cells that are not held
+back. Three numbers are free, one after the other: the time of a layer (4 or 8 tensor-parallel ranks
+in a node, no pipeline, up to 8 nodes; as long in forward as in backward), and that of a message of
+gloo's while ranks agree on a collective, within a node (pipelines over nodes, ranks of a matrix in
+one) and between nodes (16 of them). Each is where the mean logarithm of predicted over measured
 time is zero.
 """
 
@@ -17,42 +19,66 @@ from sim.inputs.trainer import trainer_named
 from sim.step.run import run_step
 
 TRAINER = table("trainers")["nanotron"]
-SHIPPED = TRAINER["layer_forward_s"]
+AGREEMENT = table("constants/host")["agreement"]
+MICRO_BATCHES = 16  # of a pipeline's step, at least: its ends weigh little
 
 
-def rows():
-    """Those that the fit may see."""
+def rows(of):
+    """Those that a fit may see."""
     odd = at_odds(layouts())
-    return [
-        r for r in layouts()
-        if r.ran and not r.held and r not in odd and r.pp == 1 and r.tp in (4, 8)
-        and r.micro_batch == 1 and r.nodes <= 8
-    ]  # fmt: skip
+    return [r for r in layouts() if r.ran and not r.held and r not in odd and of(r)]
 
 
-def errors(layer_s):
-    """Log of predicted over measured time of each row, with this time of a layer."""
-    TRAINER["layer_forward_s"] = TRAINER["layer_backward_s"] = layer_s
+def of_layer(row):
+    """Whether a row waits for a layer's issue."""
+    return row.pp == 1 and row.tp in (4, 8) and row.micro_batch == 1 and row.nodes <= 8
+
+
+def set_layer(seconds):
+    """Make it the time of a layer."""
+    TRAINER["layer_forward_s"] = TRAINER["layer_backward_s"] = seconds
     trainer_named.cache_clear()
-    found = []
-    for layout in rows():
+
+
+def _agrees(row):
+    """Whether a row waits for agreements; up to 16 nodes, where most rows are of one mind."""
+    long = row.accumulation >= max(MICRO_BATCHES, 4 * row.pp)
+    return row.pp > 1 and 1 < row.nodes <= 16 and row.micro_batch == 1 and long
+
+
+FITS = (
+    ("layer and direction", "layer_forward_s", TRAINER, of_layer, set_layer, 1.0e-3, 3e-3),
+    ("message in a node", "within_s", AGREEMENT, lambda r: _agrees(r) and r.tp in (2, 4, 8),
+     lambda s: AGREEMENT.update(within_s=s), 30e-6, 90e-6),
+    ("message between nodes", "between_s", AGREEMENT, lambda r: _agrees(r) and r.tp == 16,
+     lambda s: AGREEMENT.update(between_s=s), 30e-6, 120e-6),
+)  # fmt: skip
+
+
+def errors(found):
+    """Log of predicted over measured time of each row."""
+    out = []
+    for layout in found:
         row = measured(layout)
         took = batch_on(row.workload).tokens_per_gpu / row.tokens_per_s_per_gpu
-        found.append(math.log(run_step(row.topology, row.workload).time_s / took))
-    return found
+        out.append(math.log(run_step(row.topology, row.workload).time_s / took))
+    return out
 
 
 def main() -> None:
-    """Print the fit and what is shipped."""
-    low, high = 0.5e-3, 4e-3
-    for _ in range(12):
-        middle = (low + high) / 2
-        mean = sum(errors(middle)) / len(rows())
-        low, high = (middle, high) if mean < 0 else (low, middle)
-    left = errors(low)
-    spread = math.sqrt(sum(e * e for e in left) / len(left))
-    print(f"{len(left)} rows: {1e3 * low:.2f} ms a layer and direction, {spread:.1%} left")
-    print(f"shipped: {1e3 * SHIPPED:.2f} ms")
+    """Print each fit and what is shipped."""
+    for name, key, data, of, put, low, high in FITS:
+        shipped, found = data[key], rows(of)
+        for _ in range(8):
+            middle = (low + high) / 2
+            put(middle)
+            mean = sum(errors(found)) / len(found)
+            low, high = (middle, high) if mean < 0 else (low, middle)
+        left = errors(found)
+        spread = math.sqrt(sum(e * e for e in left) / len(left))
+        print(f"{name}: {1e6 * low:.0f} us of {len(left)} rows, {spread:.1%} left;"
+              f" shipped: {1e6 * shipped:.0f} us")  # fmt: skip
+        put(shipped)
 
 
 if __name__ == "__main__":

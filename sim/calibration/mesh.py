@@ -19,7 +19,7 @@ TABLE = "measured/mesh"
 GB = 1e9
 #: a row is at odds with others from this many times their time of a slot
 AT_ODDS = 2.0
-#: of (model, nodes) one cell in three was never looked at while the model was made
+#: of (model, nodes) one cell in three is kept out of every fit
 MODELS, NODES = ("1B", "3B", "8B", "80B"), (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -45,7 +45,7 @@ class Layout(NamedTuple):
 
     @property
     def held(self) -> bool:
-        """Whether its cell is for grading alone."""
+        """Whether its cell is kept out of fits."""
         return (NODES.index(self.nodes) + MODELS.index(self.model)) % 3 == 2
 
     @property
@@ -117,6 +117,7 @@ def measured(row: Layout) -> MeasuredRow:
     ranks = {"tensor_parallel": row.tp, "pipeline_parallel": row.pp}
     workload = merged(
         about["workload"],
+        about["pipeline_over_nodes"] if row.pp > 1 and row.nodes > 1 else {},
         {"model": shape, "micro_batch": row.micro_batch, "gradient_accumulation": row.accumulation},
         {"parallelism": merged(about["zero"][str(row.zero)], ranks)},
     )

@@ -1,7 +1,7 @@
 """Predicted against measured layouts: errors, their order, the best one, runs said not to fit.
 
 Rows that other rows contradict (`mesh.at_odds`) are counted apart. A *cell* is a model on a number
-of nodes; one in three was never looked at while the model was made, and is counted apart too.
+of nodes; one in three is kept out of every fit, and is counted apart too.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ KINDS = (
     Kind("no tensor parallelism", lambda r: r.tp == 1),
     Kind("t within a node, no pipeline or one node", lambda r: 1 < r.tp <= 8 and _calm(r)),
     Kind("t within a node, pipeline over nodes", lambda r: 1 < r.tp <= 8 and not _calm(r)),
-    Kind("t over nodes", lambda r: r.tp > 8),
+    Kind("t over nodes, pipeline", lambda r: r.tp > 8 and r.pp > 1),
+    Kind("t over nodes, no pipeline", lambda r: r.tp > 8 and r.pp == 1),
 )
 
 
-KNOWN = 2  # of the kinds
+KNOWN = 3  # of the kinds
 
 
 def _known(row: Layout) -> bool:
@@ -113,7 +114,7 @@ def _groups(points: list[MeshPoint]) -> Iterable[TrainingGroup]:
         group("all", "not at odds with others", lambda p: not p.odd),
         group("all", "at odds with others", lambda p: p.odd),
         *(group("kind", k.name, lambda p, k=k: not p.odd and k.of(p.layout)) for k in KINDS),  # type: ignore[misc]
-        group("held back", "no tensor parallelism, or t within a node and calm",
+        group("held back", "no tensor parallelism, or t within a node",
               lambda p: p.layout.held and not p.odd and _known(p.layout)),
         group("held back", "all not at odds", lambda p: p.layout.held and not p.odd),
     ]  # fmt: skip

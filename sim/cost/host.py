@@ -66,6 +66,22 @@ def pace_of(cpu: Cpu, ranks: int, launch: float = 1.0) -> float:
     return launch * max(1.0, busy / cores) / cpu.speed
 
 
+def agreement_s(ranks: int, nodes: int) -> float:
+    """CPU time in which ranks agree on a collective before it (`stack.distributed_debug`). [s]
+
+    Equation: m n l, with m messages a rank, one after the other, over n ranks, and l the time of
+    one over TCP.
+
+    Parameters
+    ----------
+    ranks, nodes : int
+        Of the group. [1]
+    """
+    prices = table("constants/host")["agreement"]
+    message_s: float = prices["between_s" if nodes > 1 else "within_s"]
+    return ranks * int(prices["messages"]) * message_s if ranks > 1 else 0.0
+
+
 def launch_stack(compiled: bool, graphs: bool) -> str:
     """How a workload launches kernels: ``eager | compiled | graphs``."""
     if graphs:

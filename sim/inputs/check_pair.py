@@ -213,6 +213,9 @@ def _nvls(t: Topology, w: Workload) -> Findings:
         message = f"NCCL {w.stack.nccl} does not reduce in the NVSwitch; {need} does"
         yield warning("no-nvls", "workload", "stack.nccl", message, f"write {need} or newer")
     yield from _nccl_path(t, w)
+    if w.stack.distributed_debug != "off" and t.world_size == 1:
+        message = "one GPU has no collectives to agree on"
+        yield warning(NO_EFFECT, "workload", "stack.distributed_debug", message, "leave it out")
 
 
 def _nccl_path(t: Topology, w: Workload) -> Findings:

@@ -174,6 +174,8 @@ class Stack(Spec):
     # whose modelling code runs, where its waits are to count; None: memory as of torch's time
     transformers: str | None = None
     omp_num_threads: Positive | None = None  # of a rank; None: its share of the cores
+    # TORCH_DISTRIBUTED_DEBUG: with detail ranks agree on each collective before they launch it
+    distributed_debug: Literal["off", "detail"] = "off"
 
 
 class SampleLengths(Spec):

@@ -21,7 +21,7 @@ from sim.blocks.update import (
 )
 from sim.cost.collectives import CollectiveCost, demand_of, plan_collective
 from sim.cost.gemm import MEMORY_SATURATION
-from sim.cost.host import HostModel, host_model, launch_stack, pace_of
+from sim.cost.host import HostModel, agreement_s, host_model, launch_stack, pace_of
 from sim.cost.host_update import host_rate, update_s
 from sim.cost.kernel_cost import CostModel, cost_model
 from sim.cost.nccl.communicator import Nccl
@@ -40,6 +40,7 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 _CATEGORY = {name: i for i, name in enumerate(CATEGORIES)}
+_MESSAGES = ("send", "send_recv")  # between two ranks, on which nobody agrees first
 _HOST_LINK = {"h2d": "to_device", "d2h": "to_host"}
 _STORAGE = {"nvme_read": "read", "nvme_write": "write"}
 LAUNCH_S = 6e-6  # one launch from C++; facts: event 5.96 us (superbenchmark baseline)
@@ -458,6 +459,8 @@ class _Pricing:
         name, compiled = name_of(self.plan, op), self.step.compiled
         cost = self.step.costs[name]
         host_s = self.calls["c10d.collective"] + self._calls_s(op)
+        if self.workload.stack.distributed_debug == "detail" and op.name not in _MESSAGES:
+            host_s += self.host.pace * agreement_s(cost.ranks, cost.nodes)
         if not self.step.single:
             first = self.table.add(hold=self._sms(cost), host_s=host_s, alone_s=0.0)
             self.table.add()

@@ -256,10 +256,14 @@ def _experts(topology: Topology, workload: Workload) -> Iterator[Change]:
 
 
 def _paths(topology: Topology, workload: Workload) -> Iterator[Change]:
-    """NCCL's paths through registered buffers, where a collective stays in a node."""
+    """NCCL's paths through registered buffers, where a collective stays in a node; no checks."""
     if topology.world_size == 1:
         return
     make = _Maker(topology, workload)
+    if workload.stack.distributed_debug != "off":
+        stack = workload.stack.model_copy(update={"distributed_debug": "off"})
+        text = "collectives on which ranks do not agree first"
+        yield make.spelt("faster", {"stack.distributed_debug": "off"}, text, stack=stack)
     for path, text in _NCCL_PATHS.items():
         if path != workload.stack.nccl_path:
             stack = workload.stack.model_copy(update={"nccl_path": path})

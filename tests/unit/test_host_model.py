@@ -4,13 +4,15 @@ import pytest
 
 from sim.blocks.kernels import Kernel
 from sim.blocks.parameters import build_tree
-from sim.cost.host import host_model, known_calls, pace_of
+from sim.cost.host import agreement_s, host_model, known_calls, pace_of
 from sim.data import recording, table
 from sim.errors import InputError
+from sim.inputs.checks import check
 from sim.inputs.loader import load
 from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Cpu
 from sim.inputs.trainer import trainer_named, trainer_of
+from sim.result.advice import changes
 from sim.step.step import step
 from sim.strategies import build_plan
 from sim.strategies.plan import COLLECTIVE, HOST, Recorder
@@ -219,3 +221,27 @@ def test_a_trainer_that_wraps_adapters_apart_is_told():
     assert "peft-wrap" not in codes(parallelism={"strategy": "fsdp1", "wrap": "peft"})
     assert "peft-wrap" not in codes(parallelism="fsdp1", trainer="none")
     assert "peft-wrap" not in codes(parallelism="fsdp2", trainer="huggingface")
+
+
+def test_ranks_agree_on_collectives_first():
+    """Four messages a rank over TCP, of each group's own size; none of a rank alone."""
+    assert agreement_s(8, 1) == pytest.approx(8 * 4 * 48e-6)
+    assert agreement_s(16, 2) == pytest.approx(16 * 4 * 66e-6)
+    assert agreement_s(1, 1) == 0.0
+    shared = [
+        "sequence_length=512", "micro_batch=1", "global_batch=1", "parallelism.tensor_parallel=8"
+    ]  # fmt: skip
+    plain = load("dgx-h100", "llama3-8b-sft", shared)
+    checked = load("dgx-h100", "llama3-8b-sft", [*shared, "stack.distributed_debug=detail"])
+    found = step(plain.topology, plain.workload), step(checked.topology, checked.workload)
+    count = sum(kind["count"] for kind in found[1].breakdown.collectives.values())
+    late = found[1].time_s - found[0].time_s
+    assert late == pytest.approx(count * agreement_s(8, 1), rel=1e-3)
+    offered = [c.settings for c in changes(checked.topology, checked.workload, "faster")]
+    assert {"stack.distributed_debug": "off"} in offered
+
+
+def test_one_gpu_agrees_with_nobody():
+    found = load("h100-x1", "llama3-8b-lora", ["stack.distributed_debug=detail"])
+    (said,) = [f for f in check(found.topology, found.workload) if "debug" in f.path]
+    assert said.message == "one GPU has no collectives to agree on"

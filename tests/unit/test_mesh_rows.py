@@ -80,3 +80,11 @@ def test_order_and_regret(monkeypatch):
     text = rendered(view(document, misses=2), "md")
     assert "Of 6 layouts that ran 0 (0.0 %) are said not to fit, 0 to be at risk." in text
     assert text.count("mesh:3B-n1-") == 2
+
+
+def test_a_pipeline_over_nodes_waits_for_agreements():
+    """3B, t = 8, p = 2 on 4 nodes: 24 ms a layer on the CPU, with one sequence or four."""
+    at = {"nodes": 4, "dp": 2, "pp": 2, "tp": 8, "zero": 1}
+    rows = [r for r in layouts() if r.ran and all(getattr(r, k) == v for k, v in at.items())]
+    found = {r.micro_batch: predict(measured(r)).error for r in rows if r.micro_batch in (1, 2, 4)}
+    assert found == pytest.approx({1: 0.0, 2: 0.0, 4: 0.0}, abs=0.12)
