@@ -11,7 +11,7 @@ from sim.blocks.ops import Exchange, Map
 from sim.blocks.padding import padded, unpadded
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
-from sim.blocks.tensor import leave, read_by, summed_tokens
+from sim.blocks.tensor import leave, makes_sums, read_by, summed_tokens
 
 #: FlashAttention's backward recomputes the scores: five products for the forward's two.
 BACKWARD_PRODUCTS = 2.5
@@ -25,7 +25,7 @@ def attention(t: Tape, x: int, window: int | None) -> int:
     d, e, dim = model.hidden_size, s.element, model.head_dim
     heads, kv_heads = s.split(model.heads), s.split(model.kv_heads)
     q_width, kv_width = heads * dim, kv_heads * dim
-    read = read_by(t, x, "wqkv") if model.fused_qkv else read_by(t, x, "wq", "wv")
+    read = read_by(t, x, *(("wqkv",) if model.fused_qkv else ("wq", "wk", "wv")))
     bias = model.bias or model.qkv_bias
     if model.fused_qkv:
         width = q_width + 2 * kv_width
@@ -51,6 +51,7 @@ def attention(t: Tape, x: int, window: int | None) -> int:
     out = core(t, q, k, v, (heads, kv_heads, dim, dim), window)
     if model.attention_sinks:
         out = sinks(t, out, heads)
+    makes_sums(t, "wo")
     made = linear(
         t, "wo", out, q_width, d, Position.OUTPUT, targets=("o",),
         bias=model.bias or model.output_bias, wide=False,

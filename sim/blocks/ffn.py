@@ -8,7 +8,7 @@ from sim.blocks.linear import linear
 from sim.blocks.modules import Position
 from sim.blocks.ops import Map
 from sim.blocks.tape import Tape
-from sim.blocks.tensor import leave, read_by, summed_tokens
+from sim.blocks.tensor import leave, makes_sums, read_by, summed_tokens
 
 GATED = ("swiglu", "geglu")
 #: modules as the reference model registers them
@@ -24,7 +24,8 @@ def feed_forward(t: Tape, x: int) -> int:
     d, f, bias = model.hidden_size, s.split(model.ffn_size), model.bias or model.mlp_bias
     gated = model.ffn in GATED
     fused = gated and model.fused_gate_up
-    own = read_by(t, x, "w13") if fused else read_by(t, x, "w1", "w3" if gated else "")
+    own = read_by(t, x, *(("w13",) if fused else ("w1", "w3") if gated else ("w1",)))
+    makes_sums(t, "w2")
     shapes = {"w1": (d, f), "w3": (d, f), "w13": (d, 2 * f), "w2": (f, d)}
     targets = {"w1": ("gate",) if gated else ("gate", "up"), "w3": ("up",), "w13": ("gate", "up")}
 

@@ -26,7 +26,8 @@ def head(t: Tape, x: int) -> int:
     hidden = norm(t, "norm", x, d)
     if s.loss == "chunked":
         return _chunked(t, whole_stream(t, hidden), d, v)
-    hidden = enter(t, hidden, "head")
+    multiplied = () if s.loss == "fused-linear" else ("head",)
+    hidden = enter(t, hidden, "head", products=multiplied)
     if s.loss == "fused-linear":
         return _fused_linear(t, hidden, d, v)
     _register(t)

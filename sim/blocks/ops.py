@@ -21,7 +21,8 @@ class When(Enum):
 
     In backward it may run beside a part of them: the gradients of inputs, or those of weights,
     which come after and wait for the former exchange.
-    One that is LATE follows them, and is waited for where an exchange of nothing (`joined`) stands.
+    One that is LATE follows them, and one that is ALONG starts with them; both are waited for where
+    an exchange of nothing (`joined`) stands.
     """
 
     BEFORE = "before"
@@ -30,6 +31,7 @@ class When(Enum):
     BESIDE_INPUTS = "beside inputs"
     BESIDE_WEIGHTS = "beside weights"
     LATE = "late"
+    ALONG = "along"
 
 
 class Exchange(NamedTuple):
@@ -40,7 +42,7 @@ class Exchange(NamedTuple):
     collective : str
         ``all_gather | reduce_scatter | all_reduce | all_to_all | send_recv``
     over : str
-        Mesh axis.
+        Mesh axis, or `COPIES` from and to ranks along one.
     sent, received : float
         Per rank. [B]
     when : When
@@ -66,9 +68,13 @@ class Exchange(NamedTuple):
     part: str = ""
 
 
-def joined(over: str) -> Exchange:
-    """In backward, wait for what still is on the way along a mesh axis."""
-    return Exchange("", over, 0.0, 0.0, When.BEFORE, True)
+#: of tensor-parallel ranks, into each other's memory by copy engines, as no collective
+COPIES = "tp copies"
+
+
+def joined(over: str, when: When = When.BEFORE, backward: bool = True) -> Exchange:
+    """Wait for what still is on the way along a mesh axis; in backward, unless said otherwise."""
+    return Exchange("", over, 0.0, 0.0, when, backward)
 
 
 class Map(NamedTuple):

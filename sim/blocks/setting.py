@@ -7,7 +7,9 @@ from functools import lru_cache
 
 from sim.inputs.model import Model
 from sim.inputs.modelling import (
+    ASYNC,
     PER_LINEAR,
+    WIDE,
     adapter_dtype,
     autocast,
     compute_dtype,
@@ -169,6 +171,12 @@ class Setting:
     def gathers_apart(self) -> bool:
         """Whether each matrix gathers what it reads, though several read the same."""
         return self.tensor_style == PER_LINEAR
+
+    @property
+    def pieces(self) -> int:
+        """Runs of positions that a product beside an exchange is cut into; 1: none is."""
+        cuts = self.tensor_style == ASYNC and self.model.hidden_size >= WIDE
+        return self.tensor if cuts and self.splits_stream else 1
 
     @property
     def reduces_beside(self) -> bool:

@@ -28,6 +28,8 @@ class Tape:
         The base module whose operations are being played.
     kept : dict of int to int
         Of a tensor that backward makes again: what is kept in its place.
+    cut : dict of str to int
+        Pieces that a product to come is cut into, by the name of its kernel.
     """
 
     setting: Setting
@@ -38,6 +40,7 @@ class Tape:
     ops: list[Op] = field(default_factory=list)
     sizes: list[float] = field(default_factory=list)
     kept: dict[int, int] = field(default_factory=dict)
+    cut: dict[str, int] = field(default_factory=dict)
     apart: int = 1  # products of a batch, and kernels between them, run so many times on a part
     column: float = field(init=False)  # bytes of an activation a column, all tokens
     stream_column: float = field(init=False)  # the same in the residual stream
@@ -171,10 +174,11 @@ class Tape:
         kind = dtype or self.setting.dtype
         size = DTYPE_BYTES[kind]
         out = max(size, self.setting.product)
-        traffic = float(batch * (size * (m * k + k * n) + out * m * n))
+        pieces = self.cut.get(name, 1)
+        traffic = float(batch * (size * (m * k + pieces * k * n) + out * m * n))
         return _new(Kernel, (
-            name, module or self.module, "gemm", 2.0 * m * n * k * batch, traffic, (m, n, k, batch),
-            kind, direction, 1, "stream", role, False,
+            name, module or self.module, "gemm", 2.0 * m * n * k * batch, traffic,
+            (-(-m // pieces), n, k, batch), kind, direction, pieces, "stream", role, False,
         ))  # fmt: skip
 
     def described(self) -> Description:

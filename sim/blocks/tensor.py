@@ -6,14 +6,22 @@ its part is gathered before the branch and the branch's partial sums are reduce-
 all ranks hold the whole stream, and the partial sums are all-reduced, in backward those of the
 input's gradient. Every exchange is waited for by what comes next.
 
-Three styles: ``dtensor`` keeps the gathered input, and orders what it gathered along the sequence
+Styles: ``dtensor`` keeps the gathered input, and orders what it gathered along the sequence
 by a copy; ``megatron`` has the sequence as outermost dimension, keeps the part alone and gathers it
 again in backward beside the gradients of inputs; those are then reduced beside the gradients of
 weights; ``nanotron`` does the same, but keeps what it gathered.
 
+``dtensor-async`` is ``dtensor`` compiled with asynchronous tensor parallelism: a gather and the
+product that reads it, or a product and the reduction of what it makes, become one operation in as
+many pieces as there are ranks. Beside the product of a piece, copy engines bring another from the
+memory of its rank; what a reduction brings is added up at the end. The first piece of a gather is
+the rank's own, the last of a reduction too. The sum of gradients of several matrices that read one
+input is no product, and is reduced as ever.
+
 Source: torchtitan's `parallelize_module` plan; Megatron-LM, core/tensor_parallel/layers.py,
 `LinearWithGradAccumulationAndAsyncCommunication`; nanotron, parallel/tensor_parallel/functional.py,
-`_ColumnLinearAsyncCommunication`; arXiv 2105.04473 and 2205.05198.
+`_ColumnLinearAsyncCommunication`; arXiv 2105.04473 and 2205.05198; PyTorch, torch/_inductor/
+fx_passes/micro_pipeline_tp.py and torch/distributed/_symmetric_memory.
 """
 
 from __future__ import annotations
@@ -21,13 +29,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sim.blocks.modules import OpRole
-from sim.blocks.ops import Exchange, Map, When
+from sim.blocks.ops import COPIES, Exchange, Map, When, joined
+from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
 
 AXIS = "tp"
 
 
-def enter(t: Tape, x: int, module: str, last: str = "", *, late: bool = False) -> int:
+def enter(
+    t: Tape,
+    x: int,
+    module: str,
+    last: str = "",
+    *,
+    late: bool = False,
+    products: tuple[str, ...] = (),
+) -> int:
     """The input of matrices split by columns; its tensor.
 
     Parameters
@@ -38,10 +55,14 @@ def enter(t: Tape, x: int, module: str, last: str = "", *, late: bool = False) -
         The first of them as forward runs them, and the last; "" where there is one. [1]
     late : bool
         Its gradient is added to another branch's, and not needed before that is there.
+    products : tuple of str
+        The matrices, if all that is done with what they read is to multiply it.
     """
     s = t.setting
     if s.tensor == 1:
         return x
+    if products and s.pieces > 1:
+        return _enter_in_pieces(t, x, products)
     reduces = When.BESIDE_WEIGHTS if s.reduces_beside else When.LATE if late else When.AFTER
     if not s.splits_stream:
         whole = t.sizes[x]
@@ -64,17 +85,43 @@ def enter(t: Tape, x: int, module: str, last: str = "", *, late: bool = False) -
     return gathered
 
 
-def read_by(t: Tape, x: int, first: str, last: str = "") -> Callable[[str], int]:
+def _enter_in_pieces(t: Tape, x: int, products: tuple[str, ...]) -> int:
+    """`enter`, with the products beside the copies that bring what they read."""
+    parts, (first, *others) = t.setting.pieces, products
+    part, whole = t.sizes[x], t.sizes[x] * parts
+    alone = not others
+    t.cut.update(dict.fromkeys(products, parts))
+    ready = _copy(part)  # to where others read it
+    if alone:
+        t.cut[f"{first}.dgrad"] = parts
+        back = Exchange("all_to_all", COPIES, whole, whole, When.BESIDE_INPUTS, True)
+    else:
+        back = Exchange("reduce_scatter", AXIS, whole, part, When.AFTER, True)
+    gather = Exchange("all_gather", COPIES, part, whole, When.BESIDE if alone else When.ALONG)
+    gathered = t.op(
+        "tp.gather", (x,), whole, (), [ready], [_added(part, parts) if alone else _copy(whole)],
+        module=first, exchanges=(gather, back),
+    )  # fmt: skip
+    if others:
+        end = joined(COPIES, When.AFTER, backward=False)
+        t.unseen("tp.joined", module=others[-1], exchanges=(end,))
+    return gathered
+
+
+def read_by(t: Tape, x: int, *modules: str) -> Callable[[str], int]:
     """What each of the matrices split by columns reads, by its name: one tensor, or its own copy.
 
     Parameters
     ----------
-    t, x, first, last
+    t, x
         As for `enter`.
+    modules : str
+        The matrices, as forward runs them. [1]
     """
     if t.setting.gathers_apart:
         return lambda module: enter(t, x, module)
-    whole = enter(t, x, first, last)
+    first, *others = modules
+    whole = enter(t, x, first, others[-1] if others else "", products=modules)
     return lambda _: whole
 
 
@@ -116,12 +163,28 @@ def scores_back(t: Tape, top: int, module: str) -> None:
         t.unseen("tp.scores", (), [_copy(whole)], module=module, exchanges=(back,))
 
 
+def makes_sums(t: Tape, product: str) -> None:
+    """Say, before it is played, that a product makes what will `leave` the branch."""
+    if t.setting.pieces > 1:
+        t.cut |= {product: t.setting.pieces, f"{product}.dgrad": t.setting.pieces}
+
+
 def leave(t: Tape, y: int) -> int:
     """What is added to the stream of the partial sums that the last module made; its tensor."""
     s = t.setting
     if s.tensor == 1:
         return y
     whole = t.sizes[y]
+    if t.module in t.cut:
+        part = whole / s.pieces
+        return t.op(
+            "tp.scatter", (y,), part, (), [_added(part, s.pieces)], [_copy(part)],
+            kept_by_policy=True,
+            exchanges=(
+                Exchange("all_to_all", COPIES, whole, whole, When.BESIDE),
+                Exchange("all_gather", COPIES, part, whole, When.BESIDE_INPUTS, True),
+            ),
+        )  # fmt: skip
     if not s.splits_stream:
         return t.op(
             "tp.sum", (y,), whole, (), _copies(t, whole), passes=True,
@@ -170,6 +233,20 @@ def chunk_sums(t: Tape, logits: float, parts: int) -> tuple[Exchange, ...]:
 
 def _sums(size: float) -> tuple[Exchange, ...]:
     return (Exchange("all_reduce", AXIS, size, size, When.AFTER, dtype="fp32", phase="loss"),) * 3
+
+
+def workspace_bytes(setting: Setting) -> float:
+    """Memory that ranks show each other for copies, beside PyTorch's allocator. [B]
+
+    Two pieces of a reduction; a gather shows one.
+    """
+    shown = 2.0 * setting.stream_tokens * setting.model.hidden_size * setting.product
+    return shown if setting.pieces > 1 else 0.0
+
+
+def _added(part: float, parts: int) -> Map:
+    """The sum of what so many ranks made of a part."""
+    return Map("tp.added", (parts + 1) * part, 1, "", "reduction")
 
 
 def _copy(size: float) -> Map:

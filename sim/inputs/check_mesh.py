@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim.inputs.finding import Finding, fault, warning
-from sim.inputs.modelling import PER_LINEAR, experts, tensor_style
+from sim.inputs.modelling import ASYNC, PER_LINEAR, WIDE, experts, tensor_style
 from sim.inputs.strategy import not_modelled, strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -33,6 +33,20 @@ def pair_findings(topology: Topology, workload: Workload) -> Findings:
         )
         hint = f"write {topology.gpus_per_node} or fewer"
         yield warning("tensor-network", "workload", "parallelism.tensor_parallel", message, hint)
+    if tensor_style(workload) == ASYNC:
+        yield from _copied(topology, p.tensor_parallel)
+
+
+def _copied(topology: Topology, ranks: int) -> Findings:
+    """Copies into the memory of other GPUs need a node of them, joined by NVLink."""
+    nodes = [group.node for group in topology.groups]
+    joined = all(node.nvlink is not None for node in nodes)
+    if joined and ranks <= topology.gpus_per_node:
+        return
+    lacks = f"{ranks} of them are in no node" if joined else f"{topology.name} has none"
+    message = f"pieces are copied between GPUs of a node over NVLink, and {lacks}"
+    where = "parallelism.tensor_parallel_style"
+    yield fault("tensor-copies", "workload", where, message, "write dtensor")
 
 
 def _context(w: Workload) -> Findings:
@@ -91,6 +105,8 @@ def _tensor(w: Workload) -> Findings:
         message = f"linears that gather their own input are modelled of dense blocks, not {m.name}"
         where = "parallelism.tensor_parallel_style"
         yield fault("tensor-style", "workload", where, message, "write dtensor")
+    if style == ASYNC:
+        yield from _pieces(w)
     if split and style not in ("dtensor", PER_LINEAR):
         message = f"linear layers of style {style} make the gradients of inputs and of "
         message += "weights in one call"
@@ -100,6 +116,27 @@ def _tensor(w: Workload) -> Findings:
         message = f"{local} tokens of a sequence cannot be divided among {t} GPUs"
         hint = "write a multiple, or parallelism.sequence_parallel: false"
         yield fault("indivisible", "workload", "sequence_length", message, hint)
+
+
+def _pieces(w: Workload) -> Findings:
+    """What a compiler needs to cut products into pieces beside their exchanges."""
+    p, m, path = w.parallelism, w.model, "parallelism.tensor_parallel_style"
+    if strategy_of(w).tensor_style != "dtensor":
+        message = f"{strategy_of(w).title} is not compiled, and a compiler cuts products"
+        yield fault("tensor-style", "workload", path, message, "write megatron, or strategy: fsdp2")
+    elif not w.compile:
+        message = "a compiler cuts products into pieces, and nothing is compiled"
+        yield fault("tensor-compile", "workload", path, message, "write compile: true")
+    if m.kv_lora_rank or m.experts:
+        message = f"products in pieces are modelled of dense blocks, not {m.name}"
+        yield fault("tensor-style", "workload", path, message, "write dtensor")
+    if not p.sequence_parallel:
+        message = "only gathers and reductions of a stream split by positions are cut into pieces"
+        key = "parallelism.sequence_parallel"
+        yield fault("tensor-pieces", "workload", key, message, "leave it out, or write dtensor")
+    if m.hidden_size < WIDE:
+        message = f"a compiler cuts nothing of {m.hidden_size} columns; it does from {WIDE} on"
+        yield warning("tensor-narrow", "workload", path, message, "write dtensor")
 
 
 def _experts(w: Workload) -> Findings:

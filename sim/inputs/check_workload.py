@@ -9,6 +9,7 @@ from sim.inputs import check_mesh
 from sim.inputs.check_rows import check_rows
 from sim.inputs.finding import Finding, fault, warning
 from sim.inputs.model import Model
+from sim.inputs.modelling import ASYNC, tensor_style
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.strategy import COMMON, having, strategy_named, strategy_of
 from sim.inputs.versions import older, versions
@@ -298,6 +299,8 @@ def _features(w: Workload) -> Findings:
         used.append(("stack.expandable_segments", "expandable-segments"))
     if w.stack.nccl_path != "plain":
         used.append(("stack.nccl_path", f"nccl-{w.stack.nccl_path}"))
+    if tensor_style(w) == ASYNC:
+        used.append(("parallelism.tensor_parallel_style", "async-tensor-parallel"))
     if w.parallelism.context_parallel > 1 and strategy.context_parallel:
         used.append(("parallelism.context_parallel", "context-parallel"))
     table = versions()["feature"]

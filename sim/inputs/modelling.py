@@ -113,6 +113,11 @@ def experts(workload: Workload) -> str:
 
 #: style of tensor parallelism in which each linear declares an input split by positions
 PER_LINEAR = "dtensor-per-linear"
+#: one in which a compiler cuts products into pieces, beside which other pieces are copied
+ASYNC = "dtensor-async"
+#: columns of the residual stream from which the compiler cuts products
+#: Source: torch/_inductor/fx_passes/micro_pipeline_tp.py, a last dimension below 1024 is left alone
+WIDE = 1024
 
 
 def tensor_style(workload: Workload) -> str:

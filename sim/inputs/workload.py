@@ -87,7 +87,7 @@ class Parallelism(Spec):
     loss_parallel: bool = True  # of tensor_parallel: each rank's loss is of its own logits
     # whose linear layers share matrices; None: PyTorch's DTensor, or Megatron's under `megatron`
     tensor_parallel_style: (
-        Literal["dtensor", "dtensor-per-linear", "megatron", "nanotron"] | None
+        Literal["dtensor", "dtensor-per-linear", "dtensor-async", "megatron", "nanotron"] | None
     ) = None
     reduce_dtype: Literal["fp32", "bf16", "fp16"] | None = "fp32"
     forward_prefetch: NotNegative = 0

@@ -12,6 +12,7 @@ from typing import Any
 
 from sim.errors import InputError
 from sim.inputs.check_mesh import shape_of
+from sim.inputs.modelling import ASYNC, tensor_style
 from sim.inputs.shares import batch_of, mesh_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -78,6 +79,8 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
         tables["parallelism"]["context_parallel_rotate_method"] = rotation[
             p.context_parallel_rotation
         ]
+    if tensor_style(workload) == ASYNC:
+        tables["parallelism"]["enable_async_tensor_parallel"] = True
     if mesh.ep > 1 and p.expert_dispatch == "deepep":
         tables["parallelism"]["expert_parallel_comm_backend"] = "deepep"
     if mesh.pp > 1:

@@ -24,7 +24,7 @@ from sim.cost.gemm import MEMORY_SATURATION
 from sim.cost.host import HostModel, agreement_s, host_model, launch_stack, pace_of
 from sim.cost.host_update import host_rate, update_s
 from sim.cost.kernel_cost import CostModel, cost_model
-from sim.cost.nccl.communicator import Nccl
+from sim.cost.nccl.communicator import ASKED, LATEST, Nccl
 from sim.fabric.fabric import Fabric
 from sim.fabric.role import Role
 from sim.inputs.trainer import trainer_of
@@ -34,12 +34,15 @@ from sim.lowering.parts import B1, CATEGORIES, HOST_SYNC_S, Flight, Part, Rows, 
 from sim.lowering.table import distinct, table_of, total_bytes
 from sim.lowering.teams import Draw
 from sim.mesh import Groups, Pairs
+from sim.strategies.exchanges import COPYING
 from sim.strategies.plan import COLLECTIVE, HOST, SEGMENT, Plan, PlanOp, runs
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 _CATEGORY = {name: i for i, name in enumerate(CATEGORIES)}
+#: copies between GPUs of a node without NCCL, as its copy engines' path has them
+_COPIES = Nccl(".".join(map(str, LATEST)), ASKED[-1])
 _MESSAGES = ("send", "send_recv")  # between two ranks, on which nobody agrees first
 _HOST_LINK = {"h2d": "to_device", "d2h": "to_host"}
 _STORAGE = {"nvme_read": "read", "nvme_write": "write"}
@@ -263,7 +266,8 @@ class _Step:
                 if name in self.costs:
                     continue
                 where = (plan.groups[op.group], plan.stage, plan.stages)
-                cost = self.costs[name] = _cost(self.fabric, op.collective, where, name.total, nccl)
+                by = _COPIES if op.group == COPYING else nccl
+                cost = self.costs[name] = _cost(self.fabric, op.collective, where, name.total, by)
                 if cost.demands:
                     key = key_of(name, cost)
                     kinds.setdefault(key, (key, where))
@@ -459,7 +463,8 @@ class _Pricing:
         name, compiled = name_of(self.plan, op), self.step.compiled
         cost = self.step.costs[name]
         host_s = self.calls["c10d.collective"] + self._calls_s(op)
-        if self.workload.stack.distributed_debug == "detail" and op.name not in _MESSAGES:
+        checked = op.name not in _MESSAGES and op.group != COPYING
+        if checked and self.workload.stack.distributed_debug == "detail":
             host_s += self.host.pace * agreement_s(cost.ranks, cost.nodes)
         if not self.step.single:
             first = self.table.add(hold=self._sms(cost), host_s=host_s, alone_s=0.0)

@@ -7,6 +7,8 @@ from functools import lru_cache
 
 from sim.blocks.modules import ModelTree
 from sim.blocks.parameters import tree_of
+from sim.blocks.setting import Setting
+from sim.blocks.tensor import workspace_bytes
 from sim.data import table
 from sim.inputs.check_mesh import blocks_of, shape_of
 from sim.inputs.notes import Message
@@ -192,7 +194,7 @@ def memory(
         "stream_pools": pooled - allocated,
         "fragmentation": lost * pooled,
         "cuda_context": c["context"],
-        "communicators": c["communicator"] * groups,
+        "communicators": c["communicator"] * groups + workspace_bytes(Setting.of(workload)),
     }
     reserved = allocated + sum(overheads.values())
     in_step = reserved - (1.0 + lost) * (pooled - ledger.step_pooled)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from sim.inputs.check_pair import NO_EFFECT
 from sim.inputs.checks import check
+from sim.inputs.modelling import ASYNC, WIDE, tensor_style
 from sim.inputs.rows import varied
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -225,6 +226,9 @@ def _communication(topology: Topology, workload: Workload) -> Iterator[Change]:
             yield make.parallel("faster", text, "waits", gradient_sync="last")
         if "reduce_dtype" in strategy.knobs and p.reduce_dtype == "fp32":
             yield make.parallel("faster", "reduce gradients in bf16", "waits", reduce_dtype="bf16")
+    if tensor_style(workload) == "dtensor" and workload.model.hidden_size >= WIDE:
+        text = "products in pieces beside their exchanges"
+        yield make.parallel("faster", text, "waits", tensor_parallel_style=ASYNC)
     if "peft" in strategy.wraps and p.wrap == "peft":
         text = "adapters in the unit of their block"
         yield make.parallel("faster", text, wrap="block+root")

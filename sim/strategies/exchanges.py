@@ -8,10 +8,11 @@ exchanged, with whom and when a block's description says; here it is issued.
 from __future__ import annotations
 
 from sim.blocks.modules import Block
-from sim.blocks.ops import Exchange, When
+from sim.blocks.ops import COPIES, Exchange, When
 from sim.blocks.unroll import exchanges, order_of
+from sim.inputs.modelling import ASYNC, tensor_style
 from sim.inputs.workload import Workload
-from sim.mesh import Mesh
+from sim.mesh import Groups, Mesh
 from sim.mesh.routing import parts_met
 from sim.strategies.plan import Recorder, together
 from sim.strategies.units import dtypes
@@ -20,7 +21,19 @@ from sim.strategies.units import dtypes
 GROUPS = {"cp": "context", "tp": "tensor", "ep": "expert"}
 
 
-_EARLY = (When.BEFORE, When.BESIDE)
+#: the group of tensor-parallel ranks that copy from each other's memory
+COPYING = "tensor copies"
+
+
+def groups_within(workload: Workload, mesh: Mesh) -> dict[str, Groups]:
+    """Groups whose ranks share blocks, by the name that a plan gives them."""
+    found = {name: mesh.groups(axis) for axis, name in GROUPS.items() if mesh.size(axis) > 1}
+    copied = tensor_style(workload) == ASYNC
+    return found | ({COPYING: found[GROUPS["tp"]]} if copied else {})
+
+
+_EARLY = (When.BEFORE, When.BESIDE, When.ALONG)
+_LATER = (When.LATE, When.ALONG)  # waited for by another module
 
 #: segments that run a block's modules from the last to the first
 REVERSED = ("backward", "input", "weight")
@@ -70,6 +83,7 @@ class Exchanging:
         # groups that an axis's exchanges run in, and the share of their bytes in each
         self.ways: dict[str, tuple[tuple[str, float], ...]]
         self.ways = {axis: ((name, 1.0),) for axis, name in GROUPS.items()}
+        self.ways[COPIES] = ((COPYING, 1.0),)
         if by_node(workload, mesh):
             self.ways["ep"] = _by_node(workload, mesh)
 
@@ -175,7 +189,7 @@ class Exchanging:
                     continue
                 compute()
             self._issue(r, behind)
-            self._wait(r, tuple(x for x in own if x.when is not When.LATE))
+            self._wait(r, tuple(x for x in own if x.when not in _LATER))
         compute()
 
     def _in_parts(

@@ -25,7 +25,7 @@ from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Groups, Mesh, Pairs
 from sim.pipeline.schedules import SCHEDULES
-from sim.strategies.exchanges import GROUPS, Exchanging
+from sim.strategies.exchanges import Exchanging, groups_within
 from sim.strategies.megatron_memory import MegatronMemory, MegatronStageMemory
 from sim.strategies.pipeline_play import PipelineRank
 from sim.strategies.plan import Event, Plan, Recorder
@@ -58,7 +58,7 @@ class _Job:
         self.sharded = knobs.use_distributed_optimizer
         self.group = "shard" if self.sharded else "data"
         groups: dict[str, Groups | Pairs] = {self.group: mesh.groups("loss")}
-        groups |= {name: mesh.groups(axis) for axis, name in GROUPS.items() if mesh.size(axis) > 1}
+        groups |= groups_within(workload, mesh)
         self.tied = tree.tied and mesh.pp > 1 and rank in (0, mesh.pp - 1)
         if self.tied:
             groups["embedding"] = Pairs(0, mesh.pp - 1, mesh.pp, mesh.world // mesh.pp)

@@ -196,10 +196,8 @@ def _parallelism(keys: Keys, job: Translation) -> None:
     if mesh.text("expert_parallel_comm_backend").lower() == "deepep":
         mesh.put("parallelism.expert_dispatch", "deepep", "expert_parallel_comm_backend")
     if mesh.flag("enable_async_tensor_parallel"):
-        mesh.matters(
-            "asynchronous tensor parallelism is not modelled: its products wait for their "
-            "collectives",
-            "enable_async_tensor_parallel",
+        mesh.put(
+            "parallelism.tensor_parallel_style", "dtensor-async", "enable_async_tensor_parallel"
         )
     mesh.leave(
         "1, or what is left over",
