@@ -37,3 +37,23 @@ def test_one_gpu_loses_nothing_to_overlap():
     found = lost(sets=["node.gpus=1", "parallelism={strategy: ddp}", "model=llama-3.2-1b"])
     assert found.slowdown_s == pytest.approx(0.0, abs=1e-12)
     assert found.slowdown == {}
+
+
+@pytest.mark.parametrize(
+    "machine", ["dgx-h100", "dgx-a100", "aws-p5", "aws-p4d", "gcp-a3-mega", "pcie5-h100-8"]
+)
+@pytest.mark.parametrize("strategy", ["fsdp2", "fsdp1", "zero3", "zero2", "ddp"])
+def test_no_job_is_faster_on_two_nodes_but_for_its_optimizer(machine, strategy):
+    """Fewer channels between nodes than inside leave kernels no more than they take elsewhere.
+
+    The optimizer has half as much to update where states are sharded; nothing else is saved.
+    """
+    job = {
+        "model": "llama-3.2-1b", "sequence_length": 512,
+        "parallelism": {"strategy": strategy},
+    }  # fmt: skip
+    one, two = (lost(machine, [f"nodes={n}"], **job) for n in (1, 2))
+    saved = one.kernels["optimizer"] - two.kernels["optimizer"]
+    assert two.time_s + saved >= 0.998 * one.time_s
+    slowed = one.slowdown_s + one.exposed_s, two.slowdown_s + two.exposed_s
+    assert slowed[1] >= 0.98 * slowed[0]
