@@ -58,15 +58,13 @@ def run(program: Program, engine: str = "auto") -> Timeline:
         from sim.engine import reference
 
         return reference.run(program)
-    state = prepare(program)
     if engine == "compiled":
         from sim.engine import compiled
 
-        status = compiled.simulate(program, state)
-        start, end = state.start, state.end
+        status, start, end = compiled.play(program)
     elif engine == "python":
         began = time.process_time()
-        lists = _lists(state)
+        lists = _lists(prepare(program))
         status = kernel.simulate(_lists(program), lists)
         start, end = np.array(lists.start, dtype=float), np.array(lists.end, dtype=float)
         global _plain_s

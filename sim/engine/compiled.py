@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from sim.engine import kernel, objects
-from sim.engine.state import State
-from sim.program import Program
+from sim.engine.blank import Blank, address, addresses, blank_of, shapes
+from sim.engine.state import State, prepare
+from sim.program import F8, I8, Program
 
 # No fastmath: results are bit-identical to plain Python. `_nrt=False` keeps reference counting
 # out of the loop; division follows numpy (the kernel checks what could be zero).
@@ -31,11 +32,24 @@ _run: Run | None = None
 
 def simulate(program: Program, state: State) -> kernel.Outcome:
     """Run the compiled kernel; see `sim.engine.kernel.simulate`."""
+    return _kernel()(_plain(program), state)
+
+
+def play(program: Program) -> tuple[kernel.Outcome, F8, F8]:
+    """Run the compiled kernel; what it says, and when each op starts and ends. [s]"""
+    run, blank = _kernel(), blank_of(program)
+    if blank is not None and isinstance(run, _Code):
+        return run.again(_plain(program), blank)
+    state = prepare(program)
+    return run(_plain(program), state), state.start, state.end
+
+
+def _kernel() -> Run:
     global _run
     if _run is None:
         checked = any(os.environ.get(name, "0") != "0" for name in _CHECKED)
-        _run = _dispatched() if checked else _loaded(objects.kept() or compile_kernel())
-    return _run(_plain(program), state)
+        _run = _dispatched() if checked else _Code(objects.kept() or compile_kernel())
+    return _run
 
 
 def compile_kernel() -> bytes:
@@ -46,7 +60,6 @@ def compile_kernel() -> bytes:
 
     types: Any = numba.types
 
-    from sim.engine.state import prepare
     from sim.program import assemble
 
     program, _ = assemble(lane=[0], latency=1.0)
@@ -103,36 +116,37 @@ def _machine(llvm: Any) -> Any:
     )  # fmt: skip
 
 
-def _loaded(whole: bytes) -> Run:
+class _Code:
     """The kernel of an object file, as a call."""
-    import llvmlite.binding as llvm
 
-    head, _, code = whole.partition(b"\n")
-    known = json.loads(head)
-    linker = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(llvm))
-    linker.add_object_file(llvm.ObjectFileRef.from_data(code))
-    linker.finalize_object()
-    count = len(Program._fields) + len(State._fields)
-    prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * count, ctypes.c_int64, ctypes.c_int64)
-    function = prototype(linker.get_function_address(known["entry"]))
+    def __init__(self, whole: bytes) -> None:
+        import llvmlite.binding as llvm
 
-    def run(program: Program, state: State) -> kernel.Outcome:
+        head, _, code = whole.partition(b"\n")
+        known = json.loads(head)
+        self.linker = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(llvm))
+        self.linker.add_object_file(llvm.ObjectFileRef.from_data(code))
+        self.linker.finalize_object()  # its memory holds the code
+        count = len(Program._fields) + len(State._fields)
+        kinds = [ctypes.c_int64] * (count + 2)
+        prototype = ctypes.CFUNCTYPE(None, *kinds)
+        self.function = prototype(self.linker.get_function_address(known["entry"]))
+
+    def __call__(self, program: Program, state: State) -> kernel.Outcome:
         columns: tuple[Any, ...] = (*program, *state)
-        arguments = [_address(c) if isinstance(c, np.ndarray) else c for c in columns]
-        shapes = [c.shape if isinstance(c, np.ndarray) else () for c in columns]
-        sizes = np.array([(*shape, 0, 0)[:2] for shape in shapes], dtype=np.int64)
+        return self._called(addresses(columns), shapes(columns))
+
+    def again(self, program: Program, blank: Blank) -> tuple[kernel.Outcome, F8, F8]:
+        """A run of a program that differs from an earlier one in numbers only."""
+        memory = blank.fresh(program)
+        outcome = self._called(*blank.arguments(program, memory))
+        return outcome, blank.column(memory, "start"), blank.column(memory, "end")
+
+    def _called(self, arguments: list[int], sizes: I8) -> kernel.Outcome:
         out = np.zeros(6)
-        function(*arguments, _address(sizes), _address(out))
+        self.function(*arguments, address(sizes), address(out))
         code, op, finished, now, events, solves = out.tolist()
         return int(code), int(op), int(finished), now, int(events), int(solves)
-
-    run.linker = linker  # type: ignore[attr-defined]  # its memory holds the code
-    return run
-
-
-def _address(column: np.ndarray) -> int:
-    found: int = column.__array_interface__["data"][0]
-    return found
 
 
 def _dispatched() -> Run:

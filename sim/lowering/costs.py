@@ -30,7 +30,7 @@ from sim.fabric.role import Role
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
 from sim.lowering.classes import Compiled, Key, compile_classes
-from sim.lowering.parts import B1, CATEGORIES, HOST_SYNC_S, Flight, Part, Rows, roles_of
+from sim.lowering.parts import CATEGORIES, HOST_SYNC_S, Flight, Part, Rows, roles_of
 from sim.lowering.table import distinct, table_of, total_bytes
 from sim.lowering.teams import Draw
 from sim.mesh import Groups, Pairs
@@ -82,25 +82,14 @@ class Priced(NamedTuple):
         return self.collectives[name_of(plan, op)]
 
 
-class _Block(NamedTuple):
-    """Rows of some kernels in a row, as columns; the others are alike for all kernels."""
-
-    seconds: F8
-    curve: npt.NDArray[np.int32]
-    host_s: F8
-    category: npt.NDArray[np.int8]
-    rate: F8  # of HBM [B/s]
-    waits: B1
-
-
 class _Table:
-    """Rows being collected: single ones, and blocks of kernels."""
+    """Rows being collected: single ones stand first, then blocks of kernels."""
 
     def __init__(self) -> None:
-        self.size = 0
         self.columns: list[tuple[float | int | bool, ...]] = []
         self.demands: list[tuple[tuple[int, float], ...]] = []
-        self.parts: list[Rows] = []
+        self.blocks: list[Rows] = []
+        self.in_blocks = 0
 
     def add(
         self,
@@ -122,59 +111,30 @@ class _Table:
             (latency_s, work, bound, weight, curve, hold, host_s, category, alone_s, waits)
         )
         self.demands.append(demands)
-        self.size += 1
-        return self.size - 1
+        return len(self.columns) - 1
 
-    def kernels(self, block: _Block) -> int:
-        """Append rows of kernels and return the first one's index."""
-        self._flush()
-        n = block.seconds.size
-        reads = block.rate > 0.0
-        # work in seconds alone, so that the rate is 1 alone and curves are relative
-        ones = np.ones(n)
-        self.parts.append(
-            Rows(
-                latency_s=np.zeros(n), work=block.seconds, bound=ones, weight=ones,
-                curve=block.curve, hold=np.zeros(n, dtype=np.int32), host_s=block.host_s,
-                category=block.category, alone_s=block.seconds, waits=block.waits,
-                demand_ptr=reads.astype(np.int32),
-                demand_local=np.zeros(int(reads.sum()), dtype=np.int32),
-                demand_amount=block.rate[reads], curves=_NO_CURVES,
-            )
-        )  # fmt: skip
-        self.size += n
-        return self.size - n
-
-    def _flush(self) -> None:
-        if not self.columns:
-            return
-        c = list(zip(*self.columns, strict=True))
-        flat = [pair for demand in self.demands for pair in demand]
-        self.parts.append(
-            Rows(
-                latency_s=np.array(c[0]),
-                work=np.array(c[1]),
-                bound=np.array(c[2]),
-                weight=np.array(c[3]),
-                curve=np.array(c[4], dtype=np.int32),
-                hold=np.array(c[5], dtype=np.int32),
-                host_s=np.array(c[6]),
-                category=np.array(c[7], dtype=np.int8),
-                alone_s=np.array(c[8]),
-                waits=np.array(c[9], dtype=np.bool_),
-                demand_ptr=np.array([len(d) for d in self.demands], dtype=np.int32),
-                demand_local=np.array([k for k, _ in flat], dtype=np.int32),
-                demand_amount=np.array([a for _, a in flat], dtype=float),
-                curves=_NO_CURVES,
-            )
-        )
-        self.columns, self.demands = [], []
+    def block(self, rows: Rows) -> int:
+        """Append rows of kernels and return the first one's index, -1 less it: see `run`."""
+        self.blocks.append(rows)
+        first = self.in_blocks
+        self.in_blocks += rows.work.size
+        return -1 - first
 
     def rows(self, curves: F8) -> Rows:
         """All rows as columns; parts hold numbers of demands where rows hold pointers."""
-        self._flush()
-        whole = Rows(*(np.concatenate(column) for column in zip(*self.parts, strict=True)))
-        ptr = np.zeros(self.size + 1, dtype=np.int32)
+        c = np.array(self.columns, dtype=float).reshape(-1, 10).T.copy()
+        flat = [pair for demand in self.demands for pair in demand]
+        single = Rows(
+            latency_s=c[0], work=c[1], bound=c[2], weight=c[3], curve=c[4].astype(np.int32),
+            hold=c[5].astype(np.int32), host_s=c[6], category=c[7].astype(np.int8), alone_s=c[8],
+            waits=c[9] > 0.0,
+            demand_ptr=np.array([len(d) for d in self.demands], dtype=np.int32),
+            demand_local=np.array([k for k, _ in flat], dtype=np.int32),
+            demand_amount=np.array([a for _, a in flat], dtype=float), curves=_NO_CURVES,
+        )  # fmt: skip
+        parts = zip(single, *self.blocks, strict=True)
+        whole = Rows(*(np.concatenate(column) for column in parts))
+        ptr = np.zeros(whole.work.size + 1, dtype=np.int32)
         np.cumsum(whole.demand_ptr, out=ptr[1:])
         return whole._replace(demand_ptr=ptr, curves=curves)
 
@@ -349,6 +309,8 @@ class _Pricing:
         """Rows for every plan op, each distinct op priced once."""
         same = self.distinct
         runs = np.array([self._rows_of(op) for op in same.ops], dtype=np.int64).reshape(-1, 2)
+        blocks = runs[:, 0] < 0  # they stand after the single rows, of which there are all now
+        runs[blocks, 0] = len(self.table.columns) - 1 - runs[blocks, 0]
         rows = self.table.rows(self.model.curves())
         return Part(self.role, self.plan, rows, runs[same.of, 0], runs[same.of, 1])
 
@@ -385,15 +347,12 @@ class _Pricing:
         return self.templates.of(self._kind(op.block), op.name)
 
     def _kernels(self, kernels: tuple[Kernel, ...], op: PlanOp) -> tuple[int, int]:
-        block = _block(self.model, self.host, kernels, op.module, self.hbm_capacity)
-        n, calls_s = block.seconds.size, self._calls_s(op)
+        calls_s = self._calls_s(op)
+        block = _block(self.model, self.host, kernels, op.module, self.hbm_capacity, calls_s)
+        n = block.work.size
         if n == 0:
             return self.table.add(host_s=calls_s, category=_CATEGORY["elementwise"]), 1
-        if calls_s:
-            host_s = block.host_s.copy()
-            host_s[0] += calls_s
-            block = block._replace(host_s=host_s)
-        return self.table.kernels(block), n
+        return self.table.block(block), n
 
     def _kernel(self, kernel: Kernel, beside: bool = False, calls_s: float = 0.0) -> int:
         """Row of one kernel; one on a side stream takes SMs from those it runs beside."""
@@ -488,31 +447,37 @@ class _Pricing:
         return row, 1
 
 
-_blocks: dict[tuple[int, int, int, str], tuple[CostModel, HostModel, tuple[Kernel, ...], _Block]]
-_blocks = {}
+_BlockKey = tuple[int, int, int, str, float, float]
+_blocks: dict[_BlockKey, tuple[CostModel, HostModel, tuple[Kernel, ...], Rows]] = {}
 MAX_BLOCKS = 4096
 
 
 def _block(
-    model: CostModel, host: HostModel, kernels: tuple[Kernel, ...], module: str, hbm: float
-) -> _Block:
-    """Columns of a template's kernels, or of those of one of its modules."""
-    key = (id(model), id(host), id(kernels), module)
+    model: CostModel, host: HostModel, kernels: tuple[Kernel, ...], module: str, hbm: float,
+    calls_s: float,
+) -> Rows:  # fmt: skip
+    """Rows of a template's kernels, or of those of one of its modules; before the first, calls."""
+    key = (id(model), id(host), id(kernels), module, hbm, calls_s)
     found = _blocks.get(key)
     if found is not None:
         return found[-1]
     own = tuple(k for k in kernels if runs(module, k.module)) if module else kernels
-    costs = model.costs(own)
+    costs, n = model.costs(own), len(own)
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = np.minimum(costs.hbm_bytes / costs.time_s, hbm)
-    block = _Block(
-        seconds=costs.time_s,
-        curve=costs.curve,
-        host_s=np.array([host.launch_s(k) for k in own], dtype=float),
-        category=np.array([_CATEGORY[k.kind] for k in own], dtype=np.int8),
-        rate=rate,
-        waits=np.array([k.waits for k in own], dtype=np.bool_),
-    )
+    reads = rate > 0.0
+    host_s = np.array([host.launch_s(k) for k in own], dtype=float)
+    host_s[:1] += calls_s
+    ones = np.ones(n)
+    block = Rows(
+        # work in seconds alone, so that the rate is 1 alone and curves are relative
+        latency_s=np.zeros(n), work=costs.time_s, bound=ones, weight=ones, curve=costs.curve,
+        hold=np.zeros(n, dtype=np.int32), host_s=host_s,
+        category=np.array([_CATEGORY[k.kind] for k in own], dtype=np.int8), alone_s=costs.time_s,
+        waits=np.array([k.waits for k in own], dtype=np.bool_), demand_ptr=reads.astype(np.int32),
+        demand_local=np.zeros(int(reads.sum()), dtype=np.int32), demand_amount=rate[reads],
+        curves=_NO_CURVES,
+    )  # fmt: skip
     if len(_blocks) >= MAX_BLOCKS:
         _blocks.clear()
     _blocks[key] = (model, host, kernels, block)  # held, so that the ids stay theirs

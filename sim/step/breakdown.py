@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sim.lowering.lower import Lowered, RankView
-from sim.lowering.parts import CATEGORIES
+from sim.lowering.parts import CATEGORIES, I8
 from sim.program import Timeline
-from sim.step.intervals import F8, Coverage, gaps
+from sim.step.intervals import F8, Coverage, between
 from sim.step.overlap import B1, causes
 
 _COLLECTIVE = CATEGORIES.index("collective")
@@ -108,70 +108,76 @@ def measure(
     far : (P,) bool
         Which ops of its plan are collectives between nodes.
     """
-    lane = np.arange(view.compute.start, view.compute.stop)
+    category = lowered.category[view.compute]
     # a collective may be issued on the compute stream (clipping): that is communication
-    ops = lane[lowered.category[lane] != _COLLECTIVE]
-    start = np.clip(timeline.start[ops], begin, finish)
-    end = np.clip(timeline.end[ops], begin, finish)
+    own = category != _COLLECTIVE
+    ops = view.compute.start + np.flatnonzero(own)
+    category = category[own]
+    started, ended = timeline.start[ops], timeline.end[ops]
+    comm_start, comm_end = timeline.start[view.comm_begin], timeline.end[view.comm_end]
+    inside = (comm_start >= begin) & (comm_start < finish)
+    start, end = np.clip(started, begin, finish), np.clip(ended, begin, finish)
     lengths = end - start
-    comm_start = timeline.start[view.comm_begin]
-    comm_end = timeline.end[view.comm_end]
     comm = Coverage(np.clip(comm_start, begin, finish), np.clip(comm_end, begin, finish))
     out = Breakdown(time_s=finish - begin, communication_s=comm.total)
-    category = lowered.category[ops]
-    by_kind = np.bincount(category, weights=lengths, minlength=len(CATEGORIES))
-    out.kernels = {name: float(by_kind[i]) for i, name in enumerate(CATEGORIES) if by_kind[i] > 0.0}
+    by_kind = np.bincount(category, weights=lengths, minlength=len(CATEGORIES)).tolist()
+    out.kernels = {name: by_kind[i] for i, name in enumerate(CATEGORIES) if by_kind[i] > 0.0}
     out.compute_s = float(lengths.sum())
-    alone = lowered.alone_s[ops]
-    whole = (timeline.end[ops] <= finish) & (timeline.start[ops] >= begin)
-    lost = np.where(whole, np.maximum(0.0, lengths - alone), 0.0)
+    lost = np.maximum(0.0, lengths - lowered.alone_s[ops])
+    lost[(ended > finish) | (started < begin)] = 0.0
     out.slowdown_s = float(lost.sum())
     out.slowdown = causes(lowered, timeline, view, ops, lost, far)
-    idle_start, idle_end = gaps(start, end, begin, finish)
+    idle_start, idle_end = between(start, end, begin, finish)
     hidden = comm.inside(idle_start, idle_end)
     out.exposed_s = float(hidden.sum())
-    copies = view.copies
-    both = Coverage(
-        np.concatenate((comm_start, timeline.start[copies])).clip(begin, finish),
-        np.concatenate((comm_end, timeline.end[copies])).clip(begin, finish),
-    )
-    covered = both.inside(idle_start, idle_end)
-    out.copy_s = out._rest(float((covered - hidden).sum()))
+    if view.copies.size:
+        copies = view.copies
+        both = Coverage(
+            np.concatenate((comm_start, timeline.start[copies])).clip(begin, finish),
+            np.concatenate((comm_end, timeline.end[copies])).clip(begin, finish),
+        )
+        covered = both.inside(idle_start, idle_end)
+        out.copy_s = out._rest(float((covered - hidden).sum()))
     out.host_s = out._rest(float((idle_end - idle_start).sum()) - out.exposed_s - out.copy_s)
     out.exposed = _attribute(view, comm_start, comm_end, idle_start, idle_end, hidden)
-    inside = (comm_start >= begin) & (comm_start < finish)
-    for kind, selected in _by_kind(view.comm_kind, inside):
-        out.collectives[kind] = {
-            "count": float(selected.size),
-            "bytes": float(view.comm_bytes[selected].sum()),
-            "time_s": float((comm_end[selected] - comm_start[selected]).sum()),
-        }
+    out.collectives = _by_kind(view, inside, comm_end - comm_start)
     return out
 
 
-def _by_kind(kinds: tuple[str, ...], inside: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    rows: dict[str, list[int]] = {}
-    for i in np.flatnonzero(inside):
-        rows.setdefault(kinds[i], []).append(int(i))
-    return [(kind, np.array(indices)) for kind, indices in rows.items()]
+def _by_kind(view: RankView, inside: B1, seconds: F8) -> dict[str, dict[str, float]]:
+    """Collectives of a window by kind: how many, of how many bytes and how long in all."""
+    known: tuple[tuple[str, ...], I8] | None = view.plan.derived.get("kinds of collectives")
+    if known is None:
+        names = tuple(dict.fromkeys(view.comm_kind))
+        codes = np.array([names.index(kind) for kind in view.comm_kind], dtype=np.int64)
+        known = view.plan.derived["kinds of collectives"] = names, codes
+    names, codes = known
+    columns = inside, view.comm_bytes * inside, seconds * inside
+    sums = [np.bincount(codes, weights=c, minlength=len(names)).tolist() for c in columns]
+    return {
+        name: {"count": count, "bytes": size, "time_s": time_s}
+        for name, count, size, time_s in zip(names, *sums, strict=True)
+        if count
+    }
 
 
 def _attribute(
     view: RankView, comm_start: F8, comm_end: F8, idle_start: F8, idle_end: F8, hidden: F8
 ) -> dict[str, float]:
     """Exposed seconds by the collective that a gap waited for: the last to end within it."""
+    rows = np.flatnonzero(hidden > 0.0)
+    if rows.size == 0:
+        return {}
     order = np.argsort(comm_end, kind="stable")
     ends = comm_end[order]
+    places = np.searchsorted(ends, idle_end[rows], side="right") - 1
     exposed: dict[str, float] = {}
-    for a, b, seconds in zip(idle_start, idle_end, hidden, strict=True):
-        if seconds <= 0.0:
-            continue
-        at = int(np.searchsorted(ends, b, side="right")) - 1
-        if at < 0 or ends[at] <= a:
-            later = order[comm_start[order] < b]
+    for i, at, seconds in zip(rows.tolist(), places.tolist(), hidden[rows].tolist(), strict=True):
+        if at < 0 or ends[at] <= idle_start[i]:
+            later = order[comm_start[order] < idle_end[i]]
             which = int(later[-1]) if later.size else int(order[0])
         else:
             which = int(order[at])
         label = view.comm_label[which]
-        exposed[label] = exposed.get(label, 0.0) + float(seconds)
+        exposed[label] = exposed.get(label, 0.0) + seconds
     return dict(sorted(exposed.items(), key=lambda item: -item[1]))

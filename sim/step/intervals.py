@@ -25,7 +25,8 @@ def union(start: F8, end: F8) -> tuple[F8, F8]:
         Starts and ends, ascending, with gaps between them.
     """
     keep = end > start
-    start, end = start[keep], end[keep]
+    if not keep.all():
+        start, end = start[keep], end[keep]
     if start.size == 0:
         return start, end
     order = np.argsort(start, kind="stable")
@@ -70,7 +71,9 @@ class Coverage:
 
     def inside(self, start: F8, end: F8) -> F8:
         """Covered length within each interval ``[start, end]``. [s]"""
-        return self.upto(end) - self.upto(start)
+        covered = self.upto(np.concatenate((start, end)))
+        inside: F8 = covered[start.size :] - covered[: start.size]
+        return inside
 
 
 def gaps(start: F8, end: F8, begin: float, finish: float) -> tuple[F8, F8]:
@@ -88,8 +91,25 @@ def gaps(start: F8, end: F8, begin: float, finish: float) -> tuple[F8, F8]:
     (m,) float64, (m,) float64
         Starts and ends of the idle intervals, all of positive length.
     """
-    busy_start, busy_end = union(np.clip(start, begin, finish), np.clip(end, begin, finish))
-    idle_start = np.concatenate(([begin], busy_end))
-    idle_end = np.concatenate((busy_start, [finish]))
+    busy = union(np.clip(start, begin, finish), np.clip(end, begin, finish))
+    return between(*busy, begin, finish)
+
+
+def between(start: F8, end: F8, begin: float, finish: float) -> tuple[F8, F8]:
+    """`gaps` of intervals that follow each other in order, as ops of a lane do.
+
+    Parameters
+    ----------
+    start, end : (n,) float64
+        Within ``[begin, finish]``; none starts before the one before it ends. [s]
+    begin, finish : float
+        The window. [s]
+    """
+    some = end > start  # one of no length would divide a gap
+    if not some.all():
+        start, end = start[some], end[some]
+    idle_start, idle_end = np.empty(start.size + 1), np.empty(start.size + 1)
+    idle_start[0], idle_start[1:] = begin, end
+    idle_end[-1], idle_end[:-1] = finish, start
     keep = idle_end > idle_start
     return idle_start[keep], idle_end[keep]

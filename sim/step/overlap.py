@@ -61,11 +61,14 @@ def causes(
         return {}
     ops, lost = ops[slowed], lost[slowed]
     program = lowered.program
-    held = np.flatnonzero((program.hold_resource == view.index) & (program.hold_units > 0))
+    held = np.flatnonzero(program.hold_units)
+    if len(lowered.views) > 1:
+        held = held[program.hold_resource[held] == view.index]
     units = program.hold_units[held]
     start, end = timeline.start[held], timeline.end[program.hold_until[held]]
     collective = lowered.category[held] == _COLLECTIVE
-    away = collective & far[lowered.plan_op[held]]
+    away = far[lowered.plan_op[held]]
+    away &= collective
     begin, finish = timeline.start[ops], timeline.end[ops]
     parts, most = {}, 0
     for cause, mine in ((INSIDE, collective & ~away), (BETWEEN, away), (COPIES, ~collective)):

@@ -35,7 +35,7 @@ REFERENCE_RANKS = 8  # ranks of the runs against which kernel constants were che
 FASTEST = 0.05  # least factor of a kernel time, where a deviation near 1 would draw one below 0
 
 _NORMAL = NormalDist()
-_NO_KERNELS = [CATEGORIES.index(kind) for kind in ("collective", "copy", "host")]
+_KERNELS = np.array([kind not in ("collective", "copy", "host") for kind in CATEGORIES])
 
 
 @lru_cache(maxsize=1024)
@@ -165,6 +165,6 @@ def _kinds(plan: Plan) -> tuple[I8, int]:
 def _busy_s(part: Part) -> F8:
     """What the kernels of each op take alone, (P,). [s]"""
     rows = part.rows
-    kernel = np.where(np.isin(rows.category, _NO_KERNELS), 0.0, rows.alone_s)
-    before = np.concatenate(([0.0], np.cumsum(kernel)))
+    before = np.zeros(rows.alone_s.size + 1)
+    np.cumsum(rows.alone_s * _KERNELS[rows.category], out=before[1:])
     return np.asarray(before[part.row_start + part.row_count] - before[part.row_start])
