@@ -223,7 +223,8 @@ def tree(fabric: Fabric) -> list[str]:
         start = stop
     plane = fabric.plane
     if plane.names:
-        few = ", ".join(plane.names[:10]) + (", ..." if len(plane.names) > 10 else "")
+        names = list(plane.names)
+        few = ", ".join(names if len(names) <= 6 else [*names[:4], "...", names[-1]])
         lines.append(f"network: {plane.n_ports} ports, {len(plane.names)} switches ({few})")
     return lines
 

@@ -7,18 +7,21 @@ from sim.report.view import Row, Table, View, left
 
 
 def view(found: Configuration) -> View:
-    """What `scaling-sim config` says."""
+    """What `scaling-sim config` says: keys as ``--set`` takes them, a side at a time."""
     columns = [left("key"), left("from"), left("value", pad=False)]
-    table = Table(columns, [_row(key) for key in found.keys], indent=0)
-    return View(f"{found.topology} and {found.workload}: {len(found.keys)} keys", [table], found)
+    tables = [
+        Table(columns, [_row(k, side) for k in found.keys if k.path.startswith(side)], name, 0)
+        for side, name in (("topology.", found.topology), ("workload.", found.workload))
+    ]
+    return View(f"{found.topology} and {found.workload}: {len(found.keys)} keys", tables, found)
 
 
-def _row(key: KeyLine) -> Row:
-    """Of a file only its name is shown; the document has the whole path."""
+def _row(key: KeyLine, side: str) -> Row:
+    """Of a file its name is shown, of an entry of the catalogue the line that names it."""
     kind, place = key.origin
     name = place.rpartition("/")[2]
     return [
-        key.path,
-        name if kind in ("user", "override") else f"{kind} {name}".rstrip(),
+        key.path.removeprefix(side),
+        name if kind in ("user", "override") else f"{kind} {name.rpartition(':')[0]}".rstrip(),
         key.value,
     ]

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from sim import cli
 from sim.cli import group
 from sim.commands import options
 from sim.documents import Document
 from sim.report.formats import FORMATS, rendered
 from sim.report.formats.csv import flat
-from sim.report.view import Bar, Cell, Fact, Facts, Lines, Remarks, Table, View, left
+from sim.report.view import Bar, Cell, Column, Fact, Facts, Lines, Remarks, Table, View, left
 
 ROOT = Path(__file__).parents[2]
 VERBS = {
@@ -221,8 +222,67 @@ def test_sentences_stay_within_the_terminal_and_figures_with_their_unit():
     assert options in [line.strip() for line in lines]
 
 
-@pytest.mark.parametrize("verb", ["run", "run that does not fit", "compare", "need bandwidth",
-                                  "plan", "validate"])  # fmt: skip
-def test_what_a_verb_says_is_100_columns_wide(verb):
-    done = CliRunner().invoke(group, VERBS[verb].split())
-    assert max(map(len, done.stdout.splitlines())) <= 100
+#: beside those above, of which every format is looked at: what else a terminal shows
+SHOWN = {
+    "improve": "improve dgx-h100 mistral-7b-lora",
+    "mixed": "run mixed-h100-a100 llama3-8b-lora",
+    "many nodes": "run dgx-h100 llama3-70b-full --set nodes=16",
+    "size of layouts": "size llama3-8b-sft --topology dgx-h100 --gpus 16 --vary layout",
+    "size of many": "size llama3-8b-sft --deadline 24h --max-gpus 16",
+    "offers": "prices list",
+    "sweep": "sweep dgx-h100 mistral-7b-lora --vary micro_batch=1,2 --vary attention=flash2,sdpa",
+    "study": "study lora-qlora-or-full",
+    "machines": "list machines",
+    "jobs": "list jobs",
+    "doctor": "doctor",
+    "code": "explain architecture",
+}
+#: verbs that answer with files, ask a person or an assistant, or need files to answer
+ELSEWHERE = {
+    "import", "show", "init", "diff", "completion", "export", "calibrate", "mcp", "serve",
+    "support", "list", "code",
+}  # fmt: skip
+
+
+def test_every_verb_is_looked_at():
+    seen = {command.split()[0] for command in [*VERBS.values(), *SHOWN.values()]}
+    assert set(cli.VERBS) - seen <= ELSEWHERE
+
+
+@pytest.mark.parametrize("name", [*VERBS, *SHOWN])
+def test_what_a_verb_says_is_100_columns_wide(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    text = rendered(view_of((VERBS | SHOWN)[name]), "table")
+    assert [line for line in text.splitlines() if len(line) > 100] == []
+
+
+WIDE = Table(
+    [left("case"), Column("figure"), left("says"), left("more")],
+    [
+        ["a short one", "1.00 x", "nothing", ""],
+        ["one that has so much to say that it takes lines", "12.34 x", 4 * "5 h 30 min ", 20 * "y"],
+        ["https://example.org/" + "path/" * 12, "0.5 x", "word", "z"],
+    ],
+    indent=2,
+)  # fmt: skip
+
+
+def test_a_table_that_is_too_wide_breaks_its_words_and_not_its_figures():
+    lines = rendered(View("", [WIDE], Document.__new__(Document)), "table").splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[0].split() == ["case", "figure", "says", "more"]
+    assert any("12.34 x" in line for line in lines)
+    assert not any(re.search(r"\d$", line) for line in lines)
+    start = lines[0].index("says")
+    assert {line[start - 2 : start] for line in lines if len(line) > start} == {"  "}
+    url = "".join(line[2 : lines[0].index("figure") - 2].strip() for line in lines[1:])
+    assert "https://example.org/" + "path/" * 12 in url
+
+
+def test_a_table_of_too_many_figures_is_set_in_parts():
+    columns = [left("name"), *(Column(f"figure {i}") for i in range(20))]
+    table = Table(columns, [["first", *[f"{i}.00" for i in range(20)]]])
+    text = rendered(View("", [table], Document.__new__(Document)), "table")
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.count("first") == 2
+    assert [f"{i}.00" in text for i in range(20)] == [True] * 20
