@@ -33,8 +33,8 @@ def duration(seconds: float) -> str:
 
 def brief(seconds: float) -> str:
     """Seconds of one kernel or collective, in three digits: ``2.42 ms``, ``16.8 us``."""
-    unit, name = (1.0, "s") if seconds >= 1.0 else (1e-3, "ms")
-    if seconds < 1e-3:
+    unit, name = (1.0, "s") if seconds >= 1.0 or not seconds else (1e-3, "ms")
+    if 0.0 < seconds < 1e-3:
         unit, name = 1e-6, "us"
     return f"{seconds / unit:.3g} {name}"
 

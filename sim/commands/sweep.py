@@ -66,6 +66,9 @@ def command(
         write_parquet(outcome, output)
     else:
         show(view(outcome), form, output)
-    write_page(report, view(outcome))
+    if report is not None:
+        from sim.page.gather import best_of
+
+        write_page(report, view(outcome), *best_of(outcome, overrides))
     if not quiet:
         tell(summary(outcome, path))

@@ -1,8 +1,9 @@
-"""The same job on another number of nodes."""
+"""The same job on another number of nodes: the same work a GPU, or the same in all."""
 
 from __future__ import annotations
 
 from sim.inputs.checks import check
+from sim.inputs.shares import batch_of
 from sim.inputs.strategy import spread
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -30,3 +31,24 @@ def at_nodes(
     if any(finding.error for finding in check(moved, job)):  # no NICs, groups that do not divide
         return None
     return moved, job
+
+
+def at_batch(
+    topology: Topology, workload: Workload, nodes: int
+) -> tuple[Topology, Workload] | None:
+    """The same job with the same global batch on another number of nodes.
+
+    Micro-batches are as large as they were where they divide the batch, else the largest smaller
+    ones that do. None where there is not a sequence for every rank, or it cannot be run there.
+    """
+    moved = at_nodes(topology, workload, nodes)
+    if moved is None:
+        return None
+    machine, job = moved
+    each, rest = divmod(batch_of(topology, workload).sequences, batch_of(*moved).data_parallel)
+    if rest or not each:
+        return None
+    size = max(n for n in range(1, min(workload.micro_batch, each) + 1) if each % n == 0)
+    update = {"micro_batch": size, "gradient_accumulation": each // size}
+    job = job.model_copy(update=update)
+    return None if any(finding.error for finding in check(machine, job)) else (machine, job)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from sim.api.arguments import settings
 from sim.fabric import compile_fabric
 from sim.files import is_file
 from sim.inputs import catalogue
@@ -19,17 +20,19 @@ from sim.report.view import View
 from sim.result.bands import like_runs
 from sim.result.predict import predict
 from sim.result.result import Result
+from sim.result.scaling import strong_curve
 from sim.result.sections import title_of
 from sim.step.spans import step_timeline
 from sim.study.compare import Comparison
 from sim.study.pricing import PricedJobs, matching, price_everywhere
+from sim.study.sweep import SweepOutcome
 
 _DRAWN = 2  # cases of a comparison whose steps are drawn
 
 
 def case_of(
     loaded: Loaded, result: Result | None = None, label: str = "", *, drawn: bool = True,
-    offers: bool = True,
+    first: bool = True,
 ) -> Case:  # fmt: skip
     """One job on one machine.
 
@@ -41,8 +44,9 @@ def case_of(
         What is known of it; else it is simulated.
     label : str
         What tells it from others.
-    drawn, offers : bool
-        Whether its step is drawn, and the job priced everywhere.
+    drawn, first : bool
+        Whether its step is drawn; whether the page is about it: then the job is also priced
+        everywhere, and its global batch simulated on other numbers of nodes.
     """
     machine, job, _ = loaded
     found = result or predict(machine, job, loaded.notes)
@@ -51,9 +55,10 @@ def case_of(
         result=found,
         timeline=step_timeline(machine, job, title_of(machine, job)) if drawn else None,
         fabric=compile_fabric(machine),
-        offers=_offers(loaded, found) if offers else None,
+        offers=_offers(loaded, found) if first else None,
         keys=resolved(loaded),
         like=like_runs(machine, job, found),
+        strong=strong_curve(machine, job) if first and len(found.scaling.curve) > 1 else None,
     )
 
 
@@ -83,6 +88,21 @@ def asked_of(
     return found
 
 
+def best_of(outcome: SweepOutcome, overrides: Iterable[str] = ()) -> list[Asked]:
+    """The configuration of a sweep that its page is about: first of the front, else the fastest."""
+    rows = outcome.rows
+    ok = [i for i, row in enumerate(rows) if row.status == "ok" and outcome.meets[i]]
+    if not ok:
+        return []
+    best = max(ok, key=lambda i: rows[i].measures["tokens_per_s"])
+    changes = dict(rows[outcome.front[0] if outcome.front else best].changes)
+    label = ", ".join(f"{key}={value}" for key, value in changes.items())
+    machine = changes.pop("topology", outcome.grid.topology)
+    job = changes.pop("workload", outcome.grid.workload)
+    sets = (*settings(outcome.grid.fixed), *overrides, *settings(changes))
+    return [Asked(machine, job, sets, label=label)]
+
+
 def dossier_of(view: View, asked: Sequence[Asked] = (), command: str = "") -> Dossier:
     """Everything a page says.
 
@@ -98,7 +118,7 @@ def dossier_of(view: View, asked: Sequence[Asked] = (), command: str = "") -> Do
     cases = [
         case_of(
             load(one.topology, one.workload, tuple(one.overrides)), one.result, one.label,
-            drawn=i < _DRAWN, offers=i == 0,
+            drawn=i < _DRAWN, first=i == 0,
         )
         for i, one in enumerate(asked)
     ]  # fmt: skip

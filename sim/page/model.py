@@ -14,7 +14,7 @@ from sim.inputs.config import Configuration
 from sim.page.charts.canvas import Chart
 from sim.report.view import Part, View
 from sim.result.bands import LikeRun
-from sim.result.result import Result
+from sim.result.result import Result, Scaling
 from sim.step.spans import StepTimeline
 from sim.study.pricing import PricedJobs
 
@@ -84,6 +84,8 @@ class Case:
         Every key of both inputs.
     like : tuple of LikeRun
         Published runs that are most like it.
+    strong : Scaling or None
+        The same global batch on more nodes.
     capacity : (resources,) float64 or None
         Of the machine's links, where some give less than they should. [B/s]
     """
@@ -95,6 +97,7 @@ class Case:
     offers: PricedJobs | None = None
     keys: Configuration | None = None
     like: tuple[LikeRun, ...] = ()
+    strong: Scaling | None = None
     capacity: npt.NDArray[np.float64] | None = None
 
 

@@ -24,7 +24,7 @@ from sim.report.view import (
     borrowed,
     left,
 )
-from sim.result.result import Result
+from sim.result.result import Result, Scaling
 
 _GROUPS = {
     "GEMM": ("gemm",),
@@ -45,7 +45,7 @@ def view(result: Result, *, quiet: bool = False) -> View:
     sections: list[Part] = [_verdict(result)]
     if not quiet:
         sections += [
-            _time(result), memory_table(result), scaling_table(result), job_section(result),
+            _time(result), memory_table(result), scaling_table(result.scaling), job_section(result),
             fixes_table(result), notes(result), Figures(result.to_dict()),
         ]  # fmt: skip
     return View(_title(result), sections, result)
@@ -194,9 +194,8 @@ def memory_table(result: Result) -> Table:
     )  # fmt: skip
 
 
-def scaling_table(result: Result) -> Table:
-    """The curve over numbers of nodes."""
-    scaling = result.scaling
+def scaling_table(scaling: Scaling) -> Table:
+    """A curve over numbers of nodes."""
     heading = f"Scaling ({scaling.kind}; efficiency against {scaling.baseline_gpus} GPUs)"
     columns = [
         Column("nodes"), Column("GPUs", width=5, before=" "), Column("step time", width=9),

@@ -97,7 +97,7 @@ class Throughput:
 
 @dataclass(frozen=True, slots=True)
 class ScalingPoint:
-    """One point of the weak-scaling curve: same work per GPU, more nodes."""
+    """One point of a scaling curve."""
 
     nodes: int
     gpus: int
@@ -112,7 +112,7 @@ class ScalingPoint:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """Throughput(n) / (n / n0 x throughput(n0)); weak scaling."""
+    """Throughput(n) / (n / n0 x throughput(n0)); weak (the same work a GPU) or strong."""
 
     kind: str
     baseline_gpus: int

@@ -1,8 +1,10 @@
-"""The weak-scaling curve: the same work per GPU on more nodes."""
+"""Scaling curves: the same work per GPU on more nodes (weak), and the same work in all (strong)."""
 
 from __future__ import annotations
 
-from sim.inputs.scaled import at_nodes
+from collections.abc import Mapping
+
+from sim.inputs.scaled import at_batch, at_nodes
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -47,6 +49,32 @@ def scaling_curve(
             continue
         found = step(*moved, engine=engine)
         points[nodes] = (*moved, found.breakdown, found.memory.verdict)
+    return _curve("weak", topology, points)
+
+
+def strong_curve(topology: Topology, workload: Workload, engine: str = "auto") -> Scaling | None:
+    """Throughput of the same global batch on 1, 2, 4 and 8 nodes and the machine's own number.
+
+    Numbers of nodes that leave a rank without a sequence have no point; None for a machine that
+    has no curve, or where no other number has one.
+    """
+    if topology.node is None:
+        return None
+    points: dict[int, tuple[Topology, Workload, Breakdown, Verdict]] = {}
+    for nodes in sorted({*CURVE_NODES, topology.nodes}):
+        moved = at_batch(topology, workload, nodes)
+        if moved is not None:
+            found = step(*moved, engine=engine)
+            points[nodes] = (*moved, found.breakdown, found.memory.verdict)
+    if len(points) < 2 or topology.nodes not in points:
+        return None
+    return _curve("strong", topology, points)
+
+
+def _curve(
+    kind: str, topology: Topology,
+    points: Mapping[int, tuple[Topology, Workload, Breakdown, Verdict]],
+) -> Scaling:  # fmt: skip
     fitting = [n for n, point in points.items() if point[3].fits]
     base = min(fitting or points)
     base_top, base_job, base_step, _ = points[base]
@@ -70,4 +98,4 @@ def scaling_curve(
             )
         )
     mine = next(p.efficiency for p in curve if p.nodes == topology.nodes)
-    return Scaling("weak", base_top.world_size, mine, tuple(curve))
+    return Scaling(kind, base_top.world_size, mine, tuple(curve))

@@ -117,7 +117,7 @@ def _run(asked: Run) -> dict[str, Any]:
         ("parts", parts_chart(cases)), ("memory", memory_bars(cases)),
     ]  # fmt: skip
     if len(result.scaling.curve) > 1:
-        parts.append(("scaling", scaling_chart(result)))
+        parts.append(("scaling", scaling_chart(result, result.scaling)))
     found: dict[str, Any] = {
         "document": result.to_dict(),
         "sentence": sentence(result),

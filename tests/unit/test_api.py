@@ -126,8 +126,9 @@ def commands():
     """Every verb, and every verb of a verb."""
     for verb in (v for v in VERBS if v not in SERVERS):
         command = group.get_command(None, verb)
-        subs = getattr(command, "commands", None)
-        yield from (f"{verb} {sub}" for sub in subs) if subs else [verb]
+        if not isinstance(command, click.Group):  # `trace` stands by itself and has one below it
+            yield verb
+        yield from (f"{verb} {sub}" for sub in getattr(command, "commands", ()))
 
 
 def function_of(verb):

@@ -21,6 +21,7 @@ from sim.report.memory import TITLES
 from sim.report.trace_diff import sentence as traced
 from sim.result.memory import MemoryAnswer
 from sim.study.compare import Comparison, whole_job
+from sim.study.pareto import pareto_front
 from sim.study.planned import PlanComparison, PlanReport
 from sim.study.search import Estimate
 from sim.study.sized import SizeReport
@@ -136,7 +137,11 @@ def _sized(report: SizeReport) -> list[Piece]:
         return []
     names = [name for name, _ in found]
     points = [(figures.wall_s, figures.cost_usd) for _, figures in found]
-    return [_money(names, points, _front(points), report.records())]
+    return [
+        _money(
+            names, points, [points[i] for i in pareto_front(points, (True, True))], report.records()
+        )
+    ]
 
 
 def priced_plans(report: SizeReport) -> Iterator[tuple[str, Estimate]]:
@@ -144,15 +149,6 @@ def priced_plans(report: SizeReport) -> Iterator[tuple[str, Estimate]]:
     for c in [c for c in report.contenders if c.plan is not None][:_SHOWN]:
         if c.plan is not None and math.isfinite(c.plan.figures.cost_usd + c.plan.figures.wall_s):
             yield f"{c.machine.name}, {counted(c.plan.candidate.gpus, 'GPU')}", c.plan.figures
-
-
-def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Points that no other beats in both, by the first."""
-    found: list[tuple[float, float]] = []
-    for point in sorted(points):
-        if not found or point[1] < found[-1][1]:
-            found.append(point)
-    return found
 
 
 def _money(

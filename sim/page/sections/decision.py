@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
-from sim.page.model import Dossier, PageSection, Piece, Tile, Tiles
+from sim.page.model import Case, Dossier, PageSection, Piece, Tile, Tiles
 from sim.page.sections.answers import lead_of, pieces_of
+from sim.page.sections.money import fitting
 from sim.quantities import count, duration, gib, percent, usd
 from sim.report.run import fit_lines, fixes_table
 from sim.report.view import Figures, Lines, Remarks
@@ -28,6 +30,8 @@ def section(dossier: Dossier) -> PageSection:
     if case is not None and view.document is case.result:
         if not result.memory.fits:
             parts.append(Lines(fit_lines(result)))
+        if said := runner_up(case):
+            parts.append(Lines([said]))
         if result.bottleneck.fixes:
             parts.append(fixes_table(result))
     else:
@@ -49,6 +53,28 @@ def sentence(result: Result) -> str:
     else:
         said += f", a step in {duration(result.step.time_s)}"
     return f"{said}; {result.bottleneck.explanation}."
+
+
+def runner_up(case: Case) -> str:
+    """The next best offer of the same kind, and the price at which it, or this one, would win."""
+    cost = case.result.cost
+    if cost is None or not math.isfinite(cost.total_usd):
+        return ""
+    others = [
+        job for job in fitting(case)
+        if job.cost.price_kind == cost.price_kind and job.row.provider != cost.provider
+    ]  # fmt: skip
+    if not others:
+        return ""
+    other = others[0]
+    paid, rate = cost.compute_usd, cost.price_per_gpu_hour_usd
+    theirs, their_rate = other.cost.compute_usd, other.cost.price_per_gpu_hour_usd
+    said = f"The best offer elsewhere is {other.name} with {usd(other.cost.total_usd)}"
+    if other.cost.total_usd < cost.total_usd:
+        tie = rate * (other.cost.total_usd - (cost.total_usd - paid)) / paid
+        return f"{said}: this one wins at less than {usd(tie)} for a GPU-hour ({usd(rate)} now)."
+    tie = their_rate * (cost.total_usd - (other.cost.total_usd - theirs)) / theirs
+    return f"{said}: it wins at less than {usd(tie)} for a GPU-hour ({usd(their_rate)} now)."
 
 
 def headline(result: Result) -> Iterator[Tile]:

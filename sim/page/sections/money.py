@@ -12,6 +12,7 @@ from sim.page.model import Case, Dossier, PageSection, Piece
 from sim.quantities import count, duration, percent, usd
 from sim.report.job import job_section
 from sim.result.result import CostSection, JobSection
+from sim.study.pareto import pareto_front
 from sim.study.pricing import PricedJob
 from sim.units import HOUR_S
 
@@ -42,6 +43,10 @@ def section(dossier: Dossier) -> PageSection | None:
         if len(case.result.scaling.curve) > 1:
             parts.append(cost_chart(case, job, cost))
     if ends and (offers := _priced(case)):
+        own = cost.provider if cost is not None else ""
+        alike = tuple(job for job in offers if job.row.provider == own)
+        if 1 < len(alike) < len(offers):
+            parts.append(offers_chart(alike, own))
         parts.append(offers_chart(offers))
     parts.append(job_section(case.result))
     return PageSection("money", "Money", lead, parts)
@@ -68,10 +73,10 @@ def _moves(case: Case, job: JobSection, cost: CostSection) -> Iterator[tuple[str
     total, known = cost.total_usd, case.result.uncertainty
     if known is not None and known.total_usd is not None:
         yield "the model's 80 % band", known.total_usd.low, known.total_usd.high
-    rented = [j.cost.total_usd for j in _fitting(case) if j.cost.price_kind == cost.price_kind]
+    rented = [j.cost.total_usd for j in fitting(case) if j.cost.price_kind == cost.price_kind]
     if len(rented) > 1:
         yield f"price, {cost.price_kind} offers", min(*rented, total), max(*rented, total)
-    spot = [j.cost.total_usd for j in _fitting(case) if j.spot]
+    spot = [j.cost.total_usd for j in fitting(case) if j.spot]
     if spot:
         yield "spot capacity instead", min(spot), total
     hourly = cost.compute_usd / job.wall_clock_s
@@ -93,7 +98,8 @@ def _priced(case: Case) -> tuple[PricedJob, ...]:
     return tuple(job for job in jobs if math.isfinite(job.cost.total_usd))
 
 
-def _fitting(case: Case) -> list[PricedJob]:
+def fitting(case: Case) -> list[PricedJob]:
+    """The offers at which the job ends and fits, the cheapest first."""
     return [job for job in _priced(case) if job.fits]
 
 
@@ -114,8 +120,9 @@ def cost_chart(case: Case, job: JobSection, cost: CostSection) -> Chart:
     x = Axis("wall-clock, hours", 0.0, ceiling(max(t for t, _ in points) / HOUR_S) * HOUR_S,
              lambda v: f"{v / HOUR_S:g}", unit=HOUR_S)  # fmt: skip
     y = Axis("cost", 0.0, ceiling(1.15 * max(c for _, c in points)), lambda v: f"${count(v)}")
+    front = [points[i] for i in pareto_front(points, (True, True))]
     layers: list[Drawn] = [
-        Line(points, "dash"), Dots(points, "s0", titles, words),
+        Line(front, "dash"), Dots(points, "s0", titles, words),
         Dots([points[i] for i in mine], "chosen-dot", [titles[i] for i in mine], radius=8.0),
     ]  # fmt: skip
     said = "; ".join(titles)
@@ -126,13 +133,14 @@ def cost_chart(case: Case, job: JobSection, cost: CostSection) -> Chart:
     return Chart(
         "cost-time", "Cost against time", said,
         lambda width: axes(width, x, y, layers, said, 0.34), rows,
-        [Key("s0-key", "number of GPUs"), Key("chosen-key", "as asked")],
+        [Key("s0-key", "number of GPUs"), Key("chosen-key", "as asked"),
+         Key("dash-key", "nothing is both faster and cheaper")],
         "The batch grows with the number of GPUs; goodput and the hourly rate stay as they are.",
     )  # fmt: skip
 
 
-def offers_chart(jobs: tuple[PricedJob, ...]) -> Chart:
-    """The job at every offer of the machine, the cheapest first."""
+def offers_chart(jobs: tuple[PricedJob, ...], provider: str = "") -> Chart:
+    """The job at every offer of the machine, or of one provider, the cheapest first."""
     shown = [job for job in jobs if job.fits][:_MOST] or list(jobs[:_MOST])
     rows = [
         Row(job.name, 0.0, job.cost.total_usd,
@@ -146,8 +154,9 @@ def offers_chart(jobs: tuple[PricedJob, ...]) -> Chart:
     least = shown[0]
     said = f"The cheapest of {len(jobs)} offers is {least.name} with {usd(least.cost.total_usd)}"
     share = percent(shown[-1].cost.total_usd / least.cost.total_usd - 1.0, 0)
+    whose = f"{provider}'s offers" if provider else "every offer"
     return Chart(
-        "offers", "The job at every offer of this GPU", said,
+        "offers-alike" if provider else "offers", f"The job at {whose} of this GPU", said,
         lambda width: ranked(width, rows, said, 0.0, high),
         [
             {"offer": j.name, "region": j.row.region, "total_usd": j.cost.total_usd,

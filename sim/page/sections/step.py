@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
+from sim.page.charts.axes import Axis, Drawn, Line, axes, ceiling
 from sim.page.charts.bars import Piece as Slice
 from sim.page.charts.bars import stacked
 from sim.page.charts.canvas import Chart, Key
 from sim.page.charts.timeline import TITLES, mark_of, summed_rows, tracks
 from sim.page.model import Case, Dossier, PageSection, Piece
-from sim.quantities import duration, percent
+from sim.quantities import brief, duration, percent
 from sim.report.ranks import waiting
 from sim.report.run import parts_of
 from sim.report.view import Facts, Lines, Remarks
+from sim.step.spans import StepTimeline
 
 _MARKS = ("s0", "s1", "s2", "s3", "s6", "s5", "s7")
+_LINES = ("line", "line-2", "line-3", "line-4")  # of the first case forward, backward, the second
 _BESIDE = 2  # timelines that are drawn below each other
 
 
@@ -37,6 +41,8 @@ def section(dossier: Dossier) -> PageSection | None:
     drawn = [c for c in dossier.cases if c.timeline is not None][:_BESIDE]
     if drawn:
         parts += [timeline_chart(drawn), Remarks(list(_cut(drawn)))]
+        if len(drawn) > 1:
+            parts.append(layers_chart(drawn))
     if found := list(waiting(case.result)):
         parts.append(Facts(found, "Who waits for whom"))
     return PageSection("step", "Where the time goes", lead, parts)
@@ -90,6 +96,48 @@ def timeline_chart(cases: Sequence[Case]) -> Chart:
     rows = [{"case": name, **row} for name, one in drawn for row in summed_rows(one)]
     return Chart("timeline", "One step, stream by stream", said,
                  lambda width: tracks(width, drawn, said), rows, legend)  # fmt: skip
+
+
+def layers_chart(cases: Sequence[Case]) -> Chart:
+    """What each layer takes in forward and backward of the first micro-step, case beside case.
+
+    From its first kernel to the next layer's, waits included.
+    """
+    found = [(case.label, _per_layer(case.timeline)) for case in cases if case.timeline is not None]
+    longest = max((s for _, each in found for s in each.values()), default=0.0)
+    last = max((layer for _, each in found for _, layer in each), default=0)
+    layers: list[Drawn] = []
+    legend, rows = [], []
+    for i, (name, each) in enumerate(found):
+        for phase, dashed in (("forward", False), ("backward", True)):
+            points = [(float(n), s) for (p, n), s in sorted(each.items()) if p == phase]
+            mark = _LINES[2 * i + dashed]
+            layers.append(Line(points, mark))
+            legend.append(Key(f"{mark}-key", f"{name}, {phase}"))
+            rows += [
+                {"case": name, "phase": phase, "layer": int(n), "seconds": s} for n, s in points
+            ]
+    x = Axis("layer", 0.0, float(max(last, 1)), lambda v: f"{v:.0f}")
+    y = Axis("time", 0.0, ceiling(1.1 * longest), brief)
+    said = "Time of each layer in forward and backward: " + " and ".join(name for name, _ in found)
+    return Chart("layers", "Layer by layer", said,
+                 lambda width: axes(width, x, y, layers, said, 0.3), rows, legend,
+                 "From a layer's first kernel to the next layer's, waits included.")  # fmt: skip
+
+
+def _per_layer(line: StepTimeline) -> dict[tuple[str, int], float]:
+    """Seconds between the starts of neighbouring layers, by phase and layer."""
+    begun: dict[str, dict[int, float]] = {"forward": {}, "backward": {}}
+    for span in line.spans:
+        head, _, number = span.unit.rpartition(".")
+        known = span.track == "compute" and span.micro_step == 0 and span.name in begun
+        if known and head and number.isdigit():
+            begun[span.name].setdefault(int(number), span.start_s)
+    return {
+        (phase, layer): after - start
+        for phase, each in begun.items()
+        for (layer, start), (_, after) in pairwise(sorted(each.items(), key=lambda item: item[1]))
+    }
 
 
 def _cut(cases: Sequence[Case]) -> list[str]:
