@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -43,6 +44,11 @@ RUNS = """
 - {topology: dgx-a100, workload: mistral-7b-lora, tokens_per_s_per_gpu: 9000}
 """
 
+TRACE = json.dumps([
+    {"ph": "X", "cat": category, "name": name, "pid": 0, "tid": 7, "ts": 1, "dur": 5}
+    for category, name in (("user_annotation", "ProfilerStep#1"), ("kernel", "nvjet_hsh"))
+])  # fmt: skip
+
 TUNED = "{model_name_or_path: Qwen/Qwen3-8B, finetuning_type: full, cutoff_len: 2048}"
 
 CASES = {
@@ -56,7 +62,9 @@ CASES = {
     ),
     "improve": ([MACHINE, JOB, *SETS], lambda _: sim.improve(MACHINE, JOB, overrides=ONE)),
     "explain": ([MACHINE, JOB, *SETS], lambda _: sim.explain(MACHINE, JOB, overrides=ONE)),
+    "support": ([MACHINE, JOB, *SETS], lambda _: sim.support(MACHINE, JOB, overrides=ONE)),
     "trace": ([MACHINE, JOB, *SETS], lambda _: sim.trace(MACHINE, JOB, overrides=ONE)),
+    "trace diff": (["trace.json"] * 2, lambda _: sim.trace_diff("trace.json", "trace.json")),
     "list": (["gpus", "h100"], lambda _: sim.entries("gpus", "h100")),
     "show": (["A100 80GB"], lambda _: sim.entry("A100 80GB")),
     "diff": (["before.json", "after.json"], lambda _: sim.diff("before.json", "after.json")),
@@ -155,6 +163,7 @@ def test_the_command_prints_the_document(verb, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, text in (("study", STUDY), ("jobs", JOBS), ("runs", RUNS), ("tuned", TUNED)):
         (tmp_path / f"{name}.yaml").write_text(text)
+    (tmp_path / "trace.json").write_text(TRACE)
     for name, step in (("before", 1.0), ("after", 1.5)):
         text = json.dumps({"schema": "scaling-sim/result/1", "step": {"time_s": step}})
         (tmp_path / f"{name}.json").write_text(text)
