@@ -32,6 +32,10 @@ class KernelConstants:
         Share of HBM bandwidth by way of access.
     floor_s, ramp_bytes : float
         Shortest kernel [s]; see `stream_time` [B].
+    l2_speed : float
+        Bandwidth of the L2 over that of HBM; see `beyond_l2`.
+    l2_partitions : int
+        Parts of the L2 that each keep a copy of what all SMs read.
     power : PowerConstants
         Clocks under power.
     compute_loss : float
@@ -50,6 +54,8 @@ class KernelConstants:
     bandwidth: dict[str, float]
     floor_s: float
     ramp_bytes: float
+    l2_speed: float
+    l2_partitions: int
     power: PowerConstants
     compute_loss: float
     network_channel: float
@@ -101,6 +107,8 @@ def load_constants(gpu: Gpu) -> KernelConstants:
         bandwidth=part_of(facts.constants, "bandwidth"),
         floor_s=launch["floor_s"],
         ramp_bytes=launch["ramp_bytes"],
+        l2_speed=part_of(facts.constants, "l2")["speed"],
+        l2_partitions=facts.l2_partitions,
         power=power,
         **part_of(facts.constants, "interference"),
         fallbacks=tuple(notes),
@@ -115,7 +123,7 @@ def part_of(generation: str, part: str) -> dict[str, float]:
     generation : str
         File of ``data/constants``.
     part : str
-        ``bandwidth``, ``power``, ``launch`` or ``interference``.
+        ``bandwidth``, ``power``, ``launch``, ``l2`` or ``interference``.
 
     Notes
     -----

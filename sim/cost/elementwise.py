@@ -43,3 +43,32 @@ def stream_time(
     """
     each = traffic / launches
     return launches * (floor_s + (each + min(ramp_bytes, each)) / (share * bytes_per_s))
+
+
+def beyond_l2(traffic: float, launches: int, l2_bytes: float, l2_speed: float) -> float:
+    """Bytes that HBM is as busy with as a kernel of a chain keeps L2 and HBM.
+
+    Parameters
+    ----------
+    traffic : float
+        Bytes read and written by all launches. [B]
+    launches : int
+        How many.
+    l2_bytes : float
+        What the L2 keeps of data that all SMs read: one of its partitions. [B]
+    l2_speed : float
+        Bandwidth of the L2 over that of HBM.
+
+    Returns
+    -------
+    float
+        At most `traffic`. [B]
+
+    Notes
+    -----
+    A kernel reads what the one before it wrote. Half of its traffic x is read; the share
+    1 - x/2 / C of it is still in an L2 of C bytes, and as much of what it writes replaces lines
+    that never leave it.
+    """
+    kept = max(0.0, 1.0 - traffic / launches / 2 / l2_bytes)
+    return traffic * (1.0 - kept * (1.0 - 1.0 / l2_speed))

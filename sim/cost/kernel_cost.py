@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sim.blocks.kernels import Kernel
 from sim.cost.attention import attention_rate, family, lookup
 from sim.cost.constants import KernelConstants, load_constants
-from sim.cost.elementwise import stream_time
+from sim.cost.elementwise import beyond_l2, stream_time
 from sim.cost.gemm import MEMORY_SATURATION, effective_waves, gemm_times, soft_max
 from sim.cost.power import ATTENTION_INTENSITY, clock_factor
 from sim.inputs.calibration import Calibration
@@ -68,6 +68,7 @@ class CostModel:
         self._rate = known.gemm_clock
         self._bandwidth = gpu.memory_bandwidth * known.hbm_bandwidth
         self.constants = constants or load_constants(gpu)
+        self._l2_bytes = gpu.l2_cache / self.constants.l2_partitions
         self._size = self.peak("bf16") / self.constants.power.reference_peak
         self._costs: dict[Kernel, KernelCost] = {}
         self._rows: dict[Kernel, int] = {}
@@ -226,12 +227,13 @@ class CostModel:
     def _stream(self, kernel: Kernel) -> KernelCost:
         c = self.constants
         share = c.bandwidth[kernel.access]
+        traffic = beyond_l2(kernel.bytes, kernel.launches, self._l2_bytes, c.l2_speed)
         time = stream_time(
-            kernel.bytes, kernel.launches, share, self._bandwidth, c.floor_s, c.ramp_bytes
+            traffic, kernel.launches, share, self._bandwidth, c.floor_s, c.ramp_bytes
         )
         return KernelCost(
             time_s=time,
-            hbm_bytes=kernel.bytes,
+            hbm_bytes=traffic,
             compute_s=0.0,
             memory_s=time - c.floor_s * kernel.launches,
             fixed_s=c.floor_s * kernel.launches,

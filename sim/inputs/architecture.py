@@ -19,6 +19,8 @@ class Architecture(NamedTuple):
         False where the architecture is none of ours and another's facts stand in.
     largest_nvswitch : int
         GPUs that one NVSwitch fabric joins at most, racks apart.
+    l2_partitions : int
+        Parts of the L2 that each keep a copy of what all SMs read.
     attention : tuple of str
         Kernels that run on this architecture alone.
     """
@@ -26,6 +28,7 @@ class Architecture(NamedTuple):
     constants: str
     known: bool
     largest_nvswitch: int
+    l2_partitions: int
     attention: tuple[str, ...]
 
 
@@ -35,4 +38,6 @@ def facts_of(gpu: Gpu) -> Architecture:
     known = gpu.architecture in rows["architecture"]
     row = rows["architecture"][gpu.architecture if known else rows["stand_in"]]
     own = tuple(row.get("attention", ())) if known else ()
-    return Architecture(row["constants"], known, row.get("largest_nvswitch", 8), own)
+    return Architecture(
+        row["constants"], known, row.get("largest_nvswitch", 8), row.get("l2_partitions", 1), own
+    )

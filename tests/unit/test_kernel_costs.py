@@ -10,7 +10,7 @@ from sim.blocks.unroll import unroll
 from sim.blocks.update import Shard, clip_kernels, optimizer_kernels
 from sim.cost.attention import AttentionConstants, attention_rate, family, lookup
 from sim.cost.constants import load_constants
-from sim.cost.elementwise import stream_time
+from sim.cost.elementwise import beyond_l2, stream_time
 from sim.cost.gemm import GemmConstants, effective_waves, gemm_times
 from sim.cost.host import host_model
 from sim.cost.kernel_cost import CostModel, rate_by_units
@@ -143,7 +143,30 @@ def test_nothing_beats_the_datasheet(name, keys):
         cost = model.cost(kernel)
         assert cost.time_s > 0
         assert kernel.flops <= model.peak(kernel.dtype) * cost.time_s
-        assert kernel.bytes <= gpu.memory_bandwidth * cost.time_s
+        assert cost.hbm_bytes <= gpu.memory_bandwidth * cost.time_s
+        assert kernel.bytes <= model.constants.l2_speed * gpu.memory_bandwidth * cost.time_s
+
+
+@pytest.mark.parametrize(
+    ("mega", "hbm"),
+    [
+        (0.0, 0.0),
+        (10.0, 10.0 * (1 - 3 / 4 * 2 / 3)),  # a quarter of 20 MB is read: the rest is still there
+        (40.0, 40.0),  # 20 MB read and 20 MB written since: nothing is left
+        (400.0, 400.0),
+    ],
+)
+def test_what_the_l2_still_holds_is_not_read_from_hbm(mega, hbm):
+    assert beyond_l2(mega * 1e6, 1, 20e6, 3.0) == pytest.approx(hbm * 1e6)
+    assert beyond_l2(2 * mega * 1e6, 2, 20e6, 3.0) == pytest.approx(2 * hbm * 1e6)
+
+
+def test_half_of_an_a100s_l2_holds_a_tensor_and_all_of_an_l40s():
+    """Two partitions keep their own copies; 16 MB written and read beside 20 and 96 MB."""
+    adds = Kernel("add", "residual", "elementwise", 0.0, 32e6)
+    for name, left in (("a100-sxm-80gb", 1 - 0.2 * 2 / 3), ("l40s-pcie-48gb", 1 - 5 / 6 * 2 / 3)):
+        found = CostModel(catalogue.gpu(name)).cost(adds)
+        assert found.hbm_bytes == pytest.approx(left * 32e6)
 
 
 def test_curves():
