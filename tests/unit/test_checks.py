@@ -296,7 +296,7 @@ def test_a_single_switch_is_not_oversubscribed_even_on_one_node():
 def test_hopper_alone_has_flash3_and_a_stranger_takes_its_constants():
     hopper, ada = gpu("h100-sxm-80gb"), gpu("l40s-pcie-48gb")
     assert facts_of(hopper).attention == ("flash3",)
-    assert facts_of(ada) == Architecture("l40s", True, 8, ())
+    assert facts_of(ada) == Architecture("l40s", True, 8, 1, ())
     stranger = facts_of(hopper.model_copy(update={"architecture": "rubin"}))
     assert (stranger.constants, stranger.known, stranger.attention) == ("h100", False, ())
     assert set(table("architectures")["architecture"]) == set(versions()["architecture"])
