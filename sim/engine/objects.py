@@ -1,6 +1,6 @@
-"""The compiled kernel's object file in the user's cache.
+"""The compiled kernel in the user's cache: linked where that can be, else as an object file.
 
-It is taken only if this very kernel, LLVM and processor made it, and if it is whole.
+It is taken only if this very kernel was compiled, for this processor, and if it is whole.
 """
 
 from __future__ import annotations
@@ -10,39 +10,86 @@ import json
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 from sim.engine import kernel
+from sim.engine.image import Image, linked, load
 from sim.engine.state import State
 from sim.program import Program
 
 
 def kept_at() -> Path:
-    """Where the object file is, or would be."""
+    """Where it is, or would be."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = os.path.expanduser(os.environ.get("NUMBA_CACHE_DIR") or f"{cache}/scaling-sim")
     source = Path(kernel.__file__).read_bytes() + repr((Program._fields, State._fields)).encode()
     name = hashlib.sha256(source).hexdigest()[:16]
-    return Path(folder) / f"engine-{platform.system()}-{platform.machine()}-{name}.o"
+    return Path(folder) / f"engine-{platform.system()}-{platform.machine()}-{name}.bin"
 
 
 def kept() -> bytes | None:
-    """The object file with its head, if it is there, whole and made for this machine."""
+    """What `packed` returned, if it is there, whole and made for this machine."""
     try:
         whole = kept_at().read_bytes()
         head, _, code = whole.partition(b"\n")
-        by = json.loads(head)["made"]
+        known = json.loads(head)
+        by = known["made"]
+        is_image = "image" in known
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return whole if by == made(code) else None
+    return whole if by == _made(code, is_image) else None
 
 
-def made(code: bytes) -> list[str]:
-    """What an object file must have been made by, and its checksum."""
+def packed(code: bytes, entry: str) -> bytes:
+    """The kernel as it is kept.
+
+    Parameters
+    ----------
+    code : bytes
+        An object file.
+    entry : str
+        Symbol of the function.
+    """
+    found = linked(code, entry) if processor() else None
+    if found is None or load(found, 0) is None:
+        head: dict[str, Any] = {"made": _made(code, False), "entry": entry}
+    else:
+        code = found.memory
+        head = {"made": _made(code, True), "image": (found.code, found.entry, found.absolute)}
+    return json.dumps(head).encode() + b"\n" + code
+
+
+def unpacked(whole: bytes) -> Image | tuple[bytes, str]:
+    """A linked kernel, or an object file and the symbol of the function in it."""
+    head, _, code = whole.partition(b"\n")
+    known = json.loads(head)
+    if "image" not in known:
+        return code, known["entry"]
+    size, entry, absolute = known["image"]
+    return Image(code, size, entry, tuple(absolute))
+
+
+def processor() -> str:
+    """The processor's name and what it can do; empty where the system does not say."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as cpus:
+            first = cpus.read(1 << 14).partition("\n\n")[0]
+    except OSError:
+        return ""
+    told = [line for line in first.splitlines() if line.startswith(("model name", "flags"))]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest() if len(told) == 2 else ""
+
+
+def _made(code: bytes, image: bool) -> list[str]:
+    """What a kept kernel must have been made by, and its checksum."""
+    checksum = hashlib.sha256(code).hexdigest()
+    if image:
+        return [processor(), checksum]
     import llvmlite
     import llvmlite.binding as llvm
 
-    processor = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
-    return [llvmlite.__version__, *processor, hashlib.sha256(code).hexdigest()]
+    features = llvm.get_host_cpu_features().flatten()
+    return [llvmlite.__version__, llvm.get_host_cpu_name(), features, checksum]
 
 
 def keep(whole: bytes) -> None:

@@ -15,7 +15,7 @@ import pytest
 import sim.engine
 from bench.ring import ring_step
 from sim import engine
-from sim.engine import compiled, kernel, objects, run
+from sim.engine import compiled, image, kernel, objects, run
 from sim.program import assemble
 
 #: with bounds checks numba runs the loop itself, and nothing is kept
@@ -64,16 +64,39 @@ def test_what_was_compiled_is_kept_and_checked(tmp_path, monkeypatch):
 
 
 @kept_only
-def test_the_compiled_loop_loads_without_numba():
+def test_the_compiled_loop_loads_without_its_compiler():
     run(ring_step(4, layers=2), "compiled")
     code = (
         "import sys\n"
         "from sim.engine import run\n"
         "from sim.program import assemble\n"
         "run(assemble(lane=[0, 1], latency=1.0)[0], 'compiled')\n"
-        "raise SystemExit('numba' in sys.modules)\n"
+        "raise SystemExit(bool({'numba', 'llvmlite'} & set(sys.modules)))\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@kept_only
+@jit_only
+def test_an_object_file_that_cannot_be_linked_runs_as_well(tmp_path, monkeypatch):
+    program = ring_step(4, layers=2)
+    expected = run(program, "compiled").end.tolist()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compiled, "_run", None)
+    monkeypatch.setattr(objects, "linked", lambda code, entry: None)
+    assert run(program, "compiled").end.tolist() == expected  # compiled anew
+    whole = objects.kept()
+    assert whole is not None
+    code, entry = objects.unpacked(whole)
+    assert image.linked(code, "no_such_function") is None
+    assert image.linked(code[:18] + b"\xb7" + code[19:], entry) is None  # of an aarch64
+    assert image.linked(b"\xcf\xfa\xed\xfe", entry) is None
+    monkeypatch.setattr(compiled, "_run", None)  # loaded from where it was kept
+    assert run(program, "compiled").end.tolist() == expected
+    linked = image.linked(code, entry)
+    if linked is not None:  # on x86-64
+        assert 0 <= linked.entry < linked.code < len(linked.memory)
+        assert linked.code % image.PAGE == 0
 
 
 def test_bounds_checks_find_a_read_outside():
