@@ -145,7 +145,9 @@ def core(
         context.open_parts(t)
         moved = sizes
     exchanges = context.exchanged(s, moved, kv_heads)
+    turns = context.turns(s, moved, kv_heads)
     if s.attention == "eager":
+        t.unseen("cp.turn", turns, turns)
         return _eager(t, q, k, v, heads, window, exchanges)
     if s.checks_positions:
         t.unseen("positions", [Map("positions.ascend", 26.0 * rows, 3),
@@ -153,7 +155,7 @@ def core(
     if s.unpads:
         q, k, v = unpadded(t, *((x, size / e) for x, size in zip((q, k, v), sizes, strict=False)))
     qkv = tuple(dict.fromkeys((q, k, v)))
-    ahead, back = _calls(t, sizes, heads, window)
+    ahead, back = ([*turns, *calls] for calls in _calls(t, sizes, heads, window))
     scratch, backward_scratch = context.buffers(s, sizes)
     out = t.op(
         "attention", qkv, sizes.outputs, qkv, ahead, back,

@@ -4,11 +4,13 @@
 that have arrived, partial outputs are merged in fp32, and in backward the gradients of keys and
 values travel as well, in fp32, one turn more than keys and values. ``all-gather``: keys and values
 are gathered one after the other before attention, their gradients reduce-scattered after its
-backward (torchtitan; Llama 3, section 3.3.2). ``ulysses``: all-to-alls turn parts of the sequence
-into parts of the heads before attention, and back after it.
+backward (torchtitan; Llama 3, section 3.3.2). ``ulysses``: all-to-alls of queries, keys and values
+turn parts of the sequence into parts of the heads before attention, and one of its output turns
+them back; each is put in the order in which it is sent or read by a copy.
 
 Source: torch 2.13, ``distributed/tensor/experimental/_context_parallel/_attention.py``, held to
-recordings in ``tests/data/mesh_recordings.json``; arXiv 2407.21783; arXiv 2309.14509.
+recordings in ``tests/data/mesh_recordings.json``; deepspeed/sequence/layer.py, `_SeqAllToAll` and
+`single_all_to_all`; arXiv 2407.21783; arXiv 2309.14509.
 """
 
 from __future__ import annotations
@@ -144,15 +146,29 @@ def exchanged(s: Setting, sizes: Sizes, kv_heads: int) -> tuple[Exchange, ...]:
         return ()
     if travels(s):
         return tuple(_turns(s, sizes.pairs))
-    pairs = sizes.pairs * max(1.0, s.context / kv_heads)  # each rank needs a whole head
-    there, back = sizes.queries + pairs, sizes.outputs
+    *there, back = _turned(s, sizes, kv_heads)
     return tuple(
         Exchange("all_to_all", AXIS, size, size, when, backward)
-        for size, when, backward in (
-            (there, When.BEFORE, False), (back, When.AFTER, False),
-            (back, When.BEFORE, True), (there, When.AFTER, True),
+        for turned, when, backward in (
+            (there, When.BEFORE, False), ([back], When.AFTER, False),
+            ([back], When.BEFORE, True), (there, When.AFTER, True),
         )
+        for size in turned
     )  # fmt: skip
+
+
+def _turned(s: Setting, sizes: Sizes, kv_heads: int) -> tuple[float, ...]:
+    """Queries, keys, values and outputs as a rank turns them; it needs whole heads. [B]"""
+    more = max(1.0, s.context / kv_heads)
+    return sizes.queries, more * sizes.keys, more * sizes.values, sizes.outputs
+
+
+def turns(s: Setting, sizes: Sizes, kv_heads: int) -> list[Map]:
+    """Copies around the all-to-alls of a direction."""
+    if s.context == 1 or s.context_kind != "ulysses":
+        return []
+    copied = _turned(s, sizes, kv_heads)
+    return [Map("cp.turn", 2.0 * size, 1, "strided", "copy") for size in copied]
 
 
 def _turns(s: Setting, pairs: float) -> list[Exchange]:

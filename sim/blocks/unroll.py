@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.kernels import Kernel
@@ -146,6 +147,21 @@ def exchanges(workload: Workload, kind: str, phase: str) -> Mapping[str, tuple[E
     return found
 
 
-def order_of(workload: Workload, kind: str) -> tuple[str, ...]:
-    """Modules of a kind of block, and parts of them, as forward runs them."""
-    return describe(Setting.of(workload), block_kinds(workload.model)[kind]).order
+def order_of(workload: Workload, kind: str, module: str = "") -> tuple[str, ...]:
+    """Modules of a kind of block, and parts of them, as forward runs them.
+
+    Parameters
+    ----------
+    workload : Workload
+        The job.
+    kind : str
+        Of the block.
+    module : str
+        This one alone, with the parts that follow it; "" for all.
+    """
+    block = describe(Setting.of(workload), block_kinds(workload.model)[kind])
+    if not module:
+        return block.order
+    first, modules = block.order.index(module), {m.name for m in block.modules}
+    parts = takewhile(lambda name: name not in modules, block.order[first + 1 :])
+    return (module, *parts)

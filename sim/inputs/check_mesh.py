@@ -53,6 +53,13 @@ def _context(w: Workload) -> Findings:
     p, m = w.parallelism, w.model
     if p.context_parallel == 1:
         return
+    able = strategy_of(w).context_kinds
+    if strategy_of(w).context_parallel and p.context_parallel_kind not in able:
+        message = f"{strategy_of(w).title} splits sequences by {' or '.join(able)}, "
+        message += f"not by {p.context_parallel_kind}"
+        path = "parallelism.context_parallel_kind"
+        yield fault("context-kind", "workload", path, message, f"write {able[0]}")
+        return
     if p.context_parallel_kind == "ring":
         hint = "write context_parallel_kind: all-gather or ulysses"
         path = "parallelism.context_parallel_kind"

@@ -83,6 +83,8 @@ class Strategy:
     record_streams = False
     #: sequences can be split over ranks
     context_parallel = False
+    #: and how their ranks may exchange keys and values
+    context_kinds: tuple[str, ...] = ("ring", "all-gather", "ulysses")
     #: matrices can be split over ranks
     tensor_parallel = False
     #: whose linear layers its ranks share matrices with, unless the job says

@@ -40,6 +40,11 @@ def accelerate_yaml(topology: Topology, workload: Workload) -> str:
         }
         if topology.node_count > 1:
             config["deepspeed_config"]["deepspeed_multinode_launcher"] = "standard"
+        if p.context_parallel > 1:
+            config["parallelism_config"] = {
+                "parallelism_config_sp_backend": "deepspeed",
+                "parallelism_config_sp_size": p.context_parallel,
+            }
     elif not strategy.fsdp_version:
         config["distributed_type"] = "MULTI_GPU" if topology.world_size > 1 else "NO"
     else:

@@ -294,7 +294,11 @@ def _sharding(topology: Topology, workload: Workload) -> Iterator[Change]:
     twice = 2 * p.context_parallel
     divides = machine(topology)[1] % twice == 0 and workload.sequence_length % twice == 0
     if strategy.context_parallel and divides and workload.sequence_length >= LONG:
-        yield make.parallel("smaller", f"sequences over {twice} GPUs", context_parallel=twice)
+        kinds = strategy.context_kinds
+        lacks = p.context_parallel_kind not in kinds
+        kind = {"context_parallel_kind": kinds[0]} if lacks else {}
+        text = f"sequences over {twice} GPUs"
+        yield make.parallel("smaller", text, context_parallel=twice, **kind)
     if workload.optimizer == "adamw":
         yield make.job("smaller", "8-bit AdamW", optimizer="adamw-8bit")
     if other := strategy.shards_more:

@@ -18,7 +18,8 @@ class DeepSpeed(Strategy):
     instead: ClassVar = {"reduce_dtype": "DeepSpeed says communication_data_type"}
     tools = frozenset({"accelerate", "axolotl", "deepspeed"})
     family = ("zero2", "zero3")
-    deepspeed = offloads_inputs = True
+    deepspeed = offloads_inputs = context_parallel = True
+    context_kinds = ("ulysses",)  # deepspeed/runtime/sequence_parallel/ulysses_sp.py
     stage: int
 
     def replicates(self, knobs: Parallelism) -> bool:

@@ -7,7 +7,9 @@ exchanged, with whom and when a block's description says; here it is issued.
 
 from __future__ import annotations
 
-from sim.blocks.modules import Block
+from collections.abc import Callable
+
+from sim.blocks.modules import Block, ModelTree
 from sim.blocks.ops import COPIES, Exchange, When
 from sim.blocks.unroll import exchanges, order_of
 from sim.inputs.modelling import ASYNC, tensor_style
@@ -15,7 +17,7 @@ from sim.inputs.workload import Workload
 from sim.mesh import Groups, Mesh
 from sim.mesh.routing import parts_met
 from sim.strategies.plan import Recorder, together
-from sim.strategies.units import dtypes
+from sim.strategies.units import dtypes, tree_blocks
 
 #: mesh axis -> the plan's group of that name, and the stream its collectives run on
 GROUPS = {"cp": "context", "tp": "tensor", "ep": "expert"}
@@ -125,7 +127,7 @@ class Exchanging:
             output is gathered before the recompute, which autograd starts when it meets the first
             saved tensor.
         only : str
-            One module of the block, "" for all.
+            One module of the block, with parts that follow it; "" for all.
         """
         if r.quiet:  # nothing of it allocates
             return
@@ -149,7 +151,7 @@ class Exchanging:
         """What `play` does with a kind of block, in order."""
         backward = name in REVERSED
         every = exchanges(self.workload, kind, "backward" if name == "input" else name)
-        order = (only,) if only else order_of(self.workload, kind)
+        order = order_of(self.workload, kind, only)
         ahead = exchanges(self.workload, kind, "backward").get(order[-1], ()) if again else ()
         ahead = tuple(x for x in ahead if x.when in _EARLY)
         if name == "recompute":
@@ -215,6 +217,32 @@ class Exchanging:
         for axis in dict.fromkeys(x.over for x in found):
             for group, _ in self.ways[axis]:
                 r.wait_stream("compute", group)
+
+
+Player = Callable[[Recorder, str, str, int, str, str], None]
+"""Plays a module of a block: recorder, name and phase of the segment, block, module, unit."""
+
+
+def whole(r: Recorder, name: str, phase: str, number: int, module: str, unit: str) -> None:
+    """A `Player` of modules with no communication inside."""
+    r.segment(name, phase, number, module, unit)
+
+
+def player(workload: Workload, tree: ModelTree, mesh: Mesh) -> Player:
+    """Plays modules one by one, each with what it exchanges with ranks that share its block."""
+    exchanging = Exchanging.of(workload, mesh)
+    if exchanging is None:
+        return whole
+    blocks = tree_blocks(tree)
+
+    def play(r: Recorder, name: str, phase: str, number: int, module: str, unit: str) -> None:
+        block = blocks[number]
+        if exchanging.inside(block):
+            exchanging.play(r, name, phase, number, block, unit, only=module)
+        else:
+            r.segment(name, phase, number, module, unit)
+
+    return play
 
 
 def by_node(workload: Workload, mesh: Mesh) -> int:

@@ -21,6 +21,7 @@ from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import ActivationCopies, copies_of
 from sim.strategies.deepspeed import DeepSpeed
+from sim.strategies.exchanges import Player, groups_within, player
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.tail import loss_all_reduce
@@ -46,6 +47,7 @@ class _Run:
     offload: bool
     offset: list[int]  # of each parameter in the flat group of trainable ones
     partition: int  # elements a rank owns
+    play: Player
     copies: ActivationCopies | None = None  # of block inputs to the host
     bucket: list[int] = field(default_factory=list)
     elements: int = 0
@@ -64,9 +66,8 @@ class _Run:
                 self.memory.reach(t.unit_blocks[unit], when == "forward")
                 if self.copies:
                     self.copies.enter(r, t.unit_blocks[unit], when == "forward")
-                r.segment(
-                    phase, when, t.unit_blocks[unit], t.unit_modules[unit], t.unit_names[unit]
-                )
+                self.play(r, phase, when, t.unit_blocks[unit], t.unit_modules[unit],
+                          t.unit_names[unit])  # fmt: skip
             elif what == GRADIENT and direction == BACKWARD:
                 if hooked:
                     for p in t.unit_gradients[unit]:
@@ -217,6 +218,7 @@ class _Zero12(DeepSpeed):
         aligned = -(-total // unit) * unit
         everybody = "world" if mesh.dp_replicate > 1 else "shard"
         groups = {"shard": mesh.groups("fsdp"), everybody: mesh.groups("world")}
+        groups |= groups_within(workload, mesh)
         r = recorder(groups, trainer_of(workload))
         run = _Run(
             workload, trace, shard, everybody, r,
@@ -226,6 +228,7 @@ class _Zero12(DeepSpeed):
             offload=knobs.offload != "none",
             offset=offset,
             partition=max(1, aligned // shard),
+            play=player(workload, tree, mesh),
             copies=copies_of(workload, tree),
         )  # fmt: skip
         owned = aligned // shard

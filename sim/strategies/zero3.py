@@ -23,6 +23,7 @@ from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import copies_of
 from sim.strategies.deepspeed import DeepSpeed
+from sim.strategies.exchanges import groups_within, player
 from sim.strategies.plan import Plan, Quiet, Recorder
 from sim.strategies.replicated_memory import Gathered, ReplicatedMemory
 from sim.strategies.tail import loss_all_reduce
@@ -84,9 +85,10 @@ def play(
     if settings.quantized_gradients and mesh.world > settings.gpus_per_node:
         node = settings.gpus_per_node
         groups |= {"node": mesh.groups("node"), "replicate": everybody.outer(node)}
-    r = Recorder(groups, trainer_of(workload))
+    r = Recorder(groups | groups_within(workload, mesh), trainer_of(workload))
     memory = _memory(workload, tree, mesh, r)
-    c = Coordinator(trace, settings, r, memory, copies_of(workload, tree))
+    copies, plays = copies_of(workload, tree), player(workload, tree, mesh)
+    c = Coordinator(trace, settings, r, memory, copies, plays)
     if first_step:
         c.forget_persistent()
     for step in range(steps):

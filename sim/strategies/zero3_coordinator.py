@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sim.strategies.activation_copies import ActivationCopies
-from sim.strategies.plan import Recorder
+from sim.strategies.exchanges import Player, whole
+from sim.strategies.plan import Event, Recorder
 from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.zero3_quantized import quantized_gather, quantized_reduce
 from sim.strategies.zero3_trace import (
@@ -85,8 +86,9 @@ class Coordinator:
     def __init__(
         self, trace: ModuleTrace, settings: Settings, recorder: Recorder,
         memory: ReplicatedMemory | None = None, copies: ActivationCopies | None = None,
+        play: Player = whole,
     ) -> None:  # fmt: skip
-        self.trace, self.settings, self.recorder = trace, settings, recorder
+        self.trace, self.settings, self.recorder, self.play = trace, settings, recorder, play
         self.memory, self.copies = memory, copies
         n = len(trace.numel)
         self.persistent = [size <= settings.persistence for size in trace.numel]
@@ -103,7 +105,7 @@ class Coordinator:
         self._staged: dict[int, int] = {}  # parameter read from NVMe -> its read
         self._waited = self._copied = -1  # latest all-gather and copy that copy_in knows of
         self._compute_knows = (-1, -1)
-        self._segment = -1
+        self._segment: Event = ()
         self._fetches: deque[int] = deque()
         self._reductions: deque[int] = deque()
         self._bucket: list[int] = []
@@ -141,7 +143,8 @@ class Coordinator:
                 if self.copies:
                     self.copies.enter(r, blocks[unit], when == "forward")
                 r.call_times("zero3.module", t.unit_calls[unit] if one_by_one else 1)
-                self._segment = r.segment(phase, when, blocks[unit], modules[unit], names[unit])
+                self.play(r, phase, when, blocks[unit], modules[unit], names[unit])
+                self._segment = r.record("compute")
             elif what == GRADIENT:
                 self.reduce(t.unit_gradients[unit])
             else:
@@ -306,8 +309,8 @@ class Coordinator:
         part = float(shard * self.size)
         if s.offload_parameters:
             self._load(group, part)
-        if not s.overlap_comm and self._segment >= 0:
-            r.wait("all_gather", (self._segment,))  # issued on the compute stream
+        if not s.overlap_comm:
+            r.wait("all_gather", self._segment)  # issued on the compute stream
         if len(group) > 1 or s.quantized_weights:
             self._copy(2.0 * part, "copy_in")
         if self._copied >= 0:
@@ -387,7 +390,7 @@ class Coordinator:
             size = numel[p]
             if self._elements and self._elements + size > s.reduce_bucket:
                 self._flush()
-            r.wait("reduce_scatter", (self._segment,))
+            r.wait("reduce_scatter", self._segment)
             if self._elements + size <= s.reduce_bucket:
                 r.kernel("reduce_scatter", "bucket_copy", "backward", 2.0 * self.size * size)
             self._bucket.append(p)

@@ -12,6 +12,8 @@ from sim.blocks.unroll import exchanges, order_of, unroll
 from sim.errors import InputError
 from sim.inputs.loader import load
 from sim.inputs.shares import mesh_of
+from sim.interop.emit import texts_of
+from sim.step.step import step
 from sim.strategies import build_plan
 from sim.strategies.plan import COLLECTIVE, SEGMENT
 
@@ -57,9 +59,11 @@ def test_exchanges_around_attention():
     assert moved(w, "forward") == [("all_gather", KV / 2, C * KV / 2, "before")] * 2
     assert moved(w, "backward") == [("reduce_scatter", C * KV / 2, KV / 2, "after")] * 2
     w = job("ulysses").workload
-    there, back = Q + KV, Q
-    assert [x[:2] for x in moved(w, "forward")] == [("all_to_all", there), ("all_to_all", back)]
-    assert [x[:2] for x in moved(w, "backward")] == [("all_to_all", back), ("all_to_all", there)]
+    there, back = [Q, KV / 2, KV / 2], [Q]
+    assert [x[:2] for x in moved(w, "forward")] == [("all_to_all", x) for x in there + back]
+    assert [x[:2] for x in moved(w, "backward")] == [("all_to_all", x) for x in back + there]
+    copies = [k.bytes for k in unroll(w).of("layer", "forward") if k.name == "cp.turn"]
+    assert copies == [2 * x for x in there + back]
 
 
 def test_nothing_is_exchanged_on_one_rank():
@@ -167,3 +171,45 @@ def test_beside_tensor_parallelism():
     w = job("ring", "parallelism.tensor_parallel=2").workload
     found = [x for x in moved(w, "forward") if x[3] == "beside"]
     assert found == [("all_gather", KV / 2, C * KV / 2, "beside")]
+
+
+@pytest.mark.parametrize("strategy", ["zero1", "zero2", "zero3"])
+def test_deepspeed_turns_sequences_into_heads(strategy):
+    """Each layer's three all-to-alls and one back, both ways, around attention's own segment."""
+    sets = [f"parallelism.strategy={strategy}", "model.layers=2"]
+    found = job("ulysses", *sets)
+    w = found.workload
+    plan = build_plan(w, tree_of(w), mesh_of(found.topology, w))
+    moves = [op for op in plan.ops if op.kind == COLLECTIVE and op.group == "context"]
+    assert [op.bytes_in for op in moves] == [Q, KV / 2, KV / 2, Q] * 2 + [Q, Q, KV / 2, KV / 2] * 2
+    assert {(op.collective, op.phase) for op in moves} == {
+        ("all_to_all", "forward"), ("all_to_all", "backward"),
+    }  # fmt: skip
+    cores = [op for op in plan.ops if op.kind == SEGMENT and op.module == "attention"]
+    assert [op.name for op in cores] == ["forward"] * 2 + ["backward"] * 2
+    assert plan.groups["context"].of(0) == tuple(range(C))
+    assert plan.groups["shard"].size == 8  # both axes share the states
+
+
+def test_parts_belong_to_the_module_before():
+    w = job("ulysses", "parallelism.strategy=zero3", "model=qwen3-8b").workload
+    assert order_of(w, "layer", "k_norm") == ("k_norm", "attention")
+    assert order_of(w, "layer", "wq") == ("wq",)
+
+
+def test_deepspeed_has_no_ring():
+    with pytest.raises(InputError, match="ZeRO-3 splits sequences by ulysses, not by ring"):
+        job("ring", "parallelism.strategy=zero3")
+
+
+def test_zero3_on_long_sequences():
+    """8B, 64k tokens over 8 H100s: as long a step as FSDP2's, whose gathers hide as well."""
+    sets = ["sequence_length=65536", "activation_checkpointing=full"]
+    zero, fsdp = (
+        job("ulysses", *sets, f"parallelism.strategy={s}", ranks=8) for s in ("zero3", "fsdp2")
+    )
+    long, other = (step(one.topology, one.workload).time_s for one in (zero, fsdp))
+    assert long == pytest.approx(3.17, rel=0.02)
+    assert long == pytest.approx(other, rel=0.03)
+    files = texts_of(zero.topology, zero.workload, "accelerate")
+    assert "parallelism_config_sp_size: 8" in files["accelerate.yaml"]

@@ -135,6 +135,7 @@ def _mesh(keys: Keys, job: Translation) -> None:
         names = ("parallelism_config_sp_size", "sp_size")
         mesh.put("parallelism.context_parallel", sizes[0], *names)
         mesh.put("parallelism.context_parallel_kind", "ulysses", *names)
+        mesh.leave("all-to-alls either way", "parallelism_config_sp_backend", "sp_backend")
     rotate = mesh.text("parallelism_config_cp_comm_strategy", "cp_comm_strategy").lower()
     if not rotate and job.at("parallelism.context_parallel") is not None:
         job.suppose("parallelism.context_parallel_kind", "all-gather", "accelerate's default")
