@@ -100,7 +100,8 @@ def main() -> int:
         return 0
     if sys.argv[1:] == ["--check"]:
         stale = [str(p.relative_to(ROOT)) for p, text in tables().items() if p.read_text() != text]
-        print(*(f"{page}: a table is not as its command has it" for page in stale), sep="\n")
+        for page in stale:
+            print(f"{page}: a table is not as its command has it")
         return int(bool(stale))
     scratch = Path(tempfile.mkdtemp())
     files = dict(STAND_INS)  # and what earlier commands wrote

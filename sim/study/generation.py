@@ -156,7 +156,7 @@ def generating(workload: Workload, tensor: int, sequences: int, length: int) -> 
 
 
 def forward_s(workload: Workload, gpu: Gpu) -> float:
-    """Kernels of the forward of one micro-step, the head's product and loss with it. [s]"""
+    """Kernels of the forward of one micro-step, the head's product with them, its loss not. [s]"""
     return _forward_s(unroll(workload), gpu, True)
 
 

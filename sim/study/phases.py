@@ -1,8 +1,7 @@
 """Phases of a job on machines of their own: light ones need not hold the training cluster.
 
 Preprocessing runs on CPU cores, at the workload's rate of one loader process each. Evaluation runs
-forward passes on one node: its kernels take what the step model gives the training step's there,
-less backward and recompute by their FLOPs; the weights must fit beside each other's shards.
+forward passes on one node, kernel by kernel; the weights must fit beside each other's shards.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sim.blocks.flops import token_flops
 from sim.blocks.parameters import count_parameters
 from sim.errors import InfeasibleError
 from sim.inputs.loader import Prepared
@@ -19,14 +17,13 @@ from sim.inputs.shares import batch_on
 from sim.inputs.workload import Phase, Workload
 from sim.job.forecast import job_steps, terms_of
 from sim.memory.report import machine as memory_of
-from sim.step.step import step
+from sim.study.generation import forward_s
 from sim.study.machines import Machine
 from sim.units import HOUR_S
 
 #: bytes of a weight in evaluation (bf16), and the share of a GPU's memory they may take: the rest
 #: is for activations, logits and the CUDA context
 _WEIGHT_BYTES, _SHARE = 2.0, 0.7
-_ALIKE = ("gemm", "attention", "norm", "elementwise", "embedding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +132,6 @@ def _evaluate(
     weights = _WEIGHT_BYTES * count_parameters(workload.model, workload.method).total
     if workload.method.kind == "qlora":
         weights /= 4.0
-    flops = token_flops(workload)
     options: list[PhasePlan] = []
     speeds: dict[object, float] = {}
     for i, machine in enumerate(machines):
@@ -151,10 +147,7 @@ def _evaluate(
                 .loaded()
                 .workload.model_copy(update={"gradient_accumulation": 1, "global_batch": None})
             )
-            kernels = step(machine.topology, job).breakdown.kernels
-            alike = sum(kernels.get(kind, 0.0) for kind in _ALIKE)
-            a_step = batch_on(job, node.gpus).tokens
-            speeds[key] = alike * flops.forward / flops.hardware / a_step
+            speeds[key] = forward_s(job, node.gpu) / batch_on(job, node.gpus).tokens
         seconds = tokens * speeds[key]
         options.append(
             PhasePlan(
