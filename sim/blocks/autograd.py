@@ -69,29 +69,34 @@ class _Walk:
     def __init__(self, described: Description) -> None:
         self.nodes = [op for op in described.ops if op.makes >= 0]
         self.sizes = sizes = described.sizes
-        self.makers = {op.makes: op.name for op in self.nodes} | {0: "input"}
         last = {t: i for i, n in enumerate(self.nodes) for t in n.reads}
+        done: list[list[int]] = [[] for _ in self.nodes]
+        for t, i in last.items():
+            if t:
+                done[i].append(t)
         # of each: what it makes, bytes for that, scratch and extra, what it is the last to read
         self.forward = [
             (
                 n.makes, 0.0 if n.passes and n.makes in n.reads else sizes[n.makes], n.scratch,
-                n.extra, [t for t in set(n.reads) if last[t] == i and t],
+                n.extra, read,
             )
-            for i, n in enumerate(self.nodes)
+            for n, read in zip(self.nodes, done, strict=True)
         ]  # fmt: skip
 
     def footprint(self, checkpoint: str = "none", constant: float = 0.0) -> Footprint:
         kept = kept_outputs(self.nodes) if checkpoint == "selective-op" else set()
         saved_by_graph = {t for n in self.nodes for t in n.saves}
-        extras = sum(n.extra for n in self.nodes)
-        if checkpoint == "none":
-            names = [(self.makers[t], self.sizes[t]) for t in sorted(saved_by_graph)]
-            names += [(f"{n.name}.statistics", n.extra) for n in self.nodes if n.extra]
-        else:
-            names = [("input", self.sizes[0])]
-            names += [(self.makers[t], self.sizes[t]) for t in sorted(kept)]
+        extras = sum([n.extra for n in self.nodes])
+        names: list[tuple[str, float]] = []
+        if checkpoint != "none":
+            names.append(("input", self.sizes[0]))
+        if held := saved_by_graph if checkpoint == "none" else kept:
+            makers = {op.makes: op.name for op in self.nodes} | {0: "input"}
+            names += [(makers[t], self.sizes[t]) for t in sorted(held)]
             names += [
-                (f"{n.name}.statistics", n.extra) for n in self.nodes if n.makes in kept and n.extra
+                (f"{n.name}.statistics", n.extra)
+                for n in self.nodes
+                if n.extra and (checkpoint == "none" or n.makes in kept)
             ]
         if constant:
             names.append(("positions", constant))

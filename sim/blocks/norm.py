@@ -34,26 +34,26 @@ def norm(
             role=OpRole.NORM, weight_gradient=gradient, extra=4.0 * rows * (2 if layernorm else 1),
         )  # fmt: skip
 
-    def composite(*table: tuple[str, float, int]) -> list[Map]:
-        return [Map(f"{name}.{what}", b, count, "composite", "norm") for what, b, count in table]
-
     # cast up, x / rms(x), times the weight, cast down: the first two are kept in fp32
-    up, casts = x, []
+    a, up, casts = "composite", x, []
     if e != 4:
-        casts = [("cast", 2 * (4 + e) * n, 2)]
-        up = t.op(f"{name}.cast", (x,), 2 * size, (), composite(*casts), role=OpRole.NORM)
+        casts = [Map(f"{name}.cast", 2 * (4 + e) * n, 2, a, "norm")]
+        up = t.op(f"{name}.cast", (x,), 2 * size, (), casts, role=OpRole.NORM)
+    scale, square, rsqrt = f"{name}.scale", f"{name}.square", f"{name}.rsqrt"
     scaled = t.op(
-        f"{name}.scale", (up,), t.sizes[up], (up,),
-        [*composite(("square", 8 * n, 1), ("mean", 4 * n, 1)),
-         Map(f"{name}.rsqrt", 16.0 * rows, 2, "", "norm"), *composite(("scale", 8 * n, 1))],
-        composite(*casts, ("scale", (8 + 12 + 4) * n, 3),
-                  ("rsqrt", 48.0 * rows, 4), ("square", (4 + 8 + 8 + 12) * n, 4),
-                  ("sum", 12 * n, 1)),
+        scale, (up,), t.sizes[up], (up,),
+        [Map(square, 8 * n, 1, a, "norm"), Map(f"{name}.mean", 4 * n, 1, a, "norm"),
+         Map(rsqrt, 16.0 * rows, 2, "", "norm"), Map(scale, 8 * n, 1, a, "norm")],
+        [*casts, Map(scale, (8 + 12 + 4) * n, 3, a, "norm"),
+         Map(rsqrt, 48.0 * rows, 4, a, "norm"), Map(square, (4 + 8 + 8 + 12) * n, 4, a, "norm"),
+         Map(f"{name}.sum", 12 * n, 1, a, "norm")],
         role=OpRole.NORM, extra=4.0 * rows,
     )  # fmt: skip
+    weight = f"{name}.weight"
     return t.op(
         name, (scaled,), size, (scaled,) if trained else (),
-        [Map(f"{name}.weight", 2 * e * n, 1, "", "norm")],
-        composite(("weight", 2 * e * n, 1), *[("dw", 4 * e * n, 2)] * trained),
+        [Map(weight, 2 * e * n, 1, "", "norm")],
+        [Map(weight, 2 * e * n, 1, a, "norm"),
+         *[Map(f"{name}.dw", 4 * e * n, 2, a, "norm")] * trained],
         role=OpRole.NORM, weight_gradient=gradient,
     )  # fmt: skip

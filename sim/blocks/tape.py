@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from sim.blocks.kernels import Kernel
 from sim.blocks.modules import Module, OpRole, Parameter, Position
@@ -89,8 +88,10 @@ class Tape:
     ) -> str:
         """Add a module of (name, shape) parameters; what is no adapter gets the ops that follow."""
         trained = bool(base) or not self.setting.frozen
-        own = tuple(Parameter(n, shape, trained) for n, shape in parameters)
-        self.modules.append(Module(name, own, role, place, base, active, partial, calls, expert))
+        own = tuple([_new(Parameter, (n, shape, trained)) for n, shape in parameters])
+        self.modules.append(
+            _new(Module, (name, own, role, place, base, active, partial, calls, expert))
+        )
         self.order.append(name)
         if not base:
             self.module = name
@@ -113,18 +114,27 @@ class Tape:
         module: str = "",
         role: OpRole = OpRole.OTHER,
         own: bool = False,
-        **facts: Any,
+        flops: float = 0.0,
+        gradients: int = 0,
+        weight_gradient: float = 0.0,
+        product: bool = False,
+        kept_by_policy: bool = False,
+        passes: bool = False,
+        scratch: float = 0.0,
+        backward_scratch: float = 0.0,
+        extra: float = 0.0,
+        exchanges: tuple[Exchange, ...] = (),
     ) -> int:
         """Append an operation, which saves its `own` output too or not. Returns that tensor."""
-        out = self.tensor(size)
-        where = module or self.module
-        self.ops.append(
-            Op(
-                name, where, role, reads, out,
-                saves if not own else (*saves, out),
-                self._rows(forward), self._rows(backward), fused=self.fused, **facts,
-            )
-        )  # fmt: skip
+        out = len(self.sizes)
+        self.sizes.append(size)
+        if self.apart != 1:
+            forward, backward = self._rows(forward), self._rows(backward)
+        self.ops.append(_new(Op, (
+            name, module or self.module, role, reads, out, (*saves, out) if own else saves,
+            tuple(forward), tuple(backward), flops, gradients, weight_gradient, product,
+            kept_by_policy, passes, scratch, backward_scratch, extra, exchanges, self.fused,
+        )))  # fmt: skip
         return out
 
     def _rows(self, rows: Sequence[Map | Kernel]) -> tuple[Map | Kernel, ...]:

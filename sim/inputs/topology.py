@@ -302,6 +302,8 @@ class Topology(Spec):
         if self.graph is not None:
             nodes = Counter(v.node for v in self.graph.vertices if v.kind == "gpu")
             return gcd(*nodes.values())
+        if self.node is not None:  # asked for often
+            return self.node.gpus
         return gcd(*(group.node.gpus for group in self.groups))
 
     @property

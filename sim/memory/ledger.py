@@ -15,7 +15,7 @@ from sim.memory.states import optimizer_bytes, optimizer_temporaries, scale_byte
 from sim.strategies.allocations import Allocations
 from sim.strategies.columns import columns_of
 from sim.strategies.plan import Plan
-from sim.strategies.terms import FORWARD, MOMENTS, OPTIMIZER, TERMS
+from sim.strategies.terms import MOMENTS, TERMS
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -96,9 +96,7 @@ def live_bytes(plan: Plan, workload: Workload, tree: ModelTree) -> tuple[I8, F8]
 def _live(allocations: Allocations, sizes: F8) -> F8:
     c = columns_of(allocations)
     count = c.before.size
-    changes = np.bincount(
-        c.term * count + c.instant, c.coefficient * sizes[c.quantity], len(TERMS) * count
-    )
+    changes = np.bincount(c.place, c.coefficient * sizes[c.quantity], len(TERMS) * count)
     return changes.reshape(len(TERMS), count).cumsum(axis=1)
 
 
@@ -142,8 +140,7 @@ def read(allocations: Allocations, workload: Workload, tree: ModelTree) -> Ledge
     pooled = {pool: sum(live[row] for row in rows) for pool, rows in _OF_POOL.items()}
     pooled["compute"] = total - sum(pooled.values())
     pools = {pool: float(sizes.max()) for pool, sizes in pooled.items()}
-    within = np.concatenate(columns.moments[FORWARD : OPTIMIZER + 1])
-    step_pooled = sum(float(sizes[within].max()) for sizes in pooled.values())
+    step_pooled = sum(float(sizes[columns.within].max()) for sizes in pooled.values())
     host: dict[str, float] = {}
     for name, size, quantity, layer in allocations.host:
         size *= float(sizes[columns.offsets[layer] + quantity])

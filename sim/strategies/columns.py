@@ -12,7 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.strategies.allocations import ADD, MARK, Allocations, Amount
-from sim.strategies.terms import JOB_QUANTITIES, LAYER_QUANTITIES, MOMENTS, TERMS
+from sim.strategies.terms import (
+    FORWARD,
+    JOB_QUANTITIES,
+    LAYER_QUANTITIES,
+    MOMENTS,
+    OPTIMIZER,
+    TERMS,
+)
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -26,12 +33,16 @@ class Columns:
     ----------
     instant, term, quantity : (n,) int64
         Of each allocation. A quantity at or past `JOB_QUANTITIES` is of a style of layer.
+    place : (n,) int64
+        Of each allocation, in a table of terms by instants.
     coefficient : (n,) float64
         What the quantity is multiplied by; negative where it is freed.
     moment, before : (instants,) int64
         Index into `MOMENTS`, and the op that is issued next.
     moments : tuple of (n,) int64
         Instants of each of `MOMENTS`.
+    within : (n,) int64
+        Those of the step itself, neither loading nor saving.
     offsets : tuple of int
         Where the quantities of the job (0) and of each layer start.
     """
@@ -39,10 +50,12 @@ class Columns:
     instant: I8
     term: I8
     quantity: I8
+    place: I8
     coefficient: F8
     moment: I8
     before: I8
     moments: tuple[I8, ...]
+    within: I8
     offsets: tuple[int, ...]
 
 
@@ -122,15 +135,9 @@ class _Reader:
         quantity += np.array(offsets)[layer]
         moments = tuple(np.flatnonzero(marks[:, 3] == at) for at in range(len(MOMENTS)))
         return Columns(
-            instant,
-            term,
-            quantity,
-            rows[:, 2].copy(),
-            marks[:, 3],
-            marks[:, 5],
-            moments,
-            offsets,
-        )
+            instant, term, quantity, term * len(marks) + instant, rows[:, 2].copy(), marks[:, 3],
+            marks[:, 5], moments, np.concatenate(moments[FORWARD : OPTIMIZER + 1]), offsets,
+        )  # fmt: skip
 
     def _lengthened(self, rows: F8) -> F8:
         """Copies of each stretch's rows behind it: instants, layers and ops move on."""
