@@ -79,8 +79,7 @@ def _with_gathers(order: Sequence[Action]) -> list[Action]:
     """The next distinct stages are gathered ahead, in order; those no longer among them dropped."""
     out: list[Action] = []
     resident: list[int] = []
-    for i, action in enumerate(order):
-        coming = _next_stages(order[i:])
+    for action, coming in zip(order, _next_stages(order), strict=True):
         for stage in [s for s in resident if s not in coming]:
             resident.remove(stage)
             out.append(Action(RESHARD, stage))
@@ -92,15 +91,16 @@ def _with_gathers(order: Sequence[Action]) -> list[Action]:
     return out + [Action(RESHARD, stage) for stage in resident]
 
 
-def _next_stages(order: Iterable[Action]) -> list[int]:
-    found: list[int] = []
-    for action in order:
-        for part in action.parts:
-            if part.stage not in found:
-                found.append(part.stage)
-        if len(found) >= RESIDENT_STAGES:
-            break
-    return found[:RESIDENT_STAGES]
+def _next_stages(order: Sequence[Action]) -> list[list[int]]:
+    """From each action on, the first distinct stages that are computed."""
+    found: list[list[int]] = []
+    coming: list[int] = []
+    for action in reversed(order):
+        now = [part.stage for part in action.parts]
+        if now != coming[:1]:
+            coming = list(dict.fromkeys((*now, *coming)))[:RESIDENT_STAGES]
+        found.append(coming)
+    return found[::-1]
 
 
 def _with_reductions(order: Sequence[Action], micro: int) -> list[Action]:

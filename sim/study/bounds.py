@@ -4,9 +4,10 @@
 2. Its matrix products, attention and norms as the cost model times them alone on one node (or on as
    many as share a sequence), cut as the plan cuts them: the same kernels run whatever the number of
    nodes or the sharding, and collectives can only slow them. Exchanges inside blocks lie between.
-3. A pipeline of p ranks with v stages each runs m micro-batches in no less than m + (p - 1) / v of
-   one rank's share: the last rank waits for the first micro-batch to come down, and the first for
-   the last one to come back. Schedules that split backward fill that with gradients of weights.
+3. A rank of a pipeline runs its share of m micro-batches, after the first one has come down to it
+   and before the last one has gone back from it through the stages before its own: m w_r + sum of
+   w_s, s < r. Of equal ranks with v stages each the last one is bound most: m + (p - 1) / v shares.
+   Schedules that split backward fill the waiting with gradients of weights.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from math import gcd, lcm
 from typing import Any, NamedTuple
 
 from sim.blocks.flops import token_flops
-from sim.inputs.check_mesh import shape_of
+from sim.blocks.layer import layer_kinds
+from sim.inputs.check_mesh import blocks_of, shape_of
 from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
@@ -36,8 +38,10 @@ _SAFETY = 0.999
 _FEWER_EXPERTS = 0.9
 #: exchanges between matrix products share links with others on one node that may lie elsewhere
 _EXCHANGES = 0.9
-#: the rank of a pipeline that bounds it has less than the mean of all by so much
+#: a rank of a pipeline has less than the mean of all by so much
 _EVEN = 0.95
+#: its product is so much slower or quicker by the FLOP than those of blocks
+_HEAD = 1.25
 
 
 class Bound(NamedTuple):
@@ -77,12 +81,12 @@ class Bounds:
     def of(self, candidate: Candidate) -> Bound:
         """Bounds 2 and 3, after the simulation of a micro-step on one node."""
         workload = candidate.workload
-        micro = self._micro_of(candidate)
-        even = _EVEN if workload.parallelism.pipeline_parallel > 1 else 1.0
-        each = even * workload.gradient_accumulation / workload.parallelism.pipeline_parallel
+        micro, steps = self._micro_of(candidate), workload.gradient_accumulation
+        stages = workload.parallelism.pipeline_parallel
+        each = (_EVEN if stages > 1 else 1.0) * steps / stages
         kernels = {kind: each * seconds for kind, seconds in micro.kernels.items()}
         busy = sum(kernels.values()) + each * micro.exchanges_s
-        return Bound(busy * _filling(workload), kernels)
+        return Bound(max(busy * _filling(workload), _busiest(workload, micro)), kernels)
 
     def _micro_of(self, candidate: Candidate) -> _Micro:
         workload = candidate.workload
@@ -130,3 +134,34 @@ def _filling(workload: Workload) -> float:
         return 1.0
     shape = shape_of(workload)
     return 1.0 + (shape.ranks - 1) / (shape.virtual * shape.micro)
+
+
+def _busiest(workload: Workload, micro: _Micro) -> float:
+    """Bound 3 of the rank that it binds most, where blocks are alike; 0 elsewhere. [s]"""
+    alike = len(set(layer_kinds(workload.model))) == 1
+    some = workload.activation_checkpointing.kind == "selective-blocks"
+    if workload.parallelism.pipeline_parallel == 1 or not alike or some:
+        return 0.0
+    schedule, shape = SCHEDULES[workload.parallelism.pipeline_schedule], shape_of(workload)
+    least = _stages_s(workload, micro)
+    bounds = []
+    for rank in range(shape.ranks):
+        own = schedule.stages_of(shape, rank)
+        waits = 0.0 if schedule.splits else sum(least[: own[0]])
+        bounds.append(shape.micro * sum(least[stage] for stage in own) + waits)
+    return max(bounds)
+
+
+def _stages_s(workload: Workload, micro: _Micro) -> list[float]:
+    """Least time of a micro-step of each stage, forward and backward. [s]"""
+    model, flops = workload.model, token_flops(workload)
+    head = 3 * 2 * model.hidden_size * model.vocab_size / (flops.model - flops.attention)
+    loss, gemm = micro.kernels["loss"], micro.kernels["gemm"]
+    outside = loss + micro.kernels["embedding"] + min(1.0, _HEAD * head) * gemm
+    block = (sum(micro.kernels.values()) - outside + micro.exchanges_s) / model.layers
+    last = loss + min(1.0, head) / _HEAD * gemm
+    stages = blocks_of(workload)
+    return [
+        block * sum(0 < b <= model.layers for b in own) + last * (model.layers + 1 in own)
+        for own in stages
+    ]

@@ -15,7 +15,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Parallelism, Workload
 from sim.result.advice import changes as advised
 from sim.study.axes import Changes, Grid
-from sim.study.layouts import Knobs, layouts, warned
+from sim.study.layouts import Knobs, layouts, least_form, warned
 from sim.study.machines import Machine
 
 NODES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
@@ -107,6 +107,27 @@ def saves_as_much(policy: Checkpointing, other: Checkpointing) -> bool:
     if not {policy.kind, other.kind} <= set(SAVING):
         return False
     return SAVING.index(policy.kind) < SAVING.index(other.kind)
+
+
+def frugal_form(workload: Workload) -> Workload:
+    """A job cut in the same way, with what needs least memory: if it has no room, none has.
+
+    One sequence a micro-batch, blocks checkpointed, parameters sharded over all ranks and gathered
+    again in backward; of a pipeline its `least_form`.
+    """
+    least = least_form(workload)
+    p, policy = least.parallelism, least.activation_checkpointing
+    knobs: Knobs = {"reshard_after_forward": True}
+    if p.shard is None:
+        knobs["replicate"] = 1
+    most = POLICIES[SAVING[0]]
+    update = {
+        "parallelism": p.model_copy(update=knobs),
+        "activation_checkpointing": most if saves_as_much(most, policy) else policy,
+        "micro_batch": 1,
+        "global_batch": None,
+    }
+    return least.model_copy(update=update)
 
 
 Variant = tuple[Topology, Workload, Changes]

@@ -123,11 +123,11 @@ def cut_of(workload: Workload) -> tuple[int, ...]:
     return (*(getattr(p, axis) for axis in AXES), SCHEDULES[p.pipeline_schedule].splits)
 
 
-def least_form(workload: Workload) -> Workload | None:
-    """The same pipeline with what needs least memory; None without one, or where it is that."""
+def least_form(workload: Workload) -> Workload:
+    """The same job, its pipeline with what needs least memory: 1F1B, few micro-batches."""
     p = workload.parallelism
     if p.pipeline_parallel == 1:
-        return None
+        return workload
     plain = p.model_copy(update={"pipeline_schedule": "1f1b", "virtual_stages": None})
     least = SCHEDULES["1f1b"].fewest(p.pipeline_parallel)
     steps = min(workload.gradient_accumulation, max(least, p.pipeline_parallel))

@@ -16,23 +16,23 @@ import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from sim.blocks.flops import token_flops
 from sim.documents import Section
 from sim.errors import ScalingSimError
 from sim.inputs.shares import batch_on
-from sim.inputs.workload import Checkpointing, Workload
 from sim.job.estimate import JobEstimate, estimate_job
 from sim.job.forecast import job_steps, terms_of
 from sim.memory.report import MemoryReport
 from sim.result.peak import peak_of
 from sim.step.breakdown import Breakdown
 from sim.step.shares import Shares, shares
-from sim.step.step import memory_of, step
+from sim.step.step import step
 from sim.study.bounds import Bounds
-from sim.study.candidates import Candidate, saves_as_much
-from sim.study.layouts import KEYS, cut_of, least_form
+from sim.study.candidates import Candidate
+from sim.study.layouts import KEYS, cut_of
+from sim.study.room import RISK, Rooms
 from sim.units import HOUR_S
 
 
@@ -113,9 +113,6 @@ _ROUGH, _TIGHT, _EXPECTED = range(3)
 #: part of what one plan of a cut takes beyond its bound that another of the cut surely does
 _LIKENESS = 0.8
 
-#: probability of running out of memory that a plan may have where nobody says
-RISK = 0.05
-Room = Literal["fits", "at risk", "too large"]
 Score = Callable[[Estimate], float]
 
 
@@ -144,8 +141,10 @@ class Searcher:
     bounds: Bounds = field(default_factory=Bounds)
     #: what steps of a cut take at least beyond their bounds [s]
     _beyond_s: dict[Any, float] = field(default_factory=dict)
-    #: checkpointing and micro-batches that are too much, by the rest of a plan
-    _too_large: dict[Any, list[tuple[Checkpointing, int, Room]]] = field(default_factory=dict)
+    _rooms: Rooms = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rooms = Rooms(self.risk)
 
     def best(
         self,
@@ -187,6 +186,9 @@ class Searcher:
             if bounded >= lowest:
                 tally.ruled_out += len(heap) + 1
                 break
+            if how == _ROUGH and self._rooms.hopeless(candidate):
+                tally.too_large += 1
+                continue
             if how < _EXPECTED:
                 beyond = self._beyond_s.get(cut_of(candidate.workload), 0.0) if how else 0.0
                 if not how or beyond:
@@ -197,7 +199,7 @@ class Searcher:
                     else:
                         tally.ruled_out += 1
                     continue
-            room = self.room(candidate)
+            room = self._rooms.room(candidate)
             if room != "fits":
                 tally.at_risk += room == "at risk"
                 tally.too_large += room == "too large"
@@ -208,34 +210,6 @@ class Searcher:
             if allowed(plan.figures) and score(plan.figures) < lowest:
                 best, lowest = plan, score(plan.figures)
         return best
-
-    def room(self, candidate: Candidate) -> Room:
-        """Whether a candidate has room in memory, as surely as is asked.
-
-        What is too much of a layout stays so with larger micro-batches and with less checkpointing.
-        Of a pipeline, 1F1B with as few micro-batches as it takes is asked first: none needs less.
-        """
-        least = least_form(candidate.workload)
-        if least is not None and (word := self._room(candidate, least)) != "fits":
-            return word
-        return self._room(candidate, candidate.workload)
-
-    def fits(self, candidate: Candidate) -> bool:
-        """Whether `room` is sure enough."""
-        return self.room(candidate) == "fits"
-
-    def _room(self, candidate: Candidate, w: Workload) -> Room:
-        key = (candidate.machine.name, candidate.topology.nodes, candidate.extra, w.parallelism)
-        saving = w.activation_checkpointing
-        failed = self._too_large.setdefault(key, [])
-        for policy, micro_batch, word in failed:
-            if saves_as_much(policy, saving) and micro_batch <= w.micro_batch:
-                return word
-        verdict = memory_of(candidate.topology, w).verdict
-        if verdict.fits and verdict.probability >= 1.0 - self.risk:
-            return "fits"
-        failed.append((saving, w.micro_batch, "at risk" if verdict.fits else "too large"))
-        return failed[-1][-1]
 
     def _learn(self, plan: Simulated) -> None:
         """How far steps of a pipeline are above their bound, at the least."""

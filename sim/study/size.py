@@ -18,7 +18,8 @@ from sim.study.contest import Contest, broken_even
 from sim.study.layouts import LAYOUT
 from sim.study.machines import SETUP_S, Machine, Wanted, machines, set_up
 from sim.study.phases import PhasePlan, light_phases
-from sim.study.search import RISK, Counts, Searcher
+from sim.study.room import RISK
+from sim.study.search import Counts, Searcher
 from sim.study.sized import Beside, Contender, SizeReport
 from sim.study.target import Target
 

@@ -14,6 +14,7 @@ from sim.study.axes import Grid
 from sim.study.candidates import Space, family, plans, variants
 from sim.study.contest import Contest
 from sim.study.machines import Wanted, machines
+from sim.study.room import Rooms
 from sim.study.search import Counts, Searcher
 from sim.study.size import size
 from sim.study.target import Target, settings_of, target_of
@@ -45,14 +46,14 @@ def searcher():
 
 def everything(topologies, batch, most_gpus, searcher):
     """Every plan that fits, simulated."""
-    found = []
+    found, rooms = [], Rooms()
     for machine in machines(Wanted(), topologies)[0]:
         base = prepare(machine.topology, JOB)
         kept = ("none", "full")
         space = Space(batch, most_gpus, family(base.loaded().workload), kept, ("none",),
                       Grid(""))  # fmt: skip
         for candidate in plans(machine, variants(base, space), space):
-            if searcher.fits(candidate):
+            if rooms.room(candidate) == "fits":
                 found.append(searcher.plan(candidate))
     return found
 

@@ -1,0 +1,104 @@
+"""Which plans of a search have room in memory, asked of as few as can be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from sim.inputs.workload import Checkpointing, Workload
+from sim.step.step import memory_of
+from sim.study.candidates import Candidate, frugal_form, saves_as_much
+from sim.study.layouts import least_form
+
+#: probability of running out of memory that a plan may have where nobody says
+RISK = 0.05
+Room = Literal["fits", "at risk", "too large"]
+#: over what is there, what a frugal form needs where others of its cut need more than is there:
+#: stages of an interleaved rank are reduced one by one, which saves up to 3 % over 1F1B
+_SURELY = 1.05
+
+
+class _Asked(NamedTuple):
+    """What memory said of some checkpointing and micro-batch."""
+
+    policy: Checkpointing
+    micro_batch: int
+    needs: float  # of what there is [1]
+    word: Room  # where it is not sure enough to fit
+    probability: float
+
+    def covers(self, w: Workload) -> bool:
+        """Whether a job needs as much, cut in the same way."""
+        same = saves_as_much(self.policy, w.activation_checkpointing)
+        return same and self.micro_batch <= w.micro_batch
+
+
+def _asked(candidate: Candidate, w: Workload) -> _Asked:
+    found = memory_of(candidate.topology, w)
+    verdict = found.verdict
+    return _Asked(
+        w.activation_checkpointing, w.micro_batch, found.needed_bytes / found.capacity_bytes,
+        "at risk" if verdict.fits else "too large", verdict.probability if verdict.fits else 0.0,
+    )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Rooms:
+    """What memory has said in one search.
+
+    Attributes
+    ----------
+    risk : float
+        Probability of running out of memory that a plan may have. [1]
+    """
+
+    risk: float = RISK
+    #: what is too much, by the rest of a plan
+    _too_large: dict[Any, list[_Asked]] = field(default_factory=dict)
+    #: forms that stand for others and are not too large for them all
+    _enough: set[Any] = field(default_factory=set)
+
+    def room(self, candidate: Candidate) -> Room:
+        """Whether a candidate has room in memory, as surely as is asked.
+
+        What is too much of a layout stays so with larger micro-batches and with less checkpointing.
+        """
+        least = least_form(candidate.workload)
+        single = least.model_copy(update={"micro_batch": 1, "global_batch": None})
+        if self.hopeless(candidate) or any(self._lacks(candidate, w) for w in (single, least)):
+            return "too large"
+        return self._room(candidate, candidate.workload)
+
+    def hopeless(self, candidate: Candidate) -> bool:
+        """Whether its cut is too large in every form; its most frugal one is asked."""
+        return self._lacks(candidate, frugal_form(candidate.workload))
+
+    def _lacks(self, candidate: Candidate, w: Workload) -> bool:
+        """Whether so frugal a form is too large that those it stands for are."""
+        failed = self._failed(candidate, w)
+        if any(f.needs > _SURELY for f in failed if f.covers(w)):
+            return True
+        key = (w.parallelism, w.activation_checkpointing, w.micro_batch, w.gradient_accumulation)
+        asked = (candidate.machine.name, candidate.topology.nodes, candidate.extra, *key)
+        if asked not in self._enough:
+            found = _asked(candidate, w)
+            if found.needs > _SURELY:
+                failed.append(found)
+                return True
+            self._enough.add(asked)
+        return False
+
+    def _room(self, candidate: Candidate, w: Workload) -> Room:
+        failed = self._failed(candidate, w)
+        for known in failed:
+            if known.covers(w):
+                return known.word
+        found = _asked(candidate, w)
+        if found.word != "too large" and found.probability >= 1.0 - self.risk:
+            return "fits"
+        failed.append(found)
+        return found.word
+
+    def _failed(self, candidate: Candidate, w: Workload) -> list[_Asked]:
+        key = (candidate.machine.name, candidate.topology.nodes, candidate.extra, w.parallelism)
+        return self._too_large.setdefault(key, [])
