@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from sim.commands.complete import JOBS, MACHINES
 from sim.commands.options import FORMS, emit, formed, sets, show
 
 
 @click.command("calibrate")
-@click.argument("topology")
-@click.argument("workload", required=False)
+@click.argument("topology", shell_complete=MACHINES)
+@click.argument("workload", required=False, shell_complete=JOBS)
 @click.option("--nccl-tests", "logs", multiple=True, metavar="[OP=]FILE[#N]",
               help="Output of nccl-tests, text or -J; may be repeated.")  # fmt: skip
 @click.option("--measured", "runs", multiple=True, metavar="FILE",

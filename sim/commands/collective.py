@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from sim.commands.complete import MACHINES
 from sim.commands.options import FORMS, printed, sets, show
 from sim.cost.nccl.algorithms import names
 from sim.cost.nccl.communicator import ASKED
@@ -14,7 +15,7 @@ _OPERATIONS = ["all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_t
 
 
 @click.command("collective")
-@click.argument("topology")
+@click.argument("topology", shell_complete=MACHINES)
 @click.option("--op", type=click.Choice(_OPERATIONS), default="all_gather", show_default=True)
 @click.option("--sizes", default="1K:8G", show_default=True, metavar="LOW:HIGH | LIST",
               help="Total bytes: a range in powers of two, or a comma list; K = 1024.")  # fmt: skip

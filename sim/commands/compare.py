@@ -6,12 +6,15 @@ from pathlib import Path
 
 import click
 
+from sim.commands.complete import INPUTS, JOBS
 from sim.commands.options import FORMS, priced, printed, reported, sets, show, write_page
 
 
 @click.command("compare")
-@click.argument("inputs", nargs=-1, required=True, metavar="TOPOLOGY... [WORKLOAD...]")
-@click.option("--workload", "-w", "workloads", multiple=True, help="A job; may be repeated.")
+@click.argument("inputs", nargs=-1, required=True, metavar="TOPOLOGY... [WORKLOAD...]",
+                shell_complete=INPUTS)  # fmt: skip
+@click.option("--workload", "-w", "workloads", multiple=True, shell_complete=JOBS,
+              help="A job; may be repeated.")  # fmt: skip
 @click.option("--vary", multiple=True, metavar="KEY=A,B",
               help="Values of a key to compare; several keys give all combinations.")  # fmt: skip
 @sets

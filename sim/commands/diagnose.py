@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from sim.commands.complete import MACHINES
 from sim.commands.options import FORMS, job, printed, reported, sets, show, write_page
 from sim.page.asked import Asked
 
 
 @click.command("diagnose")
-@click.argument("topology")
+@click.argument("topology", shell_complete=MACHINES)
 @job
 @click.option("--measured", required=True, metavar="KEY=VALUE",
               help="tokens_per_s_per_gpu=1000 or step_time_s=12.5")  # fmt: skip

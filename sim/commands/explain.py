@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from sim.commands.complete import CODES, JOBS
 from sim.commands.options import FORMS, job_of, printed, sets, show
 
 
 @click.command("explain")
-@click.argument("topology", metavar="CODE|TOPOLOGY")
-@click.argument("workload", nargs=-1, callback=job_of, metavar="[WORKLOAD...]")
+@click.argument("topology", metavar="CODE|TOPOLOGY", shell_complete=CODES)
+@click.argument("workload", nargs=-1, callback=job_of, metavar="[WORKLOAD...]",
+                shell_complete=JOBS)  # fmt: skip
 @sets
 @printed(*FORMS)
 def command(

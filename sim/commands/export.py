@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from sim.commands.complete import MACHINES
 from sim.commands.options import EMITTED, job, sets, tell
 
 
 @click.command("export")
-@click.argument("topology")
+@click.argument("topology", shell_complete=MACHINES)
 @job
 @sets
 @click.option("--emit", "emitted", multiple=True, required=True, type=click.Choice(EMITTED),

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from sim.commands.complete import MACHINES
 from sim.commands.options import FORMS, emit, job, printed, sets, show, tell
 
 
 @click.command("improve")
-@click.argument("topology")
+@click.argument("topology", shell_complete=MACHINES)
 @job
 @sets
 @click.option("--same-numerics", is_flag=True,

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import click
 
+from sim.commands.complete import JOBS, MACHINES
 from sim.commands.options import written
 
 
 @click.command("init")
 @click.argument("folder", type=click.Path(path_type=Path), default=Path())
-@click.option("--machine", default="dgx-h100", show_default=True, help="Shipped machine to copy.")
-@click.option("--job", default="llama3-8b-sft", show_default=True, help="Shipped job to copy.")
+@click.option("--machine", default="dgx-h100", show_default=True, shell_complete=MACHINES,
+              help="Shipped machine to copy.")  # fmt: skip
+@click.option("--job", default="llama3-8b-sft", show_default=True, shell_complete=JOBS,
+              help="Shipped job to copy.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Overwrite files that are there.")
 def command(folder: Path, machine: str, job: str, force: bool) -> None:
     """Write topology.yaml, workload.yaml and their JSON Schemas into FOLDER.

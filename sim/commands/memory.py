@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from sim.commands.complete import MACHINES
 from sim.commands.options import (
     FORMS,
     job,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command("memory")
-@click.argument("topology")
+@click.argument("topology", shell_complete=MACHINES)
 @job
 @sets
 @click.option(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from sim.commands.complete import JOBS, MACHINES
 from sim.commands.options import FORMS, printed, sets, show
 
 
@@ -15,8 +16,8 @@ def command() -> None:
 
 
 @command.command("bandwidth")
-@click.argument("topology")
-@click.argument("workload")
+@click.argument("topology", shell_complete=MACHINES)
+@click.argument("workload", shell_complete=JOBS)
 @sets
 @click.option("--efficiency", type=click.FloatRange(0.0, 1.5, min_open=True), default=0.9,
               show_default=True, help="Scaling efficiency wanted.")  # fmt: skip
@@ -34,8 +35,8 @@ def bandwidth(
 
 
 @command.command("gpus")
-@click.argument("topology")
-@click.argument("workload")
+@click.argument("topology", shell_complete=MACHINES)
+@click.argument("workload", shell_complete=JOBS)
 @sets
 @click.option("--deadline", required=True, metavar="48h", help="Wall-clock of the whole job.")
 @printed(*FORMS)
@@ -52,8 +53,8 @@ def gpus(
 
 
 @command.command("context")
-@click.argument("topology")
-@click.argument("workload")
+@click.argument("topology", shell_complete=MACHINES)
+@click.argument("workload", shell_complete=JOBS)
 @sets
 @printed(*FORMS)
 def context(
@@ -68,9 +69,9 @@ def context(
 
 
 @command.command("price")
-@click.argument("first")
-@click.argument("other")
-@click.argument("workload")
+@click.argument("first", shell_complete=MACHINES)
+@click.argument("other", shell_complete=MACHINES)
+@click.argument("workload", shell_complete=JOBS)
 @sets
 @printed(*FORMS)
 def price(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from sim.commands.complete import JOBS, settings
 from sim.errors import InputError, visible
 from sim.files import make_folder, write_whole
 from sim.report.formats import FORMATS, rendered
@@ -43,7 +44,7 @@ def sets(function: F) -> F:
         return function(overrides=overrides, **rest)
 
     with_sets = click.option(
-        "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", shell_complete=settings,
         help="Override a key of either file, e.g. --set nodes=4 --set micro_batch=1.",
     )(cast(F, calibrated))  # fmt: skip
     with_model = click.option(
@@ -66,8 +67,9 @@ def job_of(
 def job(function: F) -> F:
     """``WORKLOAD``: a file, a name, or the several files of one job as other tools have them."""
     return click.argument(
-        "workload", nargs=-1, required=True, metavar="WORKLOAD...", callback=job_of
-    )(function)
+        "workload", nargs=-1, required=True, metavar="WORKLOAD...", callback=job_of,
+        shell_complete=JOBS,
+    )(function)  # fmt: skip
 
 
 def priced(function: F) -> F:

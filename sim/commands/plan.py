@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from sim.commands.complete import MACHINES
 from sim.commands.options import FORMS, printed, reported, sets, show, write_page
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ _POLICIES = ("fifo", "sjf", "edf", "priority", "backfill")
 
 
 @click.command("plan")
-@click.argument("cluster")
+@click.argument("cluster", shell_complete=MACHINES)
 @click.argument("jobs", type=click.Path(path_type=Path))
 @sets
 @click.option(

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from sim.commands.complete import JOBS, MACHINES
 from sim.commands.options import FORMS, printed, reported, sets, show, write_page
 
 
 @click.command("posttrain")
-@click.argument("topology")
-@click.argument("workload")
+@click.argument("topology", shell_complete=MACHINES)
+@click.argument("workload", shell_complete=JOBS)
 @sets
 @printed(*FORMS)
 @reported

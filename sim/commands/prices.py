@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from sim.commands.complete import GPUS, INPUTS, JOBS
 from sim.commands.options import FORMS, emit, printed, sets, show, tell
 
 _own = click.option(
@@ -23,7 +24,7 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--gpu", help="Only GPUs whose name contains this.")
+@click.option("--gpu", shell_complete=GPUS, help="Only GPUs whose name contains this.")
 @click.option("--provider", help="Only this provider.")
 @click.option("--all-dates", is_flag=True, help="Older prices of the same offer too.")
 @_own
@@ -69,8 +70,10 @@ def import_(file: Path, provider: str, as_of: str | None, output: Path | None) -
 
 
 @command.command("job")
-@click.argument("inputs", nargs=-1, required=True, metavar="TOPOLOGY... WORKLOAD")
-@click.option("--workload", "-w", "jobs", multiple=True, help="The job, if not among the inputs.")
+@click.argument("inputs", nargs=-1, required=True, metavar="TOPOLOGY... WORKLOAD",
+                shell_complete=INPUTS)  # fmt: skip
+@click.option("--workload", "-w", "jobs", multiple=True, shell_complete=JOBS,
+              help="The job, if not among the inputs.")  # fmt: skip
 @click.option("--spot", is_flag=True, help="Spot capacity too, with its preemptions.")
 @click.option("--setup-hours", type=click.FloatRange(min=0), help="Paid before the first step.")
 @sets

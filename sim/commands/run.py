@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from sim.commands.complete import MACHINES
 from sim.commands.options import (
     FORMS,
     job,
@@ -21,7 +22,7 @@ from sim.page.asked import Asked
 
 
 @click.command("run")
-@click.argument("topology")
+@click.argument("topology", shell_complete=MACHINES)
 @job
 @sets
 @printed(*FORMS)

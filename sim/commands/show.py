@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from sim.commands.complete import ENTRIES
 from sim.commands.options import FORMS, printed, show
 
 
 @click.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=ENTRIES)
 @printed(*FORMS)
 def command(name: str, form: str, output: Path | None) -> None:
     """The GPU, model, machine, job or strategy called NAME, as its YAML would have it.

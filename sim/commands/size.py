@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from sim.commands.complete import GPUS, MACHINES
 from sim.commands.options import EMITTED, FORMS, formed, job, reported, sets, show, tell, write_page
 from sim.page.asked import Asked
 
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 @click.option("--residency", multiple=True, help="Where data may be: EU, US. Repeatable.")
 @click.option("--region", multiple=True, help="Region, by its beginning: eu-north. Repeatable.")
 @click.option("--provider", multiple=True, help="Whose offers. Repeatable.")
-@click.option("--gpu", multiple=True, help="GPU, by the beginning of its name. Repeatable.")
-@click.option("--topology", "topologies", multiple=True,
+@click.option("--gpu", multiple=True, shell_complete=GPUS,
+              help="GPU, by the beginning of its name. Repeatable.")  # fmt: skip
+@click.option("--topology", "topologies", multiple=True, shell_complete=MACHINES,
               help="Choose among these machines instead of the catalogue. Repeatable.")  # fmt: skip
 @click.option("--prices", type=click.Path(path_type=Path), help="CSV of offers, over the shipped.")
 @click.option("--spot", is_flag=True, help="Also at spot prices.")

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from sim.commands.complete import MACHINES
 from sim.commands.options import FORMS, job, printed, sets, show
 
 
 @click.command("support")
-@click.argument("topology")
+@click.argument("topology", shell_complete=MACHINES)
 @job
 @sets
 @printed(*FORMS)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from sim.commands.complete import INPUTS
 from sim.commands.options import FORMS, printed, reported, say, sets, show, tell, write_page
 from sim.errors import InputError, visible
 
@@ -14,7 +15,8 @@ _FORMAT = "--format"
 
 
 @click.command("sweep")
-@click.argument("arguments", nargs=-1, metavar="STUDY.yaml | TOPOLOGY WORKLOAD")
+@click.argument("arguments", nargs=-1, metavar="STUDY.yaml | TOPOLOGY WORKLOAD",
+                shell_complete=INPUTS)  # fmt: skip
 @sets
 @click.option("--vary", "varied", multiple=True, metavar="KEY=A,B,C",
               help="An axis over a key of either file; 1..8 is a range; `layout`: every "

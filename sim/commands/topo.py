@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from sim.commands.complete import GPUS, MACHINES
 from sim.commands.options import FORMS, emit, printed, sets, show, tell
 
 
@@ -15,7 +16,7 @@ def command() -> None:
 
 
 @command.command("show")
-@click.argument("topology")
+@click.argument("topology", shell_complete=MACHINES)
 @sets
 @printed(*FORMS, "graph", "yaml")
 def show_(topology: str, overrides: tuple[str, ...], form: str, output: Path | None) -> None:
@@ -42,7 +43,8 @@ def show_(topology: str, overrides: tuple[str, ...], form: str, output: Path | N
 
 @command.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--gpu", required=True, help="Catalogue name, as these files don't say it.")
+@click.option("--gpu", required=True, shell_complete=GPUS,
+              help="Catalogue name, as these files don't say it.")  # fmt: skip
 @click.option("--nic", "nic_rate", help='Rate of a NIC, e.g. "400Gb/s"; NICs are left out without.')
 @click.option("--name", default=None, help="Name of the topology; the file's by default.")
 @click.option("--all-nics", is_flag=True, help="Keep NICs that no GPU is beside.")

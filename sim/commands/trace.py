@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sim.commands.complete import MACHINES
 from sim.commands.options import (
     FORMS,
     emit,
@@ -31,7 +32,7 @@ _PICTURES = ("svg",)
 
 @click.command("diff")
 @click.argument("recorded")
-@click.argument("topology")
+@click.argument("topology", shell_complete=MACHINES)
 @click.argument("workload", nargs=-1, metavar="[WORKLOAD...]")
 @click.option("--steps", type=click.IntRange(1, 10_000),
               help="How many steps the recording has, where it marks none.")  # fmt: skip
@@ -74,7 +75,7 @@ class _Trace(click.Command):
 
 
 @click.command("trace", cls=_Trace)
-@click.argument("topology")
+@click.argument("topology", shell_complete=MACHINES)
 @job
 @sets
 @printed(*dict.fromkeys((*_CHROME, *FORMS, *_PICTURES)))

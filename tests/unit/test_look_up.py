@@ -187,3 +187,25 @@ def test_a_code_is_explained():
         sim.explain_code("no-nvlnk")
     with pytest.raises(InputError, match=r"write flash2 \[flash3\]$"):
         sim.config("dgx-a100", "llama3-8b-sft", overrides=["attention=flash3"])
+
+
+@pytest.mark.parametrize(("line", "offered"), [
+    ("run dgx-h", ["dgx-h100", "dgx-h200", ("file", "dgx-h")]),
+    ("run dgx-h100 llama3-405", ["llama3-405b-54-days", ("file", "llama3-405")]),
+    ("run dgx-h100 x --set parallelism.offl",
+     ["parallelism.offload=", "parallelism.offload_device="]),
+    ("memory d x --set node.gpu.idle", ["node.gpu.idle_power="]),
+    ("run d x --set data", ["data=", "data."]),
+    ("explain no-nvl", ["no-nvlink", "no-nvls", ("file", "no-nvl")]),
+    ("size x --gpu h200", ["h200-nvl-141gb", "h200-sxm-141gb"]),
+    ("show fsdp", ["fsdp1", "fsdp2", ("file", "fsdp")]), ("sup", ["support"]),
+])  # fmt: skip
+def test_a_shell_completes_names_files_and_keys(line, offered, monkeypatch):
+    words = line.split()
+    monkeypatch.setenv("COMP_WORDS", f"scaling-sim {line}")
+    monkeypatch.setenv("COMP_CWORD", str(len(words)))
+    from click.shell_completion import BashComplete
+
+    found = BashComplete(group, {}, "scaling-sim", "_X").get_completions(words[:-1], words[-1])
+    got = [item.value if item.type == "plain" else (item.type, item.value) for item in found]
+    assert got == offered
