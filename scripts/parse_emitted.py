@@ -1,14 +1,26 @@
-"""Whether the trainers' own parsers take what `export` writes; run by a Python that has them.
+"""Whether the trainers' own parsers take what `export` writes.
 
+python scripts/parse_emitted.py                         # against their own source, fetched by pip
 python scripts/parse_emitted.py --write FOLDER          # with scaling-sim
-OTHER/python scripts/parse_emitted.py --parse FOLDER    # with accelerate, transformers and trl
+OTHER/python scripts/parse_emitted.py --parse FOLDER    # by one that has accelerate, trl, deepspeed
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+Keys = Mapping[str, Any]
+Complain = Callable[[Any, Keys], Iterator[str]]
+TIME_S = 60.0  # to fetch all of them
 
 PLANS = {
     "fsdp2": ("dgx-h100", "llama3-8b-sft", ["nodes=2"]),
@@ -17,6 +29,16 @@ PLANS = {
     "ddp": ("dgx-h100", "mistral-7b-lora", ["parallelism=ddp"]),
     "zero3": ("dgx-h100", "llama3-8b-zero3", []),
     "qlora": ("dgx-h100", "llama3-70b-qlora", []),
+    "offload": ("dgx-h100", "llama3-8b-zero3", ["parallelism.offload=all"]),
+    "zero2": ("dgx-a100", "llama3-8b-sft", ["parallelism=zero2"]),
+    "pipeline": (
+        "dgx-h100",
+        "llama3-8b-sft",
+        ["parallelism.pipeline_parallel=2", "gradient_accumulation=8", "nodes=2"],
+    ),
+    "context": ("dgx-h100", "llama3-8b-32k", ["parallelism.context_parallel=2"]),
+    "tensor": ("dgx-h100", "llama3-8b-sft", ["parallelism.tensor_parallel=2"]),
+    "fp8": ("dgx-h100", "llama3-8b-sft-fp8", []),
 }
 
 
@@ -37,6 +59,108 @@ def write(folder: Path) -> None:
                 (folder / f"{name}-{tool}" / file).write_text(text)
 
 
+def check() -> int:
+    """Hold every emitted file against the source of its trainer; what cannot be had is skipped."""
+    begun, refused = time.monotonic(), 0
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch, "plans")
+        write(folder)
+        for name, (requirements, patterns, complain) in TRAINERS.items():
+            from scripts.trainer_schemas import Package, fetch
+
+            files = [p for p in sorted(folder.rglob("*")) if p.name == name]
+            try:
+                left = TIME_S - (time.monotonic() - begun)
+                homes = {fetch(r, Path(scratch, "sources"), left): patterns for r in requirements}
+            except (OSError, ValueError) as reason:
+                print(f"{name}: skipped, {', '.join(requirements)} not to be had: {reason}")
+                continue
+            package = Package(homes)
+            versions = ", ".join(_version(home) for home in homes)
+            told = [f"{p.parent.name}: {c}" for p in files for c in complain(package, _read(p))]
+            refused += len(told)
+            print(f"{name}: {len(files)} files, {len(told)} complaints by {versions}")
+            print("".join(f"    {line}\n" for line in told), end="")
+    return 1 if refused else 0
+
+
+def _version(home: Path) -> str:
+    (archive,) = (p for p in home.iterdir() if p.suffix in {".whl", ".gz"})
+    return "-".join(archive.name.removesuffix(".tar.gz").split("-")[:2])
+
+
+def _read(path: Path) -> Any:
+    text = path.read_text()
+    if path.suffix == ".json":
+        return json.loads(text)
+    if path.suffix == ".toml":
+        return tomllib.loads(text)
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe", pure=True).load(text)
+
+
+def _fields(*classes: str) -> Callable[[Any, Keys], Iterator[str]]:
+    """Complaints where no class has a key; arguments are parsed into several classes at once."""
+
+    def complain(package: Any, keys: Keys) -> Iterator[str]:
+        of = {key: name for name in classes for key in package.fields(name)}
+        yield from (f"{key}: no field of {', '.join(classes)}" for key in keys if key not in of)
+        for name in classes:
+            own = {key: value for key, value in keys.items() if of.get(key) == name}
+            yield from package.complaints(name, own)
+
+    return complain
+
+
+def _accelerate(package: Any, keys: Keys) -> Iterator[str]:
+    """Its blocks are defaults of the options of `accelerate launch`."""
+    yield from _fields("ClusterConfig")(package, keys)
+    for block in ("fsdp_config", "parallelism_config"):
+        for key in keys.get(block, {}):
+            if not package.says(f'"--{key}"'):
+                yield f"{block}.{key}: accelerate launch has no --{key}"
+
+
+def _deepspeed(package: Any, keys: Keys) -> Iterator[str]:
+    blocks = {"zero_optimization": "DeepSpeedZeroConfig", "bf16": "DeepSpeedBF16Config",
+              "fp16": "DeepSpeedFP16Config"}  # fmt: skip
+    for key, value in keys.items():
+        if key in blocks:
+            given = {k: v for k, v in value.items() if v != "auto"}  # the trainer resolves it
+            yield from package.complaints(blocks[key], given, f"{key}.")
+        elif not package.says(f'"{key}"'):
+            yield f"{key}: DeepSpeed names no such key"
+
+
+#: file -> packages, the files of them that say what is taken, and how one of ours is held to that
+TRAINERS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Complain]] = {
+    "accelerate.yaml": (("accelerate",), ("config_args.py", "launch.py"), _accelerate),
+    "ds_config.json": (
+        ("deepspeed",),
+        ("runtime/constants.py", "zero/config.py", "zero/offload_config.py", "precision_config.py",
+         "runtime/config_utils.py"),
+        _deepspeed,
+    ),
+    "axolotl.yaml": (
+        ("axolotl",), ("utils/schemas/**/*.py", "utils/schemas/*.py"), _fields("AxolotlInputConfig")
+    ),
+    "llamafactory.yaml": (
+        ("llamafactory", "transformers"),
+        ("transformers/training_args*.py", "hparams/*.py"),
+        _fields("ModelArguments", "DataArguments", "TrainingArguments", "FinetuningArguments",
+                "GeneratingArguments"),
+    ),
+    "sft.yaml": (
+        ("transformers", "trl"),
+        ("transformers/training_args.py", "trainer/*_config.py", "scripts/utils.py"),
+        _fields("ScriptArguments", "SFTConfig", "ModelConfig"),
+    ),
+    # 0.3 takes no TOML any more: its configurations are Python
+    "torchtitan.toml": (("torchtitan<0.3",), ("config/job_config.py",), _fields("JobConfig")),
+}  # fmt: skip
+
+
 def parse(folder: Path) -> None:
     import yaml
     from accelerate.commands.config.config_args import load_config_from_file
@@ -51,7 +175,23 @@ def parse(folder: Path) -> None:
         parser = HfArgumentParser((ScriptArguments, SFTConfig, ModelConfig))
         return parser.parse_dict(keys, allow_extra_keys=False)
 
-    parsers = {"accelerate.yaml": lambda p: load_config_from_file(str(p)), "sft.yaml": arguments}
+    def deepspeed(path: Path) -> Any:
+        """As on so many ranks: it checks its batch against them."""
+        from deepspeed.runtime import config
+
+        keys = json.loads(path.read_text())
+        each = keys["train_micro_batch_size_per_gpu"] * keys["gradient_accumulation_steps"]
+        config.dist.get_rank = lambda *_: 0  # no process group is up
+        ranks = keys["train_batch_size"] // each
+        groups = {"data": lambda _: ranks, "sequence": lambda _: 1}
+        mpu = type("Mpu", (), {f"get_{k}_parallel_world_size": f for k, f in groups.items()})
+        return config.DeepSpeedConfig(str(path), mpu=mpu())
+
+    parsers: dict[str, Callable[[Path], Any]] = {
+        "accelerate.yaml": lambda p: load_config_from_file(str(p)), "sft.yaml": arguments,
+    }  # fmt: skip
+    if find_spec("deepspeed"):
+        parsers["ds_config.json"] = deepspeed
     counts = dict.fromkeys(parsers, 0)
     for path in sorted(folder.rglob("*")):
         if path.name in parsers:
@@ -61,7 +201,7 @@ def parse(folder: Path) -> None:
         print(f"{name}: {count} accepted")
 
 
-def main() -> None:
+def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--write", type=Path)
     options.add_argument("--parse", type=Path)
@@ -70,7 +210,9 @@ def main() -> None:
         write(given.write)
     if given.parse:
         parse(given.parse)
+    return 0 if given.write or given.parse else check()
 
 
 if __name__ == "__main__":
-    main()
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.exit(main())

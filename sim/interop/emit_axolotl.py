@@ -108,12 +108,7 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
         }
         if version == 2:
             fsdp["reshard_after_forward"] = bool(p.reshard_after_forward)
-        else:
-            full = p.sharding_strategy == "full-shard"
-            fsdp["sharding_strategy"] = "FULL_SHARD" if full else "SHARD_GRAD_OP"
-            before = {"pre": "BACKWARD_PRE", "post": "BACKWARD_POST"}
-            fsdp["backward_prefetch"] = before.get(str(p.backward_prefetch), "NO_PREFETCH")
-            fsdp["forward_prefetch"] = bool(p.forward_prefetch)
+        else:  # 0.19's FSDPConfig knows neither sharding strategy nor prefetch, and drops them
             fsdp["use_orig_params"] = p.use_orig_params
         config["fsdp_config"] = fsdp
     return blocks(config, comment(workload))

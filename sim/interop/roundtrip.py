@@ -16,7 +16,7 @@ from sim.inputs.workload import Workload
 #: what decides how the job is spread: a tool that cannot say it cannot run the plan
 _AXES = (
     "strategy", "replicate", "context_parallel", "tensor_parallel", "pipeline_parallel",
-    "expert_parallel", "offload",
+    "expert_parallel", "offload", "sharding_strategy",
 )  # fmt: skip
 _ALSO = (
     "micro_batch", "gradient_accumulation", "sequence_length", "method.kind", "method.rank",
