@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -318,7 +318,7 @@ def need_price(
 
 def plan(
     cluster: Argument,
-    jobs: File,
+    jobs: File | Mapping[str, Any],
     *,
     policy: Policy = "fifo",
     smallest: bool = False,
@@ -333,8 +333,8 @@ def plan(
     ----------
     cluster, overrides, calibration
         As the topology of `simulate`.
-    jobs : path
-        Jobs file, or a trace of a real cluster (``.csv``).
+    jobs : path or mapping
+        Jobs file, a trace of a real cluster (``.csv``), or the keys of a jobs file.
     policy : {"fifo", "sjf", "edf", "priority", "backfill"}
         Who goes first; priority preempts.
     smallest : bool
@@ -347,11 +347,10 @@ def plan(
     from sim.study.plan import fewest, plan
 
     sets = settings(overrides, calibration)
+    listed = jobs if isinstance(jobs, Mapping) else Path(jobs)
     if smallest:
-        return fewest(
-            cluster, Path(jobs), policy=policy, share=on_time, sets=sets, replicas=replicas
-        )
-    return plan(cluster, Path(jobs), policy=policy, sets=sets, replicas=replicas)
+        return fewest(cluster, listed, policy=policy, share=on_time, sets=sets, replicas=replicas)
+    return plan(cluster, listed, policy=policy, sets=sets, replicas=replicas)
 
 
 def compare_plans(

@@ -27,7 +27,7 @@ from sim.report.settings import settings
 from sim.result.predict import predict
 from sim.result.result import Result
 from sim.result.sections import title_of
-from sim.serve.requests import BODIES, Degraded, Diagnose, Drawn, Job, Run, Size
+from sim.serve.requests import BODIES, Degraded, Diagnose, Drawn, Job, Plan, Run, Size
 from sim.step.spans import step_timeline
 from sim.step.variation import Variation, capacities, read_variation
 from sim.study.sized import SizeReport
@@ -218,6 +218,19 @@ def _plans(found: SizeReport) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
+def _plan(asked: Plan) -> dict[str, Any]:
+    import sim
+    from sim.report.plan import view
+
+    jobs = [job.model_dump(exclude_none=True) for job in asked.jobs]
+    found = sim.plan(asked.topology, {"jobs": jobs}, policy=asked.policy, overrides=asked.overrides)
+    said = view(found)
+    return {
+        "document": found.to_dict(), "sentence": said.title,
+        "html": {"plan": _html([*pieces_of(found), *said.filled])},
+    }  # fmt: skip
+
+
 def _diagnose(asked: Diagnose) -> dict[str, Any]:
     import sim
     from sim.report.diagnose import view
@@ -240,5 +253,6 @@ _ANSWERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "run": _run,
     "draw": _draw,
     "size": _size,
+    "plan": _plan,
     "diagnose": _diagnose,
 }

@@ -27,7 +27,7 @@ LIMIT_S = 5.0
 _WAITING = 256
 #: verbs that simulate hundreds of jobs: a process of their own, and longer
 _SEARCHES, _LONGER, _IN_LINE = ("size",), 12.0, 8
-_OWN = ("live.css", "live.js", "machine.js", "tabs.js")
+_OWN = ("live.css", "live.js", "machine.js", "tabs.js", "fleet.js")
 _OF_PAGES = ("page.css", "page.js")
 _SUFFIX = {"css": "text/css", "js": "text/javascript"}
 

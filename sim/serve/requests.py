@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,11 +10,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from sim.inputs import catalogue
 
 _Text = Annotated[str, Field(max_length=500)]
+_Time = Annotated[str, Field(max_length=40)]
 _Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def not_shipped(pairs: Sequence[tuple[str, Any]]) -> list[str]:
+    """Kinds and names of which there is nothing, in words."""
+    return [
+        f"{name!r} is not shipped; see GET /api/catalogue, or send its keys as a mapping"
+        for kind, name in pairs
+        if isinstance(name, str) and catalogue.find(kind, name) is None
+    ]
 
 
 class Job(_Body):
@@ -25,12 +36,7 @@ class Job(_Body):
 
     def check(self) -> list[str]:
         """What is wrong with its names."""
-        pairs = (("topologies", self.topology), ("workloads", self.workload))
-        return [
-            f"{name!r} is not shipped; see GET /api/catalogue, or send its keys as a mapping"
-            for kind, name in pairs
-            if isinstance(name, str) and catalogue.find(kind, name) is None
-        ]
+        return not_shipped([("topologies", self.topology), ("workloads", self.workload)])
 
 
 class Degraded(Job):
@@ -63,7 +69,7 @@ class Size(_Body):
     workload: _Name | dict[str, Any] = Field(examples=["mistral-7b-lora"])
     overrides: list[_Text] = Field(default=[], max_length=64)
     objective: Literal["cost", "time", "co2", "energy"] = "cost"
-    deadline: Annotated[str, Field(max_length=40)] | None = Field(default=None, examples=["48h"])
+    deadline: _Time | None = Field(default=None, examples=["48h"])
     budget: Annotated[str, Field(max_length=40)] | None = Field(default=None, examples=["500 USD"])
     gpu: list[_Name] = Field(default=[], max_length=8)
     provider: list[_Name] = Field(default=[], max_length=8)
@@ -75,6 +81,33 @@ class Size(_Body):
         return Job(topology={}, workload=self.workload).check()
 
 
+class Shared(_Body):
+    """A job of a plan, or several alike."""
+
+    name: Annotated[str, Field(min_length=1, max_length=60)] = Field(examples=["nightly"])
+    workload: _Name = Field(examples=["llama3-8b-sft"])
+    nodes: int = Field(default=1, ge=1, le=512)
+    arrival: _Time = "0 h"
+    deadline: _Time | None = Field(default=None, examples=["8 h"])
+    priority: int = Field(default=0, ge=-100, le=100)
+    count: int = Field(default=1, ge=1, le=100)
+    every: _Time = "0 h"
+
+
+class Plan(_Body):
+    """Several jobs on one cluster."""
+
+    topology: _Name | dict[str, Any] = Field(examples=["dgx-h100"])
+    overrides: list[_Text] = Field(default=[], max_length=64, examples=[["nodes=8"]])
+    jobs: list[Shared] = Field(min_length=1, max_length=24)
+    policy: Literal["fifo", "sjf", "edf", "priority", "backfill"] = "fifo"
+
+    def check(self) -> list[str]:
+        """What is wrong with its names."""
+        pairs = [("topologies", self.topology), *(("workloads", j.workload) for j in self.jobs)]
+        return not_shipped(pairs)
+
+
 class Diagnose(Job):
     """Why a run is slower than it should be."""
 
@@ -82,9 +115,10 @@ class Diagnose(Job):
 
 
 #: verb -> the body it takes
-BODIES: dict[str, type[Run] | type[Drawn] | type[Size] | type[Diagnose]] = {
+BODIES: dict[str, type[Run] | type[Drawn] | type[Size] | type[Plan] | type[Diagnose]] = {
     "run": Run,
     "draw": Drawn,
     "size": Size,
+    "plan": Plan,
     "diagnose": Diagnose,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,15 @@ from sim.inputs.arguments import Argument
 from sim.inputs.base import Duration, Positive, Seconds, Spec
 from sim.inputs.loader import load_topology, prepare
 from sim.inputs.reader import Reader
-from sim.inputs.tree import Branch, Items, Leaf, Tree, from_yaml, read_file
+from sim.inputs.tree import Branch, Items, Leaf, Tree, from_python, from_yaml, read_file
 from sim.job.estimate import estimate_job
 from sim.quantities import counted, gib
 from sim.step.step import memory_of, step
 from sim.study.cluster import Cluster, Request
 
+_SOURCE = "jobs"
+#: a jobs file, or its keys
+Jobs = Path | Mapping[str, Any]
 MOST_JOBS = 20_000
 MOST_SIZES = 16  # of a job; each is timed
 
@@ -43,8 +46,8 @@ class JobList(Spec):
     jobs: tuple[Entry, ...]
 
 
-def read_jobs(path: Path) -> tuple[JobList, list[Branch]]:
-    """A jobs file, and what each job sets.
+def read_jobs(given: Jobs) -> tuple[JobList, list[Branch]]:
+    """A jobs file or its keys, and what each job sets.
 
     Raises
     ------
@@ -52,7 +55,10 @@ def read_jobs(path: Path) -> tuple[JobList, list[Branch]]:
         Every fault, with file, line and column.
     """
     faults: list[Fault] = []
-    tree = from_yaml(read_file(path), str(path), faults)
+    if isinstance(given, Mapping):
+        tree, folder = from_python(given, _SOURCE), Path()
+    else:
+        tree, folder = from_yaml(read_file(given), str(given), faults), given.parent
     if not isinstance(tree, Branch):
         message = "is no mapping; write jobs: [{name: a, workload: llama3-8b-sft, nodes: 2}]"
         raise InputError([*faults, tree.place.fault("", message)])
@@ -67,7 +73,7 @@ def read_jobs(path: Path) -> tuple[JobList, list[Branch]]:
             settings.append(own if isinstance(own, Branch) else Branch({}, item.place))
             plain.append(item.without("set") if isinstance(item, Branch) else item)
         tree = tree.with_entry("jobs", Items(plain, listed.place))
-    reader = Reader(folder=path.parent)
+    reader = Reader(folder=folder)
     found = reader.read(JobList, tree, "")
     faults.extend(reader.faults)
     if found is not None:

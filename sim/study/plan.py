@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from sim.job.run import simulate_run
 from sim.quantities import counted, duration, percent
 from sim.study.burst import capacity_of
 from sim.study.cluster import Cluster, Request
-from sim.study.jobs import JobList, cluster_of, read_jobs, requests
+from sim.study.jobs import JobList, Jobs, cluster_of, read_jobs, requests
 from sim.study.planned import Marginal, PlanReport
 from sim.study.schedule import Policy, schedule
 from sim.study.traces import read_trace
@@ -37,7 +37,7 @@ class Wanted(NamedTuple):
 
 def plan(
     topology: Argument,
-    jobs: Path,
+    jobs: Jobs,
     *,
     policy: Policy = "fifo",
     sets: Iterable[str] = (),
@@ -49,8 +49,8 @@ def plan(
     ----------
     topology : path, name, mapping or spec
         The cluster with its number of nodes.
-    jobs : Path
-        Jobs file, or a trace of a real cluster (.csv).
+    jobs : Path or mapping
+        Jobs file, a trace of a real cluster (.csv), or the keys of a jobs file.
     policy : str
         One of `POLICIES`.
     sets : iterable of str
@@ -75,9 +75,11 @@ def plan(
     return finished(wanted, nodes, policy, replicas)
 
 
-def read_plan(topology: Argument, jobs: Path, sets: Iterable[str] = ()) -> Wanted:
+def read_plan(topology: Argument, jobs: Jobs, sets: Iterable[str] = ()) -> Wanted:
     """Cluster and jobs, timed."""
     cluster = cluster_of(topology, sets)
+    if isinstance(jobs, Mapping):
+        return Wanted(cluster, requests(cluster, *read_jobs(jobs), Path()))
     if jobs.suffix.lower() == ".csv":
         trace = read_trace(jobs, cluster.per_node)
         return Wanted(cluster, list(trace.jobs), trace.notes)
@@ -232,7 +234,7 @@ def _most_at_once(jobs: Sequence[Request]) -> int:
 
 def fewest(
     topology: Argument,
-    jobs: Path,
+    jobs: Jobs,
     *,
     policy: Policy = "fifo",
     share: float = 0.95,

@@ -132,6 +132,37 @@ def test_a_search_has_a_process_of_its_own(server):
     assert (plans[0]["seconds"], plans[0]["usd"]) == (best["wall_clock_s"], best["cost_usd"])
 
 
+FLEET = {
+    "topology": "dgx-h100", "overrides": ["nodes=3"],
+    "jobs": [
+        {"name": "a", "workload": "mistral-7b-lora", "count": 2, "every": "1 h", "deadline": "6 h"},
+        {"name": "b", "workload": "mistral-7b-lora", "nodes": 2, "arrival": "30 min"},
+    ],
+}  # fmt: skip
+
+
+def test_jobs_share_a_cluster_as_a_file_of_them_does(server, tmp_path):
+    status, _, text = server.ask("/api/plan", {**FLEET, "policy": "sjf"})
+    assert status == 200
+    found = json.loads(text)
+    jobs = tmp_path / "jobs.yaml"
+    jobs.write_text(json.dumps({"jobs": FLEET["jobs"]}))
+    same = sim.plan("dgx-h100", jobs, policy="sjf", overrides=["nodes=3"])
+    assert found["document"] == same.to_dict()
+    assert 'data-name="jobs"' in found["html"]["plan"]
+    assert found["document"]["jobs"][0]["name"] == "a-1"
+    for wrong, said in (
+        ({"overrides": ["nodes=1"]}, "wants 2 nodes; the cluster has 1"),
+        ({"jobs": [{"name": "a", "workload": "/etc/passwd"}]}, "pattern"),
+        ({"jobs": [{"name": "a", "workload": "nothing"}]}, "'nothing' is not shipped"),
+        ({"jobs": [{**FLEET["jobs"][0], "every": "soon"}]}, "soon"),
+        ({"jobs": []}, "at least 1"),
+    ):
+        status, _, text = server.ask("/api/plan", FLEET | wrong)
+        assert status == 422
+        assert said in text
+
+
 @pytest.mark.parametrize(
     "field",
     [
@@ -221,7 +252,7 @@ def test_the_api_describes_itself(server):
     _, _, text = server.ask("/api/openapi.json")
     assert json.loads(text) == openapi()
     assert {p.rpartition("/")[2] for p, v in openapi()["paths"].items() if "post" in v} == {*BODIES}
-    for name in ("Run", "Degraded", "Size", "Diagnose", "Drawn"):
+    for name in ("Run", "Degraded", "Size", "Plan", "Shared", "Diagnose", "Drawn"):
         assert openapi()["components"]["schemas"][name]["additionalProperties"] is False
 
 
@@ -248,7 +279,7 @@ def _recorded(server):
         "api/catalogue": json.loads(server.ask("/api/catalogue")[2]),
         "api/run": server.run(curve=True, changes=True)[1],
     }
-    scripts = ("live.js", "machine.js", "tabs.js")
+    scripts = ("live.js", "machine.js", "tabs.js", "fleet.js")
     script = "\n".join(server.ask(f"/assets/{name}")[2] for name in scripts)
     told = json.dumps(answers).replace("</", "<\\/")
     stub = "history.replaceState = () => {};"  # a frame without an address has none to change
@@ -327,6 +358,30 @@ def test_limits_move_over_what_was_found_and_a_trace_is_dropped(server, tmp_path
         page.until("document.getElementById('diagnose-said').textContent.includes('the median')")
         said = page.ask("document.getElementById('diagnose-said').textContent")
         assert said.startswith("rank0.json.gz: 3 steps, 9.000 s in the median. measured ")
+        assert page.console == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+def test_a_fleet_is_edited_and_a_slider_moves_its_nodes(server, tmp_path):
+    with Page(server.address + "#j=mistral-7b-lora&t=fleet", tmp_path) as page:
+        page.until("document.querySelector('#fleet-found figure[data-name=jobs]') !== null")
+        said = "document.getElementById('fleet-said').textContent"
+        assert page.ask(said).startswith("dgx-h100: 5 jobs on 4 nodes (32 GPUs), fifo")
+        page.ask("document.getElementById('fleet-nodes').focus()")
+        page.press("Home")
+        page.until(f"{said}.includes('large-1: wants 2 nodes; the cluster has 1')")
+        page.press("ArrowRight")
+        page.until(f"{said}.includes('5 jobs on 2 nodes')")
+        page.ask("document.querySelector('#fleet-jobs button').click()")  # the nightly ones go
+        page.until(f"{said}.includes('2 jobs on 2 nodes')")
+        page.ask("document.getElementById('fleet-add').click()")
+        page.until(f"{said}.includes('3 jobs on 2 nodes')")
+        assert "job+2" in page.ask("location.hash")
+        unnamed = page.ask(
+            "[...document.querySelectorAll('#fleet input, #fleet select')].filter("
+            "(e) => !e.labels.length && !e.getAttribute('aria-label')).length"
+        )
+        assert unnamed == 0
         assert page.console == []
 
 

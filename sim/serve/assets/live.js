@@ -133,6 +133,7 @@
 
   async function draw() {
     const body = degraded(), tab = state.tab, asked = JSON.stringify([body, state.pin]);
+    if (tab === "fleet") live.fleet();
     if (!["timeline", "machine"].includes(tab) || drawn[tab] === asked) return;
     drawn[tab] = asked;
     if (state.pin) body.beside = degraded(state.pin);
@@ -324,7 +325,11 @@
     await refresh();
   }
 
-  const live = { $, state, ask, job, put, fill, refresh, remember, last: () => last };
+  // Faults of a question in a sentence.
+  const told = (faults) => Array.isArray(faults) ? faults.map((f) => [f.path, f.message].filter(Boolean).join(": ")).join("; ")
+    : "the server does not answer";
+
+  const live = { $, state, ask, job, overrides, put, fill, refresh, remember, told, last: () => last };
   window.live = live;
   addEventListener("DOMContentLoaded", () => start().catch((error) => showFaults([{ path: "", message: String(error) }])));
 })();

@@ -1,9 +1,7 @@
 "use strict";
 // Questions beside the job on its machine: the cluster to rent, jobs that share one, a slow run.
 (() => {
-  const { $, state, ask, job, put, refresh, last } = window.live;
-  const told = (faults) => Array.isArray(faults) ? faults.map((f) => [f.path, f.message].filter(Boolean).join(": ")).join("; ")
-    : "the server does not answer";
+  const { $, state, ask, job, put, told, last } = window.live;
 
   // --- the cluster to rent: limits move over what was found ----------------------------------------
 
