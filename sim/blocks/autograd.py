@@ -11,9 +11,8 @@ added in place; a non-reentrant checkpoint stops recomputing once the last saved
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sim.blocks.ops import Description, kept_outputs
+from sim.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -22,6 +21,7 @@ from sim.blocks.ops import Op, recomputed
 from sim.blocks.setting import Setting, early_stop
 from sim.inputs.rows import as_counted
 from sim.inputs.workload import Checkpointing, Workload
+from sim.records import dataclass
 
 Counting = Literal["full", "causal", "run"]
 

@@ -7,7 +7,6 @@ saved tensors and working sets. Checked tensor by tensor against PyTorch's own r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 from sim.blocks.autograd import Footprint, footprint
@@ -16,6 +15,7 @@ from sim.blocks.layer import HEAD, BlockKind, block_kinds, describe
 from sim.blocks.setting import Setting
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
+from sim.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,11 @@ tree, not only totals. What a module is and where it stands are typed: nobody re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from math import prod
 from typing import NamedTuple
+
+from sim.records import dataclass
 
 
 class OpRole(Enum):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from sim.records import dataclass
 from sim.units import DTYPE_BYTES
 
 FP32 = DTYPE_BYTES["fp32"]

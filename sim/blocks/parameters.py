@@ -8,7 +8,6 @@ gate, ``w3`` up, ``w2`` down; a plain FFN has ``w1`` up and ``w2`` down). Fused 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from sim.blocks.setting import FULL, Setting, one_layer
 from sim.inputs.model import Model
 from sim.inputs.modelling import experts
 from sim.inputs.workload import Method, Workload
+from sim.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

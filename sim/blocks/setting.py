@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 from sim.inputs.model import Model
@@ -26,6 +26,7 @@ from sim.inputs.trainer import trainer_of
 from sim.inputs.versions import older, sdpa_since
 from sim.inputs.workload import Method, Workload
 from sim.mesh.routing import busiest_load
+from sim.records import dataclass
 from sim.units import DTYPE_BYTES
 
 FULL = Method.model_construct()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sim.blocks.kernels import Kernel
 from sim.blocks.optimizer import OPTIMIZERS
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
+from sim.records import dataclass
 
 FOREACH_TENSORS = 48  # tensors one multi-tensor kernel takes, about: its argument space is 4 KB
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from sim.inputs.versions import sdpa_on_cudnn
+from sim.records import dataclass
 
 SDPA = "sdpa"  # PyTorch's own; "sdpa-2.11": as it is since that release
 CUDNN_HEAD = 128  # columns of a head up to which cuDNN has a backward

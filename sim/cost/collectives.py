@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +36,7 @@ from sim.errors import InputError
 from sim.fabric.fabric import Fabric
 from sim.fabric.shape import HBM, NETWORK, NVLINK
 from sim.inputs.gpu import Gpu
+from sim.records import dataclass
 
 _NVLINK_PATHS = ("NVL", "NVB")
 DEFAULT_NCCL = "2.21"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from sim.records import dataclass
 
 ATTENTION_INTENSITY = 0.6  # tensor-core activity of fused attention beside a dense product; assumed
 

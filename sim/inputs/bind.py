@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -20,6 +20,7 @@ from sim.inputs.base import Spec
 from sim.inputs.fields import BOUNDS, Alternative, FieldPlan, plan_of, wanted
 from sim.inputs.spoken import meant, value_of
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
+from sim.records import dataclass
 
 S = TypeVar("S", bound=Spec)
 

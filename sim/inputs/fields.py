@@ -10,10 +10,10 @@ import operator
 import types
 import typing
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sim import units
+from sim.records import dataclass
 
 if TYPE_CHECKING:
     from sim.inputs.registry import Registry

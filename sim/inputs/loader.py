@@ -9,7 +9,7 @@ All faults of both are collected and raised together.  For sweeps, `prepare` par
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -26,6 +26,7 @@ from sim.inputs.trainer import trainer_of
 from sim.inputs.translation import Translation
 from sim.inputs.tree import Branch, Leaf, Place, Tree, from_python
 from sim.inputs.workload import Workload
+from sim.records import dataclass
 
 
 class Loaded(NamedTuple):

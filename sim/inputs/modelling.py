@@ -6,12 +6,11 @@ method. Who needs to know asks here; results say what was taken.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sim.inputs.strategy import strategy_of
 from sim.inputs.trainer import trainer_of
 from sim.inputs.versions import older
 from sim.inputs.workload import Stack, Workload
+from sim.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import datetime
 import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +17,7 @@ from sim.data import DATA
 from sim.documents import SCHEMAS, Listing
 from sim.errors import Fault, InputError
 from sim.inputs.catalogue import gpu_names
+from sim.records import dataclass
 
 PRICES = DATA / "prices"
 OFFERS = PRICES / "offers.csv"

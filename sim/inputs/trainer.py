@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 from sim.data import table
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
+from sim.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

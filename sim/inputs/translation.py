@@ -8,12 +8,13 @@ that a fault names the line of the trainer's file.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sim.errors import Fault
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
+from sim.records import dataclass
 
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0", "none"})

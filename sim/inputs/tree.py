@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sim.errors import Fault, InputError
 from sim.files import hidden
+from sim.records import dataclass
 
 MAX_BYTES = 4_000_000  # an explicit graph of 10,000 edges is about 1 MB
 MAX_DEPTH = 24

@@ -8,10 +8,11 @@ parameter: bf16 weights 2, fp32 master 4, Adam moments 8 (BLOOM-176B: 2.3 TB, 13
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sim.job.run import simulate_run
 from sim.job.spec import JobSpec
+from sim.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

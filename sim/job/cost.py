@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from sim.inputs.topology import Ownership
+from sim.records import dataclass
 from sim.units import HOUR_S
 
 HOURS_PER_MONTH = 730.0

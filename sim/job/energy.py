@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from sim.cost.constants import load_constants
 from sim.cost.power import ATTENTION_INTENSITY, clock_factor, power_watts
 from sim.data import DATA, table
 from sim.inputs.gpu import Gpu
+from sim.records import dataclass
 
 _STATE = {
     "gemm": "compute", "attention": "attention", "exposed_communication": "communication",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from sim.blocks.flops import token_flops
@@ -29,6 +29,7 @@ from sim.job.pipeline import Pipeline, Stall, simulate_stall
 from sim.job.spec import JobSpec
 from sim.lowering.parts import roles_of
 from sim.memory.states import optimizer_bytes
+from sim.records import dataclass
 from sim.step.breakdown import Breakdown
 from sim.units import DTYPE_BYTES
 

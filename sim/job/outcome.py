@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import NormalDist
 
 from sim.job.run import PARTS, JobRun, simulate_run
 from sim.job.spec import JobSpec
+from sim.records import dataclass
 
 MOST = 1000  # interruptions or evaluations that are simulated one by one
 

@@ -8,7 +8,8 @@ one batch. Played batch by batch until the stall per step is steady.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+from sim.records import dataclass
 
 _MANY = 2000  # batches in the store beyond which the closed form does
 

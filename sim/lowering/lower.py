@@ -14,7 +14,6 @@ written once, in the order in which the engine wants them, since there may be mi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -38,6 +37,7 @@ from sim.lowering.slack import may_bind
 from sim.lowering.table import table_of
 from sim.lowering.teams import Team
 from sim.program import Program, assemble
+from sim.records import dataclass
 from sim.strategies.plan import Plan
 
 _COPY_STREAMS = frozenset({"copy_in", "offload_in", "offload_out", "nvme"})

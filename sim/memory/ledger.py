@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from sim.blocks.modules import ModelTree
 from sim.inputs.shares import batch_on
 from sim.inputs.workload import Workload
 from sim.memory.states import optimizer_bytes, optimizer_temporaries, scale_bytes, staged_bytes
+from sim.records import dataclass
 from sim.strategies.allocations import Allocations
 from sim.strategies.columns import columns_of
 from sim.strategies.plan import Plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 
 from sim.blocks.modules import ModelTree
@@ -23,6 +23,7 @@ from sim.memory.states import in_flight_bytes
 from sim.memory.verdict import Verdict
 from sim.mesh import Mesh
 from sim.pipeline.schedules import SCHEDULES
+from sim.records import dataclass
 from sim.strategies import allocations_of
 from sim.strategies.terms import MOMENTS
 from sim.strategies.units import dtypes, stored_bytes, tree_blocks

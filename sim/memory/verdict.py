@@ -7,10 +7,10 @@ block and asks again. Near the capacity that happens in every step, which is slo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 from sim.quantities import gib, percent
+from sim.records import dataclass
 
 Word = Literal["fits", "at risk", "does not fit"]
 

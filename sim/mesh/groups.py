@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from math import prod
+
+from sim.records import dataclass
 
 Group = tuple[int, ...]
 """Ranks of one group, ascending."""

@@ -8,10 +8,10 @@ view. Both are torchtitan's (``parallel_dims.py``); Megatron's default order nes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 from sim.mesh.groups import Groups
+from sim.records import dataclass
 
 #: pipeline stages, replicas, shards, parts of a sequence, parts of a matrix
 AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")

@@ -7,7 +7,6 @@ wording and, simulated by `sim.step.step`, one figure.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import gcd
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Method, Precision, Workload
 from sim.memory.report import machine
+from sim.records import dataclass
 from sim.strategies.fsdp_memory import keeps_inputs
 
 #: tokens of a sequence from which splitting it over GPUs is worth a try

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, ClassVar
 
 from sim.documents import SCHEMAS, Document, Section
 from sim.inputs.notes import Message
 from sim.job.cost import Cost
 from sim.job.energy import Energy
+from sim.records import dataclass
 from sim.step.variation import Spread
 
 

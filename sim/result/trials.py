@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.report import MemoryReport
+from sim.records import dataclass
 from sim.result.advice import Change, changes
 from sim.result.result import Fix
 from sim.step.breakdown import Breakdown

@@ -8,13 +8,14 @@ micro-steps is the first, the middle one as often as needed, and the last.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
 from sim.lowering.lower import Lowered, RankView
 from sim.lowering.parts import CATEGORIES, I8
 from sim.program import Timeline
+from sim.records import dataclass
 from sim.step.intervals import F8, Coverage, between
 from sim.step.overlap import B1, causes
 

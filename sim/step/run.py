@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from sim.lowering.costs import Priced, price
 from sim.lowering.frames import lowered
 from sim.lowering.lower import Lowered, RankView
 from sim.program import Timeline
+from sim.records import dataclass
 from sim.step.bounds import check_size
 from sim.step.breakdown import Breakdown, measure
 from sim.step.intervals import F8

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from sim.records import dataclass
 from sim.step.breakdown import Breakdown
 from sim.step.waiting import WaitingGroup
 from sim.strategies.exchanges import GROUPS

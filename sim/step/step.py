@@ -9,7 +9,6 @@ what it depends on: jobs share it that differ in length, price, data or accumula
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from sim.inputs.rows import as_run, at_longest
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload, fields_but
 from sim.memory.report import MemoryReport, memory
+from sim.records import dataclass
 from sim.step.breakdown import Breakdown
 from sim.step.depth import DEEP, SHALLOW, alike, factors, of_layers, repeats, settled
 from sim.step.intervals import F8

@@ -8,7 +8,7 @@ calibration (`slowest_gpu`), which stands for the same thing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from sim.fabric.fabric import Fabric
 from sim.fabric.role import Role
 from sim.lowering.lower import Lowered
 from sim.lowering.parts import CATEGORIES
+from sim.records import dataclass
 from sim.step.breakdown import Breakdown
 from sim.step.intervals import F8
 from sim.step.straggle import Ranks

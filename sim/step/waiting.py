@@ -8,7 +8,7 @@ kernels are slower for the SMs that the collective holds while it waits.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from sim.fabric.role import Role
 from sim.lowering.lower import Lowered, RankView
 from sim.lowering.parts import CATEGORIES, I8, Flight
 from sim.program import Timeline
+from sim.records import dataclass
 from sim.step.intervals import F8, Coverage, gaps
 from sim.step.run import StepOutcome, windows
 

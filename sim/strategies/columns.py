@@ -6,11 +6,11 @@ Apart from the log, as whoever asks a strategy for its knobs needs no numpy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from sim.records import dataclass
 from sim.strategies.allocations import ADD, MARK, Allocations, Amount
 from sim.strategies.terms import (
     FORWARD,

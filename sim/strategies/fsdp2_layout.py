@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import ModelTree, Module
 from sim.errors import InputError
 from sim.inputs.workload import Parallelism, Workload
+from sim.records import dataclass
 from sim.strategies.units import (
     EXPERT_SHARD,
     SOURCE,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sim.data import table
 from sim.inputs.versions import version
 from sim.inputs.workload import Stack
+from sim.records import dataclass
 
 PROTOCOLS = ("ll", "ll128", "simple")
 LL, LL128, SIMPLE = range(3)

