@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sim.blocks import context
+from sim.blocks.attention_type import AttentionType
 from sim.blocks.kernels import Kernel
 from sim.blocks.linear import linear
 from sim.blocks.modules import OpRole, Position
@@ -12,11 +13,10 @@ from sim.blocks.padding import padded, unpadded
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
 from sim.blocks.tensor import leave, makes_sums, read_by, summed_tokens
+from sim.inputs.model import Model
 
 #: FlashAttention's backward recomputes the scores: five products for the forward's two.
 BACKWARD_PRODUCTS = 2.5
-#: modules as the reference model registers them
-REGISTERED = ("wqkv", "wq", "wk", "wv", "wo", "sinks", "q_norm", "k_norm")
 
 
 def attention(t: Tape, x: int, window: int | None) -> int:
@@ -272,3 +272,16 @@ def _eager(
     merge = [Map("heads.merge", 2 * out, 1, "strided", "copy")]
     t.unseen("heads.merge", merge, merge, role=role)
     return made
+
+
+def _cached(model: Model, tensor: int) -> float:
+    """Keys and values of the heads that a GPU has."""
+    return 2.0 * -(-model.kv_heads // tensor) * model.head_dim
+
+
+HEADS = AttentionType(
+    takes=lambda model: True,
+    play=attention,
+    registered=("wqkv", "wq", "wk", "wv", "wo", "sinks", "q_norm", "k_norm"),
+    cached=_cached,
+)

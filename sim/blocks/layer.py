@@ -6,10 +6,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-from sim.blocks import attention as attend
-from sim.blocks import ffn, mla, moe
+from sim.blocks import ffn, moe
+from sim.blocks.attention import HEADS
+from sim.blocks.attention_type import AttentionType
 from sim.blocks.embedding import embedding
 from sim.blocks.head import head
+from sim.blocks.mla import LATENT
 from sim.blocks.modules import Position
 from sim.blocks.norm import norm
 from sim.blocks.ops import Description
@@ -37,6 +39,13 @@ class BlockKind(NamedTuple):
 
 
 EMBEDDING, HEAD = BlockKind("embedding"), BlockKind("head")
+#: of which a model has the first that takes it
+ATTENTIONS = (LATENT, HEADS)
+
+
+def attention_of(model: Model) -> AttentionType:
+    """The type of attention of a model's layers."""
+    return next(kind for kind in ATTENTIONS if kind.takes(model))
 
 
 @lru_cache(maxsize=256)
@@ -77,7 +86,7 @@ def decoder_layer(t: Tape, x: int, kind: BlockKind) -> int:
     """Attention and FFN between residual sums, or side by side."""
     model = t.setting.model
     d, four = model.hidden_size, model.norms_per_layer == 4
-    attention = mla.latent_attention if model.kv_lora_rank else attend.attention
+    attention = attention_of(model).play
     network: Callable[[Tape, int], int] = moe.mixture if kind.mixture else ffn.feed_forward
     n = norm(t, "attention_norm", x, d)
     a = attention(t, n, kind.window)
@@ -99,9 +108,8 @@ def registered(model: Model, norms_first: bool = False) -> dict[str, int]:
 
     `norms_first`: before the FFN, as torchtitan does, instead of last.
     """
-    attention = mla if model.kv_lora_rank else attend
     norms = ("attention_norm", "post_attention_norm", "ffn_norm", "post_ffn_norm")
     networks = (*ffn.REGISTERED, *moe.REGISTERED)
     after = (*norms, *networks) if norms_first else (*networks, *norms)
-    names = (*attention.REGISTERED, *after)
+    names = (*attention_of(model).registered, *after)
     return {name: place for place, name in enumerate(names)}

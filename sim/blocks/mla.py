@@ -11,15 +11,14 @@ Source: DeepSeek-V2 (arXiv 2405.04434), section 2.1; transformers, modeling_deep
 from __future__ import annotations
 
 from sim.blocks.attention import core, rope
+from sim.blocks.attention_type import AttentionType
 from sim.blocks.linear import linear
 from sim.blocks.modules import Position
 from sim.blocks.norm import norm
 from sim.blocks.ops import Map
 from sim.blocks.tape import Tape
 from sim.blocks.tensor import enter, leave
-
-#: modules as the reference model registers them
-REGISTERED = ("wq", "wq_a", "q_a_norm", "wq_b", "wkv_a", "kv_a_norm", "wkv_b", "wo")
+from sim.inputs.model import Model
 
 
 def latent_attention(t: Tape, x: int, window: int | None) -> int:
@@ -58,3 +57,16 @@ def latent_attention(t: Tape, x: int, window: int | None) -> int:
     out = core(t, q, k, kv, (heads, heads, dim, value), window)
     made = linear(t, "wo", out, heads * value, d, Position.OUTPUT, targets=("o",))
     return leave(t, made)
+
+
+def _cached(model: Model, tensor: int) -> float:
+    """Its latent and the rotated part, whole on every GPU."""
+    return float(model.kv_lora_rank + model.rope_head_dim)
+
+
+LATENT = AttentionType(
+    takes=lambda model: bool(model.kv_lora_rank),
+    play=latent_attention,
+    registered=("wq", "wq_a", "q_a_norm", "wq_b", "wkv_a", "kv_a_norm", "wkv_b", "wo"),
+    cached=_cached,
+)

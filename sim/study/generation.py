@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sim.blocks.layer import layer_kinds
+from sim.blocks.layer import attention_of, layer_kinds
 from sim.blocks.parameters import count_parameters
 from sim.blocks.setting import FULL
 from sim.blocks.unroll import Templates, unroll
@@ -174,14 +174,8 @@ def _forward_s(templates: Templates, gpu: Gpu, attends: bool) -> float:
 
 
 def cache_bytes_per_token(model: Model, tensor: int) -> float:
-    """Keys and values of a token in all layers, on one of an engine's GPUs. [B]
-
-    Latent attention keeps its latent and the rotated part, once on every GPU.
-    """
-    if model.kv_lora_rank:
-        return _ELEMENT * model.layers * (model.kv_lora_rank + model.rope_head_dim)
-    heads = -(-model.kv_heads // tensor)
-    return 2.0 * _ELEMENT * model.layers * heads * model.head_dim
+    """What a token leaves in the caches of all layers, on one of an engine's GPUs. [B]"""
+    return _ELEMENT * model.layers * attention_of(model).cached(model, tensor)
 
 
 def completions(mean: float, maximum: int, count: int, seed: int) -> list[int]:
