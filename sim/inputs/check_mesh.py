@@ -260,7 +260,9 @@ def _pipeline(w: Workload) -> Findings:
         yield fault("indivisible", "workload", "gradient_accumulation", message, hint)
     if not strategy_of(w).ties_stages and w.model.tied_embeddings:
         message = f"{w.model.name} ties embedding and head, which are on two stages"
-        yield fault("tied", "workload", path, message, "write 1")
+        able = "strategy: megatron, which sums its two copies"
+        hint = f"write 1, {able}, or model.tied_embeddings: false"
+        yield fault("tied", "workload", path, message, hint)
     if p.wrap in ("linear", "peft"):
         message = "a pipeline needs units of whole blocks"
         yield fault("pipeline-wrap", "workload", "parallelism.wrap", message, "write torchtitan")

@@ -33,12 +33,14 @@ class Modelling:
 
 
 #: Source: transformers 4.45, models/llama and models/mixtral; torchtitan, models/llama3/model and
-#: models/moe; llm-foundry, models/mpt (rotates halves; dMoE by megablocks); nanotron,
+#: models/moe; llm-foundry, models/mpt (rotates halves; dMoE by megablocks); Megatron-LM,
+#: core/transformer/moe/experts.py (``--moe-grouped-gemm``, as its recipes have it); nanotron,
 #: models/llama.py, `CausalSelfAttention.forward`
 MODELLING = {
     "huggingface": Modelling(),
     "torchtitan": Modelling(complex_rope=True, loops_experts=False),
     "composer": Modelling(loops_experts=False),
+    "megatron": Modelling(loops_experts=False),
     "nanotron": Modelling(loops_experts=False, copies_heads=True),
 }
 #: attention kernels that read key and value heads without repeating them
@@ -46,7 +48,7 @@ NATIVE_GROUPS = ("flash2", "flash3", "cudnn")
 #: trainers whose models are not mostly Hugging Face's
 OF_TRAINER = {
     "torchtitan": "torchtitan", "torchtune": "torchtitan", "composer": "composer",
-    "nanotron": "nanotron",
+    "megatron": "megatron", "nanotron": "nanotron",
 }  # fmt: skip
 
 

@@ -228,7 +228,8 @@ def not_modelled(strategy: Strategy, what: str, trait: str) -> NotModelled | Non
     """
     if getattr(strategy, trait):
         return None
-    able = ", ".join(name for name in STRATEGIES if getattr(strategy_named(name), trait))
+    *rest, last = (name for name in STRATEGIES if getattr(strategy_named(name), trait))
+    able = f"{', '.join(rest)} or {last}" if rest else last
     return NotModelled(f"{what} modelled with {able}, not with {strategy.name}", able)
 
 

@@ -261,7 +261,9 @@ class Workload(Spec):
     compile: bool = False
     cuda_graphs: bool = False
     # whose code the model is; None: what its trainer's mostly is
-    modelling: Literal["huggingface", "torchtitan", "composer", "nanotron"] | None = None
+    modelling: Literal["huggingface", "torchtitan", "composer", "megatron", "nanotron"] | None = (
+        None
+    )
     # of a mixture: one grouped kernel, or Hugging Face's loop; None: as the modelling code has it
     experts: Literal["eager", "grouped"] | None = None
     routing: Routing = Routing.model_construct()

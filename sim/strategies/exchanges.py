@@ -30,8 +30,12 @@ COPYING = "tensor copies"
 def groups_within(workload: Workload, mesh: Mesh) -> dict[str, Groups]:
     """Groups whose ranks share blocks, by the name that a plan gives them."""
     found = {name: mesh.groups(axis) for axis, name in GROUPS.items() if mesh.size(axis) > 1}
-    copied = tensor_style(workload) == ASYNC
-    return found | ({COPYING: found[GROUPS["tp"]]} if copied else {})
+    if tensor_style(workload) == ASYNC:
+        found[COPYING] = found[GROUPS["tp"]]
+    if near := by_node(workload, mesh):
+        found["expert-nodes"] = mesh.groups("ep").outer(near)
+        found["expert-node"] = mesh.groups("ep").inner(near)
+    return found
 
 
 _EARLY = (When.BEFORE, When.BESIDE, When.ALONG)

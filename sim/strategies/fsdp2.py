@@ -14,7 +14,7 @@ from sim.blocks.update import host_update_bytes
 from sim.inputs.workload import Workload
 from sim.mesh import Groups, Mesh, Pairs
 from sim.strategies.activation_copies import ActivationCopies
-from sim.strategies.exchanges import Exchanging, by_node, groups_within
+from sim.strategies.exchanges import Exchanging, groups_within
 from sim.strategies.fsdp2_layout import Layout, Piece, post_forward_ranks, prefetch_targets
 from sim.strategies.fsdp_memory import Remembers
 from sim.strategies.plan import Event, Recorder
@@ -37,11 +37,7 @@ def groups_of(workload: Workload, mesh: Mesh) -> dict[str, Groups | Pairs]:
     smaller = post_forward_ranks(workload.parallelism, mesh.size("fsdp"))
     if smaller:
         groups[f"subgroup:{smaller}"] = mesh.groups("fsdp").inner(smaller)
-    groups |= groups_within(workload, mesh)
-    if near := by_node(workload, mesh):
-        groups["expert-nodes"] = mesh.groups("ep").outer(near)
-        groups["expert-node"] = mesh.groups("ep").inner(near)
-    return groups
+    return groups | groups_within(workload, mesh)
 
 
 class Hooks:

@@ -14,7 +14,7 @@ keeps such a buffer, optim/gradient_accumulator.py and optim/zero.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree
@@ -30,8 +30,16 @@ from sim.strategies.megatron_memory import MegatronMemory, MegatronStageMemory
 from sim.strategies.pipeline_play import PipelineRank
 from sim.strategies.plan import Event, Plan, Recorder
 from sim.strategies.tail import clip_and_step, loss_all_reduce
-from sim.strategies.units import dtypes, tree_blocks
+from sim.strategies.units import EXPERT_SHARD, SHARD, dtypes, tree_blocks
 from sim.units import DTYPE_BYTES
+
+
+class _Alike(NamedTuple):
+    """Ranks that see other tokens with equal parameters: those of experts, or of the rest."""
+
+    group: str
+    ranks: int
+
 
 #: elements of a bucket, at least, and for each data-parallel rank
 #: Source: distributed_data_parallel.py, ``bucket_size = max(40000000, 1000000 * dp_size)``
@@ -54,10 +62,13 @@ class _Job:
         )  # fmt: skip
         self.exchanging = Exchanging.of(workload, mesh)
         self.micro = workload.gradient_accumulation
-        self.ranks = mesh.size("loss")  # that see other tokens with equal parameters
         self.sharded = knobs.use_distributed_optimizer
-        self.group = "shard" if self.sharded else "data"
-        groups: dict[str, Groups | Pairs] = {self.group: mesh.groups("loss")}
+        rest = _Alike(SHARD if self.sharded else "data", mesh.size("loss"))
+        self.alike = {False: rest}  # by whether it is of experts on other ranks
+        groups: dict[str, Groups | Pairs] = {rest.group: mesh.groups("loss")}
+        if mesh.ep > 1:
+            self.alike[True] = _Alike(EXPERT_SHARD, mesh.efsdp)
+            groups[EXPERT_SHARD] = mesh.groups("efsdp")
         groups |= groups_within(workload, mesh)
         self.tied = tree.tied and mesh.pp > 1 and rank in (0, mesh.pp - 1)
         if self.tied:
@@ -67,10 +78,16 @@ class _Job:
         ranges = blocks_of(workload)
         own = SCHEDULES[knobs.pipeline_schedule].stages_of(shape_of(workload), rank)
         held = {s: ranges[s] for s in (own if mesh.pp > 1 else (0,))}
-        numel = {b: self.elements(b) for blocks in held.values() for b in blocks}
+        numbers = [b for blocks in held.values() for b in blocks]
+        numel = {b: sum(self.elements(b, apart) for apart in self.alike) for b in numbers}
         self.numel = float(sum(numel.values()))
-        self.owned = -(-self.numel // self.ranks) if self.sharded else self.numel
+        # elements whose states are this rank's
+        self.parts = {
+            a: self._part(sum(self.elements(b, a) for b in numbers), a) for a in self.alike
+        }
+        self.owned = sum(self.parts.values())
         plan = self.r.plan
+        plan.owned_experts = int(self.parts.get(True, 0.0) > 0.0)  # one norm for all
         plan.owned_numel = self.owned
         plan.owned_tensors = sum(len(m.parameters) for b in numel for m in self.blocks[b].modules)
         self.memory = MegatronMemory(workload, tree, self.r.memory, numel, self.owned)
@@ -80,12 +97,18 @@ class _Job:
             for s, blocks in held.items()
         }
 
-    def elements(self, number: int) -> int:
-        """Trainable elements of a block; the last stage has its own copy of a tied table."""
-        found = _elements(self.blocks[number])
-        if self.tree.tied and self.mesh.pp > 1 and number == self.layers + 1:
+    def elements(self, number: int, apart: bool) -> int:
+        """Trainable elements of a block, of experts on other ranks or of the rest.
+
+        The last stage has its own copy of a tied table.
+        """
+        found = _elements(self.blocks[number], apart)
+        if not apart and self.tree.tied and self.mesh.pp > 1 and number == self.layers + 1:
             found += self.tree.embedding.modules[0].parameters[0].numel
         return found
+
+    def _part(self, numel: int, apart: bool) -> float:
+        return float(-(-numel // self.alike[apart].ranks) if self.sharded else numel)
 
     def step(self) -> None:
         """All micro-batches, the reduction, clipping, the optimizer, and parameters for all."""
@@ -107,7 +130,7 @@ class _Job:
         self.memory.end()
         loss_all_reduce(r, self.knobs, self.mesh)
         wide = DTYPE_BYTES[self.types.reduce]
-        clip_and_step(r, self.knobs, wide, norm_bytes=4.0)
+        clip_and_step(r, self.knobs, wide, norm_bytes=4.0 * (1 + r.plan.owned_experts))
         self._update()
         r.end()
 
@@ -136,11 +159,13 @@ class _Job:
         compute = DTYPE_BYTES[self.types.compute]
         if compute < 4:
             r.kernel("compute", "cast", "optimizer", (4.0 + compute) * self.owned)
-        if self.sharded and self.ranks > 1 and not self.knobs.overlap_param_gather:
+        for apart, (group, ranks) in self.alike.items():
+            part = compute * self.parts[apart]
+            if not self.sharded or ranks == 1 or not part or self.knobs.overlap_param_gather:
+                continue
             r.wait_stream("all_gather", "compute")
-            part = compute * self.owned
             r.collective(
-                "all_gather", "all_gather", "optimizer", self.group, part, part * self.ranks,
+                "all_gather", "all_gather", "optimizer", group, part, part * ranks,
                 self.types.compute,
             )  # fmt: skip
             r.wait_stream("compute", "all_gather")
@@ -152,29 +177,36 @@ class _Stage:
 
     def __init__(self, job: _Job, numbers: range, memory: MegatronStageMemory, first: bool) -> None:
         self.job, self.numbers, self.memory = job, numbers, memory
-        size = max(BUCKET, BUCKET_OF_A_RANK * job.ranks) if first else float("inf")
+        size = max(BUCKET, BUCKET_OF_A_RANK * job.alike[False].ranks) if first else float("inf")
         self.bucket = float(job.knobs.grad_bucket_size or size)
         self.done = 0  # backwards
-        self.held = 0.0  # elements whose gradients wait for their bucket to be full
+        # elements whose gradients wait for their bucket to be full
+        self.held = dict.fromkeys(job.alike, 0.0)
         self.coming: dict[int, Event] = {}  # parameters on their way, by the first block in need
 
     def gather_ahead(self) -> None:
         """Parameters of the last step's update, bucket by bucket in the order of forward."""
         job = self.job
-        if not (job.sharded and job.knobs.overlap_param_gather and job.ranks > 1):
+        if not (job.sharded and job.knobs.overlap_param_gather):
             return
-        r, compute, first, held = job.r, DTYPE_BYTES[job.types.compute], -1, 0.0
+        for apart, (group, ranks) in job.alike.items():
+            if ranks > 1:
+                self._gather(apart, group, ranks)
+
+    def _gather(self, apart: bool, group: str, ranks: int) -> None:
+        job, r = self.job, self.job.r
+        compute, first, held = DTYPE_BYTES[job.types.compute], -1, 0.0
         for number in self.numbers:
             first = number if first < 0 else first
-            held += job.elements(number)
-            if held >= self.bucket or number == self.numbers[-1]:
+            held += job.elements(number, apart)
+            if held and (held >= self.bucket or number == self.numbers[-1]):
                 size = compute * held
                 r.wait_stream("all_gather", "compute")
                 r.collective(
-                    "all_gather", "all_gather", "forward", job.group, size / job.ranks, size,
+                    "all_gather", "all_gather", "forward", group, size / ranks, size,
                     job.types.compute, f"bucket of {job.blocks[first].name}",
                 )  # fmt: skip
-                self.coming[first] = r.record("all_gather")
+                self.coming[first] = self.coming.get(first, ()) + r.record("all_gather")
                 first, held = -1, 0.0
 
     def forward(self) -> None:
@@ -190,7 +222,7 @@ class _Stage:
         """Its backward, and in the step's last one the reduction of what is ready."""
         job, r = self.job, self.job.r
         self.done += 1
-        hooked = self.done == job.micro and job.knobs.overlap_grad_reduce and job.ranks > 1
+        hooked = self.done == job.micro and self._hooks()
         self.memory.backward()
         for number in reversed(self.numbers):
             self.memory.reach(number)
@@ -198,14 +230,15 @@ class _Stage:
                 self._compute("recompute", "backward", number)
             self._compute("backward", "backward", number)
             if hooked:
-                self._accumulate(job.elements(number), number)
-                self.held += job.elements(number)
-                if self.held >= self.bucket:
-                    self._reduce(self.bucket * (self.held // self.bucket))
-                    self.held %= self.bucket
+                self._accumulate(self._elements(number), number)
+                for apart, held in self.held.items():
+                    full, left = divmod(held + job.elements(number, apart), self.bucket)
+                    if full:
+                        self._reduce(self.bucket * full, apart)
+                    self.held[apart] = left
         self.memory.done()
         if not hooked:
-            self._accumulate(sum(map(job.elements, self.numbers)))
+            self._accumulate(sum(map(self._elements, self.numbers)))
             r.call_times("trainer.layer_update", self._layers())
 
     def _compute(self, name: str, phase: str, number: int) -> None:
@@ -218,6 +251,14 @@ class _Stage:
         else:
             play.play(r, name, phase, number, block, "", again=job.again[number])
 
+    def _hooks(self) -> bool:
+        """Whether buckets are reduced beside the last backward."""
+        several = any(ranks > 1 for _, ranks in self.job.alike.values())
+        return self.job.knobs.overlap_grad_reduce and several
+
+    def _elements(self, number: int) -> int:
+        return sum(self.job.elements(number, apart) for apart in self.job.alike)
+
     def _layers(self) -> int:
         return sum(0 < number <= self.job.layers for number in self.numbers)
 
@@ -229,23 +270,26 @@ class _Stage:
         traffic = (DTYPE_BYTES[job.types.compute] + 2.0 * DTYPE_BYTES[job.types.reduce]) * numel
         job.r.kernel("compute", "accumulate", "backward", traffic, "", block)
 
-    def _reduce(self, numel: float) -> None:
+    def _reduce(self, numel: float, apart: bool) -> None:
         """A bucket, or several that are full at the same time."""
         job, r = self.job, self.job.r
+        group, ranks = job.alike[apart]
+        if ranks == 1 or not numel:
+            return
         total = numel * DTYPE_BYTES[job.types.reduce]
         scatters = job.sharded and job.knobs.reduce_scatter
-        what, out = ("reduce_scatter", total / job.ranks) if scatters else ("all_reduce", total)
+        what, out = ("reduce_scatter", total / ranks) if scatters else ("all_reduce", total)
         r.wait_stream(what, "compute")
-        r.collective(what, what, "backward", job.group, total, out, job.types.reduce)
+        r.collective(what, what, "backward", group, total, out, job.types.reduce)
 
     def reduce_all(self) -> None:
         """What no bucket has reduced yet; then compute waits for all."""
         job, r = self.job, self.job.r
-        hooked = job.knobs.overlap_grad_reduce and job.ranks > 1
-        left = self.held if hooked else float(sum(map(job.elements, self.numbers)))
-        self.held = 0.0
-        if left and job.ranks > 1:
-            self._reduce(left)
+        hooked = self._hooks()
+        for apart, held in self.held.items():
+            whole = sum(job.elements(number, apart) for number in self.numbers)
+            self._reduce(held if hooked else float(whole), apart)
+            self.held[apart] = 0.0
         for stream in ("reduce_scatter", "all_reduce"):
             r.wait_stream("compute", stream)
 
@@ -259,8 +303,9 @@ class _Stage:
     drop = gather
 
 
-def _elements(block: Block) -> int:
-    return sum(q.numel for m in block.modules for q in m.parameters if q.trainable)
+def _elements(block: Block, apart: bool) -> int:
+    own = (m for m in block.modules if m.expert is apart)
+    return sum(q.numel for m in own for q in m.parameters if q.trainable)
 
 
 class Megatron(Strategy):
@@ -275,7 +320,8 @@ class Megatron(Strategy):
         "bucket_cap_mb": "megatron says grad_bucket_size, in elements",
         "replicate": "megatron says use_distributed_optimizer: false",
     }
-    context_parallel = tensor_parallel = pipeline_parallel = casts_model = True
+    context_parallel = tensor_parallel = pipeline_parallel = expert_parallel = True
+    casts_model = True
     ties_stages = short_pipelines = True
     measured_as = "zero1"
     shards_more = "fsdp2"
@@ -302,6 +348,10 @@ class Megatron(Strategy):
         if workload.precision.master != "fp32":
             message = "megatron steps fp32 master weights"
             yield fault("megatron-master", "workload", "precision.master", message, "write fp32")
+        if p.expert_parallel > 1 and not p.use_distributed_optimizer:
+            message = "experts on other ranks are modelled with the distributed optimizer"
+            path = "parallelism.use_distributed_optimizer"
+            yield fault("megatron-experts", "workload", path, message, "leave it out")
         if p.overlap_param_gather and not (p.use_distributed_optimizer and p.overlap_grad_reduce):
             message = "only a distributed optimizer gathers parameters beside forward, and only "
             message += "together with overlap_grad_reduce"

@@ -215,7 +215,8 @@ def _trainable_elements(
             e = big = f = 0.0
             count = 0
             for module in block.modules:
-                own = ranks * share.tensor // share.expert if module.expert else ranks
+                apart = max(1, ranks * share.tensor // share.expert)
+                own = apart if module.expert else ranks
                 for parameter in module.parameters:
                     if not parameter.trainable:
                         continue

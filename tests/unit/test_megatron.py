@@ -175,3 +175,53 @@ def test_what_a_rank_keeps():
 def test_refusals(knobs, said):
     with pytest.raises(InputError, match=said):
         job("gradient_accumulation=32", **knobs)
+
+
+MIXTURE = {
+    **MODEL, "name": "mixture", "experts": 16, "experts_per_token": 4, "expert_ffn_size": 512,
+}  # fmt: skip
+EXPERTS = 8 * 16 * 3 * 512 * 1024  # in all layers
+
+
+def test_experts_have_a_buffer_of_their_own():
+    """Of 16 ranks two hold the same 2 of 16 experts: those reduce, step and gather them."""
+    (plan,) = plans(model=MIXTURE, expert_parallel=8, grad_bucket_size=1e9)
+    rest = count_parameters(job(model=MIXTURE).workload.model).total - EXPERTS
+    reduced = {group: size for _, _, group, size, _ in sent(plan, "reduce_scatter")}
+    assert reduced == {"shard": 4 * rest, "expert-shard": 4 * EXPERTS / 8}
+    gathered = {group: size for _, _, group, size, _ in sent(plan, "all_gather")}
+    assert gathered == {"shard": 2 * rest / 16, "expert-shard": 2 * EXPERTS / 16}
+    assert plan.owned_numel == (rest + EXPERTS) / 16
+    assert plan.groups["expert-shard"].of(0) == (0, 8)
+    assert plan.groups["expert"].of(0) == tuple(range(8))
+    norms = [g for _, phase, g, _, _ in sent(plan, "all_reduce") if phase == "clip"]
+    assert norms == ["expert-shard", "expert", "shard"]
+    moves = [op for op in plan.ops if op.kind == COLLECTIVE and op.collective == "all_to_all"]
+    assert len(moves) == 8 * 8 * (3 + 2)  # layers, micro-batches; counts, there, back; gradients
+
+
+def test_experts_that_no_other_rank_has_are_not_reduced():
+    (plan,) = plans(nodes=1, model=MIXTURE, expert_parallel=8)
+    groups = {group for _, _, group, _, _ in sent(plan, "reduce_scatter", "all_gather")}
+    assert groups == {"shard"}
+    found = job(nodes=1, model=MIXTURE, expert_parallel=8)
+    terms = memory_of(found.topology, found.workload).terms
+    rest = count_parameters(found.workload.model).total - EXPERTS
+    held = rest + EXPERTS / 8
+    assert terms["unsharded gradients"] == 4 * held
+    assert terms["optimizer states"] == pytest.approx(12 * (rest + EXPERTS) / 8, rel=1e-6)
+
+
+def test_experts_beside_tensors_and_stages():
+    """Buckets of parameters beside forward, for both kinds; the times of a step."""
+    axes = {"expert_parallel": 4, "tensor_parallel": 2, "pipeline_parallel": 2}
+    for plan in plans(model=MIXTURE, overlap_param_gather=True, **axes):
+        gathers = [
+            (op.group, op.phase) for op in plan.ops
+            if op.kind == COLLECTIVE and op.collective == "all_gather" and op.group != "tensor"
+        ]  # fmt: skip
+        assert set(gathers) == {("shard", "forward"), ("expert-shard", "forward")}
+    found = job(model=MIXTURE, **axes)
+    assert run_step(found.topology, found.workload).time_s > 0
+    with pytest.raises(InputError, match="modelled with the distributed optimizer"):
+        job(model=MIXTURE, expert_parallel=4, use_distributed_optimizer=False)

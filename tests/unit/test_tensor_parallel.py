@@ -147,7 +147,7 @@ def pair(tensor):
         (["model=phi-2", "parallelism.tensor_parallel=3"], "32 heads of phi-2 cannot be divided"),
         (["parallelism.tensor_parallel=16", "nodes=2"], "8 key-value heads of llama-3.1-8b"),
         (["sequence_length=8190"], "8190 tokens of a sequence cannot be divided among 8 GPUs"),
-        (["parallelism.strategy=zero3"], "modelled with fsdp2, megatron, not with"),
+        (["parallelism.strategy=zero3"], "modelled with fsdp2 or megatron, not with"),
         (["model=deepseek-v2-lite", "parallelism.sequence_parallel=false"], "latent attention"),
         (["method=lora"], "modelled for full training"),
         (
