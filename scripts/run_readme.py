@@ -1,9 +1,16 @@
 """Run the commands of the README and docs, and fail if one does not exit 0.
 
 They are the `$ scaling-sim ...` lines of fenced blocks and, in the README, table cells that hold a
-command alone. `--write` puts their output into the README, and into the docs the tables that stand
-below a `<!-- table: COMMAND | rows=KEYS columns=KEYS value=KEY scale=NUMBER digits=N -->`: rows of
-the command's CSV, laid out; `{a,b}` in it is one column a word. `--check` says whether any differs.
+command alone. `--write` puts their output into the README and docs, and `--check` says where it
+differs; both take pages, and all of them where none is named. Marks say where output stands:
+
+`<!-- run: COMMAND -->`, what it prints, in the block below; `<!-- run: COMMAND | lines=A-B -->`,
+some lines of it.
+
+`<!-- table: COMMAND | rows=KEYS columns=KEYS value=KEY scale=NUMBER digits=N -->`, rows of the
+command's CSV, laid out; `{a,b}` in it is one column a word.
+
+The pages of docs/studies are what `scaling-sim study` writes.
 """
 
 import csv
@@ -14,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -25,10 +33,16 @@ STAND_INS = {"topo.txt": "tests/data/topo/four-a100-trimmed.txt"} | {
 }
 
 
+def pages() -> list[Path]:
+    """The README, the pages of docs and the tutorials; studies are written whole."""
+    docs = ROOT / "docs"
+    return [ROOT / "README.md", *sorted(docs.glob("*.md")), *sorted(docs.glob("tutorials/*.md"))]
+
+
 def commands() -> list[str]:
     """The commands, in order, without repeats."""
     found: dict[str, None] = {}
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for page in pages():
         text = page.read_text()
         for block in re.findall(r"```(?:sh|console|text)?\n(.*?)```", text, re.S):
             for line in block.splitlines():
@@ -39,19 +53,16 @@ def commands() -> list[str]:
     return list(found)
 
 
-def write() -> None:
-    """Put the real output into the README, below each `<!-- run: ... -->`."""
-
-    def filled(match: re.Match[str]) -> str:
-        command = match.group(1)
-        done = subprocess.run(
-            shlex.split(command), cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        return f"<!-- run: {command} -->\n```console\n$ {command}\n{done.stdout}```\n"
-
-    page = ROOT / "README.md"
-    marked = r"<!-- run: (.*?) -->\n```console\n.*?```\n"
-    page.write_text(re.sub(marked, filled, page.read_text(), flags=re.S))
+def printed(command: str, lines: str) -> str:
+    """What a command prints: all of it, or some lines, what is left out marked."""
+    done = subprocess.run(
+        shlex.split(command), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    found = done.stdout.rstrip("\n").split("\n")
+    if lines:
+        first, last = map(int, lines.split("-"))
+        found = [*["..."] * (first > 1), *found[first - 1 : last], *["..."] * (last < len(found))]
+    return "\n".join(found)
 
 
 def table(command: str, layout: str) -> str:
@@ -80,28 +91,60 @@ def table(command: str, layout: str) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def tables() -> dict[Path, str]:
-    """The pages of docs that have tables of ours, with these as they are now."""
-    marked = re.compile(r"(<!-- table: (.*?) \| (.*?) -->\n\n)(?:\|.*\n)*\n?")
+_RUN = re.compile(
+    r"<!-- run: (.*?)(?: \| lines=(\d+-\d+))? -->\n(?:\n?```console\n.*?```\n)?", re.S
+)
+_TABLE = re.compile(r"(<!-- table: (.*?) \| (.*?) -->\n\n)(?:\|.*\n)*\n?")
+
+
+def written(chosen: Sequence[str]) -> dict[Path, str]:
+    """The files that have output of ours, as they would be now."""
+    wanted = {ROOT / name for name in chosen}
     found = {}
-    for page in sorted((ROOT / "docs").glob("*.md")):
+    for page in pages():
+        if wanted and page not in wanted:
+            continue
         text = page.read_text()
-        if marked.search(text):
-            found[page] = marked.sub(lambda m: f"{m[1]}{table(m[2], m[3])}\n", text)
+        if _RUN.search(text) or _TABLE.search(text):
+            text = _RUN.sub(_run_block, text)
+            found[page] = _TABLE.sub(lambda m: f"{m[1]}{table(m[2], m[3])}\n", text)
+    return found | studies(wanted)
+
+
+def _run_block(match: re.Match[str]) -> str:
+    mark = match[0][: match[0].index("-->") + 3]
+    return f"{mark}\n```console\n$ {match[1]}\n{printed(match[1], match[2] or '')}\n```\n"
+
+
+def studies(wanted: set[Path]) -> dict[Path, str]:
+    """The pages of the shipped studies, and their pictures."""
+    found = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for page in sorted((ROOT / "docs" / "studies").glob("*.md")):
+            if wanted and page not in wanted:
+                continue
+            new = Path(scratch) / page.name
+            subprocess.run(
+                ["scaling-sim", "study", page.stem, "-o", new, "--plots", new.with_suffix("")],
+                cwd=ROOT, capture_output=True, check=True,
+            )  # fmt: skip
+            found[page] = new.read_text()
+            for picture in sorted(new.with_suffix("").glob("*.svg")):
+                found[page.with_suffix("") / picture.name] = picture.read_text()
     return found
 
 
 def main() -> int:
     """Run them all from the checkout's root, or write or check what they say."""
-    if sys.argv[1:] == ["--write"]:
-        write()
-        for page, text in tables().items():
+    if sys.argv[1:2] == ["--write"]:
+        for page, text in written(sys.argv[2:]).items():
             page.write_text(text)
         return 0
-    if sys.argv[1:] == ["--check"]:
-        stale = [str(p.relative_to(ROOT)) for p, text in tables().items() if p.read_text() != text]
+    if sys.argv[1:2] == ["--check"]:
+        now = written(sys.argv[2:])
+        stale = [p for p, text in now.items() if not p.exists() or p.read_text() != text]
         for page in stale:
-            print(f"{page}: a table is not as its command has it")
+            print(f"{page.relative_to(ROOT)}: is not what its commands say")
         return int(bool(stale))
     scratch = Path(tempfile.mkdtemp())
     files = dict(STAND_INS)  # and what earlier commands wrote

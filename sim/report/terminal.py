@@ -16,7 +16,7 @@ _JOINT = re.compile(r"(?<=[/_:-])")
 _OPTION = "--"
 _LAST = 24  # characters that the last column gives way to first
 _SHORT = 12  # characters of cells that are not broken
-_LONG = 32  # characters of words that may be
+_LONG = (32, 20, 14)  # characters up to which words are not, the fewest last
 _RAGGED = 2  # characters that a broken line leaves free, about
 _LOOKED_AT = 60  # rows by which columns are weighed against each other
 
@@ -40,9 +40,11 @@ def table_lines(table: Table) -> Iterator[str]:
     groups = [[*range(len(table.columns))]]
     widths = _natural(table, rows)
     if _total(table, groups[0], widths) > WIDTH:
-        least = _least(table, rows, widths, WIDTH)
-        if _total(table, groups[0], least) > WIDTH:
-            least = _least(table, rows, widths, _LONG)
+        for word in (WIDTH, *_LONG):
+            least = _least(table, rows, widths, word)
+            if _total(table, groups[0], least) <= WIDTH:
+                break
+        else:
             groups = _groups(table, least)
         for group in groups:
             _narrow(table, group, widths, least, rows)
@@ -93,7 +95,8 @@ def _row(
         before, after = (column.before if place else ""), ("" if head else column.after)
         at += len(before)
         last = i == len(row) - 1 and not column.right
-        width = WIDTH - at if last else widths[i]
+        early = len(row) < len(table.columns)  # such a row reaches over the columns that it lacks
+        width = WIDTH - at if last or early else widths[i]
         if at + len(text) > WIDTH and text.startswith(_OPTION):
             option = text  # options are copied: whole, on a line of their own
             break
@@ -116,12 +119,16 @@ def _row(
 
 
 def _natural(table: Table, rows: Sequence[Sequence[str]]) -> list[int]:
-    """Widths of columns in which nothing is broken; rows that end early say nothing of them."""
-    full = [row for row in rows if len(row) == len(table.columns)]
+    """Widths of columns in which nothing is broken; the last cell of a short row runs on."""
+    columns = len(table.columns)
+    full = [row if len(row) == columns else row[:-1] for row in rows]
     return [
-        max([c.width, len(c.head) if table.headed else 0, *(len(row[i]) for row in full)])
+        max([
+            c.width, len(c.head) if table.headed else 0,
+            *(len(row[i]) for row in full if i < len(row) and not row[i].startswith(_OPTION)),
+        ])
         for i, c in enumerate(table.columns)
-    ]
+    ]  # fmt: skip
 
 
 def _least(

@@ -1,9 +1,13 @@
 """The pages: links lead somewhere, and Python snippets run."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from sim.cli import VERBS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -24,6 +28,32 @@ def test_links_lead_somewhere(page):
 def test_python_snippets_run(page, code, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, str(page), "exec"), {})
+
+
+def test_every_page_stands_in_the_site():
+    nav = (ROOT / "mkdocs.yml").read_text()
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert {page for page in pages if f": {page}\n" not in nav} == set()
+
+
+def test_the_site_builds_strictly_and_fetches_nothing(tmp_path):
+    """No broken link or anchor, no page left out; no script, style or picture from elsewhere."""
+    pytest.importorskip("mkdocs")
+    words = ["build", "--quiet", "--config-file", ROOT / "mkdocs.yml", "--site-dir", tmp_path]
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    built = list(tmp_path.rglob("*.html"))
+    assert len(built) > 50
+    fetched = re.compile(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"(?:https?:)?//")
+    assert [page.name for page in built if fetched.search(page.read_text())] == []
+
+
+def test_the_readme_names_every_verb():
+    text = (ROOT / "README.md").read_text()
+    table = text[text.index("## What it answers") : text.index("Every verb with every option")]
+    assert [verb for verb in VERBS if f"`scaling-sim {verb}" not in table] == []
 
 
 def test_every_page_stands_in_the_index():
