@@ -128,8 +128,9 @@ def collective(
 
 
 def prices_list(
-    *, gpu: str = "", provider: str = "", all_dates: bool = False, prices: File | None = None
-) -> Offers:
+    *, gpu: str = "", provider: str = "", all_dates: bool = False, region: Sequence[str] = (),
+    residency: Sequence[str] = (), prices: File | None = None,
+) -> Offers:  # fmt: skip
     """Offers with price, region, age and source.
 
     Parameters
@@ -138,12 +139,17 @@ def prices_list(
         Only GPUs whose name contains this; only this provider.
     all_dates : bool
         Older prices of the same offer too.
+    region, residency : sequence of str
+        Alternatives; a region by its beginning.
     prices : path, optional
         A price file of one's own; its rows replace the shipped ones.
     """
     from sim.inputs.offers import list_offers
 
-    return list_offers(path(prices), gpu=gpu, provider=provider, all_dates=all_dates)
+    return list_offers(
+        path(prices), gpu=gpu, provider=provider, all_dates=all_dates, region=several(region),
+        residency=several(residency),
+    )  # fmt: skip
 
 
 def prices_show(instance: str, *, prices: File | None = None) -> Offers:
@@ -176,6 +182,9 @@ def prices_job(
     *,
     spot: bool = False,
     setup_hours: float | None = None,
+    provider: Sequence[str] = (),
+    region: Sequence[str] = (),
+    residency: Sequence[str] = (),
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     prices: File | None = None,
@@ -192,19 +201,27 @@ def prices_job(
         Spot capacity too, with its preemptions.
     setup_hours : float, optional
         Paid before the first step; the topology's ``offer.setup`` by default. [h]
+    provider, region, residency : sequence of str
+        Alternatives; a region by its beginning.
     prices : path, optional
         As for `prices_list`.
     """
-    from sim.inputs.offers import catalogue, newest
+    from sim.inputs.offers import catalogue, filtered, newest
     from sim.study.pricing import price_everywhere
 
+    rows = filtered(
+        newest(catalogue(path(prices))), provider=several(provider), region=several(region),
+        residency=several(residency),
+    )  # fmt: skip
     return price_everywhere(
-        several(topologies), workload, newest(catalogue(path(prices))),
+        several(topologies), workload, rows,
         overrides=settings(overrides, calibration), spot=spot, setup_hours=setup_hours,
     )  # fmt: skip
 
 
-def prices_import(file: File, provider: str, *, as_of: str = "") -> Offers:
+def prices_import(
+    file: File, provider: str, *, as_of: str = "", residency: str = "", currency: str = "USD"
+) -> Offers:
     """Offers of a SkyPilot catalogue (vms.csv).
 
     Parameters
@@ -215,7 +232,11 @@ def prices_import(file: File, provider: str, *, as_of: str = "") -> Offers:
         As it does not say it.
     as_of : str
         Date of the prices, YYYY-MM-DD; today by default.
+    residency : str
+        Of regions that are not known here; of the others it is filled in.
+    currency : str
+        Of the file's prices: ``EUR``, or ``EUR=1.10`` dollars.
     """
-    from sim.inputs.offers import import_offers
+    from sim.inputs.offer_import import import_offers
 
-    return import_offers(Path(file), provider, as_of)
+    return import_offers(Path(file), provider, as_of, residency=residency, currency=currency)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from sim.commands.complete import GPUS, INPUTS, JOBS
-from sim.commands.options import FORMS, emit, printed, sets, show, tell
+from sim.commands.options import FORMS, F, emit, printed, sets, show, tell
 
 _own = click.option(
     "--prices", "own", type=click.Path(path_type=Path),
@@ -16,6 +16,21 @@ _own = click.option(
 _output = click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead."
 )
+
+
+_place = (
+    click.option("--region", multiple=True, help="Region, by its beginning. Repeatable."),
+    click.option("--residency", multiple=True, help="Where data may be: EU, US. Repeatable."),
+    click.option("--currency", default="USD", metavar="EUR[=USD]",
+                 help="Show prices in it, at the shipped dollar rate or at your own: EUR=1.10."),
+)  # fmt: skip
+
+
+def _placed(function: F) -> F:
+    """Where offers are, and in which currency they are shown."""
+    for option in reversed(_place):
+        function = option(function)
+    return function
 
 
 @click.group("prices")
@@ -27,18 +42,24 @@ def command() -> None:
 @click.option("--gpu", shell_complete=GPUS, help="Only GPUs whose name contains this.")
 @click.option("--provider", help="Only this provider.")
 @click.option("--all-dates", is_flag=True, help="Older prices of the same offer too.")
+@_placed
 @_own
 @printed(*FORMS)
 def list_(
-    gpu: str | None, provider: str | None, all_dates: bool, own: Path | None, form: str,
-    output: Path | None,
+    gpu: str | None, provider: str | None, all_dates: bool, region: tuple[str, ...],
+    residency: tuple[str, ...], currency: str, own: Path | None, form: str, output: Path | None,
 ) -> None:  # fmt: skip
-    """List offers with price, region, age and source."""
+    """List offers with price on every terms, region, age and source."""
     import sim
+    from sim.inputs.price import currency_of
     from sim.report.prices import offers_view
 
-    found = sim.prices_list(gpu=gpu or "", provider=provider or "", all_dates=all_dates, prices=own)
-    show(offers_view(found), form, output)
+    shown = currency_of(currency)
+    found = sim.prices_list(
+        gpu=gpu or "", provider=provider or "", all_dates=all_dates, region=region,
+        residency=residency, prices=own,
+    )  # fmt: skip
+    show(offers_view(found, shown), form, output)
 
 
 @command.command("show")
@@ -57,13 +78,20 @@ def show_(instance: str, own: Path | None, form: str, output: Path | None) -> No
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--provider", required=True, help="As these files don't say it.")
 @click.option("--as-of", help="Date of the prices, YYYY-MM-DD; today by default.")
+@click.option("--residency", default="", help="Of regions that are not known here.")
+@click.option("--currency", default="USD", help="Of the file's prices: EUR, or EUR=1.10 dollars.")
 @_output
-def import_(file: Path, provider: str, as_of: str | None, output: Path | None) -> None:
+def import_(
+    file: Path, provider: str, as_of: str | None, residency: str, currency: str,
+    output: Path | None,
+) -> None:  # fmt: skip
     """Write a price file from a SkyPilot catalogue (vms.csv), for --prices."""
     import sim
-    from sim.inputs.offers import to_csv
+    from sim.inputs.price_files import to_csv
 
-    found = sim.prices_import(file, provider, as_of=as_of or "")
+    found = sim.prices_import(
+        file, provider, as_of=as_of or "", residency=residency, currency=currency
+    )
     emit(to_csv(found.rows), output)
     for note in found.left_out:
         tell(f"left out: {note}")
@@ -76,11 +104,14 @@ def import_(file: Path, provider: str, as_of: str | None, output: Path | None) -
               help="The job, if not among the inputs.")  # fmt: skip
 @click.option("--spot", is_flag=True, help="Spot capacity too, with its preemptions.")
 @click.option("--setup-hours", type=click.FloatRange(min=0), help="Paid before the first step.")
+@click.option("--provider", multiple=True, help="Whose offers. Repeatable.")
+@_placed
 @sets
 @_own
 @printed(*FORMS)
 def job(
     inputs: tuple[str, ...], jobs: tuple[str, ...], spot: bool, setup_hours: float | None,
+    provider: tuple[str, ...], region: tuple[str, ...], residency: tuple[str, ...], currency: str,
     overrides: tuple[str, ...], own: Path | None, form: str, output: Path | None,
 ) -> None:  # fmt: skip
     """Price WORKLOAD on each TOPOLOGY at every offer of its GPU, cheapest first."""
@@ -88,6 +119,7 @@ def job(
 
     import sim
     from sim.errors import InputError
+    from sim.inputs.price import currency_of
     from sim.report.prices import priced_view
     from sim.study.compare import split_inputs
 
@@ -96,7 +128,9 @@ def job(
     if len(wanted) != 1 or not machines:
         source, message = "prices job", "name one workload and at least one topology"
         raise InputError.single(source, message)
+    shown = currency_of(currency)
     priced = sim.prices_job(
-        machines, wanted[0], spot=spot, setup_hours=setup_hours, overrides=overrides, prices=own
-    )
-    show(priced_view(priced, datetime.date.today()), form, output)
+        machines, wanted[0], spot=spot, setup_hours=setup_hours, provider=provider, region=region,
+        residency=residency, overrides=overrides, prices=own,
+    )  # fmt: skip
+    show(priced_view(priced, datetime.date.today(), shown), form, output)

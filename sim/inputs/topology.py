@@ -154,6 +154,7 @@ class Offer(Spec):
     spot_price_per_gpu_hour: Dollars | None = None  # [USD]
     date: str = ""  # month or year the price was read
     source: str = ""
+    confidence: str = ""  # of the price, as in a price file: listed or unchecked; "": your own
     capacity: Literal["on-demand", "spot", "owned"] = "on-demand"  # spot can be taken away
     own: Ownership | None = None  # what pays where there is no price, or with capacity: owned
     preemption_mtbf: Duration | None = None  # [s] of a spot node; None: see reliability.toml

@@ -14,6 +14,7 @@ from sim.cost.power import ATTENTION_INTENSITY, clock_factor, power_watts
 from sim.data import DATA, table
 from sim.inputs.gpu import Gpu
 from sim.records import dataclass
+from sim.units import HOUR_S
 
 _STATE = {
     "gemm": "compute", "attention": "attention", "exposed_communication": "communication",
@@ -34,6 +35,7 @@ class Energy:
     g_co2_per_kwh: float | None
     co2_region: str  # the entry of the carbon table that was used
     co2_year: str  # of which it is; "" where its source gives none
+    machine_co2_kg: float  # of making the machine: its share for the hours of the job
 
 
 def _constants() -> dict[str, Any]:
@@ -60,6 +62,19 @@ def carbon_intensity(provider: str, region: str, country: str) -> tuple[str, flo
         if key in known:
             return key, known[key][0]
     return None
+
+
+def embodied_kg(gpus: int, nodes: int, wall_s: float) -> float:
+    """CO2e of making a machine, its share for so many hours of its life. [kg]
+
+    Notes
+    -----
+    (nodes x server + GPUs x GPU) x hours / (life x share in use); every GPU as an A100, of which
+    there is a figure. Source: Luccioni et al. 2023 (``data/carbon/embodied.toml``).
+    """
+    c = {key: float(row["value"]) for key, row in table("carbon/embodied").items()}
+    whole = nodes * c["server_kg"] + gpus * c["gpu_kg"]
+    return whole * wall_s / HOUR_S / (c["life_hours"] * c["in_use"])
 
 
 @cache
@@ -174,4 +189,5 @@ def job_energy(
         g_co2_per_kwh=found[1] if found else None,
         co2_region=found[0] if found else "",
         co2_year=carbon_table()[found[0]][1] if found else "",
+        machine_co2_kg=embodied_kg(gpus, nodes, wall_s),
     )

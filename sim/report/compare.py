@@ -57,9 +57,29 @@ def _grid(comparison: Comparison) -> list[Row]:
         if any(float(cell.text) for cell in cells):
             rows.append([f"{part} [us/token/GPU]", *cells])
     for key, name in _RATIOS.items():
+        if key == "cost":
+            rows += _cost_ratios(comparison)
+            continue
         ratios = [_times(d.ratios[key]) for d in comparison.deltas]
         if any(cell.value is not None for cell in ratios):
             rows.append([f"{name} ratio", "1", *ratios])
+    return rows
+
+
+def _cost_ratios(comparison: Comparison) -> list[Row]:
+    """Of one provider's prices apart from those of prices as they are, where both are there."""
+    own = [_times(d.ratios["cost"]) for d in comparison.deltas]
+    same = [
+        _times(next((p.cost_ratio for p in d.prices if p.one_provider), None))
+        for d in comparison.deltas
+    ]
+    if not any(cell.value is not None for cell in own):
+        return []
+    if all(p.alike for d in comparison.deltas for p in d.prices):
+        return [["cost ratio", "1", *own]]
+    rows: list[Row] = [["cost ratio, each at its price", "1", *own]]
+    if any(cell.value is not None for cell in same):
+        rows.insert(0, ["cost ratio, one provider", "1", *same])
     return rows
 
 

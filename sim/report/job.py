@@ -170,4 +170,6 @@ def _energy(energy: EnergySection | None) -> str:
             f" · {energy.co2_kg:,.0f} kg CO2e at {energy.g_co2_per_kwh:.0f} g/kWh "
             f"({' '.join(w for w in (energy.co2_region, energy.co2_year) if w)})"
         )
+    if energy.machine_co2_kg >= 0.5:
+        text += f", and {energy.machine_co2_kg:,.0f} kg for the hours' share of making the machine"
     return text

@@ -6,9 +6,13 @@ import datetime
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sim.inputs.offers import STALE_DAYS, Offers, PriceRow
+from sim.inputs.offers import Offers
+from sim.inputs.price import STALE_DAYS, TERMS, UNCHECKED, Currency, PriceRow
 from sim.quantities import count, duration, usd
 from sim.report.view import Cell, Lines, Part, Remarks, Row, Table, View, left
+
+DOLLAR = Currency("USD", 1.0, "")
+_PER_HOUR = {"on-demand": "per GPU-hour"}
 
 if TYPE_CHECKING:  # a list of offers needs no simulator
     from sim.study.pricing import PricedJob, PricedJobs
@@ -39,31 +43,36 @@ def stale(rows: Sequence[PriceRow], today: datetime.date) -> str:
     return "; ".join(words)
 
 
-def offers_view(found: Offers) -> View:
-    """A list of offers."""
-    heads = ("provider", "instance", "GPUs", "per GPU-hour", "spot", "region", "age", "source")
+def offers_view(found: Offers, currency: Currency = DOLLAR) -> View:
+    """A list of offers, in a currency."""
+    terms = [t for t in TERMS if any(r.price(t) for r in found.rows)] or ["on-demand"]
+    heads = (
+        "provider", "instance", "GPUs", *(_PER_HOUR.get(t, t) for t in terms), "region",
+        "residency", "age", "source",
+    )  # fmt: skip
     rows: list[Row] = [
         [
-            r.provider, r.instance, f"{r.gpus_per_node} x {r.gpu}", _rate(r.usd_per_gpu_hour),
-            _rate(r.spot_usd_per_gpu_hour), r.region or "-", age(r, found.today), r.source,
+            r.provider, r.instance, f"{r.gpus_per_node} x {r.gpu}",
+            *(_rate(r.price(t), currency, r.confidence == UNCHECKED) for t in terms),
+            r.region or "-", r.residency or "-", age(r, found.today), r.source,
         ]
         for r in found.rows
     ]  # fmt: skip
     table = Table([left(head) for head in heads], rows, indent=2)
-    return View("", [table, _stale(found.rows, found.today)], found)
+    return View("", [table, _remarks(found.rows, found.today, currency)], found)
 
 
-def priced_view(found: PricedJobs, today: datetime.date) -> View:
+def priced_view(found: PricedJobs, today: datetime.date, currency: Currency = DOLLAR) -> View:
     """A job at every offer, cheapest first."""
     jobs = found.jobs
     best = jobs[0]
     heads = (
         "offer", "machine", "per GPU-hour", "time", "compute", "setup", "storage", "egress",
-        "total", "kWh", "kg CO2e", "ties at", "price age",
+        "total", "kWh", "grid kg CO2e", "machine kg", "ties at", "price age",
     )  # fmt: skip
     lines = [
-        f"cheapest: {best.name} on {best.machine}, {usd(best.cost.total_usd)} for "
-        f"{count(best.tokens)} tokens",
+        f"cheapest: {best.name} on {best.machine}, {money(best.cost.total_usd, currency)} for "
+        f"{count(best.tokens)} tokens" + (f"; {best.doubt}" if best.doubt else ""),
         '"ties at": hourly price per GPU at which that offer would cost the same',
     ]
     rivals = [p for p in jobs[1:] if p.tie_tokens is not None and p.fits]
@@ -73,10 +82,14 @@ def priced_view(found: PricedJobs, today: datetime.date) -> View:
             f"{rival.name} on {rival.machine} wins for jobs {word} than "
             f"{count(rival.tie_tokens or 0.0)} tokens"
         )
-    rows = [_priced_row(p, best, today) for p in jobs]
+    below = min((p for p in jobs if p.fits), key=lambda p: p.cost.total_usd, default=best)
+    if below.doubt and below.cost.total_usd < best.cost.total_usd:
+        less = money(below.cost.total_usd, currency)
+        lines.append(f"{below.name} would be {less}, but {below.doubt}")
+    rows = [_priced_row(p, best, today, currency) for p in jobs]
     sections: list[Part] = [
         Table([left(head) for head in heads], rows, indent=2), Lines(lines),
-        _stale([p.row for p in jobs], today),
+        _remarks([p.row for p in jobs], today, currency),
     ]  # fmt: skip
     return View("", sections, found)
 
@@ -84,24 +97,42 @@ def priced_view(found: PricedJobs, today: datetime.date) -> View:
 _VERDICTS = {"fits": "", "at risk": " (at risk)", "does not fit": " (DOES NOT FIT)"}
 
 
-def _priced_row(p: PricedJob, best: PricedJob, today: datetime.date) -> Row:
+def _priced_row(p: PricedJob, best: PricedJob, today: datetime.date, currency: Currency) -> Row:
     c = p.cost
     tie: Cell | str = "cheapest" if p is best else "at no price"
     if p is not best and p.tie_price_usd is not None:
-        tie = _rate(p.tie_price_usd)
+        tie = _rate(p.tie_price_usd, currency)
     sums = (c.compute_usd, c.setup_usd, c.storage_usd, c.egress_usd, c.total_usd)
     carbon = Cell("-" if p.co2_kg is None else f"{p.co2_kg:,.0f}", p.co2_kg, "kg")
     return [
-        p.name, p.machine + _VERDICTS[p.verdict], _rate(c.price_per_gpu_hour_usd),
-        Cell(duration(p.wall_s), p.wall_s, "s"), *(Cell(usd(x), x, "USD") for x in sums),
-        Cell(f"{p.energy_j / 3.6e6:,.0f}", p.energy_j, "J"), carbon, tie, age(p.row, today),
+        p.name, p.machine + _VERDICTS[p.verdict],
+        _rate(c.price_per_gpu_hour_usd, currency, bool(p.doubt)),
+        Cell(duration(p.wall_s), p.wall_s, "s"),
+        *(Cell(money(x, currency), x, "USD") for x in sums),
+        Cell(f"{p.energy_j / 3.6e6:,.0f}", p.energy_j, "J"), carbon,
+        Cell(f"{p.machine_co2_kg:,.1f}", p.machine_co2_kg, "kg"), tie,
+        "-" if p.terms == "owned" else age(p.row, today),
     ]  # fmt: skip
 
 
-def _rate(price: float | None) -> Cell:
-    return Cell(f"${price:.2f}" if price else "-", price, "USD/h")
+def money(dollars: float, currency: Currency) -> str:
+    """Dollars in a currency."""
+    if currency.code == "USD":
+        return usd(dollars)
+    return usd(currency.of(dollars)).replace("$", f"{currency.code} ")
 
 
-def _stale(rows: Sequence[PriceRow], today: datetime.date) -> Remarks:
-    text = stale(rows, today)
-    return Remarks([f"! {text}"] if text else [])
+def _rate(price: float | None, currency: Currency = DOLLAR, doubted: bool = False) -> Cell:
+    if not price:
+        return Cell("-", price, "USD/h")
+    sign = "$" if currency.code == "USD" else f"{currency.code} "
+    return Cell(f"{sign}{currency.of(price):.2f}" + (" ?" if doubted else ""), price, "USD/h")
+
+
+def _remarks(rows: Sequence[PriceRow], today: datetime.date, currency: Currency) -> Remarks:
+    unchecked = sum(row.confidence == UNCHECKED for row in rows)
+    doubt = ""
+    if unchecked:
+        doubt = f"{unchecked} of {len(rows)} prices (?) were read in tables that nobody checked"
+    lines = [f"! {text}" for text in (stale(rows, today), doubt) if text]
+    return Remarks([*lines, *([currency.note] if currency.note else [])])

@@ -64,8 +64,12 @@ def _found(report: SizeReport, winner: Simulated) -> list[Part]:
     lost = [_why(c, report) for c in report.contenders if c.plan is None]
     notes = {f"{c.machine.name}: {c.machine.note}" for c in report.contenders if c.machine.note}
     left_out = [f"Left out: {len(report.left_out)} offers that are elsewhere or another kind"]
+    doubts = dict.fromkeys(c.doubt for c in report.contenders if c.plan and c.doubt)
+    asked = "ranked after prices that are" if report.target.objective == "cost" else "so marked"
+    doubted = [f"? {'; '.join(doubts)}: {asked}"] if doubts else []
     below = [
         Lines(_verdict(report, winner), indent=0, apart=False),
+        Lines(doubted, indent=0, apart=False),
         Lines(tuned(report), indent=0, apart=False),
         Lines(_phases(report, winner), "Phases:", apart=False),
         Lines(lost, "Not chosen:", list=True, apart=False),
@@ -100,7 +104,8 @@ def _table(chosen: list[Contender], winner: Simulated) -> Table:
         rows.append([
             "->" if i == 0 else str(i + 1), c.machine.name, _cluster(plan.candidate.topology),
             layout(plan), Cell(duration(f.wall_s), f.wall_s, "s"),
-            Cell(usd(f.cost_usd), f.cost_usd, "USD"), more, Cell(percent(plan.mfu), plan.mfu),
+            Cell(usd(f.cost_usd) + (" ?" if c.doubt else ""), f.cost_usd, "USD"), more,
+            Cell(percent(plan.mfu), plan.mfu),
             Cell(percent(fit.share, 0) + (" !" if fit.risk else ""), fit.needed_bytes, "B"),
             Cell(even, c.break_even_usd, "USD/h"),
         ])  # fmt: skip

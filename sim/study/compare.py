@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,15 +20,17 @@ from sim.files import is_file
 from sim.inputs import catalogue
 from sim.inputs.arguments import Argument
 from sim.inputs.loader import Loaded, load
-from sim.inputs.offers import PriceRow, newest
 from sim.inputs.offers import catalogue as catalogue_of_offers
+from sim.inputs.offers import cheapest, newest
+from sim.inputs.price import PriceRow
 from sim.inputs.topology import Topology
 from sim.job.cost import Cost, break_even_price
 from sim.quantities import percent, usd
 from sim.result.peak import peak_of
 from sim.result.predict import predict
-from sim.result.result import Result
+from sim.result.result import CostSection, Result
 from sim.study.axes import Grid, from_options
+from sim.study.price_pairs import PricePair, price_pairs
 from sim.study.pricing import matching, offer_settings, pick_offer
 
 PARTS: dict[str, tuple[str, ...]] = {
@@ -104,6 +106,7 @@ class Delta(Section):
     tie_price_usd: float | None  # hourly price per GPU at which it costs as the first
     parts: tuple[PartDelta, ...]
     reasons: tuple[str, ...]
+    prices: tuple[PricePair, ...] = ()  # one provider's first, then each machine's own
 
     @property
     def ratios(self) -> dict[str, float | None]:
@@ -124,6 +127,7 @@ class Delta(Section):
             "ratios": self.ratios,
             "parts": self.parts,
             "reasons": self.reasons,
+            "prices": self.prices,
         }
 
 
@@ -249,7 +253,15 @@ def compare(
         _variant(one, changes, label, engine)
         for one, (_, _, changes), label in zip(loaded, cases, labels, strict=True)
     )
-    deltas = tuple(_delta(variants[0], v) for v in variants[1:])
+    deltas = tuple(
+        replace(
+            _delta(variants[0], variant),
+            prices=price_pairs(
+                (loaded[0].topology, one.topology), (variants[0].result, variant.result), rows
+            ),
+        )
+        for variant, one in zip(variants[1:], loaded[1:], strict=True)
+    )
     return Comparison(variants, deltas, _summary(variants, deltas), tuple(dict.fromkeys(notes)))
 
 
@@ -261,7 +273,7 @@ def _offer_for(topology: Topology, name: str, rows: Iterable[PriceRow]) -> Price
     if own is not None and own.price_per_gpu_hour is not None:
         return None
     found = matching(topology, rows)
-    return min(found, key=lambda r: r.usd_per_gpu_hour) if found else None
+    return cheapest(found)
 
 
 def _labels(loaded: Sequence[Loaded], changes: Sequence[tuple[str, ...]]) -> list[str]:
@@ -401,7 +413,8 @@ def _reasons(
         out.append(text)
     if not out:
         out.append("no part of the step differs by 2 % of the time")
-    return (*out, *_waiting(first.result, other.result), *_cost_reason(first.result, other.result))
+    ends = first.result, other.result
+    return (*out, *_waiting(*ends), *_cost_reason(*ends), *_carbon_reason(*ends))
 
 
 def _tie_price(first: Cost | None, other: Cost | None) -> float | None:
@@ -429,9 +442,27 @@ def _cost_reason(first: Result, other: Result) -> Iterator[str]:
     hours = b.gpu_hours / a.gpu_hours
     rate = b.price_per_gpu_hour_usd / a.price_per_gpu_hour_usd
     text = f"cost {ratio:.2f} x: {hours:.2f} x the GPU-hours at {rate:.2f} x the hourly price"
+    here, there = (f"{c.provider} {c.region}".replace(" any", "").strip() for c in (a, b))
+    if here != there:
+        text += f" ({there or 'its own price'} against {here or 'its own price'})"
     same = first.topology.name == other.topology.name
     tie = None if same else _tie_price(a, b)
     yield text + (f"; it would cost the same at {usd(tie)} per GPU-hour" if tie else "")
+
+
+def _carbon_reason(first: Result, other: Result) -> Iterator[str]:
+    """Energy and the grid's intensity, whose product is the CO2 of running it."""
+    a, b = first.energy, other.energy
+    if a is None or b is None or not a.g_co2_per_kwh or not b.g_co2_per_kwh:
+        return
+    energy, grid = _ratio(a.energy_j, b.energy_j), b.g_co2_per_kwh / a.g_co2_per_kwh
+    if energy is None or a.co2_region == b.co2_region:
+        return
+    yield (
+        f"CO2e {energy * grid:.2f} x: {energy:.2f} x the energy on a grid of {grid:.2f} x the "
+        f"intensity ({b.g_co2_per_kwh:.0f} g/kWh in {b.co2_region}, {a.g_co2_per_kwh:.0f} in "
+        f"{a.co2_region})"
+    )
 
 
 def _against(first: Variant, other: Variant, part: str) -> str:
@@ -443,16 +474,24 @@ def _against(first: Variant, other: Variant, part: str) -> str:
     return f"; {kind} rate {b / a:.2f} x"
 
 
+def _costs(delta: Delta, was: CostSection | None, cost: CostSection | None) -> str:
+    """Ratios of costs, each with the prices that it is at."""
+    if delta.cost_ratio is None or was is None or cost is None:
+        return ""
+    both = f"{usd(cost.total_usd)} against {usd(was.total_usd)}"
+    if not delta.prices or (len(delta.prices) == 1 and delta.prices[0].alike):
+        return f" at {delta.cost_ratio:.2f} x the cost ({both})"
+    texts = [f"{pair.cost_ratio:.2f} x the cost at {pair.said}" for pair in delta.prices]
+    return f": {'; '.join(texts)}; {both} at the last"
+
+
 def _summary(variants: Sequence[Variant], deltas: Sequence[Delta]) -> tuple[str, ...]:
     """One line a delta, and which is best by what."""
     first = variants[0]
     lines = []
     for delta, variant in zip(deltas, variants[1:], strict=True):
         text = f"{delta.label} does {delta.tokens_per_s_ratio:.2f} x the tokens/s of {first.label}"
-        was, cost = first.result.cost, variant.result.cost
-        if delta.cost_ratio is not None and was and cost:
-            a, b = was.total_usd, cost.total_usd
-            text += f" at {delta.cost_ratio:.2f} x the cost ({usd(b)} against {usd(a)})"
+        text += _costs(delta, first.result.cost, variant.result.cost)
         unfit = [v.label for v in (first, variant) if not v.result.memory.fits]
         if unfit:
             text += f"; but {' and '.join(unfit)} {'does' if len(unfit) == 1 else 'do'} not fit"

@@ -11,7 +11,8 @@ from sim.documents import SCHEMAS, Document
 from sim.errors import InfeasibleError, InputError
 from sim.inputs.arguments import Argument
 from sim.inputs.loader import Loaded, load
-from sim.inputs.offers import PriceRow, catalogue, newest
+from sim.inputs.offers import catalogue, newest
+from sim.inputs.price import PriceRow
 from sim.inputs.scaled import at_nodes
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology

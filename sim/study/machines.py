@@ -7,7 +7,8 @@ stands in for it, and the machine says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,8 @@ from sim.inputs import catalogue as shipped
 from sim.inputs.arguments import Argument
 from sim.inputs.bind import did_you_mean
 from sim.inputs.loader import load_topology
-from sim.inputs.offers import PriceRow, catalogue, newest, offer_keys
+from sim.inputs.offers import catalogue, newest, offer_keys
+from sim.inputs.price import PriceRow
 from sim.inputs.reader import Reader
 from sim.inputs.topology import Nics, Offer, Topology
 from sim.inputs.tree import Branch, from_python
@@ -109,7 +111,7 @@ def machines(
     else:
         rows = newest(catalogue(prices))
         _check(wanted, rows)
-        found = [m for m in (_offered(row) for row in rows) if m is not None]
+        found = _told_apart([m for m in (_offered(row) for row in rows) if m is not None])
     if spot:
         found += [m for m in map(_at_spot, found) if m is not None]
     kept, left_out = [], []
@@ -120,6 +122,18 @@ def machines(
         else:
             kept.append(machine)
     return kept, left_out
+
+
+def _told_apart(found: Sequence[Machine]) -> list[Machine]:
+    """Machines of one instance in several regions with their region in the name."""
+    names = Counter(machine.name for machine in found)
+
+    def name(machine: Machine) -> str:
+        offer = machine.topology.offer
+        several = names[machine.name] > 1 and offer is not None
+        return f"{machine.name} {offer.region}" if several and offer else machine.name
+
+    return [replace(machine, name=name(machine)) for machine in found]
 
 
 def set_up(machine: Machine, seconds: float) -> Machine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,14 +13,18 @@ from sim.documents import SCHEMAS, Listing, Section, plain
 from sim.errors import Fault, InputError
 from sim.inputs.arguments import Argument
 from sim.inputs.loader import load
-from sim.inputs.offers import PriceRow, catalogue, newest, offer_keys
+from sim.inputs.offers import catalogue, cheapest, newest, offer_keys
+from sim.inputs.price import TERMS, PriceRow
 from sim.inputs.topology import Offer, Topology
 from sim.job.cost import Cost, Terms, break_even_price, break_even_tokens, total_cost
 from sim.job.energy import carbon_intensity
+from sim.job.forecast import terms_of
 from sim.result.predict import predict
 from sim.result.result import Result
 
 CHEAPEST = "cheapest"
+ON_DEMAND, SPOT, *RESERVED = TERMS
+OWNED = "owned"
 
 
 def matching(topology: Topology, rows: Iterable[PriceRow]) -> list[PriceRow]:
@@ -31,7 +36,7 @@ def matching(topology: Topology, rows: Iterable[PriceRow]) -> list[PriceRow]:
 
 
 def pick_offer(topology: Topology, name: str, rows: Iterable[PriceRow]) -> PriceRow:
-    """The cheapest offer of the topology's machine whose name contains `name`.
+    """The cheapest trusted offer of the topology's machine whose name contains `name`.
 
     Parameters
     ----------
@@ -55,7 +60,9 @@ def pick_offer(topology: Topology, name: str, rows: Iterable[PriceRow]) -> Price
         gpus = " and ".join(gpu.name for gpu in topology.gpu_counts)
         message = f"no offer {which}of nodes of {gpus} as {topology.name} has"
         raise InputError([Fault("--offer", None, None, name, f"{message}; see prices list")])
-    return min(found, key=lambda r: r.usd_per_gpu_hour)
+    best = cheapest(found)
+    assert best is not None
+    return best
 
 
 def like_for_like(
@@ -75,20 +82,22 @@ def like_for_like(
     Returns
     -------
     PriceRow or None, twice
-        The cheapest pair of one provider; the cheapest of each where none has both. None for a
-        machine with a price of its own, or that nobody offers.
+        The cheapest pair of one provider; the cheapest of each where none has both. Prices that
+        are not trusted (`PriceRow.trusted`) only where there are no others. None for a machine with
+        a price of its own, or that nobody offers.
     """
-    known = tuple(rows)
+    known, today = tuple(rows), datetime.date.today()
     options = [_own_or_offers(machine, known, own) for machine in (first, other)]
     pairs = [(a, b) for a in options[0] for b in options[1]]
     if not pairs:
         return None, None
 
-    def distance(pair: tuple[_Option, _Option]) -> tuple[bool, bool, float]:
+    def distance(pair: tuple[_Option, _Option]) -> tuple[bool, bool, int, float]:
         a, b = pair
         elsewhere = "any" not in (a.region, b.region) and a.region != b.region
         apart = a.provider.lower() != b.provider.lower()
-        return apart, apart or elsewhere, a.price + b.price
+        doubtful = sum(o.row is not None and not o.row.trusted(today) for o in pair)
+        return apart, apart or elsewhere, doubtful, a.price + b.price
 
     a, b = min(pairs, key=distance)
     return a.row, b.row
@@ -133,22 +142,33 @@ class PricedJob(Section):
 
     machine: str
     row: PriceRow
-    spot: bool
+    terms: str  # of `sim.inputs.price.TERMS`, or owned
     fits: bool
     verdict: str
     wall_s: float
     energy_j: float
     co2_kg: float | None
     co2_region: str
+    machine_co2_kg: float
     tokens: float
     cost: Cost
     tie_price_usd: float | None = None  # rate per GPU-hour at which it would cost as the cheapest
     tie_tokens: float | None = None  # job length at which it would
 
     @property
+    def spot(self) -> bool:
+        """Whether it can be taken away."""
+        return self.terms == SPOT
+
+    @property
     def name(self) -> str:
-        """Offer, and whether it is spot capacity."""
-        return self.row.name + (" spot" if self.spot else "")
+        """Offer, and its terms where it is not rented by the hour."""
+        return self.row.name + ("" if self.terms == ON_DEMAND else f" {self.terms}")
+
+    @property
+    def doubt(self) -> str:
+        """Why its price is not to be relied on; "" where it is."""
+        return "" if self.terms == OWNED else self.row.doubt(datetime.date.today())
 
     def content(self) -> dict[str, Any]:
         """Offer, job and cost."""
@@ -164,6 +184,10 @@ class PricedJob(Section):
             "energy_j": self.energy_j,
             "co2_kg": self.co2_kg,
             "co2_region": self.co2_region,
+            "machine_co2_kg": self.machine_co2_kg,
+            "terms": self.terms,
+            "residency": self.row.residency,
+            "price_doubt": self.doubt,
             "cost": self.cost,
             "tie_price_per_gpu_hour_usd": self.tie_price_usd,
             "tie_tokens": self.tie_tokens,
@@ -218,7 +242,7 @@ def price_everywhere(
     Returns
     -------
     PricedJobs
-        Cheapest that fits first.
+        Cheapest that fits first; prices that are not checked, or old, after all others.
 
     Raises
     ------
@@ -233,52 +257,82 @@ def price_everywhere(
         topology = loaded.topology
         gpus.append(topology.first_gpu.name)
         fitting = matching(topology, rows)
-        for wants_spot in (False, True) if spot else (False,):
-            chosen = [r for r in fitting if r.spot_usd_per_gpu_hour or not wants_spot]
-            if not chosen:
+        own = topology.offer or Offer()
+        hours = own.setup / 3600.0 if setup_hours is None else setup_hours
+        for capacity in ("on-demand", "spot") if spot else ("on-demand",):
+            kept = [SPOT] if capacity == "spot" else [ON_DEMAND, *RESERVED]
+            chosen = [(row, t) for row in fitting for t in kept if row.price(t) is not None]
+            owned = own.own is not None and capacity == "on-demand"
+            if not chosen and not owned:
                 continue
-            own = topology.offer or Offer()
-            capacity = own.model_copy(update={"capacity": "spot" if wants_spot else "on-demand"})
-            machine = topology.model_copy(update={"offer": capacity})
+            rented = own.model_copy(update={"capacity": capacity})
+            machine = topology.model_copy(update={"offer": rented})
             result = predict(machine, loaded.workload, loaded.notes, scaling=False, fixes=False)
-            hours = own.setup / 3600.0 if setup_hours is None else setup_hours
-            priced += [_priced(result, topology, r, wants_spot, hours) for r in chosen]
+            priced += [_priced(result, topology, row, terms, hours) for row, terms in chosen]
+            if owned:
+                priced.append(_owned(result, topology, own, hours))
     if not priced:
         message = f"no offer of {' or '.join(dict.fromkeys(gpus))} in nodes of that size"
         raise InputError([Fault("prices", None, None, "", message)])
     return PricedJobs(_ranked(priced))
 
 
-def cost_at(result: Result, row: PriceRow, *, spot: bool = False, setup_hours: float = 0.0) -> Cost:
+def cost_at(
+    result: Result, row: PriceRow, *, terms: str = ON_DEMAND, setup_hours: float = 0.0
+) -> Cost:
     """What a simulated job costs at an offer. [USD]
+
+    A reserved hour costs what it does in the long run: that a year of them is paid for is not in
+    it.
 
     Raises
     ------
     InputError
         The job has no length.
     """
+    return _cost(result, Terms(
+        price_per_gpu_hour_usd=row.price(terms) or row.usd_per_gpu_hour,
+        kind=terms,
+        setup_hours=setup_hours,
+        storage_usd_per_gb_month=row.storage(),
+        egress_usd_per_gb=row.egress(),
+    ))  # fmt: skip
+
+
+def _cost(result: Result, terms: Terms) -> Cost:
     job = result.job
     if job is None:
         message = "nothing says how long the job is; add tokens, steps or samples"
         raise InputError([Fault(result.workload.name, None, None, "tokens", message)])
-    price = row.spot_usd_per_gpu_hour if spot else None
-    terms = Terms(
-        price_per_gpu_hour_usd=price or row.usd_per_gpu_hour,
-        kind="spot" if spot else "on-demand",
-        setup_hours=setup_hours,
-        storage_usd_per_gb_month=row.storage(),
-        egress_usd_per_gb=row.egress(),
-    )
     return total_cost(
         terms, result.topology.gpus, job.wall_clock_s,
-        storage_gb=job.storage_gb, egress_gb=job.egress_gb, tokens=job.tokens,
+        storage_gb=job.storage_gb, egress_gb=job.egress_gb,
+        energy_j=result.energy.energy_j if result.energy else 0.0, tokens=job.tokens,
     )  # fmt: skip
 
 
+def _owned(result: Result, topology: Topology, offer: Offer, setup_hours: float) -> PricedJob:
+    """The job on a machine of one's own, electricity paid apart."""
+    terms = terms_of(offer.model_copy(update={"capacity": "owned"}))
+    assert terms is not None
+    row = PriceRow(
+        "own", topology.name, topology.first_gpu.name, topology.gpus_per_node,
+        terms.price_per_gpu_hour_usd, None, "", "", "", "", offer.country,
+    )  # fmt: skip
+    cost = _cost(result, replace(terms, setup_hours=setup_hours))
+    return _as_priced(result, topology, row, OWNED, cost)
+
+
 def _priced(
-    result: Result, topology: Topology, row: PriceRow, spot: bool, setup_hours: float
+    result: Result, topology: Topology, row: PriceRow, terms: str, setup_hours: float
 ) -> PricedJob:
-    cost = cost_at(result, row, spot=spot, setup_hours=setup_hours)
+    cost = cost_at(result, row, terms=terms, setup_hours=setup_hours)
+    return _as_priced(result, topology, row, terms, cost)
+
+
+def _as_priced(
+    result: Result, topology: Topology, row: PriceRow, terms: str, cost: Cost
+) -> PricedJob:
     job, energy = result.job, result.energy
     assert job is not None
     assert energy is not None
@@ -287,21 +341,22 @@ def _priced(
     return PricedJob(
         machine=topology.name,
         row=row,
-        spot=spot,
+        terms=terms,
         fits=result.memory.fits,
         verdict=result.memory.verdict,
         wall_s=job.wall_clock_s,
         energy_j=joules,
         co2_kg=joules / 3.6e6 * found[1] / 1000.0 if found else None,
         co2_region=found[0] if found else "",
+        machine_co2_kg=energy.machine_co2_kg,
         tokens=job.tokens,
         cost=cost,
     )
 
 
 def _ranked(priced: list[PricedJob]) -> tuple[PricedJob, ...]:
-    """Cheapest that fits first, each with the price and length at which it ties with that one."""
-    ordered = sorted(priced, key=lambda p: (not p.fits, p.cost.total_usd))
+    """Cheapest that fits first, at prices to rely on before others, each with where it ties."""
+    ordered = sorted(priced, key=lambda p: (not p.fits, bool(p.doubt), p.cost.total_usd))
     best = ordered[0].cost
     return tuple(
         replace(

@@ -180,9 +180,11 @@ def _bases(
     return kept, unfit
 
 
-def _rank(contender: Contender, target: Target) -> tuple[int, float]:
+def _rank(contender: Contender, target: Target) -> tuple[int, bool, float]:
+    """What has a plan, at prices to rely on where these decide, and how good it is."""
     if contender.plan is not None:
-        return 0, target.score(contender.plan.figures)
+        doubted = target.objective == "cost" and bool(contender.doubt)
+        return 0, doubted, target.score(contender.plan.figures)
     if contender.nearest is not None:
-        return 1, target.shortfall(contender.nearest.figures)
-    return 2, 0.0
+        return 1, False, target.shortfall(contender.nearest.figures)
+    return 2, False, 0.0

@@ -11,6 +11,7 @@ from sim.step.step import memory_of
 from sim.study.candidates import Candidate
 from sim.study.machines import Machine
 from sim.study.phases import PhasePlan
+from sim.study.price_pairs import price_doubt
 from sim.study.search import Counts, Simulated
 from sim.study.target import Target
 
@@ -43,6 +44,11 @@ class Contender(Section):
     break_even_usd: float | None = None
 
     @property
+    def doubt(self) -> str:
+        """Why its price is not to be relied on; empty where it is."""
+        return price_doubt(self.machine.topology.offer)
+
+    @property
     def fit_probability(self) -> float | None:
         """Of the plan, or of the likeliest one; None where there is none at all. [1]"""
         if self.likeliest is not None:
@@ -56,6 +62,7 @@ class Contender(Section):
         return {
             "machine": self.machine.name,
             "note": self.machine.note,
+            "price_doubt": self.doubt,
             "plan": self.plan,
             "nearest": self.nearest,
             "fit_probability": self.fit_probability,

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import sim
 from sim.cli import VERBS, group
 from sim.documents import Document
-from sim.inputs.offers import to_csv
+from sim.inputs.price_files import to_csv
 
 ROOT = Path(__file__).parents[2]
 

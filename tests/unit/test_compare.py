@@ -118,15 +118,15 @@ def test_one_variant_is_an_input_error():
 
 
 def test_a_machine_without_a_price_gets_the_cheapest_offer_and_a_note(machines):
-    # dgx-a100 names no price; 8 x A100 80GB are cheapest as aws p4de.24xlarge, 3.431 USD
-    assert any("dgx-a100 priced at $3.43" in note for note in machines.notes)
+    # dgx-a100 names no price; of prices that are listed oci's BM.GPU.A100-v2.8 is cheapest
+    assert any("dgx-a100 priced at $4.00" in note for note in machines.notes)
     first, second = (v.result for v in machines.variants)
-    assert first.cost.price_per_gpu_hour_usd == 3.431
+    assert first.cost.price_per_gpu_hour_usd == 4.0
     reason = machines.deltas[0].reasons[-1]
     assert reason.startswith("cost")
     ratio = second.cost.total_usd / first.cost.total_usd
     hours = second.cost.gpu_hours / first.cost.gpu_hours
-    assert ratio == pytest.approx(hours * 2.95 / 3.431, rel=1e-3)
+    assert ratio == pytest.approx(hours * 2.95 / 4.0, rel=1e-3)
 
 
 def test_all_machines_at_one_provider_or_at_prices_of_ones_own(tmp_path):

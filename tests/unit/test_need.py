@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from sim.cli import group
 from sim.errors import InfeasibleError, InputError
 from sim.inputs.loader import load, load_topology
-from sim.inputs.offers import PriceRow
+from sim.inputs.price import PriceRow
 from sim.inputs.shares import batch_of
 from sim.memory.report import memory
 from sim.report.formats.text import render

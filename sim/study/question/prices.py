@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sim.documents import Section
-from sim.inputs.offers import PriceRow, newest, offers
+from sim.inputs.offers import newest, offers
+from sim.inputs.price import PriceRow
 from sim.published.lookup import speed
 from sim.study.pricing import matching
 from sim.study.question.contrast import MEASURED_RATIO, Contrasts

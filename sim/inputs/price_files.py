@@ -1,0 +1,153 @@
+"""Price files: read whole or with every fault, and written."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from sim.errors import Fault, InputError
+from sim.inputs.catalogue import gpu_names
+from sim.inputs.price import CONFIDENCES, TERMS, UNCHECKED, Currency, PriceRow, currency_of
+
+COLUMNS = (
+    "provider", "instance", "gpu", "gpus_per_node", "usd_per_gpu_hour",
+    "spot_usd_per_gpu_hour", "region", "residency", "as_of", "source",
+    "country", "egress_usd_per_gb", "storage_usd_per_gb_month", "reserved_1y_usd_per_gpu_hour",
+    "reserved_3y_usd_per_gpu_hour", "confidence", "currency",
+)  # fmt: skip
+REQUIRED = COLUMNS[:5]
+
+
+def read_offers(path: Path) -> list[PriceRow]:
+    """Offers from a CSV of the columns `COLUMNS`; every fault of the file at once.
+
+    Raises
+    ------
+    InputError
+        Missing columns or values that are not prices.
+    """
+    return read_rows(path, _row)
+
+
+Parse = Callable[[str, int, dict[str, str | None], list[Fault]], PriceRow | None]
+
+
+def read_rows(path: Path, parse: Parse, required: Sequence[str] = REQUIRED) -> list[PriceRow]:
+    """Rows of a CSV, each by `parse`; every fault of the file at once."""
+    faults: list[Fault] = []
+    rows: list[PriceRow] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = [c for c in required if c not in (reader.fieldnames or ())]
+            if missing:
+                message = f"columns missing: {', '.join(missing)}; need {', '.join(required)}"
+                raise InputError([Fault(str(path), 1, 1, "", message)])
+            for record in reader:
+                row = parse(str(path), reader.line_num, record, faults)
+                if row is not None:
+                    rows.append(row)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError([Fault(str(path), None, None, "", f"cannot read: {error}")]) from error
+    if faults:
+        raise InputError(faults)
+    return rows
+
+
+class Cells:
+    """The cells of a line; what is no number becomes a fault."""
+
+    def __init__(
+        self, source: str, line: int, record: dict[str, str | None], faults: list[Fault]
+    ) -> None:
+        self.source, self.line, self.record, self.faults = source, line, record, faults
+
+    def text(self, column: str) -> str:
+        """The cell, "" where there is none."""
+        return (self.record.get(column) or "").strip()
+
+    def number(self, column: str, *, least: float | None = None) -> float | None:
+        """A positive number; `least` 0 allows nothing, an empty cell is None where it may be."""
+        raw = self.text(column)
+        try:
+            value = float(raw)
+        except ValueError:
+            self.faults.append(
+                Fault(self.source, self.line, None, column, f"{raw!r} is not a number")
+            )
+            return None
+        allowed = value >= 0.0 if least == 0.0 else value > 0.0
+        if not allowed or value >= 1e6:
+            message = f"{raw} is not a plausible price"
+            self.faults.append(Fault(self.source, self.line, None, column, message))
+            return None
+        return value
+
+    def currency(self) -> Currency | None:
+        """In which the line states its prices; a fault where it has no rate."""
+        try:
+            return currency_of(self.text("currency") or "USD")
+        except InputError as error:
+            message = error.faults[0].message
+            self.faults.append(Fault(self.source, self.line, None, "currency", message))
+            return None
+
+    def optional(self, column: str, *, least: float | None = None) -> float | None:
+        """A number, or None where the cell is empty."""
+        return self.number(column, least=least) if self.text(column) else None
+
+
+def _row(
+    source: str, line: int, record: dict[str, str | None], faults: list[Fault]
+) -> PriceRow | None:
+    cells = Cells(source, line, record, faults)
+    price, gpus = cells.number("usd_per_gpu_hour"), cells.number("gpus_per_node")
+    spot, year, three = (cells.optional(column) for column in list(TERMS.values())[1:])
+    egress = cells.optional("egress_usd_per_gb", least=0.0)
+    storage = cells.optional("storage_usd_per_gb_month", least=0.0)
+    gpu = _known_gpu(cells, cells.text("gpu"))
+    t = cells.text
+    confidence, rate = t("confidence"), cells.currency()
+    if confidence not in CONFIDENCES:
+        message = f'"{confidence}" is none of listed, {UNCHECKED}'
+        faults.append(Fault(source, line, None, "confidence", message))
+    if price is None or gpus is None or rate is None:
+        return None
+
+    def usd(value: float | None) -> float | None:
+        return None if value is None else value * rate.usd
+
+    return PriceRow(
+        t("provider"), t("instance"), gpu, int(gpus), price * rate.usd, usd(spot), t("region"),
+        t("residency"), t("as_of"), t("source"), t("country"), usd(egress), usd(storage),
+        usd(year), usd(three), confidence, rate.code,
+    )  # fmt: skip
+
+
+def _known_gpu(cells: Cells, name: str) -> str:
+    from difflib import get_close_matches
+
+    if name not in gpu_names():
+        near = get_close_matches(name, gpu_names(), n=1)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        message = f'"{name}" is no GPU of the catalogue{hint}'
+        cells.faults.append(Fault(cells.source, cells.line, None, "gpu", message))
+    return name
+
+
+def to_csv(rows: Iterable[PriceRow]) -> str:
+    """Offers as a file that `read_offers` reads, in dollars."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    order = [f.name for f in fields(PriceRow)]
+    assert tuple(order) == COLUMNS
+    for row in rows:
+        values = [getattr(row, name) for name in order[:-1]] + ["USD"]
+        writer.writerow(
+            ["" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in values]
+        )
+    return text.getvalue().rstrip("\n")
