@@ -162,7 +162,7 @@ def test_the_price_at_which_the_answer_flips():
 def test_many_variants_are_listed_one_a_line():
     found = compare(["dgx-h100"], ["llama3-8b-lora"], vary=["micro_batch=1,2,4,8,16"])
     head, *lines = rendered(view(found), "table").splitlines()
-    assert "tokens/s per GPU" in head
+    assert "tokens/s" in head  # what is too wide for a terminal goes on below
     assert [line.split()[0] for line in lines[:5]] == [f"micro_batch={n}" for n in (1, 2, 4, 8, 16)]
 
 
