@@ -71,6 +71,14 @@ class Breakdown:
         self.deviation_s = deviation * (self.compute_s - self.waiting_s)
         return self
 
+    def level(self) -> None:
+        """Gives back to the largest kind what a carried-on trend took from one beyond nothing."""
+        for parts in (self.kernels, self.slowdown):
+            below = {kind: seconds for kind, seconds in parts.items() if seconds < 0.0}
+            if below:
+                parts[max(parts, key=parts.__getitem__)] += sum(below.values())
+                parts.update(dict.fromkeys(below, 0.0))
+
     def add(self, other: Breakdown, times: float = 1.0) -> None:
         """Add another window's measures, `times` times."""
         for name in (

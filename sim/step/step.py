@@ -230,4 +230,5 @@ def _sum(*parts: tuple[_Window, float]) -> _Window:
     whole = Breakdown()
     for window, times in parts:
         whole.add(window.breakdown, times)
+    whole.level()
     return _Window(whole, summed((window.ranks, times) for window, times in parts))

@@ -254,3 +254,12 @@ def test_every_headline_figure_carries_its_band():
     assert wider.beyond_data == ("generation b200",)
     spread = [u.step_time_s.high / r.step.time_s for r, u in ((result, found), (other, wider))]
     assert spread[1] > spread[0] > 1.0
+
+
+def test_a_trend_carried_on_takes_nothing_below_nothing():
+    """Of 4 and 8 blocks the deeper hides more of the embedding; 32 blocks would hide 1.2 of 1."""
+    deep = Breakdown(time_s=8.0, kernels={"gemm": 7.0, "embedding": 0.7, "norm": 0.3})
+    deep.add(Breakdown(time_s=0.0, kernels={"gemm": 0.0, "embedding": -0.9}))
+    deep.level()
+    assert deep.kernels == pytest.approx({"gemm": 6.8, "embedding": 0.0, "norm": 0.3})
+    assert min(deep.kernels.values()) == 0.0
