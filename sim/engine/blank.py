@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.engine.state import State, prepare
+from sim.engine.state import State, ahead, kinds, prepare
 from sim.program import I8, Program
 
 MOST = 32  # structures that are kept
@@ -68,12 +68,7 @@ class Blank:
         self._memory = np.zeros(int(ends[-1]) // 8, dtype=np.float64)
         for column, offset in zip(columns, self.offsets.tolist(), strict=True):
             _at(self._memory, offset, column)[:] = column
-        free = np.ones(state.fixed.size, dtype=bool)  # of holds, and so fixed unless it works
-        if state.release.size:
-            free = (program.hold_resource < 0) & (np.diff(state.release_ptr) == 0)
-        if state.done.size:
-            free &= (program.steps == 1) & (program.peer < 0) & (program.follower < 0)
-        self._free = free
+        self._ahead = ahead(program, state.release_ptr)
         first = (*program, *state)
         self._arguments, self._shapes = addresses(first), shapes(first)
 
@@ -102,7 +97,7 @@ class Blank:
     def fresh(self, program: Program) -> np.ndarray:
         """Memory of a run, in which columns of the state stand at `offsets`."""
         memory = self._memory.copy()
-        self.column(memory, "fixed")[:] = self._free & (program.work == 0.0)
+        self.column(memory, "kind")[:] = kinds(program, *self._ahead)
         self.column(memory, "left")[:] = program.hold_capacity
         return memory
 

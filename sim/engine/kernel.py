@@ -8,7 +8,8 @@ reference count for each of them.
 The loop has three parts, until nothing is left:
 
 1. the stack: ops that begin, step, enter their work or end at this instant, and what follows;
-   ops of nothing but latency (launches) are played ahead, as far as they wait only for each other;
+   ops of nothing but latency (launches) are played ahead, as far as they wait only for each other,
+   and so are kernels in a row that have their resources alone (RUN), until one is disturbed;
 2. the heap: lanes with a new event time are put in their place, the next event is taken;
 3. settling: once an instant has no more events, changed components get new rates.
 """
@@ -24,6 +25,8 @@ from sim.program import Program
 BEGIN, STEP, ENTER_WORK, END_STEP, FINISH = range(5)
 LATENCY, WORK, AHEAD = 1, 2, 3  # what a lane's event in the heap ends; AHEAD: both, see STEP
 WAKE = 4  # or an op begins, since the last end it waits for was known beforehand
+RUN = 5  # or the last of several works in a row
+FIXED, CHAINED = 1, 2  # kinds of ops that are played ahead, see `State.kind`
 DONE, NOT_FINITE, NO_RATE = range(3)  # status
 INFINITY = math.inf
 
@@ -58,11 +61,12 @@ def simulate(p: Program, s: State) -> Outcome:
     curve, curve_resource, curves, width = p.curve, p.curve_resource, s.curves, s.curve_width
     n_steps, peer, follower = p.steps, p.peer, p.follower
     start, end, waiting, done = s.start, s.end, s.waiting, s.done
-    release_ptr, release, fixed, ready = s.release_ptr, s.release, s.fixed, s.ready
+    release_ptr, release, kind, ready = s.release_ptr, s.release, s.kind, s.ready
     op_at, phase, key, due, place = s.op_at, s.phase, s.key, s.due, s.place
     heap, moved, remaining, rate, old_rate = s.heap, s.moved, s.remaining, s.rate, s.old_rate
     since, limit, entry, flow_mark, flows = s.since, s.limit, s.entry, s.flow_mark, s.flows
     ripe, ripe_mark = s.ripe, s.ripe_mark
+    run_last, run_units = s.run_last, s.run_units
     link_lane, link_next, link_prev, head, users = (
         s.link_lane, s.link_next, s.link_prev, s.head, s.users,
     )  # fmt: skip
@@ -91,7 +95,7 @@ def simulate(p: Program, s: State) -> Outcome:
             action = item & 7
             o = item >> 3
             at = lane[o]
-            if action == BEGIN and fixed[o] != 0:
+            if action == BEGIN and kind[o] == FIXED:
                 # Its end is known now, and so are those of the likes of it behind it.
                 t = now
                 while True:
@@ -128,7 +132,7 @@ def simulate(p: Program, s: State) -> Outcome:
                     if waiting[o] > 0:
                         break
                     t = ready[o]
-                    if fixed[o] != 0:
+                    if kind[o] == FIXED:
                         continue
                     if t > now:
                         op_at[at] = o
@@ -198,6 +202,7 @@ def simulate(p: Program, s: State) -> Outcome:
                     remaining[at] = work[o]
                     since[at] = now
                     x = bound[o]
+                    units = 0
                     if has_units and curve[o] >= 0:
                         k = curve_resource[o]
                         units = left[k]
@@ -218,6 +223,30 @@ def simulate(p: Program, s: State) -> Outcome:
                         if users[k] != 1:
                             continue
                         a = link_lane[head[k]]
+                        if phase[a] == RUN:
+                            c = op_at[a]
+                            first = c
+                            while c < run_last[a] and end[c] <= now:
+                                c += 1
+                            n_finished += c - first
+                            events += c - first
+                            if c > first:
+                                op_at[a] = c
+                                since[a] = start[c]
+                                remaining[a] = work[c]
+                                rest = bound[c]
+                                if has_units and curve[c] >= 0:
+                                    rest = curves[curve[c] * width + run_units[a]]
+                                limit[a] = rest
+                                for i in range(demand_ptr[route[c]], demand_ptr[route[c] + 1]):
+                                    quotient = capacity[demand_resource[i]] / demand_amount[i]
+                                    if quotient < rest:
+                                        rest = quotient
+                                rate[a] = rest
+                            phase[a] = WORK
+                            due[a] = end[c]
+                            moved[n_moved] = a
+                            n_moved += 1
                         if phase[a] != AHEAD:
                             continue
                         if since[a] <= now:
@@ -253,7 +282,31 @@ def simulate(p: Program, s: State) -> Outcome:
                         return NO_RATE, o, n_finished, now, events, solves
                     if alone:
                         rate[at] = x
-                        due[at] = now + work[o] / x
+                        t = now + work[o] / x
+                        if kind[o] == CHAINED:
+                            # Reckon with nobody coming between, and spare an event a kernel.
+                            c = o
+                            while kind[c] == CHAINED and waiting[c + 1] == 1 and ready[c + 1] <= t:
+                                x = bound[c + 1]
+                                if has_units and curve[c + 1] >= 0:
+                                    x = curves[curve[c + 1] * width + units]
+                                i = route[c + 1]
+                                for z in range(demand_ptr[i], demand_ptr[i + 1]):
+                                    quotient = capacity[demand_resource[z]] / demand_amount[z]
+                                    if quotient < x:
+                                        x = quotient
+                                if not x > 0.0:
+                                    break
+                                end[c] = t
+                                c += 1
+                                start[c] = t
+                                t += work[c] / x
+                            if c > o:
+                                end[c] = t
+                                phase[at] = RUN
+                                run_last[at] = c
+                                run_units[at] = units
+                        due[at] = t
                         moved[n_moved] = at
                         n_moved += 1
                     else:
@@ -383,6 +436,31 @@ def simulate(p: Program, s: State) -> Outcome:
                     units = width - 1
                 at = reader_head[k]
                 while at >= 0:
+                    if phase[at] == RUN:
+                        if units == run_units[at]:
+                            at = reader_next[at]
+                            continue
+                        c = op_at[at]
+                        first = c
+                        while c < run_last[at] and end[c] <= now:
+                            c += 1
+                        n_finished += c - first
+                        events += c - first
+                        if c > first:
+                            op_at[at] = c
+                            since[at] = start[c]
+                            remaining[at] = work[c]
+                            x = curves[curve[c] * width + run_units[at]]
+                            limit[at] = x
+                            for z in range(demand_ptr[route[c]], demand_ptr[route[c] + 1]):
+                                quotient = capacity[demand_resource[z]] / demand_amount[z]
+                                if quotient < x:
+                                    x = quotient
+                            rate[at] = x
+                        phase[at] = WORK
+                        due[at] = end[c]
+                        moved[n_moved] = at
+                        n_moved += 1
                     x = curves[curve[op_at[at]] * width + units]
                     if x != limit[at]:
                         limit[at] = x
@@ -415,8 +493,10 @@ def simulate(p: Program, s: State) -> Outcome:
                     dirty_mark[k] = 0
                     if resource_mark[k] == generation or users[k] == 0:
                         continue
-                    if users[k] == 1 and phase[link_lane[head[k]]] == AHEAD:
-                        continue
+                    if users[k] == 1:
+                        a = phase[link_lane[head[k]]]
+                        if a in (AHEAD, RUN):
+                            continue
                     resource_mark[k] = generation
                     resources[0] = k
                     n_resources = 1
@@ -539,6 +619,11 @@ def simulate(p: Program, s: State) -> Outcome:
             stack[0] = o << 3 | ENTER_WORK
         else:
             events += 2 if phase[at] == AHEAD else 1
+            if phase[at] == RUN:
+                n_finished += run_last[at] - o
+                events += run_last[at] - o
+                o = run_last[at]
+                op_at[at] = o
             e = entry[at]
             for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
                 k = demand_resource[z]

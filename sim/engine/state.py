@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from sim.program import F8, I4, Program
+
+B1 = npt.NDArray[np.bool_]
 
 
 class State(NamedTuple):
@@ -19,7 +22,8 @@ class State(NamedTuple):
     done: I4  # steps ended
     release_ptr: I4  # CSR: ops whose units an op's end gives back
     release: I4
-    fixed: I4  # 1 for ops of latency alone, which hold nothing and end no hold
+    kind: I4  # 1 for ops of latency alone, which hold nothing and end no hold; 2 for works whose
+    # end matters to the next op of the lane alone, another work on the same resources; 0 others
     ready: F8  # latest end, known beforehand, of a predecessor
     # by lane
     op_at: I4  # the op that runs
@@ -34,6 +38,8 @@ class State(NamedTuple):
     old_rate: F8
     since: F8  # when `remaining` was right
     limit: F8  # bound of the op, by its curve where it has one
+    run_last: I4  # the last op of several that are played ahead
+    run_units: I4  # the units left that they were played with
     entry: I4  # (n_lanes+1,) first link of each lane
     flow_mark: I4
     flows: I4  # lanes of the component
@@ -93,12 +99,7 @@ def prepare(program: Program) -> State:
     stack[: ready.size] = ready << 3
 
     has_steps = int(p.steps.max(initial=1)) > 1 or int(p.peer.max(initial=-1)) >= 0
-
-    fixed = p.work == 0.0
-    if has_steps:
-        fixed &= (p.steps == 1) & (p.peer < 0) & (p.follower < 0)
-    if holders.size:
-        fixed &= (p.hold_resource < 0) & (np.diff(release_ptr) == 0)
+    kind = kinds(p, *ahead(p, release_ptr))
 
     def zeros(size: int) -> I4:
         return np.zeros(size, dtype=i4)
@@ -113,7 +114,7 @@ def prepare(program: Program) -> State:
         done=zeros(n if has_steps else 0),
         release_ptr=release_ptr,
         release=release,
-        fixed=fixed.astype(i4),
+        kind=kind,
         ready=np.zeros(n),
         op_at=minus(lanes),
         phase=zeros(lanes),
@@ -127,6 +128,8 @@ def prepare(program: Program) -> State:
         old_rate=np.zeros(lanes),
         since=np.zeros(lanes),
         limit=np.zeros(lanes),
+        run_last=zeros(lanes),
+        run_units=zeros(lanes),
         entry=entry,
         flow_mark=zeros(lanes),
         flows=zeros(lanes),
@@ -155,3 +158,44 @@ def prepare(program: Program) -> State:
         stack=stack,
         n_ready=ready.size,
     )
+
+
+def ahead(p: Program, release_ptr: I4) -> tuple[B1, B1]:
+    """What may be played ahead, as far as structure tells.
+
+    Parameters
+    ----------
+    p : Program
+        Its structure is read.
+    release_ptr : (n + 1,) or (1,) int32
+        CSR of what each op's end gives back.
+
+    Returns
+    -------
+    (n,) bool
+        Ops without steps that neither hold nor give back anything.
+    (n - 1,) bool
+        Such ops whose end matters to the next one of the lane alone.
+    """
+    free = (p.steps == 1) & (p.peer < 0) & (p.follower < 0) & (p.hold_resource < 0)
+    begins = free[1:]
+    if release_ptr.size > 1:
+        free = free & (np.diff(release_ptr) == 0)
+    nobody_else = (p.succ_ptr[1:-1] == p.succ_ptr[:-2]) & (p.lane[1:] == p.lane[:-1])
+    return free, free[:-1] & begins & nobody_else
+
+
+def kinds(p: Program, free: B1, links: B1) -> I4:
+    """`State.kind` of each op, where structure lets it be: see `ahead`, (n,)."""
+    kind: I4 = (free & (p.work == 0.0)).astype(np.int32)
+    works = (p.work > 0.0) & (p.latency == 0.0)
+    on = np.where(p.curve >= 0, p.curve_resource, np.int32(-1))
+    # resources of a route as a number: one at most, or it is a route of its own
+    lengths = np.diff(p.demand_ptr)
+    where = np.where(lengths == 0, -1, -2 - np.arange(lengths.size))
+    one = lengths == 1
+    where[one] = p.demand_resource[p.demand_ptr[:-1][one]]
+    at = where[p.route]
+    chained = links & works[1:] & (p.work[:-1] > 0.0) & (on[1:] == on[:-1]) & (at[1:] == at[:-1])
+    kind[:-1][chained] = 2
+    return kind
