@@ -85,6 +85,8 @@ def load_constants(gpu: Gpu) -> KernelConstants:
         notes.append(f"{gpu.name}: the architecture {gpu.architecture} is unknown")
     if gpu.name not in measured:
         notes.append(f"kernels of {gpu.name}: shares of peak taken from {measured[0]}")
+    if gpu.borrowed:
+        notes.append(f"what {gpu.name} does not say: {gpu.borrowed}")
     for part in ("attention", "bandwidth"):
         if (borrow := data[part].get("borrow")) is not None:
             notes.append(f"{part} of {gpu.name}: {_borrowed(borrow)}")

@@ -32,6 +32,14 @@ class Architecture(NamedTuple):
     attention: tuple[str, ...]
 
 
+def measured_gpu(architecture: str) -> str:
+    """The catalogue GPU whose kernels an architecture takes."""
+    rows = table("architectures")
+    known = rows["architecture"].get(architecture, rows["architecture"][rows["stand_in"]])
+    name: str = table(f"constants/{known['constants']}")["measured_on"][0]
+    return name
+
+
 def facts_of(gpu: Gpu) -> Architecture:
     """Facts of a GPU's architecture; an unknown one takes those of ``stand_in``."""
     rows = table("architectures")

@@ -12,6 +12,7 @@ from typing import Any
 
 from sim.errors import InputError
 from sim.inputs import catalogue
+from sim.inputs.architecture import measured_gpu
 from sim.inputs.base import Spec
 from sim.inputs.bind import Assumption, Binder, Form, described, did_you_mean
 from sim.inputs.spoken import gpu_named, value_of
@@ -49,7 +50,7 @@ def gpu(reader: Binder, tree: Tree, path: str) -> Branch | Spec | None:
 
 
 #: what decides how fast a GPU is and what fits on it: nothing to be supposed of an unknown one
-_DECIDES = ("memory", "memory_bandwidth", "sms", "power_limit")
+_DECIDES = ("architecture", "memory", "memory_bandwidth", "sms", "power_limit")
 _PEAKS = ("peak_bf16", "peak_fp16")
 
 
@@ -72,7 +73,28 @@ def _own_gpu(reader: Binder, tree: Branch, path: str) -> Branch | None:
         message = f"is not of the catalogue, and does not say {', '.join(missing)}{hint}"
         reader.fault(tree.place, path, f"{message}; write these, or a base of the catalogue")
         return None
-    return tree
+    return _lent(reader, tree, path)
+
+
+#: what the measured GPU of an architecture lends to one that leaves it out
+_LENT = ("boost_clock", "l2_cache", "peak_fp32", "idle_power", "compute_capability")
+#: what a GPU has not unless it says so
+_LACKS = {
+    "peak_bf16": "null", "peak_fp16": "null", "peak_tf32": "null", "peak_fp8": "null",
+    "peak_int8": "null", "nvlink_generation": "null", "nvlink_links": "0", "multicast": "false",
+}  # fmt: skip
+
+
+def _lent(reader: Binder, tree: Branch, path: str) -> Branch:
+    """A GPU of one's own with what it leaves out: another's by name, or nothing."""
+    written = tree.entries["architecture"]
+    lender = measured_gpu(str(written.value) if isinstance(written, Leaf) else "")
+    theirs = catalogue.gpu_table(lender).entries
+    lent = {key: theirs[key] for key in _LENT if key not in tree.entries}
+    board = "sxm" if "nvlink_generation" in tree.entries else "pcie"
+    said = {"form_factor": board, "borrowed": f"{', '.join(lent)} of {lender}" if lent else ""}
+    absent = {k: Leaf(v, tree.place) for k, v in {**_LACKS, **said}.items()}
+    return Branch({**absent, **lent, **tree.entries}, tree.place, tree.keys)
 
 
 def _catalogue_gpu(reader: Binder, leaf: Leaf, path: str) -> Spec | None:

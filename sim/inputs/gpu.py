@@ -37,3 +37,4 @@ class Gpu(Spec):
         ""  # catalogue entry that constants are looked up by; "" for a GPU of the user's own
     )
     confidence: str = ""  # of the data: high | medium
+    borrowed: str = ""  # keys that a GPU of one's own leaves out, and whose they are

@@ -173,6 +173,9 @@ def band(job: Job, known: Evidence) -> Band:
     if job.staged > LEAST_STAGED:
         squares += job.staged**2
         names.append("what this host's memory passes from GPU to GPU")
+    if job.own:  # as one whose own tables were not used
+        squares += UNSEEN["generation"] ** 2
+        names.append("a GPU that is not of the catalogue")
     if job.gpus > most:
         squares += (PER_DOUBLING * math.log2(job.gpus / most)) ** 2
         names.append(f"{job.gpus} GPUs")

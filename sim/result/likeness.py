@@ -44,6 +44,7 @@ class Job(NamedTuple):
     compiled: bool = False
     scale: float = NOISE  # what its doubts come to, of the logarithm of its time
     stand_in: bool = False  # its kernels are another architecture's
+    own: bool = False  # a GPU that is not of the catalogue
     staged: float = 0.0  # half-width for rates through host memory, of the logarithm of its time
 
 
@@ -64,7 +65,7 @@ class Residual(NamedTuple):
 
     def written(self) -> list[Any]:
         """The row of the data file."""
-        return [self.id, self.source, self.model, *self.job[:-2], *self[-2:]]
+        return [self.id, self.source, self.model, *self.job[:-3], *self[-2:]]
 
 
 def doubts(
@@ -125,6 +126,7 @@ def job_of(
         compiled=workload.compile,
         scale=math.sqrt(NOISE**2 + sum((DOUBT[key] * shares[key]) ** 2 for key in DOUBT)),
         stand_in=not _own_constants(topology.slowest_gpu),
+        own=not topology.slowest_gpu.base,
         staged=shares["exposed"] * math.log(high / low) / 2.0,
     )
 

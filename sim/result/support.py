@@ -141,6 +141,9 @@ def _features(job: Job) -> Iterator[Aspect]:
         evidence = f"no run shows it: adds {100 * UNSEEN[key]:.0f} % to the band"
         if key == "generation" and job.stand_in:
             evidence += f"; kernels are another architecture's: {100 * STAND_IN:.0f} % more"
+        if key == "generation" and job.own:
+            about, rows = "GPU of one's own", []
+            evidence = f"kernels as {value}'s: adds {100 * UNSEEN[key]:.0f} % to the band"
         yield _aspect(about, str(value), rows, evidence)
 
 

@@ -1,13 +1,18 @@
 """Words of other tools and people: read as meant, or led to the right key."""
 
+import math
+
 import pytest
 
+from sim import simulate, support
 from sim.errors import InputError
+from sim.inputs import catalogue
 from sim.inputs.catalogue import gpu_names
 from sim.inputs.loader import load, load_topology, load_workload
 from sim.inputs.models import catalogue_model, model_names, shape_named
 from sim.inputs.spoken import gpu_named
 from sim.interop.emit_yaml import topology_yaml
+from sim.result.bands import UNSEEN
 
 JOB = {"model": "llama-3.1-8b", "sequence_length": 4096, "steps": 1}
 
@@ -97,13 +102,37 @@ def test_a_gpu_of_ones_own_says_what_decides_the_answer(tmp_path):
     with pytest.raises(InputError) as caught:
         load_topology(box({"name": "mine-9000", "memory": "48 GB"}))
     told = str(caught.value)
-    assert "does not say memory_bandwidth, sms, power_limit, peak_bf16 or peak_fp16" in told
-    own = {"name": "mine-9000", "memory": "48 GB", "memory_bandwidth": "3.35 TB/s", "sms": 132,
-           "power_limit": "300 W", "peak_bf16": "200 TFLOP/s"}  # fmt: skip
+    assert "does not say architecture, memory_bandwidth, sms, power_limit, peak_bf16 or" in told
+    own = {"name": "mine-9000", "architecture": "ada", "memory": "48 GB", "sms": 132,
+           "memory_bandwidth": "3.35 TB/s", "power_limit": "300 W", "peak_bf16": "200 TFLOP/s",
+           }  # fmt: skip
     spec = load_topology(box(own))
-    assert spec.node.gpu.base == ""
+    gpu, lender = spec.node.gpu, catalogue.gpu("l40s-pcie-48gb")
+    assert gpu.base == ""
+    assert (gpu.boost_clock, gpu.compute_capability) == (lender.boost_clock, 8.9)
+    assert (gpu.peak_fp8, gpu.peak_fp16, gpu.nvlink_generation) == (None, None, None)
+    assert gpu.borrowed.endswith("compute_capability of l40s-pcie-48gb")
     (tmp_path / "t.yaml").write_text(topology_yaml(spec))
     assert load_topology(tmp_path / "t.yaml") == spec
+
+
+def test_the_band_of_a_gpu_of_ones_own_is_wider_and_what_is_borrowed_is_named():
+    own = {"name": "mine-9000", "architecture": "ampere", "memory": "79 GiB",
+           "memory_bandwidth": "2.039 TB/s", "sms": 108, "power_limit": "400 W",
+           "peak_bf16": "312 TFLOP/s", "form_factor": "sxm"}  # fmt: skip
+    found, known = (
+        simulate(box(gpu), JOB, scaling=False, fixes=False) for gpu in (own, "a100-sxm-80gb")
+    )
+    assert found.step.time_s == pytest.approx(known.step.time_s, rel=0.01)
+    wide, narrow = (
+        math.log(r.uncertainty.step_time_s.high / r.step.time_s) for r in (found, known)
+    )
+    assert wide == pytest.approx(math.hypot(narrow, UNSEEN["generation"]), rel=0.01)
+    assert found.uncertainty.beyond_data == ("a GPU that is not of the catalogue",)
+    assert any("what mine-9000 does not say: boost_clock" in text for text in found.borrowed)
+    assert known.borrowed == ()
+    told = {a.about: a for a in support(box(own), JOB).aspects}
+    assert told["GPU of one's own"].status == "modelled"
 
 
 def test_a_gpu_so_named_stands_among_the_assumptions():
