@@ -4,7 +4,7 @@ import pytest
 
 from sim.blocks.kernels import Kernel
 from sim.blocks.parameters import build_tree
-from sim.cost.host import agreement_s, host_model, known_calls, pace_of
+from sim.cost.host import HostModel, agreement_s, host_model, known_calls, pace_of
 from sim.data import recording, table
 from sim.errors import InputError
 from sim.inputs.checks import check
@@ -245,3 +245,13 @@ def test_one_gpu_agrees_with_nobody():
     found = load("h100-x1", "llama3-8b-lora", ["stack.distributed_debug=detail"])
     (said,) = [f for f in check(found.topology, found.workload) if "debug" in f.path]
     assert said.message == "one GPU has no collectives to agree on"
+
+
+def test_the_optimizer_and_kernels_of_no_module_take_the_optimizers_time():
+    host = HostModel(3e-6, 5e-6, 7e-6, {})
+    kernel = Kernel("x", "wq", "gemm", 0.0, 0.0, direction="forward", launches=2)
+    assert host.launch_s(kernel) == 6e-6
+    assert host.launch_s(kernel._replace(direction="dgrad")) == 10e-6
+    assert host.launch_s(kernel._replace(kind="optimizer")) == 14e-6
+    assert host.launch_s(kernel._replace(kind="attention")) == 6e-6
+    assert host.launch_s(kernel._replace(module="")) == 14e-6

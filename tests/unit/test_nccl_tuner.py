@@ -198,3 +198,9 @@ def test_point_to_point_channels():
 )  # fmt: skip
 def test_generation(capability, generation):
     assert generation_of(capability) == generation
+
+
+def test_rings_through_pcie_stay_as_slow_as_the_nics_while_they_fill_half_of_it():
+    """8 NICs of 12.5 GB/s beside 24 GB/s of PCIe, of which each ring leaves one hop out: 27.4."""
+    boxes = replace(A100_PCIE, ranks=16, nodes=2, nics=8, nic_rate=12.5e9)
+    assert search(boxes)[:2] == (2, 12.0)

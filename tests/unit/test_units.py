@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.units import EXAMPLES, UnitError, parse, parse_count, show, write
+from sim import units
+from sim.units import EXAMPLES, UnitError, parse, parse_any, parse_count, show, write
 
 
 @pytest.mark.parametrize(
@@ -119,3 +120,71 @@ def test_examples_are_right(dimension):
 )
 def test_written_reads_back_the_same(value, dimension):
     assert parse(write(value, dimension), dimension) == value
+
+
+def test_powers_times_and_elements_are_what_they_are_called():
+    assert tuple(float(10**e) for e in (3, 6, 9, 12, 15)) == (
+        units.KILO,
+        units.MEGA,
+        units.GIGA,
+        units.TERA,
+        units.PETA,
+    )
+    assert tuple(2.0**e for e in (10, 20, 30, 40)) == (units.KIB, units.MIB, units.GIB, units.TIB)
+    assert (units.MINUTE_S, units.HOUR_S, units.DAY_S) == (60.0, 60.0 * 60, 24.0 * 60 * 60)
+    assert units.BITS_PER_BYTE == 8
+    for name, size in units.DTYPE_BYTES.items():
+        bits = "".join(c for c in name if c.isdigit())
+        assert size == (4.0 if name == "tf32" else int(bits) / 8), name
+
+
+#: what one of each unit is in the SI unit, by hand
+EVERY = {
+    "B": {"B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "PB": 1e15, "EB": 1e18,
+          "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50, "bytes": 1},
+    "B/s": {"B/s": 1, "MB/s": 1e6, "GBps": 1e9, "GiB/s": 2**30, "b/s": 0.125, "Mbit/s": 125e3,
+            "Gbps": 125e6, "Tb/s": 125e9, "Kbps": 125.0, "Gib/s": 2**27},
+    "s": {"s": 1, "sec": 1, "second": 1, "seconds": 1, "min": 60, "minute": 60, "minutes": 60,
+          "h": 3600, "hour": 3600, "hours": 3600, "d": 86400, "day": 86400, "days": 86400,
+          "week": 604800, "weeks": 604800, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9},
+    "W": {"W": 1, "mW": 1e-3, "kW": 1e3, "MW": 1e6},
+    "J": {"J": 1, "kJ": 1e3, "MJ": 1e6, "GJ": 1e9, "Wh": 3600, "kWh": 3.6e6, "MWh": 3.6e9},
+    "Hz": {"Hz": 1, "kHz": 1e3, "MHz": 1e6, "GHz": 1e9},
+    "FLOP/s": {"FLOP/s": 1, "GFLOPS": 1e9, "TFLOP/s": 1e12, "PFLOPs": 1e15, "TOPS": 1e12,
+               "EFLOP/s": 1e18, "kflop/s": 1e3, "MOP/s": 1e6},
+    "USD": {"USD": 1, "$": 1, "cents": 0.01},
+    "USD/h": {"USD/h": 1, "$/h": 1, "USD/d": 1 / 24},
+    "USD/B": {"USD/GB": 1e-9, "USD/TB": 1e-12, "USD/GiB": 2.0**-30},
+    "kg/J": {"g/kWh": 1e-3 / 3.6e6, "kg/kWh": 1 / 3.6e6, "gCO2/kWh": 1e-3 / 3.6e6},
+    "1": {"": 1, "%": 0.01},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dimension", EVERY)
+def test_every_unit_has_its_size(dimension):
+    assert set(EVERY) == set(EXAMPLES)
+    for unit, size in EVERY[dimension].items():
+        assert parse(f"3 {unit}", dimension) == pytest.approx(3 * size, rel=1e-15), unit
+        assert parse_any(f"3 {unit}") == parse(f"3 {unit}", dimension)
+
+
+@pytest.mark.parametrize(("value", "dimension", "text"), [
+    (0.0, "B", "0 B"), (0.0, "B/s", "0 B/s"), (0.25, "B", "0.25 B"), (59.0, "s", "59 s"),
+    (60.0, "s", "1 min"), (3600.0, "s", "1 h"), (1e-3, "s", "1 ms"), (999.0, "B", "999 B"),
+    (1000.0, "B", "1 kB"), (0.05, "1", "0.05"),
+])  # fmt: skip
+def test_show_takes_the_largest_unit_that_is_not_larger(value, dimension, text):
+    assert show(value, dimension) == text
+
+
+@pytest.mark.parametrize(("value", "dimension", "text"), [
+    (0.0, "s", "0 d"), (90.0, "s", "1.5 min"), (50e9, "B/s", "50 GB/s"), (1500.0, "W", "1.5 kW"),
+    (0.05, "1", "0.05"),
+])  # fmt: skip
+def test_what_is_written(value, dimension, text):
+    assert write(value, dimension) == text
+
+
+def test_a_quantity_of_no_dimension():
+    with pytest.raises(UnitError, match="is no quantity; write a number"):
+        parse_any("3 parsecs")

@@ -8,9 +8,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.blocks.setting import Setting
+from sim.blocks.tensor import workspace_bytes
 from sim.cli import group
+from sim.errors import InfeasibleError
 from sim.inputs.loader import load
-from sim.memory.bound import solve
+from sim.memory.bound import solve, solve_each
 from sim.memory.report import constants, memory
 from sim.memory.verdict import SURE, Verdict, probability
 
@@ -102,3 +105,46 @@ def test_a_risk_of_time_alone_is_not_said_as_one_of_memory():
     assert sure.risk.startswith("sure to run, but slower; the allocator would take")
     likely = Verdict(70e9, 80e9, 81e9, half_width=0.1)
     assert likely.risk.startswith(f"{100 * likely.probability:.0f} % likely to run; the allocator")
+
+
+def test_what_fills_a_gpu_or_a_host_to_the_byte_fits():
+    assert Verdict(80.0, 80.0, 70.0, 99.0, 99.0).fits
+    assert not Verdict(80.0, 80.0, 70.0, 100.0, 99.0).fits
+    assert Verdict(70.0, 80.0, 80.0).retries is False  # nothing is missing
+    assert Verdict(70.0, 80.0, 81.0).retries
+
+
+@pytest.mark.parametrize(("sets", "groups"), [
+    ([], 1), (["parallelism.replicate=2"], 2), (["parallelism.context_parallel=2"], 2),
+    (["parallelism.separate_reduce_scatter_group=true"], 2),
+    (["parallelism.tensor_parallel=2", "parallelism.context_parallel=2"], 3),
+    (["model=qwen3-30b-a3b", "parallelism.expert_parallel=8"], 2),
+    (["model=qwen3-30b-a3b", "parallelism.expert_parallel=2"], 3),  # and the experts' own
+])  # fmt: skip
+def test_a_communicator_a_group(sets, groups):
+    topology, workload, _ = load("dgx-h100", "llama3-8b-sft", ["nodes=1", *sets])
+    found = memory(topology, workload)
+    work = workspace_bytes(Setting.of(workload))
+    assert found.overheads["communicators"] == constants()["communicator"] * groups + work
+    alone, single, _ = load("h100-x1", "llama3-8b-sft")
+    assert memory(alone, single).overheads["communicators"] == work
+
+
+def test_overheads_are_shares_of_the_pools():
+    topology, workload, _ = load("dgx-h100", "llama3-8b-sft")
+    found = memory(topology, workload)
+    pooled = found.peak_allocated_bytes + found.overheads["stream_pools"]
+    assert found.overheads["fragmentation"] == constants()["fragmentation"] * pooled
+    assert found.overheads["cuda_context"] == constants()["context"]
+    assert found.peak_reserved_bytes == pytest.approx(
+        found.peak_allocated_bytes + sum(found.overheads.values())
+    )
+
+
+def test_of_two_questions_without_an_answer_the_first_is_told():
+    topology, workload, _ = load("rtx-4090-x1", "llama3-70b-full", ["parallelism=single"])
+    with pytest.raises(InfeasibleError) as first:
+        solve(topology, workload, "micro_batch")
+    with pytest.raises(InfeasibleError) as several:
+        solve_each(topology, workload, ("micro_batch", "sequence_length"))
+    assert str(several.value) == str(first.value)
