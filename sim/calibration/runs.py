@@ -14,8 +14,9 @@ from sim.files import is_file
 from sim.inputs.loader import load
 from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
-from sim.inputs.tree import Branch, Items, Leaf, Tree, from_yaml, read_file
+from sim.inputs.tree import Branch, Items, Leaf, Tree, read_file
 from sim.inputs.workload import Workload
+from sim.inputs.yaml import from_yaml
 
 _RUN_KEYS = ("topology", "workload", "set", "tokens_per_s_per_gpu", "step_time_s", "name")
 

@@ -49,7 +49,8 @@ def read_calibration(path: str | PathLike[str]) -> Calibration:
         With every fault of the file.
     """
     from sim.inputs.reader import Reader
-    from sim.inputs.tree import from_yaml, read_file
+    from sim.inputs.tree import read_file
+    from sim.inputs.yaml import from_yaml
 
     source = str(path)
     faults: list[Fault] = []

@@ -19,8 +19,9 @@ from sim.inputs.fields import plan_of
 from sim.inputs.registry import FORMATS
 from sim.inputs.topology import Topology
 from sim.inputs.translation import Source, Translation
-from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, from_python, from_yaml
+from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, from_python
 from sim.inputs.workload import Workload
+from sim.inputs.yaml import from_yaml
 
 _SCRIPT = re.compile(r"^(#!.*sh\b|#SBATCH\b)|\b(torchrun|accelerate +launch|deepspeed +--)", re.M)
 _HEADER = re.compile(r"\s*\[+([^\]]+)\]+")

@@ -15,8 +15,9 @@ from sim.inputs.base import Spec
 from sim.inputs.bind import did_you_mean
 from sim.inputs.fields import plan_of
 from sim.inputs.topology import Topology
-from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, from_python, from_yaml
+from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, from_python
 from sim.inputs.workload import Workload
+from sim.inputs.yaml import from_yaml
 
 _SIDES: dict[str, type[Spec]] = {"topology": Topology, "workload": Workload}
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")

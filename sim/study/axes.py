@@ -14,7 +14,8 @@ from sim.files import is_file
 from sim.inputs.base import Spec
 from sim.inputs.bind import did_you_mean
 from sim.inputs.reader import Reader
-from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, from_yaml, read_file
+from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, read_file
+from sim.inputs.yaml import from_yaml
 
 #: a grid of more configurations is refused: it is a slip of the keyboard more often than a wish
 LARGEST = 5_000_000

@@ -189,7 +189,8 @@ def split_inputs(names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _has_model(name: str) -> bool:
-    from sim.inputs.tree import Branch, from_yaml, read_file
+    from sim.inputs.tree import Branch, read_file
+    from sim.inputs.yaml import from_yaml
 
     try:
         if not is_file(Path(name)):

@@ -13,7 +13,8 @@ from sim.inputs.arguments import Argument
 from sim.inputs.base import Duration, Positive, Seconds, Spec
 from sim.inputs.loader import load_topology, prepare
 from sim.inputs.reader import Reader
-from sim.inputs.tree import Branch, Items, Leaf, Tree, from_python, from_yaml, read_file
+from sim.inputs.tree import Branch, Items, Leaf, Tree, from_python, read_file
+from sim.inputs.yaml import from_yaml
 from sim.job.estimate import estimate_job
 from sim.quantities import counted, gib
 from sim.step.step import memory_of, step

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sim.errors import InputError
 from sim.inputs import loader
-from sim.inputs.tree import from_yaml
+from sim.inputs.yaml import from_yaml
 
 GOOD = """\
 name: box

@@ -14,7 +14,8 @@ from sim.errors import Fault, InputError
 from sim.files import is_file
 from sim.inputs.bind import did_you_mean
 from sim.inputs.reader import Reader
-from sim.inputs.tree import from_yaml, read_file
+from sim.inputs.tree import read_file
+from sim.inputs.yaml import from_yaml
 from sim.published.lookup import known_ids, speed
 from sim.study.question.spec import BreakEven, Case, Line, Study
 

@@ -1,0 +1,96 @@
+"""What is read without the YAML parser has the very tree that the parser gives."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from sim.errors import InputError
+from sim.inputs import yaml
+from sim.inputs.plain_yaml import read_plain
+from sim.inputs.yaml import from_yaml
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted(
+    path
+    for folder in ("topologies", "workloads", "docs/examples", "sim/data/studies")
+    for path in (ROOT / folder).rglob("*.yaml")
+)
+TEXTS = [path.read_text(encoding="utf-8") for path in SHIPPED]
+MARKS = " \n:-#[]{},'\"&*!|>%@`?ab1.\t~<=\\\u00e9\u2028"
+PIECES = (
+    "  ", ": ", " #", "- ", '"x"', "'y'", "[a, b]", "{a: 1}", "\n  ", "\n", "key:", "-1", "<<: *a",
+    '{a: {b: [1, 2]}, c: "d"}', "key: ", "\n- - a", "[]", "{}", "? a", "key: |\n  a", "\n---\n",
+    "'it''s'", '"a\\n"', "[a: b]", "{a, b}", "a:b", "http://x", "k" * 101,
+)  # fmt: skip
+
+
+def parsed(text: str, monkeypatch):
+    """The tree, by the parser alone; None where it finds faults."""
+    with monkeypatch.context() as patch:
+        patch.setattr(yaml, "read_plain", lambda text, source: None)
+        try:
+            return from_yaml(text, "x")
+        except InputError:
+            return None
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=[path.name for path in SHIPPED])
+def test_shipped_files(text, monkeypatch):
+    found = read_plain(text, "x")
+    assert found is None or found == parsed(text, monkeypatch)
+
+
+def test_machines_and_jobs_are_plain():
+    inputs = [t for t, p in zip(TEXTS, SHIPPED, strict=True) if p.parent.parent == ROOT]
+    assert len(inputs) > 60
+    assert all(read_plain(text, "x") for text in inputs)
+
+
+def changed(text: str, draw: random.Random) -> str:
+    """A few lines of a text, with some slips of the keyboard."""
+    lines = text.split("\n")
+    at = draw.randrange(len(lines))
+    text = "\n".join(lines[max(0, at - 6) : at + 6]) + "\n" * draw.randrange(2)
+    for _ in range(draw.randrange(1, 4)):
+        at, how = draw.randrange(len(text) + 1), draw.random()
+        if how < 0.4:
+            text = text[:at] + draw.choice(MARKS) + text[at:]
+        elif how < 0.6:
+            text = text[:at] + text[at + 1 :]
+        elif how < 0.8:
+            text = text[:at] + draw.choice(PIECES) + text[at:]
+        else:
+            other = draw.randrange(len(text) + 1)
+            text = text[:at] + text[other : other + 20] + text[at:]
+    return text
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_slips_are_read_as_the_parser_reads_them_or_not_at_all(seed, monkeypatch):
+    draw = random.Random(seed)
+    small = [text for text in TEXTS if len(text) < 3000]
+    read = 0
+    for _ in range(400):
+        text = changed(draw.choice(small), draw)
+        found = read_plain(text, "x")
+        if found is not None:
+            read += 1
+            assert found == parsed(text, monkeypatch), text
+    assert read > 40
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "# nothing", "a:", "a: b\n  c", "a: [b,\n c]", "a: *b", "a: &b c", "a: !t b",
+        "a: |\n  b", "a: b: c", "a: 'it''s'", 'a: "\\n"', "a: b\na: c", "a: {b: 1, b: 2}", "a:\tb",
+        "- - a", "-\n", "a: b\n---\na: c", "? a", "<<: b", "a: b\r\nc: d", "a: [b: c]",
+        "\ufeffa: b", "a: b\n c: d", "a: {b}", "1: b", "a: @b", "a: `b`", "a: %b", "a: [b,]",
+        "a: 'b' c", "a: [b] c", "scalar", "k: " + "[" * 20 + "]" * 20,
+    ],
+)  # fmt: skip
+def test_what_only_the_parser_reads(text):
+    assert read_plain(text, "x") is None
