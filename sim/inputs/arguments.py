@@ -14,8 +14,8 @@ from sim.errors import Fault, InputError
 from sim.files import is_file, is_folder
 from sim.inputs import catalogue, foreign
 from sim.inputs.base import Spec
-from sim.inputs.bind import did_you_mean
 from sim.inputs.fields import plan_of
+from sim.inputs.nearest import did_you_mean
 from sim.inputs.topology import Topology
 from sim.inputs.translation import Translation
 from sim.inputs.tree import Branch, Leaf, Place, Tree, from_python, read_file, read_stdin

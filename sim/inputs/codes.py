@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sim.data import table
 from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
-from sim.inputs.bind import did_you_mean
+from sim.inputs.nearest import did_you_mean
 
 _EXPLAIN = "explain"
 

@@ -10,9 +10,9 @@ from sim.documents import SCHEMAS, Document, Listing
 from sim.errors import InputError
 from sim.inputs import catalogue, models, offers
 from sim.inputs.base import Spec
-from sim.inputs.bind import did_you_mean
 from sim.inputs.codes import codes
 from sim.inputs.loader import load_topology, load_workload
+from sim.inputs.nearest import did_you_mean
 from sim.inputs.registry import FORMATS, STRATEGIES
 from sim.inputs.spoken import folded, gpu_named
 from sim.inputs.strategy import strategy_named

@@ -14,7 +14,9 @@ from sim.errors import InputError
 from sim.inputs import catalogue
 from sim.inputs.architecture import measured_gpu
 from sim.inputs.base import Spec
-from sim.inputs.bind import Assumption, Binder, Form, described, did_you_mean
+from sim.inputs.bind import Assumption, Binder, Form
+from sim.inputs.nearest import did_you_mean
+from sim.inputs.scalars import described
 from sim.inputs.spoken import gpu_named, value_of
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from sim.errors import Fault, InputError
 from sim.inputs.base import Spec
-from sim.inputs.bind import did_you_mean
 from sim.inputs.fields import plan_of
+from sim.inputs.nearest import did_you_mean
 from sim.inputs.topology import Topology
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, from_python
 from sim.inputs.workload import Workload

@@ -84,7 +84,7 @@ class Registry(Generic[T]):
 
 #: ways of spreading training over ranks: `sim.inputs.strategy.Strategy` objects
 STRATEGIES: Registry[Any] = Registry("scaling_sim.strategies", {
-    "fsdp1": "sim.strategies.fsdp1", "fsdp2": "sim.strategies.fully_shard",
+    "fsdp1": "sim.strategies.flat_shard", "fsdp2": "sim.strategies.fully_shard",
     "zero1": "sim.strategies.zero12", "zero2": "sim.strategies.zero12",
     "zero3": "sim.strategies.zero3", "ddp": "sim.strategies.ddp",
     "single": "sim.strategies.ddp", "megatron": "sim.strategies.megatron",

@@ -9,7 +9,7 @@ from typing import Any
 from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
 from sim.inputs import catalogue
-from sim.inputs.bind import did_you_mean
+from sim.inputs.nearest import did_you_mean
 from sim.inputs.schema import file_schema
 
 _SOURCE = "init"

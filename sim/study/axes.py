@@ -12,7 +12,7 @@ from typing import Any
 from sim.errors import Fault, InputError
 from sim.files import is_file
 from sim.inputs.base import Spec
-from sim.inputs.bind import did_you_mean
+from sim.inputs.nearest import did_you_mean
 from sim.inputs.reader import Reader
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, read_file
 from sim.inputs.yaml import from_yaml

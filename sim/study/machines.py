@@ -17,8 +17,8 @@ from typing import cast
 from sim.errors import Fault, InputError
 from sim.inputs import catalogue as shipped
 from sim.inputs.arguments import Argument
-from sim.inputs.bind import did_you_mean
 from sim.inputs.loader import load_topology
+from sim.inputs.nearest import did_you_mean
 from sim.inputs.offers import catalogue, newest, offer_keys
 from sim.inputs.price import PriceRow
 from sim.inputs.reader import Reader

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Keys, Source, Translation
-from sim.interop.trainers import common, deepspeed
+from sim.interop.trainers import common, deepspeed, fsdp_keys
 from sim.interop.trainers.common import DTYPES, TrainerFormat
 
 _MARKS = {
@@ -38,7 +38,7 @@ def read(source: Source, job: Translation) -> None:
     plugin, zero = keys.inner("fsdp_config"), keys.inner("deepspeed_config")
     if kind == "FSDP" or (not kind and plugin.branch.entries):
         version = plugin.count("fsdp_version") or 1
-        common.fsdp(plugin, job, version, [])
+        fsdp_keys.fsdp(plugin, job, version, [])
     elif kind == "DEEPSPEED":
         _zero(source, zero, job)
     elif kind in ("MULTI_GPU", "NO", ""):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Keys, Source, Translation
-from sim.interop.trainers import common, deepspeed
+from sim.interop.trainers import common, deepspeed, fsdp_keys
 from sim.interop.trainers.common import TrainerFormat
 
 _DEFAULT = "axolotl's default"
@@ -157,7 +157,7 @@ def _strategy(source: Source, keys: Keys, job: Translation) -> None:
     plugin = keys.inner("fsdp_config")
     if words or plugin.branch.entries:
         version = keys.count("fsdp_version") or plugin.count("fsdp_version") or 1
-        common.fsdp(plugin, job, version, words)
+        fsdp_keys.fsdp(plugin, job, version, words)
     else:
         keys.leave("no fsdp_config", "fsdp_version")
     deepspeed.named(source, keys, job, "deepspeed")

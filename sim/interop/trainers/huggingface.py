@@ -8,7 +8,7 @@ from __future__ import annotations
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Keys, Source, Translation
 from sim.inputs.tree import Branch
-from sim.interop.trainers import common, deepspeed
+from sim.interop.trainers import common, deepspeed, fsdp_keys
 from sim.interop.trainers.common import DTYPES, TrainerFormat
 
 _MARKS = {
@@ -171,7 +171,7 @@ def strategy(source: Source, keys: Keys, job: Translation) -> None:
         inner = inner or Keys(job, Branch({}, keys.place("fsdp")), "fsdp.")
         version = inner.count("version", "fsdp_version") or (2 if words == ["true"] else 1)
         inner.seen.add("version")
-        common.fsdp(inner, job, version, words)
+        fsdp_keys.fsdp(inner, job, version, words)
     deepspeed.named(source, keys, job, "deepspeed")
     bucket = keys.number("ddp_bucket_cap_mb")
     if bucket and job.at("parallelism.strategy") is None:

@@ -9,7 +9,7 @@ from sim.inputs.foreign import format_of
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Keys, Source, Translation
 from sim.inputs.tree import Branch, Leaf, Place
-from sim.interop.trainers import common, huggingface
+from sim.interop.trainers import common, fsdp_keys, huggingface
 from sim.interop.trainers.common import TrainerFormat
 
 _LONGEST = 4096
@@ -94,7 +94,7 @@ def _accelerate(launch: Keys, job: Translation) -> None:
         launch.seen.update(names)
         plugin = Branch({n: launch.branch.entries[n] for n in names}, launch.place("use_fsdp"))
         inner = Keys(job, plugin)
-        common.fsdp(inner, job, inner.count("fsdp_version") or 1, [])
+        fsdp_keys.fsdp(inner, job, inner.count("fsdp_version") or 1, [])
     precision = launch.text("mixed_precision").lower()
     if precision in common.DTYPES:
         launch.put("precision.kind", common.DTYPES[precision], "mixed_precision")

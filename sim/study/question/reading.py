@@ -12,7 +12,7 @@ from sim.data import DATA
 from sim.documents import SCHEMAS, Listing, Section
 from sim.errors import Fault, InputError
 from sim.files import is_file
-from sim.inputs.bind import did_you_mean
+from sim.inputs.nearest import did_you_mean
 from sim.inputs.reader import Reader
 from sim.inputs.tree import read_file
 from sim.inputs.yaml import from_yaml

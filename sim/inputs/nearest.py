@@ -1,0 +1,59 @@
+"""Keys that nobody has, and those that were meant: near ones, and what other tools call them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+CUTOFF = 0.6  # of likeness: below it nothing is near
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint at the nearest known key, or the list of keys where it is short."""
+    names = list(known)
+    alias = MISNOMERS.get(word)
+    if alias in names:
+        return f'; did you mean "{alias}"?'
+    folded = {n.lower().replace("_", "").replace("-", ""): n for n in names}
+    bare = word.lower().replace("_", "").replace("-", "")
+    if bare in folded:
+        return f'; did you mean "{folded[bare]}"?'
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, names, n=1, cutoff=CUTOFF)
+    if not near and len(bare) >= 2:  # "h100" is the beginning of several
+        near = [n for f, n in folded.items() if f.startswith(bare)][:4]
+    if near:
+        return "; did you mean " + " or ".join(f'"{n}"' for n in near) + "?"
+    return f"; known are {', '.join(names)}" if 0 < len(names) <= 12 else ""
+
+
+# what other tools call these keys
+MISNOMERS = {
+    "seq_len": "sequence_length", "seq_length": "sequence_length",
+    "sequence_len": "sequence_length", "max_seq_length": "sequence_length",
+    "context_length": "sequence_length", "batch_size": "micro_batch",
+    "micro_batch_size": "micro_batch", "per_device_train_batch_size": "micro_batch",
+    "train_micro_batch_size_per_gpu": "micro_batch",
+    "gradient_accumulation_steps": "gradient_accumulation",
+    "accumulation": "gradient_accumulation", "max_steps": "steps", "num_train_epochs": "epochs",
+    "max_tokens": "tokens", "dtype": "precision", "bf16": "precision", "fp16": "precision",
+    "fp8": "precision", "mixed_precision": "precision", "torch_dtype": "precision",
+    "zero_stage": "parallelism", "fsdp": "parallelism", "deepspeed": "parallelism",
+    "strategy": "parallelism", "lora": "method", "qlora": "method", "finetuning_type": "method",
+    "cutoff_len": "sequence_length", "max_length": "sequence_length", "optim": "optimizer",
+    "model_name_or_path": "model", "lora_rank": "rank", "global_batch_size": "global_batch",
+    "train_batch_size": "global_batch",
+    "gradient_checkpointing": "activation_checkpointing", "recompute": "activation_checkpointing",
+    "attn_implementation": "attention", "torch_compile": "compile", "base_model": "model",
+    "r": "rank", "lora_r": "rank", "target_modules": "targets", "num_layers": "layers",
+    "num_hidden_layers": "layers", "intermediate_size": "ffn_size",
+    "num_attention_heads": "heads", "num_key_value_heads": "kv_heads",
+    "max_position_embeddings": "max_positions", "dp_replicate": "replicate",
+    "cp": "context_parallel", "tp": "tensor_parallel", "pp": "pipeline_parallel",
+    "data_parallel_shard": "shard", "data_parallel_replicate": "replicate",
+    "ep": "expert_parallel", "expert_parallel_degree": "expert_parallel",
+    "tensor_parallel_degree": "tensor_parallel", "pipeline_parallel_degree": "pipeline_parallel",
+    "num_nodes": "nodes", "gpu_count": "gpus", "gpus_per_node": "gpus",
+    "num_gpus": "gpus", "bandwidth": "rate", "nic": "nics", "tdp": "power_limit",
+    "hbm_bandwidth": "memory_bandwidth", "price": "price_per_gpu_hour",
+}  # fmt: skip

@@ -1,0 +1,109 @@
+"""FSDP1 as a strategy: what it reads and allows, and the plans it builds from its handles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from sim.blocks.modules import ModelTree
+from sim.inputs.finding import Finding, fault, warning
+from sim.inputs.notes import Message
+from sim.inputs.strategy import Strategy, register
+from sim.inputs.trainer import trainer_of
+from sim.inputs.workload import Parallelism, Workload
+from sim.mesh import Mesh
+from sim.strategies.fsdp1 import Run
+from sim.strategies.fsdp_memory import kept_inputs
+from sim.strategies.plan import Plan, Recorder
+from sim.strategies.units import (
+    FSDP_KNOBS,
+    equal_layers,
+)
+
+#: layers to record at either end: outlives the free events left from the step before, and prefetch
+_EDGE = 8
+
+
+def record_in_full(
+    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1, cold: bool = False
+) -> Plan:
+    """As `Strategy.build`, every layer by the state machine: what tests hold it against."""
+    return Run(workload, tree, mesh, 0, Recorder).play(steps, cold)
+
+
+def _uniform(workload: Workload, tree: ModelTree) -> bool:
+    """Whether there are enough equal layers for the middle ones to be copies of one."""
+    knobs = workload.parallelism
+    if len(tree.layers) < 2 * _EDGE + 3 or knobs.wrap != "block+root" or knobs.offload != "none":
+        return False
+    if workload.activation_checkpointing.offload:
+        return False
+    return equal_layers(workload, tree)
+
+
+class Fsdp1(Strategy):
+    """`FullyShardedDataParallel`."""
+
+    name, title, fsdp_version = "fsdp1", "FSDP1", 1
+    knobs = FSDP_KNOBS | {"limit_all_gathers", "use_orig_params", "sharding_strategy"}
+    instead: ClassVar = {"reshard_after_forward": "fsdp1 says sharding_strategy: shard-grad-op"}
+    wraps = ("block+root", "peft")
+    offloads = ("all",)
+    tools = frozenset({"accelerate", "axolotl", "deepspeed"})
+    family = ("fsdp1", "ddp")
+    gathers_blocks = blocks_alike = record_streams = offloads_inputs = True
+
+    def replicates(self, knobs: Parallelism) -> bool:
+        """Where it is told not to shard."""
+        return knobs.sharding_strategy == "no-shard"
+
+    def zero_stage(self, knobs: Parallelism) -> int:
+        """Stages by the names of its own."""
+        return {"no-shard": 0, "shard-grad-op": 2, "full-shard": 3}[knobs.sharding_strategy]
+
+    def findings(self, workload: Workload) -> Iterator[Finding]:
+        """Values that are FSDP2's, and what FSDP1 computes wrongly."""
+        knobs = workload.parallelism
+        if (
+            knobs.offload != "none"
+            and workload.gradient_accumulation > 1
+            and knobs.gradient_sync == "every"
+        ):
+            # "FSDP will use the newly-reduced gradient instead of accumulating with any existing
+            # gradient", says PyTorch's documentation; runs with it were published all the same
+            message = "fsdp1 with offload loses gradients that it accumulates outside no_sync()"
+            hint = "write gradient_sync: last, gradient_accumulation: 1, or fsdp2"
+            yield warning("offload-sync", "workload", "parallelism.gradient_sync", message, hint)
+        if isinstance(knobs.backward_prefetch, int):
+            message = "fsdp1 takes pre, post or none"
+            yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)
+        trainer = trainer_of(workload)
+        blocks = workload.parallelism.wrap == "block+root"
+        if workload.method.kind != "full" and blocks and trainer.wraps_adapters:
+            message = f"{trainer.title} makes a unit of each adapter weight (PEFT's wrap policy)"
+            hint = "write wrap: peft, or trainer: none if you wrap blocks yourself"
+            yield warning("peft-wrap", "workload", "parallelism.wrap", message, hint)
+
+    def memory_warnings(self, workload: Workload, tree: ModelTree, mesh: Mesh) -> Iterator[Message]:
+        """What frozen weights do."""
+        yield from kept_inputs(workload)
+
+    def build(
+        self, workload: Workload, tree: ModelTree, mesh: Mesh, *, steps: int, cold: bool,
+        recorder: type[Recorder],
+    ) -> Plan:  # fmt: skip
+        """One steady-state step of FSDP1, or the first `steps` steps of a run.
+
+        Arguments and answer are those of `Strategy.build`; `cold` means that nothing is known of
+        the forward order and no free event is left over. Implied by ``steps > 1``.
+
+        Raises
+        ------
+        InputError
+            If knobs contradict each other, or FSDP1 refuses them.
+        """
+        edge = _EDGE if _uniform(workload, tree) else 0
+        return Run(workload, tree, mesh, edge, recorder).play(steps, cold)
+
+
+register(Fsdp1())
