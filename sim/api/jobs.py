@@ -6,6 +6,7 @@ Inputs are read before the simulator is imported, so that their faults are said 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,8 @@ def simulate(
         Of the jitter's draws, and how many steps to draw; ``result.variation`` has their
         distribution, and the step is the median one.
     scaling : bool
-        Also simulate 1, 2, 4 and 8 nodes.
+        Also simulate 1, 2, 4 and 8 nodes, with as much work for each GPU (``result.scaling``);
+        of a job on several nodes also with the same global batch (``result.strong_scaling``).
     fixes : bool
         Also simulate changes worth trying.
     **keys
@@ -109,10 +111,15 @@ def simulate(
 
     slowed = texts("slow", slow, "['rank:3=0.9']")
     varied = read_variation(share(jitter), slowed, seed, replicas)
-    return predict(
+    found = predict(
         loaded.topology, loaded.workload, loaded.notes, engine=engine, level=varied.level(level),
         scaling=scaling, fixes=fixes, variation=varied,
     )  # fmt: skip
+    if not scaling or loaded.topology.nodes == 1:
+        return found
+    from sim.result.scaling import strong_curve
+
+    return replace(found, strong_scaling=strong_curve(loaded.topology, loaded.workload, engine))
 
 
 def memory_of(

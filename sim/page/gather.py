@@ -19,7 +19,7 @@ from sim.page.model import Case, Dossier
 from sim.report.view import View
 from sim.result.bands import like_runs
 from sim.result.predict import predict
-from sim.result.result import Result
+from sim.result.result import Result, Scaling
 from sim.result.scaling import strong_curve
 from sim.result.sections import title_of
 from sim.step.spans import step_timeline
@@ -58,8 +58,13 @@ def case_of(
         offers=_offers(loaded, found) if first else None,
         keys=resolved(loaded),
         like=like_runs(machine, job, found),
-        strong=strong_curve(machine, job) if first and len(found.scaling.curve) > 1 else None,
+        strong=_strong(loaded, found) if first and len(found.scaling.curve) > 1 else None,
     )
+
+
+def _strong(loaded: Loaded, found: Result) -> Scaling | None:
+    """The curve of the same global batch: the result's own, where it has one."""
+    return found.strong_scaling or strong_curve(loaded.topology, loaded.workload)
 
 
 def _offers(loaded: Loaded, result: Result) -> PricedJobs | None:

@@ -45,7 +45,7 @@ def view(result: Result, *, quiet: bool = False) -> View:
     sections: list[Part] = [_verdict(result)]
     if not quiet:
         sections += [
-            _time(result), memory_table(result), scaling_table(result.scaling), job_section(result),
+            _time(result), memory_table(result), *_scaling(result), job_section(result),
             fixes_table(result), notes(result), Figures(result.to_dict()),
         ]  # fmt: skip
     return View(_title(result), sections, result)
@@ -194,9 +194,22 @@ def memory_table(result: Result) -> Table:
     )  # fmt: skip
 
 
+#: what the two kinds of scaling keep
+_KEPT = {"weak": "the same work for each GPU", "strong": "the same global batch"}
+
+
+def _scaling(result: Result) -> list[Table]:
+    """The curves of a machine: weak, and strong where it was asked for."""
+    curves = (result.scaling, result.strong_scaling)
+    return [scaling_table(curve) for curve in curves if curve is not None]
+
+
 def scaling_table(scaling: Scaling) -> Table:
     """A curve over numbers of nodes."""
-    heading = f"Scaling ({scaling.kind}; efficiency against {scaling.baseline_gpus} GPUs)"
+    heading = (
+        f"Scaling, {scaling.kind} ({_KEPT[scaling.kind]}; efficiency against "
+        f"{counted(scaling.baseline_gpus, 'GPU')})"
+    )
     columns = [
         Column("nodes"), Column("GPUs", width=5, before=" "), Column("step time", width=9),
         Column("tokens/s", width=10), Column("efficiency"), Column("without comm"),

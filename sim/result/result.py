@@ -270,8 +270,8 @@ class Result(Document):
     """All that a simulation says.
 
     A section that does not apply is None, and an empty mapping in the JSON: `job` and `energy` of
-    a job without length, `cost` also without a price, `uncertainty` before it is known, and
-    `variation` (``detail.variation``) where ranks are equal.
+    a job without length, `cost` also without a price, `uncertainty` before it is known,
+    `variation` (``detail.variation``) where ranks are equal, and `strong_scaling` on one node.
     """
 
     schema: ClassVar[str] = SCHEMAS["result"]
@@ -294,6 +294,7 @@ class Result(Document):
     model_version: str
     variation: Spread | None = None
     ranks: tuple[RankGroup, ...] = ()  # where they differ
+    strong_scaling: Scaling | None = None  # the same global batch; of several nodes, if asked for
 
     @property
     def borrowed(self) -> tuple[str, ...]:
@@ -303,9 +304,10 @@ class Result(Document):
     def content(self) -> dict[str, Any]:
         """The sections, what was computed from what first."""
         first = ("inputs_hash", "model_version")
-        last = ("variation", "ranks")
+        last = ("variation", "ranks", "strong_scaling")
         names = [f.name for f in fields(self) if f.name not in (*first, *last)]
         found = {name: getattr(self, name) for name in (*first, *names)}
         found["detail"] = {} if self.variation is None else {"variation": self.variation}
         found["ranks"] = self.ranks
+        found["strong_scaling"] = self.strong_scaling
         return {name: {} if value is None else value for name, value in found.items()}

@@ -1,9 +1,14 @@
 """A job on more nodes: the same global batch, cut for more ranks."""
 
+import json
+
 import pytest
 
+from sim import simulate
 from sim.inputs.loader import load
 from sim.inputs.scaled import at_batch
+from sim.report.formats import rendered
+from sim.report.run import view
 from sim.result.scaling import strong_curve
 
 
@@ -30,3 +35,20 @@ def test_strong_scaling_is_throughput_of_one_batch():
     first, *_, last = curve.curve
     gain = first.step_time_s / last.step_time_s
     assert last.efficiency == pytest.approx(gain / 8)
+
+
+def test_a_run_on_several_nodes_says_both():
+    """64 GPUs of 8 x the batch, or of the same: 1/8 of the step, less what is hidden less."""
+    one = simulate("dgx-h100", "llama3-8b-sft")
+    assert one.strong_scaling is None
+    assert "Scaling, strong" not in rendered(view(one), "table")
+    two = simulate("dgx-h100", "llama3-8b-sft", nodes=2)
+    curve = two.strong_scaling.curve
+    at_home = next(p for p in curve if p.nodes == 2)
+    assert at_home.step_time_s == pytest.approx(two.step.time_s)
+    assert [p.nodes for p in curve] == [1, 2, 4, 8]
+    text = rendered(view(two), "table")
+    assert "Scaling, weak (the same work for each GPU; efficiency against 8 GPUs)" in text
+    assert "Scaling, strong (the same global batch; efficiency against 8 GPUs)" in text
+    assert json.loads(two.to_json())["strong_scaling"]["kind"] == "strong"
+    assert simulate("dgx-h100", "llama3-8b-sft", nodes=2, scaling=False).strong_scaling is None
