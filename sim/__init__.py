@@ -11,6 +11,7 @@ One function a verb of the command line, each of which returns a typed document
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from sim.errors import InfeasibleError as InfeasibleError
     from sim.errors import InputError as InputError
     from sim.errors import ScalingSimError as ScalingSimError
+    from sim.page.face import plot as plot
     from sim.page.face import report_page as report_page
     from sim.result.result import Result as Result
 
@@ -82,7 +84,7 @@ _GIVEN = {
         "plan", "posttrain", "run_study", "size", "studies", "sweep", "sweep_grid",
     ),
     "sim.documents": ("Document",),
-    "sim.page.face": ("report_page",),
+    "sim.page.face": ("plot", "report_page"),
     "sim.errors": ("InfeasibleError", "InputError", "ScalingSimError"),
     "sim.result.result": ("Result",),
 }  # fmt: skip
@@ -94,4 +96,10 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         message = f"module 'sim' has no attribute {name!r}"
         raise AttributeError(message)
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    found = getattr(importlib.import_module(_HOMES[name]), name)
+    if inspect.isfunction(found):
+        from sim.api.checked import checked
+
+        found = checked(found)
+    globals()[name] = found
+    return found

@@ -10,7 +10,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
+
+from sim.errors import InputError
 
 SCHEMAS = {
     name: f"scaling-sim/{name}/1"
@@ -23,7 +25,18 @@ SCHEMAS = {
         "plan-comparison",
     )
 }  # fmt: skip
+_FRAME = "to_frame"
 _CELLS = 60  # rows of a document that a notebook shows
+
+
+class Headline(NamedTuple):
+    """A figure to read from afar: its name, the figure, its range or what it is out of."""
+
+    label: str
+    text: str
+    below: str
+    value: float | None = None
+    unit: str = ""
 
 
 class Section:
@@ -59,15 +72,46 @@ class Document(Section):
         """The document as JSON text; same inputs give the same bytes."""
         return dumps(self.to_dict(), indent)
 
-    def to_frame(self) -> Any:
-        """Its rows as a pandas DataFrame (needs pandas)."""
-        import pandas
+    def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """What it holds as rows, by name; its own are ``rows``."""
+        return {"rows": self.records()}
 
-        return pandas.DataFrame([plain(row) for row in self.records()])
+    def to_frame(self, table: str = "") -> Any:
+        """Its rows, or those of another of its tables, as a pandas DataFrame.
+
+        Raises
+        ------
+        InputError
+            No such table, or pandas is not installed.
+        """
+        found = self.records()
+        if table:
+            tables = self.tables()
+            if table not in tables:
+                message = f"{table!r} is none of {', '.join(map(repr, tables))}"
+                raise InputError.single(_FRAME, message, "table")
+            found = tables[table]
+        try:
+            import pandas
+        except ModuleNotFoundError:
+            message = "needs pandas: pip install pandas; records() has the same rows without it"
+            raise InputError.single(_FRAME, message) from None
+        return pandas.DataFrame([plain(row) for row in found])
+
+    def sentence(self) -> str:
+        """What it says, in a sentence; empty where it has none."""
+        return ""
+
+    def headline(self) -> Sequence[Headline]:
+        """Its figures to read from afar; none where it has no few that matter most."""
+        return ()
 
     def _repr_html_(self) -> str:
+        """A card of its headline, else a table."""
         from html import escape
 
+        if figures := self.headline():
+            return _card(self.sentence(), figures)
         rows = [plain(row) for row in self.records()[:_CELLS]]
         if len(rows) == 1:  # a row of many columns reads better as a column
             rows = [{"": key, "value": value} for key, value in rows[0].items()]
@@ -79,6 +123,21 @@ class Document(Section):
             for tag, row in zip(tags, cells, strict=True)
         )
         return f"<table><caption>{escape(self.schema)}</caption>{''.join(lines)}</table>"
+
+
+def _card(sentence: str, figures: Sequence[Headline]) -> str:
+    """A notebook's card; its colours are the notebook's own."""
+    from html import escape
+
+    box = "border: 1px solid #8888; border-radius: 10px; padding: .8em 1.1em; max-width: 44em"
+    cells = "".join(
+        f'<tr><th style="text-align: left">{escape(f.label)}</th>'
+        f'<td style="text-align: right"><b>{escape(f.text)}</b></td>'
+        f'<td style="text-align: left">{escape(f.below)}</td></tr>'
+        for f in figures
+    )
+    said = escape(sentence)
+    return f'<div style="{box}"><p style="margin: 0 0 .6em">{said}</p><table>{cells}</table></div>'
 
 
 class Listing(Document):

@@ -15,7 +15,7 @@ Overrides = Iterable[str] | Mapping[str, Any]
 Varied = Iterable[str] | Mapping[str, Iterable[Any]]
 Progress = Callable[[int, int], None]
 
-_OVERRIDES = "overrides"
+_OVERRIDES, _VARY = "overrides", "vary"
 
 
 def settings(
@@ -87,11 +87,17 @@ def share(given: str | float) -> str:
 def axes(vary: Varied) -> tuple[str, ...]:
     """``key=a,b`` texts."""
     if isinstance(vary, Mapping):
+        for key, values in vary.items():
+            if isinstance(values, str) or not isinstance(values, Iterable):
+                from sim.errors import InputError
+
+                message = f"{values!r} is no list of values; write such as [{values!r}]"
+                raise InputError.single(_VARY, message, str(key))
         return tuple(
             f"{key}={','.join(_text(value, str(key)) for value in values)}"
             for key, values in vary.items()
         )
-    return texts("vary", vary, "['nodes=1,2'] or {'nodes': [1, 2]}")
+    return texts(_VARY, vary, "['nodes=1,2'] or {'nodes': [1, 2]}")
 
 
 def _text(value: Any, key: str) -> str:

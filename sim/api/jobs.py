@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sim.api.arguments import File, Overrides, chosen, path, settings, share, texts
 
@@ -156,7 +156,8 @@ def memory_of(
     from sim.inputs.loader import load
 
     quantities = ("micro_batch", "sequence_length", "nodes")
-    asked = [*([bound] if bound else []), *bounds]
+    given = cast("tuple[Quantity, ...]", texts("bounds", bounds, "['micro_batch']"))
+    asked = [*([bound] if bound else []), *given]
     for quantity in asked:
         chosen("bound", quantity, (None, *quantities))
     machine, job, _ = load(topology, workload, settings(overrides, calibration, keys))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sim.api.arguments import File, Overrides, Varied, axes, path, settings, several
 
+_SIZES = "sizes"
 if TYPE_CHECKING:
     from sim.fabric.describe import MachineDescription
     from sim.inputs.arguments import Argument
@@ -108,6 +109,7 @@ def collective(
     CollectiveSweep or CollectiveVariants
         The second where something is varied.
     """
+    from sim.errors import InputError
     from sim.fabric.fabric import compile_fabric
     from sim.inputs.loader import load_topology
     from sim.study.axes import from_options
@@ -119,6 +121,9 @@ def collective(
     )
 
     wanted = parse_sizes(sizes) if isinstance(sizes, str) else tuple(sizes)
+    if not wanted or min(wanted) < 1:
+        message = f"{list(wanted)} is no list of sizes; write such as [1 << 20] or '1M-1G'"
+        raise InputError.single(_SIZES, message)
     asked = Collective(op, wanted, ranks, nccl, algorithm, protocol, nccl_path)
     sets = settings(overrides, calibration)
     texts = axes(vary)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from sim.api.arguments import File, Overrides, settings
+from sim.api.arguments import File, Overrides, chosen, settings
 
 if TYPE_CHECKING:
     from sim.calibration.calibrate import CalibrationReport
@@ -99,6 +99,7 @@ def validate(what: str = "all", *, cross_validate: bool = False) -> Validation:
     cross_validate : bool
         Also the error on models, GPU counts and sources left out of the fits.
     """
-    from sim.calibration.validation import PARTS, validation
+    from sim.calibration.validation import PARTS, SLOW, validation
 
+    chosen("what", what, ("all", *PARTS, *SLOW))
     return validation(PARTS if what == "all" else (what,), cross_validate)

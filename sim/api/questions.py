@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.api.arguments import File, Overrides, Progress, Varied, axes, path, settings, several
+from sim.api.arguments import (
+    File,
+    Overrides,
+    Progress,
+    Varied,
+    axes,
+    chosen,
+    path,
+    settings,
+    several,
+)
 
 if TYPE_CHECKING:
     from sim.inputs.arguments import Argument
@@ -131,7 +141,9 @@ def size(
     """
     from sim.study.machines import Wanted
     from sim.study.size import size
-    from sim.study.target import settings_of, target_of
+    from sim.study.target import FIGURES, settings_of, target_of
+
+    chosen("objective", objective, tuple(FIGURES))
 
     allowed, setup_s = settings_of(risk, setup)
     return size(
@@ -345,7 +357,9 @@ def plan(
         Times to play failures, for the odds of deadlines; 0: none.
     """
     from sim.study.plan import fewest, plan
+    from sim.study.schedule import POLICIES
 
+    chosen("policy", policy, tuple(POLICIES))
     sets = settings(overrides, calibration)
     listed = jobs if isinstance(jobs, Mapping) else Path(jobs)
     if smallest:

@@ -1,4 +1,4 @@
-"""The page of a job from Python: what ``scaling-sim run --report`` writes."""
+"""Pages and charts from Python: what ``--report`` writes, and its drawings one by one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 from sim.api.arguments import File, Overrides, settings
 
 if TYPE_CHECKING:
+    from sim.documents import Document
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
+    from sim.page.charts.canvas import Chart
+
+_PLOT = "plot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +65,82 @@ def report_page(
     sets = settings(overrides, calibration, keys)
     result = sim.simulate(topology, workload, overrides=sets)
     return Page(page(dossier_of(view(result), [Asked(topology, workload, sets, result)])))
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Charts of a document; a notebook shows them below each other.
+
+    Attributes
+    ----------
+    charts : tuple of Chart
+        Each with its `name`, `title` and the `rows` behind it.
+    """
+
+    charts: tuple[Chart, ...]
+
+    @property
+    def svg(self) -> str:
+        """The first chart, with its colours: a file of its own."""
+        from sim.page.render import standalone
+
+        return standalone(self.charts[0])
+
+    def write(self, path: File) -> Path:
+        """Write the first chart as SVG, or the numbers behind it as CSV.
+
+        Raises
+        ------
+        InputError
+            Another suffix.
+        """
+        from sim.errors import InputError
+        from sim.files import write_whole
+        from sim.page.render import csv_of
+
+        kind = Path(path).suffix.lower()
+        if kind not in (".svg", ".csv"):
+            message = f"{kind or 'no suffix'!r} is neither .svg nor .csv"
+            raise InputError.single(str(path), message)
+        write_whole(Path(path), self.svg if kind == ".svg" else csv_of(self.charts[0].rows))
+        return Path(path)
+
+    def _repr_html_(self) -> str:
+        from sim.page.render import charts_html
+
+        return charts_html(self.charts)
+
+
+def plot(document: Document, *names: str) -> Plot:
+    """Charts of what a function of `sim` gave, as its report draws them.
+
+    Parameters
+    ----------
+    document : Document
+        Such as `sim.simulate` or `sim.timeline` gives.
+    *names : str
+        Only these, in this order: ``step-parts``, ``memory``, ``scaling``, ``timeline``, ...
+
+    Raises
+    ------
+    InputError
+        A document without charts, or no chart of a name.
+    """
+    from sim.documents import Document
+    from sim.errors import InputError
+    from sim.page.plots import charts_of
+
+    if not isinstance(document, Document):
+        message = (
+            f"{type(document).__name__} {document!r} is no document that a function of sim gave"
+        )
+        raise InputError.single(_PLOT, message)
+    found = {chart.name: chart for chart in charts_of(document)}
+    if not found:
+        message = f"{document.schema} has no charts; to_frame() gives its rows"
+        raise InputError.single(_PLOT, message)
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        message = f"{unknown[0]!r} is none of {', '.join(map(repr, found))}"
+        raise InputError.single(_PLOT, message, "names")
+    return Plot(tuple(found[name] for name in names) if names else tuple(found.values()))

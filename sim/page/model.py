@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sim.documents import Headline
 from sim.fabric import Fabric
 from sim.inputs.config import Configuration
 from sim.page.charts.canvas import Chart
@@ -19,20 +20,10 @@ from sim.step.spans import StepTimeline
 from sim.study.pricing import PricedJobs
 
 
-class Tile(NamedTuple):
-    """A figure to read from afar: its name, the figure, its range or what it is out of."""
-
-    label: str
-    text: str
-    below: str
-    value: float | None = None
-    unit: str = ""
-
-
 class Tiles(NamedTuple):
     """Figures side by side."""
 
-    tiles: Sequence[Tile]
+    tiles: Sequence[Headline]
     small: bool = False
 
 

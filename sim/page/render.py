@@ -11,9 +11,9 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from sim.documents import plain
+from sim.documents import Headline, plain
 from sim.page.charts.canvas import NARROW, WIDE, Chart
-from sim.page.model import Dossier, Folded, PageSection, Piece, Source, Tile, Tiles
+from sim.page.model import Dossier, Folded, PageSection, Piece, Source, Tiles
 from sim.page.sections import sections
 from sim.report.formats.csv import flat
 from sim.report.formats.html import part_html
@@ -124,7 +124,7 @@ def piece_html(piece: Piece) -> Iterator[str]:
         yield from part_html(piece, 1)
 
 
-def _tile(tile: Tile) -> str:
+def _tile(tile: Headline) -> str:
     figure = escape(tile.text)
     if tile.value is not None:
         unit = f' title="{tile.value:.12g} {escape(tile.unit)}"' if tile.unit else ""
@@ -157,6 +157,26 @@ def chart_html(chart: Chart) -> Iterator[str]:
     if chart.note:
         yield f'<p class="note-line">{escape(chart.note)}</p>'
     yield "</figure>"
+
+
+def standalone(chart: Chart) -> str:
+    """A drawing as a file of its own: its colours and patterns within."""
+    head, rest = chart.draw(WIDE).split(">", 1)
+    hatch = HATCH[HATCH.index("<defs>") : HATCH.index("</svg>")]
+    paper = ":root { background: var(--paper); font-family: system-ui, sans-serif; }"
+    return f"{head}><style>{asset('page.css')}{paper}</style>{hatch}{rest}"
+
+
+def charts_html(charts: Sequence[Chart]) -> str:
+    """Charts as a notebook shows them: in a frame, whose style is none of the notebook's."""
+    body = "".join(line for chart in charts for line in chart_html(chart))
+    page = (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>charts</title><style>{asset('page.css')}</style></head>"
+        f'<body>{HATCH}<main class="inner">{body}</main></body></html>'
+    )
+    style = f"width: 100%; height: {min(30 * len(charts), 60)}rem; border: 0"
+    return f'<iframe title="charts" style="{style}" srcdoc="{escape(page)}"></iframe>'
 
 
 def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any, ClassVar
 
-from sim.documents import SCHEMAS, Document, Section
+from sim.documents import SCHEMAS, Document, Headline, Section
 from sim.inputs.notes import Message
 from sim.job.cost import Cost
 from sim.job.energy import Energy
+from sim.quantities import count, duration, gib, percent, usd
 from sim.records import dataclass
 from sim.step.variation import Spread
 
@@ -300,6 +302,58 @@ class Result(Document):
     def borrowed(self) -> tuple[str, ...]:
         """Constants of a GPU that are another's."""
         return tuple(t for key, t in self.provenance.items() if key.startswith("fallback"))
+
+    def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Step, collectives, exposed parts, memory by moment, its peak, curve, changes, ranks."""
+        s, m = self.step, self.memory
+        return {
+            "rows": self.records(),
+            "step": [{"part": part, "seconds": t} for part, t in s.breakdown.items()],
+            "collectives": [{"kind": kind, **row} for kind, row in s.collectives.items()],
+            "exposed": [{"where": where, "seconds": t} for where, t in s.exposed.items()],
+            "memory": [{"moment": moment, "bytes": size} for moment, size in m.by_moment.items()],
+            "peak": [{"category": name, "bytes": size} for name, size in m.by_category.items()],
+            "curve": [asdict(point) for point in self.scaling.curve],
+            "changes": [asdict(fix) for fix in self.bottleneck.fixes],
+            "ranks": [asdict(group) for group in self.ranks],
+        }
+
+    def sentence(self) -> str:
+        """The answer in a sentence."""
+        memory, job, cost = self.memory, self.job, self.cost
+        verdict = {"fits": "It fits", "at risk": "It may run out of memory"}.get(memory.verdict)
+        if verdict is None:
+            return f"It does not fit on {self.topology.title}; times are as if it just ran."
+        said = f"{verdict} on {self.topology.title}"
+        if job is not None and job.steps and job.wall_clock_s < float("inf"):
+            said += f" and is done in {duration(job.wall_clock_s)}"
+            said += f" for {usd(cost.total_usd)}" if cost is not None else ""
+        else:
+            said += f", a step in {duration(self.step.time_s)}"
+        return f"{said}; {self.bottleneck.explanation}."
+
+    def headline(self) -> Sequence[Headline]:
+        """Time, money and memory with their ranges."""
+        job, cost, m, rates = self.job, self.cost, self.memory, self.throughput
+        found = []
+        if job is not None and job.wall_clock_s < float("inf"):
+            found.append(self._banded("Whole job", "wall_clock_s", duration, job.wall_clock_s, "s"))
+        else:
+            rate = rates.tokens_per_s
+            found.append(self._banded("Tokens a second", "tokens_per_s", count, rate, "1/s"))
+        if cost is not None and cost.total_usd < float("inf"):
+            found.append(self._banded("Cost", "total_usd", usd, cost.total_usd, "USD"))
+        found.append(self._banded("Step", "step_time_s", duration, self.step.time_s, "s"))
+        room = f"of {gib(m.capacity_bytes)}; {percent(m.fit_probability, 0)} likely to run"
+        return [*found, Headline("Memory of a GPU", gib(m.needed_bytes), room, m.needed_bytes, "B")]
+
+    def _banded(
+        self, label: str, name: str, show: Callable[[float], str], value: float, unit: str
+    ) -> Headline:
+        """A figure with its band."""
+        band: Interval | None = getattr(self.uncertainty, name, None)
+        said = "" if band is None else f"80 % band {show(band.low)} to {show(band.high)}"
+        return Headline(label, show(value), said, value, unit)
 
     def content(self) -> dict[str, Any]:
         """The sections, what was computed from what first."""

@@ -18,7 +18,7 @@ from sim.page.model import Case, Piece, Tiles
 from sim.page.render import piece_html
 from sim.page.sections import machine as machine_section
 from sim.page.sections.answers import lead_of, pieces_of, priced_plans
-from sim.page.sections.decision import further, headline, sentence
+from sim.page.sections.decision import further
 from sim.page.sections.memory import memory_bars, memory_chart
 from sim.page.sections.scaling import scaling_chart
 from sim.page.sections.step import parts_chart, timeline_chart
@@ -113,14 +113,14 @@ def _run(asked: Run) -> dict[str, Any]:
     if asked.beside is not None:
         cases.insert(0, Case("A", _simulated(asked.beside)[1]))
     parts: list[tuple[str, Piece]] = [
-        ("tiles", Tiles(list(headline(result)))), ("further", Tiles(list(further(result)), True)),
+        ("tiles", Tiles(result.headline())), ("further", Tiles(list(further(result)), True)),
         ("parts", parts_chart(cases)), ("memory", memory_bars(cases)),
     ]  # fmt: skip
     if len(result.scaling.curve) > 1:
         parts.append(("scaling", scaling_chart(result, result.scaling)))
     found: dict[str, Any] = {
         "document": result.to_dict(),
-        "sentence": sentence(result),
+        "sentence": result.sentence(),
         "warnings": [f"{w.message}. {w.hint}".strip() for w in result.warnings],
         "html": {name: _html([part]) for name, part in parts},
         "copies": _copies(asked, loaded),
@@ -181,9 +181,9 @@ def _draw(asked: Drawn) -> dict[str, Any]:
             cases.append(Case(label, result, line, fabric, capacity=capacities(varied, fabric)))
     parts: list[Piece] = []
     if asked.what == "timeline":
-        parts = [timeline_chart(cases), *map(memory_chart, cases)]
-        lines = [c.timeline.to_dict() for c in cases if c.timeline is not None]
-        return {"document": lines[-1], "html": {"timeline": _html(parts)}}
+        lines = [(c.label, c.timeline) for c in cases if c.timeline is not None]
+        parts = [timeline_chart(lines), *(memory_chart(*line) for line in lines)]
+        return {"document": lines[-1][1].to_dict(), "html": {"timeline": _html(parts)}}
     found = machine_section.drawn(cases, editable=True)
     said = "" if found is None else found.lead
     parts = list(found.parts) if found is not None else []

@@ -11,7 +11,7 @@ from sim.study.search import Estimate
 from sim.units import UnitError, parse
 
 Objective = Literal["cost", "time", "co2", "energy"]
-_FIGURE = {"cost": "cost_usd", "time": "wall_s", "co2": "co2_kg", "energy": "energy_j"}
+FIGURES = {"cost": "cost_usd", "time": "wall_s", "co2": "co2_kg", "energy": "energy_j"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Target:
 
     def score(self, figures: Estimate) -> float:
         """What is minimised; time breaks ties."""
-        value: float = getattr(figures, _FIGURE[self.objective])
+        value: float = getattr(figures, FIGURES[self.objective])
         return value * (1.0 + 1e-12 * math.log1p(figures.wall_s)) if math.isfinite(value) else value
 
     def shortfall(self, figures: Estimate) -> float:

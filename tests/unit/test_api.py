@@ -283,7 +283,7 @@ def test_overrides_are_given_in_any_way(given):
         ({"engine": "gpu"}, "'gpu' is not one of 'auto', 'reference'"),
         ({"jitter": 5.0}, "is not between 0 and 100%"),
         ({"jitter": "much"}, "write 5% or 0.05"),
-        ({"slow": 3}, "write such as ['rank:3=0.9']"),
+        ({"slow": 3}, "slow: takes a list of texts, not int 3"),
         ({"scalling": True}, "scalling"),
     ],
 )

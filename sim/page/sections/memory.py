@@ -15,6 +15,7 @@ from sim.quantities import duration, gib, percent
 from sim.report.memory import TITLES
 from sim.report.run import memory_table
 from sim.result.memory import MemoryAnswer
+from sim.step.spans import StepTimeline
 from sim.units import GIB
 
 _LEAST = 0.002  # of the capacity: thinner layers are not drawn
@@ -32,7 +33,9 @@ def section(dossier: Dossier) -> PageSection | None:
         f"({percent(m.needed_bytes / m.capacity_bytes)}), at its highest in {m.peak_moment}; the "
         f"odds that it runs out of memory are {percent(1.0 - m.fit_probability)}."
     )
-    parts: list[Piece] = [memory_chart(c) for c in dossier.cases if c.timeline is not None]
+    parts: list[Piece] = [
+        memory_chart(c.label, c.timeline) for c in dossier.cases if c.timeline is not None
+    ]
     parts.append(memory_table(case.result))
     if isinstance(dossier.view.document, MemoryAnswer):
         parts = [*memory_pieces(dossier.view.document), *parts]
@@ -70,10 +73,8 @@ def memory_bars(cases: Sequence[Case]) -> Chart:
                  lambda width: stacked(width, drawn, said), rows, legend)  # fmt: skip
 
 
-def memory_chart(case: Case) -> Chart:
+def memory_chart(label: str, one: StepTimeline) -> Chart:
     """Live bytes by category over a step, the peak's band and the capacity."""
-    one = case.timeline
-    assert one is not None
     report = one.memory
     fixed = sum(report.overheads.get(k, 0.0) for k in ("cuda_context", "communicators"))
     names = [
@@ -109,7 +110,7 @@ def memory_chart(case: Case) -> Chart:
         f"Live bytes over a step, at most {gib(report.needed_bytes)} of "
         f"{gib(report.capacity_bytes)}"
     )
-    title = "Memory over the step" + (f": {case.label}" if case.label else "")
+    title = "Memory over the step" + (f": {label}" if label else "")
     rows = [
         {"time_s": h.time_s, "total_bytes": h.total_bytes,
          **{name: h.by_category.get(name, 0.0) for name in names}}

@@ -40,7 +40,8 @@ def section(dossier: Dossier) -> PageSection | None:
         parts.append(Lines([f"Overlap is not free: it costs {lost}, kernels slowed by {causes}."]))
     drawn = [c for c in dossier.cases if c.timeline is not None][:_BESIDE]
     if drawn:
-        parts += [timeline_chart(drawn), Remarks(list(_cut(drawn)))]
+        lines = [(c.label, c.timeline) for c in drawn if c.timeline is not None]
+        parts += [timeline_chart(lines), Remarks(list(_cut(drawn)))]
         if len(drawn) > 1:
             parts.append(layers_chart(drawn))
     if found := list(waiting(case.result)):
@@ -85,9 +86,8 @@ def _figures(name: str, drawn: Sequence[tuple[str, Sequence[Slice]]], alone: str
     return " · ".join(f"{label} {duration(value)}" for label, value in each)
 
 
-def timeline_chart(cases: Sequence[Case]) -> Chart:
-    """The step of each case by stream."""
-    drawn = [(case.label, case.timeline) for case in cases if case.timeline is not None]
+def timeline_chart(drawn: Sequence[tuple[str, StepTimeline]]) -> Chart:
+    """Steps by stream, each with its name."""
     present = {mark_of(span) for _, one in drawn for span in one.spans}
     legend = [Key(f"{mark}-key", title) for mark, title in TITLES.items() if mark in present]
     legend += [Key("exposed-key", "exposed communication"), Key("critical-key", "critical path")]

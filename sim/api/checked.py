@@ -1,0 +1,111 @@
+"""Arguments of the face held against its annotations, before anything below meets them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral, Real
+from os import PathLike
+from typing import Any, NamedTuple
+
+
+class Kind(NamedTuple):
+    """What an annotation takes, in words, and whether a value is that."""
+
+    words: str
+    takes: Callable[[Any], bool]
+
+
+def _many(value: Any, element: Callable[[Any], bool]) -> bool:
+    """A list, or another iterable whose elements cannot be looked at without using them up."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(element(x) for x in value)
+    return isinstance(value, Iterable) and not isinstance(value, Mapping)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _file(value: Any) -> bool:
+    return isinstance(value, str | PathLike)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+#: annotations of the face; others are the checks' of whoever takes them (`ELSEWHERE`)
+KINDS = {
+    "None": Kind("None", lambda value: value is None),
+    "bool": Kind("True or False", lambda value: isinstance(value, bool)),
+    "int": Kind("a whole number", _whole),
+    "float": Kind("a number", _number),
+    "str": Kind("a text", _text),
+    "File": Kind("a path", _file),
+    "Iterable[str]": Kind("a list of texts", lambda value: _many(value, _text)),
+    "Sequence[str]": Kind("a list of texts", lambda value: _many(value, _text)),
+    "Iterable[int]": Kind(
+        "a list of whole numbers", lambda value: not _text(value) and _many(value, _whole)
+    ),
+    "Sequence[int]": Kind("a list of whole numbers", lambda value: _many(value, _whole)),
+    "Sequence[float]": Kind("a list of numbers", lambda value: _many(value, _number)),
+    "Mapping[str, Any]": Kind("a mapping", lambda value: isinstance(value, Mapping)),
+    "Calibration": Kind(
+        "a Calibration", lambda value: type(value).__name__ == "Calibration"
+    ),
+    "Progress": Kind("a function", callable),
+}  # fmt: skip
+ELSEWHERE = frozenset({
+    "Any", "Argument", "Document", "Iterable[Quantity]", "Objective", "Overrides", "Policy",
+    "Quantity", "Sequence[Argument]", "Sequence[Policy]", "Varied",
+})  # fmt: skip
+
+
+def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, that says which argument is of the wrong kind and what it takes."""
+    signature = inspect.signature(function)
+    kinds = {
+        name: tuple(KINDS[part] for part in parts)
+        for name, parameter in signature.parameters.items()
+        if not ELSEWHERE & set(parts := parts_of(parameter.annotation))
+    }
+
+    @functools.wraps(function)
+    def called(*arguments: Any, **keys: Any) -> Any:
+        try:
+            given = signature.bind(*arguments, **keys).arguments
+        except TypeError:  # one is missing or unknown: Python says it of the function itself
+            return function(*arguments, **keys)
+        for name, takes in kinds.items():
+            if name in given:
+                parameter = signature.parameters[name]
+                values = (
+                    given[name] if parameter.kind is parameter.VAR_POSITIONAL else [given[name]]
+                )
+                for value in values:
+                    _check(function.__name__, name, value, takes)
+        return function(*arguments, **keys)
+
+    return called
+
+
+def parts_of(annotation: str) -> list[str]:
+    """Alternatives of an annotation, as it is written."""
+    return annotation.split(" | ")
+
+
+def _check(function: str, name: str, value: Any, takes: tuple[Kind, ...]) -> None:
+    if any(kind.takes(value) for kind in takes):
+        return
+    from sim.errors import InputError
+
+    words = " or ".join(kind.words for kind in takes if kind.words != "None")
+    message = f"takes {words}, not {type(value).__name__} {value!r:.80}"
+    source = f"sim.{function}"
+    raise InputError.single(source, message, name)

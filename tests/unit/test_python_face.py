@@ -1,0 +1,143 @@
+"""The face of Python: wrong arguments say what would be right, cards, charts, tables."""
+
+import ast
+import inspect
+import re
+
+import pytest
+
+import sim
+from sim.api.checked import ELSEWHERE, KINDS, parts_of
+
+M, J = "dgx-h100", "mistral-7b-lora"
+FLEET = {"jobs": [{"name": "a", "workload": J}]}
+WRONG = {
+    "seed: takes a whole number, not str 'x'": lambda: sim.simulate(M, J, seed="x"),
+    "seed: takes a whole number, not float 1.5": lambda: sim.simulate(M, J, seed=1.5),
+    "replicas: takes a whole number": lambda: sim.simulate(M, J, replicas="3"),
+    "scaling: takes True or False, not str": lambda: sim.simulate(M, J, scaling="no"),
+    "offer: takes a text, not int 3": lambda: sim.simulate(M, J, offer=3),
+    "prices: takes a path, not int 3": lambda: sim.simulate(M, J, prices=3),
+    "jitter: takes a text or a number": lambda: sim.simulate(M, J, jitter=None),
+    "takes a path or a Calibration, not dict": lambda: sim.simulate(M, J, calibration={"x": 1}),
+    "overrides  int 4 is no list of texts": lambda: sim.simulate(M, J, overrides=4),
+    "did you mean \"micro_batch\"": lambda: sim.simulate(M, J, micro_bacth=2),
+    "bounds  int 3 is no list of texts": lambda: sim.memory_of(M, J, bounds=3),
+    "ranks: takes a list of whole numbers, not str": lambda: sim.trace(M, J, ranks="0,3"),
+    "ranks: takes a list of whole numbers, not list": lambda: sim.trace(M, J, ranks=["a"]),
+    "recorded: takes a path, not int": lambda: sim.trace_diff(3, M, J),
+    "sizes: takes a text or a list of whole numbers": lambda: sim.collective(M, sizes=[1.5]),
+    "sizes  [-1] is no list of sizes": lambda: sim.collective(M, sizes=[-1]),
+    "'x' is not one of 'cost', 'time'": lambda: sim.size(J, objective="x"),
+    "max_gpus: takes a whole number": lambda: sim.size(J, max_gpus="x"),
+    "gpu: takes a list of texts": lambda: sim.size(J, gpu=3),
+    "micro_batch: 3 is no list of values; write such as [3]":
+        lambda: sim.sweep(M, J, vary={"micro_batch": 3}),
+    "jobs: takes a path or a mapping": lambda: sim.plan(M, 3),
+    "'x' is not one of 'fifo'": lambda: sim.plan(M, FLEET, policy="x"),
+    "'x' is not one of 'all', 'training'": lambda: sim.validate("x"),
+    "measured: takes a text": lambda: sim.diagnose(M, J, measured=3),
+    "nccl_tests: takes a list of texts": lambda: sim.calibrate(M, nccl_tests=3),
+    "emit: takes a list of texts": lambda: sim.export(M, J, emit=3),
+    "files: takes a path": lambda: sim.import_job("a.yaml", 3),
+    "'pie' is none of 'step-parts', 'memory-peak'": lambda: sim.plot(result(), "pie"),
+    "has no charts; to_frame() gives its rows": lambda: sim.plot(sim.entries("gpus")),
+    "int 3 is no document": lambda: sim.plot(3),
+    "'.png' is neither .svg nor .csv": lambda: sim.plot(result()).write("a.png"),
+    "table: 'x' is none of 'rows', 'step'": lambda: result().to_frame("x"),
+}  # fmt: skip
+
+
+def result(**keys):
+    return sim.simulate(M, J, nodes=2, fixes=False, **keys)
+
+
+@pytest.mark.parametrize("said", WRONG)
+def test_wrong_arguments_say_what_would_be_right(said):
+    with pytest.raises(sim.InputError) as caught:
+        WRONG[said]()
+    assert said in str(caught.value)
+
+
+def test_a_missing_argument_is_said_by_python_of_the_function_itself():
+    with pytest.raises(TypeError, match=r"simulate\(\) missing 1 required positional argument"):
+        sim.simulate(M)
+
+
+def test_every_annotation_of_the_face_is_known():
+    """Else an argument would be checked by nobody."""
+    for name in sim.__all__:
+        function = getattr(sim, name)
+        if not inspect.isfunction(function):
+            continue
+        for parameter in inspect.signature(function).parameters.values():
+            for part in parts_of(parameter.annotation):
+                assert part in KINDS or part in ELSEWHERE, (name, parameter)
+        assert function is getattr(sim, name)  # wrapped once
+        assert function.__doc__
+        assert function.__wrapped__.__module__ == function.__module__
+
+
+def test_a_card_has_the_figures_and_their_bands():
+    found = result()
+    card = found._repr_html_()
+    assert f'<p style="margin: 0 0 .6em">{found.sentence()}</p>' in card
+    shown = re.findall(r"<th[^>]*>([^<]*)</th><td[^>]*><b>([^<]*)</b></td><td[^>]*>([^<]*)<", card)
+    assert [(h.label, h.text, h.below) for h in found.headline()] == shown
+    assert [label for label, *_ in shown] == ["Whole job", "Cost", "Step", "Memory of a GPU"]
+    assert shown[2][1] == f"{found.step.time_s:.2f} s"
+    assert shown[2][2].startswith(f"80 % band {found.uncertainty.step_time_s.low:.2f} s to ")
+
+
+def test_charts_stand_alone_and_in_a_notebook(tmp_path):
+    made = sim.plot(result())
+    assert [chart.name for chart in made.charts] == ["step-parts", "memory-peak", "scaling"]
+    curve = sim.plot(result(), "scaling")
+    svg = curve.write(tmp_path / "curve.svg").read_text()
+    assert svg.startswith("<svg xmlns")
+    assert "--s0:" in svg  # its colours are within
+    assert 'id="hatch"' in svg
+    rows = curve.write(tmp_path / "curve.csv").read_text().splitlines()
+    assert rows[0].startswith("nodes,gpus,tokens_per_s")
+    assert len(rows) == 5
+    frame = made._repr_html_()
+    assert frame.startswith('<iframe title="charts"')
+    assert "&lt;figure data-name=&quot;step-parts&quot;&gt;" in frame
+    line = sim.timeline("a100-x1", "llama3-8b-lora", gradient_accumulation=1)
+    assert [c.name for c in sim.plot(line).charts] == ["timeline", "memory"]
+    compared = sim.compare([M, "dgx-a100"], J)
+    assert "throughput" in [c.name for c in sim.plot(compared).charts]
+
+
+def test_tables_of_a_result_are_its_figures():
+    found = result()
+    assert sum(row["seconds"] for row in found.tables()["step"]) == pytest.approx(found.step.time_s)
+    curve = found.to_frame("curve")
+    assert list(curve.gpus) == [8, 16, 32, 64]
+    peak = found.tables()["peak"]
+    assert sum(row["bytes"] for row in peak) == pytest.approx(found.memory.peak_allocated_bytes)
+    assert found.to_frame("rows").shape == found.to_frame().shape
+
+
+def test_without_pandas_it_says_so(monkeypatch):
+    import builtins
+
+    real = builtins.__import__
+
+    def hidden(name, *rest):
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", hidden)
+    with pytest.raises(sim.InputError, match="pip install pandas"):
+        sim.entries("gpus").to_frame()
+
+
+def test_types_are_those_of_the_functions():
+    """A checker sees the functions themselves, which the package imports for it alone."""
+    source = (ast.parse(inspect.getsource(sim))).body
+    block = next(node for node in source if isinstance(node, ast.If))
+    named = {alias.asname for node in block.body if isinstance(node, ast.ImportFrom)
+             for alias in node.names}  # fmt: skip
+    assert named == set(sim.__all__) - {"__version__"}
