@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -30,8 +29,18 @@ from sim.fabric.role import Role
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
 from sim.lowering.classes import Compiled, Key, compile_classes
-from sim.lowering.parts import CATEGORIES, HOST_SYNC_S, Flight, Part, Rows, roles_of
-from sim.lowering.table import distinct, table_of, total_bytes
+from sim.lowering.flights import flights_of, stage_of
+from sim.lowering.parts import (
+    CATEGORIES,
+    HOST_SYNC_S,
+    NO_FLIGHTS,
+    Flights,
+    Part,
+    Rows,
+    Wire,
+    roles_of,
+)
+from sim.lowering.table import distinct, total_bytes
 from sim.lowering.teams import Draw
 from sim.mesh import Groups, Pairs
 from sim.strategies.exchanges import COPYING
@@ -62,7 +71,7 @@ class Priced(NamedTuple):
     """What `lower` needs: a part for each role, and who plays it."""
 
     parts: tuple[Part, ...]
-    flights: tuple[Flight, ...]
+    flights: Flights
     compiled: Compiled
     collectives: dict[Name, CollectiveCost]
     fallbacks: tuple[str, ...]
@@ -144,15 +153,7 @@ _NO_CURVES: F8 = np.ones((0, 1))
 
 def name_of(plan: Plan, op: PlanOp) -> Name:
     """The name of a plan's collective."""
-    stage = plan.stage
-    if plan.stages > 1:
-        known = plan.derived.setdefault("stages of groups", {})
-        found = known.get(op.group)
-        if found is None:
-            crosses = plan.groups[op.group].crosses(plan.stages)
-            found = known[op.group] = -1 if crosses else stage
-        stage = found
-    return Name(op.collective, op.group, total_bytes(op), stage)
+    return Name(op.collective, op.group, total_bytes(op), stage_of(plan, op.group))
 
 
 def price(
@@ -240,38 +241,14 @@ class _Step:
             capacity=capacity,
         )  # fmt: skip
 
-    def flights(self) -> tuple[Flight, ...]:
+    def flights(self) -> Flights:
         """Every collective on the wire; none where all ranks are one class."""
         if self.single:
-            return ()
-        stages = [role.stage for role in self.roles.roles]  # of each part
-        found: list[Flight] = []
-        known: dict[tuple[object, ...], int] = {}  # flights of ranks of several stages
-        for plan in self.plans:
-            at = [stage == plan.stage for stage in stages]
-            again: Counter[tuple[str, str]] = Counter()
-            alike: dict[tuple[object, ...], tuple[bool, Flight | None]] = {}
-            for i in table_of(plan).collectives.tolist():
-                op = plan.ops[i]
-                ops = tuple([i if mine else -1 for mine in at])
-                key = (op.comm, op.group, op.collective, op.bytes_in, op.bytes_out)
-                if key not in alike:
-                    alike[key] = (name_of(plan, op).stage < 0, self._flight(plan, op))
-                several, one = alike[key]
-                if several:
-                    again[op.comm, op.unit] += 1
-                    which = (op.comm, op.unit, again[op.comm, op.unit])
-                    other = known.setdefault(which, len(found))
-                    if other < len(found):
-                        flight = found[other]
-                        found[other] = flight._replace(ops=tuple(map(max, flight.ops, ops)))
-                        continue
-                if one is not None:
-                    found.append(Flight(ops, *one[1:]))
-        return tuple(found)
+            return NO_FLIGHTS
+        return flights_of(self.plans, [role.stage for role in self.roles.roles], self._wire)
 
-    def _flight(self, plan: Plan, op: PlanOp) -> Flight | None:
-        """A collective on the wire, but for where it stands in the plans; None if it is on none."""
+    def _wire(self, plan: Plan, op: PlanOp) -> Wire | None:
+        """What a collective is on the wire; None if it is on none."""
         name = name_of(plan, op)
         cost = self.costs[name]
         team = self.compiled.teams.get(key_of(name, cost))
@@ -281,7 +258,7 @@ class _Step:
             (op.comm, name.stage, team.n_wires, team.steps > 1), self._n_lanes
         )
         self._n_lanes = max(self._n_lanes, lane + team.n_wires)
-        return Flight((), op.comm, team, lane, cost.latency_s, cost.work, cost.bound_bytes_per_s)
+        return Wire(op.comm, team, lane, cost.latency_s, cost.work, cost.bound_bytes_per_s)
 
 
 class _Pricing:

@@ -44,7 +44,7 @@ def lowered(priced: Priced) -> Lowered:
         What runs and what it costs.
     """
     parts, classes = priced.parts, priced.compiled.classes
-    if len(classes.ranks) > 1 or priced.flights:
+    if len(classes.ranks) > 1 or priced.flights.of.size:
         return lower(parts, classes, priced.flights)
     plan, rows, start, count = parts[0].plan, parts[0].rows, parts[0].row_start, parts[0].row_count
     key = (

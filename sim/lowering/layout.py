@@ -48,11 +48,8 @@ def woken_s(rows: Rows, host_rows: I8) -> F8 | float:
 
 def lay_out(part: Part, table: PlanTable, hidden: B1) -> Layout:
     """Where a part's ops stand; of `hidden` ones the host's work is put together."""
-    kind, stream = table.kind, table.stream
+    kind, stream_id = table.kind, table.stream_id
     rows, row_start, row_count = part.rows, part.row_start, part.row_count
-    names = tuple(dict.fromkeys(s for s in stream if s != "host"))
-    number = {name: i + 1 for i, name in enumerate(names)} | {"host": 0}
-    stream_id = np.array([number[s] for s in stream], dtype=np.int64)
     host_only = kind == HOST
     device_count = np.where(host_only, 0, row_count)
     hidden = hidden & ~host_only & (row_count > 1)
@@ -100,7 +97,7 @@ def lay_out(part: Part, table: PlanTable, hidden: B1) -> Layout:
         host_s=host_s,
         lane=lane,
         plan_op=plan_op,
-        streams=("host", *names),
+        streams=table.streams,
     )
 
 

@@ -13,7 +13,7 @@ written once, in the order in which the engine wants them, since there may be mi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -28,8 +28,9 @@ from sim.lowering.parts import (
     F8,
     I4,
     I8,
+    NO_FLIGHTS,
     Classes,
-    Flight,
+    Flights,
     Part,
     Rows,
 )  # fmt: skip
@@ -102,17 +103,17 @@ def _hidden(part: Part, fastest: float) -> B1:
     rows, row_start, row_count = part.rows, part.row_start, part.row_count
     alone = rows.latency_s + np.where(rows.work > 0.0, rows.work / rows.bound, 0.0)
     launched, run = np.cumsum(rows.host_s), _HASTE / fastest * np.cumsum(alone)
-    known: dict[tuple[int, int], bool] = {}
-    out = np.zeros(row_start.size, dtype=bool)
-    for i, (first, count) in enumerate(zip(row_start.tolist(), row_count.tolist(), strict=True)):
-        found = known.get((first, count))
-        if found is None:
-            end = first + count
-            before = run[first : end - 1] - run[first] + _HASTE / fastest * alone[first]
-            found = bool((launched[first + 1 : end] - launched[first] <= before).all())
-            found = found and not rows.waits[first:end].any()
-            known[first, count] = found
-        out[i] = found
+    key = row_start * (rows.work.size + 1) + row_count
+    _, places, which = np.unique(key, return_index=True, return_inverse=True)
+    found = np.zeros(places.size, dtype=bool)
+    for i, (first, count) in enumerate(
+        zip(row_start[places].tolist(), row_count[places].tolist(), strict=True)
+    ):
+        end = first + count
+        before = run[first : end - 1] - run[first] + _HASTE / fastest * alone[first]
+        found[i] = bool((launched[first + 1 : end] - launched[first] <= before).all())
+        found[i] &= not rows.waits[first:end].any()
+    out: B1 = found[which.ravel()]
     return out
 
 
@@ -191,7 +192,7 @@ def _runs(played: Sequence[_Played], classes: Classes, curve: I4) -> tuple[_Run,
     return tuple(runs)
 
 
-def lower(parts: Sequence[Part], classes: Classes, flights: Sequence[Flight] = ()) -> Lowered:
+def lower(parts: Sequence[Part], classes: Classes, flights: Flights = NO_FLIGHTS) -> Lowered:
     """Build the program of one step.
 
     Parameters
@@ -200,8 +201,8 @@ def lower(parts: Sequence[Part], classes: Classes, flights: Sequence[Flight] = (
         What ranks of each role run, what it waits for and what it costs.
     classes : Classes
         Classes of ranks, which part each plays, and resources.
-    flights : sequence of Flight
-        Collectives on the wire, in plan order; empty where all ranks are one class.
+    flights : Flights
+        Collectives on the wire; none where all ranks are one class.
     """
     keep: B1 | None = None
     hidden = [np.zeros(part.row_start.size, dtype=bool) for part in parts]
@@ -336,15 +337,16 @@ def _kept_rows(rows: Rows, keep: B1) -> Rows:
     )
 
 
-def _wires(
-    flights: Sequence[Flight], runs: Sequence[_Run], n_local: int, keep: B1 | None
-) -> _Wires:
+def _wires(flights: Flights, runs: Sequence[_Run], n_local: int, keep: B1 | None) -> _Wires:
     """Wire ops of all flights by lane, after the `n_local` ops of classes."""
-    if not flights:
+    if not flights.of.size:
         none, no = np.zeros(0, dtype=np.int64), np.zeros(0)
         return _Wires(none, none, no, no, no, none, none, none, none, none, none, none, no)
-    teams = {id(f.team): f.team for f in flights}
-    arrivals = _arrivals(flights, list(teams.values()), runs)
+    wires, of = flights.wires, flights.of
+    teams = {id(w.team): w.team for w in wires}
+    number = {key: i for i, key in enumerate(teams)}
+    team_of = np.array([number[id(w.team)] for w in wires])[of]
+    arrivals = _arrivals(flights, list(teams.values()), team_of, runs)
     if keep is not None:
         for key, t in teams.items():
             some = keep[t.resource]
@@ -353,59 +355,68 @@ def _wires(
                 resource=t.resource[some],
                 amount=t.amount[some],
             )
-    starts = dict(
-        zip(teams, exclusive(np.array([t.n_wires for t in teams.values()])).tolist(), strict=True)
-    )
-    ends = exclusive(np.array([t.resource.size for t in teams.values()])).tolist()
-    counts = np.array([f.team.n_wires for f in flights], dtype=np.int64)
+    whole = list(teams.values())
+    sizes = np.array([t.n_wires for t in whole])
+    starts = exclusive(sizes)
+    ends = exclusive(np.array([t.resource.size for t in whole])).tolist()
+    counts = sizes[team_of]
     at = n_local + exclusive(counts)
     own = np.arange(int(counts.sum())) - np.repeat(at - n_local, counts)
 
-    def each(values: Sequence[float]) -> F8:
-        return np.repeat(np.array(values, dtype=float), counts)
+    def each(values: Iterable[float]) -> F8:
+        return np.repeat(np.array(list(values), dtype=float)[of], counts)
 
-    def index(values: Sequence[int]) -> I8:
-        return np.repeat(np.array(values, dtype=np.int64), counts)
+    def index(values: Iterable[int]) -> I8:
+        return np.repeat(np.array(list(values), dtype=np.int64)[of], counts)
 
-    bound = each([f.bound * f.team.steps * f.team.chunk for f in flights])
-    waits = np.concatenate([f.team.wire for f in flights])
-    waits = waits + np.repeat(at, [f.team.wire.size for f in flights])
-    lane = index([f.lane for f in flights]) + own
+    waits = _joined([t.wire for t in whole], team_of)
+    waits = waits + np.repeat(at, np.array([t.wire.size for t in whole])[team_of])
+    lane = index(w.lane for w in wires) + own
     order = np.argsort(lane, kind="stable")
     place = np.empty(order.size + 1, dtype=np.int64)
     place[order] = n_local + np.arange(order.size)
     place[-1] = -1
-    peer = np.concatenate([f.team.peer for f in flights])
+    peer = _joined([t.peer for t in whole], team_of)
     peer = np.where(peer < 0, -1, peer + np.repeat(at, counts))[order]
+    bound = each(w.bound * w.team.steps * w.team.chunk for w in wires)
     return _Wires(
-        plan_op=index([max(f.ops) for f in flights])[order],
+        plan_op=np.repeat(flights.ops.max(axis=1), counts)[order],
         lane=lane[order],
-        latency=each([f.latency_s / f.team.steps for f in flights])[order],
-        work=each([f.work * f.team.chunk for f in flights])[order],
-        bound=(bound * np.concatenate([f.team.pace for f in flights]))[order],
-        route=(index([starts[id(f.team)] for f in flights]) + own)[order],
-        steps=index([f.team.steps for f in flights])[order],
+        latency=each(w.latency_s / w.team.steps for w in wires)[order],
+        work=each(w.work * w.team.chunk for w in wires)[order],
+        bound=(bound * _joined([t.pace for t in whole], team_of))[order],
+        route=(np.repeat(starts[team_of], counts) + own)[order],
+        steps=index(w.team.steps for w in wires)[order],
         peer=place[np.where(peer < 0, -1, peer - n_local)],
         arrive=arrivals,
         waits=place[waits - n_local],
-        ptr=np.concatenate([t.ptr[1:] + i for t, i in zip(teams.values(), ends, strict=True)]),
-        resource=np.concatenate([t.resource for t in teams.values()]),
-        amount=np.concatenate([t.amount for t in teams.values()]),
+        ptr=np.concatenate([t.ptr[1:] + i for t, i in zip(whole, ends, strict=True)]),
+        resource=np.concatenate([t.resource for t in whole]),
+        amount=np.concatenate([t.amount for t in whole]),
     )
 
 
-def _arrivals(flights: Sequence[Flight], teams: Sequence[Team], runs: Sequence[_Run]) -> I8:
+def _joined(columns: Sequence[npt.NDArray[Any]], of: I8) -> npt.NDArray[Any]:
+    """``columns[i]`` for each i of `of`, one after the other."""
+    sizes = np.array([column.size for column in columns])
+    counts = sizes[of]
+    inside = np.arange(int(counts.sum())) - np.repeat(exclusive(counts), counts)
+    found: npt.NDArray[Any] = np.concatenate(columns)[
+        np.repeat(exclusive(sizes)[of], counts) + inside
+    ]
+    return found
+
+
+def _arrivals(flights: Flights, teams: Sequence[Team], team_of: I8, runs: Sequence[_Run]) -> I8:
     """Op with which each member arrives at each flight."""
     base = np.concatenate([run.base.ravel() for run in runs])
     run_of = np.repeat(np.arange(len(runs)), [run.classes for run in runs])
-    ops = np.array([f.ops for f in flights], dtype=np.int64)
-    first = np.stack([r.played.layout.first[ops[:, r.role]] for r in runs], axis=1)
-    begin = exclusive(np.array([f.team.member.size for f in flights], dtype=np.int64))
-    out = np.empty(int(begin[-1]) + flights[-1].team.member.size, dtype=np.int64)
-    number = {id(t): i for i, t in enumerate(teams)}
-    of = np.array([number[id(f.team)] for f in flights], dtype=np.int64)
+    first = np.stack([r.played.layout.first[flights.ops[:, r.role]] for r in runs], axis=1)
+    sizes = np.array([team.member.size for team in teams])[team_of]
+    begin = exclusive(sizes)
+    out = np.empty(int(sizes.sum()), dtype=np.int64)
     for i, team in enumerate(teams):
-        mine, member = np.flatnonzero(of == i), team.member
+        mine, member = np.flatnonzero(team_of == i), team.member
         where = begin[mine, None] + np.arange(member.size)
         out[where] = base[member] + first[mine[:, None], run_of[member]]
     return out

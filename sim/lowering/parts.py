@@ -56,7 +56,7 @@ class Part(NamedTuple):
     plan: Plan  # of its pipeline stage
     rows: Rows
     row_start: I8  # (P,) run of rows of each plan op; a collective has one row where one class
-    row_count: I8  # (P,) takes part, else two (arrive, finish) and its wire op in a `Flight`
+    row_count: I8  # (P,) takes part, else two (arrive, finish) and its wire ops in `Flights`
 
 
 class Classes(NamedTuple):
@@ -73,16 +73,23 @@ class Classes(NamedTuple):
     sms: I4  # (n_classes,) countable units
 
 
-class Flight(NamedTuple):
-    """One collective of the plan on the wire, in all groups."""
+class Wire(NamedTuple):
+    """Collectives of one kind on the wire, in all groups."""
 
-    ops: tuple[int, ...]  # by part, which op of its plan it is; -1 where it takes no part
     comm: str  # collectives of one communicator follow each other
     team: Team
     lane: int  # wire lane of its first op; each op has its own
     latency_s: float
     work: float  # [B]
     bound: float  # [B/s]
+
+
+class Flights(NamedTuple):
+    """Collectives of the step on the wire, in plan order; none where all ranks are one class."""
+
+    wires: tuple[Wire, ...]
+    of: I8  # (n,) which of `wires` each is
+    ops: I8  # (n, n_parts) which op of a part's plan it is; -1 where it takes no part
 
 
 @lru_cache(maxsize=128)
@@ -108,3 +115,7 @@ def roles_of(fabric: Fabric, stages: int = 1) -> Roles:
             known[key] = [index.setdefault(role, len(index)) for role in roles]
         of += known[key]
     return Roles(tuple(index), tuple(of))
+
+
+#: where all ranks are one class
+NO_FLIGHTS = Flights((), np.zeros(0, dtype=np.int64), np.zeros((0, 1), dtype=np.int64))

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.lowering.parts import B1, F8, I4, Classes, Flight, Part
+from sim.lowering.parts import B1, F8, I4, Classes, Flights, Part, Wire
+from sim.lowering.table import table_of
 from sim.strategies.plan import COLLECTIVE, HOST
 
 
@@ -25,7 +26,7 @@ class Binding(NamedTuple):
     resource: B1  # (n_resources,) for the demands of collectives
 
 
-def may_bind(parts: Sequence[Part], classes: Classes, flights: Sequence[Flight]) -> Binding:
+def may_bind(parts: Sequence[Part], classes: Classes, flights: Flights) -> Binding:
     """Which demands can ever limit a rate.
 
     Parameters
@@ -37,7 +38,7 @@ def may_bind(parts: Sequence[Part], classes: Classes, flights: Sequence[Flight])
     players = [np.flatnonzero(classes.role == i) for i in range(len(parts))]
     streams = [_streams_at_most(part, n_local) for part in parts]
     scales = [classes.scale[mine] * classes.speed[mine].max() for mine in players]
-    total = _wires_at_most(flights, capacity.size)
+    total = _wires_at_most(flights.wires, capacity.size)
     for mine, scale, drawn in zip(players, scales, streams, strict=True):
         for most in drawn.values():
             np.add.at(total, classes.local[mine], most * scale)
@@ -65,19 +66,19 @@ def _own_may_bind(
     return out
 
 
-def _wires_at_most(flights: Sequence[Flight], n_resources: int) -> F8:
+def _wires_at_most(wires: Sequence[Wire], n_resources: int) -> F8:
     """Sum over communicators of the most that each draws.
 
     Each wire lane draws the most of its ops. Stepped lanes of a communicator and its others never
     run at once: the latter wait for all ranks, and all ranks for them.
     """
-    lanes: dict[tuple[str, bool], dict[int, dict[int, Flight]]] = {}
-    for flight in flights:
-        kind = (flight.comm, flight.team.steps > 1)
-        teams = lanes.setdefault(kind, {}).setdefault(flight.lane, {})
-        known = teams.get(id(flight.team))
-        if known is None or flight.bound > known.bound:
-            teams[id(flight.team)] = flight
+    lanes: dict[tuple[str, bool], dict[int, dict[int, Wire]]] = {}
+    for one in wires:
+        kind = (one.comm, one.team.steps > 1)
+        teams = lanes.setdefault(kind, {}).setdefault(one.lane, {})
+        known = teams.get(id(one.team))
+        if known is None or one.bound > known.bound:
+            teams[id(one.team)] = one
     drawn: dict[str, F8] = {}
     for (comm, _), found in lanes.items():
         total = np.zeros(n_resources)
@@ -87,13 +88,13 @@ def _wires_at_most(flights: Sequence[Flight], n_resources: int) -> F8:
     return np.asarray(sum(drawn.values(), np.zeros(n_resources)))
 
 
-def _lane_at_most(flights: Sequence[Flight], n_resources: int) -> F8:
+def _lane_at_most(wires: Sequence[Wire], n_resources: int) -> F8:
     keys, amounts = [], []
-    for flight in flights:
-        team = flight.team
+    for one in wires:
+        team = one.team
         wire = np.repeat(np.arange(team.n_wires), np.diff(team.ptr))
         keys.append(wire * n_resources + team.resource)
-        amounts.append(team.amount * team.pace[wire] * (flight.bound * team.steps * team.chunk))
+        amounts.append(team.amount * team.pace[wire] * (one.bound * team.steps * team.chunk))
     found, where = np.unique(np.concatenate(keys), return_inverse=True)
     most = np.zeros(found.size)
     np.maximum.at(most, where, np.concatenate(amounts))
@@ -102,18 +103,17 @@ def _lane_at_most(flights: Sequence[Flight], n_resources: int) -> F8:
 
 def _streams_at_most(part: Part, n_local: int) -> dict[str, F8]:
     """For every stream, the most that any of its ops draws on each local resource."""
-    rows = part.rows
-    seen: set[tuple[str, int, int]] = set()
+    rows, table = part.rows, table_of(part.plan)
+    draws = np.flatnonzero(~np.isin(table.kind, (HOST, COLLECTIVE)))
+    start, count, stream = part.row_start[draws], part.row_count[draws], table.stream_id[draws]
+    size = rows.work.size + 1
+    _, places = np.unique((stream * size + start) * size + count, return_index=True)
     out: dict[str, F8] = {}
-    runs = zip(part.plan.ops, part.row_start.tolist(), part.row_count.tolist(), strict=True)
-    for op, first, count in runs:
-        key = (op.stream, first, count)
-        if op.kind in (HOST, COLLECTIVE) or key in seen:
-            continue
-        seen.add(key)
-        table = slice(rows.demand_ptr[first], rows.demand_ptr[first + count])
-        lengths = np.diff(rows.demand_ptr[first : first + count + 1])
-        bound = np.repeat(rows.bound[first : first + count], lengths)
-        most = out.setdefault(op.stream, np.zeros(n_local))
-        np.maximum.at(most, rows.demand_local[table], rows.demand_amount[table] * bound)
+    for i in np.sort(places).tolist():
+        first, last = int(start[i]), int(start[i] + count[i])
+        demands = slice(rows.demand_ptr[first], rows.demand_ptr[last])
+        lengths = np.diff(rows.demand_ptr[first : last + 1])
+        bound = np.repeat(rows.bound[first:last], lengths)
+        most = out.setdefault(table.streams[stream[i]], np.zeros(n_local))
+        np.maximum.at(most, rows.demand_local[demands], rows.demand_amount[demands] * bound)
     return out

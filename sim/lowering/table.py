@@ -19,6 +19,8 @@ class PlanTable(NamedTuple):
 
     kind: I8
     stream: tuple[str, ...]
+    streams: tuple[str, ...]  # the host, then others in order of first appearance
+    stream_id: I8  # index into `streams`
     micro_step: I8
     dep_on: I8  # (n_deps,) earlier op
     dep_of: I8  # (n_deps,) op that waits for it
@@ -61,9 +63,14 @@ def _table(plan: Plan) -> PlanTable:
             fifo.append((before, i))
         previous[comms[i]] = i
     ops = [plan.ops[i] for i in collectives.tolist()]
+    stream = columns["stream"]
+    streams = ("host", *(s for s in dict.fromkeys(stream) if s != "host"))
+    number = {name: i for i, name in enumerate(streams)}
     return PlanTable(
         kind=kind,
-        stream=columns["stream"],
+        stream=stream,
+        streams=streams,
+        stream_id=np.array([number[name] for name in stream], dtype=np.int64),
         micro_step=np.array(columns["micro_step"], dtype=np.int64),
         dep_on=on,
         dep_of=np.repeat(np.arange(len(deps)), lengths),

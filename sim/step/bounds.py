@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from sim.errors import InputError
 from sim.lowering.costs import Priced
 
@@ -31,7 +33,9 @@ def check_size(priced: Priced, level: str, replicas: int) -> None:
     classes = priced.compiled.classes
     each = [int(part.row_count.sum()) for part in priced.parts]
     ops = sum(int((classes.role == i).sum()) * rows for i, rows in enumerate(each))
-    steps = sum(flight.team.n_wires * flight.team.steps for flight in priced.flights)
+    flights = priced.flights
+    each_wire = [wire.team.n_wires * wire.team.steps for wire in flights.wires]
+    steps = int(np.bincount(flights.of, minlength=len(each_wire)) @ np.array(each_wire, dtype=int))
     for count, limit, what, instead in (
         (ops, MAX_OPS, "ops", "fewer nodes, or level folded"),
         (steps, MAX_STEPS, "steps of rings", "fewer nodes, or level ranks"),

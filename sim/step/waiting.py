@@ -15,7 +15,7 @@ import numpy as np
 
 from sim.fabric.role import Role
 from sim.lowering.lower import Lowered, RankView
-from sim.lowering.parts import CATEGORIES, I8, Flight
+from sim.lowering.parts import CATEGORIES, I8, Flights
 from sim.program import Timeline
 from sim.records import dataclass
 from sim.step.intervals import F8, Coverage, gaps
@@ -119,22 +119,20 @@ def waiting_in_windows(outcome: StepOutcome) -> list[tuple[WaitingGroup, ...]]:
 
 
 def _late(
-    lowered: Lowered, timeline: Timeline, flights: tuple[Flight, ...], role: I8, group_of: I8
+    lowered: Lowered, timeline: Timeline, flights: Flights, role: I8, group_of: I8
 ) -> Mapping[int, _Late]:
     """Where each class waits, flight by flight."""
-    if not flights:
+    if not flights.of.size:
         return {}
     arrival = [timeline.end[view.comm_begin] for view in lowered.views]
-    teams = {id(f.team): f.team for f in flights}
+    teams = {id(wire.team): wire.team for wire in flights.wires}
+    team_of = np.array([id(wire.team) for wire in flights.wires])[flights.of]
     plans = dict(zip(role.tolist(), lowered.views, strict=True))
-    ops: dict[int, list[tuple[int, ...]]] = {}
-    for flight in flights:
-        ops.setdefault(id(flight.team), []).append(flight.ops)
     found: dict[int, list[_Late]] = {}
     for key, team in teams.items():
         first = np.flatnonzero(np.diff(team.group, prepend=-1))
         # which of its plan's collectives each flight is, to a class of each part
-        flown = dict(enumerate(np.array(ops[key]).T))
+        flown = flights.ops[team_of == key].T
         place = {p: np.searchsorted(v.comm_plan, flown[p]) for p, v in plans.items()}
         came = np.stack([arrival[c][place[role[c]]] for c in team.member.tolist()])
         last = np.maximum.reduceat(came, first, axis=0)

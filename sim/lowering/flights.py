@@ -1,0 +1,110 @@
+"""Which collectives of which plans are one flight on the wire."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.lowering.parts import B1, I8, Flights, Wire
+from sim.lowering.table import table_of
+from sim.strategies.plan import Plan, PlanOp
+
+
+class _Issued(NamedTuple):
+    """A plan's collectives, by what is equal among them."""
+
+    at: I8  # (n,) which ops they are
+    kind: I8  # (n,) index into `ops`
+    ops: tuple[PlanOp, ...]  # one of each kind, in order of first appearance
+    crosses: B1  # (n,) ranks of several stages take part
+    name: dict[int, tuple[str, str, int]]  # of those, by place: communicator, unit, which of it
+
+
+def stage_of(plan: Plan, group: str) -> int:
+    """The stage whose ranks a group of a plan has; -1 where it has those of several."""
+    if plan.stages == 1:
+        return plan.stage
+    known = plan.derived.setdefault("stages of groups", {})
+    if group not in known:
+        known[group] = -1 if plan.groups[group].crosses(plan.stages) else plan.stage
+    found: int = known[group]
+    return found
+
+
+def flights_of(
+    plans: Sequence[Plan],
+    stages: Sequence[int],
+    wire: Callable[[Plan, PlanOp], Wire | None],
+) -> Flights:
+    """Every collective on the wire, in plan order; what ranks of several stages issue is one.
+
+    Parameters
+    ----------
+    plans : sequence of Plan
+        The step, a plan for each pipeline stage.
+    stages : sequence of int
+        Of each part.
+    wire : callable
+        What a plan's collective is on the wire; None if it is on none.
+    """
+    wires: list[Wire] = []
+    of: list[I8] = []
+    ops: list[I8] = []
+    known: dict[tuple[str, str, int], int] = {}  # flights of ranks of several stages
+    again: list[tuple[int, I8]] = []  # such a flight in another plan
+    total = 0
+    for plan in plans:
+        issued = _issued(plan)
+        mine = np.array([stage == plan.stage for stage in stages])
+        number = np.full(len(issued.ops), -1, dtype=np.int64)
+        for kind, op in enumerate(issued.ops):
+            found = wire(plan, op)
+            if found is not None:
+                number[kind] = len(wires)
+                wires.append(found)
+        flies = number[issued.kind] >= 0
+        new = flies.copy()
+        part = np.where(mine, issued.at[:, None], -1)
+        for i in np.flatnonzero(flies & issued.crosses).tolist():
+            other = known.get(issued.name[i])
+            if other is not None:
+                new[i] = False
+                again.append((other, part[i]))
+        row = total + np.cumsum(new) - 1
+        for i in np.flatnonzero(new & issued.crosses).tolist():
+            known[issued.name[i]] = int(row[i])
+        of.append(number[issued.kind[new]])
+        ops.append(part[new])
+        total += of[-1].size
+    whole = np.concatenate(ops)
+    for other, here in again:
+        np.maximum(whole[other], here, out=whole[other])
+    return Flights(tuple(wires), np.concatenate(of), whole)
+
+
+def _issued(plan: Plan) -> _Issued:
+    found: _Issued | None = plan.derived.get("issued")
+    if found is not None:
+        return found
+    at = table_of(plan).collectives
+    kinds: dict[tuple[object, ...], int] = {}
+    first: list[PlanOp] = []
+    kind = np.empty(at.size, dtype=np.int64)
+    crosses = np.zeros(at.size, dtype=bool)
+    name: dict[int, tuple[str, str, int]] = {}
+    count: Counter[tuple[str, str]] = Counter()
+    for i, op in enumerate(map(plan.ops.__getitem__, at.tolist())):
+        key = (op.comm, op.group, op.collective, op.bytes_in, op.bytes_out)
+        if key not in kinds:
+            kinds[key] = len(kinds)
+            first.append(op)
+        kind[i] = kinds[key]
+        if stage_of(plan, op.group) < 0:
+            crosses[i] = True
+            count[op.comm, op.unit] += 1
+            name[i] = (op.comm, op.unit, count[op.comm, op.unit])
+    found = plan.derived["issued"] = _Issued(at, kind, tuple(first), crosses, name)
+    return found
