@@ -158,6 +158,10 @@ class Algorithm:
         base, efficiency = link["base_us"][protocol], link["efficiency"][protocol]
         return Pace(base, efficiency, ramp, link["ramp_time_us"])
 
+    def filling(self, comm: Communicator, table: Mapping[str, Any]) -> float:
+        """How much longer its ramps are than on the machines that they were fitted on."""
+        return 1.0
+
     def peers_us(self, comm: Communicator, op: str, table: Mapping[str, Any]) -> float:
         """Latency for each peer that a rank must reach, beyond hops. [us]"""
         return 0.0

@@ -83,6 +83,8 @@ def duration(
     link = table["links"][link_key(comm, table)]
     intra, between = chosen.hops(comm, op)
     base, efficiency, ramp, ramp_time = chosen.pace(link, op, place)
+    filling = chosen.filling(comm, table)
+    ramp, ramp_time = filling * ramp, filling * ramp_time
     latency = base + intra * max(link["hop_us"][place], chosen.least_hop_us(comm, place))
     if place == LL and size >= chosen.full_channel(comm, place):
         latency += link["spread_us"]
@@ -93,9 +95,10 @@ def duration(
         efficiency *= chosen.joined(table)
         if network_bound:
             efficiency = network["efficiency"][place]
-        if place == SIMPLE:  # the network's ramp is longer; it hides that of the node
+        if place == SIMPLE:  # the network's ramp hides that of a node, unless many GPUs fill it
             passes = 2 if op == "all_reduce" else 1
-            ramp, ramp_time = passes * network["ramp_us"], network["ramp_time_us"]
+            far = passes * network["ramp_us"], network["ramp_time_us"]
+            ramp, ramp_time = max((ramp, ramp_time), far) if filling > 1.0 else far
     ideal = size / rate * 1e6
     edge = chosen.edge(comm, op, table, link)
     transfer = ideal * (1.0 + edge) / efficiency + ramp * ideal / (ideal + ramp_time)

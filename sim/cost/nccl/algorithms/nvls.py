@@ -75,6 +75,14 @@ class Nvls(Algorithm):
         fields = ("nvls_base_us", "nvls_efficiency", "nvls_ramp_us", "nvls_ramp_time_us")
         return Pace(*(link[field] for field in fields))
 
+    def filling(self, comm: Communicator, table: Mapping[str, Any]) -> float:
+        """A round has a chunk for each GPU of a node, and chunks shrink until there are many.
+
+        Source: NVIDIA/nccl src/enqueue.cc: nChannels x nHeads chunks at a time, of 128 KiB only
+        where a message has 64 rounds of them.
+        """
+        return max(1.0, comm.local_ranks / float(table["nvls_heads"]))
+
     def loads(self, fabric: Fabric, group: Sequence[int], op: str) -> Demand:
         """Ports of every GPU.
 
