@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sim.api.machines import topo_import as topo_import
     from sim.api.machines import topo_show as topo_show
     from sim.api.measurements import calibrate as calibrate
+    from sim.api.measurements import confusion as confusion
     from sim.api.measurements import diagnose as diagnose
     from sim.api.measurements import validate as validate
     from sim.api.questions import compare as compare
@@ -78,7 +79,7 @@ _GIVEN = {
         "collective", "prices_import", "prices_job", "prices_list", "prices_show", "topo_import",
         "topo_show",
     ),
-    "sim.api.measurements": ("calibrate", "diagnose", "validate"),
+    "sim.api.measurements": ("calibrate", "confusion", "diagnose", "validate"),
     "sim.api.questions": (
         "compare", "compare_plans", "need_bandwidth", "need_context", "need_gpus", "need_price",
         "plan", "posttrain", "run_study", "size", "studies", "sweep", "sweep_grid",

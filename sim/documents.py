@@ -22,7 +22,7 @@ SCHEMAS = {
         "topology-import", "validation", "calibration", "diagnosis", "trace", "trace-difference",
         "timeline", "config", "file-schema", "import", "improvement", "post-training", "stages",
         "export", "entries", "entry", "difference", "doctor", "init", "code", "support",
-        "plan-comparison",
+        "plan-comparison", "confusion",
     )
 }  # fmt: skip
 _FRAME = "to_frame"

@@ -9,6 +9,7 @@ from sim.api.arguments import File, Overrides, chosen, settings
 
 if TYPE_CHECKING:
     from sim.calibration.calibrate import CalibrationReport
+    from sim.calibration.confusion import Confusion
     from sim.calibration.diagnose import Diagnosis
     from sim.calibration.validation import Validation
     from sim.inputs.arguments import Argument
@@ -60,33 +61,73 @@ def diagnose(
     topology: Argument,
     workload: Argument,
     *,
-    measured: str,
+    measured: str = "",
+    log: File | None = None,
     also: Sequence[str] = (),
     baseline: str | None = None,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
 ) -> Diagnosis:
-    """Rank the causes that would explain why a run is slower than its machine should be.
+    """Rank the causes that would explain why a run is slower, or faster, than it should be.
 
     Parameters
     ----------
     topology, workload, overrides, calibration
         As for `simulate`.
     measured : str
-        ``tokens_per_s_per_gpu=1000`` or ``step_time_s=12.5``.
+        ``tokens_per_s_per_gpu=1000``, ``tokens_per_s``, ``step_time_s``, ``samples_per_s``,
+        ``mfu=41%``, or ``12.5s/it``.
+    log : path, optional
+        A trainer's log that says it, instead.
     also : sequence of str
         Other runs of the job that the cause must explain too: ``KEY=VALUE SET...``.
     baseline : str, optional
         A run taken as it is, written the same way.
     """
-    from sim.calibration.diagnose import diagnose, read_figures
+    from dataclasses import replace
+
+    from sim.calibration.diagnose import diagnose
+    from sim.calibration.figures import read_figures, read_log
 
     sets = settings(overrides, calibration)
+    said = ""
+    if log is not None:
+        measured, said = read_log(str(log))
     figures = read_figures(topology, workload, sets, measured, also)
+    if said:
+        figures[0] = replace(figures[0], read=f"{measured} ({said})")
     known = None
     if baseline is not None:
         known = read_figures(topology, workload, sets, baseline, (), "--baseline")[0]
     return diagnose(figures, known)
+
+
+def confusion(
+    topology: Argument,
+    workload: Argument,
+    *,
+    also: Sequence[str] = (),
+    draws: int = 4000,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> Confusion:
+    """Which causes of a slow run can be told apart, and how often stated odds come true.
+
+    Parameters
+    ----------
+    topology, workload, overrides, calibration
+        As for `simulate`.
+    also : sequence of str
+        Other runs of the job that would be measured too, ``SET...`` each.
+    draws : int
+        Causes that are drawn and diagnosed.
+    """
+    from sim.calibration.confusion import confusion
+    from sim.calibration.figures import read_figures
+
+    sets = settings(overrides, calibration)
+    others = [text if "step_time_s=" in text else f"step_time_s=1 {text}" for text in also]
+    return confusion(read_figures(topology, workload, sets, "step_time_s=1", others), draws)
 
 
 def validate(what: str = "all", *, cross_validate: bool = False) -> Validation:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 from sim.blocks.modules import OpRole
 from sim.blocks.unroll import PHASES, unroll
+from sim.calibration.cause import ONCE, Cause, Changed, silent
+from sim.calibration.undeclared import UNDECLARED
 from sim.cost.kernel_cost import cost_model
 from sim.fabric.links import socket_core_rate
 from sim.inputs.calibration import Calibration
@@ -24,61 +24,12 @@ from sim.inputs.topology import Network, Nics, Node, Topology
 from sim.inputs.workload import Checkpointing, Precision, Workload
 from sim.memory.report import memory
 from sim.quantities import percent
-from sim.step.breakdown import Breakdown
 from sim.step.pressure import retry_s
 from sim.units import show
 
 #: of the capacity, reserved and in flight, from where the allocator may retry: fragmentation of
 #: real runs reaches a fifth beside what the model's share of it gives
 CROWDED = 0.8
-
-
-class Changed(NamedTuple):
-    """A job as a cause leaves it, and what that adds to the simulated step.
-
-    What is added may be spent inside the step (``step``), in communication that nothing hides
-    (``exposed``), in waiting for data (``wait``), or be an error of counting (``count``).
-    """
-
-    topology: Topology
-    workload: Workload
-    time: Callable[[Breakdown], float] = lambda step: step.time_s
-    adds: Literal["step", "exposed", "wait", "count"] = "step"
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """One cause.
-
-    Attributes
-    ----------
-    key, title : str
-        Short name, and what is wrong.
-    plausibility : float
-        Beside the other causes.
-    change : callable
-        (topology, workload, strength) to `Changed`; None where it cannot be.
-    strengths : tuple of float
-        From mild to hard, to be interpolated between; (1.0,) for a cause that is or is not.
-    says : callable
-        (topology, workload, strength) to what the strength means.
-    check : str
-        How to look for it directly.
-    faster : bool
-        It makes a run faster than declared.
-    everywhere : bool
-        Whether every run on these machines has it; a slow GPU may be in one node alone.
-    """
-
-    key: str
-    title: str
-    plausibility: float
-    change: Callable[[Topology, Workload, float], Changed | None]
-    strengths: tuple[float, ...]
-    says: Callable[[Topology, Workload, float], str]
-    check: str
-    everywhere: bool = True
-    faster: bool = False
 
 
 def _calibrated(topology: Topology, **factors: float) -> Topology:
@@ -319,16 +270,11 @@ def _nothing(topology: Topology, workload: Workload, strength: float) -> Changed
     return Changed(topology, workload)
 
 
-def _silent(topology: Topology, workload: Workload, strength: float) -> str:
-    return ""
-
-
-_ONCE = (1.0,)
 _GROWING = (1.0, 1.5, 2.5, 4.0, 7.0, 12.0, 20.0)
 _SHRINKING = (0.95, 0.7, 0.45, 0.3, 0.18, 0.1, 0.05, 0.02, 0.01)
 
 #: the run as declared: its probability says whether there is anything to explain
-NOTHING = Cause("none", "nothing: as predicted", 4.0, _nothing, _ONCE, _silent, "")
+NOTHING = Cause("none", "nothing: as predicted", 4.0, _nothing, ONCE, silent, "")
 
 CAUSES: tuple[Cause, ...] = (
     Cause(
@@ -338,7 +284,7 @@ CAUSES: tuple[Cause, ...] = (
         'NCCL_DEBUG=INFO: "NET/Socket" instead of "NET/IB" or "NET/OFI" (EFA)',
     ),
     Cause(
-        "one-nic", "one NIC of the node is used instead of all", 0.5, _one_nic, _ONCE, _silent,
+        "one-nic", "one NIC of the node is used instead of all", 0.5, _one_nic, ONCE, silent,
         "NCCL_DEBUG=INFO: the list after NET/IB; NCCL_IB_HCA",
     ),
     Cause(
@@ -347,7 +293,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "no-gpudirect", "NICs reach GPU memory through the host (no GPUDirect RDMA)", 0.5,
-        _no_gpudirect, _ONCE, _silent,
+        _no_gpudirect, ONCE, silent,
         'NCCL_DEBUG=INFO: channels "via NET/IB/n" without "/GDRDMA"; nvidia-peermem loaded?',
     ),
     Cause(
@@ -357,15 +303,15 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "full-shard", "parameters are sharded over all nodes: no replicas (HSDP not in effect)",
-        0.4, _full_shard, _ONCE, _silent, "print the device mesh; sizes of all-gathers in a trace",
+        0.4, _full_shard, ONCE, silent, "print the device mesh; sizes of all-gathers in a trace",
     ),
     Cause(
-        "no-overlap", "communication does not overlap with computation", 0.25, _no_overlap, _ONCE,
-        _silent, "profiler: do NCCL kernels run beside GEMMs? prefetch and wrapping of layers",
+        "no-overlap", "communication does not overlap with computation", 0.25, _no_overlap, ONCE,
+        silent, "profiler: do NCCL kernels run beside GEMMs? prefetch and wrapping of layers",
     ),
     Cause(
         "no-nvlink", "GPUs of a node talk over PCIe: NVLink is down or unused", 0.25, _no_nvlink,
-        _ONCE, _silent, "nvidia-smi nvlink -s; nvidia-smi topo -m; fabric manager running?",
+        ONCE, silent, "nvidia-smi nvlink -s; nvidia-smi topo -m; fabric manager running?",
     ),
     Cause(
         "host-path", "GPUs of a node talk through the host badly: peer-to-peer off, PCIe degraded",
@@ -402,13 +348,13 @@ CAUSES: tuple[Cause, ...] = (
         'torch.cuda.memory_stats()["num_alloc_retries"]',
     ),
     Cause(
-        "eager-attention", "attention is not fused", 0.4, _eager_attention, _ONCE, _silent,
+        "eager-attention", "attention is not fused", 0.4, _eager_attention, ONCE, silent,
         "kernel names in a trace: softmax and batched GEMMs instead of flash or fmha",
     ),
     *(
         Cause(
             f"{kernel}-attention", f"faster than declared: another attention kernel, {name}", 0.3,
-            _other_attention(kernel), _ONCE, _silent,
+            _other_attention(kernel), ONCE, silent,
             f"kernel names in a trace: {names}; the backend that SDPA chose", faster=True,
         )
         for kernel, name, names in (
@@ -419,36 +365,37 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "no-recompute", "faster than declared: activation checkpointing is off", 0.2,
-        _no_recompute, _ONCE, _silent, "peak memory; no forward kernels inside backward",
+        _no_recompute, ONCE, silent, "peak memory; no forward kernels inside backward",
         faster=True,
     ),
     Cause(
-        "compiled", "faster than declared: torch.compile is in effect", 0.2, _compiled, _ONCE,
-        _silent, "kernel names: triton_*", faster=True,
+        "compiled", "faster than declared: torch.compile is in effect", 0.2, _compiled, ONCE,
+        silent, "kernel names: triton_*", faster=True,
     ),
     Cause(
         "pageable", "offloaded weights and gradients are not in pinned memory", 0.5, _pageable,
-        _ONCE, _silent, "profiler: Memcpy HtoD (Pageable -> Device); gaps beside cudaMemcpyAsync",
+        ONCE, silent, "profiler: Memcpy HtoD (Pageable -> Device); gaps beside cudaMemcpyAsync",
     ),
     Cause(
-        "recompute", "activation checkpointing is on", 0.3, _recompute, _ONCE, _silent,
+        "recompute", "activation checkpointing is on", 0.3, _recompute, ONCE, silent,
         "peak memory; forward kernels inside backward",
     ),
     Cause(
-        "not-compiled", "torch.compile is not in effect", 0.3, _not_compiled, _ONCE, _silent,
+        "not-compiled", "torch.compile is not in effect", 0.3, _not_compiled, ONCE, silent,
         "kernel names: triton_* missing; TORCH_LOGS=graph_breaks,recompiles",
     ),
     Cause(
         "fp32", "it computes in FP32: mixed precision is not in effect", 0.2, _full_precision,
-        _ONCE, _silent, "dtype in the names of GEMM kernels",
+        ONCE, silent, "dtype in the names of GEMM kernels",
     ),
     Cause(
-        "per-node", "the figure is divided once more by the GPUs of a node", 0.1, _per_node, _ONCE,
-        _silent, "tokens/s = tokens of the global batch / step time / all GPUs",
+        "per-node", "the figure is divided once more by the GPUs of a node", 0.1, _per_node, ONCE,
+        silent, "tokens/s = tokens of the global batch / step time / all GPUs",
     ),
     Cause(
         "padding", "only real tokens are counted, and much is padding", 0.1, _padding,
         (1.1, 1.5, 2.5, 4.0, 8.0), lambda t, w, s: f"{percent(1 / s, 0)} of the tokens are real",
         "mean length of a sequence over the padded length; packing",
     ),
+    *UNDECLARED,
 )  # fmt: skip

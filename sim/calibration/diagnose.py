@@ -15,21 +15,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.calibration.causes import CAUSES, NOTHING, Cause, Changed
+from sim.calibration.cause import Cause, Changed
+from sim.calibration.causes import CAUSES, NOTHING
+from sim.calibration.figures import Figure
 from sim.calibration.probes import PROBES
 from sim.documents import SCHEMAS, Document, Section
-from sim.errors import Fault, InputError
-from sim.inputs.arguments import Argument
+from sim.errors import InputError
 from sim.inputs.calibration import Calibration
-from sim.inputs.loader import load
-from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
-from sim.inputs.workload import Workload
 from sim.memory.verdict import Verdict
 from sim.step.breakdown import Breakdown
 from sim.step.step import memory_of, step
@@ -38,29 +36,9 @@ F8 = npt.NDArray[np.float64]
 SHARED_ERROR = 0.06  # b
 OWN_ERROR = 0.04  # n: fully specified runs the constants were not fitted to, docs/validation.md
 EXPLAINS = 0.15  # |ln(predicted/measured)| up to which a cause explains the figures
-_FIGURES = ("tokens_per_s_per_gpu", "step_time_s")
 _SLOWEST = 0.05  # pace
 _RIVALS = 4
 _FINE = 40  # interpolated strengths between two simulated ones
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One measured run."""
-
-    topology: Topology
-    workload: Workload
-    step_time_s: float
-    label: str = ""
-
-    @property
-    def tokens_per_s_per_gpu(self) -> float:
-        """As a rate. [1/s]"""
-        return self.rate(self.step_time_s)
-
-    def rate(self, seconds: float) -> float:
-        """Tokens a second and GPU, of a step of so many seconds."""
-        return batch_of(self.topology, self.workload).tokens / seconds / self.topology.world_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,31 +171,27 @@ def diagnose(figures: Sequence[Figure], baseline: Figure | None = None) -> Diagn
         if (baseline.topology, baseline.workload) != (figures[0].topology, figures[0].workload):
             beside = replace(baseline, topology=_paced(baseline.topology, pace))
         figures = [replace(f, topology=_paced(f.topology, pace)) for f in figures]
-    measured = np.array([f.step_time_s for f in figures])
+    measured = np.log([f.step_time_s for f in figures])
     steps = [step(f.topology, f.workload) for f in figures]
     declared = [found.breakdown for found in steps]
-    reference = None
-    if beside is not None:
-        reference = step(beside.topology, beside.workload).breakdown
-    found = []
-    sooner = figures[0].step_time_s < declared[0].time_s
-    for cause in (NOTHING, *(c for c in CAUSES if sooner or not c.faster)):
-        weighed = _weigh(cause, figures, declared, measured, (beside, reference))
-        if weighed is not None:
-            found.append((cause, *weighed))
-    total = sum(cause.plausibility * evidence for cause, evidence, _, _ in found) or 1.0
-    explanations = []
-    nothing = 0.0
-    for cause, evidence, strength, times in found:
-        probability = cause.plausibility * evidence / total
-        if cause is NOTHING:
-            nothing = probability
+    first, nothing, explanations = figures[0], 0.0, []
+    table = predictions(figures, beside)
+    likelihoods = [p.weighed(measured) for p in table]
+    evidence = [
+        p.cause.plausibility * float(ls.mean()) for p, ls in zip(table, likelihoods, strict=True)
+    ]
+    total = sum(evidence) or 1.0
+    for p, likelihood, weight in zip(table, likelihoods, evidence, strict=True):
+        if p.cause is NOTHING:
+            nothing = weight / total
             continue
-        first = figures[0]
+        best = int(np.argmax(likelihood))
+        strength, times = float(p.strengths[best]), np.exp(p.logs[best])
         explanations.append(
             Explanation(
-                cause, probability, strength, cause.says(first.topology, first.workload, strength),
-                tuple(times.tolist()), float(np.abs(np.log(times / measured)).max()),
+                p.cause, weight / total, strength,
+                p.cause.says(first.topology, first.workload, strength), tuple(times.tolist()),
+                float(np.abs(p.logs[best] - measured).max()),
             )
         )  # fmt: skip
     explanations.sort(key=lambda e: (-e.probability, e.off, e.cause.key))
@@ -251,11 +225,41 @@ def _paced(topology: Topology, pace: float) -> Topology:
     return topology.model_copy(update={"calibration": known.model_copy(update=update)})
 
 
-def _weigh(
-    cause: Cause, figures: Sequence[Figure], declared: Sequence[Breakdown], measured: F8,
+class Predicted(NamedTuple):
+    """What a cause gives: strengths (m,) and logarithms of the figures' step times (m, n)."""
+
+    cause: Cause
+    strengths: F8
+    logs: F8
+
+    def weighed(self, measured: F8) -> F8:
+        """Likelihood of logarithms of measured step times (n,) at each strength. (m,)"""
+        return np.asarray(np.exp(_log_likelihood(self.logs - measured)))
+
+
+def predictions(figures: Sequence[Figure], baseline: Figure | None = None) -> list[Predicted]:
+    """Every cause that can be, simulated at strengths from mild to hard.
+
+    Parameters
+    ----------
+    figures : sequence of Figure
+        The jobs; what was measured of them does not matter.
+    baseline : Figure, optional
+        A job whose pace is taken as it is, and that has what causes everything has.
+    """
+    declared = [step(f.topology, f.workload).breakdown for f in figures]
+    reference = None
+    if baseline is not None:
+        reference = step(baseline.topology, baseline.workload).breakdown
+    found = (_predicted(c, figures, declared, (baseline, reference)) for c in (NOTHING, *CAUSES))
+    return [one for one in found if one is not None]
+
+
+def _predicted(
+    cause: Cause, figures: Sequence[Figure], declared: Sequence[Breakdown],
     baseline: tuple[Figure | None, Breakdown | None],
-) -> tuple[float, float, F8] | None:  # fmt: skip
-    """Mean likelihood over the strengths, the best strength, and the step times there."""
+) -> Predicted | None:  # fmt: skip
+    """A cause at its strengths, interpolated; None where it cannot be."""
     first = figures[0]
     changed = cause.change(first.topology, first.workload, cause.strengths[0])
     if changed is None or _cannot_be(changed, first):
@@ -276,9 +280,7 @@ def _weigh(
     fine = np.linspace(0.0, places[-1], max(1, _FINE * (len(rows) - 1) + 1))
     found = np.stack([np.interp(fine, places, column) for column in logs.T], axis=1)
     strengths = np.exp(np.interp(fine, places, np.log(cause.strengths[: len(rows)])))
-    likelihood = np.exp(_log_likelihood(found - np.log(measured)))
-    best = int(np.argmax(likelihood))
-    return float(likelihood.mean()), float(strengths[best]), np.exp(found[best])
+    return Predicted(cause, strengths, found)
 
 
 def _cannot_be(changed: Changed, figure: Figure) -> bool:
@@ -327,7 +329,9 @@ def _log_likelihood(r: F8) -> F8:
 
 def _telling(figure: Figure, ranked: Sequence[Explanation]) -> Test | None:
     """The measurement that separates the best cause from the next that any can separate from it."""
-    good = [e for e in ranked if e.explains][:_RIVALS] or list(ranked[:_RIVALS])
+    slower = figure.step_time_s > step(figure.topology, figure.workload).time_s
+    ranked = [e for e in ranked if not (slower and e.cause.faster)]
+    good = [e for e in ranked if e.explains][:_RIVALS] or ranked[:_RIVALS]
     if not good:
         return None
     plain = Changed(figure.topology, figure.workload)
@@ -355,58 +359,3 @@ def _under(e: Explanation, figure: Figure) -> tuple[Changed, Breakdown]:
     if changed is None:
         changed = Changed(figure.topology, figure.workload)
     return changed, step(changed.topology, changed.workload).breakdown
-
-
-def read_figures(
-    topology: Argument, workload: Argument, sets: Sequence[str], measured: str,
-    also: Sequence[str] = (), option: str = "--measured",
-) -> list[Figure]:  # fmt: skip
-    """Figures as the command line has them.
-
-    Parameters
-    ----------
-    topology, workload : path, name, mapping or spec
-        The job.
-    sets : sequence of str
-        Overrides of all figures.
-    measured : str
-        ``tokens_per_s_per_gpu=1000`` or ``step_time_s=12.5``.
-    also : sequence of str
-        Such a figure and overrides of its own, separated by spaces.
-    option : str
-        What `measured` was given with, for faults.
-    """
-    faults: list[Fault] = []
-    figures: list[Figure] = []
-    for text, name in ((measured, option), *((text, "--also") for text in also)):
-        try:
-            figures.append(_figure(topology, workload, sets, text, name))
-        except InputError as error:
-            faults.extend(error.faults)
-    if faults:
-        raise InputError(faults)
-    return figures
-
-
-def _figure(
-    topology: Argument, workload: Argument, sets: Sequence[str], text: str, option: str
-) -> Figure:
-    words, source = text.split(), f"{option} {text}"
-    given = [w for w in words if w.partition("=")[0] in _FIGURES]
-    if len(given) != 1:
-        message = "give one of tokens_per_s_per_gpu=NUMBER and step_time_s=NUMBER"
-        raise InputError.single(source, message)
-    key, _, number = given[0].partition("=")
-    try:
-        value = float(number)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise InputError.single(source, f"{number!r} is no positive number", key)
-    changes = [w for w in words if w not in given]
-    loaded = load(topology, workload, (*sets, *changes))
-    figure = Figure(loaded.topology, loaded.workload, value, " ".join(changes) or "as given")
-    if key == "tokens_per_s_per_gpu":
-        seconds = batch_of(loaded.topology, loaded.workload).tokens / value
-        return replace(figure, step_time_s=seconds / loaded.topology.world_size)
-    return figure

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sim.calibration.causes import Changed
+from sim.calibration.cause import Changed
 from sim.cost.collectives import plan_collective
 from sim.errors import InputError
 from sim.fabric import compile_fabric

@@ -1,4 +1,4 @@
-"""`scaling-sim diagnose`: why is a real run slower than its machine should be."""
+"""`scaling-sim diagnose`: why is a real run slower, or faster, than its machine should be."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ from sim.page.asked import Asked
 @click.command("diagnose")
 @click.argument("topology", shell_complete=MACHINES)
 @job
-@click.option("--measured", required=True, metavar="KEY=VALUE",
-              help="tokens_per_s_per_gpu=1000 or step_time_s=12.5")  # fmt: skip
+@click.option("--measured", metavar="KEY=VALUE",
+              help="tokens_per_s_per_gpu=1000, tokens_per_s=64000, step_time_s=12.5, 12.5s/it, "
+              "mfu=41%, samples_per_s=8")  # fmt: skip
+@click.option("--log", metavar="FILE",
+              help="A trainer's log to read the figure from; - for what is pasted.")  # fmt: skip
+@click.option("--confusion", is_flag=True,
+              help="Which causes can be told apart on this job, and how often stated odds come "
+              "true, instead of a diagnosis.")  # fmt: skip
 @click.option("--also", multiple=True, metavar="'KEY=VALUE SET...'",
               help='Another run of the job, e.g. "tokens_per_s_per_gpu=12000 nodes=1"; '
               "the cause must explain it too.")  # fmt: skip
@@ -26,19 +32,29 @@ from sim.page.asked import Asked
 @printed(*FORMS)
 @reported
 def command(
-    topology: str, workload: str, measured: str, also: tuple[str, ...], baseline: str | None,
-    overrides: tuple[str, ...], form: str, output: Path | None,
-    report: Path | None,
+    topology: str, workload: str, measured: str | None, log: str | None, confusion: bool,
+    also: tuple[str, ...], baseline: str | None, overrides: tuple[str, ...], form: str,
+    output: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
     """Compare a measured run of WORKLOAD on TOPOLOGY with what it should give, and rank causes.
 
     Example: diagnose dgx-h100 llama3-8b-sft --set nodes=8 --measured tokens_per_s_per_gpu=1000
     """
     import sim
-    from sim.report.diagnose import view
+    from sim.errors import InputError
+    from sim.report import confusion as confused
+    from sim.report import diagnose
 
+    if confusion:
+        said = confused.view(sim.confusion(topology, workload, also=also, overrides=overrides))
+        show(said, form, output)
+        return
+    if (measured is None) == (log is None):
+        source, message = "diagnose", "give --measured KEY=VALUE, or --log FILE"
+        raise InputError.single(source, message)
     found = sim.diagnose(
-        topology, workload, measured=measured, also=also, baseline=baseline, overrides=overrides
-    )
-    show(view(found), form, output)
-    write_page(report, view(found), Asked(topology, workload, overrides))
+        topology, workload, measured=measured or "", log=log, also=also, baseline=baseline,
+        overrides=overrides,
+    )  # fmt: skip
+    show(diagnose.view(found), form, output)
+    write_page(report, diagnose.view(found), Asked(topology, workload, overrides))

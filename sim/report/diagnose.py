@@ -14,8 +14,9 @@ _FAINT = 0.005
 
 def view(found: Diagnosis) -> View:
     """What `scaling-sim diagnose` says."""
-    shown = [e for e in found.explanations if e.probability >= _FAINT][:_SHOWN]
-    shown = shown or list(found.explanations[:3])
+    # what would make it faster is weighed for the odds, and explains nothing that is slow
+    able = [e for e in found.explanations if found.ratio < 1.0 or not e.cause.faster]
+    shown = [e for e in able if e.probability >= _FAINT][:_SHOWN] or able[:3]
     causes = [_explained(i, e, found) for i, e in enumerate(shown, start=1)]
     heading = "single causes, by how well and how plausibly they explain it:"
     sections: list[Part] = [
@@ -42,7 +43,9 @@ def _verdict(found: Diagnosis) -> str:
 
 def _besides(found: Diagnosis) -> list[str]:
     """Other figures, and what the first one must be read with."""
-    lines = [
+    read = found.figures[0].read
+    lines = [f"read from {read}"] if read else []
+    lines += [
         f"also given: {figure.label}: {figure.tokens_per_s_per_gpu:,.0f} tokens/s per GPU, "
         f"{figure.rate(seconds):,.0f} predicted"
         for figure, seconds in zip(found.figures[1:], found.predicted[1:], strict=True)

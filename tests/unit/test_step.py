@@ -2,7 +2,8 @@
 
 import pytest
 
-from sim.calibration.diagnose import Figure, diagnose
+from sim.calibration.diagnose import diagnose
+from sim.calibration.figures import Figure
 from sim.calibration.observation import step_time
 from sim.inputs.calibration import Calibration
 from sim.inputs.loader import load

@@ -1,0 +1,203 @@
+"""Measured runs as people have them: rates of a GPU or of all, MFU, s/it, or a log."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from sim.blocks.flops import token_flops
+from sim.errors import Fault, InputError
+from sim.inputs.arguments import Argument
+from sim.inputs.loader import load
+from sim.inputs.shares import batch_of
+from sim.inputs.topology import Topology
+from sim.inputs.tree import read_file, read_stdin
+from sim.inputs.workload import Workload
+from sim.result.peak import peak_of
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured run."""
+
+    topology: Topology
+    workload: Workload
+    step_time_s: float
+    label: str = ""
+    read: str = ""  # where from, where it was not given as it is
+
+    @property
+    def tokens_per_s_per_gpu(self) -> float:
+        """As a rate. [1/s]"""
+        return self.rate(self.step_time_s)
+
+    def rate(self, seconds: float) -> float:
+        """Tokens a second and GPU, of a step of so many seconds."""
+        return batch_of(self.topology, self.workload).tokens / seconds / self.topology.world_size
+
+
+Seconds = Callable[[float, Topology, Workload], float]
+
+
+def _tokens(topology: Topology, workload: Workload) -> float:
+    """Of an optimizer step, on all GPUs."""
+    return float(batch_of(topology, workload).tokens)
+
+
+def _of_mfu(share: float, topology: Topology, workload: Workload) -> float:
+    """Step time of a share of the peak, FLOPs counted as `run` counts them. [s]"""
+    if share > 1.0:  # 41 and 41 % are the same
+        share /= 100.0
+    rate = share * peak_of(topology, workload).flops_per_s / token_flops(workload).model
+    return _tokens(topology, workload) / rate / topology.world_size
+
+
+def _of_samples(rate: float, topology: Topology, workload: Workload) -> float:
+    return _tokens(topology, workload) / workload.sequence_length / rate
+
+
+#: key -> the step time that a figure of it means [s]
+KEYS: dict[str, Seconds] = {
+    "tokens_per_s_per_gpu": lambda v, t, w: _tokens(t, w) / v / t.world_size,
+    "tokens_per_s": lambda v, t, w: _tokens(t, w) / v,
+    "step_time_s": lambda v, t, w: v,
+    "s_per_it": lambda v, t, w: v,
+    "it_per_s": lambda v, t, w: 1.0 / v,
+    "samples_per_s": _of_samples,
+    "mfu": _of_mfu,
+}
+_SHORT = re.compile(r"([0-9.]+) ?(s/it|it/s)\Z")
+_SPOKEN = {"s/it": "s_per_it", "it/s": "it_per_s"}
+_NUMBER = r"([0-9][0-9,]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)"
+#: what logs say, by the tool that writes it, the plainest first; a factor makes it the key's unit
+LOGS: tuple[tuple[str, str, str, float], ...] = (
+    ("torchtitan's tps", "tokens_per_s_per_gpu", rf"\btps: *{_NUMBER}", 1.0),
+    (
+        "torchtune's tokens_per_second_per_gpu",
+        "tokens_per_s_per_gpu",
+        rf"tokens_per_second_per_gpu[\"\']?[:=] *{_NUMBER}",
+        1.0,
+    ),
+    (
+        "Composer's throughput/device/tokens_per_sec",
+        "tokens_per_s_per_gpu",
+        rf"throughput/device/tokens_per_sec[\"\']?[:=] *{_NUMBER}",
+        1.0,
+    ),
+    (
+        "Composer's throughput/tokens_per_sec",
+        "tokens_per_s",
+        rf"throughput/tokens_per_sec[\"\']?[:=] *{_NUMBER}",
+        1.0,
+    ),
+    (
+        "Megatron's elapsed time per iteration",
+        "step_time_s",
+        rf"elapsed time per iteration \(ms\): *{_NUMBER}",
+        1e-3,
+    ),
+    (
+        "Hugging Face's train_steps_per_second",
+        "it_per_s",
+        rf"[\"\']?train_steps_per_second[\"\']?[:=] *{_NUMBER}",
+        1.0,
+    ),
+    ("a progress bar's s/it", "s_per_it", rf"{_NUMBER} ?s/it", 1.0),
+    ("a progress bar's it/s", "it_per_s", rf"{_NUMBER} ?it/s", 1.0),
+    ("a log's MFU", "mfu", rf"\bmfu[\"\']?[:=] *{_NUMBER} ?%", 1e-2),
+)
+_WARM = 0.2  # of a log's figures that are left out: it warms up first
+_FEW = 5  # of so few none is left out
+
+
+def read_figures(
+    topology: Argument, workload: Argument, sets: Sequence[str], measured: str,
+    also: Sequence[str] = (), option: str = "--measured",
+) -> list[Figure]:  # fmt: skip
+    """Figures as the command line has them.
+
+    Parameters
+    ----------
+    topology, workload : path, name, mapping or spec
+        The job.
+    sets : sequence of str
+        Overrides of all figures.
+    measured : str
+        A key of `KEYS` with a number, such as ``tokens_per_s_per_gpu=1000``, or ``2.5s/it``.
+    also : sequence of str
+        Such a figure and overrides of its own, separated by spaces.
+    option : str
+        What `measured` was given with, for faults.
+    """
+    faults: list[Fault] = []
+    figures: list[Figure] = []
+    for text, name in ((measured, option), *((text, "--also") for text in also)):
+        try:
+            figures.append(_figure(topology, workload, sets, text, name))
+        except InputError as error:
+            faults.extend(error.faults)
+    if faults:
+        raise InputError(faults)
+    return figures
+
+
+def read_log(path: str) -> tuple[str, str]:
+    """A figure, as ``key=number``, of a trainer's log, and how it was read.
+
+    Of the first kind of figure that the log has (`LOGS`), the median of those after it warmed up.
+
+    Parameters
+    ----------
+    path : str
+        The log, or ``-`` for standard input.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, or says no rate.
+    """
+    text = read_stdin() if path == "-" else read_file(Path(path))
+    for name, key, pattern, unit in LOGS:
+        values = [float(m.replace(",", "")) for m in re.findall(pattern, text)]
+        values = [v for v in values if v > 0.0 and math.isfinite(v)]
+        if not values:
+            continue
+        kept = values[int(_WARM * len(values)) :] if len(values) > _FEW else values
+        figure = median(kept) * unit
+        said = f"{name}, the median of {len(kept)} of {len(values)}"
+        return f"{key}={figure:.6g}", said
+    kinds = ", ".join(name for name, _, _, _ in LOGS)
+    message = f"says no rate that is known here: {kinds}"
+    raise InputError.single("<standard input>" if path == "-" else path, message)
+
+
+def _figure(
+    topology: Argument, workload: Argument, sets: Sequence[str], text: str, option: str
+) -> Figure:
+    words, source = text.split(), f"{option} {text}"
+    spoken = _SHORT.match(text.strip())
+    if spoken is not None:
+        words = [f"{_SPOKEN[spoken[2]]}={spoken[1]}"]
+    given = [w for w in words if w.partition("=")[0] in KEYS]
+    if len(given) != 1:
+        message = f"give one of {', '.join(KEYS)}, as KEY=NUMBER, or 2.5s/it"
+        raise InputError.single(source, message)
+    key, _, number = given[0].partition("=")
+    try:
+        value = float(number.rstrip("%")) * (0.01 if number.endswith("%") else 1.0)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise InputError.single(source, f"{number!r} is no positive number", key)
+    changes = [w for w in words if w not in given]
+    loaded = load(topology, workload, (*sets, *changes))
+    seconds = KEYS[key](value, loaded.topology, loaded.workload)
+    label = " ".join(changes) or "as given"
+    return replace(
+        Figure(loaded.topology, loaded.workload, seconds, label),
+        read="" if key in ("tokens_per_s_per_gpu", "step_time_s") else text.strip(),
+    )
