@@ -33,8 +33,7 @@ def processes(repeat: int) -> list[Row]:
             shutil.copytree(ROOT / part, folder / "sim" / "data" / part)
         rows = [
             _row(folder, "bare interpreter", 0.0, repeat, code="pass"),
-            _row(folder, "import numpy, pydantic, click", 0.0, repeat,
-                 code="import numpy, click, pydantic; pydantic.BaseModel"),
+            _row(folder, "import numpy, click", 0.0, repeat, code="import numpy, click"),
             _row(folder, "first run after installation, 8B", 1.5, 1, *SMALL,
                  note="compiles bytecode"),
             _row(folder, "`--help`", 0.1, repeat, "--help"),

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-LIBRARIES = ("numpy", "pydantic", "click", "ruamel.yaml", "numba", "simpy")
+LIBRARIES = ("numpy", "click", "ruamel.yaml", "numba", "simpy")
 
 
 class Row(NamedTuple):
