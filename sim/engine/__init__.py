@@ -73,7 +73,7 @@ def run(program: Program, engine: str = "auto") -> Timeline:
         message = f"no engine {engine!r}; there are {', '.join(ENGINES)}"
         raise EngineError(message)
     _check(program, status)
-    return Timeline(_arrivals(program, end), start, end, status[4], status[5])
+    return Timeline(start, end, status[4], status[5])
 
 
 def choose(program: Program) -> str:
@@ -94,13 +94,6 @@ def _lists(columns: C) -> C:
     """Turn arrays into lists, which plain Python reads and writes twice as fast."""
     lists: Any = (c.tolist() if isinstance(c, np.ndarray) else c for c in columns)
     return type(columns)(*lists)
-
-
-def _arrivals(program: Program, end: np.ndarray) -> np.ndarray:
-    """When each op came to the head of its lane: the end of the one before."""
-    arrive = np.zeros(end.size)
-    arrive[1:] = np.where(program.lane[1:] == program.lane[:-1], end[:-1], 0.0)
-    return arrive
 
 
 def _check(program: Program, status: kernel.Outcome) -> None:

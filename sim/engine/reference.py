@@ -176,7 +176,7 @@ class Run:
         self.env = env = simpy.Environment()
         self.sharing = Sharing(env, program)
         n = program.lane.size
-        self.arrive, self.start, self.end = ([float("nan")] * n for _ in range(3))
+        self.start, self.end = [float("nan")] * n, [float("nan")] * n
         self.ended = [env.event() for _ in range(n)]
         self.steps, self.peer = program.steps.tolist(), program.peer.tolist()
         self.step_ended = {
@@ -207,7 +207,6 @@ class Run:
             message = f"op {self.end.index(float('inf'))}: its end is too far off for a float"
             raise EngineError(message)
         return Timeline(
-            arrive=np.array(self.arrive, dtype=float),
             start=np.array(self.start, dtype=float),
             end=np.array(self.end, dtype=float),
             events=self.sharing.events,
@@ -217,7 +216,6 @@ class Run:
     def lane(self, ops: list[int]) -> Generator[simpy.Event, Any, None]:
         """Run a lane's ops one after the other."""
         for op in ops:
-            self.arrive[op] = self.env.now
             for before in self.before[op]:
                 yield self.ended[before]
             self.start[op] = self.env.now

@@ -48,9 +48,8 @@ class Program(NamedTuple):
 
 
 class Timeline(NamedTuple):
-    """When each op came to the head of its lane, started (nothing left to wait for) and ended."""
+    """When each op started (nothing left to wait for) and ended."""
 
-    arrive: F8  # (n,) end of the previous op of its lane, 0 for the first [s]
     start: F8  # (n,) largest end of its predecessors [s]
     end: F8  # (n,) [s]
     events: int  # ends of latencies, works and steps: heap pops of the plain algorithm

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from sim.errors import InputError
 from sim.lowering.costs import Priced
+from sim.quantities import gib
 
-#: ops of one program: 160 bytes each, and some millions a second
-MAX_OPS = 15_000_000
+#: of an op and what a run of it needs, where ranks have lanes of their own, as measured with
+#: `python -m bench.ranks`: 128 to 165 [B]
+OP_BYTES = 165
+#: of memory for a program and its run [B]; less where the machine has less to spare
+MAX_BYTES = 4 * 2**30
 #: steps of all rings of all ranks; ops and steps of all replicas
 MAX_STEPS, MAX_DRAWN = 40_000_000, 1_000_000_000
 
@@ -36,15 +42,28 @@ def check_size(priced: Priced, level: str, replicas: int) -> None:
     flights = priced.flights
     each_wire = [wire.team.n_wires * wire.team.steps for wire in flights.wires]
     steps = int(np.bincount(flights.of, minlength=len(each_wire)) @ np.array(each_wire, dtype=int))
+    option, who = f"level {level}", f"{len(classes.ranks):,} ranks one by one are"
+    needed, most = ops * OP_BYTES, min(MAX_BYTES, spare_bytes())
+    if needed > most:
+        message = (
+            f"{who} {ops:.2g} ops, which need {gib(needed)} of memory, more than {gib(most)}; "
+            "take fewer nodes, or level folded"
+        )
+        raise InputError.single(option, message)
     for count, limit, what, instead in (
-        (ops, MAX_OPS, "ops", "fewer nodes, or level folded"),
         (steps, MAX_STEPS, "steps of rings", "fewer nodes, or level ranks"),
         ((ops + steps) * replicas, MAX_DRAWN, "ops in all replicas", "fewer replicas"),
     ):
         if count > limit:
-            message = (
-                f"{len(classes.ranks):,} ranks one by one are {count:.2g} {what}, more than "
-                f"{limit:.2g}; take {instead}"
-            )
-            option = f"level {level}"
+            message = f"{who} {count:.2g} {what}, more than {limit:.2g}; take {instead}"
             raise InputError.single(option, message)
+
+
+def spare_bytes() -> float:
+    """Memory that this machine can spare, as Linux reckons it; inf where nobody says. [B]"""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            found = next((line for line in lines if line.startswith("MemAvailable:")), "")
+    except OSError:
+        return math.inf
+    return 1024.0 * float(found.split()[1]) if found else math.inf

@@ -67,7 +67,8 @@ def test_order_holds(program: Program) -> None:
     latest = np.zeros(n)
     source = np.repeat(np.arange(n), np.diff(program.succ_ptr))
     np.maximum.at(latest, program.succ, line.end[source])
-    np.maximum(latest, line.arrive, out=latest)
+    follows = program.lane[1:] == program.lane[:-1]
+    latest[1:] = np.maximum(latest[1:], np.where(follows, line.end[:-1], 0.0))
     np.testing.assert_array_equal(line.start, latest)
     assert (line.end >= line.start).all()
 

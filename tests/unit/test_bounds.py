@@ -6,7 +6,8 @@ import pytest
 
 from sim.errors import InputError
 from sim.inputs.loader import load
-from sim.step.bounds import MAX_OPS
+from sim.step import bounds
+from sim.step.bounds import MAX_BYTES, OP_BYTES, spare_bytes
 from sim.step.run import run_step
 from sim.step.variation import Variation
 
@@ -22,7 +23,11 @@ MANY = Variation(jitter=0.05, replicas=10**6)
 @pytest.mark.parametrize(
     ("nodes", "how", "says"),
     [
-        (256, {"level": "ranks"}, "ops, more than 1.5e.07; take fewer nodes, or level folded"),
+        (
+            1024,
+            {"level": "ranks"},
+            "ops, which need .* GiB of memory, more than 4.0 GiB; take fewer",
+        ),
         (96, {"level": "steps"}, "steps of rings, .*; take fewer nodes, or level ranks"),
         (1, {"level": "ranks", "variation": MANY}, "take fewer replicas"),
     ],
@@ -34,8 +39,14 @@ def test_too_much_is_refused_at_once(nodes, how, says):
     assert time.process_time() - began < 5.0
 
 
+def test_a_machine_with_little_memory_is_not_filled(monkeypatch):
+    monkeypatch.setattr(bounds, "spare_bytes", lambda: 2.0**20)
+    with pytest.raises(InputError, match=r"8 ranks .* more than 0.0 GiB; take fewer nodes"):
+        run_step(*job(1), level="ranks")
+
+
 def test_the_reckoning_is_what_the_program_has():
     outcome = run_step(*job(1), level="ranks")
     reckoned = 8 * int(outcome.priced.parts[0].row_count.sum())
     assert reckoned == pytest.approx(outcome.lowered.plan_op.size, rel=0.2)
-    assert reckoned < MAX_OPS
+    assert reckoned * OP_BYTES < min(MAX_BYTES, spare_bytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from sim.engine import run
@@ -209,17 +208,6 @@ def test_zero_time_ops_pass_at_once(engine):
     for lane in (1, 0, 1, 2, 0):
         last = build.op(lane, after=[last])
     assert solve(build, engine) == ([0.0] * 6, [0.0] * 6)
-
-
-def test_arrival_is_the_head_of_the_lane(engine):
-    build = ProgramBuilder()
-    slow = build.op(0, latency=5.0)
-    build.op(1, latency=2.0)
-    build.op(1, latency=1.0, after=[slow])
-    program, _ = build.build()
-    line = run(program, engine)
-    np.testing.assert_array_equal(line.arrive, [0.0, 0.0, 2.0])
-    np.testing.assert_array_equal(line.start, [0.0, 0.0, 5.0])
 
 
 def test_nothing_to_do(engine):
