@@ -79,7 +79,13 @@ def import_job(files: Sequence[File]) -> ImportedJob:
     if faults:
         raise InputError(faults)
     if job is None:
-        raise InputError.single(str(files[0]), "is a file of scaling-sim's own: run it as it is")
+        keys = found.tree.entries if isinstance(found.tree, Branch) else {}
+        ours = keys.keys() & plan_of(Workload).keys()
+        message = (
+            "is a file of scaling-sim's own: run it as it is" if ours
+            else "is no file of a trainer or launcher known here; `list formats` has all"
+        )  # fmt: skip
+        raise InputError.single(str(files[0]), message)
     needed = [k for k, plan in plan_of(Workload).items() if plan.required and k != "name"]
     return ImportedJob(
         name=found.name,

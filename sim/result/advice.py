@@ -11,7 +11,7 @@ from math import gcd
 from typing import Any, Literal
 
 from sim.inputs.check_pair import NO_EFFECT
-from sim.inputs.checks import check
+from sim.inputs.checks import ONE_GPU, check
 from sim.inputs.modelling import ASYNC, WIDE, tensor_style
 from sim.inputs.rows import varied
 from sim.inputs.strategy import strategy_of
@@ -286,6 +286,9 @@ _NCCL_PATHS = {
 def _sharding(topology: Topology, workload: Workload) -> Iterator[Change]:
     make, p = _Maker(topology, workload), workload.parallelism
     strategy = strategy_of(workload)
+    if machine(topology)[1] == 1 and not strategy.spreads_as and p.offload == "none":
+        text = "no strategy: on one GPU there is nothing to shard or exchange"
+        yield make.spelt("faster", {"parallelism": "single"}, text, parallelism=ONE_GPU)
     apart = "torchtitan" in strategy.wraps and not workload.model.tied_embeddings
     if apart and p.wrap == "block+root":
         yield make.parallel(

@@ -174,7 +174,11 @@ def _value(node: ast.expr, lookup: Lookup) -> Any:
     if isinstance(node, ast.UnaryOp):
         return _UNARY[type(node.op)](_value(node.operand, lookup))
     if isinstance(node, ast.BinOp):
-        return _BINARY[type(node.op)](_value(node.left, lookup), _value(node.right, lookup))
+        sides = _value(node.left, lookup), _value(node.right, lookup)
+        if any(isinstance(side, str | list) for side in sides):  # 'x' * 10 ** 9 fills the memory
+            message = "arithmetic is of numbers"
+            raise TypeError(message)
+        return _BINARY[type(node.op)](*sides)
     if isinstance(node, ast.Compare):
         left = _value(node.left, lookup)
         for op, comparator in zip(node.ops, node.comparators, strict=True):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+TRAINER_FILES = Path(__file__).parents[2] / "docs" / "examples" / "files"
 TOPO_FILES = Path(__file__).parents[1] / "data" / "topo"
 #: what must reach no terminal: an escape, a bell, a C1 control, a turn of the writing direction
 TRICKS = "\x1b[31m\x1b]0;owned\x07\x9b1m\u202e"
@@ -144,6 +145,32 @@ SUM host_to_device_memcpy_ce 110.40
 """
 
 
+ACCELERATE = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: FSDP
+mixed_precision: bf16
+num_machines: 2
+num_processes: 16
+fsdp_config: {fsdp_version: 2, fsdp_reshard_after_forward: true, fsdp_offload_params: false}
+"""
+TORCHTITAN = """\
+[model]
+name = "llama3"
+flavor = "8B"
+[training]
+local_batch_size = 2
+seq_len = 8192
+steps = 100
+[parallelism]
+data_parallel_shard_degree = -1
+tensor_parallel_degree = 2
+"""
+RESULT = json.dumps(
+    {"schema": "scaling-sim/result/1", "step": {"time_s": 2.0, "parts": [1, 2]}, "fits": True},
+    indent=1,
+)
+
+
 def readers() -> dict[str, Reader]:
     """Every reader of files, by name."""
     on = ("h100-x1", "job.yaml")
@@ -172,6 +199,14 @@ def readers() -> dict[str, Reader]:
             "nvb.txt", NVBANDWIDTH, ("calibrate", "dgx-h100", "--nvbandwidth", "nvb.txt")
         ),
     }  # fmt: skip
+    for path in sorted(TRAINER_FILES.iterdir()):
+        if path.name == "accelerate.yaml":  # it names another file
+            continue
+        text = path.read_text()
+        found[path.name] = Reader(path.name, text, ("import", path.name))
+    found["accelerate.yaml"] = Reader("accelerate.yaml", ACCELERATE, ("import", "accelerate.yaml"))
+    found["torchtitan.toml"] = Reader("t.toml", TORCHTITAN, ("import", "t.toml"))
+    found["result"] = Reader("a.json", RESULT, ("diff", "a.json", "a.json"))
     for name in ("four-a100-trimmed.txt", "dump.xml"):
         text = (TOPO_FILES / name).read_text()
         command = ("topo", "import", name, "--gpu", "a100-sxm-80gb", "--nic", "200Gb/s")
@@ -297,6 +332,10 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("run", "h100-x1", "job.yaml", "--quiet", "--require"),
         (
             "", "fits", "mfu", "mfu>", "mfu>x", "mfu>1e999", "mfu>>1", "nothing>1", "\x1b[31m>1",
+            "'x' * 999999999 == 1", "'%999999999d' % 1 == 1", "[1] * 999999999 == 1",
+            "9 ** 9 ** 9 > 1", "fits()", "mfu > 40 %", "mfu > 3 parsecs", "1 if fits else 2",
+            "step.time_s > $", "x.y.z", "(" * 900, "not " * 900, "fits and " * 200 + "fits",
+            "name == 'a'", "mfu > '40 %'", "%",
             "mfu>0.1 and fits", "mfu>1..2", "memory.fits<1", "step.time_s<0",
         ),
     ),
@@ -362,6 +401,8 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "run /dev/null job.yaml", "run job.yaml job.yaml", "run dgx-h100 dgx-h100",
             "run ../../x job.yaml", "run \x1b[31m job.yaml", "memory a b c", "topo", "topo x",
             "topo show", "topo import", "need", "need x", "prices show x", "prices show \x1b[31m",
+            "explain x", "explain \x1b[31m", "explain h100-x1", "list codes x", "support h100-x1",
+            "support h100-x1 job.yaml --require x>1", "diff job.yaml job.yaml", "diff x x",
             "schema x", "study x", "study /dev/null", "validate x", "run h100-x1 job.yaml -q -o /",
             "run h100-x1 job.yaml -q -o /proc/owned", "run h100-x1 job.yaml -q -o job.yaml/x",
             "run h100-x1 job.yaml -q -o", "sweep job.yaml", "sweep h100-x1 job.yaml",

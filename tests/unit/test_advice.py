@@ -112,3 +112,17 @@ def test_checkpointing_that_is_not_reentrant_where_inputs_pile_up():
     assert text not in found("parallelism={strategy: fsdp2}")[1]
     inside = "parallelism={strategy: fsdp1, wrap: peft, checkpoint_wrapper: inside}"
     assert text not in found(inside)[1]
+
+
+def test_one_gpu_needs_no_strategy():
+    """FSDP2 copies every parameter into buffers that no other GPU fills."""
+    pure = ["model=llama-3.2-1b", "precision={bf16: {master: bf16}}", "optimizer=adamw-bf16"]
+    machine, job, _ = load("a100-x1", "llama3-8b-sft", ["parallelism=fsdp2", *pure])
+    found = [c for c in changes(machine, job, "faster") if c.settings == {"parallelism": "single"}]
+    assert len(found) == 1
+    assert step(machine, found[0].workload).time_s < step(machine, job).time_s
+    alone = load("a100-x1", "llama3-8b-sft", ["parallelism=single", *pure])
+    assert found[0].workload.parallelism == alone.workload.parallelism
+    assert not [c for c in changes(*alone[:2], "faster") if "parallelism" in c.settings]
+    eight = load("dgx-a100", "llama3-8b-lora", ["parallelism=fsdp2"])
+    assert not [c for c in changes(*eight[:2], "faster") if "parallelism" in c.settings]

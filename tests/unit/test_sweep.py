@@ -140,6 +140,12 @@ def test_conditions_cannot_run_code(text):
         parse_condition(text, "--where")
 
 
+@pytest.mark.parametrize("text", ["'x' * 9 == 1", "'%9d' % 1 == 1", "[1] * 9 == 1", "x + 'a' == 1"])
+def test_arithmetic_is_of_numbers_alone(text):
+    with pytest.raises(InputError, match="arithmetic is of numbers"):
+        parse_condition(text, "--where").holds({"x": 1}.__getitem__)
+
+
 def test_an_unknown_name_is_named_with_the_nearest():
     with pytest.raises(InputError, match='did you mean "mfu"'):
         parse_condition("mfuu > 0.4", "--require", {"mfu", "cost_usd"})

@@ -473,6 +473,9 @@ def test_our_own_file_is_not_imported(tmp_path):
     (tmp_path / "w.yaml").write_text("model: llama-3-8b\nsequence_length: 512\n")
     with pytest.raises(InputError, match="a file of scaling-sim's own"):
         sim.import_job(tmp_path / "w.yaml")
+    (tmp_path / "topology.conf").write_text("SwitchName=s0 Nodes=n[1-4]\n")
+    with pytest.raises(InputError, match="is no file of a trainer or launcher known here"):
+        sim.import_job(tmp_path / "topology.conf")
     assert load_workload(tmp_path / "w.yaml").name == "w"
 
 
