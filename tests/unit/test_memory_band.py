@@ -60,3 +60,12 @@ def test_shipped_rows():
     assert len(memory_residuals()) > 100
     known = memory_half_width(Kind("full", "fsdp", "huggingface"))
     assert 0.01 < known < memory_half_width(Kind("foo", "bar", "baz")) < 0.5
+
+
+def test_without_rows_the_band_is_wide_and_a_trainer_that_no_row_has_adds_its_share():
+    assert quantile_of(np.array([]), np.array([])) == 0.25
+    assert effective(np.zeros(3)) == 0.0
+    known = peaks(100, 0.1)
+    for trainer in ("a", "z"):  # before and behind in the alphabet
+        wide = half_width(FULL._replace(trainer=trainer), known)
+        assert wide == pytest.approx(math.hypot(half_width(FULL, known), UNSEEN["trainer"]))

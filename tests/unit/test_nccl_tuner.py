@@ -6,8 +6,14 @@ from dataclasses import replace
 import pytest
 
 from sim.cost.nccl.algorithms import algorithm_named, names
-from sim.cost.nccl.communicator import Communicator, generation_of, parse_version
-from sim.cost.nccl.rings import ring_channels, search
+from sim.cost.nccl.communicator import (
+    LL128,
+    SIMPLE,
+    Communicator,
+    generation_of,
+    parse_version,
+)
+from sim.cost.nccl.rings import ring_channels, ring_steps, search
 from sim.cost.nccl.tuner import Line, choose, weighed
 
 MIB = 2**20
@@ -204,3 +210,38 @@ def test_rings_through_pcie_stay_as_slow_as_the_nics_while_they_fill_half_of_it(
     """8 NICs of 12.5 GB/s beside 24 GB/s of PCIe, of which each ring leaves one hop out: 27.4."""
     boxes = replace(A100_PCIE, ranks=16, nodes=2, nics=8, nic_rate=12.5e9)
     assert search(boxes)[:2] == (2, 12.0)
+
+
+def test_steps_of_a_ring():
+    assert [ring_steps(8, op) for op in ("all_reduce", "broadcast", "all_gather", "reduce")] == [
+        14, 8, 7, 7,
+    ]  # fmt: skip
+    assert ring_steps(8, "reduce_scatter") == ring_steps(8, "send_recv") == 7
+
+
+def test_channels_are_twice_the_rings_up_to_the_versions_cap():
+    many = replace(H100, nics=8, nodes=2, ranks=16, nic_rate=200e9, intra_rate=2000e9)
+    rings = search(many).channels
+    assert rings > 16
+    assert ring_channels(replace(many, version=(2, 24))) == 32
+    assert ring_channels(replace(many, version=(2, 25))) == min(2 * rings, 64)
+
+
+def test_ll128_of_one_gpu_a_node_before_2_22():
+    """tuning.cc: 0.7 of the bus (48 GB/s) where a node has one rank until 2.21, else 0.92, of which
+    one channel carries 36.7 GB/s."""
+    for version, ranks, bus in (((2, 21), 2, 0.7 * 48.0), ((2, 22), 2, 36.7), ((2, 21), 4, 36.7)):
+        comm = replace(H100_X2, version=version, ranks=ranks, nics=1)
+        assert RING.bus(comm, LL128) == pytest.approx(bus)
+
+
+def test_the_plateau_is_of_large_simple_all_reduces_between_nodes():
+    line = (10.0, 20.0)
+    large = 1e9
+    assert RING.corrected(A100_X2, "all_reduce", SIMPLE, large, line) == (14.0, 20.0)
+    assert RING.corrected(A100_X2, "all_gather", SIMPLE, large, line) == line
+    assert RING.corrected(A100, "all_reduce", SIMPLE, large, line) == line
+    assert RING.corrected(A100_X2, "all_reduce", LL128, large, line) == line
+    assert RING.corrected(A100_X2, "all_reduce", SIMPLE, 1.0, line) == line
+    volta = replace(A100_X2, generation="volta")
+    assert RING.corrected(volta, "all_reduce", SIMPLE, large, line)[0] == 19.0

@@ -188,3 +188,10 @@ def test_what_is_written(value, dimension, text):
 def test_a_quantity_of_no_dimension():
     with pytest.raises(UnitError, match="is no quantity; write a number"):
         parse_any("3 parsecs")
+
+
+def test_less_than_the_smallest_unit_is_a_part_of_it():
+    assert show(1e-12, "s") == "0.001 ns"
+    assert show(-2e-9, "s") == "-2 ns"
+    assert write(1e-12, "s") == "1e-12 s"
+    assert write(1 / 3, "s") == "333.3333333333333 ms"

@@ -148,3 +148,14 @@ def test_of_two_questions_without_an_answer_the_first_is_told():
     with pytest.raises(InfeasibleError) as several:
         solve_each(topology, workload, ("micro_batch", "sequence_length"))
     assert str(several.value) == str(first.value)
+
+
+def test_a_host_that_is_not_asked_about_holds_nothing_and_has_room():
+    plain = Verdict(70.0, 80.0, 75.0)
+    assert (plain.host_bytes, plain.host_capacity_bytes, plain.in_flight_bytes) == (
+        0.0,
+        math.inf,
+        0,
+    )
+    assert probability(1.0, 0.0, 0.1) == 0.0
+    assert probability(0.0, 0.0, 0.1) == 1.0
