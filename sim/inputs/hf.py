@@ -120,6 +120,7 @@ def model_from_config(config: Mapping[str, Any], *, source: str = "config.json")
         )
     fields = _common(reader)
     fields.update(KINDS[kind](reader, fields))
+    notes += fields.pop("notes", ())
     _finish(reader, fields)
     name = values.get("_name_or_path") or config.get("_name_or_path")
     if not isinstance(name, str) or not name or name.startswith("/"):

@@ -30,11 +30,20 @@ DEFAULTS: dict[str, tuple[int, int, int, int | None, int | None, int, int, bool]
     "falcon": (4544, 32, 71, None, None, 65024, 2048, True),
     "qwen": (4096, 32, 32, None, 22016, 151936, 8192, False),
     "internlm": (4096, 32, 32, None, 11008, 103168, 2048, False),
+    "olmo2": (4096, 32, 32, None, 11008, 50304, 2048, False),
+    "olmo3": (4096, 32, 32, None, 11008, 50304, 2048, False),
+    "granite": (4096, 32, 32, None, 11008, 32000, 2048, False),
+    "granitemoe": (4096, 32, 32, None, 11008, 32000, 2048, False),
+    "cohere": (8192, 40, 64, None, 22528, 256000, 8192, True),
+    "cohere2": (8192, 40, 64, None, 22528, 256000, 8192, True),
+    "smollm3": (2048, 36, 16, 4, 11008, 128256, 32768, True),
+    "llama4_text": (5120, 48, 40, 8, 8192, 202048, 131072, False),
 }
 #: text decoders of multimodal models that are those of a plain kind
 DECODER_OF = {"qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe", "qwen2_vl_text": "qwen2"}
 DECODER_OF["qwen2_5_vl_text"] = "qwen2"
 HEAD_DIM = {"qwen3": 128, "gpt_oss": 64, "gemma": 256, "gemma2": 256, "gemma3_text": 256}
+HEAD_DIM["llama4_text"] = 128
 
 
 def _window(reader: Reader, default: int | None = None) -> dict[str, Any]:
@@ -301,6 +310,72 @@ def _internlm(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
     return {"ffn": "swiglu", "qkv_bias": bias, "output_bias": bias}
 
 
+def _olmo2(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+    """Norms behind attention and FFN instead of before them; q and k normed over all heads."""
+    return {**_llama(reader, fields), "qk_norm_whole": True}
+
+
+def _olmo3(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+    return {**_olmo2(reader, fields), **_every_fourth(reader)}
+
+
+def _every_fourth(reader: Reader) -> dict[str, Any]:
+    """A window of 4,096 in all but every fourth layer, unless the file says otherwise."""
+    window = _window(reader, 4096)
+    if "layer_types" not in reader.values and window:
+        window["sliding_window_pattern"] = reader.count("sliding_window_pattern", default=4)
+    return window
+
+
+def _granitemoe(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+    bias = reader.flag("attention_bias", False)
+    return {
+        "ffn": "swiglu", "qkv_bias": bias, "output_bias": bias,
+        "experts": reader.count("num_local_experts", default=8),
+        "experts_per_token": reader.count("num_experts_per_tok", default=2),
+        "expert_ffn_size": fields["ffn_size"],
+    }  # fmt: skip
+
+
+def _cohere(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+    """One LayerNorm without bias before attention and FFN side by side."""
+    if reader.flag("use_qk_norm", False):
+        reader.fault("use_qk_norm", "cohere with norms of each head of its own is not modelled")
+    bias = reader.flag("attention_bias", False)
+    return {
+        "ffn": "swiglu", "norm": "layernorm", "norm_bias": False, "norms_per_layer": 1,
+        "parallel_block": True, "qkv_bias": bias, "output_bias": bias,
+    }  # fmt: skip
+
+
+def _cohere2(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+    return {**_cohere(reader, fields), **_every_fourth(reader)}
+
+
+def _smollm3(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+    if reader.flag("use_sliding_window", False):
+        reader.fault("use_sliding_window", "smollm3 with windows is not modelled")
+    note = "layers without RoPE (every fourth, as released) are counted as if they had it"
+    return {**_llama(reader, fields), "notes": (note,)}
+
+
+def _llama4(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+    """A mixture with a shared expert in every layer (Scout)."""
+    if reader.count("interleave_moe_layer_step", default=1) != 1:
+        message = "only mixtures in every layer are modelled"
+        reader.fault("interleave_moe_layer_step", message)
+    chunk = reader.count("attention_chunk_size", default=8192)
+    bias = reader.flag("attention_bias", False)
+    return {
+        "ffn": "swiglu", "qkv_bias": bias, "output_bias": bias,
+        "experts": reader.count("num_local_experts", default=16),
+        "experts_per_token": reader.count("num_experts_per_tok", default=1),
+        "shared_experts": 1, "expert_ffn_size": fields["ffn_size"],
+        "ffn_size": reader.count("intermediate_size_mlp", default=16384),
+        "notes": (f"three of four layers attend within {chunk:,} tokens: counted in full",),
+    }  # fmt: skip
+
+
 KINDS: dict[str, Callable[[Reader, dict[str, Any]], dict[str, Any]]] = {
     "llama": _llama,
     "mistral": _mistral,
@@ -323,4 +398,12 @@ KINDS: dict[str, Callable[[Reader, dict[str, Any]], dict[str, Any]]] = {
     "falcon": _falcon,
     "qwen": _qwen,
     "internlm": _internlm,
+    "olmo2": _olmo2,
+    "olmo3": _olmo3,
+    "granite": _llama,
+    "granitemoe": _granitemoe,
+    "cohere": _cohere,
+    "cohere2": _cohere2,
+    "smollm3": _smollm3,
+    "llama4_text": _llama4,
 }
