@@ -116,7 +116,8 @@ def test_checkpointing_that_is_not_reentrant_where_inputs_pile_up():
 
 def test_one_gpu_needs_no_strategy():
     """FSDP2 copies every parameter into buffers that no other GPU fills."""
-    pure = ["model=llama-3.2-1b", "precision={bf16: {master: bf16}}", "optimizer=adamw-bf16"]
+    pure = ["model=llama-3.2-1b", "precision={bf16: {master: bf16}}", "optimizer=adamw-bf16",
+            "sequence_length=256", "micro_batch=1", "gradient_accumulation=1"]  # fmt: skip
     machine, job, _ = load("a100-x1", "llama3-8b-sft", ["parallelism=fsdp2", *pure])
     found = [c for c in changes(machine, job, "faster") if c.settings == {"parallelism": "single"}]
     assert len(found) == 1
