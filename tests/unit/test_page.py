@@ -39,6 +39,8 @@ VERBS = {
     "sweep": "sweep dgx-h100 mistral-7b-lora --vary micro_batch=1,2 --vary nodes=1,2 -j 1 "
     "--pareto cost_usd,wall_clock_s -q",
     "plan": "plan dgx-h100 {docs}/examples/week.yaml --set nodes=8",
+    "validate": "validate memory",
+    "study": "study h100-vs-a100",
     "diagnose": "diagnose dgx-h100 mistral-7b-lora --set nodes=1 "
     "--measured tokens_per_s_per_gpu=3000",
 }  # fmt: skip
@@ -209,6 +211,25 @@ def test_layers_of_two_machines_stand_beside_each_other(pages):
     for case in (first, second):  # full recompute: backward is three forwards' work
         assert means[case, "backward"] > 2.0 * means[case, "forward"]
     assert {int(row["layer"]) for row in rows} == set(range(32))
+
+
+def test_errors_of_a_validation_are_counted(pages):
+    text, document = pages("validate")
+    rows = _table(re.search(r'<figure data-name="errors">(.*?)</figure>', text, re.S).group(1))
+    errors = [abs(row["error"]) for row in document["memory"]["peaks"]]
+    assert len(errors) > 50
+    for row in rows[::20]:
+        within = sum(error <= float(row["error"]) for error in errors) / len(errors)
+        assert float(row["share"]) == pytest.approx(within, abs=1.5 / len(errors))
+
+
+def test_claims_of_a_study_are_drawn_with_their_bands(pages):
+    text, document = pages("study")
+    figure = re.search(r'<figure data-name="claim-a">(.*?)</figure>', text, re.S).group(1)
+    claim = document["claims"][0]
+    shown = [row for row in claim["rows"] if row["ratio"] and row["band"]]
+    assert [row["label"] for row in _table(figure)] == [row["label"] for row in shown][:14]
+    assert f"{shown[0]['value']:.3g} x" in figure
 
 
 def _table(figure: str) -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
+from sim.calibration.validation import Validation
 from sim.documents import Document
 from sim.interop.trace_diff import TraceDifference
 from sim.page.charts.axes import Axis, Dots, Drawn, Line, axes, ceiling
@@ -13,6 +14,7 @@ from sim.page.charts.bars import Piece as Slice
 from sim.page.charts.bars import Row, ranked, stacked
 from sim.page.charts.canvas import Chart, Key
 from sim.page.model import Piece
+from sim.page.sections.evidence import answered, validated
 from sim.page.sections.plans import compared as plans_compared
 from sim.page.sections.plans import planned
 from sim.page.sections.traces import trace_pieces
@@ -23,6 +25,7 @@ from sim.result.memory import MemoryAnswer
 from sim.study.compare import Comparison, whole_job
 from sim.study.pareto import pareto_front
 from sim.study.planned import PlanComparison, PlanReport
+from sim.study.question.answers import Answers
 from sim.study.search import Estimate
 from sim.study.sized import SizeReport
 from sim.study.sweep import SweepOutcome
@@ -231,4 +234,6 @@ _DRAWN: dict[type[Document], Callable[[Any], list[Piece]]] = {
     PlanReport: planned,
     PlanComparison: plans_compared,
     TraceDifference: trace_pieces,
+    Validation: validated,
+    Answers: answered,
 }

@@ -78,7 +78,9 @@ def part_html(section: Part, deeper: int = 0) -> Iterator[str]:
     elif isinstance(section, Remarks):
         yield from (f'<p class="note">{escape(line.strip())}</p>' for line in section.lines)
     elif isinstance(section, Picture):
-        yield f"<figure>{section.svg}<figcaption>{escape(section.lines[0])}</figcaption></figure>"
+        said = escape(section.lines[0])
+        drawn = section.svg.replace("<svg ", f'<svg role="img" aria-label="{said}" ', 1)
+        yield f"<figure>{drawn}<figcaption>{said}</figcaption></figure>"
     elif isinstance(section, Lines) and section.literal:
         yield "<pre>" + escape("\n".join(section.lines)) + "</pre>"
     elif isinstance(section, Lines) and section.list:
