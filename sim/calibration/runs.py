@@ -17,6 +17,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.tree import Branch, Items, Leaf, Tree, read_file
 from sim.inputs.workload import Workload
 from sim.inputs.yaml import from_yaml
+from sim.quantities import counted
 
 _RUN_KEYS = ("topology", "workload", "set", "tokens_per_s_per_gpu", "step_time_s", "name")
 
@@ -103,7 +104,8 @@ def _run(
         seconds = batch_on(loaded.workload).tokens_per_gpu / figure
     named = tree.entries.get("name")
     name = str(named.value) if isinstance(named, Leaf) else ""
-    name = name or f"run {index + 1}: {loaded.workload.name} on {loaded.topology.world_size} GPUs"
+    gpus = counted(loaded.topology.world_size, "GPU")
+    name = name or f"run {index + 1}: {loaded.workload.name} on {gpus}"
     return LoggedRun(name, loaded.topology, loaded.workload, seconds)
 
 

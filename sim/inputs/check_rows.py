@@ -8,6 +8,7 @@ from sim.inputs.finding import Finding, fault, warning
 from sim.inputs.rows import as_run, lengths_of, sample_length, varied
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import SampleLengths, Workload
+from sim.quantities import percent
 
 Findings = Iterator[Finding]
 
@@ -132,6 +133,6 @@ def padding_said(workload: Workload, world: int) -> Findings:
         return
     message = (
         f"samples of {real:.0f} tokens wait in rows of {run} (the longest of all ranks' samples): "
-        f"{100 * share:.0f} % is padding or waiting, which tokens/s and MFU do not count"
+        f"{percent(share, 0)} is padding or waiting, which tokens/s and MFU do not count"
     )
     yield warning("padding", "workload", "data.packing", message, "packing saves it")

@@ -18,6 +18,7 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.pipeline.schedules import SCHEDULES
+from sim.quantities import counted
 
 
 def torchtitan_toml(topology: Topology, workload: Workload) -> str:
@@ -101,7 +102,7 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
             "enable_fsdp_float8_all_gather": workload.precision.all_gather == "fp8",
             "filter_fqns": ["output"],
         }
-    lines = [f"# {workload.name}, written by scaling-sim for {mesh.world} GPUs"]
+    lines = [f"# {workload.name}, written by scaling-sim for {counted(mesh.world, 'GPU')}"]
     for table, entries in tables.items():
         lines += ["", f"[{table}]", *(f"{k} = {json.dumps(v)}" for k, v in entries.items())]
     return "\n".join(lines) + "\n"

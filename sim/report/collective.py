@@ -30,7 +30,7 @@ def _sizes(found: CollectiveSweep) -> View:
     nodes = len({int(found.fabric.rank_node[rank]) for rank in range(found.ranks)})
     where = counted(nodes, "node")
     title = (
-        f"{found.fabric.topology.name}: {found.op} over {found.ranks} GPUs on {where}, "
+        f"{found.fabric.topology.name}: {found.op} over {counted(found.ranks, 'GPU')} on {where}, "
         f"NCCL {found.nccl}"
     )
     best = max(found.costs, key=lambda cost: cost.busbw_bytes_per_s)

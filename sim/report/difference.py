@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sim.quantities import percent
 from sim.report.view import Cell, Column, Table, View, left
 from sim.study.difference import Difference
 
@@ -30,4 +31,4 @@ def _value(value: Any) -> Cell | str:
 
 
 def _change(change: float | None) -> Cell | str:
-    return "" if change is None else Cell(f"{100 * change:+.2f} %", change)
+    return "" if change is None else Cell(percent(change, 2, "+"), change)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sim.quantities import count, duration, percent, usd
+from sim.quantities import count, counted, duration, percent, usd
 from sim.report.view import Fact, Facts, Lines
 from sim.result.result import CostSection, EnergySection, JobSection, Result
 from sim.result.sections import NO_IDLE
@@ -27,7 +27,7 @@ def job_section(result: Result) -> Facts | Lines:
     job = result.job
     if job is None:
         return Lines(["Job length not given (tokens:, steps: or samples:)"])
-    head = f"The whole job: {count(job.tokens)} tokens, {job.steps:,} steps"
+    head = f"The whole job: {count(job.tokens)} tokens, {counted(job.steps, 'step')}"
     if not math.isfinite(job.wall_clock_s):
         return Facts(_never(job, result.step.time_s), head, indent=4)
     rows = [
@@ -149,7 +149,7 @@ def _cost(cost: CostSection | None) -> str:
         if (paid := getattr(cost, key)) >= 0.005
     ]
     where = " ".join(text for text in (cost.provider, cost.region) if text)
-    rate = f"{cost.price_kind} ${cost.price_per_gpu_hour_usd:.2f} per GPU-hour"
+    rate = f"{cost.price_kind} {usd(cost.price_per_gpu_hour_usd)} per GPU-hour"
     date = f", price of {cost.price_date}" if cost.price_date else ""
     text = f"{usd(cost.total_usd)} = {' + '.join(parts)}; {rate}"
     text += f" ({where}{date})" if where else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.quantities import duration, gib, percent, usd
+from sim.quantities import counted, duration, gib, percent, usd
 from sim.report.view import Cell, Column, Fact, Facts, Lines, Part, Row, Table, View, left
 from sim.study.post_trained import PostTrainingReport
 
@@ -20,7 +20,7 @@ def view(found: PostTrainingReport) -> View:
         "training only": "nothing is generated",
     }[found.placement]
     title = (
-        f"{found.name}: {found.algorithm.upper()} on {found.gpus} GPUs ({where}): "
+        f"{found.name}: {found.algorithm.upper()} on {counted(found.gpus, 'GPU')} ({where}): "
         f"{duration(found.step_s)} a step"
     )
     facts = [
@@ -31,7 +31,9 @@ def view(found: PostTrainingReport) -> View:
     if found.cost_per_step_usd is not None:
         text = f"{usd(found.cost_per_step_usd)} a step"
         if found.steps:
-            text += f", {usd(found.steps * found.cost_per_step_usd)} for {found.steps:,} steps"
+            text += (
+                f", {usd(found.steps * found.cost_per_step_usd)} for {counted(found.steps, 'step')}"
+            )
             text += f" in {duration(found.steps * found.step_s)}"
         facts.append(Fact("cost", text))
     facts.append(

@@ -56,7 +56,8 @@ def _title(result: Result) -> str:
     return (
         f"{w.title} · {t.title} · {w.strategy} · {w.precision} · "
         f"seq {w.sequence_length} · global batch {w.global_batch_sequences} sequences "
-        f"({w.micro_batch} x {w.gradient_accumulation} accumulated x {w.data_parallel} ranks)"
+        f"({w.micro_batch} x {w.gradient_accumulation} accumulated x "
+        f"{counted(w.data_parallel, 'rank')})"
     )
 
 

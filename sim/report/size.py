@@ -6,7 +6,7 @@ import math
 
 from sim.inputs.topology import Topology
 from sim.job.forecast import terms_of
-from sim.quantities import duration, gib, percent, usd
+from sim.quantities import counted, duration, gib, percent, usd
 from sim.report.size_layouts import layout, layout_of, layouts_beside, tuned
 from sim.report.view import Cell, Column, Lines, Part, Row, Table, View, borrowed, left
 from sim.step.step import memory_of
@@ -49,8 +49,9 @@ def view(report: SizeReport) -> View:
     if report.assumed_batch:
         batch += " (assumed: the workload's batch on 8 GPUs; --global-batch)"
     title = f"{_goal(report.target).capitalize()} for {report.workload}, {batch}"
+    offers = counted(len(report.contenders), "offer")
     searched = (
-        f"Considered {t.considered:,} plans on {len(report.contenders)} offers: {t.simulated:,} "
+        f"Considered {counted(t.considered, 'plan')} on {offers}: {t.simulated:,} "
         f"simulated, {t.too_large:,} do not fit, {t.at_risk:,} are less than "
         f"{percent(1.0 - report.risk, 0)} likely to, {t.ruled_out:,} ruled out by lower bounds; "
         f"{report.seconds:.1f} s"
@@ -100,7 +101,7 @@ def _table(chosen: list[Contender], winner: Simulated) -> Table:
         if plan is not winner and math.isfinite(winner.figures.cost_usd):
             more = percent(f.cost_usd / winner.figures.cost_usd - 1, 0, "+")
         fit = plan.memory.verdict
-        even = "" if c.break_even_usd is None else f"${c.break_even_usd:.2f}"
+        even = "" if c.break_even_usd is None else usd(c.break_even_usd)
         rows.append([
             "->" if i == 0 else str(i + 1), c.machine.name, _cluster(plan.candidate.topology),
             layout(plan), Cell(duration(f.wall_s), f.wall_s, "s"),
@@ -125,7 +126,7 @@ def _verdict(report: SizeReport, winner: Simulated) -> list[str]:
         less = 1.0 - target.score(cheaper.figures) / target.score(here)
         lines.append(
             f"Within {percent(target.slack, 0)} (--slack) the smaller cluster is taken: "
-            f"{cheaper.candidate.gpus} GPUs for {duration(cheaper.figures.wall_s)} are "
+            f"{counted(cheaper.candidate.gpus, 'GPU')} for {duration(cheaper.figures.wall_s)}: "
             f"{percent(less, 1)} better"
         )
     for plan, word in ((report.more, "More"), (report.fewer, "Fewer")):
@@ -136,7 +137,8 @@ def _verdict(report: SizeReport, winner: Simulated) -> list[str]:
             continue
         f = plan.figures
         cost = f.cost_usd / here.cost_usd - 1 if math.isfinite(here.cost_usd) else math.nan
-        said = f"{size} GPUs take {duration(f.wall_s)}"
+        takes = "takes" if size == 1 else "take"
+        said = f"{counted(size, 'GPU')} {takes} {duration(f.wall_s)}"
         if math.isfinite(cost):
             said += f" and {usd(f.cost_usd)} ({percent(cost, 1, '+')})"
         if target.shortfall(f) > 1.0:

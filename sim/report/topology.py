@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sim import units
 from sim.fabric.describe import LinkClass, MachineDescription
+from sim.quantities import counted
 from sim.report.view import Cell, Column, Fact, Facts, Lines, Part, Row, Table, View, left
 
 
@@ -28,7 +29,11 @@ def view(found: MachineDescription) -> View:
         Table(columns, [_link(link) for link in found.links], indent=0),
         Facts(_facts(found), indent=0, gap=3), Lines(_alike(found), list=True, apart=False),
     ]  # fmt: skip
-    return View(f"{found.name}: {found.gpus} GPUs in {found.nodes} nodes", parts, found)
+    return View(
+        f"{found.name}: {counted(found.gpus, 'GPU')} in {counted(found.nodes, 'node')}",
+        parts,
+        found,
+    )
 
 
 def _link(link: LinkClass) -> Row:

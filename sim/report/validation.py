@@ -10,6 +10,7 @@ from sim.calibration.validate_memory import MemoryValidation
 from sim.calibration.validate_training import TrainingValidation, errors_of
 from sim.calibration.validation import Validation
 from sim.published.rows import training_rows
+from sim.quantities import percent
 from sim.report import validation_finetune as finetune
 from sim.report import validation_mesh as mesh
 from sim.report.validation_cells import ERRORS, count, gib, groups, points, share, table
@@ -173,7 +174,7 @@ def _collectives(report: collectives.CollectiveValidation, misses: int) -> list[
     ]  # fmt: skip
     said = (
         f"Misses: {len(report.misses)} of {len(report.points)} points off by more than "
-        f"{collectives.MISS:.0%} from {collectives.size_text(collectives.SHOWN_FROM)} up; "
+        f"{percent(collectives.MISS, 0)} from {collectives.size_text(collectives.SHOWN_FROM)} up; "
         f"the worst {misses}:"
     )
     left_out = [f"{name}, {rows} rows: {reason}" for name, rows, reason in report.anomalies]

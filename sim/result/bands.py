@@ -22,6 +22,7 @@ import numpy.typing as npt
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.band import COVERAGE, effective, kind_of, memory_half_width, quantile_of
+from sim.quantities import percent
 from sim.result.likeness import Job, Residual, job_of, residuals
 from sim.result.result import Interval, Result, Uncertainty
 
@@ -224,7 +225,7 @@ def uncertainty(
 def _provenance(found: Band) -> str:
     text = (
         f"80 % of published runs like this one (about {found.rows:.0f}) were within "
-        f"{100 * (found.factors[1] - 1):.1f} % when predicted by constants that had not seen them"
+        f"{percent(found.factors[1] - 1)} when predicted by constants that had not seen them"
     )
     if found.beyond:
         text += f"; wider, since no run shows {', '.join(found.beyond)}"

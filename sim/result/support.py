@@ -20,7 +20,7 @@ from sim.inputs.notes import Notes
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.band import kind_of, memory_half_width, memory_residuals
-from sim.quantities import count
+from sim.quantities import count, percent
 from sim.result.bands import STAND_IN, UNSEEN, LikeRun, like_runs
 from sim.result.likeness import Job, Residual, job_of, residuals
 from sim.result.predict import predict
@@ -138,12 +138,12 @@ def _features(job: Job) -> Iterator[Aspect]:
             if not value:
                 continue
             value = "yes"
-        evidence = f"no run shows it: adds {100 * UNSEEN[key]:.0f} % to the band"
+        evidence = f"no run shows it: adds {percent(UNSEEN[key], 0)} to the band"
         if key == "generation" and job.stand_in:
-            evidence += f"; kernels are another architecture's: {100 * STAND_IN:.0f} % more"
+            evidence += f"; kernels are another architecture's: {percent(STAND_IN, 0)} more"
         if key == "generation" and job.own:
             about, rows = "GPU of one's own", []
-            evidence = f"kernels as {value}'s: adds {100 * UNSEEN[key]:.0f} % to the band"
+            evidence = f"kernels as {value}'s: adds {percent(UNSEEN[key], 0)} to the band"
         yield _aspect(about, str(value), rows, evidence)
 
 

@@ -237,7 +237,15 @@ SHOWN = {
     "jobs": "list jobs",
     "doctor": "doctor",
     "code": "explain architecture",
+    "one GPU": "run a100-x1 mistral-7b-lora",
+    "one GPU shown": "topo show a100-x1",
+    "one GPU compared": "compare a100-x1 h100-x1 --workload mistral-7b-lora",
+    "one GPU asked for": "need gpus a100-x1 mistral-7b-lora --deadline 900h",
+    "one GPU rolled out": "posttrain a100-x1 qwen2.5-7b-grpo --set model=qwen2.5-0.5b"
+    " --set post_training.prompts=2",
 }
+#: what `sim.quantities` would not have said
+UNSAID = re.compile(r"\b1 (GPUs|nodes|steps|ranks|runs|plans|offers|jobs|rows|sequences)\b|\d%")
 #: verbs that answer with files, ask a person or an assistant, or need files to answer
 ELSEWHERE = {
     "import", "show", "init", "diff", "completion", "export", "calibrate", "mcp", "serve",
@@ -255,6 +263,7 @@ def test_what_a_verb_says_is_100_columns_wide(name, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     text = rendered(view_of((VERBS | SHOWN)[name]), "table")
     assert [line for line in text.splitlines() if len(line) > 100] == []
+    assert UNSAID.findall(text) == []
 
 
 WIDE = Table(

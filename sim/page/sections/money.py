@@ -9,7 +9,7 @@ from sim.page.charts.axes import Axis, Dots, Drawn, Line, axes, ceiling
 from sim.page.charts.bars import Row, ranked
 from sim.page.charts.canvas import Chart, Key
 from sim.page.model import Case, Dossier, PageSection, Piece
-from sim.quantities import count, duration, percent, usd
+from sim.quantities import count, counted, duration, percent, usd
 from sim.report.job import job_section
 from sim.result.result import CostSection, JobSection
 from sim.study.pareto import pareto_front
@@ -114,7 +114,7 @@ def cost_chart(case: Case, job: JobSection, cost: CostSection) -> Chart:
         )
         for p in case.result.scaling.curve
     ]
-    words = [f"{p.gpus} GPUs" for p in case.result.scaling.curve]
+    words = [counted(p.gpus, "GPU") for p in case.result.scaling.curve]
     titles = [f"{w}: {duration(t)}, {usd(c)}" for w, (t, c) in zip(words, points, strict=True)]
     mine = [i for i, p in enumerate(case.result.scaling.curve) if p.gpus == gpus]
     x = Axis("wall-clock, hours", 0.0, ceiling(max(t for t, _ in points) / HOUR_S) * HOUR_S,

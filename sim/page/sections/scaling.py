@@ -27,8 +27,8 @@ def section(dossier: Dossier) -> PageSection | None:
     weak = case.result.scaling
     last = weak.curve[-1]
     lead = (
-        f"With the same work for each GPU, {last.gpus} GPUs keep {percent(last.efficiency)} of "
-        f"the throughput that {weak.baseline_gpus} have each"
+        f"With the same work for each GPU, {counted(last.gpus, 'GPU')} keep "
+        f"{percent(last.efficiency)} of the throughput that {weak.baseline_gpus} have each"
     )
     parts: list[Piece] = [scaling_chart(case.result, weak, case.like), scaling_table(weak)]
     if case.strong is not None:
@@ -93,7 +93,7 @@ def scaling_chart(result: Result, scaling: Scaling, like: Sequence[LikeRun] = ()
          "ideal_efficiency": p.ideal_efficiency, "step_time_s": p.step_time_s}
         for p in curve
     ]  # fmt: skip
-    said = ", ".join(f"{p.gpus} GPUs {percent(p.efficiency)}" for p in curve)
+    said = ", ".join(f"{counted(p.gpus, 'GPU')} {percent(p.efficiency)}" for p in curve)
     name = "scaling" if scaling.kind == "weak" else f"{scaling.kind}-scaling"
     title = "Throughput of a GPU as nodes are added"
     if scaling.kind == "strong":

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sim.page.charts.axes import Axis, Band, Dots, Drawn, Limit, axes
 from sim.page.charts.canvas import Chart, Key
 from sim.page.model import Case, Dossier, Folded, PageSection, Piece
-from sim.quantities import percent
+from sim.quantities import counted, percent
 from sim.report.settings import settings
 from sim.report.support import like_table
 from sim.report.view import Cell, Column, Lines, Remarks, Row, Table, borrowed, left
@@ -58,7 +58,9 @@ def like_chart(case: Case) -> Chart:
         widest = max(widest, top, -bottom)
     layers.append(Limit(0.0, "as measured", "ideal"))
     for run in case.like:
-        title = f"{run.id} ({run.model}, {run.gpus} GPUs): {percent(run.error, sign='+')}"
+        title = (
+            f"{run.id} ({run.model}, {counted(run.gpus, 'GPU')}): {percent(run.error, sign='+')}"
+        )
         layers.append(Dots([(float(run.gpus), run.error)], "s0 see", [title],
                            radius=3.0 + 6.0 * run.likeness / case.like[0].likeness))  # fmt: skip
     x = Axis("GPUs", low, high, lambda v: f"{v:.0f}", logarithmic=True)
