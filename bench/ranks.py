@@ -19,7 +19,7 @@ JOB = ("dgx-h100", "llama3-70b-full")
 
 
 def once(nodes: int, level: str) -> str:
-    """Load s, numba s, step s, ops, events, peak MiB, simulated s."""
+    """Load s, engine s, step s, ops, events, peak MiB, simulated s."""
     began = time.process_time()
     from sim.inputs.loader import load
     from sim.step.run import run_step
@@ -54,7 +54,7 @@ def main() -> None:
     if options.once:
         out(once(options.once, options.level) + "\n")
         return
-    out(f"{'ranks':>6} {'load s':>7} {'numba s':>8} {'step s':>7} {'ops':>9} {'events':>9} ")
+    out(f"{'ranks':>6} {'load s':>7} {'engine s':>8} {'step s':>7} {'ops':>9} {'events':>9} ")
     out(f"{'MiB':>6} {'simulated s':>11}\n")
     for nodes in (int(n) for n in options.nodes.split(",")):
         command = [sys.executable, "-m", "bench.ranks", "--once", str(nodes)]
