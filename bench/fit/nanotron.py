@@ -2,15 +2,18 @@
 
     python bench/fit/nanotron.py
 
-Rows of `sim/data/measured/mesh.csv` with one sequence a micro-batch, of cells that are not held
-back. Three numbers are free, one after the other: the time of a layer (4 or 8 tensor-parallel ranks
-in a node, no pipeline, up to 8 nodes; as long in forward as in backward), and that of a message of
-gloo's while ranks agree on a collective, within a node (pipelines over nodes, ranks of a matrix in
-one) and between nodes (16 of them). Each is where the mean logarithm of predicted over measured
-time is zero.
+Rows of `sim/data/measured/mesh.csv` of cells that are not held back. Four numbers are free, one
+after the other: the time of a layer (4 or 8 tensor-parallel ranks in a node, one sequence, no
+pipeline, up to 8 nodes; as long in forward as in backward); that of a part of a parameter that is
+gathered (ZeRO-1 without pipeline, 32 data-parallel ranks and more); and that of a message of gloo's
+while ranks agree on a collective, within a node (pipelines over nodes, one sequence, ranks of a
+matrix in one) and between nodes (16 of them). Each is where the mean logarithm of predicted over
+measured time is zero; that of a part, on which rows depend very unlike, where the logarithms differ
+least.
 """
 
 import math
+import statistics
 
 from sim.calibration.mesh import at_odds, layouts, measured
 from sim.data import table
@@ -20,6 +23,7 @@ from sim.step.run import run_step
 
 TRAINER = table("trainers")["nanotron"]
 AGREEMENT = table("constants/host")["agreement"]
+STEPS = 7  # of a scan
 MICRO_BATCHES = 16  # of a pipeline's step, at least: its ends weigh little
 
 
@@ -40,6 +44,17 @@ def set_layer(seconds):
     trainer_named.cache_clear()
 
 
+def of_parts(row):
+    """Whether a row waits for parts of parameters to be put where they belong."""
+    return row.zero == 1 and row.pp == 1 and row.tp <= 8 and row.dp >= 32
+
+
+def set_part(seconds):
+    """Make it the time of a part."""
+    TRAINER["gathered_part_s"] = seconds
+    trainer_named.cache_clear()
+
+
 def _agrees(row):
     """Whether a row waits for agreements; up to 16 nodes, where most rows are of one mind."""
     long = row.accumulation >= max(MICRO_BATCHES, 4 * row.pp)
@@ -48,6 +63,7 @@ def _agrees(row):
 
 FITS = (
     ("layer and direction", "layer_forward_s", TRAINER, of_layer, set_layer, 1.0e-3, 3e-3),
+    ("part of a parameter", "gathered_part_s", TRAINER, of_parts, set_part, 6e-6, 20e-6),
     ("message in a node", "within_s", AGREEMENT, lambda r: _agrees(r) and r.tp in (2, 4, 8),
      lambda s: AGREEMENT.update(within_s=s), 30e-6, 90e-6),
     ("message between nodes", "between_s", AGREEMENT, lambda r: _agrees(r) and r.tp == 16,
@@ -65,19 +81,36 @@ def errors(found):
     return out
 
 
+def level(put, found, low, high):
+    """Where the mean of the errors is zero."""
+    for _ in range(8):
+        middle = (low + high) / 2
+        put(middle)
+        mean = statistics.fmean(errors(found))
+        low, high = (middle, high) if mean < 0 else (low, middle)
+    return low
+
+
+def even(put, found, low, high):
+    """Where the errors differ least, whatever their mean: that of other parts of a step."""
+    spread = {}
+    for k in range(STEPS + 1):
+        tried = low + k * (high - low) / STEPS
+        put(tried)
+        spread[tried] = statistics.pstdev(errors(found))
+    return min(spread, key=spread.get)
+
+
 def main() -> None:
     """Print each fit and what is shipped."""
     for name, key, data, of, put, low, high in FITS:
         shipped, found = data[key], rows(of)
-        for _ in range(8):
-            middle = (low + high) / 2
-            put(middle)
-            mean = sum(errors(found)) / len(found)
-            low, high = (middle, high) if mean < 0 else (low, middle)
+        best = (even if of is of_parts else level)(put, found, low, high)
+        put(best)
         left = errors(found)
         spread = math.sqrt(sum(e * e for e in left) / len(left))
-        print(f"{name}: {1e6 * low:.0f} us of {len(left)} rows, {spread:.1%} left;"
-              f" shipped: {1e6 * shipped:.0f} us")  # fmt: skip
+        print(f"{name}: {1e6 * best:.3g} us of {len(left)} rows, {spread:.1%} left;"
+              f" shipped: {1e6 * shipped:.3g} us")  # fmt: skip
         put(shipped)
 
 

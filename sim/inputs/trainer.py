@@ -41,6 +41,9 @@ class Trainer:
     layer_forward_s, layer_backward_s, layer_update_s : float
         CPU time of a layer beside its kernels: what its own modules do in forward and backward, and
         of a micro-step's gradients, onto the buffer that sums them. [s]
+    gathered_part_s : float
+        Of each part of a parameter that a rank updates and all gather: cut out of the parameter,
+        and copied back into it. [s]
     """
 
     name: str
@@ -58,6 +61,7 @@ class Trainer:
     layer_forward_s: float = 0.0
     layer_backward_s: float = 0.0
     layer_update_s: float = 0.0
+    gathered_part_s: float = 0.0
 
     @property
     def works(self) -> bool:
@@ -72,6 +76,7 @@ class Trainer:
             "trainer.layer_forward": self.layer_forward_s,
             "trainer.layer_backward": self.layer_backward_s,
             "trainer.layer_update": self.layer_update_s,
+            "trainer.gathered_part": self.gathered_part_s,
         }
 
 

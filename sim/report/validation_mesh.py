@@ -69,8 +69,9 @@ _INTRODUCTION = (
     "The Ultra-Scale Playbook's benchmark of nanotron: data, tensor and pipeline parallelism with "
     "and without ZeRO-1, 1 M tokens a step (`sim/data/measured/mesh.toml` says what ran); made by "
     "`scaling-sim validate mesh -o docs/validation-mesh.md`, which takes minutes. Fitted here, "
-    "with one cell (model and nodes) in three left out, are the CPU time of a layer of the trainer "
-    "and that of a message while ranks agree on a collective (`bench/fit/nanotron.py`)."
+    "with one cell (model and nodes) in three left out, are the CPU time of a layer of the "
+    "trainer, that of each part of a parameter that ZeRO-1 gathers, and that of a message while "
+    "ranks agree on a collective (`bench/fit/nanotron.py`)."
 )
 _CAUSES = (
     "Pipelines over nodes with tensor parallelism take 4.7 + 1.9 t ms a layer with t ranks inside "

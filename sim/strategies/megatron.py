@@ -44,6 +44,8 @@ class _Alike(NamedTuple):
 #: elements of a bucket, at least, and for each data-parallel rank
 #: Source: distributed_data_parallel.py, ``bucket_size = max(40000000, 1000000 * dp_size)``
 BUCKET, BUCKET_OF_A_RANK = 40_000_000, 1_000_000
+#: launches that a GPU has waiting, at most: the next one blocks the CPU
+QUEUE = 1024
 
 
 class _Job:
@@ -107,6 +109,11 @@ class _Job:
             found += self.tree.embedding.modules[0].parameters[0].numel
         return found
 
+    def tensors(self, apart: bool) -> int:
+        """Parameters of the rank, of experts on other ranks or of the rest."""
+        own = (m for s in self.stages.values() for b in s.numbers for m in self.blocks[b].modules)
+        return sum(len(m.parameters) for m in own if m.expert is apart)
+
     def _part(self, numel: int, apart: bool) -> float:
         return float(-(-numel // self.alike[apart].ranks) if self.sharded else numel)
 
@@ -169,7 +176,17 @@ class _Job:
                 self.types.compute,
             )  # fmt: skip
             r.wait_stream("compute", "all_gather")
+            if self.trainer.gathered_part_s:
+                self._copy_parts(self.tensors(apart) * ranks, part * ranks)
         r.kernel("compute", "zero", "optimizer", wide * self.numel)
+
+    def _copy_parts(self, parts: int, size: float) -> None:
+        """What was gathered, part by part to where it belongs; each is a launch."""
+        r = self.r
+        if parts > QUEUE:  # the CPU goes on only as the GPU takes them from the queue
+            r.host_sync(r.record("compute"))
+        r.call_times("trainer.gathered_part", parts)
+        r.kernel("compute", "copy", "optimizer", 4.0 * size)
 
 
 class _Stage:

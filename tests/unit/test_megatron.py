@@ -177,6 +177,21 @@ def test_refusals(knobs, said):
         job("gradient_accumulation=32", **knobs)
 
 
+@pytest.mark.parametrize(("nodes", "waits"), [(2, False), (4, True)])
+def test_nanotron_copies_what_it_gathers_part_by_part(nodes, waits):
+    """6 x 8 + 3 parameters in 16 or 32 parts each; the GPU's queue takes 1,024 launches."""
+    ranks = 8 * nodes
+    (plan,) = plans("trainer=nanotron", nodes=nodes)
+    (copied,) = [op for op in plan.ops if ("trainer.gathered_part", 51.0 * ranks) in op.calls]
+    total = count_parameters(job().workload.model).total
+    assert (copied.name, copied.phase) == ("copy", "optimizer")
+    assert copied.bytes == pytest.approx(8 * total, abs=8 * ranks)
+    before = plan.ops[plan.ops.index(copied) - 1]
+    assert (before.name == "synchronize") is waits
+    (plain,) = plans(nodes=nodes)
+    assert not any(name == "trainer.gathered_part" for op in plain.ops for name, _ in op.calls)
+
+
 MIXTURE = {
     **MODEL, "name": "mixture", "experts": 16, "experts_per_token": 4, "expert_ffn_size": 512,
 }  # fmt: skip
