@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from sim.units import GIB
 
@@ -60,6 +61,19 @@ def gib(value: float) -> str:
 def percent(share: float, digits: int = 1, sign: str = "") -> str:
     """A share as a percentage; `sign` is ``+`` where a rise should show."""
     return f"{100.0 * share:{sign}.{digits}f} %"
+
+
+def whole_percents(shares: Sequence[float]) -> list[int]:
+    """Shares as whole per cent that add up to what the shares do.
+
+    Each is rounded down, and what is then missing goes to those of the largest remainders.
+    """
+    exact = [100.0 * share for share in shares]
+    whole = [math.floor(value + 1e-9) for value in exact]
+    missing = round(sum(exact)) - sum(whole)
+    for i in sorted(range(len(exact)), key=lambda i: whole[i] - exact[i])[: max(0, missing)]:
+        whole[i] += 1
+    return whole
 
 
 def usd(value: float) -> str:

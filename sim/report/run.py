@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sim.blocks.kernels import STREAMED
 from sim.quantities import count, counted, duration, gib, percent
 from sim.report.job import job_section
 from sim.report.ranks import waiting
@@ -24,18 +23,8 @@ from sim.report.view import (
     borrowed,
     left,
 )
+from sim.result.parts import parts_of
 from sim.result.result import Result, Scaling
-
-_GROUPS = {
-    "GEMM": ("gemm",),
-    "attention": ("attention",),
-    "other kernels": STREAMED,
-    "optimizer": ("optimizer",),
-    "slowest rank": ("waiting",),
-    "exposed comm": ("exposed_communication",),
-    "host and copies": ("host", "copies", "idle"),
-}
-
 
 _TOLD = 0.01  # of the step: a spread that is worth a line
 
@@ -148,25 +137,19 @@ def fit_lines(result: Result) -> list[str]:
             "per node"
         )
     times = "the times below are as if it just ran"
-    curve = result.scaling.curve
-    roomy = [point for point in curve if point.fits]
-    if roomy:
-        size = f"{counted(roomy[0].nodes, 'node')} ({counted(roomy[0].gpus, 'GPU')})"
-        times = f"unchanged, it fits on {size}; {times}"
+    curve, fewest = result.scaling.curve, result.scaling.fewest_nodes
+    if fewest is not None:
+        gpus = fewest * (result.topology.gpus // result.topology.nodes)
+        size = f"{counted(fewest, 'node')} ({counted(gpus, 'GPU')})"
+        times = f"unchanged, it fits on {size} or more; {times}"
     elif len(curve) > 1:
         times = f"unchanged, it fits on none of up to {curve[-1].nodes} nodes; {times}"
     return [f"DOES NOT FIT: {'; '.join(reasons)}", times]
 
 
-def parts_of(result: Result) -> dict[str, float]:
-    """The step by what a reader calls its parts, which add up to it. [s]"""
-    breakdown = result.step.breakdown
-    return {label: sum(breakdown.get(key, 0.0) for key in keys) for label, keys in _GROUPS.items()}
-
-
 def _time(result: Result) -> Bar:
     total = result.step.time_s
-    shares = [(label, seconds / total) for label, seconds in parts_of(result).items()]
+    shares = [(label, seconds / total) for label, seconds in parts_of(result.step).items()]
     more = []
     if result.step.overlap_slowdown_s > 0.005 * total:
         causes = ", ".join(

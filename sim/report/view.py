@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sim.documents import Document
+from sim.quantities import whole_percents
 
 
 class Cell(NamedTuple):
@@ -110,6 +111,12 @@ class Bar(NamedTuple):
     heading: str
     parts: Sequence[tuple[str, float]]  # adding up to 1
     more: Sequence[str] = ()
+
+    @property
+    def told(self) -> list[tuple[str, int]]:
+        """The parts in whole per cent, which add up too."""
+        names, shares = zip(*self.parts, strict=True) if self.parts else ((), ())
+        return list(zip(names, whole_percents(shares), strict=True))
 
 
 class Picture(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sim.blocks.kernels import STREAMED
 from sim.job.forecast import JobForecast
 from sim.quantities import percent
+from sim.result.parts import told
 from sim.result.result import Bottleneck, Fix, Memory, Step
 
 _DATA_BOUND = 1 / 6  # of the wall time, as for the other bottlenecks
@@ -34,7 +35,8 @@ def classify(step: Step, memory: Memory) -> Bottleneck:
                  for name, part in shares.items())  # fmt: skip
     if within and compute > 0.5:
         other = {"memory-bandwidth": "memory-bound kernels"}.get(kind, kind)
-        next_to_it = f"; another {percent(share, 0)} goes to {other}" if share > 0.1 else ""
+        said = _percent(kind, share, step)
+        next_to_it = f"; another {said} goes to {other}" if share > 0.1 else ""
         kind, share = "compute", compute
         text = _sentence(kind, share, step, parts) + next_to_it
     else:
@@ -45,11 +47,26 @@ def classify(step: Step, memory: Memory) -> Bottleneck:
     return Bottleneck(kind=kind, share=share, explanation=text)
 
 
+#: kind -> the parts of the step that it is made of, as the reader sees them
+_MADE_OF = {
+    "compute": ("GEMM", "attention"), "communication": ("exposed comm",),
+    "memory-bandwidth": ("other kernels",), "optimizer": ("optimizer",),
+}  # fmt: skip
+
+
+def _percent(kind: str, share: float, step: Step) -> str:
+    """A share as the parts of the step have it, so that a reader can add them up."""
+    if kind not in _MADE_OF:
+        return percent(share, 0)
+    parts = told(step)
+    return f"{sum(parts[name] for name in _MADE_OF[kind])} %"
+
+
 def _sentence(kind: str, share: float, step: Step, parts: dict[str, float]) -> str:
-    said = percent(share, 0)
+    said = _percent(kind, share, step)
     if kind == "compute":
         attention = parts.get("attention", 0.0) / step.time_s
-        extra = f", attention alone {percent(attention, 0)}" if attention > 0.15 else ""
+        extra = f", attention alone {told(step)['attention']} %" if attention > 0.15 else ""
         return f"compute-bound: {said} of the step is matrix products and attention{extra}"
     if kind == "communication":
         where = next(iter(step.exposed), "collectives")

@@ -121,6 +121,7 @@ class Scaling:
     baseline_gpus: int
     efficiency: float
     curve: tuple[ScalingPoint, ...]
+    fewest_nodes: int | None = None  # on which the job fits unchanged, of weak scaling
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from sim.inputs.workload import Workload
 from sim.memory.verdict import Verdict
 from sim.result.result import Scaling, ScalingPoint
 from sim.step.breakdown import Breakdown
-from sim.step.step import step
+from sim.step.step import memory_of, step
 
 CURVE_NODES = (1, 2, 4, 8)
 
@@ -98,4 +98,25 @@ def _curve(
             )
         )
     mine = next(p.efficiency for p in curve if p.nodes == topology.nodes)
-    return Scaling(kind, base_top.world_size, mine, tuple(curve))
+    fewest = _fewest(topology, points) if kind == "weak" else None
+    return Scaling(kind, base_top.world_size, mine, tuple(curve), fewest)
+
+
+def _fewest(
+    topology: Topology, points: Mapping[int, tuple[Topology, Workload, Breakdown, Verdict]]
+) -> int | None:
+    """Nodes from which on the job fits unchanged: between the points too; None: on none of them.
+
+    Between the last point that has no room and the first that has, every number is tried.
+    """
+    fitting = [nodes for nodes, point in points.items() if point[3].fits]
+    if not fitting:
+        return None
+    first = min(fitting)
+    below = max((nodes for nodes in points if nodes < first), default=0)
+    workload = points[first][1]
+    for nodes in range(below + 1, first):
+        moved = at_nodes(topology, workload, nodes)
+        if moved is not None and memory_of(*moved).verdict.fits:
+            return nodes
+    return first

@@ -60,7 +60,7 @@ def test_a_job_that_does_not_fit_is_an_answer(call):
     said = " ".join(out.split())  # whatever its lines
     assert " GiB too much, at backward; optimizer states alone are " in said
     code, out, _ = call("run", "dgx-a100", "llama3-70b-full")
-    assert "unchanged, it fits on 4 nodes (32 GPUs)" in out
+    assert "unchanged, it fits on 3 nodes (24 GPUs)" in out
 
 
 def test_host_memory_that_does_not_suffice_is_named(call):

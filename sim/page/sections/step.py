@@ -13,8 +13,8 @@ from sim.page.charts.timeline import TITLES, mark_of, summed_rows, tracks
 from sim.page.model import Case, Dossier, PageSection, Piece
 from sim.quantities import brief, duration, percent
 from sim.report.ranks import waiting
-from sim.report.run import parts_of
 from sim.report.view import Facts, Lines, Remarks
+from sim.result.parts import parts_of
 from sim.step.spans import StepTimeline
 
 _MARKS = ("s0", "s1", "s2", "s3", "s6", "s5", "s7")
@@ -56,7 +56,7 @@ def parts_chart(cases: Sequence[Case]) -> Chart:
     for case in cases:
         r = case.result
         tokens = r.throughput.tokens_per_s_per_gpu * r.step.time_s if several else 1.0
-        found = {name: seconds / tokens for name, seconds in parts_of(r).items()}
+        found = {name: seconds / tokens for name, seconds in parts_of(r.step).items()}
         rows += [
             {"case": case.label, "part": name, "gpu_s_per_token" if several else "seconds": value,
              "share": value / sum(found.values())}
@@ -66,7 +66,7 @@ def parts_chart(cases: Sequence[Case]) -> Chart:
             Slice(name, value, mark, f"{name}: {percent(value / sum(found.values()))}")
             for (name, value), mark in zip(found.items(), _MARKS, strict=True)
         ]))  # fmt: skip
-    first = parts_of(cases[0].result)
+    first = parts_of(cases[0].result.step)
     total = sum(first.values())
     legend = [
         Key(f"{mark}-key", name, _figures(name, drawn, f"{duration(s)} · {percent(s / total)}"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from sim.quantities import percent
 from sim.report.formats.csv import flat
 from sim.report.svg import COLOURS
 from sim.report.view import (
@@ -115,7 +114,7 @@ def _cell(cell: Cell | str) -> str:
 
 
 def _bar(bar: Bar) -> Iterator[str]:
-    said = ", ".join(f"{label} {percent(share, 0)}" for label, share in bar.parts)
+    said = ", ".join(f"{label} {share} %" for label, share in bar.told)
     yield '<svg class="bar" viewBox="0 0 100 4" preserveAspectRatio="none" role="img" '
     yield f'aria-label="{escape(said)}">'
     start = 0.0
@@ -127,8 +126,8 @@ def _bar(bar: Bar) -> Iterator[str]:
         )
         start += width
     yield "</svg><ul>"
-    for i, (label, share) in enumerate(bar.parts):
+    for i, (label, whole) in enumerate(bar.told):
         key = f'<span class="key" style="background: {COLOURS[i % len(COLOURS)]}"></span>'
-        yield f"<li>{key}{escape(label)} {percent(share, 0)}</li>"
+        yield f"<li>{key}{escape(label)} {whole} %</li>"
     yield from (f"<li>{escape(line)}</li>" for line in bar.more)
     yield "</ul>"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from sim.quantities import percent
 from sim.report.formats.csv import flat
 from sim.report.view import (
     Bar,
@@ -42,7 +41,7 @@ def _section(section: Part) -> Iterator[str]:
         rows = list(flat(section.rows).items())
         yield from _table([Column("key", right=False), Column("value", right=False)], rows)
     elif isinstance(section, Bar):
-        yield from (f"- {label} {percent(share, 0)}" for label, share in section.parts)
+        yield from (f"- {label} {share} %" for label, share in section.told)
         yield from (f"- {line}" for line in section.more)
     elif isinstance(section, Facts):
         for label, text, more in section.rows:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sim.quantities import percent
 from sim.report.terminal import table_lines, wrapped
 from sim.report.view import Bar, Facts, Lines, Part, Picture, Remarks, Table, View
 
@@ -46,7 +45,7 @@ def _section(section: Part) -> Iterator[str]:
 def _bar(bar: Bar) -> Iterator[str]:
     blocks = zip(_BAR, bar.parts, strict=False)
     drawn = "".join(mark * round(_BAR_WIDTH * share) for mark, (_, share) in blocks)
-    parts = " · ".join(f"{label} {percent(share, 0)}" for label, share in bar.parts)
+    parts = " · ".join(f"{label} {share} %" for label, share in bar.told)
     yield f"  {bar.heading}  {drawn}"
     for line in (parts, *bar.more):
         yield from wrapped(line, " " * (len(bar.heading) + 4))
