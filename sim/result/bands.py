@@ -56,6 +56,7 @@ class Band(NamedTuple):
     half_width: float
     rows: float  # effective number of comparable ones
     beyond: tuple[str, ...]  # what no row shows
+    shown: float  # half-width by the rows alone
 
     @property
     def factors(self) -> tuple[float, float]:
@@ -180,7 +181,7 @@ def band(job: Job, known: Evidence) -> Band:
     if job.gpus > most:
         squares += (PER_DOUBLING * math.log2(job.gpus / most)) ** 2
         names.append(f"{job.gpus} GPUs")
-    return Band(math.sqrt(squares), effective(weights), tuple(names))
+    return Band(math.sqrt(squares), effective(weights), tuple(names), width)
 
 
 def uncertainty(
@@ -223,10 +224,11 @@ def uncertainty(
 
 
 def _provenance(found: Band) -> str:
+    within, whole = (percent(math.exp(width) - 1) for width in (found.shown, found.half_width))
     text = (
         f"80 % of published runs like this one (about {found.rows:.0f}) were within "
-        f"{percent(found.factors[1] - 1)} when predicted by constants that had not seen them"
+        f"{within} when predicted by constants that had not seen them"
     )
     if found.beyond:
-        text += f"; wider, since no run shows {', '.join(found.beyond)}"
+        text += f"; wider, {whole}, since no run shows {', '.join(found.beyond)}"
     return text

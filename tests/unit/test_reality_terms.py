@@ -204,6 +204,7 @@ def test_band_widens_with_what_no_row_shows():
     other = band_of(SAME._replace(generation="b200", strategy="zero3"), known)
     assert other.half_width == wider("generation", "strategy")
     assert other.beyond == ("generation b200", "strategy zero3")
+    assert other.shown == width
     stack = band_of(SAME._replace(trainer="torchtitan", fp8=True, compiled=True), known)
     assert stack.half_width == wider("trainer", "fp8", "compiled")
     assert stack.beyond == ("trainer torchtitan", "FP8", "a compiled model")
