@@ -159,3 +159,29 @@ def test_a_host_that_is_not_asked_about_holds_nothing_and_has_room():
     )
     assert probability(1.0, 0.0, 0.1) == 0.0
     assert probability(0.0, 0.0, 0.1) == 1.0
+
+
+def test_what_saving_takes_is_not_of_the_step():
+    sets = ["nodes=1", "sequence_length=512", "micro_batch=1"]
+    plain = memory(*load("dgx-h100", "llama3-8b-sft", sets)[:2])
+    full = "checkpoint={mode: full, offload_to_cpu: false}"
+    saving = memory(*load("dgx-h100", "llama3-8b-sft", [*sets, full])[:2])
+    assert saving.peak_moment == "save"
+    assert saving.peak_reserved_bytes > 2 * plain.peak_reserved_bytes
+    assert saving.step_reserved_bytes == pytest.approx(plain.peak_reserved_bytes)
+    assert plain.step_reserved_bytes == pytest.approx(plain.peak_reserved_bytes)
+
+
+def test_how_many_nodes_were_tried_is_said():
+    topology, workload, _ = load("dgx-h100", "llama3-8b-sft", ["sequence_length=131072"])
+    with pytest.raises(
+        InfeasibleError, match=r"^1,024 nodes are not enough: .* shrinks no further"
+    ):
+        solve(topology, workload, "nodes")
+
+
+def test_a_host_without_room_is_what_is_missing():
+    sets = ["node.cpu.memory=64 GB", "sequence_length=512"]
+    topology, workload, _ = load("h100-x1", "llama3-8b-offload", sets)
+    with pytest.raises(InfeasibleError, match=r"GiB of the host's 59\.6 GiB"):
+        solve(topology, workload, "micro_batch")
