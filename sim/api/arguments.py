@@ -119,6 +119,11 @@ def several(given: Any) -> Sequence[Any]:
     return given if isinstance(given, list | tuple) else [given]
 
 
+def names(files: Iterable[File]) -> list[str]:
+    """Names of files."""
+    return [str(file) for file in files]
+
+
 def path(file: File | None) -> Path | None:
     """A path, where there is one."""
     return None if file is None else Path(file)

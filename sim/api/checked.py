@@ -49,6 +49,9 @@ KINDS = {
     "str": Kind("a text", _text),
     "File": Kind("a path", _file),
     "Iterable[str]": Kind("a list of texts", lambda value: _many(value, _text)),
+    "Iterable[File]": Kind(
+        "a list of paths", lambda value: not _file(value) and _many(value, _file)
+    ),
     "Sequence[str]": Kind("a list of texts", lambda value: _many(value, _text)),
     "Iterable[int]": Kind(
         "a list of whole numbers", lambda value: not _text(value) and _many(value, _whole)

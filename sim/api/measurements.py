@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from sim.api.arguments import File, Overrides, chosen, settings
+from sim.api.arguments import File, Overrides, chosen, names, settings
 
 if TYPE_CHECKING:
     from sim.calibration.calibrate import CalibrationReport
@@ -20,11 +20,11 @@ def calibrate(
     topology: str,
     workload: str | None = None,
     *,
-    nccl_tests: Iterable[str] = (),
-    measured: Iterable[str] = (),
-    kineto: Iterable[str] = (),
-    nvbandwidth: Iterable[str] = (),
-    holdout: Iterable[str] = (),
+    nccl_tests: Iterable[File] = (),
+    measured: Iterable[File] = (),
+    kineto: Iterable[File] = (),
+    nvbandwidth: Iterable[File] = (),
+    holdout: Iterable[File] = (),
     fit: Sequence[str] = (),
     overrides: Overrides = (),
 ) -> CalibrationReport:
@@ -51,8 +51,9 @@ def calibrate(
     from sim.interop.observations import gather
 
     found, held, notes = gather(
-        topology, workload, settings(overrides), nccl_tests=nccl_tests, measured=measured,
-        kineto=kineto, nvbandwidth=nvbandwidth, holdout=holdout,
+        topology, workload, settings(overrides), nccl_tests=names(nccl_tests),
+        measured=names(measured), kineto=names(kineto),
+        nvbandwidth=names(nvbandwidth), holdout=names(holdout),
     )  # fmt: skip
     return calibrate(found, held, list(fit) or list(PRIORS), notes)
 

@@ -156,5 +156,5 @@ def test_rope_by_modelling_code():
     for phase in ("forward", "backward"):
         assert rope("torchtitan", phase) == [(20.0, 3, "stream")]
     assert speed("full", modelling="huggingface") < speed("full", modelling="torchtitan")
-    with pytest.raises(InputError, match='"megatron" is not one of'):
-        job("full", modelling="megatron")
+    with pytest.raises(InputError, match='"trl" is not one of'):
+        job("full", modelling="trl")

@@ -131,7 +131,7 @@ def test_a_measured_case_is_judged_by_its_measurement_and_its_noise(answers):
     assert barely.judged_band[1] / barely.judged == pytest.approx(1.0369, abs=1e-4)
     assert (barely.holds, well.holds) == ("undecided", "yes")
     assert by_id(answers, "judged").word == "mixed"
-    assert "undecided, as measured" in rendered(view(answers), "table")
+    assert "undecided, as measured" in rendered(view(answers), "md")
 
 
 def test_a_case_that_does_not_fit_gives_no_speed_unless_asked(answers):
