@@ -150,7 +150,8 @@ def main() -> int:
     files = dict(STAND_INS)  # and what earlier commands wrote
     for number, command in enumerate(commands()):
         began = time.monotonic()
-        words = [files.get(word, word) for word in shlex.split(command)]
+        program, verb, *rest = shlex.split(command)
+        words = [program, verb, *(files.get(word, word) for word in rest)]  # a verb is no file
         for option in {"-o", "--junit"} & set(words):  # what it writes is not left in the checkout
             at = words.index(option) + 1
             files[words[at]] = words[at] = str(scratch / f"{number}-{words[at]}")
