@@ -37,7 +37,7 @@ WRONG = {
     "'x' is not one of 'fifo'": lambda: sim.plan(M, FLEET, policy="x"),
     "'x' is not one of 'all', 'training'": lambda: sim.validate("x"),
     "measured: takes a text": lambda: sim.diagnose(M, J, measured=3),
-    "nccl_tests: takes a list of texts": lambda: sim.calibrate(M, nccl_tests=3),
+    "nccl_tests: takes a list of paths": lambda: sim.calibrate(M, nccl_tests=3),
     "emit: takes a list of texts": lambda: sim.export(M, J, emit=3),
     "files: takes a path": lambda: sim.import_job("a.yaml", 3),
     "'pie' is none of 'step-parts', 'memory-peak'": lambda: sim.plot(result(), "pie"),
