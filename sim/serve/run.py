@@ -33,7 +33,9 @@ def serve(port: int, workers: int, limit_s: float) -> None:
     InputError
         The port is taken.
     """
-    listening = socket.socket()
+    # asyncio sends at once on sockets that say TCP; others hold a body until its head has been
+    # acknowledged, which the other side puts off for 40 ms
+    listening = socket.socket(proto=socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
