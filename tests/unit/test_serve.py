@@ -239,7 +239,7 @@ def test_what_takes_too_long_is_ended_and_the_next_is_answered(server):
     began = time.monotonic()
     deep = {
         "workload": "llama3-70b-full",
-        "overrides": ["nodes=16", "gradient_accumulation=4096",
+        "overrides": ["nodes=16", "gradient_accumulation=65536",
                       "parallelism={strategy: fsdp2, pipeline_parallel: 16}"],
     }  # fmt: skip
     status, found = server.run(**deep)
