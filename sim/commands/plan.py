@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
+from click.core import ParameterSource
 
 from sim.commands.complete import MACHINES
 from sim.commands.options import FORMS, printed, reported, sets, show, write_page
@@ -13,6 +14,7 @@ from sim.commands.options import FORMS, printed, reported, sets, show, write_pag
 if TYPE_CHECKING:
     from sim.study.schedule import Policy
 
+_ONE_PLAN = "--gantt and --replicas are of one plan; several are compared here"
 _POLICIES = ("fifo", "sjf", "edf", "priority", "backfill")
 
 
@@ -38,8 +40,8 @@ _POLICIES = ("fifo", "sjf", "edf", "priority", "backfill")
               "network.oversubscription=1,4.")  # fmt: skip
 @click.option("--growth", metavar="1,1.5,2", help="Times as many jobs in the same time.")
 @click.option("--replicas", type=click.IntRange(0, 1000), default=20, show_default=True,
-              help="Times to play failures, for the odds of deadlines; 0: not.")  # fmt: skip
-@click.option("--gantt", is_flag=True, help="Draw the jobs over time.")
+              help="Times to play failures, for one plan's odds; 0: not.")  # fmt: skip
+@click.option("--gantt", is_flag=True, help="Draw the jobs of one plan over time.")
 @printed(*FORMS)
 @reported
 def command(
@@ -54,6 +56,9 @@ def command(
 
     chosen = cast("tuple[Policy, ...]", _POLICIES if "all" in policies else policies)
     if len(chosen) > 1 or others or vary or growth is not None:
+        asked = click.get_current_context().get_parameter_source("replicas")
+        if gantt or asked is not ParameterSource.DEFAULT:
+            raise click.UsageError(_ONE_PLAN)
         found = sim.compare_plans(
             [cluster, *others], jobs, policies=chosen, vary=vary, growth=growth or "1",
             smallest=smallest, on_time=on_time, overrides=overrides,

@@ -126,14 +126,16 @@ _met: dict[int, Program | Blank] = {}  # by the id of the successors, which are 
 
 
 def blank_of(program: Program) -> Blank | None:
-    """The blank of a program's structure; None where it is met for the first time."""
+    """The blank of a program's structure; None where it is met for the first time, or large."""
+    if program.lane.size > MOST_OPS:  # nor is it held
+        return None
     key = id(program.succ)
     found = _met.pop(key, None)
     if isinstance(found, Blank) and not found.fits(program):
         found = None
     elif isinstance(found, Program):
         known = _same(_structure(found), _structure(program))
-        found = Blank(program) if known and program.lane.size <= MOST_OPS else None
+        found = Blank(program) if known else None
     _met[key] = found or program  # the last used stands last
     if len(_met) > MOST:
         del _met[next(iter(_met))]

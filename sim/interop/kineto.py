@@ -131,12 +131,11 @@ def read_kineto(path: str | PathLike[str]) -> KinetoTrace:
     notes = [f"{unsized} collectives without their size left out"] if unsized else []
     if not begun:
         notes.append("no ProfilerStep marks: kernel time per step is not known")
-    info = head.get("distributedInfo")
-    info = info if isinstance(info, dict) else {}
+    info = distributed(head)
     return KinetoTrace(
         source=source,
         gpu=device_of(head),
-        world_size=_count(info.get("world_size")) or 1,
+        world_size=world_of(head),
         nccl=str(info.get("nccl_version") or ""),
         steps=len(begun),
         step_s=step_s,
@@ -149,6 +148,17 @@ def read_kineto(path: str | PathLike[str]) -> KinetoTrace:
         ],
         notes=notes,
     )
+
+
+def distributed(head: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the profiler says of the ranks."""
+    found = head.get("distributedInfo")
+    return found if isinstance(found, Mapping) else {}
+
+
+def world_of(head: Mapping[str, Any]) -> int:
+    """Ranks of the job; 1 where the profiler does not say."""
+    return _count(distributed(head).get("world_size")) or 1
 
 
 def read_trace(path: str | PathLike[str]) -> tuple[Mapping[str, Any], list[Any]]:
@@ -171,7 +181,10 @@ def _kinds(by_stream: Mapping[Stream, Mapping[str, float]]) -> dict[str, float]:
     """Kinds of the stream that multiplies most, or where none does is busiest; all collectives."""
     main = max(
         by_stream.values(),
-        key=lambda kinds: (kinds.get("gemm", 0.0), sum(kinds.values())),
+        key=lambda kinds: (
+            kinds.get("gemm", 0.0),
+            sum(s for kind, s in kinds.items() if kind != "collective"),
+        ),
     )
     collective = sum(kinds.get("collective", 0.0) for kinds in by_stream.values())
     return {**main, **({"collective": collective} if collective else {})}

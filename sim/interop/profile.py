@@ -28,8 +28,10 @@ from sim.interop.kineto import (
     collective_of,
     complete,
     device_of,
+    distributed,
     kind_of,
     operation_of,
+    world_of,
 )
 from sim.quantities import counted
 
@@ -124,9 +126,8 @@ class _Work(NamedTuple):
 
 
 def profile_of(
-    head: Mapping[str, Any], events: list[Any], source: str, *, steps: int | None = None,
-    rank: int | None = None,
-) -> Profile:  # fmt: skip
+    head: Mapping[str, Any], events: list[Any], source: str, *, steps: int | None = None
+) -> Profile:
     """Take a trace apart.
 
     Parameters
@@ -137,8 +138,6 @@ def profile_of(
         For messages.
     steps : int, optional
         In a trace that marks none.
-    rank : int, optional
-        Of several ranks in one trace, the one of this process; else the one that computes longest.
 
     Raises
     ------
@@ -156,7 +155,7 @@ def profile_of(
     if not host.marks and steps is None:
         message = f"marks no steps ({_STEP}): say with --steps how many it has"
         raise InputError.single(source, message)
-    work, sized, unsized = _work(events, host, rank)
+    work, sized, unsized = _work(events, host)
     if not any(w.kind != "copy" for w in work):
         raise InputError.single(source, NO_KERNELS)
     main = _main(work)
@@ -166,14 +165,12 @@ def profile_of(
     notes = [f"{unsized} collectives without their size"] if unsized else []
     if count == 1 and host.launches:
         notes.append("one step recorded: what starting the profiler costs is in it")
-    told = head.get("distributedInfo")
-    told = told if isinstance(told, Mapping) else {}
-    whose, world = told.get("rank"), told.get("world_size")
+    whose = distributed(head).get("rank")
     return Profile(
         source=source,
         gpu=device_of(head),
-        rank=rank if rank is not None else (whose if isinstance(whose, int) else 0),
-        world_size=world if isinstance(world, int) and world > 0 else 1,
+        rank=whose if isinstance(whose, int) else 0,
+        world_size=world_of(head),
         steps=count,
         step_s=(end - begin) / count,
         parts=_parts(mine, main, begin, end, count),
@@ -247,14 +244,13 @@ def _within(stretches: Sequence[tuple[float, float]], time: float) -> bool:
 _Sized = dict[str, dict[tuple[str, int, float], list[float]]]
 
 
-def _work(events: list[Any], host: _Host, rank: int | None) -> tuple[list[_Work], _Sized, int]:
+def _work(events: list[Any], host: _Host) -> tuple[list[_Work], _Sized, int]:
     """What ran on GPUs in the steps, sized collectives by process, and how many have no size."""
     found: list[_Work] = []
     sized: _Sized = defaultdict(lambda: defaultdict(list))
     unsized = 0
-    names = _ranks(events) if rank is not None else {}
     for stream, name, category, start, duration, arguments in complete(events):
-        if category not in _ON_GPU or (names and names.get(stream[0], rank) != rank):
+        if category not in _ON_GPU:
             continue
         launch = host.launches.get(arguments.get("correlation", -1))
         step = host.step(launch[1] if launch else start)
@@ -274,17 +270,6 @@ def _work(events: list[Any], host: _Host, rank: int | None) -> tuple[list[_Work]
             phase = key[0] if key else operation_of(name, arguments)
         found.append(_Work(stream, start, start + duration, kind, name, phase, step))
     return found, sized, unsized
-
-
-def _ranks(events: list[Any]) -> dict[str, int]:
-    """Processes of a trace of ours by the rank they are."""
-    found = {}
-    for event in events:
-        if isinstance(event, dict) and event.get("name") == "process_name":
-            words = str((event.get("args") or {}).get("name", "")).split()
-            if len(words) > 1 and words[0] == "rank" and words[1].isdigit():
-                found[str(event.get("pid"))] = int(words[1])
-    return found
 
 
 def _main(work: Sequence[_Work]) -> Stream:

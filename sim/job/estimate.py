@@ -83,14 +83,14 @@ def mean_goodput(spec: JobSpec) -> float:
     # a job shorter than the interval saves nothing and starts over after a failure
     short = spec.interval_s >= busy
     segment, blocking = (busy, 0.0) if short else (spec.interval_s, spec.blocking_s)
-    # exp(600) attempts: it will never get through
-    if (segment + blocking + spec.restart_s) * rate > _HOPELESS:
-        return 0.0
     start = spec.restart_s if spec.warm_restart_s is None else spec.warm_restart_s
     away = spec.detect_s * spec.failure_rate
     if spec.spares is None:
         away += spec.preemption_wait_s / spec.preemption_s
     down = (away / spec.interruption_rate if spec.interruption_rate else 0.0) + start
+    # exp(600) attempts: it will never get through
+    if max(segment + blocking + spec.restart_s, down + spec.load_s) * rate > _HOPELESS:
+        return 0.0
     mtbf = 1.0 / rate if rate else math.inf
     goodput = expected_goodput(segment, blocking, down + spec.load_s, mtbf)
     if not math.isfinite(spec.memory_interval_s):

@@ -43,7 +43,7 @@ class Degraded(Job):
     """A job on a machine of which some parts are slow."""
 
     slow: list[_Text] = Field(
-        default=[], max_length=32, examples=[["rank:3=0.9", "link:n0/nic2<>leaf2=0.5"]],
+        default=[], max_length=32, examples=[["rank:3=0.9", "link:n0/nic2<>leaf0.2=0.5"]],
         description="as for --slow: a GPU or a link, and what it gives of its speed",
     )  # fmt: skip
 

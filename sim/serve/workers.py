@@ -50,7 +50,13 @@ class Workers:
             if self._all:
                 return
             self._all = [_Worker() for _ in range(self._count)]
-            await asyncio.gather(*(self._in_thread(w.ready) for w in self._all))
+            try:
+                await asyncio.gather(*(self._in_thread(w.ready) for w in self._all))
+            except BaseException:  # the next that asks tries again
+                for worker in self._all:
+                    worker.end()
+                self._all = []
+                raise
             for worker in self._all:
                 self._free.put_nowait(worker)
 

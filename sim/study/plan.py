@@ -72,7 +72,7 @@ def plan(
                   f"wants {counted(r.nodes, 'node')}; the cluster has {nodes}")
             for r in large[:20]
         )  # fmt: skip
-    return finished(wanted, nodes, policy, replicas)
+    return finished(wanted, serve(wanted.cluster, wanted.jobs, nodes, policy), replicas)
 
 
 def read_plan(topology: Argument, jobs: Jobs, sets: Iterable[str] = ()) -> Wanted:
@@ -88,9 +88,9 @@ def read_plan(topology: Argument, jobs: Jobs, sets: Iterable[str] = ()) -> Wante
     return Wanted(cluster, requests(cluster, listed, settings, jobs.parent))
 
 
-def finished(wanted: Wanted, nodes: int, policy: Policy, replicas: int) -> PlanReport:
-    """The report on so many nodes, with odds, neighbours in size, and what to keep or rent."""
-    report = replace(serve(wanted.cluster, wanted.jobs, nodes, policy), notes=wanted.notes)
+def finished(wanted: Wanted, report: PlanReport, replicas: int) -> PlanReport:
+    """A report with odds, neighbours in size, and what to keep or rent."""
+    report = replace(report, notes=wanted.notes)
     return replace(
         with_odds(report, wanted, replicas),
         marginal=_marginal(wanted, report),
@@ -253,7 +253,7 @@ def fewest(
     wanted = read_plan(topology, jobs, sets)
     found, ample = smallest(wanted.cluster, wanted.jobs, policy, share)
     if found is not None:
-        return finished(wanted, found.nodes, policy, replicas)
+        return finished(wanted, found, replicas)
     raise InfeasibleError(too_slow(ample, share))
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
-from sim.engine import compiled, prepare, run
+from sim.engine import blank, compiled, prepare, run
 from sim.engine.blank import Blank, blank_of
 from sim.program import assemble, revalue
 
@@ -61,3 +64,15 @@ def test_a_blank_is_of_the_program_that_it_is_used_for():
         assert not blank.fits(other)
         found = blank_of(other)
         assert found is None or found.fits(other)
+
+
+def test_a_large_program_is_not_held(monkeypatch):
+    """It would get no blank: level ``ranks`` runs programs of gigabytes, each once."""
+    monkeypatch.setattr(blank, "MOST_OPS", 39)
+    program = _program(6)
+    lane = weakref.ref(program.lane)
+    assert blank_of(program) is None
+    assert blank_of(program) is None
+    del program
+    gc.collect()
+    assert lane() is None

@@ -17,6 +17,7 @@ from sim.errors import InputError
 from sim.interop.kineto import kind_of, read_kineto
 from sim.interop.nccl_tests import read_nccl_tests
 from sim.interop.nvbandwidth import read_nvbandwidth
+from sim.interop.trace_diff import recorded_profile
 
 EXAMPLES = Path(__file__).parents[3] / "shared" / "users" / "examples"
 
@@ -341,3 +342,20 @@ def test_files_of_real_people() -> None:
         223.4e9, rel=1e-3
     )
     assert len(read["nccl_data.json.gz"].collectives) == 7
+
+
+def test_of_a_trace_without_products_the_stream_that_computes_is_read(tmp_path: Path) -> None:
+    """A collective that waits is longest, and is no work of its stream; True is no count."""
+    map_, gather = kernel("elementwise", 1.0, 5.0), kernel("ncclDevKernel_AllGather", 1.0, 50.0)
+    trace = {
+        "distributedInfo": {"world_size": True},
+        "traceEvents": [
+            {"ph": "X", "cat": "user_annotation", "name": "ProfilerStep#1", "ts": 0.0, "dur": 60.0},
+            map_ | {"tid": 7}, gather | {"tid": 20},
+        ],
+    }  # fmt: skip
+    path = write(tmp_path, json.dumps(trace).encode(), "t.json")
+    found = read_kineto(path)
+    assert found.kinds == pytest.approx({"other": 5e-6, "collective": 50e-6})
+    taken = recorded_profile(str(path))
+    assert (found.world_size, taken.world_size) == (1, 1)

@@ -23,6 +23,7 @@ from sim.job.spec import Domain, JobSpec
 from sim.memory.states import staged_bytes
 from sim.result.predict import predict
 from sim.step.run import run_step
+from sim.step.step import step
 
 LONG = JobSpec(
     steps=100_000, step_s=1.0, interval_s=1000.0, blocking_s=2.0, durable_s=2.0, restart_s=100.0,
@@ -264,3 +265,17 @@ def test_the_expected_job_agrees_with_the_simulated_one_with_everything():
 def test_faults(key, said):
     with pytest.raises(InputError, match=said):
         load("dgx-h100", "llama3-8b-sft", [key])
+
+
+def test_a_job_that_waits_longer_for_spot_nodes_than_they_stay_never_ends():
+    """exp(12 h / 56 s) attempts: `plan` and `sweep` ended in an OverflowError."""
+    sets = [
+        "nodes=64", "offer.capacity=spot", "offer.price_per_gpu_hour=3 USD",
+        "offer.preemption_mtbf=1h", "offer.preemption_wait=12h",
+    ]  # fmt: skip
+    loaded = load("dgx-h100", "llama3-8b-sft", sets)
+    found = estimate_job(
+        loaded.topology, loaded.workload, step(loaded.topology, loaded.workload).breakdown
+    )
+    assert found is not None
+    assert (found.goodput, found.wall_s) == (0.0, math.inf)

@@ -184,9 +184,20 @@ def test_the_runner_up_and_the_price_at_which_it_wins(pages):
     total, tie, now = (float(x) for x in said.groups()[1:])
     cost = document["cost"]
     assert total > cost["total_usd"]
-    # what is not hours of GPUs is paid anyway
+    # storage and egress are paid anyway
     fixed = total * (1.0 - tie / now) - (total - cost["total_usd"])
     assert fixed == pytest.approx(0.0, abs=0.02 * total)
+
+
+def test_the_price_at_which_the_runner_up_wins_counts_its_setup(tmp_path):
+    """Hours of setup are paid at the price, as those of the job are."""
+    sets, page = ["offer.setup=12h"], tmp_path / "run.html"
+    words = ["run", "dgx-h100", "llama3-8b-sft", "--set", *sets, "--report", str(page), "--json"]
+    cost = json.loads(CliRunner().invoke(group, words).stdout)["cost"]
+    tie = re.search(r"it wins at less than \$([\d.]+) for", page.read_text()).group(1)
+    sets.append(f"offer.price_per_gpu_hour={tie} USD")
+    theirs = sim.simulate("dgx-h100", "llama3-8b-sft", overrides=sets, scaling=False, fixes=False)
+    assert theirs.cost.total_usd == pytest.approx(cost["total_usd"], rel=0.01)
 
 
 def test_the_best_of_a_sweep_is_shown_in_full(pages):

@@ -132,7 +132,7 @@ def test_who_waits_for_a_job_waits_for_its_failures_too():
 def test_neighbours_in_size():
     jobs = [job(f"j{i}", 1, 0, 2.0, 3.0) for i in range(4)]
     shared = cluster(3, "offer={price_per_gpu_hour: 1 USD}")
-    report = finished(Wanted(shared, jobs), 3, "fifo", 0)
+    report = finished(Wanted(shared, jobs), serve(shared, jobs, 3, "fifo"), 0)
     less, more = report.marginal
     assert (less.nodes, less.on_time, less.span_s / HOUR) == (2, 0.5, 4.0)
     assert (more.nodes, more.on_time, more.span_s / HOUR) == (4, 1.0, 2.0)
@@ -246,6 +246,10 @@ def test_commands(tmp_path, pytestconfig):
     assert [s["growth"] for s in document["scenarios"]] == [1.0, 3.0]
     drawn = CliRunner().invoke(group, [*run, "--gantt", "--replicas", "0"]).stdout
     assert "· waits  █ runs  | deadline  ! past it" in drawn
+    for of_one in (["--gantt"], ["--replicas", "200"]):
+        refused = CliRunner().invoke(group, [*run, "--policy", "all", *of_one])
+        assert refused.exit_code == 2
+        assert "--gantt and --replicas are of one plan" in refused.output
     page = tmp_path / "plan.html"
     CliRunner().invoke(group, [*run, "--replicas", "2", "--report", str(page)])
     assert "Nodes over time" in page.read_text()

@@ -15,6 +15,7 @@ pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
 import sim
+from sim.serve import workers
 from sim.serve.app import openapi
 from sim.serve.guard import MOST_BYTES, Guard
 from sim.serve.requests import BODIES
@@ -256,6 +257,14 @@ def test_the_api_describes_itself(server):
         assert openapi()["components"]["schemas"][name]["additionalProperties"] is False
 
 
+def test_the_examples_of_the_api_are_answered(server):
+    schema = openapi()["components"]["schemas"]["Degraded"]["properties"]
+    (slow,) = schema["slow"]["examples"]
+    (overrides,) = schema["overrides"]["examples"]
+    status, found = server.run(**JOB | {"slow": slow, "overrides": overrides})
+    assert status == 200, found
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
 @pytest.mark.parametrize(("width", "theme"), [(1400, "light"), (390, "dark")])
 def test_the_page_is_worked_by_anyone(server, tmp_path, width, theme):
@@ -429,3 +438,33 @@ def test_without_the_extra_it_says_so(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2
     assert "scaling-sim[serve]" in done.stderr
+
+
+def test_workers_that_fail_to_start_are_started_by_the_next_that_asks(monkeypatch):
+    starts = []
+
+    class Stub:
+        answered = 0
+
+        def __init__(self):
+            starts.append(self)
+
+        def ready(self):
+            if len(starts) == 1:
+                raise EOFError
+
+        def ask(self, *_):
+            return 200, b"{}"
+
+        def end(self):
+            pass
+
+    monkeypatch.setattr(workers, "_Worker", Stub)
+
+    async def twice():
+        pool = workers.Workers(1, 1.0, 1)
+        with pytest.raises(EOFError):
+            await pool.ask("run", {})
+        return await asyncio.wait_for(pool.ask("run", {}), 5)
+
+    assert asyncio.run(twice()) == (200, b"{}")

@@ -137,7 +137,7 @@ def test_a_rank_of_a_pipeline_is_compared_with_its_own_stage() -> None:
     sets = ["parallelism.pipeline_parallel=2", "gradient_accumulation=4"]
     last = sim.trace("dgx-h100", "llama3-8b-sft", overrides=sets, ranks=[7], all_micro_steps=True)
     document = last.to_dict()
-    theirs = profile_of(document, document["traceEvents"], "rank 7", rank=7)
+    theirs = profile_of(document, document["traceEvents"], "rank 7")
     from sim.inputs.loader import load
     from sim.interop.trace_diff import simulated_profile
 

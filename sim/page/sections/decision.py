@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from sim.documents import Headline
+from sim.job.cost import break_even_price
 from sim.page.model import Case, Dossier, PageSection, Piece, Tiles
 from sim.page.sections.answers import lead_of, pieces_of
 from sim.page.sections.money import fitting
@@ -53,14 +54,14 @@ def runner_up(case: Case) -> str:
     if not others:
         return ""
     other = others[0]
-    paid, rate = cost.compute_usd, cost.price_per_gpu_hour_usd
-    theirs, their_rate = other.cost.compute_usd, other.cost.price_per_gpu_hour_usd
     said = f"The best offer elsewhere is {other.name} with {usd(other.cost.total_usd)}"
-    if other.cost.total_usd < cost.total_usd:
-        tie = rate * (other.cost.total_usd - (cost.total_usd - paid)) / paid
-        return f"{said}: this one wins at less than {usd(tie)} for a GPU-hour ({usd(rate)} now)."
-    tie = their_rate * (cost.total_usd - (other.cost.total_usd - theirs)) / theirs
-    return f"{said}: it wins at less than {usd(tie)} for a GPU-hour ({usd(their_rate)} now)."
+    loses = other.cost.total_usd < cost.total_usd
+    least, dear = (other.cost, cost) if loses else (cost, other.cost)
+    tie = break_even_price(least.total_usd, dear)
+    if tie is None:
+        return f"{said}."
+    who, now = "this one" if loses else "it", usd(dear.price_per_gpu_hour_usd)
+    return f"{said}: {who} wins at less than {usd(tie)} for a GPU-hour ({now} now)."
 
 
 def further(result: Result) -> Iterator[Headline]:

@@ -29,7 +29,7 @@
 
   // Of what is set beside the form only keys of the machine are the cluster's.
   function ofMachine(text) {
-    return /^(nodes|node|network|offer|reliability|calibration|stack)\b/.test(text);
+    return /^(topology\.|(nodes|node|node_groups|network|graph|offer|reliability|calibration|gpu)\b)/.test(text);
   }
 
   // One question at a time; the newest next one follows.
