@@ -24,6 +24,12 @@ class Changed(NamedTuple):
     adds: Literal["step", "exposed", "wait", "count"] = "step"
 
 
+def parallelism(workload: Workload, **fields: object) -> Workload:
+    """A job with other keys of its parallelism."""
+    update = {"parallelism": workload.parallelism.model_copy(update=fields)}
+    return workload.model_copy(update=update)
+
+
 @dataclass(frozen=True, slots=True)
 class Cause:
     """One cause.

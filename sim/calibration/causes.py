@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from sim.blocks.modules import OpRole
 from sim.blocks.unroll import PHASES, unroll
-from sim.calibration.cause import ONCE, Cause, Changed, silent
+from sim.calibration.cause import ONCE, Cause, Changed, parallelism, silent
 from sim.calibration.undeclared import UNDECLARED
 from sim.cost.kernel_cost import cost_model
 from sim.fabric.links import socket_core_rate
@@ -50,11 +50,6 @@ def _nics(topology: Topology) -> tuple[Node, Nics] | None:
     if node is None or node.nics is None or topology.nodes < 2:
         return None
     return node, node.nics
-
-
-def _parallelism(workload: Workload, **fields: object) -> Workload:
-    update = {"parallelism": workload.parallelism.model_copy(update=fields)}
-    return workload.model_copy(update=update)
 
 
 # --- network -------------------------------------------------------------------------------------
@@ -113,7 +108,7 @@ def _oversubscribed(topology: Topology, workload: Workload, strength: float) -> 
 def _full_shard(topology: Topology, workload: Workload, strength: float) -> Changed | None:
     if workload.parallelism.replicate < 2 or not strategy_of(workload).gathers_blocks:
         return None
-    return Changed(topology, _parallelism(workload, replicate=1, shard=None))
+    return Changed(topology, parallelism(workload, replicate=1, shard=None))
 
 
 def _no_overlap(topology: Topology, workload: Workload, strength: float) -> Changed | None:
@@ -223,7 +218,7 @@ def _pageable(topology: Topology, workload: Workload, strength: float) -> Change
     p = workload.parallelism
     if p.offload == "none" or not p.pin_memory or "pin_memory" not in strategy_of(workload).knobs:
         return None
-    return Changed(topology, _parallelism(workload, pin_memory=False))
+    return Changed(topology, parallelism(workload, pin_memory=False))
 
 
 def _compiled(topology: Topology, workload: Workload, strength: float) -> Changed | None:

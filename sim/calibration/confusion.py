@@ -12,13 +12,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sim.calibration.diagnose import F8, OWN_ERROR, SHARED_ERROR, Predicted, predictions
+from sim.calibration.diagnose import (
+    F8,
+    FREEDOM,
+    OWN_ERROR,
+    SHARED_ERROR,
+    Predicted,
+    predictions,
+)
 from sim.calibration.figures import Figure
 from sim.documents import SCHEMAS, Document, Section
 from sim.records import dataclass
 
 DRAWS = 4000
-_FREEDOM = 4  # degrees of freedom of the error's tails, as of the likelihood
 _EDGES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 
 
@@ -116,7 +122,7 @@ def confusion(figures: Sequence[Figure], draws: int = DRAWS, seed: int = 0) -> C
 
 def _error(rng: np.random.Generator, n: int) -> F8:
     """What the model is off by: a part that all figures share and a part of each, with tails."""
-    tail = np.sqrt(_FREEDOM / rng.chisquare(_FREEDOM))
+    tail = np.sqrt(FREEDOM / rng.chisquare(FREEDOM))
     own = OWN_ERROR * rng.standard_normal(n)
     return np.asarray(tail * (SHARED_ERROR * rng.standard_normal() + own))
 

@@ -35,6 +35,7 @@ from sim.step.step import memory_of, step
 F8 = npt.NDArray[np.float64]
 SHARED_ERROR = 0.06  # b
 OWN_ERROR = 0.04  # n: fully specified runs the constants were not fitted to, docs/validation.md
+FREEDOM = 4  # degrees of freedom of their tails
 EXPLAINS = 0.15  # |ln(predicted/measured)| up to which a cause explains the figures
 _SLOWEST = 0.05  # pace
 _RIVALS = 4
@@ -324,7 +325,7 @@ def _log_likelihood(r: F8) -> F8:
     n = r.shape[1]
     covariance = np.full((n, n), SHARED_ERROR**2) + np.diag(np.full(n, OWN_ERROR**2))
     quadratic = np.einsum("mi,ij,mj->m", r, np.linalg.inv(covariance), r)
-    return np.asarray(-0.5 * (4 + n) * np.log1p(quadratic / 4))
+    return np.asarray(-0.5 * (FREEDOM + n) * np.log1p(quadratic / FREEDOM))
 
 
 def _telling(figure: Figure, ranked: Sequence[Explanation]) -> Test | None:

@@ -14,7 +14,7 @@ from sim.files import is_file
 from sim.inputs.loader import load
 from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
-from sim.inputs.tree import Branch, Items, Leaf, Tree, read_file
+from sim.inputs.tree import Branch, Items, Leaf, Tree, plain_of, read_file
 from sim.inputs.workload import Workload
 from sim.inputs.yaml import from_yaml
 from sim.quantities import counted
@@ -114,15 +114,7 @@ def _argument(tree: Tree, folder: Path) -> Any:
     if isinstance(tree, Leaf):
         beside = folder / str(tree.value)
         return str(beside) if is_file(beside) else str(tree.value)
-    return _plain(tree)
-
-
-def _plain(tree: Tree) -> Any:
-    if isinstance(tree, Branch):
-        return {key: _plain(value) for key, value in tree.entries.items()}
-    if isinstance(tree, Items):
-        return [_plain(item) for item in tree.items]
-    return tree.value
+    return plain_of(tree)
 
 
 def _texts(tree: Tree, path: str, faults: list[Fault]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sim.calibration.cause import ONCE, Cause, Changed, silent
+from sim.calibration.cause import ONCE, Cause, Changed, parallelism, silent
 from sim.inputs.checks import check
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Precision, Workload
@@ -34,11 +34,9 @@ def _no_fp8(topology: Topology, workload: Workload, strength: float) -> Changed 
 
 
 def _no_offload(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    p = workload.parallelism
-    if p.offload == "none":
+    if workload.parallelism.offload == "none":
         return None
-    update = {"parallelism": p.model_copy(update={"offload": "none"})}
-    return Changed(topology, workload.model_copy(update=update))
+    return Changed(topology, parallelism(workload, offload="none"))
 
 
 def _kept(topology: Topology, workload: Workload, strength: float) -> Changed | None:
@@ -49,8 +47,7 @@ def _kept(topology: Topology, workload: Workload, strength: float) -> Changed | 
         or not p.reshard_after_forward
     ):
         return None
-    update = {"parallelism": p.model_copy(update={"reshard_after_forward": False})}
-    return Changed(topology, workload.model_copy(update=update))
+    return Changed(topology, parallelism(workload, reshard_after_forward=False))
 
 
 def _shorter(topology: Topology, workload: Workload, strength: float) -> Changed | None:

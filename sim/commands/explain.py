@@ -6,14 +6,13 @@ from pathlib import Path
 
 import click
 
-from sim.commands.complete import CODES, JOBS
-from sim.commands.options import FORMS, job_of, printed, sets, show
+from sim.commands.complete import CODES
+from sim.commands.options import FORMS, job_or_none, printed, sets, show
 
 
 @click.command("explain")
 @click.argument("topology", metavar="CODE|TOPOLOGY", shell_complete=CODES)
-@click.argument("workload", nargs=-1, callback=job_of, metavar="[WORKLOAD...]",
-                shell_complete=JOBS)  # fmt: skip
+@job_or_none
 @sets
 @printed(*FORMS)
 def command(

@@ -72,6 +72,13 @@ def job(function: F) -> F:
     )(function)  # fmt: skip
 
 
+def job_or_none(function: F) -> F:
+    """``[WORKLOAD]``: as `job` has it, or none."""
+    return click.argument(
+        "workload", nargs=-1, metavar="[WORKLOAD...]", callback=job_of, shell_complete=JOBS
+    )(function)
+
+
 def priced(function: F) -> F:
     """``--offer NAME`` and ``--prices FILE``: rent at an offer of the catalogue or of a file."""
     with_prices = click.option(

@@ -53,7 +53,8 @@ def hold(answer: Document, conditions: Sequence[Condition], junit: Path | None) 
     InputError
         A name that the answer has not, or has several times.
     """
-    found = [_held(condition, figures(answer)) for condition in conditions]
+    known = figures(answer)
+    found = [_held(condition, known) for condition in conditions]
     if junit is not None:
         write_whole(junit, _xml(found))
     return [_line(r) for r in found if not r.met]

@@ -12,6 +12,7 @@ from sim.commands.options import (
     FORMS,
     emit,
     job,
+    job_or_none,
     printed,
     reported,
     sets,
@@ -33,14 +34,14 @@ _PICTURES = ("svg",)
 @click.command("diff")
 @click.argument("recorded")
 @click.argument("topology", shell_complete=MACHINES)
-@click.argument("workload", nargs=-1, metavar="[WORKLOAD...]")
+@job_or_none
 @click.option("--steps", type=click.IntRange(1, 10_000),
               help="How many steps the recording has, where it marks none.")  # fmt: skip
 @sets
 @printed(*FORMS)
 @reported
 def difference(
-    recorded: str, topology: str, workload: tuple[str, ...], steps: int | None,
+    recorded: str, topology: str, workload: str | tuple[str, ...], steps: int | None,
     overrides: tuple[str, ...], form: str, output: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
     """Compare RECORDED, a trace of PyTorch's profiler, with the simulated step, part by part.
@@ -52,7 +53,7 @@ def difference(
     from sim.page.asked import Asked
     from sim.report.trace_diff import view
 
-    asked = workload[0] if len(workload) == 1 else (workload or None)
+    asked = workload or None
     found = sim.trace_diff(recorded, topology, asked, steps=steps, overrides=overrides)
     show(view(found), form, output)
     write_page(report, view(found), *([Asked(topology, asked, overrides)] if asked else []))

@@ -16,7 +16,7 @@ from sim.fabric.links import nic_rates, staging_range
 from sim.fabric.network import Plane, shorthand_plane
 from sim.fabric.rings import Hops, Load, Rings, find_rings, ring_hops
 from sim.fabric.shape import Shape, shape_of
-from sim.fabric.wiring import I8, Route, Wiring
+from sim.fabric.wiring import F8, I8, Route, Wiring
 from sim.inputs.topology import Topology
 
 if TYPE_CHECKING:
@@ -52,17 +52,22 @@ class Fabric(Wiring):
         """Bytes on each resource per byte that every rank passes on, over all rings."""
         return self.rings(group).load
 
-    def bandwidth(self, load: Load | Route) -> float:
-        """Rate at which a load alone saturates its tightest resource; inf if it has none. [B/s]"""
+    def bandwidth(self, load: Load | Route, capacity: F8 | None = None) -> float:
+        """Rate at which a load alone saturates its tightest resource; inf if it has none. [B/s]
+
+        `capacity`, (n_resources,), stands for the machine's own.
+        """
         if not len(load.resource):
             return float("inf")
-        return float(np.min(self.capacity[load.resource] / load.demand))
+        given = self.capacity if capacity is None else capacity
+        return float(np.min(given[load.resource] / load.demand))
 
-    def bottleneck(self, load: Load | Route) -> int:
-        """Tightest resource of a load; -1 if it has none."""
+    def bottleneck(self, load: Load | Route, capacity: F8 | None = None) -> int:
+        """Tightest resource of a load, by `capacity` or the machine's own; -1 if it has none."""
         if not len(load.resource):
             return -1
-        return int(load.resource[np.argmin(self.capacity[load.resource] / load.demand)])
+        given = self.capacity if capacity is None else capacity
+        return int(load.resource[np.argmin(given[load.resource] / load.demand)])
 
     def staging_range(self) -> tuple[float, float]:
         """`sim.fabric.links.staging_range`, where the first node's GPUs meet in host memory."""

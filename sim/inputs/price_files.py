@@ -12,12 +12,7 @@ from sim.errors import Fault, InputError
 from sim.inputs.catalogue import gpu_names
 from sim.inputs.price import CONFIDENCES, TERMS, UNCHECKED, Currency, PriceRow, currency_of
 
-COLUMNS = (
-    "provider", "instance", "gpu", "gpus_per_node", "usd_per_gpu_hour",
-    "spot_usd_per_gpu_hour", "region", "residency", "as_of", "source",
-    "country", "egress_usd_per_gb", "storage_usd_per_gb_month", "reserved_1y_usd_per_gpu_hour",
-    "reserved_3y_usd_per_gpu_hour", "confidence", "currency",
-)  # fmt: skip
+COLUMNS = tuple(f.name for f in fields(PriceRow))
 REQUIRED = COLUMNS[:5]
 
 
@@ -143,10 +138,8 @@ def to_csv(rows: Iterable[PriceRow]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    order = [f.name for f in fields(PriceRow)]
-    assert tuple(order) == COLUMNS
     for row in rows:
-        values = [getattr(row, name) for name in order[:-1]] + ["USD"]
+        values = [getattr(row, name) for name in COLUMNS[:-1]] + ["USD"]
         writer.writerow(
             ["" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in values]
         )

@@ -71,6 +71,15 @@ class Branch:
 Tree = Leaf | Items | Branch
 
 
+def plain_of(tree: Tree) -> Any:
+    """The mappings, lists and values of a tree, without their places."""
+    if isinstance(tree, Branch):
+        return {key: plain_of(value) for key, value in tree.entries.items()}
+    if isinstance(tree, Items):
+        return [plain_of(item) for item in tree.items]
+    return tree.value
+
+
 def from_python(value: Any, source: str, path: str = "", depth: int = 0) -> Tree:
     """A tree of a Python mapping, list or scalar; specs stay whole."""
     place = Place(source)

@@ -12,7 +12,7 @@ from sim.inputs.arguments import File, given
 from sim.inputs.fields import plan_of
 from sim.inputs.models import shape_named
 from sim.inputs.translation import Translation
-from sim.inputs.tree import Branch, Items, Place, Tree
+from sim.inputs.tree import Branch, Place, Tree, plain_of
 from sim.inputs.workload import Workload
 from sim.interop.plain_yaml import dump
 
@@ -113,7 +113,7 @@ def _at(place: Place) -> str:
 
 def _yaml(name: str, tree: Tree, job: Translation) -> str:
     assert isinstance(tree, Branch)
-    values = {k: _plain(v) for k, v in tree.entries.items()}
+    values = {k: plain_of(v) for k, v in tree.entries.items()}
     model = values.get("model")
     if isinstance(model, str):
         values["model"] = shape_named(model) or model
@@ -132,11 +132,3 @@ def _short(table: dict[str, Any]) -> Any:
     if kind is not None and not rest:
         return kind if kind != "selective-op" else {"selective": "op"}
     return {kind: rest} if kind in _DETAILED else table
-
-
-def _plain(tree: Tree) -> Any:
-    if isinstance(tree, Branch):
-        return {k: _plain(v) for k, v in tree.entries.items()}
-    if isinstance(tree, Items):
-        return [_plain(v) for v in tree.items]
-    return tree.value

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from sim.job.run import simulate_run
+from sim.job.run import simulate_run, steps_within
 from sim.job.spec import JobSpec
 from sim.records import dataclass
 
@@ -169,7 +169,7 @@ def best_interval(spec: JobSpec, failures: int = 300, seed: int = 0) -> float | 
     middle = max(daly_interval(spec.blocking_s, mtbf_s), spec.step_s)
     wanted = (middle * 2.0 ** (k / 2.0) for k in range(-4, 5))
     # saves fall between steps
-    tried = [max(1, math.ceil(t / spec.step_s - 1e-9)) * spec.step_s for t in wanted]
+    tried = [steps_within(t, spec.step_s) * spec.step_s for t in wanted]
     # enough that storage is needed, but not for the sake of what memory takes care of
     counted_s = failures / max(rate, 0.1 * spec.interruption_rate)
     steps = max(1, math.ceil(counted_s / spec.step_s))

@@ -96,7 +96,7 @@ class _Job:
         worked_s = self.full_pace_s * self.nodes.slowdown
         self.copy_every, copy_s = 0, 0.0  # steps between copies in memory; per step
         if math.isfinite(spec.memory_interval_s):
-            self.copy_every = _steps_within(spec.memory_interval_s, worked_s)
+            self.copy_every = steps_within(spec.memory_interval_s, worked_s)
             hold_s = spec.memory_durable_s - self.copy_every * worked_s
             copy_s = max(spec.memory_blocking_s, hold_s) / self.copy_every
         self.pace_s = worked_s + copy_s
@@ -104,7 +104,7 @@ class _Job:
         self.copying = copy_s / self.pace_s
         self.every = spec.steps + 1  # steps between saves
         if math.isfinite(spec.interval_s):
-            self.every = _steps_within(spec.interval_s, self.pace_s)
+            self.every = steps_within(spec.interval_s, self.pace_s)
         # an asynchronous save that outlasts the interval holds the next one up
         self.save_s = max(spec.blocking_s, spec.durable_s - self.every * self.pace_s)
         self.cycle_s = self.save_s + self.every * self.pace_s
@@ -286,6 +286,6 @@ class _Job:
                 self.pending = (durable_at, step)
 
 
-def _steps_within(interval_s: float, step_s: float) -> int:
+def steps_within(interval_s: float, step_s: float) -> int:
     """Whole steps after which so much time has passed."""
     return max(1, math.ceil(interval_s / step_s - 1e-9))

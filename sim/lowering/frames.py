@@ -72,9 +72,9 @@ def _structure(plan: Plan) -> tuple[object, ...]:
     if found is None:
         t = table_of(plan)
         found = plan.derived["structure"] = (
-            t.kind.tobytes(), t.stream, t.micro_step.tobytes(), t.dep_on.tobytes(),
-            t.dep_of.tobytes(), t.host_after.tobytes(), t.fifo.tobytes(), t.comm_kind,
-            t.comm_label,
+            t.kind.tobytes(), t.streams, t.stream_id.tobytes(), t.micro_step.tobytes(),
+            t.dep_on.tobytes(), t.dep_of.tobytes(), t.host_after.tobytes(), t.fifo.tobytes(),
+            t.comm_kind, t.comm_label,
         )  # fmt: skip
     return found
 

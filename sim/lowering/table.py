@@ -18,7 +18,6 @@ class PlanTable(NamedTuple):
     """Columns over the ops of a plan, (P,) each, and its edges."""
 
     kind: I8
-    stream: tuple[str, ...]
     streams: tuple[str, ...]  # the host, then others in order of first appearance
     stream_id: I8  # index into `streams`
     micro_step: I8
@@ -68,7 +67,6 @@ def _table(plan: Plan) -> PlanTable:
     number = {name: i for i, name in enumerate(streams)}
     return PlanTable(
         kind=kind,
-        stream=stream,
         streams=streams,
         stream_id=np.array([number[name] for name in stream], dtype=np.int64),
         micro_step=np.array(columns["micro_step"], dtype=np.int64),

@@ -13,8 +13,8 @@ from sim.result.memory import MemoryAnswer
 from sim.result.result import Result
 from sim.study.compare import Comparison
 from sim.study.sized import SizeReport
+from sim.units import GIB
 
-_GIB = 2**30
 LONGEST = 700  # characters: fewer than 200 tokens
 
 
@@ -25,7 +25,7 @@ def run(result: Result) -> str:
     fits = "fits" if memory.fits else "DOES NOT FIT"
     lines = [
         f"{result.workload.title} on {result.topology.title}: {fits}, "
-        f"{memory.needed_bytes / _GIB:.1f} of {memory.capacity_bytes / _GIB:.1f} GiB (estimated)",
+        f"{memory.needed_bytes / GIB:.1f} of {memory.capacity_bytes / GIB:.1f} GiB (estimated)",
         f"step {duration(step.time_s)}{_band(likely)}, "
         f"{count(result.throughput.tokens_per_s)} tokens/s, "
         f"MFU {percent(result.throughput.mfu)} (estimated)",
@@ -44,11 +44,11 @@ def memory(answer: MemoryAnswer) -> str:
     report = answer.report
     fits = "fits" if report.fits else "DOES NOT FIT"
     lines = [
-        f"{answer.title}: {fits}, {report.needed_bytes / _GIB:.1f} of "
-        f"{report.capacity_bytes / _GIB:.1f} GiB a GPU (estimated)"
+        f"{answer.title}: {fits}, {report.needed_bytes / GIB:.1f} of "
+        f"{report.capacity_bytes / GIB:.1f} GiB a GPU (estimated)"
     ]
     for fix in answer.fixes[:3]:
-        lines.append(f"{fix.change}: saves {fix.saved_bytes / _GIB:.1f} GiB (estimated)")
+        lines.append(f"{fix.change}: saves {fix.saved_bytes / GIB:.1f} GiB (estimated)")
     return _short(lines)
 
 
@@ -63,7 +63,7 @@ def size(report: SizeReport) -> str:
         f"{plan['nodes']} x {plan['gpus_per_node']} {plan['gpu']} ({plan['machine']}), "
         f"{plan['strategy']}, micro-batch {plan['micro_batch']} x {plan['gradient_accumulation']}",
         f"done in {duration(plan['wall_clock_s'])} (estimated), cost {cost}, "
-        f"{plan['memory_bytes'] / _GIB:.1f} of {plan['capacity_bytes'] / _GIB:.1f} GiB (estimated)",
+        f"{plan['memory_bytes'] / GIB:.1f} of {plan['capacity_bytes'] / GIB:.1f} GiB (estimated)",
         f"chosen of {considered} plans",
     ])  # fmt: skip
 

@@ -9,12 +9,13 @@ import numpy as np
 from sim.errors import InputError
 from sim.lowering.costs import Priced
 from sim.quantities import gib
+from sim.units import GIB, KIB
 
 #: of an op and what a run of it needs, where ranks have lanes of their own, as measured with
 #: `python -m bench.ranks`: 128 to 165 [B]
 OP_BYTES = 165
 #: of memory for a program and its run [B]; less where the machine has less to spare
-MAX_BYTES = 4 * 2**30
+MAX_BYTES = 4 * GIB
 #: steps of all rings of all ranks; ops and steps of all replicas
 MAX_STEPS, MAX_DRAWN = 40_000_000, 1_000_000_000
 
@@ -66,4 +67,4 @@ def spare_bytes() -> float:
             found = next((line for line in lines if line.startswith("MemAvailable:")), "")
     except OSError:
         return math.inf
-    return 1024.0 * float(found.split()[1]) if found else math.inf
+    return KIB * float(found.split()[1]) if found else math.inf

@@ -28,10 +28,11 @@ from sim.step.spans import starts_of
 from sim.strategies.columns import columns_of
 from sim.strategies.plan import Plan
 from sim.strategies.terms import INIT, MOMENTS, TERMS
+from sim.units import MIB
 
 _BASE = 1 << 44  # of the first pool's addresses, and between two pools'
 _ROUND = 512  # of a block, as the allocator has it [B]
-_SEGMENT = 2 << 20  # [B]
+_SEGMENT = int(2 * MIB)  # [B]
 _PROTOCOL = 4  # of torch's own snapshots; the viewer reads no later one
 _POOLS = tuple(dict.fromkeys(term.pool for term in TERMS))
 

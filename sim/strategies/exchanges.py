@@ -7,9 +7,10 @@ exchanged, with whom and when a block's description says; here it is issued.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from sim.blocks.modules import Block, ModelTree
+from sim.blocks.modules import Block
 from sim.blocks.ops import COPIES, Exchange, When
 from sim.blocks.unroll import exchanges, order_of
 from sim.inputs.modelling import ASYNC, tensor_style
@@ -17,7 +18,7 @@ from sim.inputs.workload import Workload
 from sim.mesh import Groups, Mesh
 from sim.mesh.routing import parts_met
 from sim.strategies.plan import Recorder, together
-from sim.strategies.units import dtypes, tree_blocks
+from sim.strategies.units import dtypes
 
 #: mesh axis -> the plan's group of that name, and the stream its collectives run on
 GROUPS = {"cp": "context", "tp": "tensor", "ep": "expert"}
@@ -223,26 +224,36 @@ class Exchanging:
                 r.wait_stream("compute", group)
 
 
-Player = Callable[[Recorder, str, str, int, str, str], None]
-"""Plays a module of a block: recorder, name and phase of the segment, block, module, unit."""
+class Player(Protocol):
+    """Plays a block, or a module of it, as `Exchanging.play` does."""
+
+    def __call__(
+        self, r: Recorder, name: str, phase: str, number: int, module: str, unit: str,
+        again: bool = False,
+    ) -> None:  # fmt: skip
+        """Module "" is the whole block."""
 
 
-def whole(r: Recorder, name: str, phase: str, number: int, module: str, unit: str) -> None:
-    """A `Player` of modules with no communication inside."""
+def whole(
+    r: Recorder, name: str, phase: str, number: int, module: str, unit: str, again: bool = False
+) -> None:
+    """A `Player` of blocks with no communication inside."""
     r.segment(name, phase, number, module, unit)
 
 
-def player(workload: Workload, tree: ModelTree, mesh: Mesh) -> Player:
-    """Plays modules one by one, each with what it exchanges with ranks that share its block."""
+def player(workload: Workload, blocks: Mapping[int, Block] | Sequence[Block], mesh: Mesh) -> Player:
+    """Plays blocks or modules, each with what it exchanges with ranks that share its block."""
     exchanging = Exchanging.of(workload, mesh)
     if exchanging is None:
         return whole
-    blocks = tree_blocks(tree)
 
-    def play(r: Recorder, name: str, phase: str, number: int, module: str, unit: str) -> None:
+    def play(
+        r: Recorder, name: str, phase: str, number: int, module: str, unit: str,
+        again: bool = False,
+    ) -> None:  # fmt: skip
         block = blocks[number]
         if exchanging.inside(block):
-            exchanging.play(r, name, phase, number, block, unit, only=module)
+            exchanging.play(r, name, phase, number, block, unit, again=again, only=module)
         else:
             r.segment(name, phase, number, module, unit)
 

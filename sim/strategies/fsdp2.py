@@ -14,7 +14,7 @@ from sim.blocks.update import host_update_bytes
 from sim.inputs.workload import Workload
 from sim.mesh import Groups, Mesh, Pairs
 from sim.strategies.activation_copies import ActivationCopies
-from sim.strategies.exchanges import Exchanging, groups_within
+from sim.strategies.exchanges import groups_within, player
 from sim.strategies.fsdp2_layout import Layout, Piece, post_forward_ranks, prefetch_targets
 from sim.strategies.fsdp_memory import Remembers
 from sim.strategies.plan import Event, Recorder
@@ -71,7 +71,7 @@ class Hooks:
         self.types = dtypes(workload)
         self.layout, self.units, self.blocks = layout, layout.units, blocks
         self.head = max(blocks)  # the last block
-        self.exchanging = Exchanging.of(workload, mesh)
+        self.play = player(workload, blocks, mesh)
         self.copies: ActivationCopies | None = None
         self.smaller = post_forward_ranks(knobs, shard)
         value = knobs.reshard_after_forward
@@ -164,15 +164,8 @@ class Hooks:
 
     def compute(self, name: str, phase: str, piece: Piece) -> None:
         """A piece's kernels, with the exchanges inside it."""
-        number, unit, play = piece.block, self.units[piece.unit].name, self.exchanging
-        block = self.blocks[number]
-        if play is None or not play.inside(block):
-            self.recorder.segment(name, phase, number, piece.module, unit)
-        else:
-            play.play(
-                self.recorder, name, phase, number, block, unit, again=piece.recompute,
-                only=piece.module,
-            )  # fmt: skip
+        unit = self.units[piece.unit].name
+        self.play(self.recorder, name, phase, piece.block, piece.module, unit, piece.recompute)
 
     def pre_forward(self, unit: int) -> None:
         """Gather a unit, group by group, and wait for it."""

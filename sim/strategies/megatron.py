@@ -25,7 +25,7 @@ from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Groups, Mesh, Pairs
 from sim.pipeline.schedules import SCHEDULES
-from sim.strategies.exchanges import Exchanging, groups_within
+from sim.strategies.exchanges import groups_within, player
 from sim.strategies.megatron_memory import MegatronMemory, MegatronStageMemory
 from sim.strategies.pipeline_play import PipelineRank
 from sim.strategies.plan import Event, Plan, Recorder
@@ -62,7 +62,7 @@ class _Job:
         self.again = (
             False, *checkpointed_layers(workload.activation_checkpointing, self.layers), False,
         )  # fmt: skip
-        self.exchanging = Exchanging.of(workload, mesh)
+        self.play = player(workload, self.blocks, mesh)
         self.micro = workload.gradient_accumulation
         self.sharded = knobs.use_distributed_optimizer
         rest = _Alike(SHARD if self.sharded else "data", mesh.size("loss"))
@@ -81,12 +81,11 @@ class _Job:
         own = SCHEDULES[knobs.pipeline_schedule].stages_of(shape_of(workload), rank)
         held = {s: ranges[s] for s in (own if mesh.pp > 1 else (0,))}
         numbers = [b for blocks in held.values() for b in blocks]
-        numel = {b: sum(self.elements(b, apart) for apart in self.alike) for b in numbers}
+        self.held = {(b, a): self.elements(b, a) for b in numbers for a in self.alike}
+        numel = {b: sum(self.held[b, a] for a in self.alike) for b in numbers}
         self.numel = float(sum(numel.values()))
         # elements whose states are this rank's
-        self.parts = {
-            a: self._part(sum(self.elements(b, a) for b in numbers), a) for a in self.alike
-        }
+        self.parts = {a: self._part(sum(self.held[b, a] for b in numbers), a) for a in self.alike}
         self.owned = sum(self.parts.values())
         plan = self.r.plan
         plan.owned_experts = int(self.parts.get(True, 0.0) > 0.0)  # one norm for all
@@ -249,7 +248,7 @@ class _Stage:
             if hooked:
                 self._accumulate(self._elements(number), number)
                 for apart, held in self.held.items():
-                    full, left = divmod(held + job.elements(number, apart), self.bucket)
+                    full, left = divmod(held + job.held[number, apart], self.bucket)
                     if full:
                         self._reduce(self.bucket * full, apart)
                     self.held[apart] = left
@@ -260,13 +259,9 @@ class _Stage:
 
     def _compute(self, name: str, phase: str, number: int) -> None:
         job, r = self.job, self.job.r
-        block, play = job.blocks[number], job.exchanging
         if 0 < number <= job.layers:
             r.call(f"trainer.layer_{'forward' if name != 'backward' else 'backward'}")
-        if play is None or not play.inside(block):
-            r.segment(name, phase, number)
-        else:
-            play.play(r, name, phase, number, block, "", again=job.again[number])
+        job.play(r, name, phase, number, "", "", job.again[number])
 
     def _hooks(self) -> bool:
         """Whether buckets are reduced beside the last backward."""
@@ -274,7 +269,7 @@ class _Stage:
         return self.job.knobs.overlap_grad_reduce and several
 
     def _elements(self, number: int) -> int:
-        return sum(self.job.elements(number, apart) for apart in self.job.alike)
+        return sum(self.job.held[number, apart] for apart in self.job.alike)
 
     def _layers(self) -> int:
         return sum(0 < number <= self.job.layers for number in self.numbers)
@@ -304,7 +299,7 @@ class _Stage:
         job, r = self.job, self.job.r
         hooked = self._hooks()
         for apart, held in self.held.items():
-            whole = sum(job.elements(number, apart) for number in self.numbers)
+            whole = sum(job.held[number, apart] for number in self.numbers)
             self._reduce(held if hooked else float(whole), apart)
             self.held[apart] = 0.0
         for stream in ("reduce_scatter", "all_reduce"):

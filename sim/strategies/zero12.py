@@ -25,6 +25,7 @@ from sim.strategies.exchanges import Player, groups_within, player
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.tail import loss_all_reduce
+from sim.strategies.units import tree_blocks
 from sim.strategies.zero3 import resolve, scalar_all_reduce, step_on_host, trace_of
 from sim.strategies.zero3_trace import BACKWARD, GRADIENT, PHASES, SEGMENT, ModuleTrace
 from sim.units import DTYPE_BYTES
@@ -228,7 +229,7 @@ class _Zero12(DeepSpeed):
             offload=knobs.offload != "none",
             offset=offset,
             partition=max(1, aligned // shard),
-            play=player(workload, tree, mesh),
+            play=player(workload, tree_blocks(tree), mesh),
             copies=copies_of(workload, tree),
         )  # fmt: skip
         owned = aligned // shard

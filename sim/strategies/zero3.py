@@ -27,7 +27,7 @@ from sim.strategies.exchanges import groups_within, player
 from sim.strategies.plan import Plan, Quiet, Recorder
 from sim.strategies.replicated_memory import Gathered, ReplicatedMemory
 from sim.strategies.tail import loss_all_reduce
-from sim.strategies.units import SOURCE
+from sim.strategies.units import SOURCE, tree_blocks
 from sim.strategies.zero3_coordinator import Coordinator, Settings
 from sim.strategies.zero3_trace import FORWARD, SEGMENT, ModuleTrace, build_trace
 from sim.units import DTYPE_BYTES
@@ -87,7 +87,7 @@ def play(
         groups |= {"node": mesh.groups("node"), "replicate": everybody.outer(node)}
     r = Recorder(groups | groups_within(workload, mesh), trainer_of(workload))
     memory = _memory(workload, tree, mesh, r)
-    copies, plays = copies_of(workload, tree), player(workload, tree, mesh)
+    copies, plays = copies_of(workload, tree), player(workload, tree_blocks(tree), mesh)
     c = Coordinator(trace, settings, r, memory, copies, plays)
     if first_step:
         c.forget_persistent()

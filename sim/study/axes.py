@@ -14,7 +14,7 @@ from sim.files import is_file
 from sim.inputs.base import Spec
 from sim.inputs.nearest import did_you_mean
 from sim.inputs.reader import Reader
-from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, read_file
+from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, plain_of, read_file
 from sim.inputs.yaml import from_yaml
 
 #: a grid of more configurations is refused: it is a slip of the keyboard more often than a wish
@@ -142,7 +142,7 @@ def read_grid(path: Path) -> Grid:
         _base(tree.entries.get("topology"), path.parent),
         _base(tree.entries.get("workload"), path.parent),
         tuple(axes),
-        {k: _plain(v) for k, v in fixed.entries.items()} if fixed else {},
+        {k: plain_of(v) for k, v in fixed.entries.items()} if fixed else {},
         plain.where, plain.require, plain.pareto,
     )  # fmt: skip
     return checked(grid, str(path))
@@ -212,7 +212,7 @@ def _base(tree: Tree | None, folder: Path) -> Any:
     """A base as the loader takes it: a path beside the sweep file, a name, or a mapping."""
     if tree is None or isinstance(tree, Items):
         return ""
-    value = _plain(tree)
+    value = plain_of(tree)
     if isinstance(value, str) and is_file(folder / value):
         return str(folder / value)
     return value
@@ -260,7 +260,7 @@ def _values(tree: Tree, path: str, faults: list[Fault]) -> list[Any]:
             if isinstance(item, Leaf) and not item.quoted:
                 found.extend(_expanded(str(item.value), item.place, path, faults))
             else:
-                found.append(_plain(item))
+                found.append(plain_of(item))
         return found
     faults.append(
         tree.place.fault(path, "is no list of values, such as [1, 2, 4], nor a range 1..8")
@@ -277,14 +277,6 @@ def _expanded(text: str, place: Place, path: str, faults: list[Fault]) -> list[s
         faults.append(place.fault(path, f"{text} is no range; write low..high or low..high..step"))
         return []
     return [str(v) for v in range(low, high + 1, step)]
-
-
-def _plain(tree: Tree) -> Any:
-    if isinstance(tree, Leaf):
-        return tree.value
-    if isinstance(tree, Items):
-        return [_plain(item) for item in tree.items]
-    return {k: _plain(v) for k, v in tree.entries.items()}
 
 
 def _repeated(keys: list[str], place: Place, faults: list[Fault]) -> None:

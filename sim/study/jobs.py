@@ -13,7 +13,7 @@ from sim.inputs.arguments import Argument
 from sim.inputs.base import Duration, Positive, Seconds, Spec
 from sim.inputs.loader import load_topology, prepare
 from sim.inputs.reader import Reader
-from sim.inputs.tree import Branch, Items, Leaf, Tree, from_python, read_file
+from sim.inputs.tree import Branch, Items, Tree, from_python, plain_of, read_file
 from sim.inputs.yaml import from_yaml
 from sim.job.estimate import estimate_job
 from sim.quantities import counted, gib
@@ -162,7 +162,7 @@ def _on(cluster: Cluster, entry: Entry, nodes: int, own: Branch, folder: Path) -
     argument = str(path) if is_file(path) else entry.workload
     prepared = prepare(base, argument)
     if own.entries:
-        prepared = prepared.vary({key: _plain(value) for key, value in own.entries.items()})
+        prepared = prepared.vary({key: plain_of(value) for key, value in own.entries.items()})
     loaded = prepared.loaded()
     report = memory_of(loaded.topology, loaded.workload)
     if not report.fits:
@@ -180,11 +180,3 @@ def _on(cluster: Cluster, entry: Entry, nodes: int, own: Branch, folder: Path) -
         entry.name, nodes, 0.0, None, entry.priority, job.wall_s, job.checkpoint_blocking_s,
         job.resume_s, busy, len(cluster.kinds) - 1, report.verdict.risk, spec=job.spec,
     )  # fmt: skip
-
-
-def _plain(tree: Tree) -> Any:
-    if isinstance(tree, Leaf):
-        return tree.value
-    if isinstance(tree, Items):
-        return [_plain(item) for item in tree.items]
-    return {key: _plain(value) for key, value in tree.entries.items()}

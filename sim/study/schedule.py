@@ -293,7 +293,11 @@ class _Scheduler:
         """Set every running job's pace by who is on its uplinks now."""
         if self.pool.per_leaf >= len(self.pool.free):
             return
-        crossing = [(j, leaves) for j in self.running if len(leaves := self._leaves(j)) > 1]
+        crossing = [
+            (j, leaves)
+            for j in self.running
+            if len(j.placed) > 1 and len(leaves := self._leaves(j)) > 1
+        ]
         paces = {id(j): 1.0 for j in self.running}
         for job, leaves in crossing:
             widest = max(leaves.values())
@@ -313,7 +317,7 @@ class _Scheduler:
         """Nodes of a job by leaf."""
         found: dict[int, int] = {}
         for node, _ in job.placed:
-            leaf = node // self.cluster.leaf_nodes
+            leaf = node // self.pool.per_leaf
             found[leaf] = found.get(leaf, 0) + 1
         return found
 

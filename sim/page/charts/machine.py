@@ -52,13 +52,10 @@ class Loaded(NamedTuple):
         slow = np.flatnonzero(given != fabric.capacity)
         share = dict(zip(slow.tolist(), (given / fabric.capacity)[slow].tolist(), strict=True))
         load = fabric.rings(range(fabric.n_ranks)).load
-        if not load.resource.size:
-            return cls(fabric, share, {}, float("inf"), "")
-        rates = given[load.resource] / load.demand
-        use = np.minimum(load.demand * rates.min() / given[load.resource], 1.0)
-        tightest = fabric.name(int(load.resource[rates.argmin()]))
+        rate, limit = fabric.bandwidth(load, given), fabric.bottleneck(load, given)
+        use = np.minimum(load.demand * rate / given[load.resource], 1.0)
         known = dict(zip(load.resource.tolist(), use.tolist(), strict=True))
-        return cls(fabric, share, known, float(rates.min()), tightest)
+        return cls(fabric, share, known, rate, fabric.name(limit) if limit >= 0 else "")
 
 
 def machine_chart(found: Loaded, editable: bool = False) -> Chart:
