@@ -132,7 +132,7 @@ def matrix(
         name, (x,), size, saves, forward, backward,
         role=role, product=True, gradients=1 if s.frozen else 2, weight_gradient=gradient,
         flops=2.0 * s.tokens * copies * n_in * n_out, scratch=scratch,
-        backward_scratch=scratch, extra=extra,
+        backward_scratch=scratch, extra=extra, weight=unpack.weight if unpack else "before",
     )  # fmt: skip
     if unpack and unpack.biased:
         t.unseen(name, [Map(f"{name}.bias", 2 * e * outs)], role=role)

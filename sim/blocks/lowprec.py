@@ -21,11 +21,14 @@ class Unpacking(NamedTuple):
         Autograd keeps the whole weight for backward, which else unpacks it again.
     biased : bool
         Every layer adds a bias in a kernel of its own, of zeros where the model has none.
+    weight : str
+        When autograd is handed the weight (`sim.blocks.ops.Op`).
     """
 
     kernels: tuple[tuple[str, float, float, int, str], ...]
     keeps: bool = False
     biased: bool = False
+    weight: str = ""
 
     def maps(self, name: str, weights: float, element: float) -> list[Map]:
         """Kernels of one use of so many weights."""
@@ -50,12 +53,17 @@ _CUDA_OLD = Unpacking(
     ),
     keeps=True,
     biased=True,
+    weight="before",
 )
 #: AutoGPTQ's and GPTQModel's qlinear_tritonv2: one kernel, dequant_kernel_248, before each product.
 #: Eight rows read each word of packed weights, from the L2. AutoGPTQ makes all its layers with a
-#: bias (modeling/_utils.py, make_quant).
-_TRITON = Unpacking((("dequantise", 0.5 + 2.5 / GROUP, 1.0, 1, "gather"),), biased=True)
-#: bitsandbytes' dequantize_4bit: codes and an fp32 scale a block of 64
+#: bias (modeling/_utils.py, make_quant). QuantLinearFunction.forward multiplies, then saves what is
+#: packed (triton_utils/dequant.py).
+_TRITON = Unpacking(
+    (("dequantise", 0.5 + 2.5 / GROUP, 1.0, 1, "gather"),), biased=True, weight="after"
+)
+#: bitsandbytes' dequantize_4bit: codes and an fp32 scale a block of 64. MatMul4Bit keeps the codes
+#: as an attribute, which no hook of a checkpoint sees.
 _BNB = ("dequantise", 0.5 + 4 / 64, 1.0, 1, "cast")
 _BNB_SCALES = ("scales", (1 + 4 + 8) / 64, 0.0, 2, "")  # 8 bits each first, plus their mean
 

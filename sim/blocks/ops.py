@@ -114,6 +114,9 @@ class Op(NamedTuple):
         Weight gradients it leaves. [B]
     product : bool
         A matrix product: it saves before it runs, and per-op checkpointing keeps every second one.
+    weight : str
+        When autograd is handed a product's weight, which is in memory anyway: ``before`` it runs,
+        ``after`` it (AutoGPTQ's own function saves it then), "" never, for all that matters.
     kept_by_policy : bool
         Per-op checkpointing keeps its output (attention).
     passes : bool
@@ -147,6 +150,7 @@ class Op(NamedTuple):
     extra: float = 0.0
     exchanges: tuple[Exchange, ...] = ()
     fused: bool = False
+    weight: str = ""
 
     def kernels(self, direction: str, dtype: str) -> Iterator[Kernel]:
         """Kernels of ``forward`` or ``backward``, element-wise ones on `dtype`."""
@@ -199,15 +203,19 @@ def kept_outputs(ops: Sequence[Op]) -> set[int]:
 def recomputed(ops: Sequence[Op], per_op: bool, early_stop: bool) -> Iterator[tuple[Op, bool]]:
     """Operations that a checkpoint repeats in backward, and whether their result was kept.
 
-    With `early_stop` it ends once the last saved tensor is there: a product saves its inputs before
-    it runs, others that save their output or statistics must have run.
+    With `early_stop` it ends once the last saved tensor is there, a frozen weight too: a product
+    saves its inputs before it runs, others that save their output or statistics must have run.
+
+    Source: torch/utils/checkpoint.py, ``_recomputation_hook``; scripts/record_early_stop.py.
     """
     kept = kept_outputs(ops) if per_op else set()
     last = len(ops) - 1
     if early_stop:
-        last = max((i for i, op in enumerate(ops) if op.saves or op.extra), default=-1)
+        saving = (i for i, op in enumerate(ops) if op.saves or op.extra or op.weight)
+        last = max(saving, default=-1)
         op = ops[last]
-        if op.product or not (op.extra or op.makes in op.saves):
+        once_run = not op.product and (op.extra or op.makes in op.saves)
+        if not (op.weight == "after" or once_run):
             last -= 1
     for op in ops[: last + 1]:
         yield op, op.makes in kept

@@ -124,6 +124,7 @@ class Tape:
         backward_scratch: float = 0.0,
         extra: float = 0.0,
         exchanges: tuple[Exchange, ...] = (),
+        weight: str = "",
     ) -> int:
         """Append an operation, which saves its `own` output too or not. Returns that tensor."""
         out = len(self.sizes)
@@ -134,6 +135,7 @@ class Tape:
             name, module or self.module, role, reads, out, (*saves, out) if own else saves,
             tuple(forward), tuple(backward), flops, gradients, weight_gradient, product,
             kept_by_policy, passes, scratch, backward_scratch, extra, exchanges, self.fused,
+            weight,
         )))  # fmt: skip
         return out
 

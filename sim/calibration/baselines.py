@@ -17,7 +17,13 @@ from typing import NamedTuple
 from sim.blocks.flops import token_flops
 from sim.blocks.parameters import count_parameters
 from sim.calibration.cross_validation import cross_validate_finetune
-from sim.calibration.validate_finetune import GROUPS, machine_of, method_of, validate_finetune
+from sim.calibration.validate_finetune import (
+    GROUPS,
+    machine_of,
+    method_of,
+    shape_of,
+    validate_finetune,
+)
 from sim.data import DATA
 from sim.published.finetune import table_rows
 from sim.published.rows import MeasuredRow
@@ -27,7 +33,7 @@ FOLDS = 5
 #: which rows are predicted together, by what is fitted to all others; "rows": a fifth of them
 SPLITS: dict[str, Callable[[int, MeasuredRow], str]] = {
     "rows": lambda i, row: str(i % FOLDS),
-    "models": lambda i, row: row.workload.model.name,
+    "models": lambda i, row: shape_of(row),
     "GPU kinds": lambda i, row: machine_of(row),
 }
 _HALF = 2.0  # bytes of a number on a link

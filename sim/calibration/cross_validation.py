@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.calibration.validate_finetune import machine_of, validate_finetune
+from sim.calibration.validate_finetune import machine_of, shape_of, validate_finetune
 from sim.calibration.validate_training import TrainingPoint, validate_training, value_of
 from sim.inputs.architecture import facts_of
 from sim.memory.band import half_width, memory_residuals
@@ -26,8 +26,7 @@ from sim.result.likeness import DOUBT, NOISE, Residual, doubts, residuals
 
 SCHEMES = {"models": "model", "GPU counts": "gpus", "sources": "source"}
 FINETUNE_SCHEMES: dict[str, Callable[[MeasuredRow], str]] = {
-    "models": lambda row: row.workload.model.name, "GPU kinds": machine_of,
-    "sources": lambda row: row.group,
+    "models": shape_of, "GPU kinds": machine_of, "sources": lambda row: row.group,
 }  # fmt: skip
 #: how far a constant may be off: those of `DOUBT`, and variation as a share of itself
 PRIOR = {

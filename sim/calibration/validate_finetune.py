@@ -133,6 +133,12 @@ def _model(row: MeasuredRow) -> str:
     return row.workload.model.name
 
 
+def shape_of(row: MeasuredRow) -> str:
+    """What models have in common that are left out together: editions of one differ elsewhere."""
+    m = row.workload.model
+    return f"{m.layers} x {m.hidden_size}, {m.heads} over {m.kv_heads}, {m.ffn_size}"
+
+
 def _by(
     points: Iterable[TrainingPoint], of: Callable[[MeasuredRow], str]
 ) -> dict[str, list[TrainingPoint]]:

@@ -87,8 +87,8 @@ def _prepared(
     workload = merged(
         about["workload"], about["gpus"][several], about["campaigns"][campaign],
         {key: value for key, value in kind.items() if key not in ("one", "several")},
-        kind.get(several, {}), about["models"][model].get(method, {}),
-        {"model": model, "sequence_length": 512},
+        kind.get(several, {}), {"model": model, "sequence_length": 512},
+        about["models"][model].get(method, {}),
     )  # fmt: skip
     local = gpus // nodes
     node: dict[str, Any] = {"gpus": local, "cpu": {"cores": CORES_PER_GPU * local}}
