@@ -32,6 +32,13 @@ def duration(seconds: float) -> str:
     return f"{minutes / 1440.0:.1f} days"
 
 
+def signed_duration(seconds: float) -> str:
+    """A difference of times: ``+812 ms``, ``-6.84 s``."""
+    if seconds == 0.0:
+        return duration(0.0)
+    return ("+" if seconds > 0.0 else "-") + duration(abs(seconds))
+
+
 def brief(seconds: float) -> str:
     """Seconds of one kernel or collective, in three digits: ``2.42 ms``, ``16.8 us``."""
     unit, name = (1.0, "s") if seconds >= 1.0 or not seconds else (1e-3, "ms")

@@ -7,7 +7,7 @@ import re
 from sim.interop.profile import Longest, Profile
 from sim.interop.trace_diff import Pair, TraceDifference
 from sim.interop.trace_diff import Part as Compared
-from sim.quantities import brief, counted, duration, percent
+from sim.quantities import brief, counted, duration, percent, signed_duration
 from sim.report.view import Cell, Column, Fact, Facts, Part, Remarks, Row, Table, View, left
 
 _TELLS = 0.002  # of the recorded step: parts that differ by less are summed up
@@ -40,14 +40,8 @@ def sentence(found: TraceDifference) -> str:
     most = [p for p in found.parts if (p.difference_s > 0.0) == same and _tells(p, found)][:2]
     if not most:
         return f"{head}; no part differs by more than {percent(_TELLS)} of the step"
-    return f"{head}; most of it " + ", ".join(f"{p.name} {signed(p.difference_s)}" for p in most)
-
-
-def signed(seconds: float) -> str:
-    """A difference as a reader would say it."""
-    if seconds == 0.0:
-        return duration(0.0)
-    return ("+" if seconds > 0.0 else "-") + duration(abs(seconds))
+    told = ", ".join(f"{p.name} {signed_duration(p.difference_s)}" for p in most)
+    return f"{head}; most of it {told}"
 
 
 def _tells(part: Compared, found: TraceDifference) -> bool:
@@ -81,7 +75,7 @@ def _row(name: str, theirs: float, ours: float, step: float) -> list[Cell | str]
     off = theirs - ours
     return [
         name, Cell(duration(theirs), theirs, "s"), Cell(duration(ours), ours, "s"),
-        Cell(signed(off), off, "s"), Cell(percent(off / step, sign="+"), off / step),
+        Cell(signed_duration(off), off, "s"), Cell(percent(off / step, sign="+"), off / step),
     ]  # fmt: skip
 
 

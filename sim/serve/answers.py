@@ -21,7 +21,7 @@ from sim.page.sections.answers import lead_of, pieces_of, priced_plans
 from sim.page.sections.decision import further
 from sim.page.sections.memory import memory_bars, memory_chart
 from sim.page.sections.scaling import scaling_chart
-from sim.page.sections.step import parts_chart, timeline_chart
+from sim.page.sections.step import apart, parts_chart, timeline_chart
 from sim.quantities import duration, usd
 from sim.report.settings import settings
 from sim.result.predict import predict
@@ -182,7 +182,8 @@ def _draw(asked: Drawn) -> dict[str, Any]:
     parts: list[Piece] = []
     if asked.what == "timeline":
         lines = [(c.label, c.timeline) for c in cases if c.timeline is not None]
-        parts = [timeline_chart(lines), *(memory_chart(*line) for line in lines)]
+        parts = [timeline_chart(lines), *([apart(lines)] if len(lines) > 1 else [])]
+        parts += [memory_chart(*line) for line in lines]
         return {"document": lines[-1][1].to_dict(), "html": {"timeline": _html(parts)}}
     found = machine_section.drawn(cases, editable=True)
     said = "" if found is None else found.lead

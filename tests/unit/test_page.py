@@ -20,6 +20,8 @@ from sim.documents import plain
 from sim.page.charts.axes import Axis, Line, axes, ceiling
 from sim.page.charts.bars import Piece, stacked
 from sim.page.charts.canvas import stairs_of
+from sim.page.charts.timeline import phase_ends, tracks
+from sim.page.sections.step import apart
 
 SECTIONS = ["decision", "step", "memory", "scaling", "machine", "money", "trust", "inputs"]
 VERBS = {
@@ -222,6 +224,29 @@ def test_layers_of_two_machines_stand_beside_each_other(pages):
     for case in (first, second):  # full recompute: backward is three forwards' work
         assert means[case, "backward"] > 2.0 * means[case, "forward"]
     assert {int(row["layer"]) for row in rows} == set(range(32))
+
+
+def test_steps_of_two_machines_share_an_axis_and_their_differences_add_up():
+    short = {"gradient_accumulation": 2}
+    lines = [(name, sim.timeline(machine, "llama3-8b-sft", overrides=short))
+             for name, machine in (("A", "dgx-a100"), ("B", "dgx-h100"))]  # fmt: skip
+    *parts, whole = [[cell.value for cell in row[1:]] for row in apart(lines).rows]
+    for column in range(3):
+        assert sum(row[column] for row in parts) == pytest.approx(whole[column], rel=1e-6)
+    assert whole == [line.end_s for _, line in lines] + [lines[1][1].end_s - lines[0][1].end_s]
+    drawn = tracks(920, lines, "two steps")
+    # forward and backward of two micro-steps and the optimizer, each from A to B
+    told = re.findall(r'class="shift"><title>end of (\w+), micro-step (\d): (-[\d.]+) m?s', drawn)
+    assert [(phase, number) for phase, number, _ in told] == [
+        ("forward", "1"), ("backward", "1"), ("forward", "2"), ("backward", "2"),
+        ("optimizer", "2"),
+    ]  # fmt: skip
+    assert float(told[-1][2]) == pytest.approx(whole[2], abs=0.01)
+    ends = [float(x) for x in re.findall(r'd="M([\d.]+) \S+ \S+" class="shift"', drawn)]
+    scale = (920 - 118 - 8) / lines[0][1].end_s
+    first = phase_ends(lines[0][1])[0, "forward"]
+    assert ends[0] == pytest.approx(118 + scale * first, abs=0.06)
+    assert drawn.count('class="m" text-anchor="end">A<') == len(lines[0][1].tracks)
 
 
 def test_errors_of_a_validation_are_counted(pages):

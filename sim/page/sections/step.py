@@ -9,11 +9,11 @@ from sim.page.charts.axes import Axis, Drawn, Line, axes, ceiling
 from sim.page.charts.bars import Piece as Slice
 from sim.page.charts.bars import stacked
 from sim.page.charts.canvas import Chart, Key
-from sim.page.charts.timeline import TITLES, mark_of, summed_rows, tracks
+from sim.page.charts.timeline import COMPUTE, TITLES, mark_of, summed_rows, tracks
 from sim.page.model import Case, Dossier, PageSection, Piece
-from sim.quantities import brief, duration, percent
+from sim.quantities import brief, duration, percent, signed_duration
 from sim.report.ranks import waiting
-from sim.report.view import Facts, Lines, Remarks
+from sim.report.view import Cell, Column, Facts, Lines, Remarks, Row, Table, left
 from sim.result.parts import parts_of
 from sim.step.spans import StepTimeline
 
@@ -43,7 +43,7 @@ def section(dossier: Dossier) -> PageSection | None:
         lines = [(c.label, c.timeline) for c in drawn if c.timeline is not None]
         parts += [timeline_chart(lines), Remarks(list(_cut(drawn)))]
         if len(drawn) > 1:
-            parts.append(layers_chart(drawn))
+            parts += [apart(lines), layers_chart(drawn)]
     if found := list(waiting(case.result)):
         parts.append(Facts(found, "Who waits for whom"))
     return PageSection("step", "Where the time goes", lead, parts)
@@ -91,11 +91,51 @@ def timeline_chart(drawn: Sequence[tuple[str, StepTimeline]]) -> Chart:
     present = {mark_of(span) for _, one in drawn for span in one.spans}
     legend = [Key(f"{mark}-key", title) for mark, title in TITLES.items() if mark in present]
     legend += [Key("exposed-key", "exposed communication"), Key("critical-key", "critical path")]
+    if len(drawn) > 1:
+        legend.append(Key("shift-key", "where a phase ends in the one and in the other"))
     streams = sum(len(one.tracks) for _, one in drawn)
     said = f"Timeline of one step on {streams} streams; exposed communication is hatched"
     rows = [{"case": name, **row} for name, one in drawn for row in summed_rows(one)]
     return Chart("timeline", "One step, stream by stream", said,
                  lambda width: tracks(width, drawn, said), rows, legend)  # fmt: skip
+
+
+def apart(drawn: Sequence[tuple[str, StepTimeline]]) -> Table:
+    """What fills the stream that computes in two steps; the differences add up to the ends'."""
+    (a, first), (b, second) = drawn[:_BESIDE]
+    theirs, ours = _filled(first), _filled(second)
+    both = {
+        name: (theirs.get(name, 0.0), ours.get(name, 0.0))
+        for name in dict.fromkeys((*theirs, *ours))
+    }
+    rows: list[Row] = [
+        [name, _time(one), _time(other), _later(other - one)]
+        for name, (one, other) in sorted(both.items(), key=lambda at: -abs(at[1][1] - at[1][0]))
+    ]
+    rows.append(["what is drawn", _time(first.end_s), _time(second.end_s),
+                 _later(second.end_s - first.end_s)])  # fmt: skip
+    columns = [left("on the compute stream"), Column(a), Column(b), Column(f"{b} over {a}")]
+    return Table(columns, rows, "Where they differ")
+
+
+def _filled(one: StepTimeline) -> dict[str, float]:
+    """Seconds of the stream that computes, by what it does and waits for; they fill the step."""
+    found: dict[str, float] = {}
+    for span in one.spans:
+        if span.track == COMPUTE:
+            name = TITLES[mark_of(span)]
+            found[name] = found.get(name, 0.0) + span.end_s - span.start_s
+    found["waits for communication"] = sum(end - start for start, end in one.exposed)
+    found["other waits"] = max(0.0, one.end_s - sum(found.values()))
+    return found
+
+
+def _time(seconds: float) -> Cell:
+    return Cell(duration(seconds), seconds, "s")
+
+
+def _later(seconds: float) -> Cell:
+    return Cell(signed_duration(seconds), seconds, "s")
 
 
 def layers_chart(cases: Sequence[Case]) -> Chart:

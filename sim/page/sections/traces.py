@@ -7,8 +7,7 @@ from sim.page.charts.bars import Piece as Slice
 from sim.page.charts.bars import Row, ranked, stacked
 from sim.page.charts.canvas import Chart, Key
 from sim.page.model import Piece
-from sim.quantities import duration, percent
-from sim.report.trace_diff import signed
+from sim.quantities import duration, percent, signed_duration
 
 _COLOURS, _SHOWN = 9, 10
 
@@ -54,7 +53,7 @@ def _together(parts: list[Part]) -> Part:
 
 def _differences(found: TraceDifference) -> Chart:
     rows = [
-        Row(p.name, 0.0, p.difference_s, signed(p.difference_s),
+        Row(p.name, 0.0, p.difference_s, signed_duration(p.difference_s),
             "s5" if p.difference_s > 0.0 else "s2")
         for p in found.parts[:_SHOWN]
     ]  # fmt: skip

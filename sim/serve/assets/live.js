@@ -162,7 +162,8 @@
       const names = { tokens_per_s: "tokens a second", memory: "memory", cost: "cost" };
       const told = Object.entries(names).filter(([key]) => found.beside[key] !== null)
         .map(([key, name]) => `${found.beside[key].toFixed(2)} x the ${name}`);
-      $("pinned").textContent = `B, below, has ${told.join(", ")} of A.`;
+      const a = [state.pin.topology, state.pin.workload, ...degraded(state.pin).overrides, ...degraded(state.pin).slow];
+      $("pinned").textContent = `A is ${a.join(", ")}. B, below, has ${told.join(", ")} of A.`;
     }
   }
 
