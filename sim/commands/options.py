@@ -126,7 +126,8 @@ def formed(*forms: str, required: bool = True) -> Callable[[F], F]:
 
         @functools.wraps(function)
         def chosen(*, form: str | None, output: Path | None, **rest: Any) -> Any:
-            suffix = output.suffix.lower().removeprefix(".") if output else ""
+            named = output and (output.with_suffix("") if output.suffix == ".gz" else output)
+            suffix = named.suffix.lower().removeprefix(".") if named else ""
             form = form or (suffix if suffix in forms else forms[0])
             return function(form=form, output=output, **rest)
 
@@ -227,9 +228,16 @@ def show(view: View, form: str, output: Path | None) -> None:
 
 
 def emit(text: str, output: Path | None) -> None:
-    """Print a result, or write it to a file; a path that can't be written is bad input."""
+    """Print a result, or write it to a file; a path that can't be written is bad input.
+
+    A name that ends in ``.gz`` is packed.
+    """
     if output is None:
         say(text)
+    elif output.suffix == ".gz":
+        import gzip
+
+        write_whole(output, gzip.compress(f"{visible(text)}\n".encode(), mtime=0))
     else:
         write_whole(output, visible(text) + "\n")
 

@@ -170,7 +170,17 @@ def read_trace(path: str | PathLike[str]) -> tuple[Mapping[str, Any], list[Any]]
         It is no such trace, broken or too large.
     """
     source = str(path)
-    document = json_of(read_bytes(path, MAX_BYTES), source)
+    return events_of(json_of(read_bytes(path, MAX_BYTES), source), source)
+
+
+def events_of(document: Any, source: str) -> tuple[Mapping[str, Any], list[Any]]:
+    """The same of a trace that was read already.
+
+    Raises
+    ------
+    InputError
+        It is no such trace.
+    """
     events = document.get("traceEvents") if isinstance(document, dict) else document
     if not isinstance(events, list):
         raise InputError.single(source, 'is no profiler trace: it has no list "traceEvents"')

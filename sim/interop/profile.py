@@ -1,9 +1,8 @@
 """One step of a profiler's trace, taken apart so that its parts add up to its time.
 
-The stream that multiplies most is the clock: at each instant it runs a kernel, or it waits for a
-collective, for other work on the GPU, or for the host. A kernel belongs to the phase in which the
-host launched it: within the optimizer's step or after the last backward of a step, on a thread of
-the autograd engine, or before. Our own traces say so among a kernel's arguments.
+What is done with the work found here is in `sim.interop.gpu_work`. A kernel belongs to the phase in
+which the host launched it: within the optimizer's step or after the last backward of a step, on a
+thread of the autograd engine, or before. Our own traces say so among a kernel's arguments.
 
 Source: the profiler's own marks, pytorch/kineto `tb_plugin` and torch/autograd/profiler.py
 (``ProfilerStep#``, ``autograd::engine::evaluate_function``, ``Optimizer.step#``, ``correlation``).
@@ -11,17 +10,28 @@ Source: the profiler's own marks, pytorch/kineto `tb_plugin` and torch/autograd/
 
 from __future__ import annotations
 
+import math
 import statistics
 from bisect import bisect_right
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from sim.errors import InputError
+from sim.interop.gpu_work import (
+    Lane,
+    Longest,
+    Share,
+    Wait,
+    Work,
+    lanes_of,
+    longest_of,
+    main_of,
+    parts_of,
+    stretches,
+    waits_of,
+)
 from sim.interop.kineto import (
     NO_KERNELS,
     Stream,
@@ -35,11 +45,7 @@ from sim.interop.kineto import (
 )
 from sim.quantities import counted
 
-F8 = npt.NDArray[np.float64]
-B1 = npt.NDArray[np.bool_]
-
 PHASES = ("forward", "backward", "update")
-EXPOSED, BESIDE, IDLE = "exposed", "beside", "idle"
 _STEP, _OPTIMIZER = "ProfilerStep#", "Optimizer.step#"
 _BACKWARD = "autograd::engine::evaluate_function"
 _LAUNCHES = ("cuda_runtime", "cuda_driver", "hip_runtime")
@@ -48,14 +54,6 @@ _OURS = {
     "forward": "forward", "recompute": "backward", "backward": "backward", "clip": "update",
     "optimizer": "update", "trainer": "update",
 }  # fmt: skip
-_LONGEST = 8
-
-
-class Share(NamedTuple):
-    """Part of a step: what the stream does, in which phase. Both of one step."""
-
-    seconds: float
-    calls: float
 
 
 class Calls(NamedTuple):
@@ -67,14 +65,6 @@ class Calls(NamedTuple):
     calls: float  # of one step
     least_s: float
     median_s: float
-
-
-class Longest(NamedTuple):
-    """Kernels of one name, on all streams."""
-
-    name: str
-    seconds: float  # of one step
-    calls: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +88,8 @@ class Profile:
         in the place of the phase, ``beside`` and ``idle`` with nothing.
     phased : bool
         Whether the phases are known.
+    lanes, waits
+        Streams, and the longest times in which none of its kernels ran on the one that computes.
     """
 
     source: str
@@ -110,19 +102,9 @@ class Profile:
     phased: bool
     collectives: tuple[Calls, ...]
     longest: tuple[Longest, ...]
+    lanes: tuple[Lane, ...]
+    waits: tuple[Wait, ...]
     notes: tuple[str, ...] = field(default=())
-
-
-class _Work(NamedTuple):
-    """A kernel or a copy on the GPU."""
-
-    stream: Stream
-    start: float
-    end: float
-    kind: str
-    name: str
-    phase: str
-    step: int  # -1: outside
 
 
 def profile_of(
@@ -158,10 +140,11 @@ def profile_of(
     work, sized, unsized = _work(events, host)
     if not any(w.kind != "copy" for w in work):
         raise InputError.single(source, NO_KERNELS)
-    main = _main(work)
+    main = main_of(work)
     mine = [w for w in work if w.stream[0] == main[0]]
     count = len(host.marks) or steps or 1
     begin, end = _span(mine, host)
+    filled = stretches(mine, main, begin, end)
     notes = [f"{unsized} collectives without their size"] if unsized else []
     if count == 1 and host.launches:
         notes.append("one step recorded: what starting the profiler costs is in it")
@@ -173,13 +156,15 @@ def profile_of(
         world_size=world_of(head),
         steps=count,
         step_s=(end - begin) / count,
-        parts=_parts(mine, main, begin, end, count),
+        parts=parts_of(mine, main, filled, count),
         phased=any(w.phase in PHASES for w in mine),
         collectives=tuple(
             Calls(*key, len(times) / count, min(times), statistics.median(times))
             for key, times in sorted(sized[main[0]].items())
         ),
-        longest=_longest(mine, count),
+        longest=longest_of(mine, count),
+        lanes=lanes_of(mine, count),
+        waits=waits_of(mine, main, filled),
         notes=tuple(notes),
     )
 
@@ -232,21 +217,21 @@ class _Host:
             return "update"
         if thread in self._engine or _within(self._backward.get(thread, ()), time):
             return "backward"
-        return "update" if time > self._last.get(self.step(time), np.inf) else "forward"
+        return "update" if time > self._last.get(self.step(time), math.inf) else "forward"
 
 
-def _within(stretches: Sequence[tuple[float, float]], time: float) -> bool:
+def _within(times: Sequence[tuple[float, float]], time: float) -> bool:
     """Whether one of some that do not overlap, by start, holds an instant."""
-    at = bisect_right(stretches, (time, np.inf)) - 1
-    return at >= 0 and time <= stretches[at][1]
+    at = bisect_right(times, (time, math.inf)) - 1
+    return at >= 0 and time <= times[at][1]
 
 
 _Sized = dict[str, dict[tuple[str, int, float], list[float]]]
 
 
-def _work(events: list[Any], host: _Host) -> tuple[list[_Work], _Sized, int]:
+def _work(events: list[Any], host: _Host) -> tuple[list[Work], _Sized, int]:
     """What ran on GPUs in the steps, sized collectives by process, and how many have no size."""
-    found: list[_Work] = []
+    found: list[Work] = []
     sized: _Sized = defaultdict(lambda: defaultdict(list))
     unsized = 0
     for stream, name, category, start, duration, arguments in complete(events):
@@ -268,73 +253,13 @@ def _work(events: list[Any], host: _Host) -> tuple[list[_Work], _Sized, int]:
             else:
                 sized[stream[0]][key].append(duration)
             phase = key[0] if key else operation_of(name, arguments)
-        found.append(_Work(stream, start, start + duration, kind, name, phase, step))
+        found.append(Work(stream, start, start + duration, kind, name, phase, step))
     return found, sized, unsized
 
 
-def _main(work: Sequence[_Work]) -> Stream:
-    """The stream that multiplies most, or where none does is busiest."""
-    busy: dict[Stream, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for w in work:
-        if w.kind != "collective":
-            busy[w.stream][0] += (w.end - w.start) * (w.kind == "gemm")
-            busy[w.stream][1] += w.end - w.start
-    return max(busy, key=lambda stream: busy[stream]) if busy else work[0].stream
-
-
-def _span(work: Sequence[_Work], host: _Host) -> tuple[float, float]:
+def _span(work: Sequence[Work], host: _Host) -> tuple[float, float]:
     """From the first kernel to the last; where the GPU's own clock has the marks, those. [s]"""
     begin, end = min(w.start for w in work), max(w.end for w in work)
     if host.marks and not host.launches:
         return min(begin, host.marks[0][0]), max(end, host.marks[-1][1])
     return begin, end
-
-
-def _parts(
-    work: Sequence[_Work], main: Stream, begin: float, end: float, steps: int
-) -> dict[tuple[str, str], Share]:
-    """Seconds and calls of a step by phase and kind, and what fills the stream's gaps."""
-    seconds: dict[tuple[str, str], float] = defaultdict(float)
-    calls: Counter[tuple[str, str]] = Counter()
-    reached = begin
-    for w in sorted((w for w in work if _runs(w, main)), key=lambda w: w.start):
-        key = w.phase, "other" if w.kind == "copy" else w.kind
-        seconds[key] += max(0.0, w.end - max(w.start, reached))  # none counts twice
-        calls[key] += 1
-        reached = max(reached, w.end)
-    edges = np.unique(np.array([begin, end, *(t for w in work for t in (w.start, w.end))]))
-    length = np.diff(edges)
-    free = ~_covered(edges, [w for w in work if _runs(w, main)])
-    flights = [w for w in work if w.kind == "collective"]
-    for op in dict.fromkeys(w.phase for w in flights):
-        mine = free & _covered(edges, [w for w in flights if w.phase == op])
-        seconds[op, EXPOSED] = float(length[mine].sum())
-        calls[op, EXPOSED] = sum(w.phase == op for w in flights)
-        free &= ~mine
-    others = [w for w in work if w.kind != "collective" and w.stream != main]
-    mine = free & _covered(edges, others)
-    seconds["", BESIDE] = float(length[mine].sum())
-    seconds["", IDLE] = float(length[free & ~mine].sum())
-    return {key: Share(s / steps, calls[key] / steps) for key, s in seconds.items()}
-
-
-def _runs(work: _Work, main: Stream) -> bool:
-    return work.stream == main and work.kind != "collective"
-
-
-def _covered(edges: F8, work: Sequence[_Work]) -> B1:
-    """Which stretches between edges some work covers. (edges - 1,) bool"""
-    change = np.zeros(edges.size)
-    np.add.at(change, np.searchsorted(edges, [w.start for w in work]), 1.0)
-    np.add.at(change, np.searchsorted(edges, [w.end for w in work]), -1.0)
-    return np.cumsum(change)[:-1] > 0.5
-
-
-def _longest(work: Sequence[_Work], steps: int) -> tuple[Longest, ...]:
-    seconds: dict[str, float] = defaultdict(float)
-    calls: Counter[str] = Counter()
-    for w in work:
-        seconds[w.name] += w.end - w.start
-        calls[w.name] += 1
-    names = sorted(seconds, key=lambda name: -seconds[name])[:_LONGEST]
-    return tuple(Longest(name, seconds[name] / steps, calls[name] / steps) for name in names)

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, NamedTuple
 from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
 from sim.inputs.loader import Loaded
+from sim.interop.gpu_work import BESIDE, EXPOSED, IDLE, Share
 from sim.interop.kineto import read_trace
-from sim.interop.profile import BESIDE, EXPOSED, IDLE, PHASES, Calls, Profile, Share, profile_of
+from sim.interop.profile import PHASES, Calls, Profile, profile_of
 from sim.step.chrome_trace import traced
 from sim.step.variation import Variation
 
@@ -19,7 +20,7 @@ _KINDS = {
     "gemm": "matrix products", "attention": "attention", "optimizer": "optimizer kernels",
     "other": "norms, element-wise, copies",
 }  # fmt: skip
-_GAPS = {BESIDE: "waits for other streams", IDLE: "idle: waits for the host"}
+GAPS = {BESIDE: "waits for other streams", IDLE: "idle: waits for the host"}
 _SOURCE = "trace diff"
 _NOTHING = Share(0.0, 0.0)
 
@@ -89,6 +90,8 @@ class TraceDifference(Document):
             "longest": {
                 "recorded": self.recorded.longest, "simulated": self.simulated.longest,
             },
+            "streams": {"recorded": self.recorded.lanes, "simulated": self.simulated.lanes},
+            "waits": {"recorded": self.recorded.waits, "simulated": self.simulated.waits},
             "notes": self.notes,
         }  # fmt: skip
 
@@ -165,8 +168,8 @@ def _unphased(parts: Mapping[tuple[str, str], Share]) -> dict[tuple[str, str], S
 def _name(phase: str, kind: str) -> str:
     if kind == EXPOSED:
         return f"exposed {phase.replace('_', '-')}"
-    if kind in _GAPS:
-        return _GAPS[kind]
+    if kind in GAPS:
+        return GAPS[kind]
     return f"{phase}: {_KINDS[kind]}" if phase else _KINDS[kind]
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from sim.interop.profile import Longest, Profile
-from sim.interop.trace_diff import Pair, TraceDifference
+from sim.interop.gpu_work import Longest
+from sim.interop.profile import Profile
+from sim.interop.trace_diff import GAPS, Pair, TraceDifference
 from sim.interop.trace_diff import Part as Compared
 from sim.quantities import brief, counted, duration, percent, signed_duration
 from sim.report.view import Cell, Column, Fact, Facts, Part, Remarks, Row, Table, View, left
@@ -22,6 +23,8 @@ def view(found: TraceDifference) -> View:
         Facts(sides),
         _parts(found),
         _collectives(found.collectives),
+        _waits(found),
+        _streams(found),
         _longest("longest kernels recorded", found.recorded.longest),
         _longest("longest kernels simulated", found.simulated.longest),
         Remarks(list(found.notes)),
@@ -117,6 +120,34 @@ def _size(size: float) -> str:
 
 def _time(seconds: float | None) -> Cell | str:
     return "-" if seconds is None else Cell(brief(seconds), seconds, "s")
+
+
+def _waits(found: TraceDifference) -> Table:
+    """When the stream that computes runs nothing for longest, and what it waits for."""
+    columns = [left(), Column("for"), Column("at"), left("most of it"), left("until")]
+    rows: list[Row] = [
+        [side, Cell(brief(w.seconds), w.seconds, "s"), Cell(brief(w.at_s), w.at_s, "s"),
+         GAPS.get(w.cause) or f"exposed {w.cause.replace('_', '-')}", _short(w.before)]
+        for side, profile in _sides(found) for w in profile.waits
+    ]  # fmt: skip
+    return Table(columns, rows, "longest waits of the stream that computes")
+
+
+def _streams(found: TraceDifference) -> Table:
+    columns = [left("stream"), left(), left("mostly"), Column("busy"), Column("of the step"),
+               Column("calls")]  # fmt: skip
+    rows: list[Row] = [
+        [side, lane.stream, lane.mostly.replace("_", "-"),
+         Cell(duration(lane.seconds), lane.seconds, "s"),
+         Cell(percent(lane.seconds / profile.step_s), lane.seconds / profile.step_s),
+         f"{lane.calls:,.0f}"]
+        for side, profile in _sides(found) for lane in profile.lanes[:_NAMED]
+    ]  # fmt: skip
+    return Table(columns, rows)
+
+
+def _sides(found: TraceDifference) -> list[tuple[str, Profile]]:
+    return [("recorded", found.recorded), ("simulated", found.simulated)]
 
 
 def _longest(heading: str, kernels: tuple[Longest, ...]) -> Table:

@@ -27,7 +27,7 @@ from sim.report.settings import settings
 from sim.result.predict import predict
 from sim.result.result import Result
 from sim.result.sections import title_of
-from sim.serve.requests import BODIES, Degraded, Diagnose, Drawn, Job, Plan, Run, Size
+from sim.serve.requests import BODIES, Degraded, Diagnose, Drawn, Job, Plan, Run, Size, Trace
 from sim.step.spans import step_timeline
 from sim.step.variation import Variation, capacities, read_variation
 from sim.study.sized import SizeReport
@@ -246,6 +246,21 @@ def _diagnose(asked: Diagnose) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _trace(asked: Trace) -> dict[str, Any]:
+    from sim.interop.kineto import events_of
+    from sim.interop.profile import profile_of
+    from sim.interop.trace_diff import compared, simulated_profile
+    from sim.report.trace_diff import view
+
+    theirs = profile_of(*events_of(asked.recorded, asked.name), asked.name, steps=asked.steps)
+    found = compared(theirs, simulated_profile(_loaded(asked), theirs.rank))
+    said = view(found)
+    return {
+        "document": found.to_dict(), "sentence": lead_of(found),
+        "html": {"trace": _html([*pieces_of(found), *said.filled])},
+    }  # fmt: skip
+
+
 def _html(parts: Sequence[Piece]) -> str:
     return "\n".join(line for part in parts for line in piece_html(part))
 
@@ -256,4 +271,5 @@ _ANSWERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "size": _size,
     "plan": _plan,
     "diagnose": _diagnose,
+    "trace": _trace,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -25,9 +26,10 @@ from sim.serve.workers import Busy, Workers
 
 LIMIT_S = 5.0
 _WAITING = 256
-#: verbs that simulate hundreds of jobs: a process of their own, and longer
-_SEARCHES, _LONGER, _IN_LINE = ("size",), 12.0, 8
-_OWN = ("live.css", "live.js", "machine.js", "tabs.js", "fleet.js")
+#: verbs that take longer, as they simulate hundreds of jobs or read a trace: a process of their own
+_SEARCHES, _LONGER, _IN_LINE = ("size", "trace"), 12.0, 8
+_UNPACKED = 16 << 20  # of a body that is sent packed: a trace [B]
+_OWN = ("live.css", "live.js", "machine.js", "tabs.js", "recorded.js", "fleet.js")
 _OF_PAGES = ("page.css", "page.js")
 _SUFFIX = {"css": "text/css", "js": "text/javascript"}
 
@@ -69,9 +71,12 @@ def application(
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
             return _fault(415, "send application/json")
         try:
-            body = json.loads(await request.body())
+            text = _unpacked(await request.body(), request.headers.get("content-encoding"))
+            body = json.loads(text)
+        except Overlong:
+            return _fault(413, f"more than {_UNPACKED >> 20} MiB when unpacked")
         except (ValueError, RecursionError):
-            return _fault(400, "is not JSON")
+            return _fault(400, "is not JSON, plain or packed by gzip")
         if not isinstance(body, dict):
             return _fault(400, "is no JSON object")
         try:
@@ -93,6 +98,37 @@ def application(
         exception_handlers={HTTPException: _nothing},
         lifespan=lifespan,
     )
+
+
+class Overlong(Exception):
+    """A body that unpacks to more than may be."""
+
+
+def _unpacked(body: bytes, coding: str | None) -> bytes:
+    """A body as it was before it was packed.
+
+    Raises
+    ------
+    Overlong
+        It would be longer than `_UNPACKED`.
+    ValueError
+        It is packed in another way, or broken.
+    """
+    if coding is None:
+        return body
+    if coding.strip().lower() != "gzip":
+        raise ValueError(coding)
+    packed = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        found = packed.decompress(body, _UNPACKED)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if packed.unconsumed_tail:
+        raise Overlong
+    if not packed.eof:
+        message = "ends too early"
+        raise ValueError(message)
+    return found
 
 
 async def _nothing(request: Request, error: Exception) -> Response:

@@ -114,11 +114,28 @@ class Diagnose(Job):
     measured: _Text = Field(examples=["tokens_per_s_per_gpu=3000"])
 
 
+class Trace(Job):
+    """A recorded step beside the simulated one."""
+
+    recorded: dict[str, Any] | list[Any] = Field(
+        description="a trace of PyTorch's profiler, of one rank",
+        examples=[{"traceEvents": [
+            {"ph": "X", "cat": "kernel", "name": "gemm", "pid": 0, "tid": 7, "ts": 0, "dur": 9e6},
+        ]}],
+    )  # fmt: skip
+    name: _Text = Field(default="the recording", description="of its file")
+    steps: int | None = Field(default=None, ge=1, le=10_000, examples=[1],
+                              description="where it marks none")  # fmt: skip
+
+
 #: verb -> the body it takes
-BODIES: dict[str, type[Run] | type[Drawn] | type[Size] | type[Plan] | type[Diagnose]] = {
+BODIES: dict[
+    str, type[Run] | type[Drawn] | type[Size] | type[Plan] | type[Diagnose] | type[Trace]
+] = {
     "run": Run,
     "draw": Drawn,
     "size": Size,
     "plan": Plan,
     "diagnose": Diagnose,
+    "trace": Trace,
 }

@@ -1,20 +1,28 @@
 """The live page: who may ask, how much, what is answered, what is never read, how it stops."""
 
 import asyncio
+import gzip
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from base64 import b64encode
 
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
 import sim
+from sim.cli import group
+from sim.documents import plain
+from sim.page.sections.answers import lead_of
+from sim.quantities import duration
 from sim.serve import workers
 from sim.serve.app import openapi
 from sim.serve.guard import MOST_BYTES, Guard
@@ -200,6 +208,12 @@ def test_no_field_leads_to_a_file(server, field):
         ("/api/run", b"[" * 100_000, {}, 400),
         ("/api/run", b"[1]", {}, 400),
         ("/api/run", b" " * (MOST_BYTES + 1), {}, 413),
+        ("/api/run", gzip.compress(b" " * (1 << 25)), {"Content_Encoding": "gzip"}, 413),
+        ("/api/run", gzip.compress(b"{}")[:-9], {"Content_Encoding": "gzip"}, 400),
+        ("/api/run", b"{}", {"Content_Encoding": "gzip"}, 400),
+        ("/api/run", b"{}", {"Content_Encoding": "br"}, 400),
+        ("/api/trace", {**JOB, "recorded": [[]]}, {}, 422),
+        ("/api/trace", {**JOB, "recorded": {"traceEvents": {}}}, {}, 422),
         ("/api/nothing", JOB, {}, 404),
         ("/assets/..%2fapp.py", None, {}, 404),
         ("/assets/app.py", None, {}, 404),
@@ -288,7 +302,7 @@ def _recorded(server):
         "api/catalogue": json.loads(server.ask("/api/catalogue")[2]),
         "api/run": server.run(curve=True, changes=True)[1],
     }
-    scripts = ("live.js", "machine.js", "tabs.js", "fleet.js")
+    scripts = ("live.js", "machine.js", "tabs.js", "recorded.js", "fleet.js")
     script = "\n".join(server.ask(f"/assets/{name}")[2] for name in scripts)
     told = json.dumps(answers).replace("</", "<\\/")
     stub = "history.replaceState = () => {};"  # a frame without an address has none to change
@@ -336,8 +350,7 @@ def test_parts_of_the_machine_are_slowed_where_they_are_drawn(server, tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
-def test_limits_move_over_what_was_found_and_a_trace_is_dropped(server, tmp_path):
-    events = [{"ph": "X", "name": f"ProfilerStep#{i}", "ts": 9e6 * i, "dur": 9e6} for i in range(4)]
+def test_limits_move_over_what_was_found(server, tmp_path):
     with Page(server.address + "#j=mistral-7b-lora&t=size", tmp_path) as page:
         page.until("document.body.dataset.answers >= 1")
         page.ask("document.getElementById('maxgpus').value = 8;"
@@ -354,20 +367,53 @@ def test_limits_move_over_what_was_found_and_a_trace_is_dropped(server, tmp_path
         page.press("Home")
         said = page.ask("document.getElementById('front-said').textContent")
         assert said == "Nothing is both within that time and for that money."
+        assert page.console == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+def test_a_trace_that_is_dropped_is_set_beside_the_step(server, tmp_path):
+    path = tmp_path / "rank0.json.gz"
+    trace = ["trace", *JOB.values(), "--set", "gradient_accumulation=1", "-o", str(path)]
+    assert CliRunner().invoke(group, trace).exit_code == 0
+    beside = sim.trace_diff(path, "dgx-a100", "mistral-7b-lora", gradient_accumulation=1)
+    data = b64encode(path.read_bytes()).decode()
+    assert data.startswith("H4sI")  # packed, as its name says
+    asked = "#m=dgx-a100&j=mistral-7b-lora&t=diagnose&s=gradient_accumulation%3D1"
+    with Page(server.address + asked, tmp_path) as page:
+        page.until("document.body.dataset.answers >= 1")
         page.ask(
             f"""(async () => {{
-            const text = {json.dumps(json.dumps({"traceEvents": events}))};
-            const packed = new Blob([text]).stream().pipeThrough(new CompressionStream("gzip"));
+            const bytes = Uint8Array.from(atob("{data}"), (c) => c.charCodeAt(0));
             const t = new DataTransfer();
-            t.items.add(new File([await new Response(packed).blob()], "rank0.json.gz"));
+            t.items.add(new File([bytes], "rank0.json.gz"));
             document.getElementById("diagnose").dispatchEvent(
               new DragEvent("drop", {{ dataTransfer: t, bubbles: true }}));
             }})()"""
         )
-        page.until("document.getElementById('diagnose-said').textContent.includes('the median')")
+        page.until("document.getElementById('trace-found').querySelector('figure') !== null", 120)
         said = page.ask("document.getElementById('diagnose-said').textContent")
-        assert said.startswith("rank0.json.gz: 3 steps, 9.000 s in the median. measured ")
+        assert said.startswith("rank0.json.gz: 1 step, ")
+        # what was sent is less than the file, and says the same
+        said = page.ask("document.getElementById('trace-said').textContent")
+        assert said == lead_of(beside)
+        shown = page.ask("document.getElementById('trace-found').textContent")
+        assert "longest waits of the stream that computes" in shown
+        largest = beside.parts[0]
+        assert f"{largest.name}{duration(largest.recorded_s)}" in re.sub(r"\s*\n\s*", "", shown)
         assert page.console == []
+
+
+def test_a_recorded_step_is_compared_as_the_program_does(server, tmp_path):
+    trace = sim.trace(**JOB, overrides=["gradient_accumulation=1"]).to_dict()
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(trace), encoding="utf-8")
+    asked = {**JOB, "topology": "dgx-a100", "recorded": trace, "name": "t.json"}
+    packed = gzip.compress(json.dumps(asked).encode())
+    status, _, text = server.ask("/api/trace", packed, Content_Encoding="gzip")
+    assert status == 200, text
+    told = json.loads(text)["document"]
+    assert told == plain(sim.trace_diff(path, "dgx-a100", "mistral-7b-lora").to_dict())
+    assert len(told["waits"]["recorded"]) == 3
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)

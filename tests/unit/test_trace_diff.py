@@ -87,6 +87,19 @@ def test_a_kernel_belongs_to_the_phase_that_launched_it() -> None:
     ),)  # fmt: skip
 
 
+def test_streams_and_the_longest_waits() -> None:
+    found = recorded()
+    us = [(round(1e6 * w.seconds), round(1e6 * w.at_s), w.cause, w.before) for w in found.waits]
+    assert us[0] == (100, 900, "idle", GEMM)  # between the steps
+    assert set(us[1:]) <= {
+        (50, 300, "all_gather", GEMM), (50, 1300, "all_gather", GEMM),
+        (50, 750, "idle", "elementwise_kernel"), (50, 1750, "idle", "elementwise_kernel"),
+    }  # fmt: skip
+    lanes = [(lane.stream, lane.mostly, round(1e6 * lane.seconds), lane.calls)
+             for lane in found.lanes]  # fmt: skip
+    assert lanes == [("20", "gemm", 780, 5.0), ("21", "all_gather", 70, 1.0)]
+
+
 def test_differences_add_up_and_the_largest_comes_first() -> None:
     found = compared(recorded(longer=60.0), recorded())
     first = found.parts[0]

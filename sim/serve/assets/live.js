@@ -80,10 +80,10 @@
 
   // --- asking ------------------------------------------------------------------------------------
 
-  async function ask(verb, body) {
-    const answer = await fetch(`api/${verb}`, {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
-    });
+  async function ask(verb, body, packed) {
+    const headers = { "Content-Type": "application/json" };
+    if (packed) headers["Content-Encoding"] = packed;
+    const answer = await fetch(`api/${verb}`, { method: "POST", headers, body: packed ? body : JSON.stringify(body) });
     const found = await answer.json();
     if (!answer.ok) throw found.faults || [{ path: "", message: answer.statusText }];
     return found;

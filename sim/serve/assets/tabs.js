@@ -1,7 +1,7 @@
 "use strict";
 // Questions beside the job on its machine: the cluster to rent, jobs that share one, a slow run.
 (() => {
-  const { $, state, ask, job, put, told, last } = window.live;
+  const live = window.live, { $, state, ask, job, put, told } = live;
 
   // --- the cluster to rent: limits move over what was found ----------------------------------------
 
@@ -56,6 +56,8 @@
 
   // --- why is it slower ----------------------------------------------------------------------------
 
+  live.diagnose = diagnose;
+
   async function diagnose() {
     const measured = Number($("measured").value);
     if (!(measured > 0)) { $("diagnose-said").textContent = "Say how many tokens a second a GPU does."; return; }
@@ -67,70 +69,9 @@
     } catch (faults) { $("diagnose-said").textContent = told(faults); }
   }
 
-  const LONGEST = 256e6; // of a log or a trace, unpacked
-
-  // A file stays here: the median of its steps' seconds becomes tokens a second.
-  async function dropped(file) {
-    const said = $("diagnose-said");
-    said.textContent = `Reading ${file.name}.`;
-    try {
-      const stream = file.name.endsWith(".gz") ? file.stream().pipeThrough(new DecompressionStream("gzip")) : file.stream();
-      const text = await within(stream, LONGEST);
-      const seconds = (text.includes('"traceEvents"') ? traced(text) : logged(text)).filter((v) => v > 0).sort((a, b) => a - b);
-      if (!seconds.length || !last()) {
-        said.textContent = `No step times are in ${file.name}: looked for step_time: 12.3, for 12.3 s/it, and for ProfilerStep marks of a trace.`;
-        return;
-      }
-      const median = seconds[Math.floor(seconds.length / 2)], d = last().document;
-      $("measured").value = (d.workload.global_batch_tokens / median / d.topology.gpus).toFixed(1);
-      const count = `${seconds.length} step${seconds.length === 1 ? "" : "s"}`;
-      await diagnose();
-      said.textContent = `${file.name}: ${count}, ${median.toPrecision(4)} s in the median. ${said.textContent}`;
-    } catch (error) { said.textContent = `${file.name} cannot be read: ${error.message || error}`; }
-  }
-
-  async function within(stream, most) {
-    const reader = stream.getReader(), decoder = new TextDecoder();
-    let text = "";
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return text + decoder.decode();
-      text += decoder.decode(value, { stream: true });
-      if (text.length > most) throw new Error("it is too long");
-    }
-  }
-
-  function logged(text) {
-    const pattern = /(?:step[_ ]?time|sec(?:onds)?[_ /]?(?:per[_ ]?)?(?:it|step)|time[_ ]per[_ ]step)["']?\s*[:=]?\s*([\d.]+)|([\d.]+)\s*s\/it/gi;
-    return [...text.matchAll(pattern)].map((m) => Number(m[1] ?? m[2]));
-  }
-
-  // From the start of a step to that of the next; of one alone, how long its mark is.
-  function traced(text) {
-    const marks = JSON.parse(text).traceEvents.filter((e) => e.ph === "X" && String(e.name).startsWith("ProfilerStep#"));
-    const begun = [...new Map(marks.map((e) => [e.name, e])).values()].sort((a, b) => a.ts - b.ts);
-    if (begun.length === 1) return [begun[0].dur * 1e-6];
-    return begun.slice(1).map((e, i) => (e.ts - begun[i].ts) * 1e-6);
-  }
-
-  function dropping() {
-    const zone = $("diagnose");
-    for (const kind of ["dragenter", "dragover"]) {
-      zone.addEventListener(kind, (event) => { event.preventDefault(); zone.classList.add("over"); });
-    }
-    zone.addEventListener("dragleave", () => zone.classList.remove("over"));
-    zone.addEventListener("drop", (event) => {
-      event.preventDefault();
-      zone.classList.remove("over");
-      if (event.dataTransfer.files[0]) dropped(event.dataTransfer.files[0]);
-    });
-  }
-
   addEventListener("DOMContentLoaded", () => {
     $("find").addEventListener("click", size);
     for (const [id] of LIMITS) $(id).addEventListener("input", choose);
     $("ask").addEventListener("click", diagnose);
-    $("log").addEventListener("change", () => { if ($("log").files[0]) dropped($("log").files[0]); });
-    dropping();
   });
 })();
