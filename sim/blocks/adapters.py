@@ -145,16 +145,11 @@ def adapter(
         t.unseen(f"{name}.dropout", into, back_into, module=a, role=role)
 
     def product(what: str, n_from: int, n_to: int, read: int) -> int:
-        def gemm(label: str, m: int, n: int, k: int, way: str = "forward") -> Kernel:
-            return t.gemm(
-                label, m, n, k, way, batch=groups, dtype=how.dtype, module=what, role=role
-            )
-
+        forward, *backward = t.products(
+            what, rows, n_from, n_to, groups, how.dtype, module=what, role=role
+        )
         return t.op(
-            what, (read,), tensor(n_to), (read,),
-            [gemm(what, rows, n_to, n_from)],
-            [gemm(f"{what}.dgrad", rows, n_from, n_to, "dgrad"),
-             gemm(f"{what}.wgrad", n_to, n_from, rows, "wgrad")],
+            what, (read,), tensor(n_to), (read,), [forward], backward,
             module=what, role=role, product=True, gradients=2,
             weight_gradient=DTYPE_BYTES[s.adapter_dtype] * groups * n_from * n_to,
             flops=2.0 * s.tokens * copies * n_from * n_to,

@@ -192,7 +192,6 @@ class _Walk:
             for t, new in made:
                 flow.give(t, new)
             flow.release(buffer)
-            flow.settle()
             for t in node.saves:
                 savers[t] -= 1
                 if savers[t] == 0:
@@ -211,11 +210,12 @@ class _Walk:
 class _Gradients:
     """Gradients on their way: buffers that several tensors may hold, gone when none does."""
 
+    __slots__ = ("bytes", "holders", "of", "sizes")
+
     def __init__(self, tensor: int, size: float) -> None:
         self.of = {tensor: 0}  # buffer of each tensor that has a gradient
         self.sizes, self.holders = [size], [1]
         self.bytes = size
-        self._freed = 0.0
 
     def make(self, size: float) -> int:
         """A new buffer with one holder."""
@@ -228,12 +228,7 @@ class _Gradients:
         """One holder less."""
         self.holders[buffer] -= 1
         if not self.holders[buffer]:
-            self._freed += self.sizes[buffer]
-
-    def settle(self) -> None:
-        """An operation has ended: what nobody holds is free."""
-        self.bytes -= self._freed
-        self._freed = 0.0
+            self.bytes -= self.sizes[buffer]
 
     def give(self, tensor: int, buffer: int) -> None:
         """Give a tensor a gradient; a second is added to one of the two that nobody shares."""

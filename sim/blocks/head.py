@@ -107,12 +107,10 @@ def _chunked(t: Tape, hidden: int, d: int, v: int) -> int:
     forward, backward = (
         [row._replace(bytes=row.bytes / parts) for row in way] for way in _cross_entropy(t, "eager")
     )
-    chunk: list[Map | Kernel] = [
-        t.gemm("head", rows, v, d, role=role), *forward, *backward,
-        t.gemm("head.dgrad", rows, d, v, "dgrad", role=role),
-    ]  # fmt: skip
+    product, dgrad, wgrad = t.products("head", rows, d, v, role=role)
+    chunk: list[Map | Kernel] = [product, *forward, *backward, dgrad]
     if not s.frozen:
-        chunk.append(t.gemm("head.wgrad", v, d, rows, "wgrad", role=role))
+        chunk.append(wgrad)
         chunk.append(Map("head.accumulate", (e + 8.0) * v * d, kind="loss"))
     made = t.op(
         "loss", (hidden,), 4.0, (hidden,), chunk * parts, (),
@@ -131,13 +129,14 @@ def _fused_linear(t: Tape, hidden: int, d: int, v: int) -> int:
     rows = max(1, -(-tokens // CHUNKS))
     parts = -(-tokens // rows)
     gradients = 1 if s.frozen else 2
+    product, dgrad, wgrad = t.products("head", rows, d, v, role=role)
     chunk: list[Map | Kernel] = [
-        t.gemm("head", rows, v, d, role=role),
+        product,
         Map("loss", 4 * e * float(tokens * v) / parts, 1, "fused", "loss"),
-        t.gemm("head.dgrad", rows, d, v, "dgrad", role=role),
+        dgrad,
     ]
     if not s.frozen:
-        chunk.append(t.gemm("head.wgrad", v, d, rows, "wgrad", role=role))
+        chunk.append(wgrad)
         chunk.append(Map("head.accumulate", 3.0 * e * v * d, kind="loss"))
     scale = 2.0 * e * (tokens * d + (0 if s.frozen else v * d))
     return t.op(

@@ -81,9 +81,9 @@ def matrix(
 ) -> int:
     """The products of a weight (or of one per expert) in the module being played."""
     s = t.setting
-    e, (groups, rows, copies) = s.product, by
+    e, wider, (groups, rows, copies) = s.product, s.element, by
     ins, outs, weights = groups * rows * n_in, groups * rows * n_out, groups * n_in * n_out
-    low = role is OpRole.LINEAR
+    low, frozen = role is OpRole.LINEAR, s.frozen
     fp8 = low and s.recipe != ""
     quantised = low and s.method.kind == "qlora" and s.method.quantization != "none"
     backward: list[Map | Kernel] = []
@@ -94,32 +94,32 @@ def matrix(
         t.unseen(name, fp8_forward(t, name, ins, weights), role=role)
         backward += fp8_backward(t, name, outs, ins, weights)
 
-    casts = low and wide and s.element != e
+    casts = low and wide and wider != e
     if casts:  # autocast hands a product what it reads, the 4-bit layer its caller's dtype
         narrow, widen = (
-            Map(f"{name}.cast", (s.element + e) * ins, 1, "cast"),
-            Map(f"{name}.cast", (s.element + e) * outs, 1, "cast"),
+            Map(f"{name}.cast", (wider + e) * ins, 1, "cast"),
+            Map(f"{name}.cast", (wider + e) * outs, 1, "cast"),
         )
         t.unseen(name, [narrow, widen], role=role)
         backward += [widen, narrow]
 
-    def gemm(label: str, m: int, n: int, k: int, way: str = "forward") -> Kernel:
-        return t.gemm(label, m, n, k, way, batch=groups, dtype="fp8" if fp8 else "", role=role)
-
-    forward: list[Map | Kernel] = [gemm(name, rows, n_out, n_in)]
+    product, dgrad, wgrad = t.products(
+        name, rows, n_in, n_out, groups, "fp8" if fp8 else "", role=role
+    )
+    forward: list[Map | Kernel] = [product]
     if bias and groups > 1:  # a grouped product has no epilogue
         forward.append(Map(f"{name}.bias", 2 * e * outs))
-    backward.append(gemm(f"{name}.dgrad", rows, n_in, n_out, "dgrad"))
+    backward.append(dgrad)
     saves: tuple[int, ...] = (t.kept.get(x, x),)
     gradient = extra = 0.0
     scratch = t.sizes[x] if x in t.kept else 0.0
-    if s.frozen:
+    if frozen:
         saves = (x,) if low and s.keeps_inputs else ()
         if unpack:
             whole = float(e * weights)
             scratch, extra = (0.0, whole) if unpack.keeps else (whole, 0.0)
     else:
-        backward.append(gemm(f"{name}.wgrad", n_out, n_in, rows, "wgrad"))
+        backward.append(wgrad)
         # Transformer Engine sums it while it casts the gradient
         if bias and not (fp8 and s.recipe == "te-delayed"):
             backward.append(Map(f"{name}.bias", e * outs, kind="reduction"))
@@ -127,10 +127,10 @@ def matrix(
         if fp8 and s.recipe == "te-delayed":
             # Transformer Engine keeps an FP8 copy of its own, of half the size
             saves, extra = (), s.tokens * n_in * copies
-    size = (s.element if low and wide else e) * s.tokens * n_out * copies
+    size = (wider if low and wide else e) * s.tokens * n_out * copies
     out = t.op(
         name, (x,), size, saves, forward, backward,
-        role=role, product=True, gradients=1 if s.frozen else 2, weight_gradient=gradient,
+        role=role, product=True, gradients=1 if frozen else 2, weight_gradient=gradient,
         flops=2.0 * s.tokens * copies * n_in * n_out, scratch=scratch,
         backward_scratch=scratch, extra=extra, weight=unpack.weight if unpack else "before",
     )  # fmt: skip

@@ -176,7 +176,6 @@ class Tape:
         n: int,
         k: int,
         direction: str = "forward",
-        *,
         batch: int = 1,
         dtype: str = "",
         module: str = "",
@@ -184,14 +183,34 @@ class Tape:
     ) -> Kernel:
         """A matrix product, C (m x n) = A (m x k) B (k x n), `batch` times; C is an activation."""
         kind = dtype or self.setting.dtype
-        size = DTYPE_BYTES[kind]
-        out = max(size, self.setting.product)
+        size = out = DTYPE_BYTES[kind]
+        if dtype:
+            out = max(size, self.setting.product)
         pieces = self.cut.get(name, 1)
         traffic = float(batch * (size * (m * k + pieces * k * n) + out * m * n))
         return _new(Kernel, (
             name, module or self.module, "gemm", 2.0 * m * n * k * batch, traffic,
             (-(-m // pieces), n, k, batch), kind, direction, pieces, "stream", role, False,
         ))  # fmt: skip
+
+    def products(
+        self,
+        name: str,
+        rows: int,
+        n_in: int,
+        n_out: int,
+        batch: int = 1,
+        dtype: str = "",
+        module: str = "",
+        role: OpRole = OpRole.OTHER,
+    ) -> tuple[Kernel, Kernel, Kernel]:
+        """A weight's on so many rows: forward, and the gradients of its input and of itself."""
+        gemm = self.gemm
+        return (
+            gemm(name, rows, n_out, n_in, "forward", batch, dtype, module, role),
+            gemm(f"{name}.dgrad", rows, n_in, n_out, "dgrad", batch, dtype, module, role),
+            gemm(f"{name}.wgrad", n_out, n_in, rows, "wgrad", batch, dtype, module, role),
+        )
 
     def described(self) -> Description:
         """What was played."""

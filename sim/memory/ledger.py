@@ -16,17 +16,11 @@ from sim.records import dataclass
 from sim.strategies.allocations import Allocations
 from sim.strategies.columns import columns_of
 from sim.strategies.plan import Plan
-from sim.strategies.terms import MOMENTS, TERMS
+from sim.strategies.terms import MOMENTS, POOLS, TERMS
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
-#: terms of the pools beside the compute stream's
-_OF_POOL = {
-    pool: [at for at, term in enumerate(TERMS) if term.pool == pool]
-    for pool in dict.fromkeys(term.pool for term in TERMS)
-    if pool != "compute"
-}
 _NAMES = tuple(term.name for term in TERMS)
 _CATEGORY = {term.name: term.category for term in TERMS}
 
@@ -90,15 +84,15 @@ def live_bytes(plan: Plan, workload: Workload, tree: ModelTree) -> tuple[I8, F8]
     (terms, instants) float64
         Bytes by term, in the order of `TERMS`. [B]
     """
-    a = plan.memory
-    return columns_of(a).before, _live(a, quantities(a, workload, tree))
+    c, sizes = columns_of(plan.memory), quantities(plan.memory, workload, tree)
+    changes = c.coefficient * sizes[c.quantity]
+    return c.before, _live(c.place, changes, len(TERMS), c.before.size)
 
 
-def _live(allocations: Allocations, sizes: F8) -> F8:
-    c = columns_of(allocations)
-    count = c.before.size
-    changes = np.bincount(c.place, c.coefficient * sizes[c.quantity], len(TERMS) * count)
-    return changes.reshape(len(TERMS), count).cumsum(axis=1)
+def _live(places: I8, changes: F8, rows: int, instants: int) -> F8:
+    """What lives at every instant, by row of the table that the places are in."""
+    table = np.bincount(places, changes, rows * instants)
+    return table.reshape(rows, instants).cumsum(axis=1)
 
 
 def quantities(allocations: Allocations, workload: Workload, tree: ModelTree) -> F8:
@@ -126,25 +120,27 @@ def quantities(allocations: Allocations, workload: Workload, tree: ModelTree) ->
 
 def read(allocations: Allocations, workload: Workload, tree: ModelTree) -> Ledger:
     """Peaks of a step, from the allocations of its plan."""
-    sizes = quantities(allocations, workload, tree)
-    live, columns = _live(allocations, sizes), columns_of(allocations)
-    total = live.sum(axis=0)
-    peaks = {}
-    for moment, instants in zip(MOMENTS, columns.moments, strict=True):
-        if not instants.size:  # a stage without blocks
-            peaks[moment] = Peak()
-            continue
-        highest = instants[total[instants].argmax()]
-        held = live[:, highest].tolist()
-        terms = {name: size for name, size in zip(_NAMES, held, strict=True) if size}
-        peaks[moment] = Peak(float(total[highest]), terms)
-    pooled = {pool: sum(live[row] for row in rows) for pool, rows in _OF_POOL.items()}
-    pooled["compute"] = total - sum(pooled.values())
-    pools = {pool: float(sizes.max()) for pool, sizes in pooled.items()}
-    step_pooled = sum(float(sizes[columns.within].max()) for sizes in pooled.values())
+    sizes, c = quantities(allocations, workload, tree), columns_of(allocations)
+    changes = c.coefficient * sizes[c.quantity]
+    pooled = _live(c.pooled, changes, len(POOLS), c.before.size)
+    total = pooled.sum(axis=0)
+    highest = sorted(
+        (int(instants[total[instants].argmax()]), moment)
+        for moment, instants in zip(MOMENTS, c.moments, strict=True)
+        if instants.size
+    )
+    peaks = {moment: Peak() for moment in MOMENTS}  # what a stage without blocks has none of
+    held, done = np.zeros(len(TERMS)), 0
+    for instant, moment in highest:
+        until = int(c.instant.searchsorted(instant, "right"))
+        held += np.bincount(c.term[done:until], changes[done:until], len(TERMS))
+        terms = {name: size for name, size in zip(_NAMES, held.tolist(), strict=True) if size}
+        peaks[moment], done = Peak(float(total[instant]), terms), until
+    pools = dict(zip(POOLS, pooled.max(axis=1).tolist(), strict=True))
+    step_pooled = float(pooled[:, c.within].max(axis=1).sum())
     host: dict[str, float] = {}
     for name, size, quantity, layer in allocations.host:
-        size *= float(sizes[columns.offsets[layer] + quantity])
+        size *= float(sizes[c.offsets[layer] + quantity])
         if size:
             host[name] = host.get(name, 0.0) + size
     return Ledger(peaks, pools, host, step_pooled)

@@ -15,6 +15,7 @@ from bisect import insort
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,14 +28,13 @@ from sim.step.run import StepOutcome
 from sim.step.spans import starts_of
 from sim.strategies.columns import columns_of
 from sim.strategies.plan import Plan
-from sim.strategies.terms import INIT, MOMENTS, TERMS
+from sim.strategies.terms import INIT, MOMENTS, POOLS, TERMS
 from sim.units import MIB
 
 _BASE = 1 << 44  # of the first pool's addresses, and between two pools'
 _ROUND = 512  # of a block, as the allocator has it [B]
 _SEGMENT = int(2 * MIB)  # [B]
 _PROTOCOL = 4  # of torch's own snapshots; the viewer reads no later one
-_POOLS = tuple(dict.fromkeys(term.pool for term in TERMS))
 
 
 class _Block(NamedTuple):
@@ -120,10 +120,10 @@ def memory_snapshot(
     """
     segments, traces = [], []
     for device, view in enumerate(views):
-        pools = {name: _Pool(_BASE * (i + 1)) for i, name in enumerate(_POOLS)}
+        pools = {name: _Pool(_BASE * (i + 1)) for i, name in enumerate(POOLS)}
         events = list(_events(outcome, view, workload, pools))
         found = [
-            pool.segment(device, _POOLS.index(name)) for name, pool in pools.items()
+            pool.segment(device, POOLS.index(name)) for name, pool in pools.items()
             if pool.top > pool.base
         ]  # fmt: skip
         whole = [
@@ -163,7 +163,7 @@ def _events(
     times = np.rint(1e6 * starts_of(outcome, view)[columns.before]).astype(np.int64).tolist()
     live: dict[int, list[_Block]] = defaultdict(list)
     rows = zip(columns.instant.tolist(), columns.term.tolist(), bytes_of.tolist(), strict=True)
-    for instant, found in groupby(sorted(rows, key=lambda row: row[0]), key=lambda row: row[0]):
+    for instant, found in groupby(rows, key=itemgetter(0)):
         changes: dict[int, list[int]] = defaultdict(list)
         for _, term, size in found:
             changes[term].append(size)
@@ -171,7 +171,7 @@ def _events(
         for term, each in changes.items():
             freed, allocated = _settled(each, sum(block.size for block in live[term]))
             pool = TERMS[term].pool
-            where = live[term], pools[pool], _POOLS.index(pool), times[instant]
+            where = live[term], pools[pool], POOLS.index(pool), times[instant]
             for size in freed:
                 yield from _given(size, *where)
             taken += [(size, term, where) for size in allocated]

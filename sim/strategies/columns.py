@@ -18,6 +18,7 @@ from sim.strategies.terms import (
     LAYER_QUANTITIES,
     MOMENTS,
     OPTIMIZER,
+    POOL_OF,
     TERMS,
 )
 
@@ -32,16 +33,17 @@ class Columns:
     Attributes
     ----------
     instant, term, quantity : (n,) int64
-        Of each allocation. A quantity at or past `JOB_QUANTITIES` is of a style of layer.
-    place : (n,) int64
-        Of each allocation, in a table of terms by instants.
+        Of each allocation, as time goes. A quantity at or past `JOB_QUANTITIES` is of a style of
+        layer.
+    place, pooled : (n,) int64
+        Of each allocation, in a table of terms, or of pools, by instants.
     coefficient : (n,) float64
         What the quantity is multiplied by; negative where it is freed.
     moment, before : (instants,) int64
         Index into `MOMENTS`, and the op that is issued next.
     moments : tuple of (n,) int64
         Instants of each of `MOMENTS`.
-    within : (n,) int64
+    within : slice
         Those of the step itself, neither loading nor saving.
     offsets : tuple of int
         Where the quantities of the job (0) and of each layer start.
@@ -51,16 +53,17 @@ class Columns:
     term: I8
     quantity: I8
     place: I8
+    pooled: I8
     coefficient: F8
     moment: I8
     before: I8
     moments: tuple[I8, ...]
-    within: I8
+    within: slice
     offsets: tuple[int, ...]
 
 
 def columns_of(allocations: Allocations) -> Columns:
-    """All allocations of the full model, in no order; worked out once a log."""
+    """All allocations of the full model; worked out once a log."""
     found: Columns | None = allocations.derived.get("columns")
     if found is None:
         found = allocations.derived["columns"] = _Reader(allocations).columns()
@@ -128,15 +131,19 @@ class _Reader:
         marks = found[found[:, 0].argsort()]
         # what the last instant alone held is freed after it
         rows = rows[(rows[:, 1] >= 0) & (rows[:, 0] < len(marks))]
-        instant, term, _, quantity, layer, _ = rows.T.astype(np.int64)
+        rows = rows[rows[:, 0].argsort(kind="stable")]
+        instant, term, _, quantity, layer, _ = np.array(rows.T, dtype=np.int64, order="C")
         styles = {style: at for at, style in enumerate(dict.fromkeys(self.a.layers))}
         starts = (JOB_QUANTITIES + LAYER_QUANTITIES * styles[style] for style in self.a.layers)
         offsets = (0, *starts)
         quantity += np.array(offsets)[layer]
         moments = tuple(np.flatnonzero(marks[:, 3] == at) for at in range(len(MOMENTS)))
+        step = np.flatnonzero((marks[:, 3] >= FORWARD) & (marks[:, 3] <= OPTIMIZER))
+        within = slice(int(step[0]), int(step[-1]) + 1)
+        pool = np.array(POOL_OF)[term]
         return Columns(
-            instant, term, quantity, term * len(marks) + instant, rows[:, 2].copy(), marks[:, 3],
-            marks[:, 5], moments, np.concatenate(moments[FORWARD : OPTIMIZER + 1]), offsets,
+            instant, term, quantity, *(row * len(marks) + instant for row in (term, pool)),
+            rows[:, 2].copy(), marks[:, 3], marks[:, 5], moments, within, offsets,
         )  # fmt: skip
 
     def _lengthened(self, rows: F8) -> F8:

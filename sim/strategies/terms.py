@@ -49,6 +49,9 @@ TERMS = (
     Term("inputs", "inputs"),
     Term("buffers of pipeline messages", "activations"),
 )
+#: pools of the allocator, and which of them each term is in
+POOLS = tuple(dict.fromkeys(term.pool for term in TERMS))
+POOL_OF = tuple(POOLS.index(term.pool) for term in TERMS)
 (
     SHARDED, SCALES, UNSHARDED, GRADIENTS, FULL_GRADIENTS, STATES, SAVED, KEPT, LOGITS, GATHERS,
     SCATTERS, LOGIT_GRADIENTS, RECOMPUTED, WAITING, LAST_SCATTER, SCRATCH, STAGING, INPUTS,
