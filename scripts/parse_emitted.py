@@ -143,7 +143,7 @@ TRAINERS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Complain]] = {
         _deepspeed,
     ),
     "axolotl.yaml": (
-        ("axolotl",), ("utils/schemas/**/*.py", "utils/schemas/*.py"), _fields("AxolotlInputConfig")
+        ("axolotl",), ("utils/schemas/**/*.py",), _fields("AxolotlInputConfig")
     ),
     "llamafactory.yaml": (
         ("llamafactory", "transformers"),

@@ -1,7 +1,8 @@
 """Run the commands of the README and docs, and fail if one does not exit 0.
 
 They are the `$ scaling-sim ...` lines of fenced blocks and, in the README, table cells that hold a
-command alone. `--write` puts their output into the README and docs, and `--check` says where it
+command alone; those whose output stands under a mark are left to `--check`, which runs them.
+`--write` puts their output into the README and docs, and `--check` says where it
 differs; both take pages, and all of them where none is named. Marks say where output stands:
 
 `<!-- run: COMMAND -->`, what it prints, in the block below; `<!-- run: COMMAND | lines=A-B -->`,
@@ -40,17 +41,19 @@ def pages() -> list[Path]:
 
 
 def commands() -> list[str]:
-    """The commands, in order, without repeats."""
+    """The commands whose output nobody holds, in order, without repeats."""
     found: dict[str, None] = {}
+    held: set[str] = set()
     for page in pages():
         text = page.read_text()
+        held |= {match[1] for match in _RUN.finditer(text)}
         for block in re.findall(r"```(?:sh|console|text)?\n(.*?)```", text, re.S):
             for line in block.splitlines():
                 if line.startswith("$ scaling-sim "):
                     found[line[2:].split("  #")[0].strip()] = None
         if page.name == "README.md":
             found |= dict.fromkeys(re.findall(r"\| `(scaling-sim [^`<]+)` \|", text))
-    return list(found)
+    return [command for command in found if command not in held]
 
 
 def printed(command: str, lines: str) -> str:
@@ -146,7 +149,12 @@ def main() -> int:
         for page in stale:
             print(f"{page.relative_to(ROOT)}: is not what its commands say")
         return int(bool(stale))
-    scratch = Path(tempfile.mkdtemp())
+    with tempfile.TemporaryDirectory() as scratch:
+        return ran(Path(scratch))
+
+
+def ran(scratch: Path) -> int:
+    """Exit code of the commands, up to the first that fails; what they write goes to a folder."""
     files = dict(STAND_INS)  # and what earlier commands wrote
     for number, command in enumerate(commands()):
         began = time.monotonic()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sim.blocks.kernels import Kernel
 from sim.blocks.modules import OpRole
 from sim.blocks.ops import Map
 from sim.blocks.setting import Setting

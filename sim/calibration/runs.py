@@ -9,17 +9,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from sim.calibration.figures import KEYS
 from sim.errors import Fault, InputError
 from sim.files import is_file
 from sim.inputs.loader import load
-from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
 from sim.inputs.tree import Branch, Items, Leaf, Tree, plain_of, read_file
 from sim.inputs.workload import Workload
 from sim.inputs.yaml import from_yaml
 from sim.quantities import counted
 
-_RUN_KEYS = ("topology", "workload", "set", "tokens_per_s_per_gpu", "step_time_s", "name")
+_RUN_KEYS = ("topology", "workload", "set", *KEYS, "name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ def read_runs(
     Parameters
     ----------
     path : path
-        ``- {topology, workload, set: [...], tokens_per_s_per_gpu | step_time_s}``.
+        ``- {topology, workload, set: [...], tokens_per_s_per_gpu: 1000}``, or another of
+        `sim.calibration.figures.KEYS`.
     topology, workload : str
         Of runs that name none.
     sets : sequence of str
@@ -91,17 +92,15 @@ def _run(
         arguments.append(_argument(entry, folder) if entry is not None else fallback)
     own = tree.entries.get("set")
     texts = [*sets, *([] if own is None else _texts(own, f"{where}.set", faults))]
-    given = [k for k in ("tokens_per_s_per_gpu", "step_time_s") if k in tree.entries]
+    given = [key for key in KEYS if key in tree.entries]
     if len(given) != 1:
-        message = "one of tokens_per_s_per_gpu and step_time_s is needed"
+        message = f"one of {', '.join(KEYS)} is needed"
         faults.append(tree.place.fault(where, message))
     if faults:
         raise InputError(faults)
     figure = _positive(tree.entries[given[0]], f"{where}.{given[0]}")
     loaded = load(arguments[0], arguments[1], texts)
-    seconds = figure
-    if given[0] == "tokens_per_s_per_gpu":
-        seconds = batch_on(loaded.workload).tokens_per_gpu / figure
+    seconds = KEYS[given[0]](figure, loaded.topology, loaded.workload)
     named = tree.entries.get("name")
     name = str(named.value) if isinstance(named, Leaf) else ""
     gpus = counted(loaded.topology.world_size, "GPU")

@@ -139,10 +139,6 @@ class Spec:
         """Fields that were given, others having their defaults."""
         return self._given
 
-    def plain(self) -> dict[str, Any]:
-        """All fields as JSON has them."""
-        return {name: _plain(value) for name, value in self.__dict__.items()}
-
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         """Names and values of all fields."""
         return iter(self.__dict__.items())
@@ -185,12 +181,6 @@ def _rebuilt(cls: type[Spec], fields: dict[str, Any], given: frozenset[str]) -> 
     found.__dict__.update(fields)
     object.__setattr__(found, "_given", given)
     return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Spec):
-        return value.plain()
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
 def _dumped(value: Any, exclude_defaults: bool) -> Any:

@@ -83,8 +83,7 @@ def _tensor(w: Workload) -> Findings:
     if t == 1:
         return
     if lacks := not_modelled(strategy_of(w), "tensor parallelism is", "tensor_parallel"):
-        hint = f"write strategy: {lacks.able}"
-        yield fault("tensor-strategy", "workload", path, lacks.message, hint)
+        yield fault("tensor-strategy", "workload", path, lacks.message, lacks.hint)
         return
     for heads, what in ((m.heads, "heads"), (m.kv_heads, "key-value heads")):
         if heads % t:
@@ -162,8 +161,7 @@ def _experts(w: Workload) -> Findings:
             yield warning("experts-alone", "workload", key, message, hint)
         return
     if lacks := not_modelled(strategy_of(w), "expert parallelism is", "expert_parallel"):
-        hint = f"write strategy: {lacks.able}"
-        yield fault("expert-strategy", "workload", path, lacks.message, hint)
+        yield fault("expert-strategy", "workload", path, lacks.message, lacks.hint)
         return
     if m.experts % e or not m.experts:
         able = ", ".join(str(n) for n in range(1, m.experts + 1) if m.experts % n == 0)
@@ -226,8 +224,7 @@ def _pipeline(w: Workload) -> Findings:
         return
     schedule, shape = SCHEDULES[p.pipeline_schedule], shape_of(w)
     if lacks := not_modelled(strategy_of(w), "pipelines are", "pipeline_parallel"):
-        hint = f"write strategy: {lacks.able}"
-        yield fault("pipeline-strategy", "workload", path, lacks.message, hint)
+        yield fault("pipeline-strategy", "workload", path, lacks.message, lacks.hint)
         return
     if shape.virtual != schedule.virtual and not schedule.several:
         message = f"{schedule.title} has {schedule.virtual} stages a rank"

@@ -23,7 +23,6 @@ _FLOW_SCALAR = re.compile(r"(?:[A-Za-z0-9_./+~(]|-(?=[\w.]))[^,\[\]{}:#\"'\n]*")
 _FLOW_KEY = re.compile(rf"({_KEY}): +", re.ASCII)
 _QUOTED = re.compile(r"\"([^\"\\\n]*)\"|'([^'\n]*)'")
 _REST = re.compile(r" *(?: #.*)?$")
-_GAP = re.compile(r" *")
 
 
 class _Line(NamedTuple):
@@ -106,7 +105,7 @@ class _Reader:
             line = self.lines[self.at]
             if not line.text.startswith("- ", indent):
                 break
-            inner = _end(_GAP, line.text, indent + 1)
+            inner = _past_gap(line.text, indent + 1)
             if _ENTRY.match(line.text, inner):  # a mapping that begins behind the dash
                 self.lines[self.at] = line._replace(indent=inner)
                 found.items.append(self.mapping(inner, depth + 1))
@@ -164,7 +163,7 @@ class _Reader:
         found: Branch | Items = Branch({}, place) if mapping else Items([], place)
         if depth > _MOST_DEPTH:
             raise _NotPlain
-        at = _end(_GAP, text, at + 1)
+        at = _past_gap(text, at + 1)
         if text.startswith(close, at):
             return found, at + 1
         while True:
@@ -178,12 +177,12 @@ class _Reader:
             else:
                 tree, at = self.inner(line, at, depth)
                 found.items.append(tree)
-            at = _end(_GAP, text, at)
+            at = _past_gap(text, at)
             if text.startswith(close, at):
                 return found, at + 1
             if not text.startswith(", ", at):
                 raise _NotPlain
-            at = _end(_GAP, text, at + 1)
+            at = _past_gap(text, at + 1)
 
     def inner(self, line: _Line, at: int, depth: int) -> tuple[Tree, int]:
         """A value in brackets."""
@@ -200,6 +199,7 @@ class _Reader:
         return Leaf(plain, place), at + len(plain)
 
 
-def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
-    found = pattern.match(text, at)
-    return found.end() if found else at
+def _past_gap(text: str, at: int) -> int:
+    while text.startswith(" ", at):
+        at += 1
+    return at

@@ -69,13 +69,12 @@ class PriceRow:
     @property
     def place(self) -> str:
         """Provider and region."""
-        return f"{self.provider} {self.region}" if self.region not in ("", "any") else self.provider
+        return place_of(self.provider, self.region)
 
     @property
     def name(self) -> str:
         """Provider, instance and region: what tells offers apart."""
-        where = f" {self.region}" if self.region not in ("", "any") else ""
-        return f"{self.provider} {self.instance}{where}"
+        return place_of(f"{self.provider} {self.instance}", self.region)
 
     def age_days(self, today: datetime.date) -> tuple[int, int] | None:
         """Least and greatest age of the price; None if it has no date. [d]"""
@@ -108,6 +107,16 @@ class PriceRow:
         if self.storage_usd_per_gb_month is not None:
             return self.storage_usd_per_gb_month
         return services().get(self.provider.lower(), (0.0, 0.0))[1]
+
+
+def place_of(provider: str, region: str) -> str:
+    """A provider and its region, where the price is of one; "" of a price of one's own."""
+    return " ".join(part for part in (provider, region) if part not in ("", "any"))
+
+
+def regions_differ(one: str, other: str) -> bool:
+    """Whether two regions, both named, are not the same."""
+    return len({one, other} - {"", "any"}) > 1
 
 
 class Currency(NamedTuple):

@@ -212,7 +212,7 @@ class NotModelled(NamedTuple):
     """A way to split a model that a strategy does not take."""
 
     message: str
-    able: str  # strategies that do, for a hint
+    hint: str  # which do
 
 
 def not_modelled(strategy: Strategy, what: str, trait: str) -> NotModelled | None:
@@ -230,7 +230,8 @@ def not_modelled(strategy: Strategy, what: str, trait: str) -> NotModelled | Non
         return None
     *rest, last = (name for name in STRATEGIES if getattr(strategy_named(name), trait))
     able = f"{', '.join(rest)} or {last}" if rest else last
-    return NotModelled(f"{what} modelled with {able}, not with {strategy.name}", able)
+    message = f"{what} modelled with {able}, not with {strategy.name}"
+    return NotModelled(message, f"write strategy: {able}")
 
 
 def having(knob: str) -> list[str]:

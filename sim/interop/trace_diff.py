@@ -120,14 +120,13 @@ def simulated_profile(loaded: Loaded, rank: int) -> Profile:
         A rank that the machine has not.
     """
     machine, job, _ = loaded
-    even = Variation()
-    found = traced(machine, job, even, "folded", True, ())
-    if len(found.outcome.lowered.views) > 1:  # unlike ranks: this one's own lanes
-        found = traced(machine, job, even, None, True, (rank,))
-    elif not 0 <= rank < machine.world_size:
+    if not 0 <= rank < machine.world_size:
         message = f"{rank} is none of ranks 0 to {machine.world_size - 1}"
         raise InputError.single(_SOURCE, message)
-    document = found.to_dict()
+    found = traced(machine, job, Variation(), "folded", True, ())
+    classes = found.outcome.priced.compiled.classes
+    alike = classes.ranks[classes.of[rank]]  # the rank that stands for its like
+    document = replace(found, ranks=(alike,)).to_dict()
     return profile_of(document, document["traceEvents"], found.title)
 
 

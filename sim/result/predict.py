@@ -150,5 +150,5 @@ def _calibrated(topology: Topology) -> dict[str, str]:
 
 def inputs_hash(topology: Topology, workload: Workload) -> str:
     """SHA-256 of the two specs, resolved; equal inputs give equal hashes."""
-    text = json.dumps([topology.plain(), workload.plain()], sort_keys=True)
+    text = json.dumps([topology.model_dump(), workload.model_dump()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -140,10 +140,10 @@ class _Reader:
         moments = tuple(np.flatnonzero(marks[:, 3] == at) for at in range(len(MOMENTS)))
         step = np.flatnonzero((marks[:, 3] >= FORWARD) & (marks[:, 3] <= OPTIMIZER))
         within = slice(int(step[0]), int(step[-1]) + 1)
-        pool = np.array(POOL_OF)[term]
+        pooled = np.array(POOL_OF)[term] * len(marks) + instant
         return Columns(
-            instant, term, quantity, *(row * len(marks) + instant for row in (term, pool)),
-            rows[:, 2].copy(), marks[:, 3], marks[:, 5], moments, within, offsets,
+            instant, term, quantity, term * len(marks) + instant, pooled, rows[:, 2].copy(),
+            marks[:, 3], marks[:, 5], moments, within, offsets,
         )  # fmt: skip
 
     def _lengthened(self, rows: F8) -> F8:

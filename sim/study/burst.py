@@ -6,8 +6,8 @@ import math
 from collections import Counter
 
 from sim.inputs.topology import Topology
-from sim.job.cost import owned_rate
 from sim.job.energy import full_site_watts
+from sim.job.forecast import terms_of
 from sim.study.planned import Capacity, PlanReport
 from sim.units import HOUR_S
 
@@ -35,22 +35,19 @@ def capacity_of(report: PlanReport, topology: Topology) -> Capacity | None:
     time and draws power while in use; hours are rented as they are used, power included.
     """
     offer = topology.offer
-    if offer is None or offer.price_per_gpu_hour is None:
+    if offer is None or (offer.own is None and not offer.commitment_discount):
         return None
-    hourly, hour_kind = offer.price_per_gpu_hour, "on-demand"
-    if offer.capacity == "spot" and offer.spot_price_per_gpu_hour is not None:
-        hourly, hour_kind = offer.spot_price_per_gpu_hour, "spot"
-    if offer.own is not None:
-        kept, kind = owned_rate(offer.own), "owned"
-    elif offer.commitment_discount:
-        kept, kind = offer.price_per_gpu_hour * (1.0 - offer.commitment_discount), "committed"
-    else:
+    by_hour = {"own": None, "commitment_discount": 0.0, "commitment": 0.0}
+    rented = terms_of(offer.model_copy(update=by_hour))
+    base = terms_of(offer.model_copy(update={"capacity": "owned"}))
+    if rented is None or base is None:
         return None
+    hourly, kept = rented.price_per_gpu_hour_usd, base.price_per_gpu_hour_usd
     used_s = _in_use(report)
     per_node = report.gpus // report.nodes
     power = power_rate(topology)
     even = kept / (hourly - power) if hourly > power else math.inf
-    base = sum(seconds / report.span_s > even for seconds in used_s)
+    worth = sum(seconds / report.span_s > even for seconds in used_s)
     all_h, used_h = report.span_s / HOUR_S * per_node, [s / HOUR_S * per_node for s in used_s]
 
     def cost(nodes: int) -> float:
@@ -59,16 +56,16 @@ def capacity_of(report: PlanReport, topology: Topology) -> Capacity | None:
         return own + hourly * sum(used_h[nodes:])
 
     return Capacity(
-        base_kind=kind,
-        hour_kind=hour_kind,
+        base_kind=base.kind,
+        hour_kind=rented.kind,
         base_rate_usd=kept,
         power_rate_usd=power,
         hour_rate_usd=hourly,
         peak_nodes=len(used_s),
-        base_nodes=base,
+        base_nodes=worth,
         kept_usd=cost(len(used_s)),
         rented_usd=cost(0),
-        mixed_usd=cost(base),
+        mixed_usd=cost(worth),
         even_share=even,
     )
 

@@ -22,7 +22,7 @@ from sim.inputs.arguments import Argument
 from sim.inputs.loader import Loaded, load
 from sim.inputs.offers import catalogue as catalogue_of_offers
 from sim.inputs.offers import cheapest, newest
-from sim.inputs.price import PriceRow
+from sim.inputs.price import PriceRow, place_of
 from sim.inputs.topology import Topology
 from sim.job.cost import Cost, break_even_price
 from sim.quantities import percent, usd
@@ -443,7 +443,7 @@ def _cost_reason(first: Result, other: Result) -> Iterator[str]:
     hours = b.gpu_hours / a.gpu_hours
     rate = b.price_per_gpu_hour_usd / a.price_per_gpu_hour_usd
     text = f"cost {ratio:.2f} x: {hours:.2f} x the GPU-hours at {rate:.2f} x the hourly price"
-    here, there = (f"{c.provider} {c.region}".replace(" any", "").strip() for c in (a, b))
+    here, there = (place_of(c.provider, c.region) for c in (a, b))
     if here != there:
         text += f" ({there or 'its own price'} against {here or 'its own price'})"
     same = first.topology.name == other.topology.name

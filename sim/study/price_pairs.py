@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sim.documents import Section
-from sim.inputs.price import PriceRow
+from sim.inputs.price import PriceRow, place_of, regions_differ
 from sim.inputs.topology import Offer, Topology
 from sim.result.result import CostSection, Result
 from sim.study.pricing import cost_at, like_for_like
@@ -90,7 +90,7 @@ def price_pairs(
     if first is None or other is None or first.provider != other.provider:
         return (own,)
     costs = cost_at(results[0], first), cost_at(results[1], other)
-    apart = "any" not in (first.region, other.region) and first.region != other.region
+    apart = regions_differ(first.region, other.region)
     same = PricePair(
         first.place, other.place, first.usd_per_gpu_hour, other.usd_per_gpu_hour, "on-demand",
         costs[1].total_usd / costs[0].total_usd, True, not apart, _doubt((first, other)),
@@ -100,19 +100,14 @@ def price_pairs(
 
 def _own(a: CostSection, b: CostSection, machines: tuple[Topology, Topology]) -> PricePair:
     """At the prices that the machines have."""
-    places = [" ".join(filter(None, (c.provider, _region(c)))) or "own price" for c in (a, b)]
+    places = [place_of(c.provider, c.region) or "own price" for c in (a, b)]
     terms = " against ".join(dict.fromkeys((a.price_kind, b.price_kind)))
-    regions = {r for c in (a, b) if (r := _region(c))}
     doubts = [price_doubt(m.offer) for m in machines]
     return PricePair(
         places[0], places[1], a.price_per_gpu_hour_usd, b.price_per_gpu_hour_usd, terms,
-        b.total_usd / a.total_usd, a.provider == b.provider, len(regions) < 2,
+        b.total_usd / a.total_usd, a.provider == b.provider, not regions_differ(a.region, b.region),
         "; ".join(dict.fromkeys(filter(None, doubts))),
     )  # fmt: skip
-
-
-def _region(cost: CostSection) -> str:
-    return "" if cost.region == "any" else cost.region
 
 
 def _doubt(rows: Iterable[PriceRow]) -> str:

@@ -14,7 +14,7 @@ from sim.errors import Fault, InputError
 from sim.inputs.arguments import Argument
 from sim.inputs.loader import load
 from sim.inputs.offers import catalogue, cheapest, newest, offer_keys
-from sim.inputs.price import TERMS, PriceRow
+from sim.inputs.price import TERMS, PriceRow, regions_differ
 from sim.inputs.topology import Offer, Topology
 from sim.job.cost import Cost, Terms, break_even_price, break_even_tokens, total_cost
 from sim.job.energy import carbon_intensity
@@ -94,7 +94,7 @@ def like_for_like(
 
     def distance(pair: tuple[_Option, _Option]) -> tuple[bool, bool, int, float]:
         a, b = pair
-        elsewhere = "any" not in (a.region, b.region) and a.region != b.region
+        elsewhere = regions_differ(a.region, b.region)
         apart = a.provider.lower() != b.provider.lower()
         doubtful = sum(o.row is not None and not o.row.trusted(today) for o in pair)
         return apart, apart or elsewhere, doubtful, a.price + b.price
@@ -113,7 +113,7 @@ class _Option(NamedTuple):
 def _own_or_offers(machine: Topology, rows: Iterable[PriceRow], own: bool) -> list[_Option]:
     offer = machine.offer
     if own and offer is not None and offer.price_per_gpu_hour is not None:
-        return [_Option(offer.provider, offer.region or "any", offer.price_per_gpu_hour, None)]
+        return [_Option(offer.provider, offer.region, offer.price_per_gpu_hour, None)]
     found = matching(machine, rows)
     return [_Option(r.provider, r.region, r.usd_per_gpu_hour, r) for r in found]
 

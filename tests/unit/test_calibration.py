@@ -304,6 +304,15 @@ def test_runs(tmp_path: Path) -> None:
     assert batch_on(second.workload).tokens_per_rank == 4096
 
 
+def test_runs_in_any_figure_that_diagnose_takes(tmp_path: Path) -> None:
+    """64 sequences of 2,048 tokens a step, in 0.1 s."""
+    path = tmp_path / "runs.yaml"
+    job = "topology: dgx-h100, workload: llama3-8b-lora, set: [sequence_length=2048]"
+    given = ("it_per_s: 10", "s_per_it: 0.1", "tokens_per_s: 1310720", "samples_per_s: 640")
+    path.write_text("".join(f"- {{{job}, {each}}}\n" for each in given), encoding="utf-8")
+    assert [run.step_time_s for run in read_runs(path)] == pytest.approx([0.1] * len(given))
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [

@@ -104,5 +104,4 @@ def _pairs(first: Sequence[PriceRow], second: Sequence[PriceRow]) -> Iterator[Of
         for other in second:
             here = (own.provider, own.region, own.as_of)
             if here == (other.provider, other.region, other.as_of):
-                where = " ".join(part for part in here if part and part != "any")
-                yield Offered(where, own, other)
+                yield Offered(f"{own.place} {own.as_of}".rstrip(), own, other)
