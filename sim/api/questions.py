@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sim.inputs.calibration import Calibration
     from sim.memory.bound import Bound
     from sim.study.axes import Grid
-    from sim.study.compare import Comparison
+    from sim.study.compared import Comparison
     from sim.study.inverse import BandwidthNeeded, GpusNeeded, PriceNeeded
     from sim.study.planned import PlanComparison, PlanReport
     from sim.study.post_trained import PostTrainingReport

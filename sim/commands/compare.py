@@ -32,8 +32,8 @@ def command(
     compare dgx-h100 llama3-8b-sft --vary precision=bf16,fp8 --vary nodes=1,2.
     """
     import sim
+    from sim.inputs.arguments import split_inputs
     from sim.report.compare import view
-    from sim.study.compare import split_inputs
 
     machines, jobs = split_inputs(inputs)
     found = sim.compare(

@@ -119,9 +119,9 @@ def job(
 
     import sim
     from sim.errors import InputError
+    from sim.inputs.arguments import split_inputs
     from sim.inputs.price import currency_of
     from sim.report.prices import priced_view
-    from sim.study.compare import split_inputs
 
     machines, found = split_inputs(inputs)
     wanted = [*found, *jobs]

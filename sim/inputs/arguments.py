@@ -109,6 +109,19 @@ def kind_of(found: Given) -> Side | None:
     return "topology" if hits["topology"] > hits["workload"] else "workload"
 
 
+def split_inputs(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Topologies and workloads of a mixed list of names and paths, trainers' files among them."""
+    machines: list[str] = []
+    jobs: list[str] = []
+    for name in names:
+        try:
+            side = kind_of(given("topology", name, []))
+        except InputError:
+            side = None  # the loader says what is wrong with it
+        (jobs if side == "workload" else machines).append(name)
+    return machines, jobs
+
+
 def of_side(side: Side, found: Given) -> Given:
     """An argument that can be of a side.
 

@@ -23,7 +23,7 @@ from sim.result.result import Result, Scaling
 from sim.result.scaling import strong_curve
 from sim.result.sections import title_of
 from sim.step.spans import step_timeline
-from sim.study.compare import Comparison
+from sim.study.compared import Comparison
 from sim.study.pricing import PricedJobs, matching, price_everywhere
 from sim.study.sweep import SweepOutcome
 

@@ -11,7 +11,7 @@ from typing import Any
 from sim.quantities import count, duration, percent, usd
 from sim.result.memory import MemoryAnswer
 from sim.result.result import Result
-from sim.study.compare import Comparison
+from sim.study.compared import Comparison
 from sim.study.sized import SizeReport
 from sim.units import GIB
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sim.quantities import count, duration, gib, percent, usd
 from sim.report.view import Cell, Column, Lines, Part, Remarks, Row, Table, View, borrowed
 from sim.result.result import Result
-from sim.study.compare import PARTS, Comparison, part_times
+from sim.study.compared import PARTS, Comparison, part_times
 
 _RATIOS = {
     "tokens_per_s": "tokens/s", "tokens_per_s_per_GPU": "tokens/s per GPU", "memory": "memory",

@@ -11,9 +11,9 @@ from sim.inputs.workload import Workload
 from sim.lowering.lower import RankView
 from sim.step.run import StepOutcome
 from sim.step.spans import critical_stretches, exposed_stretches, held_bytes, tracks_of
+from sim.step.trace_events import event, instant, lanes_of, meta
 from sim.strategies.plan import COLLECTIVE
 
-_MICRO, _DIGITS = 1e6, 3
 #: threads below those of the streams
 EXPOSED, CRITICAL = 900, 901
 NAMES = {EXPOSED: "exposed communication", CRITICAL: "critical path"}
@@ -45,32 +45,12 @@ def _stretches(outcome: StepOutcome, view: RankView, number: int) -> Iterator[di
     lowered, timeline = outcome.lowered, outcome.timeline
     end = float(timeline.end.max())
     for thread, name in NAMES.items():
-        for kind, value in (
-            ("thread_name", {"name": name}), ("thread_sort_index", {"sort_index": thread}),
-        ):  # fmt: skip
-            yield {"ph": "M", "name": kind, "pid": number, "tid": thread, "args": value}
+        yield meta("thread_name", number, thread, name=name)
+        yield meta("thread_sort_index", number, thread, sort_index=thread)
     for start, stop in exposed_stretches(outcome, view, end):
-        yield _slice("exposed", number, EXPOSED, start, stop)
+        yield event("exposed", "user_annotation", number, EXPOSED, start, stop, {})
     for track, start, stop in critical_stretches(lowered, timeline, view, end):
-        yield _slice(track, number, CRITICAL, start, stop)
-
-
-def _slice(name: str, process: int, thread: int, start: float, end: float) -> dict[str, Any]:
-    return {
-        "ph": "X", "cat": "user_annotation", "name": name, "pid": process, "tid": thread,
-        **placed(start, end), "args": {},
-    }  # fmt: skip
-
-
-def placed(start: float, end: float) -> dict[str, float]:
-    """Start and duration in whole nanoseconds, as Perfetto keeps them: neighbours only touch."""
-    begin = instant(start)
-    return {"ts": begin, "dur": round(instant(end) - begin, _DIGITS)}
-
-
-def instant(time: float) -> float:
-    """A time to the nanosecond. [us]"""
-    return round(time * _MICRO, _DIGITS)
+        yield event(track, "user_annotation", number, CRITICAL, start, stop, {})
 
 
 def _arrows(outcome: StepOutcome, view: RankView, number: int) -> Iterator[dict[str, Any]]:
@@ -113,20 +93,18 @@ def _arrow(
     # an arrow leaves within the slice it starts at
     leaves = float(timeline.start[a]) if name == "launch" else float(timeline.end[a])
     for phase, op, time in (("s", a, leaves), ("f", b, float(timeline.start[b]))):
-        event = {
+        arrow = {
             "ph": phase, "cat": name, "name": name, "id": f"{number}.{name}.{key}", "pid": number,
             "tid": where[int(lowered.program.lane[op])], "ts": instant(time),
         }  # fmt: skip
-        yield event | ({"bp": "e"} if phase == "f" else {})
+        yield arrow | ({"bp": "e"} if phase == "f" else {})
 
 
 def _threads(outcome: StepOutcome, view: RankView) -> dict[str, tuple[int, int]]:
     """Lane and thread of each stream of a rank."""
-    lanes = tracks_of(outcome.lowered, view)
-    prefix = f"rank {view.rank} "
-    own = [i for i, name in enumerate(outcome.lowered.lane_names) if name.startswith(prefix)]
-    base = min(own)
-    return {name: (lane, lane - base) for name, lane in lanes.items()}
+    base = lanes_of(outcome.lowered, view).start
+    tracks = tracks_of(outcome.lowered, view)
+    return {name: (lane, lane - base) for name, lane in tracks.items()}
 
 
 def _memory(

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from sim import compare
 from sim.cli import group
 from sim.errors import InputError
+from sim.inputs.arguments import split_inputs
 from sim.report.compare import view
 from sim.report.formats import rendered
 from sim.study.axes import from_options
-from sim.study.compare import split_inputs
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +173,9 @@ def test_a_job_that_never_ends_has_no_ratio_of_costs():
     for form in ("table", "md", "csv"):
         assert "nan" not in rendered(view(found), form)
     assert json.loads(rendered(view(found), "json"))["deltas"][0]["ratios"]["cost"] is None
+
+
+def test_a_trainers_file_is_a_job(tmp_path):
+    trainer = tmp_path / "axolotl.yml"
+    trainer.write_text("base_model: meta-llama/Meta-Llama-3-8B\nsequence_len: 4096\n")
+    assert split_inputs(["dgx-h100", str(trainer)]) == (["dgx-h100"], [str(trainer)])

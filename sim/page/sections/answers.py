@@ -22,7 +22,7 @@ from sim.quantities import count, counted, duration, gib, usd
 from sim.report.memory import TITLES
 from sim.report.trace_diff import sentence as traced
 from sim.result.memory import MemoryAnswer
-from sim.study.compare import Comparison, whole_job
+from sim.study.compared import Comparison, whole_job
 from sim.study.pareto import pareto_front
 from sim.study.planned import PlanComparison, PlanReport
 from sim.study.question.answers import Answers

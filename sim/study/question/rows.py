@@ -16,7 +16,7 @@ from sim.published.lookup import speed
 from sim.quantities import count, counted, duration, gib, percent, usd
 from sim.result.likeness import Job, job_of
 from sim.result.result import Result
-from sim.study.compare import reasons_between
+from sim.study.deltas import reasons_between
 from sim.study.question.contrast import FEW, MEASURED, MEASURED_RATIO, Contrasts
 from sim.study.question.spec import Line
 from sim.units import DAY_S, GIB, HOUR_S

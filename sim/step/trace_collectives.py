@@ -1,0 +1,121 @@
+"""Collectives of a step: slices of a Chrome trace as PyTorch's profiler names them, and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sim.cost.collectives import CollectiveCost
+from sim.cost.nccl.algorithms import algorithm_named
+from sim.lowering.costs import name_of
+from sim.lowering.lower import RankView
+from sim.step.run import StepOutcome
+from sim.step.trace_events import event, lanes_of
+from sim.strategies.plan import COLLECTIVE, Plan, PlanOp
+from sim.units import DTYPE_BYTES
+
+_TORCH_NAMES = {
+    "all_gather": "_allgather_base",
+    "reduce_scatter": "_reduce_scatter_base",
+    "all_reduce": "allreduce",
+    "all_to_all": "all_to_allv",
+    "broadcast": "broadcast",
+    "send_recv": "send",
+    "send": "send",
+}
+_NCCL_NAMES = {
+    "all_gather": "AllGather", "reduce_scatter": "ReduceScatter", "all_reduce": "AllReduce",
+    "all_to_all": "SendRecv", "broadcast": "Broadcast", "send_recv": "SendRecv",
+    "send": "SendRecv",
+}  # fmt: skip
+_DTYPES = {
+    "bf16": "BFloat16", "fp16": "Half", "fp32": "Float", "fp8": "Float8_e4m3fn", "int8": "Char",
+    "uint8": "Byte",
+}  # fmt: skip
+_MICRO = 1e6
+
+
+def wires(
+    outcome: StepOutcome, view: RankView, number: int, critical: frozenset[int]
+) -> Iterator[dict[str, Any]]:
+    """Collectives of one rank, from the start on the wire to the end."""
+    lowered, timeline = outcome.lowered, outcome.timeline
+    lanes = lanes_of(lowered, view)
+    for k in range(len(view.comm_kind)):
+        begin, end = int(view.comm_begin[k]), int(view.comm_end[k])
+        op = view.plan.ops[int(view.comm_plan[k])]
+        cost = _cost_of(outcome, view.plan, op)
+        arguments = _described(op, cost, view.comm_label[k])
+        arguments["waits us"] = round(
+            float(timeline.start[end] - timeline.start[begin]) * _MICRO if begin != end else 0.0, 4
+        )
+        if begin in critical or end in critical:
+            arguments["critical"] = True
+        name = f"ncclDevKernel_{_NCCL_NAMES[op.collective]}"
+        if cost is not None and cost.channels and algorithm_named(cost.algorithm).in_kernel_name:
+            name += f"_{cost.algorithm.upper()}_{cost.protocol.upper()}"
+        thread = int(lowered.program.lane[begin]) - lanes.start
+        yield event(
+            name, "kernel", number, thread, float(timeline.start[begin]), float(timeline.end[end]),
+            arguments,
+        )  # fmt: skip
+
+
+def _cost_of(outcome: StepOutcome, plan: Plan, op: PlanOp) -> CollectiveCost | None:
+    """What a collective of a plan was priced at; None for one that moves nothing."""
+    return outcome.priced.collectives.get(name_of(plan, op))
+
+
+def _described(op: PlanOp, cost: CollectiveCost | None, label: str) -> dict[str, Any]:
+    kind = op.dtype if op.dtype in _DTYPES else "uint8"
+    dtype, width = _DTYPES[kind], DTYPE_BYTES[kind]
+    found: dict[str, Any] = {
+        "Collective name": _TORCH_NAMES[op.collective],
+        "In msg nelems": round(op.bytes_in / width),
+        "Out msg nelems": round(op.bytes_out / width),
+        "dtype": dtype,
+        "Process Group Name": op.group,
+        "bytes in": op.bytes_in,
+        "bytes out": op.bytes_out,
+        "unit": op.unit,
+        "phase": op.phase,
+        "label": label,
+    }
+    if cost is not None:
+        found["Group size"] = cost.ranks
+        found["algorithm"] = cost.algorithm
+        found["protocol"] = cost.protocol
+        found["channels"] = cost.channels
+        found["alone us"] = round(cost.time_s * _MICRO, 4)
+        found["busbw alone GB/s"] = round(cost.busbw_bytes_per_s / 1e9, 3)
+    return found
+
+
+def rows_of(outcome: StepOutcome) -> list[dict[str, Any]]:
+    """Collectives of the slowest rank in the order of issue; bytes are per rank, times in s."""
+    lowered, timeline = outcome.lowered, outcome.timeline
+    view = max(lowered.views, key=lambda v: float(timeline.end[v.compute].max()))
+    rows = []
+    for k in range(len(view.comm_kind)):
+        op = view.plan.ops[int(view.comm_plan[k])]
+        cost = _cost_of(outcome, view.plan, op)
+        assert op.kind == COLLECTIVE
+        rows.append(
+            {
+                "order": k,
+                "op": op.collective,
+                "phase": op.phase,
+                "unit": op.unit,
+                "bytes_in": op.bytes_in,
+                "bytes_out": op.bytes_out,
+                "dtype": op.dtype,
+                "group": op.group,
+                "group_size": cost.ranks if cost else view.plan.groups[op.group].size,
+                "algorithm": cost.algorithm if cost else "",
+                "protocol": cost.protocol if cost else "",
+                "start_s": float(timeline.start[int(view.comm_begin[k])]),
+                "end_s": float(timeline.end[int(view.comm_end[k])]),
+                "alone_s": cost.time_s if cost else None,
+            }
+        )
+    return rows
