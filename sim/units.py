@@ -1,4 +1,4 @@
-"""Quantities as text and as SI floats: "400 Gb/s" is 50e9 B/s.  The only home of 8, 1000 and 1024.
+"""Quantities as text and as SI floats: "400 Gb/s" is 50e9 B/s.  The home of 8, 1024 and 3600.
 
 A quantity is a number, an optional space and a unit.  Case matters (b is a bit, B a byte).
 A bare number is refused, except 0: nothing is nothing in every unit.
@@ -13,10 +13,9 @@ from typing import Literal, cast
 
 Dimension = Literal["B", "B/s", "s", "W", "J", "Hz", "FLOP/s", "USD", "USD/h", "USD/B", "kg/J", "1"]
 
-KILO, MEGA, GIGA, TERA, PETA = 1e3, 1e6, 1e9, 1e12, 1e15
 KIB, MIB, GIB, TIB = 1024.0, 1024.0**2, 1024.0**3, 1024.0**4
 BITS_PER_BYTE = 8
-MINUTE_S, HOUR_S, DAY_S = 60.0, 3600.0, 86400.0
+HOUR_S, DAY_S = 3600.0, 86400.0
 
 #: bytes of an element, by the names that specs and plans use
 DTYPE_BYTES = {

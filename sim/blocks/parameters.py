@@ -34,10 +34,6 @@ class ParameterCounts:
         Those with a gradient. [1]
     embedding : int
         Token and position tables; looked up, not multiplied, unless tied to the head. [1]
-    non_embedding : int
-        ``total - embedding``, plus the tied table, which the head multiplies by. [1]
-    active_non_embedding : int
-        The same of `active`: N of the 6 N convention. [1]
     tensors : int
         Parameter tensors. [1]
     """
@@ -46,8 +42,6 @@ class ParameterCounts:
     active: int
     trainable: int
     embedding: int
-    non_embedding: int
-    active_non_embedding: int
     tensors: int
 
 
@@ -145,15 +139,11 @@ def count_parameters(model: Model, method: Method | None = None) -> ParameterCou
         n, t, c, a = by_kind[block.kind]
         total, trainable, tensors, active = total + n, trainable + t, tensors + c, active + a
     tables = [m for m in tree.embedding.modules if m.role is OpRole.TABLE]
-    table = numel(tables)
-    lookup = table - (numel(tables[:1]) if tree.tied else 0)
     return ParameterCounts(
         total=total,
         active=active,
         trainable=trainable,
-        embedding=table,
-        non_embedding=total - lookup,
-        active_non_embedding=active - lookup,
+        embedding=numel(tables),
         tensors=tensors,
     )
 

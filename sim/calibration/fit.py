@@ -66,11 +66,6 @@ class Fit:
     jacobian: F8
     rounds: int
 
-    @property
-    def multipliers(self) -> F8:
-        """exp(x)."""
-        return np.exp(self.x)
-
 
 def cost(residuals: F8, sigma: F8, x: F8, prior: Prior) -> float:
     """The sum that is minimised."""

@@ -41,7 +41,7 @@ CUDA_CORES = Tiling(
     8.0,
 )
 SPLITS = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
-MEMORY_SATURATION = 0.45  # share of the SMs that saturates HBM; see `bounds_by_units`
+MEMORY_SATURATION = 0.45  # share of the SMs that saturates HBM; see `rate_by_units`
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,11 +131,6 @@ class CostModel:
             self._stacked = np.array(self._curves)
         return self._stacked
 
-    def bounds_by_units(self, kernel: Kernel) -> F8:
-        """Relative rate of a kernel by SMs left, (SMs + 1,)."""
-        self.cost(kernel)
-        return self._curves[self._rows[kernel]]
-
     def peak(self, dtype: str) -> float:
         """Dense peak of a dtype; one the GPU lacks runs as the next it has. [FLOP/s]"""
         g = self.gpu

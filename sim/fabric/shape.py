@@ -91,11 +91,6 @@ class Shape:
         """Resource of the HBM of a local rank."""
         return len(self.links) + len(self.cpus) + local
 
-    @property
-    def storage_read(self) -> int:
-        """Resource of reads from storage; writes follow it."""
-        return len(self.links) + len(self.cpus) + len(self.gpus)
-
 
 def spread(count: int, places: int) -> list[int]:
     """Places 0..places-1 of ``count`` things, in contiguous runs as equal as can be."""

@@ -260,7 +260,6 @@ def _converted(alternatives: tuple[Alternative, ...], value: Any) -> Any:
     return value
 
 
-Bytes = Annotated[float, Quantity("B"), Field(ge=0)]
 Memory = Annotated[float, Quantity("B"), Field(gt=0)]
 Rate = Annotated[float, Quantity("B/s"), Field(gt=0)]
 Seconds = Annotated[float, Quantity("s"), Field(ge=0)]

@@ -22,6 +22,7 @@ from sim.inputs.base import (
 from sim.inputs.calibration import Calibration
 from sim.inputs.fields import Field
 from sim.inputs.gpu import Gpu
+from sim.units import DAY_S
 
 EfaGeneration = Annotated[int, Field(ge=1, le=4)]
 
@@ -134,7 +135,7 @@ class Ownership(Spec):
     """
 
     price_per_gpu: Dollars  # [USD] paid once
-    lifetime: Duration = 4 * 365.25 * 86400.0  # [s] written off over, evenly
+    lifetime: Duration = 4 * 365.25 * DAY_S  # [s] written off over, evenly
     resale: Fraction = 0.0  # of the price, at its end
     interest: Fraction = 0.0  # a year, on what is tied up on average
     staff_per_gpu_year: Dollars = 0.0  # [USD]

@@ -13,7 +13,6 @@ from typing import Any
 from sim.errors import InputError
 
 MAX_TEXT = 64 * 1024 * 1024  # a log of nccl-tests has kilobytes
-MAX_TRACE = 1024 * 1024 * 1024  # decompressed; a profiler's trace of some steps has 10 to 500 MB
 _GZIP = b"\x1f\x8b"
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 

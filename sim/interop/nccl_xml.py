@@ -16,6 +16,7 @@ from sim.errors import Fault, InputError
 from sim.fabric.links import constants
 from sim.inputs.gpu import Gpu
 from sim.interop.host import ImportedNode, Nic
+from sim.units import BITS_PER_BYTE
 
 _MAX_ELEMENTS = 20_000
 _MAX_DEPTH = 32
@@ -210,7 +211,7 @@ class _Reader:
                 real.append(net)
         for net in real:
             speed = self.number(net, "speed")
-            rate = speed * 1e6 / 8 if 0 < speed < 1 << 20 else None  # Mb/s
+            rate = speed * 1e6 / BITS_PER_BYTE if 0 < speed < 1 << 20 else None  # Mb/s
             direct = net.attributes.get("gdr", "1") != "0"
             self.host.nics.append(Nic(place, rate, direct))
 

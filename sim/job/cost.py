@@ -107,7 +107,7 @@ def total_cost(
     tokens : float, optional
         For the price per million tokens.
     """
-    hours = wall_s / 3600.0
+    hours = wall_s / HOUR_S
     rate = terms.price_per_gpu_hour_usd * gpus
     compute, setup = rate * hours if rate else 0.0, rate * terms.setup_hours
     unused = rate * max(0.0, terms.least_hours - hours - terms.setup_hours)

@@ -31,7 +31,7 @@ from sim.lowering.parts import roles_of
 from sim.memory.states import optimizer_bytes
 from sim.records import dataclass
 from sim.step.breakdown import Breakdown
-from sim.units import DTYPE_BYTES
+from sim.units import DTYPE_BYTES, HOUR_S
 
 RARE = 0.01  # expected failures below which the best interval is not simulated
 
@@ -116,7 +116,7 @@ def export_bytes(workload: Workload) -> float:
         return 0.0
     if workload.checkpoint.export == "state":
         return checkpoint_bytes(workload)
-    return 2.0 * _trained(workload)
+    return DTYPE_BYTES["bf16"] * _trained(workload)
 
 
 def terms_of(offer: Offer | None) -> Terms | None:
@@ -139,8 +139,8 @@ def terms_of(offer: Offer | None) -> Terms | None:
     return Terms(
         price_per_gpu_hour_usd=price,
         kind=kind,
-        setup_hours=offer.setup / 3600.0,
-        least_hours=offer.commitment / 3600.0,
+        setup_hours=offer.setup / HOUR_S,
+        least_hours=offer.commitment / HOUR_S,
         storage_usd_per_gb_month=offer.storage_per_gb_month,
         egress_usd_per_gb=offer.egress_per_gb,
         energy_usd_per_kwh=offer.energy_per_kwh,
@@ -175,7 +175,7 @@ def save_of(topology: Topology, workload: Workload, links: Links) -> CheckpointC
         return save
     # the frozen base is in no checkpoint: every node reads its file again
     counts = count_parameters(workload.model, workload.method)
-    base_s = 2.0 * (counts.total - counts.trainable) / storage.read
+    base_s = DTYPE_BYTES["bf16"] * (counts.total - counts.trainable) / storage.read
     return replace(save, read_s=save.read_s + base_s)
 
 

@@ -93,7 +93,7 @@ def _break_even(found: PriceNeeded) -> str:
 
 def _gigabits(rate: float) -> str:
     """A rate as NICs are sold."""
-    return f"{rate * units.BITS_PER_BYTE / units.GIGA:.3g} Gb/s"
+    return f"{rate * units.BITS_PER_BYTE / 1e9:.3g} Gb/s"
 
 
 def _job(job: JobEstimate) -> str:

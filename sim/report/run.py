@@ -25,6 +25,7 @@ from sim.report.view import (
 )
 from sim.result.parts import parts_of
 from sim.result.result import Result, Scaling
+from sim.units import MIB
 
 _TOLD = 0.01  # of the step: a spread that is worth a line
 
@@ -166,9 +167,7 @@ def memory_table(result: Result) -> Table:
     """Bytes on a GPU at its peak."""
     m = result.memory
     top = sorted(m.by_category.items(), key=lambda item: -item[1])
-    rows: list[Row] = [
-        [name, Cell(gib(size), size, "B"), ""] for name, size in top if size >= 1 << 20
-    ]
+    rows: list[Row] = [[name, Cell(gib(size), size, "B"), ""] for name, size in top if size >= MIB]
     reserved = f"reserved with context, NCCL buffers and fragmentation {gib(m.peak_reserved_bytes)}"
     allocated = Cell(gib(m.peak_allocated_bytes), m.peak_allocated_bytes, "B")
     return Table(

@@ -21,12 +21,10 @@ from sim.strategies.plan import Plan, Recorder
 from sim.strategies.replicated_memory import Gathered, ReplicatedMemory
 from sim.strategies.tail import clip_and_step, loss_all_reduce
 from sim.strategies.units import SOURCE, dtypes, tree_blocks
-from sim.units import DTYPE_BYTES
-
-_MIB = 1024 * 1024
+from sim.units import DTYPE_BYTES, MIB
 
 #: torch.distributed._DEFAULT_FIRST_BUCKET_BYTES, used unless the user sets a cap
-_FIRST_BUCKET = 1.0 * _MIB
+_FIRST_BUCKET = 1.0 * MIB
 _DEFAULT_CAP = 25.0
 
 
@@ -85,7 +83,7 @@ class _Run:
         self.wire = types.reduce if narrow else types.master  # narrower: a compression hook
         self.autocast = DTYPE_BYTES[types.compute] < self.grad_bytes
         arrivals, self.flows = _arrivals(self.blocks)
-        limit = knobs.bucket_cap_mb * _MIB
+        limit = knobs.bucket_cap_mb * MIB
         first = _FIRST_BUCKET if knobs.bucket_cap_mb == _DEFAULT_CAP else limit
         sizes = [g.numel * self.grad_bytes for g in arrivals]
         self.closing: dict[tuple[int, str], list[tuple[int, float]]] = {}

@@ -43,7 +43,6 @@ class ModuleTrace:
     unit_calls: list[int] = field(default_factory=list)  # leaf modules of the model's code
     reduced: set[int] = field(default_factory=set)
     calls: list[Call] = field(default_factory=list)
-    backward_at: int = 0  # index in `calls` of the first call of the backward pass
     order: list[int] = field(default_factory=list)  # units as they are fetched
     queue: list[tuple[int, int]] = field(default_factory=list)  # parameter, step in `order`
     uses: list[list[int]] = field(default_factory=list)  # steps of each parameter
@@ -152,7 +151,6 @@ def build_trace(
     for units in (embedding, *layers, head):
         _forward(calls, units, FORWARD, stop_early=False)
     calls.append((RELEASE, root, FORWARD))
-    t.backward_at = len(calls)
     if grad:
         calls.append((FETCH, root, BACKWARD))
     _backward(t, head, recompute=False)

@@ -69,8 +69,6 @@ class Delta(Section):
     label: str
     tokens_per_s_ratio: float
     per_gpu_ratio: float
-    gpus_ratio: float
-    wall_ratio: float | None
     cost_ratio: float | None
     energy_ratio: float | None
     memory_ratio: float

@@ -66,13 +66,11 @@ def delta_of(first: Variant, other: Variant) -> Delta:
     )
     gpus = b.topology.gpus / a.topology.gpus
     per_gpu = b.throughput.tokens_per_s_per_gpu / a.throughput.tokens_per_s_per_gpu
-    wall, cost, energy = map(_ratio, whole_job(a), whole_job(b))
+    _, cost, energy = map(_ratio, whole_job(a), whole_job(b))
     return Delta(
         label=other.label,
         tokens_per_s_ratio=b.throughput.tokens_per_s / a.throughput.tokens_per_s,
         per_gpu_ratio=per_gpu,
-        gpus_ratio=gpus,
-        wall_ratio=wall,
         cost_ratio=cost,
         energy_ratio=energy,
         memory_ratio=b.memory.needed_bytes / a.memory.needed_bytes,

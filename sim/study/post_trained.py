@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -115,9 +114,3 @@ class PostTrainingReport(Document):
     cost_per_step_usd: float | None
     steps: int | None
     assumptions: tuple[str, ...]
-
-    @property
-    def generation_share(self) -> float:
-        """Of a step, what generation takes with its prefill. [1]"""
-        names = ("prefill", "generation")
-        return math.fsum(p.seconds for p in self.parts if p.name in names) / self.step_s

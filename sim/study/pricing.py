@@ -21,6 +21,7 @@ from sim.job.energy import carbon_intensity
 from sim.job.forecast import terms_of
 from sim.result.predict import predict
 from sim.result.result import Result
+from sim.units import HOUR_S
 
 CHEAPEST = "cheapest"
 ON_DEMAND, SPOT, *RESERVED = TERMS
@@ -258,7 +259,7 @@ def price_everywhere(
         gpus.append(topology.first_gpu.name)
         fitting = matching(topology, rows)
         own = topology.offer or Offer()
-        hours = own.setup / 3600.0 if setup_hours is None else setup_hours
+        hours = own.setup / HOUR_S if setup_hours is None else setup_hours
         for capacity in ("on-demand", "spot") if spot else ("on-demand",):
             kept = [SPOT] if capacity == "spot" else [ON_DEMAND, *RESERVED]
             chosen = [(row, t) for row in fitting for t in kept if row.price(t) is not None]

@@ -13,11 +13,12 @@ from pathlib import Path
 from sim.errors import Fault, InputError, visible
 from sim.files import is_file
 from sim.study.cluster import Request
+from sim.units import DAY_S
 
 MOST_ROWS = 200_000
 MOST_BYTES = 64_000_000
 MOST_FAULTS = 20
-LONGEST_S = 10 * 365 * 86400.0  # of a job, and of a trace
+LONGEST_S = 10 * 365 * DAY_S  # of a job, and of a trace
 #: what a column may be called, by what it says; the first that is there is read
 NAMES = {
     "name": ("job_id", "jobid", "id", "name", "job"),

@@ -58,7 +58,6 @@ def test_twice_the_bandwidth_moves_only_what_waits_for_bandwidth():
 def test_more_gpus_are_a_factor_of_their_own():
     found = compare(["dgx-h100"], ["llama3-8b-sft"], vary=["nodes=1,2"])
     (delta,) = found.deltas
-    assert delta.gpus_ratio == 2.0
     assert delta.tokens_per_s_ratio == pytest.approx(2.0 * delta.per_gpu_ratio, rel=1e-12)
     assert delta.reasons[0].startswith("16 GPUs instead of 8")
 

@@ -29,7 +29,7 @@ from sim.study.question.answers import Answers
 from sim.study.search import Estimate
 from sim.study.sized import SizeReport
 from sim.study.sweep import SweepOutcome
-from sim.units import HOUR_S
+from sim.units import GIB, HOUR_S, MIB
 
 _SHOWN = 14
 
@@ -82,7 +82,7 @@ def memory_pieces(answer: MemoryAnswer) -> list[Piece]:
     report = answer.report
     names = [
         name for name in TITLES
-        if max(found.get(name, 0.0) for found in report.categories_by_moment.values()) > 1 << 20
+        if max(found.get(name, 0.0) for found in report.categories_by_moment.values()) > MIB
     ]  # fmt: skip
     drawn = [
         (
@@ -215,7 +215,7 @@ def _axis(name: str, values: Sequence[float]) -> Axis:
     """An axis for a measure, in the unit that its name ends with."""
     high = max(values)
     if name.endswith("_bytes"):
-        unit = float(1 << 30)
+        unit = GIB
         return Axis(f"{name[:-6]}, GiB", 0.0, ceiling(high / unit) * unit,
                     lambda v: f"{v / unit:g}", unit=unit)  # fmt: skip
     if name.endswith("_s") and not name.endswith("per_s"):

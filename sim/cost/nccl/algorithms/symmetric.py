@@ -16,8 +16,7 @@ from sim.cost.nccl.communicator import SIMPLE, Communicator
 from sim.cost.nccl.loads import Demand, by_members, hbm, total
 from sim.cost.nccl.pairs import all_pairs
 from sim.fabric.fabric import Fabric
-
-_GIB = 2.0**30
+from sim.units import GIB
 
 
 class Symmetric(Algorithm):
@@ -47,7 +46,7 @@ class Symmetric(Algorithm):
         """NCCL's peak, of the algorithm."""
         n = comm.ranks
         bus = 2.0 * (n - 1) / n if op == "all_reduce" else (n - 1) / n
-        return float(comm.row["symmetric_peak_gib"][op]) * _GIB / 1e9 / bus
+        return float(comm.row["symmetric_peak_gib"][op]) * GIB / 1e9 / bus
 
     def active_channels(self, comm: Communicator, op: str, protocol: int, size: float) -> int:
         """So many as reach the peak: NCCL holds 2.5 % of a time against each."""
