@@ -139,7 +139,7 @@ class _Job:
         """The update as a training job: rows packed full of rollouts."""
         p, asked = w.parallelism, self.asked
         rows = self.tokens / w.sequence_length
-        ranks = self.trainers // (p.context_parallel * p.tensor_parallel * p.pipeline_parallel)
+        ranks = self.trainers // p.sharing
         steps = math.ceil(rows / (max(1, ranks) * w.micro_batch * asked.updates))
         mean = self.tokens / self.sequences
         longest = asked.prompt_length + asked.completion.maximum

@@ -172,7 +172,8 @@ def test_half_of_an_a100s_l2_holds_a_tensor_and_all_of_an_l40s():
 def test_curves():
     model = CostModel(H100)
     for kernel in (k for ks in unroll(job()).kernels.values() for k in ks):
-        curve = model.curves()[model.curve_row(kernel)]
+        row = model.curve_row(kernel)
+        curve = model.curves()[row]
         assert curve.shape == (133,)
         assert curve[132] == 1.0
         assert curve[0] == curve[1] > 0
