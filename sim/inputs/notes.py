@@ -19,6 +19,11 @@ class Message:
     message: str
     hint: str = ""
 
+    @property
+    def text(self) -> str:
+        """What is the matter, and in brackets what to do."""
+        return self.message + (f" ({self.hint})" if self.hint else "")
+
 
 class Origin(NamedTuple):
     """Where the value of a key came from."""

@@ -14,15 +14,13 @@ _FAINT = 0.005
 
 def view(found: Diagnosis) -> View:
     """What `scaling-sim diagnose` says."""
-    # what would make it faster is weighed for the odds, and explains nothing that is slow
-    able = [e for e in found.explanations if found.ratio < 1.0 or not e.cause.faster]
-    shown = [e for e in able if e.probability >= _FAINT][:_SHOWN] or able[:3]
+    shown = _shown(found)
     causes = [_explained(i, e, found) for i, e in enumerate(shown, start=1)]
     heading = "single causes, by how well and how plausibly they explain it:"
     sections: list[Part] = [
         Lines(_besides(found), indent=0, apart=False),
         Facts(causes, heading, indent=0),
-        Lines([_conclusion(found, shown), *_telling(found)], indent=0),
+        Lines([conclusion(found), *_telling(found)], indent=0),
         borrowed(found.borrowed, indent=0),
     ]
     return View(_verdict(found), sections, found)
@@ -79,7 +77,16 @@ def _explained(number: int, e: Explanation, found: Diagnosis) -> Fact:
     )
 
 
-def _conclusion(found: Diagnosis, shown: list[Explanation]) -> str:
+def _shown(found: Diagnosis) -> list[Explanation]:
+    """Causes worth naming, the likeliest first."""
+    # what would make it faster is weighed for the odds, and explains nothing that is slow
+    able = [e for e in found.explanations if found.ratio < 1.0 or not e.cause.faster]
+    return [e for e in able if e.probability >= _FAINT][:_SHOWN] or able[:3]
+
+
+def conclusion(found: Diagnosis) -> str:
+    """What it comes to, in a sentence."""
+    shown = _shown(found)
     if found.ordinary:
         return "Nothing needs explaining: the figure is what the model expects, within its error."
     if found.ratio < 1.0 and not (shown and shown[0].explains):

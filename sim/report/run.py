@@ -234,9 +234,7 @@ def fixes_table(result: Result) -> Table:
 
 def notes(result: Result) -> Remarks:
     """Warnings, borrowed constants, and keys that took defaults."""
-    lines = [
-        f"! {w.code} {w.message}" + (f" ({w.hint})" if w.hint else "") for w in result.warnings
-    ]
+    lines = [f"! {w.code} {w.text}" for w in result.warnings]
     lines += borrowed(result.borrowed).lines
     if result.assumptions:
         lines.append(

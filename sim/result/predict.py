@@ -101,7 +101,7 @@ def predict(
             *(notes.warnings if notes else ()),
             *(idle_keys(topology, workload, notes, breakdown.time_s) if alike and notes else ()),
             *found.memory.warnings,
-            *retry_warnings(workload, found.retries_s, found.time_s),
+            *(retry_warnings(workload, found.retries_s, found.time_s) if memory.fits else ()),
         ),
         assumptions=(
             *(notes.assumptions() if notes else ()),

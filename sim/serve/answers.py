@@ -17,8 +17,9 @@ from sim.page.charts.canvas import Chart
 from sim.page.model import Case, Piece, Tiles
 from sim.page.render import piece_html
 from sim.page.sections import machine as machine_section
-from sim.page.sections.answers import lead_of, pieces_of, priced_plans
+from sim.page.sections.answers import pieces_of, priced_plans
 from sim.page.sections.decision import further
+from sim.page.sections.lead import lead_of
 from sim.page.sections.memory import memory_bars, memory_chart
 from sim.page.sections.scaling import scaling_chart
 from sim.page.sections.step import apart, parts_chart, timeline_chart
@@ -121,7 +122,7 @@ def _run(asked: Run) -> dict[str, Any]:
     found: dict[str, Any] = {
         "document": result.to_dict(),
         "sentence": result.sentence(),
-        "warnings": [f"{w.message}. {w.hint}".strip() for w in result.warnings],
+        "warnings": [w.text for w in result.warnings],
         "html": {name: _html([part]) for name, part in parts},
         "copies": _copies(asked, loaded),
     }

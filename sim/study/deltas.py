@@ -90,7 +90,13 @@ def reasons_between(
     first: Loaded, first_result: Result, other: Loaded, other_result: Result
 ) -> tuple[str, ...]:
     """Why one result differs from another, the largest contribution first."""
-    return delta_of(variant_of(first, first_result), variant_of(other, other_result)).reasons
+    label = ""  # what tells the two apart
+    if first.workload.name != other.workload.name:
+        label = first.workload.name
+    if first.topology.name != other.topology.name:
+        label = first.topology.name
+    ends = variant_of(first, first_result, label), variant_of(other, other_result)
+    return delta_of(*ends).reasons
 
 
 def _reasons(
@@ -105,7 +111,8 @@ def _reasons(
         if abs(part.share) < _WORTH_SAYING:
             continue
         verb = "saved" if part.share < 0 else "added"
-        text = f"{part.name}: {percent(abs(part.share), 0)} of the time {verb}"
+        whose = f"{first.label}'s" if first.label else "the first's"
+        text = f"{part.name}: {percent(abs(part.share), 0)} of {whose} time per token {verb}"
         if part.speedup is not None:
             text += f" ({part.speedup:.2f} x as fast{_against(first, other, part.name)})"
         elif part.first_s == 0.0:

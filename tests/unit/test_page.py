@@ -249,6 +249,34 @@ def test_steps_of_two_machines_share_an_axis_and_their_differences_add_up():
     assert drawn.count('class="m" text-anchor="end">A<') == len(lines[0][1].tracks)
 
 
+@pytest.mark.parametrize(
+    ("name", "lead"),
+    [
+        ("plan", r"On 8 nodes, fifo, \d+ of \d+ deadlines are missed; nodes are in use .*"),
+        ("diagnose", r".+ The figures below are of the job as it was declared\."),
+        ("validate", r"Simulated against measured: memory \(\d+ rows\): half within [\d.]+ %, .*"),
+        ("study", r".{80,}\."),
+    ],
+)  # fmt: skip
+def test_the_answer_stands_first(pages, name, lead):
+    text, _ = pages(name)
+    first = re.search(r'<section id="decision".*?<p class="lead">([^<]*)</p>', text, re.S)
+    assert re.fullmatch(lead, first.group(1)), first.group(1)
+
+
+def test_a_plan_is_drawn_in_days_with_a_colour_for_jobs_alike(pages):
+    text, document = pages("plan")
+    figure = re.search(r'<figure data-name="jobs">(.*?)</figure>', text, re.S).group(1)
+    names = {re.sub(r"-\d+$", "", job["name"]) for job in document["jobs"]}
+    keys = re.findall(r'<li><i class="(s\d)-key"></i>([^<]*)', figure)
+    assert {name.strip() for _, name in keys} == names
+    assert len({mark for mark, _ in keys}) == len(names)
+    late = {job["name"] for job in document["jobs"] if not job["on_time"]}
+    drawn = set(re.findall(r'class="s\d late"><title>([^:]*):', figure))
+    assert drawn == late
+    assert 'text-anchor="end">days</text>' in figure
+
+
 def test_errors_of_a_validation_are_counted(pages):
     text, document = pages("validate")
     rows = _table(re.search(r'<figure data-name="errors">(.*?)</figure>', text, re.S).group(1))

@@ -21,7 +21,7 @@ pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 import sim
 from sim.cli import group
 from sim.documents import plain
-from sim.page.sections.answers import lead_of
+from sim.page.sections.lead import lead_of
 from sim.quantities import duration
 from sim.serve import workers
 from sim.serve.app import openapi

@@ -166,8 +166,10 @@ def _dots(c: Canvas, places: list[tuple[float, float]], layer: Dots, edge: float
         c.dot(px, py, layer.radius, layer.mark, layer.titles[i])
         word = layer.words[i] if i < len(layer.words) else ""
         if word:
-            over = px + 9 + _TEXT * len(word) > edge
-            c.text(px - 9 if over else px + 9, py - 7, word, "t", "end" if over else "start")
+            long = _TEXT * len(word)
+            over = px + 9 + long > edge
+            if not over or long < px - 9:  # else on neither side: its title says it
+                c.text(px - 9 if over else px + 9, py - 7, word, "t", "end" if over else "start")
 
 
 def ceiling(value: float) -> float:

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from sim.page.charts.axes import Axis
 from sim.page.charts.canvas import NARROW, Canvas
-from sim.quantities import duration
+from sim.units import DAY_S, HOUR_S
 
 _ROW = 20.0
 _LEAST = 5.0  # user units a node, where there are many
 _TALL = 640.0
+_UNITS = ((DAY_S, "days"), (HOUR_S, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 
 class Bar(NamedTuple):
@@ -44,7 +45,7 @@ def gantt(width: int, bars: Sequence[Bar], nodes: int, span_s: float, label: str
     row = max(_LEAST, min(_ROW, _TALL / nodes))
     left = 8.0 if width <= NARROW else 64.0
     room = width - left - 8
-    c = Canvas(width, row * nodes + 42, label)
+    c = Canvas(width, row * nodes + 46, label)
     if width > NARROW:
         every = max(1, round(16 / row))
         for node in range(0, nodes, every):
@@ -56,14 +57,19 @@ def gantt(width: int, bars: Sequence[Bar], nodes: int, span_s: float, label: str
         for first, last in _runs(bar.nodes):
             high = row * (last - first + 1)
             c.rect(x, row * first + 0.5, wide, high - 1, bar.mark, bar.title, 2)
-            if wide > 7 * len(bar.label) + 8 and high > 12:
-                c.text(x + 5, row * first + high / 2 + 4, bar.label, "t")
-    axis = Axis("time", 0.0, span_s, duration)
+            said = 7.0 * len(bar.label) + 8
+            if wide > said + 4 and high > 18:
+                middle = row * first + high / 2
+                c.rect(x + 3, middle - 9, said, 18, "device", "", 3)  # words are read on no colour
+                c.text(x + 7, middle + 4, bar.label, "t")
+    unit, name = next((u for u in _UNITS if span_s >= 2.0 * u[0]), _UNITS[-1])
+    axis = Axis(name, 0.0, span_s, "{:g}".format, unit=unit)
     base = row * nodes
     for value in axis.ticks(4 if width <= NARROW else 9):
         x = left + room * value / span_s
         c.line(x, base, x, base + 6, "axis")
-        c.text(x, base + 21, duration(value), "m", "start" if value == 0.0 else "middle")
+        c.text(x, base + 21, axis.show(value / unit), "m", "middle")
+    c.text(left + room, base + 38, name, "m", "end")
     c.line(left, base, left + room, base, "axis")
     return c.svg()
 

@@ -20,7 +20,6 @@ from sim.page.sections.plans import planned
 from sim.page.sections.traces import trace_pieces
 from sim.quantities import count, counted, duration, gib, usd
 from sim.report.memory import TITLES
-from sim.report.trace_diff import sentence as traced
 from sim.result.memory import MemoryAnswer
 from sim.study.compared import Comparison, whole_job
 from sim.study.pareto import pareto_front
@@ -40,41 +39,6 @@ def pieces_of(document: Document) -> list[Piece]:
         if isinstance(document, kind):
             return list(draw(document))
     return []
-
-
-def lead_of(document: Document) -> str:
-    """The answer in a sentence or two; empty where its first words are a table."""
-    if isinstance(document, Comparison):
-        ties = [
-            f"{d.label} costs as much as {document.variants[0].label} at {usd(d.tie_price_usd)} "
-            "for a GPU-hour"
-            for d in document.deltas
-            if d.tie_price_usd is not None
-        ]
-        return ". ".join([*document.summary, *ties]) + "."
-    if isinstance(document, SizeReport) and document.winner is not None:
-        return _chosen(document)
-    if isinstance(document, TraceDifference):
-        said = traced(document)
-        return f"{said[0].upper()}{said[1:]}."
-    return ""
-
-
-def _chosen(report: SizeReport) -> str:
-    """The winner, and the price at which the runner-up would win."""
-    first, *others = [c for c in report.contenders if c.plan is not None]
-    assert first.plan is not None
-    f = first.plan.figures
-    size = counted(first.plan.candidate.gpus, "GPU")
-    said = f"Take {size} of {first.machine.name}: {duration(f.wall_s)}"
-    said += f", {usd(f.cost_usd)}." if f.cost_usd < float("inf") else "."
-    if others and others[0].plan is not None:
-        second = others[0].plan.figures
-        said += f" The runner-up is {others[0].machine.name} with {duration(second.wall_s)}"
-        said += f" and {usd(second.cost_usd)}" if second.cost_usd < float("inf") else ""
-        even = others[0].break_even_usd
-        said += f"; it wins below {usd(even)} for a GPU-hour." if even else "."
-    return said
 
 
 def memory_pieces(answer: MemoryAnswer) -> list[Piece]:

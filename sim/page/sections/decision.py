@@ -8,12 +8,20 @@ from collections.abc import Iterator
 from sim.documents import Headline
 from sim.job.cost import break_even_price
 from sim.page.model import Case, Dossier, PageSection, Piece, Tiles
-from sim.page.sections.answers import lead_of, pieces_of
+from sim.page.sections.answers import pieces_of
+from sim.page.sections.lead import lead_of
 from sim.page.sections.money import fitting
 from sim.quantities import count, duration, percent, usd
 from sim.report.run import fit_lines, fixes_table
 from sim.report.view import Figures, Lines, Remarks
 from sim.result.result import Result
+from sim.study.sized import SizeReport
+from sim.study.sweep import SweepOutcome
+
+_TWICE = (
+    "The search reckons failures in closed form and counts what passes before the first step; the "
+    "figures above are of runs of its best plan that were simulated, from the first step on."
+)
 
 
 def section(dossier: Dossier) -> PageSection:
@@ -21,13 +29,15 @@ def section(dossier: Dossier) -> PageSection:
     case = dossier.first
     view = dossier.view
     parts: list[Piece] = []
-    lead = ""
+    lead = lead_of(view.document)
     if case is not None:
         result = case.result
-        lead = lead_of(view.document) or result.sentence()
+        lead = lead or result.sentence()
         if len(dossier.cases) == 1:
             parts += [Tiles(result.headline()), Tiles(list(further(result)), small=True)]
-        if warned := [f"{w.message}. {w.hint}".strip() for w in result.warnings]:
+        if isinstance(view.document, SizeReport | SweepOutcome):
+            parts.append(Lines([_TWICE]))
+        if warned := [w.text for w in result.warnings]:
             parts.append(Remarks(warned))
     if case is not None and view.document is case.result:
         if not result.memory.fits:

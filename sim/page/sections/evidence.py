@@ -24,16 +24,12 @@ _MOST, _LONGEST = 14, 52  # bars of a claim, letters of a label
 
 def validated(found: Validation) -> list[Piece]:
     """The share of published rows that are no further off than an error, part by part."""
-    errors: dict[str, list[float]] = {}
-    for row in found.records():
-        if row.get("error") is not None:
-            errors.setdefault(str(row["part"]), []).append(abs(float(row["error"])))
+    errors = errors_of(found)
     if not errors:
         return []
     layers: list[Drawn] = []
     legend, rows = [], []
     for (part, each), mark in zip(errors.items(), _MARKS, strict=False):
-        each.sort()
         steps = [_WIDEST * i / _STEPS for i in range(_STEPS + 1)]
         points = [(step, bisect_right(each, step) / len(each)) for step in steps]
         layers.append(Line(points, mark))
@@ -49,6 +45,15 @@ def validated(found: Validation) -> list[Piece]:
         Chart("errors", "How many published rows are within an error", said,
               lambda width: axes(width, x, y, layers, said, 0.36), rows, legend)
     ]  # fmt: skip
+
+
+def errors_of(found: Validation) -> dict[str, list[float]]:
+    """How far off each row is, the least first, part by part."""
+    errors: dict[str, list[float]] = {}
+    for row in found.records():
+        if row.get("error") is not None:
+            errors.setdefault(str(row["part"]), []).append(abs(float(row["error"])))
+    return {part: sorted(each) for part, each in errors.items()}
 
 
 def answered(found: Answers) -> list[Piece]:

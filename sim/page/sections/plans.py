@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from sim.page.charts.axes import Axis, Dots, axes, ceiling
 from sim.page.charts.canvas import Chart, Key
 from sim.page.charts.gantt import Bar, gantt
@@ -10,30 +12,44 @@ from sim.quantities import count, counted, duration, percent
 from sim.study.planned import PlanComparison, PlanReport
 
 _MOST = 400  # bars: a page stays small
+_COLOURS = 8
 
 
 def planned(report: PlanReport) -> list[Piece]:
     """Which job held which nodes when."""
     begin = min((log.request.arrival_s for log in report.logs), default=0.0)
+    alike = list(dict.fromkeys(sorted(_alike(log.request.name) for log in report.logs)))
+    colours = {name: f"s{i % _COLOURS}" for i, name in enumerate(alike)}
     bars = [
-        Bar(log.request.name, hold.start_s - begin, hold.end_s - begin, hold.nodes, f"s{i % 7}",
+        Bar(log.request.name, hold.start_s - begin, hold.end_s - begin, hold.nodes,
+            colours[_alike(log.request.name)] + ("" if log.on_time else " late"),
             f"{log.request.name}: {duration(hold.end_s - hold.start_s)} on "
             f"{counted(len(hold.nodes), 'node')}, {_kept(log.on_time)}")
-        for i, log in enumerate(report.logs)
+        for log in report.logs
         for hold in log.holds
     ]  # fmt: skip
     if not bars:
         return []
+    legend = [Key(f"{colours[name]}-key", name) for name in alike[:_COLOURS]]
+    if len(alike) > _COLOURS:
+        legend = []  # as many colours as that tell nothing
+    if any(not log.on_time for log in report.logs):
+        legend.append(Key("late-key", "late"))
     said = f"{counted(len(report.logs), 'job')} over {duration(report.span_s)}"
     more = f" The first {_MOST} of {len(bars)} bars are drawn." if len(bars) > _MOST else ""
     return [
         Chart(
             "jobs", "Nodes over time", said,
             lambda width: gantt(width, bars[:_MOST], report.nodes, report.span_s, said),
-            report.records(),
+            report.records(), legend,
             note=f"Jobs hold GPUs {percent(report.utilisation)} of the time.{more}",
         )
     ]  # fmt: skip
+
+
+def _alike(name: str) -> str:
+    """What several jobs of one entry are called together."""
+    return re.sub(r"-\d+$", "", name)
 
 
 def _kept(on_time: bool) -> str:
