@@ -107,7 +107,7 @@ def varied(function: F) -> F:
     )(with_slow)  # fmt: skip
 
 
-FORMS = tuple(FORMATS)
+FORMS = FORMATS
 #: tools that plans are written for (`sim.interop.emit.FILES`)
 EMITTED = ("accelerate", "deepspeed", "torchtitan", "axolotl", "llamafactory", "trl", "sbatch",
            "torchrun", "yaml")  # fmt: skip

@@ -12,7 +12,7 @@ from sim.calibration.validate_collectives import (
     validate_collectives,
 )
 from sim.calibration.validation import Validation
-from sim.report.formats.text import render
+from sim.report.formats.table import render
 from sim.report.validation import view
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30

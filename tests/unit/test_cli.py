@@ -77,7 +77,7 @@ def test_host_memory_that_does_not_suffice_is_named(call):
         (("frobnicate",), "verbs are run, "),
         (("run", "dgx-h100"), "Missing argument 'WORKLOAD...'"),
         (("run", *PAIR, "--fromat", "json"), "--format"),
-        (("run", *PAIR, "--format", "xml"), "'table', 'json', 'csv', 'md'"),
+        (("run", *PAIR, "--format", "xml"), "'table', 'csv', 'html', 'json'"),
         (("run", "dgx-h10", "mistral-7b-lora"), 'did you mean "dgx-h100"?'),
         (("run", "dgx-h100", "mistral-7b-lroa"), 'did you mean "mistral-7b-lora"?'),
         ((*QUICK, "--set", "micro_bach=2"), 'did you mean "micro_batch"?'),

@@ -16,7 +16,7 @@ from sim.cli import group
 from sim.errors import InputError
 from sim.inputs.loader import load
 from sim.report.diagnose import view
-from sim.report.formats.text import render
+from sim.report.formats.table import render
 from sim.step.step import step
 
 BY_KEY = {cause.key: cause for cause in CAUSES}

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from sim.cli import group
 from sim.inputs.checks import check
 from sim.inputs.loader import load, prepare
-from sim.report.formats.text import render
+from sim.report.formats.table import render
 from sim.report.improve import view
 from sim.result.improve import improve, state_of
 from sim.result.trials import SHORTER, ranked

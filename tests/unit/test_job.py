@@ -21,7 +21,7 @@ from sim.job.outcome import simulate_job
 from sim.job.pipeline import Pipeline, simulate_stall
 from sim.job.run import simulate_run
 from sim.job.spec import JobSpec
-from sim.report.formats.text import render
+from sim.report.formats.table import render
 from sim.report.run import view
 from sim.result.predict import predict
 from sim.step.breakdown import Breakdown

@@ -16,7 +16,7 @@ from sim.inputs.loader import load, load_topology
 from sim.inputs.topology import NodeGroup, Topology
 from sim.lowering.parts import roles_of
 from sim.memory.report import memory
-from sim.report.formats.text import render
+from sim.report.formats.table import render
 from sim.report.run import view
 from sim.result.predict import predict
 from sim.step.run import run_step

@@ -11,7 +11,7 @@ from sim.inputs.loader import load, load_topology
 from sim.inputs.price import PriceRow
 from sim.inputs.shares import batch_of
 from sim.memory.report import memory
-from sim.report.formats.text import render
+from sim.report.formats.table import render
 from sim.report.need import price_view
 from sim.result.predict import predict
 from sim.step.step import step

@@ -15,7 +15,7 @@ from sim.inputs.price import PriceRow, currencies, currency_of, whereabouts
 from sim.inputs.price_files import read_offers
 from sim.job.energy import embodied_kg
 from sim.report.compare import view
-from sim.report.formats.text import render
+from sim.report.formats.table import render
 from sim.report.prices import priced_view
 from sim.study.pricing import pick_offer, price_everywhere
 

@@ -89,7 +89,9 @@ class Page(HTMLParser):
 @pytest.mark.parametrize("command", VERBS.values(), ids=VERBS)
 def test_every_format(command):
     view = view_of(command)
-    text, document, table, page, html, lines = (rendered(view, form) for form in FORMATS)
+    forms = {form: rendered(view, form) for form in FORMATS}
+    text, document, table = forms["table"], forms["json"], forms["csv"]
+    page, html, lines = forms["md"], forms["html"], forms["jsonl"]
     assert all(json.loads(line) for line in lines.splitlines())
     json.loads(document, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     rows = list(csv.DictReader(io.StringIO(table)))

@@ -10,7 +10,7 @@ import sim
 from sim.inputs.loader import load
 from sim.memory.report import memory
 from sim.quantities import whole_percents
-from sim.report.formats.text import render
+from sim.report.formats.table import render
 from sim.report.run import view
 from sim.result.parts import parts_of, told
 

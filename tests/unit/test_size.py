@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from sim.cli import group
 from sim.errors import InputError
 from sim.inputs.loader import load, prepare
-from sim.report.formats.text import render
+from sim.report.formats.table import render
 from sim.report.size import view
 from sim.study.axes import Grid
 from sim.study.candidates import Space, family, plans, variants

@@ -13,7 +13,7 @@ from sim.fabric.describe import LinkClass, bisection, describe_machine, link_cla
 from sim.fabric.export import explicit_yaml
 from sim.inputs.catalogue import names
 from sim.inputs.loader import given_keys, load_topology
-from sim.report.formats.text import render
+from sim.report.formats.table import render
 from sim.report.topology import view
 from tests.unit.machines import dgx_a100, dgx_h100, pcie_box
 
