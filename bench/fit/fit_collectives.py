@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ FILE = ROOT / "sim/data/constants/network_timing.toml"
 MOST_HOP = 12.0  # [us]
 EDGE = (0.0, 0.9)
 TRANSFER = (0.4, 1.0)
-SHORT = 16 * 2**20  # only messages below say anything about the latency of a hop
+SHORT = 16 * 2**20  # only messages below say anything about the latency of a launch and a hop
 LINK_BOUNDS = {
     "base_us": ((2.0, 30.0), (8.0, 40.0), (5.0, 40.0)),
     "hop_us": None,  # from what NCCL itself reckons: `hop_bounds`
@@ -61,7 +62,7 @@ NET_BOUNDS = {
 RELATIVES = {
     "nvlink3": "nvlink4", "nvlink4": "nvlink5", "nvlink5": "nvlink4", "pcie4": "pcie5",
     "pcie5": "pcie4", "shm4": "shm5", "shm5": "shm4", "efa1": "efa4", "efa4": "efa",
-    "efa": "efa4", "tcpx": "efa", "rdma": "efa",
+    "efa": "efa4", "tcpx": "efa", "rdma": "efa", "slingshot": "rdma",
 }  # fmt: skip
 
 
@@ -157,7 +158,8 @@ def cells(table, key, bounds):
             limit = hop_bounds(key)
         if isinstance(limit[0], tuple):
             # what Simple reaches of PCIe and of host memory all generations share: `transfers`
-            one = name == "efficiency" and key[1].startswith(("pcie", "shm"))
+            # and its hops there are NCCL's own
+            one = key[1].startswith(("pcie", "shm")) and name in ("efficiency", "hop_us")
             found += [((*key, name, i), p) for i, p in enumerate(limit[:2] if one else limit)]
         else:
             found.append(((*key, name), limit))
@@ -185,8 +187,8 @@ def get(table, address):
     return table
 
 
-def solve(table, rows, addresses):
-    """Move the constants at `addresses` to fit `rows`."""
+def solve(table, rows, addresses, by_machine=False):
+    """Move the constants at `addresses` to fit `rows`; `by_machine`, all machines count alike."""
     if not rows:
         return
     low = np.array([pair[0] for _, pair in addresses])
@@ -194,6 +196,9 @@ def solve(table, rows, addresses):
     start = np.clip([get(table, a) for a, _ in addresses], low + 1e-6, high - 1e-6)
     target = np.log([row.seconds for row in rows])
     weight = np.array([row.weight for row in rows])
+    if by_machine:
+        count = Counter(row.measured.system for row in rows)
+        weight /= np.sqrt([count[row.measured.system] for row in rows])
 
     def residual(values):
         for (address, _), value in zip(addresses, values, strict=True):
@@ -217,8 +222,8 @@ def fit(rows, table, scaled):
     table = copy.deepcopy(table)
     links = sorted({part for row in rows for part in row.parts if row.comm.nodes == 1})
     host = [r for r in rows if r.comm.link != "nvlink" and r.comm.nodes == 1]
-    for _ in range(2):
-        solve(table, host, shared(table, host))
+    for _ in range(4):
+        solve(table, host, shared(table, host), by_machine=True)
         for link in links:
             mine = [r for r in rows if link in r.parts]
             solve(table, mine, informed(cells(table, ("links", link), LINK_BOUNDS), mine))
@@ -255,14 +260,17 @@ def informed(addresses, rows):
     """Drop constants that no row depends on: protocols not run, NVLS or hops that don't occur."""
     used = {timing.PROTOCOLS.index(r.protocol) for r in rows if not r.algorithm.startswith("nvls")}
     nets = {timing.PROTOCOLS.index(r.protocol) for r in rows}
-    brief = {timing.PROTOCOLS.index(r.protocol) for r in rows if r.measured.size < SHORT}
+    brief = [r for r in rows if r.measured.size < SHORT]
+    near = {timing.PROTOCOLS.index(r.protocol) for r in brief if not r.algorithm.startswith("nvls")}
+    far = {timing.PROTOCOLS.index(r.protocol) for r in brief}
     multimem = any(r.algorithm == "nvls" for r in rows)
     kept = []
     for address, pair in addresses:
         protocols = nets if address[0] == "network" else used
         if len(address) == 4 and address[3] not in protocols:
             continue
-        if address[0] == "network" and address[2] == "hop_us" and address[3] not in brief:
+        stepped = far if address[0] == "network" else near
+        if address[2] in ("base_us", "hop_us") and address[3] not in stepped:
             continue
         if address[2].startswith("nvls") and not multimem:
             continue

@@ -344,6 +344,7 @@ def communicator(fabric: Fabric, ranks: tuple[int, ...], nccl: str | Nccl) -> Co
         nic_kind=nics.nic_kind,
         efa=nics.efa,
         gpudirect=all(part.gpudirect for part in parts),
+        superchip=any(gpu.form_factor == "superchip" for gpu in gpus),
         cpu_vendor=min(part.vendor for part in parts),
         nvls=all(part.nvls for part in parts),
         collnet=fabric.topology.network.sharp,

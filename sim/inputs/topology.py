@@ -65,7 +65,7 @@ class Nics(Spec):
 
     count: Positive = 8
     rate: Rate = 50e9  # [B/s] each
-    kind: Literal["infiniband", "roce", "efa", "tcpx", "tcp"] = "infiniband"
+    kind: Literal["infiniband", "roce", "efa", "slingshot", "tcpx", "tcp"] = "infiniband"
     efa: EfaGeneration | None = None  # of an Elastic Fabric Adapter; None: `efa_generation`
     gpudirect: bool = True
     socket_threads: Positive | None = None  # each way over TCP (NCCL_SOCKET_NTHREADS); None: ranks'

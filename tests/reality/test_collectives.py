@@ -12,6 +12,9 @@ from sim.calibration.validate_collectives import (
     validate_collectives,
 )
 from sim.calibration.validation import Validation
+from sim.cost.collectives import plan_collective
+from sim.fabric import compile_fabric
+from sim.inputs.loader import load_topology
 from sim.report.formats.table import render
 from sim.report.validation import view
 
@@ -53,8 +56,8 @@ def test_eight_gpus_on_nvlink(report, names, op):
 
 @pytest.mark.parametrize(
     ("name", "bound"),
-    [("l40s-pcie", 0.15), ("b200-sxm", 0.05), ("b300-sxm", 0.05), ("gb200-tray", 0.05),
-     ("rtx-pro-6000", 0.07)],
+    [("l40s-pcie", 0.05), ("b200-sxm", 0.035), ("b300-sxm", 0.035), ("gb200-tray", 0.035),
+     ("rtx-pro-6000", 0.04)],
 )  # fmt: skip
 def test_other_single_nodes(report, name, bound):
     assert statistics.median(abs(e) for e in errors(report, (name,), 64 * KIB)) <= bound
@@ -67,7 +70,36 @@ def test_several_nodes(report, name):
     assert max(abs(e) for e in errors(report, (name,), 64 * MIB)) <= 0.12
 
 
-@pytest.mark.parametrize(("name", "bound"), [("aws-p6-b200", 0.06), ("gh200-slingshot-x2", 0.15)])
+def test_half_of_all_figures_are_within_three_and_a_half_percent(report):
+    points = [p for p in report.points if p.measured.size >= 64 * KIB]
+    assert statistics.median(abs(p.error) for p in points) <= 0.035
+    for name in {p.measured.system for p in points}:
+        own = [abs(p.error) for p in points if p.measured.system == name]
+        assert statistics.median(own) <= 0.101, name
+
+
+def test_blackwell_leaves_ll128_in_a_node_with_nccl_2_29(report):
+    """16 MiB all-gather of 8: 53 us with 2.28.9, 100 us with 2.29.2."""
+    wanted = "all_gather", 8, 16 * MIB
+    for name, protocol in (("b200-sxm", "ll128"), ("b300-sxm", "simple")):
+        (point,) = (p for p in report.points
+                    if p.measured.system == name and p.measured[1:4] == wanted)  # fmt: skip
+        assert point.predicted.protocol == protocol
+        assert abs(point.error) <= 0.15
+
+
+@pytest.mark.parametrize(("nccl", "chosen"), [("2.20", "simple"), ("2.27", "ll128")])
+def test_superchips_run_ll128_over_a_network_once_nccl_knows_their_way(nccl, chosen):
+    keys = dict(systems()["gh200-slingshot-x2"]["topology"])
+    keys["nics"] = {**keys["nics"], "kind": "infiniband"}
+    fabric = compile_fabric(load_topology({"name": "gh200", "nodes": 2, "node": keys}))
+    assert plan_collective(fabric, "all_reduce", range(8), 8 * MIB, nccl).protocol == chosen
+
+
+@pytest.mark.parametrize(
+    ("name", "bound"),
+    [("aws-p6-b200", 0.06), ("coreweave-gb200-nvl72", 0.06), ("coreweave-gb200-x2", 0.101)],
+)
 def test_machines_that_were_not_fitted(report, name, bound):
     assert "not_fitted" in systems()[name]
     assert statistics.median(abs(e) for e in errors(report, (name,), 64 * MIB)) <= bound

@@ -80,11 +80,13 @@ class Communicator:
     nic_rate : float
         Of each.
     nic_kind : str
-        infiniband, roce, efa, tcpx, tcp.
+        infiniband, roce, efa, slingshot, tcpx, tcp.
     efa : int
         Generation of an EFA; 0 for other NICs.
     nvls, collnet : bool
         Whether the NVSwitches, and the network's switches, can reduce.
+    superchip : bool
+        Whether GPUs reach their NICs over the CPU that they are joined to (C2C).
     path : str
         ``plain``, or what of `ASKED` the program has buffers for.
     """
@@ -100,6 +102,7 @@ class Communicator:
     nic_kind: str = "infiniband"
     efa: int = 0
     gpudirect: bool = True
+    superchip: bool = False
     cpu_vendor: str = "intel"
     nvls: bool = False
     collnet: bool = False

@@ -1,16 +1,20 @@
 """How long a collective takes by itself: our own physics, for the algorithm NCCL chose.
 
-    t = base + spread + hops + (1 + edge / steps) S / (efficiency x rate) + ramp u / (u + ramp_time)
+    t = base + spread + hops between nodes + beside(hops in a node, u')
+        + sum of ramp u / (u + ramp_time)
 
 - ``rate``: total bytes a second that the slowest resource on the routes lets through; u = S / rate.
+- ``u'`` = (1 + edge / steps) u / efficiency: what the bytes take once all is under way.
 - ``base``: the launch. ``spread``: what LL needs more once a message fills a channel and is spread
-  over several. ``hops``: a latency for each serial step, by link and protocol.
+  over several. ``hops``: a latency for each serial step, by link and protocol. In Simple those in a
+  node pass beside slices that are on their way: ``beside(l, u)`` = (l^p + u^p)^(1/p), the longer of
+  both where one is much longer, their sum where p = 1.
 - ``efficiency``: what a protocol keeps of the link; of NVLS in a node, when trees join nodes, the
   ``share``.
 - ``edge``: share of a step that a ring on one node spends on the rank's own part, which crosses
   HBM only.
-- ``ramp``: time lost while the pipeline of slices is short of its steady state, reached after about
-  ``ramp_time``.
+- ``ramp``: time lost while a pipeline of slices is short of its steady state, reached after about
+  ``ramp_time``; pipelines in a node and between nodes follow each other, so both are lost.
 
 Constants: ``sim/data/constants/network_timing.toml``, by generation of link and kind of NIC,
 fitted by ``bench/fit/fit_collectives.py`` on ``sim/data/measured/collectives.csv``.
@@ -84,8 +88,8 @@ def duration(
     intra, between = chosen.hops(comm, op)
     base, efficiency, ramp, ramp_time = chosen.pace(link, op, place)
     filling = chosen.filling(comm, table)
-    ramp, ramp_time = filling * ramp, filling * ramp_time
-    latency = base + intra * max(link["hop_us"][place], chosen.least_hop_us(comm, place))
+    fills = [(filling * ramp, filling * ramp_time)]
+    latency = base
     if place == LL and size >= chosen.full_channel(comm, place):
         latency += link["spread_us"]
     latency += chosen.peers_us(comm, op, table)
@@ -95,11 +99,15 @@ def duration(
         efficiency *= chosen.joined(table)
         if network_bound:
             efficiency = network["efficiency"][place]
-        if place == SIMPLE:  # the network's ramp hides that of a node, unless many GPUs fill it
+        if place == SIMPLE:
             passes = 2 if op == "all_reduce" else 1
-            far = passes * network["ramp_us"], network["ramp_time_us"]
-            ramp, ramp_time = max((ramp, ramp_time), far) if filling > 1.0 else far
+            fills.append((passes * network["ramp_us"], network["ramp_time_us"]))
     ideal = size / rate * 1e6
-    edge = chosen.edge(comm, op, table, link)
-    transfer = ideal * (1.0 + edge) / efficiency + ramp * ideal / (ideal + ramp_time)
+    steady = ideal * (1.0 + chosen.edge(comm, op, table, link)) / efficiency
+    hops = intra * max(link["hop_us"][place], chosen.least_hop_us(comm, place))
+    if place == SIMPLE:
+        power = table["hop_overlap"]
+        hops = float((hops**power + steady**power) ** (1.0 / power)) - steady
+    transfer = steady + sum(lost * ideal / (ideal + time) for lost, time in fills)
+    latency += hops
     return Duration(latency * 1e-6, transfer * 1e-6)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from sim.cost.nccl.algorithm import Algorithm
 from sim.cost.nccl.algorithms import algorithm_named, names
-from sim.cost.nccl.communicator import LL, LL128, PROTOCOLS, SIMPLE, Communicator
+from sim.cost.nccl.communicator import LL, LL128, PROTOCOLS, SIMPLE, Communicator, constants
 
 
 class Choice(NamedTuple):
@@ -68,11 +68,18 @@ def weighed(comm: Communicator, op: str) -> tuple[Line, ...]:
 
 
 def ll128_allowed(comm: Communicator) -> bool:
-    """LL128 needs NVLink in the node, GPUDirect behind it, and a network that keeps 128 B whole."""
+    """LL128 needs NVLink in the node, GPUDirect behind it, and a network that keeps 128 B whole.
+
+    Notes
+    -----
+    NCCL takes the way of a superchip to its NIC for one over a host bridge until it knows C2C.
+    """
     if comm.local_ranks > 1 and comm.link != "nvlink":
         return False
     if comm.nodes == 1:
-        return True
+        return comm.version < tuple(comm.row.get("ll128_in_node_before", (math.inf,)))
+    if comm.superchip and comm.version < tuple(constants("nccl_tuner")["superchips"]["near_from"]):
+        return False
     ordered = comm.nic_kind in ("infiniband", "roce")
     ordered = ordered or 0 < comm.plugin.get("ll128_from", math.inf) <= comm.efa
     return comm.gpudirect and ordered
