@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, formed, show, written
+from sim.commands.options import FORMS, formed, show, tell, written
 
 
 @click.command("import")
@@ -18,15 +18,21 @@ from sim.commands.options import FORMS, formed, show, written
 def command(files: tuple[str, ...], form: str, output: Path | None, force: bool) -> None:
     """Read the FILEs of one job, of any trainer and launcher, as a workload.
 
-    Shows what became of each key. `run`, `memory`, `size` and `diagnose` take such files as they
-    are.
+    Shows what became of each key; without -o the workload file alone goes to standard output.
+    `run`, `memory`, `size` and `diagnose` take such files as they are.
 
     Example: import axolotl.yml -o job.yaml
     """
     import sim
-    from sim.report.imported import view
+    from sim.report.formats import rendered
+    from sim.report.imported import became, view
+    from sim.report.imported import written as workload
 
     found = sim.import_job(*files)
-    show(view(found), form, None)
+    if form == FORMS[0] and output is None:
+        tell(rendered(became(found), form) + "\n")
+        show(workload(found), form, None)
+    else:
+        show(view(found), form, None)
     if output is not None:
         written(output, found.yaml, force)

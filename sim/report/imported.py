@@ -10,7 +10,19 @@ from sim.report.view import Lines, Part, Row, Table, View, left
 
 
 def view(found: ImportedJob) -> View:
-    """What `scaling-sim import` says."""
+    """What `scaling-sim import` says: what became of the keys, and the file."""
+    said = became(found)
+    return View(said.title, [*said.sections, *written(found).sections], found)
+
+
+def written(found: ImportedJob) -> View:
+    """The workload file alone."""
+    lines = found.yaml.rstrip().splitlines()
+    return View("", [Lines(lines, indent=0, literal=True)], found)
+
+
+def became(found: ImportedJob) -> View:
+    """What became of each key."""
     took = [
         [_line(t["place"]), f"{t['theirs']}: {t['value']}", f"{t['key']}: {t['ours']}"]
         for t in found.took
@@ -27,7 +39,6 @@ def view(found: ImportedJob) -> View:
               heading="  changes the run, and is not followed"),
         Table([left("because"), left("theirs", pad=False)], aside, heading="  ignored"),
         Lines(_said(found)),
-        Lines(found.yaml.rstrip().splitlines(), indent=0, literal=True),
     ]  # fmt: skip
     return View(f"{found.name}: {' and '.join(found.titles)}", sections, found)
 

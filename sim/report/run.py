@@ -45,7 +45,7 @@ def _title(result: Result) -> str:
     t, w = result.topology, result.workload
     return (
         f"{w.title} · {t.title} · {w.strategy} · {w.precision} · "
-        f"seq {w.sequence_length} · global batch {w.global_batch_sequences} sequences "
+        f"seq {w.sequence_length} · global batch {counted(w.global_batch_sequences, 'sequence')} "
         f"({w.micro_batch} x {w.gradient_accumulation} accumulated x "
         f"{counted(w.data_parallel, 'rank')})"
     )

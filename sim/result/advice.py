@@ -231,7 +231,8 @@ def _communication(topology: Topology, workload: Workload) -> Iterator[Change]:
         yield make.parallel("faster", text, "waits", tensor_parallel_style=ASYNC)
     if "peft" in strategy.wraps and p.wrap == "peft":
         text = "adapters in the unit of their block"
-        yield make.parallel("faster", text, wrap="block+root")
+        one: dict[str, Any] = {} if p.use_orig_params else {"use_orig_params": True}
+        yield make.parallel("faster", text, wrap="block+root", **one)
     if "reshard_after_forward" in strategy.knobs:
         if p.reshard_after_forward is True:
             text = "keep parameters gathered between passes"

@@ -78,7 +78,12 @@ class Fsdp1(Strategy):
             message = "fsdp1 takes pre, post or none"
             yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)
         trainer = trainer_of(workload)
-        blocks = workload.parallelism.wrap == "block+root"
+        blocks = knobs.wrap == "block+root"
+        if workload.method.kind != "full" and blocks and not knobs.use_orig_params:
+            message = "a block of frozen and trainable parameters makes no flat parameter of one"
+            hint = "set use_orig_params: true or wrap: peft"
+            path = "parallelism.use_orig_params"
+            yield fault("flat-mixes", "workload", path, message, hint)
         if workload.method.kind != "full" and blocks and trainer.wraps_adapters:
             message = f"{trainer.title} makes a unit of each adapter weight (PEFT's wrap policy)"
             hint = "write wrap: peft, or trainer: none if you wrap blocks yourself"

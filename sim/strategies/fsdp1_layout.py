@@ -83,12 +83,6 @@ def _unit(
     aligned = int(_ALIGNMENT / width) if orig_params else 0
     numel = flat_numel([p.numel for _, p in parameters], aligned, shard)
     with_grad = [p for _, p in parameters if p.trainable]
-    if with_grad and len(with_grad) < len(parameters) and not orig_params:
-        message = (
-            f"{name} mixes frozen and trainable parameters, which one flat parameter cannot: "
-            'set use_orig_params: true or wrap: "peft"'
-        )
-        raise InputError.single(SOURCE, message, "parallelism.use_orig_params")
     packed = sum(
         p.numel for m, p in parameters if types.quantised and not p.trainable and is_matrix(m, p)
     )

@@ -192,7 +192,6 @@ def test_fp8_all_gather_halves_the_matrices():
         (8, {"reshard_after_forward": 3}, "parallelism.reshard_after_forward"),
         (8, {"backward_prefetch": "post"}, "parallelism.backward_prefetch"),
         (8, {"strategy": "fsdp1", "wrap": "torchtitan"}, "parallelism.wrap"),
-        (8, {"strategy": "fsdp1", "lora": 1, "use_orig_params": False}, "use_orig_params"),
         (8, {"context_parallel": 3}, "parallelism.context_parallel"),
         (8, {"context_parallel": 2, "strategy": "fsdp1"}, "parallelism.context_parallel"),
         (8, {"context_parallel": 2, "wrap": "linear"}, "parallelism.wrap"),

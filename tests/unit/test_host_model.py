@@ -12,6 +12,7 @@ from sim.inputs.loader import load
 from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Cpu
 from sim.inputs.trainer import trainer_named, trainer_of
+from sim.memory.report import memory
 from sim.result.advice import changes
 from sim.step.step import step
 from sim.strategies import build_plan
@@ -221,6 +222,22 @@ def test_a_trainer_that_wraps_adapters_apart_is_told():
     assert "peft-wrap" not in codes(parallelism={"strategy": "fsdp1", "wrap": "peft"})
     assert "peft-wrap" not in codes(parallelism="fsdp1", trainer="none")
     assert "peft-wrap" not in codes(parallelism="fsdp2", trainer="huggingface")
+
+
+def test_adapters_in_a_flat_parameter_are_refused_at_their_key_and_not_advised():
+    flat = {"strategy": "fsdp1", "wrap": "block+root", "use_orig_params": False}
+    with pytest.raises(InputError) as caught:
+        load(BOX, JOB | {"method": LORA, "parallelism": flat}, [])
+    (fault,) = caught.value.faults
+    assert fault.path == "parallelism.use_orig_params"
+    apart = JOB | {"method": LORA, "parallelism": flat | {"wrap": "peft"}}
+    loaded = load(BOX, apart, [])
+    (change,) = [
+        c for c in changes(loaded.topology, loaded.workload, "faster")
+        if "parallelism.wrap" in c.settings
+    ]  # fmt: skip
+    assert change.settings["parallelism.use_orig_params"] is True
+    assert memory(change.topology, change.workload).peak_allocated_bytes > 0.0
 
 
 def test_ranks_agree_on_collectives_first():

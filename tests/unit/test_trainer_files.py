@@ -469,6 +469,16 @@ def test_import_writes_and_never_overwrites(files):
     assert run("-o", str(target), "--force").exit_code == 0
 
 
+def test_without_a_file_only_the_workload_goes_to_standard_output(files, tmp_path):
+    done = CliRunner().invoke(group, ["import", str(files / "a.yml")])
+    assert "changes the run, and is not followed" in done.stderr
+    path = tmp_path / "job.yaml"
+    path.write_text(done.stdout)
+    written = sim.import_job(files / "a.yml").yaml
+    assert path.read_text().rstrip() == written.rstrip()
+    assert load_workload(path).name == "a"
+
+
 def test_our_own_file_is_not_imported(tmp_path):
     (tmp_path / "w.yaml").write_text("model: llama-3-8b\nsequence_length: 512\n")
     with pytest.raises(InputError, match="a file of scaling-sim's own"):
