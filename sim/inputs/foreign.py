@@ -23,7 +23,12 @@ from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, from_python
 from sim.inputs.workload import Workload
 from sim.inputs.yaml import from_yaml
 
-_SCRIPT = re.compile(r"^(#!.*sh\b|#SBATCH\b)|\b(torchrun|accelerate +launch|deepspeed +--)", re.M)
+#: commands that start a training
+LAUNCHES = (
+    r"\b(?:torchrun|accelerate +launch|deepspeed +--|python3? +-m +torch\.distributed"
+    r"|swift +(?:sft|pt|rlhf)|trl +(?:sft|dpo|grpo|kto|rloo|reward)|axolotl +train|llamafactory-cli +train)\b"
+)
+_SCRIPT = re.compile(rf"^(?:#!.*sh\b|#SBATCH\b)|{LAUNCHES}", re.M)
 _HEADER = re.compile(r"\s*\[+([^\]]+)\]+")
 _ASSIGNED = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*=")
 

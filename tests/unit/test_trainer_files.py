@@ -479,6 +479,33 @@ def test_without_a_file_only_the_workload_goes_to_standard_output(files, tmp_pat
     assert load_workload(path).name == "a"
 
 
+@pytest.mark.parametrize(
+    ("script", "model", "strategy"),
+    [
+        ("NPROC_PER_NODE=8 \\\nswift sft \\\n  --model Qwen/Qwen2.5-32B --train_type lora \\\n"
+         "  --max_length 2048 --deepspeed zero3\n", "qwen2.5-32b", "zero3"),
+        ("trl sft --model_name_or_path Qwen/Qwen2.5-7B --max_length 4096\n", "qwen2.5-7b", "ddp"),
+        ("accelerate launch --num_processes 8 -m axolotl.cli.train a.yml\n", "llama-3.1-8b",
+         "fsdp2"),
+        ("axolotl train a.yml\n", "llama-3.1-8b", "fsdp2"),
+        ("FORCE_TORCHRUN=1 llamafactory-cli train l.yaml\n", "qwen3-4b", "ddp"),
+    ],
+)  # fmt: skip
+def test_scripts_need_no_first_line(tmp_path, script, model, strategy):
+    (tmp_path / "a.yml").write_text(
+        "base_model: meta-llama/Llama-3.1-8B\nsequence_len: 4096\nmicro_batch_size: 1\n"
+        "datasets: []\nfsdp_version: 2\nfsdp_config: {reshard_after_forward: true}\n"
+    )
+    (tmp_path / "l.yaml").write_text(
+        "model_name_or_path: Qwen/Qwen3-4B\nstage: sft\nfinetuning_type: full\ntemplate: qwen3\n"
+        "cutoff_len: 2048\n"
+    )
+    path = tmp_path / "job.sh"
+    path.write_text(script)
+    found = load("dgx-h100", path).workload
+    assert (found.model.name, found.parallelism.strategy) == (model, strategy)
+
+
 def test_our_own_file_is_not_imported(tmp_path):
     (tmp_path / "w.yaml").write_text("model: llama-3-8b\nsequence_length: 512\n")
     with pytest.raises(InputError, match="a file of scaling-sim's own"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
-from sim.inputs.foreign import format_of
+from sim.inputs.foreign import LAUNCHES, format_of
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Keys, Source, Translation
 from sim.inputs.tree import Branch, Leaf, Place
@@ -13,8 +13,10 @@ from sim.interop.trainers import common, fsdp_keys, huggingface
 from sim.interop.trainers.common import TrainerFormat
 
 _LONGEST = 4096
-_LAUNCHER = re.compile(
-    r"\b(torchrun|accelerate\s+launch|deepspeed|python3?\s+-m\s+torch\.distributed)"
+_LAUNCHER = re.compile(rf"{LAUNCHES}|\bdeepspeed\b")
+#: a trainer's file as the argument without a name
+_NAMED = re.compile(
+    r"(?:axolotl(?: +|\.cli\.)train|llamafactory-cli +train) +(\S+\.(?:ya?ml|json))"
 )
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::[-=]([^}]*))?\}|(\w+))")
 _ASSIGNED = re.compile(r"^\s*(?:export\s+|local\s+|declare\s+)?([A-Za-z_]\w*)=([^\s#;]+)")
@@ -70,6 +72,7 @@ def arguments(
     if world:
         job.world = (world, launch.branch.place)
     _config(launch, source, job)
+    _positional(text, source, job)
     _accelerate(launch, job)
     rest = Branch(
         {k: v for k, v in options.items() if k not in launch.seen},
@@ -114,6 +117,19 @@ def _config(launch: Keys, source: Source, job: Translation) -> None:
             common.zero_by_name(path, job, launch.place(name), name)
         else:
             launch.matters(f"{path} is not here: name it too", name)
+
+
+def _positional(text: str, source: Source, job: Translation) -> None:
+    """The file after ``axolotl train`` and ``llamafactory-cli train``."""
+    for match in _NAMED.finditer(text):
+        if job.has_file(match[1]):
+            continue
+        place = Place(source.name, 1 + text.count("\n", 0, match.start()))
+        other = common.refer(source, match[1], job, place, match[1])
+        if other is not None and (form := format_of(other)) is not None:
+            form.read(other, job)
+        else:
+            job.skip(place, match[0], f"{match[1]} is not here: name it too", True)
 
 
 def _directives(source: Source) -> tuple[dict[str, Leaf], dict[str, str]]:
