@@ -26,7 +26,8 @@ from sim.inputs.yaml import from_yaml
 #: commands that start a training
 LAUNCHES = (
     r"\b(?:torchrun|accelerate +launch|deepspeed +--|python3? +-m +torch\.distributed"
-    r"|swift +(?:sft|pt|rlhf)|trl +(?:sft|dpo|grpo|kto|rloo|reward)|axolotl +train|llamafactory-cli +train)\b"
+    r"|swift +(?:sft|pt|rlhf)|trl +(?:sft|dpo|grpo|kto|rloo|reward)"
+    r"|axolotl +train|llamafactory-cli +train)\b"
 )
 _SCRIPT = re.compile(rf"^(?:#!.*sh\b|#SBATCH\b)|{LAUNCHES}", re.M)
 _HEADER = re.compile(r"\s*\[+([^\]]+)\]+")
