@@ -24,6 +24,7 @@ from sim.job.forecast import (
 )
 from sim.job.hazards import job_spec
 from sim.job.pipeline import Stall
+from sim.job.spares import standing
 from sim.job.spec import JobSpec
 from sim.step.breakdown import Breakdown
 
@@ -69,21 +70,25 @@ class JobEstimate:
 
 
 def mean_goodput(spec: JobSpec) -> float:
-    """Share of the time of a job that is not spent on saves, failures and lost work; 0: no end.
+    """Share of the time of a job that is useful: no saves, failures, lost work, waiting; 0: no end.
 
-    Waiting for spares, fewer nodes, evaluation and setup are left to the simulation.
+    Evaluation and setup are left to the simulation.
 
     Notes
     -----
-    `expected_goodput` for interruptions after which the job reads storage. Those that a copy in
-    memory outlives cost half the time between copies, the time until one is whole, and a restart;
-    they are rare enough to be added up.
+    `expected_goodput` while it runs, `standing` for the rest. `expected_goodput` counts
+    interruptions after which the job reads storage. Those that a copy in memory outlives cost half
+    the time between copies, the time until one is whole, and a restart; they are rare enough to be
+    added up.
     """
     busy, rate = spec.steps * spec.step_s, spec.storage_rate
     # a job shorter than the interval saves nothing and starts over after a failure
     short = spec.interval_s >= busy
     segment, blocking = (busy, 0.0) if short else (spec.interval_s, spec.blocking_s)
-    start = spec.restart_s if spec.warm_restart_s is None else spec.warm_restart_s
+    stand = standing(spec, busy)
+    start = spec.restart_s
+    if spec.warm_restart_s is not None:
+        start += stand.stood_by * (spec.warm_restart_s - start)
     away = spec.detect_s * spec.failure_rate
     if spec.spares is None:
         away += spec.preemption_wait_s / spec.preemption_s
@@ -93,6 +98,8 @@ def mean_goodput(spec: JobSpec) -> float:
         return 0.0
     mtbf = 1.0 / rate if rate else math.inf
     goodput = expected_goodput(segment, blocking, down + spec.load_s, mtbf)
+    goodput *= stand.running * stand.pace
+    goodput /= 1.0 + stand.regains_hz * (spec.blocking_s + spec.restart_s + spec.load_s)
     if not math.isfinite(spec.memory_interval_s):
         return goodput
     lost = spec.memory_interval_s / 2.0 + spec.memory_durable_s + down + spec.memory_load_s

@@ -19,6 +19,7 @@ from sim.job.estimate import estimate_job, mean_goodput
 from sim.job.hazards import domains_of
 from sim.job.outcome import JobOutcome, simulate_job
 from sim.job.run import PARTS, simulate_run
+from sim.job.spares import Standing, standing
 from sim.job.spec import Domain, JobSpec
 from sim.memory.states import staged_bytes
 from sim.result.predict import predict
@@ -185,6 +186,44 @@ def test_parts_add_up_whatever_happens(seed, spares, least, between, peers, doma
     assert run.parts["useful"] == pytest.approx(3000 * 1.5)
     assert run.parts["data_stall"] == pytest.approx(3000 * 0.5)
     assert min(run.parts[p] for p in PARTS) > -1e-3 * run.wall_s
+
+
+@pytest.mark.parametrize(
+    ("changed", "within"),
+    [
+        ({"spares": 0}, 0.03), ({"spares": 1}, 0.02),
+        ({"spares": 0, "repair_s": 10_000.0}, 0.04), ({"spares": 2, "repair_s": 10_000.0}, 0.03),
+        ({"spares": 1, "least_nodes": 6, "repair_s": 6_000.0}, 0.03),
+        ({"spares": 1, "warm_restart_s": 10.0, "repair_s": 5_000.0}, 0.03),
+        ({"spares": 1, "repair_share": 0.3, "repair_s": 10_000.0}, 0.03),
+        ({"spares": 1, "preemption_s": 8_000.0, "preemption_wait_s": 3_000.0}, 0.03),
+        ({"spares": 2, "domains": (Domain("rack", 4, 20_000.0, 6_000.0),)}, 0.05),
+    ],
+)  # fmt: skip
+def test_the_closed_form_waits_for_spares(changed, within):
+    spec = replace(LONG, steps=200_000, **changed)
+    found = simulate_job(spec, 24).goodput
+    assert mean_goodput(spec) == pytest.approx(found, rel=within)
+    # a spare always at hand is another job
+    assert mean_goodput(replace(spec, spares=None, least_nodes=0)) != pytest.approx(
+        found, rel=within
+    )
+
+
+def test_spares_are_an_erlang_loss_system():
+    """By hand: a repair of three failures' length and four places, B(4, 3) = (3^4/4!) / sum."""
+    spec = replace(LONG, mtbf_s=1_000.0, repair_s=3_000.0, spares=3)
+    waiting = (81 / 24) / (1 + 3 + 9 / 2 + 27 / 6 + 81 / 24)
+    found = standing(spec, 1e12)
+    assert 1.0 - found.running == pytest.approx(waiting, rel=1e-6)
+    assert found.stood_by == pytest.approx((1 + 3 + 4.5) / (1 + 3 + 4.5 + 4.5))
+    assert (found.pace, found.regains_hz) == (1.0, 0.0)
+    assert standing(replace(spec, spares=None), 1e12) == Standing()
+    # one by one the nodes go, and it goes on with fewer: nine places, half of them spares
+    fewer = standing(replace(spec, spares=4, least_nodes=4), 1e12)
+    weights = [3.0**k / math.factorial(k) for k in range(9)]
+    slowed = sum(k * w for k, w in enumerate(weights[4:])) / 8
+    assert fewer.pace == pytest.approx(1.0 - slowed / sum(weights))
 
 
 # --- counts and deadlines ------------------------------------------------------------------------
