@@ -1,13 +1,15 @@
-"""CPU times in nanotron's runs, each on layouts that wait for it alone.
+"""CPU times in nanotron's runs, each on layouts that wait for it.
 
     python bench/fit/nanotron.py
 
-Rows of `sim/data/measured/mesh.csv` of cells that are not held back. Four numbers are free, one
+Rows of `sim/data/measured/mesh.csv` of cells that are not held back. Six numbers are free, one
 after the other: the time of a layer (4 or 8 tensor-parallel ranks in a node, one sequence, no
 pipeline, up to 8 nodes; as long in forward as in backward); that of a part of a parameter that is
 gathered (ZeRO-1 without pipeline, 32 data-parallel ranks and more); and that of a message of gloo's
 while ranks agree on a collective, within a node (pipelines over nodes, one sequence, ranks of a
-matrix in one) and between nodes (16 of them). Each is where the mean logarithm of predicted over
+matrix in one) and between nodes (16 of them); that of a message of a pipeline, in the runs whose
+messages wait; and the latency of each of the three switches of a hop between nodes (buckets of
+gradients reduced on 16 nodes and more). Each is where the mean logarithm of predicted over
 measured time is zero; that of a part, on which rows depend very unlike, where the logarithms differ
 least.
 """
@@ -15,14 +17,17 @@ least.
 import math
 import statistics
 
-from sim.calibration.mesh import at_odds, layouts, measured
+from sim.calibration.mesh import TABLE, at_odds, layouts, measured, messages_wait
 from sim.data import table
 from sim.inputs.shares import batch_on
 from sim.inputs.trainer import trainer_named
 from sim.step.run import run_step
+from sim.units import parse
 
 TRAINER = table("trainers")["nanotron"]
 AGREEMENT = table("constants/host")["agreement"]
+MACHINE = table(TABLE)["machine"]
+WAITING = table(TABLE)["messages_wait"]["stack"]
 STEPS = 7  # of a scan
 MICRO_BATCHES = 16  # of a pipeline's step, at least: its ends weigh little
 
@@ -58,7 +63,25 @@ def set_part(seconds):
 def _agrees(row):
     """Whether a row waits for agreements; up to 16 nodes, where most rows are of one mind."""
     long = row.accumulation >= max(MICRO_BATCHES, 4 * row.pp)
-    return row.pp > 1 and 1 < row.nodes <= 16 and row.micro_batch == 1 and long
+    waits = row.pp > 1 and 1 < row.nodes <= 16 and not messages_wait(row)
+    return waits and row.micro_batch == 1 and long
+
+
+def set_message(seconds):
+    """Make it the time of a message of a pipeline."""
+    WAITING["message_time"] = f"{seconds!r} s"
+    measured.cache_clear()
+
+
+def of_buckets(row):
+    """Whether a row's gradients are reduced in many buckets over many nodes."""
+    return row.pp == 1 and row.zero == 0 and row.tp <= 8 and row.nodes >= 16
+
+
+def set_latency(seconds):
+    """Make it the latency of a switch."""
+    MACHINE["switch_latency"] = f"{seconds!r} s"
+    measured.cache_clear()
 
 
 FITS = (
@@ -68,6 +91,8 @@ FITS = (
      lambda s: AGREEMENT.update(within_s=s), 30e-6, 90e-6),
     ("message between nodes", "between_s", AGREEMENT, lambda r: _agrees(r) and r.tp == 16,
      lambda s: AGREEMENT.update(between_s=s), 30e-6, 120e-6),
+    ("message of a pipeline", "message_time", WAITING, messages_wait, set_message, 0.2, 0.4),
+    ("switch", "switch_latency", MACHINE, of_buckets, set_latency, 100e-6, 200e-6),
 )  # fmt: skip
 
 
@@ -105,6 +130,8 @@ def main() -> None:
     """Print each fit and what is shipped."""
     for name, key, data, of, put, low, high in FITS:
         shipped, found = data[key], rows(of)
+        if isinstance(shipped, str):
+            shipped = parse(shipped, "s")
         best = (even if of is of_parts else level)(put, found, low, high)
         put(best)
         left = errors(found)

@@ -1,6 +1,8 @@
 """Published layouts of data, tensor and pipeline parallelism as topologies and workloads.
 
-`sim/data/measured/mesh.toml` says once what ran, a row of `mesh.csv` on which ranks.
+`sim/data/measured/mesh.toml` says once what ran, a row of `mesh.csv` on which ranks. What the
+source does not print is read off a row's memory and off which group of rows it is of, not off its
+speed.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from sim.data import DATA, table
-from sim.inputs.loader import load
+from sim.inputs.loader import Loaded, load
+from sim.memory.report import memory
 from sim.published.finetune import merged
 from sim.published.rows import MeasuredRow
 
@@ -93,13 +96,14 @@ def at_odds(rows: Iterable[Layout]) -> frozenset[Layout]:
     """Rows that others of the table contradict.
 
     A micro-batch on the same stages and tensor-parallel ranks takes no longer than a larger one
-    does anywhere: a row whose slot takes `AT_ODDS` times that is slow for another reason than its
-    layout. Most such rows take 0.7 to 1.2 s a slot, whatever its work. Only measurements are read.
+    does anywhere, among runs whose messages wait as among others: a row whose slot takes `AT_ODDS`
+    times that is slow for another reason than its layout. Most such rows take 0.7 to 1.2 s a slot,
+    whatever its work. No speed is predicted for it.
     """
-    alike: dict[tuple[str, int, int], list[Layout]] = {}
+    alike: dict[tuple[str, int, int, bool], list[Layout]] = {}
     for row in rows:
         if row.ran:
-            alike.setdefault((row.model, row.pp, row.tp), []).append(row)
+            alike.setdefault((row.model, row.pp, row.tp, messages_wait(row)), []).append(row)
     return frozenset(
         row
         for group in alike.values()
@@ -109,22 +113,70 @@ def at_odds(rows: Iterable[Layout]) -> frozenset[Layout]:
 
 
 @cache
+def messages_wait(row: Layout) -> bool:
+    """Whether a row's run is one in which each message of a pipeline holds up the CPU.
+
+    Runs over nodes are of two kinds. Where what tensor-parallel ranks gather weighs, those whose
+    messages wait took the memory of layers that gather it again, the others that of layers that
+    keep it: `[messages_wait]` of the data says from which share on it is kept, of which rows their
+    memory tells, and of which others all that it tells of are alike.
+    """
+    waits = table(TABLE)["messages_wait"]
+    if row.pp == 1 or row.nodes == 1:
+        return False
+    if row.nodes in waits["nodes"] or row.tp in waits["tensor_parallel"]:
+        return True
+    return (kept := kept_share(row)) is not None and kept < waits["kept"]
+
+
+def kept_share(row: Layout) -> float | None:
+    """Of what tensor-parallel ranks gather for a step, how much its memory says was kept. [1]
+
+    None where memory does not tell: too little is gathered, the pipeline waits for its gradients
+    with all of it (two stages), or no memory is printed.
+    """
+    waits = table(TABLE)["messages_wait"]
+    if row.memory_gb is None or row.pp < waits["stages"] or row.micro_batch < waits["micro_batch"]:
+        return None
+    again, kept = (_gathering(row, style) for style in ("megatron", "nanotron"))
+    if kept - again < waits["weight"] * again:
+        return None
+    return (row.memory_gb * GB - again) / (kept - again)
+
+
+def _gathering(row: Layout, style: str) -> float:
+    """Memory of a row in which inputs are gathered again (`megatron`) or kept. [B]"""
+    loaded = _loaded(row, {"parallelism": {"tensor_parallel_style": style}})
+    return memory(loaded.topology, loaded.workload).peak_allocated_bytes
+
+
+@cache
 def measured(row: Layout) -> MeasuredRow:
     """A row as a user would have written it."""
+    about: dict[str, Any] = table(TABLE)
+    over_nodes = about["pipeline_over_nodes"] if row.pp > 1 and row.nodes > 1 else {}
+    waits = {"stack": about["messages_wait"]["stack"]} if messages_wait(row) else {}
+    loaded = _loaded(row, over_nodes, waits)
+    gb = None if row.memory_gb is None else row.memory_gb * GB
+    return MeasuredRow(
+        row.id, about["source"], loaded.topology, loaded.workload, loaded.topology.world_size,
+        row.tokens_per_s_per_gpu, gb, "anomaly" if row in at_odds(layouts()) else "complete",
+        "", ran=row.ran,
+    )  # fmt: skip
+
+
+def _loaded(row: Layout, *more: Mapping[str, Any]) -> Loaded:
+    """Its topology and workload, with more of the workload's keys."""
     about: dict[str, Any] = table(TABLE)
     shape = merged(about["model"], about["models"][row.model], {"name": row.model})
     shape |= {"kv_heads": shape["heads"], "head_dim": shape["hidden_size"] // shape["heads"]}
     ranks = {"tensor_parallel": row.tp, "pipeline_parallel": row.pp}
     workload = merged(
         about["workload"],
-        about["pipeline_over_nodes"] if row.pp > 1 and row.nodes > 1 else {},
         {"model": shape, "micro_batch": row.micro_batch, "gradient_accumulation": row.accumulation},
         {"parallelism": merged(about["zero"][str(row.zero)], ranks)},
+        *more,
     )
-    loaded = load(about["machine"]["topology"], workload, [f"nodes={row.nodes}"])
-    memory = None if row.memory_gb is None else row.memory_gb * GB
-    return MeasuredRow(
-        row.id, about["source"], loaded.topology, loaded.workload, loaded.topology.world_size,
-        row.tokens_per_s_per_gpu, memory, "anomaly" if row in at_odds(layouts()) else "complete",
-        "", ran=row.ran,
-    )  # fmt: skip
+    machine = about["machine"]
+    sets = [f"nodes={row.nodes}", f"network.switch_latency={machine['switch_latency']}"]
+    return load(machine["topology"], workload, sets)

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from sim.calibration.mesh import Layout, at_odds, layouts, measured
+from sim.calibration.mesh import Layout, at_odds, layouts, measured, messages_wait
 from sim.calibration.validate_training import TrainingGroup, TrainingPoint, errors_of, predict
 from sim.errors import InputError
 
@@ -44,7 +44,7 @@ class Kind(NamedTuple):
     of: Callable[[Layout], bool]
 
 
-#: what waits for what; of the first ones the model knows what they wait for
+#: what waits for what
 KINDS = (
     Kind("no tensor parallelism", lambda r: r.tp == 1),
     Kind("t within a node, no pipeline or one node", lambda r: 1 < r.tp <= 8 and _calm(r)),
@@ -54,11 +54,8 @@ KINDS = (
 )
 
 
-KNOWN = 3  # of the kinds
-
-
-def _known(row: Layout) -> bool:
-    return any(kind.of(row) for kind in KINDS[:KNOWN])
+def _waits(point: MeshPoint) -> bool:
+    return messages_wait(point.layout)
 
 
 def _calm(row: Layout) -> bool:
@@ -70,7 +67,6 @@ class MeshValidation(NamedTuple):
 
     points: tuple[MeshPoint, ...]
     cells: tuple[Cell, ...]
-    known: tuple[Cell, ...]  # of the layouts whose waits the model knows, `KINDS[:KNOWN]`
     groups: tuple[TrainingGroup, ...]
     inexpressible: tuple[tuple[Layout, str], ...]  # and why
 
@@ -99,9 +95,8 @@ def validate_mesh() -> MeshValidation:
         except InputError as error:
             inexpressible.append((row, error.faults[0].message))
     return MeshValidation(
-        tuple(points), tuple(_cells(points, lambda _: True)), tuple(_cells(points, _known)),
-        tuple(_groups(points)), tuple(inexpressible),
-    )  # fmt: skip
+        tuple(points), tuple(_cells(points)), tuple(_groups(points)), tuple(inexpressible)
+    )
 
 
 def _groups(points: list[MeshPoint]) -> Iterable[TrainingGroup]:
@@ -114,17 +109,17 @@ def _groups(points: list[MeshPoint]) -> Iterable[TrainingGroup]:
         group("all", "not at odds with others", lambda p: not p.odd),
         group("all", "at odds with others", lambda p: p.odd),
         *(group("kind", k.name, lambda p, k=k: not p.odd and k.of(p.layout)) for k in KINDS),  # type: ignore[misc]
-        group("held back", "no tensor parallelism, or t within a node",
-              lambda p: p.layout.held and not p.odd and _known(p.layout)),
+        group("messages wait", "fitted", lambda p: not p.odd and _waits(p) and not p.layout.held),
+        group("messages wait", "held back", lambda p: not p.odd and _waits(p) and p.layout.held),
         group("held back", "all not at odds", lambda p: p.layout.held and not p.odd),
     ]  # fmt: skip
     return [g for g in found if g is not None]
 
 
-def _cells(points: list[MeshPoint], of: Callable[[Layout], bool]) -> Iterable[Cell]:
+def _cells(points: list[MeshPoint]) -> Iterable[Cell]:
     by: dict[str, list[MeshPoint]] = {}
     for p in points:
-        if not p.odd and of(p.layout):
+        if not p.odd:
             by.setdefault(p.layout.cell, []).append(p)
     for name, mine in by.items():
         speeds = [p.layout.tokens_per_s_per_gpu or 0.0 for p in mine]

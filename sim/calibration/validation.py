@@ -139,7 +139,6 @@ def _mesh(report: MeshValidation) -> dict[str, Any]:
     return {
         "groups": report.groups,
         "cells": [cell._asdict() for cell in report.cells],
-        "known": [cell._asdict() for cell in report.known],
         "refused": [p.layout.id for p in report.refused],
         "left_out": [{"id": row.id, "reason": why} for row, why in report.inexpressible],
         "rows": [

@@ -163,10 +163,14 @@ def _experts(w: Workload) -> Findings:
     if lacks := not_modelled(strategy_of(w), "expert parallelism is", "expert_parallel"):
         yield fault("expert-strategy", "workload", path, lacks.message, lacks.hint)
         return
-    if m.experts % e or not m.experts:
+    if not m.experts:
+        message = f"{m.name} has no experts to share among {e} GPUs"
+        yield fault("indivisible", "workload", path, message, "leave it out")
+        return
+    if m.experts % e:
         able = ", ".join(str(n) for n in range(1, m.experts + 1) if m.experts % n == 0)
-        message = f"{m.experts or 'no'} experts of {m.name} cannot be divided among {e} GPUs"
-        yield fault("indivisible", "workload", path, message, f"write one of {able or 1}")
+        message = f"{m.experts} experts of {m.name} cannot be divided among {e} GPUs"
+        yield fault("indivisible", "workload", path, message, f"write one of {able}")
         return
     if p.tensor_parallel > 1 and not p.sequence_parallel:
         message = "experts on other ranks need tokens split among tensor-parallel ranks"

@@ -216,6 +216,9 @@ def _nvls(t: Topology, w: Workload) -> Findings:
     if w.stack.distributed_debug != "off" and t.world_size == 1:
         message = "one GPU has no collectives to agree on"
         yield warning(NO_EFFECT, "workload", "stack.distributed_debug", message, "leave it out")
+    if w.stack.message_time and w.parallelism.pipeline_parallel == 1:
+        message = "no stages send each other messages"
+        yield warning(NO_EFFECT, "workload", "stack.message_time", message, "leave it out")
 
 
 def _nccl_path(t: Topology, w: Workload) -> Findings:

@@ -176,6 +176,8 @@ class Stack(Spec):
     omp_num_threads: Positive | None = None  # of a rank; None: its share of the cores
     # TORCH_DISTRIBUTED_DEBUG: with detail ranks agree on each collective before they launch it
     distributed_debug: Literal["off", "detail"] = "off"
+    # CPU time of each message between stages of a pipeline, sent or awaited, whatever its bytes [s]
+    message_time: Seconds = 0.0
 
 
 class SampleLengths(Spec):

@@ -44,6 +44,7 @@ from sim.lowering.table import distinct, total_bytes
 from sim.lowering.teams import Draw
 from sim.mesh import Groups, Pairs
 from sim.strategies.exchanges import COPYING
+from sim.strategies.pipeline_play import messages_in
 from sim.strategies.plan import COLLECTIVE, HOST, SEGMENT, Plan, PlanOp, runs
 
 F8 = npt.NDArray[np.float64]
@@ -399,8 +400,10 @@ class _Pricing:
         name, compiled = name_of(self.plan, op), self.step.compiled
         cost = self.step.costs[name]
         host_s = self.calls["c10d.collective"] + self._calls_s(op)
-        checked = op.name not in _MESSAGES and op.group != COPYING
-        if checked and self.workload.stack.distributed_debug == "detail":
+        stack = self.workload.stack
+        if op.name in _MESSAGES:
+            host_s += messages_in(op.unit) * stack.message_time
+        elif stack.distributed_debug == "detail" and op.group != COPYING:
             host_s += self.host.pace * agreement_s(cost.ranks, cost.nodes)
         if not self.step.single:
             first = self.table.add(hold=self._sms(cost), host_s=host_s, alone_s=0.0)

@@ -76,6 +76,11 @@ class _Message(NamedTuple):
         return f"{'F' if self.forward else 'B'}{self.micro} {self.source}>{self.target}"
 
 
+def messages_in(unit: str) -> int:
+    """Messages between stages in a collective of a plan, by its unit; none in any other. [1]"""
+    return unit.count(">")
+
+
 class PipelineRank:
     """A pipeline rank: its stages, and what it sends to others.
 

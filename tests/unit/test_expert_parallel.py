@@ -270,7 +270,7 @@ def test_stages_spread_their_experts():
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
-        (["model=llama-3.1-8b"], "no experts of llama-3.1-8b cannot be divided among 8"),
+        (["model=llama-3.1-8b"], "llama-3.1-8b has no experts to share among 8 GPUs"),
         (["parallelism.expert_parallel=3"], "16 experts of small cannot be divided among 3"),
         (["parallelism.expert_parallel=16"], "16 does not divide the 8 GPUs of a replica"),
         (["parallelism.strategy=zero3"], "expert parallelism is modelled with fsdp2 or"),

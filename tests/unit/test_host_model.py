@@ -258,6 +258,22 @@ def test_ranks_agree_on_collectives_first():
     assert {"stack.distributed_debug": "off"} in offered
 
 
+def test_messages_between_stages_take_the_cpu_their_time():
+    """1F1B of 2 stages, 8 micro-batches: a rank sends or awaits 16 messages, in turn."""
+    two = [
+        "parallelism.strategy=fsdp2", "parallelism.pipeline_parallel=2", "micro_batch=1",
+        "gradient_accumulation=8", "sequence_length=512",
+    ]  # fmt: skip
+    plain = load("dgx-h100", "llama3-8b-sft", two)
+    slow = load("dgx-h100", "llama3-8b-sft", [*two, "stack.message_time=0.3 s"])
+    assert slow.workload.stack.message_time == 0.3
+    late = step(slow.topology, slow.workload).time_s - step(plain.topology, plain.workload).time_s
+    assert late == pytest.approx(16 * 0.3, rel=0.1)
+    alone = load("dgx-h100", "llama3-8b-sft", ["stack.message_time=0.3 s"])
+    (said,) = [f for f in check(alone.topology, alone.workload) if "message_time" in f.path]
+    assert said.message == "no stages send each other messages"
+
+
 def test_one_gpu_agrees_with_nobody():
     found = load("h100-x1", "llama3-8b-lora", ["stack.distributed_debug=detail"])
     (said,) = [f for f in check(found.topology, found.workload) if "debug" in f.path]

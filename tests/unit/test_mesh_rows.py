@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sim.calibration import validate_mesh as graded
-from sim.calibration.mesh import Layout, at_odds, layouts, measured
+from sim.calibration.mesh import Layout, at_odds, kept_share, layouts, measured, messages_wait
 from sim.calibration.validate_training import predict
 from sim.calibration.validation import Validation
 from sim.inputs.check_mesh import stage_layers
@@ -88,3 +88,25 @@ def test_a_pipeline_over_nodes_waits_for_agreements():
     rows = [r for r in layouts() if r.ran and all(getattr(r, k) == v for k, v in at.items())]
     found = {r.micro_batch: predict(measured(r)).error for r in rows if r.micro_batch in (1, 2, 4)}
     assert found == pytest.approx({1: 0.0, 2: 0.0, 4: 0.0}, abs=0.12)
+
+
+def test_memory_tells_runs_whose_messages_wait():
+    """3B, t = 16, p = 8 on 32 nodes: 1, 4 and 16 sequences kept what was gathered, 2 and 8 not."""
+    at = {"model": "3B", "nodes": 32, "pp": 8, "tp": 16, "ran": True}
+    rows = [r for r in layouts() if all(getattr(r, k) == v for k, v in at.items())]
+    found = {r.micro_batch: kept_share(r) for r in rows}
+    assert found.pop(1) is None  # too little is gathered to tell
+    assert found == pytest.approx({2: 0.09, 4: 0.83, 8: 0.05, 16: 0.75}, abs=0.01)
+    assert {r.micro_batch for r in rows if messages_wait(r)} == {2, 8}
+    errors = [predict(measured(r)).error for r in rows if r.micro_batch in (4, 8)]
+    assert errors == pytest.approx([0.0, 0.0], abs=0.08)  # 7.0 and 25.0 s a step
+    assert not at_odds(layouts()) & set(rows)
+
+
+def test_which_other_runs_messages_wait_in():
+    """All of 64 nodes and of t = 32; none of a node alone, or without a pipeline."""
+    assert messages_wait(layout(nodes=64, dp=128, tp=2))
+    assert messages_wait(layout(nodes=8, dp=1, tp=32))
+    assert not messages_wait(layout(tp=4))
+    assert not messages_wait(layout(nodes=64, dp=64, pp=1, tp=8))
+    assert not messages_wait(layout(nodes=2, dp=4, tp=2))  # two stages: memory does not tell
