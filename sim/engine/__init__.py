@@ -37,7 +37,7 @@ def run(program: Program, engine: str = "auto") -> Timeline:
     Parameters
     ----------
     program : Program
-        From `sim.program.assemble`.
+        From `sim.program.assemble`, or a stack of programs, which run in one call.
     engine : {"auto", "reference", "python", "compiled"}
         Auto takes the plain loop for small programs, and the compiled one for large or many ones,
         or where it is loaded already.
@@ -54,26 +54,37 @@ def run(program: Program, engine: str = "auto") -> Timeline:
     """
     if engine == "auto":
         engine = choose(program)
+    if engine == "compiled":
+        from sim.engine import compiled
+
+        outcomes, timeline = compiled.play(program)
+        for i, said in enumerate(outcomes):
+            if said[0] != kernel.DONE or said[2] < program.lane.size:
+                _check(program.row(i), compiled.outcome(said))
+        return timeline
+    if program.stack:
+        return _stacked([run(program.row(i), engine) for i in range(program.stack)])
     if engine == "reference":
         from sim.engine import reference
 
         return reference.run(program)
-    if engine == "compiled":
-        from sim.engine import compiled
-
-        status, start, end = compiled.play(program)
-    elif engine == "python":
-        began = time.process_time()
-        lists = _lists(prepare(program))
-        status = kernel.simulate(_lists(program), lists)
-        start, end = np.array(lists.start, dtype=float), np.array(lists.end, dtype=float)
-        global _plain_s
-        _plain_s += time.process_time() - began
-    else:
+    if engine != "python":
         message = f"no engine {engine!r}; there are {', '.join(ENGINES)}"
         raise EngineError(message)
+    began = time.process_time()
+    lists = _lists(prepare(program))
+    status = kernel.simulate(_lists(program), lists)
+    start, end = np.array(lists.start, dtype=float), np.array(lists.end, dtype=float)
+    global _plain_s
+    _plain_s += time.process_time() - began
     _check(program, status)
     return Timeline(start, end, status[4], status[5])
+
+
+def _stacked(lines: list[Timeline]) -> Timeline:
+    start, end = (np.stack([getattr(line, name) for line in lines]) for name in ("start", "end"))
+    events, solves = (np.array([getattr(t, name) for t in lines]) for name in ("events", "solves"))
+    return Timeline(start, end, events, solves)
 
 
 def choose(program: Program) -> str:
@@ -83,11 +94,16 @@ def choose(program: Program) -> str:
     """
     if "sim.engine.compiled" in sys.modules:
         return "compiled"
-    ops = program.lane.size + int((program.steps - 1).sum())
+    ops = (program.lane.size + int((program.steps - 1).sum())) * max(program.stack, 1)
     plain_s = _plain_s + ops / OPS_PER_SECOND
-    if plain_s < LOADING_S or (plain_s < COMPILING_S and not os.path.exists(objects.kept_at())):
+    if plain_s < LOADING_S or (plain_s < COMPILING_S and not _kept()):
         return "python"
     return "compiled"
+
+
+def _kept() -> bool:
+    source = objects.source_of(kernel.simulate, (Program, State))
+    return os.path.exists(objects.kept_at(source))
 
 
 def _lists(columns: C) -> C:

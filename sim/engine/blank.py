@@ -2,20 +2,20 @@
 
 Most of `prepare` depends on which ops there are and what waits for what. Where a program has the
 very columns of one that ran before (`sim.program.revalue` keeps them), its state is a copy of the
-first one's, in one piece of memory.
+first one's, in one piece of memory; programs of a stack have a copy each.
 """
 
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import Any
 
 import numpy as np
 
+from sim.engine.machine import Table, address, table
 from sim.engine.state import State, ahead, kinds, prepare
-from sim.program import I8, Program
+from sim.program import Program
 
-MOST = 32  # structures that are kept
+MOST = 600_000  # ops of all structures that are kept
 MOST_OPS = 100_000  # of larger ones a run takes so long that its state does not matter
 
 _STRUCTURE = (
@@ -35,23 +35,6 @@ _PROGRAM_CURVES = Program._fields.index("curves")
 _CURVES = len(Program._fields) + State._fields.index("curves")
 
 
-def address(column: np.ndarray) -> int:
-    """Of an array's first element."""
-    found: int = column.__array_interface__["data"][0]
-    return found
-
-
-def addresses(columns: tuple[Any, ...]) -> list[int]:
-    """Columns as machine code takes them: an address, or the number itself."""
-    return [address(c) if isinstance(c, np.ndarray) else c for c in columns]
-
-
-def shapes(columns: tuple[Any, ...]) -> I8:
-    """Sizes of the columns that are arrays, (n_columns, 2)."""
-    found = [c.shape if isinstance(c, np.ndarray) else () for c in columns]
-    return np.array([(*shape, 0, 0)[:2] for shape in found], dtype=np.int64)
-
-
 class Blank:
     """The state that every run of a structure starts with."""
 
@@ -69,22 +52,26 @@ class Blank:
         for column, offset in zip(columns, self.offsets.tolist(), strict=True):
             _at(self._memory, offset, column)[:] = column
         self._ahead = ahead(program, state.release_ptr)
-        first = (*program, *state)
-        self._arguments, self._shapes = addresses(first), shapes(first)
+        self._first = table((*program, *state), (*program, *state), 1)
 
-    def arguments(self, program: Program, memory: np.ndarray) -> tuple[list[int], I8]:
-        """What the compiled kernel is called with: addresses or values, and `shapes`."""
-        arguments, sizes = self._arguments.copy(), self._shapes.copy()
+    def table(self, program: Program, memory: np.ndarray) -> Table:
+        """Where columns of a program, or of those of a stack, and of their states are."""
+        calls = max(program.stack, 1)
+        sizes = self._first.sizes.copy()
+        at = np.repeat(self._first.at, calls, axis=0)
+        each = np.arange(calls)
         for name, i in _CHANGING:
-            arguments[i] = address(getattr(program, name))
-        places = (self.offsets + address(memory)).tolist()
-        for i, place in zip(self._places, places, strict=True):
-            arguments[i] = place
-        arguments[_CURVES] = address(program.curves)
-        arguments[_CURVES + 1] = program.curves.shape[1]
-        sizes[_PROGRAM_CURVES] = program.curves.shape
-        sizes[_CURVES, 0] = program.curves.size
-        return arguments, sizes
+            column = getattr(program, name)
+            at[:, i] = address(column)
+            if program.stacked(name):
+                at[:, i] += each * column.strides[0]
+        starts = address(memory) + each * memory.strides[0] if program.stack else address(memory)
+        at[:, self._places] = np.reshape(starts, (-1, 1)) + self.offsets
+        width = program.curves.shape[-1]
+        at[:, _CURVES], at[:, _CURVES + 1] = at[:, _PROGRAM_CURVES], width
+        sizes[_PROGRAM_CURVES] = program.curves.shape[-2:]
+        sizes[_CURVES, 0] = program.curves.shape[-2] * width
+        return Table(at, sizes)
 
     def fits(self, program: Program) -> bool:
         """Whether a program differs from the first in numbers only."""
@@ -95,8 +82,9 @@ class Blank:
         )
 
     def fresh(self, program: Program) -> np.ndarray:
-        """Memory of a run, in which columns of the state stand at `offsets`."""
-        memory = self._memory.copy()
+        """Memory of a run, or a row of it each, in which columns of the state are at `offsets`."""
+        count = program.stack
+        memory = np.tile(self._memory, (count, 1)) if count else self._memory.copy()
         self.column(memory, "kind")[:] = kinds(program, *self._ahead)
         self.column(memory, "left")[:] = program.hold_capacity
         return memory
@@ -113,30 +101,39 @@ def _same(some: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...]) -> bool:
 
 def _at(memory: np.ndarray, offset: int, like: np.ndarray) -> np.ndarray:
     first = offset // 8
-    words = memory[first : first + -(-like.nbytes // 8)]
-    return words.view(like.dtype)[: like.size]
+    words = memory[..., first : first + -(-like.nbytes // 8)]
+    return words.view(like.dtype)[..., : like.size]
 
 
 def _sizes(program: Program) -> tuple[int, ...]:
     p = program
-    return p.n_lanes, p.capacity.size, p.hold_capacity.size, p.demand_resource.size
+    return p.n_lanes, p.capacity.shape[-1], p.hold_capacity.shape[-1], p.demand_resource.size
 
 
-_met: dict[int, Program | Blank] = {}  # by the id of the successors, which are held
+_met: dict[tuple[object, ...], Program | Blank] = {}  # by structure, whose columns are held
 
 
 def blank_of(program: Program) -> Blank | None:
-    """The blank of a program's structure; None where it is met for the first time, or large."""
+    """The blank of a program's structure, or of a stack's.
+
+    None where a program is the first of its structure, or large.
+    """
     if program.lane.size > MOST_OPS:  # nor is it held
         return None
-    key = id(program.succ)
+    key = (id(program.succ), program.demand_ptr.tobytes(), _sizes(program))
     found = _met.pop(key, None)
     if isinstance(found, Blank) and not found.fits(program):
         found = None
     elif isinstance(found, Program):
         known = _same(_structure(found), _structure(program))
-        found = Blank(program) if known else None
+        found = Blank(program.row(0)) if known else None
+    if found is None and program.stack > 1:
+        found = Blank(program.row(0))
     _met[key] = found or program  # the last used stands last
-    if len(_met) > MOST:
+    while sum(map(_ops, _met.values())) > MOST:
         del _met[next(iter(_met))]
     return found
+
+
+def _ops(met: Program | Blank) -> int:
+    return met.lane.size if isinstance(met, Program) else met.shape.start.size

@@ -1,6 +1,6 @@
-"""The compiled kernel in the user's cache: linked where that can be, else as an object file.
+"""Compiled functions in the user's cache: linked where that can be, else as object files.
 
-It is taken only if this very kernel was compiled, for this processor, and if it is whole.
+One is taken only if it was compiled of this very source, for this processor, and if it is whole.
 """
 
 from __future__ import annotations
@@ -9,28 +9,42 @@ import hashlib
 import json
 import os
 import platform
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sim.engine import kernel
 from sim.engine.image import Image, linked, load
-from sim.engine.state import State
-from sim.program import Program
+
+_CALL = b"calls, addresses, sizes, results"  # how such functions are called
 
 
-def kept_at() -> Path:
-    """Where it is, or would be."""
+def source_of(function: Callable[..., Any], kinds: Sequence[Any]) -> bytes:
+    """What settles a function's machine code.
+
+    Parameters
+    ----------
+    function : callable
+        It calls nothing of ours that is not in its module.
+    kinds : sequence of types
+        Named tuples of columns that it takes.
+    """
+    path = sys.modules[function.__module__].__file__ or ""
+    return Path(path).read_bytes() + repr([kind._fields for kind in kinds]).encode() + _CALL
+
+
+def kept_at(source: bytes) -> Path:
+    """Where what was compiled of a source is, or would be."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = os.path.expanduser(os.environ.get("NUMBA_CACHE_DIR") or f"{cache}/scaling-sim")
-    source = Path(kernel.__file__).read_bytes() + repr((Program._fields, State._fields)).encode()
     name = hashlib.sha256(source).hexdigest()[:16]
     return Path(folder) / f"engine-{platform.system()}-{platform.machine()}-{name}.bin"
 
 
-def kept() -> bytes | None:
+def kept(source: bytes) -> bytes | None:
     """What `packed` returned, if it is there, whole and made for this machine."""
     try:
-        whole = kept_at().read_bytes()
+        whole = kept_at(source).read_bytes()
         head, _, code = whole.partition(b"\n")
         known = json.loads(head)
         by = known["made"]
@@ -41,7 +55,7 @@ def kept() -> bytes | None:
 
 
 def packed(code: bytes, entry: str) -> bytes:
-    """The kernel as it is kept.
+    """A compiled function as it is kept.
 
     Parameters
     ----------
@@ -60,7 +74,7 @@ def packed(code: bytes, entry: str) -> bytes:
 
 
 def unpacked(whole: bytes) -> Image | tuple[bytes, str]:
-    """A linked kernel, or an object file and the symbol of the function in it."""
+    """Linked code, or an object file and the symbol of the function in it."""
     head, _, code = whole.partition(b"\n")
     known = json.loads(head)
     if "image" not in known:
@@ -81,7 +95,7 @@ def processor() -> str:
 
 
 def _made(code: bytes, image: bool) -> list[str]:
-    """What a kept kernel must have been made by, and its checksum."""
+    """What kept code must have been made by, and its checksum."""
     checksum = hashlib.sha256(code).hexdigest()
     if image:
         return [processor(), checksum]
@@ -92,9 +106,9 @@ def _made(code: bytes, image: bool) -> list[str]:
     return [llvmlite.__version__, llvm.get_host_cpu_name(), features, checksum]
 
 
-def keep(whole: bytes) -> None:
+def keep(whole: bytes, source: bytes) -> None:
     """Write it, where there is a place to."""
-    path = kept_at()
+    path = kept_at(source)
     part = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

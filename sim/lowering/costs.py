@@ -76,6 +76,7 @@ class Priced(NamedTuple):
     compiled: Compiled
     collectives: dict[Name, CollectiveCost]
     fallbacks: tuple[str, ...]
+    models: tuple[CostModel, ...]  # of the kernels of each part
 
     @property
     def algorithms(self) -> dict[str, tuple[str, ...]]:
@@ -190,6 +191,7 @@ def price(
         compiled=step.compiled,
         collectives=step.costs,
         fallbacks=tuple(dict.fromkeys(text for p in parts for text in p.model.fallbacks)),
+        models=tuple(part.model for part in parts),
     )
 
 

@@ -8,6 +8,7 @@ make.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,13 +18,14 @@ import numpy.typing as npt
 from sim.lowering.costs import Priced
 from sim.lowering.layout import woken_s
 from sim.lowering.lower import Lowered, lower
+from sim.lowering.parts import F8, I4, I8, Part
 from sim.lowering.table import table_of
 from sim.program import revalue
 from sim.strategies.plan import Plan
 
-F8 = npt.NDArray[np.float64]
-I8 = npt.NDArray[np.int64]
-MAX_FRAMES = 24  # programs are large: up to a few MB
+MAX_OPS = 600_000  # of all frames that are kept: some 60 MB
+_Key = tuple[object, ...]
+HIGHEST = 32  # programs of a stack: its columns stay in a processor's cache
 
 
 class _Frame(NamedTuple):
@@ -31,8 +33,8 @@ class _Frame(NamedTuple):
 
     first: Lowered
     n_host: int  # host ops stand first
-    host: I8  # (n_host,)
-    device: I8  # (n - n_host,)
+    host: I8  # (n_host,) of those
+    place: I8  # (n,) of all, in a table in which the values of host ops stand before the rows
 
 
 def lowered(priced: Priced) -> Lowered:
@@ -43,27 +45,64 @@ def lowered(priced: Priced) -> Lowered:
     priced : Priced
         What runs and what it costs.
     """
-    parts, classes = priced.parts, priced.compiled.classes
-    if len(classes.ranks) > 1 or priced.flights.of.size:
-        return lower(parts, classes, priced.flights)
-    plan, rows, start, count = parts[0].plan, parts[0].rows, parts[0].row_start, parts[0].row_count
-    key = (
+    if not folds(priced):
+        return lower(priced.parts, priced.compiled.classes, priced.flights)
+    frame, new = _frame_of(_key(priced), priced)
+    return frame.first if new else _filled([priced], frame).row(0)
+
+
+class Stack(NamedTuple):
+    """Steps whose programs differ in numbers only."""
+
+    places: list[int]  # which of those that were asked for
+    lowered: Lowered  # with a row each
+
+
+def stacks(many: Sequence[Priced]) -> Iterator[Stack]:
+    """The programs of steps of which each `folds`, in stacks of at most `HIGHEST`."""
+    found: dict[tuple[_Key, _Key], list[int]] = {}
+    for i, priced in enumerate(many):
+        rows, classes = priced.parts[0].rows, priced.compiled.classes
+        like = (
+            rows.demand_ptr.tobytes(), rows.demand_local.tobytes(), classes.local.tobytes(),
+            classes.capacity.size, classes.sms.tobytes(), id(priced.models[0]),
+        )  # fmt: skip
+        found.setdefault((_key(priced), like), []).append(i)
+    for (key, _), places in found.items():
+        for begin in range(0, len(places), HIGHEST):
+            mine = places[begin : begin + HIGHEST]
+            frame, _ = _frame_of(key, many[mine[0]])
+            yield Stack(mine, _filled([many[i] for i in mine], frame))
+
+
+def folds(priced: Priced) -> bool:
+    """Whether all ranks of a step are one class, so that it has a frame."""
+    return len(priced.compiled.classes.ranks) == 1 and not priced.flights.of.size
+
+
+def _key(priced: Priced) -> _Key:
+    plan, rows, start, count = priced.parts[0].plan, *priced.parts[0][2:]
+    return (
         _structure(plan), start.tobytes(), count.tobytes(), rows.work.size,
-        (rows.hold > 0).tobytes(), rows.waits.tobytes(), classes.ranks,
+        (rows.hold > 0).tobytes(), rows.waits.tobytes(), rows.category.tobytes(),
+        priced.compiled.classes.ranks,
     )  # fmt: skip
+
+
+def _frame_of(key: _Key, priced: Priced) -> tuple[_Frame, bool]:
+    """The frame of a key, and whether it is new: made of this step, which is its first."""
     frame = _frames.pop(key, None)
+    new = frame is None
     if frame is None:
-        result = lower(parts, classes)
-        frame = _frame(result, start)
-        if len(_frames) >= MAX_FRAMES:
+        part = priced.parts[0]
+        frame = _frame(lower(priced.parts, priced.compiled.classes), part.row_start)
+        while _frames and sum(f.place.size for f in _frames.values()) > MAX_OPS:
             del _frames[next(iter(_frames))]
-    else:
-        result = _filled(priced, frame)
     _frames[key] = frame  # the last used stands last
-    return result
+    return frame, new
 
 
-_frames: dict[tuple[object, ...], _Frame] = {}
+_frames: dict[_Key, _Frame] = {}
 
 
 def _structure(plan: Plan) -> tuple[object, ...]:
@@ -87,63 +126,87 @@ def _frame(first: Lowered, start: I8) -> _Frame:
     begins[n_host : n_host + 1] = True
     at = np.arange(op.size)
     row = start[op] + at - np.maximum.accumulate(np.where(begins, at, 0))
-    return _Frame(first, n_host, row[:n_host], row[n_host:])
+    place = np.concatenate((np.arange(n_host), n_host + row[n_host:]))
+    return _Frame(first, n_host, row[:n_host], place)
 
 
-def _filled(priced: Priced, frame: _Frame) -> Lowered:
-    part, classes, first = priced.parts[0], priced.compiled.classes, frame.first
-    rows = part.rows
-    size, n_host = first.plan_op.size, frame.n_host
-    host_s = rows.host_s[frame.host] + woken_s(rows, frame.host)
+def _filled(many: Sequence[Priced], frame: _Frame) -> Lowered:
+    """A stack of programs of one frame."""
+    parts, first = [priced.parts[0] for priced in many], frame.first
+    classes = [priced.compiled.classes for priced in many]
+    rows, one = parts[0].rows, classes[0]
+    n_host = frame.n_host
 
-    def spread(column: npt.NDArray[Any], host: npt.ArrayLike) -> npt.NDArray[Any]:
-        out = np.empty(size, dtype=column.dtype)
-        out[:n_host] = host
-        out[n_host:] = column[frame.device]
-        return out
+    def spread(name: str, host: npt.ArrayLike) -> npt.NDArray[Any]:
+        """A column of costs, op by op; host ops have other ones, which stand first."""
+        own = [getattr(part.rows, name) for part in parts]
+        table = np.empty((len(own), n_host + own[0].size), dtype=own[0].dtype)
+        table[:, :n_host] = host
+        for row, values in zip(table, own, strict=True):
+            row[n_host:] = values
+        found: npt.NDArray[Any] = table.take(frame.place, axis=1)
+        return found
 
-    curve = spread(rows.curve, -1)
-    bound, weight = spread(rows.bound, np.inf), spread(rows.weight, 1.0)
-    alone = spread(rows.alone_s, host_s)
-    speed = float(classes.speed[0])
-    curves = rows.curves
-    if speed != 1.0:  # a slow rank's curves are the same curves, lower
-        pace = np.where(curve >= 0, speed, 1.0)
+    host_s = np.stack([part.rows.host_s for part in parts]).take(frame.host, axis=1)
+    host_s += woken_s(rows, frame.host)
+    curve = spread("curve", -1)
+    bound, weight = spread("bound", np.inf), spread("weight", 1.0)
+    alone = spread("alone_s", host_s)
+    curved = curve >= 0
+    curves, curve = _curves_of(parts, curve)
+    speed = np.array([c.speed for c in classes])
+    if (speed != 1.0).any():  # a slow rank's curves are the same curves, lower
+        pace = np.where(curved, speed, 1.0)
         bound, weight, alone = bound * pace, weight * pace, alone / pace
-        curves = curves * speed
+        curves = curves * speed[:, :, None]
     # local resources beyond the class's own are the machine's
-    shared = classes.capacity.size
-    local = np.concatenate((classes.local[0], np.arange(shared, dtype=np.int32)))
-    scale = np.concatenate((classes.scale[0], np.ones(shared)))
+    shared = one.capacity.size
+    local = np.concatenate((one.local[0], np.arange(shared, dtype=np.int32)))
+    scale = np.stack([np.concatenate((c.scale[0], np.ones(shared))) for c in classes])
+    amount = np.stack([part.rows.demand_amount for part in parts])
     program = revalue(
         first.program,
-        latency=spread(rows.latency_s, host_s),
-        work=spread(rows.work, 0.0),
+        latency=spread("latency_s", host_s),
+        work=spread("work", 0.0),
         bound=bound,
         weight=weight,
         demand_ptr=np.append(rows.demand_ptr, rows.demand_ptr[-1:]),
         demand_resource=local[rows.demand_local],
-        demand_amount=rows.demand_amount * scale[rows.demand_local],
-        capacity=classes.capacity,
-        hold_units=spread(rows.hold, 0),
-        hold_capacity=classes.sms,
+        demand_amount=amount * scale[:, rows.demand_local],
+        capacity=np.stack([c.capacity for c in classes]),
+        hold_units=spread("hold", 0),
+        hold_capacity=one.sms,
         curve=curve,
-        curve_resource=np.where(curve >= 0, np.int32(0), np.int32(-1)),
+        curve_resource=np.where(curved, np.int32(0), np.int32(-1)),
         curves=curves,
     )
     return Lowered(
         program=program,
         plan_op=first.plan_op,
-        category=spread(rows.category, first.category[0]),
+        category=first.category,
         alone_s=alone,
-        views=(
+        views=tuple(
             replace(
                 first.views[0],
                 role=part.role,
                 plan=part.plan,
-                multiplicity=int(classes.multiplicity[0]),
+                multiplicity=int(c.multiplicity[0]),
                 comm_bytes=table_of(part.plan).comm_bytes,
-            ),
+            )
+            for part, c in zip(parts, classes, strict=True)
         ),
         lane_names=first.lane_names,
     )
+
+
+def _curves_of(parts: Sequence[Part], curve: I4) -> tuple[F8, I4]:
+    """Curves of a stack, (n_curves, n), and where ops find theirs; of many only those in use."""
+    longest = max((part.rows.curves for part in parts), key=len)  # one GPU's grow with its kernels
+    if len(parts) == 1:
+        return longest, curve
+    used = np.zeros(len(longest) + 1, dtype=bool)
+    used[curve] = True
+    used[-1] = False  # what has none
+    place = np.cumsum(used, dtype=np.int32) - np.int32(1)
+    place[-1] = -1
+    return longest[used[:-1]], place[curve]

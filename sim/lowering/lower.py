@@ -84,7 +84,7 @@ class RankView:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """A program and what its ops are."""
+    """A program and what its ops are; or a stack of programs, with a row and a view each."""
 
     program: Program
     plan_op: I4  # (n,) index into its view's plan, also of the host op that launches it
@@ -92,6 +92,15 @@ class Lowered:
     alone_s: F8  # (n,)
     views: tuple[RankView, ...]
     lane_names: tuple[str, ...]
+
+    def row(self, i: int) -> Lowered:
+        """One program of a stack."""
+        if not self.program.stack:
+            return self
+        return Lowered(
+            self.program.row(i), self.plan_op, self.category, self.alone_s[i], (self.views[i],),
+            self.lane_names,
+        )  # fmt: skip
 
 
 def _hidden(part: Part, fastest: float) -> B1:

@@ -19,12 +19,13 @@ The rules (docs/decisions/0006-engine.md has the reasons):
 from sim.program.assembly import assemble, revalue
 from sim.program.builder import ProgramBuilder
 from sim.program.checks import check_acyclic, find_cycle, validate
-from sim.program.table import F8, I4, I8, Program, Timeline
+from sim.program.table import F8, I4, I8, NUMBERS, Program, Timeline
 
 __all__ = [
     "F8",
     "I4",
     "I8",
+    "NUMBERS",
     "Program",
     "ProgramBuilder",
     "Timeline",

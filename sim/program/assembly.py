@@ -148,7 +148,8 @@ def revalue(program: Program, **columns: Any) -> Program:
     program : Program
         From `assemble`.
     **columns : arrays
-        Columns of `Program`, but for those that say which op is which and what waits for what.
+        Columns of `Program`, but for those that say which op is which and what waits for what; of
+        a stack of programs those of `NUMBERS`, with a row a program.
 
     Raises
     ------

@@ -24,7 +24,7 @@ def _demand_all(
 ) -> None:
     if not bool(ok.all()):
         at = int(np.flatnonzero(~ok)[0])
-        text = f"{kind} {at}: {message}, not {values[at]}"
+        text = f"{kind} {at % ok.shape[-1]}: {message}, not {values.ravel()[at]}"
         raise EngineError(text)
 
 
@@ -59,7 +59,7 @@ def validate(program: Program) -> None:
 
 
 def validate_values(p: Program) -> None:
-    """Numbers, and what they name beside other ops."""
+    """Numbers, and what they name beside other ops; of a program or of a stack."""
     _demand_finite(p.latency, "latency must be >= 0")
     _demand_finite(p.work, "work must be finite and >= 0")
     _demand_finite(p.weight, "weight must be > 0", positive=True)
@@ -79,18 +79,19 @@ def validate_values(p: Program) -> None:
 
 def _validate_routes(p: Program) -> None:
     ptr, resource = p.demand_ptr, p.demand_resource
-    if ptr[0] != 0 or ptr[-1] != resource.size or resource.size != p.demand_amount.size:
+    if ptr[0] != 0 or not ptr[-1] == resource.size == p.demand_amount.shape[-1]:
         message = "the demand table's pointers do not match its length"
         raise EngineError(message)
     lengths = np.diff(ptr)
     _demand_all(lengths >= 0, "a row's length must be >= 0", lengths, "route")
     in_range("a route", p.route, 0, lengths.size)
-    in_range("a demand", resource, 0, p.capacity.size)
-    key = np.repeat(np.arange(lengths.size), lengths) * max(p.capacity.size, 1) + resource
+    n_resources = p.capacity.shape[-1]
+    in_range("a demand", resource, 0, n_resources)
+    key = np.repeat(np.arange(lengths.size), lengths) * max(n_resources, 1) + resource
     key.sort()
     twice = np.flatnonzero(key[1:] == key[:-1])
     if twice.size:
-        row, which = divmod(int(key[twice[0]]), p.capacity.size)
+        row, which = divmod(int(key[twice[0]]), n_resources)
         message = f"route {row} names resource {which} twice"
         raise EngineError(message)
 
@@ -131,16 +132,16 @@ def _follows(p: Program, op: int, later: int) -> bool:
 
 
 def _validate_curves(p: Program) -> None:
-    in_range("a curve", p.curve, -1, p.curves.shape[0])
+    in_range("a curve", p.curve, -1, p.curves.shape[-2])
     in_range("a curve's resource", p.curve_resource, -1, p.hold_capacity.size)
     _demand_finite(p.curves.ravel(), "bounds must be > 0", positive=True, kind="curve entry")
-    if p.curves.shape[0] == 0:
+    if p.curves.shape[-2] == 0:
         return
     has = p.curve >= 0
     _demand_all(~has | (p.curve_resource >= 0), "a curve needs a resource", p.curve_resource)
     most = int(p.hold_capacity[p.curve_resource[has]].max(initial=0))
-    if p.curves.shape[1] <= most:
-        message = f"curves reach {p.curves.shape[1] - 1} units, their resources have {most}"
+    if p.curves.shape[-1] <= most:
+        message = f"curves reach {p.curves.shape[-1] - 1} units, their resources have {most}"
         raise EngineError(message)
 
 

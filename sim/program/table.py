@@ -15,7 +15,8 @@ I8 = npt.NDArray[np.int64]
 class Program(NamedTuple):
     """Column arrays; ops are sorted by (primary) lane, order within a lane is issue order.
 
-    Every precedence edge other than "next in lane" is in the successor CSR.
+    Every precedence edge other than "next in lane" is in the successor CSR. Programs that differ in
+    numbers only may be stacked: columns of `NUMBERS` have a leading axis then, a row a program.
     """
 
     lane: I4  # (n,) primary lane, ascending
@@ -46,11 +47,43 @@ class Program(NamedTuple):
     follower: I4  # (n,) inverse of peer
     n_lanes: int
 
+    @property
+    def stack(self) -> int:
+        """Programs of a stack; 0: it is a single one."""
+        return len(self.latency) if self.latency.ndim > 1 else 0
+
+    def stacked(self, name: str) -> bool:
+        """Whether a column has a row a program."""
+        column: npt.NDArray[np.generic] = getattr(self, name)
+        return name in NUMBERS and column.ndim > (2 if name == "curves" else 1)
+
+    def row(self, i: int) -> Program:
+        """One program of a stack, the only one where there is none."""
+        if not self.stack:
+            return self
+        own = {name: getattr(self, name)[i] for name in NUMBERS if self.stacked(name)}
+        return self._replace(**own)
+
+
+#: columns in which programs of a stack may differ
+NUMBERS = (
+    "latency", "work", "bound", "weight", "demand_amount", "capacity", "hold_units", "curve",
+    "curve_resource", "curves",
+)  # fmt: skip
+
 
 class Timeline(NamedTuple):
-    """When each op started (nothing left to wait for) and ended."""
+    """When each op started (nothing left to wait for) and ended; of a stack, a row a program."""
 
     start: F8  # (n,) largest end of its predecessors [s]
     end: F8  # (n,) [s]
-    events: int  # ends of latencies, works and steps: heap pops of the plain algorithm
-    solves: int  # components solved
+    events: int | I8  # ends of latencies, works and steps: heap pops of the plain algorithm
+    solves: int | I8  # components solved
+
+    def row(self, i: int) -> Timeline:
+        """Of one program of a stack."""
+        if self.start.ndim == 1:
+            return self
+        assert not isinstance(self.events, int)
+        assert not isinstance(self.solves, int)
+        return Timeline(self.start[i], self.end[i], int(self.events[i]), int(self.solves[i]))

@@ -8,19 +8,35 @@ micro-steps is the first, the middle one as often as needed, and the last.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from sim.engine.account import (
+    BESIDE,
+    BUSY,
+    COVERED,
+    FIXED,
+    HIDDEN,
+    IDLE,
+    LOST,
+    SHARED,
+    Watched,
+    accounts,
+)
 from sim.lowering.lower import Lowered, RankView
-from sim.lowering.parts import CATEGORIES, I8
+from sim.lowering.parts import B1, CATEGORIES, I4
 from sim.program import Timeline
 from sim.records import dataclass
-from sim.step.intervals import F8, Coverage, between
-from sim.step.overlap import B1, causes
+from sim.step.overlap import CAUSES, holders
 
 _COLLECTIVE = CATEGORIES.index("collective")
 _ROUNDING = 1e-9  # of a step: differences of its moments are rounded to less
+
+Windows = Sequence[tuple[float, float]]
 
 
 @dataclass(slots=True)
@@ -100,93 +116,115 @@ class Breakdown:
 
 
 def measure(
-    lowered: Lowered, timeline: Timeline, view: RankView, begin: float, finish: float, far: B1
-) -> Breakdown:
-    """Measures of one rank within ``[begin, finish]``.
+    lowered: Lowered, timeline: Timeline, views: Sequence[RankView], windows: Sequence[Windows],
+    far: Sequence[B1],
+) -> list[list[Breakdown]]:  # fmt: skip
+    """Measures of a rank within windows of its step, for each step of a stack.
 
     Parameters
     ----------
     lowered : Lowered
-        The program with what its ops are.
+        The program with what its ops are; or a stack.
     timeline : Timeline
         When they ran.
-    view : RankView
-        The rank (or class of ranks) to look from.
-    begin, finish : float
-        The window. [s]
-    far : (P,) bool
-        Which ops of its plan are collectives between nodes.
+    views : sequence of RankView
+        The rank (or class of ranks) to look from in each step.
+    windows : sequence of sequences of (begin, finish)
+        Of each step. [s]
+    far : sequence of (P,) bool
+        Which ops of each one's plan are collectives between nodes.
     """
+    view, program = views[0], lowered.program
     category = lowered.category[view.compute]
     # a collective may be issued on the compute stream (clipping): that is communication
-    own = category != _COLLECTIVE
-    ops = view.compute.start + np.flatnonzero(own)
-    category = category[own]
-    started, ended = timeline.start[ops], timeline.end[ops]
-    comm_start, comm_end = timeline.start[view.comm_begin], timeline.end[view.comm_end]
-    inside = (comm_start >= begin) & (comm_start < finish)
-    start, end = np.clip(started, begin, finish), np.clip(ended, begin, finish)
-    lengths = end - start
-    comm = Coverage(np.clip(comm_start, begin, finish), np.clip(comm_end, begin, finish))
-    out = Breakdown(time_s=finish - begin, communication_s=comm.total)
-    by_kind = np.bincount(category, weights=lengths, minlength=len(CATEGORIES)).tolist()
-    out.kernels = {name: by_kind[i] for i, name in enumerate(CATEGORIES) if by_kind[i] > 0.0}
-    out.compute_s = float(lengths.sum())
-    lost = np.maximum(0.0, lengths - lowered.alone_s[ops])
-    lost[(ended > finish) | (started < begin)] = 0.0
-    out.slowdown_s = float(lost.sum())
-    out.slowdown = causes(lowered, timeline, view, ops, lost, far)
-    idle_start, idle_end = between(start, end, begin, finish)
-    hidden = comm.inside(idle_start, idle_end)
-    out.exposed_s = float(hidden.sum())
-    if view.copies.size:
-        copies = view.copies
-        both = Coverage(
-            np.concatenate((comm_start, timeline.start[copies])).clip(begin, finish),
-            np.concatenate((comm_end, timeline.end[copies])).clip(begin, finish),
-        )
-        covered = both.inside(idle_start, idle_end)
-        out.copy_s = out._rest(float((covered - hidden).sum()))
-    out.host_s = out._rest(float((idle_end - idle_start).sum()) - out.exposed_s - out.copy_s)
-    out.exposed = _attribute(view, comm_start, comm_end, idle_start, idle_end, hidden)
-    out.collectives = _by_kind(view, inside, comm_end - comm_start)
+    own = np.flatnonzero(category != _COLLECTIVE)
+    holds = np.flatnonzero(program.hold_resource == view.index)
+    (labels, label), (sorts, sort) = _codes(view)
+    most = max(len(each) for each in windows)
+    moments = np.zeros((2, len(views), most))
+    for i, each in enumerate(windows):
+        moments[:, i, : len(each)] = np.transpose(each)
+    found = accounts(
+        Watched(
+            start=timeline.start,
+            end=timeline.end,
+            alone=lowered.alone_s,
+            curve=program.curve,
+            curves=program.curves.reshape(*program.curves.shape[:-2], -1),
+            width=program.curves.shape[-1],
+            units=int(program.hold_capacity[view.index]),
+            ops=_i4(view.compute.start + own),
+            kind=_i4(category[own]),
+            kinds=len(CATEGORIES),
+            begins=_i4(view.comm_begin),
+            ends=_i4(view.comm_end),
+            label=label,
+            labels=len(labels),
+            sort=sort,
+            sorts=len(sorts),
+            size=np.stack([v.comm_bytes for v in views]),
+            copies=_i4(view.copies),
+            holds=_i4(holds),
+            until=_i4(program.hold_until[holds]),
+            held=program.hold_units,
+            holder=holders(lowered, holds, far),
+            windows=np.array([len(each) for each in windows]),
+            begin=moments[0],
+            finish=moments[1],
+        ),
+        len(views),
+    )
+    return [
+        [
+            _named(finish - begin, sums, labels, sorts)
+            for (begin, finish), sums in zip(each, rows, strict=False)
+        ]
+        for each, rows in zip(windows, found.tolist(), strict=True)
+    ]
+
+
+def _i4(column: npt.NDArray[Any]) -> I4:
+    return np.asarray(column, dtype=np.int32)
+
+
+def _named(
+    time_s: float, sums: Sequence[float], labels: Sequence[str], sorts: Sequence[str]
+) -> Breakdown:
+    """The sums of a window."""
+    out = Breakdown(
+        time_s=time_s, communication_s=sums[BESIDE], compute_s=sums[BUSY], exposed_s=sums[HIDDEN],
+        slowdown_s=sums[LOST],
+    )  # fmt: skip
+    out.copy_s = out._rest(sums[COVERED] - sums[HIDDEN])
+    out.host_s = out._rest(sums[IDLE] - out.exposed_s - out.copy_s)
+    blamed = zip(CAUSES, sums[SHARED:FIXED], strict=True)
+    out.slowdown = {cause: seconds for cause, seconds in blamed if seconds > 0.0}
+    end = FIXED + len(CATEGORIES)
+    busy = zip(CATEGORIES, sums[FIXED:end], strict=True)
+    out.kernels = {name: seconds for name, seconds in busy if seconds > 0.0}
+    begin, end = end, end + len(labels)
+    waits = zip(labels, sums[begin:end], strict=True)
+    exposed = [(label, seconds) for label, seconds in waits if seconds > 0.0]
+    out.exposed = dict(sorted(exposed, key=lambda item: -item[1]))
+    each = zip(sums[end::3], sums[end + 1 :: 3], sums[end + 2 :: 3], strict=True)
+    out.collectives = {
+        name: {"count": count, "bytes": size, "time_s": seconds}
+        for name, (count, size, seconds) in zip(sorts, each, strict=True)
+        if count
+    }
     return out
 
 
-def _by_kind(view: RankView, inside: B1, seconds: F8) -> dict[str, dict[str, float]]:
-    """Collectives of a window by kind: how many, of how many bytes and how long in all."""
-    known: tuple[tuple[str, ...], I8] | None = view.plan.derived.get("kinds of collectives")
+_Codes = tuple[tuple[str, ...], I4]
+
+
+def _codes(view: RankView) -> tuple[_Codes, _Codes]:
+    """Labels of a rank's collectives, and their kinds: the names, and which each one has."""
+    known: tuple[_Codes, _Codes] | None = view.plan.derived.get("codes of collectives")
     if known is None:
-        names = tuple(dict.fromkeys(view.comm_kind))
-        codes = np.array([names.index(kind) for kind in view.comm_kind], dtype=np.int64)
-        known = view.plan.derived["kinds of collectives"] = names, codes
-    names, codes = known
-    columns = inside, view.comm_bytes * inside, seconds * inside
-    sums = [np.bincount(codes, weights=c, minlength=len(names)).tolist() for c in columns]
-    return {
-        name: {"count": count, "bytes": size, "time_s": time_s}
-        for name, count, size, time_s in zip(names, *sums, strict=True)
-        if count
-    }
-
-
-def _attribute(
-    view: RankView, comm_start: F8, comm_end: F8, idle_start: F8, idle_end: F8, hidden: F8
-) -> dict[str, float]:
-    """Exposed seconds by the collective that a gap waited for: the last to end within it."""
-    rows = np.flatnonzero(hidden > 0.0)
-    if rows.size == 0:
-        return {}
-    order = np.argsort(comm_end, kind="stable")
-    ends = comm_end[order]
-    places = np.searchsorted(ends, idle_end[rows], side="right") - 1
-    exposed: dict[str, float] = {}
-    for i, at, seconds in zip(rows.tolist(), places.tolist(), hidden[rows].tolist(), strict=True):
-        if at < 0 or ends[at] <= idle_start[i]:
-            later = order[comm_start[order] < idle_end[i]]
-            which = int(later[-1]) if later.size else int(order[0])
-        else:
-            which = int(order[at])
-        label = view.comm_label[which]
-        exposed[label] = exposed.get(label, 0.0) + seconds
-    return dict(sorted(exposed.items(), key=lambda item: -item[1]))
+        found = []
+        for names in (view.comm_label, view.comm_kind):
+            place = {name: i for i, name in enumerate(dict.fromkeys(names))}
+            found.append((tuple(place), np.array([place[name] for name in names], dtype=np.int32)))
+        known = view.plan.derived["codes of collectives"] = found[0], found[1]
+    return known

@@ -8,6 +8,9 @@ only after many blocks; docs/decisions/0008-one-step.md has what is left of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,11 +18,13 @@ from sim.blocks.layer import layer_kinds
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.lowering.lower import Lowered, RankView
+from sim.lowering.parts import B1, F8, I8
 from sim.program import Timeline
-from sim.step.run import StepOutcome
+from sim.step.breakdown import Breakdown
 from sim.strategies.plan import SEGMENT, Plan
 
 SHALLOW, DEEP = 4, 8  # both beyond any prefetch depth of FSDP
+N = TypeVar("N", float, npt.NDArray[Any])
 EVEN = 1e-5  # of a block's share of a micro-step: how much its pace may still change
 
 
@@ -43,38 +48,73 @@ def of_layers(workload: Workload, layers: int) -> Workload:
     )
 
 
-def factors(layers: int) -> tuple[float, float]:
+def factors(layers: N) -> tuple[N, N]:
     """How often measures at `SHALLOW` and at `DEEP` blocks go into those at `layers`."""
-    factor = (layers - DEEP) / (DEEP - SHALLOW)
+    factor: N = (layers - DEEP) / (DEEP - SHALLOW)
     return -factor, 1.0 + factor
 
 
-def settled(lowered: Lowered, timeline: Timeline, layers: int) -> bool:
+class Pace(NamedTuple):
+    """How steps of few blocks go, a row a step; of one representative rank each."""
+
+    begins: F8  # (steps, 2 x micro-steps, blocks) when it begins each block [s]
+    leads: F8  # by how much the host was ahead then [s]
+    share: F8  # (steps,) a block's share of a micro-step [s]
+    ends: F8  # (steps, n_lanes) when each lane ends [s]
+    end: F8  # (steps,) [s]
+
+
+def pace_of(lowered: Lowered, timeline: Timeline, layers: int) -> Pace:
+    """How a step of `layers` blocks goes, or those of a stack."""
+    view, program = _slowest(lowered, timeline), lowered.program
+    first = _first_of_blocks(view.plan)
+    start, end = np.atleast_2d(timeline.start), np.atleast_2d(timeline.end)
+    at = np.searchsorted(lowered.plan_op[view.compute], first) + view.compute.start
+    begins = start[:, at]
+    lasts = np.searchsorted(program.lane, np.arange(program.n_lanes), side="right")
+    some = np.flatnonzero(np.diff(lasts, prepend=0))  # lanes of which there are ops
+    ends = np.zeros((len(end), program.n_lanes))
+    # ops of a lane end one after the other
+    ends[:, some] = end[:, lasts[some] - 1]
+    passes = len(first)  # forward and backward of every micro-step
+    return Pace(
+        begins, begins - end[:, _launches(lowered, view.rank, first)],
+        end[:, view.compute].max(axis=1) / (layers * (passes // 2)), ends, end.max(axis=1),
+    )  # fmt: skip
+
+
+def rows_of(paces: Sequence[tuple[Pace, int]]) -> Pace:
+    """Rows of several, each given with its number, as one."""
+    each = [[column[row] for column in pace] for pace, row in paces]
+    return Pace(*(np.stack(rows) for rows in zip(*each, strict=True)))
+
+
+def settled(deep: Pace, layers: I8) -> B1:
     """Whether the blocks past `SHALLOW` follow each other evenly, and so would `layers` of them.
 
     They would not where the host, ahead of the GPU now, loses so much a block that it falls behind.
 
     Parameters
     ----------
-    lowered, timeline
-        A step of `DEEP` blocks, as the slowest rank sees it.
-    layers : int
-        Blocks of the whole model. [1]
+    deep : Pace
+        Steps of `DEEP` blocks.
+    layers : (steps,) int64
+        Blocks of each whole model. [1]
     """
-    view = _slowest(lowered, timeline)
-    first = _first_of_blocks(view.plan)
-    begins = _begins(lowered, timeline)
-    pace = np.diff(begins, axis=1)[:, SHALLOW - 2 : DEEP - 3]  # the last ones see the end coming
-    share = _share(lowered, timeline, DEEP)
-    if (pace.max(axis=1) - pace.min(axis=1)).max() > EVEN * share:
-        return False
-    lead = begins - timeline.end[_launches(lowered, view.rank, first)]
-    lost = lead[:, DEEP - 4] - lead[:, DEEP - 3]  # a block
-    falls = (lost > EVEN * share) & (lead[:, DEEP - 3] < lost * (layers - DEEP + 3))
-    return not bool(falls.any())
+    pace = np.diff(deep.begins, axis=2)[..., SHALLOW - 2 : DEEP - 3]  # the last see the end coming
+    least = EVEN * deep.share
+    even = (pace.max(axis=2) - pace.min(axis=2)).max(axis=1) <= least
+    lead = deep.leads
+    lost = lead[..., DEEP - 4] - lead[..., DEEP - 3]  # a block
+    more = (layers - DEEP + 3)[:, None]
+    falls = (lost > least[:, None]) & (lead[..., DEEP - 3] < lost * more)
+    found: B1 = even & ~falls.any(axis=1)
+    return found
 
 
-def alike(shallow: StepOutcome, deep: StepOutcome, layers: int) -> bool:
+def alike(
+    shallow: Pace, deep: Pace, parts: Sequence[tuple[Breakdown, Breakdown]], layers: I8
+) -> B1:
     """Whether the two begin and end alike, so that the deeper one has more of its middle only.
 
     A host or a stream that is not yet in its rhythm where the shallow one ends shows here: as
@@ -83,51 +123,32 @@ def alike(shallow: StepOutcome, deep: StepOutcome, layers: int) -> bool:
 
     Parameters
     ----------
-    shallow, deep : StepOutcome
+    shallow, deep : Pace
         Steps of `SHALLOW` and of `DEEP` blocks.
-    layers : int
-        Blocks of the whole model. [1]
+    parts : sequence of (shallow, deep)
+        Their breakdowns.
+    layers : (steps,) int64
+        Blocks of each whole model. [1]
     """
-    less, more = (np.diff(_begins(o.lowered, o.timeline), axis=1) for o in (shallow, deep))
-    head, tail = less[:, :-1] - more[:, : SHALLOW - 2], less[:, -1] - more[:, -1]
-    least = EVEN * _share(deep.lowered, deep.timeline, DEEP)
-    if max(np.abs(head).max(), np.abs(tail).max()) > least:
-        return False
-    fewer, further = shallow.breakdown, deep.breakdown
-    once, again = ({**part.exposed, "host": part.host_s} for part in (fewer, further))
-    if any(again.get(name, 0.0) < seconds - least for name, seconds in once.items()):
-        return False
-    times, more_times = factors(layers)
-    ends = times * _ends(shallow) + more_times * _ends(deep)  # of each lane
-    step_s = times * shallow.timeline.end.max() + more_times * deep.timeline.end.max()
-    return bool(ends.max() <= step_s + least)
-
-
-def _ends(outcome: StepOutcome) -> npt.NDArray[np.float64]:
-    """When each lane ends, (n_lanes,). [s]"""
-    program = outcome.lowered.program
-    ends = np.zeros(program.n_lanes)
-    np.maximum.at(ends, program.lane, outcome.timeline.end)
-    return ends
+    less, more = (np.diff(pace.begins, axis=2) for pace in (shallow, deep))
+    head, tail = less[..., :-1] - more[..., : SHALLOW - 2], less[..., -1] - more[..., -1]
+    least = EVEN * deep.share
+    off = np.maximum(np.abs(head).max(axis=(1, 2)), np.abs(tail).max(axis=1))
+    times, more_times = factors(layers[:, None])
+    ends = times * shallow.ends + more_times * deep.ends
+    step_s = times[:, 0] * shallow.end + more_times[:, 0] * deep.end
+    found: B1 = (off <= least) & (ends.max(axis=1) <= step_s + least)
+    for i, (fewer, further) in enumerate(parts):
+        once, again = ({**part.exposed, "host": part.host_s} for part in (fewer, further))
+        if any(again.get(name, 0.0) < s - least[i] for name, s in once.items()):
+            found[i] = False
+    return found
 
 
 def _slowest(lowered: Lowered, timeline: Timeline) -> RankView:
+    if len(lowered.views) == 1 or lowered.program.stack:
+        return lowered.views[0]
     return max(lowered.views, key=lambda view: float(timeline.end[view.compute].max()))
-
-
-def _share(lowered: Lowered, timeline: Timeline, layers: int) -> float:
-    """A block's share of a micro-step. [s]"""
-    view = _slowest(lowered, timeline)
-    passes = len(_first_of_blocks(view.plan))  # forward and backward of every micro-step
-    return float(timeline.end[view.compute].max()) / (layers * (passes // 2))
-
-
-def _begins(lowered: Lowered, timeline: Timeline) -> npt.NDArray[np.float64]:
-    """When the slowest rank begins each block, (2 x micro-steps, blocks). [s]"""
-    view = _slowest(lowered, timeline)
-    of, starts = lowered.plan_op[view.compute], timeline.start[view.compute]
-    found: npt.NDArray[np.float64] = starts[np.searchsorted(of, _first_of_blocks(view.plan))]
-    return found
 
 
 def _launches(lowered: Lowered, rank: int, ops: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

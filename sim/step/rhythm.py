@@ -50,21 +50,29 @@ def settled(lowered: Lowered, timeline: Timeline) -> bool:
     return bool(periods.max() - periods.min() <= EVEN * periods.max())
 
 
-def middle_of(lowered: Lowered, timeline: Timeline, view: RankView) -> tuple[float, float]:
-    """When the compute lane enters the micro-step that stands for others, and the next one. [s]"""
+def middle_of(lowered: Lowered, timeline: Timeline, view: RankView) -> tuple[F8, F8]:
+    """When the compute lane enters the micro-step that stands for others, and the next one. [s]
+
+    Parameters
+    ----------
+    lowered, timeline : Lowered, Timeline
+        A step, or a stack; then the two have an entry each.
+    view : RankView
+        The rank, in each of them.
+    """
     starts = _forwards(lowered, timeline, view)
-    if starts.size < MICRO_STEPS:  # a stage without blocks passes messages on
+    if starts.shape[-1] < MICRO_STEPS:  # a stage without blocks passes messages on
         starts = max((_forwards(lowered, timeline, v) for v in lowered.views), key=len)
-    first, end = starts[-2:] if view.plan.stages > 1 else starts[1:3]
-    return float(first), float(end)
+    begin, end = (-2, -1) if view.plan.stages > 1 else (1, 2)
+    return starts[..., begin], starts[..., end]
 
 
 def _forwards(lowered: Lowered, timeline: Timeline, view: RankView) -> F8:
-    """When the forward of each micro-step begins, (micro-steps,). [s]"""
+    """When the forward of each micro-step begins, (micro-steps,) or a row a step. [s]"""
     table = table_of(view.plan)
-    of, starts = lowered.plan_op[view.compute], timeline.start[view.compute]
-    inside = (table.kind == SEGMENT)[of]
-    micro = table.micro_step[of][inside]
-    out = np.full(int(micro.max()) + 1, np.inf)
-    np.minimum.at(out, micro, starts[inside])
-    return out
+    of, starts = lowered.plan_op[view.compute], timeline.start[..., view.compute]
+    inside = np.flatnonzero((table.kind == SEGMENT)[of])
+    micro = table.micro_step[of[inside]]
+    first = np.full(int(micro.max()) + 1, -1, dtype=np.int64)
+    first[micro[::-1]] = inside[::-1]  # ops of a lane follow each other: the first stays
+    return np.where(first >= 0, starts[..., first], np.inf)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced, price
-from sim.lowering.frames import lowered
+from sim.lowering.frames import folds, lowered, stacks
 from sim.lowering.lower import Lowered, RankView
 from sim.program import Timeline
 from sim.records import dataclass
@@ -124,6 +125,37 @@ def _replicas(
     level: str, layers: int | None,
 ) -> tuple[StepOutcome, F8]:  # fmt: skip
     """As `run_replicas`, of `simulated`, which has all micro-steps of the job or fewer."""
+    ready = _ready(topology, workload, simulated, variation, level, layers)
+    program = lowered(ready.priced)
+    if not variation.jitter:
+        only = _ran([0], [ready], program, run(program.program, engine)).outcome(0)
+        return only, np.full(variation.replicas, only.time_s)
+
+    def outcome(replica: int) -> StepOutcome:
+        drawn = jittered(program, ready.ranks, variation.seed, replica)
+        timeline = run(drawn.program, engine)
+        return _ran([0], [ready._replace(ranks={})], drawn, timeline).outcome(0)
+
+    if variation.replicas == 1:
+        only = outcome(0)
+        return only, np.array([only.time_s])
+    times = np.array([outcome(replica).time_s for replica in range(variation.replicas)])
+    median = int(np.argsort(times, kind="stable")[(times.size - 1) // 2])
+    return outcome(median), times
+
+
+class _Ready(NamedTuple):
+    """A priced step."""
+
+    priced: Priced
+    ranks: Mapping[Role, Ranks]  # as the kernels of a role were slowed
+    repeats: int
+
+
+def _ready(
+    topology: Topology, workload: Workload, simulated: Workload, variation: Variation, level: str,
+    layers: int | None,
+) -> _Ready:  # fmt: skip
     fabric = compile_fabric(topology)
     tree = tree_of(workload)
     plans = plans_of(simulated, tree, mesh_of(topology, workload))
@@ -138,26 +170,105 @@ def _replicas(
     ranks = () if told else ranks_of(priced, simulated, variation.jitter, _deep(workload, layers))
     if not variation.jitter:
         priced = _as_the_slowest(priced, ranks)
-    program = lowered(priced)
-    repeats = workload.gradient_accumulation - simulated.gradient_accumulation
-
     by_role = {part.role: mine for part, mine in zip(priced.parts, ranks, strict=False)}
+    repeats = workload.gradient_accumulation - simulated.gradient_accumulation
+    return _Ready(priced, by_role, repeats)
 
-    def outcome(replica: int) -> StepOutcome:
-        drawn = program
-        if variation.jitter:
-            drawn = jittered(program, by_role, variation.seed, replica)
-        timeline = run(drawn.program, engine)
-        usual = {} if variation.jitter else by_role
-        whole, middle = _whole(priced, drawn, timeline, repeats, usual)
-        return StepOutcome(whole, drawn, timeline, priced, middle, repeats)
 
-    if variation.replicas == 1:
-        only = outcome(0)
-        return only, np.array([only.time_s])
-    times = np.array([outcome(replica).time_s for replica in range(variation.replicas)])
-    median = int(np.argsort(times, kind="stable")[(times.size - 1) // 2])
-    return outcome(median), times
+class Job(NamedTuple):
+    """A step to simulate.
+
+    Attributes
+    ----------
+    topology, workload : specs
+        Checked by the loader.
+    layers : int
+        Of the whole model, where `workload` has some of its blocks.
+    """
+
+    topology: Topology
+    workload: Workload
+    layers: int
+
+
+class Ran(NamedTuple):
+    """Steps that differ in numbers only, run together; or one."""
+
+    places: list[int]  # which of those that were asked for
+    lowered: Lowered  # a stack of them, or the one
+    timeline: Timeline
+    priced: list[Priced]
+    whole: list[Breakdown]
+    middle: list[Breakdown | None]
+    repeats: list[int]
+
+    def outcome(self, i: int) -> StepOutcome:
+        """One of them by itself."""
+        return StepOutcome(
+            self.whole[i], self.lowered.row(i), self.timeline.row(i), self.priced[i],
+            self.middle[i], self.repeats[i],
+        )  # fmt: skip
+
+
+def run_together(jobs: Sequence[Job], engine: str) -> Iterator[Ran]:
+    """Simulate steps with equal ranks once, those of one structure in one call of the engine.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        Each is measured as by `run_step`.
+    engine : str
+        As for `run_step`.
+    """
+    together: dict[int, _Ready] = {}
+    for place, (topology, workload, layers) in enumerate(jobs):
+        if workload.parallelism.pipeline_parallel == 1:
+            few = next(shortened(workload))
+            ready = _ready(topology, workload, few, Variation(), "folded", layers)
+            if folds(ready.priced):
+                together[place] = ready
+                continue
+        one = run_step(topology, workload, engine=engine, layers=layers)
+        yield Ran(
+            [place], one.lowered, one.timeline, [one.priced], [one.breakdown], [one.middle],
+            [one.repeats],
+        )  # fmt: skip
+    all_places = list(together)
+    for stack in stacks([ready.priced for ready in together.values()]):
+        places = [all_places[i] for i in stack.places]
+        timeline = run(stack.lowered.program, engine)
+        yield _ran(places, [together[i] for i in places], stack.lowered, timeline)
+
+
+def _ran(places: list[int], ready: Sequence[_Ready], lowered: Lowered, timeline: Timeline) -> Ran:
+    """Measures of steps, in which the middle micro-step counts once more as often as it repeats."""
+    repeats = [each.repeats for each in ready]
+    views = lowered.views if lowered.program.stack else (_slowest(lowered, timeline),)
+    inside = _windows(lowered, timeline, views[0], repeats)
+
+    def of(views: Sequence[RankView]) -> list[list[Breakdown]]:
+        far = [between_nodes(r.priced, view.plan) for r, view in zip(ready, views, strict=True)]
+        found = measure(lowered, timeline, views, inside, far)
+        for each, view, mine in zip(ready, views, found, strict=True):
+            usual = each.ranks.get(view.role)
+            if usual is not None:
+                for window in mine:
+                    window.split(usual.slowdown, usual.deviation)
+        return found
+
+    found = of(views)
+    # beside a rank's, those of one on each other kind of GPU
+    kinds = {} if lowered.program.stack else {v.role.gpu.name: v for v in reversed(lowered.views)}
+    if len(kinds) > 1:
+        for name, view in kinds.items():
+            for window, its in zip(found[0], of([view])[0], strict=True):
+                window.by_gpu[name] = its.parts
+    for (whole, *middle), times in zip(found, repeats, strict=True):
+        if middle:
+            whole.add(middle[0], times)
+    middles = [each[1] if len(each) > 1 else None for each in found]
+    priced = [each.priced for each in ready]
+    return Ran(places, lowered, timeline, priced, [w for w, *_ in found], middles, repeats)
 
 
 def _deep(workload: Workload, layers: int | None) -> Workload:
@@ -177,40 +288,6 @@ def _as_the_slowest(priced: Priced, ranks: Sequence[Ranks]) -> Priced:
     return priced._replace(compiled=priced.compiled._replace(classes=classes))
 
 
-def _whole(
-    priced: Priced, lowered: Lowered, timeline: Timeline, repeats: int, ranks: Mapping[Role, Ranks]
-) -> tuple[Breakdown, Breakdown | None]:
-    """Measures of the step, in which the middle micro-step counts `repeats` more times; and its."""
-    slowest = _slowest(lowered, timeline)
-    total, *middle = [
-        _measured(priced, lowered, timeline, slowest, begin, finish, ranks)
-        for begin, finish, _ in _windows(lowered, timeline, slowest, repeats)
-    ]
-    if not middle:
-        return total, None
-    total.add(middle[0], repeats)
-    return total, middle[0]
-
-
-def _measured(
-    priced: Priced, lowered: Lowered, timeline: Timeline, view: RankView, begin: float,
-    finish: float, ranks: Mapping[Role, Ranks],
-) -> Breakdown:  # fmt: skip
-    """Measures of a rank, and beside them of one on each other kind of GPU."""
-
-    def of(view: RankView) -> Breakdown:
-        far = between_nodes(priced, view.plan)
-        found = measure(lowered, timeline, view, begin, finish, far)
-        mine = ranks.get(view.role)
-        return found if mine is None else found.split(mine.slowdown, mine.deviation)
-
-    found = of(view)
-    kinds = {v.role.gpu.name: v for v in reversed(lowered.views)}
-    if len(kinds) > 1:
-        found.by_gpu = {name: of(v).parts for name, v in kinds.items()}
-    return found
-
-
 def _slowest(lowered: Lowered, timeline: Timeline) -> RankView:
     return max(lowered.views, key=lambda view: float(timeline.end[view.compute].max()))
 
@@ -218,13 +295,18 @@ def _slowest(lowered: Lowered, timeline: Timeline) -> RankView:
 def windows(outcome: StepOutcome) -> list[tuple[float, float, int]]:
     """Parts of the simulated time that make up the step: begin, end [s], and how often."""
     lowered, timeline = outcome.lowered, outcome.timeline
-    return _windows(lowered, timeline, _slowest(lowered, timeline), outcome.repeats)
+    found = _windows(lowered, timeline, _slowest(lowered, timeline), [outcome.repeats])[0]
+    return [(*window, times) for window, times in zip(found, (1, outcome.repeats), strict=False)]
 
 
 def _windows(
-    lowered: Lowered, timeline: Timeline, view: RankView, repeats: int
-) -> list[tuple[float, float, int]]:
-    whole = (0.0, float(timeline.end.max()), 1)
-    if not repeats:
-        return [whole]
-    return [whole, (*middle_of(lowered, timeline, view), repeats)]
+    lowered: Lowered, timeline: Timeline, view: RankView, repeats: Sequence[int]
+) -> list[list[tuple[float, float]]]:
+    """The whole of each step, and the micro-step in its middle where it repeats. [s]"""
+    found = [[(0.0, end)] for end in np.atleast_1d(timeline.end.max(axis=-1)).tolist()]
+    if any(repeats):
+        begin, finish = (np.atleast_1d(t).tolist() for t in middle_of(lowered, timeline, view))
+        for i, times in enumerate(repeats):
+            if times:
+                found[i].append((begin[i], finish[i]))
+    return found

@@ -8,7 +8,7 @@ what it depends on: jobs share it that differ in length, price, data or accumula
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,14 +17,26 @@ import numpy as np
 from sim.inputs.rows import as_run, at_longest
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload, fields_but
+from sim.lowering.parts import I8
 from sim.memory.report import MemoryReport, memory
 from sim.records import dataclass
 from sim.step.breakdown import Breakdown
-from sim.step.depth import DEEP, SHALLOW, alike, factors, of_layers, repeats, settled
+from sim.step.depth import (
+    DEEP,
+    SHALLOW,
+    Pace,
+    alike,
+    factors,
+    of_layers,
+    pace_of,
+    repeats,
+    rows_of,
+    settled,
+)
 from sim.step.intervals import F8
 from sim.step.pressure import with_retries
 from sim.step.rhythm import MICRO_STEPS
-from sim.step.run import StepOutcome, run_replicas, run_step
+from sim.step.run import Job, Ran, run_replicas, run_together
 from sim.step.variation import Variation
 from sim.step.waiting import WaitingGroup, summed, waiting, waiting_in_windows
 from sim.strategies import micro_steps_apart
@@ -105,20 +117,45 @@ def step(
         A machine that cannot be, or equal ranks asked for where they are not.
     """
     level = variation.level(level)
+    if level == "folded":
+        return steps([(topology, workload)], engine=engine)[0]
     needed = memory_of(topology, workload)
     workload = as_run(workload, topology.world_size)
-    if level == "folded":
-        found = _folded(topology, workload, engine)
-        simulated, ranks, fallbacks = *found.whole, found.fallbacks
-        algorithms = found.algorithms
-        times = np.array([simulated.time_s])
-    else:
-        outcome, times = run_replicas(topology, workload, variation, engine=engine, level=level)
-        simulated, ranks = outcome.breakdown, waiting(outcome)
-        fallbacks, algorithms = outcome.priced.fallbacks, outcome.priced.algorithms
+    outcome, times = run_replicas(topology, workload, variation, engine=engine, level=level)
+    whole = _Window(outcome.breakdown, waiting(outcome))
+    said = outcome.priced.fallbacks, outcome.priced.algorithms
+    return _report(_Measured(whole, None, *said), times, needed, workload)
+
+
+def steps(jobs: Sequence[tuple[Topology, Workload]], *, engine: str = "auto") -> list[StepReport]:
+    """`step` of many jobs with equal ranks once: those of one structure are run together.
+
+    Parameters
+    ----------
+    jobs : sequence of (topology, workload)
+        Checked by the loader.
+    engine : str
+        As for `step`.
+
+    Raises
+    ------
+    InputError
+        As from `step`, of any of them.
+    """
+    needed = [memory_of(topology, workload) for topology, workload in jobs]
+    run = [(topology, as_run(workload, topology.world_size)) for topology, workload in jobs]
+    found = []
+    for (_, workload), memory_, one in zip(run, needed, _folded(run, engine), strict=True):
+        times = np.array([one.whole.breakdown.time_s])
+        found.append(_report(one, times, memory_, workload))
+    return found
+
+
+def _report(found: _Measured, times: F8, needed: MemoryReport, workload: Workload) -> StepReport:
+    simulated, ranks = found.whole
     pressed = with_retries(simulated, workload, needed.verdict)
     lost = pressed.time_s - simulated.time_s
-    return StepReport(pressed, needed, lost, times + lost, ranks, fallbacks, algorithms)
+    return StepReport(pressed, needed, lost, times + lost, ranks, found.fallbacks, found.algorithms)
 
 
 def memory_of(topology: Topology, workload: Workload) -> MemoryReport:
@@ -173,18 +210,22 @@ def _machine(topology: Topology) -> Hashable:
     return tuple(values[k] for k in type(topology).model_fields if k not in _MACHINE)
 
 
-def _folded(topology: Topology, workload: Workload, engine: str) -> _Measured:
+def _folded(jobs: Sequence[tuple[Topology, Workload]], engine: str) -> list[_Measured]:
     """Equal ranks, blocks and micro-steps once."""
-    steps = workload.gradient_accumulation
-    alone = workload.parallelism.pipeline_parallel > 1  # its micro-batches interlock
-    shared = steps if alone else min(steps, _SHARED)
-    if shared != steps:
-        workload = workload.model_copy(update={"gradient_accumulation": shared})
-    found = _simulated(_Key(_machine(topology), _STEP, shared, topology, workload), engine)
-    if shared == steps or found.middle is None:
-        return found
-    whole = _sum((found.whole, 1.0), (found.middle, steps - shared))
-    return found._replace(whole=whole)
+    keys, counts = [], []
+    for topology, workload in jobs:
+        steps = workload.gradient_accumulation
+        alone = workload.parallelism.pipeline_parallel > 1  # its micro-batches interlock
+        shared = steps if alone else min(steps, _SHARED)
+        if shared != steps:
+            workload = workload.model_copy(update={"gradient_accumulation": shared})
+        keys.append(_Key(_machine(topology), _STEP, shared, topology, workload))
+        counts.append(steps - shared)
+    return [
+        found if not more or found.middle is None
+        else found._replace(whole=_sum((found.whole, 1.0), (found.middle, more)))
+        for found, more in zip(_kept(keys, engine), counts, strict=True)
+    ]  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
@@ -192,29 +233,82 @@ def _walked(key: _Key) -> MemoryReport:
     return memory(key.topology, key.workload)
 
 
-@lru_cache(maxsize=1024)
-def _simulated(key: _Key, engine: str) -> _Measured:
-    topology, workload = key.topology, key.workload
-    whole = workload.model.layers
-    if repeats(workload):
-        deep = run_step(topology, of_layers(workload, DEEP), engine=engine, layers=whole)
-        if settled(deep.lowered, deep.timeline, whole):
-            shallow = run_step(topology, of_layers(workload, SHALLOW), engine=engine, layers=whole)
-            if alike(shallow, deep, whole):
-                return _extended(_measured(shallow), _measured(deep), workload.model.layers)
-    return _measured(run_step(topology, workload, engine=engine))
+_MOST = 1024
+_simulations: dict[tuple[_Key, str], _Measured] = {}
 
 
-def _measured(outcome: StepOutcome) -> _Measured:
+def _kept(keys: Sequence[_Key], engine: str) -> list[_Measured]:
+    """Simulated steps; those that are not known are simulated together."""
+    missing = [key for key in dict.fromkeys(keys) if (key, engine) not in _simulations]
+    new = dict(zip(missing, _simulated(missing, engine), strict=True)) if missing else {}
+    found = []
+    for key in keys:
+        one = new.get(key) or _simulations.pop((key, engine), None)
+        assert one is not None
+        _simulations[key, engine] = one  # the last used stands last
+        found.append(one)
+    while len(_simulations) > _MOST:
+        del _simulations[next(iter(_simulations))]
+    return found
+
+
+def _simulated(keys: Sequence[_Key], engine: str) -> list[_Measured]:
+    """Steps of a few blocks where that will do, or of all."""
+    found: dict[int, _Measured] = {}
+    deep: dict[int, tuple[Ran, int, Pace]] = {}
+    asked = [i for i, key in enumerate(keys) if repeats(key.workload)]
+    for ran, places in _together(keys, asked, DEEP, engine):
+        pace = pace_of(ran.lowered, ran.timeline, DEEP)
+        for row, (i, even) in enumerate(
+            zip(places, settled(pace, _layers(keys, places)).tolist(), strict=True)
+        ):
+            if even:
+                deep[i] = ran, row, pace
+    for ran, places in _together(keys, list(deep), SHALLOW, engine):
+        mine = [deep[i] for i in places]
+        further = rows_of([(pace, row) for _, row, pace in mine])
+        parts = list(zip(ran.whole, (other.whole[row] for other, row, _ in mine), strict=True))
+        pace = pace_of(ran.lowered, ran.timeline, SHALLOW)
+        same = alike(pace, further, parts, _layers(keys, places)).tolist()
+        for row, (i, (other, its, _)) in enumerate(zip(places, mine, strict=True)):
+            if same[row]:
+                both = _measured(ran, row), _measured(other, its)
+                found[i] = _extended(*both, keys[i].workload.model.layers)
+    rest = [i for i in range(len(keys)) if i not in found]
+    for ran, places in _together(keys, rest, None, engine):
+        for row, i in enumerate(places):
+            found[i] = _measured(ran, row)
+    return [found[i] for i in range(len(keys))]
+
+
+def _together(
+    keys: Sequence[_Key], which: Sequence[int], layers: int | None, engine: str
+) -> Iterator[tuple[Ran, list[int]]]:
+    """Some of the steps with so many blocks, and which they are; None: with all of them."""
+    jobs = []
+    for i in which:
+        topology, workload = keys[i].topology, keys[i].workload
+        whole = workload.model.layers
+        few = workload if layers is None else of_layers(workload, layers)
+        jobs.append(Job(topology, few, whole))
+    for ran in run_together(jobs, engine):
+        yield ran, [which[place] for place in ran.places]
+
+
+def _layers(keys: Sequence[_Key], places: Sequence[int]) -> I8:
+    return np.array([keys[i].workload.model.layers for i in places])
+
+
+def _measured(ran: Ran, row: int) -> _Measured:
+    whole, middle, priced = ran.whole[row], ran.middle[row], ran.priced[row]
     # where ranks are one class, none waits for another
-    apart = len(outcome.lowered.views) > 1
-    ranks = waiting_in_windows(outcome) if apart else [(), ()]
-    said = outcome.priced.fallbacks, outcome.priced.algorithms
-    if outcome.middle is None:
-        return _Measured(_Window(outcome.breakdown, ranks[0]), None, *said)
-    together = summed([(ranks[0], 1.0), (ranks[1], outcome.repeats)])
-    middle = _Window(outcome.middle, ranks[1])
-    return _Measured(_Window(outcome.breakdown, together), middle, *said)
+    apart = not ran.lowered.program.stack and len(ran.lowered.views) > 1
+    ranks = waiting_in_windows(ran.outcome(row)) if apart else [(), ()]
+    said = priced.fallbacks, priced.algorithms
+    if middle is None:
+        return _Measured(_Window(whole, ranks[0]), None, *said)
+    together = summed([(ranks[0], 1.0), (ranks[1], ran.repeats[row])])
+    return _Measured(_Window(whole, together), _Window(middle, ranks[1]), *said)
 
 
 def _extended(shallow: _Measured, deep: _Measured, layers: int) -> _Measured:

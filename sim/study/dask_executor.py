@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from sim.errors import Fault, InputError
-from sim.study.executors import ATTEMPTS, Outcome, Task, Work, answered
+from sim.study.executors import ATTEMPTS, Many, Outcome, Task, Work, answered_together
 
 CHUNK = 32
 AHEAD = 4  # chunks a worker that are submitted ahead
@@ -35,6 +35,8 @@ class DaskPool:
         Processes of an embedded `LocalCluster`; ignored with a scheduler.
     scheduler : str, optional
         Address, such as ``tcp://10.0.0.1:8786``.
+    many : callable, optional
+        See `sim.study.executors.answered_together`.
 
     Raises
     ------
@@ -43,14 +45,15 @@ class DaskPool:
     """
 
     def __init__(
-        self, work: Work, context: Any, workers: int = 2, scheduler: str | None = None
-    ) -> None:
+        self, work: Work, context: Any, workers: int = 2, scheduler: str | None = None,
+        many: Many | None = None,
+    ) -> None:  # fmt: skip
         try:
             distributed: Any = import_module("distributed")  # its functions have no types
         except ImportError:
             message = "needs Dask: pip install 'scaling-sim[distributed]'"
             raise InputError.single("--scheduler" if scheduler else "--workers", message) from None
-        self._work, self._context = work, pickle.dumps(context)
+        self._work, self._many, self._context = work, many, pickle.dumps(context)
         self._distributed = distributed
         self._cluster = None
         if scheduler is None:
@@ -72,7 +75,7 @@ class DaskPool:
 
         def submit(chunk: tuple[Task, ...], attempt: int) -> Any:
             future = self.client.submit(
-                _compute, self._work, self._context, chunk, attempt, pure=False
+                _compute, self._work, self._many, self._context, chunk, attempt, pure=False
             )
             chunks[future.key], attempts[future.key] = chunk, attempt
             return future
@@ -119,5 +122,7 @@ def _unpickled(context: bytes) -> Any:
     return pickle.loads(context)
 
 
-def _compute(work: Work, context: bytes, chunk: tuple[Task, ...], attempt: int) -> list[Outcome]:
-    return [answered(work, _unpickled(context), task, attempt) for task in chunk]
+def _compute(
+    work: Work, many: Many | None, context: bytes, chunk: tuple[Task, ...], attempt: int
+) -> list[Outcome]:
+    return list(answered_together(work, many, _unpickled(context), chunk, attempt))

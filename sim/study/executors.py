@@ -1,29 +1,30 @@
-"""Local worker processes: they take chunks, answer one by one, and may die.
+"""Local worker processes: they take chunks, compute each together where that can be, and may die.
 
-A worker that ends without answering is replaced and what it had is given out again; the
-configuration it was at counts an attempt, and after `ATTEMPTS` of them it becomes a failed row. If
-the parent is killed, its pipes close and the workers end.
+A worker that ends without answering is replaced, and what it had is given out again one by one; the
+configuration it was at then counts an attempt, and after `ATTEMPTS` of them it becomes a failed
+row. If the parent is killed, its pipes close and the workers end.
 """
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
-from sim.errors import EngineError, InputError, ScalingSimError
+from sim.errors import EngineError, InputError
 
 ATTEMPTS = 3
 HOPELESS = 30  # deaths in a row after which no worker can be expected to live
-CHUNK = 8  # configurations sent at once; two chunks are kept at a worker
+CHUNK = 8
 
 
 class Task(NamedTuple):
@@ -45,27 +46,55 @@ class Outcome(NamedTuple):
 
 
 Work = Callable[[Any, Any], Any]  # (context, payload) -> value; must be importable by workers
+#: (context, payloads) -> a value or what went wrong for each; likewise
+Many = Callable[[Any, Sequence[Any]], Sequence[Any]]
 
 
 def answered(work: Work, context: Any, task: Task, attempts: int = 1) -> Outcome:
     """Compute one task; an exception becomes an answer."""
     began = time.perf_counter()
-    status, value, error = "ok", None, ""
     try:
         value = work(context, task.payload)
-    except InputError as fault:
-        status, error = "invalid", str(fault)
-    except ScalingSimError as fault:
-        status, error = "failed", f"{type(fault).__name__}: {fault}"
     except Exception as fault:  # a fault of the model is a row of the sweep, not its end
-        status, error = "failed", f"{type(fault).__name__}: {fault}"
-    return Outcome(task.place, status, value, error, attempts, time.perf_counter() - began)
+        value = fault
+    return _outcome(task, value, attempts, time.perf_counter() - began)
 
 
-def run_here(work: Work, context: Any, tasks: Iterable[Task]) -> Iterator[Outcome]:
-    """Compute in this process."""
+def answered_together(
+    work: Work, many: Many | None, context: Any, tasks: Sequence[Task], attempts: int = 1
+) -> Iterator[Outcome]:
+    """Compute tasks in one call of `many`; one by one where there is none, or it raises."""
+    if many is not None and len(tasks) > 1:
+        began = time.perf_counter()
+        try:
+            values = many(context, [task.payload for task in tasks])
+        except Exception:  # of one of them, or of computing them together
+            values = None
+        if values is not None:
+            each = (time.perf_counter() - began) / len(tasks)
+            for task, value in zip(tasks, values, strict=True):
+                yield _outcome(task, value, attempts, each)
+            return
     for task in tasks:
-        yield answered(work, context, task)
+        yield answered(work, context, task, attempts)
+
+
+def _outcome(task: Task, value: Any, attempts: int, seconds: float) -> Outcome:
+    status, error = "ok", ""
+    if isinstance(value, InputError):
+        status, error, value = "invalid", str(value), None
+    elif isinstance(value, Exception):
+        status, error, value = "failed", f"{type(value).__name__}: {value}", None
+    return Outcome(task.place, status, value, error, attempts, seconds)
+
+
+def run_here(
+    work: Work, context: Any, tasks: Iterable[Task], many: Many | None = None, chunk: int = 1
+) -> Iterator[Outcome]:
+    """Compute in this process, so many at once."""
+    source = iter(tasks)
+    while together := list(itertools.islice(source, chunk)):
+        yield from answered_together(work, many, context, together)
 
 
 @dataclass(slots=True)
@@ -73,6 +102,7 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
     pending: deque[Task] = field(default_factory=deque)
+    together: set[int] = field(default_factory=set)  # places of those that it computes with others
 
 
 class LocalPool:
@@ -86,10 +116,16 @@ class LocalPool:
         Given once to every worker; picklable.
     processes : int
         How many.
+    many : callable, optional
+        See `answered_together`.
+    chunk : int
+        Tasks sent at once, and computed together; two chunks are kept at a worker.
     """
 
-    def __init__(self, work: Work, context: Any, processes: int) -> None:
-        self._work, self._context = work, context
+    def __init__(
+        self, work: Work, context: Any, processes: int, many: Many | None = None, chunk: int = CHUNK
+    ) -> None:
+        self._work, self._many, self._context, self._chunk = work, many, context, chunk
         self._spawn = multiprocessing.get_context("spawn")
         self._count = max(1, processes)
         self._workers: list[_Worker] = []
@@ -116,17 +152,20 @@ class LocalPool:
                 ready = wait([w.pipe for w in self._workers])
                 for worker in [w for w in self._workers if w.pipe in ready]:
                     try:
-                        answer = worker.pipe.recv()
+                        answers = worker.pipe.recv()
                     except (EOFError, OSError):
                         failed = self._bury(worker, again)
                         if failed is not None:
                             yield failed
                         self._feed(self._start(), again, source)
                         continue
-                    worker.pending.popleft()
+                    for answer in answers:
+                        worker.pending.popleft()
+                        worker.together.discard(answer.place)
                     self._deaths_in_a_row = 0
                     self._feed(worker, again, source)
-                    yield answer._replace(attempts=1 + self._attempts.get(answer.place, 0))
+                    for answer in answers:
+                        yield answer._replace(attempts=1 + self._attempts.get(answer.place, 0))
         finally:
             self.close()
 
@@ -145,7 +184,7 @@ class LocalPool:
     def _start(self) -> _Worker:
         ours, theirs = self._spawn.Pipe()
         process = self._spawn.Process(
-            target=_serve, args=(theirs, self._work, self._context), daemon=True
+            target=_serve, args=(theirs, self._work, self._many, self._context), daemon=True
         )
         process.start()
         theirs.close()
@@ -154,21 +193,21 @@ class LocalPool:
         return worker
 
     def _feed(self, worker: _Worker, again: deque[Task], source: Iterator[Task]) -> None:
-        """Keep between one and two chunks at a worker."""
-        if len(worker.pending) > CHUNK:
+        """Keep between one and two chunks at a worker; what a dead one had goes one by one."""
+        if len(worker.pending) > self._chunk:
             return
-        chunk: list[Task] = []
-        while again and len(chunk) < CHUNK:
-            chunk.append(again.popleft())
-        for task in source:
-            chunk.append(task)
-            if len(chunk) >= CHUNK:
-                break
-        if not chunk:
-            return
-        worker.pending.extend(chunk)
-        with suppress(OSError):  # it died: its pipe reports the end, and its tasks are taken back
-            worker.pipe.send(chunk)
+        chunks = [[again.popleft()] for _ in range(min(len(again), self._chunk))]
+        if not chunks:
+            fresh = list(itertools.islice(source, self._chunk))
+            if not fresh:
+                return
+            chunks = [fresh]
+            if self._many is not None and len(fresh) > 1:
+                worker.together.update(task.place for task in fresh)
+        for chunk in chunks:
+            worker.pending.extend(chunk)
+            with suppress(OSError):  # it died: its pipe reports the end, its tasks are taken back
+                worker.pipe.send(chunk)
 
     def _bury(self, worker: _Worker, again: deque[Task]) -> Outcome | None:
         """Take a dead worker's tasks back; the one it was at may have had its last attempt."""
@@ -183,6 +222,9 @@ class LocalPool:
         if not worker.pending:
             return None
         suspect = worker.pending[0]
+        if suspect.place in worker.together:  # any of them
+            again.extend(worker.pending)
+            return None
         attempts = self._attempts[suspect.place] = self._attempts.get(suspect.place, 0) + 1
         if attempts < ATTEMPTS:
             again.extend(worker.pending)
@@ -194,12 +236,17 @@ class LocalPool:
         return Outcome(suspect.place, "failed", None, message, attempts, 0.0)
 
 
-def _serve(pipe: Connection, work: Work, context: Any) -> None:
+def _serve(pipe: Connection, work: Work, many: Many | None, context: Any) -> None:
     """A worker's life: chunks in, answers out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     try:
         while True:
-            for task in pipe.recv():
-                pipe.send(answered(work, context, task))
+            tasks = pipe.recv()
+            answers = answered_together(work, many, context, tasks)
+            if many is not None:
+                pipe.send(list(answers))
+                continue
+            for answer in answers:
+                pipe.send([answer])
     except (EOFError, OSError):
         os._exit(0)  # the parent is gone, and with it whoever could read more

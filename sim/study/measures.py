@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sim.documents import round_significant
@@ -9,7 +10,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.job.estimate import estimate_job
 from sim.result.sections import throughput_section
-from sim.step.step import step
+from sim.step.step import StepReport, steps
 
 #: name -> (unit, whether less is better, what it is); the columns of a sweep, in order
 MEASURES: dict[str, tuple[str, bool | None, str]] = {
@@ -50,7 +51,18 @@ def measures(topology: Topology, workload: Workload) -> dict[str, Any]:
         By the names of `MEASURES`; None where there is no figure (no price, no job length).
         A job that does not fit gets all its figures too.
     """
-    found = step(topology, workload)
+    return measures_of([(topology, workload)])[0]
+
+
+def measures_of(jobs: Sequence[tuple[Topology, Workload]]) -> list[dict[str, Any]]:
+    """`measures` of many configurations, whose steps are simulated together."""
+    return [
+        _row(topology, workload, found)
+        for (topology, workload), found in zip(jobs, steps(jobs), strict=True)
+    ]
+
+
+def _row(topology: Topology, workload: Workload, found: StepReport) -> dict[str, Any]:
     measured, memory = found.breakdown, found.memory
     rates = throughput_section(topology, workload, found.time_s)
     job = estimate_job(topology, workload, measured)

@@ -11,11 +11,13 @@ from typing import Any, ClassVar
 from sim.documents import SCHEMAS, Listing, dumps, plain
 from sim.errors import Fault, InputError
 from sim.inputs.loader import Prepared, prepare
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
 from sim.result.predict import inputs_hash
 from sim.study.axes import SIDES, Changes, Grid, names_of, number
 from sim.study.executors import LocalPool, Outcome, Task, run_here
 from sim.study.expressions import Condition, parse_condition
-from sim.study.measures import MEASURES, measures
+from sim.study.measures import MEASURES, measures, measures_of
 from sim.study.pareto import pareto_front
 from sim.study.store import Store, StoredRow, key_of
 
@@ -151,19 +153,40 @@ def _label(given: Any) -> str:
 
 #: configurations from which a process is better off with the compiled engine from the start
 MANY = 400
+#: rows are stored so often at most; a process that is killed loses what it computed since [s]
+EVERY_S = 0.1
+#: configurations that are computed together
+TOGETHER = 192
 Context = tuple[dict[Pair, Prepared], bool]  # base pairs, and whether there is much to do
 
 
 def compute(context: Context, payload: tuple[Pair, Changes]) -> dict[str, Any]:
     """Figures of one configuration: the work function of the executors."""
+    return measures(*_loaded(context, payload))
+
+
+def compute_many(
+    context: Context, payloads: Sequence[tuple[Pair, Changes]]
+) -> list[dict[str, Any] | Exception]:
+    """Figures of configurations whose steps are simulated together, or why there are none."""
+    loaded: list[tuple[Topology, Workload] | Exception] = []
+    for payload in payloads:
+        try:
+            loaded.append(_loaded(context, payload))
+        except Exception as fault:  # of this one alone
+            loaded.append(fault)
+    found = iter(measures_of([one for one in loaded if isinstance(one, tuple)]))
+    return [next(found) if isinstance(one, tuple) else one for one in loaded]
+
+
+def _loaded(context: Context, payload: tuple[Pair, Changes]) -> tuple[Topology, Workload]:
     pairs, many = context
     if many:
         import sim.engine.compiled  # noqa: F401  # "auto" takes it once it is there
     pair, changes = payload
     own = {k: v for k, v in changes.items() if k not in SIDES}
     prepared = pairs[pair]
-    loaded = (prepared.vary(own) if own else prepared).loaded()
-    return measures(loaded.topology, loaded.workload)
+    return (prepared.vary(own) if own else prepared).loaded()[:2]
 
 
 def sweep(
@@ -215,19 +238,24 @@ def sweep(
         if progress:
             progress(reused, len(points))
         done = reused
+        rows: list[StoredRow] = []
+        stored_at = time.perf_counter()
         for answer in _answers(tasks, len(todo), bases, processes, workers, scheduler):
-            opened.put(_row(keys[answer.place], points[answer.place], answer))
+            rows.append(_row(keys[answer.place], points[answer.place], answer))
             done += 1
+            if time.perf_counter() - stored_at > EVERY_S or done == len(points):
+                opened.put(rows)
+                rows, stored_at = [], time.perf_counter()
             if progress:
                 progress(done, len(points))
         stored = opened.get(dict.fromkeys(keys))
-    rows = tuple(stored[key] for key in keys)
+    found = tuple(stored[key] for key in keys)
     meets = tuple(
-        row.status == "ok" and all(_holds(c, row, bases) for c in requires) for row in rows
+        row.status == "ok" and all(_holds(c, row, bases) for c in requires) for row in found
     )
     return SweepOutcome(
-        grid, rows, meets, _front(grid, rows, meets), len(todo), reused,
-        sum(row.status != "ok" for row in rows), len(grid) - len(points),
+        grid, found, meets, _front(grid, found, meets), len(todo), reused,
+        sum(row.status != "ok" for row in found), len(grid) - len(points),
         time.perf_counter() - began,
     )  # fmt: skip
 
@@ -276,10 +304,12 @@ def _answers(
     if workers is not None or scheduler is not None:
         from sim.study.dask_executor import DaskPool
 
-        return DaskPool(compute, context, workers or 1, scheduler).run(tasks)
+        return DaskPool(compute, context, workers or 1, scheduler, compute_many).run(tasks)
     if processes > 1:
-        return LocalPool(compute, context, min(processes, count)).run(tasks)
-    return run_here(compute, context, tasks)
+        workers = min(processes, count)
+        chunk = max(1, min(TOGETHER, count // (4 * workers)))
+        return LocalPool(compute, context, workers, compute_many, chunk).run(tasks)
+    return run_here(compute, context, tasks, compute_many, TOGETHER)
 
 
 def _row(key: str, changes: Changes, answer: Outcome) -> StoredRow:

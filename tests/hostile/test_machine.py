@@ -92,8 +92,8 @@ def test_odd_surroundings(call, variables):
 
 def test_nowhere_to_keep_what_was_compiled(monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", "/dev/null/cache")
-    objects.keep(b"{}")
-    assert objects.kept() is None
+    objects.keep(b"{}", b"source")
+    assert objects.kept(b"source") is None
 
 
 def test_a_file_is_written_whole_or_not_at_all(call, tmp_path):
@@ -124,7 +124,7 @@ def store(tmp_path):
     path = tmp_path / "s.sqlite"
     with Store(path) as opened:
         for key in "abc":
-            opened.put(StoredRow(key, "ok", {"nodes": 1}, {"mfu": 0.5}))
+            opened.put([StoredRow(key, "ok", {"nodes": 1}, {"mfu": 0.5})])
     return path
 
 

@@ -15,12 +15,12 @@ import pytest
 import sim.engine
 from bench.ring import ring_step
 from sim import engine
-from sim.engine import compiled, image, kernel, objects, run
+from sim.engine import compiled, image, kernel, machine, objects, run
 from sim.program import assemble
 
 #: with bounds checks numba runs the loop itself, and nothing is kept
 kept_only = pytest.mark.skipif(
-    any(os.environ.get(name, "0") not in ("", "0") for name in compiled._CHECKED),
+    machine.checked(),
     reason="numba checks, so it compiles",
 )
 jit_only = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
@@ -30,7 +30,7 @@ jit_only = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISA
 def test_the_loop_counts_no_references():
     # Helpers or attributes that take arrays make numba count references: 70 times slower.
     # Compiled anew (seconds): numba does not show the code of a cached function.
-    fresh = numba.njit(**compiled.OPTIONS)(kernel.simulate)
+    fresh = numba.njit(**machine.OPTIONS)(kernel.simulate)
     program, _ = assemble(lane=[0], latency=1.0)
     fresh(program, sim.engine.prepare(program))
     llvm = fresh.inspect_llvm(fresh.signatures[0])
@@ -52,15 +52,17 @@ def test_columns_as_they_come():
 @kept_only
 def test_what_was_compiled_is_kept_and_checked(tmp_path, monkeypatch):
     run(ring_step(4, layers=2), "compiled")
-    whole = objects.kept()
+    source = compiled.machine.source
+    whole = objects.kept(source)
     assert whole is not None
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    assert objects.kept() is None
-    objects.keep(whole)
-    assert objects.kept() == whole
+    assert objects.kept(source) is None
+    objects.keep(whole, source)
+    assert objects.kept(source) == whole
+    assert objects.kept(source + b" ") is None
     for damaged in (whole[:-1], b"", b"{}\n" + whole, whole.replace(b'"made": ["', b'"made": ["9')):
-        objects.kept_at().write_bytes(damaged)
-        assert objects.kept() is None
+        objects.kept_at(source).write_bytes(damaged)
+        assert objects.kept(source) is None
 
 
 @kept_only
@@ -82,16 +84,16 @@ def test_an_object_file_that_cannot_be_linked_runs_as_well(tmp_path, monkeypatch
     program = ring_step(4, layers=2)
     expected = run(program, "compiled").end.tolist()
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(compiled, "_run", None)
+    monkeypatch.setattr(compiled.machine, "_loaded", None)
     monkeypatch.setattr(objects, "linked", lambda code, entry: None)
     assert run(program, "compiled").end.tolist() == expected  # compiled anew
-    whole = objects.kept()
+    whole = objects.kept(compiled.machine.source)
     assert whole is not None
     code, entry = objects.unpacked(whole)
     assert image.linked(code, "no_such_function") is None
     assert image.linked(code[:18] + b"\xb7" + code[19:], entry) is None  # of an aarch64
     assert image.linked(b"\xcf\xfa\xed\xfe", entry) is None
-    monkeypatch.setattr(compiled, "_run", None)  # loaded from where it was kept
+    monkeypatch.setattr(compiled.machine, "_loaded", None)  # loaded from where it was kept
     assert run(program, "compiled").end.tolist() == expected
     linked = image.linked(code, entry)
     if linked is not None:  # on x86-64
@@ -162,12 +164,12 @@ def test_levels_of_the_ring_step_agree():
 def test_auto_takes_the_plain_loop_until_the_other_pays(monkeypatch):
     small = ring_step(4, layers=2)
     monkeypatch.delitem(sys.modules, "sim.engine.compiled")
-    monkeypatch.setattr(objects, "kept_at", lambda: Path(__file__))
+    monkeypatch.setattr(objects, "kept_at", lambda source: Path(__file__))
     monkeypatch.setattr(engine, "_plain_s", 0.0)
     assert engine.choose(small) == "python"
     monkeypatch.setattr(engine, "_plain_s", engine.LOADING_S)
     assert engine.choose(small) == "compiled"
-    monkeypatch.setattr(objects, "kept_at", lambda: Path("nowhere"))
+    monkeypatch.setattr(objects, "kept_at", lambda source: Path("nowhere"))
     assert engine.choose(small) == "python"
     monkeypatch.setattr(engine, "_plain_s", engine.COMPILING_S)
     assert engine.choose(small) == "compiled"

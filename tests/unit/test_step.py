@@ -1,5 +1,6 @@
 """One step for every verb, and its short cuts against the whole simulation."""
 
+import numpy as np
 import pytest
 
 from sim.calibration.diagnose import diagnose
@@ -10,7 +11,7 @@ from sim.inputs.loader import load
 from sim.memory.bound import solve
 from sim.memory.report import memory
 from sim.result.predict import predict
-from sim.step.depth import DEEP, of_layers, repeats, settled
+from sim.step.depth import DEEP, of_layers, pace_of, repeats, settled
 from sim.step.run import run_step
 from sim.step.step import memory_of, step
 from sim.study.candidates import Candidate
@@ -49,7 +50,8 @@ def test_blocks_without_a_rhythm_are_all_simulated():
     loaded = load("dgx-h100", "llama3-8b-sft", sets)
     assert repeats(loaded.workload)
     deep = run_step(loaded.topology, of_layers(loaded.workload, DEEP), engine="python")
-    assert not settled(deep.lowered, deep.timeline, loaded.workload.model.layers)
+    pace = pace_of(deep.lowered, deep.timeline, DEEP)
+    assert not settled(pace, np.array([loaded.workload.model.layers])).any()
     full = run_step(loaded.topology, loaded.workload, engine="python")
     assert step(loaded.topology, loaded.workload, engine="python").time_s == full.time_s
 

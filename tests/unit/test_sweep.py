@@ -184,7 +184,7 @@ def test_rows_without_a_figure_are_not_on_the_front():
 def test_store_keeps_rows_and_keys_depend_on_inputs(tmp_path):
     row = StoredRow(key_of("base", {"nodes": "2"}), "ok", {"nodes": "2"}, {"mfu": 0.25}, "", 1, 0.5)
     with Store(tmp_path / "s.sqlite") as store:
-        store.put(row)
+        store.put([row])
     with Store(tmp_path / "s.sqlite") as store:
         assert store.get(store.keys()) == {row.key: row}
     others = {key_of("base", {"nodes": "3"}), key_of("other", {"nodes": "2"})}
