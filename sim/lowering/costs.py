@@ -55,6 +55,7 @@ _CATEGORY = {name: i for i, name in enumerate(CATEGORIES)}
 _COPIES = Nccl(".".join(map(str, LATEST)), ASKED[-1])
 _MESSAGES = ("send", "send_recv")  # between two ranks, on which nobody agrees first
 _HOST_LINK = {"h2d": "to_device", "d2h": "to_host"}
+_OWNED = ("optimizer", "clip")  # segments over what a rank owns, not over tokens
 _STORAGE = {"nvme_read": "read", "nvme_write": "write"}
 LAUNCH_S = 6e-6  # one launch from C++; facts: event 5.96 us (superbenchmark baseline)
 
@@ -102,6 +103,15 @@ class _Table:
         self.blocks: list[Rows] = []
         self.in_blocks = 0
 
+    def take(self, other: _Table) -> tuple[int, int]:
+        """Append the rows of another, single ones or a block: the first one's index (see `run`)."""
+        if other.blocks:
+            return self.block(*other.blocks), other.in_blocks
+        first = len(self.columns)
+        self.columns += other.columns
+        self.demands += other.demands
+        return first, len(other.columns)
+
     def add(
         self,
         *,
@@ -116,13 +126,12 @@ class _Table:
         alone_s: float = 0.0,
         waits: bool = False,
         demands: tuple[tuple[int, float], ...] = (),
-    ) -> int:
-        """Append one row and return its index."""
+    ) -> None:
+        """Append one row."""
         self.columns.append(
             (latency_s, work, bound, weight, curve, hold, host_s, category, alone_s, waits)
         )
         self.demands.append(demands)
-        return len(self.columns) - 1
 
     def block(self, rows: Rows) -> int:
         """Append rows of kernels and return the first one's index, -1 less it: see `run`."""
@@ -165,6 +174,7 @@ def price(
     level: str = "folded",
     speed: F8 | None = None,
     capacity: F8 | None = None,
+    prices: Prices | None = None,
 ) -> Priced:
     """Cost every op of a step on a machine.
 
@@ -182,17 +192,32 @@ def price(
         Relative kernel speed of each rank; 1 if left out.
     capacity : (n_resources,) float64, optional
         Capacities of resources where some are slower than the machine's; not at ``folded``.
+    prices : Prices, optional
+        Of other steps of the job, to be shared.
     """
     step = _Step(plans, workload, fabric, level, speed, capacity)
-    parts = [_Pricing(step, i, role) for i, role in enumerate(step.roles.roles)]
+    known = {} if prices is None else prices.of
+    parts = []
+    for i, role in enumerate(step.roles.roles):
+        key = i, id(step.compiled)
+        if key not in known:
+            known[key] = _Pricing(step, i, role)
+        parts.append(known[key])
     return Priced(
-        parts=tuple(part.run() for part in parts),
+        parts=tuple(part.run(step) for part in parts),
         flights=step.flights(),
         compiled=step.compiled,
         collectives=step.costs,
         fallbacks=tuple(dict.fromkeys(text for p in parts for text in p.model.fallbacks)),
         models=tuple(part.model for part in parts),
     )
+
+
+class Prices:
+    """What ops cost in steps of one job that differ in blocks and micro-steps alone."""
+
+    def __init__(self) -> None:
+        self.of: dict[tuple[int, int], _Pricing] = {}  # by role, and the classes of ranks
 
 
 class _Step:
@@ -268,9 +293,8 @@ class _Pricing:
     """What one role's ops cost it."""
 
     def __init__(self, step: _Step, index: int, role: Role) -> None:
-        self.step, self.role = step, role
-        self.plan, self.distinct = step.plans[role.stage], step.distinct[role.stage]
-        self.workload, self.templates = step.workload, step.templates
+        self.role = role
+        self._take(step)
         known = step.fabric.topology.calibration
         self.model: CostModel = cost_model(role.gpu, known)
         self.host = host_model(
@@ -279,19 +303,34 @@ class _Pricing:
         )
         own = trainer_of(self.workload).calls_s(self.workload.micro_batch)
         self.calls = {**self.host.calls, **{k: self.host.pace * v for k, v in own.items()}}
-        self.table = _Table()
+        self.table = _Table()  # of the op that is being priced
+        self.known: dict[object, _Table] = {}  # of those that are
         classes = step.compiled.classes
         self.player = int(np.argmax(classes.role == index))  # a class that plays the part
         hbm = step.fabric.hbm(classes.ranks[self.player])
         self.hbm_capacity = float(step.fabric.capacity[hbm])
 
-    def run(self) -> Part:
-        """Rows for every plan op, each distinct op priced once."""
-        same = self.distinct
-        runs = np.array([self._rows_of(op) for op in same.ops], dtype=np.int64).reshape(-1, 2)
+    def _take(self, step: _Step) -> None:
+        self.step, self.workload, self.templates = step, step.workload, step.templates
+        self.plan, self.distinct = step.plans[self.role.stage], step.distinct[self.role.stage]
+
+    def run(self, step: _Step) -> Part:
+        """Rows for every plan op of a step, each distinct op priced once."""
+        self._take(step)
+        same, whole = self.distinct, _Table()
+        owned = self.plan.owned_numel, self.plan.owned_tensors
+        found = []
+        for op, alike in zip(same.ops, same.keys, strict=True):
+            key = (alike, owned) if op.name in _OWNED else alike
+            own = self.known.get(key)
+            if own is None:
+                own = self.known[key] = self.table = _Table()
+                self._add(op)
+            found.append(whole.take(own))
+        runs = np.array(found, dtype=np.int64).reshape(-1, 2)
         blocks = runs[:, 0] < 0  # they stand after the single rows, of which there are all now
-        runs[blocks, 0] = len(self.table.columns) - 1 - runs[blocks, 0]
-        rows = self.table.rows(self.model.curves())
+        runs[blocks, 0] = len(whole.columns) - 1 - runs[blocks, 0]
+        rows = whole.rows(self.model.curves())
         return Part(self.role, self.plan, rows, runs[same.of, 0], runs[same.of, 1])
 
     def _calls_s(self, op: PlanOp) -> float:
@@ -304,72 +343,74 @@ class _Pricing:
             return "embedding" if block == 0 else "root"
         return layers[block - 1] if block <= len(layers) else "head"
 
-    def _rows_of(self, op: PlanOp) -> tuple[int, int]:
+    def _add(self, op: PlanOp) -> None:
+        """Price an op."""
         if op.kind == SEGMENT:
-            kernels = self._segment(op)
-            if op.name in ("optimizer", "clip"):
-                first, *rest = kernels
-                row = self._kernel(first, calls_s=self._calls_s(op))
-                return min([row, *(self._kernel(kernel) for kernel in rest)]), len(kernels)
-            return self._kernels(kernels, op)
-        if op.kind == COLLECTIVE:
-            return self._collective(op)
-        if op.kind == HOST:
-            return self.table.add(host_s=self._host_work(op), category=_CATEGORY["host"]), 1
-        return self._copy(op)
+            kernels, calls_s = self._segment(op), self._calls_s(op)
+            if op.name in _OWNED:
+                for kernel in kernels:
+                    self._kernel(kernel, calls_s=calls_s)
+                    calls_s = 0.0
+            else:
+                self._kernels(kernels, op.module, calls_s)
+        elif op.kind == COLLECTIVE:
+            self._collective(op)
+        elif op.kind == HOST:
+            self.table.add(host_s=self._host_work(op), category=_CATEGORY["host"])
+        else:
+            self._copy(op)
 
     def _segment(self, op: PlanOp) -> tuple[Kernel, ...]:
-        if op.name in ("optimizer", "clip"):
+        if op.name in _OWNED:
             shard = shard_of(self.workload, self.plan.owned_numel, self.plan.owned_tensors)
             if op.name == "clip":
                 return clip_kernels(shard)
             return optimizer_kernels(self.workload, shard)
         return self.templates.of(self._kind(op.block), op.name)
 
-    def _kernels(self, kernels: tuple[Kernel, ...], op: PlanOp) -> tuple[int, int]:
-        calls_s = self._calls_s(op)
-        block = _block(self.model, self.host, kernels, op.module, self.hbm_capacity, calls_s)
-        n = block.work.size
-        if n == 0:
-            return self.table.add(host_s=calls_s, category=_CATEGORY["elementwise"]), 1
-        return self.table.block(block), n
+    def _kernels(self, kernels: tuple[Kernel, ...], module: str, calls_s: float) -> None:
+        block = _block(self.model, self.host, kernels, module, self.hbm_capacity, calls_s)
+        if block.work.size:
+            self.table.block(block)
+        else:
+            self.table.add(host_s=calls_s, category=_CATEGORY["elementwise"])
 
-    def _kernel(self, kernel: Kernel, beside: bool = False, calls_s: float = 0.0) -> int:
-        """Row of one kernel; one on a side stream takes SMs from those it runs beside."""
+    def _kernel(self, kernel: Kernel, beside: bool = False, calls_s: float = 0.0) -> None:
+        """One kernel; one on a side stream takes SMs from those it runs beside."""
         cost = self.model.cost(kernel)
         rate = min(cost.hbm_bytes / cost.time_s, self.hbm_capacity)
-        return self.table.add(
+        self.table.add(
             work=cost.time_s, bound=1.0, curve=self.model.curve_row(kernel),
             hold=round(MEMORY_SATURATION * self.role.gpu.sms) if beside else 0,
             host_s=self.host.launch_s(kernel) + calls_s, category=_CATEGORY[kernel.kind],
             alone_s=cost.time_s, waits=kernel.waits, demands=((0, rate),) if rate > 0.0 else (),
         )  # fmt: skip
 
-    def _copy(self, op: PlanOp) -> tuple[int, int]:
+    def _copy(self, op: PlanOp) -> None:
         direction = _HOST_LINK.get(op.name)
         if op.name in _STORAGE:
-            return self._storage(op), 1
+            self._storage(op)
+            return
         if direction is None:
             kernel = copy_kernel(op.name, op.bytes)
-            calls_s = self._calls_s(op)
-            return self._kernel(kernel, beside=op.stream != "compute", calls_s=calls_s), 1
+            self._kernel(kernel, beside=op.stream != "compute", calls_s=self._calls_s(op))
+            return
         where: slice = getattr(self.step.compiled, direction)
         demands = tuple((k, 1.0) for k in range(where.start, where.stop))
         classes, me = self.step.compiled.classes, self.player
         rates = classes.capacity[classes.local[me, where]] / classes.scale[me, where]
         rate = float(rates.min())
-        row = self.table.add(
+        self.table.add(
             latency_s=LAUNCH_S, work=op.bytes, weight=rate,
             host_s=LAUNCH_S + self._calls_s(op),
             category=_CATEGORY["copy"], alone_s=LAUNCH_S + op.bytes / rate, demands=demands,
         )  # fmt: skip
-        return row, 1
 
-    def _storage(self, op: PlanOp) -> int:
+    def _storage(self, op: PlanOp) -> None:
         """All GPUs of a node read or write at once, each at its share of the node's storage."""
         host = self.role.host
         rate = float(getattr(host.storage, _STORAGE[op.name])) / host.gpus
-        return self.table.add(
+        self.table.add(
             latency_s=LAUNCH_S, work=op.bytes, bound=rate, weight=rate,
             host_s=LAUNCH_S + self._calls_s(op),
             category=_CATEGORY["copy"], alone_s=LAUNCH_S + op.bytes / rate,
@@ -398,7 +439,7 @@ class _Pricing:
             taken = max(taken, constants.bus_share * sms)
         return min(round(taken), sms)
 
-    def _collective(self, op: PlanOp) -> tuple[int, int]:
+    def _collective(self, op: PlanOp) -> None:
         name, compiled = name_of(self.plan, op), self.step.compiled
         cost = self.step.costs[name]
         host_s = self.calls["c10d.collective"] + self._calls_s(op)
@@ -408,9 +449,9 @@ class _Pricing:
         elif stack.distributed_debug == "detail" and op.group != COPYING:
             host_s += self.host.pace * agreement_s(cost.ranks, cost.nodes)
         if not self.step.single:
-            first = self.table.add(hold=self._sms(cost), host_s=host_s, alone_s=0.0)
+            self.table.add(hold=self._sms(cost), host_s=host_s, alone_s=0.0)
             self.table.add()
-            return first, 2
+            return
         orbits = compiled.orbits.get(key_of(name, cost), ())
         demands: tuple[tuple[int, float], ...] = ()
         if orbits:
@@ -419,14 +460,13 @@ class _Pricing:
                 (base + r, a) for r, a in zip(orbits[0].resource, orbits[0].amount, strict=True)
             )
         moves = cost.work > 0.0 and bool(orbits)
-        row = self.table.add(
+        self.table.add(
             latency_s=cost.latency_s,
             work=cost.work if moves else 0.0,
             bound=cost.bound_bytes_per_s if moves else float("inf"),
             weight=cost.bound_bytes_per_s if moves else 1.0,
             hold=self._sms(cost), host_s=host_s, alone_s=cost.time_s, demands=demands,
         )  # fmt: skip
-        return row, 1
 
 
 _BlockKey = tuple[int, int, int, str, float, float]

@@ -36,6 +36,7 @@ class Distinct(NamedTuple):
 
     of: I8  # (P,) index into `ops`
     ops: tuple[PlanOp, ...]  # one of each, in order of first appearance
+    keys: tuple[object, ...]  # what each is known by, in other plans of the job too
 
 
 def table_of(plan: Plan) -> PlanTable:
@@ -117,7 +118,9 @@ def distinct(plan: Plan, layer_kinds: tuple[str, ...]) -> Distinct:
             index = seen[key] = len(first)
             first.append(op)
         of.append(index)
-    found = plan.derived[layer_kinds] = Distinct(np.array(of, dtype=np.int64), tuple(first))
+    found = plan.derived[layer_kinds] = Distinct(
+        np.array(of, dtype=np.int64), tuple(first), tuple(seen)
+    )
     return found
 
 

@@ -9,13 +9,15 @@ import numpy as np
 from sim.errors import InputError
 from sim.lowering.costs import Priced
 from sim.quantities import gib
-from sim.units import GIB, KIB
+from sim.units import GIB, KIB, MIB
 
 #: of an op and what a run of it needs, where ranks have lanes of their own, as measured with
 #: `python -m bench.ranks`: 128 to 165 [B]
 OP_BYTES = 165
 #: of memory for a program and its run [B]; less where the machine has less to spare
 MAX_BYTES = 4 * GIB
+#: what any machine has to spare, so that it is not asked [B]
+FREE_BYTES = 64 * MIB
 #: steps of all rings of all ranks; ops and steps of all replicas
 MAX_STEPS, MAX_DRAWN = 40_000_000, 1_000_000_000
 
@@ -44,7 +46,8 @@ def check_size(priced: Priced, level: str, replicas: int) -> None:
     each_wire = [wire.team.n_wires * wire.team.steps for wire in flights.wires]
     steps = int(np.bincount(flights.of, minlength=len(each_wire)) @ np.array(each_wire, dtype=int))
     option, who = f"level {level}", f"{len(classes.ranks):,} ranks one by one are"
-    needed, most = ops * OP_BYTES, min(MAX_BYTES, spare_bytes())
+    needed = ops * OP_BYTES
+    most = MAX_BYTES if needed < FREE_BYTES else min(MAX_BYTES, spare_bytes())
     if needed > most:
         message = (
             f"{who} {ops:.2g} ops, which need {gib(needed)} of memory, more than {gib(most)}; "

@@ -14,7 +14,7 @@ from sim.fabric.role import Role
 from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.lowering.costs import Priced, price
+from sim.lowering.costs import Priced, Prices, price
 from sim.lowering.frames import folds, lowered, stacks
 from sim.lowering.lower import Lowered, RankView
 from sim.program import Timeline
@@ -153,9 +153,14 @@ class _Ready(NamedTuple):
 
 
 def _ready(
-    topology: Topology, workload: Workload, simulated: Workload, variation: Variation, level: str,
+    topology: Topology,
+    workload: Workload,
+    simulated: Workload,
+    variation: Variation,
+    level: str,
     layers: int | None,
-) -> _Ready:  # fmt: skip
+    prices: Prices | None = None,
+) -> _Ready:
     fabric = compile_fabric(topology)
     tree = tree_of(workload)
     plans = plans_of(simulated, tree, mesh_of(topology, workload))
@@ -165,7 +170,8 @@ def _ready(
     if known is not None and told:  # a calibration that found one GPU slower says so itself
         slow = np.ones(fabric.n_ranks) if slow is None else slow
         slow[-1] *= known.slowest_gpu
-    priced = price(plans, simulated, fabric, level, slow, capacities(variation, fabric))
+    slower = capacities(variation, fabric)
+    priced = price(plans, simulated, fabric, level, slow, slower, prices)
     check_size(priced, level, variation.replicas)
     ranks = () if told else ranks_of(priced, simulated, variation.jitter, _deep(workload, layers))
     if not variation.jitter:
@@ -184,11 +190,14 @@ class Job(NamedTuple):
         Checked by the loader.
     layers : int
         Of the whole model, where `workload` has some of its blocks.
+    prices : Prices
+        Shared with steps that differ in blocks and micro-steps alone.
     """
 
     topology: Topology
     workload: Workload
     layers: int
+    prices: Prices
 
 
 class Ran(NamedTuple):
@@ -221,10 +230,10 @@ def run_together(jobs: Sequence[Job], engine: str) -> Iterator[Ran]:
         As for `run_step`.
     """
     together: dict[int, _Ready] = {}
-    for place, (topology, workload, layers) in enumerate(jobs):
+    for place, (topology, workload, layers, prices) in enumerate(jobs):
         if workload.parallelism.pipeline_parallel == 1:
             few = next(shortened(workload))
-            ready = _ready(topology, workload, few, Variation(), "folded", layers)
+            ready = _ready(topology, workload, few, Variation(), "folded", layers, prices)
             if folds(ready.priced):
                 together[place] = ready
                 continue

@@ -17,6 +17,7 @@ import numpy as np
 from sim.inputs.rows import as_run, at_longest
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload, fields_but
+from sim.lowering.costs import Prices
 from sim.lowering.parts import I8
 from sim.memory.report import MemoryReport, memory
 from sim.records import dataclass
@@ -189,20 +190,23 @@ class _Measured(NamedTuple):
 class _Key:
     """A job on a machine, equal to others in what matters."""
 
-    __slots__ = ("content", "topology", "workload")
+    __slots__ = ("_hash", "but_steps", "steps", "topology", "workload")
 
     def __init__(
         self, machine: Hashable, but: frozenset[str], steps: int, topology: Topology,
         workload: Workload,
     ) -> None:  # fmt: skip
-        self.content = (machine, steps, *fields_but(workload, but))
-        self.topology, self.workload = topology, workload
+        self.steps, self.topology, self.workload = steps, topology, workload
+        self.but_steps = (machine, *fields_but(workload, but))
+        self._hash = hash((self.steps, self.but_steps))
 
     def __hash__(self) -> int:
-        return hash(self.content)
+        return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self.content == other.content
+        if not isinstance(other, _Key):
+            return False
+        return self.steps == other.steps and self.but_steps == other.but_steps
 
 
 def _machine(topology: Topology) -> Hashable:
@@ -255,16 +259,29 @@ def _kept(keys: Sequence[_Key], engine: str) -> list[_Measured]:
 def _simulated(keys: Sequence[_Key], engine: str) -> list[_Measured]:
     """Steps of a few blocks where that will do, or of all."""
     found: dict[int, _Measured] = {}
+    shared: dict[tuple[Hashable, ...], Prices] = {}
+    prices = [shared.setdefault(key.but_steps, Prices()) for key in keys]
+
+    def together(which: Sequence[int], layers: int | None) -> Iterator[tuple[Ran, list[int]]]:
+        """Some of the steps with so many blocks, and which they are; None: with all of them."""
+        jobs = []
+        for i in which:
+            topology, workload = keys[i].topology, keys[i].workload
+            few = workload if layers is None else of_layers(workload, layers)
+            jobs.append(Job(topology, few, workload.model.layers, prices[i]))
+        for ran in run_together(jobs, engine):
+            yield ran, [which[place] for place in ran.places]
+
     deep: dict[int, tuple[Ran, int, Pace]] = {}
     asked = [i for i, key in enumerate(keys) if repeats(key.workload)]
-    for ran, places in _together(keys, asked, DEEP, engine):
+    for ran, places in together(asked, DEEP):
         pace = pace_of(ran.lowered, ran.timeline, DEEP)
         for row, (i, even) in enumerate(
             zip(places, settled(pace, _layers(keys, places)).tolist(), strict=True)
         ):
             if even:
                 deep[i] = ran, row, pace
-    for ran, places in _together(keys, list(deep), SHALLOW, engine):
+    for ran, places in together(list(deep), SHALLOW):
         mine = [deep[i] for i in places]
         further = rows_of([(pace, row) for _, row, pace in mine])
         parts = list(zip(ran.whole, (other.whole[row] for other, row, _ in mine), strict=True))
@@ -275,24 +292,10 @@ def _simulated(keys: Sequence[_Key], engine: str) -> list[_Measured]:
                 both = _measured(ran, row), _measured(other, its)
                 found[i] = _extended(*both, keys[i].workload.model.layers)
     rest = [i for i in range(len(keys)) if i not in found]
-    for ran, places in _together(keys, rest, None, engine):
+    for ran, places in together(rest, None):
         for row, i in enumerate(places):
             found[i] = _measured(ran, row)
     return [found[i] for i in range(len(keys))]
-
-
-def _together(
-    keys: Sequence[_Key], which: Sequence[int], layers: int | None, engine: str
-) -> Iterator[tuple[Ran, list[int]]]:
-    """Some of the steps with so many blocks, and which they are; None: with all of them."""
-    jobs = []
-    for i in which:
-        topology, workload = keys[i].topology, keys[i].workload
-        whole = workload.model.layers
-        few = workload if layers is None else of_layers(workload, layers)
-        jobs.append(Job(topology, few, whole))
-    for ran in run_together(jobs, engine):
-        yield ran, [which[place] for place in ran.places]
 
 
 def _layers(keys: Sequence[_Key], places: Sequence[int]) -> I8:

@@ -307,9 +307,14 @@ def _answers(
         return DaskPool(compute, context, workers or 1, scheduler, compute_many).run(tasks)
     if processes > 1:
         workers = min(processes, count)
-        chunk = max(1, min(TOGETHER, count // (4 * workers)))
+        chunk = _together(count // workers)
         return LocalPool(compute, context, workers, compute_many, chunk).run(tasks)
-    return run_here(compute, context, tasks, compute_many, TOGETHER)
+    return run_here(compute, context, tasks, compute_many, _together(count))
+
+
+def _together(count: int) -> int:
+    """Of so many configurations, those that are computed together: some, to be seen to go on."""
+    return max(1, min(TOGETHER, count // 8))
 
 
 def _row(key: str, changes: Changes, answer: Outcome) -> StoredRow:

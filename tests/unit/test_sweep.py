@@ -371,7 +371,8 @@ def start(folder: Path, *options: str) -> "subprocess.Popen[str]":
     script.write_text(code)
     return subprocess.Popen(
         [sys.executable, str(script), "sweep", "dgx-h100", "small.yaml", "--vary", "nodes=1..12",
-         "--vary", "micro_batch=1,2,3,4,5,6", "--store", "s.sqlite", "-o", "out.csv", *options],
+         "--vary", "micro_batch=1..6", "--vary", "gradient_accumulation=1..10",
+         "--store", "s.sqlite", "-o", "out.csv", *options],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
@@ -404,15 +405,15 @@ def test_killed_with_9_it_resumes_and_repeats_nothing(tmp_path):
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     before = stored(store)
-    assert 10 <= len(before) < 72
+    assert 10 <= len(before) < 720
     second = start(tmp_path, "-j", "2")
     _, notes = second.communicate(timeout=120)
     assert second.returncode == 0
-    assert f"{72 - len(before)} computed, {len(before)} from" in notes
+    assert f"{720 - len(before)} computed, {len(before)} from" in notes
     after = stored(store)
-    assert len(after) == 72
+    assert len(after) == 720
     assert {key: after[key] for key in before} == before
-    assert len((tmp_path / "out.csv").read_text().splitlines()) == 73
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 721
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path):
@@ -440,7 +441,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
     _, notes = first.communicate(timeout=30)
     assert first.returncode == 130
     assert "Traceback" not in notes
-    assert len(stored(tmp_path / "s.sqlite")) >= 5
+    assert 5 <= len(stored(tmp_path / "s.sqlite")) < 720
 
 
 # --- the command ---------------------------------------------------------------------------------
