@@ -197,12 +197,12 @@ class Run:
         r.call("fsdp1.unshard")
         needed = self.sharded and not self.gathered[unit]
         parts = self.shard if self.sharded else 1
-        if needed or (not self.sharded and self.types.casts):
-            stored, sent = u.master_bytes / parts, u.gather_bytes / parts
+        casts = sum(u.cast) / parts
+        if needed or (not self.sharded and casts):
             if self.offload:
-                r.kernel("copy_in", "h2d", phase, stored, u.name, u.block)
-            if self.types.casts:
-                r.kernel("copy_in", "cast", phase, stored + sent, u.name, u.block)
+                r.kernel("copy_in", "h2d", phase, u.master_bytes / parts, u.name, u.block)
+            if casts:
+                r.kernel("copy_in", "cast", phase, casts, u.name, u.block)
             r.wait_stream("all_gather", "copy_in")
         if self.knobs.limit_all_gathers and len(self.free) >= _MAX_IN_FLIGHT:
             r.host_sync(self.free.popleft())

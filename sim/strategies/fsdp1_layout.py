@@ -95,6 +95,8 @@ def _unit(
         gather_bytes=plain * width + packed * QUANTISED_BYTES,
         gather_dtype=types.compute,
         master_bytes=plain * stored + packed * QUANTISED_BYTES,
+        # `_uses_param_mixed_precision`: only if the policy's dtype is another one
+        cast=(plain * stored, plain * width) if stored != width else (0.0, 0.0),
         grad_numel=numel if with_grad else 0,
         tensors=len(parameters),
         grad_tensors=len(with_grad) if orig_params else min(1, len(with_grad)),

@@ -217,20 +217,20 @@ class Hooks:
             r.wait("copy_in", self.resharded[unit])
             r.wait("all_gather", self.resharded[unit])
         r.call("fsdp2.unshard")
+        casts = 0.0 if smaller else sum(u.cast) / ranks  # a smaller group shares what was cast
         if ranks == 1:
             if self.offload:  # nothing to gather, but the weights are in host memory
                 self._load(u.master_bytes, phase, u)
-                if self.types.casts:
-                    cast = u.master_bytes + u.gather_bytes
-                    r.kernel("copy_in", "cast", phase, cast, u.name, u.block)
+                if casts:
+                    r.kernel("copy_in", "cast", phase, casts, u.name, u.block)
             self.gathered[unit] = r.record("copy_in" if self.offload else "compute")
             return
         bytes_in = u.gather_bytes / ranks
         stored = bytes_in if smaller else u.master_bytes / ranks
         if self.offload:
             self._load(stored, phase, u)
-        if self.types.casts:
-            r.kernel("copy_in", "cast", phase, stored + bytes_in, u.name, u.block)
+        if casts:
+            r.kernel("copy_in", "cast", phase, casts, u.name, u.block)
         r.kernel("copy_in", "copy_in", phase, 2 * bytes_in, u.name, u.block)
         r.wait_stream("all_gather", "copy_in")
         group = f"subgroup:{ranks}" if smaller else u.over

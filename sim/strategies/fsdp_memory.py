@@ -121,14 +121,17 @@ class FsdpMemory(StepMemory):
             kept = unit.gather_bytes / self.reshard
         # wrapped by linear layers, one of them at a time is gathered and reduced
         part = largest if self.knobs.wrap == "linear" and not keep else 1.0
+        # a whole flat parameter is used as it is stored (NO_SHARD; FSDP1 takes it for one rank too)
+        as_stored = self.flat and self.ranks == 1 and not unit.cast[1]
+        gathered = 0.0 if as_stored else part * unit.gather_bytes
         return Sizes(
-            gathered=part * unit.gather_bytes,
+            gathered=gathered,
             shard=unit.master_bytes / ranks,
-            cast=unit.gather_bytes / ranks if self.types.casts else 0.0,
+            cast=unit.cast[1] / ranks,
             gradient=part * (self.compute * grad_numel),
             reduce=part * reduce,
             reduced=DTYPE_BYTES[self.types.master] * grad_numel / ranks,
-            kept=kept,
+            kept=0.0 if as_stored else kept,
             accumulated=max(wire, self.compute) * grad_numel,
         )
 

@@ -59,6 +59,8 @@ class Unit(NamedTuple):
         Elements of each whose gradient tensor-parallel ranks have parts of.
     over : str
         Group of the plan that they are sharded over.
+    cast : tuple of (float, float)
+        Of what is cast before it is gathered, all ranks together: as stored, and as gathered. [B]
     """
 
     name: str
@@ -72,6 +74,7 @@ class Unit(NamedTuple):
     grad_tensors: int
     partial: tuple[int, ...] = ()
     over: str = SHARD
+    cast: tuple[float, float] = (0.0, 0.0)
 
 
 class Dtypes(NamedTuple):
@@ -81,7 +84,6 @@ class Dtypes(NamedTuple):
     master: str  # trainable sharded parameters, and their gradients after reduction
     frozen: str  # frozen sharded parameters
     reduce: str  # gradients on the wire
-    casts: bool  # a policy with a parameter dtype is set
     quantised: bool  # frozen matrices of the layers are stored in 4 bits
     fp8_gather: bool  # matrices of the layers are gathered in FP8
 
@@ -99,7 +101,6 @@ def dtypes(workload: Workload) -> Dtypes:
         master=master,
         frozen=master if method.kind == "full" else frozen,
         reduce=reduce_dtype,
-        casts=compute != "fp32",
         quantised=method.kind == "qlora" and method.quantization != "none",
         fp8_gather=precision.kind == "fp8" and precision.all_gather == "fp8",
     )
@@ -137,7 +138,7 @@ def fsdp2_unit(
     Equation: per parameter ceil(d0/S) S (numel/d0) elements.
     """
     numel = grad_numel = tensors = grad_tensors = 0
-    gather = master = 0.0
+    gather = master = before = after = 0.0
     compute = DTYPE_BYTES[types.compute]
     mixed = False
     for module in modules:
@@ -159,11 +160,14 @@ def fsdp2_unit(
                 sent, mixed = 1.0, True
             gather += n * sent
             master += n * stored
+            if sent != stored:  # a policy's dtype that parameters have is none (`_fsdp_param.py`)
+                before, after = before + n * stored, after + n * sent
     dtype = "uint8" if mixed else types.compute
     partial = tuple(q.numel for m in modules if m.partial for q in m.parameters if q.trainable)
     return Unit(
-        name, block, numel, gather, dtype, master, grad_numel, tensors, grad_tensors, partial, over
-    )
+        name, block, numel, gather, dtype, master, grad_numel, tensors, grad_tensors, partial,
+        over, (before, after),
+    )  # fmt: skip
 
 
 def trainable(block: Block) -> bool:

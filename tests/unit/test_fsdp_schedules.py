@@ -105,6 +105,26 @@ def test_counts(options, expected):
     assert counts(plan_of(**options)) == expected
 
 
+@pytest.mark.parametrize("strategy", ["fsdp1", "fsdp2"])
+@pytest.mark.parametrize(("master", "casts"), [("fp32", 5), ("bf16", 0)])
+def test_parameters_that_have_the_gathered_dtype_are_not_cast(strategy, master, casts):
+    """As recorded (data/host/wrappers.json, kernels in forward with and without mixed precision)."""
+    job = workload(strategy=strategy).model_copy(
+        update={"precision": Precision(kind="bf16", master=master)}
+    )
+    ops = plan_of(of=job).ops
+    assert sum(op.name == "cast" and op.phase == "forward" for op in ops) == casts
+
+
+def test_only_adapters_are_cast():
+    """Frozen weights of a FSDP2 unit are stored as they are gathered."""
+    plan = plan_of(lora=16)
+    cast = next(op for op in plan.ops if op.name == "cast" and op.unit == "layers.1")
+    sides = (64 + 64) * 2 + (64 + 32) * 2 + (64 + 160) * 3  # q and o, k and v, gate, up and down
+    adapters = 16 * sides
+    assert cast.bytes == adapters * (4 + 2) / 8
+
+
 def test_hybrid_reduces_over_replicas_once_per_unit_and_micro_step():
     plan = plan_of(16, replicate=2, accumulate=3)
     reductions = issued(plan, "all_reduce", "backward")

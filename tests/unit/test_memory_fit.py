@@ -46,6 +46,18 @@ def test_closed_form_of_the_root_reduction(nodes):
     assert report.peak_moment == "backward"
 
 
+@pytest.mark.parametrize(("gpus", "kind"), [(8, "no-shard"), (1, "full-shard")])
+def test_parameters_that_nobody_shares_are_there_once(gpus, kind):
+    """FSDP1's NO_SHARD uses the flat parameter as it is; one rank is NO_SHARD."""
+    changes = ["method=full", "precision={bf16: {master: bf16}}", f"node.gpus={gpus}"]
+    changes.append(f"parallelism={{strategy: fsdp1, sharding_strategy: {kind}}}")
+    found = simulate(
+        "a100-x1", "mistral-7b-lora", overrides=changes, scaling=False, fixes=False
+    ).memory.by_category
+    assert found["sharded parameters"] == pytest.approx(7.2417e9 * 2, rel=1e-3)
+    assert "unsharded parameters" not in found
+
+
 def test_moments():
     report = memory(topology(), workload())
     p = 8_030_261_248
