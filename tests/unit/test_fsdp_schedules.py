@@ -108,7 +108,7 @@ def test_counts(options, expected):
 @pytest.mark.parametrize("strategy", ["fsdp1", "fsdp2"])
 @pytest.mark.parametrize(("master", "casts"), [("fp32", 5), ("bf16", 0)])
 def test_parameters_that_have_the_gathered_dtype_are_not_cast(strategy, master, casts):
-    """As recorded (data/host/wrappers.json, kernels in forward with and without mixed precision)."""
+    """As recorded: data/host/wrappers.json, kernels of forward with mixed precision and without."""
     job = workload(strategy=strategy).model_copy(
         update={"precision": Precision(kind="bf16", master=master)}
     )
