@@ -54,6 +54,15 @@ VERBS: dict[str, str] = {
 }
 
 
+# what five kinds of people ask first, each by a command that runs as it stands
+_QUESTIONS = {
+    "Does my job fit, how long will it take, what would help?": "run dgx-h100 llama3-8b-lora",
+    "Which cluster should I rent for it?": "size mistral-7b-lora --deadline 24h --max-gpus 8",
+    "Why is my run slow?": "diagnose dgx-h100 llama3-8b-sft --measured tokens_per_s_per_gpu=4000",
+    "Which machine, and why?": "compare dgx-a100 dgx-h100 --workload mistral-7b-lora",
+    "When does what run, and who waits?": "trace dgx-h100 llama3-8b-lora -o step.json",
+}
+
 _WORDS = frozenset({"import"})  # verbs that no module can be called
 
 
@@ -85,6 +94,13 @@ class LazyGroup(click.Group):
             hint = f'did you mean "{near[0]}"?' if near else f"verbs are {', '.join(VERBS)}"
             ctx.fail(f'no verb "{name}"; {hint}')
         return super().resolve_command(ctx, args)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Begin with one of these."""
+        with formatter.section("To begin with"):
+            for question, command in _QUESTIONS.items():
+                formatter.write_text(question)
+                formatter.write(f"{'':{formatter.current_indent + 2}}scaling-sim {command}\n")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs from the table, importing none."""

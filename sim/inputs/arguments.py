@@ -15,6 +15,7 @@ from sim.files import is_file, is_folder
 from sim.inputs import catalogue, foreign
 from sim.inputs.base import Spec
 from sim.inputs.fields import plan_of
+from sim.inputs.mistaken import instead
 from sim.inputs.nearest import did_you_mean
 from sim.inputs.topology import Topology
 from sim.inputs.translation import Translation
@@ -153,6 +154,8 @@ def path_of(side: Side, argument: File) -> Path:
     shipped = catalogue.find(kind, text) or catalogue.find(other, text)
     if shipped is not None:
         return shipped
+    if told := instead(side, text):
+        raise InputError.single(text, told)
     looks_like_path = "/" in text or "\\" in text or path.suffix in (".yaml", ".yml", ".json")
     if looks_like_path or is_folder(path):
         return path  # reading it says what is wrong

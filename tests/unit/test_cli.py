@@ -195,3 +195,16 @@ def test_ctrl_c_exits_with_130():
         _, err = child.communicate(timeout=20)
     assert child.returncode == 130
     assert err == "\ninterrupted\n"
+
+
+def test_the_program_alone_begins_with_questions_that_run(call):
+    code, out, err = call()
+    shown = out + err
+    verbs = [line.split() for line in shown.splitlines() if line.startswith("    scaling-sim ")]
+    assert [words[1] for words in verbs] == ["run", "size", "diagnose", "compare", "trace"]
+    assert "Does my job fit, how long will it take, what would help?" in shown
+    for words in verbs:
+        assert cli.group.get_command(None, words[1]) is not None
+    code, out, _ = call(*verbs[0][1:], "--no-scaling")
+    assert code == 0
+    assert "Verdict" in out

@@ -167,3 +167,18 @@ def test_global_batch_can_be_set_on_a_job_that_says_its_accumulation():
     assert load("dgx-h100", whole, ["gradient_accumulation=2"]).workload.gradient_accumulation == 2
     with pytest.raises(InputError, match="4 x 16 sequences are not 128"):
         load("dgx-h100", "llama3-8b-sft", ["gradient_accumulation=4", "global_batch=128"])
+
+
+@pytest.mark.parametrize(("machine", "job", "told"), [
+    ("H100", "llama3-8b-sft", r"is the GPU h100-sxm-80gb, not a machine; machines with it are .*"
+     r"dgx-h100.* and \d more$"),
+    ("8x A100 80GB", "llama3-8b-sft", "is the GPU a100-sxm-80gb, .*a100-x1"),
+    ("MI300X", "llama3-8b-sft", "write a machine of it with scaling-sim init, node.gpu: mi300x"),
+    ("dgx-h100", "Qwen/Qwen2.5-7B-Instruct", "is the model qwen2.5-7b, not a job; jobs that train "
+     "it are qwen2.5-7b-grpo; any other job takes it with --set model=qwen2.5-7b$"),
+    ("dgx-h100", "qwen3-8b", "not a job; any other job takes it with --set model=qwen3-8b$"),
+    ("dgx-h100", "mine/nothing", "no such file$"),
+])  # fmt: skip
+def test_a_gpu_or_a_model_leads_to_machines_and_jobs(machine, job, told):
+    with pytest.raises(InputError, match=told):
+        load(machine, job, [])

@@ -1,0 +1,61 @@
+"""A GPU where a machine is expected, or a model where a job is: what to write instead."""
+
+from __future__ import annotations
+
+import re
+
+from sim.inputs import catalogue
+from sim.inputs.spoken import gpu_named
+
+_COUNT = re.compile(r"^\s*\d+\s*[x*]\s*|\s*[x*]\s*\d+\s*$", re.IGNORECASE)
+_MOST = 6
+
+
+def instead(side: str, name: str) -> str:
+    """What a name is and which of a side's names go with it; "" where it is nothing known.
+
+    Parameters
+    ----------
+    side : str
+        ``topology`` or ``workload``, which there is none of that name of.
+    name : str
+        ``H100``, ``8 x A100 80GB``; ``Qwen/Qwen2.5-7B``.
+    """
+    if side == "topology":
+        gpu = gpu_named(_COUNT.sub("", name), catalogue.gpu_names())
+        if gpu is None:
+            return ""
+        names = _shipped("topologies", rf"^\s*(?:- )?gpu: {re.escape(gpu)}\s*$")
+        said = f"is the GPU {gpu}, not a machine; "
+        if not names:
+            return f"{said}write a machine of it with scaling-sim init, node.gpu: {gpu}"
+        return f"{said}machines with it are {_some(names)}"
+    model = _model(name)
+    if model is None:
+        return ""
+    names = _shipped("workloads", rf"^model: {re.escape(model)}\s*$")
+    said = f"is the model {model}, not a job; "
+    said += f"jobs that train it are {_some(names)}; " if names else ""
+    return f"{said}any other job takes it with --set model={model}"
+
+
+def _some(names: list[str]) -> str:
+    rest = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    return ", ".join(names[:_MOST]) + rest
+
+
+def _model(name: str) -> str | None:
+    from sim.inputs.models import catalogue_model, shape_named
+
+    found = catalogue_model(name) or catalogue_model(shape_named(name) or "")
+    return found.name if found is not None else None
+
+
+def _shipped(kind: str, pattern: str) -> list[str]:
+    """Names of shipped files in which a line stands."""
+    found = []
+    for name in catalogue.names(kind):
+        path = catalogue.find(kind, name)
+        if path is not None and re.search(pattern, path.read_text(encoding="utf-8"), re.M):
+            found.append(name)
+    return found
