@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from sim.inputs.trainer import NOBODY, Trainer
@@ -111,6 +112,11 @@ class _Lane:
         self.tail = -1
         self.pending: list[int] = []
         self.seen: dict[str, int] = {}  # latest op of each other stream
+
+
+@lru_cache(maxsize=256)
+def _once(names: tuple[str, ...]) -> Calls:
+    return tuple([(name, 1.0) for name in names])
 
 
 class Recorder:
@@ -220,7 +226,7 @@ class Recorder:
 
     def call(self, *names: str) -> None:
         """Python that the CPU runs before it issues the next op: names of calls."""
-        self._calls += tuple([(name, 1.0) for name in names])
+        self._calls += _once(names)
 
     def call_times(self, name: str, times: float) -> None:
         """As `call`, so many times."""

@@ -7,13 +7,16 @@ shifted. Tests hold lengthened plans against plans recorded in full.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import Any
 
 from sim.blocks.modules import ModelTree
 from sim.strategies.allocations import Stretch
 from sim.strategies.plan import Plan, PlanOp, Recorder
 
 _new_op = tuple.__new__
+_BLOCK, _UNIT, _DEPS, _SYNC = map(PlanOp._fields.index, ("block", "unit", "deps", "host_after"))
 
 
 class Folding:
@@ -133,31 +136,21 @@ def _copies(
     template: Sequence[PlanOp], extra: int, step: int, names: Sequence[str]
 ) -> list[PlanOp]:
     """`extra` copies of a layer's ops, each `step` layers on, op by op and then put in order."""
-    new, period = _new_op, len(template)
+    period = len(template)
     copies = [template[0]] * (extra * period)
-    times = range(1, extra + 1)
-    for at, (
-        kind, stream, name, phase, first, module, deps, host_after, micro_step,
-        collective, group, bytes_in, bytes_out, dtype, _, traffic, comm, calls,
-    ) in enumerate(template):  # fmt: skip
-        # what the host does stands in no block
-        blocks = (
-            range(first + step, first + step * (extra + 1), step) if first >= 0 else [-1] * extra
-        )
-        syncs = [host_after + k * period if host_after >= 0 else -1 for k in times]
-        copies[at::period] = [
-            new(PlanOp, (
-                kind, stream, name, phase, block, module, waits, sync, micro_step,
-                collective, group, bytes_in, bytes_out, dtype, names[block], traffic, comm, calls,
-            ))
-            for block, waits, sync in zip(blocks, _shifted(deps, period, extra), syncs, strict=True)
-        ]  # fmt: skip
+    for at, op in enumerate(template):
+        columns: list[Iterable[Any]] = [repeat(value, extra) for value in op]
+        if op.block >= 0:  # what the host does stands in no block
+            blocks = range(op.block + step, op.block + step * (extra + 1), step)
+            columns[_BLOCK], columns[_UNIT] = blocks, [names[block] for block in blocks]
+        if op.deps:
+            columns[_DEPS] = zip(*[_shifted(d, period, extra) for d in op.deps], strict=True)
+        if op.host_after >= 0:
+            columns[_SYNC] = _shifted(op.host_after, period, extra)
+        copies[at::period] = list(map(_new_op, repeat(PlanOp), zip(*columns, strict=True)))
     return copies
 
 
-def _shifted(deps: tuple[int, ...], period: int, extra: int) -> list[tuple[int, ...]]:
-    """Dependencies of each copy."""
-    if not deps:
-        return [deps] * extra
-    moved = [range(d + period, d + period * extra + 1, period) for d in deps]
-    return list(zip(*moved, strict=True))
+def _shifted(op: int, period: int, extra: int) -> range:
+    """What an op of a layer is in each copy of the layer."""
+    return range(op + period, op + period * extra + 1, period)
