@@ -64,7 +64,7 @@ def linear(
 def adapted(t: Tape, targets: tuple[str, ...]) -> bool:
     """Whether the method puts an adapter on a linear layer with one of these names."""
     method = t.setting.method
-    return method.kind != "full" and any(target in method.targets for target in targets)
+    return method.frozen and any(target in method.targets for target in targets)
 
 
 def matrix(
@@ -85,7 +85,7 @@ def matrix(
     ins, outs, weights = groups * rows * n_in, groups * rows * n_out, groups * n_in * n_out
     low, frozen = role is OpRole.LINEAR, s.frozen
     fp8 = low and s.recipe != ""
-    quantised = low and s.method.kind == "qlora" and s.method.quantization != "none"
+    quantised = low and s.method.quantised
     backward: list[Map | Kernel] = []
     unpack = unpacking(s) if quantised else None
     if unpack:

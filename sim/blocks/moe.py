@@ -92,7 +92,7 @@ def _experts(t: Tape, sent: int, held: int, f: int, load: float = 1.0) -> int:
     sides = {"w1": (d, f), "w2": (f, d), "w3": (d, f)}
     active, bias = top / model.experts, model.mlp_bias
     every: list[tuple[str, tuple[int, ...]]]
-    if s.experts == "grouped" and s.method.kind == "full":  # adapters stand beside matrices
+    if s.experts == "grouped" and not s.method.frozen:  # adapters stand beside matrices
         every = [(name, (held, *sides[name][::-1])) for name in names]
         every += [(f"{name}.bias", (held, sides[name][1])) for name in names if bias]
         calls = 1

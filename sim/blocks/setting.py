@@ -235,7 +235,7 @@ class Setting:
     @property
     def frozen(self) -> bool:
         """Whether the base is frozen."""
-        return self.method.kind != "full"
+        return self.method.frozen
 
     @classmethod
     def of(cls, workload: Workload) -> Setting:

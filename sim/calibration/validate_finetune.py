@@ -22,8 +22,7 @@ _A_PLAN = frozenset(("name", "sequence_length", "micro_batch"))
 
 def method_of(row: MeasuredRow) -> str:
     """``full``, ``lora``, ``gptq`` or ``nf4``."""
-    kind = row.workload.method.kind
-    return row.workload.method.quantization.split("-")[0] if kind == "qlora" else kind
+    return row.workload.method.told.split("-")[0]
 
 
 def machine_of(row: MeasuredRow) -> str:

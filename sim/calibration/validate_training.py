@@ -142,7 +142,7 @@ def value_of(row: MeasuredRow, dimension: str) -> str:
     if dimension == "gpus":
         return str(row.gpus)
     if dimension == "precision":
-        return w.precision.kind if w.method.kind == "full" else w.method.kind
+        return w.method.kind if w.method.frozen else w.precision.kind
     return w.parallelism.strategy
 
 

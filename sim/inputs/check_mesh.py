@@ -97,7 +97,7 @@ def _tensor(w: Workload) -> Findings:
         message = f"latent attention ({m.name}) is modelled with sequence parallelism alone"
         hint = "leave it out"
         yield fault("tensor-latent", "workload", "parallelism.sequence_parallel", message, hint)
-    if w.method.kind != "full":
+    if w.method.frozen:
         message = f"tensor parallelism is modelled for full training, not for {w.method.kind}"
         yield fault("tensor-method", "workload", path, message, "write 1")
     if p.wrap == "linear":
@@ -176,7 +176,7 @@ def _experts(w: Workload) -> Findings:
         message = "experts on other ranks need tokens split among tensor-parallel ranks"
         hint = "leave it out"
         yield fault("expert-tokens", "workload", "parallelism.sequence_parallel", message, hint)
-    if w.method.kind != "full":
+    if w.method.frozen:
         message = f"expert parallelism is modelled for full training, not for {w.method.kind}"
         yield fault("expert-method", "workload", path, message, "write 1")
     if experts(w) == "eager":
@@ -270,7 +270,7 @@ def _pipeline(w: Workload) -> Findings:
     if p.offload != "none" or w.activation_checkpointing.offload:
         message = "offloading is not modelled in a pipeline"
         yield fault("pipeline-offload", "workload", path, message, "write 1, or do not offload")
-    if w.method.kind != "full":
+    if w.method.frozen:
         message = f"a pipeline is modelled for full training, not for {w.method.kind}"
         yield fault("pipeline-method", "workload", path, message, "write 1")
     if schedule.splits and w.activation_checkpointing.kind != "none":

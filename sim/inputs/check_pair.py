@@ -142,7 +142,7 @@ def _groups(t: Topology, w: Workload) -> Findings:
 def _padding(w: Workload, ranks: int) -> Findings:
     """Experts in one parameter are sharded by experts, and padded where ranks are more."""
     m, p = w.model, w.parallelism
-    one = m.experts and experts(w) == "grouped" and w.method.kind == "full"
+    one = m.experts and experts(w) == "grouped" and not w.method.frozen
     if not one or p.expert_parallel > 1 or strategy_of(w).fsdp_version != 2:
         return
     padded = -(-m.experts // ranks) * ranks

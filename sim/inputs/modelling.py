@@ -145,7 +145,7 @@ def taken(workload: Workload) -> dict[str, str]:
     """Choices left open and what was taken, by the path of the key."""
     method = workload.method
     found = {} if workload.modelling else {"modelling": modelling_name(workload)}
-    if method.kind != "full" and method.adapter_dtype is None:
+    if method.frozen and method.adapter_dtype is None:
         found["method.adapter_dtype"] = adapter_dtype(workload)
     if method.gptq_kernels is None and (kernels := gptq_kernels(workload)):
         found["method.gptq_kernels"] = kernels

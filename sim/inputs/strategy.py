@@ -118,7 +118,7 @@ class Strategy:
 
     def trainer(self, workload: Workload) -> str:
         """Name of the trainer that it mostly runs under: of adapters, Hugging Face's."""
-        return "accelerate" if workload.method.kind == "full" else "huggingface"
+        return "huggingface" if workload.method.frozen else "accelerate"
 
     def findings(self, workload: Workload) -> Iterable[Finding]:
         """What is wrong with a workload, beyond knobs that are another's."""

@@ -41,6 +41,21 @@ class Method(Spec):
     adapter_dtype: Literal["as-compute", "fp32", "bf16"] | None = None
     input_require_grads: bool | None = None  # None: with activation checkpointing, as PEFT does
 
+    @property
+    def frozen(self) -> bool:
+        """Whether adapters are trained beside a base that is not."""
+        return self.kind != "full"
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the base is stored in 4 bits."""
+        return self.kind == "qlora" and self.quantization != "none"
+
+    @property
+    def told(self) -> str:
+        """In a word: ``full``, ``lora``, or how the base is stored."""
+        return self.quantization if self.kind == "qlora" else self.kind
+
 
 class Precision(Spec):
     """Compute dtype and, for FP8, its recipe."""

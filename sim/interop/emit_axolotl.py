@@ -52,7 +52,7 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
     if precision == "fp8":
         config["fp8"] = True
         config["fp8_enable_fsdp_float8_all_gather"] = workload.precision.all_gather == "fp8"
-    if method.kind != "full":
+    if method.frozen:
         config |= {
             "adapter": method.kind,
             "lora_r": method.rank,

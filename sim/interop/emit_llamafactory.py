@@ -34,9 +34,9 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
         "model_name_or_path": repository(workload.model),
         "stage": "sft",
         "do_train": True,
-        "finetuning_type": "full" if method.kind == "full" else "lora",
+        "finetuning_type": "lora" if method.frozen else "full",
     }
-    if method.kind != "full":
+    if method.frozen:
         config |= {
             "lora_rank": method.rank,
             "lora_dropout": method.dropout,

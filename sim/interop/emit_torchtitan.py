@@ -30,7 +30,7 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
         The plan is not full training.
     """
     p, option = workload.parallelism, "--emit torchtitan"
-    if workload.method.kind != "full":
+    if workload.method.frozen:
         kind = workload.method.kind
         message = f"torchtitan trains in full, it cannot run {kind}; emit accelerate instead"
         raise InputError.single(option, message)

@@ -29,7 +29,7 @@ def trl_yaml(topology: Topology, workload: Workload) -> str:
     config: dict[str, Any] = {"model_name_or_path": repository(workload.model)}
     if precision.kind == "bf16" and precision.master == "bf16":
         config["dtype"] = "bfloat16"
-    if method.kind != "full":
+    if method.frozen:
         config |= {
             "use_peft": True,
             "lora_r": method.rank,

@@ -107,7 +107,7 @@ def checkpoint_bytes(workload: Workload) -> float:
 
 def _trained(workload: Workload) -> int:
     counts = count_parameters(workload.model, workload.method)
-    return counts.total if workload.method.kind == "full" else counts.trainable
+    return counts.trainable if workload.method.frozen else counts.total
 
 
 def export_bytes(workload: Workload) -> float:
@@ -171,7 +171,7 @@ def save_of(topology: Topology, workload: Workload, links: Links) -> CheckpointC
         storage_read_bytes_per_s=storage.read,
         gather_bytes_per_s=links.network,
     )  # fmt: skip
-    if workload.method.kind == "full":
+    if not workload.method.frozen:
         return save
     # the frozen base is in no checkpoint: every node reads its file again
     counts = count_parameters(workload.model, workload.method)

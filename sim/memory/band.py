@@ -52,8 +52,7 @@ def kind_of(workload: Workload) -> Kind:
     strategy, method = strategy_of(workload), workload.method
     whole = strategy.replicates(workload.parallelism)
     shards = "nothing" if whole else "zero" if strategy.deepspeed else "fsdp"
-    kind = method.quantization if method.kind == "qlora" else method.kind
-    return Kind(kind, shards, trainer_of(workload).name)
+    return Kind(method.told, shards, trainer_of(workload).name)
 
 
 @cache

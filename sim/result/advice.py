@@ -155,8 +155,7 @@ def _kernels(topology: Topology, workload: Workload) -> Iterator[Change]:
     gpus = topology.gpu_counts
     if not workload.compile:
         yield make.job("both", "torch.compile fuses element-wise kernels", compile=True)
-    hopper = all(gpu.architecture == "hopper" for gpu in gpus)
-    if hopper and workload.attention != "flash3":
+    if workload.attention != "flash3":
         yield make.job("faster", "FlashAttention-3", attention="flash3")
     if workload.attention == "eager":
         yield make.job("both", "FlashAttention-2", attention="flash2")
@@ -206,7 +205,7 @@ def _checkpointing(topology: Topology, workload: Workload) -> Iterator[Change]:
             activation_checkpointing=policy.model_copy(update={"reentrant": False}),
         )  # fmt: skip
     gathered = "stage3_max_live_parameters" in strategy_of(workload).knobs
-    if gathered and workload.method.kind != "full" and policy.reentrant:
+    if gathered and workload.method.frozen and policy.reentrant:
         text = "a DeepSpeed that frees frozen weights"
         yield make.parallel("smaller", text, deepspeed_version="0.19.2")
 
@@ -324,7 +323,7 @@ def _sharding(topology: Topology, workload: Workload) -> Iterator[Change]:
 def _training(topology: Topology, workload: Workload) -> Iterator[Change]:
     make = _Maker(topology, workload)
     method, precision = workload.method, workload.precision
-    if method.kind == "full":
+    if not method.frozen:
         targets = ("q", "k", "v", "o", "gate", "up", "down")
         lora = Method.model_construct(kind="lora", rank=16, targets=targets)
         yield make.spelt(
@@ -338,7 +337,7 @@ def _training(topology: Topology, workload: Workload) -> Iterator[Change]:
             "QLoRA: frozen weights in 4 bits", trains=True, method=four,
         )  # fmt: skip
     mixed = precision.kind in ("bf16", "fp8") and precision.master == "fp32"
-    if mixed and method.kind == "full":
+    if mixed and not method.frozen:
         pure = {"recipe": precision.recipe} if precision.kind == "fp8" else {}
         yield make.spelt(
             "smaller", {"precision": {precision.kind: {**pure, "master": "bf16"}}},

@@ -102,7 +102,7 @@ def explain(topology: Topology, workload: Workload) -> MethodComparison:
         Full first.
     """
     method = workload.method
-    if method.kind == "full":
+    if not method.frozen:
         targets = ("q", "k", "v", "o", "gate", "up", "down")
         kinds = [method, Method(kind="lora", rank=16, targets=targets)]
     else:

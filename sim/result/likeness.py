@@ -103,7 +103,7 @@ def job_of(
     retries_s: float = 0.0,
 ) -> Job:  # fmt: skip
     """The features by which rows are comparable; `parts` and all after it as for `doubts`."""
-    kind, node = workload.method.kind, topology.groups[0].node if topology.groups else None
+    node = topology.groups[0].node if topology.groups else None
     link = "none"
     if topology.world_size > 1:
         local = "graph" if node is None else "nvlink" if node.nvlink else "pcie"
@@ -116,7 +116,7 @@ def job_of(
     return Job(
         generation=_generation(topology.slowest_gpu),
         strategy=strategy_of(workload).measured_as or workload.parallelism.strategy,
-        method=workload.method.quantization if kind == "qlora" else kind,
+        method=workload.method.told,
         gpus=topology.world_size,
         parameters=float(count_parameters(workload.model, workload.method).total),
         tokens=float(batch_on(workload).local_tokens),

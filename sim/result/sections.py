@@ -72,7 +72,7 @@ def workload_section(workload: Workload, world: int, parameters: int) -> Workloa
     """Name, method, batch arithmetic of a job on `world` GPUs."""
     batch = batch_on(workload, world)
     method = workload.method
-    how = "full" if method.kind == "full" else f"{method.kind} r{method.rank}"
+    how = f"{method.kind} r{method.rank}" if method.frozen else "full"
     return WorkloadSection(
         name=workload.name,
         title=f"{workload.model.name} {how}",

@@ -28,7 +28,7 @@ class DeepSpeed(Strategy):
 
     def trainer(self, workload: Workload) -> str:
         """DeepSpeed's own engine in a plain loop; of adapters, Hugging Face's trainer around it."""
-        return "deepspeed" if workload.method.kind == "full" else "huggingface"
+        return "huggingface" if workload.method.frozen else "deepspeed"
 
     def zero_stage(self, knobs: Parallelism) -> int:
         """The stage."""

@@ -79,12 +79,12 @@ class Fsdp1(Strategy):
             yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)
         trainer = trainer_of(workload)
         blocks = knobs.wrap == "block+root"
-        if workload.method.kind != "full" and blocks and not knobs.use_orig_params:
+        if workload.method.frozen and blocks and not knobs.use_orig_params:
             message = "a block of frozen and trainable parameters makes no flat parameter of one"
             hint = "set use_orig_params: true or wrap: peft"
             path = "parallelism.use_orig_params"
             yield fault("flat-mixes", "workload", path, message, hint)
-        if workload.method.kind != "full" and blocks and trainer.wraps_adapters:
+        if workload.method.frozen and blocks and trainer.wraps_adapters:
             message = f"{trainer.title} makes a unit of each adapter weight (PEFT's wrap policy)"
             hint = "write wrap: peft, or trainer: none if you wrap blocks yourself"
             yield warning("peft-wrap", "workload", "parallelism.wrap", message, hint)

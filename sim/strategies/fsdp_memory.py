@@ -362,7 +362,7 @@ def keeps_inputs(workload: Workload) -> bool:
     """
     p, policy = workload.parallelism, workload.activation_checkpointing
     # adapters within the unit would give its flat parameter a gradient
-    frozen = workload.method.kind != "full" and p.wrap == "peft"
+    frozen = workload.method.frozen and p.wrap == "peft"
     # transformers checkpoints the call of a block, which by then is a sharded one
     around = policy.reentrant and p.checkpoint_wrapper != "inside"
     whole = policy.kind in ("full", "selective-blocks")

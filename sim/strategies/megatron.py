@@ -354,7 +354,7 @@ class Megatron(Strategy):
     def findings(self, workload: Workload) -> Iterator[Finding]:
         """What it is not modelled with, and knobs that wait for another."""
         p = workload.parallelism
-        if workload.method.kind != "full":
+        if workload.method.frozen:
             message = f"megatron is modelled for full training, not for {workload.method.kind}"
             yield fault("megatron-method", "workload", "method", message, "write fsdp2")
         if workload.precision.master != "fp32":

@@ -99,9 +99,9 @@ def dtypes(workload: Workload) -> Dtypes:
     return Dtypes(
         compute=compute,
         master=master,
-        frozen=master if method.kind == "full" else frozen,
+        frozen=frozen if method.frozen else master,
         reduce=reduce_dtype,
-        quantised=method.kind == "qlora" and method.quantization != "none",
+        quantised=method.quantised,
         fp8_gather=precision.kind == "fp8" and precision.all_gather == "fp8",
     )
 

@@ -240,9 +240,9 @@ def trace_of(workload: Workload, tree: ModelTree) -> ModuleTrace:
     layers = checkpointed_layers(policy, workload.model.layers)
     asked = workload.method.input_require_grads
     # PEFT asks for input gradients where checkpointing is on: without them nothing would train
-    grads = workload.method.kind != "full" and (any(layers) if asked is None else asked)
+    grads = workload.method.frozen and (any(layers) if asked is None else asked)
     packed = 1
-    if workload.method.kind == "qlora" and workload.method.quantization != "none":
+    if workload.method.quantised:
         packed = 8 if workload.precision.kind == "fp32" else 4
     key = (id(tree), layers, policy.reentrant, grads, packed)
     found = _traces.get(key)
