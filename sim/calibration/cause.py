@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+from sim.inputs.calibration import Calibration
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.records import dataclass
@@ -28,6 +29,13 @@ def parallelism(workload: Workload, **fields: object) -> Workload:
     """A job with other keys of its parallelism."""
     update = {"parallelism": workload.parallelism.model_copy(update=fields)}
     return workload.model_copy(update=update)
+
+
+def calibrated(topology: Topology, **factors: float) -> Topology:
+    """A machine whose constants are further off by these factors."""
+    known = topology.calibration or Calibration.model_construct()
+    update = {name: getattr(known, name) * factor for name, factor in factors.items()}
+    return topology.model_copy(update={"calibration": known.model_copy(update=update)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,10 @@ from collections.abc import Callable
 
 from sim.blocks.modules import OpRole
 from sim.blocks.unroll import PHASES, unroll
-from sim.calibration.cause import ONCE, Cause, Changed, parallelism, silent
+from sim.calibration.cause import ONCE, Cause, Changed, calibrated, parallelism, silent
 from sim.calibration.undeclared import UNDECLARED
 from sim.cost.kernel_cost import cost_model
 from sim.fabric.links import socket_core_rate
-from sim.inputs.calibration import Calibration
 from sim.inputs.checks import check
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Network, Nics, Node, Topology
@@ -30,12 +29,6 @@ from sim.units import show
 #: of the capacity, reserved and in flight, from where the allocator may retry: fragmentation of
 #: real runs reaches a fifth beside what the model's share of it gives
 CROWDED = 0.8
-
-
-def _calibrated(topology: Topology, **factors: float) -> Topology:
-    known = topology.calibration or Calibration.model_construct()
-    update = {name: getattr(known, name) * factor for name, factor in factors.items()}
-    return topology.model_copy(update={"calibration": known.model_copy(update=update)})
 
 
 def _with_node(topology: Topology, **fields: object) -> Topology:
@@ -77,7 +70,7 @@ def _one_nic(topology: Topology, workload: Workload, strength: float) -> Changed
 def _slow_network(topology: Topology, workload: Workload, strength: float) -> Changed | None:
     if topology.node_count < 2:
         return None
-    return Changed(_calibrated(topology, network_bandwidth=strength), workload)
+    return Changed(calibrated(topology, network_bandwidth=strength), workload)
 
 
 def _says_network(topology: Topology, _: Workload, strength: float) -> str:
@@ -137,11 +130,11 @@ def _host_path(topology: Topology, workload: Workload, strength: float) -> Chang
         or (node.nvlink and node.nvlink.fabric in ("nvswitch", "mesh"))
     ):
         return None
-    return Changed(_calibrated(topology, pcie_bandwidth=strength), workload)
+    return Changed(calibrated(topology, pcie_bandwidth=strength), workload)
 
 
 def _slow_host(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    return Changed(_calibrated(topology, host_launch=strength), workload)
+    return Changed(calibrated(topology, host_launch=strength), workload)
 
 
 def _power_cap(topology: Topology, workload: Workload, strength: float) -> Changed | None:
@@ -160,9 +153,7 @@ def _says_power(topology: Topology, _: Workload, strength: float) -> str:
 def _straggler(topology: Topology, workload: Workload, strength: float) -> Changed | None:
     if topology.world_size < 2:
         return None
-    known = topology.calibration or Calibration.model_construct()
-    slow = known.model_copy(update={"slowest_gpu": strength})
-    return Changed(topology.model_copy(update={"calibration": slow}), workload)
+    return Changed(calibrated(topology, slowest_gpu=strength), workload)
 
 
 def _allocator(topology: Topology, workload: Workload, strength: float) -> Changed | None:

@@ -20,13 +20,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sim.calibration.cause import Cause, Changed
+from sim.calibration.cause import Cause, Changed, calibrated
 from sim.calibration.causes import CAUSES, NOTHING
 from sim.calibration.figures import Figure
 from sim.calibration.probes import PROBES
 from sim.documents import SCHEMAS, Document, Section
 from sim.errors import InputError
-from sim.inputs.calibration import Calibration
 from sim.inputs.topology import Topology
 from sim.memory.verdict import Verdict
 from sim.step.breakdown import Breakdown
@@ -217,13 +216,7 @@ def pace_of(baseline: Figure) -> float:
 
 
 def _paced(topology: Topology, pace: float) -> Topology:
-    known = topology.calibration or Calibration.model_construct()
-    update = {
-        "gemm_clock": known.gemm_clock * pace,
-        "hbm_bandwidth": known.hbm_bandwidth * pace,
-        "host_launch": known.host_launch / pace,
-    }
-    return topology.model_copy(update={"calibration": known.model_copy(update=update)})
+    return calibrated(topology, gemm_clock=pace, hbm_bandwidth=pace, host_launch=1.0 / pace)
 
 
 class Predicted(NamedTuple):
