@@ -17,6 +17,7 @@ from sim.api.arguments import (
     settings,
     several,
 )
+from sim.errors import Fault, InputError
 
 if TYPE_CHECKING:
     from sim.inputs.arguments import Argument
@@ -166,11 +167,16 @@ def sweep(
     processes: int | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
+    screen: str | None = None,
+    exact: int | None = None,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     progress: Progress | None = None,
 ) -> SweepOutcome:
     """Compute every configuration of a grid once: what is stored already is not repeated.
+
+    With `screen`, only those are computed that may be the best by one measure, in this process; a
+    surrogate learnt from them says all the others.
 
     Parameters
     ----------
@@ -189,6 +195,10 @@ def sweep(
         All cores by default.
     workers, scheduler
         Of a local Dask cluster, or the address of one that runs.
+    screen : str, optional
+        The measure by which the best is sought, such as ``cost_usd``.
+    exact : int, optional
+        Configurations that a screening computes at the most; 2,000 by default.
     overrides, calibration
         As for `simulate`, in every configuration.
     progress : callable, optional
@@ -196,17 +206,40 @@ def sweep(
     """
     import os
 
+    from sim.study.screened import EXACT, screened
     from sim.study.sweep import sweep
 
+    _alone(screen, exact, processes=processes, workers=workers, scheduler=scheduler)
     grid = sweep_grid(
         *inputs, vary=vary, zipped=zipped, where=where, require=require, pareto=pareto,
         overrides=overrides, calibration=calibration,
     )  # fmt: skip
+    if screen:
+        return screened(
+            grid, Path(store or grid.store), screen, exact=exact or EXACT,
+            sets=settings(overrides, calibration), progress=progress,
+        )  # fmt: skip
     return sweep(
         grid, Path(store or grid.store),
         sets=settings(overrides, calibration), processes=processes or os.cpu_count() or 1,
         workers=workers, scheduler=scheduler, progress=progress,
     )  # fmt: skip
+
+
+def _alone(screen: str | None, exact: int | None, **given: int | str | None) -> None:
+    """Refuse what a screening does not take, and what it alone takes."""
+    faults = []
+    for name, value in given.items():
+        if screen and value is not None:
+            message = "a screening computes few configurations, in this process; leave it out"
+            faults.append(Fault("sweep", None, None, name, message))
+    if exact is not None and not screen:
+        message = "is of a screening; write screen=MEASURE as well"
+        faults.append(Fault("sweep", None, None, "exact", message))
+    if exact is not None and exact < 1:
+        faults.append(Fault("sweep", None, None, "exact", f"{exact} is not at least 1"))
+    if faults:
+        raise InputError(faults)
 
 
 def sweep_grid(

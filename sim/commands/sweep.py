@@ -27,6 +27,11 @@ _FORMAT = "--format"
 @click.option("--require", "required", multiple=True, metavar="EXPR",
               help='Mark results that do not meet it: "fits and mfu > 0.4".')  # fmt: skip
 @click.option("--pareto", metavar="A,B", help="Front of measures, e.g. cost_usd,wall_clock_s.")
+@click.option("--screen", metavar="MEASURE",
+              help="Find the best by it of a large grid: a surrogate says all configurations, "
+                   "those that may be the best are computed.")  # fmt: skip
+@click.option("--exact", type=click.IntRange(1), metavar="N",
+              help="Configurations that --screen computes at the most; 2,000.")  # fmt: skip
 @click.option("--store", type=click.Path(path_type=Path), help="SQLite file; NAME.sweep.sqlite.")
 @click.option("-j", "--processes", type=click.IntRange(1, 512), help="Processes; all cores.")
 @click.option("--workers", type=click.IntRange(1, 512), help="Workers of a local Dask cluster.")
@@ -37,7 +42,8 @@ _FORMAT = "--format"
 @click.option("--dry-run", is_flag=True, help="Only count the configurations.")
 def command(
     arguments: tuple[str, ...], overrides: tuple[str, ...], varied: tuple[str, ...], zipped: bool,
-    where: tuple[str, ...], required: tuple[str, ...], pareto: str | None, store: Path | None,
+    where: tuple[str, ...], required: tuple[str, ...], pareto: str | None, screen: str | None,
+    exact: int | None, store: Path | None,
     processes: int | None, workers: int | None, scheduler: str | None, form: str,
     output: Path | None, report: Path | None, quiet: bool, dry_run: bool,
 ) -> None:  # fmt: skip
@@ -62,7 +68,7 @@ def command(
     with progress_bar(visible(grid.name), quiet) as progress:
         outcome = sim.sweep(
             grid, store=path, processes=processes, workers=workers, scheduler=scheduler,
-            overrides=overrides, progress=progress,
+            screen=screen, exact=exact, overrides=overrides, progress=progress,
         )  # fmt: skip
     if binary and output is not None:
         write_parquet(outcome, output)

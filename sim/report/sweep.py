@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sim.quantities import duration, gib, percent, usd
-from sim.report.view import Cell, Column, Row, Table, View, left
+from sim.report.view import Cell, Column, Lines, Part, Row, Table, View, left
+from sim.study.screen import Screening
 from sim.study.sweep import SweepOutcome, as_text
 
 SHOWN_ROWS = 40
+_BEST = 10  # rows of a screening: further down, others that were not computed lie between
 _MEASURES: dict[str, tuple[str, Callable[[float], str], str]] = {
     "step_time_s": ("step", duration, "s"),
     "tokens_per_s": ("tokens/s", "{:,.0f}".format, ""),
@@ -28,7 +30,34 @@ def view(outcome: SweepOutcome) -> View:
         *(Column(head) for head, _, _ in _MEASURES.values()),
     ]  # fmt: skip
     table = Table(columns, [_cells(outcome, i) for i in chosen], indent=0, apart=False)
-    return View(title, [table], outcome)
+    parts: list[Part] = [table] if chosen or outcome.screening is None else []
+    if outcome.screening is not None:
+        parts.append(Lines(_screened(outcome.screening), indent=0))
+    return View(title, parts, outcome)
+
+
+def _screened(said: Screening) -> list[str]:
+    """What a screening did, and how sure it is."""
+    lines = [
+        f"screened {said.points:,} configurations; computed {said.exact:,} exactly, of which "
+        f"{said.invalid:,} contradict themselves"
+    ]
+    if said.error is None:
+        return [*lines, "too few of them are valid to learn from; nothing is known of the others"]
+    worst = percent(said.worst or 0.0)
+    lines.append(
+        f"the surrogate is off by {percent(said.error)} (at worst {worst}) of samples kept back; "
+        f"it leaves {said.too_large:,} out as larger than memory"
+    )
+    if said.open:
+        lines.append(
+            f"not proven: {said.open:,} that were not computed may be better by that error; "
+            "--exact N computes more"
+        )
+    elif said.winner is not None:
+        lines.append("the first is exact, and by that error no other one is better; those below "
+                     "it are the best of what was computed")  # fmt: skip
+    return lines
 
 
 def _chosen(outcome: SweepOutcome) -> tuple[list[int], str]:
@@ -36,6 +65,14 @@ def _chosen(outcome: SweepOutcome) -> tuple[list[int], str]:
     if outcome.grid.pareto:
         names = " and ".join(outcome.grid.pareto)
         return list(outcome.front), f"Pareto front of {names}: {len(outcome.front)} configurations"
+    said = outcome.screening
+    if said is not None:
+        best = [i for i, row in enumerate(outcome.rows) if row.measures.get("fits")]
+        best = [i for i in best if outcome.meets[i]][:_BEST]
+        what = f"The best by {said.measure} of {said.points:,} configurations"
+        if said.winner is None:
+            what = f"None of {said.exact:,} configurations computed fits and meets what is asked"
+        return best, what
     rows = [i for i, ok in enumerate(outcome.meets) if ok] if outcome.grid.require else None
     chosen = list(range(len(outcome.rows))) if rows is None else rows
     what = f"{len(chosen):,} of {len(outcome.rows):,} configurations meet the requirements"

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
+
 from sim.errors import InputError
 
 Lookup = Callable[[str], Any]  # raises KeyError for a name it does not have
@@ -74,6 +76,10 @@ class Condition:
             raise InputError.single(
                 self.source, f"compares unlike things: {error}", self.text
             ) from None
+
+    def over(self, lookup: Lookup) -> Any:
+        """Where it holds; names are columns of equal length, not a number for no value."""
+        return _over(self.body, lookup)
 
 
 def parse_condition(text: str, source: str, known: set[str] | None = None) -> Condition:
@@ -189,3 +195,28 @@ def _value(node: ast.expr, lookup: Lookup) -> Any:
         return True
     assert isinstance(node, ast.List | ast.Tuple)
     return [_value(item, lookup) for item in node.elts]
+
+
+def _over(node: ast.expr, lookup: Lookup) -> Any:
+    """As `_value`, of columns."""
+    if isinstance(node, ast.BoolOp):
+        parts = [_over(part, lookup) for part in node.values]
+        every = isinstance(node.op, ast.And)
+        return (np.logical_and if every else np.logical_or).reduce(np.broadcast_arrays(*parts))
+    if isinstance(node, ast.UnaryOp):
+        value = _over(node.operand, lookup)
+        turned = np.logical_not if isinstance(node.op, ast.Not) else _UNARY[type(node.op)]
+        return turned(value)
+    if isinstance(node, ast.BinOp):
+        return _BINARY[type(node.op)](_over(node.left, lookup), _over(node.right, lookup))
+    if isinstance(node, ast.Compare):
+        sides = [_over(side, lookup) for side in (node.left, *node.comparators)]
+        found = True
+        for op, left, right in zip(node.ops, sides, sides[1:], strict=False):
+            if isinstance(op, ast.In | ast.NotIn):
+                held = np.isin(left, right, invert=isinstance(op, ast.NotIn))
+            else:
+                held = _BINARY[type(op)](left, right)
+            found = np.logical_and(found, held)
+        return found
+    return _value(node, lookup)

@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sim.documents import SCHEMAS, Listing, dumps, plain
-from sim.errors import Fault, InputError
-from sim.inputs.loader import Prepared, prepare
+from sim.inputs.loader import Prepared
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.result.predict import inputs_hash
-from sim.study.axes import SIDES, Changes, Grid, names_of, number
+from sim.study.axes import SIDES, Changes, Grid
+from sim.study.bases import Bases, Pair, check_keys, read_bases
+from sim.study.conditions import conditions, meets, passes
 from sim.study.executors import LocalPool, Outcome, Task, run_here
-from sim.study.expressions import Condition, parse_condition
 from sim.study.measures import MEASURES, measures, measures_of
 from sim.study.pareto import pareto_front
+from sim.study.screen import Screening
 from sim.study.store import Store, StoredRow, key_of
 
-Pair = tuple[str, str]
 Progress = Callable[[int, int], None]  # (done, total)
 
 
@@ -43,6 +42,8 @@ class SweepOutcome(Listing):
         Configurations computed now, taken from the store, without a result, left out by ``where``.
     seconds : float
         Wall-clock of the sweep. [s]
+    screening : Screening or None
+        Where only what may be the best was computed: how that was found. Rows are then best first.
     """
 
     schema: ClassVar[str] = SCHEMAS["sweep"]
@@ -56,6 +57,7 @@ class SweepOutcome(Listing):
     failed: int
     filtered: int
     seconds: float
+    screening: Screening | None = None
 
     @property
     def rate(self) -> float:
@@ -68,6 +70,11 @@ class SweepOutcome(Listing):
         front = ["pareto"] if self.grid.pareto else []
         meets = ["meets"] if self.grid.require else []
         return [*self.grid.keys, *MEASURES, *meets, *front, "status", "error"]
+
+    def content(self) -> dict[str, Any]:
+        """The rows, and how a screening found them."""
+        screening = {} if self.screening is None else {"screening": self.screening}
+        return {"rows": list(self.items()), **screening}
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         """A row a configuration, columns as `columns` says, what was varied as text."""
@@ -95,60 +102,6 @@ class SweepOutcome(Listing):
 def as_text(value: Any) -> str | None:
     """A varied value as a cell: what is no text is JSON."""
     return value if isinstance(value, str | None) else dumps(plain(value), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Bases:
-    """The base pairs of a grid, parsed once: the sides of a grid may themselves be axes."""
-
-    pairs: dict[Pair, Prepared]
-    hashes: dict[Pair, str]
-    sides: Pair  # the pair of configurations that name none
-
-    def pair_of(self, changes: Mapping[str, Any]) -> Pair:
-        """The base pair of a configuration."""
-        return str(changes.get("topology", self.sides[0])), str(
-            changes.get("workload", self.sides[1])
-        )
-
-
-def read_bases(grid: Grid, sets: Iterable[str] = ()) -> Bases:
-    """Parse every base pair of a grid.
-
-    Raises
-    ------
-    InputError
-        All faults of the bases, or one side is not given.
-    """
-    values: dict[str, dict[str, Any]] = {}
-    for side, given in zip(SIDES, (grid.topology, grid.workload), strict=True):
-        found = {str(c[side]): c[side] for c in _side_points(grid, side)}
-        if not found and given in ("", {}):
-            message = f"names no {side}; write {side}: NAME, or give it before the options"
-            raise InputError.single(grid.name or "sweep", message)
-        values[side] = found or {_label(given): given}
-    pairs = {
-        (t_name, w_name): prepare(topology, workload, sets)
-        for t_name, topology in values["topology"].items()
-        for w_name, workload in values["workload"].items()
-    }
-    hashes = {}
-    for pair, prepared in pairs.items():
-        loaded = prepared.loaded()
-        hashes[pair] = inputs_hash(loaded.topology, loaded.workload)
-    first = next(iter(pairs))
-    return Bases(pairs, hashes, first)
-
-
-def _side_points(grid: Grid, side: str) -> Iterator[Changes]:
-    for axis in grid.axes:
-        if side in axis.keys:
-            at = axis.keys.index(side)
-            yield from ({side: point[at]} for point in axis.points)
-
-
-def _label(given: Any) -> str:
-    return str(given.get("name", "inline")) if isinstance(given, Mapping) else str(given)
 
 
 #: configurations from which a process is better off with the compiled engine from the start
@@ -225,9 +178,9 @@ def sweep(
     """
     began = time.perf_counter()
     bases = read_bases(grid, sets)
-    check_keys(grid, bases)
-    wheres, requires = _conditions(grid, bases)
-    points = [p for p in grid.points() if _passes(p, wheres, bases)]
+    check_keys(grid)
+    wheres, requires = conditions(grid, bases)
+    points = [p for p in grid.points() if passes(p, wheres, bases)]
     keys = [key_of(bases.hashes[bases.pair_of(p)], p) for p in points]
     with Store(store) as opened:
         have = opened.keys()
@@ -241,7 +194,7 @@ def sweep(
         rows: list[StoredRow] = []
         stored_at = time.perf_counter()
         for answer in _answers(tasks, len(todo), bases, processes, workers, scheduler):
-            rows.append(_row(keys[answer.place], points[answer.place], answer))
+            rows.append(row_of(keys[answer.place], points[answer.place], answer))
             done += 1
             if time.perf_counter() - stored_at > EVERY_S or done == len(points):
                 opened.put(rows)
@@ -250,11 +203,9 @@ def sweep(
                 progress(done, len(points))
         stored = opened.get(dict.fromkeys(keys))
     found = tuple(stored[key] for key in keys)
-    meets = tuple(
-        row.status == "ok" and all(_holds(c, row, bases) for c in requires) for row in found
-    )
+    met = tuple(meets(row, requires, bases) for row in found)
     return SweepOutcome(
-        grid, found, meets, _front(grid, found, meets), len(todo), reused,
+        grid, found, met, _front(grid, found, met), len(todo), reused,
         sum(row.status != "ok" for row in found), len(grid) - len(points),
         time.perf_counter() - began,
     )  # fmt: skip
@@ -317,95 +268,12 @@ def _together(count: int) -> int:
     return max(1, min(TOGETHER, count // 8))
 
 
-def _row(key: str, changes: Changes, answer: Outcome) -> StoredRow:
+def row_of(key: str, changes: Changes, answer: Outcome) -> StoredRow:
+    """What is stored of an answer."""
     value = answer.value if answer.status == "ok" else {}
     return StoredRow(
         key, answer.status, changes, value, answer.error, answer.attempts, answer.seconds
     )  # fmt: skip
-
-
-def check_keys(grid: Grid, bases: Bases) -> None:
-    """Refuse keys that no file has: a slip would make every row a failed one.
-
-    A value that is wrong for its key, or contradicts others, is the fault of its rows alone.
-    """
-    from sim.inputs.overrides import route, setting
-
-    faults: list[Fault] = []
-    first = next(iter(grid.points()), {})
-    settings = []
-    for key, value in first.items():
-        if key not in SIDES:
-            try:
-                settings.append(setting(key, value))
-            except InputError as error:
-                faults.extend(error.faults)
-    route(settings, faults)
-    if faults:
-        raise InputError(faults)
-    del bases
-
-
-# --- conditions ----------------------------------------------------------------------------------
-
-
-def _conditions(grid: Grid, bases: Bases) -> tuple[list[Condition], list[Condition]]:
-    loaded = bases.pairs[bases.sides].loaded()
-    inputs = names_of({"topology": loaded.topology, "workload": loaded.workload})
-    inputs |= {*grid.keys, *grid.fixed, "gpus", "topology", "workload"}
-    faults: list[Fault] = []
-    found: dict[str, list[Condition]] = {"where": [], "require": []}
-    for name, texts, known in (
-        ("where", grid.where, inputs),
-        ("require", grid.require, inputs | set(MEASURES)),
-    ):
-        for text in texts:
-            try:
-                found[name].append(parse_condition(text, name, known))
-            except InputError as error:
-                faults.extend(error.faults)
-    for name in grid.pareto:
-        if name not in MEASURES or MEASURES[name][1] is None:
-            good = [m for m, (_, sense, _) in MEASURES.items() if sense is not None]
-            message = f"no such measure to trade; there are {', '.join(good)}"
-            faults.append(Fault("pareto", None, None, name, message))
-    if faults:
-        raise InputError(faults)
-    return found["where"], found["require"]
-
-
-def _input(name: str, changes: Mapping[str, Any], bases: Bases) -> Any:
-    """An input of a configuration, by its dotted name."""
-    if name in changes:
-        return number(changes[name])
-    pair = bases.pair_of(changes)
-    if name in SIDES:
-        return pair[SIDES.index(name)]
-    if name == "gpus":
-        each = _input("node.gpus", changes, bases)
-        return None if each is None else _input("nodes", changes, bases) * each
-    loaded = bases.pairs[pair].loaded()
-    for spec in (loaded.topology, loaded.workload):
-        value: Any = spec
-        for step in name.split("."):
-            value = getattr(value, step, _NONE)
-        if value is not _NONE:
-            return value
-    return None
-
-
-_NONE = object()
-
-
-def _passes(changes: Mapping[str, Any], conditions: list[Condition], bases: Bases) -> bool:
-    return all(c.holds(lambda name: _input(name, changes, bases)) for c in conditions)
-
-
-def _holds(condition: Condition, row: StoredRow, bases: Bases) -> bool:
-    def lookup(name: str) -> Any:
-        return row.measures[name] if name in MEASURES else _input(name, row.changes, bases)
-
-    return condition.holds(lookup)
 
 
 def _front(grid: Grid, rows: tuple[StoredRow, ...], meets: tuple[bool, ...]) -> tuple[int, ...]:
