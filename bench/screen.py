@@ -24,7 +24,7 @@ from sim.study.executors import Task, run_here
 from sim.study.measures import MEASURES
 from sim.study.screen import Screen, Screening
 from sim.study.screened import screened, space_of
-from sim.study.sweep import compute
+from sim.study.sweep import TOGETHER, compute, compute_many
 
 POINTS = 2000
 MACHINES = (
@@ -141,7 +141,10 @@ def searched_whole(grid: Grid) -> Space:
     points = list(grid.points())
     began = time.process_time()
     tasks = (Task(i, (bases.sides, point)) for i, point in enumerate(points))
-    found = [answer.value for answer in run_here(compute, (bases.pairs, True), tasks)]
+    found = [
+        answer.value
+        for answer in run_here(compute, (bases.pairs, True), tasks, compute_many, TOGETHER)
+    ]
     return Space(grid, points, found, time.process_time() - began)
 
 
