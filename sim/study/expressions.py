@@ -211,12 +211,12 @@ def _over(node: ast.expr, lookup: Lookup) -> Any:
         return _BINARY[type(node.op)](_over(node.left, lookup), _over(node.right, lookup))
     if isinstance(node, ast.Compare):
         sides = [_over(side, lookup) for side in (node.left, *node.comparators)]
-        found = True
+        found = np.ones((), bool)
         for op, left, right in zip(node.ops, sides, sides[1:], strict=False):
             if isinstance(op, ast.In | ast.NotIn):
                 held = np.isin(left, right, invert=isinstance(op, ast.NotIn))
             else:
                 held = _BINARY[type(op)](left, right)
-            found = np.logical_and(found, held)
+            found = np.asarray(np.logical_and(found, held))
         return found
     return _value(node, lookup)

@@ -73,6 +73,12 @@ class _Space:
         _, first, which = np.unique(at, return_index=True, return_inverse=True)
         return np.array([of(self.changes(int(i))) for i in first])[which]
 
+    def leave(self, condition: Condition) -> None:
+        """Keep the points whose inputs meet a condition."""
+        self.codes = self.codes[
+            self.column(condition.names, lambda c: passes(c, [condition], self.bases))
+        ]
+
     def input(self, name: str) -> NDArray[Any]:
         """(points,) an input; not a number where it has no value."""
         if name not in self._columns:
@@ -173,8 +179,7 @@ def screened(
     wheres, requires = conditions(grid, bases)
     space = _Space(grid, bases, *space_of(grid, exact))
     for condition in wheres:
-        kept = space.column(condition.names, lambda c, one=condition: passes(c, [one], bases))
-        space.codes = space.codes[kept]
+        space.leave(condition)
     if not len(space.codes):
         message = "where leaves no configuration"
         raise InputError.single(grid.name, message)

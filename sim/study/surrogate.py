@@ -16,6 +16,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -130,13 +131,13 @@ class Surrogate:
             gram = self._gram(codes, codes, weights)
             gram[np.diag_indices_from(gram)] += noise
             inverse = np.linalg.inv(gram)
-            alpha = inverse @ centred
+            alpha: F8 = inverse @ centred
             scale = max(float(centred @ alpha) / len(values), 1e-30)
             likely = np.linalg.slogdet(inverse)[1] - len(values) * math.log(scale)
             if likely > likeliest:
                 likeliest, self.setting = likely, (weights, noise)
                 self._alpha, self._inverse, self._scale = alpha, inverse, scale
-        self.left_out = -self._alpha / np.diag(self._inverse)
+        self.left_out = np.asarray(-self._alpha / np.diag(self._inverse))
         return self
 
     def deviations(self, codes: Codes) -> F8:
@@ -146,11 +147,11 @@ class Surrogate:
         own = _sums([np.diag(k)[c] for k, c in zip(self.levels.kernels, codes.T, strict=True)],
                     self.setting[0])  # fmt: skip
         known = np.einsum("ij,ij->i", beside @ self._inverse, beside)
-        return np.sqrt(self._scale * np.maximum(own - known, 0.0))
+        return np.asarray(np.sqrt(self._scale * np.maximum(own - known, 0.0)))
 
     def own_deviations(self) -> F8:
         """(samples,) the same of each sample, kept back."""
-        return np.sqrt(self._scale / np.diag(self._inverse))
+        return np.asarray(np.sqrt(self._scale / np.diag(self._inverse)))
 
     def _gram(self, codes: Codes, others: Codes, weights: tuple[float, ...]) -> F8:
         kernels = zip(self.levels.kernels, codes.T, others.T, strict=True)
@@ -189,7 +190,7 @@ def predicted(surrogates: Sequence[Surrogate], codes: Codes) -> F8:
         Logarithms.
     """
     levels = surrogates[0].levels
-    sizes = [len(values) for values in levels.values]
+    sizes = tuple(len(values) for values in levels.values)
     blocks = _blocks(sizes)
     tables = [_table(surrogates, keys, terms, sizes) for keys, terms in blocks]
     found = np.empty((len(surrogates), len(codes)))
@@ -210,13 +211,15 @@ def predicted(surrogates: Sequence[Surrogate], codes: Codes) -> F8:
 _Terms = list[tuple[int, ...]]
 
 
-def _blocks(sizes: Sequence[int]) -> list[tuple[tuple[int, ...], _Terms]]:
+@lru_cache(maxsize=8)
+def _blocks(sizes: tuple[int, ...]) -> list[tuple[tuple[int, ...], _Terms]]:
     """Few groups of keys, of small tables, that hold every one to three keys together once."""
     keys = [k for k, size in enumerate(sizes) if size > 1]
-    open_ = {frozenset(t) for n in (3, 2, 1) for t in itertools.combinations(keys, n)}
+    counts = (3, 2, 1)
+    open_ = {frozenset(term) for n in counts for term in itertools.combinations(keys, n)}
     blocks: list[tuple[tuple[int, ...], _Terms]] = []
     while open_:
-        group = set(max(open_, key=lambda term: (len(term), [-k for k in sorted(term)])))
+        group = set(max(open_, key=_order))
         while True:
             size = math.prod(sizes[k] for k in group)
             room = [k for k in keys if k not in group and size * sizes[k] <= _TABLE]
@@ -228,6 +231,11 @@ def _blocks(sizes: Sequence[int]) -> list[tuple[tuple[int, ...], _Terms]]:
         open_ -= {frozenset(t) for t in terms}
         blocks.append((tuple(sorted(group)), sorted(terms)))
     return blocks
+
+
+def _order(term: frozenset[int]) -> tuple[int, list[int]]:
+    """Larger terms first, of these the first keys."""
+    return len(term), [-key for key in sorted(term)]
 
 
 def _table(
