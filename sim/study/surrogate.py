@@ -136,7 +136,8 @@ class Surrogate:
             likely = np.linalg.slogdet(inverse)[1] - len(values) * math.log(scale)
             if likely > likeliest:
                 likeliest, self.setting = likely, (weights, noise)
-                self._alpha, self._inverse, self._scale = alpha, inverse, scale
+                self._alpha, self._scale = alpha, scale
+                self._inverse = np.asarray(inverse, float)
         self.left_out = np.asarray(-self._alpha / np.diag(self._inverse))
         return self
 
@@ -215,11 +216,12 @@ _Terms = list[tuple[int, ...]]
 def _blocks(sizes: tuple[int, ...]) -> list[tuple[tuple[int, ...], _Terms]]:
     """Few groups of keys, of small tables, that hold every one to three keys together once."""
     keys = [k for k, size in enumerate(sizes) if size > 1]
-    counts = (3, 2, 1)
-    open_ = {frozenset(term) for n in counts for term in itertools.combinations(keys, n)}
+    together = itertools.chain.from_iterable(itertools.combinations(keys, n) for n in (3, 2, 1))
+    open_: set[frozenset[int]] = set(map(frozenset, together))
     blocks: list[tuple[tuple[int, ...], _Terms]] = []
     while open_:
-        group = set(max(open_, key=_order))
+        first = max(open_, key=_order)
+        group = set(first)
         while True:
             size = math.prod(sizes[k] for k in group)
             room = [k for k in keys if k not in group and size * sizes[k] <= _TABLE]
