@@ -19,6 +19,7 @@ from sim.blocks.layer import HEAD, BlockKind, describe, layer_kinds
 from sim.blocks.modules import OpRole
 from sim.blocks.ops import Op, recomputed
 from sim.blocks.setting import Setting, early_stop
+from sim.inputs.model import Model
 from sim.inputs.rows import as_counted
 from sim.inputs.workload import Checkpointing, Workload
 from sim.records import dataclass
@@ -56,7 +57,6 @@ class TokenFlops:
         return self.forward + self.backward + self.recompute
 
 
-@lru_cache(maxsize=256)
 def token_flops(workload: Workload, attention: Counting = "full") -> TokenFlops:
     """FLOPs that training on one token takes.
 
@@ -73,9 +73,18 @@ def token_flops(workload: Workload, attention: Counting = "full") -> TokenFlops:
     TokenFlops
         Per token.
     """
-    setting, policy = Setting.of(as_counted(workload)).whole, workload.activation_checkpointing
-    kinds = layer_kinds(workload.model)
     masked = attention == "causal" or (attention == "run" and workload.attention != "eager")
+    setting = Setting.of(as_counted(workload)).whole
+    policy, early = workload.activation_checkpointing, early_stop(workload)
+    return _token_flops(setting, workload.model, policy, early, masked)
+
+
+@lru_cache(maxsize=512)
+def _token_flops(
+    setting: Setting, model: Model, policy: Checkpointing, early: bool, masked: bool
+) -> TokenFlops:
+    """Of jobs that differ in their length, batch or optimizer alone."""
+    kinds = layer_kinds(model)
     again = checkpointed_layers(policy, len(kinds))
     forward = backward = recompute = scores = 0.0
     for (kind, repeats), times in Counter(zip(kinds, again, strict=True)).items():
@@ -83,7 +92,7 @@ def token_flops(workload: Workload, attention: Counting = "full") -> TokenFlops:
         f, b, a = _counted(ops, setting, kind, masked)
         forward, backward, scores = forward + times * f, backward + times * b, scores + times * a
         if repeats:
-            twice = recomputed(ops, policy.kind == "selective-op", early_stop(workload))
+            twice = recomputed(ops, policy.kind == "selective-op", early)
             run = [op for op, kept in twice if not kept]
             recompute += times * _counted(run, setting, kind, masked)[0]
     f, b, _ = _counted(describe(setting, HEAD).ops, setting, HEAD, masked)

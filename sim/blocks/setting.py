@@ -24,7 +24,7 @@ from sim.inputs.rows import Computed
 from sim.inputs.shares import batch_on
 from sim.inputs.trainer import trainer_of
 from sim.inputs.versions import older, sdpa_since
-from sim.inputs.workload import Method, Workload
+from sim.inputs.workload import Method, Workload, fields_but
 from sim.mesh.routing import busiest_load
 from sim.records import dataclass
 from sim.units import DTYPE_BYTES
@@ -285,8 +285,30 @@ def _load(workload: Workload) -> float:
     return busiest_load(m.experts, p.expert_parallel, routing.imbalance, routing.seed, layers)
 
 
+#: no block depends on these
+_JOB = frozenset({
+    "name", "model", "global_batch", "gradient_accumulation", "tokens", "steps", "samples",
+    "epochs", "optimizer", "optimizer_implementation", "checkpoint", "evaluation", "phases",
+    "deadline", "sources",
+})  # fmt: skip
+_settings: dict[tuple[object, ...], Setting] = {}
+_SETTINGS = 512  # that are kept
+
+
 @lru_cache(maxsize=512)
 def _setting(workload: Workload) -> Setting:
+    """Shared by jobs whose blocks are alike."""
+    depth = workload.model.layers if workload.parallelism.expert_parallel > 1 else 0  # see `_load`
+    key = (type(workload), one_layer(workload.model), depth, *fields_but(workload, _JOB))
+    found = _settings.get(key)
+    if found is None:
+        if len(_settings) >= _SETTINGS:
+            _settings.clear()
+        found = _settings[key] = _read(workload)
+    return found
+
+
+def _read(workload: Workload) -> Setting:
     p, precision, stack = workload.parallelism, workload.precision, workload.stack
     fp8 = precision.kind == "fp8"
     batch = batch_on(workload)

@@ -13,7 +13,8 @@ from sim.blocks.layer import EMBEDDING, HEAD, BlockKind, block_kinds, describe, 
 from sim.blocks.modules import OpRole
 from sim.blocks.ops import Exchange, recomputed
 from sim.blocks.setting import Setting, early_stop
-from sim.inputs.workload import Workload
+from sim.inputs.model import Model
+from sim.inputs.workload import Checkpointing, Workload
 
 PHASES = ("forward", "recompute", "backward")
 #: of a backward that is split, as zero-bubble pipelines do
@@ -62,7 +63,6 @@ class Templates:
         return total
 
 
-@lru_cache(maxsize=256)
 def unroll(workload: Workload) -> Templates:
     """Unroll a workload into kernels.
 
@@ -74,11 +74,16 @@ def unroll(workload: Workload) -> Templates:
     Returns
     -------
     Templates
-        Cached: equal workloads give the same object.
+        Cached: workloads whose blocks are alike give the same object.
     """
-    setting, policy = Setting.of(workload), workload.activation_checkpointing
-    kinds = layer_kinds(workload.model)
-    layer = (policy.kind, early_stop(workload))
+    policy, early = workload.activation_checkpointing, early_stop(workload)
+    return _unrolled(Setting.of(workload), workload.model, policy, early)
+
+
+@lru_cache(maxsize=256)
+def _unrolled(setting: Setting, model: Model, policy: Checkpointing, early: bool) -> Templates:
+    kinds = layer_kinds(model)
+    layer = (policy.kind, early)
     kernels: dict[tuple[str, str], tuple[Kernel, ...]] = {}
     for kind in dict.fromkeys(kinds):
         kernels.update(_block(setting, kind, *layer))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 from typing import TypeVar
 
 from sim.inputs import check_pair, check_topology, check_workload
@@ -79,16 +80,21 @@ def finish_pair(
 
 def check(topology: Topology, workload: Workload) -> tuple[Finding, ...]:
     """Every finding about a pair; the pair's own only where both halves are sound."""
-    alone = (*check_topology.findings(topology), *check_workload.findings(workload))
+    alone = (*_of_machine(topology), *check_workload.findings(workload))
     if any(f.error for f in alone):
         return alone
     return (*alone, *check_pair.findings(topology, workload))
 
 
+@lru_cache(maxsize=256)
+def _of_machine(topology: Topology) -> tuple[Finding, ...]:
+    return tuple(check_topology.findings(topology))
+
+
 def check_one(spec: Spec) -> tuple[Finding, ...]:
     """Every finding about one side alone."""
     if isinstance(spec, Topology):
-        return tuple(check_topology.findings(spec))
+        return _of_machine(spec)
     if isinstance(spec, Workload):
         return tuple(check_workload.findings(spec))
     return ()

@@ -8,7 +8,7 @@ All faults of both are collected and raised together.  For sweeps, `prepare` par
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -198,7 +198,7 @@ class Prepared:
         halves = {"topology": self.topology, "workload": self.workload}
         for side, half in halves.items():
             if routed[side] and not faults:
-                halves[side] = _reread(half, routed[side], faults)
+                halves[side] = _varied(half, tuple(routed[side]), faults)
         if faults:
             raise InputError(faults)
         return _checked(halves["topology"], halves["workload"])
@@ -295,7 +295,27 @@ def _by_key(assumed: Iterable[Assumption]) -> dict[str, tuple[Assumption, ...]]:
     return out
 
 
-def _reread(half: Half, settings: list[overrides.Override], faults: list[Fault]) -> Half:
+_machines: dict[tuple[object, ...], tuple[Half, Half]] = {}
+_MACHINES = 256  # that are kept
+
+
+def _varied(half: Half, settings: tuple[overrides.Override, ...], faults: list[Fault]) -> Half:
+    """`_reread`; of machines the last ones are kept, since a sweep has few of them."""
+    key: tuple[object, ...] = (id(half),)
+    for path, value in ((s.path, s.value) for s in settings):
+        if half.side != "topology" or not isinstance(value, Leaf):
+            return _reread(half, settings, faults)
+        key = (*key, path, type(value.value), value.value, value.quoted, value.place)
+    known = _machines.pop(key, None)
+    found = _reread(half, settings, faults) if known is None else known[1]
+    if not faults:
+        _machines[key] = half, found  # held, so that its id stays its own; the last used is last
+        if len(_machines) > _MACHINES:
+            del _machines[next(iter(_machines))]
+    return found
+
+
+def _reread(half: Half, settings: Sequence[overrides.Override], faults: list[Fault]) -> Half:
     """Read the top-level keys that the settings touch; keep the rest."""
     cls = CLASSES[half.side]
     tree = half.tree

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from sim.errors import Fault, InputError
@@ -62,6 +63,7 @@ def parse_all(texts: Iterable[str], faults: list[Fault]) -> list[Override]:
     return out
 
 
+@lru_cache(maxsize=4096)
 def _parse(text: str) -> Override:
     source = f"--set {text}"
     key, equals, value = text.partition("=")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from functools import lru_cache
 from math import gcd
 from typing import Annotated, Literal
 
@@ -255,6 +256,11 @@ class NodeGroup(Spec):
         return self.nodes * self.node.gpus
 
 
+@lru_cache(maxsize=256)
+def _of_one_kind(nodes: int, node: Node) -> tuple[NodeGroup, ...]:
+    return (NodeGroup.model_construct(nodes=nodes, node=node),)
+
+
 class Topology(Spec):
     """A cluster: `nodes` equal ones of `node`, groups of unlike nodes, or an explicit graph.
 
@@ -282,7 +288,7 @@ class Topology(Spec):
             return ()
         if self.node_groups or self.node is None:
             return self.node_groups
-        return (NodeGroup.model_construct(nodes=self.nodes, node=self.node),)
+        return _of_one_kind(self.nodes, self.node)
 
     @property
     def described(self) -> tuple[NodeGroup, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 from sim.blocks.flops import token_flops
@@ -83,6 +84,7 @@ class Links(NamedTuple):
     host: float  # device to host, per GPU
 
 
+@lru_cache(maxsize=256)
 def links_of(topology: Topology) -> Links:
     """Rates of the machine's links, as its fabric has them."""
     fabric = compile_fabric(topology)

@@ -48,6 +48,7 @@ from sim.strategies.pipeline_play import messages_in
 from sim.strategies.plan import COLLECTIVE, HOST, SEGMENT, Plan, PlanOp, runs
 
 F8 = npt.NDArray[np.float64]
+I4 = npt.NDArray[np.int32]
 I8 = npt.NDArray[np.int64]
 
 _CATEGORY = {name: i for i, name in enumerate(CATEGORIES)}
@@ -94,13 +95,26 @@ class Priced(NamedTuple):
         return self.collectives[name_of(plan, op)]
 
 
+class _Block(NamedTuple):
+    """Rows of kernels, as a table collects them."""
+
+    columns: F8  # (11, n) of `Rows` up to `waits`, and numbers of demands
+    local: I4
+    amount: F8
+
+    @property
+    def size(self) -> int:
+        """Rows."""
+        return int(self.columns.shape[1])
+
+
 class _Table:
     """Rows being collected: single ones stand first, then blocks of kernels."""
 
     def __init__(self) -> None:
         self.columns: list[tuple[float | int | bool, ...]] = []
         self.demands: list[tuple[tuple[int, float], ...]] = []
-        self.blocks: list[Rows] = []
+        self.blocks: list[_Block] = []
         self.in_blocks = 0
 
     def take(self, other: _Table) -> tuple[int, int]:
@@ -129,37 +143,37 @@ class _Table:
     ) -> None:
         """Append one row."""
         self.columns.append(
-            (latency_s, work, bound, weight, curve, hold, host_s, category, alone_s, waits)
-        )
+            (
+                latency_s, work, bound, weight, curve, hold, host_s, category, alone_s, waits,
+                len(demands),
+            )
+        )  # fmt: skip
         self.demands.append(demands)
 
-    def block(self, rows: Rows) -> int:
+    def block(self, rows: _Block) -> int:
         """Append rows of kernels and return the first one's index, -1 less it: see `run`."""
         self.blocks.append(rows)
         first = self.in_blocks
-        self.in_blocks += rows.work.size
+        self.in_blocks += rows.size
         return -1 - first
 
     def rows(self, curves: F8) -> Rows:
-        """All rows as columns; parts hold numbers of demands where rows hold pointers."""
-        c = np.array(self.columns, dtype=float).reshape(-1, 10).T.copy()
+        """All rows as columns."""
         flat = [pair for demand in self.demands for pair in demand]
-        single = Rows(
+        own = np.array(self.columns, dtype=float).reshape(-1, 11).T
+        c = np.concatenate([own, *(block.columns for block in self.blocks)], axis=1)
+        local = np.array([k for k, _ in flat], dtype=np.int32)
+        amount = np.array([a for _, a in flat], dtype=float)
+        ptr = np.zeros(c.shape[1] + 1, dtype=np.int32)
+        np.cumsum(c[10], out=ptr[1:], dtype=np.int32)
+        return Rows(
             latency_s=c[0], work=c[1], bound=c[2], weight=c[3], curve=c[4].astype(np.int32),
             hold=c[5].astype(np.int32), host_s=c[6], category=c[7].astype(np.int8), alone_s=c[8],
-            waits=c[9] > 0.0,
-            demand_ptr=np.array([len(d) for d in self.demands], dtype=np.int32),
-            demand_local=np.array([k for k, _ in flat], dtype=np.int32),
-            demand_amount=np.array([a for _, a in flat], dtype=float), curves=_NO_CURVES,
+            waits=c[9] > 0.0, demand_ptr=ptr,
+            demand_local=np.concatenate([local, *(block.local for block in self.blocks)]),
+            demand_amount=np.concatenate([amount, *(block.amount for block in self.blocks)]),
+            curves=curves,
         )  # fmt: skip
-        parts = zip(single, *self.blocks, strict=True)
-        whole = Rows(*(np.concatenate(column) for column in parts))
-        ptr = np.zeros(whole.work.size + 1, dtype=np.int32)
-        np.cumsum(whole.demand_ptr, out=ptr[1:])
-        return whole._replace(demand_ptr=ptr, curves=curves)
-
-
-_NO_CURVES: F8 = np.ones((0, 1))
 
 
 def name_of(plan: Plan, op: PlanOp) -> Name:
@@ -220,6 +234,12 @@ class Prices:
         self.of: dict[tuple[int, int], _Pricing] = {}  # by role, and the classes of ranks
 
 
+_Kept = tuple[
+    tuple[dict[Name, CollectiveCost], Compiled], Fabric, Sequence[Plan]
+]  # fmt: skip
+MAX_KEPT = 8  # of a plan
+
+
 class _Step:
     """What all roles share: plans, their collectives, and classes of ranks."""
 
@@ -236,33 +256,51 @@ class _Step:
         self.roles = roles_of(fabric, len(plans))
         self.templates: Templates = unroll(workload)
         self.distinct = [distinct(plan, self.templates.layer_kinds) for plan in plans]
-        self.costs: dict[Name, CollectiveCost] = {}
-        self.compiled = self._compile(level, speed, capacity)
+        self.costs, self.compiled = self._compiled(level, speed, capacity)
         self.single = len(self.compiled.classes.ranks) == 1
         self._lanes: dict[tuple[str, int, int, bool], int] = {}
         self._n_lanes = 0
 
-    def _compile(self, level: str, speed: F8 | None, capacity: F8 | None) -> Compiled:
+    def _compiled(
+        self, level: str, speed: F8 | None, capacity: F8 | None
+    ) -> tuple[dict[Name, CollectiveCost], Compiled]:
+        """What collectives cost, and classes of ranks: the same for all jobs of these plans."""
+        nccl = Nccl.of(self.workload.stack)
+        pace = b"" if speed is None else speed.tobytes()
+        key = (level, nccl, pace, id(self.fabric), *map(id, self.plans))
+        kept: dict[object, _Kept] = self.plans[0].derived.setdefault("collectives", {})
+        if capacity is not None or key not in kept:
+            costs: dict[Name, CollectiveCost] = {}
+            found = costs, self._compile(costs, nccl, level, pace, speed, capacity)
+            if capacity is not None:
+                return found
+            if len(kept) >= MAX_KEPT:
+                kept.clear()
+            kept[key] = (found, self.fabric, self.plans)  # held, so that the ids stay theirs
+        return kept[key][0]
+
+    def _compile(
+        self, costs: dict[Name, CollectiveCost], nccl: Nccl, level: str, pace: bytes,
+        speed: F8 | None, capacity: F8 | None,
+    ) -> Compiled:  # fmt: skip
         kinds: dict[Key, _Kind] = {}
         copies = False
-        nccl = Nccl.of(self.workload.stack)
         for plan, same in zip(self.plans, self.distinct, strict=True):
             for op in same.ops:
                 if op.kind != COLLECTIVE:
                     copies = copies or op.name in _HOST_LINK
                     continue
                 name = name_of(plan, op)
-                if name in self.costs:
+                if name in costs:
                     continue
                 where = (plan.groups[op.group], plan.stage, plan.stages)
                 by = _COPIES if op.group == COPYING else nccl
-                cost = self.costs[name] = _cost(self.fabric, op.collective, where, name.total, by)
+                cost = costs[name] = _cost(self.fabric, op.collective, where, name.total, by)
                 if cost.demands:
                     key = key_of(name, cost)
                     kinds.setdefault(key, (key, where))
         draws = tuple(kinds.values())
         if capacity is None:
-            pace = b"" if speed is None else speed.tobytes()
             return _classes(self.fabric, level, draws, len(self.plans), copies, pace)
         return compile_classes(
             self.fabric, level, _draws(self.fabric, draws), self.roles, copies=copies, speed=speed,
@@ -370,7 +408,7 @@ class _Pricing:
 
     def _kernels(self, kernels: tuple[Kernel, ...], module: str, calls_s: float) -> None:
         block = _block(self.model, self.host, kernels, module, self.hbm_capacity, calls_s)
-        if block.work.size:
+        if block.size:
             self.table.block(block)
         else:
             self.table.add(host_s=calls_s, category=_CATEGORY["elementwise"])
@@ -470,14 +508,14 @@ class _Pricing:
 
 
 _BlockKey = tuple[int, int, int, str, float, float]
-_blocks: dict[_BlockKey, tuple[CostModel, HostModel, tuple[Kernel, ...], Rows]] = {}
+_blocks: dict[_BlockKey, tuple[CostModel, HostModel, tuple[Kernel, ...], _Block]] = {}
 MAX_BLOCKS = 4096
 
 
 def _block(
     model: CostModel, host: HostModel, kernels: tuple[Kernel, ...], module: str, hbm: float,
     calls_s: float,
-) -> Rows:  # fmt: skip
+) -> _Block:  # fmt: skip
     """Rows of a template's kernels, or of those of one of its modules; before the first, calls."""
     key = (id(model), id(host), id(kernels), module, hbm, calls_s)
     found = _blocks.get(key)
@@ -490,16 +528,14 @@ def _block(
     reads = rate > 0.0
     host_s = np.array([host.launch_s(k) for k in own], dtype=float)
     host_s[:1] += calls_s
-    ones = np.ones(n)
-    block = Rows(
-        # work in seconds alone, so that the rate is 1 alone and curves are relative
-        latency_s=np.zeros(n), work=costs.time_s, bound=ones, weight=ones, curve=costs.curve,
-        hold=np.zeros(n, dtype=np.int32), host_s=host_s,
-        category=np.array([_CATEGORY[k.kind] for k in own], dtype=np.int8), alone_s=costs.time_s,
-        waits=np.array([k.waits for k in own], dtype=np.bool_), demand_ptr=reads.astype(np.int32),
-        demand_local=np.zeros(int(reads.sum()), dtype=np.int32), demand_amount=rate[reads],
-        curves=_NO_CURVES,
-    )  # fmt: skip
+    columns = np.zeros((11, n))
+    # work in seconds alone, so that the rate is 1 alone and curves are relative
+    columns[1] = columns[8] = costs.time_s
+    columns[2:4] = 1.0
+    columns[4], columns[6] = costs.curve, host_s
+    columns[7] = [_CATEGORY[k.kind] for k in own]
+    columns[9], columns[10] = [k.waits for k in own], reads
+    block = _Block(columns, np.zeros(int(reads.sum()), dtype=np.int32), rate[reads])
     if len(_blocks) >= MAX_BLOCKS:
         _blocks.clear()
     _blocks[key] = (model, host, kernels, block)  # held, so that the ids stay theirs
