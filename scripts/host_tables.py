@@ -65,8 +65,9 @@ def without(group: str, *names: str) -> Iterator[None]:
 
 
 def _forget() -> None:
-    for known in (known_calls, host_model, steps._simulated):
+    for known in (known_calls, host_model):
         known.cache_clear()
+    steps._simulations.clear()
 
 
 def seconds(job: Job) -> float:

@@ -55,8 +55,9 @@ def use(factors):
     prices, trainer = table("constants/host")["prices"], table("trainers")["huggingface"]
     prices.update({name: hooks * price for name, price in HOOKS.items()})
     trainer.update(micro_step_s=micro * GUESS[1], step_s=whole * GUESS[2])
-    for kept in (known_calls, host_model, trainer_named, steps._simulated):
+    for kept in (known_calls, host_model, trainer_named):
         kept.cache_clear()
+    steps._simulations.clear()
 
 
 def moved(topology, speed):
