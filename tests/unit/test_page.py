@@ -17,7 +17,7 @@ from click.testing import CliRunner
 import sim
 from sim.cli import group
 from sim.documents import plain
-from sim.page.charts.axes import Axis, Line, axes, ceiling
+from sim.page.charts.axes import Axis, Cursor, Line, axes, ceiling
 from sim.page.charts.bars import Piece, stacked
 from sim.page.charts.canvas import stairs_of
 from sim.page.charts.timeline import phase_ends, tracks
@@ -372,6 +372,31 @@ def test_axes_end_at_round_numbers_and_stairs_tell_only_changes():
     assert y.ticks(9)[1] == 10 * 2**30
     drawn = axes(920, x, y, [Line([(8, 0), (64, 80 * 2**30)], "line")], "a line")
     assert 'aria-label="a line"' in drawn
+
+
+def test_a_cursor_says_what_stands_at_each_place():
+    x, y = Axis("layer", 0, 4, str), Axis("time", 0, 1, str)
+    points = [(float(n), f"layer {n}") for n in range(5)]
+    drawn = axes(920, x, y, [Cursor(points)], "layers")
+    columns = re.findall(
+        r'x="([\d.]+)" y="[\d.]+" width="([\d.]+)" height="[\d.]+" class="cursor"><title>([^<]*)',
+        drawn,
+    )
+    assert [text for _, _, text in columns] == [text for _, text in points]
+    ends = [(float(left), float(left) + float(wide)) for left, wide, _ in columns]
+    assert all(a[1] == pytest.approx(b[0], abs=0.11) for a, b in pairwise(ends))  # no gaps
+    assert 'class="cursor"' not in axes(400, x, y, [Cursor(points)], "layers")
+    many = [(float(n), "") for n in range(1000)]
+    assert axes(920, Axis("t", 0, 999, str), y, [Cursor(many)], "t").count('"cursor"') <= 120
+
+
+def test_the_memory_under_the_cursor_is_that_of_the_table(pages):
+    text, _ = pages("run on one GPU")
+    figure = re.search(r'<figure data-name="memory">(.*?)</figure>', text, re.S).group(1)
+    said = [float(v) for v in re.findall(r'"cursor"><title>[^:]*: ([\d.]+) GiB', figure)]
+    rows = [float(row["total_bytes"]) / 2**30 for row in _table(figure)]
+    assert 60 < len(said) <= 120
+    assert min(rows) <= min(said) <= max(said) <= max(rows) + 1.5  # with context and buffers
 
 
 def test_bars_share_one_scale():

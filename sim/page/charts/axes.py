@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from sim.page.charts.canvas import NARROW, Canvas, area_of, line_of, stairs_of
@@ -95,7 +96,14 @@ class Dots(NamedTuple):
     radius: float = 5.0
 
 
-Drawn = Line | Band | Level | Limit | Dots
+class Cursor(NamedTuple):
+    """What stands at places along the first axis, said where one is pointed at."""
+
+    points: Sequence[tuple[float, str]]
+
+
+Drawn = Line | Band | Level | Limit | Dots | Cursor
+_COLUMNS = 120  # of a cursor: a page stays small
 
 
 def axes(
@@ -156,8 +164,14 @@ def axes(
                 labels = layer.labels or [""] * len(layer.points)
                 for (px, py), text in zip(each(layer.points), labels, strict=True):
                     c.dot(px, py, 4, f"{layer.mark}-dot", text)
-        else:
+        elif isinstance(layer, Dots):
             _dots(c, each(layer.points), layer, left + across)
+        elif not narrow:  # a finger points at nothing
+            every = math.ceil(len(layer.points) / _COLUMNS)
+            places = [(at(px, y.low)[0], text) for px, text in layer.points[::every]]
+            edges = [left, *((a + b) / 2 for (a, _), (b, _) in pairwise(places)), left + across]
+            for (start, end), (_, text) in zip(pairwise(edges), places, strict=True):
+                c.rect(start, top, end - start, down, "cursor", text)
     return c.svg()
 
 

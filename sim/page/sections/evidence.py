@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from sim.calibration.validation import Validation
-from sim.page.charts.axes import Axis, Drawn, Line, axes
+from sim.page.charts.axes import Axis, Cursor, Drawn, Line, axes
 from sim.page.charts.bars import Row, ranked
 from sim.page.charts.canvas import Chart, Key
 from sim.page.model import Piece
@@ -38,6 +38,13 @@ def validated(found: Validation) -> list[Piece]:
             Key(f"{mark}-key", part, f"{counted(len(each), 'row')}, half within {middle}")
         )
         rows += [{"part": part, "error": e, "share": s} for e, s in points]
+    layers.append(Cursor([
+        (error, f"within {percent(error)}: " + ", ".join(
+            f"{part} {percent(bisect_right(each, error) / len(each), 0)}"
+            for part, each in errors.items()
+        ))
+        for error in (_WIDEST * i / _STEPS for i in range(_STEPS + 1))
+    ]))  # fmt: skip
     x = Axis("error, simulated against measured", 0.0, _WIDEST, lambda v: percent(v, 0))
     y = Axis("rows within it", 0.0, 1.0, lambda v: percent(v, 0))
     said = "; ".join(f"{key.label}: {key.value}" for key in legend)

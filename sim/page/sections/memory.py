@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sim.page.charts.axes import Axis, Band, Drawn, Level, Limit, axes, ceiling
+from sim.page.charts.axes import Axis, Band, Cursor, Drawn, Level, Limit, axes, ceiling
 from sim.page.charts.bars import Piece as Slice
 from sim.page.charts.bars import stacked
 from sim.page.charts.canvas import Chart, Key
@@ -15,7 +15,7 @@ from sim.quantities import duration, gib, percent
 from sim.report.memory import TITLES
 from sim.report.run import memory_table
 from sim.result.memory import MemoryAnswer
-from sim.step.spans import StepTimeline
+from sim.step.spans import Held, StepTimeline
 from sim.units import GIB
 
 _LEAST = 0.002  # of the capacity: thinner layers are not drawn
@@ -73,6 +73,13 @@ def memory_bars(cases: Sequence[Case]) -> Chart:
                  lambda width: stacked(width, drawn, said), rows, legend)  # fmt: skip
 
 
+def _held(held: Held, fixed: float) -> str:
+    """What is live at an instant, the largest first."""
+    most = sorted(held.by_category.items(), key=lambda item: -item[1])[:3]
+    parts = ", ".join(f"{TITLES[name]} {gib(size)}" for name, size in most)
+    return f"{duration(held.time_s)}: {gib(held.total_bytes + fixed)}; {parts}"
+
+
 def memory_chart(label: str, one: StepTimeline) -> Chart:
     """Live bytes by category over a step, the peak's band and the capacity."""
     report = one.memory
@@ -97,6 +104,7 @@ def memory_chart(label: str, one: StepTimeline) -> Chart:
     layers.append(Band([(t, high) for t in ends], [(t, low) for t in ends], "band"))
     layers.append(Limit(report.needed_bytes, f"peak {gib(report.needed_bytes)}", "peak"))
     layers.append(Limit(report.capacity_bytes, f"capacity {gib(report.capacity_bytes)}"))
+    layers.append(Cursor([(h.time_s, _held(h, fixed)) for h in one.held]))
     y = Axis("GiB on a GPU", 0.0, GIB * ceiling(max(report.capacity_bytes, high) * 1.06 / GIB),
              lambda v: f"{v / GIB:.0f}", unit=GIB)  # fmt: skip
     x = Axis("time in the step", 0.0, one.end_s, duration)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from sim.page.charts.axes import Axis, Drawn, Line, axes, ceiling
+from sim.page.charts.axes import Axis, Cursor, Drawn, Line, axes, ceiling
 from sim.page.charts.bars import Piece as Slice
 from sim.page.charts.bars import stacked
 from sim.page.charts.canvas import Chart, Key
@@ -157,12 +157,23 @@ def layers_chart(cases: Sequence[Case]) -> Chart:
             rows += [
                 {"case": name, "phase": phase, "layer": int(n), "seconds": s} for n, s in points
             ]
+    layers.append(Cursor([(float(n), _at(n, found)) for n in range(last + 1)]))
     x = Axis("layer", 0.0, float(max(last, 1)), lambda v: f"{v:.0f}")
     y = Axis("time", 0.0, ceiling(1.1 * longest), brief)
     said = "Time of each layer in forward and backward: " + " and ".join(name for name, _ in found)
     return Chart("layers", "Layer by layer", said,
                  lambda width: axes(width, x, y, layers, said, 0.3), rows, legend,
                  "From a layer's first kernel to the next layer's, waits included.")  # fmt: skip
+
+
+def _at(layer: int, found: Sequence[tuple[str, dict[tuple[str, int], float]]]) -> str:
+    """What a layer takes, case by case."""
+    said = [
+        f"{name} "
+        + ", ".join(f"{phase} {brief(s)}" for (phase, n), s in each.items() if n == layer)
+        for name, each in found
+    ]
+    return f"layer {layer}: {'; '.join(said)}"
 
 
 def _per_layer(line: StepTimeline) -> dict[tuple[str, int], float]:
