@@ -137,7 +137,7 @@ def _checkpoints(job: JobSection) -> str:
 
 def _cost(cost: CostSection | None) -> str:
     if cost is None:
-        return "no price: write offer.price_per_gpu_hour, or see scaling-sim prices list"
+        return "no price: add --offer cheapest, or write offer.price_per_gpu_hour"
     names = {
         "compute_usd": "compute", "setup_usd": "setup", "storage_usd": "storage",
         "egress_usd": "egress", "energy_usd": "electricity",
