@@ -70,6 +70,7 @@ def _found(report: SizeReport, winner: Simulated) -> list[Part]:
     doubted = [f"? {'; '.join(doubts)}: {asked}"] if doubts else []
     below = [
         Lines(_verdict(report, winner), indent=0, apart=False),
+        Lines(_risks(report, winner), indent=0, apart=False),
         Lines(doubted, indent=0, apart=False),
         Lines(tuned(report), indent=0, apart=False),
         Lines(_phases(report, winner), "Phases:", apart=False),
@@ -147,6 +148,20 @@ def _verdict(report: SizeReport, winner: Simulated) -> list[str]:
             said += ": use fewer GPUs"
         lines.append(f"{word} GPUs: {said}")
     return lines
+
+
+def _risks(report: SizeReport, winner: Simulated) -> list[str]:
+    """What the mark beside the memory of a plan that did not win means."""
+    shown = [c.plan for c in report.contenders if c.plan][:SHOWN]
+    fits = [plan.memory.verdict for plan in shown if plan is not winner]
+    odds = [fit.probability for fit in fits if fit.risk]
+    if not odds:
+        return []
+    least, asked = percent(min(odds), 0), percent(1.0 - report.risk, 0)
+    return [
+        f"! near its capacity: at least {least} likely to run ({asked} asked for, --risk), with "
+        "the allocator's retries in its time"
+    ]
 
 
 def _phases(report: SizeReport, winner: Simulated) -> list[str]:

@@ -1,6 +1,7 @@
 """Sizing: exact against trying everything, answers that say no, constraints, the emitted plan."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -207,6 +208,14 @@ def test_a_plan_is_as_sure_of_its_memory_as_is_asked():
     assert sure.tally.at_risk > 0
     assert bold.tally.at_risk == 0
     assert "are less than 95 % likely to" in told(view(sure))
+    # beside a sure winner: a mark is explained, with the odds of the plan that has it
+    odds = bold.winner.memory.verdict.probability
+    beside = replace(bold, contenders=(*sure.contenders, *bold.contenders))
+    said = f"! near its capacity: at least {odds:.0%} likely to run (50% asked for".replace(
+        "%", " %"
+    )
+    assert said in told(view(beside))
+    assert "! near its capacity" not in told(view(sure))
 
 
 def test_set_up_is_paid_on_every_node():
