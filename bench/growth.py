@@ -29,6 +29,11 @@ class Growth(NamedTuple):
 CASES = {
     "nodes": Growth("nodes, equal ranks once", (128, 256, 512, 1024, 2048), "nodes={n}"),
     "ranks": Growth("nodes of 8, every rank's own lanes", (4, 8, 16, 32), "nodes={n}", "ranks"),
+    "micro-batches": Growth(
+        "micro-batches of a 1F1B pipeline of 16", (64, 256, 1024, 4096, 16384),
+        "nodes=32 parallelism.pipeline_parallel=16 parallelism.tensor_parallel=8 "
+        "gradient_accumulation={n}",
+    ),
     "layers": Growth("layers, each simulated", (10, 20, 40, 80), "model.layers={n}"),
     "configurations": Growth("configurations of a sweep", (50, 100, 200, 400), "{n}"),
 }  # fmt: skip

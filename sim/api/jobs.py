@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sim.api.arguments import File, Overrides, chosen, path, settings, share, texts
+from sim.api.arguments import File, Overrides, Progress, chosen, path, settings, share, texts
 
 if TYPE_CHECKING:
     from sim.inputs.arguments import Argument
@@ -50,6 +50,7 @@ def simulate(
     replicas: int = 1,
     scaling: bool = True,
     fixes: bool = True,
+    progress: Progress | None = None,
     **keys: Any,
 ) -> Result:
     """Predict one training job on one machine.
@@ -83,6 +84,8 @@ def simulate(
         of a job on several nodes also with the same global batch (``result.strong_scaling``).
     fixes : bool
         Also simulate changes worth trying.
+    progress : callable, optional
+        Called with ``(drawn, replicas)`` after each.
     **keys
         Overrides of keys that are names of Python: ``nodes=2, micro_batch=4``.
 
@@ -113,7 +116,7 @@ def simulate(
     varied = read_variation(share(jitter), slowed, seed, replicas)
     found = predict(
         loaded.topology, loaded.workload, loaded.notes, engine=engine, level=varied.level(level),
-        scaling=scaling, fixes=fixes, variation=varied,
+        scaling=scaling, fixes=fixes, variation=varied, progress=progress,
     )  # fmt: skip
     if not scaling or loaded.topology.nodes == 1:
         return found

@@ -50,12 +50,14 @@ def command(
 ) -> None:  # fmt: skip
     """Predict memory, step time, throughput, scaling and cost of WORKLOAD on TOPOLOGY."""
     import sim
+    from sim.report.progress import progress_bar
 
-    result = sim.simulate(
-        topology, workload, overrides=overrides, offer=offer or "", prices=prices, engine=engine,
-        level=level, jitter=jitter, slow=slow, seed=seed, replicas=replicas,
-        scaling=not (no_scaling or quiet), fixes=not quiet,
-    )  # fmt: skip
+    with progress_bar("replicas", quiet or replicas == 1) as progress:
+        result = sim.simulate(
+            topology, workload, overrides=overrides, offer=offer or "", prices=prices,
+            engine=engine, level=level, jitter=jitter, slow=slow, seed=seed, replicas=replicas,
+            scaling=not (no_scaling or quiet), fixes=not quiet, progress=progress,
+        )  # fmt: skip
     from sim.report.run import view
 
     show(view(result, quiet=quiet), form, output)

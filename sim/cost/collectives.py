@@ -67,8 +67,6 @@ class CollectiveCost:
         Fixed part, shares nothing. [s]
     bound_bytes_per_s : float
         Rate at which `work` is done when nothing else runs.
-    demands : tuple of (int, float)
-        Resource of the fabric and bytes on it per byte of work; sister groups included.
     channels : int
         Thread blocks, so SMs held on every rank.
     limit_resource : int
@@ -91,7 +89,6 @@ class CollectiveCost:
     work: float
     latency_s: float
     bound_bytes_per_s: float
-    demands: tuple[tuple[int, float], ...]
     limit_resource: int
     limit_bytes_per_s: float
     wire_bytes_per_s: float
@@ -99,6 +96,14 @@ class CollectiveCost:
     nodes: int = 1
     link: str = "nvlink"
     _fabric: Fabric | None = field(repr=False, compare=False, default=None)
+    _drawn: loads.Demand | None = field(repr=False, compare=False, default=None)
+
+    @property
+    def demands(self) -> tuple[tuple[int, float], ...]:
+        """Resources of the fabric and bytes on each per byte of work; sister groups included."""
+        if self._drawn is None:
+            return ()
+        return tuple(zip(self._drawn.resource.tolist(), self._drawn.amount.tolist(), strict=True))
 
     @property
     def time_s(self) -> float:
@@ -197,14 +202,14 @@ def _plan(
     if n < 2 or size <= 0.0:
         inf = float("inf")
         return CollectiveCost(
-            op, n, "none", "none", 0, size, 0.0, inf, (), -1, inf, inf, _fabric=fabric
+            op, n, "none", "none", 0, size, 0.0, inf, -1, inf, inf, _fabric=fabric
         )  # fmt: skip
     comm = communicator(fabric, ranks, nccl)
     try:
         choice = choose(comm, op, size, algorithm, protocol)
     except ValueError as error:
         raise InputError.single(fabric.topology.name, str(error), "algorithm") from None
-    demands, wire, limits = _lowered(
+    drawn, wire, limits = _lowered(
         fabric, ranks, op, choice.algorithm, sisters, comm.nodes > 1, comm.link == "nvlink"
     )
     # links inside a node and between nodes keep unlike shares of their rate: the slower way holds
@@ -220,8 +225,8 @@ def _plan(
         latency *= fabric.topology.calibration.collective_latency
     return CollectiveCost(
         op, n, choice.algorithm, choice.protocol, choice.channels, size, latency,
-        size / alone.transfer_s, demands, tight.resource, tight.rate, wire, tight.crosses,
-        comm.nodes, comm.link, fabric,
+        size / alone.transfer_s, tight.resource, tight.rate, wire, tight.crosses,
+        comm.nodes, comm.link, fabric, drawn,
     )  # fmt: skip
 
 
@@ -236,7 +241,7 @@ class _Tight(NamedTuple):
 class _Way(NamedTuple):
     """Demands of an algorithm on a fabric, and what they are held back by."""
 
-    demands: tuple[tuple[int, float], ...]
+    drawn: loads.Demand
     wire: float  # total bytes a second that the tightest lets through, by data-sheet rates
     limits: tuple[_Tight, ...]
 
@@ -264,7 +269,7 @@ def _lowered(
             place = places[np.argmin(ratio[places])]
             limits.append(_Tight(int(demand.resource[place]), float(ratio[place]), crosses))
     return _Way(
-        tuple(zip(demand.resource.tolist(), demand.amount.tolist(), strict=True)),
+        demand,
         float(np.min(fabric.raw[demand.resource] / demand.amount)),
         tuple(limits),
     )

@@ -21,6 +21,9 @@ I8 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint64]
 
 
+_SAMPLE = 1024  # values that are looked at first
+
+
 class Fold(NamedTuple):
     """A system of demand rows over resources, and its quotient."""
 
@@ -65,8 +68,7 @@ def refine(colour: npt.ArrayLike, tail: I8, head: I8, weight: npt.ArrayLike) -> 
     Neighbourhoods are told apart by sums of scrambled 64-bit words: two different ones are taken
     for equal with a chance near 2^-64 a pair.
     """
-    now = np.unique(np.asarray(colour), return_inverse=True)[1].astype(np.int64).ravel()
-    codes = np.unique(np.asarray(weight), return_inverse=True)[1].ravel()
+    now, codes = _codes(colour), _codes(weight)
     n = len(now)
     here = np.concatenate([tail, head])
     there = np.concatenate([head, tail])
@@ -81,7 +83,7 @@ def refine(colour: npt.ArrayLike, tail: I8, head: I8, weight: npt.ArrayLike) -> 
         if len(here):
             seen = np.add.reduceat(_mix(key[there] ^ label), starts)
             key[here[starts]] += _mix(seen) * np.uint64(3)
-        finer = np.unique(key, return_inverse=True)[1].astype(np.int64).ravel()
+        finer = _codes(key)
         if int(finer.max(initial=-1)) + 1 == count:
             return now
         count, now = int(finer.max()) + 1, finer
@@ -129,8 +131,9 @@ def fold(
         flow of its members' common rate, gives every member's rate.
     """
     n_rows = len(ptr) - 1
-    used, place = np.unique(resource, return_inverse=True)
-    place = place.ravel()
+    asked = np.zeros(len(capacity), np.bool_)
+    asked[resource] = True
+    used, place = np.flatnonzero(asked), (np.cumsum(asked) - 1)[resource]
     row_of = np.repeat(np.arange(n_rows), np.diff(ptr))
     start = np.zeros(n_rows, np.int64) if colour is None else _codes(colour)
     caps = _codes(capacity[used]) + (int(start.max(initial=0)) + 1)
@@ -165,7 +168,18 @@ def fold(
 
 
 def _codes(values: npt.ArrayLike) -> I8:
-    return np.unique(np.asarray(values), return_inverse=True)[1].astype(np.int64).ravel()
+    """Each value's place among those that there are, in order.
+
+    There are few, as a rule, so that to look them up is quicker than to sort all.
+    """
+    column = np.asarray(values)
+    known = np.unique(column[:: 1 + column.size // _SAMPLE])
+    codes = np.searchsorted(known, column)
+    missed = known[np.minimum(codes, known.size - 1)] != column if column.size else codes
+    if missed.any():
+        known = np.unique(np.concatenate((known, column[missed])))
+        codes = np.searchsorted(known, column)
+    return codes.astype(np.int64, copy=False)
 
 
 def classes_of_ranks(fabric: Wiring) -> I8:

@@ -68,6 +68,19 @@ class Plane:
         self.link(a, b, capacity, latency, raw)
         self.link(b, a, capacity, latency, raw)
 
+    def attach(self, switches: Sequence[int], rates: Sequence[Rates], latency: float) -> None:
+        """Join every port to a switch, both ways, before any other link."""
+        for port, (switch, rate) in enumerate(zip(switches, rates, strict=True)):
+            self.tail += (port, switch)
+            self.head += (switch, port)
+            self.capacity += (rate.capacity, rate.capacity)
+            self.raw += (rate.raw, rate.raw)
+            out, into = 2 * port, 2 * port + 1
+            self.out[port], self.into[port] = [out], [into]
+            self.out.setdefault(switch, []).append(into)
+            self.into.setdefault(switch, []).append(out)
+        self.latency += [latency] * (2 * len(switches))
+
     def path(self, a: int, b: int) -> tuple[tuple[tuple[int, float], ...], float, int]:
         """Resources that a byte from port a to port b crosses.
 
@@ -183,8 +196,7 @@ def shorthand_plane(network: Network, nics: Sequence[tuple[int, Rates]]) -> Plan
             message = "a single switch has no uplinks to oversubscribe; take fat-tree"
             raise _fault(message, "network.oversubscription")
         switch = plane.switch("switch")
-        for p, rate in enumerate(rates):
-            plane.join(p, switch, rate.capacity, delay / 2, rate.raw)
+        plane.attach([switch] * len(rates), rates, delay / 2)
         return plane
     rails = network.kind == "rail-optimized"
     per_leaf = nodes_per_leaf(network, most)
@@ -196,10 +208,10 @@ def shorthand_plane(network: Network, nics: Sequence[tuple[int, Rates]]) -> Plan
         for rail in range(most if rails else 1)
     ]
     members: list[list[float]] = [[] for _ in leaves]
-    for p, (node, nic) in enumerate(plane.owner):
-        leaf = under[node] * most + nic if rails else under[node]
-        members[leaf].append(rates[p].raw)
-        plane.join(p, leaves[leaf], rates[p].capacity, delay / 2, rates[p].raw)
+    above = [under[node] * most + nic if rails else under[node] for node, nic in plane.owner]
+    plane.attach([leaves[leaf] for leaf in above], rates, delay / 2)
+    for leaf, rate in zip(above, rates, strict=True):
+        members[leaf].append(rate.raw)
     if len(leaves) > 1:
         spine = plane.switch("spine")
         for leaf, below in zip(leaves, members, strict=True):

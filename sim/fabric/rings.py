@@ -20,6 +20,7 @@ import numpy.typing as npt
 from sim.errors import InputError
 from sim.fabric import paths
 from sim.fabric.shape import Shape
+from sim.fabric.traffic import ports_of
 from sim.fabric.wiring import Wiring
 
 F8 = npt.NDArray[np.float64]
@@ -80,11 +81,11 @@ def find_rings(fabric: Wiring, ranks: I8) -> Rings:
 
 
 def _by_node(fabric: Wiring, ranks: I8) -> list[tuple[int, tuple[int, ...]]]:
-    members: dict[int, list[int]] = {}
-    nodes, places = fabric.rank_node[ranks], fabric.rank_local[ranks]
-    for node, local in zip(nodes.tolist(), places.tolist(), strict=True):
-        members.setdefault(node, []).append(local)
-    return [(n, tuple(sorted(members[n]))) for n in sorted(members)]
+    ordered = np.sort(ranks)  # nodes have theirs in a row
+    nodes, places = fabric.rank_node[ordered], fabric.rank_local[ordered].tolist()
+    starts = np.flatnonzero(np.diff(nodes, prepend=-1)).tolist()
+    bounds = pairwise([*starts, len(places)])
+    return [(int(nodes[a]), tuple(places[a:b])) for a, b in bounds]
 
 
 def ring_hops(fabric: Wiring, orders: I8) -> Hops:
@@ -166,22 +167,10 @@ def _many_nodes(fabric: Wiring, groups: list[tuple[int, tuple[int, ...]]]) -> Ri
     for (node, _), part in zip(groups, laid, strict=True):
         resources.append(part.resource + int(fabric.node_base[node]))
         demands.append(part.demand)
-    net_resource: list[int] = []
-    net_demand: list[float] = []
-    hops, delay = 0, 0.0
-    plane, port = fabric.plane, fabric.port
-    for k, (node, _) in enumerate(groups):
-        after = (k + 1) % len(groups)
-        nxt = groups[after][0]
-        for c in range(n_rings):
-            out, into = port[node, laid[k].nic_out[c]], port[nxt, laid[after].nic_in[c]]
-            loads, latency, links = plane.path(out, into)
-            hops, delay = max(hops, links), max(delay, latency)
-            for r, share in loads:
-                net_resource.append(r)
-                net_demand.append(share / n_rings)
-    resources.append(np.array(net_resource, np.int64))
-    demands.append(np.array(net_demand))
+    between, hops, delay = _between_nodes(fabric, groups, laid)
+    for net, shares in between:
+        resources.append(net)
+        demands.append(shares / n_rings)
     everything: F8 = np.bincount(
         np.concatenate(resources), np.concatenate(demands), minlength=fabric.n_resources
     ).astype(np.float64)
@@ -194,6 +183,37 @@ def _many_nodes(fabric: Wiring, groups: list[tuple[int, tuple[int, ...]]]) -> Ri
     transport = "shm" if any(p.transport == "shm" for p in laid) else "p2p"
     pxn = any(p.pxn for p in laid)
     return Rings(orders, Load(used, everything[used]), path, transport, hops, delay, pxn)
+
+
+def _between_nodes(
+    fabric: Wiring, groups: list[tuple[int, tuple[int, ...]]], laid: list[_NodeRings]
+) -> tuple[list[tuple[I8, F8]], int, float]:
+    """What all rings together put on the network, most links of a way, and its latency. [s]
+
+    Ways from switch to switch are alike: one of each says those of all.
+    """
+    plane, port = fabric.plane, fabric.port
+    nexts = [*zip(groups[1:], laid[1:], strict=True), (groups[0], laid[0])]
+    out = np.array([port[n, j] for (n, _), p in zip(groups, laid, strict=True) for j in p.nic_out])
+    into = np.array([port[n, j] for (n, _), p in nexts for j in p.nic_in])
+    ports = ports_of(fabric)
+    loads: list[tuple[I8, F8]] = []
+    ends = out, into
+    if ports is not None:
+        ends = ports.above[out], ports.below[into]
+        loads = [(r, np.ones(r.size)) for r in (ports.out[out], ports.into[into])]
+    most = int(ends[1].max()) + 1
+    _, firsts, counts = np.unique(ends[0] * most + ends[1], return_index=True, return_counts=True)
+    hops, delay = 0, 0.0
+    for first, count in zip(firsts.tolist(), counts.tolist(), strict=True):
+        way, latency, links = plane.path(int(out[first]), int(into[first]))
+        hops, delay = max(hops, links), max(delay, latency)
+        if ports is not None:
+            way = way[1:-1]
+        loads.append(
+            (np.array([r for r, _ in way], np.int64), count * np.array([s for _, s in way]))
+        )
+    return loads, hops, delay
 
 
 def group_nics(shape: Shape, group: tuple[int, ...]) -> list[int]:

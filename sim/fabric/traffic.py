@@ -48,7 +48,7 @@ def traffic(fabric: Wiring, source: I8, target: I8, size: F8) -> tuple[I8, F8]:
             way = paths.gpu_way(fabric.shapes[node[0]], int(local[src[0]]), int(local[dst[0]]))
             for i, part in way.loads:
                 parts.append((fabric.node_base[node] + i, part * bytes_))
-        elif (ports := _ports(fabric)) is None:
+        elif (ports := ports_of(fabric)) is None:
             for a, b, each in zip(src.tolist(), dst.tolist(), bytes_.tolist(), strict=True):
                 route = fabric.route(a, b)
                 parts.append((route.resource, route.demand * each))
@@ -63,11 +63,13 @@ def summed(parts: Iterable[tuple[I8, F8]]) -> tuple[I8, F8]:
     if not listed:
         return np.zeros(0, np.int64), np.zeros(0)
     resource = np.concatenate([r for r, _ in listed])
-    order = np.argsort(resource, kind="stable")
-    resource = resource[order]
-    starts = np.flatnonzero(np.r_[True, resource[1:] != resource[:-1]][: resource.size])
-    amount = np.concatenate([a for _, a in listed])[order]
-    return resource[starts], np.add.reduceat(amount, starts) if starts.size else amount
+    if not resource.size:
+        return resource, np.zeros(0)
+    amount: F8 = np.bincount(resource, np.concatenate([a for _, a in listed])).astype(float)
+    asked = np.zeros(amount.size, np.bool_)
+    asked[resource] = True
+    found = np.flatnonzero(asked)
+    return found, amount[found]
 
 
 def _alike(fabric: Wiring, source: I8, target: I8) -> Iterator[I8]:
@@ -89,7 +91,7 @@ def _shapes(fabric: Wiring) -> tuple[I8, int, int]:
     return shape, len(number), int(fabric.rank_local.max()) + 1
 
 
-class _Ports(NamedTuple):
+class Ports(NamedTuple):
     """Ports that have one link each way, to a switch: their links and switches."""
 
     at: I8  # (n_nodes, NICs) port of a node's NIC
@@ -100,27 +102,30 @@ class _Ports(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def _ports(fabric: Wiring) -> _Ports | None:
+def ports_of(fabric: Wiring) -> Ports | None:
     """None where a port has several links, as an explicit graph may have it."""
     plane = fabric.plane
-    if not plane.n_ports:
+    n = plane.n_ports
+    if not n:
         return None
-    ends = [(plane.out.get(p, []), plane.into.get(p, [])) for p in range(plane.n_ports)]
-    if any(len(out) != 1 or len(into) != 1 for out, into in ends):
-        return None
-    out = np.array([links[0] for links, _ in ends])
-    into = np.array([links[0] for _, links in ends])
-    above, below = np.array(plane.head)[out], np.array(plane.tail)[into]
+    tail, head = np.array(plane.tail, np.int64), np.array(plane.head, np.int64)
+    leaves, enters = np.flatnonzero(tail < n), np.flatnonzero(head < n)
+    for ends in (tail[leaves], head[enters]):
+        if not np.array_equal(np.bincount(ends, minlength=n), np.ones(n)):
+            return None
+    out, into = np.empty(n, np.int64), np.empty(n, np.int64)
+    out[tail[leaves]], into[head[enters]] = leaves, enters
+    above, below = head[out], tail[into]
     if min(above.min(), below.min()) < plane.n_ports:
         return None
     at = np.full((fabric.n_nodes, max(len(s.nics) for s in fabric.shapes)), -1)
     node, nic = zip(*plane.owner, strict=True)
     at[np.array(node), np.array(nic)] = np.arange(plane.n_ports)
-    return _Ports(at, plane.base + out, plane.base + into, above, below)
+    return Ports(at, plane.base + out, plane.base + into, above, below)
 
 
 def _crossing(
-    fabric: Wiring, ports: _Ports, source: I8, target: I8, size: F8
+    fabric: Wiring, ports: Ports, source: I8, target: I8, size: F8
 ) -> Iterator[tuple[I8, F8]]:
     """What pairs between like nodes, of the same local ranks, put on resources."""
     first = int(source[0]), int(target[0])

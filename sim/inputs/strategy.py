@@ -93,8 +93,6 @@ class Strategy:
     expert_parallel = False
     #: layers can be split over ranks: `build_stage` plays one of them
     pipeline_parallel = False
-    #: every micro-batch has a buffer of its own for what a stage receives
-    buffers_messages = False
     #: 1F1B takes fewer micro-batches than ranks, which PyTorch's does not
     short_pipelines = False
     #: first and last stage can share a table, each with a copy of its own

@@ -296,7 +296,7 @@ class _Step:
                 where = (plan.groups[op.group], plan.stage, plan.stages)
                 by = _COPIES if op.group == COPYING else nccl
                 cost = costs[name] = _cost(self.fabric, op.collective, where, name.total, by)
-                if cost.demands:
+                if cost.limit_resource >= 0:
                     key = key_of(name, cost)
                     kinds.setdefault(key, (key, where))
         draws = tuple(kinds.values())

@@ -103,7 +103,7 @@ class Lowered:
         )  # fmt: skip
 
 
-def _hidden(part: Part, fastest: float) -> B1:
+def hidden_launches(part: Part, fastest: float) -> B1:
     """Plan ops whose rows but the first are launched before they can be needed, whatever else runs.
 
     Launch i follows launch 0 by the host's time for 1..i; kernel i follows kernel 0 by at least
@@ -217,7 +217,7 @@ def lower(parts: Sequence[Part], classes: Classes, flights: Flights = NO_FLIGHTS
     hidden = [np.zeros(part.row_start.size, dtype=bool) for part in parts]
     if len(classes.ranks) > 1:
         hidden = [
-            _hidden(part, float(classes.speed[classes.role == i].max()))
+            hidden_launches(part, float(classes.speed[classes.role == i].max()))
             for i, part in enumerate(parts)
         ]
         binding = may_bind(parts, classes, flights)

@@ -15,6 +15,7 @@ from sim.memory.states import optimizer_bytes, optimizer_temporaries, scale_byte
 from sim.records import dataclass
 from sim.strategies.allocations import Allocations
 from sim.strategies.columns import columns_of
+from sim.strategies.pipeline_play import received_bytes
 from sim.strategies.plan import Plan
 from sim.strategies.terms import MOMENTS, POOLS, TERMS
 
@@ -61,6 +62,25 @@ class Ledger:
     host: dict[str, float]
     step_pooled: float = 0.0  # all pools' most within a step: neither loading nor saving [B]
 
+    def further(self, before: Ledger, times: int) -> Ledger:
+        """A ledger with `times` as much again as this one has beyond one `before`."""
+
+        def on(now: float, then: float) -> float:
+            return now + times * (now - then)
+
+        def each(now: dict[str, float], then: dict[str, float]) -> dict[str, float]:
+            return {name: on(size, then.get(name, 0.0)) for name, size in now.items()}
+
+        peaks = {
+            moment: Peak(on(peak.total, before.peaks[moment].total),
+                         each(peak.terms, before.peaks[moment].terms))
+            for moment, peak in self.peaks.items()
+        }  # fmt: skip
+        return Ledger(
+            peaks, each(self.pools, before.pools), each(self.host, before.host),
+            on(self.step_pooled, before.step_pooled),
+        )  # fmt: skip
+
     @property
     def highest(self) -> str:
         """The moment of the highest peak."""
@@ -104,7 +124,7 @@ def quantities(allocations: Allocations, workload: Workload, tree: ModelTree) ->
         optimizer_temporaries(workload, ranks), 8.0 * batch_on(workload).local_tokens, float(full),
         float(full and not save.offload_to_cpu), staged_bytes(workload, ranks),
         head.hidden, head.norm, head.logits, head.forward_peak, head.saved, head.backward_peak,
-        head.weight_peak, head.held,
+        head.weight_peak, head.held, received_bytes(workload),
     ]  # fmt: skip
     policy, offload = checkpoint_policy(workload), workload.activation_checkpointing.offload
     for style in dict.fromkeys(allocations.layers):

@@ -28,6 +28,9 @@ from sim.strategies import allocations_of
 from sim.strategies.terms import MOMENTS
 from sim.strategies.units import dtypes, stored_bytes, tree_blocks
 
+#: times as many micro-batches as stages, from which on each more adds as much as the last
+FILLS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryReport:
@@ -123,11 +126,22 @@ def constants() -> dict[str, float]:
 
 def walk(workload: Workload, tree: ModelTree, mesh: Mesh) -> Ledger:
     """Memory of one rank in a step, read off its plan; of the fullest rank of a pipeline."""
-    ledgers = [
-        read(allocations_of(workload, tree, mesh, rank), workload, tree)
-        for rank in fullest_ranks(workload, tree)
-    ]
+    ledgers = [_of_rank(workload, tree, mesh, rank) for rank in fullest_ranks(workload, tree)]
     return max(ledgers, key=lambda ledger: ledger.peaks[ledger.highest].total)
+
+
+def _of_rank(workload: Workload, tree: ModelTree, mesh: Mesh, rank: int) -> Ledger:
+    """Memory of a rank; of a pipeline that fills up, from what one micro-batch more takes."""
+    micro, few = workload.gradient_accumulation, FILLS * mesh.pp
+
+    def of(micro: int) -> Ledger:
+        job = workload.model_copy(update={"gradient_accumulation": micro})
+        return read(allocations_of(job, tree, mesh, rank), job, tree)
+
+    schedule = SCHEDULES[workload.parallelism.pipeline_schedule]
+    if mesh.pp == 1 or schedule.cycle(shape_of(workload)) or micro <= few:
+        return of(micro)
+    return of(few).further(of(few - 1), micro - few)
 
 
 def fullest_ranks(workload: Workload, tree: ModelTree) -> list[int]:

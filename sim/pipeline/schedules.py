@@ -61,6 +61,9 @@ class Schedule(NamedTuple):
         Least micro-batches for so many ranks. [1]
     splits : bool
         Backward is split into inputs and weights.
+    cycle : callable
+        Micro-batches after which the order of a shape repeats itself once the pipeline is full; 0
+        where it fills for as long as there are any.
     table : bool
         torch's runtime executes the order; GPipe's and 1F1B's own loops are in `stage_loops`.
     """
@@ -73,6 +76,7 @@ class Schedule(NamedTuple):
     turns: bool = False
     fewest: Callable[[int], int] = lambda ranks: 1
     splits: bool = False
+    cycle: Callable[[Shape], int] = lambda shape: 1
     table: bool = True
 
     @property
@@ -162,6 +166,10 @@ class _Counting:
 def rounds(shape: Shape) -> int:
     """Micro-batches that a stage runs before the rank's next stage. [1]"""
     return shape.micro // max(1, shape.micro // shape.ranks)
+
+
+def _never(_: Shape) -> int:
+    return 0
 
 
 def _interleaved(shape: Shape, rank: int, split: bool = False) -> list[Action]:
@@ -259,11 +267,14 @@ def _dual_pipe_v(shape: Shape, rank: int) -> list[Action]:
 SCHEDULES = {
     s.name: s
     for s in (
-        Schedule("gpipe", "GPipe", _gpipe, 1, False, table=False),
+        Schedule("gpipe", "GPipe", _gpipe, 1, False, cycle=_never, table=False),
         Schedule("1f1b", "1F1B", _one_forward_one_backward, 1, False, fewest=int, table=False),
-        Schedule("interleaved-1f1b", "interleaved 1F1B", _interleaved),
-        Schedule("looped-bfs", "looped BFS", _looped),
-        Schedule("interleaved-zero-bubble", "interleaved zero bubble", _zero_bubble, splits=True),
+        Schedule("interleaved-1f1b", "interleaved 1F1B", _interleaved, cycle=rounds),
+        Schedule("looped-bfs", "looped BFS", _looped, cycle=_never),
+        Schedule(
+            "interleaved-zero-bubble", "interleaved zero bubble", _zero_bubble, splits=True,
+            cycle=rounds,
+        ),
         Schedule("zbv", "ZBV", _zbv, several=False, turns=True, splits=True),
         Schedule(
             "dualpipev", "DualPipeV", _dual_pipe_v, several=False, turns=True, splits=True,

@@ -35,7 +35,7 @@ from sim.result.sections import (
 from sim.result.trials import ranked
 from sim.step.pressure import retry_warnings
 from sim.step.step import StepReport, step
-from sim.step.variation import Spread, Variation, spread, usual_spread
+from sim.step.variation import Progress, Spread, Variation, spread, usual_spread
 
 
 def predict(
@@ -48,6 +48,7 @@ def predict(
     scaling: bool = True,
     fixes: bool = True,
     variation: Variation | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Simulate checked specs and put the Result together.
 
@@ -61,6 +62,8 @@ def predict(
         As for `sim.simulate`.
     variation : Variation, optional
         Jitter and slow parts.
+    progress : callable, optional
+        Called with replicas drawn and replicas in all.
 
     Returns
     -------
@@ -69,7 +72,9 @@ def predict(
     """
     varied = variation or Variation()
     alike = level == "folded" and not varied.needs_every_rank
-    found = step(topology, workload, engine=engine, level=level, variation=varied)
+    found = step(
+        topology, workload, engine=engine, level=level, variation=varied, progress=progress
+    )
     breakdown, memory = found.breakdown, memory_section(found.memory)
     shown = step_section(breakdown, found.algorithms)
     bottleneck = classify(shown, memory)

@@ -8,6 +8,7 @@ import numpy as np
 
 from sim.errors import InputError
 from sim.lowering.costs import Priced
+from sim.lowering.lower import hidden_launches
 from sim.quantities import gib
 from sim.units import GIB, KIB, MIB
 
@@ -20,9 +21,13 @@ MAX_BYTES = 4 * GIB
 FREE_BYTES = 64 * MIB
 #: steps of all rings of all ranks; ops and steps of all replicas
 MAX_STEPS, MAX_DRAWN = 40_000_000, 1_000_000_000
+#: times as many micro-batches as stages, above which a pipeline's size is reckoned from fewer first
+PROBED = 8
+#: ops of a longer trial, beyond which one whose ranks go nearly in step will do; 10 s
+LONG = 16_000_000
 
 
-def check_size(priced: Priced, level: str, replicas: int) -> None:
+def check_size(priced: Priced, level: str, replicas: int, times: float = 1.0) -> None:
     """Refuse a step whose program would be absurd, before it is made.
 
     Parameters
@@ -33,34 +38,51 @@ def check_size(priced: Priced, level: str, replicas: int) -> None:
         ``folded``, ``ranks`` or ``steps``.
     replicas : int
         How often it is to be run.
+    times : float
+        How much longer the step is than what was priced of it.
 
     Raises
     ------
     InputError
         With the count, the limit and what would be possible.
     """
-    classes = priced.compiled.classes
-    each = [int(part.row_count.sum()) for part in priced.parts]
-    ops = sum(int((classes.role == i).sum()) * rows for i, rows in enumerate(each))
+    ops = times * ops_of(priced)
     flights = priced.flights
     each_wire = [wire.team.n_wires * wire.team.steps for wire in flights.wires]
     steps = int(np.bincount(flights.of, minlength=len(each_wire)) @ np.array(each_wire, dtype=int))
-    option, who = f"level {level}", f"{len(classes.ranks):,} ranks one by one are"
+    steps = int(times * steps)
+    option, who = f"level {level}", f"{len(priced.compiled.classes.ranks):,} ranks one by one are"
+    instead = "take fewer nodes, or level folded"
+    if level == "folded":  # stages of a pipeline, and how many micro-batches they play
+        option, who = "gradient_accumulation", "micro-batches of a pipeline that has no rhythm are"
+        instead = "write fewer, or pipeline_schedule: 1f1b"
     needed = ops * OP_BYTES
     most = MAX_BYTES if needed < FREE_BYTES else min(MAX_BYTES, spare_bytes())
     if needed > most:
         message = (
             f"{who} {ops:.2g} ops, which need {gib(needed)} of memory, more than {gib(most)}; "
-            "take fewer nodes, or level folded"
+            f"{instead}"
         )
         raise InputError.single(option, message)
-    for count, limit, what, instead in (
+    for count, limit, what, other in (
         (steps, MAX_STEPS, "steps of rings", "fewer nodes, or level ranks"),
         ((ops + steps) * replicas, MAX_DRAWN, "ops in all replicas", "fewer replicas"),
     ):
         if count > limit:
-            message = f"{who} {count:.2g} {what}, more than {limit:.2g}; take {instead}"
+            message = f"{who} {count:.2g} {what}, more than {limit:.2g}; take {other}"
             raise InputError.single(option, message)
+
+
+def ops_of(priced: Priced) -> int:
+    """Ops of a step's program on ranks and their hosts. [1]"""
+    role = priced.compiled.classes.role
+    if role.size == 1:
+        return 2 * int(priced.parts[0].row_count.sum())
+    total = 0
+    for i, part in enumerate(priced.parts):
+        launches = np.where(hidden_launches(part, 1.0), 1, part.row_count)
+        total += int((role == i).sum()) * int((part.row_count + launches).sum())
+    return total
 
 
 def spare_bytes() -> float:

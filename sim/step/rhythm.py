@@ -1,53 +1,72 @@
-"""Micro-steps that repeat: which few stand for all, and whether they have settled into a rhythm.
+"""Micro-steps that repeat: which few stand for all, and the stretch of time that stands for others.
 
-Without stages every micro-step in the middle is like the next. In a 1F1B pipeline, ranks do a
-forward and a backward a micro-batch once it is full, so that each micro-batch adds one period: that
-of the stage that takes longest. How soon it is reached depends on how unequal stages are, so a
-longer step is tried until two periods in a row are equal on every rank.
+Without stages every micro-step in the middle is like the next. In a pipeline whose ranks go back
+and forth, each cycle of its schedule adds one period: that of the rank that takes longest. How soon
+it is reached depends on how unequal stages are, so ever longer steps are tried until two cycles in
+a row are the same on every lane. Nothing that has happened by then tells a longer step from a
+shorter one, so that more cycles in the middle do no more than put off what follows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from sim.inputs.check_mesh import shape_of
 from sim.inputs.workload import Workload
 from sim.lowering.lower import Lowered, RankView
 from sim.lowering.table import table_of
+from sim.pipeline.schedules import SCHEDULES
 from sim.program import Timeline
 from sim.strategies.plan import SEGMENT
 
 MICRO_STEPS = 3  # simulated without stages: the first, one that stands for those between, the last
-EVEN = 1e-4  # of a period: how much it may still change
-_TRIED = (2, 4)  # times as many micro-batches as stages
-_MORE = 4  # micro-batches beside
+SAME = 1e-10  # of a period: what rounding may leave between two that are the same
+EVEN = 5e-4  # of a period: what may still change where longer trials would take too long
+_MORE = 4  # micro-batches of a trial beside a multiple of the stages
 
 F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+
+def cycle_of(workload: Workload) -> int:
+    """Micro-steps after which a step may repeat itself; 0 where it never does. [1]"""
+    if workload.parallelism.pipeline_parallel == 1:
+        return 1
+    return SCHEDULES[workload.parallelism.pipeline_schedule].cycle(shape_of(workload))
 
 
 def shortened(workload: Workload) -> Iterator[Workload]:
-    """The job with ever more of its micro-steps, at last all of them."""
-    steps, p = workload.gradient_accumulation, workload.parallelism
-    tried: list[int] = []
-    if p.pipeline_parallel == 1:
-        tried = [MICRO_STEPS]
-    elif p.pipeline_schedule == "1f1b":
-        tried = [times * p.pipeline_parallel + _MORE for times in _TRIED]
-    for few in tried:
-        if few < steps:
-            yield workload.model_copy(update={"gradient_accumulation": few})
+    """The job with ever more of its micro-steps, whole cycles of them missing; at last all."""
+    steps, cycle = workload.gradient_accumulation, cycle_of(workload)
+    for few in _tried(workload) if cycle else ():
+        left = steps - (steps - few) // cycle * cycle
+        if few < steps and left < steps:
+            yield workload.model_copy(update={"gradient_accumulation": left})
     yield workload
 
 
-def settled(lowered: Lowered, timeline: Timeline) -> bool:
-    """Whether the middle micro-step stands for more: ranks of a pipeline have found a rhythm."""
-    if lowered.views[0].plan.stages == 1:
-        return True
-    each = [_forwards(lowered, timeline, view)[-3:] for view in lowered.views]
-    periods = np.diff(np.array([starts for starts in each if starts.size == 3]), axis=1)
-    return bool(periods.max() - periods.min() <= EVEN * periods.max())
+def fewest(workload: Workload) -> Workload:
+    """The job with a few of its micro-steps, to see what one takes."""
+    steps, cycle = workload.gradient_accumulation, cycle_of(workload) or 1
+    few = 2 * max(workload.parallelism.pipeline_parallel, cycle)
+    left = max(cycle, steps - (steps - few) // cycle * cycle)
+    return workload.model_copy(update={"gradient_accumulation": left})
+
+
+def _tried(workload: Workload) -> Iterator[int]:
+    """Micro-steps of trials, if there are more. [1]"""
+    p = workload.parallelism
+    if p.pipeline_parallel == 1:
+        yield MICRO_STEPS
+        return
+    table = SCHEDULES[p.pipeline_schedule].table
+    times, more, saved = (12, 4, 3) if table else (2, 2, 1)
+    while saved * (few := times * p.pipeline_parallel + _MORE) < workload.gradient_accumulation:
+        yield few
+        times *= more
 
 
 def middle_of(lowered: Lowered, timeline: Timeline, view: RankView) -> tuple[F8, F8]:
@@ -56,15 +75,69 @@ def middle_of(lowered: Lowered, timeline: Timeline, view: RankView) -> tuple[F8,
     Parameters
     ----------
     lowered, timeline : Lowered, Timeline
-        A step, or a stack; then the two have an entry each.
+        A step without stages, or a stack; then the two have an entry each.
     view : RankView
         The rank, in each of them.
     """
     starts = _forwards(lowered, timeline, view)
-    if starts.shape[-1] < MICRO_STEPS:  # a stage without blocks passes messages on
-        starts = max((_forwards(lowered, timeline, v) for v in lowered.views), key=len)
-    begin, end = (-2, -1) if view.plan.stages > 1 else (1, 2)
-    return starts[..., begin], starts[..., end]
+    return starts[..., 1], starts[..., 2]
+
+
+def stretch_of(
+    lowered: Lowered, timeline: Timeline, view: RankView, cycle: int, nearly: bool = False
+) -> tuple[float, float] | None:
+    """The stretch of time that stands for a cycle of a pipeline's left out, begin and end. [s]
+
+    Parameters
+    ----------
+    lowered, timeline
+        A step of fewer micro-steps.
+    view : RankView
+        The rank whose ops are not to be cut: the stretch begins and ends with one of its own.
+    cycle : int
+        Micro-steps that it is to have.
+    nearly : bool
+        It will do if stages take as long for a cycle as each other, to `EVEN`.
+
+    Returns
+    -------
+    (float, float) or None
+        None where its ranks have found no rhythm yet.
+    """
+    starts = _forwards(lowered, timeline, view)
+    # a stage without blocks passes messages on
+    known = [f for f in (_forwards(lowered, timeline, v) for v in lowered.views) if f.size]
+    if not starts.size:
+        starts = known[0]
+    # until then no rank has come to the end of its forwards
+    latest = min(float(each[-1 - cycle]) for each in known)
+    last = int(np.searchsorted(starts, latest, side="right")) - 1
+    if last < 3 * cycle:
+        return None
+    begin, end = float(starts[last - cycle]), float(starts[last])
+    if nearly:
+        found = _in_step(known, latest, cycle, end - begin)
+    else:
+        found = _repeats(lowered, timeline, end, end - begin)
+    return (begin, end) if found else None
+
+
+def _in_step(known: Sequence[F8], latest: float, cycle: int, period: float) -> bool:
+    """Whether every stage begins each micro-batch of the last cycle a period after the one before.
+
+    Parameters
+    ----------
+    known : sequence of (micro-steps,) float64
+        When each begins forward. [s]
+    latest : float
+        Which is the last cycle. [s]
+    """
+    for starts in known:
+        end = int(np.searchsorted(starts, latest, side="right"))
+        apart = starts[end - cycle : end] - starts[end - 2 * cycle : end - cycle] - period
+        if end < 2 * cycle or float(np.abs(apart).max()) > EVEN * period:
+            return False
+    return True
 
 
 def _forwards(lowered: Lowered, timeline: Timeline, view: RankView) -> F8:
@@ -73,6 +146,61 @@ def _forwards(lowered: Lowered, timeline: Timeline, view: RankView) -> F8:
     of, starts = lowered.plan_op[view.compute], timeline.start[..., view.compute]
     inside = np.flatnonzero((table.kind == SEGMENT)[of])
     micro = table.micro_step[of[inside]]
-    first = np.full(int(micro.max()) + 1, -1, dtype=np.int64)
+    first = np.full(int(micro.max(initial=-1)) + 1, -1, dtype=np.int64)
     first[micro[::-1]] = inside[::-1]  # ops of a lane follow each other: the first stays
     return np.where(first >= 0, starts[..., first], np.inf)
+
+
+def _repeats(lowered: Lowered, timeline: Timeline, end: float, period: float) -> bool:
+    """Whether all that begins in the period before `end` did so, alike, one period earlier.
+
+    Hosts are apart: they may be ahead and get further ahead, but not fall behind.
+    """
+    program, least = lowered.program, SAME * period
+    ends = np.searchsorted(program.lane, np.arange(program.n_lanes + 1)).tolist()
+    cut = end - 2 * least  # what begins with the stretch may be rounded to before it
+    hosts = {lowered.lane_names.index(f"rank {view.rank} host") for view in lowered.views}
+    cuts = (cut - 2 * period, cut - period, cut)
+    for lane in range(program.n_lanes):
+        if lane in hosts:
+            continue
+        own = slice(ends[lane], ends[lane + 1])
+        at = np.searchsorted(timeline.start[own], cuts) + own.start
+        ran = _cycles(at)
+        if ran is None or not _alike(lowered, timeline, *ran, period):
+            return False
+        if at[0] > own.start and timeline.end[at[0] - 1] > cut - period:
+            return False  # it runs for longer than a period
+    for view, host in zip(lowered.views, sorted(hosts), strict=True):
+        own = slice(ends[host], ends[host + 1])
+        ops = np.searchsorted(timeline.start[view.compute], cuts) + view.compute.start
+        issued = np.searchsorted(lowered.plan_op[own], lowered.plan_op[ops]) + own.start
+        ran = _cycles(issued)
+        if ran is None:
+            return False
+        before, after = ran
+        late = timeline.end[after] - timeline.end[before] - period
+        if late.size and float(late.max()) > least:
+            return False
+    return True
+
+
+def _cycles(at: I8) -> tuple[slice, slice] | None:
+    """Ops from ``at[0]`` to ``at[1]``, and from there to ``at[2]``, if as many."""
+    first, middle, end = at.tolist()
+    return (slice(first, middle), slice(middle, end)) if end - middle == middle - first else None
+
+
+def _alike(
+    lowered: Lowered, timeline: Timeline, before: slice, after: slice, period: float
+) -> bool:
+    """Whether ops are the same as those before, and a period later."""
+    program = lowered.program
+    for column in (program.work, program.latency, program.curve, program.hold_units):
+        if not np.array_equal(column[before], column[after]):
+            return False
+    for times in (timeline.start, timeline.end):
+        apart = np.abs(times[after] - times[before] - period)
+        if apart.size and float(apart.max()) > SAME * period:
+            return False
+    return True

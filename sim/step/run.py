@@ -19,14 +19,22 @@ from sim.lowering.frames import folds, lowered, stacks
 from sim.lowering.lower import Lowered, RankView
 from sim.program import Timeline
 from sim.records import dataclass
-from sim.step.bounds import check_size
+from sim.step.bounds import LONG, PROBED, check_size, ops_of
 from sim.step.breakdown import Breakdown, measure
 from sim.step.intervals import F8
 from sim.step.overlap import between_nodes
-from sim.step.rhythm import middle_of, settled, shortened
+from sim.step.rhythm import cycle_of, fewest, middle_of, shortened, stretch_of
 from sim.step.straggle import Ranks, ranks_of
-from sim.step.variation import Variation, capacities, jittered, speeds
+from sim.step.variation import Progress, Variation, capacities, jittered, speeds
 from sim.strategies import plans_of
+
+
+class Window(NamedTuple):
+    """A part of the simulated time, and how often it is to be counted. [s]"""
+
+    begin: float
+    finish: float
+    times: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +47,20 @@ class StepOutcome:
         Of the representative rank, the whole step with all its micro-steps.
     lowered, timeline, priced
         What was run, for traces and critical paths; of the simulated micro-steps.
+    windows : tuple of Window
+        Parts of the simulated time that make up the step: all of it, and the second, where there is
+        one, as often again as it stands for micro-steps that were left out.
     middle : Breakdown or None
-        Of the micro-step that stands for several, where one does.
+        Of the second window, once.
     repeats : int
-        How often that micro-step is to be counted once more.
+        Micro-steps that were left out.
     """
 
     breakdown: Breakdown
     lowered: Lowered
     timeline: Timeline
     priced: Priced
+    windows: tuple[Window, ...]
     middle: Breakdown | None = None
     repeats: int = 0
 
@@ -101,8 +113,11 @@ def run_replicas(
     level: str = "ranks",
     all_micro_steps: bool = False,
     layers: int | None = None,
+    progress: Progress | None = None,
 ) -> tuple[StepOutcome, F8]:
     """Simulate a step as often as `variation` asks, with new draws each time.
+
+    `progress` is called with steps drawn and steps in all; other arguments are those of `run_step`.
 
     Returns
     -------
@@ -113,35 +128,74 @@ def run_replicas(
     """
     level = variation.level(level)
     tried = (workload,) if all_micro_steps else shortened(workload)
+    even: _Found | None = None  # ranks go in step but for little
+    known: tuple[Priced, int] | None = None  # what a step takes, of so many micro-steps
     for simulated in tried:
-        found, times = _replicas(topology, workload, simulated, variation, engine, level, layers)
-        if simulated is workload or settled(found.lowered, found.timeline):
-            break
-    return found, times
+        steps = simulated.gradient_accumulation
+        if known is None and steps > PROBED * workload.parallelism.pipeline_parallel > PROBED:
+            few = fewest(workload)
+            known = _priced(topology, few, variation, level), few.gradient_accumulation
+        if known is not None:
+            times = steps / known[1]
+            if even is not None and times * ops_of(known[0]) > LONG:
+                return even[:2]
+            check_size(known[0], level, variation.replicas, times)
+        ready = _ready(topology, workload, simulated, variation, level, layers)
+        known = ready.priced, steps
+        found = _replicas(ready, variation, engine, progress)
+        if found is not None and found.exact:
+            return found[:2]
+        even = found
+    raise AssertionError  # the last has all micro-steps
+
+
+class _Found(NamedTuple):
+    """A simulated step, its replicas' times, and whether what was left out is left out exactly."""
+
+    outcome: StepOutcome
+    times: F8
+    exact: bool
 
 
 def _replicas(
-    topology: Topology, workload: Workload, simulated: Workload, variation: Variation, engine: str,
-    level: str, layers: int | None,
-) -> tuple[StepOutcome, F8]:  # fmt: skip
-    """As `run_replicas`, of `simulated`, which has all micro-steps of the job or fewer."""
-    ready = _ready(topology, workload, simulated, variation, level, layers)
+    ready: _Ready, variation: Variation, engine: str, progress: Progress | None
+) -> _Found | None:
+    """As `run_replicas`; None where micro-steps that are left out are like none of those run."""
     program = lowered(ready.priced)
-    if not variation.jitter:
-        only = _ran([0], [ready], program, run(program.program, engine)).outcome(0)
-        return only, np.full(variation.replicas, only.time_s)
+    mine = ready._replace(ranks={}) if variation.jitter else ready
+    exact = True
 
-    def outcome(replica: int) -> StepOutcome:
-        drawn = jittered(program, ready.ranks, variation.seed, replica)
+    def outcome(replica: int) -> StepOutcome | None:
+        nonlocal exact
+        drawn = program
+        if variation.jitter:
+            drawn = jittered(program, ready.ranks, variation.seed, replica)
         timeline = run(drawn.program, engine)
-        return _ran([0], [ready._replace(ranks={})], drawn, timeline).outcome(0)
+        stretch = None
+        if ready.repeats and program.views[0].plan.stages > 1:
+            view = _slowest(drawn, timeline)
+            stretch = stretch_of(drawn, timeline, view, ready.cycle)
+            if stretch is None:
+                exact = False
+                stretch = stretch_of(drawn, timeline, view, ready.cycle, nearly=True)
+            if stretch is None:
+                return None
+        return _ran([0], [mine], drawn, timeline, stretch).outcome(0)
 
-    if variation.replicas == 1:
-        only = outcome(0)
-        return only, np.array([only.time_s])
-    times = np.array([outcome(replica).time_s for replica in range(variation.replicas)])
-    median = int(np.argsort(times, kind="stable")[(times.size - 1) // 2])
-    return outcome(median), times
+    draws = variation.replicas if variation.jitter else 1
+    times = np.empty(draws)
+    for replica in range(draws):
+        found = outcome(replica)
+        if found is None:
+            return None
+        times[replica] = found.time_s
+        if progress is not None:
+            progress(replica + 1, draws)
+    if draws > 1:
+        found = outcome(int(np.argsort(times, kind="stable")[(draws - 1) // 2]))
+    if draws < variation.replicas:
+        times = np.full(variation.replicas, times[0])
+    return _Found(found, times, exact) if found else None
 
 
 class _Ready(NamedTuple):
@@ -149,7 +203,28 @@ class _Ready(NamedTuple):
 
     priced: Priced
     ranks: Mapping[Role, Ranks]  # as the kernels of a role were slowed
-    repeats: int
+    repeats: int  # micro-steps that are left out
+    cycle: int  # that stand for others together
+
+
+def _priced(
+    topology: Topology, workload: Workload, variation: Variation, level: str,
+    prices: Prices | None = None,
+) -> Priced:  # fmt: skip
+    fabric = compile_fabric(topology)
+    plans = plans_of(workload, tree_of(workload), mesh_of(topology, workload))
+    slow = speeds(variation, fabric)
+    known = topology.calibration
+    if known is not None and _told(topology, variation):
+        slow = np.ones(fabric.n_ranks) if slow is None else slow
+        slow[-1] *= known.slowest_gpu
+    return price(plans, workload, fabric, level, slow, capacities(variation, fabric), prices)
+
+
+def _told(topology: Topology, variation: Variation) -> bool:
+    """Whether a calibration found one GPU slower, which then says how ranks differ."""
+    known = topology.calibration
+    return known is not None and known.slowest_gpu != 1.0 and not variation.jitter
 
 
 def _ready(
@@ -161,24 +236,16 @@ def _ready(
     layers: int | None,
     prices: Prices | None = None,
 ) -> _Ready:
-    fabric = compile_fabric(topology)
-    tree = tree_of(workload)
-    plans = plans_of(simulated, tree, mesh_of(topology, workload))
-    known = topology.calibration
-    slow = speeds(variation, fabric)
-    told = known is not None and known.slowest_gpu != 1.0 and not variation.jitter
-    if known is not None and told:  # a calibration that found one GPU slower says so itself
-        slow = np.ones(fabric.n_ranks) if slow is None else slow
-        slow[-1] *= known.slowest_gpu
-    slower = capacities(variation, fabric)
-    priced = price(plans, simulated, fabric, level, slow, slower, prices)
+    priced = _priced(topology, simulated, variation, level, prices)
     check_size(priced, level, variation.replicas)
-    ranks = () if told else ranks_of(priced, simulated, variation.jitter, _deep(workload, layers))
+    ranks: tuple[Ranks, ...] = ()
+    if not _told(topology, variation):
+        ranks = ranks_of(priced, simulated, variation.jitter, _deep(workload, layers))
     if not variation.jitter:
         priced = _as_the_slowest(priced, ranks)
     by_role = {part.role: mine for part, mine in zip(priced.parts, ranks, strict=False)}
     repeats = workload.gradient_accumulation - simulated.gradient_accumulation
-    return _Ready(priced, by_role, repeats)
+    return _Ready(priced, by_role, repeats, cycle_of(simulated) if repeats else 1)
 
 
 class Job(NamedTuple):
@@ -210,12 +277,13 @@ class Ran(NamedTuple):
     whole: list[Breakdown]
     middle: list[Breakdown | None]
     repeats: list[int]
+    windows: list[tuple[Window, ...]]
 
     def outcome(self, i: int) -> StepOutcome:
         """One of them by itself."""
         return StepOutcome(
             self.whole[i], self.lowered.row(i), self.timeline.row(i), self.priced[i],
-            self.middle[i], self.repeats[i],
+            self.windows[i], self.middle[i], self.repeats[i],
         )  # fmt: skip
 
 
@@ -240,7 +308,7 @@ def run_together(jobs: Sequence[Job], engine: str) -> Iterator[Ran]:
         one = run_step(topology, workload, engine=engine, layers=layers)
         yield Ran(
             [place], one.lowered, one.timeline, [one.priced], [one.breakdown], [one.middle],
-            [one.repeats],
+            [one.repeats], [one.windows],
         )  # fmt: skip
     all_places = list(together)
     for stack in stacks([ready.priced for ready in together.values()]):
@@ -249,11 +317,21 @@ def run_together(jobs: Sequence[Job], engine: str) -> Iterator[Ran]:
         yield _ran(places, [together[i] for i in places], stack.lowered, timeline)
 
 
-def _ran(places: list[int], ready: Sequence[_Ready], lowered: Lowered, timeline: Timeline) -> Ran:
-    """Measures of steps, in which the middle micro-step counts once more as often as it repeats."""
+def _ran(
+    places: list[int], ready: Sequence[_Ready], lowered: Lowered, timeline: Timeline,
+    stretch: tuple[float, float] | None = None,
+) -> Ran:  # fmt: skip
+    """Measures of steps, in which a middle one counts once more as often as it repeats.
+
+    `stretch` is what stands for others of a pipeline. [s]
+    """
     repeats = [each.repeats for each in ready]
     views = lowered.views if lowered.program.stack else (_slowest(lowered, timeline),)
-    inside = _windows(lowered, timeline, views[0], repeats)
+    if stretch is None:
+        inside = _windows(lowered, timeline, views[0], repeats)
+    else:
+        inside = [[(0.0, float(timeline.end.max())), stretch]]
+    counts = [(1, each.repeats // each.cycle) for each in ready]
 
     def of(views: Sequence[RankView]) -> list[list[Breakdown]]:
         far = [between_nodes(r.priced, view.plan) for r, view in zip(ready, views, strict=True)]
@@ -272,12 +350,17 @@ def _ran(places: list[int], ready: Sequence[_Ready], lowered: Lowered, timeline:
         for name, view in kinds.items():
             for window, its in zip(found[0], of([view])[0], strict=True):
                 window.by_gpu[name] = its.parts
-    for (whole, *middle), times in zip(found, repeats, strict=True):
+    for (whole, *middle), (_, times) in zip(found, counts, strict=True):
         if middle:
             whole.add(middle[0], times)
     middles = [each[1] if len(each) > 1 else None for each in found]
     priced = [each.priced for each in ready]
-    return Ran(places, lowered, timeline, priced, [w for w, *_ in found], middles, repeats)
+    windows = [
+        tuple(Window(*window, times) for window, times in zip(each, count, strict=False))
+        for each, count in zip(inside, counts, strict=True)
+    ]
+    wholes = [whole for whole, *_ in found]
+    return Ran(places, lowered, timeline, priced, wholes, middles, repeats, windows)
 
 
 def _deep(workload: Workload, layers: int | None) -> Workload:
@@ -299,13 +382,6 @@ def _as_the_slowest(priced: Priced, ranks: Sequence[Ranks]) -> Priced:
 
 def _slowest(lowered: Lowered, timeline: Timeline) -> RankView:
     return max(lowered.views, key=lambda view: float(timeline.end[view.compute].max()))
-
-
-def windows(outcome: StepOutcome) -> list[tuple[float, float, int]]:
-    """Parts of the simulated time that make up the step: begin, end [s], and how often."""
-    lowered, timeline = outcome.lowered, outcome.timeline
-    found = _windows(lowered, timeline, _slowest(lowered, timeline), [outcome.repeats])[0]
-    return [(*window, times) for window, times in zip(found, (1, outcome.repeats), strict=False)]
 
 
 def _windows(

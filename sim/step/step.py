@@ -38,7 +38,7 @@ from sim.step.intervals import F8
 from sim.step.pressure import with_retries
 from sim.step.rhythm import MICRO_STEPS
 from sim.step.run import Job, Ran, run_replicas, run_together
-from sim.step.variation import Variation
+from sim.step.variation import Progress, Variation
 from sim.step.waiting import WaitingGroup, summed, waiting, waiting_in_windows
 from sim.strategies import micro_steps_apart
 
@@ -92,7 +92,7 @@ class StepReport:
 
 def step(
     topology: Topology, workload: Workload, *, engine: str = "auto", level: str | None = None,
-    variation: Variation = _ALIKE,
+    variation: Variation = _ALIKE, progress: Progress | None = None,
 ) -> StepReport:  # fmt: skip
     """The optimizer step of a job on a machine.
 
@@ -107,6 +107,8 @@ def step(
         rank); by default folded unless `variation` makes ranks unequal.
     variation : Variation
         Jitter and slow parts, and how many steps to draw.
+    progress : callable, optional
+        Called with steps drawn and steps in all.
 
     Returns
     -------
@@ -122,7 +124,9 @@ def step(
         return steps([(topology, workload)], engine=engine)[0]
     needed = memory_of(topology, workload)
     workload = as_run(workload, topology.world_size)
-    outcome, times = run_replicas(topology, workload, variation, engine=engine, level=level)
+    outcome, times = run_replicas(
+        topology, workload, variation, engine=engine, level=level, progress=progress
+    )
     whole = _Window(outcome.breakdown, waiting(outcome))
     said = outcome.priced.fallbacks, outcome.priced.algorithms
     return _report(_Measured(whole, None, *said), times, needed, workload)
@@ -162,7 +166,9 @@ def _report(found: _Measured, times: F8, needed: MemoryReport, workload: Workloa
 def memory_of(topology: Topology, workload: Workload) -> MemoryReport:
     """`memory(topology, workload)`, kept."""
     workload = at_longest(workload, topology.world_size)
-    steps = micro_steps_apart(workload)
+    steps = workload.gradient_accumulation
+    if workload.parallelism.pipeline_parallel == 1:  # stages keep what they receive of each
+        steps = micro_steps_apart(workload)
     if steps != workload.gradient_accumulation:
         workload = workload.model_copy(update={"gradient_accumulation": steps})
     return _walked(_Key(_machine(topology), _MEMORY, steps, topology, workload))
@@ -310,7 +316,7 @@ def _measured(ran: Ran, row: int) -> _Measured:
     said = priced.fallbacks, priced.algorithms
     if middle is None:
         return _Measured(_Window(whole, ranks[0]), None, *said)
-    together = summed([(ranks[0], 1.0), (ranks[1], ran.repeats[row])])
+    together = summed([(ranks[0], 1.0), (ranks[1], ran.windows[row][1].times)])
     return _Measured(_Window(whole, together), _Window(middle, ranks[1]), *said)
 
 

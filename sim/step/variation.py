@@ -7,7 +7,7 @@ calibration (`slowest_gpu`), which stands for the same thing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from sim.step.straggle import Ranks
 _LEVEL, _JITTER, _SLOW = "--level", "--jitter", "--slow"
 _SEED, _REPLICAS = "--seed", "--replicas"
 _NOT_KERNELS = [CATEGORIES.index("collective"), CATEGORIES.index("host")]
+Progress = Callable[[int, int], None]  # (drawn, in all)
 LARGEST_JITTER = 1.0
 
 

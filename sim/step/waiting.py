@@ -19,7 +19,7 @@ from sim.lowering.parts import CATEGORIES, I8, Flights
 from sim.program import Timeline
 from sim.records import dataclass
 from sim.step.intervals import F8, Coverage, gaps
-from sim.step.run import StepOutcome, windows
+from sim.step.run import StepOutcome
 
 _COLLECTIVE = CATEGORIES.index("collective")
 
@@ -91,12 +91,12 @@ def waiting(outcome: StepOutcome) -> tuple[WaitingGroup, ...]:
     tuple of WaitingGroup
         In order of their first rank; of the whole step.
     """
-    parts = zip(waiting_in_windows(outcome), windows(outcome), strict=True)
-    return summed((groups, times) for groups, (_, _, times) in parts)
+    parts = zip(waiting_in_windows(outcome), outcome.windows, strict=True)
+    return summed((groups, window.times) for groups, window in parts)
 
 
 def waiting_in_windows(outcome: StepOutcome) -> list[tuple[WaitingGroup, ...]]:
-    """The same in each of `sim.step.run.windows`, once."""
+    """The same in each window of the outcome, once."""
     lowered, timeline, classes = outcome.lowered, outcome.timeline, outcome.priced.compiled.classes
     kinds = list(zip(classes.role.tolist(), classes.speed.tolist(), strict=True))
     index = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
@@ -105,7 +105,7 @@ def waiting_in_windows(outcome: StepOutcome) -> list[tuple[WaitingGroup, ...]]:
     who = [tuple(np.flatnonzero(members == i).tolist()) for i in index.values()]
     late = _late(lowered, timeline, outcome.priced.flights, classes.role, group_of)
     found = []
-    for begin, finish, _ in windows(outcome):
+    for begin, finish, _ in outcome.windows:
         groups = [
             WaitingGroup(outcome.priced.parts[role].role, speed, ranks)
             for (role, speed), ranks in zip(index, who, strict=True)
@@ -161,8 +161,8 @@ def _add(
     begin, finish = window
     lane = np.arange(view.compute.start, view.compute.stop)
     ops = lane[lowered.category[lane] != _COLLECTIVE]
-    start = np.clip(timeline.start[ops], begin, finish)
-    end = np.clip(timeline.end[ops], begin, finish)
+    started, ended = timeline.start[ops], timeline.end[ops]
+    start, end = np.clip(started, begin, finish), np.clip(ended, begin, finish)
     idle = gaps(start, end, begin, finish)
     group.compute_s += times * float((end - start).sum())
     flown = Coverage(timeline.start[view.comm_begin], timeline.end[view.comm_end])
@@ -171,8 +171,8 @@ def _add(
     if late is not None:
         waited = float(Coverage(late.start, late.end).inside(*idle).sum())
         # of what a kernel lost, the share of the time beside collectives in which they waited
-        lost = np.maximum(0.0, end - start - lowered.alone_s[ops])
-        beside = flown.inside(start, end)
+        lost = np.maximum(0.0, ended - started - lowered.alone_s[ops])
+        beside = flown.inside(started, ended)
         share = np.divide(lost, beside, out=np.zeros_like(lost), where=beside > 0.0)
         for other in sorted(set(late.by.tolist())):
             mine = late.by == other

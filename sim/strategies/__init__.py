@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sim.errors import InputError
+from sim.inputs.check_mesh import shape_of
 from sim.inputs.strategy import not_modelled, strategy_of
 from sim.inputs.workload import fields_but
+from sim.pipeline.schedules import SCHEDULES
 from sim.strategies.plan import Plan, Quiet, Recorder
 
 if TYPE_CHECKING:
@@ -121,12 +123,21 @@ def micro_steps_apart(workload: Workload) -> int:
     may hold more: it never frees gradients, the last one does as it goes.
     """
     stages = workload.parallelism.pipeline_parallel
-    if stages > 1:  # all are in flight, but for 1F1B: there p - r on rank r
-        few = workload.parallelism.pipeline_schedule == "1f1b"
-        most = 2 * stages if few and not strategy_of(workload).buffers_messages else float("inf")
-        return int(min(workload.gradient_accumulation, most))
+    if stages > 1:
+        return _micro_batches_apart(workload)
     last = workload.parallelism.gradient_sync == "last"
     return min(workload.gradient_accumulation, 3 if last else 2)
+
+
+def _micro_batches_apart(workload: Workload) -> int:
+    """Those of a pipeline; all where it fills for as long as there are any.
+
+    Others are full after twice as many as ranks, tables after twice as many rounds, and stay so.
+    """
+    schedule, shape = SCHEDULES[workload.parallelism.pipeline_schedule], shape_of(workload)
+    cycle = schedule.cycle(shape)
+    few = 4 * max(shape.ranks, cycle) if schedule.table else 2 * shape.ranks
+    return shape.micro - max(0, shape.micro - few) // cycle * cycle if cycle else shape.micro
 
 
 def build_plan(

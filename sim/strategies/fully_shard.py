@@ -81,7 +81,7 @@ class Fsdp2(Strategy):
     tools = frozenset({"accelerate", "axolotl", "deepspeed", "torchtitan"})
     family = ("fsdp2", "ddp")
     gathers_blocks = blocks_alike = casts_inputs = context_parallel = True
-    tensor_parallel = pipeline_parallel = expert_parallel = buffers_messages = True
+    tensor_parallel = pipeline_parallel = expert_parallel = True
     gathers_fp8 = offloads_inputs = True
 
     def replicates(self, knobs: Parallelism) -> bool:

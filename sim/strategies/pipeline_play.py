@@ -64,6 +64,13 @@ def message_bytes(workload: Workload) -> float:
     return setting.element * setting.stream_tokens * workload.model.hidden_size
 
 
+def received_bytes(workload: Workload) -> float:
+    """Of what a stage receives from another in a step, one way, on one rank. [B]"""
+    if workload.parallelism.pipeline_parallel == 1:
+        return 0.0
+    return workload.gradient_accumulation * message_bytes(workload)
+
+
 class _Message(NamedTuple):
     """An activation, or its gradient, from a stage to its neighbour."""
 

@@ -14,7 +14,6 @@ from typing import Protocol
 
 from sim.blocks.modules import ModelTree
 from sim.inputs.workload import Workload
-from sim.pipeline.schedules import Shape
 from sim.strategies import terms as t
 from sim.strategies.allocations import Allocations
 from sim.strategies.fsdp_memory import FsdpMemory, Sizes
@@ -45,8 +44,8 @@ class PipelineMemory(FsdpMemory):
         outer = self.head if block else self.embedding
         return outer or self.first
 
-    def begin(self, stages: dict[int, range], shape: Shape, message: float) -> None:
-        """What is there all the time."""
+    def begin(self, stages: dict[int, range], last: int) -> None:
+        """What is there all the time; `last` is the pipeline's last stage."""
         to = self.to
         shards = sum(self.unit(block).shard for own in stages.values() for block in own)
         self.at_rest(shards, parameters_on_host=False, states_on_host=False)
@@ -54,8 +53,7 @@ class PipelineMemory(FsdpMemory):
         to.add(t.STATES, self.share - 1.0, t.STATE_BYTES)
         to.add(t.SCALES, self.share - 1.0, t.SCALE_BYTES)
         for stage in stages:
-            buffers = (stage > 0) + (stage < shape.stages - 1)
-            to.add(t.MESSAGES, buffers * shape.micro * message)
+            to.add(t.MESSAGES, float((stage > 0) + (stage < last)), t.RECEIVED)
         to.moment = t.FORWARD
 
     def end(self) -> None:

@@ -18,7 +18,7 @@ from sim.pipeline.schedules import SCHEDULES
 from sim.strategies.fsdp2 import FORWARD as FORWARD_PHASE
 from sim.strategies.fsdp2 import PRE_BACKWARD, SHARDED, Hooks, groups_of
 from sim.strategies.fsdp2_layout import Piece, lay_out, part_of
-from sim.strategies.pipeline_play import PipelineRank, message_bytes
+from sim.strategies.pipeline_play import PipelineRank
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.stage_memory import PipelineMemory, StageMemory
 from sim.strategies.tail import clip_and_step, loss_all_reduce
@@ -61,7 +61,7 @@ def build_stage(
         stage = stages[s] = _Stage(apart, mesh, part, blocks, r, of_stage)
         stage.own(stage.units)
         stage.reduce_grads = stage.reshard_after_backward = False
-    memory.begin({s: ranges[s] for s in own}, shape, message_bytes(workload))
+    memory.begin({s: ranges[s] for s in own}, shape.stages - 1)
     PipelineRank(workload, mesh, rank, r, stages).play()
     memory.end()
     loss_all_reduce(r, knobs, mesh)

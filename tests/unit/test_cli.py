@@ -208,3 +208,24 @@ def test_the_program_alone_begins_with_questions_that_run(call):
     code, out, _ = call(*verbs[0][1:], "--no-scaling")
     assert code == 0
     assert "Verdict" in out
+
+
+def test_replicas_stop_on_ctrl_c():
+    """Between two of them, and not only once all are drawn."""
+    code = (
+        "import sim.step.run as run\n"
+        "once = run.jittered\n"
+        "def drawn(*a):\n    print('ready', flush=True)\n    return once(*a)\n"
+        "run.jittered = drawn\n"
+        "from sim.cli import main\nmain()"
+    )
+    arguments = ("run", "dgx-h100", "llama3-8b-sft", "--jitter", "5%", "--replicas", "5000")
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as child:  # fmt: skip
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert err == "\ninterrupted\n"

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim import simulate
+from sim import simulate, strategies
 from sim.blocks.parameters import tree_of
 from sim.errors import InputError
 from sim.inputs.loader import load
 from sim.inputs.shares import mesh_of
+from sim.memory import report
 from sim.memory.ledger import live_bytes, read
-from sim.memory.report import fullest_ranks
+from sim.memory.report import fullest_ranks, memory
 from sim.pipeline.actions import BACKWARD, FORWARD, INPUT, WEIGHT
 from sim.pipeline.schedules import SCHEDULES, Shape, in_flight
 from sim.pipeline.stages import blocks_of_stages, layers_of_stages
@@ -286,3 +287,35 @@ def test_the_report_says_what_is_lost_to_other_stages():
     assert 0.05 < lost < 0.5
     assert fact.text.startswith(f"{100 * lost:.1f} %")
     assert bubble(simulate(*job(pipeline=1)[:2])) == []
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+@pytest.mark.parametrize("pipeline", [2, 4])
+def test_memory_of_many_micro_batches_is_that_of_all(name, pipeline, monkeypatch):
+    """Few are written down: of full pipelines some rounds, of those that fill what one adds."""
+    loaded = job(f"parallelism.pipeline_schedule={name}", pipeline=pipeline, micro=32 * pipeline)
+    workload = loaded.workload
+    short = memory(*loaded[:2])
+    monkeypatch.setattr(strategies, "micro_steps_apart", lambda w: w.gradient_accumulation)
+    monkeypatch.setattr(report, "FILLS", 10**6)
+    whole = memory(*loaded[:2])
+    assert short.needed_bytes == pytest.approx(whole.needed_bytes, rel=1e-12)
+    assert short.peak_reserved_bytes == pytest.approx(whole.peak_reserved_bytes, rel=1e-12)
+    for moment, size in whole.by_moment.items():
+        assert short.by_moment[moment] == pytest.approx(size, rel=1e-12)
+    assert short.terms == pytest.approx(whole.terms, rel=1e-12)
+    monkeypatch.undo()
+    log = allocations_of(workload, tree_of(workload), mesh_of(loaded.topology, workload))
+    if SCHEDULES[name].cycle(Shape(pipeline, 32 * pipeline, 2)):
+        many = workload.model_copy(update={"gradient_accumulation": 4096 * pipeline})
+        more = allocations_of(many, tree_of(many), mesh_of(loaded.topology, many))
+        assert len(more.log) == len(log.log)
+
+
+def test_received_messages_are_as_long_as_the_sequences():
+    """Logs are shared by jobs of other lengths: what is received is measured for each."""
+    sizes = [
+        memory_of(*job(f"sequence_length={length}")[:2]).terms["buffers of pipeline messages"]
+        for length in (2048, 4096)
+    ]
+    assert sizes == [pytest.approx(8 * length * 4096 * 2) for length in (2048, 4096)]

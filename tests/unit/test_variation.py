@@ -97,7 +97,12 @@ def test_equal_seeds_give_equal_times_and_others_do_not():
 
 
 def test_the_step_shown_is_the_median_one():
-    outcome, times = run_replicas(*small(), Variation(jitter=0.05, replicas=5), engine="python")
+    told = []
+    outcome, times = run_replicas(
+        *small(), Variation(jitter=0.05, replicas=5), engine="python",
+        progress=lambda *counts: told.append(counts),
+    )  # fmt: skip
+    assert told == [(n, 5) for n in range(1, 6)]
     assert outcome.time_s == sorted(times)[2]
 
 
