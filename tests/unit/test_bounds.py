@@ -50,7 +50,7 @@ def test_a_pipeline_that_only_fills_is_refused_before_it_is_recorded():
     sets = ["nodes=1", "parallelism={pipeline_parallel: 4, pipeline_schedule: gpipe}"]
     found = load("dgx-h100", "llama3-8b-sft", [*sets, "gradient_accumulation=65536"])
     began = time.process_time()
-    with pytest.raises(InputError, match="ops, which need .* write fewer, or pipeline_schedule"):
+    with pytest.raises(InputError, match=r"ops, which need .* write fewer, or pipeline_schedule"):
         run_step(found.topology, found.workload)
     assert time.process_time() - began < 5.0
 
