@@ -330,20 +330,56 @@ def _reread(half: Half, settings: Sequence[overrides.Override], faults: list[Fau
         return half
     assert isinstance(tree, Branch)
     before = half.tree.entries if isinstance(half.tree, Branch) else {}
-    touched = {s.path[0] for s in settings}
-    touched |= {str(k) for k in before if k not in tree.entries}
-    reader = Reader(folder=half.folder)
-    values = reader.partial(cls, tree, touched)
-    faults.extend(reader.faults)
-    if reader.faults:
+    touched = dict.fromkeys(s.path[0] for s in settings)
+    touched |= dict.fromkeys(str(k) for k in before if k not in tree.entries)
+    values: dict[str, Any] = {}
+    assumed, places = _untouched(half, frozenset(touched))
+    read: list[Assumption] = []
+    for key in touched:
+        own = tuple((s.path, id(s.value)) for s in settings if s.path[0] == key)
+        known = (id(half), key, key in tree.entries, *own)
+        found = _reads.get(known)
+        if found is None:
+            reader = Reader(folder=half.folder)
+            value = reader.partial(cls, tree, [key])
+            faults.extend(reader.faults)
+            if reader.faults:
+                continue
+            if len(_reads) >= _READS:
+                _reads.clear()
+            # held, so that the ids stay theirs
+            found = _reads[known] = value, reader.assumed, reader.given, (half, tuple(settings))
+        values |= found[0]
+        read += found[1]
+        places = places | found[2]
+    if faults:
         return half
     changed = half.spec.model_copy(update=values)
     spec = checks.finish(changed)
-    found = reader.assumed if spec is changed else _inferred(reader.assumed, spec)
-    assumed = {k: v for k, v in half.assumed.items() if k not in touched} | _by_key(found)
-    places = {p: v for p, v in half.given.items() if p.partition(".")[0] not in touched}
-    places |= reader.given
-    return Half(half.side, tree, spec, half.folder, assumed, places, half.translation)
+    read = read if spec is changed else _inferred(read, spec)
+    return Half(
+        half.side, tree, spec, half.folder, assumed | _by_key(read), places, half.translation
+    )
+
+
+#: what was read of a key with some settings in it, and from what
+_Read = tuple[dict[str, Any], list[Assumption], dict[str, Place], object]
+_reads: dict[tuple[object, ...], _Read] = {}
+_READS = 1024  # that are kept
+_Said = tuple[dict[str, tuple[Assumption, ...]], dict[str, Place]]
+_rests: dict[tuple[int, frozenset[str]], tuple[_Said, Half]] = {}
+
+
+def _untouched(half: Half, touched: frozenset[str]) -> _Said:
+    """What is assumed and where things are written, but for some top-level keys."""
+    known = _rests.get((id(half), touched))
+    if known is None:
+        assumed = {k: v for k, v in half.assumed.items() if k not in touched}
+        places = {p: v for p, v in half.given.items() if p.partition(".")[0] not in touched}
+        if len(_rests) >= _MACHINES:
+            _rests.clear()
+        known = _rests[id(half), touched] = (assumed, places), half
+    return known[0]
 
 
 def _faults_of(findings: Iterable[checks.Finding], halves: Mapping[str, Half]) -> list[Fault]:

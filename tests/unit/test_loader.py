@@ -293,6 +293,34 @@ def test_varying_leaves_the_first_alone_and_reports_faults():
     assert prepared.loaded().topology.nodes == 1
 
 
+def test_what_is_kept_of_one_variation_is_none_of_the_next():
+    prepared = loader.prepare("dgx-h100", "llama3-8b-sft")
+    seen = []
+    for _ in range(2):
+        for changes in (
+            {"tokens": "2e9", "steps": "30"},  # the later one counts
+            {"tokens": "2e9"},
+            {"global_batch": "64"},
+            {"gradient_accumulation": "4", "nodes": "2"},
+            {"nodes": 2, "parallelism": {"strategy": "fsdp1"}},
+            {"nodes": "2", "parallelism.strategy": "ddp"},
+            {"nodes": True},
+        ):
+            try:
+                pair = prepared.vary(changes).loaded()
+            except InputError as error:
+                seen.append(str(error))
+                continue
+            seen.append((pair.topology, pair.workload, pair.notes.assumed))
+            if all(isinstance(value, str) for value in changes.values()):
+                sets = [f"{key}={value}" for key, value in changes.items()]
+                whole = loader.load("dgx-h100", "llama3-8b-sft", sets)
+                assert (pair.topology, pair.workload) == (whole.topology, whole.workload)
+    half = len(seen) // 2
+    assert seen[:half] == seen[half:]
+    assert [isinstance(one, str) for one in seen[:half]] == [False] * 6 + [True]
+
+
 def test_the_accumulation_follows_from_a_global_batch():
     plain = {
         "name": "j",
