@@ -17,13 +17,15 @@ from sim.errors import InputError
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load, prepare
 from sim.inputs.shares import mesh_of
+from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.costs import price
 from sim.lowering.frames import lowered
 from sim.memory.report import memory
 from sim.step.run import run_step
-from sim.step.step import step as step_of
+from sim.step.step import steps
 from sim.strategies import build_plan, plan_of
+from sim.study.sweep import TOGETHER
 
 REPEAT = 40
 
@@ -71,18 +73,22 @@ def inside(configurations: int) -> list[Row]:
 
 
 def _thousand(count: int) -> Row:
-    """Different configurations in one process: load changes, simulate, memory; no curves."""
+    """Different configurations in one process, as a sweep takes them; no curves."""
     prepared = prepare("dgx-h100", "llama3-70b-full")
     chosen = list(itertools.islice(changes(), count))
     done: list[float] = []
 
+    def pair(change: dict[str, Any]) -> tuple[Topology, Workload] | None:
+        try:
+            return prepared.vary(change).loaded()[:2]
+        except InputError:
+            return None
+
     def every() -> None:
-        for change in chosen:
-            try:
-                pair = prepared.vary(change).loaded()
-            except InputError:
-                continue
-            done.append(step_of(pair.topology, pair.workload, engine="compiled").time_s)
+        for begin in range(0, count, TOGETHER):
+            pairs = [pair(change) for change in chosen[begin : begin + TOGETHER]]
+            found = steps([one for one in pairs if one], engine="compiled")
+            done.extend(each.time_s for each in found)
 
     wall, cpu = measured(1, every)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
