@@ -72,7 +72,7 @@ def texts_of(topology: Topology, workload: Workload, kind: str) -> dict[str, str
         able -= {"deepspeed"}
     option = f"--emit {kind}"
     if kind not in able:
-        message = f"{kind} cannot run {strategy.name}; emit {' or '.join(sorted(able))} instead"
+        message = f"{kind} cannot run {strategy.name}; emit {_others(able, kind, workload)} instead"
         raise InputError.single(option, message)
     texts = {name: emitter(topology, workload) for name, emitter in FILES[kind]}
     if kind == "yaml":
@@ -84,10 +84,19 @@ def texts_of(topology: Topology, workload: Workload, kind: str) -> dict[str, str
     wrong, _ = lost(texts, workload)
     if wrong:
         said = ", ".join(f"{row.path} = {row.planned} (it would be {row.read})" for row in wrong)
-        others = " or ".join(sorted(able - {kind}))
-        message = f"{kind} cannot say {said}; emit {others} instead"
+        message = f"{kind} cannot say {said}; emit {_others(able, kind, workload)} instead"
         raise InputError.single(option, message)
     return texts
+
+
+def _others(able: set[str], kind: str, workload: Workload) -> str:
+    """Tools that a plan may be written for instead, those left out that would refuse it too."""
+    found = able - {kind}
+    if strategy_of(workload).fsdp_version:
+        found -= {"torchrun"}
+    if workload.method.kind != "full":
+        found -= {"torchtitan"}
+    return " or ".join(sorted(found))
 
 
 def write_plan(

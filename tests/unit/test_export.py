@@ -110,3 +110,14 @@ def test_export_writes_says_and_never_overwrites(tmp_path):
     again = sim.simulate("dgx-h100", (tmp_path / "sft.yaml", tmp_path / "accelerate.yaml"),
                          scaling=False, fixes=False)  # fmt: skip
     assert again.memory.fits
+
+
+def test_no_tool_is_named_instead_that_would_refuse_the_plan_too():
+    for job in ("llama3-8b-lora", "mistral-7b-full"):
+        loaded = load("dgx-h100", job, [])
+        with pytest.raises(InputError, match="deepspeed cannot run fsdp2") as caught:
+            texts_of(loaded.topology, loaded.workload, "deepspeed")
+        named = caught.value.faults[0].message.split("emit ")[1].removesuffix(" instead")
+        assert named.startswith("accelerate or axolotl or ")
+        for tool in named.split(" or "):
+            assert texts_of(loaded.topology, loaded.workload, tool)
