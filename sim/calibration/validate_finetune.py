@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import NamedTuple
 
 from sim.calibration.validate_training import TrainingGroup, TrainingPoint, errors_of, predict
-from sim.inputs.workload import fields_but
+from sim.inputs.base import fields_but
 from sim.published.finetune import finetune_rows
 from sim.published.rows import MeasuredRow
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from operator import itemgetter
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, dataclass_transform
 
 from sim.errors import Fault, InputError
@@ -189,6 +191,18 @@ def _dumped(value: Any, exclude_defaults: bool) -> Any:
     if isinstance(value, tuple):
         return tuple(_dumped(v, exclude_defaults) for v in value)
     return value
+
+
+def fields_but(spec: Spec, names: frozenset[str]) -> tuple[object, ...]:
+    """All fields but those named: a key of what does not depend on these, and of nothing less."""
+    kind: Any = type(spec)  # mypy takes its hash for that of its specs
+    found: tuple[object, ...] = _all_but(kind, names)(spec.__dict__)
+    return found
+
+
+@lru_cache(maxsize=64)
+def _all_but(kind: Any, names: frozenset[str]) -> itemgetter[Any]:
+    return itemgetter(*[key for key in kind.model_fields if key not in names])
 
 
 # --- what Python hands over ----------------------------------------------------------------------

@@ -313,9 +313,3 @@ class Workload(Spec):
     phases: tuple[Phase, ...] = ()
     post_training: PostTraining | None = None  # `posttrain`: rollouts before each update
     sources: tuple[str, ...] = ()
-
-
-def fields_but(workload: Workload, names: frozenset[str]) -> tuple[object, ...]:
-    """All fields but those named: a key of what does not depend on these, and of nothing less."""
-    values = workload.__dict__
-    return tuple(values[key] for key in type(workload).model_fields if key not in names)

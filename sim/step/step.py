@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.inputs.base import fields_but
 from sim.inputs.rows import as_run, at_longest
 from sim.inputs.topology import Topology
-from sim.inputs.workload import Workload, fields_but
+from sim.inputs.workload import Workload
 from sim.lowering.costs import Prices
 from sim.lowering.parts import I8
 from sim.memory.report import MemoryReport, memory
@@ -47,7 +48,7 @@ _JOB = frozenset({
     "name", "tokens", "steps", "samples", "epochs", "global_batch", "data", "evaluation", "phases",
     "deadline", "sources",
 })  # fmt: skip
-_MACHINE = ("name", "offer", "reliability", "hourly_price_source", "sources")
+_MACHINE = frozenset(("name", "offer", "reliability", "hourly_price_source", "sources"))
 _STEP = _JOB | {"checkpoint", "gradient_accumulation"}
 _MEMORY = _JOB | {"gradient_accumulation"}
 _SHARED = MICRO_STEPS + 1  # micro-steps from which on jobs differ by their middle one alone
@@ -216,8 +217,7 @@ class _Key:
 
 
 def _machine(topology: Topology) -> Hashable:
-    values = topology.__dict__
-    return tuple(values[k] for k in type(topology).model_fields if k not in _MACHINE)
+    return fields_but(topology, _MACHINE)
 
 
 def _folded(jobs: Sequence[tuple[Topology, Workload]], engine: str) -> list[_Measured]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sim.errors import InputError
+from sim.inputs.base import fields_but
 from sim.inputs.check_mesh import shape_of
 from sim.inputs.strategy import not_modelled, strategy_of
-from sim.inputs.workload import fields_but
 from sim.pipeline.schedules import SCHEDULES
 from sim.strategies.plan import Plan, Quiet, Recorder
 
@@ -32,6 +32,8 @@ _NO_MATTER = frozenset((
     "cuda_graphs", "fused_kernels", "loss", "data", "checkpoint", "evaluation", "deadline",
     "sources",
 ))  # fmt: skip
+
+_ALL_STEPS_ALIKE = _NO_MATTER | {"gradient_accumulation"}
 
 
 def plans_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> tuple[Plan, ...]:
@@ -103,7 +105,7 @@ _allocations = _Kept["Allocations"](32_000, lambda allocations: len(allocations.
 def allocations_of(workload: Workload, tree: ModelTree, mesh: Mesh, rank: int = 0) -> Allocations:
     """What a step allocates and frees, for jobs that differ only in costs; its ops are not kept."""
     micro_steps = micro_steps_apart(workload)
-    key = (mesh, rank, micro_steps, *fields_but(workload, _NO_MATTER | {"gradient_accumulation"}))
+    key = (mesh, rank, micro_steps, *fields_but(workload, _ALL_STEPS_ALIKE))
 
     def record() -> Allocations:
         job = workload.model_copy(update={"gradient_accumulation": micro_steps})
