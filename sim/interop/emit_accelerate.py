@@ -12,7 +12,7 @@ from sim.inputs.shares import mesh_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Workload
-from sim.interop.plain_yaml import blocks
+from sim.interop.yaml_text import blocks
 from sim.mesh import Mesh
 
 _SHARDING = {

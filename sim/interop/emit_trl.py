@@ -9,7 +9,7 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_axolotl import ATTENTION, MODULES, OPTIMIZERS, repository
-from sim.interop.plain_yaml import blocks
+from sim.interop.yaml_text import blocks
 
 _OPTION = "--emit trl"
 

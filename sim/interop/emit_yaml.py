@@ -13,7 +13,7 @@ from sim.inputs.model import Model
 from sim.inputs.models import catalogue_model
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.interop.plain_yaml import dump
+from sim.interop.yaml_text import dump
 
 
 def topology_yaml(topology: Topology) -> str:

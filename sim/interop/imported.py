@@ -14,7 +14,7 @@ from sim.inputs.models import shape_named
 from sim.inputs.translation import Translation
 from sim.inputs.tree import Branch, Place, Tree, plain_of
 from sim.inputs.workload import Workload
-from sim.interop.plain_yaml import dump
+from sim.interop.yaml_text import dump
 
 _KINDS = ("method", "precision", "activation_checkpointing")
 _DETAILED = ("lora", "qlora", "full", "fp8", "bf16", "fp16", "fp32")

@@ -32,6 +32,7 @@ from sim.inputs.topology import (
 )
 from sim.inputs.written import text
 from sim.interop import nccl_xml, nvidia_smi
+from sim.interop.evidence import read_bytes
 from sim.interop.host import ImportedNode
 
 MAX_BYTES = 4_000_000
@@ -45,21 +46,6 @@ class ImportedTopology(Document):
 
     yaml: str
     assumed: tuple[str, ...]
-
-
-def read_bytes(path: Path) -> bytes:
-    """Contents of a file that may be anything."""
-    source = str(path)
-    try:
-        if not path.is_file():
-            reason = "is a directory" if path.is_dir() else "no such file"
-            raise InputError.single(source, reason)
-        if path.stat().st_size > MAX_BYTES:
-            message = f"{path.stat().st_size} bytes; a topology has at most {MAX_BYTES}"
-            raise InputError.single(source, message)
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError.single(source, f"cannot read: {error.strerror}") from error
 
 
 def import_topology(
@@ -107,9 +93,7 @@ def import_topology(
         except units.UnitError as error:
             option = "--nic"
             raise InputError.single(option, str(error)) from error
-    data = read_bytes(path)
-    if not data.strip():
-        raise InputError.single(source, "is empty")
+    data = read_bytes(path, MAX_BYTES)
     if data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         host = nccl_xml.read(data, source, spec)
     else:

@@ -18,7 +18,7 @@ from sim.interop.emit_axolotl import axolotl_yaml
 from sim.interop.emit_deepspeed import deepspeed_json
 from sim.interop.emit_torchtitan import torchtitan_toml
 from sim.interop.emit_yaml import topology_yaml, workload_yaml
-from sim.interop.plain_yaml import blocks, scalar
+from sim.interop.yaml_text import blocks, scalar
 
 ROOT = Path(__file__).parents[2]
 
