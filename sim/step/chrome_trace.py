@@ -24,7 +24,7 @@ from sim.program import Timeline
 from sim.step.breakdown import Breakdown
 from sim.step.critical import critical_path
 from sim.step.run import StepOutcome, run_step
-from sim.step.trace_collectives import rows_of, wires
+from sim.step.trace_collectives import collective_rows, wires
 from sim.step.trace_events import event
 from sim.step.trace_marks import marks
 from sim.step.trace_slices import kernels, pipeline, titles
@@ -126,7 +126,7 @@ class Trace(Document):
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         """Collectives of the slowest rank in the order of issue; bytes are per rank, times in s."""
-        return rows_of(self.outcome)
+        return collective_rows(self.outcome)
 
 
 def traced(

@@ -91,7 +91,7 @@ def _described(op: PlanOp, cost: CollectiveCost | None, label: str) -> dict[str,
     return found
 
 
-def rows_of(outcome: StepOutcome) -> list[dict[str, Any]]:
+def collective_rows(outcome: StepOutcome) -> list[dict[str, Any]]:
     """Collectives of the slowest rank in the order of issue; bytes are per rank, times in s."""
     lowered, timeline = outcome.lowered, outcome.timeline
     view = max(lowered.views, key=lambda v: float(timeline.end[v.compute].max()))

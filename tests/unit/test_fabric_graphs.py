@@ -3,7 +3,6 @@
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from sim.errors import InputError
 from sim.fabric import KINDS, compile_fabric
 from sim.fabric.links import constants
 from sim.inputs.topology import Edge, Graph, Topology, Vertex
+from tests.unit.clock import least
 from tests.unit.machines import H100, dgx_a100, dgx_h100, pcie_box
 
 
@@ -214,15 +214,6 @@ def test_rings_of_any_group(nodes, nics, kind, per_leaf, data):
         for way in (0, 1):
             ports = np.concatenate([fabric.nic_ports(node, j)[way] for j in range(nics)])
             assert demand[ports].sum() == pytest.approx(1.0)
-
-
-def least(job, times=5):
-    best = float("inf")
-    for _ in range(times):
-        began = time.process_time()
-        job()
-        best = min(best, time.process_time() - began)
-    return best
 
 
 def test_compiling_is_quick():
