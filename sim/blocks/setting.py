@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
+from sim.inputs.base import fields_but
 from sim.inputs.model import Model
 from sim.inputs.modelling import (
     ASYNC,
@@ -24,7 +25,7 @@ from sim.inputs.rows import Computed
 from sim.inputs.shares import batch_on
 from sim.inputs.trainer import trainer_of
 from sim.inputs.versions import older, sdpa_since
-from sim.inputs.workload import Method, Workload, fields_but
+from sim.inputs.workload import Method, Workload
 from sim.mesh.routing import busiest_load
 from sim.records import dataclass
 from sim.units import DTYPE_BYTES
