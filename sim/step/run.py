@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from sim.blocks.parameters import tree_of
 from sim.engine import run
-from sim.fabric import compile_fabric
-from sim.fabric.role import Role
-from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.lowering.costs import Priced, Prices, price
+from sim.lowering.costs import Priced, Prices
 from sim.lowering.frames import folds, lowered, stacks
 from sim.lowering.lower import Lowered, RankView
 from sim.program import Timeline
@@ -23,10 +19,9 @@ from sim.step.bounds import LONG, PROBED, check_size, ops_of
 from sim.step.breakdown import Breakdown, measure
 from sim.step.intervals import F8
 from sim.step.overlap import between_nodes
-from sim.step.rhythm import cycle_of, fewest, middle_of, shortened, stretch_of
-from sim.step.straggle import Ranks, ranks_of
-from sim.step.variation import Progress, Variation, capacities, jittered, speeds
-from sim.strategies import plans_of
+from sim.step.ready import Ready, priced_of, ready_of
+from sim.step.rhythm import fewest, middle_of, shortened, stretch_of
+from sim.step.variation import Progress, Variation, jittered
 
 
 class Window(NamedTuple):
@@ -134,13 +129,13 @@ def run_replicas(
         steps = simulated.gradient_accumulation
         if known is None and steps > PROBED * workload.parallelism.pipeline_parallel > PROBED:
             few = fewest(workload)
-            known = _priced(topology, few, variation, level), few.gradient_accumulation
+            known = priced_of(topology, few, variation, level), few.gradient_accumulation
         if known is not None:
             times = steps / known[1]
             if even is not None and times * ops_of(known[0]) > LONG:
                 return even[:2]
             check_size(known[0], level, variation.replicas, times)
-        ready = _ready(topology, workload, simulated, variation, level, layers)
+        ready = ready_of(topology, workload, simulated, variation, level, layers)
         known = ready.priced, steps
         found = _replicas(ready, variation, engine, progress)
         if found is not None and found.exact:
@@ -158,7 +153,7 @@ class _Found(NamedTuple):
 
 
 def _replicas(
-    ready: _Ready, variation: Variation, engine: str, progress: Progress | None
+    ready: Ready, variation: Variation, engine: str, progress: Progress | None
 ) -> _Found | None:
     """As `run_replicas`; None where micro-steps that are left out are like none of those run."""
     program = lowered(ready.priced)
@@ -196,56 +191,6 @@ def _replicas(
     if draws < variation.replicas:
         times = np.full(variation.replicas, times[0])
     return _Found(found, times, exact) if found else None
-
-
-class _Ready(NamedTuple):
-    """A priced step."""
-
-    priced: Priced
-    ranks: Mapping[Role, Ranks]  # as the kernels of a role were slowed
-    repeats: int  # micro-steps that are left out
-    cycle: int  # that stand for others together
-
-
-def _priced(
-    topology: Topology, workload: Workload, variation: Variation, level: str,
-    prices: Prices | None = None,
-) -> Priced:  # fmt: skip
-    fabric = compile_fabric(topology)
-    plans = plans_of(workload, tree_of(workload), mesh_of(topology, workload))
-    slow = speeds(variation, fabric)
-    known = topology.calibration
-    if known is not None and _told(topology, variation):
-        slow = np.ones(fabric.n_ranks) if slow is None else slow
-        slow[-1] *= known.slowest_gpu
-    return price(plans, workload, fabric, level, slow, capacities(variation, fabric), prices)
-
-
-def _told(topology: Topology, variation: Variation) -> bool:
-    """Whether a calibration found one GPU slower, which then says how ranks differ."""
-    known = topology.calibration
-    return known is not None and known.slowest_gpu != 1.0 and not variation.jitter
-
-
-def _ready(
-    topology: Topology,
-    workload: Workload,
-    simulated: Workload,
-    variation: Variation,
-    level: str,
-    layers: int | None,
-    prices: Prices | None = None,
-) -> _Ready:
-    priced = _priced(topology, simulated, variation, level, prices)
-    check_size(priced, level, variation.replicas)
-    ranks: tuple[Ranks, ...] = ()
-    if not _told(topology, variation):
-        ranks = ranks_of(priced, simulated, variation.jitter, _deep(workload, layers))
-    if not variation.jitter:
-        priced = _as_the_slowest(priced, ranks)
-    by_role = {part.role: mine for part, mine in zip(priced.parts, ranks, strict=False)}
-    repeats = workload.gradient_accumulation - simulated.gradient_accumulation
-    return _Ready(priced, by_role, repeats, cycle_of(simulated) if repeats else 1)
 
 
 class Job(NamedTuple):
@@ -297,11 +242,11 @@ def run_together(jobs: Sequence[Job], engine: str) -> Iterator[Ran]:
     engine : str
         As for `run_step`.
     """
-    together: dict[int, _Ready] = {}
+    together: dict[int, Ready] = {}
     for place, (topology, workload, layers, prices) in enumerate(jobs):
         if workload.parallelism.pipeline_parallel == 1:
             few = next(shortened(workload))
-            ready = _ready(topology, workload, few, Variation(), "folded", layers, prices)
+            ready = ready_of(topology, workload, few, Variation(), "folded", layers, prices)
             if folds(ready.priced):
                 together[place] = ready
                 continue
@@ -318,7 +263,7 @@ def run_together(jobs: Sequence[Job], engine: str) -> Iterator[Ran]:
 
 
 def _ran(
-    places: list[int], ready: Sequence[_Ready], lowered: Lowered, timeline: Timeline,
+    places: list[int], ready: Sequence[Ready], lowered: Lowered, timeline: Timeline,
     stretch: tuple[float, float] | None = None,
 ) -> Ran:  # fmt: skip
     """Measures of steps, in which a middle one counts once more as often as it repeats.
@@ -361,23 +306,6 @@ def _ran(
     ]
     wholes = [whole for whole, *_ in found]
     return Ran(places, lowered, timeline, priced, wholes, middles, repeats, windows)
-
-
-def _deep(workload: Workload, layers: int | None) -> Workload:
-    if layers is None or layers == workload.model.layers:
-        return workload
-    model = workload.model.model_copy(update={"layers": layers})
-    return workload.model_copy(update={"model": model})
-
-
-def _as_the_slowest(priced: Priced, ranks: Sequence[Ranks]) -> Priced:
-    """The same step where every rank is as slow as the slowest is in the mean."""
-    pace = np.array([1.0 / each.slowdown for each in ranks])
-    if (pace == 1.0).all():
-        return priced
-    classes = priced.compiled.classes
-    classes = classes._replace(speed=classes.speed * pace[classes.role])
-    return priced._replace(compiled=priced.compiled._replace(classes=classes))
 
 
 def _slowest(lowered: Lowered, timeline: Timeline) -> RankView:

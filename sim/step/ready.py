@@ -1,0 +1,111 @@
+"""A step ready to be lowered: plans priced, kernels as slow as the slowest rank of a role is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.blocks.parameters import tree_of
+from sim.fabric import compile_fabric
+from sim.fabric.role import Role
+from sim.inputs.shares import mesh_of
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
+from sim.lowering.costs import Priced, Prices, price
+from sim.step.bounds import check_size
+from sim.step.rhythm import cycle_of
+from sim.step.straggle import Ranks, ranks_of
+from sim.step.variation import Variation, capacities, speeds
+from sim.strategies import plans_of
+
+
+class Ready(NamedTuple):
+    """A priced step."""
+
+    priced: Priced
+    ranks: Mapping[Role, Ranks]  # as the kernels of a role were slowed
+    repeats: int  # micro-steps that are left out
+    cycle: int  # that stand for others together
+
+
+def priced_of(
+    topology: Topology, workload: Workload, variation: Variation, level: str,
+    prices: Prices | None = None,
+) -> Priced:  # fmt: skip
+    """A job's plans and what they cost, on ranks that are alike but for `variation`."""
+    fabric = compile_fabric(topology)
+    plans = plans_of(workload, tree_of(workload), mesh_of(topology, workload))
+    slow = speeds(variation, fabric)
+    known = topology.calibration
+    if known is not None and _told(topology, variation):
+        slow = np.ones(fabric.n_ranks) if slow is None else slow
+        slow[-1] *= known.slowest_gpu
+    return price(plans, workload, fabric, level, slow, capacities(variation, fabric), prices)
+
+
+def _told(topology: Topology, variation: Variation) -> bool:
+    """Whether a calibration found one GPU slower, which then says how ranks differ."""
+    known = topology.calibration
+    return known is not None and known.slowest_gpu != 1.0 and not variation.jitter
+
+
+def ready_of(
+    topology: Topology,
+    workload: Workload,
+    simulated: Workload,
+    variation: Variation,
+    level: str,
+    layers: int | None,
+    prices: Prices | None = None,
+) -> Ready:
+    """A step to lower.
+
+    Parameters
+    ----------
+    topology, workload : specs
+        Checked by the loader.
+    simulated : Workload
+        The same with all of its micro-steps or fewer.
+    variation : Variation
+        Jitter and slow parts.
+    level : str
+        ``folded``, ``ranks`` or ``steps``.
+    layers : int or None
+        Of the whole model, where `workload` has some of its blocks.
+    prices : Prices, optional
+        Of steps that differ in blocks and micro-steps alone.
+
+    Raises
+    ------
+    InputError
+        Its program would be absurd.
+    """
+    priced = priced_of(topology, simulated, variation, level, prices)
+    check_size(priced, level, variation.replicas)
+    ranks: tuple[Ranks, ...] = ()
+    if not _told(topology, variation):
+        ranks = ranks_of(priced, simulated, variation.jitter, _deep(workload, layers))
+    if not variation.jitter:
+        priced = _as_the_slowest(priced, ranks)
+    by_role = {part.role: mine for part, mine in zip(priced.parts, ranks, strict=False)}
+    repeats = workload.gradient_accumulation - simulated.gradient_accumulation
+    return Ready(priced, by_role, repeats, cycle_of(simulated) if repeats else 1)
+
+
+def _deep(workload: Workload, layers: int | None) -> Workload:
+    if layers is None or layers == workload.model.layers:
+        return workload
+    model = workload.model.model_copy(update={"layers": layers})
+    return workload.model_copy(update={"model": model})
+
+
+def _as_the_slowest(priced: Priced, ranks: Sequence[Ranks]) -> Priced:
+    """The same step where every rank is as slow as the slowest is in the mean."""
+    pace = np.array([1.0 / each.slowdown for each in ranks])
+    if (pace == 1.0).all():
+        return priced
+    classes = priced.compiled.classes
+    classes = classes._replace(speed=classes.speed * pace[classes.role])
+    return priced._replace(compiled=priced.compiled._replace(classes=classes))
