@@ -119,12 +119,14 @@ def messages_wait(row: Layout) -> bool:
     Runs over nodes are of two kinds. Where what tensor-parallel ranks gather weighs, those whose
     messages wait took the memory of layers that gather it again, the others that of layers that
     keep it: `[messages_wait]` of the data says from which share on it is kept, of which rows their
-    memory tells, and of which others all that it tells of are alike.
+    memory tells, of which others all that it tells of are alike, and what no other run took.
     """
     waits = table(TABLE)["messages_wait"]
     if row.pp == 1 or row.nodes == 1:
         return False
     if row.nodes in waits["nodes"] or row.tp in waits["tensor_parallel"]:
+        return True
+    if row.memory_gb is not None and row.memory_gb > waits["memory_gb"]:
         return True
     return (kept := kept_share(row)) is not None and kept < waits["kept"]
 

@@ -93,11 +93,11 @@ _CAUSES = (
     "data-parallel ranks 0.63, micro-batches 0.61, ZeRO 0.58, communicators and peers of a rank "
     "0.57, data-parallel micro-batches 0.55, stages 0.54, collectives 0.53. So two versions of "
     "the trainer ran, or two environments; all rows on 64 nodes and with t = 32 whose memory "
-    "tells are of the slow kind, and the rest of them is taken to be. The time is one number, "
-    "fitted on rows that are not held back; those held back follow it as well (`messages wait`, "
-    "below `kind`). It is not said of rows whose memory does not tell: without ZeRO on 8 and 16 "
-    "nodes all with 16 or more micro-batches (29) are slow by it, and ZeRO-1 above 66 GB (12), "
-    "near what a GPU holds.",
+    "tells are of the slow kind, and the rest of them is taken to be, and so are rows of more "
+    "than 70 GB, which no run of the other kind took. The time is one number, fitted on rows "
+    "that are not held back; those held back follow it as well (`messages wait`, below `kind`). "
+    "It is not said of rows whose memory does not tell, of which without ZeRO on 8 and 16 nodes "
+    "all with 16 or more micro-batches (29) are slow by it.",
     f"Rows are at odds with others if one of their micro-batches takes more than {AT_ODDS:g} times "
     "what an equal or larger one takes on the same stages and tensor-parallel ranks elsewhere "
     "in the table, in runs of the same kind.",

@@ -104,9 +104,10 @@ def test_memory_tells_runs_whose_messages_wait():
 
 
 def test_which_other_runs_messages_wait_in():
-    """All of 64 nodes and of t = 32; none of a node alone, or without a pipeline."""
+    """All of 64 nodes, of t = 32 and of over 70 GB; none of a node alone, or without a pipeline."""
     assert messages_wait(layout(nodes=64, dp=128, tp=2))
     assert messages_wait(layout(nodes=8, dp=1, tp=32))
-    assert not messages_wait(layout(tp=4))
+    assert messages_wait(layout(nodes=2, dp=8, memory_gb=76.7))
+    assert not messages_wait(layout(tp=4, memory_gb=76.7))
     assert not messages_wait(layout(nodes=64, dp=64, pp=1, tp=8))
     assert not messages_wait(layout(nodes=2, dp=4, tp=2))  # two stages: memory does not tell
