@@ -106,7 +106,7 @@ class Bounds:
         )  # fmt: skip
         if key not in self._micro:
             whole = {"replicate": 1, "shard": None, "offload": "none", "pipeline_parallel": 1}
-            plain = p.model_copy(update=whole)
+            plain = p.model_copy(update=whole | {"expert_parallel": cut["expert_parallel"]})
             if not same:
                 plain = type(p)().model_copy(update=cut)
             one = workload.model_copy(

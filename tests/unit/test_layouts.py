@@ -72,6 +72,16 @@ def test_every_factorisation_is_there_once():
     assert found[0][:4] == (1, 1, 1, 1)
 
 
+def test_a_bound_of_more_ranks_for_experts_than_a_node_has():
+    """Eight layers of Qwen3-30B-A3B, e = 16 on 2 x 8: bounded on a node with e = 8."""
+    few = ["model={base: qwen3-30b-a3b, layers: 8}", "nodes=2", "parallelism.expert_parallel=16"]
+    found = loaded(*few, "micro_batch=1", "gradient_accumulation=1", "loss=chunked")
+    machine = machines(Wanted(), ["dgx-h100"])[0][0]
+    candidate = Candidate(machine, found.topology, found.workload)
+    took = step(found.topology, found.workload).time_s
+    assert 0.1 * took < Bounds().of(candidate).step_s < took
+
+
 def test_long_sequences_and_experts_are_cut_too():
     assert {f[2] for f in cuts(8, 8, "sequence_length=16384")} == {1, 2, 4}
     experts = cuts(8, 8, "model=mixtral-8x7b")
