@@ -159,11 +159,6 @@ def path_of(side: Side, argument: File) -> Path:
     looks_like_path = "/" in text or "\\" in text or path.suffix in (".yaml", ".yml", ".json")
     if looks_like_path or is_folder(path):
         return path  # reading it says what is wrong
-    from sim.inputs.models import shape_named  # readers of models cost an import
-
-    if side == "workload" and (model := shape_named(text)):
-        message = f"is a model, not a workload; write a workload and --set model={model}"
-        raise InputError.single(text, message)
     names = catalogue.names(kind)
     hint = did_you_mean(text, names)
     if not hint.startswith("; did"):

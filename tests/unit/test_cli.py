@@ -89,7 +89,6 @@ def test_host_memory_that_does_not_suffice_is_named(call):
         ((*QUICK, "-o", "."), "cannot write: Is a directory"),
         (("run", ".", "mistral-7b-lora"), "is a folder"),
         (("memory", "dgx-h100", "nothing"), "no workload of that name"),
-        (("memory", "dgx-h100", "qwen3-30b-a3b"), "is a model, not a workload; write a workload"),
         (("collective", "dgx-h100", "--sizes", "1K:"), "sizes"),
         (("topo", "show", "dgx-h1000"), "no topology of that name"),
     ],
