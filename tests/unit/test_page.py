@@ -390,6 +390,12 @@ def test_a_cursor_says_what_stands_at_each_place():
     assert axes(920, Axis("t", 0, 999, str), y, [Cursor(many)], "t").count('"cursor"') <= 120
 
 
+def test_the_odds_of_running_out_are_never_said_to_be_none(pages):
+    text, document = pages("run")
+    assert document["memory"]["fit_probability"] > 0.9999
+    assert "the odds that it runs out of memory are below 0.1 %." in " ".join(text.split())
+
+
 def test_the_memory_under_the_cursor_is_that_of_the_table(pages):
     text, _ = pages("run on one GPU")
     figure = re.search(r'<figure data-name="memory">(.*?)</figure>', text, re.S).group(1)

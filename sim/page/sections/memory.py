@@ -18,6 +18,7 @@ from sim.result.memory import MemoryAnswer
 from sim.step.spans import Held, StepTimeline
 from sim.units import GIB
 
+_NONE = 0.001  # odds that are not told from none
 _LEAST = 0.002  # of the capacity: thinner layers are not drawn
 _MARKS = ("s7", "s0", "s4", "s2", "s5", "s1", "s3", "s6", "s8", "s9", "s10")
 
@@ -28,10 +29,12 @@ def section(dossier: Dossier) -> PageSection | None:
     if case is None:
         return None
     m = case.result.memory
+    lost = 1.0 - m.fit_probability
+    odds = percent(lost) if lost >= _NONE else f"below {percent(_NONE)}"
     lead = (
         f"{gib(m.needed_bytes)} of {gib(m.capacity_bytes)} must live at once "
         f"({percent(m.needed_bytes / m.capacity_bytes)}), at its highest in {m.peak_moment}; the "
-        f"odds that it runs out of memory are {percent(1.0 - m.fit_probability)}."
+        f"odds that it runs out of memory are {odds}."
     )
     parts: list[Piece] = [
         memory_chart(c.label, c.timeline) for c in dossier.cases if c.timeline is not None
