@@ -114,8 +114,8 @@ def apart(drawn: Sequence[tuple[str, StepTimeline]]) -> Table:
     ]
     rows.append(["what is drawn", _time(first.end_s), _time(second.end_s),
                  _later(second.end_s - first.end_s)])  # fmt: skip
-    columns = [left("on the compute stream"), Column(a), Column(b), Column(f"{b} over {a}")]
-    return Table(columns, rows, "Where they differ")
+    columns = [left("on the compute stream"), Column(a), Column(b), Column("difference")]
+    return Table(columns, rows, f"Where they differ: {b} over {a}")
 
 
 def _filled(one: StepTimeline) -> dict[str, float]:
