@@ -25,7 +25,7 @@ from sim.strategies.plan import Plan
 
 MAX_OPS = 600_000  # of all frames that are kept: some 60 MB
 _Key = tuple[object, ...]
-HIGHEST = 32  # programs of a stack: its columns stay in a processor's cache
+HIGHEST = 100_000  # ops of a stack: its columns stay in a processor's cache
 
 
 class _Frame(NamedTuple):
@@ -59,7 +59,7 @@ class Stack(NamedTuple):
 
 
 def stacks(many: Sequence[Priced]) -> Iterator[Stack]:
-    """The programs of steps of which each `folds`, in stacks of at most `HIGHEST`."""
+    """The programs of steps of which each `folds`, in stacks of at most `HIGHEST` ops."""
     found: dict[tuple[_Key, _Key], list[int]] = {}
     for i, priced in enumerate(many):
         rows, classes = priced.parts[0].rows, priced.compiled.classes
@@ -69,9 +69,10 @@ def stacks(many: Sequence[Priced]) -> Iterator[Stack]:
         )  # fmt: skip
         found.setdefault((_key(priced), like), []).append(i)
     for (key, _), places in found.items():
-        for begin in range(0, len(places), HIGHEST):
-            mine = places[begin : begin + HIGHEST]
-            frame, _ = _frame_of(key, many[mine[0]])
+        frame, _ = _frame_of(key, many[places[0]])
+        high = max(1, HIGHEST // frame.place.size)
+        for begin in range(0, len(places), high):
+            mine = places[begin : begin + high]
             yield Stack(mine, _filled([many[i] for i in mine], frame))
 
 

@@ -9,12 +9,14 @@ only after many blocks; docs/decisions/0008-one-step.md has what is left of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.blocks.layer import layer_kinds
+from sim.inputs.model import Model
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.lowering.lower import Lowered, RankView
@@ -42,10 +44,15 @@ def repeats(workload: Workload) -> bool:
 
 
 def of_layers(workload: Workload, layers: int) -> Workload:
-    """The same job with fewer blocks."""
-    return workload.model_copy(
-        update={"model": workload.model.model_copy(update={"layers": layers})}
-    )
+    """The same job with another number of blocks."""
+    if layers == workload.model.layers:
+        return workload
+    return workload.model_copy(update={"model": _model_of(workload.model, layers)})
+
+
+@lru_cache(maxsize=64)
+def _model_of(model: Model, layers: int) -> Model:
+    return model.model_copy(update={"layers": layers})
 
 
 def factors(layers: N) -> tuple[N, N]:

@@ -15,6 +15,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced, Prices, price
 from sim.step.bounds import check_size
+from sim.step.depth import of_layers
 from sim.step.rhythm import cycle_of
 from sim.step.straggle import Ranks, ranks_of
 from sim.step.variation import Variation, capacities, speeds
@@ -86,19 +87,13 @@ def ready_of(
     check_size(priced, level, variation.replicas)
     ranks: tuple[Ranks, ...] = ()
     if not _told(topology, variation):
-        ranks = ranks_of(priced, simulated, variation.jitter, _deep(workload, layers))
+        whole = workload if layers is None else of_layers(workload, layers)
+        ranks = ranks_of(priced, simulated, variation.jitter, whole)
     if not variation.jitter:
         priced = _as_the_slowest(priced, ranks)
     by_role = {part.role: mine for part, mine in zip(priced.parts, ranks, strict=False)}
     repeats = workload.gradient_accumulation - simulated.gradient_accumulation
     return Ready(priced, by_role, repeats, cycle_of(simulated) if repeats else 1)
-
-
-def _deep(workload: Workload, layers: int | None) -> Workload:
-    if layers is None or layers == workload.model.layers:
-        return workload
-    model = workload.model.model_copy(update={"layers": layers})
-    return workload.model_copy(update={"model": model})
 
 
 def _as_the_slowest(priced: Priced, ranks: Sequence[Ranks]) -> Priced:

@@ -278,7 +278,7 @@ def _simulated(keys: Sequence[_Key], engine: str) -> list[_Measured]:
         for ran in run_together(jobs, engine):
             yield ran, [which[place] for place in ran.places]
 
-    deep: dict[int, tuple[Ran, int, Pace]] = {}
+    deep: dict[int, tuple[_Measured, Breakdown, Pace, int]] = {}
     asked = [i for i, key in enumerate(keys) if repeats(key.workload)]
     for ran, places in together(asked, DEEP):
         pace = pace_of(ran.lowered, ran.timeline, DEEP)
@@ -286,17 +286,17 @@ def _simulated(keys: Sequence[_Key], engine: str) -> list[_Measured]:
             zip(places, settled(pace, _layers(keys, places)).tolist(), strict=True)
         ):
             if even:
-                deep[i] = ran, row, pace
+                deep[i] = _measured(ran, row), ran.whole[row], pace, row
     for ran, places in together(list(deep), SHALLOW):
         mine = [deep[i] for i in places]
-        further = rows_of([(pace, row) for _, row, pace in mine])
-        parts = list(zip(ran.whole, (other.whole[row] for other, row, _ in mine), strict=True))
+        further = rows_of([(pace, row) for *_, pace, row in mine])
+        parts = list(zip(ran.whole, (whole for _, whole, *_ in mine), strict=True))
         pace = pace_of(ran.lowered, ran.timeline, SHALLOW)
         same = alike(pace, further, parts, _layers(keys, places)).tolist()
-        for row, (i, (other, its, _)) in enumerate(zip(places, mine, strict=True)):
+        for row, (i, (other, *_)) in enumerate(zip(places, mine, strict=True)):
             if same[row]:
-                both = _measured(ran, row), _measured(other, its)
-                found[i] = _extended(*both, keys[i].workload.model.layers)
+                layers = keys[i].workload.model.layers
+                found[i] = _extended(_measured(ran, row), other, layers)
     rest = [i for i in range(len(keys)) if i not in found]
     for ran, places in together(rest, None):
         for row, i in enumerate(places):

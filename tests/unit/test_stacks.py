@@ -14,6 +14,7 @@ from sim.errors import EngineError, InputError
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load, prepare
 from sim.inputs.shares import mesh_of
+from sim.lowering import frames
 from sim.lowering.costs import Prices, price
 from sim.lowering.frames import folds, lowered, stacks
 from sim.program import revalue
@@ -124,6 +125,12 @@ def test_a_row_of_a_stack_is_the_program_alone(stack):
         np.testing.assert_array_equal(  # the stack keeps those curves alone that are in use
             row.program.curves[row.program.curve[has]], one.program.curves[one.program.curve[has]]
         )
+
+
+def test_a_stack_is_no_higher_than_memory_wants(monkeypatch):
+    many = [priced([f"sequence_length={n}"]) for n in (1024, 2048, 4096)]
+    monkeypatch.setattr(frames, "HIGHEST", 2 * lowered(many[0]).plan_op.size)
+    assert [found.places for found in stacks(many)] == [[0, 1], [2]]
 
 
 @pytest.mark.parametrize("engine", ["compiled", "python"])
