@@ -127,7 +127,7 @@ def simulated_profile(loaded: Loaded, rank: int) -> Profile:
     classes = found.outcome.priced.compiled.classes
     alike = classes.ranks[classes.of[rank]]  # the rank that stands for its like
     document = replace(found, ranks=(alike,)).to_dict()
-    return profile_of(document, document["traceEvents"], found.title)
+    return replace(profile_of(document, document["traceEvents"], found.title), rank=rank)
 
 
 def compared(recorded: Profile, simulated: Profile) -> TraceDifference:

@@ -82,7 +82,7 @@ class Trace(Document):
             "schemaVersion": 1,
             "traceName": self.title,
             "displayTimeUnit": "ms",
-            "distributedInfo": {"backend": "nccl", "rank": 0, "world_size": world},
+            "distributedInfo": {"backend": "nccl", "rank": shown[0][1].rank, "world_size": world},
             "microSteps": {"shown": self.shown, "of": self.micro_steps},
             "pace": _pace(self.outcome.breakdown),
             "criticalPath": _shares(lowered, timeline, path),

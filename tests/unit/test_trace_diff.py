@@ -146,6 +146,16 @@ def test_a_slower_machine_shows_where(ours: Path) -> None:
     assert again.content()["difference_s"] == 0.0
 
 
+def test_our_own_trace_of_a_later_stage_differs_in_nothing(tmp_path: Path) -> None:
+    sets = ["parallelism.pipeline_parallel=2", "gradient_accumulation=2"]
+    last = sim.trace("dgx-h100", "llama3-8b-sft", overrides=sets, ranks=[7], all_micro_steps=True)
+    path = tmp_path / "rank7.json"
+    path.write_text(last.to_json())
+    found = sim.trace_diff(path, "dgx-h100", "llama3-8b-sft", overrides=sets)
+    assert (found.recorded.rank, found.simulated.rank) == (7, 7)
+    assert [part for part in found.parts if part.difference_s] == []
+
+
 def test_a_rank_of_a_pipeline_is_compared_with_its_own_stage() -> None:
     sets = ["parallelism.pipeline_parallel=2", "gradient_accumulation=4"]
     last = sim.trace("dgx-h100", "llama3-8b-sft", overrides=sets, ranks=[7], all_micro_steps=True)
