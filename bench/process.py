@@ -22,6 +22,12 @@ REFUSED = (
 SMALL = ("run", "dgx-h100", "llama3-8b-sft")
 HUGE = ("run", "dgx-h100", "llama3-70b-full", "--set", "nodes=2048")
 LARGE = ("run", "dgx-h100", "llama3-70b-full", "--set", "nodes=2")
+SIZE = ("size", "llama3-8b-sft", "--deadline", "24 h", "--gpu", "h100")
+SCREEN = (
+    "sweep", "dgx-h100", "llama3-70b-full", "--screen", "cost_usd", "--vary", "nodes=1..64",
+    "--vary", "micro_batch=1,2,3,4,6,8", "--vary", "gradient_accumulation=1,2,4,8",
+    "--vary", "activation_checkpointing=none,full", "--vary", "optimizer=adamw,adamw-8bit",
+)  # fmt: skip
 
 
 def processes(repeat: int) -> list[Row]:
@@ -45,6 +51,10 @@ def processes(repeat: int) -> list[Row]:
             _row(folder, "the same, no curve", 0.0, repeat, *SMALL, "--no-scaling"),
             _row(folder, "`run`, 70B on 2 x 8 GPUs", 0.6, repeat, *LARGE),
             _row(folder, "`run`, 70B on 2,048 x 8 GPUs", 1.0, repeat, *HUGE),
+            _row(folder, "`size`, the README's question", 1.0, 1, *SIZE),
+            _row(folder, "`validate`", 3.0, 1, "validate"),
+            _row(folder, "`sweep --screen`, 70B, 6,144 configurations", 0.0, 1, *SCREEN, "--store",
+                 str(folder / "screen.sqlite")),
         ]  # fmt: skip
     return rows
 

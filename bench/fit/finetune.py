@@ -24,9 +24,9 @@ from sim.calibration.validate_finetune import (
     GROUPS,
     machine_of,
     method_of,
-    predict_all,
     scaling,
 )
+from sim.calibration.validate_training import predict_all
 from sim.published.finetune import finetune_rows
 
 

@@ -9,15 +9,13 @@ import functools
 from collections.abc import Callable, Hashable, Iterable
 from typing import NamedTuple
 
-from sim.calibration.validate_training import TrainingGroup, TrainingPoint, errors_of, predict
-from sim.inputs.base import fields_but
+from sim.calibration.validate_training import TrainingGroup, TrainingPoint, errors_of, predict_all
 from sim.published.finetune import finetune_rows
 from sim.published.rows import MeasuredRow
 
 NOISE = (
     0.02  # of one measurement: repeats of a run differ by 0.8 % in the median, 7 % in one of ten
 )
-_A_PLAN = frozenset(("name", "sequence_length", "micro_batch"))
 
 
 def method_of(row: MeasuredRow) -> str:
@@ -91,17 +89,6 @@ class FinetuneValidation(NamedTuple):
     def refused(self) -> list[TrainingPoint]:
         """Runs that ran and are said not to fit."""
         return [p for p in self.points if not p.memory.fits]
-
-
-def predict_all(rows: Iterable[MeasuredRow]) -> tuple[TrainingPoint, ...]:
-    """Every row predicted, in their order; those of one plan are evaluated together."""
-    rows = tuple(rows)
-    alike: dict[Hashable, list[MeasuredRow]] = {}
-    for row in rows:
-        key = (row.gpus, row.topology.nodes, fields_but(row.workload, _A_PLAN))
-        alike.setdefault(key, []).append(row)
-    found = {row.id: predict(row) for group in alike.values() for row in group}
-    return tuple(found[row.id] for row in rows)
 
 
 @functools.cache

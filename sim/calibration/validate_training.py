@@ -13,16 +13,17 @@ from __future__ import annotations
 import functools
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import NamedTuple
 
 from sim.blocks.parameters import count_parameters
 from sim.calibration.validate_collectives import quantile
 from sim.inputs.shares import batch_on
+from sim.inputs.base import fields_but
 from sim.memory.report import MemoryReport
 from sim.published.rows import MeasuredRow, training_rows
 from sim.step.breakdown import Breakdown
-from sim.step.step import step
+from sim.step.step import steps
 
 SIZES = (("< 500M", 5e8), ("500M-2B", 2e9), ("2-5B", 5e9), ("5-10B", 1e10), ("10-20B", 2e10),
          ("20-50B", 5e10), ("> 50B", float("inf")))  # fmt: skip
@@ -110,17 +111,38 @@ class TrainingValidation(NamedTuple):
         return [p for p in self.points if p.row.status == "complete"]
 
 
-@functools.cache
+#: rows whose steps are simulated together
+_TOGETHER = 192
+#: what rows of one plan may differ in
+_A_PLAN = frozenset(("name", "sequence_length", "micro_batch"))
+_points: dict[MeasuredRow, TrainingPoint] = {}
+
+
 def predict(row: MeasuredRow) -> TrainingPoint:
     """What the model says about one row."""
-    found = step(row.topology, row.workload)
-    return TrainingPoint(row, found.breakdown, found.memory, found.retries_s)
+    return predict_all((row,))[0]
+
+
+def predict_all(rows: Iterable[MeasuredRow]) -> tuple[TrainingPoint, ...]:
+    """What it says about every row, in their order; steps of one structure are run together."""
+    rows = tuple(rows)
+    missing: dict[Hashable, list[MeasuredRow]] = {}
+    for row in dict.fromkeys(rows):
+        if row not in _points:
+            key = (row.gpus, row.topology.nodes, fields_but(row.workload, _A_PLAN))
+            missing.setdefault(key, []).append(row)
+    order = [row for alike in missing.values() for row in alike]
+    for begin in range(0, len(order), _TOGETHER):
+        part = order[begin : begin + _TOGETHER]
+        for row, found in zip(part, steps([(r.topology, r.workload) for r in part]), strict=True):
+            _points[row] = TrainingPoint(row, found.breakdown, found.memory, found.retries_s)
+    return tuple(_points[row] for row in rows)
 
 
 @functools.cache
 def validate_training() -> TrainingValidation:
     """Compare every published speed with the model; quick, depth is extrapolated."""
-    points = tuple(predict(row) for row in training_rows() if row.tokens_per_s_per_gpu)
+    points = predict_all(row for row in training_rows() if row.tokens_per_s_per_gpu)
     complete = [p for p in points if p.row.status == "complete"]
     return TrainingValidation(points, summarise(complete), tuple(_pairs(complete)))
 

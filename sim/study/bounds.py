@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from math import gcd, lcm
 from typing import Any, NamedTuple
@@ -21,11 +22,12 @@ from sim.blocks.layer import layer_kinds
 from sim.inputs.check_mesh import blocks_of, shape_of
 from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_of
+from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.pipeline.schedules import SCHEDULES
 from sim.result.peak import peak_of
 from sim.step.shares import shares
-from sim.step.step import step
+from sim.step.step import StepReport, steps
 from sim.study.candidates import Candidate
 
 #: kernels that every plan of a micro-batch and checkpointing runs alike
@@ -88,43 +90,75 @@ class Bounds:
         busy = sum(kernels.values()) + each * micro.exchanges_s
         return Bound(max(busy * _filling(workload), _busiest(workload, micro)), kernels)
 
+    def known(self, candidate: Candidate) -> bool:
+        """Whether its micro-step is simulated already."""
+        return self._key(candidate) in self._micro
+
+    def ask(self, candidates: Iterable[Candidate]) -> None:
+        """Simulate together the micro-steps that candidates need and that are not known."""
+        asked = {self._key(c): c for c in candidates}
+        missing = {key: c for key, c in asked.items() if key not in self._micro}
+        alone = {key: _alone(c) for key, c in missing.items()}
+        for (key, c), found in zip(missing.items(), steps(list(alone.values())), strict=True):
+            self._micro[key] = _micro(c, found)
+
     def _micro_of(self, candidate: Candidate) -> _Micro:
-        workload = candidate.workload
-        node = candidate.topology.node
+        self.ask([candidate])
+        return self._micro[self._key(candidate)]
+
+    def _key(self, candidate: Candidate) -> Hashable:
+        """What its micro-step on one node depends on; hosts issue kernels of the same length."""
+        workload, node = candidate.workload, candidate.topology.node
         assert node is not None
-        p = workload.parallelism
-        cut = {
-            "context_parallel": p.context_parallel, "tensor_parallel": p.tensor_parallel,
-            "sequence_parallel": p.sequence_parallel, "loss_parallel": p.loss_parallel,
-            "expert_parallel": gcd(p.expert_parallel, node.gpus),
-        }  # fmt: skip
-        # the more ranks, the slower the slowest of them: one node of the same size bounds them all
-        same = strategy_of(workload).blocks_alike
-        key = (
-            same, node.gpu, node.gpus, node.cpu, candidate.extra, workload.micro_batch,
-            workload.activation_checkpointing, tuple(cut.values()),
+        return (
+            strategy_of(workload).blocks_alike, node.gpu, node.gpus, candidate.extra,
+            workload.micro_batch, workload.activation_checkpointing,
+            tuple(_cut(candidate).values()),
         )  # fmt: skip
-        if key not in self._micro:
-            whole = {"replicate": 1, "shard": None, "offload": "none", "pipeline_parallel": 1}
-            plain = p.model_copy(update=whole | {"expert_parallel": cut["expert_parallel"]})
-            if not same:
-                plain = type(p)().model_copy(update=cut)
-            one = workload.model_copy(
-                update={"parallelism": plain, "gradient_accumulation": 1, "global_batch": None}
-            )
-            ranks = lcm(node.gpus, p.context_parallel * p.tensor_parallel)
-            few = candidate.topology.model_copy(update={"nodes": ranks // node.gpus})
-            found = step(few, one)
-            b = found.breakdown
-            alike = {kind: b.kernels.get(kind, 0.0) for kind in _ALIKE + same * _WITHIN}
-            total = sum(alike.values())
-            # what collectives cost these kernels is not theirs; fewer experts a rank are quicker
-            safety = _FEWER_EXPERTS if p.expert_parallel > node.gpus else _SAFETY
-            share = safety * max(0.0, total - b.slowdown_s) / total
-            kernels = {kind: share * seconds for kind, seconds in alike.items()}
-            within = sum(shares(b, found.ranks).within_s.values())
-            self._micro[key] = _Micro(kernels, _EXCHANGES * within)
-        return self._micro[key]
+
+
+def _cut(candidate: Candidate) -> dict[str, Any]:
+    """How blocks are cut, experts no further than over a node."""
+    p = candidate.workload.parallelism
+    return {
+        "context_parallel": p.context_parallel, "tensor_parallel": p.tensor_parallel,
+        "sequence_parallel": p.sequence_parallel, "loss_parallel": p.loss_parallel,
+        "expert_parallel": gcd(p.expert_parallel, candidate.topology.gpus_per_node),
+    }  # fmt: skip
+
+
+def _alone(candidate: Candidate) -> tuple[Topology, Workload]:
+    """A micro-step on one node, or on as many as share a sequence.
+
+    The more ranks, the slower the slowest of them: one node of the same size bounds them all.
+    """
+    workload = candidate.workload
+    p = workload.parallelism
+    whole = {"replicate": 1, "shard": None, "offload": "none", "pipeline_parallel": 1}
+    cut = _cut(candidate)
+    plain = p.model_copy(update=whole | {"expert_parallel": cut["expert_parallel"]})
+    if not strategy_of(workload).blocks_alike:
+        plain = type(p)().model_copy(update=cut)
+    one = workload.model_copy(
+        update={"parallelism": plain, "gradient_accumulation": 1, "global_batch": None}
+    )
+    node = candidate.topology.gpus_per_node
+    ranks = lcm(node, p.context_parallel * p.tensor_parallel)
+    return candidate.topology.model_copy(update={"nodes": ranks // node}), one
+
+
+def _micro(candidate: Candidate, found: StepReport) -> _Micro:
+    """What of a simulated micro-step every plan of it runs."""
+    b, strategy = found.breakdown, strategy_of(candidate.workload)
+    kinds = _ALIKE + strategy.blocks_alike * _WITHIN
+    alike = {kind: b.kernels.get(kind, 0.0) for kind in kinds}
+    total = sum(alike.values())
+    # what collectives cost these kernels is not theirs; fewer experts a rank are quicker
+    fewer = candidate.workload.parallelism.expert_parallel > candidate.topology.gpus_per_node
+    share = (_FEWER_EXPERTS if fewer else _SAFETY) * max(0.0, total - b.slowdown_s) / total
+    within = sum(shares(b, found.ranks).within_s.values())
+    kernels = {kind: share * seconds for kind, seconds in alike.items()}
+    return _Micro(kernels, _EXCHANGES * within)
 
 
 def _filling(workload: Workload) -> float:

@@ -1,7 +1,7 @@
 """Best plan of a machine, exactly: branch and bound over candidates.
 
 Candidates are taken in order of their bound (`sim.study.bounds`); the cheap bound is replaced by
-the better one when its turn comes, then memory is checked, then the plan is simulated. The search
+better ones when its turn comes, then memory is checked, then the plan is simulated. The search
 ends when the next bound is not better than the best plan found.
 
 Pipelines are dear to simulate and their bounds wide: gathers, reductions and messages lie open at
@@ -108,10 +108,16 @@ class Simulated(Section):
         }
 
 
-#: what a candidate's place in the search rests on: the cheap bound, the better one, its cut's plans
-_ROUGH, _TIGHT, _EXPECTED = range(3)
+#: what a candidate's place in the search rests on: its FLOPs, its kernels, a job of so long steps
+#: with failures and energy, what plans of its cut take beyond that
+_ROUGH, _KERNELS, _TIGHT, _EXPECTED = range(4)
 #: part of what one plan of a cut takes beyond its bound that another of the cut surely does
 _LIKENESS = 0.8
+
+#: candidates next in order whose micro-steps are simulated together with one that is needed
+_AHEAD = 6
+#: bound, place, what the bound rests on, candidate
+_Entry = tuple[float, int, int, Candidate]
 
 Score = Callable[[Estimate], float]
 
@@ -170,7 +176,7 @@ class Searcher:
             Only scores below this are of interest.
         """
         order = itertools.count()
-        heap: list[tuple[float, int, int, Candidate]] = []
+        heap: list[_Entry] = []
         for candidate in candidates:
             tally.considered += 1
             bound = _rough(candidate, self.bounds.peak_s(candidate))
@@ -189,16 +195,14 @@ class Searcher:
             if how == _ROUGH and self._rooms.hopeless(candidate):
                 tally.too_large += 1
                 continue
-            if how < _EXPECTED:
-                beyond = self._beyond_s.get(cut_of(candidate.workload), 0.0) if how else 0.0
-                if not how or beyond:
-                    bound = self.bound(candidate, beyond)
-                    if allowed(bound):
-                        item = (max(bounded, score(bound)), next(order), how + 1, candidate)
-                        heapq.heappush(heap, item)
-                    else:
-                        tally.ruled_out += 1
-                    continue
+            better = self._better(candidate, how, heap)
+            if better is not None:
+                if allowed(better):
+                    item = (max(bounded, score(better)), next(order), how + 1, candidate)
+                    heapq.heappush(heap, item)
+                else:
+                    tally.ruled_out += 1
+                continue
             room = self._rooms.room(candidate)
             if room != "fits":
                 tally.at_risk += room == "at risk"
@@ -210,6 +214,18 @@ class Searcher:
             if allowed(plan.figures) and score(plan.figures) < lowest:
                 best, lowest = plan, score(plan.figures)
         return best
+
+    def _better(self, candidate: Candidate, how: int, heap: list[_Entry]) -> Estimate | None:
+        """A bound that rests on more than `how`; None where there is none."""
+        if how == _ROUGH:
+            if not self.bounds.known(candidate):
+                near = [one[-1] for one in heapq.nsmallest(_AHEAD, heap) if one[2] == _ROUGH]
+                self.bounds.ask([candidate, *near])
+            return _rough(candidate, self.bounds.of(candidate).step_s)
+        if how == _KERNELS:
+            return self.bound(candidate)
+        beyond = self._beyond_s.get(cut_of(candidate.workload), 0.0) if how == _TIGHT else 0.0
+        return self.bound(candidate, beyond) if beyond else None
 
     def _learn(self, plan: Simulated) -> None:
         """How far steps of a pipeline are above their bound, at the least."""
