@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from sim.blocks.parameters import count_parameters
 from sim.calibration.validate_collectives import quantile
-from sim.inputs.shares import batch_on
 from sim.inputs.base import fields_but
+from sim.inputs.shares import batch_on
 from sim.memory.report import MemoryReport
 from sim.published.rows import MeasuredRow, training_rows
 from sim.step.breakdown import Breakdown
