@@ -23,6 +23,7 @@ _LIMITS = (
     ("gradient_accumulation", 1_000_000), ("tokens", 1e18), ("samples", 10**15), ("steps", 10**12),
     ("epochs", 1e6),
 )  # fmt: skip
+_DEEPEST = 10_000  # layers: a step of so many takes 0.8 GB to simulate
 
 
 def findings(workload: Workload) -> Findings:
@@ -222,7 +223,7 @@ def _model(m: Model) -> Findings:
         value = getattr(m, key)
         if value < 1:
             yield fault("model-size", "workload", f"model.{key}", f"{value} is not at least 1")
-        elif value > 10_000_000:
+        elif value > (_DEEPEST if key == "layers" else 10_000_000):
             yield fault("absurd", "workload", f"model.{key}", f"{value} is more than any model has")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from sim.quantities import count, counted, duration, gib, percent
 from sim.report.job import job_section
@@ -152,15 +152,20 @@ def _time(result: Result) -> Bar:
     total = result.step.time_s
     shares = [(label, seconds / total) for label, seconds in parts_of(result.step).items()]
     more = []
-    if result.step.overlap_slowdown_s > 0.005 * total:
-        causes = ", ".join(
-            f"{cause} {duration(seconds)}"
-            for cause, seconds in result.step.overlap_slowdown.items()
-            if seconds > 0.001 * total
-        )
-        lost = duration(result.step.overlap_slowdown_s)
-        more.append(f"overlap costs {lost}: kernels slowed by {causes}")
+    if lost := _lost(result.step.overlap_slowdown, total):
+        more.append(f"overlap costs {lost[0]}: kernels slowed by {lost[1]}")
+    if lost := _lost(result.step.transfer_slowdown, total):
+        more.append(f"collectives and copies were under way {lost[0]} longer than alone: {lost[1]}")
     return Bar("Where time goes", shares, more)
+
+
+def _lost(causes: Mapping[str, float], total: float) -> tuple[str, str] | None:
+    """What overlap lost in all and by cause, where it is worth a line."""
+    lost = sum(causes.values())
+    if lost <= 0.005 * total:
+        return None
+    told = (f"{name} {duration(s)}" for name, s in causes.items() if s > 0.001 * total)
+    return duration(lost), ", ".join(told)
 
 
 def memory_table(result: Result) -> Table:

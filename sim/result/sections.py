@@ -132,12 +132,18 @@ def step_section(b: Breakdown, algorithms: Mapping[str, tuple[str, ...]]) -> Ste
         optimizer_s=b.kernels.get("optimizer", 0.0),
         host_s=b.host_s,
         overlap_slowdown_s=b.slowdown_s,
-        overlap_slowdown=dict(sorted(b.slowdown.items(), key=lambda item: -item[1])),
+        overlap_slowdown=_falling(b.slowdown),
+        transfer_slowdown_s=sum(b.transfers.values()),
+        transfer_slowdown=_falling(b.transfers),
         breakdown=b.parts,
         exposed=b.exposed,
         collectives=b.collectives,
         algorithms=dict(algorithms),
     )
+
+
+def _falling(causes: Mapping[str, float]) -> dict[str, float]:
+    return dict(sorted(causes.items(), key=lambda item: -item[1]))
 
 
 def ranks_section(groups: Sequence[WaitingGroup], step_s: float) -> tuple[RankGroup, ...]:

@@ -53,6 +53,8 @@ class Breakdown:
     waiting_s: float = 0.0  # of compute_s, for the slowest of ranks that are alike
     deviation_s: float = 0.0  # by which a rank's kernels differ from their mean, one deviation
     slowdown: dict[str, float] = field(default_factory=dict)  # `slowdown_s` by cause
+    # by what shared their links collectives and copies were longer under way than alone
+    transfers: dict[str, float] = field(default_factory=dict)
     kernels: dict[str, float] = field(default_factory=dict)
     exposed: dict[str, float] = field(default_factory=dict)
     collectives: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -89,7 +91,7 @@ class Breakdown:
 
     def level(self) -> None:
         """Gives back to the largest kind what a carried-on trend took from one beyond nothing."""
-        for parts in (self.kernels, self.slowdown):
+        for parts in (self.kernels, self.slowdown, self.transfers):
             below = {kind: seconds for kind, seconds in parts.items() if seconds < 0.0}
             if below:
                 parts[max(parts, key=parts.__getitem__)] += sum(below.values())
@@ -104,7 +106,7 @@ class Breakdown:
             setattr(self, name, self._rest(getattr(self, name) + times * getattr(other, name)))
         for mine, theirs in (
             (self.kernels, other.kernels), (self.exposed, other.exposed),
-            (self.slowdown, other.slowdown),
+            (self.slowdown, other.slowdown), (self.transfers, other.transfers),
         ):  # fmt: skip
             for key, value in theirs.items():
                 mine[key] = self._rest(mine.get(key, 0.0) + times * value)

@@ -21,6 +21,7 @@ from sim.step.intervals import F8
 from sim.step.overlap import between_nodes
 from sim.step.ready import Ready, priced_of, ready_of
 from sim.step.rhythm import fewest, middle_of, shortened, stretch_of
+from sim.step.transfers import shared
 from sim.step.variation import Progress, Variation, jittered
 
 
@@ -289,6 +290,10 @@ def _ran(
         return found
 
     found = of(views)
+    for i, (view, moments, mine) in enumerate(zip(views, inside, found, strict=True)):
+        one, when = lowered.row(i), timeline.row(i)
+        for window, (begin, finish) in zip(mine, moments, strict=True):
+            window.transfers = shared(one, when, view, begin, finish)
     # beside a rank's, those of one on each other kind of GPU
     kinds = {} if lowered.program.stack else {v.role.gpu.name: v for v in reversed(lowered.views)}
     if len(kinds) > 1:

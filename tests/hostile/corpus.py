@@ -134,6 +134,12 @@ KINETO = json.dumps(
         ],
     }, indent=1,
 )  # fmt: skip
+CLUSTER_TRACE = """\
+job_id,submit_time,gpu_num,duration,priority,deadline
+a,2026-01-05 09:00:00,1,3600,1,10800
+b,2026-01-05 09:10:00,1,7200,0,
+c,2026-01-05 11:30:00,1,600,2,36000
+"""
 NVBANDWIDTH = """\
 nvbandwidth Version: v0.6
 Running host_to_device_memcpy_ce.
@@ -193,6 +199,14 @@ def readers() -> dict[str, Reader]:
         ),
         "nccl-tests": Reader(
             "all_reduce.log", NCCL, ("calibrate", "dgx-h100", "--nccl-tests", "all_reduce.log")
+        ),
+        "cluster trace": Reader("in.csv", CLUSTER_TRACE, ("plan", "h100-x1", "in.csv")),
+        "recorded step": Reader(
+            "t.json", KINETO, ("trace", "diff", "t.json", "h100-x1", "job.yaml")
+        ),
+        "prices of two": Reader(
+            "in.csv", PRICES,
+            ("compare", *on, "--vary", "micro_batch=1,2", "--prices", "in.csv"),
         ),
         "kineto": Reader("t.json", KINETO, ("calibrate", *on, "--kineto", "t.json")),
         "nvbandwidth": Reader(
@@ -393,6 +407,56 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "", "x", "0 USD", "-1 USD", "1e400 USD", "5", "5 EUR", "\x1b[31m USD",
         ),
     ),
+    "--policy": (
+        ("plan", "h100-x1", "jobs.yaml", "--policy"),
+        ("", "x", "all", "fifo,sjf", "FIFO", "\x1b[31m", "backfill", "1"),
+    ),
+    "--growth": (
+        ("plan", "h100-x1", "jobs.yaml", "--growth"),
+        (
+            "", "x", "0", "-1", "1,2,x", "nan", "inf", "1e400", "1e9", "1,1", ",", "0.5,1,2",
+            ",".join(["1"] * 500), "\x1b",
+        ),
+    ),
+    "plan --vary": (
+        ("plan", "h100-x1", "jobs.yaml", "--vary"),
+        (
+            "", "nodes", "nodes=", "nodes=0,1", "nodes=1..1000000000", "nodes=-1,2", "x=1,2",
+            "nodes=1,1e400", "nodes=100000,1", "network.oversubscription=0,1", "name=\x1b,a",
+        ),
+    ),
+    "plan --or": (
+        ("plan", "h100-x1", "jobs.yaml", "--or"),
+        ("", "x", "jobs.yaml", "/dev/null", "h100-x1", "dgx-h100", "../../etc", "\x1b[31m"),
+    ),
+    "plan --replicas": (
+        ("plan", "h100-x1", "jobs.yaml", "--replicas"),
+        ("", "x", "-1", "0", "1001", "1e9", "1.5", "1000", "99999999999999999999"),
+    ),
+    "trace --ranks": (
+        ("trace", "h100-x1", "job.yaml", "--format", "csv", "--ranks"),
+        ("", "x", "-1", "0,0", "0", "9", "0,", "0..3", "1e9", "\x1b", ",".join(["0"] * 3000)),
+    ),
+    "later verbs": (
+        (),
+        (
+            "explain", "explain h100-x1 job.yaml", "explain h100-x1 job.yaml x",
+            "explain h100-x1 job.yaml --set method=full", "explain job.yaml h100-x1",
+            "explain h100-x1 job.yaml --set model.layers=10001", "support", "support x",
+            "support h100-x1 job.yaml --set nodes=1e9", "support job.yaml", "trace diff",
+            "support h100-x1 job.yaml -o /", "trace diff x h100-x1 job.yaml",
+            "trace diff job.yaml h100-x1 job.yaml", "trace diff /dev/null h100-x1 job.yaml",
+            "trace diff jobs.yaml job.yaml", "trace h100-x1 job.yaml --stages",
+            "trace h100-x1 job.yaml --format svg", "plan", "plan h100-x1", "plan jobs.yaml h100-x1",
+            "plan h100-x1 jobs.yaml --smallest --vary nodes=1,2", "plan h100-x1 /dev/null",
+            "plan h100-x1 jobs.yaml --on-time 2", "plan h100-x1 jobs.yaml --on-time nan",
+            "plan h100-x1 jobs.yaml --gantt --or h100-x1", "plan h100-x1 job.yaml",
+            "study jobs.yaml", "improve h100-x1 jobs.yaml", "posttrain h100-x1 jobs.yaml",
+            "compare h100-x1 job.yaml --with x", "trace h100-x1 job.yaml --memory-snapshot /",
+            "explain h100-x1 job.yaml --format svg", "doctor x", "completion x", "init /",
+            "config h100-x1 jobs.yaml", "diff jobs.yaml /dev/null", "mcp x",
+        ),
+    ),
     "verbs": (
         (),
         (
@@ -420,4 +484,5 @@ def options(name: str) -> Iterator[Case]:
     command, values = OPTIONS[name]
     for value in values:
         argv = (*command, value) if command else tuple(value.split())
-        yield Case(value[:60], argv, {"job.yaml": WORKLOAD.encode()})
+        files = {"job.yaml": WORKLOAD.encode(), "jobs.yaml": JOBS.encode()}
+        yield Case(value[:60], argv, files)

@@ -94,4 +94,4 @@ def test_options(name, faults):
 
 def test_there_are_enough():
     count = sum(len(list(cases(r))) for r in READERS.values())
-    assert count + sum(len(list(options(o))) for o in OPTIONS) > 700
+    assert count + sum(len(list(options(o))) for o in OPTIONS) > 900

@@ -38,6 +38,11 @@ def section(dossier: Dossier) -> PageSection | None:
         causes = ", ".join(f"{cause} {duration(s)}" for cause, s in step.overlap_slowdown.items())
         lost = duration(step.overlap_slowdown_s)
         parts.append(Lines([f"Overlap is not free: it costs {lost}, kernels slowed by {causes}."]))
+    if step.transfer_slowdown_s > 0.005 * step.time_s:
+        causes = ", ".join(f"{cause} {duration(s)}" for cause, s in step.transfer_slowdown.items())
+        lost = duration(step.transfer_slowdown_s)
+        line = f"Collectives and copies were under way {lost} longer than alone: {causes}."
+        parts.append(Lines([line]))
     drawn = [c for c in dossier.cases if c.timeline is not None][:_BESIDE]
     if drawn:
         lines = [(c.label, c.timeline) for c in drawn if c.timeline is not None]

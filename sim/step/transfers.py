@@ -1,0 +1,146 @@
+"""What collectives and copies lose to what shares their way, by cause.
+
+A transfer alone takes its latency and its work at its bound. Beside others on a link that cannot
+carry all of them at the pace each would have alone, it takes longer; the loss goes to those that
+were under way beside it on such a link, by the seconds they were. What no transfer explains went to
+kernels on the same HBM. It is time in flight: of the step it costs what is exposed of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sim.lowering.lower import Lowered, RankView
+from sim.lowering.parts import CATEGORIES, F8, I8
+from sim.program import Program, Timeline
+from sim.step.intervals import Coverage
+
+COLLECTIVES, COPIES, KERNELS = "other collectives", "copies", "kernels' HBM"
+_COPY = CATEGORIES.index("copy")
+_SLOWER = 1e-6  # of a transfer's time alone: less is rounding
+_FULL = 1.0 + 1e-9  # of a capacity
+
+
+def shared(
+    lowered: Lowered, timeline: Timeline, view: RankView, begin: float, finish: float
+) -> dict[str, float]:
+    """Seconds that a rank's collectives and copies took longer than alone, by cause.
+
+    Parameters
+    ----------
+    lowered, timeline : Lowered, Timeline
+        The step and when it ran.
+    view : RankView
+        The rank.
+    begin, finish : float
+        Transfers that start within this window count. [s]
+
+    Notes
+    -----
+    Ring steps (level ``steps``) wait for each other, which is no sharing: they are left out.
+    """
+    program = lowered.program
+    known = ops = _transfers(program, [view])
+    start, end = timeline.start[ops], timeline.end[ops]
+    alone = program.latency[ops] + program.work[ops] / program.bound[ops]
+    lost = end - start - alone
+    slower = (lost > _SLOWER * alone) & (start >= begin) & (start < finish)
+    if not slower.any():
+        return {}
+    ops, lost, start, end = ops[slower], lost[slower], start[slower], end[slower]
+    every = known if len(lowered.views) == 1 else _transfers(program, lowered.views)
+    near = (timeline.end[every] > begin) & (timeline.start[every] < finish)
+    beside = _Beside(lowered, timeline, every[near])
+    found = dict.fromkeys((COLLECTIVES, COPIES, KERNELS), 0.0)
+    routes = program.route[ops]
+    for route in np.unique(routes).tolist():
+        mine = routes == route
+        parts = beside.seconds(route, start[mine], end[mine])
+        total = np.asarray(sum(parts.values(), np.zeros(int(mine.sum()))))
+        share = np.divide(lost[mine], total, out=np.zeros_like(total), where=total > 0.0)
+        for cause, part in parts.items():
+            found[cause] += float((share * part).sum())
+        found[KERNELS] += float(lost[mine][total <= 0.0].sum())
+    return {cause: seconds for cause, seconds in found.items() if seconds > 0.0}
+
+
+def _transfers(program: Program, views: Sequence[RankView]) -> I8:
+    """What ranks have on the wire: collectives, and copies that no kernel makes."""
+    parts = [part for v in views for part in (program.hold_until[v.comm_begin], v.copies)]
+    ops: I8 = np.concatenate(parts).astype(np.int64)
+    if len(views) > 1:  # of a group all ranks name the one
+        ops = np.unique(ops)
+    whole = (program.steps[ops] == 1) & (program.work[ops] > 0.0) & (program.curve[ops] < 0)
+    flying: I8 = ops[whole]
+    return flying
+
+
+class _Beside:
+    """Some transfers by what they put on the links."""
+
+    def __init__(self, lowered: Lowered, timeline: Timeline, ops: I8) -> None:
+        program = lowered.program
+        # under way once their latency is over
+        self._start, self._end = timeline.start[ops] + program.latency[ops], timeline.end[ops]
+        routes, first, self._place = np.unique(
+            program.route[ops], return_index=True, return_inverse=True
+        )
+        pace = np.zeros(routes.size)
+        np.maximum.at(pace, self._place, program.bound[ops])
+        copies = (lowered.category[ops[first]] == _COPY).tolist()
+        self._copies = dict(zip(routes.tolist(), copies, strict=True))
+        self._loads = {
+            route: _load(program, route, fastest)
+            for route, fastest in zip(routes.tolist(), pace.tolist(), strict=True)
+        }
+        self._capacity: list[float] = program.capacity.tolist()
+
+    def seconds(self, route: int, start: F8, end: F8) -> dict[str, F8]:
+        """How long others that share with transfers of a route were under way, by cause, (n,)."""
+        found = {}
+        for cause, copies in ((COLLECTIVES, False), (COPIES, True)):
+            own = self._copies[route] is copies
+            if own and self._alike(route):
+                found[cause] = end - start  # those of the ranks that it stands for
+                continue
+            meets = [c is copies and self._meet(route, r) for r, c in self._copies.items()]
+            if any(meets):
+                on = np.array(meets)[self._place]
+                least = 2 if own and self._meet(route, route) else 1  # itself and another
+                busy = deep(self._start[on], self._end[on], least)
+                found[cause] = Coverage(*busy).inside(start, end)
+        return found
+
+    def _alike(self, route: int) -> bool:
+        """Whether transfers of equal ranks, simulated as one, fill a link that they share."""
+        load, capacity = self._loads[route], self._capacity
+        return any(rate > _FULL * capacity[resource] for resource, rate in load.items())
+
+    def _meet(self, one: int, other: int) -> bool:
+        """Whether a link of both cannot carry the two at the pace each has alone."""
+        mine, theirs = self._loads[one], self._loads[other]
+        return any(
+            rate + theirs[resource] > _FULL * self._capacity[resource]
+            for resource, rate in mine.items()
+            if resource in theirs
+        )
+
+
+def _load(program: Program, route: int, pace: float) -> dict[int, float]:
+    """What a transfer puts on each resource of its route at a pace. [unit/s]"""
+    row = slice(program.demand_ptr[route], program.demand_ptr[route + 1])
+    amounts = pace * program.demand_amount[row]
+    return dict(zip(program.demand_resource[row].tolist(), amounts.tolist(), strict=True))
+
+
+def deep(start: F8, end: F8, least: int) -> tuple[F8, F8]:
+    """Where at least so many of some intervals overlap: starts and ends, ascending. [s]"""
+    keep = end > start
+    times = np.concatenate((start[keep], end[keep]))
+    step = np.repeat((1, -1), int(keep.sum()))
+    order = np.lexsort((step, times))  # ends before starts
+    times, depth = times[order], np.cumsum(step[order])
+    inside = np.flatnonzero(depth >= least)
+    return times[inside], times[inside + 1]

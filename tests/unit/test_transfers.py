@@ -1,0 +1,76 @@
+"""What collectives and copies lose to what shares their links, by cause."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from sim.cli import group
+from sim.inputs.loader import load
+from sim.step.run import run_step
+from sim.step.transfers import COLLECTIVES, COPIES, KERNELS, deep, shared
+
+JOB = {"name": "x", "model": "llama-3-8b", "sequence_length": 2048, "micro_batch": 2}
+OFFLOADED = "parallelism={strategy: zero3, offload: optimizer}"
+HYBRID = "parallelism={strategy: fsdp2, replicate: 2}"
+
+
+def outcome(machine, *sets, level="folded"):
+    loaded = load(machine, JOB, ["model.layers=3", *sets])
+    return run_step(loaded.topology, loaded.workload, engine="python", level=level)
+
+
+def test_where_several_intervals_overlap():
+    start, end = np.array([0.0, 1.0, 4.0, 5.0]), np.array([3.0, 2.0, 6.0, 7.0])
+    for least, wanted in ((1, [[0, 1, 2, 4, 5, 6], [1, 2, 3, 5, 6, 7]]), (2, [[1, 5], [2, 6]]),
+                          (3, [[], []])):  # fmt: skip
+        assert [found.tolist() for found in deep(start, end, least)] == wanted
+    assert deep(np.array([1.0]), np.array([1.0]), 1)[0].size == 0
+
+
+@pytest.mark.parametrize(
+    ("machine", "sets", "largest"),
+    [
+        ("pcie4-a100-8", (OFFLOADED,), COPIES),
+        ("pcie5-h100-8", ("nodes=2", HYBRID), COLLECTIVES),
+        ("dgx-h100", (), KERNELS),
+    ],
+)
+def test_causes_add_up_and_do_not_depend_on_the_level(machine, sets, largest):
+    folded, ranks = (outcome(machine, *sets, level=level) for level in ("folded", "ranks"))
+    found = folded.breakdown.transfers
+    assert max(found, key=found.__getitem__) == largest
+    assert found == pytest.approx(ranks.breakdown.transfers, rel=1e-6)
+    program, timeline, view = folded.lowered.program, folded.timeline, folded.lowered.views[0]
+    ops = np.unique(np.concatenate((program.hold_until[view.comm_begin], view.copies)))
+    ops = ops[(program.curve[ops] < 0) & (program.work[ops] > 0.0)]
+    alone = program.latency[ops] + program.work[ops] / program.bound[ops]
+    longer = timeline.end[ops] - timeline.start[ops] - alone
+    assert sum(found.values()) == pytest.approx(longer.sum(), rel=1e-4)
+
+
+def test_what_meets_nothing_loses_nothing():
+    """Buckets that are reduced one after another over NICs of their own."""
+    alone = outcome("dgx-h100", "nodes=2", "parallelism={strategy: ddp}", "model=llama-3.2-1b")
+    assert alone.breakdown.transfers == {}
+
+
+def test_a_window_counts_what_starts_in_it():
+    whole = outcome("pcie4-a100-8", OFFLOADED)
+    lowered, timeline = whole.lowered, whole.timeline
+    view, end = lowered.views[0], float(timeline.end.max())
+    parts = [shared(lowered, timeline, view, *w) for w in ((0.0, end / 2), (end / 2, 2 * end))]
+    both = {c: sum(p.get(c, 0.0) for p in parts) for c in parts[0] | parts[1]}
+    assert sum(both.values()) == pytest.approx(sum(whole.breakdown.transfers.values()), rel=1e-9)
+    assert shared(lowered, timeline, view, 2 * end, 3 * end) == {}
+
+
+def test_the_report_and_the_document_say_it():
+    command = ["run", "pcie4-a100-8", "llama3-8b-sft", "--set", OFFLOADED, "--set",
+               "model.layers=8"]  # fmt: skip
+    printed = CliRunner().invoke(group, command).output
+    assert "longer than alone: copies " in " ".join(printed.split())
+    step = json.loads(CliRunner().invoke(group, [*command, "--json"]).output)["step"]
+    assert sum(step["transfer_slowdown"].values()) == pytest.approx(step["transfer_slowdown_s"])
+    assert 0.1 < step["transfer_slowdown_s"] / step["time_s"] < 0.2
