@@ -1,0 +1,130 @@
+"""Corners of what kernels and collectives cost: values that no table of measurements reaches."""
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from sim.cost.attention import AttentionConstants, attention_rate, lookup
+from sim.cost.collectives import communicator, plan_collective
+from sim.cost.gemm import CUDA_CORES, GemmConstants, gemm_times
+from sim.cost.nccl.pairs import all_pairs
+from sim.fabric import compile_fabric
+from sim.inputs.loader import load_topology
+from tests.unit.machines import dgx_h100
+
+
+def machine(name, *sets):
+    return compile_fabric(load_topology(name, list(sets)))
+
+
+def test_ranks_of_one_node_have_no_nics():
+    fabric = compile_fabric(dgx_h100(2))
+    seen = communicator(fabric, tuple(range(8)), "2.21")
+    assert (seen.nodes, seen.nics, seen.nic_rate, seen.efa) == (1, 0, 0.0, 0)
+    both = communicator(fabric, tuple(range(16)), "2.21")
+    assert (both.nodes, both.nics, both.nic_rate) == (2, 8, 50e9)
+
+
+@pytest.mark.parametrize(
+    ("name", "sets", "ranks", "nics", "rate"),
+    [
+        ("aws-p5", [], range(16), 8, 50e9),  # four of 100 Gb/s beside a GPU are one
+        ("aws-p5", [], (0, 8), 1, 50e9),
+        ("aws-p5", [], (0, 1, 8, 9), 2, 50e9),
+        ("aws-p5en", [], range(16), 8, 50e9),  # two of 200 Gb/s
+        ("aws-p5", ["node.nics.count=16"], range(16), 8, 25e9),
+        ("aws-p5", ["node.nics.count=8"], range(16), 8, 12.5e9),  # one alone
+        ("aws-p5", ["node.nics.count=4"], range(16), 4, 12.5e9),  # one for two GPUs
+        ("aws-p4d", [], range(16), 4, 12.5e9),  # the first generation is not joined
+    ],
+)
+def test_nics_that_the_plugin_of_efa_joins(name, sets, ranks, nics, rate):
+    seen = communicator(machine(name, "nodes=2", *sets), tuple(ranks), "2.23")
+    assert (seen.nics, seen.nic_rate) == (nics, rate)
+
+
+def test_what_one_rank_of_a_node_can_pass_on_inside_it():
+    """NCCL reckons with all its NVLinks, though nobody is there; without any, with PCIe 4 x 16."""
+    h100 = compile_fabric(dgx_h100(2))
+    assert communicator(h100, (0, 8), "2.21").intra_rate == pytest.approx(18 * 20.6e9)
+    assert communicator(h100, tuple(range(16)), "2.21").intra_rate == pytest.approx(18 * 20.6e9)
+    l40s = machine("l40s-8", "nodes=2", "node.nics={count: 2, rate: 100 Gb/s}")
+    assert communicator(l40s, (0, 8), "2.21").intra_rate == 24e9
+
+
+def test_what_counts_as_between_nodes():
+    """One node: nothing. NVSwitch nodes: all but NVLink. PCIe nodes: the network's links alone."""
+    h100 = compile_fabric(dgx_h100(2))
+    size = 2.0**30
+    assert not plan_collective(h100, "all_gather", range(8), size).network_bound
+    assert not plan_collective(h100, "all_gather", range(16), size).network_bound  # 371 of 400
+    half = machine("dgx-h100", "nodes=2", "node.nics.rate=200 Gb/s")
+    assert plan_collective(half, "all_gather", range(16), size).network_bound
+    slow = machine("dgx-h100", "nodes=2", "node.pcie.generation=3")  # a NIC's own PCIe link
+    assert plan_collective(slow, "all_gather", range(16), size).network_bound
+    boxes = machine("pcie4-a100-8", "nodes=2", "node.nics={count: 8, rate: 400 Gb/s}")
+    assert not plan_collective(boxes, "all_gather", range(16), size).network_bound
+    thin = machine("pcie4-a100-8", "nodes=2", "node.nics={count: 1, rate: 10 Gb/s}")
+    assert plan_collective(thin, "all_gather", range(16), size).network_bound
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "width", "near"),
+    [(20, 32, 64), (96, 96, 128), (130, 160, 256), (160, 160, 256), (161, 192, 256),
+     (200, 224, 256), (300, 300, 256)],
+)  # fmt: skip
+def test_head_sizes_between_those_measured_are_padded(head_dim, width, near):
+    table = {("flash2", "forward", d): AttentionConstants(d / 1000, 100.0, 50.0)
+             for d in (64, 128, 256)}  # fmt: skip
+    found, note = lookup(table, "flash2", "forward", head_dim)
+    assert found == AttentionConstants(near / 1000 * head_dim / width, 100.0, 50.0)
+    assert note == f"attention flash2 forward: head size {head_dim} from {near}"
+    assert lookup(table, "flash2", "forward", 128) == (table["flash2", "forward", 128], "")
+    lent, note = lookup(table, "cudnn", "forward", 128)
+    assert lent == table["flash2", "forward", 128]
+    assert note == "attention cudnn forward: no data on this GPU, flash2 taken"
+
+
+def test_rate_of_attention_by_hand():
+    """Half the peak, 4,096 keys beside a knee of 1,024 masked and none unmasked."""
+    c = AttentionConstants(0.5, 1024.0, 0.0)
+    full = 4096 / (4096 + 32)
+    assert attention_rate(c, 1e15, 4096, 4096, 0, True) == pytest.approx(0.4e15 * full)
+    assert attention_rate(c, 1e15, 4096, 4096, 0, False) == pytest.approx(0.5e15 * full)
+    assert attention_rate(c, 1e15, 4096, 4096, 1024, True) == pytest.approx(0.25e15 * full)
+    assert attention_rate(c, 1e15, 32, 4096, 8192, True) == pytest.approx(0.2e15)
+
+
+def test_a_product_of_one_tile_on_cuda_cores():
+    """16 x 16 in a tile of 32 x 32 on 1 of 100 SMs, steps of 8 in depth, no HBM to speak of."""
+    c = GemmConstants(
+        tile=(1.0, 1.0, 1.0, 0.5), quantisation=0.5, fill_s=1e-6, launch_s=3e-6, memory=1.0,
+        tiling=CUDA_CORES,
+    )  # fmt: skip
+    shapes = np.array([[16.0, 16.0, 100.0, 1.0]])
+    found = gemm_times(shapes, 4.0, 4.0, 1e12, 1e18, 100, c)
+    rate = 0.5 * 1e12 / 100
+    assert found.tiles.tolist() == [1.0]
+    assert found.split.tolist() == [1.0]
+    assert found.compute_s[0] == pytest.approx(2 * 32 * 32 * 104 / rate + 1e-6)
+    assert found.seconds[0] == pytest.approx(3e-6 + found.compute_s[0])
+
+
+def test_uneven_kinds_of_node_send_to_each_other_pair_by_pair():
+    """Two nodes of one kind and one of another, so that senders and receivers differ in number."""
+    spec = load_topology("mixed-h100-a100", ["node_groups.0.nodes=2"])
+    fabric = compile_fabric(spec)
+    group = list(range(fabric.n_ranks))
+    assert len(group) == 24
+    single = defaultdict(float)
+    for a in group:
+        for b in group:
+            if a != b:
+                route = fabric.route(a, b)
+                for r, part in zip(route.resource.tolist(), route.demand.tolist(), strict=True):
+                    single[r] += part
+    found = all_pairs(fabric, group, 1.0)
+    assert dict(zip(found.resource.tolist(), found.amount.tolist(), strict=True)) == (
+        pytest.approx(single, rel=1e-9)
+    )
