@@ -296,7 +296,9 @@ class _Scheduler:
         crossing = [
             (j, leaves)
             for j in self.running
-            if len(j.placed) > 1 and len(leaves := self._leaves(j)) > 1
+            if j.log.request.communication  # a trace's job takes what it took
+            and len(j.placed) > 1
+            and len(leaves := self._leaves(j)) > 1
         ]
         paces = {id(j): 1.0 for j in self.running}
         for job, leaves in crossing:

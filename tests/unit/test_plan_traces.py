@@ -108,3 +108,14 @@ def test_a_job_larger_than_the_cluster(tmp_path):
 def test_no_such_file(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_trace(tmp_path / "none.csv", 8)
+
+
+def test_jobs_that_cross_leaves_take_what_they_took(tmp_path):
+    """64 nodes are two leaves; jobs of 40, 20 and 10 nodes, the second beside the first."""
+    text = "job_id,submit_time,num_gpus,duration\n" + "".join(
+        f"{name},{arrival},{gpus},3600\n"
+        for name, arrival, gpus in (("a", 0, 320), ("b", 1, 160), ("c", 2, 80), ("d", 3, 320))
+    )
+    report = plan("dgx-h100", write(tmp_path, text), sets=["nodes=64"])
+    spans = {log.request.name: (log.start_s, log.finish_s) for log in report.logs}
+    assert spans == {"a": (0, 3600), "b": (1, 3601), "c": (3600, 7200), "d": (3601, 7201)}
