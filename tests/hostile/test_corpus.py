@@ -13,7 +13,8 @@ from sim import cli
 from tests.hostile.corpus import OPTIONS, Case, cases, options, readers
 
 READERS = readers()
-LIMIT_S = 10.0
+LIMIT_S = 10.0  # of CPU: other tests share the machine
+HANG_S = 60.0
 #: escapes, bells, C1 controls, turns of the writing direction
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -26,8 +27,8 @@ def run(case: Case, folder: Path, capsys, monkeypatch) -> list[str]:
         (folder / name).write_bytes(content)
     monkeypatch.setattr(sys, "argv", ["scaling-sim", *case.argv])
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    began = time.perf_counter()
-    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    began = time.process_time()
+    signal.setitimer(signal.ITIMER_REAL, HANG_S)
     code = 0
     try:
         cli.main()
@@ -35,7 +36,7 @@ def run(case: Case, folder: Path, capsys, monkeypatch) -> list[str]:
         code = stop.code or 0
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     out, err = capsys.readouterr()
     faults = []
     if code not in ((0,) if case.name == "good" else (0, 2, 3, 4)):
@@ -65,7 +66,7 @@ def faults(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(folder)
 
     def alarm(number, frame):
-        message = f"took more than {LIMIT_S} s"
+        message = f"took more than {HANG_S} s"
         raise TimeoutError(message)
 
     before = signal.signal(signal.SIGALRM, alarm)
