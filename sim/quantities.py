@@ -12,7 +12,7 @@ from sim.units import GIB
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a reader would say them: ``812 ms``, ``6.84 s``, ``7 h 14 min``, ``3.2 days``."""
+    """Seconds as a reader would say them: ``6.84 s``, ``2 min 51 s``, ``7 h 14 min``, ``3.2 days``."""
     if seconds == float("inf"):
         return "never"
     if seconds == 0.0:
@@ -23,9 +23,10 @@ def duration(seconds: float) -> str:
         return f"{seconds * 1e3:.0f} ms"
     if seconds < 120.0:
         return f"{seconds:.2f} s"
-    minutes = round(seconds / 60.0)
+    minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min"
+        return f"{minutes} min {rest:02d} s" if rest else f"{minutes} min"
+    minutes = round(seconds / 60.0)
     if minutes < 48 * 60:
         hours, rest = divmod(minutes, 60)
         return f"{hours} h {rest:02d} min" if rest else f"{hours} h"

@@ -9,7 +9,8 @@ from sim.quantities import count, counted, duration, gib, percent, usd
     ("seconds", "said"),
     [
         (0.0, "0 s"), (4.2e-5, "42 us"), (0.0724, "72 ms"), (10.604, "10.60 s"),
-        (120.0, "2 min"), (3540.0, "59 min"), (3600.0, "1 h"), (3660.0, "1 h 01 min"),
+        (120.0, "2 min"), (171.3, "2 min 51 s"), (3540.0, "59 min"), (3599.7, "1 h"),
+        (3600.0, "1 h"), (3660.0, "1 h 01 min"),
         (172_799.0, "2.0 days"), (3.7e5, "4.3 days"), (float("inf"), "never"),
     ],
 )  # fmt: skip
