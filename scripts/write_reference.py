@@ -125,6 +125,10 @@ def _specs(alternatives: tuple[Alternative, ...]) -> Iterator[tuple[type[Spec], 
             yield from ((inner, True) for inner, _ in _specs(detail))
 
 
+#: a comment to ruff, which says nothing of the key
+FORMATTER = "# fmt: skip"
+
+
 def comments(cls: type[Spec]) -> dict[str, str]:
     """Comments beside or above the keys of a spec, those of its bases too."""
     found: dict[str, str] = {}
@@ -140,7 +144,7 @@ def _own_comments(cls: type[Spec]) -> dict[str, str]:
     said = {
         token.start[0]: token.string.lstrip("# ")
         for token in tokenize.generate_tokens(io.StringIO(text).readline)
-        if token.type == tokenize.COMMENT
+        if token.type == tokenize.COMMENT and token.string != FORMATTER
     }
     lines = text.splitlines()
     found = {}

@@ -24,12 +24,12 @@ def command(files: tuple[str, ...], form: str, output: Path | None, force: bool)
     Example: import axolotl.yml -o job.yaml
     """
     import sim
-    from sim.report.formats import rendered
+    from sim.report.formats import rendered, scrolls
     from sim.report.imported import became, view
     from sim.report.imported import written as workload
 
     found = sim.import_job(*files)
-    if form == FORMS[0] and output is None:
+    if scrolls(form) and output is None:
         tell(rendered(became(found), form) + "\n")
         show(workload(found), form, None)
     else:

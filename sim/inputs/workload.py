@@ -83,6 +83,7 @@ class Parallelism(Spec):
     context_parallel_load_balance: bool = True  # of ring and all-gather: equal work for all ranks
     tensor_parallel: Positive = 1
     pipeline_parallel: Positive = 1  # micro-steps are its micro-batches
+    # in which order a stage's forwards and backwards run (docs/axes.md)
     pipeline_schedule: Literal[
         "1f1b", "gpipe", "interleaved-1f1b", "looped-bfs", "interleaved-zero-bubble", "zbv",
         "dualpipev",

@@ -20,3 +20,8 @@ def rendered(view: View, form: str) -> str:
     """A view in one of `FORMATS`."""
     module = importlib.import_module(f"{__name__}.{form}")
     return cast("Callable[[View], str]", module.render)(view)
+
+
+def scrolls(form: str) -> bool:
+    """Whether a format is the one for a terminal, which no program reads."""
+    return form in FORMATS[:1]
