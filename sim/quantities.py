@@ -12,7 +12,7 @@ from sim.units import GIB
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a reader would say them: ``6.84 s``, ``2 min 51 s``, ``7 h 14 min``, ``3.2 days``."""
+    """Seconds as readers say them: ``6.84 s``, ``2 min 51 s``, ``7 h 14 min``, ``3.2 days``."""
     if seconds == float("inf"):
         return "never"
     if seconds == 0.0:
