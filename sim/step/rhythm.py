@@ -105,9 +105,9 @@ def stretch_of(
         None where its ranks have found no rhythm yet.
     """
     starts = _forwards(lowered, timeline, view)
-    # a stage without blocks passes messages on
-    known = [f for f in (_forwards(lowered, timeline, v) for v in lowered.views) if f.size]
-    if not starts.size:
+    # a stage without blocks passes messages on, or begins with its head alone
+    known = [f for f in (_forwards(lowered, timeline, v) for v in lowered.views) if f.size > cycle]
+    if starts.size <= cycle:
         starts = known[0]
     # until then no rank has come to the end of its forwards
     latest = min(float(each[-1 - cycle]) for each in known)

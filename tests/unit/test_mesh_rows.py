@@ -111,3 +111,10 @@ def test_which_other_runs_messages_wait_in():
     assert not messages_wait(layout(tp=4, memory_gb=76.7))
     assert not messages_wait(layout(nodes=64, dp=64, pp=1, tp=8))
     assert not messages_wait(layout(nodes=2, dp=4, tp=2))  # two stages: memory does not tell
+
+
+def test_a_last_stage_with_the_head_alone():
+    """28 layers on 32 stages: the rhythm of the others stands for its own."""
+    at = {"model": "3B", "nodes": 16, "pp": 32, "tp": 4, "ran": True}
+    (row,) = [r for r in layouts() if all(getattr(r, k) == v for k, v in at.items())]
+    assert predict(measured(row)).predicted == pytest.approx(2055, rel=0.02)
