@@ -77,7 +77,8 @@ def test_links(nodes: int) -> None:
     half = plan_collective(
         compile_fabric(machine(nodes, **{name: 0.5})), "all_gather", ranks, 16 * GIB
     )
-    assert half.latency_s == plain.latency_s
+    # slower bytes hide a little more of the hops beside them
+    assert half.latency_s == pytest.approx(plain.latency_s, rel=0.01)
     # PCIe, at 48 of the NIC's 50 GB/s, is what holds the plain one back
     expected = 2.0 if nodes == 1 else 48 / 25
     assert plain.bound_bytes_per_s / half.bound_bytes_per_s == pytest.approx(expected, rel=0.05)

@@ -53,7 +53,7 @@ def test_demands_that_cannot_bind_change_no_time(monkeypatch, machine, sets, lev
 def test_hidden_launches_change_no_kernel(monkeypatch, machine, sets, jitter):
     few = steps_of(machine, sets, jitter=jitter)
     monkeypatch.setattr(
-        lowering, "_hidden", lambda part, fastest: np.zeros(part.row_start.size, dtype=bool)
+        lowering, "hidden_launches", lambda part, fastest: np.zeros(part.row_start.size, dtype=bool)
     )
     every = steps_of(machine, sets, jitter=jitter)
     assert few.lowered.program.lane.size < 0.7 * every.lowered.program.lane.size
@@ -66,14 +66,14 @@ def test_hidden_launches_change_no_kernel(monkeypatch, machine, sets, jitter):
 def test_launch_bound_segments_keep_their_launches(monkeypatch):
     """Tiny kernels wait for the host: nothing is hidden, and the step is the host's time."""
     found = []
-    hidden = lowering._hidden
+    hidden = lowering.hidden_launches
 
     def spy(part, fastest):
         out = hidden(part, fastest)
         found.append(out[part.row_count > 2])
         return out
 
-    monkeypatch.setattr(lowering, "_hidden", spy)
+    monkeypatch.setattr(lowering, "hidden_launches", spy)
     loaded = load(
         "dgx-h100", "llama3-8b-sft",
         ["model.layers=2", "sequence_length=128", "micro_batch=1", "gradient_accumulation=1"],

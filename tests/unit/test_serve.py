@@ -254,8 +254,11 @@ def test_what_takes_too_long_is_ended_and_the_next_is_answered(server):
     began = time.monotonic()
     deep = {
         "workload": "llama3-70b-full",
-        "overrides": ["nodes=16", "gradient_accumulation=65536",
-                      "parallelism={strategy: fsdp2, pipeline_parallel: 16}"],
+        "overrides": [
+            "nodes=64", "model=llama-3.1-405b", "gradient_accumulation=4096",
+            "parallelism={strategy: fsdp2, tensor_parallel: 8, pipeline_parallel: 16, "
+            "virtual_stages: 2, pipeline_schedule: interleaved-1f1b}",
+        ],
     }  # fmt: skip
     status, found = server.run(**deep)
     assert time.monotonic() - began < 30
