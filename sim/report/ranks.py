@@ -23,8 +23,9 @@ def waiting(result: Result) -> list[Fact]:
             break
         last = named[max(lost, key=lambda ranks: lost[ranks])]
         whom = "one another" if last is group else _named(last)
-        if last.gpu == group.gpu and last.speed < group.speed:
-            whom += f", {percent(last.speed / group.speed)} as fast"
+        speed = percent(last.speed / group.speed)
+        if last.gpu == group.gpu and last.speed < group.speed and speed != percent(1.0):
+            whom += f", {speed} as fast"
         text = f"{percent(whole / total)} of the step for {whom}"
         if whole - group.waiting_s >= LEAST * total:
             beside = percent((whole - group.waiting_s) / total)
