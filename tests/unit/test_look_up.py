@@ -191,7 +191,8 @@ def test_a_code_is_explained():
 
 @pytest.mark.parametrize(("line", "offered"), [
     ("run dgx-h", ["dgx-h100", "dgx-h200", ("file", "dgx-h")]),
-    ("run dgx-h100 llama3-405", ["llama3-405b-54-days", ("file", "llama3-405")]),
+    ("run dgx-h100 llama3-405",
+         ["llama3-405b", "llama3-405b-54-days", ("file", "llama3-405")]),
     ("run dgx-h100 x --set parallelism.offl",
      ["parallelism.offload=", "parallelism.offload_device="]),
     ("memory d x --set node.gpu.idle", ["node.gpu.idle_power="]),
