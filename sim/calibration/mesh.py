@@ -153,6 +153,11 @@ def _gathering(row: Layout, style: str) -> float:
 
 
 @cache
+def _odd() -> frozenset[Layout]:
+    return at_odds(layouts())
+
+
+@cache
 def measured(row: Layout) -> MeasuredRow:
     """A row as a user would have written it."""
     about: dict[str, Any] = table(TABLE)
@@ -162,7 +167,7 @@ def measured(row: Layout) -> MeasuredRow:
     gb = None if row.memory_gb is None else row.memory_gb * GB
     return MeasuredRow(
         row.id, about["source"], loaded.topology, loaded.workload, loaded.topology.world_size,
-        row.tokens_per_s_per_gpu, gb, "anomaly" if row in at_odds(layouts()) else "complete",
+        row.tokens_per_s_per_gpu, gb, "anomaly" if row in _odd() else "complete",
         "", ran=row.ran,
     )  # fmt: skip
 

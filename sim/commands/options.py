@@ -234,12 +234,17 @@ def emit(text: str, output: Path | None) -> None:
     """
     if output is None:
         say(text)
-    elif output.suffix == ".gz":
+    else:
+        _write(output, visible(text) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    if path.suffix == ".gz":
         import gzip
 
-        write_whole(output, gzip.compress(f"{visible(text)}\n".encode(), mtime=0))
+        write_whole(path, gzip.compress(text.encode(), mtime=0))
     else:
-        write_whole(output, visible(text) + "\n")
+        write_whole(path, text)
 
 
 def say(text: str) -> None:
@@ -278,5 +283,5 @@ def written(path: Path, text: str, force: bool = False) -> None:
         message = "is there already; name another file, or add --force"
         raise InputError.single(str(path), message)
     make_folder(path.parent)
-    write_whole(path, text)
+    _write(path, text)
     tell(f"wrote {path}")

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from sim.engine import kernel, objects
+from sim.engine import account, kernel, objects
 from sim.engine.state import State, prepare
 from sim.errors import EngineError
 from sim.program import Program, Timeline, check_acyclic
@@ -102,8 +102,8 @@ def choose(program: Program) -> str:
 
 
 def _kept() -> bool:
-    source = objects.source_of(kernel.simulate, (Program, State))
-    return os.path.exists(objects.kept_at(source))
+    both = (kernel.simulate, (Program, State)), (account.account, (account.Watched, account.Sums))
+    return all(os.path.exists(objects.kept_at(objects.source_of(*each))) for each in both)
 
 
 def _lists(columns: C) -> C:

@@ -48,7 +48,8 @@ class Watched(NamedTuple):
     sort: I4  # (k,)
     sorts: int
     size: F8  # (k,)
-    copies: I4  # (c,) what runs beside it else
+    first: I4  # (k + c,) the same and what runs beside it else
+    last: I4
     holds: I4  # (h,) ops that hold units
     until: I4  # (h,) whose end gives them back
     held: I4  # (n,) units that an op holds
@@ -103,7 +104,8 @@ def account(w: Watched, s: Sums) -> tuple[int, int]:
     low, high, order = s.low, s.high, s.order
     gap_begin, gap_end, inside = s.gap_begin, s.gap_end, s.inside
     slow, lost, share = s.slow, s.lost, s.share
-    n_ops, n_flights, n_copies, n_holds = len(ops), len(begins), len(w.copies), len(w.holds)
+    n_ops, n_flights, n_beside, n_holds = len(ops), len(begins), len(w.first), len(w.holds)
+    n_copies = n_beside - n_flights
     of_kind = FIXED
     of_label = of_kind + w.kinds
     of_sort = of_label + w.labels
@@ -173,7 +175,7 @@ def account(w: Watched, s: Sums) -> tuple[int, int]:
         # 2. unions of intervals: what is in flight, that with copies, and each kind of holder;
         # and how much of the lane's gaps, or of its slow ops, is inside
         for union in range(2 + HOLDERS):
-            many = n_flights if union == 0 else n_flights + n_copies
+            many = n_flights if union == 0 else n_beside
             if union > 1:
                 many = n_holds if n_slow > 0 else 0
             elif union == 1 and n_copies == 0:
@@ -185,10 +187,10 @@ def account(w: Watched, s: Sums) -> tuple[int, int]:
                         continue
                     a, b = start[w.holds[i]], end[w.until[i]]
                 else:
-                    if i < n_flights:
+                    if union == 0:
                         a, b = start[begins[i]], end[ends[i]]
                     else:
-                        a, b = start[w.copies[i - n_flights]], end[w.copies[i - n_flights]]
+                        a, b = start[w.first[i]], end[w.last[i]]
                     a = min(max(a, begin), finish)
                     b = min(max(b, begin), finish)
                 if not b > a:
@@ -289,7 +291,7 @@ def accounts(w: Watched, calls: int) -> F8:
     """
     windows, m, k = w.begin.shape[-1], len(w.ops), len(w.begins)
     sums = FIXED + w.kinds + w.labels + 3 * w.sorts
-    room = k + len(w.copies) + len(w.holds)
+    room = len(w.first) + len(w.holds)
     s = Sums(
         np.zeros((calls, windows * sums)), np.zeros(HOLDERS), np.empty(room), np.empty(room),
         np.zeros(k, dtype=np.int32), np.empty(m + 1), np.empty(m + 1), np.empty(m + 1),

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from sim.errors import InputError
 from sim.fabric import paths
 from sim.fabric.shape import Shape
-from sim.fabric.traffic import ports_of
+from sim.fabric.traffic import ports_of, summed
 from sim.fabric.wiring import Wiring
 
 F8 = npt.NDArray[np.float64]
@@ -163,18 +163,12 @@ def _many_nodes(fabric: Wiring, groups: list[tuple[int, tuple[int, ...]]]) -> Ri
         message = f"node {poor} has no NIC, and the group spans {len(groups)} nodes"
         raise InputError.single(fabric.topology.name, message, "graph")
     laid = [_through_node(fabric.shapes[n], g, n_rings) for n, g in groups]
-    resources, demands = [], []
-    for (node, _), part in zip(groups, laid, strict=True):
-        resources.append(part.resource + int(fabric.node_base[node]))
-        demands.append(part.demand)
+    parts = [
+        (part.resource + int(fabric.node_base[node]), part.demand)
+        for (node, _), part in zip(groups, laid, strict=True)
+    ]
     between, hops, delay = _between_nodes(fabric, groups, laid)
-    for net, shares in between:
-        resources.append(net)
-        demands.append(shares / n_rings)
-    everything: F8 = np.bincount(
-        np.concatenate(resources), np.concatenate(demands), minlength=fabric.n_resources
-    ).astype(np.float64)
-    used = np.flatnonzero(everything).astype(np.int64)
+    parts += [(net, shares / n_rings) for net, shares in between]
     firsts = [fabric.ranks_of(n).start for n, _ in groups]
     orders = np.concatenate(
         [np.array(p.orders, np.int64) + f for p, f in zip(laid, firsts, strict=True)], axis=1
@@ -182,7 +176,7 @@ def _many_nodes(fabric: Wiring, groups: list[tuple[int, tuple[int, ...]]]) -> Ri
     path = max((p.path for p in laid), key=paths.CLASSES.index)
     transport = "shm" if any(p.transport == "shm" for p in laid) else "p2p"
     pxn = any(p.pxn for p in laid)
-    return Rings(orders, Load(used, everything[used]), path, transport, hops, delay, pxn)
+    return Rings(orders, Load(*summed(parts)), path, transport, hops, delay, pxn)
 
 
 def _between_nodes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,31 +73,40 @@ def texts_of(topology: Topology, workload: Workload, kind: str) -> dict[str, str
         able -= {"deepspeed"}
     option = f"--emit {kind}"
     if kind not in able:
-        message = f"{kind} cannot run {strategy.name}; emit {_others(able, kind, workload)} instead"
+        others = _others(able, kind, topology, workload)
+        message = f"{kind} cannot run {strategy.name}; emit {others} instead"
         raise InputError.single(option, message)
+    texts, unsaid = _written(topology, workload, kind)
+    if unsaid:
+        others = _others(able, kind, topology, workload)
+        message = f"{kind} cannot say {unsaid}; emit {others} instead"
+        raise InputError.single(option, message)
+    return texts
+
+
+def _written(topology: Topology, workload: Workload, kind: str) -> tuple[dict[str, str], str]:
+    """A plan's files for a tool that runs its strategy, and what they would say otherwise."""
+    strategy = strategy_of(workload)
     texts = {name: emitter(topology, workload) for name, emitter in FILES[kind]}
     if kind == "yaml":
-        return texts
+        return texts, ""
     if strategy.deepspeed:
         texts["ds_config.json"] = deepspeed_json(topology, workload)
     if kind == "sbatch" or (kind in _LAUNCHED and strategy.fsdp_version):
         texts["accelerate.yaml"] = beside_trainer(topology, workload)
     wrong, _ = lost(texts, workload)
-    if wrong:
-        said = ", ".join(f"{row.path} = {row.planned} (it would be {row.read})" for row in wrong)
-        message = f"{kind} cannot say {said}; emit {_others(able, kind, workload)} instead"
-        raise InputError.single(option, message)
-    return texts
+    said = (f"{row.path} = {row.planned} (it would be {row.read})" for row in wrong)
+    return texts, ", ".join(said)
 
 
-def _others(able: set[str], kind: str, workload: Workload) -> str:
-    """Tools that a plan may be written for instead, those left out that would refuse it too."""
-    found = able - {kind}
-    if strategy_of(workload).fsdp_version:
-        found -= {"torchrun"}
-    if workload.method.kind != "full":
-        found -= {"torchtitan"}
-    return " or ".join(sorted(found))
+def _others(able: set[str], kind: str, topology: Topology, workload: Workload) -> str:
+    """Tools that a plan may be written for instead: those that would not refuse it too."""
+    found = []
+    for other in sorted(able - {kind}):
+        with suppress(InputError):
+            if not _written(topology, workload, other)[1]:
+                found.append(other)
+    return " or ".join(found)
 
 
 def write_plan(

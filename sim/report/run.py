@@ -152,20 +152,21 @@ def _time(result: Result) -> Bar:
     total = result.step.time_s
     shares = [(label, seconds / total) for label, seconds in parts_of(result.step).items()]
     more = []
-    if lost := _lost(result.step.overlap_slowdown, total):
-        more.append(f"overlap costs {lost[0]}: kernels slowed by {lost[1]}")
-    if lost := _lost(result.step.transfer_slowdown, total):
-        more.append(f"collectives and copies were under way {lost[0]} longer than alone: {lost[1]}")
+    if found := lost(result.step.overlap_slowdown, total):
+        more.append(f"overlap costs {found[0]}: kernels slowed by {found[1]}")
+    if found := lost(result.step.transfer_slowdown, total):
+        text = f"collectives and copies were under way {found[0]} longer than alone: {found[1]}"
+        more.append(text)
     return Bar("Where time goes", shares, more)
 
 
-def _lost(causes: Mapping[str, float], total: float) -> tuple[str, str] | None:
+def lost(causes: Mapping[str, float], total: float) -> tuple[str, str] | None:
     """What overlap lost in all and by cause, where it is worth a line."""
-    lost = sum(causes.values())
-    if lost <= 0.005 * total:
+    whole = sum(causes.values())
+    if whole <= 0.005 * total:
         return None
     told = (f"{name} {duration(s)}" for name, s in causes.items() if s > 0.001 * total)
-    return duration(lost), ", ".join(told)
+    return duration(whole), ", ".join(told)
 
 
 def memory_table(result: Result) -> Table:

@@ -140,7 +140,11 @@ def measure(
     category = lowered.category[view.compute]
     # a collective may be issued on the compute stream (clipping): that is communication
     own = np.flatnonzero(category != _COLLECTIVE)
+    began = np.atleast_2d(timeline.start)[0]  # sorted so, `account` has little to put in order
     holds = np.flatnonzero(program.hold_resource == view.index)
+    holds = holds[began[holds].argsort(kind="stable")]
+    first, last = (_i4(np.append(each, view.copies)) for each in (view.comm_begin, view.comm_end))
+    by = began[first].argsort(kind="stable")
     (labels, label), (sorts, sort) = _codes(view)
     most = max(len(each) for each in windows)
     moments = np.zeros((2, len(views), most))
@@ -165,7 +169,8 @@ def measure(
             sort=sort,
             sorts=len(sorts),
             size=np.stack([v.comm_bytes for v in views]),
-            copies=_i4(view.copies),
+            first=first[by],
+            last=last[by],
             holds=_i4(holds),
             until=_i4(program.hold_until[holds]),
             held=program.hold_units,

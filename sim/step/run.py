@@ -250,7 +250,10 @@ def run_together(jobs: Sequence[Job], engine: str) -> Iterator[Ran]:
             ready = ready_of(topology, workload, few, Variation(), "folded", layers, prices)
             if folds(ready.priced):
                 together[place] = ready
-                continue
+            else:
+                alone = lowered(ready.priced)
+                yield _ran([place], [ready], alone, run(alone.program, engine))
+            continue
         one = run_step(topology, workload, engine=engine, layers=layers)
         yield Ran(
             [place], one.lowered, one.timeline, [one.priced], [one.breakdown], [one.middle],

@@ -7,11 +7,10 @@ from typing import Any
 
 from sim.cost.collectives import CollectiveCost
 from sim.cost.nccl.algorithms import algorithm_named
-from sim.lowering.costs import name_of
 from sim.lowering.lower import RankView
 from sim.step.run import StepOutcome
 from sim.step.trace_events import event, lanes_of
-from sim.strategies.plan import COLLECTIVE, Plan, PlanOp
+from sim.strategies.plan import COLLECTIVE, PlanOp
 from sim.units import DTYPE_BYTES
 
 _TORCH_NAMES = {
@@ -44,7 +43,7 @@ def wires(
     for k in range(len(view.comm_kind)):
         begin, end = int(view.comm_begin[k]), int(view.comm_end[k])
         op = view.plan.ops[int(view.comm_plan[k])]
-        cost = _cost_of(outcome, view.plan, op)
+        cost = outcome.priced.cost_of(view.plan, op)
         arguments = _described(op, cost, view.comm_label[k])
         arguments["waits us"] = round(
             float(timeline.start[end] - timeline.start[begin]) * _MICRO if begin != end else 0.0, 4
@@ -52,7 +51,7 @@ def wires(
         if begin in critical or end in critical:
             arguments["critical"] = True
         name = f"ncclDevKernel_{_NCCL_NAMES[op.collective]}"
-        if cost is not None and cost.channels and algorithm_named(cost.algorithm).in_kernel_name:
+        if cost.channels and algorithm_named(cost.algorithm).in_kernel_name:
             name += f"_{cost.algorithm.upper()}_{cost.protocol.upper()}"
         thread = int(lowered.program.lane[begin]) - lanes.start
         yield event(
@@ -61,15 +60,10 @@ def wires(
         )  # fmt: skip
 
 
-def _cost_of(outcome: StepOutcome, plan: Plan, op: PlanOp) -> CollectiveCost | None:
-    """What a collective of a plan was priced at; None for one that moves nothing."""
-    return outcome.priced.collectives.get(name_of(plan, op))
-
-
-def _described(op: PlanOp, cost: CollectiveCost | None, label: str) -> dict[str, Any]:
+def _described(op: PlanOp, cost: CollectiveCost, label: str) -> dict[str, Any]:
     kind = op.dtype if op.dtype in _DTYPES else "uint8"
     dtype, width = _DTYPES[kind], DTYPE_BYTES[kind]
-    found: dict[str, Any] = {
+    return {
         "Collective name": _TORCH_NAMES[op.collective],
         "In msg nelems": round(op.bytes_in / width),
         "Out msg nelems": round(op.bytes_out / width),
@@ -80,15 +74,13 @@ def _described(op: PlanOp, cost: CollectiveCost | None, label: str) -> dict[str,
         "unit": op.unit,
         "phase": op.phase,
         "label": label,
+        "Group size": cost.ranks,
+        "algorithm": cost.algorithm,
+        "protocol": cost.protocol,
+        "channels": cost.channels,
+        "alone us": round(cost.time_s * _MICRO, 4),
+        "busbw alone GB/s": round(cost.busbw_bytes_per_s / 1e9, 3),
     }
-    if cost is not None:
-        found["Group size"] = cost.ranks
-        found["algorithm"] = cost.algorithm
-        found["protocol"] = cost.protocol
-        found["channels"] = cost.channels
-        found["alone us"] = round(cost.time_s * _MICRO, 4)
-        found["busbw alone GB/s"] = round(cost.busbw_bytes_per_s / 1e9, 3)
-    return found
 
 
 def collective_rows(outcome: StepOutcome) -> list[dict[str, Any]]:
@@ -98,7 +90,7 @@ def collective_rows(outcome: StepOutcome) -> list[dict[str, Any]]:
     rows = []
     for k in range(len(view.comm_kind)):
         op = view.plan.ops[int(view.comm_plan[k])]
-        cost = _cost_of(outcome, view.plan, op)
+        cost = outcome.priced.cost_of(view.plan, op)
         assert op.kind == COLLECTIVE
         rows.append(
             {
@@ -110,12 +102,12 @@ def collective_rows(outcome: StepOutcome) -> list[dict[str, Any]]:
                 "bytes_out": op.bytes_out,
                 "dtype": op.dtype,
                 "group": op.group,
-                "group_size": cost.ranks if cost else view.plan.groups[op.group].size,
-                "algorithm": cost.algorithm if cost else "",
-                "protocol": cost.protocol if cost else "",
+                "group_size": cost.ranks,
+                "algorithm": cost.algorithm,
+                "protocol": cost.protocol,
                 "start_s": float(timeline.start[int(view.comm_begin[k])]),
                 "end_s": float(timeline.end[int(view.comm_end[k])]),
-                "alone_s": cost.time_s if cost else None,
+                "alone_s": cost.time_s,
             }
         )
     return rows

@@ -10,6 +10,7 @@ from sim.errors import Fault, InputError
 from sim.inputs.loader import Prepared, prepare
 from sim.result.predict import inputs_hash
 from sim.study.axes import SIDES, Changes, Grid
+from sim.study.store import key_of
 
 Pair = tuple[str, str]
 
@@ -27,6 +28,10 @@ class Bases:
         return str(changes.get("topology", self.sides[0])), str(
             changes.get("workload", self.sides[1])
         )
+
+    def key_of(self, changes: Changes) -> str:
+        """What a configuration is stored under."""
+        return key_of(self.hashes[self.pair_of(changes)], changes)
 
 
 def read_bases(grid: Grid, sets: Iterable[str] = ()) -> Bases:

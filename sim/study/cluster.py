@@ -47,6 +47,8 @@ class Request:
         Its failures and saves, for the odds of a deadline; None: it takes as long as it takes.
     others : tuple of Request
         The same job on other numbers of nodes, of which it takes one as it starts.
+    entry : str
+        What it is called with those that repeat it; empty for a job of a trace.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Request:
     gpus: int = 0
     spec: JobSpec | None = None
     others: tuple[Request, ...] = ()
+    entry: str = ""
 
     @property
     def forms(self) -> tuple[Request, ...]:

@@ -9,7 +9,7 @@ from sim.errors import Fault, InputError
 from sim.study.axes import SIDES, Grid, names_of, number
 from sim.study.bases import Bases
 from sim.study.expressions import Condition, parse_condition
-from sim.study.measures import MEASURES
+from sim.study.measures import MEASURES, RANKED
 from sim.study.store import StoredRow
 
 
@@ -36,9 +36,8 @@ def conditions(grid: Grid, bases: Bases) -> tuple[list[Condition], list[Conditio
             except InputError as error:
                 faults.extend(error.faults)
     for name in grid.pareto:
-        if name not in MEASURES or MEASURES[name][1] is None:
-            good = [m for m, (_, sense, _) in MEASURES.items() if sense is not None]
-            message = f"no such measure to trade; there are {', '.join(good)}"
+        if name not in RANKED:
+            message = f"no such measure to trade; there are {', '.join(RANKED)}"
             faults.append(Fault("pareto", None, None, name, message))
     if faults:
         raise InputError(faults)

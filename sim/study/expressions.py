@@ -73,13 +73,17 @@ class Condition:
         except TypeError as error:
             if "NoneType" in str(error):
                 return False
-            raise InputError.single(
-                self.source, f"compares unlike things: {error}", self.text
-            ) from None
+            raise self._unlike(error) from None
 
     def over(self, lookup: Lookup) -> Any:
         """Where it holds; names are columns of equal length, not a number for no value."""
-        return _over(self.body, lookup)
+        try:
+            return _over(self.body, lookup)
+        except TypeError as error:
+            raise self._unlike(error) from None
+
+    def _unlike(self, error: TypeError) -> InputError:
+        return InputError.single(self.source, f"compares unlike things: {error}", self.text)
 
 
 def parse_condition(text: str, source: str, known: set[str] | None = None) -> Condition:

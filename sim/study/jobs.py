@@ -131,7 +131,8 @@ def requests(
             name = entry.name if entry.count == 1 else f"{entry.name}-{n + 1}"
             deadline = None if entry.deadline is None else arrival + entry.deadline
             first, *others = (
-                replace(form, name=name, arrival_s=arrival, deadline_s=deadline) for form in timed
+                replace(form, name=name, arrival_s=arrival, deadline_s=deadline, entry=entry.name)
+                for form in timed
             )
             found.append(replace(first, others=tuple(others)))
     if faults:

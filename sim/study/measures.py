@@ -35,6 +35,8 @@ MEASURES: dict[str, tuple[str, bool | None, str]] = {
     "energy_j": ("J", True, "energy of the whole job"),
     "co2_kg": ("kg", True, "CO2e of the whole job, where the region is known"),
 }
+#: those that one can be better by
+RANKED = tuple(name for name, (_, less, _) in MEASURES.items() if less is not None)
 
 
 def measures(topology: Topology, workload: Workload) -> dict[str, Any]:

@@ -210,8 +210,11 @@ class Screen:
             return mask
         margins = [np.abs(s.left_out).max() for s in self._others]
         held = np.zeros(len(mask), bool)
-        for signs in itertools.product((0.0, -1.0, 1.0), repeat=len(self.asked)):
-            shifted = [np.exp(o + g * m) for o, g, m in zip(others, signs, margins, strict=True)]
+        shifts = [
+            [np.exp(other + sign * margin) for sign in (0.0, -1.0, 1.0)]
+            for other, margin in zip(others, margins, strict=True)
+        ]
+        for shifted in itertools.product(*shifts):
             held |= self.may(dict(zip(self.asked, shifted, strict=True)))
         return mask & held
 

@@ -13,18 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.documents import dumps, plain
 from sim.errors import Fault, InputError
 from sim.study.axes import SIDES, Changes, Grid
 from sim.study.bases import Bases, check_keys, read_bases
 from sim.study.conditions import conditions, input_of, meets, passes
 from sim.study.executors import Task, run_here
 from sim.study.expressions import Condition
-from sim.study.measures import MEASURES
+from sim.study.measures import MEASURES, RANKED
 from sim.study.screen import Row, Screen, samples_for
-from sim.study.store import Store, StoredRow, key_of
+from sim.study.store import Store, StoredRow
 from sim.study.surrogate import F8, Codes, Levels
-from sim.study.sweep import Progress, SweepOutcome, compute, compute_many, row_of
+from sim.study.sweep import Progress, SweepOutcome, as_text, compute, compute_many, row_of
 
 #: points computed exactly at the most, where nobody says
 EXACT = 2000
@@ -104,11 +103,11 @@ def space_of(grid: Grid, exact: int = EXACT) -> tuple[tuple[str, ...], Levels, C
     for axis in grid.axes:
         own = []
         for listed in zip(*axis.points, strict=True):
-            codes: dict[str, int] = {}
+            codes: dict[str | None, int] = {}
             kept: list[Any] = []
             placed = []
             for value in listed:
-                text = value if isinstance(value, str) else dumps(plain(value), None)
+                text = as_text(value)
                 if text not in codes:
                     codes[text] = len(kept)
                     kept.append(value)
@@ -190,19 +189,20 @@ def screened(
 
         def ask(places: Sequence[int]) -> list[Row | None]:
             nonlocal reused
-            keys = {place: _key(bases, space.changes(place)) for place in places}
+            changes = {place: space.changes(place) for place in places}
+            keys = {place: bases.key_of(changed) for place, changed in changes.items()}
             known = opened.get(keys.values())
             new: list[StoredRow] = []
             reused += len(known)
             tasks = [
-                Task(place, (bases.pair_of(changes), changes))
-                for place in places
-                if keys[place] not in known and (changes := space.changes(place)) is not None
+                Task(place, (bases.pair_of(changed), changed))
+                for place, changed in changes.items()
+                if keys[place] not in known
             ]
             context = bases.pairs, True
             for answer in run_here(compute, context, tasks, compute_many, max(1, len(tasks))):
                 key = keys[answer.place]
-                known[key] = row_of(key, space.changes(answer.place), answer)
+                known[key] = row_of(key, changes[answer.place], answer)
                 new.append(known[key])
             opened.put(new)
             rows.update((place, known[keys[place]]) for place in places)
@@ -231,20 +231,15 @@ def screened(
 
 
 def _check(grid: Grid, measure: str) -> None:
-    sought = [name for name, (_, less, _) in MEASURES.items() if less is not None]
     faults = []
-    if measure not in sought:
+    if measure not in RANKED:
         faults.append(Fault(_SCREEN, None, None, measure, f"none can be the best by it; write one "
-                            f"of {', '.join(sought)}"))  # fmt: skip
+                            f"of {', '.join(RANKED)}"))  # fmt: skip
     if grid.pareto:
         message = "a screening finds the best by one measure; leave pareto out, or --screen"
         faults.append(Fault(_SCREEN, None, None, "pareto", message))
     if faults:
         raise InputError(faults)
-
-
-def _key(bases: Bases, changes: Changes) -> str:
-    return key_of(bases.hashes[bases.pair_of(changes)], changes)
 
 
 def _rank(row: StoredRow, met: bool, measure: str) -> tuple[bool, bool, float]:

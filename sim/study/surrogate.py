@@ -276,24 +276,21 @@ class Figure:
     parts: tuple[Surrogate, ...]
     power: float | None = None
     sign: float = 1.0
-    chosen: bool = False
 
     def fit(self, codes: Codes, values: F8, parts: Sequence[F8]) -> Figure:
         """Learn from samples: the figure, and the parts that `self.parts` have learnt from."""
         tried: list[tuple[float | None, float]] = [(self.power, self.sign)]
-        if not self.chosen:
+        if self.rest.setting is None:
             tried = [(p, s) for p in _SHARPNESS for s in ((1.0, -1.0) if p else (1.0,))]
         best = math.inf
         for power, sign in tried:
             self.power, self.sign = power, sign
-            setting = self.rest.setting if self.chosen else None
-            rest = Surrogate(self.rest.levels, setting)
+            rest = Surrogate(self.rest.levels, self.rest.setting)
             rest.fit(codes, values - self._base(parts))
             error = float(np.sqrt(np.mean(self._left_out(rest, parts) ** 2)))
             if error < best:
                 best, found = error, (rest, power, sign)
         self.rest, self.power, self.sign = found
-        self.chosen = True
         return self
 
     def said(self, rest: F8, parts: Sequence[F8]) -> F8:

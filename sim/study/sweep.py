@@ -19,7 +19,7 @@ from sim.study.executors import LocalPool, Outcome, Task, run_here
 from sim.study.measures import MEASURES, measures, measures_of
 from sim.study.pareto import pareto_front
 from sim.study.screen import Screening
-from sim.study.store import Store, StoredRow, key_of
+from sim.study.store import Store, StoredRow
 
 Progress = Callable[[int, int], None]  # (done, total)
 
@@ -181,7 +181,7 @@ def sweep(
     check_keys(grid)
     wheres, requires = conditions(grid, bases)
     points = [p for p in grid.points() if passes(p, wheres, bases)]
-    keys = [key_of(bases.hashes[bases.pair_of(p)], p) for p in points]
+    keys = [bases.key_of(p) for p in points]
     with Store(store) as opened:
         have = opened.keys()
         missing = {key: i for i, key in reversed(list(enumerate(keys))) if key not in have}

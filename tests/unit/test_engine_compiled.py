@@ -16,7 +16,8 @@ import sim.engine
 from bench.ring import ring_step
 from sim import engine
 from sim.engine import compiled, image, kernel, machine, objects, run
-from sim.program import assemble
+from sim.engine.state import State
+from sim.program import Program, assemble
 
 #: with bounds checks numba runs the loop itself, and nothing is kept
 kept_only = pytest.mark.skipif(
@@ -170,6 +171,11 @@ def test_auto_takes_the_plain_loop_until_the_other_pays(monkeypatch):
     monkeypatch.setattr(engine, "_plain_s", engine.LOADING_S)
     assert engine.choose(small) == "compiled"
     monkeypatch.setattr(objects, "kept_at", lambda source: Path("nowhere"))
+    assert engine.choose(small) == "python"
+    loop = objects.source_of(kernel.simulate, (Program, State))  # without what measures it
+    monkeypatch.setattr(
+        objects, "kept_at", lambda source: Path(__file__ if source == loop else "nowhere")
+    )
     assert engine.choose(small) == "python"
     monkeypatch.setattr(engine, "_plain_s", engine.COMPILING_S)
     assert engine.choose(small) == "compiled"

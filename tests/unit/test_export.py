@@ -121,3 +121,18 @@ def test_no_tool_is_named_instead_that_would_refuse_the_plan_too():
         assert named.startswith("accelerate or axolotl or ")
         for tool in named.split(" or "):
             assert texts_of(loaded.topology, loaded.workload, tool)
+
+
+@pytest.mark.parametrize(
+    ("change", "tool"),
+    [("optimizer=adamw8bit", "torchtitan"), ("parallelism.strategy=ddp", "axolotl")],
+)
+def test_a_tool_that_cannot_say_the_plan_is_not_named_instead(change, tool):
+    loaded = load("dgx-h100", "llama3-8b-sft", [change])
+    for kind in ("deepspeed", tool):
+        with pytest.raises(InputError) as caught:
+            texts_of(loaded.topology, loaded.workload, kind)
+        named = caught.value.faults[0].message.split("; emit ")[1].removesuffix(" instead")
+        assert tool not in named.split(" or ")
+        for other in named.split(" or "):
+            assert texts_of(loaded.topology, loaded.workload, other)

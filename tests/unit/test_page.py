@@ -21,6 +21,7 @@ from sim.page.charts.axes import Axis, Cursor, Line, axes, ceiling
 from sim.page.charts.bars import Piece, stacked
 from sim.page.charts.canvas import stairs_of
 from sim.page.charts.timeline import phase_ends, tracks
+from sim.page.sections.plans import planned
 from sim.page.sections.step import apart
 
 SECTIONS = ["decision", "step", "memory", "scaling", "machine", "money", "trust", "inputs"]
@@ -275,6 +276,16 @@ def test_a_plan_is_drawn_in_days_with_a_colour_for_jobs_alike(pages):
     drawn = set(re.findall(r'class="s\d late"><title>([^:]*):', figure))
     assert drawn == late
     assert 'text-anchor="end">days</text>' in figure
+
+
+def test_entries_whose_names_end_in_numbers_are_not_alike():
+    jobs = {"jobs": [
+        {"name": "exp-1", "workload": "llama3-8b-sft"},
+        {"name": "exp-2", "workload": "llama3-8b-lora", "count": 2},
+    ]}  # fmt: skip
+    found = sim.plan("dgx-h100", jobs, overrides=["nodes=2"], replicas=0)
+    (chart,) = planned(found)
+    assert [key.label for key in chart.legend if key.mark != "late-key"] == ["exp-1", "exp-2"]
 
 
 def test_errors_of_a_validation_are_counted(pages):

@@ -171,6 +171,12 @@ def test_a_condition_of_columns_is_that_of_each_row(text):
     assert held.tolist() == [condition.holds(row.__getitem__) for row in rows]
 
 
+def test_a_condition_of_columns_says_what_it_cannot_compare():
+    condition = parse_condition("c > 3", "where")
+    with pytest.raises(InputError, match="compares unlike things"):
+        condition.over({"c": np.array(["x", "y"])}.__getitem__)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -9,6 +9,7 @@ from sim.page.charts.canvas import Chart, Key
 from sim.page.charts.gantt import Bar, gantt
 from sim.page.model import Piece
 from sim.quantities import count, counted, duration, percent
+from sim.study.cluster import Request
 from sim.study.planned import PlanComparison, PlanReport
 
 _MOST = 400  # bars: a page stays small
@@ -18,11 +19,11 @@ _COLOURS = 8
 def planned(report: PlanReport) -> list[Piece]:
     """Which job held which nodes when."""
     begin = min((log.request.arrival_s for log in report.logs), default=0.0)
-    alike = list(dict.fromkeys(sorted(_alike(log.request.name) for log in report.logs)))
+    alike = list(dict.fromkeys(sorted(_alike(log.request) for log in report.logs)))
     colours = {name: f"s{i % _COLOURS}" for i, name in enumerate(alike)}
     bars = [
         Bar(log.request.name, hold.start_s - begin, hold.end_s - begin, hold.nodes,
-            colours[_alike(log.request.name)] + ("" if log.on_time else " late"),
+            colours[_alike(log.request)] + ("" if log.on_time else " late"),
             f"{log.request.name}: {duration(hold.end_s - hold.start_s)} on "
             f"{counted(len(hold.nodes), 'node')}, {_kept(log.on_time)}")
         for log in report.logs
@@ -47,9 +48,9 @@ def planned(report: PlanReport) -> list[Piece]:
     ]  # fmt: skip
 
 
-def _alike(name: str) -> str:
-    """What several jobs of one entry are called together."""
-    return re.sub(r"-\d+$", "", name)
+def _alike(request: Request) -> str:
+    """What several jobs of one entry are called together, or of one name but for its number."""
+    return request.entry or re.sub(r"-\d+$", "", request.name)
 
 
 def _kept(on_time: bool) -> str:

@@ -13,6 +13,7 @@ from sim.page.charts.timeline import COMPUTE, TITLES, mark_of, summed_rows, trac
 from sim.page.model import Case, Dossier, PageSection, Piece
 from sim.quantities import brief, duration, percent, signed_duration
 from sim.report.ranks import waiting
+from sim.report.run import lost
 from sim.report.view import Cell, Column, Facts, Lines, Remarks, Row, Table, left
 from sim.result.parts import parts_of
 from sim.step.spans import StepTimeline
@@ -34,14 +35,11 @@ def section(dossier: Dossier) -> PageSection | None:
         "hides."
     )
     parts: list[Piece] = [parts_chart(dossier.cases)]
-    if step.overlap_slowdown_s > 0.005 * step.time_s:
-        causes = ", ".join(f"{cause} {duration(s)}" for cause, s in step.overlap_slowdown.items())
-        lost = duration(step.overlap_slowdown_s)
-        parts.append(Lines([f"Overlap is not free: it costs {lost}, kernels slowed by {causes}."]))
-    if step.transfer_slowdown_s > 0.005 * step.time_s:
-        causes = ", ".join(f"{cause} {duration(s)}" for cause, s in step.transfer_slowdown.items())
-        lost = duration(step.transfer_slowdown_s)
-        line = f"Collectives and copies were under way {lost} longer than alone: {causes}."
+    if slowed := lost(step.overlap_slowdown, step.time_s):
+        line = f"Overlap is not free: it costs {slowed[0]}, kernels slowed by {slowed[1]}."
+        parts.append(Lines([line]))
+    if slowed := lost(step.transfer_slowdown, step.time_s):
+        line = f"Collectives and copies were under way {slowed[0]} longer than alone: {slowed[1]}."
         parts.append(Lines([line]))
     drawn = [c for c in dossier.cases if c.timeline is not None][:_BESIDE]
     if drawn:
@@ -175,7 +173,11 @@ def _at(layer: int, found: Sequence[tuple[str, dict[tuple[str, int], float]]]) -
     """What a layer takes, case by case."""
     said = [
         f"{name} "
-        + ", ".join(f"{phase} {brief(s)}" for (phase, n), s in each.items() if n == layer)
+        + ", ".join(
+            f"{phase} {brief(each[phase, layer])}"
+            for phase in ("forward", "backward")
+            if (phase, layer) in each
+        )
         for name, each in found
     ]
     return f"layer {layer}: {'; '.join(said)}"
