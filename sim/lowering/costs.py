@@ -95,6 +95,20 @@ class Priced(NamedTuple):
         return self.collectives[name_of(plan, op)]
 
 
+def segment_kernels(
+    workload: Workload, plan: Plan, templates: Templates, op: PlanOp
+) -> tuple[Kernel, ...]:
+    """Kernels of a plan op that computes, those of modules that it leaves out among them."""
+    if op.name in _OWNED:
+        shard = shard_of(workload, plan.owned_numel, plan.owned_tensors)
+        return clip_kernels(shard) if op.name == "clip" else optimizer_kernels(workload, shard)
+    layers = templates.layer_kinds
+    kind = "root" if op.block < 0 else "embedding"
+    if op.block > 0:
+        kind = layers[op.block - 1] if op.block <= len(layers) else "head"
+    return templates.of(kind, op.name)
+
+
 class _Block(NamedTuple):
     """Rows of kernels, as a table collects them."""
 
@@ -375,16 +389,11 @@ class _Pricing:
         """CPU time of what goes before an op. [s]"""
         return sum([self.calls[name] * times for name, times in op.calls]) if op.calls else 0.0
 
-    def _kind(self, block: int) -> str:
-        layers = self.templates.layer_kinds
-        if block <= 0:
-            return "embedding" if block == 0 else "root"
-        return layers[block - 1] if block <= len(layers) else "head"
-
     def _add(self, op: PlanOp) -> None:
         """Price an op."""
         if op.kind == SEGMENT:
-            kernels, calls_s = self._segment(op), self._calls_s(op)
+            kernels = segment_kernels(self.workload, self.plan, self.templates, op)
+            calls_s = self._calls_s(op)
             if op.name in _OWNED:
                 for kernel in kernels:
                     self._kernel(kernel, calls_s=calls_s)
@@ -397,14 +406,6 @@ class _Pricing:
             self.table.add(host_s=self._host_work(op), category=_CATEGORY["host"])
         else:
             self._copy(op)
-
-    def _segment(self, op: PlanOp) -> tuple[Kernel, ...]:
-        if op.name in _OWNED:
-            shard = shard_of(self.workload, self.plan.owned_numel, self.plan.owned_tensors)
-            if op.name == "clip":
-                return clip_kernels(shard)
-            return optimizer_kernels(self.workload, shard)
-        return self.templates.of(self._kind(op.block), op.name)
 
     def _kernels(self, kernels: tuple[Kernel, ...], module: str, calls_s: float) -> None:
         block = _block(self.model, self.host, kernels, module, self.hbm_capacity, calls_s)

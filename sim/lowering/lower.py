@@ -37,7 +37,7 @@ from sim.lowering.parts import (
 from sim.lowering.slack import may_bind
 from sim.lowering.table import table_of
 from sim.lowering.teams import Team
-from sim.program import Program, assemble
+from sim.program import Program, Timeline, assemble
 from sim.records import dataclass
 from sim.strategies.plan import Plan
 
@@ -101,6 +101,12 @@ class Lowered:
             self.program.row(i), self.plan_op, self.category, self.alone_s[i], (self.views[i],),
             self.lane_names,
         )  # fmt: skip
+
+    def slowest(self, timeline: Timeline) -> RankView:
+        """The rank whose kernels end last; of a stack, the first row's."""
+        if len(self.views) == 1 or self.program.stack:
+            return self.views[0]
+        return max(self.views, key=lambda view: float(timeline.end[view.compute].max()))
 
 
 def hidden_launches(part: Part, fastest: float) -> B1:

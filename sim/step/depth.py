@@ -19,7 +19,7 @@ from sim.blocks.layer import layer_kinds
 from sim.inputs.model import Model
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
-from sim.lowering.lower import Lowered, RankView
+from sim.lowering.lower import Lowered
 from sim.lowering.parts import B1, F8, I8
 from sim.program import Timeline
 from sim.step.breakdown import Breakdown
@@ -73,7 +73,7 @@ class Pace(NamedTuple):
 
 def pace_of(lowered: Lowered, timeline: Timeline, layers: int) -> Pace:
     """How a step of `layers` blocks goes, or those of a stack."""
-    view, program = _slowest(lowered, timeline), lowered.program
+    view, program = lowered.slowest(timeline), lowered.program
     first = _first_of_blocks(view.plan)
     start, end = np.atleast_2d(timeline.start), np.atleast_2d(timeline.end)
     at = np.searchsorted(lowered.plan_op[view.compute], first) + view.compute.start
@@ -150,12 +150,6 @@ def alike(
         if any(again.get(name, 0.0) < s - least[i] for name, s in once.items()):
             found[i] = False
     return found
-
-
-def _slowest(lowered: Lowered, timeline: Timeline) -> RankView:
-    if len(lowered.views) == 1 or lowered.program.stack:
-        return lowered.views[0]
-    return max(lowered.views, key=lambda view: float(timeline.end[view.compute].max()))
 
 
 def _launches(lowered: Lowered, rank: int, ops: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -169,7 +169,7 @@ def _replicas(
         timeline = run(drawn.program, engine)
         stretch = None
         if ready.repeats and program.views[0].plan.stages > 1:
-            view = _slowest(drawn, timeline)
+            view = drawn.slowest(timeline)
             stretch = stretch_of(drawn, timeline, view, ready.cycle)
             if stretch is None:
                 exact = False
@@ -275,7 +275,7 @@ def _ran(
     `stretch` is what stands for others of a pipeline. [s]
     """
     repeats = [each.repeats for each in ready]
-    views = lowered.views if lowered.program.stack else (_slowest(lowered, timeline),)
+    views = lowered.views if lowered.program.stack else (lowered.slowest(timeline),)
     if stretch is None:
         inside = _windows(lowered, timeline, views[0], repeats)
     else:
@@ -314,10 +314,6 @@ def _ran(
     ]
     wholes = [whole for whole, *_ in found]
     return Ran(places, lowered, timeline, priced, wholes, middles, repeats, windows)
-
-
-def _slowest(lowered: Lowered, timeline: Timeline) -> RankView:
-    return max(lowered.views, key=lambda view: float(timeline.end[view.compute].max()))
 
 
 def _windows(

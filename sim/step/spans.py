@@ -120,7 +120,7 @@ def step_timeline(
         topology, job, level=varied.level(None), all_micro_steps=all_micro_steps, variation=varied
     )
     lowered, timeline = outcome.lowered, outcome.timeline
-    view = max(lowered.views, key=lambda v: float(timeline.end[v.compute].max()))
+    view = lowered.slowest(timeline)
     end = float(timeline.end.max())
     steps = job.gradient_accumulation
     return StepTimeline(

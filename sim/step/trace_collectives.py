@@ -86,7 +86,7 @@ def _described(op: PlanOp, cost: CollectiveCost, label: str) -> dict[str, Any]:
 def collective_rows(outcome: StepOutcome) -> list[dict[str, Any]]:
     """Collectives of the slowest rank in the order of issue; bytes are per rank, times in s."""
     lowered, timeline = outcome.lowered, outcome.timeline
-    view = max(lowered.views, key=lambda v: float(timeline.end[v.compute].max()))
+    view = lowered.slowest(timeline)
     rows = []
     for k in range(len(view.comm_kind)):
         op = view.plan.ops[int(view.comm_plan[k])]

@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from sim.blocks.kernels import Kernel
 from sim.blocks.unroll import Templates, unroll
-from sim.blocks.update import clip_kernels, optimizer_kernels, shard_of
 from sim.inputs.workload import Workload
+from sim.lowering.costs import segment_kernels
 from sim.lowering.lower import Lowered
 from sim.lowering.parts import CATEGORIES
 from sim.step.run import StepOutcome
 from sim.step.stages import stage_runs
 from sim.step.trace_events import event, lanes_of, meta
-from sim.strategies.plan import SEGMENT, Plan, PlanOp, runs
+from sim.strategies.plan import SEGMENT, Plan, runs
 
 _HOST = CATEGORIES.index("host")
 _COLLECTIVE = CATEGORIES.index("collective")
@@ -89,27 +88,12 @@ class _KernelNames:
             return ""
         key = op.name, op.block, op.module
         if key not in self._known:
-            kernels = self._segment(op)
+            kernels = segment_kernels(self._workload, self._plan, self._templates, op)
             self._known[key] = tuple(
                 f"{k.name} {k.direction}" for k in kernels if runs(op.module, k.module)
             )
         names = self._known[key]
         return names[place] if place < len(names) else ""
-
-    def _segment(self, op: PlanOp) -> tuple[Kernel, ...]:
-        if op.name in ("optimizer", "clip"):
-            plan = self._plan
-            shard = shard_of(self._workload, plan.owned_numel, plan.owned_tensors)
-            if op.name == "clip":
-                return tuple(clip_kernels(shard))
-            return tuple(optimizer_kernels(self._workload, shard))
-        layers = self._templates.layer_kinds
-        kind = "head"
-        if op.block <= 0:
-            kind = "embedding" if op.block == 0 else "root"
-        elif op.block <= len(layers):
-            kind = layers[op.block - 1]
-        return tuple(self._templates.of(kind, op.name))
 
 
 def pipeline(outcome: StepOutcome, workload: Workload, process: int) -> Iterator[dict[str, Any]]:
