@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -62,12 +63,16 @@ def outcome(said: F8) -> kernel.Outcome:
 
 def _dispatched(program: Program, state: State) -> kernel.Outcome:
     """The kernel as numba runs it when told to check, or not to compile."""
+    with np.errstate(all="ignore"):  # not compiled, numpy would warn where numba does not
+        found: kernel.Outcome = _jitted()(program, state)
+    return found
+
+
+@cache
+def _jitted() -> Any:
     from numba import njit
 
-    jitted = njit(**OPTIONS)(kernel.simulate)
-    with np.errstate(all="ignore"):  # not compiled, numpy would warn where numba does not
-        found: kernel.Outcome = jitted(program, state)
-    return found
+    return njit(**OPTIONS)(kernel.simulate)
 
 
 def _plain(program: Program) -> Program:
