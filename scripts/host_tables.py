@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import marked
+
 from sim.calibration.validate_finetune import machine_of, method_of
 from sim.cost.host import host_model, known_calls
 from sim.data import table
@@ -152,22 +154,18 @@ TABLES: Mapping[str, Callable[[], Iterator[list[str]]]] = {
 }  # fmt: skip
 
 
-def written(name: str) -> list[str]:
-    """A table's lines."""
+def written(name: str) -> str:
+    """A table in Markdown."""
     head, *rows = TABLES[name]()
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
+    return marked.table([head, ["---", *["---:"] * (len(head) - 1)], *rows])
 
 
 def main(argv: list[str]) -> None:
     """Print the tables or write them into the page."""
     text = PAGE.read_text(encoding="utf-8")
     for name in TABLES:
-        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        table_text = "\n".join(written(name))
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(end)
-        text = f"{before}{begin}\n\n{table_text}\n\n{end}{after}"
+        table_text = written(name)
+        text = marked.replaced(text, name, table_text)
         if "--write" not in argv:
             sys.stdout.write(table_text + "\n\n")
     if "--write" in argv:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import marked
+
 import sim
 from sim.quantities import gib, percent
 from sim.result.result import Result
@@ -171,7 +173,7 @@ def written(name: str) -> str:
         result = result_of(table, layout)
         found = [cell(result, layout, column) for column in table.columns]
         lines.append([*layout.cells, layout.name, *found])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return marked.table(lines)
 
 
 def main(argv: list[str]) -> None:
@@ -182,9 +184,8 @@ def main(argv: list[str]) -> None:
             sys.stdout.write(f"{name}\n\n{text}\n\n")
             continue
         page = DOCS / TABLES[name].page
-        before, begin, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->")
-        _, end, after = rest.partition(f"<!-- end of {name} -->")
-        page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+        before = page.read_text(encoding="utf-8")
+        page.write_text(marked.replaced(before, name, text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def _replicas(
     mine = ready._replace(ranks={}) if variation.jitter else ready
     exact = True
 
-    def outcome(replica: int) -> StepOutcome | None:
+    def ran(replica: int) -> tuple[Lowered, Timeline, list[tuple[Window, ...]]] | None:
         nonlocal exact
         drawn = program
         if variation.jitter:
@@ -176,22 +176,22 @@ def _replicas(
                 stretch = stretch_of(drawn, timeline, view, ready.cycle, nearly=True)
             if stretch is None:
                 return None
-        return _ran([0], [mine], drawn, timeline, stretch).outcome(0)
+        return drawn, timeline, _windows([ready], drawn, timeline, stretch)
 
     draws = variation.replicas if variation.jitter else 1
     times = np.empty(draws)
     for replica in range(draws):
-        found = outcome(replica)
+        found = ran(replica)
         if found is None:
             return None
-        times[replica] = found.time_s
+        times[replica] = sum(w.times * (w.finish - w.begin) for w in found[2][0])
         if progress is not None:
             progress(replica + 1, draws)
-    if draws > 1:
-        found = outcome(int(np.argsort(times, kind="stable")[(draws - 1) // 2]))
+    if draws > 1:  # the median alone is measured
+        found = ran(int(np.argsort(times, kind="stable")[(draws - 1) // 2]))
     if draws < variation.replicas:
         times = np.full(variation.replicas, times[0])
-    return _Found(found, times, exact) if found else None
+    return _Found(_ran([0], [mine], *found).outcome(0), times, exact) if found else None
 
 
 class Job(NamedTuple):
@@ -252,7 +252,9 @@ def run_together(jobs: Sequence[Job], engine: str) -> Iterator[Ran]:
                 together[place] = ready
             else:
                 alone = lowered(ready.priced)
-                yield _ran([place], [ready], alone, run(alone.program, engine))
+                timeline = run(alone.program, engine)
+                windows = _windows([ready], alone, timeline)
+                yield _ran([place], [ready], alone, timeline, windows)
             continue
         one = run_step(topology, workload, engine=engine, layers=layers)
         yield Ran(
@@ -263,24 +265,18 @@ def run_together(jobs: Sequence[Job], engine: str) -> Iterator[Ran]:
     for stack in stacks([ready.priced for ready in together.values()]):
         places = [all_places[i] for i in stack.places]
         timeline = run(stack.lowered.program, engine)
-        yield _ran(places, [together[i] for i in places], stack.lowered, timeline)
+        mine = [together[i] for i in places]
+        windows = _windows(mine, stack.lowered, timeline)
+        yield _ran(places, mine, stack.lowered, timeline, windows)
 
 
 def _ran(
     places: list[int], ready: Sequence[Ready], lowered: Lowered, timeline: Timeline,
-    stretch: tuple[float, float] | None = None,
+    windows: list[tuple[Window, ...]],
 ) -> Ran:  # fmt: skip
-    """Measures of steps, in which a middle one counts once more as often as it repeats.
-
-    `stretch` is what stands for others of a pipeline. [s]
-    """
-    repeats = [each.repeats for each in ready]
+    """Measures of steps."""
     views = lowered.views if lowered.program.stack else (lowered.slowest(timeline),)
-    if stretch is None:
-        inside = _windows(lowered, timeline, views[0], repeats)
-    else:
-        inside = [[(0.0, float(timeline.end.max())), stretch]]
-    counts = [(1, each.repeats // each.cycle) for each in ready]
+    inside = [[window[:2] for window in each] for each in windows]
 
     def of(views: Sequence[RankView]) -> list[list[Breakdown]]:
         far = [between_nodes(r.priced, view.plan) for r, view in zip(ready, views, strict=True)]
@@ -294,36 +290,42 @@ def _ran(
 
     found = of(views)
     for i, (view, moments, mine) in enumerate(zip(views, inside, found, strict=True)):
-        one, when = lowered.row(i), timeline.row(i)
-        for window, (begin, finish) in zip(mine, moments, strict=True):
-            window.transfers = shared(one, when, view, begin, finish)
+        lost = shared(lowered.row(i), timeline.row(i), view, moments)
+        for window, transfers in zip(mine, lost, strict=True):
+            window.transfers = transfers
     # beside a rank's, those of one on each other kind of GPU
     kinds = {} if lowered.program.stack else {v.role.gpu.name: v for v in reversed(lowered.views)}
     if len(kinds) > 1:
         for name, view in kinds.items():
             for window, its in zip(found[0], of([view])[0], strict=True):
                 window.by_gpu[name] = its.parts
-    for (whole, *middle), (_, times) in zip(found, counts, strict=True):
+    for (whole, *middle), (_, *more) in zip(found, windows, strict=True):
         if middle:
-            whole.add(middle[0], times)
+            whole.add(middle[0], more[0].times)
     middles = [each[1] if len(each) > 1 else None for each in found]
     priced = [each.priced for each in ready]
-    windows = [
-        tuple(Window(*window, times) for window, times in zip(each, count, strict=False))
-        for each, count in zip(inside, counts, strict=True)
-    ]
     wholes = [whole for whole, *_ in found]
+    repeats = [each.repeats for each in ready]
     return Ran(places, lowered, timeline, priced, wholes, middles, repeats, windows)
 
 
 def _windows(
-    lowered: Lowered, timeline: Timeline, view: RankView, repeats: Sequence[int]
-) -> list[list[tuple[float, float]]]:
-    """The whole of each step, and the micro-step in its middle where it repeats. [s]"""
-    found = [[(0.0, end)] for end in np.atleast_1d(timeline.end.max(axis=-1)).tolist()]
-    if any(repeats):
-        begin, finish = (np.atleast_1d(t).tolist() for t in middle_of(lowered, timeline, view))
-        for i, times in enumerate(repeats):
-            if times:
-                found[i].append((begin[i], finish[i]))
+    ready: Sequence[Ready], lowered: Lowered, timeline: Timeline,
+    stretch: tuple[float, float] | None = None,
+) -> list[tuple[Window, ...]]:  # fmt: skip
+    """The whole of each step, and the micro-step in its middle where it repeats.
+
+    `stretch` is what stands for others of a pipeline, of one step. [s]
+    """
+    found: list[tuple[Window, ...]] = [
+        (Window(0.0, end, 1),) for end in np.atleast_1d(timeline.end.max(axis=-1)).tolist()
+    ]
+    if stretch is not None:
+        begin, finish = [stretch[0]], [stretch[1]]
+    elif any(each.repeats for each in ready):
+        middle = middle_of(lowered, timeline, lowered.slowest(timeline))
+        begin, finish = (np.atleast_1d(t).tolist() for t in middle)
+    for i, each in enumerate(ready):
+        if each.repeats:
+            found[i] += (Window(begin[i], finish[i], each.repeats // each.cycle),)
     return found

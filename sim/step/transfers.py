@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sim.lowering.lower import Lowered, RankView
-from sim.lowering.parts import CATEGORIES, F8, I8
+from sim.lowering.parts import CATEGORIES, F8, I4, I8
 from sim.program import Program, Timeline
 from sim.step.intervals import Coverage
 
@@ -24,9 +24,9 @@ _FULL = 1.0 + 1e-9  # of a capacity
 
 
 def shared(
-    lowered: Lowered, timeline: Timeline, view: RankView, begin: float, finish: float
-) -> dict[str, float]:
-    """Seconds that a rank's collectives and copies took longer than alone, by cause.
+    lowered: Lowered, timeline: Timeline, view: RankView, windows: Sequence[tuple[float, float]]
+) -> list[dict[str, float]]:
+    """Seconds that a rank's collectives and copies took longer than alone, by window and cause.
 
     Parameters
     ----------
@@ -34,36 +34,33 @@ def shared(
         The step and when it ran.
     view : RankView
         The rank.
-    begin, finish : float
-        Transfers that start within this window count. [s]
+    windows : sequence of (begin, finish)
+        Transfers that start within one count there. [s]
 
     Notes
     -----
     Ring steps (level ``steps``) wait for each other, which is no sharing: they are left out.
     """
     program = lowered.program
-    known = ops = _transfers(program, [view])
+    ops = _transfers(program, [view])
     start, end = timeline.start[ops], timeline.end[ops]
     alone = program.latency[ops] + program.work[ops] / program.bound[ops]
     lost = end - start - alone
-    slower = (lost > _SLOWER * alone) & (start >= begin) & (start < finish)
+    slower = lost > _SLOWER * alone
     if not slower.any():
-        return {}
-    ops, lost, start, end = ops[slower], lost[slower], start[slower], end[slower]
-    every = known if len(lowered.views) == 1 else _transfers(program, lowered.views)
-    near = (timeline.end[every] > begin) & (timeline.start[every] < finish)
-    beside = _Beside(lowered, timeline, every[near])
-    found = dict.fromkeys((COLLECTIVES, COPIES, KERNELS), 0.0)
-    routes = program.route[ops]
-    for route in np.unique(routes).tolist():
-        mine = routes == route
-        parts = beside.seconds(route, start[mine], end[mine])
-        total = np.asarray(sum(parts.values(), np.zeros(int(mine.sum()))))
-        share = np.divide(lost[mine], total, out=np.zeros_like(total), where=total > 0.0)
-        for cause, part in parts.items():
-            found[cause] += float((share * part).sum())
-        found[KERNELS] += float(lost[mine][total <= 0.0].sum())
-    return {cause: seconds for cause, seconds in found.items() if seconds > 0.0}
+        return [{} for _ in windows]
+    every = ops if len(lowered.views) == 1 else _transfers(program, lowered.views)
+    found: list[dict[str, float]] = []
+    for begin, finish in windows:
+        mine = slower & (start >= begin) & (start < finish)
+        if not mine.any():
+            found.append({})
+            continue
+        near = (timeline.end[every] > begin) & (timeline.start[every] < finish)
+        beside = _Beside(lowered, timeline, every[near])
+        routes = program.route[ops[mine]]
+        found.append(beside.lost(routes, start[mine], end[mine], lost[mine]))
+    return found
 
 
 def _transfers(program: Program, views: Sequence[RankView]) -> I8:
@@ -96,6 +93,19 @@ class _Beside:
             for route, fastest in zip(routes.tolist(), pace.tolist(), strict=True)
         }
         self._capacity: list[float] = program.capacity.tolist()
+
+    def lost(self, routes: I4, start: F8, end: F8, lost: F8) -> dict[str, float]:
+        """What transfers on some routes lost, by cause. [s]"""
+        found = dict.fromkeys((COLLECTIVES, COPIES, KERNELS), 0.0)
+        for route in np.unique(routes).tolist():
+            mine = routes == route
+            parts = self.seconds(route, start[mine], end[mine])
+            total = np.asarray(sum(parts.values(), np.zeros(int(mine.sum()))))
+            share = np.divide(lost[mine], total, out=np.zeros_like(total), where=total > 0.0)
+            for cause, part in parts.items():
+                found[cause] += float((share * part).sum())
+            found[KERNELS] += float(lost[mine][total <= 0.0].sum())
+        return {cause: seconds for cause, seconds in found.items() if seconds > 0.0}
 
     def seconds(self, route: int, start: F8, end: F8) -> dict[str, F8]:
         """How long others that share with transfers of a route were under way, by cause, (n,)."""

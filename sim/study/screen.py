@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.documents import Section
-from sim.study.surrogate import F8, Codes, Figure, Levels, Surrogate, predicted
+from sim.study.surrogate import F8, Codes, Figure, Levels, Solved, Surrogate, predicted
 
 #: exact samples to begin with: at least so many, and so many for each level of each key
 _FEWEST, _EACH = 96, 3
@@ -186,13 +186,15 @@ class Screen:
         least = _LEAST * np.array([row["step_time_s"] for row in rows])
         parts = [np.log(np.maximum([row[name] for row in rows], least)) for name in _PARTS]
         figure, memory = self._figure, self._memory
+        solved: Solved = {}
         for surrogate, values in zip(figure.parts, parts, strict=True):
-            surrogate.fit(codes, values)
-        figure.fit(codes, loss, parts)
+            surrogate.fit(codes, values, solved)
+        figure.fit(codes, loss, parts, solved)
         share = np.log([row["memory_bytes"] / row["capacity_bytes"] for row in rows])
-        memory.fit(codes, share)
+        memory.fit(codes, share, solved)
         for other, name in zip(self._others, self.asked, strict=True):
-            other.fit(codes, np.log([max(row[name] or 0.0, _NOTHING) for row in rows]))
+            asked = np.log([max(row[name] or 0.0, _NOTHING) for row in rows])
+            other.fit(codes, asked, solved)
         said = predicted([figure.rest, memory, *figure.parts, *self._others], self.codes)
         two = 2 + len(parts)
         seen = _Seen(

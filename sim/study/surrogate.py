@@ -26,6 +26,9 @@ from sim.units import UnitError, parse_any
 
 F8 = NDArray[np.float64]
 Codes = NDArray[np.uint16]  # (points, keys): which level of each key
+Setting = tuple[tuple[float, ...], float]  # weights of interactions, noise
+#: by setting, what a fit takes of the codes of some samples: what their figures are does not matter
+Solved = dict[Setting, tuple[F8, float]]
 
 #: weights of effects of two and of three keys beside those of one; the likeliest is taken
 _INTERACTIONS = ((1.0, 0.03, 0.001), (1.0, 0.1, 0.01), (1.0, 0.3, 0.1))
@@ -105,7 +108,7 @@ class Surrogate:
     """
 
     levels: Levels
-    setting: tuple[tuple[float, ...], float] | None = None
+    setting: Setting | None = None
     codes: Codes = field(init=False)
     left_out: F8 = field(init=False)  # (samples,) as predicted from the others less what it is
     _alpha: F8 = field(init=False)
@@ -113,7 +116,7 @@ class Surrogate:
     _mean: float = 0.0
     _scale: float = 0.0
 
-    def fit(self, codes: Codes, values: F8) -> Surrogate:
+    def fit(self, codes: Codes, values: F8, solved: Solved | None = None) -> Surrogate:
         """Learn from samples.
 
         Parameters
@@ -122,24 +125,33 @@ class Surrogate:
             Levels.
         values : (samples,) float64
             Logarithms of the figure.
+        solved : Solved, optional
+            Of these samples, shared by the surrogates of one space that learn from them.
         """
+        solved = {} if solved is None else solved
         self.codes, self._mean = codes, float(values.mean())
         centred = values - self._mean
         likeliest = -math.inf
         tried = [self.setting] if self.setting else list(itertools.product(_INTERACTIONS, _NOISES))
-        for weights, noise in tried:
-            gram = self._gram(codes, codes, weights)
-            gram[np.diag_indices_from(gram)] += noise
-            inverse = np.linalg.inv(gram)
+        for setting in tried:
+            if setting not in solved:
+                solved[setting] = self._solve(codes, *setting)
+            inverse, log_det = solved[setting]
             alpha: F8 = inverse @ centred
             scale = max(float(centred @ alpha) / len(values), 1e-30)
-            likely = np.linalg.slogdet(inverse)[1] - len(values) * math.log(scale)
+            likely = log_det - len(values) * math.log(scale)
             if likely > likeliest:
-                likeliest, self.setting = likely, (weights, noise)
-                self._alpha, self._scale = alpha, scale
-                self._inverse = np.asarray(inverse, float)
+                likeliest, self.setting = likely, setting
+                self._alpha, self._scale, self._inverse = alpha, scale, inverse
         self.left_out = np.asarray(-self._alpha / np.diag(self._inverse))
         return self
+
+    def _solve(self, codes: Codes, weights: tuple[float, ...], noise: float) -> tuple[F8, float]:
+        """Inverse of the samples' covariance, and the logarithm of its determinant."""
+        gram = self._gram(codes, codes, weights)
+        gram[np.diag_indices_from(gram)] += noise
+        inverse = np.asarray(np.linalg.inv(gram), float)
+        return inverse, float(np.linalg.slogdet(inverse)[1])
 
     def deviations(self, codes: Codes) -> F8:
         """(points,) how unsure each prediction is, of the logarithm."""
@@ -277,8 +289,14 @@ class Figure:
     power: float | None = None
     sign: float = 1.0
 
-    def fit(self, codes: Codes, values: F8, parts: Sequence[F8]) -> Figure:
-        """Learn from samples: the figure, and the parts that `self.parts` have learnt from."""
+    def fit(
+        self, codes: Codes, values: F8, parts: Sequence[F8], solved: Solved | None = None
+    ) -> Figure:
+        """Learn from samples: the figure, and the parts that `self.parts` have learnt from.
+
+        `solved` is as for `Surrogate.fit`.
+        """
+        solved = {} if solved is None else solved
         tried: list[tuple[float | None, float]] = [(self.power, self.sign)]
         if self.rest.setting is None:
             tried = [(p, s) for p in _SHARPNESS for s in ((1.0, -1.0) if p else (1.0,))]
@@ -286,7 +304,7 @@ class Figure:
         for power, sign in tried:
             self.power, self.sign = power, sign
             rest = Surrogate(self.rest.levels, self.rest.setting)
-            rest.fit(codes, values - self._base(parts))
+            rest.fit(codes, values - self._base(parts), solved)
             error = float(np.sqrt(np.mean(self._left_out(rest, parts) ** 2)))
             if error < best:
                 best, found = error, (rest, power, sign)

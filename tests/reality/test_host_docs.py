@@ -7,13 +7,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import host_tables
+import marked
 
 
 def printed(name):
-    text = host_tables.PAGE.read_text(encoding="utf-8")
-    part = text.partition(f"<!-- {name} -->")[2].partition(f"<!-- end of {name} -->")[0]
-    lines = [line for line in part.splitlines() if line.startswith("|") and "---" not in line]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return marked.cells(host_tables.PAGE.read_text(encoding="utf-8"), name)
 
 
 @pytest.mark.parametrize("name", host_tables.TABLES)

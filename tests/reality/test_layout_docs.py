@@ -7,15 +7,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import layout_tables
+import marked
 
 
 def printed(name):
     """Rows of a table by what stands before its columns."""
     table = layout_tables.TABLES[name]
     text = (layout_tables.DOCS / table.page).read_text(encoding="utf-8")
-    part = text.partition(f"<!-- {name} -->")[2].partition(f"<!-- end of {name} -->")[0]
-    lines = [line for line in part.splitlines() if line.startswith("|") and "---" not in line]
-    head, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    head, *rows = marked.cells(text, name)
     assert head == [*table.cells, "layout", *table.columns]
     named = len(table.cells) + 1
     return {tuple(row[:named]): row[named:] for row in rows}
