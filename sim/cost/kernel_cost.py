@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.blocks.kernels import Kernel
-from sim.cost.attention import attention_rate, family, lookup
+from sim.cost.attention import AttentionConstants, attention_rate, family, lookup
 from sim.cost.constants import KernelConstants, load_constants
 from sim.cost.elementwise import beyond_l2, stream_time
 from sim.cost.gemm import MEMORY_SATURATION, effective_waves, gemm_times, soft_max
@@ -76,12 +76,15 @@ class CostModel:
         self._curves: list[F8] = []
         self._stacked: F8 = np.ones((0, gpu.sms + 1))
         self._curve_of: dict[tuple[float, ...], int] = {}
-        self._notes: dict[str, None] = dict.fromkeys(self.constants.fallbacks)
 
-    @property
-    def fallbacks(self) -> tuple[str, ...]:
-        """What was costed with constants of something else, so far."""
-        return tuple(self._notes)
+    def fallbacks_of(self, kernels: Iterable[Kernel]) -> tuple[str, ...]:
+        """What is costed with constants of something else where some kernels run.
+
+        It follows from the kernels alone: a model is shared by all jobs on its GPU, and a job must
+        not be told what another one borrows.
+        """
+        notes = (self._attention_constants(k)[1] for k in kernels if k.kind == "attention")
+        return tuple(dict.fromkeys((*self.constants.fallbacks, *filter(None, notes))))
 
     def cost(self, kernel: Kernel) -> KernelCost:
         """Cost of one kernel."""
@@ -194,12 +197,8 @@ class CostModel:
             )
 
     def _attention(self, kernel: Kernel) -> KernelCost:
-        sequences, heads, _, queries, keys, dim, causal, window = kernel.shape
-        direction = "forward" if kernel.direction == "forward" else "backward"
-        kind = family(kernel.access, self.gpu.compute_capability, dim)
-        c, note = lookup(self.constants.attention, kind, direction, dim)
-        if note:
-            self._notes[note] = None
+        sequences, heads, _, queries, keys, _, causal, window = kernel.shape
+        c, _ = self._attention_constants(kernel)
         clock = self.clock(ATTENTION_INTENSITY)
         rate = attention_rate(
             c, self.peak(kernel.dtype) * clock * self._rate, queries, keys, window, bool(causal)
@@ -218,6 +217,13 @@ class CostModel:
             fixed_s=floor,
             blocks=float(blocks),
         )
+
+    def _attention_constants(self, kernel: Kernel) -> tuple[AttentionConstants, str]:
+        """Those of its family and head size, and what they fell back on."""
+        direction = "forward" if kernel.direction == "forward" else "backward"
+        dim = kernel.shape[5]
+        kind = family(kernel.access, self.gpu.compute_capability, dim)
+        return lookup(self.constants.attention, kind, direction, dim)
 
     def _stream(self, kernel: Kernel) -> KernelCost:
         c = self.constants

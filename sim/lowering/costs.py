@@ -231,12 +231,13 @@ def price(
         if key not in known:
             known[key] = _Pricing(step, i, role)
         parts.append(known[key])
+    run = [kernel for kernels in step.templates.kernels.values() for kernel in kernels]
     return Priced(
         parts=tuple(part.run(step) for part in parts),
         flights=step.flights(),
         compiled=step.compiled,
         collectives=step.costs,
-        fallbacks=tuple(dict.fromkeys(text for p in parts for text in p.model.fallbacks)),
+        fallbacks=tuple(dict.fromkeys(text for p in parts for text in p.model.fallbacks_of(run))),
         models=tuple(part.model for part in parts),
     )
 

@@ -232,19 +232,19 @@ def test_host_launch():
 
 
 def test_borrowed_constants_are_named():
-    assert CostModel(H100).fallbacks == ()
-    notes = CostModel(catalogue.gpu("v100-sxm-32gb")).fallbacks
+    assert CostModel(H100).constants.fallbacks == ()
+    notes = CostModel(catalogue.gpu("v100-sxm-32gb")).constants.fallbacks
     assert any("v100-sxm-32gb" in n for n in notes)
-    assert CostModel(catalogue.gpu("l40s-pcie-48gb")).fallbacks[:2] == (
+    assert CostModel(catalogue.gpu("l40s-pcie-48gb")).constants.fallbacks[:2] == (
         "attention of l40s-pcie-48gb: a100-sxm-80gb's",
         "bandwidth of l40s-pcie-48gb: a100-sxm-80gb's x 1.17, at most 0.9",
     )
-    assert CostModel(catalogue.gpu("b200-sxm-180gb")).fallbacks == (
+    assert CostModel(catalogue.gpu("b200-sxm-180gb")).constants.fallbacks == (
         "attention of b200-sxm-180gb: h100-sxm-80gb's x 0.528 (flash2)",
         "bandwidth of b200-sxm-180gb: h100-sxm-80gb's",
     )
     stranger = H100.model_copy(update={"architecture": "foo", "name": "foo-1"})
-    assert CostModel(stranger).fallbacks[0] == "foo-1: the architecture foo is unknown"
+    assert CostModel(stranger).constants.fallbacks[0] == "foo-1: the architecture foo is unknown"
 
 
 def test_an_unknown_architecture_is_warned_of():

@@ -116,6 +116,18 @@ def test_a_gpu_of_ones_own_says_what_decides_the_answer(tmp_path):
     assert load_topology(tmp_path / "t.yaml") == spec
 
 
+def test_what_is_borrowed_does_not_depend_on_what_ran_before():
+    """A cost model is shared by jobs on its GPU, which one after another borrow or do not."""
+    found = [
+        simulate("dgx-a100", JOB, overrides=[f"attention={kind}"], scaling=False, fixes=False)
+        for kind in ("flash2", "cudnn", "flash2")
+    ]
+    taken = "attention cudnn {}: no data on this GPU, flash2 taken"
+    assert [f.borrowed for f in found] == [
+        (), tuple(taken.format(way) for way in ("forward", "backward")), (),
+    ]  # fmt: skip
+
+
 def test_the_band_of_a_gpu_of_ones_own_is_wider_and_what_is_borrowed_is_named():
     own = {"name": "mine-9000", "architecture": "ampere", "memory": "79 GiB",
            "memory_bandwidth": "2.039 TB/s", "sms": 108, "power_limit": "400 W",
