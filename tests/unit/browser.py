@@ -144,7 +144,8 @@ class Page:
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key)
 
     def drag(self, selector: str, down: float) -> None:
-        """The pointer pressed in the middle of an element and moved down."""
+        """The pointer pressed in the middle of an element and moved down, once nothing moves."""
+        self.until("(document.body.dataset.open ?? '0') === '0'")
         x, y = self.ask(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             "e.scrollIntoView({ block: 'center', behavior: 'instant' });"

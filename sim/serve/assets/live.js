@@ -80,13 +80,21 @@
 
   // --- asking ------------------------------------------------------------------------------------
 
+  // Questions without their answer are counted on the page: while there are any, things may still move on it.
+  let open = 0;
+
   async function ask(verb, body, packed) {
     const headers = { "Content-Type": "application/json" };
     if (packed) headers["Content-Encoding"] = packed;
-    const answer = await fetch(`api/${verb}`, { method: "POST", headers, body: packed ? body : JSON.stringify(body) });
-    const found = await answer.json();
-    if (!answer.ok) throw found.faults || [{ path: "", message: answer.statusText }];
-    return found;
+    document.body.dataset.open = String(++open);
+    try {
+      const answer = await fetch(`api/${verb}`, { method: "POST", headers, body: packed ? body : JSON.stringify(body) });
+      const found = await answer.json();
+      if (!answer.ok) throw found.faults || [{ path: "", message: answer.statusText }];
+      return found;
+    } finally {
+      document.body.dataset.open = String(--open);
+    }
   }
 
   let running = false, wanted = false, pause = 0;

@@ -5,12 +5,15 @@
   const LEAST = 5, STEP = 5; // percent
   const COUNTS = { nic: ["node.nics.count", "NICs of a node"], gpu: ["node.gpus", "GPUs of a node"] };
   let part = null; // what the slider is about: its name as --slow has it
+  let held = false, late = null; // a part is being dragged; the drawing that came meanwhile
 
   const nameOf = (element) => element.dataset.link ? `link:${element.dataset.link}` : `rank:${element.dataset.rank}`;
   const shareOf = (name) => Math.round(100 * Number(state.slow[name] ?? 1));
   const parts = () => [...$("machine-drawn").querySelectorAll("svg[role=group] [data-link], svg[role=group] [data-rank]")];
 
+  // What is held under the pointer is not drawn anew: its drag would be lost.
   window.live.machine = (found) => {
+    if (held) { late = found; return; }
     const focused = document.activeElement?.dataset?.link || document.activeElement?.dataset?.rank;
     put("machine-drawn", found.html.machine);
     $("machine-said").textContent = found.sentence;
@@ -69,15 +72,18 @@
     const from = event.clientY, before = shareOf(name);
     element.focus();
     choose(name);
+    held = true;
     element.setPointerCapture(event.pointerId);
     const move = (e) => { if (Math.abs(e.clientY - from) > 3) set(name, before - (e.clientY - from), false); };
     const end = () => {
-      element.removeEventListener("pointermove", move);
+      for (const [kind, told] of heard) element.removeEventListener(kind, told);
+      held = false;
+      if (late) window.live.machine(late);
+      late = null;
       if (shareOf(name) !== before) refresh();
     };
-    element.addEventListener("pointermove", move);
-    element.addEventListener("pointerup", end, { once: true });
-    element.addEventListener("pointercancel", end, { once: true });
+    const heard = [["pointermove", move], ["pointerup", end], ["pointercancel", end]];
+    for (const [kind, told] of heard) element.addEventListener(kind, told);
   }
 
   // --- all of a kind -----------------------------------------------------------------------------
