@@ -12,6 +12,8 @@ from typing import Any
 
 from sim.errors import InputError
 
+#: a path as people write it
+File = str | os.PathLike[str]
 #: audit events of what a sealed process does not do
 _FORBIDDEN = frozenset({
     "os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect",

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from os import PathLike
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sim.files import File
     from sim.inputs.calibration import Calibration
 
-File = str | PathLike[str]
 Overrides = Iterable[str] | Mapping[str, Any]
 Varied = Iterable[str] | Mapping[str, Iterable[Any]]
-Progress = Callable[[int, int], None]
 
 _OVERRIDES, _VARY = "overrides", "vary"
 

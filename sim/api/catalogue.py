@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sim.api.arguments import File
-
 if TYPE_CHECKING:
+    from sim.files import File
     from sim.inputs.codes import Code
     from sim.inputs.doctor import Checkup
     from sim.inputs.entries import Entries, Entry

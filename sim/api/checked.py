@@ -10,7 +10,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 
-class Kind(NamedTuple):
+class ArgumentKind(NamedTuple):
     """What an annotation takes, in words, and whether a value is that."""
 
     words: str
@@ -42,31 +42,31 @@ def _number(value: Any) -> bool:
 
 #: annotations of the face; others are the checks' of whoever takes them (`ELSEWHERE`)
 KINDS = {
-    "None": Kind("None", lambda value: value is None),
-    "bool": Kind("True or False", lambda value: isinstance(value, bool)),
-    "int": Kind("a whole number", _whole),
-    "float": Kind("a number", _number),
-    "str": Kind("a text", _text),
-    "File": Kind("a path", _file),
-    "Iterable[str]": Kind("a list of texts", lambda value: _many(value, _text)),
-    "Iterable[File]": Kind(
+    "None": ArgumentKind("None", lambda value: value is None),
+    "bool": ArgumentKind("True or False", lambda value: isinstance(value, bool)),
+    "int": ArgumentKind("a whole number", _whole),
+    "float": ArgumentKind("a number", _number),
+    "str": ArgumentKind("a text", _text),
+    "File": ArgumentKind("a path", _file),
+    "Iterable[str]": ArgumentKind("a list of texts", lambda value: _many(value, _text)),
+    "Iterable[File]": ArgumentKind(
         "a list of paths", lambda value: not _file(value) and _many(value, _file)
     ),
-    "Sequence[str]": Kind("a list of texts", lambda value: _many(value, _text)),
-    "Iterable[int]": Kind(
+    "Sequence[str]": ArgumentKind("a list of texts", lambda value: _many(value, _text)),
+    "Iterable[int]": ArgumentKind(
         "a list of whole numbers", lambda value: not _text(value) and _many(value, _whole)
     ),
-    "Sequence[int]": Kind("a list of whole numbers", lambda value: _many(value, _whole)),
-    "Sequence[float]": Kind("a list of numbers", lambda value: _many(value, _number)),
-    "Mapping[str, Any]": Kind("a mapping", lambda value: isinstance(value, Mapping)),
-    "Calibration": Kind(
+    "Sequence[int]": ArgumentKind("a list of whole numbers", lambda value: _many(value, _whole)),
+    "Sequence[float]": ArgumentKind("a list of numbers", lambda value: _many(value, _number)),
+    "Mapping[str, Any]": ArgumentKind("a mapping", lambda value: isinstance(value, Mapping)),
+    "Calibration": ArgumentKind(
         "a Calibration", lambda value: type(value).__name__ == "Calibration"
     ),
-    "Progress": Kind("a function", callable),
+    "Progress": ArgumentKind("a function", callable),
 }  # fmt: skip
 ELSEWHERE = frozenset({
-    "Any", "Argument", "Document", "Iterable[Quantity]", "Objective", "Overrides", "Policy",
-    "Quantity", "Sequence[Argument]", "Sequence[Policy]", "Varied",
+    "Any", "Argument", "BoundQuantity", "Document", "Iterable[BoundQuantity]", "Objective",
+    "Overrides", "Policy", "Sequence[Argument]", "Sequence[Policy]", "Varied",
 })  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def parts_of(annotation: str) -> list[str]:
     return annotation.split(" | ")
 
 
-def _check(function: str, name: str, value: Any, takes: tuple[Kind, ...]) -> None:
+def _check(function: str, name: str, value: Any, takes: tuple[ArgumentKind, ...]) -> None:
     if any(kind.takes(value) for kind in takes):
         return
     from sim.errors import InputError

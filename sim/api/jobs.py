@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sim.api.arguments import File, Overrides, Progress, chosen, path, settings, share, texts
+from sim.api.arguments import Overrides, chosen, path, settings, share, texts
 
 if TYPE_CHECKING:
+    from sim.files import File
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
     from sim.inputs.config import Configuration
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from sim.interop.emit import Exported
     from sim.interop.imported import ImportedJob
     from sim.interop.trace_diff import TraceDifference
-    from sim.memory.bound import Quantity
+    from sim.memory.bound import BoundQuantity
     from sim.result.explain import MethodComparison
     from sim.result.improve import Improvement
     from sim.result.memory import MemoryAnswer
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sim.step.chrome_trace import Trace
     from sim.step.spans import StepTimeline
     from sim.step.stages import StageChart
+    from sim.step.variation import Progress
 
 _DIFFERENCE = "trace diff"
 _ENGINES = ("auto", "reference", "python", "compiled")
@@ -131,8 +133,8 @@ def memory_of(
     *,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
-    bound: Quantity | None = None,
-    bounds: Iterable[Quantity] = (),
+    bound: BoundQuantity | None = None,
+    bounds: Iterable[BoundQuantity] = (),
     fixes: bool = True,
     **keys: Any,
 ) -> MemoryAnswer:
@@ -159,7 +161,7 @@ def memory_of(
     from sim.inputs.loader import load
 
     quantities = ("micro_batch", "sequence_length", "nodes")
-    given = cast("tuple[Quantity, ...]", texts("bounds", bounds, "['micro_batch']"))
+    given = cast("tuple[BoundQuantity, ...]", texts("bounds", bounds, "['micro_batch']"))
     asked = [*([bound] if bound else []), *given]
     for quantity in asked:
         chosen("bound", quantity, (None, *quantities))

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sim.api.arguments import File, Overrides, Varied, axes, path, settings, several
+from sim.api.arguments import Overrides, Varied, axes, path, settings, several
 
 _SIZES = "sizes"
 if TYPE_CHECKING:
     from sim.fabric.describe import MachineDescription
+    from sim.files import File
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
     from sim.inputs.offers import Offers

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from sim.api.arguments import File, Overrides, chosen, names, settings
+from sim.api.arguments import Overrides, chosen, names, settings
 
 if TYPE_CHECKING:
     from sim.calibration.calibrate import CalibrationReport
     from sim.calibration.confusion import Confusion
     from sim.calibration.diagnose import Diagnosis
     from sim.calibration.validation import Validation
+    from sim.files import File
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
 

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.api.arguments import (
-    File,
     Overrides,
-    Progress,
     Varied,
     axes,
     chosen,
@@ -20,9 +18,11 @@ from sim.api.arguments import (
 from sim.errors import Fault, InputError
 
 if TYPE_CHECKING:
+    from sim.files import File
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
     from sim.memory.bound import Bound
+    from sim.step.variation import Progress
     from sim.study.axes import Grid
     from sim.study.compared import Comparison
     from sim.study.inverse import BandwidthNeeded, GpusNeeded, PriceNeeded
@@ -140,7 +140,7 @@ def size(
     SizeReport
         ``winner`` is None if nothing meets the target.
     """
-    from sim.study.machines import Wanted
+    from sim.study.machines import MachineFilter
     from sim.study.size import size
     from sim.study.target import FIGURES, settings_of, target_of
 
@@ -149,7 +149,7 @@ def size(
     allowed, setup_s = settings_of(risk, setup)
     return size(
         workload, target_of(objective, deadline, budget, throughput, slack),
-        Wanted(tuple(residency), tuple(region), tuple(provider), tuple(gpu)),
+        MachineFilter(tuple(residency), tuple(region), tuple(provider), tuple(gpu)),
         sets=settings(overrides, calibration), topologies=several(topologies),
         prices=path(prices), spot=spot, most_gpus=max_gpus, gpus=gpus, global_batch=global_batch,
         vary=axes(vary), risk=allowed, setup_s=setup_s, tuned=not as_written,

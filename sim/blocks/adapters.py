@@ -28,7 +28,7 @@ class Move(NamedTuple):
     access: str = ""
 
 
-class Code(NamedTuple):
+class AdapterCode(NamedTuple):
     """What a LoRA layer's code runs around its two products, an input or output element. [B]
 
     Attributes
@@ -54,7 +54,7 @@ class Code(NamedTuple):
     scales: bool = True
 
 
-def code(s: Setting, wide: bool = True) -> Code:
+def code(s: Setting, wide: bool = True) -> AdapterCode:
     """The code of a setting's adapters; `wide`: beside what is fp32 where activations are upcast.
 
     Notes
@@ -75,7 +75,7 @@ def code(s: Setting, wide: bool = True) -> Code:
         mask = (Move("dropout", e, e + 1),) if dropout else ()
         back = (Move("mask", e, 1), Move("dropout", e + 1, e)) if dropout else ()
         add = Move("add", 2 * e, e)
-        return Code(
+        return AdapterCode(
             mask, (add,), (), (*back, add), s.dtype, e if dropout else 0.0, scales=False
         )  # fmt: skip
     x: float = a if plain or not s.autocast else e  # of the input as it is dropped
@@ -104,7 +104,7 @@ def code(s: Setting, wide: bool = True) -> Code:
         into = [Move("dropout", e, g)] if dropout or e != g else []
         back_into = [Move("dropout", g + e, e)]
         onto, back_onto = [Move("add", e + g, e)], [Move("scale", e, g)]
-    return Code(
+    return AdapterCode(
         tuple(into), tuple(onto), tuple(back_onto), tuple(back_into),
         s.dtype if s.autocast else s.adapter_dtype, g if into else 0.0,
     )  # fmt: skip

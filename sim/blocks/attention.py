@@ -126,7 +126,7 @@ def core(
     e, rows = s.product, float(s.tokens)
     n_heads, kv_heads, dim, value_dim = heads
     widths = (n_heads * dim, kv_heads * dim, kv_heads * value_dim, n_heads * value_dim)
-    sizes = moved = context.Sizes(*(e * rows * width for width in widths))
+    sizes = moved = context.TensorBytes(*(e * rows * width for width in widths))
     if s.upcast:  # flash kernels take no fp32; what they return is as they computed it
         q, k, v = (narrowed(t, x, rows * w) for x, w in zip((q, k, v), widths, strict=False))
     ring = context.travels(s)  # which is inside the kernel's call, and sees what that sees
@@ -167,7 +167,7 @@ def core(
 
 
 def _calls(
-    t: Tape, sizes: context.Sizes, heads: tuple[int, int, int, int], window: int | None
+    t: Tape, sizes: context.TensorBytes, heads: tuple[int, int, int, int], window: int | None
 ) -> tuple[list[Map | Kernel], list[Map | Kernel]]:
     """Calls of the fused kernel, forward and backward, with what is between them."""
     s = t.setting

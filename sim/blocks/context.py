@@ -26,7 +26,7 @@ AXIS = "cp"
 CORE = "attention"
 
 
-class Sizes(NamedTuple):
+class TensorBytes(NamedTuple):
     """Of one rank's share of each tensor. [B]"""
 
     queries: float
@@ -40,7 +40,7 @@ class Sizes(NamedTuple):
         return self.keys + self.values
 
 
-class Piece(NamedTuple):
+class AttentionCall(NamedTuple):
     """One call of the attention kernel.
 
     Attributes
@@ -79,7 +79,7 @@ def pairs_seen(queries: int, keys: int, window: int | None, fair: bool = True) -
     return rising * before + rising * rising / 2 + (queries - rising) * window
 
 
-def pieces(s: Setting, length: int, keys: int, window: int | None) -> tuple[Piece, ...]:
+def pieces(s: Setting, length: int, keys: int, window: int | None) -> tuple[AttentionCall, ...]:
     """Calls of the kernel on the rank with most to do: the last one of a ring.
 
     With load balance a rank holds chunks i and 2c - 1 - i of 2c, so that all have equal work: the
@@ -87,14 +87,14 @@ def pieces(s: Setting, length: int, keys: int, window: int | None) -> tuple[Piec
     last rank attends to all other parts whole, the first to its own alone.
     """
     if s.context == 1:
-        return (Piece(length, keys, pairs_seen(length, keys, window)),)
+        return (AttentionCall(length, keys, pairs_seen(length, keys, window)),)
     if s.context_kind == "ulysses":
-        return (Piece(keys, keys, pairs_seen(keys, keys, window), heads=s.context),)
+        return (AttentionCall(keys, keys, pairs_seen(keys, keys, window), heads=s.context),)
     if s.context_kind == "all-gather":
-        return (Piece(length, keys, pairs_seen(length, keys, window, s.context_balanced)),)
+        return (AttentionCall(length, keys, pairs_seen(length, keys, window, s.context_balanced)),)
     arrived = length // 2 if s.context_balanced else length
-    own = Piece(length, length, pairs_seen(length, length, None))
-    other = Piece(length, arrived, float(length) * arrived, False, share=arrived / length)
+    own = AttentionCall(length, length, pairs_seen(length, length, None))
+    other = AttentionCall(length, arrived, float(length) * arrived, False, share=arrived / length)
     return (own,) + (other,) * (s.context - 1)
 
 
@@ -122,7 +122,7 @@ def open_parts(t: Tape) -> None:
         t.part(CORE)
 
 
-def gathered(t: Tape, k: int, v: int, sizes: Sizes) -> tuple[int, int, Sizes]:
+def gathered(t: Tape, k: int, v: int, sizes: TensorBytes) -> tuple[int, int, TensorBytes]:
     """Keys and values of the whole sequence, where they are gathered; they are kept as such."""
     s = t.setting
     if s.context == 1 or s.context_kind != "all-gather":
@@ -136,11 +136,13 @@ def gathered(t: Tape, k: int, v: int, sizes: Sizes) -> tuple[int, int, Sizes]:
         )
         made.append(t.op(f"cp.gather.{name}", (x,), whole, exchanges=moves))
     k, v = made
-    more = Sizes(sizes.queries, s.context * sizes.keys, s.context * sizes.values, sizes.outputs)
+    more = TensorBytes(
+        sizes.queries, s.context * sizes.keys, s.context * sizes.values, sizes.outputs
+    )
     return k, v, more
 
 
-def exchanged(s: Setting, sizes: Sizes, kv_heads: int) -> tuple[Exchange, ...]:
+def exchanged(s: Setting, sizes: TensorBytes, kv_heads: int) -> tuple[Exchange, ...]:
     """What ranks send each other around and between calls of the kernel."""
     if s.context == 1 or s.context_kind == "all-gather":
         return ()
@@ -157,13 +159,13 @@ def exchanged(s: Setting, sizes: Sizes, kv_heads: int) -> tuple[Exchange, ...]:
     )  # fmt: skip
 
 
-def _turned(s: Setting, sizes: Sizes, kv_heads: int) -> tuple[float, ...]:
+def _turned(s: Setting, sizes: TensorBytes, kv_heads: int) -> tuple[float, ...]:
     """Queries, keys, values and outputs as a rank turns them; it needs whole heads. [B]"""
     more = max(1.0, s.context / kv_heads)
     return sizes.queries, more * sizes.keys, more * sizes.values, sizes.outputs
 
 
-def turns(s: Setting, sizes: Sizes, kv_heads: int) -> list[Map]:
+def turns(s: Setting, sizes: TensorBytes, kv_heads: int) -> list[Map]:
     """Copies around the all-to-alls of a direction."""
     if s.context == 1 or s.context_kind != "ulysses":
         return []
@@ -197,7 +199,7 @@ def _gradients(wide: float, when: When, where: str) -> Exchange:
     return Exchange("send_recv", AXIS, wide, wide, when, True, dtype="fp32", part=where)
 
 
-def merged(s: Setting, call: int, sizes: Sizes) -> list[Map]:
+def merged(s: Setting, call: int, sizes: TensorBytes) -> list[Map]:
     """Kernels around a call forward: keys and values as one message, outputs merged.
 
     Partial outputs are cast to fp32, then out - sigmoid(lse' - lse) (out - out') in eager steps
@@ -218,7 +220,7 @@ def merged(s: Setting, call: int, sizes: Sizes) -> list[Map]:
     return rows
 
 
-def added(s: Setting, call: int, sizes: Sizes) -> list[Map]:
+def added(s: Setting, call: int, sizes: TensorBytes) -> list[Map]:
     """Kernels after a call backward: gradients added in fp32, and made one message."""
     if not travels(s):
         return []
@@ -238,7 +240,7 @@ def added(s: Setting, call: int, sizes: Sizes) -> list[Map]:
     return rows
 
 
-def buffers(s: Setting, sizes: Sizes) -> tuple[float, float]:
+def buffers(s: Setting, sizes: TensorBytes) -> tuple[float, float]:
     """Buffers of the exchanges, alive while attention runs forward and backward. [B]
 
     Ring: what arrives (all parts or, turn by turn, what is sent and what comes); forward the fp32

@@ -45,7 +45,7 @@ class ParameterCounts:
     tensors: int
 
 
-class Share(NamedTuple):
+class ParameterShare(NamedTuple):
     """How the parameters of a block are cut before data-parallel shards are.
 
     Attributes
@@ -66,11 +66,13 @@ class Share(NamedTuple):
     grouped: bool = False
 
 
-WHOLE = Share()
+WHOLE = ParameterShare()
 
 
 @lru_cache(maxsize=64)
-def build_tree(model: Model, method: Method | None = None, share: Share = WHOLE) -> ModelTree:
+def build_tree(
+    model: Model, method: Method | None = None, share: ParameterShare = WHOLE
+) -> ModelTree:
     """Module tree of a model under a training method.
 
     Parameters
@@ -114,12 +116,12 @@ def tree_of(workload: Workload) -> ModelTree:
     return build_tree(workload.model, workload.method, share_of(workload))
 
 
-def share_of(workload: Workload) -> Share:
+def share_of(workload: Workload) -> ParameterShare:
     """How a workload cuts its blocks."""
     p, m = workload.parallelism, workload.model
     tensor = p.tensor_parallel
     grouped = bool(m.experts) and experts(workload) == "grouped"
-    return Share(tensor, tensor > 1 and p.sequence_parallel, p.expert_parallel, grouped)
+    return ParameterShare(tensor, tensor > 1 and p.sequence_parallel, p.expert_parallel, grouped)
 
 
 @lru_cache(maxsize=64)

@@ -100,7 +100,7 @@ def boosted(split: str) -> dict[str, float]:
     return {key: math.expm1(value) for key, value in known["splits"][split].items()}
 
 
-class Compared(NamedTuple):
+class MethodErrors(NamedTuple):
     """Errors of three methods over a group of rows. [mean |error|, median |error|]"""
 
     group: str
@@ -110,7 +110,7 @@ class Compared(NamedTuple):
     boosted: tuple[float, float]
 
 
-def comparison(split: str) -> tuple[Compared, ...]:
+def comparison(split: str) -> tuple[MethodErrors, ...]:
     """The model, the roofline and the regressor by group of `GROUPS`, "all" first.
 
     Parameters
@@ -133,7 +133,7 @@ def comparison(split: str) -> tuple[Compared, ...]:
         which = [i for i, row in enumerate(rows) if chosen is None or chosen(row)]
         sizes = [[abs(errors[i]) for i in which] for errors in methods]
         figures = [(statistics.fmean(found), statistics.median(found)) for found in sizes]
-        out.append(Compared(name, len(which), *figures))
+        out.append(MethodErrors(name, len(which), *figures))
     return tuple(out)
 
 

@@ -40,7 +40,7 @@ class Figure:
         return batch_of(self.topology, self.workload).tokens / seconds / self.topology.world_size
 
 
-Seconds = Callable[[float, Topology, Workload], float]
+StepSeconds = Callable[[float, Topology, Workload], float]
 
 
 def _tokens(topology: Topology, workload: Workload) -> float:
@@ -61,7 +61,7 @@ def _of_samples(rate: float, topology: Topology, workload: Workload) -> float:
 
 
 #: key -> the step time that a figure of it means [s]
-KEYS: dict[str, Seconds] = {
+KEYS: dict[str, StepSeconds] = {
     "tokens_per_s_per_gpu": lambda v, t, w: _tokens(t, w) / v / t.world_size,
     "tokens_per_s": lambda v, t, w: _tokens(t, w) / v,
     "step_time_s": lambda v, t, w: v,

@@ -26,7 +26,7 @@ AT_ODDS = 2.0
 MODELS, NODES = ("1B", "3B", "8B", "80B"), (1, 2, 4, 8, 16, 32, 64)
 
 
-class Layout(NamedTuple):
+class MeasuredLayout(NamedTuple):
     """A row of the table."""
 
     model: str
@@ -70,7 +70,7 @@ class Layout(NamedTuple):
 
 
 @cache
-def layouts() -> tuple[Layout, ...]:
+def layouts() -> tuple[MeasuredLayout, ...]:
     """All rows of the shipped table whose batch is the one that the source states."""
     sequences = table(TABLE)["sequences"]
     with (DATA / f"{TABLE}.csv").open(encoding="utf-8", newline="") as file:
@@ -78,7 +78,7 @@ def layouts() -> tuple[Layout, ...]:
     return tuple(r for r in found if r.dp * r.micro_batch * r.accumulation == sequences)
 
 
-def _layout(row: Mapping[str, str]) -> Layout:
+def _layout(row: Mapping[str, str]) -> MeasuredLayout:
     def figure(name: str) -> float | None:
         return float(row[name]) if row[name] else None
 
@@ -86,13 +86,13 @@ def _layout(row: Mapping[str, str]) -> Layout:
         int(row[name])
         for name in ("nodes", "dp", "pp", "tp", "zero_stage", "micro_batch", "accumulation")
     )
-    return Layout(
+    return MeasuredLayout(
         row["model"], nodes, dp, pp, tp, zero, micro, accumulation,
         figure("tokens_per_s_per_gpu"), figure("memory_gb"), row["ran"] == "yes",
     )  # fmt: skip
 
 
-def at_odds(rows: Iterable[Layout]) -> frozenset[Layout]:
+def at_odds(rows: Iterable[MeasuredLayout]) -> frozenset[MeasuredLayout]:
     """Rows that others of the table contradict.
 
     A micro-batch on the same stages and tensor-parallel ranks takes no longer than a larger one
@@ -100,7 +100,7 @@ def at_odds(rows: Iterable[Layout]) -> frozenset[Layout]:
     times that is slow for another reason than its layout. Most such rows take 0.7 to 1.2 s a slot,
     whatever its work. No speed is predicted for it.
     """
-    alike: dict[tuple[str, int, int, bool], list[Layout]] = {}
+    alike: dict[tuple[str, int, int, bool], list[MeasuredLayout]] = {}
     for row in rows:
         if row.ran:
             alike.setdefault((row.model, row.pp, row.tp, messages_wait(row)), []).append(row)
@@ -113,7 +113,7 @@ def at_odds(rows: Iterable[Layout]) -> frozenset[Layout]:
 
 
 @cache
-def messages_wait(row: Layout) -> bool:
+def messages_wait(row: MeasuredLayout) -> bool:
     """Whether a row's run is one in which each message of a pipeline holds up the CPU.
 
     Runs over nodes are of two kinds. Where what tensor-parallel ranks gather weighs, those whose
@@ -131,7 +131,7 @@ def messages_wait(row: Layout) -> bool:
     return (kept := kept_share(row)) is not None and kept < waits["kept"]
 
 
-def kept_share(row: Layout) -> float | None:
+def kept_share(row: MeasuredLayout) -> float | None:
     """Of what tensor-parallel ranks gather for a step, how much its memory says was kept. [1]
 
     None where memory does not tell: too little is gathered, the pipeline waits for its gradients
@@ -146,19 +146,19 @@ def kept_share(row: Layout) -> float | None:
     return (row.memory_gb * GB - again) / (kept - again)
 
 
-def _gathering(row: Layout, style: str) -> float:
+def _gathering(row: MeasuredLayout, style: str) -> float:
     """Memory of a row in which inputs are gathered again (`megatron`) or kept. [B]"""
     loaded = _loaded(row, {"parallelism": {"tensor_parallel_style": style}})
     return memory(loaded.topology, loaded.workload).peak_allocated_bytes
 
 
 @cache
-def _odd() -> frozenset[Layout]:
+def _odd() -> frozenset[MeasuredLayout]:
     return at_odds(layouts())
 
 
 @cache
-def measured(row: Layout) -> MeasuredRow:
+def measured(row: MeasuredLayout) -> MeasuredRow:
     """A row as a user would have written it."""
     about: dict[str, Any] = table(TABLE)
     over_nodes = about["pipeline_over_nodes"] if row.pp > 1 and row.nodes > 1 else {}
@@ -172,7 +172,7 @@ def measured(row: Layout) -> MeasuredRow:
     )  # fmt: skip
 
 
-def _loaded(row: Layout, *more: Mapping[str, Any]) -> Loaded:
+def _loaded(row: MeasuredLayout, *more: Mapping[str, Any]) -> Loaded:
     """Its topology and workload, with more of the workload's keys."""
     about: dict[str, Any] = table(TABLE)
     shape = merged(about["model"], about["models"][row.model], {"name": row.model})

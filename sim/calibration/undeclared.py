@@ -10,10 +10,10 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Precision, Workload
 from sim.quantities import percent
 
-Change = Callable[[Topology, Workload, float], Changed | None]
+Undeclared = Callable[[Topology, Workload, float], Changed | None]
 
 
-def _with(when: Callable[[Workload], bool], **fields: object) -> Change:
+def _with(when: Callable[[Workload], bool], **fields: object) -> Undeclared:
     """The workload with some keys changed, where that is a change and a job that can be."""
 
     def change(topology: Topology, workload: Workload, strength: float) -> Changed | None:

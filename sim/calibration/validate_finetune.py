@@ -44,7 +44,7 @@ def _several(row: MeasuredRow, *machines: str) -> bool:
     return row.gpus > 1 and machine_of(row) in machines
 
 
-class Scaling(NamedTuple):
+class ScalingSeries(NamedTuple):
     """Runs that differ in nothing but the number of GPUs."""
 
     points: tuple[TrainingPoint, ...]
@@ -73,7 +73,7 @@ class FinetuneValidation(NamedTuple):
     points: tuple[TrainingPoint, ...]
     groups: tuple[TrainingGroup, ...]
     flagged: tuple[TrainingGroup, ...]
-    scaling: tuple[Scaling, ...]
+    scaling: tuple[ScalingSeries, ...]
 
     @property
     def unflagged(self) -> list[TrainingPoint]:
@@ -134,7 +134,7 @@ def _by(
     return out
 
 
-def scaling(points: Iterable[TrainingPoint]) -> Iterable[Scaling]:
+def scaling(points: Iterable[TrainingPoint]) -> Iterable[ScalingSeries]:
     """Groups of runs of the same job and global batch on different numbers of equal GPUs."""
     alike: dict[Hashable, dict[int, TrainingPoint]] = {}
     for p in points:
@@ -146,4 +146,4 @@ def scaling(points: Iterable[TrainingPoint]) -> Iterable[Scaling]:
         alike.setdefault(key, {}).setdefault(p.row.gpus, p)
     for found in alike.values():
         if len(found) > 1:
-            yield Scaling(tuple(found.values()))
+            yield ScalingSeries(tuple(found.values()))

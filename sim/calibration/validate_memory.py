@@ -25,7 +25,7 @@ class MeasuredPeak(NamedTuple):
         return self.predicted / (self.row.memory_bytes or 0.0) - 1.0
 
 
-class Source(NamedTuple):
+class SourceErrors(NamedTuple):
     """Errors of the peaks of one source."""
 
     source: str
@@ -58,13 +58,13 @@ class MemoryValidation(NamedTuple):
     out_of_memory: tuple[Tried, ...]
 
     @property
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[SourceErrors]:
         """Errors by source."""
         found = []
         for source in dict.fromkeys(p.row.group for p in self.peaks):
             errors = [p.error for p in self.peaks if p.row.group == source]
             bias, mean = statistics.fmean(errors), statistics.fmean(abs(e) for e in errors)
-            found.append(Source(source, len(errors), bias, mean, max(errors, key=abs)))
+            found.append(SourceErrors(source, len(errors), bias, mean, max(errors, key=abs)))
         return found
 
 

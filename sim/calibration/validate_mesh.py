@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from sim.calibration.mesh import Layout, at_odds, layouts, measured, messages_wait
+from sim.calibration.mesh import MeasuredLayout, at_odds, layouts, measured, messages_wait
 from sim.calibration.validate_training import TrainingGroup, TrainingPoint, errors_of, predict
 from sim.errors import InputError
 
@@ -19,12 +19,12 @@ from sim.errors import InputError
 class MeshPoint(NamedTuple):
     """A layout that ran, and what the model says of it."""
 
-    layout: Layout
+    layout: MeasuredLayout
     point: TrainingPoint
     odd: bool  # other rows contradict it
 
 
-class Cell(NamedTuple):
+class MeshCell(NamedTuple):
     """Layouts of one model and number of nodes, those at odds left out."""
 
     name: str
@@ -37,20 +37,20 @@ class Cell(NamedTuple):
     regret: float  # what the layout that the model chooses loses against the measured best
 
 
-class Kind(NamedTuple):
+class MeshKind(NamedTuple):
     """Layouts that have something in common."""
 
     name: str
-    of: Callable[[Layout], bool]
+    of: Callable[[MeasuredLayout], bool]
 
 
 #: what waits for what
 KINDS = (
-    Kind("no tensor parallelism", lambda r: r.tp == 1),
-    Kind("t within a node, no pipeline or one node", lambda r: 1 < r.tp <= 8 and _calm(r)),
-    Kind("t within a node, pipeline over nodes", lambda r: 1 < r.tp <= 8 and not _calm(r)),
-    Kind("t over nodes, pipeline", lambda r: r.tp > 8 and r.pp > 1),
-    Kind("t over nodes, no pipeline", lambda r: r.tp > 8 and r.pp == 1),
+    MeshKind("no tensor parallelism", lambda r: r.tp == 1),
+    MeshKind("t within a node, no pipeline or one node", lambda r: 1 < r.tp <= 8 and _calm(r)),
+    MeshKind("t within a node, pipeline over nodes", lambda r: 1 < r.tp <= 8 and not _calm(r)),
+    MeshKind("t over nodes, pipeline", lambda r: r.tp > 8 and r.pp > 1),
+    MeshKind("t over nodes, no pipeline", lambda r: r.tp > 8 and r.pp == 1),
 )
 
 
@@ -58,7 +58,7 @@ def _waits(point: MeshPoint) -> bool:
     return messages_wait(point.layout)
 
 
-def _calm(row: Layout) -> bool:
+def _calm(row: MeasuredLayout) -> bool:
     return row.pp == 1 or row.nodes == 1
 
 
@@ -66,9 +66,9 @@ class MeshValidation(NamedTuple):
     """All of it."""
 
     points: tuple[MeshPoint, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[MeshCell, ...]
     groups: tuple[TrainingGroup, ...]
-    inexpressible: tuple[tuple[Layout, str], ...]  # and why
+    inexpressible: tuple[tuple[MeasuredLayout, str], ...]  # and why
 
     @property
     def consistent(self) -> list[MeshPoint]:
@@ -116,7 +116,7 @@ def _groups(points: list[MeshPoint]) -> Iterable[TrainingGroup]:
     return [g for g in found if g is not None]
 
 
-def _cells(points: list[MeshPoint]) -> Iterable[Cell]:
+def _cells(points: list[MeshPoint]) -> Iterable[MeshCell]:
     by: dict[str, list[MeshPoint]] = {}
     for p in points:
         if not p.odd:
@@ -127,7 +127,7 @@ def _cells(points: list[MeshPoint]) -> Iterable[Cell]:
         g = errors_of("cell", name, [p.point.error for p in mine])
         chosen = speeds[said.index(max(said))]
         order = spearman(speeds, said) if len(mine) > 2 else None
-        yield Cell(
+        yield MeshCell(
             name, mine[0].layout.held, len(mine), g.bias, g.mean, g.median, order,
             1.0 - chosen / max(speeds),
         )  # fmt: skip

@@ -62,7 +62,7 @@ class TrainingGroup(NamedTuple):
     worst: float
 
 
-class Pair(NamedTuple):
+class SpeedPair(NamedTuple):
     """The same job twice, but for one thing: the ratio of its speeds."""
 
     what: str
@@ -92,7 +92,7 @@ class TrainingValidation(NamedTuple):
 
     points: tuple[TrainingPoint, ...]
     groups: tuple[TrainingGroup, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[SpeedPair, ...]
 
     @property
     def ratios(self) -> list[Ratio]:
@@ -198,7 +198,7 @@ def _order(item: tuple[tuple[str, str], list[float]]) -> tuple[int, float, str]:
     return first, float(value) if value.isdigit() else 0.0, value
 
 
-def _pairs(points: list[TrainingPoint]) -> Iterable[Pair]:
+def _pairs(points: list[TrainingPoint]) -> Iterable[SpeedPair]:
     """H100 over A100 (8 GPUs, any micro-batch and accumulation) and FP8 over bf16."""
     found: dict[tuple[str, str, str, int, int], TrainingPoint] = {}
     for p in points:
@@ -215,4 +215,4 @@ def _pairs(points: list[TrainingPoint]) -> Iterable[Pair]:
         if slow is not None:
             speeds = [p.row.tokens_per_s_per_gpu or 0.0 for p in (fast, slow)]
             ratio = fast.predicted / slow.predicted
-            yield Pair(what, fast.row.id, slow.row.id, speeds[0] / speeds[1], ratio)
+            yield SpeedPair(what, fast.row.id, slow.row.id, speeds[0] / speeds[1], ratio)

@@ -20,7 +20,7 @@ from sim.commands.options import (
 from sim.page.asked import Asked
 
 if TYPE_CHECKING:
-    from sim.memory.bound import Quantity
+    from sim.memory.bound import BoundQuantity
 
 
 @click.command("memory")
@@ -42,7 +42,7 @@ def command(
     """Bytes per GPU of WORKLOAD on TOPOLOGY by category and moment, the verdict and fixes."""
     import sim
 
-    asked = cast("tuple[Quantity, ...]", (*most, *least))
+    asked = cast("tuple[BoundQuantity, ...]", (*most, *least))
     answer = sim.memory_of(topology, workload, overrides=overrides, bounds=asked)
     from sim.report.memory import view
 

@@ -43,11 +43,11 @@ class AttentionConstants:
     knee_full: float
 
 
-Table = Mapping[tuple[str, str, int], AttentionConstants]
+AttentionTable = Mapping[tuple[str, str, int], AttentionConstants]
 
 
 def lookup(
-    table: Table, kind: str, direction: str, head_dim: int
+    table: AttentionTable, kind: str, direction: str, head_dim: int
 ) -> tuple[AttentionConstants, str]:
     """Constants of a family and head size, and what they fell back on ("" if nothing).
 

@@ -18,7 +18,7 @@ I4 = npt.NDArray[np.int32]
 I8 = npt.NDArray[np.int64]
 
 if TYPE_CHECKING:
-    from sim.engine.machine import Machine
+    from sim.engine.machine import MachineCode
 
 HOLDERS = 3  # kinds of ops that hold units
 # places of a window's sums; then those by kind, by label, and three by sort
@@ -338,7 +338,7 @@ def _row(w: Watched, i: int) -> Watched:
 
 
 @cache
-def _machine() -> Machine:
-    from sim.engine.machine import Machine
+def _machine() -> MachineCode:
+    from sim.engine.machine import MachineCode
 
-    return Machine(account, _like(), 2)
+    return MachineCode(account, _like(), 2)

@@ -11,7 +11,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from sim.engine.machine import Table, address, table
+from sim.engine.machine import ColumnTable, address, table
 from sim.engine.state import State, ahead, kinds, prepare
 from sim.program import Program
 
@@ -54,7 +54,7 @@ class Blank:
         self._ahead = ahead(program, state.release_ptr)
         self._first = table((*program, *state), (*program, *state), 1)
 
-    def table(self, program: Program, memory: np.ndarray) -> Table:
+    def table(self, program: Program, memory: np.ndarray) -> ColumnTable:
         """Where columns of a program, or of those of a stack, and of their states are."""
         calls = max(program.stack, 1)
         sizes = self._first.sizes.copy()
@@ -71,7 +71,7 @@ class Blank:
         at[:, _CURVES], at[:, _CURVES + 1] = at[:, _PROGRAM_CURVES], width
         sizes[_PROGRAM_CURVES] = program.curves.shape[-2:]
         sizes[_CURVES, 0] = program.curves.shape[-2] * width
-        return Table(at, sizes)
+        return ColumnTable(at, sizes)
 
     def fits(self, program: Program) -> bool:
         """Whether a program differs from the first in numbers only."""

@@ -9,12 +9,12 @@ import numpy as np
 
 from sim.engine import kernel
 from sim.engine.blank import blank_of
-from sim.engine.machine import OPTIONS, Machine, checked, table
+from sim.engine.machine import OPTIONS, MachineCode, checked, table
 from sim.engine.state import State, prepare
 from sim.program import F8, Program, Timeline, assemble
 
 _LIKE = assemble(lane=[0], latency=1.0)[0]
-machine = Machine(kernel.simulate, (_LIKE, prepare(_LIKE)), 6)
+machine = MachineCode(kernel.simulate, (_LIKE, prepare(_LIKE)), 6)
 
 
 def simulate(program: Program, state: State) -> kernel.Outcome:

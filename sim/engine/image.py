@@ -119,14 +119,14 @@ def _address(
     return places[section] + int(value) if section in places else None
 
 
-class Loaded(NamedTuple):
+class LoadedFunction(NamedTuple):
     """A function in memory, which lives as long as this does."""
 
     call: Callable[..., None]
     memory: object  # that holds its code
 
 
-def load(image: Image, arguments: int) -> Loaded | None:
+def load(image: Image, arguments: int) -> LoadedFunction | None:
     """Make an image callable, with so many arguments that are integers or addresses.
 
     Returns
@@ -145,4 +145,4 @@ def load(image: Image, arguments: int) -> Loaded | None:
     if protect(base, image.code, mmap.PROT_READ | mmap.PROT_EXEC):
         return None
     prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)
-    return Loaded(prototype(base + image.entry), memory)
+    return LoadedFunction(prototype(base + image.entry), memory)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.engine import objects
-from sim.engine.image import Image, Loaded, load
+from sim.engine.image import Image, LoadedFunction, load
 from sim.errors import EngineError
 
 F8 = npt.NDArray[np.float64]
@@ -35,7 +35,7 @@ def checked() -> bool:
     return any(os.environ.get(name, "0") != "0" for name in _CHECKED)
 
 
-class Table(NamedTuple):
+class ColumnTable(NamedTuple):
     """Where the columns of several calls are.
 
     Attributes
@@ -56,7 +56,7 @@ def address(column: npt.NDArray[Any]) -> int:
     return found
 
 
-def table(columns: Sequence[Any], like: Sequence[Any], calls: int) -> Table:
+def table(columns: Sequence[Any], like: Sequence[Any], calls: int) -> ColumnTable:
     """Where columns are.
 
     Parameters
@@ -87,10 +87,10 @@ def table(columns: Sequence[Any], like: Sequence[Any], calls: int) -> Table:
     at = np.arange(calls)[:, None] * np.array(step, dtype=np.int64) + np.array(first)
     for i, column in numbers:
         at[:, i] = column
-    return Table(at, np.array(sizes, dtype=np.int64))
+    return ColumnTable(at, np.array(sizes, dtype=np.int64))
 
 
-class Machine:
+class MachineCode:
     """A function as machine code.
 
     Parameters
@@ -108,14 +108,14 @@ class Machine:
         self.function, self.results = function, results
         self._kinds = [type(columns) for columns in like]
         self.like = tuple(column for columns in like for column in columns)
-        self._loaded: Loaded | None = None
+        self._loaded: LoadedFunction | None = None
 
     @property
     def source(self) -> bytes:
         """What its code must have been made of."""
         return objects.source_of(self.function, self._kinds)
 
-    def __call__(self, where: Table) -> F8:
+    def __call__(self, where: ColumnTable) -> F8:
         """Run it, (calls, results)."""
         if self._loaded is None:
             self._loaded = self._load()
@@ -123,7 +123,7 @@ class Machine:
         self._loaded.call(len(where.at), address(where.at), address(where.sizes), address(out))
         return out
 
-    def _load(self) -> Loaded:
+    def _load(self) -> LoadedFunction:
         known = objects.unpacked(objects.kept(self.source) or self.compile())
         loaded = load(known, 4) if isinstance(known, Image) else _by_llvm(*known, 4)
         if loaded is None:
@@ -202,7 +202,7 @@ def _machine(llvm: Any) -> Any:
     )  # fmt: skip
 
 
-def _by_llvm(code: bytes, entry: str, arguments: int) -> Loaded:
+def _by_llvm(code: bytes, entry: str, arguments: int) -> LoadedFunction:
     """A function of an object file that could not be linked beforehand."""
     import llvmlite.binding as llvm
 
@@ -210,4 +210,4 @@ def _by_llvm(code: bytes, entry: str, arguments: int) -> Loaded:
     linker.add_object_file(llvm.ObjectFileRef.from_data(code))
     linker.finalize_object()
     prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)
-    return Loaded(prototype(linker.get_function_address(entry)), linker)
+    return LoadedFunction(prototype(linker.get_function_address(entry)), linker)

@@ -168,7 +168,7 @@ class Sharing:
         return float(row[min(max(self.left[self.reads[op]], 0), len(row) - 1)])
 
 
-class Run:
+class ReferenceRun:
     """One simulation."""
 
     def __init__(self, program: Program) -> None:
@@ -254,4 +254,4 @@ def run(program: Program) -> Timeline:
     EngineError
         If ops wait for each other.
     """
-    return Run(program).timeline()
+    return ReferenceRun(program).timeline()

@@ -97,7 +97,7 @@ class Fabric(Wiring):
 
 
 @functools.lru_cache(maxsize=64)
-def _compile(key: _Key) -> Fabric:
+def _compile(key: _FabricKey) -> Fabric:
     topology = key.topology
     if topology.graph is not None:
         parts = parts_of(topology, topology.graph)
@@ -118,7 +118,7 @@ def _compile(key: _Key) -> Fabric:
     return Fabric(topology, [shapes[id(node)] for node in each], plane, None)
 
 
-class _Key:
+class _FabricKey:
     """The part of a topology that the fabric depends on."""
 
     __slots__ = ("content", "topology")
@@ -132,7 +132,7 @@ class _Key:
         return hash(self.content)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self.content == other.content
+        return isinstance(other, _FabricKey) and self.content == other.content
 
 
 def compile_fabric(topology: Topology) -> Fabric:
@@ -153,7 +153,7 @@ def compile_fabric(topology: Topology) -> Fabric:
     InputError
         If the machine can't be: unknown generations, nodes that nothing joins, a bad graph.
     """
-    fabric = _compile(_Key(topology))
+    fabric = _compile(_FabricKey(topology))
     known = fabric.topology
     if known is not topology and (known.name, known.offer) != (topology.name, topology.offer):
         fabric = copy.copy(fabric)

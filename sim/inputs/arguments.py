@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from sim.errors import Fault, InputError
-from sim.files import is_file, is_folder
+from sim.files import File, is_file, is_folder
 from sim.inputs import catalogue, foreign
 from sim.inputs.base import Spec
 from sim.inputs.fields import plan_of
+from sim.inputs.finding import Side
 from sim.inputs.mistaken import instead
 from sim.inputs.nearest import did_you_mean
 from sim.inputs.topology import Topology
@@ -22,9 +23,7 @@ from sim.inputs.translation import Translation
 from sim.inputs.tree import Branch, Leaf, Place, Tree, from_python, read_file, read_stdin
 from sim.inputs.workload import Workload
 
-File = str | PathLike[str]
 Argument = File | Mapping[str, Any] | Spec | tuple[File, ...]
-Side = Literal["topology", "workload"]
 CLASSES: dict[str, type[Topology] | type[Workload]] = {"topology": Topology, "workload": Workload}
 _FOLDERS = {"topology": "topologies", "workload": "workloads"}
 

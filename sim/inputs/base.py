@@ -274,7 +274,7 @@ def _converted(alternatives: tuple[Alternative, ...], value: Any) -> Any:
     return value
 
 
-Memory = Annotated[float, Quantity("B"), Field(gt=0)]
+MemorySize = Annotated[float, Quantity("B"), Field(gt=0)]
 Rate = Annotated[float, Quantity("B/s"), Field(gt=0)]
 Seconds = Annotated[float, Quantity("s"), Field(ge=0)]
 Duration = Annotated[float, Quantity("s"), Field(gt=0)]

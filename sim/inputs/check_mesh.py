@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from sim.inputs.finding import Finding, fault, warning
+from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.modelling import ASYNC, PER_LINEAR, WIDE, experts, tensor_style
 from sim.inputs.strategy import not_modelled, strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.pipeline.schedules import SCHEDULES, Shape, rounds
+from sim.pipeline.schedules import SCHEDULES, PipelineShape, rounds
 from sim.pipeline.stages import blocks_of_stages, layers_by_cost, layers_of_stages
-
-Findings = Iterator[Finding]
 
 
 def workload_findings(workload: Workload) -> Findings:
@@ -196,11 +192,11 @@ def _experts(w: Workload) -> Findings:
         yield fault("expert-reshard", "workload", where, message, hint)
 
 
-def shape_of(workload: Workload) -> Shape:
+def shape_of(workload: Workload) -> PipelineShape:
     """The shape of a job's pipeline: its micro-steps are the pipeline's micro-batches."""
     p = workload.parallelism
     virtual = p.virtual_stages or SCHEDULES[p.pipeline_schedule].virtual
-    return Shape(p.pipeline_parallel, workload.gradient_accumulation, virtual)
+    return PipelineShape(p.pipeline_parallel, workload.gradient_accumulation, virtual)
 
 
 def stage_layers(workload: Workload) -> tuple[int, ...]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from sim.data import table
 from sim.inputs import check_mesh
 from sim.inputs.architecture import facts_of
 from sim.inputs.check_rows import padding_said
 from sim.inputs.check_workload import _NAMES
-from sim.inputs.finding import Finding, fault, warning
+from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.gpu import Gpu
 from sim.inputs.modelling import experts
 from sim.inputs.shares import batch_of
@@ -18,7 +16,6 @@ from sim.inputs.topology import Topology
 from sim.inputs.versions import older, versions
 from sim.inputs.workload import Workload
 
-Findings = Iterator[Finding]
 NO_EFFECT = "no-effect"  # of a key that changes nothing on this machine
 
 

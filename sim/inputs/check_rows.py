@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from sim.inputs.finding import Finding, fault, warning
+from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.rows import as_run, lengths_of, sample_length, varied
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import SampleLengths, Workload
 from sim.quantities import percent
-
-Findings = Iterator[Finding]
 
 #: attention that takes rows of unequal length
 VARIED = ("flash2", "flash3")

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from sim import units
 from sim.data import table
 from sim.inputs.architecture import facts_of
-from sim.inputs.finding import Finding, fault, warning
+from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Graph, Node, NodeGroup, Topology
 
 MAX_GPUS = 262_144  # more than any one job has had; a larger one takes minutes to simulate
 SUPERCHIP_NVSWITCH = 72  # NVL72
-
-Findings = Iterator[Finding]
 
 
 def findings(topology: Topology) -> Findings:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 
 from sim.inputs import check_mesh
 from sim.inputs.check_rows import check_rows
-from sim.inputs.finding import Finding, fault, warning
+from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.model import Model
 from sim.inputs.modelling import ASYNC, tensor_style
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.strategy import COMMON, having, strategy_named, strategy_of
 from sim.inputs.versions import older, versions
 from sim.inputs.workload import Method, Parallelism, Workload
-
-Findings = Iterator[Finding]
 
 _DEFAULTS = Parallelism.model_construct()
 _LIMITS = (

@@ -18,7 +18,7 @@ from sim.inputs.spoken import folded, gpu_named
 from sim.inputs.strategy import strategy_named
 from sim.inputs.written import lines_of
 
-Row = Mapping[str, Any]
+EntryFields = Mapping[str, Any]
 _LIST, _SHOW = "list", "show"
 
 
@@ -37,9 +37,9 @@ class Entries(Listing):
     schema = SCHEMAS["entries"]
     kind: str
     word: str
-    rows: tuple[Row, ...]
+    rows: tuple[EntryFields, ...]
 
-    def records(self) -> Sequence[Row]:
+    def records(self) -> Sequence[EntryFields]:
         """A row an entry."""
         return self.rows
 
@@ -62,8 +62,8 @@ class Entry(Document):
     lines: tuple[str, ...]
 
 
-def _models() -> list[Row]:
-    found: list[Row] = []
+def _models() -> list[EntryFields]:
+    found: list[EntryFields] = []
     for name in models.model_names():
         m = models.catalogue_model(name)
         assert m is not None
@@ -81,8 +81,8 @@ def _models() -> list[Row]:
     return found
 
 
-def _gpus() -> list[Row]:
-    found: list[Row] = []
+def _gpus() -> list[EntryFields]:
+    found: list[EntryFields] = []
     for name in catalogue.gpu_names():
         g = catalogue.gpu(name)
         assert g is not None
@@ -109,22 +109,22 @@ def _about(kind: str, name: str) -> str:
     return first.removeprefix("# ") if first.startswith("#") else ""
 
 
-def _machines() -> list[Row]:
+def _machines() -> list[EntryFields]:
     return [{"name": n, "about": _about("topologies", n)} for n in catalogue.names("topologies")]
 
 
-def _jobs() -> list[Row]:
+def _jobs() -> list[EntryFields]:
     return [{"name": n, "about": _about("workloads", n)} for n in catalogue.names("workloads")]
 
 
-def _strategies() -> list[Row]:
+def _strategies() -> list[EntryFields]:
     return [
         {"name": n, "about": (type(strategy_named(n)).__doc__ or "").partition("\n")[0]}
         for n in STRATEGIES
     ]
 
 
-def _offers() -> list[Row]:
+def _offers() -> list[EntryFields]:
     return [
         {
             "name": row.instance,
@@ -139,15 +139,15 @@ def _offers() -> list[Row]:
     ]
 
 
-def _formats() -> list[Row]:
+def _formats() -> list[EntryFields]:
     return [{"name": n, "about": FORMATS[n].title} for n in FORMATS]
 
 
-def _codes() -> list[Row]:
+def _codes() -> list[EntryFields]:
     return [{"name": c.code, "about": c.title} for c in codes()]
 
 
-KINDS: dict[str, Callable[[], list[Row]]] = {
+KINDS: dict[str, Callable[[], list[EntryFields]]] = {
     "models": _models,
     "gpus": _gpus,
     "machines": _machines,

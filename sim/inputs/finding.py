@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from sim.errors import Fault
@@ -37,6 +38,9 @@ class Finding(NamedTuple):
     def notice(self) -> Message:
         """The finding as a warning of the result."""
         return Message(self.code, f"{self.side}.{self.path}", self.message, self.hint)
+
+
+Findings = Iterator[Finding]
 
 
 def fault(code: str, side: Side, path: str, message: str, hint: str = "") -> Finding:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.inputs.base import Flops, Hertz, Memory, NotNegative, Positive, Rate, Spec, Watts
+from sim.inputs.base import Flops, Hertz, MemorySize, NotNegative, Positive, Rate, Spec, Watts
 
 
 class Gpu(Spec):
@@ -14,9 +14,9 @@ class Gpu(Spec):
     compute_capability: float = 9.0
     sms: Positive = 132
     boost_clock: Hertz = 1.83e9  # [Hz] clock at which the dense peaks are quoted
-    memory: Memory = 80e9  # [B] usable, as nvidia-smi reports
+    memory: MemorySize = 80e9  # [B] usable, as nvidia-smi reports
     memory_bandwidth: Rate = 3.35e12  # [B/s] datasheet
-    l2_cache: Memory = 50e6  # [B]
+    l2_cache: MemorySize = 50e6  # [B]
     peak_bf16: Flops | None = 989.4e12  # dense, FLOP/s; None where the GPU lacks the dtype
     peak_fp16: Flops | None = 989.4e12
     peak_tf32: Flops | None = 494.7e12

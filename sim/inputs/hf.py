@@ -14,7 +14,7 @@ from typing import Any
 from sim.errors import Fault, InputError
 from sim.files import hidden
 from sim.inputs.hf_kinds import DECODER_OF, DEFAULTS, HEAD_DIM, KINDS
-from sim.inputs.hf_reader import Reader
+from sim.inputs.hf_reader import HfReader
 from sim.inputs.model import Model
 
 _GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "quick_gelu")
@@ -110,7 +110,7 @@ def model_from_config(config: Mapping[str, Any], *, source: str = "config.json")
     if not isinstance(kind, str):
         raise InputError.single(source, "required key is missing", "model_type")
     shown, kind = kind, DECODER_OF.get(kind, kind)
-    reader = Reader(values, kind, source)
+    reader = HfReader(values, kind, source)
     _refuse(reader, shown, config)
     quantized = values.get("quantization_config", config.get("quantization_config"))
     if isinstance(quantized, Mapping):
@@ -131,7 +131,7 @@ def model_from_config(config: Mapping[str, Any], *, source: str = "config.json")
     return Model(name=name or shown, source=source, notes=tuple(notes), **fields)
 
 
-def _refuse(reader: Reader, shown: str, config: Mapping[str, Any]) -> None:
+def _refuse(reader: HfReader, shown: str, config: Mapping[str, Any]) -> None:
     """Raise on what could only be approximated."""
     layer_types = reader.values.get("layer_types")
     if isinstance(layer_types, list):
@@ -151,7 +151,7 @@ def _refuse(reader: Reader, shown: str, config: Mapping[str, Any]) -> None:
         raise InputError.single(reader.source, message, "is_encoder_decoder")
 
 
-def _common(reader: Reader) -> dict[str, Any]:
+def _common(reader: HfReader) -> dict[str, Any]:
     hidden, layers, heads, kv, ffn, vocabulary, positions, tied = DEFAULTS[reader.kind]
     d = reader.count("hidden_size", "n_embd", "d_model", default=hidden)
     h = reader.count("num_attention_heads", "n_head", "n_heads", default=heads)
@@ -172,7 +172,7 @@ def _common(reader: Reader) -> dict[str, Any]:
     }
 
 
-def _finish(reader: Reader, fields: dict[str, Any]) -> None:
+def _finish(reader: HfReader, fields: dict[str, Any]) -> None:
     reader.done()  # cross-checks on values that stand in for faulty ones would mislead
     heads, kv = fields["heads"], fields["kv_heads"]
     if heads % kv:

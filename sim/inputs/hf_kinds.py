@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sim.inputs.hf_reader import Reader
+from sim.inputs.hf_reader import HfReader
 
 #: transformers class defaults: hidden, layers, heads, kv heads, ffn, vocabulary, positions, tied
 DEFAULTS: dict[str, tuple[int, int, int, int | None, int | None, int, int, bool]] = {
@@ -46,7 +46,7 @@ HEAD_DIM = {"qwen3": 128, "gpt_oss": 64, "gemma": 256, "gemma2": 256, "gemma3_te
 HEAD_DIM["llama4_text"] = 128
 
 
-def _window(reader: Reader, default: int | None = None) -> dict[str, Any]:
+def _window(reader: HfReader, default: int | None = None) -> dict[str, Any]:
     """Sliding window of kinds that slide in every layer, or as `layer_types` says."""
     window = reader.count("sliding_window", default=0 if default is None else default, least=1)
     if "sliding_window" in reader.values and reader.values["sliding_window"] is None:
@@ -67,16 +67,16 @@ def _window(reader: Reader, default: int | None = None) -> dict[str, Any]:
     return {"sliding_window": window, "sliding_window_pattern": period}
 
 
-def _rope_fraction(reader: Reader, default: float = 1.0) -> float:
+def _rope_fraction(reader: HfReader, default: float = 1.0) -> float:
     nested = reader.values.get("rope_parameters")
     if isinstance(nested, Mapping) and "partial_rotary_factor" in nested:
-        return Reader(nested, reader.kind, reader.source).number(
+        return HfReader(nested, reader.kind, reader.source).number(
             "partial_rotary_factor", default=default
         )
     return reader.number("partial_rotary_factor", "rotary_pct", default=default)
 
 
-def _llama(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _llama(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     bias = reader.flag("attention_bias", False)
     return {
         "ffn": "swiglu",
@@ -86,11 +86,11 @@ def _llama(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _mistral(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _mistral(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     return {"ffn": "swiglu", **_window(reader, 4096)}
 
 
-def _mixtral(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _mixtral(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     return {
         "ffn": "swiglu",
         "experts": reader.count("num_local_experts", default=8),
@@ -100,7 +100,7 @@ def _mixtral(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _qwen_window(reader: Reader, layers: int) -> dict[str, Any]:
+def _qwen_window(reader: HfReader, layers: int) -> dict[str, Any]:
     """Qwen slides in the layers from max_window_layers on, if at all."""
     if not reader.flag("use_sliding_window", False):
         return {}
@@ -112,17 +112,17 @@ def _qwen_window(reader: Reader, layers: int) -> dict[str, Any]:
     return {"sliding_window": reader.count("sliding_window", default=4096)}
 
 
-def _qwen2(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _qwen2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     return {"ffn": "swiglu", "qkv_bias": True, **_qwen_window(reader, fields["layers"])}
 
 
-def _qwen3(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _qwen3(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     bias = reader.flag("attention_bias", False)
     window = _qwen_window(reader, fields["layers"])
     return {"ffn": "swiglu", "qk_norm": True, "qkv_bias": bias, "output_bias": bias, **window}
 
 
-def _qwen3_moe(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _qwen3_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     if reader.count("decoder_sparse_step", default=1) != 1:
         reader.fault("decoder_sparse_step", "only mixtures in every layer are modelled")
     dense = reader.values.get("mlp_only_layers") or []
@@ -138,7 +138,7 @@ def _qwen3_moe(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _gpt_oss(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _gpt_oss(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     window = _window(reader, 128)
     if "layer_types" not in reader.values and window:
         window["sliding_window_pattern"] = 2
@@ -153,7 +153,7 @@ def _gpt_oss(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _deepseek(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _deepseek(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     """Latent attention and routed experts of DeepSeek-V2 and V3."""
     new = reader.kind == "deepseek_v3"
     if reader.flag("attention_bias", False):
@@ -178,19 +178,19 @@ def _deepseek(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _gemma(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _gemma(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     bias = reader.flag("attention_bias", False)
     return {"ffn": "geglu", "qkv_bias": bias, "output_bias": bias}
 
 
-def _gemma2(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _gemma2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     window = _window(reader, 4096)
     if "layer_types" not in reader.values and window:
         window["sliding_window_pattern"] = 2
     return {**_gemma(reader, fields), "norms_per_layer": 4, **window}
 
 
-def _gemma3(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _gemma3(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     window = _window(reader, 4096)
     if "layer_types" not in reader.values and window:
         window["sliding_window_pattern"] = reader.count("sliding_window_pattern", default=6)
@@ -200,12 +200,12 @@ def _gemma3(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
 _GPT = {"ffn": "gelu", "norm": "layernorm"}
 
 
-def _gpt2(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _gpt2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     inner = reader.count("n_inner", default=4 * fields["hidden_size"])
     return {**_GPT, "positions": "learned", "bias": True, "fused_qkv": True, "ffn_size": inner}
 
 
-def _gpt_neox(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _gpt_neox(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     if not reader.flag("attention_bias", True):
         reader.fault("attention_bias", "gpt_neox without attention biases is not modelled")
     return {
@@ -217,7 +217,7 @@ def _gpt_neox(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _phi(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _phi(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     if reader.flag("qk_layernorm", False):
         reader.fault("qk_layernorm", "phi with qk_layernorm is not modelled")
     return {
@@ -230,14 +230,14 @@ def _phi(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _phi3(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _phi3(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     fused = {"fused_qkv": True, "fused_gate_up": True}
     return {"ffn": "swiglu", **fused, "rope_fraction": _rope_fraction(reader), **_window(reader)}
 
 
-def _mpt(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _mpt(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     attention = reader.values.get("attn_config")
-    nested = Reader(attention if isinstance(attention, Mapping) else {}, "mpt", reader.source)
+    nested = HfReader(attention if isinstance(attention, Mapping) else {}, "mpt", reader.source)
     if nested.values.get("attn_type", "multihead_attention") not in (
         "multihead_attention",
         "grouped_query_attention",
@@ -266,7 +266,7 @@ def _mpt(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _starcoder2(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _starcoder2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     if reader.values.get("norm_type", "layer_norm") != "layer_norm":
         reader.fault("norm_type", f"{reader.values['norm_type']!r} is not modelled")
     if reader.values.get("mlp_type", "default") != "default":
@@ -275,7 +275,7 @@ def _starcoder2(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
     return {**_GPT, "bias": bias, "norm_bias": True, **_window(reader)}
 
 
-def _falcon(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _falcon(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     new = reader.flag("new_decoder_architecture", False)
     parallel = reader.flag("parallel_attn", True)
     kv = 1 if reader.flag("multi_query", True) else fields["heads"]
@@ -297,7 +297,7 @@ def _falcon(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _qwen(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _qwen(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     """First-generation Qwen: intermediate_size counts the gate and up halves together."""
     if not reader.flag("no_bias", True):
         reader.fault("no_bias", "qwen with biases everywhere is not modelled")
@@ -305,21 +305,21 @@ def _qwen(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
     return {"ffn": "swiglu", "qkv_bias": True, "fused_qkv": True, "ffn_size": half}
 
 
-def _internlm(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _internlm(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     bias = reader.flag("bias", True)
     return {"ffn": "swiglu", "qkv_bias": bias, "output_bias": bias}
 
 
-def _olmo2(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _olmo2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     """Norms behind attention and FFN instead of before them; q and k normed over all heads."""
     return {**_llama(reader, fields), "qk_norm_whole": True}
 
 
-def _olmo3(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _olmo3(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     return {**_olmo2(reader, fields), **_every_fourth(reader)}
 
 
-def _every_fourth(reader: Reader) -> dict[str, Any]:
+def _every_fourth(reader: HfReader) -> dict[str, Any]:
     """A window of 4,096 in all but every fourth layer, unless the file says otherwise."""
     window = _window(reader, 4096)
     if "layer_types" not in reader.values and window:
@@ -327,7 +327,7 @@ def _every_fourth(reader: Reader) -> dict[str, Any]:
     return window
 
 
-def _granitemoe(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _granitemoe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     bias = reader.flag("attention_bias", False)
     return {
         "ffn": "swiglu", "qkv_bias": bias, "output_bias": bias,
@@ -337,7 +337,7 @@ def _granitemoe(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _cohere(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _cohere(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     """One LayerNorm without bias before attention and FFN side by side."""
     if reader.flag("use_qk_norm", False):
         reader.fault("use_qk_norm", "cohere with norms of each head of its own is not modelled")
@@ -348,18 +348,18 @@ def _cohere(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _cohere2(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _cohere2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     return {**_cohere(reader, fields), **_every_fourth(reader)}
 
 
-def _smollm3(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _smollm3(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     if reader.flag("use_sliding_window", False):
         reader.fault("use_sliding_window", "smollm3 with windows is not modelled")
     note = "layers without RoPE (every fourth, as released) are counted as if they had it"
     return {**_llama(reader, fields), "notes": (note,)}
 
 
-def _llama4(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+def _llama4(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     """A mixture with a shared expert in every layer (Scout)."""
     if reader.count("interleave_moe_layer_step", default=1) != 1:
         message = "only mixtures in every layer are modelled"
@@ -376,7 +376,7 @@ def _llama4(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-KINDS: dict[str, Callable[[Reader, dict[str, Any]], dict[str, Any]]] = {
+KINDS: dict[str, Callable[[HfReader, dict[str, Any]], dict[str, Any]]] = {
     "llama": _llama,
     "mistral": _mistral,
     "mixtral": _mixtral,

@@ -8,7 +8,7 @@ from typing import Any
 from sim.errors import Fault, InputError
 
 
-class Reader:
+class HfReader:
     """Values of a config by type, its faults collected."""
 
     def __init__(self, values: Mapping[str, Any], kind: str, source: str) -> None:

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple, cast
 
 from sim.errors import Fault, InputError
 from sim.inputs import check_workload, checks, overrides
-from sim.inputs.arguments import CLASSES, Argument, Given, Side, given, kind_of, of_side
+from sim.inputs.arguments import CLASSES, Argument, Given, given, kind_of, of_side
 from sim.inputs.base import Spec
 from sim.inputs.bind import Assumption
 from sim.inputs.check_translation import check_translation
+from sim.inputs.finding import Side
 from sim.inputs.notes import Notes
 from sim.inputs.reader import Reader
 from sim.inputs.topology import Topology

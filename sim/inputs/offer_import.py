@@ -8,7 +8,7 @@ from pathlib import Path
 from sim.errors import Fault
 from sim.inputs.offers import Offers
 from sim.inputs.price import PriceRow, currency_of, whereabouts
-from sim.inputs.price_files import Cells, read_rows
+from sim.inputs.price_files import PriceCells, read_rows
 
 _SKYPILOT = ("InstanceType", "AcceleratorName", "AcceleratorCount", "Price", "Region")
 _SKYPILOT_GPUS = {
@@ -47,7 +47,7 @@ def import_offers(
     def parse(
         source: str, line: int, record: dict[str, str | None], faults: list[Fault]
     ) -> PriceRow | None:
-        cells = Cells(source, line, record, faults)
+        cells = PriceCells(source, line, record, faults)
         name = cells.text("AcceleratorName").lower()
         if not name:
             return None

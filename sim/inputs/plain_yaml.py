@@ -60,14 +60,14 @@ def read_plain(text: str, source: str) -> Tree | None:
     if not lines or len(lines) > _MOST_LINES:
         return None
     try:
-        reader = _Reader(lines, source)
+        reader = _PlainReader(lines, source)
         root = reader.block(lines[0].indent, 0)
     except _NotPlain:
         return None
     return root if reader.at == len(lines) else None
 
 
-class _Reader:
+class _PlainReader:
     def __init__(self, lines: list[_Line], source: str) -> None:
         self.lines, self.source = lines, source
         self.at = 0

@@ -52,7 +52,7 @@ def read_rows(path: Path, parse: Parse, required: Sequence[str] = REQUIRED) -> l
     return rows
 
 
-class Cells:
+class PriceCells:
     """The cells of a line; what is no number becomes a fault."""
 
     def __init__(
@@ -98,7 +98,7 @@ class Cells:
 def _row(
     source: str, line: int, record: dict[str, str | None], faults: list[Fault]
 ) -> PriceRow | None:
-    cells = Cells(source, line, record, faults)
+    cells = PriceCells(source, line, record, faults)
     price, gpus = cells.number("usd_per_gpu_hour"), cells.number("gpus_per_node")
     spot, year, three = (cells.optional(column) for column in list(TERMS.values())[1:])
     egress = cells.optional("egress_usd_per_gb", least=0.0)
@@ -122,7 +122,7 @@ def _row(
     )  # fmt: skip
 
 
-def _known_gpu(cells: Cells, name: str) -> str:
+def _known_gpu(cells: PriceCells, name: str) -> str:
     from difflib import get_close_matches
 
     if name not in gpu_names():

@@ -13,7 +13,7 @@ from sim.inputs.base import (
     Duration,
     Factor,
     Fraction,
-    Memory,
+    MemorySize,
     NotNegative,
     Positive,
     Rate,
@@ -53,7 +53,7 @@ class Cpu(Spec):
 
     sockets: Positive = 2
     interconnect: Rate | None = None  # [B/s] per direction between two sockets; None: by vendor
-    memory: Memory = 2e12  # [B]
+    memory: MemorySize = 2e12  # [B]
     memory_bandwidth: Rate = 400e9  # [B/s] per socket
     vendor: Literal["intel", "amd", "arm"] = "intel"
     cores: Positive = 96

@@ -23,7 +23,7 @@ EXPOSED, BESIDE, IDLE = "exposed", "beside", "idle"
 _LONGEST, _WAITS = 8, 3
 
 
-class Share(NamedTuple):
+class WorkShare(NamedTuple):
     """Part of a step: what the stream does, in which phase. Both of one step."""
 
     seconds: float
@@ -106,7 +106,7 @@ def stretches(work: Sequence[Work], main: Stream, begin: float, end: float) -> S
 
 def parts_of(
     work: Sequence[Work], main: Stream, found: Stretches, steps: int
-) -> dict[tuple[str, str], Share]:
+) -> dict[tuple[str, str], WorkShare]:
     """Seconds and calls of a step by phase and kind, and what fills the stream's gaps."""
     seconds: dict[tuple[str, str], float] = defaultdict(float)
     calls: Counter[tuple[str, str]] = Counter()
@@ -121,7 +121,7 @@ def parts_of(
         seconds[key] = float(found.seconds[found.cause == i].sum())
         if key[0]:
             calls[key] = sum(w.kind == "collective" and w.phase == cause for w in work)
-    return {key: Share(s / steps, calls[key] / steps) for key, s in seconds.items()}
+    return {key: WorkShare(s / steps, calls[key] / steps) for key, s in seconds.items()}
 
 
 def waits_of(work: Sequence[Work], main: Stream, found: Stretches) -> tuple[Wait, ...]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from sim.documents import SCHEMAS, Document
 from sim.errors import Fault, InputError
-from sim.inputs.arguments import File, given
+from sim.files import File
+from sim.inputs.arguments import given
 from sim.inputs.fields import plan_of
 from sim.inputs.models import shape_named
 from sim.inputs.translation import Translation

@@ -109,7 +109,7 @@ def read(data: bytes, source: str, gpu: Gpu) -> ImportedNode:
     if root.tag != "system":
         message = f"<{root.tag}> is no NCCL topology, which starts with <system>"
         raise InputError([Fault(source, root.line, None, root.tag, message)])
-    reader = _Reader(source, gpu)
+    reader = _NodeReader(source, gpu)
     cpus = list(root.all("cpu"))
     for cpu in sorted(cpus, key=_numa):
         reader.cpu(cpu)
@@ -121,7 +121,7 @@ def _numa(cpu: _Element) -> int:
     return int(text) if re.fullmatch(r"-?\d{1,6}", text) else 0
 
 
-class _Reader:
+class _NodeReader:
     """Walks the tree and fills a `ImportedNode`."""
 
     def __init__(self, source: str, gpu: Gpu) -> None:

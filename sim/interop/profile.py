@@ -22,9 +22,9 @@ from sim.errors import InputError
 from sim.interop.gpu_work import (
     Lane,
     Longest,
-    Share,
     Wait,
     Work,
+    WorkShare,
     lanes_of,
     longest_of,
     main_of,
@@ -56,7 +56,7 @@ _OURS = {
 }  # fmt: skip
 
 
-class Calls(NamedTuple):
+class CollectiveCalls(NamedTuple):
     """All collectives of one kind and size."""
 
     op: str
@@ -98,9 +98,9 @@ class Profile:
     world_size: int
     steps: int
     step_s: float
-    parts: Mapping[tuple[str, str], Share]
+    parts: Mapping[tuple[str, str], WorkShare]
     phased: bool
-    collectives: tuple[Calls, ...]
+    collectives: tuple[CollectiveCalls, ...]
     longest: tuple[Longest, ...]
     lanes: tuple[Lane, ...]
     waits: tuple[Wait, ...]
@@ -159,7 +159,7 @@ def profile_of(
         parts=parts_of(mine, main, filled, count),
         phased=any(w.phase in PHASES for w in mine),
         collectives=tuple(
-            Calls(*key, len(times) / count, min(times), statistics.median(times))
+            CollectiveCalls(*key, len(times) / count, min(times), statistics.median(times))
             for key, times in sorted(sized[main[0]].items())
         ),
         longest=longest_of(mine, count),

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, NamedTuple
 from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
 from sim.inputs.loader import Loaded
-from sim.interop.gpu_work import BESIDE, EXPOSED, IDLE, Share
+from sim.interop.gpu_work import BESIDE, EXPOSED, IDLE, WorkShare
 from sim.interop.kineto import read_trace
-from sim.interop.profile import PHASES, Calls, Profile, profile_of
+from sim.interop.profile import PHASES, CollectiveCalls, Profile, profile_of
 from sim.step.chrome_trace import traced
 from sim.step.variation import Variation
 
@@ -22,10 +22,10 @@ _KINDS = {
 }  # fmt: skip
 GAPS = {BESIDE: "waits for other streams", IDLE: "idle: waits for the host"}
 _SOURCE = "trace diff"
-_NOTHING = Share(0.0, 0.0)
+_NOTHING = WorkShare(0.0, 0.0)
 
 
-class Part(NamedTuple):
+class StepPart(NamedTuple):
     """What one part of a step takes on either side; parts add up to the step. [s]"""
 
     name: str
@@ -38,7 +38,7 @@ class Part(NamedTuple):
     simulated_calls: float
 
 
-class Pair(NamedTuple):
+class CollectivePair(NamedTuple):
     """Collectives of one kind and size on either side, of one step; None where there are none."""
 
     op: str
@@ -74,8 +74,8 @@ class TraceDifference(Document):
     title: str
     recorded: Profile
     simulated: Profile
-    parts: tuple[Part, ...]
-    collectives: tuple[Pair, ...]
+    parts: tuple[StepPart, ...]
+    collectives: tuple[CollectivePair, ...]
     notes: tuple[str, ...]
 
     def content(self) -> dict[str, Any]:
@@ -139,10 +139,10 @@ def compared(recorded: Profile, simulated: Profile) -> TraceDifference:
     for phase, kind in dict.fromkeys((*theirs, *ours)):
         a, b = theirs.get((phase, kind), _NOTHING), ours.get((phase, kind), _NOTHING)
         if a.seconds or b.seconds or a.calls or b.calls:
-            parts.append(
-                Part(_name(phase, kind), phase, kind, a.seconds, b.seconds, a.seconds - b.seconds,
-                     a.calls, b.calls)
-            )  # fmt: skip
+            longer = a.seconds - b.seconds
+            name = _name(phase, kind)
+            part = StepPart(name, phase, kind, a.seconds, b.seconds, longer, a.calls, b.calls)
+            parts.append(part)
     parts.sort(key=lambda part: -abs(part.difference_s))
     return TraceDifference(
         title=simulated.source,
@@ -154,13 +154,13 @@ def compared(recorded: Profile, simulated: Profile) -> TraceDifference:
     )
 
 
-def _unphased(parts: Mapping[tuple[str, str], Share]) -> dict[tuple[str, str], Share]:
+def _unphased(parts: Mapping[tuple[str, str], WorkShare]) -> dict[tuple[str, str], WorkShare]:
     """All phases together; collectives keep their operation."""
-    found: dict[tuple[str, str], Share] = {}
+    found: dict[tuple[str, str], WorkShare] = {}
     for (phase, kind), share in parts.items():
         key = ("" if phase in PHASES else phase), kind
         known = found.get(key, _NOTHING)
-        found[key] = Share(known.seconds + share.seconds, known.calls + share.calls)
+        found[key] = WorkShare(known.seconds + share.seconds, known.calls + share.calls)
     return found
 
 
@@ -172,7 +172,9 @@ def _name(phase: str, kind: str) -> str:
     return f"{phase}: {_KINDS[kind]}" if phase else _KINDS[kind]
 
 
-def _pairs(recorded: Sequence[Calls], simulated: Sequence[Calls]) -> tuple[Pair, ...]:
+def _pairs(
+    recorded: Sequence[CollectiveCalls], simulated: Sequence[CollectiveCalls]
+) -> tuple[CollectivePair, ...]:
     """Collectives of equal kind, group and size beside each other."""
     theirs = {c[:3]: c for c in recorded}
     ours = {c[:3]: c for c in simulated}
@@ -180,7 +182,7 @@ def _pairs(recorded: Sequence[Calls], simulated: Sequence[Calls]) -> tuple[Pair,
     for key in sorted({*theirs, *ours}):
         a, b = theirs.get(key), ours.get(key)
         found.append(
-            Pair(
+            CollectivePair(
                 *key,
                 a.calls if a else 0.0, b.calls if b else 0.0,
                 a.median_s if a else None, b.median_s if b else None, a.least_s if a else None,

@@ -47,7 +47,7 @@ class JobRun:
 
 def simulate_run(spec: JobSpec, seed: int) -> JobRun:
     """One seeded replica of the job."""
-    job = _Job(spec, seed)
+    job = _Replica(spec, seed)
     job.train()
     job.run.wall_s = job.now
     return job.run
@@ -61,7 +61,7 @@ class _Hit(NamedTuple):
     away_s: float = 0.0  # how long each
 
 
-class _Job:
+class _Replica:
     """One replica: its clock, its books and its machine."""
 
     def __init__(self, spec: JobSpec, seed: int) -> None:

@@ -51,14 +51,14 @@ def lowered(priced: Priced) -> Lowered:
     return frame.first if new else _filled([priced], frame).row(0)
 
 
-class Stack(NamedTuple):
+class ProgramStack(NamedTuple):
     """Steps whose programs differ in numbers only."""
 
     places: list[int]  # which of those that were asked for
     lowered: Lowered  # with a row each
 
 
-def stacks(many: Sequence[Priced]) -> Iterator[Stack]:
+def stacks(many: Sequence[Priced]) -> Iterator[ProgramStack]:
     """The programs of steps of which each `folds`, in stacks of at most `HIGHEST` ops."""
     found: dict[tuple[_Key, _Key], list[int]] = {}
     for i, priced in enumerate(many):
@@ -73,7 +73,7 @@ def stacks(many: Sequence[Priced]) -> Iterator[Stack]:
         high = max(1, HIGHEST // frame.place.size)
         for begin in range(0, len(places), high):
             mine = places[begin : begin + high]
-            yield Stack(mine, _filled([many[i] for i in mine], frame))
+            yield ProgramStack(mine, _filled([many[i] for i in mine], frame))
 
 
 def folds(priced: Priced) -> bool:

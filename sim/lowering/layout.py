@@ -11,7 +11,7 @@ from sim.lowering.table import PlanTable
 from sim.strategies.plan import HOST
 
 
-class Layout(NamedTuple):
+class PartLayout(NamedTuple):
     """Local op indices of a class that plays a part: host ops first, then each stream's ops."""
 
     n: int
@@ -46,7 +46,7 @@ def woken_s(rows: Rows, host_rows: I8) -> F8 | float:
     return out
 
 
-def lay_out(part: Part, table: PlanTable, hidden: B1) -> Layout:
+def lay_out(part: Part, table: PlanTable, hidden: B1) -> PartLayout:
     """Where a part's ops stand; of `hidden` ones the host's work is put together."""
     kind, stream_id = table.kind, table.stream_id
     rows, row_start, row_count = part.rows, part.row_start, part.row_count
@@ -83,7 +83,7 @@ def lay_out(part: Part, table: PlanTable, hidden: B1) -> Layout:
     device_rows = np.repeat(row_start[order], counts) + step
     launch = (np.repeat(host_first[order], counts) + step)[waits]
     seen = rows.waits[device_rows[waits]] & (launch < n_host - 1)
-    return Layout(
+    return PartLayout(
         n=n_host + n_device,
         n_host=n_host,
         host_first=host_first,
@@ -101,7 +101,7 @@ def lay_out(part: Part, table: PlanTable, hidden: B1) -> Layout:
     )
 
 
-def edges_of(table: PlanTable, layout: Layout) -> tuple[I8, I8]:
+def edges_of(table: PlanTable, layout: PartLayout) -> tuple[I8, I8]:
     """Cross-lane edges of one class: launches, dependencies, host syncs, communicator order."""
     blocked = np.flatnonzero(table.host_after >= 0)
     before, after = table.fifo[:, 0], table.fifo[:, 1]

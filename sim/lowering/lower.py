@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.fabric.role import Role
-from sim.lowering.layout import Layout, edges_of, exclusive, lay_out
+from sim.lowering.layout import PartLayout, edges_of, exclusive, lay_out
 from sim.lowering.parts import (
     B1,
     CATEGORIES,
@@ -136,7 +136,7 @@ class _Played(NamedTuple):
     """A part as the ops of a class that plays it."""
 
     part: Part
-    layout: Layout
+    layout: PartLayout
     row: I8  # (n,) of costs; 0 for host ops, which have none
     is_host: B1
     src: I8  # edges
@@ -147,7 +147,7 @@ class _Played(NamedTuple):
         return np.where(self.is_host, np.asarray(fill, dtype=column.dtype), column[self.row])
 
 
-class _Run(NamedTuple):
+class _ClassRun(NamedTuple):
     """Classes in a row that play the same part."""
 
     played: _Played
@@ -185,7 +185,7 @@ def _curves(parts: Sequence[Part], classes: Classes) -> tuple[F8, I4]:
     return (np.concatenate(wide) if len(wide) > 1 else tables[0]), begin
 
 
-def _runs(played: Sequence[_Played], classes: Classes, curve: I4) -> tuple[_Run, ...]:
+def _runs(played: Sequence[_Played], classes: Classes, curve: I4) -> tuple[_ClassRun, ...]:
     sizes = np.array([p.layout.n for p in played], dtype=np.int64)
     base = exclusive(sizes[classes.role])
     starts = [0, *(np.flatnonzero(np.diff(classes.role)) + 1).tolist(), classes.role.size]
@@ -193,7 +193,7 @@ def _runs(played: Sequence[_Played], classes: Classes, curve: I4) -> tuple[_Run,
     for first, end in pairwise(starts):
         speed, curves = classes.speed[first:end], curve[first:end]
         runs.append(
-            _Run(
+            _ClassRun(
                 played=played[int(classes.role[first])],
                 role=int(classes.role[first]),
                 begin=first,
@@ -239,7 +239,7 @@ def lower(parts: Sequence[Part], classes: Classes, flights: Flights = NO_FLIGHTS
     wires = _wires(flights, runs, n_local, keep)
 
     def columns(
-        of: Callable[[_Run], npt.NDArray[Any]], wire: npt.NDArray[Any] | float
+        of: Callable[[_ClassRun], npt.NDArray[Any]], wire: npt.NDArray[Any] | float
     ) -> npt.NDArray[Any]:
         """Values of every class's ops, (n,) or (classes, n) a run, then of the wires'."""
         out: npt.NDArray[Any] | None = None
@@ -253,16 +253,16 @@ def lower(parts: Sequence[Part], classes: Classes, flights: Flights = NO_FLIGHTS
         out[n_local:] = wire
         return out
 
-    def latency(run: _Run) -> F8:
+    def latency(run: _ClassRun) -> F8:
         out = run.played.part.rows.latency_s[run.played.row]
         out[run.played.is_host] = run.played.layout.host_s
         return out
 
-    def curve(run: _Run) -> I4:
+    def curve(run: _ClassRun) -> I4:
         return run.played.device(run.played.part.rows.curve, -1)
 
-    def paced(name: str, fill: float) -> Callable[[_Run], F8]:
-        def values(run: _Run) -> F8:
+    def paced(name: str, fill: float) -> Callable[[_ClassRun], F8]:
+        def values(run: _ClassRun) -> F8:
             out = run.played.device(getattr(run.played.part.rows, name), fill)
             if isinstance(run.pace, float) and run.pace == 1.0:
                 return out
@@ -270,11 +270,11 @@ def lower(parts: Sequence[Part], classes: Classes, flights: Flights = NO_FLIGHTS
 
         return values
 
-    def shifted(run: _Run) -> I4:
+    def shifted(run: _ClassRun) -> I4:
         own = curve(run)
         return np.where(own >= 0, own + np.int32(run.curve), np.int32(-1))
 
-    def alone(run: _Run) -> F8:
+    def alone(run: _ClassRun) -> F8:
         p = run.played
         out = p.part.rows.alone_s[p.row]
         out[p.is_host] = p.layout.host_s
@@ -282,7 +282,7 @@ def lower(parts: Sequence[Part], classes: Classes, flights: Flights = NO_FLIGHTS
             return out
         return np.where((p.part.rows.curve[p.row] >= 0) & ~p.is_host, out / run.pace, out)
 
-    def hold(run: _Run) -> I4:
+    def hold(run: _ClassRun) -> I4:
         return run.played.device(run.played.part.rows.hold, 0)
 
     lanes = np.array([len(p.layout.streams) for p in played], dtype=np.int32)[classes.role]
@@ -352,7 +352,7 @@ def _kept_rows(rows: Rows, keep: B1) -> Rows:
     )
 
 
-def _wires(flights: Flights, runs: Sequence[_Run], n_local: int, keep: B1 | None) -> _Wires:
+def _wires(flights: Flights, runs: Sequence[_ClassRun], n_local: int, keep: B1 | None) -> _Wires:
     """Wire ops of all flights by lane, after the `n_local` ops of classes."""
     if not flights.of.size:
         none, no = np.zeros(0, dtype=np.int64), np.zeros(0)
@@ -422,7 +422,9 @@ def _joined(columns: Sequence[npt.NDArray[Any]], of: I8) -> npt.NDArray[Any]:
     return found
 
 
-def _arrivals(flights: Flights, teams: Sequence[Team], team_of: I8, runs: Sequence[_Run]) -> I8:
+def _arrivals(
+    flights: Flights, teams: Sequence[Team], team_of: I8, runs: Sequence[_ClassRun]
+) -> I8:
     """Op with which each member arrives at each flight."""
     base = np.concatenate([run.base.ravel() for run in runs])
     run_of = np.repeat(np.arange(len(runs)), [run.classes for run in runs])
@@ -446,14 +448,14 @@ class _Routes(NamedTuple):
     wires: I8  # route of each wire op
     begin: dict[int, int]  # first route of a run, by its first class
 
-    def of(self, run: _Run) -> I4:
+    def of(self, run: _ClassRun) -> I4:
         """Route of each op of a run."""
         rows, empty = run.played.part.rows.work.size, np.int32(self.ptr.size - 2)
         rank = np.int32(self.begin[run.begin]) + (run.each - np.int32(run.begin)) * np.int32(rows)
         return np.where(run.played.is_host, empty, rank + run.played.row.astype(np.int32))
 
 
-def _routes(runs: Sequence[_Run], classes: Classes, wires: _Wires) -> _Routes:
+def _routes(runs: Sequence[_ClassRun], classes: Classes, wires: _Wires) -> _Routes:
     counts, resources, amounts = [], [], []
     begin, own = {}, 0
     for run in runs:
@@ -481,7 +483,7 @@ def _routes(runs: Sequence[_Run], classes: Classes, wires: _Wires) -> _Routes:
     )
 
 
-def _views(run: _Run, classes: Classes) -> Iterator[RankView]:
+def _views(run: _ClassRun, classes: Classes) -> Iterator[RankView]:
     """Where each class's lanes stand."""
     layout, table = run.played.layout, table_of(run.played.part.plan)
     copy_lanes = [i for i, s in enumerate(layout.streams) if s in _COPY_STREAMS]
@@ -507,7 +509,7 @@ def _views(run: _Run, classes: Classes) -> Iterator[RankView]:
         )
 
 
-def _lane_names(runs: Sequence[_Run], classes: Classes, n_lanes: int) -> tuple[str, ...]:
+def _lane_names(runs: Sequence[_ClassRun], classes: Classes, n_lanes: int) -> tuple[str, ...]:
     names = tuple(
         f"rank {classes.ranks[c]} {stream}"
         for run in runs

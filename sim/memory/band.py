@@ -30,7 +30,7 @@ OTHER = {"method": 0.3, "shards": 0.3, "trainer": 0.5}
 UNSEEN = {"method": 0.08, "shards": 0.05, "trainer": 0.03}
 
 
-class Kind(NamedTuple):
+class PeakKind(NamedTuple):
     """What decides how well a peak is known."""
 
     method: str  # full, lora, or a quantization
@@ -43,16 +43,16 @@ class MemoryResidual(NamedTuple):
 
     id: str
     source: str
-    kind: Kind
+    kind: PeakKind
     error: float  # log of predicted over measured
 
 
-def kind_of(workload: Workload) -> Kind:
+def kind_of(workload: Workload) -> PeakKind:
     """The features by which peaks are comparable."""
     strategy, method = strategy_of(workload), workload.method
     whole = strategy.replicates(workload.parallelism)
     shards = "nothing" if whole else "zero" if strategy.deepspeed else "fsdp"
-    return Kind(method.told, shards, trainer_of(workload).name)
+    return PeakKind(method.told, shards, trainer_of(workload).name)
 
 
 @cache
@@ -60,16 +60,16 @@ def memory_residuals() -> tuple[MemoryResidual, ...]:
     """Of published peaks, all of the data file."""
     text = (files("sim.data") / "measured" / "residuals.json").read_text(encoding="utf-8")
     rows = json.loads(text)["memory"]
-    return tuple(MemoryResidual(row[0], row[1], Kind(*row[2:-1]), row[-1]) for row in rows)
+    return tuple(MemoryResidual(row[0], row[1], PeakKind(*row[2:-1]), row[-1]) for row in rows)
 
 
 @cache
-def memory_half_width(kind: Kind) -> float:
+def memory_half_width(kind: PeakKind) -> float:
     """Half-width of the 80 % band of a peak, as a logarithm."""
     return half_width(kind, memory_residuals())
 
 
-def half_width(kind: Kind, known: Sequence[MemoryResidual]) -> float:
+def half_width(kind: PeakKind, known: Sequence[MemoryResidual]) -> float:
     """The same, by some published peaks.
 
     Notes
@@ -87,7 +87,7 @@ def half_width(kind: Kind, known: Sequence[MemoryResidual]) -> float:
     return math.hypot(width, *lacking)
 
 
-def _likeness(kind: Kind, row: Kind) -> float:
+def _likeness(kind: PeakKind, row: PeakKind) -> float:
     return math.prod(f for key, f in OTHER.items() if getattr(kind, key) != getattr(row, key))
 
 

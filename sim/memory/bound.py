@@ -14,7 +14,7 @@ from sim.inputs.workload import Workload
 from sim.memory.report import MemoryReport, memory
 from sim.quantities import counted, gib
 
-Quantity = Literal["micro_batch", "sequence_length", "nodes"]
+BoundQuantity = Literal["micro_batch", "sequence_length", "nodes"]
 #: sequence lengths are answered in whole multiples of this [tokens]
 LENGTH_STEP = 256
 LARGEST = {"micro_batch": 1 << 16, "sequence_length": 1 << 24, "nodes": 1 << 10}
@@ -48,7 +48,7 @@ class Bound(Document):
 
 
 def solve_each(
-    topology: Topology, workload: Workload, quantities: Iterable[Quantity]
+    topology: Topology, workload: Workload, quantities: Iterable[BoundQuantity]
 ) -> tuple[tuple[Bound, ...], tuple[str, ...]]:
     """`solve` for several quantities, each on its own.
 
@@ -76,7 +76,7 @@ def solve_each(
     return tuple(found), tuple(map(str, failed))
 
 
-def solve(topology: Topology, workload: Workload, quantity: Quantity) -> Bound:
+def solve(topology: Topology, workload: Workload, quantity: BoundQuantity) -> Bound:
     """Largest micro-batch or sequence length, or fewest nodes, at which a job fits.
 
     Parameters

@@ -12,7 +12,7 @@ from typing import Literal
 from sim.quantities import gib, percent
 from sim.records import dataclass
 
-Word = Literal["fits", "at risk", "does not fit"]
+VerdictWord = Literal["fits", "at risk", "does not fit"]
 
 _Z = 1.2816  # standard deviations of a normal distribution within which so much lies
 SURE = 0.9  # probability from which on a job is said to fit without a word
@@ -109,7 +109,7 @@ class Verdict:
         )
 
     @property
-    def word(self) -> Word:
+    def word(self) -> VerdictWord:
         """In a word or three."""
         if not self.fits:
             return "does not fit"

@@ -7,10 +7,11 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.api.arguments import File, Overrides, settings
+from sim.api.arguments import Overrides, settings
 
 if TYPE_CHECKING:
     from sim.documents import Document
+    from sim.files import File
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
     from sim.page.charts.canvas import Chart

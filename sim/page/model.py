@@ -13,7 +13,7 @@ from sim.documents import Headline
 from sim.fabric import Fabric
 from sim.inputs.config import Configuration
 from sim.page.charts.canvas import Chart
-from sim.report.view import Part, View
+from sim.report.view import View, ViewPart
 from sim.result.bands import LikeRun
 from sim.result.result import Result, Scaling
 from sim.step.spans import StepTimeline
@@ -27,7 +27,7 @@ class Tiles(NamedTuple):
     small: bool = False
 
 
-class Source(NamedTuple):
+class TextSource(NamedTuple):
     """A text to open: a file, a command, a list of keys."""
 
     title: str
@@ -40,10 +40,10 @@ class Folded(NamedTuple):
     """Parts that are opened by who wants them."""
 
     title: str
-    parts: Sequence[Part | Chart | Tiles | Source]
+    parts: Sequence[ViewPart | Chart | Tiles | TextSource]
 
 
-Piece = Part | Chart | Tiles | Source | Folded
+Piece = ViewPart | Chart | Tiles | TextSource | Folded
 
 
 class PageSection(NamedTuple):

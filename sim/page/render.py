@@ -13,7 +13,7 @@ from typing import Any
 
 from sim.documents import Headline, plain
 from sim.page.charts.canvas import NARROW, WIDE, Chart
-from sim.page.model import Dossier, Folded, PageSection, Piece, Source, Tiles
+from sim.page.model import Dossier, Folded, PageSection, Piece, TextSource, Tiles
 from sim.page.sections import sections
 from sim.report.formats.csv import flat
 from sim.report.formats.html import part_html
@@ -110,7 +110,7 @@ def piece_html(piece: Piece) -> Iterator[str]:
     elif isinstance(piece, Tiles):
         kind = "tiles small" if piece.small else "tiles"
         yield f'<ul class="{kind}">' + "".join(map(_tile, piece.tiles)) + "</ul>"
-    elif isinstance(piece, Source):
+    elif isinstance(piece, TextSource):
         shown = " open" if piece.open else ""
         save = _saved(piece.text, piece.file, "text/plain", "save") if piece.file else ""
         yield (

@@ -26,7 +26,7 @@ from sim.pipeline.actions import (
 )
 
 
-class Shape(NamedTuple):
+class PipelineShape(NamedTuple):
     """Ranks, micro-batches and stages a rank. [1]"""
 
     ranks: int
@@ -39,7 +39,7 @@ class Shape(NamedTuple):
         return self.ranks * self.virtual
 
 
-Order = Callable[[Shape, int], list[Action]]
+Order = Callable[[PipelineShape, int], list[Action]]
 
 
 class Schedule(NamedTuple):
@@ -76,7 +76,7 @@ class Schedule(NamedTuple):
     turns: bool = False
     fewest: Callable[[int], int] = lambda ranks: 1
     splits: bool = False
-    cycle: Callable[[Shape], int] = lambda shape: 1
+    cycle: Callable[[PipelineShape], int] = lambda shape: 1
     table: bool = True
 
     @property
@@ -89,23 +89,23 @@ class Schedule(NamedTuple):
             "zbv": "ZBVZeroBubble",
         }.get(self.name, self.title)
 
-    def rank_of(self, shape: Shape) -> Callable[[int], int]:
+    def rank_of(self, shape: PipelineShape) -> Callable[[int], int]:
         """The rank of each stage."""
         p, last = shape.ranks, shape.stages - 1
         if self.turns:
             return lambda stage: stage if stage < p else last - stage
         return lambda stage: stage % p
 
-    def stages_of(self, shape: Shape, rank: int) -> tuple[int, ...]:
+    def stages_of(self, shape: PipelineShape, rank: int) -> tuple[int, ...]:
         """The stages of a rank, as the model has them."""
         of = self.rank_of(shape)
         return tuple(stage for stage in range(shape.stages) if of(stage) == rank)
 
-    def computed(self, shape: Shape) -> Orders:
+    def computed(self, shape: PipelineShape) -> Orders:
         """What each rank computes."""
         return {rank: self.order(shape, rank) for rank in range(shape.ranks)}
 
-    def executed(self, shape: Shape, defer: bool = False) -> Orders:
+    def executed(self, shape: PipelineShape, defer: bool = False) -> Orders:
         """What each rank executes: with gathers, reductions and messages, received late or not.
 
         Shared by all ranks, not to be changed.
@@ -114,18 +114,18 @@ class Schedule(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def _executed(schedule: Schedule, shape: Shape, defer: bool) -> Orders:
+def _executed(schedule: Schedule, shape: PipelineShape, defer: bool) -> Orders:
     rank_of = schedule.rank_of(shape)
     orders = with_runtime(schedule.computed(shape), rank_of, shape.stages, shape.micro)
     return deferred(orders, rank_of) if defer else orders
 
 
-def _gpipe(shape: Shape, rank: int) -> list[Action]:
+def _gpipe(shape: PipelineShape, rank: int) -> list[Action]:
     every = range(shape.micro)
     return [Action(FORWARD, rank, m) for m in every] + [Action(BACKWARD, rank, m) for m in every]
 
 
-def _one_forward_one_backward(shape: Shape, rank: int) -> list[Action]:
+def _one_forward_one_backward(shape: PipelineShape, rank: int) -> list[Action]:
     warm = min(shape.micro, shape.ranks - rank)
     out = [Action(FORWARD, rank, m) for m in range(warm)]
     for m in range(shape.micro):
@@ -135,7 +135,7 @@ def _one_forward_one_backward(shape: Shape, rank: int) -> list[Action]:
     return out
 
 
-def _looped(shape: Shape, rank: int) -> list[Action]:
+def _looped(shape: PipelineShape, rank: int) -> list[Action]:
     stages = [rank + i * shape.ranks for i in range(shape.virtual)]
     every = range(shape.micro)
     out = [Action(FORWARD, s, m) for s in stages for m in every]
@@ -163,16 +163,16 @@ class _Counting:
         self.out += [self.made(kind, stage) for kind, stage in what]
 
 
-def rounds(shape: Shape) -> int:
+def rounds(shape: PipelineShape) -> int:
     """Micro-batches that a stage runs before the rank's next stage. [1]"""
     return shape.micro // max(1, shape.micro // shape.ranks)
 
 
-def _never(_: Shape) -> int:
+def _never(_: PipelineShape) -> int:
     return 0
 
 
-def _interleaved(shape: Shape, rank: int, split: bool = False) -> list[Action]:
+def _interleaved(shape: PipelineShape, rank: int, split: bool = False) -> list[Action]:
     p, M, v = shape
     m, n = rounds(shape), M * v
     warm = min(n, (v - 1) * m + (1 if split else 2) * (p - 1 - rank))
@@ -193,11 +193,11 @@ def _interleaved(shape: Shape, rank: int, split: bool = False) -> list[Action]:
     return c.out
 
 
-def _zero_bubble(shape: Shape, rank: int) -> list[Action]:
+def _zero_bubble(shape: PipelineShape, rank: int) -> list[Action]:
     return _interleaved(shape, rank, split=True)
 
 
-def _zbv(shape: Shape, rank: int) -> list[Action]:
+def _zbv(shape: PipelineShape, rank: int) -> list[Action]:
     """Made for at least 2p - 1 micro-batches; what is too many is left out."""
     p, near, far = shape.ranks, rank, shape.stages - 1 - rank
     c, n = _Counting(), max(2 * p - 1, shape.micro)
@@ -216,7 +216,7 @@ def _zbv(shape: Shape, rank: int) -> list[Action]:
     return [action for action in c.out if action.micro < shape.micro]
 
 
-def _dual_pipe_v(shape: Shape, rank: int) -> list[Action]:
+def _dual_pipe_v(shape: PipelineShape, rank: int) -> list[Action]:
     """DualPipe's half with a V of stages; pairs run one after the other in stock PyTorch."""
     p, near, far = shape.ranks, rank, shape.stages - 1 - rank
     c = _Counting()
@@ -284,7 +284,7 @@ SCHEDULES = {
 }  # fmt: skip
 
 
-def in_flight(shape: Shape, schedule: Schedule, rank: int) -> Iterator[tuple[int, int]]:
+def in_flight(shape: PipelineShape, schedule: Schedule, rank: int) -> Iterator[tuple[int, int]]:
     """Micro-batches kept for backward after each computation of a rank: stage, how many."""
     kept: Counter[int] = Counter()
     split = {a[1:3] for a in schedule.order(shape, rank) if a.kind == WEIGHT}

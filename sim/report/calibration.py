@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from sim.calibration.calibrate import CalibrationReport, Compared, Constant, mean_error
-from sim.report.view import Cell, Column, Lines, Part, Remarks, Row, Table, View, left
+from sim.report.view import Cell, Column, Lines, Remarks, Row, Table, View, ViewPart, left
 
 _KINDS = {
     "run": "training runs",
@@ -18,7 +18,7 @@ _MANY = 12  # single rows shown of one kind
 
 def view(report: CalibrationReport) -> View:
     """What `scaling-sim calibrate` says."""
-    sections: list[Part] = [
+    sections: list[ViewPart] = [
         _constants(report), _errors(report), *_runs(report),
         Remarks([f"note: {note}" for note in report.notes], indent=0),
         Lines([report.verdict], indent=0),
@@ -66,7 +66,7 @@ def _mean(name: str, found: list[Compared]) -> Row:
     return [name, Cell(str(len(found)), len(found)), *map(_share, errors)]
 
 
-def _runs(report: CalibrationReport) -> list[Part]:
+def _runs(report: CalibrationReport) -> list[ViewPart]:
     runs = [c for c in (*report.fitted, *report.held_out) if c.kind != "collective"]
     columns = [
         left("run", width=38), Column("measured", width=11, before=" "),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sim.quantities import count, duration, gib, percent, usd
-from sim.report.view import Cell, Column, Lines, Part, Remarks, Row, Table, View, borrowed
+from sim.report.view import Cell, Column, Lines, Remarks, Row, Table, View, ViewPart, borrowed
 from sim.result.result import Result
 from sim.study.compared import PARTS, Comparison, part_times
 
@@ -28,7 +28,7 @@ def view(comparison: Comparison) -> View:
         for d in comparison.deltas
     ]
     said = dict.fromkeys(text for v in comparison.variants for text in v.result.borrowed)
-    parts: list[Part] = [
+    parts: list[ViewPart] = [
         _table(comparison), *why, Lines(comparison.summary),
         Remarks([*comparison.notes, *borrowed(said).lines], apart=not comparison.summary),
     ]  # fmt: skip

@@ -6,7 +6,7 @@ import math
 
 from sim.calibration.diagnose import Diagnosis, Explanation
 from sim.quantities import percent
-from sim.report.view import Fact, Facts, Lines, Part, View, borrowed
+from sim.report.view import Fact, Facts, Lines, View, ViewPart, borrowed
 
 _SHOWN = 6
 _FAINT = 0.005
@@ -17,7 +17,7 @@ def view(found: Diagnosis) -> View:
     shown = _shown(found)
     causes = [_explained(i, e, found) for i, e in enumerate(shown, start=1)]
     heading = "single causes, by how well and how plausibly they explain it:"
-    sections: list[Part] = [
+    sections: list[ViewPart] = [
         Lines(_besides(found), indent=0, apart=False),
         Facts(causes, heading, indent=0),
         Lines([conclusion(found), *_telling(found)], indent=0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.quantities import count, duration, gib
-from sim.report.view import Cell, Column, Lines, Part, Row, Table, View, borrowed, left
+from sim.report.view import Cell, Column, Lines, Row, Table, View, ViewPart, borrowed, left
 from sim.result.explain import PARTS, MethodComparison, MethodCost
 
 
@@ -11,7 +11,7 @@ def view(found: MethodComparison) -> View:
     """What `scaling-sim explain` says."""
     costs = found.methods
     columns = [left("seconds of a step"), *(Column(c.name, width=12) for c in costs)]
-    sections: list[Part] = [
+    sections: list[ViewPart] = [
         Table(columns, _rows(costs), indent=2),
         Lines(_answer(costs)),
         borrowed(found.borrowed),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sim.interop.imported import ImportedJob
-from sim.report.view import Lines, Part, Row, Table, View, left
+from sim.report.view import Lines, Row, Table, View, ViewPart, left
 
 
 def view(found: ImportedJob) -> View:
@@ -30,7 +30,7 @@ def became(found: ImportedJob) -> View:
     assumed = [[f"{a['key']}: {a['ours']}", a["why"]] for a in found.assumed]
     matter = [a for a in found.aside if a["matters"]]
     aside = _grouped(a for a in found.aside if not a["matters"])
-    sections: list[Part] = [
+    sections: list[ViewPart] = [
         Table([left("line"), left("theirs"), left("ours", pad=False)], took, heading="  took"),
         Table([left("ours"), left("because", pad=False)], assumed,
               heading="  assumed, as no file says it"),

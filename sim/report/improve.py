@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim.quantities import duration, gib, percent
 from sim.report.settings import settings
 from sim.report.view import Cell, Column, Lines, Row, Table, View, left
-from sim.result.improve import Improvement, State
+from sim.result.improve import Improvement, JobState
 
 
 def view(found: Improvement) -> View:
@@ -28,7 +28,9 @@ def view(found: Improvement) -> View:
     )
 
 
-def _row(number: str, text: str, state: State, last: State, first: State, typed: str) -> Row:
+def _row(
+    number: str, text: str, state: JobState, last: JobState, first: JobState, typed: str
+) -> Row:
     fit = state.memory.verdict
     ratios = [state.gpu_s_per_token / other.gpu_s_per_token - 1.0 for other in (last, first)]
     told = [Cell(percent(r, 1, "+"), r) if number else "" for r in ratios]

@@ -6,7 +6,7 @@ from sim.memory.bound import Bound
 from sim.memory.report import MemoryReport
 from sim.quantities import gib, percent
 from sim.report.settings import settings
-from sim.report.view import Cell, Column, Lines, Part, Remarks, Row, Table, View, left
+from sim.report.view import Cell, Column, Lines, Remarks, Row, Table, View, ViewPart, left
 from sim.result.memory import MemoryAnswer
 from sim.result.trials import MemoryFix
 from sim.units import GIB
@@ -35,7 +35,7 @@ def view(answer: MemoryAnswer) -> View:
     """What `scaling-sim memory` says."""
     report = answer.report
     bound = [*map(_bound, answer.bounds), *answer.unbounded]
-    sections: list[Part] = [
+    sections: list[ViewPart] = [
         Lines([_verdict(report)]), Remarks(_warnings(report), apart=False),
         Lines(_host(report), apart=False), Lines(bound), _moments(report), _fixes(answer.fixes),
     ]  # fmt: skip

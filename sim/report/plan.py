@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from sim.quantities import counted, duration, percent, usd
 from sim.report.gantt import chart
-from sim.report.view import Cell, Column, Fact, Facts, Lines, Part, Remarks, Row, Table, View, left
+from sim.report.view import (
+    Cell,
+    Column,
+    Fact,
+    Facts,
+    Lines,
+    Remarks,
+    Row,
+    Table,
+    View,
+    ViewPart,
+    left,
+)
 from sim.study.joblog import JobLog
 from sim.study.planned import Marginal, PlanReport
 
@@ -42,7 +54,7 @@ def view(report: PlanReport, share: float | None = None, drawn: bool = False) ->
     shown = sorted(report.logs, key=lambda log: (log.on_time, log.request.arrival_s))[:SHOWN]
     hidden = len(report.logs) - SHOWN
     more = [f"... and {hidden} more (--format csv)"] if hidden > 0 else []
-    sections: list[Part] = [
+    sections: list[ViewPart] = [
         Lines([name] if heading else [], indent=0, apart=False),
         Facts(_totals(report), gap=3, apart=False),
         Lines(chart(report) if drawn else [], indent=2, literal=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.quantities import counted, duration, gib, percent, usd
-from sim.report.view import Cell, Column, Fact, Facts, Lines, Part, Row, Table, View, left
+from sim.report.view import Cell, Column, Fact, Facts, Lines, Row, Table, View, ViewPart, left
 from sim.study.post_trained import PostTrainingReport
 
 _BESIDE = (
@@ -61,7 +61,7 @@ def view(found: PostTrainingReport) -> View:
         for p in found.parts
     ]  # fmt: skip
     notes = [_BESIDE] if found.overlap else []
-    sections: list[Part] = [
+    sections: list[ViewPart] = [
         Facts(facts, gap=3, apart=False),
         Table([left("part"), Column("time"), Column("of the step"), left("on")], rows, indent=0),
         Lines([*notes, *(f"assumed: {text}" for text in found.assumptions)], indent=0),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sim.inputs.offers import Offers
 from sim.inputs.price import STALE_DAYS, TERMS, UNCHECKED, Currency, PriceRow
 from sim.quantities import count, duration, usd
-from sim.report.view import Cell, Lines, Part, Remarks, Row, Table, View, left
+from sim.report.view import Cell, Lines, Remarks, Row, Table, View, ViewPart, left
 
 DOLLAR = Currency("USD", 1.0, "")
 _PER_HOUR = {"on-demand": "per GPU-hour"}
@@ -87,7 +87,7 @@ def priced_view(found: PricedJobs, today: datetime.date, currency: Currency = DO
         less = money(below.cost.total_usd, currency)
         lines.append(f"{below.name} would be {less}, but {below.doubt}")
     rows = [_priced_row(p, best, today, currency) for p in jobs]
-    sections: list[Part] = [
+    sections: list[ViewPart] = [
         Table([left(head) for head in heads], rows, indent=2), Lines(lines),
         _remarks([p.row for p in jobs], today, currency),
     ]  # fmt: skip

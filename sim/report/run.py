@@ -15,11 +15,11 @@ from sim.report.view import (
     Fact,
     Facts,
     Figures,
-    Part,
     Remarks,
     Row,
     Table,
     View,
+    ViewPart,
     borrowed,
     left,
 )
@@ -32,7 +32,7 @@ _TOLD = 0.01  # of the step: a spread that is worth a line
 
 def view(result: Result, *, quiet: bool = False) -> View:
     """What `scaling-sim run` says; `quiet` leaves all but the verdict out."""
-    sections: list[Part] = [_verdict(result)]
+    sections: list[ViewPart] = [_verdict(result)]
     if not quiet:
         sections += [
             _time(result), memory_table(result), *_scaling(result), job_section(result),

@@ -8,7 +8,7 @@ from sim.inputs.topology import Topology
 from sim.job.forecast import terms_of
 from sim.quantities import counted, duration, gib, percent, usd
 from sim.report.size_layouts import layout, layout_of, layouts_beside, tuned
-from sim.report.view import Cell, Column, Lines, Part, Row, Table, View, borrowed, left
+from sim.report.view import Cell, Column, Lines, Row, Table, View, ViewPart, borrowed, left
 from sim.step.step import memory_of
 from sim.study.phases import idle_cost
 from sim.study.search import Simulated
@@ -61,7 +61,7 @@ def view(report: SizeReport) -> View:
     return View(title, [Lines([searched], indent=0, apart=False), *found], report)
 
 
-def _found(report: SizeReport, winner: Simulated) -> list[Part]:
+def _found(report: SizeReport, winner: Simulated) -> list[ViewPart]:
     lost = [_why(c, report) for c in report.contenders if c.plan is None]
     notes = {f"{c.machine.name}: {c.machine.note}" for c in report.contenders if c.machine.note}
     left_out = [f"Left out: {len(report.left_out)} offers that are elsewhere or another kind"]
@@ -215,7 +215,7 @@ def _miss(plan: Simulated, target: Target) -> str:
     return f"{', '.join(parts)}: misses by {percent(target.shortfall(f) - 1, 0)}"
 
 
-def _nothing(report: SizeReport) -> list[Part]:
+def _nothing(report: SizeReport) -> list[ViewPart]:
     why = [_why(c, report) for c in report.contenders[:SHOWN]]
     nearest = report.nearest
     if not report.contenders:

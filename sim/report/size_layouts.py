@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.inputs.strategy import strategy_of
 from sim.quantities import duration, gib, percent
-from sim.report.view import Cell, Column, Part, Row, Table, left
+from sim.report.view import Cell, Column, Row, Table, ViewPart, left
 from sim.step.shares import Shares
 from sim.study.candidates import IMPLEMENTATION, Candidate
 from sim.study.layouts import AXIS_TITLES, cut_in_words
@@ -65,7 +65,7 @@ def tuned(report: SizeReport) -> list[str]:
     return lines
 
 
-def layouts_beside(report: SizeReport, winner: Simulated) -> list[Part]:
+def layouts_beside(report: SizeReport, winner: Simulated) -> list[ViewPart]:
     """The winner's layout and those next to it, each at its best, and what they lose by."""
     if not report.beside:
         return []

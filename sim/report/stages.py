@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 from sim.pipeline.actions import BACKWARD, FORWARD, INPUT, WEIGHT
 from sim.quantities import duration, percent
 from sim.report.svg import COLOURS
-from sim.report.view import Cell, Column, Lines, Part, Row, Table, View, left
+from sim.report.view import Cell, Column, Lines, Row, Table, View, ViewPart, left
 from sim.step.stages import StageChart, StageRun
 
 COLUMNS = 96  # characters of a rank's line
@@ -37,7 +37,7 @@ def view(chart: StageChart) -> View:
     heads = [Column("rank"), left("stages"), *(Column(KINDS[kind][0]) for kind in kinds)]
     drawn = [f"{rank:4d} {_line(chart, rank)}" for rank in range(chart.ranks)]
     said = ", ".join(f"{kind} {KINDS[kind][0]}" for kind in kinds)
-    sections: list[Part] = [
+    sections: list[ViewPart] = [
         Lines([f"{_subtitle(chart)}: {said}, . nothing"], indent=2),
         Lines(drawn, indent=2, literal=True),
         Table([*heads, Column("idle")], rows, indent=2),

@@ -12,21 +12,20 @@ from sim.report.view import (
     Fact,
     Facts,
     Lines,
-    Part,
     Picture,
     Remarks,
     Row,
     Table,
     View,
+    ViewPart,
     left,
     text_of,
 )
-from sim.study.question.answers import Answers, Cells, Verdict
+from sim.study.question.answers import Answers, Cells, ClaimVerdict
 from sim.study.question.prices import Offered, Tie
 from sim.study.question.reading import Studies
-from sim.study.question.rows import Row as Measured
-from sim.study.question.rows import said
-from sim.study.question.spec import Case
+from sim.study.question.rows import MeasuredLine, said
+from sim.study.question.spec import StudyCase
 
 _HEADS = ("case", "measure", "ours", "80 % band", "claimed", "holds", "published", "note")
 _BANDS = (
@@ -59,7 +58,7 @@ def view(answers: Answers, plots: Mapping[str, str] | None = None, folder: str =
         Where they lie, as a page is to link them; empty: nowhere.
     """
     study = answers.study
-    parts: list[Part] = [Lines([_one_line(study.question)] if study.question else [], indent=0)]
+    parts: list[ViewPart] = [Lines([_one_line(study.question)] if study.question else [], indent=0)]
     at = f"{folder}/{{}}.svg" if folder else ""
     drawn = {
         p.name: Picture([p.title], at.format(p.name), plots[p.name])
@@ -81,7 +80,7 @@ def view(answers: Answers, plots: Mapping[str, str] | None = None, folder: str =
     return View(study.title, parts, answers)
 
 
-def _answer(answer: Verdict, answers: Answers) -> Iterator[Part]:
+def _answer(answer: ClaimVerdict, answers: Answers) -> Iterator[ViewPart]:
     claim = answer.claim
     yield Lines([f"-> {verdict(answer)}"], f"{claim.id}. {_one_line(claim.claim)}")
     if answer.rows:
@@ -93,7 +92,7 @@ def _answer(answer: Verdict, answers: Answers) -> Iterator[Part]:
     yield Lines([_one_line(answer.reading)] if answer.reading else [])
 
 
-def verdict(answer: Verdict) -> str:
+def verdict(answer: ClaimVerdict) -> str:
     """The verdict in words, with how many cases are for it, against it and open."""
     rows = [row for row in answer.rows if row.holds is not None]
     if answer.word == "measured":
@@ -121,7 +120,7 @@ def _by_price(ties: Sequence[Tie]) -> str:
     )
 
 
-def _claimed(row: Measured) -> str:
+def _claimed(row: MeasuredLine) -> str:
     if row.low is None and row.high is None:
         return ""
     if row.low is None:
@@ -131,7 +130,7 @@ def _claimed(row: Measured) -> str:
     return f"{row.said(row.low).removesuffix(' x')} to {row.said(row.high)}"
 
 
-def _line(row: Measured) -> list[Cell | str]:
+def _line(row: MeasuredLine) -> list[Cell | str]:
     band = ""
     if row.band:
         band = f"{row.said(row.band[0]).removesuffix(' x')} to {row.said(row.band[1])}"
@@ -145,7 +144,7 @@ def _line(row: Measured) -> list[Cell | str]:
     ]  # fmt: skip
 
 
-def _table(answer: Verdict) -> Table:
+def _table(answer: ClaimVerdict) -> Table:
     """A row a line, without the columns that say nothing."""
     rows = [_line(row) for row in answer.rows]
     keep = [i for i in range(len(_HEADS)) if any(text_of(row[i]) for row in rows)]
@@ -156,7 +155,7 @@ def _table(answer: Verdict) -> Table:
 # --- prices --------------------------------------------------------------------------------------
 
 
-def _ties(answer: Verdict, machines: tuple[str, ...]) -> Iterator[Part]:
+def _ties(answer: ClaimVerdict, machines: tuple[str, ...]) -> Iterator[ViewPart]:
     """Price ratios at which either machine is the cheaper, and what providers ask."""
     if not answer.ties:
         return
@@ -214,7 +213,7 @@ def _cell(value: float | None, metric: str) -> Cell | str:
     return "does not fit" if value is None else Cell(said(value, metric), value)
 
 
-def _voices(answers: Answers) -> Iterator[Part]:
+def _voices(answers: Answers) -> Iterator[ViewPart]:
     if not answers.voices:
         return
     columns = [left("who"), left("says"), left("ours"), left("reading")]
@@ -225,7 +224,7 @@ def _voices(answers: Answers) -> Iterator[Part]:
     yield Table(columns, rows, "Who says otherwise, and who measured it", indent=2)
 
 
-def _cases(answers: Answers) -> Iterator[Part]:
+def _cases(answers: Answers) -> Iterator[ViewPart]:
     heads = [left("case"), left("machine"), left("job"), left("set")]
     yield Table(heads, [_case(c) for c in answers.study.cases], "The cases", indent=2)
     for grid in answers.study.grids:
@@ -239,7 +238,7 @@ def _cases(answers: Answers) -> Iterator[Part]:
         yield Table(columns, rows, f"The grid {grid.name}: {where}", indent=2)
 
 
-def _case(case: Case) -> Row:
+def _case(case: StudyCase) -> Row:
     if case.measured:
         return [case.name, case.measured, "as published", " ".join(case.set)]
     return [case.name, case.topology, case.workload, " ".join(case.set)]

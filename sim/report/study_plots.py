@@ -6,8 +6,8 @@ import math
 
 from sim.report.svg import Curve, Scale, Tied, Whisker, curves, ties, whiskers
 from sim.study.question.answers import Answers
-from sim.study.question.rows import SHARES, Row
-from sim.study.question.spec import Picture
+from sim.study.question.rows import SHARES, MeasuredLine
+from sim.study.question.spec import StudyPicture
 
 #: measures as words
 NAMES = {
@@ -31,7 +31,7 @@ def plots_of(answers: Answers) -> dict[str, str]:
     return {name: svg for name, svg in found.items() if svg}
 
 
-def _drawn(picture: Picture, answers: Answers) -> str:
+def _drawn(picture: StudyPicture, answers: Answers) -> str:
     if picture.lines:
         return _lines(picture, answers)
     if picture.break_even:
@@ -39,7 +39,7 @@ def _drawn(picture: Picture, answers: Answers) -> str:
     return _grid(picture, answers)
 
 
-def _lines(picture: Picture, answers: Answers) -> str:
+def _lines(picture: StudyPicture, answers: Answers) -> str:
     rows = [answers.rows[key] for key in picture.lines if answers.rows[key].value is not None]
     if not rows:
         return ""
@@ -50,13 +50,13 @@ def _lines(picture: Picture, answers: Answers) -> str:
     return whiskers(picture.title, scale, [_whisker(row, top) for row in rows])
 
 
-def _most(row: Row) -> float:
+def _most(row: MeasuredLine) -> float:
     ends = [row.value, row.band[1] if row.band else None, row.high]
     ends += [value for _, value in row.published]
     return max(v for v in ends if v is not None)
 
 
-def _whisker(row: Row, top: float) -> Whisker:
+def _whisker(row: MeasuredLine, top: float) -> Whisker:
     claimed = None
     if row.low is not None or row.high is not None:
         claimed = (row.low or 0.0, 1.08 * top if row.high is None else row.high)
@@ -66,7 +66,7 @@ def _whisker(row: Row, top: float) -> Whisker:
     )  # fmt: skip
 
 
-def _break_even(picture: Picture, answers: Answers) -> str:
+def _break_even(picture: StudyPicture, answers: Answers) -> str:
     verdict = next(a for a in answers.answers if a.claim.id == picture.break_even)
     first, second = answers.study.machines
     known = [t for t in verdict.ties if t.key and t.ratio is not None and t.band is not None]
@@ -88,7 +88,7 @@ def _break_even(picture: Picture, answers: Answers) -> str:
     )
 
 
-def _grid(picture: Picture, answers: Answers) -> str:
+def _grid(picture: StudyPicture, answers: Answers) -> str:
     cells = next(
         cells for verdict in answers.answers for cells in verdict.cells
         if cells.grid.name == picture.grid and cells.metric == picture.metric

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from sim.quantities import duration, percent
-from sim.report.view import Cell, Column, Lines, Part, Row, Table, View, borrowed, left
+from sim.report.view import Cell, Column, Lines, Row, Table, View, ViewPart, borrowed, left
 from sim.result.bands import LikeRun
 from sim.result.support import Aspect, Support
 
@@ -16,7 +16,7 @@ _CELL = 50  # characters of evidence that a cell holds
 def view(found: Support) -> View:
     """What `scaling-sim support` says."""
     apart = [f"{a.about} ({a.status}): {a.evidence}" for a in found.aspects if _long(a)]
-    sections: list[Part] = [
+    sections: list[ViewPart] = [
         Lines(_verdict(found)),
         _aspects(found),
         Lines(apart, list=True),

@@ -81,7 +81,7 @@ class Tied(NamedTuple):
     held: Sequence[tuple[str, float]]
 
 
-class _Frame:
+class _PlotFrame:
     """Axes, ticks and title, and where values lie between them."""
 
     def __init__(self, title: str, x: Scale, y: Scale, height: int = HEIGHT) -> None:
@@ -172,7 +172,7 @@ def scatter(
     lines : sequence of (x1, y1, x2, y2)
         Grey guides, in the axes' values.
     """
-    frame = _Frame(title, x, y)
+    frame = _PlotFrame(title, x, y)
     for x1, y1, x2, y2 in lines:
         frame.line([(x1, y1), (x2, y2)], 'stroke="#888"')
     for i, one in enumerate(series):
@@ -185,7 +185,7 @@ def scatter(
 
 def curves(title: str, x: Scale, y: Scale, found: Sequence[Curve]) -> str:
     """Lines through dots, a colour each."""
-    frame = _Frame(title, x, y)
+    frame = _PlotFrame(title, x, y)
     for i, one in enumerate(found):
         colour = COLOURS[i % len(COLOURS)]
         known = [(px, py) for px, py in zip(one.x, one.y, strict=True) if py is not None]
@@ -210,7 +210,7 @@ def ties(title: str, x: Scale, y: Scale, found: Sequence[Tied], sides: tuple[str
     sides : (str, str)
         What is said above and below the diagonal.
     """
-    frame = _Frame(title, x, y)
+    frame = _PlotFrame(title, x, y)
     low, high = max(x.low, y.low), min(x.high, y.high)
     for i, one in enumerate(found):
         colour = COLOURS[i % len(COLOURS)]

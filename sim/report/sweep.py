@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sim.quantities import duration, gib, percent, usd
-from sim.report.view import Cell, Column, Lines, Part, Row, Table, View, left
+from sim.report.view import Cell, Column, Lines, Row, Table, View, ViewPart, left
 from sim.study.screen import Screening
 from sim.study.sweep import SweepOutcome, as_text
 
@@ -30,7 +30,7 @@ def view(outcome: SweepOutcome) -> View:
         *(Column(head) for head, _, _ in _MEASURES.values()),
     ]  # fmt: skip
     table = Table(columns, [_cells(outcome, i) for i in chosen], indent=0, apart=False)
-    parts: list[Part] = [table] if chosen or outcome.screening is None else []
+    parts: list[ViewPart] = [table] if chosen or outcome.screening is None else []
     if outcome.screening is not None:
         parts.append(Lines(_screened(outcome.screening), indent=0))
     return View(title, parts, outcome)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim import units
 from sim.fabric.describe import LinkClass, MachineDescription
 from sim.quantities import counted
-from sim.report.view import Cell, Column, Fact, Facts, Lines, Part, Row, Table, View, left
+from sim.report.view import Cell, Column, Fact, Facts, Lines, Row, Table, View, ViewPart, left
 
 
 def view(found: MachineDescription) -> View:
@@ -24,7 +24,7 @@ def view(found: MachineDescription) -> View:
         left("links, each way", width=32), Column("count", before=""),
         Column("effective", width=12, before=" "), Column("raw", width=12, before=" "),
     ]  # fmt: skip
-    parts: list[Part] = [
+    parts: list[ViewPart] = [
         Lines(found.tree, indent=0, literal=True), matrix, Lines(note, indent=0, apart=False),
         Table(columns, [_link(link) for link in found.links], indent=0),
         Facts(_facts(found), indent=0, gap=3), Lines(_alike(found), list=True, apart=False),

@@ -6,10 +6,9 @@ import re
 
 from sim.interop.gpu_work import Longest
 from sim.interop.profile import Profile
-from sim.interop.trace_diff import GAPS, Pair, TraceDifference
-from sim.interop.trace_diff import Part as Compared
+from sim.interop.trace_diff import GAPS, CollectivePair, StepPart, TraceDifference
 from sim.quantities import brief, counted, duration, percent, signed_duration
-from sim.report.view import Cell, Column, Fact, Facts, Part, Remarks, Row, Table, View, left
+from sim.report.view import Cell, Column, Fact, Facts, Remarks, Row, Table, View, ViewPart, left
 
 _TELLS = 0.002  # of the recorded step: parts that differ by less are summed up
 _SHOWN, _NAMED = 12, 5
@@ -19,7 +18,7 @@ _WIDTH = 44  # of a kernel's name
 def view(found: TraceDifference) -> View:
     """What `scaling-sim trace diff` says."""
     sides = [Fact("recorded", _said(found.recorded)), Fact("simulated", _said(found.simulated))]
-    sections: list[Part] = [
+    sections: list[ViewPart] = [
         Facts(sides),
         _parts(found),
         _collectives(found.collectives),
@@ -47,7 +46,7 @@ def sentence(found: TraceDifference) -> str:
     return f"{head}; most of it {told}"
 
 
-def _tells(part: Compared, found: TraceDifference) -> bool:
+def _tells(part: StepPart, found: TraceDifference) -> bool:
     return abs(part.difference_s) > _TELLS * found.recorded.step_s
 
 
@@ -82,13 +81,13 @@ def _row(name: str, theirs: float, ours: float, step: float) -> list[Cell | str]
     ]  # fmt: skip
 
 
-def _calls(part: Compared) -> str:
+def _calls(part: StepPart) -> str:
     if not (part.recorded_calls or part.simulated_calls):
         return ""
     return f"{part.recorded_calls:,.0f} / {part.simulated_calls:,.0f}"
 
 
-def _collectives(pairs: tuple[Pair, ...]) -> Table:
+def _collectives(pairs: tuple[CollectivePair, ...]) -> Table:
     """By operation and size: a call that one side lacks says that they run different plans."""
     columns = [
         left("collective"), Column("ranks"), Column("size"), Column("calls"), Column("recorded"),
@@ -106,7 +105,7 @@ def _collectives(pairs: tuple[Pair, ...]) -> Table:
     return Table(columns, rows, "collectives: recorded / simulated calls, median time of one")
 
 
-def _weight(pair: Pair) -> float:
+def _weight(pair: CollectivePair) -> float:
     """The longest first."""
     return -max(
         pair.recorded_calls * (pair.recorded_s or 0.0),

@@ -15,7 +15,7 @@ from sim.report import validation_finetune as finetune
 from sim.report import validation_mesh as mesh
 from sim.report.validation_cells import ERRORS, count, gib, groups, points, share, table
 from sim.report.validation_plots import PLOTS
-from sim.report.view import Cell, Lines, Part, Picture, Row, Table, View
+from sim.report.view import Cell, Lines, Picture, Row, Table, View, ViewPart
 
 
 def view(
@@ -35,7 +35,7 @@ def view(
         Of the plots' files, as a link sees it.
     """
     # layouts say themselves how their page was made
-    parts: list[Part] = [] if found.parts == ("mesh",) else [Lines([_INTRODUCTION], indent=0)]
+    parts: list[ViewPart] = [] if found.parts == ("mesh",) else [Lines([_INTRODUCTION], indent=0)]
     if found.training is not None:
         shown = [Picture([PLOTS[n]], f"{folder}/{n}.svg", svg) for n, svg in (plots or {}).items()]
         parts += _training(found.training, found.cross, misses, shown)
@@ -53,9 +53,9 @@ def view(
 
 
 def _training(
-    report: TrainingValidation, cross: bool, misses: int, plots: Sequence[Part]
-) -> list[Part]:
-    parts: list[Part] = [
+    report: TrainingValidation, cross: bool, misses: int, plots: Sequence[ViewPart]
+) -> list[ViewPart]:
+    parts: list[ViewPart] = [
         Lines([_TRAINING], "Training runs", indent=0), groups(report.groups), *plots,
         _ratios(report),
     ]  # fmt: skip
@@ -111,7 +111,7 @@ def _coverage() -> Table:
     return table(heads, rows)
 
 
-def _memory_coverage() -> list[Part]:
+def _memory_coverage() -> list[ViewPart]:
     """The same of peaks of memory, sources left out."""
     rows: list[Row] = [
         [a.source, count(a.rows), share(a.share, digits=0), share(a.half_width)]
@@ -121,7 +121,7 @@ def _memory_coverage() -> list[Part]:
     return [Lines([_MEMORY_BANDS], indent=0), table(heads, rows)]
 
 
-def _memory(report: MemoryValidation) -> list[Part]:
+def _memory(report: MemoryValidation) -> list[ViewPart]:
     """Peaks by source and one by one, and runs that are said not to fit."""
     sources: list[Row] = [
         [x.source, count(x.peaks), share(x.bias, "+"), share(x.mean), share(x.worst, "+")]
@@ -156,7 +156,7 @@ def _caught(report: MemoryValidation) -> str:
     return said
 
 
-def _collectives(report: collectives.CollectiveValidation, misses: int) -> list[Part]:
+def _collectives(report: collectives.CollectiveValidation, misses: int) -> list[ViewPart]:
     """By machine and operation, then misses, then anomalies."""
     systems: list[Row] = [
         [g.system, g.op, g.band, count(g.points),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from sim.calibration.baselines import SPLITS, Compared, comparison
+from sim.calibration.baselines import SPLITS, MethodErrors, comparison
 from sim.calibration.validate_finetune import NOISE, FinetuneValidation
 from sim.calibration.validate_training import TrainingPoint
 from sim.quantities import percent
 from sim.report.validation_cells import ERRORS, count, groups, points, share, table
-from sim.report.view import Lines, Part, Row
+from sim.report.view import Lines, Row, ViewPart
 
 _LEFT_OUT = {
     "rows": "a fifth of the rows", "models": "whole models", "GPU kinds": "whole GPU kinds",
@@ -17,9 +17,9 @@ _LEFT_OUT = {
 _METHODS = {"roofline": "the roofline", "boosted": "the regressor"}
 
 
-def parts(report: FinetuneValidation, cross: bool, misses: int) -> list[Part]:
+def parts(report: FinetuneValidation, cross: bool, misses: int) -> list[ViewPart]:
     """Errors by group, what is left out, verdicts and GPU counts."""
-    out: list[Part] = [
+    out: list[ViewPart] = [
         Lines([_TABLE], "Fine-tuning as people run it", indent=0), groups(report.groups),
         Lines([_FLAGGED], indent=0), groups(report.flagged),
         Lines([_scaling(report), _refused(report)], indent=0, list=True),
@@ -56,7 +56,7 @@ def _refused(report: FinetuneValidation) -> str:
     )
 
 
-def _compared(found: dict[str, tuple[Compared, ...]]) -> Part:
+def _compared(found: dict[str, tuple[MethodErrors, ...]]) -> ViewPart:
     rows: list[Row] = [
         [c.group, count(c.rows), _LEFT_OUT[split],
          *(share(x) for pair in (c.ours, c.roofline, c.boosted) for x in pair)]
@@ -66,7 +66,7 @@ def _compared(found: dict[str, tuple[Compared, ...]]) -> Part:
     return table(("rows", "number", "left out", *(h.replace(" % %", " %") for h in heads)), rows)
 
 
-def _beaten(split: str, found: tuple[Compared, ...]) -> list[str]:
+def _beaten(split: str, found: tuple[MethodErrors, ...]) -> list[str]:
     """A line a method that is nearer than the model, by mean or by median."""
     lines = []
     for key, name in _METHODS.items():

@@ -6,14 +6,13 @@ import statistics
 from collections.abc import Sequence
 
 from sim.calibration.mesh import AT_ODDS
-from sim.calibration.validate_mesh import Cell as MeshCell
-from sim.calibration.validate_mesh import MeshValidation
+from sim.calibration.validate_mesh import MeshCell, MeshValidation
 from sim.quantities import percent
 from sim.report.validation_cells import count, groups, points, share, table
-from sim.report.view import Cell, Lines, Part, Row
+from sim.report.view import Cell, Lines, Row, ViewPart
 
 
-def parts(report: MeshValidation, misses: int) -> list[Part]:
+def parts(report: MeshValidation, misses: int) -> list[ViewPart]:
     """All of it, the worst of the consistent rows last."""
     heads = (
         "cell", "fitted", "rows", "bias %", "mean %", "median %", "Spearman", "regret %",

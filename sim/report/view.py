@@ -134,18 +134,18 @@ class Figures(NamedTuple):
 
 
 #: what a format knows how to write
-Part = Table | Facts | Lines | Remarks | Bar | Picture | Figures
+ViewPart = Table | Facts | Lines | Remarks | Bar | Picture | Figures
 
 
 class View(NamedTuple):
     """A report: what it is about, its sections in order, and the document behind it."""
 
     title: str
-    sections: Sequence[Part]
+    sections: Sequence[ViewPart]
     document: Document
 
     @property
-    def filled(self) -> list[Part]:
+    def filled(self) -> list[ViewPart]:
         """The sections that say anything."""
         return [section for section in self.sections if _body(section)]
 
@@ -156,7 +156,7 @@ class View(NamedTuple):
         return [{**row, "notes": notes} if notes and not whole else dict(row) for row in rows]
 
 
-def _body(section: Part) -> Any:
+def _body(section: ViewPart) -> Any:
     return next(getattr(section, name) for name in ("rows", "lines", "parts")
                 if hasattr(section, name))  # fmt: skip
 
@@ -166,7 +166,7 @@ def borrowed(texts: Iterable[str], indent: int = 2, apart: bool = True) -> Remar
     return Remarks([f"borrowed: {text}" for text in texts], indent, apart)
 
 
-def heading_of(part: Part) -> tuple[int, str]:
+def heading_of(part: ViewPart) -> tuple[int, str]:
     """Level and text of a heading on a page; a list of reasons belongs to what stands above it."""
     minor = isinstance(part, Lines) and part.list
     return 3 if minor else 2, getattr(part, "heading", "").rstrip(":")

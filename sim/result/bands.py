@@ -23,7 +23,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.band import COVERAGE, effective, kind_of, memory_half_width, quantile_of
 from sim.quantities import percent
-from sim.result.likeness import Job, Residual, job_of, residuals
+from sim.result.likeness import JobTraits, Residual, job_of, residuals
 from sim.result.result import Interval, Result, Uncertainty
 
 F8 = npt.NDArray[np.float64]
@@ -85,7 +85,7 @@ class Evidence:
         both = np.array([abs(r.without_model) + abs(r.without_source) for r in rows])
         self.sizes = 0.5 * both / np.array([j.scale for j in jobs])
 
-    def likeness(self, job: Job) -> F8:
+    def likeness(self, job: JobTraits) -> F8:
         """Weights of the runs. (n,)"""
         apart = np.abs(np.log2(job.gpus / self.gpus)) / DOUBLINGS
         apart += np.abs(np.log10(job.parameters / self.parameters)) / TENFOLDS
@@ -95,7 +95,7 @@ class Evidence:
             weights[self.kinds[key] != getattr(job, key)] *= factor
         return weights
 
-    def lacks(self, job: Job) -> list[str]:
+    def lacks(self, job: JobTraits) -> list[str]:
         """Features that no run shares."""
         return [key for key in UNSEEN if not (self.kinds[key] == getattr(job, key)).any()]
 
@@ -138,11 +138,11 @@ def evidence() -> Evidence:
     return Evidence(residuals())
 
 
-def _thin(job: Job) -> float:
+def _thin(job: JobTraits) -> float:
     return math.log2(max(1.0, SATURATED / job.tokens))
 
 
-def band(job: Job, known: Evidence) -> Band:
+def band(job: JobTraits, known: Evidence) -> Band:
     """The 80 % band of a job's step time.
 
     Parameters

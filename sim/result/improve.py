@@ -30,7 +30,7 @@ NUMERICS = ("precision", "optimizer", "parallelism.reduce_dtype")
 
 
 @dataclass(frozen=True, slots=True)
-class State(Section):
+class JobState(Section):
     """A job as it is at some point of a plan.
 
     Attributes
@@ -83,7 +83,7 @@ class Made(Section):
 
     settings: dict[str, Any]
     text: str
-    state: State
+    state: JobState
 
     @property
     def name(self) -> tuple[Any, ...]:
@@ -118,11 +118,11 @@ class Improvement(Document):
     schema: ClassVar[str] = SCHEMAS["improvement"]
 
     title: str
-    before: State
+    before: JobState
     made: tuple[Made, ...]
 
     @property
-    def after(self) -> State:
+    def after(self) -> JobState:
         """With all of them."""
         return self.made[-1].state if self.made else self.before
 
@@ -170,13 +170,13 @@ def improve(topology: Topology, workload: Workload, *, numerics: bool = True) ->
     return Improvement(title_of(topology, workload), before, tuple(made))
 
 
-def state_of(topology: Topology, workload: Workload) -> State:
+def state_of(topology: Topology, workload: Workload) -> JobState:
     """A job, simulated; where it does not fit, as if it did, without retries."""
     found = step(topology, workload)
     lost = 0.0 if found.memory.fits else found.retries_s
     tokens = batch_on(workload).tokens_per_rank
     step_s = found.time_s - lost
-    return State(topology, workload, step_s / tokens, step_s, found.memory)
+    return JobState(topology, workload, step_s / tokens, step_s, found.memory)
 
 
 class _Search:
@@ -186,7 +186,7 @@ class _Search:
         self.known = _warnings(topology, workload)
 
     def grown(
-        self, before: State, made: list[Made], but: tuple[Any, ...] | None = None
+        self, before: JobState, made: list[Made], but: tuple[Any, ...] | None = None
     ) -> list[Made]:
         """The plan with the best further change, and so on; never the one of the name `but`."""
         self.but = but
@@ -201,7 +201,7 @@ class _Search:
             made.append(best)
         return made
 
-    def exchanged(self, before: State, made: list[Made]) -> list[Made]:
+    def exchanged(self, before: JobState, made: list[Made]) -> list[Made]:
         """The plan with no step that it is better without, alone or with another in its place."""
         for name in dict.fromkeys(m.name for m in made):
             fewer = self._replayed(before, [m for m in made if m.name != name])
@@ -215,7 +215,7 @@ class _Search:
                     made = candidate
         return made
 
-    def _replayed(self, before: State, steps: Sequence[Made]) -> list[Made] | None:
+    def _replayed(self, before: JobState, steps: Sequence[Made]) -> list[Made] | None:
         found: list[Made] = []
         for wanted in steps:
             at = found[-1].state if found else before
@@ -225,7 +225,7 @@ class _Search:
             found.append(_made(change))
         return found
 
-    def _faster(self, at: State) -> Made | None:
+    def _faster(self, at: JobState) -> Made | None:
         """The change that saves most time and fits as surely."""
         best: Made | None = None
         for change in self._options(at, "faster"):
@@ -238,7 +238,7 @@ class _Search:
                 best = made
         return best
 
-    def _fitting(self, at: State) -> Made | None:
+    def _fitting(self, at: JobState) -> Made | None:
         """The quickest change that makes it fit; where none does, the one that saves most."""
         need = at.memory.needed_bytes + at.memory.host_bytes
         options = [_made(c) for c in self._options(at, "smaller")]
@@ -250,7 +250,7 @@ class _Search:
             return None
         return min(options, key=lambda m: m.state.memory.needed_bytes, default=None)
 
-    def _options(self, at: State, aim: Aim | None = None) -> Iterator[Change]:
+    def _options(self, at: JobState, aim: Aim | None = None) -> Iterator[Change]:
         """Changes that keep machine and training, and of which nothing warns."""
         seen: set[tuple[Any, ...]] = set()
         aims: tuple[Aim, ...] = (aim,) if aim else ("faster", "smaller")
@@ -266,12 +266,12 @@ class _Search:
                 if _warnings(change.topology, change.workload) <= self.known:
                     yield change
 
-    def _pressed(self, state: State) -> bool:
+    def _pressed(self, state: JobState) -> bool:
         found = step(state.topology, state.workload)
         return any(retry_warnings(state.workload, found.retries_s, found.time_s))
 
 
-def _better(plan: Sequence[Made], other: Sequence[Made], before: State) -> bool:
+def _better(plan: Sequence[Made], other: Sequence[Made], before: JobState) -> bool:
     """Whether a plan ends better: as surely, and quicker, or as quick in fewer steps."""
     a = plan[-1].state if plan else before
     b = other[-1].state if other else before

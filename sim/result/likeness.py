@@ -29,7 +29,7 @@ DOUBT = {
 }  # fmt: skip
 
 
-class Job(NamedTuple):
+class JobTraits(NamedTuple):
     """What is asked about, as far as residuals know."""
 
     generation: str
@@ -54,14 +54,14 @@ class Residual(NamedTuple):
     id: str
     source: str
     model: str
-    job: Job
+    job: JobTraits
     without_model: float  # log of measured over predicted time, whole models left out
     without_source: float  # the same, whole sources left out
 
     @classmethod
     def read(cls, row: Sequence[Any]) -> Residual:
         """A row of the data file: the job's features in the middle."""
-        return cls(row[0], row[1], row[2], Job(*row[3:-2]), row[-2], row[-1])
+        return cls(row[0], row[1], row[2], JobTraits(*row[3:-2]), row[-2], row[-1])
 
     def written(self) -> list[Any]:
         """The row of the data file."""
@@ -101,7 +101,7 @@ def doubts(
 def job_of(
     topology: Topology, workload: Workload, parts: Mapping[str, float], slowdown_s: float,
     retries_s: float = 0.0,
-) -> Job:  # fmt: skip
+) -> JobTraits:  # fmt: skip
     """The features by which rows are comparable; `parts` and all after it as for `doubts`."""
     node = topology.groups[0].node if topology.groups else None
     link = "none"
@@ -113,7 +113,7 @@ def job_of(
         link = node.nics.kind if far and node is not None and node.nics is not None else local
     shares = doubts(parts, slowdown_s, retries_s)
     low, high = compile_fabric(topology).staging_range()
-    return Job(
+    return JobTraits(
         generation=_generation(topology.slowest_gpu),
         strategy=strategy_of(workload).measured_as or workload.parallelism.strategy,
         method=workload.method.told,

@@ -22,12 +22,12 @@ from sim.inputs.workload import Workload
 from sim.memory.band import kind_of, memory_half_width, memory_residuals
 from sim.quantities import count, percent
 from sim.result.bands import STAND_IN, UNSEEN, LikeRun, like_runs
-from sim.result.likeness import Job, Residual, job_of, residuals
+from sim.result.likeness import JobTraits, Residual, job_of, residuals
 from sim.result.predict import predict
 from sim.result.result import Interval, Result
 
 Status = Literal["measured", "modelled", "not modelled"]
-#: what `Job` knows of a job, in the words of a report
+#: what `JobTraits` knows of a job, in the words of a report
 FEATURES = {
     "generation": "GPU kernels", "strategy": "strategy", "method": "method", "trainer": "trainer",
     "link": "slowest link", "fp8": "FP8", "compiled": "torch.compile",
@@ -129,7 +129,7 @@ def support(topology: Topology, workload: Workload, notes: Notes) -> Support:
     )  # fmt: skip
 
 
-def _features(job: Job) -> Iterator[Aspect]:
+def _features(job: JobTraits) -> Iterator[Aspect]:
     """Features of the job that published runs share, or do not."""
     for key, about in FEATURES.items():
         value = getattr(job, key)
@@ -147,7 +147,7 @@ def _features(job: Job) -> Iterator[Aspect]:
         yield _aspect(about, str(value), rows, evidence)
 
 
-def _ranges(job: Job) -> Iterator[Aspect]:
+def _ranges(job: JobTraits) -> Iterator[Aspect]:
     """Whether runs as large and as small are among the published ones."""
     for key, about in RANGES.items():
         value = float(getattr(job, key))

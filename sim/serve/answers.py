@@ -28,7 +28,17 @@ from sim.report.settings import settings
 from sim.result.predict import predict
 from sim.result.result import Result
 from sim.result.sections import title_of
-from sim.serve.requests import BODIES, Degraded, Diagnose, Drawn, Job, Plan, Run, Size, Trace
+from sim.serve.requests import (
+    BODIES,
+    DegradedBody,
+    DiagnoseBody,
+    DrawnBody,
+    JobBody,
+    PlanBody,
+    RunBody,
+    SizeBody,
+    TraceBody,
+)
 from sim.step.spans import step_timeline
 from sim.step.variation import Variation, capacities, read_variation
 from sim.study.sized import SizeReport
@@ -89,17 +99,17 @@ def _argument(text: str) -> Argument:
     return found
 
 
-def _loaded(job: Job) -> Loaded:
+def _loaded(job: JobBody) -> Loaded:
     prepared = _prepared(json.dumps(job.topology), json.dumps(job.workload))
     return (prepared.vary(job.overrides) if job.overrides else prepared).loaded()
 
 
-def _varied(job: Degraded) -> Variation:
+def _varied(job: DegradedBody) -> Variation:
     return read_variation("0%", job.slow, 0, 1)
 
 
 def _simulated(
-    job: Degraded, *, curve: bool = False, changes: bool = False
+    job: DegradedBody, *, curve: bool = False, changes: bool = False
 ) -> tuple[Loaded, Result]:
     loaded, varied = _loaded(job), _varied(job)
     return loaded, predict(
@@ -108,7 +118,7 @@ def _simulated(
     )  # fmt: skip
 
 
-def _run(asked: Run) -> dict[str, Any]:
+def _run(asked: RunBody) -> dict[str, Any]:
     loaded, result = _simulated(asked, curve=asked.curve, changes=asked.changes)
     cases = [Case("B" if asked.beside else "", result)]
     if asked.beside is not None:
@@ -151,7 +161,7 @@ def _ratios(a: Result, b: Result) -> dict[str, float | None]:
     }
 
 
-def _copies(job: Degraded, loaded: Loaded) -> dict[str, str]:
+def _copies(job: DegradedBody, loaded: Loaded) -> dict[str, str]:
     """The same as a command, a program and files."""
     yaml = f"# topology.yaml\n{topology_yaml(loaded.topology)}\n"
     yaml += f"# workload.yaml\n{workload_yaml(loaded.workload)}"
@@ -169,7 +179,7 @@ def _copies(job: Degraded, loaded: Loaded) -> dict[str, str]:
     return {"cli": command, "python": python, "yaml": yaml, "named": str(named).lower()}
 
 
-def _draw(asked: Drawn) -> dict[str, Any]:
+def _draw(asked: DrawnBody) -> dict[str, Any]:
     cases = []
     for label, job in (("A", asked.beside), ("B" if asked.beside else "", asked)):
         if job is not None:
@@ -193,7 +203,7 @@ def _draw(asked: Drawn) -> dict[str, Any]:
     return {"document": {"links": rows}, "sentence": said, "html": {"machine": _html(parts)}}
 
 
-def _size(asked: Size) -> dict[str, Any]:
+def _size(asked: SizeBody) -> dict[str, Any]:
     import sim
     from sim.report.size import view
 
@@ -220,7 +230,7 @@ def _plans(found: SizeReport) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def _plan(asked: Plan) -> dict[str, Any]:
+def _plan(asked: PlanBody) -> dict[str, Any]:
     import sim
     from sim.report.plan import view
 
@@ -233,7 +243,7 @@ def _plan(asked: Plan) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _diagnose(asked: Diagnose) -> dict[str, Any]:
+def _diagnose(asked: DiagnoseBody) -> dict[str, Any]:
     import sim
     from sim.report.diagnose import view
 
@@ -247,7 +257,7 @@ def _diagnose(asked: Diagnose) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _trace(asked: Trace) -> dict[str, Any]:
+def _trace(asked: TraceBody) -> dict[str, Any]:
     from sim.interop.kineto import events_of
     from sim.interop.profile import profile_of
     from sim.interop.trace_diff import compared, simulated_profile

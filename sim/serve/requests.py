@@ -27,7 +27,7 @@ def not_shipped(pairs: Sequence[tuple[str, Any]]) -> list[str]:
     ]
 
 
-class Job(_Body):
+class JobBody(_Body):
     """A job on a machine: shipped names, or the keys of a file as a mapping; never a path."""
 
     topology: _Name | dict[str, Any] = Field(examples=["dgx-h100"])
@@ -39,7 +39,7 @@ class Job(_Body):
         return not_shipped([("topologies", self.topology), ("workloads", self.workload)])
 
 
-class Degraded(Job):
+class DegradedBody(JobBody):
     """A job on a machine of which some parts are slow."""
 
     slow: list[_Text] = Field(
@@ -48,22 +48,22 @@ class Degraded(Job):
     )  # fmt: skip
 
 
-class Run(Degraded):
+class RunBody(DegradedBody):
     """Simulate it; `beside` is what it is held against."""
 
     curve: bool = Field(default=False, description="also 1, 2, 4 and 8 nodes")
     changes: bool = Field(default=False, description="also changes worth trying")
-    beside: Degraded | None = None
+    beside: DegradedBody | None = None
 
 
-class Drawn(Degraded):
+class DrawnBody(DegradedBody):
     """Draw its step and its machine."""
 
-    beside: Degraded | None = None
+    beside: DegradedBody | None = None
     what: Literal["timeline", "machine"] = "timeline"
 
 
-class Size(_Body):
+class SizeBody(_Body):
     """The best cluster for a job."""
 
     workload: _Name | dict[str, Any] = Field(examples=["mistral-7b-lora"])
@@ -78,10 +78,10 @@ class Size(_Body):
 
     def check(self) -> list[str]:
         """What is wrong with its names."""
-        return Job(topology={}, workload=self.workload).check()
+        return JobBody(topology={}, workload=self.workload).check()
 
 
-class Shared(_Body):
+class SharedJob(_Body):
     """A job of a plan, or several alike."""
 
     name: Annotated[str, Field(min_length=1, max_length=60)] = Field(examples=["nightly"])
@@ -94,12 +94,12 @@ class Shared(_Body):
     every: _Time = "0 h"
 
 
-class Plan(_Body):
+class PlanBody(_Body):
     """Several jobs on one cluster."""
 
     topology: _Name | dict[str, Any] = Field(examples=["dgx-h100"])
     overrides: list[_Text] = Field(default=[], max_length=64, examples=[["nodes=8"]])
-    jobs: list[Shared] = Field(min_length=1, max_length=24)
+    jobs: list[SharedJob] = Field(min_length=1, max_length=24)
     policy: Literal["fifo", "sjf", "edf", "priority", "backfill"] = "fifo"
 
     def check(self) -> list[str]:
@@ -108,13 +108,13 @@ class Plan(_Body):
         return not_shipped(pairs)
 
 
-class Diagnose(Job):
+class DiagnoseBody(JobBody):
     """Why a run is slower than it should be."""
 
     measured: _Text = Field(examples=["tokens_per_s_per_gpu=3000"])
 
 
-class Trace(Job):
+class TraceBody(JobBody):
     """A recorded step beside the simulated one."""
 
     recorded: dict[str, Any] | list[Any] = Field(
@@ -130,12 +130,18 @@ class Trace(Job):
 
 #: verb -> the body it takes
 BODIES: dict[
-    str, type[Run] | type[Drawn] | type[Size] | type[Plan] | type[Diagnose] | type[Trace]
+    str,
+    type[RunBody]
+    | type[DrawnBody]
+    | type[SizeBody]
+    | type[PlanBody]
+    | type[DiagnoseBody]
+    | type[TraceBody],
 ] = {
-    "run": Run,
-    "draw": Drawn,
-    "size": Size,
-    "plan": Plan,
-    "diagnose": Diagnose,
-    "trace": Trace,
+    "run": RunBody,
+    "draw": DrawnBody,
+    "size": SizeBody,
+    "plan": PlanBody,
+    "diagnose": DiagnoseBody,
+    "trace": TraceBody,
 }

@@ -38,8 +38,8 @@ class Workers:
 
     def __init__(self, count: int, limit_s: float, waiting: int) -> None:
         self._count, self._limit_s, self._most = count, limit_s, waiting
-        self._free: asyncio.Queue[_Worker] = asyncio.Queue()
-        self._all: list[_Worker] = []
+        self._free: asyncio.Queue[_ServeWorker] = asyncio.Queue()
+        self._all: list[_ServeWorker] = []
         self._waiting = 0
         self._threads = ThreadPoolExecutor(2 * count, thread_name_prefix="worker")
         self._starting = asyncio.Lock()
@@ -49,7 +49,7 @@ class Workers:
         async with self._starting:
             if self._all:
                 return
-            self._all = [_Worker() for _ in range(self._count)]
+            self._all = [_ServeWorker() for _ in range(self._count)]
             try:
                 await asyncio.gather(*(self._in_thread(w.ready) for w in self._all))
             except BaseException:  # the next that asks tries again
@@ -95,9 +95,9 @@ class Workers:
         finally:
             self._free.put_nowait(worker)
 
-    async def _fresh(self, old: _Worker) -> _Worker:
+    async def _fresh(self, old: _ServeWorker) -> _ServeWorker:
         old.end()
-        new = _Worker()
+        new = _ServeWorker()
         self._all[self._all.index(old)] = new
         await self._in_thread(new.ready)
         return new
@@ -106,7 +106,7 @@ class Workers:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
 
-class _Worker:
+class _ServeWorker:
     """A process and the pipe to it."""
 
     def __init__(self) -> None:

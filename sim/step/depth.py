@@ -61,7 +61,7 @@ def factors(layers: N) -> tuple[N, N]:
     return -factor, 1.0 + factor
 
 
-class Pace(NamedTuple):
+class ShallowSteps(NamedTuple):
     """How steps of few blocks go, a row a step; of one representative rank each."""
 
     begins: F8  # (steps, 2 x micro-steps, blocks) when it begins each block [s]
@@ -71,7 +71,7 @@ class Pace(NamedTuple):
     end: F8  # (steps,) [s]
 
 
-def pace_of(lowered: Lowered, timeline: Timeline, layers: int) -> Pace:
+def pace_of(lowered: Lowered, timeline: Timeline, layers: int) -> ShallowSteps:
     """How a step of `layers` blocks goes, or those of a stack."""
     view, program = lowered.slowest(timeline), lowered.program
     first = _first_of_blocks(view.plan)
@@ -84,19 +84,19 @@ def pace_of(lowered: Lowered, timeline: Timeline, layers: int) -> Pace:
     # ops of a lane end one after the other
     ends[:, some] = end[:, lasts[some] - 1]
     passes = len(first)  # forward and backward of every micro-step
-    return Pace(
+    return ShallowSteps(
         begins, begins - end[:, _launches(lowered, view.rank, first)],
         end[:, view.compute].max(axis=1) / (layers * (passes // 2)), ends, end.max(axis=1),
     )  # fmt: skip
 
 
-def rows_of(paces: Sequence[tuple[Pace, int]]) -> Pace:
+def rows_of(paces: Sequence[tuple[ShallowSteps, int]]) -> ShallowSteps:
     """Rows of several, each given with its number, as one."""
     each = [[column[row] for column in pace] for pace, row in paces]
-    return Pace(*(np.stack(rows) for rows in zip(*each, strict=True)))
+    return ShallowSteps(*(np.stack(rows) for rows in zip(*each, strict=True)))
 
 
-def settled(deep: Pace, layers: I8) -> B1:
+def settled(deep: ShallowSteps, layers: I8) -> B1:
     """Whether the blocks past `SHALLOW` follow each other evenly, and so would `layers` of them.
 
     They would not where the host, ahead of the GPU now, loses so much a block that it falls behind.
@@ -120,7 +120,10 @@ def settled(deep: Pace, layers: I8) -> B1:
 
 
 def alike(
-    shallow: Pace, deep: Pace, parts: Sequence[tuple[Breakdown, Breakdown]], layers: I8
+    shallow: ShallowSteps,
+    deep: ShallowSteps,
+    parts: Sequence[tuple[Breakdown, Breakdown]],
+    layers: I8,
 ) -> B1:
     """Whether the two begin and end alike, so that the deeper one has more of its middle only.
 

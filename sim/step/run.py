@@ -194,7 +194,7 @@ def _replicas(
     return _Found(_ran([0], [mine], *found).outcome(0), times, exact) if found else None
 
 
-class Job(NamedTuple):
+class StepJob(NamedTuple):
     """A step to simulate.
 
     Attributes
@@ -233,7 +233,7 @@ class Ran(NamedTuple):
         )  # fmt: skip
 
 
-def run_together(jobs: Sequence[Job], engine: str) -> Iterator[Ran]:
+def run_together(jobs: Sequence[StepJob], engine: str) -> Iterator[Ran]:
     """Simulate steps with equal ranks once, those of one structure in one call of the engine.
 
     Parameters

@@ -37,7 +37,7 @@ _SEGMENT = int(2 * MIB)  # [B]
 _PROTOCOL = 4  # of torch's own snapshots; the viewer reads no later one
 
 
-class _Block(NamedTuple):
+class _BlockColumns(NamedTuple):
     address: int
     size: int
     frames: list[dict[str, Any]]
@@ -49,9 +49,9 @@ class _Pool:
     def __init__(self, base: int) -> None:
         self.base = self.top = base
         self.gaps: list[tuple[int, int]] = []  # start and end, ascending
-        self.blocks: dict[int, _Block] = {}
+        self.blocks: dict[int, _BlockColumns] = {}
 
-    def take(self, size: int, frames: list[dict[str, Any]]) -> _Block:
+    def take(self, size: int, frames: list[dict[str, Any]]) -> _BlockColumns:
         room = -(-size // _ROUND) * _ROUND
         for i, (start, end) in enumerate(self.gaps):
             if end - start >= room:
@@ -59,10 +59,10 @@ class _Pool:
                 break
         else:
             start, self.top = self.top, self.top + room
-        self.blocks[start] = block = _Block(start, size, frames)
+        self.blocks[start] = block = _BlockColumns(start, size, frames)
         return block
 
-    def give(self, block: _Block) -> None:
+    def give(self, block: _BlockColumns) -> None:
         del self.blocks[block.address]
         insort(self.gaps, (block.address, block.address + -(-block.size // _ROUND) * _ROUND))
         joined: list[tuple[int, int]] = []
@@ -161,7 +161,7 @@ def _events(
     sizes = quantities(memory, workload, tree_of(workload))
     bytes_of = np.rint(columns.coefficient * sizes[columns.quantity]).astype(np.int64)
     times = np.rint(1e6 * starts_of(outcome, view)[columns.before]).astype(np.int64).tolist()
-    live: dict[int, list[_Block]] = defaultdict(list)
+    live: dict[int, list[_BlockColumns]] = defaultdict(list)
     rows = zip(columns.instant.tolist(), columns.term.tolist(), bytes_of.tolist(), strict=True)
     for instant, found in groupby(rows, key=itemgetter(0)):
         changes: dict[int, list[int]] = defaultdict(list)
@@ -202,7 +202,7 @@ def _settled(changes: list[int], live: int) -> tuple[list[int], list[int]]:
 
 
 def _taken(
-    size: int, frames: list[dict[str, Any]], live: list[_Block], pool: _Pool, stream: int,
+    size: int, frames: list[dict[str, Any]], live: list[_BlockColumns], pool: _Pool, stream: int,
     time_us: int,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     block = pool.take(size, frames)
@@ -211,7 +211,7 @@ def _taken(
 
 
 def _given(
-    size: int, live: list[_Block], pool: _Pool, stream: int, time_us: int
+    size: int, live: list[_BlockColumns], pool: _Pool, stream: int, time_us: int
 ) -> Iterator[dict[str, Any]]:
     """Free the newest block of a size; where none has it, newest ones, and what is left stays."""
     while size > 0 and live:

@@ -26,7 +26,7 @@ from sim.step.breakdown import Breakdown
 from sim.step.depth import (
     DEEP,
     SHALLOW,
-    Pace,
+    ShallowSteps,
     alike,
     factors,
     of_layers,
@@ -38,7 +38,7 @@ from sim.step.depth import (
 from sim.step.intervals import F8
 from sim.step.pressure import with_retries
 from sim.step.rhythm import MICRO_STEPS
-from sim.step.run import Job, Ran, run_replicas, run_together
+from sim.step.run import Ran, StepJob, run_replicas, run_together
 from sim.step.variation import Progress, Variation
 from sim.step.waiting import WaitingGroup, summed, waiting, waiting_in_windows
 from sim.strategies import micro_steps_apart
@@ -172,7 +172,7 @@ def memory_of(topology: Topology, workload: Workload) -> MemoryReport:
         steps = micro_steps_apart(workload)
     if steps != workload.gradient_accumulation:
         workload = workload.model_copy(update={"gradient_accumulation": steps})
-    return _walked(_Key(_machine(topology), _MEMORY, steps, topology, workload))
+    return _walked(_StepKey(_machine(topology), _MEMORY, steps, topology, workload))
 
 
 # --- what is kept --------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class _Measured(NamedTuple):
     algorithms: Mapping[str, tuple[str, ...]]
 
 
-class _Key:
+class _StepKey:
     """A job on a machine, equal to others in what matters."""
 
     __slots__ = ("_hash", "but_steps", "steps", "topology", "workload")
@@ -211,7 +211,7 @@ class _Key:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Key):
+        if not isinstance(other, _StepKey):
             return False
         return self.steps == other.steps and self.but_steps == other.but_steps
 
@@ -229,7 +229,7 @@ def _folded(jobs: Sequence[tuple[Topology, Workload]], engine: str) -> list[_Mea
         shared = steps if alone else min(steps, _SHARED)
         if shared != steps:
             workload = workload.model_copy(update={"gradient_accumulation": shared})
-        keys.append(_Key(_machine(topology), _STEP, shared, topology, workload))
+        keys.append(_StepKey(_machine(topology), _STEP, shared, topology, workload))
         counts.append(steps - shared)
     return [
         found if not more or found.middle is None
@@ -239,15 +239,15 @@ def _folded(jobs: Sequence[tuple[Topology, Workload]], engine: str) -> list[_Mea
 
 
 @lru_cache(maxsize=1024)
-def _walked(key: _Key) -> MemoryReport:
+def _walked(key: _StepKey) -> MemoryReport:
     return memory(key.topology, key.workload)
 
 
 _MOST = 1024
-_simulations: dict[tuple[_Key, str], _Measured] = {}
+_simulations: dict[tuple[_StepKey, str], _Measured] = {}
 
 
-def _kept(keys: Sequence[_Key], engine: str) -> list[_Measured]:
+def _kept(keys: Sequence[_StepKey], engine: str) -> list[_Measured]:
     """Simulated steps; those that are not known are simulated together."""
     missing = [key for key in dict.fromkeys(keys) if (key, engine) not in _simulations]
     new = dict(zip(missing, _simulated(missing, engine), strict=True)) if missing else {}
@@ -262,7 +262,7 @@ def _kept(keys: Sequence[_Key], engine: str) -> list[_Measured]:
     return found
 
 
-def _simulated(keys: Sequence[_Key], engine: str) -> list[_Measured]:
+def _simulated(keys: Sequence[_StepKey], engine: str) -> list[_Measured]:
     """Steps of a few blocks where that will do, or of all."""
     found: dict[int, _Measured] = {}
     shared: dict[tuple[Hashable, ...], Prices] = {}
@@ -274,11 +274,11 @@ def _simulated(keys: Sequence[_Key], engine: str) -> list[_Measured]:
         for i in which:
             topology, workload = keys[i].topology, keys[i].workload
             few = workload if layers is None else of_layers(workload, layers)
-            jobs.append(Job(topology, few, workload.model.layers, prices[i]))
+            jobs.append(StepJob(topology, few, workload.model.layers, prices[i]))
         for ran in run_together(jobs, engine):
             yield ran, [which[place] for place in ran.places]
 
-    deep: dict[int, tuple[_Measured, Breakdown, Pace, int]] = {}
+    deep: dict[int, tuple[_Measured, Breakdown, ShallowSteps, int]] = {}
     asked = [i for i, key in enumerate(keys) if repeats(key.workload)]
     for ran, places in together(asked, DEEP):
         pace = pace_of(ran.lowered, ran.timeline, DEEP)
@@ -304,7 +304,7 @@ def _simulated(keys: Sequence[_Key], engine: str) -> list[_Measured]:
     return [found[i] for i in range(len(keys))]
 
 
-def _layers(keys: Sequence[_Key], places: Sequence[int]) -> I8:
+def _layers(keys: Sequence[_StepKey], places: Sequence[int]) -> I8:
     return np.array([keys[i].workload.model.layers for i in places])
 
 

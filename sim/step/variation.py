@@ -26,7 +26,7 @@ from sim.step.straggle import Ranks
 _LEVEL, _JITTER, _SLOW = "--level", "--jitter", "--slow"
 _SEED, _REPLICAS = "--seed", "--replicas"
 _NOT_KERNELS = [CATEGORIES.index("collective"), CATEGORIES.index("host")]
-Progress = Callable[[int, int], None]  # (drawn, in all)
+Progress = Callable[[int, int], None]  # (done, in all)
 LARGEST_JITTER = 1.0
 
 

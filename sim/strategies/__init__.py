@@ -75,7 +75,7 @@ def plan_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> Plan:
     return _plans.get(key, lambda: build_plan(workload, tree, mesh))
 
 
-class _Kept(Generic[_T]):
+class _Shelf(Generic[_T]):
     """Recordings by key, the last used ones, as many as have `most` entries in all."""
 
     def __init__(self, most: int, entries: Callable[[_T], int]) -> None:
@@ -95,11 +95,11 @@ class _Kept(Generic[_T]):
 
 
 # of a step of 8 layers 250 fit, of one of 80 layers 50; an entry takes about 0.3 kB
-_plans = _Kept[Plan](64_000, lambda plan: len(plan.ops))
-_pipelines = _Kept["tuple[Plan, ...]"](
+_plans = _Shelf[Plan](64_000, lambda plan: len(plan.ops))
+_pipelines = _Shelf["tuple[Plan, ...]"](
     1_000_000, lambda plans: sum(len(plan.ops) for plan in plans)
 )
-_allocations = _Kept["Allocations"](32_000, lambda allocations: len(allocations.log))
+_allocations = _Shelf["Allocations"](32_000, lambda allocations: len(allocations.log))
 
 
 def allocations_of(workload: Workload, tree: ModelTree, mesh: Mesh, rank: int = 0) -> Allocations:

@@ -66,11 +66,11 @@ def columns_of(allocations: Allocations) -> Columns:
     """All allocations of the full model; worked out once a log."""
     found: Columns | None = allocations.derived.get("columns")
     if found is None:
-        found = allocations.derived["columns"] = _Reader(allocations).columns()
+        found = allocations.derived["columns"] = _LogReader(allocations).columns()
     return found
 
 
-class _Reader:
+class _LogReader:
     """Makes rows of a log. What `put` frees depends on all before it, missing layers included."""
 
     def __init__(self, a: Allocations) -> None:

@@ -63,7 +63,7 @@ def buckets(sizes: list[float], first: float, cap: float) -> list[list[int]]:
     return [*closed, current] if current else closed
 
 
-class _Run:
+class _DdpRun:
     """The CPU thread."""
 
     def __init__(
@@ -255,7 +255,7 @@ class Ddp(Strategy):
         if workload.parallelism.offload != "none":
             message = "ddp keeps everything on the GPU; fsdp2 and zero1 to zero3 offload"
             raise InputError.single(SOURCE, message, "parallelism.offload")
-        run = _Run(workload, tree, mesh, recorder)
+        run = _DdpRun(workload, tree, mesh, recorder)
         for _ in range(steps):
             run.step()
         return run.recorder.plan

@@ -12,7 +12,7 @@ from sim.inputs.strategy import Strategy, register
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
-from sim.strategies.fsdp1 import Run
+from sim.strategies.fsdp1 import Fsdp1Run
 from sim.strategies.fsdp_memory import kept_inputs
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.units import (
@@ -28,7 +28,7 @@ def record_in_full(
     workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1, cold: bool = False
 ) -> Plan:
     """As `Strategy.build`, every layer by the state machine: what tests hold it against."""
-    return Run(workload, tree, mesh, 0, Recorder).play(steps, cold)
+    return Fsdp1Run(workload, tree, mesh, 0, Recorder).play(steps, cold)
 
 
 def _uniform(workload: Workload, tree: ModelTree) -> bool:
@@ -108,7 +108,7 @@ class Fsdp1(Strategy):
             If knobs contradict each other, or FSDP1 refuses them.
         """
         edge = _EDGE if _uniform(workload, tree) else 0
-        return Run(workload, tree, mesh, edge, recorder).play(steps, cold)
+        return Fsdp1Run(workload, tree, mesh, edge, recorder).play(steps, cold)
 
 
 register(Fsdp1())

@@ -41,7 +41,7 @@ def _predivide_factor(ranks: int) -> int:
     return factor
 
 
-class Run:
+class Fsdp1Run:
     """The CPU thread: hooks in the order in which autograd and modules call them."""
 
     def __init__(

@@ -28,7 +28,7 @@ _ALIGNMENT = 16.0
 
 
 @dataclass(slots=True)
-class Piece:
+class Fsdp1Piece:
     """A stretch of compute: a block, or one module of it, with the units it enters and leaves."""
 
     unit: int
@@ -42,11 +42,11 @@ class Piece:
 
 
 @dataclass(slots=True)
-class Layout:
+class Fsdp1Layout:
     """Units, and the pieces in forward order."""
 
     units: list[Unit]
-    pieces: list[Piece]
+    pieces: list[Fsdp1Piece]
     input_grad: list[bool]  # by unit
     output_grad: list[bool]
     first: dict[int, int]  # block -> its first piece
@@ -103,7 +103,7 @@ def _unit(
     )
 
 
-def lay_out(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> Layout:
+def lay_out(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> Fsdp1Layout:
     """Units and pieces of a model, `shard` ranks to a unit; faults where FSDP1 refuses them."""
     knobs = workload.parallelism
     if knobs.wrap not in ("block+root", "peft"):
@@ -115,7 +115,7 @@ def lay_out(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> L
     orig = knobs.use_orig_params
     units = [_unit("root", -1, outer, shard, types, orig)]
     template: dict[str, list[Unit]] = {}
-    pieces: list[Piece] = []
+    pieces: list[Fsdp1Piece] = []
     input_grad, output_grad = [False], [False]
     flows = False
     final = len(tree.layers) + 1
@@ -123,7 +123,7 @@ def lay_out(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> L
         if not 0 < number < final:
             learns = flows or trainable(block)
             flows = learns or input_grads(workload)
-            pieces.append(Piece(ROOT, number, "", False, flows, learns))
+            pieces.append(Fsdp1Piece(ROOT, number, "", False, flows, learns))
             continue
         apart = [m for m in block.modules if peft and m.parameters and _adapter(m)]
         if block.kind not in template:
@@ -144,7 +144,7 @@ def lay_out(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> L
         again = recompute[number - 1]
         if not apart:
             flows = flows or trainable(block)
-            pieces.append(Piece(base, number, "", again, flows, True, (base,), (base,)))
+            pieces.append(Fsdp1Piece(base, number, "", again, flows, True, (base,), (base,)))
             continue
         order = block.forward_order
         adapted = {m.name for m in block.modules if any(p.trainable for p in m.parameters)}
@@ -156,14 +156,14 @@ def lay_out(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> L
             enter = ((base,) if i == 0 else ()) + (() if inner is None else (inner,))
             leave = (() if inner is None else (inner,)) + ((base,) if i == len(order) - 1 else ())
             unit_of = base if inner is None else inner
-            pieces.append(Piece(unit_of, number, name, again, flows, flows, enter, leave))
+            pieces.append(Fsdp1Piece(unit_of, number, name, again, flows, flows, enter, leave))
     output_grad[ROOT] = flows
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     for i, piece in enumerate(pieces):
         first.setdefault(piece.block, i)
         last[piece.block] = i
-    return Layout(units, pieces, input_grad, output_grad, first, last)
+    return Fsdp1Layout(units, pieces, input_grad, output_grad, first, last)
 
 
 def _adapter(module: Module) -> bool:

@@ -15,7 +15,12 @@ from sim.inputs.workload import Workload
 from sim.mesh import Groups, Mesh, Pairs
 from sim.strategies.activation_copies import ActivationCopies
 from sim.strategies.exchanges import groups_within, player
-from sim.strategies.fsdp2_layout import Layout, Piece, post_forward_ranks, prefetch_targets
+from sim.strategies.fsdp2_layout import (
+    Fsdp2Layout,
+    Fsdp2Piece,
+    post_forward_ranks,
+    prefetch_targets,
+)
 from sim.strategies.fsdp_memory import Remembers
 from sim.strategies.plan import Event, Recorder
 from sim.strategies.repeat import Folding
@@ -60,7 +65,7 @@ class Hooks:
     """
 
     def __init__(
-        self, workload: Workload, mesh: Mesh, layout: Layout, blocks: Mapping[int, Block],
+        self, workload: Workload, mesh: Mesh, layout: Fsdp2Layout, blocks: Mapping[int, Block],
         recorder: Recorder, memory: Remembers, folding: Folding | None = None,
     ) -> None:  # fmt: skip
         knobs = self.knobs = workload.parallelism
@@ -162,7 +167,7 @@ class Hooks:
             r.wait("all_gather", self.held)
             self.held = ()
 
-    def compute(self, name: str, phase: str, piece: Piece) -> None:
+    def compute(self, name: str, phase: str, piece: Fsdp2Piece) -> None:
         """A piece's kernels, with the exchanges inside it."""
         unit = self.units[piece.unit].name
         self.play(self.recorder, name, phase, piece.block, piece.module, unit, piece.recompute)

@@ -23,7 +23,7 @@ from sim.strategies.units import (
 
 
 @dataclass(slots=True)
-class Piece:
+class Fsdp2Piece:
     """A stretch of compute inside one unit: a block, or one module of it."""
 
     unit: int
@@ -37,11 +37,11 @@ class Piece:
 
 
 @dataclass(slots=True)
-class Layout:
+class Fsdp2Layout:
     """Units in module pre-order (root first), and the compute in forward order."""
 
     units: list[Unit]
-    pieces: list[Piece]
+    pieces: list[Fsdp2Piece]
     root: int  # unit of the root's own parameters, -1 if it has none
     prefetchable: list[int]  # units in forward order, without the root
     opens: dict[int, int] = field(default_factory=dict)  # unit -> its first piece
@@ -53,7 +53,7 @@ class Layout:
         return (unit, self.experts[unit]) if unit in self.experts else (unit,)
 
 
-def lay_out(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> Layout:
+def lay_out(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> Fsdp2Layout:
     """Units and compute of a model under the workload's `wrap`."""
     wrap = workload.parallelism.wrap
     if wrap == "linear":
@@ -101,7 +101,7 @@ def experts_apart(modules: Sequence[Module]) -> tuple[list[Module], list[Module]
 
 def _wrap_blocks(
     workload: Workload, tree: ModelTree, shard: int, types: Dtypes, *, titan: bool
-) -> Layout:
+) -> Fsdp2Layout:
     """Each layer a unit; embedding, norm and head in the root or (torchtitan) their own units."""
     last = len(tree.layers) + 1
     embedding, head = tree.embedding.modules, tree.head.modules
@@ -133,29 +133,29 @@ def _wrap_blocks(
     recompute = checkpointed_layers(workload.activation_checkpointing, len(tree.layers))
     learns = trainable(tree.embedding)
     flows = learns or input_grads(workload)
-    pieces = [Piece(0, 0, "", False, False, flows, learns)]
+    pieces = [Fsdp2Piece(0, 0, "", False, False, flows, learns)]
     for number, block in enumerate(tree.layers, 1):
         out = flows or trainable(block)
-        pieces.append(Piece(of_block[number], number, "", recompute[number - 1], flows, out))
+        pieces.append(Fsdp2Piece(of_block[number], number, "", recompute[number - 1], flows, out))
         flows = out
     learns = flows or trainable(tree.head)
     for turn, module in enumerate(("norm", "head") if chunked else ("",)):
         pieces.append(
-            Piece(of_block[last] + turn, last, module, False, flows, learns, done=turn > 0)
+            Fsdp2Piece(of_block[last] + turn, last, module, False, flows, learns, done=turn > 0)
         )
     root = -1 if titan else 0
     if titan:
         order = [p.unit for p in pieces[:-1]] if tree.tied else [p.unit for p in pieces]
     else:
         order = [p.unit for p in pieces[1:-1]]
-    return _close(Layout(units, pieces, root, order, experts=experts))
+    return _close(Fsdp2Layout(units, pieces, root, order, experts=experts))
 
 
-def _wrap_linear(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> Layout:
+def _wrap_linear(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> Fsdp2Layout:
     """Each linear layer a unit; norms and embedding (and a tied head) in the root."""
     units = [Unit("root", -1, 0, 0.0, "", 0.0, 0, 0, 0)]
     rest: list[Module] = []
-    pieces: list[Piece] = []
+    pieces: list[Fsdp2Piece] = []
     order: list[int] = []
     recompute = checkpointed_layers(workload.activation_checkpointing, len(tree.layers))
     flows, required = False, input_grads(workload)
@@ -177,15 +177,15 @@ def _wrap_linear(workload: Workload, tree: ModelTree, shard: int, types: Dtypes)
             unit = own.get(name, 0)
             again = inside and recompute[number - 1]
             out = flows or grad or required
-            pieces.append(Piece(unit, number, name, again, flows, out, flows or grad))
+            pieces.append(Fsdp2Piece(unit, number, name, again, flows, out, flows or grad))
             flows = out
             if unit:
                 order.append(unit)
     units[0] = fsdp2_unit("root", -1, rest, shard, types)
-    return _close(Layout(units, pieces, 0, order))
+    return _close(Fsdp2Layout(units, pieces, 0, order))
 
 
-def _close(layout: Layout) -> Layout:
+def _close(layout: Fsdp2Layout) -> Fsdp2Layout:
     """Find where each unit but the root opens and closes."""
     for i, piece in enumerate(layout.pieces):
         if piece.unit != layout.root:
@@ -194,13 +194,13 @@ def _close(layout: Layout) -> Layout:
     return layout
 
 
-def part_of(layout: Layout, blocks: range) -> Layout:
+def part_of(layout: Fsdp2Layout, blocks: range) -> Fsdp2Layout:
     """The units and the compute of some blocks, of a layout that has a unit for each."""
     units = [i for i, unit in enumerate(layout.units) if unit.block in blocks]
     number = {unit: i for i, unit in enumerate(units)}
     kept = [(i, p) for i, p in enumerate(layout.pieces) if p.block in blocks]
     place = {i: at for at, (i, _) in enumerate(kept)}
-    return Layout(
+    return Fsdp2Layout(
         units=[layout.units[i] for i in units],
         pieces=[replace(p, unit=number[p.unit]) for _, p in kept],
         root=-1,
@@ -228,7 +228,7 @@ def gathered_ahead(knobs: Parallelism) -> int:
 
 
 def prefetch_targets(
-    knobs: Parallelism, layout: Layout
+    knobs: Parallelism, layout: Fsdp2Layout
 ) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
     """Explicit prefetch lists by unit; a unit without one prefetches by post-forward order."""
     order = layout.prefetchable

@@ -24,7 +24,7 @@ from sim.strategies.units import Unit, fsdp2_unit, trainable
 from sim.units import DTYPE_BYTES
 
 
-class Sizes(NamedTuple):
+class UnitBytes(NamedTuple):
     """Bytes of one unit on one rank."""
 
     gathered: float  # unsharded parameters, compute dtype
@@ -98,15 +98,15 @@ class FsdpMemory(StepMemory):
 
     def _sizes(
         self, modules: tuple[Module, ...], keep: bool = False, largest: float = 1.0
-    ) -> Sizes:
+    ) -> UnitBytes:
         own, experts = experts_apart(modules)
         if experts:
             ranks = experts_shard(self.knobs, self.ranks)
             both = self._sizes(tuple(own)), self._of(experts, ranks, keep, largest)
-            return Sizes(*map(sum, zip(*both, strict=True)))
+            return UnitBytes(*map(sum, zip(*both, strict=True)))
         return self._of(own, self.ranks, keep, largest)
 
-    def _of(self, modules: Sequence[Module], ranks: int, keep: bool, largest: float) -> Sizes:
+    def _of(self, modules: Sequence[Module], ranks: int, keep: bool, largest: float) -> UnitBytes:
         unit = self._unit(modules, ranks)
         grad_numel = unit.grad_numel
         if self.mixed and grad_numel:
@@ -124,7 +124,7 @@ class FsdpMemory(StepMemory):
         # a whole flat parameter is used as it is stored (NO_SHARD; FSDP1 takes it for one rank too)
         as_stored = self.flat and self.ranks == 1 and not unit.cast[1]
         gathered = 0.0 if as_stored else part * unit.gather_bytes
-        return Sizes(
+        return UnitBytes(
             gathered=gathered,
             shard=unit.master_bytes / ranks,
             cast=unit.cast[1] / ranks,
@@ -151,7 +151,7 @@ class FsdpMemory(StepMemory):
         self.at_rest(shards, parameters_on_host=self.offload, states_on_host=self.offload)
         self.to.put(t.LOGITS, 1.0, t.HELD)  # the last step's, until forward returns
 
-    def _outer(self) -> list[Sizes]:
+    def _outer(self) -> list[UnitBytes]:
         return [u for u in (self.root, self.embedding, self.head) if u is not None]
 
     def forward(self, sync: bool, accumulating: bool) -> None:
@@ -297,7 +297,7 @@ class FsdpMemory(StepMemory):
         to.put(t.KEPT)
         to.mark()
 
-    def _reduce(self, unit: Sizes, final: bool = False) -> None:
+    def _reduce(self, unit: UnitBytes, final: bool = False) -> None:
         """Post-backward of a unit: its gradients go into a reduce-scatter, or pile up unsharded."""
         to, p = self.to, self.knobs
         if not unit.gradient:

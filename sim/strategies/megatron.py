@@ -48,7 +48,7 @@ BUCKET, BUCKET_OF_A_RANK = 40_000_000, 1_000_000
 QUEUE = 1024
 
 
-class _Job:
+class _RankJob:
     """What all stages of a rank share."""
 
     def __init__(
@@ -94,7 +94,9 @@ class _Job:
         self.memory = MegatronMemory(workload, tree, self.r.memory, numel, self.owned)
         last = len(ranges) - 1
         self.stages = {
-            s: _Stage(self, blocks, MegatronStageMemory(self.memory, s == 0, s == last), s == 0)
+            s: _MegatronStage(
+                self, blocks, MegatronStageMemory(self.memory, s == 0, s == last), s == 0
+            )
             for s, blocks in held.items()
         }
 
@@ -188,10 +190,12 @@ class _Job:
         r.kernel("compute", "copy", "optimizer", 4.0 * size)
 
 
-class _Stage:
+class _MegatronStage:
     """The blocks of a stage, or of the model."""
 
-    def __init__(self, job: _Job, numbers: range, memory: MegatronStageMemory, first: bool) -> None:
+    def __init__(
+        self, job: _RankJob, numbers: range, memory: MegatronStageMemory, first: bool
+    ) -> None:
         self.job, self.numbers, self.memory = job, numbers, memory
         size = max(BUCKET, BUCKET_OF_A_RANK * job.alike[False].ranks) if first else float("inf")
         self.bucket = float(job.knobs.grad_bucket_size or size)
@@ -382,7 +386,7 @@ class Megatron(Strategy):
 
         Arguments and answer are those of `Strategy.build`.
         """
-        job = _Job(workload, tree, mesh, 0, recorder)
+        job = _RankJob(workload, tree, mesh, 0, recorder)
         for _ in range(steps):
             job.step()
         return job.r.plan
@@ -392,7 +396,7 @@ class Megatron(Strategy):
         recorder: type[Recorder],
     ) -> Plan:  # fmt: skip
         """One step of a pipeline rank."""
-        job = _Job(workload, tree, mesh, rank, recorder)
+        job = _RankJob(workload, tree, mesh, rank, recorder)
         job.step()
         return job.r.plan
 

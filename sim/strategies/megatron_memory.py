@@ -15,7 +15,7 @@ from sim.blocks.modules import ModelTree
 from sim.inputs.workload import Workload
 from sim.strategies import terms as t
 from sim.strategies.allocations import Allocations
-from sim.strategies.fsdp_memory import Sizes
+from sim.strategies.fsdp_memory import UnitBytes
 from sim.strategies.stage_memory import StageMemory
 from sim.strategies.step_memory import StepMemory
 from sim.strategies.units import trainable_elements
@@ -46,10 +46,10 @@ class MegatronMemory(StepMemory):
         fused = self.knobs.gradient_accumulation_fusion
         self.gradient = 0.0 if fused else self.compute
 
-    def unit(self, block: int) -> Sizes:
+    def unit(self, block: int) -> UnitBytes:
         """Of a block: its gradients, until they are in the buffer."""
         size = self.gradient * self.numel[block]
-        return Sizes(0.0, 0.0, 0.0, size, 0.0, 0.0, 0.0, size)
+        return UnitBytes(0.0, 0.0, 0.0, size, 0.0, 0.0, 0.0, size)
 
     def begin(self) -> None:
         """What is there all the time."""

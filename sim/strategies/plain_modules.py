@@ -18,7 +18,7 @@ from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies import terms as t
 from sim.strategies.fsdp2 import PRE_BACKWARD, UNSHARDED, Hooks
-from sim.strategies.fsdp_memory import FsdpMemory, Sizes
+from sim.strategies.fsdp_memory import FsdpMemory, UnitBytes
 from sim.strategies.plan import Recorder
 from sim.strategies.tail import clip_and_step
 from sim.strategies.units import Unit, dtypes
@@ -77,11 +77,11 @@ class Plain(Hooks):
 class PlainMemory(FsdpMemory):
     """Nothing is gathered, cast or sent; gradients are where autograd leaves them."""
 
-    def _of(self, modules: Sequence[Module], ranks: int, keep: bool, largest: float) -> Sizes:
+    def _of(self, modules: Sequence[Module], ranks: int, keep: bool, largest: float) -> UnitBytes:
         whole = super()._of(modules, ranks, keep, largest)
         return whole._replace(gathered=0.0, cast=0.0, kept=0.0, reduce=0.0)
 
-    def _reduce(self, unit: Sizes, final: bool = False) -> None:
+    def _reduce(self, unit: UnitBytes, final: bool = False) -> None:
         if self.accumulating:
             self.to.mark((t.GRADIENTS, unit.reduced))  # until it is added to what is there
         else:

@@ -16,7 +16,7 @@ from sim.blocks.modules import ModelTree
 from sim.inputs.workload import Workload
 from sim.strategies import terms as t
 from sim.strategies.allocations import Allocations
-from sim.strategies.fsdp_memory import FsdpMemory, Sizes
+from sim.strategies.fsdp_memory import FsdpMemory, UnitBytes
 from sim.strategies.units import trainable_elements
 
 
@@ -37,7 +37,7 @@ class PipelineMemory(FsdpMemory):
         super().__init__(workload, tree, ranks, len(tree.layers), to)
         self.share = owned / trainable_elements(workload, ranks)[0] if owned else 0.0
 
-    def unit(self, block: int) -> Sizes:
+    def unit(self, block: int) -> UnitBytes:
         """Of a block's unit."""
         if 0 < block < self.last:
             return self.layers[block - 1]
@@ -68,7 +68,7 @@ class OfRank(Protocol):
     to: Allocations
     last: int  # the head's block
 
-    def unit(self, block: int) -> Sizes:
+    def unit(self, block: int) -> UnitBytes:
         """Of a block's parameters."""
 
 

@@ -17,7 +17,7 @@ from sim.mesh import Mesh
 from sim.pipeline.schedules import SCHEDULES
 from sim.strategies.fsdp2 import FORWARD as FORWARD_PHASE
 from sim.strategies.fsdp2 import PRE_BACKWARD, SHARDED, Hooks, groups_of
-from sim.strategies.fsdp2_layout import Piece, lay_out, part_of
+from sim.strategies.fsdp2_layout import Fsdp2Piece, lay_out, part_of
 from sim.strategies.pipeline_play import PipelineRank
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.stage_memory import PipelineMemory, StageMemory
@@ -58,7 +58,7 @@ def build_stage(
     stages = {}
     for s, part in parts.items():
         of_stage = StageMemory(memory, s == 0, s == shape.stages - 1)
-        stage = stages[s] = _Stage(apart, mesh, part, blocks, r, of_stage)
+        stage = stages[s] = _StageHooks(apart, mesh, part, blocks, r, of_stage)
         stage.own(stage.units)
         stage.reduce_grads = stage.reshard_after_backward = False
     memory.begin({s: ranges[s] for s in own}, shape.stages - 1)
@@ -70,7 +70,7 @@ def build_stage(
     return r.plan
 
 
-class _Stage(Hooks):
+class _StageHooks(Hooks):
     """One stage's units and compute."""
 
     memory: StageMemory
@@ -128,7 +128,7 @@ class _Stage(Hooks):
                 self.accumulate(group, keep=True)
         self.memory.done()
 
-    def _repeats(self, name: str, piece: Piece) -> int:
+    def _repeats(self, name: str, piece: Fsdp2Piece) -> int:
         if not piece.recompute:
             return 0
         modules = self.blocks[piece.block].modules

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree, Module, OpRole, Parameter
-from sim.blocks.parameters import Share, build_tree, share_of
+from sim.blocks.parameters import ParameterShare, build_tree, share_of
 from sim.inputs.model import Model
 from sim.inputs.workload import Method, Workload
 from sim.units import DTYPE_BYTES
@@ -208,7 +208,7 @@ def trainable_elements(workload: Workload, ranks: int) -> tuple[float, int, floa
 
 @lru_cache(maxsize=64)
 def _trainable_elements(
-    model: Model, method: Method, ranks: int, share: Share
+    model: Model, method: Method, ranks: int, share: ParameterShare
 ) -> tuple[float, int, float, float]:
     tree = build_tree(model, method, share)
     elements = largest = factors = 0.0

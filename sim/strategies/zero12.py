@@ -34,7 +34,7 @@ ALIGNMENT = 2  # elements at which NCCL wants a partition to start (nccl_start_a
 
 
 @dataclass(slots=True)
-class _Run:
+class _Zero12Run:
     workload: Workload
     trace: ModuleTrace
     shard: int  # ranks that share the optimizer states
@@ -169,7 +169,7 @@ class _Run:
             r.wait(stream, (r.kernel(copies, name, "backward", traffic),))
 
 
-def _step(run: _Run, owned: float, shard: int) -> None:
+def _step(run: _Zero12Run, owned: float, shard: int) -> None:
     """Overflow flag, norm, update of the own partition, then everybody's."""
     r, size = run.recorder, float(run.size)
     if run.dtype != "fp32":
@@ -221,7 +221,7 @@ class _Zero12(DeepSpeed):
         groups = {"shard": mesh.groups("fsdp"), everybody: mesh.groups("world")}
         groups |= groups_within(workload, mesh)
         r = recorder(groups, trainer_of(workload))
-        run = _Run(
+        run = _Zero12Run(
             workload, trace, shard, everybody, r,
             ReplicatedMemory(workload, tree, shard, r.memory), DTYPE_BYTES[dtype], dtype,
             bucket_size=resolve(knobs.reduce_bucket_size, h * h),

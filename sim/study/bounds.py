@@ -46,7 +46,7 @@ _EVEN = 0.95
 _HEAD = 1.25
 
 
-class Bound(NamedTuple):
+class LeastTime(NamedTuple):
     """Least time of a step, and of the kernels of a rank in it by kind. [s]"""
 
     step_s: float
@@ -80,7 +80,7 @@ class Bounds:
         tokens = batch_on(workload, candidate.gpus).tokens
         return self._peaks[key] * tokens / candidate.gpus * _filling(workload)
 
-    def of(self, candidate: Candidate) -> Bound:
+    def of(self, candidate: Candidate) -> LeastTime:
         """Bounds 2 and 3, after the simulation of a micro-step on one node."""
         workload = candidate.workload
         micro, steps = self._micro_of(candidate), workload.gradient_accumulation
@@ -88,7 +88,7 @@ class Bounds:
         each = (_EVEN if stages > 1 else 1.0) * steps / stages
         kernels = {kind: each * seconds for kind, seconds in micro.kernels.items()}
         busy = sum(kernels.values()) + each * micro.exchanges_s
-        return Bound(max(busy * _filling(workload), _busiest(workload, micro)), kernels)
+        return LeastTime(max(busy * _filling(workload), _busiest(workload, micro)), kernels)
 
     def known(self, candidate: Candidate) -> bool:
         """Whether its micro-step is simulated already."""

@@ -130,10 +130,10 @@ def frugal_form(workload: Workload) -> Workload:
     return least.model_copy(update=update)
 
 
-Variant = tuple[Topology, Workload, Changes]
+ChangedJob = tuple[Topology, Workload, Changes]
 
 
-def variants(base: Prepared, space: Space) -> Iterator[Variant]:
+def variants(base: Prepared, space: Space) -> Iterator[ChangedJob]:
     """Machine and job with each combination of the further axes that makes sense on the machine."""
     for changes in space.extra.points():
         try:
@@ -169,7 +169,7 @@ def _written(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def plans(machine: Machine, pairs: Iterable[Variant], space: Space) -> Iterator[Candidate]:
+def plans(machine: Machine, pairs: Iterable[ChangedJob], space: Space) -> Iterator[Candidate]:
     """Every plan of a machine; those whose numbers do not divide are no plans."""
     assert machine.topology.node is not None
     per_node = machine.topology.node.gpus

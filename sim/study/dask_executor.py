@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from sim.errors import Fault, InputError
-from sim.study.executors import ATTEMPTS, Many, Outcome, Task, Work, answered_together
+from sim.study.executors import ATTEMPTS, Many, Task, TaskOutcome, TaskWork, answered_together
 
 CHUNK = 32
 AHEAD = 4  # chunks a worker that are submitted ahead
@@ -45,7 +45,7 @@ class DaskPool:
     """
 
     def __init__(
-        self, work: Work, context: Any, workers: int = 2, scheduler: str | None = None,
+        self, work: TaskWork, context: Any, workers: int = 2, scheduler: str | None = None,
         many: Many | None = None,
     ) -> None:  # fmt: skip
         try:
@@ -67,7 +67,7 @@ class DaskPool:
             message = f"no Dask scheduler answers at {scheduler}: {error}"
             raise InputError([Fault("--scheduler", None, None, "", message)]) from None
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(self, tasks: Iterable[Task]) -> Iterator[TaskOutcome]:
         """Answers as chunks finish, in no order."""
         source = iter(tasks)
         chunks: dict[Any, tuple[Task, ...]] = {}
@@ -98,7 +98,7 @@ class DaskPool:
                     completed.add(submit(chunk, attempt + 1))
                 else:
                     message = f"{type(future.exception()).__name__}: its workers ended"
-                    yield Outcome(chunk[0].place, "failed", None, message, attempt, 0.0)
+                    yield TaskOutcome(chunk[0].place, "failed", None, message, attempt, 0.0)
                 following = next(_chunks(source), None)
                 if following:
                     completed.add(submit(following, 1))
@@ -123,6 +123,6 @@ def _unpickled(context: bytes) -> Any:
 
 
 def _compute(
-    work: Work, many: Many | None, context: bytes, chunk: tuple[Task, ...], attempt: int
-) -> list[Outcome]:
+    work: TaskWork, many: Many | None, context: bytes, chunk: tuple[Task, ...], attempt: int
+) -> list[TaskOutcome]:
     return list(answered_together(work, many, _unpickled(context), chunk, attempt))

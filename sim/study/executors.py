@@ -34,7 +34,7 @@ class Task(NamedTuple):
     payload: Any
 
 
-class Outcome(NamedTuple):
+class TaskOutcome(NamedTuple):
     """What came of a task."""
 
     place: int
@@ -45,12 +45,12 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-Work = Callable[[Any, Any], Any]  # (context, payload) -> value; must be importable by workers
+TaskWork = Callable[[Any, Any], Any]  # (context, payload) -> value; must be importable by workers
 #: (context, payloads) -> a value or what went wrong for each; likewise
 Many = Callable[[Any, Sequence[Any]], Sequence[Any]]
 
 
-def answered(work: Work, context: Any, task: Task, attempts: int = 1) -> Outcome:
+def answered(work: TaskWork, context: Any, task: Task, attempts: int = 1) -> TaskOutcome:
     """Compute one task; an exception becomes an answer."""
     began = time.perf_counter()
     try:
@@ -61,8 +61,8 @@ def answered(work: Work, context: Any, task: Task, attempts: int = 1) -> Outcome
 
 
 def answered_together(
-    work: Work, many: Many | None, context: Any, tasks: Sequence[Task], attempts: int = 1
-) -> Iterator[Outcome]:
+    work: TaskWork, many: Many | None, context: Any, tasks: Sequence[Task], attempts: int = 1
+) -> Iterator[TaskOutcome]:
     """Compute tasks in one call of `many`; one by one where there is none, or it raises."""
     if many is not None and len(tasks) > 1:
         began = time.perf_counter()
@@ -79,18 +79,18 @@ def answered_together(
         yield answered(work, context, task, attempts)
 
 
-def _outcome(task: Task, value: Any, attempts: int, seconds: float) -> Outcome:
+def _outcome(task: Task, value: Any, attempts: int, seconds: float) -> TaskOutcome:
     status, error = "ok", ""
     if isinstance(value, InputError):
         status, error, value = "invalid", str(value), None
     elif isinstance(value, Exception):
         status, error, value = "failed", f"{type(value).__name__}: {value}", None
-    return Outcome(task.place, status, value, error, attempts, seconds)
+    return TaskOutcome(task.place, status, value, error, attempts, seconds)
 
 
 def run_here(
-    work: Work, context: Any, tasks: Iterable[Task], many: Many | None = None, chunk: int = 1
-) -> Iterator[Outcome]:
+    work: TaskWork, context: Any, tasks: Iterable[Task], many: Many | None = None, chunk: int = 1
+) -> Iterator[TaskOutcome]:
     """Compute in this process, so many at once."""
     source = iter(tasks)
     while together := list(itertools.islice(source, chunk)):
@@ -98,7 +98,7 @@ def run_here(
 
 
 @dataclass(slots=True)
-class _Worker:
+class _PoolWorker:
     process: BaseProcess
     pipe: Connection
     pending: deque[Task] = field(default_factory=deque)
@@ -123,12 +123,17 @@ class LocalPool:
     """
 
     def __init__(
-        self, work: Work, context: Any, processes: int, many: Many | None = None, chunk: int = CHUNK
+        self,
+        work: TaskWork,
+        context: Any,
+        processes: int,
+        many: Many | None = None,
+        chunk: int = CHUNK,
     ) -> None:
         self._work, self._many, self._context, self._chunk = work, many, context, chunk
         self._spawn = multiprocessing.get_context("spawn")
         self._count = max(1, processes)
-        self._workers: list[_Worker] = []
+        self._workers: list[_PoolWorker] = []
         self._attempts: dict[int, int] = {}
         self._deaths_in_a_row = 0
         self.restarts = 0
@@ -138,7 +143,7 @@ class LocalPool:
         """Process ids of the workers alive."""
         return [w.process.pid for w in self._workers if w.process.pid is not None]
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(self, tasks: Iterable[Task]) -> Iterator[TaskOutcome]:
         """Answers as they come, in no order."""
         source = iter(tasks)
         again: deque[Task] = deque()
@@ -181,18 +186,18 @@ class LocalPool:
                 worker.process.join()
         self._workers.clear()
 
-    def _start(self) -> _Worker:
+    def _start(self) -> _PoolWorker:
         ours, theirs = self._spawn.Pipe()
         process = self._spawn.Process(
             target=_serve, args=(theirs, self._work, self._many, self._context), daemon=True
         )
         process.start()
         theirs.close()
-        worker = _Worker(process, ours)
+        worker = _PoolWorker(process, ours)
         self._workers.append(worker)
         return worker
 
-    def _feed(self, worker: _Worker, again: deque[Task], source: Iterator[Task]) -> None:
+    def _feed(self, worker: _PoolWorker, again: deque[Task], source: Iterator[Task]) -> None:
         """Keep between one and two chunks at a worker; what a dead one had goes one by one."""
         if len(worker.pending) > self._chunk:
             return
@@ -209,7 +214,7 @@ class LocalPool:
             with suppress(OSError):  # it died: its pipe reports the end, its tasks are taken back
                 worker.pipe.send(chunk)
 
-    def _bury(self, worker: _Worker, again: deque[Task]) -> Outcome | None:
+    def _bury(self, worker: _PoolWorker, again: deque[Task]) -> TaskOutcome | None:
         """Take a dead worker's tasks back; the one it was at may have had its last attempt."""
         self._workers.remove(worker)
         worker.pipe.close()
@@ -233,10 +238,10 @@ class LocalPool:
         code = worker.process.exitcode
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         message = f"its worker ended {attempts} times ({how})"
-        return Outcome(suspect.place, "failed", None, message, attempts, 0.0)
+        return TaskOutcome(suspect.place, "failed", None, message, attempts, 0.0)
 
 
-def _serve(pipe: Connection, work: Work, many: Many | None, context: Any) -> None:
+def _serve(pipe: Connection, work: TaskWork, many: Many | None, context: Any) -> None:
     """A worker's life: chunks in, answers out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     try:

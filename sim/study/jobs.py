@@ -27,7 +27,7 @@ MOST_JOBS = 20_000
 MOST_SIZES = 16  # of a job; each is timed
 
 
-class Entry(Spec):
+class JobLine(Spec):
     """One line of a jobs file."""
 
     name: str
@@ -44,7 +44,7 @@ class JobList(Spec):
     """A jobs file."""
 
     name: str = ""
-    jobs: tuple[Entry, ...]
+    jobs: tuple[JobLine, ...]
 
 
 def read_jobs(given: Jobs) -> tuple[JobList, list[Branch]]:
@@ -140,7 +140,7 @@ def requests(
     return sorted(found, key=lambda r: r.arrival_s)
 
 
-def _timed(cluster: Cluster, entry: Entry, own: Branch, folder: Path) -> list[Request]:
+def _timed(cluster: Cluster, entry: JobLine, own: Branch, folder: Path) -> list[Request]:
     """The job on each number of nodes on which it fits, timed; adds a kind for each."""
     if not 0 < len(entry.nodes) <= MOST_SIZES:
         message = f"lists {len(entry.nodes)} numbers of nodes; write 1 to {MOST_SIZES}"
@@ -156,7 +156,7 @@ def _timed(cluster: Cluster, entry: Entry, own: Branch, folder: Path) -> list[Re
     return found
 
 
-def _on(cluster: Cluster, entry: Entry, nodes: int, own: Branch, folder: Path) -> Request:
+def _on(cluster: Cluster, entry: JobLine, nodes: int, own: Branch, folder: Path) -> Request:
     """The job on so many nodes."""
     base = cluster.topology.model_copy(update={"nodes": nodes})
     path = folder / entry.workload

@@ -38,7 +38,7 @@ SCHEDULES_TRIED: tuple[tuple[str, int | None], ...] = (
 Knobs = dict[str, Any]
 
 
-class Step(NamedTuple):
+class LayoutMove(NamedTuple):
     """A layout one step away from another along one axis.
 
     Attributes
@@ -152,7 +152,7 @@ def cut_in_words(p: Parallelism) -> str:
     )
 
 
-def beside(chosen: Parallelism, others: Sequence[Parallelism]) -> Iterator[Step]:
+def beside(chosen: Parallelism, others: Sequence[Parallelism]) -> Iterator[LayoutMove]:
     """The layouts next to one: one axis smaller or larger by a step, or another schedule.
 
     Parameters
@@ -170,12 +170,12 @@ def beside(chosen: Parallelism, others: Sequence[Parallelism]) -> Iterator[Step]
         near = [*[v for v in values if v < here][-1:], *[v for v in values if v > here][:1]]
         for value in near:
             members = tuple(i for i in alike if getattr(others[i], axis) == value)
-            yield Step(axis, str(value), members)
+            yield LayoutMove(axis, str(value), members)
     alike = [i for i, p in enumerate(others) if _same(p, chosen, AXES)]
     for name in dict.fromkeys(schedule_of(others[i]) for i in alike):
         if name != schedule_of(chosen):
             members = tuple(i for i in alike if schedule_of(others[i]) == name)
-            yield Step("schedule", name, members)
+            yield LayoutMove("schedule", name, members)
 
 
 def _same(p: Parallelism, other: Parallelism, axes: Iterable[str]) -> bool:

@@ -60,7 +60,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class MachineFilter:
     """Where a machine may be and what it may be; empty means any.
 
     Attributes
@@ -82,7 +82,7 @@ SETUP_S = 900.0
 
 
 def machines(
-    wanted: Wanted,
+    wanted: MachineFilter,
     own: Iterable[Argument] = (),
     prices: Path | None = None,
     spot: bool = False,
@@ -147,7 +147,7 @@ def set_up(machine: Machine, seconds: float) -> Machine:
     return replace(machine, topology=topology)
 
 
-def _check(wanted: Wanted, rows: Iterable[PriceRow]) -> None:
+def _check(wanted: MachineFilter, rows: Iterable[PriceRow]) -> None:
     """A name that no offer has is a slip."""
     faults = []
     known = {
@@ -170,7 +170,7 @@ def _check(wanted: Wanted, rows: Iterable[PriceRow]) -> None:
         raise InputError(faults)
 
 
-def _unwanted(machine: Machine, wanted: Wanted) -> str:
+def _unwanted(machine: Machine, wanted: MachineFilter) -> str:
     """Why a machine is not what is wanted; "" if it is."""
     offer = machine.topology.offer or Offer()
     if wanted.gpu and not any(machine.gpu.startswith(g.lower()) for g in wanted.gpu):

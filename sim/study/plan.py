@@ -27,7 +27,7 @@ MOST_PLAYED = 40_000  # jobs of all replicas together; a plan of more is played 
 ENDLESS = 100.0  # times as long as expected: so much a job takes that never ends
 
 
-class Wanted(NamedTuple):
+class TimedJobs(NamedTuple):
     """The jobs of a file, timed on a cluster, and what of the file they do not hold."""
 
     cluster: Cluster
@@ -75,20 +75,20 @@ def plan(
     return finished(wanted, serve(wanted.cluster, wanted.jobs, nodes, policy), replicas)
 
 
-def read_plan(topology: Argument, jobs: Jobs, sets: Iterable[str] = ()) -> Wanted:
+def read_plan(topology: Argument, jobs: Jobs, sets: Iterable[str] = ()) -> TimedJobs:
     """Cluster and jobs, timed."""
     cluster = cluster_of(topology, sets)
     if isinstance(jobs, Mapping):
-        return Wanted(cluster, requests(cluster, *read_jobs(jobs), Path()))
+        return TimedJobs(cluster, requests(cluster, *read_jobs(jobs), Path()))
     if jobs.suffix.lower() == ".csv":
         trace = read_trace(jobs, cluster.per_node)
-        return Wanted(cluster, list(trace.jobs), trace.notes)
+        return TimedJobs(cluster, list(trace.jobs), trace.notes)
     listed: JobList
     listed, settings = read_jobs(jobs)
-    return Wanted(cluster, requests(cluster, listed, settings, jobs.parent))
+    return TimedJobs(cluster, requests(cluster, listed, settings, jobs.parent))
 
 
-def finished(wanted: Wanted, report: PlanReport, replicas: int) -> PlanReport:
+def finished(wanted: TimedJobs, report: PlanReport, replicas: int) -> PlanReport:
     """A report with odds, neighbours in size, and what to keep or rent."""
     report = replace(report, notes=wanted.notes)
     return replace(
@@ -140,7 +140,7 @@ def _within(request: Request, nodes: int) -> Request:
     return replace(first, others=tuple(replace(f, others=()) for f in others))
 
 
-def with_odds(report: PlanReport, wanted: Wanted, replicas: int) -> PlanReport:
+def with_odds(report: PlanReport, wanted: TimedJobs, replicas: int) -> PlanReport:
     """The probability that each job meets its deadline, failures and paces as they fall.
 
     In each replica every job takes as long as a simulated run of it does, and the others wait for
@@ -170,7 +170,7 @@ def with_odds(report: PlanReport, wanted: Wanted, replicas: int) -> PlanReport:
     return replace(report, replicas=replicas, on_time_expected=expected)
 
 
-def _marginal(wanted: Wanted, report: PlanReport) -> tuple[Marginal, ...]:
+def _marginal(wanted: TimedJobs, report: PlanReport) -> tuple[Marginal, ...]:
     """With a node less, and with one more."""
     least = max(min(f.nodes for f in r.forms) for r in wanted.jobs)
     found = []

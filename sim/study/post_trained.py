@@ -9,7 +9,7 @@ from sim.documents import SCHEMAS, Document
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PostTrainingPart:
     """One part of a step.
 
     Attributes
@@ -102,7 +102,7 @@ class PostTrainingReport(Document):
     gpus: int
     training_gpus: int
     overlap: bool
-    parts: tuple[Part, ...]
+    parts: tuple[PostTrainingPart, ...]
     step_s: float
     p10_s: float
     p90_s: float

@@ -36,7 +36,7 @@ from sim.study.generation import (
     prefill_s,
     rollout_s,
 )
-from sim.study.post_trained import Part, PostTrainingReport, Rollout
+from sim.study.post_trained import PostTrainingPart, PostTrainingReport, Rollout
 from sim.units import DTYPE_BYTES, HOUR_S
 
 DRAWS = 16  # of the lengths, for the spread of step times
@@ -68,7 +68,7 @@ def post_training(
         hint = "add post_training: {algorithm: grpo, prompts: 128, samples: 8}"
         raise InputError.single(w.name, f"the job has no rollouts; {hint}", "post_training")
     _check(t, w, w.post_training)
-    return _Job(t, w, w.post_training).report()
+    return _PhaseJob(t, w, w.post_training).report()
 
 
 def _check(t: Topology, w: Workload, asked: PostTraining) -> None:
@@ -110,7 +110,7 @@ def _part_of(topology: Topology, gpus: int) -> Topology:
     return topology.model_copy(update={"node": node, "nodes": 1})
 
 
-class _Job:
+class _PhaseJob:
     """One job on one machine."""
 
     def __init__(self, topology: Topology, workload: Workload, asked: PostTraining) -> None:
@@ -188,22 +188,22 @@ class _Job:
     def _needed(self, trained: StepReport) -> float:
         return trained.memory.needed_bytes + self._beside(trained)
 
-    def _updates(self, trained: StepReport) -> list[Part]:
+    def _updates(self, trained: StepReport) -> list[PostTrainingPart]:
         asked, where = self.asked, "training" if self.split else "all"
         one = self._pass_s()
         parts = []
         if self.generates and asked.old_log_probs:
-            parts.append(Part("old log-probabilities", one, where))
+            parts.append(PostTrainingPart("old log-probabilities", one, where))
         if asked.reference:
-            parts.append(Part("reference log-probabilities", one, where))
+            parts.append(PostTrainingPart("reference log-probabilities", one, where))
         if asked.algorithm == "ppo":
-            parts.append(Part("values", one, where))
+            parts.append(PostTrainingPart("values", one, where))
         if asked.reward > 0.0:
-            parts.append(Part("rewards", asked.reward, where))
+            parts.append(PostTrainingPart("rewards", asked.reward, where))
         update = asked.updates * trained.breakdown.time_s
-        parts.append(Part("update", update, where))
+        parts.append(PostTrainingPart("update", update, where))
         if asked.algorithm == "ppo":
-            parts.append(Part("update of the critic", update, where))
+            parts.append(PostTrainingPart("update of the critic", update, where))
         return parts
 
     def _pass_s(self) -> float:
@@ -250,7 +250,9 @@ class _Job:
 
     # what does
 
-    def _generated(self, engine: Engine, draws: int) -> tuple[Rollout, list[Part], list[float]]:
+    def _generated(
+        self, engine: Engine, draws: int
+    ) -> tuple[Rollout, list[PostTrainingPart], list[float]]:
         """How it generates, its parts of the step, and generation by draw. [s]"""
         asked, engines = self.asked, self.generators // engine.tensor
         held, where = self._held(engine), "generation" if self.split else "all"
@@ -271,7 +273,10 @@ class _Job:
             max(self.draws[middle]), tails[middle], engine.weights_bytes, engine.cache_bytes,
             engine.resident_bytes,
         )  # fmt: skip
-        parts = [Part("prefill", first, where), Part("generation", times[middle], where)]
+        parts = [
+            PostTrainingPart("prefill", first, where),
+            PostTrainingPart("generation", times[middle], where),
+        ]
         return rollout, parts, times
 
     def _handed_over_s(self, rollout: Rollout) -> float:
@@ -298,15 +303,17 @@ class _Job:
         return 2.0 * offloaded / (lane * node.pcie.lanes)
 
     def _said(
-        self, trained: StepReport, rollout: Rollout | None, parts: list[Part],
+        self, trained: StepReport, rollout: Rollout | None, parts: list[PostTrainingPart],
         times: list[float], offloaded: float,
     ) -> PostTrainingReport:  # fmt: skip
         where = "training" if self.split else "all"
         if rollout is not None:
             parts = [*parts, *self._updates(trained)]
             if moved := self._moved_s(offloaded):
-                parts.append(Part("training state to the host and back", moved, where))
-            parts.append(Part("weights to the engines", self._handed_over_s(rollout), "all"))
+                parts.append(PostTrainingPart("training state to the host and back", moved, where))
+            parts.append(
+                PostTrainingPart("weights to the engines", self._handed_over_s(rollout), "all")
+            )
         middle = next((p.seconds for p in parts if p.name == "generation"), 0.0)
         steps = sorted(
             self._step_s([replace(p, seconds=p.seconds + (t - middle) * (p.name == "generation"))
@@ -327,7 +334,7 @@ class _Job:
             _ASSUMED if rollout else (),
         )  # fmt: skip
 
-    def _step_s(self, parts: Sequence[Part]) -> float:
+    def _step_s(self, parts: Sequence[PostTrainingPart]) -> float:
         """One after the other; GPUs of their own side by side where the job allows it. [s]"""
         if not self.asked.generation.overlap:
             return math.fsum(p.seconds for p in parts)

@@ -12,7 +12,7 @@ from sim.errors import InputError
 from sim.inputs.arguments import Argument
 from sim.study.axes import Grid, from_options
 from sim.study.cluster import Request
-from sim.study.plan import Wanted, read_plan, serve, smallest, too_slow
+from sim.study.plan import TimedJobs, read_plan, serve, smallest, too_slow
 from sim.study.planned import PlanComparison, PlanReport, Scenario
 from sim.study.schedule import POLICIES, Policy
 
@@ -129,7 +129,7 @@ def _check(number: int, policies: Sequence[Policy], growths: Sequence[float]) ->
 
 
 def _played(
-    wanted: Wanted, policy: Policy, growth: float, share: float | None
+    wanted: TimedJobs, policy: Policy, growth: float, share: float | None
 ) -> tuple[PlanReport | None, str]:
     """A scenario's report, or why there is none."""
     jobs, nodes = grown(wanted.jobs, growth), wanted.cluster.topology.nodes

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.documents import Section
-from sim.study.surrogate import F8, Codes, Figure, Levels, Solved, Surrogate, predicted
+from sim.study.surrogate import F8, Codes, FigureSurface, Levels, Solved, Surrogate, predicted
 
 #: exact samples to begin with: at least so many, and so many for each level of each key
 _FEWEST, _EACH = 96, 3
@@ -38,8 +38,10 @@ _PARTS, _LEAST = ("compute_s", "communication_s"), 1e-4
 _NOTHING = 1e-12
 _SEED = 20261129
 
-Row = Mapping[str, Any]  # measures of a point
-Ask = Callable[[Sequence[int]], Sequence[Row | None]]  # points -> rows; None where it is invalid
+PointMeasures = Mapping[str, Any]  # measures of a point
+Ask = Callable[
+    [Sequence[int]], Sequence[PointMeasures | None]
+]  # points -> rows; None where it is invalid
 #: measures of all points -> where they may win
 May = Callable[[Mapping[str, F8]], NDArray[np.bool_]]
 
@@ -119,17 +121,17 @@ class Screen:
     measure: str
     less: bool
     ask: Ask
-    allowed: Callable[[int, Row], bool] = lambda place, row: True
+    allowed: Callable[[int, PointMeasures], bool] = lambda place, row: True
     asked: tuple[str, ...] = ()
     may: May | None = None
-    rows: dict[int, Row | None] = field(default_factory=dict)
-    _figure: Figure = field(init=False)
+    rows: dict[int, PointMeasures | None] = field(default_factory=dict)
+    _figure: FigureSurface = field(init=False)
     _memory: Surrogate = field(init=False)
     _others: tuple[Surrogate, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         parts = tuple(Surrogate(self.levels) for _ in _PARTS)
-        self._figure = Figure(Surrogate(self.levels), parts)
+        self._figure = FigureSurface(Surrogate(self.levels), parts)
         self._memory = Surrogate(self.levels)
         self._others = tuple(Surrogate(self.levels) for _ in self.asked)
 
@@ -157,7 +159,7 @@ class Screen:
             self._compute([int(i) for i in chosen])
             begin += len(chosen)
 
-    def _loss(self, row: Row) -> float:
+    def _loss(self, row: PointMeasures) -> float:
         """What is least where a row is best; nothing is better than what has no figure."""
         value = row.get(self.measure)
         if value is None or not value > 0.0:

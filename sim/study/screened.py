@@ -14,16 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.errors import Fault, InputError
+from sim.step.variation import Progress
 from sim.study.axes import SIDES, Changes, Grid
 from sim.study.bases import Bases, check_keys, read_bases
 from sim.study.conditions import conditions, input_of, meets, passes
 from sim.study.executors import Task, run_here
 from sim.study.expressions import Condition
 from sim.study.measures import MEASURES, RANKED
-from sim.study.screen import Row, Screen, samples_for
+from sim.study.screen import PointMeasures, Screen, samples_for
 from sim.study.store import Store, StoredRow
 from sim.study.surrogate import F8, Codes, Levels
-from sim.study.sweep import Progress, SweepOutcome, as_text, compute, compute_many, row_of
+from sim.study.sweep import SweepOutcome, as_text, compute, compute_many, row_of
 
 #: points computed exactly at the most, where nobody says
 EXACT = 2000
@@ -187,7 +188,7 @@ def screened(
     most = min(exact, len(space.codes))
     with Store(store) as opened:
 
-        def ask(places: Sequence[int]) -> list[Row | None]:
+        def ask(places: Sequence[int]) -> list[PointMeasures | None]:
             nonlocal reused
             changes = {place: space.changes(place) for place in places}
             keys = {place: bases.key_of(changed) for place, changed in changes.items()}

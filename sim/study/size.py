@@ -16,7 +16,7 @@ from sim.study.axes import Grid, from_options
 from sim.study.candidates import CHECKPOINTING, OFFLOAD, Space, family
 from sim.study.contest import Contest, broken_even
 from sim.study.layouts import LAYOUT
-from sim.study.machines import SETUP_S, Machine, Wanted, machines, set_up
+from sim.study.machines import SETUP_S, Machine, MachineFilter, machines, set_up
 from sim.study.phases import PhasePlan, light_phases
 from sim.study.room import RISK
 from sim.study.search import Counts, Searcher
@@ -30,7 +30,7 @@ _REFERENCE_GPUS = 8
 def size(
     workload: Argument,
     target: Target,
-    wanted: Wanted | None = None,
+    wanted: MachineFilter | None = None,
     *,
     sets: Iterable[str] = (),
     topologies: Sequence[Argument] = (),
@@ -92,7 +92,7 @@ def size(
         Faults of the inputs; a workload without a length; a place or kind that no offer has.
     """
     began = time.perf_counter()
-    found, left_out = machines(wanted or Wanted(), topologies, prices, spot)
+    found, left_out = machines(wanted or MachineFilter(), topologies, prices, spot)
     found = [set_up(machine, setup_s) for machine in found]
     given = list(sets)
     bases, unfit = _bases(workload, given, found)

@@ -4,7 +4,7 @@ A point is a level of every key, and the logarithm of a figure is a sum of what 
 each two and each three together: a Gaussian process with that kernel, whose mean folds into small
 tables, so that a point costs a few look-ups. A product (tokens x layers x recompute) is a sum of
 logarithms already; what is no product, such as the longer of compute and communication, is put
-together from the `parts` of the step, each learnt by itself (`Figure`).
+together from the `parts` of the step, each learnt by itself (`FigureSurface`).
 
 Errors are those of samples kept back, one at a time: of a Gaussian process they follow from one fit
 without another one (Rasmussen and Williams, Gaussian Processes for Machine Learning, eq. 5.12).
@@ -26,9 +26,9 @@ from sim.units import UnitError, parse_any
 
 F8 = NDArray[np.float64]
 Codes = NDArray[np.uint16]  # (points, keys): which level of each key
-Setting = tuple[tuple[float, ...], float]  # weights of interactions, noise
+SurrogateSetting = tuple[tuple[float, ...], float]  # weights of interactions, noise
 #: by setting, what a fit takes of the codes of some samples: what their figures are does not matter
-Solved = dict[Setting, tuple[F8, float]]
+Solved = dict[SurrogateSetting, tuple[F8, float]]
 
 #: weights of effects of two and of three keys beside those of one; the likeliest is taken
 _INTERACTIONS = ((1.0, 0.03, 0.001), (1.0, 0.1, 0.01), (1.0, 0.3, 0.1))
@@ -108,7 +108,7 @@ class Surrogate:
     """
 
     levels: Levels
-    setting: Setting | None = None
+    setting: SurrogateSetting | None = None
     codes: Codes = field(init=False)
     left_out: F8 = field(init=False)  # (samples,) as predicted from the others less what it is
     _alpha: F8 = field(init=False)
@@ -269,7 +269,7 @@ _SHARPNESS = (None, 1.5, 3.0, 8.0)
 
 
 @dataclass(slots=True)
-class Figure:
+class FigureSurface:
     """A figure over a space, put together from parts of the step where that is closer.
 
     Attributes
@@ -291,7 +291,7 @@ class Figure:
 
     def fit(
         self, codes: Codes, values: F8, parts: Sequence[F8], solved: Solved | None = None
-    ) -> Figure:
+    ) -> FigureSurface:
         """Learn from samples: the figure, and the parts that `self.parts` have learnt from.
 
         `solved` is as for `Surrogate.fit`.

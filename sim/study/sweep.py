@@ -12,16 +12,15 @@ from sim.documents import SCHEMAS, Listing, dumps, plain
 from sim.inputs.loader import Prepared
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
+from sim.step.variation import Progress
 from sim.study.axes import SIDES, Changes, Grid
 from sim.study.bases import Bases, Pair, check_keys, read_bases
 from sim.study.conditions import conditions, meets, passes
-from sim.study.executors import LocalPool, Outcome, Task, run_here
+from sim.study.executors import LocalPool, Task, TaskOutcome, run_here
 from sim.study.measures import MEASURES, measures, measures_of
 from sim.study.pareto import pareto_front
 from sim.study.screen import Screening
 from sim.study.store import Store, StoredRow
-
-Progress = Callable[[int, int], None]  # (done, total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +247,7 @@ def _answers(
     processes: int,
     workers: int | None,
     scheduler: str | None,
-) -> Iterator[Outcome]:
+) -> Iterator[TaskOutcome]:
     if not count:
         return iter(())
     context = bases.pairs, count >= MANY
@@ -268,7 +267,7 @@ def _together(count: int) -> int:
     return max(1, min(TOGETHER, count // 8))
 
 
-def row_of(key: str, changes: Changes, answer: Outcome) -> StoredRow:
+def row_of(key: str, changes: Changes, answer: TaskOutcome) -> StoredRow:
     """What is stored of an answer."""
     value = answer.value if answer.status == "ok" else {}
     return StoredRow(

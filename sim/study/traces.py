@@ -34,14 +34,14 @@ _TIMES = ("%Y-%m-%d %H:%M:%S", "%Y/%m/%d %H:%M:%S", "%Y-%m-%d %H:%M:%S.%f")
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class JobTrace:
     """Jobs in order of arrival, the first at 0, and what of the file they do not hold."""
 
     jobs: tuple[Request, ...]
     notes: tuple[str, ...]
 
 
-def read_trace(path: Path, per_node: int) -> Trace:
+def read_trace(path: Path, per_node: int) -> JobTrace:
     """A CSV of jobs with their GPUs and how long they ran.
 
     Parameters
@@ -72,7 +72,7 @@ def read_trace(path: Path, per_node: int) -> Trace:
         raise InputError.single(source, f"cannot be read: {visible(str(error))}") from None
 
 
-def _read(source: str, reader: csv.DictReader[str], per_node: int) -> Trace:
+def _read(source: str, reader: csv.DictReader[str], per_node: int) -> JobTrace:
     columns = _columns(source, [name or "" for name in reader.fieldnames or ()])
     faults: list[Fault] = []
     left_out: Counter[str] = Counter()
@@ -96,7 +96,7 @@ def _read(source: str, reader: csv.DictReader[str], per_node: int) -> Trace:
     if max(job.arrival_s for job in found) > LONGEST_S:
         raise InputError.single(source, "spans more than ten years; check its times")
     notes = tuple(f"{count:,} rows left out: {why}" for why, count in sorted(left_out.items()))
-    return Trace(tuple(sorted(found, key=lambda job: job.arrival_s)), notes)
+    return JobTrace(tuple(sorted(found, key=lambda job: job.arrival_s)), notes)
 
 
 def _columns(source: str, heads: list[str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import pytest
 
 from sim.inputs.loader import load
-from sim.pipeline.schedules import SCHEDULES, Shape
+from sim.pipeline.schedules import SCHEDULES, PipelineShape
 from sim.step.rhythm import cycle_of, shortened
 from sim.step.run import run_step
 from sim.step.waiting import waiting
@@ -84,7 +84,7 @@ def test_what_is_left_out_is_as_if_played(knobs, micro):
 def test_an_order_repeats_itself_by_its_cycle(name, ranks):
     """Of each rank: a beginning, cycles that are alike, an end; the same of any number of them."""
     schedule, virtual = SCHEDULES[name], SCHEDULES[name].virtual
-    shape = Shape(ranks, 8 * ranks, virtual)
+    shape = PipelineShape(ranks, 8 * ranks, virtual)
     cycle = schedule.cycle(shape)
     if not cycle:
         return

@@ -5,10 +5,12 @@ import math
 import pytest
 
 from sim.published.lookup import find_row, known_ids, setting, speed
-from sim.result.likeness import Job, Residual, residuals
+from sim.result.likeness import JobTraits, Residual, residuals
 from sim.study.question.contrast import MEASURED_RATIO, Contrasts, differing
 
-A100 = Job("a100", "fsdp1", "full", 8, 7e9, 8192.0, trainer="composer", link="nvlink", scale=0.08)
+A100 = JobTraits(
+    "a100", "fsdp1", "full", 8, 7e9, 8192.0, trainer="composer", link="nvlink", scale=0.08
+)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from sim.calibration import baselines
 from sim.calibration.baselines import BOOSTED, SPLITS, compared_rows, features, roof_s, roofline
 from sim.calibration.cross_validation import NOISE, fit, without
-from sim.calibration.validate_finetune import Scaling, machine_of
+from sim.calibration.validate_finetune import ScalingSeries, machine_of
 from sim.published.finetune import table_rows
 from sim.report.validation_finetune import _beaten
 
@@ -23,11 +23,13 @@ def point(measured, predicted, gpus):
 def test_the_fastest_number_of_gpus():
     """Of the whole job, within the noise of a measurement."""
     one, two, four = point(100, 100, 1), point(150, 190, 2), point(140, 180, 4)
-    assert Scaling((one, two, four)).right
-    assert Scaling((one, two, four)).fewer
-    assert not Scaling((one, two, point(140, 200, 4))).right  # four said to be fastest: 7 % less
-    assert Scaling((one, two, point(148, 200, 4))).right  # 1.3 % less
-    assert not Scaling((one, two, point(160, 200, 4))).fewer
+    assert ScalingSeries((one, two, four)).right
+    assert ScalingSeries((one, two, four)).fewer
+    assert not ScalingSeries(
+        (one, two, point(140, 200, 4))
+    ).right  # four said to be fastest: 7 % less
+    assert ScalingSeries((one, two, point(148, 200, 4))).right  # 1.3 % less
+    assert not ScalingSeries((one, two, point(160, 200, 4))).fewer
 
 
 def test_a_fit_of_one_constant():
@@ -105,8 +107,8 @@ def test_the_regressor_is_reproduced():
 
 
 def test_where_they_are_better_is_said():
-    better = baselines.Compared("one GPU", 3, (0.05, 0.04), (0.06, 0.03), (0.07, 0.06))
-    worse = baselines.Compared("all", 9, (0.05, 0.04), (0.06, 0.06), (0.07, 0.06))
+    better = baselines.MethodErrors("one GPU", 3, (0.05, 0.04), (0.06, 0.03), (0.07, 0.06))
+    worse = baselines.MethodErrors("all", 9, (0.05, 0.04), (0.06, 0.06), (0.07, 0.06))
     assert _beaten("models", (worse, better)) == [
         "whole models left out, the roofline: one GPU (median: 6.0 % and 3.0 % against 5.0 % and "
         "4.0 %)."

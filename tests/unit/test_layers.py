@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import networkx as nx
@@ -61,3 +62,18 @@ def test_no_modules_import_each_other_in_a_circle():
     graph.remove_node("sim")  # the face names its verbs, and everyone may ask it for the version
     circles = [sorted(c) for c in nx.strongly_connected_components(graph) if len(c) > 1]
     assert circles == []
+
+
+def test_no_two_types_share_a_name():
+    """One word, one meaning, of classes and of aliases of types."""
+    homes = defaultdict(list)
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            name = ""
+            if isinstance(node, ast.ClassDef):
+                name = node.name
+            elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript | ast.BinOp):
+                name = ast.unparse(node.targets[0])
+            if re.fullmatch(r"_?[A-Z]\w*[a-z]\w*", name):
+                homes[name].append(str(path.relative_to(ROOT)))
+    assert {name: at for name, at in homes.items() if len(at) > 1} == {}

@@ -24,7 +24,7 @@ from sim.study.candidates import (
 )
 from sim.study.grid import grid_of
 from sim.study.layouts import KEYS, beside, cut_in_words, layouts, least_form
-from sim.study.machines import Wanted, machines
+from sim.study.machines import MachineFilter, machines
 from sim.study.room import Rooms
 from sim.study.search import Counts, Searcher
 from sim.study.size import size
@@ -76,7 +76,7 @@ def test_a_bound_of_more_ranks_for_experts_than_a_node_has():
     """Eight layers of Qwen3-30B-A3B, e = 16 on 2 x 8: bounded on a node with e = 8."""
     few = ["model={base: qwen3-30b-a3b, layers: 8}", "nodes=2", "parallelism.expert_parallel=16"]
     found = loaded(*few, "micro_batch=1", "gradient_accumulation=1", "loss=chunked")
-    machine = machines(Wanted(), ["dgx-h100"])[0][0]
+    machine = machines(MachineFilter(), ["dgx-h100"])[0][0]
     candidate = Candidate(machine, found.topology, found.workload)
     took = step(found.topology, found.workload).time_s
     assert 0.1 * took < Bounds().of(candidate).step_s < took
@@ -98,7 +98,7 @@ def test_a_strategy_that_cuts_nothing_has_one_layout():
 @pytest.fixture(scope="module")
 def searched():
     """Every plan of four GPUs that fits, and the searcher that knows them."""
-    machine = machines(Wanted(), [FOUR])[0][0]
+    machine = machines(MachineFilter(), [FOUR])[0][0]
     base = prepare(machine.topology, JOB)
     space = Space(8, 4, ("fsdp2",), ("none", "full"), ("none",), Grid(""), layouts=True, gpus=4)
     search, rooms = Searcher(), Rooms()
@@ -128,7 +128,7 @@ def test_a_pipeline_is_bounded_by_the_rank_with_most_blocks(cut, least):
     job = {**JOB, "model": {"base": "llama-3-8b", "layers": 10}}
     sets = [f"parallelism={{strategy: fsdp2, {cut}}}", "gradient_accumulation=8",
             "activation_checkpointing=full"]  # fmt: skip
-    pair, machine = load(FOUR, job, sets), machines(Wanted(), [FOUR])[0][0]
+    pair, machine = load(FOUR, job, sets), machines(MachineFilter(), [FOUR])[0][0]
     candidate = Candidate(machine, pair.topology, pair.workload)
     bound_s = Bounds().of(candidate).step_s
     assert least <= bound_s / step(pair.topology, pair.workload).time_s <= 1.0
@@ -238,7 +238,7 @@ def test_a_sequence_may_be_shared_by_more_than_a_node():
     sets = ["parallelism.context_parallel=8", "parallelism.tensor_parallel=2",
             "sequence_length=32768", "nodes=2"]  # fmt: skip
     job = load("dgx-h100", JOB, sets)
-    machine = machines(Wanted(), ["dgx-h100"])[0][0]
+    machine = machines(MachineFilter(), ["dgx-h100"])[0][0]
     candidate = Candidate(machine, job.topology, job.workload)
     search = Searcher()
     assert search.bounds.of(candidate).step_s <= search.plan(candidate).step_s

@@ -8,8 +8,8 @@ import pytest
 from sim.inputs.loader import load
 from sim.memory.band import (
     UNSEEN,
-    Kind,
     MemoryResidual,
+    PeakKind,
     effective,
     half_width,
     kind_of,
@@ -18,7 +18,7 @@ from sim.memory.band import (
     quantile_of,
 )
 
-FULL = Kind("full", "fsdp", "none")
+FULL = PeakKind("full", "fsdp", "none")
 
 
 def peaks(n, size, source="s", kind=FULL):
@@ -35,13 +35,13 @@ def test_quantile_of_equal_weights():
 
 
 def test_method_by_method():
-    known = peaks(50, 0.02) + peaks(50, 0.3, "t", Kind("nf4", "fsdp", "none"))
-    assert half_width(FULL, known) < 0.1 < 0.2 < half_width(Kind("nf4", "fsdp", "none"), known)
+    known = peaks(50, 0.02) + peaks(50, 0.3, "t", PeakKind("nf4", "fsdp", "none"))
+    assert half_width(FULL, known) < 0.1 < 0.2 < half_width(PeakKind("nf4", "fsdp", "none"), known)
 
 
 def test_unseen_adds_in_quadrature():
     known = peaks(100, 0.1)
-    unseen = half_width(Kind("lora", "zero", "none"), known)
+    unseen = half_width(PeakKind("lora", "zero", "none"), known)
     expected = math.hypot(half_width(FULL, known), UNSEEN["method"], UNSEEN["shards"])
     assert unseen == pytest.approx(expected)
 
@@ -58,8 +58,8 @@ def test_kinds_of_jobs():
 def test_shipped_rows():
     """Every published peak is in it, and the band of what was measured is narrower."""
     assert len(memory_residuals()) > 100
-    known = memory_half_width(Kind("full", "fsdp", "huggingface"))
-    assert 0.01 < known < memory_half_width(Kind("foo", "bar", "baz")) < 0.5
+    known = memory_half_width(PeakKind("full", "fsdp", "huggingface"))
+    assert 0.01 < known < memory_half_width(PeakKind("foo", "bar", "baz")) < 0.5
 
 
 def test_without_rows_the_band_is_wide_and_a_trainer_that_no_row_has_adds_its_share():

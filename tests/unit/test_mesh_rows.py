@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from sim.calibration import validate_mesh as graded
-from sim.calibration.mesh import Layout, at_odds, kept_share, layouts, measured, messages_wait
+from sim.calibration.mesh import (
+    MeasuredLayout,
+    at_odds,
+    kept_share,
+    layouts,
+    measured,
+    messages_wait,
+)
 from sim.calibration.validate_training import predict
 from sim.calibration.validation import Validation
 from sim.inputs.check_mesh import stage_layers
@@ -17,7 +24,7 @@ SHARED = Path(__file__).parents[2].parent / "shared" / "measured" / "mesh_h100.c
 
 
 def layout(**changes):
-    row = Layout("3B", 1, 4, 2, 1, 1, 1, 64, 15567.0, 41.5, True)
+    row = MeasuredLayout("3B", 1, 4, 2, 1, 1, 1, 64, 15567.0, 41.5, True)
     return row._replace(**changes)
 
 

@@ -20,7 +20,7 @@ from sim.memory import report
 from sim.memory.ledger import live_bytes, read
 from sim.memory.report import fullest_ranks, memory
 from sim.pipeline.actions import BACKWARD, FORWARD, INPUT, WEIGHT
-from sim.pipeline.schedules import SCHEDULES, Shape, in_flight
+from sim.pipeline.schedules import SCHEDULES, PipelineShape, in_flight
 from sim.pipeline.stages import blocks_of_stages, layers_of_stages
 from sim.report.ranks import bubble
 from sim.step.run import run_step
@@ -37,7 +37,7 @@ TABLES = json.loads(DATA.read_text())["recordings"]
 def test_tables_equal_the_recording(name):
     """What each rank computes, what the runtime executes, and how much it keeps."""
     found = TABLES[name]
-    schedule, shape = SCHEDULES[found["schedule"]], Shape(*found["shape"])
+    schedule, shape = SCHEDULES[found["schedule"]], PipelineShape(*found["shape"])
     assert text(schedule.computed(shape)) == found["computed"]
     if found["executed"]:
         assert text(schedule.executed(shape)) == found["executed"]
@@ -67,7 +67,9 @@ def most_kept(schedule, shape):
 def test_every_micro_batch_runs_once_through_every_stage(name, ranks, rounds, virtual):
     """And no rank waits for itself: the runtime can place all of it."""
     schedule = SCHEDULES[name]
-    shape = Shape(ranks, 2 * ranks * rounds, virtual if schedule.several else schedule.virtual)
+    shape = PipelineShape(
+        ranks, 2 * ranks * rounds, virtual if schedule.several else schedule.virtual
+    )
     done = Counter()
     for order in schedule.computed(shape).values():
         for action in order:
@@ -306,7 +308,7 @@ def test_memory_of_many_micro_batches_is_that_of_all(name, pipeline, monkeypatch
     assert short.terms == pytest.approx(whole.terms, rel=1e-12)
     monkeypatch.undo()
     log = allocations_of(workload, tree_of(workload), mesh_of(loaded.topology, workload))
-    if SCHEDULES[name].cycle(Shape(pipeline, 32 * pipeline, 2)):
+    if SCHEDULES[name].cycle(PipelineShape(pipeline, 32 * pipeline, 2)):
         many = workload.model_copy(update={"gradient_accumulation": 4096 * pipeline})
         more = allocations_of(many, tree_of(many), mesh_of(loaded.topology, many))
         assert len(more.log) == len(log.log)

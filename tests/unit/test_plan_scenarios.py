@@ -19,7 +19,7 @@ from sim.report.gantt import chart
 from sim.study.burst import capacity_of
 from sim.study.cluster import Cluster, Request
 from sim.study.jobs import cluster_of
-from sim.study.plan import Wanted, finished, plan, serve, with_odds
+from sim.study.plan import TimedJobs, finished, plan, serve, with_odds
 from sim.study.scenarios import compare_plans, grown
 from sim.study.schedule import POLICIES, schedule
 
@@ -114,7 +114,7 @@ def test_the_odds_of_a_deadline_are_those_of_its_failures():
     spec = JobSpec(steps=3600, step_s=1.0, mtbf_s=5 * HOUR)
     jobs = [job(f"j{i}", 1, 0, 1.0, 1.001, spec=spec) for i in range(40)]
     shared = cluster(40)
-    report = with_odds(serve(shared, jobs, 40, "fifo"), Wanted(shared, jobs), 50)
+    report = with_odds(serve(shared, jobs, 40, "fifo"), TimedJobs(shared, jobs), 50)
     assert report.replicas == 50
     assert report.on_time_expected == pytest.approx(math.exp(-0.2), abs=0.03)
     assert report.on_time == 1.0  # as planned, all are
@@ -124,7 +124,7 @@ def test_who_waits_for_a_job_waits_for_its_failures_too():
     spec = JobSpec(steps=3600, step_s=1.0, mtbf_s=5 * HOUR)
     jobs = [job("first", 1, 0, 1.0, spec=spec), job("next", 1, 0, 1.0, 2.001)]
     shared = cluster(1)
-    report = with_odds(serve(shared, jobs, 1, "fifo"), Wanted(shared, jobs), 400)
+    report = with_odds(serve(shared, jobs, 1, "fifo"), TimedJobs(shared, jobs), 400)
     assert report.logs[1].odds == pytest.approx(math.exp(-0.2), abs=0.06)
     assert report.logs[0].odds is None  # it has no deadline
 
@@ -132,7 +132,7 @@ def test_who_waits_for_a_job_waits_for_its_failures_too():
 def test_neighbours_in_size():
     jobs = [job(f"j{i}", 1, 0, 2.0, 3.0) for i in range(4)]
     shared = cluster(3, "offer={price_per_gpu_hour: 1 USD}")
-    report = finished(Wanted(shared, jobs), serve(shared, jobs, 3, "fifo"), 0)
+    report = finished(TimedJobs(shared, jobs), serve(shared, jobs, 3, "fifo"), 0)
     less, more = report.marginal
     assert (less.nodes, less.on_time, less.span_s / HOUR) == (2, 0.5, 4.0)
     assert (more.nodes, more.on_time, more.span_s / HOUR) == (4, 1.0, 2.0)

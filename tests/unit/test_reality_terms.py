@@ -12,7 +12,7 @@ from sim.inputs.loader import load
 from sim.memory.states import in_flight_bytes
 from sim.memory.verdict import Verdict
 from sim.result.bands import STAND_IN, UNSEEN, Evidence, band
-from sim.result.likeness import Job, Residual, doubts
+from sim.result.likeness import JobTraits, Residual, doubts
 from sim.step.breakdown import Breakdown
 from sim.step.pressure import (
     EXCHANGES,
@@ -157,7 +157,7 @@ def test_expandable_segments_retry_for_less():
     assert retry_s(work.model_copy(update={"stack": stack})) < retry_s(work) / 4
 
 
-SAME = Job("a100", "fsdp1", "full", 8, 7e9, 8192.0, "composer", "nvlink", scale=0.05)
+SAME = JobTraits("a100", "fsdp1", "full", 8, 7e9, 8192.0, "composer", "nvlink", scale=0.05)
 
 
 def rows(n, size, source="s", **keys):

@@ -270,12 +270,12 @@ def test_the_api_describes_itself(server):
     _, _, text = server.ask("/api/openapi.json")
     assert json.loads(text) == openapi()
     assert {p.rpartition("/")[2] for p, v in openapi()["paths"].items() if "post" in v} == {*BODIES}
-    for name in ("Run", "Degraded", "Size", "Plan", "Shared", "Diagnose", "Drawn"):
+    for name in ("RunBody", "SizeBody", "PlanBody", "SharedJob", "DiagnoseBody", "DrawnBody"):
         assert openapi()["components"]["schemas"][name]["additionalProperties"] is False
 
 
 def test_the_examples_of_the_api_are_answered(server):
-    schema = openapi()["components"]["schemas"]["Degraded"]["properties"]
+    schema = openapi()["components"]["schemas"]["DegradedBody"]["properties"]
     (slow,) = schema["slow"]["examples"]
     (overrides,) = schema["overrides"]["examples"]
     status, found = server.run(**JOB | {"slow": slow, "overrides": overrides})
@@ -508,7 +508,7 @@ def test_workers_that_fail_to_start_are_started_by_the_next_that_asks(monkeypatc
         def end(self):
             pass
 
-    monkeypatch.setattr(workers, "_Worker", Stub)
+    monkeypatch.setattr(workers, "_ServeWorker", Stub)
 
     async def twice():
         pool = workers.Workers(1, 1.0, 1)

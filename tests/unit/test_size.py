@@ -14,7 +14,7 @@ from sim.report.size import view
 from sim.study.axes import Grid
 from sim.study.candidates import Space, family, plans, variants
 from sim.study.contest import Contest
-from sim.study.machines import Wanted, machines
+from sim.study.machines import MachineFilter, machines
 from sim.study.room import Rooms
 from sim.study.search import Counts, Searcher
 from sim.study.size import size
@@ -48,7 +48,7 @@ def searcher():
 def everything(topologies, batch, most_gpus, searcher):
     """Every plan that fits, simulated."""
     found, rooms = [], Rooms()
-    for machine in machines(Wanted(), topologies)[0]:
+    for machine in machines(MachineFilter(), topologies)[0]:
         base = prepare(machine.topology, JOB)
         kept = ("none", "full")
         space = Space(batch, most_gpus, family(base.loaded().workload), kept, ("none",),
@@ -67,7 +67,7 @@ def all_plans(searcher):
 def searched(topologies, batch, most_gpus, target, searcher):
     best = None
     tally = Counts()
-    for machine in machines(Wanted(), topologies)[0]:
+    for machine in machines(MachineFilter(), topologies)[0]:
         base = prepare(machine.topology, JOB)
         space = Space(batch, most_gpus, family(base.loaded().workload), ("none", "full"),
                       ("none",), Grid(""))  # fmt: skip
@@ -149,7 +149,7 @@ def test_a_budget_that_is_met_for_the_fastest(searcher):
 
 
 def test_residency_leaves_machines_out(searcher):
-    report = size(JOB, Target(), Wanted(residency=("EU",)), searcher=searcher, most_gpus=8)
+    report = size(JOB, Target(), MachineFilter(residency=("EU",)), searcher=searcher, most_gpus=8)
     assert report.winner is not None
     for contender in report.contenders:
         assert contender.machine.topology.offer.residency == "EU"
@@ -235,7 +235,7 @@ def test_the_smallest_cluster_within_the_slack_is_taken(all_plans, searcher):
     close = [p for p in all_plans if p.candidate.machine.name == "our-a100s"
              and p.figures.cost_usd < 1.5 * least]  # fmt: skip
     fewest = min(p.candidate.gpus for p in close)
-    machine = machines(Wanted(), [A100])[0][0]
+    machine = machines(MachineFilter(), [A100])[0][0]
     base = prepare(machine.topology, JOB)
     space = Space(32, 16, ("fsdp2", "ddp"), ("none", "full"), ("none",), Grid(""))
     found = Contest(searcher, space, target).contend(machine, base, Counts())
@@ -321,7 +321,7 @@ def test_phases_leave_training_the_rest_of_the_deadline(searcher):
 
 
 def test_offers_stand_on_topologies_of_their_gpu():
-    found, _ = machines(Wanted(gpu=("h100",)))
+    found, _ = machines(MachineFilter(gpu=("h100",)))
     assert {m.gpu for m in found} <= {"h100-sxm-80gb", "h100-pcie-80gb", "h100-nvl-94gb"}
     single = [m for m in found if m.topology.node.gpus == 1]
     assert single
@@ -330,14 +330,16 @@ def test_offers_stand_on_topologies_of_their_gpu():
     assert aws.topology.node.nics.kind == "efa"
 
 
-@pytest.mark.parametrize("wanted", [Wanted(gpu=("h1000",)), Wanted(provider=("nebios",))])
+@pytest.mark.parametrize(
+    "wanted", [MachineFilter(gpu=("h1000",)), MachineFilter(provider=("nebios",))]
+)
 def test_a_kind_that_no_offer_has_is_refused(wanted):
     with pytest.raises(InputError, match="no offer has"):
         machines(wanted)
 
 
 def test_spot_prices_are_machines_of_their_own():
-    found, _ = machines(Wanted(provider=("nebius",)), spot=True)
+    found, _ = machines(MachineFilter(provider=("nebius",)), spot=True)
     spot = [m for m in found if m.name.endswith(" spot")]
     assert spot
     assert all(m.topology.offer.capacity == "spot" for m in spot)

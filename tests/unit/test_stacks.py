@@ -19,7 +19,7 @@ from sim.lowering.costs import Prices, price
 from sim.lowering.frames import folds, lowered, stacks
 from sim.program import revalue
 from sim.step.breakdown import measure
-from sim.step.run import Job, run_together
+from sim.step.run import StepJob, run_together
 from sim.step.step import step, steps
 from sim.strategies import plans_of
 from sim.study.executors import Task, run_here
@@ -89,12 +89,16 @@ def test_a_mixed_space_has_the_figures_of_each_alone(jobs):
 
 
 def test_most_are_run_together_and_pipelines_alone(jobs):
-    ran = list(run_together([Job(t, w, w.model.layers, Prices()) for t, w in jobs[:8]], "compiled"))
+    ran = list(
+        run_together([StepJob(t, w, w.model.layers, Prices()) for t, w in jobs[:8]], "compiled")
+    )
     assert sorted(place for each in ran for place in each.places) == list(range(8))
     assert max(each.lowered.program.stack for each in ran) >= 2
     piped = [job for job in jobs if job[1].parallelism.pipeline_parallel > 1]
     assert piped
-    for each in run_together([Job(t, w, w.model.layers, Prices()) for t, w in piped], "compiled"):
+    for each in run_together(
+        [StepJob(t, w, w.model.layers, Prices()) for t, w in piped], "compiled"
+    ):
         assert (each.lowered.program.stack, len(each.places)) == (0, 1)
 
 

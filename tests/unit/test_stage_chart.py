@@ -14,13 +14,13 @@ from click.testing import CliRunner
 import sim
 from sim.cli import group
 from sim.errors import InputError
-from sim.pipeline.schedules import SCHEDULES, Shape
+from sim.pipeline.schedules import SCHEDULES, PipelineShape
 from sim.report.formats import rendered
 from sim.report.stages import picture, view
 
 ROOT = Path(__file__).parents[2]
 DRAWN = runpy.run_path(str(ROOT / "scripts" / "draw_schedules.py"))
-SHAPES = {name: Shape(4, 8, schedule.virtual) for name, schedule in SCHEDULES.items()}
+SHAPES = {name: PipelineShape(4, 8, schedule.virtual) for name, schedule in SCHEDULES.items()}
 
 
 @pytest.fixture(scope="module", params=sorted(SCHEDULES))

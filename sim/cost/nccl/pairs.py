@@ -16,7 +16,7 @@ from sim.fabric.fabric import Fabric
 
 Amounts = dict[int, float]
 Kind = tuple[object, ...]
-Place = tuple[str, int, int]
+PairPlace = tuple[str, int, int]
 
 
 def all_pairs(fabric: Fabric, group: Sequence[int], size: float) -> Demand:
@@ -98,18 +98,18 @@ def _between(
             amounts[resource] += amount * pairs
 
 
-def _places(fabric: Fabric, ranks: Sequence[int]) -> dict[int, Place]:
+def _places(fabric: Fabric, ranks: Sequence[int]) -> dict[int, PairPlace]:
     """Resources of a node and of its network ports, and where in the node each is."""
     node = int(fabric.rank_node[ranks[0]])
     base, shape = int(fabric.node_base[node]), fabric.shapes[node]
-    found: dict[int, Place] = {base + i: ("node", i, 0) for i in range(shape.n_resources)}
+    found: dict[int, PairPlace] = {base + i: ("node", i, 0) for i in range(shape.n_resources)}
     for nic in range(len(shape.nics)):
         for side, ports in zip(("out", "into"), fabric.nic_ports(node, nic), strict=True):
             found |= {int(r): (side, nic, i) for i, r in enumerate(ports.tolist())}
     return found
 
 
-def _at(fabric: Fabric, ranks: Sequence[int], place: Place) -> int:
+def _at(fabric: Fabric, ranks: Sequence[int], place: PairPlace) -> int:
     """The resource at the same place in another node."""
     node = int(fabric.rank_node[ranks[0]])
     side, which, i = place

@@ -29,7 +29,7 @@ from sim.cost.nccl.algorithms import algorithm_named
 from sim.cost.nccl.communicator import LL, PROTOCOLS, SIMPLE, Communicator, constants
 
 
-class Duration(NamedTuple):
+class CollectiveTime(NamedTuple):
     """Time alone, split as the engine wants it. [s]"""
 
     latency_s: float  # fixed, unshared
@@ -60,7 +60,7 @@ def duration(
     rate: float,
     network_bound: bool,
     table: Mapping[str, Any] | None = None,
-) -> Duration:
+) -> CollectiveTime:
     """Time of one collective that has its resources to itself.
 
     Parameters
@@ -110,4 +110,4 @@ def duration(
         hops = float((hops**power + steady**power) ** (1.0 / power)) - steady
     transfer = steady + sum(lost * ideal / (ideal + time) for lost, time in fills)
     latency += hops
-    return Duration(latency * 1e-6, transfer * 1e-6)
+    return CollectiveTime(latency * 1e-6, transfer * 1e-6)

@@ -14,7 +14,7 @@ Points = Sequence[tuple[float, float]]
 _TEXT = 6.6  # width of a character of a label
 
 
-class Axis(NamedTuple):
+class ChartAxis(NamedTuple):
     """An axis.
 
     Attributes
@@ -54,7 +54,7 @@ class Axis(NamedTuple):
         return found[:: max(1, math.ceil(len(found) / most))]
 
 
-class Line(NamedTuple):
+class ChartLine(NamedTuple):
     """A line through points, dotted or not as its class says."""
 
     points: Points
@@ -63,7 +63,7 @@ class Line(NamedTuple):
     labels: Sequence[str] = ()  # of the dots
 
 
-class Band(NamedTuple):
+class ChartBand(NamedTuple):
     """What lies between two lines."""
 
     upper: Points
@@ -102,12 +102,12 @@ class Cursor(NamedTuple):
     points: Sequence[tuple[float, str]]
 
 
-Drawn = Line | Band | Level | Limit | Dots | Cursor
+Drawn = ChartLine | ChartBand | Level | Limit | Dots | Cursor
 _COLUMNS = 120  # of a cursor: a page stays small
 
 
 def axes(
-    width: int, x: Axis, y: Axis, layers: Sequence[Drawn], label: str, ratio: float = 0.4
+    width: int, x: ChartAxis, y: ChartAxis, layers: Sequence[Drawn], label: str, ratio: float = 0.4
 ) -> str:
     """Layers between two axes, the first at the back.
 
@@ -150,7 +150,7 @@ def axes(
     c.text(left + across, height - 6, x.title, "m", "end")
     c.text(4, 14, y.title, "m")
     for layer in layers:
-        if isinstance(layer, Band):
+        if isinstance(layer, ChartBand):
             c.path(area_of(each(layer.upper), each(layer.lower)), layer.mark)
         elif isinstance(layer, Level):
             c.path(f"{stairs_of(each(layer.points))}V{top + down:.1f}H{left:.1f}Z", layer.mark)
@@ -158,7 +158,7 @@ def axes(
             _, h = at(x.low, layer.value)
             c.line(left, h, left + across, h, layer.mark)
             c.text(left + across - 4, h - 6, layer.label, f"{layer.mark}-t", "end")
-        elif isinstance(layer, Line):
+        elif isinstance(layer, ChartLine):
             c.path(line_of(each(layer.points)), layer.mark)
             if layer.dots:
                 labels = layer.labels or [""] * len(layer.points)

@@ -11,7 +11,7 @@ _ROW = 30.0
 _TEXT = 6.9
 
 
-class Piece(NamedTuple):
+class Slice(NamedTuple):
     """Part of a whole."""
 
     label: str
@@ -20,7 +20,7 @@ class Piece(NamedTuple):
     title: str  # said when it is pointed at
 
 
-class Row(NamedTuple):
+class BarRow(NamedTuple):
     """A bar from `start` to `end`, with its name and what is written behind it."""
 
     label: str
@@ -31,7 +31,7 @@ class Row(NamedTuple):
     chosen: bool = False
 
 
-def stacked(width: int, rows: Sequence[tuple[str, Sequence[Piece]]], label: str) -> str:
+def stacked(width: int, rows: Sequence[tuple[str, Sequence[Slice]]], label: str) -> str:
     """Bars of parts, one below the other, all to one scale.
 
     Parameters
@@ -61,7 +61,7 @@ def stacked(width: int, rows: Sequence[tuple[str, Sequence[Piece]]], label: str)
     return c.svg()
 
 
-def ranked(width: int, rows: Sequence[Row], label: str, low: float, high: float) -> str:
+def ranked(width: int, rows: Sequence[BarRow], label: str, low: float, high: float) -> str:
     """Bars below each other, with their names before and their figures behind them.
 
     Parameters

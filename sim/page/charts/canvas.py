@@ -11,7 +11,7 @@ _NO_DATA: Mapping[str, str] = MappingProxyType({})
 WIDE, NARROW = 920, 400  # user units: one is a pixel where there is room
 
 
-class Key(NamedTuple):
+class LegendKey(NamedTuple):
     """An entry of a legend."""
 
     mark: str  # class of its colour
@@ -45,7 +45,7 @@ class Chart(NamedTuple):
     summary: str
     draw: Callable[[int], str]
     rows: Sequence[Mapping[str, Any]]
-    legend: Sequence[Key] = ()
+    legend: Sequence[LegendKey] = ()
     note: str = ""
 
 

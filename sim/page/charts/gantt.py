@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sim.page.charts.axes import Axis
+from sim.page.charts.axes import ChartAxis
 from sim.page.charts.canvas import NARROW, Canvas
 from sim.units import DAY_S, HOUR_S
 
@@ -15,7 +15,7 @@ _TALL = 640.0
 _UNITS = ((DAY_S, "days"), (HOUR_S, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 
-class Bar(NamedTuple):
+class JobBar(NamedTuple):
     """A job on some nodes, from start to end. [s]"""
 
     label: str
@@ -26,7 +26,7 @@ class Bar(NamedTuple):
     title: str
 
 
-def gantt(width: int, bars: Sequence[Bar], nodes: int, span_s: float, label: str) -> str:
+def gantt(width: int, bars: Sequence[JobBar], nodes: int, span_s: float, label: str) -> str:
     """A row a node, a bar where a job held it; neighbours of a job are drawn as one.
 
     Parameters
@@ -63,7 +63,7 @@ def gantt(width: int, bars: Sequence[Bar], nodes: int, span_s: float, label: str
                 c.rect(x + 3, middle - 9, said, 18, "device", "", 3)  # words are read on no colour
                 c.text(x + 7, middle + 4, bar.label, "t")
     unit, name = next((u for u in _UNITS if span_s >= 2.0 * u[0]), _UNITS[-1])
-    axis = Axis(name, 0.0, span_s, "{:g}".format, unit=unit)
+    axis = ChartAxis(name, 0.0, span_s, "{:g}".format, unit=unit)
     base = row * nodes
     for value in axis.ticks(4 if width <= NARROW else 9):
         x = left + room * value / span_s

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.fabric import Fabric
-from sim.page.charts.canvas import Canvas, Chart, Key
+from sim.page.charts.canvas import Canvas, Chart, LegendKey
 from sim.quantities import percent
 from sim.units import show
 
@@ -22,7 +22,7 @@ _TITLES = ("under 25 %", "25 to 50 %", "50 to 75 %", "75 to 99 %", "full")
 _STEP, _BOX = 66.0, 26.0
 
 
-class Loaded(NamedTuple):
+class RingLoad(NamedTuple):
     """A machine while a ring over all its ranks runs at full speed.
 
     Attributes
@@ -46,7 +46,7 @@ class Loaded(NamedTuple):
     tightest: str
 
     @classmethod
-    def of(cls, fabric: Fabric, capacity: F8 | None = None) -> Loaded:
+    def of(cls, fabric: Fabric, capacity: F8 | None = None) -> RingLoad:
         """A machine, of whose links some may give less than they should."""
         given = fabric.capacity if capacity is None else capacity
         slow = np.flatnonzero(given != fabric.capacity)
@@ -58,7 +58,7 @@ class Loaded(NamedTuple):
         return cls(fabric, share, known, rate, fabric.name(limit) if limit >= 0 else "")
 
 
-def machine_chart(found: Loaded, editable: bool = False) -> Chart:
+def machine_chart(found: RingLoad, editable: bool = False) -> Chart:
     """The first node of a machine and what joins it to others.
 
     Parameters
@@ -78,7 +78,9 @@ def machine_chart(found: Loaded, editable: bool = False) -> Chart:
         for a, b, d in graph.edges(data=True) if a in near and b in near
     ]  # fmt: skip
     used = sorted({_shade(row["use"]) for row in rows if row["use"] > 0.0})
-    legend = [Key(f"u{k}-key", _TITLES[k]) for k in used] + [Key("u-key", "not on the ring")]
+    legend = [LegendKey(f"u{k}-key", _TITLES[k]) for k in used] + [
+        LegendKey("u-key", "not on the ring")
+    ]
     summary = "A node's devices and links" + (
         f"; the tightest link of a ring over all GPUs is {found.tightest}" if found.tightest else ""
     )
@@ -130,7 +132,7 @@ def _apart(names: Sequence[str], places: dict[str, float]) -> None:
 
 
 def _drawn(
-    width: int, graph: nx.DiGraph[str], near: Mapping[str, int], found: Loaded, label: str,
+    width: int, graph: nx.DiGraph[str], near: Mapping[str, int], found: RingLoad, label: str,
     editable: bool,
 ) -> str:  # fmt: skip
     present = sorted(set(near.values()))

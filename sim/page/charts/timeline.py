@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from sim.page.charts.axes import Axis
+from sim.page.charts.axes import ChartAxis
 from sim.page.charts.canvas import NARROW, Canvas, n
 from sim.quantities import duration, signed_duration
 from sim.step.spans import Span, StepTimeline
@@ -81,7 +81,7 @@ def tracks(width: int, drawn: Sequence[tuple[str, StepTimeline]], label: str) ->
         if several and track == COMPUTE:
             _shifts(c, [one for _, one in drawn], left, top + over + 6, apart, scale)
         top += row + (between if track == COMPUTE else 0.0)
-    axis = Axis("time in the step", 0.0, room / scale, duration)
+    axis = ChartAxis("time in the step", 0.0, room / scale, duration)
     for value in axis.ticks(4 if narrow else 9):
         x = left + scale * value
         c.line(x, top, x, top + 6, "axis")

@@ -9,10 +9,9 @@ from typing import Any, cast
 from sim.calibration.validation import Validation
 from sim.documents import Document
 from sim.interop.trace_diff import TraceDifference
-from sim.page.charts.axes import Axis, Dots, Drawn, Line, axes, ceiling
-from sim.page.charts.bars import Piece as Slice
-from sim.page.charts.bars import Row, ranked, stacked
-from sim.page.charts.canvas import Chart, Key
+from sim.page.charts.axes import ChartAxis, ChartLine, Dots, Drawn, axes, ceiling
+from sim.page.charts.bars import BarRow, Slice, ranked, stacked
+from sim.page.charts.canvas import Chart, LegendKey
 from sim.page.model import Piece
 from sim.page.sections.evidence import answered, validated
 from sim.page.sections.plans import compared as plans_compared
@@ -61,7 +60,7 @@ def memory_pieces(answer: MemoryAnswer) -> list[Piece]:
     ]  # fmt: skip
     peak = report.categories_by_moment[report.peak_moment]
     legend = [
-        Key(f"s{i % 11}-key", TITLES[name], gib(peak.get(name, 0.0)))
+        LegendKey(f"s{i % 11}-key", TITLES[name], gib(peak.get(name, 0.0)))
         for i, name in enumerate(names)
     ]
     said = "Live bytes by moment: " + ", ".join(name for name, _ in drawn)
@@ -75,7 +74,7 @@ def memory_pieces(answer: MemoryAnswer) -> list[Piece]:
 def _compared(comparison: Comparison) -> list[Piece]:
     """Throughput and cost of every variant."""
     rows = [
-        Row(v.label, 0.0, v.result.throughput.tokens_per_s_per_gpu,
+        BarRow(v.label, 0.0, v.result.throughput.tokens_per_s_per_gpu,
             f"{count(v.result.throughput.tokens_per_s_per_gpu)}", f"s{i % 7}", i == 0)
         for i, v in enumerate(comparison.variants)
     ]  # fmt: skip
@@ -123,18 +122,18 @@ def _money(
     front: Sequence[tuple[float, float]], rows: Sequence[Any],
 ) -> Chart:  # fmt: skip
     titles = [f"{n}: {duration(t)}, {usd(c)}" for n, (t, c) in zip(names, points, strict=True)]
-    x = Axis("wall-clock, hours", 0.0, ceiling(1.1 * max(t for t, _ in points) / HOUR_S) * HOUR_S,
-             lambda v: f"{v / HOUR_S:g}", unit=HOUR_S)  # fmt: skip
-    y = Axis("cost", 0.0, ceiling(1.15 * max(c for _, c in points)), lambda v: f"${count(v)}")
-    layers: list[Drawn] = [Line(front, "dash")] if len(front) > 1 else []
+    longest = ceiling(1.1 * max(t for t, _ in points) / HOUR_S) * HOUR_S
+    x = ChartAxis("wall-clock, hours", 0.0, longest, lambda v: f"{v / HOUR_S:g}", unit=HOUR_S)
+    y = ChartAxis("cost", 0.0, ceiling(1.15 * max(c for _, c in points)), lambda v: f"${count(v)}")
+    layers: list[Drawn] = [ChartLine(front, "dash")] if len(front) > 1 else []
     layers += [
         Dots(points[1:], "s0", titles[1:], names[1:] if len(names) < 5 else ()),
         Dots(points[:1], "chosen-dot", titles[:1], names[:1], 8.0),
     ]
     said = "; ".join(titles)
-    legend = [Key("chosen-key", names[0]), Key("s0-key", "the others")]
+    legend = [LegendKey("chosen-key", names[0]), LegendKey("s0-key", "the others")]
     if len(front) > 1:
-        legend.append(Key("dash-key", "nothing is both faster and cheaper"))
+        legend.append(LegendKey("dash-key", "nothing is both faster and cheaper"))
     return Chart("cost-time", "Cost against time", said,
                  lambda width: axes(width, x, y, layers, said, 0.4), rows, legend)  # fmt: skip
 
@@ -159,12 +158,13 @@ def _swept(outcome: SweepOutcome) -> list[Piece]:
     layers: list[Drawn] = [
         Dots([cast("tuple[float, float]", at[i]) for i in ok], "s0 see", [titles[i] for i in ok])
     ]
-    legend = [Key("s0-key", "a configuration")]
+    legend = [LegendKey("s0-key", "a configuration")]
     if front:
         line = sorted(cast("tuple[float, float]", at[i]) for i in front)
-        layers += [Line(line, "dash"), Dots([cast("tuple[float, float]", at[i]) for i in front],
-                                            "s1", [titles[i] for i in front])]  # fmt: skip
-        legend.append(Key("s1-key", "Pareto front"))
+        layers += [ChartLine(line, "dash"),
+                   Dots([cast("tuple[float, float]", at[i]) for i in front],
+                        "s1", [titles[i] for i in front])]  # fmt: skip
+        legend.append(LegendKey("s1-key", "Pareto front"))
     said = f"{len(ok)} configurations by {names[0]} and {names[1]}"
     return [Chart("sweep", f"{y.title} against {x.title}", said,
                   lambda width: axes(width, x, y, layers, said, 0.42), outcome.records(),
@@ -175,19 +175,19 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and value == value and abs(value) < float("inf")
 
 
-def _axis(name: str, values: Sequence[float]) -> Axis:
+def _axis(name: str, values: Sequence[float]) -> ChartAxis:
     """An axis for a measure, in the unit that its name ends with."""
     high = max(values)
     if name.endswith("_bytes"):
         unit = GIB
-        return Axis(f"{name[:-6]}, GiB", 0.0, ceiling(high / unit) * unit,
-                    lambda v: f"{v / unit:g}", unit=unit)  # fmt: skip
+        return ChartAxis(f"{name[:-6]}, GiB", 0.0, ceiling(high / unit) * unit,
+                         lambda v: f"{v / unit:g}", unit=unit)  # fmt: skip
     if name.endswith("_s") and not name.endswith("per_s"):
         unit = HOUR_S if high > 2 * HOUR_S else 1.0
         word = "hours" if unit == HOUR_S else "seconds"
-        return Axis(f"{name[:-2].replace('_', ' ')}, {word}", 0.0, ceiling(high / unit) * unit,
-                    lambda v: f"{v / unit:g}", unit=unit)  # fmt: skip
-    return Axis(name.replace("_", " "), 0.0, ceiling(high), count)
+        return ChartAxis(f"{name[:-2].replace('_', ' ')}, {word}", 0.0, ceiling(high / unit) * unit,
+                         lambda v: f"{v / unit:g}", unit=unit)  # fmt: skip
+    return ChartAxis(name.replace("_", " "), 0.0, ceiling(high), count)
 
 
 _DRAWN: dict[type[Document], Callable[[Any], list[Piece]]] = {

@@ -5,13 +5,13 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from sim.calibration.validation import Validation
-from sim.page.charts.axes import Axis, Cursor, Drawn, Line, axes
-from sim.page.charts.bars import Row, ranked
-from sim.page.charts.canvas import Chart, Key
+from sim.page.charts.axes import ChartAxis, ChartLine, Cursor, Drawn, axes
+from sim.page.charts.bars import BarRow, ranked
+from sim.page.charts.canvas import Chart, LegendKey
 from sim.page.model import Piece
 from sim.quantities import count, counted, percent
-from sim.study.question.answers import Answers, Verdict
-from sim.study.question.rows import Row as Measured
+from sim.study.question.answers import Answers, ClaimVerdict
+from sim.study.question.rows import MeasuredLine
 
 _MARKS = ("line", "line-3", "line-5", "line-2", "line-4")  # of the parts, in their order
 _WIDEST, _STEPS = 0.5, 100  # error at the end of the axis
@@ -32,10 +32,10 @@ def validated(found: Validation) -> list[Piece]:
     for (part, each), mark in zip(errors.items(), _MARKS, strict=False):
         steps = [_WIDEST * i / _STEPS for i in range(_STEPS + 1)]
         points = [(step, bisect_right(each, step) / len(each)) for step in steps]
-        layers.append(Line(points, mark))
+        layers.append(ChartLine(points, mark))
         middle = percent(each[len(each) // 2])
         legend.append(
-            Key(f"{mark}-key", part, f"{counted(len(each), 'row')}, half within {middle}")
+            LegendKey(f"{mark}-key", part, f"{counted(len(each), 'row')}, half within {middle}")
         )
         rows += [{"part": part, "error": e, "share": s} for e, s in points]
     layers.append(Cursor([
@@ -45,8 +45,8 @@ def validated(found: Validation) -> list[Piece]:
         ))
         for error in (_WIDEST * i / _STEPS for i in range(_STEPS + 1))
     ]))  # fmt: skip
-    x = Axis("error, simulated against measured", 0.0, _WIDEST, lambda v: percent(v, 0))
-    y = Axis("rows within it", 0.0, 1.0, lambda v: percent(v, 0))
+    x = ChartAxis("error, simulated against measured", 0.0, _WIDEST, lambda v: percent(v, 0))
+    y = ChartAxis("rows within it", 0.0, 1.0, lambda v: percent(v, 0))
     said = "; ".join(f"{key.label}: {key.value}" for key in legend)
     return [
         Chart("errors", "How many published rows are within an error", said,
@@ -69,7 +69,7 @@ def answered(found: Answers) -> list[Piece]:
     return [chart for chart in charts if chart is not None]
 
 
-def _claim(verdict: Verdict) -> Chart | None:
+def _claim(verdict: ClaimVerdict) -> Chart | None:
     """Ratios of a claim; nothing where fewer than two have a band."""
     kept = [row for row in verdict.rows if row.is_ratio and row.value and row.band][:_MOST]
     if len(kept) < 2:
@@ -81,13 +81,13 @@ def _claim(verdict: Verdict) -> Chart | None:
     return Chart(
         f"claim-{verdict.claim.id}", f"{verdict.claim.claim.rstrip('.')}: {verdict.word}", said,
         lambda width: ranked(width, bars, said, 0.0, high), [row.content() for row in kept],
-        [Key(f"{mark}-key", word) for mark, word in used],
+        [LegendKey(f"{mark}-key", word) for mark, word in used],
         "From the lower to the upper end of each band; the figure is ours.",
     )  # fmt: skip
 
 
-def _bar(row: Measured) -> Row:
+def _bar(row: MeasuredLine) -> BarRow:
     low, high = row.band or (0.0, 0.0)
     text = f"{count(row.value or 0.0)} x"
     label = row.label if len(row.label) <= _LONGEST else row.label[: _LONGEST - 1] + "\u2026"
-    return Row(label, low, high, text, _HELD[row.holds][0], bool(row.published))
+    return BarRow(label, low, high, text, _HELD[row.holds][0], bool(row.published))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sim.page.model import Dossier, Folded, PageSection, Piece, Source
+from sim.page.model import Dossier, Folded, PageSection, Piece, TextSource
 from sim.report.view import Fact, Facts, Figures, Table, left
 
 
@@ -12,7 +12,7 @@ def section(dossier: Dossier) -> PageSection:
     """The inputs."""
     parts: list[Piece] = []
     if dossier.command:
-        parts.append(Source("Command", dossier.command, open=True))
+        parts.append(TextSource("Command", dossier.command, open=True))
     facts = [Fact("document", dossier.view.document.schema)]
     for case in dossier.cases:
         name = f" of {case.label}" if case.label else ""
@@ -20,7 +20,7 @@ def section(dossier: Dossier) -> PageSection:
     if dossier.first is not None:
         facts.append(Fact("scaling-sim", dossier.first.result.model_version))
     parts.append(Facts(facts))
-    parts += [Source(name, text, name) for name, text in dossier.files]
+    parts += [TextSource(name, text, name) for name, text in dossier.files]
     parts += _keys(dossier)
     parts += [part for part in dossier.view.filled if isinstance(part, Figures)]
     lead = "The same inputs give the same bytes."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sim.page.charts.machine import Loaded, machine_chart
+from sim.page.charts.machine import RingLoad, machine_chart
 from sim.page.model import Case, Dossier, PageSection, Piece
 from sim.units import show
 
@@ -24,7 +24,7 @@ def drawn(cases: Sequence[Case], editable: bool = False) -> PageSection | None:
     parts: list[Piece] = []
     said = []
     for name, (fabric, capacity) in fabrics.items():
-        found = Loaded.of(fabric, capacity)
+        found = RingLoad.of(fabric, capacity)
         chart = machine_chart(found, editable and name == list(fabrics)[-1])
         several = len(fabrics) > 1
         parts.append(chart._replace(title=name, name=f"machine-{name}") if several else chart)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sim.page.charts.axes import Axis, Band, Cursor, Drawn, Level, Limit, axes, ceiling
-from sim.page.charts.bars import Piece as Slice
-from sim.page.charts.bars import stacked
-from sim.page.charts.canvas import Chart, Key
+from sim.page.charts.axes import ChartAxis, ChartBand, Cursor, Drawn, Level, Limit, axes, ceiling
+from sim.page.charts.bars import Slice, stacked
+from sim.page.charts.canvas import Chart, LegendKey
 from sim.page.model import Case, Dossier, PageSection, Piece
 from sim.page.sections.answers import memory_pieces
 from sim.quantities import duration, gib, percent
@@ -69,7 +68,8 @@ def memory_bars(cases: Sequence[Case]) -> Chart:
         rows.append({"case": case.label, **found, "rest": more, "capacity_bytes": m.capacity_bytes})
     last = cases[-1].result.memory
     legend = [
-        Key(f"{marks[name]}-key", name, gib(last.by_category.get(name, 0.0))) for name in names
+        LegendKey(f"{marks[name]}-key", name, gib(last.by_category.get(name, 0.0)))
+        for name in names
     ]
     said = f"{gib(last.needed_bytes)} of {gib(last.capacity_bytes)} at the peak"
     return Chart("memory-peak", "Memory at the peak", said,
@@ -104,19 +104,21 @@ def memory_chart(label: str, one: StepTimeline) -> Chart:
     wide = math.exp(report.half_width)
     low, high = report.needed_bytes / wide, report.needed_bytes * wide
     ends = (0.0, one.end_s)
-    layers.append(Band([(t, high) for t in ends], [(t, low) for t in ends], "band"))
+    layers.append(ChartBand([(t, high) for t in ends], [(t, low) for t in ends], "band"))
     layers.append(Limit(report.needed_bytes, f"peak {gib(report.needed_bytes)}", "peak"))
     layers.append(Limit(report.capacity_bytes, f"capacity {gib(report.capacity_bytes)}"))
     layers.append(Cursor([(h.time_s, _held(h, fixed)) for h in one.held]))
-    y = Axis("GiB on a GPU", 0.0, GIB * ceiling(max(report.capacity_bytes, high) * 1.06 / GIB),
-             lambda v: f"{v / GIB:.0f}", unit=GIB)  # fmt: skip
-    x = Axis("time in the step", 0.0, one.end_s, duration)
-    legend = [Key(f"{_MARKS[0]}-key", "CUDA context, NCCL buffers", gib(fixed))]
+    y = ChartAxis("GiB on a GPU", 0.0, GIB * ceiling(max(report.capacity_bytes, high) * 1.06 / GIB),
+                  lambda v: f"{v / GIB:.0f}", unit=GIB)  # fmt: skip
+    x = ChartAxis("time in the step", 0.0, one.end_s, duration)
+    legend = [LegendKey(f"{_MARKS[0]}-key", "CUDA context, NCCL buffers", gib(fixed))]
     legend += [
-        Key(f"{mark}-key", TITLES[name], gib(max(h.by_category.get(name, 0.0) for h in one.held)))
+        LegendKey(
+            f"{mark}-key", TITLES[name], gib(max(h.by_category.get(name, 0.0) for h in one.held))
+        )
         for name, mark in zip(names, _MARKS[1:], strict=False)
     ]
-    legend.append(Key("band-key", "80 % band of the peak", f"{gib(low)} to {gib(high)}"))
+    legend.append(LegendKey("band-key", "80 % band of the peak", f"{gib(low)} to {gib(high)}"))
     said = (
         f"Live bytes over a step, at most {gib(report.needed_bytes)} of "
         f"{gib(report.capacity_bytes)}"

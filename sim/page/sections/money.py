@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from sim.page.charts.axes import Axis, Dots, Drawn, Line, axes, ceiling
-from sim.page.charts.bars import Row, ranked
-from sim.page.charts.canvas import Chart, Key
+from sim.page.charts.axes import ChartAxis, ChartLine, Dots, Drawn, axes, ceiling
+from sim.page.charts.bars import BarRow, ranked
+from sim.page.charts.canvas import Chart, LegendKey
 from sim.page.model import Case, Dossier, PageSection, Piece
 from sim.quantities import count, counted, duration, percent, usd
 from sim.report.job import job_section
@@ -58,7 +58,7 @@ def moved_by(case: Case, job: JobSection, cost: CostSection) -> Chart:
     total = cost.total_usd
     low = min([total, *(a for _, a, _ in moves)])
     high = max([total, *(b for _, _, b in moves)])
-    rows = [Row(name, a - total, b - total, f"{usd(a)} to {usd(b)}") for name, a, b in moves]
+    rows = [BarRow(name, a - total, b - total, f"{usd(a)} to {usd(b)}") for name, a, b in moves]
     said = "; ".join(f"{name}: {usd(a)} to {usd(b)}" for name, a, b in moves)
     return Chart(
         "tornado", f"What moves the {usd(total)} most", said,
@@ -117,12 +117,12 @@ def cost_chart(case: Case, job: JobSection, cost: CostSection) -> Chart:
     words = [counted(p.gpus, "GPU") for p in case.result.scaling.curve]
     titles = [f"{w}: {duration(t)}, {usd(c)}" for w, (t, c) in zip(words, points, strict=True)]
     mine = [i for i, p in enumerate(case.result.scaling.curve) if p.gpus == gpus]
-    x = Axis("wall-clock, hours", 0.0, ceiling(max(t for t, _ in points) / HOUR_S) * HOUR_S,
-             lambda v: f"{v / HOUR_S:g}", unit=HOUR_S)  # fmt: skip
-    y = Axis("cost", 0.0, ceiling(1.15 * max(c for _, c in points)), lambda v: f"${count(v)}")
+    x = ChartAxis("wall-clock, hours", 0.0, ceiling(max(t for t, _ in points) / HOUR_S) * HOUR_S,
+                  lambda v: f"{v / HOUR_S:g}", unit=HOUR_S)  # fmt: skip
+    y = ChartAxis("cost", 0.0, ceiling(1.15 * max(c for _, c in points)), lambda v: f"${count(v)}")
     front = [points[i] for i in pareto_front(points, (True, True))]
     layers: list[Drawn] = [
-        Line(front, "dash"), Dots(points, "s0", titles, words),
+        ChartLine(front, "dash"), Dots(points, "s0", titles, words),
         Dots([points[i] for i in mine], "chosen-dot", [titles[i] for i in mine], radius=8.0),
     ]  # fmt: skip
     said = "; ".join(titles)
@@ -133,8 +133,8 @@ def cost_chart(case: Case, job: JobSection, cost: CostSection) -> Chart:
     return Chart(
         "cost-time", "Cost against time", said,
         lambda width: axes(width, x, y, layers, said, 0.34), rows,
-        [Key("s0-key", "number of GPUs"), Key("chosen-key", "as asked"),
-         Key("dash-key", "nothing is both faster and cheaper")],
+        [LegendKey("s0-key", "number of GPUs"), LegendKey("chosen-key", "as asked"),
+         LegendKey("dash-key", "nothing is both faster and cheaper")],
         "The batch grows with the number of GPUs; goodput and the hourly rate stay as they are.",
     )  # fmt: skip
 
@@ -143,14 +143,14 @@ def offers_chart(jobs: tuple[PricedJob, ...], provider: str = "") -> Chart:
     """The job at every offer of the machine, or of one provider, the cheapest first."""
     shown = [job for job in jobs if job.fits][:_MOST] or list(jobs[:_MOST])
     rows = [
-        Row(job.name, 0.0, job.cost.total_usd,
+        BarRow(job.name, 0.0, job.cost.total_usd,
             f"{usd(job.cost.total_usd)} · {usd(job.cost.price_per_gpu_hour_usd)}/h",
             _MARKS.get(job.cost.price_kind, "s7"))
         for job in shown
     ]  # fmt: skip
     high = max(row.end for row in rows)
     kinds = dict.fromkeys(job.cost.price_kind for job in shown)
-    legend = [Key(f"{_MARKS.get(kind, 's7')}-key", kind) for kind in kinds]
+    legend = [LegendKey(f"{_MARKS.get(kind, 's7')}-key", kind) for kind in kinds]
     least = shown[0]
     said = f"The cheapest of {len(jobs)} offers is {least.name} with {usd(least.cost.total_usd)}"
     share = percent(shown[-1].cost.total_usd / least.cost.total_usd - 1.0, 0)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from sim.page.charts.axes import Axis, Dots, axes, ceiling
-from sim.page.charts.canvas import Chart, Key
-from sim.page.charts.gantt import Bar, gantt
+from sim.page.charts.axes import ChartAxis, Dots, axes, ceiling
+from sim.page.charts.canvas import Chart, LegendKey
+from sim.page.charts.gantt import JobBar, gantt
 from sim.page.model import Piece
 from sim.quantities import count, counted, duration, percent
 from sim.study.cluster import Request
@@ -22,7 +22,7 @@ def planned(report: PlanReport) -> list[Piece]:
     alike = list(dict.fromkeys(sorted(_alike(log.request) for log in report.logs)))
     colours = {name: f"s{i % _COLOURS}" for i, name in enumerate(alike)}
     bars = [
-        Bar(log.request.name, hold.start_s - begin, hold.end_s - begin, hold.nodes,
+        JobBar(log.request.name, hold.start_s - begin, hold.end_s - begin, hold.nodes,
             colours[_alike(log.request)] + ("" if log.on_time else " late"),
             f"{log.request.name}: {duration(hold.end_s - hold.start_s)} on "
             f"{counted(len(hold.nodes), 'node')}, {_kept(log.on_time)}")
@@ -31,11 +31,11 @@ def planned(report: PlanReport) -> list[Piece]:
     ]  # fmt: skip
     if not bars:
         return []
-    legend = [Key(f"{colours[name]}-key", name) for name in alike[:_COLOURS]]
+    legend = [LegendKey(f"{colours[name]}-key", name) for name in alike[:_COLOURS]]
     if len(alike) > _COLOURS:
         legend = []  # as many colours as that tell nothing
     if any(not log.on_time for log in report.logs):
-        legend.append(Key("late-key", "late"))
+        legend.append(LegendKey("late-key", "late"))
     said = f"{counted(len(report.logs), 'job')} over {duration(report.span_s)}"
     more = f" The first {_MOST} of {len(bars)} bars are drawn." if len(bars) > _MOST else ""
     return [
@@ -75,9 +75,9 @@ def compared(found: PlanComparison) -> list[Piece]:
     best = {i for i in found.best if i >= 0}
     chosen = [i for i, (s, _) in enumerate(done) if found.scenarios.index(s) in best]
     high = ceiling(1.15 * max(p[0] for p in points))
-    x = Axis("cost" if priced else "GPUs", 0.0, high,
-             (lambda v: f"${count(v)}") if priced else (lambda v: f"{v:g}"))  # fmt: skip
-    y = Axis("deadlines met", 0.0, 1.0, lambda v: percent(v, 0))
+    x = ChartAxis("cost" if priced else "GPUs", 0.0, high,
+                  (lambda v: f"${count(v)}") if priced else (lambda v: f"{v:g}"))  # fmt: skip
+    y = ChartAxis("deadlines met", 0.0, 1.0, lambda v: percent(v, 0))
     others = [i for i in range(len(done)) if i not in chosen]
     layers = [
         Dots([points[i] for i in others], "s0", [titles[i] for i in others]),
@@ -87,5 +87,5 @@ def compared(found: PlanComparison) -> list[Piece]:
     return [
         Chart("scenarios", "Deadlines against cost" if priced else "Deadlines against GPUs", said,
               lambda width: axes(width, x, y, layers, said, 0.4), found.records(),
-              [Key("chosen-key", "to take"), Key("s0-key", "the others")])
+              [LegendKey("chosen-key", "to take"), LegendKey("s0-key", "the others")])
     ]  # fmt: skip

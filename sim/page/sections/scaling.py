@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from sim.page.charts.axes import Axis, Band, Dots, Drawn, Limit, Line, axes, ceiling
-from sim.page.charts.canvas import Chart, Key
+from sim.page.charts.axes import ChartAxis, ChartBand, ChartLine, Dots, Drawn, Limit, axes, ceiling
+from sim.page.charts.canvas import Chart, LegendKey
 from sim.page.model import Dossier, PageSection, Piece
 from sim.quantities import count, counted, percent
 from sim.report.run import scaling_table
@@ -55,38 +55,38 @@ def scaling_chart(result: Result, scaling: Scaling, like: Sequence[LikeRun] = ()
     free = [
         (float(p.gpus), p.ideal_efficiency / p.efficiency * p.tokens_per_s / p.gpus) for p in curve
     ]
-    legend = [Key("line-key", "simulated"), Key("dash-key", "were communication free")]
+    legend = [LegendKey("line-key", "simulated"), LegendKey("dash-key", "were communication free")]
     layers: list[Drawn] = []
     highest = max(v for _, v in (*each, *free))
     if known is not None:
         rates = known.tokens_per_s_per_gpu
         own = result.throughput.tokens_per_s_per_gpu
         upper = [(g, v * rates.high / own) for g, v in each]
-        layers.append(Band(upper, [(g, v * rates.low / own) for g, v in each], "band"))
-        legend.append(Key("band-key", "80 % band"))
+        layers.append(ChartBand(upper, [(g, v * rates.low / own) for g, v in each], "band"))
+        legend.append(LegendKey("band-key", "80 % band"))
         highest = max(highest, *(v for _, v in upper))
     layers.append(Limit(each[0][1], f"ideal {count(each[0][1])}", "ideal"))
-    layers.append(Line(free, "dash"))
+    layers.append(ChartLine(free, "dash"))
     labels = [
         f"{counted(p.nodes, 'node')}, {counted(p.gpus, 'GPU')}: {count(p.tokens_per_s / p.gpus)}"
         for p in curve
     ]
-    layers.append(Line(each, "line", dots=True, labels=labels))
+    layers.append(ChartLine(each, "line", dots=True, labels=labels))
     misfits = [i for i, p in enumerate(curve) if not p.fits]
     if misfits:
         layers.append(Dots([each[i] for i in misfits], "bad-dot",
                            [f"{labels[i]}: does not fit" for i in misfits]))  # fmt: skip
-        legend.append(Key("bad-key", "does not fit"))
+        legend.append(LegendKey("bad-key", "does not fit"))
     note = _NOTES[scaling.kind]
     if measured := list(_measured(each, like)):
         layers.append(
             Dots([m[1] for m in measured], "s1 see", [m[0] for m in measured], radius=4.5)
         )
-        legend.append(Key("s1-key", "measured runs most like it"))
+        legend.append(LegendKey("s1-key", "measured runs most like it"))
         note += " A measured run stands as far off the curve as the model was off it."
         highest = max(highest, *(m[1][1] for m in measured))
-    x = Axis("GPUs", each[0][0], each[-1][0], lambda v: f"{v:.0f}", logarithmic=True)
-    y = Axis("tokens/s of a GPU", 0.0, ceiling(1.05 * highest), count)
+    x = ChartAxis("GPUs", each[0][0], each[-1][0], lambda v: f"{v:.0f}", logarithmic=True)
+    y = ChartAxis("tokens/s of a GPU", 0.0, ceiling(1.05 * highest), count)
     rows = [
         {"nodes": p.nodes, "gpus": p.gpus, "tokens_per_s": p.tokens_per_s,
          "tokens_per_s_per_gpu": p.tokens_per_s / p.gpus, "efficiency": p.efficiency,

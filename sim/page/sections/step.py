@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from sim.page.charts.axes import Axis, Cursor, Drawn, Line, axes, ceiling
-from sim.page.charts.bars import Piece as Slice
-from sim.page.charts.bars import stacked
-from sim.page.charts.canvas import Chart, Key
+from sim.page.charts.axes import ChartAxis, ChartLine, Cursor, Drawn, axes, ceiling
+from sim.page.charts.bars import Slice, stacked
+from sim.page.charts.canvas import Chart, LegendKey
 from sim.page.charts.timeline import COMPUTE, TITLES, mark_of, summed_rows, tracks
 from sim.page.model import Case, Dossier, PageSection, Piece
 from sim.quantities import brief, duration, percent, signed_duration
@@ -72,7 +71,9 @@ def parts_chart(cases: Sequence[Case]) -> Chart:
     first = parts_of(cases[0].result.step)
     total = sum(first.values())
     legend = [
-        Key(f"{mark}-key", name, _figures(name, drawn, f"{duration(s)} · {percent(s / total)}"))
+        LegendKey(
+            f"{mark}-key", name, _figures(name, drawn, f"{duration(s)} · {percent(s / total)}")
+        )
         for (name, s), mark in zip(first.items(), _MARKS, strict=True)
     ]
     title = "GPU time for each token" if several else "Parts of the step"
@@ -92,10 +93,13 @@ def _figures(name: str, drawn: Sequence[tuple[str, Sequence[Slice]]], alone: str
 def timeline_chart(drawn: Sequence[tuple[str, StepTimeline]]) -> Chart:
     """Steps by stream, each with its name."""
     present = {mark_of(span) for _, one in drawn for span in one.spans}
-    legend = [Key(f"{mark}-key", title) for mark, title in TITLES.items() if mark in present]
-    legend += [Key("exposed-key", "exposed communication"), Key("critical-key", "critical path")]
+    legend = [LegendKey(f"{mark}-key", title) for mark, title in TITLES.items() if mark in present]
+    legend += [
+        LegendKey("exposed-key", "exposed communication"),
+        LegendKey("critical-key", "critical path"),
+    ]
     if len(drawn) > 1:
-        legend.append(Key("shift-key", "where a phase ends in the one and in the other"))
+        legend.append(LegendKey("shift-key", "where a phase ends in the one and in the other"))
     streams = sum(len(one.tracks) for _, one in drawn)
     said = f"Timeline of one step on {streams} streams; exposed communication is hatched"
     rows = [{"case": name, **row} for name, one in drawn for row in summed_rows(one)]
@@ -155,14 +159,14 @@ def layers_chart(cases: Sequence[Case]) -> Chart:
         for phase, dashed in (("forward", False), ("backward", True)):
             points = [(float(n), s) for (p, n), s in sorted(each.items()) if p == phase]
             mark = _LINES[2 * i + dashed]
-            layers.append(Line(points, mark))
-            legend.append(Key(f"{mark}-key", f"{name}, {phase}"))
+            layers.append(ChartLine(points, mark))
+            legend.append(LegendKey(f"{mark}-key", f"{name}, {phase}"))
             rows += [
                 {"case": name, "phase": phase, "layer": int(n), "seconds": s} for n, s in points
             ]
     layers.append(Cursor([(float(n), _at(n, found)) for n in range(last + 1)]))
-    x = Axis("layer", 0.0, float(max(last, 1)), lambda v: f"{v:.0f}")
-    y = Axis("time", 0.0, ceiling(1.1 * longest), brief)
+    x = ChartAxis("layer", 0.0, float(max(last, 1)), lambda v: f"{v:.0f}")
+    y = ChartAxis("time", 0.0, ceiling(1.1 * longest), brief)
     said = "Time of each layer in forward and backward: " + " and ".join(name for name, _ in found)
     return Chart("layers", "Layer by layer", said,
                  lambda width: axes(width, x, y, layers, said, 0.3), rows, legend,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from sim.interop.trace_diff import Part, TraceDifference
-from sim.page.charts.bars import Piece as Slice
-from sim.page.charts.bars import Row, ranked, stacked
-from sim.page.charts.canvas import Chart, Key
+from sim.interop.trace_diff import StepPart, TraceDifference
+from sim.page.charts.bars import BarRow, Slice, ranked, stacked
+from sim.page.charts.canvas import Chart, LegendKey
 from sim.page.model import Piece
 from sim.quantities import duration, percent, signed_duration
 
@@ -37,7 +36,7 @@ def _sides(found: TraceDifference) -> Chart:
         for name, (step, seconds) in sides.items()
     ]
     legend = [
-        Key(f"s{i}-key", p.name, f"{duration(p.recorded_s)} · {duration(p.simulated_s)}")
+        LegendKey(f"s{i}-key", p.name, f"{duration(p.recorded_s)} · {duration(p.simulated_s)}")
         for i, p in enumerate(big)
     ]
     said = ", ".join(name for name, _ in rows)
@@ -46,21 +45,24 @@ def _sides(found: TraceDifference) -> Chart:
                  "Figures are recorded · simulated; parts add up to the step.")  # fmt: skip
 
 
-def _together(parts: list[Part]) -> Part:
+def _together(parts: list[StepPart]) -> StepPart:
     theirs, ours = sum(p.recorded_s for p in parts), sum(p.simulated_s for p in parts)
-    return Part("the rest", "", "", theirs, ours, theirs - ours, 0.0, 0.0)
+    return StepPart("the rest", "", "", theirs, ours, theirs - ours, 0.0, 0.0)
 
 
 def _differences(found: TraceDifference) -> Chart:
     rows = [
-        Row(p.name, 0.0, p.difference_s, signed_duration(p.difference_s),
+        BarRow(p.name, 0.0, p.difference_s, signed_duration(p.difference_s),
             "s5" if p.difference_s > 0.0 else "s2")
         for p in found.parts[:_SHOWN]
     ]  # fmt: skip
     low = min(0.0, *(row.end for row in rows))
     high = max(0.0, *(row.end for row in rows))
     said = "Recorded over simulated: " + ", ".join(f"{row.label} {row.text}" for row in rows)
-    legend = [Key("s5-key", "recorded takes longer"), Key("s2-key", "simulated takes longer")]
+    legend = [
+        LegendKey("s5-key", "recorded takes longer"),
+        LegendKey("s2-key", "simulated takes longer"),
+    ]
     return Chart("trace-differences", "Where the difference is", said,
                  lambda width: ranked(width, rows, said, low, high), found.records(),
                  legend)  # fmt: skip

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sim.page.charts.axes import Axis, Band, Dots, Drawn, Limit, axes
-from sim.page.charts.canvas import Chart, Key
+from sim.page.charts.axes import ChartAxis, ChartBand, Dots, Drawn, Limit, axes
+from sim.page.charts.canvas import Chart, LegendKey
 from sim.page.model import Case, Dossier, Folded, PageSection, Piece
 from sim.quantities import counted, percent
 from sim.report.settings import settings
@@ -49,12 +49,12 @@ def like_chart(case: Case) -> Chart:
     low, high = min(sizes) / 1.5, max(sizes) * 1.5
     layers: list[Drawn] = []
     widest = max([abs(run.error) for run in case.like] + [0.05])
-    legend = [Key("s0-key", "a published run; larger: more alike")]
+    legend = [LegendKey("s0-key", "a published run; larger: more alike")]
     if known is not None:
         t = result.step.time_s
         top, bottom = known.step_time_s.high / t - 1.0, known.step_time_s.low / t - 1.0
-        layers.append(Band([(low, top), (high, top)], [(low, bottom), (high, bottom)], "band"))
-        legend.append(Key("band-key", "80 % band of this answer"))
+        layers.append(ChartBand([(low, top), (high, top)], [(low, bottom), (high, bottom)], "band"))
+        legend.append(LegendKey("band-key", "80 % band of this answer"))
         widest = max(widest, top, -bottom)
     layers.append(Limit(0.0, "as measured", "ideal"))
     for run in case.like:
@@ -63,9 +63,9 @@ def like_chart(case: Case) -> Chart:
         )
         layers.append(Dots([(float(run.gpus), run.error)], "s0 see", [title],
                            radius=3.0 + 6.0 * run.likeness / case.like[0].likeness))  # fmt: skip
-    x = Axis("GPUs", low, high, lambda v: f"{v:.0f}", logarithmic=True)
-    y = Axis("simulated over measured", -1.15 * widest, 1.15 * widest,
-             lambda v: percent(v, 0, "+"))  # fmt: skip
+    x = ChartAxis("GPUs", low, high, lambda v: f"{v:.0f}", logarithmic=True)
+    y = ChartAxis("simulated over measured", -1.15 * widest, 1.15 * widest,
+                  lambda v: percent(v, 0, "+"))  # fmt: skip
     said = f"Errors on the {len(case.like)} published runs most like this one, " + ", ".join(
         percent(run.error, sign="+") for run in case.like
     )

@@ -13,11 +13,11 @@ from sim.report.view import (
     Facts,
     Figures,
     Lines,
-    Part,
     Picture,
     Remarks,
     Table,
     View,
+    ViewPart,
     heading_of,
 )
 
@@ -52,7 +52,7 @@ def render(view: View) -> str:
     )
 
 
-def part_html(section: Part, deeper: int = 0) -> Iterator[str]:
+def part_html(section: ViewPart, deeper: int = 0) -> Iterator[str]:
     """A part as HTML, its heading `deeper` levels below that of a page of its own."""
     level, heading = heading_of(section)
     if heading:

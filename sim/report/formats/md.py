@@ -12,11 +12,11 @@ from sim.report.view import (
     Facts,
     Figures,
     Lines,
-    Part,
     Picture,
     Remarks,
     Table,
     View,
+    ViewPart,
     heading_of,
     text_of,
 )
@@ -36,7 +36,7 @@ def render(view: View) -> str:
     return "\n\n".join(parts)
 
 
-def _section(section: Part) -> Iterator[str]:
+def _section(section: ViewPart) -> Iterator[str]:
     if isinstance(section, Figures):
         rows = list(flat(section.rows).items())
         yield from _table([Column("key", right=False), Column("value", right=False)], rows)

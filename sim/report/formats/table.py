@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim.report.terminal import table_lines, wrapped
-from sim.report.view import Bar, Facts, Lines, Part, Picture, Remarks, Table, View
+from sim.report.view import Bar, Facts, Lines, Picture, Remarks, Table, View, ViewPart
 
 _BAR = "█▓▒░▚▞"
 _BAR_WIDTH = 48
@@ -22,7 +22,7 @@ def render(view: View) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _section(section: Part) -> Iterator[str]:
+def _section(section: ViewPart) -> Iterator[str]:
     """Lines of a section; its figures are left to formats that are kept."""
     if isinstance(section, Table | Facts | Lines) and section.heading:
         yield from wrapped(section.heading, " " * max(section.indent - 2, 0), 2)

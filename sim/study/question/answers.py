@@ -17,17 +17,17 @@ from sim.result.result import Result
 from sim.study.question.contrast import Contrasts
 from sim.study.question.prices import Tie, tie_of
 from sim.study.question.reading import PLACE
-from sim.study.question.rows import Ran, Row, measure, row_of
-from sim.study.question.spec import Answer, Case, Claim, Grid, Study, Voice
+from sim.study.question.rows import MeasuredLine, RanCase, measure, row_of
+from sim.study.question.spec import Answer, Claim, Study, StudyCase, StudyGrid, Voice
 
-Word = Literal["holds", "mixed", "undecided", "does not hold", "measured"]
+ClaimWord = Literal["holds", "mixed", "undecided", "does not hold", "measured"]
 
 
 @dataclass(frozen=True, slots=True)
 class Cells(Section):
     """A measure of every case of a grid; None where it does not fit."""
 
-    grid: Grid
+    grid: StudyGrid
     metric: str
     values: tuple[tuple[float | None, ...], ...]  # by row, then column
 
@@ -43,24 +43,24 @@ class Cells(Section):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict(Section):
+class ClaimVerdict(Section):
     """A claim, what was measured for it, and the verdict."""
 
     claim: Claim
-    rows: tuple[Row, ...]
+    rows: tuple[MeasuredLine, ...]
     ties: tuple[Tie, ...]
     cells: tuple[Cells, ...]
     reading: str
 
     @property
-    def word(self) -> Word:
+    def word(self) -> ClaimWord:
         """The verdict: that of all its rows, or mixed."""
         found = {row.holds for row in self.rows if row.holds is not None}
         if not found:
             return "measured"
         if len(found) > 1:
             return "mixed"
-        words: dict[str, Word] = {
+        words: dict[str, ClaimWord] = {
             "yes": "holds", "no": "does not hold", "undecided": "undecided",
         }  # fmt: skip
         return words[found.pop()]
@@ -92,10 +92,10 @@ class Answers(Document):
 
     study: Study
     source: str
-    answers: tuple[Verdict, ...]
+    answers: tuple[ClaimVerdict, ...]
     results: dict[str, Result]
     said: tuple[tuple[Answer, str], ...]  # what it comes to, by persona
-    voices: tuple[tuple[Voice, Row | None, str], ...]  # with our row and reading
+    voices: tuple[tuple[Voice, MeasuredLine | None, str], ...]  # with our row and reading
 
     def content(self) -> dict[str, Any]:
         """Title, what it comes to, claims, who says otherwise."""
@@ -114,7 +114,7 @@ class Answers(Document):
         return [{"claim": a.claim.id, **row.content()} for a in self.answers for row in a.rows]
 
     @property
-    def rows(self) -> dict[str, Row]:
+    def rows(self) -> dict[str, MeasuredLine]:
         """The lines that have a key, by it."""
         return {row.key: row for a in self.answers for row in a.rows if row.key}
 
@@ -134,10 +134,10 @@ def run_study(
         Called with (cases done, cases in all).
     """
     loaded = _loaded(study.all_cases())
-    ran: dict[str, Ran] = {}
+    ran: dict[str, RanCase] = {}
     for index, (name, (measured, one)) in enumerate(loaded.items()):
         result = predict(one.topology, one.workload, one.notes, scaling=False, fixes=False)
-        ran[name] = Ran(one, result, measured)
+        ran[name] = RanCase(one, result, measured)
         if progress is not None:
             progress(index + 1, len(loaded))
     published = [_residual(r) for r in ran.values() if r.measured]
@@ -149,7 +149,9 @@ def run_study(
     def filled(text: str) -> str:
         return PLACE.sub(lambda m: _figure(m.group(1), m.group(2) or "", rows, ties), text)
 
-    answers = [Verdict(v.claim, v.rows, v.ties, v.cells, filled(v.claim.reading)) for v in judged]
+    answers = [
+        ClaimVerdict(v.claim, v.rows, v.ties, v.cells, filled(v.claim.reading)) for v in judged
+    ]
     return Answers(
         study, source, tuple(answers), {name: r.result for name, r in ran.items()},
         tuple((answer, filled(answer.says)) for answer in study.answers),
@@ -157,7 +159,7 @@ def run_study(
     )  # fmt: skip
 
 
-def _loaded(cases: Sequence[Case]) -> dict[str, tuple[str, Loaded]]:
+def _loaded(cases: Sequence[StudyCase]) -> dict[str, tuple[str, Loaded]]:
     """The cases read and checked, all faults at once; a pair of files is parsed once."""
     faults: list[Fault] = []
     bases: dict[tuple[str, str], Prepared | None] = {}
@@ -179,7 +181,7 @@ def _loaded(cases: Sequence[Case]) -> dict[str, tuple[str, Loaded]]:
     return found
 
 
-def _vary(case: Case, bases: dict[tuple[str, str], Prepared | None]) -> Loaded:
+def _vary(case: StudyCase, bases: dict[tuple[str, str], Prepared | None]) -> Loaded:
     """A case; the files as they stand need not go together, so that they may have to be reread."""
     pair = case.topology, case.workload
     if pair not in bases:
@@ -191,7 +193,7 @@ def _vary(case: Case, bases: dict[tuple[str, str], Prepared | None]) -> Loaded:
     return load(*pair, case.set) if base is None else base.vary(case.set).loaded()
 
 
-def _residual(ran: Ran) -> Residual:
+def _residual(ran: RanCase) -> Residual:
     """A published run that the study predicts itself, as the evidence has them."""
     row = find_row(ran.measured)
     measured = row.tokens_per_s_per_gpu
@@ -208,9 +210,11 @@ def _compared(study: Study, published: set[str]) -> list[tuple[str, str]]:
     return [(ids[x.against], ids[x.case]) for x in lines if x.case in ids and x.against in ids]
 
 
-def _judge(claim: Claim, study: Study, ran: Mapping[str, Ran], contrasts: Contrasts) -> Verdict:
+def _judge(
+    claim: Claim, study: Study, ran: Mapping[str, RanCase], contrasts: Contrasts
+) -> ClaimVerdict:
     grids = {grid.name: grid for grid in study.grids}
-    return Verdict(
+    return ClaimVerdict(
         claim,
         tuple(row_of(line, ran, contrasts) for line in claim.lines),
         tuple(tie_of(pair, ran, contrasts) for pair in claim.break_even),
@@ -223,7 +227,7 @@ def _judge(claim: Claim, study: Study, ran: Mapping[str, Ran], contrasts: Contra
     )
 
 
-def _cells(grid: Grid, metric: str, ran: Mapping[str, Ran]) -> Cells:
+def _cells(grid: StudyGrid, metric: str, ran: Mapping[str, RanCase]) -> Cells:
     def value(row: str, column: str) -> float | None:
         result = ran[grid.case_name(row, column)].result
         known = result.memory.fits or metric == "memory_gib"
@@ -238,7 +242,7 @@ def _cells(grid: Grid, metric: str, ran: Mapping[str, Ran]) -> Cells:
     )  # fmt: skip
 
 
-def _figure(key: str, part: str, rows: Mapping[str, Row], ties: Mapping[str, Tie]) -> str:
+def _figure(key: str, part: str, rows: Mapping[str, MeasuredLine], ties: Mapping[str, Tie]) -> str:
     """What stands for ``{key.part}``."""
     if key in ties:
         tie = ties[key]

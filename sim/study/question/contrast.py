@@ -17,7 +17,7 @@ import numpy as np
 from sim.memory.band import quantile_of
 from sim.published.lookup import setting
 from sim.result.bands import UNSEEN, Evidence
-from sim.result.likeness import NOISE, Job, Residual, residuals
+from sim.result.likeness import NOISE, JobTraits, Residual, residuals
 
 #: standard deviations that 80 % of a normal distribution lie within
 EIGHTY = 1.2816
@@ -37,7 +37,7 @@ class Width(NamedTuple):
     pairs: int
 
 
-class Pair(NamedTuple):
+class RunPair(NamedTuple):
     """Two published runs, the measured ratio of which was predicted too."""
 
     first: int  # index into the rows
@@ -71,7 +71,7 @@ class Contrasts:
             if pair not in self.pairs[apart]:
                 self.pairs[apart].append(pair)
 
-    def width(self, first: Job, second: Job) -> Width | None:
+    def width(self, first: JobTraits, second: JobTraits) -> Width | None:
         """The band of the ratio of two jobs' speeds; None where no two runs differ as they do.
 
         Notes
@@ -105,21 +105,21 @@ class Contrasts:
         wide = math.hypot(max(miss, MEASURED_RATIO), *(UNSEEN[key] for key in unseen), *other)
         return Width(wide, len(pairs))
 
-    def _methods(self, pair: Pair) -> set[str]:
+    def _methods(self, pair: RunPair) -> set[str]:
         return {self.rows[pair.first].job.method, self.rows[pair.second].job.method}
 
 
-def differing(first: Job, second: Job) -> frozenset[str]:
+def differing(first: JobTraits, second: JobTraits) -> frozenset[str]:
     """The features in which two jobs differ."""
     return frozenset(f for f in FEATURES if getattr(first, f) != getattr(second, f))
 
 
-def _pairs(rows: Sequence[Residual]) -> dict[frozenset[str], list[Pair]]:
+def _pairs(rows: Sequence[Residual]) -> dict[frozenset[str], list[RunPair]]:
     """Pairs of one source, model and setting that differ in something."""
     alike: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         alike[row.source, row.model, setting(row.id)].append(index)
-    found: dict[frozenset[str], list[Pair]] = defaultdict(list)
+    found: dict[frozenset[str], list[RunPair]] = defaultdict(list)
     for group in alike.values():
         for a, b in itertools.combinations(group, 2):
             apart = differing(rows[a].job, rows[b].job)
@@ -128,6 +128,6 @@ def _pairs(rows: Sequence[Residual]) -> dict[frozenset[str], list[Pair]]:
     return found
 
 
-def _pair(rows: Sequence[Residual], a: int, b: int) -> Pair:
+def _pair(rows: Sequence[Residual], a: int, b: int) -> RunPair:
     a, b = sorted((a, b))
-    return Pair(a, b, rows[b].without_source - rows[a].without_source)
+    return RunPair(a, b, rows[b].without_source - rows[a].without_source)

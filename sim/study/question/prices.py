@@ -13,8 +13,8 @@ from sim.inputs.price import PriceRow
 from sim.published.lookup import speed
 from sim.study.pricing import matching
 from sim.study.question.contrast import MEASURED_RATIO, Contrasts
-from sim.study.question.rows import Ran, around, band_of
-from sim.study.question.spec import BreakEven, Line
+from sim.study.question.rows import RanCase, around, band_of
+from sim.study.question.spec import BreakEven, StudyLine
 
 Cheaper = Literal["first", "second", "undecided", ""]
 
@@ -71,7 +71,7 @@ class Tie(Section):
         }
 
 
-def tie_of(pair: BreakEven, ran: Mapping[str, Ran], contrasts: Contrasts) -> Tie:
+def tie_of(pair: BreakEven, ran: Mapping[str, RanCase], contrasts: Contrasts) -> Tie:
     """The break-even of two cases: GPU-hours of the second over those of the first.
 
     Of two published runs it is the measured ratio of speeds.
@@ -84,7 +84,7 @@ def tie_of(pair: BreakEven, ran: Mapping[str, Ran], contrasts: Contrasts) -> Tie
         ratio = measured / (speed(second.measured) or math.nan)
         band = around(ratio, MEASURED_RATIO)
     elif first.result.memory.fits and second.result.memory.fits:
-        line = Line(label=pair.label, case=pair.case, against=pair.against)
+        line = StudyLine(label=pair.label, case=pair.case, against=pair.against)
         hours = [
             r.result.throughput.tokens_per_s_per_gpu
             if r.result.job is None

@@ -17,7 +17,7 @@ from sim.inputs.reader import Reader
 from sim.inputs.tree import read_file
 from sim.inputs.yaml import from_yaml
 from sim.published.lookup import known_ids, speed
-from sim.study.question.spec import BreakEven, Case, Line, Study
+from sim.study.question.spec import BreakEven, Study, StudyCase, StudyLine
 
 PLACE = re.compile(r"\{([^{}.]+)(?:\.(\w+))?\}")  # a figure in an answer
 #: what may follow the dot, of a line and of a break-even
@@ -96,7 +96,7 @@ def _faults(study: Study) -> Iterator[tuple[str, str]]:
     yield from _twice("cases", names)
     keys: list[str] = []
     for claim in study.claims:
-        users: list[Line | BreakEven] = [*claim.lines, *claim.break_even]
+        users: list[StudyLine | BreakEven] = [*claim.lines, *claim.break_even]
         for user in users:
             where = f"claims.{claim.id}.{user.label}"
             keys += [user.key] if user.key else []
@@ -111,7 +111,7 @@ def _faults(study: Study) -> Iterator[tuple[str, str]]:
     yield from _said_faults(study, keys)
 
 
-def _case_faults(case: Case) -> Iterator[tuple[str, str]]:
+def _case_faults(case: StudyCase) -> Iterator[tuple[str, str]]:
     where = f"cases.{case.name}"
     if case.measured and (case.topology or case.workload):
         yield where, "measured names machine and job already"

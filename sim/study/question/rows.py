@@ -14,11 +14,11 @@ from sim.inputs.loader import Loaded
 from sim.memory.band import kind_of, memory_half_width
 from sim.published.lookup import speed
 from sim.quantities import count, counted, duration, gib, percent, usd
-from sim.result.likeness import Job, job_of
+from sim.result.likeness import JobTraits, job_of
 from sim.result.result import Result
 from sim.study.deltas import reasons_between
 from sim.study.question.contrast import FEW, MEASURED, MEASURED_RATIO, Contrasts
-from sim.study.question.spec import Line
+from sim.study.question.spec import StudyLine
 from sim.units import DAY_S, GIB, HOUR_S
 
 Holds = Literal["yes", "no", "undecided"]
@@ -30,7 +30,7 @@ FOLLOWS = {
 SHARES = ("mfu", "exposed_share", "hbm_share")
 
 
-class Ran(NamedTuple):
+class RanCase(NamedTuple):
     """A case, simulated."""
 
     loaded: Loaded
@@ -38,7 +38,7 @@ class Ran(NamedTuple):
     measured: str = ""  # id of the published run that it is
 
     @property
-    def job(self) -> Job:
+    def job(self) -> JobTraits:
         """The features by which runs are comparable."""
         step = self.result.step
         return job_of(
@@ -47,7 +47,7 @@ class Ran(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Row(Section):
+class MeasuredLine(Section):
     """A measured line."""
 
     key: str
@@ -157,7 +157,7 @@ def measure(result: Result, metric: str) -> float:
     return value
 
 
-def row_of(line: Line, ran: Mapping[str, Ran], contrasts: Contrasts) -> Row:
+def row_of(line: StudyLine, ran: Mapping[str, RanCase], contrasts: Contrasts) -> MeasuredLine:
     """A line measured."""
     names = [line.case] + ([line.against] if line.against else [])
     unfit = [n for n in names if not ran[n].result.memory.fits]
@@ -176,7 +176,7 @@ def row_of(line: Line, ran: Mapping[str, Ran], contrasts: Contrasts) -> Row:
         first, second = ran[line.against], ran[line.case]
         reasons = reasons_between(first.loaded, first.result, second.loaded, second.result)
     band, band_from = band_of(line, value, ran, contrasts)
-    return Row(
+    return MeasuredLine(
         key=line.key,
         label=line.label,
         metric=line.metric,
@@ -198,7 +198,7 @@ def around(value: float, half_width: float) -> tuple[float, float]:
 
 
 def band_of(
-    line: Line, value: float | None, ran: Mapping[str, Ran], contrasts: Contrasts
+    line: StudyLine, value: float | None, ran: Mapping[str, RanCase], contrasts: Contrasts
 ) -> tuple[tuple[float, float] | None, str]:
     """The 80 % band of a line, and what it comes from.
 
@@ -227,7 +227,9 @@ def band_of(
     return ends, "both runs' own bands" if line.against else "runs like it"
 
 
-def _independent(line: Line, sign: int, ran: Mapping[str, Ran]) -> tuple[float, float] | None:
+def _independent(
+    line: StudyLine, sign: int, ran: Mapping[str, RanCase]
+) -> tuple[float, float] | None:
     """Distances in the logarithm to the ends of a band, errors of all cases being independent."""
     low = high = 0.0  # squares
     for name, way in ((line.case, sign), (line.against, -sign)):
@@ -245,7 +247,7 @@ def _independent(line: Line, sign: int, ran: Mapping[str, Ran]) -> tuple[float, 
 
 
 def _memory_band(
-    line: Line, value: float, ran: Mapping[str, Ran]
+    line: StudyLine, value: float, ran: Mapping[str, RanCase]
 ) -> tuple[tuple[float, float] | None, str]:
     kinds = [kind_of(ran[n].loaded.workload) for n in (line.case, line.against) if n]
     if len(set(kinds)) == 1 and line.against:
@@ -253,7 +255,7 @@ def _memory_band(
     return around(value, math.hypot(*map(memory_half_width, kinds))), "peaks like it"
 
 
-def _texts(line: Line, ran: Mapping[str, Ran]) -> tuple[str, ...]:
+def _texts(line: StudyLine, ran: Mapping[str, RanCase]) -> tuple[str, ...]:
     """The line's measurements: those it names, or those of its own cases, if published runs."""
     ids = [ran[n].measured for n in (line.case, line.against) if n]
     if line.published or line.metric != "tokens_per_s_per_gpu" or not all(ids):

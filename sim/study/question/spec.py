@@ -12,7 +12,7 @@ Metric = Literal[
 ]  # fmt: skip
 
 
-class Case(Spec):
+class StudyCase(Spec):
     """A machine, a job and overrides; or a published run as it was made."""
 
     name: str
@@ -22,21 +22,21 @@ class Case(Spec):
     set: tuple[str, ...] = ()
 
 
-class Step(Spec):
+class StudyStep(Spec):
     """A value of an axis: what it is called, and the overrides it stands for."""
 
     label: str
     set: tuple[str, ...] = ()
 
 
-class Axis(Spec):
+class StudyAxis(Spec):
     """What varies over a grid."""
 
     name: str
-    steps: tuple[Step, ...]
+    steps: tuple[StudyStep, ...]
 
 
-class Grid(Spec):
+class StudyGrid(Spec):
     """Cases for every pair of two axes' values, and a measure of each as a table."""
 
     name: str
@@ -44,8 +44,8 @@ class Grid(Spec):
     topology: str
     workload: str
     set: tuple[str, ...] = ()
-    rows: Axis
-    columns: Axis
+    rows: StudyAxis
+    columns: StudyAxis
     metrics: tuple[Metric, ...] = ("tokens_per_s_per_gpu",)
 
     def case_name(self, row: str, column: str) -> str:
@@ -53,7 +53,7 @@ class Grid(Spec):
         return f"{self.name}, {row}, {column}"
 
 
-class Line(Spec):
+class StudyLine(Spec):
     """A measure of a case, or its ratio to that of another."""
 
     label: str
@@ -83,7 +83,7 @@ class Claim(Spec):
 
     id: str
     claim: str
-    lines: tuple[Line, ...] = ()
+    lines: tuple[StudyLine, ...] = ()
     break_even: tuple[BreakEven, ...] = ()
     grids: tuple[str, ...] = ()
     reading: str = ""
@@ -98,7 +98,7 @@ class Voice(Spec):
     reading: str = ""
 
 
-class Picture(Spec):
+class StudyPicture(Spec):
     """A drawing of lines (bars with bands), of break-evens with a key, or of a grid (curves)."""
 
     name: str
@@ -128,22 +128,22 @@ class Study(Spec):
     title: str
     question: str = ""
     machines: tuple[str, ...] = ()  # that break-even prices are of: case, then against
-    cases: tuple[Case, ...] = ()
-    grids: tuple[Grid, ...] = ()
+    cases: tuple[StudyCase, ...] = ()
+    grids: tuple[StudyGrid, ...] = ()
     claims: tuple[Claim, ...]
     voices: tuple[Voice, ...] = ()
     answers: tuple[Answer, ...] = ()
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[StudyPicture, ...] = ()
 
-    def all_cases(self) -> tuple[Case, ...]:
+    def all_cases(self) -> tuple[StudyCase, ...]:
         """The cases, those of grids after those of their own."""
         return (*self.cases, *(case for grid in self.grids for case in cases_of(grid)))
 
 
-def cases_of(grid: Grid) -> tuple[Case, ...]:
+def cases_of(grid: StudyGrid) -> tuple[StudyCase, ...]:
     """A case for every pair of labels."""
     return tuple(
-        Case(
+        StudyCase(
             name=grid.case_name(row.label, column.label), topology=grid.topology,
             workload=grid.workload, set=(*grid.set, *row.set, *column.set),
         )

@@ -17,7 +17,7 @@ from sim.cost.nccl.rings import Search, ll_ceiling, search
 from sim.fabric.fabric import Fabric
 
 
-class Tree(Algorithm):
+class DoubleTree(Algorithm):
     """NCCL weighs it from three ranks on."""
 
     name = "tree"
@@ -82,4 +82,4 @@ def _search(comm: Communicator) -> Search:
     return found._replace(intra=max(max(fits, default=found.intra), found.intra))
 
 
-ALGORITHM = Tree()
+ALGORITHM = DoubleTree()
