@@ -156,24 +156,35 @@ def _informs(slope: F8, sigma: F8) -> float:
 def _tried_lower(
     residuals: Residuals, x: F8, now: F8, sigma: F8, prior: Prior, flat: Sequence[int]
 ) -> tuple[F8, F8]:
-    """The best of some lower values of the flat constants: of links in series one is slow."""
+    """The best of some lower values of the flat constants: of links in series one is slow.
+
+    Where one of them helps, constants that are not flat are tried as far down: a slower NIC may say
+    the same as a slower PCIe link, and be likelier by its prior, though the first step is shorter.
+    """
     left = list(flat)
-    while left:
-        best, chosen = (cost(now, sigma, x, prior), x, now), -1
-        for k in tuple(left):
+    seen = [k for k in range(x.size) if k not in left]
+
+    def lowest(constants: Sequence[int], best: float) -> tuple[float, int, F8, F8] | None:
+        found = None
+        for k in constants:
             for lower in _LOWER:
                 moved = x.copy()
                 moved[k] = max(lower, prior.low[k])
                 there = residuals(moved)
                 if np.abs(there - now).max() < _FLAT:
                     break  # not even the lowest does anything
-                found = cost(there, sigma, moved, prior)
-                if found < best[0]:
-                    best, chosen = (found, moved, there), k
-        if chosen < 0:
+                its = cost(there, sigma, moved, prior)
+                if its < best:
+                    best, found = its, (its, k, moved, there)
+        return found
+
+    while left:
+        found = lowest(left, cost(now, sigma, x, prior))
+        if found is None:
             break
-        _, x, now = best
-        left.remove(chosen)
+        found = lowest(seen, found[0]) or found
+        _, k, x, now = found
+        (left if k in left else seen).remove(k)
     return x, now
 
 

@@ -17,7 +17,7 @@ from sim.inputs.base import Spec
 from sim.inputs.bind import Assumption, Binder, Form
 from sim.inputs.nearest import did_you_mean
 from sim.inputs.scalars import described
-from sim.inputs.spoken import gpu_named, value_of
+from sim.inputs.spoken import gpu_named, gpus_like, value_of
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -108,7 +108,10 @@ def _catalogue_gpu(reader: Binder, leaf: Leaf, path: str) -> Spec | None:
         if spoken is not None:
             reader.assumed.append(Assumption(path, spoken))
             return catalogue.gpu(spoken)
-        hint = did_you_mean(str(name).lower(), names) or f"; known are {', '.join(names)}"
+        alike = " or ".join(f'"{n}"' for n in gpus_like(str(name), names))
+        hint = did_you_mean(str(name).lower(), names) or (
+            f"; did you mean {alike}?" if alike else f"; known are {', '.join(names)}"
+        )
         reader.fault(leaf.place, path, f"{described(leaf)} is no GPU of the catalogue{hint}")
     return found
 

@@ -33,7 +33,8 @@ _MEANT = {
     "xformers": "write flash2: it is the nearest kernel",
 }
 _VENDOR = frozenset({"nvidia", "tesla", "geforce", "amd", "instinct", "quadro", "gpu", "ada",
-                     "generation", "graphics"})  # fmt: skip
+                     "generation", "graphics", "blackwell", "server", "workstation",
+                     "edition"})  # fmt: skip
 _MEMORY_KIND = re.compile(r"hbm\w*|gddr\w*")
 
 
@@ -61,12 +62,33 @@ def gpu_named(word: str, names: Iterable[str]) -> str | None:
     ``H100``, ``A100 80GB``, ``NVIDIA A100-SXM4-80GB``, ``RTX 4090``: every word must be one of the
     catalogue's name. Where only the form is open, it is SXM, as of a card of that name most are.
     """
-    text = re.sub(r"(?<=\d)\s*(?:gib|gb)\b", "gb", word.lower())
-    words = {re.sub(r"^sxm\d$", "sxm", w) for w in re.split(r"[-_\s/]+", text) if w}
-    words = {w for w in words - _VENDOR if not _MEMORY_KIND.fullmatch(w)}
+    said = _words(word)
+    words = said - _VENDOR
     if not words:
         return None
     fitting = [n for n in names if words <= set(n.split("-"))]
+    if len(fitting) > 1:  # "RTX 6000 Ada": a vendor's word tells two apart
+        fitting = _nearest(said, fitting)
     if len(fitting) > 1:
         fitting = [n for n in fitting if "sxm" in n.split("-")]
     return fitting[0] if len(fitting) == 1 else None
+
+
+def gpus_like(word: str, names: Iterable[str]) -> list[str]:
+    """Names of GPUs that share most words with one that is none of them: ``Tesla V100``."""
+    told = _words(word) - _VENDOR
+    alike = [n for n in names if any(re.search(r"[a-z]\d", w) for w in told & set(n.split("-")))]
+    return _nearest(told, alike)
+
+
+def _words(word: str) -> set[str]:
+    """The words of a GPU's name, as the catalogue writes them; no kind of memory."""
+    text = re.sub(r"(?<=\d)\s*(?:gib|gb)\b", "gb", word.lower())
+    words = {re.sub(r"^sxm\d$", "sxm", w) for w in re.split(r"[-_\s/]+", text) if w}
+    return {w for w in words if not _MEMORY_KIND.fullmatch(w)}
+
+
+def _nearest(words: set[str], names: list[str]) -> list[str]:
+    """Those of some names that have most of some words."""
+    shared = [len(words & set(n.split("-"))) for n in names]
+    return [n for n, count in zip(names, shared, strict=True) if count == max(shared)]

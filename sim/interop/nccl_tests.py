@@ -59,6 +59,7 @@ _NAMES = {
     "reduce": "reduce", "gather": "gather", "scatter": "scatter", "hypercube": "hypercube",
 }  # fmt: skip
 _ROUNDING = 0.02  # of bus over algorithm bandwidth, as printed
+_DIGITS = 0.5  # GB/s with two decimals from which their ratio is known to that
 _PER_RANK = ("all_gather", "reduce_scatter", "all_to_all", "gather", "scatter")
 UNKNOWN = ("reduce", "gather", "scatter", "hypercube")  # operations the model does not have
 
@@ -303,9 +304,9 @@ def _finished(draft: _Draft, source: str, path: str | PathLike[str], wanted: str
 
 
 def _factor(rows: list[tuple[NcclPoint, int, str, float, float]]) -> float:
-    """Bus over algorithm bandwidth, from the row with the most digits."""
+    """Bus over algorithm bandwidth, from the row with the most digits; nan where that has few."""
     best = max(rows, key=lambda r: r[3] if math.isfinite(r[3]) else 0.0)
-    return best[4] / best[3] if best[3] > 0 else math.nan
+    return best[4] / best[3] if best[3] >= _DIGITS else math.nan
 
 
 def _from_name(path: str | PathLike[str]) -> str:

@@ -45,10 +45,12 @@ def idle_keys(
         other = _with_default(topology, path.split("."))
         if other is None or other == topology or step(other, workload).time_s != step_s:
             continue
-        message = "changes nothing in this step: no collective or copy is slower or faster for it"
+        message = (
+            f"{path} changes nothing in this step: no collective or copy is slower or faster for it"
+        )
         hint = "leave it out"
         if path == "node.pcie.p2p" and (meet := compile_fabric(topology).meeting_place()):
-            message = f"changes nothing in this step: its GPUs meet {meet}"
+            message = f"{path} changes nothing in this step: its GPUs meet {meet}"
             hint = "node.p2p_level is how far NCCL goes: LOC, PIX, ..., SYS (NCCL_P2P_LEVEL)"
         yield Message("idle-key", f"topology.{path}", message, hint)
 

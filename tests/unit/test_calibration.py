@@ -208,6 +208,18 @@ def test_one_odd_run_does_not_carry_the_fit() -> None:
     assert abs(fit.x[0] - 0.2) < 0.5 * abs(squares - 0.2)
 
 
+def test_of_two_links_in_series_the_likelier_is_slow() -> None:
+    """The second, a little faster, has no effect at first, and a prior that hardly lets it move."""
+    unlike = Prior(np.array([0.5, 0.12]), np.log([0.1, 0.1]), np.log([2.0, 2.0]))
+
+    def late(x):  # measured: half the rate of the slower
+        return np.array([-min(x[0], x[1] + 0.05) - math.log(2.0)])
+
+    fit = solve(late, np.array([0.05]), unlike)
+    weight = 1 / 0.05**2
+    assert fit.x == pytest.approx([-math.log(2.0) * weight / (weight + 1 / 0.5**2), 0.0], abs=1e-6)
+
+
 def test_bounds_hold() -> None:
     tight = Prior(np.array([5.0]), np.log([0.9]), np.log([1.1]))
     fit = solve(lambda x: x - math.log(3.0) * np.ones(1), np.array([0.01]), tight)

@@ -83,6 +83,7 @@ def test_where_gpus_meet_is_said_when_peer_to_peer_changes_nothing():
         sets = [*sets, "node.pcie.p2p=false"]
         found = simulate(machine, "llama3-8b-lora", overrides=sets, scaling=False, fixes=False)
         (said,) = (w for w in found.warnings if w.code == "idle-key")
+        assert said.message.startswith("node.pcie.p2p changes nothing")
         assert said.message.endswith(f"its GPUs meet {place}")
 
 

@@ -113,6 +113,13 @@ def test_ranks_without_a_head(tmp_path: Path, ranks: int, op: str) -> None:
     assert "ranks, from" in found.notes[0]
 
 
+def test_ranks_are_not_read_from_a_ratio_of_one_digit(tmp_path: Path) -> None:
+    """0.03 and 0.05 GB/s are 3 ranks, or as many as one likes."""
+    row = "1024  256  float  sum  -1  38.20  0.03  0.05  0  38.10  0.03  0.05  0\n"
+    with pytest.raises(InputError, match="does not say how many ranks"):
+        read_nccl_tests(write(tmp_path, row), "all_reduce")
+
+
 def test_operation_is_never_guessed_between_two(tmp_path: Path) -> None:
     """All-gather and all-to-all print the same columns and the same ratio."""
     path = write(tmp_path, table("all_gather", 8, columns=""), "log.txt")

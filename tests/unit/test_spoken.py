@@ -77,10 +77,22 @@ def test_a_key_of_an_inner_table_is_led_there():
     ("NVIDIA GeForce RTX 4090", "rtx-4090-24gb"), ("4090", "rtx-4090-24gb"),
     ("H200", "h200-sxm-141gb"), ("L40S", "l40s-pcie-48gb"),
     ("Tesla V100-SXM2-16GB", "v100-sxm-16gb"),
-    ("A100", None), ("H300", None), ("", None), ("NVIDIA", None),
+    ("NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada-48gb"), ("RTX A6000", "rtx-a6000-48gb"),
+    ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx-pro-6000-96gb"),
+    ("RTX 6000", None), ("A100", None), ("H300", None), ("", None), ("NVIDIA", None),
 ])  # fmt: skip
 def test_gpus_by_what_people_and_drivers_call_them(word, name):
     assert gpu_named(word, gpu_names()) == name
+
+
+@pytest.mark.parametrize(("word", "names"), [
+    ("Tesla V100", '"v100-sxm-16gb" or "v100-sxm-32gb"'),
+    ("NVIDIA GH200 480GB", '"gh200-96gb"'),
+    ("NVIDIA H100 96GB HBM3", '"h100-nvl-94gb" or "h100-pcie-80gb" or "h100-sxm-80gb"'),
+])  # fmt: skip
+def test_a_gpu_that_is_not_quite_in_the_catalogue_is_led_to_its_likes(word, names):
+    with pytest.raises(InputError, match=f"did you mean {names}"):
+        load_topology(box(word))
 
 
 BOX = {
