@@ -97,10 +97,12 @@ FORMATS: Registry[Any] = Registry("scaling_sim.formats", {
     "ms-swift": "sim.interop.trainers.swift",
     "automodel": "sim.interop.trainers.automodel",
     "torchtitan": "sim.interop.trainers.torchtitan",
+    "torchtune": "sim.interop.trainers.torchtune",
     "huggingface": "sim.interop.trainers.huggingface",
     "accelerate": "sim.interop.trainers.accelerate",
     "deepspeed": "sim.interop.trainers.deepspeed",
     "peft": "sim.interop.trainers.peft",
+    "megatron": "sim.interop.trainers.megatron",
     "kubernetes": "sim.interop.trainers.kubernetes",
     "launch": "sim.interop.trainers.launch",
 })  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import sim
+from sim.blocks.parameters import count_parameters
 from sim.cli import group
 from sim.errors import InputError
 from sim.inputs.arguments import given
@@ -225,8 +226,50 @@ spec:
                 --per_device_train_batch_size, "2", --max_length=4096, --bf16]}]}}}
     Worker: {replicas: 3}
 """
+MEGATRON = """\
+#!/bin/bash
+GPUS_PER_NODE=8
+DISTRIBUTED_ARGS=(
+    --nproc_per_node $GPUS_PER_NODE
+    --nnodes 2
+)
+MODEL_ARGS=(
+    --num-layers 32 --hidden-size 4096 --ffn-hidden-size 14336 --num-attention-heads 32
+    --group-query-attention --num-query-groups 8 --seq-length 4096 --vocab-size 128256
+    --max-position-embeddings 8192 --swiglu --disable-bias-linear --normalization RMSNorm
+    --position-embedding-type rope --untie-embeddings-and-output-weights
+)
+torchrun ${DISTRIBUTED_ARGS[@]} pretrain_gpt.py ${MODEL_ARGS[@]} --micro-batch-size 1 \\
+    --global-batch-size 128 --train-iters 500 --bf16 --use-distributed-optimizer \\
+    --tensor-model-parallel-size 2 --pipeline-model-parallel-size 2 --sequence-parallel \\
+    --num-layers-per-virtual-pipeline-stage 4 --overlap-grad-reduce --tp-comm-overlap \\
+    --recompute-granularity full --recompute-method uniform --recompute-num-layers 1
+"""
+TORCHTUNE = """\
+model:
+  _component_: torchtune.models.llama3_1.lora_llama3_1_8b
+  lora_attn_modules: [q_proj, v_proj, output_proj]
+  apply_lora_to_mlp: True
+  lora_rank: 64
+  lora_alpha: 128
+  lora_dropout: 0.1
+tokenizer: {_component_: torchtune.models.llama3.llama3_tokenizer, max_seq_len: 4096}
+dataset: {_component_: torchtune.datasets.alpaca_cleaned_dataset, packed: True}
+batch_size: 2
+epochs: 2
+max_steps_per_epoch: 50
+gradient_accumulation_steps: 8
+optimizer: {_component_: torch.optim.AdamW, fused: True, lr: 3e-4}
+loss: {_component_: torchtune.modules.loss.LinearCrossEntropyLoss}
+dtype: bf16
+compile: True
+enable_activation_checkpointing: True
+enable_activation_offloading: True
+optimizer_in_bwd: True
+"""
 
 FILES = {
+    "megatron": ("mega.sh", MEGATRON), "torchtune": ("tune.yaml", TORCHTUNE),
     "axolotl": ("a.yml", AXOLOTL), "llamafactory": ("lf.yaml", FACTORY), "trl": ("trl.yaml", TRL),
     "swift": ("args.json", SWIFT), "automodel": ("recipe.yaml", AUTOMODEL),
     "torchtitan": ("titan.toml", TITAN), "accelerate": ("acc.yaml", ACCELERATE),
@@ -235,6 +278,28 @@ FILES = {
     "sbatch": ("job.sbatch", SCRIPT), "kubernetes": ("pod.yaml", POD),
 }  # fmt: skip
 WANTED = {
+    "megatron": {
+        "model.layers": 32, "model.kv_heads": 8, "model.head_dim": 128, "model.ffn": "swiglu",
+        "model.ffn_size": 14336, "model.norm": "rmsnorm", "model.bias": False,
+        "model.positions": "rope", "model.tied_embeddings": False, "model.vocab_size": 128256,
+        "sequence_length": 4096, "micro_batch": 1, "global_batch": 128, "steps": 500,
+        "precision.kind": "bf16", "parallelism.strategy": "megatron",
+        "parallelism.tensor_parallel": 2, "parallelism.pipeline_parallel": 2,
+        "parallelism.pipeline_schedule": "interleaved-1f1b", "parallelism.virtual_stages": 4,
+        "parallelism.pipeline_first_stage_less_layers": 0,
+        "parallelism.use_distributed_optimizer": True, "parallelism.overlap_grad_reduce": True,
+        "parallelism.overlap_param_gather": False, "parallelism.sequence_parallel": True,
+        "activation_checkpointing.kind": "full",
+    },
+    "torchtune": {
+        "model.name": "llama-3.1-8b", "method.kind": "lora", "method.rank": 64,
+        "method.dropout": 0.1, "method.targets": ("q", "v", "o", "gate", "up", "down"),
+        "sequence_length": 4096, "data.packing": True, "micro_batch": 2, "steps": 100,
+        "gradient_accumulation": 8, "optimizer": "adamw-bf16", "precision.master": "bf16",
+        "optimizer_implementation": "fused", "loss": "fused-linear", "compile": True,
+        "activation_checkpointing.offload": True, "parallelism.strategy": "fsdp2",
+        "trainer": "torchtune",
+    },
     "axolotl": {
         "model.name": "llama-3.1-8b", "method.kind": "lora", "method.rank": 32,
         "method.dropout": 0.1, "method.targets": ("q", "v"), "sequence_length": 4096,
@@ -359,6 +424,7 @@ def test_the_written_workload_is_the_same_job(tool, files):
 
 @pytest.mark.parametrize(("tool", "gpus", "nodes"), [
     ("accelerate", 16, 2), ("sbatch", 16, 2), ("kubernetes", 32, 4), ("axolotl", None, None),
+    ("megatron", 16, 2),
 ])  # fmt: skip
 def test_gpus_of_a_launch(tool, gpus, nodes, files):
     found = sim.import_job(files / FILES[tool][0])
@@ -380,6 +446,36 @@ def test_what_cannot_be_followed_is_a_warning(files):
     assert any("a.yml:3: load_in_8bit: 8-bit weights are not modelled" in m for m in said)
     found = sim.import_job(files / "a.yml")
     assert [a["theirs"] for a in found.aside if a["why"].startswith("no key")] == ["some_new_key"]
+
+
+def test_megatron_is_not_read_as_plain_replicas(files):
+    """Its arguments were those of an unknown script: 16 replicas without tensor parallelism."""
+    job = sim.import_job(files / "mega.sh")
+    assert job.titles == ("a launch script",)
+    assert [a["theirs"] for a in job.aside if a["matters"]] == ["tp-comm-overlap"]
+    found = load("dgx-h100", files / "mega.sh", ["nodes=2"])
+    assert count_parameters(found.workload.model).total == 8_030_261_248  # Llama 3 8B, as released
+    plain = MEGATRON.replace(" --swiglu", "").replace(" --ffn-hidden-size 14336", "")
+    (files / "plain.sh").write_text(plain)
+    assert load_workload(files / "plain.sh").model.ffn_size == 4 * 4096
+
+
+@pytest.mark.parametrize(
+    ("builder", "model"),
+    [("qwen2_5.qwen2_5_7b_instruct", "qwen2.5-7b"), ("gemma2.gemma2_9b", "gemma-2-9b"),
+     ("phi3.phi3_mini", "phi-3-mini"), ("llama2.llama2_70b", "llama-2-70b")],
+)  # fmt: skip
+def test_models_of_torchtune(files, builder, model):
+    text = TORCHTUNE.replace("llama3_1.lora_llama3_1_8b", builder)
+    (files / "t.yaml").write_text(text)
+    job = load_workload(files / "t.yaml")
+    assert (job.model.name, job.method.kind) == (model, "full")
+
+
+def test_a_component_of_ones_own_is_named(files):
+    (files / "t.yaml").write_text(TORCHTUNE.replace("llama3_1.lora_llama3_1_8b", "my.net"))
+    with pytest.raises(InputError, match=r't.yaml:2.*"net" is no model known here'):
+        load_workload(files / "t.yaml")
 
 
 def test_files_of_one_job_are_joined(files):

@@ -85,6 +85,7 @@ _PROJECTIONS: dict[str, tuple[str, ...]] = {
     "v_proj": ("v",),
     "o_proj": ("o",),
     "out_proj": ("o",),
+    "output_proj": ("o",),
     "dense": ("o",),
     "gate_proj": ("gate",),
     "up_proj": ("up",),

@@ -1,0 +1,171 @@
+"""Megatron-LM's arguments, as the launch scripts of its examples have them.
+
+Defaults and what follows from what as megatron/training/arguments.py has them.
+"""
+
+from __future__ import annotations
+
+from sim.inputs.registry import FORMATS
+from sim.inputs.translation import Keys, Source, Translation
+from sim.interop.trainers import common
+from sim.interop.trainers.common import TrainerFormat
+
+_DEFAULT = "Megatron's default"
+_COUNTS = (
+    ("model.layers", "num-layers"),
+    ("model.hidden_size", "hidden-size"),
+    ("model.heads", "num-attention-heads"),
+    ("model.head_dim", "kv-channels"),
+    ("model.max_positions", "max-position-embeddings"),
+    ("model.vocab_size", "vocab-size"),
+    ("sequence_length", "seq-length"),
+    ("micro_batch", "micro-batch-size"),
+    ("global_batch", "global-batch-size"),
+    ("steps", "train-iters"),
+    ("samples", "train-samples"),
+    ("parallelism.tensor_parallel", "tensor-model-parallel-size"),
+    ("parallelism.pipeline_parallel", "pipeline-model-parallel-size"),
+    ("parallelism.context_parallel", "context-parallel-size"),
+)
+_FLAGS = (
+    ("parallelism.use_distributed_optimizer", "use-distributed-optimizer"),
+    ("parallelism.overlap_grad_reduce", "overlap-grad-reduce"),
+    ("parallelism.overlap_param_gather", "overlap-param-gather"),
+    ("parallelism.sequence_parallel", "sequence-parallel"),
+    ("model.qkv_bias", "add-qkv-bias"),
+    ("model.qk_norm", "qk-layernorm"),
+)
+_NO_MATTER = (
+    r"lr\w*|lr-.*|min-lr.*|weight-decay.*|clip-grad|init-method-std|adam-.*|log-.*|save.*|load.*"
+    r"|eval-.*|exit-.*|wandb-.*|tensorboard-.*|timing-.*|data-.*|.*-data-path|mock-data|split"
+    r"|tokenizer-.*|vocab-file|merge-file|num-workers|seed|distributed-.*|attention-dropout"
+    r"|hidden-dropout|norm-epsilon|rotary-.*|rope-.*|use-mcore-models|transformer-impl"
+    r"|no-(?:load|save)-.*|ckpt-.*|manual-gc.*|moe-(?:aux|z)-.*|moe-router-load-.*|override-.*"
+    r"|make-vocab-size-divisible-by|normalization|position-embedding-type|group-query-attention"
+    r"|master_addr|master_port|master-addr|master-port|node_rank|node-rank|rdzv.*|no-masked-.*"
+    r"|no-position-embedding|attention-softmax-in-fp32|accumulate-allreduce-grads-in-fp32"
+    r"|use-flash-attn|bf16|fp16|optimizer|attention-backend|recompute-num-layers|moe-grouped-gemm"
+)
+
+
+def recognises(source: Source) -> bool:
+    """Its names of sizes."""
+    return {"num-layers", "hidden-size"} <= source.keys or bool(
+        {"tensor-model-parallel-size", "pipeline-model-parallel-size"} & source.keys
+    )
+
+
+def read(source: Source, job: Translation) -> None:
+    """Read the arguments."""
+    keys = Keys(job, common.branch_of(source))
+    for ours, theirs in _COUNTS:
+        keys.put_count(ours, theirs)
+    job.take("parallelism.strategy", "megatron", keys.branch.place, "pretrain script")
+    for ours, theirs in _FLAGS:
+        keys.put_flag(ours, theirs)
+        if ours.startswith("parallelism."):
+            job.suppose(ours, False, _DEFAULT)
+    _model(keys, job)
+    _experts(keys, job)
+    _pipeline(keys, job)
+    _numbers(keys, job)
+    _recompute(keys, job)
+    job.suppose("method.kind", "full", "Megatron trains in full")
+    keys.leave_matching(common.WHY_NO_MATTER, _NO_MATTER)
+    for name in [n for n in keys.branch.entries if n not in keys.seen]:
+        if "parallel" in name or "overlap" in name or name.startswith(("use-", "moe-", "fp8-")):
+            keys.matters("this reader of Megatron's arguments does not follow it", name)
+    keys.rest("Megatron")
+
+
+def _model(keys: Keys, job: Translation) -> None:
+    gated = bool(keys.flag("swiglu"))
+    hidden, heads = keys.count("hidden-size"), keys.count("num-attention-heads")
+    if hidden and heads:
+        job.suppose("model.name", "megatron", "the script names none")
+        job.suppose("model.head_dim", hidden // heads, _DEFAULT)
+        wide = hidden * 8 // 3 // 64 * 64 if gated else 4 * hidden
+        keys.put_count("model.ffn_size", "ffn-hidden-size")
+        job.suppose("model.ffn_size", wide, _DEFAULT)
+        grouped = keys.count("num-query-groups") if keys.flag("group-query-attention") else None
+        if grouped:
+            keys.put("model.kv_heads", grouped, "num-query-groups")
+        job.suppose("model.kv_heads", heads, _DEFAULT)
+        keys.put("model.ffn", "swiglu" if gated else "gelu", "swiglu")
+        norm = keys.text("normalization").lower() or "layernorm"
+        keys.put("model.norm", norm, "normalization")
+        plain = bool(keys.flag("disable-bias-linear"))
+        keys.put("model.bias", not plain, "disable-bias-linear")
+        turned = keys.flag("use-rotary-position-embeddings")
+        kind = "rope" if turned else keys.text("position-embedding-type").lower()
+        kind = {"": "learned", "learned_absolute": "learned"}.get(kind, kind)
+        keys.put("model.positions", kind, "position-embedding-type")
+        apart = bool(keys.flag("untie-embeddings-and-output-weights"))
+        keys.put("model.tied_embeddings", not apart, "untie-embeddings-and-output-weights")
+
+
+def _experts(keys: Keys, job: Translation) -> None:
+    if not keys.count("num-experts"):
+        return
+    keys.put_count("model.experts", "num-experts")
+    keys.put_count("model.experts_per_token", "moe-router-topk")
+    job.suppose("model.experts_per_token", 2, _DEFAULT)
+    width = keys.count("moe-ffn-hidden-size") or keys.count("ffn-hidden-size")
+    if width:
+        keys.put("model.expert_ffn_size", width, "moe-ffn-hidden-size")
+        shared = keys.count("moe-shared-expert-intermediate-size")
+        if shared:
+            keys.put("model.shared_experts", shared // width, "moe-shared-expert-intermediate-size")
+    keys.put_count("parallelism.expert_parallel", "expert-model-parallel-size")
+    keys.put("experts", "grouped" if keys.flag("moe-grouped-gemm") else "eager", "moe-grouped-gemm")
+
+
+def _pipeline(keys: Keys, job: Translation) -> None:
+    """Virtual stages, by layers of each or by their number."""
+    stages = keys.count("pipeline-model-parallel-size") or 1
+    layers = keys.count("num-layers") or 0
+    each = keys.count("num-layers-per-virtual-pipeline-stage")
+    virtual = keys.count("num-virtual-stages-per-pipeline-rank")
+    if each:
+        virtual = layers // stages // each
+    if stages > 1 and virtual and virtual > 1:
+        name = "num-layers-per-virtual-pipeline-stage"
+        keys.put("parallelism.pipeline_schedule", "interleaved-1f1b", name)
+        keys.put("parallelism.virtual_stages", virtual, name)
+    elif stages > 1:
+        job.suppose("parallelism.pipeline_schedule", "1f1b", _DEFAULT)
+    if stages > 1:  # layers are divided evenly; the embedding and the head come on top
+        job.suppose("parallelism.pipeline_first_stage_less_layers", 0, _DEFAULT)
+        job.suppose("parallelism.pipeline_last_stage_less_layers", 0, _DEFAULT)
+
+
+def _numbers(keys: Keys, job: Translation) -> None:
+    kind = "bf16" if keys.flag("bf16") else "fp16" if keys.flag("fp16") else "fp32"
+    if keys.has("fp8-format"):
+        keys.put("precision.kind", "fp8", "fp8-format")
+        job.suppose("precision.recipe", "te-delayed", _DEFAULT)
+    else:
+        keys.put("precision.kind", kind, kind)
+    common.optimizer(keys, "optimizer")
+    backend = keys.text("attention-backend").lower()
+    if backend == "fused":
+        keys.put("attention", "cudnn", "attention-backend")
+    elif backend == "unfused":
+        keys.put("attention", "eager", "attention-backend")
+    job.suppose("attention", "flash2", "Transformer Engine's choice is made at run time")
+
+
+def _recompute(keys: Keys, job: Translation) -> None:
+    how = keys.text("recompute-granularity").lower()
+    if keys.flag("recompute-activations") or how == "selective":
+        why = "attention alone is recomputed: a fused kernel saves as much; taken as none"
+        keys.matters(why, "recompute-granularity", "recompute-activations")
+    elif how == "full":
+        keys.put("activation_checkpointing.kind", "full", "recompute-granularity")
+        if keys.text("recompute-method").lower() == "block":
+            keys.matters("taken as every layer", "recompute-method", "recompute-num-layers")
+        else:
+            keys.leave("each layer by itself", "recompute-method")
+
+
+FORMATS.register(TrainerFormat("megatron", "Megatron-LM's arguments", recognises, read))

@@ -1,0 +1,135 @@
+"""torchtune's YAML as a job: keys of its recipes for full fine-tuning, LoRA and QLoRA."""
+
+from __future__ import annotations
+
+import re
+
+from sim.inputs.registry import FORMATS
+from sim.inputs.translation import Keys, Source, Translation
+from sim.inputs.tree import Branch, Items, Leaf
+from sim.interop.trainers import common
+from sim.interop.trainers.common import DTYPES, TrainerFormat
+
+_DEFAULT = "torchtune's default"
+#: ``lora_llama3_1_8b``: how it is trained, the family and the size
+_BUILDER = re.compile(
+    r"(?P<how>q?lora_)?(?P<family>[a-z]+\d*(?:_\d+)?)_(?P<size>[\d_]+b|mini)"
+    r"(?:_(?:instruct|base|reasoning|chat))?"
+)
+_NO_MATTER = (
+    r"tokenizer|checkpointer|resume_from_checkpoint|seed|shuffle|lr_scheduler|output_dir"
+    r"|metric_logger|log_\w+|profiler|device|epochs|save_\w+|dataset\w*|model|optimizer|loss"
+    r"|early_exit\w*|clip_grad_norm|run_val_\w+|batch_size_val|enable_async_checkpointing"
+)
+
+
+def recognises(source: Source) -> bool:
+    """A model that is a component of torchtune's."""
+    tree = source.tree
+    model = tree.entries.get("model") if isinstance(tree, Branch) else None
+    built = model.entries.get("_component_") if isinstance(model, Branch) else None
+    return isinstance(built, Leaf) and "." in str(built.value)
+
+
+def read(source: Source, job: Translation) -> None:
+    """Read a recipe's configuration."""
+    keys = Keys(job, common.branch_of(source))
+    _model(keys.inner("model"), job)
+    keys.inner("tokenizer").put_count("sequence_length", "max_seq_len")
+    data = keys.inner("dataset")
+    packed = data.flag("packed")
+    data.put("data.packing", bool(packed), "packed")
+    if packed:
+        common.masked(data, "packed")
+    keys.put_count("micro_batch", "batch_size")
+    keys.put_count("gradient_accumulation", "gradient_accumulation_steps")
+    job.suppose("gradient_accumulation", 1, _DEFAULT)
+    steps = keys.count("max_steps_per_epoch")
+    if steps:
+        keys.put("steps", steps * (keys.count("epochs") or 1), "max_steps_per_epoch")
+    _optimizer(keys.inner("optimizer"))
+    _numbers(keys, job)
+    _memory(keys, job)
+    why = "recipes of several GPUs shard with FSDP2; add --set parallelism.strategy=single on one"
+    job.suppose("parallelism.strategy", "fsdp2", why)
+    job.suppose("trainer", "torchtune", "torchtune's loop")
+    job.suppose("attention", "sdpa", "torchtune's attention")
+    keys.leave_matching(common.WHY_NO_MATTER, _NO_MATTER)
+    keys.rest("torchtune")
+
+
+def _model(keys: Keys, job: Translation) -> None:
+    builder = keys.text("_component_").rpartition(".")[2]
+    found = _BUILDER.fullmatch(builder)
+    if found is None:
+        keys.fault(f'"{builder}" is no model known here; add --set model=...', "_component_")
+        return
+    family = re.sub(r"^(llama|gemma|phi)(?=\d)", r"\1-", found["family"].replace("_", "."))
+    keys.put("model", f"{family}-{found['size'].replace('_', '.')}", "_component_")
+    if not found["how"]:
+        keys.put("method.kind", "full", "_component_")
+        return
+    keys.put("method.kind", found["how"].rstrip("_"), "_component_")
+    keys.put_count("method.rank", "lora_rank")
+    keys.put("method.dropout", keys.number("lora_dropout") or 0, "lora_dropout")
+    words = keys.words("lora_attn_modules")
+    if keys.flag("apply_lora_to_mlp"):
+        words += ["gate_proj", "up_proj", "down_proj"]
+    place = keys.place("lora_attn_modules")
+    modules = Items([Leaf(word, place) for word in words], place)
+    common.targets(
+        Keys(job, Branch({"lora_attn_modules": modules}, place), keys.prefix), "lora_attn_modules"
+    )
+    if keys.flag("apply_lora_to_output"):
+        keys.matters("adapters of the head are not counted", "apply_lora_to_output")
+    keys.leave(common.WHY_NO_MATTER, "lora_alpha", "apply_lora_to_mlp", "apply_lora_to_output")
+    keys.rest("torchtune")
+
+
+def _optimizer(keys: Keys) -> None:
+    word = keys.text("_component_").rpartition(".")[2].lower()
+    known = {"adamw": "adamw", "adam": "adamw", "sgd": "sgd", "adafactor": "adafactor"}
+    if word.endswith("8bit"):
+        known[word] = "adamw-8bit"
+    if word and word not in known:
+        keys.matters(f"{word} is not modelled: taken as AdamW", "_component_")
+    if word.startswith("paged"):
+        keys.matters("its states stay on the GPU here: paging is not modelled", "_component_")
+    keys.put("optimizer", known.get(word, "adamw"), "_component_")
+    if keys.flag("fused"):
+        keys.put("optimizer_implementation", "fused", "fused")
+
+
+def _numbers(keys: Keys, job: Translation) -> None:
+    kind = DTYPES.get(keys.text("dtype").lower(), "fp32")
+    keys.put("precision.kind", kind, "dtype")
+    if kind == "bf16":  # weights, gradients and states are all in the model's dtype
+        keys.put("precision.master", "bf16", "dtype")
+        if job.text_at("optimizer") == "adamw":
+            job.tree.entries["optimizer"] = Leaf("adamw-bf16", keys.place("dtype"))
+
+
+def _memory(keys: Keys, job: Translation) -> None:
+    """What saves memory: checkpoints, offload, the loss, the compiler."""
+    if keys.flag("enable_activation_checkpointing"):
+        keys.put("activation_checkpointing.kind", "full", "enable_activation_checkpointing")
+        if keys.flag("enable_activation_offloading"):
+            keys.put("activation_checkpointing.offload", True, "enable_activation_offloading")
+    elif keys.flag("enable_activation_offloading"):
+        why = "only checkpointed inputs go to the host here"
+        keys.matters(why, "enable_activation_offloading")
+    if keys.flag("fsdp_cpu_offload"):
+        keys.put("parallelism.offload", "all", "fsdp_cpu_offload")
+    if keys.flag("optimizer_in_bwd"):
+        keys.matters("an optimizer within backward is not modelled", "optimizer_in_bwd")
+    keys.put_flag("compile", "compile")
+    words = keys.inner("loss").text("_component_")
+    if "Linear" in words:
+        job.take("loss", "fused-linear", keys.place("loss"), "loss._component_", words)
+    job.suppose("loss", "chunked" if "Chunked" in words or not words else "eager", _DEFAULT)
+    for name in ("custom_sharded_layers", "fsdp_reshard_after_forward", "tensor_parallel_dim"):
+        if keys.text(name).lower() not in ("", "1", "true", "[]"):
+            keys.matters("this reader of torchtune files does not follow it", name)
+
+
+FORMATS.register(TrainerFormat("torchtune", "a torchtune recipe", recognises, read))
