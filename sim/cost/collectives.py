@@ -3,8 +3,8 @@
     cost = plan_collective(fabric, "all_gather", ranks, total_bytes, "2.21")
     cost.algorithm, cost.protocol, cost.channels        # ring, simple, 24: 24 SMs held
     cost.time_s, cost.busbw_bytes_per_s                 # with nothing beside it
-    cost.latency_s, cost.work, cost.bound_bytes_per_s   # what an engine needs of the op,
-    cost.demands                                        # ((resource, units per byte), ...)
+    cost.latency_s, cost.work, cost.bound_bytes_per_s   # what an engine needs of the op, and
+    demand_of(fabric, ranks, "all_gather", cost.algorithm)  # resources, bytes on each per byte
 
 Bytes are total bytes as nccl-tests counts them (all-gather, reduce-scatter: all shards together).
 """
@@ -96,14 +96,6 @@ class CollectiveCost:
     nodes: int = 1
     link: str = "nvlink"
     _fabric: Fabric | None = field(repr=False, compare=False, default=None)
-    _drawn: loads.Demand | None = field(repr=False, compare=False, default=None)
-
-    @property
-    def demands(self) -> tuple[tuple[int, float], ...]:
-        """Resources of the fabric and bytes on each per byte of work; sister groups included."""
-        if self._drawn is None:
-            return ()
-        return tuple(zip(self._drawn.resource.tolist(), self._drawn.amount.tolist(), strict=True))
 
     @property
     def time_s(self) -> float:
@@ -209,7 +201,7 @@ def _plan(
         choice = choose(comm, op, size, algorithm, protocol)
     except ValueError as error:
         raise InputError.single(fabric.topology.name, str(error), "algorithm") from None
-    drawn, wire, limits = _lowered(
+    wire, limits = _lowered(
         fabric, ranks, op, choice.algorithm, sisters, comm.nodes > 1, comm.link == "nvlink"
     )
     # links inside a node and between nodes keep unlike shares of their rate: the slower way holds
@@ -226,7 +218,7 @@ def _plan(
     return CollectiveCost(
         op, n, choice.algorithm, choice.protocol, choice.channels, size, latency,
         size / alone.transfer_s, tight.resource, tight.rate, wire, tight.crosses,
-        comm.nodes, comm.link, fabric, drawn,
+        comm.nodes, comm.link, fabric,
     )  # fmt: skip
 
 
@@ -239,9 +231,8 @@ class _Tight(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """Demands of an algorithm on a fabric, and what they are held back by."""
+    """What an algorithm is held back by on a fabric."""
 
-    drawn: loads.Demand
     wire: float  # total bytes a second that the tightest lets through, by data-sheet rates
     limits: tuple[_Tight, ...]
 
@@ -268,11 +259,7 @@ def _lowered(
         if places.size:
             place = places[np.argmin(ratio[places])]
             limits.append(_Tight(int(demand.resource[place]), float(ratio[place]), crosses))
-    return _Way(
-        demand,
-        float(np.min(fabric.raw[demand.resource] / demand.amount)),
-        tuple(limits),
-    )
+    return _Way(float(np.min(fabric.raw[demand.resource] / demand.amount)), tuple(limits))
 
 
 def _check(what: str, value: str | None, known: tuple[str, ...]) -> None:

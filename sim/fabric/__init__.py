@@ -21,13 +21,12 @@ HBM traffic depends on its algorithm; add it on ``fabric.hbm(rank)``).
         path: NVL | NVB | PIX | PXB | PHB | NODE | SYS | NET;  transport: p2p | shm | net
         ("net" through the NIC of the GPU's rail, PXN over NVLink where that keeps the rail;
         ``shm`` and NICs without GPUDirect cross host memory twice.)
-    fabric.path_class(a, b) -> "NV18" | "PIX" | ... as nvidia-smi topo -m
     fabric.nics(rank) -> tuple of NIC numbers in the rank's node that the rank uses
     fabric.nic_ports(node, nic) -> (tx resources, rx resources)
     fabric.nvlink_ports(rank) -> (out resources, in resources)
     fabric.nvswitch(ranks) -> bool          # all on one NVSwitch fabric (NVLS possible)
     fabric.offload_route(rank, "to-host" | "to-device") -> Route
-    fabric.hbm(rank) -> resource;  fabric.host_memory(rank) -> resource of its socket
+    fabric.hbm(rank) -> resource
 
 Rings: C channel rings over a group, each leaving its node on another rail. All ranks of a ring pass
 equal bytes to their successors; the group's traffic is spread evenly over the rings.

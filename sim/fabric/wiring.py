@@ -174,12 +174,6 @@ class Wiring:
         first: I8 = np.array([shape.hbm_of(0) for shape in self.shapes], np.int64)
         return self.node_base + first
 
-    def host_memory(self, rank: int) -> int:
-        """Resource of the memory of the socket nearest to a rank."""
-        shape, local, node = self._place(rank)
-        place = paths.nearest_cpu(shape, shape.gpus[local])
-        return int(self.node_base[node]) + shape.memory_of(place)
-
     def nvlink_ports(self, rank: int) -> tuple[I8, I8]:
         """NVLink resources out of and into a rank's GPU."""
         shape, local, node = self._place(rank)
@@ -209,13 +203,6 @@ class Wiring:
         if len({node for _, _, node in places}) != 1:
             return False
         return paths.switched(places[0][0], tuple(local for _, local, _ in places))
-
-    def path_class(self, a: int, b: int) -> str:
-        """Path class as ``nvidia-smi topo -m`` prints it: X, NV18, PIX, ..., NET."""
-        (shape, la, node), (_, lb, other) = self._place(a), self._place(b)
-        if node != other:
-            return "NET"
-        return paths.printed_class(shape, la, lb)
 
     def route(self, src: int, dst: int) -> Route:
         """Say which resources a byte from rank to rank crosses, as NCCL would move it.

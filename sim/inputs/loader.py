@@ -8,9 +8,8 @@ All faults of both are collected and raised together.  For sweeps, `prepare` par
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field, replace
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 from sim.errors import Fault, InputError
@@ -18,14 +17,13 @@ from sim.inputs import check_workload, checks, overrides
 from sim.inputs.arguments import CLASSES, Argument, Given, given, kind_of, of_side
 from sim.inputs.base import Spec
 from sim.inputs.bind import Assumption
-from sim.inputs.check_translation import check_translation
 from sim.inputs.finding import Side
+from sim.inputs.half import Half, by_key, inferred
 from sim.inputs.notes import Notes
 from sim.inputs.reader import Reader
 from sim.inputs.topology import Topology
 from sim.inputs.trainer import trainer_of
-from sim.inputs.translation import Translation
-from sim.inputs.tree import Branch, Leaf, Place, Tree, from_python
+from sim.inputs.tree import Leaf, Place
 from sim.inputs.workload import Workload
 from sim.records import dataclass
 
@@ -144,23 +142,6 @@ def _checked(topology: Half, workload: Half) -> Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Half:
-    """One side: its tree, its spec, and what the reading recorded."""
-
-    side: Side
-    tree: Tree
-    spec: Spec
-    folder: Path | None
-    assumed: dict[str, tuple[Assumption, ...]] = field(default_factory=dict)  # by top-level key
-    given: dict[str, Place] = field(default_factory=dict)
-    translation: Translation | None = None  # of another tool's files
-
-    def said(self, machine: Topology) -> tuple[checks.Finding, ...]:
-        """What another tool's files give rise to say on a machine."""
-        return () if self.translation is None else check_translation(self.translation, machine)
-
-
-@dataclass(frozen=True, slots=True)
 class Prepared:
     """A parsed and checked pair that can be varied cheaply."""
 
@@ -199,7 +180,7 @@ class Prepared:
         halves = {"topology": self.topology, "workload": self.workload}
         for side, half in halves.items():
             if routed[side] and not faults:
-                halves[side] = _varied(half, tuple(routed[side]), faults)
+                halves[side] = half.varied(tuple(routed[side]), faults)
         if faults:
             raise InputError(faults)
         return _checked(halves["topology"], halves["workload"])
@@ -249,11 +230,11 @@ def _read_half(
     if read is None:
         return None
     spec = checks.finish(read)
-    assumed = reader.assumed if spec is read else _inferred(reader.assumed, spec)
+    assumed = reader.assumed if spec is read else inferred(reader.assumed, spec)
     gone = _dropped(read, spec)
     if found.translation is not None:
         assumed = [*(Assumption(s.key, s.value) for s in found.translation.supposed), *assumed]
-    kept = {k: v for k, v in _by_key(assumed).items() if k not in gone}
+    kept = {k: v for k, v in by_key(assumed).items() if k not in gone}
     places = {p: v for p, v in reader.given.items() if p.partition(".")[0] not in gone}
     return Half(side, tree, spec, found.folder, kept, places, found.translation)
 
@@ -273,114 +254,6 @@ def _completed(faults: list[Fault], found: Given) -> list[Fault]:
 def _dropped(read: Spec, spec: Spec) -> set[str]:
     """Keys that were read and do not count: an explicit graph that nobody has edited."""
     return {k for k in ("graph",) if getattr(read, k, None) and getattr(spec, k, None) is None}
-
-
-def _inferred(assumed: list[Assumption], spec: Spec) -> list[Assumption]:
-    """Assumptions, with what was inferred for a key left out in place of nothing."""
-    return [a if a.value is not None else a._replace(value=_at(spec, a.path)) for a in assumed]
-
-
-def _at(spec: Spec, path: str) -> Any:
-    """The value at a dotted path; None where a list stands in the way."""
-    value: Any = spec
-    for key in path.split("."):
-        value = getattr(value, key, None)
-    return value
-
-
-def _by_key(assumed: Iterable[Assumption]) -> dict[str, tuple[Assumption, ...]]:
-    out: dict[str, tuple[Assumption, ...]] = {}
-    for item in assumed:
-        key = item.path.partition(".")[0]
-        out[key] = (*out.get(key, ()), item)
-    return out
-
-
-_machines: dict[tuple[object, ...], tuple[Half, Half]] = {}
-_MACHINES = 256  # that are kept
-
-
-def _varied(half: Half, settings: tuple[overrides.Override, ...], faults: list[Fault]) -> Half:
-    """`_reread`; of machines the last ones are kept, since a sweep has few of them."""
-    key: tuple[object, ...] = (id(half),)
-    for path, value in ((s.path, s.value) for s in settings):
-        if half.side != "topology" or not isinstance(value, Leaf):
-            return _reread(half, settings, faults)
-        key = (*key, path, type(value.value), value.value, value.quoted, value.place)
-    known = _machines.pop(key, None)
-    found = _reread(half, settings, faults) if known is None else known[1]
-    if not faults:
-        _machines[key] = half, found  # held, so that its id stays its own; the last used is last
-        if len(_machines) > _MACHINES:
-            del _machines[next(iter(_machines))]
-    return found
-
-
-def _reread(half: Half, settings: Sequence[overrides.Override], faults: list[Fault]) -> Half:
-    """Read the top-level keys that the settings touch; keep the rest."""
-    cls = CLASSES[half.side]
-    tree = half.tree
-    if isinstance(tree, Leaf):  # a spec was given: there is no tree to change
-        tree = from_python(
-            overrides.written(half.spec, type(half.spec).model_fields), f"<{half.side}>"
-        )
-    try:
-        tree = overrides.apply(tree, settings, cls)
-    except InputError as error:
-        faults.extend(error.faults)
-        return half
-    assert isinstance(tree, Branch)
-    before = half.tree.entries if isinstance(half.tree, Branch) else {}
-    touched = dict.fromkeys(s.path[0] for s in settings)
-    touched |= dict.fromkeys(str(k) for k in before if k not in tree.entries)
-    values: dict[str, Any] = {}
-    assumed, places = _untouched(half, frozenset(touched))
-    read: list[Assumption] = []
-    for key in touched:
-        own = tuple((s.path, id(s.value)) for s in settings if s.path[0] == key)
-        known = (id(half), key, key in tree.entries, *own)
-        found = _reads.get(known)
-        if found is None:
-            reader = Reader(folder=half.folder)
-            value = reader.partial(cls, tree, [key])
-            faults.extend(reader.faults)
-            if reader.faults:
-                continue
-            if len(_reads) >= _READS:
-                _reads.clear()
-            # held, so that the ids stay theirs
-            found = _reads[known] = value, reader.assumed, reader.given, (half, tuple(settings))
-        values |= found[0]
-        read += found[1]
-        places = places | found[2]
-    if faults:
-        return half
-    changed = half.spec.model_copy(update=values)
-    spec = checks.finish(changed)
-    read = read if spec is changed else _inferred(read, spec)
-    return Half(
-        half.side, tree, spec, half.folder, assumed | _by_key(read), places, half.translation
-    )
-
-
-#: what was read of a key with some settings in it, and from what
-_Read = tuple[dict[str, Any], list[Assumption], dict[str, Place], object]
-_reads: dict[tuple[object, ...], _Read] = {}
-_READS = 1024  # that are kept
-_Said = tuple[dict[str, tuple[Assumption, ...]], dict[str, Place]]
-_rests: dict[tuple[int, frozenset[str]], tuple[_Said, Half]] = {}
-
-
-def _untouched(half: Half, touched: frozenset[str]) -> _Said:
-    """What is assumed and where things are written, but for some top-level keys."""
-    known = _rests.get((id(half), touched))
-    if known is None:
-        assumed = {k: v for k, v in half.assumed.items() if k not in touched}
-        places = {p: v for p, v in half.given.items() if p.partition(".")[0] not in touched}
-        if len(_rests) >= _MACHINES:
-            _rests.clear()
-        known = _rests[id(half), touched] = (assumed, places), half
-    return known[0]
 
 
 def _faults_of(findings: Iterable[checks.Finding], halves: Mapping[str, Half]) -> list[Fault]:

@@ -138,11 +138,6 @@ class LocalPool:
         self._deaths_in_a_row = 0
         self.restarts = 0
 
-    @property
-    def pids(self) -> list[int]:
-        """Process ids of the workers alive."""
-        return [w.process.pid for w in self._workers if w.process.pid is not None]
-
     def run(self, tasks: Iterable[Task]) -> Iterator[TaskOutcome]:
         """Answers as they come, in no order."""
         source = iter(tasks)

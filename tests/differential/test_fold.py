@@ -105,7 +105,7 @@ def test_symmetric_machine_folds_to_one_row():
     folded = check(fabric.capacity, rows)
     assert folded.row_count.tolist() == [32]
     # four GPUs share a socket's memory: demand multiplied, not weight
-    memory = folded.resource_class[fabric.host_memory(0)]
+    memory = folded.resource_class[fabric.index("n0/cpu0 memory")]
     assert folded.amount[folded.resource == memory].tolist() == [4.0]
     assert folded.resource_count[memory] == 8
 

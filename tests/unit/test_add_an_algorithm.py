@@ -59,8 +59,8 @@ def test_forced_it_takes_what_its_rounds_take():
     fabric = compile_fabric(dgx_h100(2))
     cost = plan_collective(fabric, "all_reduce", range(8), 2**20, algorithm=NAME)
     load = np.zeros(fabric.n_resources)
-    for resource, amount in cost.demands:
-        load[resource] = amount
+    demand = demand_of(fabric, tuple(range(8)), "all_reduce", cost.algorithm)
+    load[demand.resource] = demand.amount
     for rank in range(8):  # three rounds of the whole buffer
         for ports in fabric.nvlink_ports(rank):
             assert load[ports].sum() == pytest.approx(3.0)

@@ -5,6 +5,7 @@ import pytest
 
 from sim.errors import InputError
 from sim.fabric import compile_fabric
+from sim.fabric.paths import printed_class
 from sim.inputs.topology import Edge, Graph, Topology, Vertex
 from tests.unit.machines import A100, H100, P2P, STAGED, dgx_a100, dgx_h100, pcie_box
 
@@ -197,12 +198,9 @@ def test_offload():
 
 
 def test_path_classes():
-    fabric = compile_fabric(pcie_box(fabric="pairs", per_switch=4))
-    assert fabric.path_class(0, 0) == "X"
-    assert fabric.path_class(0, 1) == "NV12"
-    assert fabric.path_class(0, 2) == "PIX"
-    assert fabric.path_class(0, 4) == "SYS"
-    assert compile_fabric(dgx_h100(2)).path_class(0, 8) == "NET"
+    (shape,) = compile_fabric(pcie_box(fabric="pairs", per_switch=4)).shapes
+    classes = [printed_class(shape, 0, other) for other in (0, 1, 2, 4)]
+    assert classes == ["X", "NV12", "PIX", "SYS"]
 
 
 @pytest.mark.parametrize("kind", ["rail-optimized", "fat-tree"])

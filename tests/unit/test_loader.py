@@ -1,5 +1,6 @@
 """The input contract: the YAML forms of the design, read into specs of SI values."""
 
+import pickle
 import time
 
 import pytest
@@ -386,3 +387,12 @@ def test_a_spec_takes_overrides_as_its_file_does(machine):
     )
     assert again.topology == whole.topology
     assert again.workload == whole.workload
+
+
+def test_what_changes_gave_stays_with_the_half_and_out_of_other_processes():
+    base = loader.prepare("dgx-h100", "llama3-8b-lora")
+    bigger = base.vary({"topology.nodes": "2"})
+    assert base.vary({"topology.nodes": "2"}).topology is bigger.topology
+    sent = pickle.dumps(base)
+    assert len(sent) == len(pickle.dumps(loader.prepare("dgx-h100", "llama3-8b-lora")))
+    assert pickle.loads(sent).vary({"topology.nodes": "2"}).topology == bigger.topology

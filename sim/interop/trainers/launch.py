@@ -21,7 +21,6 @@ _NAMED = re.compile(
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::[-=]([^}]*))?\}|(\w+))")
 _ASSIGNED = re.compile(r"^\s*(?:export\s+|local\s+|declare\s+)?([A-Za-z_]\w*)=([^\s#;]+)")
 _DIRECTIVE = re.compile(r"^#SBATCH\s+(--?[\w-]+)[=\s]?([^\s#]*)")
-_TORCH = ("nproc_per_node", "nproc-per-node", "nnodes")
 
 
 def recognises(source: Source) -> bool:
