@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.lowering.parts import B1, I8, Flights, Wire
-from sim.lowering.table import table_of
+from sim.lowering.table import each_of, table_of
 from sim.strategies.plan import Plan, PlanOp
 
 
@@ -89,22 +89,25 @@ def _issued(plan: Plan) -> _Issued:
     found: _Issued | None = plan.derived.get("issued")
     if found is not None:
         return found
-    at = table_of(plan).collectives
+    at, each = table_of(plan).collectives, each_of(plan)
     kinds: dict[tuple[object, ...], int] = {}
     first: list[PlanOp] = []
-    kind = np.empty(at.size, dtype=np.int64)
-    crosses = np.zeros(at.size, dtype=bool)
-    name: dict[int, tuple[str, str, int]] = {}
-    count: Counter[tuple[str, str]] = Counter()
-    for i, op in enumerate(map(plan.ops.__getitem__, at.tolist())):
+    kind_of = np.zeros(len(each.ops), dtype=np.int64)
+    between = np.zeros(len(each.ops), dtype=bool)
+    for i in np.unique(each.of[at]).tolist():
+        op = each.ops[i]
         key = (op.comm, op.group, op.collective, op.bytes_in, op.bytes_out)
         if key not in kinds:
             kinds[key] = len(kinds)
             first.append(op)
-        kind[i] = kinds[key]
-        if stage_of(plan, op.group) < 0:
-            crosses[i] = True
-            count[op.comm, op.unit] += 1
-            name[i] = (op.comm, op.unit, count[op.comm, op.unit])
+        kind_of[i] = kinds[key]
+        between[i] = stage_of(plan, op.group) < 0
+    kind, crosses = kind_of[each.of[at]], between[each.of[at]]
+    name: dict[int, tuple[str, str, int]] = {}
+    count: Counter[tuple[str, str]] = Counter()
+    for i in np.flatnonzero(crosses).tolist():
+        op = each.ops[each.of[at[i]]]
+        count[op.comm, op.unit] += 1
+        name[i] = (op.comm, op.unit, count[op.comm, op.unit])
     found = plan.derived["issued"] = _Issued(at, kind, tuple(first), crosses, name)
     return found

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sim.strategies.copied import Copy
 from sim.strategies.plan import COLLECTIVE, Plan, PlanOp
 
 I8 = npt.NDArray[np.int64]
@@ -31,6 +32,13 @@ class PlanTable(NamedTuple):
     comm_bytes: npt.NDArray[np.float64]  # as nccl-tests counts them [B]
 
 
+class Each(NamedTuple):
+    """Ops that were recorded, and which of them each op of a plan is, but for its place."""
+
+    of: I8  # (P,) index into `ops`
+    ops: Sequence[PlanOp]  # in order of first appearance
+
+
 class Distinct(NamedTuple):
     """Ops that cost the same, found once."""
 
@@ -47,39 +55,109 @@ def table_of(plan: Plan) -> PlanTable:
     return found
 
 
+def each_of(plan: Plan) -> Each:
+    """The plan's ops without copies."""
+    found: Each | None = plan.derived.get("each")
+    if found is None:
+        ops = plan.issued
+        of = np.arange(len(ops))
+        if plan.copies:
+            own = np.ones(of.size, dtype=bool)
+            for copy in plan.copies:
+                of[copy.at : copy.at + copy.size] = of[copy.source : copy.source + copy.size]
+                own[copy.at : copy.at + copy.size] = False
+            ops = [ops[i] for i in np.flatnonzero(own).tolist()]
+            of = (np.cumsum(own) - 1)[of]
+        found = plan.derived["each"] = Each(of, ops)
+    return found
+
+
 def _table(plan: Plan) -> PlanTable:
-    columns = dict(zip(PlanOp._fields, zip(*plan.ops, strict=True), strict=True))
-    deps: Sequence[tuple[int, ...]] = columns["deps"]
-    kind = np.array(columns["kind"], dtype=np.int64)
-    lengths = np.fromiter(map(len, deps), dtype=np.int64, count=len(deps))
-    on = np.fromiter(chain.from_iterable(deps), dtype=np.int64, count=int(lengths.sum()))
+    of, recorded = each_of(plan)
+    columns = dict(zip(PlanOp._fields, zip(*recorded, strict=True), strict=True))
+    kind = np.array(columns["kind"], dtype=np.int64)[of]
+    micro_step = np.array(columns["micro_step"], dtype=np.int64)[of]
+    for copy in plan.copies:
+        micro_step[copy.at : copy.at + copy.size] = copy.micro_step
+    dep_on, dep_of, host_after = _edges(plan, columns["deps"], columns["host_after"])
     collectives = np.flatnonzero(kind == COLLECTIVE)
-    comms = columns["comm"]
-    previous: dict[str, int] = {}
-    fifo: list[tuple[int, int]] = []
-    for i in collectives.tolist():
-        before = previous.get(comms[i])
-        if before is not None:
-            fifo.append((before, i))
-        previous[comms[i]] = i
-    ops = [plan.ops[i] for i in collectives.tolist()]
+    which = of[collectives]
     stream = columns["stream"]
     streams = ("host", *(s for s in dict.fromkeys(stream) if s != "host"))
     number = {name: i for i, name in enumerate(streams)}
+    which_ops, steps = which.tolist(), micro_step[collectives].tolist()
     return PlanTable(
         kind=kind,
         streams=streams,
-        stream_id=np.array([number[name] for name in stream], dtype=np.int64),
-        micro_step=np.array(columns["micro_step"], dtype=np.int64),
-        dep_on=on,
-        dep_of=np.repeat(np.arange(len(deps)), lengths),
-        host_after=np.array(columns["host_after"], dtype=np.int64),
-        fifo=np.array(fifo, dtype=np.int64).reshape(-1, 2),
+        stream_id=np.array([number[name] for name in stream], dtype=np.int64)[of],
+        micro_step=micro_step,
+        dep_on=dep_on,
+        dep_of=dep_of,
+        host_after=host_after,
+        fifo=_in_turn(collectives, columns["comm"], which),
         collectives=collectives,
-        comm_kind=tuple(op.collective for op in ops),
-        comm_label=tuple(labels_of(ops)),
-        comm_bytes=np.array([total_bytes(op) for op in ops], dtype=float),
+        comm_kind=tuple([columns["collective"][i] for i in which_ops]),
+        comm_label=tuple(labels_of(recorded, which_ops, steps)),
+        comm_bytes=np.array([total_bytes(op) for op in recorded], dtype=float)[which],
     )
+
+
+def _in_turn(collectives: I8, comms: Sequence[str], which: I8) -> I8:
+    """Successive collectives of one communicator, (n, 2)."""
+    place = {name: i for i, name in enumerate(dict.fromkeys(comms))}
+    comm = np.array([place[name] for name in comms], dtype=np.int64)[which]
+    order = np.argsort(comm, kind="stable")
+    same = np.flatnonzero(np.diff(comm[order]) == 0)
+    return np.stack((collectives[order[same]], collectives[order[same + 1]]), axis=1)
+
+
+def _edges(
+    plan: Plan, deps: Sequence[tuple[int, ...]], host_after: Sequence[int]
+) -> tuple[I8, I8, I8]:
+    """What each op waits for: ops, those that wait for them, and what the host sees before each.
+
+    `deps` and `host_after` are those of recorded ops.
+    """
+    of, _ = each_of(plan)
+    recorded = np.ones(of.size, dtype=bool)
+    for copy in plan.copies:
+        recorded[copy.at : copy.at + copy.size] = False
+    own = np.flatnonzero(recorded)
+    lengths = np.fromiter(map(len, deps), dtype=np.int64, count=len(deps))
+    on = np.fromiter(chain.from_iterable(deps), dtype=np.int64, count=int(lengths.sum()))
+    after = np.array(host_after, dtype=np.int64)
+    to = np.repeat(own, lengths)
+    seen = np.full(of.size, -1, dtype=np.int64)
+    seen[own] = after
+    all_on, all_to = [on], [to]
+    sources: dict[int, list[Copy]] = {}
+    for copy in plan.copies:
+        sources.setdefault(copy.source, []).append(copy)
+    for source, copies in sources.items():
+        end = source + copies[0].size
+        first, last = np.searchsorted(to, (source, end))
+        mine = seen[source:end]
+        waits = np.flatnonzero(mine >= 0)
+        moved = _moved(copies, np.concatenate((on[first:last], mine[waits])))
+        at = np.array([copy.at for copy in copies])[:, None]
+        all_on.append(moved[:, : last - first].ravel())
+        all_to.append((to[first:last] - source + at).ravel())
+        seen[(waits + at).ravel()] = moved[:, last - first :].ravel()
+    if not sources:
+        return on, to, seen
+    on, to = np.concatenate(all_on), np.concatenate(all_to)
+    order = np.argsort(to, kind="stable")
+    return on[order], to[order], seen
+
+
+def _moved(copies: Sequence[Copy], ops: I8) -> I8:
+    """What ops that a stretch refers to are to each copy of it, (copies, n)."""
+    source, old = copies[0].source, list(copies[0].old)
+    found: I8 = ops - source + np.array([copy.at for copy in copies])[:, None]
+    for i in np.flatnonzero(ops < source).tolist():
+        place = old.index(int(ops[i]))
+        found[:, i] = [copy.new[place] for copy in copies]
+    return found
 
 
 def total_bytes(op: PlanOp) -> float:
@@ -104,7 +182,8 @@ def distinct(plan: Plan, layer_kinds: tuple[str, ...]) -> Distinct:
     seen: dict[tuple[object, ...], int] = {}
     first: list[PlanOp] = []
     of = []
-    for op in plan.ops:
+    each = each_of(plan)
+    for op in each.ops:
         (
             kind, stream, name, _, block, module, _, _, _, collective, group, bytes_in, bytes_out,
             _, _, traffic, _, calls,
@@ -119,23 +198,34 @@ def distinct(plan: Plan, layer_kinds: tuple[str, ...]) -> Distinct:
             first.append(op)
         of.append(index)
     found = plan.derived[layer_kinds] = Distinct(
-        np.array(of, dtype=np.int64), tuple(first), tuple(seen)
+        np.array(of, dtype=np.int64)[each.of], tuple(first), tuple(seen)
     )
     return found
 
 
-def labels_of(ops: Sequence[PlanOp]) -> list[str]:
-    """Name each collective by kind and place: the first and the last of a micro-step stand out."""
-    labels = [f"{op.collective} {op.phase}" for op in ops]
+def labels_of(ops: Sequence[PlanOp], which: Sequence[int], micro_steps: Sequence[int]) -> list[str]:
+    """Name each collective by kind and place: the first and the last of a micro-step stand out.
+
+    Parameters
+    ----------
+    ops : sequence of PlanOp
+        Recorded ones.
+    which, micro_steps : sequence of int
+        Of each collective: which of `ops` it is, and its micro-step.
+    """
+    inside = [op.group == op.stream for op in ops]  # of a block: not of the parameters
+    names = [
+        f"{op.group} {op.collective} {op.phase}" if within else f"{op.collective} {op.phase}"
+        for op, within in zip(ops, inside, strict=True)
+    ]
+    labels = [names[i] for i in which]
     first: dict[tuple[int, str], int] = {}
     last: dict[tuple[int, str], int] = {}
-    for i, op in enumerate(ops):
-        if op.group == op.stream:  # inside a block: not of the parameters
-            labels[i] = f"{op.group} {labels[i]}"
-            continue
-        key = (op.micro_step, op.collective)
-        first.setdefault(key, i)
-        last[key] = i
+    for i, (op, micro_step) in enumerate(zip(which, micro_steps, strict=True)):
+        if not inside[op]:
+            key = (micro_step, ops[op].collective)
+            first.setdefault(key, i)
+            last[key] = i
     for (_, collective), i in first.items():
         if collective == "all_gather":
             labels[i] = "first all_gather"

@@ -13,6 +13,7 @@ import numpy as np
 from sim.lowering.costs import Priced
 from sim.lowering.lower import Lowered
 from sim.lowering.parts import B1, CATEGORIES, I4, I8
+from sim.lowering.table import each_of
 from sim.strategies.plan import COLLECTIVE, Plan
 
 INSIDE, BETWEEN = "collectives inside nodes", "collectives between nodes"
@@ -25,12 +26,13 @@ def between_nodes(priced: Priced, plan: Plan) -> B1:
     """Which ops of a plan are collectives whose ranks are on several nodes, (P,)."""
     groups: tuple[str, ...] | None = plan.derived.get("comm groups")
     if groups is None:
-        groups = tuple(op.group if op.kind == COLLECTIVE else "" for op in plan.ops)
+        groups = tuple(op.group if op.kind == COLLECTIVE else "" for op in each_of(plan).ops)
         plan.derived["comm groups"] = groups
     far = frozenset(name.group for name, cost in priced.collectives.items() if cost.nodes > 1)
     known: dict[frozenset[str], B1] = plan.derived.setdefault("far", {})
     if far not in known:
-        known[far] = np.array([group in far for group in groups], dtype=np.bool_)
+        away = np.array([group in far for group in groups], dtype=np.bool_)
+        known[far] = away[each_of(plan).of]
     return known[far]
 
 

@@ -29,11 +29,13 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced
 from sim.lowering.parts import CATEGORIES, F8, I8, Part
-from sim.strategies.plan import SEGMENT, Plan
+from sim.lowering.table import each_of, table_of
+from sim.strategies.plan import SEGMENT, Plan, PlanOp
 
 REFERENCE_RANKS = 8  # ranks of the runs against which kernel constants were checked
 FASTEST = 0.05  # least factor of a kernel time, where a deviation near 1 would draw one below 0
 
+ONCE, EACH_MICRO_STEP, EACH_BLOCK = range(3)
 _NORMAL = NormalDist()
 _KERNELS = np.array([kind not in ("collective", "copy", "host") for kind in CATEGORIES])
 
@@ -144,22 +146,24 @@ def ranks_of(
 
 
 def _kinds(plan: Plan) -> tuple[I8, int]:
-    """Of each op whether it is there once, each micro-step, each block (0 to 2); blocks in all."""
+    """Of each op whether it is there once, each micro-step, each block; blocks in all."""
     found: tuple[I8, int] | None = plan.derived.get("kinds")
     if found is None:
-        last = max((op.block for op in plan.ops if op.kind == SEGMENT), default=0)  # the head
-        kinds = []
-        units = set()
-        for op in plan.ops:
-            if op.kind != SEGMENT or op.name in ("optimizer", "clip"):
-                kinds.append(0)
-            elif 0 < op.block < last:
-                kinds.append(2)
-                units.add((op.micro_step, op.block))
-            else:
-                kinds.append(1)
-        found = plan.derived["kinds"] = (np.array(kinds, dtype=np.int64), len(units))
+        of, ops = each_of(plan)
+        last = max((op.block for op in ops if op.kind == SEGMENT), default=0)  # the head
+        kinds = np.array([_times(op, last) for op in ops], dtype=np.int64)[of]
+        inside = np.flatnonzero(kinds == EACH_BLOCK)
+        block = np.array([op.block for op in ops], dtype=np.int64)[of[inside]]
+        units = np.unique(table_of(plan).micro_step[inside] * (last + 1) + block)
+        found = plan.derived["kinds"] = (kinds, units.size)
     return found
+
+
+def _times(op: PlanOp, last: int) -> int:
+    """Whether an op is there once a step, each micro-step or each block; `last` is the head."""
+    if op.kind != SEGMENT or op.name in ("optimizer", "clip"):
+        return ONCE
+    return EACH_BLOCK if 0 < op.block < last else EACH_MICRO_STEP
 
 
 def _busy_s(part: Part) -> F8:

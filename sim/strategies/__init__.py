@@ -95,9 +95,9 @@ class _Shelf(Generic[_T]):
 
 
 # of a step of 8 layers 250 fit, of one of 80 layers 50; an entry takes about 0.3 kB
-_plans = _Shelf[Plan](64_000, lambda plan: len(plan.ops))
+_plans = _Shelf[Plan](64_000, lambda plan: len(plan.issued))
 _pipelines = _Shelf["tuple[Plan, ...]"](
-    1_000_000, lambda plans: sum(len(plan.ops) for plan in plans)
+    1_000_000, lambda plans: sum(len(plan.issued) for plan in plans)
 )
 _allocations = _Shelf["Allocations"](32_000, lambda allocations: len(allocations.log))
 

@@ -13,7 +13,7 @@ keeps such a buffer, optim/gradient_accumulator.py and optim/zero.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import ClassVar, NamedTuple
 
 from sim.blocks.flops import checkpointed_layers
@@ -24,6 +24,7 @@ from sim.inputs.strategy import Strategy, register
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Groups, Mesh, Pairs
+from sim.pipeline.actions import BACKWARD
 from sim.pipeline.schedules import SCHEDULES
 from sim.strategies.exchanges import groups_within, player
 from sim.strategies.megatron_memory import MegatronMemory, MegatronStageMemory
@@ -228,6 +229,15 @@ class _MegatronStage:
                 )  # fmt: skip
                 self.coming[first] = self.coming.get(first, ()) + r.record("all_gather")
                 first, held = -1, 0.0
+
+    def condition(self) -> Hashable | None:
+        """Ops differ while parameters come in, and where the next backward may reduce."""
+        last = self.done + 1 == self.job.micro and self._hooks()
+        return None if self.coming or last else ()
+
+    def skip(self, kind: str) -> None:
+        """A backward counts."""
+        self.done += kind == BACKWARD
 
     def forward(self) -> None:
         """A micro-batch."""

@@ -10,7 +10,8 @@ Source: torch 2.13, ``distributed/pipelining/{schedules,stage}.py``; recordings 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from sim.blocks.setting import Setting
@@ -32,11 +33,12 @@ from sim.pipeline.actions import (
     Action,
 )
 from sim.pipeline.schedules import SCHEDULES
+from sim.strategies.chunks import Chunks, Copied
 from sim.strategies.plan import Event, Recorder
 from sim.strategies.units import dtypes
 
 
-class Stage(Protocol):
+class Stage(Copied, Protocol):
     """What a strategy does with one stage of a rank."""
 
     def forward(self) -> None:
@@ -115,6 +117,7 @@ class PipelineRank:
         self.dtype, self.size = dtypes(workload).compute, message_bytes(workload)
         self.arrived: dict[Action, Event] = {}  # receives, until what needs them
         self.sent: list[Event] = []
+        self.chunks = Chunks(recorder)
         plan = recorder.plan
         plan.stage, plan.stages = rank, mesh.pp
         plan.groups["pipeline"] = mesh.groups("pp")
@@ -164,12 +167,14 @@ class PipelineRank:
             event = self.arrived.pop(needed, ())
             self.recorder.wait("compute", event)
             self.recorder.await_message(event)
+        run: Callable[[], None]
         if kind == FORWARD:
-            stage.forward()
+            run = stage.forward
         elif kind == BACKWARD:
-            stage.backward()
+            run = stage.backward
         else:
-            stage.part("input" if kind == INPUT else "weight", first=index == 0)
+            run = partial(stage.part, "input" if kind == INPUT else "weight", first=index == 0)
+        self.chunks.play(stage, kind, index, run)
 
     # messages
 

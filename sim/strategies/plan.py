@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 from sim.inputs.trainer import NOBODY, Trainer
 from sim.mesh import Groups, Pairs
 from sim.strategies.allocations import Allocations
+from sim.strategies.copied import Copy, written_out
 
 SEGMENT, KERNEL, COLLECTIVE, HOST = range(4)
 
@@ -80,7 +81,7 @@ class PlanOp(NamedTuple):
 class Plan:
     """A recorded step of one rank; of every rank of its pipeline stage."""
 
-    ops: list[PlanOp]
+    issued: list[PlanOp]  # what `ops` are, but that copies are the op they are copies of
     memory: Allocations
     groups: dict[str, Groups | Pairs] = field(default_factory=dict)  # by the name that ops give
     owned_numel: float = 0.0  # trainable elements that rank 0 updates in the optimizer step
@@ -91,6 +92,21 @@ class Plan:
     stages: int = 1
     # what pricing and lowering work out once a plan: plans are shared by jobs that differ in costs
     derived: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+    copies: list[Copy] = field(default_factory=list, repr=False, compare=False)  # in order
+
+    @property
+    def ops(self) -> list[PlanOp]:
+        """Operations in issue order, each with what is its own."""
+        if not self.copies:
+            return self.issued
+        if "ops" not in self.derived:
+            self.derived["ops"] = written_out(self.issued, self.copies)
+        found: list[PlanOp] = self.derived["ops"]
+        return found
+
+    @ops.setter
+    def ops(self, ops: list[PlanOp]) -> None:
+        self.issued = ops
 
 
 def together(modules: Iterable[str]) -> str:
@@ -103,7 +119,7 @@ def runs(module: str, name: str) -> bool:
     return not module or name in module.split(" ")
 
 
-class _Lane:
+class Lane:
     """A stream being recorded: its last op, what its next op waits for, what it has waited for."""
 
     __slots__ = ("pending", "seen", "tail")
@@ -141,17 +157,18 @@ class Recorder:
         self.plan = Plan(self.ops, self.memory, dict(groups))
         self.micro_step = 0
         self._trainer = trainer or NOBODY
-        self._lanes: dict[str, _Lane] = {}
-        self._host_after = -1
-        self._calls: Calls = ()
+        self.lanes: dict[str, Lane] = {}
+        self.host_after = -1
+        self.calls: Calls = ()  # before the next op
 
-    def _lane(self, stream: str) -> _Lane:
-        lane = self._lanes.get(stream)
+    def lane(self, stream: str) -> Lane:
+        """A stream's, of which there may be nothing yet."""
+        lane = self.lanes.get(stream)
         if lane is None:
-            lane = self._lanes[stream] = _Lane()
+            lane = self.lanes[stream] = Lane()
         return lane
 
-    def _take(self, lane: _Lane, stream: str) -> tuple[int, ...]:
+    def _take(self, lane: Lane, stream: str) -> tuple[int, ...]:
         """The latest op per other stream among those waited for, unless waited for before."""
         pending, seen, ops = lane.pending, lane.seen, self.ops
         if len(pending) == 1:
@@ -178,16 +195,22 @@ class Recorder:
     ) -> int:  # fmt: skip
         """Issue one op on `stream`; what the stream was told to wait for becomes its deps."""
         ops = self.ops
-        lane = self._lanes.get(stream) or self._lane(stream)
+        lane = self.lanes.get(stream) or self.lane(stream)
         deps = self._take(lane, stream) if lane.pending else ()
         index = lane.tail = len(ops)
         ops.append(_new_op(PlanOp, (
-            kind, stream, name, phase, block, module, deps, self._host_after, self.micro_step,
-            collective, group, bytes_in, bytes_out, dtype, unit, traffic, comm, self._calls,
+            kind, stream, name, phase, block, module, deps, self.host_after, self.micro_step,
+            collective, group, bytes_in, bytes_out, dtype, unit, traffic, comm, self.calls,
         )))  # fmt: skip
-        self._host_after = -1
-        self._calls = ()
+        self.host_after = -1
+        self.calls = ()
         return index
+
+    def again(self, copy: Copy) -> None:
+        """A stretch of ops once more."""
+        if copy.size:
+            self.ops += self.ops[copy.source : copy.source + copy.size]
+            self.plan.copies.append(copy)
 
     def segment(self, name: str, phase: str, block: int, module: str = "", unit: str = "") -> int:
         """Compute kernels of a block (or of one module of it) on the compute stream."""
@@ -198,15 +221,15 @@ class Recorder:
     ) -> int:  # fmt: skip
         """One memory-bound kernel or copy. `traffic` in bytes. [B]"""
         ops = self.ops
-        lane = self._lanes.get(stream) or self._lane(stream)
+        lane = self.lanes.get(stream) or self.lane(stream)
         deps = self._take(lane, stream) if lane.pending else ()
         index = lane.tail = len(ops)
         ops.append(_new_op(PlanOp, (
-            KERNEL, stream, name, phase, block, "", deps, self._host_after, self.micro_step,
-            "", "", 0.0, 0.0, "", unit, traffic, "", self._calls,
+            KERNEL, stream, name, phase, block, "", deps, self.host_after, self.micro_step,
+            "", "", 0.0, 0.0, "", unit, traffic, "", self.calls,
         )))  # fmt: skip
-        self._host_after = -1
-        self._calls = ()
+        self.host_after = -1
+        self.calls = ()
         return index
 
     def collective(
@@ -226,12 +249,12 @@ class Recorder:
 
     def call(self, *names: str) -> None:
         """Python that the CPU runs before it issues the next op: names of calls."""
-        self._calls += _once(names)
+        self.calls += _once(names)
 
     def call_times(self, name: str, times: float) -> None:
         """As `call`, so many times."""
         if times:
-            self._calls += ((name, times),)
+            self.calls += ((name, times),)
 
     def start(self, micro_step: int) -> None:
         """A micro-step begins: the trainer has read the loss of the one before, and has a batch."""
@@ -267,13 +290,13 @@ class Recorder:
             if trainer.waits_for_step:
                 self.host_sync(self.record("compute"))
             self.call("trainer.step")
-        if self._calls:
+        if self.calls:
             self.host("calls", "trainer")
         self.micro_step = 0
 
     def record(self, stream: str) -> Event:
         """An event at the present end of a stream."""
-        lane = self._lanes.get(stream)
+        lane = self.lanes.get(stream)
         if lane is None:
             return ()
         if lane.pending:
@@ -283,13 +306,13 @@ class Recorder:
     def wait(self, stream: str, event: Event) -> None:
         """Make later ops of `stream` wait for an event. The CPU goes on at once."""
         if event:
-            (self._lanes.get(stream) or self._lane(stream)).pending += event
+            (self.lanes.get(stream) or self.lane(stream)).pending += event
 
     def wait_stream(self, stream: str, on: str) -> None:
         """Make later ops of `stream` wait for everything issued to stream `on` so far."""
-        other = self._lanes.get(on)
+        other = self.lanes.get(on)
         if other is not None:
-            pending = (self._lanes.get(stream) or self._lane(stream)).pending
+            pending = (self.lanes.get(stream) or self.lane(stream)).pending
             if other.tail >= 0:
                 pending.append(other.tail)
             if other.pending:
@@ -299,10 +322,10 @@ class Recorder:
         """Block the CPU until an event has happened."""
         if not event:
             return
-        if self._calls:  # made while it still was to happen
+        if self.calls:  # made while it still was to happen
             self.host("calls", "host")
-        if len(event) == 1 and self._host_after in (-1, event[0]):
-            self._host_after = event[0]
+        if len(event) == 1 and self.host_after in (-1, event[0]):
+            self.host_after = event[0]
         else:
             self.wait("host", event)
             self.host("synchronize", "host")
@@ -319,6 +342,9 @@ class Quiet(Recorder):
     kernel = issue
     quiet = True
     _issued = -1
+
+    def again(self, copy: Copy) -> None:
+        """Nothing."""
 
     def call(self, *names: str) -> None:
         """Nothing."""

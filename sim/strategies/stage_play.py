@@ -9,6 +9,8 @@ Source: torch 2.13, ``distributed/pipelining/stage.py``; recordings in
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from sim.blocks.modules import ModelTree
 from sim.inputs.check_mesh import blocks_of, shape_of
 from sim.inputs.trainer import trainer_of
@@ -16,7 +18,7 @@ from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.pipeline.schedules import SCHEDULES
 from sim.strategies.fsdp2 import FORWARD as FORWARD_PHASE
-from sim.strategies.fsdp2 import PRE_BACKWARD, SHARDED, Hooks, groups_of
+from sim.strategies.fsdp2 import PRE_BACKWARD, SHARDED, UNSHARDED, Hooks, groups_of
 from sim.strategies.fsdp2_layout import Fsdp2Piece, lay_out, part_of
 from sim.strategies.pipeline_play import PipelineRank
 from sim.strategies.plan import Plan, Recorder
@@ -81,6 +83,18 @@ class _StageHooks(Hooks):
         self.memory.forward()
         super().forward()
         self.memory.done()
+
+    def condition(self) -> Hashable | None:
+        """Once all is gathered, ops differ by which gradients are there."""
+        under_way = self.held or self.scatters or self.reduced or any(self.offloaded) or self.copies
+        if under_way or any(event is not None for event in self.gathered):
+            return None
+        if any(state != UNSHARDED for state in self.state):
+            return None
+        return tuple(self.accumulated), len(self.memory.kept)
+
+    def skip(self, kind: str) -> None:
+        """Nothing: what is whole already is looked for in no order."""
 
     def unshard(self, unit: int, phase: str) -> None:
         """As FSDP2 does, once."""

@@ -1,0 +1,120 @@
+"""Chunks of a pipeline that are copied, against the same plans recorded op by op."""
+
+import numpy as np
+import pytest
+
+from sim.blocks.parameters import tree_of
+from sim.inputs.loader import load
+from sim.inputs.shares import mesh_of
+from sim.inputs.strategy import strategy_of
+from sim.lowering.flights import flights_of
+from sim.lowering.parts import Wire
+from sim.lowering.table import distinct, table_of
+from sim.strategies import build_plans
+from sim.strategies.chunks import Chunks
+from sim.strategies.plan import Quiet
+from tests.differential.test_rhythm import MODEL
+
+MIXTURE = MODEL | {"experts": 8, "experts_per_token": 2, "expert_ffn_size": 1024}
+
+
+def job(micro, model=MODEL, more=(), **knobs):
+    workload = {
+        "name": "t", "model": model, "sequence_length": 2048, "micro_batch": 1, "steps": 10,
+        "gradient_accumulation": micro, "parallelism": {"pipeline_parallel": 4, **knobs},
+    }  # fmt: skip
+    topology, found = load("dgx-h100", workload, ["nodes=2", *more])[:2]
+    return found, tree_of(found), mesh_of(topology, found)
+
+
+def recorded(monkeypatch, build):
+    """What `build` makes with copies, and without."""
+    copied = build()
+    with monkeypatch.context() as patch:
+        patch.setattr(Chunks, "play", lambda self, stage, kind, number, run: run())
+        return copied, build()
+
+
+def edges(table):
+    return set(zip(table.dep_on.tolist(), table.dep_of.tolist(), strict=True))
+
+
+def alike(copied, plain):
+    """Every column that pricing and lowering read."""
+    one, other = table_of(copied), table_of(plain)
+    for name in ("kind", "stream_id", "micro_step", "host_after", "collectives", "comm_bytes"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+    assert edges(one) == edges(other)
+    assert set(map(tuple, one.fifo.tolist())) == set(map(tuple, other.fifo.tolist()))
+    assert (one.streams, one.comm_label) == (other.streams, other.comm_label)
+    kinds = ("dense",) * 14
+    costs, expected = distinct(copied, kinds), distinct(plain, kinds)
+    assert costs.keys == expected.keys
+    assert np.array_equal(costs.of, expected.of)
+
+
+@pytest.mark.parametrize("micro", [8, 28])
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        *(
+            {"pipeline_schedule": name}
+            for name in ("gpipe", "1f1b", "interleaved-1f1b", "looped-bfs",
+                         "interleaved-zero-bubble", "zbv", "dualpipev")
+        ),
+        {"pipeline_schedule": "1f1b", "strategy": "megatron"},
+        {
+            "pipeline_schedule": "interleaved-1f1b", "strategy": "megatron",
+            "tensor_parallel": 2, "overlap_param_gather": True, "overlap_grad_reduce": True,
+        },
+        {"pipeline_schedule": "zbv", "tensor_parallel": 2},
+        {"pipeline_schedule": "interleaved-1f1b", "context_parallel": 2},
+        {"pipeline_schedule": "interleaved-1f1b", "pipeline_reshard_after_forward": True},
+        {"pipeline_schedule": "interleaved-zero-bubble", "pipeline_defer_receives": True},
+        {"pipeline_schedule": "interleaved-1f1b", "replicate": 2,
+         "shard": 2},
+    ],
+    ids=lambda knobs: " ".join(map(str, knobs.values())),
+)  # fmt: skip
+def test_copied_plans_are_those_recorded(knobs, micro, monkeypatch):
+    args = job(micro, **knobs)
+    copied, plain = recorded(monkeypatch, lambda: build_plans(*args))
+    assert any(plan.copies for plan in copied) or "pipeline_reshard_after_forward" in knobs
+    for one, other in zip(copied, plain, strict=True):
+        alike(one, other)
+        assert one.ops == other.ops
+        assert one.memory.log == other.memory.log
+        assert one.groups == other.groups
+    nothing = Wire("", None, 0, 0.0, 0.0, 0.0)  # type: ignore[arg-type]
+    flights = [flights_of(p, range(4), lambda *_: nothing) for p in (copied, plain)]
+    assert np.array_equal(flights[0].ops, flights[1].ops)
+    assert np.array_equal(flights[0].of, flights[1].of)
+
+
+def test_most_of_a_long_pipeline_is_copied():
+    args = job(64, pipeline_schedule="1f1b")
+    for plan in build_plans(*args):
+        assert sum(copy.size for copy in plan.copies) > 0.75 * len(plan.issued)
+
+
+def test_experts_and_checkpointing(monkeypatch):
+    for model, more in (
+        (MIXTURE, ["parallelism.expert_parallel=2"]),
+        (MODEL, ["activation_checkpointing={kind: full}"]),
+        (MODEL, ["activation_checkpointing={kind: selective-blocks, every: 2}"]),
+    ):
+        args = job(16, model, more, pipeline_schedule="interleaved-1f1b")
+        for one, other in zip(*recorded(monkeypatch, lambda a=args: build_plans(*a)), strict=True):
+            alike(one, other)
+            assert one.ops == other.ops
+
+
+def test_allocations_alone_are_the_same(monkeypatch):
+    workload, tree, mesh = job(16, pipeline_schedule="zbv")
+
+    def logs():
+        build = strategy_of(workload).build_stage
+        return [build(workload, tree, mesh, r, recorder=Quiet).memory.log for r in range(4)]
+
+    copied, plain = recorded(monkeypatch, logs)
+    assert copied == plain
