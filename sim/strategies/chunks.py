@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from sim.strategies.allocations import MARK
 from sim.strategies.copied import Copy
-from sim.strategies.plan import Calls, Lane, Recorder
+from sim.strategies.plan import Calls, Recorder, StreamState
 
 
 class Copied(Protocol):
@@ -127,7 +127,7 @@ class Chunks:
         r.calls, r.host_after = after.calls, copy.moved(after.host_after)
 
 
-def _shorten(r: Recorder, lane: Lane) -> None:
+def _shorten(r: Recorder, lane: StreamState) -> None:
     """Of what a stream waits for, the latest op of each other stream alone, by its name."""
     if len(lane.pending) > 1:
         latest = {r.ops[op].stream: op for op in sorted(lane.pending)}

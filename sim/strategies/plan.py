@@ -119,7 +119,7 @@ def runs(module: str, name: str) -> bool:
     return not module or name in module.split(" ")
 
 
-class Lane:
+class StreamState:
     """A stream being recorded: its last op, what its next op waits for, what it has waited for."""
 
     __slots__ = ("pending", "seen", "tail")
@@ -157,18 +157,18 @@ class Recorder:
         self.plan = Plan(self.ops, self.memory, dict(groups))
         self.micro_step = 0
         self._trainer = trainer or NOBODY
-        self.lanes: dict[str, Lane] = {}
+        self.lanes: dict[str, StreamState] = {}
         self.host_after = -1
         self.calls: Calls = ()  # before the next op
 
-    def lane(self, stream: str) -> Lane:
+    def lane(self, stream: str) -> StreamState:
         """A stream's, of which there may be nothing yet."""
         lane = self.lanes.get(stream)
         if lane is None:
-            lane = self.lanes[stream] = Lane()
+            lane = self.lanes[stream] = StreamState()
         return lane
 
-    def _take(self, lane: Lane, stream: str) -> tuple[int, ...]:
+    def _take(self, lane: StreamState, stream: str) -> tuple[int, ...]:
         """The latest op per other stream among those waited for, unless waited for before."""
         pending, seen, ops = lane.pending, lane.seen, self.ops
         if len(pending) == 1:
