@@ -13,7 +13,7 @@ from sim.fabric.role import Role
 from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.lowering.costs import Priced, Prices, price
+from sim.lowering.costs import Priced, price
 from sim.step.bounds import check_size
 from sim.step.depth import of_layers
 from sim.step.rhythm import cycle_of
@@ -31,10 +31,7 @@ class Ready(NamedTuple):
     cycle: int  # that stand for others together
 
 
-def priced_of(
-    topology: Topology, workload: Workload, variation: Variation, level: str,
-    prices: Prices | None = None,
-) -> Priced:  # fmt: skip
+def priced_of(topology: Topology, workload: Workload, variation: Variation, level: str) -> Priced:
     """A job's plans and what they cost, on ranks that are alike but for `variation`."""
     fabric = compile_fabric(topology)
     plans = plans_of(workload, tree_of(workload), mesh_of(topology, workload))
@@ -43,7 +40,7 @@ def priced_of(
     if known is not None and _told(topology, variation):
         slow = np.ones(fabric.n_ranks) if slow is None else slow
         slow[-1] *= known.slowest_gpu
-    return price(plans, workload, fabric, level, slow, capacities(variation, fabric), prices)
+    return price(plans, workload, fabric, level, slow, capacities(variation, fabric))
 
 
 def _told(topology: Topology, variation: Variation) -> bool:
@@ -59,7 +56,6 @@ def ready_of(
     variation: Variation,
     level: str,
     layers: int | None,
-    prices: Prices | None = None,
 ) -> Ready:
     """A step to lower.
 
@@ -75,15 +71,13 @@ def ready_of(
         ``folded``, ``ranks`` or ``steps``.
     layers : int or None
         Of the whole model, where `workload` has some of its blocks.
-    prices : Prices, optional
-        Of steps that differ in blocks and micro-steps alone.
 
     Raises
     ------
     InputError
         Its program would be absurd.
     """
-    priced = priced_of(topology, simulated, variation, level, prices)
+    priced = priced_of(topology, simulated, variation, level)
     check_size(priced, level, variation.replicas)
     ranks: tuple[Ranks, ...] = ()
     if not _told(topology, variation):

@@ -10,7 +10,7 @@ import numpy as np
 from sim.engine import run
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.lowering.costs import Priced, Prices
+from sim.lowering.costs import Priced
 from sim.lowering.frames import folds, lowered, stacks
 from sim.lowering.lower import Lowered, RankView
 from sim.program import Timeline
@@ -203,14 +203,11 @@ class StepJob(NamedTuple):
         Checked by the loader.
     layers : int
         Of the whole model, where `workload` has some of its blocks.
-    prices : Prices
-        Shared with steps that differ in blocks and micro-steps alone.
     """
 
     topology: Topology
     workload: Workload
     layers: int
-    prices: Prices
 
 
 class Ran(NamedTuple):
@@ -233,7 +230,7 @@ class Ran(NamedTuple):
         )  # fmt: skip
 
 
-def run_together(jobs: Sequence[StepJob], engine: str) -> Iterator[Ran]:
+def run_together(jobs: Sequence[StepJob], engine: str, causes: bool = True) -> Iterator[Ran]:
     """Simulate steps with equal ranks once, those of one structure in one call of the engine.
 
     Parameters
@@ -242,19 +239,21 @@ def run_together(jobs: Sequence[StepJob], engine: str) -> Iterator[Ran]:
         Each is measured as by `run_step`.
     engine : str
         As for `run_step`.
+    causes : bool
+        Whether to say what transfers lost to each other (`Breakdown.transfers`).
     """
     together: dict[int, Ready] = {}
-    for place, (topology, workload, layers, prices) in enumerate(jobs):
+    for place, (topology, workload, layers) in enumerate(jobs):
         if workload.parallelism.pipeline_parallel == 1:
             few = next(shortened(workload))
-            ready = ready_of(topology, workload, few, Variation(), "folded", layers, prices)
+            ready = ready_of(topology, workload, few, Variation(), "folded", layers)
             if folds(ready.priced):
                 together[place] = ready
             else:
                 alone = lowered(ready.priced)
                 timeline = run(alone.program, engine)
                 windows = _windows([ready], alone, timeline)
-                yield _ran([place], [ready], alone, timeline, windows)
+                yield _ran([place], [ready], alone, timeline, windows, causes)
             continue
         one = run_step(topology, workload, engine=engine, layers=layers)
         yield Ran(
@@ -267,12 +266,12 @@ def run_together(jobs: Sequence[StepJob], engine: str) -> Iterator[Ran]:
         timeline = run(stack.lowered.program, engine)
         mine = [together[i] for i in places]
         windows = _windows(mine, stack.lowered, timeline)
-        yield _ran(places, mine, stack.lowered, timeline, windows)
+        yield _ran(places, mine, stack.lowered, timeline, windows, causes)
 
 
 def _ran(
     places: list[int], ready: Sequence[Ready], lowered: Lowered, timeline: Timeline,
-    windows: list[tuple[Window, ...]],
+    windows: list[tuple[Window, ...]], causes: bool = True,
 ) -> Ran:  # fmt: skip
     """Measures of steps."""
     views = lowered.views if lowered.program.stack else (lowered.slowest(timeline),)
@@ -290,6 +289,8 @@ def _ran(
 
     found = of(views)
     for i, (view, moments, mine) in enumerate(zip(views, inside, found, strict=True)):
+        if not causes:
+            break
         lost = shared(lowered.row(i), timeline.row(i), view, moments)
         for window, transfers in zip(mine, lost, strict=True):
             window.transfers = transfers

@@ -18,7 +18,6 @@ from sim.inputs.base import fields_but
 from sim.inputs.rows import as_run, at_longest
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.lowering.costs import Prices
 from sim.lowering.parts import I8
 from sim.memory.report import MemoryReport, memory
 from sim.records import dataclass
@@ -133,7 +132,9 @@ def step(
     return _report(_Measured(whole, None, *said), times, needed, workload)
 
 
-def steps(jobs: Sequence[tuple[Topology, Workload]], *, engine: str = "auto") -> list[StepReport]:
+def steps(
+    jobs: Sequence[tuple[Topology, Workload]], *, engine: str = "auto", causes: bool = True
+) -> list[StepReport]:
     """`step` of many jobs with equal ranks once: those of one structure are run together.
 
     Parameters
@@ -142,6 +143,8 @@ def steps(jobs: Sequence[tuple[Topology, Workload]], *, engine: str = "auto") ->
         Checked by the loader.
     engine : str
         As for `step`.
+    causes : bool
+        Whether breakdowns say what transfers lost to each other, which takes a seventh of the time.
 
     Raises
     ------
@@ -151,7 +154,7 @@ def steps(jobs: Sequence[tuple[Topology, Workload]], *, engine: str = "auto") ->
     needed = [memory_of(topology, workload) for topology, workload in jobs]
     run = [(topology, as_run(workload, topology.world_size)) for topology, workload in jobs]
     found = []
-    for (_, workload), memory_, one in zip(run, needed, _folded(run, engine), strict=True):
+    for (_, workload), memory_, one in zip(run, needed, _folded(run, engine, causes), strict=True):
         times = np.array([one.whole.breakdown.time_s])
         found.append(_report(one, times, memory_, workload))
     return found
@@ -220,7 +223,9 @@ def _machine(topology: Topology) -> Hashable:
     return fields_but(topology, _MACHINE)
 
 
-def _folded(jobs: Sequence[tuple[Topology, Workload]], engine: str) -> list[_Measured]:
+def _folded(
+    jobs: Sequence[tuple[Topology, Workload]], engine: str, causes: bool
+) -> list[_Measured]:
     """Equal ranks, blocks and micro-steps once."""
     keys, counts = [], []
     for topology, workload in jobs:
@@ -234,7 +239,7 @@ def _folded(jobs: Sequence[tuple[Topology, Workload]], engine: str) -> list[_Mea
     return [
         found if not more or found.middle is None
         else found._replace(whole=_sum((found.whole, 1.0), (found.middle, more)))
-        for found, more in zip(_kept(keys, engine), counts, strict=True)
+        for found, more in zip(_kept(keys, engine, causes), counts, strict=True)
     ]  # fmt: skip
 
 
@@ -244,29 +249,27 @@ def _walked(key: _StepKey) -> MemoryReport:
 
 
 _MOST = 1024
-_simulations: dict[tuple[_StepKey, str], _Measured] = {}
+_simulations: dict[tuple[_StepKey, str, bool], _Measured] = {}
 
 
-def _kept(keys: Sequence[_StepKey], engine: str) -> list[_Measured]:
+def _kept(keys: Sequence[_StepKey], engine: str, causes: bool) -> list[_Measured]:
     """Simulated steps; those that are not known are simulated together."""
-    missing = [key for key in dict.fromkeys(keys) if (key, engine) not in _simulations]
-    new = dict(zip(missing, _simulated(missing, engine), strict=True)) if missing else {}
+    missing = [key for key in dict.fromkeys(keys) if (key, engine, causes) not in _simulations]
+    new = dict(zip(missing, _simulated(missing, engine, causes), strict=True)) if missing else {}
     found = []
     for key in keys:
-        one = new.get(key) or _simulations.pop((key, engine), None)
+        one = new.get(key) or _simulations.pop((key, engine, causes), None)
         assert one is not None
-        _simulations[key, engine] = one  # the last used stands last
+        _simulations[key, engine, causes] = one  # the last used stands last
         found.append(one)
     while len(_simulations) > _MOST:
         del _simulations[next(iter(_simulations))]
     return found
 
 
-def _simulated(keys: Sequence[_StepKey], engine: str) -> list[_Measured]:
+def _simulated(keys: Sequence[_StepKey], engine: str, causes: bool) -> list[_Measured]:
     """Steps of a few blocks where that will do, or of all."""
     found: dict[int, _Measured] = {}
-    shared: dict[tuple[Hashable, ...], Prices] = {}
-    prices = [shared.setdefault(key.but_steps, Prices()) for key in keys]
 
     def together(which: Sequence[int], layers: int | None) -> Iterator[tuple[Ran, list[int]]]:
         """Some of the steps with so many blocks, and which they are; None: with all of them."""
@@ -274,8 +277,8 @@ def _simulated(keys: Sequence[_StepKey], engine: str) -> list[_Measured]:
         for i in which:
             topology, workload = keys[i].topology, keys[i].workload
             few = workload if layers is None else of_layers(workload, layers)
-            jobs.append(StepJob(topology, few, workload.model.layers, prices[i]))
-        for ran in run_together(jobs, engine):
+            jobs.append(StepJob(topology, few, workload.model.layers))
+        for ran in run_together(jobs, engine, causes):
             yield ran, [which[place] for place in ran.places]
 
     deep: dict[int, tuple[_Measured, Breakdown, ShallowSteps, int]] = {}

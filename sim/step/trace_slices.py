@@ -9,9 +9,9 @@ import numpy as np
 
 from sim.blocks.unroll import Templates, unroll
 from sim.inputs.workload import Workload
-from sim.lowering.costs import segment_kernels
 from sim.lowering.lower import Lowered
 from sim.lowering.parts import CATEGORIES
+from sim.lowering.pricing import segment_kernels
 from sim.step.run import StepOutcome
 from sim.step.stages import stage_runs
 from sim.step.trace_events import event, lanes_of, meta

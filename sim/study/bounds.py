@@ -99,7 +99,9 @@ class Bounds:
         asked = {self._key(c): c for c in candidates}
         missing = {key: c for key, c in asked.items() if key not in self._micro}
         alone = {key: _alone(c) for key, c in missing.items()}
-        for (key, c), found in zip(missing.items(), steps(list(alone.values())), strict=True):
+        for (key, c), found in zip(
+            missing.items(), steps(list(alone.values()), causes=False), strict=True
+        ):
             self._micro[key] = _micro(c, found)
 
     def _micro_of(self, candidate: Candidate) -> _Micro:

@@ -60,7 +60,7 @@ def measures_of(jobs: Sequence[tuple[Topology, Workload]]) -> list[dict[str, Any
     """`measures` of many configurations, whose steps are simulated together."""
     return [
         _row(topology, workload, found)
-        for (topology, workload), found in zip(jobs, steps(jobs), strict=True)
+        for (topology, workload), found in zip(jobs, steps(jobs, causes=False), strict=True)
     ]
 
 

@@ -15,7 +15,7 @@ from sim.fabric import compile_fabric
 from sim.inputs.loader import load, prepare
 from sim.inputs.shares import mesh_of
 from sim.lowering import frames
-from sim.lowering.costs import Prices, price
+from sim.lowering.costs import price
 from sim.lowering.frames import folds, lowered, stacks
 from sim.program import revalue
 from sim.step.breakdown import measure
@@ -89,16 +89,12 @@ def test_a_mixed_space_has_the_figures_of_each_alone(jobs):
 
 
 def test_most_are_run_together_and_pipelines_alone(jobs):
-    ran = list(
-        run_together([StepJob(t, w, w.model.layers, Prices()) for t, w in jobs[:8]], "compiled")
-    )
+    ran = list(run_together([StepJob(t, w, w.model.layers) for t, w in jobs[:8]], "compiled"))
     assert sorted(place for each in ran for place in each.places) == list(range(8))
     assert max(each.lowered.program.stack for each in ran) >= 2
     piped = [job for job in jobs if job[1].parallelism.pipeline_parallel > 1]
     assert piped
-    for each in run_together(
-        [StepJob(t, w, w.model.layers, Prices()) for t, w in piped], "compiled"
-    ):
+    for each in run_together([StepJob(t, w, w.model.layers) for t, w in piped], "compiled"):
         assert (each.lowered.program.stack, len(each.places)) == (0, 1)
 
 

@@ -6,7 +6,8 @@ import pytest
 from sim.engine import run
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load
-from sim.lowering.costs import name_of, price
+from sim.lowering.collectives import name_of
+from sim.lowering.costs import price
 from sim.lowering.lower import lower
 from sim.mesh import Mesh, Pairs
 from sim.strategies.plan import Recorder

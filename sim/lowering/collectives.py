@@ -1,0 +1,182 @@
+"""Collectives of a step: what each costs, and the classes of ranks that all of them make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.cost.collectives import CollectiveCost, demand_of, plan_collective
+from sim.cost.nccl.communicator import ASKED, LATEST, Nccl
+from sim.fabric.fabric import Fabric
+from sim.inputs.workload import Stack
+from sim.lowering.classes import Compiled, Key, compile_classes
+from sim.lowering.flights import flights_of, stage_of
+from sim.lowering.parts import F8, NO_FLIGHTS, Flights, Wire, roles_of
+from sim.lowering.table import Distinct, total_bytes
+from sim.lowering.teams import Draw
+from sim.mesh import Groups, Pairs
+from sim.strategies.exchanges import COPYING
+from sim.strategies.plan import COLLECTIVE, Plan, PlanOp
+
+#: copies between GPUs of a node without NCCL, as its copy engines' path has them
+_COPIES = Nccl(".".join(map(str, LATEST)), ASKED[-1])
+#: copies over the host link: the side of the node's links that each draws on
+HOST_LINK = {"h2d": "to_device", "d2h": "to_host"}
+
+
+class Name(NamedTuple):
+    """What settles the cost of a collective on a machine."""
+
+    collective: str
+    group: str
+    total: float  # as nccl-tests counts them [B]
+    stage: int  # whose ranks they are; -1 where ranks of several stages take part
+
+
+def name_of(plan: Plan, op: PlanOp) -> Name:
+    """The name of a plan's collective."""
+    return Name(op.collective, op.group, total_bytes(op), stage_of(plan, op.group))
+
+
+def key_of(name: Name, cost: CollectiveCost) -> Key:
+    """What decides a collective's demands per byte."""
+    return name.collective, f"{name.group} {name.stage}", cost.algorithm
+
+
+_Where = tuple[Groups | Pairs, int, int]
+"""Groups, and the stage out of how many whose ranks they hold."""
+_Kind = tuple[Key, _Where]
+_Kept = tuple[tuple[dict[Name, CollectiveCost], Compiled], Fabric, Sequence[Plan]]
+MAX_KEPT = 8  # of a plan
+
+
+class Step:
+    """What all roles of a step share: plans, their collectives, and classes of ranks.
+
+    Parameters
+    ----------
+    plans : sequence of Plan
+        One for each pipeline stage.
+    same : sequence of Distinct
+        Their ops that cost the same.
+    stack : Stack
+        Whose NCCL it is.
+    fabric : Fabric
+        The machine.
+    level : str
+        ``folded``, ``ranks`` or ``steps``.
+    speed, capacity : float64, optional
+        As for `sim.lowering.costs.price`.
+    """
+
+    def __init__(
+        self, plans: Sequence[Plan], same: Sequence[Distinct], stack: Stack, fabric: Fabric,
+        level: str, speed: F8 | None, capacity: F8 | None,
+    ) -> None:  # fmt: skip
+        self.plans, self.distinct, self.fabric = plans, same, fabric
+        self.roles = roles_of(fabric, len(plans))
+        #: others may have the same classes, by identity
+        self.kept = capacity is None
+        self.costs, self.compiled = self._compiled(Nccl.of(stack), level, speed, capacity)
+        self.single = len(self.compiled.classes.ranks) == 1
+        self._lanes: dict[tuple[str, int, int, bool], int] = {}
+        self._n_lanes = 0
+
+    def _compiled(
+        self, nccl: Nccl, level: str, speed: F8 | None, capacity: F8 | None
+    ) -> tuple[dict[Name, CollectiveCost], Compiled]:
+        """What collectives cost, and classes of ranks: the same for all jobs of these plans."""
+        pace = b"" if speed is None else speed.tobytes()
+        key = (level, nccl, pace, id(self.fabric), *map(id, self.plans))
+        kept: dict[object, _Kept] = self.plans[0].derived.setdefault("collectives", {})
+        if capacity is not None or key not in kept:
+            costs: dict[Name, CollectiveCost] = {}
+            found = costs, self._compile(costs, nccl, level, pace, speed, capacity)
+            if capacity is not None:
+                return found
+            if len(kept) >= MAX_KEPT:
+                kept.clear()
+            kept[key] = (found, self.fabric, self.plans)  # held, so that the ids stay theirs
+        return kept[key][0]
+
+    def _compile(
+        self, costs: dict[Name, CollectiveCost], nccl: Nccl, level: str, pace: bytes,
+        speed: F8 | None, capacity: F8 | None,
+    ) -> Compiled:  # fmt: skip
+        kinds: dict[Key, _Kind] = {}
+        copies = False
+        for plan, same in zip(self.plans, self.distinct, strict=True):
+            for op in same.ops:
+                if op.kind != COLLECTIVE:
+                    copies = copies or op.name in HOST_LINK
+                    continue
+                name = name_of(plan, op)
+                if name in costs:
+                    continue
+                where = (plan.groups[op.group], plan.stage, plan.stages)
+                by = _COPIES if op.group == COPYING else nccl
+                cost = costs[name] = _cost(self.fabric, op.collective, where, name.total, by)
+                if cost.limit_resource >= 0:
+                    key = key_of(name, cost)
+                    kinds.setdefault(key, (key, where))
+        draws = tuple(kinds.values())
+        if capacity is None:
+            return _classes(self.fabric, level, draws, len(self.plans), copies, pace)
+        return compile_classes(
+            self.fabric, level, _draws(self.fabric, draws), self.roles, copies=copies, speed=speed,
+            capacity=capacity,
+        )  # fmt: skip
+
+    def flights(self) -> Flights:
+        """Every collective on the wire; none where all ranks are one class."""
+        if self.single:
+            return NO_FLIGHTS
+        return flights_of(self.plans, [role.stage for role in self.roles.roles], self._wire)
+
+    def _wire(self, plan: Plan, op: PlanOp) -> Wire | None:
+        """What a collective is on the wire; None if it is on none."""
+        name = name_of(plan, op)
+        cost = self.costs[name]
+        team = self.compiled.teams.get(key_of(name, cost))
+        if team is None:
+            return None
+        lane = self._lanes.setdefault(
+            (op.comm, name.stage, team.n_wires, team.steps > 1), self._n_lanes
+        )
+        self._n_lanes = max(self._n_lanes, lane + team.n_wires)
+        return Wire(op.comm, team, lane, cost.latency_s, cost.work, cost.bound_bytes_per_s)
+
+
+@lru_cache(maxsize=16384)
+def _cost(
+    fabric: Fabric, collective: str, where: _Where, total: float, nccl: Nccl
+) -> CollectiveCost:
+    """Cost of a collective of all sister groups at once."""
+    groups, *stage = where
+    sisters = groups.within(*stage)
+    return plan_collective(fabric, collective, sisters[0], total, nccl, concurrent_groups=sisters)
+
+
+def _draws(fabric: Fabric, kinds: tuple[_Kind, ...]) -> dict[Key, list[Draw]]:
+    """What a byte of each kind of collective costs, group by group; the same for every size."""
+    found: dict[Key, list[Draw]] = {}
+    for key, (groups, *stage) in kinds:
+        collective, _, algorithm = key
+        each = found[key] = []
+        for group in groups.within(*stage):
+            demand = demand_of(fabric, group, collective, algorithm)
+            each.append(Draw(group, demand.resource, demand.amount))
+    return found
+
+
+@lru_cache(maxsize=512)
+def _classes(
+    fabric: Fabric, level: str, kinds: tuple[_Kind, ...], stages: int, copies: bool, speed: bytes,
+) -> Compiled:  # fmt: skip
+    """Classes of ranks and resources; they depend on the kinds of collective, not on sizes."""
+    pace = np.frombuffer(speed) if speed else None
+    roles, draws = roles_of(fabric, stages), _draws(fabric, kinds)
+    return compile_classes(fabric, level, draws, roles, copies=copies, speed=pace)

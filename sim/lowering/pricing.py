@@ -1,0 +1,349 @@
+"""Prices of plan ops on one kind of rank, kept for all jobs for which they are the same.
+
+Of a step's rows those of segments over tokens follow from a job's shapes; all others (copies,
+collectives, the optimizer) are the same for jobs that differ in shapes, blocks or micro-steps, and
+are worked out once for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.blocks.kernels import Kernel
+from sim.blocks.unroll import Templates
+from sim.blocks.update import (
+    clip_kernels,
+    copy_kernel,
+    host_update_bytes,
+    optimizer_kernels,
+    shard_of,
+)
+from sim.cost.collectives import CollectiveCost
+from sim.cost.gemm import MEMORY_SATURATION
+from sim.cost.host import HostModel, agreement_s, host_model, launch_stack, pace_of
+from sim.cost.host_update import host_rate, update_s
+from sim.cost.kernel_cost import CostModel, cost_model
+from sim.fabric.fabric import Fabric
+from sim.fabric.role import Role
+from sim.inputs.base import fields_but
+from sim.inputs.trainer import trainer_of
+from sim.inputs.workload import Workload
+from sim.lowering.classes import Compiled
+from sim.lowering.collectives import HOST_LINK, Step, key_of, name_of
+from sim.lowering.parts import HOST_SYNC_S, I8, Part
+from sim.lowering.rows import CATEGORY, Block, Table, joined, kernel_rows
+from sim.lowering.table import Distinct
+from sim.strategies.exchanges import COPYING
+from sim.strategies.pipeline_play import messages_in
+from sim.strategies.plan import COLLECTIVE, HOST, SEGMENT, Plan, PlanOp, runs
+
+_MESSAGES = ("send", "send_recv")  # between two ranks, on which nobody agrees first
+_OWNED = ("optimizer", "clip")  # segments over what a rank owns, not over tokens
+_STORAGE = {"nvme_read": "read", "nvme_write": "write"}
+LAUNCH_S = 6e-6  # one launch from C++; facts: event 5.96 us (superbenchmark baseline)
+
+#: no op depends on these but through its bytes, its calls or the kernels of its template
+_SHAPES = frozenset({
+    "name", "model", "sequence_length", "micro_batch", "global_batch", "gradient_accumulation",
+    "tokens", "steps", "samples", "epochs", "optimizer", "optimizer_implementation", "attention",
+    "attention_padding", "loss", "activation_checkpointing", "data", "checkpoint", "evaluation",
+    "phases", "deadline", "sources",
+})  # fmt: skip
+
+
+def segment_kernels(
+    workload: Workload, plan: Plan, templates: Templates, op: PlanOp
+) -> tuple[Kernel, ...]:
+    """Kernels of a plan op that computes, those of modules that it leaves out among them."""
+    if op.name in _OWNED:
+        return _owned_kernels(workload, plan, op)
+    return templates.of(_kind_of(templates.layer_kinds, op.block), op.name)
+
+
+def _owned_kernels(workload: Workload, plan: Plan, op: PlanOp) -> tuple[Kernel, ...]:
+    shard = shard_of(workload, plan.owned_numel, plan.owned_tensors)
+    return clip_kernels(shard) if op.name == "clip" else optimizer_kernels(workload, shard)
+
+
+def _kind_of(layers: tuple[str, ...], block: int) -> str:
+    if block > 0:
+        return layers[block - 1] if block <= len(layers) else "head"
+    return "root" if block < 0 else "embedding"
+
+
+class _Fixed(NamedTuple):
+    """Rows of a plan's ops that no shape changes, and where those of the others go."""
+
+    rows: Block
+    segments: list[tuple[PlanOp, float]]  # over tokens; CPU time of what goes before each [s]
+    runs: I8  # (D, 2) first row and rows of each distinct op; of those in `at` none yet
+    at: I8  # which of the distinct ops the segments are
+    placed: dict[tuple[int, ...], tuple[I8, I8]]  # runs of plan ops, by the sizes of segments
+    same: Distinct  # held, so that its id stays its own
+
+
+class Pricing:
+    """What ops cost ranks of a role.
+
+    Parameters
+    ----------
+    role : Role
+        Their GPU and the host around it.
+    workload : Workload
+        A job of theirs; others may differ from it in `_SHAPES`.
+    fabric : Fabric
+        The machine.
+    compiled : Compiled
+        Classes of its ranks.
+    index : int
+        Of the role.
+    """
+
+    def __init__(
+        self, role: Role, workload: Workload, fabric: Fabric, compiled: Compiled, index: int
+    ) -> None:
+        self.role, self._held = role, (fabric, compiled)  # so that their ids stay theirs
+        known = fabric.topology.calibration
+        self.model: CostModel = cost_model(role.gpu, known)
+        self.host = host_model(
+            launch_stack(workload.compile, workload.cuda_graphs),
+            pace_of(role.host.cpu, role.host.gpus, known.host_launch if known else 1.0),
+        )
+        own = trainer_of(workload).calls_s(workload.micro_batch)
+        self.calls = {**self.host.calls, **{k: self.host.pace * v for k, v in own.items()}}
+        classes = compiled.classes
+        self.player = int(np.argmax(classes.role == index))  # a class that plays the part
+        hbm = fabric.hbm(classes.ranks[self.player])
+        self.hbm_capacity = float(fabric.capacity[hbm])
+        self._known: dict[Hashable, Table] = {}  # rows of ops that are priced
+        self._fixed: dict[Hashable, _Fixed] = {}  # and of those of a plan
+        self.table = Table()  # of the op that is being priced
+
+    def part(self, step: Step, workload: Workload, templates: Templates) -> tuple[Part, list[str]]:
+        """Rows for every plan op of a step, and what is costed with constants of something else."""
+        self.step, self.workload = step, workload
+        plan, fixed = step.plans[self.role.stage], self._fixed_of(step)
+        layers, blocks = templates.layer_kinds, [fixed.rows]
+        for op, calls_s in fixed.segments:
+            kernels = templates.of(_kind_of(layers, op.block), op.name)
+            blocks.append(
+                _block(self.model, self.host, kernels, op.module, self.hbm_capacity, calls_s)
+            )
+        sizes = tuple([block.columns.shape[1] for block in blocks])
+        placed = fixed.placed.get(sizes)
+        if placed is None:
+            runs = fixed.runs.copy()
+            runs[fixed.at, 0], runs[fixed.at, 1] = np.cumsum(sizes)[:-1], sizes[1:]
+            of = fixed.same.of
+            placed = fixed.placed[sizes] = runs[of, 0], runs[of, 1]
+        notes = [*self.model.fallbacks_of(()), *(note for b in blocks for note in b.notes)]
+        return Part(self.role, plan, joined(blocks, self.model.curves()), *placed), notes
+
+    def _fixed_of(self, step: Step) -> _Fixed:
+        """Rows of a plan's ops but of segments over tokens, each distinct op priced once."""
+        plan, same, w = step.plans[self.role.stage], step.distinct[self.role.stage], self.workload
+        owned = plan.owned_numel, plan.owned_tensors, w.optimizer, w.optimizer_implementation
+        key = (id(same), owned)
+        found = self._fixed.get(key)
+        if found is not None:
+            return found
+        whole = Table()
+        segments, at, runs = [], [], []
+        for place, (op, alike) in enumerate(zip(same.ops, same.keys, strict=True)):
+            if op.kind == SEGMENT and op.name not in _OWNED:
+                segments.append((op, self._calls_s(op)))
+                at.append(place)
+                runs.append((0, 0))
+                continue
+            known: Hashable = (alike, owned if op.kind in (SEGMENT, HOST) else None)
+            if op.name in _MESSAGES:
+                known = (alike, op.unit)  # of so many tensors
+            rows = self._known.get(known)
+            if rows is None:
+                rows = self._known[known] = self.table = Table()
+                self._add(op, plan)
+            runs.append(whole.take(rows))
+        found = _Fixed(
+            whole.block(), segments, np.array(runs, dtype=np.int64).reshape(-1, 2),
+            np.array(at, dtype=np.int64), {}, same,
+        )  # fmt: skip
+        if len(self._fixed) >= MAX_FIXED:
+            self._fixed.clear()
+        self._fixed[key] = found
+        return found
+
+    def _calls_s(self, op: PlanOp) -> float:
+        """CPU time of what goes before an op. [s]"""
+        return sum([self.calls[name] * times for name, times in op.calls]) if op.calls else 0.0
+
+    def _add(self, op: PlanOp, plan: Plan) -> None:
+        """Price an op that is no segment over tokens."""
+        if op.kind == SEGMENT:
+            calls_s = self._calls_s(op)
+            for kernel in _owned_kernels(self.workload, plan, op):
+                self._kernel(kernel, calls_s=calls_s)
+                calls_s = 0.0
+        elif op.kind == COLLECTIVE:
+            self._collective(op, plan)
+        elif op.kind == HOST:
+            self.table.add(host_s=self._host_work(op), category=CATEGORY["host"])
+        else:
+            self._copy(op)
+
+    def _kernel(self, kernel: Kernel, beside: bool = False, calls_s: float = 0.0) -> None:
+        """One kernel; one on a side stream takes SMs from those it runs beside."""
+        cost = self.model.cost(kernel)
+        rate = min(cost.hbm_bytes / cost.time_s, self.hbm_capacity)
+        self.table.add(
+            work=cost.time_s, bound=1.0, curve=self.model.curve_row(kernel),
+            hold=round(MEMORY_SATURATION * self.role.gpu.sms) if beside else 0,
+            host_s=self.host.launch_s(kernel) + calls_s, category=CATEGORY[kernel.kind],
+            alone_s=cost.time_s, waits=kernel.waits, demands=((0, rate),) if rate > 0.0 else (),
+        )  # fmt: skip
+
+    def _copy(self, op: PlanOp) -> None:
+        direction = HOST_LINK.get(op.name)
+        if op.name in _STORAGE:
+            self._storage(op)
+            return
+        if direction is None:
+            kernel = copy_kernel(op.name, op.bytes)
+            self._kernel(kernel, beside=op.stream != "compute", calls_s=self._calls_s(op))
+            return
+        where: slice = getattr(self.step.compiled, direction)
+        demands = tuple((k, 1.0) for k in range(where.start, where.stop))
+        classes, me = self.step.compiled.classes, self.player
+        rates = classes.capacity[classes.local[me, where]] / classes.scale[me, where]
+        rate = float(rates.min())
+        self.table.add(
+            latency_s=LAUNCH_S, work=op.bytes, weight=rate,
+            host_s=LAUNCH_S + self._calls_s(op),
+            category=CATEGORY["copy"], alone_s=LAUNCH_S + op.bytes / rate, demands=demands,
+        )  # fmt: skip
+
+    def _storage(self, op: PlanOp) -> None:
+        """All GPUs of a node read or write at once, each at its share of the node's storage."""
+        host = self.role.host
+        rate = float(getattr(host.storage, _STORAGE[op.name])) / host.gpus
+        self.table.add(
+            latency_s=LAUNCH_S, work=op.bytes, bound=rate, weight=rate,
+            host_s=LAUNCH_S + self._calls_s(op),
+            category=CATEGORY["copy"], alone_s=LAUNCH_S + op.bytes / rate,
+        )  # fmt: skip
+
+    def _host_work(self, op: PlanOp) -> float:
+        """Passes over state in host memory, every rank of the node at the same time."""
+        calls_s = self._calls_s(op)
+        if op.bytes <= 0.0:
+            return HOST_SYNC_S + calls_s
+        host = self.role.host
+        if op.name == "optimizer":
+            elements = op.bytes / host_update_bytes(self.workload)
+            took = update_s(self.workload, host.cpu, host.gpus, op.bytes, elements)
+        else:
+            threads = self.workload.stack.omp_num_threads
+            took = op.bytes / host_rate(host.cpu, host.gpus, threads)
+        return HOST_SYNC_S + calls_s + took
+
+    def _sms(self, cost: CollectiveCost) -> int:
+        """SMs whose loss kernels beside a collective feel: its channels', more off NVLink."""
+        constants, sms = self.model.constants, self.role.gpu.sms
+        weight = constants.network_channel if cost.nodes > 1 else 1.0
+        taken = weight * cost.channels
+        if taken and cost.link != "nvlink":
+            taken = max(taken, constants.bus_share * sms)
+        return min(round(taken), sms)
+
+    def _collective(self, op: PlanOp, plan: Plan) -> None:
+        name, compiled = name_of(plan, op), self.step.compiled
+        cost = self.step.costs[name]
+        host_s = self.calls["c10d.collective"] + self._calls_s(op)
+        stack = self.workload.stack
+        if op.name in _MESSAGES:
+            host_s += messages_in(op.unit) * stack.message_time
+        elif stack.distributed_debug == "detail" and op.group != COPYING:
+            host_s += self.host.pace * agreement_s(cost.ranks, cost.nodes)
+        if not self.step.single:
+            self.table.add(hold=self._sms(cost), host_s=host_s, alone_s=0.0)
+            self.table.add()
+            return
+        orbits = compiled.orbits.get(key_of(name, cost), ())
+        demands: tuple[tuple[int, float], ...] = ()
+        if orbits:
+            base = compiled.classes.local.shape[1]
+            demands = tuple(
+                (base + r, a) for r, a in zip(orbits[0].resource, orbits[0].amount, strict=True)
+            )
+        moves = cost.work > 0.0 and bool(orbits)
+        self.table.add(
+            latency_s=cost.latency_s,
+            work=cost.work if moves else 0.0,
+            bound=cost.bound_bytes_per_s if moves else float("inf"),
+            weight=cost.bound_bytes_per_s if moves else 1.0,
+            hold=self._sms(cost), host_s=host_s, alone_s=cost.time_s, demands=demands,
+        )  # fmt: skip
+
+
+_pricings: dict[Hashable, Pricing] = {}
+MAX_PRICINGS, MAX_FIXED = 256, 64  # that are kept; plans of each
+
+
+def pricing_of(step: Step, workload: Workload, role: Role, index: int) -> Pricing:
+    """What ops cost ranks of a role in a job, kept where classes of ranks are."""
+    own = trainer_of(workload).calls_s(workload.micro_batch)
+    key = (
+        role, index, id(step.fabric), id(step.compiled), *own.values(),
+        *fields_but(workload, _SHAPES),
+    )  # fmt: skip
+    found = _pricings.get(key)
+    if found is None:
+        found = Pricing(role, workload, step.fabric, step.compiled, index)
+        if step.kept:
+            if len(_pricings) >= MAX_PRICINGS:
+                _pricings.clear()
+            _pricings[key] = found
+    return found
+
+
+_BlockKey = tuple[int, int, int, str, float, float]
+_blocks: dict[_BlockKey, tuple[CostModel, HostModel, tuple[Kernel, ...], Block]] = {}
+MAX_BLOCKS = 4096
+
+
+def _block(
+    model: CostModel, host: HostModel, kernels: tuple[Kernel, ...], module: str, hbm: float,
+    calls_s: float,
+) -> Block:  # fmt: skip
+    """Rows of a template's kernels, or of those of one of its modules; before the first, calls."""
+    key = (id(model), id(host), id(kernels), module, hbm, calls_s)
+    found = _blocks.get(key)
+    if found is not None:
+        return found[-1]
+    own = tuple(k for k in kernels if runs(module, k.module)) if module else kernels
+    if own:
+        block = _kernels(model, host, own, hbm, calls_s)
+    else:
+        idle = Table()
+        idle.add(host_s=calls_s, category=CATEGORY["elementwise"])
+        block = idle.block()
+    if len(_blocks) >= MAX_BLOCKS:
+        _blocks.clear()
+    _blocks[key] = (model, host, kernels, block)  # held, so that the ids stay theirs
+    return block
+
+
+def _kernels(
+    model: CostModel, host: HostModel, own: tuple[Kernel, ...], hbm: float, calls_s: float
+) -> Block:
+    costs = model.costs(own)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rate = np.minimum(costs.hbm_bytes / costs.time_s, hbm)
+    host_s = np.array([host.launch_s(k) for k in own], dtype=float)
+    host_s[0] += calls_s
+    return kernel_rows(
+        costs.time_s, costs.curve, rate, host_s, [CATEGORY[k.kind] for k in own],
+        [k.waits for k in own], model.fallbacks_of(own),
+    )  # fmt: skip
