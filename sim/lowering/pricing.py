@@ -7,7 +7,7 @@ are worked out once for them.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +52,7 @@ _SHAPES = frozenset({
     "attention_padding", "loss", "activation_checkpointing", "data", "checkpoint", "evaluation",
     "phases", "deadline", "sources",
 })  # fmt: skip
+_Calls = tuple[tuple[str, float], ...]
 
 
 def segment_kernels(
@@ -78,7 +79,8 @@ class _Fixed(NamedTuple):
     """Rows of a plan's ops that no shape changes, and where those of the others go."""
 
     rows: Block
-    segments: list[tuple[PlanOp, float]]  # over tokens; CPU time of what goes before each [s]
+    calls: list[tuple[int, _Calls]]  # of the trainer before some rows: they are of so many samples
+    segments: list[tuple[PlanOp, float]]  # over tokens; CPU time of other calls before each [s]
     runs: I8  # (D, 2) first row and rows of each distinct op; of those in `at` none yet
     at: I8  # which of the distinct ops the segments are
     placed: dict[tuple[int, ...], tuple[I8, I8]]  # runs of plan ops, by the sizes of segments
@@ -112,8 +114,7 @@ class Pricing:
             launch_stack(workload.compile, workload.cuda_graphs),
             pace_of(role.host.cpu, role.host.gpus, known.host_launch if known else 1.0),
         )
-        own = trainer_of(workload).calls_s(workload.micro_batch)
-        self.calls = {**self.host.calls, **{k: self.host.pace * v for k, v in own.items()}}
+        self.calls = self.host.calls
         classes = compiled.classes
         self.player = int(np.argmax(classes.role == index))  # a class that plays the part
         hbm = fabric.hbm(classes.ranks[self.player])
@@ -127,8 +128,11 @@ class Pricing:
         self.step, self.workload = step, workload
         plan, fixed = step.plans[self.role.stage], self._fixed_of(step)
         layers, blocks = templates.layer_kinds, [fixed.rows]
+        own = trainer_of(workload).calls_s(workload.micro_batch)
         for op, calls_s in fixed.segments:
             kernels = templates.of(_kind_of(layers, op.block), op.name)
+            if op.calls:
+                calls_s += self._trainer_s(op.calls, own)
             blocks.append(
                 _block(self.model, self.host, kernels, op.module, self.hbm_capacity, calls_s)
             )
@@ -140,7 +144,15 @@ class Pricing:
             of = fixed.same.of
             placed = fixed.placed[sizes] = runs[of, 0], runs[of, 1]
         notes = [*self.model.fallbacks_of(()), *(note for b in blocks for note in b.notes)]
-        return Part(self.role, plan, joined(blocks, self.model.curves()), *placed), notes
+        rows = joined(blocks, self.model.curves())
+        for row, calls in fixed.calls:
+            rows.host_s[row] += self._trainer_s(calls, own)
+        return Part(self.role, plan, rows, *placed), notes
+
+    def _trainer_s(self, calls: _Calls, own: Mapping[str, float]) -> float:
+        """CPU time of those of some calls that are a trainer's. [s]"""
+        mine = [own[name] * times for name, times in calls if name not in self.calls]
+        return self.host.pace * sum(mine)
 
     def _fixed_of(self, step: Step) -> _Fixed:
         """Rows of a plan's ops but of segments over tokens, each distinct op priced once."""
@@ -151,7 +163,7 @@ class Pricing:
         if found is not None:
             return found
         whole = Table()
-        segments, at, runs = [], [], []
+        segments, at, runs, calls = [], [], [], []
         for place, (op, alike) in enumerate(zip(same.ops, same.keys, strict=True)):
             if op.kind == SEGMENT and op.name not in _OWNED:
                 segments.append((op, self._calls_s(op)))
@@ -166,8 +178,10 @@ class Pricing:
                 rows = self._known[known] = self.table = Table()
                 self._add(op, plan)
             runs.append(whole.take(rows))
+            if any(name not in self.calls for name, _ in op.calls):
+                calls.append((runs[-1][0], op.calls))
         found = _Fixed(
-            whole.block(), segments, np.array(runs, dtype=np.int64).reshape(-1, 2),
+            whole.block(), calls, segments, np.array(runs, dtype=np.int64).reshape(-1, 2),
             np.array(at, dtype=np.int64), {}, same,
         )  # fmt: skip
         if len(self._fixed) >= MAX_FIXED:
@@ -176,8 +190,10 @@ class Pricing:
         return found
 
     def _calls_s(self, op: PlanOp) -> float:
-        """CPU time of what goes before an op. [s]"""
-        return sum([self.calls[name] * times for name, times in op.calls]) if op.calls else 0.0
+        """CPU time of what goes before an op, but of its trainer's calls. [s]"""
+        if not op.calls:
+            return 0.0
+        return sum([self.calls[name] * times for name, times in op.calls if name in self.calls])
 
     def _add(self, op: PlanOp, plan: Plan) -> None:
         """Price an op that is no segment over tokens."""
@@ -293,11 +309,7 @@ MAX_PRICINGS, MAX_FIXED = 256, 64  # that are kept; plans of each
 
 def pricing_of(step: Step, workload: Workload, role: Role, index: int) -> Pricing:
     """What ops cost ranks of a role in a job, kept where classes of ranks are."""
-    own = trainer_of(workload).calls_s(workload.micro_batch)
-    key = (
-        role, index, id(step.fabric), id(step.compiled), *own.values(),
-        *fields_but(workload, _SHAPES),
-    )  # fmt: skip
+    key = (role, index, id(step.fabric), id(step.compiled), *fields_but(workload, _SHAPES))
     found = _pricings.get(key)
     if found is None:
         found = Pricing(role, workload, step.fabric, step.compiled, index)

@@ -35,6 +35,10 @@ from sim.step.overlap import CAUSES, holders
 
 _COLLECTIVE = CATEGORIES.index("collective")
 _ROUNDING = 1e-9  # of a step: differences of its moments are rounded to less
+_SECONDS = (
+    "compute_s", "communication_s", "exposed_s", "copy_s", "host_s", "slowdown_s", "waiting_s",
+    "deviation_s",
+)  # fmt: skip
 
 Windows = Sequence[tuple[float, float]]
 
@@ -99,20 +103,24 @@ class Breakdown:
 
     def add(self, other: Breakdown, times: float = 1.0) -> None:
         """Add another window's measures, `times` times."""
-        for name in (
-            "time_s", "compute_s", "communication_s", "exposed_s", "copy_s", "host_s",
-            "slowdown_s", "waiting_s", "deviation_s",
-        ):  # fmt: skip
-            setattr(self, name, self._rest(getattr(self, name) + times * getattr(other, name)))
+        self.time_s = self._rest(self.time_s + times * other.time_s)
+        least = -_ROUNDING * self.time_s  # as `_rest` has it, for each of a hundred sums
+        for name in _SECONDS:
+            value = getattr(self, name) + times * getattr(other, name)
+            setattr(self, name, 0.0 if least < value < 0.0 else value)
         for mine, theirs in (
             (self.kernels, other.kernels), (self.exposed, other.exposed),
             (self.slowdown, other.slowdown), (self.transfers, other.transfers),
         ):  # fmt: skip
-            for key, value in theirs.items():
-                mine[key] = self._rest(mine.get(key, 0.0) + times * value)
-        for rows, more in ((self.collectives, other.collectives), (self.by_gpu, other.by_gpu)):
-            for kind, values in more.items():
-                row = rows.setdefault(kind, {})
+            for key, more in theirs.items():
+                value = mine.get(key, 0.0) + times * more
+                mine[key] = 0.0 if least < value < 0.0 else value
+        for rows, others in ((self.collectives, other.collectives), (self.by_gpu, other.by_gpu)):
+            for kind, values in others.items():
+                row = rows.get(kind)
+                if row is None:
+                    rows[kind] = {key: times * value for key, value in values.items()}
+                    continue
                 for key, value in values.items():
                     row[key] = row.get(key, 0.0) + times * value
 

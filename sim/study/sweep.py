@@ -108,7 +108,7 @@ MANY = 400
 #: rows are stored so often at most; a process that is killed loses what it computed since [s]
 EVERY_S = 0.1
 #: configurations that are computed together
-TOGETHER = 192
+TOGETHER = 512
 Context = tuple[dict[Pair, Prepared], bool]  # base pairs, and whether there is much to do
 
 
@@ -210,10 +210,10 @@ def sweep(
     )  # fmt: skip
 
 
-#: keys by what a change of them costs to compute anew, dearest first: machine and schedule, then
-#: shapes, then what only memory or nothing at all depends on
-_DEAR = ("topology", "workload", "model", "nodes", "node", "network", "parallelism", "method",
-         "precision", "activation_checkpointing")  # fmt: skip
+#: keys by what a change of them costs to compute anew, dearest first: schedule (steps of one run
+#: together) and machine, then shapes, then what only memory or nothing at all depends on
+_DEAR = ("topology", "workload", "model", "parallelism", "method", "precision",
+         "activation_checkpointing", "nodes", "node", "network")  # fmt: skip
 _CHEAP = ("gradient_accumulation", "tokens", "steps", "samples", "epochs", "offer", "data",
           "checkpoint")  # fmt: skip
 
@@ -264,7 +264,7 @@ def _answers(
 
 def _together(count: int) -> int:
     """Of so many configurations, those that are computed together: some, to be seen to go on."""
-    return max(1, min(TOGETHER, count // 8))
+    return max(1, min(TOGETHER, count // 4))
 
 
 def row_of(key: str, changes: Changes, answer: TaskOutcome) -> StoredRow:
