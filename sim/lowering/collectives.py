@@ -53,7 +53,7 @@ _Kept = tuple[tuple[dict[Name, CollectiveCost], Compiled], Fabric, Sequence[Plan
 MAX_KEPT = 8  # of a plan
 
 
-class Step:
+class StepCollectives:
     """What all roles of a step share: plans, their collectives, and classes of ranks.
 
     Parameters

@@ -11,7 +11,7 @@ from sim.cost.kernel_cost import CostModel
 from sim.fabric.fabric import Fabric
 from sim.inputs.workload import Workload
 from sim.lowering.classes import Compiled
-from sim.lowering.collectives import Name, Step, name_of
+from sim.lowering.collectives import Name, StepCollectives, name_of
 from sim.lowering.parts import F8, Flights, Part
 from sim.lowering.pricing import pricing_of
 from sim.lowering.table import distinct
@@ -70,7 +70,7 @@ def price(
     """
     templates = unroll(workload)
     same = [distinct(plan, templates.layer_kinds) for plan in plans]
-    step = Step(plans, same, workload.stack, fabric, level, speed, capacity)
+    step = StepCollectives(plans, same, workload.stack, fabric, level, speed, capacity)
     parts, models = [], []
     fallbacks: dict[str, None] = {}
     for i, role in enumerate(step.roles.roles):

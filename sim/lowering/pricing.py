@@ -32,9 +32,9 @@ from sim.inputs.base import fields_but
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
 from sim.lowering.classes import Compiled
-from sim.lowering.collectives import HOST_LINK, Step, key_of, name_of
+from sim.lowering.collectives import HOST_LINK, StepCollectives, key_of, name_of
 from sim.lowering.parts import HOST_SYNC_S, I8, Part
-from sim.lowering.rows import CATEGORY, Block, Table, joined, kernel_rows
+from sim.lowering.rows import CATEGORY, RowBlock, RowTable, joined, kernel_rows
 from sim.lowering.table import Distinct
 from sim.strategies.exchanges import COPYING
 from sim.strategies.pipeline_play import messages_in
@@ -78,7 +78,7 @@ def _kind_of(layers: tuple[str, ...], block: int) -> str:
 class _Fixed(NamedTuple):
     """Rows of a plan's ops that no shape changes, and where those of the others go."""
 
-    rows: Block
+    rows: RowBlock
     calls: list[tuple[int, _Calls]]  # of the trainer before some rows: they are of so many samples
     segments: list[tuple[PlanOp, float]]  # over tokens; CPU time of other calls before each [s]
     runs: I8  # (D, 2) first row and rows of each distinct op; of those in `at` none yet
@@ -119,11 +119,13 @@ class Pricing:
         self.player = int(np.argmax(classes.role == index))  # a class that plays the part
         hbm = fabric.hbm(classes.ranks[self.player])
         self.hbm_capacity = float(fabric.capacity[hbm])
-        self._known: dict[Hashable, Table] = {}  # rows of ops that are priced
+        self._known: dict[Hashable, RowTable] = {}  # rows of ops that are priced
         self._fixed: dict[Hashable, _Fixed] = {}  # and of those of a plan
-        self.table = Table()  # of the op that is being priced
+        self.table = RowTable()  # of the op that is being priced
 
-    def part(self, step: Step, workload: Workload, templates: Templates) -> tuple[Part, list[str]]:
+    def part(
+        self, step: StepCollectives, workload: Workload, templates: Templates
+    ) -> tuple[Part, list[str]]:
         """Rows for every plan op of a step, and what is costed with constants of something else."""
         self.step, self.workload = step, workload
         plan, fixed = step.plans[self.role.stage], self._fixed_of(step)
@@ -154,7 +156,7 @@ class Pricing:
         mine = [own[name] * times for name, times in calls if name not in self.calls]
         return self.host.pace * sum(mine)
 
-    def _fixed_of(self, step: Step) -> _Fixed:
+    def _fixed_of(self, step: StepCollectives) -> _Fixed:
         """Rows of a plan's ops but of segments over tokens, each distinct op priced once."""
         plan, same, w = step.plans[self.role.stage], step.distinct[self.role.stage], self.workload
         owned = plan.owned_numel, plan.owned_tensors, w.optimizer, w.optimizer_implementation
@@ -162,7 +164,7 @@ class Pricing:
         found = self._fixed.get(key)
         if found is not None:
             return found
-        whole = Table()
+        whole = RowTable()
         segments, at, runs, calls = [], [], [], []
         for place, (op, alike) in enumerate(zip(same.ops, same.keys, strict=True)):
             if op.kind == SEGMENT and op.name not in _OWNED:
@@ -175,7 +177,7 @@ class Pricing:
                 known = (alike, op.unit)  # of so many tensors
             rows = self._known.get(known)
             if rows is None:
-                rows = self._known[known] = self.table = Table()
+                rows = self._known[known] = self.table = RowTable()
                 self._add(op, plan)
             runs.append(whole.take(rows))
             if any(name not in self.calls for name, _ in op.calls):
@@ -307,7 +309,7 @@ _pricings: dict[Hashable, Pricing] = {}
 MAX_PRICINGS, MAX_FIXED = 256, 64  # that are kept; plans of each
 
 
-def pricing_of(step: Step, workload: Workload, role: Role, index: int) -> Pricing:
+def pricing_of(step: StepCollectives, workload: Workload, role: Role, index: int) -> Pricing:
     """What ops cost ranks of a role in a job, kept where classes of ranks are."""
     key = (role, index, id(step.fabric), id(step.compiled), *fields_but(workload, _SHAPES))
     found = _pricings.get(key)
@@ -321,14 +323,14 @@ def pricing_of(step: Step, workload: Workload, role: Role, index: int) -> Pricin
 
 
 _BlockKey = tuple[int, int, int, str, float, float]
-_blocks: dict[_BlockKey, tuple[CostModel, HostModel, tuple[Kernel, ...], Block]] = {}
+_blocks: dict[_BlockKey, tuple[CostModel, HostModel, tuple[Kernel, ...], RowBlock]] = {}
 MAX_BLOCKS = 4096
 
 
 def _block(
     model: CostModel, host: HostModel, kernels: tuple[Kernel, ...], module: str, hbm: float,
     calls_s: float,
-) -> Block:  # fmt: skip
+) -> RowBlock:  # fmt: skip
     """Rows of a template's kernels, or of those of one of its modules; before the first, calls."""
     key = (id(model), id(host), id(kernels), module, hbm, calls_s)
     found = _blocks.get(key)
@@ -338,7 +340,7 @@ def _block(
     if own:
         block = _kernels(model, host, own, hbm, calls_s)
     else:
-        idle = Table()
+        idle = RowTable()
         idle.add(host_s=calls_s, category=CATEGORY["elementwise"])
         block = idle.block()
     if len(_blocks) >= MAX_BLOCKS:
@@ -349,7 +351,7 @@ def _block(
 
 def _kernels(
     model: CostModel, host: HostModel, own: tuple[Kernel, ...], hbm: float, calls_s: float
-) -> Block:
+) -> RowBlock:
     costs = model.costs(own)
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = np.minimum(costs.hbm_bytes / costs.time_s, hbm)

@@ -14,7 +14,7 @@ CATEGORY = {name: i for i, name in enumerate(CATEGORIES)}
 _WIDTH = 11  # columns of `Rows` up to `waits`, and numbers of demands
 
 
-class Block(NamedTuple):
+class RowBlock(NamedTuple):
     """Rows that stand together."""
 
     columns: F8  # (11, n) of `Rows` up to `waits`, and numbers of demands
@@ -28,14 +28,14 @@ class Block(NamedTuple):
         return int(self.columns.shape[1])
 
 
-class Table:
+class RowTable:
     """Rows being collected one by one."""
 
     def __init__(self) -> None:
         self.columns: list[tuple[float | int | bool, ...]] = []
         self.demands: list[tuple[tuple[int, float], ...]] = []
 
-    def take(self, other: Table) -> tuple[int, int]:
+    def take(self, other: RowTable) -> tuple[int, int]:
         """Append the rows of another: the first one's index, and how many they are."""
         first = len(self.columns)
         self.columns += other.columns
@@ -66,18 +66,18 @@ class Table:
         )  # fmt: skip
         self.demands.append(demands)
 
-    def block(self) -> Block:
+    def block(self) -> RowBlock:
         """All of them as columns."""
         flat = [pair for demand in self.demands for pair in demand]
         columns = np.array(self.columns, dtype=float).reshape(-1, _WIDTH).T
         local = np.array([k for k, _ in flat], dtype=np.int32)
-        return Block(columns, local, np.array([a for _, a in flat], dtype=float))
+        return RowBlock(columns, local, np.array([a for _, a in flat], dtype=float))
 
 
 def kernel_rows(
     seconds: F8, curve: I4, rate: F8, host_s: F8, category: Sequence[int], waits: Sequence[bool],
     notes: tuple[str, ...],
-) -> Block:  # fmt: skip
+) -> RowBlock:  # fmt: skip
     """Rows of kernels in a row, which draw on HBM alone.
 
     Parameters
@@ -102,15 +102,15 @@ def kernel_rows(
     columns[2:4] = 1.0
     columns[4], columns[6], columns[7] = curve, host_s, category
     columns[9], columns[10] = waits, reads
-    return Block(columns, np.zeros(int(reads.sum()), dtype=np.int32), rate[reads], notes)
+    return RowBlock(columns, np.zeros(int(reads.sum()), dtype=np.int32), rate[reads], notes)
 
 
-def joined(blocks: Sequence[Block], curves: F8) -> Rows:
+def joined(blocks: Sequence[RowBlock], curves: F8) -> Rows:
     """Blocks one after the other, as a step's rows.
 
     Parameters
     ----------
-    blocks : sequence of Block
+    blocks : sequence of RowBlock
     curves : (n_curves, units + 1) float64
         That their rows name.
     """
