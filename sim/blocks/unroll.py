@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -50,17 +51,24 @@ class Templates:
             return _part(self.kernels[kind, "backward"], phase == "weight")
         return self.kernels[kind, phase]
 
+    def runs(self) -> dict[tuple[str, str], int]:
+        """How often a micro-step on one rank runs each template, those alone that it runs."""
+        blocks = [("embedding", False), ("head", False)]
+        blocks += zip(self.layer_kinds, self.checkpointed, strict=True)
+        return {
+            (kind, phase): times
+            for (kind, again), times in Counter(blocks).items()
+            for phase in PHASES
+            if phase != "recompute" or again
+        }
+
     def flops(self, phase: str) -> float:
         """GEMM and attention FLOPs of one micro-step's phase on one rank. [1]"""
-        total = 0.0
-        for kind, again in [
-            ("embedding", False),
-            *zip(self.layer_kinds, self.checkpointed, strict=True),
-            ("head", False),
-        ]:
-            if phase != "recompute" or again:
-                total += sum(k.flops for k in self.kernels[kind, phase])
-        return total
+        return sum(
+            times * sum(k.flops for k in self.kernels[kind, name])
+            for (kind, name), times in self.runs().items()
+            if name == phase
+        )
 
 
 def unroll(workload: Workload) -> Templates:

@@ -6,11 +6,11 @@ import functools
 import statistics
 from typing import NamedTuple
 
+from sim.calibration.validate_training import memory_said
 from sim.memory.report import MemoryReport
 from sim.memory.verdict import Verdict
 from sim.published.finetune import finetune_rows
 from sim.published.rows import MeasuredRow, out_of_memory_rows, training_rows
-from sim.step.step import memory_of
 
 
 class MeasuredPeak(NamedTuple):
@@ -96,12 +96,10 @@ def validate_memory() -> MemoryValidation:
     peaks, refused = [], []
     rows = (*training_rows(), *(row for row in finetune_rows() if row.memory_bytes))
     for row in rows:
-        found = memory_of(row.topology, row.workload)
+        found = memory_said(row)
         if not found.fits:
             refused.append(Refused(row, found.verdict.share))
         if row.memory_bytes:
             peaks.append(MeasuredPeak(row, figure(found, row.memory_figure)))
-    tried = [
-        Tried(row, memory_of(row.topology, row.workload).verdict) for row in out_of_memory_rows()
-    ]
+    tried = [Tried(row, memory_said(row).verdict) for row in out_of_memory_rows()]
     return MemoryValidation(tuple(peaks), len(rows), tuple(refused), tuple(tried))

@@ -23,7 +23,7 @@ from sim.inputs.shares import batch_on
 from sim.memory.report import MemoryReport
 from sim.published.rows import MeasuredRow, training_rows
 from sim.step.breakdown import Breakdown
-from sim.step.step import steps
+from sim.step.step import memory_of, steps
 
 SIZES = (("< 500M", 5e8), ("500M-2B", 2e9), ("2-5B", 5e9), ("5-10B", 1e10), ("10-20B", 2e10),
          ("20-50B", 5e10), ("> 50B", float("inf")))  # fmt: skip
@@ -137,6 +137,12 @@ def predict_all(rows: Iterable[MeasuredRow]) -> tuple[TrainingPoint, ...]:
         for row, found in zip(part, steps([(r.topology, r.workload) for r in part]), strict=True):
             _points[row] = TrainingPoint(row, found.breakdown, found.memory, found.retries_s)
     return tuple(_points[row] for row in rows)
+
+
+def memory_said(row: MeasuredRow) -> MemoryReport:
+    """What it says about the memory of one row; read off its step where that is known."""
+    known = _points.get(row)
+    return memory_of(row.topology, row.workload) if known is None else known.memory
 
 
 @functools.cache

@@ -81,6 +81,8 @@ class Strategy:
     casts_model = False
     #: gathered parameters pass from stream to stream, so that the allocator holds two sets
     record_streams = False
+    #: what is offloaded takes its gradients of further micro-steps in host memory
+    accumulates_on_host = False
     #: sequences can be split over ranks
     context_parallel = False
     #: and how their ranks may exchange keys and values

@@ -23,6 +23,8 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 _NAMES = tuple(term.name for term in TERMS)
+#: ledgers that are kept of a plan
+_KEPT = 16
 _CATEGORY = {term.name: term.category for term in TERMS}
 
 
@@ -139,8 +141,20 @@ def quantities(allocations: Allocations, workload: Workload, tree: ModelTree) ->
 
 
 def read(allocations: Allocations, workload: Workload, tree: ModelTree) -> Ledger:
-    """Peaks of a step, from the allocations of its plan."""
-    sizes, c = quantities(allocations, workload, tree), columns_of(allocations)
+    """Peaks of a step, from the allocations of its plan; shared by jobs of equal quantities."""
+    sizes = quantities(allocations, workload, tree)
+    kept: dict[bytes, Ledger] = allocations.derived.setdefault("ledgers", {})
+    key = sizes.tobytes()
+    if key not in kept:
+        if len(kept) >= _KEPT:
+            kept.clear()
+        kept[key] = _summed(allocations, sizes)
+    return kept[key]
+
+
+def _summed(allocations: Allocations, sizes: F8) -> Ledger:
+    """Peaks of a step whose quantities are known. [B]"""
+    c = columns_of(allocations)
     changes = c.coefficient * sizes[c.quantity]
     pooled = _live(c.pooled, changes, len(POOLS), c.before.size)
     total = pooled.sum(axis=0)

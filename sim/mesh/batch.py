@@ -78,6 +78,9 @@ class Batch:
         """Tokens that one rank holds in a micro-step."""
         return self.micro_batch * self.local_length
 
-    def accumulated(self, sequences: int) -> tuple[int, int]:
-        """Micro-steps that a global batch of `sequences` takes, and sequences left over."""
-        return divmod(sequences, self.sequences_per_micro_step)
+    def accumulated(self, sequences: int, micro_batch: int | None = None) -> tuple[int, int]:
+        """Micro-steps that a global batch of `sequences` takes, and sequences left over.
+
+        Of another micro-batch, if one is given.
+        """
+        return divmod(sequences, (micro_batch or self.micro_batch) * self.data_parallel)

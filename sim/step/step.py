@@ -90,6 +90,13 @@ class StepReport:
         return self.breakdown.time_s
 
 
+class Window(NamedTuple):
+    """What was measured within a window of the step."""
+
+    breakdown: Breakdown
+    ranks: tuple[WaitingGroup, ...]
+
+
 def step(
     topology: Topology, workload: Workload, *, engine: str = "auto", level: str | None = None,
     variation: Variation = _ALIKE, progress: Progress | None = None,
@@ -127,7 +134,7 @@ def step(
     outcome, times = run_replicas(
         topology, workload, variation, engine=engine, level=level, progress=progress
     )
-    whole = _Window(outcome.breakdown, waiting(outcome))
+    whole = Window(outcome.breakdown, waiting(outcome))
     said = outcome.priced.fallbacks, outcome.priced.algorithms
     return _report(_Measured(whole, None, *said), times, needed, workload)
 
@@ -152,12 +159,21 @@ def steps(
         As from `step`, of any of them.
     """
     needed = [memory_of(topology, workload) for topology, workload in jobs]
-    run = [(topology, as_run(workload, topology.world_size)) for topology, workload in jobs]
+    run = _as_run(jobs)
     found = []
     for (_, workload), memory_, one in zip(run, needed, _folded(run, engine, causes), strict=True):
         times = np.array([one.whole.breakdown.time_s])
         found.append(_report(one, times, memory_, workload))
     return found
+
+
+def unpressed(jobs: Sequence[tuple[Topology, Workload]]) -> list[Window]:
+    """What `steps` measures, with memory to spare: it is not walked, and nothing is retried."""
+    return [found.whole for found in _folded(_as_run(jobs), "auto")]
+
+
+def _as_run(jobs: Sequence[tuple[Topology, Workload]]) -> list[tuple[Topology, Workload]]:
+    return [(topology, as_run(workload, topology.world_size)) for topology, workload in jobs]
 
 
 def _report(found: _Measured, times: F8, needed: MemoryReport, workload: Workload) -> StepReport:
@@ -181,18 +197,11 @@ def memory_of(topology: Topology, workload: Workload) -> MemoryReport:
 # --- what is kept --------------------------------------------------------------------------------
 
 
-class _Window(NamedTuple):
-    """What was measured within a window of the step."""
-
-    breakdown: Breakdown
-    ranks: tuple[WaitingGroup, ...]
-
-
 class _Measured(NamedTuple):
     """A simulated step, and the micro-step in its middle that may stand for more."""
 
-    whole: _Window
-    middle: _Window | None
+    whole: Window
+    middle: Window | None
     fallbacks: tuple[str, ...]
     algorithms: Mapping[str, tuple[str, ...]]
 
@@ -318,9 +327,9 @@ def _measured(ran: Ran, row: int) -> _Measured:
     ranks = waiting_in_windows(ran.outcome(row)) if apart else [(), ()]
     said = priced.fallbacks, priced.algorithms
     if middle is None:
-        return _Measured(_Window(whole, ranks[0]), None, *said)
+        return _Measured(Window(whole, ranks[0]), None, *said)
     together = summed([(ranks[0], 1.0), (ranks[1], ran.windows[row][1].times)])
-    return _Measured(_Window(whole, together), _Window(middle, ranks[1]), *said)
+    return _Measured(Window(whole, together), Window(middle, ranks[1]), *said)
 
 
 def _extended(shallow: _Measured, deep: _Measured, layers: int) -> _Measured:
@@ -332,9 +341,9 @@ def _extended(shallow: _Measured, deep: _Measured, layers: int) -> _Measured:
     return deep._replace(whole=whole, middle=middle)
 
 
-def _sum(*parts: tuple[_Window, float]) -> _Window:
+def _sum(*parts: tuple[Window, float]) -> Window:
     whole = Breakdown()
     for window, times in parts:
         whole.add(window.breakdown, times)
     whole.level()
-    return _Window(whole, summed((window.ranks, times) for window, times in parts))
+    return Window(whole, summed((window.ranks, times) for window, times in parts))

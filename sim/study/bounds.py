@@ -1,13 +1,16 @@
 """Lower bounds of a plan's step, which no plan can beat.
 
 1. Its FLOPs (recompute included) at the dense peak of the dtype.
-2. Its matrix products, attention and norms as the cost model times them alone on one node (or on as
-   many as share a sequence), cut as the plan cuts them: the same kernels run whatever the number of
-   nodes or the sharding, and collectives can only slow them. Exchanges inside blocks lie between.
+2. Its matrix products, attention and norms as the cost model times them alone, cut as the plan cuts
+   them: the same kernels run whatever the number of nodes or the sharding, and collectives can only
+   slow them. Exchanges inside blocks lie between, as on one node (or on as many as share a
+   sequence), where a micro-step is simulated for them.
 3. A rank of a pipeline runs its share of m micro-batches, after the first one has come down to it
    and before the last one has gone back from it through the stages before its own: m w_r + sum of
    w_s, s < r. Of equal ranks with v stages each the last one is bound most: m + (p - 1) / v shares.
    Schedules that split backward fill the waiting with gradients of weights.
+4. Gradients that are accumulated in host memory, and an optimizer there, are passes of the CPU over
+   a rank's share. The optimizer's comes after the last kernel of backward.
 """
 
 from __future__ import annotations
@@ -19,7 +22,13 @@ from typing import Any, NamedTuple
 
 from sim.blocks.flops import token_flops
 from sim.blocks.layer import layer_kinds
+from sim.blocks.parameters import count_parameters
+from sim.blocks.unroll import unroll
+from sim.blocks.update import host_update_bytes
+from sim.cost.host_update import host_rate, update_s
+from sim.cost.kernel_cost import cost_model
 from sim.inputs.check_mesh import blocks_of, shape_of
+from sim.inputs.rows import as_run
 from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -27,8 +36,10 @@ from sim.inputs.workload import Workload
 from sim.pipeline.schedules import SCHEDULES
 from sim.result.peak import peak_of
 from sim.step.shares import shares
-from sim.step.step import StepReport, steps
+from sim.step.step import Window, unpressed
+from sim.strategies.units import dtypes
 from sim.study.candidates import Candidate
+from sim.units import DTYPE_BYTES
 
 #: kernels that every plan of a micro-batch and checkpointing runs alike
 _ALIKE = ("gemm", "attention", "norm", "loss", "embedding")
@@ -81,28 +92,30 @@ class Bounds:
         return self._peaks[key] * tokens / candidate.gpus * _filling(workload)
 
     def of(self, candidate: Candidate) -> LeastTime:
-        """Bounds 2 and 3, after the simulation of a micro-step on one node."""
+        """Bounds 2 to 4; where blocks are shared, after the simulation of a micro-step."""
         workload = candidate.workload
         micro, steps = self._micro_of(candidate), workload.gradient_accumulation
         stages = workload.parallelism.pipeline_parallel
         each = (_EVEN if stages > 1 else 1.0) * steps / stages
         kernels = {kind: each * seconds for kind, seconds in micro.kernels.items()}
         busy = sum(kernels.values()) + each * micro.exchanges_s
-        return LeastTime(max(busy * _filling(workload), _busiest(workload, micro)), kernels)
+        accumulating, update = _on_host_s(candidate)
+        gpu = max(busy * _filling(workload), _busiest(workload, micro))
+        return LeastTime(max(gpu, accumulating) + update, kernels)
 
     def known(self, candidate: Candidate) -> bool:
-        """Whether its micro-step is simulated already."""
-        return self._key(candidate) in self._micro
+        """Whether it needs no simulation, or that of its micro-step is known already."""
+        return not _exchanging(candidate) or self._key(candidate) in self._micro
 
     def ask(self, candidates: Iterable[Candidate]) -> None:
         """Simulate together the micro-steps that candidates need and that are not known."""
         asked = {self._key(c): c for c in candidates}
         missing = {key: c for key, c in asked.items() if key not in self._micro}
         alone = {key: _alone(c) for key, c in missing.items()}
-        for (key, c), found in zip(
-            missing.items(), steps(list(alone.values()), causes=False), strict=True
-        ):
-            self._micro[key] = _micro(c, found)
+        exchanging = [key for key, c in missing.items() if _exchanging(c)]
+        found = dict(zip(exchanging, unpressed([alone[k] for k in exchanging]), strict=True))
+        for key, c in missing.items():
+            self._micro[key] = _micro(c, alone[key], found.get(key))
 
     def _micro_of(self, candidate: Candidate) -> _Micro:
         self.ask([candidate])
@@ -149,18 +162,58 @@ def _alone(candidate: Candidate) -> tuple[Topology, Workload]:
     return candidate.topology.model_copy(update={"nodes": ranks // node}), one
 
 
-def _micro(candidate: Candidate, found: StepReport) -> _Micro:
-    """What of a simulated micro-step every plan of it runs."""
-    b, strategy = found.breakdown, strategy_of(candidate.workload)
-    kinds = _ALIKE + strategy.blocks_alike * _WITHIN
-    alike = {kind: b.kernels.get(kind, 0.0) for kind in kinds}
-    total = sum(alike.values())
-    # what collectives cost these kernels is not theirs; fewer experts a rank are quicker
+def _exchanging(candidate: Candidate) -> bool:
+    """Whether ranks that share a block exchange anything within it."""
+    p = candidate.workload.parallelism
+    return max(p.tensor_parallel, p.context_parallel, p.expert_parallel) > 1
+
+
+def _micro(
+    candidate: Candidate, alone: tuple[Topology, Workload], simulated: Window | None
+) -> _Micro:
+    """What of a micro-step every plan of it runs, exchanges as they were simulated."""
+    kinds = _ALIKE + strategy_of(candidate.workload).blocks_alike * _WITHIN
+    # fewer experts a rank are quicker
     fewer = candidate.workload.parallelism.expert_parallel > candidate.topology.gpus_per_node
-    share = (_FEWER_EXPERTS if fewer else _SAFETY) * max(0.0, total - b.slowdown_s) / total
-    within = sum(shares(b, found.ranks).within_s.values())
-    kernels = {kind: share * seconds for kind, seconds in alike.items()}
+    share = _FEWER_EXPERTS if fewer else _SAFETY
+    alike = _kernels_s(*alone)
+    kernels = {kind: share * alike.get(kind, 0.0) for kind in kinds}
+    within = 0.0
+    if simulated is not None:
+        within = sum(shares(simulated.breakdown, simulated.ranks).within_s.values())
     return _Micro(kernels, _EXCHANGES * within)
+
+
+def _kernels_s(topology: Topology, workload: Workload) -> dict[str, float]:
+    """Kernels of a micro-step by kind, each alone on its GPU. [s]"""
+    templates = unroll(as_run(workload, topology.world_size))
+    model = cost_model(topology.first_gpu, topology.calibration)
+    found: dict[str, float] = {}
+    for (kind, phase), times in templates.runs().items():
+        kernels = templates.of(kind, phase)
+        for kernel, seconds in zip(kernels, model.costs(kernels).time_s.tolist(), strict=True):
+            found[kernel.kind] = found.get(kernel.kind, 0.0) + times * seconds
+    return found
+
+
+def _on_host_s(candidate: Candidate) -> tuple[float, float]:
+    """Least time that the CPU accumulates gradients and updates, of the mean rank. [s]"""
+    workload, node = candidate.workload, candidate.topology.node
+    p, strategy = workload.parallelism, strategy_of(workload)
+    if p.offload not in ("optimizer", "all") or p.pipeline_parallel > 1:
+        return 0.0, 0.0
+    assert node is not None
+    trained = count_parameters(workload.model, workload.method).trainable
+    elements = _SAFETY * trained * p.replicate / candidate.gpus
+    update = update_s(
+        workload, node.cpu, node.gpus, host_update_bytes(workload) * elements, elements
+    )
+    if not strategy.accumulates_on_host or p.gradient_sync == "last":
+        return 0.0, update
+    each = 3 * DTYPE_BYTES[dtypes(workload).master] * elements
+    passes = workload.gradient_accumulation - 1
+    rate = host_rate(node.cpu, node.gpus, workload.stack.omp_num_threads)
+    return passes * each / rate, update
 
 
 def _filling(workload: Workload) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sim.errors import InputError
 from sim.inputs import checks
@@ -204,7 +204,7 @@ def _batches(topology: Topology, workload: Workload, space: Space) -> Iterator[W
     batch = batch_on(workload, topology.world_size)
     passed: bool | None = None
     for micro_batch in MICRO_BATCHES:
-        steps, rest = replace(batch, micro_batch=micro_batch).accumulated(space.global_batch)
+        steps, rest = batch.accumulated(space.global_batch, micro_batch)
         if rest or not steps:
             continue
         update = {

@@ -11,7 +11,7 @@ from sim.step.step import memory_of
 from sim.study.candidates import SAVING, Candidate, Space, plans, variants
 from sim.study.layouts import beside
 from sim.study.machines import Machine
-from sim.study.search import Counts, Estimate, Searcher, Simulated
+from sim.study.search import Counts, Estimate, Search, Searcher, Simulated
 from sim.study.sized import Beside, Contender
 from sim.study.target import Target
 
@@ -36,32 +36,33 @@ class Contest:
             self._known[key] = list(plans(machine, variants(base, space), space))
         return self._known[key]
 
-    def contend(self, machine: Machine, base: Prepared, tally: Counts) -> Contender:
+    def contend(self, machine: Machine, base: Prepared, tally: Counts) -> Search[Contender]:
         """The best plan of a machine; where none meets the target, the one that misses it least."""
         if self.target.objective == "cost" and machine.price is None:
             return Contender(machine, None)
         candidates = self.candidates(machine, base)
         target = self.target
-        plan = self.search.best(candidates, target.score, target.met, tally)
+        plan = yield from self.search.best(candidates, target.score, target.met, tally)
         if plan is not None:
-            smaller = self._smaller(plan, candidates)
+            smaller = yield from self._smaller(plan, candidates)
             return Contender(machine, smaller or plan, cheaper=plan if smaller else None)
-        nearest = self.search.best(candidates, target.shortfall, _any, Counts())
+        nearest = yield from self.search.best(candidates, target.shortfall, _any, Counts())
         return Contender(machine, None, nearest, None if nearest else least(candidates))
 
-    def _smaller(self, plan: Simulated, candidates: list[Candidate]) -> Simulated | None:
+    def _smaller(self, plan: Simulated, candidates: list[Candidate]) -> Search[Simulated | None]:
         """The plan of the fewest GPUs that is worse by no more than the slack."""
         if not self.target.slack:
             return None
         limit = self.target.score(plan.figures) * (1.0 + self.target.slack)
         for gpus in sorted({c.gpus for c in candidates if c.gpus < plan.candidate.gpus}):
             few = [c for c in candidates if c.gpus == gpus]
-            found = self.search.best(few, self.target.score, self.target.met, Counts(), below=limit)
+            score, met = self.target.score, self.target.met
+            found = yield from self.search.best(few, score, met, Counts(), below=limit)
             if found is not None:
                 return found
         return None
 
-    def neighbour(self, winner: Simulated, base: Prepared, step: int) -> Simulated | None:
+    def neighbour(self, winner: Simulated, base: Prepared, step: int) -> Search[Simulated | None]:
         """The best plan of the winner's machine with the next number of nodes that goes."""
         candidates = self.candidates(winner.candidate.machine, base)
         sizes = sorted({c.topology.nodes for c in candidates})
@@ -69,7 +70,7 @@ class Contest:
         if not 0 <= at < len(sizes):
             return None
         chosen = [c for c in candidates if c.topology.nodes == sizes[at]]
-        return self.search.best(chosen, self.target.score, _any, Counts())
+        return (yield from self.search.best(chosen, self.target.score, _any, Counts()))
 
     def beside(self, winner: Simulated, base: Prepared) -> list[Beside]:
         """The best plan of every layout next to the winner's, on as many GPUs."""
@@ -79,16 +80,19 @@ class Contest:
             c for c in self.candidates(winner.candidate.machine, base, gpus)
             if c.workload.parallelism.strategy == chosen.strategy
         ]  # fmt: skip
+        layouts = list(beside(chosen, [c.workload.parallelism for c in candidates]))
+        several = [[candidates[i] for i in layout.members] for layout in layouts]
+        plans = self.search.together(
+            self.search.best(members, self.target.score, _any, Counts()) for members in several
+        )
         found = []
-        for step in beside(chosen, [c.workload.parallelism for c in candidates]):
-            members = [candidates[i] for i in step.members]
-            plan = self.search.best(members, self.target.score, _any, Counts())
+        for layout, members, plan in zip(layouts, several, plans, strict=True):
             if plan is not None:
                 needed = plan.memory.needed_bytes
             else:
                 smallest = min(members, key=_size_order)
                 needed = memory_of(smallest.topology, smallest.workload).needed_bytes
-            found.append(Beside(step.axis, step.value, plan, needed))
+            found.append(Beside(layout.axis, layout.value, plan, needed))
         return found
 
 

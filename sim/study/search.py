@@ -14,9 +14,9 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from sim.blocks.flops import token_flops
 from sim.documents import Section
@@ -28,7 +28,7 @@ from sim.memory.report import MemoryReport
 from sim.result.peak import peak_of
 from sim.step.breakdown import Breakdown
 from sim.step.shares import Shares, shares
-from sim.step.step import step
+from sim.step.step import step, steps
 from sim.study.bounds import Bounds
 from sim.study.candidates import Candidate
 from sim.study.layouts import KEYS, cut_of
@@ -120,6 +120,18 @@ _AHEAD = 6
 _Entry = tuple[float, int, int, Candidate]
 
 Score = Callable[[Estimate], float]
+_T = TypeVar("_T")
+
+
+class Need(NamedTuple):
+    """What a search waits for: plans, or micro-steps that bounds of plans rest on."""
+
+    plans: tuple[Candidate, ...] = ()
+    bounds: tuple[Candidate, ...] = ()
+
+
+#: a search under way, which ends with what it has found
+Search = Generator[Need, None, _T]
 
 
 @dataclass(slots=True)
@@ -145,12 +157,28 @@ class Searcher:
 
     risk: float = RISK
     bounds: Bounds = field(default_factory=Bounds)
-    #: what steps of a cut take at least beyond their bounds [s]
+    #: what steps of a cut on a machine take at least beyond their bounds [s]
     _beyond_s: dict[Any, float] = field(default_factory=dict)
     _rooms: Rooms = field(init=False)
 
     def __post_init__(self) -> None:
         self._rooms = Rooms(self.risk)
+
+    def together(self, searches: Iterable[Search[_T]]) -> list[_T]:
+        """Run searches side by side: what each has found."""
+        under_way = dict(enumerate(searches))
+        found: dict[int, _T] = {}
+        while under_way:
+            needs: list[Need] = []
+            for i, search in list(under_way.items()):
+                try:
+                    needs.append(next(search))
+                except StopIteration as end:
+                    found[i] = end.value
+                    del under_way[i]
+            self.bounds.ask(c for need in needs for c in need.bounds)
+            steps([(c.topology, c.workload) for need in needs for c in need.plans])
+        return [found[i] for i in sorted(found)]
 
     def best(
         self,
@@ -159,7 +187,7 @@ class Searcher:
         allowed: Callable[[Estimate], bool],
         tally: Counts,
         below: float = math.inf,
-    ) -> Simulated | None:
+    ) -> Search[Simulated | None]:
         """The allowed plan of the lowest score; None if none is allowed, fits and is low enough.
 
         Parameters
@@ -195,7 +223,10 @@ class Searcher:
             if how == _ROUGH and self._rooms.hopeless(candidate):
                 tally.too_large += 1
                 continue
-            better = self._better(candidate, how, heap)
+            if how == _ROUGH and not self.bounds.known(candidate):
+                near = [one[-1] for one in heapq.nsmallest(_AHEAD, heap) if one[2] == _ROUGH]
+                yield Need(bounds=(candidate, *near))
+            better = self._better(candidate, how)
             if better is not None:
                 if allowed(better):
                     item = (max(bounded, score(better)), next(order), how + 1, candidate)
@@ -208,6 +239,7 @@ class Searcher:
                 tally.at_risk += room == "at risk"
                 tally.too_large += room == "too large"
                 continue
+            yield Need(plans=(candidate,))
             plan = self.plan(candidate)
             tally.simulated += 1
             self._learn(plan)
@@ -215,23 +247,20 @@ class Searcher:
                 best, lowest = plan, score(plan.figures)
         return best
 
-    def _better(self, candidate: Candidate, how: int, heap: list[_Entry]) -> Estimate | None:
+    def _better(self, candidate: Candidate, how: int) -> Estimate | None:
         """A bound that rests on more than `how`; None where there is none."""
         if how == _ROUGH:
-            if not self.bounds.known(candidate):
-                near = [one[-1] for one in heapq.nsmallest(_AHEAD, heap) if one[2] == _ROUGH]
-                self.bounds.ask([candidate, *near])
             return _rough(candidate, self.bounds.of(candidate).step_s)
         if how == _KERNELS:
             return self.bound(candidate)
-        beyond = self._beyond_s.get(cut_of(candidate.workload), 0.0) if how == _TIGHT else 0.0
+        beyond = self._beyond_s.get(_cut_of(candidate), 0.0) if how == _TIGHT else 0.0
         return self.bound(candidate, beyond) if beyond else None
 
     def _learn(self, plan: Simulated) -> None:
         """How far steps of a pipeline are above their bound, at the least."""
         if plan.candidate.workload.parallelism.pipeline_parallel == 1:
             return
-        cut = cut_of(plan.candidate.workload)
+        cut = _cut_of(plan.candidate)
         beyond = _LIKENESS * (plan.step_s - self.bounds.of(plan.candidate).step_s)
         self._beyond_s[cut] = min(beyond, self._beyond_s.get(cut, math.inf))
 
@@ -265,6 +294,10 @@ class Searcher:
             rate * flops.model / peak_of(topology, workload).flops_per_s,
             report, job, found.fallbacks, shares(found.breakdown, found.ranks),
         )  # fmt: skip
+
+
+def _cut_of(candidate: Candidate) -> Any:
+    return candidate.machine.name, cut_of(candidate.workload)
 
 
 def _tokens(candidate: Candidate) -> int:

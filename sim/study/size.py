@@ -114,7 +114,7 @@ def size(
     phases, target = _phases(job, found, bases, target)
     taking_part = [(i, m) for i, m in enumerate(found) if i in bases]
     contest = Contest(search, space, target)
-    contenders = [contest.contend(m, bases[i], tally) for i, m in taking_part]
+    contenders = search.together(contest.contend(m, bases[i], tally) for i, m in taking_part)
     left_out += unfit
     contenders.sort(key=lambda c: _rank(c, target))
     winner = contenders[0].plan if contenders else None
@@ -123,8 +123,7 @@ def size(
     if winner is not None:
         contenders = [broken_even(c, winner) for c in contenders]
         base = bases[found.index(winner.candidate.machine)]
-        fewer = contest.neighbour(winner, base, -1)
-        more = contest.neighbour(winner, base, +1)
+        fewer, more = search.together(contest.neighbour(winner, base, step) for step in (-1, +1))
         if space.layouts:
             next_to = contest.beside(winner, base)
     return SizeReport(

@@ -146,7 +146,7 @@ def test_the_frugal_form_of_a_cut_needs_least(searched):
 def test_the_search_finds_what_trying_everything_finds(searched, objective):
     search, candidates, everything = searched
     target, tally = Target(objective), Counts()
-    best = search.best(candidates, target.score, target.met, tally)
+    [best] = search.together([search.best(candidates, target.score, target.met, tally)])
     least = min(target.score(p.figures) for p in everything)
     assert target.score(best.figures) == pytest.approx(least, rel=1e-9)
     assert tally.considered == tally.simulated + tally.too_large + tally.ruled_out

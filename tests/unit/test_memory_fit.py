@@ -8,14 +8,17 @@ from click.testing import CliRunner
 
 from sim import simulate
 from sim.blocks.footprint import head_footprint
+from sim.blocks.parameters import tree_of
 from sim.commands.memory import command
 from sim.errors import InfeasibleError
 from sim.inputs.gpu import Gpu
+from sim.inputs.loader import load
 from sim.inputs.models import resolve_model
+from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Cpu, Node, NvLink, Pcie, Topology
 from sim.inputs.workload import Checkpointing, CheckpointSave, Method, Parallelism, Stack, Workload
 from sim.memory.bound import solve
-from sim.memory.report import constants, memory
+from sim.memory.report import constants, memory, walk
 from sim.result.trials import smaller
 from sim.step.run import run_step
 
@@ -238,6 +241,15 @@ def test_every_model_and_strategy_walks():
             assert report.peak_allocated_bytes > 0
             assert min(report.by_category.values()) >= 0
             assert sum(report.by_category.values()) == pytest.approx(report.peak_allocated_bytes)
+
+
+def test_machines_that_hold_the_same_share_a_walk():
+    ours, theirs = (load(name, "llama3-8b-sft") for name in ("dgx-h100", "aws-p5"))
+    tree, mesh = tree_of(ours.workload), mesh_of(ours.topology, ours.workload)
+    one = walk(ours.workload, tree, mesh)
+    assert walk(theirs.workload, tree, mesh_of(theirs.topology, theirs.workload)) is one
+    longer = ours.workload.model_copy(update={"sequence_length": 1024})
+    assert walk(longer, tree, mesh).peaks["backward"].total < one.peaks["backward"].total
 
 
 def test_a_walk_is_quick():

@@ -11,8 +11,10 @@ from sim.errors import InputError
 from sim.inputs.loader import load, prepare
 from sim.report.formats.table import render
 from sim.report.size import view
+from sim.step.step import step
 from sim.study.axes import Grid
-from sim.study.candidates import Space, family, plans, variants
+from sim.study.bounds import Bounds
+from sim.study.candidates import Candidate, Space, family, plans, variants
 from sim.study.contest import Contest
 from sim.study.machines import MachineFilter, machines
 from sim.study.room import Rooms
@@ -72,7 +74,8 @@ def searched(topologies, batch, most_gpus, target, searcher):
         space = Space(batch, most_gpus, family(base.loaded().workload), ("none", "full"),
                       ("none",), Grid(""))  # fmt: skip
         candidates = plans(machine, variants(base, space), space)
-        plan = searcher.best(candidates, target.score, target.met, tally)
+        sought = searcher.best(candidates, target.score, target.met, tally)
+        [plan] = searcher.together([sought])
         if plan and (best is None or target.score(plan.figures) < target.score(best.figures)):
             best = plan
     return best, tally
@@ -101,6 +104,42 @@ def test_bounds_bound(all_plans, searcher):
         bound = searcher.bound(candidate)
         for name in ("wall_s", "cost_usd", "energy_j"):
             assert getattr(bound, name) <= getattr(plan.figures, name) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("sets", "least"),
+    [
+        (["parallelism.offload=all"], 0.6),
+        (["parallelism.offload=all", "gradient_accumulation=16", "micro_batch=1"], 0.6),
+        (["parallelism.strategy=zero2", "parallelism.offload=optimizer"], 0.6),
+        (["parallelism.strategy=zero3", "parallelism.offload=all"], 0.6),
+        (["parallelism.strategy=fsdp1", "parallelism.offload=all"], 0.6),
+    ],
+)
+def test_bounds_know_what_the_host_does(sets, least):
+    loaded = load("dgx-a100", "llama3-8b-sft", sets)
+    machine = machines(Wanted(), ["dgx-a100"])[0][0]
+    candidate = Candidate(machine, loaded.topology, loaded.workload)
+    step_s = step(loaded.topology, loaded.workload).time_s
+    assert least * step_s < Bounds().of(candidate).step_s <= step_s
+
+
+def test_searches_side_by_side_find_what_each_finds_alone():
+    found = machines(Wanted(), ["dgx-h100", A100])[0]
+    bases = [prepare(machine.topology, JOB) for machine in found]
+    space = Space(32, 16, family(bases[0].loaded().workload), ("none", "full"), ("none", "all"),
+                  Grid(""))  # fmt: skip
+    target = Target("cost", deadline_s=HOUR)
+
+    def asked(contest, i):
+        return contest.contend(found[i], bases[i], Counts())
+
+    together = Contest(Searcher(), space, target)
+    side_by_side = together.search.together(asked(together, i) for i in range(2))
+    for i, contender in enumerate(side_by_side):
+        apart = Contest(Searcher(), space, target)
+        [alone] = apart.search.together([asked(apart, i)])
+        assert contender.content()["plan"].content() == alone.content()["plan"].content()
 
 
 def test_pruning_saves_simulations():
@@ -238,7 +277,8 @@ def test_the_smallest_cluster_within_the_slack_is_taken(all_plans, searcher):
     machine = machines(MachineFilter(), [A100])[0][0]
     base = prepare(machine.topology, JOB)
     space = Space(32, 16, ("fsdp2", "ddp"), ("none", "full"), ("none",), Grid(""))
-    found = Contest(searcher, space, target).contend(machine, base, Counts())
+    sought = Contest(searcher, space, target).contend(machine, base, Counts())
+    [found] = searcher.together([sought])
     assert found.plan.candidate.gpus == fewest
     cheapest = min(p.figures.cost_usd for p in close if p.candidate.gpus == fewest)
     assert found.plan.figures.cost_usd == pytest.approx(cheapest, rel=1e-9)
