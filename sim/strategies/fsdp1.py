@@ -80,15 +80,15 @@ class Fsdp1Run:
         self.held_grad = [False] * n  # unsharded gradient of an unsynchronised micro-step
         self.has_grad = [False] * n
         self.reduce_grads = True
-        self._begin()
+        self._begin(recorder)
 
-    def _begin(self) -> None:
+    def _begin(self, kind: type[Recorder]) -> None:
         """Start a recording; what the run has learned is kept."""
         groups = {"shard": self.over}
         if self.replicate > 1:
             groups["replicate"] = self.mesh.groups("dp_replicate")
         self.around = runs_again(self.workload)
-        recorder = self.recorder = self.kind(groups, trainer_of(self.workload))
+        recorder = self.recorder = kind(groups, trainer_of(self.workload))
         extra = len(self.full.layers) - self.recorded
         self.folding = Folding(recorder, self.edge, extra)
         plan = recorder.plan
@@ -100,19 +100,20 @@ class Fsdp1Run:
         plan.optimizer_on_host = self.offload
 
     def play(self, steps: int, cold: bool) -> Plan:
-        """Record steps, after an unrecorded first one unless the run is to start cold."""
+        """Record steps, after what a run learns in its first one unless it is to start cold."""
         if steps == 1 and not cold and self.kind is not Quiet:
-            self.step()
-            self._begin()
+            self._begin(Quiet)
+            few = 1 + bool(self.knobs.forward_prefetch)  # whose order the first one teaches
+            self.step(min(few, self.workload.gradient_accumulation))
+            self._begin(self.kind)
             self.free = deque(() for _ in self.free)  # events of the past have happened
         for _ in range(steps):
-            self.step()
+            self.step(self.workload.gradient_accumulation)
         return self.folding.unfold(self.recorder.plan, self.full)
 
-    def step(self) -> None:
+    def step(self, micro_steps: int) -> None:
         """All micro-steps of one optimizer step, then clipping and the optimizer."""
         r, knobs = self.recorder, self.knobs
-        micro_steps = self.workload.gradient_accumulation
         self.has_grad = [False] * len(self.units)
         self.memory.start()
         for micro in range(micro_steps):
