@@ -90,7 +90,7 @@ class StepReport:
         return self.breakdown.time_s
 
 
-class Window(NamedTuple):
+class WindowMeasures(NamedTuple):
     """What was measured within a window of the step."""
 
     breakdown: Breakdown
@@ -134,7 +134,7 @@ def step(
     outcome, times = run_replicas(
         topology, workload, variation, engine=engine, level=level, progress=progress
     )
-    whole = Window(outcome.breakdown, waiting(outcome))
+    whole = WindowMeasures(outcome.breakdown, waiting(outcome))
     said = outcome.priced.fallbacks, outcome.priced.algorithms
     return _report(_Measured(whole, None, *said), times, needed, workload)
 
@@ -167,7 +167,7 @@ def steps(
     return found
 
 
-def unpressed(jobs: Sequence[tuple[Topology, Workload]]) -> list[Window]:
+def unpressed(jobs: Sequence[tuple[Topology, Workload]]) -> list[WindowMeasures]:
     """What `steps` measures, with memory to spare: it is not walked, and nothing is retried."""
     return [found.whole for found in _folded(_as_run(jobs), "auto")]
 
@@ -200,8 +200,8 @@ def memory_of(topology: Topology, workload: Workload) -> MemoryReport:
 class _Measured(NamedTuple):
     """A simulated step, and the micro-step in its middle that may stand for more."""
 
-    whole: Window
-    middle: Window | None
+    whole: WindowMeasures
+    middle: WindowMeasures | None
     fallbacks: tuple[str, ...]
     algorithms: Mapping[str, tuple[str, ...]]
 
@@ -327,9 +327,9 @@ def _measured(ran: Ran, row: int) -> _Measured:
     ranks = waiting_in_windows(ran.outcome(row)) if apart else [(), ()]
     said = priced.fallbacks, priced.algorithms
     if middle is None:
-        return _Measured(Window(whole, ranks[0]), None, *said)
+        return _Measured(WindowMeasures(whole, ranks[0]), None, *said)
     together = summed([(ranks[0], 1.0), (ranks[1], ran.windows[row][1].times)])
-    return _Measured(Window(whole, together), Window(middle, ranks[1]), *said)
+    return _Measured(WindowMeasures(whole, together), WindowMeasures(middle, ranks[1]), *said)
 
 
 def _extended(shallow: _Measured, deep: _Measured, layers: int) -> _Measured:
@@ -341,9 +341,9 @@ def _extended(shallow: _Measured, deep: _Measured, layers: int) -> _Measured:
     return deep._replace(whole=whole, middle=middle)
 
 
-def _sum(*parts: tuple[Window, float]) -> Window:
+def _sum(*parts: tuple[WindowMeasures, float]) -> WindowMeasures:
     whole = Breakdown()
     for window, times in parts:
         whole.add(window.breakdown, times)
     whole.level()
-    return Window(whole, summed((window.ranks, times) for window, times in parts))
+    return WindowMeasures(whole, summed((window.ranks, times) for window, times in parts))

@@ -36,7 +36,7 @@ from sim.inputs.workload import Workload
 from sim.pipeline.schedules import SCHEDULES
 from sim.result.peak import peak_of
 from sim.step.shares import shares
-from sim.step.step import Window, unpressed
+from sim.step.step import WindowMeasures, unpressed
 from sim.strategies.units import dtypes
 from sim.study.candidates import Candidate
 from sim.units import DTYPE_BYTES
@@ -169,7 +169,7 @@ def _exchanging(candidate: Candidate) -> bool:
 
 
 def _micro(
-    candidate: Candidate, alone: tuple[Topology, Workload], simulated: Window | None
+    candidate: Candidate, alone: tuple[Topology, Workload], simulated: WindowMeasures | None
 ) -> _Micro:
     """What of a micro-step every plan of it runs, exchanges as they were simulated."""
     kinds = _ALIKE + strategy_of(candidate.workload).blocks_alike * _WITHIN

@@ -11,9 +11,11 @@ from sim.step.step import memory_of
 from sim.study.candidates import SAVING, Candidate, Space, plans, variants
 from sim.study.layouts import beside
 from sim.study.machines import Machine
-from sim.study.search import Counts, Estimate, Search, Searcher, Simulated
+from sim.study.search import Counts, Estimate, Searcher, Searching, Simulated
 from sim.study.sized import Beside, Contender
 from sim.study.target import Target
+
+SoughtPlan = Searching[Simulated | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Contest:
             self._known[key] = list(plans(machine, variants(base, space), space))
         return self._known[key]
 
-    def contend(self, machine: Machine, base: Prepared, tally: Counts) -> Search[Contender]:
+    def contend(self, machine: Machine, base: Prepared, tally: Counts) -> Searching[Contender]:
         """The best plan of a machine; where none meets the target, the one that misses it least."""
         if self.target.objective == "cost" and machine.price is None:
             return Contender(machine, None)
@@ -49,7 +51,7 @@ class Contest:
         nearest = yield from self.search.best(candidates, target.shortfall, _any, Counts())
         return Contender(machine, None, nearest, None if nearest else least(candidates))
 
-    def _smaller(self, plan: Simulated, candidates: list[Candidate]) -> Search[Simulated | None]:
+    def _smaller(self, plan: Simulated, candidates: list[Candidate]) -> SoughtPlan:
         """The plan of the fewest GPUs that is worse by no more than the slack."""
         if not self.target.slack:
             return None
@@ -62,7 +64,7 @@ class Contest:
                 return found
         return None
 
-    def neighbour(self, winner: Simulated, base: Prepared, step: int) -> Search[Simulated | None]:
+    def neighbour(self, winner: Simulated, base: Prepared, step: int) -> SoughtPlan:
         """The best plan of the winner's machine with the next number of nodes that goes."""
         candidates = self.candidates(winner.candidate.machine, base)
         sizes = sorted({c.topology.nodes for c in candidates})

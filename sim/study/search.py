@@ -131,7 +131,7 @@ class Need(NamedTuple):
 
 
 #: a search under way, which ends with what it has found
-Search = Generator[Need, None, _T]
+Searching = Generator[Need, None, _T]
 
 
 @dataclass(slots=True)
@@ -164,7 +164,7 @@ class Searcher:
     def __post_init__(self) -> None:
         self._rooms = Rooms(self.risk)
 
-    def together(self, searches: Iterable[Search[_T]]) -> list[_T]:
+    def together(self, searches: Iterable[Searching[_T]]) -> list[_T]:
         """Run searches side by side: what each has found."""
         under_way = dict(enumerate(searches))
         found: dict[int, _T] = {}
@@ -187,7 +187,7 @@ class Searcher:
         allowed: Callable[[Estimate], bool],
         tally: Counts,
         below: float = math.inf,
-    ) -> Search[Simulated | None]:
+    ) -> Searching[Simulated | None]:
         """The allowed plan of the lowest score; None if none is allowed, fits and is low enough.
 
         Parameters

@@ -118,14 +118,14 @@ def test_bounds_bound(all_plans, searcher):
 )
 def test_bounds_know_what_the_host_does(sets, least):
     loaded = load("dgx-a100", "llama3-8b-sft", sets)
-    machine = machines(Wanted(), ["dgx-a100"])[0][0]
+    machine = machines(MachineFilter(), ["dgx-a100"])[0][0]
     candidate = Candidate(machine, loaded.topology, loaded.workload)
     step_s = step(loaded.topology, loaded.workload).time_s
     assert least * step_s < Bounds().of(candidate).step_s <= step_s
 
 
 def test_searches_side_by_side_find_what_each_finds_alone():
-    found = machines(Wanted(), ["dgx-h100", A100])[0]
+    found = machines(MachineFilter(), ["dgx-h100", A100])[0]
     bases = [prepare(machine.topology, JOB) for machine in found]
     space = Space(32, 16, family(bases[0].loaded().workload), ("none", "full"), ("none", "all"),
                   Grid(""))  # fmt: skip
