@@ -134,7 +134,8 @@ def predict_all(rows: Iterable[MeasuredRow]) -> tuple[TrainingPoint, ...]:
     order = [row for alike in missing.values() for row in alike]
     for begin in range(0, len(order), _TOGETHER):
         part = order[begin : begin + _TOGETHER]
-        for row, found in zip(part, steps([(r.topology, r.workload) for r in part]), strict=True):
+        jobs = [(row.topology, row.workload) for row in part]
+        for row, found in zip(part, steps(jobs, causes=False), strict=True):
             _points[row] = TrainingPoint(row, found.breakdown, found.memory, found.retries_s)
     return tuple(_points[row] for row in rows)
 

@@ -168,8 +168,8 @@ def steps(
 
 
 def unpressed(jobs: Sequence[tuple[Topology, Workload]]) -> list[WindowMeasures]:
-    """What `steps` measures, with memory to spare: it is not walked, and nothing is retried."""
-    return [found.whole for found in _folded(_as_run(jobs), "auto")]
+    """What `steps` measures without causes, and with memory to spare: nothing is retried."""
+    return [found.whole for found in _folded(_as_run(jobs), "auto", False)]
 
 
 def _as_run(jobs: Sequence[tuple[Topology, Workload]]) -> list[tuple[Topology, Workload]]:

@@ -28,7 +28,7 @@ from sim.memory.report import MemoryReport
 from sim.result.peak import peak_of
 from sim.step.breakdown import Breakdown
 from sim.step.shares import Shares, shares
-from sim.step.step import step, steps
+from sim.step.step import steps
 from sim.study.bounds import Bounds
 from sim.study.candidates import Candidate
 from sim.study.layouts import KEYS, cut_of
@@ -177,7 +177,7 @@ class Searcher:
                     found[i] = end.value
                     del under_way[i]
             self.bounds.ask(c for need in needs for c in need.bounds)
-            steps([(c.topology, c.workload) for need in needs for c in need.plans])
+            steps([(c.topology, c.workload) for need in needs for c in need.plans], causes=False)
         return [found[i] for i in sorted(found)]
 
     def best(
@@ -281,7 +281,7 @@ class Searcher:
     def plan(self, candidate: Candidate) -> Simulated:
         """Simulate a candidate."""
         topology, workload = candidate.topology, candidate.workload
-        found = step(topology, workload)
+        [found] = steps([(topology, workload)], causes=False)
         step_s, report = found.time_s, found.memory
         job = estimate_job(topology, workload, found.breakdown)
         if job is None:
