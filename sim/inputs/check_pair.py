@@ -16,7 +16,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.versions import older, versions
 from sim.inputs.workload import Workload
 
-NO_EFFECT = "no-effect"  # of a key that changes nothing on this machine
+_NO_EFFECT = "no-effect"  # of a key that changes nothing on this machine
 
 
 def findings(topology: Topology, workload: Workload) -> Findings:
@@ -212,10 +212,10 @@ def _nvls(t: Topology, w: Workload) -> Findings:
     yield from _nccl_path(t, w)
     if w.stack.distributed_debug != "off" and t.world_size == 1:
         message = "one GPU has no collectives to agree on"
-        yield warning(NO_EFFECT, "workload", "stack.distributed_debug", message, "leave it out")
+        yield warning(_NO_EFFECT, "workload", "stack.distributed_debug", message, "leave it out")
     if w.stack.message_time and w.parallelism.pipeline_parallel == 1:
         message = "no stages send each other messages"
-        yield warning(NO_EFFECT, "workload", "stack.message_time", message, "leave it out")
+        yield warning(_NO_EFFECT, "workload", "stack.message_time", message, "leave it out")
 
 
 def _nccl_path(t: Topology, w: Workload) -> Findings:
@@ -227,7 +227,7 @@ def _nccl_path(t: Topology, w: Workload) -> Findings:
     if link is None or link.fabric != "nvswitch" or (path == "registered" and not link.sharp):
         need = "an NVSwitch that reduces" if path == "registered" else "an NVSwitch"
         message = f"{path} does nothing here: it needs {need}"
-        yield warning(NO_EFFECT, "workload", key, message, "leave it out")
+        yield warning(_NO_EFFECT, "workload", key, message, "leave it out")
     elif t.node_count > 1 and p.replicate == 1 and p.tensor_parallel == 1:
         message = f"{path} does nothing here: every collective crosses nodes, and it serves one"
-        yield warning(NO_EFFECT, "workload", key, message, "leave it out, or shard in a node")
+        yield warning(_NO_EFFECT, "workload", key, message, "leave it out, or shard in a node")

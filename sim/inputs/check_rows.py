@@ -105,6 +105,10 @@ def _padding(w: Workload) -> Findings:
         message = "without packing each sample is padded, and nothing says how long samples are"
         hint = "add data.mean_length; until then every token counts as real"
         yield warning("padding", "workload", "data.packing", message, hint)
+    elif w.samples is not None and said is None:
+        message = f"nothing says how long samples are: each counts as {w.sequence_length:,} tokens"
+        hint = "add data.mean_length"
+        yield warning("lengths", "workload", "samples", message, hint)
 
 
 def _padded_attention(w: Workload) -> Findings:

@@ -100,10 +100,13 @@ def _job_length(w: Workload) -> Findings:
     if not given:
         message = "nothing says how long the job is"
         hint = "add tokens: 1e9, or steps, or samples, for wall-clock and cost"
+        if w.epochs != 1.0:
+            message += f": {w.epochs:g} epochs of how many samples?"
+            hint = "add samples=52000, or as many as there are, for wall-clock and cost"
         yield warning("no-job-length", "workload", "", message, hint)
-    if w.epochs != 1.0 and w.samples is None:
-        message = "epochs count only together with samples"
-        yield fault("epochs", "workload", "epochs", message, "add samples, or leave epochs out")
+    elif w.epochs != 1.0 and w.samples is None:
+        message = f"{w.epochs:g} epochs count for nothing beside {given[0]}"
+        yield warning("epochs", "workload", "epochs", message, "say samples, or leave epochs out")
     if w.checkpoint.interval == 0.0:
         message = "a checkpoint every 0 seconds leaves no time to train"
         yield fault(

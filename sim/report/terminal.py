@@ -11,12 +11,12 @@ from sim.report.view import Table, text_of
 
 WIDTH = 100
 _UNIT = re.compile(r"(?<=\d) (?=%|(?:[GMkT]?i?B|[mu]?s|h|min|days|[BMkT])\b)")
-_LEAST = 16  # characters of the last column, where it is broken
-_JOINT = re.compile(r"(?<=[/_:-])")
+_JOINT = re.compile(r"(?<=[/_:-])|(?<=[a-z]\.)(?=[a-z])")
 _OPTION = "--"
 _LAST = 24  # characters that the last column gives way to first
 _SHORT = 12  # characters of cells that are not broken
-_LONG = (32, 20, 14)  # characters up to which words are not, the fewest last
+#: characters up to which words are not broken, and those of the last column; the fewest last
+_LONG = ((WIDTH, 32), (32, 24), (20, 16), (14, 16))
 _RAGGED = 2  # characters that a broken line leaves free, about
 _LOOKED_AT = 60  # rows by which columns are weighed against each other
 
@@ -40,8 +40,8 @@ def table_lines(table: Table) -> Iterator[str]:
     groups = [[*range(len(table.columns))]]
     widths = _natural(table, rows)
     if _total(table, groups[0], widths) > WIDTH:
-        for word in (WIDTH, *_LONG):
-            least = _least(table, rows, widths, word)
+        for most in _LONG:
+            least = _least(table, rows, widths, *most)
             if _total(table, groups[0], least) <= WIDTH:
                 break
         else:
@@ -132,18 +132,15 @@ def _natural(table: Table, rows: Sequence[Sequence[str]]) -> list[int]:
 
 
 def _least(
-    table: Table, rows: Sequence[Sequence[str]], widths: Sequence[int], word: int
+    table: Table, rows: Sequence[Sequence[str]], widths: Sequence[int], word: int, last: int
 ) -> list[int]:
-    """Widths below which columns are not set: figures stay whole, and words up to a length.
-
-    Of the last column any word may be broken.
-    """
+    """Widths below which columns are not set: figures stay whole, and words up to a length."""
     found = []
     for i, column in enumerate(table.columns):
         cells = [row[i] for row in rows if i < len(row) and not row[i].startswith(_OPTION)]
         longest = max(map(len, cells), default=0)
         if not column.right and longest > _SHORT:
-            most = _LEAST if i == len(table.columns) - 1 else word
+            most = last if i == len(table.columns) - 1 else word
             longest = min(most, max(map(len, _words(cells))))
         head = max(map(len, column.head.split(" "))) if table.headed else 0
         found.append(min(widths[i], max(column.width, longest, head)))

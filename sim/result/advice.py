@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from math import gcd
 from typing import Any, Literal
 
-from sim.inputs.check_pair import NO_EFFECT
 from sim.inputs.checks import ONE_GPU, check
 from sim.inputs.modelling import ASYNC, WIDE, tensor_style
 from sim.inputs.rows import varied
@@ -63,7 +62,7 @@ class Change:
 
 
 def changes(topology: Topology, workload: Workload, aim: Aim) -> Iterator[Change]:
-    """Changes with an aim that the loader neither refuses nor says to do nothing here.
+    """Changes with an aim that the loader neither refuses nor warns of at the keys they set.
 
     Parameters
     ----------
@@ -72,12 +71,12 @@ def changes(topology: Topology, workload: Workload, aim: Aim) -> Iterator[Change
     aim : str
         ``faster`` or ``smaller``.
     """
+    now = check(topology, workload)
     for change in _all(topology, workload):
         if change.aim not in (aim, "both"):
             continue
-        idle = {(NO_EFFECT, key) for key in change.settings}
         found = check(change.topology, change.workload)
-        if not any(f.error or (f.code, f.path) in idle for f in found):
+        if not any(f.error or f.path in change.settings for f in found if f not in now):
             yield change
 
 

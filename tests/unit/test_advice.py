@@ -127,3 +127,11 @@ def test_one_gpu_needs_no_strategy():
     assert not [c for c in changes(*alone[:2], "faster") if "parallelism" in c.settings]
     eight = load("dgx-a100", "llama3-8b-lora", ["parallelism=fsdp2"])
     assert not [c for c in changes(*eight[:2], "faster") if "parallelism" in c.settings]
+
+
+def test_what_the_loader_warns_of_is_not_advised():
+    """FP8 products over 4-bit weights: the loader says that no library does that."""
+    topology, workload, _ = load("dgx-h100", "llama3-70b-qlora", ["nodes=1"])
+    said = {change.text for change in changes(topology, workload, "faster")}
+    assert "torch.compile fuses element-wise kernels" in said
+    assert not any("FP8" in text for text in said)

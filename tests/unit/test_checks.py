@@ -135,7 +135,6 @@ ERRORS = [
     (H100, {"parallelism": {"offload": "all", "offload_device": "nvme"}}, "zero3 can"),
     # the job
     (H100, {"steps": 10}, "tokens and steps both say"),
-    (H100, {"epochs": 3}, "epochs count only together with samples"),
     (H100, {"checkpoint": {"interval": "0 s"}}, 'write "checkpoint: none"'),
     (H100, {"model": "gpt2", "sequence_length": 2048}, "its positions are a table"),
     (H100, {"method": {"lora": {"rank": 0}}}, "trains nothing"),
@@ -224,7 +223,14 @@ def test_a_fault_is_at_its_key(tmp_path):
 
 def test_a_job_without_length_is_told():
     job = {k: v for k, v in JOB.items() if k != "tokens"}
-    assert [w.code for w in loader.load(H100, job).notes.warnings] == ["no-job-length"]
+    (told,) = loader.load(H100, job).notes.warnings
+    assert told.code == "no-job-length"
+    (told,) = loader.load(H100, job, ["epochs=3"]).notes.warnings
+    assert "3 epochs of how many samples?" in told.text
+    (told,) = loader.load(H100, job, ["epochs=3", "steps=9"]).notes.warnings
+    assert (told.code, told.path) == ("epochs", "workload.epochs")
+    (told,) = loader.load(H100, job, ["epochs=3", "samples=900"]).notes.warnings
+    assert (told.code, "each counts as" in told.text) == ("lengths", True)
 
 
 def test_the_shipped_graph_is_connected_and_has_its_gpu():

@@ -532,6 +532,21 @@ def test_what_is_missing_says_how_to_add_it(files):
     assert "model: is missing in an accelerate file; add --set model=..., or name the file" in text
 
 
+@pytest.mark.parametrize(
+    ("text", "epochs"),
+    [(AXOLOTL.replace("max_steps: 100\n", ""), 3.0),
+     (AXOLOTL.replace("max_steps: 100\nnum_epochs: 3\n", ""), 1.0),
+     ("model_name_or_path: Qwen/Qwen3-4B\nmax_length: 2048\nbf16: true\n"
+      "per_device_train_batch_size: 4\n", 3.0)],
+    ids=["written", "axolotl's default", "transformers' default"],
+)  # fmt: skip
+def test_epochs_of_a_file_repeat_the_samples_that_a_user_adds(text, epochs, tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    found = sim.simulate("dgx-h100", path, samples=9000, scaling=False, fixes=False)
+    assert found.job.tokens == 9000 * epochs * found.workload.sequence_length
+
+
 def test_files_in_the_other_order_are_read_as_meant(files):
     assert load(files / "trl.yaml", "dgx-h100") == load("dgx-h100", files / "trl.yaml")
     swapped = load("llama3-8b-sft", "dgx-h100")

@@ -58,10 +58,7 @@ def read(source: Source, job: Translation) -> None:
 def _schedule(keys: Keys, job: Translation) -> None:
     keys.put_count("global_batch", "global_batch_size")
     keys.put_count("micro_batch", "local_batch_size")
-    keys.put_count("steps", "max_steps")
-    keys.leave(
-        "the file does not say how many samples there are: add --set samples=N", "num_epochs"
-    )
+    common.length(keys, "num_epochs")
     keys.leave(
         "counted in steps: `checkpoint.interval` and `evaluation` are set by hand",
         "ckpt_every_steps",

@@ -124,18 +124,31 @@ WHY_NO_MATTER = "no effect on time or memory of a step"
 _RUN_TIME = "counted in steps or epochs: `checkpoint.interval` and `evaluation` are set by hand"
 
 
-def length(keys: Keys, epochs: str) -> None:
-    """How long the job is: steps, where they are given; `epochs` is the file's other key."""
+def length(keys: Keys, epochs: str, default: float = 1.0, why: str = "") -> None:
+    """How long the job is: steps where they are given, else epochs of the samples that a user says.
+
+    Parameters
+    ----------
+    keys : Keys
+        Of the file.
+    epochs : str
+        Its key for epochs.
+    default : float
+        Epochs where it has none.
+    why : str
+        Whose default that is.
+    """
     steps = keys.count("max_steps")
     if steps and steps > 0:
         keys.put("steps", steps, "max_steps")
         keys.leave("max_steps ends the job first", epochs)
-    else:
-        keys.leave(
-            "the file does not say how many samples there are: add --set samples=N",
-            epochs,
-            "max_steps",
-        )
+        return
+    keys.leave("no limit", "max_steps")
+    passes = keys.number(epochs)
+    if passes is not None:
+        keys.put("epochs", passes, epochs)
+    elif default != 1.0:
+        keys.job.suppose("epochs", default, why)
 
 
 def optimizer(keys: Keys, *names: str) -> None:

@@ -103,7 +103,7 @@ def training(
     keys.put_count("gradient_accumulation", "gradient_accumulation_steps")
     if job.at("global_batch") is None:
         job.suppose("gradient_accumulation", 1, why)
-    common.length(keys, "num_train_epochs")
+    common.length(keys, "num_train_epochs", 3.0, "transformers' default")
     common.optimizer(keys, "optim")
     job.suppose("optimizer", "adamw", why)
     word = keys.text("optim").lower()

@@ -86,9 +86,8 @@ def _rows(keys: Keys, job: Translation, stage: str) -> None:
 
 
 def _samples(keys: Keys) -> None:
-    """`max_samples` is of each data set; epochs count with it."""
+    """`max_samples` is of each data set."""
     most, sets = keys.count("max_samples"), keys.text("dataset").split(",")
-    epochs = keys.number("num_train_epochs")
     if most and not (keys.count("max_steps") or 0) > 0:
         keys.put("samples", most * len(sets), "max_samples")
         keys.job.skip(
@@ -96,10 +95,6 @@ def _samples(keys: Keys) -> None:
             "max_samples",
             "at most so many of each data set; a smaller one ends sooner",
         )
-        if epochs is None:
-            keys.job.suppose("epochs", 3.0, "transformers' default")
-        else:
-            keys.put("epochs", epochs, "num_train_epochs")
 
 
 def _method(keys: Keys, job: Translation) -> None:
