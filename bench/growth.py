@@ -28,7 +28,7 @@ class Growth(NamedTuple):
 
 CASES = {
     "nodes": Growth("nodes, equal ranks once", (128, 256, 512, 1024, 2048), "nodes={n}"),
-    "ranks": Growth("nodes of 8, every rank's own lanes", (4, 8, 16, 32), "nodes={n}", "ranks"),
+    "ranks": Growth("ranks, each by itself", (32, 64, 128, 256, 512), "nodes={n}", "ranks"),
     "micro-batches": Growth(
         "micro-batches of a 1F1B pipeline of 16", (64, 256, 1024, 4096, 16384),
         "nodes=32 parallelism.pipeline_parallel=16 parallelism.tensor_parallel=8 "
@@ -46,14 +46,16 @@ def once(case: str, size: int) -> str:
     import numpy as np
 
     from bench.inside import changes
-    from sim.engine import run
+    from sim.engine import crowd, run
     from sim.inputs.loader import load, prepare
     from sim.program import assemble
-    from sim.step.run import run_step
+    from sim.step.run import run_replicas
     from sim.step.step import step
+    from sim.step.variation import Variation
 
     growth = CASES[case]
     run(assemble(lane=np.zeros(1, dtype=np.int32), latency=1.0)[0], "compiled")
+    crowd.machine().load()
     small = load("dgx-h100", "llama3-70b-full", ["nodes=2", "gradient_accumulation=1"])
     step(small.topology, small.workload)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -66,7 +68,8 @@ def once(case: str, size: int) -> str:
     else:
         sets = ("gradient_accumulation=1", *growth.sets.format(n=size).split())
         pair = prepared.vary(sets).loaded()
-        run_step(pair.topology, pair.workload, engine="compiled", level=growth.level)
+        how = {"engine": "compiled", "level": growth.level, "every_rank": False}
+        run_replicas(pair.topology, pair.workload, Variation(), **how)
     seconds = time.process_time() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return f"{seconds:.4f} {(peak - before) / 1024:.1f}"

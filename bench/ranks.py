@@ -22,23 +22,26 @@ def once(nodes: int, level: str) -> str:
     """Load s, engine s, step s, ops, events, peak MiB, simulated s."""
     began = time.process_time()
     from sim.inputs.loader import load
-    from sim.step.run import run_step
+    from sim.step.run import run_replicas
+    from sim.step.variation import Variation
 
     pair = load(*JOB, [f"nodes={nodes}", "gradient_accumulation=1"])
     loaded = time.process_time()
     import numpy as np
 
-    from sim.engine import run
+    from sim.engine import crowd, run
     from sim.program import assemble
 
     run(assemble(lane=np.zeros(1, dtype=np.int32), latency=1.0)[0], "compiled")
+    crowd.machine().load()
     ready = time.process_time()
-    outcome = run_step(pair.topology, pair.workload, engine="compiled", level=level)
+    how = {"engine": "compiled", "level": level, "every_rank": False}
+    outcome, _ = run_replicas(pair.topology, pair.workload, Variation(), **how)
     done = time.process_time()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return (
         f"{loaded - began:.2f} {ready - loaded:.2f} {done - ready:.2f} "
-        f"{outcome.lowered.program.lane.size} {outcome.timeline.events} {peak:.0f} "
+        f"{outcome.ops} {outcome.timeline.events} {peak:.0f} "
         f"{outcome.time_s:.6g}"
     )
 

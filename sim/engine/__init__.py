@@ -112,14 +112,20 @@ def _lists(columns: C) -> C:
     return type(columns)(*lists)
 
 
-def _check(program: Program, status: kernel.Outcome) -> None:
-    code, op, finished, now = status[:4]
+def check_numbers(status: kernel.Outcome) -> None:
+    """Raise where a run has left the range of floats."""
+    code, op, _, now = status[:4]
     if code == kernel.NO_RATE:
         message = f"op {op} at {now} s: its rate is too small for a float"
         raise EngineError(message)
     if code == kernel.NOT_FINITE:
         message = f"op {op} after {now} s: its end is too far off for a float"
         raise EngineError(message)
+
+
+def _check(program: Program, status: kernel.Outcome) -> None:
+    check_numbers(status)
+    finished, now = status[2:4]
     if finished < program.lane.size:
         check_acyclic(program)
         message = f"stuck at {now} s with {program.lane.size - finished} ops to go, without a cycle"

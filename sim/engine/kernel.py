@@ -78,7 +78,7 @@ def simulate(p: Program, s: State) -> Outcome:
     reader_head, reader_next, reader_prev = s.reader_head, s.reader_next, s.reader_prev
     stack = s.stack
 
-    n = len(lane)
+    n = len(end)
     n_units = len(left)
     has_units = n_units > 0
     now = 0.0
@@ -228,6 +228,7 @@ def simulate(p: Program, s: State) -> Outcome:
                             first = c
                             while c < run_last[a] and end[c] <= now:
                                 c += 1
+                                start[c] = end[c - 1]
                             n_finished += c - first
                             events += c - first
                             if c > first:
@@ -299,7 +300,6 @@ def simulate(p: Program, s: State) -> Outcome:
                                     break
                                 end[c] = t
                                 c += 1
-                                start[c] = t
                                 t += work[c] / x
                             if c > o:
                                 end[c] = t
@@ -444,6 +444,7 @@ def simulate(p: Program, s: State) -> Outcome:
                         first = c
                         while c < run_last[at] and end[c] <= now:
                             c += 1
+                            start[c] = end[c - 1]
                         n_finished += c - first
                         events += c - first
                         if c > first:
@@ -622,7 +623,9 @@ def simulate(p: Program, s: State) -> Outcome:
             if phase[at] == RUN:
                 n_finished += run_last[at] - o
                 events += run_last[at] - o
-                o = run_last[at]
+                while o < run_last[at]:
+                    o += 1
+                    start[o] = end[o - 1]
                 op_at[at] = o
             e = entry[at]
             for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):

@@ -8,9 +8,11 @@ of columns as there are.
 from __future__ import annotations
 
 import ctypes
+import operator
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,14 +92,44 @@ def table(columns: Sequence[Any], like: Sequence[Any], calls: int) -> ColumnTabl
     return ColumnTable(at, np.array(sizes, dtype=np.int64))
 
 
+def flat(columns: Sequence[Any]) -> tuple[Any, ...]:
+    """Arrays and numbers of columns, and of what stands in place of one."""
+    found: list[Any] = []
+    for column in columns:
+        found.extend(flat(column) if isinstance(column, tuple) else (column,))
+    return tuple(found)
+
+
+def _named(columns: Sequence[Any]) -> Iterator[Any]:
+    for column in columns:
+        if isinstance(column, tuple):
+            yield column
+            yield from _named(column)
+
+
+@cache
+def _teach_items(numba: Any) -> None:
+    """Let compiled code read ``column[i]`` of a named tuple that has an `item`, see `shared`."""
+
+    def read(self, i: Any) -> Any:  # type: ignore[no-untyped-def]  # as `item` is written
+        del i
+        if isinstance(self, numba.types.NamedTuple):
+            return getattr(self.instance_class, "item", None)
+        return None
+
+    inside = {"error_model": "numpy", "_nrt": False}
+    numba.extending.overload(operator.getitem, jit_options=inside)(read)
+
+
 class MachineCode:
     """A function as machine code.
 
     Parameters
     ----------
     function : callable
-        Of named tuples of arrays and whole numbers; returns numbers. It alone settles its module's
-        code: it calls nothing of ours.
+        Of named tuples of columns; returns numbers. It alone settles its module's code: it calls
+        nothing of ours. A column is an array, a whole number, or a named tuple of such whose `item`
+        says what is at an index.
     like : sequence of named tuples
         Arguments of the kinds that it takes.
     results : int
@@ -106,8 +138,8 @@ class MachineCode:
 
     def __init__(self, function: Callable[..., Any], like: Sequence[Any], results: int) -> None:
         self.function, self.results = function, results
-        self._kinds = [type(columns) for columns in like]
-        self.like = tuple(column for columns in like for column in columns)
+        self._arguments = tuple(like)
+        self.like = flat(like)
         self._loaded: LoadedFunction | None = None
 
     @property
@@ -115,13 +147,22 @@ class MachineCode:
         """What its code must have been made of."""
         return objects.source_of(self.function, self._kinds)
 
+    @property
+    def _kinds(self) -> list[type]:
+        """Types of its arguments, and of columns that are no arrays."""
+        return [type(one) for one in _named(self._arguments)]
+
     def __call__(self, where: ColumnTable) -> F8:
         """Run it, (calls, results)."""
+        out = np.zeros((len(where.at), self.results))
+        self.load().call(len(where.at), address(where.at), address(where.sizes), address(out))
+        return out
+
+    def load(self) -> LoadedFunction:
+        """What was kept, or is compiled now."""
         if self._loaded is None:
             self._loaded = self._load()
-        out = np.zeros((len(where.at), self.results))
-        self._loaded.call(len(where.at), address(where.at), address(where.sizes), address(out))
-        return out
+        return self._loaded
 
     def _load(self) -> LoadedFunction:
         known = objects.unpacked(objects.kept(self.source) or self.compile())
@@ -150,21 +191,23 @@ class MachineCode:
 
             return types.voidptr(number), made
 
+        _teach_items(numba)
         known: dict[str, Any] = {"carray": carray, "pointer": pointer}
         known["call"] = numba.njit(**OPTIONS)(self.function)
-        columns = iter(enumerate(self.like))
-        arguments = []
-        for kind in self._kinds:
-            known[kind.__name__] = kind
-            parts = []
-            for _ in kind._fields:
-                i, one = next(columns)
-                parts.append(f"at[r, {i}]")
-                if isinstance(one, np.ndarray):
-                    known[one.dtype.name] = one.dtype
-                    shape = "".join(f"sizes[{i}, {axis}], " for axis in range(one.ndim))
-                    parts[-1] = f"carray(pointer({parts[-1]}), ({shape}), {one.dtype.name})"
-            arguments.append(f"{kind.__name__}({', '.join(parts)})")
+        numbers = iter(range(len(self.like)))
+
+        def made_of(one: Any) -> str:
+            if isinstance(one, tuple):
+                known[type(one).__name__] = type(one)
+                return f"{type(one).__name__}({', '.join(map(made_of, one))})"
+            i = next(numbers)
+            if not isinstance(one, np.ndarray):
+                return f"at[r, {i}]"
+            known[one.dtype.name] = one.dtype
+            shape = "".join(f"sizes[{i}, {axis}], " for axis in range(one.ndim))
+            return f"carray(pointer(at[r, {i}]), ({shape}), {one.dtype.name})"
+
+        arguments = [made_of(columns) for columns in self._arguments]
         results = ", ".join(f"out[r, {i}]" for i in range(self.results))
         source = (
             "def entry(calls, addresses, shapes, results):\n"
@@ -175,13 +218,13 @@ class MachineCode:
             f"        {results} = call({', '.join(arguments)})\n"
         )
         exec(source, known)
-        numbers, floats = types.CPointer(types.int64), types.CPointer(types.float64)
-        signature = types.void(types.int64, numbers, numbers, floats)
+        whole, floats = types.CPointer(types.int64), types.CPointer(types.float64)
+        signature = types.void(types.int64, whole, whole, floats)
         entry = numba.cfunc(signature, error_model="numpy")(known["entry"])
         code = _machine(llvm).emit_object(llvm.parse_assembly(_closed(entry.inspect_llvm())))
-        whole = objects.packed(code, entry.native_name)
-        objects.keep(whole, self.source)
-        return whole
+        packed = objects.packed(code, entry.native_name)
+        objects.keep(packed, self.source)
+        return packed
 
 
 def _closed(module: str) -> str:

@@ -27,10 +27,11 @@ def source_of(function: Callable[..., Any], kinds: Sequence[Any]) -> bytes:
     function : callable
         It calls nothing of ours that is not in its module.
     kinds : sequence of types
-        Named tuples of columns that it takes.
+        Named tuples of columns that it takes, and those that stand for columns.
     """
-    path = sys.modules[function.__module__].__file__ or ""
-    return Path(path).read_bytes() + repr([kind._fields for kind in kinds]).encode() + _CALL
+    code = {function.__module__, *(kind.__module__ for kind in kinds if hasattr(kind, "item"))}
+    sources = [Path(sys.modules[name].__file__ or "").read_bytes() for name in sorted(code)]
+    return b"".join(sources) + repr([kind._fields for kind in kinds]).encode() + _CALL
 
 
 def kept_at(source: bytes) -> Path:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sim.program import F8, I4, Program
+from sim.program import F8, I4, I8, Program
 
 B1 = npt.NDArray[np.bool_]
 
@@ -75,31 +75,61 @@ class State(NamedTuple):
 def prepare(program: Program) -> State:
     """Allocate and set up the state for a run."""
     p = program
-    n, lanes, resources, units = p.lane.size, p.n_lanes, p.capacity.size, p.hold_capacity.size
-    i4 = np.int32
+    n, i4 = p.lane.size, np.int32
     same_lane = p.lane[1:] == p.lane[:-1]
     waiting = np.bincount(p.succ, minlength=n).astype(i4)
     waiting[1:] += same_lane
-    widest = np.zeros(lanes, dtype=i4)
+    widest = np.zeros(p.n_lanes, dtype=i4)
     if n:
         first = np.concatenate(([0], np.flatnonzero(~same_lane) + 1))
         lengths = np.diff(p.demand_ptr)[p.route]
         widest[p.lane[first]] = np.maximum.reduceat(lengths, first)
-    entry = np.zeros(lanes + 1, dtype=i4)
-    np.cumsum(widest, out=entry[1:])
-    links = int(entry[-1])
     holders = np.flatnonzero(p.hold_resource >= 0)
     release = holders[np.argsort(p.hold_until[holders], kind="stable")].astype(i4)
     release_ptr = np.zeros(n + 1 if holders.size else 1, dtype=i4)
     if holders.size:
         np.cumsum(np.bincount(p.hold_until[holders], minlength=n), out=release_ptr[1:])
+    has_steps = int(p.steps.max(initial=1)) > 1 or int(p.peer.max(initial=-1)) >= 0
+    state = state_of(
+        p.n_lanes, widest, p.capacity.size, p.hold_capacity, p.curves, np.flatnonzero(waiting == 0)
+    )
+    return state._replace(
+        start=np.full(n, np.nan),
+        end=np.full(n, np.nan),
+        waiting=waiting,
+        done=np.zeros(n if has_steps else 0, dtype=i4),
+        release_ptr=release_ptr,
+        release=release,
+        kind=kinds(p, *ahead(p, release_ptr)),
+        ready=np.zeros(n),
+    )
+
+
+def state_of(
+    n_lanes: int, widest: I4, resources: int, hold_capacity: I4, curves: F8, ready_ops: I8
+) -> State:
+    """The state of lanes and resources; columns by op are empty.
+
+    Parameters
+    ----------
+    n_lanes : int
+        Lanes.
+    widest : (n_lanes,) int32
+        The most demands that an op of each has.
+    resources : int
+        Shared resources.
+    hold_capacity, curves
+        See `Program`.
+    ready_ops : (n,) int64
+        Ops that wait for nothing, ascending.
+    """
+    lanes, units, i4 = n_lanes, hold_capacity.size, np.int32
+    entry = np.zeros(lanes + 1, dtype=i4)
+    np.cumsum(widest, out=entry[1:])
+    links = int(entry[-1])
     # A lane has one unended op ready at most, and an op has at most two items on the stack.
     stack = np.empty(4 * lanes + 16, dtype=i4)
-    ready = np.flatnonzero(waiting == 0)[::-1]  # popped from the end: lowest index first
-    stack[: ready.size] = ready << 3
-
-    has_steps = int(p.steps.max(initial=1)) > 1 or int(p.peer.max(initial=-1)) >= 0
-    kind = kinds(p, *ahead(p, release_ptr))
+    stack[: ready_ops.size] = ready_ops[::-1] << 3  # popped from the end: lowest index first
 
     def zeros(size: int) -> I4:
         return np.zeros(size, dtype=i4)
@@ -107,15 +137,16 @@ def prepare(program: Program) -> State:
     def minus(size: int) -> I4:
         return np.full(size, -1, dtype=i4)
 
+    nothing = np.zeros(0)
     return State(
-        start=np.full(n, np.nan),
-        end=np.full(n, np.nan),
-        waiting=waiting,
-        done=zeros(n if has_steps else 0),
-        release_ptr=release_ptr,
-        release=release,
-        kind=kind,
-        ready=np.zeros(n),
+        start=nothing,
+        end=nothing,
+        waiting=zeros(0),
+        done=zeros(0),
+        release_ptr=zeros(1),
+        release=zeros(0),
+        kind=zeros(0),
+        ready=nothing,
         op_at=minus(lanes),
         phase=zeros(lanes),
         key=np.zeros(lanes),
@@ -147,16 +178,16 @@ def prepare(program: Program) -> State:
         free=np.zeros(resources),
         pull=np.zeros(resources),
         full=zeros(resources),
-        left=p.hold_capacity.copy(),
+        left=hold_capacity.copy(),
         dirty_units=zeros(units),
         dirty_units_mark=zeros(units),
         reader_head=minus(units),
         reader_next=zeros(lanes if units else 0),
         reader_prev=zeros(lanes if units else 0),
-        curves=p.curves.ravel(),
-        curve_width=p.curves.shape[1],
+        curves=curves.ravel(),
+        curve_width=curves.shape[1],
         stack=stack,
-        n_ready=ready.size,
+        n_ready=ready_ops.size,
     )
 
 

@@ -197,6 +197,7 @@ def _filled(many: Sequence[Priced], frame: _Frame) -> Lowered:
             for part, c in zip(parts, classes, strict=True)
         ),
         lane_names=first.lane_names,
+        wire=first.wire,
     )
 
 

@@ -22,7 +22,8 @@ CATEGORIES = (
     "gemm", "attention", "norm", "elementwise", "reduction", "embedding", "loss",
     "optimizer", "copy", "quantize", "collective", "host",
 )  # fmt: skip
-
+#: categories of ops that a GPU's pace does not change
+NOT_KERNELS = (CATEGORIES.index("collective"), CATEGORIES.index("host"))
 
 HOST_SYNC_S = 5e-6  # cudaEventSynchronize after the event has happened: CUDA driver, order of
 
@@ -71,6 +72,16 @@ class Classes(NamedTuple):
     scale: F8  # (n_classes, n_local) demand multiplier (equal ranks folded onto one resource)
     capacity: F8  # (n_resources,) [unit/s]
     sms: I4  # (n_classes,) countable units
+
+    def only(self, some: I8) -> Classes:
+        """Some of them, (n,) which."""
+        if some.size == len(self.ranks):
+            return self
+        return self._replace(
+            ranks=tuple(self.ranks[c] for c in some.tolist()),
+            multiplicity=self.multiplicity[some], role=self.role[some], speed=self.speed[some],
+            local=self.local[some], scale=self.scale[some], sms=self.sms[some],
+        )  # fmt: skip
 
 
 class Wire(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -13,6 +14,25 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int
     if quiet or not sys.stderr.isatty():
         yield None
         return
+    bar: Any = None
+
+    def move(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:  # what the store had is no progress of this run
+            bar = _bar()
+            bar.start()
+            bar.add_task(title, total=total, completed=done)
+        bar.update(bar.task_ids[0], completed=done)
+
+    try:
+        yield move
+    finally:
+        if bar is not None:
+            bar.stop()
+
+
+def _bar() -> Any:
+    """Made when there is something to tell: most runs end before."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -26,22 +46,13 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int
     from rich.text import Text
 
     class Rate(ProgressColumn):
-        """Configurations per second."""
+        """What is done in a second."""
 
         def render(self, task: Task) -> Text:
             """The rate so far."""
             return Text("" if not task.speed else f"{task.speed:,.0f}/s", style="cyan")
 
-    bar = Progress(
+    return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(),
         TimeRemainingColumn(), console=Console(stderr=True), transient=True,
     )  # fmt: skip
-    with bar:
-        task = bar.add_task(title, total=None)
-
-        def move(done: int, total: int) -> None:
-            if bar.tasks[0].total is None:  # what the store had is no progress of this run
-                bar.reset(task, total=total, completed=done)
-            bar.update(task, completed=done)
-
-        yield move

@@ -63,7 +63,7 @@ def predict(
     variation : Variation, optional
         Jitter and slow parts.
     progress : callable, optional
-        Called with replicas drawn and replicas in all.
+        Called with replicas drawn and replicas in all; of one large step as by `run_replicas`.
 
     Returns
     -------

@@ -8,13 +8,18 @@ import numpy as np
 
 from sim.errors import InputError
 from sim.lowering.costs import Priced
-from sim.lowering.lower import hidden_launches
+from sim.lowering.crowd import gathers
+from sim.lowering.runs import hidden_launches
 from sim.quantities import gib
 from sim.units import GIB, KIB, MIB
 
 #: of an op and what a run of it needs, where ranks have lanes of their own, as measured with
 #: `python -m bench.ranks`: 128 to 165 [B]
 OP_BYTES = 165
+#: the same where ranks share their columns: 20 [B]
+CROWD_OP_BYTES = 24
+#: ops from which on they do: a second compiled engine is then worth its 12 s, once
+CROWD_OPS = 2_000_000
 #: of memory for a program and its run [B]; less where the machine has less to spare
 MAX_BYTES = 4 * GIB
 #: what any machine has to spare, so that it is not asked [B]
@@ -27,7 +32,18 @@ PROBED = 8
 LONG = 16_000_000
 
 
-def check_size(priced: Priced, level: str, replicas: int, times: float = 1.0) -> None:
+def crowded(priced: Priced) -> bool:
+    """Whether ranks of a step are so many that they share their columns, and may."""
+    if not gathers(priced) or ops_of(priced) < CROWD_OPS:
+        return False
+    from sim.engine.machine import checked
+
+    return not checked()
+
+
+def check_size(
+    priced: Priced, level: str, replicas: int, times: float = 1.0, lean: bool = False
+) -> None:
     """Refuse a step whose program would be absurd, before it is made.
 
     Parameters
@@ -40,6 +56,8 @@ def check_size(priced: Priced, level: str, replicas: int, times: float = 1.0) ->
         How often it is to be run.
     times : float
         How much longer the step is than what was priced of it.
+    lean : bool
+        Ranks that do the same may share their columns.
 
     Raises
     ------
@@ -56,7 +74,7 @@ def check_size(priced: Priced, level: str, replicas: int, times: float = 1.0) ->
     if level == "folded":  # stages of a pipeline, and how many micro-batches they play
         option, who = "gradient_accumulation", "micro-batches of a pipeline that has no rhythm are"
         instead = "write fewer, or pipeline_schedule: 1f1b"
-    needed = ops * OP_BYTES
+    needed = ops * (CROWD_OP_BYTES if lean and crowded(priced) else OP_BYTES)
     most = MAX_BYTES if needed < FREE_BYTES else min(MAX_BYTES, spare_bytes())
     if needed > most:
         message = (

@@ -56,6 +56,7 @@ def ready_of(
     variation: Variation,
     level: str,
     layers: int | None,
+    lean: bool = False,
 ) -> Ready:
     """A step to lower.
 
@@ -71,6 +72,8 @@ def ready_of(
         ``folded``, ``ranks`` or ``steps``.
     layers : int or None
         Of the whole model, where `workload` has some of its blocks.
+    lean : bool
+        Ranks that do the same may share their columns.
 
     Raises
     ------
@@ -78,7 +81,7 @@ def ready_of(
         Its program would be absurd.
     """
     priced = priced_of(topology, simulated, variation, level)
-    check_size(priced, level, variation.replicas)
+    check_size(priced, level, variation.replicas, lean=lean)
     ranks: tuple[Ranks, ...] = ()
     if not _told(topology, variation):
         whole = workload if layers is None else of_layers(workload, layers)

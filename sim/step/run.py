@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,18 +12,19 @@ from sim.engine import run
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced
+from sim.lowering.crowd import Gathering, gathered
 from sim.lowering.frames import folds, lowered, stacks
 from sim.lowering.lower import Lowered, RankView
 from sim.program import Timeline
 from sim.records import dataclass
-from sim.step.bounds import LONG, PROBED, check_size, ops_of
+from sim.step.bounds import LONG, PROBED, check_size, crowded, ops_of
 from sim.step.breakdown import Breakdown, measure
 from sim.step.intervals import F8
 from sim.step.overlap import between_nodes
 from sim.step.ready import Ready, priced_of, ready_of
 from sim.step.rhythm import fewest, middle_of, shortened, stretch_of
 from sim.step.transfers import shared
-from sim.step.variation import Progress, Variation, jittered
+from sim.step.variation import Progress, Variation, jittered, paces
 
 
 class Window(NamedTuple):
@@ -31,6 +33,13 @@ class Window(NamedTuple):
     begin: float
     finish: float
     times: int
+
+
+class CrowdRun(NamedTuple):
+    """Ranks that share their columns, and when each one's ops ran."""
+
+    gathering: Gathering
+    timeline: Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,8 @@ class StepOutcome:
     breakdown : Breakdown
         Of the representative rank, the whole step with all its micro-steps.
     lowered, timeline, priced
-        What was run, for traces and critical paths; of the simulated micro-steps.
+        What was run, for traces and critical paths; of the simulated micro-steps. Of a crowd some
+        ranks only, and all that is on the wire.
     windows : tuple of Window
         Parts of the simulated time that make up the step: all of it, and the second, where there is
         one, as often again as it stands for micro-steps that were left out.
@@ -50,6 +60,8 @@ class StepOutcome:
         Of the second window, once.
     repeats : int
         Micro-steps that were left out.
+    crowd : CrowdRun or None
+        All ranks, where they are many.
     """
 
     breakdown: Breakdown
@@ -59,11 +71,25 @@ class StepOutcome:
     windows: tuple[Window, ...]
     middle: Breakdown | None = None
     repeats: int = 0
+    crowd: CrowdRun | None = None
 
     @property
     def time_s(self) -> float:
         """Duration of the optimizer step. [s]"""
         return self.breakdown.time_s
+
+    @property
+    def ops(self) -> int:
+        """Ops of the program that was run. [1]"""
+        return self.crowd.gathering.crowd.ops if self.crowd else self.lowered.program.lane.size
+
+    def classes(self) -> Iterator[tuple[Lowered, Timeline, RankView]]:
+        """Every class of ranks: where its ops are, and when they ran."""
+        if self.crowd is not None:
+            yield from self.crowd.gathering.each(self.crowd.timeline)
+            return
+        for view in self.lowered.views:
+            yield self.lowered, self.timeline, view
 
 
 def run_step(
@@ -110,10 +136,13 @@ def run_replicas(
     all_micro_steps: bool = False,
     layers: int | None = None,
     progress: Progress | None = None,
+    every_rank: bool = True,
 ) -> tuple[StepOutcome, F8]:
     """Simulate a step as often as `variation` asks, with new draws each time.
 
-    `progress` is called with steps drawn and steps in all; other arguments are those of `run_step`.
+    `progress` is called with steps drawn and steps in all; of one large step, with ops of a rank
+    that have ended and all of them. Where not `every_rank` is wanted in the outcome's `lowered`,
+    many ranks that do the same share their columns. Other arguments are those of `run_step`.
 
     Returns
     -------
@@ -124,6 +153,7 @@ def run_replicas(
     """
     level = variation.level(level)
     tried = (workload,) if all_micro_steps else shortened(workload)
+    lean = not every_rank and level == "ranks" and engine in ("auto", "compiled")
     even: _Found | None = None  # ranks go in step but for little
     known: tuple[Priced, int] | None = None  # what a step takes, of so many micro-steps
     for simulated in tried:
@@ -135,10 +165,10 @@ def run_replicas(
             times = steps / known[1]
             if even is not None and times * ops_of(known[0]) > LONG:
                 return even[:2]
-            check_size(known[0], level, variation.replicas, times)
-        ready = ready_of(topology, workload, simulated, variation, level, layers)
+            check_size(known[0], level, variation.replicas, times, lean)
+        ready = ready_of(topology, workload, simulated, variation, level, layers, lean=lean)
         known = ready.priced, steps
-        found = _replicas(ready, variation, engine, progress)
+        found = _replicas(ready, variation, engine, progress, lean)
         if found is not None and found.exact:
             return found[:2]
         even = found
@@ -154,15 +184,22 @@ class _Found(NamedTuple):
 
 
 def _replicas(
-    ready: Ready, variation: Variation, engine: str, progress: Progress | None
+    ready: Ready, variation: Variation, engine: str, progress: Progress | None, lean: bool
 ) -> _Found | None:
     """As `run_replicas`; None where micro-steps that are left out are like none of those run."""
-    program = lowered(ready.priced)
     mine = ready._replace(ranks={}) if variation.jitter else ready
+    draws = variation.replicas if variation.jitter else 1
     exact = True
+    if lean and crowded(ready.priced):
+        of_crowd = _crowd_replica(ready, variation, progress if draws == 1 else None)
+    else:
+        of_crowd = None
+        program = lowered(ready.priced)
 
-    def ran(replica: int) -> tuple[Lowered, Timeline, list[tuple[Window, ...]]] | None:
+    def ran(replica: int) -> _RunOnce | None:
         nonlocal exact
+        if of_crowd is not None:
+            return of_crowd(replica)
         drawn = program
         if variation.jitter:
             drawn = jittered(program, ready.ranks, variation.seed, replica)
@@ -176,22 +213,56 @@ def _replicas(
                 stretch = stretch_of(drawn, timeline, view, ready.cycle, nearly=True)
             if stretch is None:
                 return None
-        return drawn, timeline, _windows([ready], drawn, timeline, stretch)
+        return _RunOnce(drawn, timeline, _windows([ready], drawn, timeline, stretch), None)
 
-    draws = variation.replicas if variation.jitter else 1
     times = np.empty(draws)
     for replica in range(draws):
         found = ran(replica)
         if found is None:
             return None
-        times[replica] = sum(w.times * (w.finish - w.begin) for w in found[2][0])
-        if progress is not None:
+        times[replica] = sum(w.times * (w.finish - w.begin) for w in found.windows[0])
+        if progress is not None and draws > 1:
             progress(replica + 1, draws)
     if draws > 1:  # the median alone is measured
         found = ran(int(np.argsort(times, kind="stable")[(draws - 1) // 2]))
     if draws < variation.replicas:
         times = np.full(variation.replicas, times[0])
-    return _Found(_ran([0], [mine], *found).outcome(0), times, exact) if found else None
+    if found is None:
+        return None
+    outcome = _ran([0], [mine], *found[:3]).outcome(0)
+    return _Found(replace(outcome, crowd=found.crowd), times, exact)
+
+
+class _RunOnce(NamedTuple):
+    """A step that was run once."""
+
+    lowered: Lowered
+    timeline: Timeline
+    windows: list[tuple[Window, ...]]
+    crowd: CrowdRun | None
+
+
+def _crowd_replica(
+    ready: Ready, variation: Variation, progress: Progress | None
+) -> Callable[[int], _RunOnce]:
+    """What runs a step of many ranks, whose columns are made once."""
+    from sim.engine.crowd import play
+
+    gathering = gathered(ready.priced)
+    roles = [ready.priced.parts[role].role for role in gathering.classes.role.tolist()]
+
+    def ran(replica: int) -> _RunOnce:
+        mine = gathering
+        if variation.jitter:
+            pace = paces(ready.ranks, roles, variation.seed, replica)
+            mine = gathering._replace(crowd=gathering.crowd._replace(pace=pace))
+
+        timeline = play(mine.crowd, progress)
+        some = mine.of(mine.latest(timeline), timeline)
+        windows = _windows([ready], *some, end_s=float(timeline.end.max()))
+        return _RunOnce(*some, windows, CrowdRun(mine, timeline))
+
+    return ran
 
 
 class StepJob(NamedTuple):
@@ -312,14 +383,16 @@ def _ran(
 
 def _windows(
     ready: Sequence[Ready], lowered: Lowered, timeline: Timeline,
-    stretch: tuple[float, float] | None = None,
+    stretch: tuple[float, float] | None = None, end_s: float | None = None,
 ) -> list[tuple[Window, ...]]:  # fmt: skip
     """The whole of each step, and the micro-step in its middle where it repeats.
 
-    `stretch` is what stands for others of a pipeline, of one step. [s]
+    `stretch` is what stands for others of a pipeline, of one step; `end_s` when that ends, where
+    `timeline` does not tell. [s]
     """
+    ends = timeline.end.max(axis=-1) if end_s is None else end_s
     found: list[tuple[Window, ...]] = [
-        (Window(0.0, end, 1),) for end in np.atleast_1d(timeline.end.max(axis=-1)).tolist()
+        (Window(0.0, end, 1),) for end in np.atleast_1d(ends).tolist()
     ]
     if stretch is not None:
         begin, finish = [stretch[0]], [stretch[1]]

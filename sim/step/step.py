@@ -115,7 +115,7 @@ def step(
     variation : Variation
         Jitter and slow parts, and how many steps to draw.
     progress : callable, optional
-        Called with steps drawn and steps in all.
+        As by `run_replicas`.
 
     Returns
     -------
@@ -132,8 +132,9 @@ def step(
     needed = memory_of(topology, workload)
     workload = as_run(workload, topology.world_size)
     outcome, times = run_replicas(
-        topology, workload, variation, engine=engine, level=level, progress=progress
-    )
+        topology, workload, variation, engine=engine, level=level, progress=progress,
+        every_rank=False,
+    )  # fmt: skip
     whole = WindowMeasures(outcome.breakdown, waiting(outcome))
     said = outcome.priced.fallbacks, outcome.priced.algorithms
     return _report(_Measured(whole, None, *said), times, needed, workload)

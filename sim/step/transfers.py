@@ -49,7 +49,7 @@ def shared(
     slower = lost > _SLOWER * alone
     if not slower.any():
         return [{} for _ in windows]
-    every = ops if len(lowered.views) == 1 else _transfers(program, lowered.views)
+    every = _transfers(program, lowered.views, np.arange(lowered.wire, program.lane.size))
     found: list[dict[str, float]] = []
     for begin, finish in windows:
         mine = slower & (start >= begin) & (start < finish)
@@ -63,11 +63,13 @@ def shared(
     return found
 
 
-def _transfers(program: Program, views: Sequence[RankView]) -> I8:
-    """What ranks have on the wire: collectives, and copies that no kernel makes."""
+def _transfers(program: Program, views: Sequence[RankView], wires: I8 | None = None) -> I8:
+    """What ranks have on the wire: collectives, and copies that no kernel makes; and `wires`."""
     parts = [part for v in views for part in (program.hold_until[v.comm_begin], v.copies)]
+    if wires is not None:
+        parts.append(wires)
     ops: I8 = np.concatenate(parts).astype(np.int64)
-    if len(views) > 1:  # of a group all ranks name the one
+    if len(views) > 1 or (wires is not None and wires.size):  # of a group all ranks name the one
         ops = np.unique(ops)
     whole = (program.steps[ops] == 1) & (program.work[ops] > 0.0) & (program.curve[ops] < 0)
     flying: I8 = ops[whole]

@@ -7,8 +7,7 @@ calibration (`slowest_gpu`), which stands for the same thing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from sim.errors import InputError
 from sim.fabric.fabric import Fabric
 from sim.fabric.role import Role
 from sim.lowering.lower import Lowered
-from sim.lowering.parts import CATEGORIES
+from sim.lowering.parts import NOT_KERNELS
 from sim.records import dataclass
 from sim.step.breakdown import Breakdown
 from sim.step.intervals import F8
@@ -25,7 +24,6 @@ from sim.step.straggle import Ranks
 
 _LEVEL, _JITTER, _SLOW = "--level", "--jitter", "--slow"
 _SEED, _REPLICAS = "--seed", "--replicas"
-_NOT_KERNELS = [CATEGORIES.index("collective"), CATEGORIES.index("host")]
 Progress = Callable[[int, int], None]  # (done, in all)
 LARGEST_JITTER = 1.0
 
@@ -180,16 +178,19 @@ def jittered(lowered: Lowered, ranks: Mapping[Role, Ranks], seed: int, replica: 
     seed, replica : int
         Equal ones give equal draws.
     """
-    drawn = np.random.default_rng([seed, replica]).standard_normal(len(lowered.views))
-    work, alone = lowered.program.work.copy(), lowered.alone_s.copy()
-    for view, z in zip(lowered.views, drawn.tolist(), strict=True):
-        mine = ranks[view.role]
-        factor = mine.lateness(z)
+    factor = np.ones(lowered.plan_op.size)
+    drawn = paces(ranks, [view.role for view in lowered.views], seed, replica)
+    for view, mine in zip(lowered.views, drawn.tolist(), strict=True):
         ops = np.arange(view.compute.start, view.compute.stop)
-        ops = ops[~np.isin(lowered.category[ops], _NOT_KERNELS)]
-        work[ops] *= factor
-        alone[ops] *= factor
-    return replace(lowered, program=lowered.program._replace(work=work), alone_s=alone)
+        factor[ops[~np.isin(lowered.category[ops], NOT_KERNELS)]] = mine
+    return lowered.slower(factor)
+
+
+def paces(ranks: Mapping[Role, Ranks], roles: Sequence[Role], seed: int, replica: int) -> F8:
+    """What each rank's kernels take of their time, (ranks,), by its role. [1]"""
+    drawn = np.random.default_rng([seed, replica]).standard_normal(len(roles))
+    found = (ranks[role].lateness(z) for role, z in zip(roles, drawn.tolist(), strict=True))
+    return np.fromiter(found, dtype=float, count=len(roles))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from sim.fabric.role import Role
 from sim.lowering.lower import Lowered, RankView
-from sim.lowering.parts import CATEGORIES, I8, Flights
+from sim.lowering.parts import CATEGORIES, I8
 from sim.program import Timeline
 from sim.records import dataclass
 from sim.step.intervals import F8, Coverage, gaps
@@ -97,37 +97,38 @@ def waiting(outcome: StepOutcome) -> tuple[WaitingGroup, ...]:
 
 def waiting_in_windows(outcome: StepOutcome) -> list[tuple[WaitingGroup, ...]]:
     """The same in each window of the outcome, once."""
-    lowered, timeline, classes = outcome.lowered, outcome.timeline, outcome.priced.compiled.classes
+    classes = outcome.priced.compiled.classes
     kinds = list(zip(classes.role.tolist(), classes.speed.tolist(), strict=True))
     index = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
     group_of = np.array([index[kind] for kind in kinds])
     members = group_of[classes.of]
     who = [tuple(np.flatnonzero(members == i).tolist()) for i in index.values()]
-    late = _late(lowered, timeline, outcome.priced.flights, classes.role, group_of)
+    late = _late(outcome, classes.role, group_of)
     found = []
     for begin, finish, _ in outcome.windows:
         groups = [
             WaitingGroup(outcome.priced.parts[role].role, speed, ranks)
             for (role, speed), ranks in zip(index, who, strict=True)
         ]
-        for c, view in enumerate(lowered.views):
+        for c, (lowered, timeline, view) in enumerate(outcome.classes()):
             group = groups[group_of[c]]
-            share = view.multiplicity / len(group.ranks)
+            share = int(classes.multiplicity[c]) / len(group.ranks)
             _add(group, share, lowered, timeline, view, late.get(c), (begin, finish))
         found.append(tuple(groups))
     return found
 
 
-def _late(
-    lowered: Lowered, timeline: Timeline, flights: Flights, role: I8, group_of: I8
-) -> Mapping[int, _Late]:
+def _late(outcome: StepOutcome, role: I8, group_of: I8) -> Mapping[int, _Late]:
     """Where each class waits, flight by flight."""
+    flights = outcome.priced.flights
     if not flights.of.size:
         return {}
-    arrival = [timeline.end[view.comm_begin] for view in lowered.views]
+    arrival, plans = [], {}
+    for mine, (_, timeline, view) in zip(role.tolist(), outcome.classes(), strict=True):
+        arrival.append(timeline.end[view.comm_begin])
+        plans[mine] = view
     teams = {id(wire.team): wire.team for wire in flights.wires}
     team_of = np.array([id(wire.team) for wire in flights.wires])[flights.of]
-    plans = dict(zip(role.tolist(), lowered.views, strict=True))
     found: dict[int, list[_Late]] = {}
     for key, team in teams.items():
         first = np.flatnonzero(np.diff(team.group, prepend=-1))

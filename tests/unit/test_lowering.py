@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sim.inputs.loader import load
-from sim.lowering import lower as lowering
+from sim.lowering import runs as lowering
 from sim.lowering.slack import Binding
 from sim.step.run import run_step
 from sim.step.variation import Variation

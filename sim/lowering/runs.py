@@ -1,0 +1,161 @@
+"""Parts as classes of ranks play them: what is the same for every class, and where it differs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.lowering.layout import PartLayout, edges_of, exclusive, lay_out
+from sim.lowering.parts import B1, F8, I4, I8, Classes, Flights, Part, Rows
+from sim.lowering.slack import may_bind
+from sim.lowering.table import table_of
+
+_HASTE = 0.5  # kernels may be so much faster than their rows say (jitter) and still hide launches
+
+
+def hidden_launches(part: Part, fastest: float) -> B1:
+    """Plan ops whose rows but the first are launched before they can be needed, whatever else runs.
+
+    Launch i follows launch 0 by the host's time for 1..i; kernel i follows kernel 0 by at least
+    what 0..i-1 take alone, and kernel 0 its launch. A kernel that the host waits for hides none.
+    """
+    rows, row_start, row_count = part.rows, part.row_start, part.row_count
+    alone = rows.latency_s + np.where(rows.work > 0.0, rows.work / rows.bound, 0.0)
+    launched, run = np.cumsum(rows.host_s), _HASTE / fastest * np.cumsum(alone)
+    key = row_start * (rows.work.size + 1) + row_count
+    _, places, which = np.unique(key, return_index=True, return_inverse=True)
+    found = np.zeros(places.size, dtype=bool)
+    for i, (first, count) in enumerate(
+        zip(row_start[places].tolist(), row_count[places].tolist(), strict=True)
+    ):
+        end = first + count
+        before = run[first : end - 1] - run[first] + _HASTE / fastest * alone[first]
+        found[i] = bool((launched[first + 1 : end] - launched[first] <= before).all())
+        found[i] &= not rows.waits[first:end].any()
+    out: B1 = found[which.ravel()]
+    return out
+
+
+class Played(NamedTuple):
+    """A part as the ops of a class that plays it."""
+
+    part: Part
+    layout: PartLayout
+    row: I8  # (n,) of costs; 0 for host ops, which have none
+    is_host: B1
+    src: I8  # edges
+    dst: I8
+
+    def device(self, column: npt.NDArray[Any], fill: float) -> npt.NDArray[Any]:
+        """A column of costs, op by op; `fill` for host ops."""
+        return np.where(self.is_host, np.asarray(fill, dtype=column.dtype), column[self.row])
+
+
+class ClassRun(NamedTuple):
+    """Classes in a row that play the same part."""
+
+    played: Played
+    role: int  # which part that is
+    begin: int  # first class
+    classes: int  # how many
+    each: I4  # (classes, 1) their numbers
+    base: I8  # (classes, 1) first op of each
+    pace: F8 | float  # (classes, 1) their speed, or the speed of all
+    curve: I4 | int  # (classes, 1) where their curves begin, or those of all begin
+
+
+def played_of(part: Part, hidden: B1) -> Played:
+    """A part laid out, with the launches of its `hidden` ops put together."""
+    table = table_of(part.plan)
+    layout = lay_out(part, table, hidden)
+    row = np.concatenate((np.zeros(layout.n_host, dtype=np.int64), layout.rows))
+    src, dst = edges_of(table, layout)
+    return Played(part, layout, row, np.arange(layout.n) < layout.n_host, src, dst)
+
+
+def curves_of(parts: Sequence[Part], classes: Classes) -> tuple[F8, I4]:
+    """All curves, and where each class's begin; a slow rank's are the same ones, lower."""
+    tables: list[F8] = []
+    begin = np.zeros(len(classes.ranks), dtype=np.int32)
+    at = 0
+    for i, part in enumerate(parts):
+        mine = classes.role == i
+        speeds, of = np.unique(classes.speed[mine], return_inverse=True)
+        curves = part.rows.curves
+        tables.append((curves * speeds[:, None, None]).reshape(-1, curves.shape[1]))
+        begin[mine] = at + of * curves.shape[0]
+        at += tables[-1].shape[0]
+    width = max(table.shape[1] for table in tables)  # columns beyond a GPU's SMs are never read
+    wide = [np.pad(t, ((0, 0), (0, width - t.shape[1])), mode="edge") for t in tables]
+    return (np.concatenate(wide) if len(wide) > 1 else tables[0]), begin
+
+
+def runs_of(played: Sequence[Played], classes: Classes, curve: I4) -> tuple[ClassRun, ...]:
+    """Classes by what they play; `curve` is where each one's curves begin, (n_classes,)."""
+    sizes = np.array([p.layout.n for p in played], dtype=np.int64)
+    base = exclusive(sizes[classes.role])
+    starts = [0, *(np.flatnonzero(np.diff(classes.role)) + 1).tolist(), classes.role.size]
+    runs = []
+    for first, end in pairwise(starts):
+        speed, curves = classes.speed[first:end], curve[first:end]
+        runs.append(
+            ClassRun(
+                played=played[int(classes.role[first])],
+                role=int(classes.role[first]),
+                begin=first,
+                classes=end - first,
+                each=np.arange(first, end, dtype=np.int32)[:, None],
+                base=base[first:end, None],
+                pace=float(speed[0]) if (speed == speed[0]).all() else speed[:, None],
+                curve=int(curves[0]) if (curves == curves[0]).all() else curves[:, None],
+            )
+        )
+    return tuple(runs)
+
+
+def kept(ptr: npt.NDArray[Any], keep: B1) -> I4:
+    """Row pointers once only some entries are kept."""
+    before = np.zeros(keep.size + 1, dtype=np.int32)
+    np.cumsum(keep, out=before[1:])
+    return np.asarray(before[ptr], dtype=np.int32)
+
+
+def _kept_rows(rows: Rows, keep: B1) -> Rows:
+    return rows._replace(
+        demand_ptr=kept(rows.demand_ptr, keep),
+        demand_local=rows.demand_local[keep],
+        demand_amount=rows.demand_amount[keep],
+    )
+
+
+class Ground(NamedTuple):
+    """What a program is made of, whichever of its classes are written out."""
+
+    played: tuple[Played, ...]
+    curves: F8  # of all parts and speeds
+    curve_begin: I4  # (n_classes,) where each one's begin
+    keep: B1 | None  # resources that may bind; None: all
+
+
+def ground_of(parts: Sequence[Part], classes: Classes, flights: Flights) -> Ground:
+    """Lay out each part once."""
+    keep: B1 | None = None
+    hidden = [np.zeros(part.row_start.size, dtype=bool) for part in parts]
+    if len(classes.ranks) > 1:
+        hidden = [
+            hidden_launches(part, float(classes.speed[classes.role == i].max()))
+            for i, part in enumerate(parts)
+        ]
+        binding = may_bind(parts, classes, flights)
+        keep = binding.resource
+        parts = [
+            part._replace(rows=_kept_rows(part.rows, local))
+            for part, local in zip(parts, binding.local, strict=True)
+        ]
+    curves, begin = curves_of(parts, classes)
+    played = (played_of(part, hide) for part, hide in zip(parts, hidden, strict=True))
+    return Ground(tuple(played), curves, begin, keep)

@@ -1,0 +1,135 @@
+"""Columns of the ops on the wire, and who waits for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.lowering.layout import exclusive
+from sim.lowering.parts import F8, I8, Flights
+from sim.lowering.runs import Ground, Played, kept
+from sim.lowering.teams import Team
+
+
+class Wires(NamedTuple):
+    """Columns of all wire ops, and the precedence edges to and from them."""
+
+    plan_op: I8
+    lane: I8
+    latency: F8
+    work: F8
+    bound: F8
+    route: I8  # among the wires' own routes
+    steps: I8
+    peer: I8
+    arrive: I8  # (m,) op of a member that a wire op waits for; the next one is its finish
+    waits: I8  # (m,) the wire op
+    ptr: I8  # routes
+    resource: I8
+    amount: F8
+
+
+def wires_of(ground: Ground, flights: Flights, role: I8, base: I8, n_local: int) -> Wires:
+    """Wire ops of all flights by lane, after the ops of classes.
+
+    Parameters
+    ----------
+    ground : Ground
+        How parts are laid out, and what may bind.
+    flights : Flights
+        Collectives on the wire.
+    role : (n_classes,) int64
+        Which part each class plays.
+    base : (n_classes,) int64
+        First op of each; -1 for those that are not written out: nobody waits for them.
+    n_local : int
+        Ops of classes.
+    """
+    if not flights.of.size:
+        none, no = np.zeros(0, dtype=np.int64), np.zeros(0)
+        return Wires(none, none, no, no, no, none, none, none, none, none, none, none, no)
+    wires, of = flights.wires, flights.of
+    teams = {id(w.team): w.team for w in wires}
+    number = {key: i for i, key in enumerate(teams)}
+    team_of = np.array([number[id(w.team)] for w in wires])[of]
+    arrivals = _arrivals(flights, list(teams.values()), team_of, ground.played, role, base)
+    there = arrivals >= 0
+    keep = ground.keep
+    if keep is not None:
+        for key, t in teams.items():
+            some = keep[t.resource]
+            teams[key] = t._replace(
+                ptr=kept(t.ptr, some).astype(np.int64),
+                resource=t.resource[some],
+                amount=t.amount[some],
+            )
+    whole = list(teams.values())
+    sizes = np.array([t.n_wires for t in whole])
+    starts = exclusive(sizes)
+    ends = exclusive(np.array([t.resource.size for t in whole])).tolist()
+    counts = sizes[team_of]
+    at = n_local + exclusive(counts)
+    own = np.arange(int(counts.sum())) - np.repeat(at - n_local, counts)
+
+    def each(values: Iterable[float]) -> F8:
+        return np.repeat(np.array(list(values), dtype=float)[of], counts)
+
+    def index(values: Iterable[int]) -> I8:
+        return np.repeat(np.array(list(values), dtype=np.int64)[of], counts)
+
+    waits = _joined([t.wire for t in whole], team_of)
+    waits = waits + np.repeat(at, np.array([t.wire.size for t in whole])[team_of])
+    lane = index(w.lane for w in wires) + own
+    order = np.argsort(lane, kind="stable")
+    place = np.empty(order.size + 1, dtype=np.int64)
+    place[order] = n_local + np.arange(order.size)
+    place[-1] = -1
+    peer = _joined([t.peer for t in whole], team_of)
+    peer = np.where(peer < 0, -1, peer + np.repeat(at, counts))[order]
+    bound = each(w.bound * w.team.steps * w.team.chunk for w in wires)
+    return Wires(
+        plan_op=np.repeat(flights.ops.max(axis=1), counts)[order],
+        lane=lane[order],
+        latency=each(w.latency_s / w.team.steps for w in wires)[order],
+        work=each(w.work * w.team.chunk for w in wires)[order],
+        bound=(bound * _joined([t.pace for t in whole], team_of))[order],
+        route=(np.repeat(starts[team_of], counts) + own)[order],
+        steps=index(w.team.steps for w in wires)[order],
+        peer=place[np.where(peer < 0, -1, peer - n_local)],
+        arrive=arrivals[there],
+        waits=place[waits[there] - n_local],
+        ptr=np.concatenate([t.ptr[1:] + i for t, i in zip(whole, ends, strict=True)]),
+        resource=np.concatenate([t.resource for t in whole]),
+        amount=np.concatenate([t.amount for t in whole]),
+    )
+
+
+def _joined(columns: Sequence[npt.NDArray[Any]], of: I8) -> npt.NDArray[Any]:
+    """``columns[i]`` for each i of `of`, one after the other."""
+    sizes = np.array([column.size for column in columns])
+    counts = sizes[of]
+    inside = np.arange(int(counts.sum())) - np.repeat(exclusive(counts), counts)
+    found: npt.NDArray[Any] = np.concatenate(columns)[
+        np.repeat(exclusive(sizes)[of], counts) + inside
+    ]
+    return found
+
+
+def _arrivals(
+    flights: Flights, teams: Sequence[Team], team_of: I8, played: Sequence[Played], role: I8,
+    base: I8,
+) -> I8:  # fmt: skip
+    """Op with which each member arrives at each flight; -1 for a member without ops."""
+    first = np.stack([p.layout.first[flights.ops[:, i]] for i, p in enumerate(played)], axis=1)
+    sizes = np.array([team.member.size for team in teams])[team_of]
+    begin = exclusive(sizes)
+    out = np.empty(int(sizes.sum()), dtype=np.int64)
+    for i, team in enumerate(teams):
+        mine, member = np.flatnonzero(team_of == i), team.member
+        where = begin[mine, None] + np.arange(member.size)
+        found = base[member] + first[mine[:, None], role[member]]
+        out[where] = np.where(base[member] < 0, -1, found)
+    return out

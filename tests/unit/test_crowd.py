@@ -1,0 +1,159 @@
+"""Ranks that share their columns run as ranks with columns of their own do."""
+
+import _thread
+import threading
+import time
+from dataclasses import fields, is_dataclass
+
+import numpy as np
+import pytest
+
+from sim.engine import crowd as engine
+from sim.engine.machine import checked
+from sim.engine.shared import MOST, grid
+from sim.errors import EngineError, InputError
+from sim.inputs.loader import load
+from sim.lowering.crowd import gathered, gathers
+from sim.lowering.frames import lowered
+from sim.step import bounds
+from sim.step.ready import ready_of
+from sim.step.run import run_replicas
+from sim.step.step import step
+from sim.step.variation import Slow, Variation
+
+pytestmark = pytest.mark.skipif(checked(), reason="the compiled engine alone has crowds")
+
+
+def figures(found, path=""):
+    """Every number of a report by its place."""
+    if is_dataclass(found):
+        for field in fields(found):
+            yield from figures(getattr(found, field.name), f"{path}.{field.name}")
+    elif isinstance(found, dict):
+        for key, value in found.items():
+            yield from figures(value, f"{path}[{key}]")
+    elif isinstance(found, tuple):
+        for i, value in enumerate(found):
+            yield from figures(value, f"{path}[{i}]")
+    elif isinstance(found, (int, float, str, np.ndarray)):
+        yield path, np.asarray(found).tolist()
+
+
+SLOW = (Slow("rank", "3", 0.8), Slow("rank", "9", 0.9))
+
+
+@pytest.mark.parametrize(
+    ("machine", "job", "sets", "variation"),
+    [
+        ("dgx-h100", "llama3-70b-full", ["nodes=2"], Variation()),
+        ("dgx-h100", "llama3-8b-sft", ["nodes=2"], Variation(jitter=0.05, slow=SLOW)),
+        (
+            "dgx-h100", "llama3-8b-sft", ["nodes=2", "parallelism.replicate=2"],
+            Variation(jitter=0.03, replicas=3),
+        ),
+        ("mixed-h100-a100", "llama3-8b-sft", [], Variation(jitter=0.03)),
+        ("dgx-a100", "llama3-8b-sft", ["nodes=2", "network.oversubscription=4"], Variation()),
+        (
+            "dgx-h100", "llama3-8b-sft", ["parallelism.tensor_parallel=2"],
+            Variation(slow=(Slow("link", "n0/gpu2>n0/nvswitch", 0.5),)),
+        ),
+    ],
+)  # fmt: skip
+def test_every_figure_is_the_same(monkeypatch, machine, job, sets, variation):
+    pair = load(machine, job, [*sets, "gradient_accumulation=2", "model.layers=3"])
+    reports = []
+    for least in (10**12, 0):
+        monkeypatch.setattr(bounds, "CROWD_OPS", least)
+        reports.append(
+            step(
+                pair.topology, pair.workload, engine="compiled", level="ranks", variation=variation
+            )
+        )
+    apart, together = (dict(figures(report)) for report in reports)
+    assert len(apart) > 100
+    assert together == apart
+
+
+def test_the_slow_are_kinds_of_their_own():
+    pair = load("dgx-h100", "llama3-8b-sft", ["nodes=2", "model.layers=2"])
+    ready = ready_of(
+        pair.topology, pair.workload, pair.workload, Variation(slow=SLOW), "ranks", None
+    )  # fmt: skip
+    crowd = gathered(ready.priced).crowd
+    assert len(crowd.kinds) == 3
+    assert np.bincount(crowd.kind).tolist().count(1) == 2
+    assert crowd.ops == lowered(ready.priced).program.lane.size
+
+
+@pytest.mark.parametrize(
+    ("sets", "level"),
+    [
+        (["parallelism.offload=all"], "ranks"),
+        (["parallelism.pipeline_parallel=2"], "ranks"),
+        ([], "folded"),
+    ],
+)
+def test_who_is_no_crowd(sets, level):
+    pair = load("dgx-h100", "llama3-8b-sft", [*sets, "model.layers=2"])
+    ready = ready_of(pair.topology, pair.workload, pair.workload, Variation(), level, None)
+    assert not gathers(ready.priced)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 7, 255, 256, 9_418, 1_000_003, MOST - 1])
+def test_division_by_a_stride_is_exact(stride):
+    magic, shift, _ = grid(stride, 0)
+    for i in (0, 1, stride - 1, stride, stride + 1, 5 * stride - 1, 5 * stride, MOST - 1):
+        if i < MOST:
+            assert (i * magic) >> shift == i // stride
+    assert (MOST - 1) * magic < 2**63
+
+
+@pytest.fixture
+def large(monkeypatch):
+    monkeypatch.setattr(bounds, "CROWD_OPS", 0)
+    pair = load("dgx-h100", "llama3-8b-sft", ["nodes=2", "model.layers=2"])
+    return pair.topology, pair.workload
+
+
+def test_a_large_step_says_how_far_it_is(large):
+    said = []
+    outcome, _ = run_replicas(
+        *large, Variation(), every_rank=False, progress=lambda *done: said.append(done)
+    )
+    ops = outcome.crowd.gathering.crowd.kinds[0].program.lane.size
+    assert said[-1] == (ops, ops)
+    assert outcome.ops > 15 * ops
+
+
+def test_an_interrupt_is_heard(monkeypatch, large):
+    code = engine.machine()
+    code.load()
+    monkeypatch.setattr(engine, "machine", lambda: Slowly(code))
+    threading.Timer(0.3, _thread.interrupt_main).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_replicas(*large, Variation(), every_rank=False)
+    assert time.monotonic() - began < 3.0
+
+
+class Slowly:
+    """An engine that takes its time."""
+
+    def __init__(self, code):
+        self.like, self.load = code.like, code.load
+
+    def __call__(self, where):
+        time.sleep(5.0)
+        return np.zeros((1, 6))
+
+
+def test_too_many_are_refused_with_the_figure():
+    pair = load("dgx-h100", "llama3-70b-full", ["nodes=8192", "gradient_accumulation=1"])
+    with pytest.raises(InputError, match=r"65,536 ranks .* 6e\+08 ops, which need 13\.4 GiB"):
+        run_replicas(pair.topology, pair.workload, Variation(), every_rank=False)
+
+
+def test_what_cannot_be_counted_is_refused(monkeypatch, large):
+    monkeypatch.setattr(engine, "MOST_OPS", 100)
+    with pytest.raises(EngineError, match="ops are more than 1e"):
+        run_replicas(*large, Variation(), every_rank=False)
