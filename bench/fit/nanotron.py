@@ -7,17 +7,17 @@ after the other: the time of a layer (4 or 8 tensor-parallel ranks in a node, on
 pipeline, up to 8 nodes; as long in forward as in backward); that of a part of a parameter that is
 gathered (ZeRO-1 without pipeline, 32 data-parallel ranks and more); and that of a message of gloo's
 while ranks agree on a collective, within a node (pipelines over nodes, one sequence, ranks of a
-matrix in one) and between nodes (16 of them); that of a message of a pipeline, in the runs whose
-messages wait; and the latency of each of the three switches of a hop between nodes (buckets of
-gradients reduced on 16 nodes and more). Each is where the mean logarithm of predicted over
-measured time is zero; that of a part, on which rows depend very unlike, where the logarithms differ
-least.
+matrix in one) and between nodes (16 of them); that of a message of a pipeline, in the runs that are
+held up; and the latency of each of the three switches of a hop between nodes (ranks of a matrix
+over nodes without a pipeline, buckets of gradients reduced on 16 nodes and more). Each is where the
+mean logarithm of predicted over measured time is zero; that of a part, on which rows depend very
+unlike, where the logarithms differ least, and of 8 to 12 us, which do it alike, where none is off.
 """
 
 import math
 import statistics
 
-from sim.calibration.mesh import TABLE, at_odds, layouts, measured, messages_wait
+from sim.calibration.mesh import TABLE, at_odds, held_up, layouts, measured
 from sim.data import table
 from sim.inputs.shares import batch_on
 from sim.inputs.trainer import trainer_named
@@ -27,7 +27,7 @@ from sim.units import parse
 TRAINER = table("trainers")["nanotron"]
 AGREEMENT = table("constants/host")["agreement"]
 MACHINE = table(TABLE)["machine"]
-WAITING = table(TABLE)["messages_wait"]["stack"]
+WAITING = table(TABLE)["held_up"]["pipeline"]["stack"]
 STEPS = 7  # of a scan
 MICRO_BATCHES = 16  # of a pipeline's step, at least: its ends weigh little
 
@@ -51,7 +51,7 @@ def set_layer(seconds):
 
 def of_parts(row):
     """Whether a row waits for parts of parameters to be put where they belong."""
-    return row.zero == 1 and row.pp == 1 and row.tp <= 8 and row.dp >= 32
+    return row.zero == 1 and row.pp == 1 and row.tp <= 8 and row.dp >= 32 and not held_up(row)
 
 
 def set_part(seconds):
@@ -63,7 +63,7 @@ def set_part(seconds):
 def _agrees(row):
     """Whether a row waits for agreements; up to 16 nodes, where most rows are of one mind."""
     long = row.accumulation >= max(MICRO_BATCHES, 4 * row.pp)
-    waits = row.pp > 1 and 1 < row.nodes <= 16 and not messages_wait(row)
+    waits = row.pp > 1 and 1 < row.nodes <= 16 and not held_up(row)
     return waits and row.micro_batch == 1 and long
 
 
@@ -73,9 +73,15 @@ def set_message(seconds):
     measured.cache_clear()
 
 
-def of_buckets(row):
-    """Whether a row's gradients are reduced in many buckets over many nodes."""
-    return row.pp == 1 and row.zero == 0 and row.tp <= 8 and row.nodes >= 16
+def of_messages(row):
+    """Whether a row waits for messages of a pipeline."""
+    return row.pp > 1 and held_up(row)
+
+
+def of_hops(row):
+    """Whether a row waits for hops: of its ranks of a matrix, or of many buckets of gradients."""
+    buckets = row.zero == 0 and row.tp <= 8 and row.nodes >= 16
+    return row.pp == 1 and not held_up(row) and (row.tp > 8 or buckets)
 
 
 def set_latency(seconds):
@@ -91,8 +97,8 @@ FITS = (
      lambda s: AGREEMENT.update(within_s=s), 30e-6, 90e-6),
     ("message between nodes", "between_s", AGREEMENT, lambda r: _agrees(r) and r.tp == 16,
      lambda s: AGREEMENT.update(between_s=s), 30e-6, 120e-6),
-    ("message of a pipeline", "message_time", WAITING, messages_wait, set_message, 0.2, 0.4),
-    ("switch", "switch_latency", MACHINE, of_buckets, set_latency, 100e-6, 200e-6),
+    ("message of a pipeline", "message_time", WAITING, of_messages, set_message, 0.2, 0.4),
+    ("switch", "switch_latency", MACHINE, of_hops, set_latency, 100e-6, 200e-6),
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ speed.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -96,14 +96,14 @@ def at_odds(rows: Iterable[MeasuredLayout]) -> frozenset[MeasuredLayout]:
     """Rows that others of the table contradict.
 
     A micro-batch on the same stages and tensor-parallel ranks takes no longer than a larger one
-    does anywhere, among runs whose messages wait as among others: a row whose slot takes `AT_ODDS`
+    does anywhere, among runs that are held up as among others: a row whose slot takes `AT_ODDS`
     times that is slow for another reason than its layout. Most such rows take 0.7 to 1.2 s a slot,
     whatever its work. No speed is predicted for it.
     """
     alike: dict[tuple[str, int, int, bool], list[MeasuredLayout]] = {}
     for row in rows:
         if row.ran:
-            alike.setdefault((row.model, row.pp, row.tp, messages_wait(row)), []).append(row)
+            alike.setdefault((row.model, row.pp, row.tp, held_up(row)), []).append(row)
     return frozenset(
         row
         for group in alike.values()
@@ -113,43 +113,49 @@ def at_odds(rows: Iterable[MeasuredLayout]) -> frozenset[MeasuredLayout]:
 
 
 @cache
-def messages_wait(row: MeasuredLayout) -> bool:
-    """Whether a row's run is one in which each message of a pipeline holds up the CPU.
+def held_up(row: MeasuredLayout) -> bool:
+    """Whether a row's run is of the kind whose ranks and messages hold up the CPU.
 
-    Runs over nodes are of two kinds. Where what tensor-parallel ranks gather weighs, those whose
-    messages wait took the memory of layers that gather it again, the others that of layers that
-    keep it: `[messages_wait]` of the data says from which share on it is kept, of which rows their
-    memory tells, of which others all that it tells of are alike, and what no other run took.
+    Runs over nodes are of two kinds. Those that are held up took the memory of layers that gather
+    again, where tensor-parallel ranks gather, the others that of layers that keep it. `[held_up]`
+    of the data says of which rows memory tells, and which of the others are held up.
     """
-    waits = table(TABLE)["messages_wait"]
-    if row.pp == 1 or row.nodes == 1:
+    told = table(TABLE)["held_up"]
+    if row.nodes == 1:
         return False
-    if row.nodes in waits["nodes"] or row.tp in waits["tensor_parallel"]:
+    alike = row.nodes in told["nodes"] or row.tp in told["tensor_parallel"]
+    if row.pp > 1 and (alike or (row.memory_gb or 0.0) > told["memory_gb"]):
         return True
-    if row.memory_gb is not None and row.memory_gb > waits["memory_gb"]:
-        return True
-    return (kept := kept_share(row)) is not None and kept < waits["kept"]
+    if (kept := kept_copies(row)) is not None:
+        return bool(kept < told["kept"])
+    if row.pp == 1:
+        return alike
+    many = row.nodes >= told["many"]["nodes"] and row.accumulation >= told["many"]["accumulation"]
+    return row.zero == 0 and row.dp > 1 and many
 
 
-def kept_share(row: MeasuredLayout) -> float | None:
-    """Of what tensor-parallel ranks gather for a step, how much its memory says was kept. [1]
+def kept_copies(row: MeasuredLayout) -> float | None:
+    """How often memory holds what enters the layers, beyond that of a run which gathers again.
 
-    None where memory does not tell: too little is gathered, the pipeline waits for its gradients
-    with all of it (two stages), or no memory is printed.
+    Equation: (m - g)/(b s h 2 L/p min(p, M)), with m the memory measured, g that of a model which
+    gathers again, and below the bf16 activations of b sequences of length s at all layers of a
+    stage, of the micro-batches that the first stage has in flight. [1]
+
+    None where memory does not tell: its rest weighs more (`told` in the data), or none is printed.
     """
-    waits = table(TABLE)["messages_wait"]
-    if row.memory_gb is None or row.pp < waits["stages"] or row.micro_batch < waits["micro_batch"]:
+    about = table(TABLE)
+    told = about["held_up"]["told"]["pipeline" if row.pp > 1 else "alone"]
+    if row.memory_gb is None or row.pp < told["stages"] or row.tp < told["tensor_parallel"]:
         return None
-    again, kept = (_gathering(row, style) for style in ("megatron", "nanotron"))
-    if kept - again < waits["weight"] * again:
+    if row.zero == 0 and row.micro_batch < told["without_zero"]:
         return None
-    return (row.memory_gb * GB - again) / (kept - again)
-
-
-def _gathering(row: MeasuredLayout, style: str) -> float:
-    """Memory of a row in which inputs are gathered again (`megatron`) or kept. [B]"""
-    loaded = _loaded(row, {"parallelism": {"tensor_parallel_style": style}})
-    return memory(loaded.topology, loaded.workload).peak_allocated_bytes
+    loaded = _loaded(row, about["held_up"]["run"])
+    least = memory(loaded.topology, loaded.workload).peak_allocated_bytes
+    shape = about["models"][row.model]
+    tokens = row.micro_batch * about["workload"]["sequence_length"]
+    in_flight = min(row.pp, row.accumulation) / row.pp
+    copy: float = 2.0 * tokens * shape["hidden_size"] * shape["layers"] * in_flight
+    return (row.memory_gb * GB - least) / copy
 
 
 @cache
@@ -161,15 +167,24 @@ def _odd() -> frozenset[MeasuredLayout]:
 def measured(row: MeasuredLayout) -> MeasuredRow:
     """A row as a user would have written it."""
     about: dict[str, Any] = table(TABLE)
-    over_nodes = about["pipeline_over_nodes"] if row.pp > 1 and row.nodes > 1 else {}
-    waits = {"stack": about["messages_wait"]["stack"]} if messages_wait(row) else {}
-    loaded = _loaded(row, over_nodes, waits)
+    loaded = _loaded(row, *_ran(row))
     gb = None if row.memory_gb is None else row.memory_gb * GB
     return MeasuredRow(
         row.id, about["source"], loaded.topology, loaded.workload, loaded.topology.world_size,
         row.tokens_per_s_per_gpu, gb, "anomaly" if row in _odd() else "complete",
         "", ran=row.ran,
     )  # fmt: skip
+
+
+def _ran(row: MeasuredLayout) -> Iterator[Mapping[str, Any]]:
+    """What is said of the runs that a row is one of."""
+    about: dict[str, Any] = table(TABLE)
+    if row.nodes > 1 and row.pp > 1:
+        yield about["pipeline_over_nodes"]
+    if held_up(row):
+        yield about["held_up"]["run"]
+        if row.pp > 1:
+            yield about["held_up"]["pipeline"]
 
 
 def _loaded(row: MeasuredLayout, *more: Mapping[str, Any]) -> Loaded:

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from sim.calibration.mesh import MeasuredLayout, at_odds, layouts, measured, messages_wait
+from sim.calibration.mesh import MeasuredLayout, at_odds, held_up, layouts, measured
 from sim.calibration.validate_training import TrainingGroup, TrainingPoint, errors_of, predict
 from sim.errors import InputError
 
@@ -55,7 +55,7 @@ KINDS = (
 
 
 def _waits(point: MeshPoint) -> bool:
-    return messages_wait(point.layout)
+    return held_up(point.layout)
 
 
 def _calm(row: MeasuredLayout) -> bool:
@@ -109,8 +109,8 @@ def _groups(points: list[MeshPoint]) -> Iterable[TrainingGroup]:
         group("all", "not at odds with others", lambda p: not p.odd),
         group("all", "at odds with others", lambda p: p.odd),
         *(group("kind", k.name, lambda p, k=k: not p.odd and k.of(p.layout)) for k in KINDS),  # type: ignore[misc]
-        group("messages wait", "fitted", lambda p: not p.odd and _waits(p) and not p.layout.held),
-        group("messages wait", "held back", lambda p: not p.odd and _waits(p) and p.layout.held),
+        group("held up", "fitted", lambda p: not p.odd and _waits(p) and not p.layout.held),
+        group("held up", "held back", lambda p: not p.odd and _waits(p) and p.layout.held),
         group("held back", "all not at odds", lambda p: p.layout.held and not p.odd),
     ]  # fmt: skip
     return [g for g in found if g is not None]

@@ -274,7 +274,8 @@ def _switch_delay(
     """Latency of the network's switches on the serial path. [s]"""
     if comm.nodes == 1:
         return 0.0
-    return algorithm_named(algorithm).hops(comm, op)[1] * fabric.rings(ranks).network_latency_s
+    crossings = algorithm_named(algorithm).crossings(comm, op)
+    return crossings * fabric.rings(ranks).network_latency_s
 
 
 @functools.lru_cache(maxsize=1024)

@@ -52,7 +52,7 @@ class Hooks:
     ----------
     workload, mesh
         Of the job.
-    layout : Layout
+    layout : Fsdp2Layout
         Units, and the compute inside them, of the model or of a part of it.
     blocks : dict of int to Block
         By the number that pieces give.
@@ -167,10 +167,10 @@ class Hooks:
             r.wait("all_gather", self.held)
             self.held = ()
 
-    def compute(self, name: str, phase: str, piece: Fsdp2Piece) -> None:
-        """A piece's kernels, with the exchanges inside it."""
-        unit = self.units[piece.unit].name
-        self.play(self.recorder, name, phase, piece.block, piece.module, unit, piece.recompute)
+    def compute(self, name: str, phase: str, piece: Fsdp2Piece, *, again: bool = True) -> None:
+        """A piece's kernels, with the exchanges inside it; `again`, with those of its output."""
+        unit, again = self.units[piece.unit].name, again and piece.recompute
+        self.play(self.recorder, name, phase, piece.block, piece.module, unit, again)
 
     def pre_forward(self, unit: int) -> None:
         """Gather a unit, group by group, and wait for it."""

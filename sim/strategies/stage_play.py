@@ -124,7 +124,9 @@ class _StageHooks(Hooks):
     def part(self, name: str, first: bool) -> None:
         """Gradients of inputs, or of weights; of the `first` stage all when those of weights are.
 
-        Autograd is called once for every parameter, and each call repeats a checkpointed block.
+        Autograd is called once for every parameter, and each call repeats a checkpointed block, but
+        starts from the gradient that its product was given: that of the block's output is not
+        gathered again.
         """
         if first:
             if name == "weight":
@@ -136,8 +138,8 @@ class _StageHooks(Hooks):
                 continue
             self.memory.reach(piece.block)
             for _ in range(self._repeats(name, piece)):
-                self.compute("recompute", PRE_BACKWARD, piece)
-            self.compute(name, PRE_BACKWARD, piece)
+                self.compute("recompute", PRE_BACKWARD, piece, again=name == "input")
+            self.compute(name, PRE_BACKWARD, piece, again=name == "input")
             for group in self.layout.groups(piece.unit) if name == "weight" else ():
                 self.accumulate(group, keep=True)
         self.memory.done()

@@ -388,3 +388,27 @@ def test_collnet_where_the_network_reduces():
         tx, rx = fabric.nic_ports(3, nic)
         assert load[tx[0]] == pytest.approx(1 / 8)
         assert load[rx[0]] == pytest.approx(1 / 8)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "op", "ways"),
+    [
+        (range(16), "all_gather", 2),  # over two nodes and back into the first
+        (range(32), "all_gather", 4),
+        (range(32), "reduce_scatter", 4),
+        (range(16), "all_reduce", 4),  # twice around
+        (range(16), "broadcast", 1),  # the last link of the ring is the root's
+        ((0, 8), "all_gather", 1),  # one rank in each node
+        ((0, 8, 16, 24), "all_reduce", 6),
+        (range(8), "all_gather", 0),
+    ],
+)
+def test_a_ring_goes_every_way_between_nodes(ranks, op, ways):
+    """What a switch takes is passed at each of them; rails have a switch of their own."""
+    times = []
+    for latency in ("0 s", "1 ms"):
+        sets = ["nodes=4", f"network.switch_latency={latency}"]
+        fabric = compile_fabric(load_topology("dgx-h100", sets))
+        cost = plan_collective(fabric, op, tuple(ranks), 2.0**20, "2.21.5", algorithm="ring")
+        times.append(cost.latency_s)
+    assert times[1] - times[0] == pytest.approx(ways * 1e-3)

@@ -145,8 +145,12 @@ class Algorithm:
     # how long it takes
 
     def hops(self, comm: Communicator, op: str) -> tuple[float, float]:
-        """Serial hops inside a node and between nodes."""
+        """Serial hops inside a node and between nodes, as constants of a hop are fitted to them."""
         raise NotImplementedError
+
+    def crossings(self, comm: Communicator, op: str) -> float:
+        """Ways between nodes that what arrives last has gone, one after another."""
+        return self.hops(comm, op)[1]
 
     def least_hop_us(self, comm: Communicator, protocol: int) -> float:
         """Latency below which no hop inside a node goes. [us]"""

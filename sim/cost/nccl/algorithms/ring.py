@@ -80,6 +80,18 @@ class Ring(Algorithm):
         between = (2 if op == "all_reduce" else 1) * (comm.nodes - 1)
         return steps - between, between
 
+    def crossings(self, comm: Communicator, op: str) -> float:
+        """Into every node and, where one has a second rank, back into the first.
+
+        Of n links of a ring a chunk goes n - 1 in each pass. What arrives last has started behind a
+        link inside a node, so it goes all that lead out of one. NCCL's count of hops, to which
+        their constants are fitted, leaves one out.
+        """
+        steps, between = sum(self.hops(comm, op)), self.hops(comm, op)[1]
+        if comm.nodes == 1 or op == "broadcast":
+            return between
+        return min((2 if op == "all_reduce" else 1) * comm.nodes, steps)
+
     def least_hop_us(self, comm: Communicator, protocol: int) -> float:
         """NCCL's network overhead, where a ring goes on over the network."""
         if comm.nodes == 1:
