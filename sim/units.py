@@ -7,6 +7,7 @@ A bare number is refused, except 0: nothing is nothing in every unit.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from functools import cache
 from typing import Literal, cast
@@ -225,6 +226,7 @@ _SHOWN: dict[str, tuple[str, ...]] = {
     "1": ("",),
 }
 _BINARY = ("TiB", "GiB", "MiB", "KiB", "B")
+_LONG = 10  # characters of bytes, from which the other units are tried
 
 
 def show(value: float, dimension: Dimension, digits: int = 3, binary: bool = False) -> str:
@@ -255,9 +257,17 @@ def show(value: float, dimension: Dimension, digits: int = 3, binary: bool = Fal
 
 def write(value: float, dimension: Dimension) -> str:
     """A quantity as text that `parse` reads back to the very same float."""
-    units = _units(dimension)
     exact = Decimal(repr(float(value)))
-    for name in _SHOWN[dimension]:
+    found = _written(exact, value, dimension, _SHOWN[dimension])
+    if dimension == "B" and len(found) > _LONG:  # 79.6 GiB are 85.4698491904 GB
+        found = min(found, _written(exact, value, dimension, _BINARY), key=len)
+    return found
+
+
+def _written(exact: Decimal, value: float, dimension: Dimension, names: Sequence[str]) -> str:
+    """In the first of some units, largest first, that reads back as it was."""
+    units = _units(dimension)
+    for name in names:
         if exact and abs(exact) < units[name]:
             continue
         number = (exact / units[name]).normalize()

@@ -16,7 +16,7 @@ from sim.inputs import catalogue, foreign
 from sim.inputs.base import Spec
 from sim.inputs.fields import plan_of
 from sim.inputs.finding import Side
-from sim.inputs.mistaken import instead
+from sim.inputs.mistaken import instead, shape_instead
 from sim.inputs.nearest import did_you_mean
 from sim.inputs.topology import Topology
 from sim.inputs.translation import Translation
@@ -90,6 +90,8 @@ def _files(side: Side, files: Sequence[File], faults: list[Fault]) -> Given:
     folder = first.path.parent if first.path is not None else None
     name = first.path.stem if first.path is not None else side
     if len(sources) == 1 and (first.tree is not None and foreign.format_of(first) is None):
+        if told := shape_instead(str(files[0]), first.keys):
+            raise InputError.single(str(files[0]), told)
         return Given(first.tree, folder, None, name)
     job = foreign.translate(sources)
     faults.extend(job.faults)

@@ -15,6 +15,7 @@ from sim.errors import InputError
 from sim.files import is_file
 from sim.inputs.bind import Binder
 from sim.inputs.gpu import Gpu
+from sim.inputs.spoken import folded
 from sim.inputs.tree import Branch, from_python
 
 DATA = Path(__file__).parents[1] / "data"
@@ -75,7 +76,7 @@ def names(kind: str) -> tuple[str, ...]:
 
 
 def find(kind: str, name: str) -> Path | None:
-    """The file of a shipped topology or workload, or None."""
+    """The file of a shipped topology or workload, or None; "DGX H100" is dgx-h100."""
     if not name or any(c in name for c in "/\\\0"):
         return None
     for folder in folders(kind):
@@ -83,4 +84,5 @@ def find(kind: str, name: str) -> Path | None:
             path = folder / f"{name}{suffix}"
             if is_file(path):
                 return path
-    return None
+    spoken = next((n for n in names(kind) if folded(n) == folded(name)), None)
+    return find(kind, spoken) if spoken not in (None, name) else None

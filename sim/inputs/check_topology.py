@@ -114,8 +114,10 @@ def _nvlink(node: Node) -> Findings:
         yield fault("no-links", "topology", f"{path}.links_per_gpu", message, "write fabric: none")
         return
     if gpu.nvlink_generation is None:
-        message = f"{gpu.name} has no NVLink"
-        yield fault("no-nvlink", "topology", path, message, "leave nvlink out, or name another GPU")
+        message, hint = f"{gpu.name} has no NVLink", "leave nvlink out, or name another GPU"
+        if not gpu.base:  # one's own: nothing of it is supposed
+            hint = f"add nvlink_generation: {link.generation} to node.gpu, or leave nvlink out"
+        yield fault("no-nvlink", "topology", path, message, hint)
         return
     if link.links_per_gpu > gpu.nvlink_links:
         message = f"{link.links_per_gpu} links a GPU, but {gpu.name} has {gpu.nvlink_links}"

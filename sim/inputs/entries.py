@@ -11,6 +11,7 @@ from sim.errors import InputError
 from sim.inputs import catalogue, models, offers
 from sim.inputs.base import Spec
 from sim.inputs.codes import codes
+from sim.inputs.gpu import Gpu
 from sim.inputs.loader import load_topology, load_workload
 from sim.inputs.nearest import did_you_mean
 from sim.inputs.registry import FORMATS, STRATEGIES
@@ -190,13 +191,13 @@ def entry(name: str) -> Entry:
     InputError
         There is none.
     """
-    if catalogue.find("topologies", name) is not None:
-        return _spec("machine", name, load_topology(name))
-    if catalogue.find("workloads", name) is not None:
-        return _spec("job", name, load_workload(name))
+    if (machine := catalogue.find("topologies", name)) is not None:
+        return _spec("machine", machine.stem, load_topology(name))
+    if (job := catalogue.find("workloads", name)) is not None:
+        return _spec("job", job.stem, load_workload(name))
     gpu = name if name in catalogue.gpu_names() else gpu_named(name, catalogue.gpu_names())
     if gpu is not None:
-        return _spec("gpu", gpu, catalogue.gpu(gpu))
+        return _spec("gpu", gpu, catalogue.gpu(gpu), frozenset(Gpu.model_fields) - {"borrowed"})
     shape = models.shape_named(name)
     if shape is not None:
         return _spec("model", shape, models.catalogue_model(shape))
@@ -216,6 +217,6 @@ def entry(name: str) -> Entry:
     raise InputError.single(_SHOW, f'nothing in the catalogue is called "{name}"{hint}')
 
 
-def _spec(kind: str, name: str, spec: Spec | None) -> Entry:
+def _spec(kind: str, name: str, spec: Spec | None, given: frozenset[str] = frozenset()) -> Entry:
     assert spec is not None
-    return Entry(kind, name, tuple(lines_of(spec)))
+    return Entry(kind, name, tuple(lines_of(spec, frozenset({"base"}), given)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import Fault, InputError
-from sim.files import hidden
+from sim.files import hidden, is_file
 from sim.inputs.hf_kinds import DECODER_OF, DEFAULTS, HEAD_DIM, KINDS
 from sim.inputs.hf_reader import HfReader
 from sim.inputs.model import Model
@@ -126,7 +126,8 @@ def model_from_config(config: Mapping[str, Any], *, source: str = "config.json")
     if not isinstance(name, str) or not name or name.startswith("/"):
         path = Path(source)
         name = (
-            path.name.removesuffix(".json").removesuffix("config").rstrip("._-") or path.parent.name
+            path.name.removesuffix(".json").removesuffix("config").rstrip("._-")
+            or (path.resolve() if is_file(path) else path).parent.name
         )
     return Model(name=name or shown, source=source, notes=tuple(notes), **fields)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from sim.inputs import catalogue
 from sim.inputs.spoken import gpu_named
@@ -37,6 +38,16 @@ def instead(side: str, name: str) -> str:
     said = f"is the model {model}, not a job; "
     said += f"jobs that train it are {_some(names)}; " if names else ""
     return f"{said}any other job takes it with --set model={model}"
+
+
+def shape_instead(name: str, keys: Collection[str]) -> str:
+    """What to do with a model's config.json where a job is expected; "" where it is none."""
+    if "model_type" not in keys or "model" in keys:
+        return ""
+    return (
+        "is the config.json of a model, not a job; any job takes it with "
+        f"--set model={name}, or with --model-config {name}"
+    )
 
 
 def _some(names: list[str]) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from sim.inputs.spoken import folded
+
 CUTOFF = 0.6  # of likeness: below it nothing is near
+_MOST = 4  # names that a hint has
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -13,17 +16,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     alias = MISNOMERS.get(word)
     if alias in names:
         return f'; did you mean "{alias}"?'
-    folded = {n.lower().replace("_", "").replace("-", ""): n for n in names}
-    bare = word.lower().replace("_", "").replace("-", "")
-    if bare in folded:
-        return f'; did you mean "{folded[bare]}"?'
-    from difflib import get_close_matches
+    plain = {folded(n): n for n in names}
+    bare = folded(word)
+    if bare in plain:
+        return f'; did you mean "{plain[bare]}"?'
+    near = [n for f, n in plain.items() if f.startswith(bare)] if len(bare) > 2 else []
+    if not near:  # "h100" is the beginning of several
+        from difflib import get_close_matches
 
-    near = get_close_matches(word, names, n=1, cutoff=CUTOFF)
-    if not near and len(bare) >= 2:  # "h100" is the beginning of several
-        near = [n for f, n in folded.items() if f.startswith(bare)][:4]
+        near = get_close_matches(word, names, n=1, cutoff=CUTOFF)
     if near:
-        return "; did you mean " + " or ".join(f'"{n}"' for n in near) + "?"
+        more = f" or one of {len(near) - _MOST} more" if len(near) > _MOST else ""
+        return "; did you mean " + " or ".join(f'"{n}"' for n in near[:_MOST]) + f"{more}?"
     return f"; known are {', '.join(names)}" if 0 < len(names) <= 12 else ""
 
 
@@ -55,5 +59,6 @@ MISNOMERS = {
     "tensor_parallel_degree": "tensor_parallel", "pipeline_parallel_degree": "pipeline_parallel",
     "num_nodes": "nodes", "gpu_count": "gpus", "gpus_per_node": "gpus",
     "num_gpus": "gpus", "bandwidth": "rate", "nic": "nics", "tdp": "power_limit",
+    "power": "power_limit", "watts": "power_limit",
     "hbm_bandwidth": "memory_bandwidth", "price": "price_per_gpu_hour",
 }  # fmt: skip

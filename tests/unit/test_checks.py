@@ -20,6 +20,10 @@ V100 = {
         "nvlink": {"generation": 2, "links_per_gpu": 6, "fabric": "nvswitch"},
     },
 }
+OWN_GPU = {
+    "name": "x200", "architecture": "hopper", "sms": 132, "memory": "96 GB",
+    "memory_bandwidth": "4 TB/s", "peak_bf16": "1200 TFLOP/s", "power_limit": "700 W",
+}  # fmt: skip
 GPU = {"id": "a", "kind": "gpu", "gpu": "a100-pcie-80gb"}
 
 
@@ -57,6 +61,7 @@ ERRORS = [
     (V100, {"precision": "fp16"}, "FlashAttention-2 needs Ampere"),
     ("dgx-a100", {"attention": "flash3"}, "FlashAttention-3 runs on Hopper only"),
     (node("l40s-pcie-48gb", nvlink={"generation": 3, "links_per_gpu": 12}), {}, "has no NVLink"),
+    (node(OWN_GPU, nvlink={"generation": 4, "links_per_gpu": 18}), {}, "add nvlink_generation: 4"),
     (node("a100-sxm-80gb", nvlink={"generation": 3, "links_per_gpu": 18}), {}, "18 links a GPU"),
     (node("a100-sxm-80gb", nvlink={"generation": 4, "links_per_gpu": 12}), {}, "has NVLink 3"),
     (

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sim.errors import InputError
 from sim.fabric import KINDS, compile_fabric
 from sim.fabric.links import constants
+from sim.fabric.paths import printed_class
 from sim.inputs.topology import Edge, Graph, Topology, Vertex
 from tests.unit.clock import least
 from tests.unit.machines import H100, dgx_a100, dgx_h100, pcie_box
@@ -63,8 +64,8 @@ def test_degraded_nvlink_holds_the_whole_ring():
     slow = changed(explicit(dgx_h100()), "n0/gpu3", "n0/nvswitch", 9 * 20.6e9)
     fabric = compile_fabric(slow)
     assert bus(fabric) == pytest.approx(9 * 20.6e9)
-    assert fabric.path_class(0, 3) == "NV9"
-    assert fabric.path_class(0, 1) == "NV18"
+    assert printed_class(fabric.shapes[0], 0, 3) == "NV9"
+    assert printed_class(fabric.shapes[0], 0, 1) == "NV18"
     # not only GPU 3 is apart: its PCIe neighbours on the socket see it too
     classes = fabric.rank_classes()
     assert (classes == classes[3]).sum() == 1
@@ -221,7 +222,7 @@ def test_compiling_is_quick():
         # an unused field of the network keeps the cache from answering
         topology = dgx_h100(nodes, switch_latency=random.random() * 1e-6)
         return lambda: compile_fabric.__globals__["_compile"].__wrapped__(
-            compile_fabric.__globals__["_Key"](topology)
+            compile_fabric.__globals__["_FabricKey"](topology)
         )
 
     assert least(cold(2)) < 3e-3

@@ -41,7 +41,8 @@ def test_lists_have_everything():
 
 
 @pytest.mark.parametrize(("word", "kind", "line"), [
-    ("A100 80GB", "gpu", "architecture: ampere"),
+    ("A100 80GB", "gpu", "architecture: ampere"), ("h100", "gpu", "memory: 79.6 GiB"),
+    ("h100", "gpu", "power_limit: 700 W"), ("DGX H100", "machine", "name: dgx-h100"),
     ("meta-llama/Llama-3.1-8B-Instruct", "model", "layers: 32"),
     ("dgx-h100", "machine", "name: dgx-h100"), ("llama3-8b-sft", "job", "name: llama3-8b-sft"),
     ("fsdp2", "strategy", "# `fully_shard`."),
@@ -56,6 +57,8 @@ def test_an_entry_is_shown(word, kind, line):
 def test_what_is_not_there_is_said():
     with pytest.raises(InputError, match=r'called "lama-3-8b"; did you mean "llama-3-8b"'):
         sim.entry("lama-3-8b")
+    with pytest.raises(InputError, match=r'did you mean "llama-3-70b" or "llama-3-8b" or .* more'):
+        sim.entry("llama3")
     with pytest.raises(InputError, match="is not one of models, gpus"):
         sim.entries("things")
     with pytest.raises(InputError, match=r'no topology is called "dgx-h10"; did you mean'):
@@ -210,3 +213,15 @@ def test_a_shell_completes_names_files_and_keys(line, offered, monkeypatch):
     found = BashComplete(group, {}, "scaling-sim", "_X").get_completions(words[:-1], words[-1])
     got = [item.value if item.type == "plain" else (item.type, item.value) for item in found]
     assert got == offered
+
+
+def test_a_model_where_a_job_is_expected_leads_to_its_option(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "llama", "hidden_size": 4096}')
+    with pytest.raises(InputError, match=r"config\.json of a model"):
+        sim.simulate("dgx-h100", path)
+
+
+def test_machines_and_jobs_are_found_as_people_write_them():
+    found = sim.memory_of("DGX H100", "Llama3_8B_LoRA")
+    assert found == sim.memory_of("dgx-h100", "llama3-8b-lora")

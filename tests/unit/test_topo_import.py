@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sim.commands.topo import command
 from sim.errors import InputError
 from sim.fabric import compile_fabric
+from sim.fabric.paths import printed_class
 from sim.inputs import catalogue
 from sim.inputs.loader import load_topology
 from sim.interop import nccl_xml, nvidia_smi
@@ -40,7 +41,14 @@ def test_matrix_of_uneven_sockets_is_a_graph(tmp_path):
     topology, _ = imported(tmp_path, DATA / "six-pcie-spaces.txt", "a100-pcie-80gb")
     fabric = compile_fabric(topology)
     # four GPUs within PXB are one switch; old SOC is SYS
-    assert [fabric.path_class(0, r) for r in range(6)] == ["X", "PIX", "PIX", "PIX", "SYS", "SYS"]
+    assert [printed_class(fabric.shapes[0], 0, r) for r in range(6)] == [
+        "X",
+        "PIX",
+        "PIX",
+        "PIX",
+        "SYS",
+        "SYS",
+    ]
     assert fabric.rank_classes().tolist() == [0, 0, 0, 0, 1, 1]
 
 
@@ -48,8 +56,8 @@ def test_matrix_of_uneven_nvlinks_is_a_graph(tmp_path):
     topology, _ = imported(tmp_path, DATA / "uneven-nvlink.txt", "a100-sxm-80gb")
     assert topology.graph is not None
     fabric = compile_fabric(topology)
-    assert fabric.path_class(0, 1) == "NV2"
-    assert fabric.path_class(0, 2) == "NV1"
+    assert printed_class(fabric.shapes[0], 0, 1) == "NV2"
+    assert printed_class(fabric.shapes[0], 0, 2) == "NV1"
     assert fabric.route(0, 3).path == "NVB"  # through a neighbour
 
 
@@ -225,7 +233,7 @@ def _same_nvlink_and_sockets(path, fabric):
         for j in range(len(rows)):
             cell = row[1 + j]
             if cell.startswith("NV") or cell in ("PIX", "PHB", "NODE", "SYS"):
-                mine = fabric.path_class(i, j)
+                mine = printed_class(fabric.shapes[0], i, j)
                 assert mine == cell or {mine, cell} == {"PHB", "NODE"}
 
 
