@@ -11,13 +11,16 @@ from statistics import median
 
 from sim.blocks.flops import token_flops
 from sim.errors import Fault, InputError
+from sim.files import is_file
 from sim.inputs.arguments import Argument
 from sim.inputs.loader import load
 from sim.inputs.shares import batch_of
+from sim.inputs.spoken import folded
 from sim.inputs.topology import Topology
 from sim.inputs.tree import read_file, read_stdin
 from sim.inputs.workload import Workload
 from sim.result.peak import peak_of
+from sim.units import UnitError, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,14 @@ KEYS: dict[str, StepSeconds] = {
 }
 _SHORT = re.compile(r"([0-9.]+) ?(s/it|it/s)\Z")
 _SPOKEN = {"s/it": "s_per_it", "it/s": "it_per_s"}
+#: what people call a key, without case and punctuation
+_MEANT = {
+    "steptime": "step_time_s", "secondsperstep": "step_time_s", "tps": "tokens_per_s_per_gpu",
+    "tokenspersecond": "tokens_per_s", "tokenspersec": "tokens_per_s", "tokens/s": "tokens_per_s",
+    "tokenspersecondpergpu": "tokens_per_s_per_gpu", "tokens/s/gpu": "tokens_per_s_per_gpu",
+    "samplespersecond": "samples_per_s", "trainsamplespersecond": "samples_per_s",
+    "trainstepspersecond": "it_per_s", "stepspersecond": "it_per_s",
+}  # fmt: skip
 _NUMBER = r"([0-9][0-9,]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)"
 #: what logs say, by the tool that writes it, the plainest first; a factor makes it the key's unit
 LOGS: tuple[tuple[str, str, str, float], ...] = (
@@ -182,15 +193,14 @@ def _figure(
     spoken = _SHORT.match(text.strip())
     if spoken is not None:
         words = [f"{_SPOKEN[spoken[2]]}={spoken[1]}"]
-    given = [w for w in words if w.partition("=")[0] in KEYS]
+    given = [w for w in words if _key(w)]
     if len(given) != 1:
         message = f"give one of {', '.join(KEYS)}, as KEY=NUMBER, or 2.5s/it"
+        if is_file(Path(text)):
+            message = "is a file: a log is read by --log, a profiler's trace by trace diff"
         raise InputError.single(source, message)
-    key, _, number = given[0].partition("=")
-    try:
-        value = float(number.rstrip("%")) * (0.01 if number.endswith("%") else 1.0)
-    except ValueError:
-        value = math.nan
+    key, number = _key(given[0]), given[0].partition("=")[2]
+    value = _value(key, number)
     if not (math.isfinite(value) and value > 0):
         raise InputError.single(source, f"{number!r} is no positive number", key)
     changes = [w for w in words if w not in given]
@@ -201,3 +211,19 @@ def _figure(
         Figure(loaded.topology, loaded.workload, seconds, label),
         read="" if key in ("tokens_per_s_per_gpu", "step_time_s") else text.strip(),
     )
+
+
+def _key(word: str) -> str:
+    """The key of ``key=number``; "" where it is none."""
+    key = word.partition("=")[0]
+    return key if key in KEYS else _MEANT.get(folded(key), "")
+
+
+def _value(key: str, number: str) -> float:
+    """A number, a share, or a time with its unit; not a number where it is none of them."""
+    try:
+        if key in ("step_time_s", "s_per_it") and number[-1:].isalpha():
+            return parse(number, "s")
+        return float(number.rstrip("%")) * (0.01 if number.endswith("%") else 1.0)
+    except (UnitError, ValueError):
+        return math.nan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mcp.server.fastmcp import FastMCP
+    from mcp.types import Tool
 
 _ABOUT = (
     "Predicts distributed training on GPU clusters. topology: a machine's name such as dgx-h100; "
@@ -41,7 +42,25 @@ def server() -> FastMCP:
     except ImportError:
         message = 'needs the mcp package: pip install "scaling-sim[mcp]"'
         raise InputError.single(command.name or "", message) from None
-    found = FastMCP("scaling-sim", instructions=_ABOUT)
+
+    class Door(FastMCP):
+        """Arguments that no tool takes are faults, lest the answer is of another job."""
+
+        async def list_tools(self) -> list[Tool]:
+            tools = await super().list_tools()
+            for tool in tools:
+                tool.inputSchema["additionalProperties"] = False
+            return tools
+
+        async def call_tool(self, name: str, arguments: dict[str, Any]) -> Any:
+            taken = {t.name: t.inputSchema["properties"] for t in await self.list_tools()}
+            unknown = [key for key in arguments if key not in taken.get(name, arguments)]
+            if unknown:
+                message = f"takes no {', '.join(unknown)}; it takes {', '.join(taken[name])}"
+                raise InputError.single(name, message)
+            return await super().call_tool(name, arguments)
+
+    found = Door("scaling-sim", instructions=_ABOUT, log_level="WARNING")
     for tool in (run, memory, size, compare):
         found.add_tool(tool)
     return found

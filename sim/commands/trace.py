@@ -53,10 +53,25 @@ def difference(
     from sim.page.asked import Asked
     from sim.report.trace_diff import view
 
+    recorded, topology, workload = _trace_first(recorded, topology, workload)
     asked = workload or None
     found = sim.trace_diff(recorded, topology, asked, steps=steps, overrides=overrides)
     show(view(found), form, output)
     write_page(report, view(found), *([Asked(topology, asked, overrides)] if asked else []))
+
+
+def _trace_first(
+    recorded: str, topology: str, workload: str | tuple[str, ...]
+) -> tuple[str, str, str | tuple[str, ...]]:
+    """The three as they were meant, where the trace stands last, as a job's files do elsewhere."""
+    from sim.inputs import catalogue
+
+    if catalogue.find("topologies", recorded) is None:
+        return recorded, topology, workload
+    if not workload or not isinstance(workload, str):
+        message = "is a machine; name the recorded trace: trace diff rank0.json MACHINE JOB"
+        raise InputError.single(recorded, message)
+    return workload, recorded, topology
 
 
 class _Trace(click.Command):

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sim.quantities import count, duration, percent, usd
+from sim.report.settings import settings
 from sim.result.memory import MemoryAnswer
 from sim.result.result import Result
 from sim.study.compared import Comparison
@@ -48,7 +49,7 @@ def memory(answer: MemoryAnswer) -> str:
         f"{report.capacity_bytes / GIB:.1f} GiB a GPU (estimated)"
     ]
     for fix in answer.fixes[:3]:
-        lines.append(f"{fix.change}: saves {fix.saved_bytes / GIB:.1f} GiB (estimated)")
+        lines.append(f"{settings(fix.change)}: saves {fix.saved_bytes / GIB:.1f} GiB (estimated)")
     return _short(lines)
 
 

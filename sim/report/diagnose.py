@@ -10,6 +10,7 @@ from sim.report.view import Fact, Facts, Lines, View, ViewPart, borrowed
 
 _SHOWN = 6
 _FAINT = 0.005
+_APART = 4.0  # from which a figure is so many times another
 
 
 def view(found: Diagnosis) -> View:
@@ -36,7 +37,9 @@ def _verdict(found: Diagnosis) -> str:
     )
     if found.ordinary:
         return f"{head}{percent(ratio - 1, 0, '+')} in step time, within the model's error"
-    return head + (f"{ratio:.1f} times too slow" if ratio >= 1 else f"{1 / ratio:.2f} times faster")
+    if ratio >= 1:
+        return f"{head}{ratio:.1f} times too slow"
+    return f"{head}{1 / ratio:,.{2 if ratio > 0.1 else 0}f} times faster"
 
 
 def _besides(found: Diagnosis) -> list[str]:
@@ -69,7 +72,9 @@ def _explained(number: int, e: Explanation, found: Diagnosis) -> Fact:
         f"{figure.rate(seconds):,.0f}"
         for figure, seconds in zip(found.figures, e.times, strict=True)
     )
-    fit = "" if e.explains else f"  (not enough by itself: off by {percent(math.expm1(e.off), 0)})"
+    apart = math.exp(e.off)
+    off = percent(apart - 1.0, 0) if apart < _APART else f"a factor of {apart:,.0f}"
+    fit = "" if e.explains else f"  (not enough by itself: off by {off})"
     return Fact(
         f"{number}. {percent(e.probability, 0):>5}",
         f"{e.cause.title}{detail}",
@@ -79,8 +84,11 @@ def _explained(number: int, e: Explanation, found: Diagnosis) -> Fact:
 
 def _shown(found: Diagnosis) -> list[Explanation]:
     """Causes worth naming, the likeliest first."""
-    # what would make it faster is weighed for the odds, and explains nothing that is slow
-    able = [e for e in found.explanations if found.ratio < 1.0 or not e.cause.faster]
+    # the others are weighed for the odds: what makes it faster explains nothing that is slow, and
+    # what gives no more than was declared nothing that is fast
+    able = [e for e in found.explanations if not e.cause.faster]
+    if found.ratio < 1.0:
+        able = [e for e in found.explanations if e.times[0] < found.predicted[0]]
     return [e for e in able if e.probability >= _FAINT][:_SHOWN] or able[:3]
 
 

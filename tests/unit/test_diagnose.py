@@ -64,7 +64,11 @@ def test_faster_than_it_can_be() -> None:
     loaded = load("dgx-h100", JOB, SETS)
     seconds = step(loaded.topology, loaded.workload).time_s
     found = diagnose([Figure(loaded.topology, loaded.workload, 0.02 * seconds)])
-    assert "Faster than the machine should be" in render(view(found))
+    said = render(view(found))
+    assert "Faster than the machine should be" in said
+    assert "50\n  times faster" in said
+    assert "off by a factor of" in said
+    assert "host-bound" not in said  # nothing that is slower explains it
     # two and a half times may be a matter of what is counted
     found = diagnose([Figure(loaded.topology, loaded.workload, 0.4 * seconds)])
     assert found.explanations[0].cause.key == "shorter"

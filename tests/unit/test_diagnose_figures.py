@@ -30,6 +30,8 @@ TOKENS = 8 * 2 * 2 * 4096  # of a step on 8 GPUs
         ("tokens_per_s_per_gpu=1000", TOKENS / 8000),
         ("tokens_per_s=8000", TOKENS / 8000),
         ("s_per_it=2.5", 2.5),
+        ("step_time=2500ms", 2.5),
+        ("tps=1000", TOKENS / 8000),
         ("2.5s/it", 2.5),
         ("2.5 s/it", 2.5),
         ("4it/s", 0.25),
@@ -96,6 +98,8 @@ def test_a_pasted_log():
         (["--log", "/no/such.log"], "no such file"),
         (["--measured", "flops=3"], "give one of tokens_per_s_per_gpu"),
         (["--measured", "mfu=fast"], "is no positive number"),
+        (["--measured", "step_time=9parsecs"], "is no positive number"),
+        (["--measured", __file__], "a profiler's trace by trace diff"),
     ],
 )
 def test_faults(more, said):

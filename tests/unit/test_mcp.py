@@ -25,6 +25,10 @@ def test_answers_are_short_and_say_what_they_are(tool):
     assert "not answered" not in text
 
 
+def test_changes_are_said_as_they_are_typed():
+    assert "--set parallelism.offload=all: saves" in door.memory(**CALLS["memory"])
+
+
 def test_faults_come_back_as_an_answer():
     text = door.run("dgx-h10", "mistral-7b-lora")
     assert text.startswith("not answered:")
@@ -46,9 +50,13 @@ def test_the_client_of_the_protocol_lists_and_calls():
             await client.initialize()
             tools = {tool.name for tool in (await client.list_tools()).tools}
             answer = await client.call_tool("run", CALLS["run"])
-            return tools, answer.content[0].text
+            wrong = CALLS["run"] | {"overrides": ["nodes=2"]}
+            refused = await client.call_tool("run", wrong)
+            assert refused.isError
+            return tools, answer.content[0].text, refused.content[0].text
 
-    tools, text = anyio.run(talk)
+    tools, text, refused = anyio.run(talk)
+    assert "takes no overrides; it takes topology, workload, settings" in refused
     assert tools == set(CALLS)
     assert "fits" in text
     assert "(estimated)" in text

@@ -182,6 +182,7 @@ def test_a_rank_of_a_pipeline_is_compared_with_its_own_stage() -> None:
         (["{empty}", "{ours}"], "has no GPU kernels"),
         (["{cut}", "{ours}"], "has 3 of 16 micro-steps"),
         (["{far}", "dgx-h100", "mistral-7b-lora"], "12 is none of ranks 0 to 7"),
+        (["dgx-h100", "mistral-7b-lora"], "is a machine; name the recorded trace"),
     ],
 )
 def test_wrong_arguments_say_what_would_be_right(tmp_path, ours, arguments, said) -> None:
@@ -206,7 +207,8 @@ def test_wrong_arguments_say_what_would_be_right(tmp_path, ours, arguments, said
 
 def test_it_prints_a_table_and_writes_a_page(tmp_path: Path, ours: Path) -> None:
     page = tmp_path / "page.html"
-    words = ["trace", "diff", str(ours), "dgx-a100", "mistral-7b-lora", "--report", str(page)]
+    # the machine and the job first, as every other verb has them
+    words = ["trace", "diff", "dgx-a100", "mistral-7b-lora", str(ours), "--report", str(page)]
     done = CliRunner().invoke(group, words)
     assert done.exit_code == 0, done.output
     assert "where the difference is" in done.output
