@@ -96,6 +96,8 @@ def optimizer_kernels(workload: Workload, shard: Shard) -> tuple[Kernel, ...]:
     return (_kernel(name, "optimizer", each * shard.numel, passes * launches),)
 
 
-def copy_kernel(name: str, traffic: float, launches: int = 1, dtype: str = "bf16") -> Kernel:
+def copy_kernel(
+    name: str, traffic: float, launches: int = 1, dtype: str = "bf16", access: str = "copy"
+) -> Kernel:
     """A device copy or cast that moves `traffic` bytes (FSDP's copy-in and copy-out)."""
-    return Kernel(name, "", "copy", bytes=traffic, dtype=dtype, launches=launches, access="copy")
+    return Kernel(name, "", "copy", bytes=traffic, dtype=dtype, launches=launches, access=access)

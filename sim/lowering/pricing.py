@@ -42,6 +42,9 @@ from sim.strategies.plan import COLLECTIVE, HOST, SEGMENT, Plan, PlanOp, runs
 
 _MESSAGES = ("send", "send_recv")  # between two ranks, on which nobody agrees first
 _OWNED = ("optimizer", "clip")  # segments over what a rank owns, not over tokens
+#: kernels that move a value at a time: `torch.cat` of 2-byte values, which its wide loads leave out
+#: (PyTorch 2.6, aten/src/ATen/native/cuda/Shape.cu, `parallel_cat`)
+_ONE_BY_ONE = ("cat",)
 _STORAGE = {"nvme_read": "read", "nvme_write": "write"}
 LAUNCH_S = 6e-6  # one launch from C++; facts: event 5.96 us (superbenchmark baseline)
 
@@ -228,7 +231,8 @@ class Pricing:
             self._storage(op)
             return
         if direction is None:
-            kernel = copy_kernel(op.name, op.bytes)
+            access = "strided" if op.name in _ONE_BY_ONE else "copy"
+            kernel = copy_kernel(op.name, op.bytes, access=access)
             self._kernel(kernel, beside=op.stream != "compute", calls_s=self._calls_s(op))
             return
         where: slice = getattr(self.step.compiled, direction)

@@ -22,9 +22,7 @@ from sim.strategies.fsdp_memory import FsdpMemory, runs_again
 from sim.strategies.plan import Event, Plan, Quiet, Recorder
 from sim.strategies.repeat import Folding, shortened
 from sim.strategies.tail import clip_and_step, loss_all_reduce
-from sim.strategies.units import (
-    dtypes,
-)
+from sim.strategies.units import Unit, dtypes
 from sim.units import DTYPE_BYTES
 
 FORWARD, BACKWARD = "forward", "backward"
@@ -39,6 +37,14 @@ def _predivide_factor(ranks: int) -> int:
     while ranks % factor == 0 and ranks / factor > factor:
         factor *= 2
     return factor
+
+
+def _held_tensors(unit: Unit, ranks: int) -> float:
+    """Trained tensors of a flat parameter that a rank has something of, on average.
+
+    Equation: (t + n - 1)/n: n equal parts of t tensors one after another, n - 1 of which are cut.
+    """
+    return (unit.grad_tensors + ranks - 1) / ranks if unit.grad_tensors else 0.0
 
 
 class Fsdp1Run:
@@ -96,7 +102,7 @@ class Fsdp1Run:
         self.memory = FsdpMemory(self.workload, self.full, parts, self.recorded, recorder.memory)
         owned = self.units + self.units[1:2] * extra
         plan.owned_numel = sum(u.grad_numel for u in owned) / parts
-        plan.owned_tensors = sum(u.grad_tensors for u in owned)
+        plan.owned_tensors = round(sum(_held_tensors(u, parts) for u in owned))
         plan.optimizer_on_host = self.offload
 
     def play(self, steps: int, cold: bool) -> Plan:
@@ -130,6 +136,7 @@ class Fsdp1Run:
             knobs,
             DTYPE_BYTES[self.types.master],
             norm_bytes=norm,
+            clip_call="fsdp1.clip",
             update_bytes=host_update_bytes(self.workload),
         )
         r.end()
@@ -189,6 +196,8 @@ class Fsdp1Run:
             self.index[unit] = len(self.order)
         self.order.append(unit)
         self.reshard(unit, self.frees and unit != ROOT)
+        if self.held_grad[unit]:  # parameters are shards again, their gradients are whole
+            self._grad_views(unit)
         self.needs_backward[unit] = self.layout.output_grad[unit]
         self.ran_backward[unit] = False
 
@@ -339,7 +348,8 @@ class Fsdp1Run:
         u, r = self.units[unit], self.recorder
         width = DTYPE_BYTES[self.types.compute]
         # gradients of the views become one flat tensor (torch.split's backward)
-        r.kernel("compute", "flatten", BACKWARD, 2 * u.grad_numel * width, u.name, u.block)
+        name = "cat" if width == 2 else "flatten"
+        r.kernel("compute", name, BACKWARD, 2 * u.grad_numel * width, u.name, u.block)
         r.call("fsdp1.post_backward")
         if self.held_grad[unit]:
             traffic = 3 * u.grad_numel * width
@@ -348,6 +358,13 @@ class Fsdp1Run:
         self.held_grad[unit] = not self.reduce_grads
         if self.reduce_grads:
             self._reduce(unit)
+        else:
+            self._grad_views(unit)
+
+    def _grad_views(self, unit: int) -> None:
+        """Each parameter's gradient becomes a view of the flat one (_use_unsharded_grad_views)."""
+        self.recorder.call("fsdp1.grad_views")
+        self.recorder.call_times("fsdp1.grad_view", self.units[unit].grad_tensors)
 
     def _reduce(self, unit: int) -> None:
         u, r, types = self.units[unit], self.recorder, self.types

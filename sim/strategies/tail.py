@@ -21,7 +21,7 @@ def loss_all_reduce(r: Recorder, knobs: Parallelism, mesh: Mesh) -> None:
 
 def clip_and_step(
     r: Recorder, knobs: Parallelism, grad_bytes: float, norm_bytes: float | None = None,
-    norm_dtype: str = "fp32", update_bytes: float = 0.0,
+    norm_dtype: str = "fp32", update_bytes: float = 0.0, clip_call: str = "clip.tensor",
     before_step: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
     """Gradient norm, its all-reduce over the shard group, scaling, optimizer.
@@ -40,6 +40,8 @@ def clip_and_step(
         Dtype of that all-reduce.
     update_bytes : float
         Bytes an element that the step moves if it runs on the host. [B]
+    clip_call : str
+        What the CPU does for a tensor while it is clipped.
     before_step : callable
         Issues what the optimizer's kernels wait for.
     """
@@ -52,7 +54,7 @@ def clip_and_step(
         if plan.optimizer_on_host:
             r.host("grad_norm", "clip", size)
         else:
-            r.call_times("clip.tensor", plan.owned_tensors)
+            r.call_times(clip_call, plan.owned_tensors)
             r.kernel("compute", "grad_norm", "clip", size)
         sent = 4.0 * plan.owned_tensors if norm_bytes is None else norm_bytes
         # norms are reduced over one mesh dimension at a time, of experts and of the others apart

@@ -12,8 +12,10 @@ from sim.inputs.loader import load
 from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Cpu
 from sim.inputs.trainer import trainer_named, trainer_of
+from sim.lowering.parts import CATEGORIES
 from sim.memory.report import memory
 from sim.result.advice import changes
+from sim.step.run import run_step
 from sim.step.step import step
 from sim.strategies import build_plan
 from sim.strategies.plan import COLLECTIVE, HOST, Recorder
@@ -210,8 +212,11 @@ def test_counts_of_a_layers_hooks_are_those_recorded(wrapper, policy, micro, whe
     seen = recorded(wrapper, policy, where)
     phases = [seen[p] for p in ("forward", "recompute", "backward") if p in seen]
     ours = {k: counts[25][k] - counts[24][k] for k in counts[25]}
-    assert ours["python"] == pytest.approx(sum(p["python_calls"] for p in phases), rel=0.12)
-    assert ours["operators"] == pytest.approx(sum(p["operators"] for p in phases), rel=0.25)
+    assert ours["python"] == pytest.approx(sum(p["python_calls"] for p in phases), rel=0.07)
+    # of sums of gradients that the bare model has and the flat parameter has not, no hook is rid
+    spared = sum(min(0, p["names"].get("add_", 0)) for p in phases)
+    operators = sum(p["operators"] for p in phases) - spared
+    assert ours["operators"] == pytest.approx(operators, rel=0.15)
 
 
 def test_a_trainer_that_wraps_adapters_apart_is_told():
@@ -288,3 +293,40 @@ def test_the_optimizer_and_kernels_of_no_module_take_the_optimizers_time():
     assert host.launch_s(kernel._replace(kind="optimizer")) == 14e-6
     assert host.launch_s(kernel._replace(kind="attention")) == 6e-6
     assert host.launch_s(kernel._replace(module="")) == 14e-6
+
+
+def test_a_rank_steps_the_tensors_that_its_part_of_a_flat_parameter_has():
+    """Llama 1B: 9 tensors a layer, 2 in the root (embeddings are tied); on 4 ranks (t + 3)/4."""
+    full = plan_for(trainer="none")
+    assert full.owned_tensors == round(16 * 12 / 4 + 5 / 4) == 49
+    lora = plan_for(method=LORA, parallelism={"strategy": "fsdp1", "wrap": "peft"})
+    assert lora.owned_tensors == 64  # units of one tensor: four a layer, all ranks have a part
+    whole = {"strategy": "fsdp1", "use_orig_params": False}
+    assert plan_for(parallelism=whole).owned_tensors == 17  # flat parameters themselves
+    (clip,) = (t for op in full.ops for name, t in op.calls if name == "fsdp1.clip")
+    assert clip == 49
+
+
+def test_gradients_that_pile_up_are_viewed_anew_in_each_backward_and_later_forward():
+    last = {"strategy": "fsdp1", "gradient_sync": "last"}
+    plan = plan_for(parallelism=last, gradient_accumulation=3, trainer="none")
+    units = sum(t for op in plan.ops for name, t in op.calls if name == "fsdp1.grad_views")
+    assert units == 17 * (1 + 2 + 1)  # backward; forward and backward; forward
+
+
+def test_flat_gradients_of_two_bytes_are_copied_one_by_one():
+    """Llama 8B's layer: 436 MB read and written, 0.39 and 0.8 of an A100's 2.039 TB/s."""
+    found = {}
+    for kind in ("bf16", "fp32"):
+        job = JOB | {"model": "llama3-8b", "precision": kind, "trainer": "none"}
+        loaded = load(BOX, job, [])
+        ran = run_step(loaded.topology, loaded.workload)
+        plan = ran.lowered.views[0].plan
+        one = next(
+            i for i, at in enumerate(ran.lowered.plan_op.tolist())
+            if plan.ops[at].name in ("cat", "flatten") and plan.ops[at].block == 7
+            and CATEGORIES[ran.lowered.category[i]] == "copy"
+        )  # fmt: skip
+        found[kind] = ran.lowered.alone_s[one]
+    assert found["bf16"] == pytest.approx(2 * 436.2e6 / (0.39 * 2.039e12), rel=0.02)
+    assert found["fp32"] == pytest.approx(2 * 872.4e6 / (0.8 * 2.039e12), rel=0.02)
