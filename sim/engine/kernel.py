@@ -28,6 +28,8 @@ WAKE = 4  # or an op begins, since the last end it waits for was known beforehan
 RUN = 5  # or the last of several works in a row
 FIXED, CHAINED = 1, 2  # kinds of ops that are played ahead, see `State.kind`
 DONE, NOT_FINITE, NO_RATE = range(3)  # status
+WIDE = 16  # demands of an op from which on what changes on one of its resources is tried alone,
+FEW = 8  # where no more than so many are on it
 INFINITY = math.inf
 
 Outcome = tuple[int, int, int, float, int, int]
@@ -74,6 +76,7 @@ def simulate(p: Program, s: State) -> Outcome:
         s.dirty, s.dirty_mark, s.resource_mark, s.resources,
     )  # fmt: skip
     free, pull, full = s.free, s.pull, s.full
+    tight, height, link_tight = s.tight, s.height, s.link_tight
     left, dirty_units, dirty_units_mark = s.left, s.dirty_units, s.dirty_units_mark
     reader_head, reader_next, reader_prev = s.reader_head, s.reader_next, s.reader_prev
     stack = s.stack
@@ -184,6 +187,7 @@ def simulate(p: Program, s: State) -> Outcome:
                         if not x > 0.0:
                             return NO_RATE, o, n_finished, now, events, solves
                         phase[at] = AHEAD
+                        height[at] = -1.0
                         limit[at] = bound[o]
                         remaining[at] = work[o]
                         since[at] = t
@@ -201,6 +205,7 @@ def simulate(p: Program, s: State) -> Outcome:
                     phase[at] = WORK
                     remaining[at] = work[o]
                     since[at] = now
+                    height[at] = -1.0
                     x = bound[o]
                     units = 0
                     if has_units and curve[o] >= 0:
@@ -473,13 +478,119 @@ def simulate(p: Program, s: State) -> Outcome:
             n_dirty_units = 0
             generation += 1
             for m in range(n_ripe + n_dirty):
-                # A component: from a lane or a resource, along links, until nothing is new.
-                n_flows, n_resources = 0, 0
+                k = -1
                 if m < n_ripe:
                     at = ripe[m]
                     ripe_mark[at] = 0
                     if flow_mark[at] == generation:
                         continue
+                    i = route[op_at[at]]
+                    if demand_ptr[i + 1] - demand_ptr[i] == 1:
+                        k = demand_resource[demand_ptr[i]]
+                else:
+                    k = dirty[m - n_ripe]
+                    dirty_mark[k] = 0
+                    if resource_mark[k] == generation or users[k] == 0:
+                        continue
+                    if users[k] == 1:
+                        a = phase[link_lane[head[k]]]
+                        if a in (AHEAD, RUN):
+                            continue
+                # A change on one of the many resources of a wide op seldom concerns others: fill
+                # this one with wide ops as high as they are. It will do if none is too high for it,
+                # and each is still held there: by its bound, or by a resource that is full.
+                fits = False
+                if k >= 0 and users[k] <= FEW:
+                    rising = 0
+                    c = 0
+                    lowest = 0.0
+                    e = head[k]
+                    while e >= 0:
+                        at = link_lane[e]
+                        old_rate[at] = -1.0
+                        rising += 1
+                        i = route[op_at[at]]
+                        n_demands = demand_ptr[i + 1] - demand_ptr[i]
+                        if n_demands > c:
+                            c = n_demands
+                        if n_demands > 1 and height[at] < lowest:
+                            lowest = height[at]
+                        e = link_next[e]
+                    fits = c >= WIDE and lowest == 0.0  # else one has yet to be settled
+                if fits:
+                    spare = capacity[k]
+                    level = 0.0
+                    while rising > 0 and fits:
+                        x = 0.0
+                        lowest = INFINITY
+                        e = head[k]
+                        while e >= 0:
+                            at = link_lane[e]
+                            if old_rate[at] < 0.0:
+                                o = op_at[at]
+                                z = demand_ptr[route[o]]
+                                x += demand_amount[z + e - entry[at]] * weight[o]
+                                quotient = limit[at] / weight[o]
+                                if demand_ptr[route[o] + 1] - z > 1:
+                                    quotient = height[at]
+                                if quotient < lowest:
+                                    lowest = quotient
+                            e = link_next[e]
+                        quotient = spare / x
+                        if quotient < lowest:
+                            lowest = quotient
+                        if lowest > level:
+                            level = lowest
+                        filled = 1 if quotient <= level else 0
+                        e = head[k]
+                        while e >= 0:
+                            at = link_lane[e]
+                            if old_rate[at] < 0.0:
+                                o = op_at[at]
+                                z = demand_ptr[route[o]]
+                                quotient = limit[at] / weight[o]
+                                x = -1.0
+                                if demand_ptr[route[o] + 1] - z > 1:
+                                    if height[at] <= level:
+                                        x = rate[at]
+                                        tight[at] += filled - link_tight[e]
+                                        link_tight[e] = filled
+                                        if tight[at] == 0 and height[at] < quotient:
+                                            fits = False
+                                    elif filled == 1:
+                                        fits = False
+                                elif filled == 1 or quotient <= level:
+                                    x = level * weight[o]
+                                    if x > limit[at]:
+                                        x = limit[at]
+                                if x >= 0.0:
+                                    old_rate[at] = x
+                                    rising -= 1
+                                    spare -= x * demand_amount[z + e - entry[at]]
+                            e = link_next[e]
+                if fits:
+                    solves += 1
+                    e = head[k]
+                    while e >= 0:
+                        at = link_lane[e]
+                        x = old_rate[at]
+                        if x != rate[at]:
+                            if not x > 0.0:
+                                return NO_RATE, op_at[at], n_finished, now, events, solves
+                            if rate[at] > 0.0:
+                                quotient = remaining[at] - rate[at] * (now - since[at])
+                                remaining[at] = quotient if quotient > 0.0 else 0.0
+                            rate[at] = x
+                            since[at] = now
+                            due[at] = now + remaining[at] / x
+                            moved[n_moved] = at
+                            n_moved += 1
+                        e = link_next[e]
+                    continue
+                # A component: from a lane or a resource, along links, until nothing is new.
+                n_flows, n_resources = 0, 0
+                if m < n_ripe:
+                    at = ripe[m]
                     flow_mark[at] = generation
                     flows[0] = at
                     n_flows = 1
@@ -490,14 +601,6 @@ def simulate(p: Program, s: State) -> Outcome:
                         resources[n_resources] = k
                         n_resources += 1
                 else:
-                    k = dirty[m - n_ripe]
-                    dirty_mark[k] = 0
-                    if resource_mark[k] == generation or users[k] == 0:
-                        continue
-                    if users[k] == 1:
-                        a = phase[link_lane[head[k]]]
-                        if a in (AHEAD, RUN):
-                            continue
                     resource_mark[k] = generation
                     resources[0] = k
                     n_resources = 1
@@ -533,6 +636,7 @@ def simulate(p: Program, s: State) -> Outcome:
                         if quotient < x:
                             x = quotient
                     rate[at] = x
+                    height[at] = -1.0
                     rising = 0
                 else:
                     for j in range(n_resources):
@@ -583,9 +687,16 @@ def simulate(p: Program, s: State) -> Outcome:
                                 if x > limit[at]:
                                     x = limit[at]
                                 rate[at] = x
+                                height[at] = level
+                                tight[at] = 0
+                                e = entry[at]
                                 rising -= 1
                                 for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
-                                    free[demand_resource[z]] -= x * demand_amount[z]
+                                    k = demand_resource[z]
+                                    free[k] -= x * demand_amount[z]
+                                    link_tight[e] = full[k]
+                                    tight[at] += full[k]
+                                    e += 1
                 for j in range(n_flows):
                     at = flows[j]
                     if rate[at] == old_rate[at]:

@@ -38,6 +38,8 @@ class State(NamedTuple):
     old_rate: F8
     since: F8  # when `remaining` was right
     limit: F8  # bound of the op, by its curve where it has one
+    height: F8  # level at which it was settled, -1 where it was alone
+    tight: I4  # full resources that keep it there
     run_last: I4  # the last op of several that are played ahead
     run_units: I4  # the units left that they were played with
     entry: I4  # (n_lanes+1,) first link of each lane
@@ -49,6 +51,7 @@ class State(NamedTuple):
     link_lane: I4
     link_next: I4
     link_prev: I4
+    link_tight: I4  # 1: the resource keeps the lane's op at its height
     # by resource
     head: I4
     users: I4
@@ -153,12 +156,14 @@ def state_of(
         due=np.zeros(lanes),
         place=minus(lanes),
         heap=zeros(lanes),
-        moved=zeros(2 * lanes + 16),
+        moved=zeros(3 * lanes + 16),
         remaining=np.zeros(lanes),
         rate=np.zeros(lanes),
         old_rate=np.zeros(lanes),
         since=np.zeros(lanes),
         limit=np.zeros(lanes),
+        height=minus(lanes).astype(float),
+        tight=zeros(lanes),
         run_last=zeros(lanes),
         run_units=zeros(lanes),
         entry=entry,
@@ -169,6 +174,7 @@ def state_of(
         link_lane=np.repeat(np.arange(lanes, dtype=i4), widest),
         link_next=zeros(links),
         link_prev=zeros(links),
+        link_tight=zeros(links),
         head=minus(resources),
         users=zeros(resources),
         dirty=zeros(resources),

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sim import simulate
-from sim.engine import run
+from sim.engine import kernel, run
 from sim.program import Program
 from tests.differential.programs import programs
 from tests.differential.sameness import same_bits, same_meaning, same_run
@@ -25,6 +25,15 @@ several = settings(
 @given(programs())
 def test_kernel_means_what_the_reference_means(program: Program) -> None:
     same_meaning(run(program, "reference"), run(program, "python"))
+
+
+@several
+@given(programs())
+def test_a_change_on_one_resource_of_a_wide_op_is_tried_alone(program: Program) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "WIDE", 2)  # any op on two resources
+        found = run(program, "python")
+    same_meaning(run(program, "reference"), found)
 
 
 @several
