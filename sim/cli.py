@@ -139,7 +139,10 @@ def main() -> None:
     except click.ClickException as error:
         told = StringIO()
         error.show(told)
-        _fail(told.getvalue().rstrip("\n"), 2)
+        from sim.commands.hints import hint
+
+        meant = hint(error)
+        _fail(told.getvalue().rstrip("\n") + (f"\n{meant}" if meant else ""), 2)
     except ScalingSimError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,13 +11,23 @@ from sim.commands.complete import MACHINES
 from sim.commands.options import FORMS, printed, sets, show
 from sim.cost.nccl.algorithms import names
 from sim.cost.nccl.communicator import ASKED
+from sim.inputs.spoken import folded
 
 _OPERATIONS = ["all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_to_all", "send_recv"]
 
 
+class _Operation(click.Choice[str]):
+    """An operation as NCCL, nccl-tests and people call it: AllGather, all-gather_perf."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        bare = folded(str(value)).removesuffix("perf")
+        meant = next((op for op in _OPERATIONS if folded(op) == bare), value)
+        return super().convert(meant, param, ctx)
+
+
 @click.command("collective")
 @click.argument("topology", shell_complete=MACHINES)
-@click.option("--op", type=click.Choice(_OPERATIONS), default="all_gather", show_default=True)
+@click.option("--op", type=_Operation(_OPERATIONS), default="all_gather", show_default=True)
 @click.option("--sizes", default="1K:8G", show_default=True, metavar="LOW:HIGH | LIST",
               help="Total bytes: a range in powers of two, or a comma list; K = 1024.")  # fmt: skip
 @click.option("--ranks", type=int, help="Only the first so many GPUs.")

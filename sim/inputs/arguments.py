@@ -5,6 +5,7 @@ Also which side it is of, so that two arguments in the other order are read as t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -135,8 +136,8 @@ def of_side(side: Side, found: Given) -> Given:
     if kind_of(found) not in (side, None):
         other = "workload" if side == "topology" else "topology"
         assert isinstance(found.tree, Branch)
-        own = len(found.tree.entries.keys() & plan_of(CLASSES[side]).keys() - {"name"})
-        if not own:
+        own = plan_of(CLASSES[side]).keys() - plan_of(CLASSES[other]).keys()
+        if not found.tree.entries.keys() & own:
             message = f"is a {other}, not a {side}"
             raise InputError([found.tree.place.fault("", message)])
     return found
@@ -157,6 +158,8 @@ def path_of(side: Side, argument: File) -> Path:
         return shipped
     if told := instead(side, text):
         raise InputError.single(text, told)
+    if re.fullmatch(r"[A-Za-z_][\w.\[\]]*=.*", text):
+        raise InputError.single(text, f"is no file; a key is set by --set {text}")
     looks_like_path = "/" in text or "\\" in text or path.suffix in (".yaml", ".yml", ".json")
     if looks_like_path or is_folder(path):
         return path  # reading it says what is wrong

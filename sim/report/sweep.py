@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sim.quantities import duration, gib, percent, usd
+from sim.quantities import counted, duration, gib, percent, usd
 from sim.report.view import Cell, Column, Lines, Row, Table, View, ViewPart, left
 from sim.study.screen import Screening
 from sim.study.sweep import SweepOutcome, as_text
@@ -105,4 +105,5 @@ def summary(outcome: SweepOutcome, store: Path) -> str:
         parts.append(f"{outcome.filtered:,} left out by where")
     if outcome.failed:
         parts.append(f"{outcome.failed:,} without a result (see their error)")
-    return f"{', '.join(parts)}; {outcome.seconds:.1f} s, {outcome.rate:,.0f} points a second"
+    rate = counted(round(outcome.rate), "point")
+    return f"{', '.join(parts)}; {outcome.seconds:.1f} s, {rate} a second"

@@ -70,12 +70,24 @@ def test_host_memory_that_does_not_suffice_is_named(call):
     assert "offload-bound" in out
 
 
+@pytest.mark.parametrize("spoken", ["AllGather", "all-gather", "all_gather_perf"])
+def test_a_collective_is_called_as_people_call_it(call, spoken):
+    code, out, _ = call("collective", "dgx-h100", "--sizes", "1M:1M", "--op", spoken)
+    assert code == 0
+    assert out.startswith("dgx-h100: all_gather over 8 GPUs")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("rnu", *PAIR), 'no verb "rnu"; did you mean "run"?'),
         (("frobnicate",), "verbs are run, "),
         (("run", "dgx-h100"), "Missing argument 'WORKLOAD...'"),
+        (("run", "mistral-7b-lora"), "as in run dgx-h100 mistral-7b-lora"),
+        (("run", "dgx-h100", "dgx-a100"), "is a topology, not a workload"),
+        (("run", *PAIR, "nodes=2"), "a key is set by --set nodes=2"),
+        (("run", *PAIR, "--micro-batch", "2"), "write --set micro_batch=..."),
+        (("collective", "dgx-h100", "--op", "gather"), "'all_gather', 'reduce_scatter'"),
         (("run", *PAIR, "--fromat", "json"), "--format"),
         (("run", *PAIR, "--format", "xml"), "'table', 'csv', 'html', 'json'"),
         (("run", "dgx-h10", "mistral-7b-lora"), 'did you mean "dgx-h100"?'),
