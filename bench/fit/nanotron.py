@@ -1,6 +1,8 @@
 """CPU times in nanotron's runs, each on layouts that wait for it.
 
     python bench/fit/nanotron.py
+    python bench/fit/nanotron.py --cross    leave out one model, number of nodes, t or p at a time,
+                                            of all rows: what the others give, and how far off
 
 Rows of `sim/data/measured/mesh.csv` of cells that are not held back. Six numbers are free, one
 after the other: the time of a layer (4 or 8 tensor-parallel ranks in a node, one sequence, no
@@ -16,11 +18,15 @@ unlike, where the logarithms differ least, and of 8 to 12 us, which do it alike,
 
 import math
 import statistics
+import sys
+
+import numpy as np
 
 from sim.calibration.mesh import TABLE, at_odds, held_up, layouts, measured
 from sim.data import table
 from sim.inputs.shares import batch_on
 from sim.inputs.trainer import trainer_named
+from sim.lowering import pricing
 from sim.step.run import run_step
 from sim.units import parse
 
@@ -32,10 +38,11 @@ STEPS = 7  # of a scan
 MICRO_BATCHES = 16  # of a pipeline's step, at least: its ends weigh little
 
 
-def rows(of):
-    """Those that a fit may see."""
+def rows(of, held=False):
+    """Those that a fit may see; with `held` the others, too."""
     odd = at_odds(layouts())
-    return [r for r in layouts() if r.ran and not r.held and r not in odd and of(r)]
+    seen = (r for r in layouts() if r.ran and (held or not r.held) and r not in odd)
+    return [r for r in seen if of(r)]
 
 
 def of_layer(row):
@@ -46,7 +53,6 @@ def of_layer(row):
 def set_layer(seconds):
     """Make it the time of a layer."""
     TRAINER["layer_forward_s"] = TRAINER["layer_backward_s"] = seconds
-    trainer_named.cache_clear()
 
 
 def of_parts(row):
@@ -57,7 +63,6 @@ def of_parts(row):
 def set_part(seconds):
     """Make it the time of a part."""
     TRAINER["gathered_part_s"] = seconds
-    trainer_named.cache_clear()
 
 
 def _agrees(row):
@@ -70,7 +75,6 @@ def _agrees(row):
 def set_message(seconds):
     """Make it the time of a message of a pipeline."""
     WAITING["message_time"] = f"{seconds!r} s"
-    measured.cache_clear()
 
 
 def of_messages(row):
@@ -87,7 +91,6 @@ def of_hops(row):
 def set_latency(seconds):
     """Make it the latency of a switch."""
     MACHINE["switch_latency"] = f"{seconds!r} s"
-    measured.cache_clear()
 
 
 FITS = (
@@ -103,7 +106,10 @@ FITS = (
 
 
 def errors(found):
-    """Log of predicted over measured time of each row."""
+    """Log of predicted over measured time of each row, with the constants as they are."""
+    trainer_named.cache_clear()
+    measured.cache_clear()
+    pricing._pricings.clear()
     out = []
     for layout in found:
         row = measured(layout)
@@ -132,12 +138,46 @@ def even(put, found, low, high):
     return min(spread, key=spread.get)
 
 
+def cross(name, found, put, low, high):
+    """Of each group, what rows outside it give, and how far off its own then are."""
+    tried = np.linspace(low, high, 4)
+    seen = []
+    for value in tried:
+        put(float(value))
+        seen.append(errors(found))
+    seen = np.array(seen)
+    for what, of in GROUPS.items():
+        for group in sorted({of(r) for r in found}):
+            out = np.array([of(r) == group for r in found])
+            if out.all():
+                continue
+            value = np.interp(0.0, seen[:, ~out].mean(axis=1), tried)
+            left = [np.interp(value, tried, of_row) for of_row in seen[:, out].T]
+            speed = np.exp(-np.array(left)) - 1.0
+            print(
+                f"{name} without {what} {group}: {1e6 * value:.3g} us; {out.sum()} rows, bias "
+                f"{speed.mean():+.1%}, median {np.median(abs(speed)):.1%}"
+            )
+
+
+GROUPS = {
+    "model": lambda r: r.model, "nodes": lambda r: r.nodes, "t": lambda r: r.tp,
+    "p": lambda r: r.pp,
+}  # fmt: skip
+
+
 def main() -> None:
-    """Print each fit and what is shipped."""
+    """Print each fit and what is shipped, or what is without a group of rows."""
     for name, key, data, of, put, low, high in FITS:
-        shipped, found = data[key], rows(of)
+        shipped = data[key]
         if isinstance(shipped, str):
             shipped = parse(shipped, "s")
+        if "--cross" in sys.argv:
+            if of is not of_parts:
+                cross(name, rows(of, held=True), put, low, high)
+            put(shipped)
+            continue
+        found = rows(of)
         best = (even if of is of_parts else level)(put, found, low, high)
         put(best)
         left = errors(found)

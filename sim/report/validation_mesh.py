@@ -99,6 +99,11 @@ _CAUSES = (
     "which. The time of a message is one number, fitted on rows that are not held back; those "
     "held back follow it as well (`held up`, below `kind`). Of rows still at odds most are held "
     "up by their speed (35 of 48 pipelines within 15 % if they were), and nothing else says so.",
+    "What is fitted carries over (`python bench/fit/nanotron.py --cross`): with one model, one "
+    "number of nodes or one t left out of all rows, the others give 1.56 to 1.79 ms a layer, 43 to "
+    "50 us a message in a node and 64 to 67 between nodes, 0.29 to 0.30 s a message of a pipeline "
+    "and 142 to 153 us a switch; rows left out are 0.3 to 13 % off in the median, most of all "
+    "agreements of t = 8 without its own rows, which are said too quick.",
     f"Rows are at odds with others if one of their micro-batches takes more than {AT_ODDS:g} times "
     "what an equal or larger one takes on the same stages and tensor-parallel ranks elsewhere "
     "in the table, in runs of the same kind.",

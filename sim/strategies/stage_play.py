@@ -126,21 +126,27 @@ class _StageHooks(Hooks):
 
         Autograd is called once for every parameter, and each call repeats a checkpointed block, but
         starts from the gradient that its product was given: that of the block's output is not
-        gathered again.
+        gathered again. FSDP's hooks before backward hang on outputs: gradients of inputs run them.
         """
         if first:
             if name == "weight":
                 self.backward()
             return
+        layout, root, inputs = self.layout, self.layout.root, name == "input"
         self.memory.turn(name)
-        for piece in reversed(self.layout.pieces):
+        if inputs and root >= 0 and layout.pieces[-1].output_grad:
+            self.pre_backward(root)
+        for i in range(len(layout.pieces) - 1, -1, -1):
+            piece = layout.pieces[i]
             if not piece.output_grad:
                 continue
             self.memory.reach(piece.block)
+            if inputs and piece.unit != root and layout.closes[piece.unit] == i:
+                self.pre_backward(piece.unit)
             for _ in range(self._repeats(name, piece)):
-                self.compute("recompute", PRE_BACKWARD, piece, again=name == "input")
-            self.compute(name, PRE_BACKWARD, piece, again=name == "input")
-            for group in self.layout.groups(piece.unit) if name == "weight" else ():
+                self.compute("recompute", PRE_BACKWARD, piece, again=inputs)
+            self.compute(name, PRE_BACKWARD, piece, again=inputs)
+            for group in () if inputs else layout.groups(piece.unit):
                 self.accumulate(group, keep=True)
         self.memory.done()
 

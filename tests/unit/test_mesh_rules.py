@@ -17,6 +17,7 @@ from sim.blocks.parameters import tree_of
 from sim.inputs.model import Model
 from sim.inputs.shares import mesh_on
 from sim.inputs.workload import Checkpointing, Parallelism, Workload
+from sim.pipeline.schedules import SCHEDULES, PipelineShape
 from sim.strategies import build_plan, build_plans
 from sim.strategies.plan import COLLECTIVE
 
@@ -62,9 +63,9 @@ class Case(NamedTuple):
         """Of a stage."""
         return self.shard * self.replicate * self.c * self.t
 
-    def plans(self):
+    def plans(self, **knobs):
         """What each rank of a pipeline, or the one, issues."""
-        knobs = {"context_parallel_kind": "all-gather"} if self.c > 1 else {}
+        knobs |= {"context_parallel_kind": "all-gather"} if self.c > 1 else {}
         if self.p > 1:
             knobs |= {"pipeline_parallel": self.p, "pipeline_schedule": self.schedule}
         workload = Workload(
@@ -289,3 +290,24 @@ def drawn(pipelines, times):
 def test_collectives_follow_from_shapes(case):
     for plan in case.plans():
         assert issued(plan) == expected(case, plan.stage if case.p > 1 else 0)
+
+
+@pytest.mark.parametrize("schedule", STAGES)
+def test_gathers_where_pipelines_reshard_after_forward(schedule):
+    """Layers are gathered by what does not follow a backward: they are kept behind one.
+
+    Gradients of weights apart gather nothing. Ranks without the first and the last stage, by the
+    order that the schedule runs.
+    """
+    shape = PipelineShape(4, 8, STAGES[schedule])
+    layers = split(14, shape.stages)
+    case = Case("llama", 1, 1, 1, 2, 1, "none", True, True, 14, 8, 4, schedule)
+    for plan in case.plans(pipeline_reshard_after_forward=True):
+        gathers, behind = 0, {}  # whether the last of a stage was its forward, or nothing
+        for action in SCHEDULES[schedule].computed(shape)[plan.stage]:
+            for part in (part for part in action.parts if part.kind != "W"):
+                gathers += len(layers[part.stage]) * behind.get(part.stage, True)
+                behind[part.stage] = part.kind == "F"
+        if not {0, shape.stages - 1} & set(behind):
+            found = issued(plan)
+            assert found["all_gather", "shard", "bf16", "count"] == gathers
