@@ -57,6 +57,7 @@ class TokenFlops:
         return self.forward + self.backward + self.recompute
 
 
+@lru_cache(maxsize=1024)
 def token_flops(workload: Workload, attention: Counting = "full") -> TokenFlops:
     """FLOPs that training on one token takes.
 

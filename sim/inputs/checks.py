@@ -80,7 +80,7 @@ def finish_pair(
 
 def check(topology: Topology, workload: Workload) -> tuple[Finding, ...]:
     """Every finding about a pair; the pair's own only where both halves are sound."""
-    alone = (*_of_machine(topology), *check_workload.findings(workload))
+    alone = (*_of_machine(topology), *_of_job(workload))
     if any(f.error for f in alone):
         return alone
     return (*alone, *check_pair.findings(topology, workload))
@@ -91,10 +91,15 @@ def _of_machine(topology: Topology) -> tuple[Finding, ...]:
     return tuple(check_topology.findings(topology))
 
 
+@lru_cache(maxsize=512)
+def _of_job(workload: Workload) -> tuple[Finding, ...]:
+    return tuple(check_workload.findings(workload))
+
+
 def check_one(spec: Spec) -> tuple[Finding, ...]:
     """Every finding about one side alone."""
     if isinstance(spec, Topology):
         return _of_machine(spec)
     if isinstance(spec, Workload):
-        return tuple(check_workload.findings(spec))
+        return _of_job(spec)
     return ()

@@ -24,19 +24,23 @@ from sim.inputs.translation import Translation
 from sim.inputs.tree import Branch, Leaf, Place, Tree, from_python
 from sim.records import dataclass
 
-_MACHINES, _READS, _RESTS = 256, 1024, 256  # that a half keeps
+_HALVES, _READS, _RESTS = 512, 1024, 256  # that a half keeps
 
 #: what is assumed, by top-level key, and where things are written
 _Said = tuple[dict[str, tuple[Assumption, ...]], dict[str, Place]]
-#: values, what is assumed, where things are written; the settings, so that their ids stay theirs
-_Read = tuple[dict[str, Any], list[Assumption], dict[str, Place], object]
+#: values, what is assumed (by top-level key, too), where things are written; the settings, so that
+#: their ids stay theirs
+_Read = tuple[
+    dict[str, Any], list[Assumption], dict[str, tuple[Assumption, ...]], dict[str, Place], object
+]
 
 
 class Rereads:
     """What changes of a half gave; not handed to other processes."""
 
     def __init__(self) -> None:
-        self.halves: dict[tuple[object, ...], Half] = {}  # of machines; the last used is last
+        #: with the settings, so that their ids stay theirs; the last used is last
+        self.halves: dict[tuple[object, ...], tuple[Half, object]] = {}
         self.reads: dict[tuple[object, ...], _Read] = {}
         self.rests: dict[frozenset[str], _Said] = {}
 
@@ -67,18 +71,15 @@ class Half:
     def varied(self, settings: tuple[overrides.Override, ...], faults: list[Fault]) -> Half:
         """The half with keys changed; itself where there are faults, which are added.
 
-        Rereads machines are kept, since a sweep has few of them.
+        Rereads halves are kept, since a grid has fewer of either side than points.
         """
-        key: tuple[object, ...] = ()
-        for path, value in ((s.path, s.value) for s in settings):
-            if self.side != "topology" or not isinstance(value, Leaf):
-                return self._reread(settings, faults)
-            key = (*key, path, type(value.value), value.value, value.quoted, value.place)
+        key = tuple([(s.path, *_said_by(s.value)) for s in settings])
         halves = self._rereads.halves
-        found = halves.pop(key, None) or self._reread(settings, faults)
+        known = halves.pop(key, None)
+        found = self._reread(settings, faults) if known is None else known[0]
         if not faults:
-            halves[key] = found
-            if len(halves) > _MACHINES:
+            halves[key] = found, settings
+            if len(halves) > _HALVES:
                 del halves[next(iter(halves))]
         return found
 
@@ -102,6 +103,7 @@ class Half:
         values: dict[str, Any] = {}
         assumed, places = self._untouched(frozenset(touched))
         read: list[Assumption] = []
+        by_name: dict[str, tuple[Assumption, ...]] = {}
         reads = self._rereads.reads
         for key in touched:
             own = tuple((s.path, id(s.value)) for s in settings if s.path[0] == key)
@@ -115,16 +117,18 @@ class Half:
                     continue
                 if len(reads) >= _READS:
                     reads.clear()
-                found = reads[known] = value, reader.assumed, reader.given, tuple(settings)
+                found = reads[known] = (
+                    value, reader.assumed, by_key(reader.assumed), reader.given, tuple(settings),
+                )  # fmt: skip
             values |= found[0]
             read += found[1]
-            places = places | found[2]
+            by_name |= found[2]
+            places = places | found[3]
         if faults:
             return self
         changed = self.spec.model_copy(update=values)
         spec = checks.finish(changed)
-        read = read if spec is changed else inferred(read, spec)
-        said = assumed | by_key(read)
+        said = assumed | (by_name if spec is changed else by_key(inferred(read, spec)))
         return Half(self.side, tree, spec, self.folder, said, places, self.translation)
 
     def _untouched(self, touched: frozenset[str]) -> _Said:
@@ -138,6 +142,13 @@ class Half:
                 rests.clear()
             known = rests[touched] = assumed, places
         return known
+
+
+def _said_by(value: Tree) -> tuple[object, ...]:
+    """What tells a value from others: by what it says where that is one word, else by itself."""
+    if isinstance(value, Leaf):
+        return type(value.value), value.value, value.quoted, value.place
+    return (id(value),)
 
 
 def inferred(assumed: list[Assumption], spec: Spec) -> list[Assumption]:

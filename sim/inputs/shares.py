@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import accumulate
 from math import gcd
 from operator import mul
 
 from sim.errors import InputError
 from sim.inputs.rows import real_length
-from sim.inputs.strategy import strategy_of
+from sim.inputs.strategy import strategy_named
 from sim.inputs.topology import Topology
-from sim.inputs.workload import Workload
+from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Batch, Mesh
 
 _SOURCE = "workload"
@@ -39,7 +40,11 @@ def mesh_on(workload: Workload, world: int, gpus_per_node: int | None = None) ->
     InputError
         If the sizes that the workload gives are not the world.
     """
-    p = workload.parallelism
+    return _mesh(workload.parallelism, world, gpus_per_node)
+
+
+@lru_cache(maxsize=512)
+def _mesh(p: Parallelism, world: int, gpus_per_node: int | None) -> Mesh:
     cp, tp, replicate = p.context_parallel, p.tensor_parallel, p.replicate
     own = p.sharing
     if world % own:
@@ -48,7 +53,7 @@ def mesh_on(workload: Workload, world: int, gpus_per_node: int | None = None) ->
         axis, size = next((a, n) for a, n in zip(axes, sizes, strict=True) if world % n)
         message = f"{world} ranks do not divide into groups of {size}"
         raise InputError.single(_SOURCE, message, f"parallelism.{axis}")
-    if strategy_of(workload).replicates(p):
+    if strategy_named(p.strategy).replicates(p):
         replicate, shard = world // own, 1
     elif p.shard is None:
         shard = world // replicate // own

@@ -96,6 +96,7 @@ def links_of(topology: Topology) -> Links:
     return Links(fabric.bandwidth(fabric.route(fabric.n_ranks - 1, 0)) if apart else host, host)
 
 
+@lru_cache(maxsize=512)
 def checkpoint_bytes(workload: Workload) -> float:
     """What a resumable checkpoint holds: master weights and optimizer state. [B]
 

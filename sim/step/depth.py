@@ -43,6 +43,7 @@ def repeats(workload: Workload) -> bool:
     return alike and near and policy != "selective-blocks" and deep
 
 
+@lru_cache(maxsize=1024)
 def of_layers(workload: Workload, layers: int) -> Workload:
     """The same job with another number of blocks."""
     if layers == workload.model.layers:

@@ -10,6 +10,7 @@ shorter one, so that more cycles in the middle do no more than put off what foll
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -44,8 +45,14 @@ def shortened(workload: Workload) -> Iterator[Workload]:
     for few in _tried(workload) if cycle else ():
         left = steps - (steps - few) // cycle * cycle
         if few < steps and left < steps:
-            yield workload.model_copy(update={"gradient_accumulation": left})
+            yield _of_steps(workload, left)
     yield workload
+
+
+@lru_cache(maxsize=1024)
+def _of_steps(workload: Workload, steps: int) -> Workload:
+    """The job with other micro-steps; one object for equal ones, so that it is looked up fast."""
+    return workload.model_copy(update={"gradient_accumulation": steps})
 
 
 def fewest(workload: Workload) -> Workload:

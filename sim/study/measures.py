@@ -65,14 +65,14 @@ def measures_of(jobs: Sequence[tuple[Topology, Workload]]) -> list[dict[str, Any
 
 
 def _row(topology: Topology, workload: Workload, found: StepReport) -> dict[str, Any]:
-    measured, memory = found.breakdown, found.memory
+    measured, memory, verdict = found.breakdown, found.memory, found.memory.verdict
     rates = throughput_section(topology, workload, found.time_s)
     job = estimate_job(topology, workload, measured)
     cost = job.cost if job else None
     row: dict[str, Any] = {
-        "fits": memory.fits,
-        "verdict": memory.verdict.word,
-        "fit_probability": memory.verdict.probability,
+        "fits": verdict.fits,
+        "verdict": verdict.word,
+        "fit_probability": verdict.probability,
         "gpus": topology.world_size,
         "step_time_s": measured.time_s,
         "compute_s": measured.compute_s,
