@@ -74,6 +74,7 @@ def _values(names: list[str]) -> Callable[[Any], Any]:
 def _init(cls: Any, fields: tuple[dataclasses.Field[Any], ...]) -> Callable[..., None]:
     taken = [f for f in fields if f.init]
     names = [f.name for f in taken]
+    most = len(names)
     puts = [getattr(cls, name).__set__ for name in names]
     missing = dataclasses.MISSING
     pairs = list(zip(names, puts, strict=True))
@@ -84,10 +85,13 @@ def _init(cls: Any, fields: tuple[dataclasses.Field[Any], ...]) -> Callable[...,
     after = hasattr(cls, "__post_init__")
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        for put, value in zip(puts, args):  # noqa: B905  # `_refused` counts them
-            put(self, value)
+        rest = pairs
+        if args:
+            for put, value in zip(puts, args):  # noqa: B905  # `_refused` counts them
+                put(self, value)
+            rest = pairs[len(args) :]
         used = 0
-        for name, put in pairs[len(args) :] if args else pairs:
+        for name, put in rest:
             if name in kwargs:
                 put(self, kwargs[name])
                 used += 1
@@ -98,7 +102,7 @@ def _init(cls: Any, fields: tuple[dataclasses.Field[Any], ...]) -> Callable[...,
             else:
                 message = f"{cls.__name__}() lacks {name!r}"
                 raise TypeError(message)
-        if used < len(kwargs) or len(args) > len(puts):
+        if used < len(kwargs) or len(args) > most:
             raise TypeError(_refused(cls.__name__, names, len(args), kwargs))
         if after:
             self.__post_init__()

@@ -36,7 +36,7 @@ _BATCH = {"global_batch": "gradient_accumulation", "gradient_accumulation": "glo
 
 
 class Override(NamedTuple):
-    """One override: the file it belongs to ("" until routed), its path and its value."""
+    """One override: the file it belongs to ("" where only its key says), its path and its value."""
 
     side: str
     path: tuple[str, ...]
@@ -113,15 +113,21 @@ def route(settings: Iterable[Override], faults: list[Fault]) -> dict[str, list[O
         if first in _SIDES and len(item.path) > 1:
             routed[first].append(item._replace(side=first, path=item.path[1:]))
             continue
-        owners = [item.side] if item.side else [s for s, c in _SIDES.items() if first in plan_of(c)]
+        owners = (item.side,) if item.side else _owners(first)
         if len(owners) == 1:
-            routed[owners[0]].append(item._replace(side=owners[0]))
+            routed[owners[0]].append(item)
         elif owners:
             both = f"topology.{item.text} or workload.{item.text}"
             faults.append(Fault(source, None, None, item.text, f"both files have it; write {both}"))
         else:
             faults.append(Fault(source, None, None, item.text, "unknown key" + _elsewhere(item)))
     return routed
+
+
+@lru_cache(maxsize=1024)
+def _owners(first: str) -> tuple[str, ...]:
+    """Sides whose schema has a key."""
+    return tuple(side for side, cls in _SIDES.items() if first in plan_of(cls))
 
 
 def _elsewhere(item: Override) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -46,10 +46,30 @@ def key_of(name: Name, cost: CollectiveCost) -> Key:
     return name.collective, f"{name.group} {name.stage}", cost.algorithm
 
 
+def algorithms_of(costs: Mapping[Name, CollectiveCost]) -> Mapping[str, tuple[str, ...]]:
+    """What NCCL takes for the collectives of a kind, from the smallest to the largest."""
+    found: dict[str, dict[str, None]] = {}
+    for name, cost in sorted(costs.items(), key=lambda item: item[0].total):
+        if cost.channels:
+            taken = f"{cost.algorithm} {cost.protocol} {cost.channels} ch"
+            found.setdefault(name.collective, {})[taken] = None
+    return {collective: tuple(taken) for collective, taken in found.items()}
+
+
 _Where = tuple[Groups | Pairs, int, int]
 """Groups, and the stage out of how many whose ranks they hold."""
 _Kind = tuple[Key, _Where]
-_Kept = tuple[tuple[dict[Name, CollectiveCost], Compiled], Fabric, Sequence[Plan]]
+
+
+class Agreed(NamedTuple):
+    """What jobs of the same plans have in common on a machine."""
+
+    costs: dict[Name, CollectiveCost]
+    compiled: Compiled
+    algorithms: Mapping[str, tuple[str, ...]]  # see `algorithms_of`
+
+
+_Kept = tuple[Agreed, Fabric, Sequence[Plan]]
 MAX_KEPT = 8  # of a plan
 
 
@@ -80,21 +100,21 @@ class StepCollectives:
         self.roles = roles_of(fabric, len(plans))
         #: others may have the same classes, by identity
         self.kept = capacity is None
-        self.costs, self.compiled = self._compiled(Nccl.of(stack), level, speed, capacity)
+        agreed = self._agreed(Nccl.of(stack), level, speed, capacity)
+        self.costs, self.compiled, self.algorithms = agreed
         self.single = len(self.compiled.classes.ranks) == 1
         self._lanes: dict[tuple[str, int, int, bool], int] = {}
         self._n_lanes = 0
 
-    def _compiled(
-        self, nccl: Nccl, level: str, speed: F8 | None, capacity: F8 | None
-    ) -> tuple[dict[Name, CollectiveCost], Compiled]:
-        """What collectives cost, and classes of ranks: the same for all jobs of these plans."""
+    def _agreed(self, nccl: Nccl, level: str, speed: F8 | None, capacity: F8 | None) -> Agreed:
+        """What collectives cost, and classes of ranks."""
         pace = b"" if speed is None else speed.tobytes()
         key = (level, nccl, pace, id(self.fabric), *map(id, self.plans))
         kept: dict[object, _Kept] = self.plans[0].derived.setdefault("collectives", {})
         if capacity is not None or key not in kept:
             costs: dict[Name, CollectiveCost] = {}
-            found = costs, self._compile(costs, nccl, level, pace, speed, capacity)
+            compiled = self._compile(costs, nccl, level, pace, speed, capacity)
+            found = Agreed(costs, compiled, algorithms_of(costs))
             if capacity is not None:
                 return found
             if len(kept) >= MAX_KEPT:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from sim.blocks.unroll import unroll
@@ -25,18 +25,9 @@ class Priced(NamedTuple):
     flights: Flights
     compiled: Compiled
     collectives: dict[Name, CollectiveCost]
+    algorithms: Mapping[str, tuple[str, ...]]  # that NCCL takes, by kind of collective
     fallbacks: tuple[str, ...]
     models: tuple[CostModel, ...]  # of the kernels of each part
-
-    @property
-    def algorithms(self) -> dict[str, tuple[str, ...]]:
-        """What NCCL takes for the collectives of a kind, from the smallest to the largest."""
-        found: dict[str, dict[str, None]] = {}
-        for name, cost in sorted(self.collectives.items(), key=lambda item: item[0].total):
-            if cost.channels:
-                taken = f"{cost.algorithm} {cost.protocol} {cost.channels} ch"
-                found.setdefault(name.collective, {})[taken] = None
-        return {collective: tuple(taken) for collective, taken in found.items()}
 
     def cost_of(self, plan: Plan, op: PlanOp) -> CollectiveCost:
         """What a collective of a plan was priced at."""
@@ -84,6 +75,7 @@ def price(
         flights=step.flights(),
         compiled=step.compiled,
         collectives=step.costs,
+        algorithms=step.algorithms,
         fallbacks=tuple(fallbacks),
         models=tuple(models),
     )

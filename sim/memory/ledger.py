@@ -164,12 +164,15 @@ def _summed(allocations: Allocations, sizes: F8) -> Ledger:
         if instants.size
     )
     peaks = {moment: Peak() for moment in MOMENTS}  # what a stage without blocks has none of
-    held, done = np.zeros(len(TERMS)), 0
-    for instant, moment in highest:
-        until = int(c.instant.searchsorted(instant, "right"))
-        held += np.bincount(c.term[done:until], changes[done:until], len(TERMS))
-        terms = {name: size for name, size in zip(_NAMES, held.tolist(), strict=True) if size}
-        peaks[moment], done = Peak(float(total[instant]), terms), until
+    # what changes from one of them to the next, by term, and what is held then
+    until = c.instant.searchsorted([instant for instant, _ in highest], "right")
+    row = np.repeat(np.arange(until.size), np.diff(until, prepend=0))
+    place = c.term[: row.size] + row * len(TERMS)
+    changed = np.bincount(place, changes[: row.size], until.size * len(TERMS))
+    held = changed.reshape(-1, len(TERMS)).cumsum(axis=0).tolist()
+    for (instant, moment), each in zip(highest, held, strict=True):
+        terms = {name: size for name, size in zip(_NAMES, each, strict=True) if size}
+        peaks[moment] = Peak(float(total[instant]), terms)
     pools = dict(zip(POOLS, pooled.max(axis=1).tolist(), strict=True))
     step_pooled = float(pooled[:, c.within].max(axis=1).sum())
     host: dict[str, float] = {}
