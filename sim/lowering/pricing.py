@@ -23,7 +23,7 @@ from sim.blocks.update import (
 )
 from sim.cost.collectives import CollectiveCost
 from sim.cost.gemm import MEMORY_SATURATION
-from sim.cost.host import HostModel, agreement_s, host_model, launch_stack, pace_of
+from sim.cost.host import agreement_s, host_model, launch_stack, pace_of
 from sim.cost.host_update import host_rate, update_s
 from sim.cost.kernel_cost import CostModel, cost_model
 from sim.fabric.fabric import Fabric
@@ -34,11 +34,12 @@ from sim.inputs.workload import Workload
 from sim.lowering.classes import Compiled
 from sim.lowering.collectives import HOST_LINK, StepCollectives, key_of, name_of
 from sim.lowering.parts import HOST_SYNC_S, I8, Part
-from sim.lowering.rows import CATEGORY, RowBlock, RowTable, joined, kernel_rows
+from sim.lowering.rows import CATEGORY, RowBlock, RowTable, joined
 from sim.lowering.table import Distinct
+from sim.lowering.templates import template_rows
 from sim.strategies.exchanges import COPYING
 from sim.strategies.pipeline_play import messages_in
-from sim.strategies.plan import COLLECTIVE, HOST, SEGMENT, Plan, PlanOp, runs
+from sim.strategies.plan import COLLECTIVE, HOST, SEGMENT, Plan, PlanOp
 
 _MESSAGES = ("send", "send_recv")  # between two ranks, on which nobody agrees first
 _OWNED = ("optimizer", "clip")  # segments over what a rank owns, not over tokens
@@ -139,7 +140,7 @@ class Pricing:
             if op.calls:
                 calls_s += self._trainer_s(op.calls, own)
             blocks.append(
-                _block(self.model, self.host, kernels, op.module, self.hbm_capacity, calls_s)
+                template_rows(self.model, self.host, kernels, op.module, self.hbm_capacity, calls_s)
             )
         sizes = tuple([block.columns.shape[1] for block in blocks])
         placed = fixed.placed.get(sizes)
@@ -324,44 +325,3 @@ def pricing_of(step: StepCollectives, workload: Workload, role: Role, index: int
                 _pricings.clear()
             _pricings[key] = found
     return found
-
-
-_BlockKey = tuple[int, int, int, str, float, float]
-_blocks: dict[_BlockKey, tuple[CostModel, HostModel, tuple[Kernel, ...], RowBlock]] = {}
-MAX_BLOCKS = 4096
-
-
-def _block(
-    model: CostModel, host: HostModel, kernels: tuple[Kernel, ...], module: str, hbm: float,
-    calls_s: float,
-) -> RowBlock:  # fmt: skip
-    """Rows of a template's kernels, or of those of one of its modules; before the first, calls."""
-    key = (id(model), id(host), id(kernels), module, hbm, calls_s)
-    found = _blocks.get(key)
-    if found is not None:
-        return found[-1]
-    own = tuple(k for k in kernels if runs(module, k.module)) if module else kernels
-    if own:
-        block = _kernels(model, host, own, hbm, calls_s)
-    else:
-        idle = RowTable()
-        idle.add(host_s=calls_s, category=CATEGORY["elementwise"])
-        block = idle.block()
-    if len(_blocks) >= MAX_BLOCKS:
-        _blocks.clear()
-    _blocks[key] = (model, host, kernels, block)  # held, so that the ids stay theirs
-    return block
-
-
-def _kernels(
-    model: CostModel, host: HostModel, own: tuple[Kernel, ...], hbm: float, calls_s: float
-) -> RowBlock:
-    costs = model.costs(own)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rate = np.minimum(costs.hbm_bytes / costs.time_s, hbm)
-    host_s = np.array([host.launch_s(k) for k in own], dtype=float)
-    host_s[0] += calls_s
-    return kernel_rows(
-        costs.time_s, costs.curve, rate, host_s, [CATEGORY[k.kind] for k in own],
-        [k.waits for k in own], model.fallbacks_of(own),
-    )  # fmt: skip

@@ -1,5 +1,6 @@
 """Sweeps: axes, conditions, Pareto front, the store, workers that die, kill -9 and Ctrl-C."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from sim.errors import InputError
 from sim.inputs.loader import load
 from sim.report.formats import rendered
 from sim.report.sweep import view
+from sim.study import executors
 from sim.study.axes import Axis, Grid, from_options, read_grid
 from sim.study.executors import LocalPool, Task, run_here
 from sim.study.export import write_parquet
@@ -355,6 +357,13 @@ def test_processes_give_the_rows_of_one(tmp_path):
     alone = sweep(grid, tmp_path / "a.sqlite")
     both = sweep(grid, tmp_path / "b.sqlite", processes=2)
     assert [r.measures for r in alone.rows] == [r.measures for r in both.rows]
+
+
+def test_while_tasks_run_objects_are_collected_seldom():
+    before = gc.get_threshold()
+    seen = run_here(lambda context, payload: gc.get_threshold()[0], None, [Task(0, 2), Task(1, 2)])
+    assert [answer.value for answer in seen] == [executors.COLLECTED_EVERY] * 2
+    assert gc.get_threshold() == before
 
 
 def test_tasks_can_be_run_here():
