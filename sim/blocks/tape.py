@@ -161,13 +161,11 @@ class Tape:
         exchanges: tuple[Exchange, ...] = (),
     ) -> None:
         """Kernels that make no tensor of the graph: sums of gradients, casts, metrics."""
-        where = module or self.module
-        self.ops.append(
-            Op(
-                name, where, role, (), -1, (),
-                self._rows(forward), self._rows(backward), exchanges=exchanges, fused=self.fused,
-            )
-        )  # fmt: skip
+        self.ops.append(_new(Op, (
+            name, module or self.module, role, (), -1, (), self._rows(forward),
+            self._rows(backward), 0.0, 0, 0.0, False, False, False, 0.0, 0.0, 0.0, exchanges,
+            self.fused, "",
+        )))  # fmt: skip
 
     def gemm(
         self,

@@ -21,7 +21,7 @@ from sim.strategies.units import (
 )
 
 #: layers to record at either end: outlives the free events left from the step before, and prefetch
-_EDGE = 8
+_EDGE = 6
 
 
 def record_in_full(

@@ -60,7 +60,7 @@ def _edge(workload: Workload, tree: ModelTree) -> int:
     if workload.activation_checkpointing.offload:
         return 0
     depth = knobs.backward_prefetch if isinstance(knobs.backward_prefetch, int) else 1
-    edge = 3 + max(depth, gathered_ahead(knobs), knobs.reduce_scatter_max_input_buffers)
+    edge = 2 + max(depth, gathered_ahead(knobs), knobs.reduce_scatter_max_input_buffers)
     if layers < 2 * edge + 3:
         return 0
     return edge if equal_layers(workload, tree) else 0

@@ -113,23 +113,31 @@ def _copy(
     base = len(out) - start
     low, inserted = gap
     lift, extra, head = blocks
+    moved += range(len(out), len(out) + stop - start)
+    if not base:  # before the first gap, and before the head, which is behind it
+        out += ops[start:stop]
+        return
     for op in ops[start:stop]:
-        deps, block, unit, sync = op.deps, op.block, op.unit, op.host_after
-        if deps and base:
+        (kind, stream, name, phase, block, module, deps, sync, micro, collective, group, bytes_in,
+         bytes_out, dtype, unit, traffic, comm, calls) = op  # fmt: skip
+        if deps:
             deps = tuple(
                 [d + base if d >= start else moved[d] + (inserted if d >= low else 0) for d in deps]
             )
-        if sync >= 0 and base:
+        elif sync < 0 and block <= 0:
+            out.append(op)
+            continue
+        if sync >= 0:
             sync = sync + base if sync >= start else moved[sync] + (inserted if sync >= low else 0)
-        moved.append(len(out))
         if block == head:
             block += extra
         elif lift and block > 0:
             block += lift
             unit = names[block]
-        if deps is not op.deps or block != op.block or sync != op.host_after:
-            op = _new_op(PlanOp, (*op[:4], block, op[5], deps, sync, *op[8:14], unit, *op[15:]))
-        out.append(op)
+        out.append(_new_op(PlanOp, (
+            kind, stream, name, phase, block, module, deps, sync, micro, collective, group,
+            bytes_in, bytes_out, dtype, unit, traffic, comm, calls,
+        )))  # fmt: skip
 
 
 def _copies(

@@ -60,7 +60,7 @@ FSDP1 = st.fixed_dictionaries(
 @settings(max_examples=100, deadline=None)
 @given(
     knobs=st.one_of(FSDP1, FSDP2),
-    layers=st.integers(19, 30),
+    layers=st.integers(9, 30),
     accumulate=st.integers(1, 3),
     lora=st.booleans(),
     recompute=st.sampled_from(["none", "full", "reentrant"]),
