@@ -43,8 +43,8 @@ PILE_UP = "zero3-frozen-weights-pile-up"
 
 _traces: dict[tuple[int, tuple[bool, ...], bool, bool, int], tuple[ModelTree, ModuleTrace]] = {}
 
-MAX_PEAKS = 8
-_peaks: dict[tuple[int, Settings], Coordinator] = {}
+MAX_PEAKS = 256
+_peaks: dict[tuple[int, Settings], _Played] = {}
 
 
 class Trap(NamedTuple):
@@ -278,9 +278,22 @@ def zero3_live_peak(workload: Workload, tree: ModelTree, mesh: Mesh) -> LivePeak
     if found is None or found.trace is not trace:
         if len(_peaks) >= MAX_PEAKS:
             _peaks.clear()
-        found = _peaks[id(trace), s] = Coordinator(trace, s, Quiet({}))
-        found.micro_batch()
-    c = found
+        found = _peaks[id(trace), s] = _played(trace, s)
+    return LivePeak(found.by_category, _traps(workload, s, found))
+
+
+class _Played(NamedTuple):
+    """What of a micro-batch the coordinator's memory is told by."""
+
+    trace: ModuleTrace
+    by_category: dict[str, float]  # as `LivePeak` has it [B]
+    live: int  # elements gathered at most [1]
+    frozen: int  # elements that are frozen and do not persist [1]
+
+
+def _played(trace: ModuleTrace, s: Settings) -> _Played:
+    c = Coordinator(trace, s, Quiet({}))
+    c.micro_batch()
     wide = DTYPE_BYTES[s.reduce_dtype]
     coalesced, reduced = [], []
     for issued in c.issued:
@@ -290,15 +303,18 @@ def zero3_live_peak(workload: Workload, tree: ModelTree, mesh: Mesh) -> LivePeak
         elif len(issued.parameters) > 1:
             coalesced.append(size)
     largest = max((n for n, t in zip(trace.numel, trace.trainable, strict=True) if t), default=0)
-    peak = float(c.peak_live * c.size)
     by_category = {
-        "unsharded_parameters": peak,
+        "unsharded_parameters": float(c.peak_live * c.size),
         "persistent_parameters": float(c.persistent_numel * c.size),
         "gather_buffer": float(max(coalesced, default=0) * s.world * c.size),
         "reduce_bucket": float(s.reduce_bucket * c.size) if largest else 0.0,
         "reduce_buffer": float(max(reduced, default=0) * s.world * wide),
     }
-    return LivePeak(by_category, _traps(workload, c, peak))
+    frozen = sum(
+        n for n, trains, keep in zip(trace.numel, trace.trainable, c.persistent, strict=True)
+        if not trains and not keep
+    )  # fmt: skip
+    return _Played(trace, by_category, c.peak_live, frozen)
 
 
 def _gathered(workload: Workload, tree: ModelTree, mesh: Mesh) -> Gathered:
@@ -320,15 +336,11 @@ def _gathered(workload: Workload, tree: ModelTree, mesh: Mesh) -> Gathered:
     return Gathered(forward, live, held["gather_buffer"], buckets)
 
 
-def _traps(workload: Workload, c: Coordinator, peak: float) -> tuple[Trap, ...]:
-    s, trace = c.settings, c.trace
+def _traps(workload: Workload, s: Settings, played: _Played) -> tuple[Trap, ...]:
     policy, version = workload.activation_checkpointing, workload.parallelism.deepspeed_version
-    frozen = sum(
-        n for n, trains, keep in zip(trace.numel, trace.trainable, c.persistent, strict=True)
-        if not trains and not keep
-    )  # fmt: skip
-    if not (s.attribute_frozen and policy.kind != "none" and frozen):
+    if not (s.attribute_frozen and policy.kind != "none" and played.frozen):
         return ()
+    peak = played.by_category["unsharded_parameters"]
     if not policy.reentrant:
         return (
             Trap(
@@ -337,10 +349,10 @@ def _traps(workload: Workload, c: Coordinator, peak: float) -> tuple[Trap, ...]:
                 "backward pass, after recomputing it, and gathers them once more, each when it is "
                 "needed",
                 "use DeepSpeed 0.19.2 or older, if no norm is frozen and partitioned",
-                float(frozen * c.size),
+                float(played.frozen * DTYPE_BYTES[s.dtype]),
             ),
         )
-    if c.peak_live <= s.max_live:
+    if played.live <= s.max_live:
         return ()
     return (
         Trap(

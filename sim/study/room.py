@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from sim.inputs.workload import Checkpointing, Workload
 from sim.step.step import memory_of
+from sim.strategies import micro_steps_apart
 from sim.study.candidates import Candidate, frugal_form, saves_as_much
 from sim.study.layouts import least_form
 
@@ -55,8 +56,8 @@ class Rooms:
     risk: float = RISK
     #: what is too much, by the rest of a plan
     _too_large: dict[Any, list[_Asked]] = field(default_factory=dict)
-    #: forms that stand for others and are not too large for them all
-    _enough: set[Any] = field(default_factory=set)
+    #: forms that stand for others and are not too large for them all, and on how few nodes
+    _enough: dict[Any, int] = field(default_factory=dict)
 
     def room(self, candidate: Candidate) -> Room:
         """Whether a candidate has room in memory, as surely as is asked.
@@ -78,14 +79,18 @@ class Rooms:
         failed = self._failed(candidate, w)
         if any(f.needs > _SURELY for f in failed if f.covers(w)):
             return True
-        key = (w.parallelism, w.activation_checkpointing, w.micro_batch, w.gradient_accumulation)
-        asked = (candidate.machine.name, candidate.topology.nodes, candidate.extra, *key)
-        if asked not in self._enough:
+        steps, nodes = w.gradient_accumulation, candidate.topology.nodes
+        if w.parallelism.pipeline_parallel == 1:
+            steps = micro_steps_apart(w)
+        key = (w.parallelism, w.activation_checkpointing, w.micro_batch, steps)
+        asked = (candidate.machine.name, candidate.extra, *key)
+        # more nodes need no more; did they, the plan itself is asked before it is taken
+        if nodes < self._enough.get(asked, nodes + 1):
             found = _asked(candidate, w)
             if found.needs > _SURELY:
                 failed.append(found)
                 return True
-            self._enough.add(asked)
+            self._enough[asked] = nodes
         return False
 
     def _room(self, candidate: Candidate, w: Workload) -> Room:
