@@ -461,6 +461,23 @@ def test_megatron_is_not_read_as_plain_replicas(files):
 
 
 @pytest.mark.parametrize(
+    ("said", "kind", "rotation"),
+    [("", "ring", "all-to-all"), ("p2p", "ring", "all-to-all"), ("all_gather", "all-gather", None),
+     ("a2a", "ulysses", None), ("a2a+p2p", "ring", "all-to-all")],
+)  # fmt: skip
+def test_megatron_exchanges_keys_and_values_as_told(said, kind, rotation, tmp_path):
+    script = tmp_path / "mega.sh"
+    script.write_text(
+        f"{MEGATRON.rstrip()} --context-parallel-size 2 {said and '--cp-comm-type ' + said}\n"
+    )
+    found = load_workload(script).parallelism
+    assert (found.context_parallel, found.context_parallel_kind) == (2, kind)
+    assert rotation in (None, found.context_parallel_rotation)
+    aside = [a["theirs"] for a in sim.import_job(script).aside if a["matters"]]
+    assert ("cp-comm-type" in aside) is ("+" in said)
+
+
+@pytest.mark.parametrize(
     ("builder", "model"),
     [("qwen2_5.qwen2_5_7b_instruct", "qwen2.5-7b"), ("gemma2.gemma2_9b", "gemma-2-9b"),
      ("phi3.phi3_mini", "phi-3-mini"), ("llama2.llama2_70b", "llama-2-70b")],

@@ -68,6 +68,7 @@ def read(source: Source, job: Translation) -> None:
     _model(keys, job)
     _experts(keys, job)
     _pipeline(keys, job)
+    _context(keys, job)
     _numbers(keys, job)
     _recompute(keys, job)
     job.suppose("method.kind", "full", "Megatron trains in full")
@@ -137,6 +138,22 @@ def _pipeline(keys: Keys, job: Translation) -> None:
     if stages > 1:  # layers are divided evenly; the embedding and the head come on top
         job.suppose("parallelism.pipeline_first_stage_less_layers", 0, _DEFAULT)
         job.suppose("parallelism.pipeline_last_stage_less_layers", 0, _DEFAULT)
+
+
+def _context(keys: Keys, job: Translation) -> None:
+    """How Transformer Engine exchanges keys and values (`--cp-comm-type`)."""
+    if (keys.count("context-parallel-size") or 1) == 1:
+        return
+    how = keys.text("cp-comm-type").lower()
+    kinds = {"p2p": "ring", "all_gather": "all-gather", "a2a": "ulysses"}
+    if how in kinds:
+        keys.put("parallelism.context_parallel_kind", kinds[how], "cp-comm-type")
+    elif how:
+        keys.matters(f"of {', '.join(kinds)} none; taken as p2p", "cp-comm-type")
+    job.suppose("parallelism.context_parallel_kind", "ring", _DEFAULT)
+    if how not in ("all_gather", "a2a"):
+        why = "its ring passes them from rank to rank"
+        job.suppose("parallelism.context_parallel_rotation", "all-to-all", why)
 
 
 def _numbers(keys: Keys, job: Translation) -> None:
