@@ -12,10 +12,11 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -29,6 +30,7 @@ ATTEMPTS = 3
 COLLECTED_EVERY = 200_000
 HOPELESS = 30  # deaths in a row after which no worker can be expected to live
 CHUNK = 8
+_MAIN = "__main__"
 
 
 class Task(NamedTuple):
@@ -121,6 +123,21 @@ class _PoolWorker:
     together: set[int] = field(default_factory=set)  # places of those that it computes with others
 
 
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Keep new processes from running the caller's script again, which has no guard against it."""
+    script = sys.modules[_MAIN]
+    kept: dict[str, Any] = {
+        name: vars(script)[name] for name in ("__file__", "__spec__") if name in vars(script)
+    }
+    vars(script).pop("__file__", None)
+    vars(script)["__spec__"] = None
+    try:
+        yield
+    finally:
+        vars(script).update(kept)
+
+
 class LocalPool:
     """Worker processes on this machine.
 
@@ -202,7 +219,9 @@ class LocalPool:
         process = self._spawn.Process(
             target=_serve, args=(theirs, self._work, self._many, self._context), daemon=True
         )
-        process.start()
+        own = self._work.__module__ == _MAIN
+        with nullcontext() if own else _without_script():
+            process.start()
         theirs.close()
         worker = _PoolWorker(process, ours)
         self._workers.append(worker)

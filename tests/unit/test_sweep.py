@@ -468,3 +468,15 @@ def test_command_prints_a_table_and_a_summary(tmp_path, monkeypatch):
     again = CliRunner().invoke(group, [*arguments, "--json"])
     assert len(json.loads(again.stdout)) == 2
     assert "0 computed, 2 from sweep.sweep.sqlite" in again.stderr
+
+
+def test_a_script_without_a_guard_may_sweep(tmp_path):
+    """Workers do not run the caller's script again, as Python's own pools do."""
+    path = tmp_path / "script.py"
+    path.write_text(
+        "import sim\n"
+        "found = sim.sweep('dgx-h100', 'mistral-7b-lora', vary=['micro_batch=1,2'], processes=2)\n"
+        "print([row.status for row in found.rows], __spec__, __file__[-9:])\n"
+    )
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.stderr) == ("['ok', 'ok'] None script.py\n", "")
