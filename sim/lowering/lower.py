@@ -134,37 +134,46 @@ def written(ground: Ground, classes: Classes, flights: Flights, some: I8) -> Low
         out[n_local:] = wire
         return out
 
-    def latency(run: ClassRun) -> F8:
-        out = run.played.part.rows.latency_s[run.played.row]
-        out[run.played.is_host] = run.played.layout.host_s
-        return out
+    def spread(
+        of: Callable[[ClassRun], npt.NDArray[Any]], wire: npt.NDArray[Any] | float
+    ) -> npt.NDArray[Any]:
+        """The same of values by row of costs, see `Played.costs`."""
+        return columns(lambda run: np.take(of(run), run.played.row, axis=-1), wire)
+
+    def costs(name: str, host: float, wire: npt.NDArray[Any] | float) -> npt.NDArray[Any]:
+        return spread(lambda run: run.played.costs(name, host), wire)
+
+    def paced(name: str, host: float, wire: F8) -> npt.NDArray[Any]:
+        def values(run: ClassRun) -> F8:
+            own = run.played.costs(name, host)
+            return np.asarray(own * np.where(curve(run) >= 0, run.pace, 1.0))
+
+        return spread(values, wire)
+
+    def issued(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A column in which host ops take what each of them does."""
+        for run in runs:
+            at, n, host_s = int(run.base[0, 0]), run.played.layout.n, run.played.layout.host_s
+            own = column[at : at + run.classes * n].reshape(run.classes, n)
+            own[:, : host_s.size] = host_s
+        return column
 
     def curve(run: ClassRun) -> I4:
-        return run.played.device(run.played.part.rows.curve, -1)
-
-    def paced(name: str, fill: float) -> Callable[[ClassRun], F8]:
-        def values(run: ClassRun) -> F8:
-            out = run.played.device(getattr(run.played.part.rows, name), fill)
-            if isinstance(run.pace, float) and run.pace == 1.0:
-                return out
-            return np.asarray(out * np.where(curve(run) >= 0, run.pace, 1.0))
-
-        return values
+        return run.played.costs("curve", -1)
 
     def shifted(run: ClassRun) -> I4:
         own = curve(run)
         return np.where(own >= 0, own + np.int32(run.curve), np.int32(-1))
 
     def alone(run: ClassRun) -> F8:
-        p = run.played
-        out = p.part.rows.alone_s[p.row]
-        out[p.is_host] = p.layout.host_s
-        if isinstance(run.pace, float) and run.pace == 1.0:
-            return out
-        return np.where((p.part.rows.curve[p.row] >= 0) & ~p.is_host, out / run.pace, out)
+        own = run.played.costs("alone_s", 0.0)
+        return np.where(curve(run) >= 0, own / run.pace, own)
 
-    def hold(run: ClassRun) -> I4:
-        return run.played.device(run.played.part.rows.hold, 0)
+    def holds(run: ClassRun) -> I4:
+        return np.where(run.played.costs("hold", 0) > 0, run.each, np.int32(-1))
+
+    def reads(run: ClassRun) -> I4:
+        return np.where(curve(run) >= 0, run.each, np.int32(-1))
 
     streams = np.array([len(p.layout.streams) for p in ground.played], dtype=np.int32)
     lanes = streams[classes.role]
@@ -178,14 +187,14 @@ def written(ground: Ground, classes: Classes, flights: Flights, some: I8) -> Low
     # lanes ascend, so that ops keep their place
     program, _ = assemble(
         lane=columns(lambda r: lane_base[r.each] + r.played.layout.lane, wires.lane + n_lanes),
-        latency=columns(latency, wires.latency),
-        work=columns(lambda r: r.played.device(r.played.part.rows.work, 0.0), wires.work),
-        bound=columns(paced("bound", np.inf), wires.bound),
-        weight=columns(paced("weight", 1.0), wires.bound),
+        latency=issued(costs("latency_s", 0.0, wires.latency)),
+        work=costs("work", 0.0, wires.work),
+        bound=paced("bound", np.inf, wires.bound),
+        weight=paced("weight", 1.0, wires.bound),
         demand_ptr=routes.ptr,
         demand_resource=routes.resource,
         demand_amount=routes.amount,
-        route=columns(routes.of, routes.wires),
+        route=spread(routes.of, routes.wires),
         capacity=classes.capacity,
         src=np.concatenate(
             [*((r.base + r.played.src).ravel() for r in runs), wires.arrive, wires.waits]
@@ -193,12 +202,12 @@ def written(ground: Ground, classes: Classes, flights: Flights, some: I8) -> Low
         dst=np.concatenate(
             [*((r.base + r.played.dst).ravel() for r in runs), wires.waits, wires.arrive + 1]
         ),
-        hold_resource=columns(lambda r: np.where(hold(r) > 0, r.each, np.int32(-1)), -1),
-        hold_units=columns(hold, 0),
+        hold_resource=spread(holds, -1),
+        hold_units=costs("hold", 0, 0),
         hold_until=hold_until,
         hold_capacity=classes.sms,
-        curve=columns(shifted, -1),
-        curve_resource=columns(lambda r: np.where(curve(r) >= 0, r.each, np.int32(-1)), -1),
+        curve=spread(shifted, -1),
+        curve_resource=spread(reads, -1),
         curves=curves,
         steps=columns(lambda r: np.ones(r.played.row.size, np.int32), wires.steps)
         if stepped
@@ -212,8 +221,8 @@ def written(ground: Ground, classes: Classes, flights: Flights, some: I8) -> Low
     return Lowered(
         program=program,
         plan_op=columns(lambda r: r.played.layout.plan_op, wires.plan_op),
-        category=columns(lambda r: r.played.device(r.played.part.rows.category, host), wire),
-        alone_s=columns(alone, 0.0),
+        category=costs("category", host, wire),
+        alone_s=issued(spread(alone, 0.0)),
         views=tuple(view for run in runs for view in _views(run, classes)),
         lane_names=_lane_names(runs, classes, program.n_lanes),
         wire=n_local,
@@ -230,10 +239,12 @@ class _Routes(NamedTuple):
     begin: dict[int, int]  # first route of a run, by its first class
 
     def of(self, run: ClassRun) -> I4:
-        """Route of each op of a run."""
-        rows, empty = run.played.part.rows.work.size, np.int32(self.ptr.size - 2)
-        rank = np.int32(self.begin[run.begin]) + (run.each - np.int32(run.begin)) * np.int32(rows)
-        return np.where(run.played.is_host, empty, rank + run.played.row.astype(np.int32))
+        """Route of each row of costs of a run, see `Played.costs`; host ops have the empty one."""
+        n = run.played.part.rows.work.size
+        first = self.begin[run.begin] + (run.each - run.begin) * n
+        out = np.full((run.classes, n + 1), self.ptr.size - 2, dtype=np.int32)
+        out[:, :-1] = first + np.arange(n)
+        return out
 
 
 def _routes(runs: Sequence[ClassRun], classes: Classes, wires: Wires) -> _Routes:

@@ -45,14 +45,14 @@ class Played(NamedTuple):
 
     part: Part
     layout: PartLayout
-    row: I8  # (n,) of costs; 0 for host ops, which have none
-    is_host: B1
+    row: I8  # (n,) of costs; for host ops, which have none, one behind the last
     src: I8  # edges
     dst: I8
 
-    def device(self, column: npt.NDArray[Any], fill: float) -> npt.NDArray[Any]:
-        """A column of costs, op by op; `fill` for host ops."""
-        return np.where(self.is_host, np.asarray(fill, dtype=column.dtype), column[self.row])
+    def costs(self, name: str, host: float) -> npt.NDArray[Any]:
+        """A column of costs, and behind the last what host ops have instead."""
+        column: npt.NDArray[Any] = getattr(self.part.rows, name)
+        return np.append(column, np.asarray(host, dtype=column.dtype))
 
 
 class ClassRun(NamedTuple):
@@ -72,9 +72,8 @@ def played_of(part: Part, hidden: B1) -> Played:
     """A part laid out, with the launches of its `hidden` ops put together."""
     table = table_of(part.plan)
     layout = lay_out(part, table, hidden)
-    row = np.concatenate((np.zeros(layout.n_host, dtype=np.int64), layout.rows))
-    src, dst = edges_of(table, layout)
-    return Played(part, layout, row, np.arange(layout.n) < layout.n_host, src, dst)
+    row = np.concatenate((np.full(layout.n_host, part.rows.work.size), layout.rows))
+    return Played(part, layout, row, *edges_of(table, layout))
 
 
 def curves_of(parts: Sequence[Part], classes: Classes) -> tuple[F8, I4]:

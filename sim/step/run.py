@@ -137,12 +137,14 @@ def run_replicas(
     layers: int | None = None,
     progress: Progress | None = None,
     every_rank: bool = True,
+    causes: bool = True,
 ) -> tuple[StepOutcome, F8]:
     """Simulate a step as often as `variation` asks, with new draws each time.
 
     `progress` is called with steps drawn and steps in all; of one large step, with ops of a rank
     that have ended and all of them. Where not `every_rank` is wanted in the outcome's `lowered`,
-    many ranks that do the same share their columns. Other arguments are those of `run_step`.
+    many ranks that do the same share their columns. `causes` is as for `run_together`, other
+    arguments are those of `run_step`.
 
     Returns
     -------
@@ -168,7 +170,7 @@ def run_replicas(
             check_size(known[0], level, variation.replicas, times, lean)
         ready = ready_of(topology, workload, simulated, variation, level, layers, lean=lean)
         known = ready.priced, steps
-        found = _replicas(ready, variation, engine, progress, lean)
+        found = _replicas(ready, variation, engine, progress, lean, causes)
         if found is not None and found.exact:
             return found[:2]
         even = found
@@ -184,8 +186,9 @@ class _Found(NamedTuple):
 
 
 def _replicas(
-    ready: Ready, variation: Variation, engine: str, progress: Progress | None, lean: bool
-) -> _Found | None:
+    ready: Ready, variation: Variation, engine: str, progress: Progress | None, lean: bool,
+    causes: bool,
+) -> _Found | None:  # fmt: skip
     """As `run_replicas`; None where micro-steps that are left out are like none of those run."""
     mine = ready._replace(ranks={}) if variation.jitter else ready
     draws = variation.replicas if variation.jitter else 1
@@ -229,7 +232,7 @@ def _replicas(
         times = np.full(variation.replicas, times[0])
     if found is None:
         return None
-    outcome = _ran([0], [mine], *found[:3]).outcome(0)
+    outcome = _ran([0], [mine], *found[:3], causes).outcome(0)
     return _Found(replace(outcome, crowd=found.crowd), times, exact)
 
 
@@ -326,7 +329,10 @@ def run_together(jobs: Sequence[StepJob], engine: str, causes: bool = True) -> I
                 windows = _windows([ready], alone, timeline)
                 yield _ran([place], [ready], alone, timeline, windows, causes)
             continue
-        one = run_step(topology, workload, engine=engine, layers=layers)
+        one, _ = run_replicas(
+            topology, workload, Variation(), engine=engine, level="folded", layers=layers,
+            causes=causes,
+        )  # fmt: skip
         yield Ran(
             [place], one.lowered, one.timeline, [one.priced], [one.breakdown], [one.middle],
             [one.repeats], [one.windows],

@@ -141,8 +141,9 @@ def step(
 
 
 def steps(
-    jobs: Sequence[tuple[Topology, Workload]], *, engine: str = "auto", causes: bool = True
-) -> list[StepReport]:
+    jobs: Sequence[tuple[Topology, Workload]], *, engine: str = "auto", causes: bool = True,
+    waits: bool = True,
+) -> list[StepReport]:  # fmt: skip
     """`step` of many jobs with equal ranks once: those of one structure are run together.
 
     Parameters
@@ -153,6 +154,8 @@ def steps(
         As for `step`.
     causes : bool
         Whether breakdowns say what transfers lost to each other, which takes a seventh of the time.
+    waits : bool
+        Whether to say who waits for whom (`StepReport.ranks`); of a pipeline a sixth of the time.
 
     Raises
     ------
@@ -161,8 +164,8 @@ def steps(
     """
     needed = [memory_of(topology, workload) for topology, workload in jobs]
     run = _as_run(jobs)
-    found = []
-    for (_, workload), memory_, one in zip(run, needed, _folded(run, engine, causes), strict=True):
+    found, asked = [], _AskedOf(engine, causes, waits)
+    for (_, workload), memory_, one in zip(run, needed, _folded(run, asked), strict=True):
         times = np.array([one.whole.breakdown.time_s])
         found.append(_report(one, times, memory_, workload))
     return found
@@ -170,7 +173,7 @@ def steps(
 
 def unpressed(jobs: Sequence[tuple[Topology, Workload]]) -> list[WindowMeasures]:
     """What `steps` measures without causes, and with memory to spare: nothing is retried."""
-    return [found.whole for found in _folded(_as_run(jobs), "auto", False)]
+    return [found.whole for found in _folded(_as_run(jobs), _AskedOf("auto", False, True))]
 
 
 def _as_run(jobs: Sequence[tuple[Topology, Workload]]) -> list[tuple[Topology, Workload]]:
@@ -233,9 +236,21 @@ def _machine(topology: Topology) -> Hashable:
     return fields_but(topology, _MACHINE)
 
 
-def _folded(
-    jobs: Sequence[tuple[Topology, Workload]], engine: str, causes: bool
-) -> list[_Measured]:
+class _AskedOf(NamedTuple):
+    """What is measured, and by which engine; see `steps`."""
+
+    engine: str
+    causes: bool
+    waits: bool
+
+    def answers(self) -> Iterator[_AskedOf]:
+        """What is asked for, and what says more than that."""
+        for causes in (self.causes, True)[self.causes :]:
+            for waits in (self.waits, True)[self.waits :]:
+                yield _AskedOf(self.engine, causes, waits)
+
+
+def _folded(jobs: Sequence[tuple[Topology, Workload]], asked: _AskedOf) -> list[_Measured]:
     """Equal ranks, blocks and micro-steps once."""
     keys, counts = [], []
     for topology, workload in jobs:
@@ -249,7 +264,7 @@ def _folded(
     return [
         found if not more or found.middle is None
         else found._replace(whole=_sum((found.whole, 1.0), (found.middle, more)))
-        for found, more in zip(_kept(keys, engine, causes), counts, strict=True)
+        for found, more in zip(_kept(keys, asked), counts, strict=True)
     ]  # fmt: skip
 
 
@@ -259,25 +274,30 @@ def _walked(key: _StepKey) -> MemoryReport:
 
 
 _MOST = 1024
-_simulations: dict[tuple[_StepKey, str, bool], _Measured] = {}
+_simulations: dict[tuple[_StepKey, _AskedOf], _Measured] = {}
 
 
-def _kept(keys: Sequence[_StepKey], engine: str, causes: bool) -> list[_Measured]:
+def _kept(keys: Sequence[_StepKey], asked: _AskedOf) -> list[_Measured]:
     """Simulated steps; those that are not known are simulated together."""
-    missing = [key for key in dict.fromkeys(keys) if (key, engine, causes) not in _simulations]
-    new = dict(zip(missing, _simulated(missing, engine, causes), strict=True)) if missing else {}
+    known = {
+        key: next((a for a in asked.answers() if (key, a) in _simulations), None)
+        for key in dict.fromkeys(keys)
+    }
+    missing = [key for key, answer in known.items() if answer is None]
+    new = dict(zip(missing, _simulated(missing, asked), strict=True)) if missing else {}
     found = []
     for key in keys:
-        one = new.get(key) or _simulations.pop((key, engine, causes), None)
+        place = key, known[key] or asked
+        one = new.get(key) or _simulations.pop(place, None)
         assert one is not None
-        _simulations[key, engine, causes] = one  # the last used stands last
+        _simulations[place] = one  # the last used stands last
         found.append(one)
     while len(_simulations) > _MOST:
         del _simulations[next(iter(_simulations))]
     return found
 
 
-def _simulated(keys: Sequence[_StepKey], engine: str, causes: bool) -> list[_Measured]:
+def _simulated(keys: Sequence[_StepKey], asked: _AskedOf) -> list[_Measured]:
     """Steps of a few blocks where that will do, or of all."""
     found: dict[int, _Measured] = {}
 
@@ -288,18 +308,18 @@ def _simulated(keys: Sequence[_StepKey], engine: str, causes: bool) -> list[_Mea
             topology, workload = keys[i].topology, keys[i].workload
             few = workload if layers is None else of_layers(workload, layers)
             jobs.append(StepJob(topology, few, workload.model.layers))
-        for ran in run_together(jobs, engine, causes):
+        for ran in run_together(jobs, asked.engine, asked.causes):
             yield ran, [which[place] for place in ran.places]
 
     deep: dict[int, tuple[_Measured, Breakdown, ShallowSteps, int]] = {}
-    asked = [i for i, key in enumerate(keys) if repeats(key.workload)]
-    for ran, places in together(asked, DEEP):
+    many = [i for i, key in enumerate(keys) if repeats(key.workload)]
+    for ran, places in together(many, DEEP):
         pace = pace_of(ran.lowered, ran.timeline, DEEP)
         for row, (i, even) in enumerate(
             zip(places, settled(pace, _layers(keys, places)).tolist(), strict=True)
         ):
             if even:
-                deep[i] = _measured(ran, row), ran.whole[row], pace, row
+                deep[i] = _measured(ran, row, asked.waits), ran.whole[row], pace, row
     for ran, places in together(list(deep), SHALLOW):
         mine = [deep[i] for i in places]
         further = rows_of([(pace, row) for *_, pace, row in mine])
@@ -309,11 +329,11 @@ def _simulated(keys: Sequence[_StepKey], engine: str, causes: bool) -> list[_Mea
         for row, (i, (other, *_)) in enumerate(zip(places, mine, strict=True)):
             if same[row]:
                 layers = keys[i].workload.model.layers
-                found[i] = _extended(_measured(ran, row), other, layers)
+                found[i] = _extended(_measured(ran, row, asked.waits), other, layers)
     rest = [i for i in range(len(keys)) if i not in found]
     for ran, places in together(rest, None):
         for row, i in enumerate(places):
-            found[i] = _measured(ran, row)
+            found[i] = _measured(ran, row, asked.waits)
     return [found[i] for i in range(len(keys))]
 
 
@@ -321,10 +341,10 @@ def _layers(keys: Sequence[_StepKey], places: Sequence[int]) -> I8:
     return np.array([keys[i].workload.model.layers for i in places])
 
 
-def _measured(ran: Ran, row: int) -> _Measured:
+def _measured(ran: Ran, row: int, waits: bool) -> _Measured:
     whole, middle, priced = ran.whole[row], ran.middle[row], ran.priced[row]
     # where ranks are one class, none waits for another
-    apart = not ran.lowered.program.stack and len(ran.lowered.views) > 1
+    apart = waits and not ran.lowered.program.stack and len(ran.lowered.views) > 1
     ranks = waiting_in_windows(ran.outcome(row)) if apart else [(), ()]
     said = priced.fallbacks, priced.algorithms
     if middle is None:

@@ -18,7 +18,7 @@ from sim.lowering.lower import Lowered, RankView
 from sim.lowering.parts import CATEGORIES, I8
 from sim.program import Timeline
 from sim.records import dataclass
-from sim.step.intervals import F8, Coverage, gaps
+from sim.step.intervals import F8, Coverage, between
 from sim.step.run import StepOutcome
 
 _COLLECTIVE = CATEGORIES.index("collective")
@@ -164,23 +164,25 @@ def _add(
     ops = lane[lowered.category[lane] != _COLLECTIVE]
     started, ended = timeline.start[ops], timeline.end[ops]
     start, end = np.clip(started, begin, finish), np.clip(ended, begin, finish)
-    idle = gaps(start, end, begin, finish)
+    idle = between(start, end, begin, finish)
     group.compute_s += times * float((end - start).sum())
     flown = Coverage(timeline.start[view.comm_begin], timeline.end[view.comm_end])
     moving = float(flown.inside(*idle).sum())
     waited = 0.0
     if late is not None:
         waited = float(Coverage(late.start, late.end).inside(*idle).sum())
+        lost = ended - started - lowered.alone_s[ops]
+        slow = np.flatnonzero(lost > 0.0)
         # of what a kernel lost, the share of the time beside collectives in which they waited
-        lost = np.maximum(0.0, ended - started - lowered.alone_s[ops])
-        beside = flown.inside(started, ended)
-        share = np.divide(lost, beside, out=np.zeros_like(lost), where=beside > 0.0)
-        for other in sorted(set(late.by.tolist())):
-            mine = late.by == other
+        beside = flown.inside(started[slow], ended[slow])
+        share = np.divide(lost[slow], beside, out=np.zeros(slow.size), where=beside > 0.0)
+        some = late.end > late.start
+        for other in np.unique(late.by).tolist():
+            mine = some & (late.by == other)
             lacking = Coverage(late.start[mine], late.end[mine])
             for found, seconds in (
                 (group.waiting_for, lacking.inside(*idle)),
-                (group.slowed_for, share * lacking.inside(start, end)),
+                (group.slowed_for, share * lacking.inside(start[slow], end[slow])),
             ):
                 found[other] = found.get(other, 0.0) + times * float(seconds.sum())
     group.waiting_s += times * waited
