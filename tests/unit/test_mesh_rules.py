@@ -311,3 +311,70 @@ def test_gathers_where_pipelines_reshard_after_forward(schedule):
         if not {0, shape.stages - 1} & set(behind):
             found = issued(plan)
             assert found["all_gather", "shard", "bf16", "count"] == gathers
+
+
+@pytest.mark.parametrize(
+    ("p", "sequence", "checkpointing", "sharded", "style", "tied"),
+    [
+        (1, True, "none", True, "megatron", False), (1, False, "none", True, "megatron", False),
+        (1, True, "full", False, "megatron", False), (1, True, "none", True, "nanotron", False),
+        (1, False, "full", False, "megatron", True), (2, True, "none", True, "megatron", True),
+        (2, False, "none", False, "megatron", True), (4, True, "full", True, "nanotron", False),
+    ],
+)  # fmt: skip
+def test_collectives_of_megatron_follow_from_shapes(
+    p, sequence, checkpointing, sharded, style, tied
+):
+    """Inputs are gathered again in backward, norms summed once a step, and so is a tied table."""
+    t, data, layers, micros, act = 2, 2, 6, 4, T * D * 2
+    workload = Workload(
+        name="rules",
+        model=Model(name="m", layers=layers, tied_embeddings=tied, **MODELS["llama"]),
+        sequence_length=T, micro_batch=1, gradient_accumulation=micros, loss="eager",
+        parallelism=Parallelism(
+            strategy="megatron", tensor_parallel=t, tensor_parallel_style=style,
+            pipeline_parallel=p, sequence_parallel=sequence, clip_gradients=False,
+            use_distributed_optimizer=sharded,
+        ),
+        activation_checkpointing=Checkpointing(kind=checkpointing),
+    )  # fmt: skip
+    mesh, tree = mesh_on(workload, t * data * p), tree_of(workload)
+    plans = build_plans(workload, tree, mesh) if p > 1 else [build_plan(workload, tree, mesh)]
+    for plan in plans:
+        rank = plan.stage if p > 1 else 0
+        held, first, last = len(split(layers, p)[rank]), rank == 0, rank == p - 1
+        again, found = checkpointing == "full", Counter()
+
+        def add(op, group, dtype, times, sent, received, found=found):
+            for what, size in (("count", 1), ("in", sent), ("out", received)):
+                found[op, group, dtype, what] += times * size
+
+        if sequence:
+            inputs, outputs = 2 * held + last, 2 * held + first
+            gathers = inputs * (2 if style == "megatron" else 1) + outputs + 2 * held * again
+            # a recompute ends where its last saved tensor is, before its last sum
+            scatters = inputs + outputs + held * again
+            add("all_gather", "tensor", "bf16", micros * gathers, act // t, act)
+            add("reduce_scatter", "tensor", "bf16", micros * scatters, act, act // t)
+        else:
+            sums = 4 * held + first + last + held * again
+            add("all_reduce", "tensor", "bf16", micros * sums, act, act)
+        if last:
+            add("all_reduce", "tensor", "fp32", 3 * micros, 4 * T, 4 * T)
+        table = VOCAB * D // t
+        case = Case("llama", t, 1, 1, data, 1, checkpointing, sequence, True)
+        numel = held * sum(a * b for a, b in layer(case, 0).rows)
+        numel += table * first + (table * (not tied or p > 1) + D) * last
+        if sharded:
+            add("reduce_scatter", "shard", "fp32", 1, 4 * numel, 4 * numel // data)
+            add("all_gather", "shard", "bf16", 1, 2 * numel // data, 2 * numel)
+        else:
+            add("all_reduce", "data", "fp32", 1, 4 * numel, 4 * numel)
+        if tied and p > 1 and (first or last):
+            add("all_reduce", "embedding", "fp32", 1, 4 * table, 4 * table)
+        theirs = {key: n for key, n in issued(plan).items() if not isinstance(key, str)}
+        assert theirs == dict(found)
+        norms = [op for op in plan.ops if op.kind == COLLECTIVE and op.bytes_in == 4.0 * D * (
+            2 * held + last
+        )]  # fmt: skip
+        assert len(norms) == sequence
