@@ -4,8 +4,9 @@ python -m bench.monotone            # 1,000 jobs, a report of what is broken
 python -m bench.monotone 100 7      # so many, from another seed
 
 A step that the better machine makes more than 0.1 % longer is excused where the result says why:
-NCCL chose another algorithm or protocol for some collective (`step.algorithms`), or kernels lose
-more to what now runs beside them (`step.overlap_slowdown`).
+NCCL chose another algorithm or protocol for some collective (`step.algorithms`), or kernels or
+collectives lose more to what now runs beside them (`step.overlap_slowdown`,
+`step.transfer_slowdown`).
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ def broken(found: Loaded, knobs: dict[str, Knob] | None = None) -> Iterator[Faul
             continue
         other = step(better, workload)
         slower = other.time_s / base.time_s - 1
-        beside = other.breakdown.slowdown_s - base.breakdown.slowdown_s
+        beside = max(b - a for a, b in zip(_beside(base), _beside(other), strict=True))
         said = base.algorithms != other.algorithms or beside > slower * base.time_s
         if slower > TOLERANCE and not said:
             sides = (base.breakdown.parts, other.breakdown.parts)
@@ -206,6 +207,11 @@ def broken(found: Loaded, knobs: dict[str, Knob] | None = None) -> Iterator[Faul
     once, again = (throughput_section(topology, w, 1.0) for w in (workload, double))
     if again.model_flops_per_step != 2 * once.model_flops_per_step:
         yield Fault("twice the tokens", words, ({}, {}), 0.0)
+
+
+def _beside(report: StepReport) -> tuple[float, float]:
+    """What kernels lose to what runs beside them, and collectives and copies. [s]"""
+    return report.breakdown.slowdown_s, sum(report.breakdown.transfers.values())
 
 
 def _of_one(words: str, found: Loaded, base: StepReport) -> Iterator[Fault]:

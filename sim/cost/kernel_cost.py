@@ -76,6 +76,7 @@ class CostModel:
         self._curves: list[F8] = []
         self._stacked: F8 = np.ones((0, gpu.sms + 1))
         self._curve_of: dict[tuple[float, ...], int] = {}
+        self._side_rows: dict[tuple[int, int], int] = {}
 
     def fallbacks_of(self, kernels: Iterable[Kernel]) -> tuple[str, ...]:
         """What is costed with constants of something else where some kernels run.
@@ -121,10 +122,18 @@ class CostModel:
             self._sequences[id(kernels)] = (kernels, result)
         return result
 
-    def curve_row(self, kernel: Kernel) -> int:
-        """Row of `curves` that a kernel has."""
+    def curve_row(self, kernel: Kernel, own: int = 0) -> int:
+        """Row of `curves` that a kernel has; `own` of the SMs that are not left are its own."""
         self.cost(kernel)
-        return self._rows[kernel]
+        row = self._rows[kernel]
+        if not own:
+            return row
+        found = self._side_rows.get((row, own))
+        if found is None:
+            found = self._side_rows[row, own] = len(self._curves)
+            left = np.minimum(np.arange(self.gpu.sms + 1) + own, self.gpu.sms)
+            self._curves.append(self._curves[row][left])
+        return found
 
     def curves(self) -> F8:
         """Relative rates by SMs left, (n_curves, SMs + 1), 1 with all of them."""

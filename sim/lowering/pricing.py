@@ -219,9 +219,9 @@ class Pricing:
         """One kernel; one on a side stream takes SMs from those it runs beside."""
         cost = self.model.cost(kernel)
         rate = min(cost.hbm_bytes / cost.time_s, self.hbm_capacity)
+        hold = round(MEMORY_SATURATION * self.role.gpu.sms) if beside else 0
         self.table.add(
-            work=cost.time_s, bound=1.0, curve=self.model.curve_row(kernel),
-            hold=round(MEMORY_SATURATION * self.role.gpu.sms) if beside else 0,
+            work=cost.time_s, bound=1.0, curve=self.model.curve_row(kernel, hold), hold=hold,
             host_s=self.host.launch_s(kernel) + calls_s, category=CATEGORY[kernel.kind],
             alone_s=cost.time_s, waits=kernel.waits, demands=((0, rate),) if rate > 0.0 else (),
         )  # fmt: skip

@@ -8,7 +8,10 @@ import pytest
 from sim.cost.attention import AttentionConstants, attention_rate, lookup
 from sim.cost.collectives import communicator, plan_collective
 from sim.cost.gemm import CUDA_CORES, GemmConstants, gemm_times
+from sim.cost.nccl.algorithms import algorithm_named
+from sim.cost.nccl.communicator import LL, LL128, SIMPLE
 from sim.cost.nccl.pairs import all_pairs
+from sim.errors import InputError
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load_topology
 from tests.unit.machines import dgx_h100
@@ -128,3 +131,67 @@ def test_uneven_kinds_of_node_send_to_each_other_pair_by_pair():
     assert dict(zip(found.resource.tolist(), found.amount.tolist(), strict=True)) == (
         pytest.approx(single, rel=1e-9)
     )
+
+
+def test_rows_that_are_not_whole_units_of_16_bytes():
+    """4,100 bf16 are 8,200 bytes, not 512.5 units: half the speed, by columns or by depth."""
+    c = GemmConstants(
+        tile=(1.0, 1.0, 1.0, 1.0), quantisation=0.0, fill_s=0.0, launch_s=0.0, memory=1.0,
+        tiling=CUDA_CORES,
+    )  # fmt: skip
+    shapes = np.array([[4096.0, n, k, 1.0] for n, k in
+                       ((4096, 4096), (4100, 4096), (4096, 4100), (4104, 4096))])  # fmt: skip
+    even, by_columns, by_depth, units = gemm_times(shapes, 2.0, 2.0, 1e14, 1e18, 64, c).compute_s
+    assert by_columns / even == pytest.approx(2.0, rel=0.05)
+    assert by_depth / even == pytest.approx(2.0, rel=0.05)
+    assert units / even == pytest.approx(1.0, rel=0.05)
+
+
+def test_where_switches_reduce():
+    """NCCL weighs NVLS for three GPUs and more of one node; asked for, two are enough."""
+    one, two = compile_fabric(dgx_h100(1)), compile_fabric(dgx_h100(2))
+    size = 2.0**20
+
+    def chosen(ranks, **more):
+        return plan_collective(one, "all_reduce", range(ranks), size, "2.21", **more).algorithm
+
+    weighed = {n: algorithm_named("nvls").weighed(communicator(one, tuple(range(n)), "2.21"),
+                                             "all_reduce") for n in (2, 3, 8)}  # fmt: skip
+    assert weighed == {2: (), 3: (SIMPLE,), 8: (SIMPLE,)}
+    assert chosen(2, algorithm="nvls") == "nvls"
+    with pytest.raises(InputError, match="NVLS needs one node"):
+        plan_collective(two, "all_reduce", range(16), size, "2.21", algorithm="nvls")
+
+
+def test_copy_engines_came_with_2_28():
+    fabric, size = compile_fabric(dgx_h100(1)), 2.0**24
+    new = plan_collective(fabric, "all_gather", range(8), size, "2.28", algorithm="copy_engine")
+    assert new.algorithm == "copy_engine"
+    with pytest.raises(InputError, match=r"copy engines need .* NCCL 2\.28"):
+        plan_collective(fabric, "all_gather", range(8), size, "2.27", algorithm="copy_engine")
+
+
+def test_the_limit_of_a_ring_is_what_a_gpu_has():
+    """18 NVLinks of 25 GB/s on the data sheet; eight shards in all, seven from elsewhere."""
+    found = plan_collective(compile_fabric(dgx_h100(1)), "all_gather", range(8), 2.0**30)
+    assert found.wire_bytes_per_s == pytest.approx(450e9 * 8 / 7)
+    assert found.limit_busbw_bytes_per_s == pytest.approx(450e9)
+
+
+def test_what_of_a_tree_is_payload():
+    """LL128: 120 of 128 bytes between nodes, as NCCL reckons 7 of 9 in one (tuning.cc)."""
+    tree = algorithm_named("tree")
+    for nodes, share in ((1, 7 / 9), (2, 120 / 128)):
+        slow = machine("dgx-h100", f"nodes={nodes}", "node.nics.rate=100 Gb/s")
+        comm = communicator(slow, tuple(range(8 * nodes)), "2.21")
+        assert tree.bus(comm, LL128) == pytest.approx(share * tree.bus(comm, SIMPLE), rel=1e-9)
+
+
+def test_ll_and_ll128_have_no_ramp():
+    """What a pace's ramp adds is Simple's alone: its bytes in flight have to fill the link."""
+    link = {"ramp_us": 7.0, "base_us": (1.0, 2.0, 3.0), "efficiency": (0.1, 0.2, 0.3),
+            "ramp_time_us": 5.0}  # fmt: skip
+    ring = algorithm_named("ring")
+    assert [ring.pace(link, "all_gather", p) for p in (LL, LL128, SIMPLE)] == [
+        (1.0, 0.1, 0.0, 5.0), (2.0, 0.2, 0.0, 5.0), (3.0, 0.3, 7.0, 5.0)
+    ]  # fmt: skip
