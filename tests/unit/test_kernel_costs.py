@@ -7,7 +7,7 @@ import pytest
 
 from sim.blocks.kernels import Kernel
 from sim.blocks.unroll import unroll
-from sim.blocks.update import Shard, clip_kernels, optimizer_kernels
+from sim.blocks.update import Shard, clip_kernels, copy_kernel, optimizer_kernels
 from sim.cost.attention import AttentionConstants, attention_rate, family, lookup
 from sim.cost.constants import load_constants
 from sim.cost.elementwise import beyond_l2, stream_time
@@ -306,3 +306,15 @@ def test_which_kernel_sdpa_runs(torch, a100, h100, b200):
     assert found == [a100, h100, b200]
     assert family(kind, 12.0, 128) == "flash2"
     assert family(kind, 9.0, 256) == "flash2"
+
+
+def test_a_kernel_on_a_side_stream_keeps_its_own_sms():
+    """49 of an A100's 108 are enough for its HBM: held, they are full speed whoever takes more."""
+    model = CostModel(catalogue.gpu("a100-sxm-80gb"))
+    copied = copy_kernel("cast", 1e9)
+    plain, own = model.curve_row(copied), model.curve_row(copied, 49)
+    curves = model.curves()
+    assert curves[own].tolist() == pytest.approx(np.ones(109), rel=1e-9)
+    assert curves[plain][49:].tolist() == pytest.approx(np.ones(60), rel=1e-9)
+    assert curves[plain][10] == pytest.approx(10 / (0.45 * 108), rel=0.1)
+    assert model.curve_row(copied, 49) == own
