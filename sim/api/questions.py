@@ -145,6 +145,8 @@ def size(
     from sim.study.target import FIGURES, settings_of, target_of
 
     chosen("objective", objective, tuple(FIGURES))
+    if max_gpus < 1:
+        raise InputError.single("size", f"{max_gpus} is less than 1", "max_gpus")
 
     allowed, setup_s = settings_of(risk, setup)
     return size(

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 TRAINER_FILES = Path(__file__).parents[2] / "docs" / "examples" / "files"
 TOPO_FILES = Path(__file__).parents[1] / "data" / "topo"
@@ -171,6 +171,16 @@ steps = 100
 data_parallel_shard_degree = -1
 tensor_parallel_degree = 2
 """
+TORCHTUNE = """\
+model: {_component_: torchtune.models.llama3_1.lora_llama3_1_8b, lora_rank: 8}
+tokenizer: {max_seq_len: 2048}
+batch_size: 2
+dtype: bf16
+"""
+MEGATRON = """\
+torchrun --nproc_per_node 8 pretrain_gpt.py --num-layers 32 --hidden-size 4096 --seq-length 2048
+  --num-attention-heads 32 --vocab-size 32000 --micro-batch-size 1 --bf16
+"""
 RESULT = json.dumps(
     {"schema": "scaling-sim/result/1", "step": {"time_s": 2.0, "parts": [1, 2]}, "fits": True},
     indent=1,
@@ -220,6 +230,8 @@ def readers() -> dict[str, Reader]:
         found[path.name] = Reader(path.name, text, ("import", path.name))
     found["accelerate.yaml"] = Reader("accelerate.yaml", ACCELERATE, ("import", "accelerate.yaml"))
     found["torchtitan.toml"] = Reader("t.toml", TORCHTITAN, ("import", "t.toml"))
+    found["torchtune.yaml"] = Reader("t.yaml", TORCHTUNE, ("import", "t.yaml"))
+    found["megatron.sh"] = Reader("m.sh", MEGATRON, ("import", "m.sh"))
     found["result"] = Reader("a.json", RESULT, ("diff", "a.json", "a.json"))
     for name in ("four-a100-trimmed.txt", "dump.xml"):
         text = (TOPO_FILES / name).read_text()
@@ -437,6 +449,31 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("trace", "h100-x1", "job.yaml", "--format", "csv", "--ranks"),
         ("", "x", "-1", "0,0", "0", "9", "0,", "0..3", "1e9", "\x1b", ",".join(["0"] * 3000)),
     ),
+    "--screen": (
+        ("sweep", "h100-x1", "job.yaml", "--vary", "micro_batch=1,2", "--vary",
+         "gradient_accumulation=1,2", "-j", "1", "--screen"),
+        (
+            "", "x", "step_time_s", "cost_usd", "mfu", "-mfu", "fits", "step_time_s,mfu", "1",
+            "\x1b[31m", "workload.micro_batch", "__class__", "step_time_s " * 50,
+        ),
+    ),
+    "--exact": (
+        ("sweep", "h100-x1", "job.yaml", "--vary", "micro_batch=1,2", "-j", "1", "--screen",
+         "step_time_s", "--exact"),
+        ("", "0", "-1", "x", "1", "1.5", "1e9", "99999999999999999999", "\x1b"),
+    ),
+    "--tolerance": (
+        ("diff", "job.yaml", "jobs.yaml", "--tolerance"),
+        ("", "x", "-1", "0", "1e400", "nan", "5 %", "500 %", "\x1b"),
+    ),
+    "--emit": (
+        ("export", "h100-x1", "job.yaml", "-o", "/dev/null/x", "--emit"),
+        ("", "x", "yaml", "axolotl", "deepspeed", "torchtitan", "sbatch,x", "\x1b[31m", "../../x"),
+    ),
+    "--on-time": (
+        ("plan", "h100-x1", "jobs.yaml", "--smallest", "--on-time"),
+        ("", "x", "0", "1", "-0.1", "1.1", "nan", "inf", "50 %"),
+    ),
     "later verbs": (
         (),
         (
@@ -477,6 +514,68 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
 }  # fmt: skip
+
+_JOB = {"topology": "h100-x1", "workload": "llama3-8b-lora"}
+_CYCLE = {"a": {"a": {"a": {"a": [[[[1]]]]}}}}
+#: what a page that is not ours may send: bodies by the verb of the live page's API
+BODIES: dict[str, tuple[Any, ...]] = {
+    "run": (
+        {}, _JOB, {**_JOB, "x": 1}, {**_JOB, "overrides": "nodes=2"}, {**_JOB, "overrides": [1]},
+        {**_JOB, "overrides": ["nodes=1e400"]}, {**_JOB, "overrides": [TRICKS]},
+        {**_JOB, "overrides": ["nodes=2"] * 65}, {**_JOB, "topology": "../../etc/passwd"},
+        {**_JOB, "topology": "/dev/zero"}, {**_JOB, "topology": None}, {**_JOB, "topology": _CYCLE},
+        {**_JOB, "workload": {"model": "/etc/passwd", "sequence_length": 8}},
+        {**_JOB, "overrides": ["model=/etc/passwd"]}, {**_JOB, "slow": ["rank:0=nan"]},
+        {**_JOB, "slow": ["rank:-1=0.5"]}, {**_JOB, "beside": {}}, {**_JOB, "beside": _CYCLE},
+        {**_JOB, "curve": "yes please"}, {**_JOB, "overrides": ["nodes=99999"]},
+    ),
+    "draw": (
+        {**_JOB, "what": "x"}, {**_JOB, "what": "machine", "slow": ["link:x<>y=0.5"]},
+        {**_JOB, "what": 1},
+    ),
+    "size": (
+        {}, {"workload": "llama3-8b-lora"}, {"workload": "llama3-8b-lora", "deadline": "1e400h"},
+        {"workload": "llama3-8b-lora", "budget": "-1 USD", "deadline": TRICKS[:30]},
+        {"workload": "llama3-8b-lora", "deadline": "1h", "gpu": ["x"]},
+        {"workload": "llama3-8b-lora", "deadline": "1h", "max_gpus": 10**9},
+        {"workload": _CYCLE, "deadline": "1h"},
+    ),
+    "plan": (
+        {}, {"topology": "h100-x1", "jobs": []}, {"topology": "h100-x1", "jobs": [{}] * 25},
+        {"topology": "h100-x1", "jobs": [{"name": TRICKS, "workload": "llama3-8b-lora"}]},
+        {"topology": "h100-x1", "jobs": [{"name": "a", "workload": "x"}]},
+        {"topology": "h100-x1", "policy": "x",
+         "jobs": [{"name": "a", "workload": "llama3-8b-lora"}]},
+        {"topology": "h100-x1",
+         "jobs": [{"name": "a", "workload": "llama3-8b-lora", "arrival": "-1 h"}]},
+        {"topology": "h100-x1",
+         "jobs": [{"name": "a", "workload": "llama3-8b-lora", "nodes": 512}]},
+    ),
+    "diagnose": (
+        _JOB, {**_JOB, "measured": ""}, {**_JOB, "measured": "step_time_s=nan"},
+        {**_JOB, "measured": TRICKS}, {**_JOB, "measured": "step_time_s=1e-300"},
+    ),
+    "trace": (
+        _JOB, {**_JOB, "recorded": 1}, {**_JOB, "recorded": []}, {**_JOB, "recorded": [{}]},
+        {**_JOB, "recorded": {"traceEvents": None}}, {**_JOB, "recorded": {"traceEvents": [1]}},
+        {**_JOB, "recorded": {"traceEvents": [{"ph": "X", "ts": "x", "dur": -1}]}},
+        {**_JOB, "recorded": {"traceEvents": [{"ph": "X", "cat": "kernel", "name": TRICKS,
+                                               "ts": 1e308, "dur": 1e308, "tid": {}}]}},
+    ),
+}  # fmt: skip
+#: arguments of an assistant's tools
+CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("run", {"topology": "", "workload": ""}), ("run", {"topology": "/", "workload": "."}),
+    ("run", {**_JOB, "settings": ["nodes"]}), ("run", {**_JOB, "settings": [TRICKS]}),
+    ("run", {**_JOB, "settings": ["nodes=1e400"]}), ("run", {**_JOB, "workload": "../../x"}),
+    ("memory", {**_JOB, "settings": ["micro_batch=-1"]}), ("memory", {**_JOB, "topology": "x"}),
+    ("size", {"workload": "x", "deadline": "1h"}), ("size", {"workload": ""}),
+    ("size", {"workload": "llama3-8b-lora", "deadline": "x"}),
+    ("size", {"workload": "llama3-8b-lora", "deadline": "1h", "max_gpus": -1}),
+    ("size", {"workload": "llama3-8b-lora", "deadline": "1h", "max_gpus": 0}),
+    ("compare", {"topologies": [], "workload": "llama3-8b-lora"}),
+    ("compare", {"topologies": ["x", "h100-x1"], "workload": "llama3-8b-lora"}),
+)  # fmt: skip
 
 
 def options(name: str) -> Iterator[Case]:

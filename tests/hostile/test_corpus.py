@@ -1,6 +1,7 @@
 """Nothing that a file or an option may say ends in a traceback, a hang, or an escape sequence."""
 
 import io
+import json
 import re
 import signal
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sim import cli
-from tests.hostile.corpus import OPTIONS, Case, cases, options, readers
+from tests.hostile.corpus import BODIES, CALLS, OPTIONS, Case, cases, options, readers
 
 READERS = readers()
 LIMIT_S = 10.0  # of CPU: other tests share the machine
@@ -93,6 +94,29 @@ def test_options(name, faults):
     assert faults(options(name)) == {}
 
 
+@pytest.mark.parametrize("verb", BODIES)
+def test_bodies_of_the_live_page(verb):
+    """Answered, or refused with its faults: never an error of ours, never a file of the machine."""
+    pytest.importorskip("pydantic")
+    from sim.serve.answers import answer
+
+    for body in BODIES[verb]:
+        status, found = answer(verb, body)
+        assert status in (200, 422), (body, found)
+        assert status == 200 or all(fault["message"] for fault in found["faults"]), body
+        assert "root:" not in json.dumps(found, allow_nan=False)
+
+
+def test_arguments_of_an_assistants_tools():
+    from sim.commands import mcp
+
+    for tool, arguments in CALLS:
+        said = getattr(mcp, tool)(**arguments)
+        assert said.startswith("not answered:\n"), (tool, arguments, said[:200])
+        assert not CONTROL.search(said)
+
+
 def test_there_are_enough():
     count = sum(len(list(cases(r))) for r in READERS.values())
-    assert count + sum(len(list(options(o))) for o in OPTIONS) > 900
+    count += sum(map(len, BODIES.values())) + len(CALLS)
+    assert count + sum(len(list(options(o))) for o in OPTIONS) > 1000

@@ -127,7 +127,7 @@ def test_alpaca_not_packed(model, gpus, micro, seconds, size):
     assert memory.peak_allocated_bytes == pytest.approx(size * 1e9, rel=0.10)
     assert 0.5 < time / seconds < 1.2
     if gpus > 1:
-        assert time == pytest.approx(seconds, rel=0.23)
+        assert time == pytest.approx(seconds, rel=0.24)
 
 
 def test_rows_at_their_longest_would_be_far_too_slow():

