@@ -146,7 +146,8 @@ def size(
 
     chosen("objective", objective, tuple(FIGURES))
     if max_gpus < 1:
-        raise InputError.single("size", f"{max_gpus} is less than 1", "max_gpus")
+        message = f"{max_gpus} is less than 1"
+        raise InputError.single(size.__name__, message, "max_gpus")
 
     allowed, setup_s = settings_of(risk, setup)
     return size(
