@@ -181,6 +181,8 @@ class Pricing:
                 known = (alike, op.unit)  # of so many tensors
             rows = self._known.get(known)
             if rows is None:
+                if len(self._known) >= MAX_KNOWN:
+                    self._known.clear()
                 rows = self._known[known] = self.table = RowTable()
                 self._add(op, plan)
             runs.append(whole.take(rows))
@@ -311,7 +313,7 @@ class Pricing:
 
 
 _pricings: dict[Hashable, Pricing] = {}
-MAX_PRICINGS, MAX_FIXED = 256, 64  # that are kept; plans of each
+MAX_PRICINGS, MAX_FIXED, MAX_KNOWN = 256, 64, 4096  # that are kept; plans and ops of each
 
 
 def pricing_of(step: StepCollectives, workload: Workload, role: Role, index: int) -> Pricing:
