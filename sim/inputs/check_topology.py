@@ -116,7 +116,8 @@ def _nvlink(node: Node) -> Findings:
     if gpu.nvlink_generation is None:
         message, hint = f"{gpu.name} has no NVLink", "leave nvlink out, or name another GPU"
         if not gpu.base:  # one's own: nothing of it is supposed
-            hint = f"add nvlink_generation: {link.generation} to node.gpu, or leave nvlink out"
+            keys = f"nvlink_generation: {link.generation}, nvlink_links: {link.links_per_gpu}"
+            hint = f"add {keys} to node.gpu, or leave nvlink out"
         yield fault("no-nvlink", "topology", path, message, hint)
         return
     if link.links_per_gpu > gpu.nvlink_links:

@@ -71,7 +71,7 @@ def resolve_model(
     name = str(model)
     found = catalogue_model(name)
     if found is not None:
-        return found
+        return _of_repository(name, found)
     for folder in (relative_to, Path()):
         path = Path(name) if folder is None else folder / name
         if is_file(path / "config.json"):
@@ -80,7 +80,7 @@ def resolve_model(
             return model_from_config(read_config(path), source=str(path))
     shape = catalogue_model(shape_named(name) or "")
     if shape is not None:
-        return shape
+        return _of_repository(name, shape)
     if name.endswith(".json") or "/" in name or "\\" in name:
         message = f"{name!r}: no such file, and no such name in the catalogue"
     else:
@@ -91,6 +91,20 @@ def resolve_model(
     near = get_close_matches(bare, [*model_names(), *_aliases()], n=1)
     hint = f'; did you mean "{near[0]}"? If not, give' if near else "; give"
     raise InputError.single(source, f"{message}{hint} its config.json or its shape", "model")
+
+
+def repository(model: Model) -> str:
+    """The hub's name of a model, or its own."""
+    source, hub = model.source.split(" ")[0].rstrip(","), "https://huggingface.co/"
+    return source.removeprefix(hub) if source.startswith(hub) else model.name
+
+
+def _of_repository(name: str, shape: Model) -> Model:
+    """A shape of the catalogue that remembers whose weights were meant, for files written out."""
+    if name.count("/") != 1 or shape.source.startswith(f"https://huggingface.co/{name} "):
+        return shape
+    source = f"https://huggingface.co/{name}, shaped as {shape.source}"
+    return shape.model_copy(update={"source": source})
 
 
 #: words of a repository's name that say how weights were trained or stored, not their shape

@@ -25,11 +25,16 @@ _SHARDING = {
 def beside_trainer(topology: Topology, workload: Workload) -> str:
     """The file beside that of a trainer, which does its own gradient checkpointing."""
     none = Checkpointing(kind="none")
-    return accelerate_yaml(topology, workload.model_copy(update={"activation_checkpointing": none}))
+    own = workload.model_copy(update={"activation_checkpointing": none})
+    return blocks(_config(topology, own), comment(workload))
 
 
 def accelerate_yaml(topology: Topology, workload: Workload) -> str:
     """The configuration file."""
+    return blocks(_config(topology, workload), comment(workload))
+
+
+def _config(topology: Topology, workload: Workload) -> dict[str, Any]:
     p, strategy = workload.parallelism, strategy_of(workload)
     config: dict[str, Any] = {"compute_environment": "LOCAL_MACHINE", "debug": False}
     if strategy.deepspeed:
@@ -67,7 +72,7 @@ def accelerate_yaml(topology: Topology, workload: Workload) -> str:
         if precision == "fp8":
             backend = "TE" if workload.precision.recipe == "te-delayed" else "AO"
             config["fp8_config"] = {"backend": backend}
-    return blocks(config, comment(workload))
+    return config
 
 
 def _fsdp(workload: Workload) -> dict[str, Any]:

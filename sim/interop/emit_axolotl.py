@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sim.inputs.model import Model
+from sim.inputs.models import repository
 from sim.inputs.shares import batch_of, mesh_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -24,13 +24,6 @@ ATTENTION = {
     "flash2": "flash_attention_2", "flash3": "flash_attention_3", "sdpa": "sdpa", "eager": "eager",
     "triton": "flex_attention", "cudnn": "sdpa",
 }  # fmt: skip
-
-
-def repository(model: Model) -> str:
-    """The hub's name of a model, or its own."""
-    source = model.source.split(" ")[0]
-    hub = "https://huggingface.co/"
-    return source.removeprefix(hub) if source.startswith(hub) else model.name
 
 
 def axolotl_yaml(topology: Topology, workload: Workload) -> str:
@@ -64,10 +57,10 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
             config["load_in_4bit"] = True
     if workload.steps:
         config["max_steps"] = workload.steps
-    elif workload.samples:
-        config["num_epochs"] = workload.epochs
     elif workload.tokens:
         config["max_steps"] = -(-int(workload.tokens) // batch_of(topology, workload).tokens)
+    else:
+        config["num_epochs"] = workload.epochs
     checkpointed = workload.activation_checkpointing.kind != "none"
     for axis, size in (("context", p.context_parallel), ("tensor", p.tensor_parallel)):
         if size > 1:

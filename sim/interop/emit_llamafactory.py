@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from sim.errors import InputError
+from sim.inputs.models import repository
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.interop.emit_axolotl import MODULES, OPTIMIZERS, repository
+from sim.interop.emit_axolotl import MODULES, OPTIMIZERS
 from sim.interop.yaml_text import blocks
 
 _ATTENTION = {"flash2": "fa2", "flash3": "fa3", "sdpa": "sdpa", "eager": "disabled"}
@@ -74,4 +75,6 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
         config["max_steps"] = workload.steps
     elif workload.samples:
         config |= {"max_samples": workload.samples, "num_train_epochs": workload.epochs}
+    elif not workload.tokens:
+        config["num_train_epochs"] = workload.epochs
     return blocks(config, f"{workload.name}, written by scaling-sim; add dataset and template")

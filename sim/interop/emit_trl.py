@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from sim.errors import InputError
+from sim.inputs.models import repository
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.interop.emit_axolotl import ATTENTION, MODULES, OPTIMIZERS, repository
+from sim.interop.emit_axolotl import ATTENTION, MODULES, OPTIMIZERS
 from sim.interop.yaml_text import blocks
 
 _OPTION = "--emit trl"
@@ -64,6 +65,8 @@ def trl_yaml(topology: Topology, workload: Workload) -> str:
         config["deepspeed"] = "ds_config.json"
     if workload.steps:
         config["max_steps"] = workload.steps
+    elif not workload.tokens:
+        config["num_train_epochs"] = workload.epochs
     return blocks(
         config, f"{workload.name}, written by scaling-sim; add dataset_name and output_dir"
     )

@@ -11,7 +11,6 @@ from sim.errors import Fault, InputError
 from sim.files import File
 from sim.inputs.arguments import given
 from sim.inputs.fields import plan_of
-from sim.inputs.models import shape_named
 from sim.inputs.translation import Translation
 from sim.inputs.tree import Branch, Place, Tree, plain_of
 from sim.inputs.workload import Workload
@@ -115,9 +114,6 @@ def _at(place: Place) -> str:
 def _yaml(name: str, tree: Tree, job: Translation) -> str:
     assert isinstance(tree, Branch)
     values = {k: plain_of(v) for k, v in tree.entries.items()}
-    model = values.get("model")
-    if isinstance(model, str):
-        values["model"] = shape_named(model) or model
     for key in _KINDS:
         if isinstance(values.get(key), dict):
             values[key] = _short(values[key])

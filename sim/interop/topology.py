@@ -19,6 +19,7 @@ from sim.fabric.links import nvlink_rates, pcie_rates, socket_rate
 from sim.fabric.shape import Shape, shape_of
 from sim.inputs import catalogue
 from sim.inputs.gpu import Gpu
+from sim.inputs.spoken import gpu_named
 from sim.inputs.topology import (
     Cpu,
     Edge,
@@ -81,6 +82,7 @@ def import_topology(
         If the file is none of these, says too little, or contradicts itself.
     """
     source = str(path)
+    gpu = gpu_named(gpu, catalogue.gpu_names()) or gpu
     spec = catalogue.gpu(gpu)
     if spec is None:
         names = ", ".join(catalogue.gpu_names())

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+import sim
 from sim.commands.options import EMITTED
 from sim.errors import InputError
 from sim.inputs.loader import load, load_topology, load_workload
@@ -184,3 +185,26 @@ def test_blocks_nest():
     assert read(blocks({"a": {"b": {"c": 1}}, "d": [1, "x: y"]})) == {
         "a": {"b": {"c": 1}}, "d": [1, "x: y"],
     }  # fmt: skip
+
+
+def test_whose_weights_and_how_many_epochs_come_back(tmp_path):
+    """Instruct weights stay so, epochs of a data set of unknown size too."""
+    first = tmp_path / "first.yml"
+    first.write_text(
+        "base_model: Qwen/Qwen2.5-14B-Instruct\nadapter: lora\nlora_r: 8\nsequence_len: 2048\n"
+        "micro_batch_size: 1\ngradient_accumulation_steps: 2\nnum_epochs: 2\n"
+        "flash_attention: true\nbf16: true\nsample_packing: true\ngradient_checkpointing: true\n"
+    )
+    ours = tmp_path / "ours.yaml"
+    ours.write_text(sim.import_job(first).yaml)
+    assert "model: Qwen/Qwen2.5-14B-Instruct" in ours.read_text()
+    for job in (first, ours):
+        tools = ["axolotl", "trl", "llamafactory", "accelerate"]
+        sim.export("dgx-h100", job, emit=tools, folder=tmp_path / "out", overwrite=True)
+        texts = {file.name: file.read_text() for file in (tmp_path / "out").iterdir()}
+        assert "base_model: Qwen/Qwen2.5-14B-Instruct" in texts["axolotl.yaml"]
+        assert "num_epochs: 2" in texts["axolotl.yaml"]
+        assert "activation checkpointing: none" not in texts.get("accelerate.yaml", "")
+        for name in ("sft.yaml", "llamafactory.yaml"):
+            assert "model_name_or_path: Qwen/Qwen2.5-14B-Instruct" in texts[name]
+            assert "num_train_epochs: 2" in texts[name]
