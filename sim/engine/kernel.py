@@ -76,7 +76,7 @@ def simulate(p: Program, s: State) -> Outcome:
         s.dirty, s.dirty_mark, s.resource_mark, s.resources,
     )  # fmt: skip
     free, pull, full = s.free, s.pull, s.full
-    tight, height, link_tight = s.tight, s.height, s.link_tight
+    tight, height, link_tight, rising = s.tight, s.height, s.link_tight, s.rising
     left, dirty_units, dirty_units_mark = s.left, s.dirty_units, s.dirty_units_mark
     reader_head, reader_next, reader_prev = s.reader_head, s.reader_next, s.reader_prev
     stack = s.stack
@@ -501,14 +501,14 @@ def simulate(p: Program, s: State) -> Outcome:
                 # and each is still held there: by its bound, or by a resource that is full.
                 fits = False
                 if k >= 0 and users[k] <= FEW:
-                    rising = 0
+                    n_rising = 0
                     c = 0
                     lowest = 0.0
                     e = head[k]
                     while e >= 0:
                         at = link_lane[e]
                         old_rate[at] = -1.0
-                        rising += 1
+                        n_rising += 1
                         i = route[op_at[at]]
                         n_demands = demand_ptr[i + 1] - demand_ptr[i]
                         if n_demands > c:
@@ -520,7 +520,7 @@ def simulate(p: Program, s: State) -> Outcome:
                 if fits:
                     spare = capacity[k]
                     level = 0.0
-                    while rising > 0 and fits:
+                    while n_rising > 0 and fits:
                         x = 0.0
                         lowest = INFINITY
                         e = head[k]
@@ -565,7 +565,7 @@ def simulate(p: Program, s: State) -> Outcome:
                                         x = limit[at]
                                 if x >= 0.0:
                                     old_rate[at] = x
-                                    rising -= 1
+                                    n_rising -= 1
                                     spare -= x * demand_amount[z + e - entry[at]]
                             e = link_next[e]
                 if fits:
@@ -637,21 +637,24 @@ def simulate(p: Program, s: State) -> Outcome:
                             x = quotient
                     rate[at] = x
                     height[at] = -1.0
-                    rising = 0
+                    n_rising = 0
                 else:
                     for j in range(n_resources):
                         free[resources[j]] = capacity[resources[j]]
-                    rising = n_flows
+                    n_rising = n_flows
+                    for j in range(n_flows):
+                        rising[j] = flows[j]
+                n_up = n_rising
                 level = 0.0
-                while rising > 0:
+                while n_rising > 0:
                     # Sums are taken anew each round: subtracting a kernel's large weight from
                     # them would leave rounding errors as large as a flow's small one.
                     for j in range(n_resources):
                         pull[resources[j]] = 0.0
                         full[resources[j]] = 0
                     lowest = INFINITY
-                    for j in range(n_flows):
-                        at = flows[j]
+                    for j in range(n_up):
+                        at = rising[j]
                         if rate[at] < 0.0:
                             o = op_at[at]
                             quotient = limit[at] / weight[o]
@@ -673,8 +676,8 @@ def simulate(p: Program, s: State) -> Outcome:
                         k = resources[j]
                         if full[k] == 1 and pull[k] > level:
                             full[k] = 0
-                    for j in range(n_flows):
-                        at = flows[j]
+                    for j in range(n_up):
+                        at = rising[j]
                         if rate[at] < 0.0:
                             o = op_at[at]
                             stops = limit[at] / weight[o] <= level
@@ -690,13 +693,55 @@ def simulate(p: Program, s: State) -> Outcome:
                                 height[at] = level
                                 tight[at] = 0
                                 e = entry[at]
-                                rising -= 1
+                                n_rising -= 1
                                 for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
                                     k = demand_resource[z]
                                     free[k] -= x * demand_amount[z]
                                     link_tight[e] = full[k]
                                     tight[at] += full[k]
                                     e += 1
+                    if n_rising > FEW:
+                        # What rises no longer is passed over; what is left alone on its resource
+                        # ends where that, or its bound, lets it.
+                        for j in range(n_resources):
+                            full[resources[j]] = 0
+                        for j in range(n_up):
+                            at = rising[j]
+                            if rate[at] < 0.0:
+                                i = route[op_at[at]]
+                                for z in range(demand_ptr[i], demand_ptr[i + 1]):
+                                    full[demand_resource[z]] += 1
+                        c = 0
+                        for j in range(n_up):
+                            at = rising[j]
+                            if rate[at] >= 0.0:
+                                continue
+                            o = op_at[at]
+                            z = demand_ptr[route[o]]
+                            k = demand_resource[z]
+                            if demand_ptr[route[o] + 1] - z == 1 and full[k] == 1:
+                                quotient = free[k] / (demand_amount[z] * weight[o])
+                                x = limit[at] / weight[o]
+                                if quotient < x:
+                                    x = quotient
+                                if level > x:
+                                    x = level
+                                x *= weight[o]
+                                if x > limit[at]:
+                                    x = limit[at]
+                                rate[at] = x
+                                n_rising -= 1
+                                full[k] = 0
+                            else:
+                                rising[c] = at
+                                c += 1
+                        n_up = c
+                        c = 0
+                        for j in range(n_resources):
+                            if full[resources[j]] > 0:
+                                resources[c] = resources[j]
+                                c += 1
+                        n_resources = c
                 for j in range(n_flows):
                     at = flows[j]
                     if rate[at] == old_rate[at]:

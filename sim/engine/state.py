@@ -45,6 +45,7 @@ class State(NamedTuple):
     entry: I4  # (n_lanes+1,) first link of each lane
     flow_mark: I4
     flows: I4  # lanes of the component
+    rising: I4  # those of them whose rate is yet to be found
     ripe: I4  # lanes to solve though no resource of theirs has changed
     ripe_mark: I4
     # by link: one a (lane, demand of its op), chained per resource
@@ -169,6 +170,7 @@ def state_of(
         entry=entry,
         flow_mark=zeros(lanes),
         flows=zeros(lanes),
+        rising=zeros(lanes),
         ripe=zeros(lanes),
         ripe_mark=zeros(lanes),
         link_lane=np.repeat(np.arange(lanes, dtype=i4), widest),
