@@ -86,6 +86,13 @@ def check(topology: Topology, workload: Workload) -> tuple[Finding, ...]:
     return (*alone, *check_pair.findings(topology, workload))
 
 
+def goes(topology: Topology, workload: Workload) -> bool:
+    """Whether a machine takes a job that is sound by itself."""
+    if any(f.error for f in _of_machine(topology)):
+        return False
+    return not any(f.error for f in check_pair.findings(topology, workload))
+
+
 @lru_cache(maxsize=256)
 def _of_machine(topology: Topology) -> tuple[Finding, ...]:
     return tuple(check_topology.findings(topology))

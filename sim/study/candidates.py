@@ -15,7 +15,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Parallelism, Workload
 from sim.result.advice import changes as advised
 from sim.study.axes import Changes, Grid
-from sim.study.layouts import Knobs, layouts, least_form, warned
+from sim.study.layouts import Knobs, layouts, least_form, warned, warned_anywhere
 from sim.study.machines import Machine
 
 NODES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
@@ -169,8 +169,27 @@ def _written(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def plans(machine: Machine, pairs: Iterable[ChangedJob], space: Space) -> Iterator[Candidate]:
-    """Every plan of a machine; those whose numbers do not divide are no plans."""
+SoundJobs = dict[tuple[Workload, int, int], list[list[Workload]]]
+"""Jobs that nothing is wrong with but on some machine, a list a cut: by the job that they are of,
+nodes and GPUs of a node."""
+
+
+def plans(
+    machine: Machine, pairs: Iterable[ChangedJob], space: Space, sound: SoundJobs
+) -> Iterator[Candidate]:
+    """Every plan of a machine; those whose numbers do not divide are no plans.
+
+    Parameters
+    ----------
+    machine : Machine
+        What is rented.
+    pairs : iterable of ChangedJob
+        Machine and job with each of the further changes.
+    space : Space
+        What may be chosen.
+    sound : dict
+        What was found for other machines, added to; of spaces that differ in GPUs alone.
+    """
     assert machine.topology.node is not None
     per_node = machine.topology.node.gpus
     for one, workload, changes in pairs:
@@ -180,13 +199,11 @@ def plans(machine: Machine, pairs: Iterable[ChangedJob], space: Space) -> Iterat
             if nodes > machine.most_nodes or world > space.most_gpus:
                 break
             topology = one.model_copy(update={"nodes": nodes})
-            for laid_out, saving in _trials(workload, space, topology):
-                kept = workload.activation_checkpointing
-                policy = kept if kept.kind == saving else POLICIES[saving]
-                cut = workload.model_copy(
-                    update={"parallelism": laid_out, "activation_checkpointing": policy}
-                )
-                for job in _batches(topology, cut, space):
+            key = workload, nodes, per_node
+            if key not in sound:
+                sound[key] = list(_sound(*key, space))
+            for jobs in sound[key]:
+                for job in _going(topology, jobs, space):
                     yield Candidate(machine, topology, job, extra)
 
 
@@ -196,12 +213,28 @@ def _nodes(space: Space, per_node: int) -> tuple[int, ...]:
     return (space.gpus // per_node,) if space.gpus % per_node == 0 else ()
 
 
-def _batches(topology: Topology, workload: Workload, space: Space) -> Iterator[Workload]:
-    """The global batch in every micro-batch that divides it and passes the checks."""
-    p = workload.parallelism
-    alike = p.pipeline_parallel == 1  # its checks do not depend on the batch that divides
-    anew = space.layouts and p.sharing > 1
-    batch = batch_on(workload, topology.world_size)
+def _sound(workload: Workload, nodes: int, per_node: int, space: Space) -> Iterator[list[Workload]]:
+    """Of each cut the global batch in every micro-batch that divides it, if sound by itself."""
+    for laid_out, saving in _trials(workload, space, nodes, per_node):
+        kept = workload.activation_checkpointing
+        policy = kept if kept.kind == saving else POLICIES[saving]
+        cut = workload.model_copy(
+            update={"parallelism": laid_out, "activation_checkpointing": policy}
+        )
+        jobs = list(_batches(cut, nodes * per_node, space))
+        if jobs:
+            yield jobs
+
+
+def _anew(workload: Workload, space: Space) -> bool:
+    """Whether a cut is the search's own, which is not to be one that is warned of."""
+    return space.layouts and workload.parallelism.sharing > 1
+
+
+def _batches(workload: Workload, world: int, space: Space) -> Iterator[Workload]:
+    alike = workload.parallelism.pipeline_parallel == 1  # checks do not depend on the batch
+    anew = _anew(workload, space)
+    batch = batch_on(workload, world)
     passed: bool | None = None
     for micro_batch in MICRO_BATCHES:
         steps, rest = batch.accumulated(space.global_batch, micro_batch)
@@ -214,30 +247,42 @@ def _batches(topology: Topology, workload: Workload, space: Space) -> Iterator[W
         }
         job = workload.model_copy(update=update)
         if passed is None or not alike:
-            passed = not any(f.error for f in checks.check(topology, job))
-            passed = passed and not (anew and warned(topology, job))
+            passed = not any(f.error for f in checks.check_one(job))
+            passed = passed and not (anew and warned_anywhere(job))
+        if passed:
+            yield job
+
+
+def _going(topology: Topology, jobs: list[Workload], space: Space) -> Iterator[Workload]:
+    """Those of a cut that a machine takes."""
+    alike = jobs[0].parallelism.pipeline_parallel == 1
+    anew = _anew(jobs[0], space)
+    passed: bool | None = None
+    for job in jobs:
+        if passed is None or not alike:
+            passed = checks.goes(topology, job) and not (anew and warned(topology, job))
         if passed:
             yield job
 
 
 def _trials(
-    workload: Workload, space: Space, topology: Topology
+    workload: Workload, space: Space, nodes: int, per_node: int
 ) -> Iterator[tuple[Parallelism, str]]:
     """Knobs of every strategy with a checkpointing policy.
 
     On one GPU only the plain trial of strategies that shard everything: the others are the same.
     """
-    base, world = workload.parallelism, topology.world_size
+    base, world = workload.parallelism, nodes * per_node
     for name in space.strategies:
         strategy = strategy_named(name)
         kept = base if name == base.strategy else Parallelism()
-        trials = list(strategy.trials(topology.nodes))
+        trials = list(strategy.trials(nodes))
         if world == 1:
             alone = strategy.gathers_blocks or len(space.strategies) == 1
             trials = trials[:1] if alone else []
         cuts: Iterable[Knobs] = ({},)
         if space.layouts:
-            cuts = layouts(workload, strategy, topology.gpus_per_node, world)
+            cuts = layouts(workload, strategy, per_node, world)
         for cut, trial, saving, offload in itertools.product(
             cuts, trials, space.checkpointing, space.offload
         ):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from sim.inputs.loader import Prepared
 from sim.job.cost import break_even_price
 from sim.step.step import memory_of
-from sim.study.candidates import SAVING, Candidate, Space, plans, variants
+from sim.study.candidates import SAVING, Candidate, SoundJobs, Space, plans, variants
 from sim.study.layouts import beside
 from sim.study.machines import Machine
 from sim.study.search import Counts, Estimate, Searcher, Searching, Simulated
@@ -27,6 +27,7 @@ class Contest:
     target: Target
     #: plans by machine and number of GPUs
     _known: dict[tuple[str, int | None], list[Candidate]] = field(default_factory=dict)
+    _sound: SoundJobs = field(default_factory=dict)
 
     def candidates(
         self, machine: Machine, base: Prepared, gpus: int | None = None
@@ -35,7 +36,7 @@ class Contest:
         space = self.space if gpus is None else replace(self.space, gpus=gpus)
         key = machine.name, space.gpus
         if key not in self._known:
-            self._known[key] = list(plans(machine, variants(base, space), space))
+            self._known[key] = list(plans(machine, variants(base, space), space, self._sound))
         return self._known[key]
 
     def contend(self, machine: Machine, base: Prepared, tally: Counts) -> Searching[Contender]:

@@ -110,11 +110,13 @@ def _divisors(n: int) -> list[int]:
 
 
 def warned(topology: Topology, workload: Workload) -> bool:
-    """Whether the product warns of a cut, so that it does not advise it."""
-    mesh = (
-        *check_mesh.workload_findings(workload), *check_mesh.pair_findings(topology, workload),
-    )  # fmt: skip
-    return bool(mesh)
+    """Whether the product warns of a cut on a machine, so that it does not advise it."""
+    return any(True for _ in check_mesh.pair_findings(topology, workload))
+
+
+def warned_anywhere(workload: Workload) -> bool:
+    """The same, whatever the machine."""
+    return any(True for _ in check_mesh.workload_findings(workload))
 
 
 def cut_of(workload: Workload) -> tuple[int, ...]:

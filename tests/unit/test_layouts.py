@@ -102,7 +102,7 @@ def searched():
     base = prepare(machine.topology, JOB)
     space = Space(8, 4, ("fsdp2",), ("none", "full"), ("none",), Grid(""), layouts=True, gpus=4)
     search, rooms = Searcher(), Rooms()
-    candidates = list(plans(machine, variants(base, space), space))
+    candidates = list(plans(machine, variants(base, space), space, {}))
     return search, candidates, [search.plan(c) for c in candidates if rooms.room(c) == "fits"]
 
 
@@ -262,3 +262,21 @@ def test_sweep_takes_layouts_as_an_axis():
     assert not any(c[1] == 4 and c[4] == "1f1b" for c in cuts)  # takes four micro-batches
     with pytest.raises(InputError, match="one topology and one workload"):
         grid_of([Grid("x", "", JOB)], ["layout", "micro_batch=1,2"])
+
+
+def test_machines_of_as_many_gpus_a_node_share_the_jobs_of_a_cut():
+    """What is found with what is known of another machine is what is found alone."""
+    found = []
+    for topology in ("dgx-h100", "dgx-a100"):
+        (machine,), _ = machines(MachineFilter(), [topology])
+        base = prepare(machine.topology, "llama3-8b-sft")
+        found.append((machine, base))
+    space = Space(64, 16, ("fsdp2",), ("none", "full"), ("none",), Grid(""), layouts=True, gpus=16)
+    sound = {}
+    shared = [list(plans(m, variants(base, space), space, sound)) for m, base in found]
+    assert len(sound) == 1
+    for one, (machine, base) in zip(shared, found, strict=True):
+        assert len(one) > 100
+        assert one == list(plans(machine, variants(base, space), space, {}))
+    jobs = [{id(candidate.workload) for candidate in one} for one in shared]
+    assert jobs[0] == jobs[1]

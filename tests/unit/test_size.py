@@ -55,7 +55,7 @@ def everything(topologies, batch, most_gpus, searcher):
         kept = ("none", "full")
         space = Space(batch, most_gpus, family(base.loaded().workload), kept, ("none",),
                       Grid(""))  # fmt: skip
-        for candidate in plans(machine, variants(base, space), space):
+        for candidate in plans(machine, variants(base, space), space, {}):
             if rooms.room(candidate) == "fits":
                 found.append(searcher.plan(candidate))
     return found
@@ -73,7 +73,7 @@ def searched(topologies, batch, most_gpus, target, searcher):
         base = prepare(machine.topology, JOB)
         space = Space(batch, most_gpus, family(base.loaded().workload), ("none", "full"),
                       ("none",), Grid(""))  # fmt: skip
-        candidates = plans(machine, variants(base, space), space)
+        candidates = plans(machine, variants(base, space), space, {})
         sought = searcher.best(candidates, target.score, target.met, tally)
         [plan] = searcher.together([sought])
         if plan and (best is None or target.score(plan.figures) < target.score(best.figures)):
