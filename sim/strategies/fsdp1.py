@@ -20,7 +20,7 @@ from sim.strategies.activation_copies import ActivationCopies
 from sim.strategies.fsdp1_layout import ROOT, lay_out
 from sim.strategies.fsdp_memory import FsdpMemory, runs_again
 from sim.strategies.plan import Event, Plan, Quiet, Recorder
-from sim.strategies.repeat import Folding, shortened
+from sim.strategies.repeat import Folding, remember, shortened
 from sim.strategies.tail import clip_and_step, loss_all_reduce
 from sim.strategies.units import Unit, dtypes
 from sim.units import DTYPE_BYTES
@@ -107,7 +107,12 @@ class Fsdp1Run:
 
     def play(self, steps: int, cold: bool) -> Plan:
         """Record steps, after what a run learns in its first one unless it is to start cold."""
-        if steps == 1 and not cold and self.kind is not Quiet:
+        if self.kind is Quiet:
+            for _ in range(steps):
+                pieces = [(piece.block, True) for piece in self.layout.pieces]
+                remember(self.memory, self.folding, pieces, self.workload)
+            return self.folding.unfold(self.recorder.plan, self.full)
+        if steps == 1 and not cold:
             self._begin(Quiet)
             few = 1 + bool(self.knobs.forward_prefetch)  # whose order the first one teaches
             self.step(min(few, self.workload.gradient_accumulation))

@@ -12,7 +12,9 @@ from itertools import repeat
 from typing import Any
 
 from sim.blocks.modules import ModelTree
+from sim.inputs.workload import Workload
 from sim.strategies.allocations import Stretch
+from sim.strategies.fsdp_memory import Remembers
 from sim.strategies.plan import Plan, PlanOp, Recorder
 
 _new_op = tuple.__new__
@@ -55,6 +57,39 @@ class Folding:
             names = ("", *(block.name for block in tree.layers), "")
             plan.ops = lengthen(plan.ops, self.stretches, self.extra, names)
         return plan
+
+
+def remember(
+    memory: Remembers, folding: Folding, pieces: Sequence[tuple[int, bool]], workload: Workload
+) -> None:
+    """A step as memory sees it, without its hooks: which block is reached when.
+
+    Parameters
+    ----------
+    memory, folding : Remembers, Folding
+        What is told.
+    pieces : sequence of (int, bool)
+        Blocks, or parts of them, in forward order; whether backward runs them.
+    workload : Workload
+        Its micro-steps.
+    """
+    steps = workload.gradient_accumulation
+    every = workload.parallelism.gradient_sync == "every"
+    memory.start()
+    for micro in range(steps):
+        memory.forward(sync=every or micro == steps - 1, accumulating=micro > 0)
+        for block, _ in pieces:
+            folding.open(block, 1)
+            memory.reach(block)
+            folding.close(block, 1)
+        memory.backward()
+        for block, runs in reversed(pieces):
+            folding.open(block, -1)
+            memory.reach(block)
+            if runs:
+                folding.close(block, -1)
+        memory.done()
+    memory.step()
 
 
 def shortened(tree: ModelTree, edge: int) -> ModelTree:

@@ -11,6 +11,7 @@ from sim.inputs.shares import mesh_on
 from sim.inputs.workload import Checkpointing, Method, Parallelism, Workload
 from sim.strategies import build_plan, flat_shard, fully_shard
 from sim.strategies.columns import columns_of
+from sim.strategies.plan import Quiet
 
 
 def allocated(plan):
@@ -91,4 +92,6 @@ def test_copied_layers_equal_recorded_ones(knobs, layers, accumulate, lora, reco
     assert short.groups == full.groups
     for ours, theirs in zip(allocated(short), allocated(full), strict=True):
         assert ours == theirs
+    quiet = allocated(build_plan(workload, tree, mesh_on(workload, 8), steps, recorder=Quiet))
+    assert quiet[::2] == allocated(full)[::2]  # it knows of no ops
     assert (short.owned_numel, short.owned_tensors) == (full.owned_numel, full.owned_tensors)
