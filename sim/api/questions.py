@@ -374,6 +374,7 @@ def plan(
     replicas: int = 20,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
+    progress: Progress | None = None,
 ) -> PlanReport:
     """Serve several jobs on one cluster: queueing, deadlines and their odds, cost.
 
@@ -391,6 +392,8 @@ def plan(
         Share of deadlines that `smallest` must meet.
     replicas : int
         Times to play failures, for the odds of deadlines; 0: none.
+    progress : callable, optional
+        Called with jobs served and all there are, on a cluster's own nodes.
     """
     from sim.study.plan import fewest, plan
     from sim.study.schedule import POLICIES
@@ -400,7 +403,7 @@ def plan(
     listed = jobs if isinstance(jobs, Mapping) else Path(jobs)
     if smallest:
         return fewest(cluster, listed, policy=policy, share=on_time, sets=sets, replicas=replicas)
-    return plan(cluster, listed, policy=policy, sets=sets, replicas=replicas)
+    return plan(cluster, listed, policy=policy, sets=sets, replicas=replicas, progress=progress)
 
 
 def compare_plans(

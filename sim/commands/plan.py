@@ -53,6 +53,7 @@ def command(
     """Serve JOBS (.yaml, or a trace .csv) on CLUSTER: queueing, deadlines and their odds, cost."""
     import sim
     from sim.report import plan, plans
+    from sim.report.progress import progress_bar
 
     chosen = cast("tuple[Policy, ...]", _POLICIES if "all" in policies else policies)
     if len(chosen) > 1 or others or vary or growth is not None:
@@ -65,10 +66,11 @@ def command(
         )  # fmt: skip
         said = plans.view(found)
     else:
-        planned = sim.plan(
-            cluster, jobs, policy=chosen[0], smallest=smallest, on_time=on_time,
-            replicas=replicas, overrides=overrides,
-        )  # fmt: skip
+        with progress_bar("jobs") as progress:
+            planned = sim.plan(
+                cluster, jobs, policy=chosen[0], smallest=smallest, on_time=on_time,
+                replicas=replicas, overrides=overrides, progress=progress,
+            )  # fmt: skip
         said = plan.view(planned, on_time if smallest else None, gantt)
     show(said, form, output)
     write_page(report, said)

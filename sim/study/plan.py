@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from sim.inputs.arguments import Argument
 from sim.job.forecast import terms_of
 from sim.job.run import simulate_run
 from sim.quantities import counted, duration, percent
+from sim.step.variation import Progress
 from sim.study.burst import capacity_of
 from sim.study.cluster import Cluster, Request
 from sim.study.jobs import JobList, Jobs, cluster_of, read_jobs, requests
@@ -24,6 +26,7 @@ from sim.units import HOUR_S
 MOST_NODES = 4096
 REPLICAS = 20  # with failures and paces as they fall
 MOST_PLAYED = 40_000  # jobs of all replicas together; a plan of more is played less often
+_TOLD = 1000  # jobs served from one word of progress to the next
 ENDLESS = 100.0  # times as long as expected: so much a job takes that never ends
 
 
@@ -42,6 +45,7 @@ def plan(
     policy: Policy = "fifo",
     sets: Iterable[str] = (),
     replicas: int = REPLICAS,
+    progress: Progress | None = None,
 ) -> PlanReport:
     """Serve the jobs of a file on a cluster.
 
@@ -57,6 +61,9 @@ def plan(
         Overrides of the topology.
     replicas : int
         Times to play it with failures, for the odds of deadlines; 0: none.
+    progress : callable, optional
+        Called now and then with jobs served and all there are, of plans with a node less and one
+        more too.
 
     Raises
     ------
@@ -72,7 +79,23 @@ def plan(
                   f"wants {counted(r.nodes, 'node')}; the cluster has {nodes}")
             for r in large[:20]
         )  # fmt: skip
-    return finished(wanted, serve(wanted.cluster, wanted.jobs, nodes, policy), replicas)
+    told = _teller(len(wanted.jobs), progress)
+    report = serve(wanted.cluster, wanted.jobs, nodes, policy, told)
+    return finished(wanted, report, replicas, told)
+
+
+def _teller(jobs: int, progress: Progress | None) -> Callable[[], None] | None:
+    """What counts jobs as they are served, of three plans, and says so every thousand."""
+    if progress is None or jobs < _TOLD:
+        return None
+    served = itertools.count(1)
+
+    def told() -> None:
+        done = next(served)
+        if done % _TOLD == 0:
+            progress(min(done, 3 * jobs), 3 * jobs)
+
+    return told
 
 
 def read_plan(topology: Argument, jobs: Jobs, sets: Iterable[str] = ()) -> TimedJobs:
@@ -88,20 +111,25 @@ def read_plan(topology: Argument, jobs: Jobs, sets: Iterable[str] = ()) -> Timed
     return TimedJobs(cluster, requests(cluster, listed, settings, jobs.parent))
 
 
-def finished(wanted: TimedJobs, report: PlanReport, replicas: int) -> PlanReport:
+def finished(
+    wanted: TimedJobs, report: PlanReport, replicas: int, told: Callable[[], None] | None = None
+) -> PlanReport:
     """A report with odds, neighbours in size, and what to keep or rent."""
     report = replace(report, notes=wanted.notes)
     return replace(
         with_odds(report, wanted, replicas),
-        marginal=_marginal(wanted, report),
+        marginal=_marginal(wanted, report, told),
         capacity=capacity_of(report, wanted.cluster.topology),
     )
 
 
-def serve(cluster: Cluster, jobs: Sequence[Request], nodes: int, policy: Policy) -> PlanReport:
+def serve(
+    cluster: Cluster, jobs: Sequence[Request], nodes: int, policy: Policy,
+    told: Callable[[], None] | None = None,
+) -> PlanReport:  # fmt: skip
     """Serve timed jobs on so many nodes; forms of a job that do not fit on them are left out."""
     able = [_within(r, nodes) for r in jobs]
-    logs = schedule(cluster, able, nodes, policy)
+    logs = schedule(cluster, able, nodes, policy, told=told)
     begin = min(r.arrival_s for r in jobs)
     span, per_node = max(log.finish_s for log in logs) - begin, cluster.per_node
     gpus = [log.request.gpus_of(per_node) for log in logs]
@@ -170,13 +198,15 @@ def with_odds(report: PlanReport, wanted: TimedJobs, replicas: int) -> PlanRepor
     return replace(report, replicas=replicas, on_time_expected=expected)
 
 
-def _marginal(wanted: TimedJobs, report: PlanReport) -> tuple[Marginal, ...]:
+def _marginal(
+    wanted: TimedJobs, report: PlanReport, told: Callable[[], None] | None
+) -> tuple[Marginal, ...]:
     """With a node less, and with one more."""
     least = max(min(f.nodes for f in r.forms) for r in wanted.jobs)
     found = []
     for nodes in (report.nodes - 1, report.nodes + 1):
         if nodes >= least:
-            other = serve(wanted.cluster, wanted.jobs, nodes, report.policy)
+            other = serve(wanted.cluster, wanted.jobs, nodes, report.policy, told)
             found.append(
                 Marginal(nodes, other.on_time, other.waiting_mean_s, other.span_s, other.cost_usd)
             )

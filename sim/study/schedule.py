@@ -78,6 +78,7 @@ def schedule(
     nodes: int,
     policy: Policy = "fifo",
     stretch: Callable[[int], float] | None = None,
+    told: Callable[[], None] | None = None,
 ) -> list[JobLog]:
     """Run jobs on a cluster.
 
@@ -96,6 +97,8 @@ def schedule(
         start if it does not delay the first in the queue.
     stretch : callable, optional
         How many times as long as expected the i-th job takes.
+    told : callable, optional
+        Called whenever a job has given its nodes back.
 
     Returns
     -------
@@ -105,7 +108,7 @@ def schedule(
     import simpy
 
     env = simpy.Environment()
-    run = _Scheduler(env, cluster, nodes, policy)
+    run = _Scheduler(env, cluster, nodes, policy, told)
     logs = [JobLog(request) for request in jobs]
     for i, log in enumerate(logs):
         env.process(run.arrive(_Running(log, stretch(i) if stretch else 1.0)))
@@ -115,8 +118,10 @@ def schedule(
 
 class _Scheduler:
     def __init__(
-        self, env: simpy.Environment, cluster: Cluster, nodes: int, policy: Policy
-    ) -> None:
+        self, env: simpy.Environment, cluster: Cluster, nodes: int, policy: Policy,
+        told: Callable[[], None] | None,
+    ) -> None:  # fmt: skip
+        self.told = told
         self.env, self.cluster, self.policy = env, cluster, policy
         self.pool = Pool(nodes, cluster.per_node, cluster.leaf_nodes)
         self.queue: list[_Running] = []
@@ -280,6 +285,8 @@ class _Scheduler:
         job.log.holds.append(Hold(held_from, self.env.now, nodes))
         self.pool.release(job.placed)
         job.placed = []
+        if self.told is not None:
+            self.told()
         self._dispatch()
         self._repace()
 

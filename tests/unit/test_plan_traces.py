@@ -52,6 +52,16 @@ def test_a_trace_is_served(tmp_path):
     assert report.utilisation == pytest.approx(held / (8 * 4200))
 
 
+def test_a_long_trace_says_how_far_it_is(tmp_path):
+    rows = "".join(f"{i},8,{i},60\n" for i in range(2000))
+    said = []
+    plan(
+        "dgx-h100", write(tmp_path, "id,gpus,submit,duration\n" + rows), sets=["nodes=2"],
+        progress=lambda *done: said.append(done),
+    )  # fmt: skip
+    assert said == [(1000 * i, 6000) for i in range(1, 7)]  # and with a node less, and one more
+
+
 def test_parts_of_nodes():
     pool = Pool(2, 8, 1 << 30)
     small = Request("s", 1, 0, None, 0, 1.0, 0, 0, 0, 0, gpus=3)
