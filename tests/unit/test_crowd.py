@@ -133,7 +133,7 @@ def test_an_interrupt_is_heard(monkeypatch, large):
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run_replicas(*large, Variation(), every_rank=False)
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 8.0
 
 
 class Slowly:
@@ -143,7 +143,7 @@ class Slowly:
         self.like, self.load = code.like, code.load
 
     def __call__(self, where):
-        time.sleep(5.0)
+        time.sleep(10.0)
         return np.zeros((1, 6))
 
 
