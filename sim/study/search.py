@@ -6,7 +6,7 @@ ends when the next bound is not better than the best plan found.
 
 Pipelines are dear to simulate and their bounds wide: gathers, reductions and messages lie open at
 both ends of a step. These are much the same in all plans of one cut, so that from the second on a
-plan counts as so far above its bound as the closest yet of its cut.
+machine's plan counts as so far above its bound as the closest yet of its cut, on any machine.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ class Searcher:
 
     risk: float = RISK
     bounds: Bounds = field(default_factory=Bounds)
-    #: what steps of a cut on a machine take at least beyond their bounds [s]
-    _beyond_s: dict[Any, float] = field(default_factory=dict)
+    #: of a cut, what its steps on each machine take at least beyond their bounds [s]
+    _beyond_s: dict[Any, dict[str, float]] = field(default_factory=dict)
     _rooms: Rooms = field(init=False)
 
     def __post_init__(self) -> None:
@@ -253,16 +253,19 @@ class Searcher:
             return _rough(candidate, self.bounds.of(candidate).step_s)
         if how == _KERNELS:
             return self.bound(candidate)
-        beyond = self._beyond_s.get(_cut_of(candidate), 0.0) if how == _TIGHT else 0.0
-        return self.bound(candidate, beyond) if beyond else None
+        known = self._beyond_s.get(cut_of(candidate.workload), {}) if how == _TIGHT else {}
+        if candidate.machine.name not in known:
+            return None
+        return self.bound(candidate, min(known.values()))
 
     def _learn(self, plan: Simulated) -> None:
         """How far steps of a pipeline are above their bound, at the least."""
         if plan.candidate.workload.parallelism.pipeline_parallel == 1:
             return
-        cut = _cut_of(plan.candidate)
+        known = self._beyond_s.setdefault(cut_of(plan.candidate.workload), {})
         beyond = _LIKENESS * (plan.step_s - self.bounds.of(plan.candidate).step_s)
-        self._beyond_s[cut] = min(beyond, self._beyond_s.get(cut, math.inf))
+        name = plan.candidate.machine.name
+        known[name] = min(beyond, known.get(name, math.inf))
 
     def bound(self, candidate: Candidate, beyond_s: float = 0.0) -> Estimate:
         """Figures that a candidate cannot beat whose step is so far above its bound.
@@ -294,10 +297,6 @@ class Searcher:
             rate * flops.model / peak_of(topology, workload).flops_per_s,
             report, job, found.fallbacks, shares(found.breakdown, found.ranks),
         )  # fmt: skip
-
-
-def _cut_of(candidate: Candidate) -> Any:
-    return candidate.machine.name, cut_of(candidate.workload)
 
 
 def _tokens(candidate: Candidate) -> int:
