@@ -27,7 +27,9 @@ class _Operation(click.Choice[str]):
 
 @click.command("collective")
 @click.argument("topology", shell_complete=MACHINES)
-@click.option("--op", type=_Operation(_OPERATIONS), default="all_gather", show_default=True)
+@click.argument("operation", type=_Operation(_OPERATIONS), required=False, metavar="[OPERATION]")
+@click.option("--op", type=_Operation(_OPERATIONS),
+              help="Which; all_gather by default. May stand after TOPOLOGY, too.")  # fmt: skip
 @click.option("--sizes", default="1K:8G", show_default=True, metavar="LOW:HIGH | LIST",
               help="Total bytes: a range in powers of two, or a comma list; K = 1024.")  # fmt: skip
 @click.option("--ranks", type=int, help="Only the first so many GPUs.")
@@ -43,16 +45,21 @@ class _Operation(click.Choice[str]):
 @sets
 @printed(*FORMS)
 def command(
-    topology: str, op: str, sizes: str, ranks: int | None, nccl: str, algorithm: str | None,
-    protocol: str | None, nccl_path: str, varied: tuple[str, ...], zipped: bool,
-    overrides: tuple[str, ...], form: str, output: Path | None,
+    topology: str, operation: str | None, op: str | None, sizes: str, ranks: int | None,
+    nccl: str, algorithm: str | None, protocol: str | None, nccl_path: str,
+    varied: tuple[str, ...], zipped: bool, overrides: tuple[str, ...], form: str,
+    output: Path | None,
 ) -> None:  # fmt: skip
-    """Print the table that nccl-tests would print on TOPOLOGY."""
+    """Print the table that nccl-tests would print on TOPOLOGY, of OPERATION or --op."""
     import sim
     from sim.report.collective import view
 
+    if operation and op and operation != op:
+        message = f"{operation} stands after the topology, and --op says {op}; say one"
+        raise click.UsageError(message)
     found = sim.collective(
-        topology, op=op, sizes=sizes, ranks=ranks, nccl=nccl, algorithm=algorithm,
-        protocol=protocol, nccl_path=nccl_path, vary=varied, zipped=zipped, overrides=overrides,
+        topology, op=operation or op or _OPERATIONS[0], sizes=sizes, ranks=ranks, nccl=nccl,
+        algorithm=algorithm, protocol=protocol, nccl_path=nccl_path, vary=varied, zipped=zipped,
+        overrides=overrides,
     )  # fmt: skip
     show(view(found), form, output)

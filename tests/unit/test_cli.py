@@ -75,6 +75,7 @@ def test_a_collective_is_called_as_people_call_it(call, spoken):
     code, out, _ = call("collective", "dgx-h100", "--sizes", "1M:1M", "--op", spoken)
     assert code == 0
     assert out.startswith("dgx-h100: all_gather over 8 GPUs")
+    assert call("collective", "dgx-h100", spoken, "--sizes", "1M:1M")[1] == out
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,8 @@ def test_a_collective_is_called_as_people_call_it(call, spoken):
         (("run", *PAIR, "nodes=2"), "a key is set by --set nodes=2"),
         (("run", *PAIR, "--micro-batch", "2"), "write --set micro_batch=..."),
         (("collective", "dgx-h100", "--op", "gather"), "'all_gather', 'reduce_scatter'"),
+        (("collective", "dgx-h100", "gather"), "'all_gather', 'reduce_scatter'"),
+        (("collective", "dgx-h100", "all_reduce", "--op", "broadcast"), "say one"),
         (("run", *PAIR, "--fromat", "json"), "--format"),
         (("run", *PAIR, "--format", "xml"), "'table', 'csv', 'html', 'json'"),
         (("run", "dgx-h10", "mistral-7b-lora"), 'did you mean "dgx-h100"?'),
