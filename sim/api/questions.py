@@ -99,6 +99,7 @@ def size(
     as_written: bool = False,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
+    progress: Progress | None = None,
 ) -> SizeReport:
     """Search for the cheapest, fastest or greenest cluster that does a job in time.
 
@@ -134,6 +135,8 @@ def size(
         Paid for on every node before the first step, where its offer states none.
     as_written : bool
         Do not consider faster implementations that train the same: torch.compile, attention, loss.
+    progress : callable, optional
+        Called with (plans decided, plans in all).
 
     Returns
     -------
@@ -156,6 +159,7 @@ def size(
         sets=settings(overrides, calibration), topologies=several(topologies),
         prices=path(prices), spot=spot, most_gpus=max_gpus, gpus=gpus, global_batch=global_batch,
         vary=axes(vary), risk=allowed, setup_s=setup_s, tuned=not as_written,
+        progress=progress,
     )  # fmt: skip
 
 

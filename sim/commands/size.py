@@ -68,15 +68,18 @@ def command(
 ) -> None:  # fmt: skip
     """Search for the best cluster for WORKLOAD; exit 3 if nothing meets the target."""
     import sim
+    from sim.report.progress import progress_bar
     from sim.report.size import view
 
-    found = sim.size(
-        workload, objective=cast("Objective", objective), deadline=deadline, budget=budget,
-        throughput=throughput, residency=residency, region=region, provider=provider, gpu=gpu,
-        topologies=topologies, prices=prices, spot=spot, max_gpus=max_gpus,
-        gpus=gpus, global_batch=global_batch, vary=vary, risk=risk, slack=slack,
-        setup=setup, as_written=as_written, overrides=overrides,
-    )  # fmt: skip
+    with progress_bar("plans") as progress:
+        found = sim.size(
+            workload, objective=cast("Objective", objective), deadline=deadline, budget=budget,
+            throughput=throughput, residency=residency, region=region, provider=provider, gpu=gpu,
+            topologies=topologies, prices=prices, spot=spot, max_gpus=max_gpus,
+            gpus=gpus, global_batch=global_batch, vary=vary, risk=risk, slack=slack,
+            setup=setup, as_written=as_written, overrides=overrides,
+            progress=progress,
+        )  # fmt: skip
     show(view(found), form, None if emitted else output)
     best = found.winner.candidate if found.winner else None
     write_page(report, view(found), *([Asked(best.topology, best.workload)] if best else ()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 from functools import lru_cache
 
 from sim.blocks.modules import ModelTree
@@ -244,6 +244,21 @@ def memory(
         binding_gpu=_binding(topology),
         warnings=tuple(strategy_of(workload).memory_warnings(workload, tree, mesh)),
     )
+
+
+def elsewhere(report: MemoryReport, topology: Topology) -> MemoryReport:
+    """`memory` of the same job on a machine of the same `sizes`, whatever room that has."""
+    capacity, _, host = machine(topology)
+    return replace(
+        report, capacity_bytes=capacity, host_capacity_bytes=host, binding_gpu=_binding(topology)
+    )
+
+
+@lru_cache(maxsize=64)
+def sizes(topology: Topology) -> tuple[int, int, int | None]:
+    """GPUs in all, of a node, and of the tightest node: what of a machine a job's needs are by."""
+    node = tightest_node(topology)
+    return machine(topology)[1], topology.gpus_per_node, node.gpus if node else None
 
 
 def _loading_bytes(workload: Workload, tree: ModelTree) -> float:

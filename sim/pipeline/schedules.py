@@ -98,8 +98,7 @@ class Schedule(NamedTuple):
 
     def stages_of(self, shape: PipelineShape, rank: int) -> tuple[int, ...]:
         """The stages of a rank, as the model has them."""
-        of = self.rank_of(shape)
-        return tuple(stage for stage in range(shape.stages) if of(stage) == rank)
+        return _stages(self, shape)[rank]
 
     def computed(self, shape: PipelineShape) -> Orders:
         """What each rank computes."""
@@ -111,6 +110,16 @@ class Schedule(NamedTuple):
         Shared by all ranks, not to be changed.
         """
         return _executed(self, shape, defer)
+
+
+@lru_cache(maxsize=256)
+def _stages(schedule: Schedule, shape: PipelineShape) -> tuple[tuple[int, ...], ...]:
+    """The stages of every rank."""
+    rank_of = schedule.rank_of(shape)
+    found: list[list[int]] = [[] for _ in range(shape.ranks)]
+    for stage in range(shape.stages):
+        found[rank_of(stage)].append(stage)
+    return tuple(map(tuple, found))
 
 
 @lru_cache(maxsize=16)

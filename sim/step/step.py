@@ -19,7 +19,7 @@ from sim.inputs.rows import as_run, at_longest
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.parts import I8
-from sim.memory.report import MemoryReport, memory
+from sim.memory.report import MemoryReport, elsewhere, memory, sizes
 from sim.records import dataclass
 from sim.step.breakdown import Breakdown
 from sim.step.depth import (
@@ -188,14 +188,15 @@ def _report(found: _Measured, times: F8, needed: MemoryReport, workload: Workloa
 
 
 def memory_of(topology: Topology, workload: Workload) -> MemoryReport:
-    """`memory(topology, workload)`, kept."""
+    """`memory(topology, workload)`, kept: one walk for all machines of the same sizes."""
     workload = at_longest(workload, topology.world_size)
     steps = workload.gradient_accumulation
     if workload.parallelism.pipeline_parallel == 1:  # stages keep what they receive of each
         steps = micro_steps_apart(workload)
     if steps != workload.gradient_accumulation:
         workload = workload.model_copy(update={"gradient_accumulation": steps})
-    return _walked(_StepKey(_machine(topology), _MEMORY, steps, topology, workload))
+    walked = _walked(_StepKey(sizes(topology), _MEMORY, steps, topology, workload))
+    return elsewhere(walked, topology)
 
 
 # --- what is kept --------------------------------------------------------------------------------
@@ -268,7 +269,7 @@ def _folded(jobs: Sequence[tuple[Topology, Workload]], asked: _AskedOf) -> list[
     ]  # fmt: skip
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def _walked(key: _StepKey) -> MemoryReport:
     return memory(key.topology, key.workload)
 

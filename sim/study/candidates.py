@@ -254,15 +254,10 @@ def _batches(workload: Workload, world: int, space: Space) -> Iterator[Workload]
 
 
 def _going(topology: Topology, jobs: list[Workload], space: Space) -> Iterator[Workload]:
-    """Those of a cut that a machine takes."""
-    alike = jobs[0].parallelism.pipeline_parallel == 1
-    anew = _anew(jobs[0], space)
-    passed: bool | None = None
-    for job in jobs:
-        if passed is None or not alike:
-            passed = checks.goes(topology, job) and not (anew and warned(topology, job))
-        if passed:
-            yield job
+    """Those of a cut that a machine takes: all or none, since the batch is divided already."""
+    first = jobs[0]
+    if checks.goes(topology, first) and not (_anew(first, space) and warned(topology, first)):
+        yield from jobs
 
 
 def _trials(

@@ -144,6 +144,11 @@ class Counts:
     at_risk: int = 0
     ruled_out: int = 0
 
+    @property
+    def decided(self) -> int:
+        """Candidates of which it is known what became of them."""
+        return self.simulated + self.too_large + self.at_risk + self.ruled_out
+
 
 @dataclass(slots=True)
 class Searcher:
@@ -164,8 +169,10 @@ class Searcher:
     def __post_init__(self) -> None:
         self._rooms = Rooms(self.risk)
 
-    def together(self, searches: Iterable[Searching[_T]]) -> list[_T]:
-        """Run searches side by side: what each has found."""
+    def together(
+        self, searches: Iterable[Searching[_T]], moved: Callable[[], None] | None = None
+    ) -> list[_T]:
+        """Run searches side by side: what each has found; `moved` is called in between."""
         under_way = dict(enumerate(searches))
         found: dict[int, _T] = {}
         while under_way:
@@ -176,6 +183,8 @@ class Searcher:
                 except StopIteration as end:
                     found[i] = end.value
                     del under_way[i]
+            if moved is not None:
+                moved()
             self.bounds.ask(c for need in needs for c in need.bounds)
             steps([(c.topology, c.workload) for need in needs for c in need.plans], causes=False)
         return [found[i] for i in sorted(found)]

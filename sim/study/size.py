@@ -12,6 +12,7 @@ from sim.inputs.arguments import Argument
 from sim.inputs.loader import Prepared, load_topology, prepare
 from sim.inputs.shares import batch_on
 from sim.inputs.workload import Workload
+from sim.step.variation import Progress
 from sim.study.axes import Grid, from_options
 from sim.study.candidates import CHECKPOINTING, OFFLOAD, Space, family
 from sim.study.contest import Contest, broken_even
@@ -44,6 +45,7 @@ def size(
     setup_s: float = SETUP_S,
     tuned: bool = True,
     searcher: Searcher | None = None,
+    progress: Progress | None = None,
 ) -> SizeReport:
     """Search the catalogue for the best cluster.
 
@@ -80,6 +82,8 @@ def size(
         Also consider faster implementations that train the same: torch.compile, attention, loss.
     searcher : Searcher, optional
         Shares its simulations with other searches.
+    progress : callable, optional
+        Called with (plans decided, plans in all).
 
     Returns
     -------
@@ -114,7 +118,10 @@ def size(
     phases, target = _phases(job, found, bases, target)
     taking_part = [(i, m) for i, m in enumerate(found) if i in bases]
     contest = Contest(search, space, target)
-    contenders = search.together(contest.contend(m, bases[i], tally) for i, m in taking_part)
+    contenders = search.together(
+        (contest.contend(m, bases[i], tally) for i, m in taking_part),
+        None if progress is None else lambda: progress(tally.decided, tally.considered),
+    )
     left_out += unfit
     contenders.sort(key=lambda c: _rank(c, target))
     winner = contenders[0].plan if contenders else None

@@ -142,6 +142,16 @@ def test_searches_side_by_side_find_what_each_finds_alone():
         assert contender.content()["plan"].content() == alone.content()["plan"].content()
 
 
+def test_a_search_tells_how_far_it_is():
+    told = []
+    found = size(JOB, Target("cost"), topologies=["dgx-h100", A100], most_gpus=16, global_batch=32,
+                 progress=lambda done, most: told.append((done, most)))  # fmt: skip
+    done, most = zip(*told, strict=True)
+    assert list(done) == sorted(done)
+    assert set(most) == {found.tally.considered}
+    assert done[0] < done[-1] == found.tally.considered
+
+
 def test_pruning_saves_simulations():
     _, tally = searched(["dgx-h100", A100], 32, 16, Target("cost"), Searcher())
     assert tally.ruled_out > tally.considered / 4

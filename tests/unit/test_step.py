@@ -13,7 +13,7 @@ from sim.memory.report import memory
 from sim.result.predict import predict
 from sim.step.depth import DEEP, of_layers, pace_of, repeats, settled
 from sim.step.run import run_step
-from sim.step.step import memory_of, step
+from sim.step.step import _walked, memory_of, step
 from sim.study.candidates import Candidate
 from sim.study.inverse import gpus_for
 from sim.study.jobs import cluster_of, read_jobs, requests
@@ -109,6 +109,17 @@ def test_memory_that_is_kept_is_the_job_s_own(strategy, accumulation):
     loaded = load("dgx-h100", "mistral-7b-lora", sets)
     pair = loaded.topology, loaded.workload
     assert memory_of(*pair) == memory(*pair)
+
+
+def test_memory_is_walked_once_for_machines_of_the_same_sizes():
+    """A100s of 40 and 80 GB: one walk, each with its own room."""
+    pairs = [load(t, "mistral-7b-lora") for t in ("aws-p4d", "dgx-a100", "dgx-h100")]
+    pairs = [(p.topology.model_copy(update={"nodes": 2}), p.workload) for p in pairs]
+    before = _walked.cache_info().misses
+    found = [memory_of(*pair) for pair in pairs]
+    assert _walked.cache_info().misses <= before + 1
+    assert found == [memory(*pair) for pair in pairs]
+    assert found[0].capacity_bytes < found[1].capacity_bytes
 
 
 # --- one figure in every verb --------------------------------------------------------------------
