@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from sim.inputs.models import repository
-from sim.inputs.shares import batch_of, mesh_of
+from sim.inputs.shares import mesh_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_accelerate import comment
 from sim.interop.yaml_text import blocks
+from sim.job.forecast import job_steps
 
 MODULES = {
     "q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj",
@@ -55,10 +56,8 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
         }
         if method.kind == "qlora":
             config["load_in_4bit"] = True
-    if workload.steps:
-        config["max_steps"] = workload.steps
-    elif workload.tokens:
-        config["max_steps"] = -(-int(workload.tokens) // batch_of(topology, workload).tokens)
+    if steps := steps_said(topology, workload):
+        config["max_steps"] = steps
     else:
         config["num_epochs"] = workload.epochs
     checkpointed = workload.activation_checkpointing.kind != "none"
@@ -105,6 +104,14 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
             fsdp["use_orig_params"] = p.use_orig_params
         config["fsdp_config"] = fsdp
     return blocks(config, comment(workload))
+
+
+def steps_said(topology: Topology, workload: Workload) -> int | None:
+    """Optimizer steps of a job whose length is given in steps or tokens; None: in epochs."""
+    if not (workload.steps or workload.tokens):
+        return None
+    length = job_steps(workload, topology.world_size)
+    return length[0] if length else None
 
 
 def _checkpointing(workload: Workload) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from sim.inputs.models import repository
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.interop.emit_axolotl import MODULES, OPTIMIZERS
+from sim.interop.emit_axolotl import MODULES, OPTIMIZERS, steps_said
 from sim.interop.yaml_text import blocks
 
 _ATTENTION = {"flash2": "fa2", "flash3": "fa3", "sdpa": "sdpa", "eager": "disabled"}
@@ -71,10 +71,10 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
         config["use_reentrant_gc"] = checkpointing.reentrant
     if strategy_of(workload).deepspeed:
         config["deepspeed"] = "ds_config.json"
-    if workload.steps:
-        config["max_steps"] = workload.steps
+    if steps := steps_said(topology, workload):
+        config["max_steps"] = steps
     elif workload.samples:
         config |= {"max_samples": workload.samples, "num_train_epochs": workload.epochs}
-    elif not workload.tokens:
+    else:
         config["num_train_epochs"] = workload.epochs
     return blocks(config, f"{workload.name}, written by scaling-sim; add dataset and template")

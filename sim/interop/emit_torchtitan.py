@@ -17,6 +17,7 @@ from sim.inputs.shares import batch_of, mesh_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
+from sim.interop.emit_axolotl import steps_said
 from sim.pipeline.schedules import SCHEDULES
 from sim.quantities import counted
 
@@ -87,10 +88,8 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
     if mesh.pp > 1:
         tables["parallelism"] |= _pipeline(workload)
         tables["training"]["local_batch_size"] *= workload.gradient_accumulation
-    if workload.steps:
-        tables["training"]["steps"] = workload.steps
-    elif workload.tokens:
-        tables["training"]["steps"] = -(-int(workload.tokens) // batch.tokens)
+    if steps := steps_said(topology, workload):
+        tables["training"]["steps"] = steps
     if ac.kind == "selective-op":
         tables["activation_checkpoint"]["selective_ac_option"] = "op"
     elif ac.kind == "selective-blocks":

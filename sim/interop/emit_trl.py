@@ -9,7 +9,7 @@ from sim.inputs.models import repository
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.interop.emit_axolotl import ATTENTION, MODULES, OPTIMIZERS
+from sim.interop.emit_axolotl import ATTENTION, MODULES, OPTIMIZERS, steps_said
 from sim.interop.yaml_text import blocks
 
 _OPTION = "--emit trl"
@@ -63,9 +63,9 @@ def trl_yaml(topology: Topology, workload: Workload) -> str:
         config["use_liger_kernel"] = True
     if strategy_of(workload).deepspeed:
         config["deepspeed"] = "ds_config.json"
-    if workload.steps:
-        config["max_steps"] = workload.steps
-    elif not workload.tokens:
+    if steps := steps_said(topology, workload):
+        config["max_steps"] = steps
+    else:
         config["num_train_epochs"] = workload.epochs
     return blocks(
         config, f"{workload.name}, written by scaling-sim; add dataset_name and output_dir"

@@ -187,6 +187,21 @@ def test_blocks_nest():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("length", "steps"), [("tokens=1e9", 1908), ("steps=70", 70)])
+def test_the_length_of_a_job_comes_along(length, steps, tmp_path):
+    """1e9 tokens in steps of 16 GPUs x 2 x 4 x 4,096 are 1,907.3."""
+    sets = [length, "micro_batch=2", "gradient_accumulation=4", "sequence_length=4096"]
+    topology, workload = job(*sets)
+    tools = ["axolotl", "trl", "llamafactory", "torchtitan"]
+    for path in write_plan(topology, workload, tools, tmp_path):
+        text = path.read_text()
+        if path.suffix == ".toml":
+            assert tomllib.loads(text)["training"]["steps"] == steps
+        elif path.name != "accelerate.yaml":
+            assert read(text)["max_steps"] == steps
+            assert "num_train_epochs" not in text
+
+
 def test_whose_weights_and_how_many_epochs_come_back(tmp_path):
     """Instruct weights stay so, epochs of a data set of unknown size too."""
     first = tmp_path / "first.yml"
