@@ -489,6 +489,53 @@ def test_models_of_torchtune(files, builder, model):
     assert (job.model.name, job.method.kind) == (model, "full")
 
 
+@pytest.mark.parametrize(
+    ("component", "dtype", "ours", "told"),
+    [("torch.optim.AdamW", "bf16", "adamw-bf16", ""), ("torch.optim.AdamW", "fp32", "adamw", ""),
+     ("torchao.optim.AdamW8bit", "bf16", "adamw-8bit", ""),
+     ("bitsandbytes.optim.Adam8bit", "bf16", "adamw-8bit", ""),
+     ("bitsandbytes.optim.PagedAdamW8bit", "bf16", "adamw-8bit", "paging is not modelled"),
+     ("bitsandbytes.optim.PagedAdam8bit", "bf16", "adamw-8bit", "paging is not modelled"),
+     ("bitsandbytes.optim.PagedAdamW", "bf16", "adamw-bf16", "paging is not modelled"),
+     ("bitsandbytes.optim.Lion8bit", "fp32", "adamw", "Lion8bit is not modelled: taken as AdamW"),
+     ("torch.optim.SGD", "bf16", "sgd", "")],
+)  # fmt: skip
+def test_optimizers_of_torchtune_by_their_class(component, dtype, ours, told, files):
+    text = TORCHTUNE.replace("torch.optim.AdamW", component)
+    (files / "t.yaml").write_text(text.replace("dtype: bf16", f"dtype: {dtype}"))
+    found = sim.import_job(files / "t.yaml").to_dict()
+    (row,) = [t for t in found["took"] if t["key"] == "optimizer"]
+    assert (row["theirs"], row["ours"]) == ("optimizer._component_", ours)
+    assert load_workload(files / "t.yaml").optimizer == ours
+    asides = [a for a in found["aside"] if a["theirs"] == "optimizer._component_"]
+    assert [a["why"].endswith(told) for a in asides] == ([True] if told else [])
+    assert "model.apply_lora_to_mlp" not in {a["theirs"] for a in found["aside"]}  # it was used
+
+
+def test_arguments_that_a_megatron_script_lacks_are_assumed(files):
+    """What is reported as taken stands in the script, under the name that it has there."""
+    script = files / "short.sh"
+    text = (
+        "torchrun --nproc_per_node 8 --nnodes 2 pretrain_gpt.py --num-layers 32"
+        " --hidden-size 4096 --ffn-hidden-size 14336 --num-attention-heads 32 --num-experts 8"
+        " --seq-length 4096 --vocab-size 128256 --max-position-embeddings 8192"
+        " --use-rotary-position-embeddings --micro-batch-size 1 --global-batch-size 128"
+        " --pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 2\n"
+    )
+    script.write_text(text)
+    found = sim.import_job(script).to_dict()
+    theirs = {t["key"]: t["theirs"] for t in found["took"]}
+    assert all(f"--{name} " in text for name in {*theirs.values()} - {"pretrain script"})
+    assert theirs["model.positions"] == "use-rotary-position-embeddings"
+    assert theirs["model.expert_ffn_size"] == "ffn-hidden-size"
+    assert theirs["parallelism.virtual_stages"] == "num-virtual-stages-per-pipeline-rank"
+    assumed = {s["key"]: s["ours"] for s in found["assumed"]}
+    assert assumed | {
+        "model.ffn": "gelu", "model.norm": "layernorm", "model.bias": "true",
+        "model.tied_embeddings": "true", "experts": "eager", "precision.kind": "fp32",
+    } == assumed  # fmt: skip
+
+
 def test_a_component_of_ones_own_is_named(files):
     (files / "t.yaml").write_text(TORCHTUNE.replace("llama3_1.lora_llama3_1_8b", "my.net"))
     with pytest.raises(InputError, match=r't.yaml:2.*"net" is no model known here'):
@@ -554,8 +601,9 @@ def test_what_is_missing_says_how_to_add_it(files):
     [(AXOLOTL.replace("max_steps: 100\n", ""), 3.0),
      (AXOLOTL.replace("max_steps: 100\nnum_epochs: 3\n", ""), 1.0),
      ("model_name_or_path: Qwen/Qwen3-4B\nmax_length: 2048\nbf16: true\n"
-      "per_device_train_batch_size: 4\n", 3.0)],
-    ids=["written", "axolotl's default", "transformers' default"],
+      "per_device_train_batch_size: 4\n", 3.0),
+     (TORCHTUNE.replace("max_steps_per_epoch: 50", "max_steps_per_epoch: null"), 2.0)],
+    ids=["written", "axolotl's default", "transformers' default", "torchtune's recipe"],
 )  # fmt: skip
 def test_epochs_of_a_file_repeat_the_samples_that_a_user_adds(text, epochs, tmp_path):
     path = tmp_path / "job.yaml"

@@ -36,16 +36,23 @@ OPTIMIZERS: dict[str, tuple[str, str | None]] = {
     "adamw_bnb_8bit": ("adamw-8bit", None),
     "adamw_8bit": ("adamw-8bit", None),
     "adamw_torch_8bit": ("adamw-8bit", None),
+    "adam_8bit": ("adamw-8bit", None),
     "adafactor": ("adafactor", None),
     "sgd": ("sgd", None),
 }
+_PAGED = "its states stay on the GPU here: paging is not modelled"
 _LIKE = {
-    "paged_adamw_8bit": ("adamw-8bit", "its states stay on the GPU here: paging is not modelled"),
-    "paged_adamw_32bit": ("adamw", "its states stay on the GPU here: paging is not modelled"),
-    "paged_adamw": ("adamw", "its states stay on the GPU here: paging is not modelled"),
+    "paged_adamw_8bit": ("adamw-8bit", _PAGED),
+    "paged_adamw_32bit": ("adamw", _PAGED),
+    "paged_adam_8bit": ("adamw-8bit", _PAGED),
+    "paged_adam": ("adamw", _PAGED),
+    "paged_adamw": ("adamw", _PAGED),
     "adamw_torch_4bit": ("adamw-8bit", "4-bit states are taken as 8-bit ones"),
     "ademamix": ("adamw", "its third state is not counted"),
 }
+#: both by the name without underscores, as a class is called
+_OPTIMIZER_OF = {name.replace("_", ""): found for name, found in OPTIMIZERS.items()}
+_LIKE_OF = {name.replace("_", ""): found for name, found in _LIKE.items()}
 
 ATTENTION = {
     "flash_attention_2": "flash2",
@@ -153,22 +160,33 @@ def length(keys: Keys, epochs: str, default: float = 1.0, why: str = "") -> None
 
 def optimizer(keys: Keys, *names: str) -> None:
     """Which optimizer runs."""
-    word = keys.text(*names)
+    optimizer_named(keys, keys.text(*names), *names)
+
+
+def optimizer_named(keys: Keys, word: str, *names: str, adamw: str = "adamw") -> None:
+    """Which optimizer a word says, that stands under the key of some names; "" says none.
+
+    Parameters
+    ----------
+    keys : Keys
+        Of the file.
+    word : str
+        As the library has it, or as its class is called: ``paged_adamw_8bit``, ``PagedAdamW8bit``.
+    *names : str
+        Its key.
+    adamw : str
+        What AdamW with states of their own precision is of ours.
+    """
     if not word:
         return
-    name = word.lower()
-    if name in OPTIMIZERS:
-        ours, how = OPTIMIZERS[name]
-        keys.put("optimizer", ours, *names)
-        if how:
-            keys.put("optimizer_implementation", how, *names)
-    elif name in _LIKE:
-        ours, why = _LIKE[name]
-        keys.put("optimizer", ours, *names)
+    bare = word.lower().replace("_", "")
+    ours, how = _OPTIMIZER_OF.get(bare, ("adamw", None))
+    like, why = _LIKE_OF.get(bare, (ours, f"{word} is not modelled: taken as AdamW"))
+    keys.put("optimizer", adamw if like == "adamw" else like, *names)
+    if how:
+        keys.put("optimizer_implementation", how, *names)
+    if bare not in _OPTIMIZER_OF:
         keys.matters(why, *names)
-    else:
-        keys.matters(f"{word} is not modelled: taken as AdamW", *names)
-        keys.put("optimizer", "adamw", *names)
 
 
 def attention(keys: Keys, *names: str) -> None:

@@ -5,6 +5,8 @@ Defaults and what follows from what as megatron/training/arguments.py has them.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Keys, Source, Translation
 from sim.interop.trainers import common
@@ -79,6 +81,14 @@ def read(source: Source, job: Translation) -> None:
     keys.rest("Megatron")
 
 
+def _put(keys: Keys, key: str, value: Any, *names: str) -> None:
+    """Take what an argument makes of a key of ours, or the default where the script has none."""
+    if keys.has(*names):
+        keys.put(key, value, *names)
+    else:
+        keys.job.suppose(key, value, _DEFAULT)
+
+
 def _model(keys: Keys, job: Translation) -> None:
     gated = bool(keys.flag("swiglu"))
     hidden, heads = keys.count("hidden-size"), keys.count("num-attention-heads")
@@ -92,17 +102,18 @@ def _model(keys: Keys, job: Translation) -> None:
         if grouped:
             keys.put("model.kv_heads", grouped, "num-query-groups")
         job.suppose("model.kv_heads", heads, _DEFAULT)
-        keys.put("model.ffn", "swiglu" if gated else "gelu", "swiglu")
+        _put(keys, "model.ffn", "swiglu" if gated else "gelu", "swiglu")
         norm = keys.text("normalization").lower() or "layernorm"
-        keys.put("model.norm", norm, "normalization")
+        _put(keys, "model.norm", norm, "normalization")
         plain = bool(keys.flag("disable-bias-linear"))
-        keys.put("model.bias", not plain, "disable-bias-linear")
+        _put(keys, "model.bias", not plain, "disable-bias-linear")
         turned = keys.flag("use-rotary-position-embeddings")
         kind = "rope" if turned else keys.text("position-embedding-type").lower()
         kind = {"": "learned", "learned_absolute": "learned"}.get(kind, kind)
-        keys.put("model.positions", kind, "position-embedding-type")
+        said = ("use-rotary-position-embeddings", "position-embedding-type")
+        _put(keys, "model.positions", kind, *said)
         apart = bool(keys.flag("untie-embeddings-and-output-weights"))
-        keys.put("model.tied_embeddings", not apart, "untie-embeddings-and-output-weights")
+        _put(keys, "model.tied_embeddings", not apart, "untie-embeddings-and-output-weights")
 
 
 def _experts(keys: Keys, job: Translation) -> None:
@@ -111,14 +122,16 @@ def _experts(keys: Keys, job: Translation) -> None:
     keys.put_count("model.experts", "num-experts")
     keys.put_count("model.experts_per_token", "moe-router-topk")
     job.suppose("model.experts_per_token", 2, _DEFAULT)
-    width = keys.count("moe-ffn-hidden-size") or keys.count("ffn-hidden-size")
+    wide = ("moe-ffn-hidden-size", "ffn-hidden-size")
+    width = keys.count(*wide)
     if width:
-        keys.put("model.expert_ffn_size", width, "moe-ffn-hidden-size")
+        keys.put("model.expert_ffn_size", width, *wide)
         shared = keys.count("moe-shared-expert-intermediate-size")
         if shared:
             keys.put("model.shared_experts", shared // width, "moe-shared-expert-intermediate-size")
     keys.put_count("parallelism.expert_parallel", "expert-model-parallel-size")
-    keys.put("experts", "grouped" if keys.flag("moe-grouped-gemm") else "eager", "moe-grouped-gemm")
+    how = "grouped" if keys.flag("moe-grouped-gemm") else "eager"
+    _put(keys, "experts", how, "moe-grouped-gemm")
 
 
 def _pipeline(keys: Keys, job: Translation) -> None:
@@ -130,9 +143,9 @@ def _pipeline(keys: Keys, job: Translation) -> None:
     if each:
         virtual = layers // stages // each
     if stages > 1 and virtual and virtual > 1:
-        name = "num-layers-per-virtual-pipeline-stage"
-        keys.put("parallelism.pipeline_schedule", "interleaved-1f1b", name)
-        keys.put("parallelism.virtual_stages", virtual, name)
+        said = ("num-layers-per-virtual-pipeline-stage", "num-virtual-stages-per-pipeline-rank")
+        keys.put("parallelism.pipeline_schedule", "interleaved-1f1b", *said)
+        keys.put("parallelism.virtual_stages", virtual, *said)
     elif stages > 1:
         job.suppose("parallelism.pipeline_schedule", "1f1b", _DEFAULT)
     if stages > 1:  # layers are divided evenly; the embedding and the head come on top
@@ -162,7 +175,7 @@ def _numbers(keys: Keys, job: Translation) -> None:
         keys.put("precision.kind", "fp8", "fp8-format")
         job.suppose("precision.recipe", "te-delayed", _DEFAULT)
     else:
-        keys.put("precision.kind", kind, kind)
+        _put(keys, "precision.kind", kind, kind)
     common.optimizer(keys, "optimizer")
     backend = keys.text("attention-backend").lower()
     if backend == "fused":

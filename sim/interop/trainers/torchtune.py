@@ -18,7 +18,7 @@ _BUILDER = re.compile(
 )
 _NO_MATTER = (
     r"tokenizer|checkpointer|resume_from_checkpoint|seed|shuffle|lr_scheduler|output_dir"
-    r"|metric_logger|log_\w+|profiler|device|epochs|save_\w+|dataset\w*|model|optimizer|loss"
+    r"|metric_logger|log_\w+|profiler|device|save_\w+|dataset\w*|model|optimizer|loss"
     r"|early_exit\w*|clip_grad_norm|run_val_\w+|batch_size_val|enable_async_checkpointing"
 )
 
@@ -47,8 +47,13 @@ def read(source: Source, job: Translation) -> None:
     steps = keys.count("max_steps_per_epoch")
     if steps:
         keys.put("steps", steps * (keys.count("epochs") or 1), "max_steps_per_epoch")
-    _optimizer(keys.inner("optimizer"))
-    _numbers(keys, job)
+    else:
+        common.length(keys, "epochs")
+    kind = DTYPES.get(keys.text("dtype").lower(), "fp32")
+    _optimizer(keys.inner("optimizer"), job, kind)
+    keys.put("precision.kind", kind, "dtype")
+    if kind == "bf16":  # weights, gradients and states are all in the model's dtype
+        keys.put("precision.master", "bf16", "dtype")
     _memory(keys, job)
     why = "recipes of several GPUs shard with FSDP2; add --set parallelism.strategy=single on one"
     job.suppose("parallelism.strategy", "fsdp2", why)
@@ -82,31 +87,17 @@ def _model(keys: Keys, job: Translation) -> None:
     )
     if keys.flag("apply_lora_to_output"):
         keys.matters("adapters of the head are not counted", "apply_lora_to_output")
-    keys.leave(common.WHY_NO_MATTER, "lora_alpha", "apply_lora_to_mlp", "apply_lora_to_output")
+    keys.leave(common.WHY_NO_MATTER, "lora_alpha", "apply_lora_to_output")
     keys.rest("torchtune")
 
 
-def _optimizer(keys: Keys) -> None:
-    word = keys.text("_component_").rpartition(".")[2].lower()
-    known = {"adamw": "adamw", "adam": "adamw", "sgd": "sgd", "adafactor": "adafactor"}
-    if word.endswith("8bit"):
-        known[word] = "adamw-8bit"
-    if word and word not in known:
-        keys.matters(f"{word} is not modelled: taken as AdamW", "_component_")
-    if word.startswith("paged"):
-        keys.matters("its states stay on the GPU here: paging is not modelled", "_component_")
-    keys.put("optimizer", known.get(word, "adamw"), "_component_")
+def _optimizer(keys: Keys, job: Translation, kind: str) -> None:
+    adamw = "adamw-bf16" if kind == "bf16" else "adamw"
+    word = keys.text("_component_").rpartition(".")[2]
+    common.optimizer_named(keys, word, "_component_", adamw=adamw)
+    job.suppose("optimizer", adamw, _DEFAULT)
     if keys.flag("fused"):
         keys.put("optimizer_implementation", "fused", "fused")
-
-
-def _numbers(keys: Keys, job: Translation) -> None:
-    kind = DTYPES.get(keys.text("dtype").lower(), "fp32")
-    keys.put("precision.kind", kind, "dtype")
-    if kind == "bf16":  # weights, gradients and states are all in the model's dtype
-        keys.put("precision.master", "bf16", "dtype")
-        if job.text_at("optimizer") == "adamw":
-            job.tree.entries["optimizer"] = Leaf("adamw-bf16", keys.place("dtype"))
 
 
 def _memory(keys: Keys, job: Translation) -> None:
