@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import field
 from typing import NamedTuple
 
@@ -293,7 +293,29 @@ def demand_of(
     own = demand_of(fabric, ranks, op, algorithm)
     if not others:
         return own
-    return loads.total([own, *(demand_of(fabric, group, op, algorithm) for group in others)])
+    return loads.total([own, *demands_of(fabric, others, op, algorithm)])
+
+
+def demands_of(
+    fabric: Fabric, groups: Iterable[tuple[int, ...]], op: str, algorithm: str
+) -> Iterator[loads.Demand]:
+    """`demand_of` each of many groups, in their order.
+
+    A group inside one node loads it as its like does an equal node: one says those of all.
+    """
+    known: dict[tuple[int, tuple[int, ...]], tuple[int, loads.Demand]] = {}
+    for group in groups:
+        node = int(fabric.rank_node[group[0]])
+        first = fabric.ranks_of(node).start
+        if int(fabric.rank_node[max(group)]) != node or min(group) < first:
+            yield demand_of(fabric, group, op, algorithm)
+            continue
+        base = int(fabric.node_base[node])
+        like = id(fabric.shapes[node]), tuple([rank - first for rank in group])
+        if like not in known:
+            known[like] = base, demand_of(fabric, group, op, algorithm)
+        at, demand = known[like]
+        yield demand if at == base else demand._replace(resource=demand.resource + (base - at))
 
 
 @functools.lru_cache(maxsize=1024)

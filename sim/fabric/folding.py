@@ -68,7 +68,7 @@ def refine(colour: npt.ArrayLike, tail: I8, head: I8, weight: npt.ArrayLike) -> 
     Neighbourhoods are told apart by sums of scrambled 64-bit words: two different ones are taken
     for equal with a chance near 2^-64 a pair.
     """
-    now, codes = _codes(colour), _codes(weight)
+    now, tail, head, codes = _told_by_singles(_codes(colour), tail, head, _codes(weight))
     n = len(now)
     here = np.concatenate([tail, head])
     there = np.concatenate([head, tail])
@@ -87,6 +87,22 @@ def refine(colour: npt.ArrayLike, tail: I8, head: I8, weight: npt.ArrayLike) -> 
         if int(finer.max(initial=-1)) + 1 == count:
             return now
         count, now = int(finer.max()) + 1, finer
+
+
+def _told_by_singles(now: I8, tail: I8, head: I8, codes: I8) -> tuple[I8, I8, I8, I8]:
+    """Colours told apart by edges to vertices alone in their colour; those edges are then done.
+
+    Such a vertex can't be split, and neither can what it says of the other end: a collective of
+    the whole machine names every resource, which would else be looked at again in every round.
+    """
+    alone = (np.bincount(now) == 1)[now]
+    said = _mix(now.astype(np.uint64) + np.uint64(1))
+    for end, (here, there) in enumerate(((tail, head), (head, tail))):
+        at = np.flatnonzero(alone[there] & ~alone[here])
+        label = _mix((2 * codes[at] + end).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+        np.add.at(said, here[at], _mix(_mix(now[there[at]].astype(np.uint64)) ^ label))
+    left = np.flatnonzero(~(alone[tail] | alone[head]))
+    return _codes(said), tail[left], head[left], codes[left]
 
 
 def _first_order(colour: I8) -> tuple[I8, I8, I8]:
@@ -231,5 +247,6 @@ def classes_of_ranks(fabric: Wiring) -> I8:
     for column in columns:
         weight = weight * (len(link) + 1) + _codes(column[link])
         weight = _codes(weight)
-    refined = refine(np.array([codes[c] for c in colour]), np.array(tails), np.array(heads), weight)
+    ends_of = np.array(tails, np.int64), np.array(heads, np.int64)
+    refined = refine(np.array([codes[c] for c in colour]), *ends_of, weight)
     return _first_order(refined[np.array(gpus, np.int64)])[0]

@@ -19,6 +19,8 @@ from sim.fabric.wiring import Wiring
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
+_SPARSE = 16  # resources of the machine to one that is named, from which sorting is quicker
+
 
 def traffic(fabric: Wiring, source: I8, target: I8, size: F8) -> tuple[I8, F8]:
     """Sum of what pairs of ranks put on the resources.
@@ -65,7 +67,11 @@ def summed(parts: Iterable[tuple[I8, F8]]) -> tuple[I8, F8]:
     resource = np.concatenate([r for r, _ in listed])
     if not resource.size:
         return resource, np.zeros(0)
-    amount: F8 = np.bincount(resource, np.concatenate([a for _, a in listed])).astype(float)
+    amounts = np.concatenate([a for _, a in listed])
+    if int(resource.max()) > _SPARSE * resource.size:  # a few nodes' of a machine of thousands
+        named, place = np.unique(resource, return_inverse=True)
+        return named, np.bincount(place.ravel(), amounts).astype(float)
+    amount: F8 = np.bincount(resource, amounts).astype(float)
     asked = np.zeros(amount.size, np.bool_)
     asked[resource] = True
     found = np.flatnonzero(asked)

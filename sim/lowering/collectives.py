@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.cost.collectives import CollectiveCost, demand_of, plan_collective
+from sim.cost.collectives import CollectiveCost, demands_of, plan_collective
 from sim.cost.nccl.communicator import ASKED, LATEST, Nccl
 from sim.fabric.fabric import Fabric
 from sim.inputs.workload import Stack
@@ -185,10 +185,9 @@ def _draws(fabric: Fabric, kinds: tuple[_Kind, ...]) -> dict[Key, list[Draw]]:
     found: dict[Key, list[Draw]] = {}
     for key, (groups, *stage) in kinds:
         collective, _, algorithm = key
-        each = found[key] = []
-        for group in groups.within(*stage):
-            demand = demand_of(fabric, group, collective, algorithm)
-            each.append(Draw(group, demand.resource, demand.amount))
+        members = groups.within(*stage)
+        demands = demands_of(fabric, members, collective, algorithm)
+        found[key] = [Draw(who, *demand) for who, demand in zip(members, demands, strict=True)]
     return found
 
 

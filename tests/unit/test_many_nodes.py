@@ -1,0 +1,72 @@
+"""What machines of thousands of equal nodes share is the same as laid out node by node."""
+
+import time
+
+import numpy as np
+import pytest
+
+from sim.cost.collectives import demand_of, demands_of
+from sim.fabric import traffic
+from sim.fabric.fabric import compile_fabric
+from sim.fabric.folding import refine
+from sim.inputs.loader import load
+from sim.step.run import run_step
+
+
+def machine(name, nodes):
+    return load(name, "llama3-8b-sft", [f"nodes={nodes}"] if nodes else []).topology
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes"), [("dgx-h100", 3), ("aws-g5-48xlarge", 3), ("mixed-h100-a100", 0)]
+)
+@pytest.mark.parametrize("algorithm", ["ring", "p2p", "nvls"])
+def test_groups_of_like_nodes_are_moved_not_made(name, nodes, algorithm):
+    fabric = compile_fabric(machine(name, nodes))
+    if algorithm == "nvls" and name == "aws-g5-48xlarge":
+        pytest.skip("no NVSwitch")
+    op = "all_to_all" if algorithm == "p2p" else "all_gather"
+    inside = [
+        tuple(ranks[i] for i in picked)
+        for ranks in map(fabric.ranks_of, range(fabric.n_nodes))
+        for picked in ((0, 1, 2, 3), (4, 7), (5, 2))
+    ]
+    for group, found in zip(inside, demands_of(fabric, inside, op, algorithm), strict=True):
+        right = demand_of(fabric, group, op, algorithm)
+        assert found.resource.tolist() == right.resource.tolist()
+        assert found.amount.tolist() == right.amount.tolist()
+
+
+def test_groups_over_nodes_keep_their_place():
+    fabric = compile_fabric(machine("dgx-h100", 4))
+    groups = [(0, 1), (0, 8), (8, 9), (17, 24)]
+    found = list(demands_of(fabric, groups, "all_gather", "ring"))
+    for group, demand in zip(groups, found, strict=True):
+        right = demand_of(fabric, group, "all_gather", "ring")
+        assert demand.resource.tolist() == right.resource.tolist()
+
+
+def test_few_of_many_resources_are_summed_alike():
+    rng = np.random.default_rng(7)
+    resource, amount = rng.integers(0, 50, 400), rng.random(400)
+    dense = traffic.summed([(resource, amount)])
+    sparse = traffic.summed([(resource + 10**6, amount)])
+    assert (sparse[0] - 10**6).tolist() == dense[0].tolist()
+    assert sparse[1].tolist() == dense[1].tolist()
+
+
+def test_a_vertex_alone_tells_its_neighbours_apart():
+    # 0 and 1 are alike but for the weight that the only vertex of colour 1 gives them
+    colour, tail = np.array([0, 0, 0, 1, 2, 2, 2]), np.array([3, 3, 3, 0, 1, 2])
+    head, weight = np.array([0, 1, 2, 4, 5, 6]), np.array([5, 7, 7, 1, 1, 1])
+    found = refine(colour, tail, head, weight).tolist()
+    assert found[1] == found[2] != found[0]
+    assert found[5] == found[6] != found[4]
+    assert len(set(found)) == 5
+
+
+def test_groups_of_thousands_of_nodes_take_seconds():
+    found = load("dgx-h100", "llama3-8b-sft", ["nodes=2500", "parallelism.tensor_parallel=8"])
+    began = time.process_time()
+    run_step(found.topology, found.workload)
+    assert time.process_time() - began < 8.0
