@@ -20,7 +20,6 @@ from sim.data import table
 from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.lowering import pricing
 from sim.published.finetune import finetune_rows
 from sim.published.rows import MeasuredRow, training_rows
 from sim.step import step as steps
@@ -70,8 +69,7 @@ def without(group: str, *names: str) -> Iterator[None]:
 def _forget() -> None:
     for known in (known_calls, host_model):
         known.cache_clear()
-    pricing._pricings.clear()
-    steps._simulations.clear()
+    steps.forget()
 
 
 def seconds(job: Job) -> float:

@@ -20,7 +20,6 @@ from sim.cost.host import host_model, known_calls
 from sim.data import table
 from sim.inputs.shares import batch_on
 from sim.inputs.trainer import trainer_named
-from sim.lowering import pricing
 from sim.published.finetune import finetune_rows
 from sim.published.rows import training_rows
 from sim.step import step as steps
@@ -58,8 +57,7 @@ def use(factors):
     trainer.update(micro_step_s=micro * GUESS[1], step_s=whole * GUESS[2])
     for kept in (known_calls, host_model, trainer_named):
         kept.cache_clear()
-    pricing._pricings.clear()
-    steps._simulations.clear()
+    steps.forget()
 
 
 def moved(topology, speed):

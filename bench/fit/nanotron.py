@@ -26,8 +26,8 @@ from sim.calibration.mesh import TABLE, at_odds, held_up, layouts, measured
 from sim.data import table
 from sim.inputs.shares import batch_on
 from sim.inputs.trainer import trainer_named
-from sim.lowering import pricing
 from sim.step.run import run_step
+from sim.step.step import forget
 from sim.units import parse
 
 TRAINER = table("trainers")["nanotron"]
@@ -109,7 +109,7 @@ def errors(found):
     """Log of predicted over measured time of each row, with the constants as they are."""
     trainer_named.cache_clear()
     measured.cache_clear()
-    pricing._pricings.clear()
+    forget()
     out = []
     for layout in found:
         row = measured(layout)

@@ -20,7 +20,6 @@ import numpy as np
 from sim.data import table
 from sim.inputs.architecture import facts_of
 from sim.inputs.shares import batch_on
-from sim.lowering import pricing
 from sim.published.rows import training_rows
 from sim.step import step as steps
 from sim.step.step import step
@@ -47,8 +46,7 @@ def forget():
     for known in gc.get_objects():
         if isinstance(known, functools._lru_cache_wrapper) and known is not table:
             known.cache_clear()
-    pricing._pricings.clear()
-    steps._simulations.clear()
+    steps.forget()
 
 
 def predicted(rows):

@@ -316,6 +316,11 @@ _pricings: dict[Hashable, Pricing] = {}
 MAX_PRICINGS, MAX_FIXED, MAX_KNOWN = 256, 64, 4096  # that are kept; plans and ops of each
 
 
+def forget() -> None:
+    """Forget all prices: for who changes a table of constants while the program runs."""
+    _pricings.clear()
+
+
 def pricing_of(step: StepCollectives, workload: Workload, role: Role, index: int) -> Pricing:
     """What ops cost ranks of a role in a job, kept where classes of ranks are."""
     key = (role, index, id(step.fabric), id(step.compiled), *fields_but(workload, _SHAPES))

@@ -18,6 +18,7 @@ from sim.inputs.base import fields_but
 from sim.inputs.rows import as_run, at_longest
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
+from sim.lowering import pricing
 from sim.lowering.parts import I8
 from sim.memory.report import MemoryReport, elsewhere, memory, sizes
 from sim.records import dataclass
@@ -276,6 +277,12 @@ def _walked(key: _StepKey) -> MemoryReport:
 
 _MOST = 1024
 _simulations: dict[tuple[_StepKey, _AskedOf], _Measured] = {}
+
+
+def forget() -> None:
+    """Forget all steps and prices: for who changes a table of constants while the program runs."""
+    _simulations.clear()
+    pricing.forget()
 
 
 def _kept(keys: Sequence[_StepKey], asked: _AskedOf) -> list[_Measured]:

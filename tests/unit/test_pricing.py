@@ -41,10 +41,10 @@ def test_shared_prices_are_each_jobs_own(workload):
     jobs = [tuple(base.vary(changes).loaded()[:2]) for changes in CHANGES]
     alone = []
     for job in jobs:
-        pricing._pricings.clear()
+        pricing.forget()
         alone.append(rows_of(job))
     for order in (range(len(jobs)), reversed(range(len(jobs)))):
-        pricing._pricings.clear()
+        pricing.forget()
         for i in order:
             part = rows_of(jobs[i])
             for name in Rows._fields[:-1]:

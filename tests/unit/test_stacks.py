@@ -74,11 +74,21 @@ def close(got, expected, where=""):
         assert got == expected, where
 
 
+def test_a_step_that_was_forgotten_is_simulated_again(jobs, monkeypatch):
+    asked, simulate = [], kept._simulated
+    monkeypatch.setattr(kept, "_simulated", lambda keys, a: asked.append(1) or simulate(keys, a))
+    kept.forget()
+    first = [step(*jobs[0]).time_s for _ in range(2)]
+    kept.forget()
+    assert len({*first, step(*jobs[0]).time_s}) == 1
+    assert len(asked) == 2
+
+
 def test_a_mixed_space_has_the_figures_of_each_alone(jobs):
-    kept._simulations.clear()
+    kept.forget()
     together = measures_of(jobs)
     reports = steps(jobs)
-    kept._simulations.clear()
+    kept.forget()
     for job, row, report in zip(jobs, together, reports, strict=True):
         alone = step(*job)
         close(row, measures(*job))
