@@ -90,7 +90,7 @@ def collective(
         As for `simulate`.
     op : str
         ``all_gather``, ``reduce_scatter``, ``all_reduce``, ``broadcast``, ``all_to_all`` or
-        ``send_recv``.
+        ``send_recv``, or as NCCL and nccl-tests call it (``AllGather``, ``all_gather_perf``).
     sizes : str or sequence of int
         Total bytes: a range in powers of two, a comma list (K = 1024), or numbers. [B]
     ranks : int, optional
@@ -110,6 +110,7 @@ def collective(
     CollectiveSweep or CollectiveVariants
         The second where something is varied.
     """
+    from sim.cost.nccl.communicator import collective_named
     from sim.errors import InputError
     from sim.fabric.fabric import compile_fabric
     from sim.inputs.loader import load_topology
@@ -125,7 +126,8 @@ def collective(
     if not wanted or min(wanted) < 1:
         message = f"{list(wanted)} is no list of sizes; write such as [1 << 20] or '1M-1G'"
         raise InputError.single(_SIZES, message)
-    asked = Collective(op, wanted, ranks, nccl, algorithm, protocol, nccl_path)
+    meant = collective_named(str(op)) or op
+    asked = Collective(meant, wanted, ranks, nccl, algorithm, protocol, nccl_path)
     sets = settings(overrides, calibration)
     texts = axes(vary)
     if texts:

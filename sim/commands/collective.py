@@ -10,25 +10,20 @@ import click
 from sim.commands.complete import MACHINES
 from sim.commands.options import FORMS, printed, sets, show
 from sim.cost.nccl.algorithms import names
-from sim.cost.nccl.communicator import ASKED
-from sim.inputs.spoken import folded
-
-_OPERATIONS = ["all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_to_all", "send_recv"]
+from sim.cost.nccl.communicator import ASKED, COLLECTIVES, collective_named
 
 
 class _Operation(click.Choice[str]):
-    """An operation as NCCL, nccl-tests and people call it: AllGather, all-gather_perf."""
+    """An operation as people call it."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        bare = folded(str(value)).removesuffix("perf")
-        meant = next((op for op in _OPERATIONS if folded(op) == bare), value)
-        return super().convert(meant, param, ctx)
+        return super().convert(collective_named(str(value)) or value, param, ctx)
 
 
 @click.command("collective")
 @click.argument("topology", shell_complete=MACHINES)
-@click.argument("operation", type=_Operation(_OPERATIONS), required=False, metavar="[OPERATION]")
-@click.option("--op", type=_Operation(_OPERATIONS),
+@click.argument("operation", type=_Operation(COLLECTIVES), required=False, metavar="[OPERATION]")
+@click.option("--op", type=_Operation(COLLECTIVES),
               help="Which; all_gather by default. May stand after TOPOLOGY, too.")  # fmt: skip
 @click.option("--sizes", default="1K:8G", show_default=True, metavar="LOW:HIGH | LIST",
               help="Total bytes: a range in powers of two, or a comma list; K = 1024.")  # fmt: skip
@@ -58,7 +53,7 @@ def command(
         message = f"{operation} stands after the topology, and --op says {op}; say one"
         raise click.UsageError(message)
     found = sim.collective(
-        topology, op=operation or op or _OPERATIONS[0], sizes=sizes, ranks=ranks, nccl=nccl,
+        topology, op=operation or op or COLLECTIVES[0], sizes=sizes, ranks=ranks, nccl=nccl,
         algorithm=algorithm, protocol=protocol, nccl_path=nccl_path, vary=varied, zipped=zipped,
         overrides=overrides,
     )  # fmt: skip

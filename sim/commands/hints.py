@@ -26,11 +26,7 @@ def _without_machine(error: click.MissingParameter) -> str:
 
 def _key(error: click.NoSuchOption) -> str:
     """An option may be a key of the files."""
-    from sim.inputs.fields import plan_of
-    from sim.inputs.topology import Topology
-    from sim.inputs.workload import Workload
+    from sim.inputs.overrides import key_named
 
-    key = error.option_name.lstrip("-").replace("-", "_")
-    if key not in {*plan_of(Topology), *plan_of(Workload)}:
-        return ""
-    return f"{key} is a key of the files: write --set {key}=..."
+    key = key_named(error.option_name.lstrip("-").replace("-", "_"))
+    return f"{key} is a key of the files: write --set {key}=..." if key else ""

@@ -130,18 +130,25 @@ def _owners(first: str) -> tuple[str, ...]:
     return tuple(side for side, cls in _SIDES.items() if first in plan_of(cls))
 
 
-def _elsewhere(item: Override) -> str:
-    """A hint at where a key of this name is."""
-    found = [
+def key_named(word: str) -> str:
+    """The dotted key of a name, at the top of a file or one below it; "" where none has it."""
+    if _owners(word):
+        return word
+    below = (
         f"{name}.{inner}"
         for cls in _SIDES.values()
         for name, plan in plan_of(cls).items()
         for inner in _fields_below(plan.alternatives)
-        if inner == item.path[0]
-    ]
-    if found:
+        if inner == word
+    )
+    return next(below, "")
+
+
+def _elsewhere(item: Override) -> str:
+    """A hint at where a key of this name is."""
+    if found := key_named(item.path[0]):
         tail = "".join(f".{s}" for s in item.path[1:])
-        return f'; did you mean "{found[0]}{tail}"?'
+        return f'; did you mean "{found}{tail}"?'
     return did_you_mean(item.path[0], [k for c in _SIDES.values() for k in plan_of(c)])
 
 

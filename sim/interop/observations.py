@@ -13,6 +13,7 @@ from sim.blocks.kernels import STREAMED
 from sim.calibration.observation import Observation, run_observation
 from sim.calibration.runs import distinct, read_runs
 from sim.cost.collectives import DEFAULT_NCCL, plan_collective
+from sim.cost.nccl.communicator import COLLECTIVES
 from sim.errors import InputError
 from sim.fabric.fabric import Fabric, compile_fabric
 from sim.files import is_file
@@ -81,8 +82,7 @@ def _parts(argument: str) -> tuple[str, str, int]:
     """Path, operation and number of ``all_gather=log.txt#2``."""
     op = ""
     head, equals, rest = argument.partition("=")
-    known = ("all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_to_all", "send_recv")
-    if equals and head in known:
+    if equals and head in COLLECTIVES:
         op, argument = head, rest
     path, mark, number = argument.rpartition("#")
     if (

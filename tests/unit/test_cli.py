@@ -76,6 +76,7 @@ def test_a_collective_is_called_as_people_call_it(call, spoken):
     assert code == 0
     assert out.startswith("dgx-h100: all_gather over 8 GPUs")
     assert call("collective", "dgx-h100", spoken, "--sizes", "1M:1M")[1] == out
+    assert sim.collective("dgx-h100", op=spoken, sizes="1M:1M").op == "all_gather"
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,7 @@ def test_a_collective_is_called_as_people_call_it(call, spoken):
         (("run", "dgx-h100", "dgx-a100"), "is a topology, not a workload"),
         (("run", *PAIR, "nodes=2"), "a key is set by --set nodes=2"),
         (("run", *PAIR, "--micro-batch", "2"), "write --set micro_batch=..."),
+        (("run", *PAIR, "--tensor-parallel", "2"), "write --set parallelism.tensor_parallel=..."),
         (("collective", "dgx-h100", "--op", "gather"), "'all_gather', 'reduce_scatter'"),
         (("collective", "dgx-h100", "gather"), "'all_gather', 'reduce_scatter'"),
         (("collective", "dgx-h100", "all_reduce", "--op", "broadcast"), "say one"),

@@ -7,18 +7,26 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sim.data import table
+from sim.inputs.spoken import value_of
 from sim.inputs.versions import version
 from sim.inputs.workload import Stack
 from sim.records import dataclass
 
 PROTOCOLS = ("ll", "ll128", "simple")
 LL, LL128, SIMPLE = range(3)
-OPERATIONS = (
-    "all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_to_all", "send_recv", "send",
+#: of all ranks, as nccl-tests measures them
+COLLECTIVES = (
+    "all_gather", "reduce_scatter", "all_reduce", "broadcast", "all_to_all", "send_recv",
 )  # fmt: skip
+OPERATIONS = (*COLLECTIVES, "send")
 LATEST = (2, 30)
 #: ways of NCCL that a program must ask for, and which release brought each (versions.toml)
 ASKED = ("registered", "symmetric", "copy-engine")
+
+
+def collective_named(word: str) -> str | None:
+    """The operation that NCCL, nccl-tests and people call so: AllGather, all-gather_perf."""
+    return value_of(word.lower().removesuffix("perf"), COLLECTIVES)
 
 
 def constants(name: str) -> dict[str, Any]:
