@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from sim.api.arguments import (
     Overrides,
     Varied,
+    at_least,
     axes,
     chosen,
     path,
     settings,
     several,
+    too_few,
 )
 from sim.errors import Fault, InputError
 
@@ -148,10 +150,7 @@ def size(
     from sim.study.target import FIGURES, settings_of, target_of
 
     chosen("objective", objective, tuple(FIGURES))
-    if max_gpus < 1:
-        message = f"{max_gpus} is less than 1"
-        raise InputError.single(size.__name__, message, "max_gpus")
-
+    at_least(size.__name__, 1, max_gpus=max_gpus, gpus=gpus, global_batch=global_batch)
     allowed, setup_s = settings_of(risk, setup)
     return size(
         workload, target_of(objective, deadline, budget, throughput, slack),
@@ -243,8 +242,7 @@ def _alone(screen: str | None, exact: int | None, **given: int | str | None) -> 
     if exact is not None and not screen:
         message = "is of a screening; write screen=MEASURE as well"
         faults.append(Fault("sweep", None, None, "exact", message))
-    if exact is not None and exact < 1:
-        faults.append(Fault("sweep", None, None, "exact", f"{exact} is not at least 1"))
+    faults += too_few("sweep", 1, exact=exact)
     if faults:
         raise InputError(faults)
 
@@ -403,6 +401,7 @@ def plan(
     from sim.study.schedule import POLICIES
 
     chosen("policy", policy, tuple(POLICIES))
+    at_least(plan.__name__, 0, replicas=replicas)
     sets = settings(overrides, calibration)
     listed = jobs if isinstance(jobs, Mapping) else Path(jobs)
     if smallest:

@@ -29,7 +29,7 @@ from sim.errors import InputError
 from sim.inputs.topology import Topology
 from sim.memory.verdict import Verdict
 from sim.step.breakdown import Breakdown
-from sim.step.step import memory_of, step
+from sim.step.step import memory_of, quick, step
 
 F8 = npt.NDArray[np.float64]
 SHARED_ERROR = 0.06  # b
@@ -207,7 +207,7 @@ def pace_of(baseline: Figure) -> float:
     pace = 1.0
     for _ in range(6):
         paced = _paced(baseline.topology, pace)
-        predicted = step(paced, baseline.workload).time_s
+        predicted = quick(paced, baseline.workload).time_s
         ratio = predicted / baseline.step_time_s
         pace = min(max(pace * ratio, _SLOWEST), 1.0 / _SLOWEST)
         if abs(math.log(ratio)) < 0.005:
@@ -323,7 +323,7 @@ def _log_likelihood(r: F8) -> F8:
 
 def _telling(figure: Figure, ranked: Sequence[Explanation]) -> Test | None:
     """The measurement that separates the best cause from the next that any can separate from it."""
-    slower = figure.step_time_s > step(figure.topology, figure.workload).time_s
+    slower = figure.step_time_s > quick(figure.topology, figure.workload).time_s
     ranked = [e for e in ranked if not (slower and e.cause.faster)]
     good = [e for e in ranked if e.explains][:_RIVALS] or ranked[:_RIVALS]
     if not good:

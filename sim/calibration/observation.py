@@ -9,7 +9,7 @@ from sim.calibration.runs import LoggedRun
 from sim.inputs.calibration import Calibration
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.step.step import step
+from sim.step.step import quick
 
 RUN_ERROR = 0.04  # of a step time: what is left of a well-specified run after calibration
 
@@ -51,4 +51,4 @@ def run_observation(run: LoggedRun) -> Observation:
 def step_time(topology: Topology, workload: Workload, known: Calibration) -> float:
     """Predicted time of a step under a calibration. [s]"""
     calibrated = topology.model_copy(update={"calibration": known})
-    return step(calibrated, workload).time_s
+    return quick(calibrated, workload).time_s

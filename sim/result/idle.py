@@ -11,7 +11,7 @@ from sim.inputs.checks import check
 from sim.inputs.notes import Message, Notes
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Parallelism, Workload
-from sim.step.step import StepReport, step
+from sim.step.step import StepReport, quick
 
 #: keys of the ways between GPUs: whether one matters is known once NCCL's choices are
 WAYS = (
@@ -55,7 +55,7 @@ def idle_keys(
         if notes.origin(f"topology.{path}").kind != "override":
             continue
         other = _with_default(topology, path.split("."))
-        if other is None or other == topology or step(other, workload).time_s != found.time_s:
+        if other is None or other == topology or quick(other, workload).time_s != found.time_s:
             continue
         message = (
             f"{path} changes nothing in this step: no collective or copy is slower or faster for it"
@@ -101,7 +101,7 @@ def _why_idle(
             return "" if getattr(workload.parallelism, axis) > 1 else f"{axis} is 1"
     if workload.parallelism.pipeline_parallel > 1 or any(f.error for f in check(topology, other)):
         return ""
-    again = step(topology, other)
+    again = quick(topology, other)
     same = again.time_s == found.time_s and again.memory == found.memory
     return "step and memory are the same without it" if same else ""
 

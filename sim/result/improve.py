@@ -21,7 +21,7 @@ from sim.result.advice import Aim, Change, changes
 from sim.result.sections import title_of
 from sim.result.trials import SHORTER
 from sim.step.pressure import retry_warnings
-from sim.step.step import memory_of, step
+from sim.step.step import memory_of, quick
 
 #: changes that one plan makes at most
 LONGEST = 8
@@ -172,7 +172,7 @@ def improve(topology: Topology, workload: Workload, *, numerics: bool = True) ->
 
 def state_of(topology: Topology, workload: Workload) -> JobState:
     """A job, simulated; where it does not fit, as if it did, without retries."""
-    found = step(topology, workload)
+    found = quick(topology, workload)
     lost = 0.0 if found.memory.fits else found.retries_s
     tokens = batch_on(workload).tokens_per_rank
     step_s = found.time_s - lost
@@ -267,7 +267,7 @@ class _Search:
                     yield change
 
     def _pressed(self, state: JobState) -> bool:
-        found = step(state.topology, state.workload)
+        found = quick(state.topology, state.workload)
         return any(retry_warnings(state.workload, found.retries_s, found.time_s))
 
 

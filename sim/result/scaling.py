@@ -11,7 +11,7 @@ from sim.inputs.workload import Workload
 from sim.memory.verdict import Verdict
 from sim.result.result import Scaling, ScalingPoint
 from sim.step.breakdown import Breakdown
-from sim.step.step import memory_of, steps
+from sim.step.step import memory_of, quick
 
 CURVE_NODES = (1, 2, 4, 8)
 
@@ -47,7 +47,7 @@ def scaling_curve(
         if nodes == topology.nodes and own is not None:
             points[nodes] = (*moved, own, own_verdict)
             continue
-        [found] = steps([moved], engine=engine, causes=False, waits=False)
+        found = quick(*moved, engine)
         points[nodes] = (*moved, found.breakdown, found.memory.verdict)
     return _curve("weak", topology, points)
 
@@ -64,7 +64,7 @@ def strong_curve(topology: Topology, workload: Workload, engine: str = "auto") -
     for nodes in sorted({*CURVE_NODES, topology.nodes}):
         moved = at_batch(topology, workload, nodes)
         if moved is not None:
-            [found] = steps([moved], engine=engine, causes=False, waits=False)
+            found = quick(*moved, engine)
             points[nodes] = (*moved, found.breakdown, found.memory.verdict)
     if len(points) < 2 or topology.nodes not in points:
         return None

@@ -12,7 +12,7 @@ from sim.records import dataclass
 from sim.result.advice import Change, changes
 from sim.result.result import Fix
 from sim.step.breakdown import Breakdown
-from sim.step.step import memory_of, steps
+from sim.step.step import memory_of, quick
 
 SHORTER = 0.005  # share of the step that a change must save to be named
 LESS = 0.01  # share of the peak
@@ -154,7 +154,7 @@ def _saved(before: MemoryReport, after: MemoryReport) -> float:
 
 def _seconds(topology: Topology, workload: Workload) -> float:
     """GPU-seconds of a token; of a job that does not fit without retries. [s]"""
-    [found] = steps([(topology, workload)], causes=False, waits=False)
+    found = quick(topology, workload)
     lost = 0.0 if found.memory.fits else found.retries_s
     return (found.time_s - lost) / batch_on(workload).tokens_per_gpu
 

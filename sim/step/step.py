@@ -172,6 +172,12 @@ def steps(
     return found
 
 
+def quick(topology: Topology, workload: Workload, engine: str = "auto") -> StepReport:
+    """`step` with equal ranks for its time and memory alone: without causes, nor who waits."""
+    [found] = steps([(topology, workload)], engine=engine, causes=False, waits=False)
+    return found
+
+
 def unpressed(jobs: Sequence[tuple[Topology, Workload]]) -> list[WindowMeasures]:
     """What `steps` measures without causes, and with memory to spare: nothing is retried."""
     return [found.whole for found in _folded(_as_run(jobs), _AskedOf("auto", False, True))]
@@ -191,13 +197,18 @@ def _report(found: _Measured, times: F8, needed: MemoryReport, workload: Workloa
 def memory_of(topology: Topology, workload: Workload) -> MemoryReport:
     """`memory(topology, workload)`, kept: one walk for all machines of the same sizes."""
     workload = at_longest(workload, topology.world_size)
-    steps = workload.gradient_accumulation
-    if workload.parallelism.pipeline_parallel == 1:  # stages keep what they receive of each
-        steps = micro_steps_apart(workload)
+    steps = micro_steps_walked(workload)
     if steps != workload.gradient_accumulation:
         workload = workload.model_copy(update={"gradient_accumulation": steps})
     walked = _walked(_StepKey(sizes(topology), _MEMORY, steps, topology, workload))
     return elsewhere(walked, topology)
+
+
+def micro_steps_walked(workload: Workload) -> int:
+    """Micro-steps that `memory_of` walks: those apart; stages keep what they receive of each."""
+    if workload.parallelism.pipeline_parallel == 1:
+        return micro_steps_apart(workload)
+    return workload.gradient_accumulation
 
 
 # --- what is kept --------------------------------------------------------------------------------

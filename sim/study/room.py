@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from sim.inputs.workload import Checkpointing, Workload
-from sim.step.step import memory_of
-from sim.strategies import micro_steps_apart
+from sim.step.step import memory_of, micro_steps_walked
 from sim.study.candidates import Candidate, frugal_form, saves_as_much
 from sim.study.layouts import least_form
 
@@ -79,9 +78,7 @@ class Rooms:
         failed = self._failed(candidate, w)
         if any(f.needs > _SURELY for f in failed if f.covers(w)):
             return True
-        steps, nodes = w.gradient_accumulation, candidate.topology.nodes
-        if w.parallelism.pipeline_parallel == 1:
-            steps = micro_steps_apart(w)
+        steps, nodes = micro_steps_walked(w), candidate.topology.nodes
         key = (w.parallelism, w.activation_checkpointing, w.micro_batch, steps)
         asked = (candidate.machine.name, candidate.extra, *key)
         # more nodes need no more; did they, the plan itself is asked before it is taken

@@ -30,6 +30,11 @@ WRONG = {
     "sizes  [-1] is no list of sizes": lambda: sim.collective(M, sizes=[-1]),
     "'x' is not one of 'cost', 'time'": lambda: sim.size(J, objective="x"),
     "max_gpus: takes a whole number": lambda: sim.size(J, max_gpus="x"),
+    "size  max_gpus: 0 is not at least 1": lambda: sim.size(J, max_gpus=0),
+    "size  gpus: 0 is not at least 1": lambda: sim.size(J, gpus=0),
+    "size  global_batch: -3 is not at least 1": lambda: sim.size(J, global_batch=-3),
+    "exact: 0 is not at least 1": lambda: sim.sweep(M, J, screen="cost_usd", exact=0),
+    "plan  replicas: -3 is not at least 0": lambda: sim.plan(M, FLEET, replicas=-3),
     "gpu: takes a list of texts": lambda: sim.size(J, gpu=3),
     "micro_batch: 3 is no list of values; write such as [3]":
         lambda: sim.sweep(M, J, vary={"micro_batch": 3}),
