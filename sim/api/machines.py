@@ -126,7 +126,7 @@ def collective(
     if not wanted or min(wanted) < 1:
         message = f"{list(wanted)} is no list of sizes; write such as [1 << 20] or '1M-1G'"
         raise InputError.single(_SIZES, message)
-    meant = collective_named(str(op)) or op
+    meant = collective_named(op) or op
     asked = Collective(meant, wanted, ranks, nccl, algorithm, protocol, nccl_path)
     sets = settings(overrides, calibration)
     texts = axes(vary)
