@@ -135,7 +135,7 @@ def predict_all(rows: Iterable[MeasuredRow]) -> tuple[TrainingPoint, ...]:
     for begin in range(0, len(order), _TOGETHER):
         part = order[begin : begin + _TOGETHER]
         jobs = [(row.topology, row.workload) for row in part]
-        for row, found in zip(part, steps(jobs, causes=False), strict=True):
+        for row, found in zip(part, steps(jobs, causes=False, waits=False), strict=True):
             _points[row] = TrainingPoint(row, found.breakdown, found.memory, found.retries_s)
     return tuple(_points[row] for row in rows)
 

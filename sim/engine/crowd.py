@@ -18,7 +18,7 @@ from sim.engine import check_numbers, kernel
 from sim.engine.compiled import outcome
 from sim.engine.machine import MachineCode, flat, table
 from sim.engine.shared import MOST, KindColumn, LinkColumn, OwnColumn, PacedColumn, grid, same
-from sim.engine.state import State, prepare, state_of
+from sim.engine.state import State, given_back, prepare, state_of
 from sim.errors import EngineError
 from sim.program import Program, Timeline, assemble
 from sim.program.crowd import ClassKind, Crowd
@@ -256,11 +256,9 @@ def _edges(crowd: Crowd, states: Sequence[State]) -> tuple[_Edges, _Edges, list[
         waited.append(waiting)
         own = p.hold_resource >= 0
         own[kind.arrive] = False
-        holders = np.flatnonzero(own)
-        holders = holders[np.argsort(p.hold_until[holders], kind="stable")]
-        gives = np.bincount(p.hold_until[holders], minlength=p.lane.size)
-        release_ptrs.append(np.concatenate(([0], np.cumsum(gives))).astype(np.int32))
-        releases.append(holders.astype(np.int32))
+        ptr, holders = given_back(p, np.flatnonzero(own))
+        release_ptrs.append(ptr)
+        releases.append(holders)
         wires.append(crowd.wire[mine, :k].ravel())
         wire_ops.append((mine[:, None] * crowd.stride + kind.arrive).ravel())
         holds.append(np.tile(p.hold_resource[kind.arrive] >= 0, mine.size))

@@ -89,10 +89,9 @@ def prepare(program: Program) -> State:
         lengths = np.diff(p.demand_ptr)[p.route]
         widest[p.lane[first]] = np.maximum.reduceat(lengths, first)
     holders = np.flatnonzero(p.hold_resource >= 0)
-    release = holders[np.argsort(p.hold_until[holders], kind="stable")].astype(i4)
-    release_ptr = np.zeros(n + 1 if holders.size else 1, dtype=i4)
-    if holders.size:
-        np.cumsum(np.bincount(p.hold_until[holders], minlength=n), out=release_ptr[1:])
+    release_ptr, release = given_back(p, holders)
+    if not holders.size:
+        release_ptr = release_ptr[:1]
     has_steps = int(p.steps.max(initial=1)) > 1 or int(p.peer.max(initial=-1)) >= 0
     state = state_of(
         p.n_lanes, widest, p.capacity.size, p.hold_capacity, p.curves, np.flatnonzero(waiting == 0)
@@ -107,6 +106,14 @@ def prepare(program: Program) -> State:
         kind=kinds(p, *ahead(p, release_ptr)),
         ready=np.zeros(n),
     )
+
+
+def given_back(p: Program, holders: I8) -> tuple[I4, I4]:
+    """Whose units the end of each op gives back, of those of some ops, as CSR."""
+    until = p.hold_until[holders]
+    ptr = np.zeros(p.lane.size + 1, dtype=np.int32)
+    np.cumsum(np.bincount(until, minlength=p.lane.size), out=ptr[1:])
+    return ptr, holders[np.argsort(until, kind="stable")].astype(np.int32)
 
 
 def state_of(

@@ -9,11 +9,11 @@ import numpy as np
 
 from sim.lowering.costs import Priced
 from sim.lowering.lower import Lowered, RankView, written
-from sim.lowering.parts import F8, I4, I8, NO_FLIGHTS, NOT_KERNELS, Classes, Flights
+from sim.lowering.parts import F8, I4, I8, NO_FLIGHTS, Classes, Flights
 from sim.lowering.runs import Ground, ground_of
 from sim.lowering.wires import wires_of
 from sim.program import Timeline
-from sim.program.crowd import ClassKind, Crowd
+from sim.program.crowd import ClassKind, Crowd, stride_of
 
 
 class Gathering(NamedTuple):
@@ -98,11 +98,10 @@ def gathered(priced: Priced) -> Gathering:
         role = int(classes.role[c])
         own = flights.ops[:, role]
         paced = np.zeros(lowered.plan_op.size, dtype=np.bool_)
-        compute = lowered.views[0].compute
-        paced[compute] = ~np.isin(lowered.category[compute], NOT_KERNELS)
+        paced[lowered.kernels(lowered.views[0])] = True
         arrive = np.sort(ground.played[role].layout.first[own[own >= 0]])
         kinds.append(ClassKind(lowered.program, arrive, paced))
-    stride = 1 + max(lowered.plan_op.size for lowered in alone)
+    stride = stride_of(kinds)
     n_classes = classes.role.size
     split = n_classes * stride
     wires = wires_of(ground, flights, classes.role, np.arange(n_classes) * stride, split)

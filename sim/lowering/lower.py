@@ -21,7 +21,17 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.fabric.role import Role
-from sim.lowering.parts import CATEGORIES, F8, I4, I8, NO_FLIGHTS, Classes, Flights, Part
+from sim.lowering.parts import (
+    CATEGORIES,
+    F8,
+    I4,
+    I8,
+    NO_FLIGHTS,
+    NOT_KERNELS,
+    Classes,
+    Flights,
+    Part,
+)
 from sim.lowering.runs import ClassRun, Ground, ground_of, runs_of
 from sim.lowering.table import table_of
 from sim.lowering.wires import Wires, wires_of
@@ -76,6 +86,11 @@ class Lowered:
         """The same where ops take so many times as long, (n,)."""
         program = self.program._replace(work=self.program.work * factor)
         return replace(self, program=program, alone_s=self.alone_s * factor)
+
+    def kernels(self, view: RankView) -> I8:
+        """Ops of a rank that its GPU's pace changes."""
+        ops = np.arange(view.compute.start, view.compute.stop)
+        return ops[~np.isin(self.category[ops], NOT_KERNELS)]
 
     def slowest(self, timeline: Timeline) -> RankView:
         """The rank whose kernels end last; of a stack, the first row's."""

@@ -111,7 +111,7 @@ class Pricing:
     def __init__(
         self, role: Role, workload: Workload, fabric: Fabric, compiled: Compiled, index: int
     ) -> None:
-        self.role, self._held = role, (fabric, compiled)  # so that their ids stay theirs
+        self.role, self.compiled, self._fabric = role, compiled, fabric  # so that ids stay theirs
         known = fabric.topology.calibration
         self.model: CostModel = cost_model(role.gpu, known)
         self.host = host_model(
@@ -125,14 +125,12 @@ class Pricing:
         self.hbm_capacity = float(fabric.capacity[hbm])
         self._known: dict[Hashable, RowTable] = {}  # rows of ops that are priced
         self._fixed: dict[Hashable, _Fixed] = {}  # and of those of a plan
-        self.table = RowTable()  # of the op that is being priced
 
     def part(
         self, step: StepCollectives, workload: Workload, templates: Templates
     ) -> tuple[Part, list[str]]:
         """Rows for every plan op of a step, and what is costed with constants of something else."""
-        self.step, self.workload = step, workload
-        plan, fixed = step.plans[self.role.stage], self._fixed_of(step)
+        plan, fixed = step.plans[self.role.stage], self._fixed_of(step, workload)
         layers, blocks = templates.layer_kinds, [fixed.rows]
         own = trainer_of(workload).calls_s(workload.micro_batch)
         for op, calls_s in fixed.segments:
@@ -160,9 +158,9 @@ class Pricing:
         mine = [own[name] * times for name, times in calls if name not in self.calls]
         return self.host.pace * sum(mine)
 
-    def _fixed_of(self, step: StepCollectives) -> _Fixed:
+    def _fixed_of(self, step: StepCollectives, w: Workload) -> _Fixed:
         """Rows of a plan's ops but of segments over tokens, each distinct op priced once."""
-        plan, same, w = step.plans[self.role.stage], step.distinct[self.role.stage], self.workload
+        plan, same = step.plans[self.role.stage], step.distinct[self.role.stage]
         owned = plan.owned_numel, plan.owned_tensors, w.optimizer, w.optimizer_implementation
         key = (id(same), owned)
         found = self._fixed.get(key)
@@ -183,8 +181,8 @@ class Pricing:
             if rows is None:
                 if len(self._known) >= MAX_KNOWN:
                     self._known.clear()
-                rows = self._known[known] = self.table = RowTable()
-                self._add(op, plan)
+                rows = self._known[known] = RowTable()
+                self._add(rows, op, plan, step, w)
             runs.append(whole.take(rows))
             if any(name not in self.calls for name, _ in op.calls):
                 calls.append((runs[-1][0], op.calls))
@@ -203,73 +201,77 @@ class Pricing:
             return 0.0
         return sum([self.calls[name] * times for name, times in op.calls if name in self.calls])
 
-    def _add(self, op: PlanOp, plan: Plan) -> None:
+    def _add(
+        self, to: RowTable, op: PlanOp, plan: Plan, step: StepCollectives, workload: Workload
+    ) -> None:
         """Price an op that is no segment over tokens."""
         if op.kind == SEGMENT:
             calls_s = self._calls_s(op)
-            for kernel in _owned_kernels(self.workload, plan, op):
-                self._kernel(kernel, calls_s=calls_s)
+            for kernel in _owned_kernels(workload, plan, op):
+                self._kernel(to, kernel, calls_s=calls_s)
                 calls_s = 0.0
         elif op.kind == COLLECTIVE:
-            self._collective(op, plan)
+            self._collective(to, op, plan, step, workload)
         elif op.kind == HOST:
-            self.table.add(host_s=self._host_work(op), category=CATEGORY["host"])
+            to.add(host_s=self._host_work(op, workload), category=CATEGORY["host"])
         else:
-            self._copy(op)
+            self._copy(to, op)
 
-    def _kernel(self, kernel: Kernel, beside: bool = False, calls_s: float = 0.0) -> None:
+    def _kernel(
+        self, to: RowTable, kernel: Kernel, beside: bool = False, calls_s: float = 0.0
+    ) -> None:
         """One kernel; one on a side stream takes SMs from those it runs beside."""
         cost = self.model.cost(kernel)
         rate = min(cost.hbm_bytes / cost.time_s, self.hbm_capacity)
         hold = round(MEMORY_SATURATION * self.role.gpu.sms) if beside else 0
-        self.table.add(
+        to.add(
             work=cost.time_s, bound=1.0, curve=self.model.curve_row(kernel, hold), hold=hold,
             host_s=self.host.launch_s(kernel) + calls_s, category=CATEGORY[kernel.kind],
             alone_s=cost.time_s, waits=kernel.waits, demands=((0, rate),) if rate > 0.0 else (),
         )  # fmt: skip
 
-    def _copy(self, op: PlanOp) -> None:
+    def _copy(self, to: RowTable, op: PlanOp) -> None:
         direction = HOST_LINK.get(op.name)
         if op.name in _STORAGE:
-            self._storage(op)
+            self._storage(to, op)
             return
         if direction is None:
             access = "strided" if op.name in _ONE_BY_ONE else "copy"
             kernel = copy_kernel(op.name, op.bytes, access=access)
-            self._kernel(kernel, beside=op.stream != "compute", calls_s=self._calls_s(op))
+            self._kernel(to, kernel, beside=op.stream != "compute", calls_s=self._calls_s(op))
             return
-        where: slice = getattr(self.step.compiled, direction)
+        where: slice = getattr(self.compiled, direction)
         demands = tuple((k, 1.0) for k in range(where.start, where.stop))
-        classes, me = self.step.compiled.classes, self.player
+        classes, me = self.compiled.classes, self.player
         rates = classes.capacity[classes.local[me, where]] / classes.scale[me, where]
         rate = float(rates.min())
-        self.table.add(
+        to.add(
             latency_s=LAUNCH_S, work=op.bytes, weight=rate,
             host_s=LAUNCH_S + self._calls_s(op),
             category=CATEGORY["copy"], alone_s=LAUNCH_S + op.bytes / rate, demands=demands,
         )  # fmt: skip
 
-    def _storage(self, op: PlanOp) -> None:
+    def _storage(self, to: RowTable, op: PlanOp) -> None:
         """All GPUs of a node read or write at once, each at its share of the node's storage."""
         host = self.role.host
         rate = float(getattr(host.storage, _STORAGE[op.name])) / host.gpus
-        self.table.add(
+        to.add(
             latency_s=LAUNCH_S, work=op.bytes, bound=rate, weight=rate,
             host_s=LAUNCH_S + self._calls_s(op),
             category=CATEGORY["copy"], alone_s=LAUNCH_S + op.bytes / rate,
         )  # fmt: skip
 
-    def _host_work(self, op: PlanOp) -> float:
+    def _host_work(self, op: PlanOp, workload: Workload) -> float:
         """Passes over state in host memory, every rank of the node at the same time."""
         calls_s = self._calls_s(op)
         if op.bytes <= 0.0:
             return HOST_SYNC_S + calls_s
         host = self.role.host
         if op.name == "optimizer":
-            elements = op.bytes / host_update_bytes(self.workload)
-            took = update_s(self.workload, host.cpu, host.gpus, op.bytes, elements)
+            elements = op.bytes / host_update_bytes(workload)
+            took = update_s(workload, host.cpu, host.gpus, op.bytes, elements)
         else:
-            threads = self.workload.stack.omp_num_threads
+            threads = workload.stack.omp_num_threads
             took = op.bytes / host_rate(host.cpu, host.gpus, threads)
         return HOST_SYNC_S + calls_s + took
 
@@ -282,18 +284,20 @@ class Pricing:
             taken = max(taken, constants.bus_share * sms)
         return min(round(taken), sms)
 
-    def _collective(self, op: PlanOp, plan: Plan) -> None:
-        name, compiled = name_of(plan, op), self.step.compiled
-        cost = self.step.costs[name]
+    def _collective(
+        self, to: RowTable, op: PlanOp, plan: Plan, step: StepCollectives, workload: Workload
+    ) -> None:
+        name, compiled = name_of(plan, op), self.compiled
+        cost = step.costs[name]
         host_s = self.calls["c10d.collective"] + self._calls_s(op)
-        stack = self.workload.stack
+        stack = workload.stack
         if op.name in _MESSAGES:
             host_s += messages_in(op.unit) * stack.message_time
         elif stack.distributed_debug == "detail" and op.group != COPYING:
             host_s += self.host.pace * agreement_s(cost.ranks, cost.nodes)
-        if not self.step.single:
-            self.table.add(hold=self._sms(cost), host_s=host_s, alone_s=0.0)
-            self.table.add()
+        if not step.single:
+            to.add(hold=self._sms(cost), host_s=host_s, alone_s=0.0)
+            to.add()
             return
         orbits = compiled.orbits.get(key_of(name, cost), ())
         demands: tuple[tuple[int, float], ...] = ()
@@ -303,7 +307,7 @@ class Pricing:
                 (base + r, a) for r, a in zip(orbits[0].resource, orbits[0].amount, strict=True)
             )
         moves = cost.work > 0.0 and bool(orbits)
-        self.table.add(
+        to.add(
             latency_s=cost.latency_s,
             work=cost.work if moves else 0.0,
             bound=cost.bound_bytes_per_s if moves else float("inf"),

@@ -22,11 +22,6 @@ class RowBlock(NamedTuple):
     amount: F8
     notes: tuple[str, ...] = ()  # what is costed with constants of something else
 
-    @property
-    def size(self) -> int:
-        """Rows."""
-        return int(self.columns.shape[1])
-
 
 class RowTable:
     """Rows being collected one by one."""

@@ -59,7 +59,6 @@ class ClassRun(NamedTuple):
     """Classes in a row that play the same part."""
 
     played: Played
-    role: int  # which part that is
     begin: int  # first class
     classes: int  # how many
     each: I4  # (classes, 1) their numbers
@@ -104,7 +103,6 @@ def runs_of(played: Sequence[Played], classes: Classes, curve: I4) -> tuple[Clas
         runs.append(
             ClassRun(
                 played=played[int(classes.role[first])],
-                role=int(classes.role[first]),
                 begin=first,
                 classes=end - first,
                 each=np.arange(first, end, dtype=np.int32)[:, None],

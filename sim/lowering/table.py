@@ -37,6 +37,7 @@ class Each(NamedTuple):
 
     of: I8  # (P,) index into `ops`
     ops: Sequence[PlanOp]  # in order of first appearance
+    at: I8  # (n recorded,) where each of them stands
 
 
 class Distinct(NamedTuple):
@@ -60,20 +61,21 @@ def each_of(plan: Plan) -> Each:
     found: Each | None = plan.derived.get("each")
     if found is None:
         ops = plan.issued
-        of = np.arange(len(ops))
+        of = at = np.arange(len(ops))
         if plan.copies:
             own = np.ones(of.size, dtype=bool)
             for copy in plan.copies:
                 of[copy.at : copy.at + copy.size] = of[copy.source : copy.source + copy.size]
                 own[copy.at : copy.at + copy.size] = False
-            ops = [ops[i] for i in np.flatnonzero(own).tolist()]
+            at = np.flatnonzero(own)
+            ops = [ops[i] for i in at.tolist()]
             of = (np.cumsum(own) - 1)[of]
-        found = plan.derived["each"] = Each(of, ops)
+        found = plan.derived["each"] = Each(of, ops, at)
     return found
 
 
 def _table(plan: Plan) -> PlanTable:
-    of, recorded = each_of(plan)
+    of, recorded, _ = each_of(plan)
     columns = dict(zip(PlanOp._fields, zip(*recorded, strict=True), strict=True))
     kind = np.array(columns["kind"], dtype=np.int64)[of]
     micro_step = np.array(columns["micro_step"], dtype=np.int64)[of]
@@ -118,11 +120,7 @@ def _edges(
 
     `deps` and `host_after` are those of recorded ops.
     """
-    of, _ = each_of(plan)
-    recorded = np.ones(of.size, dtype=bool)
-    for copy in plan.copies:
-        recorded[copy.at : copy.at + copy.size] = False
-    own = np.flatnonzero(recorded)
+    of, _, own = each_of(plan)
     lengths = np.fromiter(map(len, deps), dtype=np.int64, count=len(deps))
     on = np.fromiter(chain.from_iterable(deps), dtype=np.int64, count=int(lengths.sum()))
     after = np.array(host_after, dtype=np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,11 @@ class ClassKind(NamedTuple):
     program: Program  # of one of them alone, which waits for nobody else
     arrive: I8  # (k,) ops with which it comes to its collectives; the next one follows their end
     paced: B1  # (n,) ops whose work is multiplied by the pace of each class
+
+
+def stride_of(kinds: Sequence[ClassKind]) -> int:
+    """Ops from a class to the next: those of the longest kind, and one that is none."""
+    return 1 + max(kind.program.lane.size for kind in kinds)
 
 
 class Crowd(NamedTuple):
@@ -47,8 +53,8 @@ class Crowd(NamedTuple):
 
     @property
     def stride(self) -> int:
-        """Ops from a class to the next: those of the longest kind, and one that is none."""
-        return 1 + max(kind.program.lane.size for kind in self.kinds)
+        """Ops from a class to the next."""
+        return stride_of(self.kinds)
 
     @property
     def split(self) -> int:

@@ -42,7 +42,7 @@ def crowded(priced: Priced) -> bool:
 
 
 def check_size(
-    priced: Priced, level: str, replicas: int, times: float = 1.0, lean: bool = False
+    priced: Priced, level: str, replicas: int, times: float = 1.0, crowd: bool = False
 ) -> None:
     """Refuse a step whose program would be absurd, before it is made.
 
@@ -56,8 +56,8 @@ def check_size(
         How often it is to be run.
     times : float
         How much longer the step is than what was priced of it.
-    lean : bool
-        Ranks that do the same may share their columns.
+    crowd : bool
+        Ranks that do the same share their columns.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def check_size(
     if level == "folded":  # stages of a pipeline, and how many micro-batches they play
         option, who = "gradient_accumulation", "micro-batches of a pipeline that has no rhythm are"
         instead = "write fewer, or pipeline_schedule: 1f1b"
-    needed = ops * (CROWD_OP_BYTES if lean and crowded(priced) else OP_BYTES)
+    needed = ops * (CROWD_OP_BYTES if crowd else OP_BYTES)
     most = MAX_BYTES if needed < FREE_BYTES else min(MAX_BYTES, spare_bytes())
     if needed > most:
         message = (

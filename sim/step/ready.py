@@ -14,7 +14,7 @@ from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced, price
-from sim.step.bounds import check_size
+from sim.step.bounds import check_size, crowded
 from sim.step.depth import of_layers
 from sim.step.rhythm import cycle_of
 from sim.step.straggle import Ranks, ranks_of
@@ -29,6 +29,7 @@ class Ready(NamedTuple):
     ranks: Mapping[Role, Ranks]  # as the kernels of a role were slowed
     repeats: int  # micro-steps that are left out
     cycle: int  # that stand for others together
+    crowd: bool  # ranks that do the same share their columns
 
 
 def priced_of(topology: Topology, workload: Workload, variation: Variation, level: str) -> Priced:
@@ -81,7 +82,8 @@ def ready_of(
         Its program would be absurd.
     """
     priced = priced_of(topology, simulated, variation, level)
-    check_size(priced, level, variation.replicas, lean=lean)
+    crowd = lean and crowded(priced)
+    check_size(priced, level, variation.replicas, crowd=crowd)
     ranks: tuple[Ranks, ...] = ()
     if not _told(topology, variation):
         whole = workload if layers is None else of_layers(workload, layers)
@@ -90,7 +92,7 @@ def ready_of(
         priced = _as_the_slowest(priced, ranks)
     by_role = {part.role: mine for part, mine in zip(priced.parts, ranks, strict=False)}
     repeats = workload.gradient_accumulation - simulated.gradient_accumulation
-    return Ready(priced, by_role, repeats, cycle_of(simulated) if repeats else 1)
+    return Ready(priced, by_role, repeats, cycle_of(simulated) if repeats else 1, crowd)
 
 
 def _as_the_slowest(priced: Priced, ranks: Sequence[Ranks]) -> Priced:

@@ -17,7 +17,7 @@ from sim.lowering.frames import folds, lowered, stacks
 from sim.lowering.lower import Lowered, RankView
 from sim.program import Timeline
 from sim.records import dataclass
-from sim.step.bounds import LONG, PROBED, check_size, crowded, ops_of
+from sim.step.bounds import LONG, PROBED, check_size, ops_of
 from sim.step.breakdown import Breakdown, measure
 from sim.step.intervals import F8
 from sim.step.overlap import between_nodes
@@ -167,10 +167,10 @@ def run_replicas(
             times = steps / known[1]
             if even is not None and times * ops_of(known[0]) > LONG:
                 return even[:2]
-            check_size(known[0], level, variation.replicas, times, lean)
+            check_size(known[0], level, variation.replicas, times)
         ready = ready_of(topology, workload, simulated, variation, level, layers, lean=lean)
         known = ready.priced, steps
-        found = _replicas(ready, variation, engine, progress, lean, causes)
+        found = _replicas(ready, variation, engine, progress, causes)
         if found is not None and found.exact:
             return found[:2]
         even = found
@@ -186,14 +186,13 @@ class _Found(NamedTuple):
 
 
 def _replicas(
-    ready: Ready, variation: Variation, engine: str, progress: Progress | None, lean: bool,
-    causes: bool,
-) -> _Found | None:  # fmt: skip
+    ready: Ready, variation: Variation, engine: str, progress: Progress | None, causes: bool
+) -> _Found | None:
     """As `run_replicas`; None where micro-steps that are left out are like none of those run."""
     mine = ready._replace(ranks={}) if variation.jitter else ready
     draws = variation.replicas if variation.jitter else 1
     exact = True
-    if lean and crowded(ready.priced):
+    if ready.crowd:
         of_crowd = _crowd_replica(ready, variation, progress if draws == 1 else None)
     else:
         of_crowd = None
@@ -309,7 +308,7 @@ def run_together(jobs: Sequence[StepJob], engine: str, causes: bool = True) -> I
 
     Parameters
     ----------
-    jobs : sequence of Job
+    jobs : sequence of StepJob
         Each is measured as by `run_step`.
     engine : str
         As for `run_step`.

@@ -149,7 +149,7 @@ def _kinds(plan: Plan) -> tuple[I8, int]:
     """Of each op whether it is there once, each micro-step, each block; blocks in all."""
     found: tuple[I8, int] | None = plan.derived.get("kinds")
     if found is None:
-        of, ops = each_of(plan)
+        of, ops, _ = each_of(plan)
         last = max((op.block for op in ops if op.kind == SEGMENT), default=0)  # the head
         kinds = np.array([_times(op, last) for op in ops], dtype=np.int64)[of]
         inside = np.flatnonzero(kinds == EACH_BLOCK)

@@ -16,7 +16,6 @@ from sim.errors import InputError
 from sim.fabric.fabric import Fabric
 from sim.fabric.role import Role
 from sim.lowering.lower import Lowered
-from sim.lowering.parts import NOT_KERNELS
 from sim.records import dataclass
 from sim.step.breakdown import Breakdown
 from sim.step.intervals import F8
@@ -181,8 +180,7 @@ def jittered(lowered: Lowered, ranks: Mapping[Role, Ranks], seed: int, replica: 
     factor = np.ones(lowered.plan_op.size)
     drawn = paces(ranks, [view.role for view in lowered.views], seed, replica)
     for view, mine in zip(lowered.views, drawn.tolist(), strict=True):
-        ops = np.arange(view.compute.start, view.compute.stop)
-        factor[ops[~np.isin(lowered.category[ops], NOT_KERNELS)]] = mine
+        factor[lowered.kernels(view)] = mine
     return lowered.slower(factor)
 
 

@@ -86,14 +86,13 @@ class Fsdp1Run:
         self.held_grad = [False] * n  # unsharded gradient of an unsynchronised micro-step
         self.has_grad = [False] * n
         self.reduce_grads = True
-        self._begin(recorder)
+        self.around = runs_again(workload)
 
     def _begin(self, kind: type[Recorder]) -> None:
         """Start a recording; what the run has learned is kept."""
         groups = {"shard": self.over}
         if self.replicate > 1:
             groups["replicate"] = self.mesh.groups("dp_replicate")
-        self.around = runs_again(self.workload)
         recorder = self.recorder = kind(groups, trainer_of(self.workload))
         extra = len(self.full.layers) - self.recorded
         self.folding = Folding(recorder, self.edge, extra)
@@ -107,17 +106,17 @@ class Fsdp1Run:
 
     def play(self, steps: int, cold: bool) -> Plan:
         """Record steps, after what a run learns in its first one unless it is to start cold."""
-        if self.kind is Quiet:
-            for _ in range(steps):
-                pieces = [(piece.block, True) for piece in self.layout.pieces]
-                remember(self.memory, self.folding, pieces, self.workload)
+        if self.kind.quiet:
+            self._begin(self.kind)
+            pieces = [(piece.block, True) for piece in self.layout.pieces]
+            remember(self.memory, self.folding, pieces, self.workload, steps)
             return self.folding.unfold(self.recorder.plan, self.full)
         if steps == 1 and not cold:
             self._begin(Quiet)
             few = 1 + bool(self.knobs.forward_prefetch)  # whose order the first one teaches
             self.step(min(few, self.workload.gradient_accumulation))
-            self._begin(self.kind)
             self.free = deque(() for _ in self.free)  # events of the past have happened
+        self._begin(self.kind)
         for _ in range(steps):
             self.step(self.workload.gradient_accumulation)
         return self.folding.unfold(self.recorder.plan, self.full)

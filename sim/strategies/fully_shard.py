@@ -16,7 +16,7 @@ from sim.strategies.fsdp2 import Hooks, groups_of
 from sim.strategies.fsdp2_layout import gathered_ahead, lay_out
 from sim.strategies.fsdp_memory import FsdpMemory
 from sim.strategies.plain_modules import Plain, PlainMemory, plain
-from sim.strategies.plan import Plan, Quiet, Recorder
+from sim.strategies.plan import Plan, Recorder
 from sim.strategies.repeat import Folding, remember, shortened
 from sim.strategies.stage_play import build_stage
 from sim.strategies.units import FSDP_KNOBS, dtypes, equal_layers, tree_blocks
@@ -39,10 +39,9 @@ def _recorded(
     memory = (PlainMemory if bare else FsdpMemory)(
         workload, full, mesh.size("fsdp"), len(tree.layers), r.memory
     )
-    if recorder is Quiet:
+    if recorder.quiet:
         pieces = [(piece.block, piece.output_grad) for piece in layout.pieces]
-        for _ in range(steps):
-            remember(memory, folding, pieces, workload)
+        remember(memory, folding, pieces, workload, steps)
         return folding.unfold(r.plan, full)
     blocks = dict(enumerate(tree_blocks(tree)))
     run = (Plain if bare else Hooks)(workload, mesh, layout, blocks, r, memory, folding)

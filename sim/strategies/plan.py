@@ -104,10 +104,6 @@ class Plan:
         found: list[PlanOp] = self.derived["ops"]
         return found
 
-    @ops.setter
-    def ops(self, ops: list[PlanOp]) -> None:
-        self.issued = ops
-
 
 def together(modules: Iterable[str]) -> str:
     """Several leaf modules as the `module` of one segment."""

@@ -53,16 +53,17 @@ class Folding:
         """Insert the missing layers into a plan of the full model `tree`."""
         if self.extra:
             plan.memory.lengthen(self.stretches, self.extra)
-        if self.extra and plan.ops:
+        if self.extra and plan.issued:
             names = ("", *(block.name for block in tree.layers), "")
-            plan.ops = lengthen(plan.ops, self.stretches, self.extra, names)
+            plan.issued = lengthen(plan.issued, self.stretches, self.extra, names)
         return plan
 
 
 def remember(
-    memory: Remembers, folding: Folding, pieces: Sequence[tuple[int, bool]], workload: Workload
-) -> None:
-    """A step as memory sees it, without its hooks: which block is reached when.
+    memory: Remembers, folding: Folding, pieces: Sequence[tuple[int, bool]], workload: Workload,
+    steps: int,
+) -> None:  # fmt: skip
+    """Steps as memory sees them, without their hooks: which block is reached when.
 
     Parameters
     ----------
@@ -72,24 +73,27 @@ def remember(
         Blocks, or parts of them, in forward order; whether backward runs them.
     workload : Workload
         Its micro-steps.
+    steps : int
+        How many.
     """
-    steps = workload.gradient_accumulation
+    micro_steps = workload.gradient_accumulation
     every = workload.parallelism.gradient_sync == "every"
-    memory.start()
-    for micro in range(steps):
-        memory.forward(sync=every or micro == steps - 1, accumulating=micro > 0)
-        for block, _ in pieces:
-            folding.open(block, 1)
-            memory.reach(block)
-            folding.close(block, 1)
-        memory.backward()
-        for block, runs in reversed(pieces):
-            folding.open(block, -1)
-            memory.reach(block)
-            if runs:
-                folding.close(block, -1)
-        memory.done()
-    memory.step()
+    for _ in range(steps):
+        memory.start()
+        for micro in range(micro_steps):
+            memory.forward(sync=every or micro == micro_steps - 1, accumulating=micro > 0)
+            for block, _ in pieces:
+                folding.open(block, 1)
+                memory.reach(block)
+                folding.close(block, 1)
+            memory.backward()
+            for block, runs in reversed(pieces):
+                folding.open(block, -1)
+                memory.reach(block)
+                if runs:
+                    folding.close(block, -1)
+            memory.done()
+        memory.step()
 
 
 def shortened(tree: ModelTree, edge: int) -> ModelTree:

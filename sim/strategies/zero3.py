@@ -43,9 +43,6 @@ PILE_UP = "zero3-frozen-weights-pile-up"
 
 _traces: dict[tuple[int, tuple[bool, ...], bool, bool, int], tuple[ModelTree, ModuleTrace]] = {}
 
-MAX_PEAKS = 256
-_peaks: dict[tuple[int, Settings], _Played] = {}
-
 
 class Trap(NamedTuple):
     """A known trap that this configuration springs."""
@@ -274,18 +271,15 @@ def zero3_live_peak(workload: Workload, tree: ModelTree, mesh: Mesh) -> LivePeak
         ``reduce_bucket`` and ``reduce_buffer``; and the traps.
     """
     s, trace = settings_of(workload, mesh), trace_of(workload, tree)
-    found = _peaks.get((id(trace), s))
-    if found is None or found.trace is not trace:
-        if len(_peaks) >= MAX_PEAKS:
-            _peaks.clear()
-        found = _peaks[id(trace), s] = _played(trace, s)
+    found = trace.derived.get(s)
+    if found is None:
+        found = trace.derived[s] = _played(trace, s)
     return LivePeak(found.by_category, _traps(workload, s, found))
 
 
 class _Played(NamedTuple):
     """What of a micro-batch the coordinator's memory is told by."""
 
-    trace: ModuleTrace
     by_category: dict[str, float]  # as `LivePeak` has it [B]
     live: int  # elements gathered at most [1]
     frozen: int  # elements that are frozen and do not persist [1]
@@ -314,7 +308,7 @@ def _played(trace: ModuleTrace, s: Settings) -> _Played:
         n for n, trains, keep in zip(trace.numel, trace.trainable, c.persistent, strict=True)
         if not trains and not keep
     )  # fmt: skip
-    return _Played(trace, by_category, c.peak_live, frozen)
+    return _Played(by_category, c.peak_live, frozen)
 
 
 def _gathered(workload: Workload, tree: ModelTree, mesh: Mesh) -> Gathered:
@@ -420,7 +414,7 @@ class Zero3(DeepSpeed):
         InputError
             If the knobs contradict the mesh.
         """
-        if recorder is not Quiet:
+        if not recorder.quiet:
             return play(workload, tree, mesh, steps).recorder.plan
         r, trace = Quiet({}), trace_of(workload, tree)
         memory = _memory(workload, tree, mesh, r)

@@ -8,8 +8,9 @@ activation checkpointing runs the forward hooks a second time, inside the backwa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sim.blocks.modules import Block, ModelTree, Module, Parameter, Position
 from sim.strategies.units import is_matrix, tree_blocks
@@ -47,6 +48,8 @@ class ModuleTrace:
     queue: list[tuple[int, int]] = field(default_factory=list)  # parameter, step in `order`
     uses: list[list[int]] = field(default_factory=list)  # steps of each parameter
     travelled: list[int] = field(default_factory=list)  # elements of all units before a step
+    # what is worked out once a trace and its settings
+    derived: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def unit(
         self, name: str, block: int, module: str = "", parameters: Sequence[int] = (),

@@ -58,10 +58,8 @@ def measures(topology: Topology, workload: Workload) -> dict[str, Any]:
 
 def measures_of(jobs: Sequence[tuple[Topology, Workload]]) -> list[dict[str, Any]]:
     """`measures` of many configurations, whose steps are simulated together."""
-    return [
-        _row(topology, workload, found)
-        for (topology, workload), found in zip(jobs, steps(jobs, causes=False), strict=True)
-    ]
+    found = steps(jobs, causes=False, waits=False)
+    return [_row(*job, step) for job, step in zip(jobs, found, strict=True)]
 
 
 def _row(topology: Topology, workload: Workload, found: StepReport) -> dict[str, Any]:

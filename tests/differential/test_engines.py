@@ -38,6 +38,15 @@ def test_a_change_on_one_resource_of_a_wide_op_is_tried_alone(program: Program) 
 
 @several
 @given(programs())
+def test_what_is_left_alone_on_its_resource_is_settled_at_once(program: Program) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "FEW", 0)  # whatever is left rising
+        found = run(program, "python")
+    same_meaning(run(program, "reference"), found)
+
+
+@several
+@given(programs())
 def test_compiled_and_plain_kernel_agree_to_the_bit(program: Program) -> None:
     same_run(run(program, "python"), run(program, "compiled"))
 
