@@ -80,6 +80,19 @@ _NV = frozenset({NVLINK})
 _BUS = frozenset({PCIE, CPU, NVLINK})  # an NVLink from a GPU to a CPU is its host link (C2C)
 
 
+def nvlink_ports(shape: Shape, vertex: int) -> tuple[list[int], list[int]]:
+    """NVLinks that leave a vertex, and that enter it."""
+    found = shape.memo.get("nvlink ports")
+    if found is None:
+        ports: dict[int, tuple[list[int], list[int]]] = {}
+        for i, link in enumerate(shape.links):
+            if link.kind == NVLINK:
+                ports.setdefault(link.tail, ([], []))[0].append(i)
+                ports.setdefault(link.head, ([], []))[1].append(i)
+        found = shape.memo["nvlink ports"] = ports
+    return cast("dict[int, tuple[list[int], list[int]]]", found).get(vertex, ([], []))
+
+
 def nvlink_links(shape: Shape, a: int, b: int) -> list[int] | None:
     """Links from GPU vertex a to b by NVLink alone, direct or through NVSwitches; None if none."""
     return _trace(shape, _search(shape, a, _NV, _SWITCHED), a, b)
@@ -106,7 +119,13 @@ def host_links(shape: Shape, a: int, b: int) -> list[int] | None:
 
 def host_class(shape: Shape, a: int, b: int) -> str | None:
     """Path class of two vertices over the host: PIX, PXB, PHB, NODE or SYS."""
-    links = host_links(shape, a, b)
+    key = ("class", a, b)
+    if key not in shape.memo:
+        shape.memo[key] = _class_of(shape, host_links(shape, a, b))
+    return cast("str | None", shape.memo[key])
+
+
+def _class_of(shape: Shape, links: list[int] | None) -> str | None:
     if links is None:
         return None
     between = [shape.kinds[shape.links[i].head] for i in links[:-1]]
@@ -273,8 +292,10 @@ def _find_nic_way(
     if direct and outward:
         for p in proxies:
             peer = shape.gpus[p]
-            over = nvlink_links(shape, g, peer) if p != local else None
-            if over and host_class(shape, peer, n) in NEAR_PCIE:
+            if p == local or host_class(shape, peer, n) not in NEAR_PCIE:
+                continue
+            over = nvlink_links(shape, g, peer)
+            if over:
                 links = over + _oriented(shape, peer, n, True)
                 return Way("PXN", "pxn", tuple((i, 1.0) for i in links))
     _oriented(shape, g, n, outward)

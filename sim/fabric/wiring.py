@@ -177,12 +177,9 @@ class Wiring:
     def nvlink_ports(self, rank: int) -> tuple[I8, I8]:
         """NVLink resources out of and into a rank's GPU."""
         shape, local, node = self._place(rank)
-        g, base = shape.gpus[local], int(self.node_base[node])
-        ends = [(i, e) for i, e in enumerate(shape.links) if e.kind == NVLINK]
-        return (
-            np.array([base + i for i, e in ends if e.tail == g], np.int64),
-            np.array([base + i for i, e in ends if e.head == g], np.int64),
-        )
+        out, into = paths.nvlink_ports(shape, shape.gpus[local])
+        base = int(self.node_base[node])
+        return np.array(out, np.int64) + base, np.array(into, np.int64) + base
 
     def nic_ports(self, node: int, nic: int) -> tuple[I8, I8]:
         """Network resources out of and into a NIC; empty on a machine of one node."""

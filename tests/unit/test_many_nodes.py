@@ -9,6 +9,7 @@ from sim.cost.collectives import demand_of, demands_of
 from sim.fabric import traffic
 from sim.fabric.fabric import compile_fabric
 from sim.fabric.folding import refine
+from sim.fabric.shape import NVLINK
 from sim.inputs.loader import load
 from sim.step.run import run_step
 
@@ -63,6 +64,26 @@ def test_a_vertex_alone_tells_its_neighbours_apart():
     assert found[1] == found[2] != found[0]
     assert found[5] == found[6] != found[4]
     assert len(set(found)) == 5
+
+
+@pytest.mark.parametrize("name", ["dgx-h100", "mixed-h100-a100", "aws-g5-48xlarge"])
+def test_nvlink_ports_are_the_links_at_a_gpu(name):
+    fabric = compile_fabric(machine(name, 0))
+    for rank in range(fabric.n_ranks):
+        node = int(fabric.rank_node[rank])
+        shape, base = fabric.shapes[node], int(fabric.node_base[node])
+        gpu = shape.gpus[int(fabric.rank_local[rank])]
+        links = [(base + i, e) for i, e in enumerate(shape.links) if e.kind == NVLINK]
+        out, into = fabric.nvlink_ports(rank)
+        assert out.tolist() == [i for i, e in links if e.tail == gpu]
+        assert into.tolist() == [i for i, e in links if e.head == gpu]
+
+
+def test_a_node_of_a_thousand_gpus_takes_seconds():
+    found = load("dgx-h100", "llama3-8b-sft", ["node.gpus=1024", "nodes=2"])
+    began = time.process_time()
+    run_step(found.topology, found.workload)
+    assert time.process_time() - began < 8.0
 
 
 def test_groups_of_thousands_of_nodes_take_seconds():
