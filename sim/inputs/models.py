@@ -93,17 +93,25 @@ def resolve_model(
     raise InputError.single(source, f"{message}{hint} its config.json or its shape", "model")
 
 
+_HUB, _SHAPED = "https://huggingface.co/", ", shaped as "
+
+
 def repository(model: Model) -> str:
     """The hub's name of a model, or its own."""
-    source, hub = model.source.split(" ")[0].rstrip(","), "https://huggingface.co/"
-    return source.removeprefix(hub) if source.startswith(hub) else model.name
+    source = model.source.split(" ")[0].rstrip(",")
+    return source.removeprefix(_HUB) if source.startswith(_HUB) else model.name
+
+
+def borrowed_shape(model: Model) -> bool:
+    """Whether a model is a repository's that has the shape of another one in the catalogue."""
+    return _SHAPED in model.source
 
 
 def _of_repository(name: str, shape: Model) -> Model:
     """A shape of the catalogue that remembers whose weights were meant, for files written out."""
-    if name.count("/") != 1 or shape.source.startswith(f"https://huggingface.co/{name} "):
+    if name.count("/") != 1 or repository(shape) == name:
         return shape
-    source = f"https://huggingface.co/{name}, shaped as {shape.source}"
+    source = f"{_HUB}{name}{_SHAPED}{shape.source}"
     return shape.model_copy(update={"source": source})
 
 

@@ -10,7 +10,7 @@ from sim.inputs.catalogue import gpu
 from sim.inputs.fields import Alternative, plan_of
 from sim.inputs.gpu import Gpu
 from sim.inputs.model import Model
-from sim.inputs.models import catalogue_model, repository, resolve_model
+from sim.inputs.models import borrowed_shape, catalogue_model, repository, resolve_model
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.yaml_text import dump
@@ -44,7 +44,7 @@ def _value(value: Any, alternatives: tuple[Alternative, ...]) -> Any:
     if isinstance(value, Gpu):
         return _named(value, gpu(value.base) if value.base else None, value.base)
     if isinstance(value, Model):
-        if ", shaped as " in value.source:  # a repository's, by its own name
+        if borrowed_shape(value):  # a repository's, by its own name
             named = repository(value)
             if resolve_model(named) == value:
                 return named

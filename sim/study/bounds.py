@@ -118,8 +118,10 @@ class Bounds:
             self._micro[key] = _micro(c, alone[key], found.get(key))
 
     def _micro_of(self, candidate: Candidate) -> _Micro:
-        self.ask([candidate])
-        return self._micro[self._key(candidate)]
+        key = self._key(candidate)
+        if key not in self._micro:
+            self.ask([candidate])
+        return self._micro[key]
 
     def _key(self, candidate: Candidate) -> Hashable:
         """What its micro-step on one node depends on; hosts issue kernels of the same length."""

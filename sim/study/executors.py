@@ -98,7 +98,8 @@ def _outcome(task: Task, value: Any, attempts: int, seconds: float) -> TaskOutco
 def seldom_collected() -> Iterator[None]:
     """Lets Python look for unreachable objects less often than it does of itself."""
     before = gc.get_threshold()
-    gc.set_threshold(max(before[0], COLLECTED_EVERY), *before[1:])
+    if before[0]:  # 0: the caller has switched collection off
+        gc.set_threshold(max(before[0], COLLECTED_EVERY), *before[1:])
     try:
         yield
     finally:

@@ -366,6 +366,17 @@ def test_while_tasks_run_objects_are_collected_seldom():
     assert gc.get_threshold() == before
 
 
+def test_collection_that_was_switched_off_stays_off_while_tasks_run():
+    before = gc.get_threshold()
+    gc.set_threshold(0, *before[1:])
+    try:
+        seen = run_here(lambda context, payload: gc.get_threshold()[0], None, [Task(0, 2)])
+        assert [outcome.value for outcome in seen] == [0]
+        assert gc.get_threshold()[0] == 0
+    finally:
+        gc.set_threshold(*before)
+
+
 def test_tasks_can_be_run_here():
     answers = list(run_here(lambda context, payload: context + payload, 1, [Task(0, 2)]))
     assert answers[0].value == 3
