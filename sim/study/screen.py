@@ -27,7 +27,7 @@ _TRIED = 8
 #: points computed between two fits
 _BATCH = 32
 #: deviations by which a point may be better than predicted
-_SURE = 3.0
+_SURE = 4.0
 #: points whose own deviation is asked; of others the largest error of all samples is taken
 _CLOSE = 4096
 #: samples learnt from: the first ones and the best
