@@ -47,7 +47,7 @@ def server() -> FastMCP:
         """Arguments that no tool takes are faults, lest the answer is of another job."""
 
         async def list_tools(self) -> list[Tool]:
-            tools = await super().list_tools()
+            tools: list[Tool] = await super().list_tools()
             for tool in tools:
                 tool.inputSchema["additionalProperties"] = False
             return tools

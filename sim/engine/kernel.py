@@ -84,6 +84,10 @@ def simulate(p: Program, s: State) -> Outcome:
     n = len(end)
     n_units = len(left)
     has_units = n_units > 0
+    has_wide = False
+    for i in range(len(demand_ptr) - 1):
+        if demand_ptr[i + 1] - demand_ptr[i] >= WIDE:
+            has_wide = True
     now = 0.0
     n_stack, n_heap, n_moved = s.n_ready, 0, 0
     n_dirty, n_ripe, n_dirty_units = 0, 0, 0
@@ -500,7 +504,7 @@ def simulate(p: Program, s: State) -> Outcome:
                 # this one with wide ops as high as they are. It will do if none is too high for it,
                 # and each is still held there: by its bound, or by a resource that is full.
                 fits = False
-                if k >= 0 and users[k] <= FEW:
+                if has_wide and k >= 0 and users[k] <= FEW:
                     n_rising = 0
                     c = 0
                     lowest = 0.0
@@ -697,9 +701,10 @@ def simulate(p: Program, s: State) -> Outcome:
                                 for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
                                     k = demand_resource[z]
                                     free[k] -= x * demand_amount[z]
-                                    link_tight[e] = full[k]
-                                    tight[at] += full[k]
-                                    e += 1
+                                    if has_wide:
+                                        link_tight[e] = full[k]
+                                        tight[at] += full[k]
+                                        e += 1
                     if n_rising > FEW:
                         # What rises no longer is passed over; what is left alone on its resource
                         # ends where that, or its bound, lets it.
