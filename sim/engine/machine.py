@@ -110,6 +110,7 @@ def _named(columns: Sequence[Any]) -> Iterator[Any]:
 @cache
 def _teach_items(numba: Any) -> None:
     """Let compiled code read ``column[i]`` of a named tuple that has an `item`, see `shared`."""
+    from sim.engine.shared import class_at
 
     def read(self, i: Any) -> Any:  # type: ignore[no-untyped-def]  # as `item` is written
         del i
@@ -119,6 +120,7 @@ def _teach_items(numba: Any) -> None:
 
     inside = {"error_model": "numpy", "_nrt": False}
     numba.extending.overload(operator.getitem, jit_options=inside)(read)
+    numba.extending.register_jitable(**inside)(class_at)
 
 
 class MachineCode:

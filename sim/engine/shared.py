@@ -38,6 +38,12 @@ def grid(stride: int, last: int) -> StrideGrid:
     return StrideGrid((1 << shift) // stride + 1, shift, last)
 
 
+def class_at(i: Any, magic: int, shift: int, last: int) -> Any:
+    """Class of op `i`, by a `StrideGrid`."""
+    c = (i * magic) >> shift
+    return c if c < last else last
+
+
 class KindColumn(NamedTuple):
     """Values of kinds and of the wire: the same for all classes of a kind."""
 
@@ -49,9 +55,7 @@ class KindColumn(NamedTuple):
 
     def item(self, i: Any) -> Any:
         """Of op `i`."""
-        c = (i * self.magic) >> self.shift
-        if c > self.last:
-            c = self.last
+        c = class_at(i, self.magic, self.shift, self.last)
         return self.values[i - self.first[c]]
 
 
@@ -67,9 +71,7 @@ class OwnColumn(NamedTuple):
 
     def item(self, i: Any) -> Any:
         """Of op `i`."""
-        c = (i * self.magic) >> self.shift
-        if c > self.last:
-            c = self.last
+        c = class_at(i, self.magic, self.shift, self.last)
         value = self.values[i - self.first[c]]
         if value >= 0:
             value += self.plus[c]
@@ -89,9 +91,7 @@ class PacedColumn(NamedTuple):
 
     def item(self, i: Any) -> Any:
         """Of op `i`."""
-        c = (i * self.magic) >> self.shift
-        if c > self.last:
-            c = self.last
+        c = class_at(i, self.magic, self.shift, self.last)
         at = i - self.first[c]
         value = self.values[at]
         if self.paced[at] != 0:
@@ -113,9 +113,7 @@ class LinkColumn(NamedTuple):
 
     def item(self, i: Any) -> Any:
         """The `i`-th of them."""
-        c = (i * self.magic) >> self.shift
-        if c > self.last:
-            c = self.last
+        c = class_at(i, self.magic, self.shift, self.last)
         value = self.values[i - self.first[c]]
         if value >= 0:
             return value + self.plus[c]
