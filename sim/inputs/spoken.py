@@ -63,10 +63,7 @@ def gpu_named(word: str, names: Iterable[str]) -> str | None:
     catalogue's name. Where only the form is open, it is SXM, as of a card of that name most are.
     """
     said = _words(word)
-    words = said - _VENDOR
-    if not words:
-        return None
-    fitting = [n for n in names if words <= set(n.split("-"))]
+    fitting = _having(said - _VENDOR, names)
     if len(fitting) > 1:  # "RTX 6000 Ada": a vendor's word tells two apart
         fitting = _nearest(said, fitting)
     if len(fitting) > 1:
@@ -74,11 +71,23 @@ def gpu_named(word: str, names: Iterable[str]) -> str | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
+def gpus_meant(word: str, names: Iterable[str]) -> list[str]:
+    """Names of GPUs that begin with a word, or have all that it says: ``a100``, ``A100 80GB``."""
+    names = list(names)
+    having = _having(_words(word) - _VENDOR, names)
+    return [n for n in names if n.startswith(word.lower()) or n in having]
+
+
 def gpus_like(word: str, names: Iterable[str]) -> list[str]:
     """Names of GPUs that share most words with one that is none of them: ``Tesla V100``."""
     told = _words(word) - _VENDOR
     alike = [n for n in names if any(re.search(r"[a-z]\d", w) for w in told & set(n.split("-")))]
     return _nearest(told, alike)
+
+
+def _having(words: set[str], names: Iterable[str]) -> list[str]:
+    """Those of some names that have all of some words, of which there are any."""
+    return [n for n in names if words and words <= set(n.split("-"))]
 
 
 def _words(word: str) -> set[str]:

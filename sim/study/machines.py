@@ -22,6 +22,7 @@ from sim.inputs.nearest import did_you_mean
 from sim.inputs.offers import catalogue, newest, offer_keys
 from sim.inputs.price import PriceRow
 from sim.inputs.reader import Reader
+from sim.inputs.spoken import gpus_meant
 from sim.inputs.topology import Nics, Offer, Topology
 from sim.inputs.tree import Branch, from_python
 
@@ -159,7 +160,7 @@ def _check(wanted: MachineFilter, rows: Iterable[PriceRow]) -> None:
         for value in getattr(wanted, key):
             matches = [n for n in names if n.lower() == value.lower()]
             if key == "gpu":
-                matches = [n for n in names if n.startswith(value.lower())]
+                matches = gpus_meant(value, names)
             if not matches:
                 hint = did_you_mean(value.lower(), sorted(names))
                 listed = (
@@ -173,7 +174,7 @@ def _check(wanted: MachineFilter, rows: Iterable[PriceRow]) -> None:
 def _unwanted(machine: Machine, wanted: MachineFilter) -> str:
     """Why a machine is not what is wanted; "" if it is."""
     offer = machine.topology.offer or Offer()
-    if wanted.gpu and not any(machine.gpu.startswith(g.lower()) for g in wanted.gpu):
+    if wanted.gpu and not any(gpus_meant(g, [machine.gpu]) for g in wanted.gpu):
         return f"its GPU is {machine.gpu}"
     if wanted.provider and offer.provider.lower() not in map(str.lower, wanted.provider):
         return f"its provider is {offer.provider or 'not stated'}"

@@ -380,6 +380,12 @@ def test_offers_stand_on_topologies_of_their_gpu():
     assert aws.topology.node.nics.kind == "efa"
 
 
+@pytest.mark.parametrize("spoken", ["A100 80GB", "NVIDIA A100 80 GB", "a100-80gb"])
+def test_a_kind_is_named_as_people_name_it(spoken):
+    found, _ = machines(MachineFilter(gpu=(spoken,)))
+    assert {m.gpu for m in found} == {"a100-sxm-80gb", "a100-pcie-80gb"}
+
+
 @pytest.mark.parametrize(
     "wanted", [MachineFilter(gpu=("h1000",)), MachineFilter(provider=("nebios",))]
 )
