@@ -13,11 +13,15 @@ from typing import Any
 
 from sim.errors import Fault, InputError
 from sim.files import hidden, is_file
-from sim.inputs.hf_kinds import DECODER_OF, DEFAULTS, HEAD_DIM, KINDS
+from sim.inputs.hf_defaults import DECODER_OF, DEFAULTS, HEAD_DIM
+from sim.inputs.hf_kinds import DENSE
+from sim.inputs.hf_mixtures import MIXTURES
 from sim.inputs.hf_reader import HfReader
+from sim.inputs.hf_refused import strange_part
 from sim.inputs.model import Model
 
 _GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "quick_gelu")
+KINDS = DENSE | MIXTURES
 MAX_BYTES = 4 << 20  # the longest real config is below 200 kB
 
 
@@ -134,9 +138,16 @@ def model_from_config(config: Mapping[str, Any], *, source: str = "config.json")
 
 def _refuse(reader: HfReader, shown: str, config: Mapping[str, Any]) -> None:
     """Raise on what could only be approximated."""
+    if reader.kind not in KINDS and (part := strange_part(reader.kind, reader.values)):
+        message = (
+            f"a model of kind {shown!r} cannot be modelled: it has {part}; an inline `model` of as"
+            " many parameters tells the memory of its weights and optimizer, no more"
+        )
+        raise InputError.single(reader.source, message, "model_type")
     layer_types = reader.values.get("layer_types")
     if isinstance(layer_types, list):
-        strange = sorted({str(t) for t in layer_types} - {"full_attention", "sliding_attention"})
+        known = {"full_attention", "sliding_attention", "attention"}
+        strange = sorted({str(t) for t in layer_types} - known)
         if strange:
             message = f"{shown!r} mixes attention with {', '.join(strange)}, which is not modelled"
             raise InputError.single(reader.source, message, "layer_types")
@@ -145,7 +156,8 @@ def _refuse(reader: HfReader, shown: str, config: Mapping[str, Any]) -> None:
 
         near = get_close_matches(reader.kind, list(KINDS), n=1)
         hint = f"; nearest known kind {near[0]!r}" if near else ""
-        message = f"a model of kind {shown!r} cannot be modelled{hint} (known: {', '.join(KINDS)})"
+        known_kinds = ", ".join(sorted(KINDS))
+        message = f"a model of kind {shown!r} cannot be modelled{hint} (known: {known_kinds})"
         raise InputError.single(reader.source, message, "model_type")
     if config.get("is_encoder_decoder"):
         message = f"{shown!r} is an encoder-decoder; only decoders are modelled"
@@ -178,7 +190,8 @@ def _finish(reader: HfReader, fields: dict[str, Any]) -> None:
     heads, kv = fields["heads"], fields["kv_heads"]
     if heads % kv:
         reader.fault("num_key_value_heads", f"{kv} does not divide the {heads} attention heads")
-    if reader.kind not in HEAD_DIM and not reader.has("head_dim") and fields["hidden_size"] % heads:
+    own = reader.kind in HEAD_DIM or reader.has("head_dim") or "kv_lora_rank" in fields
+    if not own and fields["hidden_size"] % heads:
         width = fields["hidden_size"]
         reader.fault("num_attention_heads", f"{heads} does not divide hidden_size {width}")
     act = reader.values.get("hidden_act") or reader.values.get("activation_function")

@@ -19,6 +19,13 @@ class HfReader:
         """Note a fault of a key."""
         self.faults.append(Fault(self.source, None, None, key, message))
 
+    def within(self, key: str) -> HfReader:
+        """Values of a mapping in it, nothing where there is none; faults are noted here."""
+        inner = self.values.get(key)
+        found = HfReader(inner if isinstance(inner, Mapping) else {}, self.kind, self.source)
+        found.faults = self.faults
+        return found
+
     def has(self, *keys: str) -> bool:
         """Whether any of `keys` has a value."""
         return any(self.values.get(k) is not None for k in keys)

@@ -200,7 +200,7 @@ def test_shared_configs():
 
 REFUSED = [
     ({"model_type": "mamba"}, "'mamba' cannot be modelled"),
-    ({"model_type": "deepseek_v4"}, "nearest known kind 'deepseek_v3'"),
+    ({"model_type": "deepseek_v5"}, "nearest known kind 'deepseek_v3'"),
     ({"model_type": "deepseek_v3", "moe_layer_freq": 2}, "dense layers are modelled only before"),
     ({"model_type": "gemma4", "text_config": {"model_type": "gemma4_text"}}, "gemma4_text"),
     (
@@ -211,7 +211,7 @@ REFUSED = [
                 "layer_types": ["linear_attention", "full_attention"],
             },
         },
-        "linear_attention",
+        "linear attention",
     ),
     ({"model_type": "gpt2", "is_encoder_decoder": True}, "encoder-decoder"),
     ({}, "model_type: required key is missing"),

@@ -1,0 +1,71 @@
+"""What transformers takes for a key that a ``config.json`` leaves out, by kind."""
+
+from __future__ import annotations
+
+#: transformers class defaults: hidden, layers, heads, kv heads, ffn, vocabulary, positions, tied
+DEFAULTS: dict[str, tuple[int, int, int, int | None, int | None, int, int, bool]] = {
+    "llama": (4096, 32, 32, None, 11008, 32000, 2048, False),
+    "mistral": (4096, 32, 32, 8, 14336, 32000, 131072, False),
+    "mixtral": (4096, 32, 32, 8, 14336, 32000, 131072, False),
+    "qwen2": (4096, 32, 32, 32, 22016, 151936, 32768, False),
+    "qwen3": (4096, 32, 32, 32, 22016, 151936, 32768, False),
+    "qwen3_moe": (2048, 24, 32, 4, 6144, 151936, 32768, False),
+    "gpt_oss": (2880, 36, 64, 8, 2880, 201088, 131072, False),
+    "deepseek_v2": (4096, 32, 32, None, 11008, 32000, 2048, False),
+    "deepseek_v3": (7168, 61, 128, None, 18432, 129280, 4096, False),
+    "gemma": (3072, 28, 16, 16, 24576, 256000, 8192, True),
+    "gemma2": (2304, 26, 8, 4, 9216, 256000, 8192, True),
+    "gemma3_text": (2304, 26, 8, 4, 9216, 262208, 131072, True),
+    "gpt2": (768, 12, 12, None, None, 50257, 1024, True),
+    "gpt_neox": (6144, 44, 64, None, 24576, 50432, 2048, False),
+    "phi": (2048, 24, 32, None, 8192, 51200, 2048, False),
+    "phi3": (3072, 32, 32, None, 8192, 32064, 4096, False),
+    "mpt": (2048, 24, 16, None, None, 50368, 2048, True),
+    "starcoder2": (3072, 30, 24, 2, 12288, 49152, 4096, True),
+    "falcon": (4544, 32, 71, None, None, 65024, 2048, True),
+    "qwen": (4096, 32, 32, None, 22016, 151936, 8192, False),
+    "internlm": (4096, 32, 32, None, 11008, 103168, 2048, False),
+    "olmo2": (4096, 32, 32, None, 11008, 50304, 2048, False),
+    "olmo3": (4096, 32, 32, None, 11008, 50304, 2048, False),
+    "granite": (4096, 32, 32, None, 11008, 32000, 2048, False),
+    "granitemoe": (4096, 32, 32, None, 11008, 32000, 2048, False),
+    "cohere": (8192, 40, 64, None, 22528, 256000, 8192, True),
+    "cohere2": (8192, 40, 64, None, 22528, 256000, 8192, True),
+    "smollm3": (2048, 36, 16, 4, 11008, 128256, 32768, True),
+    "llama4_text": (5120, 48, 40, 8, 8192, 202048, 131072, False),
+    "exaone4": (4096, 32, 32, 32, 16384, 102400, 2048, False),
+    "exaone_moe": (4096, 32, 32, 32, 16384, 102400, 2048, False),
+    "ernie4_5": (1024, 18, 16, 2, 3072, 103424, 131072, True),
+    "ernie4_5_moe": (2560, 28, 20, 4, 12288, 103424, 131072, True),
+    "glm": (4096, 40, 32, 2, 13696, 151552, 131072, False),
+    "glm4": (4096, 40, 32, 2, 13696, 151552, 131072, False),
+    "glm4_moe": (4096, 46, 96, 8, 10944, 151552, 131072, False),
+    "glm4_moe_lite": (2048, 47, 20, 20, 10240, 154880, 202752, False),
+    "solar_open": (4096, 48, 64, 8, None, 196608, 131072, False),
+    "seed_oss": (4096, 64, 80, 8, 27648, 155136, 524288, False),
+    "hunyuan_v1_dense": (4096, 32, 32, None, 11008, 290943, 2048, False),
+    "hunyuan_v1_moe": (4096, 32, 32, None, 11008, 290943, 2048, False),
+    "hy_v3": (4096, 80, 64, 8, 13312, 120832, 131072, False),
+    "dots1": (4608, 62, 32, 32, 10944, 152064, 2048, False),
+    "minimax_m2": (3072, 62, 48, 8, 1536, 200064, 196608, False),
+    "mistral4": (4096, 36, 32, 32, 12288, 131072, 1048576, False),
+    "ministral": (4096, 32, 32, 8, 14336, 32000, 131072, False),
+    "ministral3": (4096, 34, 32, 8, 14336, 131072, 262144, False),
+    "youtu": (2048, 32, 16, 16, 6144, 128256, 131072, True),
+    "olmoe": (2048, 16, 16, None, 2048, 50304, 4096, False),
+    "flex_olmo": (4096, 32, 32, None, 11008, 100352, 4096, False),
+    "phimoe": (4096, 32, 32, 8, 6400, 32064, 131072, False),
+    "granitemoehybrid": (4096, 32, 32, None, 11008, 32000, 2048, False),
+    "helium": (2560, 24, 20, 20, 7040, 48000, 4096, False),
+}
+#: text decoders of multimodal models that are those of a plain kind
+DECODER_OF = {"qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe", "qwen2_vl_text": "qwen2"}
+DECODER_OF["qwen2_5_vl_text"] = "qwen2"
+#: kinds that are another by a name of their own
+DECODER_OF |= {"kimi_k2": "deepseek_v3"}
+HEAD_DIM = {"qwen3": 128, "gpt_oss": 64, "gemma": 256, "gemma2": 256, "gemma3_text": 256}
+HEAD_DIM["llama4_text"] = 128
+HEAD_DIM |= dict.fromkeys(
+    ("ernie4_5", "glm", "glm4", "solar_open", "seed_oss", "minimax_m2", "ministral3", "helium"), 128
+)
+HEAD_DIM["hy_v3"] = 128

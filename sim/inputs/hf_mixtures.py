@@ -1,0 +1,281 @@
+"""Mixtures of experts and latent attention that a ``config.json`` names: their readers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sim.inputs.hf_kinds import exaone4, llama, qwen3
+from sim.inputs.hf_parts import alike, leading_dense, turned, windowed
+from sim.inputs.hf_reader import HfReader
+
+
+def _mixtral(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "ffn": "swiglu",
+        "experts": reader.count("num_local_experts", default=8),
+        "experts_per_token": reader.count("num_experts_per_tok", default=2),
+        "expert_ffn_size": fields["ffn_size"],
+        **windowed(reader),
+    }
+
+
+def _qwen3_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    if reader.count("decoder_sparse_step", default=1) != 1:
+        reader.fault("decoder_sparse_step", "only mixtures in every layer are modelled")
+    dense = reader.values.get("mlp_only_layers") or []
+    if not isinstance(dense, list) or dense != list(range(len(dense))):
+        reader.fault("mlp_only_layers", "dense layers are modelled only before all mixtures")
+        dense = []
+    return {
+        **qwen3(reader, fields),
+        "experts": reader.count("num_experts", "num_local_experts", default=128),
+        "experts_per_token": reader.count("num_experts_per_tok", default=8),
+        "expert_ffn_size": reader.count("moe_intermediate_size", default=768),
+        "dense_layers": len(dense),
+    }
+
+
+def _gpt_oss(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    window = windowed(reader, 128)
+    if "layer_types" not in reader.values and window:
+        window["sliding_window_pattern"] = 2
+    bias = reader.flag("attention_bias", True)
+    return {
+        "ffn": "swiglu", "qkv_bias": bias, "output_bias": bias, "mlp_bias": True,
+        "router_bias": True, "attention_sinks": True,
+        "experts": reader.count("num_local_experts", default=128),
+        "experts_per_token": reader.count("num_experts_per_tok", "experts_per_token", default=4),
+        "expert_ffn_size": fields["ffn_size"],
+        **window,
+    }  # fmt: skip
+
+
+#: latent attention's columns (direct, turned and value of a head, latents of k and v and of q) and
+#: routed experts (how many, of a token, shared, columns, dense layers before them)
+LATENT = {
+    "deepseek_v2": (128, 64, 128, 512, 1536, 64, None, 2, 1407, 0),
+    "deepseek_v3": (128, 64, 128, 512, 1536, 256, 8, 1, 2048, 3),
+    "glm4_moe_lite": (192, 64, 256, 512, 768, 64, 4, 1, 1536, 1),
+    "mistral4": (64, 64, 128, 256, 1024, 128, 4, 1, 2048, 0),
+    "youtu": (128, 64, 128, 512, 1536, 0, 0, 0, 0, 0),
+}
+
+
+def _latent(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    """Latent attention (DeepSeek-V2 and V3, and kinds that took it over) and a dense FFN."""
+    if reader.flag("attention_bias", False):
+        reader.fault("attention_bias", "latent attention with biases is not modelled")
+    direct, turned, value, kv, q, *_ = LATENT[reader.kind]
+    turned = reader.count("qk_rope_head_dim", default=turned)
+    at_once = "q_lora_rank" in reader.values and reader.values["q_lora_rank"] is None
+    return {
+        "ffn": "swiglu",
+        "kv_heads": fields["heads"],
+        "head_dim": reader.count("qk_nope_head_dim", default=direct) + turned,
+        "rope_head_dim": turned,
+        "v_head_dim": reader.count("v_head_dim", default=value),
+        "kv_lora_rank": reader.count("kv_lora_rank", default=kv),
+        "q_lora_rank": 0 if at_once else reader.count("q_lora_rank", default=q),
+    }
+
+
+def _deepseek(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    """Latent attention and routed experts."""
+    if reader.count("moe_layer_freq", default=1) != 1:
+        reader.fault("moe_layer_freq", "dense layers are modelled only before all mixtures")
+    return {**_latent(reader, fields), **_routed(reader, *LATENT[reader.kind][5:])}
+
+
+def _routed(
+    reader: HfReader,
+    experts: int | None,
+    of_token: int | None,
+    shared: int,
+    columns: int | None,
+    dense: int,
+) -> dict[str, Any]:
+    """Routed and shared experts of one width behind dense layers, with what each is by default."""
+    return {
+        "experts": reader.count("n_routed_experts", "num_experts", default=experts),
+        "experts_per_token": reader.count("num_experts_per_tok", default=of_token),
+        "shared_experts": reader.count(
+            "n_shared_experts", "num_shared_experts", default=shared, least=0
+        ),
+        "expert_ffn_size": reader.count("moe_intermediate_size", default=columns),
+        "dense_layers": leading_dense(reader, "first_k_dense_replace", default=dense),
+    }
+
+
+def _granitemoe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    bias = reader.flag("attention_bias", False)
+    return {
+        "ffn": "swiglu", "qkv_bias": bias, "output_bias": bias,
+        "experts": reader.count("num_local_experts", default=8),
+        "experts_per_token": reader.count("num_experts_per_tok", default=2),
+        "expert_ffn_size": fields["ffn_size"],
+    }  # fmt: skip
+
+
+def _llama4(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    """A mixture with a shared expert in every layer (Scout)."""
+    if reader.count("interleave_moe_layer_step", default=1) != 1:
+        message = "only mixtures in every layer are modelled"
+        reader.fault("interleave_moe_layer_step", message)
+    chunk = reader.count("attention_chunk_size", default=8192)
+    bias = reader.flag("attention_bias", False)
+    return {
+        "ffn": "swiglu", "qkv_bias": bias, "output_bias": bias,
+        "experts": reader.count("num_local_experts", default=16),
+        "experts_per_token": reader.count("num_experts_per_tok", default=1),
+        "shared_experts": 1, "expert_ffn_size": fields["ffn_size"],
+        "ffn_size": reader.count("intermediate_size_mlp", default=16384),
+        "notes": (f"three of four layers attend within {chunk:,} tokens: counted in full",),
+    }  # fmt: skip
+
+
+def _glm4_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "ffn": "swiglu",
+        "qkv_bias": reader.flag("attention_bias", False),
+        "qk_norm": reader.flag("use_qk_norm", False),
+        "rope_fraction": turned(reader, 0.5),
+        **_routed(reader, 128, 8, 1, 1408, 1),
+    }
+
+
+def _solar_open(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    bias = reader.flag("attention_bias", False)
+    routed = _routed(reader, 128, 8, 1, 1280, 0)
+    return {"ffn": "swiglu", "qkv_bias": bias, "rope_fraction": turned(reader), **routed}
+
+
+def _dots1(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    bias = reader.flag("attention_bias", False)
+    slides = reader.values.get("sliding_window", 4096) is not None
+    if "layer_types" in reader.values:
+        window = windowed(reader, 4096)
+    elif slides and reader.count("max_window_layers", default=62, least=0) < fields["layers"]:
+        reader.fault("max_window_layers", "a window in the last layers alone is not modelled")
+        window = {}
+    else:
+        window = {}
+    return {
+        "ffn": "swiglu", "qk_norm": True, "qkv_bias": bias, "output_bias": bias, **window,
+        **_routed(reader, None, None, 0, 1408, 0),
+    }  # fmt: skip
+
+
+def _exaone_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    return {**exaone4(reader, fields), **_routed(reader, 64, 8, 1, 1024, 1)}
+
+
+def _hy_v3(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    routed = _routed(reader, 192, 8, 1, 1536, 1)
+    note = "routed and shared experts are summed in the compute dtype, not in fp32"
+    notes = (note,) if reader.flag("enable_moe_fp32_combine", True) else ()
+    return {**llama(reader, fields), "qk_norm": True, "notes": notes, **routed}
+
+
+def _hunyuan_v1_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    """One shared expert beside the routed ones in every layer; its file gives a value a layer."""
+    reader = alike(reader)
+    for key in ("use_cla", "use_mla"):
+        if reader.flag(key, False):
+            reader.fault(key, "hunyuan with attention shared by layers or latent is not modelled")
+    bias = reader.flag("attention_bias", False)
+    return {
+        "ffn": "swiglu", "qk_norm": reader.flag("use_qk_norm", True),
+        "qkv_bias": bias, "output_bias": bias,
+        "experts": reader.count("num_experts", default=1),
+        "experts_per_token": reader.count("moe_topk", "num_experts_per_tok", default=1),
+        "shared_experts": reader.count("num_shared_expert", default=1, least=0),
+        "expert_ffn_size": reader.count("moe_intermediate_size", default=fields["ffn_size"]),
+    }  # fmt: skip
+
+
+def _ernie4_5_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    if reader.flag("use_bias", False):
+        reader.fault("use_bias", "ernie4_5_moe with biases is not modelled")
+    if reader.count("moe_layer_interval", default=1) != 1:
+        reader.fault("moe_layer_interval", "dense layers are modelled only before all mixtures")
+    layers = fields["layers"]
+    last = reader.values.get("moe_layer_end_index", -1)
+    if last not in (-1, None, layers - 1):
+        reader.fault("moe_layer_end_index", "dense layers are modelled only before all mixtures")
+    return {
+        "ffn": "swiglu",
+        "experts": reader.count("moe_num_experts", "num_experts", default=64),
+        "experts_per_token": reader.count("moe_k", "num_experts_per_tok", default=6),
+        "shared_experts": reader.count("moe_num_shared_experts", default=2, least=0),
+        "expert_ffn_size": reader.count("moe_intermediate_size", default=1536),
+        "dense_layers": reader.count("moe_layer_start_index", default=1, least=0),
+    }
+
+
+def _minimax_m2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    types = reader.values.get("attn_type_list")
+    if isinstance(types, list) and any(t != 1 for t in types):
+        reader.fault("attn_type_list", "layers without softmax attention (0) are not modelled")
+    if reader.count("shared_intermediate_size", default=0, least=0):
+        reader.fault("shared_intermediate_size", "minimax_m2 with shared experts is not modelled")
+    head = fields["head_dim"]
+    columns = reader.count("rotary_dim", default=head)
+    return {
+        "ffn": "swiglu", "qk_norm_whole": True,
+        "rope_fraction": turned(reader, min(1.0, columns / head)),
+        "experts": reader.count("num_local_experts", default=256),
+        "experts_per_token": reader.count("num_experts_per_tok", default=8),
+        "expert_ffn_size": fields["ffn_size"],
+    }  # fmt: skip
+
+
+def _olmoe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    """Mixtures in every layer, q and k normed over all heads; FlexOlmo's norms stand behind."""
+    if reader.values.get("clip_qkv") is not None:
+        reader.fault("clip_qkv", f"{reader.kind} with clipped q, k and v is not modelled")
+    bias = reader.flag("attention_bias", False)
+    few, of_token = (7, 5) if reader.kind == "flex_olmo" else (64, 8)
+    return {
+        "ffn": "swiglu", "qkv_bias": bias, "output_bias": bias, "qk_norm_whole": True,
+        "experts": reader.count("num_experts", "num_local_experts", default=few),
+        "experts_per_token": reader.count("num_experts_per_tok", default=of_token),
+        "expert_ffn_size": fields["ffn_size"],
+    }  # fmt: skip
+
+
+def _phimoe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    bias = reader.flag("attention_bias", False)
+    note = "its router's sparse mixer is counted as a softmax over the experts"
+    return {
+        "ffn": "swiglu", "norm": "layernorm", "norm_bias": True,
+        "qkv_bias": bias, "output_bias": bias, "head_bias": reader.flag("lm_head_bias", False),
+        "experts": reader.count("num_local_experts", default=16),
+        "experts_per_token": reader.count("num_experts_per_tok", default=2),
+        "expert_ffn_size": fields["ffn_size"], **windowed(reader), "notes": (note,),
+    }  # fmt: skip
+
+
+MIXTURES: dict[str, Callable[[HfReader, dict[str, Any]], dict[str, Any]]] = {
+    "mixtral": _mixtral,
+    "qwen3_moe": _qwen3_moe,
+    "gpt_oss": _gpt_oss,
+    "deepseek_v2": _deepseek,
+    "deepseek_v3": _deepseek,
+    "glm4_moe_lite": _deepseek,
+    "mistral4": _deepseek,
+    "youtu": _latent,
+    "granitemoe": _granitemoe,
+    "llama4_text": _llama4,
+    "glm4_moe": _glm4_moe,
+    "solar_open": _solar_open,
+    "dots1": _dots1,
+    "exaone_moe": _exaone_moe,
+    "hy_v3": _hy_v3,
+    "hunyuan_v1_moe": _hunyuan_v1_moe,
+    "ernie4_5_moe": _ernie4_5_moe,
+    "minimax_m2": _minimax_m2,
+    "olmoe": _olmoe,
+    "flex_olmo": _olmoe,
+    "phimoe": _phimoe,
+}

@@ -1,0 +1,90 @@
+"""Parts that several kinds of ``config.json`` share: windows, turned columns, values a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sim.inputs.hf_reader import HfReader
+
+
+def windowed(reader: HfReader, default: int | None = None) -> dict[str, Any]:
+    """Sliding window of kinds that slide in every layer, or as `layer_types` says."""
+    window = reader.count("sliding_window", default=0 if default is None else default, least=1)
+    if "sliding_window" in reader.values and reader.values["sliding_window"] is None:
+        window = 0
+    types = reader.values.get("layer_types")
+    if not window:
+        return {}
+    if not isinstance(types, list) or not types:
+        return {"sliding_window": window}
+    sliding = [t == "sliding_attention" for t in types]
+    if not any(sliding):
+        return {}
+    if all(sliding):
+        return {"sliding_window": window}
+    period = sliding.index(False) + 1
+    if any(s != bool((i + 1) % period) for i, s in enumerate(sliding)):
+        reader.fault("layer_types", "full attention does not come every n-th layer: not modelled")
+    return {"sliding_window": window, "sliding_window_pattern": period}
+
+
+def turned(reader: HfReader, default: float = 1.0) -> float:
+    """Share of a head's columns that RoPE turns."""
+    nested = reader.values.get("rope_parameters")
+    if isinstance(nested, Mapping) and "partial_rotary_factor" in nested:
+        reader = reader.within("rope_parameters")
+    return reader.number("partial_rotary_factor", "rotary_pct", default=default)
+
+
+def late_window(reader: HfReader, layers: int) -> dict[str, Any]:
+    """Qwen slides in the layers from max_window_layers on, if at all."""
+    if not reader.flag("use_sliding_window", False):
+        return {}
+    first = reader.count("max_window_layers", default=28, least=0)
+    if first >= layers:
+        return {}
+    if first:
+        reader.fault("max_window_layers", "a window in the last layers alone is not modelled")
+    return {"sliding_window": reader.count("sliding_window", default=4096)}
+
+
+def every_fourth(reader: HfReader) -> dict[str, Any]:
+    """A window of 4,096 in all but every fourth layer, unless the file says otherwise."""
+    window = windowed(reader, 4096)
+    if "layer_types" not in reader.values and window:
+        window["sliding_window_pattern"] = _period(reader)
+    return window
+
+
+def _period(reader: HfReader) -> int:
+    """Every n-th layer is global, as a number or as letters (``LLLG``)."""
+    letters = reader.values.get("sliding_window_pattern")
+    if not isinstance(letters, str):
+        return reader.count("sliding_window_pattern", default=4)
+    if letters != "L" * (len(letters) - 1) + "G":
+        message = f"{letters!r} is not windows (L) before one global layer (G): not modelled"
+        reader.fault("sliding_window_pattern", message)
+    return max(1, len(letters))
+
+
+def leading_dense(reader: HfReader, *keys: str, default: int = 0) -> int:
+    """Dense layers of a mixture, all of them before its mixtures."""
+    types = reader.values.get("mlp_layer_types")
+    if not isinstance(types, list):
+        return reader.count(*keys, default=default, least=0)
+    first = types.index("sparse") if "sparse" in types else len(types)
+    if types != ["dense"] * first + ["sparse"] * (len(types) - first):
+        reader.fault("mlp_layer_types", "dense layers are modelled only before all mixtures")
+    return first
+
+
+def alike(reader: HfReader) -> HfReader:
+    """The same values, of which a list of one number a layer, all equal, is that number."""
+    values = {
+        k: v[0] if isinstance(v, list) and v and all(x == v[0] for x in v) else v
+        for k, v in reader.values.items()
+    }
+    found = HfReader(values, reader.kind, reader.source)
+    found.faults = reader.faults
+    return found

@@ -1,0 +1,48 @@
+"""Kinds of models with parts that no block here is: what those are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_STATE = "layers of a state-space model (Mamba)"
+_DELTA = "layers of linear attention (gated delta rule)"
+_CONVOLUTION = "layers of short convolutions"
+_INDEXED = "sparse attention that an indexer chooses positions for"
+_RELU = "an FFN of squared ReLU"
+#: parts by kind. Source: transformers 5.24, models/<kind>/modeling_<kind>.py
+PARTS: dict[str, str] = {
+    **dict.fromkeys(
+        ("mamba", "mamba2", "falcon_mamba", "jamba", "bamba", "zamba", "zamba2"), _STATE
+    ),
+    **dict.fromkeys(("nemotron_h", "falcon_h1"), _STATE),
+    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid"), _DELTA),
+    **dict.fromkeys(("kimi_linear", "bailing_hybrid"), _DELTA),
+    **dict.fromkeys(("lfm2", "lfm2_moe", "lfm3"), _CONVOLUTION),
+    **dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), _INDEXED),
+    **dict.fromkeys(("nemotron", "arcee", "nanochat"), _RELU),
+    "deepseek_v4": "attention over compressed positions and several residual streams",
+    "minimax": "layers of lightning attention",
+    "rwkv": "recurrent layers",
+    "xlstm": "recurrent layers",
+    "recurrent_gemma": "recurrent layers",
+    "gemma3n_text": "an embedding for each layer and several residual streams",
+    "gemma4_text": "layers of unlike heads, and keys and values that layers share",
+    "apertus": "an FFN of xIELU, which has trained parameters",
+    "qwen2_moe": "a shared expert behind a gate of its own",
+    "afmoe": "attention whose output is gated",
+    "mimo_v2_flash": "layers of unlike heads",
+    "longcat_flash": "two attentions a layer and experts that compute nothing",
+    "axk1": "a norm behind each mixture",
+}
+#: parts by what their keys start with, for kinds that are named nowhere
+_KEYS = (
+    ("mamba", _STATE), ("ssm_", _STATE), ("linear_", "layers of linear attention"),
+    ("conv_L_cache", _CONVOLUTION), ("index_", _INDEXED),
+)  # fmt: skip
+
+
+def strange_part(kind: str, values: Mapping[str, Any]) -> str:
+    """What a kind has that no block here is; "" where nothing of it is known."""
+    found = (part for start, part in _KEYS for key in values if str(key).startswith(start))
+    return PARTS.get(kind) or next(found, "")
