@@ -113,14 +113,22 @@ def kind_of(found: Given) -> Side | None:
 
 
 def split_inputs(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Topologies and workloads of a mixed list of names and paths, trainers' files among them."""
+    """Topologies and workloads of a mixed list of names and paths, trainers' files among them.
+
+    Raises
+    ------
+    InputError
+        A file that is of no side, since it cannot be read.
+    """
     machines: list[str] = []
     jobs: list[str] = []
     for name in names:
         try:
             side = kind_of(given("topology", name, []))
         except InputError:
-            side = None  # the loader says what is wrong with it
+            if is_file(Path(name)):
+                raise
+            side = None  # the loader says what is wrong with the name
         (jobs if side == "workload" else machines).append(name)
     return machines, jobs
 

@@ -16,6 +16,7 @@ from typing import Protocol
 from sim.errors import Fault, InputError
 from sim.files import is_file
 from sim.inputs.fields import plan_of
+from sim.inputs.mistaken import unread
 from sim.inputs.registry import FORMATS
 from sim.inputs.topology import Topology
 from sim.inputs.translation import Source, Translation
@@ -127,9 +128,17 @@ def is_ours(source: Source) -> bool:
 
 
 def format_of(source: Source) -> Format | None:
-    """The format that a file is of, or None where it is none of another tool's."""
+    """The format that a file is of, or None where it is none of another tool's.
+
+    Raises
+    ------
+    InputError
+        The file of a tool that is known and not read.
+    """
     if is_ours(source):
         return None
+    if told := unread(source.keys):
+        raise InputError.single(source.name, told)
     return next((FORMATS[name] for name in FORMATS if FORMATS[name].recognises(source)), None)
 
 
@@ -139,7 +148,7 @@ def translate(sources: Sequence[Source]) -> Translation:
     Raises
     ------
     InputError
-        A file that no format recognises.
+        A file that no format recognises or reads.
     """
     name = sources[0].name
     files = frozenset(source.name.rpartition("/")[2] for source in sources)

@@ -1,4 +1,4 @@
-"""A GPU where a machine is expected, or a model where a job is: what to write instead."""
+"""A GPU for a machine, a model for a job, another tool's file that none reads: what to write."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from sim.inputs.spoken import gpu_named
 
 _COUNT = re.compile(r"^\s*\d+\s*[x*]\s*|\s*[x*]\s*\d+\s*$", re.IGNORECASE)
 _MOST = 6
+#: tools whose files are not read, and top-level keys that tell them
+_UNREAD = (
+    ("a NeMo 1.x configuration", {"trainer", "exp_manager", "model"}),
+    ("a nanotron configuration", {"general", "parallelism", "tokens"}),
+    ("an llm-foundry configuration", {"max_seq_len", "global_train_batch_size"}),
+    ("an llm-foundry configuration", {"variables", "global_train_batch_size"}),
+    ("a verl configuration", {"actor_rollout_ref"}),
+    ("a LitGPT configuration", {"checkpoint_dir", "train"}),
+    ("a LitGPT configuration", {"model_name", "train"}),
+    ("a MaxText configuration", {"base_emb_dim", "per_device_batch_size"}),
+)
 
 
 def instead(side: str, name: str) -> str:
@@ -48,6 +59,12 @@ def shape_instead(name: str, keys: Collection[str]) -> str:
         "is the config.json of a model, not a job; any job takes it with "
         f"--set model={name}, or with --model-config {name}"
     )
+
+
+def unread(keys: Collection[str]) -> str:
+    """What to do with a file of a tool that is known and not read; "" for any other."""
+    tool = next((title for title, own in _UNREAD if own <= set(keys)), "")
+    return f"is {tool}, which is not read; write its job as a workload (start: init)" * bool(tool)
 
 
 def _some(names: list[str]) -> str:

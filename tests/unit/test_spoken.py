@@ -7,6 +7,7 @@ import pytest
 from sim import simulate, support
 from sim.errors import InputError
 from sim.inputs import catalogue
+from sim.inputs.arguments import split_inputs
 from sim.inputs.catalogue import gpu_names
 from sim.inputs.loader import load, load_topology, load_workload
 from sim.inputs.models import catalogue_model, model_names, shape_named
@@ -206,3 +207,19 @@ def test_global_batch_can_be_set_on_a_job_that_says_its_accumulation():
 def test_a_gpu_or_a_model_leads_to_machines_and_jobs(machine, job, told):
     with pytest.raises(InputError, match=told):
         load(machine, job, [])
+
+
+@pytest.mark.parametrize(("keys", "told"), [
+    ("trainer: {devices: 8}\nexp_manager: {}\nmodel: {micro_batch_size: 4}\n", "a NeMo 1.x conf"),
+    ("general: {}\nparallelism: {dp: 8}\nmodel: {}\ntokens: {}\n", "a nanotron configuration"),
+    ("max_seq_len: 2048\nglobal_train_batch_size: 256\nmodel: {}\n", "an llm-foundry conf"),
+    ("actor_rollout_ref: {}\ndata: {}\n", "a verl configuration"),
+    ("checkpoint_dir: x\nprecision: bf16-true\ntrain: {}\n", "a LitGPT configuration"),
+])  # fmt: skip
+def test_a_file_of_a_tool_that_is_not_read_says_so(tmp_path, keys, told):
+    path = tmp_path / "job.yaml"
+    path.write_text(keys)
+    with pytest.raises(InputError, match=f"job.yaml  is {told}.* not read; write its job as a"):
+        load("dgx-h100", path, [])
+    with pytest.raises(InputError, match=told):  # not "no workload given"
+        split_inputs(["dgx-h100", str(path)])
