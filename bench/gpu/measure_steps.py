@@ -11,7 +11,8 @@ A job is an object: `model` (a name in MODELS), `method` (full, lora), `strategy
 fsdp2), `ranks`, `sequence`, `batch` (sequences a GPU and micro-step), `accumulation`,
 `checkpointing` (false, true, "reentrant"), `cap_gib` (what the allocator may take: it frees its
 cache and asks again as a smaller GPU would make it), `trainer` (false, true: Hugging Face's Trainer
-runs the loop, without FSDP), `experts` (how transformers runs a mixture's), `steps`.
+runs the loop, without FSDP), `experts` (how transformers runs a mixture's), `cores` (of the
+CPU that the process may use), `steps`.
 
 With several ranks this process is rank 0 of a *fake* process group (no peers; FakeStore). Hooks,
 streams, events, copies and the allocator are the real ones; a collective is a copy within the GPU,
@@ -23,15 +24,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import itertools
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ DEFAULTS: dict[str, Any] = {
     "cap_gib": None,
     "trainer": False,
     "experts": None,
+    "cores": None,
     "steps": 4,
 }
 COUNTERS = ("num_alloc_retries", "num_ooms", "num_device_alloc", "num_device_free")
@@ -212,21 +214,26 @@ class Job:
             device_id=self.torch.device(self.device, 0 if self.device == "cuda" else None),
         )
 
-    def micro_step(self) -> None:
-        """Forward and backward of one micro-batch."""
+    def micro_step(self) -> list[float]:
+        """Forward and backward of one micro-batch; when it began, and when each was submitted."""
+        stamps = [time.perf_counter()]
         shape = (self.asked["batch"], self.asked["sequence"])
         tokens = self.torch.randint(0, self.vocabulary, shape, device=self.device)
         loss = self.model(input_ids=tokens, labels=tokens).loss
+        stamps.append(time.perf_counter())
         (loss / self.asked["accumulation"]).backward()
+        return [*stamps, time.perf_counter()]
 
-    def step(self) -> tuple[float, float]:
-        """One optimizer step: (seconds until all was submitted, seconds until all was done)."""
+    def step(self) -> dict[str, float]:
+        """Seconds of one optimizer step, and those after which the host had submitted its parts."""
         synchronize(self.torch, self.device)
         start = time.perf_counter()
+        forward = backward = 0.0
         count = self.asked["accumulation"]
         for i in range(count):
             with self._unsynced(i + 1 < count):
-                self.micro_step()
+                began, halfway, ended = self.micro_step()
+            forward, backward = forward + halfway - began, backward + ended - halfway
         if self.asked["strategy"] == "fsdp1":
             self.model.clip_grad_norm_(1.0)
         elif self.asked["strategy"] == "none":
@@ -235,7 +242,12 @@ class Job:
         self.optimizer.zero_grad(set_to_none=True)
         submitted = time.perf_counter() - start
         synchronize(self.torch, self.device)
-        return submitted, time.perf_counter() - start
+        return {
+            "forward_s": forward,
+            "backward_s": backward,
+            "submitted_s": submitted,
+            "step_s": time.perf_counter() - start,
+        }
 
     def _unsynced(self, quiet: bool) -> Any:
         if quiet and self.asked["strategy"] == "fsdp1":
@@ -251,7 +263,7 @@ def synchronize(torch: Any, device: str) -> None:
         torch.cuda.synchronize()
 
 
-def with_trainer(torch: Any, asked: dict[str, Any], device: str) -> list[tuple[float, float]]:
+def with_trainer(torch: Any, asked: dict[str, Any], device: str) -> list[dict[str, float]]:
     """Steps of Hugging Face's Trainer on one GPU, as its callbacks see them."""
     import transformers
 
@@ -281,30 +293,28 @@ def with_trainer(torch: Any, asked: dict[str, Any], device: str) -> list[tuple[f
     )
     transformers.Trainer(job.model, said, train_dataset=rows, callbacks=[Clock()]).train()
     spans = [b - a for a, b in itertools.pairwise(stamps)]
-    return [(t, t) for t in spans]
+    return [{"step_s": t} for t in spans]
 
 
 def measured(torch: Any, asked: dict[str, Any], device: str) -> dict[str, Any]:
     """One job's line; an error, out of memory too, is said in it."""
-    import torch.distributed as dist
-
     cuda = torch.cuda
     line: dict[str, Any] = {**DEFAULTS, **asked}
-    gc.collect()  # FSDP's hooks make cycles
-    if dist.is_initialized():
-        dist.destroy_process_group()
     if device == "cuda":
         cuda.empty_cache()
         cuda.reset_peak_memory_stats()
         total = cuda.get_device_properties(0).total_memory
         cap = line["cap_gib"]
         cuda.set_per_process_memory_fraction(min(1.0, cap * 2**30 / total) if cap else 1.0)
+    if line["cores"]:
+        os.sched_setaffinity(0, range(line["cores"]))
+        torch.set_num_threads(line["cores"])
     before = counters(torch, device)
     began = time.perf_counter()
     try:
         if line["trainer"]:
             steps = with_trainer(torch, asked, device)
-            line["setup_s"] = time.perf_counter() - began - sum(t for _, t in steps)
+            line["setup_s"] = time.perf_counter() - began - sum(t["step_s"] for t in steps)
         else:
             job = Job(torch, asked, device)
             line["setup_s"] = time.perf_counter() - began
@@ -315,8 +325,8 @@ def measured(torch: Any, asked: dict[str, Any], device: str) -> dict[str, Any]:
                 steps.append(job.step())
                 now = counters(torch, device)
                 line["by_step"].append({k: now[k] - then[k] for k in now})
-        line["submitted_s"] = [round(a, 5) for a, _ in steps]
-        line["step_s"] = [round(b, 5) for _, b in steps]
+        for part in steps[0]:
+            line[part] = [round(step[part], 5) for step in steps]
     except Exception as error:  # what a job dies of is a result
         line["error"] = f"{type(error).__name__}: {str(error)[:300]}"
     now = counters(torch, device)
@@ -454,6 +464,24 @@ def machine(torch: Any) -> dict[str, Any]:
     }
 
 
+def apart(what: str, options: Any, lines: Callable[[], Iterable[dict[str, Any]]]) -> None:
+    """Write lines from a process of its own, so that a job finds the GPU's memory empty."""
+    output: Path | None = options.output
+
+    def write() -> None:
+        with output.open("a") if output else contextlib.nullcontext(sys.stdout) as out:
+            for line in lines():
+                out.write(json.dumps({"line": what, **line}) + "\n")
+                out.flush()
+
+    if options.one_process:
+        write()
+        return
+    child = multiprocessing.get_context("fork").Process(target=write)
+    child.start()
+    child.join()
+
+
 def rehearsal() -> list[dict[str, Any]]:
     """Every road of a job, on a tiny model."""
     tiny = {"model": "tiny", "sequence": 16, "steps": 2}
@@ -476,16 +504,21 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, help="where lines go (standard output)")
     parser.add_argument("--seconds", type=float, default=600.0, help="no job starts after this")
     parser.add_argument("--no-prices", action="store_true", help="jobs alone")
+    parser.add_argument("--one-process", action="store_true", help="where a fork finds no GPU")
     parser.add_argument("--rehearse", action="store_true", help="tiny models on a CPU")
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
     if not options.rehearse and options.jobs is None:
         parser.error("give a list of jobs, or --rehearse")
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # a fork must find CUDA untouched
     try:
+        import peft  # noqa: F401  imported once, before the forks
         import torch
         import torch.distributed as dist
+        import torch.distributed.fsdp
+        import transformers.models.llama.modeling_llama  # noqa: F401
     except ImportError:
-        sys.stderr.write("this script needs PyTorch and transformers\n")
+        sys.stderr.write("this script needs PyTorch, transformers and peft\n")
         return 2
     device = "cpu" if options.rehearse else "cuda"
     if device == "cuda" and not torch.cuda.is_available():
@@ -493,24 +526,14 @@ def main() -> int:
         return 2
     local_collectives(dist)
     jobs = rehearsal() if options.rehearse else json.loads(options.jobs.read_text())
-    out = options.output.open("a") if options.output else sys.stdout
-    with contextlib.ExitStack() as closing:
-        if options.output:
-            closing.enter_context(out)
-
-        def say(line: dict[str, Any]) -> None:
-            out.write(json.dumps(line) + "\n")
-            out.flush()
-
-        say({"what": "machine", **machine(torch)})
-        if device == "cuda" and not options.no_prices:
-            for line in prices(torch):
-                say(line)
-        for asked in jobs:
-            if time.monotonic() > end:
-                sys.stderr.write(f"budget used, left out from {json.dumps(asked)} on\n")
-                break
-            say({"what": "job", **measured(torch, asked, device)})
+    apart("machine", options, lambda: [machine(torch)])
+    if device == "cuda" and not options.no_prices:
+        apart("price", options, lambda: prices(torch))
+    for asked in jobs:
+        if time.monotonic() > end:
+            sys.stderr.write(f"budget used, left out from {json.dumps(asked)} on\n")
+            break
+        apart("job", options, lambda a=asked: [measured(torch, a, device)])
     return 0
 
 
