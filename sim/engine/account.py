@@ -39,9 +39,11 @@ class Watched(NamedTuple):
     width: int
     units: int  # countable ones
     ops: I4  # (m,) of the lane, in order
+    n_ops: int  # m
     kind: I4  # (m,)
     kinds: int
     begins: I4  # (k,) ops with whose start something is in flight beside the lane
+    n_flights: int  # k
     ends: I4  # (k,) with whose end it is over
     label: I4  # (k,)
     labels: int
@@ -49,8 +51,10 @@ class Watched(NamedTuple):
     sorts: int
     size: F8  # (k,)
     first: I4  # (k + c,) the same and what runs beside it else
+    n_beside: int  # k + c
     last: I4
     holds: I4  # (h,) ops that hold units
+    n_holds: int  # h
     until: I4  # (h,) whose end gives them back
     held: I4  # (n,) units that an op holds
     holder: I4  # (h,) whether they are of the first, second or third kind
@@ -104,7 +108,7 @@ def account(w: Watched, s: Sums) -> tuple[int, int]:
     low, high, order = s.low, s.high, s.order
     gap_begin, gap_end, inside = s.gap_begin, s.gap_end, s.inside
     slow, lost, share = s.slow, s.lost, s.share
-    n_ops, n_flights, n_beside, n_holds = len(ops), len(begins), len(w.first), len(w.holds)
+    n_ops, n_flights, n_beside, n_holds = w.n_ops, w.n_flights, w.n_beside, w.n_holds
     n_copies = n_beside - n_flights
     of_kind = FIXED
     of_label = of_kind + w.kinds
@@ -289,9 +293,9 @@ def accounts(w: Watched, calls: int) -> F8:
     calls : int
         How many timelines.
     """
-    windows, m, k = w.begin.shape[-1], len(w.ops), len(w.begins)
+    windows, m, k = w.begin.shape[-1], w.n_ops, w.n_flights
     sums = FIXED + w.kinds + w.labels + 3 * w.sorts
-    room = len(w.first) + len(w.holds)
+    room = w.n_beside + w.n_holds
     s = Sums(
         np.zeros((calls, windows * sums)), np.zeros(HOLDERS), np.empty(room), np.empty(room),
         np.zeros(k, dtype=np.int32), np.empty(m + 1), np.empty(m + 1), np.empty(m + 1),

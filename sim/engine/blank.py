@@ -11,8 +11,8 @@ from operator import attrgetter
 
 import numpy as np
 
-from sim.engine.machine import ColumnTable, address, table
-from sim.engine.state import State, ahead, kinds, prepare
+from sim.engine.machine import I8, address, table
+from sim.engine.state import COUNTS, State, ahead, kinds, prepare
 from sim.program import Program
 
 MOST = 600_000  # ops of all structures that are kept
@@ -23,7 +23,7 @@ _STRUCTURE = (
 )  # fmt: skip
 _structure = attrgetter(*_STRUCTURE)
 #: columns of a state that are not in its memory
-_APART = ("curves", "curve_width", "n_ready")
+_APART = ("curves", *COUNTS)
 _ALIGNED = 64  # [B]
 # places among the columns of a program, and after them those of a state
 _CHANGING = [
@@ -32,7 +32,9 @@ _CHANGING = [
     if name != "n_lanes" and name not in _STRUCTURE
 ]
 _PROGRAM_CURVES = Program._fields.index("curves")
-_CURVES = len(Program._fields) + State._fields.index("curves")
+_CURVES, _CURVE_WIDTH = (
+    len(Program._fields) + State._fields.index(name) for name in ("curves", "curve_width")
+)
 
 
 class Blank:
@@ -54,11 +56,10 @@ class Blank:
         self._ahead = ahead(program, state.release_ptr)
         self._first = table((*program, *state), (*program, *state), 1)
 
-    def table(self, program: Program, memory: np.ndarray) -> ColumnTable:
+    def table(self, program: Program, memory: np.ndarray) -> I8:
         """Where columns of a program, or of those of a stack, and of their states are."""
         calls = max(program.stack, 1)
-        sizes = self._first.sizes.copy()
-        at = np.repeat(self._first.at, calls, axis=0)
+        at = np.repeat(self._first, calls, axis=0)
         each = np.arange(calls)
         for name, i in _CHANGING:
             column = getattr(program, name)
@@ -67,11 +68,9 @@ class Blank:
                 at[:, i] += each * column.strides[0]
         starts = address(memory) + each * memory.strides[0] if program.stack else address(memory)
         at[:, self._places] = np.reshape(starts, (-1, 1)) + self.offsets
-        width = program.curves.shape[-1]
-        at[:, _CURVES], at[:, _CURVES + 1] = at[:, _PROGRAM_CURVES], width
-        sizes[_PROGRAM_CURVES] = program.curves.shape[-2:]
-        sizes[_CURVES, 0] = program.curves.shape[-2] * width
-        return ColumnTable(at, sizes)
+        at[:, _CURVES] = at[:, _PROGRAM_CURVES]
+        at[:, _CURVE_WIDTH] = program.curves.shape[-1]
+        return at
 
     def fits(self, program: Program) -> bool:
         """Whether a program differs from the first in numbers only."""

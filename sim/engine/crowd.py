@@ -237,6 +237,8 @@ def _prepared(crowd: Crowd) -> tuple[Program, State]:
         release=released,
         kind=ops.each(joined([s.kind for s in states], 0, 0)),
         ready=start,  # is last read when its start is written
+        n_ops=n,
+        gives_back=1,
     )
 
 

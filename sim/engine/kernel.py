@@ -81,13 +81,9 @@ def simulate(p: Program, s: State) -> Outcome:
     reader_head, reader_next, reader_prev = s.reader_head, s.reader_next, s.reader_prev
     stack = s.stack
 
-    n = len(end)
-    n_units = len(left)
-    has_units = n_units > 0
-    has_wide = False
-    for i in range(len(demand_ptr) - 1):
-        if demand_ptr[i + 1] - demand_ptr[i] >= WIDE:
-            has_wide = True
+    n = s.n_ops
+    has_units = s.n_units > 0
+    has_wide = s.widest >= WIDE
     now = 0.0
     n_stack, n_heap, n_moved = s.n_ready, 0, 0
     n_dirty, n_ripe, n_dirty_units = 0, 0, 0
@@ -345,7 +341,7 @@ def simulate(p: Program, s: State) -> Outcome:
             # FINISH
             end[o] = now
             n_finished += 1
-            if has_units and len(release) > 0:
+            if s.gives_back > 0:
                 for z in range(release_ptr[o], release_ptr[o + 1]):
                     k = hold_resource[release[z]]
                     left[k] += hold_units[release[z]]

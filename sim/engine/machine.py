@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,29 +37,14 @@ def checked() -> bool:
     return any(os.environ.get(name, "0") != "0" for name in _CHECKED)
 
 
-class ColumnTable(NamedTuple):
-    """Where the columns of several calls are.
-
-    Attributes
-    ----------
-    at : (calls, columns) int64
-        Their addresses, or the numbers themselves of those that are none.
-    sizes : (columns, 2) int64
-        Of those that are arrays.
-    """
-
-    at: I8
-    sizes: I8
-
-
 def address(column: npt.NDArray[Any]) -> int:
     """Of an array's first element."""
     found: int = column.__array_interface__["data"][0]
     return found
 
 
-def table(columns: Sequence[Any], like: Sequence[Any], calls: int) -> ColumnTable:
-    """Where columns are.
+def table(columns: Sequence[Any], like: Sequence[Any], calls: int) -> I8:
+    """Addresses of columns, or the numbers themselves of those that are none, (calls, columns).
 
     Parameters
     ----------
@@ -71,7 +56,7 @@ def table(columns: Sequence[Any], like: Sequence[Any], calls: int) -> ColumnTabl
     calls : int
         How many.
     """
-    first, step, sizes = [], [], []
+    first, step = [], []
     numbers = []
     for i, (column, one) in enumerate(zip(columns, like, strict=True)):
         if not isinstance(one, np.ndarray):
@@ -80,16 +65,14 @@ def table(columns: Sequence[Any], like: Sequence[Any], calls: int) -> ColumnTabl
                 column = 0
             first.append(column)
             step.append(0)
-            sizes.append((0, 0))
             continue
         rows = column.ndim > one.ndim
         first.append(address(column))
         step.append(column.strides[0] if rows else 0)
-        sizes.append((*column.shape[rows:], 0)[:2])
-    at = np.arange(calls)[:, None] * np.array(step, dtype=np.int64) + np.array(first)
+    at: I8 = np.arange(calls)[:, None] * np.array(step, dtype=np.int64) + np.array(first)
     for i, column in numbers:
         at[:, i] = column
-    return ColumnTable(at, np.array(sizes, dtype=np.int64))
+    return at
 
 
 def flat(columns: Sequence[Any]) -> tuple[Any, ...]:
@@ -131,7 +114,8 @@ class MachineCode:
     function : callable
         Of named tuples of columns; returns numbers. It alone settles its module's code: it calls
         nothing of ours. A column is an array, a whole number, or a named tuple of such whose `item`
-        says what is at an index.
+        says what is at an index. Compiled, an array is its bare address: it has no length, and its
+        indices do not count from the end.
     like : sequence of named tuples
         Arguments of the kinds that it takes.
     results : int
@@ -154,10 +138,10 @@ class MachineCode:
         """Types of its arguments, and of columns that are no arrays."""
         return [type(one) for one in _named(self._arguments)]
 
-    def __call__(self, where: ColumnTable) -> F8:
-        """Run it, (calls, results)."""
-        out = np.zeros((len(where.at), self.results))
-        self.load().call(len(where.at), address(where.at), address(where.sizes), address(out))
+    def __call__(self, where: I8) -> F8:
+        """Run it on what a `table` says, (calls, results)."""
+        out = np.zeros((len(where), self.results))
+        self.load().call(len(where), address(where), address(out))
         return out
 
     def load(self) -> LoadedFunction:
@@ -168,7 +152,7 @@ class MachineCode:
 
     def _load(self) -> LoadedFunction:
         known = objects.unpacked(objects.kept(self.source) or self.compile())
-        loaded = load(known, 4) if isinstance(known, Image) else _by_llvm(*known, 4)
+        loaded = load(known, 3) if isinstance(known, Image) else _by_llvm(*known, 3)
         if loaded is None:
             message = "this process may not run code that it loads; --engine python does without"
             raise EngineError(message)
@@ -178,23 +162,22 @@ class MachineCode:
         """Compile it (seconds) and keep it, where there is a place to."""
         import llvmlite.binding as llvm
         import numba
-        from numba.core import cgutils
-        from numba.np.numpy_support import carray
 
         types: Any = numba.types
 
         @numba.extending.intrinsic
-        def pointer(context: Any, number: Any) -> Any:
+        def pointer(context: Any, number: Any, of: Any) -> Any:
             del context
+            found = types.CPointer(of.dtype)
 
-            def made(_: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-                del signature
-                return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+            def made(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                kind = context.get_value_type(signature.return_type)
+                return builder.inttoptr(arguments[0], kind)
 
-            return types.voidptr(number), made
+            return found(number, of), made
 
         _teach_items(numba)
-        known: dict[str, Any] = {"carray": carray, "pointer": pointer}
+        known: dict[str, Any] = {"pointer": pointer}
         known["call"] = numba.njit(**OPTIONS)(self.function)
         numbers = iter(range(len(self.like)))
 
@@ -204,24 +187,21 @@ class MachineCode:
                 return f"{type(one).__name__}({', '.join(map(made_of, one))})"
             i = next(numbers)
             if not isinstance(one, np.ndarray):
-                return f"at[r, {i}]"
+                return f"at[first + {i}]"
             known[one.dtype.name] = one.dtype
-            shape = "".join(f"sizes[{i}, {axis}], " for axis in range(one.ndim))
-            return f"carray(pointer(at[r, {i}]), ({shape}), {one.dtype.name})"
+            return f"pointer(at[first + {i}], {one.dtype.name})"
 
         arguments = [made_of(columns) for columns in self._arguments]
-        results = ", ".join(f"out[r, {i}]" for i in range(self.results))
+        results = ", ".join(f"out[r * {self.results} + {i}]" for i in range(self.results))
         source = (
-            "def entry(calls, addresses, shapes, results):\n"
-            f"    at = carray(addresses, (calls, {len(self.like)}))\n"
-            f"    sizes = carray(shapes, ({len(self.like)}, 2))\n"
-            f"    out = carray(results, (calls, {self.results}))\n"
+            "def entry(calls, at, out):\n"
             "    for r in range(calls):\n"
+            f"        first = r * {len(self.like)}\n"
             f"        {results} = call({', '.join(arguments)})\n"
         )
         exec(source, known)
         whole, floats = types.CPointer(types.int64), types.CPointer(types.float64)
-        signature = types.void(types.int64, whole, whole, floats)
+        signature = types.void(types.int64, whole, floats)
         entry = numba.cfunc(signature, error_model="numpy")(known["entry"])
         code = _machine(llvm).emit_object(llvm.parse_assembly(_closed(entry.inspect_llvm())))
         packed = objects.packed(code, entry.native_name)

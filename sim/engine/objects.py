@@ -16,7 +16,7 @@ from typing import Any
 
 from sim.engine.image import Image, linked, load
 
-_CALL = b"calls, addresses, sizes, results"  # how such functions are called
+_CALL = b"calls, addresses, results"  # how such functions are called
 
 
 def source_of(function: Callable[..., Any], kinds: Sequence[Any]) -> bytes:

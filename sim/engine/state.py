@@ -74,6 +74,14 @@ class State(NamedTuple):
     curve_width: int
     stack: I4  # (op << 3 | action)
     n_ready: int
+    n_ops: int
+    n_units: int  # countable resources
+    widest: int  # the most demands of an op
+    gives_back: int  # 1: the end of some op gives units back
+
+
+#: fields of a state that are numbers
+COUNTS = ("curve_width", "n_ready", "n_ops", "n_units", "widest", "gives_back")
 
 
 def prepare(program: Program) -> State:
@@ -105,6 +113,8 @@ def prepare(program: Program) -> State:
         release=release,
         kind=kinds(p, *ahead(p, release_ptr)),
         ready=np.zeros(n),
+        n_ops=n,
+        gives_back=int(holders.size > 0),
     )
 
 
@@ -119,7 +129,7 @@ def given_back(p: Program, holders: I8) -> tuple[I4, I4]:
 def state_of(
     n_lanes: int, widest: I4, resources: int, hold_capacity: I4, curves: F8, ready_ops: I8
 ) -> State:
-    """The state of lanes and resources; columns by op are empty.
+    """The state of lanes and resources; of ops there are none.
 
     Parameters
     ----------
@@ -203,6 +213,10 @@ def state_of(
         curve_width=curves.shape[1],
         stack=stack,
         n_ready=ready_ops.size,
+        n_ops=0,
+        n_units=units,
+        widest=int(widest.max(initial=0)),
+        gives_back=0,
     )
 
 
