@@ -23,8 +23,12 @@ from sim.strategies.plan import COLLECTIVE, Plan, PlanOp
 
 #: copies between GPUs of a node without NCCL, as its copy engines' path has them
 _COPIES = Nccl(".".join(map(str, LATEST)), ASKED[-1])
+#: whose share of a link nobody sees: one packet [B]. InfiniBand Architecture Specification 1.3,
+#: volume 1, section 7.7.8: payloads of at most 4,096 bytes
+PACKET_BYTES = 4096
 #: copies over the host link: the side of the node's links that each draws on
 HOST_LINK = {"h2d": "to_device", "d2h": "to_host"}
+_NOTHING = np.zeros(0, dtype=np.int64)
 
 
 class Name(NamedTuple):
@@ -127,6 +131,7 @@ class StepCollectives:
         speed: F8 | None, capacity: F8 | None,
     ) -> Compiled:  # fmt: skip
         kinds: dict[Key, _Kind] = {}
+        large: set[Key] = set()
         copies = False
         for plan, same in zip(self.plans, self.distinct, strict=True):
             for op in same.ops:
@@ -142,9 +147,12 @@ class StepCollectives:
                 if cost.limit_resource >= 0:
                     key = key_of(name, cost)
                     kinds.setdefault(key, (key, where))
+                    if cost.work > PACKET_BYTES:
+                        large.add(key)
         draws = tuple(kinds.values())
         if capacity is None:
-            return _classes(self.fabric, level, draws, len(self.plans), copies, pace)
+            small = frozenset(kinds) - large
+            return _classes(self.fabric, level, draws, small, len(self.plans), copies, pace)
         return compile_classes(
             self.fabric, level, _draws(self.fabric, draws), self.roles, copies=copies, speed=speed,
             capacity=capacity,
@@ -193,9 +201,22 @@ def _draws(fabric: Fabric, kinds: tuple[_Kind, ...]) -> dict[Key, list[Draw]]:
 
 @lru_cache(maxsize=512)
 def _classes(
-    fabric: Fabric, level: str, kinds: tuple[_Kind, ...], stages: int, copies: bool, speed: bytes,
+    fabric: Fabric, level: str, kinds: tuple[_Kind, ...], small: frozenset[Key], stages: int,
+    copies: bool, speed: bytes,
 ) -> Compiled:  # fmt: skip
-    """Classes of ranks and resources; they depend on the kinds of collective, not on sizes."""
+    """Classes of ranks and resources; they depend on the kinds of collective, not on sizes.
+
+    A tree loads the ranks of a group unequally. Ranks of a stage that only a `small` kind of
+    collective tells apart (norms of gradients, once a step) are one class: it then draws on
+    nothing. Beside copies a nanosecond may decide which of two goes first, so there it draws.
+    """
     pace = np.frombuffer(speed) if speed else None
     roles, draws = roles_of(fabric, stages), _draws(fabric, kinds)
-    return compile_classes(fabric, level, draws, roles, copies=copies, speed=pace)
+    found = compile_classes(fabric, level, draws, roles, copies=copies, speed=pace)
+    apart = len(found.classes.ranks) > len(roles.roles)
+    if level != "folded" or stages == 1 or copies or not (small and apart):
+        return found
+    for key in small:
+        draws[key] = [Draw(draw.members, _NOTHING, np.zeros(0)) for draw in draws[key]]
+    fewer = compile_classes(fabric, level, draws, roles, copies=copies, speed=pace)
+    return fewer if len(fewer.classes.ranks) < len(found.classes.ranks) else found

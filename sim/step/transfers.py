@@ -70,7 +70,9 @@ def _transfers(program: Program, views: Sequence[RankView], wires: I8 | None = N
         parts.append(wires)
     ops: I8 = np.concatenate(parts).astype(np.int64)
     if len(views) > 1 or (wires is not None and wires.size):  # of a group all ranks name the one
-        ops = np.unique(ops)
+        named = np.zeros(program.lane.size, dtype=np.bool_)
+        named[ops] = True
+        ops = np.flatnonzero(named)
     whole = (program.steps[ops] == 1) & (program.work[ops] > 0.0) & (program.curve[ops] < 0)
     flying: I8 = ops[whole]
     return flying

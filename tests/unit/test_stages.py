@@ -6,10 +6,12 @@ import pytest
 from sim.engine import run
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load
+from sim.lowering import collectives
 from sim.lowering.collectives import name_of
 from sim.lowering.costs import price
 from sim.lowering.lower import lower
 from sim.mesh import Mesh, Pairs
+from sim.step.run import run_step
 from sim.strategies.plan import Recorder
 
 STAGES, MICRO_BATCHES = 2, 3
@@ -128,3 +130,25 @@ def test_groups_of_a_stage():
     assert mesh.groups("tp").within(1, 2) == ((4, 5), (6, 7))
     assert mesh.groups("dp_shard").within(0, 2) == ((0, 2), (1, 3))
     assert mesh.groups("world").within(0, 1) == (tuple(range(8)),)
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved-1f1b"])
+def test_a_packet_tells_no_ranks_apart(monkeypatch, schedule):
+    """Norms of gradients go up a tree, which loads the ranks of a stage unequally."""
+    pair = load(
+        "dgx-h100",
+        "llama3-70b-full",
+        [
+            "nodes=12", "model.layers=8", "gradient_accumulation=4",
+            "parallelism={tensor_parallel: 8, pipeline_parallel: 2, "
+            f"pipeline_schedule: {schedule}}}",
+        ],
+    )  # fmt: skip
+    few = run_step(pair.topology, pair.workload)
+    monkeypatch.setattr(collectives, "PACKET_BYTES", 0)
+    few.priced.parts[0].plan.derived.pop("collectives")  # what jobs of the same plans share
+    apart = run_step(pair.topology, pair.workload)
+    assert few.priced.compiled.classes.multiplicity.tolist() == [48, 48]
+    assert apart.priced.compiled.classes.multiplicity.tolist() == [16, 32, 16, 32]
+    assert few.time_s == pytest.approx(apart.time_s, rel=1e-9)
+    assert few.breakdown.parts == pytest.approx(apart.breakdown.parts, rel=1e-9, abs=1e-12)
