@@ -42,10 +42,11 @@ def topo_show(
 def topo_import(
     file: File,
     *,
-    gpu: str,
+    gpu: str | None = None,
     nic: str | None = None,
     name: str | None = None,
     all_nics: bool = False,
+    matrix: bool = False,
 ) -> ImportedTopology:
     """Topology YAML from `nvidia-smi topo -m` output or an NCCL topology XML.
 
@@ -53,18 +54,21 @@ def topo_import(
     ----------
     file : path
         What to read.
-    gpu : str
-        Catalogue name of its GPUs, as these files don't say it.
+    gpu : str, optional
+        Catalogue name of its GPUs; without it as the file names it (nvidia-smi's list or table
+        beside the matrix), or the one chip with as many NVLinks as it shows.
     nic : str, optional
         Rate of a NIC with its unit; NICs are left out without.
     name : str, optional
         Of the topology; the file's by default.
     all_nics : bool
         Keep NICs that no GPU is beside.
+    matrix : bool
+        The file is nvidia-smi's: refused where it is not.
     """
     from sim.interop.topology import import_topology
 
-    return import_topology(Path(file), gpu, nic, name, all_nics)
+    return import_topology(Path(file), gpu, nic, name, all_nics, matrix)
 
 
 def collective(

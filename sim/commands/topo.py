@@ -43,20 +43,24 @@ def show_(topology: str, overrides: tuple[str, ...], form: str, output: Path | N
 
 @command.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--gpu", required=True, shell_complete=GPUS,
-              help="Catalogue name, as these files don't say it.")  # fmt: skip
+@click.option("--gpu", shell_complete=GPUS,
+              help="Catalogue name; by default as the file says it or its NVLinks do.")  # fmt: skip
+@click.option("--nvidia-smi", "matrix", is_flag=True,
+              help="Take FILE as nvidia-smi's alone; by default its content says.")  # fmt: skip
 @click.option("--nic", "nic_rate", help='Rate of a NIC, e.g. "400Gb/s"; NICs are left out without.')
 @click.option("--name", default=None, help="Name of the topology; the file's by default.")
 @click.option("--all-nics", is_flag=True, help="Keep NICs that no GPU is beside.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
 def import_(
-    file: Path, gpu: str, nic_rate: str | None, name: str | None, all_nics: bool,
-    output: Path | None,
+    file: Path, gpu: str | None, matrix: bool, nic_rate: str | None, name: str | None,
+    all_nics: bool, output: Path | None,
 ) -> None:  # fmt: skip
     """Write topology YAML from `nvidia-smi topo -m` output or an NCCL topology XML."""
     import sim
 
-    found = sim.topo_import(file, gpu=gpu, nic=nic_rate, name=name, all_nics=all_nics)
+    found = sim.topo_import(
+        file, gpu=gpu, nic=nic_rate, name=name, all_nics=all_nics, matrix=matrix
+    )
     emit(found.yaml.rstrip("\n"), output)
     for line in found.assumed:
         tell(f"assumed: {line}")

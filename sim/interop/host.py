@@ -23,6 +23,7 @@ class ImportedNode:
     gpus: list[str] = field(default_factory=list)  # host of each GPU
     nics: list[Nic] = field(default_factory=list)
     nvlinks: dict[tuple[int, int], int] = field(default_factory=dict)  # i < j: links
+    seed: bool = False  # the file names no NVLinks: those here are supposed
     nvswitch_links: int = 0  # links of every GPU into NVSwitches; 0: none
     vendor: str = ""
     model: int | None = None

@@ -280,6 +280,7 @@ class _NodeReader:
     def assume_nvlinks(self) -> None:
         """A seed file: the links that machines of this GPU have."""
         host, gpu, n = self.host, self.gpu, len(self.gpus)
+        host.seed = True
         if gpu.nvlink_generation is None or gpu.form_factor != "sxm" or n < 2:
             host.assumed.append("no NVLink: the file is a seed and names none")
         elif gpu.nvlink_generation == 2 and n == 8:

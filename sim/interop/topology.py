@@ -35,6 +35,7 @@ from sim.inputs.written import text
 from sim.interop import nccl_xml, nvidia_smi
 from sim.interop.evidence import read_bytes
 from sim.interop.host import ImportedNode
+from sim.interop.which_gpu import which_gpu
 
 MAX_BYTES = 4_000_000
 
@@ -51,10 +52,11 @@ class ImportedTopology(Document):
 
 def import_topology(
     path: Path,
-    gpu: str,
+    gpu: str | None = None,
     nic_rate: str | None = None,
     name: str | None = None,
     all_nics: bool = False,
+    matrix: bool = False,
 ) -> ImportedTopology:
     """Read a topology file of another tool.
 
@@ -62,14 +64,16 @@ def import_topology(
     ----------
     path : Path
         Output of ``nvidia-smi topo -m``, or an NCCL topology XML.
-    gpu : str
-        Catalogue name of its GPUs.
+    gpu : str, optional
+        Catalogue name of its GPUs; without it `which_gpu` says it.
     nic_rate : str, optional
         Rate of one NIC with its unit. Without it NICs of unknown rate are left out.
     name : str, optional
         Name of the topology; the file's stem by default.
     all_nics : bool
         Keep NICs that no GPU is beside, though other NICs are.
+    matrix : bool
+        The file is nvidia-smi's; by default its first character says which it is.
 
     Returns
     -------
@@ -82,12 +86,7 @@ def import_topology(
         If the file is none of these, says too little, or contradicts itself.
     """
     source = str(path)
-    gpu = gpu_named(gpu, catalogue.gpu_names()) or gpu
-    spec = catalogue.gpu(gpu)
-    if spec is None:
-        names = ", ".join(catalogue.gpu_names())
-        option = "--gpu"
-        raise InputError.single(option, f"no GPU {gpu!r} in the catalogue; there are {names}")
+    spec = None if gpu is None else _known(gpu)
     rate = None
     if nic_rate is not None:
         try:
@@ -96,12 +95,24 @@ def import_topology(
             option = "--nic"
             raise InputError.single(option, str(error)) from error
     data = read_bytes(path, MAX_BYTES)
-    if data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        host = nccl_xml.read(data, source, spec)
-    else:
-        host = nvidia_smi.read(data, source, spec)
+    xml = data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and not matrix
+    reader = nccl_xml if xml else nvidia_smi
+    assumed = ""
+    if spec is None:
+        spec, assumed = which_gpu(data, source, lambda of: reader.read(data, source, of))
+    host = reader.read(data, source, spec)
+    host.assumed[:0] = [assumed] * bool(assumed)
     _choose_nics(host, rate, all_nics)
     return write(host, spec, text_name(name or path.stem))
+
+
+def _known(name: str) -> Gpu:
+    found = catalogue.gpu(gpu_named(name, catalogue.gpu_names()) or name)
+    if found is None:
+        names = ", ".join(catalogue.gpu_names())
+        option = "--gpu"
+        raise InputError.single(option, f"no GPU {name!r} in the catalogue; there are {names}")
+    return found
 
 
 def text_name(name: str) -> str:

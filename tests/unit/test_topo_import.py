@@ -254,3 +254,51 @@ def test_command(tmp_path):
     assert done.exit_code == 0, done.output
     assert "assumed: 2 virtual interfaces" in done.output
     assert compile_fabric(load_topology(out)).n_ranks == 4
+
+
+MATRIX = (DATA / "four-a100-trimmed.txt").read_text()
+LISTED = "GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-1)\nGPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-2)\n"
+TABLE = "|   0  NVIDIA A100-SXM4-40GB          On  | 00000000:07:00.0 Off |\n"
+
+
+@pytest.mark.parametrize("beside", [LISTED, TABLE, "Product Name   : NVIDIA A100-SXM4-40GB\n"])
+def test_the_gpu_that_stands_beside_the_matrix(tmp_path, beside):
+    path = tmp_path / "m.txt"
+    path.write_text(beside + MATRIX)
+    found = import_topology(path, nic_rate="200 Gb/s")
+    assert "gpu: a100-sxm-40gb" in found.yaml
+    assert not any("does not name it" in line for line in found.assumed)
+
+
+def test_the_gpu_by_its_nvlinks():
+    """NV4 to each of three, or NV12 to all: 12 links, as of an A100 SXM alone."""
+    found = import_topology(DATA / "four-a100-trimmed.txt")
+    assert "gpu: a100-sxm-80gb" in found.yaml
+    assert found.assumed[0] == (
+        "GPU a100-sxm-80gb, by its 12 NVLinks: the file does not name it (--gpu for a100-sxm-40gb)"
+    )
+    assert "gpu: a100-sxm-80gb" in import_topology(DATA / "dump.xml").yaml
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    (MATRIX.replace("NV12", "NV18"), "by its NVLinks one of b200-sxm-180gb, .*h100-sxm-80gb"),
+    (MATRIX.replace("NV12", "SYS"), r"does not name its GPU; add it, such as h100-sxm-80gb"),
+    ('<system><cpu numaid="0"><pci class="0x030200"/></cpu></system>', "such as h100-sxm-80gb"),
+    (LISTED + "GPU 2: NVIDIA H100 PCIe (UUID: GPU-3)\n" + MATRIX, "names several GPUs"),
+    ("GPU 0: NVIDIA A999 (UUID: GPU-1)\n" + MATRIX, "'NVIDIA A999', which the catalogue has not"),
+    ("nothing", "no header line with GPU0"),
+])  # fmt: skip
+def test_a_gpu_that_nothing_tells(tmp_path, text, told):
+    path = tmp_path / "m.txt"
+    path.write_text(text)
+    with pytest.raises(InputError, match=told):
+        import_topology(path)
+
+
+def test_nvidia_smi_is_said_on_the_command_line():
+    called = CliRunner().invoke(command, ["import", "--nvidia-smi", str(DATA / "dump.xml")])
+    assert called.exception is not None
+    found = CliRunner().invoke(
+        command, ["import", "--nvidia-smi", str(DATA / "four-a100-trimmed.txt")]
+    )
+    assert (found.exit_code, "gpu: a100-sxm-80gb" in found.output) == (0, True)
