@@ -28,6 +28,11 @@ class Place(NamedTuple):
     line: int | None = None
     column: int | None = None
 
+    @property
+    def text(self) -> str:
+        """``file:line:column``, as far as they are known."""
+        return ":".join(str(part) for part in self if part is not None)
+
     def fault(self, path: str, message: str) -> Fault:
         """A fault at this place."""
         return Fault(self.source, self.line, self.column, path, message)

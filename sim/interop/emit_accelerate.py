@@ -12,6 +12,7 @@ from sim.inputs.shares import mesh_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Workload
+from sim.interop.emit_common import state_dict_type
 from sim.interop.yaml_text import blocks
 from sim.mesh import Mesh
 
@@ -82,9 +83,7 @@ def _fsdp(workload: Workload) -> dict[str, Any]:
         "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
         "fsdp_offload_params": p.offload in ("parameters", "all"),
         "fsdp_cpu_ram_efficient_loading": p.cpu_ram_efficient_loading,
-        "fsdp_state_dict_type": (
-            "SHARDED_STATE_DICT" if workload.checkpoint.mode == "sharded" else "FULL_STATE_DICT"
-        ),
+        "fsdp_state_dict_type": state_dict_type(workload),
         "fsdp_activation_checkpointing": workload.activation_checkpointing.kind != "none",
     }
     if version == 2:

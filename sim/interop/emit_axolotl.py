@@ -10,21 +10,9 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_accelerate import comment
+from sim.interop.emit_common import adapters, length_said, state_dict_type
+from sim.interop.trainers.words import WRITTEN_ATTENTION, WRITTEN_OPTIMIZERS
 from sim.interop.yaml_text import blocks
-from sim.job.forecast import job_steps
-
-MODULES = {
-    "q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj",
-    "gate": "gate_proj", "up": "up_proj", "down": "down_proj",
-}  # fmt: skip
-OPTIMIZERS = {
-    "adamw": "adamw_torch_fused", "adamw-bf16": "adamw_torch_fused", "adamw-8bit": "adamw_bnb_8bit",
-    "adafactor": "adafactor", "sgd": "sgd",
-}  # fmt: skip
-ATTENTION = {
-    "flash2": "flash_attention_2", "flash3": "flash_attention_3", "sdpa": "sdpa", "eager": "eager",
-    "triton": "flex_attention", "cudnn": "sdpa",
-}  # fmt: skip
 
 
 def axolotl_yaml(topology: Topology, workload: Workload) -> str:
@@ -37,29 +25,20 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
         "sample_packing": workload.data.packing is True,
         "micro_batch_size": workload.micro_batch,
         "gradient_accumulation_steps": workload.gradient_accumulation,
-        "optimizer": OPTIMIZERS[workload.optimizer],
+        "optimizer": WRITTEN_OPTIMIZERS[workload.optimizer],
         "bf16": precision in ("bf16", "fp8"),
         "fp16": precision == "fp16",
-        "attn_implementation": ATTENTION[workload.attention],
+        "attn_implementation": WRITTEN_ATTENTION[workload.attention],
         "torch_compile": workload.compile,
     }
     if precision == "fp8":
         config["fp8"] = True
         config["fp8_enable_fsdp_float8_all_gather"] = workload.precision.all_gather == "fp8"
     if method.frozen:
-        config |= {
-            "adapter": method.kind,
-            "lora_r": method.rank,
-            "lora_alpha": 2 * method.rank,
-            "lora_dropout": method.dropout,
-            "lora_target_modules": [MODULES[t] for t in method.targets],
-        }
+        config |= {"adapter": method.kind, **adapters(workload)}
         if method.kind == "qlora":
             config["load_in_4bit"] = True
-    if steps := steps_said(topology, workload):
-        config["max_steps"] = steps
-    else:
-        config["num_epochs"] = workload.epochs
+    config |= length_said(topology, workload, "num_epochs")
     checkpointed = workload.activation_checkpointing.kind != "none"
     for axis, size in (("context", p.context_parallel), ("tensor", p.tensor_parallel)):
         if size > 1:
@@ -92,9 +71,7 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
         fsdp: dict[str, Any] = {
             "offload_params": p.offload in ("parameters", "all"),
             "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "state_dict_type": (
-                "SHARDED_STATE_DICT" if workload.checkpoint.mode == "sharded" else "FULL_STATE_DICT"
-            ),
+            "state_dict_type": state_dict_type(workload),
             "cpu_ram_efficient_loading": p.cpu_ram_efficient_loading,
             "activation_checkpointing": checkpointed,
         }
@@ -104,14 +81,6 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
             fsdp["use_orig_params"] = p.use_orig_params
         config["fsdp_config"] = fsdp
     return blocks(config, comment(workload))
-
-
-def steps_said(topology: Topology, workload: Workload) -> int | None:
-    """Optimizer steps of a job whose length is given in steps or tokens; None: in epochs."""
-    if not (workload.steps or workload.tokens):
-        return None
-    length = job_steps(workload, topology.world_size)
-    return length[0] if length else None
 
 
 def _checkpointing(workload: Workload) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from sim.inputs.models import repository
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.interop.emit_axolotl import MODULES, OPTIMIZERS, steps_said
+from sim.interop.emit_common import length_said
+from sim.interop.trainers.words import MODULES, WRITTEN_OPTIMIZERS
 from sim.interop.yaml_text import blocks
 
 _ATTENTION = {"flash2": "fa2", "flash3": "fa3", "sdpa": "sdpa", "eager": "disabled"}
@@ -49,7 +50,7 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
         "cutoff_len": workload.sequence_length,
         "per_device_train_batch_size": workload.micro_batch,
         "gradient_accumulation_steps": workload.gradient_accumulation,
-        "optim": OPTIMIZERS[workload.optimizer],
+        "optim": WRITTEN_OPTIMIZERS[workload.optimizer],
         "bf16": precision.kind == "bf16" and precision.master == "fp32",
         "fp16": precision.kind == "fp16",
         "dataloader_num_workers": workload.data.workers,
@@ -71,10 +72,8 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
         config["use_reentrant_gc"] = checkpointing.reentrant
     if strategy_of(workload).deepspeed:
         config["deepspeed"] = "ds_config.json"
-    if steps := steps_said(topology, workload):
-        config["max_steps"] = steps
-    elif workload.samples:
-        config |= {"max_samples": workload.samples, "num_train_epochs": workload.epochs}
-    else:
-        config["num_train_epochs"] = workload.epochs
+    length = length_said(topology, workload, "num_train_epochs")
+    if workload.samples and "max_steps" not in length:
+        config["max_samples"] = workload.samples
+    config |= length
     return blocks(config, f"{workload.name}, written by scaling-sim; add dataset and template")

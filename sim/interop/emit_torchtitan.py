@@ -17,7 +17,7 @@ from sim.inputs.shares import batch_of, mesh_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.interop.emit_axolotl import steps_said
+from sim.interop.emit_common import steps_said
 from sim.pipeline.schedules import SCHEDULES
 from sim.quantities import counted
 

@@ -9,7 +9,8 @@ from sim.inputs.models import repository
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.interop.emit_axolotl import ATTENTION, MODULES, OPTIMIZERS, steps_said
+from sim.interop.emit_common import adapters, length_said
+from sim.interop.trainers.words import WRITTEN_ATTENTION, WRITTEN_OPTIMIZERS
 from sim.interop.yaml_text import blocks
 
 _OPTION = "--emit trl"
@@ -31,13 +32,7 @@ def trl_yaml(topology: Topology, workload: Workload) -> str:
     if precision.kind == "bf16" and precision.master == "bf16":
         config["dtype"] = "bfloat16"
     if method.frozen:
-        config |= {
-            "use_peft": True,
-            "lora_r": method.rank,
-            "lora_alpha": 2 * method.rank,
-            "lora_dropout": method.dropout,
-            "lora_target_modules": [MODULES[t] for t in method.targets],
-        }
+        config |= {"use_peft": True, **adapters(workload)}
     if method.kind == "qlora":
         config |= {"load_in_4bit": True, "use_bnb_nested_quant": method.double_quantization}
     config |= {
@@ -47,8 +42,8 @@ def trl_yaml(topology: Topology, workload: Workload) -> str:
         "gradient_accumulation_steps": workload.gradient_accumulation,
         "bf16": precision.kind == "bf16",
         "fp16": precision.kind == "fp16",
-        "optim": OPTIMIZERS[workload.optimizer],
-        "attn_implementation": ATTENTION[workload.attention],
+        "optim": WRITTEN_OPTIMIZERS[workload.optimizer],
+        "attn_implementation": WRITTEN_ATTENTION[workload.attention],
         "torch_compile": workload.compile,
         "dataloader_num_workers": workload.data.workers,
         "max_grad_norm": 1.0 if workload.parallelism.clip_gradients else 0.0,
@@ -63,10 +58,7 @@ def trl_yaml(topology: Topology, workload: Workload) -> str:
         config["use_liger_kernel"] = True
     if strategy_of(workload).deepspeed:
         config["deepspeed"] = "ds_config.json"
-    if steps := steps_said(topology, workload):
-        config["max_steps"] = steps
-    else:
-        config["num_train_epochs"] = workload.epochs
+    config |= length_said(topology, workload, "num_train_epochs")
     return blocks(
         config, f"{workload.name}, written by scaling-sim; add dataset_name and output_dir"
     )

@@ -12,7 +12,7 @@ from sim.files import File
 from sim.inputs.arguments import given
 from sim.inputs.fields import plan_of
 from sim.inputs.translation import Translation
-from sim.inputs.tree import Branch, Place, Tree, plain_of
+from sim.inputs.tree import Branch, Tree, plain_of
 from sim.inputs.workload import Workload
 from sim.interop.yaml_text import dump
 
@@ -91,13 +91,13 @@ def import_job(files: Sequence[File]) -> ImportedJob:
         name=found.name,
         titles=tuple(job.titles),
         took=tuple(
-            {"place": _at(t.place), "theirs": t.theirs, "value": t.value, "key": t.key,
+            {"place": t.place.text, "theirs": t.theirs, "value": t.value, "key": t.key,
              "ours": t.ours}
             for t in job.took
         ),
         assumed=tuple({"key": s.key, "ours": s.value, "why": s.why} for s in job.supposed),
         aside=tuple(
-            {"place": _at(a.place), "theirs": a.theirs, "why": a.why, "matters": a.matters}
+            {"place": a.place.text, "theirs": a.theirs, "why": a.why, "matters": a.matters}
             for a in job.aside
         ),
         missing=tuple(k for k in needed if job.at(k) is None),
@@ -105,10 +105,6 @@ def import_job(files: Sequence[File]) -> ImportedJob:
         nodes=None if job.nodes is None else job.nodes[0],
         yaml=_yaml(found.name, found.tree, job),
     )  # fmt: skip
-
-
-def _at(place: Place) -> str:
-    return ":".join(str(p) for p in place if p is not None)
 
 
 def _yaml(name: str, tree: Tree, job: Translation) -> str:

@@ -577,6 +577,18 @@ def test_contradictions_name_both_places(files):
     assert "lf.yaml:15:7 makes it bf16; make them agree" in text
 
 
+def test_stage_2_keeps_its_parameters_on_the_gpu(tmp_path):
+    """DeepSpeed offloads parameters in stage 3 alone; that was an internal error."""
+    zero = {"stage": 2, "offload_param": {"device": "cpu"}}
+    file = tmp_path / "ds.json"
+    file.write_text(json.dumps({"train_micro_batch_size_per_gpu": 2, "zero_optimization": zero}))
+    found = sim.import_job(file)
+    assert "offload" not in found.yaml
+    assert ("zero_optimization.offload_param", "stage 3 alone has it") in [
+        (row["theirs"], row["why"]) for row in found.aside
+    ]
+
+
 def test_global_batch_and_world_are_reconciled(files):
     both = {**ZERO, "train_batch_size": 128}
     (files / "ds.json").write_text(json.dumps(both))

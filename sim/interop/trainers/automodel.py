@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from sim.inputs.registry import FORMATS
-from sim.inputs.translation import Keys, Source, Translation
-from sim.interop.trainers import common
-from sim.interop.trainers.common import DTYPES, TrainerFormat
+from sim.inputs.translation import Source, Translation
+from sim.interop.trainers import common, words
+from sim.interop.trainers.common import LoraKeys, TrainerFormat
+from sim.interop.trainers.keys import Keys
 
-_DEFAULT = "NeMo AutoModel's default"
+_DEGREES = {
+    "tp_size": "tensor_parallel", "cp_size": "context_parallel", "pp_size": "pipeline_parallel",
+    "dp_replicate_size": "replicate",
+}  # fmt: skip
 
 
 def recognises(source: Source) -> bool:
@@ -17,28 +21,26 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source, job: Translation) -> None:
     """Read a recipe."""
-    keys = Keys(job, common.branch_of(source))
+    keys = Keys.of(source, job, "NeMo AutoModel's default")
     model = keys.inner("model")
     model.put("model", model.text("pretrained_model_name_or_path"), "pretrained_model_name_or_path")
-    common.attention(model, "attn_implementation")
-    job.suppose("attention", "sdpa", _DEFAULT)
-    dtype = DTYPES.get(model.text("torch_dtype", "dtype").lower(), "bf16")
+    words.attention(model, "attn_implementation")
+    keys.suppose("attention", "sdpa")
+    dtype = words.DTYPES.get(model.text("torch_dtype", "dtype").lower(), "bf16")
     job.suppose("precision.kind", dtype, "the dtype of the model")
-    if model.flag("use_liger_kernel"):
-        model.put("fused_kernels", "all", "use_liger_kernel")
+    model.put_on("fused_kernels", "use_liger_kernel", value="all")
     model.rest("NeMo AutoModel")
-    _schedule(keys.inner("step_scheduler"), job)
-    _length(keys, job)
-    _method(keys, job)
-    _mesh(keys, job)
+    _schedule(keys.inner("step_scheduler"))
+    _length(keys)
+    _method(keys)
+    _mesh(keys.inner("distributed"))
     optimizer = keys.inner("optimizer").text("_target_").rpartition(".")[2].lower()
-    job.suppose(
-        "optimizer", "adafactor" if "adafactor" in optimizer else "adamw", "the optimizer's class"
-    )
+    ours = "adafactor" if "adafactor" in optimizer else "adamw"
+    job.suppose("optimizer", ours, "the optimizer's class")
     loss = keys.inner("loss_fn").text("_target_")
     if "FusedLinear" in loss or "LinearCrossEntropy" in loss:
         job.take("loss", "fused-linear", keys.place("loss_fn"), "loss_fn._target_", loss)
-    job.suppose("loss", "huggingface", _DEFAULT)
+    keys.suppose("loss", "huggingface")
     job.suppose("trainer", "accelerate", "a loop of its own, without Hugging Face's trainer")
     if keys.inner("checkpoint").flag("enabled") is False:
         job.take("checkpoint.interval", None, keys.place("checkpoint"), "checkpoint.enabled")
@@ -55,19 +57,18 @@ def read(source: Source, job: Translation) -> None:
     keys.rest("NeMo AutoModel")
 
 
-def _schedule(keys: Keys, job: Translation) -> None:
+def _schedule(keys: Keys) -> None:
     keys.put_count("global_batch", "global_batch_size")
     keys.put_count("micro_batch", "local_batch_size")
     common.length(keys, "num_epochs")
     keys.leave(
         "counted in steps: `checkpoint.interval` and `evaluation` are set by hand",
-        "ckpt_every_steps",
-        "val_every_steps",
+        "ckpt_every_steps val_every_steps",
     )
     keys.rest("NeMo AutoModel")
 
 
-def _length(keys: Keys, job: Translation) -> None:
+def _length(keys: Keys) -> None:
     packed, data = keys.inner("packed_sequence"), keys.inner("dataset")
     size = packed.count("packed_sequence_size")
     if size and size > 0:
@@ -75,73 +76,42 @@ def _length(keys: Keys, job: Translation) -> None:
         packed.put("data.packing", True, "packed_sequence_size")
     else:
         data.put_count("sequence_length", "seq_length", "max_length", "seq_len")
-        job.suppose("data.packing", False, _DEFAULT)
+        keys.suppose("data.packing", False)
 
 
-def _method(keys: Keys, job: Translation) -> None:
+def _method(keys: Keys) -> None:
     peft = keys.inner("peft")
     four = keys.inner("quantization").flag("load_in_4bit") is True
     if not peft.branch.entries:
-        job.suppose("method.kind", "full", "no peft table")
+        keys.job.suppose("method.kind", "full", "no peft table")
         return
-    common.lora(
-        peft,
-        kind="lora",
-        four_bit=four,
-        rank=8,
-        why=_DEFAULT,
-        dropout=0.0,
-        rank_names=("dim",),
-        target_names=("target_modules",),
-        dropout_names=("dropout",),
-        place_names=("_target_",),
-        default_targets="all-linear",
-    )
-    if peft.flag("match_all_linear") and not peft.has("target_modules"):
-        peft.put("method.targets", "all-linear", "match_all_linear")
+    names = LoraKeys("_target_", "dim", "target_modules", "dropout")
+    common.lora(peft, names, four, default_targets="all-linear")
+    if not peft.has("target_modules"):
+        peft.put_on("method.targets", "match_all_linear", value="all-linear")
     peft.leave(
         common.WHY_NO_MATTER,
-        "alpha",
-        "use_triton",
-        "dropout_position",
-        "lora_A_init",
-        "match_all_linear",
-        "exclude_modules",
+        "alpha use_triton dropout_position lora_A_init match_all_linear exclude_modules",
     )
 
 
-def _mesh(keys: Keys, job: Translation) -> None:
-    mesh = keys.inner("distributed")
+def _mesh(mesh: Keys) -> None:
     target = (mesh.text("strategy") or mesh.text("_target_").rpartition(".")[2]).lower()
     if "ddp" in target:
         mesh.put("parallelism.strategy", "ddp", "strategy", "_target_")
     else:
         if target and "fsdp" not in target:
             mesh.matters(f"{target} is not modelled: taken as FSDP2", "strategy", "_target_")
-        job.suppose("parallelism.strategy", "fsdp2", _DEFAULT)
-    for name, ours in (
-        ("tp_size", "tensor_parallel"),
-        ("cp_size", "context_parallel"),
-        ("pp_size", "pipeline_parallel"),
-        ("dp_replicate_size", "replicate"),
-    ):
-        value = mesh.count(name)
-        if value and value > 1:
-            mesh.put(f"parallelism.{ours}", value, name)
-    common.experts(mesh, job, "ep_size")
-    if mesh.flag("sequence_parallel") is False and job.at("parallelism.tensor_parallel"):
+        mesh.suppose("parallelism.strategy", "fsdp2")
+    for theirs, ours in _DEGREES.items():
+        mesh.put_degree(f"parallelism.{ours}", theirs)
+    common.experts(mesh, "ep_size")
+    if mesh.flag("sequence_parallel") is False and mesh.job.at("parallelism.tensor_parallel"):
         mesh.put("parallelism.sequence_parallel", False, "sequence_parallel")
-    if mesh.flag("activation_checkpointing"):
-        mesh.put("activation_checkpointing.kind", "full", "activation_checkpointing")
+    mesh.put_on("activation_checkpointing.kind", "activation_checkpointing", value="full")
     mesh.leave(
         "1 or none: what is left over",
-        "dp_size",
-        "tp_size",
-        "cp_size",
-        "pp_size",
-        "ep_size",
-        "dp_replicate_size",
-        "sequence_parallel",
+        "dp_size tp_size cp_size pp_size ep_size dp_replicate_size sequence_parallel",
     )
     mesh.rest("NeMo AutoModel")
 

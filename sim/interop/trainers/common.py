@@ -1,14 +1,16 @@
-"""What the files of several trainers share: their words for optimizers, attention, LoRA, FSDP."""
+"""What the readers of several trainers share: length, LoRA, experts, files that others name."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sim.inputs.foreign import beside, source_of
-from sim.inputs.translation import Keys, Source, Translation
-from sim.inputs.tree import Branch, Items, Leaf, Place, read_file
+from sim.inputs.translation import Source, Translation
+from sim.inputs.tree import Place, read_file
+from sim.interop.trainers import words
+from sim.interop.trainers.keys import Keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,95 +25,6 @@ class TrainerFormat:
     recognises: Callable[[Source], bool]
     read: Callable[[Source, Translation], None]
 
-
-#: names of optimizers (transformers' `OptimizerNames`, axolotl's, torchtitan's): ours, and the
-#: implementation where the name says it
-OPTIMIZERS: dict[str, tuple[str, str | None]] = {
-    "adamw": ("adamw", None),
-    "adam": ("adamw", None),
-    "adamw_torch": ("adamw", "foreach"),
-    "adamw_hf": ("adamw", "for-loop"),
-    "adamw_torch_fused": ("adamw", "fused"),
-    "adamw_apex_fused": ("adamw", "fused"),
-    "adamw_bnb_8bit": ("adamw-8bit", None),
-    "adamw_8bit": ("adamw-8bit", None),
-    "adamw_torch_8bit": ("adamw-8bit", None),
-    "adam_8bit": ("adamw-8bit", None),
-    "adafactor": ("adafactor", None),
-    "sgd": ("sgd", None),
-}
-_PAGED = "its states stay on the GPU here: paging is not modelled"
-_LIKE = {
-    "paged_adamw_8bit": ("adamw-8bit", _PAGED),
-    "paged_adamw_32bit": ("adamw", _PAGED),
-    "paged_adam_8bit": ("adamw-8bit", _PAGED),
-    "paged_adam": ("adamw", _PAGED),
-    "paged_adamw": ("adamw", _PAGED),
-    "adamw_torch_4bit": ("adamw-8bit", "4-bit states are taken as 8-bit ones"),
-    "ademamix": ("adamw", "its third state is not counted"),
-}
-#: both by the name without underscores, as a class is called
-_OPTIMIZER_OF = {name.replace("_", ""): found for name, found in OPTIMIZERS.items()}
-_LIKE_OF = {name.replace("_", ""): found for name, found in _LIKE.items()}
-
-ATTENTION = {
-    "flash_attention_2": "flash2",
-    "flash_attention_3": "flash3",
-    "sdpa": "sdpa",
-    "eager": "eager",
-    "fa2": "flash2",
-    "fa3": "flash3",
-    "flash_attn": "flash2",
-    "flash_attention": "flash2",
-    "flash_attn_2": "flash2",
-    "flash_attn_3": "flash3",
-    "disabled": "eager",
-    "kernels-community/flash-attn2": "flash2",
-    "kernels-community/flash-attn3": "flash3",
-    "kernels-community/vllm-flash-attn3": "flash3",
-}
-
-DTYPES = {
-    "bf16": "bf16",
-    "bfloat16": "bf16",
-    "torch.bfloat16": "bf16",
-    "fp16": "fp16",
-    "float16": "fp16",
-    "half": "fp16",
-    "torch.float16": "fp16",
-    "fp32": "fp32",
-    "float32": "fp32",
-    "no": "fp32",
-    "torch.float32": "fp32",
-    "fp8": "fp8",
-}
-
-_PROJECTIONS: dict[str, tuple[str, ...]] = {
-    "q_proj": ("q",),
-    "k_proj": ("k",),
-    "v_proj": ("v",),
-    "o_proj": ("o",),
-    "out_proj": ("o",),
-    "output_proj": ("o",),
-    "dense": ("o",),
-    "gate_proj": ("gate",),
-    "up_proj": ("up",),
-    "down_proj": ("down",),
-    "qkv_proj": ("q", "k", "v"),
-    "query_key_value": ("q", "k", "v"),
-    "Wqkv": ("q", "k", "v"),
-    "c_attn": ("q", "k", "v"),
-    "gate_up_proj": ("gate", "up"),
-    "dense_h_to_4h": ("up",),
-    "dense_4h_to_h": ("down",),
-    "fc1": ("up",),
-    "fc2": ("down",),
-    "c_fc": ("up",),
-    "w1": ("gate",),
-    "w2": ("down",),
-    "w3": ("up",),
-}
-_EVERY = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 #: keys of any Hugging Face trainer that change neither the time nor the memory of a step
 NO_MATTER = (
@@ -128,6 +41,8 @@ NO_MATTER = (
     r"|ddp_find_unused_parameters|router_aux_loss_coef|neftune\w*|label_smoothing_factor"
 )
 WHY_NO_MATTER = "no effect on time or memory of a step"
+OF_PEFT = "PEFT's default"
+EIGHT_BIT = "8-bit weights are not modelled: taken in the compute dtype"
 _RUN_TIME = "counted in steps or epochs: `checkpoint.interval` and `evaluation` are set by hand"
 
 
@@ -158,130 +73,56 @@ def length(keys: Keys, epochs: str, default: float = 1.0, why: str = "") -> None
         keys.job.suppose("epochs", default, why)
 
 
-def optimizer(keys: Keys, *names: str) -> None:
-    """Which optimizer runs."""
-    optimizer_named(keys, keys.text(*names), *names)
+class LoraKeys(NamedTuple):
+    """What a trainer calls LoRA's keys; several names of one with spaces between."""
+
+    kind: str  # what says that it is LoRA
+    rank: str
+    targets: str
+    dropout: str
 
 
-def optimizer_named(keys: Keys, word: str, *names: str, adamw: str = "adamw") -> None:
-    """Which optimizer a word says, that stands under the key of some names; "" says none.
+def lora(
+    keys: Keys, names: LoraKeys, four_bit: bool, *, rank: int = 8, dropout: float = 0.0,
+    default_targets: str = "qv", why: str = "",
+) -> None:  # fmt: skip
+    """Put a LoRA method, and what the library takes where keys are open.
 
     Parameters
     ----------
     keys : Keys
         Of the file.
-    word : str
-        As the library has it, or as its class is called: ``paged_adamw_8bit``, ``PagedAdamW8bit``.
-    *names : str
-        Its key.
-    adamw : str
-        What AdamW with states of their own precision is of ours.
+    names : LoraKeys
+        Its names.
+    four_bit : bool
+        Whether the frozen weights are of 4 bits.
+    rank, dropout, default_targets
+        What the library takes.
+    why : str
+        Whose defaults these are; the trainer's.
     """
-    if not word:
-        return
-    bare = word.lower().replace("_", "")
-    ours, how = _OPTIMIZER_OF.get(bare, ("adamw", None))
-    like, why = _LIKE_OF.get(bare, (ours, f"{word} is not modelled: taken as AdamW"))
-    keys.put("optimizer", adamw if like == "adamw" else like, *names)
-    if how:
-        keys.put("optimizer_implementation", how, *names)
-    if bare not in _OPTIMIZER_OF:
-        keys.matters(why, *names)
-
-
-def attention(keys: Keys, *names: str) -> None:
-    """Whose attention kernel runs."""
-    word = keys.text(*names)
-    if not word or word == "auto":
-        return
-    if word in ATTENTION:
-        keys.put("attention", ATTENTION[word], *names)
-    else:
-        keys.put("attention", "flash2", *names)
-        keys.matters(f"{word} is not modelled: taken as FlashAttention 2", *names)
-
-
-def targets(keys: Keys, *names: str) -> None:
-    """Which matrices LoRA adapts: names, a regular expression, or all of them."""
-    words = [word.strip() for text in keys.words(*names) for word in _listed(text)]
-    if not words:
-        return
-    if {w.lower() for w in words} & {"all", "all-linear", "all_linear"}:
-        keys.put("method.targets", "all-linear", *names)
-        return
-    found: list[str] = []
-    unknown = []
-    for word in words:
-        last = word.rpartition(".")[2]
-        if last in _PROJECTIONS:
-            found += _PROJECTIONS[last]
-        elif re.search(r"[\\|()*+?^$]", word) and len(word) < 1000:
-            hits = [part for name in _EVERY if name in word for part in _PROJECTIONS[name]]
-            found += hits or _fitting(word)
-        else:
-            unknown.append(word)
-    if unknown:
-        keys.matters(f"adapters of {', '.join(unknown)} are not counted", *names)
-    if found:
-        place = keys.place(*names)
-        ordered = dict.fromkeys(found)
-        keys.put("method.targets", Items([Leaf(w, place) for w in ordered], place), *names)
-
-
-def _listed(text: str) -> list[str]:
-    """Names that stand in one text with commas, unless it is a pattern."""
-    return text.split(",") if re.fullmatch(r"[\w., ]+", text) else [text]
-
-
-def _fitting(pattern: str) -> list[str]:
-    """Projections whose usual names a regular expression could be meant for."""
-    stems = {"q": "q", "k": "k", "v": "v", "o": "o", "gate": "gate", "up": "up", "down": "down"}
-    if "_proj" not in pattern:
-        return []
-    inside = re.findall(r"\(([\w|]+)\)_proj", pattern)
-    return [stems[w] for group in inside for w in group.split("|") if w in stems]
-
-
-def lora(
-    keys: Keys,
-    *,
-    kind: str,
-    four_bit: bool,
-    rank: int,
-    why: str,
-    dropout: float,
-    rank_names: tuple[str, ...],
-    target_names: tuple[str, ...],
-    dropout_names: tuple[str, ...],
-    place_names: tuple[str, ...],
-    default_targets: str = "qv",
-) -> None:
-    """Put a LoRA method: its rank, its targets, and what the library takes where they are open."""
-    method = "qlora" if four_bit or kind == "qlora" else "lora"
-    keys.put("method.kind", method, *place_names)
-    keys.put_count("method.rank", *rank_names)
-    keys.job.suppose("method.rank", rank, why)
-    value = keys.number(*dropout_names)
+    job, why = keys.job, why or keys.whose
+    keys.put("method.kind", "qlora" if four_bit else "lora", *names.kind.split())
+    keys.put_count("method.rank", *names.rank.split())
+    job.suppose("method.rank", rank, why)
+    value = keys.number(*names.dropout.split())
     if value is not None:
-        keys.put("method.dropout", value, *dropout_names)
-    keys.job.suppose("method.dropout", dropout, why)
-    targets(keys, *target_names)
-    keys.job.suppose("method.targets", default_targets, why)
+        keys.put("method.dropout", value, *names.dropout.split())
+    job.suppose("method.dropout", dropout, why)
+    words.targets(keys, *names.targets.split())
+    job.suppose("method.targets", default_targets, why)
     if keys.flag("use_dora", "peft_use_dora"):
         keys.matters("DoRA's norms are not modelled: taken as LoRA", "use_dora", "peft_use_dora")
-    saved = keys.words("modules_to_save", "lora_modules_to_save", "additional_target")
+    in_full = ("modules_to_save", "lora_modules_to_save", "additional_target")
+    saved = keys.words(*in_full)
     if saved:
-        keys.matters(
-            f"{', '.join(saved)} trained in full beside the adapters are not counted",
-            "modules_to_save",
-            "lora_modules_to_save",
-            "additional_target",
-        )
+        why = f"{', '.join(saved)} trained in full beside the adapters are not counted"
+        keys.matters(why, *in_full)
 
 
-def experts(keys: Keys, job: Translation, name: str) -> int:
+def experts(keys: Keys, name: str) -> int:
     """Ranks that experts are spread over; said to be left out where that is not modelled."""
-    ranks = keys.count(name) or 1
+    job, ranks = keys.job, keys.count(name) or 1
     if ranks == 1:
         return 1
     full = job.text_at("method.kind") in ("", "full")
@@ -296,7 +137,7 @@ def experts(keys: Keys, job: Translation, name: str) -> int:
     return ranks
 
 
-def refer(source: Source, name: str, job: Translation, place: Place, theirs: str) -> Source | None:
+def refer(source: Source, name: str, job: Translation) -> Source | None:
     """A file that another names, read; None where it is not there."""
     path = beside(source, name)
     if path is None:
@@ -324,12 +165,7 @@ def zero_by_name(name: str, job: Translation, place: Place, theirs: str) -> None
     job.skip(place, theirs, f"{name} is not here: its stage is taken from its name", True)
 
 
-def branch_of(source: Source) -> Branch:
-    """The mapping of a source; a list or a scalar is an empty one."""
-    return source.tree if isinstance(source.tree, Branch) else Branch({}, Place(source.name))
-
-
-def checkpointing(keys: Keys, job: Translation, reentrant: bool, why: str) -> bool:
+def checkpointing(keys: Keys, reentrant: bool, why: str = "") -> bool:
     """Gradient checkpointing of a Hugging Face trainer; True where it is on."""
     names = ("gradient_checkpointing", "activation_checkpointing")
     word = keys.text(*names).lower()
@@ -337,15 +173,23 @@ def checkpointing(keys: Keys, job: Translation, reentrant: bool, why: str) -> bo
     on = offload or bool(keys.flag(*names)) if word else False
     if not on:
         if word in ("false", "no"):
-            keys.leave("the default", *names)
+            keys.leave("the default", names)
         return False
     keys.put("activation_checkpointing.kind", "full", *names)
     if offload:
         keys.put("activation_checkpointing.offload", True, *names)
     inner = keys.inner("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")
     inner.put_flag("activation_checkpointing.reentrant", "use_reentrant")
-    job.suppose("activation_checkpointing.reentrant", reentrant, why)
+    keys.job.suppose("activation_checkpointing.reentrant", reentrant, why or keys.whose)
     return True
+
+
+def loader(keys: Keys) -> None:
+    """The data loader of a Hugging Face trainer, and whether gradients are clipped."""
+    keys.put_count("data.workers", "dataloader_num_workers")
+    keys.put_count("data.prefetch", "dataloader_prefetch_factor")
+    if keys.number("max_grad_norm") == 0:
+        keys.put("parallelism.clip_gradients", False, "max_grad_norm")
 
 
 def masked(keys: Keys, name: str) -> None:
@@ -372,18 +216,7 @@ def saving(keys: Keys) -> None:
         keys.put("checkpoint.interval", None, "save_strategy")
     keys.leave(
         _RUN_TIME,
-        "save_strategy",
-        "save_steps",
-        "eval_strategy",
-        "eval_steps",
-        "evals_per_epoch",
-        "saves_per_epoch",
-        "per_device_eval_batch_size",
-        "do_eval",
-        "eval_sample_packing",
-        "eval_table_size",
-        "eval_max_new_tokens",
-        "eval_accumulation_steps",
-        "val_size",
-        "eval_dataset",
+        "save_strategy save_steps eval_strategy eval_steps evals_per_epoch saves_per_epoch "
+        "per_device_eval_batch_size do_eval eval_sample_packing eval_table_size "
+        "eval_max_new_tokens eval_accumulation_steps val_size eval_dataset",
     )

@@ -8,10 +8,11 @@ the hidden size.
 from __future__ import annotations
 
 from sim.inputs.registry import FORMATS
-from sim.inputs.translation import AUTO, Keys, Source, Translation
+from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch
-from sim.interop.trainers import common
+from sim.interop.trainers import common, words
 from sim.interop.trainers.common import TrainerFormat
+from sim.interop.trainers.keys import AUTO, Keys
 
 _COUNTS = (
     "stage3_prefetch_bucket_size",
@@ -26,6 +27,16 @@ _AUTOMATIC = frozenset(
     {"stage3_prefetch_bucket_size", "stage3_param_persistence_threshold", "reduce_bucket_size"}
 )
 _STAGE3 = frozenset({"sub_group_size", *(k for k in _COUNTS if k.startswith("stage3"))})
+_DEFAULT = "DeepSpeed's default"
+_BATCH = {
+    "micro_batch": "train_micro_batch_size_per_gpu",
+    "gradient_accumulation": "gradient_accumulation_steps",
+    "global_batch": "train_batch_size",
+}
+_NOT_MODELLED = (
+    "compression_training", "data_efficiency", "curriculum_learning", "flops_profiler",
+    "sparse_attention", "autotuning",
+)  # fmt: skip
 _COMMUNICATION = {"fp32": "fp32", "fp16": "fp16", "bfp16": "bf16", "bf16": "bf16"}
 
 
@@ -38,72 +49,59 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source, job: Translation) -> None:
     """Read a configuration."""
-    table(Keys(job, common.branch_of(source)), job)
+    table(Keys.of(source, job, _DEFAULT))
 
 
-def named(source: Source, keys: Keys, job: Translation, name: str) -> None:
+def named(source: Source, keys: Keys, name: str) -> None:
     """The configuration that a trainer's key names, or holds."""
-    tree = keys.tree(name)
+    job, tree = keys.job, keys.tree(name)
     if isinstance(tree, Branch):
-        table(Keys(job, tree, f"{name}."), job)
+        table(Keys(job, tree, _DEFAULT, f"{name}."))
         return
     path = keys.text(name)
     if not path or job.has_file(path):
         return
-    place = keys.place(name)
-    found = common.refer(source, path, job, place, name)
+    found = common.refer(source, path, job)
     if found is None:
-        common.zero_by_name(path, job, place, name)
+        common.zero_by_name(path, job, keys.place(name), name)
     else:
         read(found, job)
 
 
-def table(keys: Keys, job: Translation) -> None:
+def staged(zero: Keys, stage: int, name: str) -> None:
+    """The strategy of a ZeRO stage, which a key says."""
+    strategy = f"zero{stage}" if stage else "ddp"
+    zero.job.take("parallelism.strategy", strategy, zero.place(name), zero.named(name), str(stage))
+
+
+def table(keys: Keys) -> None:
     """A configuration's keys."""
-    _batch(keys, job)
+    job = keys.job
+    _batch(keys)
     zero = keys.inner("zero_optimization")
     stage = zero.count("stage") or 0
-    job.take(
-        "parallelism.strategy",
-        f"zero{stage}" if stage else "ddp",
-        zero.place("stage"),
-        zero.named("stage"),
-        str(stage),
-    )
+    staged(zero, stage, "stage")
     if stage:
-        _zero(zero, job, stage)
+        _zero(zero, stage)
     else:
-        zero.leave_matching("stage 0 shards nothing", ".*")
+        zero.leave_matching("stage 0 shards nothing")
     if keys.inner("bf16").flag("enabled"):
         job.take("precision.kind", "bf16", keys.place("bf16"), "bf16.enabled")
     elif keys.inner("fp16").flag("enabled"):
         job.take("precision.kind", "fp16", keys.place("fp16"), "fp16.enabled")
     communication = keys.text("communication_data_type")
     if stage and communication in _COMMUNICATION:
-        keys.put(
-            "parallelism.communication_data_type",
-            _COMMUNICATION[communication],
-            "communication_data_type",
-        )
+        ours = _COMMUNICATION[communication]
+        keys.put("parallelism.communication_data_type", ours, "communication_data_type")
     clip = keys.number("gradient_clipping")
     if stage and clip == 0:
         keys.put("parallelism.clip_gradients", False, "gradient_clipping")
-    kind = keys.inner("optimizer").text("type")
-    if kind:
-        common.optimizer(keys.inner("optimizer"), "type")
-    if keys.has("activation_checkpointing"):
-        keys.leave(
-            "DeepSpeed's own checkpointing, which a Hugging Face trainer does not call",
-            "activation_checkpointing",
-        )
-    for name in (
-        "compression_training",
-        "data_efficiency",
-        "curriculum_learning",
-        "flops_profiler",
-        "sparse_attention",
-        "autotuning",
-    ):
+    words.optimizer(keys.inner("optimizer"), "type")
+    keys.leave(
+        "DeepSpeed's own checkpointing, which a Hugging Face trainer does not call",
+        "activation_checkpointing",
+    )
+    for name in _NOT_MODELLED:
         if name in keys.branch.entries:
             keys.matters("is not modelled", name)
     keys.leave_matching(
@@ -116,32 +114,27 @@ def table(keys: Keys, job: Translation) -> None:
     keys.rest("DeepSpeed")
 
 
-def _batch(keys: Keys, job: Translation) -> None:
+def _batch(keys: Keys) -> None:
     """Sequences: micro-batch, accumulation, all of a step."""
-    keys.put_count("micro_batch", "train_micro_batch_size_per_gpu")
-    keys.put_count("gradient_accumulation", "gradient_accumulation_steps")
-    keys.put_count("global_batch", "train_batch_size")
-    for name in (
-        "train_micro_batch_size_per_gpu",
-        "gradient_accumulation_steps",
-        "train_batch_size",
-    ):
+    for ours, theirs in _BATCH.items():
+        keys.put_count(ours, theirs)
+    for name in _BATCH.values():
         if keys.text(name) == AUTO:
             keys.leave("auto: as the trainer's arguments say", name)
 
 
-def _zero(zero: Keys, job: Translation, stage: int) -> None:
+def _zero(zero: Keys, stage: int) -> None:
     for name in _COUNTS:
         names = (name, name.removeprefix("stage3_"))
         if not zero.has(*names):
             continue
         if name in _STAGE3 and stage != 3:
-            zero.leave("stage 3 alone has it", *names)
+            zero.leave("stage 3 alone has it", names)
         elif zero.text(*names) == AUTO:
             if name in _AUTOMATIC:
                 zero.put(f"parallelism.{name}", AUTO, *names)
             else:
-                zero.leave("auto: the default", *names)
+                zero.leave("auto: the default", names)
         else:
             value = zero.number(*names)
             if name == "sub_group_size" and value == 0:
@@ -154,44 +147,39 @@ def _zero(zero: Keys, job: Translation, stage: int) -> None:
         zero.put_flag("parallelism.reduce_scatter", "reduce_scatter")
     if stage == 3:
         zero.put_count("parallelism.zero_hpz_partition_size", "zero_hpz_partition_size")
-        zero.put_flag("parallelism.zero_quantized_weights", "zero_quantized_weights")
-        zero.put_flag("parallelism.zero_quantized_gradients", "zero_quantized_gradients")
+        for name in ("zero_quantized_weights", "zero_quantized_gradients"):
+            zero.put_flag(f"parallelism.{name}", name)
         if (zero.count("mics_shard_size") or 0) > 0:
             zero.matters("MiCS is not modelled: sharded over all GPUs", "mics_shard_size")
         gather = ("stage3_gather_16bit_weights_on_model_save", "gather_16bit_weights_on_model_save")
-        if zero.flag(*gather):
-            zero.put("checkpoint.mode", "full", *gather)
-        zero.leave("auto: the trainer's", *gather)
+        zero.put_on("checkpoint.mode", *gather, value="full")
+        zero.leave("auto: the trainer's", gather)
     zero.leave(
         "the default here",
-        "contiguous_gradients",
-        "allgather_partitions",
-        "reduce_scatter",
-        "stage3_gather_16bit_weights_on_model_save",
-        "gather_16bit_weights_on_model_save",
-        "round_robin_gradients",
-        "ignore_unused_parameters",
-        "load_from_fp32_weights",
-        "elastic_checkpoint",
+        "contiguous_gradients allgather_partitions reduce_scatter "
+        "stage3_gather_16bit_weights_on_model_save gather_16bit_weights_on_model_save "
+        "round_robin_gradients ignore_unused_parameters load_from_fp32_weights elastic_checkpoint "
         "stage",
     )
     zero.rest("DeepSpeed")
 
 
 def _offload(zero: Keys, stage: int) -> None:
-    state, weights = zero.inner("offload_optimizer"), zero.inner("offload_param")
-    devices = [k.text("device").lower() for k in (state, weights)]
-    held = [d in ("cpu", "nvme") for d in devices]
-    if zero.flag("cpu_offload"):
-        held[0] = True
-    if not any(held):
+    tables = {"offload_optimizer": "optimizer", "offload_param": "parameters"}
+    devices = [zero.inner(name).text("device").lower() for name in tables]
+    states, weights = (d in ("cpu", "nvme") for d in devices)
+    states = bool(zero.flag("cpu_offload")) or states
+    if weights and stage != 3:
+        weights = False
+        zero.leave("stage 3 alone has it", "offload_param")
+    if not (states or weights):
         return
-    kind = {(True, True): "all", (True, False): "optimizer", (False, True): "parameters"}
-    names = ("offload_optimizer",) if held[0] else ("offload_param",)
-    chosen = kind[held[0], held[1] and stage == 3]
-    zero.job.take("parallelism.offload", chosen, zero.place(*names), zero.named(*names))
+    name = "offload_optimizer" if states else "offload_param"
+    kind = "all" if states and weights else tables[name]
+    place, said = zero.place(name), zero.named(name)
+    zero.job.take("parallelism.offload", kind, place, said)
     if "nvme" in devices:
-        zero.job.take("parallelism.offload_device", "nvme", zero.place(*names), zero.named(*names))
+        zero.job.take("parallelism.offload_device", "nvme", place, said)
 
 
 FORMATS.register(TrainerFormat("deepspeed", "a DeepSpeed file", recognises, read))

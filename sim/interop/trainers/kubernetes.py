@@ -6,10 +6,11 @@ import shlex
 from collections.abc import Iterator
 
 from sim.inputs.registry import FORMATS
-from sim.inputs.translation import Keys, Source, Translation
+from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Items, Leaf, Tree
 from sim.interop.trainers import common, launch
 from sim.interop.trainers.common import TrainerFormat
+from sim.interop.trainers.keys import Keys
 
 _KINDS = ("PyTorchJob", "MPIJob", "TrainJob", "Job", "JobSet", "RayJob", "Pod")
 _GPU = "nvidia.com/gpu"
@@ -23,8 +24,8 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source, job: Translation) -> None:
     """Read replicas, GPUs of a pod, and the arguments of its command."""
-    branch = common.branch_of(source)
-    keys = Keys(job, branch)
+    keys = Keys.of(source, job)
+    branch = keys.branch
     if keys.text("kind") not in _KINDS:
         keys.fault(f"{keys.text('kind')} is no job; {', '.join(_KINDS)} are", "kind")
         return
@@ -40,13 +41,10 @@ def read(source: Source, job: Translation) -> None:
         found["nodes"] = Leaf(str(nodes), branch.place)
     words: list[str] = []
     for command in _under(branch, ("command", "args")):
-        words += (
-            [str(x.value) for x in command.items if isinstance(x, Leaf)]
-            if isinstance(command, Items)
-            else []
-        )
+        if isinstance(command, Items):
+            words += [str(x.value) for x in command.items if isinstance(x, Leaf)]
     launch.arguments(" ".join(_quoted(w) for w in words), source, job, found, {})
-    keys.leave(common.WHY_NO_MATTER, *branch.entries)
+    keys.leave(common.WHY_NO_MATTER, branch.entries)
 
 
 def _quoted(word: str) -> str:

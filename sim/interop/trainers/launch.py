@@ -7,10 +7,12 @@ import shlex
 
 from sim.inputs.foreign import LAUNCHES, format_of
 from sim.inputs.registry import FORMATS
-from sim.inputs.translation import Keys, Source, Translation
+from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Leaf, Place
 from sim.interop.trainers import common, fsdp_keys, huggingface
 from sim.interop.trainers.common import TrainerFormat
+from sim.interop.trainers.keys import Keys
+from sim.interop.trainers.words import DTYPES
 
 _LONGEST = 4096
 _LAUNCHER = re.compile(rf"{LAUNCHES}|\bdeepspeed\b")
@@ -85,8 +87,8 @@ def arguments(
         return
     keys = Keys(job, rest)
     if {"per_device_train_batch_size", "model_name_or_path"} & inner.keys:
-        huggingface.arguments(source, keys, job)
-    keys.leave("an argument of a script that is not known here", *rest.entries)
+        huggingface.arguments(source, keys)
+    keys.leave("an argument of a script that is not known here", rest.entries)
 
 
 def _accelerate(launch: Keys, job: Translation) -> None:
@@ -96,10 +98,8 @@ def _accelerate(launch: Keys, job: Translation) -> None:
         launch.seen.update(names)
         plugin = Branch({n: launch.branch.entries[n] for n in names}, launch.place("use_fsdp"))
         inner = Keys(job, plugin)
-        fsdp_keys.fsdp(inner, job, inner.count("fsdp_version") or 1, [])
-    precision = launch.text("mixed_precision").lower()
-    if precision in common.DTYPES:
-        launch.put("precision.kind", common.DTYPES[precision], "mixed_precision")
+        fsdp_keys.fsdp(inner, inner.count("fsdp_version") or 1, [])
+    launch.put_word("precision.kind", DTYPES, "mixed_precision")
     launch.seen.update(("use_deepspeed", "multi_gpu"))
 
 
@@ -109,13 +109,22 @@ def _config(launch: Keys, source: Source, job: Translation) -> None:
         path = launch.text(name)
         if not path or path.lower() in ("true", "false") or job.has_file(path):
             continue
-        other = common.refer(source, path, job, launch.place(name), name)
-        if other is not None and (form := format_of(other)) is not None:
-            form.read(other, job)
-        elif name == "deepspeed":
+        if _read(source, path, job):
+            continue
+        if name == "deepspeed":
             common.zero_by_name(path, job, launch.place(name), name)
         else:
             launch.matters(f"{path} is not here: name it too", name)
+
+
+def _read(source: Source, name: str, job: Translation) -> bool:
+    """Read a file that the script names; False where it is not here or no tool's."""
+    other = common.refer(source, name, job)
+    form = None if other is None else format_of(other)
+    if other is None or form is None:
+        return False
+    form.read(other, job)
+    return True
 
 
 def _positional(text: str, source: Source, job: Translation) -> None:
@@ -124,10 +133,7 @@ def _positional(text: str, source: Source, job: Translation) -> None:
         if job.has_file(match[1]):
             continue
         place = Place(source.name, 1 + text.count("\n", 0, match.start()))
-        other = common.refer(source, match[1], job, place, match[1])
-        if other is not None and (form := format_of(other)) is not None:
-            form.read(other, job)
-        else:
+        if not _read(source, match[1], job):
             job.skip(place, match[0], f"{match[1]} is not here: name it too", True)
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from sim.inputs.registry import FORMATS
-from sim.inputs.translation import Keys, Source, Translation
-from sim.interop.trainers import common
+from sim.inputs.translation import Source, Translation
+from sim.interop.trainers import common, words
 from sim.interop.trainers.common import TrainerFormat
+from sim.interop.trainers.keys import Keys
 
-_DEFAULT = "Megatron's default"
 _COUNTS = (
     ("model.layers", "num-layers"),
     ("model.hidden_size", "hidden-size"),
@@ -59,20 +59,18 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source, job: Translation) -> None:
     """Read the arguments."""
-    keys = Keys(job, common.branch_of(source))
+    keys = Keys.of(source, job, "Megatron's default")
     for ours, theirs in _COUNTS:
         keys.put_count(ours, theirs)
     job.take("parallelism.strategy", "megatron", keys.branch.place, "pretrain script")
     for ours, theirs in _FLAGS:
-        keys.put_flag(ours, theirs)
-        if ours.startswith("parallelism."):
-            job.suppose(ours, False, _DEFAULT)
-    _model(keys, job)
-    _experts(keys, job)
-    _pipeline(keys, job)
-    _context(keys, job)
-    _numbers(keys, job)
-    _recompute(keys, job)
+        keys.put_flag(ours, theirs, default=False if ours.startswith("parallelism.") else None)
+    _model(keys)
+    _experts(keys)
+    _pipeline(keys)
+    _context(keys)
+    _numbers(keys)
+    _recompute(keys)
     job.suppose("method.kind", "full", "Megatron trains in full")
     keys.leave_matching(common.WHY_NO_MATTER, _NO_MATTER)
     for name in [n for n in keys.branch.entries if n not in keys.seen]:
@@ -86,22 +84,22 @@ def _put(keys: Keys, key: str, value: Any, *names: str) -> None:
     if keys.has(*names):
         keys.put(key, value, *names)
     else:
-        keys.job.suppose(key, value, _DEFAULT)
+        keys.suppose(key, value)
 
 
-def _model(keys: Keys, job: Translation) -> None:
+def _model(keys: Keys) -> None:
     gated = bool(keys.flag("swiglu"))
     hidden, heads = keys.count("hidden-size"), keys.count("num-attention-heads")
     if hidden and heads:
-        job.suppose("model.name", "megatron", "the script names none")
-        job.suppose("model.head_dim", hidden // heads, _DEFAULT)
+        keys.job.suppose("model.name", "megatron", "the script names none")
+        keys.suppose("model.head_dim", hidden // heads)
         wide = hidden * 8 // 3 // 64 * 64 if gated else 4 * hidden
         keys.put_count("model.ffn_size", "ffn-hidden-size")
-        job.suppose("model.ffn_size", wide, _DEFAULT)
+        keys.suppose("model.ffn_size", wide)
         grouped = keys.count("num-query-groups") if keys.flag("group-query-attention") else None
         if grouped:
             keys.put("model.kv_heads", grouped, "num-query-groups")
-        job.suppose("model.kv_heads", heads, _DEFAULT)
+        keys.suppose("model.kv_heads", heads)
         _put(keys, "model.ffn", "swiglu" if gated else "gelu", "swiglu")
         norm = keys.text("normalization").lower() or "layernorm"
         _put(keys, "model.norm", norm, "normalization")
@@ -116,12 +114,12 @@ def _model(keys: Keys, job: Translation) -> None:
         _put(keys, "model.tied_embeddings", not apart, "untie-embeddings-and-output-weights")
 
 
-def _experts(keys: Keys, job: Translation) -> None:
+def _experts(keys: Keys) -> None:
     if not keys.count("num-experts"):
         return
     keys.put_count("model.experts", "num-experts")
     keys.put_count("model.experts_per_token", "moe-router-topk")
-    job.suppose("model.experts_per_token", 2, _DEFAULT)
+    keys.suppose("model.experts_per_token", 2)
     wide = ("moe-ffn-hidden-size", "ffn-hidden-size")
     width = keys.count(*wide)
     if width:
@@ -134,7 +132,7 @@ def _experts(keys: Keys, job: Translation) -> None:
     _put(keys, "experts", how, "moe-grouped-gemm")
 
 
-def _pipeline(keys: Keys, job: Translation) -> None:
+def _pipeline(keys: Keys) -> None:
     """Virtual stages, by layers of each or by their number."""
     stages = keys.count("pipeline-model-parallel-size") or 1
     layers = keys.count("num-layers") or 0
@@ -147,13 +145,13 @@ def _pipeline(keys: Keys, job: Translation) -> None:
         keys.put("parallelism.pipeline_schedule", "interleaved-1f1b", *said)
         keys.put("parallelism.virtual_stages", virtual, *said)
     elif stages > 1:
-        job.suppose("parallelism.pipeline_schedule", "1f1b", _DEFAULT)
+        keys.suppose("parallelism.pipeline_schedule", "1f1b")
     if stages > 1:  # layers are divided evenly; the embedding and the head come on top
-        job.suppose("parallelism.pipeline_first_stage_less_layers", 0, _DEFAULT)
-        job.suppose("parallelism.pipeline_last_stage_less_layers", 0, _DEFAULT)
+        keys.suppose("parallelism.pipeline_first_stage_less_layers", 0)
+        keys.suppose("parallelism.pipeline_last_stage_less_layers", 0)
 
 
-def _context(keys: Keys, job: Translation) -> None:
+def _context(keys: Keys) -> None:
     """How Transformer Engine exchanges keys and values (`--cp-comm-type`)."""
     if (keys.count("context-parallel-size") or 1) == 1:
         return
@@ -163,29 +161,29 @@ def _context(keys: Keys, job: Translation) -> None:
         keys.put("parallelism.context_parallel_kind", kinds[how], "cp-comm-type")
     elif how:
         keys.matters(f"of {', '.join(kinds)} none; taken as p2p", "cp-comm-type")
-    job.suppose("parallelism.context_parallel_kind", "ring", _DEFAULT)
+    keys.suppose("parallelism.context_parallel_kind", "ring")
     if how not in ("all_gather", "a2a"):
         why = "its ring passes them from rank to rank"
-        job.suppose("parallelism.context_parallel_rotation", "all-to-all", why)
+        keys.job.suppose("parallelism.context_parallel_rotation", "all-to-all", why)
 
 
-def _numbers(keys: Keys, job: Translation) -> None:
+def _numbers(keys: Keys) -> None:
     kind = "bf16" if keys.flag("bf16") else "fp16" if keys.flag("fp16") else "fp32"
     if keys.has("fp8-format"):
         keys.put("precision.kind", "fp8", "fp8-format")
-        job.suppose("precision.recipe", "te-delayed", _DEFAULT)
+        keys.suppose("precision.recipe", "te-delayed")
     else:
         _put(keys, "precision.kind", kind, kind)
-    common.optimizer(keys, "optimizer")
+    words.optimizer(keys, "optimizer")
     backend = keys.text("attention-backend").lower()
     if backend == "fused":
         keys.put("attention", "cudnn", "attention-backend")
     elif backend == "unfused":
         keys.put("attention", "eager", "attention-backend")
-    job.suppose("attention", "flash2", "Transformer Engine's choice is made at run time")
+    keys.job.suppose("attention", "flash2", "Transformer Engine's choice is made at run time")
 
 
-def _recompute(keys: Keys, job: Translation) -> None:
+def _recompute(keys: Keys) -> None:
     how = keys.text("recompute-granularity").lower()
     if keys.flag("recompute-activations") or how == "selective":
         why = "attention alone is recomputed: a fused kernel saves as much; taken as none"

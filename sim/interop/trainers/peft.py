@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from sim.inputs.registry import FORMATS
-from sim.inputs.translation import Keys, Source, Translation
+from sim.inputs.translation import Source, Translation
 from sim.interop.trainers import common
-from sim.interop.trainers.common import TrainerFormat
+from sim.interop.trainers.common import LoraKeys, TrainerFormat
+from sim.interop.trainers.keys import Keys
 
-_VARIANTS = (
-    ("use_dora", "DoRA's norms are not modelled: taken as LoRA"),
-    ("use_qalora", "QA-LoRA is not modelled: taken as LoRA"),
-    ("use_bdlora", "block-diagonal matrices are not modelled: taken as LoRA's"),
-    ("rank_pattern", "ranks that differ by layer are not modelled: r is taken for all"),
-    ("layers_to_transform", "adapters on some layers alone are not modelled: taken on all"),
-    ("target_parameters", "adapters of bare parameters are not counted"),
-    ("layer_replication", "replicated layers are not modelled"),
-    ("trainable_token_indices", "trained tokens are not counted"),
-)
+_VARIANTS = {
+    "use_dora": "DoRA's norms are not modelled: taken as LoRA",
+    "use_qalora": "QA-LoRA is not modelled: taken as LoRA",
+    "use_bdlora": "block-diagonal matrices are not modelled: taken as LoRA's",
+    "rank_pattern": "ranks that differ by layer are not modelled: r is taken for all",
+    "layers_to_transform": "adapters on some layers alone are not modelled: taken on all",
+    "target_parameters": "adapters of bare parameters are not counted",
+    "layer_replication": "replicated layers are not modelled",
+    "trainable_token_indices": "trained tokens are not counted",
+}
 
 
 def recognises(source: Source) -> bool:
@@ -26,7 +27,7 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source, job: Translation) -> None:
     """Read the adapter: rank, targets, dropout, base model."""
-    keys = Keys(job, common.branch_of(source))
+    keys = Keys.of(source, job, common.OF_PEFT)
     kind = keys.text("peft_type").upper()
     if kind not in ("LORA", "ADALORA"):
         keys.matters(f"{kind} is not modelled: taken as LoRA", "peft_type")
@@ -34,30 +35,10 @@ def read(source: Source, job: Translation) -> None:
     if base:
         keys.put("model", base, "base_model_name_or_path")
     four = job.text_at("method.quantization") == "nf4"
-    common.lora(
-        keys,
-        kind="lora",
-        four_bit=four,
-        rank=8,
-        why="PEFT's default",
-        dropout=0.0,
-        rank_names=("r", "init_r"),
-        target_names=("target_modules",),
-        dropout_names=("lora_dropout",),
-        place_names=("peft_type",),
-    )
-    for name, why in _VARIANTS:
-        found = keys.tree(name)
-        empty = found is None or (getattr(found, "entries", 1) == {}) or _off(keys, name)
-        if not empty:
-            keys.matters(why, name)
-    keys.leave_matching(common.WHY_NO_MATTER, ".*")
-
-
-def _off(keys: Keys, name: str) -> bool:
-    """Whether a key is a plain false."""
-    found = keys.tree(name)
-    return str(getattr(found, "value", "")).lower() == "false"
+    names = LoraKeys("peft_type", "r init_r", "target_modules", "lora_dropout")
+    common.lora(keys, names, four)
+    keys.matter_said(_VARIANTS)
+    keys.leave_matching(common.WHY_NO_MATTER)
 
 
 FORMATS.register(TrainerFormat("peft", "a PEFT adapter_config.json", recognises, read))

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from sim.inputs.registry import FORMATS
-from sim.inputs.translation import Keys, Source, Translation
-from sim.interop.trainers import common, huggingface
-from sim.interop.trainers.common import DTYPES, TrainerFormat
+from sim.inputs.translation import Source, Translation
+from sim.interop.trainers import common, huggingface, words
+from sim.interop.trainers.common import LoraKeys, TrainerFormat
+from sim.interop.trainers.keys import Keys
 
+_KINDS = ("tuner_type", "train_type", "sft_type")
 _MARKS = {
-    "tuner_type",
-    "train_type",
-    "sft_type",
-    "attn_impl",
-    "quant_bits",
-    "quant_method",
-    "per_device_train_batch_size",
-    "torch_dtype",
-    "tuner_backend",
-    "max_length",
-}
-_DEFAULT = "ms-swift's default"
+    *_KINDS, "attn_impl", "quant_bits", "quant_method", "per_device_train_batch_size",
+    "torch_dtype", "tuner_backend", "max_length",
+}  # fmt: skip
 
 
 def recognises(source: Source) -> bool:
@@ -29,35 +22,25 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source, job: Translation) -> None:
     """Read the file, and the DeepSpeed file that it names."""
-    keys = Keys(job, common.branch_of(source))
+    keys = Keys.of(source, job, "ms-swift's default")
     keys.put("model", keys.text("model", "model_id_or_path"), "model", "model_id_or_path")
     keys.put_count("sequence_length", "max_length")
-    packed = keys.flag("packing")
-    if packed is not None:
-        keys.put("data.packing", packed, "packing")
-        if packed:
-            common.masked(keys, "packing")
-    if keys.flag("padding_free") and not packed:
+    keys.put_flag("data.packing", "packing")
+    packed, free = keys.flag("packing"), keys.flag("padding_free")
+    if packed:
+        common.masked(keys, "packing")
+    elif free:
         common.unpadded(keys, "padding_free")
-    job.suppose("data.packing", False, _DEFAULT)
-    keys.leave("rows are max_length", "packing_length", "padding_free")
-    _method(keys, job)
-    word = keys.text("attn_impl")
-    if word:
-        common.attention(keys, "attn_impl")
-    job.suppose("attention", "sdpa", _DEFAULT)
-    dtype = DTYPES.get(keys.text("torch_dtype").lower(), "bf16")
+    keys.suppose("data.packing", False)
+    keys.leave("rows are max_length", "packing_length padding_free")
+    _method(keys)
+    words.attention(keys, "attn_impl")
+    keys.suppose("attention", "sdpa")
+    dtype = words.DTYPES.get(keys.text("torch_dtype").lower(), "bf16")
     huggingface.training(
-        source,
-        keys,
-        job,
-        micro_batch=1,
-        precision=dtype,
-        checkpointing=True,
-        why=_DEFAULT,
-        reentrant=True,
+        source, keys, micro_batch=1, precision=dtype, checkpointing=True, reentrant=True
     )
-    huggingface.master(keys, job, dtype, "torch_dtype")
+    huggingface.master(keys, dtype, "torch_dtype")
     ulysses = keys.count("sequence_parallel_size") or 1
     if ulysses > 1:
         keys.put("parallelism.context_parallel", ulysses, "sequence_parallel_size")
@@ -74,31 +57,21 @@ def read(source: Source, job: Translation) -> None:
     keys.rest("ms-swift")
 
 
-def _method(keys: Keys, job: Translation) -> None:
-    kind = keys.text("tuner_type", "train_type", "sft_type") or "lora"
+def _method(keys: Keys) -> None:
+    kind = keys.text(*_KINDS) or "lora"
     four = keys.count("quant_bits") == 4 or keys.flag("load_in_4bit") is True
-    names = ("tuner_type", "train_type", "sft_type")
     if kind == "full":
-        keys.put("method.kind", "full", *names)
+        keys.put("method.kind", "full", *_KINDS)
     else:
         if kind != "lora":
-            keys.matters(f"{kind} is not modelled: taken as LoRA", *names)
-        common.lora(
-            keys,
-            kind="lora",
-            four_bit=four,
-            rank=8,
-            why=_DEFAULT,
-            dropout=0.05,
-            rank_names=("lora_rank",),
-            target_names=("target_modules", "lora_target_modules"),
-            dropout_names=("lora_dropout",),
-            place_names=names,
-            default_targets="all-linear",
+            keys.matters(f"{kind} is not modelled: taken as LoRA", *_KINDS)
+        names = LoraKeys(
+            " ".join(_KINDS), "lora_rank", "target_modules lora_target_modules", "lora_dropout"
         )
+        common.lora(keys, names, four, dropout=0.05, default_targets="all-linear")
     if (keys.count("quant_bits") or 4) != 4:
         keys.matters("weights of other than 4 bits are not modelled", "quant_bits")
-    keys.leave("taken with quant_bits", "quant_method", "quant_bits", "tuner_backend")
+    keys.leave("taken with quant_bits", "quant_method quant_bits tuner_backend")
 
 
 FORMATS.register(TrainerFormat("ms-swift", "an ms-swift file", recognises, read))

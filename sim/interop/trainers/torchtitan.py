@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 
 from sim.inputs.registry import FORMATS
-from sim.inputs.translation import Keys, Source, Translation
+from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch
-from sim.interop.trainers import common
-from sim.interop.trainers.common import DTYPES, TrainerFormat
+from sim.interop.trainers import common, words
+from sim.interop.trainers.common import TrainerFormat
+from sim.interop.trainers.keys import Keys
+from sim.interop.trainers.words import DTYPES
 from sim.pipeline.schedules import SCHEDULES
 
-_DEFAULT = "torchtitan's default"
 _AXES = (
     ("data_parallel_replicate_degree", "replicate"),
     ("tensor_parallel_degree", "tensor_parallel"),
@@ -54,24 +55,19 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source, job: Translation) -> None:
     """Read the configuration."""
-    keys = Keys(job, common.branch_of(source))
-    _model(keys, job)
+    keys = Keys.of(source, job, "torchtitan's default")
+    _model(keys.inner("model", "model_spec"))
     training = keys.inner("training")
-    training.put_count("sequence_length", "seq_len", "max_context_length")
-    job.suppose("sequence_length", 2048, _DEFAULT)
-    training.put_count("micro_batch", "local_batch_size", "batch_size")
-    job.suppose("micro_batch", 8, _DEFAULT)
+    training.put_count("sequence_length", "seq_len", "max_context_length", default=2048)
+    training.put_count("micro_batch", "local_batch_size", "batch_size", default=8)
     whole = training.count("global_batch_size")
     if whole and whole > 0:
         training.put("global_batch", whole, "global_batch_size")
     else:
-        job.suppose("gradient_accumulation", 1, _DEFAULT)
+        keys.suppose("gradient_accumulation", 1)
     training.put_count("steps", "steps")
-    if training.flag("enable_cpu_offload"):
-        training.put("parallelism.offload", "all", "enable_cpu_offload")
-    reduce = DTYPES.get(training.text("mixed_precision_reduce"), "")
-    if reduce:
-        training.put("parallelism.reduce_dtype", reduce, "mixed_precision_reduce")
+    training.put_on("parallelism.offload", "enable_cpu_offload", value="all")
+    training.put_word("parallelism.reduce_dtype", DTYPES, "mixed_precision_reduce")
     param = DTYPES.get(training.text("mixed_precision_param"), "")
     if training.number("max_norm") == 0:
         training.put("parallelism.clip_gradients", False, "max_norm")
@@ -80,25 +76,23 @@ def read(source: Source, job: Translation) -> None:
     training.leave_matching(
         common.WHY_NO_MATTER,
         r"dataset\w*|max_norm|gc_\w+|seed|warmup\w*"
-        "|deterministic|mixed_precision_\\w+|dtype|disable_cuda_graphs",
+        r"|deterministic|mixed_precision_\w+|dtype|disable_cuda_graphs",
     )
     training.rest("torchtitan")
-    _parallelism(keys, job)
-    _precision(keys, job, param)
+    _parallelism(keys.inner("parallelism"))
+    _precision(keys, param)
     _checkpointing(keys.inner("activation_checkpoint"))
     compiled = keys.inner("compile")
     if compiled.flag("enable"):
-        compiled.put(
-            "compile",
-            "model" in compiled.words("components") or not compiled.has("components"),
-            "enable",
-        )
-        if "loss" in compiled.words("components"):
+        parts = compiled.words("components")
+        compiled.put("compile", "model" in parts or not compiled.has("components"), "enable")
+        if "loss" in parts:
             compiled.put("loss", "compiled", "components")
     optimizer = keys.inner("optimizer")
-    common.optimizer(optimizer, "name")
+    words.optimizer(optimizer, "name")
     how = optimizer.text("implementation")
-    optimizer.put("optimizer_implementation", how, "implementation") if how else None
+    if how:
+        optimizer.put("optimizer_implementation", how, "implementation")
     save = keys.inner("checkpoint")
     if save.flag("enable", "enable_checkpoint") is not True:
         job.take("checkpoint.interval", None, save.place("enable"), save.named("enable"))
@@ -106,7 +100,7 @@ def read(source: Source, job: Translation) -> None:
         save.put("checkpoint.asynchronous", True, "async_mode")
     job.suppose("method.kind", "full", "torchtitan trains in full")
     job.suppose("trainer", "torchtitan", "torchtitan's loop")
-    job.suppose("attention", "sdpa", _DEFAULT)
+    keys.suppose("attention", "sdpa")
     keys.leave_matching(
         common.WHY_NO_MATTER,
         "job|profiling|metrics|lr_scheduler|validation|comm|debug|experimental"
@@ -117,8 +111,7 @@ def read(source: Source, job: Translation) -> None:
     keys.rest("torchtitan")
 
 
-def _model(keys: Keys, job: Translation) -> None:
-    model = keys.inner("model", "model_spec")
+def _model(model: Keys) -> None:
     family, flavour = model.text("name"), model.text("flavor")
     if family:
         shape = f"{family}-{flavour}".lower()
@@ -128,137 +121,100 @@ def _model(keys: Keys, job: Translation) -> None:
         model.put("model", name, "flavor", "name")
     model.leave(
         common.WHY_NO_MATTER,
-        "name",
-        "hf_assets_path",
-        "tokenizer_path",
-        "norm_type",
-        "print_after_conversion",
+        "name hf_assets_path tokenizer_path norm_type print_after_conversion",
     )
 
 
-def _parallelism(keys: Keys, job: Translation) -> None:
-    mesh = keys.inner("parallelism")
-    sizes = {name: mesh.count(name) for name, _ in _AXES}
-    shard = sizes["data_parallel_shard_degree"]
-    replicate = sizes["data_parallel_replicate_degree"] or 1
-    ddp = shard == 1 and replicate > 1
+def _parallelism(mesh: Keys) -> None:
+    job = mesh.job
+    sizes = {name: mesh.count(name) or 1 for name, _ in _AXES}
+    shard = mesh.count("data_parallel_shard_degree")
+    ddp = shard == 1 and sizes["data_parallel_replicate_degree"] > 1
     place = mesh.place("data_parallel_shard_degree")
-    job.take(
-        "parallelism.strategy",
-        "ddp" if ddp else "fsdp2",
-        place,
-        mesh.named("data_parallel_shard_degree"),
-    )
+    strategy = "ddp" if ddp else "fsdp2"
+    job.take("parallelism.strategy", strategy, place, mesh.named("data_parallel_shard_degree"))
     for name, ours in _AXES:
-        value = sizes[name]
-        if value and value > 1 and not (ddp and ours == "replicate"):
-            mesh.put(f"parallelism.{ours}", value, name)
+        if not (ddp and ours == "replicate"):
+            mesh.put_degree(f"parallelism.{ours}", name)
     again = mesh.text("fsdp_reshard_after_forward")
     if again == "never":
         mesh.put("parallelism.reshard_after_forward", False, "fsdp_reshard_after_forward")
-    pipelined = (sizes["pipeline_parallel_degree"] or 1) > 1
-    if pipelined:
-        if again in ("", "default"):
-            job.take(
-                "parallelism.reshard_after_forward",
-                False,
-                mesh.place("fsdp_reshard_after_forward"),
-                mesh.named("fsdp_reshard_after_forward"),
-                "default with a pipeline",
-            )
-        word = mesh.text("pipeline_parallel_schedule").lower() or "1f1b"
-        if word in _SCHEDULES:
-            mesh.put(
-                "parallelism.pipeline_schedule", _SCHEDULES[word], "pipeline_parallel_schedule"
-            )
-        else:
-            mesh.fault(
-                f'"{word}" is not modelled; {", ".join(_SCHEDULES)} are',
-                "pipeline_parallel_schedule",
-            )
-        for side in ("first", "last"):
-            mesh.put_count(
-                f"parallelism.pipeline_{side}_stage_less_layers",
-                f"pipeline_parallel_{side}_stage_less_layers",
-            )
-    if (sizes["context_parallel_degree"] or 1) > 1:
+    if sizes["pipeline_parallel_degree"] > 1:
+        _pipeline(mesh, again)
+    if sizes["context_parallel_degree"] > 1:
         how = mesh.text("context_parallel_rotate_method")
-        job.suppose(
-            "parallelism.context_parallel_kind",
-            "ring" if how == "alltoall" else "all-gather",
-            _DEFAULT,
-        )
-    if mesh.flag("enable_sequence_parallel") is False:
-        mesh.put("parallelism.sequence_parallel", False, "enable_sequence_parallel")
-    if mesh.flag("disable_loss_parallel"):
-        mesh.put("parallelism.loss_parallel", False, "disable_loss_parallel")
-    common.experts(mesh, job, "expert_parallel_degree")
+        kind = "ring" if how == "alltoall" else "all-gather"
+        mesh.suppose("parallelism.context_parallel_kind", kind)
+    mesh.put_off("parallelism.sequence_parallel", "enable_sequence_parallel")
+    mesh.put_on("parallelism.loss_parallel", "disable_loss_parallel", value=False)
+    common.experts(mesh, "expert_parallel_degree")
     if mesh.text("expert_parallel_comm_backend").lower() == "deepep":
         mesh.put("parallelism.expert_dispatch", "deepep", "expert_parallel_comm_backend")
-    if mesh.flag("enable_async_tensor_parallel"):
-        mesh.put(
-            "parallelism.tensor_parallel_style", "dtensor-async", "enable_async_tensor_parallel"
-        )
+    asynchronous = "enable_async_tensor_parallel"
+    mesh.put_on("parallelism.tensor_parallel_style", asynchronous, value="dtensor-async")
+    mesh.leave("1, or what is left over", (n for n, _ in _AXES))
     mesh.leave(
         "1, or what is left over",
-        *(n for n, _ in _AXES),
-        "fsdp_reshard_after_forward",
-        "enable_async_tensor_parallel",
-        "expert_parallel_degree",
-        "expert_parallel_comm_backend",
-        "pipeline_parallel_schedule",
-        "context_parallel_rotate_method",
-        "pipeline_parallel_microbatch_size",
-        "context_parallel_load_balancer",
+        "fsdp_reshard_after_forward enable_async_tensor_parallel expert_parallel_degree "
+        "expert_parallel_comm_backend pipeline_parallel_schedule context_parallel_rotate_method "
+        "pipeline_parallel_microbatch_size context_parallel_load_balancer",
     )
     mesh.rest("torchtitan")
 
 
-def _precision(keys: Keys, job: Translation, param: str) -> None:
+def _pipeline(mesh: Keys, again: str) -> None:
+    """Its schedule, its uneven ends, and what it makes of FSDP's default."""
+    if again in ("", "default"):
+        name = "fsdp_reshard_after_forward"
+        mesh.job.take("parallelism.reshard_after_forward", False, mesh.place(name),
+                      mesh.named(name), "default with a pipeline")  # fmt: skip
+    word = mesh.text("pipeline_parallel_schedule").lower() or "1f1b"
+    if word in _SCHEDULES:
+        mesh.put("parallelism.pipeline_schedule", _SCHEDULES[word], "pipeline_parallel_schedule")
+    else:
+        message = f'"{word}" is not modelled; {", ".join(_SCHEDULES)} are'
+        mesh.fault(message, "pipeline_parallel_schedule")
+    for side in ("first", "last"):
+        less = f"{side}_stage_less_layers"
+        mesh.put_count(f"parallelism.pipeline_{less}", f"pipeline_parallel_{less}")
+
+
+def _precision(keys: Keys, param: str) -> None:
     model = keys.inner("model")
     converters = [w.rpartition(".")[2] for w in model.words("converters")]
     quantize = keys.inner("quantize").inner("linear").inner("float8")
     if not quantize.branch.entries:
         quantize = keys.inner("float8")
-    if "float8" in converters:
-        model.put("precision.kind", "fp8", "converters")
-        recipe = quantize.text("recipe_name") or "tensorwise"
-        job.take(
-            "precision.recipe",
-            recipe if recipe in ("rowwise", "tensorwise") else "tensorwise",
-            quantize.place("recipe_name"),
-            quantize.named("recipe_name"),
-        )
-        if quantize.flag("enable_fsdp_float8_all_gather"):
-            quantize.put("precision.all_gather", "fp8", "enable_fsdp_float8_all_gather")
+    if "float8" not in converters:
+        keys.suppose("precision.kind", param or "bf16")
         return
-    job.suppose("precision.kind", param or "bf16", _DEFAULT)
+    model.put("precision.kind", "fp8", "converters")
+    recipe = quantize.text("recipe_name")
+    recipe = recipe if recipe in ("rowwise", "tensorwise") else "tensorwise"
+    place = quantize.place("recipe_name")
+    keys.job.take("precision.recipe", recipe, place, quantize.named("recipe_name"))
+    quantize.put_on("precision.all_gather", "enable_fsdp_float8_all_gather", value="fp8")
 
 
 def _checkpointing(keys: Keys) -> None:
-    mode = keys.text("mode")
-    if mode == "full":
-        keys.put("activation_checkpointing.kind", "full", "mode")
-    elif mode == "selective" or not mode:
+    kind, mode = "activation_checkpointing.kind", keys.text("mode")
+    if mode in ("full", "none"):
+        keys.put(kind, mode, "mode")
+    elif mode in ("selective", ""):
         option = keys.text("selective_ac_option") or "op"
         if option.isdigit():
-            keys.put("activation_checkpointing.kind", "selective-blocks", "selective_ac_option")
+            keys.put(kind, "selective-blocks", "selective_ac_option")
             keys.put("activation_checkpointing.every", int(option), "selective_ac_option")
-        elif mode or keys.branch.entries:
-            keys.put("activation_checkpointing.kind", "selective-op", "selective_ac_option", "mode")
+        elif keys.branch.entries:
+            keys.put(kind, "selective-op", "selective_ac_option", "mode")
         else:
-            keys.job.suppose("activation_checkpointing.kind", "selective-op", _DEFAULT)
-    elif mode == "none":
-        keys.put("activation_checkpointing.kind", "none", "mode")
+            keys.suppose(kind, "selective-op")
     else:
         keys.matters(f"{mode} is not modelled: taken as full", "mode")
-        keys.put("activation_checkpointing.kind", "full", "mode")
+        keys.put(kind, "full", "mode")
     keys.leave(
         "read above",
-        "selective_ac_option",
-        "per_op_sac_force_recompute_mm_shapes_by_fqns",
-        "early_stop",
-        "mode",
+        "selective_ac_option per_op_sac_force_recompute_mm_shapes_by_fqns early_stop mode",
     )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 from sim.inputs.registry import FORMATS
-from sim.inputs.translation import Keys, Source, Translation
+from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Items, Leaf
-from sim.interop.trainers import common
-from sim.interop.trainers.common import DTYPES, TrainerFormat
+from sim.interop.trainers import common, words
+from sim.interop.trainers.common import TrainerFormat
+from sim.interop.trainers.keys import Keys
 
-_DEFAULT = "torchtune's default"
 #: ``lora_llama3_1_8b``: how it is trained, the family and the size
 _BUILDER = re.compile(
     r"(?P<how>q?lora_)?(?P<family>[a-z]+\d*(?:_\d+)?)_(?P<size>[\d_]+b|mini)"
@@ -33,8 +33,8 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source, job: Translation) -> None:
     """Read a recipe's configuration."""
-    keys = Keys(job, common.branch_of(source))
-    _model(keys.inner("model"), job)
+    keys = Keys.of(source, job, "torchtune's default")
+    _model(keys.inner("model"))
     keys.inner("tokenizer").put_count("sequence_length", "max_seq_len")
     data = keys.inner("dataset")
     packed = data.flag("packed")
@@ -42,19 +42,18 @@ def read(source: Source, job: Translation) -> None:
     if packed:
         common.masked(data, "packed")
     keys.put_count("micro_batch", "batch_size")
-    keys.put_count("gradient_accumulation", "gradient_accumulation_steps")
-    job.suppose("gradient_accumulation", 1, _DEFAULT)
+    keys.put_count("gradient_accumulation", "gradient_accumulation_steps", default=1)
     steps = keys.count("max_steps_per_epoch")
     if steps:
         keys.put("steps", steps * (keys.count("epochs") or 1), "max_steps_per_epoch")
     else:
         common.length(keys, "epochs")
-    kind = DTYPES.get(keys.text("dtype").lower(), "fp32")
-    _optimizer(keys.inner("optimizer"), job, kind)
+    kind = words.DTYPES.get(keys.text("dtype").lower(), "fp32")
+    _optimizer(keys.inner("optimizer"), kind)
     keys.put("precision.kind", kind, "dtype")
     if kind == "bf16":  # weights, gradients and states are all in the model's dtype
         keys.put("precision.master", "bf16", "dtype")
-    _memory(keys, job)
+    _memory(keys)
     why = "recipes of several GPUs shard with FSDP2; add --set parallelism.strategy=single on one"
     job.suppose("parallelism.strategy", "fsdp2", why)
     job.suppose("trainer", "torchtune", "torchtune's loop")
@@ -63,7 +62,7 @@ def read(source: Source, job: Translation) -> None:
     keys.rest("torchtune")
 
 
-def _model(keys: Keys, job: Translation) -> None:
+def _model(keys: Keys) -> None:
     builder = keys.text("_component_").rpartition(".")[2]
     found = _BUILDER.fullmatch(builder)
     if found is None:
@@ -71,53 +70,48 @@ def _model(keys: Keys, job: Translation) -> None:
         return
     family = re.sub(r"^(llama|gemma|phi)(?=\d)", r"\1-", found["family"].replace("_", "."))
     keys.put("model", f"{family}-{found['size'].replace('_', '.')}", "_component_")
+    keys.put("method.kind", (found["how"] or "full").rstrip("_"), "_component_")
     if not found["how"]:
-        keys.put("method.kind", "full", "_component_")
         return
-    keys.put("method.kind", found["how"].rstrip("_"), "_component_")
     keys.put_count("method.rank", "lora_rank")
     keys.put("method.dropout", keys.number("lora_dropout") or 0, "lora_dropout")
-    words = keys.words("lora_attn_modules")
+    named = keys.words("lora_attn_modules")
     if keys.flag("apply_lora_to_mlp"):
-        words += ["gate_proj", "up_proj", "down_proj"]
+        named += ["gate_proj", "up_proj", "down_proj"]
     place = keys.place("lora_attn_modules")
-    modules = Items([Leaf(word, place) for word in words], place)
-    common.targets(
-        Keys(job, Branch({"lora_attn_modules": modules}, place), keys.prefix), "lora_attn_modules"
-    )
+    modules = Items([Leaf(word, place) for word in named], place)
+    adapted = Branch({"lora_attn_modules": modules}, place)
+    words.targets(Keys(keys.job, adapted, keys.whose, keys.prefix), "lora_attn_modules")
     if keys.flag("apply_lora_to_output"):
         keys.matters("adapters of the head are not counted", "apply_lora_to_output")
-    keys.leave(common.WHY_NO_MATTER, "lora_alpha", "apply_lora_to_output")
+    keys.leave(common.WHY_NO_MATTER, "lora_alpha apply_lora_to_output")
     keys.rest("torchtune")
 
 
-def _optimizer(keys: Keys, job: Translation, kind: str) -> None:
+def _optimizer(keys: Keys, kind: str) -> None:
     adamw = "adamw-bf16" if kind == "bf16" else "adamw"
     word = keys.text("_component_").rpartition(".")[2]
-    common.optimizer_named(keys, word, "_component_", adamw=adamw)
-    job.suppose("optimizer", adamw, _DEFAULT)
-    if keys.flag("fused"):
-        keys.put("optimizer_implementation", "fused", "fused")
+    words.optimizer_named(keys, word, "_component_", adamw=adamw)
+    keys.suppose("optimizer", adamw)
+    keys.put_on("optimizer_implementation", "fused", value="fused")
 
 
-def _memory(keys: Keys, job: Translation) -> None:
+def _memory(keys: Keys) -> None:
     """What saves memory: checkpoints, offload, the loss, the compiler."""
     if keys.flag("enable_activation_checkpointing"):
         keys.put("activation_checkpointing.kind", "full", "enable_activation_checkpointing")
-        if keys.flag("enable_activation_offloading"):
-            keys.put("activation_checkpointing.offload", True, "enable_activation_offloading")
+        keys.put_on("activation_checkpointing.offload", "enable_activation_offloading")
     elif keys.flag("enable_activation_offloading"):
         why = "only checkpointed inputs go to the host here"
         keys.matters(why, "enable_activation_offloading")
-    if keys.flag("fsdp_cpu_offload"):
-        keys.put("parallelism.offload", "all", "fsdp_cpu_offload")
+    keys.put_on("parallelism.offload", "fsdp_cpu_offload", value="all")
     if keys.flag("optimizer_in_bwd"):
         keys.matters("an optimizer within backward is not modelled", "optimizer_in_bwd")
     keys.put_flag("compile", "compile")
-    words = keys.inner("loss").text("_component_")
-    if "Linear" in words:
-        job.take("loss", "fused-linear", keys.place("loss"), "loss._component_", words)
-    job.suppose("loss", "chunked" if "Chunked" in words or not words else "eager", _DEFAULT)
+    loss = keys.inner("loss").text("_component_")
+    if "Linear" in loss:
+        keys.job.take("loss", "fused-linear", keys.place("loss"), "loss._component_", loss)
+    keys.suppose("loss", "chunked" if "Chunked" in loss or not loss else "eager")
     for name in ("custom_sharded_layers", "fsdp_reshard_after_forward", "tensor_parallel_dim"):
         if keys.text(name).lower() not in ("", "1", "true", "[]"):
             keys.matters("this reader of torchtune files does not follow it", name)

@@ -1,0 +1,40 @@
+"""What the files of several Hugging Face trainers say alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
+from sim.interop.trainers.words import MODULES
+from sim.job.forecast import job_steps
+
+
+def steps_said(topology: Topology, workload: Workload) -> int | None:
+    """Optimizer steps of a job whose length is given in steps or tokens; None: in epochs."""
+    if not (workload.steps or workload.tokens):
+        return None
+    length = job_steps(workload, topology.world_size)
+    return length[0] if length else None
+
+
+def length_said(topology: Topology, workload: Workload, epochs: str) -> dict[str, Any]:
+    """How long a job is, in steps or under the trainer's key of epochs."""
+    steps = steps_said(topology, workload)
+    return {"max_steps": steps} if steps else {epochs: workload.epochs}
+
+
+def adapters(workload: Workload) -> dict[str, Any]:
+    """LoRA's matrices, as PEFT calls them with a prefix."""
+    method = workload.method
+    return {
+        "lora_r": method.rank,
+        "lora_alpha": 2 * method.rank,
+        "lora_dropout": method.dropout,
+        "lora_target_modules": [MODULES[t] for t in method.targets],
+    }
+
+
+def state_dict_type(workload: Workload) -> str:
+    """How FSDP saves."""
+    return "SHARDED_STATE_DICT" if workload.checkpoint.mode == "sharded" else "FULL_STATE_DICT"

@@ -1,0 +1,160 @@
+"""Words of trainers for optimizers, attention, dtypes and layers, as we read and write them.
+
+Names of optimizers are those of transformers' `OptimizerNames`, axolotl's and torchtitan's.
+"""
+
+from __future__ import annotations
+
+import re
+
+from sim.inputs.forms import LINEARS
+from sim.inputs.tree import Items, Leaf
+from sim.interop.trainers.keys import Keys
+
+#: ours, and the implementation where the name says it
+_OPTIMIZERS: dict[str, tuple[str, str | None]] = {
+    "adamw": ("adamw", None),
+    "adam": ("adamw", None),
+    "adamw_torch": ("adamw", "foreach"),
+    "adamw_hf": ("adamw", "for-loop"),
+    "adamw_torch_fused": ("adamw", "fused"),
+    "adamw_apex_fused": ("adamw", "fused"),
+    "adamw_bnb_8bit": ("adamw-8bit", None),
+    "adamw_8bit": ("adamw-8bit", None),
+    "adamw_torch_8bit": ("adamw-8bit", None),
+    "adam_8bit": ("adamw-8bit", None),
+    "adafactor": ("adafactor", None),
+    "sgd": ("sgd", None),
+}
+_PAGED = "its states stay on the GPU here: paging is not modelled"
+_LIKE = {
+    "paged_adamw_8bit": ("adamw-8bit", _PAGED),
+    "paged_adamw_32bit": ("adamw", _PAGED),
+    "paged_adam_8bit": ("adamw-8bit", _PAGED),
+    "paged_adam": ("adamw", _PAGED),
+    "paged_adamw": ("adamw", _PAGED),
+    "adamw_torch_4bit": ("adamw-8bit", "4-bit states are taken as 8-bit ones"),
+    "ademamix": ("adamw", "its third state is not counted"),
+}
+#: both by the name without underscores, as a class is called
+_OPTIMIZER_OF = {name.replace("_", ""): found for name, found in _OPTIMIZERS.items()}
+_LIKE_OF = {name.replace("_", ""): found for name, found in _LIKE.items()}
+
+_ATTENTION = {
+    "sdpa": "sdpa", "eager": "eager", "disabled": "eager",
+    "flash_attention_2": "flash2", "fa2": "flash2", "flash_attn": "flash2",
+    "flash_attention": "flash2", "flash_attn_2": "flash2",
+    "kernels-community/flash-attn2": "flash2",
+    "flash_attention_3": "flash3", "fa3": "flash3", "flash_attn_3": "flash3",
+    "kernels-community/flash-attn3": "flash3", "kernels-community/vllm-flash-attn3": "flash3",
+}  # fmt: skip
+
+DTYPES = {
+    "bf16": "bf16", "bfloat16": "bf16", "torch.bfloat16": "bf16",
+    "fp16": "fp16", "float16": "fp16", "half": "fp16", "torch.float16": "fp16",
+    "fp32": "fp32", "float32": "fp32", "no": "fp32", "torch.float32": "fp32",
+    "fp8": "fp8",
+}  # fmt: skip
+
+_PROJ = {f"{name}_proj": name for name in LINEARS}
+_PROJECTIONS: dict[str, tuple[str, ...]] = {
+    **{theirs: (ours,) for theirs, ours in _PROJ.items()},
+    "out_proj": ("o",), "output_proj": ("o",), "dense": ("o",),
+    "qkv_proj": ("q", "k", "v"), "query_key_value": ("q", "k", "v"), "Wqkv": ("q", "k", "v"),
+    "c_attn": ("q", "k", "v"), "gate_up_proj": ("gate", "up"),
+    "dense_h_to_4h": ("up",), "dense_4h_to_h": ("down",),
+    "fc1": ("up",), "fc2": ("down",), "c_fc": ("up",),
+    "w1": ("gate",), "w2": ("down",), "w3": ("up",),
+}  # fmt: skip
+
+#: what our files for Hugging Face trainers write
+MODULES = {ours: theirs for theirs, ours in _PROJ.items()}
+WRITTEN_OPTIMIZERS = {
+    "adamw": "adamw_torch_fused", "adamw-bf16": "adamw_torch_fused", "adamw-8bit": "adamw_bnb_8bit",
+    "adafactor": "adafactor", "sgd": "sgd",
+}  # fmt: skip
+WRITTEN_ATTENTION = {
+    "flash2": "flash_attention_2", "flash3": "flash_attention_3", "sdpa": "sdpa", "eager": "eager",
+    "triton": "flex_attention", "cudnn": "sdpa",
+}  # fmt: skip
+
+
+def optimizer(keys: Keys, *names: str) -> None:
+    """Which optimizer runs."""
+    optimizer_named(keys, keys.text(*names), *names)
+
+
+def optimizer_named(keys: Keys, word: str, *names: str, adamw: str = "adamw") -> None:
+    """Which optimizer a word says, that stands under the key of some names; "" says none.
+
+    Parameters
+    ----------
+    keys : Keys
+        Of the file.
+    word : str
+        As the library has it, or as its class is called: ``paged_adamw_8bit``, ``PagedAdamW8bit``.
+    *names : str
+        Its key.
+    adamw : str
+        What AdamW with states of their own precision is of ours.
+    """
+    if not word:
+        return
+    bare = word.lower().replace("_", "")
+    ours, how = _OPTIMIZER_OF.get(bare, ("adamw", None))
+    like, why = _LIKE_OF.get(bare, (ours, f"{word} is not modelled: taken as AdamW"))
+    keys.put("optimizer", adamw if like == "adamw" else like, *names)
+    if how:
+        keys.put("optimizer_implementation", how, *names)
+    if bare not in _OPTIMIZER_OF:
+        keys.matters(why, *names)
+
+
+def attention(keys: Keys, *names: str) -> None:
+    """Whose attention kernel runs."""
+    word = keys.text(*names)
+    if not word or word == "auto":
+        return
+    if word in _ATTENTION:
+        keys.put("attention", _ATTENTION[word], *names)
+    else:
+        keys.put("attention", "flash2", *names)
+        keys.matters(f"{word} is not modelled: taken as FlashAttention 2", *names)
+
+
+def targets(keys: Keys, *names: str) -> None:
+    """Which matrices LoRA adapts: names, a regular expression, or all of them."""
+    words = [word.strip() for text in keys.words(*names) for word in _listed(text)]
+    if not words:
+        return
+    if {w.lower() for w in words} & {"all", "all-linear", "all_linear"}:
+        keys.put("method.targets", "all-linear", *names)
+        return
+    found: list[str] = []
+    unknown = []
+    for word in words:
+        last = word.rpartition(".")[2]
+        if last in _PROJECTIONS:
+            found += _PROJECTIONS[last]
+        elif re.search(r"[\\|()*+?^$]", word) and len(word) < 1000:
+            hits = [ours for theirs, ours in _PROJ.items() if theirs in word]
+            found += hits or _fitting(word)
+        else:
+            unknown.append(word)
+    if unknown:
+        keys.matters(f"adapters of {', '.join(unknown)} are not counted", *names)
+    if found:
+        place = keys.place(*names)
+        ordered = dict.fromkeys(found)
+        keys.put("method.targets", Items([Leaf(w, place) for w in ordered], place), *names)
+
+
+def _listed(text: str) -> list[str]:
+    """Names that stand in one text with commas, unless it is a pattern."""
+    return text.split(",") if re.fullmatch(r"[\w., ]+", text) else [text]
+
+
+def _fitting(pattern: str) -> list[str]:
+    """Projections whose usual names a regular expression could be meant for."""
+    inside = re.findall(r"\(([\w|]+)\)_proj", pattern)
+    return [w for group in inside for w in group.split("|") if w in LINEARS]
