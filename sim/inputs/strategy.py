@@ -81,6 +81,9 @@ class Strategy:
     casts_model = False
     #: gathered parameters pass from stream to stream, so that the allocator holds two sets
     record_streams = False
+    #: recordings of one step can be traced: it asks a mesh and shapes of parameters for numbers,
+    #: reckons with these and compares them, and does nothing else with what that gives
+    traceable = False
     #: what is offloaded takes its gradients of further micro-steps in host memory
     accumulates_on_host = False
     #: sequences can be split over ranks

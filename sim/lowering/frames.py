@@ -108,6 +108,7 @@ _frames: dict[_Key, _Frame] = {}
 
 def _structure(plan: Plan) -> tuple[object, ...]:
     """All of a plan that programs and views depend on, but bytes."""
+    plan = plan.first
     found: tuple[object, ...] | None = plan.derived.get("structure")
     if found is None:
         t = table_of(plan)

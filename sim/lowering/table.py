@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.strategies.copied import Copy
-from sim.strategies.plan import COLLECTIVE, Plan, PlanOp
+from sim.strategies.plan import COLLECTIVE, Like, Plan, PlanOp
+from sim.strategies.traced import filled, varies
 
+F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 
@@ -29,7 +31,7 @@ class PlanTable(NamedTuple):
     collectives: I8  # (n_comm,) which ops they are
     comm_kind: tuple[str, ...]
     comm_label: tuple[str, ...]
-    comm_bytes: npt.NDArray[np.float64]  # as nccl-tests counts them [B]
+    comm_bytes: F8  # as nccl-tests counts them [B]
 
 
 class Each(NamedTuple):
@@ -52,7 +54,30 @@ def table_of(plan: Plan) -> PlanTable:
     """The plan's columns."""
     found: PlanTable | None = plan.derived.get("table")
     if found is None:
-        found = plan.derived["table"] = _table(plan)
+        if plan.like is None:
+            found = _table(plan)
+        else:
+            found = table_of(plan.first)._replace(comm_bytes=_bytes_of(plan.like))
+        plan.derived["table"] = found
+    return found
+
+
+def _bytes_of(like: Like) -> F8:
+    """`PlanTable.comm_bytes` of a plan that is like others."""
+    known: tuple[list[PlanOp], I8] | None = like.derived.get("collectives")
+    if known is None:
+        which = table_of(like.first).collectives.tolist()
+        sizes = [(like.ops[i].bytes_in, like.ops[i].bytes_out) for i in which]
+        place = {size: i for i, size in enumerate(dict.fromkeys(sizes))}
+        of = np.array([place[size] for size in sizes], dtype=np.int64)
+        known = like.derived["collectives"] = [like.ops[which[i]] for i in _firsts(of)], of
+    ops, of = known
+    return np.array([total_bytes(filled(op, like.values)) for op in ops], dtype=float)[of]
+
+
+def _firsts(of: I8) -> list[int]:
+    """Where each number from 0 on stands first."""
+    found: list[int] = np.unique(of, return_index=True)[1].tolist()
     return found
 
 
@@ -174,14 +199,45 @@ def distinct(plan: Plan, layer_kinds: tuple[str, ...]) -> Distinct:
         Kind of each block of the model: blocks of a kind have equal kernels.
     """
     found: Distinct | None = plan.derived.get(layer_kinds)
-    if found is not None:
-        return found
+    if found is None:
+        if plan.like is None:
+            each = each_of(plan)
+            same = _distinct(each.ops, layer_kinds)
+            found = same._replace(of=same.of[each.of])
+        else:
+            found = _distinct_like(plan.like, layer_kinds)
+        plan.derived[layer_kinds] = found
+    return found
+
+
+def _distinct_like(like: Like, layer_kinds: tuple[str, ...]) -> Distinct:
+    """Distinct ops of a plan that is like others: those of all, with its own numbers."""
+    values = like.values
+    known: tuple[Distinct, list[int]] | None = like.derived.get(layer_kinds)
+    if known is None:
+        all_ = _distinct(like.ops, layer_kinds)
+        varied = [i for i, op in enumerate(all_.ops) if varies(op)]
+        known = like.derived[layer_kinds] = all_, varied
+    same, varied = known
+    ops, keys = list(same.ops), list(same.keys)
+    for i in varied:
+        ops[i], keys[i] = filled(ops[i], values), filled(keys[i], values)
+    first = dict.fromkeys(keys)
+    if len(first) == len(keys):
+        return Distinct(same.of, tuple(ops), tuple(keys))
+    # some that differ in others are the same here
+    place = {key: i for i, key in enumerate(first)}
+    of = np.array([place[key] for key in keys], dtype=np.int64)
+    return Distinct(of[same.of], tuple([ops[i] for i in _firsts(of)]), tuple(first))
+
+
+def _distinct(ops: Sequence[PlanOp], layer_kinds: tuple[str, ...]) -> Distinct:
+    """As `distinct`, of recorded ops."""
     kinds = ("embedding", *layer_kinds, "head", "root")  # the root's block number is -1
     seen: dict[tuple[object, ...], int] = {}
     first: list[PlanOp] = []
     of = []
-    each = each_of(plan)
-    for op in each.ops:
+    for op in ops:
         (
             kind, stream, name, _, block, module, _, _, _, collective, group, bytes_in, bytes_out,
             _, _, traffic, _, calls,
@@ -195,10 +251,7 @@ def distinct(plan: Plan, layer_kinds: tuple[str, ...]) -> Distinct:
             index = seen[key] = len(first)
             first.append(op)
         of.append(index)
-    found = plan.derived[layer_kinds] = Distinct(
-        np.array(of, dtype=np.int64)[each.of], tuple(first), tuple(seen)
-    )
-    return found
+    return Distinct(np.array(of, dtype=np.int64), tuple(first), tuple(seen))
 
 
 def labels_of(ops: Sequence[PlanOp], which: Sequence[int], micro_steps: Sequence[int]) -> list[str]:

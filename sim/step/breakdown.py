@@ -239,11 +239,12 @@ _Codes = tuple[tuple[str, ...], I4]
 
 def _codes(view: RankView) -> tuple[_Codes, _Codes]:
     """Labels of a rank's collectives, and their kinds: the names, and which each one has."""
-    known: tuple[_Codes, _Codes] | None = view.plan.derived.get("codes of collectives")
+    derived = view.plan.first.derived
+    known: tuple[_Codes, _Codes] | None = derived.get("codes of collectives")
     if known is None:
         found = []
         for names in (view.comm_label, view.comm_kind):
             place = {name: i for i, name in enumerate(dict.fromkeys(names))}
             found.append((tuple(place), np.array([place[name] for name in names], dtype=np.int32)))
-        known = view.plan.derived["codes of collectives"] = found[0], found[1]
+        known = derived["codes of collectives"] = found[0], found[1]
     return known

@@ -165,6 +165,7 @@ def _launches(lowered: Lowered, rank: int, ops: npt.NDArray[np.int64]) -> npt.ND
 
 def _first_of_blocks(plan: Plan) -> npt.NDArray[np.int64]:
     """The op with which each block begins, (2 x micro-steps, blocks), in the order of running."""
+    plan = plan.first
     known: npt.NDArray[np.int64] | None = plan.derived.get("first of blocks")
     if known is not None:
         return known

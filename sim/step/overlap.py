@@ -24,6 +24,7 @@ _COLLECTIVE = CATEGORIES.index("collective")
 
 def between_nodes(priced: Priced, plan: Plan) -> B1:
     """Which ops of a plan are collectives whose ranks are on several nodes, (P,)."""
+    plan = plan.first
     groups: tuple[str, ...] | None = plan.derived.get("comm groups")
     if groups is None:
         groups = tuple(op.group if op.kind == COLLECTIVE else "" for op in each_of(plan).ops)

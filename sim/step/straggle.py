@@ -147,6 +147,7 @@ def ranks_of(
 
 def _kinds(plan: Plan) -> tuple[I8, int]:
     """Of each op whether it is there once, each micro-step, each block; blocks in all."""
+    plan = plan.first
     found: tuple[I8, int] | None = plan.derived.get("kinds")
     if found is None:
         of, ops, _ = each_of(plan)

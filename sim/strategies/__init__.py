@@ -9,10 +9,11 @@ from sim.inputs.base import fields_but
 from sim.inputs.check_mesh import shape_of
 from sim.inputs.strategy import not_modelled, strategy_of
 from sim.pipeline.schedules import SCHEDULES
+from sim.strategies.alike import Patterns
 from sim.strategies.plan import Plan, Quiet, Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from sim.blocks.modules import ModelTree
     from sim.inputs.workload import Workload
@@ -72,7 +73,22 @@ def plan_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> Plan:
         mesh, update, shape and (workload.micro_batch, workload.sequence_length, workload.loss),
         *fields_but(workload, _NO_MATTER),
     )  # fmt: skip
-    return _plans.get(key, lambda: build_plan(workload, tree, mesh))
+    return _plans.get(key, lambda: _alike(key[1:3], workload, tree, mesh, _NO_MATTER, Recorder))
+
+
+def _alike(
+    more: Hashable, workload: Workload, tree: ModelTree, mesh: Mesh, but: frozenset[str],
+    recorder: type[Recorder],
+) -> Plan:  # fmt: skip
+    """A plan as `build_plan` makes it, of a trace of those alike where its strategy allows."""
+
+    def record(workload: Workload, tree: ModelTree, mesh: Mesh) -> Plan:
+        return build_plan(workload, tree, mesh, recorder=recorder)
+
+    if not strategy_of(workload).traceable:
+        return record(workload, tree, mesh)
+    key = recorder, more, *fields_but(workload, but | {"model"})
+    return _patterns.plan(key, record, workload, tree, mesh)
 
 
 class _Shelf(Generic[_T]):
@@ -96,6 +112,7 @@ class _Shelf(Generic[_T]):
 
 # of a step of 8 layers 250 fit, of one of 80 layers 50; an entry takes about 0.3 kB
 _plans = _Shelf[Plan](64_000, lambda plan: len(plan.issued))
+_patterns = Patterns()
 _pipelines = _Shelf["tuple[Plan, ...]"](
     1_000_000, lambda plans: sum(len(plan.issued) for plan in plans)
 )
@@ -113,7 +130,7 @@ def allocations_of(workload: Workload, tree: ModelTree, mesh: Mesh, rank: int = 
             strategy = strategy_of(workload)
             plan: Plan = strategy.build_stage(job, tree, mesh, rank, recorder=Quiet)
             return plan.memory
-        return build_plan(job, tree, mesh, recorder=Quiet).memory
+        return _alike(micro_steps, job, tree, mesh, _ALL_STEPS_ALIKE, Quiet).memory
 
     return _allocations.get(key, record)
 

@@ -10,7 +10,7 @@ since the last one lives from here on, what `mark` is given lives for this insta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from sim.strategies.terms import BYTES, INIT
@@ -55,6 +55,8 @@ class Allocations:
         self.stretches: Sequence[Stretch] = ()
         self.extra = 0  # layers missing behind each stretch
         self.derived: dict[str, Any] = {}  # what readers work out once a log
+        #: makes the columns of one whose log is that of others but for numbers, and is not written
+        self.columns: Callable[[], Any] | None = None
 
     def add(self, term: int, size: float, quantity: int = BYTES, layer: int = 0) -> None:
         """Allocate (or with a negative size free), seen from the next instant on."""

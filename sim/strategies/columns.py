@@ -6,11 +6,11 @@ Apart from the log, as whoever asks a strategy for its knobs needs no numpy.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.records import dataclass
 from sim.strategies.allocations import ADD, MARK, Allocations, Amount
 from sim.strategies.terms import (
     FORWARD,
@@ -21,13 +21,13 @@ from sim.strategies.terms import (
     POOL_OF,
     TERMS,
 )
+from sim.strategies.traced import ValueTrace, filled, placed
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
+class Columns(NamedTuple):
     """Allocations of a whole step, to be summed.
 
     Attributes
@@ -66,8 +66,39 @@ def columns_of(allocations: Allocations) -> Columns:
     """All allocations of the full model; worked out once a log."""
     found: Columns | None = allocations.derived.get("columns")
     if found is None:
-        found = allocations.derived["columns"] = _LogReader(allocations).columns()
+        if allocations.columns is not None:
+            found = allocations.columns()
+        else:
+            reader = _LogReader(allocations)
+            whole, which = reader.columns()
+            found = whole._replace(coefficient=np.array(reader.sizes, dtype=np.float64)[which])
+        allocations.derived["columns"] = found
     return found
+
+
+class LogPattern:
+    """What logs of one structure have in common, of which one is traced."""
+
+    def __init__(self, log: Allocations, trace: ValueTrace) -> None:
+        reader = _LogReader(log)
+        self._whole, which = reader.columns()
+        place = [trace.place(size) for size in reader.sizes]
+        self._places, inverse = np.unique(np.array(place, dtype=np.int64), return_inverse=True)
+        self._which = inverse[which]
+        self._ranks, self._layers = placed(log.ranks), log.layers
+        self._host = [placed(entry) for entry in log.host]
+
+    def allocations(self, values: Sequence[Any]) -> Allocations:
+        """Those whose numbers these are; their log is not written."""
+        found = Allocations(())
+        found.ranks, found.layers = filled(self._ranks, values), self._layers
+        found.host = [filled(entry, values) for entry in self._host]
+        found.columns = lambda: self._columns(values)
+        return found
+
+    def _columns(self, values: Sequence[Any]) -> Columns:
+        sizes = np.array([values[place] for place in self._places.tolist()], dtype=np.float64)
+        return self._whole._replace(coefficient=sizes[self._which])
 
 
 class _LogReader:
@@ -75,9 +106,10 @@ class _LogReader:
 
     def __init__(self, a: Allocations) -> None:
         self.a = a
-        # of an allocation: instant, term, coefficient, quantity, layer, 0;
-        # of an instant: itself, -1, 1, moment, 0, the op that is issued next
-        self.rows: list[tuple[int, int, float, int, int, int]] = []
+        # of an allocation: instant, term, which of `sizes`, quantity, layer, 0;
+        # of an instant: itself, -1, 0, moment, 0, the op that is issued next
+        self.rows: list[tuple[int, int, int, int, int, int]] = []
+        self.sizes: list[float] = []
         self.instants = 0
         self.live: list[dict[int, float]] = [{} for _ in TERMS]  # coefficients, but for layers'
         self.inside: list[tuple[int, int, int]] = []  # of each stretch: its rows, its instants
@@ -110,29 +142,32 @@ class _LogReader:
         for amount in amounts:
             term, size, quantity, layer = (*amount, 0, 0)[:4]
             if size:
-                append((now, term, size, quantity, layer, 0))
-                append((now + 1, term, -size, quantity, layer, 0))
-        append((now, -1, 1.0, moment, 0, before))
+                at = len(self.sizes)
+                self.sizes += size, -size
+                append((now, term, at, quantity, layer, 0))
+                append((now + 1, term, at + 1, quantity, layer, 0))
+        append((now, -1, 0, moment, 0, before))
         self.instants = now + 1
 
     def _add(self, term: int, size: float, quantity: int, layer: int = 0) -> None:
         if size:
-            self.rows.append((self.instants, term, size, quantity, layer, 0))
+            self.rows.append((self.instants, term, len(self.sizes), quantity, layer, 0))
+            self.sizes.append(size)
             if not layer:
                 held = self.live[term]
                 held[quantity] = held.get(quantity, 0.0) + size
 
-    def columns(self) -> Columns:
-        """As arrays, with the missing layers."""
-        rows = np.array(self.rows, dtype=np.float64).reshape(-1, 6)
+    def columns(self) -> tuple[Columns, I8]:
+        """As arrays, with the missing layers; and which of `sizes` each allocation has."""
+        rows = np.array(self.rows, dtype=np.int64).reshape(-1, 6)
         if self.a.extra:
             rows = self._lengthened(rows)
-        found = rows[rows[:, 1] < 0].astype(np.int64)
+        found = rows[rows[:, 1] < 0]
         marks = found[found[:, 0].argsort()]
         # what the last instant alone held is freed after it
         rows = rows[(rows[:, 1] >= 0) & (rows[:, 0] < len(marks))]
         rows = rows[rows[:, 0].argsort(kind="stable")]
-        instant, term, _, quantity, layer, _ = np.array(rows.T, dtype=np.int64, order="C")
+        instant, term, which, quantity, layer, _ = np.array(rows.T, order="C")
         styles = {style: at for at, style in enumerate(dict.fromkeys(self.a.layers))}
         starts = (JOB_QUANTITIES + LAYER_QUANTITIES * styles[style] for style in self.a.layers)
         offsets = (0, *starts)
@@ -141,20 +176,23 @@ class _LogReader:
         step = np.flatnonzero((marks[:, 3] >= FORWARD) & (marks[:, 3] <= OPTIMIZER))
         within = slice(int(step[0]), int(step[-1]) + 1)
         pooled = np.array(POOL_OF)[term] * len(marks) + instant
-        return Columns(
-            instant, term, quantity, term * len(marks) + instant, pooled, rows[:, 2].copy(),
+        whole = Columns(
+            instant, term, quantity, term * len(marks) + instant, pooled, np.zeros(0),
             marks[:, 3], marks[:, 5], moments, within, offsets,
         )  # fmt: skip
+        return whole, which
 
-    def _lengthened(self, rows: F8) -> F8:
+    def _lengthened(self, rows: I8) -> I8:
         """Copies of each stretch's rows behind it: instants, layers and ops move on."""
         extra, stretches = self.a.extra, self.a.stretches
-        steps = np.zeros((len(stretches), 6))  # from a layer's rows to the next one's
+        # from a layer's rows to the next one's
+        steps = np.zeros((len(stretches), 6), dtype=np.int64)
         steps[:, 0] = [instants for _, _, instants in self.inside]
         steps[:, 4] = [stretch.step for stretch in stretches]
         steps[:, 5] = [stretch.ops[1] - stretch.ops[0] for stretch in stretches]
         # between a forward and a backward stretch stand the layers behind the missing ones
-        shift = np.concatenate((np.zeros((1, 6)), extra * steps.cumsum(axis=0)))
+        none = np.zeros((1, 6), dtype=np.int64)
+        shift = np.concatenate((none, extra * steps.cumsum(axis=0)))
         ends = [stop for _, stop, _ in self.inside]
         parts = [_moved(rows, np.repeat(shift, np.diff([0, *ends, len(rows)]), axis=0))]
         for (start, stop, _), step in zip(self.inside, steps, strict=True):
@@ -163,8 +201,8 @@ class _LogReader:
         return np.concatenate(parts)
 
 
-def _moved(rows: F8, by: F8) -> F8:
+def _moved(rows: I8, by: I8) -> I8:
     """Rows later on; those of no layer stay so."""
-    moved: F8 = rows + by
+    moved: I8 = rows + by
     moved[..., 4] *= rows[:, 4] > 0
     return moved

@@ -51,7 +51,7 @@ class Fsdp1(Strategy):
     offloads = ("all",)
     tools = frozenset({"accelerate", "axolotl", "deepspeed"})
     family = ("fsdp1", "ddp")
-    gathers_blocks = blocks_alike = record_streams = offloads_inputs = True
+    gathers_blocks = blocks_alike = record_streams = offloads_inputs = traceable = True
 
     def replicates(self, knobs: Parallelism) -> bool:
         """Where it is told not to shard."""

@@ -22,6 +22,7 @@ from sim.strategies.fsdp_memory import FsdpMemory, runs_again
 from sim.strategies.plan import Event, Plan, Quiet, Recorder
 from sim.strategies.repeat import Folding, remember, shortened
 from sim.strategies.tail import clip_and_step, loss_all_reduce
+from sim.strategies.traced import traced
 from sim.strategies.units import Unit, dtypes
 from sim.units import DTYPE_BYTES
 
@@ -69,7 +70,7 @@ class Fsdp1Run:
         self.offload = self.knobs.offload != "none"
         offloads = workload.activation_checkpointing.offload
         self.copies = ActivationCopies(workload, tree) if offloads else None
-        self.predivide = _predivide_factor(shard * self.replicate)
+        self.predivide = traced(_predivide_factor, shard * self.replicate)
         n = len(layout.units)
         self.gathered = [False] * n
         self.in_use = [False] * n  # unsharded views in use, until resharded

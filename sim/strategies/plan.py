@@ -29,7 +29,7 @@ over the host link. COLLECTIVE carries bytes per rank as c10d sees them: all-gat
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -81,7 +81,7 @@ class PlanOp(NamedTuple):
 class Plan:
     """A recorded step of one rank; of every rank of its pipeline stage."""
 
-    issued: list[PlanOp]  # what `ops` are, but that copies are the op they are copies of
+    issued: Sequence[PlanOp]  # what `ops` are, but that copies are the op they are copies of
     memory: Allocations
     groups: dict[str, Groups | Pairs] = field(default_factory=dict)  # by the name that ops give
     owned_numel: float = 0.0  # trainable elements that rank 0 updates in the optimizer step
@@ -93,9 +93,15 @@ class Plan:
     # what pricing and lowering work out once a plan: plans are shared by jobs that differ in costs
     derived: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
     copies: list[Copy] = field(default_factory=list, repr=False, compare=False)  # in order
+    like: Like | None = field(default=None, repr=False, compare=False)
 
     @property
-    def ops(self) -> list[PlanOp]:
+    def first(self) -> Plan:
+        """The plan to ask for what is of structure alone: of plans alike the first, or itself."""
+        return self.like.first if self.like else self
+
+    @property
+    def ops(self) -> Sequence[PlanOp]:
         """Operations in issue order, each with what is its own."""
         if not self.copies:
             return self.issued
@@ -103,6 +109,27 @@ class Plan:
             self.derived["ops"] = written_out(self.issued, self.copies)
         found: list[PlanOp] = self.derived["ops"]
         return found
+
+
+class Like(NamedTuple):
+    """What a plan has in common with others of its structure, and what is its own.
+
+    Attributes
+    ----------
+    first : Plan
+        One of them, of which others ask what is of structure alone.
+    ops : sequence of PlanOp
+        Of all of them, with places in `values` for numbers.
+    derived : dict
+        What readers work out once for all.
+    values : sequence
+        Numbers of this one.
+    """
+
+    first: Plan
+    ops: Sequence[PlanOp]
+    derived: dict[Hashable, Any]
+    values: Sequence[Any]
 
 
 def together(modules: Iterable[str]) -> str:

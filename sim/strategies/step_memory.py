@@ -91,9 +91,9 @@ class StepMemory:
 
     def _on_host(self) -> None:
         p, types, keep = self.knobs, self.types, self.to.keep_on_host
-        elements = trainable_elements(self.workload, self.ranks)[0]
         deepspeed, nvme = strategy_of(self.workload).deepspeed, p.offload_device == "nvme"
         offloads, parameters = p.offload != "none", p.offload in ("parameters", "all")
+        elements = trainable_elements(self.workload, self.ranks)[0] if offloads else 0.0
         if p.offload in ("optimizer", "all") and nvme:
             keep("NVMe buffers", NVME_OPTIMIZER_BUFFERS * 4.0 * min(elements, p.sub_group_size))
         elif offloads and not (deepspeed and p.offload == "parameters"):

@@ -1,0 +1,165 @@
+"""Plans of one structure: recorded once, their numbers worked out for each.
+
+Shard sizes and the widths of a model decide how many bytes ops move, seldom which ops there are.
+So a recording is made with traced numbers (`sim.strategies.traced`): the mesh, and the shapes of
+parameters. For other ones the trace gives all numbers; where it would have gone another way, the
+plan is recorded anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, TypeVar, cast, overload
+
+from sim.blocks.modules import ModelTree
+from sim.inputs.workload import Workload
+from sim.mesh import Mesh
+from sim.strategies.plan import Like, Plan, PlanOp
+from sim.strategies.traced import Untraceable, ValueTrace, filled, placed
+from sim.strategies.tree_form import form_of, with_sizes
+
+#: records a plan
+Record = Callable[[Workload, ModelTree, Mesh], Plan]
+MAX_WAYS = 8  # that plans of a key go, by their numbers
+MAX_HELD = 100_000  # ops and operations of traces, of all patterns: some 20 MB
+_T = TypeVar("_T")
+
+
+class _Unread:
+    """A model of which only the shapes of parameters may be read."""
+
+    def __getattr__(self, name: str) -> object:
+        raise Untraceable
+
+
+_UNREAD = _Unread()
+
+
+class Later(Sequence[_T]):
+    """A sequence that is made when somebody reads it."""
+
+    def __init__(self, size: int, make: Callable[[], Sequence[_T]]) -> None:
+        self._size, self._make = size, make
+        self._made: Sequence[_T] | None = None
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, place: int) -> _T: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[_T]: ...
+    def __getitem__(self, place: int | slice) -> _T | Sequence[_T]:
+        return self._whole()[place]
+
+    def __iter__(self) -> Iterator[_T]:
+        return iter(self._whole())
+
+    def __eq__(self, other: object) -> bool:
+        return self._whole() == (other._whole() if isinstance(other, Later) else other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _whole(self) -> Sequence[_T]:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+
+class Pattern:
+    """What plans of one structure have in common.
+
+    Parameters
+    ----------
+    record, workload, tree, mesh
+        As for `Patterns.plan`.
+
+    Raises
+    ------
+    Untraceable
+        The recording needs to know more than how large something is.
+    """
+
+    def __init__(self, record: Record, workload: Workload, tree: ModelTree, mesh: Mesh) -> None:
+        trace = self.trace = ValueTrace(mesh, *form_of(tree).sizes)
+        traced_mesh, *sizes = trace.inputs()
+        job = workload.model_copy(update={"model": _UNREAD})
+        plan = record(job, with_sizes(tree, sizes), cast(Mesh, traced_mesh))
+        self._ops: list[PlanOp] = [placed(op) for op in plan.issued]
+        self._varied = [op is not own for op, own in zip(self._ops, plan.issued, strict=True)]
+        self._derived: dict[Hashable, Any] = {}
+        self._groups = {name: placed(groups) for name, groups in plan.groups.items()}
+        self._owned = placed((plan.owned_numel, plan.owned_tensors, plan.owned_experts))
+        self._on_host = plan.optimizer_on_host
+        from sim.strategies.columns import LogPattern  # apart: it needs numpy
+
+        self._log = LogPattern(plan.memory, trace)
+        self.weight = len(self._ops) + len(trace.values)
+        self._first = self._plan(trace.values)
+
+    def plan(self, values: Sequence[Any]) -> Plan:
+        """The plan whose numbers these are."""
+        found = self._plan(values)
+        found.like = Like(self._first, self._ops, self._derived, values)
+        return found
+
+    def _plan(self, values: Sequence[Any]) -> Plan:
+        numel, tensors, experts = filled(self._owned, values)
+        return Plan(
+            Later(len(self._ops), lambda: self._written(values)),
+            self._log.allocations(values),
+            {name: filled(groups, values) for name, groups in self._groups.items()},
+            numel, tensors, experts, self._on_host,
+        )  # fmt: skip
+
+    def _written(self, values: Sequence[Any]) -> list[PlanOp]:
+        return [
+            filled(op, values) if varied else op
+            for op, varied in zip(self._ops, self._varied, strict=True)
+        ]
+
+
+class Patterns:
+    """Patterns of plans that are asked for again and again, the last used ones."""
+
+    def __init__(self) -> None:
+        self._of: dict[Hashable, list[Pattern] | None] = {}  # None: they cannot be traced
+
+    def plan(
+        self, key: Hashable, record: Record, workload: Workload, tree: ModelTree, mesh: Mesh
+    ) -> Plan:
+        """A plan; the second one of a key is traced, later ones are like it.
+
+        Parameters
+        ----------
+        key : hashable
+            All that a recording depends on but the mesh and the shapes of parameters.
+        record : callable
+            Records it, of a job, a tree and a mesh.
+        workload, tree, mesh
+            Of which.
+        """
+        structure, sizes = form_of(tree)
+        key = structure, key
+        if key not in self._of:
+            self._of[key] = []
+            return record(workload, tree, mesh)
+        known = self._of[key] = self._of.pop(key)  # the last used stands last
+        for pattern in known or ():
+            values = pattern.trace.at(mesh, *sizes)
+            if values is not None:
+                return pattern.plan(values)
+        if known is None or len(known) >= MAX_WAYS:
+            return record(workload, tree, mesh)
+        try:
+            pattern = Pattern(record, workload, tree, mesh)
+        except Untraceable:
+            self._of[key] = None
+            return record(workload, tree, mesh)
+        known.append(pattern)
+        while len(self._of) > 1 and self._held() > MAX_HELD:
+            del self._of[next(iter(self._of))]
+        return pattern.plan(pattern.trace.values)
+
+    def _held(self) -> int:
+        return sum(pattern.weight for known in self._of.values() for pattern in known or ())
