@@ -124,6 +124,8 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # numpy's BLAS starts a thread a core when it is loaded, for products that nothing here takes
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # large arrays come and go: to clear two MiB at each first touch costs more than it spares
+    os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")
     gc.set_threshold(200_000)  # imports and plans make many objects, no rubbish: 17 ms of a run
     # and they go with the process: to collect them one by one first takes a fifth of a run
     atexit.register(gc.freeze)

@@ -22,6 +22,7 @@ U8 = npt.NDArray[np.uint64]
 
 
 _SAMPLE = 1024  # values that are looked at first
+_BLOCK = 1 << 18  # edges that are looked at together: what is worked out of them stays in the cache
 
 
 class Fold(NamedTuple):
@@ -69,24 +70,25 @@ def refine(colour: npt.ArrayLike, tail: I8, head: I8, weight: npt.ArrayLike) -> 
     for equal with a chance near 2^-64 a pair.
     """
     now, tail, head, codes = _told_by_singles(_codes(colour), tail, head, _codes(weight))
-    n = len(now)
-    here = np.concatenate([tail, head])
-    there = np.concatenate([head, tail])
-    label = np.concatenate([2 * codes, 2 * codes + 1]).astype(np.uint64)
-    label = _mix(label + np.uint64(0x9E3779B97F4A7C15))
-    order = np.argsort(here, kind="stable")
-    here, there, label = here[order], there[order], label[order]
-    starts = np.flatnonzero(np.r_[True, here[1:] != here[:-1]]) if len(here) else here
-    count = int(now.max()) + 1 if n else 0
+    labels = [_mix(_labels(np.arange(codes.max(initial=-1) + 1), end)) for end in (0, 1)]
+    count = int(now.max(initial=-1)) + 1
     while True:
         key = _mix(now.astype(np.uint64) + np.uint64(1))
-        if len(here):
-            seen = np.add.reduceat(_mix(key[there] ^ label), starts)
-            key[here[starts]] += _mix(seen) * np.uint64(3)
-        finer = _codes(key)
+        seen = np.zeros(len(now), np.uint64)
+        for start in range(0, len(tail), _BLOCK):
+            at = slice(start, start + _BLOCK)
+            ends = tail[at], head[at]
+            for here, there, label in zip(ends, ends[::-1], labels, strict=True):
+                np.add.at(seen, here, _mix(key[there] ^ label[codes[at]]))
+        finer = _codes(key + _mix(seen) * np.uint64(3))
         if int(finer.max(initial=-1)) + 1 == count:
             return now
         count, now = int(finer.max()) + 1, finer
+
+
+def _labels(codes: I8, end: int) -> U8:
+    """Of edges of some weight, as a vertex at that end sees them."""
+    return (2 * codes + end).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
 
 
 def _told_by_singles(now: I8, tail: I8, head: I8, codes: I8) -> tuple[I8, I8, I8, I8]:
@@ -99,21 +101,20 @@ def _told_by_singles(now: I8, tail: I8, head: I8, codes: I8) -> tuple[I8, I8, I8
     said = _mix(now.astype(np.uint64) + np.uint64(1))
     for end, (here, there) in enumerate(((tail, head), (head, tail))):
         at = np.flatnonzero(alone[there] & ~alone[here])
-        label = _mix((2 * codes[at] + end).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+        label = _mix(_labels(codes[at], end))
         np.add.at(said, here[at], _mix(_mix(now[there[at]].astype(np.uint64)) ^ label))
     left = np.flatnonzero(~(alone[tail] | alone[head]))
     return _codes(said), tail[left], head[left], codes[left]
 
 
 def _first_order(colour: I8) -> tuple[I8, I8, I8]:
-    """Renumber colours by first appearance; first member and size of each."""
-    _, first, inverse, count = np.unique(
-        colour, return_index=True, return_inverse=True, return_counts=True
-    )
-    order = np.argsort(first, kind="stable")
+    """Renumber colours 0..k-1 by first appearance; first member and size of each."""
+    first = np.empty(int(colour.max(initial=-1)) + 1, np.int64)
+    first[colour[::-1]] = np.arange(len(colour) - 1, -1, -1)  # of equal places the last one stays
+    order = np.argsort(first)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    return rank[inverse.ravel()], first[order], count[order]
+    return rank[colour], first[order], np.bincount(colour, minlength=len(order))[order]
 
 
 def fold(
@@ -146,29 +147,47 @@ def fold(
         Classes and quotient. A max-min solve of the quotient, with each row class standing as one
         flow of its members' common rate, gives every member's rate.
     """
-    n_rows = len(ptr) - 1
-    asked = np.zeros(len(capacity), np.bool_)
-    asked[resource] = True
-    used, place = np.flatnonzero(asked), (np.cumsum(asked) - 1)[resource]
-    row_of = np.repeat(np.arange(n_rows), np.diff(ptr))
+    n_rows, sizes = len(ptr) - 1, np.diff(ptr)
     start = np.zeros(n_rows, np.int64) if colour is None else _codes(colour)
-    caps = _codes(capacity[used]) + (int(start.max(initial=0)) + 1)
-    tail, head, weight = row_of, place + n_rows, _codes(amount)
+    # a row that is like no other can't be split: what it says of its resources it says once
+    alone = (np.bincount(start) == 1)[start]
+    single = np.flatnonzero(alone).tolist()
+    others = np.flatnonzero(np.repeat(~alone, sizes))
+    told = np.zeros(len(capacity), np.uint64)
+    asked = np.zeros(len(capacity), np.bool_)
+    for row in single:
+        at = slice(ptr[row], ptr[row + 1])
+        asked[resource[at]] = True
+        amounts = np.asarray(amount[at], float).view(np.uint64)
+        np.add.at(told, resource[at], _mix(_mix(amounts) + np.uint64(start[row] + 1)))
+    shared = np.zeros(len(capacity), np.bool_)
+    shared[resource[others]] = True
+    used = np.flatnonzero(asked | shared)
+    kinds = _codes(_mix(told[used]) + np.asarray(capacity[used], float).view(np.uint64))
+    left = shared[used]
+    place = np.cumsum(shared) - 1
+    tail = np.repeat(np.arange(n_rows)[~alone], sizes[~alone])
+    head, weight = place[resource[others]] + n_rows, _codes(amount[others])
     if ties is not None:
         tail, head = np.concatenate([tail, ties[0]]), np.concatenate([head, ties[1]])
         weight = np.concatenate([weight, np.full(len(ties[0]), -1)])
-    refined = refine(np.concatenate([start, caps]), tail, head, weight)
-    row_class, row_first, row_count = _first_order(refined[:n_rows])
-    kinds, resource_first, resource_count = _first_order(refined[n_rows:])
-    n_kinds = len(resource_first)
-    # demand of a whole row class on a whole resource class, spread over its members
-    total = np.bincount(
-        row_class[row_of] * n_kinds + kinds[place], amount, minlength=len(row_first) * n_kinds
-    )
-    cells = np.flatnonzero(total)
-    column = cells % n_kinds
+    above = kinds[left] + (int(start.max(initial=0)) + 1)
+    refined = refine(np.concatenate([start, above]), tail, head, weight)
+    row_class, row_first, row_count = _first_order(_codes(refined[:n_rows]))
+    kinds[left] = refined[n_rows:] + len(used)  # told apart from those that single rows alone ask
+    kinds, resource_first, resource_count = _first_order(_codes(kinds))
     resource_class = np.full(len(capacity), -1, np.int64)
     resource_class[used] = kinds
+    # demand of a whole row class on a whole resource class, spread over its members
+    shape = len(row_first), len(resource_first)
+    cell = row_class[tail[: len(others)]] * shape[1] + resource_class[resource[others]]
+    total = np.bincount(cell, amount[others], minlength=shape[0] * shape[1]).reshape(shape)
+    for row in single:
+        at = slice(ptr[row], ptr[row + 1])
+        total[row_class[row]] = np.bincount(
+            resource_class[resource[at]], amount[at], minlength=shape[1]
+        )
+    cells = np.nonzero(total)
     return Fold(
         row_class,
         row_first,
@@ -177,9 +196,9 @@ def fold(
         used[resource_first],
         resource_count,
         capacity[used[resource_first]],
-        np.searchsorted(cells, np.arange(len(row_first) + 1) * n_kinds),
-        column,
-        total[cells] / resource_count[column],
+        np.searchsorted(cells[0], np.arange(len(row_first) + 1)),
+        cells[1],
+        total[cells] / resource_count[cells[1]],
     )
 
 
@@ -249,4 +268,4 @@ def classes_of_ranks(fabric: Wiring) -> I8:
         weight = _codes(weight)
     ends_of = np.array(tails, np.int64), np.array(heads, np.int64)
     refined = refine(np.array([codes[c] for c in colour]), *ends_of, weight)
-    return _first_order(refined[np.array(gpus, np.int64)])[0]
+    return _first_order(_codes(refined[np.array(gpus, np.int64)]))[0]

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from sim.errors import InputError
 from sim.fabric import paths
+from sim.fabric.alike import GroupNodes, nodes_of
 from sim.fabric.shape import Shape
 from sim.fabric.traffic import ports_of, summed
 from sim.fabric.wiring import Wiring
@@ -71,66 +72,59 @@ class Hops(NamedTuple):
 
 def find_rings(fabric: Wiring, ranks: I8) -> Rings:
     """Lay rings over ``ranks``, (n,) int64, in node order."""
-    if not len(ranks) or len(set(ranks.tolist())) != len(ranks):
-        message = "a group of ranks is empty or names a rank twice"
-        raise ValueError(message)
-    groups = _by_node(fabric, ranks)
-    if len(groups) == 1:
-        return _one_node(fabric, *groups[0])
-    return _many_nodes(fabric, groups)
-
-
-def _by_node(fabric: Wiring, ranks: I8) -> list[tuple[int, tuple[int, ...]]]:
-    ordered = np.sort(ranks)  # nodes have theirs in a row
-    nodes, places = fabric.rank_node[ordered], fabric.rank_local[ordered].tolist()
-    starts = np.flatnonzero(np.diff(nodes, prepend=-1)).tolist()
-    bounds = pairwise([*starts, len(places)])
-    return [(int(nodes[a]), tuple(places[a:b])) for a, b in bounds]
+    nodes = nodes_of(fabric, ranks)
+    if nodes.n_nodes == 1:
+        (kind,) = nodes.kinds
+        return _one_node(fabric, int(kind.nodes[0]), kind.local)
+    return _many_nodes(fabric, nodes)
 
 
 def ring_hops(fabric: Wiring, orders: I8) -> Hops:
     """Demands of single hops of (C, n) rings, for a model of ring steps; their mean = `Load`."""
-    groups = _by_node(fabric, orders[0])
+    nodes = nodes_of(fabric, orders[0])
     rows: list[dict[int, float]] = []
-    if len(groups) == 1:
+    if nodes.n_nodes == 1:
         for order in orders.tolist() if orders.shape[1] > 1 else ():
             for a, b in zip(order, order[1:] + order[:1], strict=True):
                 route = fabric.route(a, b)
                 rows.append(dict(zip(route.resource.tolist(), route.demand.tolist(), strict=True)))
     else:
         n_rings = len(orders)
-        laid = [_through_node(fabric.shapes[n], g, n_rings) for n, g in groups]
-        bases = [int(fabric.node_base[n]) for n, _ in groups]
+        laid = _in_order(nodes, n_rings)
         for c in range(n_rings):
-            for k, part in enumerate(laid):
-                rows += [
-                    {bases[k] + i: amount for i, amount in way.loads} for way in part.legs[c][1:-1]
-                ]
-                rows.append(_crossing(fabric, groups, laid, bases, k, c))
+            for here, after in zip(laid, laid[1:] + laid[:1], strict=True):
+                base = int(fabric.node_base[here[0]])
+                inside = here[1].legs[c][1:-1]
+                rows += [{base + i: amount for i, amount in way.loads} for way in inside]
+                rows.append(_crossing(fabric, here, after, c))
     ptr = np.concatenate(([0], np.cumsum([len(r) for r in rows], dtype=np.int64)))
     resource = np.array([i for r in rows for i in r], np.int64)
     return Hops(ptr, resource, np.array([x for r in rows for x in r.values()], np.float64))
 
 
+def _in_order(nodes: GroupNodes, n_rings: int) -> list[tuple[int, _NodeRings]]:
+    """A group's nodes in order, each with what rings do in it."""
+    found: dict[int, tuple[int, _NodeRings]] = {}
+    for kind in nodes.kinds:
+        laid = _through_node(kind.shape, kind.local, n_rings)
+        places = zip(kind.place.tolist(), kind.nodes.tolist(), strict=True)
+        found |= {k: (n, laid) for k, n in places}
+    return [found[k] for k in range(nodes.n_nodes)]
+
+
 def _crossing(
-    fabric: Wiring,
-    groups: list[tuple[int, tuple[int, ...]]],
-    laid: list[_NodeRings],
-    bases: list[int],
-    k: int,
-    c: int,
+    fabric: Wiring, here: tuple[int, _NodeRings], after: tuple[int, _NodeRings], c: int
 ) -> dict[int, float]:
-    """Demands of ring c on its way from the k-th node to the next."""
-    after = (k + 1) % len(groups)
-    out = fabric.port[groups[k][0], laid[k].nic_out[c]]
-    into = fabric.port[groups[after][0], laid[after].nic_in[c]]
+    """Demands of ring c on its way from a node to the next."""
+    out = fabric.port[here[0], here[1].nic_out[c]]
+    into = fabric.port[after[0], after[1].nic_in[c]]
     row: dict[int, float] = defaultdict(float)
-    for i, amount in laid[k].legs[c][-1].loads:
-        row[bases[k] + i] += amount
+    for i, amount in here[1].legs[c][-1].loads:
+        row[int(fabric.node_base[here[0]]) + i] += amount
     for r, share in fabric.plane.path(out, into)[0]:
         row[r] += share
-    for i, amount in laid[after].legs[c][0].loads:
-        row[bases[after] + i] += amount
+    for i, amount in after[1].legs[c][0].loads:
+        row[int(fabric.node_base[after[0]]) + i] += amount
     return row
 
 
@@ -155,24 +149,24 @@ def _one_node(fabric: Wiring, node: int, group: tuple[int, ...]) -> Rings:
     return Rings(np.array(orders, np.int64) + first, load, path, transport, 0, 0.0, False)
 
 
-def _many_nodes(fabric: Wiring, groups: list[tuple[int, tuple[int, ...]]]) -> Rings:
-    usable = [group_nics(fabric.shapes[n], g) for n, g in groups]
-    n_rings = min(len(nics) for nics in usable)
+def _many_nodes(fabric: Wiring, nodes: GroupNodes) -> Rings:
+    usable = [len(group_nics(kind.shape, kind.local)) for kind in nodes.kinds]
+    n_rings = min(usable)
     if n_rings == 0:
-        poor = groups[[len(nics) for nics in usable].index(0)][0]
-        message = f"node {poor} has no NIC, and the group spans {len(groups)} nodes"
+        poor = int(nodes.kinds[usable.index(0)].nodes[0])
+        message = f"node {poor} has no NIC, and the group spans {nodes.n_nodes} nodes"
         raise InputError.single(fabric.topology.name, message, "graph")
-    laid = [_through_node(fabric.shapes[n], g, n_rings) for n, g in groups]
+    laid = [_through_node(kind.shape, kind.local, n_rings) for kind in nodes.kinds]
     parts = [
-        (part.resource + int(fabric.node_base[node]), part.demand)
-        for (node, _), part in zip(groups, laid, strict=True)
+        kind.spread(fabric, part.resource, part.demand)
+        for kind, part in zip(nodes.kinds, laid, strict=True)
     ]
-    between, hops, delay = _between_nodes(fabric, groups, laid)
+    between, hops, delay = _between_nodes(fabric, nodes, laid)
     parts += [(net, shares / n_rings) for net, shares in between]
-    firsts = [fabric.ranks_of(n).start for n, _ in groups]
-    orders = np.concatenate(
-        [np.array(p.orders, np.int64) + f for p, f in zip(laid, firsts, strict=True)], axis=1
-    )
+    orders = np.empty((n_rings, int(nodes.start[-1])), np.int64)
+    for kind, part in zip(nodes.kinds, laid, strict=True):
+        at = nodes.start[kind.place][:, None] + np.arange(len(kind.local))
+        orders[:, at] = fabric.first_rank[kind.nodes][:, None] + np.array(part.orders)[:, None, :]
     path = max((p.path for p in laid), key=paths.CLASSES.index)
     transport = "shm" if any(p.transport == "shm" for p in laid) else "p2p"
     pxn = any(p.pxn for p in laid)
@@ -180,29 +174,31 @@ def _many_nodes(fabric: Wiring, groups: list[tuple[int, tuple[int, ...]]]) -> Ri
 
 
 def _between_nodes(
-    fabric: Wiring, groups: list[tuple[int, tuple[int, ...]]], laid: list[_NodeRings]
+    fabric: Wiring, nodes: GroupNodes, laid: list[_NodeRings]
 ) -> tuple[list[tuple[I8, F8]], int, float]:
     """What all rings together put on the network, most links of a way, and its latency. [s]
 
     Ways from switch to switch are alike: one of each says those of all.
     """
-    plane, port = fabric.plane, fabric.port
-    nexts = [*zip(groups[1:], laid[1:], strict=True), (groups[0], laid[0])]
-    out = np.array([port[n, j] for (n, _), p in zip(groups, laid, strict=True) for j in p.nic_out])
-    into = np.array([port[n, j] for (n, _), p in nexts for j in p.nic_in])
-    ports = ports_of(fabric)
+    plane = fabric.plane
+    ends = np.empty((2, nodes.n_nodes, len(laid[0].nic_in)), np.int64)  # ports left and entered by
+    for kind, part in zip(nodes.kinds, laid, strict=True):
+        ports = fabric.port_at[kind.nodes]
+        ends[:, kind.place] = ports[:, part.nic_out], ports[:, part.nic_in]
+    out, into = ends[0].ravel(), np.roll(ends[1], -1, axis=0).ravel()
+    links = ports_of(fabric)
     loads: list[tuple[I8, F8]] = []
-    ends = out, into
-    if ports is not None:
-        ends = ports.above[out], ports.below[into]
-        loads = [(r, np.ones(r.size)) for r in (ports.out[out], ports.into[into])]
-    most = int(ends[1].max()) + 1
-    _, firsts, counts = np.unique(ends[0] * most + ends[1], return_index=True, return_counts=True)
+    switches = out, into
+    if links is not None:
+        switches = links.above[out], links.below[into]
+        loads = [(r, np.ones(r.size)) for r in (links.out[out], links.into[into])]
+    ways = switches[0] * (int(switches[1].max()) + 1) + switches[1]
+    _, firsts, counts = np.unique(ways, return_index=True, return_counts=True)
     hops, delay = 0, 0.0
     for first, count in zip(firsts.tolist(), counts.tolist(), strict=True):
-        way, latency, links = plane.path(int(out[first]), int(into[first]))
-        hops, delay = max(hops, links), max(delay, latency)
-        if ports is not None:
+        way, latency, length = plane.path(int(out[first]), int(into[first]))
+        hops, delay = max(hops, length), max(delay, latency)
+        if links is not None:
             way = way[1:-1]
         loads.append(
             (np.array([r for r, _ in way], np.int64), count * np.array([s for _, s in way]))

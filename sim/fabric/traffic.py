@@ -80,7 +80,8 @@ def summed(parts: Iterable[tuple[I8, F8]]) -> tuple[I8, F8]:
 
 def _alike(fabric: Wiring, source: I8, target: I8) -> Iterator[I8]:
     """Places of pairs between like nodes and the same local ranks, kind by kind."""
-    shape, kinds, most = _shapes(fabric)
+    shape, most = fabric.shape_number, int(fabric.rank_local.max()) + 1
+    kinds = int(shape.max()) + 1
     node, other = fabric.rank_node[source], fabric.rank_node[target]
     kind = (shape[node] * kinds + shape[other]) * 2 + (node == other)
     kind = (kind * most + fabric.rank_local[source]) * most + fabric.rank_local[target]
@@ -89,18 +90,9 @@ def _alike(fabric: Wiring, source: I8, target: I8) -> Iterator[I8]:
     return iter(np.split(order, cuts) if len(order) else ())
 
 
-@lru_cache(maxsize=8)
-def _shapes(fabric: Wiring) -> tuple[I8, int, int]:
-    """Number of each node's shape, how many there are, and the ranks of the fullest node."""
-    number: dict[int, int] = {}
-    shape = np.array([number.setdefault(id(s), len(number)) for s in fabric.shapes])
-    return shape, len(number), int(fabric.rank_local.max()) + 1
-
-
 class Ports(NamedTuple):
     """Ports that have one link each way, to a switch: their links and switches."""
 
-    at: I8  # (n_nodes, NICs) port of a node's NIC
     out: I8  # (n_ports,) resource of its link out
     into: I8
     above: I8  # (n_ports,) switch that it sends to
@@ -124,10 +116,11 @@ def ports_of(fabric: Wiring) -> Ports | None:
     above, below = head[out], tail[into]
     if min(above.min(), below.min()) < plane.n_ports:
         return None
-    at = np.full((fabric.n_nodes, max(len(s.nics) for s in fabric.shapes)), -1)
-    node, nic = zip(*plane.owner, strict=True)
-    at[np.array(node), np.array(nic)] = np.arange(plane.n_ports)
-    return Ports(at, plane.base + out, plane.base + into, above, below)
+    return Ports(plane.base + out, plane.base + into, above, below)
+
+
+Loads = tuple[tuple[int, float], ...]
+Ends = tuple[Loads, int, Loads]  # in the sender's node, NIC it leaves by, in the receiver's
 
 
 def _crossing(
@@ -141,20 +134,29 @@ def _crossing(
         # a leg depends on the switch of the port it may leave by, of the one on the receiver's rail
         # and of the one it comes in by
         rail = fabric.rail_port(first[0], first[1], into)
-        leave, by_rail = (ports.above[ports.at[node, nic]] for nic in (out, max(rail, 0)))
-        arrive = ports.below[ports.at[other, into]]
+        leave, by_rail = (ports.above[fabric.port_at[node, nic]] for nic in (out, max(rail, 0)))
+        arrive = ports.below[fabric.port_at[other, into]]
         most = int(max(leave.max(), by_rail.max(), arrive.max())) + 1
-        code = (leave * most + by_rail) * most + arrive
-        order = np.argsort(code, kind="stable")
-        cuts = np.flatnonzero(np.diff(code[order])) + 1
-        for at in np.split(order, cuts):
-            leg = fabric.crossing(int(source[at[0]]), int(target[at[0]]), out, into)
-            bytes_ = size[at] / len(pairs)
-            bases = fabric.node_base[node[at]], fabric.node_base[other[at]]
-            for base, loads in zip(bases, (leg.outward, leg.inward), strict=True):
+        _, at, which = np.unique(
+            (leave * most + by_rail) * most + arrive, return_index=True, return_inverse=True
+        )
+        legs = [
+            fabric.crossing(a, b, out, into)
+            for a, b in zip(source[at].tolist(), target[at].tolist(), strict=True)
+        ]
+        bytes_ = size / len(pairs)
+        # which ways through the nodes there are: few, however many switches
+        ways: dict[Ends, int] = {}
+        way = np.array([ways.setdefault((g.outward, g.nic, g.inward), len(ways)) for g in legs])
+        for (outward, nic, inward), number in ways.items():
+            some = np.flatnonzero(way[which] == number) if len(ways) > 1 else slice(None)
+            each, left, came = bytes_[some], node[some], other[some]
+            for base, loads in ((left, outward), (came, inward)):
                 for i, part in loads:
-                    yield base + i, part * bytes_
-            yield ports.out[ports.at[node[at], leg.nic]], bytes_
-            yield ports.into[ports.at[other[at], into]], bytes_
-            for r, part in leg.net[1:-1]:
-                yield np.array([r]), part * bytes_.sum(keepdims=True)
+                    yield fabric.node_base[base] + i, part * each
+            yield ports.out[fabric.port_at[left, nic]], each
+            yield ports.into[fabric.port_at[came, into]], each
+        # and what each puts on links between switches
+        sums = np.bincount(which, bytes_, minlength=len(legs))
+        links = [(r, part * s) for g, s in zip(legs, sums, strict=True) for r, part in g.net[1:-1]]
+        yield np.array([r for r, _ in links], np.int64), np.array([s for _, s in links], float)

@@ -59,6 +59,8 @@ class Wiring:
         Of links. [s]
     port : dict
         (node, NIC) -> its vertex of the plane.
+    first_rank : (n_nodes + 1,) int64
+        First rank of each node.
     """
 
     def __init__(
@@ -70,10 +72,10 @@ class Wiring:
         self._specs = each if len(each) == self.n_nodes else []
         counts = np.array([len(s.gpus) for s in shapes])
         sizes = np.array([s.n_resources for s in shapes])
-        self._first_rank = np.concatenate(([0], np.cumsum(counts)))
-        self.n_ranks = int(self._first_rank[-1])
+        self.first_rank = np.concatenate(([0], np.cumsum(counts)))
+        self.n_ranks = int(self.first_rank[-1])
         self.rank_node = np.repeat(np.arange(self.n_nodes), counts)
-        self.rank_local = np.arange(self.n_ranks) - self._first_rank[self.rank_node]
+        self.rank_local = np.arange(self.n_ranks) - self.first_rank[self.rank_node]
         self.node_base = np.concatenate(([0], np.cumsum(sizes)))[:-1]
         plane.base = int(sizes.sum())
         self.n_resources = plane.base + len(plane.tail)
@@ -111,13 +113,28 @@ class Wiring:
 
     def ranks_of(self, node: int) -> range:
         """Ranks of a node."""
-        return range(int(self._first_rank[node]), int(self._first_rank[node + 1]))
+        return range(int(self.first_rank[node]), int(self.first_rank[node + 1]))
 
     def _place(self, rank: int) -> tuple[Shape, int, int]:
         node = int(self.rank_node[rank])
         return self.shapes[node], int(self.rank_local[rank]), node
 
     # resources -----------------------------------------------------------------------------
+
+    @functools.cached_property
+    def shape_number(self) -> I8:
+        """Number of each node's shape, (n_nodes,); equal nodes share one."""
+        number: dict[int, int] = {}
+        return np.array([number.setdefault(id(s), len(number)) for s in self.shapes], np.int64)
+
+    @functools.cached_property
+    def port_at(self) -> I8:
+        """Vertex of the plane of each node's NICs, (n_nodes, most NICs); -1 where there is none."""
+        at = np.full((self.n_nodes, max(len(s.nics) for s in self.shapes)), -1)
+        if self.plane.owner:
+            node, nic = np.array(self.plane.owner, np.int64).T
+            at[node, nic] = np.arange(self.plane.n_ports)
+        return at
 
     @functools.cached_property
     def vertex_names(self) -> list[list[str]]:

@@ -84,8 +84,16 @@ def compile_classes(
 
 
 def _routes(fabric: Fabric, direction: str) -> list[tuple[I8, F8]]:
-    routes = (fabric.offload_route(rank, direction) for rank in range(fabric.n_ranks))
-    return [(np.asarray(r.resource), np.asarray(r.demand, dtype=float)) for r in routes]
+    """Resources and demand of every rank's copies; equal nodes have them at the same places."""
+    known: dict[int, list[tuple[I8, F8]]] = {}
+    found: list[tuple[I8, F8]] = []
+    for node, number in enumerate(fabric.shape_number.tolist()):
+        base = int(fabric.node_base[node])
+        if number not in known:
+            routes = (fabric.offload_route(rank, direction) for rank in fabric.ranks_of(node))
+            known[number] = [(r.resource - base, r.demand) for r in routes]
+        found += [(resource + base, demand) for resource, demand in known[number]]
+    return found
 
 
 def _classes(
@@ -176,41 +184,43 @@ def _folded(
     rank_kind = [
         kinds.setdefault(kind, len(kinds)) for kind in zip(roles.of, speed.tolist(), strict=True)
     ]
-    resources = list(fabric.hbm_of(range(n)).reshape(-1, 1))
-    amounts = [np.ones(1)] * n
-    colour = list(rank_kind)
-    near: list[int] = []
-    far: list[int] = []
-    next_colour = len(kinds)
+    # rows: every rank's HBM, its copies, then the collectives
+    resources, amounts, sizes = [fabric.hbm_of(range(n))], [np.ones(n)], [np.ones(n, np.int64)]
+    colour = [np.array(rank_kind, np.int64)]
+    near: list[I8] = []
+    far: list[I8] = []
+    n_rows, next_colour = n, len(kinds)
     if copies:
         for direction in ("to-device", "to-host"):
-            for rank, (resource, amount) in enumerate(_routes(fabric, direction)):
-                near.append(rank)
-                far.append(len(resources))
-                resources.append(resource)
-                amounts.append(amount)
-                colour.append(next_colour)
-            next_colour += 1
+            copied = _routes(fabric, direction)
+            near.append(np.arange(n))
+            far.append(np.arange(n_rows, n_rows + n))
+            resources += [resource for resource, _ in copied]
+            amounts += [amount for _, amount in copied]
+            sizes.append(np.array([len(resource) for resource, _ in copied]))
+            colour.append(np.full(n, next_colour))
+            n_rows, next_colour = n_rows + n, next_colour + 1
     first_row: dict[Key, int] = {}
     for key, each in draws.items():
-        first_row[key] = len(resources)
-        for draw in each:
-            near.extend(draw.members)
-            far.extend([len(resources)] * len(draw.members))
-            resources.append(draw.resource)
-            amounts.append(draw.amount)
-            colour.append(next_colour)
-        next_colour += 1
-    ptr = np.zeros(len(resources) + 1, dtype=np.int64)
-    np.cumsum([len(r) for r in resources], out=ptr[1:])
-    ties = (np.array(near, dtype=np.int64), np.array(far, dtype=np.int64)) if near else None
+        first_row[key] = n_rows
+        resources += [draw.resource for draw in each]
+        amounts += [draw.amount for draw in each]
+        sizes.append(np.array([len(draw.resource) for draw in each]))
+        colour.append(np.full(len(each), next_colour))
+        members = np.array([len(draw.members) for draw in each])
+        near += [np.asarray(draw.members, np.int64) for draw in each]
+        far.append(np.repeat(np.arange(n_rows, n_rows + len(each)), members))
+        n_rows, next_colour = n_rows + len(each), next_colour + 1
+    ptr = np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
+    ties = (np.concatenate(near), np.concatenate(far)) if near else None
     folded = fold(
-        fabric.capacity, ptr, np.concatenate(resources), np.concatenate(amounts), colour, ties
-    )
+        fabric.capacity, ptr, np.concatenate(resources), np.concatenate(amounts),
+        np.concatenate(colour), ties,
+    )  # fmt: skip
     row_class = folded.row_class
     numbers, of = np.unique(row_class[:n], return_inverse=True)
+    of = of.ravel()
     found_classes = numbers.tolist()
-    class_of = {c: i for i, c in enumerate(found_classes)}
     first = [int(folded.row_first[c]) for c in found_classes]
 
     def demands(row: int) -> tuple[I8, F8]:
@@ -221,7 +231,7 @@ def _folded(
     routes = [[demands(n * (1 + i) + rank) for rank in first] for i in range(2)] if copies else []
     classes, inward, outward = _classes(
         first,
-        of.ravel(),
+        of,
         [int(folded.row_count[c]) for c in found_classes],
         speed[first],
         fabric,
@@ -236,10 +246,10 @@ def _folded(
         for i, draw in enumerate(each):
             row = first_row[key] + i
             if int(row_class[row]) not in found:
-                taking_part = sorted({class_of[int(row_class[r])] for r in draw.members})
+                taking_part = np.unique(of[np.asarray(draw.members, np.int64)])
                 resource, amount = demands(row)
                 found[int(row_class[row])] = Orbit(
-                    tuple(taking_part), tuple(resource.tolist()), tuple(amount.tolist())
+                    tuple(taking_part.tolist()), tuple(resource.tolist()), tuple(amount.tolist())
                 )
         orbits[key] = tuple(found.values())
     teams = {key: _team(each) for key, each in orbits.items()} if len(first) > 1 else {}

@@ -38,7 +38,7 @@ def test_as_pair_by_pair(topology, ranks):
         route = fabric.route(a, b)
         for resource, part in zip(route.resource.tolist(), route.demand.tolist(), strict=True):
             single[resource] += part * size
-    for found in (all_pairs(fabric, group, size), on(fabric, [(pair, size) for pair in pairs])):
+    for found in (all_pairs(fabric, group, size), on(fabric, pairs, size)):
         amounts = dict(zip(found.resource.tolist(), found.amount.tolist(), strict=True))
         assert amounts == pytest.approx(single, rel=1e-9)
 

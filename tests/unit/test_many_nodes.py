@@ -1,12 +1,15 @@
 """What machines of thousands of equal nodes share is the same as laid out node by node."""
 
+import itertools
 import time
 
 import numpy as np
 import pytest
 
 from sim.cost.collectives import demand_of, demands_of
+from sim.cost.nccl.loads import double_tree
 from sim.fabric import traffic
+from sim.fabric.alike import nodes_of
 from sim.fabric.fabric import compile_fabric
 from sim.fabric.folding import refine
 from sim.fabric.shape import NVLINK
@@ -45,6 +48,50 @@ def test_groups_over_nodes_keep_their_place():
     for group, demand in zip(groups, found, strict=True):
         right = demand_of(fabric, group, "all_gather", "ring")
         assert demand.resource.tolist() == right.resource.tolist()
+
+
+def test_nodes_of_a_group_kind_by_kind():
+    fabric = compile_fabric(machine("mixed-h100-a100", 0))  # nodes of 8 H100s and 8 A100s
+    ranks = [*range(1, 8, 2), *range(8, 16)]
+    found = nodes_of(fabric, ranks[::-1])
+    assert [(k.local, k.nodes.tolist()) for k in found.kinds] == [
+        ((1, 3, 5, 7), [0]), (tuple(range(8)), [1]),
+    ]  # fmt: skip
+    assert found.start.tolist() == [0, 4, 12]
+    assert found.heads(fabric, 1).tolist() == [3, 9]
+    resource, amount = found.kinds[1].spread(fabric, np.array([2, 0]), np.array([0.5, 1.0]))
+    assert (resource - fabric.node_base[1]).tolist() == [2, 0]
+    assert amount.tolist() == [0.5, 1.0]
+    for wrong in ([], [3, 3]):
+        with pytest.raises(ValueError, match="empty or names a rank twice"):
+            nodes_of(fabric, wrong)
+
+
+@pytest.mark.parametrize("nodes_per_leaf", [4, 5])
+def test_trees_over_many_like_nodes_as_pair_by_pair(nodes_per_leaf):
+    sets = ["nodes=13", f"network.nodes_per_leaf={nodes_per_leaf}"]
+    fabric = compile_fabric(load("dgx-h100", "llama3-8b-sft", sets).topology)
+    group, share = range(3, fabric.n_ranks), 1.0 / len(fabric.rings(range(3, 104)).orders)
+    right = np.zeros(fabric.n_resources)
+    right[fabric.hbm_of(group)] = 5.0
+
+    def both(a, b, size):
+        for route in (fabric.route(int(a), int(b)), fabric.route(int(b), int(a))):
+            np.add.at(right, route.resource, size * route.demand)
+
+    for order in fabric.rings(group).orders:
+        node = fabric.rank_node[order]
+        heads = order[np.flatnonzero(np.diff(node, prepend=-1))]
+        for a, b in itertools.pairwise(order):
+            if fabric.rank_node[a] == fabric.rank_node[b]:
+                both(a, b, share)
+        for parents in double_tree(len(heads)):
+            for child, parent in enumerate(parents):
+                if parent >= 0:
+                    both(heads[child], heads[parent], share / 2)
+    found = demand_of(fabric, tuple(group), "all_reduce", "tree")
+    assert found.resource.tolist() == np.flatnonzero(right).tolist()
+    assert found.amount == pytest.approx(right[found.resource], rel=1e-12)
 
 
 def test_few_of_many_resources_are_summed_alike():

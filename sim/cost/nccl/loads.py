@@ -15,13 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sim.fabric.alike import LikeNodes
 from sim.fabric.fabric import Fabric
 from sim.fabric.traffic import summed, traffic
 
 I8 = npt.NDArray[np.int64]
 F8 = npt.NDArray[np.float64]
-Edges = dict[tuple[int, int], float]
-"""Bytes from rank to rank."""
 
 
 class Demand(NamedTuple):
@@ -93,25 +92,27 @@ def _double_tree_edges(n: int) -> I8:
     return np.array(edges, np.int64).reshape(-1, 2)
 
 
-def tree_edges(heads: Iterable[Sequence[int] | I8]) -> I8:
+def tree_edges(heads: Iterable[I8]) -> I8:
     """Pairs of ranks, child and parent, of both trees over each of some rows of heads, (m, 2)."""
-    rows = [np.asarray(row, np.int64) for row in heads]
-    return np.concatenate([row[_double_tree_edges(row.size)] for row in rows])
+    return np.concatenate([row[_double_tree_edges(row.size)] for row in heads])
 
 
-def both_ways(fabric: Fabric, *runs: tuple[I8, float]) -> Demand:
+def both_ways(fabric: Fabric, pairs: I8, size: float) -> Demand:
     """Bytes on resources of pairs of ranks, (m, 2), that send so many bytes each to the other."""
-    pairs = np.concatenate([pairs[:, order] for pairs, _ in runs for order in ((0, 1), (1, 0))])
-    size = np.concatenate([np.full(2 * len(pairs), size) for pairs, size in runs])
-    return Demand(*traffic(fabric, pairs[:, 0], pairs[:, 1], size))
+    return on(fabric, np.concatenate([pairs, pairs[:, ::-1]]), size)
 
 
-def on(fabric: Fabric, edges: Iterable[tuple[tuple[int, int], float]]) -> Demand:
-    """Bytes on resources of bytes from rank to rank."""
-    listed = list(edges)
-    pairs = np.array([pair for pair, _ in listed], np.int64).reshape(-1, 2)
-    size = np.array([size for _, size in listed], float)
-    return Demand(*traffic(fabric, pairs[:, 0], pairs[:, 1], size))
+def on(fabric: Fabric, pairs: npt.ArrayLike, size: F8 | float) -> Demand:
+    """Bytes on resources of pairs of ranks, (m, 2): the first sends so many bytes to the second."""
+    ends = np.asarray(pairs, np.int64).reshape(-1, 2)
+    each = np.broadcast_to(np.asarray(size, float), len(ends))
+    return Demand(*traffic(fabric, ends[:, 0], ends[:, 1], each))
+
+
+def inside(fabric: Fabric, kind: LikeNodes, found: Demand) -> Demand:
+    """What the first of some like nodes has on its own resources, on those of all of them."""
+    base = int(fabric.node_base[kind.nodes[0]])
+    return Demand(*kind.spread(fabric, found.resource - base, found.amount))
 
 
 def hbm(fabric: Fabric, group: Sequence[int], size: float) -> Demand:

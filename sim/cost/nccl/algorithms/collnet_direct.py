@@ -5,16 +5,15 @@ Direct: a node's GPUs reach the one at the NIC at once.
 
 from __future__ import annotations
 
-import itertools
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
 from sim.cost.nccl.algorithm import Algorithm
 from sim.cost.nccl.communicator import SIMPLE, Communicator
-from sim.cost.nccl.loads import Demand, Edges, by_members, hbm, hbm_passes, on, total
+from sim.cost.nccl.loads import Demand, both_ways, hbm, hbm_passes, inside, total
 from sim.cost.nccl.rings import search
+from sim.fabric.alike import nodes_of
 from sim.fabric.fabric import Fabric
 
 
@@ -47,21 +46,18 @@ class CollnetDirect(Algorithm):
 
     def loads(self, fabric: Fabric, group: Sequence[int], op: str) -> Demand:
         """S along a node's GPUs, both ways, and S over its NICs."""
-        members = by_members(fabric, group)
-        edges: Edges = defaultdict(float)
-        over: list[Demand] = []
-        for ranks in members:
-            for head, tail in itertools.pairwise(ranks):
-                edges[tail, head] += 1.0
-                edges[head, tail] += 1.0
-            node = int(fabric.rank_node[ranks[0]])
-            nics = sorted({nic for rank in ranks for nic in fabric.nics(rank)})
-            for nic in nics:
-                for ports in fabric.nic_ports(node, nic):
-                    each = 1.0 / len(nics) / max(1, len(ports))
-                    over.append(Demand(ports, np.full(len(ports), each)))
-        own = hbm(fabric, group, 2.0 * hbm_passes(op))
-        return total([*over, on(fabric, edges.items()), own])
+        parts = [hbm(fabric, group, 2.0 * hbm_passes(op))]
+        for kind in nodes_of(fabric, group).kinds:
+            ranks = int(fabric.first_rank[kind.nodes[0]]) + np.array(kind.local, np.int64)
+            along = both_ways(fabric, np.stack([ranks[:-1], ranks[1:]], axis=1), 1.0)
+            parts.append(inside(fabric, kind, along))
+            nics = sorted({nic for rank in ranks.tolist() for nic in fabric.nics(rank)})
+            for node in kind.nodes.tolist():
+                for nic in nics:
+                    for ports in fabric.nic_ports(node, nic):
+                        each = 1.0 / len(nics) / max(1, len(ports))
+                        parts.append(Demand(ports, np.full(len(ports), each)))
+        return total(parts)
 
 
 ALGORITHM = CollnetDirect()

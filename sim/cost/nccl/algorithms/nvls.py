@@ -13,8 +13,9 @@ import numpy as np
 
 from sim.cost.nccl.algorithm import Algorithm, Pace
 from sim.cost.nccl.communicator import SIMPLE, Communicator
-from sim.cost.nccl.loads import Demand, by_members, hbm, total
+from sim.cost.nccl.loads import Demand, hbm, inside, total
 from sim.cost.nccl.rings import ring_bandwidth
+from sim.fabric.alike import nodes_of
 from sim.fabric.fabric import Fabric
 
 
@@ -92,23 +93,25 @@ class Nvls(Algorithm):
         whole result: S out and S in, plus S/n each way for the part the GPU itself reduces and
         multicasts.
         """
-        return self.with_hbm(fabric, [self.ports(fabric, by_members(fabric, group), op)], group, op)
+        return self.with_hbm(fabric, [self.ports(fabric, group, op)], group, op)
 
     @staticmethod
-    def ports(fabric: Fabric, members: Sequence[Sequence[int]], op: str) -> Demand:
+    def ports(fabric: Fabric, group: Sequence[int], op: str) -> Demand:
         """Bytes on the NVLink ports of the GPUs of every node."""
         parts: list[Demand] = []
-        for ranks in members:
-            g = len(ranks)
+        for kind in nodes_of(fabric, group).kinds:
+            g = len(kind.local)
             out, into = {
                 "all_reduce": (1.0 + 1.0 / g, 1.0 + 1.0 / g),
                 "all_gather": (1.0 / g, 1.0),
                 "reduce_scatter": (1.0, 1.0 / g),
             }[op]
-            for rank in ranks:
-                sends, receives = fabric.nvlink_ports(rank)
+            first = int(fabric.first_rank[kind.nodes[0]])
+            for local in kind.local:
+                sends, receives = fabric.nvlink_ports(first + local)
                 for ports, size in ((sends, out), (receives, into)):
-                    parts.append(Demand(ports, np.full(len(ports), size / len(ports))))
+                    own = Demand(ports, np.full(len(ports), size / len(ports)))
+                    parts.append(inside(fabric, kind, own))
         return total(parts)
 
     @staticmethod

@@ -8,8 +8,9 @@ from typing import Any
 
 from sim.cost.nccl.algorithms.nvls import Nvls
 from sim.cost.nccl.communicator import SIMPLE, Communicator
-from sim.cost.nccl.loads import Demand, both_ways, by_members, tree_edges
+from sim.cost.nccl.loads import Demand, both_ways, tree_edges
 from sim.cost.nccl.rings import ring_channels
+from sim.fabric.alike import nodes_of
 from sim.fabric.fabric import Fabric
 
 
@@ -63,12 +64,11 @@ class NvlsTree(Nvls):
 
     def loads(self, fabric: Fabric, group: Sequence[int], op: str) -> Demand:
         """NVLS's, and binary trees of each head between nodes."""
-        members = by_members(fabric, group)
-        ports = self.ports(fabric, members, op)
-        heads = min(len(ranks) for ranks in members)
-        trees = tree_edges([ranks[i] for ranks in members] for i in range(heads))
-        between = both_ways(fabric, (trees, 0.5 / heads))
-        return self.with_hbm(fabric, [ports, between], group, op)
+        nodes = nodes_of(fabric, group)
+        heads = min(len(kind.local) for kind in nodes.kinds)
+        trees = tree_edges(nodes.heads(fabric, i) for i in range(heads))
+        between = both_ways(fabric, trees, 0.5 / heads)
+        return self.with_hbm(fabric, [self.ports(fabric, group, op), between], group, op)
 
 
 ALGORITHM = NvlsTree()

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from sim.cost.nccl.algorithm import Algorithm
 from sim.cost.nccl.communicator import SIMPLE, Communicator, constants
 from sim.cost.nccl.loads import Demand, hbm, on, total
@@ -62,10 +64,10 @@ class P2p(Algorithm):
         """The routes of all that send; each byte is read once and written once."""
         n = len(group)
         if op == "send_recv":
-            edges = [((group[i], group[(i + 1) % n]), 1.0) for i in range(n)] if n > 1 else []
-            amounts, sent = on(fabric, edges), 1.0
+            ranks = np.asarray(group, np.int64)
+            amounts, sent = on(fabric, np.stack([ranks, np.roll(ranks, -1)], axis=1), 1.0), 1.0
         elif op == "send":
-            amounts, sent = on(fabric, [((group[0], group[1]), 1.0)]), 0.5
+            amounts, sent = on(fabric, np.array([group[:2]], np.int64), 1.0), 0.5
         else:
             amounts, sent = all_pairs(fabric, group, 1.0 / n), (n - 1) / n
         return total([amounts, hbm(fabric, group, 2.0 * sent)])

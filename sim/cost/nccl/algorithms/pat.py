@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
+
+import numpy as np
 
 from sim.cost.nccl.algorithm import Algorithm
 from sim.cost.nccl.communicator import SIMPLE, Communicator
-from sim.cost.nccl.loads import Demand, Edges, hbm, hbm_passes, on, ring_share, total
+from sim.cost.nccl.loads import Demand, hbm, hbm_passes, on, ring_share, total
 from sim.cost.nccl.rings import search
 from sim.fabric.fabric import Fabric
 
@@ -41,16 +42,14 @@ class Pat(Algorithm):
 
     def loads(self, fabric: Fabric, group: Sequence[int], op: str) -> Demand:
         """In each round as many shards as the rank has by then."""
-        n = len(group)
-        edges: Edges = defaultdict(float)
-        distance = 1
-        while distance < n:
-            parts = min(distance, n - distance) / n
-            for i in range(n):
-                edges[group[i], group[(i + distance) % n]] += parts
-            distance *= 2
+        ranks, n = np.asarray(group, np.int64), len(group)
         own = hbm(fabric, group, ring_share(op, n) * hbm_passes(op))
-        return total([on(fabric, edges.items()), own])
+        parts, distance = [own], 1
+        while distance < n:
+            pairs = np.stack([ranks, np.roll(ranks, -distance)], axis=1)
+            parts.append(on(fabric, pairs, min(distance, n - distance) / n))
+            distance *= 2
+        return total(parts)
 
 
 ALGORITHM = Pat()

@@ -5,16 +5,14 @@ S (n-1)/n a rank for all-gather and reduce-scatter, twice that for all-reduce.
 
 from __future__ import annotations
 
-import itertools
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sim.cost.nccl.algorithm import I8, Algorithm, Steps
 from sim.cost.nccl.communicator import LL, LL128, SIMPLE, Communicator, constants
-from sim.cost.nccl.loads import Demand, Edges, hbm, hbm_passes, on, ring_share, total
+from sim.cost.nccl.loads import Demand, hbm, hbm_passes, on, ring_share, total
 from sim.cost.nccl.rings import ll_ceiling, ring_bandwidth, ring_steps, search
 from sim.fabric.fabric import Fabric
 
@@ -114,7 +112,8 @@ class Ring(Algorithm):
         share = ring_share(op, len(group))
         amounts = Demand(load.resource, load.demand * share)
         if op == "broadcast":  # nothing returns to the root
-            amounts = on(fabric, _chain(fabric.rings(group).orders))
+            orders = fabric.rings(group).orders
+            amounts = on(fabric, _chain(orders), 1.0 / len(orders))
         return total([amounts, hbm(fabric, group, share * hbm_passes(op))])
 
     def steps(self, fabric: Fabric, group: Sequence[int], op: str) -> Steps | None:
@@ -152,16 +151,11 @@ def _steps_between(comm: Communicator, op: str) -> int:
     return comm.nodes - 1
 
 
-def _chain(orders: I8) -> Iterable[tuple[tuple[int, int], float]]:
-    """Edges of the rings cut before the root."""
-    edges: Edges = defaultdict(float)
-    root = int(orders[0, 0])
-    for order in orders.tolist():
-        start = order.index(root)
-        turned = order[start:] + order[:start]
-        for a, b in itertools.pairwise(turned):
-            edges[a, b] += 1.0 / len(orders)
-    return edges.items()
+def _chain(orders: I8) -> I8:
+    """Pairs of ranks, (m, 2), one after the other in rings that are cut before the root."""
+    starts = np.argmax(orders == orders[0, 0], axis=1)
+    turned = [np.roll(order, -start) for order, start in zip(orders, starts, strict=True)]
+    return np.concatenate([np.stack([one[:-1], one[1:]], axis=1) for one in turned])
 
 
 ALGORITHM = Ring()

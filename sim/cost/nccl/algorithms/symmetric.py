@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from sim.cost.nccl.algorithm import Algorithm, Pace
 from sim.cost.nccl.algorithms.nvls import Nvls
 from sim.cost.nccl.communicator import SIMPLE, Communicator
-from sim.cost.nccl.loads import Demand, by_members, hbm, total
+from sim.cost.nccl.loads import Demand, hbm, total
 from sim.cost.nccl.pairs import all_pairs
 from sim.fabric.fabric import Fabric
 from sim.units import GIB
@@ -66,7 +66,7 @@ class Symmetric(Algorithm):
     def loads(self, fabric: Fabric, group: Sequence[int], op: str) -> Demand:
         """A part from every rank to every other; all-reduce as the switches do it."""
         if op == "all_reduce":
-            amounts = Nvls.ports(fabric, by_members(fabric, group), op)
+            amounts = Nvls.ports(fabric, group, op)
             return Nvls.with_hbm(fabric, [amounts], group, op)
         amounts = all_pairs(fabric, group, 1.0 / len(group))
         return total([amounts, hbm(fabric, group, 1.0 + 1.0 / len(group))])

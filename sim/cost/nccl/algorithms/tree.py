@@ -12,8 +12,9 @@ import numpy as np
 
 from sim.cost.nccl.algorithm import Algorithm
 from sim.cost.nccl.communicator import LL, LL128, PROTOCOLS, SIMPLE, Communicator
-from sim.cost.nccl.loads import Demand, both_ways, hbm, hbm_passes, total, tree_edges
+from sim.cost.nccl.loads import Demand, both_ways, hbm, hbm_passes, inside, total, tree_edges
 from sim.cost.nccl.rings import Search, ll_ceiling, search
+from sim.fabric.alike import nodes_of
 from sim.fabric.fabric import Fabric
 
 
@@ -61,15 +62,18 @@ class DoubleTree(Algorithm):
 
     def loads(self, fabric: Fabric, group: Sequence[int], op: str) -> Demand:
         """A chain and a place in both trees for each channel."""
-        orders = fabric.rings(group).orders
-        node = fabric.rank_node[orders]
-        inside = node[:, 1:] == node[:, :-1]
-        chain = np.stack([orders[:, 1:][inside], orders[:, :-1][inside]], axis=1)
-        enters = np.c_[np.ones(len(orders), dtype=np.bool_), ~inside]
-        trees = tree_edges(order[first] for order, first in zip(orders, enters, strict=True))
+        orders, nodes = fabric.rings(group).orders, nodes_of(fabric, group)
         share = 1.0 / len(orders)
-        amounts = both_ways(fabric, (chain, share), (trees, share / 2))
-        return total([amounts, hbm(fabric, group, 2.0 * hbm_passes(op))])
+        parts = [hbm(fabric, group, 2.0 * hbm_passes(op))]
+        for kind in nodes.kinds:
+            first = nodes.start[kind.place[0]]
+            through = orders[:, first : first + len(kind.local)]
+            chain = np.stack([through[:, 1:].ravel(), through[:, :-1].ravel()], axis=1)
+            parts.append(inside(fabric, kind, both_ways(fabric, chain, share)))
+        for order in orders:
+            trees = tree_edges([order[nodes.start[:-1]]])
+            parts.append(both_ways(fabric, trees, share / 2))
+        return total(parts)
 
 
 def _search(comm: Communicator) -> Search:
