@@ -5,6 +5,9 @@
 Backward follows from forward and both together. Where a table gives both together alone, forward is
 taken to be FORWARD_OVER_BOTH times as fast (H100 FlashAttention-2 is 1.07; assumed for the A100),
 and the knees are those of both.
+
+Head sizes whose backward no table of the H100 has follow from an H200's (bench/gpu/h200, measured by
+bench/gpu/measure_kernels.py): rate and knee over those of head size 128 there, times the H100's.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from scipy.optimize import least_squares
 from sim.inputs import catalogue
 
 TABLE = Path(__file__).parents[2] / "sim/data/measured/attention_kernels.csv"
+SECOND = Path(__file__).parents[2] / "bench/gpu/h200/attention.csv"
 BOARDS = {"A100": "a100-sxm-80gb", "H100": "h100-sxm-80gb"}
 FORWARD_OVER_BOTH = {("A100", "flash2"): 1.127}
 IMPL = {
@@ -85,10 +89,31 @@ def constants():
             found[gpu, impl, "backward", dim] = (backward(forward, rate), *knees), error
         else:
             found[gpu, impl, "both", dim] = fit(points)
+    for (impl, dim), (rate, knee) in by_head_size().items():
+        key = ("H100", impl, "backward")
+        if (*key, 128) in found and (*key, dim) not in found:
+            x, error = found[*key, 128]
+            found[*key, dim] = x * np.array([rate, knee, knee]), error
     peak = {gpu: catalogue.gpu(name).peak_bf16 * 1e-12 for gpu, name in BOARDS.items()}
     return {
         (gpu, *rest): ((x[0] / peak[gpu], x[1], x[2]), error)
         for (gpu, *rest), (x, error) in found.items()
+    }
+
+
+def by_head_size():
+    """(implementation, head size) -> backward's rate and knee over those of head size 128."""
+    points = defaultdict(list)
+    with SECOND.open() as f:
+        for r in csv.DictReader(f):
+            if r["impl"] in IMPL and r["pass"] == "bwd":
+                key = IMPL[r["impl"]], int(r["head_dim"])
+                points[key].append((int(r["seqlen"]), True, float(r["tflops"])))
+    found = {key: fit(rows)[0] for key, rows in points.items()}
+    return {
+        (impl, dim): (x[0] / found[impl, 128][0], x[1] / found[impl, 128][1])
+        for (impl, dim), x in found.items()
+        if dim != 128
     }
 
 
@@ -104,6 +129,8 @@ def main():
             f"knee_full {full:.0f}   n {len(error):2d} "
             f"mean |error| {np.abs(error).mean():.1%} worst {np.abs(error).max():.1%}"
         )
+    for (impl, dim), (rate, knee) in sorted(by_head_size().items()):
+        print(f"H200 {impl:7s} backward d{dim:<4d} of d128's: rate {rate:.3f} knee {knee:.2f}")
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def load_constants(gpu: Gpu) -> KernelConstants:
         generation=facts.constants,
         gemm=gemm,
         attention=attention_of(facts.constants),
-        bandwidth=part_of(facts.constants, "bandwidth"),
+        bandwidth=_shares(facts.constants, gpu),
         floor_s=launch["floor_s"],
         ramp_bytes=launch["ramp_bytes"],
         l2_speed=part_of(facts.constants, "l2")["speed"],
@@ -117,6 +117,16 @@ def load_constants(gpu: Gpu) -> KernelConstants:
     )
 
 
+def _shares(generation: str, gpu: Gpu) -> dict[str, float]:
+    """Shares of this board's HBM bandwidth by way of access, as far as its SMs keep up."""
+    clocks_per_byte = gpu.sms * gpu.boost_clock / gpu.memory_bandwidth
+    limits = part_of(generation, "sm_bytes")
+    return {
+        access: min(share, limits.get(access, math.inf) * clocks_per_byte)
+        for access, share in part_of(generation, "bandwidth").items()
+    }
+
+
 def part_of(generation: str, part: str) -> dict[str, float]:
     """A part of a generation's constants: what all have in common, what is borrowed, its own.
 
@@ -125,7 +135,7 @@ def part_of(generation: str, part: str) -> dict[str, float]:
     generation : str
         File of ``data/constants``.
     part : str
-        ``bandwidth``, ``power``, ``launch``, ``l2`` or ``interference``.
+        ``bandwidth``, ``sm_bytes``, ``power``, ``launch``, ``l2`` or ``interference``.
 
     Notes
     -----

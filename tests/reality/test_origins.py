@@ -60,13 +60,18 @@ def test_every_number_has_an_origin(generation):
 
 def test_shares_of_bandwidth_are_those_of_their_script():
     """To two places, as they ship."""
-    claimed = from_script("elementwise")
+    claimed = [(g, a) for g, a in from_script("elementwise") if a.startswith("bandwidth")]
     assert len(claimed) == 6
     fits = {gpu: script("elementwise").fit(gpu)[0] for gpu in ("A100", "H100")}
     for generation, address in claimed:
         name = address.removeprefix("bandwidth.")
         shipped = part_of(generation, "bandwidth")[name]
         assert fits[generation.upper()][name] == pytest.approx(shipped, abs=0.005), address
+
+
+def test_what_an_sm_moves_is_that_of_the_script():
+    """To three figures, as it ships."""
+    assert part_of("h100", "sm_bytes") == pytest.approx(script("elementwise").sm_bytes(), rel=0.005)
 
 
 def test_attention_is_that_of_its_script():
