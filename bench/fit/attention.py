@@ -6,8 +6,8 @@ Backward follows from forward and both together. Where a table gives both togeth
 taken to be FORWARD_OVER_BOTH times as fast (H100 FlashAttention-2 is 1.07; assumed for the A100),
 and the knees are those of both.
 
-Head sizes whose backward no table of the H100 has follow from an H200's (bench/gpu/h200, measured by
-bench/gpu/measure_kernels.py): rate and knee over those of head size 128 there, times the H100's.
+Head sizes whose backward no table of the H100 has follow from an H200's (bench/gpu/h200, measured
+by bench/gpu/measure_kernels.py): rate and knee over those of head size 128 there, times the H100's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Kernels and steps of one H200, measured by scripts of this project; no step is fitted to them.
 
-`bench/gpu/h200` has the tables, as `bench/gpu/measure_kernels.py` and `measure_steps.py` wrote them.
+`bench/gpu/h200` has the tables as `bench/gpu/measure_kernels.py` and `measure_steps.py` wrote them.
 """
 
 import csv
