@@ -76,9 +76,12 @@ def _sentence(kind: str, share: float, step: Step, parts: dict[str, float]) -> s
         )
     if kind == "memory-bandwidth":
         worst = max(STREAMED, key=lambda key: parts.get(key, 0.0))
+        products = parts.get("gemm", 0.0) + parts.get("attention", 0.0)
+        more = products > sum(parts.get(key, 0.0) for key in STREAMED)
+        beside = f", beside {_percent('compute', products / step.time_s, step)} of products" * more
         return (
             f"memory-bandwidth-bound: {said} of the step is {worst} and other kernels that "
-            "move bytes rather than multiply"
+            f"move bytes rather than multiply{beside}"
         )
     if kind == "offload":
         return (

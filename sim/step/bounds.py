@@ -11,6 +11,7 @@ from sim.lowering.costs import Priced
 from sim.lowering.crowd import gathers
 from sim.lowering.runs import hidden_launches
 from sim.quantities import gib
+from sim.step.variation import Variation
 from sim.units import GIB, KIB, MIB
 
 #: of an op and what a run of it needs, where ranks have lanes of their own, as measured with
@@ -42,7 +43,7 @@ def crowded(priced: Priced) -> bool:
 
 
 def check_size(
-    priced: Priced, level: str, replicas: int, times: float = 1.0, crowd: bool = False
+    priced: Priced, level: str, variation: Variation, times: float = 1.0, crowd: bool = False
 ) -> None:
     """Refuse a step whose program would be absurd, before it is made.
 
@@ -52,8 +53,8 @@ def check_size(
         The step.
     level : str
         ``folded``, ``ranks`` or ``steps``.
-    replicas : int
-        How often it is to be run.
+    variation : Variation
+        What makes ranks unequal, and how often it is to be run.
     times : float
         How much longer the step is than what was priced of it.
     crowd : bool
@@ -71,6 +72,8 @@ def check_size(
     steps = int(times * steps)
     option, who = f"level {level}", f"{len(priced.compiled.classes.ranks):,} ranks one by one are"
     instead = "take fewer nodes, or level folded"
+    if variation.needs_every_rank and level != "folded":
+        option, instead = "--jitter" if variation.jitter else "--slow", "take fewer nodes"
     if level == "folded":  # stages of a pipeline, and how many micro-batches they play
         option, who = "gradient_accumulation", "micro-batches of a pipeline that has no rhythm are"
         instead = "write fewer, or pipeline_schedule: 1f1b"
@@ -82,13 +85,20 @@ def check_size(
             f"{instead}"
         )
         raise InputError.single(option, message)
-    for count, limit, what, other in (
-        (steps, MAX_STEPS, "steps of rings", "fewer nodes, or level ranks"),
-        ((ops + steps) * replicas, MAX_DRAWN, "ops in all replicas", "fewer replicas"),
+    drawn = "--replicas"
+    for named, count, limit, what, other in (
+        (option, steps, MAX_STEPS, "steps of rings", "fewer nodes, or level ranks"),
+        (
+            drawn,
+            (ops + steps) * variation.replicas,
+            MAX_DRAWN,
+            "ops in all replicas",
+            "fewer replicas",
+        ),
     ):
         if count > limit:
             message = f"{who} {count:.2g} {what}, more than {limit:.2g}; take {other}"
-            raise InputError.single(option, message)
+            raise InputError.single(named, message)
 
 
 def ops_of(priced: Priced) -> int:

@@ -83,7 +83,7 @@ def ready_of(
     """
     priced = priced_of(topology, simulated, variation, level)
     crowd = lean and crowded(priced)
-    check_size(priced, level, variation.replicas, crowd=crowd)
+    check_size(priced, level, variation, crowd=crowd)
     ranks: tuple[Ranks, ...] = ()
     if not _told(topology, variation):
         whole = workload if layers is None else of_layers(workload, layers)

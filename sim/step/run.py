@@ -167,7 +167,7 @@ def run_replicas(
             times = steps / known[1]
             if even is not None and times * ops_of(known[0]) > LONG:
                 return even[:2]
-            check_size(known[0], level, variation.replicas, times)
+            check_size(known[0], level, variation, times)
         ready = ready_of(topology, workload, simulated, variation, level, layers, lean=lean)
         known = ready.priced, steps
         found = _replicas(ready, variation, engine, progress, causes)

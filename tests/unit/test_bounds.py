@@ -18,6 +18,7 @@ def job(nodes):
 
 
 MANY = Variation(jitter=0.05, replicas=10**6)
+FEW = Variation(jitter=0.05)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,12 @@ MANY = Variation(jitter=0.05, replicas=10**6)
             "ops, which need .* GiB of memory, more than 4.0 GiB; take fewer",
         ),
         (96, {"level": "steps"}, "steps of rings, .*; take fewer nodes, or level ranks"),
-        (1, {"level": "ranks", "variation": MANY}, "take fewer replicas"),
+        (1, {"level": "ranks", "variation": MANY}, "--replicas .*; take fewer replicas"),
+        (
+            1024,
+            {"level": "ranks", "variation": FEW},
+            "--jitter .*more than 4.0 GiB; take fewer no[a-z]*$",
+        ),
     ],
 )
 def test_too_much_is_refused_at_once(nodes, how, says):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -87,7 +88,12 @@ def test_an_object_file_that_cannot_be_linked_runs_as_well(tmp_path, monkeypatch
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compiled.machine, "_loaded", None)
     monkeypatch.setattr(objects, "linked", lambda code, entry: None)
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
     assert run(program, "compiled").end.tolist() == expected  # compiled anew
+    assert terminal.getvalue().startswith("compiling the engine for this machine, once")
+    assert terminal.getvalue().count("\n") == 1
     whole = objects.kept(compiled.machine.source)
     assert whole is not None
     code, entry = objects.unpacked(whole)

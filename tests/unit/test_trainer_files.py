@@ -753,3 +753,23 @@ def test_every_example_is_read(folder):
         assert not faults
         assert found is not None, path
         assert [a.theirs for a in found.aside if a.why.startswith("no key")] == []
+
+
+@pytest.mark.parametrize("text", [
+    "model: {_component_: torchtune.models.llama3_1.llama3_1_8b}\nbatch_size: 2\ndtype: fp17\n",
+    "distributed_type: MULTI_GPU\nnum_processes: 8\nmixed_precision: fp17\n",
+    "per_device_train_batch_size: 2\noutput_dir: x\ntorch_dtype: fp17\n",
+])  # fmt: skip
+def test_a_dtype_that_is_none_is_no_default(tmp_path, text):
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    sets = ["model=llama-3.1-8b", "sequence_length=2048"]
+    with pytest.raises(InputError, match='"fp17" is no dtype; bf16, fp16, fp32, fp8 are'):
+        load("dgx-h100", path, sets)
+
+
+def test_what_torchtune_leaves_out_is_assumed_not_taken(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("model: {_component_: torchtune.models.llama3_1.llama3_1_8b}\nbatch_size: 2\n")
+    job = given("workload", path, []).translation
+    assert ("precision.kind", "fp32") in {(one.key, one.value) for one in job.supposed}

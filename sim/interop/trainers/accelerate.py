@@ -7,7 +7,7 @@ from sim.inputs.translation import Source, Translation
 from sim.interop.trainers import common, deepspeed, fsdp_keys
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
-from sim.interop.trainers.words import DTYPES
+from sim.interop.trainers.words import put_dtype
 
 _MARKS = {
     "distributed_type", "compute_environment", "fsdp_config", "deepspeed_config",
@@ -46,7 +46,7 @@ def read(source: Source, job: Translation) -> None:
         message = f"{kind} is not modelled; FSDP, DEEPSPEED, MULTI_GPU and NO are"
         keys.fault(message, "distributed_type")
     _mesh(keys.inner("parallelism_config"))
-    keys.put_word("precision.kind", DTYPES, "mixed_precision")
+    put_dtype(keys, "precision.kind", "mixed_precision")
     if keys.text("mixed_precision").lower() == "fp8":
         keys.put("precision.recipe", _recipe(keys), "mixed_precision")
     dynamo = keys.inner("dynamo_config")

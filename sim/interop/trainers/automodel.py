@@ -26,7 +26,7 @@ def read(source: Source, job: Translation) -> None:
     model.put("model", model.text("pretrained_model_name_or_path"), "pretrained_model_name_or_path")
     words.attention(model, "attn_implementation")
     keys.suppose("attention", "sdpa")
-    dtype = words.DTYPES.get(model.text("torch_dtype", "dtype").lower(), "bf16")
+    dtype = words.dtype(model, "torch_dtype", "dtype") or "bf16"
     job.suppose("precision.kind", dtype, "the dtype of the model")
     model.put_on("fused_kernels", "use_liger_kernel", value="all")
     model.rest("NeMo AutoModel")

@@ -58,7 +58,7 @@ def arguments(source: Source, keys: Keys) -> None:
         keys.suppose("data.packing", False)
     words.attention(keys, "attn_implementation")
     keys.job.suppose("attention", "sdpa", _DEFAULT)
-    master(keys, words.DTYPES.get(keys.text(*_DTYPE).lower(), ""), *_DTYPE)
+    master(keys, words.dtype(keys, *_DTYPE), *_DTYPE)
 
 
 def training(

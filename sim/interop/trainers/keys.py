@@ -175,12 +175,6 @@ class Keys:
         if value and value > 1:
             self.put(key, value, *names)
 
-    def put_word(self, key: str, words: Mapping[str, Any], *names: str) -> None:
-        """Take what a word of a table means; one that is not in it is left where it is."""
-        word = self.text(*names).lower()
-        if word in words:
-            self.put(key, words[word], *names)
-
     def suppose(self, key: str, value: Any) -> None:
         """Take the trainer's default, unless the key is there already."""
         self.job.suppose(key, value, self.whose)

@@ -12,7 +12,7 @@ from sim.inputs.tree import Branch, Leaf, Place
 from sim.interop.trainers import common, fsdp_keys, huggingface
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
-from sim.interop.trainers.words import DTYPES
+from sim.interop.trainers.words import put_dtype
 
 _LONGEST = 4096
 _LAUNCHER = re.compile(rf"{LAUNCHES}|\bdeepspeed\b")
@@ -99,7 +99,7 @@ def _accelerate(launch: Keys, job: Translation) -> None:
         plugin = Branch({n: launch.branch.entries[n] for n in names}, launch.place("use_fsdp"))
         inner = Keys(job, plugin)
         fsdp_keys.fsdp(inner, inner.count("fsdp_version") or 1, [])
-    launch.put_word("precision.kind", DTYPES, "mixed_precision")
+    put_dtype(launch, "precision.kind", "mixed_precision")
     launch.seen.update(("use_deepspeed", "multi_gpu"))
 
 

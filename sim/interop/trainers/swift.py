@@ -36,7 +36,7 @@ def read(source: Source, job: Translation) -> None:
     _method(keys)
     words.attention(keys, "attn_impl")
     keys.suppose("attention", "sdpa")
-    dtype = words.DTYPES.get(keys.text("torch_dtype").lower(), "bf16")
+    dtype = words.dtype(keys, "torch_dtype") or "bf16"
     huggingface.training(
         source, keys, micro_batch=1, precision=dtype, checkpointing=True, reentrant=True
     )

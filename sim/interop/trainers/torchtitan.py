@@ -13,7 +13,6 @@ from sim.inputs.tree import Branch
 from sim.interop.trainers import common, words
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
-from sim.interop.trainers.words import DTYPES
 from sim.pipeline.schedules import SCHEDULES
 
 _AXES = (
@@ -67,11 +66,11 @@ def read(source: Source, job: Translation) -> None:
         keys.suppose("gradient_accumulation", 1)
     training.put_count("steps", "steps")
     training.put_on("parallelism.offload", "enable_cpu_offload", value="all")
-    training.put_word("parallelism.reduce_dtype", DTYPES, "mixed_precision_reduce")
-    param = DTYPES.get(training.text("mixed_precision_param"), "")
+    words.put_dtype(training, "parallelism.reduce_dtype", "mixed_precision_reduce")
+    param = words.dtype(training, "mixed_precision_param")
     if training.number("max_norm") == 0:
         training.put("parallelism.clip_gradients", False, "max_norm")
-    if DTYPES.get(training.text("dtype")) == "bf16":
+    if words.dtype(training, "dtype") == "bf16":
         training.put("precision.master", "bf16", "dtype")
     training.leave_matching(
         common.WHY_NO_MATTER,

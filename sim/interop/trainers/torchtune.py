@@ -48,9 +48,10 @@ def read(source: Source, job: Translation) -> None:
         keys.put("steps", steps * (keys.count("epochs") or 1), "max_steps_per_epoch")
     else:
         common.length(keys, "epochs")
-    kind = words.DTYPES.get(keys.text("dtype").lower(), "fp32")
+    kind = words.dtype(keys, "dtype") or "fp32"
     _optimizer(keys.inner("optimizer"), kind)
-    keys.put("precision.kind", kind, "dtype")
+    words.put_dtype(keys, "precision.kind", "dtype")
+    keys.suppose("precision.kind", "fp32")
     if kind == "bf16":  # weights, gradients and states are all in the model's dtype
         keys.put("precision.master", "bf16", "dtype")
     _memory(keys)

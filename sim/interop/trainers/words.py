@@ -52,7 +52,7 @@ _ATTENTION = {
 DTYPES = {
     "bf16": "bf16", "bfloat16": "bf16", "torch.bfloat16": "bf16",
     "fp16": "fp16", "float16": "fp16", "half": "fp16", "torch.float16": "fp16",
-    "fp32": "fp32", "float32": "fp32", "no": "fp32", "torch.float32": "fp32",
+    "fp32": "fp32", "float32": "fp32", "float": "fp32", "no": "fp32", "torch.float32": "fp32",
     "fp8": "fp8",
 }  # fmt: skip
 
@@ -77,6 +77,20 @@ WRITTEN_ATTENTION = {
     "flash2": "flash_attention_2", "flash3": "flash_attention_3", "sdpa": "sdpa", "eager": "eager",
     "triton": "flex_attention", "cudnn": "sdpa",
 }  # fmt: skip
+
+
+def dtype(keys: Keys, *names: str) -> str:
+    """Our name of a dtype; "" where it is left out or "auto". A word that is none is a fault."""
+    word = keys.text(*names).lower()
+    if word not in ("", "auto", *DTYPES):
+        keys.fault(f'"{word}" is no dtype; {", ".join(sorted(set(DTYPES.values())))} are', *names)
+    return DTYPES.get(word, "")
+
+
+def put_dtype(keys: Keys, key: str, *names: str) -> None:
+    """Take a dtype that is written."""
+    if found := dtype(keys, *names):
+        keys.put(key, found, *names)
 
 
 def optimizer(keys: Keys, *names: str) -> None:
