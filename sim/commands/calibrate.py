@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from sim.commands.complete import JOBS, MACHINES
-from sim.commands.options import FORMS, emit, formed, sets, show
+from sim.commands.options import FORMS, formed, sets
+from sim.commands.output import emit, show
 
 
 @click.command("calibrate")

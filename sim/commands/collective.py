@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from sim.commands.complete import MACHINES
-from sim.commands.options import FORMS, printed, sets, show
+from sim.commands.options import Answer, answered, sets
 from sim.cost.nccl.algorithms import names
 from sim.cost.nccl.communicator import ASKED, COLLECTIVES, collective_named
 
@@ -38,13 +37,12 @@ class _Operation(click.Choice[str]):
               help="A row for each value of a key of the topology. Repeatable.")  # fmt: skip
 @click.option("--zip", "zipped", is_flag=True, help="The --vary keys move together.")
 @sets
-@printed(*FORMS)
+@answered()
 def command(
     topology: str, operation: str | None, op: str | None, sizes: str, ranks: int | None,
     nccl: str, algorithm: str | None, protocol: str | None, nccl_path: str,
-    varied: tuple[str, ...], zipped: bool, overrides: tuple[str, ...], form: str,
-    output: Path | None,
-) -> None:  # fmt: skip
+    varied: tuple[str, ...], zipped: bool, overrides: tuple[str, ...],
+) -> Answer:  # fmt: skip
     """Print the table that nccl-tests would print on TOPOLOGY, of OPERATION or --op."""
     import sim
     from sim.report.collective import view
@@ -57,4 +55,4 @@ def command(
         algorithm=algorithm, protocol=protocol, nccl_path=nccl_path, vary=varied, zipped=zipped,
         overrides=overrides,
     )  # fmt: skip
-    show(view(found), form, output)
+    return view(found)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from sim.commands.complete import INPUTS, JOBS
-from sim.commands.options import FORMS, priced, printed, reported, sets, show, write_page
+from sim.commands.options import Answer, answered, priced, sets
+
+if TYPE_CHECKING:
+    from sim.page.asked import Asked
+    from sim.study.compared import Comparison
 
 
 @click.command("compare")
@@ -19,13 +25,11 @@ from sim.commands.options import FORMS, priced, printed, reported, sets, show, w
               help="Values of a key to compare; several keys give all combinations.")  # fmt: skip
 @sets
 @priced
-@printed(*FORMS)
-@reported
+@answered(page=True)
 def command(
     inputs: tuple[str, ...], workloads: tuple[str, ...], vary: tuple[str, ...],
-    overrides: tuple[str, ...], offer: str | None, prices: Path | None, form: str,
-    output: Path | None, report: Path | None,
-) -> None:  # fmt: skip
+    overrides: tuple[str, ...], offer: str | None, prices: Path | None,
+) -> Answer:  # fmt: skip
     """Simulate every machine with every job and say what makes each differ from the first.
 
     Examples: compare dgx-a100 dgx-h100 --workload mistral-7b-lora;
@@ -36,13 +40,17 @@ def command(
     from sim.report.compare import view
 
     machines, jobs = split_inputs(inputs)
+    jobs = [*jobs, *workloads]
     found = sim.compare(
-        machines, [*jobs, *workloads], vary=vary, overrides=overrides, offer=offer or "",
-        prices=prices,
-    )  # fmt: skip
-    show(view(found), form, output)
-    if report is not None:
-        from sim.page.gather import asked_of
+        machines, jobs, vary=vary, overrides=overrides, offer=offer or "", prices=prices
+    )
+    return view(found), _asked(found, machines, jobs, overrides)
 
-        cases = asked_of(found, machines, [*jobs, *workloads], overrides)
-        write_page(report, view(found), *cases)
+
+def _asked(
+    found: Comparison, machines: list[str], jobs: list[str], overrides: tuple[str, ...]
+) -> Iterator[Asked]:
+    """The jobs of its page, which is more to load than the answer."""
+    from sim.page.gather import asked_of
+
+    yield from asked_of(found, machines, jobs, overrides)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from sim.commands.complete import MACHINES
-from sim.commands.options import FORMS, job, printed, reported, sets, show, write_page
+from sim.commands.options import Answer, answered, job, sets
 from sim.page.asked import Asked
 
 
@@ -29,13 +27,11 @@ from sim.page.asked import Asked
               help='A run taken as it is, e.g. "tokens_per_s_per_gpu=12000 nodes=1": only what '
               "--measured lacks beside it needs explaining.")  # fmt: skip
 @sets
-@printed(*FORMS)
-@reported
+@answered(page=True)
 def command(
     topology: str, workload: str, measured: str | None, log: str | None, confusion: bool,
-    also: tuple[str, ...], baseline: str | None, overrides: tuple[str, ...], form: str,
-    output: Path | None, report: Path | None,
-) -> None:  # fmt: skip
+    also: tuple[str, ...], baseline: str | None, overrides: tuple[str, ...],
+) -> Answer:  # fmt: skip
     """Compare a measured run of WORKLOAD on TOPOLOGY with what it should give, and rank causes.
 
     Example: diagnose dgx-h100 llama3-8b-sft --set nodes=8 --measured tokens_per_s_per_gpu=1000
@@ -46,9 +42,7 @@ def command(
     from sim.report import diagnose
 
     if confusion:
-        said = confused.view(sim.confusion(topology, workload, also=also, overrides=overrides))
-        show(said, form, output)
-        return
+        return confused.view(sim.confusion(topology, workload, also=also, overrides=overrides))
     if (measured is None) == (log is None):
         source, message = "diagnose", "give --measured KEY=VALUE, or --log FILE"
         raise InputError.single(source, message)
@@ -56,5 +50,4 @@ def command(
         topology, workload, measured=measured or "", log=log, also=also, baseline=baseline,
         overrides=overrides,
     )  # fmt: skip
-    show(diagnose.view(found), form, output)
-    write_page(report, diagnose.view(found), Asked(topology, workload, overrides))
+    return diagnose.view(found), [Asked(topology, workload, overrides)]

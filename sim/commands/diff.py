@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, printed, show
+from sim.commands.options import Answer, answered
 
 
 @click.command("diff")
@@ -14,8 +14,8 @@ from sim.commands.options import FORMS, printed, show
 @click.argument("after", type=click.Path(path_type=Path))
 @click.option("--tolerance", default="0.1%", show_default=True, metavar="SHARE",
               help="Relative changes up to it are none.")  # fmt: skip
-@printed(*FORMS)
-def command(before: Path, after: Path, tolerance: str, form: str, output: Path | None) -> None:
+@answered()
+def command(before: Path, after: Path, tolerance: str) -> Answer:
     """Figures of two results (`--json`) that differ; --format md for a pull request.
 
     Example: diff main.json branch.json --format md
@@ -23,4 +23,4 @@ def command(before: Path, after: Path, tolerance: str, form: str, output: Path |
     import sim
     from sim.report.difference import view
 
-    show(view(sim.diff(before, after, tolerance=tolerance)), form, output)
+    return view(sim.diff(before, after, tolerance=tolerance))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from sim.commands.options import FORMS, printed, show
+from sim.commands.options import Answer, answered
 
 
 @click.command("doctor")
-@printed(*FORMS)
-def command(form: str, output: Path | None) -> None:
+@answered()
+def command() -> Answer:
     """Versions, optional parts, the catalogue, and a small run.
 
     Example: doctor
@@ -19,4 +17,4 @@ def command(form: str, output: Path | None) -> None:
     import sim
     from sim.report.doctor import view
 
-    show(view(sim.doctor()), form, output)
+    return view(sim.doctor())

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from sim.commands.complete import CODES
-from sim.commands.options import FORMS, job_or_none, printed, sets, show
+from sim.commands.options import Answer, answered, job_or_none, sets
 
 
 @click.command("explain")
 @click.argument("topology", metavar="CODE|TOPOLOGY", shell_complete=CODES)
 @job_or_none
 @sets
-@printed(*FORMS)
-def command(
-    topology: str, workload: str, overrides: tuple[str, ...], form: str, output: Path | None
-) -> None:
+@answered()
+def command(topology: str, workload: str, overrides: tuple[str, ...]) -> Answer:
     """What CODE of a fault or warning means; or why LoRA is (no) faster.
 
     With a TOPOLOGY and a WORKLOAD: the step part by part, by method.
@@ -32,9 +28,8 @@ def command(
         code = sim.explain_code(topology)
         from sim.report.code import view as code_view
 
-        show(code_view(code), form, output)
-        return
+        return code_view(code)
     found = sim.explain(topology, workload, overrides=overrides)
     from sim.report.explain import view
 
-    show(view(found), form, output)
+    return view(found)

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from sim.commands.complete import MACHINES
-from sim.commands.options import EMITTED, job, sets, tell
+from sim.commands.options import EMITTED, job, sets
+from sim.commands.output import tell
 
 
 @click.command("export")

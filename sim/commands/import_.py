@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, formed, show, tell, written
+from sim.commands.options import FORMS, formed
+from sim.commands.output import show, tell, written
 
 
 @click.command("import")

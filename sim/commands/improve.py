@@ -6,31 +6,29 @@ from pathlib import Path
 
 import click
 
-from sim.commands.complete import MACHINES
-from sim.commands.options import FORMS, emit, job, printed, sets, show, tell
+from sim.commands.options import Answer, answered, pair
+from sim.commands.output import emit, tell
 
 
 @click.command("improve")
-@click.argument("topology", shell_complete=MACHINES)
-@job
-@sets
+@pair
 @click.option("--same-numerics", is_flag=True,
               help="No FP8, no gradients reduced in bf16, no 8-bit optimizer.")  # fmt: skip
 @click.option("--apply", "applied", type=click.Path(path_type=Path), metavar="FILE",
               help="Write the improved workload as YAML.")  # fmt: skip
-@printed(*FORMS)
+@answered()
 def command(
     topology: str, workload: str, overrides: tuple[str, ...], same_numerics: bool,
-    applied: Path | None, form: str, output: Path | None,
-) -> None:  # fmt: skip
+    applied: Path | None,
+) -> Answer:  # fmt: skip
     """Find the changes of WORKLOAD that help most together on TOPOLOGY, each step simulated."""
     import sim
     from sim.report.improve import view
 
     found = sim.improve(topology, workload, overrides=overrides, same_numerics=same_numerics)
-    show(view(found), form, output)
     if applied is not None:
         from sim.interop.emit_yaml import workload_yaml
 
         emit(workload_yaml(found.after.workload).rstrip("\n"), applied)
         tell(f"wrote {applied}")
+    return view(found)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from sim.commands.complete import JOBS, MACHINES
-from sim.commands.options import written
+from sim.commands.output import written
 
 
 @click.command("init")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from sim.commands.options import FORMS, printed, show
+from sim.commands.options import Answer, answered
 
 _KINDS = ("models", "gpus", "machines", "jobs", "strategies", "offers", "formats", "codes")
 
@@ -14,8 +12,8 @@ _KINDS = ("models", "gpus", "machines", "jobs", "strategies", "offers", "formats
 @click.command("list")
 @click.argument("kind", type=click.Choice(_KINDS))
 @click.argument("word", default="")
-@printed(*FORMS)
-def command(kind: str, word: str, form: str, output: Path | None) -> None:
+@answered()
+def command(kind: str, word: str) -> Answer:
     """What there is of KIND, with WORD in it.
 
     Example: list models qwen
@@ -23,4 +21,4 @@ def command(kind: str, word: str, form: str, output: Path | None) -> None:
     import sim
     from sim.report.entries import listed
 
-    show(listed(sim.entries(kind, word)), form, output)
+    return listed(sim.entries(kind, word))

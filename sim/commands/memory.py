@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
 
-from sim.commands.complete import MACHINES
-from sim.commands.options import (
-    FORMS,
-    job,
-    printed,
-    reported,
-    sets,
-    show,
-    write_page,
-)
+from sim.commands.options import Answer, answered, pair
 from sim.page.asked import Asked
 
 if TYPE_CHECKING:
@@ -24,21 +14,18 @@ if TYPE_CHECKING:
 
 
 @click.command("memory")
-@click.argument("topology", shell_complete=MACHINES)
-@job
-@sets
+@pair
 @click.option(
     "--max", "most", type=click.Choice(["micro_batch", "sequence_length"]), multiple=True,
     help="Also find the largest of it that fits. Repeatable.",
 )  # fmt: skip
 @click.option("--min", "least", type=click.Choice(["nodes"]), multiple=True,
               help="Also find the fewest that fit.")  # fmt: skip
-@printed(*FORMS)
-@reported
+@answered(page=True)
 def command(
     topology: str, workload: str, overrides: tuple[str, ...], most: tuple[str, ...],
-    least: tuple[str, ...], form: str, output: Path | None, report: Path | None,
-) -> None:  # fmt: skip
+    least: tuple[str, ...],
+) -> Answer:  # fmt: skip
     """Bytes per GPU of WORKLOAD on TOPOLOGY by category and moment, the verdict and fixes."""
     import sim
 
@@ -46,5 +33,4 @@ def command(
     answer = sim.memory_of(topology, workload, overrides=overrides, bounds=asked)
     from sim.report.memory import view
 
-    show(view(answer), form, output)
-    write_page(report, view(answer), Asked(topology, workload, overrides))
+    return view(answer), [Asked(topology, workload, overrides)]

@@ -1,30 +1,26 @@
-"""Options and output that several verbs share."""
+"""Options that several verbs share, and what becomes of their answers."""
 
 from __future__ import annotations
 
 import functools
-import os
-import shlex
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import click
 
-from sim.commands.complete import JOBS, settings
-from sim.errors import InputError, visible
-from sim.files import make_folder, write_whole
-from sim.report.formats import FORMATS, rendered
+from sim.commands.complete import JOBS, MACHINES, settings
+from sim.commands.output import SHOWN, show, tell, write_page
+from sim.report.formats import FORMATS
 
 if TYPE_CHECKING:
     from sim.page.asked import Asked
     from sim.report.view import View
 
 F = TypeVar("F", bound=Callable[..., Any])
-_STDOUT = "standard output"
-_SHOWN = "sim.shown"
+#: what a verb says; with it the jobs that its page is about
+Answer: TypeAlias = "View | tuple[View, Iterable[Asked]]"
 
 
 def sets(function: F) -> F:
@@ -55,6 +51,11 @@ def sets(function: F) -> F:
         "--calibration", type=click.Path(path_type=Path), metavar="FILE",
         help="Corrections of this cluster, as `scaling-sim calibrate` writes them.",
     )(with_model)  # fmt: skip
+
+
+def pair(function: F) -> F:
+    """``TOPOLOGY WORKLOAD...`` and `sets`: a job on a machine."""
+    return click.argument("topology", shell_complete=MACHINES)(job(sets(function)))
 
 
 def job_of(
@@ -153,7 +154,7 @@ def _requirements(function: F) -> F:
 
         conditions = read(wanted)
         function(**rest)
-        failed = hold(click.get_current_context().meta[_SHOWN], conditions, junit)
+        failed = hold(click.get_current_context().meta[SHOWN], conditions, junit)
         for line in failed:
             tell(line)
         if failed:
@@ -186,102 +187,30 @@ def reported(function: F) -> F:
     )(function)  # fmt: skip
 
 
-def write_page(report: Path | None, view: View, *asked: Asked) -> None:
-    """Write the page of a verb, where one was asked for.
+def answered(*forms: str, page: bool = False) -> Callable[[Callable[..., Answer]], Any]:
+    """`printed`, and with `page` `reported`, for a function that returns what its verb says.
 
     Parameters
     ----------
-    report : path or None
-        Where to.
-    view : View
-        What the verb says.
-    *asked : Asked
-        The jobs it is about.
+    *forms : str
+        Formats, the first where none is asked for; those of every verb by default.
+    page : bool
+        Whether the answer can be a page.
     """
-    if report is None:
-        return
-    from sim.page.gather import dossier_of
-    from sim.page.render import page
 
-    emit(page(dossier_of(view, asked, command_line())).rstrip("\n"), report)
-    tell(f"{report}: open it in a browser")
+    def add(function: Callable[..., Answer]) -> Any:
+        @functools.wraps(function)
+        def said(
+            *, form: str, output: Path | None, report: Path | None = None, **rest: Any
+        ) -> None:
+            from sim.report.view import View
 
+            answer = function(**rest)
+            view, asked = (answer, ()) if isinstance(answer, View) else answer
+            show(view, form, output)
+            if report is not None:
+                write_page(report, view, asked)
 
-def command_line() -> str:
-    """What the user typed, without where the page goes; nothing outside the command line."""
-    name, *words = sys.argv
-    if not Path(name).name.startswith(("scaling-sim", "__main__")):
-        return ""
-    kept: list[str] = []
-    skip = False
-    for word in words:
-        if not skip and word != "--report" and not word.startswith("--report="):
-            kept.append(word)
-        skip = word == "--report"
-    return shlex.join(["scaling-sim", *kept])
+        return printed(*(forms or FORMS))(reported(said) if page else said)
 
-
-def show(view: View, form: str, output: Path | None) -> None:
-    """Print a view in a format, or write it to a file; ``--require`` is about its document."""
-    click.get_current_context().meta[_SHOWN] = view.document
-    emit(rendered(view, form), output)
-
-
-def emit(text: str, output: Path | None) -> None:
-    """Print a result, or write it to a file; a path that can't be written is bad input.
-
-    A name that ends in ``.gz`` is packed.
-    """
-    if output is None:
-        say(text)
-    else:
-        _write(output, visible(text) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    if path.suffix == ".gz":
-        import gzip
-
-        write_whole(path, gzip.compress(text.encode(), mtime=0))
-    else:
-        write_whole(path, text)
-
-
-def say(text: str) -> None:
-    """Print to standard output, control characters spelled out.
-
-    Raises
-    ------
-    InputError
-        There is no room for it.
-    """
-    try:
-        click.echo(visible(text))
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has read enough; there is nobody left to tell
-        _silence()
-    except OSError as error:
-        _silence()
-        raise InputError.single(_STDOUT, f"cannot write: {error.strerror}") from None
-
-
-def tell(text: str) -> None:
-    """Print to standard error, control characters spelled out; nobody has to listen."""
-    with suppress(OSError):
-        click.echo(visible(text), err=True)
-
-
-def _silence() -> None:
-    """Let what waits in the buffer go nowhere at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def written(path: Path, text: str, force: bool = False) -> None:
-    """Write a file, and say so; one that is there is kept unless `force`."""
-    if path.exists() and not force:
-        message = "is there already; name another file, or add --force"
-        raise InputError.single(str(path), message)
-    make_folder(path.parent)
-    _write(path, text)
-    tell(f"wrote {path}")
+    return add

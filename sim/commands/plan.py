@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from sim.commands.complete import MACHINES
-from sim.commands.options import FORMS, printed, reported, sets, show, write_page
+from sim.commands.options import Answer, answered, sets
 
 if TYPE_CHECKING:
     from sim.study.schedule import Policy
@@ -42,14 +42,12 @@ _POLICIES = ("fifo", "sjf", "edf", "priority", "backfill")
 @click.option("--replicas", type=click.IntRange(0, 1000), default=20, show_default=True,
               help="Times to play failures, for one plan's odds; 0: not.")  # fmt: skip
 @click.option("--gantt", is_flag=True, help="Draw the jobs of one plan over time.")
-@printed(*FORMS)
-@reported
+@answered(page=True)
 def command(
     cluster: str, jobs: Path, overrides: tuple[str, ...], policies: tuple[str, ...],
     smallest: bool, on_time: float, others: tuple[str, ...], vary: tuple[str, ...],
-    growth: str | None, replicas: int, gantt: bool, form: str, output: Path | None,
-    report: Path | None,
-) -> None:  # fmt: skip
+    growth: str | None, replicas: int, gantt: bool,
+) -> Answer:  # fmt: skip
     """Serve JOBS (.yaml, or a trace .csv) on CLUSTER: queueing, deadlines and their odds, cost."""
     import sim
     from sim.report import plan, plans
@@ -64,13 +62,10 @@ def command(
             [cluster, *others], jobs, policies=chosen, vary=vary, growth=growth or "1",
             smallest=smallest, on_time=on_time, overrides=overrides,
         )  # fmt: skip
-        said = plans.view(found)
-    else:
-        with progress_bar("jobs") as progress:
-            planned = sim.plan(
-                cluster, jobs, policy=chosen[0], smallest=smallest, on_time=on_time,
-                replicas=replicas, overrides=overrides, progress=progress,
-            )  # fmt: skip
-        said = plan.view(planned, on_time if smallest else None, gantt)
-    show(said, form, output)
-    write_page(report, said)
+        return plans.view(found)
+    with progress_bar("jobs") as progress:
+        planned = sim.plan(
+            cluster, jobs, policy=chosen[0], smallest=smallest, on_time=on_time,
+            replicas=replicas, overrides=overrides, progress=progress,
+        )  # fmt: skip
+    return plan.view(planned, on_time if smallest else None, gantt)

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from sim.commands.complete import GPUS, INPUTS, JOBS
-from sim.commands.options import FORMS, F, emit, printed, sets, show, tell
+from sim.commands.options import FORMS, Answer, F, answered, sets
+from sim.commands.output import emit, tell
 
 _own = click.option(
     "--prices", "own", type=click.Path(path_type=Path),
@@ -44,11 +45,11 @@ def command() -> None:
 @click.option("--all-dates", is_flag=True, help="Older prices of the same offer too.")
 @_placed
 @_own
-@printed(*FORMS)
+@answered()
 def list_(
     gpu: str | None, provider: str | None, all_dates: bool, region: tuple[str, ...],
-    residency: tuple[str, ...], currency: str, own: Path | None, form: str, output: Path | None,
-) -> None:  # fmt: skip
+    residency: tuple[str, ...], currency: str, own: Path | None,
+) -> Answer:  # fmt: skip
     """List offers with price on every terms, region, age and source."""
     import sim
     from sim.inputs.price import currency_of
@@ -59,19 +60,19 @@ def list_(
         gpu=gpu or "", provider=provider or "", all_dates=all_dates, region=region,
         residency=residency, prices=own,
     )  # fmt: skip
-    show(offers_view(found, shown), form, output)
+    return offers_view(found, shown)
 
 
 @command.command("show")
 @click.argument("instance")
 @_own
-@printed(*dict.fromkeys(("json", *FORMS)))
-def show_(instance: str, own: Path | None, form: str, output: Path | None) -> None:
+@answered("json", *FORMS)
+def show_(instance: str, own: Path | None) -> Answer:
     """Show everything known about an INSTANCE, at every date."""
     import sim
     from sim.report.prices import offers_view
 
-    show(offers_view(sim.prices_show(instance, prices=own)), form, output)
+    return offers_view(sim.prices_show(instance, prices=own))
 
 
 @command.command("import")
@@ -108,12 +109,12 @@ def import_(
 @_placed
 @sets
 @_own
-@printed(*FORMS)
+@answered()
 def job(
     inputs: tuple[str, ...], jobs: tuple[str, ...], spot: bool, setup_hours: float | None,
     provider: tuple[str, ...], region: tuple[str, ...], residency: tuple[str, ...], currency: str,
-    overrides: tuple[str, ...], own: Path | None, form: str, output: Path | None,
-) -> None:  # fmt: skip
+    overrides: tuple[str, ...], own: Path | None,
+) -> Answer:  # fmt: skip
     """Price WORKLOAD on each TOPOLOGY at every offer of its GPU, cheapest first."""
     import datetime
 
@@ -133,4 +134,4 @@ def job(
         machines, wanted[0], spot=spot, setup_hours=setup_hours, provider=provider, region=region,
         residency=residency, overrides=overrides, prices=own,
     )  # fmt: skip
-    show(priced_view(priced, datetime.date.today(), shown), form, output)
+    return priced_view(priced, datetime.date.today(), shown)

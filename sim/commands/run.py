@@ -6,27 +6,13 @@ from pathlib import Path
 
 import click
 
-from sim.commands.complete import MACHINES
-from sim.commands.options import (
-    FORMS,
-    job,
-    priced,
-    printed,
-    reported,
-    sets,
-    show,
-    varied,
-    write_page,
-)
+from sim.commands.options import Answer, answered, pair, priced, varied
 from sim.page.asked import Asked
 
 
 @click.command("run")
-@click.argument("topology", shell_complete=MACHINES)
-@job
-@sets
-@printed(*FORMS)
-@reported
+@pair
+@answered(page=True)
 @click.option("-q", "--quiet", is_flag=True, help="Title and verdict only: no curve, no fixes.")
 @click.option(
     "--engine", type=click.Choice(["auto", "reference", "python", "compiled"]), default="auto",
@@ -43,11 +29,10 @@ from sim.page.asked import Asked
 @priced
 @click.option("--no-scaling", is_flag=True, help="Leave out the scaling curve.")
 def command(
-    topology: str, workload: str, overrides: tuple[str, ...], form: str, output: Path | None,
-    report: Path | None, quiet: bool, engine: str, level: str | None, jitter: str,
-    slow: tuple[str, ...], seed: int, replicas: int, offer: str | None, prices: Path | None,
-    no_scaling: bool,
-) -> None:  # fmt: skip
+    topology: str, workload: str, overrides: tuple[str, ...], quiet: bool, engine: str,
+    level: str | None, jitter: str, slow: tuple[str, ...], seed: int, replicas: int,
+    offer: str | None, prices: Path | None, no_scaling: bool,
+) -> Answer:  # fmt: skip
     """Predict memory, step time, throughput, scaling and cost of WORKLOAD on TOPOLOGY."""
     import sim
     from sim.report.progress import progress_bar
@@ -60,5 +45,4 @@ def command(
         )  # fmt: skip
     from sim.report.run import view
 
-    show(view(result, quiet=quiet), form, output)
-    write_page(report, view(result), Asked(topology, workload, overrides, result))
+    return view(result, quiet=quiet), [Asked(topology, workload, overrides, result)]

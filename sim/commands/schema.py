@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from sim.commands.options import FORMS, printed, show
+from sim.commands.options import FORMS, Answer, answered
 
 
 @click.command("schema")
 @click.argument("side", type=click.Choice(["topology", "workload"]))
-@printed("json", *FORMS)
-def command(side: str, form: str, output: Path | None) -> None:
+@answered("json", *FORMS)
+def command(side: str) -> Answer:
     """JSON Schema of SIDE's files, for editors: `# yaml-language-server: $schema=FILE`.
 
     Example: schema workload -o workload.schema.json
@@ -22,4 +20,4 @@ def command(side: str, form: str, output: Path | None) -> None:
     found = sim.schema(side)
     from sim.report.schema import view
 
-    show(view(found), form, output)
+    return view(found)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from sim.commands.complete import ENTRIES
-from sim.commands.options import FORMS, printed, show
+from sim.commands.options import Answer, answered
 
 
 @click.command("show")
 @click.argument("name", shell_complete=ENTRIES)
-@printed(*FORMS)
-def command(name: str, form: str, output: Path | None) -> None:
+@answered()
+def command(name: str) -> Answer:
     """The GPU, model, machine, job or strategy called NAME, as its YAML would have it.
 
     Example: show "A100 80GB"
@@ -21,4 +19,4 @@ def command(name: str, form: str, output: Path | None) -> None:
     import sim
     from sim.report.entries import shown
 
-    show(shown(sim.entry(name)), form, output)
+    return shown(sim.entry(name))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from sim.commands.complete import GPUS, MACHINES
-from sim.commands.options import EMITTED, FORMS, formed, job, reported, sets, show, tell, write_page
+from sim.commands.options import EMITTED, FORMS, formed, job, reported, sets
+from sim.commands.output import show, tell, write_page
 from sim.page.asked import Asked
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def command(
         )  # fmt: skip
     show(view(found), form, None if emitted else output)
     best = found.winner.candidate if found.winner else None
-    write_page(report, view(found), *([Asked(best.topology, best.workload)] if best else ()))
+    write_page(report, view(found), [Asked(best.topology, best.workload)] if best else [])
     if best is None:
         sys.exit(3)
     if emitted:

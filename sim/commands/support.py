@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from sim.commands.complete import MACHINES
-from sim.commands.options import FORMS, job, printed, sets, show
+from sim.commands.options import Answer, answered, pair
 
 
 @click.command("support")
-@click.argument("topology", shell_complete=MACHINES)
-@job
-@sets
-@printed(*FORMS)
-def command(
-    topology: str, workload: str, overrides: tuple[str, ...], form: str, output: Path | None
-) -> None:
+@pair
+@answered()
+def command(topology: str, workload: str, overrides: tuple[str, ...]) -> Answer:
     """What of WORKLOAD on TOPOLOGY is measured, what is modelled, what is not, and the evidence.
 
     Example: support dgx-h100 llama3-8b-lora
@@ -27,4 +20,4 @@ def command(
     found = sim.support(topology, workload, overrides=overrides)
     from sim.report.support import view
 
-    show(view(found), form, output)
+    return view(found)

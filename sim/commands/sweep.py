@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from sim.commands.complete import INPUTS
-from sim.commands.options import FORMS, printed, reported, say, sets, show, tell, write_page
+from sim.commands.options import FORMS, printed, reported, sets
+from sim.commands.output import say, show, tell, write_page
 from sim.errors import InputError, visible
 
 _BINARY = ("parquet",)
@@ -77,6 +78,6 @@ def command(
     if report is not None:
         from sim.page.gather import best_of
 
-        write_page(report, view(outcome), *best_of(outcome, overrides))
+        write_page(report, view(outcome), best_of(outcome, overrides))
     if not quiet:
         tell(summary(outcome, path))

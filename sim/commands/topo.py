@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from sim.commands.complete import GPUS, MACHINES
-from sim.commands.options import FORMS, emit, printed, sets, show, tell
+from sim.commands.options import FORMS, printed, sets
+from sim.commands.output import emit, show, tell
 
 
 @click.group("topo")

@@ -8,19 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sim.commands.complete import MACHINES
-from sim.commands.options import (
-    FORMS,
-    emit,
-    job,
-    job_or_none,
-    printed,
-    reported,
-    sets,
-    show,
-    tell,
-    varied,
-    write_page,
-)
+from sim.commands.options import FORMS, Answer, answered, job_or_none, pair, printed, sets, varied
+from sim.commands.output import emit, show, tell
 from sim.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,12 +27,11 @@ _PICTURES = ("svg",)
 @click.option("--steps", type=click.IntRange(1, 10_000),
               help="How many steps the recording has, where it marks none.")  # fmt: skip
 @sets
-@printed(*FORMS)
-@reported
+@answered(page=True)
 def difference(
     recorded: str, topology: str, workload: str | tuple[str, ...], steps: int | None,
-    overrides: tuple[str, ...], form: str, output: Path | None, report: Path | None,
-) -> None:  # fmt: skip
+    overrides: tuple[str, ...],
+) -> Answer:  # fmt: skip
     """Compare RECORDED, a trace of PyTorch's profiler, with the simulated step, part by part.
 
     Without a WORKLOAD, TOPOLOGY is another trace. Example: trace diff rank0.json.gz dgx-h100
@@ -56,8 +44,7 @@ def difference(
     recorded, topology, workload = _trace_first(recorded, topology, workload)
     asked = workload or None
     found = sim.trace_diff(recorded, topology, asked, steps=steps, overrides=overrides)
-    show(view(found), form, output)
-    write_page(report, view(found), *([Asked(topology, asked, overrides)] if asked else []))
+    return view(found), [Asked(topology, asked, overrides)] if asked else []
 
 
 def _trace_first(
@@ -91,9 +78,7 @@ class _Trace(click.Command):
 
 
 @click.command("trace", cls=_Trace)
-@click.argument("topology", shell_complete=MACHINES)
-@job
-@sets
+@pair
 @printed(*dict.fromkeys((*_CHROME, *FORMS, *_PICTURES)))
 @click.option("--stages", is_flag=True,
               help="A chart of a pipeline's ranks: a table, a picture (svg).")  # fmt: skip

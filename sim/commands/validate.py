@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, printed, reported, show, write_page
+from sim.commands.options import FORMS, printed, reported
+from sim.commands.output import show, write_page
 from sim.files import make_folder, write_whole
 
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from sim import cli
 from sim.cli import group
-from sim.commands import options
+from sim.commands import output
 from sim.documents import Document
 from sim.report.formats import FORMATS, rendered
 from sim.report.formats.csv import flat
@@ -56,7 +56,7 @@ def view_of(command):
     """What a command would print, before it is put into a format."""
     shown = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(options, "rendered", lambda view, _: shown.append(view) or "")
+        patch.setattr(output, "rendered", lambda view, _: shown.append(view) or "")
         result = CliRunner().invoke(group, command.split())
     assert result.exit_code == 0, result.output
     (view,) = shown

@@ -1,0 +1,126 @@
+"""Where what verbs say goes: standard output, files, pages, standard error."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sim.errors import InputError, visible
+from sim.files import make_folder, write_whole
+from sim.report.formats import rendered
+
+if TYPE_CHECKING:
+    from sim.page.asked import Asked
+    from sim.report.view import View
+
+#: where the document that a verb showed is kept for ``--require``
+SHOWN = "sim.shown"
+_STDOUT = "standard output"
+
+
+def write_page(report: Path | None, view: View, asked: Iterable[Asked] = ()) -> None:
+    """Write the page of a verb, where one was asked for.
+
+    Parameters
+    ----------
+    report : path or None
+        Where to.
+    view : View
+        What the verb says.
+    asked : iterable of Asked
+        The jobs it is about; not asked for where there is no page.
+    """
+    if report is None:
+        return
+    from sim.page.gather import dossier_of
+    from sim.page.render import page
+
+    emit(page(dossier_of(view, list(asked), command_line())).rstrip("\n"), report)
+    tell(f"{report}: open it in a browser")
+
+
+def command_line() -> str:
+    """What the user typed, without where the page goes; nothing outside the command line."""
+    name, *words = sys.argv
+    if not Path(name).name.startswith(("scaling-sim", "__main__")):
+        return ""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if not skip and word != "--report" and not word.startswith("--report="):
+            kept.append(word)
+        skip = word == "--report"
+    return shlex.join(["scaling-sim", *kept])
+
+
+def show(view: View, form: str, output: Path | None) -> None:
+    """Print a view in a format, or write it to a file; ``--require`` is about its document."""
+    click.get_current_context().meta[SHOWN] = view.document
+    emit(rendered(view, form), output)
+
+
+def emit(text: str, output: Path | None) -> None:
+    """Print a result, or write it to a file; a path that can't be written is bad input.
+
+    A name that ends in ``.gz`` is packed.
+    """
+    if output is None:
+        say(text)
+    else:
+        _write(output, visible(text) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    if path.suffix == ".gz":
+        import gzip
+
+        write_whole(path, gzip.compress(text.encode(), mtime=0))
+    else:
+        write_whole(path, text)
+
+
+def say(text: str) -> None:
+    """Print to standard output, control characters spelled out.
+
+    Raises
+    ------
+    InputError
+        There is no room for it.
+    """
+    try:
+        click.echo(visible(text))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough; there is nobody left to tell
+        _silence()
+    except OSError as error:
+        _silence()
+        raise InputError.single(_STDOUT, f"cannot write: {error.strerror}") from None
+
+
+def tell(text: str) -> None:
+    """Print to standard error, control characters spelled out; nobody has to listen."""
+    with suppress(OSError):
+        click.echo(visible(text), err=True)
+
+
+def _silence() -> None:
+    """Let what waits in the buffer go nowhere at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def written(path: Path, text: str, force: bool = False) -> None:
+    """Write a file, and say so; one that is there is kept unless `force`."""
+    if path.exists() and not force:
+        message = "is there already; name another file, or add --force"
+        raise InputError.single(str(path), message)
+    make_folder(path.parent)
+    _write(path, text)
+    tell(f"wrote {path}")
