@@ -5,12 +5,13 @@ than others do, for as long as a step lasts: no schedule can hide that. (What di
 block only, it hides: a schedule that gathers one block ahead loses 0.3 % to noise of 3 % a block on
 64 ranks.) A rank's kernels take
 
-    f = 1 + c z,  c = board + unit U / busy
+    f = 1 + c z,  c = board + p unit U / busy
 
 times their mean, z normal, U the units that ranks gather together in a step, busy what the kernels
-of its micro-steps take. Where ranks wait for each other, all go as the slowest: in the mean with
-z = E_n, the expected largest of n normals, and with z = inverse CDF(q^(1/n)) at quantile q.
-`--jitter` draws z rank by rank instead. What 8 ranks lose, c E_8, kernel constants contain already.
+of its micro-steps take, p how much slower than the constants' host the ranks' own is. Where ranks
+wait for each other, all go as the slowest: in the mean with z = E_n, the expected largest of n
+normals, and with z = inverse CDF(q^(1/n)) at quantile q. `--jitter` draws z rank by rank instead.
+What 8 ranks lose on hosts of pace 1 kernel constants contain already.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.cost.host import pace_of
 from sim.data import table
 from sim.inputs.architecture import facts_of
 from sim.inputs.gpu import Gpu
@@ -53,7 +55,7 @@ def expected_largest(n: int) -> float:
     return _NORMAL.inv_cdf((n - 0.375) / (n + 0.25)) if n > 1 else 0.0
 
 
-def deviation(generation: str, busy_s: float, units: float) -> float:
+def deviation(generation: str, busy_s: float, units: float, pace: float = 1.0) -> float:
     """Standard deviation of a rank's kernel time over its mean.
 
     Parameters
@@ -64,11 +66,13 @@ def deviation(generation: str, busy_s: float, units: float) -> float:
         What the kernels of a step's micro-steps take. [s]
     units : float
         Times in a step that all ranks come together for a unit of parameters.
+    pace : float
+        How much slower its host is than that of the constants (`sim.cost.host.pace_of`). [1]
     """
     law = table("constants/variation")
     hosts: dict[str, float] = law["unit_s"]
     unit_s = hosts.get(generation, hosts["h100"])
-    return float(law["board"]["share"] + (unit_s * units / busy_s if units else 0.0))
+    return float(law["board"]["share"] + (pace * unit_s * units / busy_s if units else 0.0))
 
 
 class Ranks(NamedTuple):
@@ -81,7 +85,7 @@ class Ranks(NamedTuple):
     deviation : float
         Of a rank's kernel time, over its mean.
     usual : float
-        What that is of ranks as kernel constants know them.
+        What that is of ranks as kernel constants know them: of the same job on hosts of pace 1.
     """
 
     n: int
@@ -137,11 +141,11 @@ def ranks_of(
     found = []
     for part in priced.parts:
         n, (kinds, units) = alike[part.role.gpu], _kinds(part.plan)
-        usual = deviation(
-            facts_of(part.role.gpu).constants, float((_busy_s(part) * times[kinds]).sum()),
-            units * longer * deeper if handed_on and n > 1 else 0.0,
-        )  # fmt: skip
-        found.append(Ranks(n, jitter or usual, usual))
+        generation, host = facts_of(part.role.gpu).constants, part.role.host
+        busy_s = float((_busy_s(part) * times[kinds]).sum())
+        gathered = units * longer * deeper if handed_on and n > 1 else 0.0
+        usual = deviation(generation, busy_s, gathered, pace_of(host.cpu, host.gpus))
+        found.append(Ranks(n, jitter or usual, deviation(generation, busy_s, gathered)))
     return tuple(found)
 
 

@@ -112,7 +112,8 @@ def test_a_slow_cpu_is_exposed_only_where_the_gpu_waits():
 
     short, long = ({v: seconds(n, v) for v in (1.0, 0.25)} for n in (128, 8192))
     assert short[0.25].time_s > 2.5 * short[1.0].time_s
-    assert long[0.25].time_s < 1.15 * long[1.0].time_s
+    own = {speed: each.time_s - each.waiting_s for speed, each in long.items()}
+    assert own[0.25] < 1.05 * own[1.0]  # the rest is the latest of eight hosts
 
 
 def test_time_never_falls_as_the_cpu_slows():

@@ -72,6 +72,22 @@ def test_hosts_add_to_boards_by_the_unit():
     assert deviation("a100", 10.0, 100) == pytest.approx(0.048)
     assert deviation("a100", 1.0, 100) == pytest.approx(0.21)
     assert deviation("z9000", 1.0, 100) == deviation("h100", 1.0, 100)
+    assert deviation("a100", 10.0, 100, 2.0) == pytest.approx(0.066)  # on cores half as fast
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 8])
+def test_slow_hosts_are_waited_for_where_units_are_handed_on(gpus):
+    """Cores half as fast: 1.8 ms a unit more, 33 units, times what the latest of n is late."""
+    changes = [
+        f"node.gpus={gpus}", "node.nics=null", "node.cpu.cores=64",
+        "parallelism={strategy: fsdp1}", "gradient_accumulation=1",
+    ]  # fmt: skip
+    took = {}
+    for speed in (1.0, 0.5):
+        loaded = load("dgx-a100", "llama3-8b-sft", [*changes, f"node.cpu.speed={speed}"])
+        took[speed] = run_step(loaded.topology, loaded.workload).breakdown
+    late = took[0.5].waiting_s - took[1.0].waiting_s
+    assert late == pytest.approx(33 * 1.8e-3 * expected_largest(gpus), rel=0.1, abs=1e-9)
 
 
 @pytest.mark.parametrize(("strategy", "waits"), [("fsdp1", True), ("fsdp2", True), ("ddp", False)])
