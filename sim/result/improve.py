@@ -13,13 +13,12 @@ from typing import Any, ClassVar
 
 from sim.documents import SCHEMAS, Document, Section
 from sim.inputs.checks import check
-from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.report import MemoryReport
 from sim.result.advice import Aim, Change, changes
 from sim.result.sections import title_of
-from sim.result.trials import SHORTER
+from sim.result.trials import SHORTER, timed
 from sim.step.pressure import retry_warnings
 from sim.step.step import memory_of, quick
 
@@ -172,11 +171,8 @@ def improve(topology: Topology, workload: Workload, *, numerics: bool = True) ->
 
 def state_of(topology: Topology, workload: Workload) -> JobState:
     """A job, simulated; where it does not fit, as if it did, without retries."""
-    found = quick(topology, workload)
-    lost = 0.0 if found.memory.fits else found.retries_s
-    tokens = batch_on(workload).tokens_per_rank
-    step_s = found.time_s - lost
-    return JobState(topology, workload, step_s / tokens, step_s, found.memory)
+    step_s, token_s, memory = timed(topology, workload)
+    return JobState(topology, workload, token_s, step_s, memory)
 
 
 class _Search:

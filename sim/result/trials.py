@@ -55,9 +55,7 @@ class MemoryFix:
         return self.verdict != "does not fit"
 
 
-def ranked(
-    topology: Topology, workload: Workload, now: Breakdown, fits: bool
-) -> tuple[Fix, ...]:  # fmt: skip
+def ranked(topology: Topology, workload: Workload, now: Breakdown, fits: bool) -> tuple[Fix, ...]:
     """The changes that help most, best first.
 
     A job that fits wants less time a token and must still fit as surely; one that does not fit
@@ -92,7 +90,7 @@ def ranked(
         room = memory_of(change.topology, change.workload)
         if not room.fits or (safe and room.verdict.risk):
             continue
-        ratio = _seconds(change.topology, change.workload) / base
+        ratio = timed(change.topology, change.workload)[1] / base
         if ratio < 1.0 - SHORTER:
             need = room.needed_bytes
             faster.append(
@@ -122,7 +120,7 @@ def smaller(
         change mends that, the cheapest are tried together as well.
     """
     before = memory_of(topology, workload)
-    base = _seconds(topology, workload)
+    _, base, _ = timed(topology, workload)
     found = []
     for change in changes(topology, workload, "smaller"):
         if change.changes_training and not training:
@@ -141,7 +139,7 @@ def smaller(
 
 
 def _fix(change: Change, before: MemoryReport, after: MemoryReport, base: float) -> MemoryFix:
-    cost = _seconds(change.topology, change.workload) / base - 1.0
+    cost = timed(change.topology, change.workload)[1] / base - 1.0
     return MemoryFix(
         change.settings, change.text, _saved(before, after),
         after.needed_bytes, after.verdict.word, cost, change.changes_training,
@@ -152,11 +150,11 @@ def _saved(before: MemoryReport, after: MemoryReport) -> float:
     return before.needed_bytes - after.needed_bytes
 
 
-def _seconds(topology: Topology, workload: Workload) -> float:
-    """GPU-seconds of a token; of a job that does not fit without retries. [s]"""
+def timed(topology: Topology, workload: Workload) -> tuple[float, float, MemoryReport]:
+    """A step, a GPU's time for a token, memory; of a job that does not fit without retries. [s, s]"""
     found = quick(topology, workload)
-    lost = 0.0 if found.memory.fits else found.retries_s
-    return (found.time_s - lost) / batch_on(workload).tokens_per_gpu
+    step_s = found.time_s - (0.0 if found.memory.fits else found.retries_s)
+    return step_s, step_s / batch_on(workload).tokens_per_gpu, found.memory
 
 
 def _together(

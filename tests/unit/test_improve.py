@@ -7,6 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from sim import simulate
 from sim.cli import group
 from sim.inputs.checks import check
 from sim.inputs.loader import load, prepare
@@ -34,6 +35,15 @@ def planned(request):
     machine, job, sets = request.param
     loaded = load(machine, job, list(sets))
     return request.param, loaded, improve(loaded.topology, loaded.workload)
+
+
+def test_time_of_a_token_is_of_all_gpus_that_work_on_it():
+    """Two GPUs that share a layer both take their time for its tokens: 1 over tokens/s per GPU."""
+    cut = ["nodes=1", "parallelism.tensor_parallel=2"]
+    loaded = load("dgx-h100", "llama3-8b-sft", cut)
+    rate = simulate("dgx-h100", "llama3-8b-sft", overrides=cut, scaling=False, fixes=False)
+    found = state_of(loaded.topology, loaded.workload).gpu_s_per_token
+    assert found == pytest.approx(1.0 / rate.throughput.tokens_per_s_per_gpu)
 
 
 def test_each_step_is_what_its_settings_give(planned):
