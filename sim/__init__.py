@@ -21,19 +21,16 @@ if TYPE_CHECKING:
     from sim.api.catalogue import entry as entry
     from sim.api.catalogue import explain_code as explain_code
     from sim.api.catalogue import init as init
+    from sim.api.files import export as export
+    from sim.api.files import import_job as import_job
+    from sim.api.files import schema as schema
     from sim.api.jobs import config as config
     from sim.api.jobs import explain as explain
-    from sim.api.jobs import export as export
-    from sim.api.jobs import import_job as import_job
     from sim.api.jobs import improve as improve
     from sim.api.jobs import memory_of as memory_of
-    from sim.api.jobs import schema as schema
+    from sim.api.jobs import posttrain as posttrain
     from sim.api.jobs import simulate as simulate
-    from sim.api.jobs import stages as stages
     from sim.api.jobs import support as support
-    from sim.api.jobs import timeline as timeline
-    from sim.api.jobs import trace as trace
-    from sim.api.jobs import trace_diff as trace_diff
     from sim.api.machines import collective as collective
     from sim.api.machines import prices_import as prices_import
     from sim.api.machines import prices_job as prices_job
@@ -45,19 +42,22 @@ if TYPE_CHECKING:
     from sim.api.measurements import confusion as confusion
     from sim.api.measurements import diagnose as diagnose
     from sim.api.measurements import validate as validate
+    from sim.api.needs import need_bandwidth as need_bandwidth
+    from sim.api.needs import need_context as need_context
+    from sim.api.needs import need_gpus as need_gpus
+    from sim.api.needs import need_price as need_price
+    from sim.api.plans import compare_plans as compare_plans
+    from sim.api.plans import plan as plan
+    from sim.api.plans import run_study as run_study
+    from sim.api.plans import studies as studies
     from sim.api.questions import compare as compare
-    from sim.api.questions import compare_plans as compare_plans
-    from sim.api.questions import need_bandwidth as need_bandwidth
-    from sim.api.questions import need_context as need_context
-    from sim.api.questions import need_gpus as need_gpus
-    from sim.api.questions import need_price as need_price
-    from sim.api.questions import plan as plan
-    from sim.api.questions import posttrain as posttrain
-    from sim.api.questions import run_study as run_study
     from sim.api.questions import size as size
-    from sim.api.questions import studies as studies
     from sim.api.questions import sweep as sweep
     from sim.api.questions import sweep_grid as sweep_grid
+    from sim.api.steps import stages as stages
+    from sim.api.steps import timeline as timeline
+    from sim.api.steps import trace as trace
+    from sim.api.steps import trace_diff as trace_diff
     from sim.documents import Document as Document
     from sim.errors import InfeasibleError as InfeasibleError
     from sim.errors import InputError as InputError
@@ -71,19 +71,19 @@ __version__ = "0.1.0"
 # module -> what it gives; imported on use: `scaling-sim --help` should not pay for the simulator
 _GIVEN = {
     "sim.api.catalogue": ("diff", "doctor", "entries", "entry", "explain_code", "init"),
+    "sim.api.files": ("export", "import_job", "schema"),
     "sim.api.jobs": (
-        "config", "explain", "export", "import_job", "improve", "memory_of", "schema", "simulate",
-        "stages", "support", "timeline", "trace", "trace_diff",
+        "config", "explain", "improve", "memory_of", "posttrain", "simulate", "support",
     ),
     "sim.api.machines": (
         "collective", "prices_import", "prices_job", "prices_list", "prices_show", "topo_import",
         "topo_show",
     ),
     "sim.api.measurements": ("calibrate", "confusion", "diagnose", "validate"),
-    "sim.api.questions": (
-        "compare", "compare_plans", "need_bandwidth", "need_context", "need_gpus", "need_price",
-        "plan", "posttrain", "run_study", "size", "studies", "sweep", "sweep_grid",
-    ),
+    "sim.api.needs": ("need_bandwidth", "need_context", "need_gpus", "need_price"),
+    "sim.api.plans": ("compare_plans", "plan", "run_study", "studies"),
+    "sim.api.questions": ("compare", "size", "sweep", "sweep_grid"),
+    "sim.api.steps": ("stages", "timeline", "trace", "trace_diff"),
     "sim.documents": ("Document",),
     "sim.page.face": ("plot", "report_page"),
     "sim.errors": ("InfeasibleError", "InputError", "ScalingSimError"),

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sim.errors import Fault
     from sim.files import File
+    from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
+    from sim.inputs.loader import Loaded
 
 Overrides = Iterable[str] | Mapping[str, Any]
 Varied = Iterable[str] | Mapping[str, Iterable[Any]]
@@ -35,6 +37,25 @@ def settings(
     from sim.inputs.calibration import calibration_settings
 
     return (*calibration_settings(calibration), *found)
+
+
+def read(
+    topology: Argument,
+    workload: Argument,
+    overrides: Overrides,
+    calibration: File | Calibration | None = None,
+    keys: Mapping[str, Any] | None = None,
+) -> Loaded:
+    """Both inputs with their `settings`.
+
+    Raises
+    ------
+    InputError
+        All faults of both.
+    """
+    from sim.inputs.loader import load
+
+    return load(topology, workload, settings(overrides, calibration, keys))
 
 
 def _sets(overrides: Overrides) -> tuple[str, ...]:

@@ -151,7 +151,7 @@ def _saved(before: MemoryReport, after: MemoryReport) -> float:
 
 
 def timed(topology: Topology, workload: Workload) -> tuple[float, float, MemoryReport]:
-    """A step, a GPU's time for a token, memory; of a job that does not fit without retries. [s, s]"""
+    """A step [s], a GPU's time for a token [s], memory; without retries where it does not fit."""
     found = quick(topology, workload)
     step_s = found.time_s - (0.0 if found.memory.fits else found.retries_s)
     return step_s, step_s / batch_on(workload).tokens_per_gpu, found.memory

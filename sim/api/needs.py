@@ -1,0 +1,116 @@
+"""Inverse questions: what must be true for an answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sim.api.arguments import Overrides, settings
+
+if TYPE_CHECKING:
+    from sim.files import File
+    from sim.inputs.arguments import Argument
+    from sim.inputs.calibration import Calibration
+    from sim.memory.bound import Bound
+    from sim.study.inverse import BandwidthNeeded, GpusNeeded, PriceNeeded
+
+
+def need_bandwidth(
+    topology: Argument,
+    workload: Argument,
+    *,
+    efficiency: float = 0.9,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> BandwidthNeeded:
+    """The NIC rate at which a job scales with a given efficiency.
+
+    Parameters
+    ----------
+    topology, workload, overrides, calibration
+        As for `simulate`.
+    efficiency : float
+        Throughput over nodes x that of one node.
+
+    Raises
+    ------
+    InfeasibleError
+        No network does.
+    """
+    from sim.study.inverse import bandwidth_for
+
+    return bandwidth_for(topology, workload, efficiency, settings(overrides, calibration))
+
+
+def need_gpus(
+    topology: Argument,
+    workload: Argument,
+    *,
+    deadline: str | float,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> GpusNeeded:
+    """The fewest nodes on which a job ends in time.
+
+    Parameters
+    ----------
+    topology, workload, overrides, calibration
+        As for `simulate`.
+    deadline : str or float
+        Wall-clock of the whole job, such as ``48h``, or in seconds. [s]
+
+    Raises
+    ------
+    InfeasibleError
+        No size does.
+    """
+    from sim.study.inverse import gpus_for
+    from sim.study.target import target_of
+
+    text = deadline if isinstance(deadline, str) else f"{deadline} s"
+    limit = target_of("cost", text, None, None).deadline_s
+    assert limit is not None
+    return gpus_for(topology, workload, limit, settings(overrides, calibration))
+
+
+def need_context(
+    topology: Argument,
+    workload: Argument,
+    *,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> Bound:
+    """The longest sequence of a job that fits on a machine.
+
+    Parameters
+    ----------
+    topology, workload, overrides, calibration
+        As for `simulate`.
+
+    Raises
+    ------
+    InfeasibleError
+        None does.
+    """
+    from sim.study.inverse import context_for
+
+    return context_for(topology, workload, settings(overrides, calibration))
+
+
+def need_price(
+    first: Argument,
+    other: Argument,
+    workload: Argument,
+    *,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> PriceNeeded:
+    """The price at which the first machine costs as much as the other for a job.
+
+    Parameters
+    ----------
+    first, other, workload, overrides, calibration
+        As for `simulate`; both machines must have a price, the job a length.
+    """
+    from sim.study.inverse import price_for
+
+    return price_for(first, other, workload, settings(overrides, calibration))

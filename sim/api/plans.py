@@ -1,0 +1,122 @@
+"""Several jobs on one cluster, and questions answered claim by claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim.api.arguments import Overrides, Varied, at_least, axes, chosen, settings, several
+
+if TYPE_CHECKING:
+    from sim.files import File
+    from sim.inputs.arguments import Argument
+    from sim.inputs.calibration import Calibration
+    from sim.step.variation import Progress
+    from sim.study.planned import PlanComparison, PlanReport
+    from sim.study.question.answers import Answers
+    from sim.study.question.reading import Studies
+    from sim.study.schedule import Policy
+
+
+def plan(
+    cluster: Argument,
+    jobs: File | Mapping[str, Any],
+    *,
+    policy: Policy = "fifo",
+    smallest: bool = False,
+    on_time: float = 0.95,
+    replicas: int = 20,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+    progress: Progress | None = None,
+) -> PlanReport:
+    """Serve several jobs on one cluster: queueing, deadlines and their odds, cost.
+
+    Parameters
+    ----------
+    cluster, overrides, calibration
+        As the topology of `simulate`.
+    jobs : path or mapping
+        Jobs file, a trace of a real cluster (``.csv``), or the keys of a jobs file.
+    policy : {"fifo", "sjf", "edf", "priority", "backfill"}
+        Who goes first; priority preempts.
+    smallest : bool
+        Find the fewest nodes instead of using the cluster's.
+    on_time : float
+        Share of deadlines that `smallest` must meet.
+    replicas : int
+        Times to play failures, for the odds of deadlines; 0: none.
+    progress : callable, optional
+        Called with jobs served and all there are, on a cluster's own nodes.
+    """
+    from sim.study.plan import fewest, plan
+    from sim.study.schedule import POLICIES
+
+    chosen("policy", policy, tuple(POLICIES))
+    at_least(plan.__name__, 0, replicas=replicas)
+    sets = settings(overrides, calibration)
+    listed = jobs if isinstance(jobs, Mapping) else Path(jobs)
+    if smallest:
+        return fewest(cluster, listed, policy=policy, share=on_time, sets=sets, replicas=replicas)
+    return plan(cluster, listed, policy=policy, sets=sets, replicas=replicas, progress=progress)
+
+
+def compare_plans(
+    clusters: Argument | Sequence[Argument],
+    jobs: File,
+    *,
+    policies: Sequence[Policy] = ("fifo",),
+    vary: Varied = (),
+    growth: str | Sequence[float] = (1.0,),
+    smallest: bool = False,
+    on_time: float = 0.95,
+    overrides: Overrides = (),
+    calibration: File | Calibration | None = None,
+) -> PlanComparison:
+    """The same jobs on several clusters, under several policies and growths, and which to take.
+
+    Parameters
+    ----------
+    clusters : one or several
+        As the topology of `simulate`.
+    jobs, smallest, on_time, overrides, calibration
+        As for `plan`.
+    policies : sequence of str
+        As `policy` of `plan`.
+    vary : iterable of ``KEY=A,B``, or mapping of keys to values
+        Of the clusters; several keys give all their combinations.
+    growth : sequence of float, or ``1,1.5``
+        Times as many jobs in the same time.
+    """
+    from sim.study.scenarios import compare_plans, try_growth
+
+    return compare_plans(
+        several(clusters), Path(jobs), policies=policies, vary=axes(vary),
+        growths=try_growth(growth) if isinstance(growth, str) else growth, fewest=smallest,
+        share=on_time, sets=settings(overrides, calibration),
+    )  # fmt: skip
+
+
+def run_study(study: File, *, progress: Progress | None = None) -> Answers:
+    """A question answered claim by claim, rerun from its inputs.
+
+    Parameters
+    ----------
+    study : path or shipped name
+        A YAML file, or such as ``h100-vs-a100``.
+    progress : callable, optional
+        Called with the cases done and their number.
+    """
+    from sim.study.question.answers import run_study
+    from sim.study.question.reading import find_study, read_study
+
+    path = find_study(str(study))
+    return run_study(read_study(path), path.name, progress)
+
+
+def studies() -> Studies:
+    """The studies that are shipped, and the question of each."""
+    from sim.study.question.reading import list_studies
+
+    return list_studies()
