@@ -275,15 +275,6 @@ class Pricing:
             took = op.bytes / host_rate(host.cpu, host.gpus, threads)
         return HOST_SYNC_S + calls_s + took
 
-    def _sms(self, cost: CollectiveCost) -> int:
-        """SMs whose loss kernels beside a collective feel: its channels', more off NVLink."""
-        constants, sms = self.model.constants, self.role.gpu.sms
-        weight = constants.network_channel if cost.nodes > 1 else 1.0
-        taken = weight * cost.channels
-        if taken and cost.link != "nvlink":
-            taken = max(taken, constants.bus_share * sms)
-        return min(round(taken), sms)
-
     def _collective(
         self, to: RowTable, op: PlanOp, plan: Plan, step: StepCollectives, workload: Workload
     ) -> None:
@@ -296,7 +287,7 @@ class Pricing:
         elif stack.distributed_debug == "detail" and op.group != COPYING:
             host_s += self.host.pace * agreement_s(cost.ranks, cost.nodes)
         if not step.single:
-            to.add(hold=self._sms(cost), host_s=host_s, alone_s=0.0)
+            to.add(hold=sms_taken(self.model, cost), host_s=host_s, alone_s=0.0)
             to.add()
             return
         orbits = compiled.orbits.get(key_of(name, cost), ())
@@ -312,8 +303,18 @@ class Pricing:
             work=cost.work if moves else 0.0,
             bound=cost.bound_bytes_per_s if moves else float("inf"),
             weight=cost.bound_bytes_per_s if moves else 1.0,
-            hold=self._sms(cost), host_s=host_s, alone_s=cost.time_s, demands=demands,
+            hold=sms_taken(self.model, cost), host_s=host_s, alone_s=cost.time_s, demands=demands,
         )  # fmt: skip
+
+
+def sms_taken(model: CostModel, cost: CollectiveCost) -> int:
+    """SMs whose loss kernels beside a collective feel: its channels', more off NVLink."""
+    constants, sms = model.constants, model.gpu.sms
+    weight = constants.network_channel if cost.nodes > 1 else 1.0
+    taken = weight * cost.channels
+    if taken and cost.link != "nvlink":
+        taken = max(taken, constants.bus_share * sms)
+    return min(round(taken), sms)
 
 
 _pricings: dict[Hashable, Pricing] = {}

@@ -178,9 +178,18 @@ def quick(topology: Topology, workload: Workload, engine: str = "auto") -> StepR
     return found
 
 
-def unpressed(jobs: Sequence[tuple[Topology, Workload]]) -> list[WindowMeasures]:
-    """What `steps` measures without causes, and with memory to spare: nothing is retried."""
-    return [found.whole for found in _folded(_as_run(jobs), _AskedOf("auto", False, True))]
+def micro_steps(jobs: Sequence[tuple[Topology, Workload]]) -> list[WindowMeasures]:
+    """What `steps` measures of the micro-step in the middle of each, without causes or retries.
+
+    Parameters
+    ----------
+    jobs : sequence of (topology, workload)
+        As for `steps`, without a pipeline; their own number of micro-steps does not matter.
+    """
+    many = {"gradient_accumulation": _SHARED}
+    longer = [(topology, workload.model_copy(update=many)) for topology, workload in jobs]
+    found = _folded(_as_run(longer), _AskedOf("auto", False, True))
+    return [one.middle for one in found if one.middle is not None]
 
 
 def _as_run(jobs: Sequence[tuple[Topology, Workload]]) -> list[tuple[Topology, Workload]]:

@@ -69,10 +69,39 @@ def deviation(generation: str, busy_s: float, units: float, pace: float = 1.0) -
     pace : float
         How much slower its host is than that of the constants (`sim.cost.host.pace_of`). [1]
     """
+    board, unit_s = _law(generation)
+    return board + (pace * unit_s * units / busy_s if units else 0.0)
+
+
+def _law(generation: str) -> tuple[float, float]:
+    """Deviation of a rank's kernel time over its mean [1], and of handing on a unit. [s]"""
     law = table("constants/variation")
     hosts: dict[str, float] = law["unit_s"]
-    unit_s = hosts.get(generation, hosts["h100"])
-    return float(law["board"]["share"] + (pace * unit_s * units / busy_s if units else 0.0))
+    return float(law["board"]["share"]), float(hosts.get(generation, hosts["h100"]))
+
+
+def lost_to_slowest(gpu: Gpu, pace: float, n: int) -> tuple[float, float]:
+    """What kernels of n equal ranks that wait for each other take more than kernel constants say.
+
+    Parameters
+    ----------
+    gpu : Gpu
+        Theirs.
+    pace : float
+        As for `deviation`.
+    n : int
+        How many.
+
+    Returns
+    -------
+    float
+        Of the time of kernels. [1]
+    float
+        For each unit of parameters that the ranks gather together; below 0 on quick hosts. [s]
+    """
+    board, unit_s = _law(facts_of(gpu).constants)
+    latest, known = expected_largest(n), expected_largest(min(n, REFERENCE_RANKS))
+    return board * (latest - known), unit_s * (pace * latest - known)
 
 
 class Ranks(NamedTuple):

@@ -11,20 +11,27 @@
    Schedules that split backward fill the waiting with gradients of weights.
 4. Gradients that are accumulated in host memory, and an optimizer there, are passes of the CPU over
    a rank's share. The optimizer's comes after the last kernel of backward.
+5. Ranks that wait for each other are as slow as the slowest is in the mean.
+6. Parameters are gathered, copied and reduced (`sim.study.parameter_bounds`). Kernels beside that
+   lose SMs, and what no kernel hides lies open.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import gcd, lcm
 from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from sim.blocks.flops import token_flops
 from sim.blocks.layer import layer_kinds
 from sim.blocks.parameters import count_parameters
 from sim.blocks.unroll import unroll
 from sim.blocks.update import host_update_bytes
+from sim.cost.host import pace_of
 from sim.cost.host_update import host_rate, update_s
 from sim.cost.kernel_cost import cost_model
 from sim.inputs.check_mesh import blocks_of, shape_of
@@ -32,14 +39,19 @@ from sim.inputs.rows import as_run
 from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
-from sim.inputs.workload import Workload
+from sim.inputs.workload import Parallelism, Workload
 from sim.pipeline.schedules import SCHEDULES
 from sim.result.peak import peak_of
 from sim.step.shares import shares
-from sim.step.step import WindowMeasures, unpressed
+from sim.step.step import micro_steps
+from sim.step.straggle import lost_to_slowest
 from sim.strategies.units import dtypes
 from sim.study.candidates import Candidate
+from sim.study.parameter_bounds import Copies, ParameterBounds, UnderWay
 from sim.units import DTYPE_BYTES
+
+F8 = npt.NDArray[np.float64]
+I4 = npt.NDArray[np.int32]
 
 #: kernels that every plan of a micro-batch and checkpointing runs alike
 _ALIKE = ("gemm", "attention", "norm", "loss", "embedding")
@@ -49,12 +61,17 @@ _WITHIN = ("elementwise",)
 _SAFETY = 0.999
 #: the same where the plan has more ranks for its experts than a node
 _FEWER_EXPERTS = 0.9
-#: exchanges between matrix products share links with others on one node that may lie elsewhere
-_EXCHANGES = 0.9
 #: a rank of a pipeline has less than the mean of all by so much
 _EVEN = 0.95
 #: its product is so much slower or quicker by the FLOP than those of blocks
 _HEAD = 1.25
+
+
+#: a job of one stage in the middle of whose steps no parameters or gradients move
+_QUIET = {
+    "strategy": "fsdp2", "replicate": 1, "shard": None, "offload": "none", "pipeline_parallel": 1,
+    "reshard_after_forward": False, "reshard_after_backward": False, "gradient_sync": "last",
+}  # fmt: skip
 
 
 class LeastTime(NamedTuple):
@@ -65,18 +82,34 @@ class LeastTime(NamedTuple):
 
 
 class _Micro(NamedTuple):
-    """Least times of one micro-step of the whole model. [s]"""
+    """Least times of the kernels of one micro-step of the whole model. [s]"""
+
+    kernels: dict[str, float]  # by kind
+    seconds: F8  # of every kernel, all times that it runs
+    curves: I4  # rows of `CostModel.curves`
+
+
+class _Paced(NamedTuple):
+    """The same on ranks that wait for the slowest of them. [s]"""
 
     kernels: dict[str, float]
     exchanges_s: float
+    block_s: float  # lost in each block
+
+    @property
+    def busy_s(self) -> float:
+        """Kernels and exchanges, but for what blocks lose."""
+        return sum(self.kernels.values()) + self.exchanges_s
 
 
 @dataclass(slots=True)
 class Bounds:
     """Bounds of candidates; what they share is simulated once."""
 
-    _micro: dict[Any, _Micro] = field(default_factory=dict)
+    _micro: dict[Hashable, _Micro] = field(default_factory=dict)
+    _within: dict[Hashable, dict[str, float]] = field(default_factory=dict)
     _peaks: dict[Any, float] = field(default_factory=dict)
+    _parameters: ParameterBounds = field(default_factory=ParameterBounds)
 
     def peak_s(self, candidate: Candidate) -> float:
         """Bounds 1 and 3, at once. [s]"""
@@ -91,45 +124,86 @@ class Bounds:
         tokens = batch_on(workload, candidate.gpus).tokens
         return self._peaks[key] * tokens / candidate.gpus * _filling(workload)
 
-    def of(self, candidate: Candidate) -> LeastTime:
-        """Bounds 2 to 4; where blocks are shared, after the simulation of a micro-step."""
+    def of(self, candidate: Candidate, exchanges: bool = True) -> LeastTime:
+        """All but the first.
+
+        Parameters
+        ----------
+        candidate : Candidate
+            The plan.
+        exchanges : bool
+            Those within blocks, too; where there are any, a micro-step is simulated for them.
+        """
         workload = candidate.workload
         micro, steps = self._micro_of(candidate), workload.gradient_accumulation
+        within = self._within_of(candidate) if exchanges else {}
         stages = workload.parallelism.pipeline_parallel
         each = (_EVEN if stages > 1 else 1.0) * steps / stages
         kernels = {kind: each * seconds for kind, seconds in micro.kernels.items()}
-        busy = sum(kernels.values()) + each * micro.exchanges_s
+        paced = _paced(candidate, micro, within)
+        copies = self._parameters.copies(candidate)
+        under_way = self._parameters.under_way(candidate)
         accumulating, update = _on_host_s(candidate)
-        gpu = max(busy * _filling(workload), _busiest(workload, micro))
+        if stages > 1:
+            apart = stages if paced.block_s > 0.0 else 0
+            lost = paced.block_s * max(0, workload.model.layers - apart)
+            mean = each * (paced.busy_s + lost) * _filling(workload)
+            gpu = max(mean, _busiest(workload, paced, copies)) + under_way.before_s
+            if not SCHEDULES[workload.parallelism.pipeline_schedule].splits:
+                gpu += under_way.after_s
+        else:
+            [own] = copies
+            lost = workload.model.layers * paced.block_s
+            beside = own.once_s + steps * (own.each_s + paced.exchanges_s)
+            pace = steps * sum(paced.kernels.values()) / micro.seconds.sum()
+            gpu = beside + steps * (sum(paced.kernels.values()) + lost)
+            gpu += _beside_s(candidate, micro, pace, under_way, beside)
         return LeastTime(max(gpu, accumulating) + update, kernels)
 
     def known(self, candidate: Candidate) -> bool:
         """Whether it needs no simulation, or that of its micro-step is known already."""
-        return not _exchanging(candidate) or self._key(candidate) in self._micro
+        return not _exchanging(candidate) or self._key(candidate, True) in self._within
 
     def ask(self, candidates: Iterable[Candidate]) -> None:
         """Simulate together the micro-steps that candidates need and that are not known."""
-        asked = {self._key(c): c for c in candidates}
-        missing = {key: c for key, c in asked.items() if key not in self._micro}
-        alone = {key: _alone(c) for key, c in missing.items()}
-        exchanging = [key for key, c in missing.items() if _exchanging(c)]
-        found = dict(zip(exchanging, unpressed([alone[k] for k in exchanging]), strict=True))
-        for key, c in missing.items():
-            self._micro[key] = _micro(c, alone[key], found.get(key))
+        asked = {self._key(c, True): c for c in candidates if _exchanging(c)}
+        missing = {key: c for key, c in asked.items() if key not in self._within}
+        found = micro_steps([_alone(c) for c in missing.values()])
+        for key, one in zip(missing, found, strict=True):
+            within = shares(one.breakdown, one.ranks).within_s
+            self._within[key] = {what: _SAFETY * seconds for what, seconds in within.items()}
+
+    def _within_of(self, candidate: Candidate) -> dict[str, float]:
+        """Exposed exchanges of a micro-step of the whole model, by what is split. [s]"""
+        if not _exchanging(candidate):
+            return {}
+        key = self._key(candidate, True)
+        if key not in self._within:
+            self.ask([candidate])
+        return self._within[key]
 
     def _micro_of(self, candidate: Candidate) -> _Micro:
-        key = self._key(candidate)
+        key = self._key(candidate, False)
         if key not in self._micro:
-            self.ask([candidate])
+            self._micro[key] = _micro(candidate)
         return self._micro[key]
 
-    def _key(self, candidate: Candidate) -> Hashable:
-        """What its micro-step on one node depends on; hosts issue kernels of the same length."""
-        workload, node = candidate.workload, candidate.topology.node
+    def _key(self, candidate: Candidate, wired: bool) -> Hashable:
+        """What its micro-step depends on, of kernels alone or where GPUs are `wired`.
+
+        Hosts issue kernels of the same length.
+        """
+        workload, topology = candidate.workload, candidate.topology
+        node = topology.node
         assert node is not None
+        wires: Hashable = None
+        if wired:
+            wires = (node.nvlink, node.pcie, node.virtual, node.p2p_level)
+            if _ranks_alone(candidate) > node.gpus:
+                wires = node, topology.network
         return (
-            strategy_of(workload).blocks_alike, node.gpu, node.gpus, candidate.extra,
-            workload.micro_batch, workload.activation_checkpointing,
+            strategy_of(workload).blocks_alike, node.gpu, node.gpus, topology.calibration, wires,
+            candidate.extra, workload.micro_batch, workload.activation_checkpointing,
             tuple(_cut(candidate).values()),
         )  # fmt: skip
 
@@ -145,23 +219,25 @@ def _cut(candidate: Candidate) -> dict[str, Any]:
 
 
 def _alone(candidate: Candidate) -> tuple[Topology, Workload]:
-    """A micro-step on one node, or on as many as share a sequence.
+    """Micro-steps on one node, or on as many as share a sequence, in which nothing is gathered.
 
     The more ranks, the slower the slowest of them: one node of the same size bounds them all.
+    Parameters and gradients that move share links with exchanges, which then take no less.
     """
     workload = candidate.workload
-    p = workload.parallelism
-    whole = {"replicate": 1, "shard": None, "offload": "none", "pipeline_parallel": 1}
     cut = _cut(candidate)
-    plain = p.model_copy(update=whole | {"expert_parallel": cut["expert_parallel"]})
-    if not strategy_of(workload).blocks_alike:
-        plain = type(p)().model_copy(update=cut)
+    knobs = workload.parallelism if strategy_of(workload).blocks_alike else Parallelism()
     one = workload.model_copy(
-        update={"parallelism": plain, "gradient_accumulation": 1, "global_batch": None}
+        update={"parallelism": knobs.model_copy(update=_QUIET | cut), "global_batch": None}
     )
-    node = candidate.topology.gpus_per_node
-    ranks = lcm(node, p.context_parallel * p.tensor_parallel)
-    return candidate.topology.model_copy(update={"nodes": ranks // node}), one
+    nodes = _ranks_alone(candidate) // candidate.topology.gpus_per_node
+    return candidate.topology.model_copy(update={"nodes": nodes}), one
+
+
+def _ranks_alone(candidate: Candidate) -> int:
+    """Ranks of the nodes that share a sequence."""
+    p = candidate.workload.parallelism
+    return lcm(candidate.topology.gpus_per_node, p.context_parallel * p.tensor_parallel)
 
 
 def _exchanging(candidate: Candidate) -> bool:
@@ -170,32 +246,88 @@ def _exchanging(candidate: Candidate) -> bool:
     return max(p.tensor_parallel, p.context_parallel, p.expert_parallel) > 1
 
 
-def _micro(
-    candidate: Candidate, alone: tuple[Topology, Workload], simulated: WindowMeasures | None
-) -> _Micro:
-    """What of a micro-step every plan of it runs, exchanges as they were simulated."""
+def _micro(candidate: Candidate) -> _Micro:
+    """What of a micro-step every plan of it runs."""
+    alone = _alone(candidate)
     kinds = _ALIKE + strategy_of(candidate.workload).blocks_alike * _WITHIN
     # fewer experts a rank are quicker
     fewer = candidate.workload.parallelism.expert_parallel > candidate.topology.gpus_per_node
     share = _FEWER_EXPERTS if fewer else _SAFETY
-    alike = _kernels_s(*alone)
-    kernels = {kind: share * alike.get(kind, 0.0) for kind in kinds}
-    within = 0.0
-    if simulated is not None:
-        within = sum(shares(simulated.breakdown, simulated.ranks).within_s.values())
-    return _Micro(kernels, _EXCHANGES * within)
+    runs = _runs(*alone)
+    alike = [(kernel, seconds) for kernel, seconds in runs.items() if kernel[0] in kinds]
+    kernels = dict.fromkeys(kinds, 0.0)
+    for (kind, _), seconds in alike:
+        kernels[kind] += share * seconds
+    return _Micro(
+        kernels, share * np.array([seconds for _, seconds in alike]),
+        np.array([curve for (_, curve), _ in alike], np.int32),
+    )  # fmt: skip
 
 
-def _kernels_s(topology: Topology, workload: Workload) -> dict[str, float]:
-    """Kernels of a micro-step by kind, each alone on its GPU. [s]"""
+def _runs(topology: Topology, workload: Workload) -> dict[tuple[str, int], float]:
+    """Kernels of a micro-step, each alone on its GPU, by kind and row of `CostModel.curves`. [s]"""
     templates = unroll(as_run(workload, topology.world_size))
     model = cost_model(topology.first_gpu, topology.calibration)
-    found: dict[str, float] = {}
+    found: dict[tuple[str, int], float] = {}
     for (kind, phase), times in templates.runs().items():
         kernels = templates.of(kind, phase)
-        for kernel, seconds in zip(kernels, model.costs(kernels).time_s.tolist(), strict=True):
-            found[kernel.kind] = found.get(kernel.kind, 0.0) + times * seconds
+        costs = model.costs(kernels)
+        rows = zip(kernels, costs.time_s.tolist(), costs.curve.tolist(), strict=True)
+        for kernel, seconds, curve in rows:
+            place = kernel.kind, curve
+            found[place] = found.get(place, 0.0) + times * seconds
     return found
+
+
+def _paced(candidate: Candidate, micro: _Micro, within: Mapping[str, float]) -> _Paced:
+    """Bound 5."""
+    workload, topology = candidate.workload, candidate.topology
+    known, node = topology.calibration, topology.node
+    share = unit_s = 0.0
+    if known is None or known.slowest_gpu == 1.0:
+        assert node is not None
+        pace = pace_of(node.cpu, node.gpus)
+        share, unit_s = lost_to_slowest(topology.first_gpu, pace, candidate.gpus)
+    if not strategy_of(workload).gathers_blocks or workload.cuda_graphs:
+        unit_s = 0.0
+    kernels = {kind: (1.0 + share) * seconds for kind, seconds in micro.kernels.items()}
+    # the slower the kernels, the more of what is sent beside attention they hide
+    hidden = share * micro.kernels["attention"]
+    exchanges = {
+        what: max(0.0, seconds - hidden * (what == "context")) for what, seconds in within.items()
+    }
+    return _Paced(kernels, sum(exchanges.values()), unit_s)
+
+
+def _beside_s(
+    candidate: Candidate, micro: _Micro, pace: float, under_way: UnderWay, idle_s: float
+) -> float:
+    """Bound 6: what kernels lose to collectives of parameters, or wait for them. [s]
+
+    Parameters
+    ----------
+    candidate, micro
+        What runs, a micro-step of it.
+    pace : float
+        Of all its micro-steps, over `micro`. [1]
+    under_way : UnderWay
+        The collectives.
+    idle_s : float
+        In which they cost no kernel anything. [s]
+    """
+    topology = candidate.topology
+    model = cost_model(topology.first_gpu, topology.calibration)
+    open_s = under_way.before_s + under_way.after_s
+    left = under_way.seconds - open_s - idle_s
+    if left <= 0.0:
+        return open_s
+    rates = model.curves()[micro.curves, model.gpu.sms - under_way.sms]
+    order = np.argsort(-rates)
+    # those that lose least first: what is under way beside the others costs more
+    longer = pace * micro.seconds[order] / rates[order]
+    ended = np.cumsum(longer)
+    beside = np.clip(left - (ended - longer), 0.0, longer)
+    return float(open_s + beside @ (1.0 - rates[order]) + max(0.0, left - ended[-1]))
 
 
 def _on_host_s(candidate: Candidate) -> tuple[float, float]:
@@ -227,11 +359,11 @@ def _filling(workload: Workload) -> float:
     return 1.0 + (shape.ranks - 1) / (shape.virtual * shape.micro)
 
 
-def _busiest(workload: Workload, micro: _Micro) -> float:
+def _busiest(workload: Workload, micro: _Paced, copies: Sequence[Copies]) -> float:
     """Bound 3 of the rank that it binds most, where blocks are alike; 0 elsewhere. [s]"""
     alike = len(set(layer_kinds(workload.model))) == 1
     some = workload.activation_checkpointing.kind == "selective-blocks"
-    if workload.parallelism.pipeline_parallel == 1 or not alike or some:
+    if not alike or some:
         return 0.0
     schedule, shape = SCHEDULES[workload.parallelism.pipeline_schedule], shape_of(workload)
     least = _stages_s(workload, micro)
@@ -239,17 +371,21 @@ def _busiest(workload: Workload, micro: _Micro) -> float:
     for rank in range(shape.ranks):
         own = schedule.stages_of(shape, rank)
         waits = 0.0 if schedule.splits else sum(least[: own[0]])
-        bounds.append(shape.micro * sum(least[stage] for stage in own) + waits)
+        # the last of a rank's blocks hands on what is not told apart from the whole stage's
+        busy = sum(least[stage] + copies[stage].each_s for stage in own)
+        busy -= max(0.0, micro.block_s)
+        once = sum(copies[stage].once_s for stage in own)
+        bounds.append(shape.micro * busy + once + waits)
     return max(bounds)
 
 
-def _stages_s(workload: Workload, micro: _Micro) -> list[float]:
+def _stages_s(workload: Workload, micro: _Paced) -> list[float]:
     """Least time of a micro-step of each stage, forward and backward. [s]"""
     model, flops = workload.model, token_flops(workload)
     head = 3 * 2 * model.hidden_size * model.vocab_size / (flops.model - flops.attention)
     loss, gemm = micro.kernels["loss"], micro.kernels["gemm"]
     outside = loss + micro.kernels["embedding"] + min(1.0, _HEAD * head) * gemm
-    block = (sum(micro.kernels.values()) - outside + micro.exchanges_s) / model.layers
+    block = (micro.busy_s - outside) / model.layers + micro.block_s
     last = loss + min(1.0, head) / _HEAD * gemm
     stages = blocks_of(workload)
     return [

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from sim.inputs.workload import Checkpointing, Workload
+from sim.memory.report import machine
 from sim.step.step import memory_of, micro_steps_walked
 from sim.study.candidates import Candidate, frugal_form, saves_as_much
 from sim.study.layouts import least_form
+from sim.study.memory_bounds import MemoryBounds
 
 #: probability of running out of memory that a plan may have where nobody says
 RISK = 0.05
@@ -53,6 +55,7 @@ class Rooms:
     """
 
     risk: float = RISK
+    _bounds: MemoryBounds = field(default_factory=MemoryBounds)
     #: what is too much, by the rest of a plan
     _too_large: dict[Any, list[_Asked]] = field(default_factory=dict)
     #: forms that stand for others and are not too large for them all, and on how few nodes
@@ -68,6 +71,11 @@ class Rooms:
         if self.hopeless(candidate) or any(self._lacks(candidate, w) for w in (single, least)):
             return "too large"
         return self._room(candidate, candidate.workload)
+
+    def exceeds(self, candidate: Candidate) -> bool:
+        """Whether it is too large by what it needs at the least, which takes no walk."""
+        least = self._bounds.needed(candidate.topology, candidate.workload)
+        return least > machine(candidate.topology)[0]
 
     def hopeless(self, candidate: Candidate) -> bool:
         """Whether its cut is too large in every form; its most frugal one is asked."""

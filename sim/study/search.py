@@ -108,9 +108,10 @@ class Simulated(Section):
         }
 
 
-#: what a candidate's place in the search rests on: its FLOPs, its kernels, a job of so long steps
-#: with failures and energy, what plans of its cut take beyond that
-_ROUGH, _KERNELS, _TIGHT, _EXPECTED = range(4)
+#: what a candidate's place in the search rests on: its FLOPs, its kernels and parameters, exchanges
+#: within its blocks too, a job of so long steps with failures and energy, what plans of its cut
+#: take beyond that
+_ROUGH, _ALONE, _STEP, _TIGHT, _EXPECTED = range(5)
 #: part of what one plan of a cut takes beyond its bound that another of the cut surely does
 _LIKENESS = 0.8
 
@@ -229,11 +230,12 @@ class Searcher:
             if bounded >= lowest:
                 tally.ruled_out += len(heap) + 1
                 break
-            if how == _ROUGH and self._rooms.hopeless(candidate):
+            hopeless = {_ROUGH: self._rooms.exceeds, _ALONE: self._rooms.hopeless}.get(how)
+            if hopeless is not None and hopeless(candidate):
                 tally.too_large += 1
                 continue
-            if how == _ROUGH and not self.bounds.known(candidate):
-                near = [one[-1] for one in heapq.nsmallest(_AHEAD, heap) if one[2] == _ROUGH]
+            if how == _ALONE and not self.bounds.known(candidate):
+                near = [one[-1] for one in heapq.nsmallest(_AHEAD, heap) if one[2] == _ALONE]
                 yield Need(bounds=(candidate, *near))
             better = self._better(candidate, how)
             if better is not None:
@@ -258,9 +260,10 @@ class Searcher:
 
     def _better(self, candidate: Candidate, how: int) -> Estimate | None:
         """A bound that rests on more than `how`; None where there is none."""
-        if how == _ROUGH:
-            return _rough(candidate, self.bounds.of(candidate).step_s)
-        if how == _KERNELS:
+        if how in (_ROUGH, _ALONE):
+            least = self.bounds.of(candidate, exchanges=how == _ALONE)
+            return _rough(candidate, least.step_s)
+        if how == _STEP:
             return self.bound(candidate)
         known = self._beyond_s.get(cut_of(candidate.workload), {}) if how == _TIGHT else {}
         if candidate.machine.name not in known:

@@ -1,0 +1,169 @@
+"""What a job of FSDP2 needs of a GPU at the least, without walking its memory.
+
+1. Shards of parameters and states; gradients too where micro-steps add to them.
+2. What blocks save for backward: of all blocks when it begins; of a pipeline of as many
+   micro-batches as its schedule has under way, stage by stage.
+3. Parameters of the block that runs, or of all that are kept gathered. A stage of a pipeline keeps
+   its parameters whole while it runs, and its gradients from its first backward on.
+
+Nothing is said of other strategies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
+
+from sim.blocks.flops import checkpointed_layers
+from sim.blocks.footprint import checkpoint_policy, layer_footprint
+from sim.blocks.parameters import tree_of
+from sim.inputs.base import fields_but
+from sim.inputs.check_mesh import blocks_of, shape_of
+from sim.inputs.rows import at_longest
+from sim.inputs.shares import mesh_on
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
+from sim.memory.report import constants
+from sim.memory.states import optimizer_bytes
+from sim.mesh import Mesh
+from sim.pipeline.actions import BACKWARD, FORWARD, WEIGHT
+from sim.pipeline.schedules import SCHEDULES, PipelineShape
+from sim.strategies.units import EXPERT_SHARD, SHARD, dtypes
+from sim.study.parameter_bounds import BATCH, known, units_of
+from sim.units import DTYPE_BYTES
+
+#: micro-batches for each rank of a pipeline, with which it is as full as with more
+_FULL = 2
+
+
+class _Whole(NamedTuple):
+    """Parameters of some blocks on one rank. [B]"""
+
+    shard: float  # its part of them
+    gathered: float  # all
+    gradients: float  # all, as they are added up
+    reduced: float  # its part of the gradients
+    least: float  # the smallest of these blocks, gathered
+
+
+class _Moment(NamedTuple):
+    """What a rank of a pipeline has under way at once."""
+
+    saved: tuple[int, ...]  # micro-batches of each of its stages
+    begun: tuple[bool, ...]  # whether these have gradients
+    runs: int  # which of them does
+
+
+@dataclass(slots=True)
+class MemoryBounds:
+    """Bounds of jobs; what they share is laid out once."""
+
+    _parts: dict[Hashable, tuple[_Whole, ...]] = field(default_factory=dict)
+    _known: dict[Hashable, float] = field(default_factory=dict)
+
+    def needed(self, topology: Topology, workload: Workload) -> float:
+        """Bytes of a GPU that a job needs at the least; 0 where nothing is known. [B]"""
+        world, per_node = topology.world_size, topology.gpus_per_node
+        key = (workload, world, per_node)
+        if key not in self._known:
+            job = at_longest(workload, world)
+            mesh = mesh_on(job, world, per_node)
+            least = self._allocated(job, mesh) if known(job, mesh) else 0.0
+            c = constants()
+            lost = "_expandable" * workload.stack.expandable_segments
+            self._known[key] = (1.0 + c[f"fragmentation{lost}"]) * least + c["context"]
+        return self._known[key]
+
+    def _allocated(self, workload: Workload, mesh: Mesh) -> float:
+        key = (mesh, *fields_but(workload, BATCH))
+        if key not in self._parts:
+            self._parts[key] = _parts(workload, mesh)
+        parts, saved = self._parts[key], _saved(workload)
+        states = optimizer_bytes(workload, mesh.size("fsdp"))
+        if mesh.pp == 1:
+            return _flat(workload, parts[0], states, sum(saved))
+        whole = sum(part.reduced for part in parts)
+        schedule, shape = SCHEDULES[workload.parallelism.pipeline_schedule], shape_of(workload)
+        found = 0.0
+        for rank in (0, 1):
+            stages = schedule.stages_of(shape, rank)
+            own = [parts[stage] for stage in stages]
+            each = [sum(saved[b - 1] for b in blocks_of(workload)[s] if 0 < b <= len(saved))
+                    for s in stages]  # fmt: skip
+            share = sum(part.reduced for part in own) / whole if whole else 0.0
+            rest = sum(part.shard for part in own) + share * states
+            for moment in _moments(schedule.name, _shortest(shape), rank):
+                held = [n * size for n, size in zip(moment.saved, each, strict=True)]
+                full = [p.gradients for p, b in zip(own, moment.begun, strict=True) if b]
+                there = sum(held) + sum(full) + own[moment.runs].gathered
+                found = max(found, rest + there)
+        return found
+
+
+def _parts(workload: Workload, mesh: Mesh) -> tuple[_Whole, ...]:
+    """Parameters of each stage, or of the whole model."""
+    types, units = dtypes(workload), units_of(workload, mesh)
+    wide = max(DTYPE_BYTES[types.reduce], DTYPE_BYTES[types.compute])
+    master = DTYPE_BYTES[types.master]
+    ranks = {SHARD: mesh.size("fsdp"), EXPERT_SHARD: mesh.efsdp}
+    found = []
+    for blocks in blocks_of(workload) if mesh.pp > 1 else (range(-1, workload.model.layers + 2),):
+        own = [unit for unit in units if unit.block in blocks]
+        found.append(_Whole(
+            sum(unit.master_bytes / ranks[unit.over] for unit in own),
+            sum(unit.gather_bytes for unit in own), sum(wide * unit.grad_numel for unit in own),
+            sum(master * unit.grad_numel / ranks[unit.over] for unit in own),
+            min((unit.gather_bytes for unit in own if 0 < unit.block <= workload.model.layers),
+                default=0.0),
+        ))  # fmt: skip
+    return tuple(found)
+
+
+def _flat(workload: Workload, model: _Whole, states: float, saved: float) -> float:
+    """Where backward begins, or the optimizer steps. [B]"""
+    p = workload.parallelism
+    rest = 0.0 if p.offload != "none" else model.shard + states
+    kept = model.gathered if p.reshard_after_forward is False else model.least
+    again = workload.gradient_accumulation > 1 and p.gradient_sync == "every"
+    added = model.reduced if again and p.offload == "none" else 0.0
+    return rest + max(saved + kept + added, 0.0 if p.offload != "none" else model.reduced)
+
+
+def _saved(workload: Workload) -> list[float]:
+    """What each block keeps of a micro-batch for its backward. [B]"""
+    policy, away = checkpoint_policy(workload), workload.activation_checkpointing.offload
+    kinds = [block.kind for block in tree_of(workload).layers]
+    marks = checkpointed_layers(workload.activation_checkpointing, len(kinds))
+    sizes: dict[tuple[str, bool], float] = {}
+    for kind, again in dict.fromkeys(zip(kinds, marks, strict=True)):
+        layer = layer_footprint(workload, kind, policy if again else "none")
+        sizes[kind, again] = max(0.0, layer.saved - layer.hidden * away)
+    return [sizes[pair] for pair in zip(kinds, marks, strict=True)]
+
+
+def _shortest(shape: PipelineShape) -> PipelineShape:
+    """A pipeline that fills up as far, with fewer micro-batches."""
+    full = _FULL * shape.ranks
+    return shape._replace(micro=full) if shape.micro > full and shape.micro % full == 0 else shape
+
+
+@lru_cache(maxsize=1024)
+def _moments(name: str, shape: PipelineShape, rank: int) -> frozenset[_Moment]:
+    """What a rank has under way after each of its forwards."""
+    schedule = SCHEDULES[name]
+    number = {stage: i for i, stage in enumerate(schedule.stages_of(shape, rank))}
+    under_way, ended = [0] * len(number), [0] * len(number)
+    found = set()
+    for action in schedule.order(shape, rank):
+        for part in action.parts:
+            at = number[part.stage]
+            if part.kind == FORWARD:
+                under_way[at] += 1
+                begun = tuple(0 < n < shape.micro for n in ended)
+                found.add(_Moment(tuple(under_way), begun, at))
+            elif part.kind in (BACKWARD, WEIGHT):
+                under_way[at] -= 1
+                ended[at] += 1
+    return frozenset(found)

@@ -1,0 +1,220 @@
+"""What parameters take in a step of FSDP2 at the least, beside the kernels that compute.
+
+1. Copies on the stream that computes: out of every gather, into every reduction, and onto gradients
+   of a pipeline that are there already.
+2. Gathers follow each other, and so do reductions: some are under way for as long as all gathers
+   take alone, or all reductions. What both need of one link they need one after the other.
+3. Before the first kernel the first unit is gathered, and after the last one it is reduced; of a
+   pipeline all units of its first stage are.
+
+Nothing is said of other strategies.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sim.blocks.parameters import tree_of
+from sim.blocks.update import copy_kernel
+from sim.cost.collectives import CollectiveCost, plan_collective
+from sim.cost.kernel_cost import CostModel, cost_model
+from sim.cost.nccl.communicator import Nccl
+from sim.fabric import compile_fabric
+from sim.inputs.base import fields_but
+from sim.inputs.check_mesh import blocks_of
+from sim.inputs.shares import mesh_of
+from sim.inputs.workload import Parallelism, Workload
+from sim.lowering.pricing import sms_taken
+from sim.mesh import Mesh
+from sim.strategies.fsdp2 import groups_of
+from sim.strategies.fsdp2_layout import lay_out
+from sim.strategies.units import Unit, dtypes
+from sim.study.candidates import Candidate
+from sim.units import DTYPE_BYTES
+
+#: no unit of parameters depends on these
+BATCH = frozenset((
+    "name", "micro_batch", "gradient_accumulation", "global_batch", "activation_checkpointing",
+    "tokens", "steps", "samples", "epochs", "data", "evaluation", "phases", "deadline", "sources",
+))  # fmt: skip
+_WRAPS = ("block+root", "torchtitan")
+
+
+class UnderWay(NamedTuple):
+    """Gathers and reductions of a step, on one rank.
+
+    Attributes
+    ----------
+    seconds : float
+        That some are under way. [s]
+    before_s, after_s : float
+        Of these, before the first kernel and after the last one. [s]
+    sms : int
+        That kernels beside them lack. [1]
+    """
+
+    seconds: float = 0.0
+    before_s: float = 0.0
+    after_s: float = 0.0
+    sms: int = 0
+
+
+class Copies(NamedTuple):
+    """Copies on the stream that computes, of a step: micro-batches m take once + m each. [s]"""
+
+    once_s: float = 0.0
+    each_s: float = 0.0
+
+
+class _Wires(NamedTuple):
+    """Collectives of a micro-step with how many there are, stream by stream; the ends. [s]"""
+
+    gathers: Sequence[tuple[CollectiveCost, int]]
+    reductions: Sequence[tuple[CollectiveCost, int]]
+    sums: Sequence[tuple[CollectiveCost, int]]  # over replicas
+    before_s: float
+    after_s: float
+    sms: int
+
+
+@dataclass(slots=True)
+class ParameterBounds:
+    """Bounds of candidates; what they share is asked once."""
+
+    _copies: dict[Hashable, tuple[Copies, ...]] = field(default_factory=dict)
+    _wires: dict[Hashable, _Wires] = field(default_factory=dict)
+
+    def copies(self, candidate: Candidate) -> tuple[Copies, ...]:
+        """Of each stage of a pipeline; of the whole model where there is none."""
+        workload, topology = candidate.workload, candidate.topology
+        mesh = mesh_of(topology, workload)
+        gpu, calibration = topology.first_gpu, topology.calibration
+        key = (gpu, calibration, mesh, *fields_but(workload, BATCH))
+        if key not in self._copies:
+            found = (Copies(),) * len(blocks_of(workload))
+            if known(workload, mesh):
+                model, units = cost_model(gpu, calibration), units_of(workload, mesh)
+                found = tuple(_copied(model, workload, own) for own in _staged(units, workload))
+            self._copies[key] = found
+        return self._copies[key]
+
+    def under_way(self, candidate: Candidate) -> UnderWay:
+        """Of a step; of a pipeline what lies open at its ends alone."""
+        workload, topology = candidate.workload, candidate.topology
+        p, mesh = workload.parallelism, mesh_of(topology, workload)
+        if not known(workload, mesh):
+            return UnderWay()
+        key = (candidate.machine.name, topology.nodes, candidate.extra, p)
+        if key not in self._wires:
+            self._wires[key] = _wires(candidate, mesh)
+        wires = self._wires[key]
+        if mesh.pp > 1:
+            return UnderWay(wires.before_s + wires.after_s, *wires[-3:])
+        gathered, reduced, summed = _repeats(p, workload.gradient_accumulation)
+        streams = (wires.gathers, gathered), (wires.reductions, reduced), (wires.sums, summed)
+        on_link: dict[int, float] = {}
+        for costs, micro in streams:
+            for cost, times in costs:
+                at, moved_s = cost.limit_resource, cost.work / cost.limit_bytes_per_s
+                on_link[at] = on_link.get(at, 0.0) + micro * times * moved_s
+        alone = [micro * sum(n * c.time_s for c, n in costs) for costs, micro in streams]
+        return UnderWay(max(*alone, *on_link.values(), 0.0), *wires[-3:])
+
+
+def known(workload: Workload, mesh: Mesh) -> bool:
+    """Whether there are bounds of what shards a job: FSDP2 in units of blocks."""
+    p = workload.parallelism
+    return p.strategy == "fsdp2" and p.wrap in _WRAPS and mesh.size("fsdp") > 1
+
+
+def units_of(workload: Workload, mesh: Mesh) -> list[Unit]:
+    """Units of a model, those of stages each apart."""
+    if mesh.pp > 1:
+        knobs = workload.parallelism.model_copy(update={"wrap": "torchtitan"})
+        workload = workload.model_copy(update={"parallelism": knobs})
+    return lay_out(workload, tree_of(workload), mesh.size("fsdp"), dtypes(workload)).units
+
+
+def _staged(units: Sequence[Unit], workload: Workload) -> list[list[Unit]]:
+    """Units of each stage; of the blocks between embedding and head where there are none."""
+    stages = blocks_of(workload)
+    if len(stages) == 1:
+        stages = (range(1, workload.model.layers + 1),)
+    return [[unit for unit in units if unit.block in blocks] for blocks in stages]
+
+
+def _repeats(p: Parallelism, micro: int) -> tuple[int, int, int]:
+    """Micro-steps that gather parameters, that reduce gradients, and that sum replicas'."""
+    reduced = micro if p.gradient_sync == "every" else 1
+    summed = reduced if p.requires_all_reduce == "every" else 1
+    return micro if p.reshard_after_backward else 1, reduced, summed
+
+
+def _twice(p: Parallelism) -> bool:
+    """Whether backward gathers again what forward did."""
+    return p.reshard_after_forward is True
+
+
+def _copied(model: CostModel, workload: Workload, units: Iterable[Unit]) -> Copies:
+    p, types = workload.parallelism, dtypes(workload)
+    width, wide = DTYPE_BYTES[types.compute], DTYPE_BYTES[types.reduce]
+
+    def seconds(traffic: float) -> float:
+        return model.cost(copy_kernel("copy", traffic)).time_s if traffic > 0.0 else 0.0
+
+    once = each = 0.0
+    for unit, times in Counter(u._replace(name="", block=0) for u in units).items():
+        out, grads = seconds(2 * unit.gather_bytes), unit.grad_numel
+        if p.pipeline_parallel > 1:
+            added = seconds(grads * (width + 2 * wide))
+            first = seconds(grads * (width + wide)) if width != wide else 0.0
+            once += times * (out + first - added)
+            each += times * added
+            continue
+        gathered, reduced, _ = _repeats(p, 2)
+        more = times * seconds(grads * (width + wide))
+        for many, copies_s in ((gathered, times * out * (1 + _twice(p))), (reduced, more)):
+            if many > 1:
+                each += copies_s
+            else:
+                once += copies_s
+    return Copies(once, each)
+
+
+def _wires(candidate: Candidate, mesh: Mesh) -> _Wires:
+    workload, topology = candidate.workload, candidate.topology
+    p, types = workload.parallelism, dtypes(workload)
+    fabric, nccl = compile_fabric(topology), Nccl.of(workload.stack)
+    groups = groups_of(workload, mesh)
+    model = cost_model(topology.first_gpu, topology.calibration)
+    wide, units = DTYPE_BYTES[types.reduce], units_of(workload, mesh)
+
+    def cost(op: str, group: str, size: float) -> CollectiveCost:
+        sisters = groups[group].within(0, mesh.pp)
+        return plan_collective(fabric, op, sisters[0], size, nccl, concurrent_groups=sisters)
+
+    def gather(unit: Unit) -> CollectiveCost:
+        return cost("all_gather", unit.over, unit.gather_bytes)
+
+    def reduction(unit: Unit) -> CollectiveCost:
+        return cost("reduce_scatter", unit.over, unit.grad_numel * wide)
+
+    [own, *_] = _staged(units, workload)
+    first, last = units[0], own if mesh.pp > 1 else units[:1]
+    after_s = sum(reduction(unit).time_s for unit in last)
+    kinds = Counter(u._replace(name="", block=0) for u in own) if mesh.pp == 1 else Counter()
+    gathers = [(gather(unit), times * (1 + _twice(p))) for unit, times in kinds.items()]
+    trained = [(unit, times) for unit, times in kinds.items() if unit.grad_numel]
+    reductions = [(reduction(unit), times) for unit, times in trained]
+    sums = []
+    if mesh.dp_replicate > 1:
+        sums = [
+            (cost("all_reduce", "replicate", unit.grad_numel * wide / groups[unit.over].size), n)
+            for unit, n in trained
+        ]
+    asked = [c for c, _ in (*gathers, *reductions)]
+    sms = min((sms_taken(model, c) for c in asked), default=0)
+    return _Wires(gathers, reductions, sums, gather(first).time_s, after_s, sms)

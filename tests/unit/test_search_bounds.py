@@ -1,0 +1,115 @@
+"""Bounds of a search bound: random layouts, batches and machines beside what they take exactly."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+
+import pytest
+
+from sim.inputs.loader import load, prepare
+from sim.step.step import memory_of, step, steps
+from sim.step.straggle import Ranks, deviation, lost_to_slowest
+from sim.study.axes import Grid
+from sim.study.bounds import Bounds
+from sim.study.candidates import CHECKPOINTING, OFFLOAD, Candidate, Space, family, plans, variants
+from sim.study.layouts import least_form
+from sim.study.machines import MachineFilter, machines
+from sim.study.memory_bounds import MemoryBounds
+from sim.study.search import Searcher
+
+LENGTH = {"tokens": "1e8", "parallelism": "fsdp2"}
+JOBS = {
+    "dense": {"model": {"base": "llama-3-8b", "layers": 12}, "sequence_length": 4096},
+    "long": {"model": {"base": "llama-3-8b", "layers": 10}, "sequence_length": 16384},
+    "wide": {"model": {"base": "llama-3-70b", "layers": 16}, "sequence_length": 8192},
+    "mixture": {
+        "model": {"base": "qwen3-30b-a3b", "layers": 8}, "sequence_length": 4096, "loss": "chunked",
+    },
+    "adapters": {"model": "llama-3-8b", "method": "lora", "sequence_length": 2048},
+    "zero3": {"model": "llama-3-8b", "sequence_length": 2048, "parallelism": "zero3"},
+}  # fmt: skip
+CASES = [
+    ("dgx-h100", 4, "dense"), ("aws-p4d", 16, "dense"), ("l40s-8", 1, "dense"),
+    ("gcp-a3-mega", 4, "long"), ("aws-p4d", 8, "wide"), ("dgx-h100", 8, "mixture"),
+    ("azure-nc-a100-v4", 2, "adapters"), ("dgx-h100", 2, "zero3"),
+]  # fmt: skip
+
+
+@cache
+def drawn(topology: str, nodes: int, job: str, count: int) -> list[Candidate]:
+    """Some plans of all that there are."""
+    [machine], _ = machines(MachineFilter(), [topology])
+    base = prepare(machine.topology, {"name": job, **LENGTH, **JOBS[job]})
+    gpus = nodes * machine.topology.node.gpus
+    strategies = family(base.loaded().workload)
+    space = Space(4 * gpus, gpus, strategies, CHECKPOINTING, OFFLOAD, Grid(""), True, gpus)
+    every = list(plans(machine, variants(base, space), space, {}))
+    return random.Random(20261129).sample(every, count)
+
+
+@pytest.mark.parametrize(("topology", "nodes", "job"), CASES)
+def test_no_step_is_quicker_than_its_bounds(topology, nodes, job):
+    bounds, few = Bounds(), drawn(topology, nodes, job, 12)
+    took = steps([(c.topology, c.workload) for c in few], causes=False)
+    for candidate, exact in zip(few, took, strict=True):
+        alone = bounds.of(candidate, exchanges=False).step_s
+        assert bounds.peak_s(candidate) <= exact.time_s
+        assert alone <= bounds.of(candidate).step_s <= exact.time_s, candidate.workload.parallelism
+
+
+@pytest.mark.parametrize(("topology", "nodes", "job"), CASES)
+def test_no_job_needs_less_memory_than_its_bound(topology, nodes, job):
+    bounds = MemoryBounds()
+    for candidate in drawn(topology, nodes, job, 24):
+        for workload in (candidate.workload, least_form(candidate.workload)):
+            least = bounds.needed(candidate.topology, workload)
+            exact = memory_of(candidate.topology, workload).needed_bytes
+            assert least <= exact, workload.parallelism
+
+
+@pytest.mark.parametrize(
+    ("topology", "sets", "time", "room"),
+    [  # Llama 3 405B on 512 GPUs, as `size` meets it
+        ("dgx-h100", "tensor_parallel: 2, context_parallel: 2", 0.93, 0.5),
+        ("dgx-h100", "tensor_parallel: 8, replicate: 2", 0.85, 0.5),
+        ("aws-p4d", "tensor_parallel: 4", 0.8, 0.5),
+        ("dgx-h100", "tensor_parallel: 8, pipeline_parallel: 8", 0.85, 0.9),
+    ],
+)
+def test_bounds_are_near_to_what_they_bound(topology, sets, time, room):
+    each = "gradient_accumulation=8" if "pipeline" in sets else "gradient_accumulation=2"
+    knobs = f"parallelism={{strategy: fsdp2, {sets}}}"
+    full = "activation_checkpointing=full"
+    job = load(topology, "llama3-405b", ["nodes=64", knobs, each, full, "micro_batch=1"])
+    [machine], _ = machines(MachineFilter(), [topology])
+    candidate = Candidate(machine, job.topology, job.workload)
+    exact = step(job.topology, job.workload)
+    simulated = exact.time_s - exact.retries_s
+    assert time * simulated < Bounds().of(candidate).step_s <= simulated
+    least = MemoryBounds().needed(job.topology, job.workload)
+    assert room * exact.memory.needed_bytes < least <= exact.memory.needed_bytes
+
+
+@pytest.mark.parametrize("pace", [0.5, 1.0, 2.2])
+def test_what_the_slowest_of_equal_ranks_loses(pace):
+    gpu = load("aws-p4d", "llama3-8b-sft").topology.first_gpu
+    for ranks in (2, 8, 9, 64, 512):
+        share, unit_s = lost_to_slowest(gpu, pace, ranks)
+        usual, known = deviation("a100", 10.0, 400.0, pace), deviation("a100", 10.0, 400.0)
+        slowed = 10.0 * Ranks(ranks, usual, known).slowdown
+        assert slowed == pytest.approx(10.0 * (1.0 + share) + 400.0 * unit_s)
+        assert (share > 0.0) == (ranks > 8)
+
+
+def test_exchanges_over_other_networks_are_not_taken_for_these():
+    """A sequence shared by two nodes: what the slow network takes is no bound on the quick one."""
+    sets = ["nodes=4", "parallelism={context_parallel: 4, tensor_parallel: 4}",
+            "sequence_length=32768"]  # fmt: skip
+    search = Searcher()
+    for topology in ("aws-p4d", "dgx-a100"):
+        slow = [*sets, "node.nics.rate=10 Gb/s"] if topology == "aws-p4d" else sets
+        job = load(topology, "llama3-8b-sft", slow)
+        machine = machines(MachineFilter(), [topology])[0][0]
+        candidate = Candidate(machine, job.topology, job.workload)
+        assert search.bounds.of(candidate).step_s <= step(job.topology, job.workload).time_s
