@@ -101,8 +101,14 @@ def lay_out(part: Part, table: PlanTable, hidden: B1) -> PartLayout:
     )
 
 
-def edges_of(table: PlanTable, layout: PartLayout) -> tuple[I8, I8]:
-    """Cross-lane edges of one class: launches, dependencies, host syncs, communicator order."""
+def edges_of(table: PlanTable, layout: PartLayout) -> tuple[I8, I4]:
+    """Cross-lane edges of one class: launches, dependencies, host syncs, communicator order.
+
+    Returns
+    -------
+    (n + 1,) int64, (m,) int32
+        CSR of the ops that wait for each op, ascending, each once.
+    """
     blocked = np.flatnonzero(table.host_after >= 0)
     before, after = table.fifo[:, 0], table.fifo[:, 1]
     src = np.concatenate(
@@ -123,5 +129,15 @@ def edges_of(table: PlanTable, layout: PartLayout) -> tuple[I8, I8]:
             layout.first[after],
         )
     )
-    order = np.argsort(src * layout.n + dst)
-    return src[order], dst[order]
+    key = src * layout.n + dst
+    key.sort()
+    key = np.concatenate((key[:1], key[1:][key[1:] != key[:-1]]))
+    src = key // layout.n
+    return rows_of(src, layout.n), (key - src * layout.n).astype(np.int32)
+
+
+def rows_of(of: I8, n: int) -> I8:
+    """Row pointers of n rows, (n + 1,), with an entry for each number of `of`."""
+    ptr = np.zeros(n + 1, dtype=np.int64)
+    np.cumsum(np.bincount(of, minlength=n), out=ptr[1:])
+    return ptr

@@ -4,7 +4,8 @@ Each rank (or class of equal ranks) gets one lane a stream and one for the host 
 segment becomes its kernels, each launched by a host op of its own; a collective becomes one op
 with the demands of all its edges, or, where several lanes take part, an arrival op a lane (which
 takes the SMs of its channels and holds them while it waits for late peers), its ops on the wire
-(`teams.py`) and a finish op a lane.
+(`teams.py`) and a finish op a lane. Where a group is one class, the arrival op is the one on the
+wire.
 
 Where there are many classes, a segment whose kernels are longer than their launches keeps the
 launch of its first kernel; the others can't be waited for and become one host op. Op columns are
@@ -34,7 +35,7 @@ from sim.lowering.parts import (
 )
 from sim.lowering.runs import ClassRun, Ground, ground_of, runs_of
 from sim.lowering.table import table_of
-from sim.lowering.wires import Wires, wires_of
+from sim.lowering.wires import OwnTransfers, Wires, successors, taken_in, wires_of
 from sim.program import Program, Timeline, assemble
 from sim.records import dataclass
 from sim.strategies.plan import Plan
@@ -132,7 +133,9 @@ def written(ground: Ground, classes: Classes, flights: Flights, some: I8) -> Low
     runs = runs_of(ground.played, classes, ground.curve_begin[some])
     n_local = sum(run.classes * run.played.layout.n for run in runs)
     base[some] = np.concatenate([run.base.ravel() for run in runs])
-    wires = wires_of(ground, flights, role, base, n_local)
+    all_wires = wires_of(ground, flights, role, base, n_local)
+    routes = _routes(runs, classes, all_wires)
+    wires, own = taken_in(all_wires, n_local)
 
     def columns(
         of: Callable[[ClassRun], npt.NDArray[Any]], wire: npt.NDArray[Any] | float
@@ -164,6 +167,11 @@ def written(ground: Ground, classes: Classes, flights: Flights, some: I8) -> Low
             return np.asarray(own * np.where(curve(run) >= 0, run.pace, 1.0))
 
         return spread(values, wire)
+
+    def flown(column: npt.NDArray[Any], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A column in which collectives of one class are what they are on the wire."""
+        column[own.op] = values
+        return column
 
     def issued(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """A column in which host ops take what each of them does."""
@@ -197,26 +205,20 @@ def written(ground: Ground, classes: Classes, flights: Flights, some: I8) -> Low
     hold_until = np.arange(n_local + wires.lane.size, dtype=np.int32)
     hold_until[n_local:] = -1
     hold_until[wires.arrive] = wires.waits
-    routes = _routes(runs, classes, wires)
     stepped = bool((wires.steps > 1).any())
     # lanes ascend, so that ops keep their place
     program, _ = assemble(
         lane=columns(lambda r: lane_base[r.each] + r.played.layout.lane, wires.lane + n_lanes),
-        latency=issued(costs("latency_s", 0.0, wires.latency)),
-        work=costs("work", 0.0, wires.work),
-        bound=paced("bound", np.inf, wires.bound),
-        weight=paced("weight", 1.0, wires.bound),
+        latency=flown(issued(costs("latency_s", 0.0, wires.latency)), own.latency),
+        work=flown(costs("work", 0.0, wires.work), own.work),
+        bound=flown(paced("bound", np.inf, wires.bound), own.bound),
+        weight=flown(paced("weight", 1.0, wires.bound), own.bound),
         demand_ptr=routes.ptr,
         demand_resource=routes.resource,
         demand_amount=routes.amount,
-        route=spread(routes.of, routes.wires),
+        route=flown(spread(routes.of, routes.of_wires(wires)), routes.of_wires(own)),
         capacity=classes.capacity,
-        src=np.concatenate(
-            [*((r.base + r.played.src).ravel() for r in runs), wires.arrive, wires.waits]
-        ),
-        dst=np.concatenate(
-            [*((r.base + r.played.dst).ravel() for r in runs), wires.waits, wires.arrive + 1]
-        ),
+        successors=successors(runs, wires),
         hold_resource=spread(holds, -1),
         hold_units=costs("hold", 0, 0),
         hold_until=hold_until,
@@ -250,7 +252,7 @@ class _Routes(NamedTuple):
     ptr: I4
     resource: I4
     amount: F8
-    wires: I8  # route of each wire op
+    wires: int  # first route of a wire op
     begin: dict[int, int]  # first route of a run, by its first class
 
     def of(self, run: ClassRun) -> I4:
@@ -260,6 +262,10 @@ class _Routes(NamedTuple):
         out = np.full((run.classes, n + 1), self.ptr.size - 2, dtype=np.int32)
         out[:, :-1] = first + np.arange(n)
         return out
+
+    def of_wires(self, ops: Wires | OwnTransfers) -> I8:
+        """Route of each op on the wire."""
+        return self.wires + ops.route
 
 
 def _routes(runs: Sequence[ClassRun], classes: Classes, wires: Wires) -> _Routes:
@@ -285,7 +291,7 @@ def _routes(runs: Sequence[ClassRun], classes: Classes, wires: Wires) -> _Routes
         ptr,
         np.concatenate([*resources, wires.resource]).astype(np.int32),
         np.concatenate([*amounts, wires.amount]),
-        own + wires.route,
+        own,
         begin,
     )
 

@@ -46,8 +46,8 @@ class Played(NamedTuple):
     part: Part
     layout: PartLayout
     row: I8  # (n,) of costs; for host ops, which have none, one behind the last
-    src: I8  # edges
-    dst: I8
+    waited_ptr: I8  # (n + 1,) CSR of the ops that wait for each of its ops
+    waited: I4
 
     def costs(self, name: str, host: float) -> npt.NDArray[Any]:
         """A column of costs, and behind the last what host ops have instead."""

@@ -19,6 +19,7 @@ from sim.fabric.fabric import Fabric
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
+B1 = npt.NDArray[np.bool_]
 
 
 class Draw(NamedTuple):
@@ -51,6 +52,12 @@ class Team(NamedTuple):
     def n_wires(self) -> int:
         """Wire ops of one collective."""
         return self.pace.size
+
+    @property
+    def alone(self) -> B1:
+        """Wire ops of one class each, in one step, (n_wires,)."""
+        single: B1 = np.bincount(self.wire, minlength=self.n_wires) == 1
+        return single & (self.steps == 1)
 
 
 def whole(members: Sequence[Sequence[int]], resources: Sequence[I8], amounts: Sequence[F8]) -> Team:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.lowering.layout import exclusive
-from sim.lowering.parts import F8, I8, Flights
-from sim.lowering.runs import Ground, Played, kept
+from sim.lowering.parts import B1, F8, I4, I8, Flights
+from sim.lowering.runs import ClassRun, Ground, Played, kept
 from sim.lowering.teams import Team
 
 
@@ -30,6 +30,52 @@ class Wires(NamedTuple):
     ptr: I8  # routes
     resource: I8
     amount: F8
+    alone: B1  # one class takes part, in one step
+
+
+class OwnTransfers(NamedTuple):
+    """Collectives in which one class takes part: they need no op on the wire."""
+
+    op: I8  # (n,) with which the class arrives
+    latency: F8
+    work: F8
+    bound: F8
+    route: I8  # among the wires' own routes
+
+
+def taken_in(wires: Wires, n_local: int) -> tuple[Wires, OwnTransfers]:
+    """The wires without collectives of one class each, and those as ops of the class.
+
+    Parameters
+    ----------
+    wires : Wires
+        Of all flights.
+    n_local : int
+        Ops of classes, which stand before them.
+    """
+    which = wires.waits - n_local
+    single = wires.alone[which]
+    mine, left = which[single], ~wires.alone
+    place = np.append(n_local + np.cumsum(left) - 1, -1)
+    own = OwnTransfers(
+        wires.arrive[single], wires.latency[mine], wires.work[mine], wires.bound[mine],
+        wires.route[mine],
+    )  # fmt: skip
+    peer = wires.peer[left]
+    rest = wires._replace(
+        plan_op=wires.plan_op[left],
+        lane=wires.lane[left],
+        latency=wires.latency[left],
+        work=wires.work[left],
+        bound=wires.bound[left],
+        route=wires.route[left],
+        steps=wires.steps[left],
+        peer=place[np.where(peer < 0, -1, peer - n_local)],
+        arrive=wires.arrive[~single],
+        waits=place[which[~single]],
+        alone=wires.alone[left],
+    )
+    return rest, own
 
 
 def wires_of(ground: Ground, flights: Flights, role: I8, base: I8, n_local: int) -> Wires:
@@ -50,7 +96,9 @@ def wires_of(ground: Ground, flights: Flights, role: I8, base: I8, n_local: int)
     """
     if not flights.of.size:
         none, no = np.zeros(0, dtype=np.int64), np.zeros(0)
-        return Wires(none, none, no, no, no, none, none, none, none, none, none, none, no)
+        return Wires(
+            none, none, no, no, no, none, none, none, none, none, none, none, no, no > 0.0
+        )  # fmt: skip
     wires, of = flights.wires, flights.of
     teams = {id(w.team): w.team for w in wires}
     number = {key: i for i, key in enumerate(teams)}
@@ -104,7 +152,33 @@ def wires_of(ground: Ground, flights: Flights, role: I8, base: I8, n_local: int)
         ptr=np.concatenate([t.ptr[1:] + i for t, i in zip(whole, ends, strict=True)]),
         resource=np.concatenate([t.resource for t in whole]),
         amount=np.concatenate([t.amount for t in whole]),
+        alone=_joined([t.alone for t in whole], team_of)[order],
     )
+
+
+def successors(runs: Sequence[ClassRun], wires: Wires) -> tuple[I4, I4]:
+    """Who waits for whom, as CSR over all ops: those of classes, then those on the wire."""
+    lengths, to = [], []
+    for run in runs:
+        own = run.played
+        lengths.append(np.tile(np.diff(own.waited_ptr), run.classes))
+        to.append((run.base.astype(np.int32) + own.waited).ravel())
+    n_local, n = sum(each.size for each in lengths), wires.lane.size
+    # what comes to the wire is waited for by its op there, behind all others
+    order = np.argsort(wires.arrive)
+    arrive, waits = wires.arrive[order], wires.waits[order]
+    counts = np.concatenate([*lengths, np.bincount(wires.waits - n_local, minlength=n)])
+    counts[arrive] += 1
+    ptr = np.zeros(counts.size + 1, dtype=np.int32)
+    np.cumsum(counts, out=ptr[1:])
+    found = np.empty(int(ptr[-1]), dtype=np.int32)
+    local = np.ones(int(ptr[n_local]), dtype=np.bool_)
+    last = ptr[arrive + 1] - 1
+    local[last] = False
+    found[: local.size][local] = np.concatenate(to)
+    found[last] = waits
+    found[local.size :] = arrive[np.argsort(waits, kind="stable")] + 1
+    return ptr, found
 
 
 def _joined(columns: Sequence[npt.NDArray[Any]], of: I8) -> npt.NDArray[Any]:
