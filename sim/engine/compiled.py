@@ -9,12 +9,12 @@ import numpy as np
 
 from sim.engine import kernel
 from sim.engine.blank import blank_of
-from sim.engine.machine import OPTIONS, MachineCode, checked, table
+from sim.engine.machine import OPTIONS, MachineCode, checked, table, teach
 from sim.engine.state import State, prepare
 from sim.program import F8, Program, Timeline, assemble
 
 _LIKE = assemble(lane=[0], latency=1.0)[0]
-machine = MachineCode(kernel.simulate, (_LIKE, prepare(_LIKE)), 6)
+machine = MachineCode(kernel.simulate, (_LIKE, prepare(_LIKE)), 6, kernel.PARTS)
 
 
 def simulate(program: Program, state: State) -> kernel.Outcome:
@@ -72,6 +72,8 @@ def _dispatched(program: Program, state: State) -> kernel.Outcome:
 def _jitted() -> Any:
     from numba import njit
 
+    for part in kernel.PARTS:
+        teach(part)
     return njit(**OPTIONS)(kernel.simulate)
 
 

@@ -144,7 +144,7 @@ def machine() -> MachineCode:
         alone.demand_ptr, alone.demand_resource, alone.demand_amount, alone.capacity,
         alone.hold_capacity,
     )  # fmt: skip
-    return MachineCode(kernel.simulate, _prepared(like), 6)
+    return MachineCode(kernel.simulate, _prepared(like), 6, kernel.PARTS)
 
 
 def _prepared(crowd: Crowd) -> tuple[Program, State]:

@@ -29,6 +29,8 @@ I8 = npt.NDArray[np.int64]
 # No fastmath: results are bit-identical to plain Python. `_nrt=False` keeps reference counting
 # out of the loop; division follows numpy (functions check what could be zero).
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
+#: of what becomes part of its caller
+_INLINED = {**OPTIONS, "forceinline": True}
 # modes of numba's in which it compiles otherwise, or not at all
 _CHECKED = ("NUMBA_DISABLE_JIT", "NUMBA_BOUNDSCHECK")
 
@@ -92,6 +94,14 @@ def _named(columns: Sequence[Any]) -> Iterator[Any]:
 
 
 @cache
+def teach(part: Callable[..., Any]) -> None:
+    """Let compiled code call a function of ours: it becomes part of its caller."""
+    from numba.extending import register_jitable
+
+    register_jitable(**_INLINED)(part)
+
+
+@cache
 def _teach_items(numba: Any) -> None:
     """Let compiled code read ``column[i]`` of a named tuple that has an `item`, see `shared`."""
     from sim.engine.shared import class_at
@@ -102,9 +112,8 @@ def _teach_items(numba: Any) -> None:
             return getattr(self.instance_class, "item", None)
         return None
 
-    inside = {"error_model": "numpy", "_nrt": False}
-    numba.extending.overload(operator.getitem, jit_options=inside)(read)
-    numba.extending.register_jitable(**inside)(class_at)
+    numba.extending.overload(operator.getitem, jit_options=_INLINED)(read)
+    teach(class_at)
 
 
 class MachineCode:
@@ -113,18 +122,25 @@ class MachineCode:
     Parameters
     ----------
     function : callable
-        Of named tuples of columns; returns numbers. It alone settles its module's code: it calls
-        nothing of ours. A column is an array, a whole number, or a named tuple of such whose `item`
-        says what is at an index. Compiled, an array is its bare address: it has no length, and its
-        indices do not count from the end.
+        Of named tuples of columns; returns numbers. A column is an array, a whole number, or a
+        named tuple of such whose `item` says what is at an index. Compiled, an array is its bare
+        address: it has no length, and its indices do not count from the end.
     like : sequence of named tuples
         Arguments of the kinds that it takes.
     results : int
         Numbers that it returns.
+    parts : sequence of callables, optional
+        Functions of ours that it calls, and that they call.
     """
 
-    def __init__(self, function: Callable[..., Any], like: Sequence[Any], results: int) -> None:
-        self.function, self.results = function, results
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        like: Sequence[Any],
+        results: int,
+        parts: Sequence[Callable[..., Any]] = (),
+    ) -> None:
+        self.function, self.results, self.parts = function, results, parts
         self._arguments = tuple(like)
         self.like = flat(like)
         self._loaded: LoadedFunction | None = None
@@ -132,7 +148,7 @@ class MachineCode:
     @property
     def source(self) -> bytes:
         """What its code must have been made of."""
-        return objects.source_of(self.function, self._kinds)
+        return objects.source_of((self.function, *self.parts), self._kinds)
 
     @property
     def _kinds(self) -> list[type]:
@@ -180,6 +196,8 @@ class MachineCode:
             return found(number, of), made
 
         _teach_items(numba)
+        for part in self.parts:
+            teach(part)
         known: dict[str, Any] = {"pointer": pointer}
         known["call"] = numba.njit(**OPTIONS)(self.function)
         numbers = iter(range(len(self.like)))

@@ -19,17 +19,17 @@ from sim.engine.image import Image, linked, load
 _CALL = b"calls, addresses, results"  # how such functions are called
 
 
-def source_of(function: Callable[..., Any], kinds: Sequence[Any]) -> bytes:
-    """What settles a function's machine code.
+def source_of(functions: Sequence[Callable[..., Any]], kinds: Sequence[Any]) -> bytes:
+    """What settles machine code.
 
     Parameters
     ----------
-    function : callable
-        It calls nothing of ours that is not in its module.
+    functions : sequence of callables
+        What is compiled, and all of ours that it calls.
     kinds : sequence of types
         Named tuples of columns that it takes, and those that stand for columns.
     """
-    code = {function.__module__, *(kind.__module__ for kind in kinds if hasattr(kind, "item"))}
+    code = {each.__module__ for each in (*functions, *kinds)}
     sources = [Path(sys.modules[name].__file__ or "").read_bytes() for name in sorted(code)]
     return b"".join(sources) + repr([kind._fields for kind in kinds]).encode() + _CALL
 

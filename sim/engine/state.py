@@ -11,6 +11,13 @@ from sim.program import F8, I4, I8, Program
 
 B1 = npt.NDArray[np.bool_]
 
+# `phase`: what a lane's event in the heap ends, a latency or a work
+LATENCY, WORK = 1, 2
+AHEAD = 3  # or both, since nobody is on the op's resources
+WAKE = 4  # or an op begins, since the last end it waits for was known beforehand
+RUN = 5  # or the last of several works in a row
+FIXED, CHAINED = 1, 2  # `kind` of ops that are played ahead
+
 
 class State(NamedTuple):
     """Working memory of one run. A lane runs one op at a time, so running ops are kept by lane."""
@@ -22,8 +29,8 @@ class State(NamedTuple):
     done: I4  # steps ended
     release_ptr: I4  # CSR: ops whose units an op's end gives back
     release: I4
-    kind: I4  # 1 for ops of latency alone, which hold nothing and end no hold; 2 for works whose
-    # end matters to the next op of the lane alone, another work on the same resources; 0 others
+    kind: I4  # FIXED for ops of latency alone, which hold nothing and end no hold; CHAINED for
+    # works whose end matters to the next op of the lane alone, another work on the same resources
     ready: F8  # latest end, known beforehand, of a predecessor
     # by lane
     op_at: I4  # the op that runs
@@ -247,7 +254,7 @@ def ahead(p: Program, release_ptr: I4) -> tuple[B1, B1]:
 
 def kinds(p: Program, free: B1, links: B1) -> I4:
     """`State.kind` of each op, where structure lets it be: see `ahead`, (n,) or a row a program."""
-    kind: I4 = (free & (p.work == 0.0)).astype(np.int32)
+    kind: I4 = np.where(free & (p.work == 0.0), FIXED, 0).astype(np.int32)
     works = (p.work > 0.0) & (p.latency == 0.0)
     on = np.where(p.curve >= 0, p.curve_resource, np.int32(-1))
     # resources of a route as a number: one at most, or it is a route of its own
@@ -258,5 +265,5 @@ def kinds(p: Program, free: B1, links: B1) -> I4:
     at = where[p.route]
     chained = links & (at[1:] == at[:-1]) & works[..., 1:] & (p.work[..., :-1] > 0.0)
     chained &= on[..., 1:] == on[..., :-1]
-    kind[..., :-1][chained] = 2
+    kind[..., :-1][chained] = CHAINED
     return kind

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sim import simulate
-from sim.engine import kernel, run
+from sim.engine import filling, run
 from sim.program import Program
 from tests.differential.programs import programs
 from tests.differential.sameness import same_bits, same_meaning, same_run
@@ -31,7 +31,7 @@ def test_kernel_means_what_the_reference_means(program: Program) -> None:
 @given(programs())
 def test_a_change_on_one_resource_of_a_wide_op_is_tried_alone(program: Program) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "WIDE", 2)  # any op on two resources
+        patch.setattr(filling, "WIDE", 2)  # any op on two resources
         found = run(program, "python")
     same_meaning(run(program, "reference"), found)
 
@@ -40,7 +40,7 @@ def test_a_change_on_one_resource_of_a_wide_op_is_tried_alone(program: Program) 
 @given(programs())
 def test_what_is_left_alone_on_its_resource_is_settled_at_once(program: Program) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "FEW", 0)  # whatever is left rising
+        patch.setattr(filling, "FEW", 0)  # whatever is left rising
         found = run(program, "python")
     same_meaning(run(program, "reference"), found)
 

@@ -32,6 +32,8 @@ jit_only = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISA
 def test_the_loop_counts_no_references():
     # Helpers or attributes that take arrays make numba count references: 70 times slower.
     # Compiled anew (seconds): numba does not show the code of a cached function.
+    for part in kernel.PARTS:
+        machine.teach(part)
     fresh = numba.njit(**machine.OPTIONS)(kernel.simulate)
     program, _ = assemble(lane=[0], latency=1.0)
     fresh(program, sim.engine.prepare(program))
@@ -173,7 +175,8 @@ def test_auto_takes_the_plain_loop_until_the_other_pays(monkeypatch):
     assert engine.choose(small) == "compiled"
     monkeypatch.setattr(objects, "kept_at", lambda source: Path("nowhere"))
     assert engine.choose(small) == "python"
-    loop = objects.source_of(kernel.simulate, (Program, State))  # without what measures it
+    functions = (kernel.simulate, *kernel.PARTS)  # without what measures it
+    loop = objects.source_of(functions, (Program, State))
     monkeypatch.setattr(
         objects, "kept_at", lambda source: Path(__file__ if source == loop else "nowhere")
     )

@@ -1,0 +1,75 @@
+"""The next event: an indexed heap of one event a lane, ties to the lower lane."""
+
+from __future__ import annotations
+
+from sim.engine.state import State
+
+
+def place_lanes(s: State, n_moved: int, n_heap: int, hole: bool) -> int:
+    """Put lanes with a new event time in their place.
+
+    Parameters
+    ----------
+    s : State
+        Lanes `moved`, whose time in the heap is to become `due`.
+    n_moved, n_heap : int
+        How many they are, and how many lanes are in the heap.
+    hole : bool
+        Whether the heap's first place is free: it goes to one that comes in, or to the last lane.
+
+    Returns
+    -------
+    int
+        Lanes in the heap.
+    """
+    heap, place, key, due, moved = s.heap, s.place, s.key, s.due, s.moved
+    m = 0
+    while m < n_moved or hole:
+        if m < n_moved and not (hole and place[moved[m]] >= 0):
+            at = moved[m]
+            m += 1
+            t = due[at]
+            key[at] = t
+            i = place[at]
+            if hole:
+                i = 0
+                hole = False
+            elif i < 0:
+                i = n_heap
+                n_heap += 1
+        else:
+            hole = False
+            n_heap -= 1
+            if n_heap == 0:
+                continue
+            at = heap[n_heap]
+            t = key[at]
+            i = 0
+        while i > 0:
+            up = (i - 1) >> 1
+            a = heap[up]
+            if t < key[a] or (t == key[a] and at < a):
+                heap[i] = a
+                place[a] = i
+                i = up
+            else:
+                break
+        while True:
+            c = 2 * i + 1
+            if c >= n_heap:
+                break
+            a = heap[c]
+            if c + 1 < n_heap:
+                b = heap[c + 1]
+                if key[b] < key[a] or (key[b] == key[a] and b < a):
+                    c += 1
+                    a = b
+            if key[a] < t or (key[a] == t and a < at):
+                heap[i] = a
+                place[a] = i
+                i = c
+            else:
+                break
+        heap[i] = at
+        place[at] = i
+    return n_heap
