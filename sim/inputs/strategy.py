@@ -120,8 +120,14 @@ class Strategy:
         return 0
 
     def trainer(self, workload: Workload) -> str:
-        """Name of the trainer that it mostly runs under: of adapters, Hugging Face's."""
-        return "huggingface" if workload.method.frozen else "accelerate"
+        """Name of the trainer that it mostly runs under.
+
+        Of adapters Hugging Face's; but it has no loss in chunks, which torchtune's recipes have
+        (`CEWithChunkedOutputLoss`).
+        """
+        if not workload.method.frozen:
+            return "accelerate"
+        return "torchtune" if workload.loss == "chunked" else "huggingface"
 
     def findings(self, workload: Workload) -> Iterable[Finding]:
         """What is wrong with a workload, beyond knobs that are another's."""

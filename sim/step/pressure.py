@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from sim.data import table
+from sim.inputs.architecture import facts_of
+from sim.inputs.gpu import Gpu
 from sim.inputs.notes import Message
 from sim.inputs.strategy import strategy_of
 from sim.inputs.versions import older, versions
@@ -50,19 +53,21 @@ def retry_share(found: Verdict) -> float:
     return min(1.0, max(0.0, found.missing_bytes / ramp))
 
 
-def retry_s(workload: Workload) -> float:
-    """What one large allocation that fails at first costs. [s]"""
-    return constants()["retry_expandable" if workload.stack.expandable_segments else "retry"]
+def retry_s(workload: Workload, gpu: Gpu) -> float:
+    """What one large allocation that fails at first costs on a GPU of such a machine. [s]"""
+    prices: dict[str, float] = table("constants/memory")["retry_s"]
+    plain = prices.get(facts_of(gpu).constants, prices["h100"])
+    return plain * (constants()["retry_expandable"] if workload.stack.expandable_segments else 1.0)
 
 
-def with_retries(breakdown: Breakdown, workload: Workload, found: Verdict) -> Breakdown:
+def with_retries(breakdown: Breakdown, workload: Workload, gpu: Gpu, found: Verdict) -> Breakdown:
     """The step with what its failed allocations cost, as time in which the host holds it up."""
     share = retry_share(found)
     if share == 0.0:
         return breakdown
     passed = strategy_of(workload).record_streams
     each = PER_BLOCK * workload.model.layers if passed else EXCHANGES
-    lost = share * each * _passes(workload) * retry_s(workload)
+    lost = share * each * _passes(workload) * retry_s(workload, gpu)
     return replace(breakdown, time_s=breakdown.time_s + lost, host_s=breakdown.host_s + lost)
 
 

@@ -138,7 +138,7 @@ def step(
     )  # fmt: skip
     whole = WindowMeasures(outcome.breakdown, waiting(outcome))
     said = outcome.priced.fallbacks, outcome.priced.algorithms
-    return _report(_Measured(whole, None, *said), times, needed, workload)
+    return _report(_Measured(whole, None, *said), times, needed, (topology, workload))
 
 
 def steps(
@@ -166,9 +166,9 @@ def steps(
     needed = [memory_of(topology, workload) for topology, workload in jobs]
     run = _as_run(jobs)
     found, asked = [], _AskedOf(engine, causes, waits)
-    for (_, workload), memory_, one in zip(run, needed, _folded(run, asked), strict=True):
+    for job, memory_, one in zip(run, needed, _folded(run, asked), strict=True):
         times = np.array([one.whole.breakdown.time_s])
-        found.append(_report(one, times, memory_, workload))
+        found.append(_report(one, times, memory_, job))
     return found
 
 
@@ -196,9 +196,12 @@ def _as_run(jobs: Sequence[tuple[Topology, Workload]]) -> list[tuple[Topology, W
     return [(topology, as_run(workload, topology.world_size)) for topology, workload in jobs]
 
 
-def _report(found: _Measured, times: F8, needed: MemoryReport, workload: Workload) -> StepReport:
+def _report(
+    found: _Measured, times: F8, needed: MemoryReport, job: tuple[Topology, Workload]
+) -> StepReport:
+    topology, workload = job
     simulated, ranks = found.whole
-    pressed = with_retries(simulated, workload, needed.verdict)
+    pressed = with_retries(simulated, workload, topology.first_gpu, needed.verdict)
     lost = pressed.time_s - simulated.time_s
     return StepReport(pressed, needed, lost, times + lost, ranks, found.fallbacks, found.algorithms)
 

@@ -91,6 +91,15 @@ def test_calls_go_before_the_next_op_and_before_a_wait():
     assert last.host_after == 0
 
 
+def test_the_trainer_of_adapters_is_torchtunes_where_the_loss_comes_in_chunks():
+    lora = {"lora": {"rank": 8, "targets": "all-linear"}}
+    named = {
+        loss: trainer_of(load(BOX, JOB | {"method": lora, "loss": loss}, []).workload).name
+        for loss in ("eager", "chunked")
+    }
+    assert named == {"eager": "huggingface", "chunked": "torchtune"}
+
+
 def test_a_units_hooks():
     """Root and 16 layers: each gathered in forward and again in backward, the root once."""
     plan = plan_for(trainer="none")
