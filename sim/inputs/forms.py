@@ -7,18 +7,16 @@ recording a fault:  ``full``, ``{lora: {rank: 16}}``, ``{fp8: {recipe: rowwise}}
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from sim.errors import InputError
-from sim.inputs import catalogue
-from sim.inputs.architecture import measured_gpu
-from sim.inputs.base import Spec
-from sim.inputs.bind import Assumption, Binder, Form
+from sim.inputs.bind import Binder, Form
+from sim.inputs.form_machine import gpu, offer
+from sim.inputs.form_model import model
 from sim.inputs.nearest import did_you_mean
 from sim.inputs.scalars import described
-from sim.inputs.spoken import gpu_named, gpus_like, value_of
-from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
+from sim.inputs.spoken import value_of
+from sim.inputs.tree import Branch, Items, Leaf, Tree
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 _TARGET_SETS = {
@@ -30,173 +28,6 @@ _TARGET_SETS = {
 _TARGET_NAMES = {f"{n}_proj": n for n in LINEARS} | {
     "wq": "q", "wk": "k", "wv": "v", "wo": "o", "w1": "gate", "w2": "down", "w3": "up",
 }  # fmt: skip
-
-
-def gpu(reader: Binder, tree: Tree, path: str) -> Branch | Spec | None:
-    """``h100-sxm-80gb``, or a mapping, with or without ``base``."""
-    if isinstance(tree, Leaf):
-        return _catalogue_gpu(reader, tree, path)
-    if not isinstance(tree, Branch):
-        reader.fault(tree.place, path, "is no GPU: write a catalogue name or a mapping")
-        return None
-    base = tree.entries.get("base")
-    if base is None:
-        return _own_gpu(reader, tree, path)
-    if not isinstance(base, Leaf) or _catalogue_gpu(reader, base, f"{path}.base") is None:
-        if not isinstance(base, Leaf):
-            reader.fault(base.place, f"{path}.base", "is no catalogue name")
-        return None
-    name = str(base.value)
-    entry = catalogue.gpu_table(gpu_named(name, catalogue.gpu_names()) or name)
-    return Branch({**entry.entries, **tree.without("base").entries}, tree.place, tree.keys)
-
-
-#: what decides how fast a GPU is and what fits on it: nothing to be supposed of an unknown one
-_DECIDES = ("architecture", "memory", "memory_bandwidth", "sms", "power_limit")
-_PEAKS = ("peak_bf16", "peak_fp16")
-
-
-def _own_gpu(reader: Binder, tree: Branch, path: str) -> Branch | None:
-    """A GPU written out: over the catalogue's of its name, or with all that decides the answer."""
-    name = tree.entries.get("name")
-    spoken = str(name.value) if isinstance(name, Leaf) else ""
-    known = gpu_named(spoken, catalogue.gpu_names()) if spoken else None
-    if known is not None:
-        entry = catalogue.gpu_table(known)
-        left_out = [k for k in entry.entries if k not in tree.entries and k != "base"]
-        if left_out:
-            reader.assumed.append(Assumption(f"{path}.base", known))
-        return Branch({**entry.entries, **tree.entries}, tree.place, tree.keys)
-    missing = [key for key in _DECIDES if key not in tree.entries]
-    missing += [" or ".join(_PEAKS)] * (not any(key in tree.entries for key in _PEAKS))
-    if missing:
-        hint = did_you_mean(spoken.lower(), catalogue.gpu_names()) if spoken else ""
-        hint = hint if hint.startswith("; did") else ""
-        message = f"is not of the catalogue, and does not say {', '.join(missing)}{hint}"
-        reader.fault(tree.place, path, f"{message}; write these, or a base of the catalogue")
-        return None
-    return _lent(reader, tree, path)
-
-
-#: what the measured GPU of an architecture lends to one that leaves it out
-_LENT = ("boost_clock", "l2_cache", "peak_fp32", "idle_power", "compute_capability")
-#: what a GPU has not unless it says so
-_LACKS = {
-    "peak_bf16": "null", "peak_fp16": "null", "peak_tf32": "null", "peak_fp8": "null",
-    "peak_int8": "null", "nvlink_generation": "null", "nvlink_links": "0", "multicast": "false",
-}  # fmt: skip
-
-
-def _lent(reader: Binder, tree: Branch, path: str) -> Branch:
-    """A GPU of one's own with what it leaves out: another's by name, or nothing."""
-    written = tree.entries["architecture"]
-    lender = measured_gpu(str(written.value) if isinstance(written, Leaf) else "")
-    theirs = catalogue.gpu_table(lender).entries
-    lent = {key: theirs[key] for key in _LENT if key not in tree.entries}
-    board = "sxm" if "nvlink_generation" in tree.entries else "pcie"
-    said = {"form_factor": board, "borrowed": f"{', '.join(lent)} of {lender}" if lent else ""}
-    absent = {k: Leaf(v, tree.place) for k, v in {**_LACKS, **said}.items()}
-    return Branch({**absent, **lent, **tree.entries}, tree.place, tree.keys)
-
-
-def _catalogue_gpu(reader: Binder, leaf: Leaf, path: str) -> Spec | None:
-    name = leaf.value
-    found = catalogue.gpu(name) if isinstance(name, str) else None
-    if found is None:
-        names = catalogue.gpu_names()
-        spoken = gpu_named(name, names) if isinstance(name, str) else None
-        if spoken is not None:
-            reader.assumed.append(Assumption(path, spoken))
-            return catalogue.gpu(spoken)
-        alike = " or ".join(f'"{n}"' for n in gpus_like(str(name), names))
-        hint = did_you_mean(str(name).lower(), names) or (
-            f"; did you mean {alike}?" if alike else f"; known are {', '.join(names)}"
-        )
-        reader.fault(leaf.place, path, f"{described(leaf)} is no GPU of the catalogue{hint}")
-    return found
-
-
-def model(reader: Binder, tree: Tree, path: str) -> Branch | Spec | None:
-    """A catalogue name, the path of a Hugging Face config, or a mapping."""
-    from sim.inputs import models
-
-    try:
-        if isinstance(tree, Leaf):
-            if not isinstance(tree.value, str):
-                reader.fault(
-                    tree.place, path, f"{tree.value!r} is no model: write a name or a path"
-                )
-                return None
-            return models.resolve_model(
-                tree.value, source=tree.place.source, relative_to=reader.folder
-            )
-        if isinstance(tree, Branch):
-            if "model_type" in tree.entries or "architectures" in tree.entries:
-                return models.resolve_model(to_python(tree), source=tree.place.source)
-            return _inline_model(reader, tree, path)
-    except InputError as error:
-        for fault in error.faults:  # the place is better known here
-            detail = fault.message
-            if fault.source not in (tree.place.source, "model"):
-                detail = f"{fault.source}: {detail}"
-            inner = fault.path if fault.path.startswith(path) else f"{path}.{fault.path}"
-            reader.fault(tree.place, inner.rstrip("."), detail)
-        return None
-    reader.fault(tree.place, path, "is no model: write a name, a path or a mapping")
-    return None
-
-
-def _inline_model(reader: Binder, tree: Branch, path: str) -> Branch | Spec | None:
-    """Shape keys written out, over a catalogue entry if there is a ``base``."""
-    base = tree.entries.get("base")
-    entries: dict[str, Tree] = {}
-    if base is not None:
-        if not isinstance(base, Leaf):
-            reader.fault(base.place, f"{path}.base", "is no model: write a name or a path")
-            return None
-        found = model(reader, base, f"{path}.base")
-        if not isinstance(found, Spec):
-            return None
-        plain = found.model_dump(exclude_defaults=True)
-        entries = {k: Leaf(v, base.place) for k, v in plain.items()}
-    own = tree.without("base").entries
-    if base is None and "name" not in own:
-        entries["name"] = Leaf("inline model", tree.place)
-    derived = {"kv_heads": "heads"}  # what a plain transformer has where the key is left out
-    merged = {**entries, **own}
-    for key, like in derived.items():
-        if key not in merged and like in merged:
-            merged[key] = merged[like]
-    if "head_dim" not in merged:
-        whole = [_whole(merged.get(k)) for k in ("hidden_size", "heads")]
-        if whole[0] and whole[1] and whole[0] % whole[1] == 0:
-            merged["head_dim"] = Leaf(whole[0] // whole[1], tree.place)
-    return Branch(merged, tree.place, tree.keys)
-
-
-def _whole(tree: Tree | None) -> int:
-    text = str(tree.value) if isinstance(tree, Leaf) else ""
-    return int(text) if text.isdigit() and len(text) < 10 else 0
-
-
-def to_python(tree: Tree) -> Any:
-    """A tree as JSON would load it: for Hugging Face keys, whose types are not ours to know."""
-    if isinstance(tree, Branch):
-        return {k: to_python(v) for k, v in tree.entries.items()}
-    if isinstance(tree, Items):
-        return [to_python(v) for v in tree.items]
-    value = tree.value
-    if not isinstance(value, str) or tree.quoted:
-        return value
-    plain: Mapping[str, Any] = {"true": True, "false": False, "null": None, "~": None, "": None}
-    if value in plain:
-        return plain[value]
-    for kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            continue
-    return value
 
 
 def _choice(
@@ -258,18 +89,13 @@ def _details(
 def method(reader: Binder, tree: Tree, path: str) -> Branch | None:
     """``full | {lora: {rank: 16, targets: all-linear}} | {qlora: {...}}``."""
     chosen = _choice(reader, tree, path, ("full", "lora", "qlora"))
-    if chosen is None:
+    table = None if chosen is None else _details(reader, path, *chosen)
+    if chosen is None or table is None:
         return None
-    kind, detail, beside = chosen
-    table = _details(reader, path, kind, detail, beside)
-    if table is None:
-        return None
-    place = tree.place
+    kind, place = chosen[0], tree.place
     if kind == "full":
-        for key in table.entries:
-            if key not in ("kind", "frozen_dtype"):
-                reader.fault(table.keys.get(key, place), f"{path}.{key}", "has no meaning for full")
-        return table
+        others = [key for key in table.entries if key not in ("kind", "frozen_dtype")]
+        return _without_meaning(reader, table, path, kind, others)
     if "rank" not in table.entries:
         table = table.with_entry("rank", Leaf(16, place))
     if "quantization" not in table.entries and kind == "qlora":
@@ -311,21 +137,24 @@ def _targets(reader: Binder, tree: Tree, path: str) -> tuple[str, ...] | None:
 def precision(reader: Binder, tree: Tree, path: str) -> Branch | None:
     """``bf16 | fp16 | fp32 | {fp8: {recipe: ..., all_gather: ...}} | {bf16: {master: bf16}}``."""
     chosen = _choice(reader, tree, path, ("bf16", "fp16", "fp32", "fp8"))
-    if chosen is None:
+    table = None if chosen is None else _details(reader, path, *chosen)
+    if chosen is None or table is None:
         return None
-    kind, detail, beside = chosen
-    table = _details(reader, path, kind, detail, beside)
-    if table is None:
-        return None
-    if kind == "fp8":
-        if "recipe" not in table.entries:  # what torchao does unless told otherwise
-            table = table.with_entry("recipe", Leaf("tensorwise", tree.place))
-        return table
-    for key in ("recipe", "all_gather"):
+    if chosen[0] != "fp8":
+        return _without_meaning(reader, table, path, chosen[0], ("recipe", "all_gather"))
+    if "recipe" not in table.entries:  # what torchao does unless told otherwise
+        table = table.with_entry("recipe", Leaf("tensorwise", tree.place))
+    return table
+
+
+def _without_meaning(
+    reader: Binder, table: Branch, path: str, kind: str, keys: Iterable[str]
+) -> Branch:
+    """The table; keys of other kinds are faults."""
+    for key in keys:
         if key in table.entries:
-            reader.fault(
-                table.keys.get(key, tree.place), f"{path}.{key}", f"has no meaning for {kind}"
-            )
+            place = table.keys.get(key, table.place)
+            reader.fault(place, f"{path}.{key}", f"has no meaning for {kind}")
     return table
 
 
@@ -341,7 +170,7 @@ def checkpointing(reader: Binder, tree: Tree, path: str) -> Branch | None:
         return None
     kind, detail, beside = chosen
     if kind != "selective":
-        return _details(reader, path, kind, detail, beside)
+        return _details(reader, path, *chosen)
     word = str(detail.value) if isinstance(detail, Leaf) else "op" if detail is None else ""
     place = detail.place if detail is not None else tree.place
     if word in ("op", "true"):
@@ -366,18 +195,6 @@ def _fraction(word: str) -> float | None:
     return value if 0.0 < value < 1.0 else None
 
 
-def checkpoint(reader: Binder, tree: Tree, path: str) -> Branch | None:
-    """``none``, or a mapping."""
-    if isinstance(tree, Leaf) and tree.value in ("none", "never", False, "false"):
-        return Branch({"interval": Leaf(None, tree.place)}, tree.place)
-    if isinstance(tree, Branch):
-        return tree
-    reader.fault(
-        tree.place, path, f'{described(tree)} is not "none" or a mapping of interval, mode'
-    )
-    return None
-
-
 def _off(keys: dict[str, Any], what: str) -> Form:
     """A form that takes ``none`` for "there is no such thing", or a mapping."""
 
@@ -399,54 +216,6 @@ def parallelism(reader: Binder, tree: Tree, path: str) -> Branch | None:
     if isinstance(tree, Branch):
         return tree
     reader.fault(tree.place, path, "is a list; write a mapping of strategy and its knobs")
-    return None
-
-
-def offer(reader: Binder, tree: Tree, path: str) -> Branch | None:
-    """A mapping; what it leaves out comes from the offer that ``instance`` names."""
-    if not isinstance(tree, Branch):
-        hint = "is no mapping of provider, instance, ..., or of price_per_gpu_hour, provider, ..."
-        reader.fault(tree.place, path, f"{described(tree)} {hint}")
-        return None
-    provider, instance, region = (
-        str(leaf.value) if isinstance(leaf := tree.entries.get(key), Leaf) and leaf.value else ""
-        for key in ("provider", "instance", "region")
-    )
-    if not instance:
-        return tree
-    from sim.inputs import offers
-
-    found = offers.find_offers(offers.offers(), provider, instance, region)
-    place = tree.entries["instance"].place
-    if len(found) == 1:
-        keys = offers.offer_keys(found[0]).items()
-        known = {k: Leaf(v, Place("catalogue:prices/offers.csv")) for k, v in keys}
-        return Branch({**known, **tree.entries}, tree.place, tree.keys)
-    where = f"{path}.instance"
-    if found:
-        names = ", ".join(f"{row.provider} {row.region}".strip() for row in found)
-        reader.fault(place, where, f'"{instance}" is offered by {names}; say which')
-    elif "price_per_gpu_hour" not in tree.entries:
-        by = " ".join(w for w in (f"of {provider}" if provider else "", region) if w)
-        hint = did_you_mean(instance, offers.instances(provider))
-        hint = hint if hint.startswith("; did") else "; see scaling-sim prices list"
-        message = f'"{instance}" is no offer {by}'.rstrip() + hint
-        reader.fault(place, where, f"{message}, or write its price_per_gpu_hour")
-    return tree
-
-
-def nvlink(reader: Binder, tree: Tree, path: str) -> Branch | None:
-    """``none``, or a mapping."""
-    if isinstance(tree, Leaf) and tree.value in ("none", False, "false"):
-        entries: dict[str, Tree] = {
-            "generation": Leaf(1, tree.place),
-            "links_per_gpu": Leaf(0, tree.place),
-            "fabric": Leaf("none", tree.place),
-        }
-        return Branch(entries, tree.place)
-    if isinstance(tree, Branch):
-        return tree
-    reader.fault(tree.place, path, f'{described(tree)} is not "none" or a mapping')
     return None
 
 
@@ -474,6 +243,7 @@ def sample_lengths(reader: Binder, tree: Tree, path: str) -> Branch | None:
     return Branch(entries, tree.place)
 
 
+_NO_NVLINK = {"generation": 1, "links_per_gpu": 0, "fabric": "none"}
 FORMS: dict[str, Form] = {
     "SampleLengths": sample_lengths,
     "Gpu": gpu,
@@ -481,10 +251,10 @@ FORMS: dict[str, Form] = {
     "Method": method,
     "Precision": precision,
     "Checkpointing": checkpointing,
-    "CheckpointSave": checkpoint,
+    "CheckpointSave": _off({"interval": None}, "interval, mode"),
     "Reliability": _off({"failures": False}, "gpu_mtbf, node_mtbf, ..."),
     "Evaluation": _off({"every": 0}, "every, tokens"),
     "Parallelism": parallelism,
-    "NvLink": nvlink,
+    "NvLink": _off(_NO_NVLINK, "generation, links_per_gpu, fabric"),
     "Offer": offer,
 }

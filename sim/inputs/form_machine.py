@@ -1,0 +1,129 @@
+"""Short forms of a machine: a GPU by name or written out; an offer by its instance."""
+
+from __future__ import annotations
+
+from sim.inputs import catalogue
+from sim.inputs.architecture import measured_gpu
+from sim.inputs.base import Spec
+from sim.inputs.bind import Assumption, Binder
+from sim.inputs.nearest import did_you_mean
+from sim.inputs.scalars import described
+from sim.inputs.spoken import gpu_named, gpus_like
+from sim.inputs.tree import Branch, Leaf, Place, Tree
+
+
+def gpu(reader: Binder, tree: Tree, path: str) -> Branch | Spec | None:
+    """``h100-sxm-80gb``, or a mapping, with or without ``base``."""
+    if isinstance(tree, Leaf):
+        return _catalogue_gpu(reader, tree, path)
+    if not isinstance(tree, Branch):
+        reader.fault(tree.place, path, "is no GPU: write a catalogue name or a mapping")
+        return None
+    base = tree.entries.get("base")
+    if base is None:
+        return _own_gpu(reader, tree, path)
+    if not isinstance(base, Leaf) or _catalogue_gpu(reader, base, f"{path}.base") is None:
+        if not isinstance(base, Leaf):
+            reader.fault(base.place, f"{path}.base", "is no catalogue name")
+        return None
+    name = str(base.value)
+    entry = catalogue.gpu_table(gpu_named(name, catalogue.gpu_names()) or name)
+    return Branch({**entry.entries, **tree.without("base").entries}, tree.place, tree.keys)
+
+
+#: what decides how fast a GPU is and what fits on it: nothing to be supposed of an unknown one
+_DECIDES = ("architecture", "memory", "memory_bandwidth", "sms", "power_limit")
+_PEAKS = ("peak_bf16", "peak_fp16")
+
+
+def _own_gpu(reader: Binder, tree: Branch, path: str) -> Branch | None:
+    """A GPU written out: over the catalogue's of its name, or with all that decides the answer."""
+    name = tree.entries.get("name")
+    spoken = str(name.value) if isinstance(name, Leaf) else ""
+    known = gpu_named(spoken, catalogue.gpu_names()) if spoken else None
+    if known is not None:
+        entry = catalogue.gpu_table(known)
+        left_out = [k for k in entry.entries if k not in tree.entries and k != "base"]
+        if left_out:
+            reader.assumed.append(Assumption(f"{path}.base", known))
+        return Branch({**entry.entries, **tree.entries}, tree.place, tree.keys)
+    missing = [key for key in _DECIDES if key not in tree.entries]
+    missing += [" or ".join(_PEAKS)] * (not any(key in tree.entries for key in _PEAKS))
+    if missing:
+        hint = did_you_mean(spoken.lower(), catalogue.gpu_names()) if spoken else ""
+        hint = hint if hint.startswith("; did") else ""
+        message = f"is not of the catalogue, and does not say {', '.join(missing)}{hint}"
+        reader.fault(tree.place, path, f"{message}; write these, or a base of the catalogue")
+        return None
+    return _lent(reader, tree, path)
+
+
+#: what the measured GPU of an architecture lends to one that leaves it out
+_LENT = ("boost_clock", "l2_cache", "peak_fp32", "idle_power", "compute_capability")
+#: what a GPU has not unless it says so
+_LACKS = {
+    "peak_bf16": "null", "peak_fp16": "null", "peak_tf32": "null", "peak_fp8": "null",
+    "peak_int8": "null", "nvlink_generation": "null", "nvlink_links": "0", "multicast": "false",
+}  # fmt: skip
+
+
+def _lent(reader: Binder, tree: Branch, path: str) -> Branch:
+    """A GPU of one's own with what it leaves out: another's by name, or nothing."""
+    written = tree.entries["architecture"]
+    lender = measured_gpu(str(written.value) if isinstance(written, Leaf) else "")
+    theirs = catalogue.gpu_table(lender).entries
+    lent = {key: theirs[key] for key in _LENT if key not in tree.entries}
+    board = "sxm" if "nvlink_generation" in tree.entries else "pcie"
+    said = {"form_factor": board, "borrowed": f"{', '.join(lent)} of {lender}" if lent else ""}
+    absent = {k: Leaf(v, tree.place) for k, v in {**_LACKS, **said}.items()}
+    return Branch({**absent, **lent, **tree.entries}, tree.place, tree.keys)
+
+
+def _catalogue_gpu(reader: Binder, leaf: Leaf, path: str) -> Spec | None:
+    name = leaf.value
+    found = catalogue.gpu(name) if isinstance(name, str) else None
+    if found is None:
+        names = catalogue.gpu_names()
+        spoken = gpu_named(name, names) if isinstance(name, str) else None
+        if spoken is not None:
+            reader.assumed.append(Assumption(path, spoken))
+            return catalogue.gpu(spoken)
+        alike = " or ".join(f'"{n}"' for n in gpus_like(str(name), names))
+        hint = did_you_mean(str(name).lower(), names) or (
+            f"; did you mean {alike}?" if alike else f"; known are {', '.join(names)}"
+        )
+        reader.fault(leaf.place, path, f"{described(leaf)} is no GPU of the catalogue{hint}")
+    return found
+
+
+def offer(reader: Binder, tree: Tree, path: str) -> Branch | None:
+    """A mapping; what it leaves out comes from the offer that ``instance`` names."""
+    if not isinstance(tree, Branch):
+        hint = "is no mapping of provider, instance, ..., or of price_per_gpu_hour, provider, ..."
+        reader.fault(tree.place, path, f"{described(tree)} {hint}")
+        return None
+    provider, instance, region = (
+        str(leaf.value) if isinstance(leaf := tree.entries.get(key), Leaf) and leaf.value else ""
+        for key in ("provider", "instance", "region")
+    )
+    if not instance:
+        return tree
+    from sim.inputs import offers
+
+    found = offers.find_offers(offers.offers(), provider, instance, region)
+    place = tree.entries["instance"].place
+    if len(found) == 1:
+        keys = offers.offer_keys(found[0]).items()
+        known = {k: Leaf(v, Place("catalogue:prices/offers.csv")) for k, v in keys}
+        return Branch({**known, **tree.entries}, tree.place, tree.keys)
+    where = f"{path}.instance"
+    if found:
+        names = ", ".join(f"{row.provider} {row.region}".strip() for row in found)
+        reader.fault(place, where, f'"{instance}" is offered by {names}; say which')
+    elif "price_per_gpu_hour" not in tree.entries:
+        by = " ".join(w for w in (f"of {provider}" if provider else "", region) if w)
+        hint = did_you_mean(instance, offers.instances(provider))
+        hint = hint if hint.startswith("; did") else "; see scaling-sim prices list"
+        message = f'"{instance}" is no offer {by}'.rstrip() + hint
+        reader.fault(place, where, f"{message}, or write its price_per_gpu_hour")
+    return tree
