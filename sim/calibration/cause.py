@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from sim.inputs.calibration import Calibration
+from sim.inputs.checks import check
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.records import dataclass
@@ -25,10 +26,55 @@ class Changed(NamedTuple):
     adds: Literal["step", "exposed", "wait", "count"] = "step"
 
 
-def parallelism(workload: Workload, **fields: object) -> Workload:
-    """A job with other keys of its parallelism."""
-    update = {"parallelism": workload.parallelism.model_copy(update=fields)}
-    return workload.model_copy(update=update)
+#: (topology, workload, strength) to the job with a cause; None where it cannot be
+Effect = Callable[[Topology, Workload, float], Changed | None]
+
+
+def job_with(
+    when: Callable[[Topology, Workload], bool], *, checked: bool = False, **fields: object
+) -> Effect:
+    """A job with other keys, or with ``parallelism={...}`` other keys of that, where that is one.
+
+    Parameters
+    ----------
+    when : callable
+        (topology, workload) to whether it changes anything.
+    checked : bool
+        Nothing either where the loader would refuse it.
+    **fields
+        The keys.
+    """
+
+    def change(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+        if not when(topology, workload):
+            return None
+        update = dict(fields)
+        if isinstance(axes := update.get("parallelism"), dict):
+            update["parallelism"] = workload.parallelism.model_copy(update=axes)
+        job = workload.model_copy(update=update)
+        refused = checked and any(finding.error for finding in check(topology, job))
+        return None if refused else Changed(topology, job)
+
+    return change
+
+
+def miscounted(factor: Callable[[Topology, Workload, float], float]) -> Effect:
+    """The figure is off by a factor of the step's time; nothing where that is 1."""
+
+    def change(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+        times = factor(topology, workload, strength)
+        return (
+            None
+            if times == 1.0
+            else Changed(topology, workload, lambda b: b.time_s * times, "count")
+        )
+
+    return change
+
+
+def gpus_of_a_node(topology: Topology) -> int:
+    """Of the whole machine where it has no nodes that are alike."""
+    return topology.node.gpus if topology.node else topology.world_size
 
 
 def calibrated(topology: Topology, **factors: float) -> Topology:
@@ -48,8 +94,8 @@ class Cause:
         Short name, and what is wrong.
     plausibility : float
         Beside the other causes.
-    change : callable
-        (topology, workload, strength) to `Changed`; None where it cannot be.
+    change : Effect
+        What it makes of a job.
     strengths : tuple of float
         From mild to hard, to be interpolated between; (1.0,) for a cause that is or is not.
     says : callable
@@ -65,7 +111,7 @@ class Cause:
     key: str
     title: str
     plausibility: float
-    change: Callable[[Topology, Workload, float], Changed | None]
+    change: Effect
     strengths: tuple[float, ...]
     says: Callable[[Topology, Workload, float], str]
     check: str

@@ -9,11 +9,20 @@ matters beside how well a cause explains the figure (docs/calibration.md).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from sim.blocks.modules import OpRole
 from sim.blocks.unroll import PHASES, unroll
-from sim.calibration.cause import ONCE, Cause, Changed, calibrated, parallelism, silent
+from sim.calibration.cause import (
+    ONCE,
+    Cause,
+    Changed,
+    Effect,
+    calibrated,
+    gpus_of_a_node,
+    job_with,
+    miscounted,
+    silent,
+)
 from sim.calibration.undeclared import UNDECLARED
 from sim.cost.kernel_cost import cost_model
 from sim.fabric.links import socket_core_rate
@@ -98,18 +107,16 @@ def _oversubscribed(topology: Topology, workload: Workload, strength: float) -> 
     return Changed(topology.model_copy(update={"network": network}), workload)
 
 
-def _full_shard(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    if workload.parallelism.replicate < 2 or not strategy_of(workload).gathers_blocks:
-        return None
-    return Changed(topology, parallelism(workload, replicate=1, shard=None))
-
-
 def _no_overlap(topology: Topology, workload: Workload, strength: float) -> Changed | None:
     if topology.world_size < 2:
         return None
     return Changed(
         topology, workload, lambda b: b.time_s + b.communication_s - b.exposed_s, "exposed"
     )
+
+
+def _replicated(topology: Topology, workload: Workload) -> bool:
+    return workload.parallelism.replicate > 1 and strategy_of(workload).gathers_blocks
 
 
 # --- node ----------------------------------------------------------------------------------------
@@ -173,13 +180,7 @@ def _data(topology: Topology, workload: Workload, strength: float) -> Changed | 
     return Changed(topology, workload, lambda b: b.time_s * max(1.0, strength), "wait")
 
 
-def _eager_attention(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    if workload.attention == "eager":
-        return None
-    return Changed(topology, workload.model_copy(update={"attention": "eager"}))
-
-
-def _other_attention(kernel: str) -> Callable[[Topology, Workload, float], Changed | None]:
+def _other_attention(kernel: str) -> Effect:
     """A run on another kernel than declared, where that one is the faster."""
 
     def change(topology: Topology, workload: Workload, strength: float) -> Changed | None:
@@ -200,37 +201,9 @@ def _attention_s(topology: Topology, workload: Workload) -> float:
     return sum(model.cost(k).time_s for k in kernels if k.role is OpRole.ATTENTION)
 
 
-def _no_recompute(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    if workload.activation_checkpointing.kind == "none":
-        return None
-    none = Checkpointing.model_construct()
-    return Changed(topology, workload.model_copy(update={"activation_checkpointing": none}))
-
-
-def _pageable(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+def _pinned(topology: Topology, workload: Workload) -> bool:
     p = workload.parallelism
-    if p.offload == "none" or not p.pin_memory or "pin_memory" not in strategy_of(workload).knobs:
-        return None
-    return Changed(topology, parallelism(workload, pin_memory=False))
-
-
-def _compiled(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    if workload.compile:
-        return None
-    return Changed(topology, workload.model_copy(update={"compile": True}))
-
-
-def _recompute(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    if workload.activation_checkpointing.kind == "full":
-        return None
-    full = Checkpointing.model_construct(kind="full")
-    return Changed(topology, workload.model_copy(update={"activation_checkpointing": full}))
-
-
-def _not_compiled(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    if not workload.compile:
-        return None
-    return Changed(topology, workload.model_copy(update={"compile": False}))
+    return p.offload != "none" and p.pin_memory and "pin_memory" in strategy_of(workload).knobs
 
 
 def _full_precision(topology: Topology, workload: Workload, strength: float) -> Changed | None:
@@ -241,17 +214,6 @@ def _full_precision(topology: Topology, workload: Workload, strength: float) -> 
     if workload.attention != "eager":  # no fused kernel but PyTorch's own has FP32
         changed = changed.model_copy(update={"attention": "sdpa"})
     return Changed(topology, changed)
-
-
-def _per_node(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    gpus = topology.node.gpus if topology.node else topology.world_size
-    if gpus < 2:
-        return None
-    return Changed(topology, workload, lambda b: b.time_s * gpus, "count")
-
-
-def _padding(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    return Changed(topology, workload, lambda b: b.time_s * strength, "count")
 
 
 def _nothing(topology: Topology, workload: Workload, strength: float) -> Changed | None:
@@ -291,7 +253,8 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "full-shard", "parameters are sharded over all nodes: no replicas (HSDP not in effect)",
-        0.4, _full_shard, ONCE, silent, "print the device mesh; sizes of all-gathers in a trace",
+        0.4, job_with(_replicated, parallelism={"replicate": 1, "shard": None}), ONCE, silent,
+        "print the device mesh; sizes of all-gathers in a trace",
     ),
     Cause(
         "no-overlap", "communication does not overlap with computation", 0.25, _no_overlap, ONCE,
@@ -336,7 +299,8 @@ CAUSES: tuple[Cause, ...] = (
         'torch.cuda.memory_stats()["num_alloc_retries"]',
     ),
     Cause(
-        "eager-attention", "attention is not fused", 0.4, _eager_attention, ONCE, silent,
+        "eager-attention", "attention is not fused", 0.4,
+        job_with(lambda t, w: w.attention != "eager", attention="eager"), ONCE, silent,
         "kernel names in a trace: softmax and batched GEMMs instead of flash or fmha",
     ),
     *(
@@ -353,23 +317,31 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "no-recompute", "faster than declared: activation checkpointing is off", 0.2,
-        _no_recompute, ONCE, silent, "peak memory; no forward kernels inside backward",
+        job_with(lambda t, w: w.activation_checkpointing.kind != "none",
+                 activation_checkpointing=Checkpointing.model_construct()), ONCE, silent,
+        "peak memory; no forward kernels inside backward",
         faster=True,
     ),
     Cause(
-        "compiled", "faster than declared: torch.compile is in effect", 0.2, _compiled, ONCE,
-        silent, "kernel names: triton_*", faster=True,
+        "compiled", "faster than declared: torch.compile is in effect", 0.2,
+        job_with(lambda t, w: not w.compile, compile=True), ONCE, silent,
+        "kernel names: triton_*", faster=True,
     ),
     Cause(
-        "pageable", "offloaded weights and gradients are not in pinned memory", 0.5, _pageable,
-        ONCE, silent, "profiler: Memcpy HtoD (Pageable -> Device); gaps beside cudaMemcpyAsync",
+        "pageable", "offloaded weights and gradients are not in pinned memory", 0.5,
+        job_with(_pinned, parallelism={"pin_memory": False}), ONCE, silent,
+        "profiler: Memcpy HtoD (Pageable -> Device); gaps beside cudaMemcpyAsync",
     ),
     Cause(
-        "recompute", "activation checkpointing is on", 0.3, _recompute, ONCE, silent,
+        "recompute", "activation checkpointing is on", 0.3,
+        job_with(lambda t, w: w.activation_checkpointing.kind != "full",
+                 activation_checkpointing=Checkpointing.model_construct(kind="full")),
+        ONCE, silent,
         "peak memory; forward kernels inside backward",
     ),
     Cause(
-        "not-compiled", "torch.compile is not in effect", 0.3, _not_compiled, ONCE, silent,
+        "not-compiled", "torch.compile is not in effect", 0.3,
+        job_with(lambda t, w: w.compile, compile=False), ONCE, silent,
         "kernel names: triton_* missing; TORCH_LOGS=graph_breaks,recompiles",
     ),
     Cause(
@@ -377,12 +349,14 @@ CAUSES: tuple[Cause, ...] = (
         ONCE, silent, "dtype in the names of GEMM kernels",
     ),
     Cause(
-        "per-node", "the figure is divided once more by the GPUs of a node", 0.1, _per_node, ONCE,
-        silent, "tokens/s = tokens of the global batch / step time / all GPUs",
+        "per-node", "the figure is divided once more by the GPUs of a node", 0.1,
+        miscounted(lambda t, w, s: gpus_of_a_node(t)), ONCE, silent,
+        "tokens/s = tokens of the global batch / step time / all GPUs",
     ),
     Cause(
-        "padding", "only real tokens are counted, and much is padding", 0.1, _padding,
-        (1.1, 1.5, 2.5, 4.0, 8.0), lambda t, w, s: f"{percent(1 / s, 0)} of the tokens are real",
+        "padding", "only real tokens are counted, and much is padding", 0.1,
+        miscounted(lambda t, w, s: s), (1.1, 1.5, 2.5, 4.0, 8.0),
+        lambda t, w, s: f"{percent(1 / s, 0)} of the tokens are real",
         "mean length of a sequence over the padded length; packing",
     ),
     *UNDECLARED,

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from sim.calibration.cause import ONCE, Cause, Changed, parallelism, silent
-from sim.inputs.checks import check
+from sim.calibration.cause import (
+    ONCE,
+    Cause,
+    Changed,
+    gpus_of_a_node,
+    job_with,
+    miscounted,
+    silent,
+)
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Precision, Workload
 from sim.quantities import percent
-
-Undeclared = Callable[[Topology, Workload, float], Changed | None]
-
-
-def _with(when: Callable[[Workload], bool], **fields: object) -> Undeclared:
-    """The workload with some keys changed, where that is a change and a job that can be."""
-
-    def change(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-        if not when(workload):
-            return None
-        job = workload.model_copy(update=fields)
-        refused = any(finding.error for finding in check(topology, job))
-        return None if refused else Changed(topology, job)
-
-    return change
 
 
 def _no_fp8(topology: Topology, workload: Workload, strength: float) -> Changed | None:
@@ -33,39 +23,10 @@ def _no_fp8(topology: Topology, workload: Workload, strength: float) -> Changed 
     return Changed(topology, workload.model_copy(update={"precision": bf16}))
 
 
-def _no_offload(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    if workload.parallelism.offload == "none":
-        return None
-    return Changed(topology, parallelism(workload, offload="none"))
-
-
-def _kept(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+def _reshards(topology: Topology, workload: Workload) -> bool:
     p = workload.parallelism
-    if (
-        topology.world_size < 2
-        or p.strategy not in ("fsdp1", "fsdp2")
-        or not p.reshard_after_forward
-    ):
-        return None
-    return Changed(topology, parallelism(workload, reshard_after_forward=False))
-
-
-def _shorter(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    return Changed(topology, workload, lambda b: b.time_s * strength, "count")
-
-
-def _whole_node(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    gpus = topology.node.gpus if topology.node else topology.world_size
-    if gpus < 2:
-        return None
-    return Changed(topology, workload, lambda b: b.time_s / gpus, "count")
-
-
-def _two_micro_steps(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    steps = workload.gradient_accumulation
-    if steps < 2:
-        return None
-    return Changed(topology, workload, lambda b: b.time_s / steps, "count")
+    shards = topology.world_size > 1 and p.strategy in ("fsdp1", "fsdp2")
+    return shards and bool(p.reshard_after_forward)
 
 
 UNDECLARED: tuple[Cause, ...] = (
@@ -75,47 +36,52 @@ UNDECLARED: tuple[Cause, ...] = (
     ),
     Cause(
         "no-fused-kernels", "hand-fused kernels (Liger and the like) are not in effect", 0.3,
-        _with(lambda w: w.fused_kernels != "none", fused_kernels="none"), ONCE, silent,
-        "kernel names: no rms_norm, rope or swiglu of Triton; was the model patched before it "
-        "was made?",
+        job_with(lambda t, w: w.fused_kernels != "none", checked=True, fused_kernels="none"),
+        ONCE, silent, "kernel names: no rms_norm, rope or swiglu of Triton; was the model patched "
+        "before it was made?",
     ),
     Cause(
         "no-fused-loss", "the fused loss is not in effect: logits are whole", 0.2,
-        _with(lambda w: w.loss in ("fused", "fused-linear", "chunked"), loss="eager"), ONCE,
-        silent, "peak memory: logits of tokens x vocabulary; names of kernels at the loss",
+        job_with(lambda t, w: w.loss in ("fused", "fused-linear", "chunked"), checked=True,
+                 loss="eager"),
+        ONCE, silent, "peak memory: logits of tokens x vocabulary; names of kernels at the loss",
     ),
     Cause(
         "fused-kernels", "faster than declared: hand-fused kernels are in effect", 0.15,
-        _with(lambda w: w.fused_kernels == "none", fused_kernels="all"), ONCE, silent,
-        "kernel names: rms_norm, rope, swiglu of Triton", faster=True,
+        job_with(lambda t, w: w.fused_kernels == "none", checked=True, fused_kernels="all"),
+        ONCE, silent, "kernel names: rms_norm, rope, swiglu of Triton", faster=True,
     ),
     Cause(
         "lower-precision", "faster than declared: it computes in BF16, not FP32", 0.3,
-        _with(lambda w: w.precision.kind == "fp32", precision=Precision.model_construct()), ONCE,
-        silent, "dtype in the names of GEMM kernels; autocast, TF32", faster=True,
+        job_with(lambda t, w: w.precision.kind == "fp32", checked=True,
+                 precision=Precision.model_construct()),
+        ONCE, silent, "dtype in the names of GEMM kernels; autocast, TF32", faster=True,
     ),
     Cause(
-        "no-offload", "faster than declared: offload is not in effect", 0.2, _no_offload, ONCE,
-        silent, "memory of a GPU: parameters stay there; no copies from the host in a trace",
+        "no-offload", "faster than declared: offload is not in effect", 0.2,
+        job_with(lambda t, w: w.parallelism.offload != "none", parallelism={"offload": "none"}),
+        ONCE, silent, "memory of a GPU: parameters stay there; no copies from the host in a trace",
         faster=True,
     ),
     Cause(
-        "kept", "faster than declared: gathered parameters are kept until backward", 0.2, _kept,
+        "kept", "faster than declared: gathered parameters are kept until backward", 0.2,
+        job_with(_reshards, parallelism={"reshard_after_forward": False}),
         ONCE, silent, "all-gathers in backward are missing; peak memory", faster=True,
     ),
     Cause(
         "shorter", "faster than declared: sequences are shorter, and are counted whole", 0.2,
-        _shorter, (0.95, 0.8, 0.6, 0.4, 0.2, 0.1),
+        miscounted(lambda t, w, s: s), (0.95, 0.8, 0.6, 0.4, 0.2, 0.1),
         lambda t, w, s: f"{percent(s, 0)} of the declared tokens run",
         "mean length of a batch as it reaches the model; padding that is skipped", faster=True,
     ),
     Cause(
-        "whole-node", "the figure is of all GPUs of a node, not of one", 0.15, _whole_node, ONCE,
-        silent, "tokens/s = tokens of the global batch / step time / all GPUs", faster=True,
+        "whole-node", "the figure is of all GPUs of a node, not of one", 0.15,
+        miscounted(lambda t, w, s: 1.0 / gpus_of_a_node(t)),
+        ONCE, silent, "tokens/s = tokens of the global batch / step time / all GPUs", faster=True,
     ),
     Cause(
         "micro-steps", "the time is of a micro-step, not of an optimizer step", 0.15,
-        _two_micro_steps, ONCE, silent, "what the progress bar counts: micro-batches or steps",
-        faster=True,
+        miscounted(lambda t, w, s: 1.0 / w.gradient_accumulation),
+        ONCE, silent, "what the progress bar counts: micro-batches or steps", faster=True,
     ),
 )  # fmt: skip
