@@ -88,7 +88,8 @@ def _alike(
     if not strategy_of(workload).traceable:
         return record(workload, tree, mesh)
     key = recorder, more, *fields_but(workload, but | {"model"})
-    return _patterns.plan(key, record, workload, tree, mesh)
+    alone = 1 if recorder is Recorder else 4  # one that writes down no ops takes little
+    return _patterns.plan(key, record, workload, tree, mesh, alone)
 
 
 class _Shelf(Generic[_T]):

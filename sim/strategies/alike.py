@@ -9,17 +9,22 @@ plan is recorded anew.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from sim.blocks.modules import ModelTree
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
+from sim.strategies.allocations import Allocations
 from sim.strategies.plan import Like, Plan, PlanOp
-from sim.strategies.traced import Untraceable, ValueTrace, filled, placed
+from sim.strategies.traced import Traced, Untraceable, ValueTrace, filled, placed
 from sim.strategies.tree_form import form_of, with_sizes
+
+if TYPE_CHECKING:
+    from sim.strategies.columns import Columns, LogPattern
 
 #: records a plan
 Record = Callable[[Workload, ModelTree, Mesh], Plan]
+_SIZES = ("bytes_in", "bytes_out", "bytes")  # of ops, which may be traced
 MAX_WAYS = 8  # that plans of a key go, by their numbers
 MAX_HELD = 100_000  # ops and operations of traces, of all patterns: some 20 MB
 _T = TypeVar("_T")
@@ -85,29 +90,34 @@ class Pattern:
         traced_mesh, *sizes = trace.inputs()
         job = workload.model_copy(update={"model": _UNREAD})
         plan = record(job, with_sizes(tree, sizes), cast(Mesh, traced_mesh))
-        self._ops: list[PlanOp] = [placed(op) for op in plan.issued]
+        log = plan.memory
+        self._ops = _placed_ops(plan.issued)
         self._varied = [op is not own for op, own in zip(self._ops, plan.issued, strict=True)]
         self._derived: dict[Hashable, Any] = {}
         self._groups = {name: placed(groups) for name, groups in plan.groups.items()}
         self._owned = placed((plan.owned_numel, plan.owned_tensors, plan.owned_experts))
         self._on_host = plan.optimizer_on_host
-        from sim.strategies.columns import LogPattern  # apart: it needs numpy
+        self._ranks, self._layers = placed(log.ranks), log.layers
+        self._host = placed(tuple(log.host))
+        self._log: LogPattern | None = None
+        if not self._ops:  # one of allocations alone, which are read
+            from sim.strategies.columns import LogPattern  # apart: it needs numpy
 
-        self._log = LogPattern(plan.memory, trace)
+            self._log = LogPattern(log, trace)
         self.weight = len(self._ops) + len(trace.values)
-        self._first = self._plan(trace.values)
+        self._first = self._plan(trace.values, lambda: record(workload, tree, mesh))
 
-    def plan(self, values: Sequence[Any]) -> Plan:
-        """The plan whose numbers these are."""
-        found = self._plan(values)
+    def plan(self, values: Sequence[Any], recorded: Callable[[], Plan]) -> Plan:
+        """The plan whose numbers these are; `recorded` makes it of itself."""
+        found = self._plan(values, recorded)
         found.like = Like(self._first, self._ops, self._derived, values)
         return found
 
-    def _plan(self, values: Sequence[Any]) -> Plan:
+    def _plan(self, values: Sequence[Any], recorded: Callable[[], Plan]) -> Plan:
         numel, tensors, experts = filled(self._owned, values)
         return Plan(
             Later(len(self._ops), lambda: self._written(values)),
-            self._log.allocations(values),
+            self._allocations(values, recorded),
             {name: filled(groups, values) for name, groups in self._groups.items()},
             numel, tensors, experts, self._on_host,
         )  # fmt: skip
@@ -118,17 +128,60 @@ class Pattern:
             for op, varied in zip(self._ops, self._varied, strict=True)
         ]
 
+    def _allocations(self, values: Sequence[Any], recorded: Callable[[], Plan]) -> Allocations:
+        """Those of a plan, whose log is not written; beside ops hardly anybody asks for columns."""
+        found, log = Allocations(()), self._log
+        found.ranks, found.layers = filled(self._ranks, values), self._layers
+        found.host = list(filled(self._host, values))
+        found.columns = (lambda: log.columns(values)) if log else (lambda: _columns(recorded()))
+        return found
+
+
+def _columns(plan: Plan) -> Columns:
+    from sim.strategies.columns import columns_of  # apart: it needs numpy
+
+    return columns_of(plan.memory)
+
+
+def _placed_ops(ops: Sequence[PlanOp]) -> list[PlanOp]:
+    """As `placed`, which need not look at names, nor twice at what many have."""
+    found: list[PlanOp] = []
+    known: dict[tuple[int, ...], dict[str, Any]] = {}
+    for op in ops:
+        sizes = op.bytes_in, op.bytes_out, op.bytes
+        key = tuple(map(id, sizes))  # which the ops hold
+        new = known.get(key)
+        if new is None:
+            mine = placed(sizes)
+            new = known[key] = {} if mine is sizes else dict(zip(_SIZES, mine, strict=True))
+        if any([type(times) is Traced for _, times in op.calls]):
+            new = {**new, "calls": placed(op.calls)}
+        found.append(op._replace(**new) if new else op)
+    return found
+
+
+class _Known:
+    """What is known of a key."""
+
+    __slots__ = ("patterns", "recorded", "traceable")
+
+    def __init__(self) -> None:
+        self.recorded = 0
+        self.traceable = True
+        self.patterns: list[Pattern] = []
+
 
 class Patterns:
     """Patterns of plans that are asked for again and again, the last used ones."""
 
     def __init__(self) -> None:
-        self._of: dict[Hashable, list[Pattern] | None] = {}  # None: they cannot be traced
+        self._of: dict[Hashable, _Known] = {}
 
     def plan(
-        self, key: Hashable, record: Record, workload: Workload, tree: ModelTree, mesh: Mesh
-    ) -> Plan:
-        """A plan; the second one of a key is traced, later ones are like it.
+        self, key: Hashable, record: Record, workload: Workload, tree: ModelTree, mesh: Mesh,
+        alone: int = 1,
+    ) -> Plan:  # fmt: skip
+        """A plan; some are recorded, one is traced, later ones are like it.
 
         Parameters
         ----------
@@ -138,28 +191,32 @@ class Patterns:
             Records it, of a job, a tree and a mesh.
         workload, tree, mesh
             Of which.
+        alone : int
+            How many are to be recorded first: tracing takes several times as long. [1]
         """
         structure, sizes = form_of(tree)
         key = structure, key
-        if key not in self._of:
-            self._of[key] = []
+        known = self._of[key] = self._of.pop(key, None) or _Known()  # the last used stands last
+
+        def recorded() -> Plan:
             return record(workload, tree, mesh)
-        known = self._of[key] = self._of.pop(key)  # the last used stands last
-        for pattern in known or ():
+
+        for pattern in known.patterns:
             values = pattern.trace.at(mesh, *sizes)
             if values is not None:
-                return pattern.plan(values)
-        if known is None or len(known) >= MAX_WAYS:
-            return record(workload, tree, mesh)
+                return pattern.plan(values, recorded)
+        known.recorded += 1
+        if known.recorded <= alone or not known.traceable or len(known.patterns) >= MAX_WAYS:
+            return recorded()
         try:
             pattern = Pattern(record, workload, tree, mesh)
         except Untraceable:
-            self._of[key] = None
-            return record(workload, tree, mesh)
-        known.append(pattern)
+            known.traceable = False
+            return recorded()
+        known.patterns.append(pattern)
         while len(self._of) > 1 and self._held() > MAX_HELD:
             del self._of[next(iter(self._of))]
-        return pattern.plan(pattern.trace.values)
+        return pattern.plan(pattern.trace.values, recorded)
 
     def _held(self) -> int:
-        return sum(pattern.weight for known in self._of.values() for pattern in known or ())
+        return sum(pattern.weight for known in self._of.values() for pattern in known.patterns)

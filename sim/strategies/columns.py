@@ -21,7 +21,7 @@ from sim.strategies.terms import (
     POOL_OF,
     TERMS,
 )
-from sim.strategies.traced import ValueTrace, filled, placed
+from sim.strategies.traced import ValueTrace
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -85,18 +85,9 @@ class LogPattern:
         place = [trace.place(size) for size in reader.sizes]
         self._places, inverse = np.unique(np.array(place, dtype=np.int64), return_inverse=True)
         self._which = inverse[which]
-        self._ranks, self._layers = placed(log.ranks), log.layers
-        self._host = [placed(entry) for entry in log.host]
 
-    def allocations(self, values: Sequence[Any]) -> Allocations:
-        """Those whose numbers these are; their log is not written."""
-        found = Allocations(())
-        found.ranks, found.layers = filled(self._ranks, values), self._layers
-        found.host = [filled(entry, values) for entry in self._host]
-        found.columns = lambda: self._columns(values)
-        return found
-
-    def _columns(self, values: Sequence[Any]) -> Columns:
+    def columns(self, values: Sequence[Any]) -> Columns:
+        """Those whose numbers these are."""
         sizes = np.array([values[place] for place in self._places.tolist()], dtype=np.float64)
         return self._whole._replace(coefficient=sizes[self._which])
 

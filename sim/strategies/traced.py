@@ -58,11 +58,14 @@ class ValueTrace:
 
     def of(self, function: Callable[..., Any], *arguments: Any) -> Traced:
         """What a function returns, some of whose arguments are traced."""
-        places = tuple([self.place(argument) for argument in arguments])
-        found = self._made.get((function, *places))
+        return self.of_places(function, *[self.place(argument) for argument in arguments])
+
+    def of_places(self, function: Callable[..., Any], *places: int) -> Traced:
+        """The same, of arguments that stand there."""
+        found = self._made.get((function, places))
         if found is None:
             value = function(*[self.values[place] for place in places])
-            found = self._made[function, *places] = Traced(self, len(self.values))
+            found = self._made[function, places] = Traced(self, len(self.values))
             self._steps.append((found.place, function, places))
             self.values.append(value)
         return found
@@ -91,11 +94,19 @@ class ValueTrace:
 
 
 def _binary(function: Callable[[Any, Any], Any]) -> Callable[[Traced, Any], Traced]:
-    return lambda self, other: self.trace.of(function, self, other)
+    def made(self: Traced, other: Any) -> Traced:
+        trace = self.trace
+        place = other.place if type(other) is Traced else trace.place(other)
+        return trace.of_places(function, self.place, place)
+
+    return made
 
 
 def _reflected(function: Callable[[Any, Any], Any]) -> Callable[[Traced, Any], Traced]:
-    return lambda self, other: self.trace.of(function, other, self)
+    def made(self: Traced, other: Any) -> Traced:
+        return self.trace.of_places(function, self.trace.place(other), self.place)
+
+    return made
 
 
 def _compared(function: Callable[[Any, Any], Any]) -> Callable[[Traced, Any], bool]:
