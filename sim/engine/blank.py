@@ -110,6 +110,7 @@ def _sizes(program: Program) -> tuple[int, ...]:
 
 
 _met: dict[tuple[object, ...], Program | Blank] = {}  # by structure, whose columns are held
+_ops: dict[tuple[object, ...], int] = {}  # of each
 
 
 def blank_of(program: Program) -> Blank | None:
@@ -128,11 +129,10 @@ def blank_of(program: Program) -> Blank | None:
         found = Blank(program.row(0)) if known else None
     if found is None and program.stack > 1:
         found = Blank(program.row(0))
+    if key not in _ops:
+        _ops[key] = program.lane.size
+        while _met and sum(_ops.values()) > MOST:
+            oldest = next(iter(_met))
+            del _met[oldest], _ops[oldest]
     _met[key] = found or program  # the last used stands last
-    while sum(map(_ops, _met.values())) > MOST:
-        del _met[next(iter(_met))]
     return found
-
-
-def _ops(met: Program | Blank) -> int:
-    return met.lane.size if isinstance(met, Program) else met.shape.start.size

@@ -64,8 +64,8 @@ def stacks(many: Sequence[Priced]) -> Iterator[ProgramStack]:
     for i, priced in enumerate(many):
         rows, classes = priced.parts[0].rows, priced.compiled.classes
         like = (
-            rows.demand_ptr.tobytes(), rows.demand_local.tobytes(), classes.local.tobytes(),
-            classes.capacity.size, classes.sms.tobytes(), id(priced.models[0]),
+            rows.draws, classes.local.tobytes(), classes.capacity.size, classes.sms.tobytes(),
+            id(priced.models[0]),
         )  # fmt: skip
         found.setdefault((_key(priced), like), []).append(i)
     for (key, _), places in found.items():
@@ -84,8 +84,7 @@ def folds(priced: Priced) -> bool:
 def _key(priced: Priced) -> _Key:
     plan, rows, start, count = priced.parts[0].plan, *priced.parts[0][2:]
     return (
-        _structure(plan), start.tobytes(), count.tobytes(), rows.work.size,
-        (rows.hold > 0).tobytes(), rows.waits.tobytes(), rows.category.tobytes(),
+        _structure(plan), start.tobytes(), count.tobytes(), rows.kinds,
         priced.compiled.classes.ranks,
     )  # fmt: skip
 

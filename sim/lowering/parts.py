@@ -14,6 +14,7 @@ from sim.lowering.teams import Team
 from sim.strategies.plan import Plan
 
 F8 = npt.NDArray[np.float64]
+I1 = npt.NDArray[np.int8]
 I4 = npt.NDArray[np.int32]
 I8 = npt.NDArray[np.int64]
 B1 = npt.NDArray[np.bool_]
@@ -26,6 +27,24 @@ CATEGORIES = (
 NOT_KERNELS = (CATEGORIES.index("collective"), CATEGORIES.index("host"))
 
 HOST_SYNC_S = 5e-6  # cudaEventSynchronize after the event has happened: CUDA driver, order of
+
+
+class RowKinds:
+    """What rows are, apart from numbers; also which of them hold SMs. The same if it is one."""
+
+    __slots__ = ("category", "waits")
+
+    def __init__(self, category: I1, waits: B1) -> None:
+        self.category, self.waits = category, waits
+
+
+class RowDraws:
+    """What rows draw on: the same if it is one."""
+
+    __slots__ = ("local", "ptr")
+
+    def __init__(self, ptr: I4, local: I4) -> None:
+        self.ptr, self.local = ptr, local
 
 
 class Rows(NamedTuple):
@@ -41,13 +60,31 @@ class Rows(NamedTuple):
     curve: I4  # row of `curves`, -1 none
     hold: I4  # SMs taken, 0 none
     host_s: F8  # CPU time to launch [s]
-    category: npt.NDArray[np.int8]
     alone_s: F8  # duration with nothing beside it [s]
-    waits: B1  # the host waits for its end before it launches what follows
-    demand_ptr: I4
-    demand_local: I4
+    kinds: RowKinds
+    draws: RowDraws
     demand_amount: F8
     curves: F8  # (n_curves, max_units + 1)
+
+    @property
+    def category(self) -> I1:
+        """Of what the time of each goes on."""
+        return self.kinds.category
+
+    @property
+    def waits(self) -> B1:
+        """The host waits for its end before it launches what follows."""
+        return self.kinds.waits
+
+    @property
+    def demand_ptr(self) -> I4:
+        """Where the demands of each begin, and the last one's end."""
+        return self.draws.ptr
+
+    @property
+    def demand_local(self) -> I4:
+        """Which resource each demand is for."""
+        return self.draws.local
 
 
 class Part(NamedTuple):

@@ -2,38 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from sim.lowering.parts import CATEGORIES, F8, I4, Rows
+from sim.lowering.parts import B1, CATEGORIES, F8, I1, I4, RowDraws, RowKinds, Rows
 
 #: of what a row's time goes on, by name
 CATEGORY = {name: i for i, name in enumerate(CATEGORIES)}
-_WIDTH = 11  # columns of `Rows` up to `waits`, and numbers of demands
 
 
 class RowBlock(NamedTuple):
     """Rows that stand together."""
 
-    columns: F8  # (11, n) of `Rows` up to `waits`, and numbers of demands
-    local: I4
+    columns: F8  # (8, n) of `Rows` up to `alone_s`
+    kinds: RowKinds
+    draws: RowDraws
     amount: F8
     notes: tuple[str, ...] = ()  # what is costed with constants of something else
+
+
+_T = TypeVar("_T")
+_one: dict[Hashable, Any] = {}  # of equal kinds, and draws, by their columns or parts
+MAX_ONE = 4096
+
+
+def _kept(key: Hashable, make: Callable[[], _T]) -> _T:
+    found: _T | None = _one.get(key)
+    if found is None:
+        if len(_one) >= MAX_ONE:
+            _one.clear()  # equal ones are told apart from now on: stacks are less high
+        found = _one[key] = make()
+    return found
+
+
+def _kinds_of(category: I1, waits: B1, holds: B1) -> RowKinds:
+    key = category.tobytes(), waits.tobytes(), holds.tobytes()
+    return _kept(key, lambda: RowKinds(category, waits))
+
+
+def _draws_of(counts: I4, local: I4) -> RowDraws:
+    ptr = np.zeros(counts.size + 1, dtype=np.int32)
+    np.cumsum(counts, out=ptr[1:])
+    return _kept((ptr.tobytes(), local.tobytes()), lambda: RowDraws(ptr, local))
 
 
 class RowTable:
     """Rows being collected one by one."""
 
     def __init__(self) -> None:
-        self.columns: list[tuple[float | int | bool, ...]] = []
+        self.columns: list[tuple[float, ...]] = []
+        self.kinds: list[tuple[int, bool]] = []
         self.demands: list[tuple[tuple[int, float], ...]] = []
 
     def take(self, other: RowTable) -> tuple[int, int]:
         """Append the rows of another: the first one's index, and how many they are."""
         first = len(self.columns)
         self.columns += other.columns
+        self.kinds += other.kinds
         self.demands += other.demands
         return first, len(other.columns)
 
@@ -53,20 +80,22 @@ class RowTable:
         demands: tuple[tuple[int, float], ...] = (),
     ) -> None:
         """Append one row."""
-        self.columns.append(
-            (
-                latency_s, work, bound, weight, curve, hold, host_s, category, alone_s, waits,
-                len(demands),
-            )
-        )  # fmt: skip
+        self.columns.append((latency_s, work, bound, weight, curve, hold, host_s, alone_s))
+        self.kinds.append((category, waits))
         self.demands.append(demands)
 
     def block(self) -> RowBlock:
         """All of them as columns."""
         flat = [pair for demand in self.demands for pair in demand]
-        columns = np.array(self.columns, dtype=float).reshape(-1, _WIDTH).T
+        columns = np.array(self.columns, dtype=float).reshape(-1, 8).T
+        category = np.array([kind for kind, _ in self.kinds], dtype=np.int8)
+        waits = np.array([waits for _, waits in self.kinds], dtype=np.bool_)
+        counts = np.array([len(each) for each in self.demands], dtype=np.int32)
         local = np.array([k for k, _ in flat], dtype=np.int32)
-        return RowBlock(columns, local, np.array([a for _, a in flat], dtype=float))
+        return RowBlock(
+            columns, _kinds_of(category, waits, columns[5] > 0.0), _draws_of(counts, local),
+            np.array([a for _, a in flat], dtype=float),
+        )  # fmt: skip
 
 
 def kernel_rows(
@@ -91,13 +120,17 @@ def kernel_rows(
         Constants that were borrowed for them.
     """
     reads = rate > 0.0
-    columns = np.zeros((_WIDTH, seconds.size))
+    columns = np.zeros((8, seconds.size))
     # work in seconds alone, so that the rate is 1 alone and curves are relative
-    columns[1] = columns[8] = seconds
+    columns[1] = columns[7] = seconds
     columns[2:4] = 1.0
-    columns[4], columns[6], columns[7] = curve, host_s, category
-    columns[9], columns[10] = waits, reads
-    return RowBlock(columns, np.zeros(int(reads.sum()), dtype=np.int32), rate[reads], notes)
+    columns[4], columns[6] = curve, host_s
+    kinds = np.array(category, dtype=np.int8), np.array(waits, dtype=np.bool_)
+    local = np.zeros(int(reads.sum()), dtype=np.int32)
+    return RowBlock(
+        columns, _kinds_of(*kinds, np.zeros(seconds.size, dtype=np.bool_)),
+        _draws_of(reads.astype(np.int32), local), rate[reads], notes,
+    )  # fmt: skip
 
 
 def joined(blocks: Sequence[RowBlock], curves: F8) -> Rows:
@@ -109,13 +142,24 @@ def joined(blocks: Sequence[RowBlock], curves: F8) -> Rows:
     curves : (n_curves, units + 1) float64
         That their rows name.
     """
-    columns, local, amount, _ = zip(*blocks, strict=True)
+    columns, kinds, draws, amount, _ = zip(*blocks, strict=True)
     c = np.concatenate(columns, axis=1)
-    ptr = np.zeros(c.shape[1] + 1, dtype=np.int32)
-    np.cumsum(c[10], out=ptr[1:], dtype=np.int32)
     return Rows(
         latency_s=c[0], work=c[1], bound=c[2], weight=c[3], curve=c[4].astype(np.int32),
-        hold=c[5].astype(np.int32), host_s=c[6], category=c[7].astype(np.int8), alone_s=c[8],
-        waits=c[9] > 0.0, demand_ptr=ptr, demand_local=np.concatenate(local),
+        hold=c[5].astype(np.int32), host_s=c[6], alone_s=c[7],
+        kinds=_kept(kinds, lambda: _joined_kinds(kinds)),
+        draws=_kept(draws, lambda: _joined_draws(draws)),
         demand_amount=np.concatenate(amount), curves=curves,
     )  # fmt: skip
+
+
+def _joined_kinds(kinds: Sequence[RowKinds]) -> RowKinds:
+    category = np.concatenate([each.category for each in kinds])
+    return RowKinds(category, np.concatenate([each.waits for each in kinds]))
+
+
+def _joined_draws(draws: Sequence[RowDraws]) -> RowDraws:
+    counts = np.concatenate([np.diff(each.ptr) for each in draws])
+    ptr = np.zeros(counts.size + 1, dtype=np.int32)
+    np.cumsum(counts, out=ptr[1:])
+    return RowDraws(ptr, np.concatenate([each.local for each in draws]))

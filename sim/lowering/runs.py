@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.lowering.layout import PartLayout, edges_of, exclusive, lay_out
-from sim.lowering.parts import B1, F8, I4, I8, Classes, Flights, Part, Rows
+from sim.lowering.parts import B1, F8, I4, I8, Classes, Flights, Part, RowDraws, Rows
 from sim.lowering.slack import may_bind
 from sim.lowering.table import table_of
 
@@ -123,8 +123,7 @@ def kept(ptr: npt.NDArray[Any], keep: B1) -> I4:
 
 def _kept_rows(rows: Rows, keep: B1) -> Rows:
     return rows._replace(
-        demand_ptr=kept(rows.demand_ptr, keep),
-        demand_local=rows.demand_local[keep],
+        draws=RowDraws(kept(rows.demand_ptr, keep), rows.demand_local[keep]),
         demand_amount=rows.demand_amount[keep],
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 from sim.errors import InputError
 from sim.lowering.costs import Priced
 from sim.lowering.crowd import gathers
+from sim.lowering.parts import Flights
 from sim.lowering.runs import hidden_launches
 from sim.quantities import gib
 from sim.step.variation import Variation
@@ -65,11 +66,7 @@ def check_size(
     InputError
         With the count, the limit and what would be possible.
     """
-    ops = times * ops_of(priced)
-    flights = priced.flights
-    each_wire = [wire.team.n_wires * wire.team.steps for wire in flights.wires]
-    steps = int(np.bincount(flights.of, minlength=len(each_wire)) @ np.array(each_wire, dtype=int))
-    steps = int(times * steps)
+    ops, steps = times * ops_of(priced), int(times * _ring_steps(priced.flights))
     option, who = f"level {level}", f"{len(priced.compiled.classes.ranks):,} ranks one by one are"
     instead = "take fewer nodes, or level folded"
     if variation.needs_every_rank and level != "folded":
@@ -99,6 +96,14 @@ def check_size(
         if count > limit:
             message = f"{who} {count:.2g} {what}, more than {limit:.2g}; take {other}"
             raise InputError.single(named, message)
+
+
+def _ring_steps(flights: Flights) -> int:
+    """Of all collectives on the wire. [1]"""
+    if not flights.of.size:
+        return 0
+    each = [wire.team.n_wires * wire.team.steps for wire in flights.wires]
+    return int(np.bincount(flights.of, minlength=len(each)) @ np.array(each, dtype=int))
 
 
 def ops_of(priced: Priced) -> int:

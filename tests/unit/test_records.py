@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 
-from sim.records import dataclass
+from sim.records import MANY, dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,33 @@ LIBRARY = {
         (Open, [(f, {"default": 0}) for f in dataclasses.fields(Open)]),
     )
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_class_of_which_many_are_made_makes_them_as_before(frozen):
+    @dataclass(frozen=frozen, slots=True)
+    class Many:
+        a: int
+        b: float = 1.5
+        c: list[int] = dataclasses.field(default_factory=list)
+        d: int = dataclasses.field(init=False)
+
+        def __post_init__(self):
+            object.__setattr__(self, "d", self.a + len(self.c))
+
+    def made():
+        return [Many(3), Many(a=4, c=[7, 8]), Many(1, 2.0, [3])]
+
+    before, slow = made(), Many.__init__
+    for _ in range(MANY):
+        Many(5)
+    assert Many.__init__ is not slow
+    assert made() == before
+    assert repr(made()) == repr(before)
+    assert Many(1).c is not Many(1).c
+    for args, kwargs in (((), {}), ((1, 2, [], 4), {}), ((1,), {"a": 1}), ((1,), {"x": 1})):
+        with pytest.raises(TypeError):
+            Many(*args, **kwargs)
 
 
 @pytest.mark.parametrize("cls", list(LIBRARY))
