@@ -18,7 +18,8 @@ else:
 
         Classes, instances, `dataclasses.fields`, `replace` and pickles are alike. Where the
         library writes a class's methods as text and compiles them, 0.5 ms a class, these are
-        closures over its fields. A class of which many are made is given a compiled constructor then.
+        closures over its fields. A class of which many are made is given a compiled constructor
+        then.
 
         Parameters
         ----------

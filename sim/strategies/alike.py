@@ -16,7 +16,7 @@ from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.allocations import Allocations
 from sim.strategies.plan import Like, Plan, PlanOp
-from sim.strategies.traced import Traced, Untraceable, ValueTrace, filled, placed
+from sim.strategies.traced import Untraceable, ValueTrace, filled, placed
 from sim.strategies.tree_form import form_of, with_sizes
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _placed_ops(ops: Sequence[PlanOp]) -> list[PlanOp]:
         if new is None:
             mine = placed(sizes)
             new = known[key] = {} if mine is sizes else dict(zip(_SIZES, mine, strict=True))
-        if any([type(times) is Traced for _, times in op.calls]):
+        if not all(isinstance(times, float | int) for _, times in op.calls):
             new = {**new, "calls": placed(op.calls)}
         found.append(op._replace(**new) if new else op)
     return found
@@ -196,7 +196,8 @@ class Patterns:
         """
         structure, sizes = form_of(tree)
         key = structure, key
-        known = self._of[key] = self._of.pop(key, None) or _Known()  # the last used stands last
+        known = self._of.pop(key) if key in self._of else _Known()
+        self._of[key] = known  # the last used stands last
 
         def recorded() -> Plan:
             return record(workload, tree, mesh)

@@ -20,6 +20,10 @@ class Untraceable(Exception):  # never seen by a caller: the code is run as it i
     """Code asked of a value what can not be repeated."""
 
 
+#: place, function, places of its arguments; see `ValueTrace`
+_Operation = tuple[int, Callable[..., Any], tuple[int, ...]]
+
+
 class ValueTrace:
     """Operations on some inputs.
 
@@ -31,13 +35,24 @@ class ValueTrace:
 
     def __init__(self, *inputs: Any) -> None:
         self.values: list[Any] = list(inputs)  # with the inputs that it was made with
-        self._inputs = len(inputs)
+        self._inputs, self._others = len(inputs), inputs[1:]
         #: place, function, places of its arguments; a place below 0 is a decision: its complement
         #: is True or False, that of the only argument
-        self._steps: list[tuple[int, Callable[..., Any], tuple[int, ...]]] = []
+        self._steps: list[_Operation] = []
+        self._first: list[_Operation] | None = None
         self._made: dict[tuple[Any, ...], Traced] = {}
         self._constants: dict[tuple[type, Any], int] = {}
         self._decided: set[int] = set()
+
+    def _of_first(self) -> list[_Operation]:
+        """Operations that go back to the first input, once all are known."""
+        if self._first is None:
+            changed, self._first = {0}, []
+            for operation in self._steps:
+                if changed.intersection(operation[2]):
+                    changed.add(operation[0])
+                    self._first.append(operation)
+        return self._first
 
     def inputs(self) -> list[Any]:
         """Traced values of the inputs."""
@@ -81,8 +96,11 @@ class ValueTrace:
     def at(self, *inputs: Any) -> list[Any] | None:
         """All values with other inputs; None where a decision would be another one."""
         values = self.values.copy()
+        steps = self._steps
+        if inputs[1:] == self._others:
+            steps = self._of_first()
         values[: self._inputs] = inputs
-        for place, function, places in self._steps:
+        for place, function, places in steps:
             if len(places) == 2:
                 a, b = places
                 values[place] = function(values[a], values[b])
