@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.lowering.costs import Priced
-from sim.lowering.layout import woken_s
+from sim.lowering.layout import after_waits
 from sim.lowering.lower import Lowered, lower
-from sim.lowering.parts import F8, I4, I8, Part
+from sim.lowering.parts import F8, HOST_SYNC_S, I4, I8, Part
 from sim.lowering.table import table_of
 from sim.program import revalue
 from sim.strategies.plan import Plan
@@ -29,12 +29,15 @@ HIGHEST = 100_000  # ops of a stack: its columns stay in a processor's cache
 
 
 class _Frame(NamedTuple):
-    """The first program, and the row of costs that each of its ops has."""
+    """The first program, and which entry of a table of costs each of its ops has.
+
+    The table has every row three times: as it is launched, as it is after the host has waited, and
+    as it runs.
+    """
 
     first: Lowered
-    n_host: int  # host ops stand first
-    host: I8  # (n_host,) of those
-    place: I8  # (n,) of all, in a table in which the values of host ops stand before the rows
+    place: I8  # (n,)
+    route: I4  # (3 n_rows,) of the demands of each entry
 
 
 def lowered(priced: Priced) -> Lowered:
@@ -82,11 +85,8 @@ def folds(priced: Priced) -> bool:
 
 
 def _key(priced: Priced) -> _Key:
-    plan, rows, start, count = priced.parts[0].plan, *priced.parts[0][2:]
-    return (
-        _structure(plan), start.tobytes(), count.tobytes(), rows.kinds,
-        priced.compiled.classes.ranks,
-    )  # fmt: skip
+    part = priced.parts[0]
+    return _structure(part.plan), part.runs, part.rows.kinds, priced.compiled.classes.ranks
 
 
 def _frame_of(key: _Key, priced: Priced) -> tuple[_Frame, bool]:
@@ -95,7 +95,7 @@ def _frame_of(key: _Key, priced: Priced) -> tuple[_Frame, bool]:
     new = frame is None
     if frame is None:
         part = priced.parts[0]
-        frame = _frame(lower(priced.parts, priced.compiled.classes), part.row_start)
+        frame = _frame(lower(priced.parts, priced.compiled.classes), part)
         while _frames and sum(f.place.size for f in _frames.values()) > MAX_OPS:
             del _frames[next(iter(_frames))]
     _frames[key] = frame  # the last used stands last
@@ -105,30 +105,40 @@ def _frame_of(key: _Key, priced: Priced) -> tuple[_Frame, bool]:
 _frames: dict[_Key, _Frame] = {}
 
 
-def _structure(plan: Plan) -> tuple[object, ...]:
-    """All of a plan that programs and views depend on, but bytes."""
+def _structure(plan: Plan) -> object:
+    """All of a plan that programs and views depend on, but bytes: one object for equal ones."""
     plan = plan.first
-    found: tuple[object, ...] | None = plan.derived.get("structure")
+    found: object | None = plan.derived.get("structure")
     if found is None:
         t = table_of(plan)
-        found = plan.derived["structure"] = (
+        own = (
             t.kind.tobytes(), t.streams, t.stream_id.tobytes(), t.micro_step.tobytes(),
             t.dep_on.tobytes(), t.dep_of.tobytes(), t.host_after.tobytes(), t.fifo.tobytes(),
             t.comm_kind, t.comm_label,
         )  # fmt: skip
+        if len(_structures) >= MAX_STRUCTURES:
+            _structures.clear()  # plans that are kept keep theirs
+        found = plan.derived["structure"] = _structures.setdefault(own, object())
     return found
 
 
-def _frame(first: Lowered, start: I8) -> _Frame:
+_structures: dict[_Key, object] = {}
+MAX_STRUCTURES = 1024
+
+
+def _frame(first: Lowered, part: Part) -> _Frame:
     n_host = int(np.searchsorted(first.program.lane, 1))
     op = first.plan_op
     begins = np.ones(op.size, dtype=bool)  # of a run of ops of one plan op
     begins[1:] = op[1:] != op[:-1]
     begins[n_host : n_host + 1] = True
     at = np.arange(op.size)
-    row = start[op] + at - np.maximum.accumulate(np.where(begins, at, 0))
-    place = np.concatenate((np.arange(n_host), n_host + row[n_host:]))
-    return _Frame(first, n_host, row[:n_host], place)
+    row = part.row_start[op] + at - np.maximum.accumulate(np.where(begins, at, 0))
+    rows, host = part.rows.work.size, row[:n_host]
+    place = np.concatenate((host + rows * after_waits(part.rows, host), 2 * rows + row[n_host:]))
+    route = np.full(3 * rows, rows, dtype=np.int32)  # of no demands
+    route[place] = first.program.route
+    return _Frame(first, place, route)
 
 
 def _filled(many: Sequence[Priced], frame: _Frame) -> Lowered:
@@ -136,23 +146,21 @@ def _filled(many: Sequence[Priced], frame: _Frame) -> Lowered:
     parts, first = [priced.parts[0] for priced in many], frame.first
     classes = [priced.compiled.classes for priced in many]
     rows, one = parts[0].rows, classes[0]
-    n_host = frame.n_host
 
-    def spread(name: str, host: npt.ArrayLike) -> npt.NDArray[Any]:
-        """A column of costs, op by op; host ops have other ones, which stand first."""
+    def entries(name: str, host: npt.ArrayLike) -> npt.NDArray[Any]:
+        """A column of the table; what is launched has other values."""
         own = [getattr(part.rows, name) for part in parts]
-        table = np.empty((len(own), n_host + own[0].size), dtype=own[0].dtype)
-        table[:, :n_host] = host
+        table = np.empty((len(own), 3, own[0].size), dtype=own[0].dtype)
+        table[:, :2] = host
         for row, values in zip(table, own, strict=True):
-            row[n_host:] = values
-        found: npt.NDArray[Any] = table.take(frame.place, axis=1)
-        return found
+            row[2] = values
+        return table.reshape(len(own), -1)
 
-    host_s = np.stack([part.rows.host_s for part in parts]).take(frame.host, axis=1)
-    host_s += woken_s(rows, frame.host)
-    curve = spread("curve", -1)
-    bound, weight = spread("bound", np.inf), spread("weight", 1.0)
-    alone = spread("alone_s", host_s)
+    launch_s = np.stack([part.rows.host_s for part in parts])
+    host_s = np.stack((launch_s, launch_s + HOST_SYNC_S), axis=1)
+    curve = entries("curve", -1)
+    bound, weight = entries("bound", np.inf), entries("weight", 1.0)
+    alone = entries("alone_s", host_s)
     curved = curve >= 0
     curves, curve = _curves_of(parts, curve)
     speed = np.array([c.speed for c in classes])
@@ -167,15 +175,17 @@ def _filled(many: Sequence[Priced], frame: _Frame) -> Lowered:
     amount = np.stack([part.rows.demand_amount for part in parts])
     program = revalue(
         first.program,
-        latency=spread("latency_s", host_s),
-        work=spread("work", 0.0),
+        frame.place,
+        route=frame.route,
+        latency=entries("latency_s", host_s),
+        work=entries("work", 0.0),
         bound=bound,
         weight=weight,
         demand_ptr=np.append(rows.demand_ptr, rows.demand_ptr[-1:]),
         demand_resource=local[rows.demand_local],
         demand_amount=amount * scale[:, rows.demand_local],
         capacity=np.stack([c.capacity for c in classes]),
-        hold_units=spread("hold", 0),
+        hold_units=entries("hold", 0),
         hold_capacity=one.sms,
         curve=curve,
         curve_resource=np.where(curved, np.int32(0), np.int32(-1)),
@@ -185,7 +195,7 @@ def _filled(many: Sequence[Priced], frame: _Frame) -> Lowered:
         program=program,
         plan_op=first.plan_op,
         category=first.category,
-        alone_s=alone,
+        alone_s=alone.take(frame.place, axis=1),
         views=tuple(
             replace(
                 first.views[0],

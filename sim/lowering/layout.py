@@ -41,8 +41,13 @@ def woken_s(rows: Rows, host_rows: I8) -> F8 | float:
     """What waking up adds to each host op whose forerunner the host waited for, (n_host,). [s]"""
     if not rows.waits.any():
         return 0.0
-    out = np.zeros(host_rows.size)
-    out[1:][rows.waits[host_rows[:-1]]] = HOST_SYNC_S
+    return np.where(after_waits(rows, host_rows), HOST_SYNC_S, 0.0)
+
+
+def after_waits(rows: Rows, host_rows: I8) -> B1:
+    """Host ops whose forerunner the host waited for, (n_host,)."""
+    out = np.zeros(host_rows.size, dtype=np.bool_)
+    out[1:] = rows.waits[host_rows[:-1]]
     return out
 
 

@@ -87,14 +87,36 @@ class Rows(NamedTuple):
         return self.draws.local
 
 
+class RowRuns:
+    """Which rows ops of a plan are, (P,) each: the same if it is one.
+
+    A collective has one row where one class takes part, else two (arrive, finish) and its wire ops
+    in `Flights`.
+    """
+
+    __slots__ = ("count", "start")
+
+    def __init__(self, start: I8, count: I8) -> None:
+        self.start, self.count = start, count
+
+
 class Part(NamedTuple):
     """What ranks of one role run, and what it costs them."""
 
     role: Role
     plan: Plan  # of its pipeline stage
     rows: Rows
-    row_start: I8  # (P,) run of rows of each plan op; a collective has one row where one class
-    row_count: I8  # (P,) takes part, else two (arrive, finish) and its wire ops in `Flights`
+    runs: RowRuns
+
+    @property
+    def row_start(self) -> I8:
+        """First row of each plan op."""
+        return self.runs.start
+
+    @property
+    def row_count(self) -> I8:
+        """Rows of each plan op."""
+        return self.runs.count
 
 
 class Classes(NamedTuple):

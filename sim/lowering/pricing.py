@@ -33,8 +33,8 @@ from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
 from sim.lowering.classes import Compiled
 from sim.lowering.collectives import HOST_LINK, StepCollectives, key_of, name_of
-from sim.lowering.parts import HOST_SYNC_S, I8, Part
-from sim.lowering.rows import CATEGORY, RowBlock, RowTable, joined
+from sim.lowering.parts import HOST_SYNC_S, I8, Part, RowRuns
+from sim.lowering.rows import CATEGORY, RowBlock, RowTable, joined, runs_of
 from sim.lowering.table import Distinct
 from sim.lowering.templates import template_rows
 from sim.strategies.exchanges import COPYING
@@ -87,7 +87,7 @@ class _Fixed(NamedTuple):
     segments: list[tuple[PlanOp, float]]  # over tokens; CPU time of other calls before each [s]
     runs: I8  # (D, 2) first row and rows of each distinct op; of those in `at` none yet
     at: I8  # which of the distinct ops the segments are
-    placed: dict[tuple[int, ...], tuple[I8, I8]]  # runs of plan ops, by the sizes of segments
+    placed: dict[tuple[int, ...], RowRuns]  # runs of plan ops, by the sizes of segments
     same: Distinct  # held, so that its id stays its own
 
 
@@ -146,12 +146,12 @@ class Pricing:
             runs = fixed.runs.copy()
             runs[fixed.at, 0], runs[fixed.at, 1] = np.cumsum(sizes)[:-1], sizes[1:]
             of = fixed.same.of
-            placed = fixed.placed[sizes] = runs[of, 0], runs[of, 1]
+            placed = fixed.placed[sizes] = runs_of(runs[of, 0], runs[of, 1])
         notes = [*self.model.fallbacks_of(()), *(note for b in blocks for note in b.notes)]
         rows = joined(blocks, self.model.curves())
         for row, calls in fixed.calls:
             rows.host_s[row] += self._trainer_s(calls, own)
-        return Part(self.role, plan, rows, *placed), notes
+        return Part(self.role, plan, rows, placed), notes
 
     def _trainer_s(self, calls: _Calls, own: Mapping[str, float]) -> float:
         """CPU time of those of some calls that are a trainer's. [s]"""

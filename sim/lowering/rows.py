@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from sim.lowering.parts import B1, CATEGORIES, F8, I1, I4, RowDraws, RowKinds, Rows
+from sim.lowering.parts import B1, CATEGORIES, F8, I1, I4, I8, RowDraws, RowKinds, RowRuns, Rows
 
 #: of what a row's time goes on, by name
 CATEGORY = {name: i for i, name in enumerate(CATEGORIES)}
@@ -37,7 +37,13 @@ def _kept(key: Hashable, make: Callable[[], _T]) -> _T:
     return found
 
 
-def _kinds_of(category: I1, waits: B1, holds: B1) -> RowKinds:
+def runs_of(start: I8, count: I8) -> RowRuns:
+    """First rows and numbers of rows of ops, (P,) each."""
+    return _kept((start.tobytes(), count.tobytes()), lambda: RowRuns(start, count))
+
+
+def kinds_of(category: I1, waits: B1, holds: B1) -> RowKinds:
+    """What rows are, and whether each holds SMs, (n,) each."""
     key = category.tobytes(), waits.tobytes(), holds.tobytes()
     return _kept(key, lambda: RowKinds(category, waits))
 
@@ -93,7 +99,7 @@ class RowTable:
         counts = np.array([len(each) for each in self.demands], dtype=np.int32)
         local = np.array([k for k, _ in flat], dtype=np.int32)
         return RowBlock(
-            columns, _kinds_of(category, waits, columns[5] > 0.0), _draws_of(counts, local),
+            columns, kinds_of(category, waits, columns[5] > 0.0), _draws_of(counts, local),
             np.array([a for _, a in flat], dtype=float),
         )  # fmt: skip
 
@@ -128,7 +134,7 @@ def kernel_rows(
     kinds = np.array(category, dtype=np.int8), np.array(waits, dtype=np.bool_)
     local = np.zeros(int(reads.sum()), dtype=np.int32)
     return RowBlock(
-        columns, _kinds_of(*kinds, np.zeros(seconds.size, dtype=np.bool_)),
+        columns, kinds_of(*kinds, np.zeros(seconds.size, dtype=np.bool_)),
         _draws_of(reads.astype(np.int32), local), rate[reads], notes,
     )  # fmt: skip
 

@@ -148,13 +148,19 @@ def assemble(
     return program, position
 
 
-def revalue(program: Program, **columns: Any) -> Program:
+#: columns of numbers with an entry an op
+_OF_OPS = ("latency", "work", "bound", "weight", "hold_units", "curve", "curve_resource")
+
+
+def revalue(program: Program, place: I8 | None = None, **columns: Any) -> Program:
     """A program of the same ops and edges with other numbers.
 
     Parameters
     ----------
     program : Program
         From `assemble`.
+    place : (n,) int64, optional
+        Of each op in a table, whose entries columns of ops then have; with it their `route`.
     **columns : arrays
         Columns of `Program`, but for those that say which op is which and what waits for what; of
         a stack of programs those of `NUMBERS`, with a row a program.
@@ -166,7 +172,10 @@ def revalue(program: Program, **columns: Any) -> Program:
     """
     changed = program._replace(**columns)
     validate_values(changed)
-    return changed
+    if place is None:
+        return changed
+    of_ops = {name: getattr(changed, name).take(place, axis=-1) for name in _OF_OPS}
+    return changed._replace(route=program.route, **of_ops)
 
 
 def _column(

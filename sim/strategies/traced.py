@@ -21,7 +21,7 @@ class Untraceable(Exception):  # never seen by a caller: the code is run as it i
 
 
 #: place, function, places of its arguments; see `ValueTrace`
-_Operation = tuple[int, Callable[..., Any], tuple[int, ...]]
+_TraceStep = tuple[int, Callable[..., Any], tuple[int, ...]]
 
 
 class ValueTrace:
@@ -38,13 +38,13 @@ class ValueTrace:
         self._inputs, self._others = len(inputs), inputs[1:]
         #: place, function, places of its arguments; a place below 0 is a decision: its complement
         #: is True or False, that of the only argument
-        self._steps: list[_Operation] = []
-        self._first: list[_Operation] | None = None
+        self._steps: list[_TraceStep] = []
+        self._first: list[_TraceStep] | None = None
         self._made: dict[tuple[Any, ...], Traced] = {}
         self._constants: dict[tuple[type, Any], int] = {}
         self._decided: set[int] = set()
 
-    def _of_first(self) -> list[_Operation]:
+    def _of_first(self) -> list[_TraceStep]:
         """Operations that go back to the first input, once all are known."""
         if self._first is None:
             changed, self._first = {0}, []

@@ -16,6 +16,7 @@ from sim.lowering.costs import price
 from sim.lowering.frames import lowered
 from sim.lowering.lower import lower
 from sim.lowering.parts import HOST_SYNC_S
+from sim.lowering.rows import kinds_of
 from sim.step.run import run_step
 from sim.strategies import plan_of
 
@@ -37,7 +38,8 @@ def priced(sets=(), level="folded", waiting=None, machine="dgx-h100"):
 def _waited(part, waiting):
     kernels = part.rows.curve >= 0
     chosen = kernels & (np.cumsum(kernels) % waiting == 0)
-    return part._replace(rows=part.rows._replace(waits=chosen))
+    kinds = kinds_of(part.rows.category, chosen, part.rows.hold > 0)
+    return part._replace(rows=part.rows._replace(kinds=kinds))
 
 
 def built(p):
