@@ -135,7 +135,9 @@ def _of_rank(workload: Workload, tree: ModelTree, mesh: Mesh, rank: int) -> Ledg
     micro, few = workload.gradient_accumulation, FILLS * mesh.pp
 
     def of(micro: int) -> Ledger:
-        job = workload.model_copy(update={"gradient_accumulation": micro})
+        job = workload
+        if micro != workload.gradient_accumulation:
+            job = workload.model_copy(update={"gradient_accumulation": micro})
         return read(allocations_of(job, tree, mesh, rank), job, tree)
 
     schedule = SCHEDULES[workload.parallelism.pipeline_schedule]

@@ -7,7 +7,6 @@ view. Both are torchtitan's (``parallel_dims.py``); Megatron's default order nes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 from sim.mesh.groups import Groups
@@ -28,7 +27,7 @@ FLATTENED = {
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """Sizes of every axis; groups, coordinates and ranks come from them.
+    """Sizes of every axis; groups and ranks come from them.
 
     Attributes
     ----------
@@ -101,27 +100,6 @@ class Mesh:
     def size(self, *names: str) -> int:
         """Ranks in one group of `groups`."""
         return self.groups(*names).size
-
-    def coordinates(self, rank: int, axes: Sequence[str] = AXES) -> tuple[int, ...]:
-        """Place of a rank along each axis of a view, outermost first."""
-        if not 0 <= rank < self.world:
-            msg = f"rank {rank} is not one of {self.world}"
-            raise ValueError(msg)
-        found = []
-        for axis in reversed(axes):
-            rank, at = divmod(rank, getattr(self, axis))
-            found.append(at)
-        return tuple(reversed(found))
-
-    def rank(self, *coordinates: int, axes: Sequence[str] = AXES) -> int:
-        """The rank at coordinates of a view, outermost first."""
-        found = 0
-        for axis, at in zip(axes, coordinates, strict=True):
-            if not 0 <= at < getattr(self, axis):
-                msg = f"{axis} has no place {at}"
-                raise ValueError(msg)
-            found = found * getattr(self, axis) + at
-        return found
 
 
 @lru_cache(maxsize=1024)

@@ -26,8 +26,9 @@ from sim.strategies.plan import Plan, Recorder
 from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.tail import loss_all_reduce
 from sim.strategies.units import tree_blocks
-from sim.strategies.zero3 import resolve, scalar_all_reduce, step_on_host, trace_of
-from sim.strategies.zero3_trace import BACKWARD, GRADIENT, PHASES, SEGMENT, ModuleTrace
+from sim.strategies.zero3 import scalar_all_reduce, step_on_host
+from sim.strategies.zero3_settings import resolve
+from sim.strategies.zero3_trace import BACKWARD, GRADIENT, PHASES, SEGMENT, ModuleTrace, trace_of
 from sim.units import DTYPE_BYTES
 
 ALIGNMENT = 2  # elements at which NCCL wants a partition to start (nccl_start_alignment_factor)

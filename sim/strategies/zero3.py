@@ -1,68 +1,44 @@
 """ZeRO-3 as DeepSpeed 0.19.8 runs it: one training step.
 
 `zero3_trace` lists what the modules do, `zero3_coordinator` what DeepSpeed issues around them;
-here is the configuration, the order of a step, and the peak of gathered parameters.
+here is the order of a step. How it is configured is in `zero3_settings`, the peak of gathered
+parameters in `zero3_live`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import ModelTree
 from sim.blocks.optimizer import FP32, OPTIMIZERS
-from sim.errors import InputError
 from sim.inputs.finding import Finding, warning
-from sim.inputs.modelling import experts
 from sim.inputs.notes import Message
 from sim.inputs.strategy import register
 from sim.inputs.trainer import trainer_of
-from sim.inputs.versions import version
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import copies_of
 from sim.strategies.deepspeed import DeepSpeed
 from sim.strategies.exchanges import groups_within, player
 from sim.strategies.plan import Plan, Quiet, Recorder
-from sim.strategies.replicated_memory import Gathered, ReplicatedMemory
+from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.tail import loss_all_reduce
-from sim.strategies.units import SOURCE, tree_blocks
-from sim.strategies.zero3_coordinator import Coordinator, Settings
-from sim.strategies.zero3_trace import FORWARD, SEGMENT, ModuleTrace, build_trace
-from sim.units import DTYPE_BYTES
+from sim.strategies.units import tree_blocks
+from sim.strategies.zero3_coordinator import Coordinator
+from sim.strategies.zero3_live import gathered, zero3_live_peak
+from sim.strategies.zero3_settings import one_by_one, settings_of
+from sim.strategies.zero3_trace import FORWARD, SEGMENT, trace_of
 
-#: the last release without the attribution of frozen parameters to the active backward
-LAST_WITHOUT_ATTRIBUTION = (0, 19, 2)
 #: bytes that CPU Adam moves per element, all in fp32
 CPU_ADAM_BYTES = OPTIMIZERS["adamw"].step_bytes(FP32, FP32)
 #: fp32 parameter, both moments and the gradient come from NVMe; all but the gradient go back
 NVME_READ_BYTES, NVME_WRITE_BYTES = 16.0, 12.0
 
-PILE_UP = "zero3-frozen-weights-pile-up"
-
-_traces: dict[tuple[int, tuple[bool, ...], bool, bool, int], tuple[ModelTree, ModuleTrace]] = {}
-
-
-class Trap(NamedTuple):
-    """A known trap that this configuration springs."""
-
-    code: str
-    message: str
-    hint: str
-    bytes: float
-
-
-class LivePeak(NamedTuple):
-    """Largest amounts a rank holds beyond its own shards, each at its own moment. [B]"""
-
-    by_category: dict[str, float]
-    traps: tuple[Trap, ...]
-
 
 def _memory(workload: Workload, tree: ModelTree, mesh: Mesh, r: Recorder) -> ReplicatedMemory:
     ranks = mesh.size("fsdp")
-    return ReplicatedMemory(workload, tree, ranks, r.memory, _gathered(workload, tree, mesh))
+    return ReplicatedMemory(workload, tree, ranks, r.memory, gathered(workload, tree, mesh))
 
 
 def play(
@@ -176,195 +152,6 @@ def step_on_host(
     r.wait_stream("compute", "offload_in")
 
 
-def settings_of(workload: Workload, mesh: Mesh) -> Settings:
-    """DeepSpeed's configuration with Hugging Face's "auto" resolved.
-
-    Notes
-    -----
-    With hidden size h: reduce bucket h h, prefetch bucket 0.9 h h, persistence threshold 10 h.
-
-    Source: transformers 4.57.1, ``HfTrainerDeepSpeedConfig.trainer_config_finalize``.
-    """
-    p, world = workload.parallelism, mesh.world
-    if world % p.zero_hpz_partition_size:
-        message = f"groups of {p.zero_hpz_partition_size} do not divide {world} ranks"
-        raise InputError.single(SOURCE, message, "parallelism.zero_hpz_partition_size")
-    h = workload.model.hidden_size
-    kind = workload.precision.kind
-    dtype = "bf16" if kind == "fp8" else kind
-    return Settings(
-        world=world,
-        dtype=dtype,
-        reduce_dtype=p.communication_data_type or dtype,
-        prefetch_bucket=resolve(p.stage3_prefetch_bucket_size, int(0.9 * h * h)),
-        max_live=int(p.stage3_max_live_parameters),
-        max_reuse=int(p.stage3_max_reuse_distance),
-        persistence=resolve(p.stage3_param_persistence_threshold, 10 * h),
-        reduce_bucket=resolve(p.reduce_bucket_size, h * h),
-        reduce_scatter=p.reduce_scatter,
-        overlap_comm=p.overlap_comm is not False,
-        hpz=p.zero_hpz_partition_size,
-        quantized_weights=p.zero_quantized_weights,
-        quantized_gradients=p.zero_quantized_gradients,
-        gpus_per_node=mesh.size("node"),
-        sub_group=int(p.sub_group_size),
-        attribute_frozen=attributes_frozen(p.deepspeed_version),
-        offload_parameters=p.offload in ("parameters", "all"),
-        offload_optimizer=p.offload in ("optimizer", "all"),
-        one_by_one=_one_by_one(workload),
-        nvme=p.offload_device == "nvme",
-    )
-
-
-def resolve(value: float | str, auto: int) -> int:
-    """Size as given, or what "auto" stands for. [1]"""
-    return auto if isinstance(value, str) else int(value)
-
-
-def attributes_frozen(release: str) -> bool:
-    """Whether a frozen parameter fetched in a recompute is held by the active backward.
-
-    Notes
-    -----
-    In force in 0.19.8, absent in 0.19.2 (pull request 8148).
-    """
-    return version(release)[:3] > LAST_WITHOUT_ATTRIBUTION
-
-
-def trace_of(workload: Workload, tree: ModelTree) -> ModuleTrace:
-    """The calls of a micro-batch (kept for a tree seen before)."""
-    policy = workload.activation_checkpointing
-    layers = checkpointed_layers(policy, workload.model.layers)
-    asked = workload.method.input_require_grads
-    # PEFT asks for input gradients where checkpointing is on: without them nothing would train
-    grads = workload.method.frozen and (any(layers) if asked is None else asked)
-    packed = 1
-    if workload.method.quantised:
-        packed = 8 if workload.precision.kind == "fp32" else 4
-    key = (id(tree), layers, policy.reentrant, grads, packed)
-    found = _traces.get(key)
-    if found is None or found[0] is not tree:
-        if len(_traces) >= 32:
-            _traces.clear()
-        found = (tree, build_trace(tree, layers, policy.reentrant, grads, packed))
-        _traces[key] = found
-    return found[1]
-
-
-def zero3_live_peak(workload: Workload, tree: ModelTree, mesh: Mesh) -> LivePeak:
-    """Gathered parameters and buffers of one rank at their largest.
-
-    Parameters
-    ----------
-    workload : Workload
-        The job.
-    tree : ModelTree
-        Its modules.
-    mesh : Mesh
-        How the ranks are grouped.
-
-    Returns
-    -------
-    LivePeak
-        ``unsharded_parameters`` (persistent ones included), ``persistent_parameters``,
-        ``gather_buffer`` (the largest coalesced all-gather, held twice while it is unpacked),
-        ``reduce_bucket`` and ``reduce_buffer``; and the traps.
-    """
-    s, trace = settings_of(workload, mesh), trace_of(workload, tree)
-    found = trace.derived.get(s)
-    if found is None:
-        found = trace.derived[s] = _played(trace, s)
-    return LivePeak(found.by_category, _traps(workload, s, found))
-
-
-class _Played(NamedTuple):
-    """What of a micro-batch the coordinator's memory is told by."""
-
-    by_category: dict[str, float]  # as `LivePeak` has it [B]
-    live: int  # elements gathered at most [1]
-    frozen: int  # elements that are frozen and do not persist [1]
-
-
-def _played(trace: ModuleTrace, s: Settings) -> _Played:
-    c = Coordinator(trace, s, Quiet({}))
-    c.micro_batch()
-    wide = DTYPE_BYTES[s.reduce_dtype]
-    coalesced, reduced = [], []
-    for issued in c.issued:
-        size = sum(c.shard[p] for p in issued.parameters)
-        if issued.trigger == "ipg_bucket":
-            reduced.append(size)
-        elif len(issued.parameters) > 1:
-            coalesced.append(size)
-    largest = max((n for n, t in zip(trace.numel, trace.trainable, strict=True) if t), default=0)
-    by_category = {
-        "unsharded_parameters": float(c.peak_live * c.size),
-        "persistent_parameters": float(c.persistent_numel * c.size),
-        "gather_buffer": float(max(coalesced, default=0) * s.world * c.size),
-        "reduce_bucket": float(s.reduce_bucket * c.size) if largest else 0.0,
-        "reduce_buffer": float(max(reduced, default=0) * s.world * wide),
-    }
-    frozen = sum(
-        n for n, trains, keep in zip(trace.numel, trace.trainable, c.persistent, strict=True)
-        if not trains and not keep
-    )  # fmt: skip
-    return _Played(by_category, c.peak_live, frozen)
-
-
-def _gathered(workload: Workload, tree: ModelTree, mesh: Mesh) -> Gathered:
-    """What the coordinator holds, forward and backward.
-
-    In forward the limit on live parameters holds; what piles up in backward is no part of it.
-    """
-    held, traps = zero3_live_peak(workload, tree, mesh)
-    p, live = workload.parallelism, held["unsharded_parameters"]
-    forward = live
-    if any(trap.code == PILE_UP for trap in traps):
-        ahead = p.stage3_prefetch_bucket_size
-        if isinstance(ahead, str):
-            ahead = 0.9 * float(workload.model.hidden_size) ** 2
-        element = DTYPE_BYTES[settings_of(workload, mesh).dtype]
-        limit = element * (p.stage3_max_live_parameters + ahead)
-        forward = max(min(live, limit), held["persistent_parameters"])
-    buckets = held["reduce_bucket"] + held["reduce_buffer"]
-    return Gathered(forward, live, held["gather_buffer"], buckets)
-
-
-def _traps(workload: Workload, s: Settings, played: _Played) -> tuple[Trap, ...]:
-    policy, version = workload.activation_checkpointing, workload.parallelism.deepspeed_version
-    if not (s.attribute_frozen and policy.kind != "none" and played.frozen):
-        return ()
-    peak = played.by_category["unsharded_parameters"]
-    if not policy.reentrant:
-        return (
-            Trap(
-                "zero3-frozen-weights-gathered-twice",
-                f"DeepSpeed {version} releases the frozen weights of a layer in the middle of its "
-                "backward pass, after recomputing it, and gathers them once more, each when it is "
-                "needed",
-                "use DeepSpeed 0.19.2 or older, if no norm is frozen and partitioned",
-                float(played.frozen * DTYPE_BYTES[s.dtype]),
-            ),
-        )
-    if played.live <= s.max_live:
-        return ()
-    return (
-        Trap(
-            PILE_UP,
-            f"DeepSpeed {version} keeps the frozen weights of every recomputed layer gathered "
-            f"until the backward pass ends: {peak / 1e9:.1f} GB per GPU, whatever the number of "
-            "GPUs",
-            "set activation_checkpointing reentrant: false, or use DeepSpeed 0.19.2 or older",
-            peak,
-        ),
-    )
-
-
-def _one_by_one(workload: Workload) -> bool:
-    """Whether its hooks see each expert on its own; a dense model has none to see."""
-    return experts(workload) == "eager" and not workload.parallelism.z3_leaf_experts
-
-
 class Zero3(DeepSpeed):
     """Stage 3: parameters too are sharded."""
 
@@ -387,7 +174,7 @@ class Zero3(DeepSpeed):
     def findings(self, workload: Workload) -> Iterator[Finding]:
         """What a mixture is taken to run as, where that decides its step."""
         yield from super().findings(workload)
-        if _one_by_one(workload):
+        if one_by_one(workload):
             message = (
                 f"the model's code is taken to loop over its {workload.model.experts} experts, and "
                 "ZeRO-3 to gather each of their matrices: the CPU decides the step"

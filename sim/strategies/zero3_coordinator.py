@@ -20,6 +20,7 @@ from sim.strategies.exchanges import Player, whole
 from sim.strategies.plan import Event, Recorder
 from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.zero3_quantized import quantized_gather, quantized_reduce
+from sim.strategies.zero3_settings import Settings
 from sim.strategies.zero3_trace import (
     BACKWARD,
     FETCH,
@@ -33,32 +34,6 @@ from sim.units import DTYPE_BYTES
 
 NOT_AVAILABLE, IN_FLIGHT, AVAILABLE = range(3)
 NVME_BUFFERS = 5  # shards in host memory at a time (offload_param.buffer_count)
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """DeepSpeed's configuration, sizes in elements."""
-
-    world: int
-    dtype: str = "bf16"  # of parameters and all-gathers
-    reduce_dtype: str = "bf16"
-    prefetch_bucket: int = 50_000_000
-    max_live: int = 1_000_000_000
-    max_reuse: int = 1_000_000_000
-    persistence: int = 100_000
-    reduce_bucket: int = 500_000_000
-    reduce_scatter: bool = True
-    overlap_comm: bool = True
-    hpz: int = 1
-    quantized_weights: bool = False
-    quantized_gradients: bool = False
-    gpus_per_node: int = 1
-    sub_group: int = 1_000_000_000
-    attribute_frozen: bool = True  # frozen parameters of a recompute belong to the active backward
-    offload_parameters: bool = False
-    offload_optimizer: bool = False
-    one_by_one: bool = False  # experts are modules with hooks of their own
-    nvme: bool = False  # what is offloaded lies on NVMe, not in host memory
 
 
 class Issued(NamedTuple):

@@ -12,7 +12,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree, Module, Parameter, Position
+from sim.inputs.workload import Workload
 from sim.strategies.units import is_matrix, tree_blocks
 
 FETCH, SEGMENT, GRADIENT, RELEASE = range(4)
@@ -26,6 +28,8 @@ _ENDS = frozenset({Position.START, Position.OUTPUT, Position.WHOLE, Position.POS
 
 Call = tuple[int, int, int]
 """What (FETCH, SEGMENT, GRADIENT, RELEASE), unit, direction."""
+
+_traces: dict[tuple[int, tuple[bool, ...], bool, bool, int], tuple[ModelTree, ModuleTrace]] = {}
 
 
 @dataclass(slots=True)
@@ -103,6 +107,26 @@ class _BlockUnits:
     needs_input_grad: bool
     needs_output_grad: bool
     groups: list[_Group]
+
+
+def trace_of(workload: Workload, tree: ModelTree) -> ModuleTrace:
+    """The calls of a micro-batch (kept for a tree seen before)."""
+    policy = workload.activation_checkpointing
+    layers = checkpointed_layers(policy, workload.model.layers)
+    asked = workload.method.input_require_grads
+    # PEFT asks for input gradients where checkpointing is on: without them nothing would train
+    grads = workload.method.frozen and (any(layers) if asked is None else asked)
+    packed = 1
+    if workload.method.quantised:
+        packed = 8 if workload.precision.kind == "fp32" else 4
+    key = (id(tree), layers, policy.reentrant, grads, packed)
+    found = _traces.get(key)
+    if found is None or found[0] is not tree:
+        if len(_traces) >= 32:
+            _traces.clear()
+        found = (tree, build_trace(tree, layers, policy.reentrant, grads, packed))
+        _traces[key] = found
+    return found[1]
 
 
 def build_trace(

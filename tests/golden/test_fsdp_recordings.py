@@ -13,7 +13,7 @@ from sim.inputs.shares import mesh_on
 from sim.inputs.workload import Checkpointing, Method, Parallelism, Precision, Workload
 from sim.strategies import build_plan
 from sim.strategies.plan import COLLECTIVE, SEGMENT
-from sim.strategies.replay import replay
+from tests.replay import replay
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "fsdp"

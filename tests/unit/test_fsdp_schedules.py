@@ -16,8 +16,8 @@ from sim.strategies import build_plan
 from sim.strategies.ddp import buckets
 from sim.strategies.fsdp1_layout import flat_numel
 from sim.strategies.plan import COLLECTIVE, HOST, KERNEL, SEGMENT, Recorder
-from sim.strategies.replay import replay
 from sim.strategies.units import padded_numel
+from tests.replay import replay
 
 ALL = ("q", "k", "v", "o", "gate", "up", "down")
 

@@ -18,8 +18,10 @@ from sim.inputs.workload import Checkpointing, Method, Parallelism, Precision, W
 from sim.mesh import Mesh
 from sim.strategies import build_plan
 from sim.strategies.plan import COLLECTIVE, HOST, SEGMENT
-from sim.strategies.zero3 import attributes_frozen, play, settings_of, zero3_live_peak
+from sim.strategies.zero3 import play
+from sim.strategies.zero3_live import zero3_live_peak
 from sim.strategies.zero3_quantized import scale_groups
+from sim.strategies.zero3_settings import attributes_frozen, settings_of
 
 LORA = Method(kind="lora", rank=4, targets=("q", "k", "v", "o", "gate", "up", "down"))
 

@@ -1,4 +1,4 @@
-"""Start and end times of a plan under given durations: the rules of `plan.py` and nothing else.
+"""Start and end times of a plan under given durations: the rules of `sim.strategies.plan`.
 
 No resources are shared and nothing is launched: an op takes exactly the duration it is given. This
 is how a schedule is checked against recorded runs, independently of costs and engines.
