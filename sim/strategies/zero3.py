@@ -68,7 +68,7 @@ def play(
         memory.start()
         for micro_step in range(workload.gradient_accumulation):
             r.start(micro_step)
-            c.boundary = micro_step == workload.gradient_accumulation - 1
+            c.gradients.boundary = micro_step == workload.gradient_accumulation - 1
             loss_all_reduce(r, workload.parallelism, mesh)
             c.micro_batch(tracing=first_step and step == micro_step == 0)
         memory.step()
@@ -80,7 +80,7 @@ def play(
 def _step(workload: Workload, c: Coordinator) -> None:
     """Norm, clipping and update by sub-groups, then the persistent parameters again."""
     r, s = c.recorder, c.settings
-    sub_groups = c.sub_groups()
+    sub_groups = c.gradients.sub_groups()
     owned = float(sum(sub_groups))
     plan = r.plan
     plan.owned_numel = owned

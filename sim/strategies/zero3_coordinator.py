@@ -13,13 +13,13 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from sim.strategies.activation_copies import ActivationCopies
 from sim.strategies.exchanges import Player, whole
 from sim.strategies.plan import Event, Recorder
 from sim.strategies.replicated_memory import ReplicatedMemory
-from sim.strategies.zero3_quantized import quantized_gather, quantized_reduce
+from sim.strategies.zero3_gradients import GradientBucket, Issued
+from sim.strategies.zero3_quantized import quantized_gather
 from sim.strategies.zero3_settings import Settings
 from sim.strategies.zero3_trace import (
     BACKWARD,
@@ -36,15 +36,6 @@ NOT_AVAILABLE, IN_FLIGHT, AVAILABLE = range(3)
 NVME_BUFFERS = 5  # shards in host memory at a time (offload_param.buffer_count)
 
 
-class Issued(NamedTuple):
-    """A collective and why it was issued, as recordings name it."""
-
-    op: int  # index into the plan
-    module: str  # whose hook issued it
-    trigger: str  # prefetch | on_demand | ipg_bucket
-    parameters: tuple[int, ...]
-
-
 @dataclass(slots=True)
 class _Handle:
     """An all-gather that was issued; the first wait completes it for all its parameters."""
@@ -56,7 +47,7 @@ class _Handle:
 
 
 class Coordinator:
-    """Fetches, prefetches, releases and reduces, one micro-batch at a time."""
+    """Fetches, prefetches and releases, one micro-batch at a time."""
 
     def __init__(
         self, trace: ModuleTrace, settings: Settings, recorder: Recorder,
@@ -82,11 +73,7 @@ class Coordinator:
         self._compute_knows = (-1, -1)
         self._segment: Event = ()
         self._fetches: deque[int] = deque()
-        self._reductions: deque[int] = deque()
-        self._bucket: list[int] = []
-        self._elements = 0
-        self.boundary = True  # of gradient accumulation
-        self.first = True  # micro-batch of the step
+        self.gradients = GradientBucket(trace, settings, recorder, self.shard, self.issued)
 
     def forget_persistent(self) -> None:
         """Before the first step nothing is gathered."""
@@ -121,15 +108,15 @@ class Coordinator:
                 self.play(r, phase, when, blocks[unit], modules[unit], names[unit])
                 self._segment = r.record("compute")
             elif what == GRADIENT:
-                self.reduce(t.unit_gradients[unit])
+                self.gradients.add(t.unit_gradients[unit], self._segment)
             else:
                 self.release(unit, direction)
-        self._flush()
+        self.gradients.flush()
         r.host_sync(r.record("reduce_scatter"))
         self._release_leftovers()
         if memory:
             memory.done()
-        self.first = False
+        self.gradients.first = False
 
     # ------------------------------------------------------------------ fetch and release
 
@@ -341,7 +328,7 @@ class Coordinator:
         """Trainable parameters have new values: their secondary shards are void."""
         if self.settings.hpz > 1:
             self.secondary = [not t for t in self.trace.trainable]
-        self.first = True
+        self.gradients.first = True
 
     def gather_persistent(self) -> None:
         """After the optimizer step: an all-gather for each parameter kept, frozen or not."""
@@ -355,93 +342,3 @@ class Coordinator:
                     s.dtype, t.parameter_names[p],
                 )  # fmt: skip
         r.wait_stream("compute", "all_gather")
-
-    # ------------------------------------------------------------------ gradients
-
-    def reduce(self, parameters: tuple[int, ...]) -> None:
-        """Gradients of one module are ready."""
-        r, s, numel = self.recorder, self.settings, self.trace.numel
-        for p in parameters:
-            size = numel[p]
-            if self._elements and self._elements + size > s.reduce_bucket:
-                self._flush()
-            r.wait("reduce_scatter", self._segment)
-            if self._elements + size <= s.reduce_bucket:
-                r.kernel("reduce_scatter", "bucket_copy", "backward", 2.0 * self.size * size)
-            self._bucket.append(p)
-            self._elements += size
-
-    def _flush(self) -> None:
-        """Reduce the bucket."""
-        if not self._bucket:
-            return
-        r, s, t = self.recorder, self.settings, self.trace
-        bucket = sorted(self._bucket)
-        elements = self._elements
-        self._bucket, self._elements = [], 0
-        if len(self._reductions) > 2:
-            r.host_sync((self._reductions.popleft(),))
-        wide = DTYPE_BYTES[s.reduce_dtype]
-        cast = 0.0 if s.reduce_dtype == s.dtype else float((self.size + wide) * elements)
-        shard = sum(self.shard[p] for p in bucket)
-        label = t.parameter_names[bucket[0]]
-        part = shard * wide
-        if s.overlap_comm is False:
-            r.wait_stream("reduce_scatter", "compute")
-        if not s.reduce_scatter and elements <= s.reduce_bucket:
-            total = float(elements * wide)
-            r.kernel("reduce_scatter", "average", "backward", 2.0 * total + cast)
-            op = r.collective(
-                "reduce_scatter", "all_reduce", "backward", "shard", total, total,
-                s.reduce_dtype, label,
-            )  # fmt: skip
-        elif s.quantized_gradients and s.world > s.gpus_per_node:
-            shapes = [(t.numel[p], t.widest[p]) for p in bucket]
-            op = quantized_reduce(r, shapes, s.world, s.gpus_per_node, s.reduce_dtype, label)
-        else:
-            padded = float(part * s.world)
-            copies = 1 if len(bucket) == 1 and t.numel[bucket[0]] % s.world == 0 else 2
-            r.kernel("reduce_scatter", "interleave", "backward", 2.0 * copies * padded + cast)
-            op = r.collective(
-                "reduce_scatter", "reduce_scatter", "backward", "shard", padded, float(part),
-                s.reduce_dtype, label,
-            )  # fmt: skip
-        self.issued.append(Issued(op, "ipg_bucket", "ipg_bucket", tuple(bucket)))
-        self._keep(shard, wide)
-        self._reductions.append(r.record("reduce_scatter")[-1])
-        if s.overlap_comm is False:
-            r.wait_stream("compute", "reduce_scatter")
-
-    def _keep(self, shard: int, wide: float) -> None:
-        """Store the reduced partition, or add it to the earlier micro-batches'."""
-        r, s = self.recorder, self.settings
-        if not s.offload_optimizer:
-            traffic = float((wide + self.size + (0 if self.first else self.size)) * shard)
-            r.kernel("reduce_scatter", "keep_gradient", "backward", traffic)
-            return
-        half = float(self.size * shard)
-        moves = [("offload_out", "d2h", half), ("offload_in", "h2d", half)]
-        if not self.first:
-            moves.reverse()
-        if self.boundary:
-            moves.append(("offload_out", "d2h", 4.0 * shard))
-            if s.nvme:
-                moves.append(("nvme", "nvme_write", 4.0 * shard))
-        for stream, name, traffic in moves:
-            r.wait_stream(stream, "reduce_scatter")
-            moved = r.kernel(stream, name, "backward", traffic)
-            r.wait("reduce_scatter", (moved,))
-        r.kernel("reduce_scatter", "keep_gradient", "backward", half)
-
-    def sub_groups(self) -> list[int]:
-        """Trainable elements of a rank, cut into groups that the optimizer updates one by one."""
-        shards = [n for n, t in zip(self.shard, self.trace.trainable, strict=True) if t]
-        if self.settings.sub_group >= sum(shards):
-            return [sum(shards)] if shards else []
-        groups, size = [], 0
-        for n in shards:
-            size += n
-            if size >= self.settings.sub_group:
-                groups.append(size)
-                size = 0
-        return [*groups, size] if size else groups
