@@ -63,6 +63,7 @@ KINDS = {
         "a Calibration", lambda value: type(value).__name__ == "Calibration"
     ),
     "Progress": ArgumentKind("a function", callable),
+    "Stop": ArgumentKind("a function", callable),
 }  # fmt: skip
 ELSEWHERE = frozenset({
     "Any", "Argument", "BoundQuantity", "Document", "Iterable[BoundQuantity]", "Objective",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sim.step.variation import Progress
     from sim.study.axes import Grid
     from sim.study.compared import Comparison
+    from sim.study.search import Stop
     from sim.study.sized import SizeReport
     from sim.study.sweep import SweepOutcome
     from sim.study.target import Objective
@@ -95,6 +96,7 @@ def size(
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> SizeReport:
     """Search for the cheapest, fastest or greenest cluster that does a job in time.
 
@@ -132,6 +134,8 @@ def size(
         Do not consider faster implementations that train the same: torch.compile, attention, loss.
     progress : callable, optional
         Called with (plans decided, plans in all).
+    stop : callable, optional
+        Asked between simulations: once it is true, the answer is the best so far (``stopped``).
 
     Returns
     -------
@@ -139,6 +143,7 @@ def size(
         ``winner`` is None if nothing meets the target.
     """
     from sim.study.machines import MachineFilter
+    from sim.study.search import never
     from sim.study.size import size
     from sim.study.target import FIGURES, settings_of, target_of
 
@@ -151,7 +156,7 @@ def size(
         sets=settings(overrides, calibration), topologies=several(topologies),
         prices=path(prices), spot=spot, most_gpus=max_gpus, gpus=gpus, global_batch=global_batch,
         vary=axes(vary), risk=allowed, setup_s=setup_s, tuned=not as_written,
-        progress=progress,
+        progress=progress, stop=stop or never,
     )  # fmt: skip
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,6 +104,27 @@ def say(text: str) -> None:
     except OSError as error:
         _silence()
         raise InputError.single(_STDOUT, f"cannot write: {error.strerror}") from None
+
+
+@contextmanager
+def stopped_softly() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed; pressed again it ends the verb at once."""
+    pressed = False
+
+    def press(number: int, frame: object) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(number, before)
+        tell("ending with what was found; Ctrl-C again ends at once")
+
+    before = signal.getsignal(signal.SIGINT)
+    with suppress(ValueError):  # not the main thread of a program that calls us
+        signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: pressed
+    finally:
+        with suppress(ValueError):
+            signal.signal(signal.SIGINT, before)
 
 
 def tell(text: str) -> None:

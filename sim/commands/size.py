@@ -10,7 +10,7 @@ import click
 
 from sim.commands.complete import GPUS, MACHINES
 from sim.commands.options import EMITTED, FORMS, formed, job, reported, sets
-from sim.commands.output import show, tell, write_page
+from sim.commands.output import show, stopped_softly, tell, write_page
 from sim.page.asked import Asked
 
 if TYPE_CHECKING:
@@ -67,28 +67,33 @@ def command(
     slack: str | None, setup: str, as_written: bool, emitted: tuple[str, ...],
     form: str, output: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
-    """Search for the best cluster for WORKLOAD; exit 3 if nothing meets the target."""
+    """Search for the best cluster for WORKLOAD; exit 3 if nothing meets the target.
+
+    Ctrl-C shows the best so far (exit 130), pressed again it ends at once.
+    """
     import sim
     from sim.report.progress import progress_bar
     from sim.report.size import view
 
-    with progress_bar("plans") as progress:
+    with progress_bar("plans") as progress, stopped_softly() as stop:
         found = sim.size(
             workload, objective=cast("Objective", objective), deadline=deadline, budget=budget,
             throughput=throughput, residency=residency, region=region, provider=provider, gpu=gpu,
             topologies=topologies, prices=prices, spot=spot, max_gpus=max_gpus,
             gpus=gpus, global_batch=global_batch, vary=vary, risk=risk, slack=slack,
             setup=setup, as_written=as_written, overrides=overrides,
-            progress=progress,
+            progress=progress, stop=stop,
         )  # fmt: skip
     show(view(found), form, None if emitted else output)
     best = found.winner.candidate if found.winner else None
     write_page(report, view(found), [Asked(best.topology, best.workload)] if best else [])
-    if best is None:
+    if best is None and not found.stopped:
         sys.exit(3)
-    if emitted:
+    if best is not None and emitted:
         from sim.interop.emit import write_plan
 
         folder = output or Path("plan")
         for path in write_plan(best.topology, best.workload, emitted, folder):
             tell(f"wrote {path}")
+    if found.stopped:
+        sys.exit(130)

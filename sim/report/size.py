@@ -56,9 +56,21 @@ def view(report: SizeReport) -> View:
         f"{percent(1.0 - report.risk, 0)} likely to, {t.ruled_out:,} ruled out by lower bounds; "
         f"{report.seconds:.1f} s"
     )
+    if report.stopped:
+        searched += f". {_stopped(report)}"
     winner = report.winner
     found = _nothing(report) if winner is None else _found(report, winner)
     return View(title, [Lines([searched], indent=0, apart=False), *found], report)
+
+
+def _stopped(report: SizeReport) -> str:
+    """How far a search had come that was stopped."""
+    t, offers = report.tally, len(report.contenders) + report.not_begun
+    ended = sum(not c.unfinished for c in report.contenders)
+    return (
+        f"Stopped when {t.decided:,} of {t.considered:,} plans were decided and {ended} of "
+        f"{counted(offers, 'offer')} searched to the end: the best so far, others may be better"
+    )
 
 
 def _found(report: SizeReport, winner: Simulated) -> list[ViewPart]:
@@ -133,7 +145,8 @@ def _verdict(report: SizeReport, winner: Simulated) -> list[str]:
     for plan, word in ((report.more, "More"), (report.fewer, "Fewer")):
         size = winner.candidate.gpus if plan is None else plan.candidate.gpus
         if plan is None:
-            if word == "Fewer" and not report.exact and winner.candidate.topology.nodes > 1:
+            known = not report.exact and not report.stopped
+            if word == "Fewer" and known and winner.candidate.topology.nodes > 1:
                 lines.append(f"Fewer GPUs: fewer than {size} do not fit, whatever the layout")
             continue
         f = plan.figures
@@ -185,6 +198,8 @@ def _phases(report: SizeReport, winner: Simulated) -> list[str]:
 
 def _why(contender: Contender, report: SizeReport) -> str:
     name = contender.machine.name
+    if contender.unfinished:
+        return f"{name}: not searched to the end"
     if contender.nearest is not None:
         return f"{name}: {_miss(contender.nearest, report.target)}"
     if contender.machine.price is None and report.target.objective == "cost":
@@ -218,7 +233,9 @@ def _miss(plan: Simulated, target: Target) -> str:
 def _nothing(report: SizeReport) -> list[ViewPart]:
     why = [_why(c, report) for c in report.contenders[:SHOWN]]
     nearest = report.nearest
-    if not report.contenders:
+    if report.stopped and nearest is None:
+        said = "Nothing was found yet."
+    elif not report.contenders:
         said = "Nothing to choose from: no offer is where and what is wanted."
         why = list(report.left_out[:SHOWN])
     elif nearest is None:

@@ -46,10 +46,17 @@ class Contest:
         candidates = self.candidates(machine, base)
         target = self.target
         plan = yield from self.search.best(candidates, target.score, target.met, tally)
+        if self.search.stopped:
+            return Contender(machine, plan, unfinished=True)
         if plan is not None:
             smaller = yield from self._smaller(plan, candidates)
-            return Contender(machine, smaller or plan, cheaper=plan if smaller else None)
+            cheaper = plan if smaller else None
+            return Contender(
+                machine, smaller or plan, cheaper=cheaper, unfinished=self.search.stopped
+            )
         nearest = yield from self.search.best(candidates, target.shortfall, _any, Counts())
+        if self.search.stopped:
+            return Contender(machine, None, nearest, unfinished=True)
         return Contender(machine, None, nearest, None if nearest else least(candidates))
 
     def _smaller(self, plan: Simulated, candidates: list[Candidate]) -> SoughtPlan:

@@ -133,6 +133,17 @@ class Need(NamedTuple):
 
 #: a search under way, which ends with what it has found
 Searching = Generator[Need, None, _T]
+#: whether to end with what was found; asked between simulations
+Stop = Callable[[], bool]
+
+
+class SearchStopped(Exception):
+    """Thrown into a search that is to end with what it has found so far."""
+
+
+def never() -> bool:
+    """Whether a search is to be stopped that nobody stops."""
+    return False
 
 
 @dataclass(slots=True)
@@ -159,10 +170,16 @@ class Searcher:
     ----------
     risk : float
         Probability of running out of memory that a plan may have. [1]
+    stop : callable
+        Whether to end with what was found; asked between simulations.
+    stopped : bool
+        Whether a search was ended so.
     """
 
     risk: float = RISK
     bounds: Bounds = field(default_factory=Bounds)
+    stop: Stop = never
+    stopped: bool = False
     #: of a cut, what its steps on each machine take at least beyond their bounds [s]
     _beyond_s: dict[Any, dict[str, float]] = field(default_factory=dict)
     _rooms: Rooms = field(init=False)
@@ -173,17 +190,28 @@ class Searcher:
     def together(
         self, searches: Iterable[Searching[_T]], moved: Callable[[], None] | None = None
     ) -> list[_T]:
-        """Run searches side by side: what each has found; `moved` is called in between."""
+        """Run searches side by side: what each has found; `moved` is called in between.
+
+        When it is to stop, those that have begun end with what they have, others have nothing.
+        """
         under_way = dict(enumerate(searches))
+        begun: set[int] = set()
         found: dict[int, _T] = {}
         while under_way:
             needs: list[Need] = []
             for i, search in list(under_way.items()):
+                self.stopped = self.stopped or self.stop()
+                if self.stopped and i not in begun:
+                    del under_way[i]
+                    continue
                 try:
-                    needs.append(next(search))
+                    needs.append(search.throw(SearchStopped()) if self.stopped else next(search))
+                    begun.add(i)
                 except StopIteration as end:
                     found[i] = end.value
                     del under_way[i]
+            if self.stopped:
+                continue
             if moved is not None:
                 moved()
             self.bounds.ask(c for need in needs for c in need.bounds)
@@ -225,7 +253,7 @@ class Searcher:
         heapq.heapify(heap)
         best: Simulated | None = None
         lowest = below
-        while heap:
+        while heap and not self.stopped:
             bounded, _, how, candidate = heapq.heappop(heap)
             if bounded >= lowest:
                 tally.ruled_out += len(heap) + 1
@@ -236,7 +264,10 @@ class Searcher:
                 continue
             if how == _ALONE and not self.bounds.known(candidate):
                 near = [one[-1] for one in heapq.nsmallest(_AHEAD, heap) if one[2] == _ALONE]
-                yield Need(bounds=(candidate, *near))
+                try:
+                    yield Need(bounds=(candidate, *near))
+                except SearchStopped:
+                    break
             better = self._better(candidate, how)
             if better is not None:
                 if allowed(better):
@@ -250,7 +281,10 @@ class Searcher:
                 tally.at_risk += room == "at risk"
                 tally.too_large += room == "too large"
                 continue
-            yield Need(plans=(candidate,))
+            try:
+                yield Need(plans=(candidate,))
+            except SearchStopped:
+                break
             plan = self.plan(candidate)
             tally.simulated += 1
             self._learn(plan)

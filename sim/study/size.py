@@ -20,7 +20,7 @@ from sim.study.layouts import LAYOUT
 from sim.study.machines import SETUP_S, Machine, MachineFilter, machines, set_up
 from sim.study.phases import PhasePlan, light_phases
 from sim.study.room import RISK
-from sim.study.search import Counts, Searcher
+from sim.study.search import Counts, Searcher, Stop, never
 from sim.study.sized import Beside, Contender, SizeReport
 from sim.study.target import Target
 
@@ -46,6 +46,7 @@ def size(
     tuned: bool = True,
     searcher: Searcher | None = None,
     progress: Progress | None = None,
+    stop: Stop = never,
 ) -> SizeReport:
     """Search the catalogue for the best cluster.
 
@@ -84,6 +85,8 @@ def size(
         Shares its simulations with other searches.
     progress : callable, optional
         Called with (plans decided, plans in all).
+    stop : callable
+        Whether to end with the best so far; asked between simulations.
 
     Returns
     -------
@@ -115,6 +118,7 @@ def size(
         tuned, frozenset(s.partition("=")[0].strip() for s in given),
     )  # fmt: skip
     search, tally = searcher or Searcher(risk), Counts()
+    search.stop, search.stopped = stop, False
     phases, target = _phases(job, found, bases, target)
     taking_part = [(i, m) for i, m in enumerate(found) if i in bases]
     contest = Contest(search, space, target)
@@ -130,13 +134,16 @@ def size(
     if winner is not None:
         contenders = [broken_even(c, winner) for c in contenders]
         base = bases[found.index(winner.candidate.machine)]
-        fewer, more = search.together(contest.neighbour(winner, base, step) for step in (-1, +1))
-        if space.layouts:
+        if not search.stopped:
+            around = (contest.neighbour(winner, base, step) for step in (-1, +1))
+            fewer, more = search.together(around)
+        if space.layouts and not search.stopped:
             next_to = contest.beside(winner, base)
     return SizeReport(
         target, job.name, batch, assumed, tuple(contenders), tally, tuple(left_out), fewer, more,
         time.perf_counter() - began, search.risk, space.most_gpus,
-        gpus is not None, tuple(phases), tuple(next_to),
+        gpus is not None, tuple(phases), tuple(next_to), search.stopped,
+        len(taking_part) - len(contenders),
     )  # fmt: skip
 
 

@@ -34,6 +34,8 @@ class Contender(Section):
         A plan of more GPUs that is better by less than the slack.
     break_even_usd : float or None
         Price per GPU-hour at which its plan would cost as much as the winner's. [USD/h]
+    unfinished : bool
+        The search was stopped before it was known that no other plan is better.
     """
 
     machine: Machine
@@ -42,6 +44,7 @@ class Contender(Section):
     likeliest: Candidate | None = None
     cheaper: Simulated | None = None
     break_even_usd: float | None = None
+    unfinished: bool = False
 
     @property
     def doubt(self) -> str:
@@ -68,6 +71,7 @@ class Contender(Section):
             "fit_probability": self.fit_probability,
             "cheaper": self.cheaper,
             "break_even_usd_per_gpu_hour": self.break_even_usd,
+            "unfinished": self.unfinished,
         }
 
 
@@ -135,6 +139,10 @@ class SizeReport(Document):
         Where layouts were searched: those next to the winner's.
     phases : tuple of PhasePlan
         Other phases of the job, each on a machine of its own.
+    stopped : bool
+        The search was stopped: what there is is the best so far.
+    not_begun : int
+        Machines that it had not come to by then.
     """
 
     schema: ClassVar[str] = SCHEMAS["size"]
@@ -154,6 +162,8 @@ class SizeReport(Document):
     exact: bool = False
     phases: tuple[PhasePlan, ...] = ()
     beside: tuple[Beside, ...] = ()
+    stopped: bool = False
+    not_begun: int = 0
 
     def content(self) -> dict[str, Any]:
         """Target, counts of the search, winner and contenders."""
@@ -170,6 +180,7 @@ class SizeReport(Document):
             "fewer": self.fewer,
             "more": self.more,
             "left_out": self.left_out,
+            "stopped": self.stopped,
         }
 
     def records(self) -> Sequence[Mapping[str, Any]]:

@@ -247,3 +247,30 @@ def test_replicas_stop_on_ctrl_c():
         _, err = child.communicate(timeout=60)
     assert child.returncode == 130
     assert err == "\ninterrupted\n"
+
+
+def test_a_search_ends_on_ctrl_c_with_what_it_found():
+    code = (
+        "from sim.study.search import Searcher\n"
+        "once = Searcher.plan\n"
+        "def plan(*a):\n    print('ready', flush=True)\n    return once(*a)\n"
+        "Searcher.plan = plan\n"
+        "together = Searcher.together\n"
+        "import time\n"
+        "def slow(self, searches, moved=None):\n"
+        "    return together(self, searches, lambda: time.sleep(0.3))\n"
+        "Searcher.together = slow\n"
+        "from sim.cli import main\nmain()"
+    )
+    arguments = ("size", "llama3-8b-sft", "--topology", "dgx-h100", "--max-gpus", "64")
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as child:  # fmt: skip
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert err == "ending with what was found; Ctrl-C again ends at once\n"
+    assert "the best so far, others may be better" in " ".join(out.split())
+    assert "-> " in out

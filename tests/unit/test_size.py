@@ -142,6 +142,32 @@ def test_searches_side_by_side_find_what_each_finds_alone():
         assert contender.content()["plan"].content() == alone.content()["plan"].content()
 
 
+def test_a_search_that_is_stopped_keeps_the_best_so_far(monkeypatch):
+    """Stopped after its third plan: an answer on one machine, none is said of the other."""
+    once, simulated = Searcher.plan, []
+
+    def plan(self, candidate):
+        simulated.append(candidate)
+        return once(self, candidate)
+
+    monkeypatch.setattr(Searcher, "plan", plan)
+    found = size(JOB, Target("cost"), topologies=["dgx-h100", A100], most_gpus=16, global_batch=32,
+                 stop=lambda: len(simulated) > 2)  # fmt: skip
+    assert found.stopped
+    assert found.winner.candidate in simulated
+    assert (found.fewer, found.more, found.not_begun) == (None, None, 0)
+    assert found.tally.decided < found.tally.considered
+    said = told(view(found))
+    decided = f"Stopped when {found.tally.decided:,} of {found.tally.considered:,} plans were"
+    assert decided in said
+    assert "others may be better" in said
+    assert not any(c.likeliest for c in found.contenders)  # nothing is said not to fit
+    nothing = size(JOB, Target("cost"), topologies=[A100], most_gpus=16, global_batch=32,
+                   stop=lambda: True)  # fmt: skip
+    assert (nothing.winner, nothing.not_begun) == (None, 1)
+    assert "Nothing was found yet" in told(view(nothing))
+
+
 def test_a_search_tells_how_far_it_is():
     told = []
     found = size(JOB, Target("cost"), topologies=["dgx-h100", A100], most_gpus=16, global_batch=32,
