@@ -15,6 +15,7 @@ from sim.inputs.workload import Workload
 from sim.mesh import Groups, Mesh, Pairs
 from sim.strategies.activation_copies import ActivationCopies
 from sim.strategies.exchanges import groups_within, player
+from sim.strategies.fsdp2_gradients import PRE_BACKWARD, GradientReducer
 from sim.strategies.fsdp2_layout import (
     Fsdp2Layout,
     Fsdp2Piece,
@@ -29,7 +30,7 @@ from sim.strategies.units import EXPERT_SHARD, SHARD, Unit, dtypes
 from sim.units import DTYPE_BYTES
 
 SHARDED, POST_FORWARD, UNSHARDED = range(3)
-FORWARD, PRE_BACKWARD = "forward", "backward"
+FORWARD = "forward"
 
 
 def groups_of(workload: Workload, mesh: Mesh) -> dict[str, Groups | Pairs]:
@@ -72,7 +73,6 @@ class Hooks:
         self.workload, self.mesh = workload, mesh
         shard = mesh.size("fsdp")
         self.ranks = {SHARD: shard, EXPERT_SHARD: mesh.efsdp}  # that share a unit, by its group
-        self.replicate = mesh.dp_replicate
         self.types = dtypes(workload)
         self.layout, self.units, self.blocks = layout, layout.units, blocks
         self.head = max(blocks)  # the last block
@@ -83,23 +83,17 @@ class Hooks:
         self.keeps = value is False or (not isinstance(value, bool) and value == 1)
         self.recorder, self.memory = recorder, memory
         self.folding = folding or Folding(recorder, 0, 0)
-        self.scatters_apart = ".reduce_scatter" * knobs.separate_reduce_scatter_group
         self.offload = knobs.offload != "none"
         n = len(layout.units)
         self.state = [SHARDED] * n
         self.gathered: list[Event | None] = [None] * n  # pending all-gather
         self.resharded: list[Event] = [()] * n
         self.held: Event = ()  # copy-out whose buffer the next forward copy-out frees
-        self.scatters: list[Event] = []  # reduce-scatters whose input is retained
-        self.reduced: dict[str, Event] = {}  # last post-reduce event by stream
         self.order: list[int] = []  # post-forward order
         self.indices: list[list[int]] = [[] for _ in range(n)]
         self.done = [False] * n  # post-backward has run
-        self.accumulated = [False] * n  # holds an unsharded gradient
-        self.partial = [False] * n  # HSDP: holds a reduced, not yet all-reduced gradient
-        self.has_grad = [False] * n  # sharded gradient exists from an earlier micro-step
-        self.offloaded: list[list[Event]] = [[] for _ in range(n)]
-        self.reduce_grads = self.all_reduce_grads = self.reshard_after_backward = True
+        self.reduce_grads = self.reshard_after_backward = True
+        self.gradients = GradientReducer(knobs, mesh, self.types, self.units, self.ranks, recorder)
         self.forward_targets, self.backward_targets = prefetch_targets(knobs, layout)
 
     def own(self, units: Iterable[Unit]) -> None:
@@ -114,13 +108,13 @@ class Hooks:
         """All micro-steps of one optimizer step, then clipping and the optimizer."""
         r, knobs = self.recorder, self.knobs
         micro_steps = self.workload.gradient_accumulation
-        self.has_grad = [False] * len(self.units)
+        self.gradients.forget()
         self.memory.start()
         for micro in range(micro_steps):
             r.start(micro)
             last = micro == micro_steps - 1
             self.reduce_grads = last or knobs.gradient_sync == "every"
-            self.all_reduce_grads = last or knobs.requires_all_reduce == "every"
+            self.gradients.all_reduce = last or knobs.requires_all_reduce == "every"
             self.reshard_after_backward = last or knobs.reshard_after_backward
             self.memory.forward(sync=self.reduce_grads, accumulating=micro > 0)
             self.forward()
@@ -334,97 +328,11 @@ class Hooks:
         u, r = self.units[unit], self.recorder
         r.call("fsdp2.post_backward")
         r.call_times("fsdp2.tensor", u.tensors)
-        self.accumulate(unit, keep=not self.reduce_grads)
+        self.gradients.accumulate(unit, keep=not self.reduce_grads)
         if self.reshard_after_backward:
             self.state[unit] = SHARDED
         if self.reduce_grads:
-            self.reduce(unit)
-
-    def accumulate(self, unit: int, keep: bool) -> None:
-        """Add new gradients to earlier ones of the reduce dtype; `keep` the first ones so."""
-        u, r = self.units[unit], self.recorder
-        width, wide = DTYPE_BYTES[self.types.compute], DTYPE_BYTES[self.types.reduce]
-        if not u.grad_numel:
-            return
-        if self.accumulated[unit]:
-            traffic = u.grad_numel * (width + 2 * wide)
-            r.kernel("compute", "accumulate", PRE_BACKWARD, traffic, u.name, u.block)
-        elif keep:
-            self.accumulated[unit] = True
-            if wide != width:
-                traffic = u.grad_numel * (width + wide)
-                r.kernel("compute", "upcast", PRE_BACKWARD, traffic, u.name, u.block)
-
-    def reduce(self, unit: int) -> None:
-        """Sum what tensor-parallel ranks have parts of, copy in, reduce-scatter."""
-        r, knobs, grads = self.recorder, self.knobs, self.units[unit].grad_numel > 0
-        width, wide = DTYPE_BYTES[self.types.compute], DTYPE_BYTES[self.types.reduce]
-        if grads:
-            self._sum_partial(unit, wide if self.accumulated[unit] else width)
-        while len(self.scatters) >= knobs.reduce_scatter_max_input_buffers:
-            r.wait("compute", self.scatters.pop(0))
-        if grads:
-            self._reduce(unit, width if not self.accumulated[unit] else wide)
-            self.accumulated[unit] = False
-
-    def _sum_partial(self, unit: int, grad_bytes: float) -> None:
-        """Gradients that each tensor-parallel rank has a part of are summed, one by one."""
-        if self.mesh.tp == 1:
-            return
-        u, r = self.units[unit], self.recorder
-        dtype = self.types.reduce if self.accumulated[unit] else self.types.compute
-        for numel in u.partial:
-            size = numel * grad_bytes
-            r.collective(
-                "compute", "all_reduce", PRE_BACKWARD, "tensor", size, size, dtype, u.name, u.block
-            )
-
-    def _reduce(self, unit: int, grad_bytes: float) -> None:
-        u, r, types = self.units[unit], self.recorder, self.types
-        wide = DTYPE_BYTES[types.reduce]
-        r.call("fsdp2.reduce")
-        bytes_in = u.grad_numel * wide
-        ranks = self.ranks[u.over]
-        bytes_out = bytes_in / ranks
-        r.kernel(
-            "compute", "reduce_scatter_copy_in", PRE_BACKWARD, u.grad_numel * (grad_bytes + wide),
-            u.name, u.block,
-        )  # fmt: skip
-        stream = "reduce_scatter"
-        r.wait_stream(stream, "compute")
-        scaled = types.reduce == "fp16"  # NCCL's own average could overflow
-        if scaled:
-            r.kernel(stream, "predivide", PRE_BACKWARD, 2 * bytes_in, u.name, u.block)
-        if ranks > 1:
-            r.collective(
-                stream, "reduce_scatter", PRE_BACKWARD, u.over, bytes_in, bytes_out,
-                types.reduce, u.name, u.block, comm=u.over + self.scatters_apart,
-            )  # fmt: skip
-        else:
-            r.kernel(stream, "copy", PRE_BACKWARD, 2 * bytes_in, u.name, u.block)
-        scattered = r.record(stream)
-        if self.replicate > 1:
-            if not self.all_reduce_grads:
-                if self.partial[unit]:
-                    r.kernel(stream, "accumulate", PRE_BACKWARD, 3 * bytes_out, u.name, u.block)
-                self.partial[unit] = True
-                self.reduced[stream] = r.record(stream)
-                self.scatters.append(scattered)
-                return
-            if self.partial[unit]:
-                r.kernel(stream, "accumulate", PRE_BACKWARD, 3 * bytes_out, u.name, u.block)
-                self.partial[unit] = False
-            r.wait_stream("all_reduce", stream)
-            stream = "all_reduce"
-            r.collective(
-                stream, "all_reduce", PRE_BACKWARD, "replicate", bytes_out, bytes_out,
-                types.reduce, u.name, u.block,
-            )  # fmt: skip
-        if scaled:
-            r.kernel(stream, "postdivide", PRE_BACKWARD, 2 * bytes_out, u.name, u.block)
-        self._store(unit, stream, bytes_out)
-        self.reduced[stream] = r.record(stream)
-        self.scatters.append(scattered)
+            self.gradients.reduce(unit)
 
     def _load(self, size: float, phase: str, u: Unit) -> None:
         """Offloaded weights to the GPU; of pageable memory the copy returns when it is done."""
@@ -433,42 +341,17 @@ class Hooks:
         if not self.knobs.pin_memory:
             r.host_sync(r.record("copy_in"))
 
-    def _store(self, unit: int, stream: str, reduced_bytes: float) -> None:
-        """Cast the reduced gradient, send it to the host or add it to an earlier one."""
-        u, r, types = self.units[unit], self.recorder, self.types
-        stored = u.grad_numel / self.ranks[u.over] * DTYPE_BYTES[types.master]
-        if types.reduce != types.master:
-            r.kernel(stream, "cast", PRE_BACKWARD, reduced_bytes + stored, u.name, u.block)
-        if self.offload:
-            r.kernel(stream, "d2h", PRE_BACKWARD, stored, u.name, u.block)
-            if self.has_grad[unit] or not self.knobs.pin_memory:
-                r.host_sync(r.record(stream))
-            if self.has_grad[unit]:
-                r.host("accumulate", PRE_BACKWARD, 3 * stored)
-            elif self.knobs.pin_memory:
-                self.offloaded[unit].append(r.record(stream))
-        elif self.has_grad[unit]:
-            r.kernel(stream, "accumulate", PRE_BACKWARD, 3 * stored, u.name, u.block)
-        self.has_grad[unit] = True
-
     def final_callback(self) -> None:
         """End of the backward graph: what no autograd hook has reduced, and the last waits."""
         r = self.recorder
         for unit in range(len(self.units)):
             if not self.done[unit]:
                 self.post_backward(unit)
-            for event in self.reduced.values():
-                r.wait("compute", event)
-            self.reduced.clear()
-            for event in self.offloaded[unit]:
-                r.host_sync(event)
-            self.offloaded[unit].clear()
+            self.gradients.join(unit)
             pending = self.gathered[unit]
             if pending is not None:
                 r.wait("compute", pending)
                 self.gathered[unit] = None
             self.indices[unit].clear()
         self.order.clear()
-        for event in self.scatters:
-            r.wait("compute", event)
-        self.scatters.clear()
+        self.gradients.drop_inputs()

@@ -17,7 +17,8 @@ from sim.blocks.modules import Module
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies import terms as t
-from sim.strategies.fsdp2 import PRE_BACKWARD, UNSHARDED, Hooks
+from sim.strategies.fsdp2 import UNSHARDED, Hooks
+from sim.strategies.fsdp2_gradients import PRE_BACKWARD
 from sim.strategies.fsdp_memory import FsdpMemory, UnitBytes
 from sim.strategies.plan import Recorder
 from sim.strategies.tail import clip_and_step
@@ -54,10 +55,10 @@ class Plain(Hooks):
         """A later micro-step's gradients are added to the first one's."""
         self.done[unit] = True
         u, r = self.units[unit], self.recorder
-        if self.has_grad[unit]:
+        if self.gradients.has_grad[unit]:
             traffic = 3.0 * u.grad_numel * DTYPE_BYTES[self.types.compute]
             r.kernel("compute", "accumulate", PRE_BACKWARD, traffic, u.name, u.block)
-        self.has_grad[unit] = True
+        self.gradients.has_grad[unit] = True
 
     def finish(self, update_bytes: float) -> None:
         """Norm of the gradients and optimizer, each of which sums what ranks have parts of."""

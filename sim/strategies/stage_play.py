@@ -18,7 +18,8 @@ from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.pipeline.schedules import SCHEDULES
 from sim.strategies.fsdp2 import FORWARD as FORWARD_PHASE
-from sim.strategies.fsdp2 import PRE_BACKWARD, SHARDED, UNSHARDED, Hooks, groups_of
+from sim.strategies.fsdp2 import SHARDED, UNSHARDED, Hooks, groups_of
+from sim.strategies.fsdp2_gradients import PRE_BACKWARD
 from sim.strategies.fsdp2_layout import Fsdp2Piece, lay_out, part_of
 from sim.strategies.pipeline_play import PipelineRank
 from sim.strategies.plan import Plan, Recorder
@@ -86,12 +87,12 @@ class _StageHooks(Hooks):
 
     def condition(self) -> Hashable | None:
         """Once all is gathered, ops differ by which gradients are there."""
-        under_way = self.held or self.scatters or self.reduced or any(self.offloaded) or self.copies
+        under_way = self.held or self.gradients.under_way or self.copies
         if under_way or any(event is not None for event in self.gathered):
             return None
         if any(state != UNSHARDED for state in self.state):
             return None
-        return tuple(self.accumulated), len(self.memory.kept)
+        return tuple(self.gradients.accumulated), len(self.memory.kept)
 
     def skip(self, kind: str) -> None:
         """Nothing: what is whole already is looked for in no order."""
@@ -147,7 +148,7 @@ class _StageHooks(Hooks):
                 self.compute("recompute", PRE_BACKWARD, piece, again=inputs)
             self.compute(name, PRE_BACKWARD, piece, again=inputs)
             for group in () if inputs else layout.groups(piece.unit):
-                self.accumulate(group, keep=True)
+                self.gradients.accumulate(group, keep=True)
         self.memory.done()
 
     def _repeats(self, name: str, piece: Fsdp2Piece) -> int:
@@ -160,7 +161,7 @@ class _StageHooks(Hooks):
         """Gradients of all units, in module order; then compute waits for them."""
         for unit in range(len(self.units)):
             self.state[unit] = SHARDED
-            self.reduce(unit)
+            self.gradients.reduce(unit)
             if self.units[unit].over == SHARD:
                 self.memory.reduced(self.units[unit].block)
             self.done[unit] = True
