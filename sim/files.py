@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -59,21 +59,18 @@ def hidden(path: Path) -> bool:
 
 def is_file(path: Path) -> bool:
     """Whether there is such a file; a name that no file can have is none."""
-    try:
-        if hidden(path):
-            return False
-        return path.is_file()
-    except (OSError, ValueError):  # too long, or with a NUL
-        return False
+    return _is(path, Path.is_file)
 
 
 def is_folder(path: Path) -> bool:
     """Whether there is such a folder; as `is_file`."""
+    return _is(path, Path.is_dir)
+
+
+def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
     try:
-        if hidden(path):
-            return False
-        return path.is_dir()
-    except (OSError, ValueError):
+        return not hidden(path) and kind(path)
+    except (OSError, ValueError):  # too long, or with a NUL
         return False
 
 

@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,6 +136,16 @@ def tell(text: str) -> None:
 def _silence() -> None:
     """Let what waits in the buffer go nowhere at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def plots_written(drawn: Mapping[str, str], folder: Path | None, output: Path | None) -> str:
+    """Write pictures, SVG by name, where a folder is named; that folder as `output` links it."""
+    if folder is None or not drawn:
+        return ""
+    make_folder(folder)
+    for name, svg in drawn.items():
+        write_whole(folder / f"{name}.svg", svg)
+    return os.path.relpath(folder, output.parent if output else ".")
 
 
 def written(path: Path, text: str, force: bool = False) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from sim.commands.options import FORMS, printed, reported
-from sim.commands.output import show, write_page
-from sim.files import make_folder, write_whole
+from sim.commands.output import plots_written, show, write_page
 
 
 @click.command("study")
@@ -38,12 +36,6 @@ def command(
     with progress_bar("cases") as progress:
         answers = sim.run_study(study, progress=progress)
     drawn = plots_of(answers)
-    link = ""
-    if plots is not None:
-        make_folder(plots)
-        for name, svg in drawn.items():
-            write_whole(plots / f"{name}.svg", svg)
-        link = os.path.relpath(plots, output.parent if output else ".")
-    said = view(answers, drawn, link)
+    said = view(answers, drawn, plots_written(drawn, plots, output))
     show(said, form, output)
     write_page(report, said)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from sim.commands.options import FORMS, printed, reported
-from sim.commands.output import show, write_page
-from sim.files import make_folder, write_whole
+from sim.commands.output import plots_written, show, write_page
 
 
 @click.command("validate")
@@ -46,13 +44,8 @@ def command(
 
     found = sim.validate(what, cross_validate=cross)
     drawn: dict[str, str] = {}
-    link = ""
     if (plots or report) and found.training is not None:
         drawn = plots_of(found.training.complete)
-    if plots is not None and drawn:
-        make_folder(plots)
-        for name, svg in drawn.items():
-            write_whole(plots / f"{name}.svg", svg)
-        link = os.path.relpath(plots, output.parent if output else ".")
+    link = plots_written(drawn, plots, output)
     show(view(found, misses, drawn if plots else {}, link), form, output)
     write_page(report, view(found, misses, drawn, link))

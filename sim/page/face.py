@@ -95,15 +95,17 @@ class Plot:
         InputError
             Another suffix.
         """
+        from sim.documents import plain
         from sim.errors import InputError
         from sim.files import write_whole
-        from sim.page.render import csv_of
+        from sim.report.formats.csv import csv_of
 
         kind = Path(path).suffix.lower()
         if kind not in (".svg", ".csv"):
             message = f"{kind or 'no suffix'!r} is neither .svg nor .csv"
             raise InputError.single(str(path), message)
-        write_whole(Path(path), self.svg if kind == ".svg" else csv_of(self.charts[0].rows))
+        rows = plain(list(self.charts[0].rows))
+        write_whole(Path(path), self.svg if kind == ".svg" else csv_of(rows))
         return Path(path)
 
     def _repr_html_(self) -> str:

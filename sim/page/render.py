@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from importlib.resources import files
-from typing import Any
 
 from sim.documents import Headline, plain
 from sim.page.charts.canvas import NARROW, WIDE, Chart
 from sim.page.model import Dossier, Folded, PageSection, Piece, TextSource, Tiles
 from sim.page.sections import sections
-from sim.report.formats.csv import flat
+from sim.report.formats.csv import csv_of
 from sim.report.formats.html import part_html
 
 #: the pattern of exposed communication, once a page
@@ -142,7 +139,7 @@ def _unbroken(text: str) -> str:
 
 def chart_html(chart: Chart) -> Iterator[str]:
     """A figure: the drawing for either width, what its colours mean, its numbers to save."""
-    table = _saved(csv_of(chart.rows), f"{chart.name}.csv", "text/csv", "CSV",
+    table = _saved(csv_of(plain(list(chart.rows))), f"{chart.name}.csv", "text/csv", "CSV",
                    f"{chart.title}: save as CSV")  # fmt: skip
     yield f'<figure data-name="{escape(chart.name)}"><figcaption><span>{escape(chart.title)}</span>'
     yield f'<span class="tools">{table}</span></figcaption>'
@@ -177,14 +174,3 @@ def charts_html(charts: Sequence[Chart]) -> str:
     )
     style = f"width: 100%; height: {min(30 * len(charts), 60)}rem; border: 0"
     return f'<iframe title="charts" style="{style}" srcdoc="{escape(page)}"></iframe>'
-
-
-def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as comma-separated values, numbers in full."""
-    found = [flat(row) for row in plain(list(rows))]
-    names = list(dict.fromkeys(name for row in found for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    return text.getvalue()

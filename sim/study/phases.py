@@ -105,10 +105,7 @@ def _preprocess(workload: Workload, phase: Phase, machines: Sequence[Machine]) -
     rate = workload.data.preprocess_tokens_per_s_per_worker
     if phase.price_per_hour is not None:
         seconds = tokens / (rate * phase.cores)
-        cost = phase.price_per_hour * seconds / HOUR_S
-        return [
-            PhasePlan(phase.name, phase.kind, "your own", f"{phase.cores} cores", seconds, cost)
-        ]
+        return [_on("your own", f"{phase.cores} cores", phase, seconds, phase.price_per_hour)]
     options = []
     for machine in machines:
         node, hourly = machine.topology.node, _hourly(machine)
@@ -116,12 +113,7 @@ def _preprocess(workload: Workload, phase: Phase, machines: Sequence[Machine]) -
             continue
         cores = min(phase.cores, node.cpu.cores)
         seconds = tokens / (rate * cores)
-        options.append(
-            PhasePlan(
-                phase.name, phase.kind, machine.name, f"{cores} cores", seconds,
-                hourly * seconds / HOUR_S,
-            )
-        )  # fmt: skip
+        options.append(_on(machine.name, f"{cores} cores", phase, seconds, hourly))
     return options
 
 
@@ -142,20 +134,17 @@ def _evaluate(
             continue
         key = (node.gpu, node.gpus)
         if key not in speeds:
-            job = (
-                bases[i]
-                .loaded()
-                .workload.model_copy(update={"gradient_accumulation": 1, "global_batch": None})
-            )
+            alone = {"gradient_accumulation": 1, "global_batch": None}
+            job = bases[i].loaded().workload.model_copy(update=alone)
             speeds[key] = forward_s(job, node.gpu) / batch_on(job, node.gpus).tokens
-        seconds = tokens * speeds[key]
-        options.append(
-            PhasePlan(
-                phase.name, phase.kind, machine.name, f"{node.gpus} {node.gpu.name}", seconds,
-                hourly * seconds / HOUR_S,
-            )
-        )  # fmt: skip
+        what = f"{node.gpus} {node.gpu.name}"
+        options.append(_on(machine.name, what, phase, tokens * speeds[key], hourly))
     return options
+
+
+def _on(machine: str, detail: str, phase: Phase, seconds: float, hourly_usd: float) -> PhasePlan:
+    cost = hourly_usd * seconds / HOUR_S
+    return PhasePlan(phase.name, phase.kind, machine, detail, seconds, cost)
 
 
 def _hourly(machine: Machine) -> float | None:

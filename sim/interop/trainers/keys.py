@@ -145,15 +145,13 @@ class Keys:
 
     def put_count(self, key: str, *names: str, default: int | None = None) -> None:
         """Take a whole number as it is; else the trainer's default, where it has one."""
-        value = self.count(*names)
-        if value is not None:
-            self.put(key, value, *names)
-        if default is not None:
-            self.suppose(key, default)
+        self._put_or(key, self.count(*names), names, default)
 
     def put_flag(self, key: str, *names: str, default: bool | None = None) -> None:
         """Take true or false as it is, as `put_count`."""
-        value = self.flag(*names)
+        self._put_or(key, self.flag(*names), names, default)
+
+    def _put_or(self, key: str, value: Any, names: tuple[str, ...], default: Any) -> None:
         if value is not None:
             self.put(key, value, *names)
         if default is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sim.documents import plain
@@ -13,13 +13,18 @@ from sim.report.view import View
 
 def render(view: View) -> str:
     """Comma-separated values: a line of keys, then a line a row, what the notes say last."""
-    rows = [flat(row) for row in view.noted(plain(list(view.document.records())))]
-    names = dict.fromkeys(name for row in rows for name in row)
+    return csv_of(view.noted(plain(list(view.document.records())))).rstrip("\n")
+
+
+def csv_of(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A line of keys, then a line a row, numbers in full."""
+    found = [flat(row) for row in rows]
+    names = dict.fromkeys(name for row in found for name in row)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(names), restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().rstrip("\n")
+    writer.writerows(found)
+    return text.getvalue()
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, str]:
