@@ -1,5 +1,6 @@
 """The face: every verb is a function of `sim`, and gives what the command line prints as JSON."""
 
+import importlib
 import inspect
 import json
 import subprocess
@@ -151,6 +152,15 @@ def test_every_verb_is_a_public_function():
         assert function.__doc__ is not None
         annotation = inspect.signature(function).return_annotation
         assert annotation not in ("None", inspect.Signature.empty)
+
+
+def test_type_checkers_see_what_is_given_out():
+    """They take every public function of the face; the table of `sim` has them one by one."""
+    homes = {name: module for name, module in sim._HOMES.items() if module.startswith("sim.api.")}
+    for module in set(homes.values()):
+        found = inspect.getmembers(importlib.import_module(module), inspect.isfunction)
+        own = {n for n, f in found if f.__module__ == module and not n.startswith("_")}
+        assert own == {name for name, home in homes.items() if home == module}
 
 
 def test_the_page_has_an_example_of_each():
