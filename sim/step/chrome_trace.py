@@ -23,7 +23,8 @@ from sim.lowering.parts import CATEGORIES
 from sim.program import Timeline
 from sim.step.breakdown import Breakdown
 from sim.step.critical import critical_path
-from sim.step.run import StepOutcome, run_step
+from sim.step.outcome import StepOutcome
+from sim.step.run import run_step
 from sim.step.trace_collectives import collective_rows, wires
 from sim.step.trace_events import event
 from sim.step.trace_marks import marks

@@ -24,7 +24,7 @@ from sim.blocks.parameters import tree_of
 from sim.inputs.workload import Workload
 from sim.lowering.lower import RankView
 from sim.memory.ledger import quantities
-from sim.step.run import StepOutcome
+from sim.step.outcome import StepOutcome
 from sim.step.spans import starts_of
 from sim.strategies.columns import columns_of
 from sim.strategies.plan import Plan

@@ -24,7 +24,8 @@ from sim.memory.report import MemoryReport, memory
 from sim.program import Timeline
 from sim.step.critical import critical_path
 from sim.step.intervals import F8, gaps, union
-from sim.step.run import StepOutcome, run_step
+from sim.step.outcome import StepOutcome
+from sim.step.run import run_step
 from sim.step.variation import Variation
 from sim.strategies.plan import Plan
 from sim.strategies.terms import TERMS

@@ -18,7 +18,8 @@ from sim.inputs.workload import Workload
 from sim.lowering.lower import RankView
 from sim.pipeline.actions import BACKWARD, FORWARD, INPUT, WEIGHT
 from sim.pipeline.schedules import SCHEDULES
-from sim.step.run import StepOutcome, run_step
+from sim.step.outcome import StepOutcome
+from sim.step.run import run_step
 from sim.strategies.plan import SEGMENT
 
 #: names of segments -> action of the schedule; a recompute belongs to what follows it

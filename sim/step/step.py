@@ -36,9 +36,10 @@ from sim.step.depth import (
     settled,
 )
 from sim.step.intervals import F8
+from sim.step.outcome import Ran
 from sim.step.pressure import with_retries
 from sim.step.rhythm import MICRO_STEPS
-from sim.step.run import Ran, StepJob, run_replicas, run_together
+from sim.step.run import StepJob, run_replicas, run_together
 from sim.step.variation import Progress, Variation
 from sim.step.waiting import WaitingGroup, summed, waiting, waiting_in_windows
 from sim.strategies import micro_steps_apart

@@ -8,7 +8,7 @@ from typing import Any
 from sim.cost.collectives import CollectiveCost
 from sim.cost.nccl.algorithms import algorithm_named
 from sim.lowering.lower import RankView
-from sim.step.run import StepOutcome
+from sim.step.outcome import StepOutcome
 from sim.step.trace_events import event, lanes_of
 from sim.strategies.plan import COLLECTIVE, PlanOp
 from sim.units import DTYPE_BYTES

@@ -9,7 +9,7 @@ import numpy as np
 
 from sim.inputs.workload import Workload
 from sim.lowering.lower import RankView
-from sim.step.run import StepOutcome
+from sim.step.outcome import StepOutcome
 from sim.step.spans import critical_stretches, exposed_stretches, held_bytes, tracks_of
 from sim.step.trace_events import event, instant, lanes_of, meta
 from sim.strategies.plan import COLLECTIVE

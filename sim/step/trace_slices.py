@@ -12,7 +12,7 @@ from sim.inputs.workload import Workload
 from sim.lowering.lower import Lowered
 from sim.lowering.parts import CATEGORIES
 from sim.lowering.pricing import segment_kernels
-from sim.step.run import StepOutcome
+from sim.step.outcome import StepOutcome
 from sim.step.stages import stage_runs
 from sim.step.trace_events import event, lanes_of, meta
 from sim.strategies.plan import SEGMENT, Plan, runs

@@ -19,7 +19,7 @@ from sim.lowering.parts import CATEGORIES, I8
 from sim.program import Timeline
 from sim.records import dataclass
 from sim.step.intervals import F8, Coverage, between
-from sim.step.run import StepOutcome
+from sim.step.outcome import StepOutcome
 
 _COLLECTIVE = CATEGORIES.index("collective")
 

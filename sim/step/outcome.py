@@ -1,0 +1,169 @@
+"""What a simulated step is measured to be: its windows and their breakdowns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.lowering.costs import Priced
+from sim.lowering.crowd import Gathering
+from sim.lowering.lower import Lowered, RankView
+from sim.program import Timeline
+from sim.records import dataclass
+from sim.step.breakdown import Breakdown, measure
+from sim.step.overlap import between_nodes
+from sim.step.ready import Ready
+from sim.step.rhythm import middle_of
+from sim.step.transfers import shared
+
+
+class Window(NamedTuple):
+    """A part of the simulated time, and how often it is to be counted. [s]"""
+
+    begin: float
+    finish: float
+    times: int
+
+
+class CrowdRun(NamedTuple):
+    """Ranks that share their columns, and when each one's ops ran."""
+
+    gathering: Gathering
+    timeline: Timeline
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """A simulated step.
+
+    Attributes
+    ----------
+    breakdown : Breakdown
+        Of the representative rank, the whole step with all its micro-steps.
+    lowered, timeline, priced
+        What was run, for traces and critical paths; of the simulated micro-steps. Of a crowd some
+        ranks only, and all that is on the wire.
+    windows : tuple of Window
+        Parts of the simulated time that make up the step: all of it, and the second, where there is
+        one, as often again as it stands for micro-steps that were left out.
+    middle : Breakdown or None
+        Of the second window, once.
+    repeats : int
+        Micro-steps that were left out.
+    crowd : CrowdRun or None
+        All ranks, where they are many.
+    """
+
+    breakdown: Breakdown
+    lowered: Lowered
+    timeline: Timeline
+    priced: Priced
+    windows: tuple[Window, ...]
+    middle: Breakdown | None = None
+    repeats: int = 0
+    crowd: CrowdRun | None = None
+
+    @property
+    def time_s(self) -> float:
+        """Duration of the optimizer step. [s]"""
+        return self.breakdown.time_s
+
+    @property
+    def ops(self) -> int:
+        """Ops of the program that was run. [1]"""
+        return self.crowd.gathering.crowd.ops if self.crowd else self.lowered.program.lane.size
+
+    def classes(self) -> Iterator[tuple[Lowered, Timeline, RankView]]:
+        """Every class of ranks: where its ops are, and when they ran."""
+        if self.crowd is not None:
+            yield from self.crowd.gathering.each(self.crowd.timeline)
+            return
+        for view in self.lowered.views:
+            yield self.lowered, self.timeline, view
+
+
+class Ran(NamedTuple):
+    """Steps that differ in numbers only, run together; or one."""
+
+    places: list[int]  # which of those that were asked for
+    lowered: Lowered  # a stack of them, or the one
+    timeline: Timeline
+    priced: list[Priced]
+    whole: list[Breakdown]
+    middle: list[Breakdown | None]
+    repeats: list[int]
+    windows: list[tuple[Window, ...]]
+
+    def outcome(self, i: int) -> StepOutcome:
+        """One of them by itself."""
+        return StepOutcome(
+            self.whole[i], self.lowered.row(i), self.timeline.row(i), self.priced[i],
+            self.windows[i], self.middle[i], self.repeats[i],
+        )  # fmt: skip
+
+
+def measured(
+    places: list[int], ready: Sequence[Ready], lowered: Lowered, timeline: Timeline,
+    windows: list[tuple[Window, ...]], causes: bool = True,
+) -> Ran:  # fmt: skip
+    """Measures of steps."""
+    views = lowered.views if lowered.program.stack else (lowered.slowest(timeline),)
+    inside = [[window[:2] for window in each] for each in windows]
+
+    def of(views: Sequence[RankView]) -> list[list[Breakdown]]:
+        far = [between_nodes(r.priced, view.plan) for r, view in zip(ready, views, strict=True)]
+        found = measure(lowered, timeline, views, inside, far)
+        for each, view, mine in zip(ready, views, found, strict=True):
+            usual = each.ranks.get(view.role)
+            if usual is not None:
+                for window in mine:
+                    window.split(usual.slowdown, usual.deviation)
+        return found
+
+    found = of(views)
+    for i, (view, moments, mine) in enumerate(zip(views, inside, found, strict=True)):
+        if not causes:
+            break
+        lost = shared(lowered.row(i), timeline.row(i), view, moments)
+        for window, transfers in zip(mine, lost, strict=True):
+            window.transfers = transfers
+    # beside a rank's, those of one on each other kind of GPU
+    kinds = {} if lowered.program.stack else {v.role.gpu.name: v for v in reversed(lowered.views)}
+    if len(kinds) > 1:
+        for name, view in kinds.items():
+            for window, its in zip(found[0], of([view])[0], strict=True):
+                window.by_gpu[name] = its.parts
+    for (whole, *middle), (_, *more) in zip(found, windows, strict=True):
+        if middle:
+            whole.add(middle[0], more[0].times)
+    middles = [each[1] if len(each) > 1 else None for each in found]
+    priced = [each.priced for each in ready]
+    wholes = [whole for whole, *_ in found]
+    repeats = [each.repeats for each in ready]
+    return Ran(places, lowered, timeline, priced, wholes, middles, repeats, windows)
+
+
+def windows_of(
+    ready: Sequence[Ready], lowered: Lowered, timeline: Timeline,
+    stretch: tuple[float, float] | None = None, end_s: float | None = None,
+) -> list[tuple[Window, ...]]:  # fmt: skip
+    """The whole of each step, and the micro-step in its middle where it repeats.
+
+    `stretch` is what stands for others of a pipeline, of one step; `end_s` when that ends, where
+    `timeline` does not tell. [s]
+    """
+    ends = timeline.end.max(axis=-1) if end_s is None else end_s
+    found: list[tuple[Window, ...]] = [
+        (Window(0.0, end, 1),) for end in np.atleast_1d(ends).tolist()
+    ]
+    if stretch is not None:
+        begin, finish = [stretch[0]], [stretch[1]]
+    elif any(each.repeats for each in ready):
+        middle = middle_of(lowered, timeline, lowered.slowest(timeline))
+        begin, finish = (np.atleast_1d(t).tolist() for t in middle)
+    for i, each in enumerate(ready):
+        if each.repeats:
+            found[i] += (Window(begin[i], finish[i], each.repeats // each.cycle),)
+    return found
