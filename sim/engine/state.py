@@ -259,7 +259,7 @@ def kinds(p: Program, free: B1, links: B1) -> I4:
     on = np.where(p.curve >= 0, p.curve_resource, np.int32(-1))
     # resources of a route as a number: one at most, or it is a route of its own
     lengths = np.diff(p.demand_ptr)
-    where = np.where(lengths == 0, -1, -2 - np.arange(lengths.size))
+    where = np.where(lengths == 0, -1, -2 - np.arange(lengths.size)).astype(np.int32)
     one = lengths == 1
     where[one] = p.demand_resource[p.demand_ptr[:-1][one]]
     at = where[p.route]

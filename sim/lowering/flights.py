@@ -51,20 +51,37 @@ def flights_of(
         What a plan's collective is on the wire; None if it is on none.
     """
     wires: list[Wire] = []
+    numbers: list[I8] = []  # of the kinds of each plan, which wire; -1 none
+    for plan in plans:
+        ops = _issued(plan).ops
+        numbers.append(np.full(len(ops), -1, dtype=np.int64))
+        for kind, op in enumerate(ops):
+            found = wire(plan, op)
+            if found is not None:
+                numbers[-1][kind] = len(wires)
+                wires.append(found)
+    key = (*map(id, plans), *stages, *(number.tobytes() for number in numbers))
+    known: dict[object, tuple[I8, I8, Sequence[Plan]]]
+    known = plans[0].derived.setdefault("flights", {})
+    if key not in known:
+        known.clear()
+        known[key] = *_flown(plans, stages, numbers), plans  # held, so that the ids stay theirs
+    of, ops_of, _ = known[key]
+    return Flights(tuple(wires), of, ops_of)
+
+
+def _flown(
+    plans: Sequence[Plan], stages: Sequence[int], numbers: Sequence[I8]
+) -> tuple[I8, I8]:
+    """Which wire each flight is, and which op of each part's plan."""
     of: list[I8] = []
     ops: list[I8] = []
     known: dict[tuple[str, str, int], int] = {}  # flights of ranks of several stages
     again: list[tuple[int, I8]] = []  # such a flight in another plan
     total = 0
-    for plan in plans:
+    for plan, number in zip(plans, numbers, strict=True):
         issued = _issued(plan)
         mine = np.array([stage == plan.stage for stage in stages])
-        number = np.full(len(issued.ops), -1, dtype=np.int64)
-        for kind, op in enumerate(issued.ops):
-            found = wire(plan, op)
-            if found is not None:
-                number[kind] = len(wires)
-                wires.append(found)
         flies = number[issued.kind] >= 0
         new = flies.copy()
         part = np.where(mine, issued.at[:, None], -1)
@@ -82,7 +99,7 @@ def flights_of(
     whole = np.concatenate(ops)
     for other, here in again:
         np.maximum(whole[other], here, out=whole[other])
-    return Flights(tuple(wires), np.concatenate(of), whole)
+    return np.concatenate(of), whole
 
 
 def _issued(plan: Plan) -> _Issued:

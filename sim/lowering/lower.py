@@ -36,7 +36,7 @@ from sim.lowering.parts import (
 from sim.lowering.runs import ClassRun, Ground, ground_of, runs_of
 from sim.lowering.table import table_of
 from sim.lowering.wires import OwnTransfers, Wires, successors, taken_in, wires_of
-from sim.program import Program, Timeline, assemble
+from sim.program import Program, Timeline, validate
 from sim.records import dataclass
 from sim.strategies.plan import Plan
 
@@ -137,6 +137,13 @@ def written(ground: Ground, classes: Classes, flights: Flights, some: I8) -> Low
     routes = _routes(runs, classes, all_wires)
     wires, own = taken_in(all_wires, n_local)
 
+    rows: dict[int, I8] = {}  # first row of each class, by the first class of its run
+    n_rows = 0
+    for run in runs:
+        size = run.played.part.rows.work.size + 1
+        rows[run.begin] = n_rows + size * np.arange(run.classes)[:, None]
+        n_rows += size * run.classes
+
     def columns(
         of: Callable[[ClassRun], npt.NDArray[Any]], wire: npt.NDArray[Any] | float
     ) -> npt.NDArray[Any]:
@@ -152,11 +159,21 @@ def written(ground: Ground, classes: Classes, flights: Flights, some: I8) -> Low
         out[n_local:] = wire
         return out
 
+    # where each op's values stand among those of all rows, class by class, and of the wires
+    place = columns(lambda run: rows[run.begin] + run.played.row, 0)
+    place[n_local:] = n_rows + np.arange(wires.lane.size)
+
     def spread(
         of: Callable[[ClassRun], npt.NDArray[Any]], wire: npt.NDArray[Any] | float
     ) -> npt.NDArray[Any]:
-        """The same of values by row of costs, see `Played.costs`."""
-        return columns(lambda run: np.take(of(run), run.played.row, axis=-1), wire)
+        """Values by row of costs, see `Played.costs`, (rows,) or (classes, rows) a run."""
+        values = [
+            np.broadcast_to(of(run), (run.classes, run.played.part.rows.work.size + 1)).ravel()
+            for run in runs
+        ]
+        beyond = np.broadcast_to(np.asarray(wire, dtype=values[0].dtype), wires.lane.shape)
+        found: npt.NDArray[Any] = np.concatenate((*values, beyond)).take(place)
+        return found
 
     def costs(name: str, host: float, wire: npt.NDArray[Any] | float) -> npt.NDArray[Any]:
         return spread(lambda run: run.played.costs(name, host), wire)
@@ -202,12 +219,19 @@ def written(ground: Ground, classes: Classes, flights: Flights, some: I8) -> Low
     lanes = streams[classes.role]
     lane_base = np.cumsum(lanes, dtype=np.int32) - lanes
     n_lanes = int(lanes.sum())
-    hold_until = np.arange(n_local + wires.lane.size, dtype=np.int32)
-    hold_until[n_local:] = -1
+    n = n_local + wires.lane.size
+    hold_until = np.arange(n, dtype=np.int32)
     hold_until[wires.arrive] = wires.waits
-    stepped = bool((wires.steps > 1).any())
-    # lanes ascend, so that ops keep their place
-    program, _ = assemble(
+    steps, peer = np.ones(n, dtype=np.int32), np.full(n, -1, dtype=np.int32)
+    follower = peer  # nobody's, as a rule
+    if (wires.steps > 1).any():
+        steps[n_local:], peer[n_local:] = wires.steps, wires.peer
+        follower = np.full(n, -1, dtype=np.int32)
+        has = np.flatnonzero(peer >= 0)
+        follower[peer[has]] = has
+    succ_ptr, succ = successors(runs, wires)
+    # ops stand as the engine wants them: there is nothing to put in order
+    program = Program(
         lane=columns(lambda r: lane_base[r.each] + r.played.layout.lane, wires.lane + n_lanes),
         latency=flown(issued(costs("latency_s", 0.0, wires.latency)), own.latency),
         work=flown(costs("work", 0.0, wires.work), own.work),
@@ -218,7 +242,8 @@ def written(ground: Ground, classes: Classes, flights: Flights, some: I8) -> Low
         demand_amount=routes.amount,
         route=flown(spread(routes.of, routes.of_wires(wires)), routes.of_wires(own)),
         capacity=classes.capacity,
-        successors=successors(runs, wires),
+        succ_ptr=succ_ptr,
+        succ=succ,
         hold_resource=spread(holds, -1),
         hold_units=costs("hold", 0, 0),
         hold_until=hold_until,
@@ -226,14 +251,12 @@ def written(ground: Ground, classes: Classes, flights: Flights, some: I8) -> Low
         curve=spread(shifted, -1),
         curve_resource=spread(reads, -1),
         curves=curves,
-        steps=columns(lambda r: np.ones(r.played.row.size, np.int32), wires.steps)
-        if stepped
-        else None,
-        peer=columns(lambda r: np.full(r.played.row.size, -1, np.int32), wires.peer)
-        if stepped
-        else None,
+        steps=steps,
+        peer=peer,
+        follower=follower,
         n_lanes=n_lanes + int(wires.lane.max(initial=-1)) + 1,
     )
+    validate(program)
     host, wire = CATEGORIES.index("host"), CATEGORIES.index("collective")
     return Lowered(
         program=program,

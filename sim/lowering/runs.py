@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sim.lowering.layout import PartLayout, edges_of, exclusive, lay_out
 from sim.lowering.parts import B1, F8, I4, I8, Classes, Flights, Part, RowDraws, Rows
 from sim.lowering.slack import may_bind
-from sim.lowering.table import table_of
+from sim.lowering.table import each_of, table_of
 
 _HASTE = 0.5  # kernels may be so much faster than their rows say (jitter) and still hide launches
 
@@ -23,7 +23,8 @@ def hidden_launches(part: Part, fastest: float) -> B1:
     Launch i follows launch 0 by the host's time for 1..i; kernel i follows kernel 0 by at least
     what 0..i-1 take alone, and kernel 0 its launch. A kernel that the host waits for hides none.
     """
-    rows, row_start, row_count = part.rows, part.row_start, part.row_count
+    rows, each = part.rows, each_of(part.plan)
+    row_start, row_count = part.row_start[each.at], part.row_count[each.at]
     alone = rows.latency_s + np.where(rows.work > 0.0, rows.work / rows.bound, 0.0)
     launched, run = np.cumsum(rows.host_s), _HASTE / fastest * np.cumsum(alone)
     key = row_start * (rows.work.size + 1) + row_count
@@ -36,7 +37,7 @@ def hidden_launches(part: Part, fastest: float) -> B1:
         before = run[first : end - 1] - run[first] + _HASTE / fastest * alone[first]
         found[i] = bool((launched[first + 1 : end] - launched[first] <= before).all())
         found[i] &= not rows.waits[first:end].any()
-    out: B1 = found[which.ravel()]
+    out: B1 = found[which.ravel()][each.of]
     return out
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.lowering.parts import B1, F8, I4, Classes, Flights, Part, Wire
-from sim.lowering.table import table_of
+from sim.lowering.table import each_of, table_of
 from sim.strategies.plan import COLLECTIVE, HOST
 
 
@@ -103,8 +103,8 @@ def _lane_at_most(wires: Sequence[Wire], n_resources: int) -> F8:
 
 def _streams_at_most(part: Part, n_local: int) -> dict[str, F8]:
     """For every stream, the most that any of its ops draws on each local resource."""
-    rows, table = part.rows, table_of(part.plan)
-    draws = np.flatnonzero(~np.isin(table.kind, (HOST, COLLECTIVE)))
+    rows, table, at = part.rows, table_of(part.plan), each_of(part.plan).at
+    draws = at[~np.isin(table.kind[at], (HOST, COLLECTIVE))]
     start, count, stream = part.row_start[draws], part.row_count[draws], table.stream_id[draws]
     size = rows.work.size + 1
     _, places = np.unique((stream * size + start) * size + count, return_index=True)

@@ -197,13 +197,17 @@ def _arrivals(
     base: I8,
 ) -> I8:  # fmt: skip
     """Op with which each member arrives at each flight; -1 for a member without ops."""
-    first = np.stack([p.layout.first[flights.ops[:, i]] for i, p in enumerate(played)], axis=1)
     sizes = np.array([team.member.size for team in teams])[team_of]
     begin = exclusive(sizes)
-    out = np.empty(int(sizes.sum()), dtype=np.int64)
-    for i, team in enumerate(teams):
-        mine, member = np.flatnonzero(team_of == i), team.member
-        where = begin[mine, None] + np.arange(member.size)
-        found = base[member] + first[mine[:, None], role[member]]
-        out[where] = np.where(base[member] < 0, -1, found)
+    out = np.full(int(sizes.sum()), -1, dtype=np.int64)
+    order = np.argsort(team_of, kind="stable")
+    ends = np.cumsum(np.bincount(team_of, minlength=len(teams))).tolist()
+    for team, first, end in zip(teams, [0, *ends], ends):
+        mine = order[first:end]
+        for i, c in enumerate(team.member.tolist()):
+            if base[c] >= 0:
+                part = int(role[c])
+                out[begin[mine] + i] = (
+                    base[c] + played[part].layout.first[flights.ops[mine, part]]
+                )
     return out

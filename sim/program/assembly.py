@@ -27,7 +27,6 @@ def assemble(
     capacity: npt.ArrayLike | None = None,
     src: npt.ArrayLike | None = None,
     dst: npt.ArrayLike | None = None,
-    successors: tuple[I4, I4] | None = None,
     hold_resource: npt.ArrayLike | None = None,
     hold_units: npt.ArrayLike | None = None,
     hold_until: npt.ArrayLike | None = None,
@@ -58,9 +57,6 @@ def assemble(
         [unit/s]
     src, dst : (m,) int
         Precedence edges beside lane order: `dst` starts after `src` has ended.
-    successors : (n + 1,) int32, (m,) int32
-        The same as CSR, ops that wait for each op, ascending and each once; of columns whose lanes
-        ascend.
     hold_resource, hold_units, hold_until, hold_capacity : (n,) int and (n_holds,) int
         See `Program`; `hold_until` defaults to the op itself.
     curve, curve_resource, curves : (n,) int, (n,) int and (n_curves, max_units+1) float
@@ -114,11 +110,7 @@ def assemble(
     follower = np.full(n, -1, dtype=np.int32)
     has_peer = np.flatnonzero(peers >= 0)
     follower[peers[has_peer]] = has_peer
-    if successors is None:
-        succ_ptr, succ = _successors(n, src, dst, None if order is None else position)
-    else:
-        succ_ptr, succ = successors
-        in_range("an edge", succ, 0, n)
+    succ_ptr, succ = _successors(n, src, dst, None if order is None else position)
     program = Program(
         lane=lanes if order is None else lanes[order],
         latency=floats(latency),

@@ -49,6 +49,7 @@ def validate(program: Program) -> None:
     p = program
     in_range("a lane", p.lane, 0, p.n_lanes)
     _demand_all(p.lane[1:] >= p.lane[:-1], "lanes must ascend", p.lane[1:])
+    in_range("an edge", p.succ, 0, p.lane.size)
     validate_values(p)
     if p.hold_capacity.size or int(p.hold_resource.max(initial=-1)) >= 0:
         _validate_holds(p)
@@ -104,12 +105,12 @@ def _validate_holds(p: Program) -> None:
     ops = np.flatnonzero(holds & (p.hold_until != np.arange(p.lane.size)))
     until = p.hold_until[ops].astype(np.int64)
     follows = (p.lane[ops] == p.lane[until]) & (until > ops)
-    if p.succ.size:
-        # Rows of the CSR ascend, so its (source, target) keys do: look the direct edges up.
-        n = p.lane.size
-        edges = np.repeat(np.arange(n), np.diff(p.succ_ptr)) * n + p.succ
-        at = np.minimum(np.searchsorted(edges, ops * n + until), edges.size - 1)
-        follows |= edges[at] == ops * n + until
+    # is it one of those that wait for the op directly?
+    lengths = p.succ_ptr[ops + 1] - p.succ_ptr[ops]
+    of = np.repeat(np.arange(ops.size), lengths)
+    begins = np.repeat(p.succ_ptr[ops] - np.cumsum(lengths) + lengths, lengths)
+    direct = p.succ[begins + np.arange(of.size)] == until[of]
+    follows[of[direct]] = True
     for op in ops[~follows].tolist():
         if not _follows(p, op, int(p.hold_until[op])):
             message = f"op {op}: holds until op {p.hold_until[op]}, which does not follow it"
