@@ -70,9 +70,7 @@ def flights_of(
     return Flights(tuple(wires), of, ops_of)
 
 
-def _flown(
-    plans: Sequence[Plan], stages: Sequence[int], numbers: Sequence[I8]
-) -> tuple[I8, I8]:
+def _flown(plans: Sequence[Plan], stages: Sequence[int], numbers: Sequence[I8]) -> tuple[I8, I8]:
     """Which wire each flight is, and which op of each part's plan."""
     of: list[I8] = []
     ops: list[I8] = []

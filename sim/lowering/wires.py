@@ -202,12 +202,10 @@ def _arrivals(
     out = np.full(int(sizes.sum()), -1, dtype=np.int64)
     order = np.argsort(team_of, kind="stable")
     ends = np.cumsum(np.bincount(team_of, minlength=len(teams))).tolist()
-    for team, first, end in zip(teams, [0, *ends], ends):
+    for team, first, end in zip(teams, [0, *ends], ends, strict=False):
         mine = order[first:end]
         for i, c in enumerate(team.member.tolist()):
             if base[c] >= 0:
                 part = int(role[c])
-                out[begin[mine] + i] = (
-                    base[c] + played[part].layout.first[flights.ops[mine, part]]
-                )
+                out[begin[mine] + i] = base[c] + played[part].layout.first[flights.ops[mine, part]]
     return out
