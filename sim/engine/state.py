@@ -254,7 +254,7 @@ def ahead(p: Program, release_ptr: I4) -> tuple[B1, B1]:
 
 def kinds(p: Program, free: B1, links: B1) -> I4:
     """`State.kind` of each op, where structure lets it be: see `ahead`, (n,) or a row a program."""
-    kind: I4 = np.where(free & (p.work == 0.0), FIXED, 0).astype(np.int32)
+    kind: I4 = np.multiply(free & (p.work == 0.0), FIXED, dtype=np.int32)
     works = (p.work > 0.0) & (p.latency == 0.0)
     on = np.where(p.curve >= 0, p.curve_resource, np.int32(-1))
     # resources of a route as a number: one at most, or it is a route of its own
@@ -262,7 +262,7 @@ def kinds(p: Program, free: B1, links: B1) -> I4:
     where = np.where(lengths == 0, -1, -2 - np.arange(lengths.size)).astype(np.int32)
     one = lengths == 1
     where[one] = p.demand_resource[p.demand_ptr[:-1][one]]
-    at = where[p.route]
+    at = where.take(p.route)
     chained = links & (at[1:] == at[:-1]) & works[..., 1:] & (p.work[..., :-1] > 0.0)
     chained &= on[..., 1:] == on[..., :-1]
     kind[..., :-1][chained] = CHAINED
