@@ -6,7 +6,7 @@ from sim.data import table
 from sim.inputs import check_mesh
 from sim.inputs.architecture import facts_of
 from sim.inputs.check_rows import padding_said
-from sim.inputs.check_workload import _NAMES
+from sim.inputs.check_workload import too_old
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.gpu import Gpu
 from sim.inputs.modelling import experts
@@ -77,13 +77,7 @@ def _software(gpu: Gpu, w: Workload) -> Findings:
     minima = versions()["architecture"].get(gpu.architecture)
     if minima is None:
         return
-    for software in ("cuda", "torch", "nccl"):
-        have, need = getattr(w.stack, software), minima[software]
-        if older(have, need):
-            message = f"{gpu.name} needs {_NAMES[software]} {need} or newer; stack says {have}"
-            yield fault(
-                "too-old", "workload", f"stack.{software}", message, f"write {need} or newer"
-            )
+    yield from too_old(w, gpu.name, minima, "write {need} or newer")
     dropped = minima.get("cuda_dropped")
     if dropped is not None and not older(w.stack.cuda, dropped):
         message = (

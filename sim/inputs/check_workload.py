@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from sim.inputs import check_mesh
 from sim.inputs.check_rows import check_rows
@@ -306,16 +308,31 @@ def _features(w: Workload) -> Findings:
         used.append(("parallelism.context_parallel", "context-parallel"))
     table = versions()["feature"]
     for path, feature in used:
-        for software in ("cuda", "torch", "nccl"):
-            need = table[feature].get(software)
-            have = getattr(w.stack, software)
-            if need is not None and older(have, need):
-                message = f"{feature} needs {_NAMES[software]} {need} or newer; stack says {have}"
-                hint = f"raise stack.{software}, or change {path}"
-                yield fault("too-old", "workload", f"stack.{software}", message, hint)
+        yield from too_old(w, feature, table[feature], f"raise {{key}}, or change {path}")
 
 
-_NAMES = {"cuda": "CUDA", "torch": "PyTorch", "nccl": "NCCL"}
+_SOFTWARE = {"cuda": "CUDA", "torch": "PyTorch", "nccl": "NCCL"}
+
+
+def too_old(w: Workload, what: str, needs: Mapping[str, Any], hint: str) -> Findings:
+    """Software of a stack that is older than something needs.
+
+    Parameters
+    ----------
+    w : Workload
+        With its stack.
+    what : str
+        What needs it: a feature, a GPU.
+    needs : mapping of str to str
+        The oldest version by software; what is not in it may be of any.
+    hint : str
+        What to do, with ``{key}`` and ``{need}``.
+    """
+    for software, name in _SOFTWARE.items():
+        need, have, key = needs.get(software), getattr(w.stack, software), f"stack.{software}"
+        if need is not None and older(have, need):
+            message = f"{what} needs {name} {need} or newer; stack says {have}"
+            yield fault("too-old", "workload", key, message, hint.format(key=key, need=need))
 
 
 def _absurd(w: Workload) -> Findings:

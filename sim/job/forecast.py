@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from sim.blocks.flops import token_flops
 from sim.blocks.parameters import count_parameters
+from sim.errors import InputError
 from sim.fabric import compile_fabric
 from sim.inputs.rows import sample_length
 from sim.inputs.shares import batch_on
@@ -75,6 +76,11 @@ def job_steps(workload: Workload, world: int) -> tuple[int, float] | None:
         return None
     steps = max(1, math.ceil(tokens / per_step - 1e-9))
     return steps, tokens
+
+
+def no_length(name: str) -> InputError:
+    """What is wrong with a job that must have a length and states none."""
+    return InputError.single(name, "states no length; write tokens, steps or samples")
 
 
 class Links(NamedTuple):

@@ -19,6 +19,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.job.cost import break_even_price
 from sim.job.estimate import JobEstimate, estimate_job
+from sim.job.forecast import no_length
 from sim.memory.bound import Bound, solve
 from sim.quantities import counted, duration, gib, percent
 from sim.step.step import memory_of, step
@@ -200,8 +201,7 @@ def gpus_for(
         message = "describe the machine by `node`: an explicit graph has its own number of nodes"
         raise InputError.single(machine.name, message)
     if job.tokens is None and job.steps is None and job.samples is None:
-        message = "states no length; write tokens, steps or samples"
-        raise InputError.single(job.name, message)
+        raise no_length(job.name)
     before: tuple[int, JobEstimate | None] | None = None
     fastest: tuple[int, JobEstimate] | None = None
     for nodes in NODES:
@@ -318,6 +318,5 @@ def _resized(machine: Topology, job: Workload, nodes: int) -> tuple[Topology, Wo
 def _estimate(topology: Topology, workload: Workload) -> JobEstimate:
     estimate = estimate_job(topology, workload, step(topology, workload).breakdown)
     if estimate is None:
-        message = "states no length; write tokens, steps or samples"
-        raise InputError.single(workload.name, message)
+        raise no_length(workload.name)
     return estimate

@@ -16,6 +16,7 @@ from sim.inputs.reader import Reader
 from sim.inputs.tree import Branch, Items, Tree, from_python, plain_of, read_file
 from sim.inputs.yaml import from_yaml
 from sim.job.estimate import estimate_job
+from sim.job.forecast import no_length
 from sim.quantities import counted, gib
 from sim.step.step import memory_of, step
 from sim.study.cluster import Cluster, Request
@@ -173,8 +174,7 @@ def _on(cluster: Cluster, entry: JobLine, nodes: int, own: Branch, folder: Path)
     alone = step(loaded.topology, loaded.workload).breakdown
     job = estimate_job(loaded.topology, loaded.workload, alone)
     if job is None:
-        message = "states no length; write tokens, steps or samples"
-        raise InputError.single(entry.workload, message)
+        raise no_length(entry.workload)
     cluster.kinds.append((loaded.topology, loaded.workload, alone.time_s))
     busy = alone.communication_s / alone.time_s if nodes > 1 else 0.0
     return Request(
