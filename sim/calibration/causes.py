@@ -167,9 +167,7 @@ def _allocator(topology: Topology, workload: Workload, strength: float) -> Chang
     found = memory(topology, workload).verdict
     if found.missing_bytes < (CROWDED - 1.0) * found.capacity_bytes:
         return None
-    return Changed(
-        topology, workload, lambda b: b.time_s + strength * retry_s(workload, topology.first_gpu)
-    )
+    return Changed(topology, workload, lambda b: b.time_s + strength * retry_s(workload, topology))
 
 
 # --- job -----------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def _retries(changed: Changed, under: Breakdown) -> float:
     crowded = memory(changed.topology, changed.workload)
     if crowded.peak_reserved_bytes < 0.9 * crowded.capacity_bytes:
         return 1.0
-    return 1.0 + added / retry_s(changed.workload, changed.topology.first_gpu)
+    return 1.0 + added / retry_s(changed.workload, changed.topology)
 
 
 def _spread(changed: Changed, _: Breakdown) -> float:

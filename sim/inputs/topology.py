@@ -108,7 +108,7 @@ class Node(Spec):
     cpu: Cpu = Cpu.model_construct()
     nics: Nics | None = None
     storage: Storage = Storage.model_construct()
-    virtual: bool = False  # rates through host memory are its hypervisor's: a wide band
+    virtual: bool = False  # its hypervisor's rates through host memory: a wide band; dear retries
     p2p_level: Literal["LOC", "NVL", "PIX", "PXB", "PHB", "SYS"] | None = (
         None  # NCCL_P2P_LEVEL; LOC: NCCL_P2P_DISABLE=1; None: NCCL's own
     )

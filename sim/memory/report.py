@@ -240,7 +240,7 @@ def memory(
         host_terms=host_parts,
         host_loading_bytes=loading,
         host_capacity_bytes=host,
-        in_flight_bytes=in_flight_bytes(workload, tree),
+        in_flight_bytes=in_flight_bytes(workload, tree, reserved),
         step_reserved_bytes=in_step,
         half_width=memory_half_width(kind_of(workload)),
         binding_gpu=_binding(topology),

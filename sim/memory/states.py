@@ -5,6 +5,7 @@ from __future__ import annotations
 from sim.blocks.modules import ModelTree
 from sim.blocks.optimizer import OPTIMIZERS
 from sim.blocks.update import updated_bytes
+from sim.data import table
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.strategies.units import dtypes, is_matrix, trainable_elements
@@ -30,14 +31,26 @@ def optimizer_temporaries(workload: Workload, ranks: int) -> float:
 IN_FLIGHT = 2
 
 
-def in_flight_bytes(workload: Workload, tree: ModelTree) -> float:
-    """What the allocator holds twice where streams hand memory on (`record_stream`). [B]
+def in_flight_bytes(workload: Workload, tree: ModelTree, reserved: float) -> float:
+    """What the allocator takes beside its pools where streams hand memory on (`record_stream`). [B]
 
     FSDP1's gathered parameters and whole gradients of a block are free again only when all streams
-    have passed them. FSDP2 and ZeRO wait for their events instead: nothing.
+    have passed them. FSDP2 and ZeRO wait for their events instead: nothing. Gradients that no_sync
+    keeps lie where activations and the optimizer's temporaries would, whose pool grows by holes.
+
+    Parameters
+    ----------
+    workload : Workload
+        The job.
+    tree : ModelTree
+        Its modules.
+    reserved : float
+        What its pools take. [B]
     """
     if not strategy_of(workload).record_streams:
         return 0.0
+    kept = workload.parallelism.gradient_sync == "last" and workload.gradient_accumulation > 1
+    holes = table("constants/memory")["fragmentation_kept"] * reserved if kept else 0.0
     types = dtypes(workload)
     parameter, gradient = DTYPE_BYTES[types.compute], DTYPE_BYTES[types.reduce]
     largest = 0.0
@@ -45,7 +58,7 @@ def in_flight_bytes(workload: Workload, tree: ModelTree) -> float:
         parts = [p for m in block.modules for p in m.parameters]
         size = sum(p.numel * (parameter + (gradient if p.trainable else 0)) for p in parts)
         largest = max(largest, size)
-    return IN_FLIGHT * largest
+    return IN_FLIGHT * largest + float(holes)
 
 
 def staged_bytes(workload: Workload, ranks: int) -> float:

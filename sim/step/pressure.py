@@ -14,9 +14,9 @@ from dataclasses import replace
 
 from sim.data import table
 from sim.inputs.architecture import facts_of
-from sim.inputs.gpu import Gpu
 from sim.inputs.notes import Message
 from sim.inputs.strategy import strategy_of
+from sim.inputs.topology import Topology
 from sim.inputs.versions import older, versions
 from sim.inputs.workload import Workload
 from sim.memory.report import constants
@@ -53,21 +53,25 @@ def retry_share(found: Verdict) -> float:
     return min(1.0, max(0.0, found.missing_bytes / ramp))
 
 
-def retry_s(workload: Workload, gpu: Gpu) -> float:
-    """What one large allocation that fails at first costs on a GPU of such a machine. [s]"""
+def retry_s(workload: Workload, topology: Topology) -> float:
+    """What one large allocation that fails at first costs on a machine. [s]"""
     prices: dict[str, float] = table("constants/memory")["retry_s"]
-    plain = prices.get(facts_of(gpu).constants, prices["h100"])
+    virtual = any(group.node.virtual for group in topology.groups)
+    kind = "virtual" if virtual else facts_of(topology.first_gpu).constants
+    plain = prices.get(kind, prices["h100"])
     return plain * (constants()["retry_expandable"] if workload.stack.expandable_segments else 1.0)
 
 
-def with_retries(breakdown: Breakdown, workload: Workload, gpu: Gpu, found: Verdict) -> Breakdown:
+def with_retries(
+    breakdown: Breakdown, workload: Workload, topology: Topology, found: Verdict
+) -> Breakdown:
     """The step with what its failed allocations cost, as time in which the host holds it up."""
     share = retry_share(found)
     if share == 0.0:
         return breakdown
     passed = strategy_of(workload).record_streams
     each = PER_BLOCK * workload.model.layers if passed else EXCHANGES
-    lost = share * each * _passes(workload) * retry_s(workload, gpu)
+    lost = share * each * _passes(workload) * retry_s(workload, topology)
     return replace(breakdown, time_s=breakdown.time_s + lost, host_s=breakdown.host_s + lost)
 
 

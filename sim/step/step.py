@@ -202,7 +202,7 @@ def _report(
 ) -> StepReport:
     topology, workload = job
     simulated, ranks = found.whole
-    pressed = with_retries(simulated, workload, topology.first_gpu, needed.verdict)
+    pressed = with_retries(simulated, workload, topology, needed.verdict)
     lost = pressed.time_s - simulated.time_s
     return StepReport(pressed, needed, lost, times + lost, ranks, found.fallbacks, found.algorithms)
 
