@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import importlib
 import os
@@ -135,7 +136,7 @@ def main() -> None:
     with suppress(ValueError):  # not the main thread of a program that calls us
         signal.signal(signal.SIGTERM, _terminated)
     try:
-        group.main(prog_name="scaling-sim", standalone_mode=False)
+        _run()
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
@@ -159,6 +160,21 @@ def main() -> None:
             f"internal error, a fault of scaling-sim: {kind}: {error}; {_TRACEBACK}=1 shows where",
             1,
         )
+
+
+def _run() -> None:
+    out = sys.stdout
+    try:
+        group.main(prog_name="scaling-sim", standalone_mode=False)
+    except SystemExit:
+        if sys.stdout is out:  # else click has replaced what nobody reads (`--help | head`)
+            raise
+    except OSError as error:  # click's own prints: --help, --version
+        if error.errno != errno.ENOSPC:
+            raise
+        from sim.commands.output import unheard
+
+        unheard(error)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from sim.commands.output import say
+
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
@@ -17,4 +19,4 @@ def command(shell: str) -> None:
     whole = click.get_current_context().find_root().command
     chosen = get_completion_class(shell)
     assert chosen is not None
-    click.echo(chosen(whole, {}, "scaling-sim", "_SCALING_SIM_COMPLETE").source())
+    say(chosen(whole, {}, "scaling-sim", "_SCALING_SIM_COMPLETE").source())

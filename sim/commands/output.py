@@ -99,10 +99,21 @@ def say(text: str) -> None:
         click.echo(visible(text))
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has read enough; there is nobody left to tell
-        _silence()
     except OSError as error:
-        _silence()
+        unheard(error)
+
+
+def unheard(error: OSError) -> None:
+    """What becomes of a print that failed: nothing where nobody reads on, else bad input.
+
+    Raises
+    ------
+    InputError
+        There is no room for it.
+    """
+    # what waits in the buffer goes nowhere at exit
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):  # `| head` has read enough
         raise InputError.single(_STDOUT, f"cannot write: {error.strerror}") from None
 
 
@@ -131,11 +142,6 @@ def tell(text: str) -> None:
     """Print to standard error, control characters spelled out; nobody has to listen."""
     with suppress(OSError):
         click.echo(visible(text), err=True)
-
-
-def _silence() -> None:
-    """Let what waits in the buffer go nowhere at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def plots_written(drawn: Mapping[str, str], folder: Path | None, output: Path | None) -> str:

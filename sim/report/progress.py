@@ -11,7 +11,7 @@ from typing import Any
 @contextmanager
 def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
     """A callable ``(done, total)`` that moves a bar with rate and time left, on a terminal."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     bar: Any = None

@@ -76,9 +76,22 @@ def test_no_room_for_standard_output(call):
     assert (code, err) == (2, "standard output  cannot write: No space left on device\n")
 
 
+@pytest.mark.parametrize("asked", [("--help",), ("run", "--help"), ("completion", "bash")])
+def test_no_room_or_reader_for_what_click_prints(call, asked):
+    with open("/dev/full", "w") as full:
+        code, _, err = call(*asked, stdout=full)
+    assert (code, err) == (2, "standard output  cannot write: No space left on device\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as broken:
+        assert call(*asked, stdout=broken) == (0, None, "")
+
+
 @pytest.mark.parametrize("closed", [0, 1, 2])
 def test_streams_that_are_closed(call, closed):
     code, _, err = call(*RUN, before=lambda: os.close(closed))
+    assert (code, err) == (0, "")
+    code, _, err = call(*RUN[:3], before=lambda: os.close(closed))  # with a progress bar
     assert (code, err) == (0, "")
 
 
