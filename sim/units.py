@@ -176,7 +176,7 @@ def _wrong_unit(text: str, unit: str, dimension: Dimension) -> str:
     """Message for a unit that the dimension does not have."""
     units = _units(dimension)
     hint = f'write for example "{EXAMPLES[dimension]}"'
-    swapped = unit.replace("b", "B") if "b" in unit else unit
+    swapped = unit.replace("b", "B")
     same_letters = [u for u in units if u.lower() == unit.lower()]
     if dimension == "B" and unit.endswith("b") and swapped in units:
         hint = f'{unit} counts bits; did you mean "{swapped}"?'

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sim.commands.output import unheard
 from sim.errors import InputError, ScalingSimError
 
 if TYPE_CHECKING:
@@ -26,7 +30,22 @@ def command() -> None:
 
     Needs the extra: pip install "scaling-sim[mcp]"
     """
-    server().run("stdio")
+    if sys.stdin is None or sys.stdout is None:
+        message = "an assistant talks over standard input and output, of which one is closed"
+        raise InputError.single(command.name or "", message)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _ended)
+    try:
+        server().run("stdio")
+    except BaseExceptionGroup as found:
+        if found.split(BrokenPipeError)[1] is not None:
+            raise
+        unheard(BrokenPipeError())  # the assistant has gone
+
+
+def _ended(number: int, frame: object) -> None:
+    """End at once: a thread waits for the next line of standard input, and would be waited for."""
+    os._exit(128 + number)
 
 
 def server() -> FastMCP:

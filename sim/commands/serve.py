@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
+from sim.commands.output import unheard
 from sim.errors import InputError
 
 _SOURCE = "serve"
@@ -27,4 +30,15 @@ def command(port: int, workers: int, limit: float) -> None:
     except ModuleNotFoundError as error:
         message = f"needs {error.name}; install the extra: pip install 'scaling-sim[serve]'"
         raise InputError.single(_SOURCE, message) from None
-    serve(port, workers, limit)
+    if sys.stdout is None:
+        message = "standard output is closed, and the address is printed there"
+        raise InputError.single(_SOURCE, message)
+    serve(port, workers, limit, _tell)
+
+
+def _tell(text: str) -> None:
+    try:
+        click.echo(text)
+    except OSError as error:
+        unheard(error)
+        raise click.exceptions.Exit(0) from None  # nobody has read the address

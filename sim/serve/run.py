@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import multiprocessing
+import os
 import secrets
 import socket
+from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 
-import click
 import uvicorn
 
 from sim.errors import InputError
@@ -16,7 +20,7 @@ HOST = "127.0.0.1"
 _SOURCE = "serve"
 
 
-def serve(port: int, workers: int, limit_s: float) -> None:
+def serve(port: int, workers: int, limit_s: float, tell: Callable[[str], None]) -> None:
     """Serve until it is interrupted.
 
     Parameters
@@ -27,6 +31,8 @@ def serve(port: int, workers: int, limit_s: float) -> None:
         Processes that simulate.
     limit_s : float
         Longest time of a request. [s]
+    tell : callable
+        Is told the address, once; what it raises ends the server, and is raised again.
 
     Raises
     ------
@@ -51,21 +57,37 @@ def serve(port: int, workers: int, limit_s: float) -> None:
             application(token, hosts, workers, limit_s), log_level="warning", access_log=False,
             server_header=False, date_header=False, timeout_keep_alive=5,
             timeout_graceful_shutdown=3, limit_concurrency=512, backlog=512, lifespan="on",
+            log_config=None,  # its own asks standard output, which may be closed, for its colours
         ),
-        f"http://{HOST}:{port}/?token={token}",
+        lambda: tell(f"http://{HOST}:{port}/?token={token}\nCtrl-C stops it."),
     )  # fmt: skip
     with listening, suppress(KeyboardInterrupt):  # which uvicorn raises again once it has stopped
         server.run(sockets=[listening])
+    if server.failed is not None:
+        raise server.failed
 
 
 class _Server(uvicorn.Server):
     """Says where it is, once it is there."""
 
-    def __init__(self, config: uvicorn.Config, address: str) -> None:
+    def __init__(self, config: uvicorn.Config, tell: Callable[[], None]) -> None:
         super().__init__(config)
-        self._address = address
+        self._tell = tell
+        self.failed: Exception | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started:
-            click.echo(f"{self._address}\nCtrl-C stops it.")
+        if not self.started:
+            return
+        try:
+            self._tell()
+        except Exception as error:  # it stops as after Ctrl-C: an error here would leave it half up
+            self.failed = error
+            asyncio.get_running_loop().call_soon(setattr, self, "should_exit", True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.started:  # nothing is served yet, and threads wait for workers to be warm
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            os._exit(128 + sig)
+        super().handle_exit(sig, frame)

@@ -8,6 +8,7 @@ import multiprocessing
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -150,14 +151,12 @@ def _serve(pipe: Connection) -> None:
     warm()
     shipped = (catalogue.folders(kind) for kind in ("topologies", "workloads"))
     files.seal((Path(files.__file__).parent, *(folder for found in shipped for folder in found)))
-    pipe.send("warm")
-    while True:
-        try:
+    with suppress(EOFError, OSError):  # the server has gone
+        pipe.send("warm")
+        while True:
             verb, body = pipe.recv()
-        except EOFError:
-            return
-        try:
-            status, found = answer(verb, body)
-        except Exception as error:  # an error of ours: the page says so, and we go on
-            status, found = 500, {"faults": [{"path": "", "message": type(error).__name__}]}
-        pipe.send((status, dumps(plain(found), None, compact=True).encode()))
+            try:
+                status, found = answer(verb, body)
+            except Exception as error:  # an error of ours: the page says so, and we go on
+                status, found = 500, {"faults": [{"path": "", "message": type(error).__name__}]}
+            pipe.send((status, dumps(plain(found), None, compact=True).encode()))

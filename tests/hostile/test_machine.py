@@ -95,6 +95,43 @@ def test_streams_that_are_closed(call, closed):
     assert (code, err) == (0, "")
 
 
+@pytest.mark.parametrize("closed", [0, 1])
+def test_an_assistant_without_a_stream(call, closed):
+    code, _, err = call("mcp", before=lambda: os.close(closed))
+    assert (code, err.startswith("mcp  an assistant talks over standard")) == (2, True)
+
+
+def test_the_live_page_without_a_reader(call):
+    pytest.importorskip("uvicorn", reason="the serve extra is not installed")
+    page = ("serve", "--port", "0")
+    with open("/dev/full", "w") as full:
+        code, _, err = call(*page, stdout=full)
+    assert (code, err) == (2, "standard output  cannot write: No space left on device\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as broken:
+        assert call(*page, stdout=broken) == (0, None, "")
+    code, _, err = call(*page, before=lambda: os.close(1))
+    assert (code, err) == (
+        2,
+        "serve  standard output is closed, and the address is printed there\n",
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_live_page_ends_before_it_is_up(start, tmp_path, number):
+    """Its worker compiles what is kept nowhere: seconds, that nobody waits for."""
+    pytest.importorskip("uvicorn", reason="the serve extra is not installed")
+    ready = tmp_path / "sitecustomize.py"
+    ready.write_text("import sys\nif 'spawn_main' in str(sys.orig_argv): print('up', flush=True)\n")
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    with start("serve", "--port", "0", PYTHONPATH=path, NUMBA_CACHE_DIR="/dev/null") as child:
+        assert child.stdout.readline() == "up\n"  # the worker starts, the server waits for it
+        child.send_signal(number)
+        _, err = child.communicate(timeout=60)
+    assert (child.returncode, err) == (128 + number, "")
+
+
 @pytest.mark.parametrize(
     "variables",
     [

@@ -1,5 +1,8 @@
 """An assistant's door: the four tools, called over stdio by the protocol's own client."""
 
+import json
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -60,3 +63,39 @@ def test_the_client_of_the_protocol_lists_and_calls():
     assert tools == set(CALLS)
     assert "fits" in text
     assert "(estimated)" in text
+
+
+HELLO = {
+    "jsonrpc": "2.0", "id": 1, "method": "initialize",
+    "params": {"protocolVersion": "2024-11-05", "capabilities": {},
+               "clientInfo": {"name": "test", "version": "1"}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def served():
+    """The server as a process that has answered once."""
+    pytest.importorskip("mcp", reason="the mcp extra is not installed")
+    argv = [sys.executable, "-c", "from sim.cli import main; main()", "mcp"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as child:
+        child.stdin.write(json.dumps(HELLO) + "\n")
+        child.stdin.flush()
+        assert '"protocolVersion"' in child.stdout.readline()
+        yield child
+        child.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_though_a_thread_waits_for_input(served, number):
+    served.send_signal(number)
+    assert served.wait(60) == 128 + number
+    assert served.stderr.read() == ""
+
+
+def test_an_assistant_that_goes_is_no_fault_of_ours(served):
+    served.stdout.close()
+    served.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 2, "method": "tools/list"}) + "\n")
+    served.stdin.close()
+    assert served.wait(60) == 0
+    assert "internal error, a fault" not in served.stderr.read()

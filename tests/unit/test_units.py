@@ -188,3 +188,15 @@ def test_less_than_the_smallest_unit_is_a_part_of_it():
     assert show(-2e-9, "s") == "-2 ns"
     assert write(1e-12, "s") == "1e-12 s"
     assert write(1 / 3, "s") == "333.3333333333333 ms"
+
+
+@pytest.mark.parametrize(("text", "dimension", "told"), [
+    ("80 Gb", "B", 'Gb counts bits; did you mean "GB"'),
+    ("80 Gib", "B", 'Gib counts bits; did you mean "GiB"'),
+    ("80 gb", "B", 'no unit here; did you mean "GB"'),
+    ("5 m", "s", 'did you mean "min" or "ms"'),
+    ("16 GT/s", "B/s", "GT/s counts transfers of one lane"),
+])  # fmt: skip
+def test_what_a_wrong_unit_may_mean(text, dimension, told):
+    with pytest.raises(UnitError, match=told):
+        parse(text, dimension)

@@ -1,0 +1,108 @@
+"""Advice is never followed by a warning of it: random jobs, every change that `run` offers made.
+
+python -m bench.advised             # 200 jobs, what is refused or warned of
+python -m bench.advised 40 7        # so many, from another seed
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from bench.monotone import job
+from sim import simulate
+from sim.errors import InputError
+from sim.result.result import Result
+
+
+class Tried(NamedTuple):
+    """A change that was made: of which job, and what the tool says against it; "" where nothing."""
+
+    machine: Mapping[str, Any]
+    workload: Mapping[str, Any]
+    change: Mapping[str, Any]
+    said: str
+
+
+def varied(draw: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A job of `bench.monotone` with what that leaves alone: precisions, losses, offload, cuts."""
+    machine, workload = job(draw)
+    parallelism = workload["parallelism"]
+    strategy = parallelism["strategy"]
+    workload["precision"] = draw.choice(("bf16", "bf16", {"bf16": {"master": "bf16"}}, "fp16"))
+    workload["optimizer"] = draw.choice(("adamw", "adamw", "adamw-8bit", "adafactor"))
+    workload["loss"] = draw.choice(("eager", "huggingface", "chunked", "fused-linear"))
+    workload["fused_kernels"] = draw.choice(("none", "norm", "all"))
+    if draw.random() < 0.3:
+        lora = {"rank": 16, "targets": draw.choice(("all-linear", "attention"))}
+        workload["method"] = {"qlora": lora | {"quantization": "nf4"}}
+    if draw.random() < 0.3:
+        workload["sequence_length"] = draw.choice((16384, 65536))
+    if strategy in ("fsdp1", "fsdp2", "zero3") and draw.random() < 0.3:
+        parallelism["offload"] = "all"
+    if strategy == "fsdp2" and draw.random() < 0.3:
+        parallelism["tensor_parallel"] = draw.choice((2, 4))
+    if draw.random() < 0.2:
+        workload["stack"] = {"torch": draw.choice(("2.3", "2.5", "2.11"))}
+    if draw.random() < 0.2:
+        workload["data"] = {"packing": False, "mean_length": 300}
+    return machine, workload
+
+
+def tried(count: int, seed: int) -> Iterator[Tried]:
+    """Every change offered to so many jobs that pass the checks, made."""
+    draw = random.Random(seed)
+    while count:
+        machine, workload = varied(draw)
+        try:
+            found = simulate(machine, workload, scaling=False)
+        except InputError:
+            continue
+        count -= 1
+        for fix in found.bottleneck.fixes:
+            yield Tried(
+                machine, workload, fix.change, against(machine, workload, found, fix.change)
+            )
+
+
+def against(
+    machine: Mapping[str, Any],
+    workload: Mapping[str, Any],
+    found: Result,
+    change: Mapping[str, Any],
+) -> str:
+    """What is said of a change's own keys once it is made, that was not said of them before."""
+    sets = [f"{key}={json.dumps(value)}" for key, value in change.items()]
+    try:
+        then = simulate(machine, workload, overrides=sets, scaling=False, fixes=False)
+    except InputError as error:
+        return str(error)
+    before = {(w.code, w.path, w.message) for w in found.warnings}
+    keys = [key.rpartition(".")[2] for key in change]
+    said = [
+        f"{w.path}: {w.message} [{w.code}]"
+        for w in then.warnings
+        if w.path.rpartition(".")[2] in keys and (w.code, w.path, w.message) not in before
+    ]
+    return "; ".join(said)
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    began, made, wrong = time.process_time(), 0, 0
+    for one in tried(count, seed):
+        made += 1
+        if one.said:
+            wrong += 1
+            print(f"{dict(one.change)}: {one.said}\n    {one.machine} {one.workload}")
+    print(f"{count} jobs, {made} changes made, {wrong} refused or warned of", end=", ")
+    print(f"{time.process_time() - began:.0f} s of CPU")
+
+
+if __name__ == "__main__":
+    main()
