@@ -99,7 +99,7 @@ def _row(name: str, plan: Simulated | None, winner: Simulated, at: Beside | None
 
 def because(plan: Simulated, winner: Simulated) -> str:
     """What a plan loses to another by, the largest part of the step first, and what it gains."""
-    mine, theirs = _named(plan.shares), _named(winner.shares)
+    mine, theirs = parts_of(plan.shares), parts_of(winner.shares)
     moved = {key: mine.get(key, 0.0) - theirs.get(key, 0.0) for key in _PARTS}
     told = [key for key in moved if abs(moved[key]) > _TOLD * winner.step_s]
     told.sort(key=lambda key: -moved[key])
@@ -108,7 +108,7 @@ def because(plan: Simulated, winner: Simulated) -> str:
     )
 
 
-def _named(parts: Shares) -> dict[str, float]:
+def parts_of(parts: Shares) -> dict[str, float]:
     """Parts of a step by the keys of `_PARTS`. [s]"""
     return parts.within_s | {
         "compute": parts.compute_s,

@@ -9,6 +9,7 @@ from sim.inputs.loader import load, prepare
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Parallelism
 from sim.report.size import view
+from sim.report.size_layouts import because, parts_of
 from sim.step.shares import bubble_s, shares
 from sim.step.step import memory_of, step
 from sim.study.axes import Grid
@@ -232,6 +233,28 @@ def test_size_says_why_the_winner_beats_its_neighbours():
     headings = [c.head for part in view(report).filled for c in getattr(part, "columns", ())]
     assert "the winner's layout, and those beside it" in headings
     assert "because" in headings
+
+
+def test_reasons_hold_among_offers_of_the_catalogue():
+    """Each layout beside the winner's costs more, by the parts that the table names."""
+    report = size(JOB, Target(), MachineFilter(residency=("EU",), gpu=("h100",)), gpus=16,
+                  global_batch=16, vary=["layout"], tuned=False)  # fmt: skip
+    winner = report.winner
+    assert len([c for c in report.contenders if c.plan]) > 1
+    assert {b.axis for b in report.beside} >= {"tensor_parallel", "pipeline_parallel", "replicate"}
+    theirs = parts_of(winner.shares)
+    for b in report.beside:
+        assert b.plan.figures.cost_usd >= winner.figures.cost_usd
+        mine = parts_of(b.plan.shares)
+        moved = {key: mine.get(key, 0.0) - theirs.get(key, 0.0) for key in mine | theirs}
+        more = b.plan.step_s - winner.step_s
+        assert sum(moved.values()) == pytest.approx(more, abs=1e-9 * winner.step_s)
+        named = {"bubble": "bubble", "tensor": "exposed TP", "compute": "kernels"}
+        for key, word in named.items():
+            if moved.get(key, 0.0) > 0.02 * winner.step_s:
+                assert f"{word} +" in because(b.plan, winner)
+    [stages] = [b for b in report.beside if b.axis == "pipeline_parallel"]
+    assert because(stages.plan, winner).startswith("bubble +")
 
 
 def test_a_sequence_may_be_shared_by_more_than_a_node():
