@@ -17,7 +17,7 @@ Resources are columns. A link is two resources, one each way.
 Routes say which resources a byte crosses, and how often (HBM is not in a route: a collective's own
 HBM traffic depends on its algorithm; add it on ``fabric.hbm(rank)``).
 
-    fabric.route(src, dst) -> Route(resource, demand, path, transport, latency_s, hops)
+    fabric.route(src, dst) -> Route(resource, demand, path, transport, latency_s)
         path: NVL | NVB | PIX | PXB | PHB | NODE | SYS | NET;  transport: p2p | shm | net
         ("net" through the NIC of the GPU's rail, PXN over NVLink where that keeps the rail;
         ``shm`` and NICs without GPUDirect cross host memory twice.)
@@ -31,7 +31,7 @@ HBM traffic depends on its algorithm; add it on ``fabric.hbm(rank)``).
 Rings: C channel rings over a group, each leaving its node on another rail. All ranks of a ring pass
 equal bytes to their successors; the group's traffic is spread evenly over the rings.
 
-    fabric.rings(group) -> Rings(orders (C, n) of ranks, load: Load, path, transport, network_hops,
+    fabric.rings(group) -> Rings(orders (C, n) of ranks, load: Load, path, transport,
                                  network_latency_s, pxn)
     fabric.ring_load(group) -> Load(resource, demand)       # per byte each rank sends in all
     fabric.ring_hops(group) -> Hops(ptr, resource, demand)  # of hop i of ring c: row c * n + i

@@ -45,7 +45,6 @@ class Rings(NamedTuple):
     load: Load  # per byte each rank sends to its successors, all rings together
     path: str  # worst path class of a hop inside a node: NVL, PIX, ..., SYS; LOC without such hops
     transport: str  # p2p, or shm if any hop inside a node is
-    network_hops: int  # links of the longest way between two nodes; 0 on one node
     network_latency_s: float  # of it [s]
     pxn: bool  # some rank reaches a NIC through a neighbour
 
@@ -146,7 +145,7 @@ def _one_node(fabric: Wiring, node: int, group: tuple[int, ...]) -> Rings:
     demand = np.array([loads[i] for i in resource.tolist()], np.float64)
     path, transport = _worst(ways)
     load = Load(resource + base, demand)
-    return Rings(np.array(orders, np.int64) + first, load, path, transport, 0, 0.0, False)
+    return Rings(np.array(orders, np.int64) + first, load, path, transport, 0.0, False)
 
 
 def _many_nodes(fabric: Wiring, nodes: GroupNodes) -> Rings:
@@ -161,7 +160,7 @@ def _many_nodes(fabric: Wiring, nodes: GroupNodes) -> Rings:
         kind.spread(fabric, part.resource, part.demand)
         for kind, part in zip(nodes.kinds, laid, strict=True)
     ]
-    between, hops, delay = _between_nodes(fabric, nodes, laid)
+    between, delay = _between_nodes(fabric, nodes, laid)
     parts += [(net, shares / n_rings) for net, shares in between]
     orders = np.empty((n_rings, int(nodes.start[-1])), np.int64)
     for kind, part in zip(nodes.kinds, laid, strict=True):
@@ -170,13 +169,13 @@ def _many_nodes(fabric: Wiring, nodes: GroupNodes) -> Rings:
     path = max((p.path for p in laid), key=paths.CLASSES.index)
     transport = "shm" if any(p.transport == "shm" for p in laid) else "p2p"
     pxn = any(p.pxn for p in laid)
-    return Rings(orders, Load(*summed(parts)), path, transport, hops, delay, pxn)
+    return Rings(orders, Load(*summed(parts)), path, transport, delay, pxn)
 
 
 def _between_nodes(
     fabric: Wiring, nodes: GroupNodes, laid: list[_NodeRings]
-) -> tuple[list[tuple[I8, F8]], int, float]:
-    """What all rings together put on the network, most links of a way, and its latency. [s]
+) -> tuple[list[tuple[I8, F8]], float]:
+    """What all rings together put on the network, and the latency of the longest way. [s]
 
     Ways from switch to switch are alike: one of each says those of all.
     """
@@ -194,16 +193,16 @@ def _between_nodes(
         loads = [(r, np.ones(r.size)) for r in (links.out[out], links.into[into])]
     ways = switches[0] * (int(switches[1].max()) + 1) + switches[1]
     _, firsts, counts = np.unique(ways, return_index=True, return_counts=True)
-    hops, delay = 0, 0.0
+    delay = 0.0
     for first, count in zip(firsts.tolist(), counts.tolist(), strict=True):
-        way, latency, length = plane.path(int(out[first]), int(into[first]))
-        hops, delay = max(hops, length), max(delay, latency)
+        way, latency, _ = plane.path(int(out[first]), int(into[first]))
+        delay = max(delay, latency)
         if links is not None:
             way = way[1:-1]
         loads.append(
             (np.array([r for r, _ in way], np.int64), count * np.array([s for _, s in way]))
         )
-    return loads, hops, delay
+    return loads, delay
 
 
 def group_nics(shape: Shape, group: tuple[int, ...]) -> list[int]:

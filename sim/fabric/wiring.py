@@ -30,7 +30,6 @@ class Route(NamedTuple):
     path: str  # NVL | NVB | PIX | PXB | PHB | NODE | SYS | NET | LOC
     transport: str  # p2p | shm | net
     latency_s: float  # of the links, as the spec says [s]
-    hops: int  # network links crossed
     pxn: bool = False  # passes a GPU beside the NIC
 
 
@@ -252,17 +251,17 @@ class Wiring:
             way = paths.gpu_way(shape, a, b)
             loads = self._local(node, way.loads)
             delay = sum(float(self.latency[r]) for r in loads)
-            return _route(loads, way.path, way.transport, delay, 0)
+            return _route(loads, way.path, way.transport, delay)
         total: dict[int, float] = {}
         pairs = self.nic_pairs(src, dst)
-        delay, hops, pxn = 0.0, 0, False
+        delay, pxn = 0.0, False
         for out, into in pairs:
             leg = self.crossing(src, dst, out, into)
             ends = self._local(node, leg.outward), self._local(other, leg.inward)
             for r, amount in (*ends[0].items(), *leg.net, *ends[1].items()):
                 total[r] = total.get(r, 0.0) + amount / len(pairs)
-            delay, hops, pxn = max(delay, leg.latency_s), max(hops, leg.hops), pxn or leg.pxn
-        return _route(total, "NET", "net", delay, hops, pxn)
+            delay, pxn = max(delay, leg.latency_s), pxn or leg.pxn
+        return _route(total, "NET", "net", delay, pxn)
 
     def nic_pairs(self, src: int, dst: int) -> list[tuple[int, int]]:
         """NICs by which a rank sends and a rank of another node receives, an equal part each."""
@@ -291,7 +290,7 @@ class Wiring:
             if by_proxy.transport == "pxn" and direct[2] < net[2]:
                 way, net, nic = by_proxy, direct, same
         inward = paths.nic_way(far, b, into, False)
-        return Leg(way.loads, nic, net[0], inward.loads, net[1], net[2], way.transport == "pxn")
+        return Leg(way.loads, nic, net[0], inward.loads, net[1], way.transport == "pxn")
 
     def _local(self, node: int, loads: Iterable[tuple[int, float]]) -> dict[int, float]:
         base = int(self.node_base[node])
@@ -306,7 +305,7 @@ class Wiring:
         loads = [(i, 1.0) for i in links or ()] + [(shape.memory_of(place), 1.0)]
         resources = self._local(node, loads)
         delay = sum(float(self.latency[r]) for r in resources)
-        return _route(resources, "PHB", "p2p", delay, 0)
+        return _route(resources, "PHB", "p2p", delay)
 
 
 class Leg(NamedTuple):
@@ -317,16 +316,15 @@ class Leg(NamedTuple):
     net: tuple[tuple[int, float], ...]  # resources of the network, ports first and last
     inward: tuple[tuple[int, float], ...]  # in the receiver's node
     latency_s: float
-    hops: int
     pxn: bool
 
 
 def _route(
-    loads: dict[int, float], path: str, transport: str, delay: float, hops: int, pxn: bool = False
+    loads: dict[int, float], path: str, transport: str, delay: float, pxn: bool = False
 ) -> Route:
     resource = np.fromiter(loads, np.int64, len(loads))
     demand = np.fromiter(loads.values(), np.float64, len(loads))
-    return Route(resource, demand, path, transport, delay, hops, pxn)
+    return Route(resource, demand, path, transport, delay, pxn)
 
 
 def _columns(shape: Shape) -> tuple[F8, F8, npt.NDArray[np.int8], F8, F8]:

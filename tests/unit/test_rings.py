@@ -119,7 +119,6 @@ def test_replica_groups_take_a_rail_each():
 def test_pods_cross_the_spine():
     fabric = compile_fabric(dgx_h100(64, oversubscription=4.0))
     rings = fabric.rings(range(512))
-    assert rings.network_hops == 4
     assert rings.network_latency_s == pytest.approx(3 * 0.6e-6)
     spine = [r for r in rings.load.resource.tolist() if fabric.name(r).endswith(">spine")]
     assert len(spine) == 16  # two pods x eight rails
