@@ -79,7 +79,8 @@ def simulate(
     fixes : bool
         Also simulate changes worth trying.
     progress : callable, optional
-        Called with ``(drawn, replicas)`` after each.
+        Called with ``(drawn, replicas)`` after each; while a step of more than a million ops runs,
+        with ops that have ended and all of them.
     **keys
         Overrides of keys that are names of Python: ``nodes=2, micro_batch=4``.
 

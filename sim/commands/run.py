@@ -37,7 +37,7 @@ def command(
     import sim
     from sim.report.progress import progress_bar
 
-    with progress_bar("replicas" if replicas > 1 else "ops of a rank", quiet) as progress:
+    with progress_bar("replicas" if replicas > 1 else "ops", quiet) as progress:
         result = sim.simulate(
             topology, workload, overrides=overrides, offer=offer or "", prices=prices,
             engine=engine, level=level, jitter=jitter, slow=slow, seed=seed, replicas=replicas,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,9 @@ COMPILING_S = 11.0
 _plain_s = 0.0  # what the plain loop has cost this process so far
 
 
-def run(program: Program, engine: str = "auto") -> Timeline:
+def run(
+    program: Program, engine: str = "auto", progress: Callable[[int, int], None] | None = None
+) -> Timeline:
     """Simulate a program.
 
     Parameters
@@ -40,6 +43,8 @@ def run(program: Program, engine: str = "auto") -> Timeline:
     engine : {"auto", "reference", "python", "compiled"}
         Auto takes the plain loop for small programs, and the compiled one for large or many ones,
         or where it is loaded already.
+    progress : callable, optional
+        Of a large program, compiled, called now and then with ops that have ended, and with all.
 
     Returns
     -------
@@ -56,7 +61,7 @@ def run(program: Program, engine: str = "auto") -> Timeline:
     if engine == "compiled":
         from sim.engine import compiled
 
-        outcomes, timeline = compiled.play(program)
+        outcomes, timeline = compiled.play(program, progress)
         for i, said in enumerate(outcomes):
             if said[0] != kernel.DONE or said[2] < program.lane.size:
                 _check(program.row(i), compiled.outcome(said))

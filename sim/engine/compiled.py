@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -11,9 +12,12 @@ from sim.engine import kernel
 from sim.engine.blank import blank_of
 from sim.engine.machine import OPTIONS, MachineCode, checked, table, teach
 from sim.engine.state import State, prepare
+from sim.engine.watch import watched
 from sim.program import F8, Program, Timeline, assemble
 
 _LIKE = assemble(lane=[0], latency=1.0)[0]
+LARGE = 1_000_000  # ops that take a tenth of a second
+_EVERY = 64  # op is looked at, to see how far a run is
 machine = MachineCode(kernel.simulate, (_LIKE, prepare(_LIKE)), 6, kernel.PARTS)
 
 
@@ -25,8 +29,17 @@ def simulate(program: Program, state: State) -> kernel.Outcome:
     return outcome(machine(table((*plain, *state), machine.like, 1))[0])
 
 
-def play(program: Program) -> tuple[F8, Timeline]:
+def play(
+    program: Program, progress: Callable[[int, int], None] | None = None
+) -> tuple[F8, Timeline]:
     """Run the compiled kernel on a program, or on those of a stack in one call.
+
+    Parameters
+    ----------
+    program : Program
+        What to run. While a large one runs interrupts are heard.
+    progress : callable, optional
+        Of a large one called now and then with ops that have ended, and with all of them.
 
     Returns
     -------
@@ -47,12 +60,29 @@ def play(program: Program) -> tuple[F8, Timeline]:
         start, end = (np.stack([getattr(t, name) for _, t in each]) for name in ("start", "end"))
     else:
         state = prepare(program)
-        said = np.array([simulate(program, state)], dtype=float)
+        said = np.array([_watched(program, state, progress)], dtype=float)
         start, end = state.start, state.end
     events, solves = said[:, 4].astype(int), said[:, 5].astype(int)
     if count:
         return said, Timeline(start, end, events, solves)
     return said, Timeline(start, end, int(events[0]), int(solves[0]))
+
+
+def _watched(
+    program: Program, state: State, progress: Callable[[int, int], None] | None
+) -> kernel.Outcome:
+    """`simulate`; in a thread where it takes long."""
+    n, some = program.lane.size, state.end[::_EVERY]
+    if n < LARGE or checked():
+        return simulate(program, state)
+
+    machine.load()
+
+    def look() -> None:
+        if progress is not None:
+            progress(min(n, _EVERY * int(np.count_nonzero(~np.isnan(some)))), n)
+
+    return watched(lambda: simulate(program, state), look)
 
 
 def outcome(said: F8) -> kernel.Outcome:

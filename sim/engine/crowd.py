@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from sim.engine.compiled import outcome
 from sim.engine.machine import MachineCode, flat, table
 from sim.engine.shared import MOST, KindColumn, LinkColumn, OwnColumn, PacedColumn, grid, same
 from sim.engine.state import State, given_back, prepare, state_of
+from sim.engine.watch import watched
 from sim.errors import EngineError
 from sim.program import Program, Timeline, assemble
 from sim.program.crowd import ClassKind, Crowd
@@ -26,7 +26,6 @@ from sim.program.crowd import ClassKind, Crowd
 I4 = npt.NDArray[np.int32]
 I8 = npt.NDArray[np.int64]
 
-_LOOK_S = 0.2  # between looks at how far a run is [s]
 MOST_OPS = 1 << 28  # an op and what to do with it are an int32
 
 
@@ -107,29 +106,22 @@ def play(crowd: Crowd, progress: Callable[[int, int], None] | None = None) -> Ti
     code = machine()
     code.load()
     where = table(flat((program, state)), code.like, 1)
-    said: list[kernel.Outcome] = []
-
-    def work(columns: tuple[Program, State]) -> None:
-        del columns  # the thread holds them, who may outlive an interrupt
-        said.append(outcome(code(where)[0]))
-
-    worker = Thread(target=work, args=((program, state),), daemon=True)
-    worker.start()
+    columns = program, state
     first = state.end[: crowd.kinds[int(crowd.kind[0])].program.lane.size]
-    while True:
-        worker.join(_LOOK_S)
+
+    def work() -> tuple[kernel.Outcome, tuple[Program, State]]:
+        return outcome(code(where)[0]), columns  # held, though it knows but where they are
+
+    def look() -> None:
         if progress is not None:
             progress(int(np.count_nonzero(first)), first.size)
-        if not worker.is_alive():
-            break
-    if not said:
-        message = "the engine has ended without a result"
+
+    said, _ = watched(work, look)
+    check_numbers(said)
+    if said[2] < crowd.ops:
+        message = f"stuck at {said[3]} s with {crowd.ops - said[2]} ops to go"
         raise EngineError(message)
-    check_numbers(said[0])
-    if said[0][2] < crowd.ops:
-        message = f"stuck at {said[0][3]} s with {crowd.ops - said[0][2]} ops to go"
-        raise EngineError(message)
-    return Timeline(state.start, state.end, said[0][4], said[0][5])
+    return Timeline(state.start, state.end, said[4], said[5])
 
 
 @cache

@@ -73,10 +73,10 @@ def run_replicas(
 ) -> tuple[StepOutcome, F8]:
     """Simulate a step as often as `variation` asks, with new draws each time.
 
-    `progress` is called with steps drawn and steps in all; of one large step, with ops of a rank
-    that have ended and all of them. Where not `every_rank` is wanted in the outcome's `lowered`,
-    many ranks that do the same share their columns. `causes` is as for `run_together`, other
-    arguments are those of `run_step`.
+    `progress` is called with steps drawn and steps in all; of one large step, with ops that have
+    ended and all of them, of one rank where ranks share their columns: many that do the same do so
+    where not `every_rank` is wanted in the outcome's `lowered`. `causes` is as for `run_together`,
+    other arguments are those of `run_step`.
 
     Returns
     -------
@@ -137,7 +137,7 @@ def _replicas(
         drawn = program
         if variation.jitter:
             drawn = jittered(program, ready.ranks, variation.seed, replica)
-        timeline = run(drawn.program, engine)
+        timeline = run(drawn.program, engine, progress if draws == 1 else None)
         stretch = None
         if ready.repeats and program.views[0].plan.stages > 1:
             view = drawn.slowest(timeline)
@@ -215,7 +215,9 @@ class StepJob(NamedTuple):
     layers: int
 
 
-def run_together(jobs: Sequence[StepJob], engine: str, causes: bool = True) -> Iterator[Ran]:
+def run_together(
+    jobs: Sequence[StepJob], engine: str, causes: bool = True, progress: Progress | None = None
+) -> Iterator[Ran]:
     """Simulate steps with equal ranks once, those of one structure in one call of the engine.
 
     Parameters
@@ -226,6 +228,8 @@ def run_together(jobs: Sequence[StepJob], engine: str, causes: bool = True) -> I
         As for `run_step`.
     causes : bool
         Whether to say what transfers lost to each other (`Breakdown.transfers`).
+    progress : callable, optional
+        Of a large pipeline, as for `run_replicas`.
     """
     together: dict[int, Ready] = {}
     for place, (topology, workload, layers) in enumerate(jobs):
@@ -242,7 +246,7 @@ def run_together(jobs: Sequence[StepJob], engine: str, causes: bool = True) -> I
             continue
         one, _ = run_replicas(
             topology, workload, Variation(), engine=engine, level="folded", layers=layers,
-            causes=causes,
+            causes=causes, progress=progress,
         )  # fmt: skip
         yield Ran(
             [place], one.lowered, one.timeline, [one.priced], [one.breakdown], [one.middle],

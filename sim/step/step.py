@@ -130,7 +130,7 @@ def step(
     """
     level = variation.level(level)
     if level == "folded":
-        return steps([(topology, workload)], engine=engine)[0]
+        return steps([(topology, workload)], engine=engine, progress=progress)[0]
     needed = memory_of(topology, workload)
     workload = as_run(workload, topology.world_size)
     outcome, times = run_replicas(
@@ -144,7 +144,7 @@ def step(
 
 def steps(
     jobs: Sequence[tuple[Topology, Workload]], *, engine: str = "auto", causes: bool = True,
-    waits: bool = True,
+    waits: bool = True, progress: Progress | None = None,
 ) -> list[StepReport]:  # fmt: skip
     """`step` of many jobs with equal ranks once: those of one structure are run together.
 
@@ -158,6 +158,8 @@ def steps(
         Whether breakdowns say what transfers lost to each other, which takes a seventh of the time.
     waits : bool
         Whether to say who waits for whom (`StepReport.ranks`); of a pipeline a sixth of the time.
+    progress : callable, optional
+        As by `run_replicas`, of large pipelines.
 
     Raises
     ------
@@ -167,7 +169,7 @@ def steps(
     needed = [memory_of(topology, workload) for topology, workload in jobs]
     run = _as_run(jobs)
     found, asked = [], _AskedOf(engine, causes, waits)
-    for job, memory_, one in zip(run, needed, _folded(run, asked), strict=True):
+    for job, memory_, one in zip(run, needed, _folded(run, asked, progress), strict=True):
         times = np.array([one.whole.breakdown.time_s])
         found.append(_report(one, times, memory_, job))
     return found
@@ -276,7 +278,9 @@ class _AskedOf(NamedTuple):
                 yield _AskedOf(self.engine, causes, waits)
 
 
-def _folded(jobs: Sequence[tuple[Topology, Workload]], asked: _AskedOf) -> list[_Measured]:
+def _folded(
+    jobs: Sequence[tuple[Topology, Workload]], asked: _AskedOf, progress: Progress | None = None
+) -> list[_Measured]:
     """Equal ranks, blocks and micro-steps once."""
     keys, counts = [], []
     for topology, workload in jobs:
@@ -290,7 +294,7 @@ def _folded(jobs: Sequence[tuple[Topology, Workload]], asked: _AskedOf) -> list[
     return [
         found if not more or found.middle is None
         else found._replace(whole=_sum((found.whole, 1.0), (found.middle, more)))
-        for found, more in zip(_kept(keys, asked), counts, strict=True)
+        for found, more in zip(_kept(keys, asked, progress), counts, strict=True)
     ]  # fmt: skip
 
 
@@ -309,14 +313,15 @@ def forget() -> None:
     pricing.forget()
 
 
-def _kept(keys: Sequence[_StepKey], asked: _AskedOf) -> list[_Measured]:
+def _kept(keys: Sequence[_StepKey], asked: _AskedOf, progress: Progress | None) -> list[_Measured]:
     """Simulated steps; those that are not known are simulated together."""
     known = {
         key: next((a for a in asked.answers() if (key, a) in _simulations), None)
         for key in dict.fromkeys(keys)
     }
     missing = [key for key, answer in known.items() if answer is None]
-    new = dict(zip(missing, _simulated(missing, asked), strict=True)) if missing else {}
+    simulated = _simulated(missing, asked, progress) if missing else []
+    new = dict(zip(missing, simulated, strict=True))
     found = []
     for key in keys:
         place = key, known[key] or asked
@@ -329,7 +334,9 @@ def _kept(keys: Sequence[_StepKey], asked: _AskedOf) -> list[_Measured]:
     return found
 
 
-def _simulated(keys: Sequence[_StepKey], asked: _AskedOf) -> list[_Measured]:
+def _simulated(
+    keys: Sequence[_StepKey], asked: _AskedOf, progress: Progress | None
+) -> list[_Measured]:
     """Steps of a few blocks where that will do, or of all."""
     found: dict[int, _Measured] = {}
 
@@ -340,7 +347,7 @@ def _simulated(keys: Sequence[_StepKey], asked: _AskedOf) -> list[_Measured]:
             topology, workload = keys[i].topology, keys[i].workload
             few = workload if layers is None else of_layers(workload, layers)
             jobs.append(StepJob(topology, few, workload.model.layers))
-        for ran in run_together(jobs, asked.engine, asked.causes):
+        for ran in run_together(jobs, asked.engine, asked.causes, progress):
             yield ran, [which[place] for place in ran.places]
 
     deep: dict[int, tuple[_Measured, Breakdown, ShallowSteps, int]] = {}

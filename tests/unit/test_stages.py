@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sim.engine import run
+from sim.engine import compiled, machine, run
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load
 from sim.lowering import collectives
@@ -12,6 +12,7 @@ from sim.lowering.costs import price
 from sim.lowering.lower import lower
 from sim.mesh import Mesh, Pairs
 from sim.step.run import run_step
+from sim.step.step import forget, step
 from sim.strategies.plan import Recorder
 
 STAGES, MICRO_BATCHES = 2, 3
@@ -152,3 +153,35 @@ def test_a_packet_tells_no_ranks_apart(monkeypatch, schedule):
     assert apart.priced.compiled.classes.multiplicity.tolist() == [16, 32, 16, 32]
     assert few.time_s == pytest.approx(apart.time_s, rel=1e-9)
     assert few.breakdown.parts == pytest.approx(apart.breakdown.parts, rel=1e-9, abs=1e-12)
+
+
+@pytest.fixture
+def long(monkeypatch):
+    """A pipeline whose program is taken for a large one."""
+    if machine.checked():
+        pytest.skip("numba checks, so it runs the loop itself")
+    monkeypatch.setattr(compiled, "LARGE", 1000)
+    pair = load(
+        "dgx-h100",
+        "llama3-8b-sft",
+        ["model.layers=4", "gradient_accumulation=7", "parallelism.pipeline_parallel=4"],
+    )
+    return pair.topology, pair.workload
+
+
+def test_a_long_pipeline_says_how_far_it_is(long):
+    said = []
+    forget()
+    found = step(*long, engine="compiled", progress=lambda *done: said.append(done))
+    assert said[-1][0] == said[-1][1] > 1000
+    forget()
+    assert found.time_s == step(*long, engine="compiled").time_s
+
+
+def test_a_long_pipeline_hears_an_interrupt(long):
+    def interrupted(done, ops):
+        raise KeyboardInterrupt
+
+    forget()
+    with pytest.raises(KeyboardInterrupt):
+        step(*long, engine="compiled", progress=interrupted)
