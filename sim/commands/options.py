@@ -80,16 +80,19 @@ def job_or_none(function: F) -> F:
     )(function)
 
 
+#: ``--prices FILE``: offers of a file over those of the catalogue
+own_prices = click.option(
+    "--prices", type=click.Path(path_type=Path), metavar="FILE",
+    help="A price file of your own; its rows replace the shipped ones.",
+)  # fmt: skip
+
+
 def priced(function: F) -> F:
-    """``--offer NAME`` and ``--prices FILE``: rent at an offer of the catalogue or of a file."""
-    with_prices = click.option(
-        "--prices", type=click.Path(path_type=Path), metavar="FILE",
-        help="A price file of your own; its rows replace the shipped ones.",
-    )(function)  # fmt: skip
+    """``--offer NAME`` and `own_prices`: rent at an offer of the catalogue or of a file."""
     return click.option(
         "--offer", metavar="NAME",
         help='Rent at the cheapest offer of the machine whose name contains this, or "cheapest".',
-    )(with_prices)  # fmt: skip
+    )(own_prices(function))  # fmt: skip
 
 
 def varied(function: F) -> F:

@@ -7,13 +7,9 @@ from pathlib import Path
 import click
 
 from sim.commands.complete import GPUS, INPUTS, JOBS
-from sim.commands.options import FORMS, Answer, F, answered, sets
+from sim.commands.options import FORMS, Answer, F, answered, own_prices, sets
 from sim.commands.output import emit, tell
 
-_own = click.option(
-    "--prices", "own", type=click.Path(path_type=Path),
-    help="A price file of your own; its rows replace the shipped ones.",
-)  # fmt: skip
 _output = click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead."
 )
@@ -44,11 +40,11 @@ def command() -> None:
 @click.option("--provider", help="Only this provider.")
 @click.option("--all-dates", is_flag=True, help="Older prices of the same offer too.")
 @_placed
-@_own
+@own_prices
 @answered()
 def list_(
     gpu: str | None, provider: str | None, all_dates: bool, region: tuple[str, ...],
-    residency: tuple[str, ...], currency: str, own: Path | None,
+    residency: tuple[str, ...], currency: str, prices: Path | None,
 ) -> Answer:  # fmt: skip
     """List offers with price on every terms, region, age and source."""
     import sim
@@ -58,21 +54,21 @@ def list_(
     shown = currency_of(currency)
     found = sim.prices_list(
         gpu=gpu or "", provider=provider or "", all_dates=all_dates, region=region,
-        residency=residency, prices=own,
+        residency=residency, prices=prices,
     )  # fmt: skip
     return offers_view(found, shown)
 
 
 @command.command("show")
 @click.argument("instance")
-@_own
+@own_prices
 @answered("json", *FORMS)
-def show_(instance: str, own: Path | None) -> Answer:
+def show_(instance: str, prices: Path | None) -> Answer:
     """Show everything known about an INSTANCE, at every date."""
     import sim
     from sim.report.prices import offers_view
 
-    return offers_view(sim.prices_show(instance, prices=own))
+    return offers_view(sim.prices_show(instance, prices=prices))
 
 
 @command.command("import")
@@ -108,12 +104,12 @@ def import_(
 @click.option("--provider", multiple=True, help="Whose offers. Repeatable.")
 @_placed
 @sets
-@_own
+@own_prices
 @answered()
 def job(
     inputs: tuple[str, ...], jobs: tuple[str, ...], spot: bool, setup_hours: float | None,
     provider: tuple[str, ...], region: tuple[str, ...], residency: tuple[str, ...], currency: str,
-    overrides: tuple[str, ...], own: Path | None,
+    overrides: tuple[str, ...], prices: Path | None,
 ) -> Answer:  # fmt: skip
     """Price WORKLOAD on each TOPOLOGY at every offer of its GPU, cheapest first."""
     import datetime
@@ -132,6 +128,6 @@ def job(
     shown = currency_of(currency)
     priced = sim.prices_job(
         machines, wanted[0], spot=spot, setup_hours=setup_hours, provider=provider, region=region,
-        residency=residency, overrides=overrides, prices=own,
+        residency=residency, overrides=overrides, prices=prices,
     )  # fmt: skip
     return priced_view(priced, datetime.date.today(), shown)
