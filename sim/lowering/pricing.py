@@ -36,7 +36,7 @@ from sim.lowering.collectives import HOST_LINK, StepCollectives, key_of, name_of
 from sim.lowering.parts import HOST_SYNC_S, I8, Part, RowRuns
 from sim.lowering.rows import CATEGORY, RowBlock, RowTable, joined, runs_of
 from sim.lowering.table import Distinct
-from sim.lowering.templates import template_rows
+from sim.lowering.templates import TemplateRun, template_rows
 from sim.strategies.exchanges import COPYING
 from sim.strategies.pipeline_play import messages_in
 from sim.strategies.plan import COLLECTIVE, HOST, SEGMENT, Plan, PlanOp
@@ -131,15 +131,14 @@ class Pricing:
     ) -> tuple[Part, list[str]]:
         """Rows for every plan op of a step, and what is costed with constants of something else."""
         plan, fixed = step.plans[self.role.stage], self._fixed_of(step, workload)
-        layers, blocks = templates.layer_kinds, [fixed.rows]
+        layers, asked = templates.layer_kinds, []
         own = trainer_of(workload).calls_s(workload.micro_batch)
         for op, calls_s in fixed.segments:
             kernels = templates.of(_kind_of(layers, op.block), op.name)
             if op.calls:
                 calls_s += self._trainer_s(op.calls, own)
-            blocks.append(
-                template_rows(self.model, self.host, kernels, op.module, self.hbm_capacity, calls_s)
-            )
+            asked.append(TemplateRun(kernels, op.module, calls_s))
+        blocks = [fixed.rows, *template_rows(self.model, self.host, self.hbm_capacity, asked)]
         sizes = tuple([block.columns.shape[1] for block in blocks])
         placed = fixed.placed.get(sizes)
         if placed is None:

@@ -106,9 +106,9 @@ class RowTable:
 
 def kernel_rows(
     seconds: F8, curve: I4, rate: F8, host_s: F8, category: Sequence[int], waits: Sequence[bool],
-    notes: tuple[str, ...],
-) -> RowBlock:  # fmt: skip
-    """Rows of kernels in a row, which draw on HBM alone.
+    stretches: Sequence[tuple[int, int]],
+) -> list[RowBlock]:  # fmt: skip
+    """Rows of kernels, which draw on HBM alone, in blocks.
 
     Parameters
     ----------
@@ -122,8 +122,8 @@ def kernel_rows(
         CPU time to launch it. [s]
     category, waits : (n,) of int, of bool
         As in `Rows`.
-    notes : tuple of str
-        Constants that were borrowed for them.
+    stretches : sequence of (int, int)
+        First kernel of each block, and the one behind its last.
     """
     reads = rate > 0.0
     columns = np.zeros((8, seconds.size))
@@ -131,12 +131,16 @@ def kernel_rows(
     columns[1] = columns[7] = seconds
     columns[2:4] = 1.0
     columns[4], columns[6] = curve, host_s
-    kinds = np.array(category, dtype=np.int8), np.array(waits, dtype=np.bool_)
-    local = np.zeros(int(reads.sum()), dtype=np.int32)
-    return RowBlock(
-        columns, kinds_of(*kinds, np.zeros(seconds.size, dtype=np.bool_)),
-        _draws_of(reads.astype(np.int32), local), rate[reads], notes,
-    )  # fmt: skip
+    kinds, waited = np.array(category, dtype=np.int8), np.array(waits, dtype=np.bool_)
+    holds, counts = np.zeros(seconds.size, dtype=np.bool_), reads.astype(np.int32)
+    return [
+        RowBlock(
+            columns[:, first:end], kinds_of(kinds[first:end], waited[first:end], holds[first:end]),
+            _draws_of(counts[first:end], np.zeros(int(counts[first:end].sum()), dtype=np.int32)),
+            rate[first:end][reads[first:end]],
+        )
+        for first, end in stretches
+    ]  # fmt: skip
 
 
 def joined(blocks: Sequence[RowBlock], curves: F8) -> Rows:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
 import numpy as np
 
 from sim.blocks.kernels import Kernel
@@ -10,42 +14,74 @@ from sim.cost.kernel_cost import CostModel
 from sim.lowering.rows import CATEGORY, RowBlock, RowTable, kernel_rows
 from sim.strategies.plan import runs
 
+
+class TemplateRun(NamedTuple):
+    """A template that a step runs, or one of its modules.
+
+    Attributes
+    ----------
+    kernels : tuple of Kernel
+        Of all modules.
+    module : str
+        As a plan's segment names it; "" for all.
+    calls_s : float
+        CPU time of calls before the first. [s]
+    """
+
+    kernels: tuple[Kernel, ...]
+    module: str
+    calls_s: float
+
+
 _BlockKey = tuple[int, int, int, str, float, float]
 _blocks: dict[_BlockKey, tuple[CostModel, HostModel, tuple[Kernel, ...], RowBlock]] = {}
 MAX_BLOCKS = 4096
 
 
 def template_rows(
-    model: CostModel, host: HostModel, kernels: tuple[Kernel, ...], module: str, hbm: float,
-    calls_s: float,
-) -> RowBlock:  # fmt: skip
-    """Rows of a template's kernels, or of those of one of its modules; before the first, calls."""
-    key = (id(model), id(host), id(kernels), module, hbm, calls_s)
-    found = _blocks.get(key)
-    if found is not None:
-        return found[-1]
-    own = tuple(k for k in kernels if runs(module, k.module)) if module else kernels
-    if own:
-        block = _kernels(model, host, own, hbm, calls_s)
-    else:
-        idle = RowTable()
-        idle.add(host_s=calls_s, category=CATEGORY["elementwise"])
-        block = idle.block()
-    if len(_blocks) >= MAX_BLOCKS:
-        _blocks.clear()
-    _blocks[key] = (model, host, kernels, block)  # held, so that the ids stay theirs
-    return block
+    model: CostModel, host: HostModel, hbm: float, asked: Sequence[TemplateRun]
+) -> list[RowBlock]:
+    """Rows of the kernels of templates; those that are not known are priced together."""
+    keys = [(id(model), id(host), id(run.kernels), run.module, hbm, run.calls_s) for run in asked]
+    missing = {key: run for key, run in zip(keys, asked, strict=True) if key not in _blocks}
+    if missing:
+        if len(_blocks) + len(missing) > MAX_BLOCKS:
+            _blocks.clear()
+            missing = dict(zip(keys, asked, strict=True))
+        made = _made(model, host, hbm, list(missing.values()))
+        for (key, run), block in zip(missing.items(), made, strict=True):
+            _blocks[key] = model, host, run.kernels, block  # held, so that the ids stay theirs
+    return [_blocks[key][-1] for key in keys]
 
 
-def _kernels(
-    model: CostModel, host: HostModel, own: tuple[Kernel, ...], hbm: float, calls_s: float
-) -> RowBlock:
-    costs = model.costs(own)
+def _made(
+    model: CostModel, host: HostModel, hbm: float, asked: Sequence[TemplateRun]
+) -> list[RowBlock]:
+    own = [
+        tuple([k for k in run.kernels if runs(run.module, k.module)]) if run.module else run.kernels
+        for run in asked
+    ]
+    every = [k for kernels in own for k in kernels]
+    costs = model.costs(every)
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = np.minimum(costs.hbm_bytes / costs.time_s, hbm)
-    host_s = np.array([host.launch_s(k) for k in own], dtype=float)
-    host_s[0] += calls_s
-    return kernel_rows(
-        costs.time_s, costs.curve, rate, host_s, [CATEGORY[k.kind] for k in own],
-        [k.waits for k in own], model.fallbacks_of(own),
+    host_s = np.array([host.launch_s(k) for k in every], dtype=float)
+    ends = list(accumulate(map(len, own), initial=0))
+    for first, run, kernels in zip(ends, asked, own, strict=False):
+        if kernels:
+            host_s[first] += run.calls_s
+    blocks = kernel_rows(
+        costs.time_s, costs.curve, rate, host_s, [CATEGORY[k.kind] for k in every],
+        [k.waits for k in every], list(pairwise(ends)),
     )  # fmt: skip
+    return [
+        block._replace(notes=model.fallbacks_of(kernels)) if kernels else _idle(run.calls_s)
+        for block, kernels, run in zip(blocks, own, asked, strict=True)
+    ]
+
+
+def _idle(calls_s: float) -> RowBlock:
+    """A template without kernels: the CPU goes by."""
+    idle = RowTable()
+    idle.add(host_s=calls_s, category=CATEGORY["elementwise"])
+    return idle.block()
