@@ -53,7 +53,7 @@ def call(start):
 
     def run(*arguments, **more):
         with start(*arguments, **more) as child:
-            out, err = child.communicate(timeout=60)
+            out, err = child.communicate(timeout=180)
         assert "Traceback" not in err
         assert "internal error" not in err
         return child.returncode, out, err
@@ -128,7 +128,7 @@ def test_the_live_page_ends_before_it_is_up(start, tmp_path, number):
     with start("serve", "--port", "0", PYTHONPATH=path, NUMBA_CACHE_DIR="/dev/null") as child:
         assert child.stdout.readline() == "up\n"  # the worker starts, the server waits for it
         child.send_signal(number)
-        _, err = child.communicate(timeout=60)
+        _, err = child.communicate(timeout=180)
     assert (child.returncode, err) == (128 + number, "")
 
 
@@ -265,7 +265,7 @@ def test_a_store_that_another_program_holds(store, monkeypatch):
 
 def test_two_sweeps_on_one_store(start):
     both = [start(*SWEEP, "--vary", "micro_batch=1..16", "--quiet") for _ in range(2)]
-    ends = [child.communicate(timeout=60) for child in both]
+    ends = [child.communicate(timeout=180) for child in both]
     assert [child.returncode for child in both] == [0, 0]
     assert ends[0] == ends[1]
     assert ends[0][1] == ""

@@ -11,6 +11,7 @@ from sim.cost.gemm import CUDA_CORES, GemmConstants, gemm_times
 from sim.cost.nccl.algorithms import algorithm_named
 from sim.cost.nccl.communicator import LL, LL128, SIMPLE
 from sim.cost.nccl.pairs import all_pairs
+from sim.cost.nccl.tuner import weighed
 from sim.errors import InputError
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load_topology
@@ -195,3 +196,44 @@ def test_ll_and_ll128_have_no_ramp():
     assert [ring.pace(link, "all_gather", p) for p in (LL, LL128, SIMPLE)] == [
         (1.0, 0.1, 0.0, 5.0), (2.0, 0.2, 0.0, 5.0), (3.0, 0.3, 7.0, 5.0)
     ]  # fmt: skip
+
+
+def test_ll_of_a_tree_is_less_than_a_quarter_of_its_simple():
+    """NCCL divides by 3.8 (tuning.cc) where that is below what LL can do."""
+    tree = algorithm_named("tree")
+    comm = communicator(machine("pcie4-a100-8"), tuple(range(8)), "2.21")
+    assert tree.bus(comm, LL) == pytest.approx(tree.bus(comm, SIMPLE) / 3.8, rel=1e-12)
+
+
+def test_a_collnet_goes_to_the_nics_gpu_and_back():
+    direct, fabric = algorithm_named("collnet_direct"), compile_fabric(dgx_h100(2))
+    for ranks, inside in ((range(16), 2.0), ((0, 8), 0.0)):
+        comm = communicator(fabric, tuple(ranks), "2.21")
+        assert direct.hops(comm, "all_reduce") == (inside, 2.0)
+
+
+def test_head_sizes_of_another_direction_are_none_of_this_one():
+    of = AttentionConstants(0.5, 1.0, 1.0)
+    table = {("flash3", "forward", 64): of, ("flash3", "backward", 128): of,
+             ("flash2", "forward", 128): of}  # fmt: skip
+    found, note = lookup(table, "flash3", "forward", 128)
+    assert (found.rate, note) == (0.5, "attention flash3 forward: head size 128 from 64")
+
+
+def test_a_copy_engine_reads_and_writes_each_byte_of_the_others():
+    fabric, group = compile_fabric(dgx_h100(1)), range(8)
+    loads = algorithm_named("copy_engine").loads(fabric, group, "all_gather")
+    routes = all_pairs(fabric, group, 1 / 8)
+    extra = loads.amount.sum() - routes.amount.sum()
+    assert extra == pytest.approx(8 * 2 * 7 / 8)  # 8 GPUs, once in and once out
+
+
+def test_time_of_a_line_is_latency_and_bytes_at_its_rate():
+    """GB/s are 1,000 bytes a microsecond."""
+    comm = communicator(compile_fabric(dgx_h100(2)), tuple(range(16)), "2.21")
+    for line in weighed(comm, "all_gather"):
+        if line.algorithm.name == "ring":
+            expected = line.latency + 2.0**30 / line.bandwidth / 1000
+            assert line.estimate_us(comm, "all_gather", 2.0**30) == pytest.approx(
+                expected, rel=1e-9
+            )
