@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sim.errors import Fault
     from sim.files import File
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
@@ -97,30 +96,6 @@ def chosen(name: str, given: Any, among: Sequence[Any]) -> None:
     if given not in among:
         known = ", ".join(map(repr, among))
         raise InputError.single(name, f"{given!r} is not one of {known}")
-
-
-def too_few(source: str, least: int, **given: int | None) -> list[Fault]:
-    """A fault for each argument that is given and below the least it may be."""
-    from sim.errors import Fault
-
-    return [
-        Fault(source, None, None, name, f"{value} is not at least {least}")
-        for name, value in given.items() if value is not None and value < least
-    ]  # fmt: skip
-
-
-def at_least(source: str, least: int, **given: int | None) -> None:
-    """Check numbers that have a least value; None is not given.
-
-    Raises
-    ------
-    InputError
-        One or more are below it.
-    """
-    from sim.errors import InputError
-
-    if faults := too_few(source, least, **given):
-        raise InputError(faults)
 
 
 def share(given: str | float) -> str:

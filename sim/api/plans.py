@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.api.arguments import Overrides, Varied, at_least, axes, chosen, settings, several
+from sim.api.arguments import Overrides, Varied, axes, chosen, settings, several
 
 if TYPE_CHECKING:
     from sim.files import File
@@ -48,17 +48,19 @@ def plan(
     replicas : int
         Times to play failures, for the odds of deadlines; 0: none.
     progress : callable, optional
-        Called with jobs served and all there are, on a cluster's own nodes.
+        Called with jobs served and all there are.
     """
     from sim.study.plan import fewest, plan
     from sim.study.schedule import POLICIES
 
     chosen("policy", policy, tuple(POLICIES))
-    at_least(plan.__name__, 0, replicas=replicas)
     sets = settings(overrides, calibration)
     listed = jobs if isinstance(jobs, Mapping) else Path(jobs)
     if smallest:
-        return fewest(cluster, listed, policy=policy, share=on_time, sets=sets, replicas=replicas)
+        return fewest(
+            cluster, listed, policy=policy, share=on_time, sets=sets, replicas=replicas,
+            progress=progress,
+        )  # fmt: skip
     return plan(cluster, listed, policy=policy, sets=sets, replicas=replicas, progress=progress)
 
 
@@ -73,6 +75,7 @@ def compare_plans(
     on_time: float = 0.95,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
+    progress: Progress | None = None,
 ) -> PlanComparison:
     """The same jobs on several clusters, under several policies and growths, and which to take.
 
@@ -88,13 +91,15 @@ def compare_plans(
         Of the clusters; several keys give all their combinations.
     growth : sequence of float, or ``1,1.5``
         Times as many jobs in the same time.
+    progress : callable, optional
+        Called with scenarios played and all there are.
     """
     from sim.study.scenarios import compare_plans, try_growth
 
     return compare_plans(
         several(clusters), Path(jobs), policies=policies, vary=axes(vary),
         growths=try_growth(growth) if isinstance(growth, str) else growth, fewest=smallest,
-        share=on_time, sets=settings(overrides, calibration),
+        share=on_time, sets=settings(overrides, calibration), progress=progress,
     )  # fmt: skip
 
 

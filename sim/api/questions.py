@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 from sim.api.arguments import (
     Overrides,
     Varied,
-    at_least,
     axes,
     chosen,
     path,
     settings,
     several,
-    too_few,
 )
-from sim.errors import Fault, InputError
+from sim.errors import Fault, InputError, at_least, too_few
 
 if TYPE_CHECKING:
     from sim.files import File

@@ -58,10 +58,11 @@ def command(
         asked = click.get_current_context().get_parameter_source("replicas")
         if gantt or asked is not ParameterSource.DEFAULT:
             raise click.UsageError(_ONE_PLAN)
-        found = sim.compare_plans(
-            [cluster, *others], jobs, policies=chosen, vary=vary, growth=growth or "1",
-            smallest=smallest, on_time=on_time, overrides=overrides,
-        )  # fmt: skip
+        with progress_bar("scenarios") as progress:
+            found = sim.compare_plans(
+                [cluster, *others], jobs, policies=chosen, vary=vary, growth=growth or "1",
+                smallest=smallest, on_time=on_time, overrides=overrides, progress=progress,
+            )  # fmt: skip
         return plans.view(found)
     with progress_bar("jobs") as progress:
         planned = sim.plan(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import field
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ from sim.cost.nccl.tuner import choose
 from sim.errors import InputError
 from sim.fabric.fabric import Fabric
 from sim.fabric.shape import HBM, NETWORK, NVLINK
+from sim.fabric.sisters import moved, sisters
 from sim.inputs.gpu import Gpu
 from sim.records import dataclass
 
@@ -298,24 +299,23 @@ def demand_of(
 
 def demands_of(
     fabric: Fabric, groups: Iterable[tuple[int, ...]], op: str, algorithm: str
-) -> Iterator[loads.Demand]:
-    """`demand_of` each of many groups, in their order.
-
-    A group inside one node loads it as its like does an equal node: one says those of all.
-    """
-    known: dict[tuple[int, tuple[int, ...]], tuple[int, loads.Demand]] = {}
-    for group in groups:
-        node = int(fabric.rank_node[group[0]])
-        first = fabric.ranks_of(node).start
-        if int(fabric.rank_node[max(group)]) != node or min(group) < first:
-            yield demand_of(fabric, group, op, algorithm)
-            continue
-        base = int(fabric.node_base[node])
-        like = id(fabric.shapes[node]), tuple([rank - first for rank in group])
-        if like not in known:
-            known[like] = base, demand_of(fabric, group, op, algorithm)
-        at, demand = known[like]
-        yield demand if at == base else demand._replace(resource=demand.resource + (base - at))
+) -> list[loads.Demand]:
+    """`demand_of` each of many groups, in their order; one of those alike says those of all."""
+    listed = list(groups)
+    found: dict[int, loads.Demand] = {}
+    by_size: dict[int, list[int]] = {}
+    for place, group in enumerate(listed):
+        by_size.setdefault(len(group), []).append(place)
+    for places in by_size.values():
+        ranks = np.array([listed[place] for place in places], np.int64)
+        for alike in sisters(fabric, ranks):
+            first, rest = places[alike[0]], alike[1:]
+            demand = found[first] = demand_of(fabric, listed[first], op, algorithm)
+            if rest.size:
+                others = moved(fabric, demand.resource, ranks[alike[0]], ranks[rest])
+                for place, resource in zip(rest.tolist(), others, strict=True):
+                    found[places[place]] = loads.Demand(resource, demand.amount)
+    return [found[place] for place in range(len(listed))]
 
 
 @functools.lru_cache(maxsize=1024)

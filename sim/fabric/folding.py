@@ -14,15 +14,18 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sim.fabric.traffic import summed
 from sim.fabric.wiring import Wiring
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
+I4 = npt.NDArray[np.int32]
 U8 = npt.NDArray[np.uint64]
 
 
 _SAMPLE = 1024  # values that are looked at first
 _BLOCK = 1 << 18  # edges that are looked at together: what is worked out of them stays in the cache
+_VERTICES = 1 << 15  # that have changed, likewise
 
 
 class Fold(NamedTuple):
@@ -69,36 +72,119 @@ def refine(colour: npt.ArrayLike, tail: I8, head: I8, weight: npt.ArrayLike) -> 
     Neighbourhoods are told apart by sums of scrambled 64-bit words: two different ones are taken
     for equal with a chance near 2^-64 a pair.
     """
-    now, tail, head, codes = _told_by_singles(_codes(colour), tail, head, _codes(weight))
+    short = [column.astype(np.int32) for column in (tail, head, _codes(weight))]  # 10^7 at times
+    now, tails, heads, codes = _told_by_singles(_codes(colour), *short)
     labels = [_mix(_labels(np.arange(codes.max(initial=-1) + 1), end)) for end in (0, 1)]
-    count = int(now.max(initial=-1)) + 1
-    while True:
-        key = _mix(now.astype(np.uint64) + np.uint64(1))
-        seen = np.zeros(len(now), np.uint64)
-        for start in range(0, len(tail), _BLOCK):
-            at = slice(start, start + _BLOCK)
-            ends = tail[at], head[at]
-            for here, there, label in zip(ends, ends[::-1], labels, strict=True):
-                np.add.at(seen, here, _mix(key[there] ^ label[codes[at]]))
-        finer = _codes(key + _mix(seen) * np.uint64(3))
-        if int(finer.max(initial=-1)) + 1 == count:
-            return now
-        count, now = int(finer.max()) + 1, finer
+    seen = np.zeros(len(now), np.uint64)
+    key = _key(now)
+    for start in range(0, len(tails), _BLOCK):
+        at = slice(start, start + _BLOCK)
+        here_there = tails[at], heads[at]
+        for here, there, label in zip(here_there, here_there[::-1], labels, strict=True):
+            np.add.at(seen, here, _mix(key[there] ^ label[codes[at]]))
+    colours = _Colours(now, seen)
+    changed, before = colours.split(np.arange(len(now)))
+    sides = [
+        _Side.of(*e, codes, len(now)) for e in ((tails, heads), (heads, tails)) if changed.size
+    ]
+    while changed.size:
+        # those that they are seen by, and what those see now and saw
+        asked = np.zeros(len(now), np.bool_)
+        for start in range(0, changed.size, _VERTICES):
+            some, was = (column[start : start + _VERTICES] for column in (changed, before))
+            for side, label in zip(sides, reversed(labels), strict=True):
+                edges, of = side.edges(some)
+                there, code = side.there[edges], label[side.code[edges]]
+                new, old = _key(now[some])[of], _key(was)[of]
+                np.add.at(seen, there, _mix(new ^ code) - _mix(old ^ code))
+                asked[there] = True
+        changed, before = colours.split(np.flatnonzero(asked))
+    return now
 
 
-def _labels(codes: I8, end: int) -> U8:
+class _Side(NamedTuple):
+    """Edges by the vertex at one of their ends."""
+
+    ptr: I8  # (n+1,)
+    there: I4  # the vertex at the other end
+    code: I4  # of the weight
+
+    @classmethod
+    def of(cls, here: I4, there: I4, code: I4, n: int) -> _Side:
+        order = np.argsort(here, kind="stable")
+        ptr = np.concatenate([[0], np.cumsum(np.bincount(here, minlength=n))])
+        return cls(ptr, there[order], code[order])
+
+    def edges(self, some: I8) -> tuple[I8, I8]:
+        """Edges of some vertices, and which of those each is of."""
+        counts = self.ptr[some + 1] - self.ptr[some]
+        of = np.repeat(np.arange(some.size), counts)
+        ahead = np.cumsum(counts) - counts
+        return np.arange(of.size) + (self.ptr[some] - ahead)[of], of
+
+
+class _Colours:
+    """Colours of vertices, split by what the vertices see of their neighbours' colours.
+
+    Only vertices that see something new are looked at: where a difference goes on through a machine
+    from leaf to leaf, a round has few of them.
+    """
+
+    def __init__(self, now: I8, seen: U8) -> None:
+        self.now, self.seen, self.count = now, seen, int(now.max(initial=-1)) + 1
+        self.size = np.bincount(now, minlength=len(now))
+        self.told = np.zeros(len(now), np.uint64)  # what a colour's vertices see, those not asked
+
+    def split(self, asked: I8) -> tuple[I8, I8]:
+        """Give new colours where some see something else than others of their colour.
+
+        Returns
+        -------
+        changed, before : (m,) int64
+            The vertices of a new colour, and their old one.
+        """
+        colour, seen = self.now[asked], self.seen[asked]
+        part = _codes(_key(colour) + seen)
+        size = np.bincount(part)
+        first = np.empty(size.size, np.int64)
+        first[part] = np.arange(part.size)
+        whose, sees = colour[first], seen[first]
+        colours, of = np.unique(whose, return_inverse=True)
+        left = self.size[colours] - np.bincount(of, size).astype(np.int64)  # not asked
+        order = np.lexsort((size, of))
+        most = np.zeros(size.size, np.bool_)
+        most[order[np.flatnonzero(np.diff(of[order], append=-1))]] = True
+        # the old colour stays with those not asked, or else with most
+        stays = np.where(left[of] > 0, sees == self.told[whose], most)
+        self.told[whose[stays]] = sees[stays]
+        new = np.flatnonzero(~stays)
+        number = np.full(size.size, -1)
+        number[new] = np.arange(self.count, self.count + new.size)
+        self.told[number[new]], self.size[number[new]] = sees[new], size[new]
+        np.subtract.at(self.size, whose[new], size[new])
+        self.count += new.size
+        at = np.flatnonzero(number[part] >= 0)
+        self.now[asked[at]] = number[part[at]]
+        return asked[at], colour[at]
+
+
+def _key(colour: I8) -> U8:
+    return _mix(colour.astype(np.uint64) + np.uint64(1))
+
+
+def _labels(codes: I8 | I4, end: int) -> U8:
     """Of edges of some weight, as a vertex at that end sees them."""
     return (2 * codes + end).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
 
 
-def _told_by_singles(now: I8, tail: I8, head: I8, codes: I8) -> tuple[I8, I8, I8, I8]:
+def _told_by_singles(now: I8, tail: I4, head: I4, codes: I4) -> tuple[I8, I4, I4, I4]:
     """Colours told apart by edges to vertices alone in their colour; those edges are then done.
 
     Such a vertex can't be split, and neither can what it says of the other end: a collective of
     the whole machine names every resource, which would else be looked at again in every round.
     """
     alone = (np.bincount(now) == 1)[now]
-    said = _mix(now.astype(np.uint64) + np.uint64(1))
+    said = _key(now)
     for end, (here, there) in enumerate(((tail, head), (head, tail))):
         at = np.flatnonzero(alone[there] & ~alone[here])
         label = _mix(_labels(codes[at], end))
@@ -152,22 +238,23 @@ def fold(
     # a row that is like no other can't be split: what it says of its resources it says once
     alone = (np.bincount(start) == 1)[start]
     single = np.flatnonzero(alone).tolist()
-    others = np.flatnonzero(np.repeat(~alone, sizes))
+    kept = np.repeat(~alone, sizes) if single else slice(None)
+    others, amounts = resource[kept], amount[kept]
     told = np.zeros(len(capacity), np.uint64)
     asked = np.zeros(len(capacity), np.bool_)
     for row in single:
         at = slice(ptr[row], ptr[row + 1])
         asked[resource[at]] = True
-        amounts = np.asarray(amount[at], float).view(np.uint64)
-        np.add.at(told, resource[at], _mix(_mix(amounts) + np.uint64(start[row] + 1)))
+        said = _mix(np.asarray(amount[at], float).view(np.uint64))
+        np.add.at(told, resource[at], _mix(said + np.uint64(start[row] + 1)))
     shared = np.zeros(len(capacity), np.bool_)
-    shared[resource[others]] = True
+    shared[others] = True
     used = np.flatnonzero(asked | shared)
     kinds = _codes(_mix(told[used]) + np.asarray(capacity[used], float).view(np.uint64))
     left = shared[used]
-    place = np.cumsum(shared) - 1
+    place = np.cumsum(shared) - 1 + n_rows
     tail = np.repeat(np.arange(n_rows)[~alone], sizes[~alone])
-    head, weight = place[resource[others]] + n_rows, _codes(amount[others])
+    head, weight = place[others], _codes(amounts)
     if ties is not None:
         tail, head = np.concatenate([tail, ties[0]]), np.concatenate([head, ties[1]])
         weight = np.concatenate([weight, np.full(len(ties[0]), -1)])
@@ -178,16 +265,14 @@ def fold(
     kinds, resource_first, resource_count = _first_order(_codes(kinds))
     resource_class = np.full(len(capacity), -1, np.int64)
     resource_class[used] = kinds
-    # demand of a whole row class on a whole resource class, spread over its members
-    shape = len(row_first), len(resource_first)
-    cell = row_class[tail[: len(others)]] * shape[1] + resource_class[resource[others]]
-    total = np.bincount(cell, amount[others], minlength=shape[0] * shape[1]).reshape(shape)
-    for row in single:
-        at = slice(ptr[row], ptr[row + 1])
-        total[row_class[row]] = np.bincount(
-            resource_class[resource[at]], amount[at], minlength=shape[1]
-        )
-    cells = np.nonzero(total)
+    # of a class of rows one says what all demand; spread over a class of resources
+    lengths = sizes[row_first]
+    of = np.repeat(np.arange(len(row_first)), lengths)
+    at = np.arange(of.size) + (ptr[row_first] - np.cumsum(lengths) + lengths)[of]
+    cell = of * len(resource_first) + resource_class[resource[at]]
+    cells, total = summed([(cell, amount[at] * row_count[of])])
+    cells, total = cells[total != 0.0], total[total != 0.0]
+    row, column = np.divmod(cells, max(len(resource_first), 1))
     return Fold(
         row_class,
         row_first,
@@ -196,9 +281,9 @@ def fold(
         used[resource_first],
         resource_count,
         capacity[used[resource_first]],
-        np.searchsorted(cells[0], np.arange(len(row_first) + 1)),
-        cells[1],
-        total[cells] / resource_count[cells[1]],
+        np.searchsorted(row, np.arange(len(row_first) + 1)),
+        column,
+        total / resource_count[column],
     )
 
 

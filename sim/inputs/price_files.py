@@ -12,6 +12,7 @@ from sim.errors import Fault, InputError
 from sim.inputs.catalogue import gpu_names
 from sim.inputs.price import CONFIDENCES, TERMS, UNCHECKED, Currency, PriceRow, currency_of
 
+MOST_BYTES = 32_000_000  # a catalogue of all of a provider's regions is a few MB
 COLUMNS = tuple(f.name for f in fields(PriceRow))
 REQUIRED = COLUMNS[:5]
 
@@ -35,6 +36,9 @@ def read_rows(path: Path, parse: Parse, required: Sequence[str] = REQUIRED) -> l
     faults: list[Fault] = []
     rows: list[PriceRow] = []
     try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            message = f"has {size:,} bytes; at most {MOST_BYTES:,} are read: leave regions out"
+            raise InputError([Fault(str(path), None, None, "", message)])
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             missing = [c for c in required if c not in (reader.fieldnames or ())]

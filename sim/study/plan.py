@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from sim.errors import Fault, InfeasibleError, InputError
+from sim.errors import Fault, InfeasibleError, InputError, at_least
 from sim.inputs.arguments import Argument
 from sim.job.forecast import terms_of
 from sim.job.run import simulate_run
@@ -68,8 +68,9 @@ def plan(
     Raises
     ------
     InputError
-        Faults of either file, or a job larger than the cluster.
+        Faults of either file, a job larger than the cluster, or fewer replicas than none.
     """
+    at_least("plan", 0, replicas=replicas)
     wanted = read_plan(topology, jobs, sets)
     nodes = wanted.cluster.topology.nodes
     large = [r for r in wanted.jobs if r.nodes > nodes]
@@ -79,13 +80,13 @@ def plan(
                   f"wants {counted(r.nodes, 'node')}; the cluster has {nodes}")
             for r in large[:20]
         )  # fmt: skip
-    told = _teller(len(wanted.jobs), progress)
+    told = teller(3 * len(wanted.jobs), progress)
     report = serve(wanted.cluster, wanted.jobs, nodes, policy, told)
     return finished(wanted, report, replicas, told)
 
 
-def _teller(jobs: int, progress: Progress | None) -> Callable[[], None] | None:
-    """What counts jobs as they are served, of three plans, and says so every thousand."""
+def teller(jobs: int, progress: Progress | None) -> Callable[[], None] | None:
+    """What counts jobs as they are served, of so many in all plans, and says so every thousand."""
     if progress is None or jobs < _TOLD:
         return None
     served = itertools.count(1)
@@ -93,7 +94,7 @@ def _teller(jobs: int, progress: Progress | None) -> Callable[[], None] | None:
     def told() -> None:
         done = next(served)
         if done % _TOLD == 0:
-            progress(min(done, 3 * jobs), 3 * jobs)
+            progress(min(done, jobs), jobs)
 
     return told
 
@@ -214,8 +215,9 @@ def _marginal(
 
 
 def smallest(
-    cluster: Cluster, jobs: Sequence[Request], policy: Policy, share: float = 0.95
-) -> tuple[PlanReport | None, PlanReport]:
+    cluster: Cluster, jobs: Sequence[Request], policy: Policy, share: float = 0.95,
+    progress: Progress | None = None,
+) -> tuple[PlanReport | None, PlanReport]:  # fmt: skip
     """The fewest nodes on which enough jobs meet their deadlines.
 
     Parameters
@@ -226,6 +228,8 @@ def smallest(
         One of `POLICIES`.
     share : float
         Of the jobs with a deadline.
+    progress : callable, optional
+        Called now and then with jobs served and all there are, on every size.
 
     Returns
     -------
@@ -240,11 +244,12 @@ def smallest(
     """
     least = max(min(f.nodes for f in r.forms) for r in jobs)
     enough = min(MOST_NODES, max(least, _most_at_once(jobs)))
-    ample = serve(cluster, jobs, enough, policy)
+    told = teller(len(jobs) * (enough - least + 1), progress)
+    ample = serve(cluster, jobs, enough, policy, told)
     if ample.on_time < share:
         return None, ample
     for nodes in range(least, enough):
-        report = serve(cluster, jobs, nodes, policy)
+        report = serve(cluster, jobs, nodes, policy, told)
         if report.on_time >= share:
             return report, ample
     return ample, ample
@@ -270,18 +275,20 @@ def fewest(
     share: float = 0.95,
     sets: Iterable[str] = (),
     replicas: int = REPLICAS,
+    progress: Progress | None = None,
 ) -> PlanReport:
     """The smallest cluster that serves the jobs of a file.
 
     Raises
     ------
     InputError
-        Faults of either file.
+        Faults of either file, or fewer replicas than none.
     InfeasibleError
         Jobs that miss their deadline on any number of nodes, with how long they take alone.
     """
+    at_least("plan", 0, replicas=replicas)
     wanted = read_plan(topology, jobs, sets)
-    found, ample = smallest(wanted.cluster, wanted.jobs, policy, share)
+    found, ample = smallest(wanted.cluster, wanted.jobs, policy, share, progress)
     if found is not None:
         return finished(wanted, found, replicas)
     raise InfeasibleError(too_slow(ample, share))

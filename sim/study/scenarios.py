@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sim.errors import InputError
 from sim.inputs.arguments import Argument
+from sim.step.variation import Progress
 from sim.study.axes import Grid, from_options
 from sim.study.cluster import Request
 from sim.study.plan import TimedJobs, read_plan, serve, smallest, too_slow
@@ -58,6 +59,7 @@ def compare_plans(
     fewest: bool = False,
     share: float = 0.95,
     sets: Iterable[str] = (),
+    progress: Progress | None = None,
 ) -> PlanComparison:
     """The jobs of a file on every cluster, under every policy and growth.
 
@@ -79,6 +81,8 @@ def compare_plans(
         Of deadlines that must be met.
     sets : iterable of str
         Overrides of every topology.
+    progress : callable, optional
+        Called with scenarios played and all there are.
 
     Raises
     ------
@@ -89,7 +93,8 @@ def compare_plans(
         tuple(f"{key}={value}" for key, value in changes.items())
         for changes in Grid(_SOURCE, axes=from_options(vary, False)).points()
     ]
-    _check(len(topologies) * len(combinations) * len(policies) * len(growths), policies, growths)
+    number = len(topologies) * len(combinations) * len(policies) * len(growths)
+    _check(number, policies, growths)
     base, scenarios = tuple(sets), []
     failures: list[InputError] = []
     for topology, changes in itertools.product(topologies, combinations):
@@ -106,6 +111,8 @@ def compare_plans(
             continue
         name = wanted.cluster.topology.name
         for policy, growth in itertools.product(policies, growths):
+            if progress:
+                progress(len(scenarios), number)
             report, reason = _played(wanted, policy, growth, share if fewest else None)
             met = report is not None and report.on_time >= share
             scenarios.append(Scenario(name, label, policy, growth, report, reason, met))

@@ -39,7 +39,7 @@ DEPTH = 100  # jobs of the queue that backfill looks at
 _PREEMPTED, _REPACED = "preempted", "repaced"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # each is itself: lists of them are searched for one
 class _Running:
     """A job that waits or runs."""
 
@@ -126,6 +126,7 @@ class _Scheduler:
         self.pool = Pool(nodes, cluster.per_node, cluster.leaf_nodes)
         self.queue: list[_Running] = []
         self.running: list[_Running] = []
+        self.talking = 0  # of them, those that others' collectives can slow
 
     def arrive(self, job: _Running) -> Generator[simpy.Event, None, None]:
         yield self.env.timeout(job.log.request.arrival_s)
@@ -241,6 +242,7 @@ class _Scheduler:
             job.log.start_s = self.env.now
         job.since, job.pace, job.saving = self.env.now, 1.0, False
         self.running.append(job)
+        self.talking += form.communication > 0.0
         job.process = self.env.process(self._run(job))
 
     # --- running ---------------------------------------------------------------------------------
@@ -280,6 +282,7 @@ class _Scheduler:
     def _leave(self, job: _Running, held_from: float) -> None:
         """Give the nodes back."""
         self.running.remove(job)
+        self.talking -= job.log.request.communication > 0.0
         job.log.held_s += self.env.now - held_from
         nodes = tuple(sorted(node for node, _ in job.placed))
         job.log.holds.append(Hold(held_from, self.env.now, nodes))
@@ -298,7 +301,7 @@ class _Scheduler:
 
     def _repace(self) -> None:
         """Set every running job's pace by who is on its uplinks now."""
-        if self.pool.per_leaf >= len(self.pool.free):
+        if not self.talking or self.pool.per_leaf >= len(self.pool.free):
             return
         crossing = [
             (j, leaves)

@@ -94,6 +94,32 @@ def test_trees_over_many_like_nodes_as_pair_by_pair(nodes_per_leaf):
     assert found.amount == pytest.approx(right[found.resource], rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [
+        ("dgx-h100", ["nodes=11", "network.nodes_per_leaf=3"]),
+        ("dgx-h100", ["nodes=9", "network.kind=fat-tree", "network.nodes_per_leaf=2"]),
+        ("dgx-h100", ["nodes=6", "network.kind=single-switch"]),
+        ("mixed-h100-a100", []),
+    ],
+)
+@pytest.mark.parametrize(
+    ("op", "algorithm"),
+    [("all_gather", "ring"), ("all_reduce", "tree"), ("send", "p2p"), ("all_to_all", "p2p")],
+)
+def test_a_group_over_nodes_is_moved_to_its_likes(name, sets, op, algorithm):
+    fabric = compile_fabric(load(name, "llama3-8b-sft", sets).topology)
+    n = fabric.n_ranks
+    apart = [(a, (a + step) % n) for step in (1, 8, 13, 16, 24) for a in range(n)]
+    groups = [*dict.fromkeys(pair for pair in apart if pair[0] != pair[1])]
+    groups += [(a, a + 9, a + 17, a + 10) for a in range(n - 17)]
+    for group, found in zip(groups, demands_of(fabric, groups, op, algorithm), strict=True):
+        right = demand_of(fabric, group, op, algorithm)
+        order = np.argsort(found.resource)
+        assert found.resource[order].tolist() == right.resource.tolist()
+        assert found.amount[order] == pytest.approx(right.amount, rel=1e-12)
+
+
 def test_few_of_many_resources_are_summed_alike():
     rng = np.random.default_rng(7)
     resource, amount = rng.integers(0, 50, 400), rng.random(400)

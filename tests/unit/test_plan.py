@@ -12,6 +12,7 @@ from sim.errors import InfeasibleError, InputError
 from sim.study.cluster import Cluster, Request
 from sim.study.jobs import cluster_of
 from sim.study.plan import fewest, plan, serve, smallest
+from sim.study.scenarios import compare_plans
 from sim.study.schedule import POLICIES, schedule
 
 HOUR = 3600.0
@@ -228,3 +229,25 @@ def test_command(tmp_path):
     assert len(document["jobs"]) == 11
     table = CliRunner().invoke(group, ["plan", "dgx-h100", path, "--smallest"])
     assert "are the fewest on which 95 % of deadlines are met" in table.stdout
+
+
+def test_fewer_replicas_than_none_are_refused():
+    jobs = {"jobs": [{"name": "a", "workload": "llama3-8b-lora", "nodes": 1}]}
+    for asked in (plan, fewest):
+        with pytest.raises(InputError, match=r"replicas: -3 is not at least 0"):
+            asked("h100-x1", jobs, replicas=-3)
+
+
+def test_all_plans_say_how_far_they_are(tmp_path):
+    rows = "".join(f"j{i},{60 * i},8,30,30000000\n" for i in range(1200))
+    path = tmp_path / "jobs.csv"
+    path.write_text("job_id,submit_time,gpu_num,duration,deadline\n" + rows)
+    told = []
+    fewest("dgx-h100", path, replicas=0, progress=lambda *at: told.append(at))
+    assert told[0][0] == 1000
+    assert all(done <= whole for done, whole in told)
+    told.clear()
+    compare_plans(
+        ["dgx-h100"], path, policies=("fifo", "sjf"), progress=lambda *at: told.append(at)
+    )
+    assert told == [(0, 2), (1, 2)]

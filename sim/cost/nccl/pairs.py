@@ -12,7 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from sim.cost.nccl.loads import Demand, by_members
+from sim.errors import InputError
 from sim.fabric.fabric import Fabric
+
+MOST_ROUTES = 150_000  # looked up one by one: some seconds
 
 Amounts = dict[int, float]
 Kind = tuple[object, ...]
@@ -20,10 +23,23 @@ PairPlace = tuple[str, int, int]
 
 
 def all_pairs(fabric: Fabric, group: Sequence[int], size: float) -> Demand:
-    """Bytes on resources when every rank of a group sends `size` bytes to every other. [B]"""
+    """Bytes on resources when every rank of a group sends `size` bytes to every other. [B]
+
+    Raises
+    ------
+    InputError
+        For more routes than `MOST_ROUTES`: thousands of nodes under many leaf switches.
+    """
     kinds: dict[Kind, list[list[int]]] = defaultdict(list)
     for ranks in by_members(fabric, group):
         kinds[_kind(fabric, ranks)].append(ranks)
+    routes = sum(len(same[0]) for same in kinds.values()) ** 2
+    if routes > MOST_ROUTES:
+        message = (
+            f"all to all over {len(group):,} ranks under {len(kinds):,} kinds of node and leaf "
+            f"switch takes {routes:,} routes, more than {MOST_ROUTES:,}; take fewer nodes"
+        )
+        raise InputError.single(fabric.topology.name, message, "all_to_all")
     amounts: Amounts = defaultdict(float)
     for same in kinds.values():
         _inside(amounts, fabric, same, size)

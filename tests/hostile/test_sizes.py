@@ -1,0 +1,34 @@
+"""Some of what `tests.hostile.sizes` asks: a wish beyond measure is answered or refused at once."""
+
+import pytest
+
+from tests.hostile.sizes import Size, cases, take
+
+#: quick ones of each verb; all of them: python -m tests.hostile.sizes
+QUICK = (
+    "run nodes=1000000000", "run node.gpus=1000000", "run model.layers=1000000",
+    "run sequence_length=1000000000000", "explain model.vocab_size=1000000000",
+    "memory nodes=1000000000", "support node.gpus=1000000", "run JOB --runs 1000000",
+    "sweep JOB -j 1 --store :s: --vary nodes=1..1000000000", "compare JOB --vary nodes=1..1000000",
+    "collective dgx-h100 all_to_all --set nodes=32768", "200 MB of prices", "200 MB of nccl-tests",
+    "200 MB of workload", "plan dgx-h100 JOBS --growth 1000000",
+    "size llama3-8b-sft --deadline 1h --max-gpus 1000000000",
+)  # fmt: skip
+CASES = {case.name: case for case in cases()}
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_absurd_sizes_are_refused_in_seconds(name, tmp_path):
+    found = take(CASES[name], tmp_path)
+    assert not found.fault, found
+    assert found.words  # why
+
+
+def test_what_is_said_at_a_terminal_is_seen_and_ctrl_c_obeyed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.hostile.sizes.LIMIT_S", 2.0)
+    line = "sweep dgx-h100 llama3-8b-sft -j 1 --store :s: --vary micro_batch=1..64"
+    many = " --vary sequence_length=128,256,512,1024,2048,4096 --vary nodes=1..64"
+    found = take(Size("sweep", tuple((line + many).split())), tmp_path)
+    assert found.code == 130
+    assert found.progress
+    assert not found.fault
