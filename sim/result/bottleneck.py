@@ -11,20 +11,21 @@ from sim.result.result import Bottleneck, Fix, Memory, Step
 _DATA_BOUND = 1 / 6  # of the wall time, as for the other bottlenecks
 
 
-def classify(step: Step, memory: Memory) -> Bottleneck:
-    """Name the largest avoidable share of the step.
+def classify(step: Step, memory: Memory, retries_s: float = 0.0) -> Bottleneck:
+    """Name the largest avoidable share of the step, of which the allocator retries `retries_s`.
 
     A step is compute-bound when matrix products and attention take most of it, memory-bound
     kernels, which every step has, less than a third, and nothing that could be hidden a sixth;
-    otherwise the largest of exposed communication, memory-bound kernels, the host and the
-    optimizer is named.
+    otherwise the largest of exposed communication, memory-bound kernels, the host, the allocator
+    and the optimizer is named.
     """
     total = step.time_s
     parts = step.breakdown
     shares = {
         "communication": step.exposed_communication_s / total,
         "memory-bandwidth": sum(parts.get(key, 0.0) for key in STREAMED) / total,
-        "host": parts.get("host", 0.0) / total,
+        "host": (parts.get("host", 0.0) - retries_s) / total,
+        "allocator": retries_s / total if memory.fits else 0.0,
         "optimizer": step.optimizer_s / total,
     }
     if memory.host_bytes_per_node > 0.0:  # the GPU waits for copies and for the CPU's update
@@ -34,7 +35,7 @@ def classify(step: Step, memory: Memory) -> Bottleneck:
     within = all(part < (1 / 3 if name == "memory-bandwidth" else 1 / 6)
                  for name, part in shares.items())  # fmt: skip
     if within and compute > 0.5:
-        other = {"memory-bandwidth": "memory-bound kernels"}.get(kind, kind)
+        other = _OTHERS.get(kind, kind)
         said = _percent(kind, share, step)
         next_to_it = f"; another {said} goes to {other}" if share > 0.1 else ""
         kind, share = "compute", compute
@@ -47,6 +48,8 @@ def classify(step: Step, memory: Memory) -> Bottleneck:
     return Bottleneck(kind=kind, share=share, explanation=text)
 
 
+#: kinds whose name is not what takes the time
+_OTHERS = {"memory-bandwidth": "memory-bound kernels", "allocator": "the allocator's retries"}
 #: kind -> the parts of the step that it is made of, as the reader sees them
 _MADE_OF = {
     "compute": ("GEMM", "attention"), "communication": ("exposed comm",),
@@ -90,6 +93,11 @@ def _sentence(kind: str, share: float, step: Step, parts: dict[str, float]) -> s
         )
     if kind == "host":
         return f"launch-bound: for {said} of the step the GPU waits for the CPU to launch kernels"
+    if kind == "allocator":
+        return (
+            f"allocator-bound: so close to capacity it frees its cache and asks again, {said} of "
+            "the step"
+        )
     return f"optimizer-bound: {said} of the step is the optimizer and gradient clipping"
 
 

@@ -77,7 +77,7 @@ def predict(
     )
     breakdown, memory = found.breakdown, memory_section(found.memory)
     shown = step_section(breakdown, found.algorithms)
-    bottleneck = classify(shown, memory)
+    bottleneck = classify(shown, memory, found.retries_s)
     throughput = throughput_section(topology, workload, found.time_s)
     if fixes:
         fixing = ranked(topology, workload, breakdown, memory.fits)

@@ -71,6 +71,18 @@ def test_run_and_memory_say_the_same_of_a_change():
         assert fix.fits == same.fits
 
 
+def test_a_step_that_the_allocator_holds_up_says_so():
+    """Mistral 7B on two L40S of a virtual server: 96 times 0.1 s."""
+    sets = ["node.gpus=2", "method=full", "micro_batch=1", "gradient_accumulation=4",
+            "precision={bf16: {master: bf16}}", "activation_checkpointing=full",
+            "parallelism={strategy: fsdp1, gradient_sync: last, reduce_dtype: bf16}"]  # fmt: skip
+    loaded = load("l40s-8-virtual", "mistral-7b-lora", sets)
+    found = predict(loaded.topology, loaded.workload, scaling=False, fixes=False)
+    assert found.bottleneck.kind == "allocator"
+    assert found.bottleneck.share == pytest.approx(9.6 / found.step.time_s)
+    assert any(w.code == "allocator-retries" for w in found.warnings)
+
+
 def test_a_job_that_fits_is_offered_what_is_faster_and_still_fits():
     loaded = load("dgx-h100", "llama3-8b-sft")
     now = step(loaded.topology, loaded.workload)
