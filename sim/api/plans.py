@@ -92,7 +92,7 @@ def compare_plans(
     growth : sequence of float, or ``1,1.5``
         Times as many jobs in the same time.
     progress : callable, optional
-        Called with scenarios played and all there are.
+        Called with scenarios played and all there are, first with none.
     """
     from sim.study.scenarios import compare_plans, try_growth
 

@@ -22,7 +22,7 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int
             bar = _bar()
             bar.start()
             bar.add_task(title, total=total, completed=done)
-        bar.update(bar.task_ids[0], completed=done)
+        bar.update(bar.task_ids[0], completed=done, total=total)
 
     try:
         yield move

@@ -82,7 +82,7 @@ def compare_plans(
     sets : iterable of str
         Overrides of every topology.
     progress : callable, optional
-        Called with scenarios played and all there are.
+        Called with scenarios played and all there are, first with none.
 
     Raises
     ------
@@ -95,7 +95,10 @@ def compare_plans(
     ]
     number = len(topologies) * len(combinations) * len(policies) * len(growths)
     _check(number, policies, growths)
-    base, scenarios = tuple(sets), []
+    base: tuple[str, ...] = tuple(sets)
+    scenarios: list[Scenario] = []
+    told = progress or (lambda done, number: None)
+    told(0, number)
     failures: list[InputError] = []
     for topology, changes in itertools.product(topologies, combinations):
         label = ", ".join(changes)
@@ -108,14 +111,14 @@ def compare_plans(
                 Scenario(str(topology), label, policy, growth, None, reason, False)
                 for policy, growth in itertools.product(policies, growths)
             ]
+            told(len(scenarios), number)
             continue
         name = wanted.cluster.topology.name
         for policy, growth in itertools.product(policies, growths):
-            if progress:
-                progress(len(scenarios), number)
             report, reason = _played(wanted, policy, growth, share if fewest else None)
             met = report is not None and report.on_time >= share
             scenarios.append(Scenario(name, label, policy, growth, report, reason, met))
+            told(len(scenarios), number)
     if len(failures) == len(topologies) * len(combinations):
         raise failures[0]
     return PlanComparison(tuple(scenarios), share)

@@ -250,4 +250,4 @@ def test_all_plans_say_how_far_they_are(tmp_path):
     compare_plans(
         ["dgx-h100"], path, policies=("fifo", "sjf"), progress=lambda *at: told.append(at)
     )
-    assert told == [(0, 2), (1, 2)]
+    assert told == [(0, 2), (1, 2), (2, 2)]
