@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from sim.engine import kernel
+from sim.engine import kernel, watch
 from sim.engine.blank import blank_of
 from sim.engine.machine import OPTIONS, MachineCode, checked, table, teach
 from sim.engine.state import State, prepare
-from sim.engine.watch import watched
 from sim.program import F8, Program, Timeline, assemble
 
 _LIKE = assemble(lane=[0], latency=1.0)[0]
-LARGE = 1_000_000  # ops that take a tenth of a second
 _EVERY = 64  # op is looked at, to see how far a run is
 machine = MachineCode(kernel.simulate, (_LIKE, prepare(_LIKE)), 6, kernel.PARTS)
 
@@ -73,7 +71,7 @@ def _watched(
 ) -> kernel.Outcome:
     """`simulate`; in a thread where it takes long."""
     n, some = program.lane.size, state.end[::_EVERY]
-    if n < LARGE or checked():
+    if n < watch.LARGE or checked():
         return simulate(program, state)
 
     machine.load()
@@ -82,7 +80,7 @@ def _watched(
         if progress is not None:
             progress(min(n, _EVERY * int(np.count_nonzero(~np.isnan(some)))), n)
 
-    return watched(lambda: simulate(program, state), look)
+    return watch.watched(lambda: simulate(program, state), look)
 
 
 def outcome(said: F8) -> kernel.Outcome:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from sim.errors import EngineError
 
 T = TypeVar("T")
+LARGE = 1_000_000  # ops of a program from which on it is watched: they take a tenth of a second
 LOOK_S = 0.2  # between looks at how far a run is [s]
 
 

@@ -10,7 +10,10 @@ from typing import Any
 
 @contextmanager
 def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
-    """A callable ``(done, total)`` that moves a bar with rate and time left, on a terminal."""
+    """A callable ``(done, total)`` that moves a bar with rate and time left, on a terminal.
+
+    Until something is done the bar pulses; `total` may grow.
+    """
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
@@ -21,8 +24,11 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int
         if bar is None:  # what the store had is no progress of this run
             bar = _bar()
             bar.start()
-            bar.add_task(title, total=total, completed=done)
-        bar.update(bar.task_ids[0], completed=done, total=total)
+            bar.add_task(title, start=False, total=total, completed=done)
+        task = bar.task_ids[0]
+        if done:
+            bar.start_task(task)
+        bar.update(task, completed=done, total=total)
 
     try:
         yield move

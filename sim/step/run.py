@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.engine import run
+from sim.engine import run, watch
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced
@@ -74,9 +74,9 @@ def run_replicas(
     """Simulate a step as often as `variation` asks, with new draws each time.
 
     `progress` is called with steps drawn and steps in all; of one large step, with ops that have
-    ended and all of them, of one rank where ranks share their columns: many that do the same do so
-    where not `every_rank` is wanted in the outcome's `lowered`. `causes` is as for `run_together`,
-    other arguments are those of `run_step`.
+    ended (none while they are made) and all of them, of one rank where ranks share their columns:
+    many that do the same do so where not `every_rank` is wanted in the outcome's `lowered`.
+    `causes` is as for `run_together`, other arguments are those of `run_step`.
 
     Returns
     -------
@@ -100,13 +100,22 @@ def run_replicas(
             if even is not None and times * ops_of(known[0]) > LONG:
                 return even[:2]
             check_size(known[0], level, variation, times)
+            _announce(times * ops_of(known[0]), variation, progress)
         ready = ready_of(topology, workload, simulated, variation, level, layers, lean=lean)
+        _announce(ops_of(ready.priced), variation, progress)
         known = ready.priced, steps
         found = _replicas(ready, variation, engine, progress, causes)
         if found is not None and found.exact:
             return found[:2]
         even = found
     raise AssertionError  # the last has all micro-steps
+
+
+def _announce(ops: float, variation: Variation, progress: Progress | None) -> None:
+    """That a large step begins: before its ops run they are recorded, priced and lowered."""
+    if progress is not None and ops >= watch.LARGE:
+        drawn = variation.replicas if variation.jitter else 1
+        progress(0, drawn if drawn > 1 else round(ops))
 
 
 class _Found(NamedTuple):

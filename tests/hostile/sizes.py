@@ -36,6 +36,11 @@ FILE_MB = 200
 
 ON = ("dgx-h100", "llama3-8b-sft")
 MOE = ("dgx-h100", "qwen3-235b-a22b")
+LONG_PIPELINE = (
+    "dgx-h100 llama3-405b --set gradient_accumulation=4096 --set nodes=64"
+    " --set parallelism.tensor_parallel=8 --set parallelism.pipeline_parallel=16"
+    " --set parallelism.pipeline_schedule"
+)
 #: as much as is taken of each, and more
 EXTREMES: tuple[tuple[str, ...], ...] = (
     ("nodes=32768",), ("nodes=20000", "parallelism.tensor_parallel=8"),
@@ -142,9 +147,11 @@ def _others() -> Iterator[Size]:
         "trace {on} --level ranks --set nodes=2048 --format csv", "trace {on} --all-micro-steps"
         " --format csv --set gradient_accumulation=65536",
         "prices job {on} --set nodes=4096",
+        f"run {LONG_PIPELINE}=zbv", f"run {LONG_PIPELINE}=interleaved-zero-bubble",
     ):  # fmt: skip
         argv = line.format(on=" ".join(ON), jobs=jobs).split()
-        yield Size(line.format(on="JOB", jobs="JOBS")[:90], tuple(argv))
+        name = line.replace(LONG_PIPELINE, "LONG").format(on="JOB", jobs="JOBS")[:90]
+        yield Size(name, tuple(argv))
 
 
 def take(case: Size, folder: Path) -> Taken:

@@ -32,3 +32,11 @@ def test_what_is_said_at_a_terminal_is_seen_and_ctrl_c_obeyed(tmp_path, monkeypa
     assert found.code == 130
     assert found.progress
     assert not found.fault
+
+
+def test_a_long_pipeline_shows_that_it_runs_while_its_ops_are_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.hostile.sizes.LIMIT_S", 3.0)  # its ops take 10 s to make
+    found = take(CASES["run LONG=zbv"], tmp_path)
+    assert found.code == 130
+    assert found.progress
+    assert not found.fault

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sim.engine import compiled, machine, run
+from sim.engine import machine, run, watch
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load
 from sim.lowering import collectives
@@ -160,7 +160,7 @@ def long(monkeypatch):
     """A pipeline whose program is taken for a large one."""
     if machine.checked():
         pytest.skip("numba checks, so it runs the loop itself")
-    monkeypatch.setattr(compiled, "LARGE", 1000)
+    monkeypatch.setattr(watch, "LARGE", 1000)
     pair = load(
         "dgx-h100",
         "llama3-8b-sft",
@@ -173,6 +173,7 @@ def test_a_long_pipeline_says_how_far_it_is(long):
     said = []
     forget()
     found = step(*long, engine="compiled", progress=lambda *done: said.append(done))
+    assert said[0][0] == 0  # before its ops are made
     assert said[-1][0] == said[-1][1] > 1000
     forget()
     assert found.time_s == step(*long, engine="compiled").time_s
@@ -180,7 +181,8 @@ def test_a_long_pipeline_says_how_far_it_is(long):
 
 def test_a_long_pipeline_hears_an_interrupt(long):
     def interrupted(done, ops):
-        raise KeyboardInterrupt
+        if done:
+            raise KeyboardInterrupt
 
     forget()
     with pytest.raises(KeyboardInterrupt):
