@@ -180,6 +180,7 @@ def improve(
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     same_numerics: bool = False,
+    progress: Progress | None = None,
     **keys: Any,
 ) -> Improvement:
     """The combination of changes that helps a job most on its machine, each step simulated.
@@ -190,6 +191,8 @@ def improve(
         As for `simulate`.
     same_numerics : bool
         No FP8, no gradients reduced in bf16, no 8-bit optimizer.
+    progress : callable, optional
+        Called with changes tried, and those with what is known to be ahead, which grows.
 
     Raises
     ------
@@ -199,7 +202,7 @@ def improve(
     machine, job, _ = read(topology, workload, overrides, calibration, keys)
     from sim.result.improve import improve
 
-    return improve(machine, job, numerics=not same_numerics)
+    return improve(machine, job, numerics=not same_numerics, progress=progress)
 
 
 def explain(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sim.inputs.calibration import Calibration
     from sim.inputs.offers import Offers
     from sim.interop.topology import ImportedTopology
+    from sim.step.variation import Progress
     from sim.study.collectives import CollectiveSweep, CollectiveVariants
     from sim.study.pricing import PricedJobs
 
@@ -200,6 +201,7 @@ def prices_job(
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     prices: File | None = None,
+    progress: Progress | None = None,
 ) -> PricedJobs:
     """A job priced on each machine at every offer of its GPU, cheapest first.
 
@@ -217,6 +219,8 @@ def prices_job(
         Alternatives; a region by its beginning.
     prices : path, optional
         As for `prices_list`.
+    progress : callable, optional
+        Called with simulations done and all there are.
     """
     from sim.inputs.offers import catalogue, filtered, newest
     from sim.study.pricing import price_everywhere
@@ -228,6 +232,7 @@ def prices_job(
     return price_everywhere(
         several(topologies), workload, rows,
         overrides=settings(overrides, calibration), spot=spot, setup_hours=setup_hours,
+        progress=progress,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sim.files import File
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
+    from sim.step.variation import Progress
 
 
 def calibrate(
@@ -132,7 +133,9 @@ def confusion(
     return confusion(read_figures(topology, workload, sets, "step_time_s=1", others), draws)
 
 
-def validate(what: str = "all", *, cross_validate: bool = False) -> Validation:
+def validate(
+    what: str = "all", *, cross_validate: bool = False, progress: Progress | None = None
+) -> Validation:
     """The model beside published measurements, misses included.
 
     Parameters
@@ -141,8 +144,10 @@ def validate(what: str = "all", *, cross_validate: bool = False) -> Validation:
         Which of them; "mesh", layouts on a mesh, takes minutes and is no part of "all".
     cross_validate : bool
         Also the error on models, GPU counts and sources left out of the fits.
+    progress : callable, optional
+        Called with rows predicted and all there are; of the mesh's, which come last, with theirs.
     """
     from sim.calibration.validation import PARTS, SLOW, validation
 
     chosen("what", what, ("all", *PARTS, *SLOW))
-    return validation(PARTS if what == "all" else (what,), cross_validate)
+    return validation(PARTS if what == "all" else (what,), cross_validate, progress)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
     from sim.memory.bound import Bound
+    from sim.step.variation import Progress
     from sim.study.inverse import BandwidthNeeded, GpusNeeded, PriceNeeded
 
 
@@ -21,6 +22,7 @@ def need_bandwidth(
     efficiency: float = 0.9,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
+    progress: Progress | None = None,
 ) -> BandwidthNeeded:
     """The NIC rate at which a job scales with a given efficiency.
 
@@ -30,6 +32,8 @@ def need_bandwidth(
         As for `simulate`.
     efficiency : float
         Throughput over nodes x that of one node.
+    progress : callable, optional
+        Called with steps simulated and all there will be.
 
     Raises
     ------
@@ -38,7 +42,8 @@ def need_bandwidth(
     """
     from sim.study.inverse import bandwidth_for
 
-    return bandwidth_for(topology, workload, efficiency, settings(overrides, calibration))
+    sets = settings(overrides, calibration)
+    return bandwidth_for(topology, workload, efficiency, sets, progress)
 
 
 def need_gpus(
@@ -48,6 +53,7 @@ def need_gpus(
     deadline: str | float,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
+    progress: Progress | None = None,
 ) -> GpusNeeded:
     """The fewest nodes on which a job ends in time.
 
@@ -57,6 +63,8 @@ def need_gpus(
         As for `simulate`.
     deadline : str or float
         Wall-clock of the whole job, such as ``48h``, or in seconds. [s]
+    progress : callable, optional
+        Called with sizes tried and all there are.
 
     Raises
     ------
@@ -69,7 +77,8 @@ def need_gpus(
     text = deadline if isinstance(deadline, str) else f"{deadline} s"
     limit = target_of("cost", text, None, None).deadline_s
     assert limit is not None
-    return gpus_for(topology, workload, limit, settings(overrides, calibration))
+    sets = settings(overrides, calibration)
+    return gpus_for(topology, workload, limit, sets, progress=progress)
 
 
 def need_context(
@@ -78,6 +87,7 @@ def need_context(
     *,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
+    progress: Progress | None = None,
 ) -> Bound:
     """The longest sequence of a job that fits on a machine.
 
@@ -85,6 +95,8 @@ def need_context(
     ----------
     topology, workload, overrides, calibration
         As for `simulate`.
+    progress : callable, optional
+        Called with lengths tried and how many may be.
 
     Raises
     ------
@@ -93,7 +105,7 @@ def need_context(
     """
     from sim.study.inverse import context_for
 
-    return context_for(topology, workload, settings(overrides, calibration))
+    return context_for(topology, workload, settings(overrides, calibration), progress)
 
 
 def need_price(
@@ -103,6 +115,7 @@ def need_price(
     *,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
+    progress: Progress | None = None,
 ) -> PriceNeeded:
     """The price at which the first machine costs as much as the other for a job.
 
@@ -110,7 +123,9 @@ def need_price(
     ----------
     first, other, workload, overrides, calibration
         As for `simulate`; both machines must have a price, the job a length.
+    progress : callable, optional
+        Called with machines simulated, of two.
     """
     from sim.study.inverse import price_for
 
-    return price_for(first, other, workload, settings(overrides, calibration))
+    return price_for(first, other, workload, settings(overrides, calibration), progress)

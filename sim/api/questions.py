@@ -40,6 +40,7 @@ def compare(
     offer: str = "",
     prices: File | None = None,
     engine: str = "auto",
+    progress: Progress | None = None,
 ) -> Comparison:
     """Machines, jobs and changes side by side, and why each differs from the first.
 
@@ -54,6 +55,8 @@ def compare(
     offer : str
         Price every machine at its cheapest offer whose name contains this, or ``cheapest``; left
         empty, a machine that names no price gets the cheapest of the catalogue, and a note.
+    progress : callable, optional
+        Called with variants simulated and all there are.
 
     Raises
     ------
@@ -65,7 +68,7 @@ def compare(
     return compare(
         several(topologies), several(workloads), vary=axes(vary),
         overrides=settings(overrides, calibration), offer=offer, prices=path(prices),
-        engine=engine,
+        engine=engine, progress=progress,
     )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ of nodes; one in three is kept out of every fit, and is counted apart too.
 
 from __future__ import annotations
 
-import functools
 import statistics
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from typing import NamedTuple
 from sim.calibration.mesh import MeasuredLayout, at_odds, held_up, layouts, measured
 from sim.calibration.validate_training import TrainingGroup, TrainingPoint, errors_of, predict
 from sim.errors import InputError
+from sim.step.variation import Progress, silent
 
 
 class MeshPoint(NamedTuple):
@@ -81,19 +81,22 @@ class MeshValidation(NamedTuple):
         return [p for p in self.points if not p.point.memory.fits]
 
 
-@functools.cache
-def validate_mesh() -> MeshValidation:
-    """Compare every layout that ran with the model."""
-    odd = at_odds(layouts())
+def validate_mesh(progress: Progress | None = None) -> MeshValidation:
+    """Compare every layout that ran with the model.
+
+    `progress` is called with layouts predicted and all there are.
+    """
+    told = progress or silent
+    odd, ran = at_odds(layouts()), [row for row in layouts() if row.ran]
     points: list[MeshPoint] = []
     inexpressible = []
-    for row in layouts():
-        if not row.ran:
-            continue
+    for done, row in enumerate(ran):
+        told(done, len(ran))
         try:
             points.append(MeshPoint(row, predict(measured(row)), row in odd))
         except InputError as error:
             inexpressible.append((row, error.faults[0].message))
+    told(len(ran), len(ran))
     return MeshValidation(
         tuple(points), tuple(_cells(points)), tuple(_groups(points)), tuple(inexpressible)
     )

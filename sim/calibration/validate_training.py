@@ -24,6 +24,7 @@ from sim.memory.report import MemoryReport
 from sim.published.rows import MeasuredRow, training_rows
 from sim.step.breakdown import Breakdown
 from sim.step.step import memory_of, steps
+from sim.step.variation import Progress, silent
 
 SIZES = (("< 500M", 5e8), ("500M-2B", 2e9), ("2-5B", 5e9), ("5-10B", 1e10), ("10-20B", 2e10),
          ("20-50B", 5e10), ("> 50B", float("inf")))  # fmt: skip
@@ -123,8 +124,14 @@ def predict(row: MeasuredRow) -> TrainingPoint:
     return predict_all((row,))[0]
 
 
-def predict_all(rows: Iterable[MeasuredRow]) -> tuple[TrainingPoint, ...]:
-    """What it says about every row, in their order; steps of one structure are run together."""
+def predict_all(
+    rows: Iterable[MeasuredRow], progress: Progress | None = None
+) -> tuple[TrainingPoint, ...]:
+    """What it says about every row, in their order; steps of one structure are run together.
+
+    `progress` is called with rows done and all that were not known, first with none.
+    """
+    told = progress or silent
     rows = tuple(rows)
     missing: dict[Hashable, list[MeasuredRow]] = {}
     for row in dict.fromkeys(rows):
@@ -132,11 +139,14 @@ def predict_all(rows: Iterable[MeasuredRow]) -> tuple[TrainingPoint, ...]:
             key = (row.gpus, row.topology.nodes, fields_but(row.workload, _A_PLAN))
             missing.setdefault(key, []).append(row)
     order = [row for alike in missing.values() for row in alike]
+    if order:
+        told(0, len(order))
     for begin in range(0, len(order), _TOGETHER):
         part = order[begin : begin + _TOGETHER]
         jobs = [(row.topology, row.workload) for row in part]
         for row, found in zip(part, steps(jobs, causes=False, waits=False), strict=True):
             _points[row] = TrainingPoint(row, found.breakdown, found.memory, found.retries_s)
+        told(begin + len(part), len(order))
     return tuple(_points[row] for row in rows)
 
 
@@ -146,10 +156,15 @@ def memory_said(row: MeasuredRow) -> MemoryReport:
     return memory_of(row.topology, row.workload) if known is None else known.memory
 
 
+def speed_rows() -> Iterable[MeasuredRow]:
+    """Published training runs with a speed."""
+    return (row for row in training_rows() if row.tokens_per_s_per_gpu)
+
+
 @functools.cache
 def validate_training() -> TrainingValidation:
     """Compare every published speed with the model; quick, depth is extrapolated."""
-    points = predict_all(row for row in training_rows() if row.tokens_per_s_per_gpu)
+    points = predict_all(speed_rows())
     complete = [p for p in points if p.row.status == "complete"]
     return TrainingValidation(points, summarise(complete), tuple(_pairs(complete)))
 

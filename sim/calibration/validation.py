@@ -14,6 +14,8 @@ from sim.calibration.validate_finetune import FinetuneValidation, validate_finet
 from sim.calibration.validate_memory import MemoryValidation, validate_memory
 from sim.calibration.validate_mesh import MeshValidation, validate_mesh
 from sim.documents import SCHEMAS, Document
+from sim.published.finetune import finetune_rows
+from sim.step.variation import Progress
 
 PARTS = ("training", "finetune", "memory", "collectives")
 #: asked for by name alone: what takes minutes
@@ -186,7 +188,9 @@ def _collectives(report: collectives.CollectiveValidation) -> list[dict[str, Any
     ]
 
 
-def validation(parts: Collection[str] = PARTS, cross: bool = False) -> Validation:
+def validation(
+    parts: Collection[str] = PARTS, cross: bool = False, progress: Progress | None = None
+) -> Validation:
     """Compare the model with published measurements.
 
     Parameters
@@ -195,12 +199,18 @@ def validation(parts: Collection[str] = PARTS, cross: bool = False) -> Validatio
         Of `PARTS` and `SLOW`.
     cross : bool
         Also the errors on what was left out of the fits, and how many rows their bands hold.
+    progress : callable, optional
+        Called with rows predicted and all there are; of the mesh's, which come last, with theirs.
     """
+    # what each part then asks for is kept; rows of all of them that are alike are run together
+    rows = [*(training.speed_rows() if "training" in parts else ())]
+    rows += finetune_rows() if "finetune" in parts else ()
+    training.predict_all(rows, progress)
     return Validation(
         training.validate_training() if "training" in parts else None,
         validate_finetune() if "finetune" in parts else None,
         validate_memory() if "memory" in parts else None,
         collectives.validate_collectives() if "collectives" in parts else None,
         cross,
-        validate_mesh() if "mesh" in parts else None,
+        validate_mesh(progress) if "mesh" in parts else None,
     )

@@ -38,12 +38,15 @@ def command(
     import sim
     from sim.inputs.arguments import split_inputs
     from sim.report.compare import view
+    from sim.report.progress import progress_bar
 
     machines, jobs = split_inputs(inputs)
     jobs = [*jobs, *workloads]
-    found = sim.compare(
-        machines, jobs, vary=vary, overrides=overrides, offer=offer or "", prices=prices
-    )
+    with progress_bar("variants") as progress:
+        found = sim.compare(
+            machines, jobs, vary=vary, overrides=overrides, offer=offer or "", prices=prices,
+            progress=progress,
+        )  # fmt: skip
     return view(found), _asked(found, machines, jobs, overrides)
 
 

@@ -24,8 +24,12 @@ def command(
     """Find the changes of WORKLOAD that help most together on TOPOLOGY, each step simulated."""
     import sim
     from sim.report.improve import view
+    from sim.report.progress import progress_bar
 
-    found = sim.improve(topology, workload, overrides=overrides, same_numerics=same_numerics)
+    with progress_bar("changes") as progress:
+        found = sim.improve(
+            topology, workload, overrides=overrides, same_numerics=same_numerics, progress=progress
+        )
     if applied is not None:
         from sim.interop.emit_yaml import workload_yaml
 

@@ -30,8 +30,12 @@ def bandwidth(
     """Print the NIC rate at which WORKLOAD scales on TOPOLOGY with a given efficiency."""
     import sim
     from sim.report.need import bandwidth_view
+    from sim.report.progress import progress_bar
 
-    found = sim.need_bandwidth(topology, workload, efficiency=efficiency, overrides=overrides)
+    with progress_bar("steps") as progress:
+        found = sim.need_bandwidth(
+            topology, workload, efficiency=efficiency, overrides=overrides, progress=progress
+        )
     return bandwidth_view(found)
 
 
@@ -43,8 +47,12 @@ def gpus(topology: str, workload: str, overrides: tuple[str, ...], deadline: str
     """Print the fewest nodes of TOPOLOGY on which WORKLOAD ends in time."""
     import sim
     from sim.report.need import gpus_view
+    from sim.report.progress import progress_bar
 
-    found = sim.need_gpus(topology, workload, deadline=deadline, overrides=overrides)
+    with progress_bar("sizes") as progress:
+        found = sim.need_gpus(
+            topology, workload, deadline=deadline, overrides=overrides, progress=progress
+        )
     return gpus_view(found)
 
 
@@ -55,8 +63,10 @@ def context(topology: str, workload: str, overrides: tuple[str, ...]) -> Answer:
     """Print the longest sequence of WORKLOAD that fits on TOPOLOGY."""
     import sim
     from sim.report.need import context_view
+    from sim.report.progress import progress_bar
 
-    found = sim.need_context(topology, workload, overrides=overrides)
+    with progress_bar("lengths") as progress:
+        found = sim.need_context(topology, workload, overrides=overrides, progress=progress)
     return context_view(found)
 
 
@@ -70,6 +80,8 @@ def price(first: str, other: str, workload: str, overrides: tuple[str, ...]) -> 
     """Print the price at which machine FIRST costs as much as OTHER for WORKLOAD."""
     import sim
     from sim.report.need import price_view
+    from sim.report.progress import progress_bar
 
-    found = sim.need_price(first, other, workload, overrides=overrides)
+    with progress_bar("machines") as progress:
+        found = sim.need_price(first, other, workload, overrides=overrides, progress=progress)
     return price_view(found)

@@ -119,6 +119,7 @@ def job(
     from sim.inputs.arguments import split_inputs
     from sim.inputs.price import currency_of
     from sim.report.prices import priced_view
+    from sim.report.progress import progress_bar
 
     machines, found = split_inputs(inputs)
     wanted = [*found, *jobs]
@@ -126,8 +127,10 @@ def job(
         source, message = "prices job", "name one workload and at least one topology"
         raise InputError.single(source, message)
     shown = currency_of(currency)
-    priced = sim.prices_job(
-        machines, wanted[0], spot=spot, setup_hours=setup_hours, provider=provider, region=region,
-        residency=residency, overrides=overrides, prices=prices,
-    )  # fmt: skip
+    with progress_bar("simulations") as progress:
+        priced = sim.prices_job(
+            machines, wanted[0], spot=spot, setup_hours=setup_hours, provider=provider,
+            region=region, residency=residency, overrides=overrides, prices=prices,
+            progress=progress,
+        )  # fmt: skip
     return priced_view(priced, datetime.date.today(), shown)

@@ -39,10 +39,12 @@ def command(
     WHAT left out is all of it, but for `mesh`, whose layouts take minutes.
     """
     import sim
+    from sim.report.progress import progress_bar
     from sim.report.validation import view
     from sim.report.validation_plots import plots_of
 
-    found = sim.validate(what, cross_validate=cross)
+    with progress_bar("rows") as progress:
+        found = sim.validate(what, cross_validate=cross, progress=progress)
     drawn: dict[str, str] = {}
     if (plots or report) and found.training is not None:
         drawn = plots_of(found.training.complete)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -76,7 +77,10 @@ def solve_each(
     return tuple(found), tuple(map(str, failed))
 
 
-def solve(topology: Topology, workload: Workload, quantity: BoundQuantity) -> Bound:
+def solve(
+    topology: Topology, workload: Workload, quantity: BoundQuantity,
+    told: Callable[[int, int], None] | None = None,
+) -> Bound:  # fmt: skip
     """Largest micro-batch or sequence length, or fewest nodes, at which a job fits.
 
     Parameters
@@ -87,6 +91,8 @@ def solve(topology: Topology, workload: Workload, quantity: BoundQuantity) -> Bo
         The job.
     quantity : {"micro_batch", "sequence_length", "nodes"}
         What may change.
+    told : callable, optional
+        Called with values walked and how many may be, of a micro-batch or sequence length.
 
     Returns
     -------
@@ -104,12 +110,19 @@ def solve(topology: Topology, workload: Workload, quantity: BoundQuantity) -> Bo
     if quantity == "nodes":
         return _fewest_nodes(topology, workload)
 
-    def at(value: int) -> MemoryReport:
-        return memory(topology, workload.model_copy(update={quantity: value}))
-
     limit = LARGEST[quantity]
     if quantity == "sequence_length" and workload.model.positions == "learned":
         limit = max(step, workload.model.max_positions)
+    # doubled to the end, halved to the answer, and again to the one that is sure
+    walked, most = itertools.count(1), 3 * (limit // step).bit_length()
+
+    def at(value: int) -> MemoryReport:
+        report = memory(topology, workload.model_copy(update={quantity: value}))
+        if told is not None:
+            done = next(walked)
+            told(done, max(done, most))
+        return report
+
     low = 1
     first = at(step)
     if not first.fits:

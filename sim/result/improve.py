@@ -7,7 +7,7 @@ else could stand in its place. Nothing is proposed that the product itself would
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from sim.result.sections import title_of
 from sim.result.trials import SHORTER, timed
 from sim.step.pressure import retry_warnings
 from sim.step.step import memory_of, quick
+from sim.step.variation import Progress, silent
 
 #: changes that one plan makes at most
 LONGEST = 8
@@ -147,7 +148,10 @@ class Improvement(Document):
         }
 
 
-def improve(topology: Topology, workload: Workload, *, numerics: bool = True) -> Improvement:
+def improve(
+    topology: Topology, workload: Workload, *, numerics: bool = True,
+    progress: Progress | None = None,
+) -> Improvement:  # fmt: skip
     """The plan of changes that helps a job most on its machine.
 
     Parameters
@@ -156,16 +160,19 @@ def improve(topology: Topology, workload: Workload, *, numerics: bool = True) ->
         Checked by the loader; the machine stays as it is.
     numerics : bool
         Also changes that round otherwise: FP8, gradients reduced in bf16, 8-bit optimizer states.
+    progress : callable, optional
+        Called with changes tried, and those with what is known to be ahead, which grows.
 
     Returns
     -------
     Improvement
         Its steps trained the same model from the same data.
     """
-    search = _Search(topology, workload, numerics)
+    search = _Search(topology, workload, numerics, progress or silent)
     before = state_of(topology, workload)
     made = search.grown(before, [])
     made = search.exchanged(before, made)
+    search.told(search.tried, search.tried)
     return Improvement(title_of(topology, workload), before, tuple(made))
 
 
@@ -176,8 +183,12 @@ def state_of(topology: Topology, workload: Workload) -> JobState:
 
 
 class _Search:
-    def __init__(self, topology: Topology, workload: Workload, numerics: bool) -> None:
+    def __init__(
+        self, topology: Topology, workload: Workload, numerics: bool, told: Progress
+    ) -> None:
         self.numerics = numerics
+        self.told, self.tried = told, 0
+        told(0, 1)
         self.but: tuple[Any, ...] | None = None
         self.known = _warnings(topology, workload)
 
@@ -224,7 +235,7 @@ class _Search:
     def _faster(self, at: JobState) -> Made | None:
         """The change that saves most time and fits as surely."""
         best: Made | None = None
-        for change in self._options(at, "faster"):
+        for change in self._counted(self._options(at, "faster")):
             verdict = memory_of(change.topology, change.workload).verdict
             if not verdict.fits or (at.sure and verdict.word != "fits"):
                 continue
@@ -237,7 +248,7 @@ class _Search:
     def _fitting(self, at: JobState) -> Made | None:
         """The quickest change that makes it fit; where none does, the one that saves most."""
         need = at.memory.needed_bytes + at.memory.host_bytes
-        options = [_made(c) for c in self._options(at, "smaller")]
+        options = [_made(c) for c in self._counted(self._options(at, "smaller"))]
         options = [m for m in options if m.state.memory.needed_bytes < need * (1.0 - SHORTER)]
         sure = [m for m in options if m.state.sure]
         if sure:
@@ -245,6 +256,15 @@ class _Search:
         if at.memory.fits:
             return None
         return min(options, key=lambda m: m.state.memory.needed_bytes, default=None)
+
+    def _counted(self, options: Iterable[Change]) -> Iterator[Change]:
+        """Changes that are tried; each is counted when it has been."""
+        ahead = list(options)
+        most = self.tried + len(ahead)
+        for change in ahead:
+            yield change
+            self.tried += 1
+            self.told(self.tried, most)
 
     def _options(self, at: JobState, aim: Aim | None = None) -> Iterator[Change]:
         """Changes that keep machine and training, and of which nothing warns."""

@@ -24,6 +24,12 @@ from sim.step.straggle import Ranks
 _LEVEL, _JITTER, _SLOW = "--level", "--jitter", "--slow"
 _SEED, _REPLICAS = "--seed", "--replicas"
 Progress = Callable[[int, int], None]  # (done, in all)
+
+
+def silent(done: int, in_all: int) -> None:
+    """Progress that nobody asked to be told of."""
+
+
 LARGEST_JITTER = 1.0
 
 

@@ -17,6 +17,7 @@ from sim.inputs.topology import Topology
 from sim.quantities import usd
 from sim.result.predict import predict
 from sim.result.result import CostSection
+from sim.step.variation import Progress, silent
 from sim.study.axes import Grid, from_options
 from sim.study.compared import Comparison, Delta, Variant
 from sim.study.deltas import delta_of, variant_of
@@ -35,6 +36,7 @@ def compare(
     offer: str = "",
     prices: Path | None = None,
     engine: str = "auto",
+    progress: Progress | None = None,
 ) -> Comparison:
     """Simulate every machine with every workload and every combination of varied keys.
 
@@ -46,6 +48,8 @@ def compare(
         ``key=a,b`` texts; several give all their combinations.
     overrides, offer, prices, engine
         As for `sim.compare`.
+    progress : callable, optional
+        Called with variants simulated and all there are, first with none.
 
     Raises
     ------
@@ -75,10 +79,12 @@ def compare(
             notes.append(f"{one.topology.name} priced at {rate}")
         loaded.append(one)
     labels = _labels(loaded, [changes for _, _, changes in cases])
-    variants = tuple(
-        _variant(one, changes, label, engine)
-        for one, (_, _, changes), label in zip(loaded, cases, labels, strict=True)
-    )
+    told = progress or silent
+    told(0, len(cases))
+    variants: list[Variant] = []
+    for one, (_, _, changes), label in zip(loaded, cases, labels, strict=True):
+        variants.append(_variant(one, changes, label, engine))
+        told(len(variants), len(cases))
     deltas = tuple(
         replace(
             delta_of(variants[0], variant),
@@ -88,7 +94,8 @@ def compare(
         )
         for variant, one in zip(variants[1:], loaded[1:], strict=True)
     )
-    return Comparison(variants, deltas, _summary(variants, deltas), tuple(dict.fromkeys(notes)))
+    summary = _summary(variants, deltas)
+    return Comparison(tuple(variants), deltas, summary, tuple(dict.fromkeys(notes)))
 
 
 def _offer_for(topology: Topology, name: str, rows: Iterable[PriceRow]) -> PriceRow | None:

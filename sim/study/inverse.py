@@ -23,6 +23,7 @@ from sim.job.forecast import no_length
 from sim.memory.bound import Bound, solve
 from sim.quantities import counted, duration, gib, percent
 from sim.step.step import memory_of, step
+from sim.step.variation import Progress, silent
 from sim.study.candidates import NODES
 from sim.study.machines import offer_of
 from sim.study.pricing import like_for_like
@@ -118,8 +119,9 @@ class PriceNeeded(Document):
 
 
 def bandwidth_for(
-    topology: Argument, workload: Argument, efficiency: float, sets: Iterable[str] = ()
-) -> BandwidthNeeded:
+    topology: Argument, workload: Argument, efficiency: float, sets: Iterable[str] = (),
+    progress: Progress | None = None,
+) -> BandwidthNeeded:  # fmt: skip
     """The NIC rate at which a job scales with a given efficiency from one node.
 
     Parameters
@@ -130,6 +132,8 @@ def bandwidth_for(
         Throughput of all nodes over nodes x throughput of one.
     sets : iterable of str
         Overrides.
+    progress : callable, optional
+        Called with steps simulated and all there will be, at most until the first three are.
 
     Raises
     ------
@@ -147,7 +151,10 @@ def bandwidth_for(
     if one is None:
         message = f"its groups do not divide one node, so there is no baseline for {job.name}"
         raise InputError.single(job.name, message)
+    told, most = progress or silent, 4 + _halvings(_SLOWEST, _FASTEST)
+    told(0, most)
     base_s = step(*one).time_s
+    told(1, most)
     base = batch_of(*one).tokens / base_s
 
     def at(rate: float) -> float:
@@ -169,13 +176,23 @@ def bandwidth_for(
         high = now
     else:
         low = now
+    done = 3
     while high / low > 1.0 + _WIDTH:
-        middle = math.sqrt(low * high)
+        told(done, done + _halvings(low, high) + 1)
+        middle, done = math.sqrt(low * high), done + 1
         if at(middle) >= efficiency:
             high = middle
         else:
             low = middle
-    return BandwidthNeeded(high, node.nics.count, at(high), now, present, best, efficiency)
+    found = BandwidthNeeded(high, node.nics.count, at(high), now, present, best, efficiency)
+    told(done + 1, done + 1)
+    return found
+
+
+def _halvings(low: float, high: float) -> int:
+    """How often a range of bandwidths is halved until it is as narrow as answers are."""
+    width = math.log1p(_WIDTH)
+    return math.ceil(math.log2(max(math.log(high / low), width) / width))
 
 
 def gpus_for(
@@ -184,10 +201,12 @@ def gpus_for(
     deadline_s: float,
     sets: Iterable[str] = (),
     most_nodes: int = 128,
+    progress: Progress | None = None,
 ) -> GpusNeeded:
     """The fewest nodes of a machine on which a job ends in time, its batch per GPU unchanged.
 
     A workload with a ``global_batch`` keeps it, and only sizes that divide it are tried.
+    `progress` is called with sizes tried and all there are.
 
     Raises
     ------
@@ -204,9 +223,10 @@ def gpus_for(
         raise no_length(job.name)
     before: tuple[int, JobEstimate | None] | None = None
     fastest: tuple[int, JobEstimate] | None = None
-    for nodes in NODES:
-        if nodes > (most_nodes if machine.node.nics else 1):
-            break
+    most = most_nodes if machine.node.nics else 1
+    sizes, told = [nodes for nodes in NODES if nodes <= most], progress or silent
+    for done, nodes in enumerate(sizes):
+        told(done, len(sizes))
         moved = _resized(machine, job, nodes)
         if moved is None:
             continue
@@ -215,6 +235,7 @@ def gpus_for(
             continue
         estimate = _estimate(*moved)
         if estimate.wall_s <= deadline_s:
+            told(len(sizes), len(sizes))  # larger ones need not be tried
             return GpusNeeded(nodes, moved[0].world_size, estimate, before, deadline_s)
         if fastest is None or estimate.wall_s < fastest[1].wall_s:
             fastest = nodes, estimate
@@ -229,18 +250,29 @@ def gpus_for(
     raise InfeasibleError(message)
 
 
-def context_for(topology: Argument, workload: Argument, sets: Iterable[str] = ()) -> Bound:
-    """The longest sequence that fits. Raises `InfeasibleError` where none does."""
+def context_for(
+    topology: Argument, workload: Argument, sets: Iterable[str] = (),
+    progress: Progress | None = None,
+) -> Bound:  # fmt: skip
+    """The longest sequence that fits, `progress` as for `solve`.
+
+    Raises
+    ------
+    InfeasibleError
+        None does.
+    """
     machine, job, _ = load(topology, workload, sets)
-    return solve(machine, job, "sequence_length")
+    return solve(machine, job, "sequence_length", progress)
 
 
 def price_for(
-    first: Argument, other: Argument, workload: Argument, sets: Iterable[str] = ()
-) -> PriceNeeded:
+    first: Argument, other: Argument, workload: Argument, sets: Iterable[str] = (),
+    progress: Progress | None = None,
+) -> PriceNeeded:  # fmt: skip
     """The price at which the first machine costs as much as the other for a job.
 
     Machines that state no price are rented like for like (`sim.study.pricing.like_for_like`).
+    `progress` is called with machines simulated, of two.
 
     Raises
     ------
@@ -258,6 +290,11 @@ def price_for(
             need, have = gib(report.needed_bytes), gib(report.capacity_bytes)
             message = f"{job.name} does not fit on {machine.name}: {need} of {have}"
             raise InfeasibleError(message)
+    told = progress or silent
+    for done, (machine, job, _) in enumerate(loaded):
+        told(done, len(loaded))
+        step(machine, job)  # kept, whatever it is rented at
+    told(len(loaded), len(loaded))
     rows = newest(catalogue())
 
     def at(offers: tuple[PriceRow | None, PriceRow | None]) -> PriceNeeded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from sim.job.energy import carbon_intensity
 from sim.job.forecast import terms_of
 from sim.result.predict import predict
 from sim.result.result import Result
+from sim.step.variation import Progress, silent
 from sim.units import HOUR_S
 
 CHEAPEST = "cheapest"
@@ -224,6 +226,7 @@ def price_everywhere(
     overrides: Iterable[str] = (),
     spot: bool = False,
     setup_hours: float | None = None,
+    progress: Progress | None = None,
 ) -> PricedJobs:
     """Simulate the job on each machine and price it at every offer of the machine's GPU.
 
@@ -239,6 +242,9 @@ def price_everywhere(
         Also price spot capacity, with preemptions.
     setup_hours : float, optional
         Paid before the first step at every provider; None: the topology's ``offer.setup``. [h]
+    progress : callable, optional
+        Called with simulations done and all there are (a machine's with spot capacity is another),
+        first with none.
 
     Returns
     -------
@@ -253,6 +259,9 @@ def price_everywhere(
     rows, priced = tuple(rows), []
     changes = tuple(overrides)
     gpus = []
+    told, capacities = progress or silent, ("on-demand", "spot") if spot else ("on-demand",)
+    done, most = itertools.count(1), len(topologies) * len(capacities)
+    told(0, most)
     for argument in topologies:
         loaded = load(argument, workload, changes)
         topology = loaded.topology
@@ -260,18 +269,18 @@ def price_everywhere(
         fitting = matching(topology, rows)
         own = topology.offer or Offer()
         hours = own.setup / HOUR_S if setup_hours is None else setup_hours
-        for capacity in ("on-demand", "spot") if spot else ("on-demand",):
+        for capacity in capacities:
             kept = [SPOT] if capacity == "spot" else [ON_DEMAND, *RESERVED]
             chosen = [(row, t) for row in fitting for t in kept if row.price(t) is not None]
             owned = own.own is not None and capacity == "on-demand"
-            if not chosen and not owned:
-                continue
-            rented = own.model_copy(update={"capacity": capacity})
-            machine = topology.model_copy(update={"offer": rented})
-            result = predict(machine, loaded.workload, loaded.notes, scaling=False, fixes=False)
-            priced += [_priced(result, topology, row, terms, hours) for row, terms in chosen]
-            if owned:
-                priced.append(_owned(result, topology, own, hours))
+            if chosen or owned:
+                rented = own.model_copy(update={"capacity": capacity})
+                machine = topology.model_copy(update={"offer": rented})
+                result = predict(machine, loaded.workload, loaded.notes, scaling=False, fixes=False)
+                priced += [_priced(result, topology, row, terms, hours) for row, terms in chosen]
+                if owned:
+                    priced.append(_owned(result, topology, own, hours))
+            told(next(done), most)
     if not priced:
         message = f"no offer of {' or '.join(dict.fromkeys(gpus))} in nodes of that size"
         raise InputError([Fault("prices", None, None, "", message)])

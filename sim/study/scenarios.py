@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sim.errors import InputError
 from sim.inputs.arguments import Argument
-from sim.step.variation import Progress
+from sim.step.variation import Progress, silent
 from sim.study.axes import Grid, from_options
 from sim.study.cluster import Request
 from sim.study.plan import TimedJobs, read_plan, serve, smallest, too_slow
@@ -97,7 +97,7 @@ def compare_plans(
     _check(number, policies, growths)
     base: tuple[str, ...] = tuple(sets)
     scenarios: list[Scenario] = []
-    told = progress or (lambda done, number: None)
+    told = progress or silent
     told(0, number)
     failures: list[InputError] = []
     for topology, changes in itertools.product(topologies, combinations):
