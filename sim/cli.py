@@ -113,6 +113,9 @@ class LazyGroup(click.Group):
 @click.version_option(package_name="scaling-sim")
 def group() -> None:
     """Predict how distributed training will run on a GPU cluster."""
+    from sim.malloc import keep_large_blocks  # here a verb is about to run: --help has ended
+
+    keep_large_blocks()
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 from sim.errors import EngineError, InputError
+from sim.malloc import keep_large_blocks
 
 ATTEMPTS = 3
 #: objects between collections while configurations are computed: nearly all live on in what is
@@ -275,6 +276,7 @@ class LocalPool:
 def _serve(pipe: Connection, work: TaskWork, many: Many | None, context: Any) -> None:
     """A worker's life: chunks in, answers out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    keep_large_blocks()
     with seldom_collected():
         try:
             while True:
