@@ -33,6 +33,7 @@ from sim.cost.nccl.communicator import (
 from sim.cost.nccl.timing import duration
 from sim.cost.nccl.tuner import choose
 from sim.errors import InputError
+from sim.fabric.alike import LikeNodes, nodes_of
 from sim.fabric.fabric import Fabric
 from sim.fabric.shape import HBM, NETWORK, NVLINK
 from sim.fabric.sisters import moved, sisters
@@ -333,10 +334,9 @@ def communicator(fabric: Fabric, ranks: tuple[int, ...], nccl: str | Nccl) -> Co
     except ValueError as error:
         raise InputError.single(_SOURCE, str(error), "stack.nccl") from None
     rings = fabric.rings(ranks)
-    nodes = sorted(set(fabric.rank_node[list(ranks)].tolist()))
-    # NCCL takes the least of what its ranks have, and equal nodes have the same
-    kinds = {id(fabric.shapes[node]): node for node in reversed(nodes)}.values()
-    parts = [_NodeSeen.of(fabric, node, ranks, len(nodes) > 1) for node in kinds]
+    nodes = nodes_of(fabric, ranks)
+    # NCCL takes the least of what its ranks have, and like nodes have the same
+    parts = [_NodeSeen.of(fabric, kind, nodes.n_nodes > 1) for kind in nodes.kinds]
     gpus = {gpu for part in parts for gpu in part.gpus}
     nvlink = rings.path in _NVLINK_PATHS
     if rings.path == "LOC":
@@ -350,7 +350,7 @@ def communicator(fabric: Fabric, ranks: tuple[int, ...], nccl: str | Nccl) -> Co
     return Communicator(
         generation=generation_of(min(gpu.compute_capability for gpu in gpus)),
         ranks=len(ranks),
-        nodes=len(nodes),
+        nodes=nodes.n_nodes,
         link=link,
         link_generation=generation,
         intra_rate=min(_intra_rate(fabric, part.local, nvlink) for part in parts),
@@ -383,9 +383,10 @@ class _NodeSeen(NamedTuple):
     nvls: bool
 
     @classmethod
-    def of(cls, fabric: Fabric, node: int, ranks: Sequence[int], joined: bool) -> _NodeSeen:
-        """What a communicator's ranks have in a node; NICs only where it is `joined` to others."""
-        local = [rank for rank in ranks if int(fabric.rank_node[rank]) == node]
+    def of(cls, fabric: Fabric, kind: LikeNodes, joined: bool) -> _NodeSeen:
+        """What a communicator's ranks have in like nodes; NICs only if it is `joined` to others."""
+        node = int(kind.nodes[0])
+        local = [int(fabric.first_rank[node]) + i for i in kind.local]
         gpus = tuple({id(gpu): gpu for gpu in map(fabric.gpu, local)}.values())
         nics, rate = 0, 0.0
         if joined:

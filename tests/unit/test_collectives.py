@@ -251,6 +251,18 @@ def test_what_nccl_sees():
     assert not box.nvls
 
 
+def test_an_uneven_group_is_seen_alike_from_either_node():
+    """One rank is alone in its node: it has one NIC and no NVSwitch, whichever node that is."""
+    fabric = compile_fabric(dgx_h100(3))
+    first, last = tuple(range(9)), (0, *range(8, 16))  # alone in the second node, in the first
+    seen = communicator(fabric, first, "2.21")
+    assert seen == communicator(fabric, last, "2.21")
+    assert (seen.nodes, seen.nics, seen.nvls) == (2, 1, False)
+    costs = [plan_collective(fabric, "all_gather", group, 2**20, "2.21") for group in (first, last)]
+    assert [cost.channels for cost in costs] == [2, 2]
+    assert costs[0].time_s == costs[1].time_s == pytest.approx(68.3e-6, rel=0.001)
+
+
 @pytest.mark.parametrize(
     ("written", "row"), [("", "efa1"), (", efa: 1", "efa1"), (", efa: 2", "efa")]
 )
