@@ -8,7 +8,6 @@ HBM traffic is part of the load: NCCL's kernels read and write it on every hop.
 from __future__ import annotations
 
 import functools
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -119,11 +118,3 @@ def hbm(fabric: Fabric, group: Sequence[int], size: float) -> Demand:
     """`size` bytes on the HBM of every rank."""
     resource = fabric.hbm_of(group)
     return Demand(resource, np.full(resource.size, size))
-
-
-def by_members(fabric: Fabric, group: Sequence[int]) -> list[list[int]]:
-    """Ranks of a group, node by node."""
-    members: dict[int, list[int]] = defaultdict(list)
-    for rank in group:
-        members[int(fabric.rank_node[rank])].append(rank)
-    return [members[node] for node in sorted(members)]

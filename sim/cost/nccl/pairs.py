@@ -11,14 +11,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sim.cost.nccl.loads import Demand, by_members
+from sim.cost.nccl.loads import Demand
 from sim.errors import InputError
+from sim.fabric.alike import nodes_of
 from sim.fabric.fabric import Fabric
 
 MOST_ROUTES = 150_000  # looked up one by one: some seconds
 
 Amounts = dict[int, float]
-Kind = tuple[object, ...]
+Switches = tuple[int, ...]
 PairPlace = tuple[str, int, int]
 
 
@@ -30,9 +31,11 @@ def all_pairs(fabric: Fabric, group: Sequence[int], size: float) -> Demand:
     InputError
         For more routes than `MOST_ROUTES`: thousands of nodes under many leaf switches.
     """
-    kinds: dict[Kind, list[list[int]]] = defaultdict(list)
-    for ranks in by_members(fabric, group):
-        kinds[_kind(fabric, ranks)].append(ranks)
+    kinds: dict[tuple[int, Switches], list[list[int]]] = defaultdict(list)
+    for number, like in enumerate(nodes_of(fabric, group).kinds):
+        for node in like.nodes.tolist():
+            base = int(fabric.first_rank[node])
+            kinds[number, _switches(fabric, node)].append([base + i for i in like.local])
     routes = sum(len(same[0]) for same in kinds.values()) ** 2
     if routes > MOST_ROUTES:
         message = (
@@ -52,16 +55,14 @@ def all_pairs(fabric: Fabric, group: Sequence[int], size: float) -> Demand:
     )
 
 
-def _kind(fabric: Fabric, ranks: Sequence[int]) -> Kind:
-    """What two nodes must have in common for their routes to be alike."""
-    node = int(fabric.rank_node[ranks[0]])
-    shape, plane = fabric.shapes[node], fabric.plane
-    switches = []
-    for nic in range(len(shape.nics)):
+def _switches(fabric: Fabric, node: int) -> Switches:
+    """Leaf switches above a node's NICs: nodes of a kind under the same ones have like routes."""
+    plane, switches = fabric.plane, []
+    for nic in range(len(fabric.shapes[node].nics)):
         port = fabric.port.get((node, nic), -1)
         ends = [plane.head[i] for i in plane.out.get(port, ())]
         switches += ends if all(e >= plane.n_ports for e in ends) else [-1 - node]
-    return id(shape), tuple(fabric.rank_local[list(ranks)].tolist()), tuple(switches)
+    return tuple(switches)
 
 
 def _add(amounts: Amounts, fabric: Fabric, a: int, b: int, size: float) -> None:
