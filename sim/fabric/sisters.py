@@ -26,7 +26,7 @@ class Leaves(NamedTuple):
     """Uplinks of the leaf switches of a machine whose leaves meet at one spine."""
 
     ports: Ports
-    up: I8  # (n_vertices,) resource of the link from a leaf to the spine; -1 for what is no leaf
+    up: I8  # (n_ports,) resource of the link from the leaf above to the spine; -1 where it has none
     down: I8
 
 
@@ -43,7 +43,7 @@ def leaves_of(fabric: Wiring) -> Leaves | None:
     for found, (here, there) in ((up, ends), (down, ends[::-1])):
         at = np.flatnonzero(there == spine)
         found[here[at]] = plane.base + 2 * plane.n_ports + at
-    return Leaves(ports, up, down)
+    return Leaves(ports, up[ports.above], down[ports.above])
 
 
 def sisters(fabric: Wiring, groups: I8) -> Iterator[I8]:
@@ -79,18 +79,14 @@ def moved(fabric: Wiring, resource: I8, group: I8, others: I8) -> I8:
         return found
     # what else there is: links of the nodes' ports, and uplinks of the leaves above them
     port, there = fabric.port_at[node], fabric.port_at[far]
-    known: dict[int, tuple[I8, bool, int, int]] = {}
-    above = leaves.ports.above
-    of_ports, of_leaves = (leaves.ports.out, leaves.ports.into), (leaves.up, leaves.down)
-    for table in (*of_ports, *of_leaves):
-        by_leaf = any(table is one for one in of_leaves)
+    known: dict[int, tuple[I8, int, int]] = {}
+    for table in (leaves.ports.out, leaves.ports.into, leaves.up, leaves.down):
         for (j, nic), p in np.ndenumerate(port):
             if p >= 0:
-                known.setdefault(int(table[above[p] if by_leaf else p]), (table, by_leaf, j, nic))
+                known.setdefault(int(table[p]), (table, j, nic))
     for place in np.flatnonzero(resource >= fabric.plane.base).tolist():
-        table, by_leaf, j, nic = known[int(resource[place])]
-        ports = there[:, j, nic]
-        found[:, place] = table[above[ports] if by_leaf else ports]
+        table, j, nic = known[int(resource[place])]
+        found[:, place] = table[there[:, j, nic]]
     return found
 
 
