@@ -93,13 +93,21 @@ def refine(colour: npt.ArrayLike, tail: I8, head: I8, weight: npt.ArrayLike) -> 
         for start in range(0, changed.size, _VERTICES):
             some, was = (column[start : start + _VERTICES] for column in (changed, before))
             for side, label in zip(sides, reversed(labels), strict=True):
-                edges, of = side.edges(some)
+                edges, of = _entries(side.ptr, some)
                 there, code = side.there[edges], label[side.code[edges]]
                 new, old = _key(now[some])[of], _key(was)[of]
                 np.add.at(seen, there, _mix(new ^ code) - _mix(old ^ code))
                 asked[there] = True
         changed, before = colours.split(np.flatnonzero(asked))
     return now
+
+
+def _entries(ptr: I8, rows: I8) -> tuple[I8, I8]:
+    """Places of the entries of some rows of a CSR table, and which of those rows each is of."""
+    counts = ptr[rows + 1] - ptr[rows]
+    of = np.repeat(np.arange(rows.size), counts)
+    ahead = np.cumsum(counts) - counts
+    return np.arange(of.size) + (ptr[rows] - ahead)[of], of
 
 
 class _Side(NamedTuple):
@@ -114,13 +122,6 @@ class _Side(NamedTuple):
         order = np.argsort(here, kind="stable")
         ptr = np.concatenate([[0], np.cumsum(np.bincount(here, minlength=n))])
         return cls(ptr, there[order], code[order])
-
-    def edges(self, some: I8) -> tuple[I8, I8]:
-        """Edges of some vertices, and which of those each is of."""
-        counts = self.ptr[some + 1] - self.ptr[some]
-        of = np.repeat(np.arange(some.size), counts)
-        ahead = np.cumsum(counts) - counts
-        return np.arange(of.size) + (self.ptr[some] - ahead)[of], of
 
 
 class _Colours:
@@ -266,11 +267,9 @@ def fold(
     resource_class = np.full(len(capacity), -1, np.int64)
     resource_class[used] = kinds
     # of a class of rows one says what all demand; spread over a class of resources
-    lengths = sizes[row_first]
-    of = np.repeat(np.arange(len(row_first)), lengths)
-    at = np.arange(of.size) + (ptr[row_first] - np.cumsum(lengths) + lengths)[of]
-    cell = of * len(resource_first) + resource_class[resource[at]]
-    cells, total = summed([(cell, amount[at] * row_count[of])])
+    entries, of = _entries(ptr, row_first)
+    cell = of * len(resource_first) + resource_class[resource[entries]]
+    cells, total = summed([(cell, amount[entries] * row_count[of])])
     cells, total = cells[total != 0.0], total[total != 0.0]
     row, column = np.divmod(cells, max(len(resource_first), 1))
     return Fold(
