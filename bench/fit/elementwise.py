@@ -110,9 +110,8 @@ def fit(gpu):
     return fit_shares(data, ACCESS, catalogue.gpu(BOARDS[gpu]).memory_bandwidth)
 
 
-def second():
-    """Shares of the H200, the two casts of a bf16 norm or loss together."""
-    data = []
+def second_rows():
+    """Case, size, elements and seconds of each row of the H200's that moves over 500 MB."""
     with SECOND.open() as f:
         for r in csv.DictReader(f):
             key = (r["kernel_name"], r["kernel_provider"], r["kernel_operation_mode"])
@@ -120,9 +119,16 @@ def second():
                 continue
             extra = json.loads(r["extra_benchmark_config_str"])
             n = float(r["x_value"]) * {"H": extra.get("T"), "V": 2048, "N": 1}[r["x_name"]]
-            need = np.array([SECOND_CASES[key].get(a, 0.0) for a in SECOND_ACCESS])
-            if n * need.sum() > 500e6:
-                data.append((key, r["x_value"], n * need, float(r["y_value_50"]) * 1e-3))
+            if n * sum(SECOND_CASES[key].values()) > 500e6:
+                yield key, r["x_value"], n, float(r["y_value_50"]) * 1e-3
+
+
+def second():
+    """Shares of the H200, the two casts of a bf16 norm or loss together."""
+    data = []
+    for key, x, n, time_s in second_rows():
+        need = np.array([SECOND_CASES[key].get(a, 0.0) for a in SECOND_ACCESS])
+        data.append((key, x, n * need, time_s))
     bandwidth = catalogue.gpu("h200-sxm-141gb").memory_bandwidth
     shares, data, error = fit_shares(data, SECOND_ACCESS, bandwidth)
     shares["cast"] = 2 / (1 / shares.pop("up") + 1 / shares.pop("down"))
