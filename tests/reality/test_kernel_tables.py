@@ -1,19 +1,18 @@
 """Kernel constants against the published kernel tables they were fitted on: errors may not grow."""
 
 import csv
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bench.fit import gemm
 from sim.cost.attention import attention_rate
 from sim.cost.constants import load_constants
 from sim.cost.gemm import gemm_times
 from sim.inputs import catalogue
 
-ROOT = Path(__file__).parents[2]
-TABLES = ROOT / "sim/data/measured"
+TABLES = Path(__file__).parents[2] / "sim/data/measured"
 NAMES = {
     "A100": "a100-sxm-80gb",
     "H100": "h100-sxm-80gb",
@@ -22,25 +21,17 @@ NAMES = {
 }
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(f"fit_{name}", ROOT / "bench/fit" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(
     ("gpu", "bound"), [("A100", 0.02), ("H100", 0.025), ("B200", 0.035), ("L40S", 0.085)]
 )
 def test_bf16_products(gpu, bound):
     """Medians over shapes of the table, m >= 1024, burst clocks of short loops included."""
-    fit = script("gemm")
     spec = catalogue.gpu(NAMES[gpu])
     constants = load_constants(spec).gemm["bf16"]
-    rows = [r for r in fit.rows(gpu, "bfloat16") if r[0] >= 1024 and r[1] != ">16k"]
+    rows = [r for r in gemm.rows(gpu, "bfloat16") if r[0] >= 1024 and r[1] != ">16k"]
     errors = []
     for m, band, median, *_ in rows:
-        shapes = np.array([(m, n, k, 1) for n, k in fit.pairs(band)], dtype=float)
+        shapes = np.array([(m, n, k, 1) for n, k in gemm.pairs(band)], dtype=float)
         t = gemm_times(
             shapes, 2, 2, spec.peak_bf16, spec.memory_bandwidth, spec.sms, constants, True
         )

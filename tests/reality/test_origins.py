@@ -3,23 +3,16 @@
 The slow fits (GEMM, collectives, training) are not run; their errors are held elsewhere.
 """
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
+from bench.fit import attention, elementwise, memory
 from sim.cost.constants import attention_of, part_of
 from sim.data import DATA, table
 
 ROOT = Path(__file__).parents[2]
 GENERATIONS = ("a100", "b200", "h100", "l40s")
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(f"origin_{name}", ROOT / f"bench/fit/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def numbers(generation):
@@ -62,7 +55,7 @@ def test_shares_of_bandwidth_are_those_of_their_script():
     """To two places, as they ship."""
     claimed = [(g, a) for g, a in from_script("elementwise") if a.startswith("bandwidth")]
     assert len(claimed) == 6
-    fits = {gpu: script("elementwise").fit(gpu)[0] for gpu in ("A100", "H100")}
+    fits = {gpu: elementwise.fit(gpu)[0] for gpu in ("A100", "H100")}
     for generation, address in claimed:
         name = address.removeprefix("bandwidth.")
         shipped = part_of(generation, "bandwidth")[name]
@@ -71,13 +64,13 @@ def test_shares_of_bandwidth_are_those_of_their_script():
 
 def test_what_an_sm_moves_is_that_of_the_script():
     """To three figures, as it ships."""
-    assert part_of("h100", "sm_bytes") == pytest.approx(script("elementwise").sm_bytes(), rel=0.005)
+    assert part_of("h100", "sm_bytes") == pytest.approx(elementwise.sm_bytes(), rel=0.005)
 
 
 def test_attention_is_that_of_its_script():
     claimed = from_script("attention")
     assert len(claimed) == 6
-    fits = script("attention").constants()
+    fits = attention.constants()
     for generation, address in claimed:
         _, kind, way = address.split(".")
         rows = {key: c for key, c in attention_of(generation).items() if key[:2] == (kind, way)}
@@ -89,7 +82,7 @@ def test_attention_is_that_of_its_script():
 
 
 def test_fragmentation_is_that_of_its_script():
-    found = script("memory").fragmentation()
+    found = memory.fragmentation()
     assert found == pytest.approx(table("constants/memory")["fragmentation"], abs=5e-5)
 
 

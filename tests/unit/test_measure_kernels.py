@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from bench.gpu import measure_kernels
+
 SCRIPT = Path(__file__).parents[2] / "bench/gpu/measure_kernels.py"
 
 
 def test_columns_are_those_of_the_tables():
-    spec = importlib.util.spec_from_file_location("measure_kernels", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     tables = SCRIPT.parents[2] / "sim/data/measured"
     for name, columns in (
-        ("attention_kernels.csv", module.ATTENTION_COLUMNS),
-        ("kernels_nongemm.csv", module.NONGEMM_COLUMNS),
+        ("attention_kernels.csv", measure_kernels.ATTENTION_COLUMNS),
+        ("kernels_nongemm.csv", measure_kernels.NONGEMM_COLUMNS),
     ):
         header = (tables / name).read_text(encoding="utf-8").splitlines()[0]
         assert tuple(header.split(",")) == columns
