@@ -297,7 +297,8 @@ def test_a_gpu_that_nothing_tells(tmp_path, text, told):
 
 def test_nvidia_smi_is_said_on_the_command_line():
     called = CliRunner().invoke(command, ["import", "--nvidia-smi", str(DATA / "dump.xml")])
-    assert called.exception is not None
+    assert isinstance(called.exception, InputError)
+    assert "no header line with GPU0" in str(called.exception)
     found = CliRunner().invoke(
         command, ["import", "--nvidia-smi", str(DATA / "four-a100-trimmed.txt")]
     )
