@@ -20,10 +20,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from sim.blocks.flops import token_flops
 from sim.documents import Section
-from sim.errors import ScalingSimError
 from sim.inputs.shares import batch_on
 from sim.job.estimate import JobEstimate, estimate_job
-from sim.job.forecast import job_steps, terms_of
+from sim.job.forecast import job_steps, no_length, terms_of
 from sim.memory.report import MemoryReport
 from sim.result.peak import peak_of
 from sim.step.breakdown import Breakdown
@@ -323,8 +322,7 @@ class Searcher:
         least = Breakdown(time_s=step_s, kernels=kernels)
         job = estimate_job(candidate.topology, candidate.workload, least)
         if job is None:
-            message = "the workload states no length (tokens, steps or samples)"
-            raise ScalingSimError(message)
+            raise no_length(candidate.workload.name)
         return _figures(candidate, job, step_s)
 
     def plan(self, candidate: Candidate) -> Simulated:
@@ -334,8 +332,7 @@ class Searcher:
         step_s, report = found.time_s, found.memory
         job = estimate_job(topology, workload, found.breakdown)
         if job is None:
-            message = "the workload states no length (tokens, steps or samples)"
-            raise ScalingSimError(message)
+            raise no_length(candidate.workload.name)
         flops = token_flops(workload)
         rate = _tokens(candidate) / step_s / candidate.gpus
         return Simulated(

@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 
+from sim.errors import InputError
 from sim.inputs.loader import load, prepare
 from sim.step.step import memory_of, step, steps
 from sim.step.straggle import Ranks, deviation, lost_to_slowest
@@ -14,7 +15,7 @@ from sim.study.axes import Grid
 from sim.study.bounds import Bounds
 from sim.study.candidates import CHECKPOINTING, OFFLOAD, Candidate, Space, family, plans, variants
 from sim.study.layouts import least_form
-from sim.study.machines import MachineFilter, machines
+from sim.study.machines import Machine, MachineFilter, machines
 from sim.study.memory_bounds import MemoryBounds
 from sim.study.search import Searcher
 
@@ -113,3 +114,13 @@ def test_exchanges_over_other_networks_are_not_taken_for_these():
         machine = machines(MachineFilter(), [topology])[0][0]
         candidate = Candidate(machine, job.topology, job.workload)
         assert search.bounds.of(candidate).step_s <= step(job.topology, job.workload).time_s
+
+
+@pytest.mark.parametrize("figures", [Searcher.bound, Searcher.plan])
+def test_a_plan_of_a_job_without_a_length_is_refused_by_its_name(figures):
+    topology, workload, _ = load("l40s-8", {"name": "endless", **JOBS["adapters"]})
+    candidate = Candidate(Machine("l40s", topology, 1), topology, workload)
+    with pytest.raises(
+        InputError, match="endless  states no length; write tokens, steps or samples"
+    ):
+        figures(Searcher(), candidate)
