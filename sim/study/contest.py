@@ -99,6 +99,8 @@ class Contest:
         for layout, members, plan in zip(layouts, several, plans, strict=True):
             if plan is not None:
                 needed = plan.memory.needed_bytes
+            elif self.search.stopped:
+                continue  # not known to be too large
             else:
                 smallest = min(members, key=_size_order)
                 needed = memory_of(smallest.topology, smallest.workload).needed_bytes

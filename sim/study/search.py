@@ -136,10 +136,6 @@ Searching = Generator[Need, None, _T]
 Stop = Callable[[], bool]
 
 
-class SearchStopped(Exception):
-    """Thrown into a search that is to end with what it has found so far."""
-
-
 def never() -> bool:
     """Whether a search is to be stopped that nobody stops."""
     return False
@@ -188,12 +184,13 @@ class Searcher:
 
     def together(
         self, searches: Iterable[Searching[_T]], moved: Callable[[], None] | None = None
-    ) -> list[_T]:
+    ) -> list[_T | None]:
         """Run searches side by side: what each has found; `moved` is called in between.
 
-        When it is to stop, those that have begun end with what they have, others have nothing.
+        When it is to stop, those that have begun end with what they have, others have None.
         """
         under_way = dict(enumerate(searches))
+        several = len(under_way)
         begun: set[int] = set()
         found: dict[int, _T] = {}
         while under_way:
@@ -204,7 +201,7 @@ class Searcher:
                     del under_way[i]
                     continue
                 try:
-                    needs.append(search.throw(SearchStopped()) if self.stopped else next(search))
+                    needs.append(next(search))
                     begun.add(i)
                 except StopIteration as end:
                     found[i] = end.value
@@ -215,7 +212,7 @@ class Searcher:
                 moved()
             self.bounds.ask(c for need in needs for c in need.bounds)
             steps([(c.topology, c.workload) for need in needs for c in need.plans], causes=False)
-        return [found[i] for i in sorted(found)]
+        return [found.get(i) for i in range(several)]
 
     def best(
         self,
@@ -263,9 +260,8 @@ class Searcher:
                 continue
             if how == _ALONE and not self.bounds.known(candidate):
                 near = [one[-1] for one in heapq.nsmallest(_AHEAD, heap) if one[2] == _ALONE]
-                try:
-                    yield Need(bounds=(candidate, *near))
-                except SearchStopped:
+                yield Need(bounds=(candidate, *near))
+                if self.stopped:
                     break
             better = self._better(candidate, how)
             if better is not None:
@@ -280,9 +276,8 @@ class Searcher:
                 tally.at_risk += room == "at risk"
                 tally.too_large += room == "too large"
                 continue
-            try:
-                yield Need(plans=(candidate,))
-            except SearchStopped:
+            yield Need(plans=(candidate,))
+            if self.stopped:
                 break
             plan = self.plan(candidate)
             tally.simulated += 1

@@ -122,11 +122,12 @@ def size(
     phases, target = _phases(job, found, bases, target)
     taking_part = [(i, m) for i, m in enumerate(found) if i in bases]
     contest = Contest(search, space, target)
-    contenders = search.together(
+    ended = search.together(
         (contest.contend(m, bases[i], tally) for i, m in taking_part),
         None if progress is None else lambda: progress(tally.decided, tally.considered),
     )
     left_out += unfit
+    contenders = [c for c in ended if c is not None]
     contenders.sort(key=lambda c: _rank(c, target))
     winner = contenders[0].plan if contenders else None
     fewer = more = None

@@ -1,6 +1,8 @@
 """Sizing: exact against trying everything, answers that say no, constraints, the emitted plan."""
 
+import itertools
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -16,6 +18,7 @@ from sim.study.axes import Grid
 from sim.study.bounds import Bounds
 from sim.study.candidates import Candidate, Space, family, plans, variants
 from sim.study.contest import Contest
+from sim.study.layouts import LAYOUT
 from sim.study.machines import MachineFilter, machines
 from sim.study.room import Rooms
 from sim.study.search import Counts, Searcher
@@ -166,6 +169,38 @@ def test_a_search_that_is_stopped_keeps_the_best_so_far(monkeypatch):
                    stop=lambda: True)  # fmt: skip
     assert (nothing.winner, nothing.not_begun) == (None, 1)
     assert "Nothing was found yet" in told(view(nothing))
+
+
+def test_a_search_may_be_stopped_at_any_time(monkeypatch):
+    """Not begun, of the winner, of its neighbours, of layouts beside it: nothing untrue is said."""
+    once, known = Contest.candidates, {}
+
+    def candidates(self, machine, base, gpus=None):  # the same in every search
+        if gpus not in known:
+            known[gpus] = once(self, machine, base, gpus)
+        return known[gpus]
+
+    monkeypatch.setattr(Contest, "candidates", candidates)
+
+    def stopped_at(n):
+        asked = itertools.count()
+        found = size(JOB, Target("time"), topologies=["dgx-h100"], most_gpus=16, global_batch=32,
+                     vary=[LAYOUT], tuned=False, stop=lambda: next(asked) >= n)  # fmt: skip
+        return found, next(asked)
+
+    whole, last = stopped_at(math.inf)
+    assert (whole.stopped, whole.winner.candidate.gpus) == (False, 16)
+    assert {b.plan is not None for b in whole.beside} == {True}
+    heard = set()
+    for n in range(last):
+        found, _ = stopped_at(n)
+        said = told(view(found))
+        assert found.stopped
+        assert "does not fit" not in said
+        assert "fewer than" not in said
+        assert found.not_begun == (n == 0)
+        heard.add((found.winner is not None, found.fewer is not None, len(found.beside)))
+    assert {(False, False, 0), (True, False, 0), (True, True, 0), (True, True, 1)} <= heard
 
 
 def test_a_search_tells_how_far_it_is():
