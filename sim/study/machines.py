@@ -112,9 +112,10 @@ def machines(
     else:
         rows = newest(catalogue(prices))
         _check(wanted, rows)
-        found = _told_apart([m for m in (_offered(row) for row in rows) if m is not None])
+        found = [m for m in (_offered(row) for row in rows) if m is not None]
+    found = _told_apart(found)
     if spot:
-        found += [m for m in map(_at_spot, found) if m is not None]
+        found = _told_apart([*found, *(m for m in map(_at_spot, found) if m is not None)])
     kept, left_out = [], []
     for machine in found:
         reason = _unwanted(machine, wanted)
@@ -126,15 +127,24 @@ def machines(
 
 
 def _told_apart(found: Sequence[Machine]) -> list[Machine]:
-    """Machines of one instance in several regions with their region in the name."""
+    """Machines each with a name of its own, by which searches keep what they know of it.
+
+    Those of one name have their region in it, and a number from the second of that name on.
+    """
     names = Counter(machine.name for machine in found)
-
-    def name(machine: Machine) -> str:
-        offer = machine.topology.offer
-        several = names[machine.name] > 1 and offer is not None
-        return f"{machine.name} {offer.region}" if several and offer else machine.name
-
-    return [replace(machine, name=name(machine)) for machine in found]
+    taken: set[str] = set()
+    apart = []
+    for machine in found:
+        name, offer = machine.name, machine.topology.offer
+        if names[name] > 1 and offer is not None and offer.region:
+            name = f"{name} {offer.region}"
+        free, number = name, 1
+        while free in taken or (free in names and free != machine.name):
+            number += 1
+            free = f"{name} ({number})"
+        taken.add(free)
+        apart.append(replace(machine, name=free))
+    return apart
 
 
 def set_up(machine: Machine, seconds: float) -> Machine:

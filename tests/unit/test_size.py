@@ -203,6 +203,29 @@ def test_a_search_may_be_stopped_at_any_time(monkeypatch):
     assert {(False, False, 0), (True, False, 0), (True, True, 0), (True, True, 1)} <= heard
 
 
+def test_machines_of_one_name_are_told_apart():
+    """Llama 3.1 8B in full on eight GPUs: what has room in 80 GB has none in 40 GB."""
+    node = {"gpu": "a100-sxm-40gb", **{k: v for k, v in A100["node"].items() if k != "gpu"}}
+    small, large = {**A100, "node": node, "offer": {"price_per_gpu_hour": "1 USD"}}, A100
+    job = {**JOB, "model": "llama-3-8b", "micro_batch": 1}
+    asked = {"gpus": 8, "global_batch": 64, "tuned": False}
+    alone = [size(job, Target("time"), topologies=[t], **asked).winner for t in (large, small)]
+    both = size(job, Target("time"), topologies=[large, small], **asked)
+    plans = {c.machine.name: c.plan for c in both.contenders}
+    assert list(plans) == ["our-a100s eu-north1", "our-a100s"]
+    for plan, own in zip(plans.values(), alone, strict=True):
+        assert plan.candidate.workload == own.candidate.workload
+        assert plan.step_s == own.step_s
+        assert plan.memory.capacity_bytes == own.memory.capacity_bytes
+    twice = machines(MachineFilter(), [large, large, {**small, "name": "our-a100s eu-north1"}])[0]
+    assert len({machine.name for machine in twice}) == 3
+    assert [m.name for m in machines(MachineFilter(), [small] * 3)[0]] == [
+        "our-a100s", "our-a100s (2)", "our-a100s (3)",
+    ]  # fmt: skip
+    offers = [m.name for m in machines(MachineFilter(), spot=True)[0]]
+    assert len(set(offers)) == len(offers)
+
+
 def test_a_search_tells_how_far_it_is():
     told = []
     found = size(JOB, Target("cost"), topologies=["dgx-h100", A100], most_gpus=16, global_batch=32,
