@@ -108,10 +108,11 @@ def test_a_verb_says_so_once_and_help_never(monkeypatch, arguments, times):
     assert len(said) == times
 
 
-def test_a_program_that_imports_us_keeps_its_allocator(monkeypatch):
+def test_a_program_that_imports_us_keeps_its_allocator(tmp_path, monkeypatch):
     for home in (malloc, executors):
         monkeypatch.setattr(home, "keep_large_blocks", lambda: pytest.fail("called"))
-    swept = sim.sweep("dgx-h100", "llama3-8b-sft", vary="micro_batch=1,2", processes=1)
+    varied = {"vary": "micro_batch=1,2", "store": tmp_path / "s.sqlite", "processes": 1}
+    swept = sim.sweep("dgx-h100", "llama3-8b-sft", **varied)
     assert len(swept.rows) == 2
 
 
