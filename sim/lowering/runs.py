@@ -29,14 +29,13 @@ def hidden_launches(part: Part, fastest: float) -> B1:
     launched, run = np.cumsum(rows.host_s), _HASTE / fastest * np.cumsum(alone)
     key = row_start * (rows.work.size + 1) + row_count
     _, places, which = np.unique(key, return_index=True, return_inverse=True)
-    found = np.zeros(places.size, dtype=bool)
-    for i, (first, count) in enumerate(
-        zip(row_start[places].tolist(), row_count[places].tolist(), strict=True)
-    ):
-        end = first + count
-        before = run[first : end - 1] - run[first] + _HASTE / fastest * alone[first]
-        found[i] = bool((launched[first + 1 : end] - launched[first] <= before).all())
-        found[i] &= not rows.waits[first:end].any()
+    first, more = row_start[places], row_count[places] - 1
+    of = np.repeat(np.arange(places.size), more)  # runs of rows, and their rows but the first
+    begin = first[of]
+    at = begin + 1 + np.arange(of.size) - np.repeat(exclusive(more), more)
+    before = run[at - 1] - run[begin] + _HASTE / fastest * alone[begin]
+    found = ~rows.waits[first]
+    found[of[(launched[at] - launched[begin] > before) | rows.waits[at]]] = False
     out: B1 = found[which.ravel()][each.of]
     return out
 

@@ -5,6 +5,7 @@ import pytest
 
 from sim.inputs.loader import load
 from sim.lowering import runs as lowering
+from sim.lowering.parts import RowKinds
 from sim.lowering.slack import Binding
 from sim.step.run import run_step
 from sim.step.variation import Variation
@@ -82,3 +83,26 @@ def test_launch_bound_segments_keep_their_launches(monkeypatch):
     folded = run_step(loaded.topology, loaded.workload, engine="python")
     assert not found[0].all()
     assert ranks.time_s == pytest.approx(folded.time_s, rel=1e-9)
+
+
+@pytest.mark.parametrize("fastest", [0.01, 0.5, 1.0])
+def test_launches_are_hidden_where_none_can_be_needed_before_it_is_made(fastest):
+    """Op by op as the docstring has it, with a host about as quick as kernels."""
+    loaded = load("dgx-h100", "llama3-8b-sft", ["model.layers=2", "sequence_length=512"])
+    (part,) = run_step(loaded.topology, loaded.workload, engine="python").priced.parts
+    draw = np.random.default_rng(0)
+    n = part.rows.work.size
+    kinds = RowKinds(part.rows.kinds.category, draw.random(n) < 0.02)
+    rows = part.rows._replace(kinds=kinds)
+    alone = rows.latency_s + np.where(rows.work > 0.0, rows.work / rows.bound, 0.0)
+    host_s = 0.5 / fastest * draw.uniform(0.1, 1.5, n) * np.roll(alone, 1)
+    rows = rows._replace(host_s=host_s)
+    expected = []
+    for first, count in zip(part.row_start.tolist(), part.row_count.tolist(), strict=True):
+        launched = host_s[first + 1 : first + count].cumsum()
+        ready = 0.5 / fastest * alone[first : first + count].cumsum()
+        late = launched > ready[:-1] * (1 + 1e-9)
+        expected.append(not late.any() and not rows.waits[first : first + count].any())
+    found = lowering.hidden_launches(part._replace(rows=rows), fastest)
+    assert 0 < sum(expected) < len(expected)
+    np.testing.assert_array_equal(found, expected)
