@@ -100,9 +100,9 @@ def run_replicas(
             if even is not None and times * ops_of(known[0]) > LONG:
                 return even[:2]
             check_size(known[0], level, variation, times)
-            _announce(times * ops_of(known[0]), variation, progress)
+            _announce(known[0], times, variation, progress)
         ready = ready_of(topology, workload, simulated, variation, level, layers, lean=lean)
-        _announce(ops_of(ready.priced), variation, progress)
+        _announce(ready.priced, 1.0, variation, progress)
         known = ready.priced, steps
         found = _replicas(ready, variation, engine, progress, causes)
         if found is not None and found.exact:
@@ -111,9 +111,14 @@ def run_replicas(
     raise AssertionError  # the last has all micro-steps
 
 
-def _announce(ops: float, variation: Variation, progress: Progress | None) -> None:
-    """That a large step begins: before its ops run they are recorded, priced and lowered."""
-    if progress is not None and ops >= watch.LARGE:
+def _announce(
+    priced: Priced, times: float, variation: Variation, progress: Progress | None
+) -> None:
+    """That a step so many times as long begins, if large: its ops are made before they run."""
+    if progress is None:
+        return
+    ops = times * ops_of(priced)
+    if ops >= watch.LARGE:
         drawn = variation.replicas if variation.jitter else 1
         progress(0, drawn if drawn > 1 else round(ops))
 
