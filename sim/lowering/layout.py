@@ -8,6 +8,7 @@ import numpy as np
 
 from sim.lowering.parts import B1, F8, HOST_SYNC_S, I4, I8, Part, Rows
 from sim.lowering.table import PlanTable
+from sim.program import successors_of
 from sim.strategies.plan import HOST
 
 
@@ -106,12 +107,12 @@ def lay_out(part: Part, table: PlanTable, hidden: B1) -> PartLayout:
     )
 
 
-def edges_of(table: PlanTable, layout: PartLayout) -> tuple[I8, I4]:
+def edges_of(table: PlanTable, layout: PartLayout) -> tuple[I4, I4]:
     """Cross-lane edges of one class: launches, dependencies, host syncs, communicator order.
 
     Returns
     -------
-    (n + 1,) int64, (m,) int32
+    (n + 1,) int32, (m,) int32
         CSR of the ops that wait for each op, ascending, each once.
     """
     blocked = np.flatnonzero(table.host_after >= 0)
@@ -134,15 +135,4 @@ def edges_of(table: PlanTable, layout: PartLayout) -> tuple[I8, I4]:
             layout.first[after],
         )
     )
-    key = src * layout.n + dst
-    key.sort()
-    key = np.concatenate((key[:1], key[1:][key[1:] != key[:-1]]))
-    src = key // layout.n
-    return rows_of(src, layout.n), (key - src * layout.n).astype(np.int32)
-
-
-def rows_of(of: I8, n: int) -> I8:
-    """Row pointers of n rows, (n + 1,), with an entry for each number of `of`."""
-    ptr = np.zeros(n + 1, dtype=np.int64)
-    np.cumsum(np.bincount(of, minlength=n), out=ptr[1:])
-    return ptr
+    return successors_of(layout.n, src, dst)

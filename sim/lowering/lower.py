@@ -36,7 +36,7 @@ from sim.lowering.parts import (
 from sim.lowering.runs import ClassRun, Ground, ground_of, runs_of
 from sim.lowering.table import table_of
 from sim.lowering.wires import OwnTransfers, Wires, successors, taken_in, wires_of
-from sim.program import Program, Timeline, validate
+from sim.program import Program, Timeline, followers_of, validate
 from sim.records import dataclass
 from sim.strategies.plan import Plan
 
@@ -226,9 +226,7 @@ def written(ground: Ground, classes: Classes, flights: Flights, some: I8) -> Low
     follower = peer  # nobody's, as a rule
     if (wires.steps > 1).any():
         steps[n_local:], peer[n_local:] = wires.steps, wires.peer
-        follower = np.full(n, -1, dtype=np.int32)
-        has = np.flatnonzero(peer >= 0)
-        follower[peer[has]] = has
+        follower = followers_of(peer)
     succ_ptr, succ = successors(runs, wires)
     # ops stand as the engine wants them: there is nothing to put in order
     program = Program(

@@ -46,7 +46,7 @@ class Played(NamedTuple):
     part: Part
     layout: PartLayout
     row: I8  # (n,) of costs; for host ops, which have none, one behind the last
-    waited_ptr: I8  # (n + 1,) CSR of the ops that wait for each of its ops
+    waited_ptr: I4  # (n + 1,) CSR of the ops that wait for each of its ops
     waited: I4
 
     def costs(self, name: str, host: float) -> npt.NDArray[Any]:

@@ -16,7 +16,7 @@ The rules (docs/decisions/0006-engine.md has the reasons):
   both have done all their steps. Each step has the op's latency and work.
 """
 
-from sim.program.assembly import assemble, revalue
+from sim.program.assembly import assemble, followers_of, revalue, successors_of
 from sim.program.builder import ProgramBuilder
 from sim.program.checks import check_acyclic, find_cycle, validate
 from sim.program.table import F8, I4, I8, NUMBERS, Program, Timeline
@@ -32,6 +32,8 @@ __all__ = [
     "assemble",
     "check_acyclic",
     "find_cycle",
+    "followers_of",
     "revalue",
+    "successors_of",
     "validate",
 ]

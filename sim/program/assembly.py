@@ -107,9 +107,6 @@ def assemble(
     until = np.where(hold_on < 0, position_of_self, until)
     ptr, routes = _routes(demand_ptr, ints(route, -1))
     peers = references(peer, own=False)
-    follower = np.full(n, -1, dtype=np.int32)
-    has_peer = np.flatnonzero(peers >= 0)
-    follower[peers[has_peer]] = has_peer
     succ_ptr, succ = _successors(n, src, dst, None if order is None else position)
     program = Program(
         lane=lanes if order is None else lanes[order],
@@ -133,7 +130,7 @@ def assemble(
         curves=np.ascontiguousarray(np.zeros((0, 1)) if curves is None else curves, dtype=float),
         steps=ints(steps, 1),
         peer=peers,
-        follower=follower,
+        follower=followers_of(peers),
         n_lanes=int(n_lanes if n_lanes is not None else (lanes.max() + 1 if n else 0)),
     )
     validate(program)
@@ -199,7 +196,7 @@ def _routes(demand_ptr: npt.ArrayLike | None, route: I4) -> tuple[I4, I4]:
 def _successors(
     n: int, src: npt.ArrayLike | None, dst: npt.ArrayLike | None, position: I8 | None
 ) -> tuple[I4, I4]:
-    """CSR of precedence edges, ascending and without repeats within a row."""
+    """As `successors_of`, of edges that are checked and renumbered first."""
     sources = np.asarray(() if src is None else src, dtype=np.int64).ravel()
     targets = np.asarray(() if dst is None else dst, dtype=np.int64).ravel()
     if sources.size != targets.size:
@@ -213,6 +210,24 @@ def _successors(
     if bool(loops.any()):
         message = f"op {int(sources[loops][0])} waits for itself"
         raise EngineError(message)
+    return successors_of(n, sources, targets)
+
+
+def successors_of(n: int, sources: I8, targets: I8) -> tuple[I4, I4]:
+    """Precedence edges as CSR: who waits for each op, ascending, each once.
+
+    Parameters
+    ----------
+    n : int
+        Ops.
+    sources, targets : (m,) int64
+        Edges in any order, of ops that exist: a target waits for its source.
+
+    Returns
+    -------
+    (n + 1,) int32, (at most m,) int32
+        Row pointers, and targets.
+    """
     # One sort of (source, target) keys: faster than a stable argsort, and rows come out ascending.
     key = sources * n + targets
     if not bool((key[1:] > key[:-1]).all()):
@@ -224,3 +239,11 @@ def _successors(
     ptr = np.zeros(n + 1, dtype=np.int32)
     np.cumsum(np.bincount(sources, minlength=n), out=ptr[1:])
     return ptr, (key - sources * n).astype(np.int32)
+
+
+def followers_of(peer: I4) -> I4:
+    """Which op has each op as its peer, (n,); -1 none."""
+    follower = np.full(peer.size, -1, dtype=np.int32)
+    has_peer = np.flatnonzero(peer >= 0)
+    follower[peer[has_peer]] = has_peer
+    return follower
