@@ -166,7 +166,7 @@ def _summed(allocations: Allocations, sizes: F8) -> Ledger:
     peaks = {moment: Peak() for moment in MOMENTS}  # what a stage without blocks has none of
     # what changes from one of them to the next, by term, and what is held then
     until = c.instant.searchsorted([instant for instant, _ in highest], "right")
-    row = until.searchsorted(np.arange(until[-1]), "right")
+    row = np.arange(until.size).repeat(until - np.concatenate(([0], until[:-1])))
     place = c.term[: row.size] + row * len(TERMS)
     changed = np.bincount(place, changes[: row.size], until.size * len(TERMS))
     held = changed.reshape(-1, len(TERMS)).cumsum(axis=0).tolist()
