@@ -12,7 +12,7 @@ from sim.lowering.crowd import gathers
 from sim.lowering.parts import Flights
 from sim.lowering.runs import hidden_launches
 from sim.quantities import gib
-from sim.step.variation import Variation
+from sim.step.variation import JITTER, REPLICAS, SLOW, Variation
 from sim.units import GIB, KIB, MIB
 
 #: of an op and what a run of it needs, where ranks have lanes of their own, as measured with
@@ -70,7 +70,7 @@ def check_size(
     option, who = f"level {level}", f"{len(priced.compiled.classes.ranks):,} ranks one by one are"
     instead = "take fewer nodes, or level folded"
     if variation.needs_every_rank and level != "folded":
-        option, instead = "--jitter" if variation.jitter else "--slow", "take fewer nodes"
+        option, instead = JITTER if variation.jitter else SLOW, "take fewer nodes"
     if level == "folded":  # stages of a pipeline, and how many micro-batches they play
         option, who = "gradient_accumulation", "micro-batches of a pipeline that has no rhythm are"
         instead = "write fewer, or pipeline_schedule: 1f1b"
@@ -82,16 +82,10 @@ def check_size(
             f"{instead}"
         )
         raise InputError.single(option, message)
-    drawn = "--replicas"
+    drawn = (ops + steps) * variation.replicas
     for named, count, limit, what, other in (
         (option, steps, MAX_STEPS, "steps of rings", "fewer nodes, or level ranks"),
-        (
-            drawn,
-            (ops + steps) * variation.replicas,
-            MAX_DRAWN,
-            "ops in all replicas",
-            "fewer replicas",
-        ),
+        (REPLICAS, drawn, MAX_DRAWN, "ops in all replicas", "fewer replicas"),
     ):
         if count > limit:
             message = f"{who} {count:.2g} {what}, more than {limit:.2g}; take {other}"

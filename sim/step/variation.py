@@ -21,8 +21,9 @@ from sim.step.breakdown import Breakdown
 from sim.step.intervals import F8
 from sim.step.straggle import Ranks
 
-_LEVEL, _JITTER, _SLOW = "--level", "--jitter", "--slow"
-_SEED, _REPLICAS = "--seed", "--replicas"
+#: options, as errors name them
+JITTER, SLOW, REPLICAS = "--jitter", "--slow", "--replicas"
+_LEVEL, _SEED = "--level", "--seed"
 Progress = Callable[[int, int], None]  # (done, in all)
 
 
@@ -90,10 +91,10 @@ def read_variation(jitter: str, slow: Iterable[str], seed: int, replicas: int) -
         For what can't be read or makes no sense.
     """
     if replicas < 1:
-        raise InputError.single(_REPLICAS, f"{replicas} is not at least 1")
+        raise InputError.single(REPLICAS, f"{replicas} is not at least 1")
     if replicas > 1 and not _share(jitter):
-        message = "replicas differ by their jitter; say how much with --jitter, such as 5%"
-        raise InputError.single(_REPLICAS, message)
+        message = f"replicas differ by their jitter; say how much with {JITTER}, such as 5%"
+        raise InputError.single(REPLICAS, message)
     if seed < 0:
         raise InputError.single(_SEED, f"{seed} is negative")
     return Variation(_share(jitter), tuple(_slow(text) for text in slow), seed, replicas)
@@ -104,9 +105,9 @@ def _share(text: str) -> float:
     try:
         value = float(number) * percent
     except ValueError:
-        raise InputError.single(_JITTER, "cannot read it; write 5% or 0.05", text) from None
+        raise InputError.single(JITTER, "cannot read it; write 5% or 0.05", text) from None
     if not 0.0 <= value <= LARGEST_JITTER:
-        raise InputError.single(_JITTER, "is not between 0 and 100%", text)
+        raise InputError.single(JITTER, "is not between 0 and 100%", text)
     return value
 
 
@@ -114,13 +115,13 @@ def _slow(text: str) -> Slow:
     what, _, number = text.rpartition("=")
     kind, _, name = what.partition(":")
     if kind not in ("rank", "link") or not name:
-        raise InputError.single(_SLOW, "cannot read it; write rank:3=0.9 or link:NAME=0.5", text)
+        raise InputError.single(SLOW, "cannot read it; write rank:3=0.9 or link:NAME=0.5", text)
     try:
         factor = float(number)
     except ValueError:
-        raise InputError.single(_SLOW, f"{number!r} is not a number", text) from None
+        raise InputError.single(SLOW, f"{number!r} is not a number", text) from None
     if not 0.0 < factor <= 1.0:
-        raise InputError.single(_SLOW, f"{number} is not above 0 and at most 1", text)
+        raise InputError.single(SLOW, f"{number} is not above 0 and at most 1", text)
     return Slow(kind, name, factor)
 
 
@@ -139,7 +140,7 @@ def speeds(variation: Variation, fabric: Fabric) -> F8 | None:
     for _, name, factor in slow:
         if not name.isdecimal() or int(name) >= fabric.n_ranks:
             message = f"there are ranks 0 to {fabric.n_ranks - 1}"
-            raise InputError.single(_SLOW, message, f"rank:{name}")
+            raise InputError.single(SLOW, message, f"rank:{name}")
         speed[int(name)] *= factor
     return speed
 
@@ -167,7 +168,7 @@ def capacities(variation: Variation, fabric: Fabric) -> F8 | None:
 
                 near = get_close_matches(way, fabric.names, 3) or fabric.names[:3]
                 message = f"no such link or resource; near are {', '.join(near)}"
-                raise InputError.single(_SLOW, message, f"link:{name}") from None
+                raise InputError.single(SLOW, message, f"link:{name}") from None
     return capacity
 
 
