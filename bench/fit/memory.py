@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from sim.calibration.validate_memory import validate_memory
-from sim.memory.report import constants
+from sim.memory.states import constants
 
 FITTED = ("torchao-eager:L43", "torchao-eager:L53", "torchao-eager:L63")
 

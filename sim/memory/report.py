@@ -9,7 +9,6 @@ from sim.blocks.modules import ModelTree
 from sim.blocks.parameters import tree_of
 from sim.blocks.setting import Setting
 from sim.blocks.tensor import workspace_bytes
-from sim.data import table
 from sim.inputs.check_mesh import blocks_of, shape_of
 from sim.inputs.notes import Message
 from sim.inputs.rows import at_longest
@@ -19,7 +18,7 @@ from sim.inputs.topology import Node, Topology
 from sim.inputs.workload import Workload
 from sim.memory.band import kind_of, memory_half_width
 from sim.memory.ledger import Ledger, read
-from sim.memory.states import in_flight_bytes
+from sim.memory.states import constants, fragmentation, in_flight_bytes
 from sim.memory.verdict import Verdict
 from sim.mesh import Mesh
 from sim.pipeline.schedules import SCHEDULES
@@ -119,11 +118,6 @@ class MemoryReport:
         return self.capacity_bytes - self.needed_bytes
 
 
-def constants() -> dict[str, float]:
-    """Overheads of a GPU process, with their sources in ``data/constants/memory.toml``."""
-    return table("constants/memory")
-
-
 def walk(workload: Workload, tree: ModelTree, mesh: Mesh) -> Ledger:
     """Memory of one rank in a step, read off its plan; of the fullest rank of a pipeline."""
     ledgers = [_of_rank(workload, tree, mesh, rank) for rank in fullest_ranks(workload, tree)]
@@ -205,8 +199,7 @@ def memory(
     groups += sum(size > 1 for size in (mesh.cp, mesh.tp, mesh.pp, mesh.ep))
     groups += mesh.ep > 1 and mesh.efsdp > 1
     pooled = sum(ledger.pools.values())
-    expandable = "_expandable" if workload.stack.expandable_segments else ""
-    lost = c[f"fragmentation{expandable}"]
+    lost = fragmentation(workload)
     overheads = {
         "stream_pools": pooled - allocated,
         "fragmentation": lost * pooled,

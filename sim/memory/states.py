@@ -1,6 +1,8 @@
-"""Optimizer states and what the optimizer step allocates for itself."""
+"""Optimizer states, what the optimizer step allocates for itself, and what allocators add."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from sim.blocks.modules import ModelTree
 from sim.blocks.optimizer import OPTIMIZERS
@@ -10,6 +12,11 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.strategies.units import dtypes, is_matrix, trainable_elements
 from sim.units import DTYPE_BYTES
+
+
+def constants() -> dict[str, Any]:
+    """Overheads of a GPU process, with their sources in ``data/constants/memory.toml``."""
+    return table("constants/memory")
 
 
 def optimizer_bytes(workload: Workload, ranks: int) -> float:
@@ -25,6 +32,12 @@ def optimizer_temporaries(workload: Workload, ranks: int) -> float:
     how = workload.optimizer_implementation
     kind = OPTIMIZERS[workload.optimizer]
     return kind.scratch_bytes(how, updated_bytes(workload), elements, largest)
+
+
+def fragmentation(workload: Workload) -> float:
+    """Holes in the allocator's pools, over what the pools hold. [1]"""
+    segments = "_expandable" if workload.stack.expandable_segments else ""
+    return float(constants()[f"fragmentation{segments}"])
 
 
 #: sets of a block's parameters and gradients in flight: fsdp1's limiter lets two gathers ahead
@@ -50,7 +63,7 @@ def in_flight_bytes(workload: Workload, tree: ModelTree, reserved: float) -> flo
     if not strategy_of(workload).record_streams:
         return 0.0
     kept = workload.parallelism.gradient_sync == "last" and workload.gradient_accumulation > 1
-    holes = table("constants/memory")["fragmentation_kept"] * reserved if kept else 0.0
+    holes = constants()["fragmentation_kept"] * reserved if kept else 0.0
     types = dtypes(workload)
     parameter, gradient = DTYPE_BYTES[types.compute], DTYPE_BYTES[types.reduce]
     largest = 0.0

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sim.data import table
 from sim.inputs.architecture import facts_of
 from sim.inputs.notes import Message
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.versions import older, versions
 from sim.inputs.workload import Workload
-from sim.memory.report import constants
+from sim.memory.states import constants
 from sim.memory.verdict import Verdict
 from sim.quantities import percent
 from sim.step.breakdown import Breakdown
@@ -49,13 +48,13 @@ def retry_share(found: Verdict) -> float:
     -----
     (reserved + sets in flight - capacity) / (1 % of capacity), within 0..1.
     """
-    ramp = constants()["retry_ramp"] * found.capacity_bytes
+    ramp: float = constants()["retry_ramp"] * found.capacity_bytes
     return min(1.0, max(0.0, found.missing_bytes / ramp))
 
 
 def retry_s(workload: Workload, topology: Topology) -> float:
     """What one large allocation that fails at first costs on a machine. [s]"""
-    prices: dict[str, float] = table("constants/memory")["retry_s"]
+    prices: dict[str, float] = constants()["retry_s"]
     virtual = any(group.node.virtual for group in topology.groups)
     kind = "virtual" if virtual else facts_of(topology.first_gpu).constants
     plain = prices.get(kind, prices["h100"])

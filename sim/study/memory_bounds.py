@@ -25,8 +25,7 @@ from sim.inputs.rows import at_longest
 from sim.inputs.shares import mesh_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.memory.report import constants
-from sim.memory.states import optimizer_bytes
+from sim.memory.states import constants, fragmentation, optimizer_bytes
 from sim.mesh import Mesh
 from sim.pipeline.actions import BACKWARD, FORWARD, WEIGHT
 from sim.pipeline.schedules import SCHEDULES, PipelineShape
@@ -71,9 +70,7 @@ class MemoryBounds:
             job = at_longest(workload, world)
             mesh = mesh_on(job, world, per_node)
             least = self._allocated(job, mesh) if known(job, mesh) else 0.0
-            c = constants()
-            lost = "_expandable" * workload.stack.expandable_segments
-            self._known[key] = (1.0 + c[f"fragmentation{lost}"]) * least + c["context"]
+            self._known[key] = (1.0 + fragmentation(workload)) * least + constants()["context"]
         return self._known[key]
 
     def _allocated(self, workload: Workload, mesh: Mesh) -> float:

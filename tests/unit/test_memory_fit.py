@@ -18,7 +18,8 @@ from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Cpu, Node, NvLink, Pcie, Topology
 from sim.inputs.workload import Checkpointing, CheckpointSave, Method, Parallelism, Stack, Workload
 from sim.memory.bound import solve
-from sim.memory.report import constants, memory, walk
+from sim.memory.report import memory, walk
+from sim.memory.states import constants
 from sim.result.trials import smaller
 from sim.step.run import run_step
 

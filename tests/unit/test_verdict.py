@@ -14,7 +14,8 @@ from sim.cli import group
 from sim.errors import InfeasibleError
 from sim.inputs.loader import load
 from sim.memory.bound import solve, solve_each
-from sim.memory.report import constants, memory
+from sim.memory.report import memory
+from sim.memory.states import constants
 from sim.memory.verdict import SURE, Verdict, probability
 
 
