@@ -19,6 +19,7 @@ from sim.lowering.costs import Priced
 from sim.lowering.layout import after_waits
 from sim.lowering.lower import Lowered, lower
 from sim.lowering.parts import F8, HOST_SYNC_S, I4, I8, Part
+from sim.lowering.rows import one_of
 from sim.lowering.table import table_of
 from sim.program import revalue
 from sim.strategies.plan import Plan
@@ -112,18 +113,12 @@ def _structure(plan: Plan) -> object:
     if found is None:
         t = table_of(plan)
         own = (
-            t.kind.tobytes(), t.streams, t.stream_id.tobytes(), t.micro_step.tobytes(),
+            "structure", t.kind.tobytes(), t.streams, t.stream_id.tobytes(), t.micro_step.tobytes(),
             t.dep_on.tobytes(), t.dep_of.tobytes(), t.host_after.tobytes(), t.fifo.tobytes(),
             t.comm_kind, t.comm_label,
         )  # fmt: skip
-        if len(_structures) >= MAX_STRUCTURES:
-            _structures.clear()  # plans that are kept keep theirs
-        found = plan.derived["structure"] = _structures.setdefault(own, object())
+        found = plan.derived["structure"] = one_of(own, object)
     return found
-
-
-_structures: dict[_Key, object] = {}
-MAX_STRUCTURES = 1024
 
 
 def _frame(first: Lowered, part: Part) -> _Frame:

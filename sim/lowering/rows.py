@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from sys import getsizeof
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from sim.lowering.parts import B1, CATEGORIES, F8, I1, I4, I8, RowDraws, RowKinds, RowRuns, Rows
+from sim.units import MIB
 
 #: of what a row's time goes on, by name
 CATEGORY = {name: i for i, name in enumerate(CATEGORIES)}
@@ -24,34 +26,61 @@ class RowBlock(NamedTuple):
 
 
 _T = TypeVar("_T")
-_one: dict[Hashable, Any] = {}  # of equal kinds, and draws, by their columns or parts
-MAX_ONE = 4096
+MAX_BYTES = 64 * MIB  # of keys of what is kept, which takes about as much again
 
 
-def _kept(key: Hashable, make: Callable[[], _T]) -> _T:
-    found: _T | None = _one.get(key)
+class _Ones:
+    """Things by all that they are made of, so that equal ones are one."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[Hashable, ...], Any] = {}
+        self.size = 0  # of the keys [B]
+
+    def add(self, key: tuple[Hashable, ...], thing: object) -> None:
+        """Keep one more thing."""
+        size = getsizeof(key) + sum(map(getsizeof, key))
+        if self.size + size > MAX_BYTES:
+            self.known.clear()  # equal ones are told apart from now on: stacks are less high
+            self.size = 0
+        self.known[key] = thing
+        self.size += size
+
+
+_ones = _Ones()
+
+
+def one_of(key: tuple[Hashable, ...], make: Callable[[], _T]) -> _T:
+    """The same object for equal keys, made once.
+
+    Parameters
+    ----------
+    key : tuple
+        What kind of thing it is, in a word, and all that it is made of.
+    make : callable
+        Makes it, where it is new.
+    """
+    found: _T | None = _ones.known.get(key)
     if found is None:
-        if len(_one) >= MAX_ONE:
-            _one.clear()  # equal ones are told apart from now on: stacks are less high
-        found = _one[key] = make()
+        found = make()
+        _ones.add(key, found)
     return found
 
 
 def runs_of(start: I8, count: I8) -> RowRuns:
     """First rows and numbers of rows of ops, (P,) each."""
-    return _kept((start.tobytes(), count.tobytes()), lambda: RowRuns(start, count))
+    return one_of(("runs", start.tobytes(), count.tobytes()), lambda: RowRuns(start, count))
 
 
 def kinds_of(category: I1, waits: B1, holds: B1) -> RowKinds:
     """What rows are, and whether each holds SMs, (n,) each."""
-    key = category.tobytes(), waits.tobytes(), holds.tobytes()
-    return _kept(key, lambda: RowKinds(category, waits))
+    key = "kinds", category.tobytes(), waits.tobytes(), holds.tobytes()
+    return one_of(key, lambda: RowKinds(category, waits))
 
 
 def _draws_of(counts: I4, local: I4) -> RowDraws:
     ptr = np.zeros(counts.size + 1, dtype=np.int32)
     np.cumsum(counts, out=ptr[1:])
-    return _kept((ptr.tobytes(), local.tobytes()), lambda: RowDraws(ptr, local))
+    return one_of(("draws", ptr.tobytes(), local.tobytes()), lambda: RowDraws(ptr, local))
 
 
 class RowTable:
@@ -157,8 +186,8 @@ def joined(blocks: Sequence[RowBlock], curves: F8) -> Rows:
     return Rows(
         latency_s=c[0], work=c[1], bound=c[2], weight=c[3], curve=c[4].astype(np.int32),
         hold=c[5].astype(np.int32), host_s=c[6], alone_s=c[7],
-        kinds=_kept(kinds, lambda: _joined_kinds(kinds)),
-        draws=_kept(draws, lambda: _joined_draws(draws)),
+        kinds=one_of(("joined kinds", *kinds), lambda: _joined_kinds(kinds)),
+        draws=one_of(("joined draws", *draws), lambda: _joined_draws(draws)),
         demand_amount=np.concatenate(amount), curves=curves,
     )  # fmt: skip
 

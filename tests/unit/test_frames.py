@@ -7,7 +7,7 @@ from sim.blocks.parameters import build_tree
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load
 from sim.inputs.shares import mesh_of, mesh_on
-from sim.lowering import frames
+from sim.lowering import frames, rows
 from sim.lowering.costs import price
 from sim.lowering.frames import lowered
 from sim.lowering.lower import lower
@@ -74,3 +74,20 @@ def test_plans_are_shared_only_where_they_are_equal():
         plan_of(other.model_copy(update={"parallelism": knobs}), tree, mesh_on(other, 8))
         is not plan
     )
+
+
+def test_equal_ones_are_one_within_a_bound_of_bytes(monkeypatch):
+    monkeypatch.setattr(rows, "_ones", rows._Ones())
+    first = rows.one_of(("a", b"key"), object)
+    assert rows.one_of(("a", b"key"), object) is first
+    assert rows.one_of(("b", b"key"), object) is not first
+    for i in range(200):  # of 1 MB: three times what is kept
+        large = bytes([i]) * 10**6
+        one = rows.one_of(("large", large), object)
+        assert rows.one_of(("large", large), object) is one
+        held = sum(len(key[1]) for key in rows._ones.known)
+        assert held <= rows._ones.size <= rows.MAX_BYTES
+    assert ("a", b"key") not in rows._ones.known
+    for i in range(2):  # one beyond the bound is kept alone
+        rows.one_of(("large", bytes([i]) * int(rows.MAX_BYTES + 1)), object)
+    assert len(rows._ones.known) == 1
