@@ -154,8 +154,8 @@ def test_every_verb_is_a_public_function():
         assert annotation not in ("None", inspect.Signature.empty)
 
 
-def test_type_checkers_see_what_is_given_out():
-    """They take every public function of the face; the table of `sim` has them one by one."""
+def test_every_function_of_the_face_is_given_out():
+    """The table of `sim` has each public function of the modules it takes names from."""
     homes = {name: module for name, module in sim._HOMES.items() if module.startswith("sim.api.")}
     for module in set(homes.values()):
         found = inspect.getmembers(importlib.import_module(module), inspect.isfunction)

@@ -140,9 +140,10 @@ def test_without_pandas_it_says_so(monkeypatch):
 
 
 def test_types_are_those_of_the_functions():
-    """A checker sees the functions themselves, which the package imports for it alone."""
+    """A checker sees each name that exists, from where it comes, and no other."""
     source = (ast.parse(inspect.getsource(sim))).body
     block = next(node for node in source if isinstance(node, ast.If))
-    named = {alias.asname for node in block.body if isinstance(node, ast.ImportFrom)
-             for alias in node.names}  # fmt: skip
-    assert named == set(sim.__all__) - {"__version__"}
+    seen = {(node.module, alias.name, alias.asname) for node in block.body
+            if isinstance(node, ast.ImportFrom) for alias in node.names}  # fmt: skip
+    assert seen == {(home, name, name) for name, home in sim._HOMES.items()}
+    assert not any(isinstance(node, ast.FunctionDef) for node in source)  # no __getattr__
