@@ -135,10 +135,15 @@ def format_of(source: Source) -> Format | None:
     InputError
         The file of a tool that is known and not read.
     """
-    if is_ours(source):
-        return None
     if told := unread(source.keys):
         raise InputError.single(source.name, told)
+    return format_of_keys(source)
+
+
+def format_of_keys(source: Source) -> Format | None:
+    """As `format_of`, of a file or of a script's options, whose names tell of no tool's file."""
+    if is_ours(source):
+        return None
     return next((FORMATS[name] for name in FORMATS if FORMATS[name].recognises(source)), None)
 
 

@@ -212,6 +212,8 @@ def test_a_gpu_or_a_model_leads_to_machines_and_jobs(machine, job, told):
 @pytest.mark.parametrize(("keys", "told"), [
     ("trainer: {devices: 8}\nexp_manager: {}\nmodel: {micro_batch_size: 4}\n", "a NeMo 1.x conf"),
     ("general: {}\nparallelism: {dp: 8}\nmodel: {}\ntokens: {}\n", "a nanotron configuration"),
+    ("general: {}\nparallelism: {dp: 8}\nmodel: {}\noptimizer: {}\ntokens: {}\n",  # torchtitan's
+     "a nanotron configuration"),
     ("max_seq_len: 2048\nglobal_train_batch_size: 256\nmodel: {}\n", "an llm-foundry conf"),
     ("actor_rollout_ref: {}\ndata: {}\n", "a verl configuration"),
     ("checkpoint_dir: x\nprecision: bf16-true\ntrain: {}\n", "a LitGPT configuration"),
@@ -223,3 +225,16 @@ def test_a_file_of_a_tool_that_is_not_read_says_so(tmp_path, keys, told):
         load("dgx-h100", path, [])
     with pytest.raises(InputError, match=told):  # not "no workload given"
         split_inputs(["dgx-h100", str(path)])
+
+
+@pytest.mark.parametrize(
+    "options", ["--checkpoint_dir out --train d.json", "--actor_rollout_ref a"]
+)
+def test_options_of_a_script_are_no_file_of_such_a_tool(tmp_path, options):
+    path = tmp_path / "job.sh"
+    path.write_text(
+        "torchrun --nproc_per_node 8 train.py --model_name_or_path Qwen/Qwen2.5-7B "
+        f"--per_device_train_batch_size 2 --max_seq_length 2048 {options}\n"
+    )
+    found = load("dgx-h100", path, []).workload
+    assert (found.model.name, found.micro_batch) == ("qwen2.5-7b", 2)

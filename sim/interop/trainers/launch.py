@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
-from sim.inputs.foreign import LAUNCHES, format_of
+from sim.inputs.foreign import LAUNCHES, format_of, format_of_keys
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Leaf, Place
@@ -81,7 +81,7 @@ def arguments(
         {k: v.place for k, v in options.items()},
     )
     inner = Source(source.path, source.name, "", rest)
-    form = format_of(inner)
+    form = format_of_keys(inner)
     if form is not None:
         form.read(inner, job)
         return
