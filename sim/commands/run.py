@@ -6,13 +6,15 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import Answer, answered, pair, priced, varied
+from sim.commands.options import FORMS, pair, priced, printed, reported, varied
+from sim.commands.output import show, write_page
 from sim.page.asked import Asked
 
 
 @click.command("run")
 @pair
-@answered(page=True)
+@printed(*FORMS)
+@reported
 @click.option("-q", "--quiet", is_flag=True, help="Title and verdict only: no curve, no fixes.")
 @click.option(
     "--engine", type=click.Choice(["auto", "reference", "python", "compiled"]), default="auto",
@@ -31,8 +33,9 @@ from sim.page.asked import Asked
 def command(
     topology: str, workload: str, overrides: tuple[str, ...], quiet: bool, engine: str,
     level: str | None, jitter: str, slow: tuple[str, ...], seed: int, replicas: int,
-    offer: str | None, prices: Path | None, no_scaling: bool,
-) -> Answer:  # fmt: skip
+    offer: str | None, prices: Path | None, no_scaling: bool, form: str, output: Path | None,
+    report: Path | None,
+) -> None:  # fmt: skip
     """Predict memory, step time, throughput, scaling and cost of WORKLOAD on TOPOLOGY."""
     import sim
     from sim.report.progress import progress_bar
@@ -45,4 +48,5 @@ def command(
         )  # fmt: skip
     from sim.report.run import view
 
-    return view(result, quiet=quiet), [Asked(topology, workload, overrides, result)]
+    show(view(result, quiet=quiet), form, output)
+    write_page(report, view(result), [Asked(topology, workload, overrides, result)])

@@ -334,6 +334,17 @@ def test_what_users_name_is_escaped(tmp_path):
     assert text.count("<script>") == 1
 
 
+def test_a_quiet_run_has_the_whole_page(tmp_path):
+    out = tmp_path / "run.html"
+    words = ["run", "dgx-h100", "mistral-7b-lora", "-q", "--report", str(out)]
+    done = CliRunner().invoke(group, words)
+    assert done.exit_code == 0, done.output
+    assert "scaling" not in done.stdout  # title and verdict
+    text = out.read_text()
+    assert "<summary>Every figure</summary>" in text
+    assert '<th scope="row">step.time_s</th>' in text
+
+
 def test_a_timeline_agrees_with_the_step_and_its_memory():
     made = sim.timeline("dgx-h100", "llama3-8b-sft", overrides={"gradient_accumulation": 2})
     step = sim.simulate("dgx-h100", "llama3-8b-sft", overrides={"gradient_accumulation": 2},
