@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import Answer, answered, pair
-from sim.commands.output import emit, tell
+from sim.commands.options import FORMS, pair, printed
+from sim.commands.output import emit, show, tell
 
 
 @click.command("improve")
@@ -16,11 +16,11 @@ from sim.commands.output import emit, tell
               help="No FP8, no gradients reduced in bf16, no 8-bit optimizer.")  # fmt: skip
 @click.option("--apply", "applied", type=click.Path(path_type=Path), metavar="FILE",
               help="Write the improved workload as YAML.")  # fmt: skip
-@answered()
+@printed(*FORMS)
 def command(
     topology: str, workload: str, overrides: tuple[str, ...], same_numerics: bool,
-    applied: Path | None,
-) -> Answer:  # fmt: skip
+    applied: Path | None, form: str, output: Path | None,
+) -> None:  # fmt: skip
     """Find the changes of WORKLOAD that help most together on TOPOLOGY, each step simulated."""
     import sim
     from sim.report.improve import view
@@ -30,9 +30,9 @@ def command(
         found = sim.improve(
             topology, workload, overrides=overrides, same_numerics=same_numerics, progress=progress
         )
+    show(view(found), form, output)
     if applied is not None:
         from sim.interop.emit_yaml import workload_yaml
 
         emit(workload_yaml(found.after.workload).rstrip("\n"), applied)
         tell(f"wrote {applied}")
-    return view(found)

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from sim import simulate
 from sim.cli import group
+from sim.errors import InputError
 from sim.inputs.checks import check
 from sim.inputs.loader import load, prepare
 from sim.report.formats.table import render
@@ -108,6 +109,13 @@ def test_a_job_that_cannot_be_helped_is_told_so():
     best = improve(loaded.topology, loaded.workload).after
     again = improve(best.topology, best.workload)
     assert again.time_ratio > 1 - 2 * SHORTER
+
+
+def test_a_plan_that_cannot_be_written_is_printed_all_the_same(tmp_path):
+    words = ["improve", "a100-x1", "mistral-7b-lora", "--apply", str(tmp_path / "no" / "job.yaml")]
+    done = CliRunner().invoke(group, words)
+    assert isinstance(done.exception, InputError)
+    assert done.stdout.startswith("A plan of changes for mistral-7b lora")
 
 
 def test_apply_writes_a_workload_that_loads(tmp_path):
