@@ -85,6 +85,8 @@ def _from_json(text: str, name: str) -> Tree:
         raise InputError(
             [Fault(name, error.lineno, error.colno, "", f"not JSON: {error.msg}")]
         ) from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise InputError.single(name, f"not JSON: {error}") from None
     except RecursionError:
         raise InputError.single(name, "is nested too deeply") from None
 
@@ -92,7 +94,7 @@ def _from_json(text: str, name: str) -> Tree:
 def _from_toml(text: str, name: str) -> Tree:
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # numbers of more digits than Python reads, too
         raise InputError.single(name, f"not TOML: {error}") from None
     except RecursionError:
         raise InputError.single(name, "is nested too deeply") from None

@@ -20,6 +20,8 @@ from sim.inputs.hf_reader import HfReader
 from sim.inputs.hf_refused import strange_part
 from sim.inputs.model import Model
 
+#: keys whose value is a list of one entry a layer
+_BY_LAYER = ("layer_types", "layers_block_type", "mlp_layer_types", "attn_type_list")
 _GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "quick_gelu")
 KINDS = DENSE | MIXTURES
 MAX_BYTES = 4 << 20  # the longest real config is below 200 kB
@@ -73,6 +75,8 @@ def read_config(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         fault = Fault(source, error.lineno, error.colno, "", f"not JSON: {error.msg}")
         raise InputError([fault]) from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise InputError.single(source, f"not JSON: {error}") from None
     except RecursionError:
         raise InputError.single(source, "not a model config: nested too deeply") from None
     if twice:
@@ -194,6 +198,12 @@ def _finish(reader: HfReader, fields: dict[str, Any]) -> None:
     if not own and fields["hidden_size"] % heads:
         width = fields["hidden_size"]
         reader.fault("num_attention_heads", f"{heads} does not divide hidden_size {width}")
+    for key in _BY_LAYER:
+        types = reader.values.get(key)
+        if types is not None and not isinstance(types, list):
+            reader.fault(key, f"{types!r} is no list of one type a layer")
+        elif types and len(types) != fields["layers"]:
+            reader.fault(key, f"has {len(types)} entries, and the model {fields['layers']} layers")
     act = reader.values.get("hidden_act") or reader.values.get("activation_function")
     if act is not None and fields.get("ffn") == "swiglu" and act not in ("silu", "swish"):
         if reader.kind != "llama" or act not in _GELU:

@@ -108,9 +108,9 @@ def _mpt(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     kv = fields["heads"]
     if nested.values.get("attn_type") == "multiquery_attention":
         kv = 1
-    ratio = reader.number("expansion_ratio", default=4.0)
-    if ratio * fields["hidden_size"] % 1:
-        reader.fault("expansion_ratio", f"{ratio} times the width is not a whole number")
+    ratio = reader.number("expansion_ratio", default=4.0, most=1e3)
+    if ratio * fields["hidden_size"] % 1 or not ratio:
+        reader.fault("expansion_ratio", f"{ratio} times the width is no width")
     return {
         **_GPT,
         "positions": positions,
@@ -238,7 +238,8 @@ def _ministral(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
 def _granitemoehybrid(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     """Those of attention alone and of one FFN a layer, gate and up in one."""
     types = reader.values.get("layer_types") or reader.values.get("layers_block_type")
-    if not types or set(types) - {"attention", "full_attention"}:
+    known = {"attention", "full_attention"}
+    if not isinstance(types, list) or not types or {str(t) for t in types} - known:
         reader.fault("layer_types", "layers of Mamba-2 are not modelled, those of attention are")
     if reader.count("num_local_experts", default=8, least=0):
         message = "mixtures beside an FFN of another width are not modelled"

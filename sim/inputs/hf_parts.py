@@ -34,7 +34,7 @@ def turned(reader: HfReader, default: float = 1.0) -> float:
     nested = reader.values.get("rope_parameters")
     if isinstance(nested, Mapping) and "partial_rotary_factor" in nested:
         reader = reader.within("rope_parameters")
-    return reader.number("partial_rotary_factor", "rotary_pct", default=default)
+    return reader.number("partial_rotary_factor", "rotary_pct", default=default, most=1.0)
 
 
 def late_window(reader: HfReader, layers: int) -> dict[str, Any]:

@@ -50,14 +50,17 @@ class HfReader:
             return least
         return default
 
-    def number(self, *keys: str, default: float) -> float:
-        """First present of `keys` as a number."""
+    def number(self, *keys: str, default: float, most: float) -> float:
+        """First present of `keys` as a number from 0 to `most`."""
         for key in keys:
             value = self.values.get(key)
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float):
                 self.fault(key, f"{value!r} is not a number")
+                return default
+            if not 0 <= value <= most:  # nor is NaN, which JSON of Python may have
+                self.fault(key, f"{value} is not between 0 and {most:g}")
                 return default
             return float(value)
         return default

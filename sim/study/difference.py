@@ -72,7 +72,7 @@ def difference(before: Path, after: Path, tolerance: float = 1e-3) -> Difference
 def _document(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(read_file(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError.single(str(path), f"is no JSON document: {error}") from None
     if not isinstance(found, dict) or "schema" not in found:
         raise InputError.single(str(path), "is no result of scaling-sim: it has no schema")

@@ -1,10 +1,14 @@
 """Kinds of config.json of 2025 and later: parameters of released models, refusals by part."""
 
+import inspect
+import re
+
 import pytest
 
 from sim.blocks.parameters import count_parameters
 from sim.errors import InputError
-from sim.inputs.hf import model_from_config
+from sim.inputs import hf, hf_kinds, hf_mixtures, hf_parts
+from sim.inputs.hf import KINDS, model_from_config, read_config
 
 #: keys that shape a released model, beside its class's defaults; its trained parameters as
 #: transformers 5.24 makes them (on the meta device); billions, all and active, as its card rounds
@@ -149,6 +153,13 @@ REFUSED = [
     ({"model_type": "hunyuan_v1_moe", "use_cla": True}, "shared by layers"),
     ({"model_type": "exaone4", "sliding_window_pattern": "LGLG"}, "one global layer"),
     ({"model_type": "hy_v3", "mlp_layer_types": ["sparse", "dense"]}, "before all mixtures"),
+    ({"model_type": "hy_v3", "mlp_layer_types": ["dense", "sparse"]}, "2 entries, and .* 80"),
+    ({"model_type": "hy_v3", "mlp_layer_types": 5}, "5 is no list of one type a layer"),
+    ({"model_type": "mistral", "layer_types": ["full_attention"] * 8}, "8 entries, and .* 32"),
+    ({"model_type": "granitemoehybrid", "layer_types": 5}, "those of attention are"),
+    ({"model_type": "granitemoehybrid", "layers_block_type": [["attention"]]}, "of attention are"),
+    ({"model_type": "phi", "partial_rotary_factor": -3}, "-3 is not between 0 and 1"),
+    ({"model_type": "mpt", "expansion_ratio": float("nan")}, "nan is not between 0 and 1000"),
     ({"model_type": "dots1", "n_routed_experts": 8, "num_experts_per_tok": 2,
       "max_window_layers": 8}, "last layers alone"),
     ({"model_type": "olmoe", "clip_qkv": 8.0}, "clipped"),
@@ -160,3 +171,47 @@ REFUSED = [
 def test_parts_that_no_block_is(config, says):
     with pytest.raises(InputError, match=says):
         model_from_config(config)
+
+
+WRONG = [
+    5,
+    -3,
+    0,
+    10**400,
+    -2.5,
+    float("nan"),
+    float("inf"),
+    "x",
+    "",
+    True,
+    None,
+    [],
+    [[1]],
+    [["attention"]],
+    ["dense", "sparse"],
+    ["sliding_attention", ["x"]],
+    [{"a": 1}],
+    {"a": 1},
+]
+
+
+def test_any_value_of_any_key_is_read_or_refused():
+    """Never an error of Python's own, and no model of negative size."""
+    sources = "".join(map(inspect.getsource, (hf, hf_kinds, hf_mixtures, hf_parts)))
+    keys = sorted(set(re.findall(r'"([a-z_0-9]+)"', sources)) - {"model_type"})
+    assert {"layers_block_type", "mlp_layer_types", "moe_topk", "expansion_ratio"} < set(keys)
+    for number, kind in enumerate(KINDS):
+        for place, key in enumerate(keys):
+            for value in WRONG[(number + place) % 2 :: 2]:
+                try:
+                    counts = count_parameters(model_from_config({"model_type": kind, key: value}))
+                except InputError:
+                    continue
+                assert min(counts.active, counts.total) > 0, (kind, key, value)
+
+
+def test_a_number_of_too_many_digits_is_a_fault(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "llama", "hidden_size": ' + "9" * 5000 + "}")
+    with pytest.raises(InputError, match="not JSON: Exceeds the limit"):
+        read_config(path)
