@@ -96,8 +96,8 @@ class Notes:
             return Origin("default", "")
         if place.source.startswith("--set"):
             return Origin("override", place.source)
-        text = ":".join(str(p) for p in place if p is not None)
-        return Origin("catalogue" if text.startswith("catalogue:") else "user", text)
+        shipped = place.text.startswith("catalogue:")
+        return Origin("catalogue" if shipped else "user", place.text)
 
     def assumptions(self) -> tuple[str, ...]:
         """The assumed keys as lines of text: ``workload.stack.torch = 2.5``."""
