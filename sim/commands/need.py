@@ -5,13 +5,7 @@ from __future__ import annotations
 import click
 
 from sim.commands.complete import JOBS, MACHINES
-from sim.commands.options import Answer, F, answered, sets
-
-
-def _pair(function: F) -> F:
-    """``TOPOLOGY WORKLOAD``, of one file each."""
-    with_job = click.argument("workload", shell_complete=JOBS)(sets(function))
-    return click.argument("topology", shell_complete=MACHINES)(with_job)
+from sim.commands.options import Answer, answered, pair_of_files, sets
 
 
 @click.group("need")
@@ -20,7 +14,7 @@ def command() -> None:
 
 
 @command.command("bandwidth")
-@_pair
+@pair_of_files
 @click.option("--efficiency", type=click.FloatRange(0.0, 1.5, min_open=True), default=0.9,
               show_default=True, help="Scaling efficiency wanted.")  # fmt: skip
 @answered()
@@ -40,7 +34,7 @@ def bandwidth(
 
 
 @command.command("gpus")
-@_pair
+@pair_of_files
 @click.option("--deadline", required=True, metavar="48h", help="Wall-clock of the whole job.")
 @answered()
 def gpus(topology: str, workload: str, overrides: tuple[str, ...], deadline: str) -> Answer:
@@ -57,7 +51,7 @@ def gpus(topology: str, workload: str, overrides: tuple[str, ...], deadline: str
 
 
 @command.command("context")
-@_pair
+@pair_of_files
 @answered()
 def context(topology: str, workload: str, overrides: tuple[str, ...]) -> Answer:
     """Print the longest sequence of WORKLOAD that fits on TOPOLOGY."""

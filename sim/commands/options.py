@@ -58,6 +58,12 @@ def pair(function: F) -> F:
     return click.argument("topology", shell_complete=MACHINES)(job(sets(function)))
 
 
+def pair_of_files(function: F) -> F:
+    """``TOPOLOGY WORKLOAD``, of one file each, and `sets`."""
+    with_job = click.argument("workload", shell_complete=JOBS)(sets(function))
+    return click.argument("topology", shell_complete=MACHINES)(with_job)
+
+
 def job_of(
     context: click.Context, parameter: click.Parameter, files: tuple[str, ...]
 ) -> str | tuple[str, ...]:
@@ -211,8 +217,7 @@ def answered(*forms: str, page: bool = False) -> Callable[[Callable[..., Answer]
             answer = function(**rest)
             view, asked = (answer, ()) if isinstance(answer, View) else answer
             show(view, form, output)
-            if report is not None:
-                write_page(report, view, asked)
+            write_page(report, view, asked)
 
         return printed(*(forms or FORMS))(reported(said) if page else said)
 

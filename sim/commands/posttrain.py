@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import click
 
-from sim.commands.complete import JOBS, MACHINES
-from sim.commands.options import Answer, answered, sets
+from sim.commands.options import Answer, answered, pair_of_files
 
 
 @click.command("posttrain")
-@click.argument("topology", shell_complete=MACHINES)
-@click.argument("workload", shell_complete=JOBS)
-@sets
+@pair_of_files
 @answered(page=True)
 def command(topology: str, workload: str, overrides: tuple[str, ...]) -> Answer:
     """Predict a step of WORKLOAD's post_training on TOPOLOGY: who generates, trains and waits."""
