@@ -103,7 +103,7 @@ def _routed(
             "n_shared_experts", "num_shared_experts", default=shared, least=0
         ),
         "expert_ffn_size": reader.count("moe_intermediate_size", default=columns),
-        "dense_layers": leading_dense(reader, "first_k_dense_replace", default=dense),
+        "dense_layers": leading_dense(reader, dense),
     }
 
 

@@ -68,11 +68,11 @@ def _period(reader: HfReader) -> int:
     return max(1, len(letters))
 
 
-def leading_dense(reader: HfReader, *keys: str, default: int = 0) -> int:
+def leading_dense(reader: HfReader, default: int) -> int:
     """Dense layers of a mixture, all of them before its mixtures."""
     types = reader.values.get("mlp_layer_types")
     if not isinstance(types, list):
-        return reader.count(*keys, default=default, least=0)
+        return reader.count("first_k_dense_replace", default=default, least=0)
     first = types.index("sparse") if "sparse" in types else len(types)
     if types != ["dense"] * first + ["sparse"] * (len(types) - first):
         reader.fault("mlp_layer_types", "dense layers are modelled only before all mixtures")

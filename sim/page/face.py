@@ -104,8 +104,8 @@ class Plot:
         if kind not in (".svg", ".csv"):
             message = f"{kind or 'no suffix'!r} is neither .svg nor .csv"
             raise InputError.single(str(path), message)
-        rows = plain(list(self.charts[0].rows))
-        write_whole(Path(path), self.svg if kind == ".svg" else csv_of(rows))
+        chart = self.charts[0]
+        write_whole(Path(path), self.svg if kind == ".svg" else csv_of(plain(list(chart.rows))))
         return Path(path)
 
     def _repr_html_(self) -> str:
