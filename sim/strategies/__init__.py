@@ -117,7 +117,7 @@ _patterns = Patterns()
 _pipelines = _Shelf["tuple[Plan, ...]"](
     1_000_000, lambda plans: sum(len(plan.issued) for plan in plans)
 )
-_allocations = _Shelf["Allocations"](32_000, lambda allocations: len(allocations.log))
+_allocations = _Shelf["Allocations"](32_000, lambda log: len(log.log) + log.unwritten)
 
 
 def allocations_of(workload: Workload, tree: ModelTree, mesh: Mesh, rank: int = 0) -> Allocations:

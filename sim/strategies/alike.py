@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 #: records a plan
 Record = Callable[[Workload, ModelTree, Mesh], Plan]
 _SIZES = ("bytes_in", "bytes_out", "bytes")  # of ops, which may be traced
+MAX_KEYS = 256  # structures of jobs, the last used ones
 MAX_WAYS = 8  # that plans of a key go, by their numbers
 MAX_HELD = 100_000  # ops and operations of traces, of all patterns: some 20 MB
 _T = TypeVar("_T")
@@ -97,6 +98,7 @@ class Pattern:
         self._groups = {name: placed(groups) for name, groups in plan.groups.items()}
         self._owned = placed((plan.owned_numel, plan.owned_tensors, plan.owned_experts))
         self._on_host = plan.optimizer_on_host
+        self._entries = len(log.log)
         self._ranks, self._layers = placed(log.ranks), log.layers
         self._host = placed(tuple(log.host))
         self._log: LogPattern | None = None
@@ -131,6 +133,7 @@ class Pattern:
     def _allocations(self, values: Sequence[Any], recorded: Callable[[], Plan]) -> Allocations:
         """Those of a plan, whose log is not written; beside ops hardly anybody asks for columns."""
         found, log = Allocations(()), self._log
+        found.unwritten = self._entries
         found.ranks, found.layers = filled(self._ranks, values), self._layers
         found.host = list(filled(self._host, values))
         found.columns = (lambda: log.columns(values)) if log else (lambda: _columns(recorded()))
@@ -207,6 +210,8 @@ class Patterns:
             if values is not None:
                 return pattern.plan(values, recorded)
         known.recorded += 1
+        if len(self._of) > MAX_KEYS:
+            del self._of[next(iter(self._of))]
         if known.recorded <= alone or not known.traceable or len(known.patterns) >= MAX_WAYS:
             return recorded()
         try:

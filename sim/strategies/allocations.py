@@ -52,6 +52,7 @@ class Allocations:
         self.layers: Sequence[Style] = ()  # of the full model, from layer 1
         self.host: list[tuple[str, float, int, int]] = []  # name, then as in an `Amount`
         self.log: list[tuple[Any, ...]] = []
+        self.unwritten = 0  # entries of a log that `columns` stands for
         self.stretches: Sequence[Stretch] = ()
         self.extra = 0  # layers missing behind each stretch
         self.derived: dict[str, Any] = {}  # what readers work out once a log

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim import strategies
 from sim.blocks.parameters import build_tree
 from sim.inputs.loader import load
 from sim.inputs.model import Model
@@ -15,7 +16,7 @@ from sim.inputs.workload import Checkpointing, Method, Parallelism, Workload
 from sim.lowering.table import distinct, table_of
 from sim.step.step import forget, steps
 from sim.strategies import allocations_of, build_plan, plan_of
-from sim.strategies.alike import MAX_WAYS, Patterns
+from sim.strategies.alike import MAX_KEYS, MAX_WAYS, Patterns
 from sim.strategies.columns import columns_of
 from sim.strategies.plan import Plan, Quiet, Recorder
 from sim.strategies.traced import Untraceable, ValueTrace, filled, placed, traced
@@ -150,6 +151,31 @@ def test_a_recording_that_goes_ever_other_ways_is_traced_a_few_times():
     like = [patterns.plan("key", record, workload, tree, mesh_on(workload, n)).like is not None
             for n in range(1, 20)]  # fmt: skip
     assert like == [False] + [True] * MAX_WAYS + [False] * (18 - MAX_WAYS)
+
+
+def test_jobs_that_never_come_again_are_forgotten():
+    workload = load("dgx-h100", "llama3-8b-sft")[1]
+    tree, mesh = build_tree(workload.model, workload.method), mesh_on(workload, 8)
+    plan = build_plan(workload, tree, mesh)
+    patterns = Patterns()
+    for key in range(MAX_KEYS + 20):
+        patterns.plan(key, lambda *_: plan, workload, tree, mesh)
+    assert [key for _, key in patterns._of] == list(range(20, MAX_KEYS + 20))
+
+
+def test_as_many_allocations_are_kept_as_have_so_many_entries(monkeypatch):
+    """Those of a pattern, whose log is not written, count as those that were recorded do."""
+    workload = load("dgx-h100", "llama3-8b-sft")[1]
+    tree = build_tree(workload.model, workload.method)
+    forget()
+    monkeypatch.setattr(strategies, "_patterns", Patterns())
+    entries = len(allocations_of(workload, tree, mesh_on(workload, 8)).log)
+    shelf = strategies._Shelf(5 * entries, strategies._allocations.entries)
+    monkeypatch.setattr(strategies, "_allocations", shelf)
+    found = [allocations_of(workload, tree, mesh_on(workload, 8 * n)) for n in range(2, 30)]
+    assert [bool(each.log) for each in found] == [True] * 3 + [False] * 25
+    assert list(shelf.of.values()) == found[-5:]
+    assert shelf.held == 5 * entries > 0
 
 
 def test_a_trace_repeats_what_was_done_and_says_where_it_would_go_another_way():
