@@ -296,11 +296,7 @@ SCHEDULES = {
 def in_flight(shape: PipelineShape, schedule: Schedule, rank: int) -> Iterator[tuple[int, int]]:
     """Micro-batches kept for backward after each computation of a rank: stage, how many."""
     kept: Counter[int] = Counter()
-    split = {a[1:3] for a in schedule.order(shape, rank) if a.kind == WEIGHT}
     for action in schedule.order(shape, rank):
-        for kind, stage, micro, _ in action.parts:
-            if kind == FORWARD:
-                kept[stage] += 1
-            elif kind == WEIGHT or (kind == BACKWARD and (stage, micro) not in split):
-                kept[stage] -= 1
+        for kind, stage, *_ in action.parts:
+            kept[stage] += (kind == FORWARD) - (kind in (BACKWARD, WEIGHT))
             yield stage, kept[stage]

@@ -27,8 +27,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.states import constants, fragmentation, optimizer_bytes
 from sim.mesh import Mesh
-from sim.pipeline.actions import BACKWARD, FORWARD, WEIGHT
-from sim.pipeline.schedules import SCHEDULES, PipelineShape
+from sim.pipeline.schedules import SCHEDULES, PipelineShape, in_flight
 from sim.strategies.units import EXPERT_SHARD, SHARD, dtypes
 from sim.study.parameter_bounds import BATCH, known, units_of
 from sim.units import DTYPE_BYTES
@@ -153,14 +152,11 @@ def _moments(name: str, shape: PipelineShape, rank: int) -> frozenset[_Moment]:
     number = {stage: i for i, stage in enumerate(schedule.stages_of(shape, rank))}
     under_way, ended = [0] * len(number), [0] * len(number)
     found = set()
-    for action in schedule.order(shape, rank):
-        for part in action.parts:
-            at = number[part.stage]
-            if part.kind == FORWARD:
-                under_way[at] += 1
-                begun = tuple(0 < n < shape.micro for n in ended)
-                found.add(_Moment(tuple(under_way), begun, at))
-            elif part.kind in (BACKWARD, WEIGHT):
-                under_way[at] -= 1
-                ended[at] += 1
+    for stage, kept in in_flight(shape, schedule, rank):
+        at = number[stage]
+        before, under_way[at] = under_way[at], kept
+        ended[at] += kept < before
+        if kept > before:
+            begun = tuple(0 < n < shape.micro for n in ended)
+            found.add(_Moment(tuple(under_way), begun, at))
     return frozenset(found)
