@@ -78,6 +78,12 @@ def job_steps(workload: Workload, world: int) -> tuple[int, float] | None:
     return steps, tokens
 
 
+def has_length(workload: Workload) -> bool:
+    """Whether a job states how long it is."""
+    lengths = workload.tokens, workload.steps, workload.samples
+    return any(length is not None for length in lengths)
+
+
 def no_length(name: str) -> InputError:
     """What is wrong with a job that must have a length and states none."""
     return InputError.single(name, "states no length; write tokens, steps or samples")

@@ -19,7 +19,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.job.cost import break_even_price
 from sim.job.estimate import JobEstimate, estimate_job
-from sim.job.forecast import no_length
+from sim.job.forecast import has_length, no_length
 from sim.memory.bound import Bound, solve
 from sim.quantities import counted, duration, gib, percent
 from sim.step.step import memory_of, step
@@ -219,7 +219,7 @@ def gpus_for(
     if machine.node is None or machine.graph is not None:
         message = "describe the machine by `node`: an explicit graph has its own number of nodes"
         raise InputError.single(machine.name, message)
-    if job.tokens is None and job.steps is None and job.samples is None:
+    if not has_length(job):
         raise no_length(job.name)
     before: tuple[int, JobEstimate | None] | None = None
     fastest: tuple[int, JobEstimate] | None = None

@@ -12,7 +12,7 @@ from sim.inputs.arguments import Argument
 from sim.inputs.loader import Prepared, load_topology, prepare
 from sim.inputs.shares import batch_on
 from sim.inputs.workload import Workload
-from sim.job.forecast import no_length
+from sim.job.forecast import has_length, no_length
 from sim.step.variation import Progress
 from sim.study.axes import Grid, from_options
 from sim.study.candidates import CHECKPOINTING, OFFLOAD, Space, family
@@ -105,7 +105,7 @@ def size(
     given = list(sets)
     bases, unfit = _bases(workload, given, found)
     job = next(iter(bases.values())).loaded().workload
-    if job.tokens is None and job.steps is None and job.samples is None:
+    if not has_length(job):
         raise no_length(job.name)
     batch = global_batch or job.global_batch
     assumed = batch is None
