@@ -38,13 +38,13 @@ def priced_of(topology: Topology, workload: Workload, variation: Variation, leve
     plans = plans_of(workload, tree_of(workload), mesh_of(topology, workload))
     slow = speeds(variation, fabric)
     known = topology.calibration
-    if known is not None and _told(topology, variation):
+    if known is not None and told_slowest(topology, variation):
         slow = np.ones(fabric.n_ranks) if slow is None else slow
         slow[-1] *= known.slowest_gpu
     return price(plans, workload, fabric, level, slow, capacities(variation, fabric))
 
 
-def _told(topology: Topology, variation: Variation) -> bool:
+def told_slowest(topology: Topology, variation: Variation) -> bool:
     """Whether a calibration found one GPU slower, which then says how ranks differ."""
     known = topology.calibration
     return known is not None and known.slowest_gpu != 1.0 and not variation.jitter
@@ -85,7 +85,7 @@ def ready_of(
     crowd = lean and crowded(priced)
     check_size(priced, level, variation, crowd=crowd)
     ranks: tuple[Ranks, ...] = ()
-    if not _told(topology, variation):
+    if not told_slowest(topology, variation):
         whole = workload if layers is None else of_layers(workload, layers)
         ranks = ranks_of(priced, simulated, variation.jitter, whole)
     if not variation.jitter:

@@ -151,8 +151,7 @@ def ranks_of(
     priced : Priced
         The step.
     workload : Workload
-        Its strategy says whether ranks come together for every unit of parameters. Where a CUDA
-        graph is the whole step, no host hands anything on.
+        Whose ranks hand units on, or do not.
     jitter : float
         Deviation of a rank's kernel time over its mean instead of the usual one; 0: that one.
     whole : Workload, optional
@@ -166,7 +165,7 @@ def ranks_of(
     alike: Counter[Gpu] = Counter()  # ranks of a faster kind are never the last
     for role, ranks in zip(priced.compiled.classes.role.tolist(), sizes.tolist(), strict=True):
         alike[priced.parts[role].role.gpu] += ranks
-    handed_on = strategy_of(workload).gathers_blocks and not workload.cuda_graphs
+    handed_on = hands_on(workload)
     found = []
     for part in priced.parts:
         n, (kinds, units) = alike[part.role.gpu], _kinds(part.plan)
@@ -176,6 +175,14 @@ def ranks_of(
         usual = deviation(generation, busy_s, gathered, pace_of(host.cpu, host.gpus))
         found.append(Ranks(n, jitter or usual, deviation(generation, busy_s, gathered)))
     return tuple(found)
+
+
+def hands_on(workload: Workload) -> bool:
+    """Whether hosts of ranks that wait for each other hand on every unit of parameters.
+
+    Their strategy says whether they come together for each; a CUDA graph of the step needs no host.
+    """
+    return strategy_of(workload).gathers_blocks and not workload.cuda_graphs
 
 
 def _kinds(plan: Plan) -> tuple[I8, int]:

@@ -42,9 +42,11 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Parallelism, Workload
 from sim.pipeline.schedules import SCHEDULES
 from sim.result.peak import peak_of
+from sim.step.ready import told_slowest
 from sim.step.shares import shares
 from sim.step.step import micro_steps
-from sim.step.straggle import lost_to_slowest
+from sim.step.straggle import hands_on, lost_to_slowest
+from sim.step.variation import Variation
 from sim.strategies.units import dtypes
 from sim.study.candidates import Candidate
 from sim.study.parameter_bounds import Copies, ParameterBounds, UnderWay
@@ -282,13 +284,13 @@ def _runs(topology: Topology, workload: Workload) -> dict[tuple[str, int], float
 def _paced(candidate: Candidate, micro: _Micro, within: Mapping[str, float]) -> _Paced:
     """Bound 5."""
     workload, topology = candidate.workload, candidate.topology
-    known, node = topology.calibration, topology.node
+    node = topology.node
     share = unit_s = 0.0
-    if known is None or known.slowest_gpu == 1.0:
+    if not told_slowest(topology, Variation()):
         assert node is not None
         pace = pace_of(node.cpu, node.gpus)
         share, unit_s = lost_to_slowest(topology.first_gpu, pace, candidate.gpus)
-    if not strategy_of(workload).gathers_blocks or workload.cuda_graphs:
+    if not hands_on(workload):
         unit_s = 0.0
     kernels = {kind: (1.0 + share) * seconds for kind, seconds in micro.kernels.items()}
     # the slower the kernels, the more of what is sent beside attention they hide
