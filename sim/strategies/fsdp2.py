@@ -26,7 +26,7 @@ from sim.strategies.fsdp_memory import Remembers
 from sim.strategies.plan import Event, Recorder
 from sim.strategies.repeat import Folding
 from sim.strategies.tail import clip_and_step, loss_all_reduce
-from sim.strategies.units import EXPERT_SHARD, SHARD, Unit, dtypes
+from sim.strategies.units import EXPERT_SHARD, SHARD, Unit, dtypes, sharers
 from sim.units import DTYPE_BYTES
 
 SHARDED, POST_FORWARD, UNSHARDED = range(3)
@@ -72,7 +72,7 @@ class Hooks:
         knobs = self.knobs = workload.parallelism
         self.workload, self.mesh = workload, mesh
         shard = mesh.size("fsdp")
-        self.ranks = {SHARD: shard, EXPERT_SHARD: mesh.efsdp}  # that share a unit, by its group
+        self.ranks = sharers(mesh)
         self.types = dtypes(workload)
         self.layout, self.units, self.blocks = layout, layout.units, blocks
         self.head = max(blocks)  # the last block

@@ -25,7 +25,7 @@ from sim.strategies.pipeline_play import PipelineRank
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.stage_memory import PipelineMemory, StageMemory
 from sim.strategies.tail import clip_and_step, loss_all_reduce
-from sim.strategies.units import EXPERT_SHARD, SHARD, dtypes, tree_blocks
+from sim.strategies.units import SHARD, dtypes, sharers, tree_blocks
 from sim.units import DTYPE_BYTES
 
 
@@ -52,9 +52,9 @@ def build_stage(
     ranges = blocks_of(workload)
     own = SCHEDULES[knobs.pipeline_schedule].stages_of(shape, rank)
     parts = {s: part_of(layout, ranges[s]) for s in own}
-    shard = mesh.size("fsdp")
+    shard, ranks = mesh.size("fsdp"), sharers(mesh)
     owned = sum(
-        u.grad_numel / (mesh.efsdp if u.over == EXPERT_SHARD else shard)
+        u.grad_numel / ranks[u.over]
         for part in parts.values() for u in part.units
     )  # fmt: skip
     memory = PipelineMemory(apart, tree, shard, r.memory, owned)

@@ -15,6 +15,7 @@ from sim.blocks.modules import Block, ModelTree, Module, OpRole, Parameter
 from sim.blocks.parameters import ParameterShare, build_tree, share_of
 from sim.inputs.model import Model
 from sim.inputs.workload import Method, Workload
+from sim.mesh import Mesh
 from sim.units import DTYPE_BYTES
 
 #: where an error says a knob was read
@@ -104,6 +105,11 @@ def dtypes(workload: Workload) -> Dtypes:
         quantised=method.quantised,
         fp8_gather=precision.kind == "fp8" and precision.all_gather == "fp8",
     )
+
+
+def sharers(mesh: Mesh) -> dict[str, int]:
+    """Ranks that share a unit, by its group. [1]"""
+    return {SHARD: mesh.size("fsdp"), EXPERT_SHARD: mesh.efsdp}
 
 
 def padded_numel(shape: Sequence[int], ranks: int, along: int = 0) -> int:

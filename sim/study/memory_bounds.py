@@ -28,7 +28,7 @@ from sim.inputs.workload import Workload
 from sim.memory.states import constants, fragmentation, optimizer_bytes
 from sim.mesh import Mesh
 from sim.pipeline.schedules import SCHEDULES, PipelineShape, in_flight
-from sim.strategies.units import EXPERT_SHARD, SHARD, dtypes
+from sim.strategies.units import dtypes, sharers
 from sim.study.parameter_bounds import BATCH, known, units_of
 from sim.units import DTYPE_BYTES
 
@@ -103,7 +103,7 @@ def _parts(workload: Workload, mesh: Mesh) -> tuple[_Whole, ...]:
     types, units = dtypes(workload), units_of(workload, mesh)
     wide = max(DTYPE_BYTES[types.reduce], DTYPE_BYTES[types.compute])
     master = DTYPE_BYTES[types.master]
-    ranks = {SHARD: mesh.size("fsdp"), EXPERT_SHARD: mesh.efsdp}
+    ranks = sharers(mesh)
     found = []
     for blocks in blocks_of(workload) if mesh.pp > 1 else (range(-1, workload.model.layers + 2),):
         own = [unit for unit in units if unit.block in blocks]

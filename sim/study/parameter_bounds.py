@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from sim.blocks.parameters import tree_of
@@ -130,12 +131,13 @@ def known(workload: Workload, mesh: Mesh) -> bool:
     return p.strategy == "fsdp2" and p.wrap in _WRAPS and mesh.size("fsdp") > 1
 
 
-def units_of(workload: Workload, mesh: Mesh) -> list[Unit]:
+@lru_cache(maxsize=64)
+def units_of(workload: Workload, mesh: Mesh) -> tuple[Unit, ...]:
     """Units of a model, those of stages each apart."""
     if mesh.pp > 1:
         knobs = workload.parallelism.model_copy(update={"wrap": "torchtitan"})
         workload = workload.model_copy(update={"parallelism": knobs})
-    return lay_out(workload, tree_of(workload), mesh.size("fsdp"), dtypes(workload)).units
+    return tuple(lay_out(workload, tree_of(workload), mesh.size("fsdp"), dtypes(workload)).units)
 
 
 def _staged(units: Sequence[Unit], workload: Workload) -> list[list[Unit]]:
@@ -144,6 +146,11 @@ def _staged(units: Sequence[Unit], workload: Workload) -> list[list[Unit]]:
     if len(stages) == 1:
         stages = (range(1, workload.model.layers + 1),)
     return [[unit for unit in units if unit.block in blocks] for blocks in stages]
+
+
+def _kinds(units: Iterable[Unit]) -> Counter[Unit]:
+    """Units that move as much, with how many there are."""
+    return Counter(unit._replace(name="", block=0) for unit in units)
 
 
 def _repeats(p: Parallelism, micro: int) -> tuple[int, int, int]:
@@ -166,7 +173,7 @@ def _copied(model: CostModel, workload: Workload, units: Iterable[Unit]) -> Copi
         return model.cost(copy_kernel("copy", traffic)).time_s if traffic > 0.0 else 0.0
 
     once = each = 0.0
-    for unit, times in Counter(u._replace(name="", block=0) for u in units).items():
+    for unit, times in _kinds(units).items():
         out, grads = seconds(2 * unit.gather_bytes), unit.grad_numel
         if p.pipeline_parallel > 1:
             added = seconds(grads * (width + 2 * wide))
@@ -205,7 +212,7 @@ def _wires(candidate: Candidate, mesh: Mesh) -> _Wires:
     [own, *_] = _staged(units, workload)
     first, last = units[0], own if mesh.pp > 1 else units[:1]
     after_s = sum(reduction(unit).time_s for unit in last)
-    kinds = Counter(u._replace(name="", block=0) for u in own) if mesh.pp == 1 else Counter()
+    kinds = _kinds(own if mesh.pp == 1 else ())
     gathers = [(gather(unit), times * (1 + _twice(p))) for unit, times in kinds.items()]
     trained = [(unit, times) for unit, times in kinds.items() if unit.grad_numel]
     reductions = [(reduction(unit), times) for unit, times in trained]
