@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
@@ -111,17 +112,35 @@ class Store:
             raise InputError.single(str(path), f"cannot be used as a store: {error}") from None
 
     def _open(self) -> None:
-        found = int(self._db.execute("pragma user_version").fetchone()[0])
-        tables = self._db.execute("select count(*) from sqlite_master").fetchone()[0]
-        columns = [row[1] for row in self._db.execute("pragma table_info(results)")]
-        known = [field.name for field in fields(StoredRow)]
-        if tables and (found != FORMAT or columns != known):
-            message = "is an SQLite file, but not a store of this version; name another file"
-            raise InputError.single(str(self.path), message)
-        self._db.execute("pragma journal_mode = wal")
+        # one transaction: another process may be making the same file
+        self._db.execute("begin immediate")
+        try:
+            found = int(self._db.execute("pragma user_version").fetchone()[0])
+            tables = self._db.execute("select count(*) from sqlite_master").fetchone()[0]
+            columns = [row[1] for row in self._db.execute("pragma table_info(results)")]
+            known = [field.name for field in fields(StoredRow)]
+            if tables and (found != FORMAT or columns != known):
+                message = "is an SQLite file, but not a store of this version; name another file"
+                raise InputError.single(str(self.path), message)
+            if not tables:
+                self._db.execute(_TABLE)
+                self._db.execute(f"pragma user_version = {FORMAT}")
+        finally:
+            self._db.execute("commit")
+        self._write_ahead()
         self._db.execute("pragma synchronous = normal")
-        self._db.execute(_TABLE)
-        self._db.execute(f"pragma user_version = {FORMAT}")
+
+    def _write_ahead(self) -> None:
+        """Switch to write-ahead mode; SQLite's own timeout does not cover this switch."""
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:
+                self._db.execute("pragma journal_mode = wal")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
 
     def put(self, rows: Iterable[StoredRow]) -> None:
         """Store rows; durable against the end of this process when it returns."""
