@@ -70,21 +70,28 @@ def at_most(size):
     return limit
 
 
-def test_no_room_for_standard_output(call):
-    with open("/dev/full", "w") as full:
-        code, _, err = call(*RUN, stdout=full)
-    assert (code, err) == (2, "standard output  cannot write: No space left on device\n")
-
-
-@pytest.mark.parametrize("asked", [("--help",), ("run", "--help"), ("completion", "bash")])
-def test_no_room_or_reader_for_what_click_prints(call, asked):
+def no_room(call, *asked):
     with open("/dev/full", "w") as full:
         code, _, err = call(*asked, stdout=full)
     assert (code, err) == (2, "standard output  cannot write: No space left on device\n")
+
+
+def no_room_or_reader(call, *asked):
+    """A full disk under standard output is said; a reader that has gone ends it in silence."""
+    no_room(call, *asked)
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as broken:
         assert call(*asked, stdout=broken) == (0, None, "")
+
+
+def test_no_room_for_standard_output(call):
+    no_room(call, *RUN)
+
+
+@pytest.mark.parametrize("asked", [("--help",), ("run", "--help"), ("completion", "bash")])
+def test_no_room_or_reader_for_what_click_prints(call, asked):
+    no_room_or_reader(call, *asked)
 
 
 @pytest.mark.parametrize("closed", [0, 1, 2])
@@ -104,13 +111,7 @@ def test_an_assistant_without_a_stream(call, closed):
 def test_the_live_page_without_a_reader(call):
     pytest.importorskip("uvicorn", reason="the serve extra is not installed")
     page = ("serve", "--port", "0")
-    with open("/dev/full", "w") as full:
-        code, _, err = call(*page, stdout=full)
-    assert (code, err) == (2, "standard output  cannot write: No space left on device\n")
-    reader, writer = os.pipe()
-    os.close(reader)
-    with open(writer, "w") as broken:
-        assert call(*page, stdout=broken) == (0, None, "")
+    no_room_or_reader(call, *page)
     code, _, err = call(*page, before=lambda: os.close(1))
     assert (code, err) == (
         2,
