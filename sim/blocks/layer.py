@@ -53,7 +53,8 @@ def layer_kinds(model: Model) -> tuple[BlockKind, ...]:
     """The kind of each layer: dense ones of a mixture and sliding ones are kinds of their own."""
     kinds = []
     for index in range(model.layers):
-        dense = bool(model.experts) and index < model.dense_layers
+        mixture = index >= model.dense_layers and not (index + 1) % model.mixture_every
+        dense = bool(model.experts) and not mixture
         pattern = model.sliding_window_pattern
         slides = model.sliding_window and (pattern <= 1 or (index + 1) % pattern)
         key = "layer" + ".dense" * dense + ".sliding" * bool(slides)

@@ -214,6 +214,18 @@ def _model(m: Model) -> Findings:
     if m.experts and not 0 < m.experts_per_token <= m.experts:
         message = f"{m.experts_per_token} of {m.experts} experts a token"
         yield fault("model-experts", "workload", "model.experts_per_token", message)
+    if m.experts and m.expert_ffn_size < 1:
+        message = "the experts have no columns"
+        hint = "write the intermediate size of one of them"
+        yield fault("model-size", "workload", "model.expert_ffn_size", message, hint)
+    if m.experts and not 0 <= m.dense_layers < m.layers:
+        message = f"{m.dense_layers} dense of {m.layers} layers leave no mixture"
+        hint = "write fewer, or experts: 0"
+        yield fault("model-size", "workload", "model.dense_layers", message, hint)
+    if m.experts and not 0 < m.mixture_every <= m.layers:
+        message = f"a mixture every {m.mixture_every} of {m.layers} layers is none"
+        hint = "write 1, or 2 for every second"
+        yield fault("model-size", "workload", "model.mixture_every", message, hint)
     if m.kv_lora_rank and not (0 < m.rope_head_dim < m.head_dim and m.v_head_dim > 0):
         message = "latent attention needs rope_head_dim below head_dim, and v_head_dim"
         hint = "DeepSeek has rope_head_dim: 64, head_dim: 192, v_head_dim: 128"

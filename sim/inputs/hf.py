@@ -13,17 +13,22 @@ from typing import Any
 
 from sim.errors import Fault, InputError
 from sim.files import hidden, is_file
+from sim.inputs.hf_classic import CLASSIC
 from sim.inputs.hf_defaults import DECODER_OF, DEFAULTS, HEAD_DIM
 from sim.inputs.hf_kinds import DENSE
 from sim.inputs.hf_mixtures import MIXTURES
 from sim.inputs.hf_reader import HfReader
 from sim.inputs.hf_refused import strange_part
+from sim.inputs.hf_remote import REMOTE
 from sim.inputs.model import Model
 
 #: keys whose value is a list of one entry a layer
 _BY_LAYER = ("layer_types", "layers_block_type", "mlp_layer_types", "attn_type_list")
 _GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "quick_gelu")
-KINDS = DENSE | MIXTURES
+KINDS = DENSE | MIXTURES | CLASSIC | REMOTE
+#: where a model of several parts has its decoder, and what says that it has other parts
+_DECODERS = ("text_config", "llm_config", "language_config", "thinker_config")
+_TOWERS = ("vision_config", "audio_config", "visual", "embd_layer", "img_processor")
 MAX_BYTES = 4 << 20  # the longest real config is below 200 kB
 
 
@@ -107,12 +112,8 @@ def model_from_config(config: Mapping[str, Any], *, source: str = "config.json")
         A kind that cannot be modelled exactly, by its name, or faulty values.
     """
     notes: list[str] = []
-    inner = config.get("text_config")
-    values = dict(config)
-    if isinstance(inner, Mapping):
-        values = dict(inner)
-        if "tie_word_embeddings" not in inner and "tie_word_embeddings" in config:
-            values["tie_word_embeddings"] = config["tie_word_embeddings"]
+    values = _decoder(config)
+    if values is not config or any(config.get(key) for key in _TOWERS):
         notes.append("only the text decoder is modelled; vision and audio towers are left out")
     kind = values.get("model_type", config.get("model_type"))
     if not isinstance(kind, str):
@@ -138,6 +139,17 @@ def model_from_config(config: Mapping[str, Any], *, source: str = "config.json")
             or (path.resolve() if is_file(path) else path).parent.name
         )
     return Model(name=name or shown, source=source, notes=tuple(notes), **fields)
+
+
+def _decoder(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Values of the text decoder: the file's own, or those of a part of it."""
+    inner = next((config[k] for k in _DECODERS if isinstance(config.get(k), Mapping)), None)
+    if inner is None:
+        return config
+    values = dict(_decoder(inner))
+    if "tie_word_embeddings" not in values and "tie_word_embeddings" in config:
+        values["tie_word_embeddings"] = config["tie_word_embeddings"]
+    return values
 
 
 def _refuse(reader: HfReader, shown: str, config: Mapping[str, Any]) -> None:
@@ -170,18 +182,20 @@ def _refuse(reader: HfReader, shown: str, config: Mapping[str, Any]) -> None:
 
 def _common(reader: HfReader) -> dict[str, Any]:
     hidden, layers, heads, kv, ffn, vocabulary, positions, tied = DEFAULTS[reader.kind]
-    d = reader.count("hidden_size", "n_embd", "d_model", default=hidden)
+    d = reader.count("hidden_size", "n_embd", "n_embed", "d_model", default=hidden)
     h = reader.count("num_attention_heads", "n_head", "n_heads", default=heads)
     same_heads = "num_key_value_heads" in reader.values  # an explicit null means: as many as heads
     kv_heads = reader.count("num_key_value_heads", default=h if kv is None or same_heads else kv)
     return {
-        "layers": reader.count("num_hidden_layers", "n_layer", "n_layers", default=layers),
+        "layers": reader.count(
+            "num_hidden_layers", "n_layer", "n_layers", "num_layers", default=layers
+        ),
         "hidden_size": d,
         "heads": h,
         "kv_heads": kv_heads,
         "head_dim": reader.count("head_dim", default=HEAD_DIM.get(reader.kind, max(1, d // h))),
         "ffn_size": reader.count("intermediate_size", default=4 * d if ffn is None else ffn),
-        "vocab_size": reader.count("vocab_size", default=vocabulary),
+        "vocab_size": reader.count("vocab_size", "padded_vocab_size", default=vocabulary),
         "max_positions": reader.count(
             "max_position_embeddings", "n_positions", "max_seq_len", default=positions
         ),

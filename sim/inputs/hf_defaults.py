@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 #: transformers class defaults: hidden, layers, heads, kv heads, ffn, vocabulary, positions, tied
-DEFAULTS: dict[str, tuple[int, int, int, int | None, int | None, int, int, bool]] = {
+#: (None: in the file; of kv heads: as many as heads; of ffn: four times hidden)
+DEFAULTS: dict[
+    str, tuple[int | None, int | None, int | None, int | None, int | None, int | None, int, bool]
+] = {
     "llama": (4096, 32, 32, None, 11008, 32000, 2048, False),
     "mistral": (4096, 32, 32, 8, 14336, 32000, 131072, False),
     "mixtral": (4096, 32, 32, 8, 14336, 32000, 131072, False),
@@ -57,10 +60,32 @@ DEFAULTS: dict[str, tuple[int, int, int, int | None, int | None, int, int, bool]
     "phimoe": (4096, 32, 32, 8, 6400, 32064, 131072, False),
     "granitemoehybrid": (4096, 32, 32, None, 11008, 32000, 2048, False),
     "helium": (2560, 24, 20, 20, 7040, 48000, 4096, False),
+    "opt": (768, 12, 12, None, None, 50272, 2048, True),
+    "bloom": (None, None, None, None, None, 250880, 2048, True),
+    "gptj": (4096, 28, 16, None, None, 50400, 2048, False),
+    "gpt_bigcode": (768, 12, 12, None, None, 50257, 1024, True),
+    "stablelm": (2560, 32, 32, 32, 6912, 50304, 4096, False),
+    "olmo": (4096, 32, 32, None, 11008, 50304, 2048, False),
+    "dbrx": (2048, 24, 16, None, None, 32000, 2048, False),
+    "qwen2_moe": (2048, 24, 16, 16, 5632, 151936, 32768, False),
+    "deepseek": (4096, 30, 32, None, 11008, 102400, 2048, False),
+    "internlm2": (4096, 32, 32, None, 11008, 103168, 2048, False),
+    "internlm3": (4096, 32, 32, None, 11008, 128512, 32768, False),
+    "exaone": (None, None, None, None, None, 102400, 2048, True),
+    "chatglm": (None, None, None, None, None, None, 2048, False),
+    "baichuan": (None, None, None, None, None, None, 4096, False),
+    "minicpm": (None, None, None, None, None, None, 2048, True),
+    "minicpm3": (None, None, None, None, None, None, 2048, True),
+    "bailing_moe": (None, None, None, None, None, None, 16384, False),
+    "bailing_moe_v2": (None, None, None, None, None, None, 16384, False),
 }
 #: text decoders of multimodal models that are those of a plain kind
 DECODER_OF = {"qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe", "qwen2_vl_text": "qwen2"}
-DECODER_OF["qwen2_5_vl_text"] = "qwen2"
+DECODER_OF |= dict.fromkeys(
+    ("qwen2_vl", "qwen2_5_vl", "qwen2_5_vl_text", "qwen2_5_omni_text", "mimo"), "qwen2"
+)
+DECODER_OF |= {"qwen3_omni_moe_text": "qwen3_moe", "phi3_v": "phi3", "phi4mm": "phi3"}
+DECODER_OF |= {"glm4v_text": "glm4", "glm4v_moe_text": "glm4_moe"}
 #: kinds that are another by a name of their own
 DECODER_OF |= {"kimi_k2": "deepseek_v3"}
 HEAD_DIM = {"qwen3": 128, "gpt_oss": 64, "gemma": 256, "gemma2": 256, "gemma3_text": 256}

@@ -21,8 +21,6 @@ def _mixtral(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _qwen3_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    if reader.count("decoder_sparse_step", default=1) != 1:
-        reader.fault("decoder_sparse_step", "only mixtures in every layer are modelled")
     dense = reader.values.get("mlp_only_layers") or []
     if not isinstance(dense, list) or dense != list(range(len(dense))):
         reader.fault("mlp_only_layers", "dense layers are modelled only before all mixtures")
@@ -33,6 +31,7 @@ def _qwen3_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
         "experts_per_token": reader.count("num_experts_per_tok", default=8),
         "expert_ffn_size": reader.count("moe_intermediate_size", default=768),
         "dense_layers": len(dense),
+        "mixture_every": reader.count("decoder_sparse_step", default=1),
     }
 
 
@@ -59,10 +58,11 @@ LATENT = {
     "glm4_moe_lite": (192, 64, 256, 512, 768, 64, 4, 1, 1536, 1),
     "mistral4": (64, 64, 128, 256, 1024, 128, 4, 1, 2048, 0),
     "youtu": (128, 64, 128, 512, 1536, 0, 0, 0, 0, 0),
+    "minicpm3": (64, 32, 64, 256, 768, 0, 0, 0, 0, 0),
 }
 
 
-def _latent(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def latent(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     """Latent attention (DeepSeek-V2 and V3, and kinds that took it over) and a dense FFN."""
     if reader.flag("attention_bias", False):
         reader.fault("attention_bias", "latent attention with biases is not modelled")
@@ -81,13 +81,14 @@ def _latent(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _deepseek(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    """Latent attention and routed experts."""
+    """Latent attention (plain, where the file says so) and routed experts."""
     if reader.count("moe_layer_freq", default=1) != 1:
         reader.fault("moe_layer_freq", "dense layers are modelled only before all mixtures")
-    return {**_latent(reader, fields), **_routed(reader, *LATENT[reader.kind][5:])}
+    attention = latent if reader.flag("use_mla", True) else llama
+    return {**attention(reader, fields), **routed(reader, *LATENT[reader.kind][5:])}
 
 
-def _routed(
+def routed(
     reader: HfReader,
     experts: int | None,
     of_token: int | None,
@@ -118,10 +119,11 @@ def _granitemoe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _llama4(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    """A mixture with a shared expert in every layer (Scout)."""
-    if reader.count("interleave_moe_layer_step", default=1) != 1:
-        message = "only mixtures in every layer are modelled"
-        reader.fault("interleave_moe_layer_step", message)
+    """A mixture with a shared expert in every layer (Scout) or every second one (Maverick)."""
+    step = reader.count("interleave_moe_layer_step", default=1)
+    mixtures = reader.values.get("moe_layers")
+    if mixtures is not None and mixtures != list(range(step - 1, fields["layers"], step)):
+        reader.fault("moe_layers", f"mixtures that are not every {step} layers are not modelled")
     chunk = reader.count("attention_chunk_size", default=8192)
     bias = reader.flag("attention_bias", False)
     return {
@@ -129,7 +131,7 @@ def _llama4(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
         "experts": reader.count("num_local_experts", default=16),
         "experts_per_token": reader.count("num_experts_per_tok", default=1),
         "shared_experts": 1, "expert_ffn_size": fields["ffn_size"],
-        "ffn_size": reader.count("intermediate_size_mlp", default=16384),
+        "ffn_size": reader.count("intermediate_size_mlp", default=16384), "mixture_every": step,
         "notes": (f"three of four layers attend within {chunk:,} tokens: counted in full",),
     }  # fmt: skip
 
@@ -140,14 +142,14 @@ def _glm4_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
         "qkv_bias": reader.flag("attention_bias", False),
         "qk_norm": reader.flag("use_qk_norm", False),
         "rope_fraction": turned(reader, 0.5),
-        **_routed(reader, 128, 8, 1, 1408, 1),
+        **routed(reader, 128, 8, 1, 1408, 1),
     }
 
 
 def _solar_open(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     bias = reader.flag("attention_bias", False)
-    routed = _routed(reader, 128, 8, 1, 1280, 0)
-    return {"ffn": "swiglu", "qkv_bias": bias, "rope_fraction": turned(reader), **routed}
+    mixture = routed(reader, 128, 8, 1, 1280, 0)
+    return {"ffn": "swiglu", "qkv_bias": bias, "rope_fraction": turned(reader), **mixture}
 
 
 def _dots1(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
@@ -162,19 +164,19 @@ def _dots1(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
         window = {}
     return {
         "ffn": "swiglu", "qk_norm": True, "qkv_bias": bias, "output_bias": bias, **window,
-        **_routed(reader, None, None, 0, 1408, 0),
+        **routed(reader, None, None, 0, 1408, 0),
     }  # fmt: skip
 
 
 def _exaone_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    return {**exaone4(reader, fields), **_routed(reader, 64, 8, 1, 1024, 1)}
+    return {**exaone4(reader, fields), **routed(reader, 64, 8, 1, 1024, 1)}
 
 
 def _hy_v3(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    routed = _routed(reader, 192, 8, 1, 1536, 1)
+    mixture = routed(reader, 192, 8, 1, 1536, 1)
     note = "routed and shared experts are summed in the compute dtype, not in fp32"
     notes = (note,) if reader.flag("enable_moe_fp32_combine", True) else ()
-    return {**llama(reader, fields), "qk_norm": True, "notes": notes, **routed}
+    return {**llama(reader, fields), "qk_norm": True, "notes": notes, **mixture}
 
 
 def _hunyuan_v1_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
@@ -197,8 +199,6 @@ def _hunyuan_v1_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
 def _ernie4_5_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     if reader.flag("use_bias", False):
         reader.fault("use_bias", "ernie4_5_moe with biases is not modelled")
-    if reader.count("moe_layer_interval", default=1) != 1:
-        reader.fault("moe_layer_interval", "dense layers are modelled only before all mixtures")
     layers = fields["layers"]
     last = reader.values.get("moe_layer_end_index", -1)
     if last not in (-1, None, layers - 1):
@@ -210,6 +210,7 @@ def _ernie4_5_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
         "shared_experts": reader.count("moe_num_shared_experts", default=2, least=0),
         "expert_ffn_size": reader.count("moe_intermediate_size", default=1536),
         "dense_layers": reader.count("moe_layer_start_index", default=1, least=0),
+        "mixture_every": reader.count("moe_layer_interval", default=1),
     }
 
 
@@ -264,7 +265,7 @@ MIXTURES: dict[str, Callable[[HfReader, dict[str, Any]], dict[str, Any]]] = {
     "deepseek_v3": _deepseek,
     "glm4_moe_lite": _deepseek,
     "mistral4": _deepseek,
-    "youtu": _latent,
+    "youtu": latent,
     "granitemoe": _granitemoe,
     "llama4_text": _llama4,
     "glm4_moe": _glm4_moe,

@@ -48,6 +48,7 @@ class Model(Spec):
     shared_experts: int = 0
     expert_ffn_size: int = 0
     dense_layers: int = 0  # leading dense layers of a mixture
+    mixture_every: int = 1  # every n-th layer behind them is a mixture; the others are dense
     kv_lora_rank: int = 0  # latent attention (DeepSeek): columns of the keys' and values' latent
     q_lora_rank: int = 0  # of queries' latent; 0: projected at once
     rope_head_dim: int = 0  # of head_dim, turned by RoPE and shared by all heads' keys

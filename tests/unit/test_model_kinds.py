@@ -7,8 +7,9 @@ import pytest
 
 from sim.blocks.parameters import count_parameters
 from sim.errors import InputError
-from sim.inputs import hf, hf_kinds, hf_mixtures, hf_parts
+from sim.inputs import hf, hf_classic, hf_kinds, hf_mixtures, hf_parts, hf_remote
 from sim.inputs.hf import KINDS, model_from_config, read_config
+from sim.inputs.hf_defaults import DEFAULTS
 
 #: keys that shape a released model, beside its class's defaults; its trained parameters as
 #: transformers 5.24 makes them (on the meta device); billions, all and active, as its card rounds
@@ -148,7 +149,7 @@ REFUSED = [
     ({"model_type": "granitemoehybrid", "layer_types": ["mamba", "attention"]}, "mamba"),
     ({"model_type": "granitemoehybrid", "layer_types": ["attention"]}, "another width"),
     ({"model_type": "minimax_m2", "attn_type_list": [0, 1]}, "without softmax attention"),
-    ({"model_type": "ernie4_5_moe", "moe_layer_interval": 2}, "before all mixtures"),
+    ({"model_type": "ernie4_5_moe", "moe_layer_end_index": 5}, "before all mixtures"),
     ({"model_type": "hunyuan_v1_moe", "moe_topk": [8, 4]}, "not a whole number"),
     ({"model_type": "hunyuan_v1_moe", "use_cla": True}, "shared by layers"),
     ({"model_type": "exaone4", "sliding_window_pattern": "LGLG"}, "one global layer"),
@@ -173,6 +174,12 @@ def test_parts_that_no_block_is(config, says):
         model_from_config(config)
 
 
+#: of kinds that have to say it
+SHAPE = {
+    "hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "vocab_size": 1000,
+    "ffn_hidden_size": 1024, "num_experts": 8, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 256, "kv_channels": 64,
+}  # fmt: skip
 WRONG = [
     5,
     -3,
@@ -197,14 +204,18 @@ WRONG = [
 
 def test_any_value_of_any_key_is_read_or_refused():
     """Never an error of Python's own, and no model of negative size."""
-    sources = "".join(map(inspect.getsource, (hf, hf_kinds, hf_mixtures, hf_parts)))
+    rooms = (hf, hf_classic, hf_kinds, hf_mixtures, hf_parts, hf_remote)
+    sources = "".join(map(inspect.getsource, rooms))
     keys = sorted(set(re.findall(r'"([a-z_0-9]+)"', sources)) - {"model_type"})
     assert {"layers_block_type", "mlp_layer_types", "moe_topk", "expansion_ratio"} < set(keys)
     for number, kind in enumerate(KINDS):
+        shape = SHAPE if None in DEFAULTS[kind][:3] else {}
         for place, key in enumerate(keys):
             for value in WRONG[(number + place) % 2 :: 2]:
                 try:
-                    counts = count_parameters(model_from_config({"model_type": kind, key: value}))
+                    counts = count_parameters(
+                        model_from_config({"model_type": kind, **shape, key: value})
+                    )
                 except InputError:
                     continue
                 assert min(counts.active, counts.total) > 0, (kind, key, value)

@@ -218,7 +218,7 @@ REFUSED = [
     ({"model_type": "llama", "hidden_size": "4096"}, "'4096' is not a whole number"),
     ({"model_type": "llama", "hidden_size": 0}, "0 is not at least 1"),
     ({"model_type": "llama", "num_key_value_heads": 5}, "5 does not divide the 32"),
-    ({"model_type": "qwen3_moe", "decoder_sparse_step": 2}, "every layer"),
+    ({"model_type": "qwen3_moe", "mlp_only_layers": [3]}, "before all mixtures"),
     ({"model_type": "phi", "qk_layernorm": True}, "qk_layernorm"),
 ]
 
@@ -357,7 +357,7 @@ def test_windows_and_refusals_of_newer_kinds():
     assert "without RoPE" in model_from_config({"model_type": "smollm3"}).notes[0]
     for config, says in (
         ({"model_type": "cohere", "use_qk_norm": True}, "norms of each head"),
-        ({"model_type": "llama4_text", "interleave_moe_layer_step": 2}, "mixtures in every layer"),
+        ({"model_type": "llama4_text", "moe_layers": [1]}, "every 1 layers"),
         ({"model_type": "smollm3", "use_sliding_window": True}, "with windows"),
     ):
         with pytest.raises(InputError, match=says):

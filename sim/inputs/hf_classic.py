@@ -1,0 +1,125 @@
+"""Kinds of ``config.json`` of 2021 to 2024, before most shared Llama's block: their readers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sim.inputs.hf_kinds import llama
+from sim.inputs.hf_mixtures import routed
+from sim.inputs.hf_parts import late_window, turned
+from sim.inputs.hf_reader import HfReader
+
+_GPT = {"ffn": "gelu", "norm": "layernorm"}
+
+
+def _wide(reader: HfReader, fields: dict[str, Any]) -> int:
+    """Columns of the FFN, four times the model's where the file does not say."""
+    return reader.count("n_inner", default=4 * fields["hidden_size"])
+
+
+def _opt(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    width = fields["hidden_size"]
+    if reader.count("word_embed_proj_dim", default=width) != width:
+        reader.fault("word_embed_proj_dim", "embeddings of another width are not modelled")
+    for key in ("do_layer_norm_before", "enable_bias", "layer_norm_elementwise_affine"):
+        if not reader.flag(key, True):
+            reader.fault(key, f"opt without {key} is not modelled")
+    return {
+        **_GPT, "positions": "learned", "bias": True,
+        "ffn_size": reader.count("ffn_dim", default=3072),
+        "max_positions": fields["max_positions"] + 2,  # two rows before the first position
+    }  # fmt: skip
+
+
+def _bloom(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    return {**_GPT, "positions": "alibi", "bias": True, "embedding_norm": True, "fused_qkv": True}
+
+
+def _gptj(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    """Attention without biases beside an FFN with them, behind one norm."""
+    head = max(1, fields["hidden_size"] // fields["heads"])
+    columns = reader.count("rotary_dim", default=64)
+    return {
+        **_GPT, "norm_bias": True, "norms_per_layer": 1, "parallel_block": True, "mlp_bias": True,
+        "head_bias": True, "ffn_size": _wide(reader, fields),
+        "rope_fraction": min(1.0, columns / head),
+    }  # fmt: skip
+
+
+def _gpt_bigcode(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    kv = 1 if reader.flag("multi_query", True) else fields["heads"]
+    return {
+        **_GPT, "positions": "learned", "bias": True, "fused_qkv": True, "kv_heads": kv,
+        "ffn_size": _wide(reader, fields),
+    }  # fmt: skip
+
+
+def _stablelm(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    if reader.flag("qk_layernorm", False):
+        reader.fault("qk_layernorm", "stablelm with norms of each head of its own is not modelled")
+    aside = reader.flag("use_parallel_residual", False)
+    return {
+        "ffn": "swiglu", "norm": "layernorm", "norm_bias": True,
+        "qkv_bias": reader.flag("use_qkv_bias", False), "rope_fraction": turned(reader, 0.25),
+        "parallel_block": aside, "norms_per_layer": 1 if aside else 2,
+    }  # fmt: skip
+
+
+def _olmo(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    if reader.values.get("clip_qkv") is not None:
+        reader.fault("clip_qkv", "olmo with clipped q, k and v is not modelled")
+    note = "its norms have no parameters: counted with a weight for each column"
+    return {**llama(reader, fields), "norm": "layernorm", "norm_bias": False, "notes": (note,)}
+
+
+def _dbrx(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    attention, ffn = reader.within("attn_config"), reader.within("ffn_config")
+    clips = attention.has("clip_qkv")
+    columns = ffn.count("ffn_hidden_size", default=3584)
+    return {
+        "ffn": "swiglu", "norm": "layernorm", "norm_bias": False, "fused_qkv": True,
+        "kv_heads": attention.count("kv_n_heads", default=1), "ffn_size": columns,
+        "experts": ffn.count("moe_num_experts", default=4),
+        "experts_per_token": ffn.count("moe_top_k", default=1), "expert_ffn_size": columns,
+        "notes": ("q, k and v are clipped, which is not counted",) if clips else (),
+    }  # fmt: skip
+
+
+def _qwen2_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    """A shared expert several times as wide as a routed one, behind a gate of its own."""
+    if reader.values.get("mlp_only_layers"):
+        reader.fault("mlp_only_layers", "dense layers beside the regular ones are not modelled")
+    columns = reader.count("moe_intermediate_size", default=1408)
+    shared = reader.count("shared_expert_intermediate_size", default=5632)
+    if shared % columns:
+        message = f"{shared} is no multiple of the {columns} columns of an expert: not modelled"
+        reader.fault("shared_expert_intermediate_size", message)
+    note = "the shared expert's gate, a number a token, is left out"
+    return {
+        "ffn": "swiglu", "qkv_bias": True, **late_window(reader, fields["layers"]),
+        "experts": reader.count("num_experts", default=60),
+        "experts_per_token": reader.count("num_experts_per_tok", default=4),
+        "shared_experts": shared // columns, "expert_ffn_size": columns,
+        "mixture_every": reader.count("decoder_sparse_step", default=1), "notes": (note,),
+    }  # fmt: skip
+
+
+def _deepseek(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    """The first DeepSeekMoE: plain attention and routed experts."""
+    if reader.count("moe_layer_freq", default=1) != 1:
+        reader.fault("moe_layer_freq", "dense layers are modelled only before all mixtures")
+    return {**llama(reader, fields), **routed(reader, None, None, 0, 1407, 0)}
+
+
+CLASSIC: dict[str, Callable[[HfReader, dict[str, Any]], dict[str, Any]]] = {
+    "opt": _opt,
+    "bloom": _bloom,
+    "gptj": _gptj,
+    "gpt_bigcode": _gpt_bigcode,
+    "stablelm": _stablelm,
+    "olmo": _olmo,
+    "dbrx": _dbrx,
+    "qwen2_moe": _qwen2_moe,
+    "deepseek": _deepseek,
+}
