@@ -18,10 +18,10 @@ from sim.published.rows import out_of_memory_rows
 LIMITS = {
     "torchao": 0.06, "atorch": 0.02, "qwen:": 0.09, "litgpt:L53": 0.06, "litgpt:L56": 0.06,
     "litgpt:L59": 0.06, "fms-acceleration": 0.20, "ms-swift": 0.08, "qwen-zero3": 0.10,
-    "qwen-": 0.22, "litgpt:L5": 0.10, "litgpt:L6": 0.10, "litgpt": 0.12, "fsdp-qlora": 0.42,
+    "qwen-": 0.22, "litgpt:L5": 0.10, "litgpt:L6": 0.10, "litgpt:L1": 0.03, "fsdp-qlora": 0.42,
     "deepspeed-3901": 0.40,
 }  # fmt: skip
-KNOWN = ("torchao", "atorch", "qwen:", "litgpt:L53", "litgpt:L56", "litgpt:L59")
+KNOWN = ("torchao", "atorch", "qwen:", "litgpt:L53", "litgpt:L56", "litgpt:L59", "litgpt:L1")
 
 
 def limit(name):
@@ -69,9 +69,8 @@ def test_what_a_figure_counts():
 
 
 def test_jobs_that_ran_out_of_memory():
-    """Nine of ten are not said simply to fit; what FSDP() copies in one is not modelled."""
+    """Nine of ten are said not to fit; what FSDP() copies in one is not modelled."""
     assert not any(row.ran for row in out_of_memory_rows())
     words = [tried.verdict.word for tried in validate_memory().out_of_memory]
     assert len(words) >= 10
-    assert sum(word != "fits" for word in words) >= 0.9 * len(words)
-    assert sum(word == "does not fit" for word in words) >= 0.7 * len(words)
+    assert sum(word == "does not fit" for word in words) >= 0.9 * len(words)

@@ -81,8 +81,7 @@ def test_residuals_are_of_this_model():
 
 
 def test_every_run_that_ran_fits():
-    """All of them ran; one that saves at 95 % of its memory is said to need 3 % too much."""
-    assert {r.row.id for r in validate_memory().refused} <= {"litgpt:L123"}
+    assert not validate_memory().refused
 
 
 def test_peaks_of_atorch():
