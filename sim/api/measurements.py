@@ -90,7 +90,8 @@ def diagnose(
     from dataclasses import replace
 
     from sim.calibration.diagnose import diagnose
-    from sim.calibration.figures import read_figures, read_log
+    from sim.calibration.figures import read_figures
+    from sim.interop.trainer_logs import read_log
 
     sets = settings(overrides, calibration)
     said = ""

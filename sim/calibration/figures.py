@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 
 from sim.blocks.flops import token_flops
 from sim.errors import Fault, InputError
@@ -17,7 +16,6 @@ from sim.inputs.loader import load
 from sim.inputs.shares import batch_of
 from sim.inputs.spoken import folded
 from sim.inputs.topology import Topology
-from sim.inputs.tree import read_file, read_stdin
 from sim.inputs.workload import Workload
 from sim.result.peak import peak_of
 from sim.units import UnitError, parse
@@ -83,46 +81,6 @@ _MEANT = {
     "samplespersecond": "samples_per_s", "trainsamplespersecond": "samples_per_s",
     "trainstepspersecond": "it_per_s", "stepspersecond": "it_per_s",
 }  # fmt: skip
-_NUMBER = r"([0-9][0-9,]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)"
-#: what logs say, by the tool that writes it, the plainest first; a factor makes it the key's unit
-LOGS: tuple[tuple[str, str, str, float], ...] = (
-    ("torchtitan's tps", "tokens_per_s_per_gpu", rf"\btps: *{_NUMBER}", 1.0),
-    (
-        "torchtune's tokens_per_second_per_gpu",
-        "tokens_per_s_per_gpu",
-        rf"tokens_per_second_per_gpu[\"\']?[:=] *{_NUMBER}",
-        1.0,
-    ),
-    (
-        "Composer's throughput/device/tokens_per_sec",
-        "tokens_per_s_per_gpu",
-        rf"throughput/device/tokens_per_sec[\"\']?[:=] *{_NUMBER}",
-        1.0,
-    ),
-    (
-        "Composer's throughput/tokens_per_sec",
-        "tokens_per_s",
-        rf"throughput/tokens_per_sec[\"\']?[:=] *{_NUMBER}",
-        1.0,
-    ),
-    (
-        "Megatron's elapsed time per iteration",
-        "step_time_s",
-        rf"elapsed time per iteration \(ms\): *{_NUMBER}",
-        1e-3,
-    ),
-    (
-        "Hugging Face's train_steps_per_second",
-        "it_per_s",
-        rf"[\"\']?train_steps_per_second[\"\']?[:=] *{_NUMBER}",
-        1.0,
-    ),
-    ("a progress bar's s/it", "s_per_it", rf"{_NUMBER} ?s/it", 1.0),
-    ("a progress bar's it/s", "it_per_s", rf"{_NUMBER} ?it/s", 1.0),
-    ("a log's MFU", "mfu", rf"\bmfu[\"\']?[:=] *{_NUMBER} ?%", 1e-2),
-)
-_WARM = 0.2  # of a log's figures that are left out: it warms up first
-_FEW = 5  # of so few none is left out
 
 
 def read_figures(
@@ -154,36 +112,6 @@ def read_figures(
     if faults:
         raise InputError(faults)
     return figures
-
-
-def read_log(path: str) -> tuple[str, str]:
-    """A figure, as ``key=number``, of a trainer's log, and how it was read.
-
-    Of the first kind of figure that the log has (`LOGS`), the median of those after it warmed up.
-
-    Parameters
-    ----------
-    path : str
-        The log, or ``-`` for standard input.
-
-    Raises
-    ------
-    InputError
-        It cannot be read, or says no rate.
-    """
-    text = read_stdin() if path == "-" else read_file(Path(path))
-    for name, key, pattern, unit in LOGS:
-        values = [float(m.replace(",", "")) for m in re.findall(pattern, text)]
-        values = [v for v in values if v > 0.0 and math.isfinite(v)]
-        if not values:
-            continue
-        kept = values[int(_WARM * len(values)) :] if len(values) > _FEW else values
-        figure = median(kept) * unit
-        said = f"{name}, the median of {len(kept)} of {len(values)}"
-        return f"{key}={figure:.6g}", said
-    kinds = ", ".join(name for name, _, _, _ in LOGS)
-    message = f"says no rate that is known here: {kinds}"
-    raise InputError.single("<standard input>" if path == "-" else path, message)
 
 
 def _figure(

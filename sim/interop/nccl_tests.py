@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import PurePath
@@ -45,6 +46,7 @@ _TAG = re.compile(r"\[\d{1,6}(?:,\d{1,6})?\](?:<std(?:out|err)>:?)?")
 _DEVICE = re.compile(
     r"#\s+Rank\s+(\d{1,9})(?:\s+Group\s+\d+)?\s+Pid\s+\d+\s+on\s+(\S+)\s+device\s+\d+\s+\[[^\]]*\]\s+(.*)"
 )
+_LONGEST_TAG = 200
 _HEAD = re.compile(r"#\s+size\s+count\s+type")
 _NCCL = re.compile(r"NCCL version\s+(\d+\.\d+(?:\.\d+)?)")
 _LIBRARY = re.compile(r"nccl-library=(\d{4,6})\b")
@@ -150,11 +152,12 @@ def read_nccl_tests(path: str | PathLike[str], op: str = "") -> tuple[NcclTable,
 
 def _from_text(text: str) -> list[_Draft]:
     drafts = [_Draft(1)]
+    untagged = _untagger(text)
     program, nccl, devices = "", "", dict[int, tuple[str, str]]()
     for number, line in enumerate(text.splitlines(), start=1):
         if len(line) > 4096:
             continue
-        bare = _TAG.sub("", line)
+        bare = untagged(line)
         row = _ROW.search(line) or _ROW.search(bare)
         if row is not None and "NCCL INFO" not in line:
             if not drafts[-1].rows:  # a list of devices is of the table that follows it
@@ -175,6 +178,19 @@ def _from_text(text: str) -> list[_Draft]:
             program = _program(line) or program
             nccl = _version(line) or nccl
     return drafts
+
+
+def _untagger(text: str) -> Callable[[str], str]:
+    """What takes a launcher's tags out of a line: those of `_TAG`, and what stands before the head.
+
+    The latter may stand inside lines too, as it is or with other numbers (a time, a process).
+    """
+    head = _HEAD.search(text)
+    tag = text[text.rfind("\n", 0, head.start()) + 1 : head.start()] if head else ""
+    if len(tag) > _LONGEST_TAG or not re.search(r"[^\s\d]", tag):
+        return lambda line: _TAG.sub("", line)
+    other = re.compile(re.sub(r"\d", lambda _: r"\d", re.escape(tag)))
+    return lambda line: _TAG.sub("", other.sub("", line.replace(tag, "")))
 
 
 def _add(draft: _Draft, row: re.Match[str], number: int) -> None:

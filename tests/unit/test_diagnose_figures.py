@@ -9,10 +9,11 @@ import sim
 from sim.calibration.causes import CAUSES
 from sim.calibration.confusion import confusion
 from sim.calibration.diagnose import diagnose
-from sim.calibration.figures import Figure, read_figures, read_log
+from sim.calibration.figures import Figure, read_figures
 from sim.cli import group
 from sim.errors import InputError
 from sim.inputs.loader import load
+from sim.interop.trainer_logs import read_log
 from sim.step.step import step
 
 JOB = {
@@ -64,12 +65,12 @@ TITAN = "\n".join(
 @pytest.mark.parametrize(
     ("log", "figure", "said"),
     [
-        (TQDM, "s_per_it=2.5", "a progress bar's s/it, the median of 8 of 10"),
+        (TQDM, "s_per_it=2.5", "a progress bar's time a step, the median of 8 of 10"),
         (TITAN, "tokens_per_s_per_gpu=7000", "torchtitan's tps, the median of 5 of 6"),
         ("{'train_runtime': 10.0, 'train_steps_per_second': 0.4}", "it_per_s=0.4", "Hugging Face"),
         (" elapsed time per iteration (ms): 5523.1 |", "step_time_s=5.5231", "Megatron's"),
         ("throughput/device/tokens_per_sec: 1234.5", "tokens_per_s_per_gpu=1234.5", "Composer's"),
-        ("12%|# | 3/25 [00:01<00:09, 2.31it/s]", "it_per_s=2.31", "a progress bar's it/s"),
+        ("12%|# | 3/25 [00:01<00:09, 2.5it/s]", "s_per_it=0.4", "a progress bar's"),
     ],
 )
 def test_logs(tmp_path, log, figure, said):

@@ -1,0 +1,151 @@
+"""A rate of steps, samples or tokens from the log that a trainer leaves.
+
+    key_and_number, how = read_log("train.log")
+
+Launchers' tags, colours and carriage returns may stand anywhere; JSON lines, dicts and tables are
+read alike.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from statistics import median
+from typing import NamedTuple
+
+from sim.errors import InputError
+from sim.inputs.tree import read_stdin
+from sim.interop.evidence import MAX_TEXT, read_bytes, text_of
+
+_NUMBER = r"([0-9][0-9,]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)([KMG]?)(?![0-9])"
+_SAYS = r"[\"\']?(?: *[:=]) *[\"\']?"  # between a name and its number
+_SUFFIX = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
+_WARM = 0.2  # of a log's figures that are left out: it warms up first
+_FEW = 5  # of so few none is left out
+
+
+def _said(name: str) -> str:
+    return rf"(?<![\w/]){name}{_SAYS}{_NUMBER}"
+
+
+class _Rate(NamedTuple):
+    """What a log may say: whose it is, the key it is a figure of, how it is found, in what unit."""
+
+    name: str
+    key: str  # of sim.calibration.figures.KEYS
+    pattern: str
+    unit: float = 1.0
+
+
+_BARS = "a progress bar's time a step"
+#: the plainest first
+_RATES = (
+    _Rate("torchtitan's tps", "tokens_per_s_per_gpu", _said(r"(?:tps|throughput\(tps\))")),
+    _Rate("InternEvo's or XTuner's tgs", "tokens_per_s_per_gpu",
+          _said(r"tgs(?: \(tokens/gpu/second\))?")),
+    _Rate("tokens_per_second_per_gpu, as torchtune and axolotl say",
+          "tokens_per_s_per_gpu", _said(r"tokens_per_sec(?:ond)?_per_gpu")),
+    _Rate("axolotl's tokens/train_per_sec_per_gpu", "tokens_per_s_per_gpu",
+          _said("tokens/train_per_sec_per_gpu")),
+    _Rate("Composer's throughput/device/tokens_per_sec", "tokens_per_s_per_gpu",
+          _said(r"throughput/device/tokens_per_sec(?:ond)?")),
+    _Rate("OLMo's throughput/device/TPS", "tokens_per_s_per_gpu",
+          _said(r"throughput/device/TPS(?: \(actual avg\))?")),
+    _Rate("fms-fsdp's current token per gpu per sec", "tokens_per_s_per_gpu",
+          _said("current token per gpu per sec")),
+    _Rate("Composer's throughput/tokens_per_sec", "tokens_per_s",
+          _said("throughput/tokens_per_sec")),
+    _Rate("LLaMA-Factory's throughput", "tokens_per_s",
+          _said("throughput") + r"[\"\']?, *[\"\']total_tokens"),
+    _Rate("Megatron's elapsed time per iteration", "step_time_s",
+          _said(r"elapsed[ _]time[ _]per[ _]iteration[ _](?:\(ms\)|ms)"), 1e-3),
+    _Rate("NeMo's train_step_timing", "step_time_s", _said("train_step_timing in s")),
+    _Rate("nanoGPT's time of an iteration", "step_time_s",
+          rf"\biter [0-9]+: loss [0-9.]+, time {_NUMBER} ?ms", 1e-3),
+    _Rate("DeepSpeed's CurrSamplesPerSec", "samples_per_s", _said("CurrSamplesPerSec")),
+    _Rate("ms-swift's train_speed", "it_per_s", _said(r"train_speed\(iter/s\)")),
+    _Rate("ms-swift's train_speed", "s_per_it", _said(r"train_speed\(s/it\)")),
+    _Rate("Hugging Face's train_steps_per_second", "it_per_s",  # of three decimals: two digits
+          rf"train_steps_per_second{_SAYS}(?=0\.[1-9]|[1-9]){_NUMBER}"),
+    _Rate(_BARS, "s_per_it", ""),
+    _Rate("Hugging Face's train_samples_per_second", "samples_per_s",
+          _said("train_samples_per_second")),
+    _Rate("Hugging Face's train_steps_per_second", "it_per_s", _said("train_steps_per_second")),
+    _Rate("a log's MFU", "mfu", rf"\bmfu(?:\(%\))?{_SAYS}{_NUMBER} ?%", 1e-2),
+    _Rate("a log's MFU", "mfu", _said("mfu")),
+    _Rate("a log's MFU", "mfu", _said(r"mfu\(%\)"), 1e-2),
+)  # fmt: skip
+_BAR = re.compile(
+    r"[0-9]{1,3}%\|[^|\r\n]{0,400}\|\s*[0-9]+/([0-9]+) \[[^\]\r\n]{0,60}?, *([0-9.]+) ?(s/it|it/s)"
+)
+_BARE = re.compile(r"([0-9][0-9.]*) ?(s/it|it/s)")
+#: what bars before and between training are labelled
+_ASIDE = re.compile(
+    r"load|download|fetch|\bmap\b|token|convert|filter|pack|generat|eval|valid|test|sav|resolv"
+    r"|dropping|prepar|compil|shard|sanity",
+    re.IGNORECASE,
+)
+
+
+def read_log(path: str) -> tuple[str, str]:
+    """A figure, as ``key=number``, of a trainer's log, and how it was read.
+
+    Of the first kind of figure that the log has, the median of those after it warmed up.
+
+    Parameters
+    ----------
+    path : str
+        The log, gzip or plain, or ``-`` for standard input.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, or says no rate.
+    """
+    if path == "-":
+        source, text = "<standard input>", text_of(read_stdin().encode(), "<standard input>")
+    else:
+        source, text = path, text_of(read_bytes(path, MAX_TEXT), path)
+    for kind in _RATES:
+        values = _bars(text) if kind.name is _BARS else _numbers(kind.pattern, text)
+        values = [v for v in values if v > 0.0 and math.isfinite(v)]
+        if not values:
+            continue
+        kept = values[int(_WARM * len(values)) :] if len(values) > _FEW else values
+        figure = median(kept) * kind.unit
+        return (
+            f"{kind.key}={figure:.6g}",
+            f"{kind.name}, the median of {len(kept)} of {len(values)}",
+        )
+    kinds = ", ".join(dict.fromkeys(kind.name for kind in _RATES))
+    raise InputError.single(source, f"says no rate that is known here: {kinds}")
+
+
+def _numbers(pattern: str, text: str) -> list[float]:
+    found = re.findall(pattern, text)
+    return [float(number.replace(",", "")) * _SUFFIX[suffix] for number, suffix in found]
+
+
+def _bars(text: str) -> list[float]:
+    """Seconds a step of the bar of training: the first that is not labelled as another's."""
+    of_total: dict[str, list[float]] = {}
+    labelled = False
+    for bar in _BAR.finditer(text):
+        begin = max(text.rfind("\r", 0, bar.start()), text.rfind("\n", 0, bar.start())) + 1
+        if _ASIDE.search(text, begin, bar.start()):
+            labelled = True
+        else:
+            of_total.setdefault(bar[1], []).append(_seconds(bar[2], bar[3]))
+    if of_total:
+        return next(iter(of_total.values()))
+    return [] if labelled else [_seconds(rate, unit) for rate, unit in _BARE.findall(text)]
+
+
+def _seconds(rate: str, unit: str) -> float:
+    try:
+        value = float(rate)
+    except ValueError:  # two dots
+        return math.nan
+    if unit == "s/it":
+        return value
+    return 1.0 / value if value else math.nan

@@ -1,0 +1,116 @@
+"""Logs of trainers as launchers, terminals and their own versions leave them."""
+
+import gzip
+
+import pytest
+
+from sim.errors import InputError
+from sim.interop.nccl_tests import read_nccl_tests
+from sim.interop.trainer_logs import read_log
+
+
+def bar(rates, total=100, label="", unit="s/it"):
+    """A progress bar that was drawn once for each rate."""
+    return "\r".join(
+        f"{label} {i}%|#         | {i}/{total} [00:10<01:00,  {rate}{unit}]"
+        for i, rate in enumerate(rates)
+    )
+
+
+LOADING = bar([2.12] * 4, 4, "Loading checkpoint shards:")
+TITAN = "\n".join(
+    f"[rank0]:[titan] 2025-03-01 10:00:0{i},123 - root - INFO - \x1b[31mstep: {i:2}  \x1b[32mloss: "
+    f"7.1234  \x1b[33mmemory: 41.20GiB(51.90%)  \x1b[34mtps: 7,{600 + i}  \x1b[35mmfu: 45.02%"
+    for i in range(1, 9)
+)
+SWIFT = (
+    "{'loss': 1.2, 'token_acc': 0.7, 'memory(GiB)': 41.2, 'train_speed(iter/s)': 0.125, "
+    "'global_step/max_steps': '10/100'}"
+)
+
+
+@pytest.mark.parametrize(
+    ("log", "figure"),
+    [
+        (TITAN, "tokens_per_s_per_gpu=7605"),
+        (TITAN.replace("\n", "\r\n"), "tokens_per_s_per_gpu=7605"),
+        ('{"step": 10, "throughput(tps)": 7612.4, "mfu(%)": 45.1}', "tokens_per_s_per_gpu=7612.4"),
+        ('{"step": 10, "mfu(%)": 41.0}', "mfu=0.41"),
+        ('{"step": 10, "mfu": 0.41}', "mfu=0.41"),
+        # train_steps_per_second has three decimals: samples say it better below 0.1
+        ("{'train_samples_per_second': 0.768, 'train_steps_per_second': 0.012}",
+         "samples_per_s=0.768"),
+        ("{'train_steps_per_second': '0.24', 'train_loss': '1.2'}", "it_per_s=0.24"),
+        (LOADING + "\n" + bar([8.5] * 3), "s_per_it=8.5"),
+        (bar([8.5] * 3) + "\r" + bar([5.5] * 30, 40, unit="it/s"), "s_per_it=8.5"),  # evaluation
+        (bar([1.25] * 3, unit="it/s"), "s_per_it=0.8"),
+        ("1|25|Loss: 1.2:" + bar([1.25], unit="it/s"), "s_per_it=0.8"),
+        ("iteration: 10 / 100 | elapsed_time_per_iteration_ms: 5.52K | tokens_per_sec: 190K | "
+         "tokens_per_sec_per_gpu: 2.97K", "tokens_per_s_per_gpu=2970"),
+        ('{"current_steps": 10, "throughput": 4321.5, "total_tokens": 358000}',
+         "tokens_per_s=4321.5"),
+        ("iteration 9/99 | global_step: 9 | train_step_timing in s: 4.56", "step_time_s=4.56"),
+        ("global_step=10, RunningAvgSamplesPerSec=12.3, CurrSamplesPerSec=12.8, MemAllocated=9GB",
+         "samples_per_s=12.8"),
+        (SWIFT, "it_per_s=0.125"),
+        ("step=10 loss=5.1 tgs (tokens/gpu/second)=4193.76", "tokens_per_s_per_gpu=4193.76"),
+        ("    throughput/device/TPS=12,345", "tokens_per_s_per_gpu=12345"),
+        ("current token per gpu per sec: 9123", "tokens_per_s_per_gpu=9123"),
+        ("iter 10: loss 4.3123, time 245.33ms, mfu 41.20%", "step_time_s=0.24533"),
+        ("[default7]: iteration 10/ 100 | elapsed time per iteration (ms): 5523.1 |",
+         "step_time_s=5.5231"),
+    ],
+)  # fmt: skip
+def test_logs_of_many_shapes(tmp_path, log, figure):
+    path = tmp_path / "train.log"
+    path.write_bytes(log.encode())
+    assert read_log(str(path))[0] == figure
+    path.write_bytes(gzip.compress(log.encode()))
+    assert read_log(str(path))[0] == figure
+
+
+@pytest.mark.parametrize("log", [LOADING, "{'loss': 1.2, 'grad_norm': 0.5}", "throughput: 12 it"])
+def test_what_is_no_rate_of_training(tmp_path, log):
+    path = tmp_path / "train.log"
+    path.write_text(log)
+    with pytest.raises(InputError, match="says no rate"):
+        read_log(str(path))
+
+
+NCCL = """\
+#                                                        out-of-place                  in-place
+#       size         count      type   redop    root     time   algbw   busbw #wrong     time   algbw   busbw #wrong
+     1048576        262144     float     sum      -1    40.56   25.85   48.47      0    39.06   26.85   50.34      0
+   536870912     134217728     float     sum      -1    20973   25.60   48.00      0    20970   25.60   48.00      0
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "[0]", "[1,0]<stdout>:", "[rank0]: ", "[default0]:", "[1,mpirank:0,algo-1]<stdout>:",
+        "[prterun-node-12@1,0]<stdout>: ", "0: ", "node1: ", "[pod/launcher-x7k/main] ",
+        "worker-1  | ", "2025-11-02T10:11:12.123456789Z stdout F ", "[2025-11-02 10:11:12] ",
+        "\x1b[32mpod-a\x1b[0m ", "(RayTrainWorker pid=1234) ", "Nov 02 10:11:12 n1 mpirun[12]: ",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_launchers_tag_inside_lines(tmp_path, tag, end):
+    """Before each flush of a buffer, thus within rows too (NVIDIA/nccl issue 1453)."""
+    lines = [tag + line.replace("  -1 ", f"  -1{tag} ") for line in NCCL.splitlines()]
+    path = tmp_path / "all_reduce.log"
+    path.write_bytes(end.join(lines).encode())
+    (found,) = read_nccl_tests(path)
+    assert [(p.size, p.time_s, p.in_place_s) for p in found.points] == [
+        (1048576, pytest.approx(40.56e-6), pytest.approx(39.06e-6)),
+        (536870912, pytest.approx(20973e-6), pytest.approx(20970e-6)),
+    ]
+
+
+def test_a_tag_that_is_a_time_of_its_own(tmp_path):
+    """Each line has another one."""
+    lines = [f"2025-11-02 10:11:{i}.{i}01 | {line}" for i, line in enumerate(NCCL.splitlines(), 12)]
+    lines[2] = lines[2].replace("-1 ", "-12025-11-02 10:11:59.5901 | ")
+    path = tmp_path / "all_reduce.log"
+    path.write_text("\n".join(lines))
+    assert len(read_nccl_tests(path)[0].points) == 2
