@@ -10,8 +10,8 @@ import numpy as np
 from sim.lowering.costs import Priced
 from sim.lowering.lower import Lowered, RankView, written
 from sim.lowering.parts import F8, I4, I8, NO_FLIGHTS, Classes, Flights
-from sim.lowering.runs import Ground, ground_of
-from sim.lowering.wires import wires_of
+from sim.lowering.runs import Ground
+from sim.lowering.wires import wire_costs, wires_of
 from sim.program import Timeline
 from sim.program.crowd import ClassKind, Crowd, stride_of
 
@@ -64,7 +64,7 @@ class Gathering(NamedTuple):
                             + last[self.crowd.kind]]  # fmt: skip
         gpus: dict[str, int] = {}
         for c, role in enumerate(self.classes.role.tolist()):
-            gpus.setdefault(self.ground.played[role].part.role.gpu.name, c)
+            gpus.setdefault(self.ground.parts[role].role.gpu.name, c)
         return np.unique([int(ends.argmax()), *gpus.values()])
 
 
@@ -86,7 +86,7 @@ def gathered(priced: Priced) -> Gathering:
         What runs and what it costs.
     """
     classes, flights = priced.compiled.classes, priced.flights
-    ground = ground_of(priced.parts, classes, flights)
+    ground = Ground(priced.parts, classes, flights)
     _, first, kind = np.unique(
         np.stack([classes.role, ground.curve_begin], axis=1), axis=0, return_index=True,
         return_inverse=True,
@@ -111,6 +111,7 @@ def gathered(priced: Priced) -> Gathering:
         mine = np.flatnonzero(kind[at] == i)
         wire[at[mine], np.searchsorted(one.arrive, op[mine])] = wires.waits[mine] - split
     ptr, resource, amount, route = _routes(ground, classes, kind, alone)
+    costs, draws = wire_costs(flights), wires.draws
     crowd = Crowd(
         kinds=tuple(kinds),
         kind=kind,
@@ -118,13 +119,13 @@ def gathered(priced: Priced) -> Gathering:
         wire=wire,
         route=route,
         wire_lane=wires.lane.astype(np.int32),
-        wire_latency=wires.latency,
-        wire_work=wires.work,
-        wire_bound=wires.bound,
+        wire_latency=costs.latency[wires.entry],
+        wire_work=costs.work[wires.entry],
+        wire_bound=costs.bound[wires.entry],
         wire_route=(ptr.size - 1 + wires.route).astype(np.int32),
-        demand_ptr=np.concatenate((ptr, ptr[-1] + wires.ptr)).astype(np.int32),
-        demand_resource=np.concatenate((resource, wires.resource)).astype(np.int32),
-        demand_amount=np.concatenate((amount, wires.amount)),
+        demand_ptr=np.concatenate((ptr, ptr[-1] + draws.ptr)).astype(np.int32),
+        demand_resource=np.concatenate((resource, draws.resource)).astype(np.int32),
+        demand_amount=np.concatenate((amount, draws.amount)),
         capacity=classes.capacity,
         hold_capacity=classes.sms,
     )
@@ -139,7 +140,7 @@ def _routes(
     begin, route = 0, np.zeros(kind.size, dtype=np.int32)
     for i, one in enumerate(alone):
         mine = np.flatnonzero(kind == i)
-        rows = ground.played[int(classes.role[mine[0]])].part.rows
+        rows = ground.parts[int(classes.role[mine[0]])].rows
         own = np.diff(one.program.demand_ptr)
         times = mine.size if rows.demand_local.size else 1
         counts.append(np.tile(own, times))

@@ -1,9 +1,9 @@
 """Programs of like plans with other costs: the frame stays, only numbers are written anew.
 
 The ops of a plan, whatever bytes they move, and the number of kernels of each settle which ops a
-program has and what waits for what. Where all ranks are one class, `lowered` keeps the first
-program of such a frame and fills later ones in; what it returns is equal to what `lower` would
-make.
+program has and what waits for what. `lowered` keeps the first program of such a frame, or its
+`Outline` where ranks are of several classes (pipelines), and fills later ones in; what it returns
+is equal to what `lower` would make.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.lowering.costs import Priced
-from sim.lowering.layout import after_waits
-from sim.lowering.lower import Lowered, lower
-from sim.lowering.parts import F8, HOST_SYNC_S, I4, I8, Part
+from sim.lowering.layout import after_waits, put_together
+from sim.lowering.lower import Lowered, Outline, filled, lower, outline_of
+from sim.lowering.parts import F8, HOST_SYNC_S, I4, I8, Flights, Part
 from sim.lowering.rows import one_of
+from sim.lowering.runs import Ground
 from sim.lowering.table import table_of
-from sim.program import revalue
+from sim.program import revalue, validate_structure
 from sim.strategies.plan import Plan
 
 MAX_OPS = 600_000  # of all frames that are kept: some 60 MB
 _Key = tuple[object, ...]
+MAX_OUTLINED = 2_500_000  # ops of all outlines that are kept: some 60 B each
 HIGHEST = 100_000  # ops of a stack: its columns stay in a processor's cache
 
 
@@ -50,9 +52,50 @@ def lowered(priced: Priced) -> Lowered:
         What runs and what it costs.
     """
     if not folds(priced):
-        return lower(priced.parts, priced.compiled.classes, priced.flights)
+        return _outlined(priced)
     frame, new = _frame_of(_key(priced), priced)
     return frame.first if new else _filled([priced], frame).row(0)
+
+
+def _outlined(priced: Priced) -> Lowered:
+    """As `lower`, of several classes; the structure of those that are not too large is kept."""
+    parts, classes, flights = priced.parts, priced.compiled.classes, priced.flights
+    ground = Ground(parts, classes, flights)
+    key = _outline_key(ground, priced)
+    outline, _ = _outlines.pop(key, (None, flights))
+    if outline is not None:
+        _outlines[key] = outline, flights  # the last used stands last
+        return filled(outline, ground, classes, flights)
+    outline = outline_of(ground, classes, flights, np.arange(len(classes.ranks)))
+    found = filled(outline, ground, classes, flights)
+    validate_structure(found.program)
+    if outline.place.size <= MAX_OUTLINED:
+        _outlines[key] = outline, flights  # held, so that the ids stay theirs
+        while sum(kept.place.size for kept, _ in _outlines.values()) > MAX_OUTLINED:
+            del _outlines[next(iter(_outlines))]
+    return found
+
+
+def _outline_key(ground: Ground, priced: Priced) -> _Key:
+    """All that an outline depends on: equal for steps that differ in numbers only."""
+    classes, flights = priced.compiled.classes, priced.flights
+    each: list[object] = []
+    for part, own, hidden in zip(priced.parts, ground.parts, ground.hidden, strict=True):
+        rows = part.rows
+        each += (
+            _structure(part.plan), part.runs, rows.kinds, rows.draws, (rows.curve >= 0).tobytes(),
+            *(mask.tobytes() for mask in put_together(own, table_of(part.plan), hidden)),
+        )  # fmt: skip
+    each += (mask.tobytes() for mask in ground.kept)
+    each += ((wire.comm, id(wire.team), wire.lane) for wire in flights.wires)
+    keep = None if ground.keep is None else ground.keep.tobytes()
+    return (
+        *each, keep, id(flights.of), id(flights.ops), classes.ranks, classes.role.tobytes(),
+        classes.local.tobytes(), classes.capacity.size, classes.sms.tobytes(),
+    )  # fmt: skip
+
+
+_outlines: dict[_Key, tuple[Outline, Flights]] = {}
 
 
 class ProgramStack(NamedTuple):

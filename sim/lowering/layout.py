@@ -12,6 +12,29 @@ from sim.program import successors_of
 from sim.strategies.plan import HOST
 
 
+class Launches(NamedTuple):
+    """What host ops of a part are: the launch of a row, or launches put together as one op.
+
+    Of each row, then of each run of rows those of all but the first row; behind these the same
+    after the host has waited, where it ever does.
+    """
+
+    first_row: I8  # (k,) of each run
+    n_rows: I8  # (k,)
+    waits: bool
+
+    def seconds(self, host_s: F8) -> F8:
+        """Time of each, given those of rows. [s]"""
+        until = np.concatenate(([0.0], np.cumsum(host_s)))
+        rest = until[self.first_row + self.n_rows] - until[self.first_row + 1]
+        own = np.concatenate((host_s, rest))
+        return np.concatenate((own, own + HOST_SYNC_S)) if self.waits else own
+
+    def size(self, rows: int) -> int:
+        """How many there are, of so many rows. [1]"""
+        return (rows + self.first_row.size) * (2 if self.waits else 1)
+
+
 class PartLayout(NamedTuple):
     """Local op indices of a class that plays a part: host ops first, then each stream's ops."""
 
@@ -25,7 +48,8 @@ class PartLayout(NamedTuple):
     launch: I8  # (m,) host op of it
     seen: I8  # (w,) device ops whose end the host waits for
     woken: I8  # (w,) host op that follows
-    host_s: F8  # (n_host,) [s]
+    issue: I8  # (n_host,) which of `launches` each host op is
+    launches: Launches
     lane: I4  # (n,)
     plan_op: I4  # (n,)
     streams: tuple[str, ...]
@@ -38,18 +62,20 @@ def exclusive(counts: I8) -> I8:
     return out
 
 
-def woken_s(rows: Rows, host_rows: I8) -> F8 | float:
-    """What waking up adds to each host op whose forerunner the host waited for, (n_host,). [s]"""
-    if not rows.waits.any():
-        return 0.0
-    return np.where(after_waits(rows, host_rows), HOST_SYNC_S, 0.0)
-
-
 def after_waits(rows: Rows, host_rows: I8) -> B1:
     """Host ops whose forerunner the host waited for, (n_host,)."""
     out = np.zeros(host_rows.size, dtype=np.bool_)
     out[1:] = rows.waits[host_rows[:-1]]
     return out
+
+
+def put_together(part: Part, table: PlanTable, hidden: B1) -> tuple[B1, B1]:
+    """Ops whose launches but the first are no ops of their own, and those with one op for them."""
+    rows, row_start, row_count = part.rows, part.row_start, part.row_count
+    hidden = hidden & (table.kind != HOST) & (row_count > 1)
+    until = np.concatenate(([0.0], np.cumsum(rows.host_s)))
+    takes_time = until[row_start + row_count] > until[np.minimum(row_start + 1, rows.work.size)]
+    return hidden, hidden & takes_time
 
 
 def lay_out(part: Part, table: PlanTable, hidden: B1) -> PartLayout:
@@ -58,18 +84,19 @@ def lay_out(part: Part, table: PlanTable, hidden: B1) -> PartLayout:
     rows, row_start, row_count = part.rows, part.row_start, part.row_count
     host_only = kind == HOST
     device_count = np.where(host_only, 0, row_count)
-    hidden = hidden & ~host_only & (row_count > 1)
-    host_time = np.concatenate(([0.0], np.cumsum(rows.host_s)))
-    rest = np.where(hidden, host_time[row_start + row_count] - host_time[row_start + 1], 0.0)
-    host_count = np.where(host_only, 1, np.where(hidden, 1 + (rest > 0.0), row_count))
+    hidden, together = put_together(part, table, hidden)
+    host_count = np.where(host_only, 1, np.where(hidden, 1 + together, row_count))
     host_first = exclusive(host_count)
     n_host = int(host_count.sum())
     host_rows = np.repeat(row_start, host_count) + (
         np.arange(n_host) - np.repeat(host_first, host_count)
     )
-    host_s = rows.host_s[host_rows]
-    host_s[host_first[rest > 0.0] + 1] = rest[rest > 0.0]
-    host_s += woken_s(rows, host_rows)
+    width = rows.work.size + 1
+    runs, which = np.unique(row_start[together] * width + row_count[together], return_inverse=True)
+    launches = Launches(runs // width, runs % width, bool(rows.waits.any()))
+    issue = host_rows.copy()
+    issue[host_first[together] + 1] = rows.work.size + which.ravel()
+    issue += (rows.work.size + runs.size) * after_waits(rows, host_rows)
     order = np.argsort(stream_id, kind="stable")
     order = order[device_count[order] > 0]
     counts = device_count[order]
@@ -100,7 +127,8 @@ def lay_out(part: Part, table: PlanTable, hidden: B1) -> PartLayout:
         launch=launch,
         seen=n_host + waits[seen],
         woken=launch[seen] + 1,
-        host_s=host_s,
+        issue=issue,
+        launches=launches,
         lane=lane,
         plan_op=plan_op,
         streams=table.streams,

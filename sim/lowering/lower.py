@@ -22,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.fabric.role import Role
+from sim.lowering.cost_table import CostPlaces, CostTable, places_of, routes_of
+from sim.lowering.layout import PartLayout, exclusive
 from sim.lowering.parts import (
     CATEGORIES,
     F8,
@@ -32,11 +34,12 @@ from sim.lowering.parts import (
     Classes,
     Flights,
     Part,
+    Rows,
 )
-from sim.lowering.runs import ClassRun, Ground, ground_of, runs_of
+from sim.lowering.runs import ClassRun, Ground, Played, runs_of
 from sim.lowering.table import table_of
-from sim.lowering.wires import OwnTransfers, Wires, successors, taken_in, wires_of
-from sim.program import Program, Timeline, followers_of, validate
+from sim.lowering.wires import WireDraws, successors, taken_in, wire_costs, wires_of
+from sim.program import NUMBERS, Program, Timeline, followers_of, revalue, validate_structure
 from sim.records import dataclass
 from sim.strategies.plan import Plan
 
@@ -112,7 +115,7 @@ def lower(parts: Sequence[Part], classes: Classes, flights: Flights = NO_FLIGHTS
     flights : Flights
         Collectives on the wire; none where all ranks are one class.
     """
-    ground = ground_of(parts, classes, flights)
+    ground = Ground(parts, classes, flights)
     return written(ground, classes, flights, np.arange(len(classes.ranks)))
 
 
@@ -128,98 +131,68 @@ def written(ground: Ground, classes: Classes, flights: Flights, some: I8) -> Low
     some : (n,) int64
         Which to write out, ascending.
     """
-    role, base = classes.role, np.full(classes.role.size, -1, dtype=np.int64)
-    classes, curves = classes.only(some), ground.curves
-    runs = runs_of(ground.played, classes, ground.curve_begin[some])
-    n_local = sum(run.classes * run.played.layout.n for run in runs)
-    base[some] = np.concatenate([run.base.ravel() for run in runs])
-    all_wires = wires_of(ground, flights, role, base, n_local)
-    routes = _routes(runs, classes, all_wires)
-    wires, own = taken_in(all_wires, n_local)
+    outline = outline_of(ground, classes, flights, some)
+    found = filled(outline, ground, classes, flights)
+    validate_structure(found.program)
+    return found
 
-    rows: dict[int, I8] = {}  # first row of each class, by the first class of its run
-    n_rows = 0
-    for run in runs:
-        size = run.played.part.rows.work.size + 1
-        rows[run.begin] = n_rows + size * np.arange(run.classes)[:, None]
-        n_rows += size * run.classes
+
+class Outline(NamedTuple):
+    """A program but for its numbers, and where in a `CostTable` each op has its own."""
+
+    lowered: Lowered  # without numbers: columns of its program are empty, and views are the first's
+    some: I8  # classes that are written out
+    place: I8  # (n,)
+    places: CostPlaces
+    draws: WireDraws
+    wire_route: I4  # of each entry of the wire
+
+
+def outline_of(ground: Ground, classes: Classes, flights: Flights, some: I8) -> Outline:
+    """What a program is whatever its ops cost; arguments are as for `written`."""
+    played = ground.played
+    role, base = classes.role, np.full(classes.role.size, -1, dtype=np.int64)
+    classes = classes.only(some)
+    runs = runs_of(classes, ground.curve_begin[some])
+    sizes = np.array([p.layout.n for p in played], dtype=np.int64)
+    first, n_local = exclusive(sizes[classes.role]), int(sizes[classes.role].sum())
+    base[some] = first
+    all_wires = wires_of(ground, flights, role, base, n_local)
+    wires, own = taken_in(all_wires, n_local)
+    places = places_of(ground.parts, [p.layout.launches for p in played], classes, flights)
 
     def columns(
-        of: Callable[[ClassRun], npt.NDArray[Any]], wire: npt.NDArray[Any] | float
+        of: Callable[[ClassRun, PartLayout], npt.NDArray[Any]], wire: npt.NDArray[Any]
     ) -> npt.NDArray[Any]:
         """Values of every class's ops, (n,) or (classes, n) a run, then of the wires'."""
-        out: npt.NDArray[Any] | None = None
+        out = np.empty(n_local + wire.size, dtype=wire.dtype)
         for run in runs:
-            values = of(run)
-            if out is None:
-                out = np.empty(n_local + wires.lane.size, dtype=values.dtype)
-            at, n = int(run.base[0, 0]), run.played.layout.n
-            out[at : at + run.classes * n].reshape(run.classes, n)[:] = values
-        assert out is not None
+            layout, at = played[run.part].layout, int(first[run.begin])
+            mine = out[at : at + run.classes * layout.n].reshape(run.classes, layout.n)
+            mine[:] = of(run, layout)
         out[n_local:] = wire
         return out
 
-    # where each op's values stand among those of all rows, class by class, and of the wires
-    place = columns(lambda run: rows[run.begin] + run.played.row, 0)
-    place[n_local:] = n_rows + np.arange(wires.lane.size)
+    begin = places.begin[:, None]
+    place = columns(
+        lambda run, _: begin[run.begin : run.begin + run.classes] + played[run.part].entry,
+        places.wire + wires.entry,
+    )
+    both, which = np.unique(
+        place[own.op] * places.own + places.wire + own.entry, return_inverse=True
+    )
+    place[own.op] = places.own + which.ravel()
+    places = places._replace(row=both // places.own, flown=both % places.own)
+    table = CostTable(ground.parts, runs, places)
+    routes = routes_of(ground.parts, runs, classes, all_wires.draws)
+    wire_route = np.full(places.own - places.wire, routes.none, dtype=np.int32)
+    wire_route[all_wires.entry] = routes.wires + all_wires.route
 
-    def spread(
-        of: Callable[[ClassRun], npt.NDArray[Any]], wire: npt.NDArray[Any] | float
-    ) -> npt.NDArray[Any]:
-        """Values by row of costs, see `Played.costs`, (rows,) or (classes, rows) a run."""
-        values = [
-            np.broadcast_to(of(run), (run.classes, run.played.part.rows.work.size + 1)).ravel()
-            for run in runs
-        ]
-        beyond = np.broadcast_to(np.asarray(wire, dtype=values[0].dtype), wires.lane.shape)
-        found: npt.NDArray[Any] = np.concatenate((*values, beyond)).take(place)
-        return found
-
-    def costs(name: str, host: float, wire: npt.NDArray[Any] | float) -> npt.NDArray[Any]:
-        return spread(lambda run: run.played.costs(name, host), wire)
-
-    def paced(name: str, host: float, wire: F8) -> npt.NDArray[Any]:
-        def values(run: ClassRun) -> F8:
-            own = run.played.costs(name, host)
-            return np.asarray(own * np.where(curve(run) >= 0, run.pace, 1.0))
-
-        return spread(values, wire)
-
-    def flown(column: npt.NDArray[Any], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """A column in which collectives of one class are what they are on the wire."""
-        column[own.op] = values
-        return column
-
-    def issued(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """A column in which host ops take what each of them does."""
-        for run in runs:
-            at, n, host_s = int(run.base[0, 0]), run.played.layout.n, run.played.layout.host_s
-            own = column[at : at + run.classes * n].reshape(run.classes, n)
-            own[:, : host_s.size] = host_s
-        return column
-
-    def curve(run: ClassRun) -> I4:
-        return run.played.costs("curve", -1)
-
-    def shifted(run: ClassRun) -> I4:
-        own = curve(run)
-        return np.where(own >= 0, own + np.int32(run.curve), np.int32(-1))
-
-    def alone(run: ClassRun) -> F8:
-        own = run.played.costs("alone_s", 0.0)
-        return np.where(curve(run) >= 0, own / run.pace, own)
-
-    def holds(run: ClassRun) -> I4:
-        return np.where(run.played.costs("hold", 0) > 0, run.each, np.int32(-1))
-
-    def reads(run: ClassRun) -> I4:
-        return np.where(curve(run) >= 0, run.each, np.int32(-1))
-
-    streams = np.array([len(p.layout.streams) for p in ground.played], dtype=np.int32)
+    streams = np.array([len(p.layout.streams) for p in played], dtype=np.int32)
     lanes = streams[classes.role]
     lane_base = np.cumsum(lanes, dtype=np.int32) - lanes
     n_lanes = int(lanes.sum())
-    n = n_local + wires.lane.size
+    n = place.size
     hold_until = np.arange(n, dtype=np.int32)
     hold_until[wires.arrive] = wires.waits
     steps, peer = np.ones(n, dtype=np.int32), np.full(n, -1, dtype=np.int32)
@@ -227,111 +200,108 @@ def written(ground: Ground, classes: Classes, flights: Flights, some: I8) -> Low
     if (wires.steps > 1).any():
         steps[n_local:], peer[n_local:] = wires.steps, wires.peer
         follower = followers_of(peer)
-    succ_ptr, succ = successors(runs, wires)
+    succ_ptr, succ = successors(played, runs, first, wires)
+    holds = table.rows(lambda rows, run: np.where(rows.hold > 0, run.each, np.int32(-1)), -1, -1)
+    host, wire = CATEGORIES.index("host"), CATEGORIES.index("collective")
+    category = table.rows(lambda rows, _: rows.category, host, wire)
+    nothing: Any = np.zeros(0)
     # ops stand as the engine wants them: there is nothing to put in order
     program = Program(
-        lane=columns(lambda r: lane_base[r.each] + r.played.layout.lane, wires.lane + n_lanes),
-        latency=flown(issued(costs("latency_s", 0.0, wires.latency)), own.latency),
-        work=flown(costs("work", 0.0, wires.work), own.work),
-        bound=flown(paced("bound", np.inf, wires.bound), own.bound),
-        weight=flown(paced("weight", 1.0, wires.bound), own.bound),
+        lane=columns(
+            lambda run, layout: lane_base[run.each] + layout.lane,
+            (wires.lane + n_lanes).astype(np.int32),
+        ),
         demand_ptr=routes.ptr,
         demand_resource=routes.resource,
-        demand_amount=routes.amount,
-        route=flown(spread(routes.of, routes.of_wires(wires)), routes.of_wires(own)),
-        capacity=classes.capacity,
+        route=table.flown(routes.of, routes.none, wire_route).take(place),
         succ_ptr=succ_ptr,
         succ=succ,
-        hold_resource=spread(holds, -1),
-        hold_units=costs("hold", 0, 0),
+        hold_resource=holds.take(place),
         hold_until=hold_until,
         hold_capacity=classes.sms,
-        curve=spread(shifted, -1),
-        curve_resource=spread(reads, -1),
-        curves=curves,
         steps=steps,
         peer=peer,
         follower=follower,
         n_lanes=n_lanes + int(wires.lane.max(initial=-1)) + 1,
+        **dict.fromkeys(NUMBERS, nothing),  # filled in later
     )
-    validate(program)
-    host, wire = CATEGORIES.index("host"), CATEGORIES.index("collective")
-    return Lowered(
+    lowered = Lowered(
         program=program,
-        plan_op=columns(lambda r: r.played.layout.plan_op, wires.plan_op),
-        category=costs("category", host, wire),
-        alone_s=issued(spread(alone, 0.0)),
-        views=tuple(view for run in runs for view in _views(run, classes)),
-        lane_names=_lane_names(runs, classes, program.n_lanes),
+        plan_op=columns(lambda _, layout: layout.plan_op, wires.plan_op.astype(np.int32)),
+        category=category.take(place),
+        alone_s=nothing,
+        views=tuple(view for run in runs for view in _views(run, played[run.part], classes, first)),
+        lane_names=_lane_names(runs, played, classes, program.n_lanes),
         wire=n_local,
     )
+    return Outline(lowered, some, place, places, all_wires.draws, wire_route)
 
 
-class _Routes(NamedTuple):
-    """Demand table: one route a (class, row), then the wires'; the last route is empty."""
+def filled(outline: Outline, ground: Ground, classes: Classes, flights: Flights) -> Lowered:
+    """The program of an outline with the numbers of some parts, classes and flights."""
+    like, places = outline.lowered, outline.places
+    classes = classes.only(outline.some)
+    runs = runs_of(classes, ground.curve_begin[outline.some])
+    table, wire = CostTable(ground.parts, runs, places), wire_costs(flights)
+    routes = routes_of(ground.parts, runs, classes, outline.draws)
 
-    ptr: I4
-    resource: I4
-    amount: F8
-    wires: int  # first route of a wire op
-    begin: dict[int, int]  # first route of a run, by its first class
+    def pace(rows: Rows, run: ClassRun) -> F8:
+        """Of kernels; what has no curve keeps its own."""
+        return np.where(rows.curve >= 0, run.pace, 1.0)
 
-    def of(self, run: ClassRun) -> I4:
-        """Route of each row of costs of a run, see `Played.costs`; host ops have the empty one."""
-        n = run.played.part.rows.work.size
-        first = self.begin[run.begin] + (run.each - run.begin) * n
-        out = np.full((run.classes, n + 1), self.ptr.size - 2, dtype=np.int32)
-        out[:, :-1] = first + np.arange(n)
-        return out
+    def shifted(rows: Rows, run: ClassRun) -> I4:
+        return np.where(rows.curve >= 0, rows.curve + np.int32(run.curve), np.int32(-1))
 
-    def of_wires(self, ops: Wires | OwnTransfers) -> I8:
-        """Route of each op on the wire."""
-        return self.wires + ops.route
+    def reads(rows: Rows, run: ClassRun) -> I4:
+        return np.where(rows.curve >= 0, run.each, np.int32(-1))
 
-
-def _routes(runs: Sequence[ClassRun], classes: Classes, wires: Wires) -> _Routes:
-    counts, resources, amounts = [], [], []
-    begin, own = {}, 0
-    for run in runs:
-        rows, where = run.played.part.rows, slice(run.begin, run.begin + run.classes)
-        local, scale = classes.local[where], classes.scale[where]
-        if len(classes.ranks) == 1:  # beyond a class's own are the machine's: it needs no flights
-            shared = np.arange(classes.capacity.size)[None]
-            local = np.concatenate((local, shared), axis=1)
-            scale = np.concatenate((scale, np.ones_like(shared, dtype=float)), axis=1)
-        counts.append(np.tile(np.diff(rows.demand_ptr), run.classes))
-        resources.append(local[:, rows.demand_local].ravel())
-        amounts.append((rows.demand_amount * scale[:, rows.demand_local]).ravel())
-        begin[run.begin] = own
-        own += run.classes * rows.work.size
-    ptr = np.zeros(own + wires.ptr.size + 2, dtype=np.int32)
-    np.cumsum(np.concatenate(counts), out=ptr[1 : own + 1])
-    ptr[own + 1 : -1] = ptr[own] + wires.ptr
-    ptr[-1] = ptr[-2]
-    return _Routes(
-        ptr,
-        np.concatenate([*resources, wires.resource]).astype(np.int32),
-        np.concatenate([*amounts, wires.amount]),
-        own,
-        begin,
+    program = revalue(
+        like.program,
+        outline.place,
+        route=table.flown(routes.of, routes.none, outline.wire_route),
+        latency=table.flown(lambda rows, _: rows.latency_s, None, wire.latency),
+        work=table.flown(lambda rows, _: rows.work, 0.0, wire.work),
+        bound=table.flown(lambda rows, run: rows.bound * pace(rows, run), np.inf, wire.bound),
+        weight=table.flown(lambda rows, run: rows.weight * pace(rows, run), 1.0, wire.bound),
+        demand_amount=routes.amount,
+        capacity=classes.capacity,
+        hold_units=table.rows(lambda rows, _: rows.hold, 0, 0),
+        curve=table.rows(shifted, -1, -1),
+        curve_resource=table.rows(reads, -1, -1),
+        curves=ground.curves,
     )
+    alone = table.rows(lambda rows, run: rows.alone_s / pace(rows, run), None, 0.0)
+    parts = [ground.parts[role] for role in classes.role.tolist()]
+    return replace(
+        like,
+        program=program,
+        alone_s=alone.take(outline.place),
+        views=tuple(
+            replace(
+                view, role=part.role, plan=part.plan, multiplicity=int(times),
+                comm_bytes=table_of(part.plan).comm_bytes,
+            )
+            for view, part, times in zip(like.views, parts, classes.multiplicity, strict=True)
+        ),
+    )  # fmt: skip
 
 
-def _views(run: ClassRun, classes: Classes) -> Iterator[RankView]:
+def _views(run: ClassRun, played: Played, classes: Classes, base: I8) -> Iterator[RankView]:
     """Where each class's lanes stand."""
-    layout, table = run.played.layout, table_of(run.played.part.plan)
+    layout, table = played.layout, table_of(played.part.plan)
     copy_lanes = [i for i, s in enumerate(layout.streams) if s in _COPY_STREAMS]
     copies = np.flatnonzero(np.isin(layout.lane, copy_lanes))
     compute_lane = layout.streams.index("compute") if "compute" in layout.streams else 0
     compute = np.flatnonzero(layout.lane == compute_lane)
     first, last = layout.first[table.collectives], layout.last[table.collectives]
-    for c, at in enumerate(run.base.ravel().tolist(), run.begin):
+    for c in range(run.begin, run.begin + run.classes):
+        at = int(base[c])
         yield RankView(
             index=c,
             rank=classes.ranks[c],
             multiplicity=int(classes.multiplicity[c]),
-            role=run.played.part.role,
-            plan=run.played.part.plan,
+            role=played.part.role,
+            plan=played.part.plan,
             compute=slice(at + int(compute[0]), at + int(compute[-1]) + 1),
             copies=at + copies,
             comm_begin=at + first,
@@ -343,11 +313,13 @@ def _views(run: ClassRun, classes: Classes) -> Iterator[RankView]:
         )
 
 
-def _lane_names(runs: Sequence[ClassRun], classes: Classes, n_lanes: int) -> tuple[str, ...]:
+def _lane_names(
+    runs: Sequence[ClassRun], played: Sequence[Played], classes: Classes, n_lanes: int
+) -> tuple[str, ...]:
     names = tuple(
         f"rank {classes.ranks[c]} {stream}"
         for run in runs
         for c in range(run.begin, run.begin + run.classes)
-        for stream in run.played.layout.streams
+        for stream in played[run.part].layout.streams
     )
     return names + tuple(f"wire {w}" for w in range(n_lanes - len(names)))

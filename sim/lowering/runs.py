@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -45,34 +46,32 @@ class Played(NamedTuple):
 
     part: Part
     layout: PartLayout
-    row: I8  # (n,) of costs; for host ops, which have none, one behind the last
+    entry: I8  # (n,) which row of costs each op has; host ops, behind all rows, which launch
     waited_ptr: I4  # (n + 1,) CSR of the ops that wait for each of its ops
     waited: I4
-
-    def costs(self, name: str, host: float) -> npt.NDArray[Any]:
-        """A column of costs, and behind the last what host ops have instead."""
-        column: npt.NDArray[Any] = getattr(self.part.rows, name)
-        return np.append(column, np.asarray(host, dtype=column.dtype))
 
 
 class ClassRun(NamedTuple):
     """Classes in a row that play the same part."""
 
-    played: Played
+    part: int
     begin: int  # first class
     classes: int  # how many
-    each: I4  # (classes, 1) their numbers
-    base: I8  # (classes, 1) first op of each
     pace: F8 | float  # (classes, 1) their speed, or the speed of all
     curve: I4 | int  # (classes, 1) where their curves begin, or those of all begin
 
+    @property
+    def each(self) -> I4:
+        """Their numbers, (classes, 1)."""
+        return np.arange(self.begin, self.begin + self.classes, dtype=np.int32)[:, None]
 
-def played_of(part: Part, hidden: B1) -> Played:
+
+def _played_of(part: Part, hidden: B1) -> Played:
     """A part laid out, with the launches of its `hidden` ops put together."""
     table = table_of(part.plan)
     layout = lay_out(part, table, hidden)
-    row = np.concatenate((np.full(layout.n_host, part.rows.work.size), layout.rows))
-    return Played(part, layout, row, *edges_of(table, layout))
+    entry = np.concatenate((part.rows.work.size + layout.issue, layout.rows))
+    return Played(part, layout, entry, *edges_of(table, layout))
 
 
 def curves_of(parts: Sequence[Part], classes: Classes) -> tuple[F8, I4]:
@@ -92,21 +91,17 @@ def curves_of(parts: Sequence[Part], classes: Classes) -> tuple[F8, I4]:
     return (np.concatenate(wide) if len(wide) > 1 else tables[0]), begin
 
 
-def runs_of(played: Sequence[Played], classes: Classes, curve: I4) -> tuple[ClassRun, ...]:
+def runs_of(classes: Classes, curve: I4) -> tuple[ClassRun, ...]:
     """Classes by what they play; `curve` is where each one's curves begin, (n_classes,)."""
-    sizes = np.array([p.layout.n for p in played], dtype=np.int64)
-    base = exclusive(sizes[classes.role])
     starts = [0, *(np.flatnonzero(np.diff(classes.role)) + 1).tolist(), classes.role.size]
     runs = []
     for first, end in pairwise(starts):
         speed, curves = classes.speed[first:end], curve[first:end]
         runs.append(
             ClassRun(
-                played=played[int(classes.role[first])],
+                part=int(classes.role[first]),
                 begin=first,
                 classes=end - first,
-                each=np.arange(first, end, dtype=np.int32)[:, None],
-                base=base[first:end, None],
                 pace=float(speed[0]) if (speed == speed[0]).all() else speed[:, None],
                 curve=int(curves[0]) if (curves == curves[0]).all() else curves[:, None],
             )
@@ -128,30 +123,42 @@ def _kept_rows(rows: Rows, keep: B1) -> Rows:
     )
 
 
-class Ground(NamedTuple):
-    """What a program is made of, whichever of its classes are written out."""
+class Ground:
+    """What a program is made of, whichever of its classes are written out.
 
-    played: tuple[Played, ...]
-    curves: F8  # of all parts and speeds
-    curve_begin: I4  # (n_classes,) where each one's begin
-    keep: B1 | None  # resources that may bind; None: all
+    Attributes
+    ----------
+    parts : tuple of Part
+        With those demands that may bind.
+    hidden : tuple of (P,) bool
+        Of each part the ops whose launches nobody can wait for.
+    curves, curve_begin : (n_curves, units + 1) float64, (n_classes,) int32
+        Of all parts and speeds, and where each class's begin.
+    keep : (n_resources,) bool or None
+        Resources that may bind; None: all.
+    kept : tuple of (n_demands,) bool
+        Of each part the demands that were kept; empty where all are.
+    """
 
+    def __init__(self, parts: Sequence[Part], classes: Classes, flights: Flights) -> None:
+        self.keep: B1 | None = None
+        self.kept: tuple[B1, ...] = ()
+        self.hidden = [np.zeros(part.row_start.size, dtype=bool) for part in parts]
+        if len(classes.ranks) > 1:
+            self.hidden = [
+                hidden_launches(part, float(classes.speed[classes.role == i].max()))
+                for i, part in enumerate(parts)
+            ]
+            binding = may_bind(parts, classes, flights)
+            self.keep, self.kept = binding.resource, binding.local
+            parts = [
+                part._replace(rows=_kept_rows(part.rows, local))
+                for part, local in zip(parts, binding.local, strict=True)
+            ]
+        self.parts = tuple(parts)
+        self.curves, self.curve_begin = curves_of(parts, classes)
 
-def ground_of(parts: Sequence[Part], classes: Classes, flights: Flights) -> Ground:
-    """Lay out each part once."""
-    keep: B1 | None = None
-    hidden = [np.zeros(part.row_start.size, dtype=bool) for part in parts]
-    if len(classes.ranks) > 1:
-        hidden = [
-            hidden_launches(part, float(classes.speed[classes.role == i].max()))
-            for i, part in enumerate(parts)
-        ]
-        binding = may_bind(parts, classes, flights)
-        keep = binding.resource
-        parts = [
-            part._replace(rows=_kept_rows(part.rows, local))
-            for part, local in zip(parts, binding.local, strict=True)
-        ]
-    curves, begin = curves_of(parts, classes)
-    played = (played_of(part, hide) for part, hide in zip(parts, hidden, strict=True))
-    return Ground(tuple(played), curves, begin, keep)
+    @cached_property
+    def played(self) -> tuple[Played, ...]:
+        """Each part laid out once."""
+        return tuple(map(_played_of, self.parts, self.hidden))

@@ -14,22 +14,26 @@ from sim.lowering.runs import ClassRun, Ground, Played, kept
 from sim.lowering.teams import Team
 
 
+class WireDraws(NamedTuple):
+    """What ops on the wire draw on, a route for each op of a team, team by team."""
+
+    ptr: I8
+    resource: I8
+    amount: F8
+
+
 class Wires(NamedTuple):
     """Columns of all wire ops, and the precedence edges to and from them."""
 
     plan_op: I8
     lane: I8
-    latency: F8
-    work: F8
-    bound: F8
+    entry: I8  # of `WireCosts`
     route: I8  # among the wires' own routes
     steps: I8
     peer: I8
     arrive: I8  # (m,) op of a member that a wire op waits for; the next one is its finish
     waits: I8  # (m,) the wire op
-    ptr: I8  # routes
-    resource: I8
-    amount: F8
+    draws: WireDraws
     alone: B1  # one class takes part, in one step
 
 
@@ -37,10 +41,31 @@ class OwnTransfers(NamedTuple):
     """Collectives in which one class takes part: they need no op on the wire."""
 
     op: I8  # (n,) with which the class arrives
-    latency: F8
+    entry: I8  # of `WireCosts`
+
+
+class WireCosts(NamedTuple):
+    """What ops on the wire cost, by kind of collective and, of each, by op."""
+
+    latency: F8  # [s]
     work: F8
     bound: F8
-    route: I8  # among the wires' own routes
+
+
+def wire_costs(flights: Flights) -> WireCosts:
+    """Of all flights, whichever are written out."""
+    wires = flights.wires
+    sizes = np.array([w.team.n_wires for w in wires], dtype=np.int64)
+
+    def each(values: Iterable[float]) -> F8:
+        return np.repeat(np.array(list(values), dtype=float), sizes)
+
+    pace = np.concatenate([np.zeros(0), *(w.team.pace for w in wires)])
+    return WireCosts(
+        latency=each(w.latency_s / w.team.steps for w in wires),
+        work=each(w.work * w.team.chunk for w in wires),
+        bound=each(w.bound * w.team.steps * w.team.chunk for w in wires) * pace,
+    )
 
 
 def taken_in(wires: Wires, n_local: int) -> tuple[Wires, OwnTransfers]:
@@ -57,17 +82,12 @@ def taken_in(wires: Wires, n_local: int) -> tuple[Wires, OwnTransfers]:
     single = wires.alone[which]
     mine, left = which[single], ~wires.alone
     place = np.append(n_local + np.cumsum(left) - 1, -1)
-    own = OwnTransfers(
-        wires.arrive[single], wires.latency[mine], wires.work[mine], wires.bound[mine],
-        wires.route[mine],
-    )  # fmt: skip
+    own = OwnTransfers(wires.arrive[single], wires.entry[mine])
     peer = wires.peer[left]
     rest = wires._replace(
         plan_op=wires.plan_op[left],
         lane=wires.lane[left],
-        latency=wires.latency[left],
-        work=wires.work[left],
-        bound=wires.bound[left],
+        entry=wires.entry[left],
         route=wires.route[left],
         steps=wires.steps[left],
         peer=place[np.where(peer < 0, -1, peer - n_local)],
@@ -96,9 +116,8 @@ def wires_of(ground: Ground, flights: Flights, role: I8, base: I8, n_local: int)
     """
     if not flights.of.size:
         none, no = np.zeros(0, dtype=np.int64), np.zeros(0)
-        return Wires(
-            none, none, no, no, no, none, none, none, none, none, none, none, no, no > 0.0
-        )  # fmt: skip
+        draws = WireDraws(none, none, no)
+        return Wires(none, none, none, none, none, none, none, none, draws, no > 0.0)
     wires, of = flights.wires, flights.of
     teams = {id(w.team): w.team for w in wires}
     number = {key: i for i, key in enumerate(teams)}
@@ -122,9 +141,6 @@ def wires_of(ground: Ground, flights: Flights, role: I8, base: I8, n_local: int)
     at = n_local + exclusive(counts)
     own = np.arange(int(counts.sum())) - np.repeat(at - n_local, counts)
 
-    def each(values: Iterable[float]) -> F8:
-        return np.repeat(np.array(list(values), dtype=float)[of], counts)
-
     def index(values: Iterable[int]) -> I8:
         return np.repeat(np.array(list(values), dtype=np.int64)[of], counts)
 
@@ -137,32 +153,38 @@ def wires_of(ground: Ground, flights: Flights, role: I8, base: I8, n_local: int)
     place[-1] = -1
     peer = _joined([t.peer for t in whole], team_of)
     peer = np.where(peer < 0, -1, peer + np.repeat(at, counts))[order]
-    bound = each(w.bound * w.team.steps * w.team.chunk for w in wires)
+    entries = exclusive(np.array([w.team.n_wires for w in wires]))
     return Wires(
         plan_op=np.repeat(flights.ops.max(axis=1), counts)[order],
         lane=lane[order],
-        latency=each(w.latency_s / w.team.steps for w in wires)[order],
-        work=each(w.work * w.team.chunk for w in wires)[order],
-        bound=(bound * _joined([t.pace for t in whole], team_of))[order],
+        entry=(np.repeat(entries[of], counts) + own)[order],
         route=(np.repeat(starts[team_of], counts) + own)[order],
         steps=index(w.team.steps for w in wires)[order],
         peer=place[np.where(peer < 0, -1, peer - n_local)],
         arrive=arrivals[there],
         waits=place[waits[there] - n_local],
-        ptr=np.concatenate([t.ptr[1:] + i for t, i in zip(whole, ends, strict=True)]),
-        resource=np.concatenate([t.resource for t in whole]),
-        amount=np.concatenate([t.amount for t in whole]),
+        draws=WireDraws(
+            np.concatenate([t.ptr[1:] + i for t, i in zip(whole, ends, strict=True)]),
+            np.concatenate([t.resource for t in whole]),
+            np.concatenate([t.amount for t in whole]),
+        ),
         alone=_joined([t.alone for t in whole], team_of)[order],
     )
 
 
-def successors(runs: Sequence[ClassRun], wires: Wires) -> tuple[I4, I4]:
-    """Who waits for whom, as CSR over all ops: those of classes, then those on the wire."""
+def successors(
+    played: Sequence[Played], runs: Sequence[ClassRun], base: I8, wires: Wires
+) -> tuple[I4, I4]:
+    """Who waits for whom, as CSR over all ops: those of classes, then those on the wire.
+
+    `base` is the first op of each class, (n_classes,).
+    """
     lengths, to = [], []
     for run in runs:
-        own = run.played
+        own = played[run.part]
         lengths.append(np.tile(np.diff(own.waited_ptr), run.classes))
-        to.append((run.base.astype(np.int32) + own.waited).ravel())
+        first = base[run.begin : run.begin + run.classes, None].astype(np.int32)
+        to.append((first + own.waited).ravel())
     n_local, n = sum(each.size for each in lengths), wires.lane.size
     # what comes to the wire is waited for by its op there, behind all others
     order = np.argsort(wires.arrive)

@@ -18,7 +18,7 @@ The rules (docs/decisions/0006-engine.md has the reasons):
 
 from sim.program.assembly import assemble, followers_of, revalue, successors_of
 from sim.program.builder import ProgramBuilder
-from sim.program.checks import check_acyclic, find_cycle, validate
+from sim.program.checks import check_acyclic, find_cycle, validate, validate_structure
 from sim.program.table import F8, I4, I8, NUMBERS, Program, Timeline
 
 __all__ = [
@@ -36,4 +36,5 @@ __all__ = [
     "revalue",
     "successors_of",
     "validate",
+    "validate_structure",
 ]

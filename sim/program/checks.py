@@ -46,11 +46,16 @@ def validate(program: Program) -> None:
         Values outside their range, an op that could never finish, a resource twice in one route,
         peers that do not match, a hold whose end does not follow its op.
     """
+    validate_values(program)
+    validate_structure(program)
+
+
+def validate_structure(program: Program) -> None:
+    """Lanes, edges, holds and peers; the rest is `validate_values`."""
     p = program
     in_range("a lane", p.lane, 0, p.n_lanes)
     _demand_all(p.lane[1:] >= p.lane[:-1], "lanes must ascend", p.lane[1:])
     in_range("an edge", p.succ, 0, p.lane.size)
-    validate_values(p)
     if p.hold_capacity.size or int(p.hold_resource.max(initial=-1)) >= 0:
         _validate_holds(p)
     if int(p.steps.min(initial=1)) < 1:

@@ -212,6 +212,7 @@ def _checkpointing(topology: Topology, workload: Workload) -> Iterator[Change]:
 def _communication(topology: Topology, workload: Workload) -> Iterator[Change]:
     make, p = _Maker(topology, workload), workload.parallelism
     strategy = strategy_of(workload)
+    staged = p.pipeline_parallel > 1  # a stage gathers and reduces once a step, whatever is said
     if strategy.gathers_blocks:
         nodes = topology.node_count
         alike = nodes * topology.gpus_per_node == topology.world_size
@@ -219,7 +220,7 @@ def _communication(topology: Topology, workload: Workload) -> Iterator[Change]:
             text = "HSDP: shard within a node, replicate across"
             yield make.parallel("faster", text, "waits", replicate=nodes)
         synced = "gradient_sync" in strategy.knobs and p.gradient_sync == "every"
-        if workload.gradient_accumulation > 1 and synced:
+        if workload.gradient_accumulation > 1 and synced and not staged:
             text = "reduce gradients in the last micro-step only"
             yield make.parallel("faster", text, "waits", gradient_sync="last")
         if "reduce_dtype" in strategy.knobs and p.reduce_dtype == "fp32":
@@ -231,7 +232,7 @@ def _communication(topology: Topology, workload: Workload) -> Iterator[Change]:
         text = "adapters in the unit of their block"
         one: dict[str, Any] = {} if p.use_orig_params else {"use_orig_params": True}
         yield make.parallel("faster", text, wrap="block+root", **one)
-    if "reshard_after_forward" in strategy.knobs:
+    if "reshard_after_forward" in strategy.knobs and not staged:
         if p.reshard_after_forward is True:
             text = "keep parameters gathered between passes"
             yield make.parallel("faster", text, "waits", reshard_after_forward=False)

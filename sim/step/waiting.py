@@ -127,20 +127,26 @@ def _late(outcome: StepOutcome, role: I8, group_of: I8) -> Mapping[int, _Late]:
     for mine, (_, timeline, view) in zip(role.tolist(), outcome.classes(), strict=True):
         arrival.append(timeline.end[view.comm_begin])
         plans[mine] = view
-    teams = {id(wire.team): wire.team for wire in flights.wires}
-    team_of = np.array([id(wire.team) for wire in flights.wires])[flights.of]
+    # a group of one class waits for nobody
+    teams = {id(w.team): w.team for w in flights.wires if np.bincount(w.team.group).max() > 1}
+    numbers = {key: i for i, key in enumerate(teams)}
+    team_of = np.array([numbers.get(id(w.team), len(teams)) for w in flights.wires])[flights.of]
+    order = np.argsort(team_of, kind="stable")
+    ends = np.cumsum(np.bincount(team_of, minlength=len(teams))).tolist()
     found: dict[int, list[_Late]] = {}
-    for key, team in teams.items():
+    for team, begin, end in zip(teams.values(), [0, *ends], ends, strict=False):
         first = np.flatnonzero(np.diff(team.group, prepend=-1))
+        members = team.member.tolist()
         # which of its plan's collectives each flight is, to a class of each part
-        flown = flights.ops[team_of == key].T
-        place = {p: np.searchsorted(v.comm_plan, flown[p]) for p, v in plans.items()}
-        came = np.stack([arrival[c][place[role[c]]] for c in team.member.tolist()])
+        flown = flights.ops[order[begin:end]]
+        parts = set(role[team.member].tolist())
+        place = {p: np.searchsorted(plans[p].comm_plan, flown[:, p]) for p in parts}
+        came = np.stack([arrival[c][place[int(role[c])]] for c in members])
         last = np.maximum.reduceat(came, first, axis=0)
         # the first member of those that came last
         at = np.where(came == last[team.group], np.arange(team.member.size)[:, None], came.shape[0])
         by = group_of[team.member[np.minimum.reduceat(at, first, axis=0)]]
-        for i, c in enumerate(team.member.tolist()):
+        for i, c in enumerate(members):
             own = _Late(came[i], last[team.group[i]], by[team.group[i]])
             found.setdefault(c, []).append(own)
     return {
@@ -160,9 +166,9 @@ def _add(
 ) -> None:
     """Add a class's times within a window."""
     begin, finish = window
-    lane = np.arange(view.compute.start, view.compute.stop)
-    ops = lane[lowered.category[lane] != _COLLECTIVE]
-    started, ended = timeline.start[ops], timeline.end[ops]
+    lane = view.compute
+    own = lowered.category[lane] != _COLLECTIVE
+    started, ended = timeline.start[lane][own], timeline.end[lane][own]
     start, end = np.clip(started, begin, finish), np.clip(ended, begin, finish)
     idle = between(start, end, begin, finish)
     group.compute_s += times * float((end - start).sum())
@@ -171,7 +177,7 @@ def _add(
     waited = 0.0
     if late is not None:
         waited = float(Coverage(late.start, late.end).inside(*idle).sum())
-        lost = ended - started - lowered.alone_s[ops]
+        lost = ended - started - lowered.alone_s[lane][own]
         slow = np.flatnonzero(lost > 0.0)
         # of what a kernel lost, the share of the time beside collectives in which they waited
         beside = flown.inside(started[slow], ended[slow])

@@ -34,6 +34,10 @@ _NO_MATTER = frozenset((
     "sources",
 ))  # fmt: skip
 
+# nor do a pipeline's: libraries below torch, and what ranks spend on each collective
+_STACK_NO_MATTER = frozenset((
+    "cuda", "nccl", "nccl_path", "distributed_debug", "message_time", "omp_num_threads",
+))  # fmt: skip
 _ALL_STEPS_ALIKE = _NO_MATTER | {"gradient_accumulation"}
 
 
@@ -43,7 +47,8 @@ def plans_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> tuple[Plan, ...
         return (plan_of(workload, tree, mesh),)
     key = (
         "pipeline", mesh, workload.micro_batch, workload.sequence_length, workload.loss,
-        *fields_but(workload, _NO_MATTER),
+        *fields_but(workload.stack, _STACK_NO_MATTER),
+        *fields_but(workload, _NO_MATTER | {"stack"}),
     )  # fmt: skip
     return _pipelines.get(key, lambda: build_plans(workload, tree, mesh))
 

@@ -56,6 +56,15 @@ def test_changes_that_the_loader_would_refuse_are_not_offered():
     assert hsdp in {c.text for c in changes(plain.topology, plain.workload, "faster")}
 
 
+def test_what_stages_do_once_a_step_is_not_proposed_again():
+    """A pipeline gathers parameters and reduces gradients once, whatever the two keys say."""
+    layout = "parallelism={strategy: fsdp2, pipeline_parallel: 2}"
+    loaded = load("dgx-h100", "llama3-8b-sft", ["gradient_accumulation=8", layout])
+    named = {key for c in changes(loaded.topology, loaded.workload, "faster") for key in c.settings}
+    assert "parallelism.reduce_dtype" in named
+    assert not {"parallelism.gradient_sync", "parallelism.reshard_after_forward"} & named
+
+
 def test_run_and_memory_say_the_same_of_a_change():
     loaded = load("dgx-a100", "llama3-70b-full")
     result = predict(loaded.topology, loaded.workload, scaling=False)

@@ -6,11 +6,14 @@ import pytest
 from sim.blocks.parameters import build_tree
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load
+from sim.inputs.rows import as_run
 from sim.inputs.shares import mesh_of, mesh_on
 from sim.lowering import frames, rows
 from sim.lowering.costs import price
 from sim.lowering.frames import lowered
 from sim.lowering.lower import lower
+from sim.step.ready import ready_of
+from sim.step.variation import Variation
 from sim.strategies import plan_of
 
 
@@ -60,6 +63,58 @@ def test_frame_is_filled_with_equal_columns(name, speed):
         assert np.asarray(column).dtype == np.asarray(expected).dtype
     for name in ("plan_op", "category", "alone_s"):
         np.testing.assert_array_equal(getattr(filled, name), getattr(fresh, name))
+
+
+_STAGES = "parallelism={{strategy: fsdp2, pipeline_parallel: 4, pipeline_schedule: {}, {}}}"
+
+
+def _several(machine, name, sets):
+    job = load(machine, name, sets)
+    workload = as_run(job.workload, job.topology.world_size)
+    return ready_of(job.topology, workload, workload, Variation(), "folded", None).priced
+
+
+@pytest.mark.parametrize(
+    ("machine", "sets"),
+    [
+        ("dgx-h100", [_STAGES.format("1f1b", "tensor_parallel: 2")]),
+        ("dgx-h100", [_STAGES.format("interleaved-1f1b", "virtual_stages: 2")]),
+        ("mixed-h100-a100", []),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "change", [["sequence_length=2048"], ["compile=true"], ["stack.message_time=1ms"], []]
+)
+def test_an_outline_of_several_classes_is_filled_with_equal_columns(machine, sets, change):
+    """Of the very same plans too, at other costs: nothing of the first step is left over."""
+    sets = ["gradient_accumulation=8", *sets]
+    lowered(_several(machine, "llama3-8b-sft", sets))
+    priced = _several(machine, "llama3-8b-sft", [*sets, *change])
+    filled = lowered(priced)
+    fresh = lower(priced.parts, priced.compiled.classes, priced.flights)
+    for column, expected in zip(filled.program, fresh.program, strict=True):
+        np.testing.assert_array_equal(column, expected)
+        assert np.asarray(column).dtype == np.asarray(expected).dtype
+    for name in ("plan_op", "category", "alone_s"):
+        np.testing.assert_array_equal(getattr(filled, name), getattr(fresh, name))
+    for view, expected, part in zip(filled.views, fresh.views, priced.parts, strict=True):
+        assert view.plan is part.plan
+        assert (view.compute, view.role) == (expected.compute, expected.role)
+        np.testing.assert_array_equal(view.comm_bytes, expected.comm_bytes)
+
+
+def test_outlines_serve_other_costs_and_are_bounded(monkeypatch):
+    monkeypatch.setattr(frames, "_outlines", {})
+    sets = ["gradient_accumulation=8", _STAGES.format("1f1b", "tensor_parallel: 2")]
+    lowered(_several("dgx-h100", "llama3-8b-sft", sets))
+    [(outline, _)] = frames._outlines.values()
+    assert outline.lowered.program.latency.size == 0, "numbers of the first are kept"
+    lowered(_several("dgx-h100", "llama3-8b-sft", [*sets, "stack.message_time=1ms"]))
+    assert [kept is outline for kept, _ in frames._outlines.values()] == [True]
+    monkeypatch.setattr(frames, "MAX_OUTLINED", outline.place.size)
+    lowered(_several("dgx-h100", "llama3-8b-sft", [*sets, "model.layers=28"]))
+    assert all(kept is not outline for kept, _ in frames._outlines.values())
+    assert len(frames._outlines) == 1
 
 
 def test_plans_are_shared_only_where_they_are_equal():
