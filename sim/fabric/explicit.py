@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from sim.errors import Fault, InputError
-from sim.fabric.links import nic_passes, nvlink_rates, pcie_rates, socket_rates
+from sim.fabric.links import joined, nic_passes, nvlink_rates, pcie_rates, socket_rates
 from sim.fabric.network import Plane
 from sim.fabric.shape import CPU, NVLINK, PCIE, Link, Shape
 from sim.inputs.gpu import Gpu
@@ -155,9 +156,11 @@ def _shape(
     shape.p2p = shape.p2p and all(g.p2p for g in shape.gpu_specs)
     rates: dict[int, float] = {}
     specs = dict(zip(shape.gpus, shape.gpu_specs, strict=True))
+    ends = [place[end] for e in edges if e.kind == "nvlink" for end in (e.source, e.target)]
+    fabric = joined(ends)
     for edge in edges:
         a, b = place[edge.source], place[edge.target]
-        count = _links(specs.get(a, specs.get(b)), edge, rates)
+        count = _links(specs.get(a, specs.get(b)), edge, fabric, rates)
         for tail, head in ((a, b),) if edge.directed else ((a, b), (b, a)):
             rate, counted, raw = _rates(edge, node)
             shape.links.append(
@@ -192,14 +195,17 @@ def _gpu(topology: Topology, vertex: Vertex) -> Gpu:
     return gpu
 
 
-def _links(gpu: Gpu | None, edge: Edge, rates: dict[int, float]) -> int:
+def _links(
+    gpu: Gpu | None, edge: Edge, fabric: Literal["pairs", "nvswitch"], rates: dict[int, float]
+) -> int:
     """How many NVLinks make up an edge, at the GPU's rate of one; ``rates`` remembers it."""
     if edge.kind != "nvlink" or gpu is None or gpu.nvlink_generation is None:
         return 0
     if id(gpu) not in rates:
-        one = NvLink(generation=gpu.nvlink_generation, links_per_gpu=1)
-        rates[id(gpu)] = nvlink_rates(one, gpu).nccl
-    return max(1, round(edge.bandwidth / rates[id(gpu)]))
+        one = NvLink(generation=gpu.nvlink_generation, links_per_gpu=1, fabric=fabric)
+        rates[id(gpu)] = nvlink_rates(one, gpu).capacity
+    links = max(1, round(edge.bandwidth / rates[id(gpu)]))
+    return min(links, gpu.nvlink_links or links) if fabric == "pairs" else links
 
 
 def _check(graph: Graph, source: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import Any, Literal, NamedTuple
 
 from sim.data import table
 from sim.inputs.gpu import Gpu
@@ -51,6 +52,11 @@ def nvlink_rates(nvlink: NvLink, gpu: Gpu) -> Rates:
     bridged = nvlink.fabric == "pairs" and gpu.form_factor == "pcie"
     kept = constants()["bridge"].get(str(nvlink.generation), 1.0) if bridged else 1.0
     return Rates(raw, counted * kept, counted)
+
+
+def joined(ends: Sequence[Hashable]) -> Literal["pairs", "nvswitch"]:
+    """How NVLinks with these ends join GPUs: ``pairs`` where none is the end of two of them."""
+    return "pairs" if 0 < len(ends) == len(set(ends)) else "nvswitch"
 
 
 def pcie_rates(generation: int, lanes: int) -> Rates:

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 
 from sim.errors import Fault, InputError
 from sim.inputs.gpu import Gpu
+from sim.interop import matrix_lines as pasted
 from sim.interop.host import ImportedNode, Nic
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_CELL = re.compile(r"X|NV\d+|PIX|PXB|PHB|NODE|SYS|SOC")
 _GPU = re.compile(r"GPU(\d+)")
-_BEHIND = ("CPU", "NUMA", "GPU")  # first words of the columns behind the matrix
 _P2P = re.compile(r"\b(?:OK|CNS|GNS|TNS|NS)\b")
 _SAME_SWITCH = ("PIX", "PXB")
 MAX_GPUS = 64
@@ -54,12 +53,13 @@ def read(data: bytes, source: str, gpu: Gpu) -> ImportedNode:
         The node.
     """
     try:
-        plain = data.decode("utf-8-sig")
+        wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))  # as PowerShell redirects
+        plain = data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError.single(source, f"is not text: byte {error.start}") from error
     if "\x00" in plain:
         raise InputError.single(source, "is not text: it has zero bytes")
-    table = _parse(_ANSI.sub("", plain).splitlines(), source)
+    table = _parse(pasted.lines_of(_ANSI.sub("", plain)), source)
     _check(table, source)
     gpus = [n for n in table.names if _GPU.fullmatch(n)]
     nics = [n for n in table.names if n not in gpus]
@@ -71,20 +71,13 @@ def read(data: bytes, source: str, gpu: Gpu) -> ImportedNode:
 
 
 def _parse(lines: list[str], source: str) -> _Matrix:
-    head = next(
-        (
-            i
-            for i, line in enumerate(lines)
-            if line.split()[:1] == ["GPU0"] and "X" not in line.split()
-        ),
-        None,
-    )
+    head = pasted.head_of(lines)
     if head is None:
         refused = "no header line with GPU0, as `nvidia-smi topo -m` prints"
         raise InputError.single(source, refused)
     names: list[str] = []
     for token in lines[head].split():
-        if token in _BEHIND:
+        if token in pasted.BEHIND:
             break
         names.append(token)
     if len(names) > MAX_COLUMNS:
@@ -101,9 +94,12 @@ def _parse(lines: list[str], source: str) -> _Matrix:
         if not tokens or tokens[0] not in names:
             if tokens[:1] == ["Legend:"]:
                 break
+            if pasted.is_row(line):
+                message = "a row without a column of its own: is the table cut off?"
+                faults.append(Fault(source, number, None, tokens[0], message))
             continue
         name, cells = tokens[0], tokens[1 : len(names) + 1]
-        bad = next((c for c in cells if not _CELL.fullmatch(c)), None)
+        bad = next((c for c in cells if not pasted.CELL.fullmatch(c)), None)
         if bad is not None and _P2P.fullmatch(bad):
             message = "this is `nvidia-smi topo -p2p`, which says what is allowed; give `topo -m`"
             raise InputError([Fault(source, number, None, name, message)])

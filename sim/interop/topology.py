@@ -15,7 +15,7 @@ from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
 from sim.fabric import paths
 from sim.fabric.explicit import parts_of
-from sim.fabric.links import nvlink_rates, pcie_rates, socket_rate
+from sim.fabric.links import joined, nvlink_rates, pcie_rates, socket_rate
 from sim.fabric.shape import Shape, shape_of
 from sim.inputs import catalogue
 from sim.inputs.gpu import Gpu
@@ -197,7 +197,9 @@ def _graph(host: ImportedNode, gpu: Gpu, interconnect: float) -> Graph:
     ]
     if host.nvlinks or host.nvswitch_links:
         generation = gpu.nvlink_generation or 3
-        one = nvlink_rates(NvLink(generation=generation, links_per_gpu=1), gpu).capacity
+        fabric = joined([end for pair in host.nvlinks for end in pair])
+        link = NvLink(generation=generation, links_per_gpu=1, fabric=fabric)
+        one = nvlink_rates(link, gpu).capacity
         if host.nvswitch_links:
             vertices.append(Vertex(id="nvswitch", kind="nvswitch"))
             wide = host.nvswitch_links * one
@@ -257,7 +259,7 @@ def _nvlink(host: ImportedNode, gpu: Gpu) -> tuple[bool, NvLink | None]:
     if generation is None or len(counts) > 1:
         return False, None
     count = counts.pop()
-    if sorted(host.nvlinks) == [(i, i + 1) for i in range(0, n - 1, 2)]:
+    if n % 2 == 0 and sorted(host.nvlinks) == [(i, i + 1) for i in range(0, n, 2)]:
         return True, NvLink(generation=generation, links_per_gpu=count, fabric="pairs")
     if len(host.nvlinks) == n * (n - 1) // 2:
         each = count * (n - 1)
