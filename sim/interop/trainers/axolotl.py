@@ -19,6 +19,7 @@ _NOT_MODELLED = {
     "rl": "preference and reinforcement learning is not modelled: taken as a plain step",
     "unfrozen_parameters": "partly frozen models are not modelled: taken as trained in full",
     "relora": "ReLoRA's merges are not modelled",
+    "lora_target_parameters": "adapters of bare parameters are not counted",
 }
 
 
@@ -94,6 +95,9 @@ def _method(keys: Keys) -> None:
 
 def _attention(keys: Keys) -> None:
     words.attention(keys, "attn_implementation")
+    if keys.text("attn_implementation"):
+        keys.leave("attn_implementation says it", _ATTENTION)
+        return
     for name, ours in _ATTENTION.items():
         keys.put_on("attention", name, value=ours or "flash2")
         if not ours and keys.flag(name):

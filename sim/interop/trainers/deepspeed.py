@@ -104,6 +104,7 @@ def table(keys: Keys) -> None:
     for name in _NOT_MODELLED:
         if name in keys.branch.entries:
             keys.matters("is not modelled", name)
+    _cuts(keys)
     keys.leave_matching(
         common.WHY_NO_MATTER,
         "optimizer|scheduler|steps_per_print|wall_clock.*"
@@ -112,6 +113,20 @@ def table(keys: Keys) -> None:
         "|fp16|bf16|checkpoint|seed|gradient_clipping|communication_.*",
     )
     keys.rest("DeepSpeed")
+
+
+def _cuts(keys: Keys) -> None:
+    """What cuts a model or its sequences, and DeepSpeed's compiler."""
+    ways = keys.count("sequence_parallel_size")
+    if ways and ways > 1:
+        keys.put("parallelism.context_parallel", ways, "sequence_parallel_size")
+        keys.put("parallelism.context_parallel_kind", "ulysses", "sequence_parallel_size")
+    tensor = keys.inner("tensor_parallel")
+    tensor.put_degree("parallelism.tensor_parallel", "autotp_size")
+    tensor.leave(common.WHY_NO_MATTER, "tp tensor_parallel dtype preset_model")
+    if keys.inner("compile").flag("deepcompile"):
+        keys.matters("DeepCompile's schedule is not modelled: taken as ZeRO's own", "compile")
+    keys.leave("1: not split along it", "sequence_parallel_size tensor_parallel")
 
 
 def _batch(keys: Keys) -> None:

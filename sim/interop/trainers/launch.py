@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import takewhile
 
 from sim.inputs.foreign import LAUNCHES, format_of, format_of_keys
 from sim.inputs.registry import FORMATS
@@ -22,6 +23,10 @@ _NAMED = re.compile(
 )
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::[-=]([^}]*))?\}|(\w+))")
 _ASSIGNED = re.compile(r"^\s*(?:export\s+|local\s+|declare\s+)?([A-Za-z_]\w*)=([^\s#;]+)")
+#: a list of words: ``ARGS=(--key value`` ... ``)``
+_OPENED = re.compile(r"^\s*(?:local\s+|declare\s+-a\s+)?[A-Za-z_]\w*\+?=\(")
+_CLOSED = re.compile(r"\)\s*$")
+_LISTS = frozenset({"recompute-modules"})  # arguments of several words
 _DIRECTIVE = re.compile(r"^#SBATCH\s+(--?[\w-]+)[=\s]?([^\s#]*)")
 
 
@@ -171,6 +176,8 @@ def _options(text: str, name: str, values: dict[str, str]) -> dict[str, Leaf]:
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith("#"):
             continue
+        bare = _OPENED.sub("", line)
+        line = _CLOSED.sub("", bare) if bare.count(")") > bare.count("(") else bare
         try:
             words = shlex.split(line.replace("\\\n", " "), comments=True)
         except ValueError:  # a quotation that goes on in the next line
@@ -180,7 +187,11 @@ def _options(text: str, name: str, values: dict[str, str]) -> dict[str, Leaf]:
             if not word.startswith("--"):
                 continue
             key, equals, value = word[2:].partition("=")
-            if not equals:
+            if key in _LISTS:
+                value = " ".join(
+                    takewhile(lambda w: not w.startswith(("--", "\\")), words[at + 1 :])
+                )
+            elif not equals:
                 after = words[at + 1] if at + 1 < len(words) else "true"
                 value = "true" if after.startswith(("--", "\\")) else after
             found.setdefault(key, Leaf(_known(value, values), Place(name, number)))

@@ -186,8 +186,14 @@ def _numbers(keys: Keys) -> None:
 def _recompute(keys: Keys) -> None:
     how = keys.text("recompute-granularity").lower()
     if keys.flag("recompute-activations") or how == "selective":
+        more = [m for m in keys.text("recompute-modules").split() if m != "core_attn"]
         why = "attention alone is recomputed: a fused kernel saves as much; taken as none"
+        if more:
+            why = (
+                f"recompute of {', '.join(more)} is not modelled: none, with more kept and no time"
+            )
         keys.matters(why, "recompute-granularity", "recompute-activations")
+        keys.leave("said above", "recompute-modules")
     elif how == "full":
         keys.put("activation_checkpointing.kind", "full", "recompute-granularity")
         if keys.text("recompute-method").lower() == "block":

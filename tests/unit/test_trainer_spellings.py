@@ -1,0 +1,73 @@
+"""Newer keys and other spellings of trainers' files: taken, or said not to be."""
+
+import json
+
+from click.testing import CliRunner
+
+import sim
+from sim.cli import group
+
+AXOLOTL = """\
+base_model: openai/gpt-oss-20b
+sequence_len: 4096
+micro_batch_size: 1
+datasets: [{path: x, type: chat_template}]
+adapter: lora
+lora_r: 8
+lora_target_linear: true
+flash_attention: true
+"""
+DEEPSPEED = {
+    "train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True},
+    "zero_optimization": {"stage": 1},
+}  # fmt: skip
+MEGATRON = """\
+ARGS=(--nproc_per_node 8 --nnodes 2)
+torchrun ${ARGS[@]} pretrain_gpt.py --num-layers 32 --hidden-size 4096 --num-attention-heads 32 \\
+    --seq-length 4096 --max-position-embeddings 4096 --micro-batch-size 1 --vocab-size 32000 \\
+    --recompute-granularity selective --recompute-modules core_attn mlp layernorm --bf16
+"""
+
+
+def read(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    done = CliRunner().invoke(group, ["import", str(path)])
+    assert done.exit_code == 0, done.output
+    return sim.import_job(str(path)).yaml, " ".join(done.output.split())
+
+
+def test_the_implementation_of_attention_outdoes_its_older_key(tmp_path):
+    kernel = "attn_implementation: kernels-community/vllm-flash-attn3\n"
+    job, said = read(tmp_path, "a.yaml", AXOLOTL + kernel)
+    assert "attention: flash3" in job
+    assert "attn_implementation says it flash_attention" in said
+    assert "attention: flash2" in read(tmp_path, "b.yaml", AXOLOTL)[0]
+
+
+def test_adapters_of_bare_parameters_are_said(tmp_path):
+    more = "lora_target_parameters: [mlp.experts.gate_up_proj]\n"
+    assert (
+        "adapters of bare parameters are not counted" in read(tmp_path, "a.yaml", AXOLOTL + more)[1]
+    )
+
+
+def test_deepspeed_cuts_tensors_and_sequences(tmp_path):
+    cut = {"sequence_parallel_size": 4, "tensor_parallel": {"autotp_size": 2}}
+    job, _ = read(tmp_path, "ds.json", json.dumps(DEEPSPEED | cut))
+    for line in ("context_parallel: 4", "context_parallel_kind: ulysses", "tensor_parallel: 2"):
+        assert line in job
+    whole = {"sequence_parallel_size": 1, "tensor_parallel": {"autotp_size": 1}}
+    job, said = read(tmp_path, "ds.json", json.dumps(DEEPSPEED | whole))
+    assert "context_parallel" not in job
+    assert "1: not split along it" in said
+    compiled = {"compile": {"deepcompile": True}}
+    _, said = read(tmp_path, "ds.json", json.dumps(DEEPSPEED | compiled))
+    assert "DeepCompile's schedule is not modelled" in said
+
+
+def test_an_array_of_one_line_and_modules_that_are_recomputed(tmp_path):
+    job, said = read(tmp_path, "run.sh", MEGATRON)
+    assert "for 16 GPUs on 2 nodes" in said
+    assert "recompute of mlp, layernorm is not modelled" in said
+    assert "micro_batch: 1" in job
