@@ -178,15 +178,15 @@ def _data(topology: Topology, workload: Workload, strength: float) -> Changed | 
     return Changed(topology, workload, lambda b: b.time_s * max(1.0, strength), "wait")
 
 
-def _other_attention(kernel: str) -> Effect:
-    """A run on another kernel than declared, where that one is the faster."""
+def _other_attention(kernel: str, faster: bool = True) -> Effect:
+    """A run on another kernel than declared, where that one is the faster, or the slower."""
 
     def change(topology: Topology, workload: Workload, strength: float) -> Changed | None:
         job = workload.model_copy(update={"attention": kernel})
-        refused = any(finding.error for finding in check(topology, job))
-        if refused or _attention_s(topology, job) >= _attention_s(topology, workload):
+        if any(finding.error for finding in check(topology, job)):
             return None
-        return Changed(topology, job)
+        gained = _attention_s(topology, workload) - _attention_s(topology, job)
+        return Changed(topology, job) if (gained if faster else -gained) > 0.0 else None
 
     return change
 
@@ -232,6 +232,12 @@ CAUSES: tuple[Cause, ...] = (
         'NCCL_DEBUG=INFO: "NET/Socket" instead of "NET/IB" or "NET/OFI" (EFA)',
     ),
     Cause(
+        "slow-sockets", "traffic between nodes goes over TCP sockets of a slow or virtual network",
+        0.3, _tcp, (0.5e9, 0.25e9, 0.12e9, 0.06e9),
+        lambda t, w, s: f"at {show(s, 'B/s')} a node (1 Gb/s Ethernet is 0.12 GB/s)",
+        "NCCL_SOCKET_IFNAME: the interface after NET/Socket; iperf3 between two nodes",
+    ),
+    Cause(
         "one-nic", "one NIC of the node is used instead of all", 0.5, _one_nic, ONCE, silent,
         "NCCL_DEBUG=INFO: the list after NET/IB; NCCL_IB_HCA",
     ),
@@ -264,7 +270,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "host-path", "GPUs of a node talk through the host badly: peer-to-peer off, PCIe degraded",
-        0.5, _host_path, (0.5, 0.25, 0.12, 0.06, 0.04, 0.025),
+        0.5, _host_path, (0.5, 0.25, 0.12, 0.06, 0.04, 0.025, 0.01),
         lambda t, w, s: f"at {percent(s, 1)} of what PCIe gives",
         "all_gather_perf of nccl-tests within a node; lspci link state; NCCL_P2P_DISABLE unset",
     ),
@@ -300,6 +306,11 @@ CAUSES: tuple[Cause, ...] = (
         "eager-attention", "attention is not fused", 0.4,
         job_with(lambda t, w: w.attention != "eager", attention="eager"), ONCE, silent,
         "kernel names in a trace: softmax and batched GEMMs instead of flash or fmha",
+    ),
+    Cause(
+        "older-attention", "attention runs on an older kernel than declared: FlashAttention 2's",
+        0.4, _other_attention("flash2", faster=False), ONCE, silent,
+        "kernel names in a trace: flash_fwd_kernel instead of cudnn_* or flash::...sm90",
     ),
     *(
         Cause(

@@ -284,3 +284,51 @@ def test_no_kernel_is_blamed_that_would_be_slower() -> None:
     loaded = load("dgx-a100", {**JOB, "attention": "flash2"}, SETS)
     for key in ("cudnn-attention", "flash3-attention"):
         assert BY_KEY[key].change(loaded.topology, loaded.workload, 1.0) is None
+
+
+@pytest.mark.parametrize(
+    ("job", "seconds"),
+    [
+        # huggingface/transformers PR 48324: 606 s where SDPA ran FlashAttention 2, 373 to 380 s
+        # where it ran cuDNN's kernel, as PyTorch 2.11 does on Hopper
+        (
+            {
+                "model": "qwen3-8b", "sequence_length": 1048576, "loss": "fused-linear",
+                "precision": {"bf16": {"master": "bf16"}}, "optimizer": "adamw-bf16",
+                "parallelism": {
+                    "strategy": "fsdp2", "context_parallel": 8, "context_parallel_kind": "ring"
+                },
+                "activation_checkpointing": {"full": {"offload": True}}, "attention": "sdpa",
+                "stack": {"torch": "2.11", "cuda": "12.8", "nccl": "2.27"},
+            },
+            606.0,
+        ),
+        (
+            {
+                "model": "llama-3.1-8b", "sequence_length": 131072, "attention": "flash3",
+                "activation_checkpointing": "full",
+            },
+            None,
+        ),
+    ],
+    ids=["sdpa", "flash3"],
+)  # fmt: skip
+def test_an_older_kernel_of_attention_than_declared(job: dict, seconds: float | None) -> None:
+    loaded = load("dgx-h100", {"name": "long", "steps": 10, **job}, ["nodes=1"])
+    changed = BY_KEY["older-attention"].change(loaded.topology, loaded.workload, 1.0)
+    assert changed is not None
+    seconds = seconds or step(changed.topology, changed.workload).time_s
+    found = diagnose([Figure(loaded.topology, loaded.workload, seconds)])
+    assert found.explanations[0].cause.key == "older-attention"
+    assert found.explanations[0].explains
+
+
+def test_the_slowest_sockets() -> None:
+    """1 GbE: a tenth of what 10 GbE gives."""
+    loaded = load("dgx-a100", {**JOB, "parallelism": {"strategy": "fsdp2"}}, ["nodes=2"])
+    changed = BY_KEY["slow-sockets"].change(loaded.topology, loaded.workload, 0.11e9)
+    assert changed is not None
+    seconds = step(changed.topology, changed.workload).time_s
+    first = diagnose([Figure(loaded.topology, loaded.workload, seconds)]).explanations[0]
+    assert first.cause.key == "slow-sockets"
+    assert first.explains
