@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -70,8 +70,7 @@ class CostModel:
         self.constants = constants or load_constants(gpu)
         self._l2_bytes = gpu.l2_cache / self.constants.l2_partitions
         self._size = self.peak("bf16") / self.constants.power.reference_peak
-        self._costs: dict[Kernel, KernelCost] = {}
-        self._rows: dict[Kernel, int] = {}
+        self._known: dict[Kernel, tuple[KernelCost, int]] = {}  # and the row of its curve
         self._sequences: dict[int, tuple[Sequence[Kernel], KernelCosts]] = {}
         self._curves: list[F8] = []
         self._stacked: F8 = np.ones((0, gpu.sms + 1))
@@ -89,11 +88,16 @@ class CostModel:
 
     def cost(self, kernel: Kernel) -> KernelCost:
         """Cost of one kernel."""
-        found = self._costs.get(kernel)
-        if found is None:
-            self._price([kernel])
-            found = self._costs[kernel]
-        return found
+        return self._known_of([kernel])[0][0]
+
+    def _known_of(self, kernels: Sequence[Kernel]) -> list[tuple[KernelCost, int]]:
+        """Costs and rows of curves; what is not known is priced, all of it together."""
+        known = self._known
+        found = [known.get(kernel) for kernel in kernels]
+        if None in found:
+            pairs = zip(kernels, found, strict=True)
+            self._price(list(dict.fromkeys([kernel for kernel, one in pairs if one is None])))
+        return [one or known[kernel] for kernel, one in zip(kernels, found, strict=True)]
 
     def costs(self, kernels: Sequence[Kernel]) -> KernelCosts:
         """Costs of kernels in order.
@@ -111,10 +115,9 @@ class CostModel:
         known = self._sequences.get(id(kernels))
         if known is not None:
             return known[1]
-        self._price([k for k in dict.fromkeys(kernels) if k not in self._costs])
-        table = [self._costs[k] for k in kernels]
-        columns = np.array([(c.time_s, c.hbm_bytes) for c in table], dtype=float).reshape(-1, 2)
-        rows = np.array([self._rows[k] for k in kernels], dtype=np.int32)
+        table = self._known_of(kernels)
+        columns = np.array([cost[:2] for cost, _ in table], dtype=float).reshape(-1, 2)
+        rows = np.array([row for _, row in table], dtype=np.int32)
         result = KernelCosts(columns[:, 0], columns[:, 1], rows)
         if isinstance(kernels, tuple):  # held, so that its id stays its own
             if len(self._sequences) > 4096:
@@ -124,8 +127,7 @@ class CostModel:
 
     def curve_row(self, kernel: Kernel, own: int = 0) -> int:
         """Row of `curves` that a kernel has; `own` of the SMs that are not left are its own."""
-        self.cost(kernel)
-        row = self._rows[kernel]
+        _, row = self._known_of([kernel])[0]
         if not own:
             return row
         found = self._side_rows.get((row, own))
@@ -172,17 +174,22 @@ class CostModel:
         return min(self.gpu.idle_power, self.constants.power.idle_watts)
 
     def _price(self, kernels: list[Kernel]) -> None:
-        gemms = [k for k in kernels if k.kind == "gemm"]
-        for dtype in dict.fromkeys(k.dtype for k in gemms):
-            self._price_gemms(dtype, [k for k in gemms if k.dtype == dtype])
-        for kernel in kernels:
+        gemms: dict[str, list[int]] = {}
+        for i, kernel in enumerate(kernels):
+            if kernel.kind == "gemm":
+                gemms.setdefault(kernel.dtype, []).append(i)
+        products: dict[int, KernelCost] = {}
+        for dtype, at in gemms.items():
+            costs = self._gemms(dtype, [kernels[i] for i in at])
+            products.update(zip(at, costs, strict=True))
+        for i, kernel in enumerate(kernels):
             if kernel.kind == "attention":
-                self._costs[kernel] = self._attention(kernel)
-            elif kernel.kind != "gemm":
-                self._costs[kernel] = self._stream(kernel)
-            self._rows[kernel] = self._curve(self._costs[kernel])
+                cost = self._attention(kernel)
+            else:
+                cost = products[i] if kernel.kind == "gemm" else self._stream(kernel)
+            self._known[kernel] = cost, self._curve(cost)
 
-    def _price_gemms(self, dtype: str, kernels: list[Kernel]) -> None:
+    def _gemms(self, dtype: str, kernels: list[Kernel]) -> Iterator[KernelCost]:
         c = self.constants.gemm[dtype]
         clock = self.clock(1.0)
         shapes = np.array([k.shape for k in kernels], dtype=float)
@@ -196,7 +203,7 @@ class CostModel:
             c,
         )
         for i, kernel in enumerate(kernels):
-            self._costs[kernel] = KernelCost(
+            yield KernelCost(
                 time_s=float(times.seconds[i]) * kernel.launches,
                 hbm_bytes=kernel.bytes,
                 compute_s=float(times.compute_s[i]) * kernel.launches,

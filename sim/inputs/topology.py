@@ -351,6 +351,8 @@ class Topology(Spec):
     @property
     def first_gpu(self) -> Gpu:
         """The GPU model (of the first GPU where they differ)."""
+        if self.node is not None:  # asked for often
+            return self.node.gpu
         if not self.gpu_counts:
             msg = "a topology has nodes, or a graph whose GPUs are named"
             raise ValueError(msg)

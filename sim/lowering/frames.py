@@ -21,7 +21,7 @@ from sim.lowering.lower import Lowered, Outline, filled, lower, outline_of
 from sim.lowering.parts import F8, HOST_SYNC_S, I4, I8, Flights, Part
 from sim.lowering.rows import one_of
 from sim.lowering.runs import Ground
-from sim.lowering.table import table_of
+from sim.lowering.table import comm_bytes_of, table_of
 from sim.program import revalue, validate_structure
 from sim.strategies.plan import Plan
 
@@ -240,7 +240,7 @@ def _filled(many: Sequence[Priced], frame: _Frame) -> Lowered:
                 role=part.role,
                 plan=part.plan,
                 multiplicity=int(c.multiplicity[0]),
-                comm_bytes=table_of(part.plan).comm_bytes,
+                comm_bytes=comm_bytes_of(part.plan),
             )
             for part, c in zip(parts, classes, strict=True)
         ),

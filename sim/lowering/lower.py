@@ -37,7 +37,7 @@ from sim.lowering.parts import (
     Rows,
 )
 from sim.lowering.runs import ClassRun, Ground, Played, runs_of
-from sim.lowering.table import table_of
+from sim.lowering.table import comm_bytes_of, table_of
 from sim.lowering.wires import WireDraws, successors, taken_in, wire_costs, wires_of
 from sim.program import NUMBERS, Program, Timeline, followers_of, revalue, validate_structure
 from sim.records import dataclass
@@ -279,7 +279,7 @@ def filled(outline: Outline, ground: Ground, classes: Classes, flights: Flights)
         views=tuple(
             replace(
                 view, role=part.role, plan=part.plan, multiplicity=int(times),
-                comm_bytes=table_of(part.plan).comm_bytes,
+                comm_bytes=comm_bytes_of(part.plan),
             )
             for view, part, times in zip(like.views, parts, classes.multiplicity, strict=True)
         ),
@@ -309,7 +309,7 @@ def _views(run: ClassRun, played: Played, classes: Classes, base: I8) -> Iterato
             comm_plan=table.collectives,
             comm_kind=table.comm_kind,
             comm_label=table.comm_label,
-            comm_bytes=table.comm_bytes,
+            comm_bytes=comm_bytes_of(played.part.plan),
         )
 
 

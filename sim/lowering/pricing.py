@@ -39,10 +39,9 @@ from sim.lowering.table import Distinct
 from sim.lowering.templates import TemplateRun, template_rows
 from sim.strategies.exchanges import COPYING
 from sim.strategies.pipeline_play import messages_in
-from sim.strategies.plan import COLLECTIVE, HOST, SEGMENT, Plan, PlanOp
+from sim.strategies.plan import COLLECTIVE, HOST, OWNED, SEGMENT, Plan, PlanOp
 
 _MESSAGES = ("send", "send_recv")  # between two ranks, on which nobody agrees first
-_OWNED = ("optimizer", "clip")  # segments over what a rank owns, not over tokens
 #: kernels that move a value at a time: `torch.cat` of 2-byte values, which its wide loads leave out
 #: (PyTorch 2.6, aten/src/ATen/native/cuda/Shape.cu, `parallel_cat`)
 _ONE_BY_ONE = ("cat",)
@@ -63,7 +62,7 @@ def segment_kernels(
     workload: Workload, plan: Plan, templates: Templates, op: PlanOp
 ) -> tuple[Kernel, ...]:
     """Kernels of a plan op that computes, those of modules that it leaves out among them."""
-    if op.name in _OWNED:
+    if op.name in OWNED:
         return _owned_kernels(workload, plan, op)
     return templates.of(_kind_of(templates.layer_kinds, op.block), op.name)
 
@@ -168,7 +167,7 @@ class Pricing:
         whole = RowTable()
         segments, at, runs, calls = [], [], [], []
         for place, (op, alike) in enumerate(zip(same.ops, same.keys, strict=True)):
-            if op.kind == SEGMENT and op.name not in _OWNED:
+            if op.kind == SEGMENT and op.name not in OWNED:
                 segments.append((op, self._calls_s(op)))
                 at.append(place)
                 runs.append((0, 0))

@@ -161,15 +161,24 @@ def kernel_rows(
     columns[2:4] = 1.0
     columns[4], columns[6] = curve, host_s
     kinds, waited = np.array(category, dtype=np.int8), np.array(waits, dtype=np.bool_)
-    holds, counts = np.zeros(seconds.size, dtype=np.bool_), reads.astype(np.int32)
+    holds = np.zeros(seconds.size, dtype=np.bool_)
     return [
         RowBlock(
             columns[:, first:end], kinds_of(kinds[first:end], waited[first:end], holds[first:end]),
-            _draws_of(counts[first:end], np.zeros(int(counts[first:end].sum()), dtype=np.int32)),
-            rate[first:end][reads[first:end]],
+            _reading(reads[first:end]), rate[first:end][reads[first:end]],
         )
         for first, end in stretches
     ]  # fmt: skip
+
+
+def _reading(reads: B1) -> RowDraws:
+    """Of rows of which some draw on HBM, and on nothing else."""
+
+    def make() -> RowDraws:
+        counts = reads.astype(np.int32)
+        return _draws_of(counts, np.zeros(int(counts.sum()), dtype=np.int32))
+
+    return one_of(("reading", reads.tobytes()), make)
 
 
 def joined(blocks: Sequence[RowBlock], curves: F8) -> Rows:

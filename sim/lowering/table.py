@@ -31,7 +31,6 @@ class PlanTable(NamedTuple):
     collectives: I8  # (n_comm,) which ops they are
     comm_kind: tuple[str, ...]
     comm_label: tuple[str, ...]
-    comm_bytes: F8  # as nccl-tests counts them [B]
 
 
 class Each(NamedTuple):
@@ -51,26 +50,38 @@ class Distinct(NamedTuple):
 
 
 def table_of(plan: Plan) -> PlanTable:
-    """The plan's columns."""
+    """The plan's columns, one table for plans alike."""
+    plan = plan.first
     found: PlanTable | None = plan.derived.get("table")
     if found is None:
-        if plan.like is None:
-            found = _table(plan)
-        else:
-            found = table_of(plan.first)._replace(comm_bytes=_bytes_of(plan.like))
-        plan.derived["table"] = found
+        found = plan.derived["table"] = _table(plan)
     return found
 
 
-def _bytes_of(like: Like) -> F8:
-    """`PlanTable.comm_bytes` of a plan that is like others."""
+def comm_bytes_of(plan: Plan) -> F8:
+    """Bytes of each collective as nccl-tests counts them, in the order of `collectives`. [B]"""
+    found: F8 | None = plan.derived.get("comm bytes")
+    if found is None:
+        which = table_of(plan).collectives
+        if plan.like is None:
+            each = each_of(plan)
+            sizes = [total_bytes(each.ops[i]) for i in each.of[which].tolist()]
+            found = np.array(sizes, dtype=float)
+        else:
+            found = _bytes_of(plan.like, which)
+        plan.derived["comm bytes"] = found
+    return found
+
+
+def _bytes_of(like: Like, which: I8) -> F8:
+    """The same of a plan that is like others; `which` of its ops are collectives."""
     known: tuple[list[PlanOp], I8] | None = like.derived.get("collectives")
     if known is None:
-        which = table_of(like.first).collectives.tolist()
-        sizes = [(like.ops[i].bytes_in, like.ops[i].bytes_out) for i in which]
+        ops = [like.ops[i] for i in which.tolist()]
+        sizes = [(op.bytes_in, op.bytes_out) for op in ops]
         place = {size: i for i, size in enumerate(dict.fromkeys(sizes))}
         of = np.array([place[size] for size in sizes], dtype=np.int64)
-        known = like.derived["collectives"] = [like.ops[which[i]] for i in _firsts(of)], of
+        known = like.derived["collectives"] = [ops[i] for i in _firsts(of)], of
     ops, of = known
     return np.array([total_bytes(filled(op, like.values)) for op in ops], dtype=float)[of]
 
@@ -125,7 +136,6 @@ def _table(plan: Plan) -> PlanTable:
         collectives=collectives,
         comm_kind=tuple([columns["collective"][i] for i in which_ops]),
         comm_label=tuple(labels_of(recorded, which_ops, steps)),
-        comm_bytes=np.array([total_bytes(op) for op in recorded], dtype=float)[which],
     )
 
 
@@ -264,11 +274,12 @@ def labels_of(ops: Sequence[PlanOp], which: Sequence[int], micro_steps: Sequence
     which, micro_steps : sequence of int
         Of each collective: which of `ops` it is, and its micro-step.
     """
-    inside = [op.group == op.stream for op in ops]  # of a block: not of the parameters
-    names = [
-        f"{op.group} {op.collective} {op.phase}" if within else f"{op.collective} {op.phase}"
-        for op, within in zip(ops, inside, strict=True)
-    ]
+    used = {i: ops[i] for i in which}
+    inside = {i: op.group == op.stream for i, op in used.items()}  # of a block: no parameters
+    names = {
+        i: f"{op.group} {op.collective} {op.phase}" if inside[i] else f"{op.collective} {op.phase}"
+        for i, op in used.items()
+    }
     labels = [names[i] for i in which]
     first: dict[tuple[int, str], int] = {}
     last: dict[tuple[int, str], int] = {}

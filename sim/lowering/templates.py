@@ -12,7 +12,7 @@ from sim.blocks.kernels import Kernel
 from sim.cost.host import HostModel
 from sim.cost.kernel_cost import CostModel
 from sim.lowering.rows import CATEGORY, RowBlock, RowTable, kernel_rows
-from sim.strategies.plan import runs
+from sim.strategies.plan import modules_of
 
 
 class TemplateRun(NamedTuple):
@@ -58,8 +58,8 @@ def _made(
     model: CostModel, host: HostModel, hbm: float, asked: Sequence[TemplateRun]
 ) -> list[RowBlock]:
     own = [
-        tuple([k for k in run.kernels if runs(run.module, k.module)]) if run.module else run.kernels
-        for run in asked
+        tuple([k for k in run.kernels if k.module in modules]) if modules else run.kernels
+        for run, modules in [(run, run.module and modules_of(run.module)) for run in asked]
     ]
     every = [k for kernels in own for k in kernels]
     costs = model.costs(every)

@@ -13,8 +13,8 @@ import numpy as np
 from sim.lowering.costs import Priced
 from sim.lowering.lower import Lowered
 from sim.lowering.parts import B1, CATEGORIES, I4, I8
-from sim.lowering.table import each_of
-from sim.strategies.plan import COLLECTIVE, Plan
+from sim.lowering.table import each_of, table_of
+from sim.strategies.plan import Plan
 
 INSIDE, BETWEEN = "collectives inside nodes", "collectives between nodes"
 COPIES, MEMORY = "copies on other streams", "HBM shared"
@@ -25,15 +25,16 @@ _COLLECTIVE = CATEGORIES.index("collective")
 def between_nodes(priced: Priced, plan: Plan) -> B1:
     """Which ops of a plan are collectives whose ranks are on several nodes, (P,)."""
     plan = plan.first
-    groups: tuple[str, ...] | None = plan.derived.get("comm groups")
+    groups: list[str] | None = plan.derived.get("comm groups")
+    at, each = table_of(plan).collectives, each_of(plan)
     if groups is None:
-        groups = tuple(op.group if op.kind == COLLECTIVE else "" for op in each_of(plan).ops)
+        groups = [each.ops[i].group for i in each.of[at].tolist()]
         plan.derived["comm groups"] = groups
     far = frozenset(name.group for name, cost in priced.collectives.items() if cost.nodes > 1)
     known: dict[frozenset[str], B1] = plan.derived.setdefault("far", {})
     if far not in known:
-        away = np.array([group in far for group in groups], dtype=np.bool_)
-        known[far] = away[each_of(plan).of]
+        known[far] = away = np.zeros(each.of.size, dtype=np.bool_)
+        away[at] = [group in far for group in groups]
     return known[far]
 
 

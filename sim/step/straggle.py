@@ -32,7 +32,7 @@ from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced
 from sim.lowering.parts import CATEGORIES, F8, I8, Part
 from sim.lowering.table import each_of, table_of
-from sim.strategies.plan import SEGMENT, Plan, PlanOp
+from sim.strategies.plan import OWNED, SEGMENT, Plan
 
 REFERENCE_RANKS = 8  # ranks of the runs against which kernel constants were checked
 FASTEST = 0.05  # least factor of a kernel time, where a deviation near 1 would draw one below 0
@@ -191,20 +191,17 @@ def _kinds(plan: Plan) -> tuple[I8, int]:
     found: tuple[I8, int] | None = plan.derived.get("kinds")
     if found is None:
         of, ops, _ = each_of(plan)
-        last = max((op.block for op in ops if op.kind == SEGMENT), default=0)  # the head
-        kinds = np.array([_times(op, last) for op in ops], dtype=np.int64)[of]
+        t = table_of(plan)
+        block = np.array([op.block for op in ops], dtype=np.int64)[of]
+        segment = t.kind == SEGMENT
+        last = int(block[segment].max(initial=0))  # the head
+        again = segment & np.array([op.name not in OWNED for op in ops], dtype=np.bool_)[of]
+        kinds = np.where(again, EACH_MICRO_STEP, ONCE)
+        kinds[again & (block > 0) & (block < last)] = EACH_BLOCK
         inside = np.flatnonzero(kinds == EACH_BLOCK)
-        block = np.array([op.block for op in ops], dtype=np.int64)[of[inside]]
-        units = np.unique(table_of(plan).micro_step[inside] * (last + 1) + block)
-        found = plan.derived["kinds"] = (kinds, units.size)
+        units = np.bincount(t.micro_step[inside] * (last + 1) + block[inside])
+        found = plan.derived["kinds"] = (kinds, int(np.count_nonzero(units)))
     return found
-
-
-def _times(op: PlanOp, last: int) -> int:
-    """Whether an op is there once a step, each micro-step or each block; `last` is the head."""
-    if op.kind != SEGMENT or op.name in ("optimizer", "clip"):
-        return ONCE
-    return EACH_BLOCK if 0 < op.block < last else EACH_MICRO_STEP
 
 
 def _busy_s(part: Part) -> F8:

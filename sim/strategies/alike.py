@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 #: records a plan
 Record = Callable[[Workload, ModelTree, Mesh], Plan]
-_SIZES = ("bytes_in", "bytes_out", "bytes")  # of ops, which may be traced
+_new_op = tuple.__new__
+_BYTES_IN, _BYTES = map(PlanOp._fields.index, ("bytes_in", "bytes"))
 MAX_KEYS = 256  # structures of jobs, the last used ones
 MAX_WAYS = 8  # that plans of a key go, by their numbers
 MAX_HELD = 100_000  # ops and operations of traces, of all patterns: some 20 MB
@@ -92,8 +93,7 @@ class Pattern:
         job = workload.model_copy(update={"model": _UNREAD})
         plan = record(job, with_sizes(tree, sizes), cast(Mesh, traced_mesh))
         log = plan.memory
-        self._ops = _placed_ops(plan.issued)
-        self._varied = [op is not own for op, own in zip(self._ops, plan.issued, strict=True)]
+        self._ops = _with(plan.issued, placed)
         self._derived: dict[Hashable, Any] = {}
         self._groups = {name: placed(groups) for name, groups in plan.groups.items()}
         self._owned = placed((plan.owned_numel, plan.owned_tensors, plan.owned_experts))
@@ -107,7 +107,7 @@ class Pattern:
 
             self._log = LogPattern(log, trace)
         self.weight = len(self._ops) + len(trace.values)
-        self._first = self._plan(trace.values, lambda: record(workload, tree, mesh))
+        self._first = Plan(self._ops, Allocations(()))
 
     def plan(self, values: Sequence[Any], recorded: Callable[[], Plan]) -> Plan:
         """The plan whose numbers these are; `recorded` makes it of itself."""
@@ -125,10 +125,7 @@ class Pattern:
         )  # fmt: skip
 
     def _written(self, values: Sequence[Any]) -> list[PlanOp]:
-        return [
-            filled(op, values) if varied else op
-            for op, varied in zip(self._ops, self._varied, strict=True)
-        ]
+        return _with(self._ops, lambda value: filled(value, values))
 
     def _allocations(self, values: Sequence[Any], recorded: Callable[[], Plan]) -> Allocations:
         """Those of a plan, whose log is not written; beside ops hardly anybody asks for columns."""
@@ -146,20 +143,28 @@ def _columns(plan: Plan) -> Columns:
     return columns_of(plan.memory)
 
 
-def _placed_ops(ops: Sequence[PlanOp]) -> list[PlanOp]:
-    """As `placed`, which need not look at names, nor twice at what many have."""
-    found: list[PlanOp] = []
-    known: dict[tuple[int, ...], dict[str, Any]] = {}
-    for op in ops:
-        sizes = op.bytes_in, op.bytes_out, op.bytes
-        key = tuple(map(id, sizes))  # which the ops hold
-        new = known.get(key)
+def _with(ops: Sequence[PlanOp], of: Callable[[Any], Any]) -> list[PlanOp]:
+    """Ops with what a function makes of those of their fields that may be traced.
+
+    What several ops have is asked for once.
+    """
+    known: dict[int, Any] = {}  # by ids of what the ops hold
+
+    def made(value: Any) -> Any:
+        new = known.get(id(value))
         if new is None:
-            mine = placed(sizes)
-            new = known[key] = {} if mine is sizes else dict(zip(_SIZES, mine, strict=True))
-        if not all(isinstance(times, float | int) for _, times in op.calls):
-            new = {**new, "calls": placed(op.calls)}
-        found.append(op._replace(**new) if new else op)
+            new = known[id(value)] = of(value)
+        return new
+
+    found: list[PlanOp] = []
+    for op in ops:
+        ins, outs, size, calls = op.bytes_in, op.bytes_out, op.bytes, op.calls
+        mine = made(ins), made(outs), made(size), made(calls)
+        if mine[0] is ins and mine[1] is outs and mine[2] is size and mine[3] is calls:
+            found.append(op)
+            continue
+        head, middle = op[:_BYTES_IN], op[_BYTES_IN + 2 : _BYTES]
+        found.append(_new_op(PlanOp, (*head, *mine[:2], *middle, mine[2], op.comm, mine[3])))
     return found
 
 

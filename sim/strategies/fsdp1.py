@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import pairwise
+from typing import NamedTuple
 
 from sim.blocks.modules import ModelTree
 from sim.blocks.update import host_update_bytes
@@ -18,7 +19,7 @@ from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import ActivationCopies
 from sim.strategies.fsdp1_layout import ROOT, lay_out
-from sim.strategies.fsdp_memory import FsdpMemory, runs_again
+from sim.strategies.fsdp_memory import FsdpMemory, Remembers, runs_again
 from sim.strategies.plan import Event, Plan, Quiet, Recorder
 from sim.strategies.repeat import Folding, remember, shortened
 from sim.strategies.tail import clip_and_step, loss_all_reduce
@@ -48,6 +49,26 @@ def _held_tensors(unit: Unit, ranks: int) -> float:
     return (unit.grad_tensors + ranks - 1) / ranks if unit.grad_tensors else 0.0
 
 
+class _Unheard:
+    """The memory of a step that is played to learn: nobody asks for it."""
+
+    def _nothing(self, *_: object, **__: object) -> None:
+        """Whatever it is told."""
+
+    start = step = forward = backward = done = reach = _nothing
+
+
+class _Moved(NamedTuple):
+    """What a unit moves, again and again, on each rank. [B]"""
+
+    cast: float  # before it is gathered
+    stored: float
+    gathered: float
+    gradient: float  # flat, in the dtype of computation
+    reduced_in: float
+    reduced_out: float
+
+
 class Fsdp1Run:
     """The CPU thread: hooks in the order in which autograd and modules call them."""
 
@@ -71,6 +92,11 @@ class Fsdp1Run:
         offloads = workload.activation_checkpointing.offload
         self.copies = ActivationCopies(workload, tree) if offloads else None
         self.predivide = traced(_predivide_factor, shard * self.replicate)
+        self.alone, self.replicated = shard <= 1, self.replicate > 1
+        self.predivides = self.predivide > 1
+        self.postdivides = shard * self.replicate > self.predivide
+        parts = shard if self.sharded else 1
+        self.moved = [self._moved(unit, parts) for unit in layout.units]
         n = len(layout.units)
         self.gathered = [False] * n
         self.in_use = [False] * n  # unsharded views in use, until resharded
@@ -89,16 +115,27 @@ class Fsdp1Run:
         self.reduce_grads = True
         self.around = runs_again(workload)
 
-    def _begin(self, kind: type[Recorder]) -> None:
-        """Start a recording; what the run has learned is kept."""
+    def _moved(self, unit: Unit, parts: int) -> _Moved:
+        width, wide = (DTYPE_BYTES[dtype] for dtype in (self.types.compute, self.types.reduce))
+        reduced = unit.grad_numel * wide
+        return _Moved(
+            sum(unit.cast) / parts, unit.master_bytes / parts, unit.gather_bytes / self.shard,
+            unit.grad_numel * width, reduced, reduced / self.shard,
+        )  # fmt: skip
+
+    def _begin(self, kind: type[Recorder], learning: bool = False) -> None:
+        """Start a recording, or a step that is played to learn; what the run learned is kept."""
         groups = {"shard": self.over}
-        if self.replicate > 1:
+        if self.replicated:
             groups["replicate"] = self.mesh.groups("dp_replicate")
         recorder = self.recorder = kind(groups, trainer_of(self.workload))
         extra = len(self.full.layers) - self.recorded
         self.folding = Folding(recorder, self.edge, extra)
         plan = recorder.plan
         parts = self.shard if self.sharded else 1
+        self.memory: Remembers = _Unheard()
+        if learning:
+            return
         self.memory = FsdpMemory(self.workload, self.full, parts, self.recorded, recorder.memory)
         owned = self.units + self.units[1:2] * extra
         plan.owned_numel = sum(u.grad_numel for u in owned) / parts
@@ -113,7 +150,7 @@ class Fsdp1Run:
             remember(self.memory, self.folding, pieces, self.workload, steps)
             return self.folding.unfold(self.recorder.plan, self.full)
         if steps == 1 and not cold:
-            self._begin(Quiet)
+            self._begin(Quiet, learning=True)
             few = 1 + bool(self.knobs.forward_prefetch)  # whose order the first one teaches
             self.step(min(few, self.workload.gradient_accumulation))
             self.free = deque(() for _ in self.free)  # events of the past have happened
@@ -208,25 +245,23 @@ class Fsdp1Run:
 
     def unshard(self, unit: int, phase: str, position: int) -> None:
         """Cast, wait on the CPU for an older free if two are outstanding, all-gather."""
-        u, r = self.units[unit], self.recorder
+        u, moved, r = self.units[unit], self.moved[unit], self.recorder
         r.call("fsdp1.unshard")
         needed = self.sharded and not self.gathered[unit]
-        parts = self.shard if self.sharded else 1
-        casts = sum(u.cast) / parts
-        if needed or (not self.sharded and casts):
+        if needed or (not self.sharded and moved.cast):
             if self.offload:
-                r.kernel("copy_in", "h2d", phase, u.master_bytes / parts, u.name, u.block)
-            if casts:
-                r.kernel("copy_in", "cast", phase, casts, u.name, u.block)
+                r.kernel("copy_in", "h2d", phase, moved.stored, u.name, u.block)
+            if moved.cast:
+                r.kernel("copy_in", "cast", phase, moved.cast, u.name, u.block)
             r.wait_stream("all_gather", "copy_in")
         if self.knobs.limit_all_gathers and len(self.free) >= _MAX_IN_FLIGHT:
             r.host_sync(self.free.popleft())
         if needed:
             self.gathered[unit] = True
-            if self.shard > 1:
+            if not self.alone:
                 r.collective(
-                    "all_gather", "all_gather", phase, "shard", u.gather_bytes / self.shard,
-                    u.gather_bytes, u.gather_dtype, u.name, u.block,
+                    "all_gather", "all_gather", phase, "shard", moved.gathered, u.gather_bytes,
+                    u.gather_dtype, u.name, u.block,
                 )  # fmt: skip
         r.call_times("fsdp1.view", u.tensors)
         if phase == FORWARD and not self.in_use[unit]:
@@ -350,15 +385,13 @@ class Fsdp1Run:
 
     def post_backward(self, unit: int) -> None:
         """Free the parameters and reduce the flat gradient."""
-        u, r = self.units[unit], self.recorder
-        width = DTYPE_BYTES[self.types.compute]
+        u, gradient, r = self.units[unit], self.moved[unit].gradient, self.recorder
         # gradients of the views become one flat tensor (torch.split's backward)
-        name = "cat" if width == 2 else "flatten"
-        r.kernel("compute", name, BACKWARD, 2 * u.grad_numel * width, u.name, u.block)
+        name = "cat" if DTYPE_BYTES[self.types.compute] == 2 else "flatten"
+        r.kernel("compute", name, BACKWARD, 2 * gradient, u.name, u.block)
         r.call("fsdp1.post_backward")
         if self.held_grad[unit]:
-            traffic = 3 * u.grad_numel * width
-            r.kernel("compute", "accumulate", BACKWARD, traffic, u.name, u.block)
+            r.kernel("compute", "accumulate", BACKWARD, 3 * gradient, u.name, u.block)
         self._post_backward_reshard(unit)
         self.held_grad[unit] = not self.reduce_grads
         if self.reduce_grads:
@@ -372,32 +405,29 @@ class Fsdp1Run:
         self.recorder.call_times("fsdp1.grad_view", self.units[unit].grad_tensors)
 
     def _reduce(self, unit: int) -> None:
-        u, r, types = self.units[unit], self.recorder, self.types
-        width, wide = DTYPE_BYTES[types.compute], DTYPE_BYTES[types.reduce]
+        u, moved, r, types = self.units[unit], self.moved[unit], self.recorder, self.types
         stream = "reduce_scatter"
         r.call("fsdp1.reduce")
         r.wait_stream(stream, "compute")
-        bytes_in = u.grad_numel * wide
+        bytes_in, bytes_out = moved.reduced_in, moved.reduced_out
         if types.reduce != types.compute:
-            traffic = u.grad_numel * (width + wide)
-            r.kernel(stream, "cast", BACKWARD, traffic, u.name, u.block)
-        if self.predivide > 1:
+            r.kernel(stream, "cast", BACKWARD, moved.gradient + bytes_in, u.name, u.block)
+        if self.predivides:
             r.kernel(stream, "predivide", BACKWARD, 2 * bytes_in, u.name, u.block)
         if not self.sharded:
-            if self.shard > 1:
+            if not self.alone:
                 r.collective(
                     stream, "all_reduce", BACKWARD, "shard", bytes_in, bytes_in, types.reduce,
                     u.name, u.block,
                 )  # fmt: skip
             self._store(unit, stream, bytes_in)
             return
-        bytes_out = bytes_in / self.shard
-        if self.shard > 1:
+        if not self.alone:
             r.collective(
                 stream, "reduce_scatter", BACKWARD, "shard", bytes_in, bytes_out, types.reduce,
                 u.name, u.block,
             )  # fmt: skip
-        if self.replicate > 1:
+        if self.replicated:
             r.wait_stream("all_reduce", stream)
             stream = "all_reduce"
             r.collective(
@@ -409,7 +439,7 @@ class Fsdp1Run:
     def _store(self, unit: int, stream: str, reduced_bytes: float) -> None:
         """Second division, cast to the parameter's dtype, accumulation, offload."""
         u, r, types = self.units[unit], self.recorder, self.types
-        if self.shard * self.replicate > self.predivide:
+        if self.postdivides:
             r.kernel(stream, "postdivide", BACKWARD, 2 * reduced_bytes, u.name, u.block)
         stored = reduced_bytes
         if types.reduce != types.master:
@@ -428,7 +458,7 @@ class Fsdp1Run:
         r.call_times("fsdp1.final", 1 + each * len(self.full.layers))
         if self.reduce_grads:
             r.wait_stream("compute", "reduce_scatter")
-            if self.replicate > 1:
+            if self.replicated:
                 r.wait_stream("compute", "all_reduce")
             if self.offload:
                 r.host_sync(r.record("compute"))

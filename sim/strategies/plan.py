@@ -40,6 +40,7 @@ from sim.strategies.allocations import Allocations
 from sim.strategies.copied import Copy, written_out
 
 SEGMENT, KERNEL, COLLECTIVE, HOST = range(4)
+OWNED = ("optimizer", "clip")  # segments over what a rank owns, once a step, not over tokens
 
 Calls = tuple[tuple[str, float], ...]
 
@@ -117,7 +118,7 @@ class Like(NamedTuple):
     Attributes
     ----------
     first : Plan
-        One of them, of which others ask what is of structure alone.
+        Of which all ask what is of structure alone: its ops are `ops`.
     ops : sequence of PlanOp
         Of all of them, with places in `values` for numbers.
     derived : dict
@@ -139,7 +140,13 @@ def together(modules: Iterable[str]) -> str:
 
 def runs(module: str, name: str) -> bool:
     """Whether a segment of `module` runs the leaf module `name`."""
-    return not module or name in module.split(" ")
+    return not module or name in modules_of(module)
+
+
+@lru_cache(maxsize=1024)
+def modules_of(module: str) -> frozenset[str]:
+    """The leaf modules of a segment's `module`, unless it is of all."""
+    return frozenset(module.split(" "))
 
 
 class StreamState:

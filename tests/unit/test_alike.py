@@ -13,7 +13,7 @@ from sim.inputs.loader import load
 from sim.inputs.model import Model
 from sim.inputs.shares import mesh_of, mesh_on
 from sim.inputs.workload import Checkpointing, Method, Parallelism, Workload
-from sim.lowering.table import distinct, table_of
+from sim.lowering.table import comm_bytes_of, distinct, table_of
 from sim.step.step import forget, steps
 from sim.strategies import allocations_of, build_plan, plan_of
 from sim.strategies.alike import MAX_KEYS, MAX_WAYS, Patterns
@@ -48,6 +48,7 @@ def same_plans(ours: Plan, theirs: Plan):
     kinds = tuple(f"layer {op.block}" for op in theirs.ops if op.block > 0)[:1] * 100
     for one, other in zip(table_of(ours), table_of(theirs), strict=True):
         np.testing.assert_equal(one, other)
+    np.testing.assert_equal(comm_bytes_of(ours), comm_bytes_of(theirs))
     one, other = distinct(ours, kinds), distinct(theirs, kinds)
     assert one[1:] == other[1:]
     np.testing.assert_equal(one.of, other.of)
