@@ -97,6 +97,7 @@ class _Beside:
             for route, fastest in zip(routes.tolist(), pace.tolist(), strict=True)
         }
         self._capacity: list[float] = program.capacity.tolist()
+        self._busy: dict[tuple[tuple[bool, ...], int], Coverage] = {}
 
     def lost(self, routes: I4, start: F8, end: F8, lost: F8) -> dict[str, float]:
         """What transfers on some routes lost, by cause. [s]"""
@@ -119,13 +120,20 @@ class _Beside:
             if own and self._alike(route):
                 found[cause] = end - start  # those of the ranks that it stands for
                 continue
-            meets = [c is copies and self._meet(route, r) for r, c in self._copies.items()]
+            meets = tuple([c is copies and self._meet(route, r) for r, c in self._copies.items()])
             if any(meets):
-                on = np.array(meets)[self._place]
                 least = 2 if own and self._meet(route, route) else 1  # itself and another
-                busy = deep(self._start[on], self._end[on], least)
-                found[cause] = Coverage(*busy).inside(start, end)
+                found[cause] = self._under_way(meets, least).inside(start, end)
         return found
+
+    def _under_way(self, routes: tuple[bool, ...], least: int) -> Coverage:
+        """When at least so many transfers on some routes are; several routes meet the same ones."""
+        key = routes, least
+        if key not in self._busy:
+            on = np.array(routes)[self._place]
+            busy = deep(self._start[on], self._end[on], least)
+            self._busy[key] = Coverage(*busy, apart=True)
+        return self._busy[key]
 
     def _alike(self, route: int) -> bool:
         """Whether transfers of equal ranks, simulated as one, fill a link that they share."""
@@ -152,9 +160,10 @@ def _load(program: Program, route: int, pace: float) -> dict[int, float]:
 def deep(start: F8, end: F8, least: int) -> tuple[F8, F8]:
     """Where at least so many of some intervals overlap: starts and ends, ascending. [s]"""
     keep = end > start
-    times = np.concatenate((start[keep], end[keep]))
-    step = np.repeat((1, -1), int(keep.sum()))
-    order = np.lexsort((step, times))  # ends before starts
-    times, depth = times[order], np.cumsum(step[order])
+    if not keep.all():
+        start, end = start[keep], end[keep]
+    times = np.concatenate((end, start))
+    order = times.argsort(kind="stable")  # ends before starts
+    times, depth = times[order], np.where(order < end.size, -1, 1).cumsum()
     inside = np.flatnonzero(depth >= least)
     return times[inside], times[inside + 1]
