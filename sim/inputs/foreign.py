@@ -17,6 +17,7 @@ from sim.errors import Fault, InputError
 from sim.files import is_file
 from sim.inputs.fields import plan_of
 from sim.inputs.mistaken import unread
+from sim.inputs.models import catalogue_model, shape_named
 from sim.inputs.registry import FORMATS
 from sim.inputs.topology import Topology
 from sim.inputs.translation import Source, Translation
@@ -178,7 +179,10 @@ def translate(sources: Sequence[Source]) -> Translation:
 
 
 def _finish(job: Translation) -> None:
-    """What follows for any tool: data parallel where nothing shards, adapters apart in FSDP1."""
+    """What follows for any tool.
+
+    Data parallel where nothing shards, adapters apart in FSDP1, mixtures as leaves of ZeRO-3.
+    """
     if job.at("parallelism.strategy") is None and job.at("parallelism") is None:
         job.suppose("parallelism.strategy", "ddp", "neither FSDP nor DeepSpeed is configured")
     whole = job.text_at("parallelism.strategy") in ("ddp", "single")
@@ -190,6 +194,11 @@ def _finish(job: Translation) -> None:
     )
     if job.text_at("parallelism.strategy") == "fsdp1" and adapted and apart:
         job.suppose("parallelism.wrap", "peft", "PEFT's wrap policy keeps adapters apart")
+    if job.marks_leaves and job.text_at("parallelism.strategy") == "zero3":
+        model = catalogue_model(shape_named(job.text_at("model")) or "")
+        if model is not None and model.experts:
+            why = f"{job.marks_leaves} marks mixtures as leaves of ZeRO-3"
+            job.suppose("parallelism.z3_leaf_experts", True, why)
 
 
 def _known() -> str:

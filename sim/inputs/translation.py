@@ -76,6 +76,8 @@ class Translation:
         What cannot be read, and where two files contradict each other.
     loads_bf16 : str
         Why weights are loaded in bf16, and so trained in it where no strategy keeps fp32 copies.
+    marks_leaves : str
+        The tool, where it has ZeRO-3 fetch each mixture as one (``set_z3_leaf_modules``).
     world, nodes : tuple of int and Place, optional
         GPUs in all, and machines, where a file says so.
     """
@@ -88,6 +90,7 @@ class Translation:
     aside: list[Aside] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     loads_bf16: str = ""
+    marks_leaves: str = ""
     world: tuple[int, Place] | None = None
     nodes: tuple[int, Place] | None = None
     gpus_per_node: tuple[int, Place] | None = None

@@ -71,3 +71,17 @@ def test_an_array_of_one_line_and_modules_that_are_recomputed(tmp_path):
     assert "for 16 GPUs on 2 nodes" in said
     assert "recompute of mlp, layernorm is not modelled" in said
     assert "micro_batch: 1" in job
+
+
+def test_mixtures_that_a_tool_marks_as_leaves(tmp_path):
+    """LLaMA-Factory, model_utils/moe.py; axolotl likewise: ZeRO-3 gathers all experts as one."""
+    factory = (
+        "model_name_or_path: {}\nstage: sft\nfinetuning_type: lora\ncutoff_len: 2048\n"
+        "deepspeed: ds_z{}_config.json\n"
+    )
+    axolotl = AXOLOTL + "deepspeed: deepspeed_configs/zero3_bf16.json\n"
+    leaf = "z3_leaf_experts: true"
+    assert leaf in read(tmp_path, "a.yaml", factory.format("Qwen/Qwen3-30B-A3B", 3))[0]
+    assert leaf not in read(tmp_path, "a.yaml", factory.format("Qwen/Qwen3-30B-A3B", 2))[0]
+    assert leaf not in read(tmp_path, "a.yaml", factory.format("Qwen/Qwen3-32B", 3))[0]
+    assert leaf in read(tmp_path, "b.yaml", axolotl)[0]

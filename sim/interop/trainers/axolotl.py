@@ -32,6 +32,7 @@ def read(source: Source, job: Translation) -> None:
     """Read the file, and the DeepSpeed file that it names."""
     keys = Keys.of(source, job, "axolotl's default")
     keys.put("model", keys.text("base_model"), "base_model")
+    job.marks_leaves = "axolotl"  # loaders/model.py, MOE_ARCH_BLOCK
     keys.put_count("sequence_length", "sequence_len", default=512)
     keys.put_count("micro_batch", "micro_batch_size", default=1)
     keys.put_count("gradient_accumulation", "gradient_accumulation_steps", default=1)

@@ -28,6 +28,7 @@ def read(source: Source, job: Translation) -> None:
     """Read the file, and the DeepSpeed file that it names."""
     keys = Keys.of(source, job, "LLaMA-Factory's default")
     keys.put("model", keys.text("model_name_or_path"), "model_name_or_path")
+    job.marks_leaves = "LLaMA-Factory"  # model_utils/moe.py, add_z3_leaf_module
     keys.put_count("sequence_length", "cutoff_len", default=2048)
     stage = keys.text("stage")
     if stage not in ("", "sft", "pt"):
