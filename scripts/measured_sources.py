@@ -260,8 +260,7 @@ def fsdp_qlora(row: Row) -> Record | None:
         "A100 40GB SMX": ("dgx-a100", ["node.gpu=a100-sxm-40gb"]),
         "H100 80GB SXM": ("dgx-h100", []),
         "RTX4090": ("workstation-4x4090", []),
-        # memory alone: the A10G has the die and the memory of an RTX 3090
-        "RTX3090": ("workstation-4x4090", ["node.gpu=a10g-pcie-24gb"]),
+        "RTX3090": ("workstation-4x4090", ["node.gpu=rtx-3090-24gb"]),  # memory alone
     }.get(row["gpu"])
     model = {"Llama-2 7B": "llama-2-7b", "llama2-70b": "llama-2-70b", "Llama-2 70B": "llama-2-70b",
              "Yi 34B": YI_34B}.get(row["model"])  # fmt: skip
@@ -294,7 +293,9 @@ def fsdp_qlora(row: Row) -> Record | None:
             "parallelism": strategy,
             "activation_checkpointing": "full",
             "attention": "sdpa",
-            "stack": {"torch": "2.2", "cuda": "12.1", "nccl": "2.19"},
+            "loss": "huggingface",
+            "trainer": "accelerate",  # train.py, a loop of its own, which keeps the model's output
+            "stack": {"torch": "2.2", "cuda": "12.1", "nccl": "2.19", "transformers": "4.38"},
         },
         "incomplete", "time of the whole script, start included; global batch about 32",
         # its script divides by 2**30
@@ -606,7 +607,7 @@ def asked() -> list[Record]:
         (
             "meta-llama/llama-cookbook#100",
             "l40s-8",
-            ["node.gpu=a10g-pcie-24gb"],
+            ["node.gpu=rtx-3090-24gb"],
             {"model": "llama-2-7b", "parallelism": {"strategy": "fsdp1", "reduce_dtype": "bf16"}},
             "8 x RTX 3090, inside FSDP()",
         ),

@@ -9,6 +9,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import host_tables
 import marked
 
+from sim.calibration.validate_finetune import validate_finetune
+
 
 def printed(name):
     return marked.cells(host_tables.PAGE.read_text(encoding="utf-8"), name)
@@ -31,3 +33,16 @@ def test_lora_on_several_gpus_is_slower_than_full_fine_tuning_by_itself():
     rows = {row[0]: row[1:] for row in host_tables.series()}
     for full, lora in zip(rows["full, predicted"], rows["lora, predicted"], strict=True):
         assert float(lora) > 1.3 * float(full)
+
+
+def test_ablations_are_of_this_model():
+    """`python bench/fit/ablation.py --write` has been run since errors by group last moved."""
+    head, shipped, *rows = printed("ablation")
+    groups = {g.value: g for g in validate_finetune().groups if g.dimension in ("all", "group")}
+    for name, cell in zip(head[2:9], shipped[2:9], strict=True):
+        found = groups["the table, no flag" if name == "all" else name]
+        mean, median = (float(x) for x in cell.split("/"))
+        assert mean == pytest.approx(100 * found.mean, abs=0.3), name
+        assert median == pytest.approx(100 * found.median, abs=0.3), name
+    virtual = next(row for row in rows if row[0].startswith("a failed allocation, virtual"))
+    assert virtual[9:] == ["29", "1, 2", "0"]
