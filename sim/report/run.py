@@ -24,7 +24,7 @@ from sim.report.view import (
     left,
 )
 from sim.result.parts import parts_of
-from sim.result.result import Result, Scaling
+from sim.result.result import Memory, Result, Scaling
 from sim.units import MIB
 
 _TOLD = 0.01  # of the step: a spread that is worth a line
@@ -121,10 +121,11 @@ def fit_lines(result: Result) -> list[str]:
     m = result.memory
     used = m.needed_bytes / m.capacity_bytes if m.capacity_bytes else 0.0
     gpu = f"{gib(m.needed_bytes)} of {gib(m.capacity_bytes)} per {m.binding_gpu or 'GPU'}"
+    loading = [_loading(m)] if m.host_loading_bytes_per_node else []
     if m.risk:
-        return [f"at risk: {gpu} ({percent(used)}), {m.risk}"]
+        return [f"at risk: {gpu} ({percent(used)}), {m.risk}", *loading]
     if m.fits:
-        return [f"fits: {gpu} ({percent(used)})"]
+        return [f"fits: {gpu} ({percent(used)})", *loading]
     reasons = []
     if m.needed_bytes > m.capacity_bytes:
         largest = max(m.by_category, key=lambda name: m.by_category[name])
@@ -137,6 +138,8 @@ def fit_lines(result: Result) -> list[str]:
             f"needs {gib(m.host_bytes_per_node)} of {gib(m.host_capacity_bytes)} of host memory "
             "per node"
         )
+    if m.host_loading_bytes_per_node > m.host_capacity_bytes > 0.0:
+        reasons.append(f"{_loading(m)} (parallelism.cpu_ram_efficient_loading)")
     times = "the times below are as if it just ran"
     curve, fewest = result.scaling.curve, result.scaling.fewest_nodes
     if fewest is not None:
@@ -146,6 +149,14 @@ def fit_lines(result: Result) -> list[str]:
     elif len(curve) > 1:
         times = f"unchanged, it fits on none of up to {curve[-1].nodes} nodes; {times}"
     return [f"DOES NOT FIT: {'; '.join(reasons)}", times]
+
+
+def _loading(m: Memory) -> str:
+    """What a copy of the model on every rank takes of a node before the first step."""
+    return (
+        f"loading takes {gib(m.host_loading_bytes_per_node)} of {gib(m.host_capacity_bytes)} of "
+        "host memory per node, a copy of the model on every rank"
+    )
 
 
 def _time(result: Result) -> Bar:

@@ -143,6 +143,7 @@ class Memory:
     by_moment: dict[str, float]  # peak of each moment
     host_bytes_per_node: float = 0.0
     host_capacity_bytes: float = 0.0
+    host_loading_bytes_per_node: float = 0.0  # while every rank builds a copy of the model
     binding_gpu: str = ""  # where GPUs differ: whose memory is the capacity
 
 

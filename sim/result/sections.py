@@ -197,6 +197,7 @@ def memory_section(report: MemoryReport) -> Memory:
         by_moment=report.by_moment,
         host_bytes_per_node=report.host_bytes,
         host_capacity_bytes=report.host_capacity_bytes,
+        host_loading_bytes_per_node=report.host_loading_bytes,
         binding_gpu=report.binding_gpu,
     )
 

@@ -70,6 +70,18 @@ def test_host_memory_that_does_not_suffice_is_named(call):
     assert "offload-bound" in out
 
 
+def test_host_memory_while_loading_is_named(call):
+    """8 copies of 8B in fp32: 239.3 GiB."""
+    copies = ("--set", "parallelism.cpu_ram_efficient_loading=false", "--quiet")
+    _, out, _ = call("run", "dgx-h100", "llama3-8b-sft", *copies)
+    assert "loading takes 239.3 GiB of 1862.6 GiB of host memory per node" in " ".join(out.split())
+    few = ("--set", "node.cpu.memory=200 GB")
+    _, out, _ = call("run", "dgx-h100", "llama3-8b-sft", *copies, *few)
+    said = " ".join(out.split())
+    assert "DOES NOT FIT: loading takes 239.3 GiB of 186.3 GiB of host memory per node" in said
+    assert "(parallelism.cpu_ram_efficient_loading)" in said
+
+
 @pytest.mark.parametrize("spoken", ["AllGather", "all-gather", "all_gather_perf"])
 def test_a_collective_is_called_as_people_call_it(call, spoken):
     code, out, _ = call("collective", "dgx-h100", "--sizes", "1M:1M", "--op", spoken)

@@ -1,0 +1,147 @@
+"""Keys that are neither refused nor warned of and move no figure: every strategy x key x value.
+
+python -m bench.silent              # all 8 strategies, how each key ends and what is silent
+python -m bench.silent fsdp2 zero3  # of some
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
+
+from sim import simulate
+from sim.errors import InputError
+from sim.inputs.registry import STRATEGIES
+from sim.inputs.workload import (
+    Checkpointing,
+    CheckpointSave,
+    Data,
+    Method,
+    Parallelism,
+    Precision,
+    Stack,
+    Workload,
+)
+
+#: machine and job that keys are set on
+MACHINE, ALONE, JOB = "dgx-h100", "h100-x1", "llama3-8b-lora"
+#: specs whose keys are set, by where they are in a workload
+SPECS: dict[str, type] = {
+    "parallelism.": Parallelism, "activation_checkpointing.": Checkpointing, "stack.": Stack,
+    "data.": Data, "checkpoint.": CheckpointSave, "method.": Method, "precision.": Precision,
+    "": Workload,
+}  # fmt: skip
+#: another value than the default, of keys that are no choice
+OTHER: dict[str, Any] = {
+    "replicate": 2, "shard": 4, "context_parallel": 2, "tensor_parallel": 2, "pipeline_parallel": 2,
+    "virtual_stages": 2, "pipeline_first_stage_less_layers": 0, "expert_parallel": 2,
+    "pipeline_last_stage_less_layers": 0, "forward_prefetch": 2, "backward_prefetch": 2,
+    "reduce_scatter_max_input_buffers": 2, "stage3_max_live_parameters": 1e8,
+    "stage3_max_reuse_distance": 1e8, "stage3_prefetch_bucket_size": 1e7,
+    "stage3_param_persistence_threshold": 1e7, "reduce_bucket_size": 1e8,
+    "allgather_bucket_size": 1e8, "sub_group_size": 1e8, "zero_hpz_partition_size": 2,
+    "deepspeed_version": "0.14.0", "bucket_cap_mb": 200, "grad_bucket_size": 1e8,
+    "every": 2, "fraction": 0.5, "cuda": "12.1", "nccl": "2.27", "torch": "2.8",
+    "transformer_engine": "1.9", "bitsandbytes": "0.43", "transformers": "4.40",
+    "omp_num_threads": 4, "message_time": "1 ms", "workers": 1, "bytes_per_token": 4096,
+    "preprocess_tokens_per_s_per_worker": 100, "mean_length": 300, "prefetch": 4,
+    "interval": "60 s", "memory_interval": "60 s", "peers": 1, "keep": 4, "rank": 64,
+    "dropout": 0, "micro_batch": 1, "gradient_accumulation": 2, "sequence_length": 2048,
+    "loss_chunks": 4, "train_metrics": 1,
+}  # fmt: skip
+
+
+class Ended(NamedTuple):
+    """What became of a key that was set."""
+
+    strategy: str
+    key: str
+    value: Any
+    how: str  # refused, warned, moved, silent, or its own: the job has that value already
+
+
+@lru_cache(maxsize=16)
+def _told(machine: str, sets: tuple[str, ...]) -> tuple[str, frozenset[str], str]:
+    """Figures and warnings of a job, and what tells its inputs from others."""
+    found = simulate(machine, JOB, overrides=list(sets), scaling=False, fixes=False)
+    told = json.loads(found.to_json())
+    inputs = told.pop("inputs_hash")
+    for name in ("provenance", "assumptions", "warnings"):
+        told.pop(name)
+    said = frozenset(f"{w.code} {w.path} {w.message}" for w in found.warnings)
+    return json.dumps(told, sort_keys=True), said, inputs
+
+
+def outcome(machine: str, sets: tuple[str, ...], more: tuple[str, ...]) -> str:
+    """How a job ends once more keys are set; see `Ended.how`.
+
+    Parameters
+    ----------
+    machine : str
+    sets, more : tuple of str
+        As of ``--set``.
+    """
+    before, known, own = _told(machine, sets)
+    try:
+        after, said, inputs = _told.__wrapped__(machine, (*sets, *more))
+    except InputError:
+        return "refused"
+    if inputs == own:
+        return "its own"
+    if said - known:
+        return "warned"
+    return "silent" if after == before else "moved"
+
+
+def values() -> Iterator[tuple[str, Any]]:
+    """Every key of a workload that is tried, with each other value it is given."""
+    for prefix, spec in SPECS.items():
+        kinds = get_type_hints(spec)
+        for name, field in spec.model_fields.items():
+            if name in OTHER:
+                yield prefix + name, OTHER[name]
+                continue
+            for value in _choices(kinds[name]):
+                if value != field.default and name != "strategy":
+                    yield prefix + name, value
+
+
+def _choices(kind: Any) -> Iterator[Any]:
+    """Values of a type that is a choice: of `bool`, literals and unions with them."""
+    if kind is bool:
+        yield from (True, False)
+    for part in get_args(kind):
+        if isinstance(part, type) or get_args(part):
+            yield from _choices(part)
+        elif getattr(kind, "__origin__", None) is Literal:
+            yield part
+
+
+def ended(strategies: Mapping[str, Any] | list[str]) -> Iterator[Ended]:
+    """What becomes of every key under some strategies."""
+    for strategy in strategies:
+        machine = ALONE if strategy == "single" else MACHINE
+        sets = (f"parallelism={{strategy: {strategy}}}",)
+        for key, value in values():
+            how = outcome(machine, sets, (f"{key}={json.dumps(value)}",))
+            yield Ended(strategy, key, value, how)
+
+
+def main() -> None:
+    """Print what is silent, and how many end how."""
+    began, counts = time.process_time(), Counter[str]()
+    for one in ended(sys.argv[1:] or list(STRATEGIES)):
+        counts[one.how] += 1
+        if one.how == "silent":
+            print(f"{one.strategy}: {one.key} = {json.dumps(one.value)} says and moves nothing")
+    print(", ".join(f"{n} {how}" for how, n in counts.most_common()), end="; ")
+    print(f"{time.process_time() - began:.0f} s of CPU")
+
+
+if __name__ == "__main__":
+    main()
