@@ -65,8 +65,9 @@ def tried(count: int, seed: int) -> Iterator[Tried]:
         count -= 1
         for fix in found.bottleneck.fixes:
             yield Tried(
-                machine, workload, fix.change, against(machine, workload, found, fix.change)
-            )
+                machine, workload, fix.change,
+                against(machine, workload, found, fix.change, fix.verdict),
+            )  # fmt: skip
 
 
 def against(
@@ -74,8 +75,12 @@ def against(
     workload: Mapping[str, Any],
     found: Result,
     change: Mapping[str, Any],
+    verdict: str = "",
 ) -> str:
-    """What is said of a change's own keys once it is made, that was not said of them before."""
+    """What is said of a change's own keys once it is made, that was not said of them before.
+
+    Advice whose `verdict` is "at risk" has told that there is little room.
+    """
     sets = [f"{key}={json.dumps(value)}" for key, value in change.items()]
     try:
         then = simulate(machine, workload, overrides=sets, scaling=False, fixes=False)
@@ -86,7 +91,9 @@ def against(
     said = [
         f"{w.path}: {w.message} [{w.code}]"
         for w in then.warnings
-        if w.path.rpartition(".")[2] in keys and (w.code, w.path, w.message) not in before
+        if w.path.rpartition(".")[2] in keys
+        and (w.code, w.path, w.message) not in before
+        and (w.code, verdict) != ("allocator-retries", "at risk")
     ]
     return "; ".join(said)
 

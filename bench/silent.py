@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 from sim import simulate
 from sim.errors import InputError
+from sim.inputs.base import Spec
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.workload import (
     Checkpointing,
@@ -31,7 +32,7 @@ from sim.inputs.workload import (
 #: machine and job that keys are set on
 MACHINE, ALONE, JOB = "dgx-h100", "h100-x1", "llama3-8b-lora"
 #: specs whose keys are set, by where they are in a workload
-SPECS: dict[str, type] = {
+SPECS: dict[str, type[Spec]] = {
     "parallelism.": Parallelism, "activation_checkpointing.": Checkpointing, "stack.": Stack,
     "data.": Data, "checkpoint.": CheckpointSave, "method.": Method, "precision.": Precision,
     "": Workload,
@@ -126,7 +127,9 @@ def ended(strategies: Mapping[str, Any] | list[str]) -> Iterator[Ended]:
     """What becomes of every key under some strategies."""
     for strategy in strategies:
         machine = ALONE if strategy == "single" else MACHINE
-        sets = (f"parallelism={{strategy: {strategy}}}",)
+        sets: tuple[str, ...] = (f"parallelism={{strategy: {strategy}}}",)
+        if strategy == "megatron":  # which trains no adapters
+            sets += ("method=full",)
         for key, value in values():
             how = outcome(machine, sets, (f"{key}={json.dumps(value)}",))
             yield Ended(strategy, key, value, how)

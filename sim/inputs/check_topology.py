@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sim import units
 from sim.data import table
+from sim.inputs import check_offer
 from sim.inputs.architecture import facts_of
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.gpu import Gpu
@@ -27,11 +28,8 @@ def findings(topology: Topology) -> Findings:
     elif topology.node_groups:
         yield from _groups(topology)
         yield from _network(topology)
-    offer = topology.offer
-    if offer is not None and offer.capacity == "owned" and offer.own is None:
-        message = "owned, and nothing says what it cost"
-        hint = "write offer.own: {price_per_gpu: 30000 USD}, with node, network and storage in it"
-        yield fault("no-own-price", "topology", "offer.capacity", message, hint)
+    if topology.offer is not None:
+        yield from check_offer.findings(topology.offer)
     if topology.world_size > MAX_GPUS:
         message = f"{topology.world_size} GPUs in all; {MAX_GPUS} is the most"
         path = f"node_groups[{len(topology.groups) - 1}].nodes" if topology.node_groups else "nodes"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from sim.inputs import check_mesh
+from sim.inputs import check_job, check_mesh
 from sim.inputs.check_rows import check_rows
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.model import Model
@@ -27,7 +27,7 @@ _DEEPEST = 10_000  # layers: a step of so many takes 0.8 GB to simulate
 
 def findings(workload: Workload) -> Findings:
     """Every finding about a workload."""
-    yield from _job_length(workload)
+    yield from check_job.findings(workload)
     yield from _knobs(workload.parallelism)
     yield from _offload(workload.parallelism)
     yield from strategy_of(workload).findings(workload)
@@ -92,37 +92,6 @@ def _silent(
     if checkpointing != "selective-blocks":
         out |= {"activation_checkpointing.every", "activation_checkpointing.fraction"}
     return frozenset(out)
-
-
-def _job_length(w: Workload) -> Findings:
-    given = [k for k in ("tokens", "steps", "samples") if getattr(w, k) is not None]
-    if len(given) > 1:
-        message = f"{' and '.join(given)} both say how long the job is"
-        yield fault("job-length-twice", "workload", given[-1], message, "keep one")
-    if not given:
-        message = "nothing says how long the job is"
-        hint = "add tokens: 1e9, or steps, or samples, for wall-clock and cost"
-        if w.epochs != 1.0:
-            message += f": {w.epochs:g} epochs of how many samples?"
-            hint = "add samples=52000, or as many as there are, for wall-clock and cost"
-        yield warning("no-job-length", "workload", "", message, hint)
-    elif w.epochs != 1.0 and w.samples is None:
-        message = f"{w.epochs:g} epochs count for nothing beside {given[0]}"
-        yield warning("epochs", "workload", "epochs", message, "say samples, or leave epochs out")
-    if w.checkpoint.interval == 0.0:
-        message = "a checkpoint every 0 seconds leaves no time to train"
-        yield fault(
-            "no-interval", "workload", "checkpoint.interval", message, 'write "checkpoint: none"'
-        )
-    save = w.checkpoint
-    if save.memory_interval == 0.0:
-        message = "a copy every 0 seconds leaves no time to train"
-        path = "checkpoint.memory_interval"
-        yield fault("no-interval", "workload", path, message, "write 1 min, or leave it out")
-    if save.peers and save.memory_interval is None:
-        message = f"{save.peers} peers hold copies, and none are made"
-        hint = "add checkpoint.memory_interval: 1 min"
-        yield fault("no-copies", "workload", "checkpoint.peers", message, hint)
 
 
 def _knobs(p: Parallelism) -> Findings:

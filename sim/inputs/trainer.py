@@ -18,6 +18,8 @@ class Trainer:
     ----------
     name, title : str
         As ``trainer`` writes it, and as reports do.
+    strategies : tuple of str
+        Strategies that it can run, beside that of one GPU, the usual one first; empty: any.
     micro_step_s : float
         CPU time of a micro-step beside forward and backward: the loader's next batch, contexts,
         callbacks. [s]
@@ -55,6 +57,7 @@ class Trainer:
     waits_for_loss: bool
     waits_for_step: bool
     scales_gradients: bool
+    strategies: tuple[str, ...] = ()
     wraps_adapters: bool = False
     own_adapters: bool = False
     waits_for_messages: bool = False
@@ -83,7 +86,8 @@ class Trainer:
 @cache
 def trainer_named(name: str) -> Trainer:
     """The trainer of a name; KeyError if there is none."""
-    return Trainer(name, **table("trainers")[name])
+    row = table("trainers")[name]
+    return Trainer(name, **row | {"strategies": tuple(row.get("strategies", ()))})
 
 
 NOBODY = trainer_named("none")

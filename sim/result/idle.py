@@ -10,7 +10,9 @@ from sim.inputs.base import Spec
 from sim.inputs.checks import check
 from sim.inputs.notes import Message, Notes
 from sim.inputs.topology import Topology
-from sim.inputs.workload import Parallelism, Workload
+from sim.inputs.workload import Workload
+from sim.job.forecast import JobForecast, forecast_job
+from sim.result.sections import cost_section, job_section
 from sim.step.step import StepReport, quick
 
 #: keys of the ways between GPUs: whether one matters is known once NCCL's choices are
@@ -28,12 +30,22 @@ _OF_AXIS = {
     "loss_parallel": "tensor_parallel", "tensor_parallel_": "tensor_parallel",
     "expert_dispatch": "expert_parallel",
 }  # fmt: skip
-#: keys that say what runs, or a fact of it: none is idle
-_SAID = ("strategy", "wrap", "replicate", "shard", "deepspeed_version", *set(_OF_AXIS.values()))
+#: keys that say what runs and how much of it: none is idle
+_SAID = (
+    "strategy", "wrap", "replicate", "shard", *set(_OF_AXIS.values()),
+    "kind", "rank", "sequence_length", "micro_batch", "gradient_accumulation", "global_batch",
+    "tokens", "steps", "samples", "epochs", "deadline", "nodes", "gpus", "residency",
+)  # fmt: skip
+#: ranks of a machine whose step is long to simulate; of a pipeline it always is
+_MOST_RANKS = 1024
 
 
 def idle_keys(
-    topology: Topology, workload: Workload, notes: Notes, found: StepReport
+    topology: Topology,
+    workload: Workload,
+    notes: Notes,
+    found: StepReport,
+    job: JobForecast | None,
 ) -> Iterator[Message]:
     """A warning for each key that was set on the command line and changes nothing.
 
@@ -45,11 +57,14 @@ def idle_keys(
         Where values came from: what a file says of its machine is no wish.
     found : StepReport
         Their step.
+    job : JobForecast, optional
+        Their job, if it has a length.
 
     Notes
     -----
-    A way between GPUs is idle if its default gives the very same step; a knob of the strategy if
-    it is of an axis that has one rank, or if its default gives the same step and memory.
+    A way between GPUs is idle if its default gives the very same step; another key if it is of an
+    axis that has one rank, or if its default gives the same step, memory and job. That is not tried
+    where a step takes long.
     """
     for path in WAYS:
         if notes.origin(f"topology.{path}").kind != "override":
@@ -65,45 +80,69 @@ def idle_keys(
             message = f"{path} changes nothing in this step: its GPUs meet {meet}"
             hint = "node.p2p_level is how far NCCL goes: LOC, PIX, ..., SYS (NCCL_P2P_LEVEL)"
         yield Message("idle-key", f"topology.{path}", message, hint)
-    yield from _idle_knobs(topology, workload, notes, found)
+    tried = topology.world_size <= _MOST_RANKS and workload.parallelism.pipeline_parallel == 1
+    told = {w.path for w in notes.warnings} | {f"topology.{path}" for path in WAYS}
+    for side, spec in (("topology", topology), ("workload", workload)):
+        for path in _leaves(spec):
+            where = f"{side}.{path}"
+            if where in told or notes.origin(where).kind != "override":
+                continue
+            other = _with_default(spec, path.split("."))
+            if other == spec:
+                continue
+            why = _without(path, workload)
+            if not why and tried:
+                machine, then = (other, workload) if spec is topology else (topology, other)
+                why = _the_same(machine, then, found, _figures(job, topology))
+            if why:
+                message = f"{path} changes nothing in this job: {why}"
+                yield Message("idle-key", where, message, "leave it out")
 
 
-def _idle_knobs(
-    topology: Topology, workload: Workload, notes: Notes, found: StepReport
-) -> Iterator[Message]:
-    told = {w.path for w in notes.warnings}
-    paths = [f"parallelism.{name}" for name in Parallelism.model_fields if name not in _SAID]
-    for path in (*paths, "experts", "stack.omp_num_threads"):
-        where = f"workload.{path}"
-        if where in told or notes.origin(where).kind != "override":
+def _leaves(spec: Spec) -> Iterator[str]:
+    """Paths of the keys of a spec that have a default and may be idle."""
+    for name, field in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if field.required and not isinstance(value, Spec):
             continue
-        other = _with_default(workload, path.split("."))
-        if other == workload:
-            continue
-        why = _why_idle(path, topology, workload, other, found)
-        if why:
-            message = f"{path} changes nothing in this job: {why}"
-            yield Message("idle-key", where, message, "leave it out")
+        if isinstance(value, Spec):
+            yield from (f"{name}.{path}" for path in _leaves(value))
+        elif not isinstance(value, tuple) and name not in _SAID:
+            yield name
 
 
-def _why_idle(
-    path: str, topology: Topology, workload: Workload, other: Workload, found: StepReport
-) -> str:
-    """Why a job is the same with a key's default; "" where it is not, or where that was not tried.
-
-    A pipeline's step is too long to be simulated once more for each key.
-    """
+def _without(path: str, workload: Workload) -> str:
+    """What a job has not that a key is about; "" where it has it."""
     name = path.rpartition(".")[2]
     if name in ("experts", "z3_leaf_experts") and not workload.model.experts:
         return "its model has no experts"
     for begin, axis in _OF_AXIS.items():
-        if name.startswith(begin):
-            return "" if getattr(workload.parallelism, axis) > 1 else f"{axis} is 1"
-    if workload.parallelism.pipeline_parallel > 1 or any(f.error for f in check(topology, other)):
+        if name.startswith(begin) and getattr(workload.parallelism, axis) == 1:
+            return f"{axis} is 1"
+    return ""
+
+
+def _the_same(
+    topology: Topology, workload: Workload, found: StepReport, job: tuple[object, ...]
+) -> str:
+    """Why a key is idle with whose default this is the job; "" where it is not."""
+    if any(f.error for f in check(topology, workload)):
         return ""
-    again = quick(topology, other)
-    same = again.time_s == found.time_s and again.memory == found.memory
-    return "step and memory are the same without it" if same else ""
+    again = quick(topology, workload)
+    if again.time_s != found.time_s or again.memory != found.memory:
+        return ""
+    if not job:
+        return "step and memory are the same without it"
+    if _figures(forecast_job(topology, workload, found.breakdown), topology) != job:
+        return ""
+    return "step, memory and job are the same without it"
+
+
+def _figures(job: JobForecast | None, topology: Topology) -> tuple[object, ...]:
+    """What is shown of a job; nothing of one without a length."""
+    if job is None:
+        return ()
+    return job_section(job), cost_section(job, topology), job.energy
 
 
 def _with_default(spec: Any, keys: list[str]) -> Any:

@@ -104,7 +104,7 @@ def predict(
         uncertainty=None,
         warnings=(
             *(notes.warnings if notes else ()),
-            *(idle_keys(topology, workload, notes, found) if alike and notes else ()),
+            *(idle_keys(topology, workload, notes, found, job) if alike and notes else ()),
             *found.memory.warnings,
             *(retry_warnings(workload, found.retries_s, found.time_s) if memory.fits else ()),
         ),

@@ -89,7 +89,8 @@ def retry_warnings(workload: Workload, retries_s: float, step_s: float) -> tuple
     if retries_s <= 0.0:
         return ()
     share = retries_s / step_s
-    message = f"so close to capacity that failed allocations cost {percent(share, 0)} of the step"
+    cost = percent(share, 0) if share >= 0.01 else "less than 1 %"
+    message = f"so close to capacity that failed allocations cost {cost} of the step"
     cures = ["a smaller micro_batch"]
     if strategy_of(workload).record_streams:
         cures.append("fsdp2")

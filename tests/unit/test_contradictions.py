@@ -1,8 +1,11 @@
 """Keys that exclude one another, and keys that do nothing beside others: said, never silent."""
 
+import json
+
 import pytest
 
 from bench.advised import against, tried
+from bench.silent import outcome, values
 from sim import simulate
 from sim.errors import InputError
 from sim.inputs.loader import load
@@ -83,7 +86,7 @@ def test_where_gpus_meet_is_said_when_peer_to_peer_changes_nothing():
     ):  # fmt: skip
         sets = [*sets, "node.pcie.p2p=false"]
         found = simulate(machine, "llama3-8b-lora", overrides=sets, scaling=False, fixes=False)
-        (said,) = (w for w in found.warnings if w.code == "idle-key")
+        (said,) = (w for w in found.warnings if w.path == "topology.node.pcie.p2p")
         assert said.message.startswith("node.pcie.p2p changes nothing")
         assert said.message.endswith(f"its GPUs meet {place}")
 
@@ -103,8 +106,11 @@ def test_what_the_file_says_of_its_machine_is_no_wish():
         (["parallelism={strategy: zero3, z3_leaf_experts: true}"], "z3_leaf_experts",
          "its model has no experts"),
         (["parallelism={strategy: zero1, clip_gradients: false}"], "clip_gradients",
-         "step and memory are the same"),
+         "step, memory and job are the same"),
         (["parallelism.checkpoint_wrapper=outside"], "checkpoint_wrapper", "the same without"),
+        (["parallelism={context_parallel: 2, context_parallel_kind: ulysses}", "attention=sdpa",
+          "parallelism.context_parallel_rotation=all-to-all"], "context_parallel_rotation",
+         "the same without"),
     ],
 )  # fmt: skip
 def test_knobs_that_nothing_takes_are_said(sets, key, why):
@@ -128,6 +134,93 @@ def test_knobs_that_nothing_takes_are_said(sets, key, why):
 def test_knobs_that_something_takes_are_not(sets):
     found = simulate("dgx-h100", "llama3-8b-sft", overrides=sets, scaling=False, fixes=False)
     assert [w for w in found.warnings if w.code == "idle-key"] == []
+
+
+TWO_USD = "offer={price_per_gpu_hour: 2 USD}"
+SPOT = "offer={price_per_gpu_hour: 2 USD, spot_price_per_gpu_hour: 1 USD, capacity: spot}"
+
+
+@pytest.mark.parametrize(
+    ("sets", "path"),
+    [
+        (["stack.cuda=12.1"], "workload.stack.cuda"),
+        (["method.double_quantization=false"], "workload.method.double_quantization"),
+        (["loss_chunks=4"], "workload.loss_chunks"),
+        (["data.mean_length=300"], "workload.data.mean_length"),
+        (["data.prefetch=4"], "workload.data.prefetch"),
+        (["checkpoint.offload_to_cpu=false"], "workload.checkpoint.offload_to_cpu"),
+        (["reliability.warm_restart=10 s"], "topology.reliability.warm_restart"),
+        (["reliability={failures: false, gpu_mtbf: 1 h}"], "topology.reliability.gpu_mtbf"),
+        (["network.nodes_per_leaf=2"], "topology.network.nodes_per_leaf"),
+        (
+            [TWO_USD, "offer.spot_price_per_gpu_hour=1 USD"],
+            "topology.offer.spot_price_per_gpu_hour",
+        ),
+        ([TWO_USD, "offer.preemption_notice=100 s"], "topology.offer.preemption_notice"),
+        ([SPOT, "offer.commitment_discount=0.3"], "topology.offer.commitment_discount"),
+    ],
+)
+def test_keys_of_job_and_machine_that_nothing_takes_are_said(sets, path):
+    found = simulate("dgx-h100", "llama3-8b-lora", overrides=sets, scaling=False, fixes=False)
+    (said,) = (w for w in found.warnings if w.code == "idle-key")
+    assert said.path == path
+    assert said.message.endswith("step, memory and job are the same without it")
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["data={packing: false, mean_length: 300}"], ["checkpoint.interval=60 s"],
+        ["data.workers=0"],
+        [TWO_USD, "offer.pue=1.5"], [SPOT, "offer.preemption_mtbf=1 h"],
+        ["reliability={spare_nodes: 1, gpu_mtbf: 1 h}", "reliability.warm_restart=10 s"],
+    ],
+)  # fmt: skip
+def test_keys_of_job_and_machine_that_something_takes_are_not(sets):
+    found = simulate("dgx-h100", "llama3-8b-sft", overrides=sets, scaling=False, fixes=False)
+    assert [w.path for w in found.warnings if w.code == "idle-key"] == []
+
+
+@pytest.mark.parametrize(
+    ("sets", "code", "says"),
+    [
+        (["evaluation.tokens=1e6"], "no-evaluation", "1,000,000 tokens, and none is made"),
+        (["evaluation.every=10"], "no-evaluation", "every 10 steps of no tokens"),
+        (["trainer=nanotron"], "trainer-strategy",
+         "nanotron runs megatron, zero1 or ddp, not fsdp2"),
+        (["parallelism=fsdp1", "trainer=torchtitan"], "trainer-strategy",
+         "torchtitan runs fsdp2 or ddp, not fsdp1"),
+        (["offer={price_per_gpu_hour: 2 USD, capacity: spot}"], "no-spot-price", "on demand"),
+        ([TWO_USD, "offer.own={price_per_gpu: 30000 USD}"], "own-and-rented", "is what is paid"),
+    ],
+)  # fmt: skip
+def test_what_contradicts_itself_is_warned_of(sets, code, says):
+    found = load("dgx-h100", "llama3-8b-lora", sets).notes.warnings
+    (said,) = (w for w in found if w.code == code)
+    assert says in said.message
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["evaluation={every: 10, tokens: 1e6}"], ["trainer=torchtitan"], ["trainer=none"], [SPOT],
+        ["offer={own: {price_per_gpu: 30000 USD}}"],
+    ],
+)  # fmt: skip
+def test_what_agrees_is_not(sets):
+    codes = {"no-evaluation", "trainer-strategy", "no-spot-price", "own-and-rented"}
+    found = load("dgx-h100", "llama3-8b-lora", sets).notes.warnings
+    assert not codes & {w.code for w in found}
+
+
+def test_no_key_is_silent():
+    """Of what `bench.silent` asks: one strategy of the eight, every fifth of its values."""
+    found = [
+        (key, value, outcome("h100-x1", ("parallelism=single",), (f"{key}={json.dumps(value)}",)))
+        for key, value in list(values())[::5]
+    ]
+    assert [one for one in found if one[2] == "silent"] == []
+    assert {how for *_, how in found} >= {"moved", "warned", "refused"}
 
 
 def test_nothing_is_advised_that_is_then_warned_of():

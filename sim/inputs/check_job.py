@@ -1,0 +1,76 @@
+"""Checks of what is around a job's steps: its length, checkpoints, evaluation and trainer."""
+
+from __future__ import annotations
+
+from sim.data import table
+from sim.inputs.finding import Findings, fault, warning
+from sim.inputs.trainer import trainer_named
+from sim.inputs.workload import Workload
+
+
+def findings(workload: Workload) -> Findings:
+    """Every finding about it."""
+    yield from _length(workload)
+    yield from _checkpoints(workload)
+    yield from _evaluation(workload)
+    yield from _trainer(workload)
+
+
+def _length(w: Workload) -> Findings:
+    given = [k for k in ("tokens", "steps", "samples") if getattr(w, k) is not None]
+    if len(given) > 1:
+        message = f"{' and '.join(given)} both say how long the job is"
+        yield fault("job-length-twice", "workload", given[-1], message, "keep one")
+    if not given:
+        message = "nothing says how long the job is"
+        hint = "add tokens: 1e9, or steps, or samples, for wall-clock and cost"
+        if w.epochs != 1.0:
+            message += f": {w.epochs:g} epochs of how many samples?"
+            hint = "add samples=52000, or as many as there are, for wall-clock and cost"
+        yield warning("no-job-length", "workload", "", message, hint)
+    elif w.epochs != 1.0 and w.samples is None:
+        message = f"{w.epochs:g} epochs count for nothing beside {given[0]}"
+        yield warning("epochs", "workload", "epochs", message, "say samples, or leave epochs out")
+
+
+def _checkpoints(w: Workload) -> Findings:
+    if w.checkpoint.interval == 0.0:
+        message = "a checkpoint every 0 seconds leaves no time to train"
+        yield fault(
+            "no-interval", "workload", "checkpoint.interval", message, 'write "checkpoint: none"'
+        )
+    save = w.checkpoint
+    if save.memory_interval == 0.0:
+        message = "a copy every 0 seconds leaves no time to train"
+        path = "checkpoint.memory_interval"
+        yield fault("no-interval", "workload", path, message, "write 1 min, or leave it out")
+    if save.peers and save.memory_interval is None:
+        message = f"{save.peers} peers hold copies, and none are made"
+        hint = "add checkpoint.memory_interval: 1 min"
+        yield fault("no-copies", "workload", "checkpoint.peers", message, hint)
+
+
+def _evaluation(w: Workload) -> Findings:
+    every, tokens = w.evaluation.every, w.evaluation.tokens
+    if tokens and not every:
+        message = f"an evaluation of {tokens:,.0f} tokens, and none is made"
+        hint = "add evaluation.every: 500, in steps"
+        yield warning("no-evaluation", "workload", "evaluation.tokens", message, hint)
+    if every and not tokens:
+        message = f"an evaluation every {every} steps of no tokens takes no time"
+        hint = "add evaluation.tokens: 1e6, over all ranks"
+        yield warning("no-evaluation", "workload", "evaluation.every", message, hint)
+
+
+def _trainer(w: Workload) -> Findings:
+    """A strategy that is not among those of the trainer named; of one's own it is not known."""
+    if w.trainer is None:
+        return
+    trainer, strategy = trainer_named(w.trainer), w.parallelism.strategy
+    known = {name for row in table("trainers").values() for name in row.get("strategies", ())}
+    if trainer.strategies and strategy in known and strategy not in trainer.strategies:
+        *rest, last = trainer.strategies
+        runs = f"{', '.join(rest)} or {last}" if rest else last
+        message = f"{trainer.title} runs {runs}, not {strategy}"
+        hint = f"leave it out, or write strategy: {trainer.strategies[0]}"
+        yield warning("trainer-strategy", "workload", "trainer", message, hint)

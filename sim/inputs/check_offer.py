@@ -1,0 +1,23 @@
+"""Checks of what a machine costs."""
+
+from __future__ import annotations
+
+from sim.inputs.finding import Findings, fault, warning
+from sim.inputs.topology import Offer
+
+
+def findings(offer: Offer) -> Findings:
+    """Every finding about it: owned and paid by nothing, terms that nothing is paid by."""
+    rented, own, capacity = offer.price_per_gpu_hour is not None, offer.own, offer.capacity
+    if capacity == "owned" and own is None:
+        message = "owned, and nothing says what it cost"
+        hint = "write offer.own: {price_per_gpu: 30000 USD}, with node, network and storage in it"
+        yield fault("no-own-price", "topology", "offer.capacity", message, hint)
+    if capacity == "spot" and rented and offer.spot_price_per_gpu_hour is None:
+        message = "spot capacity, which can be taken away, at the price on demand"
+        hint = "add offer.spot_price_per_gpu_hour"
+        yield warning("no-spot-price", "topology", "offer.capacity", message, hint)
+    if own is not None and rented and capacity != "owned":
+        message = "a machine of one's own that is rented: price_per_gpu_hour is what is paid"
+        hint = "add offer.capacity: owned, or leave price_per_gpu_hour out"
+        yield warning("own-and-rented", "topology", "offer.own", message, hint)
