@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sim.step.variation import Progress
     from sim.study.axes import Grid
     from sim.study.compared import Comparison
-    from sim.study.search import Stop
+    from sim.study.race import Stop
     from sim.study.sized import SizeReport
     from sim.study.sweep import SweepOutcome
     from sim.study.target import Objective
@@ -94,6 +94,7 @@ def size(
     slack: str | None = None,
     setup: str = "15 min",
     as_written: bool = False,
+    exhaustive: bool = False,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     progress: Progress | None = None,
@@ -133,6 +134,8 @@ def size(
         Paid for on every node before the first step, where its offer states none.
     as_written : bool
         Do not consider faster implementations that train the same: torch.compile, attention, loss.
+    exhaustive : bool
+        Where layouts are searched: the best plan of every offer, though it cannot win.
     progress : callable, optional
         Called with (plans decided, plans in all).
     stop : callable, optional
@@ -144,7 +147,7 @@ def size(
         ``winner`` is None if nothing meets the target.
     """
     from sim.study.machines import MachineFilter
-    from sim.study.search import never
+    from sim.study.race import never
     from sim.study.size import size
     from sim.study.target import FIGURES, settings_of, target_of
 
@@ -157,7 +160,7 @@ def size(
         sets=settings(overrides, calibration), topologies=several(topologies),
         prices=path(prices), spot=spot, most_gpus=max_gpus, gpus=gpus, global_batch=global_batch,
         vary=axes(vary), risk=allowed, setup_s=setup_s, tuned=not as_written,
-        progress=progress, stop=stop or never,
+        progress=progress, stop=stop or never, exhaustive=exhaustive,
     )  # fmt: skip
 
 
@@ -235,7 +238,8 @@ def _alone(screen: str | None, exact: int | None, **given: int | str | None) -> 
     """Refuse what a screening does not take, and what it alone takes."""
     faults = []
     for name, value in given.items():
-        if screen and value is not None:
+        here = name == "processes" and value == 1
+        if screen and value is not None and not here:
             message = "a screening computes few configurations, in this process; leave it out"
             faults.append(Fault("sweep", None, None, name, message))
     if exact is not None and not screen:

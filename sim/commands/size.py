@@ -51,6 +51,11 @@ if TYPE_CHECKING:
               help="Paid for on every node before the first step.")  # fmt: skip
 @click.option("--as-written", is_flag=True,
               help="Leave torch.compile, attention and loss as the workload has them.")  # fmt: skip
+@click.option(
+    "--exhaustive",
+    is_flag=True,
+    help="With --vary layout: the best plan of every offer, though it cannot win.",
+)
 @click.option("--emit", "emitted", multiple=True,
               type=click.Choice(EMITTED),
               help="Write the plan as a configuration of this tool. Repeatable.")  # fmt: skip
@@ -64,7 +69,8 @@ def command(
     region: tuple[str, ...], provider: tuple[str, ...], gpu: tuple[str, ...],
     topologies: tuple[str, ...], prices: Path | None, spot: bool, max_gpus: int,
     gpus: int | None, global_batch: int | None, vary: tuple[str, ...], risk: str,
-    slack: str | None, setup: str, as_written: bool, emitted: tuple[str, ...],
+    slack: str | None, setup: str, as_written: bool, exhaustive: bool,
+    emitted: tuple[str, ...],
     form: str, output: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
     """Search for the best cluster for WORKLOAD; exit 3 if nothing meets the target.
@@ -81,7 +87,7 @@ def command(
             throughput=throughput, residency=residency, region=region, provider=provider, gpu=gpu,
             topologies=topologies, prices=prices, spot=spot, max_gpus=max_gpus,
             gpus=gpus, global_batch=global_batch, vary=vary, risk=risk, slack=slack,
-            setup=setup, as_written=as_written, overrides=overrides,
+            setup=setup, as_written=as_written, exhaustive=exhaustive, overrides=overrides,
             progress=progress, stop=stop,
         )  # fmt: skip
     show(view(found), form, None if emitted else output)

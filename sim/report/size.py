@@ -30,6 +30,15 @@ def _cluster(topology: Topology) -> str:
     return f"{topology.nodes} x {topology.node.gpus} {topology.node.gpu.name}"
 
 
+def _said(target: Target, value: float) -> str:
+    """What is to be least, of some plan, in words."""
+    if target.objective == "cost":
+        return usd(value)
+    if target.objective == "time":
+        return duration(value)
+    return f"{value:,.0f} kg of CO2" if target.objective == "co2" else f"{value / 3.6e6:,.0f} kWh"
+
+
 def _goal(target: Target) -> str:
     """The target in words."""
     limits = []
@@ -77,13 +86,15 @@ def _found(report: SizeReport, winner: Simulated) -> list[ViewPart]:
     lost = [_why(c, report) for c in report.contenders if c.plan is None]
     notes = {f"{c.machine.name}: {c.machine.note}" for c in report.contenders if c.machine.note}
     left_out = [f"Left out: {len(report.left_out)} offers that are elsewhere or another kind"]
-    doubts = dict.fromkeys(c.doubt for c in report.contenders if c.plan and c.doubt)
+    told = [c for c in report.contenders if c.plan or c.at_least]
+    doubts = dict.fromkeys(c.doubt for c in told if c.doubt)
     asked = "ranked after prices that are" if report.target.objective == "cost" else "so marked"
     doubted = [f"? {'; '.join(doubts)}: {asked}"] if doubts else []
     below = [
         Lines(_verdict(report, winner), indent=0, apart=False),
         Lines(_risks(report, winner), indent=0, apart=False),
         Lines(doubted, indent=0, apart=False),
+        Lines(_open(report), indent=0, apart=False),
         Lines(tuned(report), indent=0, apart=False),
         Lines(_phases(report, winner), "Phases:", apart=False),
         Lines(lost, "Not chosen:", list=True, apart=False),
@@ -115,10 +126,11 @@ def _table(chosen: list[Contender], winner: Simulated) -> Table:
             more = percent(f.cost_usd / winner.figures.cost_usd - 1, 0, "+")
         fit = plan.memory.verdict
         even = "" if c.break_even_usd is None else usd(c.break_even_usd)
+        doubt = " ?" * bool(c.doubt) + " ~" * c.unfinished
         rows.append([
             "->" if i == 0 else str(i + 1), c.machine.name, _cluster(plan.candidate.topology),
             layout(plan), Cell(duration(f.wall_s), f.wall_s, "s"),
-            Cell(usd(f.cost_usd) + (" ?" if c.doubt else ""), f.cost_usd, "USD"), more,
+            Cell(usd(f.cost_usd) + doubt, f.cost_usd, "USD"), more,
             Cell(percent(plan.mfu), plan.mfu),
             Cell(percent(fit.share, 0) + (" !" if fit.risk else ""), fit.needed_bytes, "B"),
             Cell(even, c.break_even_usd, "USD/h"),
@@ -163,6 +175,16 @@ def _verdict(report: SizeReport, winner: Simulated) -> list[str]:
     return lines
 
 
+def _open(report: SizeReport) -> list[str]:
+    """What is known of offers that were not searched to their ends."""
+    if report.stopped or not any(c.unfinished for c in report.contenders):
+        return []
+    said = "Offers that cannot rank before the winner were not searched to the end (--exhaustive)"
+    if any(c.unfinished for c in [c for c in report.contenders if c.plan][:SHOWN]):
+        said += "; ~: the best plan seen, others may be better"
+    return [said]
+
+
 def _risks(report: SizeReport, winner: Simulated) -> list[str]:
     """What the mark beside the memory of a plan that did not win means."""
     shown = [c.plan for c in report.contenders if c.plan][:SHOWN]
@@ -199,7 +221,12 @@ def _phases(report: SizeReport, winner: Simulated) -> list[str]:
 def _why(contender: Contender, report: SizeReport) -> str:
     name = contender.machine.name
     if contender.unfinished:
-        return f"{name}: not searched to the end"
+        least = contender.at_least
+        if least is None or report.winner is None:
+            return f"{name}: not searched to the end"
+        more = percent(least / report.target.score(report.winner.figures) - 1, 0, "+")
+        least_said = _said(report.target, least) + " ?" * bool(contender.doubt)
+        return f"{name}: at least {least_said} ({more}), not searched further"
     if contender.nearest is not None:
         return f"{name}: {_miss(contender.nearest, report.target)}"
     if contender.machine.price is None and report.target.objective == "cost":

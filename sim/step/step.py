@@ -260,7 +260,8 @@ class _StepKey:
         return self.steps == other.steps and self.but_steps == other.but_steps
 
 
-def _machine(topology: Topology) -> Hashable:
+def machine_key(topology: Topology) -> Hashable:
+    """What of a machine a step depends on: all but its name, price, place and reliability."""
     return fields_but(topology, _MACHINE)
 
 
@@ -289,7 +290,7 @@ def _folded(
         shared = steps if alone else min(steps, _SHARED)
         if shared != steps:
             workload = workload.model_copy(update={"gradient_accumulation": shared})
-        keys.append(_StepKey(_machine(topology), _STEP, shared, topology, workload))
+        keys.append(_StepKey(machine_key(topology), _STEP, shared, topology, workload))
         counts.append(steps - shared)
     return [
         found if not more or found.middle is None

@@ -11,11 +11,11 @@ from sim.step.step import memory_of
 from sim.study.candidates import SAVING, Candidate, SoundJobs, Space, plans, variants
 from sim.study.layouts import beside
 from sim.study.machines import Machine
-from sim.study.search import Counts, Estimate, Searcher, Searching, Simulated
+from sim.study.price_pairs import price_doubt
+from sim.study.race import Rank, Searching, promising
+from sim.study.search import Counts, Estimate, Searcher, Simulated, Sought
 from sim.study.sized import Beside, Contender
 from sim.study.target import Target
-
-SoughtPlan = Searching[Simulated | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,44 +41,68 @@ class Contest:
 
     def contend(self, machine: Machine, base: Prepared, tally: Counts) -> Searching[Contender]:
         """The best plan of a machine; where none meets the target, the one that misses it least."""
-        if self.target.objective == "cost" and machine.price is None:
+        target, search = self.target, self.search
+        if target.objective == "cost" and machine.price is None:
             return Contender(machine, None)
         candidates = self.candidates(machine, base)
-        target = self.target
-        plan = yield from self.search.best(candidates, target.score, target.met, tally)
-        if self.search.stopped:
-            return Contender(machine, plan, unfinished=True)
+        doubted = self.doubted(machine)
+        sought = yield from promising(
+            search.best(candidates, target.score, target.met, tally),
+            lambda least: (0, doubted, least),
+        )
+        plan = sought.plan
+        if sought.least is not None:
+            return Contender(machine, plan, at_least=sought.least, unfinished=True)
         if plan is not None:
-            smaller = yield from self._smaller(plan, candidates)
-            cheaper = plan if smaller else None
-            return Contender(
-                machine, smaller or plan, cheaper=cheaper, unfinished=self.search.stopped
+            score = target.score(plan.figures)
+            smaller = yield from promising(
+                self._smaller(plan, candidates), lambda _: (0, doubted, score)
             )
-        nearest = yield from self.search.best(candidates, target.shortfall, _any, Counts())
-        if self.search.stopped:
-            return Contender(machine, None, nearest, unfinished=True)
-        return Contender(machine, None, nearest, None if nearest else least(candidates))
+            return Contender(
+                machine, smaller.plan or plan, cheaper=plan if smaller.plan else None,
+                unfinished=smaller.least is not None,
+            )  # fmt: skip
+        sought = yield from promising(
+            search.best(candidates, target.shortfall, _any, Counts()),
+            lambda least: (1, False, least),
+        )
+        if sought.least is not None:
+            return Contender(machine, None, sought.plan, unfinished=True)
+        return Contender(machine, None, sought.plan, None if sought.plan else least(candidates))
 
-    def _smaller(self, plan: Simulated, candidates: list[Candidate]) -> SoughtPlan:
+    def doubted(self, machine: Machine) -> bool:
+        """Whether its plans are ranked after those of prices to rely on."""
+        return self.target.objective == "cost" and bool(price_doubt(machine.topology.offer))
+
+    def rank(self, contender: Contender) -> Rank:
+        """What has a plan, at prices to rely on where these decide, and how good it is."""
+        if contender.plan is not None:
+            score = self.target.score(contender.plan.figures)
+            return 0, self.doubted(contender.machine), score
+        if contender.nearest is not None:
+            return 1, False, self.target.shortfall(contender.nearest.figures)
+        return 2, False, 0.0
+
+    def _smaller(self, plan: Simulated, candidates: list[Candidate]) -> Searching[Sought]:
         """The plan of the fewest GPUs that is worse by no more than the slack."""
         if not self.target.slack:
-            return None
+            return Sought(None)
         limit = self.target.score(plan.figures) * (1.0 + self.target.slack)
         for gpus in sorted({c.gpus for c in candidates if c.gpus < plan.candidate.gpus}):
             few = [c for c in candidates if c.gpus == gpus]
             score, met = self.target.score, self.target.met
-            found = yield from self.search.best(few, score, met, Counts(), below=limit)
-            if found is not None:
-                return found
-        return None
+            sought = yield from self.search.best(few, score, met, Counts(), below=limit)
+            if sought.plan is not None or sought.least is not None:
+                return sought
+        return Sought(None)
 
-    def neighbour(self, winner: Simulated, base: Prepared, step: int) -> SoughtPlan:
+    def neighbour(self, winner: Simulated, base: Prepared, step: int) -> Searching[Sought]:
         """The best plan of the winner's machine with the next number of nodes that goes."""
         candidates = self.candidates(winner.candidate.machine, base)
         sizes = sorted({c.topology.nodes for c in candidates})
         at = sizes.index(winner.candidate.topology.nodes) + step
         if not 0 <= at < len(sizes):
-            return None
+            return Sought(None)
         chosen = [c for c in candidates if c.topology.nodes == sizes[at]]
         return (yield from self.search.best(chosen, self.target.score, _any, Counts()))
 
@@ -92,14 +116,15 @@ class Contest:
         ]  # fmt: skip
         layouts = list(beside(chosen, [c.workload.parallelism for c in candidates]))
         several = [[candidates[i] for i in layout.members] for layout in layouts]
-        plans = self.search.together(
+        ended = self.search.together(
             self.search.best(members, self.target.score, _any, Counts()) for members in several
         )
         found = []
-        for layout, members, plan in zip(layouts, several, plans, strict=True):
+        for layout, members, sought in zip(layouts, several, ended, strict=True):
+            plan = sought and sought.plan
             if plan is not None:
                 needed = plan.memory.needed_bytes
-            elif self.search.stopped:
+            elif sought is None or sought.least is not None:
                 continue  # not known to be too large
             else:
                 smallest = min(members, key=_size_order)
@@ -111,7 +136,7 @@ class Contest:
 def broken_even(contender: Contender, winner: Simulated) -> Contender:
     """At which price a losing machine would cost as much as the winner."""
     plan = contender.plan
-    if plan is None or plan is winner or plan.job.cost is None:
+    if plan is None or plan is winner or plan.job.cost is None or contender.unfinished:
         return contender
     even = break_even_price(winner.figures.cost_usd, plan.job.cost)
     return replace(contender, break_even_usd=even)

@@ -8,7 +8,7 @@ stands in for it, and the machine says so.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from sim.inputs.reader import Reader
 from sim.inputs.spoken import gpus_meant
 from sim.inputs.topology import Nics, Offer, Topology
 from sim.inputs.tree import Branch, from_python
+from sim.step.step import machine_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,20 @@ class Machine:
         1 where nodes are joined by no network.
     note : str
         What was assumed.
+    same_as : str
+        Name of the first machine whose steps are the same; "" where nobody looked.
     """
 
     name: str
     topology: Topology
     most_nodes: int
     note: str = ""
+    same_as: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The name under which searches keep what they know of its steps."""
+        return self.same_as or self.name
 
     @property
     def gpu(self) -> str:
@@ -123,7 +132,16 @@ def machines(
             left_out.append(f"{machine.name}: {reason}")
         else:
             kept.append(machine)
-    return kept, left_out
+    return _likened(kept), left_out
+
+
+def _likened(found: Sequence[Machine]) -> list[Machine]:
+    """Machines with the names of those whose steps theirs are."""
+    first: dict[Hashable, str] = {}
+    return [
+        replace(machine, same_as=first.setdefault(machine_key(machine.topology), machine.name))
+        for machine in found
+    ]
 
 
 def _told_apart(found: Sequence[Machine]) -> list[Machine]:

@@ -108,7 +108,7 @@ class ParameterBounds:
         p, mesh = workload.parallelism, mesh_of(topology, workload)
         if not known(workload, mesh):
             return UnderWay()
-        key = (candidate.machine.name, topology.nodes, candidate.extra, p)
+        key = (candidate.machine.kind, topology.nodes, candidate.extra, p)
         if key not in self._wires:
             self._wires[key] = _wires(candidate, mesh)
         wires = self._wires[key]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Workload
-from sim.memory.report import machine
+from sim.memory.report import machine, sizes
 from sim.step.step import memory_of, micro_steps_walked
 from sim.study.candidates import Candidate, frugal_form, saves_as_much
 from sim.study.layouts import least_form
@@ -44,9 +45,16 @@ def _asked(candidate: Candidate, w: Workload) -> _Asked:
     )  # fmt: skip
 
 
+def _node(topology: Topology) -> tuple[float, ...]:
+    """What of a machine says whether a job has room, but for how many nodes there are."""
+    capacity, _, host = machine(topology)
+    _, per_node, tightest = sizes(topology)
+    return capacity, host, per_node, tightest or 0
+
+
 @dataclass(slots=True)
 class Rooms:
-    """What memory has said in one search.
+    """What memory has said in one search; machines whose nodes have as much are asked once.
 
     Attributes
     ----------
@@ -88,7 +96,7 @@ class Rooms:
             return True
         steps, nodes = micro_steps_walked(w), candidate.topology.nodes
         key = (w.parallelism, w.activation_checkpointing, w.micro_batch, steps)
-        asked = (candidate.machine.name, candidate.extra, *key)
+        asked = (_node(candidate.topology), candidate.extra, *key)
         # more nodes need no more; did they, the plan itself is asked before it is taken
         if nodes < self._enough.get(asked, nodes + 1):
             found = _asked(candidate, w)
@@ -110,5 +118,6 @@ class Rooms:
         return found.word
 
     def _failed(self, candidate: Candidate, w: Workload) -> list[_Asked]:
-        key = (candidate.machine.name, candidate.topology.nodes, candidate.extra, w.parallelism)
+        topology = candidate.topology
+        key = (_node(topology), topology.nodes, candidate.extra, w.parallelism)
         return self._too_large.setdefault(key, [])

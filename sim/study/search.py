@@ -14,9 +14,9 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from sim.blocks.flops import token_flops
 from sim.documents import Section
@@ -31,6 +31,7 @@ from sim.step.step import steps
 from sim.study.bounds import Bounds
 from sim.study.candidates import Candidate
 from sim.study.layouts import KEYS, cut_of
+from sim.study.race import Need, Race, Rank, Searching, Stop, T, never
 from sim.study.room import RISK, Rooms
 from sim.units import HOUR_S
 
@@ -114,31 +115,30 @@ _ROUGH, _ALONE, _STEP, _TIGHT, _EXPECTED = range(5)
 #: part of what one plan of a cut takes beyond its bound that another of the cut surely does
 _LIKENESS = 0.8
 
+#: growth of the least score of what is left, at which a search says so
+_TOLD = 0.01
 #: candidates next in order whose micro-steps are simulated together with one that is needed
 _AHEAD = 6
 #: bound, place, what the bound rests on, candidate
 _Entry = tuple[float, int, int, Candidate]
 
 Score = Callable[[Estimate], float]
-_T = TypeVar("_T")
 
 
-class Need(NamedTuple):
-    """What a search waits for: plans, or micro-steps that bounds of plans rest on."""
+class Sought(NamedTuple):
+    """What a search has found.
 
-    plans: tuple[Candidate, ...] = ()
-    bounds: tuple[Candidate, ...] = ()
+    Attributes
+    ----------
+    plan : Simulated or None
+        The best plan; None where there is none.
+    least : float or None
+        Where the search was told to end: score that no plan is below. None where `plan` is known
+        to be the best.
+    """
 
-
-#: a search under way, which ends with what it has found
-Searching = Generator[Need, None, _T]
-#: whether to end with what was found; asked between simulations
-Stop = Callable[[], bool]
-
-
-def never() -> bool:
-    """Whether a search is to be stopped that nobody stops."""
-    return False
+    plan: Simulated | None
+    least: float | None = None
 
 
 @dataclass(slots=True)
@@ -168,7 +168,7 @@ class Searcher:
     stop : callable
         Whether to end with what was found; asked between simulations.
     stopped : bool
-        Whether a search was ended so.
+        Whether it was to be ended.
     """
 
     risk: float = RISK
@@ -182,37 +182,25 @@ class Searcher:
     def __post_init__(self) -> None:
         self._rooms = Rooms(self.risk)
 
-    def together(
-        self, searches: Iterable[Searching[_T]], moved: Callable[[], None] | None = None
-    ) -> list[_T | None]:
-        """Run searches side by side: what each has found; `moved` is called in between.
+    def race(
+        self, searches: Iterable[Searching[T]], rank: Callable[[T], Rank] | None = None,
+        moved: Callable[[], None] | None = None,
+    ) -> Race[T]:  # fmt: skip
+        """Searches to be run side by side."""
+        return Race(list(searches), self.bounds, self._stops, rank, moved)
+
+    def _stops(self) -> bool:
+        self.stopped = self.stopped or self.stop()
+        return self.stopped
+
+    def together(self, searches: Iterable[Searching[T]]) -> list[T | None]:
+        """Run searches side by side to their ends: what each has found.
 
         When it is to stop, those that have begun end with what they have, others have None.
         """
-        under_way = dict(enumerate(searches))
-        several = len(under_way)
-        begun: set[int] = set()
-        found: dict[int, _T] = {}
-        while under_way:
-            needs: list[Need] = []
-            for i, search in list(under_way.items()):
-                self.stopped = self.stopped or self.stop()
-                if self.stopped and i not in begun:
-                    del under_way[i]
-                    continue
-                try:
-                    needs.append(next(search))
-                    begun.add(i)
-                except StopIteration as end:
-                    found[i] = end.value
-                    del under_way[i]
-            if self.stopped:
-                continue
-            if moved is not None:
-                moved()
-            self.bounds.ask(c for need in needs for c in need.bounds)
-            steps([(c.topology, c.workload) for need in needs for c in need.plans], causes=False)
-        return [found.get(i) for i in range(several)]
+        race = self.race(searches)
+        race.finish()
+        return [race.found.get(i) for i in range(len(race.searches))]
 
     def best(
         self,
@@ -221,7 +209,7 @@ class Searcher:
         allowed: Callable[[Estimate], bool],
         tally: Counts,
         below: float = math.inf,
-    ) -> Searching[Simulated | None]:
+    ) -> Searching[Sought]:
         """The allowed plan of the lowest score; None if none is allowed, fits and is low enough.
 
         Parameters
@@ -248,21 +236,24 @@ class Searcher:
                 tally.ruled_out += 1
         heapq.heapify(heap)
         best: Simulated | None = None
-        lowest = below
-        while heap and not self.stopped:
+        lowest, said = below, -math.inf
+        while heap:
             bounded, _, how, candidate = heapq.heappop(heap)
             if bounded >= lowest:
                 tally.ruled_out += len(heap) + 1
                 break
+            if bounded > said:
+                said = bounded + _TOLD * abs(bounded)
+                if (yield Need(least=bounded)):
+                    return Sought(best, min(bounded, lowest))
             hopeless = {_ROUGH: self._rooms.exceeds, _ALONE: self._rooms.hopeless}.get(how)
             if hopeless is not None and hopeless(candidate):
                 tally.too_large += 1
                 continue
             if how == _ALONE and not self.bounds.known(candidate):
                 near = [one[-1] for one in heapq.nsmallest(_AHEAD, heap) if one[2] == _ALONE]
-                yield Need(bounds=(candidate, *near))
-                if self.stopped:
-                    break
+                if (yield Need(bounds=(candidate, *near), least=bounded)):
+                    return Sought(best, min(bounded, lowest))
             better = self._better(candidate, how)
             if better is not None:
                 if allowed(better):
@@ -276,15 +267,14 @@ class Searcher:
                 tally.at_risk += room == "at risk"
                 tally.too_large += room == "too large"
                 continue
-            yield Need(plans=(candidate,))
-            if self.stopped:
-                break
+            if (yield Need(plans=(candidate,), least=bounded)):
+                return Sought(best, min(bounded, lowest))
             plan = self.plan(candidate)
             tally.simulated += 1
             self._learn(plan)
             if allowed(plan.figures) and score(plan.figures) < lowest:
                 best, lowest = plan, score(plan.figures)
-        return best
+        return Sought(best)
 
     def _better(self, candidate: Candidate, how: int) -> Estimate | None:
         """A bound that rests on more than `how`; None where there is none."""
@@ -294,7 +284,7 @@ class Searcher:
         if how == _STEP:
             return self.bound(candidate)
         known = self._beyond_s.get(cut_of(candidate.workload), {}) if how == _TIGHT else {}
-        if candidate.machine.name not in known:
+        if candidate.machine.kind not in known:
             return None
         return self.bound(candidate, min(known.values()))
 
@@ -304,7 +294,7 @@ class Searcher:
             return
         known = self._beyond_s.setdefault(cut_of(plan.candidate.workload), {})
         beyond = _LIKENESS * (plan.step_s - self.bounds.of(plan.candidate).step_s)
-        name = plan.candidate.machine.name
+        name = plan.candidate.machine.kind
         known[name] = min(beyond, known.get(name, math.inf))
 
     def bound(self, candidate: Candidate, beyond_s: float = 0.0) -> Estimate:

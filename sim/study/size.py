@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -20,11 +21,14 @@ from sim.study.contest import Contest, broken_even
 from sim.study.layouts import LAYOUT
 from sim.study.machines import SETUP_S, Machine, MachineFilter, machines, set_up
 from sim.study.phases import PhasePlan, light_phases
+from sim.study.race import Stop, never
 from sim.study.room import RISK
-from sim.study.search import Counts, Searcher, Stop, never
-from sim.study.sized import Beside, Contender, SizeReport
+from sim.study.search import Counts, Searcher
+from sim.study.sized import Beside, SizeReport
 from sim.study.target import Target
 
+#: what may be spent on offers other than the winner's where layouts are searched (`Need.work`)
+_OTHERS = 1000.0
 #: GPUs of the node that a batch without `global_batch` is counted on
 _REFERENCE_GPUS = 8
 
@@ -48,6 +52,7 @@ def size(
     searcher: Searcher | None = None,
     progress: Progress | None = None,
     stop: Stop = never,
+    exhaustive: bool = False,
 ) -> SizeReport:
     """Search the catalogue for the best cluster.
 
@@ -88,6 +93,8 @@ def size(
         Called with (plans decided, plans in all).
     stop : callable
         Whether to end with the best so far; asked between simulations.
+    exhaustive : bool
+        Search every offer to its end, where layouts are searched too.
 
     Returns
     -------
@@ -122,24 +129,27 @@ def size(
     phases, target = _phases(job, found, bases, target)
     taking_part = [(i, m) for i, m in enumerate(found) if i in bases]
     contest = Contest(search, space, target)
-    ended = search.together(
-        (contest.contend(m, bases[i], tally) for i, m in taking_part),
+    race = search.race(
+        (contest.contend(m, bases[i], tally) for i, m in taking_part), contest.rank,
         None if progress is None else lambda: progress(tally.decided, tally.considered),
-    )
-    left_out += unfit
-    contenders = [c for c in ended if c is not None]
-    contenders.sort(key=lambda c: _rank(c, target))
-    winner = contenders[0].plan if contenders else None
+    )  # fmt: skip
+    leader = race.decide()
+    winner = leader.plan if leader else None
     fewer = more = None
     next_to: list[Beside] = []
     if winner is not None:
-        contenders = [broken_even(c, winner) for c in contenders]
         base = bases[found.index(winner.candidate.machine)]
         if not search.stopped:
             around = (contest.neighbour(winner, base, step) for step in (-1, +1))
-            fewer, more = search.together(around)
+            fewer, more = (s and s.plan for s in search.together(around))
         if space.layouts and not search.stopped:
             next_to = contest.beside(winner, base)
+    race.finish(_OTHERS if space.layouts and not exhaustive else math.inf)
+    contenders = [c for _, c in sorted(race.found.items())]
+    contenders.sort(key=contest.rank)
+    if winner is not None:
+        contenders = [broken_even(c, winner) for c in contenders]
+    left_out += unfit
     return SizeReport(
         target, job.name, batch, assumed, tuple(contenders), tally, tuple(left_out), fewer, more,
         time.perf_counter() - began, search.risk, space.most_gpus,
@@ -192,13 +202,3 @@ def _bases(
     if not kept and fault:
         raise fault
     return kept, unfit
-
-
-def _rank(contender: Contender, target: Target) -> tuple[int, bool, float]:
-    """What has a plan, at prices to rely on where these decide, and how good it is."""
-    if contender.plan is not None:
-        doubted = target.objective == "cost" and bool(contender.doubt)
-        return 0, doubted, target.score(contender.plan.figures)
-    if contender.nearest is not None:
-        return 1, False, target.shortfall(contender.nearest.figures)
-    return 2, False, 0.0

@@ -34,8 +34,11 @@ class Contender(Section):
         A plan of more GPUs that is better by less than the slack.
     break_even_usd : float or None
         Price per GPU-hour at which its plan would cost as much as the winner's. [USD/h]
+    at_least : float or None
+        Where the search ended before its best plan was known: what of the objective no plan of it
+        is below, however good. [s, USD, kg or J]
     unfinished : bool
-        The search was stopped before it was known that no other plan is better.
+        The search ended before it was known that no other plan is better.
     """
 
     machine: Machine
@@ -44,6 +47,7 @@ class Contender(Section):
     likeliest: Candidate | None = None
     cheaper: Simulated | None = None
     break_even_usd: float | None = None
+    at_least: float | None = None
     unfinished: bool = False
 
     @property
@@ -71,6 +75,7 @@ class Contender(Section):
             "fit_probability": self.fit_probability,
             "cheaper": self.cheaper,
             "break_even_usd_per_gpu_hour": self.break_even_usd,
+            "at_least": self.at_least,
             "unfinished": self.unfinished,
         }
 

@@ -201,7 +201,7 @@ def test_what_cannot_be_screened_is_refused(options, said, tmp_path, monkeypatch
 
 
 def test_from_python(tmp_path):
-    found = sim.sweep(grid(), screen="mfu", exact=120, store=tmp_path / "s.sqlite")
+    found = sim.sweep(grid(), screen="mfu", exact=120, processes=1, store=tmp_path / "s.sqlite")
     assert found.screening.exact <= 120
     with pytest.raises(InputError, match="is not at least 1"):
         sim.sweep(grid(), screen="mfu", exact=0, store=tmp_path / "s.sqlite")

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
+import sim
 from sim.cli import group
 from sim.errors import InputError
 from sim.inputs.loader import load, prepare
@@ -78,7 +79,8 @@ def searched(topologies, batch, most_gpus, target, searcher):
                       ("none",), Grid(""))  # fmt: skip
         candidates = plans(machine, variants(base, space), space, {})
         sought = searcher.best(candidates, target.score, target.met, tally)
-        [plan] = searcher.together([sought])
+        [ended] = searcher.together([sought])
+        plan = ended.plan
         if plan and (best is None or target.score(plan.figures) < target.score(best.figures)):
             best = plan
     return best, tally
@@ -201,6 +203,36 @@ def test_a_search_may_be_stopped_at_any_time(monkeypatch):
         assert found.not_begun == (n == 0)
         heard.add((found.winner is not None, found.fewer is not None, len(found.beside)))
     assert {(False, False, 0), (True, False, 0), (True, True, 0), (True, True, 1)} <= heard
+
+
+SEARCHED = {"max_gpus": 8, "gpus": 8, "global_batch": 16, "vary": ["layout"], "as_written": True}
+
+
+def test_the_winner_is_known_before_every_offer_is_searched(monkeypatch):
+    """Nothing spent on offers that cannot win: the same winner, and what others take at least."""
+    asked = SEARCHED | {"residency": ["EU"]}
+    whole = sim.size(JOB, **asked, exhaustive=True)
+    best = {c.machine.name: c.plan for c in whole.contenders if c.plan}
+    assert len(best) > 3
+    assert not any(c.unfinished for c in whole.contenders)
+    monkeypatch.setattr("sim.study.size._OTHERS", 0.0)
+    found = sim.size(JOB, **asked)
+    assert found.winner.content() == whole.winner.content()
+    assert [b.content() for b in found.beside] == [b.content() for b in whole.beside]
+    assert found.tally.simulated < whole.tally.simulated
+    rest = [c for c in found.contenders if c.unfinished]
+    assert len(rest) > 1
+    score = found.target.score
+    for contender in rest:
+        assert contender.break_even_usd is None
+        if contender.machine.name in best:
+            least = score(best[contender.machine.name].figures)
+            assert score(found.winner.figures) <= least
+            assert 0.3 * least < contender.at_least <= least
+    said = told(view(found))
+    assert "not searched further" in said
+    assert "were not searched to the end (--exhaustive)" in said
+    assert "not searched" not in told(view(whole))
 
 
 def test_machines_of_one_name_are_told_apart():
