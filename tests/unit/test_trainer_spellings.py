@@ -85,3 +85,13 @@ def test_mixtures_that_a_tool_marks_as_leaves(tmp_path):
     assert leaf not in read(tmp_path, "a.yaml", factory.format("Qwen/Qwen3-30B-A3B", 2))[0]
     assert leaf not in read(tmp_path, "a.yaml", factory.format("Qwen/Qwen3-32B", 3))[0]
     assert leaf in read(tmp_path, "b.yaml", axolotl)[0]
+
+
+def test_batches_of_like_lengths_are_said(tmp_path):
+    said = "like lengths are padded less"
+    on = AXOLOTL + "group_by_length: true\n"
+    assert said in read(tmp_path, "a.yaml", on)[1]
+    assert said not in read(tmp_path, "a.yaml", on + "sample_packing: true\n")[1]
+    trl = "model_name_or_path: x\nper_device_train_batch_size: 2\nbf16: true\nmax_length: 512\n"
+    assert said in read(tmp_path, "t.yaml", trl + "train_sampling_strategy: group_by_length\n")[1]
+    assert said not in read(tmp_path, "t.yaml", trl + "group_by_length: false\n")[1]

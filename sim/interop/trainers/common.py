@@ -35,7 +35,7 @@ NO_MATTER = (
     r"|remove_unused_columns|ddp_timeout|include_\w+|disable_tqdm|log_level\w*|do_train|do_predict"
     r"|chat_template\w*|template|datasets?|dataset_\w+|special_tokens|tokens|tokenizer\w*"
     r"|trust_remote_code|val_set_size|test_datasets|strict|shuffle\w*|train_on_inputs"
-    r"|group_by_length|early_stopping\w*|debug|load_best_model_at_end|metric_for_best_model"
+    r"|group_by_length|train_sampling_strategy|early_stopping\w*|debug|load_best_model_at_end|metric_for_best_model"
     r"|greater_is_better|average_tokens_across_devices|model_init_kwargs|use_cache|model_revision"
     r"|lora_alpha|lora_fan_in_fan_out|peft_use_rslora|use_rslora|lora_model_dir"
     r"|ddp_find_unused_parameters|router_aux_loss_coef|neftune\w*|label_smoothing_factor"
@@ -190,6 +190,10 @@ def loader(keys: Keys) -> None:
     keys.put_count("data.prefetch", "dataloader_prefetch_factor")
     if keys.number("max_grad_norm") == 0:
         keys.put("parallelism.clip_gradients", False, "max_grad_norm")
+    sampling = keys.text("train_sampling_strategy") == "group_by_length"  # transformers 5
+    name = "train_sampling_strategy" if sampling else "group_by_length"
+    if (sampling or keys.flag(name)) and keys.job.text_at("data.packing").lower() != "true":
+        keys.matters("padded as batches drawn at random are: like lengths are padded less", name)
 
 
 def masked(keys: Keys, name: str) -> None:
