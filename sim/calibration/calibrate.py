@@ -23,7 +23,7 @@ PRIORS: dict[str, tuple[float, float, float]] = {
     "gemm_clock": (0.10, 0.4, 1.4),
     "hbm_bandwidth": (0.10, 0.4, 1.4),
     "nvlink_bandwidth": (0.10, 0.2, 1.4),
-    "pcie_bandwidth": (0.15, 0.2, 1.5),
+    "pcie_bandwidth": (0.15, 0.01, 1.5),
     "network_bandwidth": (0.30, 0.02, 1.6),
     "collective_latency": (0.40, 0.2, 6.0),
     "host_launch": (0.50, 0.2, 12.0),

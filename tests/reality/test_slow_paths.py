@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sim import diagnose
+from sim import calibrate, collective, diagnose
 
 JOB = {
     "model": "llama-3-8b",
@@ -70,3 +70,30 @@ def test_three_cards_without_peer_to_peer(files):
         also=["step_time_s=0.85 parallelism.strategy=zero2"],
     )  # fmt: skip
     assert found.explanations[0].cause.key == "host-path"
+
+
+def test_a_slow_path_that_nccl_tests_measured(files, tmp_path):
+    """All-gathers at a tenth of what PCIe gives: taken as measured, not stopped at a bound."""
+    machine = {
+        "node": {
+            "gpu": "a100-pcie-80gb",
+            "gpus": 3,
+            "pcie": {"generation": 4, "gpus_per_switch": 0, "nics_per_switch": 0},
+        },
+    }
+    sizes = [1 << 20, 1 << 24, 1 << 28, 1 << 30]
+    busy = 1.3  # GB/s on the bus
+    rows = [
+        f"{n} {n // 12} float none -1 {n / (1.5e3 * busy):.1f} {1.5 * busy:.2f} {busy:.2f} 0"
+        for n in sizes
+    ]
+    log = tmp_path / "all_gather.log"
+    log.write_text("# size count type redop root time algbw busbw #wrong\n" + "\n".join(rows))
+    topology = files("a100", machine)
+    found = calibrate(topology, nccl_tests=[str(log)])
+    assert not [note for note in found.notes if "bound" in note]
+    known = found.calibration
+    assert known.pcie_bandwidth == pytest.approx(0.11, abs=0.02)
+    sets = [f"calibration.pcie_bandwidth={known.pcie_bandwidth}"]
+    largest = collective(topology, op="all_gather", overrides=sets).costs[-1]
+    assert largest.busbw_bytes_per_s == pytest.approx(busy * 1e9, rel=0.15)
